@@ -1,0 +1,40 @@
+"""What is known of an item: its content and its trailing counts."""
+
+from pathlib import Path
+
+from entities import item
+from feast import FeatureView, Field
+from feast.types import Array, Float32, Int64, String
+from semantic_ids.catalog import read_definitions
+from sources import item_content_source, item_stats_source
+
+definitions = read_definitions(Path(__file__).resolve().parent)
+
+item_content = FeatureView(
+    name="item_content",
+    entities=[item],
+    schema=[
+        *(Field(name=modality, dtype=Array(Float32)) for modality in definitions.modalities),
+        Field(name="category", dtype=String),
+        Field(name="price", dtype=Float32),
+        Field(name="created_at_us", dtype=Int64, description="Creation, microseconds since the epoch, UTC."),
+    ],
+    source=item_content_source,
+    owner=definitions.owner,
+    description="Content vectors and attributes, readable from creation or update + the availability delay on.",
+    tags=definitions.tags,
+)
+
+item_stats = FeatureView(
+    name="item_stats",
+    entities=[item],
+    schema=[
+        Field(name=f"{what}_{window}", dtype=Int64)
+        for window in ("1d", "7d", "30d", "all")
+        for what in ("exposures", "clicks", "conversions")
+    ],
+    source=item_stats_source,
+    owner=definitions.owner,
+    description="Events in (window end - window, window end], readable from window end + the availability delay on.",
+    tags=definitions.tags,
+)

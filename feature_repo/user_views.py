@@ -1,0 +1,38 @@
+"""What is known of a user: the last positives and the trailing counts."""
+
+from pathlib import Path
+
+from entities import user
+from feast import FeatureView, Field
+from feast.types import Array, Int64, String
+from semantic_ids.catalog import read_definitions
+from sources import user_history_source, user_stats_source
+
+definitions = read_definitions(Path(__file__).resolve().parent)
+
+user_history = FeatureView(
+    name="user_history",
+    entities=[user],
+    schema=[
+        Field(name="item_ids", dtype=Array(String), description="Newest first; of one moment by item id."),
+        Field(name="timestamps_us", dtype=Array(Int64), description="Microseconds since the epoch, UTC."),
+    ],
+    source=user_history_source,
+    owner=definitions.owner,
+    description="The last positives, readable from event + the availability delay on.",
+    tags=definitions.tags,
+)
+
+user_stats = FeatureView(
+    name="user_stats",
+    entities=[user],
+    schema=[
+        Field(name=f"{what}_{window}", dtype=Int64)
+        for window in ("1d", "7d", "30d", "all")
+        for what in ("exposures", "clicks")
+    ],
+    source=user_stats_source,
+    owner=definitions.owner,
+    description="Events in (window end - window, window end], readable from window end + the availability delay on.",
+    tags=definitions.tags,
+)

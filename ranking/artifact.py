@@ -1,0 +1,127 @@
+"""A trained ranker on disk: weights, vocabulary, scaling, and the names of all that it must be served with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ranking.features import Scaling, feature_names
+from ranking.model import CtrModel
+from ranking.model_spec import ModelSpec
+from ranking.representations import ItemShape
+from ranking.tensors import TensorSet, Vocabulary
+from ranking.train import predict
+from ranking.training_set import TrainingSet
+from sidkit.artifact import read_manifest, write_artifact
+from sidkit.errors import ArtifactCorruptError
+from sidkit.files import read_json
+
+TENSORS, CONFIG, METRICS, VOCABULARY = "tensors.safetensors", "config.json", "metrics.json", "vocabulary.parquet"
+
+
+@dataclass(frozen=True)
+class RankerConfig:
+    """What decides a ranker's scores besides its weights.
+
+    ``features`` maps the feature names that the service must give to their Feast types; ``codebook_hash`` is the content
+    hash of the codebook it was trained with.
+    """
+
+    arm: str
+    representations: tuple[str, ...]
+    model: dict[str, Any]
+    sizes: tuple[int, ...]
+    content_dim: int
+    codebook: str
+    codebook_hash: str
+    service: str
+    features: dict[str, str]
+    numeric: tuple[str, ...]
+    history_length: int
+    scaling: dict[str, Any]
+
+
+class Ranker:
+    """A trained ranker: arrays in, click probabilities out.
+
+    Parameters
+    ----------
+    model : CtrModel
+        Trained.
+    vocabulary : Vocabulary
+        Item ids of the training window.
+    config : RankerConfig
+        Everything else.
+    """
+
+    def __init__(self, model: CtrModel, vocabulary: Vocabulary, config: RankerConfig) -> None:
+        self.model = model
+        self.vocabulary = vocabulary
+        self.config = config
+
+    @property
+    def scaling(self) -> Scaling:
+        """Of the numeric features."""
+        return Scaling(
+            **{key: tuple(value) if isinstance(value, list) else value for key, value in self.config.scaling.items()}
+        )
+
+    def score(self, data: TrainingSet) -> npt.NDArray[np.float64]:
+        """Click probabilities ``float64 [rows]``; no score depends on the other rows."""
+        return predict(self.model, TensorSet(data, self.scaling, self.vocabulary))
+
+    def save(self, folder: Path, describe: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
+        """Write the artefact; see :func:`sidkit.artifact.write_artifact`."""
+        from safetensors.torch import save_file
+
+        def write_files(temporary: Path) -> None:
+            save_file({key: value.contiguous() for key, value in self.model.state_dict().items()}, temporary / TENSORS)
+            pq.write_table(pa.table({"item_id": pa.array(self.vocabulary.ids, pa.string())}), temporary / VOCABULARY)
+            (temporary / CONFIG).write_text(json.dumps(asdict(self.config), indent=2, sort_keys=True) + "\n")
+            (temporary / METRICS).write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
+
+        return write_artifact(folder, {"kind": "ranker", **describe}, write_files)
+
+    @classmethod
+    def load(cls, folder: Path) -> Ranker:
+        """Read an artefact and verify its hashes.
+
+        Raises
+        ------
+        ArtifactError
+            When the folder is missing or was changed.
+        """
+        from safetensors.torch import load_file
+
+        read_manifest(folder)
+        try:
+            config = RankerConfig(**{key: _tupled(value) for key, value in read_json(folder / CONFIG).items()})
+            vocabulary = Vocabulary(tuple(pq.read_table(folder / VOCABULARY).column("item_id").to_pylist()))
+            model = make_model(config, vocabulary)
+            model.load_state_dict(load_file(folder / TENSORS))
+        except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+            raise ArtifactCorruptError(folder, f"cannot be read ({type(error).__name__}: {error})") from error
+        if config.numeric != feature_names():
+            raise ArtifactCorruptError(
+                folder, "was trained on other numeric features than this version of sidkit computes"
+            )
+        model.eval()
+        return cls(model, vocabulary, config)
+
+
+def make_model(config: RankerConfig, vocabulary: Vocabulary) -> CtrModel:
+    """An untrained model of a configuration."""
+    shape = ItemShape(vocabulary.size, config.sizes, config.content_dim)
+    return CtrModel(config.representations, shape, len(config.numeric), ModelSpec(**config.model))
+
+
+def _tupled(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,1 @@
+"""How rankers are judged: metrics, slices as of the row, bootstrap over users."""

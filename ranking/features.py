@@ -1,0 +1,141 @@
+"""The numeric features of a row, computed by one function for training and for serving.
+
+Counts go in as ``log1p``, rates smoothed towards the training rate, ages and gaps as ``log1p`` of days. What the log does
+not say (null) is 0 for every row, so it tells nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from ranking.views import CONTENT, ITEM_STATS, USER_HISTORY, USER_STATS, Ints, gathered, numbers
+from sidkit.clock import DAY_US
+from sidkit.stores.asof import ViewRows
+
+Matrix = npt.NDArray[np.float32]
+
+WINDOWS = ("1d", "7d", "30d", "all")
+SMOOTHING = 10.0
+"""Weight of the training rate in a smoothed rate, in exposures."""
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Centre and scale of the numeric features, from the training rows; and the training rate of positives."""
+
+    rate: float
+    mean: tuple[float, ...]
+    scale: tuple[float, ...]
+
+    @classmethod
+    def fit(cls, features: Matrix, rate: float) -> Scaling:
+        """Learn from ``float32 [rows, features]``; a constant feature becomes 0."""
+        deviation = features.std(axis=0, dtype=np.float64)
+        scale = np.where(deviation > 1e-6, 1 / np.maximum(deviation, 1e-6), 0.0)
+        return cls(rate, tuple(features.mean(axis=0, dtype=np.float64).tolist()), tuple(scale.tolist()))
+
+    def apply(self, features: Matrix) -> Matrix:
+        """Standardised features, cut off at 5 deviations."""
+        scaled = (features - np.asarray(self.mean, np.float32)) * np.asarray(self.scale, np.float32)
+        return np.clip(scaled, -5, 5)
+
+
+def age_days(at_us: Ints, since_us: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Days from a moment to the row's time, never negative, NaN where the moment is unknown."""
+    return np.maximum(at_us - since_us, 0.0) / DAY_US
+
+
+def feature_names() -> tuple[str, ...]:
+    """The names of the columns that :func:`numeric_features` gives."""
+    names = []
+    for side in ("item", "user"):
+        for window in WINDOWS:
+            names += [f"{side}_log_exposures_{window}", f"{side}_log_clicks_{window}", f"{side}_rate_{window}"]
+    names += [f"item_log_conversions_{window}" for window in WINDOWS]
+    names += ["item_log_age_days", "item_without_content", "item_log_price"]
+    return (*names, "history_length", "history_log_gap_days", "history_log_span_days", "item_in_history")
+
+
+def numeric_features(
+    views: Mapping[str, ViewRows], item_ids: npt.NDArray[np.object_], at_us: Ints, rate: float
+) -> Matrix:
+    """Numeric features ``float32 [rows, len(feature_names())]``, not yet scaled.
+
+    Parameters
+    ----------
+    views : mapping
+        The five views of the rows.
+    item_ids : object [rows]
+        The candidates.
+    at_us : int64 [rows]
+        The rows' times, microseconds UTC.
+    rate : float
+        The share of positives among the training rows.
+    """
+    columns: list[npt.NDArray[np.float64]] = []
+    for side in (ITEM_STATS, USER_STATS):
+        for window in WINDOWS:
+            exposures, clicks = _count(views[side], f"exposures_{window}"), _count(views[side], f"clicks_{window}")
+            told = np.isfinite(numbers(views[side], f"exposures_{window}"))
+            smoothed = (clicks + SMOOTHING * rate) / (np.maximum(exposures, clicks) + SMOOTHING)
+            columns += [np.log1p(exposures), np.log1p(clicks), np.where(told, smoothed, rate)]
+    columns += [np.log1p(_count(views[ITEM_STATS], f"conversions_{window}")) for window in WINDOWS]
+    age = age_days(at_us, numbers(views[CONTENT], "created_at_us"))
+    price = numbers(views[CONTENT], "price")
+    columns += [
+        np.log1p(np.nan_to_num(age)),
+        np.isnan(age).astype(float),
+        np.log1p(np.maximum(np.nan_to_num(price), 0)),
+    ]
+    columns += _history_features(views[USER_HISTORY], item_ids, at_us)
+    return np.stack(columns, axis=1).astype(np.float32)
+
+
+def _count(view: ViewRows, column: str) -> npt.NDArray[np.float64]:
+    return np.nan_to_num(numbers(view, column))
+
+
+def _history_features(view: ViewRows, item_ids: npt.NDArray[np.object_], at_us: Ints) -> list[npt.NDArray[np.float64]]:
+    moments = _lists(view, "timestamps_us")
+    items = _lists(view, "item_ids")
+    offsets = moments.offsets.to_numpy()
+    lengths = np.diff(offsets)
+    flat = moments.flatten().to_numpy().astype(np.float64) if len(moments) else np.zeros(0)
+    filled = lengths > 0
+    newest = np.full(len(lengths), np.nan)
+    oldest = np.full(len(lengths), np.nan)
+    base = offsets[0] if len(offsets) else 0
+    newest[filled] = flat[offsets[:-1][filled] - base]
+    oldest[filled] = flat[offsets[1:][filled] - base - 1]
+    length = gathered(lengths.astype(np.float64), view.index, 0.0)
+    gap = np.nan_to_num(age_days(at_us, gathered(newest, view.index, np.nan)))
+    span = np.nan_to_num(age_days(at_us, gathered(oldest, view.index, np.nan)))
+    return [np.log1p(length), np.log1p(gap), np.log1p(span), _in_history(items, view.index, item_ids)]
+
+
+def _lists(view: ViewRows, column: str) -> pa.ListArray:
+    array = view.table.column(f"{view.name}__{column}").combine_chunks()
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
+    return array
+
+
+def _in_history(items: pa.ListArray, index: Ints, item_ids: npt.NDArray[np.object_]) -> npt.NDArray[np.float64]:
+    """1 where the candidate is among the history's items."""
+    flat = items.flatten().dictionary_encode()
+    names = {name: code for code, name in enumerate(flat.dictionary.to_pylist())}
+    codes = flat.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    lengths = np.diff(items.offsets.to_numpy())
+    owner = np.repeat(np.arange(len(items), dtype=np.int64), lengths)
+    there = np.unique(owner * max(len(names), 1) + codes) if len(codes) else np.zeros(0, dtype=np.int64)
+    candidate = np.array([names.get(item, -1) for item in item_ids], dtype=np.int64)
+    wanted = np.where((candidate >= 0) & (index >= 0), index * max(len(names), 1) + candidate, -1)
+    if not len(there):
+        return np.zeros(len(item_ids))
+    place = np.minimum(np.searchsorted(there, wanted), len(there) - 1)
+    return ((there[place] == wanted) & (wanted >= 0)).astype(np.float64)

@@ -1,0 +1,67 @@
+"""The ranker: item representations, target attention over the history, numeric features, a DNN head."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ranking.attention import TargetAttention
+from ranking.model_spec import ModelSpec
+from ranking.representations import REPRESENTATIONS, ItemShape
+from ranking.tensors import TIME_BUCKETS, Batch
+from sidkit.errors import ConfigError
+
+
+class CtrModel(nn.Module):
+    """Click logits.
+
+    The item vector is the concatenation of the representations; the head sees the candidate, the history pooled by
+    target attention, their product, how the candidate matches the history in each representation, and the numeric
+    features.
+
+    Parameters
+    ----------
+    representations : tuple of str
+        Names in :data:`ranking.representations.REPRESENTATIONS`.
+    shape : ItemShape
+        Of the items.
+    numeric_dim : int
+        Numeric features.
+    spec : ModelSpec
+        Widths and dropouts.
+
+    Raises
+    ------
+    ConfigError
+        When a representation is unknown.
+    """
+
+    def __init__(self, representations: tuple[str, ...], shape: ItemShape, numeric_dim: int, spec: ModelSpec) -> None:
+        super().__init__()
+        unknown = [name for name in representations if name not in REPRESENTATIONS]
+        if unknown or not representations:
+            raise ConfigError(f"no item representation {unknown}; there are {', '.join(REPRESENTATIONS)}")
+        arguments = {"id": {"dropout": spec.id_dropout}, "prefix_ngram": {"rows": spec.table_rows}}
+        self.representations = nn.ModuleList(
+            REPRESENTATIONS[name](shape, dim=spec.dim, **arguments.get(name, {}))
+            for name in representations  # type: ignore[call-arg]
+        )
+        dim = spec.dim * len(representations)
+        matches = sum(part.match_dim for part in self.representations)
+        self.attention = TargetAttention(dim, spec.heads, TIME_BUCKETS)
+        self.heads = spec.heads
+        widths = [dim * (1 + 2 * spec.heads) + matches + numeric_dim, *spec.hidden]
+        layers: list[nn.Module] = []
+        for wide, narrow in zip(widths[:-1], widths[1:], strict=True):
+            layers += [nn.Linear(wide, narrow), nn.ReLU(), nn.Dropout(spec.dropout)]
+        self.head = nn.Sequential(*layers, nn.Linear(widths[-1], 1))
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits ``float32 [rows]``."""
+        items = torch.cat([representation(batch.items) for representation in self.representations], dim=1)
+        candidate = items[batch.candidate]
+        pooled = self.attention(candidate, items[batch.history], batch.mask, batch.gap_bucket)
+        product = pooled * candidate.repeat(1, self.heads)
+        matches = [part.match(batch.items, batch.candidate, batch.history, batch.mask) for part in self.representations]
+        logits: Tensor = self.head(torch.cat([candidate, pooled, product, *matches, batch.numeric], dim=1))
+        return logits.squeeze(1)

@@ -1,0 +1,58 @@
+"""Prefix n-grams of the codes (arXiv 2504.02137, Table 1): one row per prefix, hashed, sum-pooled."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ranking.representations.base import ItemBatch, ItemShape, Representation, small_embedding
+
+
+class PrefixNgramRepresentation(Representation):
+    """The rows of all prefixes of an item's codes, summed: items share the rows of what they have in common.
+
+    The prefix of length i has the number ``sum over t <= i of K^(i - t) * (c_t + 1) - 1`` in mixed radix, so that
+    prefixes of different lengths differ; numbers beyond the table are taken modulo its rows, after that map.
+
+    Parameters
+    ----------
+    shape : ItemShape
+        ``sizes`` are the codes per level.
+    dim : int
+        Width.
+    rows : int
+        Most rows of the table; fewer where there are fewer prefixes.
+    """
+
+    def __init__(self, shape: ItemShape, dim: int = 32, rows: int = 50_000) -> None:
+        super().__init__(dim)
+        prefixes = sum(math.prod(shape.sizes[: level + 1]) for level in range(len(shape.sizes)))
+        self.sizes = shape.sizes
+        self.match_dim = 2 * len(shape.sizes)
+        self.rows = min(rows, prefixes)
+        # Row 0 stands for "no codes".
+        self.table = small_embedding(self.rows + 1, dim)
+
+    def forward(self, items: ItemBatch) -> Tensor:
+        """See :class:`Representation`."""
+        vectors: Tensor = self.table(self.prefix_rows(items.codes)).sum(dim=1)
+        return vectors
+
+    def prefix_rows(self, codes: Tensor) -> Tensor:
+        """Table rows ``int64 [items, levels]`` of the prefixes; 0 where an item has no codes."""
+        number = torch.full_like(codes[:, 0], -1)
+        rows = []
+        for level, size in enumerate(self.sizes):
+            number = (number + 1) * size + codes[:, level]
+            rows.append(number % self.rows + 1)
+        return torch.where((codes >= 0).all(dim=1, keepdim=True), torch.stack(rows, dim=1), 0)
+
+    def match(self, items: ItemBatch, candidate: Tensor, history: Tensor, mask: Tensor) -> Tensor:
+        """Per depth, how many of the history's items share the candidate's prefix: log1p(count) and share."""
+        own, other = items.codes[candidate][:, None, :], items.codes[history]
+        equal = (own == other) & (own >= 0) & mask[:, :, None]
+        shared = torch.cumprod(equal, dim=2).sum(dim=1).float()  # [rows, levels]
+        share = shared / mask.sum(dim=1, keepdim=True).clamp(min=1)
+        return torch.cat([torch.log1p(shared), share], dim=1)

@@ -1,0 +1,1 @@
+"""Online scores: features from the online store, the same arrays, the same model."""

@@ -1,0 +1,115 @@
+"""From a training set to tensors: everything once, gathered per batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ranking.features import Scaling
+from ranking.representations.base import ItemBatch
+from ranking.training_set import TrainingSet
+from ranking.views import Ints
+from sidkit.clock import DAY_US
+
+TIME_BUCKETS = 16
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Item ids of the training window: number 0 is padding, 1 is unknown, the rest in order of the ids."""
+
+    ids: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        """Rows of an id table."""
+        return len(self.ids) + 2
+
+    @classmethod
+    def fit(cls, item_ids: npt.NDArray[np.object_], least: int = 1) -> Vocabulary:
+        """The ids that occur at least ``least`` times among the training rows' candidates."""
+        ids, counts = np.unique(item_ids.astype(str), return_counts=True)
+        return cls(tuple(ids[counts >= least].tolist()))
+
+    def numbers(self, item_ids: npt.NDArray[np.object_]) -> Ints:
+        """``int64 [items]``: 0 for the empty string (padding), 1 for an id that is not in the vocabulary."""
+        place = {name: number + 2 for number, name in enumerate(self.ids)} | {"": 0}
+        return np.array([place.get(name, 1) for name in item_ids], dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some rows: ``numeric`` float32 [rows, features], ``items`` the distinct items, ``candidate`` int64 [rows] and
+    ``history`` int64 [rows, length] into them, ``mask`` bool and ``gap_bucket`` int64 [rows, length].
+    """  # noqa: D205
+
+    numeric: Tensor
+    items: ItemBatch
+    candidate: Tensor
+    history: Tensor
+    mask: Tensor
+    gap_bucket: Tensor
+    label: Tensor
+
+
+class TensorSet:
+    """The tensors of a training set.
+
+    Parameters
+    ----------
+    data : TrainingSet
+        Rows as arrays.
+    scaling : Scaling
+        Of the numeric features, from the training rows.
+    vocabulary : Vocabulary
+        Of the item ids, from the training rows.
+    """
+
+    def __init__(self, data: TrainingSet, scaling: Scaling, vocabulary: Vocabulary) -> None:
+        self._numeric = torch.from_numpy(scaling.apply(data.numeric))
+        self._candidate = torch.from_numpy(data.candidate.astype(np.int64))
+        self._history = torch.from_numpy(data.history.astype(np.int64))
+        self._history_items = torch.from_numpy(data.history_items.astype(np.int64))
+        self._history_us = torch.from_numpy(data.history_us)
+        self._at_us = torch.from_numpy(np.ascontiguousarray(data.rows.at_us))
+        self._label = torch.from_numpy(data.rows.label.astype(np.float32))
+        self._index = torch.from_numpy(vocabulary.numbers(data.items.ids))
+        self._codes = torch.from_numpy(data.items.codes.astype(np.int64))
+        self._content = torch.from_numpy(data.items.content)
+
+    def __len__(self) -> int:
+        return len(self._label)
+
+    def batch(self, rows: Tensor) -> Batch:
+        """Gather some rows (``int64 [rows]``)."""
+        list_number = self._history[rows]
+        items = self._history_items[list_number]
+        candidate = self._candidate[rows]
+        # Representations run once per distinct item of the batch.
+        distinct, back = torch.unique(torch.cat([candidate, items.flatten()]), return_inverse=True)
+        return Batch(
+            numeric=self._numeric[rows],
+            items=ItemBatch(self._index[distinct], self._codes[distinct], self._content[distinct]),
+            candidate=back[: len(rows)],
+            history=back[len(rows) :].view(items.shape),
+            mask=items != 0,
+            gap_bucket=gap_bucket(self._at_us[rows][:, None], self._history_us[list_number]),
+            label=self._label[rows],
+        )
+
+    def batches(self, size: int, generator: torch.Generator | None = None) -> Iterator[Batch]:
+        """All rows once, shuffled when a generator is given."""
+        order = torch.arange(len(self)) if generator is None else torch.randperm(len(self), generator=generator)
+        for start in range(0, len(order), size):
+            yield self.batch(order[start : start + size])
+
+
+def gap_bucket(at_us: Tensor, then_us: Tensor) -> Tensor:
+    """The time gap in buckets: 0 under 2 minutes, then each bucket is 2.6 times as long, the last is open."""
+    minutes = (at_us - then_us).clamp(min=0).double() / (DAY_US / 1440)
+    return (torch.log(minutes / 2 + 1e-9) / np.log(2.6) + 1).clamp(0, TIME_BUCKETS - 1).long()

@@ -1,0 +1,26 @@
+"""How a ranker is trained, without torch."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from sidkit.config import Section
+
+
+class TrainingSpec(Section):
+    """Optimiser and stopping (``[ranker.training]`` of a preset)."""
+
+    epochs: int = Field(default=8, ge=1)
+    """At most so many passes over the training rows."""
+    patience: int = Field(default=2, ge=1)
+    """Stop after so many epochs without a better validation AUC; the best epoch's weights are kept."""
+    batch_rows: int = Field(default=512, ge=1)
+    learning_rate: float = Field(default=5e-4, gt=0)
+    table_learning_rate: float = Field(default=5e-4, gt=0)
+    """Of embedding tables, which overfit first."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    table_weight_decay: float = Field(default=1.0, ge=0)
+    max_train_rows: int = Field(default=200_000, ge=1)
+    """More training rows are thinned by user."""
+    max_evaluation_rows: int = Field(default=100_000, ge=1)
+    """More validation or test rows are thinned by user."""

@@ -1,0 +1,107 @@
+"""What a feature service gave, view by view, the same offline and online.
+
+Offline the views come from ``get_historical_features``: with the kit's as-of store as an index per row and the distinct
+feature rows, with any other store as plain columns. Online they come from ``get_online_features``. Everything after this
+module is one code path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+
+from sidkit.stores.asof import ViewRows
+
+if TYPE_CHECKING:
+    from feast import FeatureService, FeatureStore
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+CONTENT, SID, ITEM_STATS, USER_HISTORY, USER_STATS = (
+    "item_content",
+    "item_sid",
+    "item_stats",
+    "user_history",
+    "user_stats",
+)
+
+
+def historical_views(
+    store: FeatureStore, service: FeatureService, keys: Mapping[str, npt.NDArray[np.object_]], at_us: Ints
+) -> dict[str, ViewRows]:
+    """Point-in-time features of some rows.
+
+    Parameters
+    ----------
+    store, service
+        Where to ask, and for what.
+    keys : mapping
+        Join key -> ``object [rows]`` of strings.
+    at_us : int64 [rows]
+        Microseconds UTC.
+
+    Returns
+    -------
+    dict
+        View name (the alias where the service gives one) -> rows. Columns have Feast's full names.
+    """
+    entities = pd.DataFrame({**keys, "event_timestamp": pd.to_datetime(at_us, unit="us", utc=True).as_unit("us")})
+    job = store.get_historical_features(entities, features=service, full_feature_names=True)
+    if hasattr(job, "views"):
+        return {view.name: view for view in job.views()}
+    # Another store gives plain columns and may lose the order of the rows; a row number brings it back.
+    entities["__row"] = np.arange(len(entities))
+    job = store.get_historical_features(entities, features=service, full_feature_names=True)
+    return plain_views(job.to_arrow().sort_by("__row"), service)
+
+
+def plain_views(table: pa.Table, service: FeatureService) -> dict[str, ViewRows]:
+    """Split a plain table, one row per asked row, into views."""
+    views = {}
+    for projection in service.feature_view_projections:
+        name = projection.name_to_use()
+        columns = table.select([f"{name}__{feature.name}" for feature in projection.features])
+        seen = np.zeros(len(table), dtype=bool)
+        for column in columns.columns:
+            seen |= column.is_valid().to_numpy()
+        views[name] = ViewRows(name, np.where(seen, np.arange(len(table)), -1), columns)
+    return views
+
+
+def numbers(view: ViewRows, column: str) -> Floats:
+    """A numeric column as ``float64 [rows]``, NaN where null or where the view had nothing."""
+    values = view.table.column(f"{view.name}__{column}").combine_chunks()
+    if isinstance(values, pa.ChunkedArray):
+        values = pa.concat_arrays(values.chunks) if values.num_chunks else pa.nulls(0, pa.float64())
+    distinct = values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    return gathered(distinct, view.index, np.nan)
+
+
+def gathered(distinct: npt.NDArray[Any], index: Ints, missing: Any) -> npt.NDArray[Any]:
+    """``distinct[index]`` with ``missing`` where the index is -1."""
+    if len(distinct) == 0:
+        return np.full((len(index), *distinct.shape[1:]), missing, dtype=distinct.dtype)
+    taken = distinct[np.maximum(index, 0)]
+    taken[index < 0] = missing
+    return taken
+
+
+def string_array(values: Sequence[str] | pa.Array | pa.ChunkedArray) -> npt.NDArray[np.object_]:
+    """Strings as an object array whose equal values share one Python object."""
+    encoded = pa.array(values) if not isinstance(values, pa.Array | pa.ChunkedArray) else values
+    if isinstance(encoded, pa.ChunkedArray):
+        encoded = encoded.combine_chunks()
+    dictionary = encoded if pa.types.is_dictionary(encoded.type) else encoded.dictionary_encode()
+    if isinstance(dictionary, pa.ChunkedArray):
+        dictionary = dictionary.unify_dictionaries().combine_chunks()
+    names = np.asarray(dictionary.dictionary.to_pylist(), dtype=object)
+    if not len(names):
+        return np.empty(len(encoded), dtype=object)
+    taken: npt.NDArray[np.object_] = names[dictionary.indices.to_numpy(zero_copy_only=False)]
+    return taken

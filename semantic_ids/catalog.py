@@ -1,0 +1,414 @@
+"""The catalogue of codebooks and rankers: which versions there are and where each is in its life.
+
+States: ``fitting -> fitted -> published -> serving -> retired -> purged``. Files, catalogue, registry and online store
+share no transaction, so each step is idempotent and commits its state here last; readers trust only the catalogue.
+
+``defined`` says whether the feature definitions hold the codebook's view. It is set before the view is applied and
+taken back by ``purge`` only: a view that vanished from the definitions would lose its online table.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from sidkit.clock import iso
+from sidkit.config import content_hash
+from sidkit.errors import CatalogLostError, CatalogUnreachableError, ConfigError, LifeCycleError, UnknownVersionError
+from sidkit.repo import Repo
+
+STATES = ("fitting", "fitted", "published", "serving", "retired", "purged")
+OWNER = "sidkit"
+
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
+_metadata = sa.MetaData()
+_codebooks = sa.Table(
+    "sidkit_codebooks",
+    _metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("defined", sa.Boolean, nullable=False, default=False),
+    sa.Column("content_hash", sa.String(64), nullable=False, default=""),
+    sa.Column("quantizer", sa.String(64), nullable=False),
+    sa.Column("encoder", sa.String(64), nullable=False),
+    sa.Column("sizes", sa.String(255), nullable=False),
+    sa.Column("fit_start_us", sa.BigInteger, nullable=False, default=0),
+    sa.Column("fit_end_us", sa.BigInteger, nullable=False, default=0),
+    sa.Column("changed_at_us", sa.BigInteger, nullable=False),
+)
+_rankers = sa.Table(
+    "sidkit_rankers",
+    _metadata,
+    sa.Column("name", sa.String(128), primary_key=True),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("content_hash", sa.String(64), nullable=False),
+    sa.Column("codebook", sa.String(64), nullable=False),
+    sa.Column("service", sa.String(128), nullable=False),
+    sa.Column("arm", sa.String(64), nullable=False),
+    sa.Column("fit_end_us", sa.BigInteger, nullable=False),
+    sa.Column("changed_at_us", sa.BigInteger, nullable=False),
+)
+
+
+@dataclass(frozen=True)
+class CodebookRecord:
+    """One codebook as the catalogue knows it."""
+
+    name: str
+    state: str
+    defined: bool
+    content_hash: str
+    quantizer: str
+    encoder: str
+    sizes: tuple[int, ...]
+    fit_start_us: int
+    fit_end_us: int
+    changed_at_us: int
+
+    @property
+    def levels(self) -> int:
+        """Codes per item."""
+        return len(self.sizes)
+
+    @property
+    def view_name(self) -> str:
+        """The feature view, and the table in ``data/tables``, of this codebook."""
+        return f"item_sid_{self.name}"
+
+    @property
+    def service_name(self) -> str:
+        """The feature service of rankers on this codebook."""
+        return f"ctr_{self.name}"
+
+    @property
+    def summary(self) -> str:
+        """One line for people."""
+        return f"{self.quantizer} of {'x'.join(map(str, self.sizes))} codes on {self.encoder} vectors"
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """Tags of the codebook's view and services."""
+        return {
+            "codebook": self.name,
+            "codebook_hash": self.content_hash,
+            "fit_start": iso(self.fit_start_us),
+            "fit_end": iso(self.fit_end_us),
+            "quantizer": self.quantizer,
+            "encoder": self.encoder,
+            "sizes": "x".join(map(str, self.sizes)),
+        }
+
+
+@dataclass(frozen=True)
+class RankerRecord:
+    """One ranker as the catalogue knows it."""
+
+    name: str
+    state: str
+    content_hash: str
+    codebook: str
+    service: str
+    arm: str
+    fit_end_us: int
+    changed_at_us: int
+
+
+@dataclass(frozen=True)
+class Definitions:
+    """What the feature definitions need to know."""
+
+    modalities: tuple[str, ...]
+    codebooks: tuple[CodebookRecord, ...]
+    owner: str
+    tags: dict[str, str]
+
+
+class Catalog:
+    """The catalogue of one repo; open it with :meth:`open`."""
+
+    def __init__(self, url: str, engine: sa.Engine) -> None:
+        self.url = url
+        self._engine = engine
+
+    @classmethod
+    def open(cls, repo: Repo, *, create: bool = True) -> Catalog:
+        """Open the catalogue named in ``sidkit.toml``.
+
+        Parameters
+        ----------
+        repo : Repo
+            A relative SQLite path is relative to it.
+        create : bool
+            Make the tables if they are not there.
+
+        Raises
+        ------
+        CatalogUnreachableError
+            When the database does not answer.
+        CatalogLostError
+            When it does not know codebooks whose files are still in the repo.
+        """
+        url = _absolute(repo.settings.catalog.url, repo)
+        try:
+            shown = sa.engine.make_url(url).render_as_string(hide_password=True)
+            catalog = cls(shown, sa.create_engine(url))
+            if create:
+                _metadata.create_all(catalog._engine)
+            known = [record.name for record in catalog.codebooks()] if catalog._has_tables() else []
+        except (sa.exc.SQLAlchemyError, ImportError, OSError, ValueError) as error:
+            raise CatalogUnreachableError(_hidden(url), error) from error
+        orphans = sorted(_on_disk(repo) - set(known))
+        if orphans:
+            raise CatalogLostError(shown, orphans)
+        return catalog
+
+    def _has_tables(self) -> bool:
+        return sa.inspect(self._engine).has_table(_codebooks.name)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sa.Connection]:
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except sa.exc.OperationalError as error:
+            raise CatalogUnreachableError(self.url, error) from error
+
+    def codebooks(self) -> list[CodebookRecord]:
+        """All codebooks, oldest first, purged ones too."""
+        if not self._has_tables():
+            return []
+        with self._transaction() as connection:
+            rows = connection.execute(sa.select(_codebooks).order_by(_codebooks.c.fit_end_us, _codebooks.c.name))
+            return [_codebook_record(row) for row in rows]
+
+    def codebook(self, name: str) -> CodebookRecord:
+        """One codebook.
+
+        Raises
+        ------
+        UnknownVersionError
+            When there is none of that name.
+        """
+        records = {record.name: record for record in self.codebooks()}
+        if name not in records:
+            raise UnknownVersionError("codebook", name, list(records))
+        return records[name]
+
+    def begin_fit(self, name: str, quantizer: str, encoder: str, sizes: Sequence[int]) -> None:
+        """Note that a fit begins, so that its files are never strangers to the catalogue.
+
+        Raises
+        ------
+        ConfigError
+            When the name cannot be a feature view's.
+        LifeCycleError
+            When the name was used before: a version is never overwritten.
+        """
+        if not _NAME.fullmatch(name):
+            raise ConfigError(
+                f"{name!r} cannot name a codebook: lower-case letters, digits and underscores, a letter first, at most "
+                "63 characters (it becomes part of a feature view's and a table's name)"
+            )
+        there = {record.name: record for record in self.codebooks()}.get(name)
+        if there is not None and there.state != "fitting":
+            raise LifeCycleError(name, there.state, "a codebook is never overwritten; fit under a new name")
+        values = {
+            "state": "fitting", "defined": False, "content_hash": "", "quantizer": quantizer, "encoder": encoder,
+            "sizes": "x".join(map(str, sizes)), "fit_start_us": 0, "fit_end_us": 0, "changed_at_us": _now(),
+        }  # fmt: skip
+        with self._transaction() as connection:
+            if there is None:
+                connection.execute(sa.insert(_codebooks).values(name=name, **values))
+            else:
+                connection.execute(sa.update(_codebooks).where(_codebooks.c.name == name).values(**values))
+
+    def end_fit(
+        self, name: str, *, content_hash: str, sizes: Sequence[int], fit_start_us: int, fit_end_us: int
+    ) -> None:
+        """Commit a fit: ``fitting -> fitted``."""
+        self._set_codebook(
+            name, state="fitted", content_hash=content_hash, sizes="x".join(map(str, sizes)),
+            fit_start_us=fit_start_us, fit_end_us=fit_end_us,
+        )  # fmt: skip
+
+    def define(self, name: str) -> None:
+        """Let the feature definitions hold the codebook's view from now on."""
+        self._set_codebook(name, defined=True)
+
+    def set_state(self, name: str, state: str) -> None:
+        """Commit a step of a codebook's life; promoting one takes the place of the serving one."""
+        values: dict[str, Any] = {"state": state}
+        if state == "purged":
+            values["defined"] = False
+        with self._transaction() as connection:
+            if state == "serving":
+                connection.execute(
+                    sa.update(_codebooks)
+                    .where(_codebooks.c.state == "serving", _codebooks.c.name != name)
+                    .values(state="published", changed_at_us=_now())
+                )
+            connection.execute(
+                sa.update(_codebooks).where(_codebooks.c.name == name).values(changed_at_us=_now(), **values)
+            )
+
+    def _set_codebook(self, name: str, **values: object) -> None:
+        with self._transaction() as connection:
+            connection.execute(
+                sa.update(_codebooks).where(_codebooks.c.name == name).values(changed_at_us=_now(), **values)
+            )
+
+    def serving_codebook(self) -> CodebookRecord:
+        """The codebook in state ``serving``, or the only published one.
+
+        Raises
+        ------
+        UnknownVersionError
+            When there is none, or several are published and none serves.
+        """
+        records = self.codebooks()
+        serving = [record for record in records if record.state == "serving"]
+        published = [record for record in records if record.state == "published"]
+        if serving:
+            return serving[0]
+        if len(published) == 1:
+            return published[0]
+        raise UnknownVersionError("serving codebook", "(default)", [record.name for record in published])
+
+    def rankers(self) -> list[RankerRecord]:
+        """All rankers by name."""
+        if not sa.inspect(self._engine).has_table(_rankers.name):
+            return []
+        with self._transaction() as connection:
+            rows = connection.execute(sa.select(_rankers).order_by(_rankers.c.name))
+            return [RankerRecord(**row._mapping) for row in rows]
+
+    def ranker(self, name: str) -> RankerRecord:
+        """One ranker.
+
+        Raises
+        ------
+        UnknownVersionError
+            When there is none of that name.
+        """
+        records = {record.name: record for record in self.rankers()}
+        if name not in records:
+            raise UnknownVersionError("ranker", name, list(records))
+        return records[name]
+
+    def serving_ranker(self) -> RankerRecord:
+        """The ranker in state ``serving``.
+
+        Raises
+        ------
+        UnknownVersionError
+            When none serves.
+        """
+        records = self.rankers()
+        for record in records:
+            if record.state == "serving":
+                return record
+        raise UnknownVersionError("serving ranker", "(default)", [record.name for record in records])
+
+    def add_ranker(
+        self, name: str, *, content_hash: str, codebook: str, service: str, arm: str, fit_end_us: int
+    ) -> None:
+        """Commit a trained ranker (state ``fitted``); the same ranker again changes nothing."""
+        there = {record.name: record for record in self.rankers()}.get(name)
+        if there is not None:
+            if there.content_hash != content_hash:
+                raise LifeCycleError(name, there.state, "a ranker is never overwritten; train under a new name")
+            return
+        with self._transaction() as connection:
+            connection.execute(
+                sa.insert(_rankers).values(
+                    name=name,
+                    state="fitted",
+                    content_hash=content_hash,
+                    codebook=codebook,
+                    service=service,
+                    arm=arm,
+                    fit_end_us=fit_end_us,
+                    changed_at_us=_now(),
+                )  # fmt: skip
+            )
+
+    def set_ranker_state(self, name: str, state: str) -> None:
+        """Commit a step of a ranker's life; promoting one takes the place of the serving one."""
+        with self._transaction() as connection:
+            if state == "serving":
+                connection.execute(
+                    sa.update(_rankers)
+                    .where(_rankers.c.state == "serving", _rankers.c.name != name)
+                    .values(state="fitted", changed_at_us=_now())
+                )
+            connection.execute(
+                sa.update(_rankers).where(_rankers.c.name == name).values(state=state, changed_at_us=_now())
+            )
+
+
+def read_definitions(repo_path: Path) -> Definitions:
+    """What ``feature_repo/*.py`` builds its views from.
+
+    Raises
+    ------
+    CatalogError
+        When the catalogue cannot be read or forgot codebooks: the import fails, so that ``feast apply`` drops nothing.
+    """
+    repo = Repo(Path(repo_path).resolve())
+    records = Catalog.open(repo, create=False).codebooks()
+    settings = repo.settings
+    return Definitions(
+        modalities=settings.source.modalities,
+        codebooks=tuple(record for record in records if record.defined),
+        owner=OWNER,
+        tags={
+            "availability_delay_seconds": f"{settings.time.availability_delay_seconds:g}",
+            "settings_hash": content_hash(settings.feature_settings()),
+        },
+    )
+
+
+def table_path(repo: Repo, name: str) -> Path:
+    """The table of a codebook's codes."""
+    return repo.tables / f"item_sid_{name}.parquet"
+
+
+def _on_disk(repo: Repo) -> set[str]:
+    """Codebooks of which the repo still holds files."""
+    folders = {path.name for path in repo.codebooks.glob("[a-z]*") if path.is_dir()}
+    tables = {path.stem.removeprefix("item_sid_") for path in repo.tables.glob("item_sid_*.parquet")}
+    return folders | tables
+
+
+def _codebook_record(row: sa.Row[Any]) -> CodebookRecord:
+    values = dict(row._mapping)
+    values["sizes"] = tuple(int(size) for size in values["sizes"].split("x") if size)
+    return CodebookRecord(**values)
+
+
+def _absolute(url: str, repo: Repo) -> str:
+    prefix = "sqlite:///"
+    relative = url.removeprefix(prefix)
+    if not url.startswith(prefix) or relative.startswith("/") or relative in {"", ":memory:"}:
+        return url
+    path = repo.path / relative
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return f"{prefix}{path}"
+
+
+def _hidden(url: str) -> str:
+    try:
+        return sa.engine.make_url(url).render_as_string(hide_password=True)
+    except sa.exc.ArgumentError:
+        return url
+
+
+def _now() -> int:
+    return time.time_ns() // 1000

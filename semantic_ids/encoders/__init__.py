@@ -1,0 +1,8 @@
+"""Encoders: from content vectors to the item vectors that are quantized and ranked. One file and one line here each."""
+
+from semantic_ids.encoders.base import Encoder
+from semantic_ids.encoders.content import ContentEncoder
+
+ENCODERS: dict[str, type[Encoder]] = {"content": ContentEncoder}
+
+__all__ = ["ENCODERS", "ContentEncoder", "Encoder"]

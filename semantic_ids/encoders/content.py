@@ -1,0 +1,165 @@
+"""Raw content as one vector per item: modalities centred and scaled, gaps predicted from what is there, then PCA."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from semantic_ids.encoders.base import Encoder
+from semantic_ids.item_vectors import Floats, ItemVectors
+from sidkit.errors import FitError
+
+
+class ContentEncoder(Encoder):
+    """Standardised, gap-filled, reduced content.
+
+    Each modality is centred and divided by its total standard deviation, so that modalities of different width count
+    alike, then weighted by the square root of its coverage. Where an item lacks a modality, the linear prediction from
+    its other modalities stands in (ridge regression on items that have both), so that "is missing" is not a direction
+    of the space. The joined vector is reduced by PCA.
+
+    Parameters
+    ----------
+    dim : int
+        Dimensions of the result; fewer where the content has fewer.
+    ridge : float
+        Strength of the regression's penalty, relative to the number of items it is fitted on.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from semantic_ids.item_vectors import ItemVectors
+    >>> text = np.random.default_rng(0).normal(size=(50, 8)).astype("float32")
+    >>> items = ItemVectors({"text": text}, {"text": np.ones(50, bool)})
+    >>> ContentEncoder(dim=4).fit(items).encode(items).shape
+    (50, 4)
+    """
+
+    name = "content"
+
+    def __init__(self, dim: int = 64, ridge: float = 0.1) -> None:
+        self.dim = dim
+        self.ridge = ridge
+
+    def fit(self, items: ItemVectors) -> Self:
+        """Learn centre, scale, regressions and principal axes.
+
+        Raises
+        ------
+        FitError
+            When a modality is missing everywhere, or a vector is not finite.
+        """
+        self.modalities_ = tuple(sorted(items.matrices))
+        self.mean_: dict[str, Floats] = {}
+        self.scale_: dict[str, float] = {}
+        for name in self.modalities_:
+            matrix = items.matrices[name]
+            rows = matrix[items.present[name]]
+            if not len(rows):
+                raise FitError(f"no item known at the cut-off has a vector of modality {name!r}; leave it out")
+            if not np.isfinite(rows).all():
+                raise FitError(f"vectors of {name!r} hold NaN or infinite values; the input contract rejects such rows")
+            self.mean_[name] = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
+            spread = float(np.sqrt(((rows - self.mean_[name]).astype(np.float64) ** 2).sum(axis=1).mean()))
+            coverage = len(rows) / len(items)
+            self.scale_[name] = np.sqrt(coverage) / max(spread, 1e-12)
+        centred = self._centred(items)
+        self.bridges_ = self._fit_bridges(centred, items)
+        joined = self._joined(centred, items)[items.any_present].astype(np.float64)
+        self.centre_ = joined.mean(axis=0).astype(np.float32)
+        joined -= joined.mean(axis=0)
+        values, axes = np.linalg.eigh(joined.T @ joined / len(joined))
+        kept = np.argsort(values)[::-1][: min(self.dim, len(joined) - 1)]
+        axes = axes[:, kept]
+        # The sign of an axis is arbitrary; fix it, so that the same data give the same codes everywhere.
+        axes *= np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])
+        self.axes_: Floats = axes.astype(np.float32)
+        return self
+
+    def encode(self, items: ItemVectors) -> Floats:
+        """Vectors ``float32 [items, dim]``; zeros for an item without any modality.
+
+        Raises
+        ------
+        FitError
+            When the modalities or their widths differ from those of ``fit``.
+        """
+        if tuple(sorted(items.matrices)) != self.modalities_:
+            raise FitError(f"fitted on modalities {self.modalities_}, asked to encode {tuple(items.matrices)}")
+        for name, matrix in items.matrices.items():
+            if items.present[name].any() and matrix.shape[1] != len(self.mean_[name]):
+                raise FitError(f"{name!r} was {len(self.mean_[name])} wide at fit, {matrix.shape[1]} now")
+        vectors = (self._joined(self._centred(items), items) - self.centre_) @ self.axes_
+        vectors[~items.any_present] = 0
+        return np.ascontiguousarray(vectors, dtype=np.float32)
+
+    def _centred(self, items: ItemVectors) -> dict[str, Floats]:
+        centred = {}
+        for name in self.modalities_:
+            matrix = np.zeros((len(items), len(self.mean_[name])), dtype=np.float32)
+            present = items.present[name]
+            if present.any():
+                matrix[present] = (items.matrices[name][present] - self.mean_[name]) * np.float32(self.scale_[name])
+            centred[name] = matrix
+        return centred
+
+    def _fit_bridges(self, centred: dict[str, Floats], items: ItemVectors) -> dict[str, Floats]:
+        """``bridges[a>b]`` predicts modality ``b`` from modality ``a``."""
+        bridges = {}
+        for source in self.modalities_:
+            for target in self.modalities_:
+                both = items.present[source] & items.present[target]
+                if source == target or not both.any():
+                    continue
+                x, y = centred[source][both].astype(np.float64), centred[target][both].astype(np.float64)
+                penalty = self.ridge * len(x) * np.trace(x.T @ x) / max(x.size, 1)
+                solved = np.linalg.solve(x.T @ x + penalty * np.eye(x.shape[1]), x.T @ y)
+                bridges[f"{source}>{target}"] = solved.astype(np.float32)
+        return bridges
+
+    def _joined(self, centred: dict[str, Floats], items: ItemVectors) -> Floats:
+        filled = []
+        for target in self.modalities_:
+            missing = ~items.present[target]
+            matrix = centred[target]
+            votes = np.zeros(len(items), dtype=np.float32)
+            guess = np.zeros_like(matrix)
+            for source in self.modalities_:
+                bridge = self.bridges_.get(f"{source}>{target}")
+                rows = missing & items.present[source]
+                if bridge is not None and rows.any():
+                    guess[rows] += centred[source][rows] @ bridge
+                    votes[rows] += 1
+            filled.append(np.where(missing[:, None], guess / np.maximum(votes, 1)[:, None], matrix))
+        return np.concatenate(filled, axis=1)
+
+    @property
+    def output_dim(self) -> int:
+        """Width of the vectors."""
+        return int(self.axes_.shape[1])
+
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments, as JSON values."""
+        return {"dim": self.dim, "ridge": self.ridge}
+
+    def tensors(self) -> dict[str, npt.NDArray[np.generic]]:
+        """The fitted state."""
+        state: dict[str, npt.NDArray[np.generic]] = {"axes": self.axes_, "centre": self.centre_}
+        for name in self.modalities_:
+            state[f"mean.{name}"] = self.mean_[name]
+            state[f"scale.{name}"] = np.array([self.scale_[name]], dtype=np.float64)
+        return state | {f"bridge.{name}": matrix for name, matrix in self.bridges_.items()}
+
+    def load_tensors(self, tensors: dict[str, npt.NDArray[np.generic]]) -> Self:
+        """Take up a fitted state."""
+        self.axes_ = tensors["axes"].astype(np.float32)
+        self.centre_ = tensors["centre"].astype(np.float32)
+        self.mean_ = {key[5:]: value.astype(np.float32) for key, value in tensors.items() if key.startswith("mean.")}
+        self.scale_ = {key[6:]: float(value[0]) for key, value in tensors.items() if key.startswith("scale.")}
+        self.bridges_ = {
+            key[7:]: value.astype(np.float32) for key, value in tensors.items() if key.startswith("bridge.")
+        }
+        self.modalities_ = tuple(sorted(self.mean_))
+        return self

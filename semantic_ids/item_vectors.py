@@ -1,0 +1,74 @@
+"""The raw content vectors of a set of items: one matrix per modality and which rows have it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from sidkit.errors import FitError
+
+Floats = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class ItemVectors:
+    """Content vectors as they came.
+
+    ``matrices[m]`` is ``float32 [items, width of m]`` with zeros where an item lacks modality ``m``; ``present[m]`` is
+    ``bool [items]``.
+    """
+
+    matrices: Mapping[str, Floats]
+    present: Mapping[str, Mask]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.matrices.values())))
+
+    @property
+    def any_present(self) -> Mask:
+        """``bool [items]``: items with at least one modality; the others have no codes."""
+        return np.logical_or.reduce(list(self.present.values()))
+
+    def rows(self, index: npt.NDArray[np.int64] | Mask) -> ItemVectors:
+        """A selection of items."""
+        return ItemVectors(
+            {name: matrix[index] for name, matrix in self.matrices.items()},
+            {name: mask[index] for name, mask in self.present.items()},
+        )
+
+    @classmethod
+    def from_arrow(cls, table: pa.Table, modalities: Sequence[str], prefix: str = "") -> ItemVectors:
+        """Read list columns (``list<float32>``, null where an item lacks the modality).
+
+        Raises
+        ------
+        FitError
+            When rows of one column have different widths.
+        """
+        matrices, present = {}, {}
+        for name in modalities:
+            matrices[name], present[name] = matrix_of(table.column(prefix + name), name)
+        return cls(matrices, present)
+
+
+def matrix_of(column: pa.ChunkedArray, name: str) -> tuple[Floats, Mask]:
+    """A list column as ``float32 [rows, width]`` (zeros where null) and the mask of rows that are not null."""
+    array = column.combine_chunks()
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], pa.list_(pa.float32()))
+    mask = array.is_valid().to_numpy(zero_copy_only=False)
+    flat = array.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
+    count = int(mask.sum())
+    if count == 0:
+        return np.zeros((len(array), 0), dtype=np.float32), mask
+    widths = array.value_lengths().drop_null().to_numpy()
+    if widths.min() != widths.max():
+        raise FitError(f"vectors of {name!r} have {widths.min()} to {widths.max()} elements; one width is needed")
+    matrix = np.zeros((len(array), int(widths[0])), dtype=np.float32)
+    matrix[mask] = flat.reshape(count, -1)
+    return matrix, mask

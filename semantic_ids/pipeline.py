@@ -1,0 +1,332 @@
+"""The life of a codebook: fit, publish, promote, retire, purge, and refresh for new or changed items.
+
+Every step is idempotent: killed and run again, it ends where an undisturbed run ends. The catalogue's state commits last.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from semantic_ids.catalog import Catalog, CodebookRecord, table_path
+from semantic_ids.codebook import Codebook, make_encoder, make_quantizer
+from semantic_ids.item_vectors import ItemVectors
+from semantic_ids.metrics import code_quality
+from semantic_ids.quantizers import QUANTIZERS
+from semantic_ids.quantizers.base import default_size
+from sidkit.artifact import read_manifest
+from sidkit.clock import iso
+from sidkit.config import Section
+from sidkit.engine import connection, literal, quoted, set_variables
+from sidkit.errors import ConfigError, FitError, LifeCycleError
+from sidkit.files import read_json, remove, write_json, written_beside
+from sidkit.repo import Repo
+from sidkit.tables import read_build
+from sidkit.tables.builder import refuse_settings_of_artifacts
+
+_SQL = Path(__file__).parent.parent / "sidkit" / "tables" / "item_sid.sql"
+_CHUNK_ROWS = 50_000
+
+
+class CodebookSpec(Section):
+    """How a codebook is made (``[codebook]`` of a preset)."""
+
+    encoder: str = "content"
+    encoder_arguments: dict[str, Any] = {}
+    quantizer: str = "residual_kmeans"
+    quantizer_arguments: dict[str, Any] = {}
+    levels: int = 3
+    sizes: tuple[int, ...] | None = None
+    """Codes per level; by default the power of two nearest items / 40, on every level."""
+    beam: int = 1
+    force: bool = False
+    """Fit though there are under 20 items per code."""
+
+
+@dataclass(frozen=True)
+class RefreshReport:
+    """What a refresh did to one codebook's table."""
+
+    name: str
+    rows: int
+    new_rows: int
+    without_content: int
+
+
+def fit(repo: Repo, name: str, spec: CodebookSpec, fit_end_us: int) -> CodebookRecord:
+    """Fit a codebook on the items that were known at ``fit_end_us``.
+
+    Parameters
+    ----------
+    repo : Repo
+        With built tables.
+    name : str
+        A new name; the same fit again is kept as it is.
+    spec : CodebookSpec
+        Encoder, quantizer and their arguments.
+    fit_end_us : int
+        The cut-off, microseconds UTC: only content that could be read by then is used. Evaluation may start here.
+
+    Raises
+    ------
+    FitError
+        When too few items are known, or their vectors cannot be used.
+    LifeCycleError
+        When the name is taken by another codebook.
+    SettingsChangedError
+        When existing artefacts were made with other feature settings.
+    """
+    build = read_build(repo)
+    refuse_settings_of_artifacts(repo)
+    if fit_end_us > build["as_of_us"]:
+        raise FitError(
+            f"the cut-off {iso(fit_end_us)} lies beyond the tables ({iso(build['as_of_us'])}); build them further first"
+        )
+    catalog = Catalog.open(repo)
+    items, first_us = _known_items(repo, fit_end_us)
+    known = items.rows(items.any_present)
+    if len(known) == 0:
+        raise FitError(f"no item with content was known at {iso(fit_end_us)}; choose a later cut-off")
+    describe = {
+        "fit_start_us": first_us,
+        "fit_end_us": fit_end_us,
+        "parents": [],
+        "spec": spec.model_dump(mode="json"),
+        "feature_settings": build["settings"],
+        "rows": len(known),
+    }
+    done = _already_fitted(repo, catalog, name, describe)
+    if done is not None:
+        return done
+    encoder = make_encoder(spec.encoder, spec.encoder_arguments)
+    sizes = spec.sizes or (default_size(len(known)),) * spec.levels
+    if spec.quantizer not in QUANTIZERS:
+        raise ConfigError(f"no quantizer {spec.quantizer!r}; there are {', '.join(QUANTIZERS)}")
+    catalog.begin_fit(name, spec.quantizer, spec.encoder, sizes)
+    vectors = encoder.fit(known).encode(known)
+    quantizer = make_quantizer(spec.quantizer, {"sizes": sizes, "force": spec.force, **spec.quantizer_arguments}).fit(
+        vectors
+    )
+    codebook = Codebook(name, encoder, quantizer, spec.beam)
+    metrics = code_quality(quantizer, vectors, codebook.assign(known).codes)
+    manifest = codebook.save(repo.codebooks / name, describe, metrics)
+    return _commit_fit(catalog, name, manifest, codebook.sizes)
+
+
+def _already_fitted(repo: Repo, catalog: Catalog, name: str, describe: Mapping[str, Any]) -> CodebookRecord | None:
+    """The record of a fit that was finished, or killed between its files and its commit."""
+    records = {record.name: record for record in catalog.codebooks()}
+    if name not in records or not (repo.codebooks / name).exists():
+        return None
+    manifest = read_manifest(repo.codebooks / name)
+    if any(manifest.get(key) != value for key, value in describe.items()):
+        raise LifeCycleError(
+            name, records[name].state, "it was fitted on other data or with other arguments; fit under a new name"
+        )
+    if records[name].state == "fitting":
+        return _commit_fit(catalog, name, manifest, Codebook.load(repo.codebooks / name).sizes)
+    return records[name]
+
+
+def _commit_fit(catalog: Catalog, name: str, manifest: Mapping[str, Any], sizes: tuple[int, ...]) -> CodebookRecord:
+    catalog.end_fit(
+        name,
+        content_hash=manifest["content_hash"],
+        sizes=sizes,
+        fit_start_us=manifest["fit_start_us"],
+        fit_end_us=manifest["fit_end_us"],
+    )
+    return catalog.codebook(name)
+
+
+def publish(repo: Repo, name: str) -> RefreshReport:
+    """Assign codes to all items, define the feature view and its services, apply, and fill the online store.
+
+    Raises
+    ------
+    LifeCycleError
+        When the codebook is not fitted, or retired.
+    ArtifactError
+        When its files were changed.
+    """
+    from sidkit.stores.feast_repo import apply_repo, materialize
+
+    catalog = Catalog.open(repo)
+    record = catalog.codebook(name)
+    if record.state in {"fitting", "retired", "purged"}:
+        raise LifeCycleError(name, record.state, "only a fitted codebook can be published")
+    codebook = Codebook.load(repo.codebooks / name)
+    report = _assign(repo, codebook, record)
+    catalog.define(name)
+    apply_repo(repo)
+    materialize(repo, read_build(repo)["as_of_us"], [record.view_name])
+    if record.state == "fitted":
+        catalog.set_state(name, "published")
+    return report
+
+
+def promote(repo: Repo, name: str) -> None:
+    """Make a published codebook the one that commands use by default.
+
+    Raises
+    ------
+    LifeCycleError
+        When it is not published.
+    """
+    catalog = Catalog.open(repo)
+    record = catalog.codebook(name)
+    if record.state not in {"published", "serving"}:
+        raise LifeCycleError(name, record.state, "publish it before it is promoted")
+    catalog.set_state(name, "serving")
+
+
+def retire(repo: Repo, name: str) -> None:
+    """Take a codebook out of use; its view and its data stay until it is purged.
+
+    Raises
+    ------
+    LifeCycleError
+        When it is serving, or a serving ranker names it.
+    """
+    catalog = Catalog.open(repo)
+    record = catalog.codebook(name)
+    if record.state == "serving":
+        raise LifeCycleError(name, record.state, "promote another codebook first")
+    if record.state == "purged":
+        raise LifeCycleError(name, record.state, "nothing is left to retire")
+    for ranker in catalog.rankers():
+        if ranker.state == "serving" and ranker.codebook == name:
+            raise LifeCycleError(name, record.state, f"ranker {ranker.name} serves on it; promote another ranker first")
+    catalog.set_state(name, "retired")
+
+
+def purge(repo: Repo, name: str) -> None:
+    """Remove a retired codebook for good: view, online table, codes and artefact. Its name is never used again.
+
+    Raises
+    ------
+    LifeCycleError
+        When it is not retired.
+    """
+    from sidkit.stores.feast_repo import apply_repo
+
+    catalog = Catalog.open(repo)
+    record = catalog.codebook(name)
+    if record.state not in {"retired", "purged"}:
+        raise LifeCycleError(name, record.state, "only a retired codebook can be purged")
+    catalog.set_state(name, "purged")
+    apply_repo(repo)
+    remove(table_path(repo, name))
+    remove(_sidecar(repo, name))
+    remove(repo.codebooks / name)
+
+
+def refresh(repo: Repo, name: str | None = None) -> list[RefreshReport]:
+    """Assign codes to content that came or changed since the last assignment, in one or all codebooks in use.
+
+    The online store follows with the next ``sidkit materialize``.
+
+    Raises
+    ------
+    LifeCycleError
+        When the codebook is not published.
+    """
+    catalog = Catalog.open(repo)
+    if name is None:
+        records = [record for record in catalog.codebooks() if record.state in {"published", "serving"}]
+    else:
+        records = [catalog.codebook(name)]
+    reports = []
+    for record in records:
+        if record.state not in {"published", "serving"}:
+            raise LifeCycleError(record.name, record.state, "only a published codebook can be refreshed")
+        reports.append(_assign(repo, Codebook.load(repo.codebooks / record.name), record))
+    return reports
+
+
+def _assign(repo: Repo, codebook: Codebook, record: CodebookRecord) -> RefreshReport:
+    """Bring a codebook's table up to ``item_content``; only rows without codes are encoded."""
+    build = read_build(repo)
+    content = repo.tables / "item_content.parquet"
+    table = table_path(repo, record.name)
+    stamp = {"codebook_hash": record.content_hash, "generation": build["generation"]}
+    there = _sidecar(repo, record.name)
+    kept = table if table.exists() and there.exists() and read_json(there) == stamp else None
+    columns = ", ".join(quoted(name) for name in codebook.encoder.modalities_)
+    known = f"(item_id, event_timestamp) NOT IN (SELECT (item_id, event_timestamp) FROM read_parquet({literal(kept)}))"
+    without_content = 0
+    with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened, opened.cursor() as reading:
+        set_variables(opened, {"assigned_at_us": time.time_ns() // 1000})
+        opened.execute(
+            "CREATE TEMP TABLE assigned "
+            "(item_id VARCHAR, event_timestamp TIMESTAMPTZ, codes BIGINT[], residual_norm FLOAT)"
+        )
+        new = reading.execute(
+            f"SELECT item_id, event_timestamp, {columns} FROM read_parquet({literal(content)}) "
+            f"WHERE {known if kept else 'true'} ORDER BY event_timestamp, item_id"
+        ).to_arrow_reader(_CHUNK_ROWS)
+        for batch in new:
+            without_content += _insert(opened, pa.Table.from_batches([batch]), codebook)
+        fresh = _count(opened, "SELECT count(*) FROM assigned")
+        if kept is None or fresh:
+            opened.execute(f"CREATE TEMP VIEW content AS SELECT * FROM read_parquet({literal(content)})")
+            query = _SQL.read_text(encoding="utf-8")
+            if kept:
+                query = f"SELECT * FROM read_parquet({literal(kept)}) UNION ALL BY NAME ({query})"
+            with written_beside(table) as temporary:
+                opened.execute(
+                    f"COPY (SELECT * FROM ({query}) ORDER BY event_timestamp, item_id) TO {literal(temporary)} "
+                    "(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 122880)"
+                )
+            write_json(there, stamp)
+        total = _count(opened, f"SELECT count(*) FROM read_parquet({literal(table)})")
+    return RefreshReport(record.name, total, fresh, without_content)
+
+
+def _insert(opened: duckdb.DuckDBPyConnection, chunk: pa.Table, codebook: Codebook) -> int:
+    """Assign one chunk; returns how many of its rows have no content."""
+    items = ItemVectors.from_arrow(chunk, codebook.encoder.modalities_)
+    encodable = np.flatnonzero(items.any_present)
+    if len(encodable):
+        assignment = codebook.assign(items.rows(encodable))
+        offsets = np.arange(len(encodable) + 1, dtype=np.int32) * assignment.codes.shape[1]
+        codes = pa.ListArray.from_arrays(offsets, assignment.codes.astype(np.int64).ravel())
+        rows = chunk.select(["item_id", "event_timestamp"]).take(encodable)
+        rows = rows.append_column("codes", codes).append_column("residual_norm", pa.array(assignment.residual_norm))
+        opened.register("chunk", rows)
+        opened.execute("INSERT INTO assigned SELECT * FROM chunk")
+        opened.unregister("chunk")
+    return len(items) - len(encodable)
+
+
+def _known_items(repo: Repo, fit_end_us: int) -> tuple[ItemVectors, int]:
+    """The newest content of each item that could be read at the cut-off, by item id, and the oldest row's moment."""
+    modalities = repo.settings.source.modalities
+    columns = ", ".join(quoted(name) for name in modalities)
+    with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
+        opened.execute(
+            f"CREATE TEMP VIEW known AS SELECT * FROM read_parquet({literal(repo.tables / 'item_content.parquet')}) "
+            f"WHERE epoch_us(event_timestamp) <= {fit_end_us}"
+        )
+        table = opened.execute(
+            f"SELECT item_id, {columns} FROM known QUALIFY row_number() OVER "
+            "(PARTITION BY item_id ORDER BY event_timestamp DESC) = 1 ORDER BY item_id"
+        ).to_arrow_table()
+        first_us = _count(opened, "SELECT coalesce(min(epoch_us(event_timestamp)), 0) FROM known")
+    return ItemVectors.from_arrow(table, modalities), first_us
+
+
+def _sidecar(repo: Repo, name: str) -> Path:
+    return table_path(repo, name).with_suffix(".json")
+
+
+def _count(opened: duckdb.DuckDBPyConnection, query: str) -> int:
+    row = opened.execute(query).fetchone()
+    return int(row[0]) if row else 0

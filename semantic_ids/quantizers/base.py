@@ -1,0 +1,121 @@
+"""The contract of a quantizer, and the checks that all of them share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from semantic_ids.item_vectors import Floats
+from sidkit.errors import FitError
+
+Codes = npt.NDArray[np.int32]
+
+ROWS_PER_CODE = 20
+
+
+class Quantizer(ABC):
+    """Vectors ``float32 [items, dim]`` in, codes ``int32 [items, levels]`` out, and back.
+
+    The constructor stores its arguments unchanged; ``fit`` sets attributes that end in ``_``. New rows never change the
+    codes of old ones: ``encode`` depends on nothing but the row and the fitted state.
+    """
+
+    name: str
+    sizes: tuple[int, ...]
+
+    @abstractmethod
+    def fit(self, vectors: Floats) -> Self:
+        """Learn the codebooks."""
+
+    @abstractmethod
+    def encode(self, vectors: Floats, beam: int = 1) -> Codes:
+        """Codes ``int32 [items, levels]``; ``beam`` > 1 looks for a closer combination where the kind has one."""
+
+    @abstractmethod
+    def decode(self, codes: Codes) -> Floats:
+        """What the codes stand for, ``float32 [items, dim]``."""
+
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments, as JSON values."""
+
+    @abstractmethod
+    def tensors(self) -> dict[str, npt.NDArray[np.generic]]:
+        """The fitted state."""
+
+    @abstractmethod
+    def load_tensors(self, tensors: dict[str, npt.NDArray[np.generic]]) -> Self:
+        """Take up a fitted state."""
+
+
+def default_size(items: int) -> int:
+    """The default level size: the power of two nearest items / 40, within 16..1024 (house rule)."""
+    target = items / 40
+    powers = 2 ** np.arange(4, 11)
+    return int(powers[np.abs(powers - target).argmin()])
+
+
+def checked_vectors(vectors: npt.ArrayLike, dim: int | None = None) -> Floats:
+    """The vectors as a contiguous ``float32`` matrix.
+
+    Raises
+    ------
+    FitError
+        When they are no matrix, of the wrong width, or not finite.
+    """
+    matrix = np.ascontiguousarray(vectors, dtype=np.float32)
+    if matrix.ndim != 2:
+        raise FitError(f"vectors of shape {matrix.shape} came; [items, dim] is needed")
+    if dim is not None and matrix.shape[1] != dim:
+        raise FitError(f"vectors are {matrix.shape[1]} wide; the quantizer was fitted on {dim}")
+    if not np.isfinite(matrix).all():
+        rows = int((~np.isfinite(matrix).all(axis=1)).sum())
+        raise FitError(f"{rows} of {len(matrix)} vectors hold NaN or infinite values; drop those rows first")
+    return matrix
+
+
+def check_sizes(sizes: Sequence[int], rows: int, *, force: bool) -> None:
+    """Refuse sizes that the data cannot fill.
+
+    Raises
+    ------
+    FitError
+        When a level is larger than the data, or has under 20 rows per code and ``force`` is not given.
+    """
+    if not sizes or min(sizes) < 2:
+        raise FitError(f"sizes {tuple(sizes)}: at least one level, and at least 2 codes in each, are needed")
+    if max(sizes) > rows:
+        raise FitError(
+            f"a level of {max(sizes)} codes is larger than the data ({rows} rows); the default is {default_size(rows)}"
+        )
+    if rows < ROWS_PER_CODE * max(sizes) and not force:
+        raise FitError(
+            f"{rows} rows for {max(sizes)} codes is {rows / max(sizes):.1f} per code; under {ROWS_PER_CODE} the codes are "
+            f"noise. Use at most {max(2, rows // ROWS_PER_CODE)} codes per level, or force it"
+        )
+
+
+def canonical_order(vectors: Floats) -> npt.NDArray[np.int64]:
+    """An order of the rows that depends on their bytes alone, so that shuffling them changes nothing."""
+    keys = vectors.view(np.dtype((np.void, vectors.dtype.itemsize * vectors.shape[1]))).ravel()
+    return np.argsort(keys, kind="stable")
+
+
+def int_codes(codes: npt.ArrayLike, sizes: Sequence[int]) -> Codes:
+    """The codes as ``int32 [items, levels]``.
+
+    Raises
+    ------
+    FitError
+        When the shape or a value does not fit the sizes.
+    """
+    array = np.asarray(codes)
+    if array.ndim != 2 or array.shape[1] != len(sizes):
+        raise FitError(f"codes of shape {array.shape} came; [items, {len(sizes)}] is needed")
+    if len(array) and (array.min() < 0 or (array.max(axis=0) >= np.asarray(sizes)).any()):
+        raise FitError(f"codes reach {array.max(axis=0).tolist()}; the levels have {list(sizes)} codes, counted from 0")
+    return array.astype(np.int32)

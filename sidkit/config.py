@@ -1,0 +1,179 @@
+"""``sidkit.toml``: the settings of one repo as frozen models; unknown keys are refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from sidkit.clock import MICROS
+from sidkit.errors import ConfigError
+
+Feedback = Literal["impressions", "positives_only"]
+Model = TypeVar("Model", bound=BaseModel)
+
+RESERVED_MODALITIES = {"item_id", "updated_at", "event_timestamp", "created_timestamp", "category", "price"}
+
+
+class Section(BaseModel):
+    """A frozen table of a TOML file that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SourceSettings(Section):
+    """Where the user's log lives and how strictly it is read (``[source]``)."""
+
+    url: str = ""
+    """A folder of Parquet files, or a SQLAlchemy URL, with the tables of the input contract."""
+    modalities: tuple[str, ...] = ("text",)
+    """The vector columns of ``item_embeddings`` that become features."""
+    feedback: Feedback = "impressions"
+    """``positives_only`` when the log holds no negatives: they are then sampled, and exposures are unknown (null)."""
+    conversions: bool = False
+    """Whether the log says which clicks converted; without it ``conversions_*`` are unknown (null)."""
+    unknown_items: Literal["reject", "keep"] = "reject"
+    """Interactions with items that the catalogue lacks: rejected, or kept as items without content."""
+    missing_created_at: Literal["reject", "first_interaction"] = "reject"
+    """Items without ``created_at``: rejected, or dated by their first interaction."""
+    max_reject_share: float = Field(default=0.01, ge=0, le=1)
+    """Above this share of rejected rows in one table the run stops."""
+
+    @field_validator("modalities")
+    @classmethod
+    def _names_are_usable(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if not names:
+            raise ValueError("name at least one vector column of item_embeddings")
+        for name in names:
+            if not name.isidentifier() or name.startswith("_") or name.endswith("_y") or name in RESERVED_MODALITIES:
+                raise ValueError(
+                    f"{name!r} cannot be a feature name: use letters, digits and underscores, no leading underscore, "
+                    f"no ending in '_y' (Feast drops it), none of {sorted(RESERVED_MODALITIES)}"
+                )
+        if len(set(names)) != len(names):
+            raise ValueError(f"{names} names a column twice")
+        return names
+
+
+class TimeSettings(Section):
+    """From when a feature could have been read (``[time]``)."""
+
+    availability_delay_seconds: float = Field(default=60.0, gt=0)
+    """Seconds between an event and the moment from which serving could read it; above 0, or a click predicts itself."""
+    stats_cadence_seconds: int = Field(default=60, ge=1)
+    """Seconds between the window ends of the trailing counts."""
+    history_length: int = Field(default=50, ge=1, le=1000)
+    """Positives kept per user, newest first."""
+
+    @property
+    def delay_us(self) -> int:
+        """The availability delay in microseconds."""
+        return round(self.availability_delay_seconds * MICROS)
+
+    @property
+    def cadence_us(self) -> int:
+        """The cadence of the window ends in microseconds."""
+        return self.stats_cadence_seconds * MICROS
+
+
+class NegativeSettings(Section):
+    """How negatives are drawn where the log holds positives only (``[negatives]``)."""
+
+    per_positive: int = Field(default=4, ge=1, le=100)
+    strategy: Literal["stratified", "uniform"] = "stratified"
+    seed: int = 0
+
+
+class SplitSettings(Section):
+    """The global split in time, as shares of the labelled rows (``[split]``)."""
+
+    train: float = Field(default=0.8, gt=0, lt=1)
+    validation: float = Field(default=0.1, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _something_is_left(self) -> SplitSettings:
+        if self.train + self.validation >= 1:
+            raise ValueError("split.train + split.validation must stay below 1: the rest is the test window")
+        return self
+
+
+class CatalogSettings(Section):
+    """The catalogue of codebooks and rankers (``[catalog]``)."""
+
+    url: str = "sqlite:///data/catalog.sqlite"
+    """A SQLAlchemy URL; a relative SQLite path is relative to the repo, not to the working directory."""
+
+
+class EngineSettings(Section):
+    """What one process may use (``[engine]``)."""
+
+    threads: int = Field(default=2, ge=1)
+    memory_limit: str = "1500MB"
+    """DuckDB's memory limit; beyond it DuckDB spills to ``data/tmp``."""
+    chunk_rows: int = Field(default=200_000, ge=1)
+
+
+class Settings(Section):
+    """All settings of one repo.
+
+    Read with :meth:`load`; written only by people (and once by ``sidkit init``).
+    """
+
+    source: SourceSettings = SourceSettings()
+    time: TimeSettings = TimeSettings()
+    negatives: NegativeSettings = NegativeSettings()
+    split: SplitSettings = SplitSettings()
+    catalog: CatalogSettings = CatalogSettings()
+    engine: EngineSettings = EngineSettings()
+
+    @classmethod
+    def load(cls, path: Path) -> Settings:
+        """Read ``sidkit.toml``.
+
+        Raises
+        ------
+        ConfigError
+            When the file is missing, is no TOML, or holds a key or a value that the models refuse.
+        """
+        return load_model(cls, path)
+
+    def feature_settings(self) -> dict[str, Any]:
+        """The settings that decide what the feature tables hold, flat, as JSON values."""
+        return {
+            "source.modalities": list(self.source.modalities),
+            "source.feedback": self.source.feedback,
+            "source.conversions": self.source.conversions,
+            "time.availability_delay_seconds": self.time.availability_delay_seconds,
+            "time.stats_cadence_seconds": self.time.stats_cadence_seconds,
+            "time.history_length": self.time.history_length,
+        }
+
+
+def load_model(model: type[Model], path: Path) -> Model:
+    """Read a TOML file into a frozen model; see :meth:`Settings.load`."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be read ({error.strerror}). `sidkit init DIR` writes a fresh repo."
+        ) from error
+    try:
+        return model.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, problem['loc']))}: {problem['msg']} (found {problem['input']!r})"
+            for problem in error.errors()
+        )
+        raise ConfigError(f"{path}: {problems}") from error
+
+
+def content_hash(value: Any) -> str:
+    """SHA-256 (first 16 hex digits) of a JSON value, independent of key order."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,184 @@
+"""Where the tables come from: a folder of Parquet files or a SQLAlchemy URL, both read in chunks."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sidkit.contract.schemas import TABLES
+from sidkit.errors import ContractError, MissingTableError, TableSchemaError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+
+class Source(ABC):
+    """The tables of the contract, wherever they lie."""
+
+    url: str
+
+    @abstractmethod
+    def columns(self, table: str) -> dict[str, pa.DataType | None]:
+        """Column names and Arrow types (None where the source states none)."""
+
+    @abstractmethod
+    def batches(self, table: str, columns: Sequence[str], chunk_rows: int) -> Iterator[pa.RecordBatch]:
+        """Yield record batches of at most ``chunk_rows`` rows with these columns."""
+
+    @abstractmethod
+    def fingerprint(self) -> str | None:
+        """Text that changes whenever the source may have changed; None when the source cannot tell."""
+
+
+class ParquetSource(Source):
+    """A folder that holds ``<table>.parquet`` or a folder ``<table>/`` of Parquet files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.url = str(folder)
+        for table in TABLES:
+            self._files(table.name)
+
+    def _files(self, table: str) -> list[Path]:
+        single = self.folder / f"{table}.parquet"
+        files = [single] if single.is_file() else sorted((self.folder / table).glob("**/*.parquet"))
+        if not files:
+            found = sorted(entry.name for entry in self.folder.iterdir()) or ["nothing"]
+            raise MissingTableError(
+                table,
+                f"the table is missing: {single} or Parquet files under {self.folder / table}/ are needed; the folder "
+                f"holds {', '.join(found[:8])}",
+            )
+        return files
+
+    def columns(self, table: str) -> dict[str, pa.DataType | None]:
+        """See :meth:`Source.columns`."""
+        schemas = [self._schema(table, file) for file in self._files(table)]
+        for schema, file in zip(schemas[1:], self._files(table)[1:], strict=True):
+            if set(schema.names) != set(schemas[0].names):
+                odd = sorted(set(schema.names) ^ set(schemas[0].names))
+                raise TableSchemaError(table, f"{file.name} and the first file differ in columns: {', '.join(odd)}")
+        return {field.name: field.type for field in schemas[0]}
+
+    def _schema(self, table: str, file: Path) -> pa.Schema:
+        try:
+            return pq.read_schema(file)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise ContractError(table, f"{file} cannot be read as Parquet ({error}); write the file again") from error
+
+    def batches(self, table: str, columns: Sequence[str], chunk_rows: int) -> Iterator[pa.RecordBatch]:
+        """See :meth:`Source.batches`."""
+        for file in self._files(table):
+            try:
+                with pq.ParquetFile(file, memory_map=True) as parquet:
+                    yield from parquet.iter_batches(batch_size=chunk_rows, columns=list(columns), use_threads=False)
+            except (pa.ArrowInvalid, OSError) as error:
+                raise ContractError(table, f"{file} cannot be read as Parquet ({error}); write it again") from error
+
+    def fingerprint(self) -> str | None:
+        """Names, sizes and modification times of the files."""
+        facts = []
+        for table in TABLES:
+            for file in self._files(table.name):
+                stat = file.stat()
+                facts.append([str(file.relative_to(self.folder)), stat.st_size, stat.st_mtime_ns])
+        return json.dumps(facts)
+
+
+class SqlSource(Source):
+    """The same tables behind a SQLAlchemy URL.
+
+    Vectors are array columns where the database has them, else JSON text. Times are zone-aware columns, or ISO-8601
+    text with a zone where the database has no such type (SQLite).
+    """
+
+    def __init__(self, url: str) -> None:
+        import sqlalchemy as sa
+
+        self.url = url
+        try:
+            self.engine: Engine = sa.create_engine(url)
+            self.metadata = sa.MetaData()
+            names = set(sa.inspect(self.engine).get_table_names())
+        except (sa.exc.SQLAlchemyError, ImportError, ValueError) as error:
+            raise ContractError("source", f"{_hidden(url)} cannot be opened ({error})") from error
+        for table in TABLES:
+            if table.name not in names:
+                raise MissingTableError(
+                    table.name,
+                    f"the database {_hidden(url)} has no such table; it has {', '.join(sorted(names)) or 'none'}",
+                )
+        self.metadata.reflect(self.engine, only=[table.name for table in TABLES])
+
+    def columns(self, table: str) -> dict[str, pa.DataType | None]:
+        """See :meth:`Source.columns`; a database's types are read from the values, so none is stated."""
+        return {column.name: None for column in self.metadata.tables[table].columns}
+
+    def batches(self, table: str, columns: Sequence[str], chunk_rows: int) -> Iterator[pa.RecordBatch]:
+        """See :meth:`Source.batches`; a server-side cursor where the driver has one."""
+        import sqlalchemy as sa
+
+        chosen = [self.metadata.tables[table].columns[name] for name in columns]
+        with self.engine.connect() as connection:
+            stream = connection.execution_options(stream_results=True, yield_per=chunk_rows).execute(sa.select(*chosen))
+            for part in stream.partitions(chunk_rows):
+                transposed = list(zip(*part, strict=True))
+                arrays = [
+                    _sql_array(table, name, list(values)) for name, values in zip(columns, transposed, strict=True)
+                ]
+                yield pa.RecordBatch.from_arrays(arrays, names=list(columns))
+
+    def fingerprint(self) -> str | None:
+        """A database does not say whether it changed."""
+        return None
+
+
+def open_source(url: str) -> Source:
+    """Open a source.
+
+    Parameters
+    ----------
+    url : str
+        A folder, or a SQLAlchemy URL such as ``postgresql+psycopg://host/db``.
+
+    Raises
+    ------
+    MissingTableError
+        When a table of the contract is not there.
+    ContractError
+        When the URL is empty or names nothing that can be opened.
+    """
+    if not url:
+        raise ContractError(
+            "source", "no source is set: write source.url in sidkit.toml (a folder or a SQLAlchemy URL)"
+        )
+    if "://" in url:
+        return SqlSource(url)
+    folder = Path(url).expanduser().resolve()
+    if not folder.is_dir():
+        raise ContractError("source", f"{folder} is no folder; give a folder of Parquet files or a SQLAlchemy URL")
+    return ParquetSource(folder)
+
+
+def _sql_array(table: str, name: str, values: list[Any]) -> pa.Array:
+    try:
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise TableSchemaError(
+            table, f"column {name!r} mixes types that Arrow cannot hold together ({error})"
+        ) from error
+
+
+def _hidden(url: str) -> str:
+    import sqlalchemy as sa
+
+    try:
+        return sa.engine.make_url(url).render_as_string(hide_password=True)
+    except sa.exc.ArgumentError:
+        return url

@@ -1,0 +1,347 @@
+"""From a source to valid tables and rejects: what one row shows is checked per chunk, what only the whole shows in SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sidkit.config import Settings
+from sidkit.contract.reader import Source
+from sidkit.contract.rows import REASON, check_columns, normalise
+from sidkit.contract.schemas import INTERACTIONS, ITEMS, Table, with_modalities
+from sidkit.engine import literal, quoted
+from sidkit.errors import ContractError, RejectedRowsError, TableSchemaError
+from sidkit.files import written_beside
+
+LOG_COLUMNS: dict[str, pa.DataType] = {
+    "user_id": pa.string(),
+    "item_id": pa.string(),
+    "timestamp": pa.timestamp("us", tz="UTC"),
+    "label": pa.int8(),
+    "request_id": pa.string(),
+    "position": pa.int32(),
+    "converted": pa.int8(),
+    "query": pa.string(),
+    "rating": pa.float32(),
+}
+"""The columns of the validated log; what the source lacks is null."""
+
+
+@dataclass(frozen=True)
+class TableReport:
+    """What one table held."""
+
+    table: str
+    rows: int
+    rejected: int
+    reasons: dict[str, int]
+    facts: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def valid(self) -> int:
+        """Rows that keep the contract."""
+        return self.rows - self.rejected
+
+
+@dataclass(frozen=True)
+class ValidatedTables:
+    """Paths of the valid tables (Parquet) and one report per table."""
+
+    interactions: Path
+    items: Path
+    embeddings: Path
+    reports: tuple[TableReport, ...]
+
+
+def validate(
+    source: Source, settings: Settings, opened: duckdb.DuckDBPyConnection, work: Path, rejects: Path | None
+) -> ValidatedTables:
+    """Read, check and split a source.
+
+    Parameters
+    ----------
+    source : Source
+        Where the tables lie.
+    settings : Settings
+        ``[source]`` says how strict to be.
+    opened : duckdb.DuckDBPyConnection
+        A connection of :func:`sidkit.engine.connection`.
+    work : Path
+        A folder for the staged and the valid tables.
+    rejects : Path or None
+        A folder for ``<table>.parquet`` with the rejected rows and their ``reason``; None counts them only.
+
+    Raises
+    ------
+    ContractError
+        When a table must be refused as a whole, or more rows are rejected than ``max_reject_share`` allows. The
+        rejects are written before.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    embeddings = with_modalities(settings.source.modalities)
+    staged = {
+        table.name: _stage(source, table, settings, work / f"staged-{table.name}.parquet")
+        for table in (ITEMS, embeddings, INTERACTIONS)
+    }
+    reports = []
+    try:
+        for table, classify in (
+            (ITEMS, _classify_items),
+            (embeddings, _classify_embeddings),
+            (INTERACTIONS, _classify_interactions),
+        ):
+            columns = pq.read_schema(staged[table.name]).names
+            opened.execute(
+                f"CREATE OR REPLACE TEMP VIEW staged AS SELECT * FROM "
+                f"read_parquet({literal(staged[table.name])}, file_row_number = true)"
+            )
+            query = classify(columns, settings, work)
+            reports.append(_split(opened, table, query, work / f"{table.name}.parquet", rejects))
+        _check_shares(reports, settings)
+        _check_feedback(opened, work, settings)
+    finally:
+        for file in staged.values():
+            file.unlink(missing_ok=True)
+    return ValidatedTables(
+        interactions=work / "interactions.parquet",
+        items=work / "items.parquet",
+        embeddings=work / "item_embeddings.parquet",
+        reports=tuple(reports),
+    )
+
+
+def _stage(source: Source, table: Table, settings: Settings, path: Path) -> Path:
+    found = source.columns(table.name)
+    check_columns(list(found), table)
+    wanted = [name for name in found if table is ITEMS or table.column(name) is not None]
+    chunks = _normalised_chunks(source, table, wanted, settings.engine.chunk_rows)
+    first = next(chunks, None)
+    if first is None:
+        raise ContractError(table.name, "the table holds no row; nothing can be learned from it")
+    with written_beside(path) as temporary, pq.ParquetWriter(temporary, first.schema, compression="zstd") as writer:
+        writer.write_table(first)
+        for chunk in chunks:
+            writer.write_table(_same_schema(chunk, first.schema, table.name))
+    return path
+
+
+def _normalised_chunks(source: Source, table: Table, columns: list[str], chunk_rows: int) -> Iterator[pa.Table]:
+    for batch in source.batches(table.name, columns, chunk_rows):
+        if batch.num_rows:
+            yield normalise(batch, table)
+
+
+def _same_schema(chunk: pa.Table, schema: pa.Schema, table: str) -> pa.Table:
+    if chunk.schema.equals(schema):
+        return chunk
+    try:
+        return chunk.cast(schema)
+    except (pa.ArrowInvalid, ValueError) as error:
+        raise TableSchemaError(table, f"a later part of the table has other column types ({error})") from error
+
+
+def _classify_items(columns: list[str], settings: Settings, work: Path) -> str:
+    fallback = settings.source.missing_created_at == "first_interaction"
+    interactions = literal(work / "staged-interactions.parquet")
+    optional = {name: name if name in columns else "NULL::TIMESTAMPTZ" for name in ("updated_at", "removed_at")}
+    key = ["item_id", "coalesce(updated_at, created_at)"] if "updated_at" in columns else ["item_id"]
+    first_seen = (
+        f"(SELECT item_id, min(timestamp) AS first_seen FROM read_parquet({interactions}) GROUP BY item_id)"
+        if fallback
+        else "(SELECT NULL::VARCHAR AS item_id, NULL::TIMESTAMPTZ AS first_seen)"
+    )
+    kept = ", ".join(quoted(name) for name in columns if name not in {REASON, "created_at", "item_id"})
+    return f"""
+        WITH dated AS (
+            SELECT staged.item_id, coalesce(created_at, first_seen) AS created_at, {kept + "," if kept else ""}
+                   reason, file_row_number
+            FROM staged LEFT JOIN {first_seen} AS seen ON seen.item_id = staged.item_id
+        ), numbered AS (
+            SELECT *, row_number() OVER (PARTITION BY {", ".join(key)} ORDER BY file_row_number) AS nth FROM dated
+        )
+        SELECT * EXCLUDE (reason, nth, file_row_number), CASE
+            WHEN reason IS NOT NULL THEN reason
+            WHEN created_at IS NULL THEN 'created_at is missing'
+            WHEN {optional["updated_at"]} < created_at THEN 'updated_at is before created_at'
+            WHEN {optional["removed_at"]} < created_at THEN 'removed_at is before created_at'
+            WHEN nth > 1 THEN 'a second row of this item{" and updated_at" if len(key) > 1 else ""}'
+        END AS reason, file_row_number
+        FROM numbered
+    """
+
+
+def _classify_embeddings(columns: list[str], settings: Settings, work: Path) -> str:
+    key = "item_id, updated_at" if "updated_at" in columns else "item_id"
+    modalities = settings.source.modalities
+    widths = ", ".join(f"mode(len({quoted(name)})) FILTER (reason IS NULL) AS {quoted(name)}" for name in modalities)
+    wrong = "\n".join(
+        f"""WHEN len(numbered.{quoted(name)}) <> widths.{quoted(name)}
+            THEN format('{name} has {{}} elements where the column has {{}}', len(numbered.{quoted(name)}),
+                        widths.{quoted(name)})"""
+        for name in modalities
+    )
+    return f"""
+        WITH numbered AS (
+            SELECT *, row_number() OVER (PARTITION BY {key} ORDER BY file_row_number) AS nth FROM staged
+        ), widths AS (SELECT {widths} FROM staged)
+        SELECT numbered.* EXCLUDE (reason, nth, file_row_number), CASE
+            WHEN reason IS NOT NULL THEN reason
+            WHEN nth > 1 THEN 'a second row of this {"item and updated_at" if "," in key else "item"}'
+            {wrong}
+            WHEN item_id NOT IN (SELECT item_id FROM read_parquet({literal(work / "items.parquet")}))
+                THEN 'the item is not in the catalogue'
+        END AS reason, file_row_number
+        FROM numbered, widths
+    """
+
+
+def _classify_interactions(columns: list[str], settings: Settings, work: Path) -> str:
+    present = [name for name in LOG_COLUMNS if name in columns]
+    listed = ", ".join(present)
+    known = (
+        f"WHEN item_id NOT IN (SELECT item_id FROM read_parquet({literal(work / 'items.parquet')})) "
+        "THEN 'the item is not in the catalogue'"
+        if settings.source.unknown_items == "reject"
+        else ""
+    )
+    typed = ", ".join(
+        f"{name if name in columns else 'NULL'}::{_SQL_TYPES[name]} AS {name}"
+        for name in LOG_COLUMNS
+        if name not in {"label", "converted"}
+    )
+    flags = ", ".join(
+        # A reject keeps the value that came; the valid rows become TINYINT when they are written.
+        f"{name if name in columns else 'NULL'}::DOUBLE AS {name}"
+        for name in ("label", "converted")
+    )
+    return f"""
+        WITH numbered AS (
+            SELECT *, row_number() OVER (PARTITION BY {listed} ORDER BY file_row_number) AS nth FROM staged
+        )
+        SELECT {typed}, {flags}, CASE
+            WHEN reason IS NOT NULL THEN reason
+            {known}
+            WHEN nth > 1 THEN 'an exact copy of another row'
+        END AS reason, file_row_number
+        FROM numbered
+    """
+
+
+_SQL_TYPES = {
+    "user_id": "VARCHAR",
+    "item_id": "VARCHAR",
+    "timestamp": "TIMESTAMPTZ",
+    "label": "TINYINT",
+    "request_id": "VARCHAR",
+    "position": "INTEGER",
+    "converted": "TINYINT",
+    "query": "VARCHAR",
+    "rating": "FLOAT",
+}
+
+
+def _split(
+    opened: duckdb.DuckDBPyConnection, table: Table, query: str, valid: Path, rejects: Path | None
+) -> TableReport:
+    opened.execute(f"CREATE OR REPLACE TEMP TABLE classified AS {query}")
+    reasons = dict(
+        opened.execute(
+            "SELECT reason, count(*) FROM classified WHERE reason IS NOT NULL GROUP BY reason ORDER BY 2 DESC, 1"
+        ).fetchall()
+    )
+    counted = opened.execute("SELECT count(*) FROM classified").fetchone()
+    rows = int(counted[0]) if counted else 0
+    if rejects is not None:
+        with written_beside(rejects / f"{table.name}.parquet") as temporary:
+            opened.execute(
+                f"COPY (SELECT * EXCLUDE file_row_number FROM classified WHERE reason IS NOT NULL "
+                f"ORDER BY file_row_number) TO {literal(temporary)} (FORMAT parquet)"
+            )
+    if table is INTERACTIONS:
+        chosen = ", ".join(f"{name}::{kind} AS {name}" for name, kind in _SQL_TYPES.items())
+        order = "timestamp, user_id, item_id, label, request_id NULLS FIRST, position NULLS FIRST, file_row_number"
+    else:
+        chosen = "* EXCLUDE (reason, file_row_number)"
+        order = "item_id, file_row_number"
+    with written_beside(valid) as temporary:
+        opened.execute(
+            f"COPY (SELECT {chosen} FROM classified WHERE reason IS NULL ORDER BY {order}) "
+            f"TO {literal(temporary)} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 122880)"
+        )
+    facts = _facts(opened, table, valid)
+    opened.execute("DROP TABLE classified")
+    return TableReport(table.name, rows, sum(reasons.values()), reasons, facts)
+
+
+def _facts(opened: duckdb.DuckDBPyConnection, table: Table, valid: Path) -> dict[str, str]:
+    if table is INTERACTIONS:
+        query = """
+            SELECT count(DISTINCT user_id) AS users, count(DISTINCT item_id) AS items, avg(label) AS positive_share,
+                   min(timestamp)::VARCHAR AS first, max(timestamp)::VARCHAR AS last,
+                   nullif(count(DISTINCT request_id), 0) AS requests, sum(converted)::BIGINT AS conversions"""
+    elif table is ITEMS:
+        query = """
+            SELECT count(DISTINCT item_id) AS items, min(created_at)::VARCHAR AS first_created,
+                   max(created_at)::VARCHAR AS last_created"""
+    else:
+        vectors = [quoted(column.name) for column in table.columns if column.kind == "vector"]
+        parts = [f'max(len({name})) AS {name}, count({name}) / count(*) AS {name[:-1]} share"' for name in vectors]
+        query = f"SELECT {', '.join(parts)}"
+    result = opened.execute(f"{query} FROM read_parquet({literal(valid)})")
+    names = [column[0].replace("_", " ") for column in result.description or []]
+    values = result.fetchone() or ()
+    return {name: _shown(name, value) for name, value in zip(names, values, strict=True) if value is not None}
+
+
+def _shown(name: str, value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.1%}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _check_shares(reports: list[TableReport], settings: Settings) -> None:
+    limit = settings.source.max_reject_share
+    for report in reports:
+        if report.valid == 0 or report.rejected > limit * report.rows:
+            raise RejectedRowsError(report.table, report.rejected, report.rows, limit, report.reasons)
+
+
+def _check_feedback(opened: duckdb.DuckDBPyConnection, work: Path, settings: Settings) -> None:
+    interactions = f"read_parquet({literal(work / 'interactions.parquet')})"
+    embeddings = f"read_parquet({literal(work / 'item_embeddings.parquet')})"
+    for name in settings.source.modalities:
+        if not _one(opened, f"SELECT count({quoted(name)}) FROM {embeddings}"):
+            raise TableSchemaError(
+                "item_embeddings",
+                f"modality {name!r} holds no vector at all; fill it, or take it out of source.modalities in sidkit.toml",
+            )
+    positives = _one(opened, f"SELECT count(*) FILTER (label = 1) FROM {interactions}")
+    negatives = _one(opened, f"SELECT count(*) FILTER (label = 0) FROM {interactions}")
+    if not positives:
+        raise ContractError(
+            "interactions", "no row has label 1; a ranker needs positives (1 = click or other positive)"
+        )
+    if settings.source.feedback == "positives_only" and negatives:
+        raise ContractError(
+            "interactions",
+            f'{negatives:,} rows have label 0 but source.feedback is "positives_only"; set it to "impressions" in a '
+            "fresh repo (counts would change their meaning in this one)",
+        )
+    if settings.source.feedback == "impressions" and not negatives:
+        raise ContractError(
+            "interactions",
+            'no row has label 0 but source.feedback is "impressions"; set it to "positives_only" in a fresh repo, and '
+            "negatives are sampled",
+        )
+    if settings.source.conversions and not _one(opened, f"SELECT count(converted) FROM {interactions}"):
+        raise ContractError("interactions", "source.conversions is true but no row has a value in 'converted'")
+
+
+def _one(opened: duckdb.DuckDBPyConnection, query: str) -> int:
+    row = opened.execute(query).fetchone()
+    return int(row[0]) if row else 0

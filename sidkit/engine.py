@@ -1,0 +1,48 @@
+"""DuckDB connections with the repo's limits, and SQL files run on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+
+from sidkit.config import EngineSettings
+
+
+@contextmanager
+def connection(engine: EngineSettings, spill: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A DuckDB connection in memory that spills under ``spill`` and knows no time zone but UTC."""
+    spill.mkdir(parents=True, exist_ok=True)
+    opened = duckdb.connect(
+        config={
+            "threads": engine.threads,
+            "memory_limit": engine.memory_limit,
+            "temp_directory": str(spill),
+            # Otherwise DuckDB plans an as-of join over a small or unestimated input as a nested loop.
+            "asof_loop_join_threshold": 0,
+            "preserve_insertion_order": False,
+        }
+    )
+    try:
+        opened.execute("SET TimeZone = 'UTC'")
+        yield opened
+    finally:
+        opened.close()
+
+
+def set_variables(opened: duckdb.DuckDBPyConnection, values: Mapping[str, int | float | bool | str]) -> None:
+    """Set the variables that an SQL file reads with ``getvariable('name')``."""
+    for name, value in values.items():
+        opened.execute(f"SET VARIABLE {name} = $value", {"value": value})
+
+
+def quoted(name: str) -> str:
+    """An SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str | Path) -> str:
+    """An SQL string literal."""
+    return "'" + str(text).replace("'", "''") + "'"

@@ -1,0 +1,114 @@
+"""Writing so that a reader sees the old file or the new one, and a killed writer leaves nothing behind that counts."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sidkit.errors import StorageError
+
+_LEFTOVER = ".writing-"
+_FULL = ("No space left", "File too large", "Disk quota")
+
+
+@contextmanager
+def written_beside(path: Path) -> Iterator[Path]:
+    """Yield a temporary path in the same folder; on success it replaces ``path`` in one rename.
+
+    Raises
+    ------
+    StorageError
+        When the disk is full or refuses the write; ``path`` is then what it was.
+    """
+    temporary = path.with_name(f"{_LEFTOVER}{os.getpid()}-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, path)
+        _sync(path.parent)
+    except Exception as error:
+        remove(temporary)
+        if disk_refused(error):
+            raise StorageError(path, error) from error
+        raise
+    except BaseException:
+        remove(temporary)
+        raise
+
+
+@contextmanager
+def folder_written_beside(path: Path) -> Iterator[Path]:
+    """Like :func:`written_beside` for a whole folder that must not exist yet."""
+    temporary = path.with_name(f"{_LEFTOVER}{os.getpid()}-{path.name}")
+    try:
+        remove(temporary)
+        temporary.mkdir(parents=True)
+        yield temporary
+        for file in sorted(temporary.rglob("*")):
+            _sync(file)
+        _sync(temporary)
+        os.rename(temporary, path)
+        _sync(path.parent)
+    except Exception as error:
+        remove(temporary)
+        if disk_refused(error):
+            raise StorageError(path, error) from error
+        raise
+    except BaseException:
+        remove(temporary)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file in one rename."""
+    with written_beside(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def remove_leftovers(root: Path) -> None:
+    """Remove what killed writers left under ``root``; call it only while holding the repo's lock."""
+    if root.is_dir():
+        for leftover in sorted(root.rglob(f"{_LEFTOVER}*")):
+            remove(leftover)
+
+
+def disk_refused(error: BaseException) -> bool:
+    """Whether an error means that the disk has no room (ours, Arrow's, SQLite's or DuckDB's wording)."""
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}:
+        return True
+    return any(phrase in str(error) for phrase in (*_FULL, "database or disk is full"))
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,198 @@
+"""One repo: where everything lies, its settings, its lock."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from sidkit.config import Settings
+from sidkit.errors import RepoError, RepoLockedError
+from sidkit.files import remove_leftovers, written_beside
+
+SETTINGS_FILE = "sidkit.toml"
+FEAST_FILE = "feature_store.yaml"
+_TEMPLATE_FILES = (
+    FEAST_FILE,
+    SETTINGS_FILE,
+    ".feastignore",
+    "entities.py",
+    "sources.py",
+    "item_views.py",
+    "user_views.py",
+    "semantic_id_views.py",
+    "services.py",
+)
+
+
+@dataclass(frozen=True)
+class Repo:
+    """A Feast repo with a ``sidkit.toml``.
+
+    Parameters
+    ----------
+    path : Path
+        The repo's folder, absolute. Use :meth:`open`, which checks it.
+    """
+
+    path: Path
+
+    @classmethod
+    def open(cls, path: Path | str) -> Repo:
+        """Open an existing repo.
+
+        Raises
+        ------
+        RepoError
+            When the folder is no sidkit repo.
+        """
+        folder = Path(path).expanduser().resolve()
+        for name in (FEAST_FILE, SETTINGS_FILE):
+            if not (folder / name).is_file():
+                raise RepoError(
+                    f"{folder} is no sidkit repo: {name} is missing. Give its path with --repo, or write a fresh one "
+                    f"with `sidkit init {path}`."
+                )
+        return cls(folder)
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings in ``sidkit.toml``."""
+        return Settings.load(self.path / SETTINGS_FILE)
+
+    @property
+    def data(self) -> Path:
+        """Everything that can be computed again from the source."""
+        return self.path / "data"
+
+    @property
+    def log(self) -> Path:
+        """The validated log (``data/log``)."""
+        return self.data / "log"
+
+    @property
+    def rejects(self) -> Path:
+        """Rows that break the contract, with their reasons (``data/rejects``)."""
+        return self.data / "rejects"
+
+    @property
+    def tables(self) -> Path:
+        """The feature tables (``data/tables``)."""
+        return self.data / "tables"
+
+    @property
+    def labelled_rows(self) -> Path:
+        """The labelled rows, sampled negatives included (``data/rows.parquet``)."""
+        return self.data / "rows.parquet"
+
+    @property
+    def codebooks(self) -> Path:
+        """The codebook artefacts (``artifacts/codebooks``)."""
+        return self.path / "artifacts" / "codebooks"
+
+    @property
+    def rankers(self) -> Path:
+        """The ranker artefacts (``artifacts/rankers``)."""
+        return self.path / "artifacts" / "rankers"
+
+    @property
+    def runs(self) -> Path:
+        """What ``sidkit run`` keeps per preset (``artifacts/runs``)."""
+        return self.path / "artifacts" / "runs"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the repo's write lock; a killed holder frees it.
+
+        Raises
+        ------
+        RepoLockedError
+            When another command holds it. Nothing waits: a second writer is told at once.
+        """
+        path = self.path / ".sidkit.lock"
+        with path.open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                file.seek(0)
+                raise RepoLockedError(self.path, file.read().strip() or "holder unknown") from error
+            file.truncate(0)
+            file.write(f"pid {os.getpid()}: {' '.join(Path(sys.argv[0]).name.split()[:1] + sys.argv[1:3])}")
+            file.flush()
+            remove_leftovers(self.data)
+            remove_leftovers(self.path / "artifacts")
+            yield
+
+
+def template_folder() -> Path:
+    """The folder that ``sidkit init`` copies: packaged data, or ``feature_repo/`` of a source checkout."""
+    packaged = Path(__file__).parent / "_template"
+    return packaged if packaged.is_dir() else Path(__file__).parent.parent / "feature_repo"
+
+
+def init_repo(
+    path: Path | str,
+    *,
+    source_url: str = "",
+    modalities: tuple[str, ...] = ("text",),
+    feedback: str = "impressions",
+    conversions: bool = False,
+) -> Repo:
+    """Write a fresh repo.
+
+    Parameters
+    ----------
+    path : Path or str
+        A folder that is new or empty.
+    source_url, modalities, feedback, conversions
+        Go to ``[source]`` of ``sidkit.toml``; :class:`sidkit.config.SourceSettings` says what they mean.
+
+    Raises
+    ------
+    RepoError
+        When the folder already holds something.
+    """
+    folder = Path(path).expanduser().resolve()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RepoError(f"{folder} is not empty; `sidkit init` writes into a new or empty folder only")
+    template = template_folder()
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    # sidkit.toml goes last: until it is there, the folder is no repo, and a killed init can be seen.
+    for name in sorted(_TEMPLATE_FILES, key=lambda name: name == SETTINGS_FILE):
+        text = (template / name).read_text(encoding="utf-8")
+        if name == FEAST_FILE:
+            # Feast resolves a relative registry path against the working directory, so a repo gets its own.
+            text = text.replace("sqlite:///data/", f"sqlite:///{folder}/data/")
+        if name == SETTINGS_FILE:
+            text = _set(text, "url", f'"{_toml_string(source_url)}"')
+            text = _set(text, "modalities", "[" + ", ".join(f'"{name}"' for name in modalities) + "]")
+            text = _set(text, "feedback", f'"{feedback}"')
+            text = _set(text, "conversions", "true" if conversions else "false")
+        with written_beside(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    return Repo.open(folder)
+
+
+def remove_half_written_repo(path: Path) -> None:
+    """Clear the folder of an ``init`` that was killed: template files without ``sidkit.toml`` and nothing else."""
+    if not path.is_dir() or (path / SETTINGS_FILE).exists():
+        return
+    remove_leftovers(path)
+    names = {entry.name for entry in path.iterdir()}
+    if names <= {*_TEMPLATE_FILES, "data"} and not any((path / "data").glob("*")):
+        shutil.rmtree(path)
+
+
+def _set(text: str, key: str, value: str) -> str:
+    return re.sub(rf"(?m)^{key} = .*?(?=\s*(#.*)?$)", lambda _: f"{key} = {value}", text, count=1)
+
+
+def _toml_string(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"')

@@ -1,0 +1,144 @@
+"""The kit's own way to open, apply and materialize a Feast repo, in process and from any working directory."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sidkit.clock import from_us
+from sidkit.errors import CatalogError, ConfigError, RepoError
+from sidkit.repo import Repo
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+
+_BEGINNING = datetime(1970, 1, 2, tzinfo=UTC)
+
+
+def open_store(repo: Repo) -> FeatureStore:
+    """The repo's feature store."""
+    quiet_feast()
+    from feast import FeatureStore
+
+    from sidkit.stores.registry_path import resolve_registry_against_repo
+
+    resolve_registry_against_repo()
+    return FeatureStore(repo_path=str(repo.path))
+
+
+def apply_repo(repo: Repo) -> str:
+    """Do what ``feast apply`` does and return what it printed.
+
+    The definitions are imported as Feast imports them, by their bare names, and forgotten afterwards, so that several
+    repos can be applied in one process.
+
+    Raises
+    ------
+    CatalogError
+        When the definitions cannot learn which codebooks there are; nothing was applied then.
+    RepoError
+        When Feast refuses the definitions.
+    """
+    quiet_feast()
+    from feast.repo_config import load_repo_config
+    from feast.repo_operations import apply_total
+
+    from sidkit.stores.registry_path import resolve_registry_against_repo
+
+    resolve_registry_against_repo()
+    printed = io.StringIO()
+    with _imported_as_feast_does(repo.path), contextlib.redirect_stdout(printed):
+        try:
+            config = load_repo_config(repo.path, repo.path / "feature_store.yaml")
+            apply_total(config, repo.path, skip_source_validation=True)
+        except (CatalogError, ConfigError):
+            raise
+        except SystemExit as error:
+            raise RepoError(f"feast refused the definitions of {repo.path}: {printed.getvalue().strip()}") from error
+        except Exception as error:
+            raise RepoError(f"feast could not apply {repo.path} ({type(error).__name__}: {error})") from error
+    return printed.getvalue()
+
+
+def materialize(repo: Repo, as_of_us: int, views: list[str] | None = None) -> dict[str, int]:
+    """Write the newest row of every key, as of a moment, to the online store.
+
+    Feast's incremental materialization starts at the last end, so it misses rows that a late event rebuilt before it,
+    and its first run starts 52 weeks ago, so it misses older logs. This one always looks at the whole table.
+
+    Parameters
+    ----------
+    repo : Repo
+        Applied before.
+    as_of_us : int
+        The end, microseconds UTC, inclusive.
+    views : list of str, optional
+        Feature views; by default all whose table exists.
+
+    Returns
+    -------
+    dict
+        Rows (keys) per view.
+    """
+    store = open_store(repo)
+    names = views if views is not None else [view.name for view in store.list_feature_views()]
+    names = [name for name in names if (repo.tables / f"{name}.parquet").exists()]
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        store.materialize(start_date=_BEGINNING, end_date=from_us(as_of_us), feature_views=names)
+    return {name: _keys(repo, name, as_of_us) for name in names}
+
+
+def _keys(repo: Repo, view: str, as_of_us: int) -> int:
+    import duckdb
+
+    key = "user_id" if view.startswith("user_") else "item_id"
+    with duckdb.connect() as opened:
+        row = opened.execute(
+            f"SELECT count(DISTINCT {key}) FROM read_parquet($path) WHERE epoch_us(event_timestamp) <= $end",
+            {"path": str(repo.tables / f"{view}.parquet"), "end": as_of_us},
+        ).fetchone()
+    return int(row[0]) if row else 0
+
+
+@contextlib.contextmanager
+def _imported_as_feast_does(folder: Path) -> Iterator[None]:
+    """Change into the repo and make its files importable by their bare names; undo both."""
+    names = {path.stem for path in folder.glob("*.py")}
+    kept = {name: sys.modules.pop(name) for name in names if name in sys.modules}
+    working, path, bytecode = Path.cwd(), list(sys.path), sys.dont_write_bytecode
+    sys.path.insert(0, str(folder))
+    sys.path_importer_cache.pop(str(folder), None)
+    try:
+        yield
+    finally:
+        os.chdir(working)
+        sys.path[:] = path
+        sys.dont_write_bytecode = bytecode
+        for name in names:
+            sys.modules.pop(name, None)
+        sys.modules.update(kept)
+
+
+def quiet_feast() -> None:
+    """Import Feast without its two kinds of noise: seconds of run-time type instrumentation, and pandas chatter."""
+    if "feast" in sys.modules:
+        return
+    import typeguard
+
+    # Feast decorates 240 methods with typeguard, which re-compiles each at import: half of Feast's start-up time.
+    original = typeguard.typechecked
+    typeguard.typechecked = _unchanged  # type: ignore[assignment]
+    try:
+        import feast  # noqa: F401
+    finally:
+        typeguard.typechecked = original
+
+
+def _unchanged(target: object = None, **_: object) -> object:
+    return target if target is not None else _unchanged

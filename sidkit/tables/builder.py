@@ -1,0 +1,335 @@
+"""From the log to the feature tables: incremental by watermark, bounded by ``as_of``, safe to run twice.
+
+``data/tables/manifest.json`` is written last and says up to which moment, from which parts of the log, under which
+settings and for the how-manieth time from scratch (``generation``) the tables were built. A build computes the rows that are due since then; an event that comes late rebuilds its
+own keys from its own time on. Every table is written beside and renamed. A build that was killed half way is repeated
+from the same manifest and ends in the same tables.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from sidkit.clock import iso
+from sidkit.config import content_hash
+from sidkit.engine import connection, literal, quoted, set_variables
+from sidkit.errors import ArtifactMissingError, SettingsChangedError, TimeError
+from sidkit.files import read_json, write_json, written_beside
+from sidkit.repo import Repo
+from sidkit.tables.ingest import Log, read_log
+
+TABLES = ("item_content", "item_stats", "user_history", "user_stats")
+"""The tables that come from the log alone; ``item_sid_<codebook>`` comes from a codebook."""
+
+_MANIFEST = "manifest.json"
+_SQL = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What one build did: rows per table, how many of them are new, and whether there was nothing to do."""
+
+    as_of_us: int
+    rows: dict[str, int]
+    new_rows: dict[str, int]
+    unchanged: bool
+
+
+def build_tables(repo: Repo, as_of_us: int, *, rebuild: bool = False) -> BuildReport:
+    """Build or extend the feature tables.
+
+    Parameters
+    ----------
+    repo : Repo
+        A repo whose log was ingested.
+    as_of_us : int
+        No row lies beyond this moment (microseconds UTC); counts decay up to it though nothing arrives.
+    rebuild : bool
+        Forget the earlier build. Needed to go back in time, or after other settings.
+
+    Raises
+    ------
+    TimeError
+        When ``as_of_us`` lies before the earlier build.
+    SettingsChangedError
+        When the earlier build, or an artefact made from it, had other settings.
+    ArtifactMissingError
+        When there is no log.
+    """
+    log = read_log(repo)
+    refuse_settings_of_artifacts(repo)
+    previous = _previous(repo)
+    before = None if rebuild else previous
+    generation = (previous["generation"] + rebuild) if previous else 0
+    stated = repo.settings.feature_settings()
+    if before is not None:
+        if content_hash(before["settings"]) != content_hash(stated):
+            raise SettingsChangedError(
+                "data/tables", changed_settings(before["settings"], stated),
+                "Put the old values back, or build the tables anew with `sidkit tables build --rebuild`.",
+            )  # fmt: skip
+        if as_of_us < before["as_of_us"]:
+            raise TimeError(
+                f"the tables hold rows up to {iso(before['as_of_us'])} and cannot go back to {iso(as_of_us)}; give a "
+                "later --as-of, or build them anew with `sidkit tables build --rebuild`"
+            )
+        if as_of_us == before["as_of_us"] and before["log"] == _consumed(log):
+            return BuildReport(as_of_us, before["rows"], dict.fromkeys(before["rows"], 0), unchanged=True)
+    return _build(repo, log, as_of_us, before, {"settings": stated, "generation": generation})
+
+
+def read_build(repo: Repo) -> dict[str, Any]:
+    """The manifest of the tables: ``as_of_us``, ``rows``, ``settings``, ``log``.
+
+    Raises
+    ------
+    ArtifactMissingError
+        When nothing was built yet.
+    """
+    manifest = _previous(repo)
+    if manifest is None:
+        raise ArtifactMissingError(f"{repo.tables} holds no tables; run `sidkit tables build --repo {repo.path}` first")
+    return manifest
+
+
+def changed_settings(was: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[object, object]]:
+    """The settings that differ, each with the old and the new value."""
+    return {key: (was.get(key), now.get(key)) for key in {**was, **now} if was.get(key) != now.get(key)}
+
+
+def _previous(repo: Repo) -> dict[str, Any] | None:
+    path = repo.tables / _MANIFEST
+    if not path.exists():
+        return None
+    manifest: dict[str, Any] = read_json(path)
+    for name in TABLES:
+        if not (repo.tables / f"{name}.parquet").is_file():
+            raise ArtifactMissingError(
+                f"{repo.tables / name}.parquet is missing although {path.name} lists it; build the tables anew with "
+                "`sidkit tables build --rebuild`"
+            )
+    return manifest
+
+
+def _consumed(log: Log) -> dict[str, Any]:
+    """What of the log a build has read: its parts, and the state of the two snapshots."""
+    return {
+        "parts": [part["file"] for part in log.manifest["parts"]],
+        "snapshots": [
+            [file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in (log.items, log.embeddings)
+        ],
+    }
+
+
+def refuse_settings_of_artifacts(repo: Repo) -> None:
+    """Refuse to go on under other feature settings than existing artefacts were made with.
+
+    Raises
+    ------
+    SettingsChangedError
+        Naming the first such artefact and what changed.
+    """
+    stated = repo.settings.feature_settings()
+    for folder in (repo.codebooks, repo.rankers):
+        for path in sorted(folder.glob("*/manifest.json")):
+            made_with = read_json(path).get("feature_settings")
+            if made_with is not None and content_hash(made_with) != content_hash(stated):
+                raise SettingsChangedError(
+                    f"{path.parent.name} in {path.parent.parent.name}", changed_settings(made_with, stated),
+                    "Put the old values back, purge the artefact, or start a fresh repo with `sidkit init`.",
+                )  # fmt: skip
+
+
+def _build(repo: Repo, log: Log, as_of_us: int, before: dict[str, Any] | None, noted: dict[str, Any]) -> BuildReport:
+    time = repo.settings.time
+    with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
+        set_variables(
+            opened,
+            {
+                "as_of_us": as_of_us,
+                "delay_us": time.delay_us,
+                "cadence_us": time.cadence_us,
+                "history_length": time.history_length,
+                "positives_only": repo.settings.source.feedback == "positives_only",
+                "conversions": repo.settings.source.conversions,
+            },
+        )
+        _read_events(opened, log, before)
+        _read_content(opened, log, noted["settings"]["source.modalities"])
+        rows, new = {}, {}
+        for name in TABLES:
+            old = repo.tables / f"{name}.parquet" if before else None
+            if name.endswith("_stats"):
+                _prepare_counts(opened, name.removesuffix("_stats"), old, before, time.delay_us, time.cadence_us)
+            elif name == "user_history":
+                _prepare_history(opened, before, time.delay_us)
+            merged = _merge_content(old) if name == "item_content" else _merge_by_restart(name, old, time.delay_us)
+            rows[name], new[name] = _write(opened, name, merged, repo.tables / f"{name}.parquet", before)
+    write_json(
+        repo.tables / _MANIFEST,
+        {"as_of_us": as_of_us, "log": _consumed(log), "rows": rows, **noted},
+    )
+    return BuildReport(as_of_us, rows, new, unchanged=False)
+
+
+def _read_events(opened: duckdb.DuckDBPyConnection, log: Log, before: dict[str, Any] | None) -> None:
+    """Views ``events`` (all that may be used) and ``new_events`` (those of parts that the last build did not know)."""
+    columns = "user_id, item_id, epoch_us(timestamp) AS ts_us, label, converted"
+    bounded = "epoch_us(timestamp) + getvariable('delay_us') <= getvariable('as_of_us')"
+    seen = set(before["log"]["parts"]) if before else set()
+    for view, parts in (
+        ("events", log.parts),
+        ("new_events", tuple(part for part in log.parts if part.name not in seen)),
+    ):
+        listed = ", ".join(literal(part) for part in parts)
+        source = f"read_parquet([{listed}])" if parts else f"read_parquet({literal(log.parts[0])}) WHERE false"
+        where = "AND" if not parts else "WHERE"
+        opened.execute(f"CREATE OR REPLACE TEMP VIEW {view} AS SELECT {columns} FROM {source} {where} {bounded}")
+
+
+def _read_content(opened: duckdb.DuckDBPyConnection, log: Log, modalities: list[str]) -> None:
+    items, embeddings = f"read_parquet({literal(log.items)})", f"read_parquet({literal(log.embeddings)})"
+    has = {
+        table: {row[0] for row in opened.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()}
+        for table, source in (("items", items), ("embeddings", embeddings))
+    }
+    version = "coalesce(updated_at, created_at)" if "updated_at" in has["items"] else "created_at"
+    category = "category" if "category" in has["items"] else "NULL::VARCHAR AS category"
+    price = "price" if "price" in has["items"] else "NULL::FLOAT AS price"
+    opened.execute(f"""
+        CREATE OR REPLACE TEMP VIEW item_versions AS
+        SELECT item_id, epoch_us({version}) AS version_us, {category}, {price}, epoch_us(created_at) AS created_at_us
+        FROM {items} WHERE epoch_us({version}) + getvariable('delay_us') <= getvariable('as_of_us')
+    """)
+    lists = ", ".join(quoted(name) for name in modalities)
+    updated = "greatest(coalesce(updated_at, born), born)" if "updated_at" in has["embeddings"] else "born"
+    opened.execute(f"""
+        CREATE OR REPLACE TEMP VIEW embedding_versions AS
+        SELECT item_id, epoch_us({updated}) AS version_us, {lists}
+        FROM {embeddings} INNER JOIN (SELECT item_id, min(created_at) AS born FROM {items} GROUP BY item_id) USING (item_id)
+        WHERE epoch_us({updated}) + getvariable('delay_us') <= getvariable('as_of_us')
+        QUALIFY row_number() OVER (
+            PARTITION BY item_id, epoch_us({updated}) ORDER BY {"updated_at DESC NULLS LAST" if "updated_at" in has["embeddings"] else "item_id"}
+        ) = 1
+    """)
+
+
+def _prepare_counts(
+    opened: duckdb.DuckDBPyConnection,
+    entity: str,
+    old: Path | None,
+    before: dict[str, Any] | None,
+    delay_us: int,
+    cadence_us: int,
+) -> None:
+    key = f"{entity}_id"
+    default = ((before["as_of_us"] - delay_us) // cadence_us + 1) * cadence_us if before else 0
+    set_variables(opened, {"default_restart_us": default})
+    opened.execute(f"""
+        CREATE OR REPLACE TEMP VIEW entity_events AS
+        SELECT {key} AS entity_id, ts_us, 1 AS exposures, label AS clicks, coalesce(converted, 0) AS conversions FROM events
+    """)
+    opened.execute(f"""
+        CREATE OR REPLACE TEMP TABLE restart AS
+        SELECT {key} AS entity_id,
+               (min(ts_us) + getvariable('cadence_us') - 1) // getvariable('cadence_us') * getvariable('cadence_us')
+                   AS restart_us
+        FROM new_events GROUP BY 1
+        HAVING restart_us < getvariable('default_restart_us')
+    """)
+    conversions = "conversions_all" if entity == "item" else "NULL::BIGINT AS conversions_all"
+    previous = (
+        f"SELECT {key} AS entity_id, epoch_us(event_timestamp) - getvariable('delay_us') AS window_end_us, "
+        f"exposures_all, clicks_all, {conversions} FROM read_parquet({literal(old)})"
+        if old
+        else "SELECT NULL::VARCHAR AS entity_id, NULL::BIGINT AS window_end_us, NULL::BIGINT AS exposures_all, "
+        "NULL::BIGINT AS clicks_all, NULL::BIGINT AS conversions_all WHERE false"
+    )
+    opened.execute(f"CREATE OR REPLACE TEMP VIEW previous AS {previous}")
+    opened.execute((_SQL / "trailing_counts.sql").read_text(encoding="utf-8"))
+
+
+def _prepare_history(opened: duckdb.DuckDBPyConnection, before: dict[str, Any] | None, delay_us: int) -> None:
+    default = before["as_of_us"] - delay_us + 1 if before else 0
+    set_variables(opened, {"default_restart_us": default})
+    opened.execute("""
+        CREATE OR REPLACE TEMP TABLE restart AS
+        SELECT user_id AS entity_id, min(ts_us) AS restart_us FROM new_events WHERE label = 1 GROUP BY 1
+        HAVING restart_us < getvariable('default_restart_us')
+    """)
+
+
+def _merge_by_restart(name: str, old: Path | None, delay_us: int) -> str:
+    """Old rows before each key's restart, and the new ones."""
+    new = (_SQL / f"{name}.sql").read_text(encoding="utf-8")
+    key = _key(name)
+    kept = (
+        f"SELECT old.*, false AS fresh FROM read_parquet({literal(old)}) AS old "
+        f"LEFT JOIN restart ON restart.entity_id = old.{key} "
+        f"WHERE epoch_us(event_timestamp) - {delay_us} < coalesce(restart_us, getvariable('default_restart_us')) "
+        "UNION ALL BY NAME "
+        if old
+        else ""
+    )
+    return f"{kept} SELECT *, true AS fresh FROM ({new})"
+
+
+def _merge_content(old: Path | None) -> str:
+    """Old rows as they are, and the new ones.
+
+    Content that changed in place, under the same version time, was readable only from this build on: it becomes a row
+    at ``as_of``, and the row that serving had until then stays.
+    """
+    new = (_SQL / "item_content.sql").read_text(encoding="utf-8")
+    if old is None:
+        return f"SELECT *, true AS fresh FROM ({new})"
+    payload = "* EXCLUDE (item_id, event_timestamp, created_timestamp, fresh)"
+    return f"""
+        WITH old_rows AS (SELECT *, false AS fresh FROM read_parquet({literal(old)})),
+        computed AS (SELECT *, true AS fresh FROM ({new})),
+        merged AS (
+            SELECT * FROM old_rows
+            UNION ALL BY NAME
+            SELECT * FROM computed ANTI JOIN old_rows USING (item_id, event_timestamp)
+        ),
+        latest_merged AS (
+            SELECT item_id, hash({payload}) AS payload FROM merged
+            QUALIFY row_number() OVER (PARTITION BY item_id ORDER BY event_timestamp DESC) = 1
+        ),
+        latest_computed AS (
+            SELECT *, hash({payload}) AS payload FROM computed
+            QUALIFY row_number() OVER (PARTITION BY item_id ORDER BY event_timestamp DESC) = 1
+        )
+        SELECT * FROM merged
+        UNION ALL BY NAME
+        SELECT latest_computed.* EXCLUDE (payload) REPLACE (
+            make_timestamptz(getvariable('as_of_us')) AS event_timestamp,
+            make_timestamptz(getvariable('as_of_us')) AS created_timestamp
+        )
+        FROM latest_computed INNER JOIN latest_merged USING (item_id)
+        WHERE latest_computed.payload <> latest_merged.payload
+            AND latest_computed.event_timestamp < make_timestamptz(getvariable('as_of_us'))
+    """
+
+
+def _write(
+    opened: duckdb.DuckDBPyConnection, name: str, query: str, path: Path, before: dict[str, Any] | None
+) -> tuple[int, int]:
+    opened.execute(f"CREATE OR REPLACE TEMP TABLE written AS {query}")
+    counts = opened.execute("SELECT count(*), count(*) FILTER (fresh) FROM written").fetchone() or (0, 0)
+    if before is None or counts[1] or counts[0] != before["rows"][name]:
+        with written_beside(path) as temporary:
+            opened.execute(
+                f"COPY (SELECT * EXCLUDE fresh FROM written ORDER BY event_timestamp, {_key(name)}) "
+                f"TO {literal(temporary)} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 122880)"
+            )
+    opened.execute("DROP TABLE written")
+    return int(counts[0]), int(counts[1])
+
+
+def _key(name: str) -> str:
+    return "user_id" if name.startswith("user_") else "item_id"

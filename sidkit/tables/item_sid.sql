@@ -1,0 +1,12 @@
+-- item_sid_<codebook>: the codes of every content row under one frozen codebook.
+--
+-- Reads   content(item_id, event_timestamp, created_timestamp)         rows of item_content that have a vector
+--         assigned(item_id, event_timestamp, codes, residual_norm)     what the codebook says of them
+SELECT
+    content.item_id,
+    content.event_timestamp,
+    content.created_timestamp,
+    assigned.codes,
+    assigned.residual_norm,
+    getvariable('assigned_at_us')::BIGINT AS assigned_at_us
+FROM content INNER JOIN assigned USING (item_id, event_timestamp)

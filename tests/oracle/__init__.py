@@ -1,0 +1,1 @@
+"""An independent brute-force oracle for point-in-time features: it shares no code with the kit it checks."""
