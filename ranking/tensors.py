@@ -77,13 +77,13 @@ class TensorSet:
         self._history_items = torch.from_numpy(data.history_items.astype(np.int64))
         self._history_us = torch.from_numpy(data.history_us)
         self._at_us = torch.from_numpy(np.ascontiguousarray(data.rows.at_us))
-        self._label = torch.from_numpy(data.rows.label.astype(np.float32))
+        self.label = torch.from_numpy(data.rows.label.astype(np.float32))
         self._index = torch.from_numpy(vocabulary.numbers(data.items.ids))
         self._codes = torch.from_numpy(data.items.codes.astype(np.int64))
         self._content = torch.from_numpy(data.items.content)
 
     def __len__(self) -> int:
-        return len(self._label)
+        return len(self.label)
 
     def batch(self, rows: Tensor) -> Batch:
         """Gather some rows (``int64 [rows]``)."""
@@ -99,7 +99,7 @@ class TensorSet:
             history=back[len(rows) :].view(items.shape),
             mask=items != 0,
             gap_bucket=gap_bucket(self._at_us[rows][:, None], self._history_us[list_number]),
-            label=self._label[rows],
+            label=self.label[rows],
         )
 
     def batches(self, size: int, generator: torch.Generator | None = None) -> Iterator[Batch]:

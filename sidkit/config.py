@@ -155,16 +155,21 @@ class Settings(Section):
 
 def load_model(model: type[Model], path: Path) -> Model:
     """Read a TOML file into a frozen model; see :meth:`Settings.load`."""
+    return _validated(model, _toml(path), path)
+
+
+def _toml(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(
-            f"{path} cannot be read ({error.strerror}). `sidkit init DIR` writes a fresh repo."
-        ) from error
-    try:
-        return model.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror})") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
+
+
+def _validated(model: type[Model], values: dict[str, Any], path: Path) -> Model:
+    try:
+        return model.model_validate(values)
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(map(str, problem['loc']))}: {problem['msg']} (found {problem['input']!r})"
@@ -177,3 +182,14 @@ def content_hash(value: Any) -> str:
     """SHA-256 (first 16 hex digits) of a JSON value, independent of key order."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def load_section(model: type[Model], path: Path, section: str) -> Model:
+    """Read one table of a TOML file into a frozen model; a missing table gives the defaults.
+
+    Raises
+    ------
+    ConfigError
+        As :func:`load_model`.
+    """
+    return _validated(model, _toml(path).get(section, {}), path)

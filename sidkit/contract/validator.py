@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,7 +59,12 @@ class ValidatedTables:
 
 
 def validate(
-    source: Source, settings: Settings, opened: duckdb.DuckDBPyConnection, work: Path, rejects: Path | None
+    source: Source,
+    settings: Settings,
+    opened: duckdb.DuckDBPyConnection,
+    work: Path,
+    rejects: Path | None,
+    report: Callable[[Sequence[TableReport]], None] = lambda _: None,
 ) -> ValidatedTables:
     """Read, check and split a source.
 
@@ -75,6 +80,8 @@ def validate(
         A folder for the staged and the valid tables.
     rejects : Path or None
         A folder for ``<table>.parquet`` with the rejected rows and their ``reason``; None counts them only.
+    report : callable
+        Told what was found before anything is refused.
 
     Raises
     ------
@@ -102,6 +109,7 @@ def validate(
             )
             query = classify(columns, settings, work)
             reports.append(_split(opened, table, query, work / f"{table.name}.parquet", rejects))
+        report(reports)
         _check_shares(reports, settings)
         _check_feedback(opened, work, settings)
     finally:

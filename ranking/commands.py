@@ -1,0 +1,185 @@
+"""The commands of rankers: frames, training, scores, the main job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from sidkit.commands import RepoOption
+
+ranker_app = typer.Typer(help="Trained rankers.", no_args_is_help=True)
+
+
+def mount(app: typer.Typer) -> None:
+    """Add the commands to the app."""
+    app.command()(run)
+    app.command()(frame)
+    app.command()(score)
+    app.add_typer(ranker_app, name="ranker")
+
+
+def run(
+    data: Annotated[str, typer.Option(help="A folder, a SQLAlchemy URL, or synthetic[:strong|weak|none].")],
+    repo: Annotated[Path, typer.Option("--repo", "-r", help="The repo's folder; a fresh one is written.")],
+    preset: Annotated[str, typer.Option(help="Which system: a preset's name, or a path to a .toml.")] = "rqkmeans",
+    seeds: Annotated[int, typer.Option(min=1, help="Train each arm with so many seeds.")] = 1,
+    as_of: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--as-of", help="Build features up to this moment; default: the end of the log."),
+    ] = None,
+    impressions: Annotated[int, typer.Option(help="Size of a synthetic world.")] = 200_000,
+    json_: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")
+    ] = False,
+) -> None:
+    """Do everything: read the log, build features, learn codes, train and judge rankers, fill the online store."""
+    import json
+
+    from rich.console import Console
+
+    from ranking.job import Job, JobOptions, prepare_repo
+    from ranking.job_report import job_json, print_report
+    from ranking.presets import load_preset
+    from sidkit.clock import parse_time
+
+    console = Console(stderr=json_)
+    options = JobOptions(data, preset, load_preset(preset), seeds, parse_time(as_of) if as_of else None, impressions)
+    opened = prepare_repo(data, repo)
+
+    def announce(name: str, rows: int, seconds: float, kept: bool) -> None:
+        mark = "[dim]kept[/]" if kept else "[green]done[/]"
+        console.print(f"{mark} {name:<24} {rows:>12,} rows {seconds:>8.1f} s", highlight=False)
+
+    with opened.locked():
+        job = Job(opened, options, announce)
+        facts = job.run()
+    if json_:
+        typer.echo(json.dumps(job_json(job, facts)))
+    else:
+        print_report(console, job, facts)
+
+
+def frame(
+    rows: Annotated[
+        Path, typer.Option(help="Parquet with user_id, item_id, event_timestamp; further columns are kept.")
+    ],
+    out: Annotated[Path, typer.Option(help="Where the frame is written (Parquet).")],
+    repo: RepoOption = Path(),
+    service: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="The feature service; default: that of the serving codebook."),
+    ] = None,
+) -> None:
+    """Write the point-in-time features of any rows: the frame that the ranker trains on."""
+    from ranking.frame import write_frame
+    from sidkit.repo import Repo
+
+    written = write_frame(Repo.open(repo), rows, out, service)
+    typer.echo(f"{out}: {written.rows:,} rows, {written.columns} columns, from feature service {written.service}")
+
+
+def score(
+    user: Annotated[str, typer.Option(help="The user's id.")],
+    items: Annotated[str, typer.Option(help="Candidates, separated by commas.")],
+    repo: RepoOption = Path(),
+    at: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="The request's moment, ISO-8601 with a zone; default now."),
+    ] = None,
+    ranker: Annotated[Optional[str], typer.Option(help="Default: the serving ranker.")] = None,  # noqa: UP045
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Score candidates for a user from the online store."""
+    import json
+
+    from ranking.serving.scorer import Scorer
+    from sidkit.clock import iso, parse_time
+    from sidkit.repo import Repo
+
+    moment = parse_time(at)
+    scorer = Scorer(Repo.open(repo), ranker)
+    candidates = [item for item in items.split(",") if item]
+    scores = scorer.score(user, candidates, moment)
+    if json_:
+        found = {"ranker": scorer.record.name, "user": user, "at": iso(moment)}
+        typer.echo(json.dumps({**found, "scores": dict(zip(candidates, scores.tolist(), strict=True))}))
+        return
+    for item, value in sorted(zip(candidates, scores.tolist(), strict=True), key=lambda pair: -pair[1]):
+        typer.echo(f"{item}\t{value:.6f}")
+
+
+@ranker_app.command("list")
+def list_(repo: RepoOption = Path()) -> None:
+    """List all rankers and their states."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from semantic_ids.catalog import Catalog
+    from sidkit.clock import iso
+    from sidkit.repo import Repo
+
+    table = Table()
+    for column in ("name", "state", "arm", "codebook", "service", "fit end", "hash"):
+        table.add_column(column, overflow="fold")
+    for record in Catalog.open(Repo.open(repo)).rankers():
+        table.add_row(
+            record.name,
+            record.state,
+            record.arm,
+            record.codebook,
+            record.service,
+            iso(record.fit_end_us),
+            record.content_hash,
+        )
+    Console().print(table)
+
+
+@ranker_app.command("promote")
+def promote(name: Annotated[str, typer.Argument(help="The ranker's name.")], repo: RepoOption = Path()) -> None:
+    """Make a ranker the one that `sidkit score` uses by default."""
+    from ranking.serving.scorer import Scorer
+    from semantic_ids.catalog import Catalog
+    from sidkit.repo import Repo
+
+    opened = Repo.open(repo)
+    with opened.locked():
+        Scorer(opened, name)  # refuses what could not serve
+        Catalog.open(opened).set_ranker_state(name, "serving")
+    typer.echo(f"{name} is serving")
+
+
+@ranker_app.command("evaluate")
+def evaluate(
+    name: Annotated[str, typer.Argument(help="The ranker's name.")],
+    repo: RepoOption = Path(),
+    rows: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Labelled rows (Parquet); default: the repo's own."),
+    ] = None,
+    since: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Only rows from this moment on, ISO-8601 with a zone; default: the ranker's fit_end."),
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Judge a ranker on labelled rows that it has not seen; refused when they begin before it was fitted."""
+    import json
+
+    from ranking.evaluate import evaluate_ranker
+    from sidkit.clock import parse_time
+    from sidkit.repo import Repo
+
+    opened = Repo.open(repo)
+    found = evaluate_ranker(opened, name, rows or opened.labelled_rows, parse_time(since) if since else None)
+    if json_:
+        typer.echo(json.dumps(found))
+        return
+    for slice_name, figures in found["slices"].items():
+        told = found["rows"][slice_name]
+        auc = "-" if figures["auc"] is None else f"{figures['auc']:.4f}"
+        typer.echo(
+            f"{slice_name:<16} {told['rows']:>9,} rows  AUC {auc}  log-loss {figures['logloss']:.4f}  "
+            f"calibration {figures['calibration'] if figures['calibration'] is None else round(figures['calibration'], 3)}"
+        )

@@ -1,0 +1,200 @@
+"""The commands of codebooks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from sidkit.commands import RepoOption
+
+if TYPE_CHECKING:
+    from semantic_ids.catalog import CodebookRecord
+
+Name = Annotated[str, typer.Argument(help="The codebook's name.")]
+
+codebooks_app = typer.Typer(
+    help="Codebooks: fit, publish, promote, retire, purge, refresh, look up.", no_args_is_help=True
+)
+
+
+def mount(app: typer.Typer) -> None:
+    """Add the commands to the app."""
+    app.add_typer(codebooks_app, name="codebooks")
+
+
+@codebooks_app.command("fit")
+def fit(
+    name: Name,
+    repo: RepoOption = Path(),
+    preset: Annotated[
+        str, typer.Option(help="Where [codebook] comes from: a preset or a path to a .toml.")
+    ] = "rqkmeans",
+    fit_end: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="Only items known by this moment are used, ISO-8601 with a zone; default: the tables' moment."
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option(help="Fit though there are under 20 items per code.")] = False,
+) -> None:
+    """Fit a codebook on the items that were known at a moment."""
+    from semantic_ids import pipeline
+    from sidkit.clock import parse_time
+    from sidkit.config import load_section
+    from sidkit.repo import Repo
+    from sidkit.tables import read_build
+
+    spec = load_section(pipeline.CodebookSpec, preset_path(preset), "codebook").model_copy(update={"force": force})
+    opened = Repo.open(repo)
+    with opened.locked():
+        until = parse_time(fit_end) if fit_end else read_build(opened)["as_of_us"]
+        record = pipeline.fit(opened, name, spec, until)
+    _show(record, opened.codebooks / name)
+
+
+@codebooks_app.command("publish")
+def publish(name: Name, repo: RepoOption = Path()) -> None:
+    """Assign codes to all items, register the view and its services, fill the online store."""
+    from semantic_ids import pipeline
+    from sidkit.repo import Repo
+
+    opened = Repo.open(repo)
+    with opened.locked():
+        report = pipeline.publish(opened, name)
+    typer.echo(
+        f"{name}: {report.rows:,} rows of codes, {report.new_rows:,} new; {report.without_content:,} without content"
+    )
+
+
+@codebooks_app.command("promote")
+def promote(name: Name, repo: RepoOption = Path()) -> None:
+    """Make a published codebook the one that commands use by default."""
+    from semantic_ids import pipeline
+    from sidkit.repo import Repo
+
+    opened = Repo.open(repo)
+    with opened.locked():
+        pipeline.promote(opened, name)
+    typer.echo(f"{name} is serving")
+
+
+@codebooks_app.command("retire")
+def retire(name: Name, repo: RepoOption = Path()) -> None:
+    """Take a codebook out of use; its view and data stay until it is purged."""
+    from semantic_ids import pipeline
+    from sidkit.repo import Repo
+
+    opened = Repo.open(repo)
+    with opened.locked():
+        pipeline.retire(opened, name)
+    typer.echo(f"{name} is retired; `sidkit codebooks purge {name}` removes its view, its codes and its files")
+
+
+@codebooks_app.command("purge")
+def purge(name: Name, repo: RepoOption = Path()) -> None:
+    """Remove a retired codebook for good."""
+    from semantic_ids import pipeline
+    from sidkit.repo import Repo
+
+    opened = Repo.open(repo)
+    with opened.locked():
+        pipeline.purge(opened, name)
+    typer.echo(f"{name} is purged")
+
+
+@codebooks_app.command("refresh")
+def refresh(
+    name: Annotated[Optional[str], typer.Argument(help="Default: all published codebooks.")] = None,  # noqa: UP045
+    repo: RepoOption = Path(),
+) -> None:
+    """Assign codes to content that came or changed since the last time."""
+    from semantic_ids import pipeline
+    from sidkit.repo import Repo
+
+    opened = Repo.open(repo)
+    with opened.locked():
+        for report in pipeline.refresh(opened, name):
+            typer.echo(f"{report.name}: {report.new_rows:,} new rows of {report.rows:,}")
+
+
+@codebooks_app.command("list")
+def list_(repo: RepoOption = Path()) -> None:
+    """List all codebooks and their states."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from semantic_ids.catalog import Catalog
+    from sidkit.clock import iso
+    from sidkit.repo import Repo
+
+    table = Table()
+    for column in ("name", "state", "quantizer", "codes", "encoder", "fit end", "hash"):
+        table.add_column(column, overflow="fold")
+    for record in Catalog.open(Repo.open(repo)).codebooks():
+        sizes = "x".join(map(str, record.sizes))
+        end = iso(record.fit_end_us) if record.fit_end_us else "-"
+        table.add_row(record.name, record.state, record.quantizer, sizes, record.encoder, end, record.content_hash)
+    Console().print(table)
+
+
+@codebooks_app.command("show")
+def show(name: Name, repo: RepoOption = Path()) -> None:
+    """Show one codebook: its window, its quality, where it lies."""
+    from semantic_ids.catalog import Catalog
+    from sidkit.repo import Repo
+
+    opened = Repo.open(repo)
+    _show(Catalog.open(opened).codebook(name), opened.codebooks / name)
+
+
+@codebooks_app.command("codes")
+def codes(
+    items: Annotated[str, typer.Option(help="Item ids, separated by commas.")],
+    name: Annotated[Optional[str], typer.Option(help="Default: the serving codebook.")] = None,  # noqa: UP045
+    repo: RepoOption = Path(),
+) -> None:
+    """Look up the codes of items, as of the tables."""
+    from semantic_ids.look_up import codes_of
+    from sidkit.repo import Repo
+
+    for item, found in codes_of(Repo.open(repo), items.split(","), name).items():
+        typer.echo(f"{item}\t{','.join(map(str, found)) if found else 'no codes'}")
+
+
+@codebooks_app.command("items")
+def items_(
+    codes: Annotated[str, typer.Option(help="A code, or its first levels, such as 17,3.")],
+    name: Annotated[Optional[str], typer.Option(help="Default: the serving codebook.")] = None,  # noqa: UP045
+    repo: RepoOption = Path(),
+    most: Annotated[int, typer.Option(help="List at most so many items.")] = 50,
+) -> None:
+    """Look up the items of a code or of a prefix, as of the tables."""
+    from semantic_ids.look_up import items_of
+    from sidkit.repo import Repo
+
+    for item, found, title in items_of(Repo.open(repo), codes, name, most):
+        typer.echo(f"{item}\t{','.join(map(str, found))}\t{title or ''}")
+
+
+def preset_path(name: str) -> Path:
+    """The file of a preset: shipped with the rankers, or the user's own."""
+    if name.endswith(".toml"):
+        return Path(name)
+    return Path(__file__).parent.parent / "ranking" / "presets" / f"{name}.toml"
+
+
+def _show(record: CodebookRecord, folder: Path) -> None:
+    import json
+
+    from sidkit.clock import iso
+
+    typer.echo(f"{record.name}: {record.state}, {record.summary}")
+    if record.fit_end_us:
+        typer.echo(
+            f"fitted on content from {iso(record.fit_start_us)} to {iso(record.fit_end_us)}, hash {record.content_hash}"
+        )
+    if (folder / "metrics.json").is_file():
+        typer.echo(json.dumps(json.loads((folder / "metrics.json").read_text()), indent=2))
+        typer.echo(str(folder))

@@ -1,0 +1,89 @@
+"""Look-ups in the published codes: items -> codes and codes -> items, as of the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from semantic_ids.catalog import Catalog, CodebookRecord, table_path
+from sidkit.engine import connection, literal
+from sidkit.errors import ConfigError, LifeCycleError
+from sidkit.repo import Repo
+
+
+def codes_of(repo: Repo, item_ids: Sequence[str], name: str | None = None) -> dict[str, list[int] | None]:
+    """The newest codes of some items; None for an item that has none.
+
+    Raises
+    ------
+    UnknownVersionError
+        When there is no such codebook, or none serves.
+    LifeCycleError
+        When it is not published.
+    """
+    record = _published(repo, name)
+    with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
+        opened.register("asked", pa.table({"item_id": pa.array(item_ids, pa.string())}))
+        found = dict(
+            opened.execute(
+                f"SELECT item_id, arg_max(codes, event_timestamp) FROM read_parquet({literal(table_path(repo, record.name))}) "
+                "SEMI JOIN asked USING (item_id) GROUP BY item_id"
+            ).fetchall()
+        )
+    return {item: found.get(item) for item in item_ids}
+
+
+def items_of(
+    repo: Repo, codes: str, name: str | None = None, most: int = 50
+) -> list[tuple[str, list[int], str | None]]:
+    """Items whose newest codes begin with a prefix: (item, codes, title), by item id.
+
+    Parameters
+    ----------
+    repo : Repo
+        With a published codebook.
+    codes : str
+        Codes separated by commas, coarse to fine; fewer than the levels are a prefix.
+    name : str, optional
+        By default the serving codebook.
+    most : int
+        At most so many.
+
+    Raises
+    ------
+    ConfigError
+        When the codes cannot be read or are more than the codebook has levels.
+    """
+    record = _published(repo, name)
+    try:
+        prefix = [int(code) for code in codes.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"{codes!r} are no codes; write numbers separated by commas, such as 17,3") from error
+    if len(prefix) > record.levels:
+        raise ConfigError(f"{len(prefix)} codes came; {record.name} has {record.levels} levels")
+    items = repo.log / "items.parquet"
+    with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
+        columns = {
+            row[0] for row in opened.execute(f"DESCRIBE SELECT * FROM read_parquet({literal(items)})").fetchall()
+        }
+        title = "any_value(title)" if "title" in columns else "NULL"
+        return opened.execute(
+            f"""
+            WITH newest AS (
+                SELECT item_id, arg_max(codes, event_timestamp) AS codes
+                FROM read_parquet({literal(table_path(repo, record.name))}) GROUP BY item_id
+            ), titled AS (SELECT item_id, {title} AS title FROM read_parquet({literal(items)}) GROUP BY item_id)
+            SELECT item_id, codes, title FROM newest LEFT JOIN titled USING (item_id)
+            WHERE list_slice(codes, 1, {len(prefix)}) = $prefix::BIGINT[] ORDER BY item_id LIMIT {int(most)}
+            """,
+            {"prefix": prefix},
+        ).fetchall()
+
+
+def _published(repo: Repo, name: str | None) -> CodebookRecord:
+    catalog = Catalog.open(repo)
+    record = catalog.codebook(name) if name else catalog.serving_codebook()
+    if record.state not in {"published", "serving", "retired"}:
+        raise LifeCycleError(record.name, record.state, "its codes can be looked up once it is published")
+    return record

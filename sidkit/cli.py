@@ -1,0 +1,48 @@
+"""The front door: one Typer app that mounts the commands of the rooms and imports them lazily."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from sidkit.errors import SidkitError
+
+RepoOption = Annotated[Path, typer.Option("--repo", "-r", help="The repo's folder.", envvar="SIDKIT_REPO")]
+MomentOption = Annotated[Optional[str], typer.Option(help="A moment in ISO-8601 with a zone; default now.")]  # noqa: UP045
+
+app = typer.Typer(
+    name="sidkit",
+    help="Semantic IDs as ordinary features: from a raw click log to an online score.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def build_app() -> typer.Typer:
+    """The app with all rooms mounted."""
+    from ranking.commands import mount as mount_ranking
+    from semantic_ids.commands import mount as mount_codebooks
+    from sidkit.commands import mount as mount_ground
+
+    if not app.registered_commands:
+        mount_ground(app)
+        mount_codebooks(app)
+        mount_ranking(app)
+    return app
+
+
+def main() -> None:
+    """Run the command line; what the kit refuses ends with one message on stderr and exit code 1."""
+    try:
+        build_app()()
+    except SidkitError as error:
+        typer.echo(f"sidkit: {error}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,205 @@
+"""The commands of the ground floor: repos, data, tables, apply, materialize."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+RepoOption = Annotated[Path, typer.Option("--repo", "-r", help="The repo's folder.", envvar="SIDKIT_REPO")]
+AsOfOption = Annotated[
+    Optional[str],  # noqa: UP045 (Typer reads the annotation)
+    typer.Option("--as-of", help="Moment up to which rows are made, ISO-8601 with a zone; default now."),
+]
+
+data_app = typer.Typer(help="The source: check it, read it, or make a synthetic one.", no_args_is_help=True)
+tables_app = typer.Typer(help="The feature tables.", no_args_is_help=True)
+
+
+def mount(app: typer.Typer) -> None:
+    """Add the commands to the app."""
+    app.command()(init)
+    app.add_typer(data_app, name="data")
+    app.add_typer(tables_app, name="tables")
+    app.command()(apply)
+    app.command("materialize")(materialize_)
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
+    data: Annotated[str, typer.Option(help="A folder of Parquet files or a SQLAlchemy URL.")] = "",
+) -> None:
+    """Write a fresh repo; with --data its settings are read off the data."""
+    from dataclasses import asdict
+
+    from sidkit.contract import inspect_source, open_source
+    from sidkit.repo import init_repo
+
+    if data:
+        source = open_source(data)
+        repo = init_repo(folder, source_url=source.url, **asdict(inspect_source(source)))
+    else:
+        repo = init_repo(folder)
+    typer.echo(f"{repo.path} is a sidkit repo now; its settings are in {repo.path / 'sidkit.toml'}")
+
+
+@data_app.command("check")
+def check(
+    source: Annotated[str, typer.Argument(help="A folder of Parquet files or a SQLAlchemy URL.")],
+    rejects: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Write the rows that break the contract here."),
+    ] = None,
+    repo: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--repo", "-r", help="Judge by this repo's settings instead of the defaults."),
+    ] = None,
+) -> None:
+    """Print what a source holds; exit 1 with the reasons when it must be refused."""
+    import tempfile
+
+    from sidkit.config import Settings, SourceSettings
+    from sidkit.contract import inspect_source, open_source, validate
+    from sidkit.engine import connection
+    from sidkit.repo import Repo
+
+    opened = open_source(source)
+    if repo is not None:
+        settings = Repo.open(repo).settings
+    else:
+        facts = inspect_source(opened)
+        settings = Settings(
+            source=SourceSettings(
+                url=source, modalities=facts.modalities, feedback=facts.feedback, conversions=facts.conversions
+            )
+        )
+    with (
+        tempfile.TemporaryDirectory(prefix="sidkit-") as work,
+        connection(settings.engine, Path(work) / "spill") as duck,
+    ):
+        valid = validate(opened, settings, duck, Path(work) / "valid", rejects, report=_print_tables)
+    typer.echo(
+        f"the contract holds: feedback {settings.source.feedback}, modalities {', '.join(settings.source.modalities)}, "
+        f"{sum(report.rejected for report in valid.reports):,} rows rejected"
+    )
+
+
+def _print_tables(reports: object) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="what was found")
+    for column in ("table", "rows", "rejected", "facts", "reasons"):
+        table.add_column(column, justify="right" if column in {"rows", "rejected"} else "left", overflow="fold")
+    for report in reports:  # type: ignore[attr-defined]
+        table.add_row(
+            report.table,
+            f"{report.rows:,}",
+            f"{report.rejected:,}",
+            "\n".join(f"{name}: {value}" for name, value in report.facts.items()),
+            "\n".join(f"{count:,} x {reason}" for reason, count in report.reasons.items()),
+        )
+    Console(width=140).print(table)
+
+
+@data_app.command("synthetic")
+def synthetic(
+    out: Annotated[Path, typer.Argument(help="A new folder.")],
+    world: Annotated[str, typer.Option(help="How much content sees of the item: strong, weak or none.")] = "strong",
+    impressions: Annotated[int, typer.Option(help="About how many impressions.")] = 200_000,
+    users: Annotated[Optional[int], typer.Option(help="Default: one per 100 impressions.")] = None,  # noqa: UP045
+    items: Annotated[Optional[int], typer.Option(help="Default: one per 50 impressions.")] = None,  # noqa: UP045
+    seed: Annotated[int, typer.Option(help="Decides everything random.")] = 0,
+) -> None:
+    """Write a deterministic world with real impressions and its oracle."""
+    from sidkit.datasets.synthetic import Sizes, write_world
+
+    written = write_world(out, world, Sizes(impressions, users, items), seed)
+    typer.echo(
+        f"{out}: {written['impressions']:,} impressions ({written['clicks'] / written['impressions']:.1%} clicked) of "
+        f"{written['items']:,} items to {written['users']:,} users"
+    )
+
+
+@data_app.command("ingest")
+def ingest_(repo: RepoOption = Path()) -> None:
+    """Read the source, check it, and append what is new to the repo's log."""
+    from sidkit.repo import Repo
+    from sidkit.tables import ingest
+
+    opened = Repo.open(repo)
+    with opened.locked():
+        report = ingest(opened)
+    _print_tables(report.tables)
+    what = "the source is unchanged" if report.unchanged else f"{report.new_rows:,} new rows"
+    typer.echo(f"{what}; the log holds {report.rows:,} rows; rejects are in {opened.rejects}")
+
+
+@tables_app.command("build")
+def build(
+    repo: RepoOption = Path(),
+    as_of: AsOfOption = None,
+    rebuild: Annotated[bool, typer.Option(help="Forget the earlier build.")] = False,
+) -> None:
+    """Bring the feature tables up to a moment; only what is due since the last build is computed."""
+    from sidkit.clock import iso, parse_time
+    from sidkit.repo import Repo
+    from sidkit.tables import build_tables
+
+    opened = Repo.open(repo)
+    with opened.locked():
+        report = build_tables(opened, parse_time(as_of), rebuild=rebuild)
+    for name, rows in report.rows.items():
+        typer.echo(f"{name}: {rows:,} rows, {report.new_rows[name]:,} new")
+    typer.echo(f"as of {iso(report.as_of_us)}")
+
+
+@tables_app.command("rows")
+def rows_(repo: RepoOption = Path()) -> None:
+    """Write the labelled rows; on a log of positives only, negatives are sampled."""
+    from sidkit.repo import Repo
+    from sidkit.tables.labelled_rows import build_labelled_rows
+
+    opened = Repo.open(repo)
+    with opened.locked():
+        report = build_labelled_rows(opened)
+    typer.echo(f"{report.rows:,} rows, {report.sampled:,} of them sampled negatives, in {opened.labelled_rows}")
+
+
+def apply(repo: RepoOption = Path()) -> None:
+    """Do what `feast apply` does, from any working directory."""
+    from sidkit.repo import Repo
+    from sidkit.stores.feast_repo import apply_repo
+
+    opened = Repo.open(repo)
+    with opened.locked():
+        typer.echo(apply_repo(opened).strip())
+
+
+def materialize_(
+    repo: RepoOption = Path(),
+    as_of: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--as-of", help="Moment, ISO-8601 with a zone; default: that of the tables."),
+    ] = None,
+) -> None:
+    """Write the newest row of every key, as of a moment, to the online store."""
+    from sidkit.clock import iso, parse_time
+    from sidkit.errors import TimeError
+    from sidkit.repo import Repo
+    from sidkit.stores.feast_repo import materialize
+    from sidkit.tables import read_build
+
+    opened = Repo.open(repo)
+    with opened.locked():
+        built = read_build(opened)["as_of_us"]
+        moment = built if as_of is None else parse_time(as_of)
+        if moment > built:
+            raise TimeError(
+                f"the tables reach {iso(built)} and know nothing of {iso(moment)}; run `sidkit tables build` up to it first"
+            )
+        keys = materialize(opened, moment)
+    for name, count in keys.items():
+        typer.echo(f"{name}: {count:,} keys")
+    typer.echo(f"as of {iso(moment)}")
