@@ -5,8 +5,9 @@ from pathlib import Path
 from entities import item
 from feast import FeatureView, Field
 from feast.types import Array, Float32, Int64, String
-from semantic_ids.catalog import read_definitions
 from sources import item_content_source, item_stats_source
+
+from semantic_ids.catalog import read_definitions
 
 definitions = read_definitions(Path(__file__).resolve().parent)
 

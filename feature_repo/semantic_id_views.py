@@ -8,8 +8,9 @@ from pathlib import Path
 from entities import item
 from feast import FeatureView, Field
 from feast.types import Array, Float32, Int64
-from semantic_ids.catalog import read_definitions
 from sources import table_source
+
+from semantic_ids.catalog import read_definitions
 
 definitions = read_definitions(Path(__file__).resolve().parent)
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from feast import FeatureService
 from item_views import item_content, item_stats
 from semantic_id_views import semantic_id_views
-from semantic_ids.catalog import read_definitions
 from user_views import user_history, user_stats
+
+from semantic_ids.catalog import read_definitions
 
 definitions = read_definitions(Path(__file__).resolve().parent)
 

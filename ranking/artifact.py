@@ -70,9 +70,8 @@ class Ranker:
     @property
     def scaling(self) -> Scaling:
         """Of the numeric features."""
-        return Scaling(
-            **{key: tuple(value) if isinstance(value, list) else value for key, value in self.config.scaling.items()}
-        )
+        told = self.config.scaling
+        return Scaling(float(told["rate"]), tuple(told["mean"]), tuple(told["scale"]))
 
     def score(self, data: TrainingSet) -> npt.NDArray[np.float64]:
         """Click probabilities ``float64 [rows]``; no score depends on the other rows."""

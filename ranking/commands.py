@@ -44,7 +44,7 @@ def run(
     from ranking.presets import load_preset
     from sidkit.clock import parse_time
 
-    console = Console(stderr=json_)
+    console = Console(stderr=json_, emoji=False)
     options = JobOptions(data, preset, load_preset(preset), seeds, parse_time(as_of) if as_of else None, impressions)
     opened = prepare_repo(data, repo)
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ranking.views import CONTENT, ITEM_STATS, USER_HISTORY, USER_STATS, Ints, gathered, numbers
+from ranking.views import CONTENT, ITEM_STATS, USER_HISTORY, USER_STATS, Ints, gathered, numbers, one_chunk
 from sidkit.clock import DAY_US
 from sidkit.stores.asof import ViewRows
 
@@ -42,12 +42,14 @@ class Scaling:
     def apply(self, features: Matrix) -> Matrix:
         """Standardised features, cut off at 5 deviations."""
         scaled = (features - np.asarray(self.mean, np.float32)) * np.asarray(self.scale, np.float32)
-        return np.clip(scaled, -5, 5)
+        clipped: Matrix = np.clip(scaled, -5, 5)
+        return clipped
 
 
 def age_days(at_us: Ints, since_us: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Days from a moment to the row's time, never negative, NaN where the moment is unknown."""
-    return np.maximum(at_us - since_us, 0.0) / DAY_US
+    days: npt.NDArray[np.float64] = np.maximum(at_us - since_us, 0.0) / DAY_US
+    return days
 
 
 def feature_names() -> tuple[str, ...]:
@@ -97,12 +99,13 @@ def numeric_features(
 
 
 def _count(view: ViewRows, column: str) -> npt.NDArray[np.float64]:
-    return np.nan_to_num(numbers(view, column))
+    counts: npt.NDArray[np.float64] = np.nan_to_num(numbers(view, column))
+    return counts
 
 
 def _history_features(view: ViewRows, item_ids: npt.NDArray[np.object_], at_us: Ints) -> list[npt.NDArray[np.float64]]:
-    moments = _lists(view, "timestamps_us")
-    items = _lists(view, "item_ids")
+    moments = one_chunk(view.table.column(f"{view.name}__timestamps_us"))
+    items = one_chunk(view.table.column(f"{view.name}__item_ids"))
     offsets = moments.offsets.to_numpy()
     lengths = np.diff(offsets)
     flat = moments.flatten().to_numpy().astype(np.float64) if len(moments) else np.zeros(0)
@@ -116,13 +119,6 @@ def _history_features(view: ViewRows, item_ids: npt.NDArray[np.object_], at_us: 
     gap = np.nan_to_num(age_days(at_us, gathered(newest, view.index, np.nan)))
     span = np.nan_to_num(age_days(at_us, gathered(oldest, view.index, np.nan)))
     return [np.log1p(length), np.log1p(gap), np.log1p(span), _in_history(items, view.index, item_ids)]
-
-
-def _lists(view: ViewRows, column: str) -> pa.ListArray:
-    array = view.table.column(f"{view.name}__{column}").combine_chunks()
-    if isinstance(array, pa.ChunkedArray):
-        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
-    return array
 
 
 def _in_history(items: pa.ListArray, index: Ints, item_ids: npt.NDArray[np.object_]) -> npt.NDArray[np.float64]:

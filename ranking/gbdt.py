@@ -28,7 +28,7 @@ class Boosted:
 def boosted_features(data: TrainingSet) -> Matrix:
     """``float32 [rows, features]``: the numeric features, the candidate's cosine with the mean and with the nearest of
     the history's contents, and the first principal axes of its content.
-    """  # noqa: D205
+    """
     content = data.items.content
     unit = content / np.maximum(np.linalg.norm(content, axis=1, keepdims=True), 1e-9)
     mean, nearest = np.zeros(len(data), np.float32), np.zeros(len(data), np.float32)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from ranking.views import CONTENT, SID, Ints
+from ranking.views import CONTENT, SID, Ints, one_chunk
 from semantic_ids.codebook import Codebook
 from semantic_ids.item_vectors import ItemVectors
 from sidkit.stores.asof import ViewRows
@@ -128,9 +128,7 @@ def _row_marks(table: pa.Table) -> npt.NDArray[np.uint64]:
 
 
 def _list_marks(column: Any) -> npt.NDArray[np.uint64]:
-    array = column.combine_chunks()
-    if isinstance(array, pa.ChunkedArray):
-        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], column.type)
+    array = one_chunk(column)
     valid = array.is_valid().to_numpy(zero_copy_only=False)
     lengths = np.where(valid, np.nan_to_num(array.value_lengths().to_numpy(zero_copy_only=False)), 0).astype(np.int64)
     flat = array.flatten().to_numpy(zero_copy_only=False)

@@ -6,6 +6,7 @@ import math
 import resource
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def prepare_repo(data: str, path: Path) -> Repo:
     from sidkit.contract import inspect_source, open_source
 
     folder = path.expanduser().resolve()
-    synthetic = data.split(":")[0] == SYNTHETIC
+    synthetic = data.split(":", maxsplit=1)[0] == SYNTHETIC
     url = str(folder / "data" / "source") if synthetic else open_source(data).url
     if (folder / "sidkit.toml").exists():
         repo = Repo.open(folder)
@@ -118,7 +119,7 @@ class Job:
 
     def _ingest(self) -> Any:
         if self.options.data.split(":")[0] == SYNTHETIC:
-            world = (self.options.data.split(":") + ["strong"])[1]
+            world = self.options.data.partition(":")[2] or "strong"
             inputs = [world, self.options.impressions]
             self.stages.run("synthetic", inputs, lambda: self._synthetic(world))
         # The source may have grown: always look; an unchanged source costs nothing.
@@ -210,10 +211,8 @@ class Job:
                 marked = [inputs, spec.model_dump(), self.options.preset.ranker.model_dump(mode="json"), seed]
                 name = f"{codebook}_{arm}_s{seed}_{content_hash(marked)[:6]}"
                 path = self.folder / "predictions" / f"{arm}-s{seed}.parquet"
-                result = self.stages.run(
-                    f"train:{arm}:s{seed}", marked,
-                    lambda arm=arm, spec=spec, seed=seed, name=name, path=path: self._train(shared(), arm, spec, seed, name, path),
-                )  # fmt: skip
+                work = partial(self._train, shared, arm, spec, seed, name, path)
+                result = self.stages.run(f"train:{arm}:s{seed}", marked, work)
                 ranker_of.setdefault(arm, []).append(result.facts["ranker"])
                 validation.setdefault(arm, []).append(result.facts["validation_auc"])
                 files[f"{arm}-s{seed}"] = content_hash(marked)
@@ -262,8 +261,9 @@ class Job:
         )
 
     def _train(
-        self, context: TrainingContext, arm: str, spec: ArmSpec, seed: int, name: str, path: Path
+        self, shared: Callable[[], TrainingContext], arm: str, spec: ArmSpec, seed: int, name: str, path: Path
     ) -> StageResult:
+        context = shared()
         result: ArmResult = train_arm(context, arm, spec, seed, name)
         write_predictions(path, result)
         files: tuple[Path, ...] = (path,)

@@ -13,6 +13,8 @@ from semantic_ids.catalog import Catalog
 from sidkit.files import read_json
 
 ORDER = ("all", "cold", "warm")
+_TOLD = {("content", "id"), ("id_codes", "id"), ("id_codes", "shuffled_codes")}
+"""Pairs that the table shows besides those against gbdt; ``verdict.json`` holds all."""
 
 
 def job_json(job: Job, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,9 +119,11 @@ def _differences_table(judged: Mapping[str, Any]) -> Table:
         table.add_column(column, justify="left" if column == "arm - baseline" else "right")
     pairs: dict[tuple[str, str], dict[str, str]] = {}
     for found in judged["differences"]:
-        text = f"{found['value']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}] {found['verdict']}"
+        text = f"{found['value']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}]\n{found['verdict']}"
         pairs.setdefault((found["arm"], found["baseline"]), {})[found["slice"]] = text
     for (arm, baseline), cells in pairs.items():
+        if (arm, baseline) not in _TOLD and baseline != "gbdt":
+            continue
         table.add_row(f"{arm} - {baseline}", *(cells.get(name, "") for name in ORDER))
     return table
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ranking.attention import TargetAttention
 from ranking.model_spec import ModelSpec
@@ -41,27 +44,24 @@ class CtrModel(nn.Module):
         unknown = [name for name in representations if name not in REPRESENTATIONS]
         if unknown or not representations:
             raise ConfigError(f"no item representation {unknown}; there are {', '.join(REPRESENTATIONS)}")
-        arguments = {"id": {"dropout": spec.id_dropout}, "prefix_ngram": {"rows": spec.table_rows}}
-        self.representations = nn.ModuleList(
-            REPRESENTATIONS[name](shape, dim=spec.dim, **arguments.get(name, {}))
-            for name in representations  # type: ignore[call-arg]
-        )
+        self.parts = [REPRESENTATIONS[name].from_spec(shape, spec) for name in representations]
+        self.representations = nn.ModuleList(self.parts)
         dim = spec.dim * len(representations)
-        matches = sum(part.match_dim for part in self.representations)
+        matches = sum(part.match_dim for part in self.parts)
         self.attention = TargetAttention(dim, spec.heads, TIME_BUCKETS)
         self.heads = spec.heads
         widths = [dim * (1 + 2 * spec.heads) + matches + numeric_dim, *spec.hidden]
         layers: list[nn.Module] = []
-        for wide, narrow in zip(widths[:-1], widths[1:], strict=True):
+        for wide, narrow in itertools.pairwise(widths):
             layers += [nn.Linear(wide, narrow), nn.ReLU(), nn.Dropout(spec.dropout)]
         self.head = nn.Sequential(*layers, nn.Linear(widths[-1], 1))
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits ``float32 [rows]``."""
-        items = torch.cat([representation(batch.items) for representation in self.representations], dim=1)
-        candidate = items[batch.candidate]
-        pooled = self.attention(candidate, items[batch.history], batch.mask, batch.gap_bucket)
+        items = torch.cat([representation(batch.items) for representation in self.parts], dim=1)
+        candidate = functional.embedding(batch.candidate, items)
+        pooled = self.attention(candidate, functional.embedding(batch.history, items), batch.mask, batch.gap_bucket)
         product = pooled * candidate.repeat(1, self.heads)
-        matches = [part.match(batch.items, batch.candidate, batch.history, batch.mask) for part in self.representations]
+        matches = [part.match(batch.items, batch.candidate, batch.history, batch.mask) for part in self.parts]
         logits: Tensor = self.head(torch.cat([candidate, pooled, product, *matches, batch.numeric], dim=1))
         return logits.squeeze(1)

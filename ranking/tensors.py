@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -46,7 +47,7 @@ class Vocabulary:
 class Batch:
     """Some rows: ``numeric`` float32 [rows, features], ``items`` the distinct items, ``candidate`` int64 [rows] and
     ``history`` int64 [rows, length] into them, ``mask`` bool and ``gap_bucket`` int64 [rows, length].
-    """  # noqa: D205
+    """
 
     numeric: Tensor
     items: ItemBatch
@@ -112,4 +113,5 @@ class TensorSet:
 def gap_bucket(at_us: Tensor, then_us: Tensor) -> Tensor:
     """The time gap in buckets: 0 under 2 minutes, then each bucket is 2.6 times as long, the last is open."""
     minutes = (at_us - then_us).clamp(min=0).double() / (DAY_US / 1440)
-    return (torch.log(minutes / 2 + 1e-9) / np.log(2.6) + 1).clamp(0, TIME_BUCKETS - 1).long()
+    bucket: Tensor = (torch.log(minutes / 2 + 1e-9) / math.log(2.6) + 1).clamp(0, TIME_BUCKETS - 1).long()
+    return bucket

@@ -65,7 +65,7 @@ def train(
         for batch in training.batches(spec.batch_rows, order):
             loss = nn.functional.binary_cross_entropy_with_logits(model(batch), batch.label)
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
         reached = auc(label, predict(model, validation))
         curve.append(reached)
@@ -105,5 +105,6 @@ def _optimiser(model: CtrModel, spec: TrainingSpec) -> torch.optim.Optimizer:
                 "lr": spec.learning_rate,
                 "weight_decay": spec.weight_decay,
             },
-        ]
+        ],
+        fused=True,
     )

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from ranking.features import Matrix, numeric_features
 from ranking.item_table import ItemTable, ItemTableBuilder
-from ranking.views import CONTENT, SID, USER_HISTORY, Ints, historical_views, string_array
+from ranking.views import CONTENT, SID, USER_HISTORY, Ints, historical_views, one_chunk, string_array
 from semantic_ids.codebook import Codebook
 from sidkit.errors import ContractError
 from sidkit.stores.asof import ViewRows
@@ -213,11 +213,8 @@ def _distinct(values: npt.NDArray[np.object_]) -> tuple[npt.NDArray[np.object_],
 
 def _padded(view: ViewRows, length: int) -> tuple[npt.NDArray[np.object_], Ints]:
     """The lists of a history view as matrices ``[lists, length]``: ids ("" is padding) and moments (0 is padding)."""
-    ids = view.table.column(f"{view.name}__item_ids").combine_chunks()
-    moments = view.table.column(f"{view.name}__timestamps_us").combine_chunks()
-    if isinstance(ids, pa.ChunkedArray):
-        ids = pa.concat_arrays(ids.chunks) if ids.num_chunks else pa.array([], pa.list_(pa.string()))
-        moments = pa.concat_arrays(moments.chunks) if moments.num_chunks else pa.array([], pa.list_(pa.int64()))
+    ids = one_chunk(view.table.column(f"{view.name}__item_ids"))
+    moments = one_chunk(view.table.column(f"{view.name}__timestamps_us"))
     lengths = np.nan_to_num(ids.value_lengths().to_numpy(zero_copy_only=False)).astype(np.int64)
     owner = np.repeat(np.arange(len(lengths)), lengths)
     position = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)

@@ -62,23 +62,37 @@ def historical_views(
 
 
 def plain_views(table: pa.Table, service: FeatureService) -> dict[str, ViewRows]:
-    """Split a plain table, one row per asked row, into views."""
+    """Split a plain table, one row per asked row, into views; columns get the types that the views declare.
+
+    A store may widen a type (lists of float32 come back as float64 online) or lose it (a column of nulls has none).
+    """
+    from feast.types import from_feast_to_pyarrow_type
+
     views = {}
     for projection in service.feature_view_projections:
         name = projection.name_to_use()
-        columns = table.select([f"{name}__{feature.name}" for feature in projection.features])
+        columns, names = [], []
         seen = np.zeros(len(table), dtype=bool)
-        for column in columns.columns:
+        for feature in projection.features:
+            column = table.column(f"{name}__{feature.name}").cast(from_feast_to_pyarrow_type(feature.dtype), safe=False)
             seen |= column.is_valid().to_numpy()
-        views[name] = ViewRows(name, np.where(seen, np.arange(len(table)), -1), columns)
+            columns.append(column)
+            names.append(f"{name}__{feature.name}")
+        views[name] = ViewRows(name, np.where(seen, np.arange(len(table)), -1), pa.table(columns, names=names))
     return views
+
+
+def one_chunk(column: pa.ChunkedArray) -> pa.Array:
+    """The column as one array."""
+    combined = column.combine_chunks()
+    if isinstance(combined, pa.ChunkedArray):
+        combined = pa.concat_arrays(combined.chunks) if combined.num_chunks else pa.array([], combined.type)
+    return combined
 
 
 def numbers(view: ViewRows, column: str) -> Floats:
     """A numeric column as ``float64 [rows]``, NaN where null or where the view had nothing."""
-    values = view.table.column(f"{view.name}__{column}").combine_chunks()
-    if isinstance(values, pa.ChunkedArray):
-        values = pa.concat_arrays(values.chunks) if values.num_chunks else pa.nulls(0, pa.float64())
+    values = one_chunk(view.table.column(f"{view.name}__{column}"))
     distinct = values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     return gathered(distinct, view.index, np.nan)
 

@@ -336,7 +336,7 @@ class Catalog:
                     arm=arm,
                     fit_end_us=fit_end_us,
                     changed_at_us=_now(),
-                )  # fmt: skip
+                )
             )
 
     def set_ranker_state(self, name: str, state: str) -> None:

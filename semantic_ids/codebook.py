@@ -28,7 +28,7 @@ METRICS = "metrics.json"
 class Assignment:
     """Codes of a set of items: ``codes`` ``int32 [items, levels]``, ``residual_norm`` ``float32 [items]``, and
     ``encodable`` ``bool [items]``, false where an item has no content at all (its codes mean nothing).
-    """  # noqa: D205
+    """
 
     codes: Codes
     residual_norm: Floats
@@ -117,12 +117,14 @@ class Codebook:
 
 def make_encoder(name: str, arguments: Mapping[str, Any]) -> Encoder:
     """An encoder by its name in the registry."""
-    return _made(ENCODERS, {"name": name, "arguments": dict(arguments)})
+    encoder: Encoder = _made(ENCODERS, {"name": name, "arguments": dict(arguments)})
+    return encoder
 
 
 def make_quantizer(name: str, arguments: Mapping[str, Any]) -> Quantizer:
     """A quantizer by its name in the registry."""
-    return _made(QUANTIZERS, {"name": name, "arguments": dict(arguments)})
+    quantizer: Quantizer = _made(QUANTIZERS, {"name": name, "arguments": dict(arguments)})
+    return quantizer
 
 
 def _made(registry: Mapping[str, type[Any]], described: Mapping[str, Any]) -> Any:

@@ -32,7 +32,8 @@ class ItemVectors:
     @property
     def any_present(self) -> Mask:
         """``bool [items]``: items with at least one modality; the others have no codes."""
-        return np.logical_or.reduce(list(self.present.values()))
+        there: Mask = np.logical_or.reduce(list(self.present.values()))
+        return there
 
     def rows(self, index: npt.NDArray[np.int64] | Mask) -> ItemVectors:
         """A selection of items."""

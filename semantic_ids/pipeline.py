@@ -14,6 +14,7 @@ from typing import Any
 import duckdb
 import numpy as np
 import pyarrow as pa
+from pydantic import Field
 
 from semantic_ids.catalog import Catalog, CodebookRecord, table_path
 from semantic_ids.codebook import Codebook, make_encoder, make_quantizer
@@ -39,9 +40,9 @@ class CodebookSpec(Section):
     """How a codebook is made (``[codebook]`` of a preset)."""
 
     encoder: str = "content"
-    encoder_arguments: dict[str, Any] = {}
+    encoder_arguments: dict[str, Any] = Field(default_factory=dict)
     quantizer: str = "residual_kmeans"
-    quantizer_arguments: dict[str, Any] = {}
+    quantizer_arguments: dict[str, Any] = Field(default_factory=dict)
     levels: int = 3
     sizes: tuple[int, ...] | None = None
     """Codes per level; by default the power of two nearest items / 40, on every level."""
@@ -260,7 +261,11 @@ def _assign(repo: Repo, codebook: Codebook, record: CodebookRecord) -> RefreshRe
     there = _sidecar(repo, record.name)
     kept = table if table.exists() and there.exists() and read_json(there) == stamp else None
     columns = ", ".join(quoted(name) for name in codebook.encoder.modalities_)
-    known = f"(item_id, event_timestamp) NOT IN (SELECT (item_id, event_timestamp) FROM read_parquet({literal(kept)}))"
+    unknown = "true"
+    if kept:
+        unknown = (
+            f"(item_id, event_timestamp) NOT IN (SELECT (item_id, event_timestamp) FROM read_parquet({literal(kept)}))"
+        )
     without_content = 0
     with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened, opened.cursor() as reading:
         set_variables(opened, {"assigned_at_us": time.time_ns() // 1000})
@@ -270,7 +275,7 @@ def _assign(repo: Repo, codebook: Codebook, record: CodebookRecord) -> RefreshRe
         )
         new = reading.execute(
             f"SELECT item_id, event_timestamp, {columns} FROM read_parquet({literal(content)}) "
-            f"WHERE {known if kept else 'true'} ORDER BY event_timestamp, item_id"
+            f"WHERE {unknown} ORDER BY event_timestamp, item_id"
         ).to_arrow_reader(_CHUNK_ROWS)
         for batch in new:
             without_content += _insert(opened, pa.Table.from_batches([batch]), codebook)

@@ -32,7 +32,7 @@ def written_beside(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         _sync(temporary)
-        os.replace(temporary, path)
+        temporary.replace(path)
         _sync(path.parent)
     except Exception as error:
         remove(temporary)
@@ -55,7 +55,7 @@ def folder_written_beside(path: Path) -> Iterator[Path]:
         for file in sorted(temporary.rglob("*")):
             _sync(file)
         _sync(temporary)
-        os.rename(temporary, path)
+        temporary.rename(path)
         _sync(path.parent)
     except Exception as error:
         remove(temporary)

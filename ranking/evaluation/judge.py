@@ -116,7 +116,7 @@ def _figures(
     label: npt.NDArray[np.int8], scores: Sequence[npt.NDArray[np.float64]], group: npt.NDArray[np.int64]
 ) -> dict[str, Any]:
     grouped = [gauc(label, score, group) for score in scores]
-    figures = {
+    return {
         "auc": _mean([auc(label, score) for score in scores]) if enough(label) else None,
         "gauc": _mean([value for value, _ in grouped]),
         "gauc_kept": _mean([kept for _, kept in grouped]),
@@ -125,7 +125,6 @@ def _figures(
         "calibration": _mean([calibration(label, score) for score in scores]),
         "auc_by_seed": [auc(label, score) for score in scores] if enough(label) else None,
     }
-    return figures
 
 
 def _oracle_auc(label: npt.NDArray[np.int8], truth: npt.NDArray[np.float64]) -> float | None:

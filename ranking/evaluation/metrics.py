@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.generic]
+Array = npt.NDArray[np.number]
 Floats = npt.NDArray[np.float64]
 
 
@@ -96,7 +96,7 @@ def normalised_entropy(label: Array, probability: Array) -> float:
     rate = float(np.mean(label)) if len(label) else float("nan")
     if not 0 < rate < 1:
         return float("nan")
-    return log_loss(label, probability) / -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate))
+    return log_loss(label, probability) / float(-(rate * np.log(rate) + (1 - rate) * np.log1p(-rate)))
 
 
 def calibration(label: Array, probability: Array) -> float:

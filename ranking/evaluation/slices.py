@@ -26,7 +26,7 @@ def prior_interactions(data: TrainingSet) -> npt.NDArray[np.int64]:
 def slices(data: TrainingSet) -> dict[str, npt.NDArray[np.bool_]]:
     """Name -> rows. ``all``, ``cold`` and ``warm``; buckets of earlier interactions and of item age; and, where users
     come back to items, first touches and returns.
-    """  # noqa: D205
+    """
     prior = prior_interactions(data)
     found = {"all": np.ones(len(data), dtype=bool), "cold": prior < COLD_BELOW, "warm": prior >= COLD_BELOW}
     for low, high, name in _PRIOR:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
+
+from ranking.model_spec import ModelSpec
 
 
 @dataclass(frozen=True)
 class ItemShape:
     """What a representation must know of the items before it sees any: rows of the id vocabulary (padding and unknown
     included), codes per level, and the width of the content vectors.
-    """  # noqa: D205
+    """
 
     vocabulary: int
     sizes: tuple[int, ...]
@@ -24,7 +27,7 @@ class ItemShape:
 class ItemBatch:
     """Distinct items of a batch: ``index`` int64 [items] into the id vocabulary (0 padding, 1 unknown), ``codes`` int64
     [items, levels] (-1 where there are none), ``content`` float32 [items, content_dim].
-    """  # noqa: D205
+    """
 
     index: Tensor
     codes: Tensor
@@ -44,6 +47,11 @@ class Representation(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.dim = dim
+
+    @classmethod
+    @abstractmethod
+    def from_spec(cls, shape: ItemShape, spec: ModelSpec) -> Self:
+        """The representation that a preset's ``[ranker.model]`` describes."""
 
     @abstractmethod
     def forward(self, items: ItemBatch) -> Tensor:

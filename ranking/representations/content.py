@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 
+from ranking.model_spec import ModelSpec
 from ranking.representations.base import ItemBatch, ItemShape, Representation
 
 
@@ -23,6 +26,11 @@ class ContentRepresentation(Representation):
         super().__init__(dim)
         self.match_dim = 2
         self.projection = nn.Linear(shape.content_dim, dim)
+
+    @classmethod
+    def from_spec(cls, shape: ItemShape, spec: ModelSpec) -> Self:
+        """See :class:`Representation`."""
+        return cls(shape, spec.dim)
 
     def forward(self, items: ItemBatch) -> Tensor:
         """See :class:`Representation`."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 from torch import Tensor
 
+from ranking.model_spec import ModelSpec
 from ranking.representations.base import ItemBatch, ItemShape, Representation, small_embedding
 
 PADDING, UNKNOWN = 0, 1
@@ -27,6 +30,11 @@ class IdRepresentation(Representation):
         super().__init__(dim)
         self.dropout = dropout
         self.table = small_embedding(shape.vocabulary, dim)
+
+    @classmethod
+    def from_spec(cls, shape: ItemShape, spec: ModelSpec) -> Self:
+        """See :class:`Representation`."""
+        return cls(shape, spec.dim, spec.id_dropout)
 
     def forward(self, items: ItemBatch) -> Tensor:
         """See :class:`Representation`."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Self
 
 import torch
 from torch import Tensor
 
+from ranking.model_spec import ModelSpec
 from ranking.representations.base import ItemBatch, ItemShape, Representation, small_embedding
 
 
@@ -34,6 +36,11 @@ class PrefixNgramRepresentation(Representation):
         self.rows = min(rows, prefixes)
         # Row 0 stands for "no codes".
         self.table = small_embedding(self.rows + 1, dim)
+
+    @classmethod
+    def from_spec(cls, shape: ItemShape, spec: ModelSpec) -> Self:
+        """See :class:`Representation`."""
+        return cls(shape, spec.dim, spec.table_rows)
 
     def forward(self, items: ItemBatch) -> Tensor:
         """See :class:`Representation`."""

@@ -145,18 +145,12 @@ def _cluster(rows: Floats, size: int, iterations: int, seed: int, threads: int) 
 
     faiss.omp_set_num_threads(threads)
     dim = rows.shape[1]
-    if dim < 2 or size < 2:
-        parameters = faiss.ClusteringParameters()
-        parameters.seed, parameters.niter = seed, iterations
-        clustering = faiss.Clustering(dim, size, parameters)
-        clustering.train(rows, faiss.IndexFlatL2(dim))
-    else:
-        parameters = faiss.ProgressiveDimClusteringParameters()
-        parameters.seed, parameters.niter = seed, iterations
-        parameters.max_points_per_centroid = 2**31 // size
-        parameters.min_points_per_centroid = 1
-        clustering = faiss.ProgressiveDimClustering(dim, size, parameters)
-        clustering.train(len(rows), faiss.swig_ptr(rows), faiss.ProgressiveDimIndexFactory())
+    parameters = faiss.ProgressiveDimClusteringParameters()
+    parameters.seed, parameters.niter = seed, iterations
+    parameters.min_points_per_centroid, parameters.max_points_per_centroid = 1, 2**31 // size
+    parameters.progressive_dim_steps = min(parameters.progressive_dim_steps, max(1, dim.bit_length() - 1))
+    clustering: Any = faiss.ProgressiveDimClustering(dim, size, parameters)
+    clustering.train(len(rows), faiss.swig_ptr(rows), faiss.ProgressiveDimIndexFactory())
     centroids = faiss.vector_to_array(clustering.centroids).reshape(size, dim)
     return np.ascontiguousarray(centroids, dtype=np.float32)
 

@@ -1,0 +1,1 @@
+"""What writes the contract: synthetic worlds and sampled negatives."""

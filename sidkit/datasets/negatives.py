@@ -54,7 +54,7 @@ class Catalogue:
 
 def row_keys(*columns: pd.Series) -> npt.NDArray[np.uint64]:
     """A 64-bit hash per row of some columns."""
-    return pd.util.hash_pandas_object(pd.concat(columns, axis=1), index=False).to_numpy(np.uint64)
+    return np.asarray(pd.util.hash_pandas_object(pd.concat(columns, axis=1), index=False), dtype=np.uint64)
 
 
 def draw_negatives(positives: Positives, catalogue: Catalogue, settings: NegativeSettings, delay_us: int) -> Ints:

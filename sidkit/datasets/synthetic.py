@@ -164,11 +164,13 @@ def _mixture(p: WorldParameters, count: int, rng: np.random.Generator) -> Floats
     share = 1 / np.arange(1, p.clusters + 1) ** 0.5
     cluster = rng.choice(p.clusters, count, p=share / share.sum())
     points = centres[cluster] + p.cluster_spread * rng.standard_normal((count, p.latent_dim))
-    return (points / np.sqrt(1 + p.cluster_spread**2)).astype(np.float32)
+    scaled: Floats = (points / np.sqrt(1 + p.cluster_spread**2)).astype(np.float32)
+    return scaled
 
 
 def _unit(vectors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+    length: npt.NDArray[np.float64] = np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+    return vectors / length
 
 
 def _write_impressions(
@@ -335,7 +337,8 @@ def _write_content(folder: Path, p: WorldParameters, items: _Items, rng: np.rand
 def _view(seen: npt.NDArray[np.floating], dim: int, noise: float, rng: np.random.Generator) -> Floats:
     projection = rng.standard_normal((seen.shape[1], dim)) / np.sqrt(dim)
     blur = noise * np.sqrt(seen.shape[1] / dim) * rng.standard_normal((len(seen), dim))
-    return (seen @ projection + blur).astype(np.float32)
+    shown: Floats = (seen @ projection + blur).astype(np.float32)
+    return shown
 
 
 def _vectors(matrix: Floats, missing: npt.NDArray[np.bool_]) -> pa.Array:

@@ -48,7 +48,7 @@ from sidkit.stores.registry_path import resolve_registry_against_repo
 resolve_registry_against_repo()
 
 
-class AsofDuckDBOfflineStoreConfig(DuckDBOfflineStoreConfig):
+class AsofDuckDBOfflineStoreConfig(DuckDBOfflineStoreConfig):  # type: ignore[misc]
     """Settings under ``offline_store`` in ``feature_store.yaml``."""
 
     type: StrictStr = "sidkit.stores.asof_duckdb.AsofDuckDBOfflineStore"
@@ -142,7 +142,8 @@ class _QueryJob(RetrievalJob):  # type: ignore[misc]
             return self._run(opened)
 
     def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
-        return self._to_arrow_internal(timeout).to_pandas()
+        frame: pd.DataFrame = self._to_arrow_internal(timeout).to_pandas()
+        return frame
 
     @property
     def full_feature_names(self) -> bool:
@@ -237,14 +238,17 @@ class AsofRetrievalJob(_QueryJob):
 
     @property
     def full_feature_names(self) -> bool:
+        """Whether feature columns carry their view's name."""
         return self._full_feature_names
 
     @property
     def on_demand_feature_views(self) -> list[OnDemandFeatureView]:
+        """Views that Feast computes from the result."""
         return [view for view in self._odfvs if view.mode != "substrait"]
 
     @property
     def metadata(self) -> RetrievalMetadata | None:
+        """What was asked."""
         valid = self._moments.drop_null().to_numpy()
         bounds = (from_us(valid.min()), from_us(valid.max())) if len(valid) else (None, None)
         return RetrievalMetadata(

@@ -1,9 +1,9 @@
 """From the log to the feature tables: incremental by watermark, bounded by ``as_of``, safe to run twice.
 
-``data/tables/manifest.json`` is written last and says up to which moment, from which parts of the log, under which
-settings and for the how-manieth time from scratch (``generation``) the tables were built. A build computes the rows that are due since then; an event that comes late rebuilds its
-own keys from its own time on. Every table is written beside and renamed. A build that was killed half way is repeated
-from the same manifest and ends in the same tables.
+``data/tables/manifest.json`` is written last. It says up to which moment, from which parts of the log, under which
+settings and in which ``generation`` (the number of builds from scratch) the tables were built. A build computes the rows
+that are due since then; an event that comes late rebuilds its own keys from its own time on. Every table is written
+beside and renamed. A build that was killed half way is repeated from the same manifest and ends in the same tables.
 """
 
 from __future__ import annotations
@@ -206,14 +206,16 @@ def _read_content(opened: duckdb.DuckDBPyConnection, log: Log, modalities: list[
         FROM {items} WHERE epoch_us({version}) + getvariable('delay_us') <= getvariable('as_of_us')
     """)
     lists = ", ".join(quoted(name) for name in modalities)
-    updated = "greatest(coalesce(updated_at, born), born)" if "updated_at" in has["embeddings"] else "born"
+    dated = "updated_at" in has["embeddings"]
+    updated = "greatest(coalesce(updated_at, born), born)" if dated else "born"
+    newest = "updated_at DESC NULLS LAST" if dated else "item_id"
     opened.execute(f"""
         CREATE OR REPLACE TEMP VIEW embedding_versions AS
         SELECT item_id, epoch_us({updated}) AS version_us, {lists}
         FROM {embeddings} INNER JOIN (SELECT item_id, min(created_at) AS born FROM {items} GROUP BY item_id) USING (item_id)
         WHERE epoch_us({updated}) + getvariable('delay_us') <= getvariable('as_of_us')
         QUALIFY row_number() OVER (
-            PARTITION BY item_id, epoch_us({updated}) ORDER BY {"updated_at DESC NULLS LAST" if "updated_at" in has["embeddings"] else "item_id"}
+            PARTITION BY item_id, epoch_us({updated}) ORDER BY {newest}
         ) = 1
     """)
 

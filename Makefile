@@ -1,0 +1,45 @@
+# Two commands are all a newcomer needs: `make demo` and `make test`. Each makes the environment first.
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+SIDKIT_DATA ?= ../shared/data
+WORK := .work
+
+.PHONY: demo test lint types unit real clean
+
+$(VENV): $(VENV)/.made
+
+$(VENV)/.made: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+# From a raw click log to an online score, on a synthetic world.
+demo: $(VENV)/.made
+	@rm -rf demo
+	$(BIN)/sidkit run --data synthetic --repo demo --impressions 150000
+	@sh scripts/demo_score.sh $(BIN) demo
+
+test: lint types unit
+
+lint: $(VENV)/.made
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.made
+	$(BIN)/mypy
+
+unit: $(VENV)/.made
+	$(BIN)/python -m pytest
+
+# The main job on the three real data sets; SIDKIT_DATA is the folder that holds them.
+real: $(VENV)/.made
+	@for name in ml_latest_small uci_online_retail xwines_slim; do \
+	  if [ -d "$(SIDKIT_DATA)/$$name" ]; then \
+	    rm -rf $(WORK)/$$name && $(BIN)/sidkit run --data "$(SIDKIT_DATA)/$$name" --repo $(WORK)/$$name || exit 1; \
+	  else echo "SKIPPED $$name: $(SIDKIT_DATA)/$$name is not there; set SIDKIT_DATA"; fi; \
+	done
+
+clean:
+	rm -rf demo $(WORK) .pytest_cache .mypy_cache .ruff_cache
