@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import pyarrow as pa
 
 from ranking.views import CONTENT, ITEM_STATS, USER_HISTORY, USER_STATS, Ints, gathered, numbers, one_chunk
@@ -124,14 +125,11 @@ def _history_features(view: ViewRows, item_ids: npt.NDArray[np.object_], at_us: 
 def _in_history(items: pa.ListArray, index: Ints, item_ids: npt.NDArray[np.object_]) -> npt.NDArray[np.float64]:
     """1 where the candidate is among the history's items."""
     flat = items.flatten().dictionary_encode()
-    names = {name: code for code, name in enumerate(flat.dictionary.to_pylist())}
-    codes = flat.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-    lengths = np.diff(items.offsets.to_numpy())
-    owner = np.repeat(np.arange(len(items), dtype=np.int64), lengths)
-    there = np.unique(owner * max(len(names), 1) + codes) if len(codes) else np.zeros(0, dtype=np.int64)
-    candidate = np.array([names.get(item, -1) for item in item_ids], dtype=np.int64)
-    wanted = np.where((candidate >= 0) & (index >= 0), index * max(len(names), 1) + candidate, -1)
-    if not len(there):
-        return np.zeros(len(item_ids))
-    place = np.minimum(np.searchsorted(there, wanted), len(there) - 1)
-    return ((there[place] == wanted) & (wanted >= 0)).astype(np.float64)
+    names = pd.Index(flat.dictionary.to_pylist(), dtype=object)
+    count = max(len(names), 1)
+    owner = np.repeat(np.arange(len(items), dtype=np.int64), np.diff(items.offsets.to_numpy()))
+    there = np.unique(owner * count + flat.indices.to_numpy(zero_copy_only=False))
+    candidate = names.get_indexer(pd.Index(item_ids, dtype=object))
+    wanted = np.where((candidate >= 0) & (index >= 0), index * count + candidate, -1)
+    found: npt.NDArray[np.float64] = np.isin(wanted, there).astype(np.float64)
+    return found

@@ -110,20 +110,61 @@ class AsofDuckDBOfflineStore(DuckDBOfflineStore):  # type: ignore[misc]
                 start_date, end_date,
             )  # fmt: skip
             return job
-        columns = [*join_key_columns, *feature_name_columns, timestamp_field]
         order = [f"{quoted(timestamp_field)} DESC"]
         if created_timestamp_column:
-            columns.append(created_timestamp_column)
             order.append(f"{quoted(created_timestamp_column)} DESC NULLS LAST")
-        moment = f"epoch_us({quoted(timestamp_field)}::TIMESTAMPTZ)"
         by_key = f"PARTITION BY {', '.join(map(quoted, join_key_columns))} " if join_key_columns else ""
         query = (
-            f"SELECT {', '.join(map(quoted, dict.fromkeys(columns)))} "
-            f"FROM ({_source_sql(data_source, config.repo_path)}) "
-            f"WHERE {moment} BETWEEN {_us(start_date)} AND {_us(end_date)} "
-            f"QUALIFY row_number() OVER ({by_key}ORDER BY {', '.join(order)}, __id DESC) = 1"
-        )
+            _rows_between(
+                config, data_source, [*join_key_columns, *feature_name_columns], timestamp_field,
+                created_timestamp_column, start_date, end_date,
+            )
+            + f" QUALIFY row_number() OVER ({by_key}ORDER BY {', '.join(order)}, __id DESC) = 1"
+        )  # fmt: skip
         return _QueryJob(config, lambda opened: opened.execute(query).to_arrow_table())
+
+    @staticmethod
+    def pull_all_from_table_or_query(
+        config: RepoConfig,
+        data_source: DataSource,
+        join_key_columns: list[str],
+        feature_name_columns: list[str],
+        timestamp_field: str,
+        created_timestamp_column: str | None = None,
+        start_date: datetime | None = None,
+        end_date: datetime | None = None,
+    ) -> RetrievalJob:
+        """All rows in ``[start_date, end_date]``."""
+        if not _is_local_parquet(data_source):
+            job: RetrievalJob = DuckDBOfflineStore.pull_all_from_table_or_query(
+                config, data_source, join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column,
+                start_date, end_date,
+            )  # fmt: skip
+            return job
+        query = _rows_between(
+            config, data_source, [*join_key_columns, *feature_name_columns], timestamp_field, created_timestamp_column,
+            start_date, end_date,
+        )  # fmt: skip
+        return _QueryJob(config, lambda opened: opened.execute(query).to_arrow_table())
+
+
+def _rows_between(
+    config: RepoConfig,
+    source: DataSource,
+    columns: list[str],
+    timestamp_field: str,
+    created: str | None,
+    start: datetime | None,
+    end: datetime | None,
+) -> str:
+    wanted = dict.fromkeys([*columns, timestamp_field, *([created] if created else [])])
+    moment = f"epoch_us({quoted(timestamp_field)}::TIMESTAMPTZ)"
+    bounds = [f"{moment} >= {_us(start)}"] if start else []
+    bounds += [f"{moment} <= {_us(end)}"] if end else []
+    return (
+        f"SELECT {', '.join(map(quoted, wanted))} FROM ({_source_sql(source, config.repo_path)}) "
+        f"WHERE {' AND '.join(bounds) or 'true'}"
+    )
 
 
 class _QueryJob(RetrievalJob):  # type: ignore[misc]

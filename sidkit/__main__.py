@@ -1,0 +1,5 @@
+"""``python -m sidkit``."""
+
+from sidkit.cli import main
+
+main()

@@ -1,0 +1,129 @@
+"""What tests build on: sources in the input contract from plain rows, repos from sources, a finished job."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from oracle.features import EmbeddingVersion, Event, ItemVersion
+
+from sidkit.repo import Repo, init_repo
+
+MOMENT = pa.timestamp("us", tz="UTC")
+FAST_PRESET = Path(__file__).parent / "presets" / "fast.toml"
+DAY = 86_400_000_000
+START = 1_577_836_800_000_000  # 2020-01-01
+
+
+@dataclass(frozen=True)
+class FinishedJob:
+    """A repo on which the main job has run, with what it told."""
+
+    repo: Repo
+    facts: dict[str, Any]
+    told: dict[str, Any]
+
+
+def run_fast_job(
+    path: Path, preset: Path, data: str = "synthetic", impressions: int = 24_000, seeds: int = 1
+) -> FinishedJob:
+    """Run the main job in this process on one thread."""
+    from ranking.job import Job, JobOptions, prepare_repo
+    from ranking.job_report import job_json
+    from ranking.presets import load_preset
+
+    repo = prepare_repo(data, path)
+    one_thread(repo)
+    options = JobOptions(data, str(preset), load_preset(str(preset)), seeds, None, impressions)
+    with repo.locked():
+        job = Job(repo, options, lambda *_: None)
+        facts = job.run()
+    return FinishedJob(repo, facts, job_json(job, facts))
+
+
+def one_thread(repo: Repo) -> None:
+    """Let a fresh repo use one thread, so that results repeat bit by bit."""
+    path = repo.path / "sidkit.toml"
+    path.write_text(path.read_text().replace("threads = 2", "threads = 1"))
+    repo.__dict__.pop("settings", None)
+
+
+def write_tables(folder: Path, tables: Mapping[str, pa.Table]) -> Path:
+    """Write ``<name>.parquet`` for each table."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, table in tables.items():
+        pq.write_table(table, folder / f"{name}.parquet")
+    return folder
+
+
+def moments(values: Sequence[int | None]) -> pa.Array:
+    """Microseconds as ``timestamp[us, UTC]``."""
+    return pa.array(values, pa.int64()).cast(pa.timestamp("us")).cast(MOMENT)
+
+
+def interactions_table(events: Sequence[Event], *, conversions: bool = False) -> pa.Table:
+    """The contract's ``interactions`` from oracle events."""
+    columns = {
+        "user_id": pa.array([event.user_id for event in events], pa.string()),
+        "item_id": pa.array([event.item_id for event in events], pa.string()),
+        "timestamp": moments([event.timestamp for event in events]),
+        "label": pa.array([event.label for event in events], pa.int8()),
+    }
+    if conversions:
+        columns["converted"] = pa.array([event.converted for event in events], pa.int8())
+    return pa.table(columns)
+
+
+def items_table(items: Sequence[ItemVersion]) -> pa.Table:
+    """The contract's ``items`` from oracle versions; ``updated_at`` only where any version has it."""
+    columns = {
+        "item_id": pa.array([item.item_id for item in items], pa.string()),
+        "created_at": moments([item.created_at for item in items]),
+        "removed_at": moments([item.removed_at for item in items]),
+        "category": pa.array([item.category for item in items], pa.string()),
+        "price": pa.array([item.price for item in items], pa.float32()),
+        "title": pa.array([f"title of {item.item_id}" for item in items], pa.string()),
+    }
+    if any(item.updated_at is not None for item in items):
+        columns["updated_at"] = moments([item.updated_at for item in items])
+    return pa.table(columns)
+
+
+def embeddings_table(embeddings: Sequence[EmbeddingVersion], modalities: Sequence[str]) -> pa.Table:
+    """The contract's ``item_embeddings`` from oracle versions."""
+    columns = {"item_id": pa.array([row.item_id for row in embeddings], pa.string())}
+    for name in modalities:
+        columns[name] = pa.array([row.vectors.get(name) for row in embeddings], pa.list_(pa.float32()))
+    if any(row.updated_at is not None for row in embeddings):
+        columns["updated_at"] = moments([row.updated_at for row in embeddings])
+    return pa.table(columns)
+
+
+def fresh_repo(path: Path, source: Path | str, **settings: Any) -> Repo:
+    """A repo on a source; ``settings`` are ``init_repo``'s, and ``toml`` replaces text in ``sidkit.toml``."""
+    replaced: Mapping[str, str] = settings.pop("toml", {})
+    repo = init_repo(path, source_url=str(source), **settings)
+    text = (path / "sidkit.toml").read_text()
+    for old, new in replaced.items():
+        assert old in text, old
+        text = text.replace(old, new)
+    (path / "sidkit.toml").write_text(text)
+    one_thread(repo)
+    return repo
+
+
+def sidkit(*arguments: object, cwd: Path, expect: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "sidkit", *map(str, arguments)],
+        cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+    assert done.returncode == expect, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done

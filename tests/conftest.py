@@ -1,0 +1,62 @@
+"""Shared fixtures, and the rule that a skip nobody expects is a failure."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+# One thread makes scores repeat bit by bit; it has to be said before numpy, faiss or torch are loaded.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+from builders import FAST_PRESET, FinishedJob, run_fast_job
+
+ROOT = Path(__file__).parent.parent
+SIDKIT_DATA = Path(os.environ.get("SIDKIT_DATA", ROOT.parent / "shared" / "data"))
+ABSENT = "real data absent"
+"""The one reason for which a test may be skipped: SIDKIT_DATA holds no such set."""
+
+_skips: list[str] = []
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.skipped and isinstance(report.longrepr, tuple):
+        reason = str(report.longrepr[2]).removeprefix("Skipped: ")
+        if not reason.startswith(ABSENT):
+            _skips.append(f"{report.nodeid}: {reason}")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if _skips and session.exitstatus == 0:
+        session.exitstatus = 1
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for skip in _skips:
+        terminalreporter.write_line(f"UNEXPECTED SKIP {skip}", red=True)
+
+
+@pytest.fixture(params=["ml_latest_small", "uci_online_retail", "xwines_slim"])
+def real_source(request: pytest.FixtureRequest) -> Path:
+    """Each real data set; skipped, loudly, where the folder is absent."""
+    folder = SIDKIT_DATA / str(request.param)
+    if not folder.is_dir():
+        pytest.skip(f"{ABSENT}: {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> FinishedJob:
+    """The main job on a small synthetic world, done once. Tests only read it."""
+    return run_fast_job(tmp_path_factory.mktemp("finished") / "repo", FAST_PRESET)
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A working directory that is neither the clone nor a repo, and that holds another ``feature_repo``."""
+    folder = tmp_path / "elsewhere"
+    (folder / "feature_repo").mkdir(parents=True)
+    (folder / "feature_repo" / "entities.py").write_text("raise RuntimeError('the wrong feature_repo was imported')\n")
+    monkeypatch.chdir(folder)
+    yield folder
