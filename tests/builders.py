@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from oracle.features import EmbeddingVersion, Event, ItemVersion
 
+from oracle.features import EmbeddingVersion, Event, ItemVersion
+from oracle.logs import MODALITIES, World
 from sidkit.repo import Repo, init_repo
 
 MOMENT = pa.timestamp("us", tz="UTC")
@@ -127,3 +129,64 @@ def sidkit(*arguments: object, cwd: Path, expect: int = 0, **environment: str) -
     )  # fmt: skip
     assert done.returncode == expect, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
+
+
+SENTINEL_US = START - 400 * DAY
+"""Long before any drawn time: a world's source always holds both labels, a conversion and both modalities."""
+
+
+def complete(world: World) -> World:
+    """The world with the few rows that the contract asks of every log (both labels, a vector per modality, ...)."""
+    settings = world.settings
+    converted = 1 if settings.has_conversions else None
+    events = [Event("u90", "i90", SENTINEL_US, 1, converted)]
+    if not settings.positives_only:
+        events.append(Event("u90", "i90", SENTINEL_US, 0, None))
+    versioned = any(item.updated_at is not None for item in world.items)
+    item = ItemVersion("i90", SENTINEL_US - DAY, SENTINEL_US - DAY if versioned else None, None, "sentinel", 1.5)
+    vectors = {name: tuple(0.5 * place for place in range(MODALITIES[name])) for name in world.modalities}
+    stamped = any(row.updated_at is not None for row in world.embeddings)
+    embedding = EmbeddingVersion("i90", SENTINEL_US - DAY if stamped else None, vectors)
+    return replace(
+        world,
+        events=[*world.events, *events],
+        items=[*world.items, item],
+        embeddings=[*world.embeddings, embedding],
+    )
+
+
+def write_world_source(folder: Path, world: World) -> Path:
+    """A completed world as a source folder."""
+    return write_tables(
+        folder,
+        {
+            "interactions": interactions_table(world.events, conversions=world.settings.has_conversions),
+            "items": items_table(world.items),
+            "item_embeddings": embeddings_table(world.embeddings, world.modalities),
+        },
+    )
+
+
+def world_toml(source: Path, world: World) -> str:
+    """The ``sidkit.toml`` of a world: its settings, and no row of it is too many to reject."""
+    settings = world.settings
+    listed = ", ".join(f'"{name}"' for name in world.modalities)
+    return (
+        f'[source]\nurl = "{source}"\nmodalities = [{listed}]\n'
+        f'feedback = "{"positives_only" if settings.positives_only else "impressions"}"\n'
+        f"conversions = {str(settings.has_conversions).lower()}\n"
+        'unknown_items = "keep"\nmax_reject_share = 1.0\n'
+        f"[time]\navailability_delay_seconds = {settings.delay / 1e6}\n"
+        f"stats_cadence_seconds = {settings.cadence // 1_000_000}\nhistory_length = {settings.history_length}\n"
+        "[engine]\nthreads = 1\n"
+    )
+
+
+def set_world(repo_path: Path, source: Path, world: World) -> Repo:
+    """Point a repo at a world: settings and source are written, log and tables of an earlier one are forgotten."""
+    for stale in ("log", "tables", "tmp", "rejects"):
+        shutil.rmtree(repo_path / "data" / stale, ignore_errors=True)
+    shutil.rmtree(source, ignore_errors=True)
+    write_world_source(source, world)
+    (repo_path / "sidkit.toml").write_text(world_toml(source, world))
+    return Repo.open(repo_path)

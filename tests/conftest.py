@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 # One thread makes scores repeat bit by bit; it has to be said before numpy, faiss or torch are loaded.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+
 from builders import FAST_PRESET, FinishedJob, run_fast_job
 
 ROOT = Path(__file__).parent.parent
@@ -53,10 +53,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> FinishedJob:
 
 
 @pytest.fixture
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory that is neither the clone nor a repo, and that holds another ``feature_repo``."""
     folder = tmp_path / "elsewhere"
     (folder / "feature_repo").mkdir(parents=True)
     (folder / "feature_repo" / "entities.py").write_text("raise RuntimeError('the wrong feature_repo was imported')\n")
     monkeypatch.chdir(folder)
-    yield folder
+    return folder

@@ -167,7 +167,11 @@ def _build(repo: Repo, log: Log, as_of_us: int, before: dict[str, Any] | None, n
                 _prepare_counts(opened, name.removesuffix("_stats"), old, before, time.delay_us, time.cadence_us)
             elif name == "user_history":
                 _prepare_history(opened, before, time.delay_us)
-            merged = _merge_content(old) if name == "item_content" else _merge_by_restart(name, old, time.delay_us)
+            merged = (
+                _merge_content(old, noted["settings"]["source.modalities"])
+                if name == "item_content"
+                else _merge_by_restart(name, old, time.delay_us)
+            )
             rows[name], new[name] = _write(opened, name, merged, repo.tables / f"{name}.parquet", before)
     write_json(
         repo.tables / _MANIFEST,
@@ -280,16 +284,17 @@ def _merge_by_restart(name: str, old: Path | None, delay_us: int) -> str:
     return f"{kept} SELECT *, true AS fresh FROM ({new})"
 
 
-def _merge_content(old: Path | None) -> str:
+def _merge_content(old: Path | None, modalities: list[str]) -> str:
     """Old rows as they are, and the new ones.
 
     Content that changed in place, under the same version time, was readable only from this build on: it becomes a row
-    at ``as_of``, and the row that serving had until then stays.
+    at ``as_of``, and the row that serving had until then stays. The same goes for a version that comes late, between
+    versions that are there already.
     """
     new = (_SQL / "item_content.sql").read_text(encoding="utf-8")
     if old is None:
         return f"SELECT *, true AS fresh FROM ({new})"
-    payload = "* EXCLUDE (item_id, event_timestamp, created_timestamp, fresh)"
+    payload = ", ".join([*map(quoted, modalities), "category", "price", "created_at_us"])
     return f"""
         WITH old_rows AS (SELECT *, false AS fresh FROM read_parquet({literal(old)})),
         computed AS (SELECT *, true AS fresh FROM ({new})),
