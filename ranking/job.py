@@ -100,7 +100,7 @@ class Job:
         )
         split = TimeSplit.of(read_rows(repo.labelled_rows).at_us, repo.settings.split)
         codebook = self._codebook_stages(split, [log, tables.facts, asdict(split)])
-        context_inputs = [codebook, rows.facts, tables.facts, asdict(split), _training_caps(options.preset)]
+        context_inputs = [log, codebook, rows.facts, tables.facts, asdict(split), _training_caps(options.preset)]
         frame = self.stages.run("frame", context_inputs, lambda: self._frame(codebook, split))
         judged = self._arms(codebook, split, [context_inputs, frame.facts])
         self.stages.run("materialize", [codebook, tables.facts], lambda: self._materialize(as_of_us))
@@ -137,9 +137,7 @@ class Job:
 
     def _read_source(self) -> StageResult:
         report = ingest(self.repo)
-        manifest = read_log(self.repo).manifest
-        facts = {"parts": manifest["parts"], "fingerprint": manifest["fingerprint"]}
-        return StageResult(report.rows, facts, (self.repo.log / "manifest.json",))
+        return StageResult(report.rows, read_log(self.repo).mark, (self.repo.log / "manifest.json",))
 
     def _rows(self) -> StageResult:
         report = build_labelled_rows(self.repo)
@@ -155,8 +153,9 @@ class Job:
 
     def _codebook_stages(self, split: TimeSplit, inputs: Any) -> str:
         spec = self.options.preset.codebook
-        marked = [*inputs, spec.model_dump(mode="json"), _content_mark(self.repo, split.train_end_us)]
-        name = f"{Path(self.options.preset_name).stem}_{content_hash(marked)[:6]}"
+        made_of = [spec.model_dump(mode="json"), split.train_end_us, _content_mark(self.repo, split.train_end_us)]
+        name = f"{Path(self.options.preset_name).stem}_{content_hash(made_of)[:6]}"
+        marked = [*inputs, *made_of]
 
         def fit() -> StageResult:
             pipeline.fit(self.repo, name, spec, split.train_end_us)
@@ -351,7 +350,7 @@ def _source_mark(repo: Repo) -> Any:
     mark = source.fingerprint()
     # A database cannot say whether it changed, so it is read each time.
     return [
-        repo.settings.source.model_dump(mode="json"),
+        repo.settings.source.model_dump(mode="json", exclude={"url"}),
         mark if mark is not None else np.random.default_rng().random(),
     ]
 

@@ -47,7 +47,7 @@ def job_json(job: Job, facts: Mapping[str, Any]) -> dict[str, Any]:
                 "rows_cold": cold["rows"],
                 "oracle_auc": judged["oracle"]["all"] if judged["oracle"] else None,
             }
-            for arm, figures in judged["arms"].items()
+            for arm, figures in ((arm, judged["arms"][arm]) for arm in job.options.preset.arms)
         ],
         "stages": facts["stages"],
         "peak_rss_mb": facts["peak_rss_mb"],

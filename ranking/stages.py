@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -53,9 +54,11 @@ class Stages:
         mark = content_hash(inputs)
         there = self._done.get(name)
         self._ran.append(name)
-        if there and there["inputs"] == mark and all(Path(file).exists() for file in there["files"]):
+        # Relative to the record, so that a repo can be moved.
+        files = tuple(self._path.parent / file for file in there["files"]) if there else ()
+        if there and there["inputs"] == mark and all(file.exists() for file in files):
             self._announce(name, there["rows"], there["seconds"], True)
-            return StageResult(there["rows"], there["facts"], tuple(Path(file) for file in there["files"]))
+            return StageResult(there["rows"], there["facts"], files)
         began = time.monotonic()
         result = work()
         seconds = round(time.monotonic() - began, 3)
@@ -64,7 +67,7 @@ class Stages:
             "rows": result.rows,
             "seconds": seconds,
             "facts": result.facts,
-            "files": [str(file) for file in result.files],
+            "files": [os.path.relpath(file, self._path.parent) for file in result.files],
         }
         write_json(self._path, self._done)
         self._announce(name, result.rows, seconds, False)

@@ -296,19 +296,24 @@ def _assign(repo: Repo, codebook: Codebook, record: CodebookRecord) -> RefreshRe
 
 
 def _insert(opened: duckdb.DuckDBPyConnection, chunk: pa.Table, codebook: Codebook) -> int:
-    """Assign one chunk; returns how many of its rows have no content."""
+    """Assign one chunk; returns how many of its rows have no content.
+
+    Those get a row without codes: an item that lost its content must not keep the codes it had.
+    """
     items = ItemVectors.from_arrow(chunk, codebook.encoder.modalities_)
-    encodable = np.flatnonzero(items.any_present)
-    if len(encodable):
-        assignment = codebook.assign(items.rows(encodable))
-        offsets = np.arange(len(encodable) + 1, dtype=np.int32) * assignment.codes.shape[1]
-        codes = pa.ListArray.from_arrays(offsets, assignment.codes.astype(np.int64).ravel())
-        rows = chunk.select(["item_id", "event_timestamp"]).take(encodable)
-        rows = rows.append_column("codes", codes).append_column("residual_norm", pa.array(assignment.residual_norm))
-        opened.register("chunk", rows)
-        opened.execute("INSERT INTO assigned SELECT * FROM chunk")
-        opened.unregister("chunk")
-    return len(items) - len(encodable)
+    assignment = codebook.assign(items)
+    lost = ~assignment.encodable
+    levels = assignment.codes.shape[1]
+    offsets = np.arange(len(items) + 1, dtype=np.int32) * levels
+    rows = chunk.select(["item_id", "event_timestamp"])
+    rows = rows.append_column(
+        "codes", pa.ListArray.from_arrays(offsets, assignment.codes.astype(np.int64).ravel(), mask=pa.array(lost))
+    )
+    rows = rows.append_column("residual_norm", pa.array(assignment.residual_norm, mask=lost))
+    opened.register("chunk", rows)
+    opened.execute("INSERT INTO assigned SELECT * FROM chunk")
+    opened.unregister("chunk")
+    return int(lost.sum())
 
 
 def _known_items(repo: Repo, fit_end_us: int) -> tuple[ItemVectors, int]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -190,3 +192,30 @@ def set_world(repo_path: Path, source: Path, world: World) -> Repo:
     write_world_source(source, world)
     (repo_path / "sidkit.toml").write_text(world_toml(source, world))
     return Repo.open(repo_path)
+
+
+def copy_of(finished: FinishedJob, path: Path) -> Repo:
+    """A copy of a finished job's repo, for tests that change it: its paths are its own, and it is applied again."""
+    from sidkit.stores.feast_repo import apply_repo
+
+    shutil.copytree(finished.repo.path, path)
+    for name in ("feature_store.yaml", "sidkit.toml"):
+        text = (path / name).read_text()
+        (path / name).write_text(text.replace(str(finished.repo.path), str(path)))
+    repo = Repo.open(path)
+    apply_repo(repo)
+    return repo
+
+
+def dies(work: Callable[..., None], *arguments: object) -> None:
+    """Do something in a process that is expected to be killed.
+
+    Processes are forked from a server that has imported the heavy libraries and used none of them: a fork of this
+    process would inherit the locks of their thread pools.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "faiss", "sklearn.ensemble", "ranking.job_report", "ranking.artifact"])
+    child = context.Process(target=work, args=arguments)
+    child.start()
+    child.join(300)
+    assert child.exitcode == -signal.SIGKILL, child.exitcode

@@ -2,7 +2,27 @@
 
 from __future__ import annotations
 
-from builders import FinishedJob
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from builders import FAST_PRESET, FinishedJob, copy_of, dies, run_fast_job, sidkit
+from ranking.job import prepare_repo
+from ranking.stages import Stages
+from sidkit.errors import ConfigError, RepoLockedError
+from sidkit.repo import Repo
+
+STAGES = [
+    "synthetic", "ingest", "rows", "tables", "codebook", "publish", "frame", "train:id:s0", "train:content:s0",
+    "train:id_codes:s0", "train:shuffled_codes:s0", "train:gbdt:s0", "evaluate", "materialize",
+]  # fmt: skip
 
 
 def test_the_json_object_has_the_stated_shape(finished: FinishedJob) -> None:
@@ -14,11 +34,146 @@ def test_the_json_object_has_the_stated_shape(finished: FinishedJob) -> None:
     assert (
         len(told["codebook"]["utilisation"]) == len(told["codebook"]["perplexity"]) == told["codebook"]["levels"] == 3
     )
-    assert {arm["arm"] for arm in told["arms"]} == {"id", "content", "id_codes", "shuffled_codes", "gbdt"}
+    assert [arm["arm"] for arm in told["arms"]] == ["id", "content", "id_codes", "shuffled_codes", "gbdt"]
     for arm in told["arms"]:
         assert set(arm) == {
             "arm", "auc", "gauc", "logloss", "auc_cold", "auc_warm", "rows", "rows_cold", "oracle_auc",
         }  # fmt: skip
-        assert 0 < arm["auc"] < arm["oracle_auc"] < 1
+        assert 0.5 < arm["auc"] < arm["oracle_auc"] < 1, arm
+    assert [stage["name"] for stage in told["stages"]] == STAGES
     for stage in told["stages"]:
         assert set(stage) == {"name", "rows", "seconds"}
+    assert all(Path(told["artifacts"][name]).exists() for name in ("repo", "codebook", "tables", "rejects", "verdict"))
+
+
+def test_json_is_all_that_is_on_stdout_and_a_second_run_keeps_everything(
+    finished: FinishedJob, tmp_path: Path, elsewhere: Path
+) -> None:
+    repo = copy_of(finished, tmp_path / "repo")
+    before = files_of(repo)
+    done = sidkit(
+        "run", "--data", "synthetic", "--repo", repo.path, "--preset", FAST_PRESET, "--impressions", 24_000, "--json",
+        cwd=elsewhere,
+    )  # fmt: skip
+    told = json.loads(done.stdout)
+    assert [line.split()[0] for line in done.stderr.splitlines() if "rows" in line] == ["kept"] * len(STAGES)
+    for name in ("codebook", "arms", "stages"):
+        assert told[name] == finished.told[name]
+    assert changed_files(before, repo) == set()
+
+
+def test_killed_at_every_stage_and_run_again_it_ends_as_an_undisturbed_run(
+    finished: FinishedJob, tmp_path: Path
+) -> None:
+    path = tmp_path / "repo"
+    for stage in STAGES:
+        before = files_of(Repo(path)) if path.exists() else {}
+        dies(killed_at, path, stage)
+        changed = changed_files(before, Repo(path))
+        allowed = {".sidkit.lock", "data/catalog.sqlite", "data/registry.sqlite", "data/online.sqlite"}
+        assert changed <= allowed, f"killed at {stage}, the next run touched what was finished: {changed}"
+    resumed = run_fast_job(path, FAST_PRESET)
+    assert same_result(resumed, finished)
+    for arm in ("id", "gbdt"):
+        left, right = (
+            pq.read_table(job.repo.runs / "fast" / "predictions" / f"{arm}-s0.parquet") for job in (resumed, finished)
+        )
+        np.testing.assert_array_equal(left["probability"].to_numpy(), right["probability"].to_numpy())
+
+
+def test_the_same_seed_and_data_give_the_same_codes_and_scores(finished: FinishedJob, tmp_path: Path) -> None:
+    again = run_fast_job(tmp_path / "repo", FAST_PRESET)
+    assert same_result(again, finished)
+    tables = [
+        pq.read_table(job.repo.tables / f"item_sid_{job.told['codebook']['name']}.parquet").drop_columns(
+            "assigned_at_us"
+        )
+        for job in (again, finished)
+    ]
+    assert tables[0].equals(tables[1])
+    hashes = [
+        {
+            path.name: json.loads((path / "manifest.json").read_text())["content_hash"]
+            for path in job.repo.rankers.iterdir()
+        }
+        for job in (again, finished)
+    ]
+    assert hashes[0] == hashes[1]
+
+
+def test_two_runs_at_once_on_one_repo_are_refused(finished: FinishedJob, tmp_path: Path) -> None:
+    repo = copy_of(finished, tmp_path / "repo")
+    with repo.locked():
+        done = sidkit("run", "--data", "synthetic", "--repo", repo.path, cwd=tmp_path, expect=1)
+        assert f"pid {os.getpid()}" in done.stderr
+        assert "is being written by another sidkit command" in done.stderr
+    with repo.locked(), pytest.raises(RepoLockedError), Repo.open(repo.path).locked():
+        pass
+
+
+def test_a_repo_of_other_data_is_refused(finished: FinishedJob, tmp_path: Path) -> None:
+    source = finished.repo.settings.source.url
+    repo = prepare_repo(source, tmp_path / "repo")
+    assert prepare_repo(source, repo.path).path == repo.path
+    with pytest.raises(ConfigError, match=r"was made for .* not for .*give another --repo"):
+        prepare_repo("synthetic", repo.path)
+
+
+def test_new_rows_in_the_source_are_taken_up_and_old_versions_stay(finished: FinishedJob, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    origin = Path(finished.repo.settings.source.url)
+    log = pq.read_table(origin / "interactions.parquet")
+    for name in ("items", "item_embeddings"):
+        pq.write_table(pq.read_table(origin / f"{name}.parquet"), source / f"{name}.parquet")
+    pq.write_table(log.slice(0, 18_000), source / "interactions.parquet")
+    first = run_fast_job(tmp_path / "repo", FAST_PRESET, str(source))
+    pq.write_table(log, source / "interactions.parquet")
+    second = run_fast_job(tmp_path / "repo", FAST_PRESET, str(source))
+    assert second.told["stages"][0]["rows"] == len(log)
+    assert first.told["codebook"]["name"] != second.told["codebook"]["name"]
+    for name in (first.told["codebook"]["name"], second.told["codebook"]["name"]):
+        assert (second.repo.codebooks / name / "manifest.json").exists()
+    assert second.told["arms"][0]["rows"] != first.told["arms"][0]["rows"]
+
+
+def files_of(repo: Repo) -> dict[str, tuple[int, int]]:
+    """Inode and modification time of every file of the finished stages."""
+    recorded = repo.runs / "fast" / "stages.json"
+    if not recorded.exists():
+        return {}
+    found: dict[str, tuple[int, int]] = {}
+    for stage in json.loads(recorded.read_text()).values():
+        for name in stage["files"]:
+            path = (recorded.parent / name).resolve()
+            for file in [path, *path.rglob("*")] if path.is_dir() else [path]:
+                if file.is_file():
+                    stat = file.stat()
+                    found[str(file.relative_to(repo.path.resolve()))] = (stat.st_ino, stat.st_mtime_ns)
+    return found
+
+
+def changed_files(before: dict[str, tuple[int, int]], repo: Repo) -> set[str]:
+    now = files_of(repo)
+    return {name for name, stat in before.items() if now.get(name) != stat}
+
+
+def same_result(left: FinishedJob, right: FinishedJob) -> bool:
+    assert left.told["codebook"] == right.told["codebook"]
+    assert left.told["arms"] == right.told["arms"]
+    return Path(left.told["artifacts"]["serving_ranker"]).name == Path(right.told["artifacts"]["serving_ranker"]).name
+
+
+def killed_at(path: Path, stage: str) -> None:
+    """Run the job until a stage's work is done, and die before that is recorded."""
+    original = Stages.run
+
+    def run(self: Stages, name: str, inputs: Any, work: Callable[[], Any]) -> Any:
+        def dying() -> Any:
+            work()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        return original(self, name, inputs, dying if name == stage else work)
+
+    Stages.run = run  # type: ignore[method-assign]
+    run_fast_job(path, FAST_PRESET)

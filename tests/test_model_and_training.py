@@ -10,7 +10,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_tensors import CONTENT_DIM, SIZES, random_set
 
 from ranking.evaluation.metrics import auc
 from ranking.features import Scaling, feature_names
@@ -22,6 +21,7 @@ from ranking.train import Trained, predict, train
 from ranking.training_set import TrainingSet
 from ranking.training_spec import TrainingSpec
 from sidkit.errors import ConfigError, SidkitError
+from test_tensors import CONTENT_DIM, SIZES, random_set
 
 law = settings(max_examples=40, deadline=None, database=None)
 EVERY = tuple(REPRESENTATIONS)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from builders import DAY, START
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from builders import DAY, START
 from ranking.features import Scaling, feature_names
 from ranking.item_table import ItemTable
 from ranking.tensors import TIME_BUCKETS, TensorSet, Vocabulary, gap_bucket
@@ -106,7 +106,7 @@ def test_time_gaps_fall_into_the_stated_buckets(gap_minutes: float, bucket: int)
 def test_a_longer_gap_never_has_a_smaller_bucket(gaps_us: list[int]) -> None:
     buckets = gap_bucket(torch.tensor(0), -torch.tensor(sorted(gaps_us))).tolist()
     assert buckets == sorted(buckets)
-    assert 0 <= buckets[0]
+    assert buckets[0] >= 0
     assert buckets[-1] < TIME_BUCKETS
 
 

@@ -116,13 +116,8 @@ def _previous(repo: Repo) -> dict[str, Any] | None:
 
 
 def _consumed(log: Log) -> dict[str, Any]:
-    """What of the log a build has read: its parts, and the state of the two snapshots."""
-    return {
-        "parts": [part["file"] for part in log.manifest["parts"]],
-        "snapshots": [
-            [file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in (log.items, log.embeddings)
-        ],
-    }
+    """What of the log a build has read."""
+    return {"parts": [part["file"] for part in log.manifest["parts"]], "mark": log.mark}
 
 
 def refuse_settings_of_artifacts(repo: Repo) -> None:

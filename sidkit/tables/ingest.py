@@ -33,6 +33,11 @@ class Log:
     manifest: dict[str, Any]
 
     @property
+    def mark(self) -> dict[str, Any]:
+        """What the log holds, as JSON values that are the same for the same rows."""
+        return {"parts": [part["mark"] for part in self.manifest["parts"]], **self.manifest["snapshots"]}
+
+    @property
     def rows(self) -> int:
         """Interactions in all parts."""
         return sum(part["rows"] for part in self.manifest["parts"])
@@ -91,11 +96,10 @@ def _ingest(repo: Repo, source: Source, fingerprint: str | None, before: dict[st
         with connection(settings.engine, repo.data / "tmp" / "duckdb") as opened:
             valid = validate(source, settings, opened, work, repo.rejects)
             part = _append(opened, repo, valid.interactions, parts)
-            for name, fresh, key in (
-                ("items", valid.items, ("item_id", "updated_at")),
-                ("item_embeddings", valid.embeddings, ("item_id", "updated_at")),
-            ):
-                _merge_snapshot(opened, fresh, repo.log / f"{name}.parquet", key)
+            snapshots = {
+                name: _merge_snapshot(opened, fresh, repo.log / f"{name}.parquet")
+                for name, fresh in (("items", valid.items), ("item_embeddings", valid.embeddings))
+            }
     finally:
         remove(work)
     if part:
@@ -104,6 +108,7 @@ def _ingest(repo: Repo, source: Source, fingerprint: str | None, before: dict[st
         repo.log / _MANIFEST,
         {
             "parts": parts,
+            "snapshots": snapshots,
             "fingerprint": fingerprint,
             "strictness": [
                 settings.source.unknown_items,
@@ -160,29 +165,47 @@ def _append(
     if not facts or not facts[0]:
         remove(folder / name)
         return None
-    return {"file": name, "rows": facts[0], "first_us": facts[1], "last_us": facts[2]}
+    return {
+        "file": name,
+        "rows": facts[0],
+        "first_us": facts[1],
+        "last_us": facts[2],
+        "mark": _mark(opened, f"read_parquet({literal(folder / name)})"),
+    }
 
 
-def _merge_snapshot(opened: duckdb.DuckDBPyConnection, fresh: Path, path: Path, key: tuple[str, ...]) -> None:
+def _mark(opened: duckdb.DuckDBPyConnection, relation: str) -> str:
+    """Text that is the same for the same set of rows."""
+    row = opened.execute(f"SELECT count(*), bit_xor(hash(held)) FROM {relation} AS held").fetchone()
+    return "-".join(map(str, row or ()))
+
+
+def _merge_snapshot(opened: duckdb.DuckDBPyConnection, fresh: Path, path: Path) -> str:
+    """Bring a snapshot up to the source and return its mark; a snapshot that stays as it is keeps its file."""
     query = f"SELECT *, 1 AS generation FROM read_parquet({literal(fresh)})"
     if path.exists():
         # What the source no longer lists stays: rows of the log still refer to it.
         query += f" UNION ALL BY NAME SELECT *, 0 AS generation FROM read_parquet({literal(path)})"
     opened.execute(f"CREATE OR REPLACE TEMP TABLE snapshot AS {query}")
     there = {row[0] for row in opened.execute("DESCRIBE snapshot").fetchall()}
-    same = ", ".join(name for name in key if name in there)
-    with written_beside(path) as temporary:
-        opened.execute(
-            f"COPY (SELECT * EXCLUDE generation FROM snapshot QUALIFY row_number() OVER (PARTITION BY {same} "
-            f"ORDER BY generation DESC) = 1 ORDER BY {same}) TO {literal(temporary)} (FORMAT parquet, COMPRESSION zstd)"
-        )
-    opened.execute("DROP TABLE snapshot")
+    same = ", ".join(name for name in ("item_id", "updated_at") if name in there)
+    opened.execute(
+        f"CREATE OR REPLACE TEMP TABLE merged AS SELECT * EXCLUDE generation FROM snapshot "
+        f"QUALIFY row_number() OVER (PARTITION BY {same} ORDER BY generation DESC) = 1"
+    )
+    mark = _mark(opened, "merged")
+    if not path.exists() or _mark(opened, f"read_parquet({literal(path)})") != mark:
+        with written_beside(path) as temporary:
+            opened.execute(
+                f"COPY (SELECT * FROM merged ORDER BY {same}) TO {literal(temporary)} (FORMAT parquet, COMPRESSION zstd)"
+            )
+    opened.execute("DROP TABLE snapshot; DROP TABLE merged")
+    return mark
 
 
 def _log_settings(repo: Repo) -> dict[str, Any]:
     source = repo.settings.source
     return {
-        "source.url": source.url,
         "source.modalities": list(source.modalities),
         "source.feedback": source.feedback,
         "source.conversions": source.conversions,

@@ -42,8 +42,7 @@ def build_labelled_rows(repo: Repo) -> RowsReport:
     positives_only = repo.settings.source.feedback == "positives_only"
     inputs = content_hash(
         {
-            "parts": log.manifest["parts"],
-            "items": [log.items.stat().st_mtime_ns, log.items.stat().st_size] if positives_only else None,
+            "log": log.mark if positives_only else log.mark["parts"],
             "negatives": repo.settings.negatives.model_dump(),
             "delay_us": repo.settings.time.delay_us,
         }
