@@ -45,7 +45,7 @@ BEFORE: dict[str, Callable[[Repo], object]] = {
         repo, {**ITEMS, "late": AS_OF}, AS_OF + DAY, rebuild=True, edition={"i004": 1}
     ),
 }
-REGISTRY_KILLS = 6
+REGISTRY_KILLS = 4
 IMPORTED_ONCE = (
     "faiss", "safetensors.numpy", "feast.repo_operations", "feast.infra.online_stores.sqlite",
     "feast.infra.compute_engines.local.compute", "feast.infra.registry.sql", "ibis.backends.duckdb", "polars",
@@ -58,7 +58,7 @@ def campaign(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("kills")
     done = subprocess.run(
         [sys.executable, __file__, str(folder)],
-        cwd=folder, capture_output=True, text=True, timeout=500, check=False,
+        cwd=folder, capture_output=True, text=True, timeout=400, check=False,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,7 +1,7 @@
 """Plain `feast` commands on a repo: nothing of the kit is on the command line, and still nothing is lost.
 
 Commands run from a working directory that holds another ``feature_repo``, under a time zone that is not UTC. Each runs
-in a process of its own; as importing Feast takes seconds, several are forked from one that has only done that.
+in a process of its own; as importing Feast takes seconds, most are forked from one that has only done that.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +42,8 @@ TOKYO, LOS_ANGELES = "Asia/Tokyo", "America/Los_Angeles"
 # capabilities it is told off like anybody else.
 FORKING = """
 import ctypes, json, os, sys, time
+from sidkit.stores.feast_repo import quiet_feast
+quiet_feast()  # imports Feast in half the time
 from feast.cli.cli import cli
 
 def be_anybody():
@@ -139,11 +140,6 @@ def feast(commands: Sequence[tuple[str, Path, list[str]]], cwd: Path, log: Path)
     return [Done(code, *texts) for code, texts in zip(codes, read, strict=True)]
 
 
-def succeeded(done: Sequence[Done]) -> None:
-    for one in done:
-        assert one.code == 0, one
-
-
 def iso(micros: int) -> str:
     """A moment without a zone, as the `feast` command reads it: UTC."""
     return from_us(micros).replace(tzinfo=None).isoformat()
@@ -184,43 +180,121 @@ def registered(repo: Repo) -> dict[str, set[str]]:
     }
 
 
-# --- the shipped template, copied by hand -----------------------------------------------------------------------------
+def _point_elsewhere(repo: Repo) -> None:
+    path = repo.path / "sidkit.toml"
+    path.write_text(path.read_text().replace("data/catalog.sqlite", "data/elsewhere.sqlite"))
 
 
-@pytest.fixture(scope="module")
-def shop(published: tuple[Repo, int], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the template with the tables of a log."""
-    folder = tmp_path_factory.mktemp("shop") / "repo"
+def _drain(repo: Repo) -> None:
+    with contextlib.closing(sqlite3.connect(repo.data / "online.sqlite")) as opened, opened:
+        opened.execute("DELETE FROM sidkit_item_sid_one")
+        opened.execute("DELETE FROM sidkit_user_history")
+
+
+def _make_a_folder(repo: Repo) -> None:
+    (repo.data / "catalog.sqlite").unlink()
+    (repo.data / "catalog.sqlite").mkdir()
+
+
+DAMAGES: dict[str, Callable[[Repo], object]] = {
+    "deleted": lambda repo: (repo.data / "catalog.sqlite").unlink(),
+    "emptied": lambda repo: (repo.data / "catalog.sqlite").write_bytes(b""),
+    "corrupt": lambda repo: (repo.data / "catalog.sqlite").write_bytes(b"no database at all " * 99),
+    "unreadable": lambda repo: (repo.data / "catalog.sqlite").chmod(0),
+    "a folder": _make_a_folder,
+    "elsewhere": _point_elsewhere,
+}
+
+
+@dataclass(frozen=True)
+class Ran:
+    """Everything that was run: copies of the template and of a published repo, their state before, how each ended."""
+
+    shop: Path
+    shop_to_the_end: Path
+    middle_us: int
+    end_us: int
+    copies: dict[str, Repo]
+    before: dict[str, Any]
+    done: dict[str, Done]
+
+
+def copy_of_the_template(folder: Path, tables: Path) -> Path:
     shutil.copytree(TEMPLATE, folder, ignore=shutil.ignore_patterns("data", "artifacts", "__pycache__"))
-    shutil.copytree(published[0].tables, folder / "data" / "tables", ignore=shutil.ignore_patterns("item_sid_*"))
+    shutil.copytree(tables, folder / "data" / "tables", ignore=shutil.ignore_patterns("item_sid_*"))
     assert "path: sqlite:///data/registry.sqlite" in (folder / "feature_store.yaml").read_text()
     return folder
 
 
-def test_the_template_works_by_plain_commands_from_any_directory_and_zone(
-    shop: Path, published: tuple[Repo, int], abroad: Path, tmp_path: Path
-) -> None:
-    end_us = published[1]
-    at = pq.read_table(shop / "data" / "tables" / "item_stats.parquet")["event_timestamp"].cast("int64").to_pylist()
+@pytest.fixture(scope="module")
+def ran(published: tuple[Repo, int], abroad: Path, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    repo, end_us = published
+    folder = tmp_path_factory.mktemp("copies")
+    at = pq.read_table(repo.tables / "item_stats.parquet")["event_timestamp"].cast("int64").to_pylist()
     middle_us = sorted(at)[len(at) // 2]
-    # The real thing once, without the fork.
+    shop, to_the_end = (copy_of_the_template(folder / name, repo.tables) for name in ("shop", "to_the_end"))
+    # The real thing once, without a fork.
     real = [FEAST, "-c", shop, "apply"]
     subprocess.run(real, cwd=abroad, env={**os.environ, "TZ": TOKYO}, check=True, capture_output=True)
+    copies = {name: copied(repo, folder / name.replace(" ", "_")) for name in ("sound", "drained", *DAMAGES)}
+    before = {name: (registered(one), online_rows(one)) for name, one in copies.items()}
+    for name, spoil in {**DAMAGES, "drained": _drain}.items():
+        spoil(copies[name])
     until_middle = ["materialize", "1970-01-02T00:00:00", iso(middle_us)]
-    succeeded(feast([(LOS_ANGELES, shop, until_middle)], abroad, tmp_path / "first"))
-    before = values(shop, None)
-    assert before == values(shop, middle_us)
-    succeeded(feast([(TOKYO, shop, ["materialize-incremental", iso(end_us)])], abroad, tmp_path / "then"))
-    after = values(shop, None)
-    assert after == values(shop, end_us)
-    assert after["item_stats"] != before["item_stats"]
-    assert {path.name for path in (shop / "data").iterdir()} >= {"registry.sqlite", "online.sqlite", "tables"}
-    assert not list(shop.rglob("__pycache__"))
-    assert untouched(abroad)
+    until_end = ["materialize", "1970-01-02T00:00:00", iso(end_us)]
+    commands = {
+        "until the middle": (LOS_ANGELES, shop, until_middle),
+        "apply": (LOS_ANGELES, to_the_end, ["apply"]),
+        "until the middle too": (TOKYO, to_the_end, until_middle),
+        "incrementally": (LOS_ANGELES, to_the_end, ["materialize-incremental", iso(end_us)]),
+        **{name: (TOKYO, copies[name].path, ["apply"]) for name in ("sound", *DAMAGES)},
+        "drained": (LOS_ANGELES, copies["drained"].path, until_end),
+    }
+    done = dict(zip(commands, feast(list(commands.values()), abroad, folder / "log"), strict=True))
+    return Ran(shop, to_the_end, middle_us, end_us, copies, before, done)
 
 
-def untouched(abroad: Path) -> bool:
-    return sorted(path.name for path in abroad.rglob("*")) == ["entities.py", "entities.py", "feature_repo"]
+def test_the_template_works_by_plain_commands_from_any_directory_and_zone(ran: Ran, abroad: Path) -> None:
+    for name in ("until the middle", "apply", "until the middle too", "incrementally"):
+        assert ran.done[name].code == 0, ran.done[name]
+    middle, end = values(ran.shop, None), values(ran.shop_to_the_end, None)
+    assert middle == values(ran.shop, ran.middle_us)
+    assert end == values(ran.shop_to_the_end, ran.end_us)
+    assert middle["item_stats"] != end["item_stats"]
+    for folder in (ran.shop, ran.shop_to_the_end):
+        assert {path.name for path in (folder / "data").iterdir()} >= {"registry.sqlite", "online.sqlite", "tables"}
+        assert not list(folder.rglob("__pycache__"))
+    assert sorted(path.name for path in abroad.rglob("*")) == ["entities.py", "entities.py", "feature_repo"]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_plain_apply_without_a_sound_catalogue_fails_and_destroys_nothing(ran: Ran, damage: str) -> None:
+    assert ran.done[damage].code != 0
+    said = ran.done[damage].stderr
+    said = said[said.rindex("sidkit.errors.Catalog") :]
+    assert "the catalogue at sqlite:///" in said
+    assert "nothing was applied" in said
+    assert "correct catalog.url in sidkit.toml" in said
+    assert (registered(ran.copies[damage]), online_rows(ran.copies[damage])) == ran.before[damage]
+
+
+def test_a_plain_apply_on_a_published_repo_keeps_everything(ran: Ran) -> None:
+    assert ran.done["sound"].code == 0, ran.done["sound"]
+    assert (registered(ran.copies["sound"]), online_rows(ran.copies["sound"])) == ran.before["sound"]
+    views, rows = ran.before["sound"]
+    assert views["services"] == {"ctr_one", "ctr_one_user", "ctr_one_item", "ctr_one_content"}
+    assert views["views"] >= {"item_sid_one", "item_content"}
+    assert len(rows["sidkit_item_sid_one"]) > 40
+
+
+def test_a_plain_materialize_on_a_published_repo_fills_the_online_store(ran: Ran) -> None:
+    assert ran.done["drained"].code == 0, ran.done["drained"]
+    repo = ran.copies["drained"]
+    assert values(repo.path, None) == values(repo.path, ran.end_us)
+    rows, rows_before = online_rows(repo), ran.before["drained"][1]
+    for name in ("sidkit_item_sid_one", "sidkit_user_history"):
+        # Feast keeps the event time in local time and the time of writing; keys and values are what matters.
+        assert [row[:3] for row in rows[name]] == [row[:3] for row in rows_before[name]]
 
 
 def free_port() -> int:
@@ -272,11 +346,9 @@ def server(kind: str, repo: Path, cwd: Path, log: Path) -> Iterator[Callable[...
             process.wait()
 
 
-def test_the_servers_answer_on_the_template(shop: Path, abroad: Path, tmp_path: Path) -> None:
-    repo = Repo.open(shop)
-    apply_repo(repo)
-    materialize(repo, to_us(datetime(2100, 1, 1, tzinfo=UTC)))
-    expected = values(shop, None)["item_stats"]
+def test_the_servers_answer_on_the_template(ran: Ran, abroad: Path, tmp_path: Path) -> None:
+    shop = ran.shop_to_the_end
+    expected = values(shop, ran.end_us)["item_stats"]
     features = [name for name in expected if name != "item_id"]
     body = {
         "features": [f"item_stats:{name}" for name in features],
@@ -301,83 +373,4 @@ def test_the_servers_answer_on_the_template(shop: Path, abroad: Path, tmp_path: 
         status, page = ask_ui("/")
         assert status == 200
         assert b"<html" in page.lower()
-    assert untouched(abroad)
-
-
-# --- a repo of `sidkit init` with a published codebook ----------------------------------------------------------------
-
-
-def _point_elsewhere(repo: Repo) -> None:
-    path = repo.path / "sidkit.toml"
-    path.write_text(path.read_text().replace("data/catalog.sqlite", "data/elsewhere.sqlite"))
-
-
-def _make_a_folder(repo: Repo) -> None:
-    (repo.data / "catalog.sqlite").unlink()
-    (repo.data / "catalog.sqlite").mkdir()
-
-
-DAMAGES: dict[str, Callable[[Repo], object]] = {
-    "deleted": lambda repo: (repo.data / "catalog.sqlite").unlink(),
-    "emptied": lambda repo: (repo.data / "catalog.sqlite").write_bytes(b""),
-    "corrupt": lambda repo: (repo.data / "catalog.sqlite").write_bytes(b"no database at all " * 99),
-    "unreadable": lambda repo: (repo.data / "catalog.sqlite").chmod(0),
-    "a folder": _make_a_folder,
-    "elsewhere": _point_elsewhere,
-}
-
-
-@pytest.fixture(scope="module")
-def applied(
-    published: tuple[Repo, int], abroad: Path, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, tuple[Repo, Any, Done]]:
-    """Copies of the repo with damaged catalogues and one that is sound, each with its state before, applied."""
-    folder = tmp_path_factory.mktemp("copies")
-    repos = {damage: copied(published[0], folder / damage.replace(" ", "_")) for damage in ("sound", *DAMAGES)}
-    before = {damage: (registered(repo), online_rows(repo)) for damage, repo in repos.items()}
-    for damage, spoil in DAMAGES.items():
-        spoil(repos[damage])
-    done = feast([(TOKYO, repo.path, ["apply"]) for repo in repos.values()], abroad, folder / "log")
-    return {damage: (repos[damage], before[damage], one) for damage, one in zip(repos, done, strict=True)}
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_plain_apply_without_a_sound_catalogue_fails_and_destroys_nothing(
-    applied: dict[str, tuple[Repo, Any, Done]], damage: str
-) -> None:
-    repo, before, done = applied[damage]
-    assert done.code != 0
-    said = done.stderr[done.stderr.rindex("sidkit.errors.Catalog") :]
-    assert "the catalogue at sqlite:///" in said
-    assert "nothing was applied" in said
-    assert "correct catalog.url in sidkit.toml" in said
-    assert (registered(repo), online_rows(repo)) == before
-
-
-def test_a_plain_apply_on_a_published_repo_keeps_everything(
-    applied: dict[str, tuple[Repo, Any, Done]], abroad: Path
-) -> None:
-    repo, before, done = applied["sound"]
-    assert done.code == 0, done
-    assert (registered(repo), online_rows(repo)) == before
-    views, rows = before
-    assert views["services"] == {"ctr_one", "ctr_one_user", "ctr_one_item", "ctr_one_content"}
-    assert views["views"] >= {"item_sid_one", "item_content"}
-    assert len(rows["sidkit_item_sid_one"]) > 40
-    assert untouched(abroad)
-
-
-def test_a_plain_materialize_on_a_published_repo_fills_the_online_store(
-    published: tuple[Repo, int], abroad: Path, tmp_path: Path
-) -> None:
-    repo, end_us = copied(published[0], tmp_path / "mine"), published[1]
-    before = online_rows(repo)
-    with contextlib.closing(sqlite3.connect(repo.data / "online.sqlite")) as opened, opened:
-        opened.execute("DELETE FROM sidkit_item_sid_one")
-        opened.execute("DELETE FROM sidkit_user_history")
-    command = ["materialize", "1970-01-02T00:00:00", iso(end_us)]
-    succeeded(feast([(LOS_ANGELES, repo.path, command)], abroad, tmp_path / "log"))
-    assert values(repo.path, None) == values(repo.path, end_us)
-    assert [row[:3] for row in online_rows(repo)["sidkit_item_sid_one"]] == [
-        row[:3] for row in before["sidkit_item_sid_one"]
-    ]
+    assert sorted(path.name for path in abroad.rglob("*")) == ["entities.py", "entities.py", "feature_repo"]

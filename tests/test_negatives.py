@@ -127,50 +127,6 @@ def logs(draw_: st.DrawFn) -> Log:
     )
 
 
-STRATEGIES = st.sampled_from(["stratified", "uniform"])
-law = settings(max_examples=150, deadline=None, derandomize=True, phases=[Phase.generate])
-
-
-@law
-@given(log=logs(), strategy=STRATEGIES, per_positive=st.integers(1, 6), seed=st.integers(-3, 3))
-def test_negatives_exist_are_distinct_and_not_positive_in_the_same_request(
-    log: Log, strategy: str, per_positive: int, seed: int
-) -> None:
-    for positive, drawn in zip(
-        log.positives, draw(log, strategy=strategy, per_positive=per_positive, seed=seed), strict=True
-    ):
-        filled = [item for item in drawn if item != -1]
-        assert len(set(filled)) == len(filled)
-        assert set(filled) <= log.candidates(positive)
-        assert positive.item not in filled
-
-
-@law
-@given(log=logs(), strategy=STRATEGIES, per_positive=st.integers(1, 6))
-def test_fewer_are_drawn_only_where_too_few_items_exist(log: Log, strategy: str, per_positive: int) -> None:
-    # BUG: after twelve random tries a slot stays empty though an item is left.
-    for positive, drawn in zip(log.positives, draw(log, strategy=strategy, per_positive=per_positive), strict=True):
-        assert sum(item != -1 for item in drawn) == min(per_positive, len(log.candidates(positive)))
-
-
-@law
-@given(log=logs(), strategy=STRATEGIES)
-def test_had_before_matches_while_enough_such_items_exist(log: Log, strategy: str) -> None:
-    # BUG: after twelve random tries "had before" is given up though such an item is left.
-    for positive, drawn in zip(log.positives, draw(log, strategy=strategy), strict=True):
-        matching = log.same_touch(positive)
-        assert len(matching & set(drawn)) == min(4, len(matching))
-
-
-@law
-@given(log=logs())
-def test_age_and_activity_match_while_enough_such_items_exist(log: Log) -> None:
-    # BUG: after twelve random tries the stratum is given up though it has an item left.
-    for positive, drawn in zip(log.positives, draw(log), strict=True):
-        best = log.best(positive)
-        assert len(best & set(drawn)) == min(4, len(best))
-
-
 def crowded(seed: int = 0, items: int = 240, count: int = 700) -> Log:
     """A log in which most positives have many good candidates, first touches and returns alike."""
     rng = random.Random(seed)
@@ -185,7 +141,54 @@ def crowded(seed: int = 0, items: int = 240, count: int = 700) -> Log:
     return Log(ordered, tuple(created), (NEVER,) * items, delay=3_600_000_000)
 
 
+STRATEGIES = st.sampled_from(["stratified", "uniform"])
+LOGS = logs() | st.builds(crowded, st.integers(0, 99), st.integers(8, 60), st.integers(40, 150))
+law = settings(max_examples=60, deadline=None, derandomize=True, phases=[Phase.generate])
+
+
+@law
+@given(log=LOGS, strategy=STRATEGIES, per_positive=st.integers(1, 6), seed=st.integers(-3, 3))
+def test_negatives_exist_are_distinct_and_not_positive_in_the_same_request(
+    log: Log, strategy: str, per_positive: int, seed: int
+) -> None:
+    for positive, drawn in zip(
+        log.positives, draw(log, strategy=strategy, per_positive=per_positive, seed=seed), strict=True
+    ):
+        filled = [item for item in drawn if item != -1]
+        assert len(set(filled)) == len(filled)
+        assert set(filled) <= log.candidates(positive)
+        assert positive.item not in filled
+
+
+@law
+@given(log=LOGS, strategy=STRATEGIES, per_positive=st.integers(1, 6))
+def test_fewer_are_drawn_only_where_too_few_items_exist(log: Log, strategy: str, per_positive: int) -> None:
+    # BUG: after twelve random tries a slot stays empty though an item is left.
+    for positive, drawn in zip(log.positives, draw(log, strategy=strategy, per_positive=per_positive), strict=True):
+        assert sum(item != -1 for item in drawn) == min(per_positive, len(log.candidates(positive)))
+
+
+@law
+@given(log=LOGS, strategy=STRATEGIES)
+def test_had_before_matches_while_enough_such_items_exist(log: Log, strategy: str) -> None:
+    # BUG: after twelve random tries "had before" is given up though such an item is left.
+    for positive, drawn in zip(log.positives, draw(log, strategy=strategy), strict=True):
+        matching = log.same_touch(positive)
+        assert len(matching & set(drawn)) == min(4, len(matching))
+
+
+@law
+@given(log=LOGS)
+def test_age_and_activity_match_while_enough_such_items_exist(log: Log) -> None:
+    # BUG: after twelve random tries the stratum is given up though it has an item left.
+    for positive, drawn in zip(log.positives, draw(log), strict=True):
+        best = log.best(positive)
+        assert len(best & set(drawn)) == min(4, len(best))
+
+
 def test_where_candidates_abound_everything_matches() -> None:
+    # BUG: for an item that the user had before, twelve draws from all that the user had seldom meet its stratum: about
+    # half of these positives get negatives of another age or activity although enough of their own exist.
     log = crowded()
     judged = Counter[bool]()
     for positive, drawn in list(zip(log.positives, draw(log), strict=True))[::4]:
@@ -212,7 +215,7 @@ def test_coldness_does_not_give_the_label_away() -> None:
 
 
 @law
-@given(log=logs(), strategy=STRATEGIES, data=st.data())
+@given(log=LOGS, strategy=STRATEGIES, data=st.data())
 def test_a_longer_log_keeps_the_negatives_of_a_shorter_one(log: Log, strategy: str, data: st.DataObject) -> None:
     ends = sorted({p.moment for p in log.positives})
     end = data.draw(st.sampled_from(ends))

@@ -1,0 +1,148 @@
+"""Every command in a process of its own: on a repo outside the clone, from another working directory, under another TZ."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from builders import FAST_PRESET, FinishedJob, copy_of, sidkit
+from sidkit.clock import iso
+from sidkit.repo import Repo
+from sidkit.tables.builder import TABLES
+
+ZONE = {"TZ": "Asia/Kathmandu"}
+
+
+def test_a_repo_lives_through_all_commands(tmp_path: Path, elsewhere: Path) -> None:
+    source, path = tmp_path / "world", tmp_path / "repo"
+
+    def run(*arguments: object, expect: int = 0) -> str:
+        done = sidkit(*arguments, cwd=elsewhere, expect=expect, **ZONE)
+        assert "Traceback" not in done.stderr
+        return done.stdout if expect == 0 else done.stderr
+
+    assert "24,000 impressions" in run(
+        "data", "synthetic", source, "--world", "weak", "--impressions", 24_000, "--seed", 3
+    )
+    assert "the contract holds" in run("data", "check", source)
+    assert "is a sidkit repo now" in run("init", path, "--data", source)
+    repo = Repo.open(path)
+    assert repo.settings.source.conversions
+    assert "24,000 new rows" in run("data", "ingest", "--repo", path)
+    assert "the source is unchanged" in run("data", "ingest", "--repo", path)
+    moment = "2024-03-01T05:45:00+05:45"
+    built = run("tables", "build", "--repo", path, "--as-of", moment)
+    assert all(name in built for name in TABLES) and "2024-03-01T00:00:00+00:00" in built
+    assert "24,000 rows, 0 of them sampled" in run("tables", "rows", "--repo", path)
+    assert "Created feature view item_stats" in run("apply", "--repo", path)
+
+    assert "no codebook named 'a'" in run("codebooks", "publish", "a", "--repo", path, expect=1)
+    fitted = run(
+        "codebooks", "fit", "a", "--repo", path, "--preset", FAST_PRESET, "--fit-end", "2024-02-01T00:00:00Z", "--force"
+    )
+    assert "a: fitted" in fitted and "to 2024-02-01T00:00:00+00:00" in fitted
+    assert "is 'fitted': publish it before" in run("codebooks", "promote", "a", "--repo", path, expect=1)
+    assert "rows of codes" in run("codebooks", "publish", "a", "--repo", path)
+    assert "a is serving" in run("codebooks", "promote", "a", "--repo", path)
+    run("codebooks", "fit", "b", "--repo", path, "--preset", FAST_PRESET, "--force")
+    run("codebooks", "publish", "b", "--repo", path)
+    assert "promote another codebook first" in run("codebooks", "retire", "a", "--repo", path, expect=1)
+    run("codebooks", "promote", "b", "--repo", path)
+    listed = run("codebooks", "list", "--repo", path)
+    assert "published" in listed and "serving" in listed
+    assert (
+        json.loads("{" + run("codebooks", "show", "b", "--repo", path).split("{", 1)[1].rsplit("}", 1)[0] + "}")[
+            "items"
+        ]
+        > 100
+    )
+    found = run("codebooks", "codes", "--items", "i1,i2,nothing", "--repo", path)
+    assert found.splitlines()[2] == "nothing\tno codes"
+    prefix = found.splitlines()[0].split("\t")[1].split(",")[0]
+    assert "i1\t" in run("codebooks", "items", "--codes", prefix, "--most", 1000, "--repo", path)
+
+    assert "item_sid_b:" in run("materialize", "--repo", path)
+    later = run("tables", "build", "--repo", path, "--as-of", "2024-03-05T00:00:00Z")
+    assert "item_content" in later
+    assert "the tables reach" in run("materialize", "--repo", path, "--as-of", "2025-01-01T00:00:00Z", expect=1)
+    assert "b: 0 new rows" in run("codebooks", "refresh", "--repo", path)
+    rows = pq.read_table(path / "data" / "rows.parquet").slice(20_000, 500)
+    pq.write_table(rows, tmp_path / "rows.parquet")
+    assert "500 rows" in run(
+        "frame", "--repo", path, "--rows", tmp_path / "rows.parquet", "--out", tmp_path / "frame.parquet"
+    )
+    frame = pq.read_table(tmp_path / "frame.parquet")
+    assert frame.column_names[:7] == rows.column_names
+    assert frame.select(rows.column_names).equals(rows)
+    assert "known: ctr_" in run(
+        "frame",
+        "--repo",
+        path,
+        "--rows",
+        tmp_path / "rows.parquet",
+        "--out",
+        tmp_path / "x.parquet",
+        "--service",
+        "no",
+        expect=1,
+    )
+    assert "a is retired" in run("codebooks", "retire", "a", "--repo", path)
+    assert "a is purged" in run("codebooks", "purge", "a", "--repo", path)
+    assert not (path / "artifacts" / "codebooks" / "a").exists()
+    assert "never overwritten" in run(
+        "codebooks", "fit", "a", "--repo", path, "--preset", FAST_PRESET, "--force", expect=1
+    )
+    assert "no ranker named" in run("ranker", "promote", "none", "--repo", path, expect=1)
+
+
+def test_the_commands_of_rankers(finished: FinishedJob, tmp_path: Path, elsewhere: Path) -> None:
+    repo = copy_of(finished, tmp_path / "repo")
+    listed = sidkit("ranker", "list", "--repo", repo.path, cwd=elsewhere, COLUMNS="300", **ZONE).stdout
+    assert listed.count("fast_") >= 3 and "serving" in listed
+    names = [Path(paths[0]).name for paths in finished.told["artifacts"]["rankers"].values() if paths]
+    sidkit("ranker", "promote", names[0], "--repo", repo.path, cwd=elsewhere, **ZONE)
+    told = json.loads(
+        sidkit("score", "--repo", repo.path, "--user", "u1", "--items", "i1", "--json", cwd=elsewhere, **ZONE).stdout
+    )
+    assert told["ranker"] == names[0]
+    judged = json.loads(
+        sidkit("ranker", "evaluate", names[0], "--repo", repo.path, "--json", cwd=elsewhere, **ZONE).stdout
+    )
+    assert judged["rows"]["all"]["rows"] == finished.told["arms"][0]["rows"]
+    arm = next(arm for arm in finished.told["arms"] if f"_{arm['arm']}_s0_" in names[0])
+    assert abs(judged["slices"]["all"]["auc"] - arm["auc"]) < 1e-6
+    early = iso(finished.facts["as_of_us"] - 50 * 86_400_000_000)
+    refused = sidkit(
+        "ranker", "evaluate", names[0], "--repo", repo.path, "--since", early, cwd=elsewhere, expect=1, **ZONE
+    )
+    assert "before these artefacts were fitted" in refused.stderr
+    assert names[0] in refused.stderr and finished.told["codebook"]["name"] in refused.stderr
+
+
+def test_help_imports_neither_torch_nor_feast() -> None:
+    script = (
+        "import sys\n"
+        "from sidkit.cli import build_app\n"
+        "from typer.testing import CliRunner\n"
+        "result = CliRunner().invoke(build_app(), ['--help'])\n"
+        "assert result.exit_code == 0 and 'codebooks' in result.output\n"
+        "print([name for name in ('torch', 'feast', 'faiss', 'sklearn', 'polars', 'duckdb') if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_folder_that_is_no_repo_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    done = sidkit("apply", "--repo", tmp_path / "none", cwd=tmp_path, expect=1)
+    assert "is no sidkit repo" in done.stderr and "sidkit init" in done.stderr
+
+
+def test_a_time_without_a_zone_is_refused(finished: FinishedJob, tmp_path: Path) -> None:
+    done = sidkit(
+        "tables", "build", "--repo", finished.repo.path, "--as-of", "2024-03-01T00:00:00", cwd=tmp_path, expect=1
+    )
+    assert "has no time zone" in done.stderr
