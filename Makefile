@@ -17,9 +17,9 @@ $(VENV)/.made: pyproject.toml constraints.txt
 
 # From a raw click log to an online score, on a synthetic world.
 demo: $(VENV)/.made
-	@rm -rf demo
-	$(BIN)/sidkit run --data synthetic --repo demo --impressions 150000
-	@sh scripts/demo_score.sh $(BIN) demo
+	rm -rf demo
+	$(BIN)/sidkit run --data synthetic --repo demo --impressions 100000
+	$(BIN)/sidkit score --repo demo --user u1 --items i1,i2,i3,i4,i5 --at 2024-03-02T00:00:00Z
 
 test: lint types unit
 

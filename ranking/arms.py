@@ -108,7 +108,10 @@ def shuffled_codes(items: ItemTable, seed: int) -> ItemTable:
     """
     coded = np.flatnonzero((items.codes >= 0).all(axis=1))
     names, first, back = np.unique(items.ids[coded].astype(str), return_index=True, return_inverse=True)
-    donor = np.random.default_rng(seed).permutation(len(names))
+    # One cycle through all items, so that nobody keeps their own.
+    order = np.random.default_rng(seed).permutation(len(names))
+    donor = np.empty_like(order)
+    donor[order] = np.roll(order, 1)
     codes = items.codes.copy()
     codes[coded] = items.codes[coded[first[donor[back.ravel()]]]]
     return dataclasses.replace(items, codes=codes)

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from ranking.features import Scaling, feature_names
 from ranking.model import CtrModel
 from ranking.model_spec import ModelSpec
-from ranking.representations import ItemShape
+from ranking.representations.base import ItemShape
 from ranking.tensors import TensorSet, Vocabulary
 from ranking.train import predict
 from ranking.training_set import TrainingSet

@@ -119,13 +119,17 @@ def _differences_table(judged: Mapping[str, Any]) -> Table:
         table.add_column(column, justify="left" if column == "arm - baseline" else "right")
     pairs: dict[tuple[str, str], dict[str, str]] = {}
     for found in judged["differences"]:
-        text = f"{found['value']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}]\n{found['verdict']}"
+        text = f"{found['value']:+.4f} {_interval(found)}\n{found['verdict']}"
         pairs.setdefault((found["arm"], found["baseline"]), {})[found["slice"]] = text
     for (arm, baseline), cells in pairs.items():
         if (arm, baseline) not in _TOLD and baseline != "gbdt":
             continue
         table.add_row(f"{arm} - {baseline}", *(cells.get(name, "") for name in ORDER))
     return table
+
+
+def _interval(found: Mapping[str, Any]) -> str:
+    return "" if found["low"] is None else f"[{found['low']:+.4f}, {found['high']:+.4f}]"
 
 
 def _number(value: float | None) -> str:

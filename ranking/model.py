@@ -10,7 +10,8 @@ from torch.nn import functional
 
 from ranking.attention import TargetAttention
 from ranking.model_spec import ModelSpec
-from ranking.representations import REPRESENTATIONS, ItemShape
+from ranking.representations import REPRESENTATIONS, representation
+from ranking.representations.base import ItemShape
 from ranking.tensors import TIME_BUCKETS, Batch
 from sidkit.errors import ConfigError
 
@@ -44,7 +45,7 @@ class CtrModel(nn.Module):
         unknown = [name for name in representations if name not in REPRESENTATIONS]
         if unknown or not representations:
             raise ConfigError(f"no item representation {unknown}; there are {', '.join(REPRESENTATIONS)}")
-        self.parts = [REPRESENTATIONS[name].from_spec(shape, spec) for name in representations]
+        self.parts = [representation(name).from_spec(shape, spec) for name in representations]
         self.representations = nn.ModuleList(self.parts)
         dim = spec.dim * len(representations)
         matches = sum(part.match_dim for part in self.parts)

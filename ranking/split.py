@@ -63,7 +63,7 @@ def thin_by_user(user_ids: npt.NDArray[np.object_], most: int) -> npt.NDArray[np
     return np.flatnonzero(mark[codes] < most / len(user_ids))
 
 
-def check_both_classes(label: npt.NDArray[np.int8], what: str) -> None:
+def check_both_classes(label: npt.NDArray[np.number], what: str) -> None:
     """Refuse a part with one class only.
 
     Raises

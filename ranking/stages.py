@@ -59,6 +59,9 @@ class Stages:
         if there and there["inputs"] == mark and all(file.exists() for file in files):
             self._announce(name, there["rows"], there["seconds"], True)
             return StageResult(there["rows"], there["facts"], files)
+        if self._done.pop(name, None):
+            # From here on the files may be half new: what was recorded of them is no longer true.
+            write_json(self._path, self._done)
         began = time.monotonic()
         result = work()
         seconds = round(time.monotonic() - began, 3)

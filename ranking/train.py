@@ -13,6 +13,7 @@ from torch import nn
 
 from ranking.evaluation.metrics import auc
 from ranking.model import CtrModel
+from ranking.split import check_both_classes
 from ranking.tensors import TensorSet
 from ranking.training_spec import TrainingSpec
 
@@ -58,6 +59,7 @@ def train(
     optimiser = _optimiser(model, spec)
     order = torch.Generator().manual_seed(seed)
     label = validation.label.numpy()
+    check_both_classes(label, "validation")
     curve: list[float] = []
     best, kept = -1.0, copy.deepcopy(model.state_dict())
     for epoch in range(spec.epochs):

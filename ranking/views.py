@@ -107,15 +107,14 @@ def gathered(distinct: npt.NDArray[Any], index: Ints, missing: Any) -> npt.NDArr
 
 
 def string_array(values: Sequence[str] | pa.Array | pa.ChunkedArray) -> npt.NDArray[np.object_]:
-    """Strings as an object array whose equal values share one Python object."""
+    """Strings as an object array whose equal values share one Python object; None where null."""
     encoded = pa.array(values) if not isinstance(values, pa.Array | pa.ChunkedArray) else values
     if isinstance(encoded, pa.ChunkedArray):
         encoded = encoded.combine_chunks()
     dictionary = encoded if pa.types.is_dictionary(encoded.type) else encoded.dictionary_encode()
     if isinstance(dictionary, pa.ChunkedArray):
         dictionary = dictionary.unify_dictionaries().combine_chunks()
-    names = np.asarray(dictionary.dictionary.to_pylist(), dtype=object)
-    if not len(names):
-        return np.empty(len(encoded), dtype=object)
-    taken: npt.NDArray[np.object_] = names[dictionary.indices.to_numpy(zero_copy_only=False)]
+    names = np.array([*dictionary.dictionary.to_pylist(), None], dtype=object)
+    places = dictionary.indices.fill_null(len(names) - 1).to_numpy(zero_copy_only=False)
+    taken: npt.NDArray[np.object_] = names[places]
     return taken

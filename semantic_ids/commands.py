@@ -43,6 +43,7 @@ def fit(
     from semantic_ids import pipeline
     from sidkit.clock import parse_time
     from sidkit.config import load_section
+    from sidkit.presets import preset_path
     from sidkit.repo import Repo
     from sidkit.tables import read_build
 
@@ -176,13 +177,6 @@ def items_(
 
     for item, found, title in items_of(Repo.open(repo), codes, name, most):
         typer.echo(f"{item}\t{','.join(map(str, found))}\t{title or ''}")
-
-
-def preset_path(name: str) -> Path:
-    """The file of a preset: shipped with the rankers, or the user's own."""
-    if name.endswith(".toml"):
-        return Path(name)
-    return Path(__file__).parent.parent / "ranking" / "presets" / f"{name}.toml"
 
 
 def _show(record: CodebookRecord, folder: Path) -> None:

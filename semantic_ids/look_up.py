@@ -10,6 +10,7 @@ from semantic_ids.catalog import Catalog, CodebookRecord, table_path
 from sidkit.engine import connection, literal
 from sidkit.errors import ConfigError, LifeCycleError
 from sidkit.repo import Repo
+from sidkit.tables import read_log
 
 
 def codes_of(repo: Repo, item_ids: Sequence[str], name: str | None = None) -> dict[str, list[int] | None]:
@@ -62,7 +63,7 @@ def items_of(
         raise ConfigError(f"{codes!r} are no codes; write numbers separated by commas, such as 17,3") from error
     if len(prefix) > record.levels:
         raise ConfigError(f"{len(prefix)} codes came; {record.name} has {record.levels} levels")
-    items = repo.log / "items.parquet"
+    items = read_log(repo).items
     with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
         columns = {
             row[0] for row in opened.execute(f"DESCRIBE SELECT * FROM read_parquet({literal(items)})").fetchall()

@@ -12,6 +12,7 @@ from sidkit.errors import ArtifactCorruptError, ArtifactMissingError
 from sidkit.files import folder_written_beside, read_json, sha256, write_json
 
 MANIFEST = "manifest.json"
+_OWN_HASH = "manifest_hash"  # of everything else in the manifest; `content_hash` is of the files alone
 _LIBRARIES = ("sidkit", "feast", "duckdb", "numpy", "pyarrow", "faiss-cpu", "torch", "scikit-learn")
 
 
@@ -58,6 +59,7 @@ def write_artifact(folder: Path, describe: Mapping[str, Any], write_files: Calla
             "content_hash": content_hash(files),
             "libraries": _library_versions(),
         }
+        manifest[_OWN_HASH] = content_hash(manifest)
         write_json(temporary / MANIFEST, manifest)
     return manifest
 
@@ -80,18 +82,21 @@ def read_manifest(folder: Path, *, verify: bool = True) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = read_json(path)
         files: dict[str, str] = manifest["files"]
-        stated = manifest["content_hash"]
+        stated = manifest[_OWN_HASH]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactCorruptError(path, f"the manifest cannot be read ({type(error).__name__}: {error})") from error
     if not verify:
         return manifest
-    if content_hash(files) != stated:
-        raise ArtifactCorruptError(path, "the list of hashes was edited")
+    if content_hash({key: value for key, value in manifest.items() if key != _OWN_HASH}) != stated:
+        raise ArtifactCorruptError(path, "the manifest was edited")
     for name, expected in files.items():
         if not (folder / name).is_file():
             raise ArtifactCorruptError(folder / name, "the file is missing")
         if sha256(folder / name) != expected:
             raise ArtifactCorruptError(folder / name, "the file differs from its SHA-256 in the manifest")
+    there = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
+    for name in sorted(there - set(files) - {MANIFEST}):
+        raise ArtifactCorruptError(folder / name, "the manifest does not list this file")
     return manifest
 
 

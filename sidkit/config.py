@@ -16,7 +16,10 @@ from sidkit.errors import ConfigError
 Feedback = Literal["impressions", "positives_only"]
 Model = TypeVar("Model", bound=BaseModel)
 
-RESERVED_MODALITIES = {"item_id", "updated_at", "event_timestamp", "created_timestamp", "category", "price"}
+RESERVED_MODALITIES = frozenset(
+    {"item_id", "updated_at", "event_timestamp", "created_timestamp", "category", "price", "created_at_us"}
+    | {"reason", "nth", "file_row_number"}
+)
 
 
 class Section(BaseModel):
@@ -62,7 +65,7 @@ class SourceSettings(Section):
 class TimeSettings(Section):
     """From when a feature could have been read (``[time]``)."""
 
-    availability_delay_seconds: float = Field(default=60.0, gt=0)
+    availability_delay_seconds: float = Field(default=60.0, ge=1e-6, allow_inf_nan=False)
     """Seconds between an event and the moment from which serving could read it; above 0, or a click predicts itself."""
     stats_cadence_seconds: int = Field(default=60, ge=1)
     """Seconds between the window ends of the trailing counts."""
@@ -112,7 +115,7 @@ class EngineSettings(Section):
     """What one process may use (``[engine]``)."""
 
     threads: int = Field(default=2, ge=1)
-    memory_limit: str = "1500MB"
+    memory_limit: str = Field(default="1500MB", pattern=r"^\d+(\.\d+)? ?[KMGT]i?B$")
     """DuckDB's memory limit; beyond it DuckDB spills to ``data/tmp``."""
     chunk_rows: int = Field(default=200_000, ge=1)
 

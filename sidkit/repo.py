@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import re
 import shutil
@@ -160,16 +161,13 @@ def init_repo(
         When the folder already holds something.
     """
     folder = Path(path).expanduser().resolve()
+    remove_half_written_repo(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RepoError(f"{folder} is not empty; `sidkit init` writes into a new or empty folder only")
-    template = template_folder()
     (folder / "data").mkdir(parents=True, exist_ok=True)
     # sidkit.toml goes last: until it is there, the folder is no repo, and a killed init can be seen.
     for name in sorted(_TEMPLATE_FILES, key=lambda name: name == SETTINGS_FILE):
-        text = (template / name).read_text(encoding="utf-8")
-        if name == FEAST_FILE:
-            # Feast resolves a relative registry path against the working directory, so a repo gets its own.
-            text = text.replace("sqlite:///data/", f"sqlite:///{folder}/data/")
+        text = _template_text(name, folder)
         if name == SETTINGS_FILE:
             text = _set(text, "url", f'"{_toml_string(source_url)}"')
             text = _set(text, "modalities", "[" + ", ".join(f'"{name}"' for name in modalities) + "]")
@@ -185,9 +183,28 @@ def remove_half_written_repo(path: Path) -> None:
     if not path.is_dir() or (path / SETTINGS_FILE).exists():
         return
     remove_leftovers(path)
-    names = {entry.name for entry in path.iterdir()}
-    if names <= {*_TEMPLATE_FILES, "data"} and not any((path / "data").glob("*")):
+    entries = list(path.iterdir())
+    if all(_is_untouched_template(entry, path) for entry in entries):
         shutil.rmtree(path)
+
+
+def _is_untouched_template(entry: Path, folder: Path) -> bool:
+    if entry.name == "data":
+        return entry.is_dir() and not any(entry.iterdir())
+    return entry.name in _TEMPLATE_FILES and entry.read_text(encoding="utf-8") == _template_text(entry.name, folder)
+
+
+def _template_text(name: str, folder: Path) -> str:
+    text = (template_folder() / name).read_text(encoding="utf-8")
+    if name == FEAST_FILE:
+        # Feast resolves a relative registry path against the working directory, so a repo gets its own.
+        # JSON's quotes are YAML's, whatever the folder is called.
+        text = re.sub(
+            r"sqlite:///data/(\S*)",
+            lambda found: json.dumps(f"sqlite:///{folder}/data/{found[1]}", ensure_ascii=False),
+            text,
+        )
+    return text
 
 
 def _set(text: str, key: str, value: str) -> str:

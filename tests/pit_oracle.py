@@ -9,6 +9,7 @@ the newest created time (a missing one loses), then the last row of the file. A 
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,22 @@ BASE_US = 1_577_836_800_000_000  # 2020-01-01
 DAY_US = 86_400_000_000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 Keys = tuple[Any, ...]
+
+USERS = [f"u{number}" for number in range(6)]
+ITEMS = list(range(4))
+BOTH = {"user_id": USERS, "item_id": ITEMS}
+# name -> (keys, TTL in microseconds, whether the source has a created column)
+VIEWS: dict[str, tuple[dict[str, Sequence[Any]], int, bool]] = {
+    "user_ever": ({"user_id": USERS}, 0, True),
+    "user_7us": ({"user_id": USERS}, 7, True),
+    "user_30d": ({"user_id": USERS}, 30 * DAY_US, True),
+    "item_40us": ({"item_id": ITEMS}, 40, True),
+    "item_uncreated": ({"item_id": ITEMS}, 0, False),
+    "pair_ever": (BOTH, 0, True),
+    "pair_200us": (BOTH, 200, True),
+    "whole": ({}, 200, True),
+}
+FEATURES = ("number", "text", "list")
 
 
 @dataclass(frozen=True)
@@ -216,3 +233,88 @@ def both_stores(folder: Path, objects: Sequence[Any]) -> tuple[FeatureStore, Fea
     folder.mkdir(parents=True, exist_ok=True)
     feast_store(folder, ASOF).apply(list(objects))
     return feast_store(folder, ASOF), feast_store(folder, STOCK)
+
+
+class Ground:
+    """A repo with one view per entry of VIEWS, both stores on it, and tables that a seed decides."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.tables: dict[str, Table] = {}
+        self.clock = BASE_US // 1_000_000
+        self.draw(0)
+        feast_store(folder, STOCK)
+        from feast import Entity, ValueType
+
+        user = Entity(name="user", join_keys=["user_id"], value_type=ValueType.STRING)
+        item = Entity(name="item", join_keys=["item_id"], value_type=ValueType.INT64)
+        self.entities = {"user_id": user, "item_id": item}
+        self.views = {name: self._view(name) for name in VIEWS}
+        self.ours, self.stock = both_stores(folder, [user, item, *self.views.values()])
+
+    def draw(self, seed: int) -> np.random.Generator:
+        """Other tables under the same views."""
+        rng = np.random.default_rng(seed)
+        for name, (keys, _, created) in VIEWS.items():
+            table = random_table(rng, keys, name, 300 if len(keys) == 2 else 120)
+            if not created:
+                first: dict[Any, FeatureRow] = {}
+                table.rows[:] = [first.setdefault((row.keys, row.event_us), row) for row in table.rows]
+            self.tables[name] = table
+            self.write(name)
+        return rng
+
+    def write(self, name: str, unit: str = "us", tz: str | None = "UTC") -> None:
+        path = write(self.folder / f"{name}.parquet", self.tables[name].arrow(unit, tz))
+        # The DuckDB connection that Feast keeps caches files by their modification time, in seconds.
+        self.clock += 100
+        os.utime(path, (self.clock, self.clock))
+
+    def _view(self, name: str) -> Any:
+        from feast import FeatureView, Field, FileSource
+        from feast.types import Array, Float32, Int64, String
+
+        keys, ttl_us, created = VIEWS[name]
+        return FeatureView(
+            name=name,
+            entities=[self.entities[key] for key in keys],
+            schema=[
+                Field(name=f"{name}_{feature}", dtype=dtype)
+                for feature, dtype in zip(FEATURES, (Int64, String, Array(Float32)), strict=True)
+            ],
+            source=FileSource(
+                name=f"{name}_source",
+                path=str(self.folder / f"{name}.parquet"),
+                timestamp_field="event_timestamp",
+                created_timestamp_column="created_timestamp" if created else "",
+            ),
+            ttl=timedelta(microseconds=ttl_us),
+        )
+
+    def refs(self) -> list[str]:
+        return [f"{name}:{name}_{feature}" for name in VIEWS for feature in FEATURES]
+
+    def oracle(self, frame: pd.DataFrame, name: str, by_created: bool, keys: Sequence[str] = ()) -> dict[str, Any]:
+        told_keys, ttl_us, created = VIEWS[name]
+        asked = zip(*(frame[key] for key in keys or told_keys), strict=True) if told_keys else [()] * len(frame)
+        rows = [(tuple(map(plain, key)), at) for key, at in zip(asked, micros(frame), strict=True)]
+        return self.tables[name].answers(rows, ttl_us=ttl_us, by_created=by_created and created)
+
+
+def micros(frame: pd.DataFrame) -> list[int | None]:
+    at = pa.array(frame.event_timestamp).cast(pa.timestamp("us", "UTC")).cast(pa.int64())
+    return at.to_pylist()
+
+
+def asked_rows(rng: np.random.Generator, count: int = 220, null_times: float = 0.0) -> pd.DataFrame:
+    """Random entity rows, 20 of them twice, some with null keys or with keys that no table knows."""
+    columns = {
+        "user_id": some(rng, [*USERS, "stranger"], count, null=0.05),
+        "item_id": some(rng, [*ITEMS, 99], count, null=0.05),
+        "other_id": some(rng, ITEMS, count),
+    }
+    at = some_times(rng, count, null_times)
+    repeated = [*range(count), *range(20)]
+    keys = {name: pd.array([values[number] for number in repeated]) for name, values in columns.items()}
+    frame = entity_frame(keys, [at[number] for number in repeated])
+    return frame.assign(row=np.arange(len(frame)), label=[f"label {number}" for number in repeated])

@@ -5,22 +5,23 @@ Feast's store loses the order of the rows, so every question carries a row numbe
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+
 from pit_oracle import (
     BASE_US,
-    DAY_US,
+    FEATURES,
     STOCK,
+    VIEWS,
     FeatureRow,
+    Ground,
     Table,
+    asked_rows,
     both_stores,
     cells,
     entity_frame,
@@ -28,127 +29,21 @@ from pit_oracle import (
     in_order,
     moment,
     newest,
-    plain,
-    random_table,
-    some,
-    some_times,
     write,
-)
-
+)  # fmt: skip
 from sidkit.errors import ConfigError
 
 # ibis 12 calls a method that DuckDB 1.5 deprecates; only Feast's own store goes through ibis.
 pytestmark = pytest.mark.filterwarnings("ignore:fetch_arrow_table:DeprecationWarning:ibis")
 
-USERS = [f"u{number}" for number in range(6)]
-ITEMS = list(range(4))
-BOTH = {"user_id": USERS, "item_id": ITEMS}
-# name -> (keys, TTL in microseconds, whether the source has a created column)
-VIEWS: dict[str, tuple[dict[str, Sequence[Any]], int, bool]] = {
-    "user_ever": ({"user_id": USERS}, 0, True),
-    "user_7us": ({"user_id": USERS}, 7, True),
-    "user_30d": ({"user_id": USERS}, 30 * DAY_US, True),
-    "item_40us": ({"item_id": ITEMS}, 40, True),
-    "item_uncreated": ({"item_id": ITEMS}, 0, False),
-    "pair_ever": (BOTH, 0, True),
-    "pair_200us": (BOTH, 200, True),
-    "whole": ({}, 200, True),
-}
-FEATURES = ("number", "text", "list")
-
-
-class Ground:
-    """A repo with the views above, both stores on it, and tables that a seed decides."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.tables: dict[str, Table] = {}
-        self.clock = BASE_US // 1_000_000
-        self.draw(0)
-        feast_store(folder, STOCK)
-        from feast import Entity, ValueType
-
-        user = Entity(name="user", join_keys=["user_id"], value_type=ValueType.STRING)
-        item = Entity(name="item", join_keys=["item_id"], value_type=ValueType.INT64)
-        self.entities = {"user_id": user, "item_id": item}
-        self.views = {name: self._view(name) for name in VIEWS}
-        self.ours, self.stock = both_stores(folder, [user, item, *self.views.values()])
-
-    def draw(self, seed: int) -> np.random.Generator:
-        """Other tables under the same views."""
-        rng = np.random.default_rng(seed)
-        for name, (keys, _, created) in VIEWS.items():
-            table = random_table(rng, keys, name, 300 if len(keys) == 2 else 120)
-            if not created:
-                first: dict[Any, FeatureRow] = {}
-                table.rows[:] = [first.setdefault((row.keys, row.event_us), row) for row in table.rows]
-            self.tables[name] = table
-            self.write(name)
-        return rng
-
-    def write(self, name: str, unit: str = "us", tz: str | None = "UTC") -> None:
-        path = write(self.folder / f"{name}.parquet", self.tables[name].arrow(unit, tz))
-        # The DuckDB connection that Feast keeps caches files by their modification time, in seconds.
-        self.clock += 100
-        os.utime(path, (self.clock, self.clock))
-
-    def _view(self, name: str) -> Any:
-        from feast import FeatureView, Field, FileSource
-        from feast.types import Array, Float32, Int64, String
-
-        keys, ttl_us, created = VIEWS[name]
-        return FeatureView(
-            name=name,
-            entities=[self.entities[key] for key in keys],
-            schema=[
-                Field(name=f"{name}_{feature}", dtype=dtype)
-                for feature, dtype in zip(FEATURES, (Int64, String, Array(Float32)), strict=True)
-            ],
-            source=FileSource(
-                name=f"{name}_source",
-                path=str(self.folder / f"{name}.parquet"),
-                timestamp_field="event_timestamp",
-                created_timestamp_column="created_timestamp" if created else "",
-            ),
-            ttl=timedelta(microseconds=ttl_us),
-        )
-
-    def refs(self) -> list[str]:
-        return [f"{name}:{name}_{feature}" for name in VIEWS for feature in FEATURES]
-
-    def oracle(self, frame: pd.DataFrame, name: str, by_created: bool, keys: Sequence[str] = ()) -> dict[str, Any]:
-        told_keys, ttl_us, created = VIEWS[name]
-        asked = zip(*(frame[key] for key in keys or told_keys), strict=True) if told_keys else [()] * len(frame)
-        rows = [(tuple(map(plain, key)), at) for key, at in zip(asked, micros(frame), strict=True)]
-        return self.tables[name].answers(rows, ttl_us=ttl_us, by_created=by_created and created)
-
-
-def micros(frame: pd.DataFrame) -> list[int | None]:
-    at = pa.array(frame.event_timestamp).cast(pa.timestamp("us", "UTC")).cast(pa.int64())
-    return at.to_pylist()
-
-
-def asked_rows(rng: np.random.Generator, count: int = 220, null_times: float = 0.0) -> pd.DataFrame:
-    """Random entity rows, 20 of them twice, some with null keys or with keys that no table knows."""
-    columns = {
-        "user_id": some(rng, [*USERS, "stranger"], count, null=0.05),
-        "item_id": some(rng, [*ITEMS, 99], count, null=0.05),
-        "other_id": some(rng, ITEMS, count),
-    }
-    at = some_times(rng, count, null_times)
-    repeated = [*range(count), *range(20)]
-    keys = {name: pd.array([values[number] for number in repeated]) for name, values in columns.items()}
-    frame = entity_frame(keys, [at[number] for number in repeated])
-    return frame.assign(row=np.arange(len(frame)), label=[f"label {number}" for number in repeated])
-
 
 @pytest.fixture(scope="module")
-def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
-    yield Ground(tmp_path_factory.mktemp("ground"))
+def ground(tmp_path_factory: pytest.TempPathFactory) -> Ground:
+    return Ground(tmp_path_factory.mktemp("ground"))
 
 
 @pytest.mark.parametrize("by_created", [False, True])
-@pytest.mark.parametrize("seed", range(1, 7))
+@pytest.mark.parametrize("seed", range(1, 6))
 def test_random_joins_equal_the_oracle_and_feast_cell_by_cell(ground: Ground, seed: int, by_created: bool) -> None:
     rng = ground.draw(seed)
     frame = asked_rows(rng)
@@ -294,13 +189,16 @@ TIMES: dict[str, Any] = {
 def test_times_of_any_form_mean_the_same_moment_as_under_feast(ground: Ground, form: str) -> None:
     frame = asked_rows(ground.draw(11))
     written = frame.assign(event_timestamp=TIMES[form](frame.event_timestamp))
-    ours = cells(ground.ours.get_historical_features(written, ground.refs()).to_arrow())
-    assert ours == cells(in_order(ground.stock.get_historical_features(written, ground.refs()).to_arrow()))
-    assert ours == cells(ground.ours.get_historical_features(frame, ground.refs()).to_arrow())
+    refs = ["user_ever:user_ever_number", "item_40us:item_40us_text"]
+    ours = cells(ground.ours.get_historical_features(written, refs).to_arrow())
+    assert ours == cells(in_order(ground.stock.get_historical_features(written, refs).to_arrow()))
+    assert ours == cells(ground.ours.get_historical_features(frame, refs).to_arrow())
 
 
-@pytest.mark.parametrize("zone", [None, "UTC", "Asia/Tokyo"])
-@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+@pytest.mark.parametrize(
+    ("unit", "zone"),
+    [("s", None), ("ms", "UTC"), ("us", None), ("us", "UTC"), ("us", "Asia/Tokyo"), ("ns", None), ("ns", "UTC")],
+)
 def test_source_times_of_any_unit_and_zone_mean_the_same_moment_as_under_feast(
     ground: Ground, unit: str, zone: str | None
 ) -> None:
@@ -331,7 +229,7 @@ def _floor(micros: int | None, step: int) -> int | None:
 
 
 @pytest.mark.parametrize("name", ["user_ever", "item_uncreated", "pair_ever", "whole"])
-@pytest.mark.parametrize("seed", range(20, 26))
+@pytest.mark.parametrize("seed", range(20, 24))
 def test_pulled_rows_equal_the_oracle_and_feast(ground: Ground, name: str, seed: int) -> None:
     rng = ground.draw(seed)
     keys, _, created = VIEWS[name]
@@ -453,7 +351,7 @@ def test_a_source_may_be_a_folder_of_parts(tmp_path: Path) -> None:
     assert isinstance(stock, Exception)
 
 
-@pytest.mark.parametrize("ttl", [timedelta(hours=27), timedelta(days=1, microseconds=1), timedelta(seconds=1.5)])
+@pytest.mark.parametrize("ttl", [timedelta(hours=27), timedelta(days=1, microseconds=1)])
 def test_a_ttl_of_mixed_units_works_where_feast_fails(tmp_path: Path, ttl: timedelta) -> None:
     ttl_us = ttl // timedelta(microseconds=1)
     at = [BASE_US + ttl_us, BASE_US + 90 + ttl_us, BASE_US + 91 + ttl_us]

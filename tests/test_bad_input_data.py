@@ -337,7 +337,7 @@ def as_number(row: dict[str, Any]) -> dict[str, Any]:
     return {key: float(v) if key in floats and v is not None else v for key, v in row.items()}
 
 
-@hypothesis_settings(max_examples=60, deadline=None, derandomize=True, phases=[Phase.generate])
+@hypothesis_settings(max_examples=40, deadline=None, derandomize=True, phases=[Phase.generate])
 @given(
     dirty_events=st.lists(EVENTS, max_size=10),
     dirty_items=versioned(ITEMS),

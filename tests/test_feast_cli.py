@@ -1,7 +1,7 @@
 """Plain `feast` commands on a repo: nothing of the kit is on the command line, and still nothing is lost.
 
 Commands run from a working directory that holds another ``feature_repo``, under a time zone that is not UTC. Each runs
-in a process of its own; as importing Feast takes seconds, most are forked from one that has only done that.
+in a process of its own; as importing Feast takes seconds, the many that only apply are forked from one that imported it.
 """
 
 from __future__ import annotations
@@ -38,12 +38,13 @@ from sidkit.tables import build_tables, ingest
 TEMPLATE = Path(__file__).parent.parent / "feature_repo"
 FEAST = Path(sys.executable).parent / "feast"
 TOKYO, LOS_ANGELES = "Asia/Tokyo", "America/Los_Angeles"
-# What `bin/feast` does, once per command on standard input. Root reads files whatever their mode: without these two
-# capabilities it is told off like anybody else.
+# `feast apply` once per line of standard input. Root reads files whatever their mode: without two capabilities it is
+# told off like anybody else.
 FORKING = """
-import ctypes, json, os, sys, time
+import ctypes, os, sys, time, traceback
 from sidkit.stores.feast_repo import quiet_feast
 quiet_feast()  # imports Feast in half the time
+import feast.infra.registry.sql, ibis
 from feast.cli.cli import cli
 
 def be_anybody():
@@ -52,19 +53,24 @@ def be_anybody():
     data[0] &= ~0b110  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
     assert not libc.capset(header, data)
 
-codes = []
-for command in json.load(sys.stdin):
+for repo in sys.stdin.read().split():
     child = os.fork()
     if not child:
-        for number, path in ((1, command["stdout"]), (2, command["stderr"])):
-            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-        be_anybody()
-        os.environ["TZ"] = command["zone"]
-        time.tzset()
-        sys.argv = ["feast", *command["arguments"]]
-        sys.exit(cli())
-    codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-json.dump(codes, sys.stdout)
+        code = 1
+        try:
+            for number in (1, 2):
+                os.dup2(os.open(f"{repo}.said", os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+            be_anybody()
+            sys.argv = ["feast", "-c", repo, "apply"]
+            cli()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
@@ -106,38 +112,34 @@ def copied(published: Repo, folder: Path) -> Repo:
     return repo
 
 
-@dataclass(frozen=True)
-class Done:
-    """How a command ended."""
-
-    code: int
-    stdout: str
-    stderr: str
-
-    def __post_init__(self) -> None:
-        assert self.code >= 0, f"killed by signal {-self.code}"
-
-
-def feast(commands: Sequence[tuple[str, Path, list[str]]], cwd: Path, log: Path) -> list[Done]:
-    """Run ``feast -c REPO ...`` for each (time zone, repo, arguments), each in a process of its own."""
-    log.mkdir()
-    asked = [
-        {
-            "zone": zone,
-            "arguments": ["-c", str(repo), *arguments],
-            "stdout": str(log / f"{number}.out"),
-            "stderr": str(log / f"{number}.err"),
-        }
-        for number, (zone, repo, arguments) in enumerate(commands)
-    ]
+def feast(repo: Path, *arguments: str, cwd: Path, zone: str) -> None:
+    """Run one plain command; it has to succeed."""
     done = subprocess.run(
-        [sys.executable, "-c", FORKING], cwd=cwd, input=json.dumps(asked), capture_output=True, text=True, check=False,
-        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
-    )  # fmt: skip
+        [FEAST, "-c", repo, *arguments],
+        cwd=cwd,
+        env={**os.environ, "TZ": zone},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{arguments}\n{done.stdout}\n{done.stderr}"
+
+
+def apply_all(repos: Sequence[Path], cwd: Path, zone: str) -> list[tuple[int, str]]:
+    """``feast -c REPO apply`` for several repos, each in a process of its own: exit status and what was said."""
+    done = subprocess.run(
+        [sys.executable, "-c", FORKING],
+        cwd=cwd,
+        env={**os.environ, "TZ": zone},
+        input="\n".join(map(str, repos)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
-    codes = json.loads(done.stdout)
-    read = [((log / f"{number}.out").read_text(), (log / f"{number}.err").read_text()) for number in range(len(codes))]
-    return [Done(code, *texts) for code, texts in zip(codes, read, strict=True)]
+    return [
+        (int(code), Path(f"{repo}.said").read_text()) for repo, code in zip(repos, done.stdout.split(), strict=True)
+    ]
 
 
 def iso(micros: int) -> str:
@@ -185,116 +187,107 @@ def _point_elsewhere(repo: Repo) -> None:
     path.write_text(path.read_text().replace("data/catalog.sqlite", "data/elsewhere.sqlite"))
 
 
-def _drain(repo: Repo) -> None:
-    with contextlib.closing(sqlite3.connect(repo.data / "online.sqlite")) as opened, opened:
-        opened.execute("DELETE FROM sidkit_item_sid_one")
-        opened.execute("DELETE FROM sidkit_user_history")
-
-
-def _make_a_folder(repo: Repo) -> None:
-    (repo.data / "catalog.sqlite").unlink()
-    (repo.data / "catalog.sqlite").mkdir()
-
-
 DAMAGES: dict[str, Callable[[Repo], object]] = {
     "deleted": lambda repo: (repo.data / "catalog.sqlite").unlink(),
     "emptied": lambda repo: (repo.data / "catalog.sqlite").write_bytes(b""),
     "corrupt": lambda repo: (repo.data / "catalog.sqlite").write_bytes(b"no database at all " * 99),
     "unreadable": lambda repo: (repo.data / "catalog.sqlite").chmod(0),
-    "a folder": _make_a_folder,
     "elsewhere": _point_elsewhere,
 }
 
 
 @dataclass(frozen=True)
-class Ran:
-    """Everything that was run: copies of the template and of a published repo, their state before, how each ended."""
+class Applied:
+    """A copy of the published repo, what it held before `feast apply`, and how that ended."""
 
-    shop: Path
-    shop_to_the_end: Path
-    middle_us: int
-    end_us: int
-    copies: dict[str, Repo]
-    before: dict[str, Any]
-    done: dict[str, Done]
+    repo: Repo
+    before: tuple[dict[str, set[str]], dict[str, list[Any]]]
+    code: int
+    said: str
 
-
-def copy_of_the_template(folder: Path, tables: Path) -> Path:
-    shutil.copytree(TEMPLATE, folder, ignore=shutil.ignore_patterns("data", "artifacts", "__pycache__"))
-    shutil.copytree(tables, folder / "data" / "tables", ignore=shutil.ignore_patterns("item_sid_*"))
-    assert "path: sqlite:///data/registry.sqlite" in (folder / "feature_store.yaml").read_text()
-    return folder
+    def now(self) -> tuple[dict[str, set[str]], dict[str, list[Any]]]:
+        return registered(self.repo), online_rows(self.repo)
 
 
 @pytest.fixture(scope="module")
-def ran(published: tuple[Repo, int], abroad: Path, tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    repo, end_us = published
+def applied(published: tuple[Repo, int], abroad: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Applied]:
+    """Copies whose catalogues were damaged, and one that is sound, all applied."""
     folder = tmp_path_factory.mktemp("copies")
-    at = pq.read_table(repo.tables / "item_stats.parquet")["event_timestamp"].cast("int64").to_pylist()
-    middle_us = sorted(at)[len(at) // 2]
-    shop, to_the_end = (copy_of_the_template(folder / name, repo.tables) for name in ("shop", "to_the_end"))
-    # The real thing once, without a fork.
-    real = [FEAST, "-c", shop, "apply"]
-    subprocess.run(real, cwd=abroad, env={**os.environ, "TZ": TOKYO}, check=True, capture_output=True)
-    copies = {name: copied(repo, folder / name.replace(" ", "_")) for name in ("sound", "drained", *DAMAGES)}
-    before = {name: (registered(one), online_rows(one)) for name, one in copies.items()}
-    for name, spoil in {**DAMAGES, "drained": _drain}.items():
-        spoil(copies[name])
-    until_middle = ["materialize", "1970-01-02T00:00:00", iso(middle_us)]
-    until_end = ["materialize", "1970-01-02T00:00:00", iso(end_us)]
-    commands = {
-        "until the middle": (LOS_ANGELES, shop, until_middle),
-        "apply": (LOS_ANGELES, to_the_end, ["apply"]),
-        "until the middle too": (TOKYO, to_the_end, until_middle),
-        "incrementally": (LOS_ANGELES, to_the_end, ["materialize-incremental", iso(end_us)]),
-        **{name: (TOKYO, copies[name].path, ["apply"]) for name in ("sound", *DAMAGES)},
-        "drained": (LOS_ANGELES, copies["drained"].path, until_end),
-    }
-    done = dict(zip(commands, feast(list(commands.values()), abroad, folder / "log"), strict=True))
-    return Ran(shop, to_the_end, middle_us, end_us, copies, before, done)
-
-
-def test_the_template_works_by_plain_commands_from_any_directory_and_zone(ran: Ran, abroad: Path) -> None:
-    for name in ("until the middle", "apply", "until the middle too", "incrementally"):
-        assert ran.done[name].code == 0, ran.done[name]
-    middle, end = values(ran.shop, None), values(ran.shop_to_the_end, None)
-    assert middle == values(ran.shop, ran.middle_us)
-    assert end == values(ran.shop_to_the_end, ran.end_us)
-    assert middle["item_stats"] != end["item_stats"]
-    for folder in (ran.shop, ran.shop_to_the_end):
-        assert {path.name for path in (folder / "data").iterdir()} >= {"registry.sqlite", "online.sqlite", "tables"}
-        assert not list(folder.rglob("__pycache__"))
-    assert sorted(path.name for path in abroad.rglob("*")) == ["entities.py", "entities.py", "feature_repo"]
+    repos = {name: copied(published[0], folder / name) for name in ("sound", *DAMAGES)}
+    before = {name: (registered(repo), online_rows(repo)) for name, repo in repos.items()}
+    for name, spoil in DAMAGES.items():
+        spoil(repos[name])
+    ends = apply_all([repo.path for repo in repos.values()], abroad, TOKYO)
+    return {name: Applied(repos[name], before[name], *end) for name, end in zip(repos, ends, strict=True)}
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_plain_apply_without_a_sound_catalogue_fails_and_destroys_nothing(ran: Ran, damage: str) -> None:
-    assert ran.done[damage].code != 0
-    said = ran.done[damage].stderr
-    said = said[said.rindex("sidkit.errors.Catalog") :]
-    assert "the catalogue at sqlite:///" in said
-    assert "nothing was applied" in said
-    assert "correct catalog.url in sidkit.toml" in said
-    assert (registered(ran.copies[damage]), online_rows(ran.copies[damage])) == ran.before[damage]
+def test_a_plain_apply_without_a_sound_catalogue_fails_and_destroys_nothing(
+    applied: dict[str, Applied], damage: str
+) -> None:
+    done = applied[damage]
+    assert done.code == 1, done.said
+    message = done.said[done.said.rindex("sidkit.errors.Catalog") :]
+    assert "the catalogue at sqlite:///" in message
+    assert "nothing was applied" in message
+    assert "correct catalog.url in sidkit.toml" in message
+    assert done.now() == done.before
 
 
-def test_a_plain_apply_on_a_published_repo_keeps_everything(ran: Ran) -> None:
-    assert ran.done["sound"].code == 0, ran.done["sound"]
-    assert (registered(ran.copies["sound"]), online_rows(ran.copies["sound"])) == ran.before["sound"]
-    views, rows = ran.before["sound"]
-    assert views["services"] == {"ctr_one", "ctr_one_user", "ctr_one_item", "ctr_one_content"}
-    assert views["views"] >= {"item_sid_one", "item_content"}
+def test_a_plain_apply_on_a_published_repo_keeps_everything(applied: dict[str, Applied], abroad: Path) -> None:
+    done = applied["sound"]
+    assert done.code == 0, done.said
+    assert done.now() == done.before
+    objects, rows = done.before
+    assert objects["services"] == {"ctr_one", "ctr_one_user", "ctr_one_item", "ctr_one_content"}
+    assert objects["views"] >= {"item_sid_one", "item_content"}
     assert len(rows["sidkit_item_sid_one"]) > 40
+    assert untouched(abroad)
 
 
-def test_a_plain_materialize_on_a_published_repo_fills_the_online_store(ran: Ran) -> None:
-    assert ran.done["drained"].code == 0, ran.done["drained"]
-    repo = ran.copies["drained"]
-    assert values(repo.path, None) == values(repo.path, ran.end_us)
-    rows, rows_before = online_rows(repo), ran.before["drained"][1]
-    for name in ("sidkit_item_sid_one", "sidkit_user_history"):
-        # Feast keeps the event time in local time and the time of writing; keys and values are what matters.
-        assert [row[:3] for row in rows[name]] == [row[:3] for row in rows_before[name]]
+def test_a_plain_incremental_materialization_brings_a_published_repo_up_to_date(
+    applied: dict[str, Applied], published: tuple[Repo, int], abroad: Path
+) -> None:
+    repo, end_us = applied["sound"].repo, published[1]
+    at = pq.read_table(repo.tables / "item_stats.parquet")["event_timestamp"].cast("int64").to_pylist()
+    middle_us = sorted(at)[len(at) // 2]  # a row lies exactly there
+    for name in online_rows(repo):
+        with contextlib.closing(sqlite3.connect(repo.data / "online.sqlite")) as opened, opened:
+            opened.execute(f'DELETE FROM "{name}"')
+    materialize(repo, middle_us)
+    before = values(repo.path, None)
+    assert before == values(repo.path, middle_us)
+    feast(repo.path, "materialize-incremental", iso(end_us), cwd=abroad, zone=LOS_ANGELES)
+    after = values(repo.path, None)
+    assert after == values(repo.path, end_us)
+    assert after["item_stats"] != before["item_stats"]
+    assert untouched(abroad)
+
+
+@pytest.fixture(scope="module")
+def shop(published: tuple[Repo, int], abroad: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """A copy of the shipped template, made by hand, applied and materialized by plain commands; and the moment."""
+    repo, end_us = published
+    folder = tmp_path_factory.mktemp("shop") / "repo"
+    shutil.copytree(TEMPLATE, folder, ignore=shutil.ignore_patterns("data", "artifacts", "__pycache__"))
+    shutil.copytree(repo.tables, folder / "data" / "tables", ignore=shutil.ignore_patterns("item_sid_*"))
+    assert "path: sqlite:///data/registry.sqlite" in (folder / "feature_store.yaml").read_text()
+    at_us = end_us - 20 * 86_400_000_000
+    feast(folder, "apply", cwd=abroad, zone=TOKYO)
+    feast(folder, "materialize", "1970-01-02T00:00:00", iso(at_us), cwd=abroad, zone=LOS_ANGELES)
+    return folder, at_us
+
+
+def test_the_template_works_by_plain_commands_from_any_directory_and_zone(shop: tuple[Path, int], abroad: Path) -> None:
+    folder, at_us = shop
+    assert values(folder, None) == values(folder, at_us)
+    assert {path.name for path in (folder / "data").iterdir()} >= {"registry.sqlite", "online.sqlite", "tables"}
+    assert not list(folder.rglob("__pycache__"))
+    assert untouched(abroad)
+
+
+def untouched(abroad: Path) -> bool:
+    return sorted(path.name for path in abroad.rglob("*")) == ["entities.py", "entities.py", "feature_repo"]
 
 
 def free_port() -> int:
@@ -346,17 +339,17 @@ def server(kind: str, repo: Path, cwd: Path, log: Path) -> Iterator[Callable[...
             process.wait()
 
 
-def test_the_servers_answer_on_the_template(ran: Ran, abroad: Path, tmp_path: Path) -> None:
-    shop = ran.shop_to_the_end
-    expected = values(shop, ran.end_us)["item_stats"]
+def test_the_servers_answer_on_the_template(shop: tuple[Path, int], abroad: Path, tmp_path: Path) -> None:
+    folder, at_us = shop
+    expected = values(folder, at_us)["item_stats"]
     features = [name for name in expected if name != "item_id"]
     body = {
         "features": [f"item_stats:{name}" for name in features],
         "entities": {"item_id": [*expected["item_id"], "no such item"]},
     }
     with (
-        server("serve", shop, abroad, tmp_path / "serve.log") as ask_features,
-        server("ui", shop, abroad, tmp_path / "ui.log") as ask_ui,
+        server("serve", folder, abroad, tmp_path / "serve.log") as ask_features,
+        server("ui", folder, abroad, tmp_path / "ui.log") as ask_ui,
     ):
         status, text = ask_features("/get-online-features", body)
         assert status == 200, text
@@ -373,4 +366,4 @@ def test_the_servers_answer_on_the_template(ran: Ran, abroad: Path, tmp_path: Pa
         status, page = ask_ui("/")
         assert status == 200
         assert b"<html" in page.lower()
-    assert sorted(path.name for path in abroad.rglob("*")) == ["entities.py", "entities.py", "feature_repo"]
+    assert untouched(abroad)

@@ -278,18 +278,24 @@ def _toml(repo: Repo, old: str, new: str) -> None:
     path.write_text(path.read_text().replace(old, new))
 
 
+def _catalog(repo: Repo) -> Path:
+    return repo.data / "catalog.sqlite"
+
+
+def _make_a_folder(repo: Repo) -> None:
+    _catalog(repo).unlink()
+    _catalog(repo).mkdir()
+
+
 DAMAGES: dict[str, Callable[[Repo], object]] = {
-    "deleted": lambda repo: (repo.data / "catalog.sqlite").unlink(),
-    "emptied": lambda repo: (repo.data / "catalog.sqlite").write_bytes(b""),
-    "without rows": lambda repo: execute(repo.data / "catalog.sqlite", "DELETE FROM sidkit_codebooks"),
-    "without its table": lambda repo: execute(repo.data / "catalog.sqlite", "DROP TABLE sidkit_codebooks"),
-    "of another release": lambda repo: execute(
-        repo.data / "catalog.sqlite", "ALTER TABLE sidkit_codebooks DROP COLUMN defined"
-    ),
-    "no database": lambda repo: (repo.data / "catalog.sqlite").write_bytes(b"no database at all " * 99),
-    "cut short": lambda repo: (repo.data / "catalog.sqlite").write_bytes(
-        (repo.data / "catalog.sqlite").read_bytes()[:5000]
-    ),
+    "deleted": lambda repo: _catalog(repo).unlink(),
+    "emptied": lambda repo: _catalog(repo).write_bytes(b""),
+    "a folder": _make_a_folder,
+    "without rows": lambda repo: execute(_catalog(repo), "DELETE FROM sidkit_codebooks"),
+    "without its table": lambda repo: execute(_catalog(repo), "DROP TABLE sidkit_codebooks"),
+    "of another release": lambda repo: execute(_catalog(repo), "ALTER TABLE sidkit_codebooks DROP COLUMN defined"),
+    "no database": lambda repo: _catalog(repo).write_bytes(b"no database at all " * 99),
+    "cut short": lambda repo: _catalog(repo).write_bytes(_catalog(repo).read_bytes()[:5000]),
     "elsewhere": lambda repo: _toml(repo, "data/catalog.sqlite", "data/other.sqlite"),
     "in a missing folder": lambda repo: _toml(repo, "sqlite:///data/catalog", "sqlite:////no/such/folder/catalog"),
     "behind a driver that is not there": lambda repo: _toml(repo, "sqlite:///data", "postgresql+nosuch://host"),
@@ -311,7 +317,7 @@ def test_a_catalogue_of_yesterday_drops_no_online_table(own_copy: Repo) -> None:
     # BUG: a catalogue put back from a copy that was made between fit and publish knows the codebook, but not that its
     # view is defined: the apply drops the online table without a word.
     before = definitions(own_copy), online_tables(own_copy)
-    execute(own_copy.data / "catalog.sqlite", "UPDATE sidkit_codebooks SET state = 'fitted', defined = 0")
+    execute(_catalog(own_copy), "UPDATE sidkit_codebooks SET state = 'fitted', defined = 0")
     with contextlib.suppress(CatalogError):
         apply_repo(own_copy)
     assert (definitions(own_copy), online_tables(own_copy)) == before

@@ -21,7 +21,7 @@ from semantic_ids.quantizers import QUANTIZERS
 from sidkit.stores.asof import ViewRows
 
 law = settings(max_examples=60, deadline=None, database=None)
-TEXT, IMAGE = 4, 3
+TEXT = IMAGE = 4
 Vector = Sequence[float] | None
 
 
@@ -178,6 +178,14 @@ def test_vectors_that_differ_in_the_last_bit_or_in_their_order_are_different_ver
     assert len(set(numbers.tolist())) == 3
 
 
+def test_text_and_image_that_change_places_are_another_version() -> None:
+    versions = [(vector(1), vector(2)), (vector(2), vector(1)), (vector(1), None), (None, vector(1))]
+    numbers = ItemTableBuilder(CODEBOOK).add(
+        objects("a", "a", "a", "a"), content_view([0, 1, 2, 3], versions), sid_view([0] * 4, [[0, 0]])
+    )
+    assert len(set(numbers.tolist())) == 4
+
+
 def test_codes_in_another_order_are_another_version() -> None:
     content = content_view([0, 0], [(vector(1), None)])
     numbers = ItemTableBuilder(CODEBOOK).add(objects("a", "a"), content, sid_view([0, 1], [[1, 2], [2, 1]]))
@@ -286,6 +294,18 @@ def test_rows_share_a_history_when_its_items_have_not_changed_in_between() -> No
     assert changed != other
     assert none == 0
     assert len(told.history_items) == 4
+
+
+def test_histories_do_not_depend_on_how_many_rows_are_asked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = [["still"], ["still", "x"]], [0, 1, 0, -1, 1, 0], [MOMENTS[at] for at in (0, 0, 2, 1, 0, 1)], 3
+    whole = assembled(*asked)
+    monkeypatch.setattr("ranking.training_set._CHUNK_ROWS", 1)
+    piecewise = assembled(*asked)
+    for told in (whole, piecewise):
+        assert len(told.history_items) == 3
+        assert told.history[0] == told.history[2] == told.history[5]
+        assert told.history[1] == told.history[4]
+    assert np.array_equal(whole.history_us[whole.history], piecewise.history_us[piecewise.history])
 
 
 def test_a_set_without_any_history_asks_for_none() -> None:

@@ -106,7 +106,8 @@ def test_a_slice_with_fewer_than_fifty_rows_of_a_class_has_no_auc(positives: int
     assert figures["logloss"] is not None
 
 
-def test_differences_are_paired_by_row_and_seed_for_every_arm_and_slice() -> None:
+def test_differences_are_paired_by_row_and_seed_for_every_arm_and_slice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ranking.evaluation.judge.LEAST_POSITIVES", 10)
     arms = {"arm": [TRUTH, NOISY], "base": [NOISY, NOISE], "third": [NOISE, NOISE]}
     told = judge(DATA, arms, ["base", "absent"], None)["differences"]
     assert [(row["arm"], row["baseline"], row["slice"]) for row in told] == [
@@ -122,6 +123,13 @@ def test_differences_are_paired_by_row_and_seed_for_every_arm_and_slice() -> Non
         assert row["low"] <= row["value"] <= row["high"]
     assert told[0]["verdict"] == "better"
     assert told[3]["verdict"] == "worse"
+
+
+def test_a_difference_on_under_500_positives_is_no_evidence() -> None:
+    (row, *_) = judge(DATA, {"arm": [TRUTH], "base": [NOISE]}, ["base"], None)["differences"]
+    assert row["low"] > 0
+    assert row["positives"] == int(DATA.rows.label.sum()) < 500
+    assert row["verdict"] == "no evidence"
 
 
 def test_an_arm_that_equals_its_baseline_gives_no_evidence() -> None:

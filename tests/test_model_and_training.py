@@ -15,8 +15,9 @@ from ranking.evaluation.metrics import auc
 from ranking.features import Scaling, feature_names
 from ranking.model import CtrModel
 from ranking.model_spec import ModelSpec
-from ranking.representations import REPRESENTATIONS, ItemShape
-from ranking.tensors import TensorSet, Vocabulary
+from ranking.representations import REPRESENTATIONS
+from ranking.representations.base import ItemShape
+from ranking.tensors import Batch, TensorSet, Vocabulary
 from ranking.train import Trained, predict, train
 from ranking.training_set import TrainingSet
 from ranking.training_spec import TrainingSpec
@@ -246,3 +247,37 @@ def test_tables_decay_by_their_own_strength() -> None:
     left, right = (weights(trained(training, validation, each))[unused][0] for each in (spec, decayed))
     steps = math.ceil(60 / FAST.batch_rows)
     assert right.numpy() == pytest.approx(left.numpy() * (1 - 0.01 * 20) ** steps, rel=1e-5)
+
+
+class _Watched(CtrModel):
+    """Notes for each call whether dropout was on and how many rows came."""
+
+    calls: list[tuple[bool, int]]
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        self.calls.append((self.training, len(batch.label)))
+        return super().forward(batch)
+
+
+def test_dropout_is_on_for_every_training_batch_and_off_for_validation() -> None:
+    model = _Watched(EVERY, ItemShape(VOCABULARY.size, SIZES, CONTENT_DIM), len(feature_names()), SMALL)
+    model.calls = []
+    spec = FAST.model_copy(update={"epochs": 2, "batch_rows": 40})
+    train(lambda: model, tensors_of(random_set(100)), tensors_of(random_set(70)), spec, seed=0, threads=1)
+    assert model.calls == [(True, 40), (True, 40), (True, 20), (False, 70)] * 2
+
+
+def test_the_seed_decides_the_order_of_the_rows() -> None:
+    still = SMALL.model_copy(update={"dropout": 0.0, "id_dropout": 0.0})
+    shape = ItemShape(VOCABULARY.size, SIZES, CONTENT_DIM)
+
+    def ordered(seed: int) -> dict[str, torch.Tensor]:
+        def same_start() -> CtrModel:
+            torch.manual_seed(5)
+            return CtrModel(EVERY, shape, len(feature_names()), still)
+
+        parts = tensors_of(random_set(100, seed=1)), tensors_of(random_set(50, seed=2))
+        return weights(train(same_start, *parts, FAST.model_copy(update={"epochs": 1}), seed=seed, threads=1))
+
+    assert same(ordered(0), ordered(0))
+    assert not same(ordered(0), ordered(1))

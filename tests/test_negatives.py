@@ -143,7 +143,7 @@ def crowded(seed: int = 0, items: int = 240, count: int = 700) -> Log:
 
 STRATEGIES = st.sampled_from(["stratified", "uniform"])
 LOGS = logs() | st.builds(crowded, st.integers(0, 99), st.integers(8, 60), st.integers(40, 150))
-law = settings(max_examples=60, deadline=None, derandomize=True, phases=[Phase.generate])
+law = settings(max_examples=40, deadline=None, derandomize=True, phases=[Phase.generate])
 
 
 @law
@@ -163,9 +163,15 @@ def test_negatives_exist_are_distinct_and_not_positive_in_the_same_request(
 @law
 @given(log=LOGS, strategy=STRATEGIES, per_positive=st.integers(1, 6))
 def test_fewer_are_drawn_only_where_too_few_items_exist(log: Log, strategy: str, per_positive: int) -> None:
-    # BUG: after twelve random tries a slot stays empty though an item is left.
     for positive, drawn in zip(log.positives, draw(log, strategy=strategy, per_positive=per_positive), strict=True):
         assert sum(item != -1 for item in drawn) == min(per_positive, len(log.candidates(positive)))
+
+
+def test_a_basket_of_almost_everything_still_gets_the_few_items_left() -> None:
+    # BUG: after twelve random tries a slot stays empty though an item is left.
+    basket = tuple(Positive(0, item, START + DAY) for item in range(56))
+    log = Log(basket, (START,) * 60, (NEVER,) * 60, 1)
+    assert [sorted(row) for row in draw(log)] == [[56, 57, 58, 59]] * 56
 
 
 @law
@@ -241,9 +247,9 @@ def test_uniform_draws_are_uniform() -> None:
     log = Log(
         (Positive(0, 0, begin + 5),), (begin - 300 * DAY, *[begin - n * DAY for n in range(1, 21)]), (NEVER,) * 21, 1
     )
-    counts = Counter(item for seed in range(400) for row in draw(log, strategy="uniform", seed=seed) for item in row)
+    counts = Counter(item for seed in range(200) for row in draw(log, strategy="uniform", seed=seed) for item in row)
     assert set(counts) == set(range(1, 21))  # whatever their age
-    assert max(abs(count - 80) for count in counts.values()) < 36  # four standard deviations
+    assert max(abs(count - 40) for count in counts.values()) < 26  # four standard deviations
 
 
 def test_a_log_without_positives_has_no_negatives() -> None:
@@ -251,9 +257,19 @@ def test_a_log_without_positives_has_no_negatives() -> None:
     assert draw(Log((), (START,), (NEVER,), 1)) == []
 
 
+def test_an_item_can_be_drawn_from_its_creation_until_its_removal() -> None:
+    now = START + 5
+    created, removed = (START, now, now + 1, START, START), (NEVER, NEVER, NEVER, now, now + 1)
+    assert sorted(draw(Log((Positive(0, 0, now),), created, removed, 1))[0]) == [-1, -1, 1, 4]
+
+
 def test_a_catalogue_of_one_item_has_no_negatives() -> None:
     begin = START // DAY * DAY
     assert draw(Log((Positive(0, 0, begin),), (begin,), (NEVER,), 1)) == [[-1] * 4]
+
+
+def written(path: Path) -> tuple[int, int]:
+    return path.stat().st_ino, path.stat().st_mtime_ns
 
 
 def labelled(repo: Repo) -> list[dict[str, Any]]:
@@ -323,9 +339,9 @@ def test_labelled_rows_are_the_positives_and_their_negatives(tmp_path: Path, req
 def test_labelled_rows_are_written_again_only_for_a_reason(tmp_path: Path) -> None:
     repo = positives_repo(tmp_path)
     assert not build_labelled_rows(repo).unchanged
-    before, rows = repo.labelled_rows.stat(), labelled(repo)
+    before, rows = written(repo.labelled_rows), labelled(repo)
     assert build_labelled_rows(repo).unchanged
-    assert repo.labelled_rows.stat() == before
+    assert written(repo.labelled_rows) == before
     settings_file = repo.path / "sidkit.toml"
     settings_file.write_text(settings_file.read_text().replace("seed = 0", "seed = 1"))
     assert not build_labelled_rows(Repo.open(repo.path)).unchanged
@@ -342,10 +358,11 @@ def test_positives_of_unknown_items_stay_without_negatives(tmp_path: Path) -> No
 
 
 def test_a_log_of_impressions_is_labelled_as_it_is(tmp_path: Path) -> None:
+    delay = 60_000_000
     log = pa.table(
         {
-            "user_id": ["u0", "u0", "u1", "u0"], "item_id": ["i0", "i1", "i0", "i0"],
-            "timestamp": moments([START, START, START + 1, START + DAY]), "label": [1, 0, 0, 1],
+            "user_id": ["u0", "u0", "u1", "u0", "u0"], "item_id": ["i0", "i1", "i0", "i0", "i0"],
+            "timestamp": moments([START, START, START + 1, START + delay - 1, START + delay]), "label": [1, 0, 0, 0, 1],
         }
     )  # fmt: skip
     items = {"item_id": ["i0", "i1"], "created_at": moments([START, START])}
@@ -360,11 +377,11 @@ def test_a_log_of_impressions_is_labelled_as_it_is(tmp_path: Path) -> None:
     repo = fresh_repo(tmp_path / "repo", source)
     ingest(repo)
     report = build_labelled_rows(repo)
-    assert (report.rows, report.sampled) == (4, 0)
+    assert (report.rows, report.sampled) == (5, 0)
     told = [
         (row["user_id"], row["item_id"], row["label"], row["request_id"], row["had_before"]) for row in labelled(repo)
     ]
     assert told == [
         ("u0", "i0", 1, None, False), ("u0", "i1", 0, None, False), ("u1", "i0", 0, None, False),
-        ("u0", "i0", 1, None, True),
+        ("u0", "i0", 0, None, False), ("u0", "i0", 1, None, True),
     ]  # fmt: skip

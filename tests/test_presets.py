@@ -12,12 +12,13 @@ from pydantic import ValidationError
 
 from builders import FAST_PRESET
 from ranking.model_spec import ModelSpec
-from ranking.presets import load_preset, preset_names
+from ranking.presets import load_preset
 from ranking.representations import REPRESENTATIONS
 from ranking.training_spec import TrainingSpec
 from semantic_ids.encoders import ENCODERS
 from semantic_ids.quantizers import QUANTIZERS
 from sidkit.errors import ConfigError
+from sidkit.presets import preset_names
 
 GOOD = '[ranker]\nserve = ["id"]\n\n[arms.id]\nrepresentations = ["id"]\n'
 

@@ -90,6 +90,13 @@ def test_a_saved_quantizer_gives_identical_codes(fitted: Quantizer) -> None:
     np.testing.assert_array_equal(again.decode(codes), fitted.decode(codes))
 
 
+def test_a_quantizer_made_from_anothers_config_fits_the_same_codes(kind: str) -> None:
+    rows = clustered(300)
+    first = make(kind, (5, 4), seed=3)
+    again = QUANTIZERS[kind](**{**json.loads(json.dumps(first.config())), "force": True})
+    np.testing.assert_array_equal(again.fit(rows).encode(rows), first.fit(rows).encode(rows))
+
+
 def test_each_level_lowers_the_reconstruction_error(kind: str) -> None:
     rows = clustered()
     errors = [squared_error(make(kind, (8,) * levels).fit(rows), rows).mean() for levels in (1, 2, 3)]
@@ -181,8 +188,8 @@ def test_equal_rows_get_equal_codes(kind: str, distinct: int, beam: int) -> None
 @relaxed
 @given(data=st.data())
 def test_any_finite_matrix_of_enough_rows_can_be_fitted(kind: str, data: st.DataObject) -> None:
-    rows = data.draw(st.integers(4, 40), "rows")
     dim = data.draw(st.integers(1, 9), "dim")
+    rows = data.draw(st.integers(max(dim, 4), 40), "rows")
     # Small whole numbers: many equal rows and empty residuals.
     values = data.draw(st.lists(st.integers(-3, 3), min_size=rows * dim, max_size=rows * dim), "values")
     matrix = np.array(values, dtype=np.float32).reshape(rows, dim)
@@ -195,6 +202,17 @@ def test_any_finite_matrix_of_enough_rows_can_be_fitted(kind: str, data: st.Data
     # Never worse than one code for all, beyond rounding.
     spread = ((matrix - matrix.mean(axis=0)) ** 2).sum()
     assert ((matrix - decoded) ** 2).sum() <= spread + 1e-3 * (1 + (matrix**2).sum())
+
+
+@pytest.mark.parametrize("rows", [4, 8, DIM - 1])
+def test_fewer_rows_than_dimensions_are_fitted_or_refused(kind: str, rows: int) -> None:
+    # BUG: faiss's own RuntimeError, "PCA matrix cannot output 12 dimensions from 12".
+    matrix = clustered(rows)
+    try:
+        quantizer = make(kind, (3, 2)).fit(matrix)
+    except FitError:
+        return
+    assert np.isfinite(quantizer.decode(quantizer.encode(matrix))).all()
 
 
 @pytest.mark.parametrize("layout", ["float64", "fortran", "strided", "read-only"])

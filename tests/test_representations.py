@@ -12,14 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ranking.model_spec import ModelSpec
-from ranking.representations import (
-    REPRESENTATIONS,
-    ContentRepresentation,
-    IdRepresentation,
-    ItemBatch,
-    ItemShape,
-    PrefixNgramRepresentation,
-)
+from ranking.representations import REPRESENTATIONS, representation
+from ranking.representations.base import ItemBatch, ItemShape
+from ranking.representations.content import ContentRepresentation
+from ranking.representations.id import IdRepresentation
+from ranking.representations.prefix_ngram import PrefixNgramRepresentation
 from ranking.tensors import Vocabulary
 
 law = settings(max_examples=60, deadline=None, database=None)
@@ -60,7 +57,7 @@ def test_every_representation_gives_one_finite_vector_per_item_and_its_matches_p
     name: str, case: tuple[ItemBatch, Tensor, Tensor, Tensor]
 ) -> None:
     items, candidate, history, mask = case
-    part = REPRESENTATIONS[name].from_spec(SHAPE, ModelSpec(dim=6))
+    part = representation(name).from_spec(SHAPE, ModelSpec(dim=6))
     vectors = part(items)
     matches = part.match(items, candidate, history, mask)
     assert vectors.shape == (len(items.index), 6)
@@ -77,7 +74,7 @@ def test_no_match_depends_on_what_lies_in_the_padding(
     name: str, case: tuple[ItemBatch, Tensor, Tensor, Tensor], noise: int
 ) -> None:
     items, candidate, history, mask = case
-    part = REPRESENTATIONS[name].from_spec(SHAPE, ModelSpec())
+    part = representation(name).from_spec(SHAPE, ModelSpec())
     other = torch.randint(0, len(items.index), history.shape, generator=torch.Generator().manual_seed(noise))
     told = part.match(items, candidate, torch.where(mask, history, other), mask)
     assert torch.equal(told, part.match(items, candidate, history, mask))
@@ -85,7 +82,7 @@ def test_no_match_depends_on_what_lies_in_the_padding(
 
 @pytest.mark.parametrize("name", REPRESENTATIONS)
 def test_an_empty_history_matches_nothing(name: str) -> None:
-    part = REPRESENTATIONS[name].from_spec(SHAPE, ModelSpec())
+    part = representation(name).from_spec(SHAPE, ModelSpec())
     items = items_of([[-1, -1, -1], [1, 2, 3]])
     none = torch.zeros((1, 4), dtype=torch.int64)
     assert part.match(items, torch.tensor([1]), none, none.bool()).tolist() == [[0.0] * part.match_dim]
@@ -237,7 +234,7 @@ def test_an_item_without_codes_matches_no_other_item_without_codes() -> None:
 
 def test_a_representation_takes_its_widths_from_the_spec() -> None:
     spec = ModelSpec(dim=7, id_dropout=0.25, table_rows=9)
-    parts = {name: kind.from_spec(SHAPE, spec) for name, kind in REPRESENTATIONS.items()}
+    parts = {name: representation(name).from_spec(SHAPE, spec) for name in REPRESENTATIONS}
     assert {name: part.dim for name, part in parts.items()} == dict.fromkeys(REPRESENTATIONS, 7)
     assert isinstance(parts["id"], IdRepresentation)
     assert parts["id"].dropout == 0.25

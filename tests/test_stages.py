@@ -38,7 +38,8 @@ def test_a_stage_that_is_done_is_not_run_again(tmp_path: Path) -> None:
     first = fresh(tmp_path).run("fit", {"a": 1}, work())
     again = fresh(tmp_path).run("fit", {"a": 1}, work("never"))
     assert work.calls == 1
-    assert again == first
+    assert (again.rows, again.facts) == (first.rows, first.facts)
+    assert [file.resolve() for file in again.files] == [work.file]
     assert again.facts == {"text": "done", "pair": [1, 2]}
     assert work.file.read_text() == "done"
 
@@ -97,6 +98,16 @@ def test_a_stage_that_crashed_on_new_inputs_is_not_believed_on_the_old_ones(tmp_
         fresh(tmp_path).run("tables", "tuesday", work("tuesday", breaks=True))
     fresh(tmp_path).run("tables", "monday", work("monday"))
     assert work.file.read_text() == "monday"
+
+
+def test_a_run_that_was_moved_keeps_its_stages(tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    work = Work(tmp_path / "here")
+    fresh(tmp_path / "here").run("fit", 1, work())
+    (tmp_path / "here").rename(tmp_path / "there")
+    kept = fresh(tmp_path / "there").run("fit", 1, work())
+    assert work.calls == 1
+    assert [file.resolve() for file in kept.files] == [tmp_path / "there" / "result.txt"]
 
 
 def test_what_happened_is_announced_and_reported_in_order(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,8 @@ from sidkit.errors import LeakageError
 
 LEAST_PER_CLASS = 50
 """Below so many rows of either class a slice has no AUC."""
+LEAST_POSITIVES = 500
+"""A difference on fewer positives is no evidence, whatever its interval."""
 COMPARED = ("all", "cold", "warm")
 RESAMPLES = 400
 
@@ -64,7 +65,12 @@ def judge(
     user = pd.factorize(data.rows.user_ids)[0].astype(np.int64)
     group, by = user, "user"
     if data.rows.request_ids is not None:
-        group, by = pd.factorize(data.rows.request_ids)[0].astype(np.int64), "request"
+        # Rows that name no request are grouped by user and moment.
+        requests = [
+            request if request is not None else f"{who}@{at}"
+            for request, who, at in zip(data.rows.request_ids, data.rows.user_ids, data.rows.at_us, strict=True)
+        ]
+        group, by = pd.factorize(np.array(requests, dtype=object))[0].astype(np.int64), "request"
     parts = slices(data)
     arms: dict[str, Any] = {}
     for arm, scores in predictions.items():
@@ -75,7 +81,7 @@ def judge(
             if name in parts and enough(label[parts[name]]):
                 rows = parts[name]
                 interval = auc_interval(label[rows], [score[rows] for score in scores], user[rows], RESAMPLES)
-                arms[arm][name]["auc_interval"] = [interval.low, interval.high]
+                arms[arm][name]["auc_interval"] = [_finite(interval.low), _finite(interval.high)]
     differences = []
     for baseline in baselines:
         for arm in predictions:
@@ -89,8 +95,18 @@ def judge(
                     label[rows], [score[rows] for score in predictions[arm]],
                     [score[rows] for score in predictions[baseline]], user[rows], RESAMPLES,
                 )  # fmt: skip
+                positives = int(label[rows].sum())
                 differences.append(
-                    {"arm": arm, "baseline": baseline, "slice": name, **asdict(found), "verdict": found.verdict}
+                    {
+                        "arm": arm,
+                        "baseline": baseline,
+                        "slice": name,
+                        "value": _finite(found.value),
+                        "low": _finite(found.low),
+                        "high": _finite(found.high),
+                        "positives": positives,
+                        "verdict": found.verdict if positives >= LEAST_POSITIVES else "no evidence",
+                    }
                 )
     return {
         "arms": arms,
@@ -104,6 +120,10 @@ def judge(
         else None,
         "gauc_by": by,
     }
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None
 
 
 def enough(label: npt.NDArray[np.int8]) -> bool:

@@ -15,8 +15,9 @@ from ranking.representations.base import ItemBatch, ItemShape, Representation, s
 class PrefixNgramRepresentation(Representation):
     """The rows of all prefixes of an item's codes, summed: items share the rows of what they have in common.
 
-    The prefix of length i has the number ``sum over t <= i of K^(i - t) * (c_t + 1) - 1`` in mixed radix, so that
-    prefixes of different lengths differ; numbers beyond the table are taken modulo its rows, after that map.
+    A prefix has the number of all shorter prefixes plus its place among those of its length, in mixed radix; with
+    levels of one size K that is the paper's ``sum over t <= i of K^(i - t) * (c_t + 1) - 1``. Different prefixes have
+    different numbers; numbers beyond the table are taken modulo its rows, after that map.
 
     Parameters
     ----------
@@ -49,11 +50,13 @@ class PrefixNgramRepresentation(Representation):
 
     def prefix_rows(self, codes: Tensor) -> Tensor:
         """Table rows ``int64 [items, levels]`` of the prefixes; 0 where an item has no codes."""
-        number = torch.full_like(codes[:, 0], -1)
+        place, shorter = torch.zeros_like(codes[:, 0]), 0
         rows = []
         for level, size in enumerate(self.sizes):
-            number = (number + 1) * size + codes[:, level]
-            rows.append(number % self.rows + 1)
+            # Taken modulo at every step: the plain number of a long prefix would not fit 64 bits.
+            place = (place * size + codes[:, level]) % self.rows
+            rows.append((place + shorter) % self.rows + 1)
+            shorter = (shorter + math.prod(self.sizes[: level + 1])) % self.rows
         return torch.where((codes >= 0).all(dim=1, keepdim=True), torch.stack(rows, dim=1), 0)
 
     def match(self, items: ItemBatch, candidate: Tensor, history: Tensor, mask: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,5 +66,9 @@ def _holds_vectors(kind: pa.DataType, head: pa.RecordBatch | None, name: str) ->
         return bool(pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type))
     if pa.types.is_string(kind) and head is not None:  # a database without arrays holds JSON text
         first = next((text for text in head.column(name).to_pylist() if text is not None), "")
-        return first.lstrip().startswith("[")
+        try:
+            vector = json.loads(first)
+        except json.JSONDecodeError:
+            return False
+        return isinstance(vector, list) and all(element is None or type(element) in {int, float} for element in vector)
     return False

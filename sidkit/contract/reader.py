@@ -79,7 +79,9 @@ class ParquetSource(Source):
                 with pq.ParquetFile(file, memory_map=True) as parquet:
                     yield from parquet.iter_batches(batch_size=chunk_rows, columns=list(columns), use_threads=False)
             except (pa.ArrowInvalid, OSError) as error:
-                raise ContractError(table, f"{file} cannot be read as Parquet ({error}); write it again") from error
+                raise ContractError(
+                    table, f"{file} cannot be read as Parquet ({error}); write it again, with vectors as list<float32>"
+                ) from error
 
     def fingerprint(self) -> str | None:
         """Names, sizes and modification times of the files."""
@@ -103,6 +105,10 @@ class SqlSource(Source):
 
         self.url = url
         try:
+            parsed = sa.engine.make_url(url)
+            if parsed.get_backend_name() == "sqlite" and parsed.database and not Path(parsed.database).exists():
+                # Connecting would create an empty file of that name.
+                raise ContractError("source", f"{parsed.database} does not exist; give the path of a SQLite database")
             self.engine: Engine = sa.create_engine(url)
             self.metadata = sa.MetaData()
             names = set(sa.inspect(self.engine).get_table_names())

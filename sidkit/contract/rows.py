@@ -18,7 +18,7 @@ _TYPES: dict[str, pa.DataType] = {
     "id": pa.string(),
     "moment": MOMENT,
     "flag": pa.float64(),  # until the row check has seen it, so that a reject still shows what came
-    "integer": pa.int32(),
+    "integer": pa.float64(),  # as the flags
     "number": pa.float32(),
     "string": pa.string(),
     "vector": pa.list_(pa.float32()),
@@ -126,6 +126,12 @@ def _read_moment(array: pa.Array, column: Column, table: str, reasons: _Reasons)
             table, column, "naive timestamps (no time zone)", "timestamp[us, UTC]",
             f'df["{column.name}"] = df["{column.name}"].dt.tz_localize("UTC") if the clock was UTC',
         )  # fmt: skip
+    if kind.unit in {"s", "ms"}:
+        # A coarse moment far outside would wrap around on its way to microseconds.
+        furthest = 2**62 // (1_000_000 if kind.unit == "s" else 1_000)
+        bounded = pc.max_element_wise(array.cast(pa.int64()), -furthest, skip_nulls=False)
+        bounded = pc.min_element_wise(bounded, furthest, skip_nulls=False)
+        array = bounded.cast(pa.timestamp(kind.unit)).cast(kind)
     return _in_range(pc.cast(array, MOMENT, safe=False), column, reasons)
 
 
@@ -140,7 +146,9 @@ def _read_flag(array: pa.Array, column: Column, table: str, reasons: _Reasons) -
     kind = array.type
     if not (pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)):
         raise _refused(table, column, kind, "0 or 1 as an integer", f'(df["{column.name}"] > threshold).astype("int8")')
-    values = array.cast(pa.float64()) if not pa.types.is_boolean(kind) else array.cast(pa.int8()).cast(pa.float64())
+    if pa.types.is_boolean(kind):
+        array = array.cast(pa.int8())
+    values = array.cast(pa.float64(), safe=False)
     # NaN is what pandas writes for a missing number.
     values = pc.if_else(pc.is_nan(values), pa.scalar(None, pa.float64()), values)
     outside = pc.and_(pc.not_equal(values, 0.0), pc.not_equal(values, 1.0))
@@ -152,17 +160,18 @@ def _read_integer(array: pa.Array, column: Column, table: str, reasons: _Reasons
     kind = array.type
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
         raise _refused(table, column, kind, "an integer", f'df["{column.name}"].astype("Int32")')
-    values = array.cast(pa.float64())
+    values = array.cast(pa.float64(), safe=False)
+    values = pc.if_else(pc.is_nan(values), pa.scalar(None, pa.float64()), values)
     whole = pc.and_(pc.equal(pc.floor(values), values), pc.less(pc.abs(values), 2.0**31))
-    reasons.add(pc.and_(pc.invert(whole), pc.invert(pc.is_nan(values))), f"{column.name} is no 32-bit integer")
-    return pc.if_else(pc.fill_null(whole, False), values, pa.scalar(None, pa.float64())).cast(pa.int32())
+    reasons.add(pc.invert(whole), f"{column.name} is no 32-bit integer")
+    return values
 
 
 def _read_number(array: pa.Array, column: Column, table: str, reasons: _Reasons) -> pa.Array:
     kind = array.type
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
         raise _refused(table, column, kind, "a number", f'df["{column.name}"].astype("float32")')
-    values = array.cast(pa.float64()).cast(pa.float32(), safe=False)
+    values = array.cast(pa.float64(), safe=False).cast(pa.float32(), safe=False)
     values = pc.if_else(pc.is_nan(values), pa.scalar(None, pa.float32()), values)
     reasons.add(pc.is_inf(values), f"{column.name} is infinite")
     return values
@@ -173,7 +182,7 @@ def _read_vector(array: pa.Array, column: Column, table: str, reasons: _Reasons)
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         try:
             array = pa.array([None if text is None else json.loads(text) for text in array.to_pylist()])
-        except (json.JSONDecodeError, pa.ArrowInvalid) as error:
+        except (json.JSONDecodeError, pa.ArrowInvalid, pa.ArrowTypeError) as error:
             raise TableSchemaError(
                 table, f"column {column.name!r} is text but no JSON list of numbers ({error})"
             ) from error
@@ -219,14 +228,28 @@ _READERS = {
 }
 
 
+RESERVED_COLUMNS = frozenset({"reason", "nth", "first_seen", "file_row_number", "generation"})
+"""Names that the checks themselves use."""
+
+
 def check_columns(found: Sequence[str], table: Table) -> None:
-    """Refuse a table that lacks a required column.
+    """Refuse a table that lacks a required column, or whose column names cannot be used.
 
     Raises
     ------
     TableSchemaError
-        Naming the missing columns and those found.
+        Naming the columns.
     """
+    reserved = sorted(set(found) & RESERVED_COLUMNS)
+    if reserved:
+        raise TableSchemaError(
+            table.name, f"column {', '.join(map(repr, reserved))} has a name that the checks use themselves; rename it"
+        )
+    by_folded: dict[str, str] = {}
+    for name in found:
+        other = by_folded.setdefault(name.lower(), name)  # SQL does not tell them apart
+        if other != name:
+            raise TableSchemaError(table.name, f"columns {other!r} and {name!r} differ in case only; rename one")
     missing = [column.name for column in table.columns if column.required and column.name not in found]
     if missing:
         raise TableSchemaError(

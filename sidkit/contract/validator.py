@@ -131,11 +131,37 @@ def _stage(source: Source, table: Table, settings: Settings, path: Path) -> Path
     first = next(chunks, None)
     if first is None:
         raise ContractError(table.name, "the table holds no row; nothing can be learned from it")
-    with written_beside(path) as temporary, pq.ParquetWriter(temporary, first.schema, compression="zstd") as writer:
-        writer.write_table(first)
-        for chunk in chunks:
-            writer.write_table(_same_schema(chunk, first.schema, table.name))
+    with written_beside(path) as temporary:
+        schema, writer = first.schema, pq.ParquetWriter(temporary, first.schema, compression="zstd")
+        try:
+            writer.write_table(first)
+            for chunk in chunks:
+                wider = _joined(schema, chunk.schema, table.name)
+                if not wider.equals(schema):
+                    writer.close()
+                    schema, writer = wider, _rewritten(temporary, wider)
+                writer.write_table(chunk.cast(schema))
+        finally:
+            writer.close()
     return path
+
+
+def _joined(schema: pa.Schema, other: pa.Schema, table: str) -> pa.Schema:
+    try:
+        return schema if schema.equals(other) else pa.unify_schemas([schema, other], promote_options="permissive")
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise TableSchemaError(table, f"a later part of the table has other column types ({error})") from error
+
+
+def _rewritten(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    old = path.with_name(f"{path.name}-narrow")
+    path.rename(old)
+    writer = pq.ParquetWriter(path, schema, compression="zstd")
+    with pq.ParquetFile(old) as staged:
+        for batch in staged.iter_batches():
+            writer.write_table(pa.table(batch).cast(schema))
+    old.unlink()
+    return writer
 
 
 def _normalised_chunks(source: Source, table: Table, columns: list[str], chunk_rows: int) -> Iterator[pa.Table]:
@@ -159,7 +185,8 @@ def _classify_items(columns: list[str], settings: Settings, work: Path) -> str:
     optional = {name: name if name in columns else "NULL::TIMESTAMPTZ" for name in ("updated_at", "removed_at")}
     key = ["item_id", "coalesce(updated_at, created_at)"] if "updated_at" in columns else ["item_id"]
     first_seen = (
-        f"(SELECT item_id, min(timestamp) AS first_seen FROM read_parquet({interactions}) GROUP BY item_id)"
+        f"(SELECT item_id, min(timestamp) AS first_seen FROM read_parquet({interactions}) "
+        "WHERE reason IS NULL GROUP BY item_id)"
         if fallback
         else "(SELECT NULL::VARCHAR AS item_id, NULL::TIMESTAMPTZ AS first_seen)"
     )
@@ -169,14 +196,19 @@ def _classify_items(columns: list[str], settings: Settings, work: Path) -> str:
             SELECT staged.item_id, coalesce(created_at, first_seen) AS created_at, {kept + "," if kept else ""}
                    reason, file_row_number
             FROM staged LEFT JOIN {first_seen} AS seen ON seen.item_id = staged.item_id
+        ), judged AS (
+            SELECT * EXCLUDE (reason), CASE
+                WHEN reason IS NOT NULL THEN reason
+                WHEN created_at IS NULL THEN 'created_at is missing'
+                WHEN {optional["updated_at"]} < created_at THEN 'updated_at is before created_at'
+                WHEN {optional["removed_at"]} < created_at THEN 'removed_at is before created_at'
+            END AS reason FROM dated
         ), numbered AS (
-            SELECT *, row_number() OVER (PARTITION BY {", ".join(key)} ORDER BY file_row_number) AS nth FROM dated
+            SELECT *, row_number() OVER (PARTITION BY reason IS NULL, {", ".join(key)} ORDER BY file_row_number) AS nth
+            FROM judged
         )
         SELECT * EXCLUDE (reason, nth, file_row_number), CASE
             WHEN reason IS NOT NULL THEN reason
-            WHEN created_at IS NULL THEN 'created_at is missing'
-            WHEN {optional["updated_at"]} < created_at THEN 'updated_at is before created_at'
-            WHEN {optional["removed_at"]} < created_at THEN 'removed_at is before created_at'
             WHEN nth > 1 THEN 'a second row of this item{" and updated_at" if len(key) > 1 else ""}'
         END AS reason, file_row_number
         FROM numbered
@@ -194,17 +226,25 @@ def _classify_embeddings(columns: list[str], settings: Settings, work: Path) -> 
         for name in modalities
     )
     return f"""
-        WITH numbered AS (
-            SELECT *, row_number() OVER (PARTITION BY {key} ORDER BY file_row_number) AS nth FROM staged
-        ), widths AS (SELECT {widths} FROM staged)
-        SELECT numbered.* EXCLUDE (reason, nth, file_row_number), CASE
+        WITH known AS (
+            SELECT * EXCLUDE (reason), CASE
+                WHEN reason IS NOT NULL THEN reason
+                WHEN item_id NOT IN (SELECT item_id FROM read_parquet({literal(work / "items.parquet")}))
+                    THEN 'the item is not in the catalogue'
+            END AS reason FROM staged
+        ), widths AS (SELECT {widths} FROM known), measured AS (
+            SELECT numbered.* EXCLUDE (reason), CASE
+                WHEN reason IS NOT NULL THEN reason
+                {wrong}
+            END AS reason FROM known AS numbered, widths
+        ), numbered AS (
+            SELECT *, row_number() OVER (PARTITION BY reason IS NULL, {key} ORDER BY file_row_number) AS nth FROM measured
+        )
+        SELECT * EXCLUDE (reason, nth, file_row_number), CASE
             WHEN reason IS NOT NULL THEN reason
             WHEN nth > 1 THEN 'a second row of this {"item and updated_at" if "," in key else "item"}'
-            {wrong}
-            WHEN item_id NOT IN (SELECT item_id FROM read_parquet({literal(work / "items.parquet")}))
-                THEN 'the item is not in the catalogue'
         END AS reason, file_row_number
-        FROM numbered, widths
+        FROM numbered
     """
 
 
@@ -220,20 +260,22 @@ def _classify_interactions(columns: list[str], settings: Settings, work: Path) -
     typed = ", ".join(
         f"{name if name in columns else 'NULL'}::{_SQL_TYPES[name]} AS {name}"
         for name in LOG_COLUMNS
-        if name not in {"label", "converted"}
+        if name not in {"label", "converted", "position"}
     )
     flags = ", ".join(
         # A reject keeps the value that came; the valid rows become TINYINT when they are written.
         f"{name if name in columns else 'NULL'}::DOUBLE AS {name}"
-        for name in ("label", "converted")
+        for name in ("label", "converted", "position")
     )
     return f"""
-        WITH numbered AS (
-            SELECT *, row_number() OVER (PARTITION BY {listed} ORDER BY file_row_number) AS nth FROM staged
+        WITH judged AS (
+            SELECT * EXCLUDE (reason), CASE WHEN reason IS NOT NULL THEN reason {known} END AS reason FROM staged
+        ), numbered AS (
+            SELECT *, row_number() OVER (PARTITION BY reason IS NULL, {listed} ORDER BY file_row_number) AS nth
+            FROM judged
         )
         SELECT {typed}, {flags}, CASE
             WHEN reason IS NOT NULL THEN reason
-            {known}
             WHEN nth > 1 THEN 'an exact copy of another row'
         END AS reason, file_row_number
         FROM numbered
@@ -315,7 +357,7 @@ def _shown(name: str, value: object) -> str:
 def _check_shares(reports: list[TableReport], settings: Settings) -> None:
     limit = settings.source.max_reject_share
     for report in reports:
-        if report.valid == 0 or report.rejected > limit * report.rows:
+        if report.valid == 0 or report.rejected / report.rows > limit:
             raise RejectedRowsError(report.table, report.rejected, report.rows, limit, report.reasons)
 
 

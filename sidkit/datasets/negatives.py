@@ -26,6 +26,8 @@ Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 _TRIES = 12  # draws per slot and degree of strictness before the next, looser one
+_EXHAUSTED = 10_000  # stands for the number of a draw where every candidate is looked at
+_EXHAUST_AT_ONCE = 4_000_000  # candidates looked at in one go
 _NEVER = np.iinfo(np.int64).max
 
 
@@ -82,8 +84,10 @@ def draw_negatives(positives: Positives, catalogue: Catalogue, settings: Negativ
 
 
 def _days(moment_us: Ints) -> Iterator[tuple[slice, int]]:
+    if not len(moment_us):
+        return
     day = moment_us // DAY_US
-    starts = np.flatnonzero(np.r_[True, day[1:] != day[:-1]]) if len(day) else np.array([], dtype=np.int64)
+    starts = np.flatnonzero(np.r_[True, day[1:] != day[:-1]])
     for start, end in zip(starts, np.r_[starts[1:], len(day)], strict=True):
         yield slice(int(start), int(end)), int(day[start]) * DAY_US
 
@@ -138,7 +142,54 @@ class _Sampler:
                 if strictness == 0:
                     good &= stratum[np.maximum(candidate, 0)] == wanted[empty_row]
                 _accept(drawn, empty_row, empty_slot, candidate, good)
+            own_stratum = stratum if strictness == 0 else None
+            self._exhaust(drawn, rows, pool, wanted, own_stratum, same_touch=same_touch)
         return drawn
+
+    def _exhaust(
+        self, drawn: Ints, rows: Ints, pool: _Groups, wanted: Ints, stratum: Ints | None, *, same_touch: bool
+    ) -> None:
+        """Where luck left slots empty, look at every candidate, so that none is missed."""
+        left = np.flatnonzero((drawn < 0).any(axis=1))
+        from_history = self.returning[rows[left]] & same_touch
+        known, others = left[from_history], left[~from_history]
+        user = self._p.user[rows[known]]
+        start = self._owner_start[user]
+        until = _count_before(self._had_times, start, self._owner_start[user + 1], self._p.moment_us[rows[known]])
+        for row, items, begin, length in (
+            (known, self._had_items, start, until),
+            (others, pool.items, *pool.span(wanted[others])),
+        ):
+            for part in _parts_of(length, _EXHAUST_AT_ONCE):
+                self._fill(drawn, rows, row[part], items, begin[part], length[part], wanted, stratum, same_touch)
+
+    def _fill(
+        self,
+        drawn: Ints,
+        rows: Ints,
+        row: Ints,
+        items: Ints,
+        begin: Ints,
+        length: Ints,
+        wanted: Ints,
+        stratum: Ints | None,
+        same_touch: bool,
+    ) -> None:
+        """Fill the empty slots of some rows from ``items[begin : begin + length]``, in an order of their own."""
+        owner = np.repeat(row, length)
+        place = np.arange(len(owner)) - np.repeat(np.cumsum(length) - length, length)
+        candidate = items[np.repeat(begin, length) + place]
+        good = self._allowed(candidate, rows[owner], same_touch) & ~(drawn[owner] == candidate[:, None]).any(axis=1)
+        if stratum is not None:
+            good &= stratum[candidate] == wanted[owner]
+        owner, candidate = owner[good], candidate[good]
+        order = np.lexsort((_mixed(self._p.key[rows[owner]], candidate, _EXHAUSTED, self._settings.seed), owner))
+        owner, candidate = owner[order], candidate[order]
+        free_row, free_slot = np.nonzero(drawn[row] < 0)
+        rank = np.arange(len(free_row)) - np.searchsorted(free_row, free_row)
+        first, last = np.searchsorted(owner, row), np.searchsorted(owner, row, side="right")
+        filled = rank < (last - first)[free_row]
+        drawn[row[free_row[filled]], free_slot[filled]] = candidate[(first[free_row] + rank)[filled]]
 
     def _candidates(
         self, pool: _Groups, group: Ints, at: Ints, number: npt.NDArray[np.uint64], *, from_history: bool
@@ -181,17 +232,32 @@ class _Groups:
 
     def __init__(self, items: Ints, group: Ints) -> None:
         order = np.argsort(group, kind="stable")
-        self._items = items[order]
+        self.items = items[order]
         self._groups, self._starts = np.unique(group[order], return_index=True)
         self._sizes = np.diff(np.r_[self._starts, len(items)])
 
+    def span(self, group: Ints) -> tuple[Ints, Ints]:
+        """Where the items of each group begin in ``items``, and how many they are."""
+        if not len(self.items):
+            return np.zeros(len(group), dtype=np.int64), np.zeros(len(group), dtype=np.int64)
+        place = np.minimum(np.searchsorted(self._groups, group), len(self._groups) - 1)
+        return self._starts[place], np.where(self._groups[place] == group, self._sizes[place], 0)
+
     def pick(self, group: Ints, number: npt.NDArray[np.uint64]) -> Ints:
         """One item of each group by a random number; -1 where the group is empty."""
-        if not len(self._items):
+        if not len(self.items):
             return np.full(len(group), -1, dtype=np.int64)
         place = np.minimum(np.searchsorted(self._groups, group), len(self._groups) - 1)
         offset = (number % self._sizes[place].astype(np.uint64)).astype(np.int64)
-        return np.where(self._groups[place] == group, self._items[self._starts[place] + offset], -1)
+        return np.where(self._groups[place] == group, self.items[self._starts[place] + offset], -1)
+
+
+def _parts_of(lengths: Ints, most: int) -> Iterator[slice]:
+    """Slices whose lengths add up to about ``most``."""
+    cuts = np.flatnonzero(np.diff(np.cumsum(lengths) // most, prepend=0)) if len(lengths) else np.zeros(0, np.int64)
+    for start, end in zip(np.r_[0, cuts], np.r_[cuts, len(lengths)], strict=True):
+        if end > start:
+            yield slice(int(start), int(end))
 
 
 def _accept(drawn: Ints, row: Ints, slot: Ints, candidate: Ints, good: Bools) -> None:

@@ -101,6 +101,9 @@ def write_world(out: Path, world: str, sizes: Sizes, seed: int = 0) -> dict[str,
     if world not in WORLDS:
         raise ConfigError(f"no world named {world!r}; there are {', '.join(WORLDS)}")
     parameters = WORLDS[world]
+    for name, count in (("users", sizes.users), ("items", sizes.items)):
+        if count is not None and count < 1:
+            raise ConfigError(f"{count} {name} came; at least 1 is needed")
     least = parameters.slots * parameters.days * parameters.epochs_per_day
     if sizes.impressions < least or sizes.item_count < 2 * parameters.candidates:
         raise ConfigError(

@@ -1,7 +1,8 @@
 """From the source to the validated log: ``data/log`` and ``data/rejects``.
 
 The log is append-only. Each ingest adds one part with the rows that no earlier part holds, so that a builder can tell
-which events are new, however late they come. ``manifest.json`` is written last; parts that it does not list do not count.
+which events are new, however late they come; items and embeddings are kept as snapshots. ``manifest.json`` is written
+last; files that it does not list do not count.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class Log:
     @property
     def mark(self) -> dict[str, Any]:
         """What the log holds, as JSON values that are the same for the same rows."""
-        return {"parts": [part["mark"] for part in self.manifest["parts"]], **self.manifest["snapshots"]}
+        snapshots = {name: snapshot["mark"] for name, snapshot in self.manifest["snapshots"].items()}
+        return {"parts": [part["mark"] for part in self.manifest["parts"]], **snapshots}
 
     @property
     def rows(self) -> int:
@@ -97,7 +99,7 @@ def _ingest(repo: Repo, source: Source, fingerprint: str | None, before: dict[st
             valid = validate(source, settings, opened, work, repo.rejects)
             part = _append(opened, repo, valid.interactions, parts)
             snapshots = {
-                name: _merge_snapshot(opened, fresh, repo.log / f"{name}.parquet")
+                name: _merge_snapshot(opened, repo.log, name, fresh, before)
                 for name, fresh in (("items", valid.items), ("item_embeddings", valid.embeddings))
             }
     finally:
@@ -119,6 +121,7 @@ def _ingest(repo: Repo, source: Source, fingerprint: str | None, before: dict[st
             "tables": [asdict(report) for report in valid.reports],
         },
     )
+    _remove_unlisted(repo.log, parts, snapshots)
     rows = sum(entry["rows"] for entry in parts)
     return IngestReport(part["rows"] if part else 0, rows, False, valid.reports)
 
@@ -136,12 +139,13 @@ def read_log(repo: Repo) -> Log:
         raise ArtifactMissingError(f"{repo.log} holds no log yet; run `sidkit data ingest --repo {repo.path}` first")
     manifest = read_json(path)
     parts = tuple(repo.log / "interactions" / part["file"] for part in manifest["parts"])
-    for file in (*parts, repo.log / "items.parquet", repo.log / "item_embeddings.parquet"):
+    items, embeddings = (repo.log / manifest["snapshots"][name]["file"] for name in ("items", "item_embeddings"))
+    for file in (*parts, items, embeddings):
         if not file.is_file():
             raise ArtifactMissingError(
                 f"{file} is missing although {path} lists it; delete {repo.log} and ingest the source again"
             )
-    return Log(parts, repo.log / "items.parquet", repo.log / "item_embeddings.parquet", manifest)
+    return Log(parts, items, embeddings, manifest)
 
 
 def _append(
@@ -180,27 +184,42 @@ def _mark(opened: duckdb.DuckDBPyConnection, relation: str) -> str:
     return "-".join(map(str, row or ()))
 
 
-def _merge_snapshot(opened: duckdb.DuckDBPyConnection, fresh: Path, path: Path) -> str:
-    """Bring a snapshot up to the source and return its mark; a snapshot that stays as it is keeps its file."""
+def _merge_snapshot(
+    opened: duckdb.DuckDBPyConnection, folder: Path, name: str, fresh: Path, before: dict[str, Any] | None
+) -> dict[str, str]:
+    """Write the next snapshot of a table; one that would say the same as the last keeps its file."""
+    last: dict[str, str] | None = before["snapshots"][name] if before else None
     query = f"SELECT *, 1 AS generation FROM read_parquet({literal(fresh)})"
-    if path.exists():
+    if last:
         # What the source no longer lists stays: rows of the log still refer to it.
-        query += f" UNION ALL BY NAME SELECT *, 0 AS generation FROM read_parquet({literal(path)})"
+        query += f" UNION ALL BY NAME SELECT *, 0 AS generation FROM read_parquet({literal(folder / last['file'])})"
     opened.execute(f"CREATE OR REPLACE TEMP TABLE snapshot AS {query}")
     there = {row[0] for row in opened.execute("DESCRIBE snapshot").fetchall()}
-    same = ", ".join(name for name in ("item_id", "updated_at") if name in there)
+    # A version counts from updated_at, or else from the item's creation: see the builder.
+    moment = ", ".join(column for column in ("updated_at", "created_at") if column in there)
+    same = f"item_id, coalesce({moment})" if "updated_at" in there else "item_id"
     opened.execute(
         f"CREATE OR REPLACE TEMP TABLE merged AS SELECT * EXCLUDE generation FROM snapshot "
         f"QUALIFY row_number() OVER (PARTITION BY {same} ORDER BY generation DESC) = 1"
     )
     mark = _mark(opened, "merged")
-    if not path.exists() or _mark(opened, f"read_parquet({literal(path)})") != mark:
-        with written_beside(path) as temporary:
+    if not last or last["mark"] != mark:
+        number = int(last["file"].rsplit("-", 1)[1].removesuffix(".parquet")) + 1 if last else 0
+        last = {"file": f"{name}-{number:05d}.parquet", "mark": mark}
+        with written_beside(folder / last["file"]) as temporary:
             opened.execute(
                 f"COPY (SELECT * FROM merged ORDER BY {same}) TO {literal(temporary)} (FORMAT parquet, COMPRESSION zstd)"
             )
     opened.execute("DROP TABLE snapshot; DROP TABLE merged")
-    return mark
+    return last
+
+
+def _remove_unlisted(folder: Path, parts: list[dict[str, Any]], snapshots: dict[str, dict[str, str]]) -> None:
+    """Remove parts and snapshots that no manifest lists any more, or never did."""
+    listed = {part["file"] for part in parts} | {snapshot["file"] for snapshot in snapshots.values()}
+    for file in (*folder.glob("*.parquet"), *(folder / "interactions").glob("*.parquet")):
+        if file.name not in listed:
+            remove(file)
 
 
 def _log_settings(repo: Repo) -> dict[str, Any]:
