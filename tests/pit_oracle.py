@@ -140,21 +140,23 @@ def some(rng: np.random.Generator, values: Sequence[Any], count: int, null: floa
     return [None if gone else values[pick] for pick, gone in zip(picks, rng.random(count) < null, strict=True)]
 
 
-def some_times(rng: np.random.Generator, count: int, null: float = 0.0) -> list[int | None]:
-    """Times that tie heavily: 120 microseconds on each of four moments 30 days apart (give or take one microsecond)."""
+def some_times(rng: np.random.Generator, count: int, null: float = 0.0, ticks: int = 40) -> list[int | None]:
+    """Times that tie: a few ticks of 3 microseconds on each of four moments about 30 days apart."""
     far = some(rng, (0, 0, 0, 30 * DAY_US, 30 * DAY_US + 1, 60 * DAY_US), count)
-    near = rng.integers(0, 40, count) * 3
+    near = rng.integers(0, ticks, count) * 3
     gone = rng.random(count) < null
     return [None if g else BASE_US + f + int(n) for f, n, g in zip(far, near, gone, strict=True)]
 
 
-def random_table(rng: np.random.Generator, keys: dict[str, Sequence[Any]], prefix: str, count: int = 120) -> Table:
+def random_table(
+    rng: np.random.Generator, keys: dict[str, Sequence[Any]], prefix: str, count: int = 120, ticks: int = 40
+) -> Table:
     """Rows with tied and missing times, created before or after the event, with null features and lists.
 
     Rows that tie in key and both times have equal features: which of them wins is nobody's promise.
     """
     columns = [some(rng, values, count, null=0.03) for values in keys.values()]
-    events = some_times(rng, count, null=0.02)
+    events = some_times(rng, count, 0.02, ticks)
     lags = some(rng, (0, 0, 1, 3, 50, DAY_US, -5), count, null=0.15)
     rows: dict[tuple[Any, ...], FeatureRow] = {}
     listed = []
@@ -252,11 +254,11 @@ class Ground:
         self.views = {name: self._view(name) for name in VIEWS}
         self.ours, self.stock = both_stores(folder, [user, item, *self.views.values()])
 
-    def draw(self, seed: int) -> np.random.Generator:
-        """Other tables under the same views."""
+    def draw(self, seed: int, ticks: int = 40) -> np.random.Generator:
+        """Other tables under the same views; the fewer ticks, the more ties."""
         rng = np.random.default_rng(seed)
         for name, (keys, _, created) in VIEWS.items():
-            table = random_table(rng, keys, name, 300 if len(keys) == 2 else 120)
+            table = random_table(rng, keys, name, 300 if len(keys) == 2 else 120, ticks)
             if not created:
                 first: dict[Any, FeatureRow] = {}
                 table.rows[:] = [first.setdefault((row.keys, row.event_us), row) for row in table.rows]

@@ -284,7 +284,12 @@ def test_a_full_disk_is_named_and_leaves_the_old_log_readable(tmp_path: Path) ->
     ingest(repo)
     before = identity(repo.log)
     write(tmp_path / "source", FIRST + LATER, {**dict.fromkeys((f"i{n}" for n in range(4)), "old"), "i4": "new"})
-    steps = {"validate": "staged-items", "_append": "part-00001", "_merge_snapshot": "items-00001", "write_json": "manifest"}
+    steps = {
+        "validate": "staged-items",
+        "_append": "part-00001",
+        "_merge_snapshot": "items-00001",
+        "write_json": "manifest",
+    }
     done = subprocess.run(
         [sys.executable, "-c", FULL_DISK, str(repo.path), json.dumps(list(steps))],
         capture_output=True, text=True, timeout=120, check=True, cwd=tmp_path,
