@@ -31,7 +31,7 @@ types: $(VENV)/.made
 	$(BIN)/mypy
 
 unit: $(VENV)/.made
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # The main job on the three real data sets; SIDKIT_DATA is the folder that holds them.
 real: $(VENV)/.made

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,11 @@ from ranking.features import Scaling, feature_names
 from ranking.item_table import ItemTable
 from ranking.presets import ArmSpec, RankerSpec
 from ranking.training_set import TrainingSet
-from sidkit.files import written_beside
+from sidkit.artifact import written_before
+from sidkit.files import read_json, written_beside
+
+if TYPE_CHECKING:
+    from ranking.artifact import Ranker
 
 
 @dataclass(frozen=True)
@@ -62,9 +66,14 @@ def train_arm(context: TrainingContext, arm: str, spec: ArmSpec, seed: int, name
 
 
 def _train_neural(context: TrainingContext, arm: str, spec: ArmSpec, seed: int, name: str) -> ArmResult:
-    from ranking.artifact import Ranker, RankerConfig, make_model
+    from ranking.artifact import METRICS, Ranker, RankerConfig, make_model
     from ranking.tensors import TensorSet, Vocabulary
-    from ranking.train import predict, train
+    from ranking.train import train
+
+    folder, describe = context.rankers / name, {"kind": "ranker", "name": name, "seed": seed, **context.describe}
+    if written_before(folder, describe) is not None:  # killed after the artefact, before its predictions
+        ranker, details = Ranker.load(folder), read_json(folder / METRICS)
+        return _told(context.validation, context.test, ranker, details, name)
 
     parts = [context.train, context.validation, context.test]
     if spec.shuffle_codes:
@@ -81,7 +90,7 @@ def _train_neural(context: TrainingContext, arm: str, spec: ArmSpec, seed: int, 
         content_dim=parts[0].items.content.shape[1],
         **context.serving,
     )
-    training, validation, test = (TensorSet(part, scaling, vocabulary) for part in parts)
+    training, validation = (TensorSet(part, scaling, vocabulary) for part in parts[:2])
     trained = train(
         lambda: make_model(config, vocabulary), training, validation, context.spec.training, seed=seed,
         threads=context.threads,
@@ -92,13 +101,15 @@ def _train_neural(context: TrainingContext, arm: str, spec: ArmSpec, seed: int, 
         "best_epoch": trained.best_epoch,
         "parameters": sum(parameter.numel() for parameter in trained.model.parameters()),
     }
-    kept = None
     if not spec.shuffle_codes:
-        ranker.save(context.rankers / name, {"name": name, "seed": seed, **context.describe}, details)
-        kept = name
-    return ArmResult(
-        max(trained.validation_auc), predict(trained.model, validation), predict(trained.model, test), kept, details
-    )
+        ranker.save(folder, describe, details)
+    return _told(parts[1], parts[2], ranker, details, None if spec.shuffle_codes else name)
+
+
+def _told(
+    validation: TrainingSet, test: TrainingSet, ranker: Ranker, details: dict[str, Any], name: str | None
+) -> ArmResult:
+    return ArmResult(max(details["validation_auc"]), ranker.score(validation), ranker.score(test), name, details)
 
 
 def shuffled_codes(items: ItemTable, seed: int) -> ItemTable:

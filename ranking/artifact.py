@@ -87,7 +87,7 @@ class Ranker:
             (temporary / CONFIG).write_text(json.dumps(asdict(self.config), indent=2, sort_keys=True) + "\n")
             (temporary / METRICS).write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
 
-        return write_artifact(folder, {"kind": "ranker", **describe}, write_files)
+        return write_artifact(folder, {**describe, "kind": "ranker"}, write_files)
 
     @classmethod
     def load(cls, folder: Path) -> Ranker:

@@ -22,11 +22,14 @@ import sqlalchemy as sa
 from sidkit.clock import iso
 from sidkit.config import content_hash
 from sidkit.errors import CatalogLostError, CatalogUnreachableError, ConfigError, LifeCycleError, UnknownVersionError
+from sidkit.files import read_json, write_json
 from sidkit.repo import Repo
+from sidkit.stores.registry_path import refuse_copied_registry
 
 STATES = ("fitting", "fitted", "published", "serving", "retired", "purged")
 OWNER = "sidkit"
 
+_SERVICE_PARTS = ("_user", "_item", "_content")
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _metadata = sa.MetaData()
 _codebooks = sa.Table(
@@ -133,9 +136,10 @@ class Definitions:
 class Catalog:
     """The catalogue of one repo; open it with :meth:`open`."""
 
-    def __init__(self, url: str, engine: sa.Engine) -> None:
+    def __init__(self, url: str, engine: sa.Engine, witness: Path) -> None:
         self.url = url
         self._engine = engine
+        self._witness = witness
 
     @classmethod
     def open(cls, repo: Repo, *, create: bool = True) -> Catalog:
@@ -155,38 +159,39 @@ class Catalog:
         CatalogLostError
             When it does not know codebooks whose files are still in the repo.
         """
-        url = _absolute(repo.settings.catalog.url, repo)
+        shown = _hidden(repo.settings.catalog.url)
         try:
-            shown = sa.engine.make_url(url).render_as_string(hide_password=True)
-            catalog = cls(shown, sa.create_engine(url))
+            url = _absolute(repo.settings.catalog.url, repo)
+            shown = url.render_as_string(hide_password=True)
+            catalog = cls(shown, sa.create_engine(url), repo.defined)
             if create:
                 _metadata.create_all(catalog._engine)
-            known = [record.name for record in catalog.codebooks()] if catalog._has_tables() else []
+            known = {record.name: record for record in catalog.codebooks()}
         except (sa.exc.SQLAlchemyError, ImportError, OSError, ValueError) as error:
-            raise CatalogUnreachableError(_hidden(url), error) from error
-        orphans = sorted(_on_disk(repo) - set(known))
+            raise CatalogUnreachableError(shown, error) from error
+        settled = {name for name, record in known.items() if record.defined or record.state == "purged"}
+        orphans = sorted((_on_disk(repo) - set(known)) | (catalog._witnessed() - settled))
         if orphans:
             raise CatalogLostError(shown, orphans)
         return catalog
-
-    def _has_tables(self) -> bool:
-        return sa.inspect(self._engine).has_table(_codebooks.name)
 
     @contextmanager
     def _transaction(self) -> Iterator[sa.Connection]:
         try:
             with self._engine.begin() as connection:
                 yield connection
-        except sa.exc.OperationalError as error:
+        except sa.exc.SQLAlchemyError as error:
             raise CatalogUnreachableError(self.url, error) from error
+
+    def _rows(self, table: sa.Table, *order: sa.Column[Any]) -> list[sa.Row[Any]]:
+        with self._transaction() as connection:
+            if not sa.inspect(connection).has_table(table.name):
+                return []
+            return list(connection.execute(sa.select(table).order_by(*order)))
 
     def codebooks(self) -> list[CodebookRecord]:
         """All codebooks, oldest first, purged ones too."""
-        if not self._has_tables():
-            return []
-        with self._transaction() as connection:
-            rows = connection.execute(sa.select(_codebooks).order_by(_codebooks.c.fit_end_us, _codebooks.c.name))
-            return [_codebook_record(row) for row in rows]
+        return [_codebook_record(row) for row in self._rows(_codebooks, _codebooks.c.fit_end_us, _codebooks.c.name)]
 
     def codebook(self, name: str) -> CodebookRecord:
         """One codebook.
@@ -211,10 +216,11 @@ class Catalog:
         LifeCycleError
             When the name was used before: a version is never overwritten.
         """
-        if not _NAME.fullmatch(name):
+        if not _NAME.fullmatch(name) or name.endswith(_SERVICE_PARTS):
             raise ConfigError(
                 f"{name!r} cannot name a codebook: lower-case letters, digits and underscores, a letter first, at most "
-                "63 characters (it becomes part of a feature view's and a table's name)"
+                "63 characters (it becomes part of a feature view's and a table's name), and none of "
+                f"{', '.join(_SERVICE_PARTS)} at its end (they end its services' names)"
             )
         there = {record.name: record for record in self.codebooks()}.get(name)
         if there is not None and there.state != "fitting":
@@ -239,30 +245,42 @@ class Catalog:
         )  # fmt: skip
 
     def define(self, name: str) -> None:
-        """Let the feature definitions hold the codebook's view from now on."""
+        """Let the feature definitions hold the codebook's view from now on.
+
+        The name is also written beside the catalogue: one that is put back from an old copy would not know it.
+        """
         self._set_codebook(name, defined=True)
+        write_json(self._witness, sorted(self._witnessed() | {name}))
+
+    def _witnessed(self) -> set[str]:
+        return set(read_json(self._witness)) if self._witness.exists() else set()
 
     def set_state(self, name: str, state: str) -> None:
         """Commit a step of a codebook's life; promoting one takes the place of the serving one."""
         values: dict[str, Any] = {"state": state}
         if state == "purged":
             values["defined"] = False
-        with self._transaction() as connection:
-            if state == "serving":
-                connection.execute(
-                    sa.update(_codebooks)
-                    .where(_codebooks.c.state == "serving", _codebooks.c.name != name)
-                    .values(state="published", changed_at_us=_now())
-                )
-            connection.execute(
-                sa.update(_codebooks).where(_codebooks.c.name == name).values(changed_at_us=_now(), **values)
-            )
+        self._set(_codebooks, name, values, instead="published")
+        if state == "purged" and name in self._witnessed():
+            write_json(self._witness, sorted(self._witnessed() - {name}))
 
     def _set_codebook(self, name: str, **values: object) -> None:
+        self._set(_codebooks, name, values, instead=None)
+
+    def _set(self, table: sa.Table, name: str, values: dict[str, Any], instead: str | None) -> None:
+        """Change one version, or none of them; a new serving one puts the old one into state ``instead``."""
+        there = table.c.name == name
         with self._transaction() as connection:
-            connection.execute(
-                sa.update(_codebooks).where(_codebooks.c.name == name).values(changed_at_us=_now(), **values)
-            )
+            if not connection.execute(sa.select(table.c.name).where(there)).first():
+                known = list(connection.execute(sa.select(table.c.name)).scalars())
+                raise UnknownVersionError("codebook" if table is _codebooks else "ranker", name, known)
+            if values.get("state") == "serving":
+                connection.execute(
+                    sa.update(table)
+                    .where(table.c.state == "serving", table.c.name != name)
+                    .values(state=instead, changed_at_us=_now())
+                )
+            connection.execute(sa.update(table).where(there).values(changed_at_us=_now(), **values))
 
     def serving_codebook(self) -> CodebookRecord:
         """The codebook in state ``serving``, or the only published one.
@@ -283,11 +301,7 @@ class Catalog:
 
     def rankers(self) -> list[RankerRecord]:
         """All rankers by name."""
-        if not sa.inspect(self._engine).has_table(_rankers.name):
-            return []
-        with self._transaction() as connection:
-            rows = connection.execute(sa.select(_rankers).order_by(_rankers.c.name))
-            return [RankerRecord(**row._mapping) for row in rows]
+        return [RankerRecord(**row._mapping) for row in self._rows(_rankers, _rankers.c.name)]
 
     def ranker(self, name: str) -> RankerRecord:
         """One ranker.
@@ -341,16 +355,7 @@ class Catalog:
 
     def set_ranker_state(self, name: str, state: str) -> None:
         """Commit a step of a ranker's life; promoting one takes the place of the serving one."""
-        with self._transaction() as connection:
-            if state == "serving":
-                connection.execute(
-                    sa.update(_rankers)
-                    .where(_rankers.c.state == "serving", _rankers.c.name != name)
-                    .values(state="fitted", changed_at_us=_now())
-                )
-            connection.execute(
-                sa.update(_rankers).where(_rankers.c.name == name).values(state=state, changed_at_us=_now())
-            )
+        self._set(_rankers, name, {"state": state}, instead="fitted")
 
 
 def read_definitions(repo_path: Path) -> Definitions:
@@ -360,8 +365,11 @@ def read_definitions(repo_path: Path) -> Definitions:
     ------
     CatalogError
         When the catalogue cannot be read or forgot codebooks: the import fails, so that ``feast apply`` drops nothing.
+    RepoError
+        When the repo is a copy that names the original's registry.
     """
     repo = Repo(Path(repo_path).resolve())
+    refuse_copied_registry(repo)
     records = Catalog.open(repo, create=False).codebooks()
     settings = repo.settings
     return Definitions(
@@ -393,21 +401,23 @@ def _codebook_record(row: sa.Row[Any]) -> CodebookRecord:
     return CodebookRecord(**values)
 
 
-def _absolute(url: str, repo: Repo) -> str:
-    prefix = "sqlite:///"
-    relative = url.removeprefix(prefix)
-    if not url.startswith(prefix) or relative.startswith("/") or relative in {"", ":memory:"}:
+def _absolute(text: str, repo: Repo) -> sa.URL:
+    url = sa.engine.make_url(text)
+    file = url.database or ""
+    if url.get_backend_name() != "sqlite" or file.startswith("/") or file in {"", ":memory:"}:
         return url
-    path = repo.path / relative
+    path = repo.path / file
     path.parent.mkdir(parents=True, exist_ok=True)
-    return f"{prefix}{path}"
+    return url.set(database=str(path))
 
 
-def _hidden(url: str) -> str:
+def _hidden(text: str) -> str:
+    """The URL without its password; where it cannot be parsed, without all before the last ``@``."""
     try:
-        return sa.engine.make_url(url).render_as_string(hide_password=True)
-    except sa.exc.ArgumentError:
-        return url
+        return sa.engine.make_url(text).render_as_string(hide_password=True)
+    except (sa.exc.ArgumentError, ValueError):
+        scheme, _, rest = text.partition(":")
+        return f"{scheme}:***@{rest.rpartition('@')[2]}"
 
 
 def _now() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -35,6 +36,16 @@ class ItemVectors:
         there: Mask = np.logical_or.reduce(list(self.present.values()))
         return there
 
+    def mark(self) -> str:
+        """SHA-256 of all vectors and gaps in their order, in hex: other content has another mark."""
+        digest = hashlib.sha256()
+        for name in sorted(self.matrices):
+            matrix = self.matrices[name]
+            digest.update(f"{name} {matrix.shape}".encode())
+            digest.update(np.ascontiguousarray(matrix).data)
+            digest.update(np.ascontiguousarray(self.present[name]).data)
+        return digest.hexdigest()
+
     def rows(self, index: npt.NDArray[np.int64] | Mask) -> ItemVectors:
         """A selection of items."""
         return ItemVectors(
@@ -62,6 +73,8 @@ def matrix_of(column: pa.ChunkedArray, name: str) -> tuple[Floats, Mask]:
     array = column.combine_chunks()
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], pa.list_(pa.float32()))
+    if pa.types.is_null(array.type):
+        array = array.cast(pa.list_(pa.float32()))
     mask = array.is_valid().to_numpy(zero_copy_only=False)
     flat = array.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
     count = int(mask.sum())

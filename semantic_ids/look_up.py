@@ -23,12 +23,12 @@ def codes_of(repo: Repo, item_ids: Sequence[str], name: str | None = None) -> di
     LifeCycleError
         When it is not published.
     """
-    record = _published(repo, name)
+    table = literal(table_path(repo, _published(repo, name).name))
     with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
         opened.register("asked", pa.table({"item_id": pa.array(item_ids, pa.string())}))
         found = dict(
             opened.execute(
-                f"SELECT item_id, arg_max(codes, event_timestamp) FROM read_parquet({literal(table_path(repo, record.name))}) "
+                f"SELECT item_id, arg_max_null(codes, event_timestamp) FROM read_parquet({table}) "
                 "SEMI JOIN asked USING (item_id) GROUP BY item_id"
             ).fetchall()
         )
@@ -63,16 +63,22 @@ def items_of(
         raise ConfigError(f"{codes!r} are no codes; write numbers separated by commas, such as 17,3") from error
     if len(prefix) > record.levels:
         raise ConfigError(f"{len(prefix)} codes came; {record.name} has {record.levels} levels")
+    if any(abs(code) >= 2**63 for code in prefix):
+        raise ConfigError(f"{codes!r} holds a number beyond 64 bits; codes are small whole numbers, counted from 0")
+    if most < 0:
+        raise ConfigError(f"at most {most} items were asked for; 0 or more are needed")
     items = read_log(repo).items
     with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
         columns = {
             row[0] for row in opened.execute(f"DESCRIBE SELECT * FROM read_parquet({literal(items)})").fetchall()
         }
-        title = "any_value(title)" if "title" in columns else "NULL"
+        # An item's versions come as rows with updated_at; the newest title counts.
+        moment = "coalesce(updated_at, created_at)" if "updated_at" in columns else "created_at"
+        title = f"arg_max_null(title, {moment})" if "title" in columns else "NULL"
         return opened.execute(
             f"""
             WITH newest AS (
-                SELECT item_id, arg_max(codes, event_timestamp) AS codes
+                SELECT item_id, arg_max_null(codes, event_timestamp) AS codes
                 FROM read_parquet({literal(table_path(repo, record.name))}) GROUP BY item_id
             ), titled AS (SELECT item_id, {title} AS title FROM read_parquet({literal(items)}) GROUP BY item_id)
             SELECT item_id, codes, title FROM newest LEFT JOIN titled USING (item_id)

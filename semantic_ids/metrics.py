@@ -28,7 +28,7 @@ def perplexity(codes: Codes, sizes: tuple[int, ...]) -> list[float]:
 
 def collision_rate(codes: Codes) -> float:
     """1 - distinct full codes / items."""
-    return 1 - len(np.unique(codes, axis=0)) / max(len(codes), 1)
+    return 1 - len(np.unique(codes, axis=0)) / len(codes) if len(codes) else 0.0
 
 
 def reconstruction_error(vectors: Floats, decoded: Floats) -> float:

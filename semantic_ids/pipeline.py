@@ -26,7 +26,7 @@ from sidkit.artifact import read_manifest
 from sidkit.clock import iso
 from sidkit.config import Section
 from sidkit.engine import connection, literal, quoted, set_variables
-from sidkit.errors import ConfigError, FitError, LifeCycleError
+from sidkit.errors import ArtifactCorruptError, ConfigError, FitError, LifeCycleError
 from sidkit.files import read_json, remove, write_json, written_beside
 from sidkit.repo import Repo
 from sidkit.tables import read_build
@@ -43,10 +43,10 @@ class CodebookSpec(Section):
     encoder_arguments: dict[str, Any] = Field(default_factory=dict)
     quantizer: str = "residual_kmeans"
     quantizer_arguments: dict[str, Any] = Field(default_factory=dict)
-    levels: int = 3
+    levels: int = Field(default=3, ge=1)
     sizes: tuple[int, ...] | None = None
     """Codes per level; by default the power of two nearest items / 40, on every level."""
-    beam: int = 1
+    beam: int = Field(default=1, ge=1)
     force: bool = False
     """Fit though there are under 20 items per code."""
 
@@ -91,15 +91,15 @@ def fit(repo: Repo, name: str, spec: CodebookSpec, fit_end_us: int) -> CodebookR
             f"the cut-off {iso(fit_end_us)} lies beyond the tables ({iso(build['as_of_us'])}); build them further first"
         )
     catalog = Catalog.open(repo)
-    items, first_us = _known_items(repo, fit_end_us)
-    known = items.rows(items.any_present)
+    known, first_us = _known_items(repo, fit_end_us)
     if len(known) == 0:
         raise FitError(f"no item with content was known at {iso(fit_end_us)}; choose a later cut-off")
     describe = {
         "fit_start_us": first_us,
         "fit_end_us": fit_end_us,
         "parents": [],
-        "spec": spec.model_dump(mode="json"),
+        "spec": spec.model_dump(mode="json", exclude={"force"}),
+        "content": known.mark(),
         "feature_settings": build["settings"],
         "rows": len(known),
     }
@@ -163,8 +163,7 @@ def publish(repo: Repo, name: str) -> RefreshReport:
     record = catalog.codebook(name)
     if record.state in {"fitting", "retired", "purged"}:
         raise LifeCycleError(name, record.state, "only a fitted codebook can be published")
-    codebook = Codebook.load(repo.codebooks / name)
-    report = _assign(repo, codebook, record)
+    report = _assign(repo, record)
     catalog.define(name)
     apply_repo(repo)
     materialize(repo, read_build(repo)["as_of_us"], [record.view_name])
@@ -248,12 +247,13 @@ def refresh(repo: Repo, name: str | None = None) -> list[RefreshReport]:
     for record in records:
         if record.state not in {"published", "serving"}:
             raise LifeCycleError(record.name, record.state, "only a published codebook can be refreshed")
-        reports.append(_assign(repo, Codebook.load(repo.codebooks / record.name), record))
+        reports.append(_assign(repo, record))
     return reports
 
 
-def _assign(repo: Repo, codebook: Codebook, record: CodebookRecord) -> RefreshReport:
+def _assign(repo: Repo, record: CodebookRecord) -> RefreshReport:
     """Bring a codebook's table up to ``item_content``; only rows without codes are encoded."""
+    codebook = _committed(repo, record)
     build = read_build(repo)
     content = repo.tables / "item_content.parquet"
     table = table_path(repo, record.name)
@@ -295,6 +295,19 @@ def _assign(repo: Repo, codebook: Codebook, record: CodebookRecord) -> RefreshRe
     return RefreshReport(record.name, total, fresh, without_content)
 
 
+def _committed(repo: Repo, record: CodebookRecord) -> Codebook:
+    """The codebook whose content hash the catalogue committed."""
+    folder = repo.codebooks / record.name
+    codebook, manifest = Codebook.load(folder), read_manifest(folder, verify=False)
+    if (manifest["name"], manifest["content_hash"]) != (record.name, record.content_hash):
+        raise ArtifactCorruptError(
+            folder,
+            f"holds {manifest['name']} ({manifest['content_hash'][:12]}), and the catalogue committed {record.name} "
+            f"({record.content_hash[:12]})",
+        )
+    return codebook
+
+
 def _insert(opened: duckdb.DuckDBPyConnection, chunk: pa.Table, codebook: Codebook) -> int:
     """Assign one chunk; returns how many of its rows have no content.
 
@@ -317,7 +330,7 @@ def _insert(opened: duckdb.DuckDBPyConnection, chunk: pa.Table, codebook: Codebo
 
 
 def _known_items(repo: Repo, fit_end_us: int) -> tuple[ItemVectors, int]:
-    """The newest content of each item that could be read at the cut-off, by item id, and the oldest row's moment."""
+    """The newest content of each item that had any at the cut-off, by item id, and the oldest row's moment."""
     modalities = repo.settings.source.modalities
     columns = ", ".join(quoted(name) for name in modalities)
     with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
@@ -330,7 +343,8 @@ def _known_items(repo: Repo, fit_end_us: int) -> tuple[ItemVectors, int]:
             "(PARTITION BY item_id ORDER BY event_timestamp DESC) = 1 ORDER BY item_id"
         ).to_arrow_table()
         first_us = _count(opened, "SELECT coalesce(min(epoch_us(event_timestamp)), 0) FROM known")
-    return ItemVectors.from_arrow(table, modalities), first_us
+    items = ItemVectors.from_arrow(table, modalities)
+    return items.rows(items.any_present), first_us
 
 
 def _sidecar(repo: Repo, name: str) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 
 from sidkit.config import content_hash
 from sidkit.errors import ArtifactCorruptError, ArtifactMissingError
-from sidkit.files import folder_written_beside, read_json, sha256, write_json
+from sidkit.files import folder_written_beside, read_json, remove, sha256, write_json
 
 MANIFEST = "manifest.json"
 _OWN_HASH = "manifest_hash"  # of everything else in the manifest; `content_hash` is of the files alone
@@ -40,12 +40,7 @@ def write_artifact(folder: Path, describe: Mapping[str, Any], write_files: Calla
     StorageError
         When the disk refuses the write.
     """
-    if folder.exists():
-        there = read_manifest(folder)
-        stated = {key: there.get(key) for key in describe}
-        if content_hash(stated) != content_hash(dict(describe)):
-            raise ArtifactCorruptError(folder, "an artefact made from other inputs has this name already")
-        return there
+    there = written_before(folder, describe)
     with folder_written_beside(folder) as temporary:
         write_files(temporary)
         files = {
@@ -53,6 +48,11 @@ def write_artifact(folder: Path, describe: Mapping[str, Any], write_files: Calla
             for file in sorted(temporary.rglob("*"))
             if file.is_file()
         }
+        if there is not None:
+            if there["files"] != files:
+                raise ArtifactCorruptError(folder, "an artefact with other content has this name already")
+            remove(temporary)
+            return there
         manifest = {
             **describe,
             "files": files,
@@ -62,6 +62,22 @@ def write_artifact(folder: Path, describe: Mapping[str, Any], write_files: Calla
         manifest[_OWN_HASH] = content_hash(manifest)
         write_json(temporary / MANIFEST, manifest)
     return manifest
+
+
+def written_before(folder: Path, describe: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The manifest of an artefact that was made from the same inputs, or None where there is none.
+
+    Raises
+    ------
+    ArtifactCorruptError
+        When ``folder`` holds an artefact made from other inputs, or one that was changed.
+    """
+    if not folder.exists():
+        return None
+    there = read_manifest(folder)
+    if content_hash({key: there.get(key) for key in describe}) != content_hash(dict(describe)):
+        raise ArtifactCorruptError(folder, "an artefact made from other inputs has this name already")
+    return there
 
 
 def read_manifest(folder: Path, *, verify: bool = True) -> dict[str, Any]:

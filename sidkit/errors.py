@@ -147,9 +147,11 @@ class CatalogLostError(CatalogError):
         self.names = list(names)
         super().__init__(
             f"the catalogue at {url} does not know {', '.join(names)}, but their files are still here: it was emptied, "
-            "replaced or points elsewhere. Applying now would drop their online tables, so nothing was applied. "
+            "replaced by an older copy, or points elsewhere. Applying now would drop their online tables, so nothing was "
+            "applied. "
             "Restore the catalogue from a copy, or correct catalog.url in sidkit.toml; to give the codebooks up, "
-            "delete their folders under artifacts/codebooks and their tables data/tables/item_sid_*.parquet."
+            "delete their folders under artifacts/codebooks, their tables data/tables/item_sid_*.parquet, and "
+            "data/defined.json."
         )
 
 

@@ -46,12 +46,14 @@ def written_beside(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def folder_written_beside(path: Path) -> Iterator[Path]:
-    """Like :func:`written_beside` for a whole folder that must not exist yet."""
+    """Like :func:`written_beside` for a whole folder that must not exist yet; removing it gives the write up."""
     temporary = path.with_name(f"{_LEFTOVER}{os.getpid()}-{path.name}")
     try:
         remove(temporary)
         temporary.mkdir(parents=True)
         yield temporary
+        if not temporary.exists():
+            return
         for file in sorted(temporary.rglob("*")):
             _sync(file)
         _sync(temporary)

@@ -94,6 +94,11 @@ class Repo:
         return self.data / "rows.parquet"
 
     @property
+    def defined(self) -> Path:
+        """Codebooks whose views the registry may hold, whatever the catalogue says (``data/defined.json``)."""
+        return self.data / "defined.json"
+
+    @property
     def codebooks(self) -> Path:
         """The codebook artefacts (``artifacts/codebooks``)."""
         return self.path / "artifacts" / "codebooks"

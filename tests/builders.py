@@ -203,6 +203,8 @@ def copy_of(finished: FinishedJob, path: Path) -> Repo:
         text = (path / name).read_text()
         (path / name).write_text(text.replace(str(finished.repo.path), str(path)))
     repo = Repo.open(path)
+    # Feast's registry remembers the original's online tables; a fresh one finds those of the copy.
+    (repo.data / "registry.sqlite").unlink()
     apply_repo(repo)
     return repo
 

@@ -128,8 +128,6 @@ def test_shuffling_moves_nearly_all_codes_and_another_seed_moves_them_elsewhere(
     assert (first == other)[1:].mean() < 0.02
 
 
-# BUG (small catalogues only): the docstring promises each item the codes of *another*; a random permutation leaves one
-# item in place on average, and a catalogue of two half the time unshuffled.
 @pytest.mark.parametrize("count", [2, 3, 10])
 def test_no_item_keeps_its_own_codes(count: int) -> None:
     items = many_items(count)

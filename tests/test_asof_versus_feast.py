@@ -68,7 +68,6 @@ def test_random_joins_equal_the_oracle_and_feast_cell_by_cell(ground: Ground, se
 
 @pytest.mark.parametrize("by_created", [False, True])
 def test_rows_without_a_time_see_nothing(ground: Ground, by_created: bool) -> None:
-    # BUG: an entity row whose time is null sees the newest row of its key where the view has no TTL.
     frame = asked_rows(ground.draw(7), null_times=0.2)
     asked = {"entity_df": frame, "features": ground.refs(), "filter_by_created_timestamp": by_created}
     ours = cells(ground.ours.get_historical_features(**asked).to_arrow())

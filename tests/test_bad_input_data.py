@@ -201,7 +201,6 @@ def test_a_broken_vector_is_rejected_with_its_reason(row: dict[str, Any], reason
     ],
 )
 def test_a_huge_integer_is_judged_like_any_other_value(name: str, column: str, reason: str | None) -> None:
-    # BUG: beyond 2**53 the cast to float64 raises a bare ArrowInvalid for the whole run.
     rows = table([{key: value for key, value in row.items() if key != column} for row in good()[name]])
     numbers = pa.array([2**62 + 1, 0, *[1] * (len(rows) - 2)], pa.int64())
     checked = check({**good(), name: rows.append_column(column, numbers)})
@@ -226,7 +225,6 @@ def test_an_item_without_a_creation_time_can_be_dated_by_its_first_interaction()
 
 
 def test_a_rejected_interaction_dates_no_item() -> None:
-    # BUG: the first interaction is sought among the rejected rows too, so the item is created in 1969.
     tables = good()
     tables["items"].append(item("i7", created_at=None))
     tables["interactions"] += [event(30, item_id="i7"), event(31, item_id="i7", timestamp=-5)]
@@ -245,14 +243,12 @@ def test_a_rejected_interaction_dates_no_item() -> None:
 def test_a_sound_row_is_no_second_row_of_a_rejected_one(
     name: str, broken: dict[str, Any], sound: dict[str, Any]
 ) -> None:
-    # BUG: rejected rows are numbered with the others, so the sound row is rejected as their copy and the item is lost.
     tables = good()
     tables[name] = [row for row in tables[name] if row["item_id"] != "i2"] + [broken, sound]
     assert check(tables).reports[name].rejected == 1
 
 
 def test_rejects_keep_the_value_that_came() -> None:
-    # BUG: a position that is no integer is null among the rejects.
     tables = good()
     broken = ({"label": 0.5}, {"converted": 7.0}, {"position": 1.5}, {"rating": INF})
     tables["interactions"] += [event(9, **values) for values in broken]

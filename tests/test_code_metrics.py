@@ -54,7 +54,6 @@ def test_figures_of_codes_that_collapsed() -> None:
 
 
 def test_no_items_do_not_collide() -> None:
-    # BUG: 1.0, as if all of them did.
     assert collision_rate(np.zeros((0, 3), dtype=np.int32)) == 0
 
 

@@ -194,8 +194,6 @@ def test_other_arguments_under_a_name_that_is_taken_are_refused(repo: Repo, chan
 
 
 def test_other_content_under_a_name_that_is_taken_is_refused(repo: Repo) -> None:
-    # BUG: only the window, the arguments and the number of rows are compared, so a fit on other vectors is answered
-    # with the old codebook (and a killed one is committed for them).
     pipeline.fit(repo, "a", SPEC, CUT)
     bring(repo, ITEMS, rebuild=True, edition=dict.fromkeys(ITEMS, 1))
     with pytest.raises(LifeCycleError, match="other data"):

@@ -49,8 +49,6 @@ def test_an_unknown_key_is_refused_with_its_path(tmp_path: Path, text: str, key:
         ("[time]\navailability_delay_seconds = 0", "time.availability_delay_seconds", "0"),
         ("[time]\navailability_delay_seconds = -1.0", "time.availability_delay_seconds", "-1.0"),
         ("[time]\navailability_delay_seconds = nan", "time.availability_delay_seconds", "nan"),
-        # BUG: the next two are let through; the first rounds to no delay at all, so that a click predicts itself, the
-        # second ends in a bare OverflowError.
         ("[time]\navailability_delay_seconds = 1e-7", "time.availability_delay_seconds", "1e-07"),
         ("[time]\navailability_delay_seconds = inf", "time.availability_delay_seconds", "inf"),
         ("[time]\nstats_cadence_seconds = 0", "time.stats_cadence_seconds", "0"),
@@ -67,7 +65,7 @@ def test_an_unknown_key_is_refused_with_its_path(tmp_path: Path, text: str, key:
             '[engine]\nmemory_limit = "a lot"',
             "engine.memory_limit",
             "'a lot'",
-        ),  # BUG: found by DuckDB, in its own words
+        ),
     ],
 )
 def test_a_wrong_value_is_refused_with_file_key_and_what_was_found(

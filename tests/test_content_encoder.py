@@ -229,7 +229,6 @@ def test_modalities_that_no_item_has_together_are_still_encoded() -> None:
 
 
 def test_a_modality_that_only_one_item_has_is_no_obstacle() -> None:
-    # BUG: numpy.linalg.LinAlgError: Singular matrix. One row is its own mean, so the penalty is 0 as well.
     items = content(missing=0)
     alone = ItemVectors(items.matrices, {"text": items.present["text"], "image": np.arange(len(items)) == 7})
     encoder = ContentEncoder(dim=6).fit(alone)
@@ -237,7 +236,6 @@ def test_a_modality_that_only_one_item_has_is_no_obstacle() -> None:
 
 
 def test_a_modality_that_is_the_same_for_all_items_says_nothing() -> None:
-    # BUG: LinAlgError: Singular matrix; with a single modality, an item that differs gets a vector of length 1e12.
     items = content(missing=0)
     same = ItemVectors({**items.matrices, "image": np.full_like(items.matrices["image"], 0.1)}, items.present)
     vectors = ContentEncoder(dim=6).fit(same).encode(same)
@@ -247,7 +245,6 @@ def test_a_modality_that_is_the_same_for_all_items_says_nothing() -> None:
 
 
 def test_a_later_item_is_not_blown_up_where_all_known_items_were_alike() -> None:
-    # BUG: the scale is 1 / 1e-12, so the later item's vector is 1e12 long.
     known = ItemVectors({"text": np.ones((20, 3), np.float32)}, {"text": np.ones(20, bool)})
     later = ItemVectors({"text": np.full((1, 3), 1.5, np.float32)}, {"text": np.ones(1, bool)})
     try:
@@ -292,6 +289,5 @@ def test_other_modalities_than_at_fit_are_refused() -> None:
 
 @pytest.mark.parametrize("dim", [0, -1])
 def test_a_dim_below_one_is_refused(dim: int) -> None:
-    # BUG: 0 gives vectors without width (faiss then fails deep inside), -1 all dimensions but one.
     with pytest.raises(SidkitError):
         ContentEncoder(dim=dim).fit(content())

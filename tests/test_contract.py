@@ -132,7 +132,6 @@ def test_parts_with_odd_columns_are_refused_by_name(tmp_path: Path) -> None:
     "odd", [pa.array(["x", "y"]), pa.array([["x"], ["y"]]), pa.array([{"a": 1}, {"a": 2}])], ids=["text", "list", "map"]
 )
 def test_parts_whose_types_cannot_be_joined_are_refused(tmp_path: Path, odd: pa.Array) -> None:
-    # BUG: list and map end in a bare ArrowNotImplementedError, which the command line shows as a traceback.
     tables = good()
     items = tables.pop("items")
     folder = write_tables(tmp_path / "source", tables)
@@ -178,7 +177,6 @@ def test_a_source_that_is_not_there_is_refused_with_the_remedy(tmp_path: Path) -
 
 
 def test_a_mistyped_sqlite_path_leaves_no_file_behind(tmp_path: Path) -> None:
-    # BUG: SQLite creates the file that it is asked to look into.
     with pytest.raises(ContractError):
         open_source(f"sqlite:///{tmp_path / 'mistyped.db'}")
     assert list(tmp_path.iterdir()) == []
@@ -251,7 +249,6 @@ def test_every_kind_of_vector_column_is_read(tmp_path: Path, kind: pa.DataType) 
 
 
 def test_fixed_size_vectors_with_a_null_are_read_or_refused_with_a_remedy_that_helps(tmp_path: Path) -> None:
-    # BUG: Arrow cannot read back its own fixed-size lists with nulls; "write it again" sends the user in a circle.
     vectors = pa.array([VECTORS[0], None, *VECTORS[2:]], pa.list_(pa.float32(), 2))
     source = write_tables(tmp_path / "source", changed("item_embeddings", text=vectors))
     got, refusal = attempt(source, tmp_path / "work")
@@ -276,7 +273,6 @@ def test_zoned_times_of_any_kind_keep_their_instant(tmp_path: Path, kind: pa.Dat
 
 
 def test_seconds_beyond_the_range_never_become_a_plausible_time(tmp_path: Path) -> None:
-    # BUG: the unsafe cast to microseconds wraps around: the year 584,554 is read as 19 January 1970.
     wrapping = (2**64 + START) // 1_000_000
     times = pa.array([START // 1_000_000] * (N_EVENTS - 1) + [wrapping], pa.int64()).cast(pa.timestamp("s", "UTC"))
     source = write_tables(tmp_path / "source", changed("interactions", timestamp=times, position=range(N_EVENTS)))
@@ -296,7 +292,7 @@ def test_seconds_beyond_the_range_never_become_a_plausible_time(tmp_path: Path) 
         ("item_embeddings", "text", [["a", "b"]] * N_ITEMS, "a list of float32 per row is needed"),
         ("item_embeddings", "text", [1.0] * N_ITEMS, "a list of float32 per row is needed"),
         ("item_embeddings", "text", ["one, two"] * N_ITEMS, "no JSON list of numbers"),
-        ("item_embeddings", "text", ["[1, 2]", "[true]", "[1, 2]", "[1, 2]"], "JSON list"),  # BUG: a bare ArrowTypeError
+        ("item_embeddings", "text", ["[1, 2]", "[true]", "[1, 2]", "[1, 2]"], "JSON list"),
     ],
 )  # fmt: skip
 def test_a_column_of_a_wrong_type_is_refused_with_the_remedy(
@@ -326,9 +322,6 @@ def test_further_attributes_of_items_are_kept_and_other_further_columns_left_out
 
 @pytest.mark.parametrize("name", ["reason", "nth", "first_seen", "file_row_number", "generation", "Title"])
 def test_an_attribute_of_any_name_is_kept_or_refused_by_that_name(tmp_path: Path, name: str) -> None:
-    # BUG: the validator's own column names meet the user's: 'reason' rejects every row with the attribute's values as
-    # reasons, 'nth', 'first_seen' and 'file_row_number' end in a bare BinderException, and of two columns whose names
-    # differ in case only, one silently gets the other's values.
     source = write_tables(tmp_path / "source", changed("items", title=list("abcd"), **{name: list("wxyz")}))
     got, refusal = attempt(source, tmp_path / "work")
     if refusal:
@@ -340,7 +333,6 @@ def test_an_attribute_of_any_name_is_kept_or_refused_by_that_name(tmp_path: Path
 
 @pytest.mark.parametrize("name", ["reason", "nth", "file_row_number", "created_at_us"])
 def test_a_modality_of_any_name_is_read_or_refused_by_that_name(tmp_path: Path, name: str) -> None:
-    # BUG: the first three end in a bare BinderException; 'created_at_us' passes and then collides with the feature.
     source = write_tables(tmp_path / "source", changed("item_embeddings", **{name: VECTORS}))
     got, refusal = attempt(source, tmp_path / "work", modalities=(name,))
     if refusal:
@@ -382,7 +374,6 @@ def test_zones_in_text_times_count(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("values", [[None, None, "red", "blue"], [1, 2, 2.5, None]], ids=["nulls first", "whole first"])
 def test_a_database_attribute_may_start_with_nulls_or_whole_numbers(tmp_path: Path, values: list[Any]) -> None:
-    # BUG: the first chunk decides an attribute's type, so its nulls (or integers) refuse the whole table.
     tables = good()
     with sqlite3.connect(tmp_path / "log.db") as database:
         sqlite(tmp_path / "log.db", tables)
@@ -414,7 +405,6 @@ def test_a_source_without_vectors_is_refused_with_what_was_found(tmp_path: Path)
 
 
 def test_text_beside_the_vectors_that_begins_with_a_bracket_is_no_modality(tmp_path: Path) -> None:
-    # BUG: '[sale] shoes' counts as a vector column, and `data check` then refuses the source because of it.
     source = write_tables(tmp_path / "source", changed("item_embeddings", note=["[sale] shoes", "x", "y", "z"]))
     assert inspect_source(open_source(str(source))).modalities == ("text",)
 

@@ -314,8 +314,6 @@ def test_without_a_sound_catalogue_nothing_is_applied(own_copy: Repo, damage: st
 
 
 def test_a_catalogue_of_yesterday_drops_no_online_table(own_copy: Repo) -> None:
-    # BUG: a catalogue put back from a copy that was made between fit and publish knows the codebook, but not that its
-    # view is defined: the apply drops the online table without a word.
     before = definitions(own_copy), online_tables(own_copy)
     execute(_catalog(own_copy), "UPDATE sidkit_codebooks SET state = 'fitted', defined = 0")
     with contextlib.suppress(CatalogError):
@@ -324,8 +322,6 @@ def test_a_catalogue_of_yesterday_drops_no_online_table(own_copy: Repo) -> None:
 
 
 def test_applying_a_copy_of_a_repo_leaves_the_original_alone(own_copy: Repo, tmp_path: Path) -> None:
-    # BUG: the copy's feature_store.yaml names the original's registry, and Feast's registry remembers the original's
-    # online store: the original then reads the copy's tables and has lost its own online tables.
     before = definitions(own_copy), online_tables(own_copy)
     shutil.copytree(own_copy.path, tmp_path / "twin")
     with contextlib.suppress(CatalogError, ConfigError, RepoError):

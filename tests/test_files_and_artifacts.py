@@ -210,13 +210,11 @@ def edit_manifest(**values: Any) -> Callable[[Path], None]:
     [
         (lambda folder: (folder / "tensors.bin").write_bytes(b"\x00\x01\x03"), "tensors.bin: the file differs"),
         (lambda folder: (folder / "deep" / "config.json").unlink(), "deep/config.json: the file is missing"),
-        # BUG: an added file passes, though read_manifest's docstring says that it does not.
         (lambda folder: (folder / "deep" / "extra.bin").write_bytes(b""), "deep/extra.bin"),
         (lambda folder: (folder / "manifest.json").unlink(), "the manifest cannot be read"),
         (lambda folder: (folder / "manifest.json").write_text("{"), "the manifest cannot be read"),
         (lambda folder: (folder / "manifest.json").write_text("[]"), "the manifest cannot be read"),
         (edit_manifest(files={}), "edited"),
-        # BUG: only the list of files is hashed, so an earlier fit_end slips past the check for leakage.
         (edit_manifest(fit_end_us=0), "edited"),
     ],
     ids=[

@@ -164,7 +164,6 @@ def test_an_item_that_leaves_the_source_stays_and_one_that_changes_is_renewed(tm
 
 
 def test_an_item_has_one_version_per_moment_though_the_source_gains_updated_at(tmp_path: Path) -> None:
-    # BUG: the row without updated_at and the row with updated_at = created_at both stay: two rows at one moment.
     repo = fresh_repo(tmp_path / "repo", write(tmp_path / "source", FIRST))
     ingest(repo)
     write(tmp_path / "source", FIRST, updated_at=moments([START - DAY] * 4))
@@ -243,7 +242,6 @@ def test_a_killed_ingest_run_again_gives_the_log_of_an_undisturbed_one(
 
 
 def test_what_an_unfinished_first_ingest_read_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # BUG: the items of the unfinished ingest stay in the snapshot, though no manifest ever listed them.
     repo = fresh_repo(tmp_path / "repo", write(tmp_path / "source", FIRST, {f"i{n}": "wrong" for n in range(9)}))
     with monkeypatch.context() as patched:
         patched.setattr(MODULE, "write_json", kill)
@@ -310,7 +308,6 @@ def test_a_full_disk_is_named_and_leaves_the_old_log_readable(tmp_path: Path) ->
 
 @pytest.mark.parametrize(("bad", "total", "limit"), [(2, 200, 0.01), (29, 100, 0.29), (0, 100, 0.0)])
 def test_rejects_up_to_the_limit_are_let_through(tmp_path: Path, bad: int, total: int, limit: float) -> None:
-    # BUG (29 of 100): 0.29 * 100 is 28.999999999999996, and the message says that 29.00% exceed 29.00%.
     rows = [("u", "i1", START + n, 2.0 if n < bad else float(n % 2)) for n in range(total)]
     source = write(tmp_path / "source", rows)
     repo = fresh_repo(tmp_path / "repo", source, toml={"max_reject_share = 0.01": f"max_reject_share = {limit}"})

@@ -72,7 +72,6 @@ def test_a_column_of_nulls_has_no_width_and_nobody_present() -> None:
 
 
 def test_a_column_of_nulls_without_a_type_is_a_column_of_nulls() -> None:
-    # BUG: AttributeError: 'NullArray' has no attribute 'flatten'. Arrow types a column of Nones as null.
     matrix, present = matrix_of(pa.table({"text": [None, None]}).column("text"), "text")
     assert matrix.shape == (2, 0)
     assert not present.any()

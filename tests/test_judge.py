@@ -80,7 +80,6 @@ def test_groups_are_requests_where_the_log_names_them_else_users() -> None:
     assert by_user["arms"]["arm"]["all"]["gauc"] != by_request["arms"]["arm"]["all"]["gauc"]
 
 
-# BUG: rows whose request is unsaid are taken for one request of many users and moments.
 def test_rows_without_a_request_are_not_one_request() -> None:
     data = DATA.take(np.arange(6))
     label = np.array([1, 0, 1, 0, 1, 0], dtype=np.int8)
@@ -162,7 +161,6 @@ def test_what_is_undefined_is_null() -> None:
     }  # fmt: skip
 
 
-# BUG: with a single user there is no interval; it is told as NaN, which no JSON reader but Python's accepts.
 @pytest.mark.parametrize("users", [40, 1])
 def test_a_judgement_is_valid_json(users: int) -> None:
     data, truth = world(users=users)

@@ -225,7 +225,6 @@ def test_validation_labels_choose_an_epoch_but_never_move_a_weight() -> None:
     assert left.validation_auc[0] == pytest.approx(1 - right.validation_auc[0])
 
 
-# BUG: with one class in validation no AUC is defined; the untrained weights come back as if they were trained.
 def test_validation_rows_of_one_class_are_refused_or_leave_a_trained_model() -> None:
     training, validation = random_set(200, seed=1), random_set(40, seed=2)
     ones = dataclasses.replace(validation, rows=dataclasses.replace(validation.rows, label=np.ones(40, dtype=np.int8)))

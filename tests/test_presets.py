@@ -109,8 +109,6 @@ def test_text_that_is_no_toml_is_refused(tmp_path: Path) -> None:
         load_preset(written(tmp_path, "arms: [id]"))
 
 
-# BUG: these are noticed only after the codebook was fitted and the frame built (a representation), or never (`serve`:
-# nothing is promoted and nobody is told why). "Refuse early and say why."
 @pytest.mark.parametrize(
     ("text", "said"),
     [

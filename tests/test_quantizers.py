@@ -164,8 +164,6 @@ def between_codes(quantizer: Quantizer, rows: int = 800) -> Floats:
 
 @pytest.mark.parametrize("beam", [1, 3])
 def test_a_row_between_two_codes_gets_one_of_them_whatever_its_batch(fitted: Quantizer, beam: int) -> None:
-    # BUG: float32 products of BLAS differ in the last bits with the shape of the batch and the place in it, so a new
-    # batch (a refresh, a request) gives an old row another code.
     rows = between_codes(fitted)
     whole = fitted.encode(rows, beam=beam)
     for size in (1, 3, 7, 64):
@@ -176,8 +174,6 @@ def test_a_row_between_two_codes_gets_one_of_them_whatever_its_batch(fitted: Qua
 @pytest.mark.parametrize("distinct", [3, 10, 40])
 @pytest.mark.parametrize("beam", [1, 4])
 def test_equal_rows_get_equal_codes(kind: str, distinct: int, beam: int) -> None:
-    # BUG: with fewer distinct rows than codes there are equal codewords; which one wins depends on the place in the
-    # batch, for the reason above.
     number = np.random.default_rng(0).integers(0, distinct, 400)
     for dim in (4, 16, 24):
         rows = np.random.default_rng(1).normal(size=(distinct, dim)).astype(np.float32)[number]
@@ -206,7 +202,6 @@ def test_any_finite_matrix_of_enough_rows_can_be_fitted(kind: str, data: st.Data
 
 @pytest.mark.parametrize("rows", [4, 8, DIM - 1])
 def test_fewer_rows_than_dimensions_are_fitted_or_refused(kind: str, rows: int) -> None:
-    # BUG: faiss's own RuntimeError, "PCA matrix cannot output 12 dimensions from 12".
     matrix = clustered(rows)
     try:
         quantizer = make(kind, (3, 2)).fit(matrix)
@@ -287,7 +282,6 @@ def test_too_few_rows_per_code_are_refused_unless_forced(kind: str) -> None:
 
 @pytest.mark.parametrize("beam", [0, -1])
 def test_a_beam_below_one_is_refused(fitted: Quantizer, beam: int) -> None:
-    # BUG: 0 raises IndexError; -1 passes for a beam of all paths but one.
     with pytest.raises(SidkitError):
         fitted.encode(clustered(10), beam=beam)
 
@@ -303,14 +297,12 @@ def test_codes_beyond_the_sizes_are_refused_and_named(fitted: Quantizer, level: 
     for code in (SIZES[level], -1):
         codes = np.zeros((4, 3), dtype=np.int64)
         codes[1, level] = code
-        # BUG: the message for -1 names the largest code of each level, which is in order.
         with pytest.raises(FitError, match=rf"[ \[]{code}[,\] ].*\[12, 7, 5\]"):
             fitted.decode(codes)
 
 
 @pytest.mark.parametrize("codes", [[[0.5, 1.0, 2.0]], [[np.nan, 0, 0]], [["a", "b", "c"]]])
 def test_codes_that_are_no_whole_numbers_are_refused(fitted: Quantizer, codes: object) -> None:
-    # BUG: 0.5 is taken for 0, NaN is cast to whatever, text raises numpy's own error.
     with pytest.raises(FitError):
         fitted.decode(np.array(codes))
 

@@ -206,7 +206,6 @@ def test_a_ranker_names_all_that_it_must_be_served_with(finished: FinishedJob) -
         {},
         {"request_ids": np.array(["r1", "r2"] * 150, dtype=object)},
         {"had_before": np.arange(300) % 3 == 0},
-        # BUG: the log may leave the request of single rows unsaid; such a frame cannot be read back (IndexError).
         {"request_ids": np.array(["r1", None, "r2"] * 100, dtype=object)},
     ],
     ids=["plain", "requests", "had before", "some requests"],

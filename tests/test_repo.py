@@ -56,7 +56,6 @@ def test_any_source_url_survives_the_settings_file(tmp_path: Path, url: str) -> 
 
 @pytest.mark.parametrize("name", ["repo", "my repo", "repo's", "ünï", "repo #2", "a: b"])
 def test_feast_finds_the_registry_inside_the_repo_whatever_its_name(tmp_path: Path, name: str) -> None:
-    # BUG (repo #2, a: b): the folder goes into YAML unquoted, where ' #' begins a comment and ': ' a mapping.
     repo = init_repo(tmp_path / name)
     config = yaml.safe_load((repo.path / "feature_store.yaml").read_text())
     assert config["registry"]["path"].startswith(f"sqlite:///{repo.path}/data/")
@@ -77,7 +76,6 @@ def test_init_refuses_a_folder_that_holds_something(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("files", [0, 1, 4, 8])
 def test_a_killed_init_can_be_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: int) -> None:
-    # BUG: remove_half_written_repo is called by nobody, so the second init refuses its own leftovers.
     left = iter(range(files))
 
     @contextmanager
@@ -100,7 +98,6 @@ def test_a_killed_init_can_be_repeated(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_feast_repo_of_the_users_own_is_never_taken_for_a_killed_init(tmp_path: Path) -> None:
-    # BUG: remove_half_written_repo goes by file names alone and deletes it.
     (tmp_path / "data").mkdir()
     (tmp_path / "feature_store.yaml").write_text("project: mine\n")
     (tmp_path / "entities.py").write_text("my_entity = 1\n")

@@ -164,8 +164,6 @@ def test_prefix_rows_follow_the_formula_of_the_paper(size: int, data: st.DataObj
     assert part.prefix_rows(torch.tensor(codes)).tolist() == expected
 
 
-# BUG: with levels of unequal size (SMILE's fall 8:2:1) a short prefix shares its number with a longer one, and numbers
-# pass the end of a table that has room for all.
 @pytest.mark.parametrize("sizes", [(3,), (4, 4), (3, 3, 3), (8, 2), (2, 8), (8, 4, 2), (2, 3, 4)])
 def test_different_prefixes_have_different_rows_where_the_table_has_room(sizes: tuple[int, ...]) -> None:
     part = PrefixNgramRepresentation(ItemShape(2, sizes, 1), dim=2)

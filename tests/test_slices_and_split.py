@@ -237,7 +237,6 @@ def test_rows_without_requests_have_none() -> None:
     assert read_rows(rows_table(request_id=pa.nulls(3, pa.string()))).request_ids is None
 
 
-# BUG: the contract lets single rows lack a request id; reading such rows ends in a bare IndexError.
 def test_some_rows_may_lack_a_request_id() -> None:
     rows = read_rows(rows_table(request_id=pa.array(["r", None, "s"])))
     assert rows.request_ids is not None

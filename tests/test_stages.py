@@ -89,8 +89,6 @@ def test_a_crash_keeps_the_stages_before_it(tmp_path: Path) -> None:
     assert (work.calls, next_work.calls) == (1, 2)
 
 
-# BUG: a stage that ran on new inputs and crashed has overwritten its files, but the record of the old inputs stays and
-# is believed when the old inputs come back.
 def test_a_stage_that_crashed_on_new_inputs_is_not_believed_on_the_old_ones(tmp_path: Path) -> None:
     work = Work(tmp_path)
     fresh(tmp_path).run("tables", "monday", work("monday"))

@@ -223,7 +223,6 @@ def test_a_world_keeps_the_input_contract(tmp_path: Path) -> None:
         ("stronger", SMALL, "no world named 'stronger'; there are strong, weak, none"),
         ("strong", Sizes(2_399), "2,399 impressions of 100 items are too few: at least 2,400 impressions and 32 items"),
         ("strong", Sizes(4_000, items=31), "4,000 impressions of 31 items are too few"),
-        # BUG: 0 is silently taken for the default, a negative number ends in a bare ValueError of numpy.
         ("strong", Sizes(4_000, items=0), "0 items came; at least 1"),
         ("strong", Sizes(4_000, users=0), "0 users came; at least 1"),
         ("strong", Sizes(4_000, users=-5), "-5 users came; at least 1"),

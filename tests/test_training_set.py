@@ -137,7 +137,8 @@ def test_a_planted_feature_that_equals_the_label_is_in_no_frame(tmp_path: Path, 
     for name in frame.column_names:
         if name != "label" and pa.types.is_integer(frame.schema.field(name).type):
             values = np.nan_to_num(frame[name].cast(pa.float64()).to_numpy())
-            assert abs(np.corrcoef(values + 1e-9 * np.arange(len(values)), label)[0, 1]) < 0.6, name
+            if values.std() > 0:
+                assert abs(np.corrcoef(values, label)[0, 1]) < 0.6, name
 
 
 def test_every_feature_has_a_value_on_a_replayed_old_log(finished: FinishedJob) -> None:

@@ -11,6 +11,8 @@ from semantic_ids.encoders.base import Encoder
 from semantic_ids.item_vectors import Floats, ItemVectors
 from sidkit.errors import FitError
 
+_NO_SPREAD = 1e-5  # spread relative to the vectors' length below which float32 rounding is all there is
+
 
 class ContentEncoder(Encoder):
     """Standardised, gap-filled, reduced content.
@@ -49,8 +51,10 @@ class ContentEncoder(Encoder):
         Raises
         ------
         FitError
-            When a modality is missing everywhere, or a vector is not finite.
+            When a modality is missing everywhere, a vector is not finite, or ``dim`` is below 1.
         """
+        if self.dim < 1:
+            raise FitError(f"dim is {self.dim}; at least 1 is needed")
         self.modalities_ = tuple(sorted(items.matrices))
         self.mean_: dict[str, Floats] = {}
         self.scale_: dict[str, float] = {}
@@ -59,12 +63,13 @@ class ContentEncoder(Encoder):
             rows = matrix[items.present[name]]
             if not len(rows):
                 raise FitError(f"no item known at the cut-off has a vector of modality {name!r}; leave it out")
-            if not np.isfinite(rows).all():
-                raise FitError(f"vectors of {name!r} hold NaN or infinite values; the input contract rejects such rows")
+            _refuse_not_finite(rows, name)
             self.mean_[name] = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
             spread = float(np.sqrt(((rows - self.mean_[name]).astype(np.float64) ** 2).sum(axis=1).mean()))
+            length = float(np.sqrt((rows.astype(np.float64) ** 2).sum(axis=1).mean()))
             coverage = len(rows) / len(items)
-            self.scale_[name] = np.sqrt(coverage) / max(spread, 1e-12)
+            # Known items that are all alike say nothing of how far apart later ones are: such a modality counts nothing.
+            self.scale_[name] = np.sqrt(coverage) / spread if spread > _NO_SPREAD * length else 0.0
         centred = self._centred(items)
         self.bridges_ = self._fit_bridges(centred, items)
         joined = self._joined(centred, items)[items.any_present].astype(np.float64)
@@ -84,14 +89,17 @@ class ContentEncoder(Encoder):
         Raises
         ------
         FitError
-            When the modalities or their widths differ from those of ``fit``.
+            When it is not fitted, the modalities or their widths differ from those of ``fit``, or a vector is not finite.
         """
+        if not hasattr(self, "axes_"):
+            raise FitError("this encoder is not fitted; call fit first")
         if tuple(sorted(items.matrices)) != self.modalities_:
             raise FitError(f"fitted on modalities {self.modalities_}, asked to encode {tuple(items.matrices)}")
         for name, matrix in items.matrices.items():
             if items.present[name].any() and matrix.shape[1] != len(self.mean_[name]):
                 raise FitError(f"{name!r} was {len(self.mean_[name])} wide at fit, {matrix.shape[1]} now")
-        vectors = (self._joined(self._centred(items), items) - self.centre_) @ self.axes_
+            _refuse_not_finite(matrix[items.present[name]], name)
+        vectors = _product(self._joined(self._centred(items), items) - self.centre_, self.axes_)
         vectors[~items.any_present] = 0
         return np.ascontiguousarray(vectors, dtype=np.float32)
 
@@ -115,6 +123,8 @@ class ContentEncoder(Encoder):
                     continue
                 x, y = centred[source][both].astype(np.float64), centred[target][both].astype(np.float64)
                 penalty = self.ridge * len(x) * np.trace(x.T @ x) / max(x.size, 1)
+                if penalty == 0:
+                    continue  # the source does not vary (or the ridge is 0): the centre is the best guess
                 solved = np.linalg.solve(x.T @ x + penalty * np.eye(x.shape[1]), x.T @ y)
                 bridges[f"{source}>{target}"] = solved.astype(np.float32)
         return bridges
@@ -130,7 +140,7 @@ class ContentEncoder(Encoder):
                 bridge = self.bridges_.get(f"{source}>{target}")
                 rows = missing & items.present[source]
                 if bridge is not None and rows.any():
-                    guess[rows] += centred[source][rows] @ bridge
+                    guess[rows] += _product(centred[source][rows], bridge)
                     votes[rows] += 1
             filled.append(np.where(missing[:, None], guess / np.maximum(votes, 1)[:, None], matrix))
         return np.concatenate(filled, axis=1)
@@ -163,3 +173,16 @@ class ContentEncoder(Encoder):
         }
         self.modalities_ = tuple(sorted(self.mean_))
         return self
+
+
+def _product(rows: Floats, matrix: Floats) -> Floats:
+    """``float32 [rows, columns]``, computed in double so that the last bits do not depend on the batch."""
+    return (rows.astype(np.float64) @ matrix.astype(np.float64)).astype(np.float32)
+
+
+def _refuse_not_finite(rows: Floats, name: str) -> None:
+    bad = int((~np.isfinite(rows).all(axis=1)).sum())
+    if bad:
+        raise FitError(
+            f"{bad} of {len(rows)} vectors of {name!r} hold NaN or infinite values; the input contract rejects such rows"
+        )

@@ -14,6 +14,8 @@ from sidkit.errors import FitError
 
 Codes = npt.NDArray[np.int32]
 
+Doubles = npt.NDArray[np.float64]
+
 ROWS_PER_CODE = 20
 
 
@@ -105,17 +107,33 @@ def canonical_order(vectors: Floats) -> npt.NDArray[np.int64]:
     return np.argsort(keys, kind="stable")
 
 
+def check_beam(beam: int) -> None:
+    """Refuse a beam without paths.
+
+    Raises
+    ------
+    FitError
+        When it is below 1.
+    """
+    if beam < 1:
+        raise FitError(f"a beam of {beam} paths keeps none; use 1 (greedy) or more")
+
+
 def int_codes(codes: npt.ArrayLike, sizes: Sequence[int]) -> Codes:
     """The codes as ``int32 [items, levels]``.
 
     Raises
     ------
     FitError
-        When the shape or a value does not fit the sizes.
+        When the shape, the type or a value does not fit the sizes.
     """
     array = np.asarray(codes)
     if array.ndim != 2 or array.shape[1] != len(sizes):
         raise FitError(f"codes of shape {array.shape} came; [items, {len(sizes)}] is needed")
-    if len(array) and (array.min() < 0 or (array.max(axis=0) >= np.asarray(sizes)).any()):
-        raise FitError(f"codes reach {array.max(axis=0).tolist()}; the levels have {list(sizes)} codes, counted from 0")
+    if array.dtype.kind not in "iu":
+        raise FitError(f"codes of type {array.dtype} came; whole numbers are needed")
+    beyond = (array < 0) | (array >= np.asarray(sizes))
+    if beyond.any():
+        wrong = array[beyond.any(axis=1)][0].tolist()
+        raise FitError(f"codes {wrong} came; the levels have {list(sizes)} codes, counted from 0")
     return array.astype(np.int32)

@@ -11,14 +11,16 @@ import numpy.typing as npt
 from semantic_ids.item_vectors import Floats
 from semantic_ids.quantizers.base import (
     Codes,
+    Doubles,
     Quantizer,
     canonical_order,
+    check_beam,
     check_sizes,
     checked_vectors,
     int_codes,
 )
 
-_CHUNK = 16_384
+_CELLS = 2**23  # distances held at once: 64 MB
 
 
 class ResidualKMeans(Quantizer):
@@ -86,11 +88,13 @@ class ResidualKMeans(Quantizer):
 
     def encode(self, vectors: Floats, beam: int = 1) -> Codes:
         """Codes ``int32 [items, levels]``: the nearest codeword level by level, or the best of ``beam`` paths."""
+        check_beam(beam)
         rows = checked_vectors(vectors, self.codebooks_[0].shape[1])
         codes = np.empty((len(rows), len(self.sizes)), dtype=np.int32)
-        for start in range(0, len(rows), _CHUNK):
-            chunk = rows[start : start + _CHUNK]
-            codes[start : start + _CHUNK] = self._greedy(chunk) if beam == 1 else self._beam(chunk, beam)
+        step = max(1, _CELLS // (beam * max(self.sizes)))
+        for start in range(0, len(rows), step):
+            chunk = rows[start : start + step]
+            codes[start : start + step] = self._greedy(chunk) if beam == 1 else self._beam(chunk, beam)
         return codes
 
     def _greedy(self, rows: Floats) -> Codes:
@@ -145,28 +149,39 @@ def _cluster(rows: Floats, size: int, iterations: int, seed: int, threads: int) 
 
     faiss.omp_set_num_threads(threads)
     dim = rows.shape[1]
-    parameters = faiss.ProgressiveDimClusteringParameters()
+    progressive = len(rows) > dim  # its PCA needs more rows than dimensions
+    parameters: Any = faiss.ProgressiveDimClusteringParameters() if progressive else faiss.ClusteringParameters()
     parameters.seed, parameters.niter = seed, iterations
     parameters.min_points_per_centroid, parameters.max_points_per_centroid = 1, 2**31 // size
-    parameters.progressive_dim_steps = min(parameters.progressive_dim_steps, max(1, dim.bit_length() - 1))
-    clustering: Any = faiss.ProgressiveDimClustering(dim, size, parameters)
-    clustering.train(len(rows), faiss.swig_ptr(rows), faiss.ProgressiveDimIndexFactory())
+    clustering: Any
+    if progressive:
+        parameters.progressive_dim_steps = min(parameters.progressive_dim_steps, max(1, dim.bit_length() - 1))
+        clustering = faiss.ProgressiveDimClustering(dim, size, parameters)
+        clustering.train(len(rows), faiss.swig_ptr(rows), faiss.ProgressiveDimIndexFactory())
+    else:
+        clustering = faiss.Clustering(dim, size, parameters)
+        clustering.train(rows, faiss.IndexFlatL2(dim))
     centroids = faiss.vector_to_array(clustering.centroids).reshape(size, dim)
     return np.ascontiguousarray(centroids, dtype=np.float32)
 
 
 def _nearest(rows: Floats, codebook: Floats) -> npt.NDArray[np.int64]:
     nearest = np.empty(len(rows), dtype=np.int64)
-    for start in range(0, len(rows), _CHUNK):
-        chunk = rows[start : start + _CHUNK]
-        nearest[start : start + _CHUNK] = _squared_distances(chunk, codebook).argmin(axis=1)
+    step = max(1, _CELLS // len(codebook))
+    for start in range(0, len(rows), step):
+        nearest[start : start + step] = _squared_distances(rows[start : start + step], codebook).argmin(axis=1)
     return nearest
 
 
 def _squared_distances(rows: Floats, codebook: Floats) -> Floats:
-    """``float32 [rows, codes]`` up to a constant per row that ``argmin`` does not see, plus the row's norm."""
-    cross: Floats = rows @ codebook.T
+    """``float32 [rows, codes]``.
+
+    The last bits of a product depend on the shape of the batch. Computed in double and rounded once, they do not reach
+    the result, so a row that lies between two codewords gets the same one in every batch: the first.
+    """
+    wide, words = rows.astype(np.float64), codebook.astype(np.float64)
+    cross: Doubles = wide @ words.T
     cross *= -2
-    cross += np.einsum("kd,kd->k", codebook, codebook)
-    cross += np.einsum("nd,nd->n", rows, rows)[:, None]
-    return cross
+    cross += np.einsum("kd,kd->k", words, words)
+    cross += np.einsum("nd,nd->n", wide, wide)[:, None]
+    return cross.astype(np.float32)

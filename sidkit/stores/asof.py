@@ -145,7 +145,8 @@ def _join(plan: ViewPlan) -> str:
     alive = f"WHERE candidates.event_us >= entity_rows.{AT} - {plan.ttl_us}" if plan.ttl_us else ""
     return f"""
         SELECT entity_rows.{ROW} AS {ROW}, candidates.{_ID} AS {_ID}
-        FROM entity_rows ASOF JOIN candidates ON {conditions} {alive}
+        FROM (SELECT * FROM entity_rows WHERE {AT} IS NOT NULL) AS entity_rows
+        ASOF JOIN candidates ON {conditions} {alive}
     """
 
 

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 from feast.data_format import ParquetFormat
 from feast.data_source import DataSource
 from feast.feature_view import DUMMY_ENTITY_ID, FeatureView
@@ -306,6 +307,7 @@ def _plan(view: FeatureView, feature_refs: list[str], full_feature_names: bool, 
     prefix = view.projection.name_alias or view.name
     named = {name: f"{prefix}__{name}" if full_feature_names else name for name in asked}
     join_keys = [column.name for column in view.entity_columns if column.name != DUMMY_ENTITY_ID]
+    _refuse_look_alikes(source, repo_path, view)
     ttl_us = int(view.ttl / pd.Timedelta(microseconds=1).to_pytimedelta()) if view.ttl else None
     return ViewPlan(
         name=prefix,
@@ -318,6 +320,23 @@ def _plan(view: FeatureView, feature_refs: list[str], full_feature_names: bool, 
     )
 
 
+def _refuse_look_alikes(source: FileSource, repo_path: Path | None, view: FeatureView) -> None:
+    """DuckDB's names do not tell case, so of two columns that differ in case only it would read the wrong one."""
+    names = _file_columns(_path(source, repo_path))
+    alike = [name for name in names if sum(name.lower() == other.lower() for other in names) > 1]
+    if alike:
+        raise ConfigError(
+            f"{source.path}, the source of view {view.name}, has columns that differ in case only: {', '.join(alike)}. "
+            "DuckDB cannot tell them apart; rename them"
+        )
+
+
+def _file_columns(path: Path) -> list[str]:
+    """The column names of the first Parquet file of a source."""
+    first = next(iter(sorted(path.rglob("*.parquet"))), None) if path.is_dir() else path
+    return list(pq.read_schema(first).names) if first is not None and first.is_file() else []
+
+
 def _mapped(source: DataSource, column: str | None) -> str | None:
     return source.field_mapping.get(column, column) if column else None
 
@@ -328,11 +347,14 @@ def _is_local_parquet(source: DataSource | None) -> bool:
     return source.file_format is None or isinstance(source.file_format, ParquetFormat)
 
 
+def _path(source: FileSource, repo_path: Path | None) -> Path:
+    path = Path(source.path)
+    return path if path.is_absolute() else (Path(repo_path) if repo_path else Path.cwd()) / path
+
+
 def _source_sql(source: FileSource, repo_path: Path | None, *, mapped: bool = False) -> str:
     """SQL over the files of a source with the column ``__id``, which grows in file order."""
-    path = Path(source.path)
-    if not path.is_absolute():
-        path = (Path(repo_path) if repo_path else Path.cwd()) / path
+    path = _path(source, repo_path)
     pattern = path / "**" / "*.parquet" if path.is_dir() else path
     if not path.exists() and "*" not in str(path):
         raise ArtifactMissingError(
@@ -353,6 +375,12 @@ def _source_sql(source: FileSource, repo_path: Path | None, *, mapped: bool = Fa
 def _moments(column: pd.Series) -> pa.Array:
     """The times of the entity rows as int64 microseconds UTC, null where missing; nanoseconds are rounded down."""
     if not pd.api.types.is_datetime64_any_dtype(column):
+        if pd.api.types.is_numeric_dtype(column):
+            raise ContractError(
+                "entity_df",
+                f"{column.name} came as {column.dtype}, whose unit nobody can know; give timestamps, for instance "
+                "pd.to_datetime(seconds, unit='s', utc=True)",
+            )
         column = pd.to_datetime(column, utc=True, format="mixed")
     if column.dt.tz is None:
         column = column.dt.tz_localize("UTC")

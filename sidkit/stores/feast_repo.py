@@ -22,12 +22,19 @@ _BEGINNING = datetime(1970, 1, 2, tzinfo=UTC)
 
 
 def open_store(repo: Repo) -> FeatureStore:
-    """The repo's feature store."""
+    """The repo's feature store.
+
+    Raises
+    ------
+    RepoError
+        When the repo is a copy that names the original's registry.
+    """
     quiet_feast()
     from feast import FeatureStore
 
-    from sidkit.stores.registry_path import resolve_registry_against_repo
+    from sidkit.stores.registry_path import refuse_copied_registry, resolve_registry_against_repo
 
+    refuse_copied_registry(repo)
     resolve_registry_against_repo()
     return FeatureStore(repo_path=str(repo.path))
 
@@ -43,21 +50,22 @@ def apply_repo(repo: Repo) -> str:
     CatalogError
         When the definitions cannot learn which codebooks there are; nothing was applied then.
     RepoError
-        When Feast refuses the definitions.
+        When Feast refuses the definitions, or the repo is a copy that names the original's registry.
     """
     quiet_feast()
     from feast.repo_config import load_repo_config
     from feast.repo_operations import apply_total
 
-    from sidkit.stores.registry_path import resolve_registry_against_repo
+    from sidkit.stores.registry_path import refuse_copied_registry, resolve_registry_against_repo
 
+    refuse_copied_registry(repo)
     resolve_registry_against_repo()
     printed = io.StringIO()
     with _imported_as_feast_does(repo.path), contextlib.redirect_stdout(printed):
         try:
             config = load_repo_config(repo.path, repo.path / "feature_store.yaml")
             apply_total(config, repo.path, skip_source_validation=True)
-        except (CatalogError, ConfigError):
+        except (CatalogError, ConfigError, RepoError):
             raise
         except SystemExit as error:
             raise RepoError(f"feast refused the definitions of {repo.path}: {printed.getvalue().strip()}") from error

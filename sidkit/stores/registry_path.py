@@ -9,8 +9,14 @@ hold an absolute path and do not depend on this.
 
 from __future__ import annotations
 
+import contextlib
+import re
+import sqlite3
 from pathlib import Path
 from typing import Any
+
+from sidkit.errors import RepoError
+from sidkit.repo import FEAST_FILE, SETTINGS_FILE, Repo
 
 _PREFIX = "sqlite:///"
 
@@ -41,3 +47,44 @@ def _absolute(url: str, repo: Path) -> str:
     path = repo.resolve() / relative
     path.parent.mkdir(parents=True, exist_ok=True)
     return f"{_PREFIX}{path}"
+
+
+def refuse_copied_registry(repo: Repo) -> None:
+    """Refuse a registry that belongs to another folder, as in a repo that was copied or moved.
+
+    Feast's registry remembers which online tables it made, by absolute path: the first ``apply`` of a copy would drop
+    the tables of the original.
+
+    Raises
+    ------
+    RepoError
+        When ``feature_store.yaml`` names a SQLite registry in another sidkit repo or in a folder that is gone, or the
+        repo's own registry remembers online tables in another folder.
+    """
+    own = repo.data / "registry.sqlite"
+    text = (repo.path / FEAST_FILE).read_text(encoding="utf-8")
+    named = [Path(found).resolve() for found in re.findall(r"sqlite:///(/[^\n\"']+)", text)]
+    others = [file for file in named if file.parent.name == "data" and file.parent.parent != repo.path]
+    elsewhere = [file for file in others if (file.parent.parent / SETTINGS_FILE).exists() or not file.parent.exists()]
+    remembered = [Path(found).resolve() for found in _online_tables(own)]
+    elsewhere += [file for file in remembered if repo.path not in file.parents]
+    if elsewhere:
+        raise RepoError(
+            f"{repo.path} was copied or moved: its registry belongs to {elsewhere[0]}, and applying it would drop what "
+            f"lies there. Set registry.path in {FEAST_FILE} to {_PREFIX}{own}, delete that file if it is there, and run "
+            "`feast apply` and `sidkit materialize` to make it anew"
+        )
+
+
+def _online_tables(registry: Path) -> list[str]:
+    """Paths of the SQLite online tables that a SQL registry remembers."""
+    if not registry.is_file():
+        return []
+    from feast.protos.feast.core.InfraObject_pb2 import Infra
+
+    with contextlib.closing(sqlite3.connect(f"file:{registry}?mode=ro", uri=True)) as opened:
+        try:
+            rows = opened.execute("SELECT infra_proto FROM managed_infra").fetchall()
+        except sqlite3.DatabaseError:
+            return []  # a fresh registry, or one of which Feast itself will complain
+    return [found.sqlite_table.path for (blob,) in rows for found in Infra.FromString(blob).infra_objects]
