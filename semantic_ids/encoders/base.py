@@ -8,6 +8,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from semantic_ids.encoders.pairs import ItemPairs
 from semantic_ids.item_vectors import Floats, ItemVectors
 
 
@@ -19,11 +20,13 @@ class Encoder(ABC):
     """
 
     name: str
+    needs_pairs: bool = False
+    """Whether ``fit`` learns from behaviour; such an encoder is given pairs, the others ignore them."""
     modalities_: tuple[str, ...]
 
     @abstractmethod
-    def fit(self, items: ItemVectors) -> Self:
-        """Learn from the items that were known at the cut-off."""
+    def fit(self, items: ItemVectors, pairs: ItemPairs | None = None) -> Self:
+        """Learn from the items that were known at the cut-off, and from pairs of them."""
 
     @abstractmethod
     def encode(self, items: ItemVectors) -> Floats:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from semantic_ids.encoders.base import Encoder
+from semantic_ids.encoders.pairs import ItemPairs
 from semantic_ids.item_vectors import Floats, ItemVectors
 from sidkit.errors import FitError
 
@@ -45,7 +46,7 @@ class ContentEncoder(Encoder):
         self.dim = dim
         self.ridge = ridge
 
-    def fit(self, items: ItemVectors) -> Self:
+    def fit(self, items: ItemVectors, pairs: ItemPairs | None = None) -> Self:
         """Learn centre, scale, regressions and principal axes.
 
         Raises

@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from semantic_ids.encoders.pairs import ItemPairs
 from semantic_ids.item_vectors import Floats
 from sidkit.errors import FitError
 
@@ -28,10 +29,17 @@ class Quantizer(ABC):
 
     name: str
     sizes: tuple[int, ...]
+    needs_pairs: bool = False
+    """Whether ``fit`` learns from pairs of items; the others ignore them."""
+
+    @property
+    def residual_levels(self) -> int:
+        """How many of the first levels refine each other, so that a prefix of them is a coarser code."""
+        return len(self.sizes)
 
     @abstractmethod
-    def fit(self, vectors: Floats) -> Self:
-        """Learn the codebooks."""
+    def fit(self, vectors: Floats, pairs: ItemPairs | None = None) -> Self:
+        """Learn the codebooks; ``pairs`` are of the rows of ``vectors``."""
 
     @abstractmethod
     def encode(self, vectors: Floats, beam: int = 1) -> Codes:

@@ -8,6 +8,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from semantic_ids.encoders.pairs import ItemPairs
 from semantic_ids.item_vectors import Floats
 from semantic_ids.quantizers.base import (
     Codes,
@@ -68,7 +69,7 @@ class ResidualKMeans(Quantizer):
         self.threads = threads
         self.force = force
 
-    def fit(self, vectors: Floats) -> Self:
+    def fit(self, vectors: Floats, pairs: ItemPairs | None = None) -> Self:
         """Learn one codebook per level.
 
         Raises
