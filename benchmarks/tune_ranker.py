@@ -114,6 +114,8 @@ def main() -> None:
     sets = [read(path) for path in options.repos]
     rng = np.random.default_rng(options.seed)
     results: list[dict[str, Any]] = []
+    out = Path(__file__).parent / "results" / "tune_ranker.json"
+    out.parent.mkdir(exist_ok=True)
     for number in range(options.trials):
         specs = (preset.model, preset.training) if number == 0 else drawn(rng, preset.model, preset.training)
         began = time.monotonic()
@@ -139,9 +141,7 @@ def main() -> None:
             }
         )
         print(f"trial {number}: gain {results[-1]['gain']:+.5f} in {seconds:.0f} s {found}", flush=True)
-    out = Path(__file__).parent / "results" / "tune_ranker.json"
-    out.parent.mkdir(exist_ok=True)
-    out.write_text(json.dumps({"repos": [data.name for data in sets], "trials": results}, indent=2) + "\n")
+        out.write_text(json.dumps({"repos": [data.name for data in sets], "trials": results}, indent=2) + "\n")
     best = max(results, key=lambda result: result["gain"])
     print(f"best: trial {best['trial']} {best['model']} {best['training']}")
 

@@ -32,7 +32,7 @@ class RankerConfig:
     """What decides a ranker's scores besides its weights.
 
     ``features`` maps the feature names that the service must give to their Feast types; ``codebook_hash`` is the content
-    hash of the codebook it was trained with.
+    hash of the codebook it was trained with; ``residual_levels`` how many of its codes refine each other (None: all).
     """
 
     arm: str
@@ -47,6 +47,7 @@ class RankerConfig:
     numeric: tuple[str, ...]
     history_length: int
     scaling: dict[str, Any]
+    residual_levels: int | None = None
 
 
 class Ranker:
@@ -118,7 +119,7 @@ class Ranker:
 
 def make_model(config: RankerConfig, vocabulary: Vocabulary) -> CtrModel:
     """An untrained model of a configuration."""
-    shape = ItemShape(vocabulary.size, config.sizes, config.content_dim)
+    shape = ItemShape(vocabulary.size, config.sizes, config.content_dim, config.residual_levels)
     return CtrModel(config.representations, shape, len(config.numeric), ModelSpec(**config.model))
 
 

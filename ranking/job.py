@@ -21,6 +21,7 @@ from ranking.stages import StageResult, Stages
 from ranking.training_set import TrainingSet, build_training_set, read_rows
 from semantic_ids import pipeline
 from semantic_ids.catalog import Catalog
+from semantic_ids.future_hits import future_hits
 from sidkit.artifact import read_manifest
 from sidkit.config import content_hash
 from sidkit.engine import connection, literal, quoted
@@ -110,6 +111,7 @@ class Job:
             "split": split.describe(),
             "as_of_us": as_of_us,
             "serving_ranker": serving,
+            "hit_rate": read_json(self.folder / "hit_rate.json"),
             "judged": judged.verdict,
             "rankers": judged.ranker_of,
             "stages": list(self.stages.report()),
@@ -154,6 +156,8 @@ class Job:
     def _codebook_stages(self, split: TimeSplit, inputs: Any) -> str:
         spec = self.options.preset.codebook
         made_of = [spec.model_dump(mode="json"), split.train_end_us, _content_mark(self.repo, split.train_end_us)]
+        if any(learner.needs_pairs for learner in pipeline.made(spec, 10_000)):
+            made_of.append(_behaviour_mark(self.repo, split.train_end_us))
         name = f"{Path(self.options.preset_name).stem}_{content_hash(made_of)[:6]}"
         marked = [*inputs, *made_of]
 
@@ -167,7 +171,14 @@ class Job:
             return StageResult(report.rows, {}, (self.repo.tables / f"item_sid_{name}.parquet",))
 
         self.stages.run("codebook", marked, fit)
+
+        def hits() -> StageResult:
+            found = future_hits(self.repo, [name], end_of_log(self.repo))
+            write_json(self.folder / "hit_rate.json", found.as_json() if found else None)
+            return StageResult(len(found.asked) if found else 0, files=(self.folder / "hit_rate.json",))
+
         self.stages.run("publish", marked, publish)
+        self.stages.run("hit_rate", marked, hits)
         return name
 
     def _frame(self, codebook_name: str, split: TimeSplit) -> StageResult:
@@ -228,11 +239,13 @@ class Job:
     def _context(self, codebook_name: str, split: TimeSplit) -> TrainingContext:
         from ranking.frame_store import load_training_set
         from ranking.serving.scorer import service_features
+        from semantic_ids.codebook import Codebook
         from sidkit.stores.feast_repo import open_store
 
         data = load_training_set(self.folder / "frame")
         parts = {name: data.take(rows) for name, rows in split.parts(data.rows.at_us).items()}
         record = Catalog.open(self.repo).codebook(codebook_name)
+        codebook = Codebook.load(self.repo.codebooks / codebook_name)
         return TrainingContext(
             train=parts["train"],
             validation=parts["validation"],
@@ -250,6 +263,7 @@ class Job:
             },
             serving={
                 "sizes": record.sizes,
+                "residual_levels": codebook.quantizer.residual_levels,
                 "codebook": record.name,
                 "codebook_hash": record.content_hash,
                 "service": record.service_name,
@@ -363,6 +377,17 @@ def _content_mark(repo: Repo, until_us: int) -> str:
             f"SELECT count(*), bit_xor(hash(item_id, event_timestamp, {columns})) "
             f"FROM read_parquet({literal(repo.tables / 'item_content.parquet')}) "
             f"WHERE epoch_us(event_timestamp) <= {until_us}"
+        ).fetchone()
+    return str(row)
+
+
+def _behaviour_mark(repo: Repo, until_us: int) -> str:
+    """Text that changes when the clicks that were known at a moment change."""
+    parts = ", ".join(literal(part) for part in read_log(repo).parts)
+    with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
+        row = opened.execute(
+            f"SELECT count(*), sum(hash(user_id, item_id, timestamp)::HUGEINT) FROM read_parquet([{parts}]) "
+            f"WHERE label = 1 AND epoch_us(timestamp) + {repo.settings.time.delay_us} <= {until_us}"
         ).fetchone()
     return str(row)
 

@@ -33,7 +33,7 @@ def job_json(job: Job, facts: Mapping[str, Any]) -> dict[str, Any]:
             "utilisation": metrics["utilisation"],
             "perplexity": metrics["perplexity"],
             "collision_rate": metrics["collision_rate"],
-            "hit_rate_30": metrics.get("hit_rate_30"),
+            "hit_rate_30": _hit_rate(facts["hit_rate"], record.name),
         },
         "arms": [
             {
@@ -95,6 +95,14 @@ def print_report(console: Console, job: Job, facts: Mapping[str, Any]) -> None:
             "--user USER --items ITEM,ITEM",
             soft_wrap=True,
         )
+
+
+def _hit_rate(told: Mapping[str, Any] | None, name: str) -> dict[str, float | None] | None:
+    """Of the codebook's vectors, for targets that were known at the fit and for those that were not."""
+    if told is None:
+        return None
+    rates = told["rates"][name]
+    return {part: rates[part]["value"] if rates[part] else None for part in ("seen", "new")}
 
 
 def _arms_table(told: Mapping[str, Any], judged: Mapping[str, Any]) -> Table:

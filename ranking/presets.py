@@ -9,7 +9,9 @@ from pydantic import Field, model_validator
 from ranking.model_spec import ModelSpec
 from ranking.representations import REPRESENTATIONS
 from ranking.training_spec import TrainingSpec
+from semantic_ids.drift import DriftThresholds
 from semantic_ids.pipeline import CodebookSpec
+from semantic_ids.sweep import SweepGrid
 from sidkit.config import Section, load_model
 from sidkit.presets import preset_path
 
@@ -51,6 +53,10 @@ class Preset(Section):
     """A whole system."""
 
     codebook: CodebookSpec = CodebookSpec()
+    sweep: SweepGrid = SweepGrid()
+    """What `sidkit codebooks sweep` tries."""
+    health: DriftThresholds = DriftThresholds()
+    """When `sidkit codebooks health` calls a codebook stale."""
     ranker: RankerSpec = RankerSpec()
     arms: dict[str, ArmSpec] = Field(min_length=1)
 

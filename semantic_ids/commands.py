@@ -12,6 +12,7 @@ from sidkit.commands import RepoOption
 if TYPE_CHECKING:
     from semantic_ids.catalog import CodebookRecord
 
+Preset = Annotated[str, typer.Option(help="A preset's name or the path of a .toml.")]
 Name = Annotated[str, typer.Argument(help="The codebook's name.")]
 
 codebooks_app = typer.Typer(
@@ -21,6 +22,8 @@ codebooks_app = typer.Typer(
 
 def mount(app: typer.Typer) -> None:
     """Add the commands to the app."""
+    from semantic_ids import embed_command, quality_commands  # noqa: F401  (they register themselves)
+
     app.add_typer(codebooks_app, name="codebooks")
 
 

@@ -1,4 +1,4 @@
-"""The life of a codebook: fit, publish, promote, retire, purge, and refresh for new or changed items.
+"""The life of a codebook after its fit: publish, promote, retire, purge, and refresh for new or changed items.
 
 Every step is idempotent: killed and run again, it ends where an undisturbed run ends. The catalogue's state commits last.
 """
@@ -6,49 +6,29 @@ Every step is idempotent: killed and run again, it ends where an undisturbed run
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
-from pydantic import Field
 
 from semantic_ids.catalog import Catalog, CodebookRecord, table_path
-from semantic_ids.codebook import Codebook, make_encoder, make_quantizer
+from semantic_ids.codebook import Codebook
+from semantic_ids.fitting import CodebookSpec, fit, made
 from semantic_ids.item_vectors import ItemVectors
-from semantic_ids.metrics import code_quality
-from semantic_ids.quantizers import QUANTIZERS
-from semantic_ids.quantizers.base import default_size
+from semantic_ids.suffixes import suffix_path
 from sidkit.artifact import read_manifest
-from sidkit.clock import iso
-from sidkit.config import Section
 from sidkit.engine import connection, literal, quoted, set_variables
-from sidkit.errors import ArtifactCorruptError, ConfigError, FitError, LifeCycleError
+from sidkit.errors import ArtifactCorruptError, LifeCycleError
 from sidkit.files import read_json, remove, write_json, written_beside
 from sidkit.repo import Repo
 from sidkit.tables import read_build
-from sidkit.tables.builder import refuse_settings_of_artifacts
 
 _SQL = Path(__file__).parent.parent / "sidkit" / "tables" / "item_sid.sql"
 _CHUNK_ROWS = 50_000
 
-
-class CodebookSpec(Section):
-    """How a codebook is made (``[codebook]`` of a preset)."""
-
-    encoder: str = "content"
-    encoder_arguments: dict[str, Any] = Field(default_factory=dict)
-    quantizer: str = "residual_kmeans"
-    quantizer_arguments: dict[str, Any] = Field(default_factory=dict)
-    levels: int = Field(default=3, ge=1)
-    sizes: tuple[int, ...] | None = None
-    """Codes per level; by default the power of two nearest items / 40, on every level."""
-    beam: int = Field(default=1, ge=1)
-    force: bool = False
-    """Fit though there are under 20 items per code."""
+__all__ = ["CodebookSpec", "RefreshReport", "fit", "made", "promote", "publish", "purge", "refresh", "retire"]
 
 
 @dataclass(frozen=True)
@@ -59,92 +39,6 @@ class RefreshReport:
     rows: int
     new_rows: int
     without_content: int
-
-
-def fit(repo: Repo, name: str, spec: CodebookSpec, fit_end_us: int) -> CodebookRecord:
-    """Fit a codebook on the items that were known at ``fit_end_us``.
-
-    Parameters
-    ----------
-    repo : Repo
-        With built tables.
-    name : str
-        A new name; the same fit again is kept as it is.
-    spec : CodebookSpec
-        Encoder, quantizer and their arguments.
-    fit_end_us : int
-        The cut-off, microseconds UTC: only content that could be read by then is used. Evaluation may start here.
-
-    Raises
-    ------
-    FitError
-        When too few items are known, or their vectors cannot be used.
-    LifeCycleError
-        When the name is taken by another codebook.
-    SettingsChangedError
-        When existing artefacts were made with other feature settings.
-    """
-    build = read_build(repo)
-    refuse_settings_of_artifacts(repo)
-    if fit_end_us > build["as_of_us"]:
-        raise FitError(
-            f"the cut-off {iso(fit_end_us)} lies beyond the tables ({iso(build['as_of_us'])}); build them further first"
-        )
-    catalog = Catalog.open(repo)
-    known, first_us = _known_items(repo, fit_end_us)
-    if len(known) == 0:
-        raise FitError(f"no item with content was known at {iso(fit_end_us)}; choose a later cut-off")
-    describe = {
-        "fit_start_us": first_us,
-        "fit_end_us": fit_end_us,
-        "parents": [],
-        "spec": spec.model_dump(mode="json", exclude={"force"}),
-        "content": known.mark(),
-        "feature_settings": build["settings"],
-        "rows": len(known),
-    }
-    done = _already_fitted(repo, catalog, name, describe)
-    if done is not None:
-        return done
-    encoder = make_encoder(spec.encoder, spec.encoder_arguments)
-    sizes = spec.sizes or (default_size(len(known)),) * spec.levels
-    if spec.quantizer not in QUANTIZERS:
-        raise ConfigError(f"no quantizer {spec.quantizer!r}; there are {', '.join(QUANTIZERS)}")
-    catalog.begin_fit(name, spec.quantizer, spec.encoder, sizes)
-    vectors = encoder.fit(known).encode(known)
-    quantizer = make_quantizer(spec.quantizer, {"sizes": sizes, "force": spec.force, **spec.quantizer_arguments}).fit(
-        vectors
-    )
-    codebook = Codebook(name, encoder, quantizer, spec.beam)
-    metrics = code_quality(quantizer, vectors, codebook.assign(known).codes)
-    manifest = codebook.save(repo.codebooks / name, describe, metrics)
-    return _commit_fit(catalog, name, manifest, codebook.sizes)
-
-
-def _already_fitted(repo: Repo, catalog: Catalog, name: str, describe: Mapping[str, Any]) -> CodebookRecord | None:
-    """The record of a fit that was finished, or killed between its files and its commit."""
-    records = {record.name: record for record in catalog.codebooks()}
-    if name not in records or not (repo.codebooks / name).exists():
-        return None
-    manifest = read_manifest(repo.codebooks / name)
-    if any(manifest.get(key) != value for key, value in describe.items()):
-        raise LifeCycleError(
-            name, records[name].state, "it was fitted on other data or with other arguments; fit under a new name"
-        )
-    if records[name].state == "fitting":
-        return _commit_fit(catalog, name, manifest, Codebook.load(repo.codebooks / name).sizes)
-    return records[name]
-
-
-def _commit_fit(catalog: Catalog, name: str, manifest: Mapping[str, Any], sizes: tuple[int, ...]) -> CodebookRecord:
-    catalog.end_fit(
-        name,
-        content_hash=manifest["content_hash"],
-        sizes=sizes,
-        fit_start_us=manifest["fit_start_us"],
-        fit_end_us=manifest["fit_end_us"],
-    )
-    return catalog.codebook(name)
 
 
 def publish(repo: Repo, name: str) -> RefreshReport:
@@ -225,6 +119,7 @@ def purge(repo: Repo, name: str) -> None:
     apply_repo(repo)
     remove(table_path(repo, name))
     remove(_sidecar(repo, name))
+    remove(suffix_path(repo, name))
     remove(repo.codebooks / name)
 
 
@@ -327,24 +222,6 @@ def _insert(opened: duckdb.DuckDBPyConnection, chunk: pa.Table, codebook: Codebo
     opened.execute("INSERT INTO assigned SELECT * FROM chunk")
     opened.unregister("chunk")
     return int(lost.sum())
-
-
-def _known_items(repo: Repo, fit_end_us: int) -> tuple[ItemVectors, int]:
-    """The newest content of each item that had any at the cut-off, by item id, and the oldest row's moment."""
-    modalities = repo.settings.source.modalities
-    columns = ", ".join(quoted(name) for name in modalities)
-    with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
-        opened.execute(
-            f"CREATE TEMP VIEW known AS SELECT * FROM read_parquet({literal(repo.tables / 'item_content.parquet')}) "
-            f"WHERE epoch_us(event_timestamp) <= {fit_end_us}"
-        )
-        table = opened.execute(
-            f"SELECT item_id, {columns} FROM known QUALIFY row_number() OVER "
-            "(PARTITION BY item_id ORDER BY event_timestamp DESC) = 1 ORDER BY item_id"
-        ).to_arrow_table()
-        first_us = _count(opened, "SELECT coalesce(min(epoch_us(event_timestamp)), 0) FROM known")
-    items = ItemVectors.from_arrow(table, modalities)
-    return items.rows(items.any_present), first_us
 
 
 def _sidecar(repo: Repo, name: str) -> Path:

@@ -7,9 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from builders import FAST_PRESET, FinishedJob, copy_of, sidkit
+from semantic_ids.catalog import Catalog
 from sidkit.clock import iso
 from sidkit.repo import Repo
 from sidkit.tables.builder import TABLES
@@ -121,6 +123,38 @@ def test_the_commands_of_rankers(finished: FinishedJob, tmp_path: Path, elsewher
     )
     assert "before these artefacts were fitted" in refused.stderr
     assert names[0] in refused.stderr and finished.told["codebook"]["name"] in refused.stderr
+
+
+def test_the_commands_that_look_at_codes(finished: FinishedJob, tmp_path: Path, elsewhere: Path) -> None:
+    repo = copy_of(finished, tmp_path / "repo")
+    name = finished.told["codebook"]["name"]
+
+    def run(*arguments: object, expect: int = 0) -> str:
+        return sidkit(*arguments, "--repo", repo.path, cwd=elsewhere, expect=expect, **ZONE).stdout
+
+    preset = tmp_path / "grid.toml"
+    text = FAST_PRESET.read_text().replace("[ranker]", "[sweep]\nlevels = [1, 2]\nsizes = [8]\n\n[ranker]", 1)
+    preset.write_text(text + "\n[health]\nmin_recent = 2\n")
+    told = json.loads(run("codebooks", "sweep", "--preset", preset, "--sample", 300, "--json"))
+    assert [trial["label"] for trial in told["trials"]] == ["content/residual_kmeans/8", "content/residual_kmeans/8x8"]
+    assert told["reason"] and told["trials"][0]["hit_rate"] is not None
+    assert told["reason"] in run("codebooks", "sweep", "--preset", preset, "--sample", 300)
+    assert run("codebooks", "health", name).split(":")[0] in {"fresh", "watch", "unknown"}
+    shifted = pq.read_table(repo.tables / f"item_sid_{name}.parquet").to_pylist()
+    fit_end = Catalog.open(repo).codebook(name).fit_end_us
+    for row in shifted:
+        if row["event_timestamp"].timestamp() * 1e6 > fit_end and row["codes"]:
+            row["codes"], row["residual_norm"] = [0] * len(row["codes"]), 9.0
+    schema = pq.read_schema(repo.tables / f"item_sid_{name}.parquet")
+    pq.write_table(pa.Table.from_pylist(shifted, schema), repo.tables / f"item_sid_{name}.parquet")
+    stale = json.loads(run("codebooks", "health", name, "--json", "--preset", preset, expect=3))
+    assert stale["verdict"] == "stale" and stale["reasons"]
+    page = tmp_path / "page.html"
+    assert run("codebooks", "report", name, "--out", page).strip() == str(page)
+    assert name in page.read_text()
+    assert "rows in" in run("codebooks", "suffixes", name)
+    told = pq.read_table(repo.tables / f"sid_suffix_{name}.parquet").to_pylist()
+    assert len({(tuple(row["codes"]), row["suffix"]) for row in told}) == len({row["item_id"] for row in told}) > 100
 
 
 def test_help_imports_neither_torch_nor_feast() -> None:

@@ -42,7 +42,7 @@ def content(rows: int = 80, seed: int = 0) -> ItemVectors:
 def fitted(name: str = "a", quantizer: str = "residual_kmeans", beam: int = 2, seed: int = 0) -> Codebook:
     items = content()
     known = items.rows(items.any_present)
-    encoder = ContentEncoder(dim=5).fit(known)
+    encoder = ContentEncoder(dim=6).fit(known)
     arguments = {"sizes": (6, 4, 3), "force": True, "seed": seed}
     return Codebook(name, encoder, make_quantizer(quantizer, arguments).fit(encoder.encode(known)), beam)
 
@@ -64,7 +64,7 @@ def test_a_loaded_codebook_assigns_as_the_saved_one(tmp_path: Path, kind: str) -
     np.testing.assert_array_equal(after.codes, before.codes)
     np.testing.assert_array_equal(after.residual_norm, before.residual_norm)
     np.testing.assert_array_equal(after.encodable, before.encodable)
-    assert (loaded.name, loaded.sizes, loaded.beam) == ("some_name", (6, 4, 3), 3)
+    assert (loaded.name, loaded.sizes, loaded.beam) == ("some_name", codebook.sizes, 3)
     assert loaded.config() == codebook.config()
 
 
@@ -121,7 +121,7 @@ def test_a_codebook_on_disk_is_four_files_that_open_with_standard_tools(folder: 
     from safetensors.numpy import load_file
 
     assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
-    assert load_file(folder / TENSORS)["quantizer.codebook.0"].shape == (6, 5)
+    assert load_file(folder / TENSORS)["quantizer.codebook.0"].shape == (6, 6)
     assert read_json(folder / CONFIG)["quantizer"]["arguments"]["sizes"] == [6, 4, 3]
     assert read_json(folder / METRICS) == {"items": 80}
     manifest = read_json(folder / MANIFEST)

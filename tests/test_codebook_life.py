@@ -19,6 +19,7 @@ from oracle.features import EmbeddingVersion, Event, ItemVersion
 from semantic_ids import pipeline
 from semantic_ids.catalog import Catalog, table_path
 from semantic_ids.codebook import Codebook
+from semantic_ids.floors import Floors
 from semantic_ids.item_vectors import ItemVectors
 from semantic_ids.pipeline import CodebookSpec
 from sidkit.artifact import read_manifest
@@ -191,6 +192,16 @@ def test_other_arguments_under_a_name_that_is_taken_are_refused(repo: Repo, chan
         pipeline.fit(repo, "a", SPEC.model_copy(update=change), cut)
     assert Catalog.open(repo).codebook("a") == first
     assert files(repo.codebooks / "a") == before
+
+
+def test_codes_below_a_floor_are_not_kept_and_the_level_is_named(repo: Repo) -> None:
+    high = SPEC.model_copy(update={"floors": Floors(perplexity=(0.0, 1.0, 0.0))})
+    with pytest.raises(FitError, match=r"perplexity of level 2 is .* below its floor of 1 .*fewer codes"):
+        pipeline.fit(repo, "low", high, CUT)
+    assert not (repo.codebooks / "low").exists()
+    with pytest.raises(LifeCycleError, match="only a fitted codebook"):
+        pipeline.publish(repo, "low")
+    pipeline.fit(repo, "low", SPEC, CUT)
 
 
 def test_other_content_under_a_name_that_is_taken_is_refused(repo: Repo) -> None:

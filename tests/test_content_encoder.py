@@ -45,19 +45,20 @@ def filled_by_the_book(fitted: ItemVectors, items: ItemVectors, ridge: float) ->
         spread = np.sqrt(((rows - rows.mean(axis=0)) ** 2).sum(axis=1).mean())
         return (of.matrices[name].astype(float) - rows.mean(axis=0)) * np.sqrt(there.mean()) / spread
 
-    def bridge(source: str, target: str) -> Doubles:
+    def bridged(source: str, target: str, row: Doubles) -> Doubles:
         both = fitted.present[source] & fitted.present[target]
         x, y = scaled(fitted, source)[both], scaled(fitted, target)[both]
-        penalty = ridge * (x**2).sum() / x.shape[1]
-        tall = np.vstack([x, np.sqrt(penalty) * np.eye(x.shape[1])])
-        return np.linalg.lstsq(tall, np.vstack([y, np.zeros((x.shape[1], y.shape[1]))]), rcond=None)[0]
+        penalty = ridge * ((x - x.mean(axis=0)) ** 2).sum() / x.shape[1]
+        tall = np.vstack([x - x.mean(axis=0), np.sqrt(penalty) * np.eye(x.shape[1])])
+        right = np.vstack([y - y.mean(axis=0), np.zeros((x.shape[1], y.shape[1]))])
+        return y.mean(axis=0) + (row - x.mean(axis=0)) @ np.linalg.lstsq(tall, right, rcond=None)[0]
 
     columns = []
     for target in names:
         column = scaled(items, target)
         for row in np.flatnonzero(~items.present[target]):
             guesses = [
-                scaled(items, source)[row] @ bridge(source, target)
+                bridged(source, target, scaled(items, source)[row])
                 for source in names
                 if source != target and items.present[source][row]
             ]
@@ -226,6 +227,26 @@ def test_modalities_that_no_item_has_together_are_still_encoded() -> None:
     vectors = ContentEncoder(dim=8).fit(apart).encode(apart)
     assert np.isfinite(vectors).all()
     assert len(np.unique(vectors, axis=0)) == len(items)
+
+
+def test_gaps_that_depend_on_content_do_not_become_a_direction() -> None:
+    rng = np.random.default_rng(0)
+    latent = rng.normal(size=(1500, 4))
+    text = (latent @ rng.normal(size=(4, 8)) + 0.3 * rng.normal(size=(1500, 8))).astype(np.float32)
+    image = (latent @ rng.normal(size=(4, 8)) + 0.3 * rng.normal(size=(1500, 8))).astype(np.float32)
+    there = latent[:, 0] + rng.normal(size=1500) > 0
+    items = ItemVectors({"text": text, "image": image}, {"text": np.ones(1500, bool), "image": there})
+    vectors = ContentEncoder(dim=8).fit(items).encode(items)
+
+    def told(rows: npt.NDArray[np.float32]) -> float:
+        """AUC of the best linear guess at who lacks an image, on items it did not see."""
+        x = np.column_stack([rows, np.ones(len(rows))]).astype(float)
+        guess = x[750:] @ np.linalg.lstsq(x[:750], there[:750].astype(float), rcond=None)[0]
+        below = guess[there[750:], None] > guess[None, ~there[750:]]
+        return float(below.mean())
+
+    # What the text alone says of it may be said, and hardly more.
+    assert told(vectors) < told(text) + 0.05
 
 
 def test_a_modality_that_only_one_item_has_is_no_obstacle() -> None:

@@ -20,7 +20,7 @@ from sidkit.errors import ConfigError, RepoLockedError
 from sidkit.repo import Repo
 
 STAGES = [
-    "synthetic", "ingest", "rows", "tables", "codebook", "publish", "frame", "train:id:s0", "train:content:s0",
+    "synthetic", "ingest", "rows", "tables", "codebook", "publish", "hit_rate", "frame", "train:id:s0", "train:content:s0",
     "train:id_codes:s0", "train:shuffled_codes:s0", "train:gbdt:s0", "evaluate", "materialize",
 ]  # fmt: skip
 

@@ -100,8 +100,8 @@ def test_the_public_surface_is_pinned() -> None:
     assert sorted(ranking.__all__) == ["Ranker", "Scorer", "TrainingSet", "build_training_set"]
     for package in (sidkit, semantic_ids, ranking):
         assert all(getattr(package, name) is not None for name in package.__all__)
-    assert sorted(ENCODERS) == ["content"]
-    assert sorted(QUANTIZERS) == ["residual_kmeans"]
+    assert sorted(ENCODERS) == ["behaviour", "collaborative", "content"]
+    assert sorted(QUANTIZERS) == ["opq", "pq", "random", "residual_kmeans", "rq_opq", "rq_vae", "shuffled"]
     assert sorted(REPRESENTATIONS) == ["content", "id", "prefix_ngram"]
 
 

@@ -147,6 +147,17 @@ def test_content_matches_are_the_largest_and_the_mean_cosine_with_the_history(
     assert told.numpy() == pytest.approx(np.array(expected), abs=1e-5)
 
 
+def test_codes_that_refine_no_other_have_rows_and_matches_of_their_own() -> None:
+    part = PrefixNgramRepresentation(ItemShape(2, (3, 2, 4, 4), 1, residual_levels=2), dim=2)
+    codes = torch.tensor([[0, 1, 2, 3], [2, 1, 2, 3], [0, 1, 0, 3], [-1, -1, -1, -1]])
+    # Prefixes: 3 of one level, 6 of two; then 4 and 4 codes that stand for themselves.
+    assert part.rows == 3 + 6 + 4 + 4
+    assert part.prefix_rows(codes).tolist() == [[1, 5, 12, 17], [3, 9, 12, 17], [1, 5, 10, 17], [0, 0, 0, 0]]
+    items = ItemBatch(torch.zeros(4, dtype=torch.int64), codes, torch.zeros(4, 1))
+    told = part.match(items, torch.tensor([0]), torch.tensor([[1, 2, 3]]), torch.tensor([[True, True, True]]))
+    assert torch.equal(told[0, :4].expm1().round(), torch.tensor([1.0, 1.0, 1.0, 2.0]))
+
+
 @law
 @given(st.integers(2, 9), st.data())
 def test_prefix_rows_follow_the_formula_of_the_paper(size: int, data: st.DataObject) -> None:

@@ -15,12 +15,14 @@ from ranking.model_spec import ModelSpec
 @dataclass(frozen=True)
 class ItemShape:
     """What a representation must know of the items before it sees any: rows of the id vocabulary (padding and unknown
-    included), codes per level, and the width of the content vectors.
+    included), codes per level, the width of the content vectors, and how many of the first levels refine each other (None:
+    all of them; the codes after them, such as OPQ's, stand side by side).
     """
 
     vocabulary: int
     sizes: tuple[int, ...]
     content_dim: int
+    residual_levels: int | None = None
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ class PrefixNgramRepresentation(Representation):
 
     A prefix has the number of all shorter prefixes plus its place among those of its length, in mixed radix; with
     levels of one size K that is the paper's ``sum over t <= i of K^(i - t) * (c_t + 1) - 1``. Different prefixes have
-    different numbers; numbers beyond the table are taken modulo its rows, after that map.
+    different numbers; numbers beyond the table are taken modulo its rows, after that map. Codes that refine no other
+    (``shape.residual_levels`` says where they begin) have no prefixes: each stands for itself.
 
     Parameters
     ----------
@@ -31,8 +32,9 @@ class PrefixNgramRepresentation(Representation):
 
     def __init__(self, shape: ItemShape, dim: int = 32, rows: int = 50_000) -> None:
         super().__init__(dim)
-        prefixes = sum(math.prod(shape.sizes[: level + 1]) for level in range(len(shape.sizes)))
         self.sizes = shape.sizes
+        self.residual_levels = len(shape.sizes) if shape.residual_levels is None else shape.residual_levels
+        prefixes = sum(self._numbers(level) for level in range(len(shape.sizes)))
         self.match_dim = 2 * len(shape.sizes)
         self.rows = min(rows, prefixes)
         # Row 0 stands for "no codes".
@@ -42,6 +44,10 @@ class PrefixNgramRepresentation(Representation):
     def from_spec(cls, shape: ItemShape, spec: ModelSpec) -> Self:
         """See :class:`Representation`."""
         return cls(shape, spec.dim, spec.table_rows)
+
+    def _numbers(self, level: int) -> int:
+        """How many different numbers the part that ends at a level can have."""
+        return math.prod(self.sizes[: level + 1]) if level < self.residual_levels else self.sizes[level]
 
     def forward(self, items: ItemBatch) -> Tensor:
         """See :class:`Representation`."""
@@ -54,15 +60,19 @@ class PrefixNgramRepresentation(Representation):
         rows = []
         for level, size in enumerate(self.sizes):
             # Taken modulo at every step: the plain number of a long prefix would not fit 64 bits.
-            place = (place * size + codes[:, level]) % self.rows
+            place = (place * size + codes[:, level]) % self.rows if level < self.residual_levels else codes[:, level]
             rows.append((place + shorter) % self.rows + 1)
-            shorter = (shorter + math.prod(self.sizes[: level + 1])) % self.rows
+            shorter = (shorter + self._numbers(level)) % self.rows
         return torch.where((codes >= 0).all(dim=1, keepdim=True), torch.stack(rows, dim=1), 0)
 
     def match(self, items: ItemBatch, candidate: Tensor, history: Tensor, mask: Tensor) -> Tensor:
-        """Per depth, how many of the history's items share the candidate's prefix: log1p(count) and share."""
+        """Per depth, how many of the history's items share the candidate's prefix (of a code that refines no other, the
+        code itself): log1p(count) and share.
+        """
         own, other = items.codes[candidate][:, None, :], items.codes[history]
         equal = (own == other) & (own >= 0) & mask[:, :, None]
-        shared = torch.cumprod(equal, dim=2).sum(dim=1).float()  # [rows, levels]
+        refined, flat = equal[:, :, : self.residual_levels], equal[:, :, self.residual_levels :]
+        alike = torch.cat([torch.cumprod(refined, dim=2), flat.long()], dim=2)
+        shared = alike.sum(dim=1).float()  # [rows, levels]
         share = shared / mask.sum(dim=1, keepdim=True).clamp(min=1)
         return torch.cat([torch.log1p(shared), share], dim=1)

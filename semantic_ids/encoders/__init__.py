@@ -1,8 +1,14 @@
 """Encoders: from content vectors to the item vectors that are quantized and ranked. One file and one line here each."""
 
 from semantic_ids.encoders.base import Encoder
+from semantic_ids.encoders.behaviour import BehaviourEncoder
+from semantic_ids.encoders.collaborative import CollaborativeEncoder
 from semantic_ids.encoders.content import ContentEncoder
 
-ENCODERS: dict[str, type[Encoder]] = {"content": ContentEncoder}
+ENCODERS: dict[str, type[Encoder]] = {
+    "content": ContentEncoder,
+    "behaviour": BehaviourEncoder,
+    "collaborative": CollaborativeEncoder,
+}
 
-__all__ = ["ENCODERS", "ContentEncoder", "Encoder"]
+__all__ = ["ENCODERS", "BehaviourEncoder", "CollaborativeEncoder", "ContentEncoder", "Encoder"]

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from semantic_ids.encoders.pairs import ItemPairs
 from semantic_ids.item_vectors import Floats, ItemVectors
+from sidkit.errors import FitError
 
 
 class Encoder(ABC):
@@ -48,3 +49,29 @@ class Encoder(ABC):
     @abstractmethod
     def load_tensors(self, tensors: dict[str, npt.NDArray[np.generic]]) -> Self:
         """Take up a fitted state."""
+
+
+def usable_pairs(encoder: str, items: ItemVectors, pairs: ItemPairs | None) -> ItemPairs:
+    """The pairs whose two items both have content.
+
+    Raises
+    ------
+    FitError
+        When there are none, or the pairs were mined for other items.
+    """
+    remedy = (
+        "mine them from the clicks before the cut-off (semantic_ids.encoders.pairs.mine_pairs), move the cut-off to "
+        "where there are clicks, or use the encoder 'content', which needs none"
+    )
+    if pairs is None or not len(pairs):
+        raise FitError(f"the encoder {encoder!r} learns from pairs of items and none came; {remedy}")
+    largest = int(max(pairs.trigger.max(), pairs.target.max()))
+    if len(pairs.clicks) != len(items) or largest >= len(items):
+        raise FitError(
+            f"the pairs were mined for {len(pairs.clicks)} items (largest row {largest}), and {len(items)} came; "
+            "mine them for these items, in the same order"
+        )
+    both = items.any_present[pairs.trigger] & items.any_present[pairs.target]
+    if not both.any():
+        raise FitError(f"none of the {len(pairs)} pairs holds two items with content; {remedy}")
+    return ItemPairs(pairs.trigger[both], pairs.target[both], pairs.weight[both], pairs.clicks, pairs.end_us)

@@ -115,7 +115,11 @@ class ContentEncoder(Encoder):
         return centred
 
     def _fit_bridges(self, centred: dict[str, Floats], items: ItemVectors) -> dict[str, Floats]:
-        """``bridges[a>b]`` predicts modality ``b`` from modality ``a``."""
+        """``bridges[a>b]`` predicts modality ``b`` from modality ``a``; its last row is the intercept.
+
+        Without one, items that lack ``b`` would lie around the centre of all, and those that have it around the centre
+        of their own: "is missing" would be a direction.
+        """
         bridges = {}
         for source in self.modalities_:
             for target in self.modalities_:
@@ -123,11 +127,14 @@ class ContentEncoder(Encoder):
                 if source == target or not both.any():
                     continue
                 x, y = centred[source][both].astype(np.float64), centred[target][both].astype(np.float64)
-                penalty = self.ridge * len(x) * np.trace(x.T @ x) / max(x.size, 1)
-                if penalty == 0:
-                    continue  # the source does not vary (or the ridge is 0): the centre is the best guess
-                solved = np.linalg.solve(x.T @ x + penalty * np.eye(x.shape[1]), x.T @ y)
-                bridges[f"{source}>{target}"] = solved.astype(np.float32)
+                own, other = x.mean(axis=0), y.mean(axis=0)
+                x, y = x - own, y - other
+                spread = np.trace(x.T @ x)
+                solved = np.zeros((x.shape[1], y.shape[1]))
+                if spread > 0:  # else the source does not vary, and the mean is the best guess
+                    penalty = self.ridge * len(x) * spread / x.size
+                    solved = np.linalg.lstsq(x.T @ x + penalty * np.eye(x.shape[1]), x.T @ y, rcond=None)[0]
+                bridges[f"{source}>{target}"] = np.vstack([solved, other - own @ solved]).astype(np.float32)
         return bridges
 
     def _joined(self, centred: dict[str, Floats], items: ItemVectors) -> Floats:
@@ -141,7 +148,7 @@ class ContentEncoder(Encoder):
                 bridge = self.bridges_.get(f"{source}>{target}")
                 rows = missing & items.present[source]
                 if bridge is not None and rows.any():
-                    guess[rows] += _product(centred[source][rows], bridge)
+                    guess[rows] += _product(centred[source][rows], bridge[:-1]) + bridge[-1]
                     votes[rows] += 1
             filled.append(np.where(missing[:, None], guess / np.maximum(votes, 1)[:, None], matrix))
         return np.concatenate(filled, axis=1)

@@ -12,7 +12,6 @@ from semantic_ids.encoders.pairs import ItemPairs
 from semantic_ids.item_vectors import Floats
 from semantic_ids.quantizers.base import (
     Codes,
-    Doubles,
     Quantizer,
     canonical_order,
     check_beam,
@@ -20,8 +19,8 @@ from semantic_ids.quantizers.base import (
     checked_vectors,
     int_codes,
 )
-
-_CELLS = 2**23  # distances held at once: 64 MB
+from semantic_ids.quantizers.kmeans import balance, cluster
+from semantic_ids.quantizers.nearest import nearest, residual_codes, residual_sum
 
 
 class ResidualKMeans(Quantizer):
@@ -43,6 +42,10 @@ class ResidualKMeans(Quantizer):
         Threads of faiss during ``fit``. Another number can give slightly other codebooks.
     force : bool
         Fit though there are under 20 rows per code.
+    balance_last : bool
+        Shape the last level's codewords by groups of equal size (OneSearch, arXiv 2509.03236, section on RQ-KMeans).
+        ``fit`` alone is balanced: ``encode`` takes the nearest codeword, so codes are nearly, not exactly, equally used.
+        Balancing every level would destroy the hierarchy; that is not offered.
 
     Examples
     --------
@@ -62,12 +65,14 @@ class ResidualKMeans(Quantizer):
         seed: int = 0,
         threads: int = 1,
         force: bool = False,
+        balance_last: bool = False,
     ) -> None:
         self.sizes = tuple(sizes)
         self.iterations = iterations
         self.seed = seed
         self.threads = threads
         self.force = force
+        self.balance_last = balance_last
 
     def fit(self, vectors: Floats, pairs: ItemPairs | None = None) -> Self:
         """Learn one codebook per level.
@@ -82,58 +87,37 @@ class ResidualKMeans(Quantizer):
         residual = rows[canonical_order(rows)].copy()
         self.codebooks_: list[Floats] = []
         for level, size in enumerate(self.sizes):
-            codebook = _cluster(residual, size, self.iterations, self.seed + level, self.threads)
+            codebook = cluster(residual, size, self.iterations, self.seed + level, self.threads)
+            last = level + 1 == len(self.sizes)
+            if last and self.balance_last:
+                codebook = balance(residual, codebook)
             self.codebooks_.append(codebook)
-            residual -= codebook[_nearest(residual, codebook)]
+            if not last:
+                residual -= codebook[nearest(residual, codebook)]
         return self
 
     def encode(self, vectors: Floats, beam: int = 1) -> Codes:
         """Codes ``int32 [items, levels]``: the nearest codeword level by level, or the best of ``beam`` paths."""
         check_beam(beam)
         rows = checked_vectors(vectors, self.codebooks_[0].shape[1])
-        codes = np.empty((len(rows), len(self.sizes)), dtype=np.int32)
-        step = max(1, _CELLS // (beam * max(self.sizes)))
-        for start in range(0, len(rows), step):
-            chunk = rows[start : start + step]
-            codes[start : start + step] = self._greedy(chunk) if beam == 1 else self._beam(chunk, beam)
-        return codes
-
-    def _greedy(self, rows: Floats) -> Codes:
-        residual = rows.copy()
-        codes = np.empty((len(rows), len(self.sizes)), dtype=np.int32)
-        for level, codebook in enumerate(self.codebooks_):
-            codes[:, level] = _nearest(residual, codebook)
-            residual -= codebook[codes[:, level]]
-        return codes
-
-    def _beam(self, rows: Floats, beam: int) -> Codes:
-        count, dim = rows.shape
-        paths = np.empty((count, 1, 0), dtype=np.int32)
-        residuals = rows[:, None, :]  # [n, paths, dim]
-        for codebook in self.codebooks_:
-            distance = _squared_distances(residuals.reshape(-1, dim), codebook).reshape(count, -1)
-            kept = min(beam, distance.shape[1])
-            best = np.argpartition(distance, kept - 1, axis=1)[:, :kept]
-            order = np.argsort(np.take_along_axis(distance, best, axis=1), axis=1, kind="stable")
-            best = np.take_along_axis(best, order, axis=1)
-            path, code = np.divmod(best, len(codebook))
-            paths = np.concatenate(
-                [np.take_along_axis(paths, path[:, :, None], axis=1), code[:, :, None].astype(np.int32)], axis=2
-            )
-            residuals = np.take_along_axis(residuals, path[:, :, None], axis=1) - codebook[code]
-        return paths[:, 0]
+        return residual_codes(rows, self.codebooks_, beam)
 
     def decode(self, codes: Codes) -> Floats:
         """Sum of the codewords, ``float32 [items, dim]``."""
-        checked = int_codes(codes, self.sizes)
-        total = np.zeros((len(checked), self.codebooks_[0].shape[1]), dtype=np.float32)
-        for level, codebook in enumerate(self.codebooks_):
-            total += codebook[checked[:, level]]
-        return total
+        return residual_sum(int_codes(codes, self.sizes), self.codebooks_)
+
+    def decode_prefix(self, codes: Codes, depth: int) -> Floats:
+        """What the first ``depth`` levels of the codes stand for, ``float32 [items, dim]``."""
+        return residual_sum(int_codes(codes, self.sizes)[:, :depth], self.codebooks_)
 
     def config(self) -> dict[str, Any]:
         """The constructor's arguments, as JSON values; ``threads`` and ``force`` belong to the machine and the moment."""
-        return {"sizes": list(self.sizes), "iterations": self.iterations, "seed": self.seed}
+        return {
+            "sizes": list(self.sizes),
+            "iterations": self.iterations,
+            "seed": self.seed,
+            "balance_last": self.balance_last,
+        }
 
     def tensors(self) -> dict[str, npt.NDArray[np.generic]]:
         """The fitted state."""
@@ -143,46 +127,3 @@ class ResidualKMeans(Quantizer):
         """Take up a fitted state."""
         self.codebooks_ = [tensors[f"codebook.{level}"].astype(np.float32) for level in range(len(self.sizes))]
         return self
-
-
-def _cluster(rows: Floats, size: int, iterations: int, seed: int, threads: int) -> Floats:
-    import faiss
-
-    faiss.omp_set_num_threads(threads)
-    dim = rows.shape[1]
-    progressive = len(rows) > dim  # its PCA needs more rows than dimensions
-    parameters: Any = faiss.ProgressiveDimClusteringParameters() if progressive else faiss.ClusteringParameters()
-    parameters.seed, parameters.niter = seed, iterations
-    parameters.min_points_per_centroid, parameters.max_points_per_centroid = 1, 2**31 // size
-    clustering: Any
-    if progressive:
-        parameters.progressive_dim_steps = min(parameters.progressive_dim_steps, max(1, dim.bit_length() - 1))
-        clustering = faiss.ProgressiveDimClustering(dim, size, parameters)
-        clustering.train(len(rows), faiss.swig_ptr(rows), faiss.ProgressiveDimIndexFactory())
-    else:
-        clustering = faiss.Clustering(dim, size, parameters)
-        clustering.train(rows, faiss.IndexFlatL2(dim))
-    centroids = faiss.vector_to_array(clustering.centroids).reshape(size, dim)
-    return np.ascontiguousarray(centroids, dtype=np.float32)
-
-
-def _nearest(rows: Floats, codebook: Floats) -> npt.NDArray[np.int64]:
-    nearest = np.empty(len(rows), dtype=np.int64)
-    step = max(1, _CELLS // len(codebook))
-    for start in range(0, len(rows), step):
-        nearest[start : start + step] = _squared_distances(rows[start : start + step], codebook).argmin(axis=1)
-    return nearest
-
-
-def _squared_distances(rows: Floats, codebook: Floats) -> Floats:
-    """``float32 [rows, codes]``.
-
-    The last bits of a product depend on the shape of the batch. Computed in double and rounded once, they do not reach
-    the result, so a row that lies between two codewords gets the same one in every batch: the first.
-    """
-    wide, words = rows.astype(np.float64), codebook.astype(np.float64)
-    cross: Doubles = wide @ words.T
-    cross *= -2
-    cross += np.einsum("kd,kd->k", words, words)
-    cross += np.einsum("nd,nd->n", wide, wide)[:, None]
-    return cross.astype(np.float32)

@@ -45,6 +45,11 @@ class Log:
         return sum(part["rows"] for part in self.manifest["parts"])
 
     @property
+    def first_us(self) -> int:
+        """The moment of the first event, microseconds UTC."""
+        return min(int(part["first_us"]) for part in self.manifest["parts"])
+
+    @property
     def last_us(self) -> int:
         """The moment of the last event, microseconds UTC."""
         return max(int(part["last_us"]) for part in self.manifest["parts"])

@@ -1,0 +1,128 @@
+"""Item-to-item hit rate at 30 of encoders and quantizers, on pairs of clicks that came after the fit.
+
+    python benchmarks/hit_rates.py --data DATA... [--work FOLDER] [--seeds 3]
+
+DATA is a folder in the input contract, or ``synthetic``, ``synthetic:weak`` and so on. Every codebook is fitted on what was
+known at 80 % of the labelled rows and judged on Swing pairs of what came after, training pairs left out, beside popularity,
+raw content and co-occurrence. Intervals resample triggers; figures of several seeds are means over seeds per pair. Results
+go to ``benchmarks/results/hit_rates.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import numpy as np
+
+from ranking.job import JobOptions, end_of_log, prepare_repo
+from ranking.presets import load_preset
+from ranking.split import TimeSplit
+from ranking.training_set import read_rows
+from semantic_ids import pipeline
+from semantic_ids.future_hits import future_hits
+from semantic_ids.hit_rate import SLICES, HitReport
+from semantic_ids.pipeline import CodebookSpec
+from sidkit.datasets.synthetic import Sizes, write_world
+from sidkit.repo import Repo
+from sidkit.tables import build_tables, ingest
+from sidkit.tables.labelled_rows import build_labelled_rows
+
+ENCODERS = ("content", "collaborative", "behaviour")
+RESULTS = Path(__file__).parent / "results" / "hit_rates.json"
+
+
+def built(data: str, folder: Path, impressions: int) -> Repo:
+    """A repo with its log and tables, made once."""
+    repo = prepare_repo(data, folder)
+    source = Path(repo.settings.source.url)
+    if data.startswith("synthetic") and not source.exists():
+        write_world(source, data.partition(":")[2] or "strong", Sizes(impressions))
+    with repo.locked():
+        ingest(repo)
+        build_labelled_rows(repo)
+        build_tables(repo, end_of_log(repo))
+    return repo
+
+
+def judged(repo: Repo, seeds: int) -> tuple[HitReport, dict[str, Any]]:
+    split = TimeSplit.of(read_rows(repo.labelled_rows).at_us, repo.settings.split)
+    specs: dict[str, CodebookSpec] = {
+        encoder: CodebookSpec(encoder=encoder, encoder_arguments={"dim": 64}, beam=4) for encoder in ENCODERS
+    }
+    specs |= {name: load_preset(name).codebook for name in ("saviorrec", "smile")}
+    reports: dict[str, list[HitReport]] = {}
+    told: dict[str, Any] = {}
+    for key, spec in specs.items():
+        for seed in range(seeds):
+            arguments = dict(spec.encoder_arguments) | ({"seed": seed} if spec.encoder == "behaviour" else {})
+            quantizer = dict(spec.quantizer_arguments) | {"seed": seed}
+            made = spec.model_copy(update={"encoder_arguments": arguments, "quantizer_arguments": quantizer})
+            name = f"bench_{key}_{seed}"
+            began = time.monotonic()
+            with repo.locked():
+                pipeline.fit(repo, name, made, split.train_end_us)
+            told.setdefault(key, []).append(round(time.monotonic() - began, 1))
+            found = future_hits(repo, [name], end_of_log(repo), baselines=seed == 0 and key == "content")
+            if found is None:
+                raise SystemExit("nothing came after the fit that could be asked")
+            reports.setdefault(key, []).append(found)
+    first = reports["content"][0]
+    ways = {way: first.hits[way] for way in ("popularity", "content", "collaborative")}
+    hits = {f"baseline:{way}": values for way, values in ways.items()}
+    for key, found in reports.items():
+        for suffix in ("", ":decoded", ":codes"):
+            rows = [report.hits[f"bench_{key}_{seed}{suffix}"] for seed, report in enumerate(found)]
+            hits[key + suffix] = np.mean(rows, axis=0)
+    return HitReport(first.asked, first.k, hits), {"fit_seconds": told, "fit_end": split.describe()}
+
+
+def rows_of(data: str, report: HitReport, seeds: int) -> list[dict[str, Any]]:
+    rows = []
+    for way in report.hits:
+        for part in SLICES:
+            rate, gain = report.rate(way, part), report.difference(way, "content", part)
+            if rate is None or gain is None:
+                continue
+            rows.append(
+                {
+                    "data": data, "way": way, "slice": part, "seeds": seeds, "pairs": int(report.asked.rows(part).sum()),
+                    **rate.as_json(), "minus_content": gain.as_json(),
+                }
+            )  # fmt: skip
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", nargs="+", required=True)
+    parser.add_argument("--work", type=Path, default=Path(".work") / "hit_rates")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--impressions", type=int, default=JobOptions.impressions)
+    options = parser.parse_args()
+    kept: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for data in options.data:
+        name = Path(data).name.replace(":", "_")
+        repo = built(data, options.work / name, options.impressions)
+        report, facts = judged(repo, options.seeds)
+        kept[name] = {**facts, "rows": rows_of(name, report, options.seeds)}
+        for row in kept[name]["rows"]:
+            gain = row["minus_content"]
+            print(
+                f"{name:18} {row['way']:24} {row['slice']:5} {row['pairs']:6,} {row['value']:.4f} "
+                f"[{row['low']:.4f}, {row['high']:.4f}]  - content {gain['value']:+.4f} "
+                f"[{gain['low']:+.4f}, {gain['high']:+.4f}]",
+                flush=True,
+            )
+        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,21 @@
+-- For user-to-item pairs: all clicks by user, oldest first, and which of them are looked at as targets.
+-- place    the click's number among its user's, from 1; of one moment's clicks the smaller item counts as newer, as in
+--          user_history
+-- earlier  how many clicks of the user are strictly earlier: places 1 to earlier are the history of this click
+-- chosen   whether it is among the newest clicks of its item that have a history, so that no item costs more than others
+--
+-- Reads   clicks(who, item, ts_us), variable targets_per_item
+WITH ordered AS (
+    SELECT
+        who, item, ts_us,
+        CAST(row_number() OVER (PARTITION BY who ORDER BY ts_us, item DESC) AS INTEGER) AS place,
+        CAST(rank() OVER (PARTITION BY who ORDER BY ts_us) - 1 AS INTEGER) AS earlier
+    FROM clicks
+)
+SELECT
+    who, item, place, earlier,
+    earlier > 0 AND row_number() OVER (
+        PARTITION BY item, earlier > 0 ORDER BY ts_us DESC, who
+    ) <= getvariable('targets_per_item') AS chosen
+FROM ordered
+ORDER BY who, place

@@ -1,0 +1,181 @@
+"""Fitting a codebook: content and behaviour before a cut-off in, an immutable artefact out.
+
+Idempotent: killed and run again, a fit ends where an undisturbed one ends. The catalogue's state commits last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from semantic_ids.catalog import Catalog, CodebookRecord
+from semantic_ids.codebook import Codebook, make_encoder, make_quantizer
+from semantic_ids.encoders import ContentEncoder, Encoder
+from semantic_ids.encoders.pairs import ItemPairs, PairSpec
+from semantic_ids.floors import Floors, check_floors
+from semantic_ids.known_items import KnownItems, known_items, pairs_among
+from semantic_ids.metrics import code_quality
+from semantic_ids.quantizers import QUANTIZERS, Quantizer
+from semantic_ids.quantizers.base import default_size
+from sidkit.artifact import read_manifest
+from sidkit.clock import iso
+from sidkit.config import Section
+from sidkit.errors import ConfigError, FitError, LifeCycleError
+from sidkit.repo import Repo
+from sidkit.tables import read_build
+from sidkit.tables.builder import refuse_settings_of_artifacts
+
+
+class CodebookSpec(Section):
+    """How a codebook is made (``[codebook]`` of a preset)."""
+
+    encoder: str = "content"
+    encoder_arguments: dict[str, Any] = Field(default_factory=dict)
+    quantizer: str = "residual_kmeans"
+    quantizer_arguments: dict[str, Any] = Field(default_factory=dict)
+    levels: int = Field(default=3, ge=1)
+    sizes: tuple[int, ...] | None = None
+    """Codes per level; by default the power of two nearest items / 40, on every level."""
+    falling: bool = False
+    """Where no sizes are given: 8 : 2 : 1 instead of equal levels, their product about 6.5 times the items."""
+    beam: int = Field(default=1, ge=1)
+    pairs: PairSpec = Field(default_factory=PairSpec)
+    """How behaviour is mined, for encoders and quantizers that learn from it."""
+    floors: Floors = Field(default_factory=Floors)
+    """Codes that fall below are not kept."""
+    force: bool = False
+    """Fit though there are under 20 items per code."""
+
+
+def fit(repo: Repo, name: str, spec: CodebookSpec, fit_end_us: int) -> CodebookRecord:
+    """Fit a codebook on the items that were known at ``fit_end_us``.
+
+    Parameters
+    ----------
+    repo : Repo
+        With built tables.
+    name : str
+        A new name; the same fit again is kept as it is.
+    spec : CodebookSpec
+        Encoder, quantizer and their arguments.
+    fit_end_us : int
+        The cut-off, microseconds UTC: only content and clicks that could be read by then are used. Evaluation may start
+        here.
+
+    Raises
+    ------
+    FitError
+        When too few items are known, their vectors cannot be used, behaviour is needed and there is none, or the codes
+        fall below the floors.
+    LifeCycleError
+        When the name is taken by another codebook.
+    SettingsChangedError
+        When existing artefacts were made with other feature settings.
+    """
+    build = read_build(repo)
+    refuse_settings_of_artifacts(repo)
+    if fit_end_us > build["as_of_us"]:
+        raise FitError(
+            f"the cut-off {iso(fit_end_us)} lies beyond the tables ({iso(build['as_of_us'])}); build them further first"
+        )
+    catalog = Catalog.open(repo)
+    known = known_items(repo, fit_end_us)
+    if len(known) == 0:
+        raise FitError(f"no item with content was known at {iso(fit_end_us)}; choose a later cut-off")
+    encoder, quantizer = made(spec, len(known))
+    pairs = _pairs(repo, known, fit_end_us, spec, encoder, quantizer)
+    describe = {
+        "fit_start_us": known.first_us,
+        "fit_end_us": fit_end_us,
+        "parents": [],
+        "spec": spec.model_dump(mode="json", exclude={"force", "floors"}),
+        "content": known.content.mark(),
+        "pairs": _mark(pairs) if pairs else None,
+        "feature_settings": build["settings"],
+        "rows": len(known),
+    }
+    done = _already_fitted(repo, catalog, name, describe)
+    if done is not None:
+        return done
+    catalog.begin_fit(name, spec.quantizer, spec.encoder, quantizer.sizes)
+    vectors = encoder.fit(known.content, pairs).encode(known.content)
+    codebook = Codebook(name, encoder, quantizer.fit(vectors, pairs), spec.beam)
+    metrics = code_quality(quantizer, vectors, codebook.assign(known.content).codes, pairs)
+    check_floors(metrics, spec.floors)
+    manifest = codebook.save(repo.codebooks / name, describe, metrics)
+    return _commit_fit(catalog, name, manifest, codebook.sizes)
+
+
+def made(spec: CodebookSpec, items: int) -> tuple[Encoder, Quantizer]:
+    """The encoder and the quantizer that a spec describes for so many items, not fitted yet.
+
+    Raises
+    ------
+    ConfigError
+        When there is no such encoder or quantizer, or it does not know an argument.
+    """
+    encoder = make_encoder(spec.encoder, spec.encoder_arguments)
+    if spec.quantizer not in QUANTIZERS:
+        raise ConfigError(f"no quantizer {spec.quantizer!r}; there are {', '.join(QUANTIZERS)}")
+    chosen = falling_sizes(items, spec.levels) if spec.falling else (default_size(items),) * spec.levels
+    arguments = {"sizes": spec.sizes or chosen, "force": spec.force, **spec.quantizer_arguments}
+    return encoder, make_quantizer(spec.quantizer, arguments)
+
+
+def falling_sizes(items: int, levels: int = 3) -> tuple[int, ...]:
+    """Codes per level in the ratio 8 : 2 : 1 (1 : 4 between any levels before), as powers of two, so that their product
+    is about 6.5 times the items: (128, 32, 16) for 10,000 items, (256, 64, 32) for 100,000 (house rule after OneSearch,
+    arXiv 2509.03236, which uses (4096, 1024, 512)).
+    """
+    ratios = [1, 2, *(8 * 4**step for step in range(levels))][:levels][::-1]
+    last = (6.5 * items / math.prod(ratios)) ** (1 / levels)
+    unit = 2 ** max(1, round(math.log2(max(last, 2))))
+    return tuple(unit * ratio for ratio in ratios)
+
+
+def _pairs(
+    repo: Repo, known: KnownItems, fit_end_us: int, spec: CodebookSpec, encoder: Encoder, quantizer: Quantizer
+) -> ItemPairs | None:
+    if not (encoder.needs_pairs or quantizer.needs_pairs):
+        return None
+    vectors = ContentEncoder().fit(known.content).encode(known.content)
+    return pairs_among(repo, known, vectors, fit_end_us, spec.pairs)
+
+
+def _mark(pairs: ItemPairs) -> str:
+    """SHA-256 of pairs in hex: other behaviour has another mark."""
+    digest = hashlib.sha256()
+    for part in (pairs.trigger, pairs.target, pairs.weight, pairs.clicks):
+        digest.update(np.ascontiguousarray(part).tobytes())
+    return digest.hexdigest()
+
+
+def _already_fitted(repo: Repo, catalog: Catalog, name: str, describe: Mapping[str, Any]) -> CodebookRecord | None:
+    """The record of a fit that was finished, or killed between its files and its commit."""
+    records = {record.name: record for record in catalog.codebooks()}
+    if name not in records or not (repo.codebooks / name).exists():
+        return None
+    manifest = read_manifest(repo.codebooks / name)
+    if any(manifest.get(key) != value for key, value in describe.items()):
+        raise LifeCycleError(
+            name, records[name].state, "it was fitted on other data or with other arguments; fit under a new name"
+        )
+    if records[name].state == "fitting":
+        return _commit_fit(catalog, name, manifest, Codebook.load(repo.codebooks / name).sizes)
+    return records[name]
+
+
+def _commit_fit(catalog: Catalog, name: str, manifest: Mapping[str, Any], sizes: tuple[int, ...]) -> CodebookRecord:
+    catalog.end_fit(
+        name,
+        content_hash=manifest["content_hash"],
+        sizes=sizes,
+        fit_start_us=manifest["fit_start_us"],
+        fit_end_us=manifest["fit_end_us"],
+    )
+    return catalog.codebook(name)

@@ -1,0 +1,89 @@
+"""What came after a codebook's fit, asked of its vectors and codes: item-to-item hit rates beside baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from semantic_ids.catalog import Catalog
+from semantic_ids.codebook import Codebook
+from semantic_ids.encoders import CollaborativeEncoder, ContentEncoder
+from semantic_ids.encoders.pairs import ItemPairs, PairSpec
+from semantic_ids.hit_rate import HitReport, Scores, by_codes, by_popularity, by_reconstructions, by_vectors, hit_rates
+from semantic_ids.hit_rate import questions as asked_of
+from semantic_ids.known_items import KnownItems, known_items, pairs_among
+from sidkit.errors import FitError
+from sidkit.repo import Repo
+
+JUDGES = PairSpec(sources=("swing",))
+"""Pairs that judge. The trigger of a ``user_to_item`` pair is chosen by content, which would favour content."""
+MOST_TRIGGERS = 2000
+
+
+def future_hits(
+    repo: Repo, names: Sequence[str], end_us: int, *, baselines: bool = False, seed: int = 0
+) -> HitReport | None:
+    """Hit rates at 30 of codebooks with one ``fit_end``, on pairs of clicks after it that are no training pairs.
+
+    Every codebook is asked by its vectors (its name), by what its codes stand for (``<name>:decoded``) and by shared
+    codes (``<name>:codes``). With ``baselines`` three more are asked: ``popularity``, ``content`` (the content encoder
+    fitted on the same items) and ``collaborative`` (co-occurrence regressed on content).
+
+    Parameters
+    ----------
+    repo : Repo
+        With built tables.
+    names : sequence of str
+        Fitted codebooks; all must have been fitted at the same moment.
+    end_us : int
+        Clicks known by then are asked about, microseconds UTC; items known by then are ranked.
+    baselines : bool
+        Also judge the three baselines.
+    seed : int
+        Decides which triggers are asked and the bootstrap's samples.
+
+    Returns
+    -------
+    HitReport or None
+        None where nothing came after the fit that can be asked.
+
+    Raises
+    ------
+    FitError
+        When the codebooks were fitted at different moments.
+    """
+    catalog = Catalog.open(repo)
+    ends = {catalog.codebook(name).fit_end_us for name in names}
+    if len(ends) != 1:
+        raise FitError(f"{', '.join(names)} were fitted at {len(ends)} moments; judge those of one moment together")
+    (start_us,) = ends
+    if end_us <= start_us:
+        return None
+    items, before = known_items(repo, end_us), known_items(repo, start_us)
+    content = ContentEncoder().fit(before.content)
+    vectors = content.encode(items.content)
+    training = pairs_among(repo, items, vectors, start_us, PairSpec())
+    future = pairs_among(repo, items, vectors, end_us, JUDGES, start_us=start_us)
+    asked = asked_of(future, np.isin(items.ids, before.ids), training, most_triggers=MOST_TRIGGERS, seed=seed)
+    if not len(asked):
+        return None
+    ways: dict[str, Scores] = {}
+    for name in names:
+        codebook = Codebook.load(repo.codebooks / name)
+        codes = codebook.assign(items.content).codes
+        ways[name] = by_vectors(codebook.vectors(items.content))
+        ways[f"{name}:decoded"] = by_reconstructions(codebook.quantizer, codes)
+        ways[f"{name}:codes"] = by_codes(codes, residual_levels=codebook.quantizer.residual_levels)
+    if baselines:
+        ways["popularity"] = by_popularity(training.clicks)
+        ways["content"] = by_vectors(vectors)
+        known_pairs = _pairs_of(repo, before, content, start_us)
+        if len(known_pairs):
+            collaborative = CollaborativeEncoder().fit(before.content, known_pairs)
+            ways["collaborative"] = by_vectors(collaborative.encode(items.content))
+    return hit_rates(ways, asked, seed=seed)
+
+
+def _pairs_of(repo: Repo, known: KnownItems, content: ContentEncoder, end_us: int) -> ItemPairs:
+    return pairs_among(repo, known, content.encode(known.content), end_us, PairSpec())

@@ -1,0 +1,72 @@
+"""The items that were known at a moment: their ids, their content as it could be read then, and their behaviour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from semantic_ids.encoders.pairs import ItemPairs, PairSpec, mine_pairs
+from semantic_ids.item_vectors import Floats, ItemVectors
+from sidkit.engine import connection, literal, quoted
+from sidkit.repo import Repo
+from sidkit.tables import read_log
+
+
+@dataclass(frozen=True)
+class KnownItems:
+    """Items with content at a moment, by item id: ``ids`` ``object [items]``, ``content`` their newest vectors,
+    ``first_us`` the moment of the oldest content row, microseconds UTC (0 where there is none).
+    """
+
+    ids: npt.NDArray[np.object_]
+    content: ItemVectors
+    first_us: int
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def known_items(repo: Repo, at_us: int) -> KnownItems:
+    """The items with content that serving could read at ``at_us``, microseconds UTC."""
+    modalities = repo.settings.source.modalities
+    columns = ", ".join(quoted(name) for name in modalities)
+    with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
+        opened.execute(
+            f"CREATE TEMP VIEW known AS SELECT * FROM read_parquet({literal(repo.tables / 'item_content.parquet')}) "
+            f"WHERE epoch_us(event_timestamp) <= {at_us}"
+        )
+        table = opened.execute(
+            f"SELECT item_id, {columns} FROM known QUALIFY row_number() OVER "
+            "(PARTITION BY item_id ORDER BY event_timestamp DESC) = 1 ORDER BY item_id"
+        ).to_arrow_table()
+        first = opened.execute("SELECT coalesce(min(epoch_us(event_timestamp)), 0) FROM known").fetchone()
+    items = ItemVectors.from_arrow(table, modalities)
+    there = items.any_present
+    ids = table.column("item_id").to_numpy(zero_copy_only=False).astype(object)
+    return KnownItems(ids[there], items.rows(there), int(first[0]) if first else 0)
+
+
+def pairs_among(
+    repo: Repo, known: KnownItems, vectors: Floats, end_us: int, spec: PairSpec, start_us: int | None = None
+) -> ItemPairs:
+    """Pairs of these items, from clicks that serving could have known in ``(start_us, end_us]``; rows are theirs.
+
+    Parameters
+    ----------
+    repo : Repo
+        With a validated log.
+    known : KnownItems
+        The items that pairs may hold.
+    vectors : float32 [items, dim]
+        By them the most similar item of a history is found.
+    end_us, start_us : int
+        The window, microseconds UTC; without a start all clicks up to the end count.
+    spec : PairSpec
+        Sources and caps.
+    """
+    return mine_pairs(
+        read_log(repo).parts, list(known.ids), vectors, end_us, spec, delay_us=repo.settings.time.delay_us,
+        engine=repo.settings.engine, spill=repo.data / "tmp" / "duckdb", start_us=start_us,
+    )  # fmt: skip

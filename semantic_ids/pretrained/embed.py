@@ -1,0 +1,281 @@
+"""From the items of a source to ``item_embeddings.parquet``."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from semantic_ids.pretrained.cache import Kept, Missing, VectorCache
+from semantic_ids.pretrained.embeddings_file import older_columns, scratch_beside, write_embeddings
+from semantic_ids.pretrained.image import ImageEmbedder, ImageSpec
+from semantic_ids.pretrained.items import Items
+from semantic_ids.pretrained.text import TextEmbedder, TextSpec
+from sidkit.config import EngineSettings, SourceSettings
+from sidkit.engine import connection
+from sidkit.errors import ConfigError, ContractError
+from sidkit.files import written_beside
+
+Progress: TypeAlias = Callable[[str, int, int | None], None]
+"""Told the modality, the rows of ``items`` done, and the rows in all (None when the source does not say)."""
+
+CHUNK_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class ModalityReport:
+    """What became of one modality; ``embedded + from_cache + sum(missing)`` is ``rows``."""
+
+    modality: str
+    model: str
+    """The folder of the model."""
+    width: int | None
+    """Elements of a vector; None when there is none."""
+    rows: int
+    """Rows of ``items`` that keep the contract."""
+    embedded: int
+    """Rows whose content the model had to be run on."""
+    from_cache: int
+    """Rows whose content was known, from an earlier run or an earlier row."""
+    missing: Mapping[str, int]
+    """Rows without a vector, by reason."""
+    max_tokens: int | None
+    """Tokens after which a text is cut; None for pictures and for models without a limit."""
+    cut: int
+    """Rows whose text was longer than that."""
+    seconds: float
+
+
+@dataclass(frozen=True)
+class EmbedReport:
+    """What was read and written."""
+
+    out: Path
+    rows: int
+    """Rows of the file."""
+    refused: Mapping[str, int]
+    """Rows of ``items`` that break the contract and have no row in the file, by reason."""
+    kept: tuple[str, ...]
+    """Columns of the older file that were kept."""
+    modalities: Mapping[str, ModalityReport]
+    seconds: float
+
+
+def embed_items(
+    source: str | Path,
+    out: Path,
+    specs: Mapping[str, TextSpec | ImageSpec],
+    cache: Path,
+    *,
+    progress: Progress | None = None,
+    chunk_rows: int = CHUNK_ROWS,
+    engine: EngineSettings | None = None,
+) -> EmbedReport:
+    """Turn the texts and pictures of items into vectors and write ``item_embeddings.parquet``.
+
+    Only content that the cache does not know is embedded, so a second run embeds nothing and a run that was killed
+    goes on where it was. Memory is bounded by the chunk, the batch and the models.
+
+    Parameters
+    ----------
+    source : str or Path
+        A folder with ``items.parquet``, or a SQLAlchemy URL; of the contract's tables only ``items`` must be there.
+    out : Path
+        A ``.parquet`` file, or the folder for ``item_embeddings.parquet``; often the source's folder itself. Columns of an
+        existing file that are not embedded now are kept; it is replaced in one rename, at the end.
+    specs : mapping
+        What to embed, by the name of the modality (a column of ``list<float32>``, null where an item lacks it).
+    cache : Path
+        A folder; one file per model and settings.
+    progress : callable, optional
+        See :data:`Progress`; :func:`progress_bar` makes one.
+    chunk_rows : int
+        Rows of ``items`` read at a time.
+    engine : EngineSettings, optional
+        Threads and memory of the join with the older file.
+
+    Returns
+    -------
+    EmbedReport
+        Counts per modality, with the reasons for what is missing.
+
+    Raises
+    ------
+    ConfigError
+        When an extra is not installed, or a model or a folder of pictures is not there or cannot be used.
+    ContractError
+        When ``items`` or an existing ``out`` cannot be used.
+    ArtifactError
+        When a file of the cache is damaged, or another run writes ``out``.
+    StorageError
+        When the disk refuses a write; ``out`` is then what it was, and what was embedded is in the cache.
+    """
+    started = time.monotonic()
+    _check_names(specs)
+    out = out if out.suffix == ".parquet" else out / "item_embeddings.parquet"
+    items = Items(str(source))
+    with contextlib.ExitStack() as stack:
+        works = []
+        for name, spec in specs.items():
+            embedder = TextEmbedder(spec) if isinstance(spec, TextSpec) else ImageEmbedder(spec, items.folder)
+            embedder.columns(items.columns)
+            works.append(_Work(name, embedder, stack.enter_context(VectorCache(cache, embedder.identity))))
+        scratch = stack.enter_context(scratch_beside(out))
+        older = older_columns(out, tuple(specs))
+        staged = scratch / "new.parquet"
+        _stage(items, works, staged, chunk_rows, progress or (lambda *_: None))
+        opened = stack.enter_context(connection(engine or EngineSettings(), scratch / "spill"))
+        rows = write_embeddings(opened, staged, out, tuple(specs), older)
+        reports = {work.name: work.report() for work in works}
+    return EmbedReport(out, rows, dict(items.refused), older, reports, time.monotonic() - started)
+
+
+@contextlib.contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """A progress bar per modality on the terminal, as the ``progress`` of :func:`embed_items`."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Bars(*columns, console=Console(stderr=True)) as bars:
+        tasks: dict[str, Any] = {}
+
+        def told(modality: str, done: int, total: int | None) -> None:
+            if modality not in tasks:
+                tasks[modality] = bars.add_task(modality, total=total)
+            bars.update(tasks[modality], completed=done)
+
+        yield told
+
+
+@dataclass
+class _Work:
+    """One modality under way."""
+
+    name: str
+    embedder: Any  # TextEmbedder or ImageEmbedder: the same methods over texts and over paths
+    cache: VectorCache
+    rows: int = 0
+    embedded: int = 0
+    from_cache: int = 0
+    cut: int = 0
+    missing: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+
+    def vectors(self, rows: pa.Table, told: Callable[[int], None]) -> pa.Array:
+        """The ``list<float32>`` of a chunk, null where a row has no vector."""
+        started = time.monotonic()
+        contents = self.embedder.contents(rows)
+        keys = [content if isinstance(content, Missing) else self.embedder.key(content) for content in contents]
+        known = self.cache.get([key for key in keys if isinstance(key, bytes)])
+        news = {key: content for key, content in zip(keys, contents, strict=True) if key not in known}
+        failed = self._embed({key: content for key, content in news.items() if isinstance(key, bytes)}, known, told)
+        fresh = set(news) - set(failed)
+        vectors: list[Kept | None] = []
+        for key in keys:
+            found = failed.get(key, key) if isinstance(key, bytes) else key
+            if isinstance(found, Missing):
+                self.missing[found.reason] += 1
+                vectors.append(None)
+                continue
+            vectors.append(known[found])
+            self.cut += known[found].cut
+            if found in fresh:
+                fresh.discard(found)
+                self.embedded += 1
+            else:
+                self.from_cache += 1
+        self.rows += len(keys)
+        self.seconds += time.monotonic() - started
+        return _list_array(vectors)
+
+    def _embed(
+        self, news: Mapping[bytes, Any], known: dict[bytes, Kept], told: Callable[[int], None]
+    ) -> dict[bytes, Missing]:
+        """Embed new contents group by group into the cache and ``known``; return why some have no vector."""
+        failed: dict[bytes, Missing] = {}
+        keys = list(news)
+        for start in range(0, len(keys), self.embedder.group):
+            part = keys[start : start + self.embedder.group]
+            made = self.embedder.vectors([news[key] for key in part], part)
+            finite = np.isfinite(made.matrix).all(axis=1)
+            good = []
+            for place, key in enumerate(part):
+                if made.missing[place] is not None:
+                    failed[key] = made.missing[place]
+                elif not finite[place]:
+                    failed[key] = Missing("the model's vector is not finite")
+                else:
+                    good.append(place)
+                    known[key] = Kept(made.matrix[place], bool(made.cut[place]))
+            self.cache.put([part[place] for place in good], made.matrix[good], made.cut[good], made.max_tokens)
+            told(start + len(part))
+        return failed
+
+    def report(self) -> ModalityReport:
+        return ModalityReport(
+            modality=self.name,
+            model=str(self.embedder.folder),
+            width=self.cache.width,
+            rows=self.rows,
+            embedded=self.embedded,
+            from_cache=self.from_cache,
+            missing=dict(self.missing.most_common()),
+            max_tokens=self.cache.max_tokens,
+            cut=self.cut,
+            seconds=self.seconds,
+        )
+
+
+def _stage(items: Items, works: list[_Work], staged: Path, chunk_rows: int, progress: Progress) -> None:
+    """Write the vectors of all rows, in the order of the source."""
+    texts = tuple(dict.fromkeys(name for work in works for name in work.embedder.columns(items.columns)))
+    keys = ["item_id", *(["updated_at"] if items.versioned else [])]
+    done = 0
+    with written_beside(staged) as temporary, contextlib.ExitStack() as stack:
+        writer = None
+        for rows in items.chunks(texts, chunk_rows):
+            chunk = rows.select(keys)
+            for work in works:
+                # New contents are fewer than rows: the bar moves while they are embedded and reaches the chunk's end.
+                def told(embedded: int, name: str = work.name, before: int = done) -> None:
+                    progress(name, before + embedded, items.rows)
+
+                chunk = chunk.append_column(work.name, work.vectors(rows, told))
+                progress(work.name, done + rows.num_rows, items.rows)
+            writer = writer or stack.enter_context(pq.ParquetWriter(temporary, chunk.schema))
+            writer.write_table(chunk)
+            done += rows.num_rows
+        if not done:
+            found = dict(items.refused) or "no row at all"
+            raise ContractError("items", f"the table holds no row that keeps the contract ({found}); mend the source")
+    for work in works:
+        progress(work.name, items.rows or done, items.rows)
+
+
+def _list_array(vectors: list[Kept | None]) -> pa.Array:
+    lengths = np.fromiter((0 if kept is None else len(kept.vector) for kept in vectors), np.int64, len(vectors))
+    flat = [kept.vector for kept in vectors if kept is not None]
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    return pa.ListArray.from_arrays(
+        pa.array(offsets),
+        pa.array(np.concatenate(flat) if flat else np.zeros(0, np.float32), pa.float32()),
+        mask=pa.array([kept is None for kept in vectors], pa.bool_()),
+    )
+
+
+def _check_names(specs: Mapping[str, TextSpec | ImageSpec]) -> None:
+    try:
+        SourceSettings(modalities=tuple(specs))
+    except ValidationError as error:
+        raise ConfigError(f"modalities: {error.errors()[0]['msg']}") from error

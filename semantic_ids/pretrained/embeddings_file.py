@@ -1,0 +1,151 @@
+"""``item_embeddings.parquet``: new vectors joined with what an older file holds, written beside and renamed."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sidkit.engine import literal, quoted
+from sidkit.errors import ArtifactError, ContractError, TableSchemaError
+from sidkit.files import remove, written_beside
+
+_TABLE = "item_embeddings"
+_KEYS = ("item_id", "updated_at")
+
+
+@contextmanager
+def scratch_beside(out: Path) -> Iterator[Path]:
+    """A hidden folder beside ``out`` for one run at a time; what killed runs left of ``out`` is removed.
+
+    Raises
+    ------
+    ArtifactError
+        When another run writes ``out``: the one that ends last would undo the other's columns.
+    """
+    folder = out.with_name(f".writing-{out.stem}")
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        if not _locked(folder, descriptor):
+            raise ArtifactError(f"{out} is being written by another run; wait for it to end, then run the same command")
+        for leftover in [*folder.iterdir(), *out.parent.glob(f".writing-*-{out.name}")]:
+            remove(leftover)
+        try:
+            yield folder
+        finally:
+            remove(folder)
+    finally:
+        os.close(descriptor)
+
+
+def _locked(folder: Path, descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return folder.stat().st_ino == os.fstat(descriptor).st_ino  # else its holder ended and removed it meanwhile
+    except OSError:
+        return False
+
+
+def older_columns(path: Path, modalities: Sequence[str]) -> tuple[str, ...]:
+    """The columns of an existing file that are to stay.
+
+    Raises
+    ------
+    ContractError
+        When the file cannot be read, or Parquet files of a folder beside it would be hidden by it.
+    TableSchemaError
+        When its keys cannot be joined on.
+    """
+    folder = path.with_suffix("")
+    if not path.exists() and any(folder.glob("**/*.parquet")):
+        raise ContractError(
+            _TABLE,
+            f"{folder} holds Parquet files of this table and {path.name} beside it would hide them; write elsewhere",
+        )
+    if not path.exists():
+        return ()
+    try:
+        schema = pq.read_schema(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ContractError(
+            _TABLE, f"{path} is there and cannot be read as Parquet ({error}); restore it, or delete it to start anew"
+        ) from error
+    if "item_id" not in schema.names:
+        raise TableSchemaError(_TABLE, f"{path} has no column 'item_id'; it has {', '.join(schema.names)}")
+    if "updated_at" in schema.names:
+        kind = schema.field("updated_at").type
+        if pa.types.is_timestamp(kind) and kind.tz is None:
+            raise TableSchemaError(
+                _TABLE,
+                f"column 'updated_at' of {path} holds naive timestamps; timestamp[us, UTC] is needed. For example: "
+                'df["updated_at"] = df["updated_at"].dt.tz_localize("UTC") if the clock was UTC',
+            )
+    return tuple(name for name in schema.names if name not in {*_KEYS, *modalities})
+
+
+def write_embeddings(
+    opened: duckdb.DuckDBPyConnection, new: Path, out: Path, modalities: Sequence[str], older: Sequence[str]
+) -> int:
+    """Join the new vectors with the columns of the older file and put the result in its place.
+
+    A version of an item that only one side has takes, from the other side, the vector that was valid at its moment:
+    that of the latest version not after it. A row without ``updated_at`` is valid from the item's creation.
+
+    Parameters
+    ----------
+    opened : duckdb.DuckDBPyConnection
+        A connection of :func:`sidkit.engine.connection`.
+    new : Path
+        Parquet with ``item_id``, maybe ``updated_at``, and one list column per modality; of two rows with one key the
+        first counts.
+    out : Path
+        ``item_embeddings.parquet``.
+    modalities, older : sequence of str
+        The new vector columns, and those of :func:`older_columns`.
+
+    Returns
+    -------
+    int
+        Rows written.
+
+    Raises
+    ------
+    StorageError
+        When the disk refuses the write; ``out`` is then what it was.
+    """
+    sides = {"new_": (new, modalities)} | ({"old_": (out, older)} if older else {})
+    dated = False
+    for name, (path, _) in sides.items():
+        has_moment = "updated_at" in pq.read_schema(path).names
+        dated |= has_moment
+        moment = "updated_at::TIMESTAMPTZ" if has_moment else "NULL::TIMESTAMPTZ"
+        rows = f"read_parquet({literal(path)}, file_row_number = true)"
+        opened.execute(
+            f"""CREATE OR REPLACE TEMP VIEW {name} AS
+            SELECT * REPLACE (item_id::VARCHAR AS item_id), {moment} AS moment,
+                   coalesce({moment}, '-infinity'::TIMESTAMPTZ) AS since
+            FROM {rows} WHERE file_row_number IN (
+                SELECT min(file_row_number) FROM {rows} GROUP BY item_id, {moment}
+            )"""
+        )
+    keys = " UNION ".join(f"SELECT item_id, moment, since FROM {name}" for name in sides)
+    joins = "\n".join(
+        f"ASOF LEFT JOIN {name} ON keys.item_id = {name}.item_id AND keys.since >= {name}.since" for name in sides
+    )
+    columns = [f"{name}.{quoted(column)}" for name, (_, chosen) in sides.items() for column in chosen]
+    head = ["keys.item_id AS item_id", *(["keys.moment AS updated_at"] if dated else [])]
+    with written_beside(out) as temporary:
+        opened.execute(
+            f"""COPY (
+                SELECT {", ".join([*head, *columns])} FROM ({keys}) AS keys {joins}
+                ORDER BY keys.item_id, keys.since
+            ) TO {literal(temporary)} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 20480)"""
+        )
+        return int(pq.read_metadata(temporary).num_rows)

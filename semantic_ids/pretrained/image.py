@@ -1,0 +1,279 @@
+"""Pictures to vectors with a CLIP-class or another vision model of the transformers library."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from semantic_ids.pretrained.cache import Missing, Vectors
+from semantic_ids.pretrained.model_folder import (
+    check_files,
+    content_of,
+    device_of,
+    loading,
+    member,
+    model_folder,
+    required,
+)
+from sidkit.config import Section
+from sidkit.errors import ConfigError, TableSchemaError
+from sidkit.files import sha256
+
+_EXTRA = "image"
+_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+_LONGEST = 200
+"""Scaled by its shorter side, a longer strip would fill the memory."""
+_URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
+
+
+class ImageSpec(Section):
+    """Which picture becomes a vector, and by which model."""
+
+    model: str = Field(min_length=1)
+    """A folder (never looked up anywhere), or a name on the hub such as ``openai/clip-vit-base-patch32``."""
+    revision: str | None = None
+    """Commit, tag or branch of a name; None is the newest."""
+    column: str | None = None
+    """The column of ``items`` with paths. None: an item's picture is ``<folder>/<item_id>.<jpg, png, ...>``."""
+    folder: Path | None = None
+    """The pictures, or what relative paths of ``column`` start from (None: the folder of the source)."""
+    batch_size: int = Field(default=32, ge=1)
+    device: str = "auto"
+    """``auto`` is the first of cuda, mps and cpu that is there."""
+
+
+class ImageEmbedder:
+    """The pictures of items and their vectors.
+
+    A picture is turned as its EXIF says, laid on white where it is transparent, and prepared as the model's own
+    ``preprocessor_config.json`` says. The vector is the model's image feature where it has one (CLIP, SigLIP), else its
+    pooled output, else the first token's (a classifier's weights have no pooler); ``float32``, of length 1, the same on
+    each run up to float noise (below 1e-5 per element) from what shares its batch.
+
+    Parameters
+    ----------
+    spec : ImageSpec
+        What to read and by which model.
+    source_folder : Path or None
+        The folder of the source; None when it is a database.
+
+    Raises
+    ------
+    ConfigError
+        When the model or the folder of pictures is not there, or an item has two pictures.
+    """
+
+    def __init__(self, spec: ImageSpec, source_folder: Path | None) -> None:
+        self.spec = spec
+        required("PIL", _EXTRA)
+        self.folder = model_folder(spec.model, spec.revision, _EXTRA)
+        check_files(self.folder, ("config.json",), "picture")
+        check_files(self.folder, ("preprocessor_config.json", "processor_config.json"), "picture")
+        if spec.folder is not None and not spec.folder.expanduser().is_dir():
+            raise ConfigError(f"{spec.folder} is no folder; give the folder of the pictures")
+        if spec.folder is None and spec.column is None:
+            raise ConfigError("no pictures are named: give a folder of them, a column of paths, or both")
+        start = spec.folder if spec.folder is not None else source_folder
+        self._start = None if start is None else start.expanduser().resolve()
+        self._by_item = _pictures_of(self._start) if spec.column is None and self._start is not None else {}
+
+    @property
+    def group(self) -> int:
+        """How many pictures are embedded and kept at once."""
+        return 8 * self.spec.batch_size
+
+    @cached_property
+    def identity(self) -> Mapping[str, Any]:
+        """What decides the vectors, besides the picture: the model's files. Found without loading it."""
+        return {"kind": "image", "model": content_of(self.folder)}
+
+    def columns(self, found: Sequence[str]) -> tuple[str, ...]:
+        """The columns of ``items`` that are needed.
+
+        Raises
+        ------
+        TableSchemaError
+            When they are not there.
+        """
+        if self.spec.column is None:
+            return ()
+        if self.spec.column not in found:
+            raise TableSchemaError("items", f"column {self.spec.column!r} is missing; the table has {', '.join(found)}")
+        return (self.spec.column,)
+
+    def contents(self, rows: pa.Table) -> list[Path | Missing]:
+        """The picture of each row."""
+        if self.spec.column is None:
+            none = Missing("no picture")
+            return [self._by_item.get(item, none) for item in rows.column("item_id").to_pylist()]
+        return [self._path(text) for text in rows.column(self.spec.column).to_pylist()]
+
+    def key(self, content: Path) -> bytes | Missing:
+        """SHA-256 of a picture's bytes."""
+        try:
+            return bytes.fromhex(sha256(content)) if content.is_file() else Missing("no file at the path")
+        except (OSError, ValueError):
+            return Missing("the file cannot be read")
+
+    def vectors(self, contents: Sequence[Path], keys: Sequence[bytes]) -> Vectors:
+        """Embed pictures, ``batch_size`` of them in memory at a time.
+
+        Parameters
+        ----------
+        contents : sequence of Path
+            Files of pictures.
+        keys : sequence of bytes
+            Their keys; a file that no longer has its key was changed meanwhile and gets no vector.
+
+        Returns
+        -------
+        Vectors
+            ``float32 [pictures, width]``, and why a picture has no vector.
+
+        Raises
+        ------
+        ConfigError
+            When the model cannot be loaded, or the device has too little memory.
+        """
+        missing: list[Missing | None] = [None] * len(contents)
+        parts: dict[int, np.ndarray[Any, np.dtype[np.float32]]] = {}
+        for start in range(0, len(contents), self.spec.batch_size):
+            pixels = {}
+            for place in range(start, min(start + self.spec.batch_size, len(contents))):
+                prepared = self._prepared(contents[place], keys[place])
+                if isinstance(prepared, Missing):
+                    missing[place] = prepared
+                else:
+                    pixels[place] = prepared
+            if pixels:
+                parts |= dict(zip(pixels, self._embedded(list(pixels.values())), strict=True))
+        width = len(next(iter(parts.values()))) if parts else 0
+        matrix = np.zeros((len(contents), width), dtype=np.float32)
+        for place, vector in parts.items():
+            matrix[place] = vector
+        return Vectors(matrix, np.zeros(len(contents), dtype=np.bool_), missing)
+
+    def _path(self, text: str | None) -> Path | Missing:
+        if text is None or not text.strip():
+            return Missing("no path")
+        if _URL.match(text):
+            return Missing("the path is a URL")
+        path = Path(text.strip())
+        if not path.is_absolute() and self._start is None:
+            raise ConfigError(
+                f"column {self.spec.column!r} holds the relative path {text!r} and the source is no folder; give the folder "
+                "that the paths start from"
+            )
+        return path if self._start is None else self._start / path
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, Any, str, bool]:
+        """The preprocessing, the model, the device, and whether the weights have what the pooled output needs."""
+        prepare_class = member("transformers", "AutoImageProcessor", _EXTRA)
+        model_class = member("transformers", "AutoModel", _EXTRA)
+        device = device_of(self.spec.device)
+        with loading(self.folder, "picture"):
+            prepare = prepare_class.from_pretrained(self.folder, local_files_only=True)
+            model, facts = model_class.from_pretrained(
+                self.folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+            )
+        unset = sorted(facts["missing_keys"])
+        if [name for name in unset if "pooler." not in name]:
+            raise ConfigError(
+                f"the weights in {self.folder} lack {len(unset)} tensors of the model ({', '.join(unset[:3])}, ...): its "
+                "vectors would be random. Copy weights that belong to its config.json"
+            )
+        return prepare, model.eval().to(device), device, not unset
+
+    def _prepared(self, path: Path, key: bytes) -> Any | Missing:
+        """The pixels of a picture as the model wants them, or why there are none."""
+        picture = _read(path, key)
+        if isinstance(picture, Missing):
+            return picture
+        if max(picture.size) > _LONGEST * min(picture.size):
+            return Missing(f"the picture is more than {_LONGEST} times as long as wide")
+        prepare = self._loaded[0]
+        try:
+            return prepare(images=picture, return_tensors="pt", input_data_format="channels_last")["pixel_values"][0]
+        except (ValueError, TypeError, IndexError, ZeroDivisionError):
+            return Missing("the model's preprocessing refuses the picture")
+
+    def _embedded(self, pixels: list[Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
+        import torch
+
+        _, model, device, pools = self._loaded
+        if len({tuple(picture.shape) for picture in pixels}) > 1:
+            raise ConfigError(
+                f"the preprocessing of the model in {self.folder} gives pictures of different sizes; use a model whose "
+                "preprocessor_config.json fixes the size (do_resize with a height and a width, or a crop)"
+            )
+        try:
+            batch = torch.stack(pixels).to(device)
+            with torch.inference_mode():
+                if hasattr(model, "get_image_features"):
+                    vectors = _pooled(model.get_image_features(pixel_values=batch))
+                else:
+                    out = model(pixel_values=batch)
+                    vectors = _pooled(out) if pools else out.last_hidden_state[:, 0]
+                vectors = torch.nn.functional.normalize(vectors.float().flatten(1), dim=1)
+        except torch.OutOfMemoryError as error:
+            raise ConfigError(
+                f"a batch of {self.spec.batch_size} pictures does not fit the device ({error}); lower batch_size"
+            ) from error
+        return np.asarray(vectors.cpu().numpy(), dtype=np.float32)
+
+
+def _pooled(out: Any) -> Any:
+    if hasattr(out, "last_hidden_state") and getattr(out, "pooler_output", None) is None:
+        return out.last_hidden_state[:, 0]
+    return getattr(out, "pooler_output", out)
+
+
+def _pictures_of(folder: Path) -> dict[str, Path]:
+    """The pictures of a folder by their names without the ending."""
+    found: dict[str, Path] = {}
+    for file in sorted(folder.iterdir()):
+        if file.suffix.lower() in _ENDINGS and file.is_file():
+            other = found.setdefault(file.stem, file)
+            if other != file:
+                raise ConfigError(
+                    f"item {file.stem!r} has two pictures, {other} and {file.name}; leave one of them there"
+                )
+    return found
+
+
+def _read(path: Path, key: bytes) -> Any | Missing:
+    """A picture in RGB, or why there is none."""
+    from PIL import Image, ImageOps
+
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return Missing("the file cannot be read")
+    if hashlib.sha256(content).digest() != key:
+        return Missing("the file changed while it was read")
+    try:
+        with warnings.catch_warnings():
+            # What Pillow warns of when it opens a file is either that picture's fault or of no effect on its pixels.
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(content)) as opened:
+                picture = ImageOps.exif_transpose(opened)
+                if picture.has_transparency_data:
+                    clear = picture.convert("RGBA")
+                    return Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear).convert("RGB")
+                return picture.convert("RGB")
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return Missing(f"the picture has more than {Image.MAX_IMAGE_PIXELS or 0:,} pixels")
+    except Exception:  # noqa: BLE001 (of broken files, decoders raise whatever they stumble over)
+        return Missing("the file is no picture that can be read")

@@ -1,0 +1,127 @@
+"""RQ-OPQ: residual k-means for the hierarchy, then OPQ codes that tell the items of one prefix apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from semantic_ids.encoders.pairs import ItemPairs
+from semantic_ids.item_vectors import Floats
+from semantic_ids.quantizers.base import Codes, Quantizer, check_sizes, checked_vectors, int_codes
+from semantic_ids.quantizers.opq import OptimizedProductQuantizer
+from semantic_ids.quantizers.pq import check_parts
+from semantic_ids.quantizers.residual_kmeans import ResidualKMeans
+from sidkit.errors import FitError
+
+
+class ResidualOPQ(Quantizer):
+    """Residual k-means, then OPQ of the last residual (OneSearch, arXiv 2509.03236, tokenizer: RQ-OPQ).
+
+    The first ``len(sizes)`` codes refine each other; the OPQ codes after them stand side by side (``residual_levels``
+    says where they begin). OPQ is trained on the residual, never on the raw vector, and its rotation is saved.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Codes of the residual levels, coarse to fine; falling sizes are the paper's (ratio 8 : 2 : 1 or so).
+        The fitted attribute ``sizes`` of the contract holds the OPQ codes too.
+    opq_sizes : sequence of int or None
+        Codes of each part of the residual. None stands for two parts of the size of the last level.
+    balance_last : bool
+        Shape the last residual level by groups of equal size, as the paper does.
+    iterations, seed, threads, force
+        As for :class:`~semantic_ids.quantizers.residual_kmeans.ResidualKMeans`.
+    """
+
+    name = "rq_opq"
+
+    def __init__(
+        self,
+        sizes: Sequence[int] = (256, 64, 32),
+        opq_sizes: Sequence[int] | None = None,
+        balance_last: bool = False,
+        iterations: int = 25,
+        seed: int = 0,
+        threads: int = 1,
+        force: bool = False,
+    ) -> None:
+        self.residual_sizes = tuple(sizes)
+        self.opq_sizes = None if opq_sizes is None else tuple(opq_sizes)
+        self.balance_last = balance_last
+        self.iterations = iterations
+        self.seed = seed
+        self.threads = threads
+        self.force = force
+        parts = self.residual_sizes[-1:] * 2 if self.opq_sizes is None else self.opq_sizes
+        self.sizes = (*self.residual_sizes, *parts)
+        self._residual = ResidualKMeans(self.residual_sizes, iterations, seed, threads, force, balance_last)
+        self._opq = OptimizedProductQuantizer(parts, iterations, seed, threads, force)
+
+    @property
+    def residual_levels(self) -> int:
+        """How many of the first levels refine each other; the OPQ codes follow."""
+        return len(self.residual_sizes)
+
+    def fit(self, vectors: Floats, pairs: ItemPairs | None = None) -> Self:
+        """Learn the residual levels, then rotation and codebooks of what they leave.
+
+        Raises
+        ------
+        FitError
+            When the vectors are not finite, too few for the sizes, or of a width that does not divide into the OPQ
+            parts, or when there is no residual level or no OPQ part.
+        """
+        rows = checked_vectors(vectors)
+        if self.residual_sizes and not self._opq.sizes:
+            raise FitError("opq_sizes () came; at least one OPQ code is needed. Without any, use residual_kmeans")
+        check_sizes(self.sizes if self.residual_sizes else (), len(rows), force=self.force)
+        check_parts(rows.shape[1], self._opq.sizes)
+        self._residual.fit(rows)
+        self._opq.fit(rows - self._residual.decode(self._residual.encode(rows)))
+        return self
+
+    def encode(self, vectors: Floats, beam: int = 1) -> Codes:
+        """Codes ``int32 [items, levels]``; ``beam`` > 1 looks for a closer combination of the residual levels."""
+        first = self._residual.encode(vectors, beam=beam)
+        rows = checked_vectors(vectors)
+        codes = np.empty((len(rows), len(self.sizes)), dtype=np.int32)
+        codes[:, : self.residual_levels] = first
+        step = 2**16
+        for start in range(0, len(rows), step):
+            part = slice(start, start + step)
+            codes[part, self.residual_levels :] = self._opq.encode(rows[part] - self._residual.decode(first[part]))
+        return codes
+
+    def decode(self, codes: Codes) -> Floats:
+        """Sum of the codewords of the residual levels and of what the OPQ codes stand for, ``float32 [items, dim]``."""
+        checked = int_codes(codes, self.sizes)
+        coarse = self._residual.decode(checked[:, : self.residual_levels])
+        return coarse + self._opq.decode(checked[:, self.residual_levels :])
+
+    def decode_prefix(self, codes: Codes, depth: int) -> Floats:
+        """What the first ``depth`` levels stand for, ``float32 [items, dim]``; ``depth`` up to ``residual_levels``."""
+        return self._residual.decode_prefix(int_codes(codes, self.sizes)[:, : self.residual_levels], depth)
+
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments, as JSON values; ``threads`` and ``force`` belong to the machine and the moment."""
+        return {
+            "sizes": list(self.residual_sizes),
+            "opq_sizes": None if self.opq_sizes is None else list(self.opq_sizes),
+            "balance_last": self.balance_last,
+            "iterations": self.iterations,
+            "seed": self.seed,
+        }
+
+    def tensors(self) -> dict[str, npt.NDArray[np.generic]]:
+        """The fitted state."""
+        parts = {"residual": self._residual.tensors(), "opq": self._opq.tensors()}
+        return {f"{part}.{key}": value for part, found in parts.items() for key, value in found.items()}
+
+    def load_tensors(self, tensors: dict[str, npt.NDArray[np.generic]]) -> Self:
+        """Take up a fitted state."""
+        for part, quantizer in (("residual.", self._residual), ("opq.", self._opq)):
+            quantizer.load_tensors({key.removeprefix(part): tensors[key] for key in tensors if key.startswith(part)})
+        return self

@@ -1,0 +1,233 @@
+"""RQ-VAE: residual quantization of a learned latent space, which behaviour may shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from semantic_ids.encoders.pairs import Ints, ItemPairs
+from semantic_ids.item_vectors import Floats
+from semantic_ids.quantizers.base import (
+    Codes,
+    Doubles,
+    Quantizer,
+    canonical_order,
+    check_beam,
+    check_sizes,
+    checked_vectors,
+    int_codes,
+)
+from semantic_ids.quantizers.nearest import residual_codes, residual_sum
+from sidkit.errors import FitError
+
+_STEP = 2**13  # rows passed through a network at once
+
+
+class RQVAE(Quantizer):
+    r"""Residual-quantized variational autoencoder, behaviour-aware where pairs are given.
+
+    With the encoder :math:`E`, the decoder :math:`D` and the codewords :math:`e^l_k`,
+
+    .. math::
+        r^0 = E(x),\quad c^l = \arg\min_k \|r^{l-1} - e^l_k\|^2,\quad r^l = r^{l-1} - e^l_{c^l},\quad
+        \hat x = D(\textstyle\sum_l e^l_{c^l})
+
+        L = \|x - \hat x\|^2 + \beta \sum_l \|r^{l-1} - \mathrm{sg}[e^l_{c^l}]\|^2 + \lambda\, L_{cl}(\hat x)
+
+    (SaviorRec, arXiv 2508.01375, figure 2; the recursion of RQ-VAE, Lee et al. 2022, section 3). Gradients pass the
+    quantizer straight through; codewords follow exponential moving averages of their residuals, which takes the place of
+    the codebook term (van den Oord et al. 2017, appendix A.1). :math:`L_{cl}` is InfoNCE between the reconstructions of
+    trigger and target, cosine over 0.07, in-batch negatives with the logQ correction from ``pairs.clicks``; the same
+    item and known positives are no negatives.
+
+    Against collapse: encoder and decoder start as the principal axes with a network added that starts at zero, and every
+    level starts from k-means of its residuals; codes that fall out of use restart at a random residual; at the end the
+    codebooks take a few k-means iterations and the decoder alone is trained on them.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Codes per level, coarse to fine.
+    latent_dim : int
+        Width of the latent space, at most that of the vectors.
+    hidden : sequence of int
+        Widths of the encoder's hidden layers; the decoder mirrors them.
+    epochs : int
+        Passes over the vectors.
+    batch : int
+        Rows per step; with ``contrast``, as many pairs.
+    learning_rate : float
+        Of Adam; falls to 0 along a cosine.
+    commitment : float
+        The factor beta.
+    contrast : float
+        The factor lambda. Above 0 it needs pairs.
+    decay : float
+        Of the moving averages of the codewords.
+    seed : int
+        Decides everything random; the order of the rows decides nothing.
+    threads : int
+        Threads during ``fit``. Another number can give slightly other codebooks.
+    force : bool
+        Fit though there are under 20 rows per code.
+    """
+
+    name = "rq_vae"
+
+    def __init__(
+        self,
+        sizes: Sequence[int] = (256, 256, 256),
+        latent_dim: int = 32,
+        hidden: Sequence[int] = (256,),
+        epochs: int = 15,
+        batch: int = 1024,
+        learning_rate: float = 1e-3,
+        commitment: float = 0.25,
+        contrast: float = 0.0,
+        decay: float = 0.99,
+        seed: int = 0,
+        threads: int = 1,
+        force: bool = False,
+    ) -> None:
+        self.sizes = tuple(sizes)
+        self.latent_dim = latent_dim
+        self.hidden = tuple(hidden)
+        self.epochs = epochs
+        self.batch = batch
+        self.learning_rate = learning_rate
+        self.commitment = commitment
+        self.contrast = contrast
+        self.decay = decay
+        self.seed = seed
+        self.threads = threads
+        self.force = force
+        self.needs_pairs = contrast > 0
+
+    def fit(self, vectors: Floats, pairs: ItemPairs | None = None) -> Self:
+        """Train encoder, codebooks and decoder; ``pairs`` are read only where ``contrast`` is above 0.
+
+        Raises
+        ------
+        FitError
+            When the vectors are not finite or too few for the sizes, when ``contrast`` is above 0 and there are no
+            pairs, or pairs of other items, or when an argument is out of its range.
+        """
+        rows = checked_vectors(vectors)
+        check_sizes(self.sizes, len(rows), force=self.force)
+        self._check_arguments()
+        order = canonical_order(rows)
+        known = _ordered_pairs(pairs, order) if self.contrast > 0 else None
+        ordered = rows[order]
+        self.mean_: Floats = ordered.mean(axis=0, dtype=np.float64).astype(np.float32)
+        scale = float(np.sqrt(np.mean((ordered - self.mean_).astype(np.float64) ** 2)))
+        self.scale_ = np.array([scale or 1.0], dtype=np.float32)
+
+        from semantic_ids.quantizers.rq_vae_training import train
+
+        learned = train(self, (ordered - self.mean_) / self.scale_, known)
+        self.codebooks_: list[Floats] = learned.codebooks
+        self.encoder_: list[Floats] = learned.encoder
+        self.decoder_: list[Floats] = learned.decoder
+        return self
+
+    def _check_arguments(self) -> None:
+        whole = {"latent_dim": self.latent_dim, "epochs": self.epochs, "batch": self.batch}
+        whole["hidden"] = min(self.hidden, default=1)
+        for argument, value in whole.items():
+            if value < 1:
+                raise FitError(f"{argument} {value} came; 1 or more is needed")
+        if not 0 <= self.decay < 1:
+            raise FitError(f"decay {self.decay} came; 0 or more and less than 1 is needed")
+        if self.learning_rate <= 0 or min(self.commitment, self.contrast) < 0:
+            raise FitError(
+                f"learning_rate {self.learning_rate}, commitment {self.commitment} and contrast {self.contrast} came; the "
+                "first must be above 0, the others 0 or more"
+            )
+
+    def latents(self, vectors: Floats) -> Floats:
+        """What is quantized, ``float32 [items, latent_dim]``."""
+        rows = checked_vectors(vectors, len(self.mean_))
+        return _through(self.encoder_, rows, lambda part: (part - self.mean_) / self.scale_)
+
+    def encode(self, vectors: Floats, beam: int = 1) -> Codes:
+        """Codes ``int32 [items, levels]``; ``beam`` > 1 looks for a combination closer to the latent vector."""
+        check_beam(beam)
+        return residual_codes(self.latents(vectors), self.codebooks_, beam)
+
+    def decode(self, codes: Codes) -> Floats:
+        """The decoder's output for the sum of the codewords, ``float32 [items, dim]``."""
+        return self.decode_prefix(codes, len(self.sizes))
+
+    def decode_prefix(self, codes: Codes, depth: int) -> Floats:
+        """The decoder's output for the sum of the first ``depth`` codewords, ``float32 [items, dim]``."""
+        total = residual_sum(int_codes(codes, self.sizes)[:, :depth], self.codebooks_)
+        return _through(self.decoder_, total, lambda part: part) * self.scale_ + self.mean_
+
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments, as JSON values; ``threads`` and ``force`` belong to the machine and the moment."""
+        return {
+            "sizes": list(self.sizes),
+            "latent_dim": self.latent_dim,
+            "hidden": list(self.hidden),
+            "epochs": self.epochs,
+            "batch": self.batch,
+            "learning_rate": self.learning_rate,
+            "commitment": self.commitment,
+            "contrast": self.contrast,
+            "decay": self.decay,
+            "seed": self.seed,
+        }
+
+    def tensors(self) -> dict[str, npt.NDArray[np.generic]]:
+        """The fitted state; see :func:`_through` for the order of a network's matrices."""
+        lists = {"codebook": self.codebooks_, "encoder": self.encoder_, "decoder": self.decoder_}
+        state = {f"{name}.{at}": array for name, arrays in lists.items() for at, array in enumerate(arrays)}
+        return {**state, "mean": self.mean_, "scale": self.scale_}
+
+    def load_tensors(self, tensors: dict[str, npt.NDArray[np.generic]]) -> Self:
+        """Take up a fitted state."""
+        parts = 2 * len(self.hidden) + 3
+        self.codebooks_ = [tensors[f"codebook.{at}"].astype(np.float32) for at in range(len(self.sizes))]
+        self.encoder_ = [tensors[f"encoder.{at}"].astype(np.float32) for at in range(parts)]
+        self.decoder_ = [tensors[f"decoder.{at}"].astype(np.float32) for at in range(parts)]
+        self.mean_, self.scale_ = tensors["mean"].astype(np.float32), tensors["scale"].astype(np.float32)
+        return self
+
+
+def _through(network: Sequence[Floats], rows: Floats, prepare: Callable[[Floats], Floats]) -> Floats:
+    """A network's output, ``float32 [rows, out]``, in double and rounded once, so that it does not depend on the batch.
+
+    ``network`` is the matrix of the straight path, then weights and bias of each layer; ReLU between the layers.
+    """
+    straight, *layers = (array.astype(np.float64) for array in network)
+    out = np.empty((len(rows), straight.shape[1]), dtype=np.float32)
+    for start in range(0, len(rows), _STEP):
+        part: Doubles = prepare(rows[start : start + _STEP]).astype(np.float64)
+        bent = part
+        for at in range(0, len(layers), 2):
+            bent = bent @ layers[at] + layers[at + 1]
+            if at + 2 < len(layers):
+                np.maximum(bent, 0, out=bent)
+        out[start : start + _STEP] = part @ straight + bent
+    return out
+
+
+def _ordered_pairs(pairs: ItemPairs | None, order: Ints) -> ItemPairs:
+    """The pairs, of the rows in their canonical order and themselves in order."""
+    if pairs is None or not len(pairs):
+        raise FitError(
+            "contrast is above 0, which learns from pairs of items, and "
+            f"{'no pairs were given' if pairs is None else 'there is not one pair'}; mine pairs, or set contrast = 0"
+        )
+    if len(pairs.clicks) != len(order):
+        raise FitError(
+            f"the pairs are of {len(pairs.clicks)} items and {len(order)} vectors came; both must be of the same items"
+        )
+    place = np.empty(len(order), dtype=np.int64)
+    place[order] = np.arange(len(order))
+    trigger, target = place[pairs.trigger], place[pairs.target]
+    sort = np.lexsort((target, trigger))
+    return ItemPairs(trigger[sort], target[sort], pairs.weight[sort], pairs.clicks[order], pairs.end_us)

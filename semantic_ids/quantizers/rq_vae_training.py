@@ -1,0 +1,253 @@
+"""Training of the RQ-VAE, in torch; what is learned leaves as numpy arrays."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from semantic_ids.encoders.pairs import ItemPairs
+from semantic_ids.item_vectors import Floats
+from semantic_ids.quantizers.kmeans import cluster, refine
+from semantic_ids.quantizers.nearest import nearest
+
+if TYPE_CHECKING:
+    from semantic_ids.quantizers.rq_vae import RQVAE
+
+TEMPERATURE = 0.07
+KMEANS_ITERATIONS = 10
+RESTART_BELOW = 0.05  # of the mean use of a code
+DECODER_SHARE = 0.2  # of the epochs, at the end, that train the decoder alone
+
+
+@dataclass(frozen=True)
+class Learned:
+    """The fitted state: codebooks, and the matrices of encoder and decoder."""
+
+    codebooks: list[Floats]
+    encoder: list[Floats]
+    decoder: list[Floats]
+
+
+class Network(nn.Module):
+    """A straight path plus a perceptron whose last layer starts at zero, so that training starts from the straight path.
+
+    Parameters
+    ----------
+    straight : float32 [in, out]
+        The matrix of the straight path.
+    hidden : tuple of int
+        Widths of the hidden layers.
+    generator : torch.Generator
+        Draws the first weights.
+    """
+
+    def __init__(self, straight: Tensor, hidden: tuple[int, ...], generator: torch.Generator) -> None:
+        super().__init__()
+        self.straight = nn.Parameter(straight.clone())
+        widths = [straight.shape[0], *hidden, straight.shape[1]]
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
+        for at, (wide, out) in enumerate(pairwise(widths)):
+            gain = 0.0 if at == len(hidden) else math.sqrt(2 / wide)
+            self.weights.append(nn.Parameter(gain * torch.randn(wide, out, generator=generator)))
+            self.biases.append(nn.Parameter(torch.zeros(out)))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """``float32 [rows, in]`` to ``float32 [rows, out]``."""
+        bent = rows
+        for at, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            bent = torch.addmm(bias, bent, weight)
+            if at + 1 < len(self.weights):
+                bent = functional.relu(bent)
+        return torch.addmm(bent, rows, self.straight)
+
+    def arrays(self) -> list[Floats]:
+        """The straight path, then weights and bias of each layer."""
+        layers = [part for pair in zip(self.weights, self.biases, strict=True) for part in pair]
+        return [part.detach().numpy().copy() for part in (self.straight, *layers)]
+
+
+class MovingCodebook:
+    """One level: codewords that follow the moving average of the residuals they take, and restart when out of use."""
+
+    def __init__(self, words: Floats, decay: float, generator: torch.Generator) -> None:
+        self.words = torch.from_numpy(words.copy())
+        self.count = torch.ones(len(words))  # in units of the mean use of a code
+        self.total = self.words.clone()
+        self.decay, self.generator = decay, generator
+
+    def nearest(self, residual: Tensor) -> Tensor:
+        """Codes ``int64 [rows]``."""
+        scores = torch.addmm(-(self.words**2).sum(dim=1) / 2, residual, self.words.T)
+        return scores.argmax(dim=1)
+
+    def follow(self, residual: Tensor, code: Tensor) -> None:
+        """Move towards the residuals that took each code; restart the codes that few take."""
+        size = len(self.words)
+        unit = size / len(residual)
+        count = torch.bincount(code, minlength=size).float() * unit
+        total = torch.zeros_like(self.words).index_add_(0, code, residual) * unit
+        self.count.mul_(self.decay).add_(count, alpha=1 - self.decay)
+        self.total.mul_(self.decay).add_(total, alpha=1 - self.decay)
+        dead = torch.nonzero(self.count < RESTART_BELOW).flatten()
+        if len(dead):
+            drawn = torch.randint(len(residual), (len(dead),), generator=self.generator)
+            self.count[dead], self.total[dead] = 1.0, residual[drawn]
+        self.words = self.total / self.count[:, None]
+
+
+def quantized(latent: Tensor, levels: list[MovingCodebook], *, follow: bool) -> tuple[Tensor, Tensor]:
+    """The sum of the codewords, through which gradients pass straight, and the commitment term (without beta)."""
+    residual, total, commitment = latent, torch.zeros_like(latent), torch.zeros(())
+    for level in levels:
+        with torch.no_grad():
+            code = level.nearest(residual)
+            word = level.words[code]
+        commitment = commitment + functional.mse_loss(residual, word)
+        if follow:
+            with torch.no_grad():
+                level.follow(residual.detach(), code)
+        residual, total = residual - word, total + word
+    return latent + (total - latent).detach(), commitment
+
+
+def info_nce(trigger: Tensor, target: Tensor, log_q: Tensor, no_negative: Tensor) -> Tensor:
+    """InfoNCE over in-batch negatives: cosine / 0.07, minus the log of how often a target is drawn (logQ correction).
+
+    Parameters
+    ----------
+    trigger, target : float32 [pairs, dim]
+    log_q : float32 [pairs]
+        Of the targets.
+    no_negative : bool [pairs, pairs]
+        True where the column's target is no negative of the row's trigger; the diagonal counts always.
+    """
+    logits = functional.normalize(trigger, dim=1) @ functional.normalize(target, dim=1).T / TEMPERATURE - log_q
+    off = ~torch.eye(len(trigger), dtype=torch.bool)
+    logits = logits.masked_fill(no_negative & off, -torch.inf)
+    return functional.cross_entropy(logits, torch.arange(len(trigger)))
+
+
+class PairBatches:
+    """Batches of pairs drawn by weight, with what the contrast needs to know of them."""
+
+    def __init__(self, pairs: ItemPairs, batch: int, generator: torch.Generator) -> None:
+        self.trigger, self.target = torch.from_numpy(pairs.trigger.copy()), torch.from_numpy(pairs.target.copy())
+        self.items, self.batch, self.generator = len(pairs.clicks), min(batch, len(pairs)), generator
+        self.reach = torch.from_numpy(np.cumsum(pairs.weight.astype(np.float64)))
+        self.known = torch.unique(self.trigger * self.items + self.target)
+        clicks = torch.from_numpy(np.maximum(pairs.clicks, 1).astype(np.float32))
+        self.log_q = torch.log(clicks / clicks.sum())
+
+    def draw(self) -> tuple[Tensor, Tensor]:
+        """Triggers and targets, ``int64 [batch]``."""
+        at = torch.rand(self.batch, generator=self.generator, dtype=torch.float64) * self.reach[-1]
+        drawn = torch.searchsorted(self.reach, at).clamp_(max=len(self.reach) - 1)
+        return self.trigger[drawn], self.target[drawn]
+
+    def no_negative(self, trigger: Tensor, target: Tensor) -> Tensor:
+        """True where the column's target is the row's own trigger or target, or a known positive of it."""
+        same = (target[None, :] == target[:, None]) | (target[None, :] == trigger[:, None])
+        return same | torch.isin(trigger[:, None] * self.items + target[None, :], self.known)
+
+
+def train(spec: RQVAE, rows: Floats, pairs: ItemPairs | None) -> Learned:
+    """Train on standardized ``rows`` ``float32 [items, dim]`` in their canonical order, as :class:`RQVAE` describes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(spec.threads)
+    try:
+        return _trained(spec, rows, pairs)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _trained(spec: RQVAE, rows: Floats, pairs: ItemPairs | None) -> Learned:
+    generator = torch.Generator().manual_seed(spec.seed)
+    axes = torch.from_numpy(_principal_axes(rows, min(spec.latent_dim, rows.shape[1])))
+    encoder = Network(axes, spec.hidden, generator)
+    decoder = Network(axes.T.contiguous(), spec.hidden[::-1], generator)
+    data = torch.from_numpy(rows)
+    levels: list[MovingCodebook] = []
+    latents = _latents(encoder, data)
+    for at, size in enumerate(spec.sizes):
+        words = cluster(latents, size, KMEANS_ITERATIONS, spec.seed + at, spec.threads)
+        levels.append(MovingCodebook(words, spec.decay, generator))
+        latents -= words[nearest(latents, words)]
+    contrast = None if pairs is None else PairBatches(pairs, spec.batch, generator)
+
+    def loss(batch: Tensor, *, joint: bool) -> Tensor:
+        with torch.set_grad_enabled(joint):
+            total, commitment = quantized(encoder(data[batch]), levels, follow=joint)
+        found = functional.mse_loss(decoder(total), data[batch]) + spec.commitment * commitment
+        if contrast is not None:
+            trigger, target = contrast.draw()
+            with torch.set_grad_enabled(joint):
+                total, _ = quantized(encoder(data[torch.cat([trigger, target])]), levels, follow=False)
+            first, second = decoder(total).chunk(2)
+            apart = info_nce(first, second, contrast.log_q[target], contrast.no_negative(trigger, target))
+            found = found + spec.contrast * apart
+        return found
+
+    alone = min(spec.epochs - 1, max(1, round(DECODER_SHARE * spec.epochs)))
+    for batch in _steps(
+        spec, len(data), spec.epochs - alone, [*encoder.parameters(), *decoder.parameters()], generator
+    ):
+        batch.learn(loss(batch.rows, joint=True))
+    latents = _latents(encoder, data)
+    for at, level in enumerate(levels):
+        words = refine(latents, level.words.numpy(), KMEANS_ITERATIONS, spec.seed + at, spec.threads)
+        level.words = torch.from_numpy(words)
+        latents -= words[nearest(latents, words)]
+    for batch in _steps(spec, len(data), alone, list(decoder.parameters()), generator):
+        batch.learn(loss(batch.rows, joint=False))
+    return Learned([level.words.numpy() for level in levels], encoder.arrays(), decoder.arrays())
+
+
+@dataclass(frozen=True)
+class Step:
+    """One batch of rows, and how to learn from its loss."""
+
+    rows: Tensor
+    optimizer: torch.optim.Optimizer
+
+    def learn(self, loss: Tensor) -> None:
+        """One step down."""
+        self.optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        self.optimizer.step()
+
+
+def _steps(
+    spec: RQVAE, rows: int, epochs: int, parameters: list[nn.Parameter], generator: torch.Generator
+) -> Iterator[Step]:
+    """The batches of some epochs, with Adam whose learning rate falls to 0 along a cosine."""
+    optimizer = torch.optim.Adam(parameters, lr=spec.learning_rate)
+    size = min(spec.batch, rows)
+    per_epoch = rows // size
+    done, steps = 0, max(1, epochs * per_epoch)
+    for _ in range(epochs):
+        order = torch.randperm(rows, generator=generator)
+        for batch in torch.split(order[: per_epoch * size], size):
+            for group in optimizer.param_groups:
+                group["lr"] = spec.learning_rate * (1 + math.cos(math.pi * done / steps)) / 2
+            yield Step(batch, optimizer)
+            done += 1
+
+
+def _latents(encoder: Network, data: Tensor) -> Floats:
+    with torch.no_grad():
+        return np.ascontiguousarray(torch.cat([encoder(part) for part in torch.split(data, 8192)]).numpy())
+
+
+def _principal_axes(rows: Floats, count: int) -> Floats:
+    """The leading principal axes, ``float32 [dim, count]``."""
+    wide = rows.astype(np.float64)
+    _, axes = np.linalg.eigh(wide.T @ wide)
+    return np.ascontiguousarray(axes[:, ::-1][:, :count], dtype=np.float32)

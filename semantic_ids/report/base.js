@@ -1,0 +1,61 @@
+// What the others build on. Text goes in as text nodes only: titles may hold anything.
+const data = JSON.parse(document.getElementById("report-data").textContent);
+const drawing = document.getElementById("blank").namespaceURI;
+
+const counted = (number) => number.toLocaleString("en");
+const plural = (number, one, many) => `${counted(number)} ${number === 1 ? one : many}`;
+
+function percent(part, whole) {
+  const share = (100 * part) / Math.max(whole, 1);
+  return share > 0 && share < 0.1 ? "<0.1%" : `${share.toFixed(share < 10 ? 1 : 0)}%`;
+}
+
+function filled(node, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name === "style") Object.assign(node.style, value);
+    else if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (value !== null && value !== undefined && value !== false) node.setAttribute(name, value);
+  }
+  node.append(...children.filter((child) => child !== null && child !== undefined));
+  return node;
+}
+
+const make = (tag, attributes = {}, ...children) => filled(document.createElement(tag), attributes, children);
+const draw = (tag, attributes = {}, ...children) => filled(document.createElementNS(drawing, tag), attributes, children);
+const bidi = (text) => make("bdi", {}, text);
+
+// First codes by their number of items: neighbours in that order get colours far apart.
+const rankOfCode = new Map(data.levels.length ? data.levels[0].codes.map((code, rank) => [code, rank]) : []);
+const dark = window.matchMedia("(prefers-color-scheme: dark)");
+
+function colour(code, faint = false) {
+  const rank = rankOfCode.get(code) ?? 0;
+  const hue = (25 + rank * 137.508) % 360;
+  const light = (dark.matches ? 70 : 58) + [0, 9, -9][rank % 3];
+  return `oklch(${light}% ${faint ? 0.03 : 0.15} ${hue.toFixed(1)} / ${faint ? 0.25 : 1})`;
+}
+
+// Draws into a box at the width it has, and again when that changes.
+function sized(box, paint) {
+  let width = 0;
+  const again = () => {
+    const now = Math.floor(box.clientWidth);
+    if (now > 0 && now !== width) {
+      width = now;
+      paint(width);
+    }
+  };
+  new ResizeObserver(again).observe(box);
+  again();
+}
+
+// Round steps that cover 0..top in about the wanted number.
+function steps(top, wanted = 4) {
+  if (!(top > 0)) return [0];
+  const rough = top / wanted;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 5, 10].map((factor) => factor * power).find((size) => size >= rough);
+  const marks = [];
+  for (let mark = 0; mark <= top * 1.0001; mark += step) marks.push(Number(mark.toPrecision(6)));
+  return marks;
+}

@@ -1,0 +1,156 @@
+"""One self-contained HTML page about one codebook: no other file, no network, the same bytes for the same inputs."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from semantic_ids.item_vectors import Floats
+from semantic_ids.report import passages
+from semantic_ids.report.gather import Doubles, Facts, gather
+from semantic_ids.report.periods import by_period
+from semantic_ids.report.tree import shortened, tree
+from sidkit.files import written_beside
+from sidkit.repo import Repo
+
+_FOLDER = Path(__file__).parent
+_SCRIPTS = ("base.js", "charts.js", "tree.js", "map.js")
+
+
+def write_report(repo: Repo, name: str, out: Path) -> Path:
+    """Write the page about a published codebook.
+
+    Parameters
+    ----------
+    repo : Repo
+        With the codebook and its table.
+    name : str
+        The codebook's name.
+    out : Path
+        The HTML file; one that is there is replaced.
+
+    Returns
+    -------
+    Path
+        ``out``.
+
+    Raises
+    ------
+    UnknownVersionError
+        When there is no such codebook.
+    LifeCycleError
+        When it is not published.
+    ArtifactError
+        When its files are missing or were changed.
+    """
+    page = render(gather(repo, name))
+    with written_beside(out) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return out
+
+
+def render(facts: Facts) -> str:
+    """The page, as text."""
+    unit, periods = by_period(facts.arrivals, facts.fit_codes, facts.record.sizes[0], facts.record.fit_end_us)
+    style = _file("style.css")
+    script = '"use strict";\n(() => {\n' + "\n".join(map(_file, _SCRIPTS)) + "\n})();\n"
+    data: dict[str, Any] = {
+        "tree": tree(facts.items, facts.tree_levels),
+        "total": len(facts.items),
+        "levels": _levels(facts),
+        "map": _map(facts),
+        "drift": [vars(period) for period in periods],
+    }
+    slots = {
+        "policy": f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; img-src data:",
+        "style": style,
+        "script": script,
+        "data": json_in_html(data),
+        "name": escape(facts.record.name),
+        "state": escape(facts.record.state),
+        "summary": escape(passages.summary(facts)),
+        "tiles": passages.tiles(facts),
+        "described": passages.described(facts),
+        "figures": passages.figure_rows(facts),
+        "tree_note": escape(passages.tree_note(facts, len(data["tree"]["items"]["id"]))),
+        "collisions": passages.collisions(facts),
+        "map_note": escape(passages.map_note(facts, data["map"]["kept_spread"])),
+        "unit": unit,
+        "drift": passages.drift_rows(periods),
+        "drift_note": escape(passages.drift_note(facts, periods)),
+    }
+    # One pass: what a slot holds is never read as a slot.
+    return re.sub(r"\{\{(\w+)\}\}", lambda slot: slots[slot[1]], _file("page.html"))
+
+
+def json_in_html(value: Any) -> str:
+    """JSON that can stand in a ``<script>`` element whatever its strings are."""
+    dumped = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return re.sub("[<>&\u2028\u2029]", lambda found: f"\\u{ord(found[0]):04x}", dumped)
+
+
+def project(vectors: Floats) -> tuple[Doubles, float]:
+    """Vectors on their first two principal axes, ``float64 [rows, 2]``, and the share of the spread these hold.
+
+    The sign of an axis is such that its largest loading is positive.
+    """
+    centred = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64) if len(vectors) else vectors
+    flat = np.zeros((len(vectors), 2))
+    spread = float((centred**2).sum())
+    if spread == 0:
+        return flat, 0.0
+    _, strengths, axes = np.linalg.svd(centred, full_matrices=False)
+    axes = axes[:2]
+    largest = np.abs(axes).argmax(axis=1)
+    axes = axes * np.sign(axes[np.arange(len(axes)), largest])[:, None]
+    flat[:, : len(axes)] = centred @ axes.T
+    return flat, float((strengths[:2] ** 2).sum()) / spread
+
+
+def _file(name: str) -> str:
+    return (_FOLDER / name).read_text(encoding="utf-8")
+
+
+def _hash(inline: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(inline.encode()).digest()).decode()}'"
+
+
+def _levels(facts: Facts) -> list[dict[str, Any]]:
+    """Per code of an item: all used codes, most items first."""
+    levels = []
+    for level, size in enumerate(facts.record.sizes):
+        counts = np.bincount(facts.items.codes[:, level], minlength=size)
+        order = np.argsort(-counts, kind="stable")[: int((counts > 0).sum())]
+        levels.append(
+            {
+                "size": size,
+                "extra": level >= facts.tree_levels,
+                "codes": order.tolist(),
+                "counts": counts[order].tolist(),
+            }
+        )
+    return levels
+
+
+def _map(facts: Facts) -> dict[str, Any]:
+    flat, kept_spread = project(facts.sample.vectors)
+    # One scale for both axes: a distance on the map is one of the plane.
+    reach = float(np.abs(flat).max()) if flat.size else 0.0
+    places = np.rint(flat / reach * 10_000).astype(np.int64) if reach > 0 else flat.astype(np.int64)
+    rows = facts.sample.rows
+    return {
+        "x": places[:, 0].tolist(),
+        "y": places[:, 1].tolist(),
+        "codes": facts.items.codes[rows].tolist(),
+        "id": facts.items.ids.take(rows).to_pylist(),
+        "title": [shortened(title) for title in facts.items.titles.take(rows).to_pylist()],
+        "category": facts.items.categories.take(rows).to_pylist(),
+        "kept_spread": round(kept_spread, 4),
+    }

@@ -1,0 +1,114 @@
+"""The tree of codes in flat arrays: counts of every branch, and as many items as a page can carry."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from semantic_ids.report.gather import Listed, Longs
+
+EMBEDDED_ITEMS = 30_000
+"""At most so many items are embedded in the page; branches have the counts of all."""
+EXAMPLES = 3
+LONGEST_TITLE = 160
+
+
+def tree(items: Listed, levels: int, most: int = EMBEDDED_ITEMS) -> dict[str, Any]:
+    """The tree of the first ``levels`` codes, as JSON values.
+
+    ``levels`` lists, per depth, one entry a branch in the order of their codes: ``code``, ``count`` (items, embedded or
+    not), ``children`` (branches of the next depth below it; at the last depth its embedded items), and ``category``
+    with ``share`` (its most frequent category and how many of its items have it; -1 and 0 where none has any).
+    ``items`` holds the embedded ones in the order of the leaves, each leaf's best described first: ``id``, ``title``
+    (null where there is none), ``category`` (a number in ``categories``, or -1), and ``extra``, the codes that are no
+    levels. Where there are more than ``most``, every branch keeps its ``EXAMPLES`` best described items as far as
+    they fit, coarse branches first; what room is left goes to the leaves in turn.
+    """
+    order = np.lexsort((items.residual_norm, *items.codes[:, :levels].T[::-1]))
+    codes = items.codes[order]
+    branch = [_branches(codes[:, : depth + 1]) for depth in range(levels)]
+    kept = order[_kept(branch, items.residual_norm[order], most)]
+    names, category = _categories(items)
+    held: list[dict[str, Any]] = []
+    for depth in range(levels):
+        starts = np.flatnonzero(np.diff(branch[depth], prepend=-1))
+        if depth + 1 < levels:
+            children = np.bincount(branch[depth][np.flatnonzero(np.diff(branch[depth + 1], prepend=-1))])
+        else:
+            inside = np.zeros(len(items), dtype=bool)
+            inside[kept] = True
+            children = np.bincount(branch[depth], weights=inside[order])
+        frequent, share = _most_frequent(branch[depth], category[order], len(names))
+        held.append(
+            {
+                "code": codes[starts, depth].tolist(),
+                "count": np.bincount(branch[depth]).tolist(),
+                "children": children.astype(np.int64).tolist(),
+                "category": frequent.tolist(),
+                "share": share.tolist(),
+            }
+        )
+    return {
+        "levels": held,
+        "categories": names,
+        "items": {
+            "id": items.ids.take(kept).to_pylist(),
+            "title": [shortened(title) for title in items.titles.take(kept).to_pylist()],
+            "category": category[kept].tolist(),
+            "extra": items.codes[kept, levels:].tolist() if items.codes.shape[1] > levels else [],
+        },
+    }
+
+
+def shortened(title: str | None) -> str | None:
+    """A title that fits a page."""
+    return title if title is None or len(title) <= LONGEST_TITLE else f"{title[: LONGEST_TITLE - 1]}…"
+
+
+def _branches(prefixes: Longs) -> Longs:
+    """The number of each row's branch; rows are ordered by prefix."""
+    if len(prefixes) == 0:
+        return np.zeros(0, dtype=np.int64)
+    starts = np.concatenate([[False], (prefixes[1:] != prefixes[:-1]).any(axis=1)])
+    return np.cumsum(starts, dtype=np.int64)
+
+
+def _kept(branch: list[Longs], residual_norm: np.ndarray[Any, np.dtype[np.float64]], most: int) -> Longs:
+    """Rows to embed, ascending."""
+    rows = len(residual_norm)
+    if rows <= most:
+        return np.arange(rows)
+    turn = np.full(rows, -1, dtype=np.int64)
+    for depth, numbers in enumerate(branch):
+        best = np.lexsort((residual_norm, numbers))
+        rank = np.empty(rows, dtype=np.int64)
+        starts = np.flatnonzero(np.diff(numbers[best], prepend=-1))
+        rank[best] = np.arange(rows) - np.repeat(starts, np.diff(starts, append=rows))
+        turn[(turn < 0) & (rank < EXAMPLES)] = depth
+        last = rank
+    turn[turn < 0] = len(branch) + last[turn < 0]
+    return np.sort(np.lexsort((residual_norm, turn))[:most])
+
+
+def _categories(items: Listed) -> tuple[list[str], Longs]:
+    """The categories by name, and each item's number among them (-1 for none)."""
+    coded = items.categories.dictionary_encode()
+    numbers = coded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    names = coded.dictionary.to_pylist()
+    rank = {name: number for number, name in enumerate(sorted(names))}
+    lookup = np.array([*(rank[name] for name in names), -1], dtype=np.int64)
+    return sorted(names), lookup[numbers]
+
+
+def _most_frequent(branch: Longs, category: Longs, categories: int) -> tuple[Longs, Longs]:
+    """Per branch: its most frequent category (the first by name of equals; -1 for none), and its items."""
+    branches = int(branch[-1]) + 1 if len(branch) else 0
+    frequent, share = np.full(branches, -1, dtype=np.int64), np.zeros(branches, dtype=np.int64)
+    known = category >= 0
+    pairs, counts = np.unique(branch[known] * max(categories, 1) + category[known], return_counts=True)
+    # Ascending by count, later names first: what is written last is the answer.
+    last = np.lexsort((-pairs, counts))
+    frequent[pairs[last] // max(categories, 1)] = pairs[last] % max(categories, 1)
+    share[pairs[last] // max(categories, 1)] = counts[last]
+    return frequent, share
