@@ -21,7 +21,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 
-from ranking.job import JobOptions, end_of_log, prepare_repo
+from ranking.job import end_of_log, prepare_repo
 from ranking.presets import load_preset
 from ranking.split import TimeSplit
 from ranking.training_set import read_rows
@@ -34,16 +34,15 @@ from sidkit.repo import Repo
 from sidkit.tables import build_tables, ingest
 from sidkit.tables.labelled_rows import build_labelled_rows
 
-ENCODERS = ("content", "collaborative", "behaviour")
 RESULTS = Path(__file__).parent / "results" / "hit_rates.json"
 
 
-def built(data: str, folder: Path, impressions: int) -> Repo:
+def built(data: str, folder: Path, sizes: Sizes) -> Repo:
     """A repo with its log and tables, made once."""
     repo = prepare_repo(data, folder)
     source = Path(repo.settings.source.url)
     if data.startswith("synthetic") and not source.exists():
-        write_world(source, data.partition(":")[2] or "strong", Sizes(impressions))
+        write_world(source, data.partition(":")[2] or "strong", sizes)
     with repo.locked():
         ingest(repo)
         build_labelled_rows(repo)
@@ -53,10 +52,16 @@ def built(data: str, folder: Path, impressions: int) -> Repo:
 
 def judged(repo: Repo, seeds: int) -> tuple[HitReport, dict[str, Any]]:
     split = TimeSplit.of(read_rows(repo.labelled_rows).at_us, repo.settings.split)
+    presets = {name: load_preset(name).codebook for name in ("saviorrec", "smile")}
+    mined = presets["saviorrec"].pairs  # the same behaviour for all
     specs: dict[str, CodebookSpec] = {
-        encoder: CodebookSpec(encoder=encoder, encoder_arguments={"dim": 64}, beam=4) for encoder in ENCODERS
+        encoder: CodebookSpec(encoder=encoder, encoder_arguments={"dim": 64}, beam=4, pairs=mined)
+        for encoder in ("content", "collaborative")
     }
-    specs |= {name: load_preset(name).codebook for name in ("saviorrec", "smile")}
+    specs["behaviour"] = presets["saviorrec"].model_copy(
+        update={"quantizer": "residual_kmeans", "quantizer_arguments": {}, "beam": 4}
+    )
+    specs |= presets
     reports: dict[str, list[HitReport]] = {}
     told: dict[str, Any] = {}
     for key, spec in specs.items():
@@ -104,12 +109,14 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", required=True)
     parser.add_argument("--work", type=Path, default=Path(".work") / "hit_rates")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--impressions", type=int, default=JobOptions.impressions)
+    parser.add_argument("--impressions", type=int, default=1_500_000, help="of a synthetic world")
+    parser.add_argument("--users", type=int, default=4_000)
+    parser.add_argument("--items", type=int, default=2_000)
     options = parser.parse_args()
     kept: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for data in options.data:
         name = Path(data).name.replace(":", "_")
-        repo = built(data, options.work / name, options.impressions)
+        repo = built(data, options.work / name, Sizes(options.impressions, options.users, options.items))
         report, facts = judged(repo, options.seeds)
         kept[name] = {**facts, "rows": rows_of(name, report, options.seeds)}
         for row in kept[name]["rows"]:

@@ -13,13 +13,12 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
-from sidkit.clock import iso
+from semantic_ids.records import CodebookRecord, Definitions, RankerRecord
 from sidkit.config import content_hash
 from sidkit.errors import CatalogLostError, CatalogUnreachableError, ConfigError, LifeCycleError, UnknownVersionError
 from sidkit.files import read_json, write_json
@@ -58,79 +57,6 @@ _rankers = sa.Table(
     sa.Column("fit_end_us", sa.BigInteger, nullable=False),
     sa.Column("changed_at_us", sa.BigInteger, nullable=False),
 )
-
-
-@dataclass(frozen=True)
-class CodebookRecord:
-    """One codebook as the catalogue knows it."""
-
-    name: str
-    state: str
-    defined: bool
-    content_hash: str
-    quantizer: str
-    encoder: str
-    sizes: tuple[int, ...]
-    fit_start_us: int
-    fit_end_us: int
-    changed_at_us: int
-
-    @property
-    def levels(self) -> int:
-        """Codes per item."""
-        return len(self.sizes)
-
-    @property
-    def view_name(self) -> str:
-        """The feature view, and the table in ``data/tables``, of this codebook."""
-        return f"item_sid_{self.name}"
-
-    @property
-    def service_name(self) -> str:
-        """The feature service of rankers on this codebook."""
-        return f"ctr_{self.name}"
-
-    @property
-    def summary(self) -> str:
-        """One line for people."""
-        return f"{self.quantizer} of {'x'.join(map(str, self.sizes))} codes on {self.encoder} vectors"
-
-    @property
-    def tags(self) -> dict[str, str]:
-        """Tags of the codebook's view and services."""
-        return {
-            "codebook": self.name,
-            "codebook_hash": self.content_hash,
-            "fit_start": iso(self.fit_start_us),
-            "fit_end": iso(self.fit_end_us),
-            "quantizer": self.quantizer,
-            "encoder": self.encoder,
-            "sizes": "x".join(map(str, self.sizes)),
-        }
-
-
-@dataclass(frozen=True)
-class RankerRecord:
-    """One ranker as the catalogue knows it."""
-
-    name: str
-    state: str
-    content_hash: str
-    codebook: str
-    service: str
-    arm: str
-    fit_end_us: int
-    changed_at_us: int
-
-
-@dataclass(frozen=True)
-class Definitions:
-    """What the feature definitions need to know."""
-
-    modalities: tuple[str, ...]
-    codebooks: tuple[CodebookRecord, ...]
-    owner: str
-    tags: dict[str, str]
 
 
 class Catalog:

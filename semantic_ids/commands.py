@@ -10,7 +10,7 @@ import typer
 from sidkit.commands import RepoOption
 
 if TYPE_CHECKING:
-    from semantic_ids.catalog import CodebookRecord
+    from semantic_ids.records import CodebookRecord
 
 Preset = Annotated[str, typer.Option(help="A preset's name or the path of a .toml.")]
 Name = Annotated[str, typer.Argument(help="The codebook's name.")]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from semantic_ids.catalog import Catalog, CodebookRecord
+from semantic_ids.catalog import Catalog
 from semantic_ids.codebook import Codebook, make_encoder, make_quantizer
 from semantic_ids.encoders import ContentEncoder, Encoder
 from semantic_ids.encoders.pairs import ItemPairs, PairSpec
@@ -22,6 +22,7 @@ from semantic_ids.known_items import KnownItems, known_items, pairs_among
 from semantic_ids.metrics import code_quality
 from semantic_ids.quantizers import QUANTIZERS, Quantizer
 from semantic_ids.quantizers.base import default_size
+from semantic_ids.records import CodebookRecord
 from sidkit.artifact import read_manifest
 from sidkit.clock import iso
 from sidkit.config import Section

@@ -12,7 +12,9 @@ from semantic_ids.encoders import CollaborativeEncoder, ContentEncoder
 from semantic_ids.encoders.pairs import ItemPairs, PairSpec
 from semantic_ids.hit_rate import HitReport, Scores, by_codes, by_popularity, by_reconstructions, by_vectors, hit_rates
 from semantic_ids.hit_rate import questions as asked_of
+from semantic_ids.item_vectors import Floats
 from semantic_ids.known_items import KnownItems, known_items, pairs_among
+from sidkit.artifact import read_manifest
 from sidkit.errors import FitError
 from sidkit.repo import Repo
 
@@ -63,7 +65,7 @@ def future_hits(
     items, before = known_items(repo, end_us), known_items(repo, start_us)
     content = ContentEncoder().fit(before.content)
     vectors = content.encode(items.content)
-    training = pairs_among(repo, items, vectors, start_us, PairSpec())
+    training = _training_pairs(repo, names, items, vectors, start_us)
     future = pairs_among(repo, items, vectors, end_us, JUDGES, start_us=start_us)
     asked = asked_of(future, np.isin(items.ids, before.ids), training, most_triggers=MOST_TRIGGERS, seed=seed)
     if not len(asked):
@@ -78,12 +80,21 @@ def future_hits(
     if baselines:
         ways["popularity"] = by_popularity(training.clicks)
         ways["content"] = by_vectors(vectors)
-        known_pairs = _pairs_of(repo, before, content, start_us)
+        known_pairs = pairs_among(repo, before, content.encode(before.content), start_us, PairSpec())
         if len(known_pairs):
             collaborative = CollaborativeEncoder().fit(before.content, known_pairs)
             ways["collaborative"] = by_vectors(collaborative.encode(items.content))
     return hit_rates(ways, asked, seed=seed)
 
 
-def _pairs_of(repo: Repo, known: KnownItems, content: ContentEncoder, end_us: int) -> ItemPairs:
-    return pairs_among(repo, known, content.encode(known.content), end_us, PairSpec())
+def _training_pairs(repo: Repo, names: Sequence[str], items: KnownItems, vectors: Floats, end_us: int) -> ItemPairs:
+    """All pairs that any of the codebooks, or the baseline, may have learned from."""
+    specs = [PairSpec()]
+    for name in names:
+        spec = PairSpec(**read_manifest(repo.codebooks / name)["spec"]["pairs"])
+        specs += [spec] if spec not in specs else []
+    mined = [pairs_among(repo, items, vectors, end_us, spec) for spec in specs]
+    trigger, target, weight = (
+        np.concatenate([getattr(pairs, part) for pairs in mined]) for part in ("trigger", "target", "weight")
+    )
+    return ItemPairs(trigger, target, weight, mined[0].clicks, end_us)

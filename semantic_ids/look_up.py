@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from semantic_ids.catalog import Catalog, CodebookRecord, table_path
+from semantic_ids.catalog import Catalog, table_path
+from semantic_ids.records import CodebookRecord
 from sidkit.engine import connection, literal
 from sidkit.errors import ConfigError, LifeCycleError
 from sidkit.repo import Repo

@@ -13,10 +13,11 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from semantic_ids.catalog import Catalog, CodebookRecord, table_path
+from semantic_ids.catalog import Catalog, table_path
 from semantic_ids.codebook import Codebook
 from semantic_ids.fitting import CodebookSpec, fit, made
 from semantic_ids.item_vectors import ItemVectors
+from semantic_ids.records import CodebookRecord
 from semantic_ids.suffixes import suffix_path
 from sidkit.artifact import read_manifest
 from sidkit.engine import connection, literal, quoted, set_variables

@@ -194,17 +194,16 @@ def set_world(repo_path: Path, source: Path, world: World) -> Repo:
     return Repo.open(repo_path)
 
 
-def copy_of(finished: FinishedJob, path: Path) -> Repo:
-    """A copy of a finished job's repo, for tests that change it: its paths are its own, and it is applied again."""
+def copy_of(original: Repo, path: Path) -> Repo:
+    """A copy of a repo, for tests that change it: its paths are its own, and it is applied to a registry of its own."""
     from sidkit.stores.feast_repo import apply_repo
 
-    shutil.copytree(finished.repo.path, path)
+    # Feast's registry remembers the original's online tables; a fresh one finds those of the copy.
+    shutil.copytree(original.path, path, ignore=shutil.ignore_patterns("registry.sqlite"))
     for name in ("feature_store.yaml", "sidkit.toml"):
         text = (path / name).read_text()
-        (path / name).write_text(text.replace(str(finished.repo.path), str(path)))
+        (path / name).write_text(text.replace(str(original.path), str(path)))
     repo = Repo.open(path)
-    # Feast's registry remembers the original's online tables; a fresh one finds those of the copy.
-    (repo.data / "registry.sqlite").unlink()
     apply_repo(repo)
     return repo
 

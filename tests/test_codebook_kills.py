@@ -23,11 +23,12 @@ from typing import Any
 
 import pytest
 
+from builders import DAY
+from codebook_builders import AS_OF, CUT, ITEMS, SPEC, bring, built_repo, rows
 from semantic_ids import pipeline
 from semantic_ids.catalog import Catalog, read_definitions
 from sidkit.artifact import read_manifest
 from sidkit.repo import Repo
-from test_codebook_life import AS_OF, CUT, DAY, ITEMS, SPEC, bring, built_repo, rows
 
 OTHER = SPEC.model_copy(update={"sizes": (5, 5), "quantizer_arguments": {"seed": 3}})
 STEPS: dict[str, Callable[[Repo], object]] = {

@@ -15,12 +15,12 @@ from pydantic import ValidationError
 
 import sidkit.stores.feast_repo as feast_repo
 from builders import DAY
+from codebook_builders import AS_OF, CUT, ITEMS, SPEC, bring, built_repo
 from semantic_ids import pipeline
 from semantic_ids.catalog import table_path
 from semantic_ids.drift import CodedItems, DriftThresholds, drift, health, read_groups, stability
 from sidkit.errors import ConfigError, LifeCycleError, UnknownVersionError
 from sidkit.repo import Repo
-from test_codebook_life import AS_OF, CUT, ITEMS, SPEC, bring, built_repo
 
 relaxed = settings(deadline=None, max_examples=60)
 counts = st.lists(st.integers(0, 400), min_size=1, max_size=12)

@@ -26,13 +26,13 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from builders import fresh_repo
+from builders import copy_of, fresh_repo
 from pit_oracle import cells, feast_store
 from semantic_ids import pipeline
 from sidkit.clock import from_us, to_us
 from sidkit.datasets.synthetic import Sizes, write_world
 from sidkit.repo import Repo
-from sidkit.stores.feast_repo import apply_repo, materialize, open_store
+from sidkit.stores.feast_repo import materialize, open_store
 from sidkit.tables import build_tables, ingest
 
 TEMPLATE = Path(__file__).parent.parent / "feature_repo"
@@ -99,17 +99,6 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Repo, int]:
     pipeline.publish(repo, "one")
     materialize(repo, as_of_us)
     return repo, as_of_us
-
-
-def copied(published: Repo, folder: Path) -> Repo:
-    """A copy with a registry of its own."""
-    shutil.copytree(published.path, folder, ignore=shutil.ignore_patterns("registry.sqlite"))
-    for name in ("feature_store.yaml", "sidkit.toml"):
-        path = folder / name
-        path.write_text(path.read_text().replace(str(published.path), str(folder)))
-    repo = Repo.open(folder)
-    apply_repo(repo)
-    return repo
 
 
 def feast(repo: Path, *arguments: str, cwd: Path, zone: str) -> None:
@@ -213,7 +202,7 @@ class Applied:
 def applied(published: tuple[Repo, int], abroad: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Applied]:
     """Copies whose catalogues were damaged, and one that is sound, all applied."""
     folder = tmp_path_factory.mktemp("copies")
-    repos = {name: copied(published[0], folder / name) for name in ("sound", *DAMAGES)}
+    repos = {name: copy_of(published[0], folder / name) for name in ("sound", *DAMAGES)}
     before = {name: (registered(repo), online_rows(repo)) for name, repo in repos.items()}
     for name, spoil in DAMAGES.items():
         spoil(repos[name])

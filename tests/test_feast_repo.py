@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from builders import fresh_repo
+from builders import copy_of, fresh_repo
 from pit_oracle import cells, feast_store
 from semantic_ids import pipeline
 from semantic_ids.catalog import Catalog
@@ -61,14 +61,7 @@ def published(tmp_path_factory: pytest.TempPathFactory, source: Path) -> Repo:
 @pytest.fixture
 def own_copy(published: Repo, tmp_path: Path) -> Repo:
     """A copy that a test may change, with a registry of its own."""
-    folder = tmp_path / "copy"
-    shutil.copytree(published.path, folder, ignore=shutil.ignore_patterns("registry.sqlite"))
-    for name in ("feature_store.yaml", "sidkit.toml"):
-        path = folder / name
-        path.write_text(path.read_text().replace(str(published.path), str(folder)))
-    repo = Repo.open(folder)
-    apply_repo(repo)
-    return repo
+    return copy_of(published, tmp_path / "copy")
 
 
 def online_tables(repo: Repo) -> dict[str, int]:
@@ -377,56 +370,3 @@ def test_feasts_own_offline_store_gives_the_same_values_on_the_same_repo(own_cop
         job = store.get_historical_features(frame, store.get_feature_service("ctr_one"), full_feature_names=True)
         assert cells(job.to_arrow().sort_by("row"), list(expected)) == expected
     assert ours[at_us] != ours[at_us - 20 * 86_400_000_000]
-
-
-class TestRegistryPath:
-    """Where a relative SQLite path of the SQL registry leads."""
-
-    @staticmethod
-    def config(repo: Path, registry: Any) -> Any:
-        from feast.repo_config import RepoConfig
-
-        from sidkit.stores.registry_path import resolve_registry_against_repo
-
-        resolve_registry_against_repo()
-        return RepoConfig(
-            project="p", provider="local", registry=registry, online_store={"type": "sqlite"}, repo_path=repo,
-            entity_key_serialization_version=3,
-        )  # fmt: skip
-
-    def test_a_relative_sqlite_path_lies_in_the_repo_whatever_the_working_directory(
-        self, tmp_path: Path, elsewhere: Path
-    ) -> None:
-        config = self.config(tmp_path / "r", {"registry_type": "sql", "path": "sqlite:///data/deep/registry.sqlite"})
-        expected = f"sqlite:///{tmp_path}/r/data/deep/registry.sqlite"
-        assert config.registry.path == expected
-        assert config.registry.path == expected, "asked again"
-        sqlite3.connect(tmp_path / "r" / "data" / "deep" / "registry.sqlite").close()  # its folder is there
-        assert not (elsewhere / "data").exists()
-
-    def test_a_relative_repo_path_is_taken_from_the_working_directory_once(self, elsewhere: Path) -> None:
-        config = self.config(Path("feature_repo"), {"registry_type": "sql", "path": "sqlite:///registry.sqlite"})
-        assert config.registry.path == f"sqlite:///{elsewhere}/feature_repo/registry.sqlite"
-
-    @pytest.mark.parametrize(
-        "path",
-        ["sqlite:////somewhere/registry.sqlite", "sqlite://", "sqlite:///:memory:", "postgresql+psycopg://host/data",
-         "mysql+pymysql://host/data"],
-    )  # fmt: skip
-    def test_any_other_path_is_left_alone(self, tmp_path: Path, path: str) -> None:
-        assert self.config(tmp_path, {"registry_type": "sql", "path": path}).registry.path == path
-        assert list(tmp_path.iterdir()) == []
-
-    @pytest.mark.parametrize("registry", ["data/registry.db", {"path": "data/registry.db"}])
-    def test_a_file_registry_is_left_alone(self, tmp_path: Path, registry: Any) -> None:
-        assert self.config(tmp_path, registry).registry.path == "data/registry.db"
-
-    def test_wrapping_twice_is_harmless(self, tmp_path: Path) -> None:
-        from feast.repo_config import RepoConfig
-
-        from sidkit.stores.registry_path import resolve_registry_against_repo
-
-        resolve_registry_against_repo()
-        once = RepoConfig.registry
-        resolve_registry_against_repo()
-        assert RepoConfig.registry is once

@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 
 from ranking.gbdt import boost, boosted_features
 from ranking.training_set import TrainingSet
-from test_tensors import random_set
+from training_builders import random_set
 
 law = settings(max_examples=30, deadline=None, database=None)
 

@@ -49,7 +49,7 @@ def test_the_json_object_has_the_stated_shape(finished: FinishedJob) -> None:
 def test_json_is_all_that_is_on_stdout_and_a_second_run_keeps_everything(
     finished: FinishedJob, tmp_path: Path, elsewhere: Path
 ) -> None:
-    repo = copy_of(finished, tmp_path / "repo")
+    repo = copy_of(finished.repo, tmp_path / "repo")
     before = files_of(repo)
     done = sidkit(
         "run", "--data", "synthetic", "--repo", repo.path, "--preset", FAST_PRESET, "--impressions", 24_000, "--json",
@@ -102,7 +102,7 @@ def test_the_same_seed_and_data_give_the_same_codes_and_scores(finished: Finishe
 
 
 def test_two_runs_at_once_on_one_repo_are_refused(finished: FinishedJob, tmp_path: Path) -> None:
-    repo = copy_of(finished, tmp_path / "repo")
+    repo = copy_of(finished.repo, tmp_path / "repo")
     with repo.locked():
         done = sidkit("run", "--data", "synthetic", "--repo", repo.path, cwd=tmp_path, expect=1)
         assert f"pid {os.getpid()}" in done.stderr

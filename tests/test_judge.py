@@ -20,7 +20,7 @@ from ranking.training_set import TrainingSet
 from semantic_ids.catalog import Catalog
 from sidkit.clock import iso
 from sidkit.errors import EvaluationError, LeakageError
-from test_slices_and_split import set_with
+from training_builders import set_with
 
 
 def world(rows: int = 500, cold: int = 200, users: int = 40) -> tuple[TrainingSet, np.ndarray]:

@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import sidkit.stores.feast_repo as feast_repo
-from builders import embeddings_table, write_tables
+from builders import DAY, embeddings_table, write_tables
+from codebook_builders import AS_OF, BARE, CUT, ITEMS, SPEC, bring, build, built_repo
 from oracle.features import EmbeddingVersion
 from semantic_ids import pipeline
 from semantic_ids.catalog import table_path
@@ -19,7 +20,6 @@ from semantic_ids.look_up import codes_of, items_of
 from sidkit.errors import ConfigError, LifeCycleError, UnknownVersionError
 from sidkit.repo import Repo
 from sidkit.tables import read_log
-from test_codebook_life import AS_OF, BARE, CUT, DAY, ITEMS, SPEC, bring, build, built_repo
 
 SIZES = SPEC.sizes or ()
 relaxed = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])

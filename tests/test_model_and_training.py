@@ -22,7 +22,7 @@ from ranking.train import Trained, predict, train
 from ranking.training_set import TrainingSet
 from ranking.training_spec import TrainingSpec
 from sidkit.errors import ConfigError, SidkitError
-from test_tensors import CONTENT_DIM, SIZES, random_set
+from training_builders import CONTENT_DIM, SIZES, random_set
 
 law = settings(max_examples=40, deadline=None, database=None)
 EVERY = tuple(REPRESENTATIONS)

@@ -123,7 +123,7 @@ def test_no_candidates_and_unknown_rankers_are_refused(finished: FinishedJob) ->
 
 
 def test_a_retired_codebook_is_refused_at_start(finished: FinishedJob, tmp_path: Path) -> None:
-    repo = copy_of(finished, tmp_path / "repo")
+    repo = copy_of(finished.repo, tmp_path / "repo")
     catalog = Catalog.open(repo)
     name = catalog.serving_ranker().codebook
     with pytest.raises(LifeCycleError, match="promote another codebook first"):
@@ -139,7 +139,7 @@ def test_a_retired_codebook_is_refused_at_start(finished: FinishedJob, tmp_path:
 
 
 def test_a_hand_edited_ranker_is_refused_at_start(finished: FinishedJob, tmp_path: Path) -> None:
-    repo = copy_of(finished, tmp_path / "repo")
+    repo = copy_of(finished.repo, tmp_path / "repo")
     config = repo.rankers / Catalog.open(repo).serving_ranker().name / "config.json"
     config.write_text(config.read_text().replace('"history_length": 50', '"history_length": 51'))
     with pytest.raises(ArtifactCorruptError, match=r"config\.json: the file differs from its SHA-256"):
@@ -147,7 +147,7 @@ def test_a_hand_edited_ranker_is_refused_at_start(finished: FinishedJob, tmp_pat
 
 
 def test_other_feature_settings_are_refused_at_start(finished: FinishedJob, tmp_path: Path) -> None:
-    repo = copy_of(finished, tmp_path / "repo")
+    repo = copy_of(finished.repo, tmp_path / "repo")
     toml = repo.path / "sidkit.toml"
     toml.write_text(toml.read_text().replace("availability_delay_seconds = 60.0", "availability_delay_seconds = 5.0"))
     with pytest.raises(SettingsChangedError, match=r"availability_delay_seconds: made with 60.0, now 5.0"):
@@ -157,7 +157,7 @@ def test_other_feature_settings_are_refused_at_start(finished: FinishedJob, tmp_
 def test_a_service_with_other_feature_types_is_refused_at_start(finished: FinishedJob, tmp_path: Path) -> None:
     from sidkit.stores.feast_repo import apply_repo
 
-    repo = copy_of(finished, tmp_path / "repo")
+    repo = copy_of(finished.repo, tmp_path / "repo")
     views = repo.path / "item_views.py"
     views.write_text(
         views.read_text().replace('Field(name="price", dtype=Float32)', 'Field(name="price", dtype=Int64)')

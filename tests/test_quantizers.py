@@ -11,18 +11,15 @@ from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from quantizer_builders import DIM, Floats, clustered, squared_error
 from semantic_ids.quantizers import QUANTIZERS, Quantizer, ResidualOPQ, roundtrip_share
 from semantic_ids.quantizers.base import ROWS_PER_CODE, canonical_order, default_size
 from sidkit.errors import FitError, SidkitError
 
-Floats = npt.NDArray[np.float32]
-
-DIM = 12
 SIZES = (12, 7, 5)
 SMALL: dict[str, dict[str, Any]] = {"rq_vae": {"epochs": 2, "hidden": (8,), "latent_dim": 8, "batch": 64}}
 PRODUCTS = {"pq", "opq"}
@@ -34,12 +31,6 @@ FULL_SEARCH_BY_BEAM = {"residual_kmeans"}
 """Kinds whose beam, when as wide as there are combinations, finds the nearest of all combinations."""
 
 relaxed = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-def clustered(rows: int = 900, dim: int = DIM, seed: int = 0) -> Floats:
-    rng = np.random.default_rng(seed)
-    centres = 2 * np.random.default_rng(99).normal(size=(30, dim))
-    return (centres[rng.integers(0, 30, rows)] + rng.normal(size=(rows, dim))).astype(np.float32)
 
 
 @pytest.fixture(scope="module", params=sorted(QUANTIZERS))
@@ -62,11 +53,6 @@ def only(kinds: set[str] | list[str]) -> pytest.MarkDecorator:
 @pytest.fixture(scope="module")
 def fitted(kind: str) -> Quantizer:
     return make(kind).fit(clustered())
-
-
-def squared_error(quantizer: Quantizer, rows: Floats, beam: int = 1) -> npt.NDArray[np.float64]:
-    """Per row."""
-    return ((rows - quantizer.decode(quantizer.encode(rows, beam=beam))).astype(float) ** 2).sum(axis=1)
 
 
 @pytest.mark.parametrize("sizes", [(3, 5), (16, 8, 4), (5, 2, 3, 2)])

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from quantizer_builders import clustered, squared_error
 from semantic_ids.metrics import perplexity
 from semantic_ids.quantizers import (
     OptimizedProductQuantizer,
@@ -25,7 +26,6 @@ from semantic_ids.quantizers import (
 from semantic_ids.quantizers.kmeans import balance, equal_groups
 from semantic_ids.quantizers.nearest import nearest
 from sidkit.errors import FitError
-from test_quantizers import clustered, squared_error
 
 Floats = npt.NDArray[np.float32]
 

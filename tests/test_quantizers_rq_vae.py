@@ -9,12 +9,12 @@ import numpy.typing as npt
 import pytest
 import torch
 
+from quantizer_builders import clustered, squared_error
 from semantic_ids.encoders.pairs import ItemPairs
 from semantic_ids.metrics import perplexity
 from semantic_ids.quantizers import RQVAE, ResidualKMeans
-from semantic_ids.quantizers.rq_vae_training import MovingCodebook, Network, PairBatches, info_nce, quantized
+from semantic_ids.quantizers.rq_vae_training import Contrast, MovingCodebook, Network, apart, quantized
 from sidkit.errors import FitError
-from test_quantizers import clustered, squared_error
 
 Floats = npt.NDArray[np.float32]
 
@@ -138,7 +138,7 @@ def test_encode_and_decode_in_numpy_are_the_networks_that_were_trained() -> None
             np.testing.assert_allclose(network(torch.from_numpy(np.float32(given))).numpy(), got, atol=1e-4)
 
 
-def test_info_nce_equals_its_formula_pair_by_pair() -> None:
+def test_the_contrast_equals_its_formula_pair_by_pair() -> None:
     rng = np.random.default_rng(0)
     trigger, target = rng.normal(size=(2, 5, 3))
     log_q = np.log(rng.dirichlet(np.ones(5)))
@@ -149,20 +149,42 @@ def test_info_nce_equals_its_formula_pair_by_pair() -> None:
         logits = unit[1] @ unit[0][row] / 0.07 - log_q
         kept = [column for column in range(5) if column == row or not no_negative[row, column]]
         losses.append(np.log(np.exp(logits[kept] - logits[row]).sum()))
-    found = info_nce(*map(torch.from_numpy, (trigger, target, log_q, no_negative)))
+    found = apart(*map(torch.from_numpy, (trigger, target, log_q, no_negative)))
     assert float(found) == pytest.approx(np.mean(losses))
 
 
 def test_the_own_item_and_known_positives_are_no_negatives() -> None:
     trigger, target = np.array([0, 0, 1, 3]), np.array([1, 2, 2, 4])
     pairs = ItemPairs(trigger, target, np.array([1, 1, 1, 0.5], np.float32), np.array([5, 0, 3, 1, 1]), 0)
-    batches = PairBatches(pairs, 4, torch.Generator().manual_seed(0))
+    contrast = Contrast(pairs, 4, seed=0)
     expected = [[True, True, True, False], [True, True, True, False], [True, True, True, False], [False] * 3 + [True]]
-    found = batches.no_negative(torch.from_numpy(trigger), torch.from_numpy(target))
+    found = contrast.known.no_negatives(trigger, target, target)
     assert found.tolist() == expected  # row 2: item 1 is its own trigger
-    np.testing.assert_allclose(batches.log_q.exp().numpy(), np.array([5, 1, 3, 1, 1]) / 11, rtol=1e-6)
-    drawn = torch.cat([batches.draw()[1] for _ in range(2000)])
-    np.testing.assert_allclose(np.bincount(drawn, minlength=5) / 8000, np.array([0, 2, 4, 0, 1]) / 7, atol=0.02)
+    np.testing.assert_allclose(contrast.log_q.exp().numpy(), [5, 1, 3, 1, 1], rtol=1e-6)
+
+
+def test_batches_of_pairs_hold_no_item_twice_and_all_targets_alike() -> None:
+    trigger, target = np.array([0, 0, 1, 3]), np.array([1, 2, 2, 4])
+    pairs = ItemPairs(trigger, target, np.array([1, 1, 1, 0.5], np.float32), np.array([5, 0, 3, 1, 1]), 0)
+    contrast, drawn = Contrast(pairs, 4, seed=0), np.zeros(5)
+    for _ in range(2000):
+        items, log_q, no_negative = contrast.draw()
+        own, other = items.numpy()[:2], items.numpy()[2:]
+        assert len(np.unique(items)) == len(items) == 4
+        np.testing.assert_array_equal(log_q, contrast.log_q[items[2:]])
+        assert no_negative.tolist() == contrast.known.no_negatives(own, other, other).tolist() == np.eye(2).tolist()
+        drawn[other] += 1
+    # Two of the three targets share an item whatever is drawn, so that each batch holds one of them.
+    np.testing.assert_allclose(drawn / 2000, [0, 0.5, 0.5, 0, 1], atol=0.04)
+
+
+def test_pairs_that_share_an_item_are_refused_with_both_ways_out() -> None:
+    trigger, target = np.array([0, 0, 3]), np.array([1, 2, 0])
+    pairs = ItemPairs(trigger, target, np.ones(3, np.float32), np.ones(200, np.int64), 0)
+    with pytest.raises(
+        FitError, match="no two of the 3 pairs are of four different items.*more pairs, or set contrast"
+    ):
+        RQVAE((8, 4), contrast=0.1, **SMALL).fit(clustered(200), pairs)
 
 
 def test_gradients_pass_the_quantizer_straight_through() -> None:

@@ -27,7 +27,7 @@ from ranking.training_set import TrainingSet
 from semantic_ids.catalog import Catalog
 from sidkit.artifact import read_manifest
 from sidkit.errors import ArtifactCorruptError, ArtifactMissingError
-from test_tensors import CONTENT_DIM, SIZES, random_set
+from training_builders import CONTENT_DIM, SIZES, random_set
 
 DATA = random_set(300)
 

@@ -14,30 +14,14 @@ from hypothesis import strategies as st
 
 from builders import DAY, START, moments
 from ranking.evaluation.slices import COLD_BELOW, prior_interactions, slices
-from ranking.features import feature_names
 from ranking.split import TimeSplit, check_both_classes, thin_by_user
 from ranking.training_set import TrainingSet, read_rows
 from sidkit.config import SplitSettings
 from sidkit.errors import ContractError, EvaluationError
-from test_tensors import random_set
+from training_builders import set_with
 
 law = settings(max_examples=100, deadline=None, database=None)
 COUNTS = st.integers(0, 2_000_000)
-
-
-def set_with(
-    exposures: list[int], clicks: list[int] | None = None, age_days: list[float | None] | None = None
-) -> TrainingSet:
-    """Rows whose item had so many exposures and clicks and was so old (None: of unknown age)."""
-    data = random_set(len(exposures))
-    numeric = np.zeros_like(data.numeric)
-    names = feature_names()
-    numeric[:, names.index("item_log_exposures_all")] = np.log1p(exposures)
-    numeric[:, names.index("item_log_clicks_all")] = np.log1p(clicks or [0] * len(exposures))
-    ages = age_days or [0.0] * len(exposures)
-    numeric[:, names.index("item_log_age_days")] = [np.log1p(age or 0.0) for age in ages]
-    numeric[:, names.index("item_without_content")] = [age is None for age in ages]
-    return dataclasses.replace(data, numeric=numeric)
 
 
 def rows_in(data: TrainingSet, name: str) -> list[int]:

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 import sidkit.stores.feast_repo as feast_repo
 from builders import DAY
+from codebook_builders import AS_OF, CUT, ITEMS, SPEC, bring, built_repo, with_codes
 from semantic_ids import pipeline
 from semantic_ids.catalog import Catalog
 from semantic_ids.suffixes import SCHEMA, extend_file, read_record, suffix_path, update_suffixes, with_suffixes
 from sidkit.errors import ArtifactCorruptError, FitError, LifeCycleError
-from test_codebook_life import AS_OF, CUT, ITEMS, SPEC, bring, built_repo, with_codes
 
 Row = tuple[str, int, tuple[int, ...] | None]
 rows = st.tuples(

@@ -8,47 +8,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builders import DAY, START
-from ranking.features import Scaling, feature_names
-from ranking.item_table import ItemTable
+from builders import START
+from ranking.features import Scaling
 from ranking.tensors import TIME_BUCKETS, TensorSet, Vocabulary, gap_bucket
-from ranking.training_set import LabelledRows, TrainingSet
+from ranking.training_set import TrainingSet
+from training_builders import random_set
 
 law = settings(max_examples=60, deadline=None, database=None)
 MINUTE = 60_000_000
-SIZES = (4, 3, 2)
-CONTENT_DIM = 6
-
-
-def random_items(rng: np.random.Generator, count: int) -> ItemTable:
-    """Padding and ``count`` entries: items have up to two versions, some lack codes, some lack content."""
-    ids = np.array(["", *(f"i{number // 3 * 2 + number % 2:03d}" for number in range(count))], dtype=object)
-    codes = np.stack([rng.integers(0, size, count + 1) for size in SIZES], axis=1).astype(np.int32)
-    content = rng.normal(size=(count + 1, CONTENT_DIM)).astype(np.float32)
-    bare = np.flatnonzero(np.arange(count + 1) % 7 == 6)
-    codes[[0, *bare]] = -1
-    content[[0, *bare]] = 0
-    return ItemTable(ids, codes, content)
-
-
-def random_set(rows: int = 60, *, seed: int = 0, items: int = 15, users: int = 9, length: int = 5) -> TrainingSet:
-    """A training set by hand; labels follow the first numeric feature and the candidate's content."""
-    rng = np.random.default_rng(seed)
-    table = random_items(np.random.default_rng(7), items)
-    at_us = np.sort(START + 10 * DAY + rng.integers(0, 5 * DAY, rows))
-    numeric = rng.normal(size=(rows, len(feature_names()))).astype(np.float32)
-    candidate = rng.integers(1, items + 1, rows).astype(np.int32)
-    lengths = rng.integers(1, length + 1, users)
-    lengths[0] = 0
-    there = np.arange(length) < lengths[:, None]
-    history_items = np.where(there, rng.integers(1, items + 1, (users, length)), 0).astype(np.int32)
-    history_us = np.where(there, -np.sort(-(START + rng.integers(0, 10 * DAY, (users, length))), axis=1), 0)
-    history = rng.integers(0, users, rows).astype(np.int32)
-    logit = 2 * numeric[:, 0] + 1.5 * table.content[candidate, 0]
-    label = (rng.random(rows) < 1 / (1 + np.exp(-logit))).astype(np.int8)
-    user_ids = np.array([f"u{number}" for number in history], dtype=object)
-    rows_of = LabelledRows(user_ids, table.ids[candidate], at_us, label)
-    return TrainingSet(rows_of, numeric, candidate, history, history_items, history_us, table)
 
 
 def tensor_set(data: TrainingSet, vocabulary: Vocabulary | None = None) -> TensorSet:

@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from ranking.artifact import Ranker
 from ranking.serving.features import OnlineFeatures
-from semantic_ids.catalog import Catalog, RankerRecord
+from semantic_ids.catalog import Catalog
 from semantic_ids.codebook import Codebook
+from semantic_ids.records import RankerRecord
 from sidkit.artifact import read_manifest
 from sidkit.clock import iso, to_us
 from sidkit.config import content_hash

@@ -50,6 +50,11 @@ class Encoder(ABC):
     def load_tensors(self, tensors: dict[str, npt.NDArray[np.generic]]) -> Self:
         """Take up a fitted state."""
 
+    def _refuse_unfitted(self, state: str) -> None:
+        """Refuse to go on without ``state``, an attribute that ``fit`` sets."""
+        if not hasattr(self, state):
+            raise FitError("this encoder is not fitted; call fit first")
+
 
 def usable_pairs(encoder: str, items: ItemVectors, pairs: ItemPairs | None) -> ItemPairs:
     """The pairs whose two items both have content.

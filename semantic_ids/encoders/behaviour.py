@@ -128,8 +128,7 @@ class BehaviourEncoder(Encoder):
         FitError
             When it is not fitted, the modalities or their widths differ from those of ``fit``, or a vector is not finite.
         """
-        if not hasattr(self, "straight_"):
-            raise FitError("this encoder is not fitted; call fit first")
+        self._refuse_unfitted("straight_")
         content = self.content_.encode(items)
         vectors = np.zeros((len(items), self.dim), dtype=np.float32)
         for start in range(0, len(items), _ROWS_AT_ONCE):

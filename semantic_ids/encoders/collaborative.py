@@ -117,8 +117,7 @@ class CollaborativeEncoder(Encoder):
         FitError
             When it is not fitted, the modalities or their widths differ from those of ``fit``, or a vector is not finite.
         """
-        if not hasattr(self, "matrix_"):
-            raise FitError("this encoder is not fitted; call fit first")
+        self._refuse_unfitted("matrix_")
         moved = self.content_.encode(items).astype(np.float64) - self.centre_
         vectors = (moved @ self.matrix_.astype(np.float64)).astype(np.float32)
         vectors[~items.any_present] = 0

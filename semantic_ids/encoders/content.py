@@ -92,8 +92,7 @@ class ContentEncoder(Encoder):
         FitError
             When it is not fitted, the modalities or their widths differ from those of ``fit``, or a vector is not finite.
         """
-        if not hasattr(self, "axes_"):
-            raise FitError("this encoder is not fitted; call fit first")
+        self._refuse_unfitted("axes_")
         if tuple(sorted(items.matrices)) != self.modalities_:
             raise FitError(f"fitted on modalities {self.modalities_}, asked to encode {tuple(items.matrices)}")
         for name, matrix in items.matrices.items():

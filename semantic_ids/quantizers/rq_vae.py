@@ -40,8 +40,8 @@ class RQVAE(Quantizer):
     (SaviorRec, arXiv 2508.01375, figure 2; the recursion of RQ-VAE, Lee et al. 2022, section 3). Gradients pass the
     quantizer straight through; codewords follow exponential moving averages of their residuals, which takes the place of
     the codebook term (van den Oord et al. 2017, appendix A.1). :math:`L_{cl}` is InfoNCE between the reconstructions of
-    trigger and target, cosine over 0.07, in-batch negatives with the logQ correction from ``pairs.clicks``; the same
-    item and known positives are no negatives.
+    trigger and target, cosine over 0.07, in-batch negatives with the logQ correction from ``pairs.clicks``; no item is
+    twice in a batch, and known positives are no negatives.
 
     Against collapse: encoder and decoder start as the principal axes with a network added that starts at zero, and every
     level starts from k-means of its residuals; codes that fall out of use restart at a random residual; at the end the
@@ -58,7 +58,7 @@ class RQVAE(Quantizer):
     epochs : int
         Passes over the vectors.
     batch : int
-        Rows per step; with ``contrast``, as many pairs.
+        Rows per step; with ``contrast``, as many pairs at most.
     learning_rate : float
         Of Adam; falls to 0 along a cosine.
     commitment : float
@@ -113,7 +113,7 @@ class RQVAE(Quantizer):
         ------
         FitError
             When the vectors are not finite or too few for the sizes, when ``contrast`` is above 0 and there are no
-            pairs, or pairs of other items, or when an argument is out of its range.
+            pairs, or pairs of other items, or no two of four different items, or when an argument is out of its range.
         """
         rows = checked_vectors(vectors)
         check_sizes(self.sizes, len(rows), force=self.force)

@@ -13,10 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from semantic_ids.encoders.behaviour_training import info_nce
+from semantic_ids.encoders.pair_batches import KnownPairs, PairBatches
 from semantic_ids.encoders.pairs import ItemPairs
 from semantic_ids.item_vectors import Floats
 from semantic_ids.quantizers.kmeans import cluster, refine
 from semantic_ids.quantizers.nearest import nearest
+from sidkit.errors import FitError
 
 if TYPE_CHECKING:
     from semantic_ids.quantizers.rq_vae import RQVAE
@@ -118,44 +121,49 @@ def quantized(latent: Tensor, levels: list[MovingCodebook], *, follow: bool) -> 
     return latent + (total - latent).detach(), commitment
 
 
-def info_nce(trigger: Tensor, target: Tensor, log_q: Tensor, no_negative: Tensor) -> Tensor:
-    """InfoNCE over in-batch negatives: cosine / 0.07, minus the log of how often a target is drawn (logQ correction).
+def apart(trigger: Tensor, target: Tensor, log_q: Tensor, no_negative: Tensor) -> Tensor:
+    """InfoNCE over in-batch negatives: cosine / 0.07, minus the log of how popular a target is (logQ correction).
 
     Parameters
     ----------
     trigger, target : float32 [pairs, dim]
+        Of any length.
     log_q : float32 [pairs]
         Of the targets.
     no_negative : bool [pairs, pairs]
         True where the column's target is no negative of the row's trigger; the diagonal counts always.
     """
-    logits = functional.normalize(trigger, dim=1) @ functional.normalize(target, dim=1).T / TEMPERATURE - log_q
-    off = ~torch.eye(len(trigger), dtype=torch.bool)
-    logits = logits.masked_fill(no_negative & off, -torch.inf)
-    return functional.cross_entropy(logits, torch.arange(len(trigger)))
+    first, second = functional.normalize(trigger, dim=1), functional.normalize(target, dim=1)
+    return info_nce(first, second, torch.arange(len(first)), log_q, no_negative, TEMPERATURE)
 
 
-class PairBatches:
-    """Batches of pairs drawn by weight, with what the contrast needs to know of them."""
+class Contrast:
+    """Batches of pairs in which no item is twice, with what the loss needs to know of them."""
 
-    def __init__(self, pairs: ItemPairs, batch: int, generator: torch.Generator) -> None:
-        self.trigger, self.target = torch.from_numpy(pairs.trigger.copy()), torch.from_numpy(pairs.target.copy())
-        self.items, self.batch, self.generator = len(pairs.clicks), min(batch, len(pairs)), generator
-        self.reach = torch.from_numpy(np.cumsum(pairs.weight.astype(np.float64)))
-        self.known = torch.unique(self.trigger * self.items + self.target)
-        clicks = torch.from_numpy(np.maximum(pairs.clicks, 1).astype(np.float32))
-        self.log_q = torch.log(clicks / clicks.sum())
+    def __init__(self, pairs: ItemPairs, batch: int, seed: int) -> None:
+        self.known = KnownPairs(pairs)
+        self.log_q = torch.log(torch.from_numpy(np.maximum(pairs.clicks, 1)).float())
+        batches = PairBatches(pairs.trigger, pairs.target, pairs.weight)
+        self.stream, self.pairs = batches.stream(batch, np.random.default_rng(seed)), len(pairs)
 
-    def draw(self) -> tuple[Tensor, Tensor]:
-        """Triggers and targets, ``int64 [batch]``."""
-        at = torch.rand(self.batch, generator=self.generator, dtype=torch.float64) * self.reach[-1]
-        drawn = torch.searchsorted(self.reach, at).clamp_(max=len(self.reach) - 1)
-        return self.trigger[drawn], self.target[drawn]
+    def draw(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The triggers and then the targets of the next batch, ``int64 [2 * pairs]``; and for :func:`apart`, two tensors.
 
-    def no_negative(self, trigger: Tensor, target: Tensor) -> Tensor:
-        """True where the column's target is the row's own trigger or target, or a known positive of it."""
-        same = (target[None, :] == target[:, None]) | (target[None, :] == trigger[:, None])
-        return same | torch.isin(trigger[:, None] * self.items + target[None, :], self.known)
+        Raises
+        ------
+        FitError
+            When no two pairs are of four different items.
+        """
+        drawn = next(self.stream, None)
+        if drawn is None:
+            raise FitError(
+                f"contrast is above 0 and no two of the {self.pairs} pairs are of four different items, so that nothing "
+                "can be told apart; mine more pairs, or set contrast = 0"
+            )
+        trigger, target = drawn
+        no_negative = torch.from_numpy(self.known.no_negatives(trigger, target, target))
+        items = torch.from_numpy(np.concatenate([trigger, target]))
+        return items, self.log_q[torch.from_numpy(target)], no_negative
 
 
 def train(spec: RQVAE, rows: Floats, pairs: ItemPairs | None) -> Learned:
@@ -180,19 +188,18 @@ def _trained(spec: RQVAE, rows: Floats, pairs: ItemPairs | None) -> Learned:
         words = cluster(latents, size, KMEANS_ITERATIONS, spec.seed + at, spec.threads)
         levels.append(MovingCodebook(words, spec.decay, generator))
         latents -= words[nearest(latents, words)]
-    contrast = None if pairs is None else PairBatches(pairs, spec.batch, generator)
+    contrast = None if pairs is None else Contrast(pairs, spec.batch, spec.seed)
 
     def loss(batch: Tensor, *, joint: bool) -> Tensor:
         with torch.set_grad_enabled(joint):
             total, commitment = quantized(encoder(data[batch]), levels, follow=joint)
         found = functional.mse_loss(decoder(total), data[batch]) + spec.commitment * commitment
         if contrast is not None:
-            trigger, target = contrast.draw()
+            items, log_q, no_negative = contrast.draw()
             with torch.set_grad_enabled(joint):
-                total, _ = quantized(encoder(data[torch.cat([trigger, target])]), levels, follow=False)
+                total, _ = quantized(encoder(data[items]), levels, follow=False)
             first, second = decoder(total).chunk(2)
-            apart = info_nce(first, second, contrast.log_q[target], contrast.no_negative(trigger, target))
-            found = found + spec.contrast * apart
+            found = found + spec.contrast * apart(first, second, log_q, no_negative)
         return found
 
     alone = min(spec.epochs - 1, max(1, round(DECODER_SHARE * spec.epochs)))

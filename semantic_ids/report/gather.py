@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from semantic_ids.catalog import Catalog, CodebookRecord, table_path
+from semantic_ids.catalog import Catalog, table_path
 from semantic_ids.codebook import METRICS, Codebook
 from semantic_ids.item_vectors import Floats, ItemVectors
+from semantic_ids.records import CodebookRecord
 from sidkit.artifact import read_manifest
 from sidkit.engine import connection, literal, quoted
 from sidkit.errors import ArtifactCorruptError, ArtifactMissingError, LifeCycleError
