@@ -93,7 +93,8 @@ class ItemTableBuilder:
             numbers[at] = self._number[key]
         if fresh:
             self._append(np.array(fresh, dtype=np.int64), content, sid)
-        return numbers[group]
+        found: Ints = numbers[group]
+        return found
 
     def _append(self, fresh: Ints, content: ViewRows, sid: ViewRows) -> None:
         at_content, at_sid = fresh[:, 0], fresh[:, 1]
