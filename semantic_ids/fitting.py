@@ -21,7 +21,7 @@ from semantic_ids.floors import Floors, check_floors
 from semantic_ids.known_items import KnownItems, known_items, pairs_among
 from semantic_ids.metrics import code_quality
 from semantic_ids.quantizers import QUANTIZERS, Quantizer
-from semantic_ids.quantizers.base import default_size
+from semantic_ids.quantizers.base import ROWS_PER_CODE, default_size
 from semantic_ids.records import CodebookRecord
 from sidkit.artifact import read_manifest
 from sidkit.clock import iso
@@ -131,11 +131,13 @@ def made(spec: CodebookSpec, items: int) -> tuple[Encoder, Quantizer]:
 def falling_sizes(items: int, levels: int = 3) -> tuple[int, ...]:
     """Codes per level in the ratio 8 : 2 : 1 (1 : 4 between any levels before), as powers of two, so that their product
     is about 6.5 times the items: (128, 32, 16) for 10,000 items, (256, 64, 32) for 100,000 (house rule after OneSearch,
-    arXiv 2509.03236, which uses (4096, 1024, 512)).
+    arXiv 2509.03236, which uses (4096, 1024, 512)). Fewer where the first level would have under 20 items per code.
     """
     ratios = [1, 2, *(8 * 4**step for step in range(levels))][:levels][::-1]
     last = (6.5 * items / math.prod(ratios)) ** (1 / levels)
     unit = 2 ** max(1, round(math.log2(max(last, 2))))
+    while unit > 2 and ROWS_PER_CODE * unit * ratios[0] > items:
+        unit //= 2
     return tuple(unit * ratio for ratio in ratios)
 
 

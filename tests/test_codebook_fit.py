@@ -9,11 +9,14 @@ import pytest
 
 from builders import DAY, START, fresh_repo
 from codebook_builders import AS_OF, CUT, DELAY, ITEMS, SPEC, bring, built_repo, files
+from ranking.presets import load_preset
 from semantic_ids import pipeline
 from semantic_ids.catalog import Catalog
 from semantic_ids.codebook import Codebook
+from semantic_ids.fitting import falling_sizes, made
 from semantic_ids.floors import Floors
 from semantic_ids.pipeline import CodebookSpec
+from semantic_ids.quantizers.base import ROWS_PER_CODE
 from sidkit.artifact import read_manifest
 from sidkit.errors import ArtifactMissingError, ConfigError, FitError, LifeCycleError, SettingsChangedError
 from sidkit.repo import Repo
@@ -141,3 +144,18 @@ def test_a_codebook_needs_tables_made_with_the_settings_of_the_others(tmp_path: 
     toml.write_text(toml.read_text().replace("history_length = 50", "history_length = 49"))
     with pytest.raises(SettingsChangedError, match=r"a in codebooks.*history_length: made with 50, now 49"):
         pipeline.fit(Repo.open(repo.path), "b", SPEC, CUT)
+
+
+@pytest.mark.parametrize(
+    ("items", "sizes"),
+    [(1_000, (32, 8, 4)), (2_000, (64, 16, 8)), (10_000, (128, 32, 16)), (100_000, (256, 64, 32))],
+)
+def test_falling_sizes_follow_the_house_rule_and_can_be_filled(items: int, sizes: tuple[int, ...]) -> None:
+    assert falling_sizes(items) == sizes
+    assert max(sizes) * ROWS_PER_CODE <= items
+
+
+def test_a_preset_of_falling_levels_fits_a_small_catalogue() -> None:
+    _, quantizer = made(load_preset("smile").codebook, 1_000)
+    assert quantizer.sizes == (32, 8, 4, 4, 4)
+    assert quantizer.residual_levels == 3
