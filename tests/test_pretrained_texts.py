@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from builders import dies
+from builders import dies, sidkit
 from pretrained_builders import TITLES, embed_texts, vectors_of, write_items
 from semantic_ids.item_vectors import ItemVectors
 from semantic_ids.pretrained import TextSpec, embed_items
@@ -211,3 +211,15 @@ def test_importing_the_package_loads_no_heavy_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_command_embeds_only_what_is_new(minilm: Path, tmp_path: Path, elsewhere: Path) -> None:
+    source = write_items(tmp_path / "source", {"a": "red shoes", "b": "a kettle", "c": " "})
+    first = sidkit("data", "embed", source, "--text", minilm, cwd=elsewhere, TZ="Asia/Kathmandu").stdout
+    assert "text: 2 embedded, 0 from the cache, 1 without a vector" in first
+    assert f"3 rows in {source / 'item_embeddings.parquet'}" in first
+    write_items(source, {"a": "red shoes", "b": "a teapot", "c": " "})
+    again = sidkit("data", "embed", source, "--text", minilm, cwd=elsewhere, TZ="Asia/Kathmandu").stdout
+    assert "text: 1 embedded, 1 from the cache, 1 without a vector" in again
+    refused = sidkit("data", "embed", source, cwd=elsewhere, expect=1)
+    assert "name a model with --text, --image or both" in refused.stderr
