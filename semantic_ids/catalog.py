@@ -23,6 +23,7 @@ from sidkit.config import content_hash
 from sidkit.errors import CatalogLostError, CatalogUnreachableError, ConfigError, LifeCycleError, UnknownVersionError
 from sidkit.files import read_json, write_json
 from sidkit.repo import Repo
+from sidkit.sqlite_url import absolute_url
 from sidkit.stores.registry_path import refuse_copied_registry
 
 STATES = ("fitting", "fitted", "published", "serving", "retired", "purged")
@@ -87,7 +88,7 @@ class Catalog:
         """
         shown = _hidden(repo.settings.catalog.url)
         try:
-            url = _absolute(repo.settings.catalog.url, repo)
+            url = absolute_url(repo.settings.catalog.url, repo.path)
             shown = url.render_as_string(hide_password=True)
             catalog = cls(shown, sa.create_engine(url), repo.defined)
             if create:
@@ -325,16 +326,6 @@ def _codebook_record(row: sa.Row[Any]) -> CodebookRecord:
     values = dict(row._mapping)
     values["sizes"] = tuple(int(size) for size in values["sizes"].split("x") if size)
     return CodebookRecord(**values)
-
-
-def _absolute(text: str, repo: Repo) -> sa.URL:
-    url = sa.engine.make_url(text)
-    file = url.database or ""
-    if url.get_backend_name() != "sqlite" or file.startswith("/") or file in {"", ":memory:"}:
-        return url
-    path = repo.path / file
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return url.set(database=str(path))
 
 
 def _hidden(text: str) -> str:

@@ -12,9 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from semantic_ids.encoders import ENCODERS, Encoder
+from semantic_ids.encoders.base import tensors_under
 from semantic_ids.item_vectors import Floats, ItemVectors
 from semantic_ids.quantizers import QUANTIZERS, Quantizer
 from semantic_ids.quantizers.base import Codes
+from semantic_ids.records import CodebookRecord
 from sidkit.artifact import read_manifest, write_artifact
 from sidkit.errors import ArtifactCorruptError, ConfigError
 from sidkit.files import read_json
@@ -63,10 +65,14 @@ class Codebook:
         """The encoder's vectors, ``float32 [items, dim]``."""
         return self.encoder.encode(items)
 
+    def codes_of(self, vectors: Floats) -> Codes:
+        """Codes ``int32 [items, levels]`` of the encoder's vectors."""
+        return self.quantizer.encode(vectors, beam=self.beam)
+
     def assign(self, items: ItemVectors) -> Assignment:
         """Codes of any items, born before or after the fit."""
         vectors = self.vectors(items)
-        codes = self.quantizer.encode(vectors, beam=self.beam)
+        codes = self.codes_of(vectors)
         residual = np.linalg.norm(vectors - self.quantizer.decode(codes), axis=1).astype(np.float32)
         return Assignment(codes, residual, items.any_present)
 
@@ -110,9 +116,27 @@ class Codebook:
             quantizer = _made(QUANTIZERS, config["quantizer"])
         except (OSError, KeyError, ValueError, TypeError) as error:
             raise ArtifactCorruptError(folder, f"cannot be read ({type(error).__name__}: {error})") from error
-        encoder.load_tensors(_under(tensors, "encoder."))
-        quantizer.load_tensors(_under(tensors, "quantizer."))
+        encoder.load_tensors(tensors_under(tensors, "encoder."))
+        quantizer.load_tensors(tensors_under(tensors, "quantizer."))
         return cls(manifest["name"], encoder, quantizer, config["beam"])
+
+
+def load_committed(folder: Path, record: CodebookRecord) -> tuple[Codebook, dict[str, Any]]:
+    """The codebook whose content hash the catalogue committed, and its manifest.
+
+    Raises
+    ------
+    ArtifactError
+        When the folder is missing, was changed, or holds another codebook.
+    """
+    codebook, manifest = Codebook.load(folder), read_manifest(folder, verify=False)
+    if (manifest["name"], manifest["content_hash"]) != (record.name, record.content_hash):
+        raise ArtifactCorruptError(
+            folder,
+            f"holds {manifest['name']} ({manifest['content_hash'][:12]}), and the catalogue committed {record.name} "
+            f"({record.content_hash[:12]})",
+        )
+    return codebook, manifest
 
 
 def make_encoder(name: str, arguments: Mapping[str, Any]) -> Encoder:
@@ -134,7 +158,3 @@ def _made(registry: Mapping[str, type[Any]], described: Mapping[str, Any]) -> An
         return registry[described["name"]](**described["arguments"])
     except TypeError as error:
         raise ConfigError(f"{described['name']}: {error}") from error
-
-
-def _under(tensors: Mapping[str, npt.NDArray[np.generic]], prefix: str) -> dict[str, npt.NDArray[np.generic]]:
-    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

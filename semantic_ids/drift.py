@@ -240,7 +240,7 @@ def health(repo: Repo, name: str | None = None, thresholds: DriftThresholds | No
     catalog = Catalog.open(repo)
     record = catalog.codebook(name) if name else catalog.serving_codebook()
     table = table_path(repo, record.name)
-    if record.state not in {"published", "serving", "retired"} or not table.exists():
+    if not record.has_codes or not table.exists():
         raise LifeCycleError(record.name, record.state, "its items can be compared once it is published")
     fit, recent = read_groups(table, record.fit_end_us, repo.settings.engine, repo.data / "tmp" / "duckdb")
     return drift(fit, recent, thresholds)

@@ -5,12 +5,10 @@ Idempotent: killed and run again, a fit ends where an undisturbed one ends. The 
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from pydantic import Field
 
 from semantic_ids.catalog import Catalog
@@ -96,7 +94,7 @@ def fit(repo: Repo, name: str, spec: CodebookSpec, fit_end_us: int) -> CodebookR
         "parents": [],
         "spec": spec.model_dump(mode="json", exclude={"force", "floors"}),
         "content": known.content.mark(),
-        "pairs": _mark(pairs) if pairs else None,
+        "pairs": pairs.mark() if pairs else None,
         "feature_settings": build["settings"],
         "rows": len(known),
     }
@@ -106,7 +104,7 @@ def fit(repo: Repo, name: str, spec: CodebookSpec, fit_end_us: int) -> CodebookR
     catalog.begin_fit(name, spec.quantizer, spec.encoder, quantizer.sizes)
     vectors = encoder.fit(known.content, pairs).encode(known.content)
     codebook = Codebook(name, encoder, quantizer.fit(vectors, pairs), spec.beam)
-    metrics = code_quality(quantizer, vectors, codebook.assign(known.content).codes, pairs)
+    metrics = code_quality(quantizer, vectors, codebook.codes_of(vectors), pairs)
     check_floors(metrics, spec.floors)
     manifest = codebook.save(repo.codebooks / name, describe, metrics)
     return _commit_fit(catalog, name, manifest, codebook.sizes)
@@ -148,14 +146,6 @@ def _pairs(
         return None
     vectors = ContentEncoder().fit(known.content).encode(known.content)
     return pairs_among(repo, known, vectors, fit_end_us, spec.pairs)
-
-
-def _mark(pairs: ItemPairs) -> str:
-    """SHA-256 of pairs in hex: other behaviour has another mark."""
-    digest = hashlib.sha256()
-    for part in (pairs.trigger, pairs.target, pairs.weight, pairs.clicks):
-        digest.update(np.ascontiguousarray(part).tobytes())
-    return digest.hexdigest()
 
 
 def _already_fitted(repo: Repo, catalog: Catalog, name: str, describe: Mapping[str, Any]) -> CodebookRecord | None:

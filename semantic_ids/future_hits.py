@@ -73,8 +73,9 @@ def future_hits(
     ways: dict[str, Scores] = {}
     for name in names:
         codebook = Codebook.load(repo.codebooks / name)
-        codes = codebook.assign(items.content).codes
-        ways[name] = by_vectors(codebook.vectors(items.content))
+        own = codebook.vectors(items.content)
+        codes = codebook.codes_of(own)
+        ways[name] = by_vectors(own)
         ways[f"{name}:decoded"] = by_reconstructions(codebook.quantizer, codes)
         ways[f"{name}:codes"] = by_codes(codes, residual_levels=codebook.quantizer.residual_levels)
     if baselines:

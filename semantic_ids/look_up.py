@@ -92,6 +92,6 @@ def items_of(
 def _published(repo: Repo, name: str | None) -> CodebookRecord:
     catalog = Catalog.open(repo)
     record = catalog.codebook(name) if name else catalog.serving_codebook()
-    if record.state not in {"published", "serving", "retired"}:
+    if not record.has_codes:
         raise LifeCycleError(record.name, record.state, "its codes can be looked up once it is published")
     return record

@@ -14,14 +14,13 @@ import numpy as np
 import pyarrow as pa
 
 from semantic_ids.catalog import Catalog, table_path
-from semantic_ids.codebook import Codebook
+from semantic_ids.codebook import Codebook, load_committed
 from semantic_ids.fitting import CodebookSpec, fit, made
 from semantic_ids.item_vectors import ItemVectors
 from semantic_ids.records import CodebookRecord
 from semantic_ids.suffixes import suffix_path
-from sidkit.artifact import read_manifest
 from sidkit.engine import connection, literal, quoted, set_variables
-from sidkit.errors import ArtifactCorruptError, LifeCycleError
+from sidkit.errors import LifeCycleError
 from sidkit.files import read_json, remove, write_json, written_beside
 from sidkit.repo import Repo
 from sidkit.tables import read_build
@@ -149,7 +148,7 @@ def refresh(repo: Repo, name: str | None = None) -> list[RefreshReport]:
 
 def _assign(repo: Repo, record: CodebookRecord) -> RefreshReport:
     """Bring a codebook's table up to ``item_content``; only rows without codes are encoded."""
-    codebook = _committed(repo, record)
+    codebook, _ = load_committed(repo.codebooks / record.name, record)
     build = read_build(repo)
     content = repo.tables / "item_content.parquet"
     table = table_path(repo, record.name)
@@ -189,19 +188,6 @@ def _assign(repo: Repo, record: CodebookRecord) -> RefreshReport:
             write_json(there, stamp)
         total = _count(opened, f"SELECT count(*) FROM read_parquet({literal(table)})")
     return RefreshReport(record.name, total, fresh, without_content)
-
-
-def _committed(repo: Repo, record: CodebookRecord) -> Codebook:
-    """The codebook whose content hash the catalogue committed."""
-    folder = repo.codebooks / record.name
-    codebook, manifest = Codebook.load(folder), read_manifest(folder, verify=False)
-    if (manifest["name"], manifest["content_hash"]) != (record.name, record.content_hash):
-        raise ArtifactCorruptError(
-            folder,
-            f"holds {manifest['name']} ({manifest['content_hash'][:12]}), and the catalogue committed {record.name} "
-            f"({record.content_hash[:12]})",
-        )
-    return codebook
 
 
 def _insert(opened: duckdb.DuckDBPyConnection, chunk: pa.Table, codebook: Codebook) -> int:

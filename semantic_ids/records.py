@@ -28,6 +28,11 @@ class CodebookRecord:
         return len(self.sizes)
 
     @property
+    def has_codes(self) -> bool:
+        """Whether items were given codes that can be read: published, and not purged."""
+        return self.state in {"published", "serving", "retired"}
+
+    @property
     def view_name(self) -> str:
         """The feature view, and the table in ``data/tables``, of this codebook."""
         return f"item_sid_{self.name}"

@@ -150,7 +150,7 @@ def update_suffixes(repo: Repo, name: str) -> pa.Table:
         When the record cannot be read.
     """
     record, table = Catalog.open(repo).codebook(name), table_path(repo, name)
-    if record.state not in {"published", "serving", "retired"} or not table.exists():
+    if not record.has_codes or not table.exists():
         raise LifeCycleError(name, record.state, "its items can be numbered once it is published")
     with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
         arrived = opened.execute(

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
-from typing import Annotated, Optional
 
 import typer
 
 from sidkit.errors import SidkitError
-
-RepoOption = Annotated[Path, typer.Option("--repo", "-r", help="The repo's folder.", envvar="SIDKIT_REPO")]
-MomentOption = Annotated[Optional[str], typer.Option(help="A moment in ISO-8601 with a zone; default now.")]  # noqa: UP045
 
 app = typer.Typer(
     name="sidkit",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
@@ -80,3 +81,8 @@ def usable_pairs(encoder: str, items: ItemVectors, pairs: ItemPairs | None) -> I
     if not both.any():
         raise FitError(f"none of the {len(pairs)} pairs holds two items with content; {remedy}")
     return ItemPairs(pairs.trigger[both], pairs.target[both], pairs.weight[both], pairs.clicks, pairs.end_us)
+
+
+def tensors_under(tensors: Mapping[str, npt.NDArray[np.generic]], prefix: str) -> dict[str, npt.NDArray[np.generic]]:
+    """The tensors whose names begin with a prefix, without it: a part's own state."""
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from semantic_ids.encoders.base import Encoder, usable_pairs
+from semantic_ids.encoders.base import Encoder, tensors_under, usable_pairs
 from semantic_ids.encoders.content import ContentEncoder
 from semantic_ids.encoders.pairs import ItemPairs
 from semantic_ids.item_vectors import Floats, ItemVectors
@@ -198,8 +198,6 @@ class BehaviourEncoder(Encoder):
         self.bias_ = tensors["bias"].astype(np.float32)
         self.second_ = tensors["second"].astype(np.float32)
         self.curve_ = tuple(tensors["curve"].astype(np.float64).tolist())
-        self.content_ = ContentEncoder(self.input_dim, self.ridge).load_tensors(
-            {key.removeprefix("content."): value for key, value in tensors.items() if key.startswith("content.")}
-        )
+        self.content_ = ContentEncoder(self.input_dim, self.ridge).load_tensors(tensors_under(tensors, "content."))
         self.modalities_ = self.content_.modalities_
         return self

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from semantic_ids.encoders.base import Encoder, usable_pairs
+from semantic_ids.encoders.base import Encoder, tensors_under, usable_pairs
 from semantic_ids.encoders.content import ContentEncoder
 from semantic_ids.encoders.pairs import ItemPairs
 from semantic_ids.item_vectors import Floats, ItemVectors
@@ -97,12 +97,12 @@ class CollaborativeEncoder(Encoder):
         evidence = strength[having] / (strength[having] + np.median(strength[having]))
         bridge = _ridge(seen[having, : self.input_dim], known, evidence, self.ridge)
         centre = seen[present].mean(axis=0)
-        blocks = [(np.zeros((seen.shape[1], known.shape[1])), 1.0)]
-        blocks[0][0][: self.input_dim] = bridge
+        blocks = [np.zeros((seen.shape[1], known.shape[1]))]
+        blocks[0][: self.input_dim] = bridge
         if self.with_content:
-            blocks.append((np.eye(seen.shape[1], min(self.content_dim, seen.shape[1])), 1.0))
+            blocks.append(np.eye(seen.shape[1], min(self.content_dim, seen.shape[1])))
         moved = seen[present] - centre
-        scaled = [block * _to_one_spread(moved @ block) for block, _ in blocks]
+        scaled = [block * _to_one_spread(moved @ block) for block in blocks]
         self.content_ = content
         self.modalities_ = content.modalities_
         self.centre_: Floats = centre.astype(np.float32)
@@ -153,7 +153,7 @@ class CollaborativeEncoder(Encoder):
         self.centre_ = tensors["centre"].astype(np.float32)
         self.matrix_ = tensors["matrix"].astype(np.float32)
         self.content_ = ContentEncoder(max(self.input_dim, self.content_dim), self.ridge).load_tensors(
-            {key.removeprefix("content."): value for key, value in tensors.items() if key.startswith("content.")}
+            tensors_under(tensors, "content.")
         )
         self.modalities_ = self.content_.modalities_
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,13 @@ class ItemPairs:
 
     def __len__(self) -> int:
         return len(self.trigger)
+
+    def mark(self) -> str:
+        """SHA-256 of the pairs and clicks in their order, in hex: other behaviour has another mark."""
+        digest = hashlib.sha256()
+        for part in (self.trigger, self.target, self.weight, self.clicks):
+            digest.update(np.ascontiguousarray(part).tobytes())
+        return digest.hexdigest()
 
 
 class PairSpec(Section):

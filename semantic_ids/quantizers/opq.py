@@ -7,12 +7,11 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from semantic_ids.encoders.pairs import ItemPairs
 from semantic_ids.item_vectors import Floats
-from semantic_ids.quantizers.base import Codes, Doubles, canonical_order, check_sizes, checked_vectors
+from semantic_ids.quantizers.base import Codes, Doubles, checked_vectors
 from semantic_ids.quantizers.kmeans import cluster, refine
 from semantic_ids.quantizers.nearest import nearest
-from semantic_ids.quantizers.pq import ProductQuantizer, check_parts
+from semantic_ids.quantizers.pq import ProductQuantizer
 
 _STEP = 2**14  # rows rotated at once
 _SAMPLE = 2**16  # rows that the rotation is learned on
@@ -35,21 +34,9 @@ class OptimizedProductQuantizer(ProductQuantizer):
 
     name = "opq"
 
-    def fit(self, vectors: Floats, pairs: ItemPairs | None = None) -> Self:
-        """Learn the rotation, and one codebook per part.
-
-        Raises
-        ------
-        FitError
-            When the vectors are not finite, too few for the sizes, or of a width that does not divide into the parts.
-        """
-        rows = checked_vectors(vectors)
-        check_sizes(self.sizes, len(rows), force=self.force)
-        check_parts(rows.shape[1], self.sizes)
-        ordered = rows[canonical_order(rows)]
-        self.rotation_ = _rotation(ordered, self.sizes, self.seed, self.threads)
-        self._fit_parts(_turned(ordered, self.rotation_))
-        return self
+    def _prepared(self, rows: Floats) -> Floats:
+        self.rotation_ = _rotation(rows, self.sizes, self.seed, self.threads)
+        return _turned(rows, self.rotation_)
 
     def encode(self, vectors: Floats, beam: int = 1) -> Codes:
         """Codes ``int32 [items, parts]``: the nearest combination of codewords, whatever ``beam``."""

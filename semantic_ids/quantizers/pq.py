@@ -79,8 +79,12 @@ class ProductQuantizer(Quantizer):
         rows = checked_vectors(vectors)
         check_sizes(self.sizes, len(rows), force=self.force)
         check_parts(rows.shape[1], self.sizes)
-        self._fit_parts(rows[canonical_order(rows)])
+        self._fit_parts(self._prepared(rows[canonical_order(rows)]))
         return self
+
+    def _prepared(self, rows: Floats) -> Floats:
+        """The rows as they are cut into parts; what that takes is learned here."""
+        return rows
 
     def _fit_parts(self, rows: Floats) -> None:
         parts = np.split(rows, len(self.sizes), axis=1)

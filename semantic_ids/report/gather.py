@@ -11,12 +11,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from semantic_ids.catalog import Catalog, table_path
-from semantic_ids.codebook import METRICS, Codebook
+from semantic_ids.codebook import METRICS, Codebook, load_committed
 from semantic_ids.item_vectors import Floats, ItemVectors
 from semantic_ids.records import CodebookRecord
-from sidkit.artifact import read_manifest
 from sidkit.engine import connection, literal, quoted
-from sidkit.errors import ArtifactCorruptError, ArtifactMissingError, LifeCycleError
+from sidkit.errors import ArtifactMissingError, LifeCycleError
 from sidkit.files import read_json
 from sidkit.repo import Repo
 from sidkit.tables import read_log
@@ -102,12 +101,10 @@ def gather(repo: Repo, name: str) -> Facts:
         When its files are missing or were changed.
     """
     record = Catalog.open(repo).codebook(name)
-    if record.state not in {"published", "serving", "retired"}:
+    if not record.has_codes:
         raise LifeCycleError(name, record.state, "a report shows assigned codes; publish it first")
     folder = repo.codebooks / name
-    codebook, manifest = Codebook.load(folder), read_manifest(folder, verify=False)
-    if manifest["content_hash"] != record.content_hash:
-        raise ArtifactCorruptError(folder, f"is not the codebook {record.content_hash} that the catalogue committed")
+    codebook, manifest = load_committed(folder, record)
     if not table_path(repo, name).is_file():
         raise ArtifactMissingError(
             f"{table_path(repo, name)} does not exist; `sidkit codebooks publish {name}` writes it"

@@ -17,6 +17,7 @@ from typing import Any
 
 from sidkit.errors import RepoError
 from sidkit.repo import FEAST_FILE, SETTINGS_FILE, Repo
+from sidkit.sqlite_url import absolute_url
 
 _PREFIX = "sqlite:///"
 
@@ -31,22 +32,13 @@ def resolve_registry_against_repo() -> None:
 
     def registry(config: RepoConfig) -> Any:
         found = original.fget(config)
-        path = getattr(found, "path", None)
-        if isinstance(path, str) and config.repo_path and getattr(found, "registry_type", "") == "sql":
-            found.path = _absolute(path, Path(config.repo_path))
+        path = str(getattr(found, "path", ""))
+        if path.startswith("sqlite") and config.repo_path and getattr(found, "registry_type", "") == "sql":
+            found.path = absolute_url(path, Path(config.repo_path).resolve()).render_as_string(hide_password=False)
         return found
 
     registry._sidkit = True  # type: ignore[attr-defined]
     RepoConfig.registry = property(registry)
-
-
-def _absolute(url: str, repo: Path) -> str:
-    relative = url.removeprefix(_PREFIX)
-    if not url.startswith(_PREFIX) or relative.startswith("/") or relative in {"", ":memory:"}:
-        return url
-    path = repo.resolve() / relative
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return f"{_PREFIX}{path}"
 
 
 def refuse_copied_registry(repo: Repo) -> None:
