@@ -15,6 +15,8 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy as sa
+
 from sidkit.errors import RepoError
 from sidkit.repo import FEAST_FILE, SETTINGS_FILE, Repo
 from sidkit.sqlite_url import absolute_url
@@ -34,7 +36,9 @@ def resolve_registry_against_repo() -> None:
         found = original.fget(config)
         path = str(getattr(found, "path", ""))
         if path.startswith("sqlite") and config.repo_path and getattr(found, "registry_type", "") == "sql":
-            found.path = absolute_url(path, Path(config.repo_path).resolve()).render_as_string(hide_password=False)
+            url = absolute_url(path, Path(config.repo_path).resolve())
+            if url != sa.engine.make_url(path):  # what is left alone keeps its spelling
+                found.path = url.render_as_string(hide_password=False)
         return found
 
     registry._sidkit = True  # type: ignore[attr-defined]
