@@ -92,7 +92,8 @@ def _training_pairs(repo: Repo, names: Sequence[str], items: KnownItems, vectors
     """All pairs that any of the codebooks, or the baseline, may have learned from."""
     specs = [PairSpec()]
     for name in names:
-        spec = PairSpec(**read_manifest(repo.codebooks / name)["spec"]["pairs"])
+        # A rehearsal only decides for how long is learned; its pairs teach nothing.
+        spec = PairSpec(**read_manifest(repo.codebooks / name)["spec"]["pairs"]).model_copy(update={"rehearsal": 0.0})
         specs += [spec] if spec not in specs else []
     mined = [pairs_among(repo, items, vectors, end_us, spec) for spec in specs]
     trigger, target, weight = (

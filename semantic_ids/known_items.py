@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from semantic_ids.encoders.pairs import ItemPairs, PairSpec, mine_pairs
+from semantic_ids.encoders.rehearsal import cut_before_newest, rehearse
 from semantic_ids.item_vectors import Floats, ItemVectors
 from sidkit.engine import connection, literal, quoted
 from sidkit.repo import Repo
@@ -53,6 +54,8 @@ def pairs_among(
 ) -> ItemPairs:
     """Pairs of these items, from clicks that serving could have known in ``(start_us, end_us]``; rows are theirs.
 
+    They carry a rehearsal where the spec asks for one and the window has no start.
+
     Parameters
     ----------
     repo : Repo
@@ -66,7 +69,16 @@ def pairs_among(
     spec : PairSpec
         Sources and caps.
     """
-    return mine_pairs(
-        read_log(repo).parts, list(known.ids), vectors, end_us, spec, delay_us=repo.settings.time.delay_us,
-        engine=repo.settings.engine, spill=repo.data / "tmp" / "duckdb", start_us=start_us,
-    )  # fmt: skip
+    log, engine, spill = read_log(repo).parts, repo.settings.engine, repo.data / "tmp" / "duckdb"
+    delay_us = repo.settings.time.delay_us
+
+    def mine(asked: PairSpec, end: int, start: int | None) -> ItemPairs:
+        return mine_pairs(
+            log, list(known.ids), vectors, end, asked, delay_us=delay_us, engine=engine, spill=spill, start_us=start
+        )
+
+    pairs = mine(spec, end_us, start_us)
+    if not spec.rehearsal or start_us is not None:
+        return pairs
+    cut_us = cut_before_newest(log, spec.rehearsal, end_us, delay_us=delay_us, engine=engine, spill=spill)
+    return replace(pairs, rehearsal=rehearse(mine, spec, cut_us, end_us))

@@ -22,7 +22,7 @@ from pydantic import Field
 
 from semantic_ids.codebook import make_encoder, make_quantizer
 from semantic_ids.encoders import Encoder
-from semantic_ids.encoders.pairs import Ints, ItemPairs
+from semantic_ids.encoders.pairs import Ints, ItemPairs, Rehearsal
 from semantic_ids.floors import Floors, below_floors
 from semantic_ids.hit_rate import HitQuestions, HitReport, by_codes, expected_hits
 from semantic_ids.item_vectors import Floats, ItemVectors, Mask
@@ -295,7 +295,11 @@ def pairs_within(pairs: ItemPairs, rows: Ints, items: int) -> ItemPairs:
     place[rows] = np.arange(len(rows))
     trigger, target = place[pairs.trigger], place[pairs.target]
     kept = (trigger >= 0) & (target >= 0)
-    return ItemPairs(trigger[kept], target[kept], pairs.weight[kept], pairs.clicks[rows], pairs.end_us)
+    rehearsal = None
+    if pairs.rehearsal is not None:
+        earlier, later = (pairs_within(half, rows, items) for half in (pairs.rehearsal.earlier, pairs.rehearsal.later))
+        rehearsal = Rehearsal(earlier, later) if len(earlier) and len(later) else None
+    return ItemPairs(trigger[kept], target[kept], pairs.weight[kept], pairs.clicks[rows], pairs.end_us, rehearsal)
 
 
 def _recommended(

@@ -198,6 +198,20 @@ def test_the_start_is_content_of_length_one() -> None:
     np.testing.assert_allclose(encoder.encode(items), content, atol=1e-5)
 
 
+def test_content_beside_what_is_learned_stays_as_it_is() -> None:
+    items, known, later = world()
+    encoder = BehaviourEncoder(**{**SMALL, "steps": 300}, content_weight=0.5).fit(items, known)
+    vectors = encoder.encode(items).astype(float)
+    content = ContentEncoder(dim=8).fit(items).encode(items).astype(float)
+    assert vectors.shape == (ROWS, 16) == (ROWS, encoder.output_dim)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    beside = 0.5 * content / np.linalg.norm(content, axis=1, keepdims=True) / np.hypot(1, 0.5)
+    np.testing.assert_allclose(vectors[:, :8], beside, atol=1e-5)
+    assert hit_rate(vectors.astype(np.float32), later) > hit_rate(content.astype(np.float32), later)
+    again = BehaviourEncoder(**json.loads(json.dumps(encoder.config()))).load_tensors(encoder.tensors())
+    np.testing.assert_array_equal(again.encode(items), encoder.encode(items))
+
+
 def test_vectors_are_float32_of_length_one_and_zeros_without_content(
     fitted: tuple[ItemVectors, BehaviourEncoder],
 ) -> None:
@@ -320,7 +334,15 @@ def test_groups_that_can_only_be_learned_by_heart_leave_content_as_it_was() -> N
 
 @pytest.mark.parametrize(
     "change",
-    [{"dim": 0}, {"batch": 1}, {"held_out": 0.0}, {"held_out": 1.0}, {"temperature": 0.0}, {"learning_rate": -1.0}],
+    [
+        {"dim": 0},
+        {"batch": 1},
+        {"held_out": 0.0},
+        {"held_out": 1.0},
+        {"temperature": 0.0},
+        {"learning_rate": -1.0},
+        {"content_weight": -1.0},
+    ],
 )
 def test_an_argument_out_of_range_is_refused_by_name(change: dict[str, Any]) -> None:
     items, known, _ = world(60)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from semantic_ids.encoders.pairs import ItemPairs
+from semantic_ids.encoders.pairs import ItemPairs, Rehearsal
 from semantic_ids.item_vectors import Floats, ItemVectors
 from sidkit.errors import FitError
 
@@ -77,10 +78,17 @@ def usable_pairs(encoder: str, items: ItemVectors, pairs: ItemPairs | None) -> I
             f"the pairs were mined for {len(pairs.clicks)} items (largest row {largest}), and {len(items)} came; "
             "mine them for these items, in the same order"
         )
-    both = items.any_present[pairs.trigger] & items.any_present[pairs.target]
-    if not both.any():
+    found = _between_present(items, pairs)
+    if not len(found):
         raise FitError(f"none of the {len(pairs)} pairs holds two items with content; {remedy}")
-    return ItemPairs(pairs.trigger[both], pairs.target[both], pairs.weight[both], pairs.clicks, pairs.end_us)
+    if pairs.rehearsal is None:
+        return found
+    earlier, later = (_between_present(items, half) for half in (pairs.rehearsal.earlier, pairs.rehearsal.later))
+    return replace(found, rehearsal=Rehearsal(earlier, later) if len(earlier) and len(later) else None)
+
+
+def _between_present(items: ItemVectors, pairs: ItemPairs) -> ItemPairs:
+    return pairs.where(items.any_present[pairs.trigger] & items.any_present[pairs.target])
 
 
 def tensors_under(tensors: Mapping[str, npt.NDArray[np.generic]], prefix: str) -> dict[str, npt.NDArray[np.generic]]:

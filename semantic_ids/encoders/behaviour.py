@@ -22,36 +22,45 @@ class BehaviourEncoder(Encoder):
     Content is standardised, gap-filled and rotated by :class:`ContentEncoder`; the projection sees nothing else, so it
     can say of a missing modality only what filled content says. One projection, shared by trigger and target, adds a
     linear and a two-layer change to the leading axes of content; both changes start at zero, so that training starts
-    from content. Kept is the look with the best ranks of held-out pairs; content itself, where none is better by three
-    standard errors. The loss is InfoNCE with in-batch negatives and logQ correction; known positives are no negatives,
-    and no item is twice in a batch. The result has length 1. The paper leaves width, temperature and batch open; the
+    from content. The loss is InfoNCE with in-batch negatives and logQ correction; known positives are no negatives, and
+    no item is twice in a batch. The result has length 1. The paper leaves width, temperature and batch open; the
     defaults are ours.
+
+    How long is learned is decided by a rehearsal, where the pairs carry one: learned is from the pairs of the window's
+    beginning, judged by those of its end, as the future will judge; then all pairs are learned from for as many steps as
+    were best. Without a rehearsal the pairs of some items are held out, and the best look is kept. Where no look ranks
+    the judging pairs better than content by three standard errors, content stays.
 
     An item that is in no pair goes through the same function as all others: nothing says that it is cold.
 
     Parameters
     ----------
     dim : int
-        Dimensions of the result.
+        Dimensions of what is learned, and of the result where no content stands beside.
     hidden : int
         Width of the hidden layer.
     input_dim : int
         Principal axes of content that the projection sees; fewer where the content has fewer.
     ridge : float
         As for :class:`ContentEncoder`.
+    content_weight : float
+        Length of the first ``dim`` axes of content beside what is learned, whose length is 1: the loss then teaches what
+        content lacks, and items that nobody clicked yet keep their neighbours. 0 leaves it out; else the result has
+        ``2 * dim`` dimensions.
     temperature : float
         By which cosines are divided.
     log_q : float
-        How much of the logQ correction applies; 0 leaves it out.
+        How much of the logQ correction applies; 0 leaves it out. A pass draws each target equally often, so that cosines
+        take up popularity by this power of the clicks.
     batch : int
         Pairs per step, at most.
     steps : int
-        Steps at most; every 50 the held-out pairs are looked at.
+        Steps at most; every 25 the judging pairs are looked at.
     patience : int
         Looks without better ranks after which training stops.
     held_out : float
-        Share of the items whose pairs decide when to stop, and are not learned from: a pair that is left out alone can
-        be known from the pairs around it. They come from the same window as the others, never from later.
+        Without a rehearsal, the share of the items whose pairs decide when to stop, and are not learned from: a pair that is
+        left out alone can be known from the pairs around it. They come from the same window as the others, never from later.
     learning_rate, weight_decay : float
         Of AdamW; the decay is towards content.
     seed : int
@@ -69,11 +78,12 @@ class BehaviourEncoder(Encoder):
         hidden: int = 256,
         input_dim: int = 256,
         ridge: float = 0.1,
+        content_weight: float = 0.0,
         temperature: float = 0.07,
         log_q: float = 1.0,
         batch: int = 1024,
         steps: int = 3000,
-        patience: int = 6,
+        patience: int = 8,
         held_out: float = 0.1,
         learning_rate: float = 3e-3,
         weight_decay: float = 0.1,
@@ -84,6 +94,7 @@ class BehaviourEncoder(Encoder):
         self.hidden = hidden
         self.input_dim = input_dim
         self.ridge = ridge
+        self.content_weight = content_weight
         self.temperature = temperature
         self.log_q = log_q
         self.batch = batch
@@ -98,7 +109,7 @@ class BehaviourEncoder(Encoder):
     def fit(self, items: ItemVectors, pairs: ItemPairs | None = None) -> Self:
         """Learn from pairs of rows of ``items``.
 
-        ``curve_`` then holds the mean log rank of held-out pairs at each look, content's first.
+        ``curve_`` then holds the mean log rank of the judging pairs at each look, content's first.
 
         Raises
         ------
@@ -130,7 +141,7 @@ class BehaviourEncoder(Encoder):
         """
         self._refuse_unfitted("straight_")
         content = self.content_.encode(items)
-        vectors = np.zeros((len(items), self.dim), dtype=np.float32)
+        vectors = np.zeros((len(items), self.output_dim), dtype=np.float32)
         for start in range(0, len(items), _ROWS_AT_ONCE):
             part = slice(start, start + _ROWS_AT_ONCE)
             vectors[part] = self._projected(content[part].astype(np.float64))
@@ -141,9 +152,13 @@ class BehaviourEncoder(Encoder):
         """In double, so that the last bits of a float32 do not depend on the batch."""
         hidden = np.maximum(rows @ self.first_.astype(np.float64) + self.bias_, 0)
         moved = rows @ self.straight_.astype(np.float64) + hidden @ self.second_.astype(np.float64)
-        length = np.linalg.norm(moved, axis=1, keepdims=True)
-        scaled: npt.NDArray[np.float64] = moved / np.where(length > 0, length, 1)
-        return scaled
+        if not self.content_weight:
+            return _unit(moved)
+        kept = min(self.dim, rows.shape[1])
+        content = np.zeros((len(rows), self.dim))
+        content[:, :kept] = rows[:, :kept]
+        both = np.hstack([self.content_weight * _unit(content), _unit(moved)])
+        return np.asarray(both / np.hypot(1, self.content_weight))
 
     def _check_arguments(self) -> None:
         for name in ("dim", "hidden", "input_dim", "steps", "patience", "threads"):
@@ -153,6 +168,8 @@ class BehaviourEncoder(Encoder):
             raise FitError(f"batch is {self.batch}; at least 2 pairs are needed, or there is no negative")
         if not 0 < self.held_out < 1:
             raise FitError(f"held_out is {self.held_out}; a share above 0 and below 1 is needed")
+        if not 0 <= self.content_weight < np.inf:
+            raise FitError(f"content_weight is {self.content_weight}; a number of at least 0 is needed")
         for name in ("temperature", "learning_rate"):
             if not 0 < getattr(self, name) < np.inf:
                 raise FitError(f"{name} is {getattr(self, name)}; a number above 0 is needed")
@@ -160,7 +177,7 @@ class BehaviourEncoder(Encoder):
     @property
     def output_dim(self) -> int:
         """Width of the vectors."""
-        return int(self.straight_.shape[1])
+        return int(self.straight_.shape[1]) * (2 if self.content_weight else 1)
 
     def config(self) -> dict[str, Any]:
         """The constructor's arguments, as JSON values; the threads are no part of what was fitted."""
@@ -169,6 +186,7 @@ class BehaviourEncoder(Encoder):
             "hidden": self.hidden,
             "input_dim": self.input_dim,
             "ridge": self.ridge,
+            "content_weight": self.content_weight,
             "temperature": self.temperature,
             "log_q": self.log_q,
             "batch": self.batch,
@@ -201,3 +219,8 @@ class BehaviourEncoder(Encoder):
         self.content_ = ContentEncoder(self.input_dim, self.ridge).load_tensors(tensors_under(tensors, "content."))
         self.modalities_ = self.content_.modalities_
         return self
+
+
+def _unit(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(rows / np.where(length > 0, length, 1))

@@ -20,8 +20,9 @@ from sidkit.errors import FitError
 if TYPE_CHECKING:
     from semantic_ids.encoders.behaviour import BehaviourEncoder
 
-STEPS_PER_LOOK = 50
+STEPS_PER_LOOK = 25
 _MOST_JUDGED = 2048
+_MOST_OTHERS = 4096
 _STANDARD_ERRORS = 3  # by which ranks must improve on content's; the best of many looks is lucky
 
 
@@ -47,14 +48,19 @@ class Projection(nn.Module):
         What each axis of content is divided by before it is changed, so that a faint axis is learned as fast as a loud one.
     generator : torch.Generator
         Draws the first layer.
+    content_weight : float
+        Length of the unchanged content beside what is learned, whose length is 1; 0 for none.
     """
 
     start: Tensor
     scale: Tensor
 
-    def __init__(self, hidden: int, dim: int, scale: Tensor, generator: torch.Generator) -> None:
+    def __init__(
+        self, hidden: int, dim: int, scale: Tensor, generator: torch.Generator, content_weight: float = 0.0
+    ) -> None:
         super().__init__()
         width = len(scale)
+        self.content_weight = content_weight
         self.register_buffer("start", torch.eye(width, dim))
         self.register_buffer("scale", scale)
         self.change = nn.Parameter(torch.zeros(width, dim))
@@ -63,10 +69,14 @@ class Projection(nn.Module):
         self.second = nn.Parameter(torch.zeros(hidden, dim))
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Content ``float32 [rows, width]`` to vectors of length 1, ``float32 [rows, dim]``."""
+        """Content ``float32 [rows, width]`` to vectors of length 1, ``float32 [rows, dim]`` (twice ``dim`` with content)."""
         straight, first, bias, second = self.matrices()
         bent = functional.relu(torch.addmm(bias, rows, first)) @ second
-        return functional.normalize(rows @ straight + bent, dim=1)
+        moved = functional.normalize(rows @ straight + bent, dim=1)
+        if not self.content_weight:
+            return moved
+        content = self.content_weight * functional.normalize(rows @ self.start, dim=1)
+        return torch.cat([content, moved], dim=1) / math.hypot(1, self.content_weight)
 
     def matrices(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """What the vectors come from: the straight path, and weight, bias and weight of the two layers."""
@@ -119,20 +129,52 @@ def train(spec: BehaviourEncoder, content: Floats, pairs: ItemPairs) -> Learned:
 
 def _trained(spec: BehaviourEncoder, content: Floats, pairs: ItemPairs) -> Learned:
     rng = np.random.default_rng(spec.seed)
-    held = _held_out(pairs, spec.held_out, rng)
-    known = KnownPairs(pairs)
-    judge = _Judge(pairs, np.flatnonzero(held), known, rng)
-    learning = PairBatches(pairs.trigger[~held], pairs.target[~held], pairs.weight[~held])
+    if pairs.rehearsal is None:
+        held = _held_out(pairs, spec.held_out, rng)
+        known = KnownPairs(pairs)
+        judge = _Judge(pairs.where(held), pairs.target, known, rng)
+        course = _learn(spec, content, pairs.where(~held), known, spec.steps, rng, judge)
+        return _as_arrays(course.model, course.curve)
+    earlier, later = pairs.rehearsal.earlier, pairs.rehearsal.later
+    known = KnownPairs(earlier)
+    judge = _Judge(later, np.flatnonzero(content.any(axis=1)), known, rng)
+    course = _learn(spec, content, earlier, known, spec.steps, rng, judge)
+    model = course.model
+    if course.best_step:
+        again = np.random.default_rng(spec.seed)
+        model = _learn(spec, content, pairs, KnownPairs(pairs), course.best_step, again, None).model
+    return _as_arrays(model, course.curve)
+
+
+@dataclass(frozen=True)
+class _Course:
+    """How learning went: the model of the best look (of the last step where nobody looked), the mean log rank at each look
+    with content's first, and the step of the best look, 0 where that is content.
+    """
+
+    model: Projection
+    curve: tuple[float, ...]
+    best_step: int
+
+
+def _learn(
+    spec: BehaviourEncoder,
+    content: Floats,
+    pairs: ItemPairs,
+    known: KnownPairs,
+    steps: int,
+    rng: np.random.Generator,
+    judge: _Judge | None,
+) -> _Course:
+    """Learn from pairs for so many steps, or until the judge sees no progress."""
     rows = torch.from_numpy(content)
     log_q = spec.log_q * torch.log(torch.from_numpy(np.maximum(pairs.clicks, 1)).float())
-    scale = _scale_of_axes(content)
     generator = torch.Generator().manual_seed(spec.seed)
-    model = Projection(spec.hidden, spec.dim, scale, generator)
+    model = Projection(spec.hidden, spec.dim, _scale_of_axes(content), generator, spec.content_weight)
     optimiser = torch.optim.AdamW(model.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay)
-    first_look = judge.log_ranks(model, rows)
-    curve = [float(first_look.mean())]
-    content_state = kept = _copy(model)
-    for step, (trigger, target) in enumerate(learning.stream(spec.batch, rng), start=1):
+    watch = _Watch(judge, model, rows, spec.patience) if judge else None
+    batches = PairBatches(pairs.trigger, pairs.target, pairs.weight)
+    for step, (trigger, target) in enumerate(batches.stream(spec.batch, rng), start=1):
         excluded = torch.from_numpy(known.no_negatives(trigger, target, target))
         one, other = model(rows[torch.from_numpy(np.concatenate([trigger, target]))]).chunk(2)
         popular = log_q[torch.from_numpy(target)]
@@ -140,23 +182,48 @@ def _trained(spec: BehaviourEncoder, content: Floats, pairs: ItemPairs) -> Learn
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-        if step % STEPS_PER_LOOK == 0 or step >= spec.steps:
-            look = judge.log_ranks(model, rows)
-            curve.append(float(look.mean()))
-            if curve[-1] < min(curve[:-1]):
-                gain = first_look - look
-                clear = gain.mean() > _STANDARD_ERRORS * gain.std() / np.sqrt(len(gain))
-                kept = _copy(model) if clear else content_state
-            if len(curve) - 1 - int(np.argmin(curve)) >= spec.patience or step >= spec.steps:
-                break
+        last = step >= steps
+        if watch and (step % STEPS_PER_LOOK == 0 or last):
+            last = watch.look(step) or last
+        if last:
+            break
     else:
         raise FitError(
-            f"{len(pairs)} pairs came and no two of those that are not held out are of four different items, so that "
-            "nothing can be told apart; mine more pairs, or use the encoder 'content'"
+            f"{len(pairs)} pairs came to learn from and no two of them are of four different items, so that nothing can be "
+            "told apart; mine more pairs, or use the encoder 'content'"
         )
-    model.load_state_dict(kept)
+    return watch.course() if watch else _Course(model, (), step)
+
+
+class _Watch:
+    """Looks at a model while it learns, and keeps the best; content, where none is clearly better."""
+
+    def __init__(self, judge: _Judge, model: Projection, rows: Tensor, patience: int) -> None:
+        self._judge, self._model, self._rows, self._patience = judge, model, rows, patience
+        self._first = judge.log_ranks(model, rows)
+        self._curve = [float(self._first.mean())]
+        self._content = self._kept = _copy(model)
+        self._best_step = 0
+
+    def look(self, step: int) -> bool:
+        """Whether patience is at its end."""
+        look = self._judge.log_ranks(self._model, self._rows)
+        self._curve.append(float(look.mean()))
+        if self._curve[-1] < min(self._curve[:-1]):
+            gain = self._first - look
+            clear = bool(gain.mean() > _STANDARD_ERRORS * gain.std() / np.sqrt(len(gain)))
+            self._kept, self._best_step = (_copy(self._model), step) if clear else (self._content, 0)
+        return len(self._curve) - 1 - int(np.argmin(self._curve)) >= self._patience
+
+    def course(self) -> _Course:
+        """With the model as it was kept."""
+        self._model.load_state_dict(self._kept)
+        return _Course(self._model, tuple(self._curve), self._best_step)
+
+
+def _as_arrays(model: Projection, curve: tuple[float, ...]) -> Learned:
     straight, first, bias, second = (matrix.detach().numpy().copy() for matrix in model.matrices())
-    return Learned(straight, first, bias, second, tuple(curve))
+    return Learned(straight, first, bias, second, curve)
 
 
 def _scale_of_axes(content: Floats) -> Tensor:
@@ -184,16 +251,16 @@ def _held_out(pairs: ItemPairs, share: float, rng: np.random.Generator) -> Mask:
 
 
 class _Judge:
-    """How near the held-out targets come to the top of one fixed pool, so that looks can be compared.
+    """How near the targets of some pairs come to the top of one fixed pool, so that looks can be compared.
 
-    Ranks, not the loss: the loss also falls where cosines shrink to fit the temperature and no neighbour changes.
+    Ranks, not the loss: the loss also falls where cosines shrink to fit the temperature and no neighbour changes. The
+    pool holds the targets and a sample of the other items.
     """
 
-    def __init__(self, pairs: ItemPairs, held: Ints, known: KnownPairs, rng: np.random.Generator) -> None:
-        held = np.sort(rng.permutation(held)[:_MOST_JUDGED])
-        trigger, target = pairs.trigger[held], pairs.target[held]
-        others = np.setdiff1d(pairs.target, target)
-        pool = np.union1d(target, rng.permutation(others)[:_MOST_JUDGED])
+    def __init__(self, judged: ItemPairs, others: Ints, known: KnownPairs, rng: np.random.Generator) -> None:
+        asked = np.sort(rng.permutation(len(judged))[:_MOST_JUDGED])
+        trigger, target = judged.trigger[asked], judged.target[asked]
+        pool = np.union1d(target, rng.permutation(np.setdiff1d(others, target))[:_MOST_OTHERS])
         self.trigger, self.pool = torch.from_numpy(trigger), torch.from_numpy(pool)
         self.positive = torch.from_numpy(np.searchsorted(pool, target))
         self.excluded = torch.from_numpy(known.no_negatives(trigger, target, pool))

@@ -38,7 +38,8 @@ class ItemPairs:
 
     ``trigger`` and ``target`` are ``int64 [pairs]``, rows of the items they were mined for, never equal to each other;
     ``weight`` is ``float32 [pairs]``, above 0; ``clicks`` is ``int64 [items]``, positives before the cut-off, which the
-    logQ correction needs; ``end_us`` is the cut-off, microseconds UTC: nothing later was looked at.
+    logQ correction needs; ``end_us`` is the cut-off, microseconds UTC: nothing later was looked at. ``rehearsal``, where
+    there is one, holds pairs of the same items and the same window.
     """
 
     trigger: Ints
@@ -46,6 +47,7 @@ class ItemPairs:
     weight: npt.NDArray[np.float32]
     clicks: Ints
     end_us: int
+    rehearsal: Rehearsal | None = None
 
     def __len__(self) -> int:
         return len(self.trigger)
@@ -55,7 +57,24 @@ class ItemPairs:
         digest = hashlib.sha256()
         for part in (self.trigger, self.target, self.weight, self.clicks):
             digest.update(np.ascontiguousarray(part).tobytes())
+        for half in (self.rehearsal.earlier, self.rehearsal.later) if self.rehearsal else ():
+            digest.update(half.mark().encode())
         return digest.hexdigest()
+
+    def where(self, kept: npt.NDArray[np.bool_]) -> ItemPairs:
+        """The pairs of a ``bool [pairs]`` mask, without their rehearsal."""
+        return ItemPairs(self.trigger[kept], self.target[kept], self.weight[kept], self.clicks, self.end_us)
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """One window cut in two: ``earlier`` pairs could be learned from at the cut, ``later`` ones came between the cut and the
+    end of the window, and none of them is among the earlier ones. What learned from the first can be judged by the second
+    as the whole will be judged by the future.
+    """
+
+    earlier: ItemPairs
+    later: ItemPairs
 
 
 class PairSpec(Section):
@@ -78,6 +97,8 @@ class PairSpec(Section):
     """Items of a user that Swing knows, the newest first."""
     swing_top: int = Field(default=20, ge=1)
     """Swing neighbours per target, the highest scores first."""
+    rehearsal: float = Field(default=0.0, ge=0, lt=1)
+    """The newest share of the clicks, by which a rehearsal on the clicks before them is judged; 0 for none."""
 
 
 def mine_pairs(
