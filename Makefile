@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SIDKIT_DATA ?= ../shared/data
 WORK := .work
 
-.PHONY: demo test lint types unit real clean
+.PHONY: demo test lint types unit real kill-storm clean
 
 $(VENV): $(VENV)/.made
 
@@ -40,6 +40,14 @@ real: $(VENV)/.made
 	    rm -rf $(WORK)/$$name && $(BIN)/sidkit run --data "$(SIDKIT_DATA)/$$name" --repo $(WORK)/$$name || exit 1; \
 	  else echo "SKIPPED $$name: $(SIDKIT_DATA)/$$name is not there; set SIDKIT_DATA"; fi; \
 	done
+
+# Every command of a codebook's life is killed at all of its points and at 20 random moments per preset, and codebooks take
+# turns while readers ask. Up to an hour.
+kill-storm: $(VENV)/.made
+	rm -rf $(WORK)/kills $(WORK)/rotation && mkdir -p $(WORK)/kills $(WORK)/rotation
+	$(BIN)/python tests/test_codebook_kills.py $(WORK)/kills --all
+	$(BIN)/python tests/test_rotation.py $(WORK)/rotation 10
+	$(BIN)/python tests/kill_storm.py --out benchmarks/results/kill_storm.json
 
 clean:
 	rm -rf demo $(WORK) .pytest_cache .mypy_cache .ruff_cache

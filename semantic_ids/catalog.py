@@ -87,6 +87,8 @@ class Catalog:
             When it does not know codebooks whose files are still in the repo.
         """
         shown = _hidden(repo.settings.catalog.url)
+        # Files before rows: the catalogue commits first, so that it knows whatever they know, also while a writer works.
+        on_disk, witnessed = _on_disk(repo), _names_in(repo.defined)
         try:
             url = absolute_url(repo.settings.catalog.url, repo.path)
             shown = url.render_as_string(hide_password=True)
@@ -97,7 +99,7 @@ class Catalog:
         except (sa.exc.SQLAlchemyError, ImportError, OSError, ValueError) as error:
             raise CatalogUnreachableError(shown, error) from error
         settled = {name for name, record in known.items() if record.defined or record.state == "purged"}
-        orphans = sorted((_on_disk(repo) - set(known)) | (catalog._witnessed() - settled))
+        orphans = sorted((on_disk - set(known)) | (witnessed - settled))
         if orphans:
             raise CatalogLostError(shown, orphans)
         return catalog
@@ -177,10 +179,7 @@ class Catalog:
         The name is also written beside the catalogue: one that is put back from an old copy would not know it.
         """
         self._set_codebook(name, defined=True)
-        write_json(self._witness, sorted(self._witnessed() | {name}))
-
-    def _witnessed(self) -> set[str]:
-        return set(read_json(self._witness)) if self._witness.exists() else set()
+        write_json(self._witness, sorted(_names_in(self._witness) | {name}))
 
     def set_state(self, name: str, state: str) -> None:
         """Commit a step of a codebook's life; promoting one takes the place of the serving one."""
@@ -188,8 +187,8 @@ class Catalog:
         if state == "purged":
             values["defined"] = False
         self._set(_codebooks, name, values, instead="published")
-        if state == "purged" and name in self._witnessed():
-            write_json(self._witness, sorted(self._witnessed() - {name}))
+        if state == "purged" and name in _names_in(self._witness):
+            write_json(self._witness, sorted(_names_in(self._witness) - {name}))
 
     def _set_codebook(self, name: str, **values: object) -> None:
         self._set(_codebooks, name, values, instead=None)
@@ -313,6 +312,10 @@ def read_definitions(repo_path: Path) -> Definitions:
 def table_path(repo: Repo, name: str) -> Path:
     """The table of a codebook's codes."""
     return repo.tables / f"item_sid_{name}.parquet"
+
+
+def _names_in(witness: Path) -> set[str]:
+    return set(read_json(witness)) if witness.exists() else set()
 
 
 def _on_disk(repo: Repo) -> set[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
+import duckdb
 import pyarrow as pa
 
 from semantic_ids.catalog import Catalog, table_path
@@ -24,8 +26,9 @@ def codes_of(repo: Repo, item_ids: Sequence[str], name: str | None = None) -> di
     LifeCycleError
         When it is not published.
     """
-    table = literal(table_path(repo, _published(repo, name).name))
-    with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
+    record = _published(repo, name)
+    table = literal(table_path(repo, record.name))
+    with _while_it_is_there(repo, record), connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
         opened.register("asked", pa.table({"item_id": pa.array(item_ids, pa.string())}))
         found = dict(
             opened.execute(
@@ -69,7 +72,7 @@ def items_of(
     if most < 0:
         raise ConfigError(f"at most {most} items were asked for; 0 or more are needed")
     items = read_log(repo).items
-    with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
+    with _while_it_is_there(repo, record), connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
         columns = {
             row[0] for row in opened.execute(f"DESCRIBE SELECT * FROM read_parquet({literal(items)})").fetchall()
         }
@@ -95,3 +98,14 @@ def _published(repo: Repo, name: str | None) -> CodebookRecord:
     if not record.has_codes:
         raise LifeCycleError(record.name, record.state, "its codes can be looked up once it is published")
     return record
+
+
+@contextmanager
+def _while_it_is_there(repo: Repo, record: CodebookRecord) -> Iterator[None]:
+    """Readers take no lock: say it when the codebook was purged after the catalogue was asked."""
+    try:
+        yield
+    except duckdb.IOException as error:
+        if table_path(repo, record.name).exists():
+            raise
+        raise LifeCycleError(record.name, "purged", "it was purged meanwhile; ask for another codebook") from error

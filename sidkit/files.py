@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -30,6 +31,7 @@ def written_beside(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f"{_LEFTOVER}{os.getpid()}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers_of(path)
         yield temporary
         _sync(temporary)
         temporary.replace(path)
@@ -49,6 +51,7 @@ def folder_written_beside(path: Path) -> Iterator[Path]:
     """Like :func:`written_beside` for a whole folder that must not exist yet; removing it gives the write up."""
     temporary = path.with_name(f"{_LEFTOVER}{os.getpid()}-{path.name}")
     try:
+        _remove_leftovers_of(path)
         remove(temporary)
         temporary.mkdir(parents=True)
         yield temporary
@@ -99,6 +102,24 @@ def remove_leftovers(root: Path) -> None:
     if root.is_dir():
         for leftover in sorted(root.rglob(f"{_LEFTOVER}*")):
             remove(leftover)
+
+
+def _remove_leftovers_of(path: Path) -> None:
+    """Remove what killed writers of ``path`` left; those that still live keep theirs."""
+    for leftover in path.parent.glob(f"{_LEFTOVER}*-{glob.escape(path.name)}"):
+        writer = leftover.name.removeprefix(_LEFTOVER).split("-", maxsplit=1)[0]
+        if writer.isdigit() and not _lives(int(writer)):
+            remove(leftover)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
 
 
 def disk_refused(error: BaseException) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,11 @@ ASKED = (*list(ITEMS)[::7], *BARE)
 
 
 def write_source(
-    folder: Path, items: Mapping[str, int], bare: Collection[str] = BARE, edition: Mapping[str, int] | None = None
+    folder: Path,
+    items: Mapping[str, int],
+    bare: Collection[str] = BARE,
+    edition: Mapping[str, int] | None = None,
+    clicks: Sequence[Event] = (),
 ) -> Path:
     """Items with their creation times; a vector depends on the item's name and its edition alone."""
     embeddings = []
@@ -41,7 +45,7 @@ def write_source(
         embeddings.append(EmbeddingVersion(item, None, vectors))
     versions = [ItemVersion(item, created, None, None, "c", 1.0) for item, created in items.items()]
     first = min(items)
-    events = [Event("u1", first, START + 30 * DAY, 1), Event("u2", first, START + 31 * DAY, 0)]
+    events = [Event("u1", first, START + 30 * DAY, 1), Event("u2", first, START + 31 * DAY, 0), *clicks]
     return write_tables(
         folder,
         {

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from builders import fresh_repo
 from semantic_ids.catalog import Catalog, read_definitions
+from semantic_ids.records import CodebookRecord
 from sidkit.errors import (
     CatalogLostError,
     CatalogUnreachableError,
@@ -379,3 +380,17 @@ def test_what_a_killed_writer_left_is_not_taken_for_a_lost_codebook(repo: Repo) 
     repo.tables.mkdir(parents=True, exist_ok=True)
     (repo.tables / ".writing-7-item_sid_a.parquet").write_bytes(b"half")
     assert Catalog.open(repo).codebooks() == []
+
+
+def test_a_reader_beside_a_writer_does_not_take_the_new_codebook_for_one_that_the_catalogue_lost(
+    repo: Repo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_then_written(catalog: Catalog) -> list[CodebookRecord]:
+        monkeypatch.undo()
+        found = catalog.codebooks()
+        add(Catalog.open(repo), "new", "published")
+        (repo.codebooks / "new").mkdir(parents=True)
+        return found
+
+    monkeypatch.setattr(Catalog, "codebooks", read_then_written)
+    assert states(Catalog.open(repo)) == {"new": "published"}

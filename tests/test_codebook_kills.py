@@ -1,57 +1,95 @@
-"""Each step of a codebook's life is killed at every point where something becomes lasting, and then run again.
+"""Each command is killed at every point where something becomes lasting, and then run again.
 
 The tests run this file once as a script: a process that has imported everything and forks a child for each run, so that
 hundreds of kills cost the imports of one. A child is killed by SIGKILL before or after a rename, a removal, a commit (of
-the catalogue or of Feast's registry) or a write to the online store. Another child runs the same step again, and what is
-then on disk must be what an undisturbed run leaves.
+the catalogue or of Feast's registry) or a write to the online store. Another child runs the same command again, and what
+is then on disk must be what an undisturbed run leaves. That the points are all there is, is checked too: in an undisturbed
+run no file may change between two points.
 """
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
-import shutil
-import signal
-import sqlite3
+import random
+import re
 import subprocess
 import sys
-import traceback
-from collections.abc import Callable, Iterator
+import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
-from builders import DAY
-from codebook_builders import AS_OF, CUT, ITEMS, SPEC, bring, built_repo, rows
-from semantic_ids import pipeline
-from semantic_ids.catalog import Catalog, read_definitions
-from sidkit.artifact import read_manifest
+from kill_points import Points, lasting_files
+from kill_storm import copy
+from kill_storm import kills_of as killed_at_random
+from life_state import command, differences, forked, import_rooms, state
+from life_steps import PRESETS, STEPS, HashedTexts, Step, begin
+from semantic_ids.catalog import read_definitions
+from semantic_ids.quality_commands import STALE
+from sidkit.cli import build_app
+from sidkit.presets import preset_path
 from sidkit.repo import Repo
 
-OTHER = SPEC.model_copy(update={"sizes": (5, 5), "quantizer_arguments": {"seed": 3}})
-STEPS: dict[str, Callable[[Repo], object]] = {
-    "fit": lambda repo: pipeline.fit(repo, "new", OTHER, CUT + DAY),
-    "publish": lambda repo: pipeline.publish(repo, "new"),
-    "promote": lambda repo: pipeline.promote(repo, "new"),
-    "retire": lambda repo: pipeline.retire(repo, "old"),
-    "refresh": lambda repo: pipeline.refresh(repo, "new"),
-    "refresh after a rebuild": lambda repo: pipeline.refresh(repo, "new"),
-    "purge": lambda repo: pipeline.purge(repo, "old"),
-}
-BEFORE: dict[str, Callable[[Repo], object]] = {
-    "refresh": lambda repo: bring(repo, {**ITEMS, "late": AS_OF}, AS_OF + DAY, edition={"i003": 1}),
-    "refresh after a rebuild": lambda repo: bring(
-        repo, {**ITEMS, "late": AS_OF}, AS_OF + DAY, rebuild=True, edition={"i004": 1}
-    ),
-}
 REGISTRY_KILLS = 4
-IMPORTED_ONCE = (
-    "faiss", "safetensors.numpy", "feast.repo_operations", "feast.infra.online_stores.sqlite",
-    "feast.infra.compute_engines.local.compute", "feast.infra.registry.sql", "ibis.backends.duckdb", "polars",
-    "sidkit.stores.asof_duckdb",
+ALL = "--all"
+"""Of this file as a script: kill at all points of all steps."""
+READING = (
+    ("codebooks", "list"), ("codebooks", "show", "new"), ("codebooks", "codes", "--items", "i001,nothing"),
+    ("codebooks", "items", "--codes", "0"), ("codebooks", "health", "new"), ("ranker", "list"),
 )  # fmt: skip
+ELSEWHERE = {
+    "init": "test_repo.py", "data check": "writes rejects only", "data synthetic": "one rename: test_synthetic.py",
+    "codebooks sweep": "writes nothing: test_sweep.py", "run": "test_job.py: killed at every stage",
+    "frame": "one rename, outside the repo", "score": "reads", "ranker promote": "test_job.py", "ranker evaluate": "reads",
+}  # fmt: skip
+"""Commands that are no part of the life here, and why."""
+CATALOGUE, REGISTRY = "commit catalog.sqlite", "commit registry.sqlite"
+GROUND = {f"replace {name}.parquet" for name in ("item_content", "item_stats", "user_history", "user_stats")}
+PUBLISHED = {
+    "replace item_sid_*.parquet", "replace item_sid_*.json", "replace defined.json", CATALOGUE, REGISTRY,
+    "making of sidkit_item_sid_*", "online_write_batch",
+}  # fmt: skip
+LOGGED = {
+    "replace interactions.parquet", "replace items.parquet", "replace item_embeddings.parquet", "replace part-0.parquet",
+    "replace items-0.parquet", "replace item_embeddings-0.parquet", "replace manifest.json",
+}  # fmt: skip
+REFRESHED = {"replace item_sid_*.parquet", "replace item_sid_*.json"}
+KINDS: dict[str, set[str]] = {
+    "ingest": LOGGED,
+    "build": {*GROUND, "replace manifest.json"},
+    "rows": {"replace rows.parquet", "replace rows.json"},
+    "apply": {"making of registry.sqlite", REGISTRY, *(f"making of sidkit_{kind[8:-8]}" for kind in GROUND)},
+    "materialize": {"online_write_batch", REGISTRY},
+    "embed": {"making of vectors", "commit of vectors", "replace item_embeddings.parquet"},
+    "embed more": {"making of vectors", "commit of vectors", "replace item_embeddings.parquet"},
+    "fit": {CATALOGUE, "rename *"},
+    "publish": PUBLISHED,
+    "promote": {CATALOGUE},
+    "retire": {CATALOGUE},
+    "suffixes": {"replace sid_suffix_*.parquet"},
+    "report": {"replace report.html"},
+    "ingest more": LOGGED | {f"unlink {name}-0.parquet" for name in ("items", "item_embeddings", "part")},
+    "build more": {"replace item_content.parquet", "replace manifest.json"},
+    "refresh": REFRESHED,
+    "suffixes of more": {"replace sid_suffix_*.parquet"},
+    "rebuild": {*GROUND, "replace manifest.json"},
+    "refresh after a rebuild": REFRESHED,
+    "purge": {
+        CATALOGUE, REGISTRY, "replace defined.json", "dropping of sidkit_item_sid_*", "rmdir *", "unlink manifest.json",
+        "unlink config.json", "unlink metrics.json", "unlink tensors.safetensors", "unlink item_sid_*.parquet",
+        "unlink item_sid_*.json", "unlink sid_suffix_*.parquet",
+    },
+    **{f"{step} {kind}": kinds for kind in ("saviorrec", "smile") for step, kinds in (
+        ("fit", {CATALOGUE, "rename *"}), ("publish", PUBLISHED), ("refresh", REFRESHED),
+    )},
+}  # fmt: skip
+"""The kinds of points of each step, ``*`` for a codebook's name: the list that a new kind has to be put into."""
+RANDOM_KILLS = {"publish": 3, "purge": 3}
+"""Steps that are killed at random moments too, and how often; ``make kill-storm`` does it at length."""
 
 
 @pytest.fixture(scope="module")
@@ -62,235 +100,167 @@ def campaign(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         cwd=folder, capture_output=True, text=True, timeout=900, check=False,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert (folder / "campaign.json").exists(), done.stdout + done.stderr
     found: dict[str, Any] = json.loads((folder / "campaign.json").read_text())
     return found
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", [step.name for step in STEPS])
 def test_a_step_that_was_killed_anywhere_ends_alike_when_it_is_run_again(campaign: dict[str, Any], step: str) -> None:
-    kills = campaign[step]
+    kills = campaign[step]["kills"]
     assert len(kills) >= 2
     assert {kill["point"]: kill["wrong"] for kill in kills if kill["wrong"]} == {}
 
 
-def test_kills_hit_renames_commits_removals_and_online_writes(campaign: dict[str, Any]) -> None:
-    points = {step: " ".join(kill["point"] for kill in kills) for step, kills in campaign.items()}
-    for step in ("fit", "publish", "promote", "retire", "purge"):
-        assert "commit catalog.sqlite" in points[step]
-    for step, hit in (
-        ("fit", "rename new"),
-        ("publish", "replace item_sid_new.parquet"),
-        ("publish", "replace item_sid_new.json"),
-        ("publish", "commit registry.sqlite"),
-        ("publish", "online_write_batch"),
-        ("refresh", "replace item_sid_new.parquet"),
-        ("publish", "making of sidkit_item_sid_new"),
-        ("purge", "commit registry.sqlite"),
-        ("purge", "dropping of sidkit_item_sid_old"),
-        ("purge", "unlink tensors.safetensors"),
-    ):
-        assert f"before {hit}" in points[step]
-        if "unlink" not in hit:
-            assert f"after {hit}" in points[step]
+@pytest.mark.parametrize("step", RANDOM_KILLS)
+def test_so_does_a_step_that_was_killed_at_random_moments(campaign: dict[str, Any], step: str) -> None:
+    told = campaign["at random"][step]
+    assert told["kills"] == RANDOM_KILLS[step]
+    assert told["wrong"] == []
 
 
-class Points:
-    """Counts the points of a run and kills the process at one of them."""
-
-    def __init__(self, at: int | None) -> None:
-        self.at = at
-        self.seen: list[str] = []
-
-    def reach(self, point: str) -> None:
-        if len(self.seen) == self.at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        self.seen.append(point)
-
-    def around(self, owner: Any, name: str, told: Callable[..., str | None], *, after: bool = True) -> None:
-        original = getattr(owner, name)
-
-        def watched(*arguments: Any, **named: Any) -> Any:
-            what = told(*arguments)
-            if what:
-                self.reach(f"before {what}")
-            result = original(*arguments, **named)
-            if what and after:
-                self.reach(f"after {what}")
-            return result
-
-        setattr(owner, name, watched)
-
-    def watch(self) -> None:
-        """Wrap everything by which a step leaves something lasting. Only ever done in a child."""
-        from feast.infra.online_stores.sqlite import SqliteOnlineStore, SqliteTable
-        from sqlalchemy.engine.default import DefaultDialect
-
-        self.around(Path, "rename", lambda path, target: f"rename {Path(target).name}")
-        self.around(Path, "replace", lambda path, target: f"replace {Path(target).name}")
-        self.around(os, "unlink", lambda path, **_: f"unlink {Path(path).name}", after=False)
-        self.around(DefaultDialect, "do_commit", lambda _, connection: committed(connection))
-        self.around(SqliteOnlineStore, "online_write_batch", lambda *_: "online_write_batch")
-        self.around(SqliteTable, "update", lambda table: f"making of {table.name}")
-        self.around(SqliteTable, "teardown", lambda table: f"dropping of {table.name}")
+@pytest.mark.parametrize("step", KINDS)
+def test_every_point_of_a_step_is_of_a_known_kind(campaign: dict[str, Any], step: str) -> None:
+    points = campaign[step]["points"]
+    plain = [re.sub(r"(?<=-)\d{5}(?=\.)|(?<=[ _])(new|old|saviorrec|smile)(?=\.|$)", _plain, point) for point in points]
+    assert {point.split(" ", maxsplit=1)[1] for point in plain} == KINDS[step]
+    before, after = (sorted(p.split(" ", 1)[1] for p in plain if p.startswith(when)) for when in ("before", "after"))
+    assert before == after
 
 
-def committed(connection: Any) -> str | None:
-    """The database that a commit changes, if it changes one."""
-    if not connection.in_transaction:
-        return None
-    return f"commit {Path(connection.cursor().execute('PRAGMA database_list').fetchone()[2]).name}"
+def _plain(found: re.Match[str]) -> str:
+    return "0" if found[0].isdigit() else "*"
 
 
-def chosen(points: list[str]) -> list[int]:
-    """Every point, but of the many commits of Feast's registry some that are spread evenly."""
-    registry = [number for number, point in enumerate(points) if "registry" in point]
-    some = set(registry[:: max(1, len(registry) // REGISTRY_KILLS)]) | set(registry[-1:])
-    return [number for number in range(len(points)) if number not in set(registry) - some]
+@pytest.mark.parametrize("step", KINDS)
+def test_no_file_changes_between_the_points_of_a_step(campaign: dict[str, Any], step: str) -> None:
+    assert campaign[step]["gaps"] == []
 
 
-def state(repo: Repo) -> dict[str, Any]:
-    """What lies in the repo, but for times at which things were done."""
-    catalog = Catalog.open(repo)
-    codebooks = [{**vars(record), "changed_at_us": 0} for record in catalog.codebooks()]
-    published = [record.name for record in catalog.codebooks() if record.defined]
-    return {
-        "catalogue": codebooks,
-        "artefacts": {path.name: read_manifest(path)["content_hash"] for path in sorted(repo.codebooks.iterdir())},
-        "codes": {
-            name: [{**row, "assigned_at_us": 0} for _, row in sorted(rows(repo, name).items())] for name in published
-        },
-        "registry": registry(repo),
-        "online": dict(online_tables(repo)),
-        "files": sorted(
-            path.relative_to(repo.path).as_posix()
-            for path in repo.path.rglob("*")
-            if path.is_file() and "tmp" not in path.parts and "__pycache__" not in path.parts
-        ),
-    }
+def test_every_step_has_its_kinds_and_every_command_its_place() -> None:
+    assert [step.name for step in STEPS] == list(KINDS)
+    reading = {" ".join(arguments[:2]) for arguments in READING}
+    placed = {step.command for step in STEPS} | reading | set(ELSEWHERE)
+    assert placed == set(commands(typer.main.get_command(build_app())))
 
 
-def registry(repo: Repo) -> dict[str, Any]:
-    from sidkit.stores.feast_repo import open_store
-
-    store = open_store(repo)
-    return {
-        "views": sorted(
-            (view.name, sorted(view.tags.items()), [(field.name, str(field.dtype)) for field in view.features])
-            for view in store.list_feature_views()
-        ),
-        "services": sorted(
-            (svc.name, sorted(svc.tags.items()), sorted((p.name, p.name_alias) for p in svc.feature_view_projections))
-            for svc in store.list_feature_services()
-        ),
-    }
+def commands(found: Any, *before: str) -> list[str]:
+    inner = getattr(found, "commands", None)
+    if inner is None:
+        return [" ".join(before)]
+    return [name for key, each in inner.items() for name in commands(each, *before, key)]
 
 
-def online_tables(repo: Repo) -> Iterator[tuple[str, list[str]]]:
-    path = repo.data / "online.sqlite"
-    if not path.exists():
-        return
-    connection = sqlite3.connect(path)
-    for (table,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY 1").fetchall():
-        held = connection.execute(
-            f"SELECT entity_key, feature_name, value, event_ts FROM {table} WHERE feature_name <> 'assigned_at_us'"
-        )
-        yield table, sorted(map(str, held.fetchall()))
-    connection.close()
+@pytest.mark.parametrize("arguments", READING, ids=" ".join)
+def test_commands_that_read_change_no_file(campaign: dict[str, Any], arguments: tuple[str, ...]) -> None:
+    assert campaign["reading"][" ".join(arguments)] == []
 
 
-def forked(folder: Path, work: Callable[[], Any]) -> Any:
-    """What the work returns as JSON, done in a child; ``"killed"`` where the child was."""
-    answer = folder / "answer.json"
-    answer.unlink(missing_ok=True)
-    child = os.fork()
-    if child == 0:
-        try:
-            answer.write_text(json.dumps(work(), default=str))
-        except BaseException:  # noqa: BLE001
-            answer.write_text(json.dumps({"error": traceback.format_exc()}))
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        assert os.WTERMSIG(status) == signal.SIGKILL, status
-        return "killed"
-    return json.loads(answer.read_text())
+@pytest.mark.parametrize("preset", ["rqkmeans", "saviorrec", "smile"])
+def test_the_codebooks_here_are_of_the_kinds_of_the_shipped_presets(preset: str) -> None:
+    tiny, shipped = (
+        tomllib.loads(path.read_text())["codebook"] for path in (PRESETS / f"tiny_{preset}.toml", preset_path(preset))
+    )
+    assert (tiny["encoder"], tiny["quantizer"]) == (shipped["encoder"], shipped["quantizer"])
+    assert {**shipped.get("quantizer_arguments", {}), **tiny.get("quantizer_arguments", {})} == tiny.get(
+        "quantizer_arguments", {}
+    )
 
 
-def put_back(kept: Path, path: Path) -> None:
-    shutil.rmtree(path)
-    shutil.copytree(kept, path)
+def opened_at(path: Path) -> Repo:
+    return Repo.open(path)
 
 
-def differences(expected: Any, got: Any) -> list[str]:
-    if "error" in got:
-        return [got["error"]]
-    return [f"{part}: {expected[part]} became {got[part]}" for part in expected if expected[part] != got[part]]
+def run_step(repo: Repo, step: Step, points: Points | None) -> None:
+    import semantic_ids.pretrained.embed
 
-
-def run_step(repo: Repo, step: str, points: Points | None) -> None:
+    semantic_ids.pretrained.embed.TextEmbedder = HashedTexts  # type: ignore[assignment, misc]
     if points:
         points.watch()
-    with repo.locked():
-        STEPS[step](repo)
+    told = repo.path.parent / "told.txt"
+    assert command(step.line(repo), told) == 0, told.read_text()
 
 
-def kills_of(folder: Path, path: Path, step: str) -> list[dict[str, Any]]:
+def chosen(points: list[str], most: int | None) -> list[int]:
+    """The points to kill at: all, or so many as are asked for; of the commits of Feast's registry some. Spread evenly."""
+    registry = [number for number, point in enumerate(points) if "registry" in point]
+    passed_over = set(registry) - set(spread(registry, REGISTRY_KILLS))
+    left = [number for number in range(len(points)) if number not in passed_over]
+    return left if most is None else spread(left, most)
+
+
+def spread(numbers: list[int], most: int) -> list[int]:
+    """At most so many of them, the last one too."""
+    step = max(1, (len(numbers) - 1) / max(1, most - 1)) if numbers else 1
+    return sorted({numbers[-1 - int(step * count)] for count in range(most) if step * count < len(numbers)})
+
+
+def kills_of(folder: Path, path: Path, step: Step) -> dict[str, Any]:
     """Kill one step at each of its points; the repo is left as an undisturbed run leaves it."""
     kept, done = folder / "before", folder / "after"
 
-    def opened() -> Repo:
-        return Repo.open(path)
-
     def undisturbed() -> dict[str, Any]:
-        points = Points(None)
-        run_step(opened(), step, points)
-        seen = list(points.seen)
-        return {"points": seen, "state": state(opened())}
+        points = Points(path)
+        run_step(opened_at(path), step, points)
+        points.compare("the end")
+        return {"points": list(points.seen), "gaps": list(points.gaps), "state": state(opened_at(path))}
 
     def again() -> dict[str, Any]:
-        read_definitions(path)  # `feast apply` would work at once
-        run_step(opened(), step, None)
-        return state(opened())
+        if (path / "data" / "catalog.sqlite").exists():
+            read_definitions(path)  # `feast apply` would work at once
+        run_step(opened_at(path), step, None)
+        return state(opened_at(path))
 
-    if step in BEFORE:
-        assert forked(folder, lambda: BEFORE[step](opened()) and None) is None
-    shutil.rmtree(kept, ignore_errors=True)
-    shutil.copytree(path, kept)
+    if step.before:
+        before = step.before
+        assert (told := forked(folder, lambda: before(opened_at(path)))) is None, told["error"]
+    copy(path, kept)
     told = forked(folder, undisturbed)
     assert "error" not in told, told["error"]
-    shutil.rmtree(done, ignore_errors=True)
-    shutil.copytree(path, done)
+    copy(path, done)
     kills = []
-    for number in chosen(told["points"]):
-        put_back(kept, path)
-        at = Points(number)
-        killed = forked(folder, lambda at=at: run_step(opened(), step, at))
+    for number in chosen(told["points"], None if ALL in sys.argv else step.most):
+        copy(kept, path)
+        at = Points(path, number)
+        killed = forked(folder, lambda at=at: run_step(opened_at(path), step, at))
         wrong = differences(told["state"], forked(folder, again)) if killed == "killed" else [f"not killed: {killed}"]
         kills.append({"point": f"{number}: {told['points'][number]}", "wrong": wrong})
-    put_back(done, path)
-    return kills
+    copy(done, path)
+    return {"command": step.command, "points": told["points"], "gaps": told["gaps"], "kills": kills}
 
 
-def main(folder: Path) -> None:
-    from sidkit.stores.feast_repo import quiet_feast
+def changed_by_reading(path: Path, arguments: tuple[str, ...]) -> list[str]:
+    """The files that a command changed."""
+    before = lasting_files(path)
+    told = path.parent / "told.txt"
+    assert command([*arguments, "--repo", path], told) in {0, STALE}, told.read_text()
+    after = lasting_files(path)
+    return sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
 
-    quiet_feast()
-    for name in IMPORTED_ONCE:
-        importlib.import_module(name)
 
+def main(folder: Path) -> int:
+    import_rooms()
     path = folder / "repo"
-
-    def begin() -> None:
-        repo = built_repo(folder)
-        pipeline.fit(repo, "old", SPEC, CUT)
-        pipeline.publish(repo, "old")
-        pipeline.promote(repo, "old")
-
-    assert forked(folder, begin) is None
-    found = {step: kills_of(folder, path, step) for step in STEPS}
+    assert forked(folder, lambda: begin(folder) and None) is None
+    found: dict[str, Any] = {"at random": {}, "reading": {}}
+    draw = random.Random(0)
+    for step in STEPS:
+        found[step.name] = kills_of(folder, path, step)
+        if step.name in RANDOM_KILLS:
+            copy(folder / "before", path)
+            again = replace(step, before=None)
+            found["at random"][step.name] = killed_at_random(folder, path, again, RANDOM_KILLS[step.name], draw)
+        if step.name == "refresh":
+            for arguments in READING:
+                found["reading"][" ".join(arguments)] = forked(
+                    folder, lambda told=arguments: changed_by_reading(path, told)
+                )
     (folder / "campaign.json").write_text(json.dumps(found, indent=1))
+    kills = [kill for step in STEPS for kill in found[step.name]["kills"]]
+    wrong = sum(bool(kill["wrong"]) for kill in kills)
+    print(f"{len(kills)} kills at {sum(len(found[step.name]['points']) for step in STEPS)} points, {wrong} wrong")  # noqa: T201
+    return wrong
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    sys.exit(main(Path(sys.argv[1])) > 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -123,6 +124,19 @@ def test_what_a_killed_writer_left_does_not_count_and_can_be_cleared(tmp_path: P
     remove_leftovers(tmp_path)
     assert list((tmp_path / "deep").iterdir()) == []
     assert (tmp_path / "file.txt").read_text() == "old"
+
+
+def test_the_next_writer_of_a_file_clears_what_killed_ones_left_of_it(tmp_path: Path) -> None:
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False, timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+    others = {f".writing-{os.getppid()}-file.txt", ".writing-of-another-file.txt"}
+    for name in others:
+        (tmp_path / name).touch()  # a writer that lives, and a name that is none of ours
+    with written_beside(tmp_path / "file.txt") as temporary:
+        temporary.write_text("whole")
+    with folder_written_beside(tmp_path / "folder") as temporary:
+        (temporary / "part").write_text("whole")
+    assert {path.name for path in tmp_path.iterdir()} == {"file.txt", "folder", *others}
 
 
 @pytest.mark.parametrize("crash", [ValueError("bug"), KeyboardInterrupt(), full_disk()])

@@ -241,6 +241,21 @@ def test_a_killed_ingest_run_again_gives_the_log_of_an_undisturbed_one(
     assert {file.name for file in (killed.log / "interactions").iterdir()} == listed
 
 
+def test_what_a_killed_ingest_had_still_to_remove_goes_with_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo = fresh_repo(tmp_path / "repo", write(tmp_path / "source", FIRST))
+    ingest(repo)
+    write(tmp_path / "source", FIRST, {f"i{n}": "new" for n in range(5)})
+    with monkeypatch.context() as patched:
+        patched.setattr(MODULE, "_remove_unlisted", kill)
+        with pytest.raises(KeyboardInterrupt):
+            ingest(repo)
+    assert len(list(repo.log.glob("items-*.parquet"))) == 2
+    assert ingest(repo).unchanged
+    assert list(repo.log.glob("items-*.parquet")) == [read_log(repo).items]
+
+
 def test_what_an_unfinished_first_ingest_read_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     repo = fresh_repo(tmp_path / "repo", write(tmp_path / "source", FIRST, {f"i{n}": "wrong" for n in range(9)}))
     with monkeypatch.context() as patched:

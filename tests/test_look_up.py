@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,7 +15,7 @@ import sidkit.stores.feast_repo as feast_repo
 from builders import DAY, embeddings_table, write_tables
 from codebook_builders import AS_OF, BARE, CUT, ITEMS, SPEC, bring, build, built_repo
 from oracle.features import EmbeddingVersion
-from semantic_ids import pipeline
+from semantic_ids import look_up, pipeline
 from semantic_ids.catalog import table_path
 from semantic_ids.look_up import codes_of, items_of
 from sidkit.errors import ConfigError, LifeCycleError, UnknownVersionError
@@ -183,3 +184,12 @@ def test_the_title_is_the_newest_one_and_may_be_missing(tmp_path: Path, without_
         assert items_of(repo, str(codes_of(repo, [first])[first][0]), most=1)[0][2] == "title 3"
     pq.write_table(items.drop_columns(["title"]), snapshot)
     assert items_of(repo, str(found[0][1][0]), most=1000) == [(item, codes, None) for item, codes, _ in found]
+
+
+@pytest.mark.parametrize("ask", [lambda repo: codes_of(repo, ["i003"], "a"), lambda repo: items_of(repo, "0", "a")])
+def test_a_codebook_that_is_purged_while_it_is_read_is_told(
+    repo: Repo, ask: Callable[[Repo], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(look_up, "table_path", lambda _, name: repo.tables / f"item_sid_{name}_was_here.parquet")
+    with pytest.raises(LifeCycleError, match="a is 'purged': it was purged meanwhile"):
+        ask(repo)

@@ -90,6 +90,9 @@ def ingest(repo: Repo) -> IngestReport:
         same = [before["fingerprint"], before["strictness"]] == [fingerprint, strictness]
         if fingerprint is not None and same:
             log = read_log(repo)
+            _remove_unlisted(
+                repo.log, before["parts"], before["snapshots"]
+            )  # an ingest may have been killed before it did
             return IngestReport(0, log.rows, True, tuple(TableReport(**table) for table in before["tables"]))
     return _ingest(repo, source, fingerprint, before)
 

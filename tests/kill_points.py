@@ -1,0 +1,132 @@
+"""Where a command makes something lasting: counted, watched for gaps, and each a place to be killed."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+_PASSING = re.compile(
+    r"(^|/)\.writing-"  # what a killed writer leaves beside; the next one removes it
+    r"|(^|/)data/tmp(/|$)"
+    r"|(^|/)__pycache__(/|$)"
+    r"|\.sqlite-(journal|wal|shm)$"
+    r"|^\.sidkit\.lock$"  # the lock is the kernel's; the file only names its holder
+)
+
+
+def lasting_files(root: Path) -> dict[str, tuple[int, ...]]:
+    """What counts of the files under ``root``: path -> inode, size and time of change. Empty files count as absent."""
+    found = {}
+    for folder, _, names in os.walk(root):
+        for name in names:
+            path = os.path.join(folder, name)  # noqa: PTH118 (called twice per point, thousands of times)
+            try:
+                told = os.lstat(path)
+            except FileNotFoundError:
+                continue
+            short = os.path.relpath(path, root)
+            if stat.S_ISREG(told.st_mode) and told.st_size and not _PASSING.search(short):
+                found[short] = (told.st_ino, told.st_size, told.st_mtime_ns)
+    return found
+
+
+class Points:
+    """Counts the points of a run and kills the process at one of them.
+
+    Parameters
+    ----------
+    root : Path
+        Only what lies under it counts.
+    at : int or None
+        The point to die at. Without one every file is looked after: ``gaps`` lists those that changed between two points,
+        and not at one.
+    """
+
+    def __init__(self, root: Path, at: int | None = None) -> None:
+        self.root = root
+        self.at = at
+        self.seen: list[str] = []
+        self.gaps: list[str] = []
+        self._within = 0
+        self._files = self._look()
+
+    def _look(self) -> dict[str, tuple[int, ...]]:
+        return lasting_files(self.root) if self.at is None else {}
+
+    def compare(self, where: str) -> None:
+        """Note what changed since the last point."""
+        files = self._look()
+        changed = sorted(path for path in files.keys() | self._files.keys() if files.get(path) != self._files.get(path))
+        self.gaps += [f"{path}, by the time of {where}" for path in changed]
+
+    def reach(self, point: str) -> None:
+        if len(self.seen) == self.at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.seen.append(point)
+
+    def around(self, owner: Any, name: str, told: Callable[..., str | None]) -> None:
+        original = getattr(owner, name)
+
+        def watched(*arguments: Any, **named: Any) -> Any:
+            what = told(*arguments, **named)
+            if not what:
+                return original(*arguments, **named)
+            if not self._within:
+                self.compare(f"before {what}")
+            self.reach(f"before {what}")
+            self._within += 1
+            try:
+                return original(*arguments, **named)
+            finally:
+                self._within -= 1
+                if not self._within:
+                    self._files = self._look()
+                self.reach(f"after {what}")
+
+        setattr(owner, name, watched)
+
+    def watch(self) -> None:
+        """Wrap everything by which a command leaves something lasting. Only ever done in a process of its own."""
+        import sqlalchemy as sa
+        from feast.infra.online_stores.sqlite import SqliteOnlineStore, SqliteTable
+        from sqlalchemy.engine.default import DefaultDialect
+
+        from semantic_ids.pretrained.cache import VectorCache
+
+        self.around(Path, "rename", lambda path, target: self._file("rename", target))
+        self.around(Path, "replace", lambda path, target: self._file("replace", target))
+        self.around(os, "unlink", lambda path, *, dir_fd=None: self._file("unlink", path, dir_fd))
+        self.around(os, "rmdir", lambda path, *, dir_fd=None: self._file("rmdir", path, dir_fd))
+        self.around(DefaultDialect, "do_commit", lambda _, connection: _committed(connection))
+        # Feast writes some facts in a savepoint without a transaction around it: its release is a commit.
+        self.around(DefaultDialect, "do_release_savepoint", lambda _, held, __: _committed(held.connection))
+        self.around(sa.MetaData, "create_all", lambda _, bind, **__: _making(bind))
+        self.around(SqliteOnlineStore, "online_write_batch", lambda *_, **__: "online_write_batch")
+        self.around(SqliteTable, "update", lambda table: f"making of {table.name}")
+        self.around(SqliteTable, "teardown", lambda table: f"dropping of {table.name}")
+        self.around(VectorCache, "__init__", lambda *_: "making of vectors")
+        self.around(VectorCache, "put", lambda *_, **__: "commit of vectors")
+
+    def _file(self, verb: str, path: Any, folder: int | None = None) -> str | None:
+        full = Path(os.readlink(f"/proc/self/fd/{folder}") if folder is not None else "", path).absolute()  # noqa: PTH115
+        if self.root not in full.parents or _PASSING.search(full.relative_to(self.root).as_posix()):
+            return None
+        return f"{verb} {full.name}"
+
+
+def _committed(connection: Any) -> str | None:
+    """The database that a commit changes, if it changes one."""
+    if not connection.in_transaction:
+        return None
+    return f"commit {Path(connection.cursor().execute('PRAGMA database_list').fetchone()[2]).name}"
+
+
+def _making(engine: Any) -> str | None:
+    """The database whose tables are made, if it has none yet."""
+    path = Path(engine.url.database)
+    return None if path.exists() and path.stat().st_size else f"making of {path.name}"
