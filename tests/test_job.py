@@ -14,8 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from builders import FAST_PRESET, FinishedJob, copy_of, dies, run_fast_job, sidkit
+from kill_points import Points
 from ranking.job import prepare_repo
 from ranking.stages import Stages
+from semantic_ids.catalog import Catalog
 from sidkit.errors import ConfigError, RepoLockedError
 from sidkit.repo import Repo
 
@@ -79,6 +81,22 @@ def test_killed_at_every_stage_and_run_again_it_ends_as_an_undisturbed_run(
             pq.read_table(job.repo.runs / "fast" / "predictions" / f"{arm}-s0.parquet") for job in (resumed, finished)
         )
         np.testing.assert_array_equal(left["probability"].to_numpy(), right["probability"].to_numpy())
+
+
+def test_promoting_a_ranker_that_is_killed_before_or_after_its_commit_leaves_one_serving(
+    finished: FinishedJob, tmp_path: Path
+) -> None:
+    repo = copy_of(finished.repo, tmp_path / "repo")
+    before, other = (
+        next(record.name for record in Catalog.open(repo).rankers() if (record.state == "serving") is serves)
+        for serves in (True, False)
+    )
+    for point, serving in enumerate((before, other)):
+        dies(promotes_until_killed, repo.path, other, point)
+        assert [record.name for record in Catalog.open(repo).rankers() if record.state == "serving"] == [serving]
+        Catalog.open(repo).set_ranker_state(before, "serving")
+    sidkit("ranker", "promote", other, "--repo", repo.path, cwd=tmp_path)
+    assert Catalog.open(repo).serving_ranker().name == other
 
 
 def test_the_same_seed_and_data_give_the_same_codes_and_scores(finished: FinishedJob, tmp_path: Path) -> None:
@@ -162,6 +180,13 @@ def same_result(left: FinishedJob, right: FinishedJob) -> bool:
     assert left.told["codebook"] == right.told["codebook"]
     assert left.told["arms"] == right.told["arms"]
     return Path(left.told["artifacts"]["serving_ranker"]).name == Path(right.told["artifacts"]["serving_ranker"]).name
+
+
+def promotes_until_killed(path: Path, name: str, point: int) -> None:
+    from sidkit.cli import build_app
+
+    Points(path, point).watch()
+    build_app()(["ranker", "promote", name, "--repo", str(path)], standalone_mode=False)
 
 
 def killed_at(path: Path, stage: str) -> None:
