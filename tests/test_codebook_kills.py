@@ -97,7 +97,7 @@ def campaign(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("kills")
     done = subprocess.run(
         [sys.executable, __file__, str(folder)],
-        cwd=folder, capture_output=True, text=True, timeout=900, check=False,
+        cwd=folder, capture_output=True, text=True, timeout=1800, check=False,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
     assert (folder / "campaign.json").exists(), done.stdout + done.stderr
