@@ -13,8 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ranking.control_codes import random_codes, shuffled_codes
 from ranking.features import Scaling, feature_names
-from ranking.item_table import ItemTable
 from ranking.presets import ArmSpec, RankerSpec
 from ranking.training_set import TrainingSet
 from sidkit.artifact import written_before
@@ -22,6 +22,7 @@ from sidkit.files import read_json, written_beside
 
 if TYPE_CHECKING:
     from ranking.artifact import Ranker
+    from semantic_ids.quantizers import Quantizer
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class TrainingContext:
     describe: dict[str, Any]
     serving: dict[str, Any]
     rankers: Path
+    quantizer: Quantizer | None = None
+    """The codebook's, for representations that learn from what its codes stand for."""
 
 
 def train_arm(context: TrainingContext, arm: str, spec: ArmSpec, seed: int, name: str) -> ArmResult:
@@ -66,8 +69,8 @@ def train_arm(context: TrainingContext, arm: str, spec: ArmSpec, seed: int, name
 
 
 def _train_neural(context: TrainingContext, arm: str, spec: ArmSpec, seed: int, name: str) -> ArmResult:
-    from ranking.artifact import METRICS, Ranker, RankerConfig, make_model
-    from ranking.tensors import TensorSet, Vocabulary
+    from ranking.artifact import METRICS, Ranker, RankerConfig, fit_representations, make_model
+    from ranking.tensors import TensorSet, Vocabulary, seen_in
     from ranking.train import train
 
     folder, describe = context.rankers / name, {"kind": "ranker", "name": name, "seed": seed, **context.describe}
@@ -76,23 +79,29 @@ def _train_neural(context: TrainingContext, arm: str, spec: ArmSpec, seed: int, 
         return _told(context.validation, context.test, ranker, details, name)
 
     parts = [context.train, context.validation, context.test]
-    if spec.shuffle_codes:
-        items = shuffled_codes(context.train.items, seed)
+    if spec.is_control:
+        items = context.train.items
+        items = (
+            shuffled_codes(items, seed) if spec.shuffle_codes else random_codes(items, context.serving["sizes"], seed)
+        )
         parts = [dataclasses.replace(part, items=items) for part in parts]
     scaling = Scaling.fit(parts[0].numeric, context.rate)
     vocabulary = Vocabulary.fit(parts[0].rows.item_ids)
     config = RankerConfig(
         arm=arm,
         representations=spec.representations,
-        model=context.spec.model.model_dump(mode="json"),
+        model=spec.model_spec(context.spec.model).model_dump(mode="json"),
         numeric=feature_names(),
         scaling=dataclasses.asdict(scaling),
         content_dim=parts[0].items.content.shape[1],
         **context.serving,
     )
     training, validation = (TensorSet(part, scaling, vocabulary) for part in parts[:2])
+    quantizer = context.quantizer
+    seen = seen_in(parts[0], vocabulary, quantizer.decode_flat if quantizer is not None else None)
+    fitted = fit_representations(config, vocabulary, seen)
     trained = train(
-        lambda: make_model(config, vocabulary), training, validation, context.spec.training, seed=seed,
+        lambda: make_model(config, vocabulary, fitted), training, validation, context.spec.training, seed=seed,
         threads=context.threads,
     )  # fmt: skip
     ranker = Ranker(trained.model, vocabulary, config)
@@ -101,31 +110,15 @@ def _train_neural(context: TrainingContext, arm: str, spec: ArmSpec, seed: int, 
         "best_epoch": trained.best_epoch,
         "parameters": sum(parameter.numel() for parameter in trained.model.parameters()),
     }
-    if not spec.shuffle_codes:
+    if spec.can_serve:
         ranker.save(folder, describe, details)
-    return _told(parts[1], parts[2], ranker, details, None if spec.shuffle_codes else name)
+    return _told(parts[1], parts[2], ranker, details, name if spec.can_serve else None)
 
 
 def _told(
     validation: TrainingSet, test: TrainingSet, ranker: Ranker, details: dict[str, Any], name: str | None
 ) -> ArmResult:
     return ArmResult(max(details["validation_auc"]), ranker.score(validation), ranker.score(test), name, details)
-
-
-def shuffled_codes(items: ItemTable, seed: int) -> ItemTable:
-    """Give each item the codes of another: the same codes with the same frequencies, without meaning.
-
-    All versions of an item get the codes of one other item, so that an item keeps one identity.
-    """
-    coded = np.flatnonzero((items.codes >= 0).all(axis=1))
-    names, first, back = np.unique(items.ids[coded].astype(str), return_index=True, return_inverse=True)
-    # One cycle through all items, so that nobody keeps their own.
-    order = np.random.default_rng(seed).permutation(len(names))
-    donor = np.empty_like(order)
-    donor[order] = np.roll(order, 1)
-    codes = items.codes.copy()
-    codes[coded] = items.codes[coded[first[donor[back.ravel()]]]]
-    return dataclasses.replace(items, codes=codes)
 
 
 def write_predictions(path: Path, result: ArmResult) -> None:

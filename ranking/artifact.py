@@ -12,11 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+from torch import Tensor
 
 from ranking.features import Scaling, feature_names
-from ranking.model import CtrModel
+from ranking.model import CtrModel, Fitted
 from ranking.model_spec import ModelSpec
-from ranking.representations.base import ItemShape
+from ranking.representations import representation
+from ranking.representations.base import FITTED, ItemShape, Seen
 from ranking.tensors import TensorSet, Vocabulary
 from ranking.train import predict
 from ranking.training_set import TrainingSet
@@ -105,8 +107,9 @@ class Ranker:
         try:
             config = RankerConfig(**{key: _tupled(value) for key, value in read_json(folder / CONFIG).items()})
             vocabulary = Vocabulary(tuple(pq.read_table(folder / VOCABULARY).column("item_id").to_pylist()))
-            model = make_model(config, vocabulary)
-            model.load_state_dict(load_file(folder / TENSORS))
+            tensors = load_file(folder / TENSORS)
+            model = make_model(config, vocabulary, _fitted_in(tensors, config))
+            model.load_state_dict(tensors)
         except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
             raise ArtifactCorruptError(folder, f"cannot be read ({type(error).__name__}: {error})") from error
         if config.numeric != feature_names():
@@ -117,10 +120,30 @@ class Ranker:
         return cls(model, vocabulary, config)
 
 
-def make_model(config: RankerConfig, vocabulary: Vocabulary) -> CtrModel:
-    """An untrained model of a configuration."""
-    shape = ItemShape(vocabulary.size, config.sizes, config.content_dim, config.residual_levels)
-    return CtrModel(config.representations, shape, len(config.numeric), ModelSpec(**config.model))
+def make_model(config: RankerConfig, vocabulary: Vocabulary, fitted: Fitted | None = None) -> CtrModel:
+    """An untrained model of a configuration, with the state that its representations were fitted to."""
+    return CtrModel(
+        config.representations, _shape(config, vocabulary), len(config.numeric), ModelSpec(**config.model), fitted
+    )
+
+
+def fit_representations(config: RankerConfig, vocabulary: Vocabulary, seen: Seen) -> Fitted:
+    """The fitted state of a configuration's representations, from what the training rows showed."""
+    shape, spec = _shape(config, vocabulary), ModelSpec(**config.model)
+    return {name: representation(name).fit(shape, spec, seen) for name in config.representations}
+
+
+def _shape(config: RankerConfig, vocabulary: Vocabulary) -> ItemShape:
+    return ItemShape(vocabulary.size, config.sizes, config.content_dim, config.residual_levels, len(config.numeric))
+
+
+def _fitted_in(tensors: Mapping[str, Tensor], config: RankerConfig) -> Fitted:
+    """The fitted state among a model's tensors; its shapes are known from nowhere else."""
+    starts = {name: f"representations.{place}.{FITTED}" for place, name in enumerate(config.representations)}
+    return {
+        name: {key.removeprefix(start): tensor for key, tensor in tensors.items() if key.startswith(start)}
+        for name, start in starts.items()
+    }
 
 
 def _tupled(value: Any) -> Any:

@@ -32,6 +32,18 @@ class TargetAttention(nn.Module):
         self.recency = nn.Embedding(time_buckets, heads)
         nn.init.zeros_(self.recency.weight)
 
+    def weights(self, candidate: Tensor, history: Tensor, mask: Tensor, gap_bucket: Tensor) -> Tensor:
+        """How much each item counts, ``float32 [batch, heads, length]``, summing to 1 over what is there; see ``forward``."""
+        batch, _, dim = history.shape
+        query = self.query(candidate).view(batch, self.heads, self.head_dim)
+        # Query times (key matrix times history) = (query times key matrix) times history: the long side stays unprojected.
+        asked = torch.einsum("bhd,hde->bhe", query, self.key.weight.view(self.heads, self.head_dim, dim))
+        score = torch.bmm(asked, history.transpose(1, 2)) / math.sqrt(self.head_dim)
+        score = score + self.recency.weight.T[:, gap_bucket].transpose(0, 1)
+        # The lowest finite number, not minus infinity: a row of nothing but padding must not become NaN.
+        score = score.masked_fill(~mask[:, None, :], torch.finfo(score.dtype).min)
+        return torch.softmax(score, dim=2) * mask[:, None, :]
+
     def forward(self, candidate: Tensor, history: Tensor, mask: Tensor, gap_bucket: Tensor) -> Tensor:
         """Pool the history.
 
@@ -51,13 +63,4 @@ class TargetAttention(nn.Module):
         Tensor
             ``float32 [batch, heads * dim]``.
         """
-        batch, length, dim = history.shape
-        query = self.query(candidate).view(batch, self.heads, self.head_dim)
-        key = self.key(history).view(batch, length, self.heads, self.head_dim)
-        score = torch.einsum("bhd,blhd->bhl", query, key) / math.sqrt(self.head_dim)
-        score = score + self.recency(gap_bucket).permute(0, 2, 1)
-        score = score.masked_fill(~mask[:, None, :], -torch.inf)
-        empty = ~mask.any(dim=1)
-        weight = torch.softmax(score.masked_fill(empty[:, None, None], 0.0), dim=2)
-        weight = weight.masked_fill(~mask[:, None, :], 0.0)
-        return torch.einsum("bhl,bld->bhd", weight, history).reshape(batch, self.heads * dim)
+        return torch.bmm(self.weights(candidate, history, mask, gap_bucket), history).flatten(1)

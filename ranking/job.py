@@ -271,6 +271,7 @@ class Job:
                 "history_length": self.repo.settings.time.history_length,
             },
             rankers=self.repo.rankers,
+            quantizer=codebook.quantizer,
         )
 
     def _train(

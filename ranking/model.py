@@ -1,27 +1,29 @@
-"""The ranker: item representations, target attention over the history, numeric features, a DNN head."""
+"""The ranker: item representations, a pooled history, numeric features, a DNN head."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from ranking.attention import TargetAttention
+from ranking.cross import CrossLayers
+from ranking.histories import HISTORIES, History, SidMatchHistory, Space
 from ranking.model_spec import ModelSpec
-from ranking.representations import REPRESENTATIONS, representation
-from ranking.representations.base import ItemShape
-from ranking.tensors import TIME_BUCKETS, Batch
-from sidkit.errors import ConfigError
+from ranking.representations import BEHAVIOUR, check_representations, representation
+from ranking.representations.base import Batch, ItemShape
+
+Fitted = Mapping[str, Mapping[str, Tensor]]
+"""Representation name -> its fitted state."""
 
 
 class CtrModel(nn.Module):
     """Click logits.
 
-    The item vector is the concatenation of the representations; the head sees the candidate, the history pooled by
-    target attention, their product, how the candidate matches the history in each representation, and the numeric
-    features.
+    The head sees the candidate in every representation, the pooled history and its product with the candidate, how the
+    candidate matches the history in each representation, and the numeric features.
 
     Parameters
     ----------
@@ -32,37 +34,76 @@ class CtrModel(nn.Module):
     numeric_dim : int
         Numeric features.
     spec : ModelSpec
-        Widths and dropouts.
+        Widths, dropouts and the options of the parts.
+    fitted : mapping, optional
+        What the representations' ``fit`` gave.
 
     Raises
     ------
     ConfigError
-        When a representation is unknown.
+        When a representation is unknown, or the history or the codes do not suit it.
     """
 
-    def __init__(self, representations: tuple[str, ...], shape: ItemShape, numeric_dim: int, spec: ModelSpec) -> None:
+    def __init__(
+        self,
+        representations: tuple[str, ...],
+        shape: ItemShape,
+        numeric_dim: int,
+        spec: ModelSpec,
+        fitted: Fitted | None = None,
+    ) -> None:
         super().__init__()
-        unknown = [name for name in representations if name not in REPRESENTATIONS]
-        if unknown or not representations:
-            raise ConfigError(f"no item representation {unknown}; there are {', '.join(REPRESENTATIONS)}")
-        self.parts = [representation(name).from_spec(shape, spec) for name in representations]
+        check_representations(representations, spec.history)
+        shape = replace(shape, numeric_dim=numeric_dim)
+        self.parts = [representation(name).from_spec(shape, spec, (fitted or {}).get(name)) for name in representations]
         self.representations = nn.ModuleList(self.parts)
-        dim = spec.dim * len(representations)
+        self.names = representations
+        behaviour = sum(part.dim for name, part in zip(representations, self.parts, strict=True) if name in BEHAVIOUR)
+        items = sum(part.dim for part in self.parts)
+        self.history: History = HISTORIES[spec.history](items - behaviour, behaviour, spec)
+        self.pools: list[History] = [self.history]
+        if spec.sid_match != "none":
+            self.sid_match = SidMatchHistory(items - behaviour, behaviour, spec, shape.refining)
+            self.pools.append(self.sid_match)
         matches = sum(part.match_dim for part in self.parts)
-        self.attention = TargetAttention(dim, spec.heads, TIME_BUCKETS)
-        self.heads = spec.heads
-        widths = [dim * (1 + 2 * spec.heads) + matches + numeric_dim, *spec.hidden]
+        width = items + sum(pool.dim for pool in self.pools) + matches + numeric_dim
         layers: list[nn.Module] = []
-        for wide, narrow in itertools.pairwise(widths):
+        for wide, narrow in itertools.pairwise([width, *spec.hidden]):
             layers += [nn.Linear(wide, narrow), nn.ReLU(), nn.Dropout(spec.dropout)]
-        self.head = nn.Sequential(*layers, nn.Linear(widths[-1], 1))
+        self.deep = nn.Sequential(*layers)
+        self.cross = CrossLayers(width, spec.cross_layers) if spec.cross_layers else None
+        deep_width = [width, *spec.hidden][-1]
+        self.last = nn.Linear(deep_width + (width if self.cross else 0), 1)
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits ``float32 [rows]``."""
-        items = torch.cat([representation(batch.items) for representation in self.parts], dim=1)
-        candidate = functional.embedding(batch.candidate, items)
-        pooled = self.attention(candidate, functional.embedding(batch.history, items), batch.mask, batch.gap_bucket)
-        product = pooled * candidate.repeat(1, self.heads)
+        encoded = [part.encode(batch) for part in self.parts]
+        modality, behaviour = (
+            Space(*(torch.cat(each, dim=1) for each in zip(*chosen, strict=True))) if chosen else _nothing(batch)
+            for chosen in (
+                [(own, items) for name, (items, own) in zip(self.names, encoded, strict=True) if name not in BEHAVIOUR],
+                [(own, items) for name, (items, own) in zip(self.names, encoded, strict=True) if name in BEHAVIOUR],
+            )
+        )
+        pooled = [pool(modality, behaviour, batch) for pool in self.pools]
         matches = [part.match(batch.items, batch.candidate, batch.history, batch.mask) for part in self.parts]
-        logits: Tensor = self.head(torch.cat([candidate, pooled, product, *matches, batch.numeric], dim=1))
+        features = torch.cat([modality.candidate, behaviour.candidate, *pooled, *matches, batch.numeric], dim=1)
+        hidden = self.deep(features)
+        if self.cross is not None:
+            hidden = torch.cat([hidden, self.cross(features)], dim=1)
+        logits: Tensor = self.last(hidden)
         return logits.squeeze(1)
+
+    def auxiliary(self, batch: Batch) -> dict[str, Tensor]:
+        """The representations' own losses of a training batch, weighted, by ``<representation>.<loss>``."""
+        return {
+            f"{name}.{loss}": value
+            for name, part in zip(self.names, self.parts, strict=True)
+            for loss, value in part.auxiliary(batch).items()
+        }
+
+
+def _nothing(batch: Batch) -> Space:
+    return Space(
+        batch.numeric.new_zeros((len(batch.candidate), 0)), batch.numeric.new_zeros((len(batch.items.index), 0))
+    )

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_serializer, model_validator
 
 from ranking.model_spec import ModelSpec
-from ranking.representations import REPRESENTATIONS
+from ranking.representations import check_representations
 from ranking.training_spec import TrainingSpec
 from semantic_ids.drift import DriftThresholds
 from semantic_ids.pipeline import CodebookSpec
 from semantic_ids.sweep import SweepGrid
 from sidkit.config import Section, load_model
+from sidkit.errors import ConfigError
 from sidkit.presets import preset_path
 
 
@@ -22,22 +23,58 @@ class ArmSpec(Section):
     kind: Literal["neural", "gbdt"] = "neural"
     representations: tuple[str, ...] = ()
     """Item representations of a neural arm, concatenated."""
+    model: ModelSpec = ModelSpec()
+    """What this arm's model has of its own (``[arms.<name>.model]``); what is not written there is as in ``ranker.model``."""
     shuffle_codes: bool = False
     """Give each item the codes of another: the same marginals and parameters, no meaning."""
+    random_codes: bool = False
+    """Give each item codes by a hash of its id: the same table sizes, every code equally likely, no meaning."""
 
     @model_validator(mode="after")
     def _can_be_built(self) -> ArmSpec:
-        unknown = [name for name in self.representations if name not in REPRESENTATIONS]
-        if unknown:
-            raise ValueError(f"no item representation {', '.join(unknown)}; there are {', '.join(REPRESENTATIONS)}")
         if (self.kind == "neural") != bool(self.representations):
             raise ValueError("a neural arm needs at least one item representation, a gbdt arm has none")
+        if self.kind == "neural":
+            try:
+                check_representations(self.representations, "target_attention")
+            except ConfigError as error:
+                raise ValueError(str(error)) from error
+        elif self.model.model_fields_set or self.is_control:
+            raise ValueError(
+                "a gbdt arm has neither a model nor codes; leave model, shuffle_codes and random_codes out"
+            )
+        if self.shuffle_codes and self.random_codes:
+            raise ValueError("shuffle_codes and random_codes are two controls; make two arms of them")
         return self
+
+    @field_serializer("model")
+    def _what_is_written(self, model: ModelSpec) -> dict[str, Any]:
+        # A default that is written overrides; one that is not does not. A dump must tell the two apart.
+        return model.model_dump(mode="json", exclude_unset=True)
+
+    def model_spec(self, shared: ModelSpec) -> ModelSpec:
+        """The arm's model: ``shared`` (``ranker.model``) with what the arm overrides.
+
+        Raises
+        ------
+        ConfigError
+            When the arm's representations do not suit its history.
+        """
+        own = {name: getattr(self.model, name) for name in self.model.model_fields_set}
+        spec = shared.model_copy(update=own)
+        if self.kind == "neural":
+            check_representations(self.representations, spec.history)
+        return spec
+
+    @property
+    def is_control(self) -> bool:
+        """Whether the arm's codes were robbed of their meaning."""
+        return self.shuffle_codes or self.random_codes
 
     @property
     def can_serve(self) -> bool:
         """Controls and the boosting baseline are trained to be compared with, not to serve."""
-        return self.kind == "neural" and not self.shuffle_codes
+        return self.kind == "neural" and not self.is_control
 
 
 class RankerSpec(Section):
@@ -59,6 +96,15 @@ class Preset(Section):
     """When `sidkit codebooks health` calls a codebook stale."""
     ranker: RankerSpec = RankerSpec()
     arms: dict[str, ArmSpec] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _can_be_built(self) -> Preset:
+        for name, arm in self.arms.items():
+            try:
+                arm.model_spec(self.ranker.model)
+            except ConfigError as error:
+                raise ValueError(f"arms.{name}: {error}") from error
+        return self
 
     @model_validator(mode="after")
     def _can_serve(self) -> Preset:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,12 +11,14 @@ import torch
 from torch import Tensor
 
 from ranking.features import Scaling
-from ranking.representations.base import ItemBatch
+from ranking.representations.base import Batch, ItemBatch, Seen
+from ranking.time_gaps import TIME_BUCKETS, gap_bucket
 from ranking.training_set import TrainingSet
 from ranking.views import Ints
-from sidkit.clock import DAY_US
+from semantic_ids.item_vectors import Floats
+from semantic_ids.quantizers.base import Codes
 
-TIME_BUCKETS = 16
+__all__ = ["TIME_BUCKETS", "Batch", "TensorSet", "Vocabulary", "gap_bucket"]
 
 
 @dataclass(frozen=True)
@@ -43,19 +44,15 @@ class Vocabulary:
         return np.array([place.get(name, 1) for name in item_ids], dtype=np.int64)
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Some rows: ``numeric`` float32 [rows, features], ``items`` the distinct items, ``candidate`` int64 [rows] and
-    ``history`` int64 [rows, length] into them, ``mask`` bool and ``gap_bucket`` int64 [rows, length].
-    """
-
-    numeric: Tensor
-    items: ItemBatch
-    candidate: Tensor
-    history: Tensor
-    mask: Tensor
-    gap_bucket: Tensor
-    label: Tensor
+def seen_in(data: TrainingSet, vocabulary: Vocabulary, flat_vectors: Callable[[Codes], Floats] | None = None) -> Seen:
+    """What training rows showed, as the fit of a representation wants it; see :class:`Seen`."""
+    return Seen(
+        candidate=data.candidate.astype(np.int64),
+        at_us=data.rows.at_us,
+        index=vocabulary.numbers(data.items.ids),
+        codes=data.items.codes.astype(np.int64),
+        flat_vectors=flat_vectors,
+    )
 
 
 class TensorSet:
@@ -101,6 +98,7 @@ class TensorSet:
             mask=items != 0,
             gap_bucket=gap_bucket(self._at_us[rows][:, None], self._history_us[list_number]),
             label=self.label[rows],
+            at_us=self._at_us[rows],
         )
 
     def batches(self, size: int, generator: torch.Generator | None = None) -> Iterator[Batch]:
@@ -108,10 +106,3 @@ class TensorSet:
         order = torch.arange(len(self)) if generator is None else torch.randperm(len(self), generator=generator)
         for start in range(0, len(order), size):
             yield self.batch(order[start : start + size])
-
-
-def gap_bucket(at_us: Tensor, then_us: Tensor) -> Tensor:
-    """The time gap in buckets: 0 under 2 minutes, then each bucket is 2.6 times as long, the last is open."""
-    minutes = (at_us - then_us).clamp(min=0).double() / (DAY_US / 1440)
-    bucket: Tensor = (torch.log(minutes / 2 + 1e-9) / math.log(2.6) + 1).clamp(0, TIME_BUCKETS - 1).long()
-    return bucket

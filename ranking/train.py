@@ -66,6 +66,7 @@ def train(
         model.train()
         for batch in training.batches(spec.batch_rows, order):
             loss = nn.functional.binary_cross_entropy_with_logits(model(batch), batch.label)
+            loss = sum(model.auxiliary(batch).values(), start=loss)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()

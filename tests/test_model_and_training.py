@@ -22,7 +22,7 @@ from ranking.train import Trained, predict, train
 from ranking.training_set import TrainingSet
 from ranking.training_spec import TrainingSpec
 from sidkit.errors import ConfigError, SidkitError
-from training_builders import CONTENT_DIM, SIZES, random_set
+from training_builders import CONTENT_DIM, SIZES, fitted_to, random_set
 
 law = settings(max_examples=40, deadline=None, database=None)
 EVERY = tuple(REPRESENTATIONS)
@@ -30,14 +30,15 @@ SMALL = ModelSpec(dim=6, heads=2, hidden=(16, 8), dropout=0.3, id_dropout=0.2, t
 DATA = random_set(60)
 VOCABULARY = Vocabulary.fit(DATA.rows.item_ids[:40])
 SCALING = Scaling.fit(DATA.numeric, 0.5)
+SHAPE = ItemShape(VOCABULARY.size, SIZES, CONTENT_DIM, residual_levels=2, numeric_dim=len(feature_names()))
+FITTED = fitted_to(DATA, SHAPE, VOCABULARY, SMALL)
 FAST = TrainingSpec(epochs=3, patience=3, batch_rows=32, learning_rate=0.01, table_learning_rate=0.01)
 
 
 def model_of(representations: tuple[str, ...] = EVERY, spec: ModelSpec = SMALL, seed: int = 0) -> CtrModel:
     """A model whose embeddings are large enough to be seen in a score."""
     torch.manual_seed(seed)
-    shape = ItemShape(VOCABULARY.size, SIZES, CONTENT_DIM)
-    model = CtrModel(representations, shape, len(feature_names()), spec)
+    model = CtrModel(representations, SHAPE, len(feature_names()), spec, FITTED)
     for module in model.modules():
         if isinstance(module, torch.nn.Embedding):
             torch.nn.init.normal_(module.weight)
@@ -153,9 +154,8 @@ def test_an_unknown_representation_is_refused_and_the_known_ones_are_listed() ->
 def trained(
     training: TrainingSet, validation: TrainingSet, spec: TrainingSpec = FAST, seed: int = 0, model: ModelSpec = SMALL
 ) -> Trained:
-    shape = ItemShape(VOCABULARY.size, SIZES, CONTENT_DIM)
     return train(
-        lambda: CtrModel(EVERY, shape, len(feature_names()), model),
+        lambda: CtrModel(EVERY, SHAPE, len(feature_names()), model, FITTED),
         tensors_of(training), tensors_of(validation), spec, seed=seed, threads=1,
     )  # fmt: skip
 
@@ -187,7 +187,7 @@ def test_training_learns_what_the_features_tell() -> None:
 
 def test_the_kept_model_is_that_of_the_epoch_with_the_best_validation_auc() -> None:
     training, validation = random_set(150, seed=3), random_set(150, seed=4)
-    spec = FAST.model_copy(update={"epochs": 12, "patience": 3})
+    spec = FAST.model_copy(update={"epochs": 20, "patience": 3, "learning_rate": 0.03})
     result = trained(training, validation, spec)
     curve = result.validation_auc
     assert curve[result.best_epoch] == max(curve)
@@ -229,8 +229,7 @@ def test_validation_rows_of_one_class_are_refused_or_leave_a_trained_model() -> 
     training, validation = random_set(200, seed=1), random_set(40, seed=2)
     ones = dataclasses.replace(validation, rows=dataclasses.replace(validation.rows, label=np.ones(40, dtype=np.int8)))
     torch.manual_seed(0)
-    shape = ItemShape(VOCABULARY.size, SIZES, CONTENT_DIM)
-    untrained = CtrModel(EVERY, shape, len(feature_names()), SMALL).state_dict()
+    untrained = CtrModel(EVERY, SHAPE, len(feature_names()), SMALL).state_dict()
     try:
         result = trained(training, ones)
     except SidkitError:
@@ -259,7 +258,7 @@ class _Watched(CtrModel):
 
 
 def test_dropout_is_on_for_every_training_batch_and_off_for_validation() -> None:
-    model = _Watched(EVERY, ItemShape(VOCABULARY.size, SIZES, CONTENT_DIM), len(feature_names()), SMALL)
+    model = _Watched(EVERY, SHAPE, len(feature_names()), SMALL)
     model.calls = []
     spec = FAST.model_copy(update={"epochs": 2, "batch_rows": 40})
     train(lambda: model, tensors_of(random_set(100)), tensors_of(random_set(70)), spec, seed=0, threads=1)
@@ -268,12 +267,11 @@ def test_dropout_is_on_for_every_training_batch_and_off_for_validation() -> None
 
 def test_the_seed_decides_the_order_of_the_rows() -> None:
     still = SMALL.model_copy(update={"dropout": 0.0, "id_dropout": 0.0})
-    shape = ItemShape(VOCABULARY.size, SIZES, CONTENT_DIM)
 
     def ordered(seed: int) -> dict[str, torch.Tensor]:
         def same_start() -> CtrModel:
             torch.manual_seed(5)
-            return CtrModel(EVERY, shape, len(feature_names()), still)
+            return CtrModel(EVERY, SHAPE, len(feature_names()), still)
 
         parts = tensors_of(random_set(100, seed=1)), tensors_of(random_set(50, seed=2))
         return weights(train(same_start, *parts, FAST.model_copy(update={"epochs": 1}), seed=seed, threads=1))

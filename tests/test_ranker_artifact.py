@@ -16,13 +16,13 @@ from safetensors.numpy import load_file
 
 from builders import DAY, FinishedJob
 from ranking.arms import read_predictions
-from ranking.artifact import Ranker, RankerConfig, make_model
+from ranking.artifact import Ranker, RankerConfig, fit_representations, make_model
 from ranking.evaluation.metrics import auc
 from ranking.features import Scaling, feature_names
 from ranking.frame_store import load_training_set, save_training_set
 from ranking.model_spec import ModelSpec
 from ranking.representations import REPRESENTATIONS
-from ranking.tensors import Vocabulary
+from ranking.tensors import Vocabulary, seen_in
 from ranking.training_set import TrainingSet
 from semantic_ids.catalog import Catalog
 from sidkit.artifact import read_manifest
@@ -39,10 +39,13 @@ def untrained(parts: tuple[str, ...] = tuple(REPRESENTATIONS), **changes: object
         arm="all", representations=parts, model=ModelSpec(dim=4).model_dump(mode="json"), sizes=SIZES,
         content_dim=CONTENT_DIM, codebook="codes_v1", codebook_hash="abc", service="ctr_codes_v1",
         features={"item_sid__codes": "Array(Int64)"}, numeric=feature_names(), history_length=5,
-        scaling=dataclasses.asdict(Scaling.fit(DATA.numeric, 1 / 3)),
+        scaling=dataclasses.asdict(Scaling.fit(DATA.numeric, 1 / 3)), residual_levels=2,
     )  # fmt: skip
     torch.manual_seed(0)
-    model = make_model(config, vocabulary).eval()
+    fitted = fit_representations(
+        config, vocabulary, seen_in(DATA, vocabulary, lambda codes: np.sin(1.0 + codes[:, 2:]))
+    )
+    model = make_model(config, vocabulary, fitted).eval()
     return Ranker(model, vocabulary, dataclasses.replace(config, **changes))
 
 
@@ -52,7 +55,7 @@ def saved(tmp_path: Path) -> Path:
     return tmp_path / "ranker"
 
 
-@pytest.mark.parametrize("representations", [("id",), ("content",), ("prefix_ngram",), tuple(REPRESENTATIONS)])
+@pytest.mark.parametrize("representations", [*((name,) for name in REPRESENTATIONS), tuple(REPRESENTATIONS)])
 def test_a_loaded_ranker_scores_bit_by_bit_as_the_saved_one(tmp_path: Path, representations: tuple[str, ...]) -> None:
     ranker = untrained(representations)
     ranker.save(tmp_path / "ranker", {"name": "ranker"}, {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -21,6 +22,9 @@ from ranking.tensors import Vocabulary
 
 law = settings(max_examples=60, deadline=None, database=None)
 SHAPE = ItemShape(vocabulary=12, sizes=(4, 4, 4), content_dim=5)
+EVERY_SHAPE = dataclasses.replace(
+    SHAPE, residual_levels=2, numeric_dim=3
+)  # one that every representation can be built on
 
 
 def items_of(codes: list[list[int]] | None = None, index: list[int] | None = None, seed: int = 0) -> ItemBatch:
@@ -57,7 +61,7 @@ def test_every_representation_gives_one_finite_vector_per_item_and_its_matches_p
     name: str, case: tuple[ItemBatch, Tensor, Tensor, Tensor]
 ) -> None:
     items, candidate, history, mask = case
-    part = representation(name).from_spec(SHAPE, ModelSpec(dim=6))
+    part = representation(name).from_spec(EVERY_SHAPE, ModelSpec(dim=6))
     vectors = part(items)
     matches = part.match(items, candidate, history, mask)
     assert vectors.shape == (len(items.index), 6)
@@ -74,7 +78,7 @@ def test_no_match_depends_on_what_lies_in_the_padding(
     name: str, case: tuple[ItemBatch, Tensor, Tensor, Tensor], noise: int
 ) -> None:
     items, candidate, history, mask = case
-    part = representation(name).from_spec(SHAPE, ModelSpec())
+    part = representation(name).from_spec(EVERY_SHAPE, ModelSpec())
     other = torch.randint(0, len(items.index), history.shape, generator=torch.Generator().manual_seed(noise))
     told = part.match(items, candidate, torch.where(mask, history, other), mask)
     assert torch.equal(told, part.match(items, candidate, history, mask))
@@ -82,7 +86,7 @@ def test_no_match_depends_on_what_lies_in_the_padding(
 
 @pytest.mark.parametrize("name", REPRESENTATIONS)
 def test_an_empty_history_matches_nothing(name: str) -> None:
-    part = representation(name).from_spec(SHAPE, ModelSpec())
+    part = representation(name).from_spec(EVERY_SHAPE, ModelSpec())
     items = items_of([[-1, -1, -1], [1, 2, 3]])
     none = torch.zeros((1, 4), dtype=torch.int64)
     assert part.match(items, torch.tensor([1]), none, none.bool()).tolist() == [[0.0] * part.match_dim]
@@ -243,7 +247,7 @@ def test_an_item_without_codes_matches_no_other_item_without_codes() -> None:
 
 def test_a_representation_takes_its_widths_from_the_spec() -> None:
     spec = ModelSpec(dim=7, id_dropout=0.25, table_rows=9)
-    parts = {name: representation(name).from_spec(SHAPE, spec) for name in REPRESENTATIONS}
+    parts = {name: representation(name).from_spec(EVERY_SHAPE, spec) for name in REPRESENTATIONS}
     assert {name: part.dim for name, part in parts.items()} == dict.fromkeys(REPRESENTATIONS, 7)
     assert isinstance(parts["id"], IdRepresentation)
     assert parts["id"].dropout == 0.25

@@ -9,6 +9,11 @@ import numpy as np
 from builders import DAY, START
 from ranking.features import feature_names
 from ranking.item_table import ItemTable
+from ranking.model import Fitted
+from ranking.model_spec import ModelSpec
+from ranking.representations import REPRESENTATIONS, representation
+from ranking.representations.base import ItemShape
+from ranking.tensors import Vocabulary, seen_in
 from ranking.training_set import LabelledRows, TrainingSet
 
 SIZES = (4, 3, 2)
@@ -44,6 +49,12 @@ def random_set(rows: int = 60, *, seed: int = 0, items: int = 15, users: int = 9
     user_ids = np.array([f"u{number}" for number in history], dtype=object)
     rows_of = LabelledRows(user_ids, table.ids[candidate], at_us, label)
     return TrainingSet(rows_of, numeric, candidate, history, history_items, history_us, table)
+
+
+def fitted_to(data: TrainingSet, shape: ItemShape, vocabulary: Vocabulary, spec: ModelSpec) -> Fitted:
+    """The fitted state of every representation, with codewords by hand."""
+    seen = seen_in(data, vocabulary, flat_vectors=lambda codes: np.sin(1.0 + codes[:, 2:]).astype(np.float32))
+    return {name: representation(name).fit(shape, spec, seen) for name in REPRESENTATIONS}
 
 
 def set_with(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Self
 
-import torch
 from torch import Tensor, nn
 
 from ranking.model_spec import ModelSpec
 from ranking.representations.base import ItemBatch, ItemShape, Representation
+from ranking.representations.matches import CONTENT_MATCHES, content_matches
 
 
 class ContentRepresentation(Representation):
@@ -24,11 +25,11 @@ class ContentRepresentation(Representation):
 
     def __init__(self, shape: ItemShape, dim: int = 32) -> None:
         super().__init__(dim)
-        self.match_dim = 2
+        self.match_dim = CONTENT_MATCHES
         self.projection = nn.Linear(shape.content_dim, dim)
 
     @classmethod
-    def from_spec(cls, shape: ItemShape, spec: ModelSpec) -> Self:
+    def from_spec(cls, shape: ItemShape, spec: ModelSpec, fitted: Mapping[str, Tensor] | None = None) -> Self:
         """See :class:`Representation`."""
         return cls(shape, spec.dim)
 
@@ -38,10 +39,5 @@ class ContentRepresentation(Representation):
         return vectors
 
     def match(self, items: ItemBatch, candidate: Tensor, history: Tensor, mask: Tensor) -> Tensor:
-        """Largest and mean cosine between the candidate and the history's items; 0 for an empty history."""
-        unit = nn.functional.normalize(items.content, dim=1)
-        cosine = torch.einsum("bd,bld->bl", unit[candidate], unit[history])
-        count = mask.sum(dim=1)
-        mean = (cosine * mask).sum(dim=1) / count.clamp(min=1)
-        largest = cosine.masked_fill(~mask, -1).amax(dim=1)
-        return torch.stack([torch.where(count > 0, largest, 0.0), mean], dim=1)
+        """See :func:`content_matches`."""
+        return content_matches(items, candidate, history, mask)

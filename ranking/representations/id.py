@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Self
 
 import torch
 from torch import Tensor
 
 from ranking.model_spec import ModelSpec
-from ranking.representations.base import ItemBatch, ItemShape, Representation, small_embedding
-
-PADDING, UNKNOWN = 0, 1
+from ranking.representations.base import PADDING, UNKNOWN, ItemBatch, ItemShape, Representation, small_embedding
 
 
 class IdRepresentation(Representation):
@@ -32,15 +31,20 @@ class IdRepresentation(Representation):
         self.table = small_embedding(shape.vocabulary, dim)
 
     @classmethod
-    def from_spec(cls, shape: ItemShape, spec: ModelSpec) -> Self:
+    def from_spec(cls, shape: ItemShape, spec: ModelSpec, fitted: Mapping[str, Tensor] | None = None) -> Self:
         """See :class:`Representation`."""
         return cls(shape, spec.dim, spec.id_dropout)
 
     def forward(self, items: ItemBatch) -> Tensor:
         """See :class:`Representation`."""
-        index = items.index
-        if self.training and self.dropout > 0:
-            dropped = (torch.rand(index.shape, device=index.device) < self.dropout) & (index != PADDING)
-            index = torch.where(dropped, UNKNOWN, index)
+        index = dropped(items.index, self.dropout) if self.training else items.index
         vectors: Tensor = self.table(index)
         return vectors
+
+
+def dropped(index: Tensor, share: float) -> Tensor:
+    """Ids ``int64 [items]`` of which about ``share`` are replaced by the unknown id, at random; padding stays."""
+    if share <= 0:
+        return index
+    lost = (torch.rand(index.shape, device=index.device) < share) & (index != PADDING)
+    return torch.where(lost, UNKNOWN, index)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Self
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from ranking.model_spec import ModelSpec
 from ranking.representations.base import ItemBatch, ItemShape, Representation, small_embedding
+from ranking.representations.matches import code_matches
 
 
 class PrefixNgramRepresentation(Representation):
@@ -33,7 +35,7 @@ class PrefixNgramRepresentation(Representation):
     def __init__(self, shape: ItemShape, dim: int = 32, rows: int = 50_000) -> None:
         super().__init__(dim)
         self.sizes = shape.sizes
-        self.residual_levels = len(shape.sizes) if shape.residual_levels is None else shape.residual_levels
+        self.residual_levels = shape.refining
         prefixes = sum(self._numbers(level) for level in range(len(shape.sizes)))
         self.match_dim = 2 * len(shape.sizes)
         self.rows = min(rows, prefixes)
@@ -41,7 +43,7 @@ class PrefixNgramRepresentation(Representation):
         self.table = small_embedding(self.rows + 1, dim)
 
     @classmethod
-    def from_spec(cls, shape: ItemShape, spec: ModelSpec) -> Self:
+    def from_spec(cls, shape: ItemShape, spec: ModelSpec, fitted: Mapping[str, Tensor] | None = None) -> Self:
         """See :class:`Representation`."""
         return cls(shape, spec.dim, spec.table_rows)
 
@@ -66,13 +68,5 @@ class PrefixNgramRepresentation(Representation):
         return torch.where((codes >= 0).all(dim=1, keepdim=True), torch.stack(rows, dim=1), 0)
 
     def match(self, items: ItemBatch, candidate: Tensor, history: Tensor, mask: Tensor) -> Tensor:
-        """Per depth, how many of the history's items share the candidate's prefix (of a code that refines no other, the
-        code itself): log1p(count) and share.
-        """
-        own, other = items.codes[candidate][:, None, :], items.codes[history]
-        equal = (own == other) & (own >= 0) & mask[:, :, None]
-        refined, flat = equal[:, :, : self.residual_levels], equal[:, :, self.residual_levels :]
-        alike = torch.cat([torch.cumprod(refined, dim=2), flat.long()], dim=2)
-        shared = alike.sum(dim=1).float()  # [rows, levels]
-        share = shared / mask.sum(dim=1, keepdim=True).clamp(min=1)
-        return torch.cat([torch.log1p(shared), share], dim=1)
+        """See :func:`code_matches`."""
+        return code_matches(items, candidate, history, mask, self.residual_levels)

@@ -49,6 +49,11 @@ class Quantizer(ABC):
     def decode(self, codes: Codes) -> Floats:
         """What the codes stand for, ``float32 [items, dim]``."""
 
+    def decode_flat(self, codes: Codes) -> Floats:
+        """What the codes after ``residual_levels`` stand for, ``float32 [items, dim]``; zeros where there are none."""
+        decoded = self.decode(codes)
+        return decoded if self.residual_levels == 0 else np.zeros_like(decoded)
+
     @abstractmethod
     def config(self) -> dict[str, Any]:
         """The constructor's arguments, as JSON values."""

@@ -101,6 +101,10 @@ class ResidualOPQ(Quantizer):
         coarse = self._residual.decode(checked[:, : self.residual_levels])
         return coarse + self._opq.decode(checked[:, self.residual_levels :])
 
+    def decode_flat(self, codes: Codes) -> Floats:
+        """What the OPQ codes stand for, ``float32 [items, dim]``."""
+        return self._opq.decode(int_codes(codes, self.sizes)[:, self.residual_levels :])
+
     def decode_prefix(self, codes: Codes, depth: int) -> Floats:
         """What the first ``depth`` levels stand for, ``float32 [items, dim]``; ``depth`` up to ``residual_levels``."""
         return self._residual.decode_prefix(int_codes(codes, self.sizes)[:, : self.residual_levels], depth)

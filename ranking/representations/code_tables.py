@@ -1,0 +1,46 @@
+"""One table row per code and level, all levels in one index space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ranking.representations.base import small_embedding
+
+
+class CodeTables(nn.Module):
+    """Rows of the codes of some levels; row 0 is kept for items without codes, so that it is nobody's code 0.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Codes per level.
+    dim : int
+        Width of a row.
+    zero : bool
+        Start at zero, and give items without codes zeros for ever; otherwise rows start near zero and items without codes
+        share a trained row.
+    """
+
+    def __init__(self, sizes: Sequence[int], dim: int, *, zero: bool = False) -> None:
+        super().__init__()
+        starts = torch.tensor([1, *sizes[:-1]]).cumsum(0)
+        self.register_buffer("starts", starts, persistent=False)
+        if zero:
+            self.table = nn.Embedding(1 + sum(sizes), dim, padding_idx=0)
+            nn.init.zeros_(self.table.weight)
+        else:
+            self.table = small_embedding(1 + sum(sizes), dim)
+
+    starts: Tensor
+
+    def rows(self, codes: Tensor) -> Tensor:
+        """Table rows ``int64 [items, levels]`` of ``codes`` int64 [items, levels]; 0 where an item has none."""
+        return torch.where((codes >= 0).all(dim=1, keepdim=True), codes + self.starts, 0)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """``float32 [items, levels, dim]``."""
+        found: Tensor = self.table(self.rows(codes))
+        return found

@@ -1,0 +1,60 @@
+"""Modal-behaviour alignment (SaviorRec, arXiv 2508.01375, Figure 2): content plus a correction that its codes share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from ranking.model_spec import ModelSpec
+from ranking.representations.base import ItemBatch, ItemShape, Representation
+from ranking.representations.code_tables import CodeTables
+from ranking.representations.matches import CONTENT_MATCHES, code_matches, content_matches
+
+
+class MbaRepresentation(Representation):
+    """``W m + b + MLP([T1[c1]; ...; TL[cL]])``: the projected content, and a correction by code tables that start at zero.
+
+    The MLP is linear, GELU, linear, without any bias, so that it is 0 at 0: training starts exactly at the content
+    ranker. GELU has slope 1/2 at 0 and the last layer is not zero, so the tables get a gradient from the first step on.
+    An item without codes has its content alone.
+
+    Parameters
+    ----------
+    shape : ItemShape
+        ``content_dim`` columns and the codes of all ``sizes`` come in.
+    dim : int
+        Width of a table row, of the MLP and of the result.
+    """
+
+    def __init__(self, shape: ItemShape, dim: int = 32) -> None:
+        super().__init__(dim)
+        self.residual_levels = shape.refining
+        self.match_dim = CONTENT_MATCHES + 2 * len(shape.sizes)
+        self.projection = nn.Linear(shape.content_dim, dim)
+        self.codes = CodeTables(shape.sizes, dim, zero=True)
+        self.fusion = nn.Sequential(
+            nn.Linear(len(shape.sizes) * dim, dim, bias=False), nn.GELU(), nn.Linear(dim, dim, bias=False)
+        )
+
+    @classmethod
+    def from_spec(cls, shape: ItemShape, spec: ModelSpec, fitted: Mapping[str, Tensor] | None = None) -> Self:
+        """See :class:`Representation`."""
+        return cls(shape, spec.dim)
+
+    def forward(self, items: ItemBatch) -> Tensor:
+        """See :class:`Representation`."""
+        vectors: Tensor = self.projection(items.content) + self.fusion(self.codes(items.codes).flatten(1))
+        return vectors
+
+    def match(self, items: ItemBatch, candidate: Tensor, history: Tensor, mask: Tensor) -> Tensor:
+        """The matches of content, then those of the codes."""
+        return torch.cat(
+            [
+                content_matches(items, candidate, history, mask),
+                code_matches(items, candidate, history, mask, self.residual_levels),
+            ],
+            dim=1,
+        )

@@ -1,0 +1,81 @@
+"""Which OPQ codes lie near which, and from when on training rows had shown them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ranking.representations.base import Seen
+from sidkit.errors import ConfigError
+
+_CHUNK = 2048
+Ints = npt.NDArray[np.int64]
+
+
+def opq_neighbours(seen: Seen, residual_levels: int, sizes: tuple[int, ...], count: int) -> dict[str, Tensor]:
+    """The ``count`` nearest OPQ codes of each OPQ code that the training rows showed, by the cosine of what the codebook's
+    OPQ part says they stand for (SMILE, arXiv 2510.12604, takes the top 10).
+
+    An item's OPQ vector depends on its OPQ codes alone, so neighbours are kept per distinct combination ("cell"): items of
+    one cell have one vector, and no loss can move them together. A cell exists from the first training row whose
+    candidate had its codes.
+
+    Returns
+    -------
+    dict
+        ``cells`` int64 [cells], sorted keys (:func:`cell_keys`); ``neighbours`` int64 [cells, count] places in ``cells``,
+        nearest first, -1 where there are fewer; ``born_us`` int64 [cells], microseconds UTC. The codes of a cell are in
+        ``cell_codes`` int64 [cells, opq levels].
+
+    Raises
+    ------
+    ConfigError
+        When no codebook is at hand that could say what the codes stand for.
+    """
+    if seen.flat_vectors is None:
+        raise ConfigError(
+            "rq_opq_gate looks for neighbours by OPQ codewords and no codebook came; give the training context its "
+            'quantizer, or leave the OPQ part out (gate_parts = "rq")'
+        )
+    keys = cell_keys(torch.from_numpy(seen.codes), residual_levels, sizes).numpy()
+    rows = np.flatnonzero(keys[seen.candidate] >= 0)
+    shown = seen.candidate[rows]
+    cells, first, back = np.unique(keys[shown], return_index=True, return_inverse=True)
+    born = np.full(len(cells), np.iinfo(np.int64).max)
+    np.minimum.at(born, back.ravel(), seen.at_us[rows])
+    codes = seen.codes[shown[first]]
+    return {
+        "cells": torch.from_numpy(cells),
+        "cell_codes": torch.from_numpy(np.ascontiguousarray(codes[:, residual_levels:])),
+        "neighbours": torch.from_numpy(_nearest(codes, seen.flat_vectors, count)),
+        "born_us": torch.from_numpy(born),
+    }
+
+
+def cell_keys(codes: Tensor, residual_levels: int, sizes: tuple[int, ...]) -> Tensor:
+    """One number ``int64 [items]`` per combination of the codes after the residual levels (in mixed radix); -1 for an item
+    without codes.
+    """
+    key = torch.zeros_like(codes[:, 0])
+    for level in range(residual_levels, len(sizes)):
+        key = key * sizes[level] + codes[:, level]
+    return torch.where((codes >= 0).all(dim=1), key, -1)
+
+
+def _nearest(codes: Ints, flat_vectors: Callable[[npt.NDArray[np.int32]], npt.NDArray[np.float32]], count: int) -> Ints:
+    """Places ``int64 [cells, count]`` of the nearest others by cosine; ties go to the lower place."""
+    found = np.full((len(codes), count), -1, dtype=np.int64)
+    if not len(codes):
+        return found
+    vectors = flat_vectors(codes.astype(np.int32)).astype(np.float64)
+    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    most = min(count, len(codes) - 1)
+    for start in range(0, len(codes), _CHUNK):
+        cosine = unit[start : start + _CHUNK] @ unit.T
+        cosine[np.arange(len(cosine)), np.arange(start, start + len(cosine))] = -np.inf
+        found[start : start + _CHUNK, :most] = np.argsort(-cosine, axis=1, kind="stable")[:, :most]
+    return found

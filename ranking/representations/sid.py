@@ -1,0 +1,49 @@
+"""The codes as plain features: one table per level."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, Self
+
+from torch import Tensor, nn
+
+from ranking.model_spec import ModelSpec
+from ranking.representations.base import ItemBatch, ItemShape, Representation
+from ranking.representations.code_tables import CodeTables
+from ranking.representations.matches import code_matches
+
+
+class SidRepresentation(Representation):
+    """The rows of an item's codes, summed, or side by side and mapped to the width by a linear layer.
+
+    Parameters
+    ----------
+    shape : ItemShape
+        ``sizes`` are the codes per level.
+    dim : int
+        Width.
+    pool : "sum" or "concat"
+        How the rows become one vector.
+    """
+
+    def __init__(self, shape: ItemShape, dim: int = 32, pool: Literal["sum", "concat"] = "sum") -> None:
+        super().__init__(dim)
+        self.residual_levels = shape.refining
+        self.match_dim = 2 * len(shape.sizes)
+        self.codes = CodeTables(shape.sizes, dim)
+        self.join = nn.Linear(len(shape.sizes) * dim, dim) if pool == "concat" else None
+
+    @classmethod
+    def from_spec(cls, shape: ItemShape, spec: ModelSpec, fitted: Mapping[str, Tensor] | None = None) -> Self:
+        """See :class:`Representation`."""
+        return cls(shape, spec.dim, spec.sid_pool)
+
+    def forward(self, items: ItemBatch) -> Tensor:
+        """See :class:`Representation`."""
+        rows = self.codes(items.codes)
+        vectors: Tensor = rows.sum(dim=1) if self.join is None else self.join(rows.flatten(1))
+        return vectors
+
+    def match(self, items: ItemBatch, candidate: Tensor, history: Tensor, mask: Tensor) -> Tensor:
+        """See :func:`code_matches`."""
+        return code_matches(items, candidate, history, mask, self.residual_levels)

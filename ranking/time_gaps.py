@@ -1,0 +1,19 @@
+"""Time gaps between a history item and its row, in buckets."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from sidkit.clock import DAY_US
+
+TIME_BUCKETS = 16
+
+
+def gap_bucket(at_us: Tensor, then_us: Tensor) -> Tensor:
+    """The time gap in buckets: 0 under 2 minutes, then each bucket is 2.6 times as long, the last is open."""
+    minutes = (at_us - then_us).clamp(min=0).double() / (DAY_US / 1440)
+    bucket: Tensor = (torch.log(minutes / 2 + 1e-9) / math.log(2.6) + 1).clamp(0, TIME_BUCKETS - 1).long()
+    return bucket
