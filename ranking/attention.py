@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ranking.gather import gather_rows
+
 
 class TargetAttention(nn.Module):
     """Multi-head scaled dot-product attention of one candidate over a history.
@@ -32,17 +34,18 @@ class TargetAttention(nn.Module):
         self.recency = nn.Embedding(time_buckets, heads)
         nn.init.zeros_(self.recency.weight)
 
+    def asked(self, candidate: Tensor) -> Tensor:
+        """What each head looks for, as vectors ``float32 [batch, heads, dim]`` whose products with the items are the scores.
+
+        Query times (key matrix times item) = (query times key matrix) times item: the long side stays unprojected.
+        """
+        query = self.query(candidate).view(len(candidate), self.heads, self.head_dim)
+        key = self.key.weight.view(self.heads, self.head_dim, candidate.shape[1])
+        return torch.einsum("bhd,hde->bhe", query, key) / math.sqrt(self.head_dim)
+
     def weights(self, candidate: Tensor, history: Tensor, mask: Tensor, gap_bucket: Tensor) -> Tensor:
         """How much each item counts, ``float32 [batch, heads, length]``, summing to 1 over what is there; see ``forward``."""
-        batch, _, dim = history.shape
-        query = self.query(candidate).view(batch, self.heads, self.head_dim)
-        # Query times (key matrix times history) = (query times key matrix) times history: the long side stays unprojected.
-        asked = torch.einsum("bhd,hde->bhe", query, self.key.weight.view(self.heads, self.head_dim, dim))
-        score = torch.bmm(asked, history.transpose(1, 2)) / math.sqrt(self.head_dim)
-        score = score + self.recency.weight.T[:, gap_bucket].transpose(0, 1)
-        # The lowest finite number, not minus infinity: a row of nothing but padding must not become NaN.
-        score = score.masked_fill(~mask[:, None, :], torch.finfo(score.dtype).min)
-        return torch.softmax(score, dim=2) * mask[:, None, :]
+        return attention_weights(self.asked(candidate), history, mask, gap_bucket, self.recency.weight)
 
     def forward(self, candidate: Tensor, history: Tensor, mask: Tensor, gap_bucket: Tensor) -> Tensor:
         """Pool the history.
@@ -64,3 +67,21 @@ class TargetAttention(nn.Module):
             ``float32 [batch, heads * dim]``.
         """
         return torch.bmm(self.weights(candidate, history, mask, gap_bucket), history).flatten(1)
+
+
+def attention_weights(asked: Tensor, history: Tensor, mask: Tensor, gap_bucket: Tensor, recency: Tensor) -> Tensor:
+    """Masked softmax of products and recency, ``float32 [batch, heads, length]``.
+
+    Parameters
+    ----------
+    asked : Tensor
+        ``float32 [batch, heads, dim]``.
+    history, mask, gap_bucket : Tensor
+        As for :class:`TargetAttention`.
+    recency : Tensor
+        A number per time bucket and head, ``float32 [buckets, heads]``.
+    """
+    score = torch.bmm(asked, history.transpose(1, 2)) + gather_rows(recency, gap_bucket).transpose(1, 2)
+    # The lowest finite number, not minus infinity: a row of nothing but padding must not become NaN.
+    score = score.masked_fill(~mask[:, None, :], torch.finfo(score.dtype).min)
+    return torch.softmax(score, dim=2) * mask[:, None, :]

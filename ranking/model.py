@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ranking.cross import CrossLayers
+from ranking.dropout import Dropout
 from ranking.histories import HISTORIES, History, SidMatchHistory, Space
 from ranking.model_spec import ModelSpec
 from ranking.representations import BEHAVIOUR, check_representations, representation
@@ -69,7 +70,7 @@ class CtrModel(nn.Module):
         width = items + sum(pool.dim for pool in self.pools) + matches + numeric_dim
         layers: list[nn.Module] = []
         for wide, narrow in itertools.pairwise([width, *spec.hidden]):
-            layers += [nn.Linear(wide, narrow), nn.ReLU(), nn.Dropout(spec.dropout)]
+            layers += [nn.Linear(wide, narrow), nn.ReLU(), Dropout(spec.dropout)]
         self.deep = nn.Sequential(*layers)
         self.cross = CrossLayers(width, spec.cross_layers) if spec.cross_layers else None
         deep_width = [width, *spec.hidden][-1]
@@ -86,13 +87,18 @@ class CtrModel(nn.Module):
             )
         )
         pooled = [pool(modality, behaviour, batch) for pool in self.pools]
-        matches = [part.match(batch.items, batch.candidate, batch.history, batch.mask) for part in self.parts]
-        features = torch.cat([modality.candidate, behaviour.candidate, *pooled, *matches, batch.numeric], dim=1)
+        matches = self.matches(batch) if batch.matches is None else batch.matches
+        features = torch.cat([modality.candidate, behaviour.candidate, *pooled, matches, batch.numeric], dim=1)
         hidden = self.deep(features)
         if self.cross is not None:
             hidden = torch.cat([hidden, self.cross(features)], dim=1)
         logits: Tensor = self.last(hidden)
         return logits.squeeze(1)
+
+    def matches(self, batch: Batch) -> Tensor:
+        """The matches of all representations, ``float32 [rows, matches]``; they depend on no weight, so once is enough."""
+        found = [part.match(batch.items, batch.candidate, batch.history, batch.mask) for part in self.parts]
+        return torch.cat(found, dim=1)
 
     def auxiliary(self, batch: Batch) -> dict[str, Tensor]:
         """The representations' own losses of a training batch, weighted, by ``<representation>.<loss>``."""

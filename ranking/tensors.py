@@ -79,27 +79,46 @@ class TensorSet:
         self._index = torch.from_numpy(vocabulary.numbers(data.items.ids))
         self._codes = torch.from_numpy(data.items.codes.astype(np.int64))
         self._content = torch.from_numpy(data.items.content)
+        self._place = torch.empty(len(data.items), dtype=torch.int64)
+        self._matches: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.label)
 
     def batch(self, rows: Tensor) -> Batch:
         """Gather some rows (``int64 [rows]``)."""
-        list_number = self._history[rows]
-        items = self._history_items[list_number]
-        candidate = self._candidate[rows]
+        lists = self._history.index_select(0, rows)
+        items = self._history_items.index_select(0, lists)
+        candidate = self._candidate.index_select(0, rows)
         # Representations run once per distinct item of the batch.
-        distinct, back = torch.unique(torch.cat([candidate, items.flatten()]), return_inverse=True)
+        distinct, back = self._distinct(torch.cat([candidate, items.flatten()]))
+        at_us = self._at_us.index_select(0, rows)
         return Batch(
-            numeric=self._numeric[rows],
-            items=ItemBatch(self._index[distinct], self._codes[distinct], self._content[distinct]),
+            numeric=self._numeric.index_select(0, rows),
+            items=ItemBatch(*(each.index_select(0, distinct) for each in (self._index, self._codes, self._content))),
             candidate=back[: len(rows)],
             history=back[len(rows) :].view(items.shape),
             mask=items != 0,
-            gap_bucket=gap_bucket(self._at_us[rows][:, None], self._history_us[list_number]),
-            label=self.label[rows],
-            at_us=self._at_us[rows],
+            gap_bucket=gap_bucket(at_us[:, None], self._history_us.index_select(0, lists)),
+            label=self.label.index_select(0, rows),
+            at_us=at_us,
+            matches=self._matches.index_select(0, rows) if self._matches is not None else None,
         )
+
+    def _distinct(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """The distinct numbers of some items and the place of each among them, without sorting.
+
+        Each number's last place is written into a table of all items: who reads its own place back is the one of its kind.
+        """
+        order = torch.arange(len(numbers), device=numbers.device)
+        self._place.scatter_(0, numbers, order)
+        distinct = numbers.masked_select(self._place.index_select(0, numbers) == order)
+        self._place.scatter_(0, distinct, order[: len(distinct)])
+        return distinct, self._place.index_select(0, numbers)
+
+    def keep_matches(self, matches: Tensor | None) -> None:
+        """Give every later batch the matches of its rows (``float32 [rows, matches]``), or none."""
+        self._matches = matches
 
     def batches(self, size: int, generator: torch.Generator | None = None) -> Iterator[Batch]:
         """All rows once, shuffled when a generator is given."""

@@ -10,10 +10,11 @@ from torch import Tensor
 from sidkit.clock import DAY_US
 
 TIME_BUCKETS = 16
+_FIRST_US = 2 * DAY_US / 1440
 
 
 def gap_bucket(at_us: Tensor, then_us: Tensor) -> Tensor:
     """The time gap in buckets: 0 under 2 minutes, then each bucket is 2.6 times as long, the last is open."""
-    minutes = (at_us - then_us).clamp(min=0).double() / (DAY_US / 1440)
-    bucket: Tensor = (torch.log(minutes / 2 + 1e-9) / math.log(2.6) + 1).clamp(0, TIME_BUCKETS - 1).long()
+    first = (at_us - then_us).float() / _FIRST_US
+    bucket: Tensor = (torch.log(first.clamp(min=1e-9)) / math.log(2.6) + 1).clamp(0, TIME_BUCKETS - 1).long()
     return bucket

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ranking.evaluation.metrics import auc
 from ranking.model import CtrModel
@@ -60,6 +60,8 @@ def train(
     order = torch.Generator().manual_seed(seed)
     label = validation.label.numpy()
     check_both_classes(label, "validation")
+    for part in (training, validation):
+        part.keep_matches(_all_matches(model, part))
     curve: list[float] = []
     best, kept = -1.0, copy.deepcopy(model.state_dict())
     for epoch in range(spec.epochs):
@@ -76,6 +78,8 @@ def train(
             best, kept = reached, copy.deepcopy(model.state_dict())
         elif epoch - int(np.argmax(curve)) >= spec.patience:
             break
+    for part in (training, validation):
+        part.keep_matches(None)
     model.load_state_dict(kept)
     model.eval()
     return Trained(model, tuple(curve), int(np.argmax(curve)))
@@ -87,6 +91,13 @@ def predict(model: CtrModel, data: TensorSet) -> npt.NDArray[np.float64]:
     with torch.inference_mode():
         parts = [torch.sigmoid(model(batch).double()).numpy() for batch in data.batches(_SCORING_ROWS)]
     return np.concatenate(parts) if parts else np.zeros(0)
+
+
+def _all_matches(model: CtrModel, data: TensorSet) -> Tensor:
+    """The matches of all rows, which no weight changes: computed once, not once per epoch."""
+    data.keep_matches(None)
+    with torch.no_grad():
+        return torch.cat([model.matches(batch) for batch in data.batches(_SCORING_ROWS)])
 
 
 def _optimiser(model: CtrModel, spec: TrainingSpec) -> torch.optim.Optimizer:

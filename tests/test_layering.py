@@ -102,7 +102,7 @@ def test_the_public_surface_is_pinned() -> None:
         assert all(getattr(package, name) is not None for name in package.__all__)
     assert sorted(ENCODERS) == ["behaviour", "collaborative", "content"]
     assert sorted(QUANTIZERS) == ["opq", "pq", "random", "residual_kmeans", "rq_opq", "rq_vae", "shuffled"]
-    assert sorted(REPRESENTATIONS) == ["content", "id", "mba", "prefix_ngram", "rq_opq_gate", "sid"]
+    assert sorted(REPRESENTATIONS) == ["content", "id", "mba", "ngram", "prefix_ngram", "rq_opq_gate", "sid", "spm"]
 
 
 def test_nothing_unpickles_and_nothing_is_a_stub() -> None:

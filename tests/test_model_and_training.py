@@ -204,7 +204,7 @@ def test_training_stops_after_so_many_epochs_without_a_better_one(patience: int)
     training = random_set(600, seed=1)
     # The better the model, the worse it looks: the first epoch stays the best.
     opposite = dataclasses.replace(training, rows=dataclasses.replace(training.rows, label=1 - training.rows.label))
-    spec = FAST.model_copy(update={"epochs": 20, "patience": patience, "batch_rows": 600})
+    spec = FAST.model_copy(update={"epochs": 20, "patience": patience, "batch_rows": 100})
     result = trained(training, opposite, spec, model=SMALL.model_copy(update={"dropout": 0.0}))
     assert result.best_epoch == 0
     assert len(result.validation_auc) == patience + 1

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from ranking.gather import gather_rows
 from ranking.representations.base import Batch
 
 
@@ -21,7 +21,7 @@ class Space:
 
     def history(self, batch: Batch) -> Tensor:
         """The rows' histories, ``float32 [rows, length, dim]``."""
-        return functional.embedding(batch.history, self.items)
+        return gather_rows(self.items, batch.history)
 
 
 class History(nn.Module):

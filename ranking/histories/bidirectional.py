@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from ranking.attention import TargetAttention
-from ranking.histories.base import History, Space, with_products
+from ranking.attention import TargetAttention, attention_weights
+from ranking.histories.base import History, Space, joined, with_products
 from ranking.model_spec import ModelSpec
 from ranking.representations.base import Batch
 from ranking.time_gaps import TIME_BUCKETS
@@ -27,8 +28,22 @@ class BidirectionalHistory(History):
 
     def forward(self, modality: Space, behaviour: Space, batch: Batch) -> Tensor:
         """See :class:`History`."""
-        m, b = modality.history(batch), behaviour.history(batch)
-        alpha = self.modality.weights(modality.candidate, m, batch.mask, batch.gap_bucket)
-        beta = self.behaviour.weights(behaviour.candidate, b, batch.mask, batch.gap_bucket)
-        pooled = [torch.bmm(weight, value).flatten(1) for weight in (alpha, beta) for value in (m, b)]
+        # Both spaces side by side, so that one product gives all scores and one all four units; a head that asks in one
+        # space asks nothing in the other.
+        widths = [modality.items.shape[1], behaviour.items.shape[1]]
+        history = joined(modality, behaviour).history(batch)
+        asked = torch.cat(
+            [
+                functional.pad(self.modality.asked(modality.candidate), (0, widths[1])),
+                functional.pad(self.behaviour.asked(behaviour.candidate), (widths[0], 0)),
+            ],
+            dim=1,
+        )
+        recency = torch.cat([self.modality.recency.weight, self.behaviour.recency.weight], dim=1)
+        weights = attention_weights(asked, history, batch.mask, batch.gap_bucket, recency)
+        pooled = [
+            unit.flatten(1)
+            for weighed in torch.bmm(weights, history).chunk(2, dim=1)
+            for unit in torch.split(weighed, widths, dim=2)
+        ]
         return with_products(pooled, [modality.candidate, behaviour.candidate] * 2)

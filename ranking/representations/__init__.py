@@ -25,6 +25,8 @@ REPRESENTATIONS = {
     "content": "ranking.representations.content:ContentRepresentation",
     "prefix_ngram": "ranking.representations.prefix_ngram:PrefixNgramRepresentation",
     "sid": "ranking.representations.sid:SidRepresentation",
+    "ngram": "ranking.representations.ngram:NgramRepresentation",
+    "spm": "ranking.representations.spm:SpmRepresentation",
     "mba": "ranking.representations.mba:MbaRepresentation",
     "rq_opq_gate": "ranking.representations.rq_opq_gate:RqOpqGateRepresentation",
 }

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from ranking.gather import gather_rows
 from ranking.model_spec import ModelSpec
 
 PADDING, UNKNOWN = 0, 1
@@ -60,7 +60,8 @@ class ItemBatch:
 class Batch:
     """Some rows: ``numeric`` float32 [rows, features], scaled; ``items`` the distinct items, ``candidate`` int64 [rows] and
     ``history`` int64 [rows, length] into them, ``mask`` bool and ``gap_bucket`` int64 [rows, length], ``label`` float32
-    [rows], ``at_us`` int64 [rows], microseconds UTC.
+    [rows], ``at_us`` int64 [rows], microseconds UTC; ``matches`` what the model's ``matches`` gave for the rows, where that
+    was computed before.
     """
 
     numeric: Tensor
@@ -71,6 +72,7 @@ class Batch:
     gap_bucket: Tensor
     label: Tensor
     at_us: Tensor
+    matches: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ class Representation(nn.Module):
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Vectors ``float32 [items, dim]`` of the batch's items for the history, and of its candidates ``[rows, dim]``."""
         vectors = self(batch.items)
-        return vectors, functional.embedding(batch.candidate, vectors)
+        return vectors, gather_rows(vectors, batch.candidate)
 
     def auxiliary(self, batch: Batch) -> dict[str, Tensor]:
         """Losses of a training batch by name, scalars, already weighted; by default there are none."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ranking.gather import gather_rows
 from ranking.representations.base import small_embedding
 
 
@@ -20,8 +21,7 @@ class CodeTables(nn.Module):
     dim : int
         Width of a row.
     zero : bool
-        Start at zero, and give items without codes zeros for ever; otherwise rows start near zero and items without codes
-        share a trained row.
+        Start at zero; otherwise rows start near zero.
     """
 
     def __init__(self, sizes: Sequence[int], dim: int, *, zero: bool = False) -> None:
@@ -29,7 +29,7 @@ class CodeTables(nn.Module):
         starts = torch.tensor([1, *sizes[:-1]]).cumsum(0)
         self.register_buffer("starts", starts, persistent=False)
         if zero:
-            self.table = nn.Embedding(1 + sum(sizes), dim, padding_idx=0)
+            self.table = nn.Embedding(1 + sum(sizes), dim)
             nn.init.zeros_(self.table.weight)
         else:
             self.table = small_embedding(1 + sum(sizes), dim)
@@ -42,5 +42,4 @@ class CodeTables(nn.Module):
 
     def forward(self, codes: Tensor) -> Tensor:
         """``float32 [items, levels, dim]``."""
-        found: Tensor = self.table(self.rows(codes))
-        return found
+        return gather_rows(self.table.weight, self.rows(codes))

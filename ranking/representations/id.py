@@ -8,6 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from ranking.gather import gather_rows
 from ranking.model_spec import ModelSpec
 from ranking.representations.base import PADDING, UNKNOWN, ItemBatch, ItemShape, Representation, small_embedding
 
@@ -38,8 +39,7 @@ class IdRepresentation(Representation):
     def forward(self, items: ItemBatch) -> Tensor:
         """See :class:`Representation`."""
         index = dropped(items.index, self.dropout) if self.training else items.index
-        vectors: Tensor = self.table(index)
-        return vectors
+        return gather_rows(self.table.weight, index)
 
 
 def dropped(index: Tensor, share: float) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ranking.gather import gather_rows
 from ranking.representations.base import ItemBatch
 
 CONTENT_MATCHES = 2
@@ -16,7 +17,7 @@ def content_matches(items: ItemBatch, candidate: Tensor, history: Tensor, mask: 
     history.
     """
     unit = functional.normalize(items.content, dim=1)
-    own, others = functional.embedding(candidate, unit), functional.embedding(history, unit)
+    own, others = gather_rows(unit, candidate), gather_rows(unit, history)
     cosine = torch.bmm(others, own[:, :, None]).squeeze(2)
     count = mask.sum(dim=1)
     mean = (cosine * mask).sum(dim=1) / count.clamp(min=1)

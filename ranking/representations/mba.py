@@ -17,8 +17,8 @@ from ranking.representations.matches import CONTENT_MATCHES, code_matches, conte
 class MbaRepresentation(Representation):
     """``W m + b + MLP([T1[c1]; ...; TL[cL]])``: the projected content, and a correction by code tables that start at zero.
 
-    The MLP is linear, GELU, linear, without any bias, so that it is 0 at 0: training starts exactly at the content
-    ranker. GELU has slope 1/2 at 0 and the last layer is not zero, so the tables get a gradient from the first step on.
+    The MLP is linear, SiLU, linear, without any bias, so that it is 0 at 0: training starts exactly at the content
+    ranker. SiLU has slope 1/2 at 0 and the last layer is not zero, so the tables get a gradient from the first step on.
     An item without codes has its content alone.
 
     Parameters
@@ -36,7 +36,7 @@ class MbaRepresentation(Representation):
         self.projection = nn.Linear(shape.content_dim, dim)
         self.codes = CodeTables(shape.sizes, dim, zero=True)
         self.fusion = nn.Sequential(
-            nn.Linear(len(shape.sizes) * dim, dim, bias=False), nn.GELU(), nn.Linear(dim, dim, bias=False)
+            nn.Linear(len(shape.sizes) * dim, dim, bias=False), nn.SiLU(), nn.Linear(dim, dim, bias=False)
         )
 
     @classmethod
@@ -46,8 +46,9 @@ class MbaRepresentation(Representation):
 
     def forward(self, items: ItemBatch) -> Tensor:
         """See :class:`Representation`."""
-        vectors: Tensor = self.projection(items.content) + self.fusion(self.codes(items.codes).flatten(1))
-        return vectors
+        content: Tensor = self.projection(items.content)
+        coded = (items.codes >= 0).all(dim=1, keepdim=True)
+        return content + torch.where(coded, self.fusion(self.codes(items.codes).flatten(1)), 0.0)
 
     def match(self, items: ItemBatch, candidate: Tensor, history: Tensor, mask: Tensor) -> Tensor:
         """The matches of content, then those of the codes."""

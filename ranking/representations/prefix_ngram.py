@@ -9,6 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from ranking.gather import gather_rows
 from ranking.model_spec import ModelSpec
 from ranking.representations.base import ItemBatch, ItemShape, Representation, small_embedding
 from ranking.representations.matches import code_matches
@@ -53,8 +54,7 @@ class PrefixNgramRepresentation(Representation):
 
     def forward(self, items: ItemBatch) -> Tensor:
         """See :class:`Representation`."""
-        vectors: Tensor = self.table(self.prefix_rows(items.codes)).sum(dim=1)
-        return vectors
+        return gather_rows(self.table.weight, self.prefix_rows(items.codes)).sum(dim=1)
 
     def prefix_rows(self, codes: Tensor) -> Tensor:
         """Table rows ``int64 [items, levels]`` of the prefixes; 0 where an item has no codes."""

@@ -8,8 +8,8 @@ from typing import NamedTuple, Self
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from ranking.gather import gather_rows
 from ranking.losses import directional_transfer, masked_info_nce
 from ranking.model_spec import ModelSpec
 from ranking.representations.base import (
@@ -129,11 +129,11 @@ class RqOpqGateRepresentation(Representation):
         """See :class:`Representation`; the candidates are gated by their rows."""
         parts = self._parts(batch.items)
         candidate = batch.candidate
-        vectors = functional.embedding(candidate, parts.own)
+        vectors = gather_rows(parts.own, candidate)
         if self.gated:
             gate = self._gate(batch.numeric, parts.coded[candidate], parts.known[candidate])[:, None]
-            vectors = gate * vectors + (1 - gate) * functional.embedding(candidate, parts.shared)
-        return self._in_history(batch.items, parts), vectors + functional.embedding(candidate, parts.apart)
+            vectors = gate * vectors + (1 - gate) * gather_rows(parts.shared, candidate)
+        return self._in_history(batch.items, parts), vectors + gather_rows(parts.apart, candidate)
 
     def gate(self, batch: Batch) -> Tensor:
         """The gate ``T`` of each row's candidate, ``float32 [rows]``; 1 where there is no gate."""
@@ -156,7 +156,7 @@ class RqOpqGateRepresentation(Representation):
 
     def _parts(self, items: ItemBatch) -> _Parts:
         index = dropped(items.index, self.spec.id_dropout) if self.training else items.index
-        own = self.table(index)
+        own = gather_rows(self.table.weight, index)
         shared = self._rq(items.codes) if self.gated else own
         apart = self.spec.opq_scale * self._opq(items.codes) if self.has_opq else torch.zeros_like(own)
         return _Parts(own, shared, apart, (items.codes >= 0).all(dim=1), index > UNKNOWN)
@@ -191,7 +191,7 @@ class RqOpqGateRepresentation(Representation):
         count = torch.zeros_like(coded, dtype=gate.dtype)
         mean = count.index_add(0, back, gate) / count.index_add(0, back, torch.ones_like(gate))
         there = coded & (items.index > UNKNOWN)
-        own, shared = self.table(items.index[there]), self._rq(items.codes[there])
+        own, shared = gather_rows(self.table.weight, items.index[there]), self._rq(items.codes[there])
         loss = directional_transfer(own, shared, mean[there], self.spec.transfer_temperature)
         return loss.sum() / there.sum().clamp(min=1)
 
@@ -200,7 +200,7 @@ class RqOpqGateRepresentation(Representation):
         keys = cell_keys(codes, self.residual_levels, self.sizes)
         positive, neighbours, found = self.positives(keys, at_us)
         alike = keys[:, None] == keys[None, :]
-        near = (neighbours[:, :, None] == keys[None, None, :]).any(dim=1)
+        near = _any_equal(neighbours, keys)
         vectors = self._opq(codes)
         towards = self.opq_join(self.opq(self.fitted_cell_codes[positive]).flatten(1))
         loss = masked_info_nce(
@@ -234,6 +234,15 @@ class RqOpqGateRepresentation(Representation):
     def match(self, items: ItemBatch, candidate: Tensor, history: Tensor, mask: Tensor) -> Tensor:
         """See :func:`code_matches`."""
         return code_matches(items, candidate, history, mask, self.residual_levels)
+
+
+def _any_equal(listed: Tensor, keys: Tensor) -> Tensor:
+    """Whether each key ``int64 [keys]`` is in each list ``int64 [lists, length]``: ``bool [lists, keys]``."""
+    distinct, place = torch.unique(keys, return_inverse=True)
+    found = torch.searchsorted(distinct, listed).clamp(max=len(distinct) - 1)
+    count = torch.zeros((len(listed), len(distinct)), device=keys.device)
+    count.scatter_add_(1, found, (distinct[found] == listed).to(count.dtype))
+    return (count > 0).index_select(1, place)
 
 
 def _nothing_fitted(shape: ItemShape, spec: ModelSpec) -> dict[str, Tensor]:
