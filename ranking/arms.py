@@ -103,6 +103,7 @@ def _train_neural(context: TrainingContext, arm: str, spec: ArmSpec, seed: int, 
     trained = train(
         lambda: make_model(config, vocabulary, fitted), training, validation, context.spec.training, seed=seed,
         threads=context.threads,
+        checkpoint=context.rankers / f".checkpoint-{name}.safetensors",
     )  # fmt: skip
     ranker = Ranker(trained.model, vocabulary, config)
     details = {

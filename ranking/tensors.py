@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -116,6 +117,13 @@ class TensorSet:
         self._place.scatter_(0, distinct, order[: len(distinct)])
         return distinct, self._place.index_select(0, numbers)
 
+    def to(self, device: torch.device) -> Self:
+        """Move all tensors to a device; nothing is copied where they lie there already."""
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(self, name, value.to(device))
+        return self
+
     def keep_matches(self, matches: Tensor | None) -> None:
         """Give every later batch the matches of its rows (``float32 [rows, matches]``), or none."""
         self._matches = matches
@@ -123,5 +131,6 @@ class TensorSet:
     def batches(self, size: int, generator: torch.Generator | None = None) -> Iterator[Batch]:
         """All rows once, shuffled when a generator is given."""
         order = torch.arange(len(self)) if generator is None else torch.randperm(len(self), generator=generator)
+        order = order.to(self.label.device)
         for start in range(0, len(order), size):
             yield self.batch(order[start : start + size])

@@ -5,14 +5,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from ranking.checkpoint import Checkpoint, Progress
+from ranking.device import training_device
 from ranking.evaluation.metrics import auc
 from ranking.model import CtrModel
+from ranking.optimisers import make_optimisers
 from ranking.split import check_both_classes
 from ranking.tensors import TensorSet
 from ranking.training_spec import TrainingSpec
@@ -22,7 +26,7 @@ _SCORING_ROWS = 4096
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model and how it got there: validation AUC per epoch, the epoch that was kept (from 0)."""
+    """A trained model, on the CPU, and how it got there: validation AUC per epoch, the epoch that was kept (from 0)."""
 
     model: CtrModel
     validation_auc: tuple[float, ...]
@@ -37,6 +41,7 @@ def train(
     *,
     seed: int,
     threads: int,
+    checkpoint: Path | None = None,
 ) -> Trained:
     """Train a model.
 
@@ -45,52 +50,75 @@ def train(
     make_model : callable
         Called once, after the seed is set.
     training, validation : TensorSet
-        Validation decides when to stop and which epoch is kept, nothing else.
+        Validation decides when to stop and which epoch is kept, nothing else. Both move to the device of the training.
     spec : TrainingSpec
-        Optimiser and stopping.
+        Optimiser, stopping and device.
     seed : int
         Decides weights, dropout and the order of the rows.
     threads : int
-        CPU threads; on one thread the same seed gives the same weights bit by bit.
+        CPU threads; on one thread of a CPU the same seed gives the same weights bit by bit.
+    checkpoint : Path, optional
+        A file that keeps the state after every epoch. A killed run that is started again with the same seed, spec and
+        rows goes on after its last finished epoch and ends with the weights it would have had; the file is removed at the end.
     """
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    model = make_model()
-    optimiser = _optimiser(model, spec)
+    device = training_device(spec.device)
+    model = make_model().to(device)
+    optimisers = make_optimisers(model, spec)
     order = torch.Generator().manual_seed(seed)
-    label = validation.label.numpy()
+    label = validation.label.numpy(force=True)
     check_both_classes(label, "validation")
-    for part in (training, validation):
+    parts = (training.to(device), validation.to(device))
+    for part in parts:
         part.keep_matches(_all_matches(model, part))
-    curve: list[float] = []
-    best, kept = -1.0, copy.deepcopy(model.state_dict())
-    for epoch in range(spec.epochs):
-        model.train()
-        for batch in training.batches(spec.batch_rows, order):
-            loss = nn.functional.binary_cross_entropy_with_logits(model(batch), batch.label)
-            loss = sum(model.auxiliary(batch).values(), start=loss)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
+    kept_at = Checkpoint(checkpoint, [seed, spec.model_dump(mode="json"), len(training), len(validation)])
+    progress = kept_at.resume(model, optimisers, order) or Progress([], copy.deepcopy(model.state_dict()))
+    while len(progress.curve) < spec.epochs and not _given_up(progress.curve, spec.patience):
+        _epoch(model, training, optimisers, order, spec)
         reached = auc(label, predict(model, validation))
-        curve.append(reached)
-        if reached > best:
-            best, kept = reached, copy.deepcopy(model.state_dict())
-        elif epoch - int(np.argmax(curve)) >= spec.patience:
-            break
-    for part in (training, validation):
+        if reached > max(progress.curve, default=-1.0):
+            progress.kept = copy.deepcopy(model.state_dict())
+        progress.curve.append(reached)
+        kept_at.save(progress, model, optimisers, order)
+    for part in parts:
         part.keep_matches(None)
-    model.load_state_dict(kept)
-    model.eval()
-    return Trained(model, tuple(curve), int(np.argmax(curve)))
+    model.load_state_dict(progress.kept)
+    kept_at.remove()
+    return Trained(model.cpu().eval(), tuple(progress.curve), int(np.argmax(progress.curve)))
 
 
 def predict(model: CtrModel, data: TensorSet) -> npt.NDArray[np.float64]:
-    """Click probabilities ``float64 [rows]``."""
+    """Click probabilities ``float64 [rows]``; the rows move to the model's device."""
     model.eval()
+    data = data.to(next(model.parameters()).device)
     with torch.inference_mode():
-        parts = [torch.sigmoid(model(batch).double()).numpy() for batch in data.batches(_SCORING_ROWS)]
+        parts = [torch.sigmoid(model(batch).double()).numpy(force=True) for batch in data.batches(_SCORING_ROWS)]
     return np.concatenate(parts) if parts else np.zeros(0)
+
+
+def _epoch(
+    model: CtrModel,
+    training: TensorSet,
+    optimisers: list[torch.optim.Optimizer],
+    order: torch.Generator,
+    spec: TrainingSpec,
+) -> None:
+    model.train()
+    for batch in training.batches(spec.batch_rows, order):
+        with torch.autocast(batch.label.device.type, torch.bfloat16, enabled=spec.bf16):
+            logits, auxiliary = model(batch), model.auxiliary(batch)
+        loss = nn.functional.binary_cross_entropy_with_logits(logits.float(), batch.label)
+        loss = sum((each.float() for each in auxiliary.values()), start=loss)
+        model.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        for optimiser in optimisers:
+            optimiser.step()
+
+
+def _given_up(curve: list[float], patience: int) -> bool:
+    """Whether so many epochs in a row were no better than the best one."""
+    return bool(curve) and len(curve) - 1 - int(np.argmax(curve)) >= patience
 
 
 def _all_matches(model: CtrModel, data: TensorSet) -> Tensor:
@@ -98,27 +126,3 @@ def _all_matches(model: CtrModel, data: TensorSet) -> Tensor:
     data.keep_matches(None)
     with torch.no_grad():
         return torch.cat([model.matches(batch) for batch in data.batches(_SCORING_ROWS)])
-
-
-def _optimiser(model: CtrModel, spec: TrainingSpec) -> torch.optim.Optimizer:
-    tables = {
-        id(parameter)
-        for module in model.modules()
-        if isinstance(module, nn.Embedding)
-        for parameter in module.parameters()
-    }
-    return torch.optim.AdamW(
-        [
-            {
-                "params": [parameter for parameter in model.parameters() if id(parameter) in tables],
-                "lr": spec.table_learning_rate,
-                "weight_decay": spec.table_weight_decay,
-            },
-            {
-                "params": [parameter for parameter in model.parameters() if id(parameter) not in tables],
-                "lr": spec.learning_rate,
-                "weight_decay": spec.weight_decay,
-            },
-        ],
-        fused=True,
-    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from sidkit.config import Section
@@ -20,6 +22,12 @@ class TrainingSpec(Section):
     """Of embedding tables, which overfit first."""
     weight_decay: float = Field(default=0.01, ge=0)
     table_weight_decay: float = Field(default=1.0, ge=0)
+    table_optimiser: Literal["adamw", "rowwise_adagrad"] = "adamw"
+    """``rowwise_adagrad`` touches and decays only the rows that a batch looks up: for tables of millions of rows."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """``auto`` takes a CUDA device where there is one. Only one CPU thread gives the same weights bit by bit."""
+    bf16: bool = False
+    """Multiply matrices in bfloat16 while training."""
     max_train_rows: int = Field(default=200_000, ge=1)
     """More training rows are thinned by user."""
     max_evaluation_rows: int = Field(default=100_000, ge=1)

@@ -147,9 +147,20 @@ class Representation(nn.Module):
             self.register_buffer(FITTED + name, tensor)
 
 
-def small_embedding(rows: int, dim: int) -> nn.Embedding:
-    """An embedding that starts near zero, so that a row that was never trained says next to nothing."""
-    table = nn.Embedding(rows, dim)
-    with torch.no_grad():
-        table.weight.normal_(0, 0.01)
-    return table
+class Table(nn.Embedding):
+    """An embedding of ids or codes, whose gradient is cheap on a CPU, or sparse where the optimiser wants that.
+
+    It starts near zero, so that a row that was never trained says next to nothing.
+    """
+
+    def __init__(self, rows: int, dim: int) -> None:
+        super().__init__(rows, dim)
+        with torch.no_grad():
+            self.weight.normal_(0, 0.01)
+
+    def rows(self, index: Tensor) -> Tensor:
+        """``float32 [*index.shape, dim]`` of ``index`` int64."""
+        if self.sparse:
+            found: Tensor = self(index)
+            return found
+        return gather_rows(self.weight, index)

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ranking.gather import gather_rows
-from ranking.representations.base import small_embedding
+from ranking.representations.base import Table
 
 
 class CodeTables(nn.Module):
@@ -28,11 +27,9 @@ class CodeTables(nn.Module):
         super().__init__()
         starts = torch.tensor([1, *sizes[:-1]]).cumsum(0)
         self.register_buffer("starts", starts, persistent=False)
+        self.table = Table(1 + sum(sizes), dim)
         if zero:
-            self.table = nn.Embedding(1 + sum(sizes), dim)
             nn.init.zeros_(self.table.weight)
-        else:
-            self.table = small_embedding(1 + sum(sizes), dim)
 
     starts: Tensor
 
@@ -42,4 +39,4 @@ class CodeTables(nn.Module):
 
     def forward(self, codes: Tensor) -> Tensor:
         """``float32 [items, levels, dim]``."""
-        return gather_rows(self.table.weight, self.rows(codes))
+        return self.table.rows(self.rows(codes))

@@ -8,9 +8,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from ranking.gather import gather_rows
 from ranking.model_spec import ModelSpec
-from ranking.representations.base import PADDING, UNKNOWN, ItemBatch, ItemShape, Representation, small_embedding
+from ranking.representations.base import PADDING, UNKNOWN, ItemBatch, ItemShape, Representation, Table
 
 
 class IdRepresentation(Representation):
@@ -29,7 +28,7 @@ class IdRepresentation(Representation):
     def __init__(self, shape: ItemShape, dim: int = 32, dropout: float = 0.1) -> None:
         super().__init__(dim)
         self.dropout = dropout
-        self.table = small_embedding(shape.vocabulary, dim)
+        self.table = Table(shape.vocabulary, dim)
 
     @classmethod
     def from_spec(cls, shape: ItemShape, spec: ModelSpec, fitted: Mapping[str, Tensor] | None = None) -> Self:
@@ -39,7 +38,7 @@ class IdRepresentation(Representation):
     def forward(self, items: ItemBatch) -> Tensor:
         """See :class:`Representation`."""
         index = dropped(items.index, self.dropout) if self.training else items.index
-        return gather_rows(self.table.weight, index)
+        return self.table.rows(index)
 
 
 def dropped(index: Tensor, share: float) -> Tensor:

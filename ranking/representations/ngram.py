@@ -10,9 +10,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from ranking.gather import gather_rows
 from ranking.model_spec import ModelSpec
-from ranking.representations.base import ItemBatch, ItemShape, Representation, small_embedding
+from ranking.representations.base import ItemBatch, ItemShape, Representation, Table
 from ranking.representations.matches import code_matches
 
 _ODD = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed number: 2^64 over the golden ratio, odd
@@ -47,7 +46,7 @@ class NgramRepresentation(Representation):
         self.hashed = [each > rows for each in combinations]
         self.rows = [min(each, rows) for each in combinations]
         # Row 0 stands for "no codes".
-        self.table = small_embedding(1 + sum(self.rows), dim)
+        self.table = Table(1 + sum(self.rows), dim)
 
     @classmethod
     def from_spec(cls, shape: ItemShape, spec: ModelSpec, fitted: Mapping[str, Tensor] | None = None) -> Self:
@@ -56,7 +55,7 @@ class NgramRepresentation(Representation):
 
     def forward(self, items: ItemBatch) -> Tensor:
         """See :class:`Representation`."""
-        return gather_rows(self.table.weight, self.ngram_rows(items.codes)).sum(dim=1)
+        return self.table.rows(self.ngram_rows(items.codes)).sum(dim=1)
 
     def ngram_rows(self, codes: Tensor) -> Tensor:
         """Table rows ``int64 [items, groups]``; 0 where an item has no codes."""

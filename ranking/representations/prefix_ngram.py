@@ -9,9 +9,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from ranking.gather import gather_rows
 from ranking.model_spec import ModelSpec
-from ranking.representations.base import ItemBatch, ItemShape, Representation, small_embedding
+from ranking.representations.base import ItemBatch, ItemShape, Representation, Table
 from ranking.representations.matches import code_matches
 
 
@@ -41,7 +40,7 @@ class PrefixNgramRepresentation(Representation):
         self.match_dim = 2 * len(shape.sizes)
         self.rows = min(rows, prefixes)
         # Row 0 stands for "no codes".
-        self.table = small_embedding(self.rows + 1, dim)
+        self.table = Table(self.rows + 1, dim)
 
     @classmethod
     def from_spec(cls, shape: ItemShape, spec: ModelSpec, fitted: Mapping[str, Tensor] | None = None) -> Self:
@@ -54,7 +53,7 @@ class PrefixNgramRepresentation(Representation):
 
     def forward(self, items: ItemBatch) -> Tensor:
         """See :class:`Representation`."""
-        return gather_rows(self.table.weight, self.prefix_rows(items.codes)).sum(dim=1)
+        return self.table.rows(self.prefix_rows(items.codes)).sum(dim=1)
 
     def prefix_rows(self, codes: Tensor) -> Tensor:
         """Table rows ``int64 [items, levels]`` of the prefixes; 0 where an item has no codes."""

@@ -19,7 +19,7 @@ from ranking.representations.base import (
     ItemShape,
     Representation,
     Seen,
-    small_embedding,
+    Table,
 )
 from ranking.representations.code_tables import CodeTables
 from ranking.representations.id import dropped
@@ -85,7 +85,7 @@ class RqOpqGateRepresentation(Representation):
                 "rq_opq_gate leans on codes that refine each other and the codebook has none; use the quantizer rq_opq, or "
                 'leave the gate out (gate_parts = "opq")'
             )
-        self.table = small_embedding(shape.vocabulary, spec.dim)
+        self.table = Table(shape.vocabulary, spec.dim)
         if self.gated:
             self.rq = CodeTables(shape.sizes[: self.residual_levels], spec.dim)
             fused = self.residual_levels * spec.dim
@@ -156,7 +156,7 @@ class RqOpqGateRepresentation(Representation):
 
     def _parts(self, items: ItemBatch) -> _Parts:
         index = dropped(items.index, self.spec.id_dropout) if self.training else items.index
-        own = gather_rows(self.table.weight, index)
+        own = self.table.rows(index)
         shared = self._rq(items.codes) if self.gated else own
         apart = self.spec.opq_scale * self._opq(items.codes) if self.has_opq else torch.zeros_like(own)
         return _Parts(own, shared, apart, (items.codes >= 0).all(dim=1), index > UNKNOWN)
@@ -191,7 +191,7 @@ class RqOpqGateRepresentation(Representation):
         count = torch.zeros_like(coded, dtype=gate.dtype)
         mean = count.index_add(0, back, gate) / count.index_add(0, back, torch.ones_like(gate))
         there = coded & (items.index > UNKNOWN)
-        own, shared = gather_rows(self.table.weight, items.index[there]), self._rq(items.codes[there])
+        own, shared = self.table.rows(items.index[there]), self._rq(items.codes[there])
         loss = directional_transfer(own, shared, mean[there], self.spec.transfer_temperature)
         return loss.sum() / there.sum().clamp(min=1)
 

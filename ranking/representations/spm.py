@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ranking.gather import gather_rows
 from ranking.model_spec import ModelSpec
-from ranking.representations.base import ItemBatch, ItemShape, Representation, Seen, small_embedding
+from ranking.representations.base import ItemBatch, ItemShape, Representation, Seen, Table
 from ranking.representations.matches import code_matches
 from ranking.representations.spm_vocabulary import Pieces, learn_pieces
 
@@ -40,7 +39,7 @@ class SpmRepresentation(Representation):
         self.pieces = Pieces(shape.sizes, model.numpy().tobytes())
         for name, tensor in self.pieces.tensors.items():
             self.register_buffer(f"tree_{name}", tensor, persistent=False)
-        self.table = small_embedding(self.pieces.count, dim)
+        self.table = Table(self.pieces.count, dim)
         self._keep({"model": model})
 
     @classmethod
@@ -59,7 +58,7 @@ class SpmRepresentation(Representation):
     def forward(self, items: ItemBatch) -> Tensor:
         """See :class:`Representation`."""
         rows = self.piece_rows(items.codes)
-        return (gather_rows(self.table.weight, rows) * (rows > 0)[:, :, None]).sum(dim=1)
+        return (self.table.rows(rows) * (rows > 0)[:, :, None]).sum(dim=1)
 
     def piece_rows(self, codes: Tensor) -> Tensor:
         """Table rows ``int64 [items, levels]`` of the pieces; see :meth:`Pieces.segment`."""
