@@ -78,14 +78,7 @@ class CtrModel(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits ``float32 [rows]``."""
-        encoded = [part.encode(batch) for part in self.parts]
-        modality, behaviour = (
-            Space(*(torch.cat(each, dim=1) for each in zip(*chosen, strict=True))) if chosen else _nothing(batch)
-            for chosen in (
-                [(own, items) for name, (items, own) in zip(self.names, encoded, strict=True) if name not in BEHAVIOUR],
-                [(own, items) for name, (items, own) in zip(self.names, encoded, strict=True) if name in BEHAVIOUR],
-            )
-        )
+        modality, behaviour = self.spaces(batch)
         pooled = [pool(modality, behaviour, batch) for pool in self.pools]
         matches = self.matches(batch) if batch.matches is None else batch.matches
         features = torch.cat([modality.candidate, behaviour.candidate, *pooled, matches, batch.numeric], dim=1)
@@ -94,6 +87,21 @@ class CtrModel(nn.Module):
             hidden = torch.cat([hidden, self.cross(features)], dim=1)
         logits: Tensor = self.last(hidden)
         return logits.squeeze(1)
+
+    def spaces(self, batch: Batch) -> tuple[Space, Space]:
+        """Candidates and items in the modality space and in the behaviour space; a space without representations is 0 wide."""
+        encoded = [part.encode(batch) for part in self.parts]
+        rows, items = len(batch.candidate), len(batch.items.index)
+        found = []
+        for wanted in (False, True):
+            chosen = [each for name, each in zip(self.names, encoded, strict=True) if (name in BEHAVIOUR) == wanted]
+            found.append(
+                Space(
+                    torch.cat([own for _, own in chosen] or [batch.numeric.new_zeros((rows, 0))], dim=1),
+                    torch.cat([each for each, _ in chosen] or [batch.numeric.new_zeros((items, 0))], dim=1),
+                )
+            )
+        return found[0], found[1]
 
     def matches(self, batch: Batch) -> Tensor:
         """The matches of all representations, ``float32 [rows, matches]``; they depend on no weight, so once is enough."""
@@ -107,9 +115,3 @@ class CtrModel(nn.Module):
             for name, part in zip(self.names, self.parts, strict=True)
             for loss, value in part.auxiliary(batch).items()
         }
-
-
-def _nothing(batch: Batch) -> Space:
-    return Space(
-        batch.numeric.new_zeros((len(batch.candidate), 0)), batch.numeric.new_zeros((len(batch.items.index), 0))
-    )

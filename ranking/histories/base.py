@@ -39,6 +39,12 @@ class History(nn.Module):
         Each space is the concatenation of its representations, of width 0 where there are none.
         """
 
+    def weights(self, modality: Space, behaviour: Space, batch: Batch) -> dict[str, Tensor]:
+        """The score maps by name, ``float32 [rows, heads, length]`` each, for people to look at; none where nothing is
+        weighed.
+        """
+        return {}
+
 
 def joined(modality: Space, behaviour: Space) -> Space:
     """Both spaces side by side."""

@@ -28,22 +28,31 @@ class BidirectionalHistory(History):
 
     def forward(self, modality: Space, behaviour: Space, batch: Batch) -> Tensor:
         """See :class:`History`."""
-        # Both spaces side by side, so that one product gives all scores and one all four units; a head that asks in one
-        # space asks nothing in the other.
-        widths = [modality.items.shape[1], behaviour.items.shape[1]]
         history = joined(modality, behaviour).history(batch)
+        widths = [modality.items.shape[1], behaviour.items.shape[1]]
+        pooled = [
+            unit.flatten(1)
+            for weighed in torch.bmm(self._maps(modality, behaviour, history, batch), history).chunk(2, dim=1)
+            for unit in torch.split(weighed, widths, dim=2)
+        ]
+        return with_products(pooled, [modality.candidate, behaviour.candidate] * 2)
+
+    def weights(self, modality: Space, behaviour: Space, batch: Batch) -> dict[str, Tensor]:
+        """The maps ``modality`` (alpha) and ``behaviour`` (beta)."""
+        maps = self._maps(modality, behaviour, joined(modality, behaviour).history(batch), batch)
+        return dict(zip(("modality", "behaviour"), maps.chunk(2, dim=1), strict=True))
+
+    def _maps(self, modality: Space, behaviour: Space, history: Tensor, batch: Batch) -> Tensor:
+        """Both maps one after the other, ``float32 [rows, 2 * heads, length]``.
+
+        The spaces lie side by side, so that one product gives all scores; a head that asks in one asks nothing in the other.
+        """
         asked = torch.cat(
             [
-                functional.pad(self.modality.asked(modality.candidate), (0, widths[1])),
-                functional.pad(self.behaviour.asked(behaviour.candidate), (widths[0], 0)),
+                functional.pad(self.modality.asked(modality.candidate), (0, behaviour.items.shape[1])),
+                functional.pad(self.behaviour.asked(behaviour.candidate), (modality.items.shape[1], 0)),
             ],
             dim=1,
         )
         recency = torch.cat([self.modality.recency.weight, self.behaviour.recency.weight], dim=1)
-        weights = attention_weights(asked, history, batch.mask, batch.gap_bucket, recency)
-        pooled = [
-            unit.flatten(1)
-            for weighed in torch.bmm(weights, history).chunk(2, dim=1)
-            for unit in torch.split(weighed, widths, dim=2)
-        ]
-        return with_products(pooled, [modality.candidate, behaviour.candidate] * 2)
+        return attention_weights(asked, history, batch.mask, batch.gap_bucket, recency)

@@ -25,3 +25,9 @@ class TargetAttentionHistory(History):
         space = joined(modality, behaviour)
         pooled = self.attention(space.candidate, space.history(batch), batch.mask, batch.gap_bucket)
         return with_products([pooled], [space.candidate])
+
+    def weights(self, modality: Space, behaviour: Space, batch: Batch) -> dict[str, Tensor]:
+        """The one map, ``attention``."""
+        space = joined(modality, behaviour)
+        weights = self.attention.weights(space.candidate, space.history(batch), batch.mask, batch.gap_bucket)
+        return {"attention": weights}
