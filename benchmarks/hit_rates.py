@@ -21,7 +21,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 
-from ranking.job import end_of_log, prepare_repo
+from ranking.prepare import end_of_log, prepare_repo
 from ranking.presets import load_preset
 from ranking.split import TimeSplit
 from ranking.training_set import read_rows

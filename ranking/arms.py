@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from sidkit.files import read_json, written_beside
 
 if TYPE_CHECKING:
     from ranking.artifact import Ranker
+    from ranking.model import CtrModel
     from semantic_ids.quantizers import Quantizer
 
 
@@ -34,6 +36,7 @@ class ArmResult:
     test: npt.NDArray[np.float64]
     ranker: str | None
     details: dict[str, Any]
+    test_first_epoch: npt.NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
@@ -47,16 +50,20 @@ class TrainingContext:
     rate: float
     threads: int
     describe: dict[str, Any]
-    serving: dict[str, Any]
-    rankers: Path
+    serving: Mapping[str, Any]
+    rankers: Path | None
+    """Where artefacts of rankers go; None keeps none."""
     quantizer: Quantizer | None = None
     """The codebook's, for representations that learn from what its codes stand for."""
+    first_epoch: bool = False
+    """Also score the test rows by the model of the first epoch, so that one-epoch overfitting can be seen."""
 
 
 def train_arm(context: TrainingContext, arm: str, spec: ArmSpec, seed: int, name: str) -> ArmResult:
     """Train one arm with one seed; a neural arm that is no control is kept as a ranker artefact.
 
-    The test rows are scored once, by the model that validation chose.
+    The test rows are scored by the model that validation chose (and, where the context asks for it, by that of the first
+    epoch, which decides nothing).
     """
     if spec.kind == "gbdt":
         from ranking.gbdt import boost
@@ -73,8 +80,10 @@ def _train_neural(context: TrainingContext, arm: str, spec: ArmSpec, seed: int, 
     from ranking.tensors import TensorSet, Vocabulary, seen_in
     from ranking.train import train
 
-    folder, describe = context.rankers / name, {"kind": "ranker", "name": name, "seed": seed, **context.describe}
-    if written_before(folder, describe) is not None:  # killed after the artefact, before its predictions
+    folder = context.rankers / name if context.rankers is not None and spec.can_serve else None
+    describe = {"kind": "ranker", "name": name, "seed": seed, **context.describe}
+    if folder is not None and not context.first_epoch and written_before(folder, describe) is not None:
+        # Killed after the artefact, before its predictions.
         ranker, details = Ranker.load(folder), read_json(folder / METRICS)
         return _told(context.validation, context.test, ranker, details, name)
 
@@ -100,20 +109,38 @@ def _train_neural(context: TrainingContext, arm: str, spec: ArmSpec, seed: int, 
     quantizer = context.quantizer
     seen = seen_in(parts[0], vocabulary, quantizer.decode_flat if quantizer is not None else None)
     fitted = fit_representations(config, vocabulary, seen)
+    # A training that goes on after its first epoch could not tell what that epoch was.
+    kept_in = None if context.first_epoch else context.rankers
+    checkpoint = kept_in / f".checkpoint-{name}.safetensors" if kept_in is not None else None
+    first: list[npt.NDArray[np.float64]] = []
+
+    def after_epoch(epoch: int, model: CtrModel) -> None:
+        if context.first_epoch and epoch == 0:
+            first.append(Ranker(model, vocabulary, config).score(parts[2]))
+
     trained = train(
         lambda: make_model(config, vocabulary, fitted), training, validation, context.spec.training, seed=seed,
-        threads=context.threads,
-        checkpoint=context.rankers / f".checkpoint-{name}.safetensors",
+        threads=context.threads, checkpoint=checkpoint, after_epoch=after_epoch,
     )  # fmt: skip
     ranker = Ranker(trained.model, vocabulary, config)
     details = {
         "validation_auc": list(trained.validation_auc),
         "best_epoch": trained.best_epoch,
         "parameters": sum(parameter.numel() for parameter in trained.model.parameters()),
+        "table_parameters": _table_parameters(trained.model),
     }
-    if spec.can_serve:
+    if folder is not None:
         ranker.save(folder, describe, details)
-    return _told(parts[1], parts[2], ranker, details, name if spec.can_serve else None)
+    told = _told(parts[1], parts[2], ranker, details, name if folder is not None else None)
+    return dataclasses.replace(told, test_first_epoch=first[0] if first else None)
+
+
+def _table_parameters(model: CtrModel) -> int:
+    """How many of the parameters are rows of embedding tables, of which one row of data touches a few only."""
+    from torch import nn
+
+    tables = {id(each): each.numel() for part in model.modules() if isinstance(part, nn.Embedding) for each in part.parameters()}
+    return sum(tables.values())
 
 
 def _told(
@@ -122,20 +149,32 @@ def _told(
     return ArmResult(max(details["validation_auc"]), ranker.score(validation), ranker.score(test), name, details)
 
 
-def write_predictions(path: Path, result: ArmResult) -> None:
+FIRST_EPOCH = "test, first epoch"
+
+
+def write_predictions(path: Path, result: ArmResult, facts: Mapping[str, Any] | None = None) -> None:
     """Keep an arm's predictions (Parquet: part, probability) with its facts in the file's metadata."""
+    parts = {"validation": result.validation, "test": result.test}
+    if result.test_first_epoch is not None:
+        parts[FIRST_EPOCH] = result.test_first_epoch
     table = pa.table(
         {
-            "part": ["validation"] * len(result.validation) + ["test"] * len(result.test),
-            "probability": np.concatenate([result.validation, result.test]),
+            "part": np.repeat(list(parts), [len(values) for values in parts.values()]),
+            "probability": np.concatenate(list(parts.values())),
         }
-    ).replace_schema_metadata({"details": json.dumps(result.details)})
+    ).replace_schema_metadata({"details": json.dumps({**result.details, **(facts or {})})})
     with written_beside(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
 
 
-def read_predictions(path: Path) -> npt.NDArray[np.float64]:
-    """The test predictions of an arm."""
-    table = pq.read_table(path, filters=[("part", "=", "test")])
+def read_predictions(path: Path, part: str = "test") -> npt.NDArray[np.float64]:
+    """The predictions of an arm on one part, by default the test rows; none where the file lacks the part."""
+    table = pq.read_table(path, filters=[("part", "=", part)])
     found: npt.NDArray[np.float64] = table.column("probability").to_numpy()
+    return found
+
+
+def read_details(path: Path) -> dict[str, Any]:
+    """The facts that were kept with an arm's predictions."""
+    found: dict[str, Any] = json.loads((pq.read_schema(path).metadata or {})[b"details"])
     return found

@@ -39,8 +39,9 @@ def run(
 
     from rich.console import Console
 
-    from ranking.job import Job, JobOptions, prepare_repo
+    from ranking.job import Job, JobOptions
     from ranking.job_report import job_json, print_report
+    from ranking.prepare import prepare_repo
     from ranking.presets import load_preset
     from sidkit.clock import parse_time
 

@@ -42,6 +42,7 @@ def train(
     seed: int,
     threads: int,
     checkpoint: Path | None = None,
+    after_epoch: Callable[[int, CtrModel], None] | None = None,
 ) -> Trained:
     """Train a model.
 
@@ -60,6 +61,9 @@ def train(
     checkpoint : Path, optional
         A file that keeps the state after every epoch. A killed run that is started again with the same seed, spec and
         rows goes on after its last finished epoch and ends with the weights it would have had; the file is removed at the end.
+    after_epoch : callable, optional
+        Called with the number of each epoch (from 0) that is trained in this process, and the model as it then is; it may
+        look, not touch.
     """
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
@@ -80,6 +84,8 @@ def train(
         if reached > max(progress.curve, default=-1.0):
             progress.kept = copy.deepcopy(model.state_dict())
         progress.curve.append(reached)
+        if after_epoch is not None:
+            after_epoch(len(progress.curve) - 1, model)
         kept_at.save(progress, model, optimisers, order)
     for part in parts:
         part.keep_matches(None)

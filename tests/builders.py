@@ -39,8 +39,9 @@ def run_fast_job(
     path: Path, preset: Path, data: str = "synthetic", impressions: int = 24_000, seeds: int = 1
 ) -> FinishedJob:
     """Run the main job in this process on one thread."""
-    from ranking.job import Job, JobOptions, prepare_repo
+    from ranking.job import Job, JobOptions
     from ranking.job_report import job_json
+    from ranking.prepare import prepare_repo
     from ranking.presets import load_preset
 
     repo = prepare_repo(data, path)

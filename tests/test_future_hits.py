@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from builders import FinishedJob
-from ranking.job import end_of_log
+from ranking.prepare import end_of_log
 from semantic_ids.catalog import Catalog
 from semantic_ids.future_hits import future_hits
 from sidkit.errors import FitError

@@ -15,7 +15,7 @@ import pytest
 
 from builders import FAST_PRESET, FinishedJob, copy_of, dies, run_fast_job, sidkit
 from kill_points import Points
-from ranking.job import prepare_repo
+from ranking.prepare import prepare_repo
 from ranking.stages import Stages
 from semantic_ids.catalog import Catalog
 from sidkit.errors import ConfigError, RepoLockedError

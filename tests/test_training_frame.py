@@ -18,7 +18,7 @@ from builders import DAY, complete, fresh_repo, one_thread, set_world
 from oracle.features import EmbeddingVersion, Event, ItemVersion, Oracle
 from oracle.features import Settings as OracleSettings
 from oracle.logs import LAST, World, random_world, worlds
-from ranking.job import end_of_log, prepare_repo
+from ranking.prepare import end_of_log, prepare_repo
 from sidkit.repo import Repo
 from sidkit.stores.feast_repo import apply_repo, open_store
 from sidkit.tables import build_tables, ingest, read_log

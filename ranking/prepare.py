@@ -1,0 +1,313 @@
+"""The stages that come before any ranker: the log, its labelled rows, the feature tables, codebooks and frames.
+
+The main job and a comparison share them, so that both learn from the same rows and the same codes.
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import numpy as np
+import numpy.typing as npt
+
+from ranking.arms import TrainingContext
+from ranking.presets import RankerSpec
+from ranking.split import TimeSplit, check_both_classes, thin_by_user
+from ranking.stages import StageResult, Stages
+from ranking.training_set import LabelledRows, TrainingSet, build_training_set
+from semantic_ids import pipeline
+from semantic_ids.catalog import Catalog
+from semantic_ids.pipeline import CodebookSpec
+from sidkit.artifact import read_manifest
+from sidkit.config import content_hash
+from sidkit.engine import connection, literal, quoted
+from sidkit.errors import ConfigError
+from sidkit.repo import Repo, init_repo
+from sidkit.tables import build_tables, ingest, read_log
+from sidkit.tables.labelled_rows import build_labelled_rows
+
+if TYPE_CHECKING:
+    from semantic_ids.codebook import Codebook
+    from semantic_ids.records import CodebookRecord
+
+SYNTHETIC = "synthetic"
+
+
+def prepare_repo(data: str, path: Path) -> Repo:
+    """Open the repo, or write a fresh one whose ``[source]`` fits the data.
+
+    Raises
+    ------
+    ConfigError
+        When the repo was made for other data.
+    ContractError
+        When the data cannot be read.
+    """
+    from sidkit.contract import inspect_source, open_source
+
+    folder = path.expanduser().resolve()
+    synthetic = data.split(":", maxsplit=1)[0] == SYNTHETIC
+    url = str(folder / "data" / "source") if synthetic else open_source(data).url
+    if (folder / "sidkit.toml").exists():
+        repo = Repo.open(folder)
+        if repo.settings.source.url != url:
+            raise ConfigError(
+                f"{folder} was made for {repo.settings.source.url!r}, not for {url!r}; give another --repo, or change "
+                "source.url in its sidkit.toml"
+            )
+        return repo
+    if synthetic:
+        return init_repo(folder, source_url=url, modalities=("text", "image"), conversions=True)
+    return init_repo(folder, source_url=url, **asdict(inspect_source(open_source(data))))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The stages of a repo up to its codebooks; each is done once and kept.
+
+    Parameters
+    ----------
+    repo : Repo
+        Held by the caller.
+    stages : Stages
+        Where finished stages are recorded.
+    data : str
+        What :func:`prepare_repo` was given.
+    impressions : int
+        Size of a synthetic world.
+    """
+
+    repo: Repo
+    stages: Stages
+    data: str
+    impressions: int
+
+    def ingest(self) -> Any:
+        """Read the source; returns the mark of the log, which later stages take as an input."""
+        if self.data.split(":")[0] == SYNTHETIC:
+            world = self.data.partition(":")[2] or "strong"
+            self.stages.run("synthetic", [world, self.impressions], lambda: self._synthetic(world))
+        # The source may have grown: always look; an unchanged source costs nothing.
+        return self.stages.run("ingest", _source_mark(self.repo), self._read_source).facts
+
+    def rows(self, log: Any) -> StageResult:
+        """The labelled rows; ``facts`` say how many, and how many of them are sampled."""
+        return self.stages.run("rows", [log, self.repo.settings.negatives.model_dump()], self._rows)
+
+    def tables(self, log: Any, as_of_us: int) -> StageResult:
+        """The feature tables up to a moment."""
+        inputs = [log, as_of_us, self.repo.settings.feature_settings()]
+        return self.stages.run("tables", inputs, lambda: self._tables(as_of_us))
+
+    def codebook(self, stem: str, spec: CodebookSpec, fit_end_us: int, inputs: Any, mark: str = "") -> str:
+        """Fit a codebook on what was known at ``fit_end_us`` and publish it; returns its name.
+
+        The name is ``stem`` and a hash of the spec, the moment, and the content and clicks it may learn from: another
+        comparison on the same repo finds the same codebook. ``mark`` ends the names of the two stages.
+        """
+        made_of = [spec.model_dump(mode="json"), fit_end_us, _content_mark(self.repo, fit_end_us)]
+        if any(learner.needs_pairs for learner in pipeline.made(spec, 10_000)):
+            made_of.append(_behaviour_mark(self.repo, fit_end_us))
+        name = f"{stem}_{content_hash(made_of)[:6]}"
+        marked = [*inputs, *made_of]
+
+        def fit() -> StageResult:
+            pipeline.fit(self.repo, name, spec, fit_end_us)
+            items = read_manifest(self.repo.codebooks / name)["rows"]
+            return StageResult(items, {"name": name}, (self.repo.codebooks / name / "manifest.json",))
+
+        def publish() -> StageResult:
+            report = pipeline.publish(self.repo, name)
+            return StageResult(report.rows, {}, (self.repo.tables / f"item_sid_{name}.parquet",))
+
+        self.stages.run(f"codebook{mark}", marked, fit)
+        self.stages.run(f"publish{mark}", marked, publish)
+        return name
+
+    def frame(
+        self, name: str, inputs: Any, codebook: str, rows: LabelledRows, split: TimeSplit, caps: Caps, folder: Path
+    ) -> StageResult:
+        """Retrieve the thinned rows of all parts through the codebook's service and keep them in a folder."""
+        return self.stages.run(name, inputs, lambda: self._frame(codebook, rows, split, caps, folder))
+
+    def _synthetic(self, world: str) -> StageResult:
+        from sidkit.datasets.synthetic import Sizes, write_world
+        from sidkit.files import remove
+
+        out = Path(self.repo.settings.source.url)
+        remove(out)
+        written = write_world(out, world, Sizes(self.impressions))
+        return StageResult(int(written["impressions"]), files=(out / "interactions.parquet",))
+
+    def _read_source(self) -> StageResult:
+        report = ingest(self.repo)
+        return StageResult(report.rows, read_log(self.repo).mark, (self.repo.log / "manifest.json",))
+
+    def _rows(self) -> StageResult:
+        report = build_labelled_rows(self.repo)
+        facts = {"rows": report.rows, "sampled": report.sampled, "negatives": self.repo.settings.negatives.model_dump()}
+        return StageResult(report.rows, facts, (self.repo.labelled_rows,))
+
+    def _tables(self, as_of_us: int) -> StageResult:
+        report = build_tables(self.repo, as_of_us)
+        return StageResult(
+            sum(report.rows.values()),
+            {"as_of_us": as_of_us, "rows": report.rows},
+            tuple(self.repo.tables / f"{name}.parquet" for name in report.rows),
+        )
+
+    def _frame(self, codebook: str, rows: LabelledRows, split: TimeSplit, caps: Caps, folder: Path) -> StageResult:
+        from ranking.frame_store import save_training_set
+        from semantic_ids.codebook import Codebook
+        from sidkit.stores.feast_repo import open_store
+
+        kept, ends = [], []
+        for name, part in split.parts(rows.at_us).items():
+            check_both_classes(rows.label[part], name)
+            kept.append(part[thin_by_user(rows.user_ids[part], caps.train if name == "train" else caps.evaluation)])
+            ends.append(sum(map(len, kept)))
+        chosen = rows.take(np.concatenate(kept))
+        record = Catalog.open(self.repo).codebook(codebook)
+        rate = float(chosen.label[: ends[0]].mean())
+        data = build_training_set(
+            open_store(self.repo), record.service_name, Codebook.load(self.repo.codebooks / codebook), chosen,
+            rate=rate, history_length=self.repo.settings.time.history_length,
+        )  # fmt: skip
+        save_training_set(data, folder)
+        return StageResult(len(data), {"ends": ends, "rate": rate}, (folder,))
+
+
+@dataclass(frozen=True)
+class Caps:
+    """Most rows of the training part, and of the validation and test parts each; more are thinned by user."""
+
+    train: int
+    evaluation: int
+
+    @classmethod
+    def of(cls, spec: RankerSpec) -> Caps:
+        """Those of a preset."""
+        return cls(spec.training.max_train_rows, spec.training.max_evaluation_rows)
+
+
+def training_context(
+    repo: Repo,
+    codebook: str,
+    split: TimeSplit,
+    frame: Path,
+    spec: RankerSpec,
+    rankers: Path | None,
+    *,
+    threads: int,
+    first_epoch: bool = False,
+) -> TrainingContext:
+    """What all arms share that train on one kept frame; artefacts of rankers go to ``rankers`` (None: are not kept)."""
+    from ranking.frame_store import load_training_set
+    from semantic_ids.codebook import Codebook
+
+    data = load_training_set(frame)
+    book = Codebook.load(repo.codebooks / codebook)
+    parts = {name: data.take(rows) for name, rows in split.parts(data.rows.at_us).items()}
+    record = Catalog.open(repo).codebook(codebook)
+    return TrainingContext(
+        train=parts["train"],
+        validation=parts["validation"],
+        test=parts["test"],
+        spec=spec,
+        rate=float(parts["train"].rows.label.mean()),
+        threads=threads,
+        describe={
+            "fit_start_us": int(parts["train"].rows.at_us[0]),
+            # Validation chose the epoch, so it has been seen too.
+            "fit_end_us": split.validation_end_us,
+            "parents": [record.name],
+            "feature_settings": repo.settings.feature_settings(),
+            "rows": len(parts["train"]),
+        },
+        serving=_serving(repo, record, book),
+        rankers=rankers,
+        quantizer=book.quantizer,
+        first_epoch=first_epoch,
+    )  # fmt: skip
+
+
+def _serving(repo: Repo, record: CodebookRecord, codebook: Codebook) -> Mapping[str, Any]:
+    from ranking.serving.scorer import service_features
+    from sidkit.stores.feast_repo import open_store
+
+    return {
+        "sizes": record.sizes,
+        "residual_levels": codebook.quantizer.residual_levels,
+        "codebook": record.name,
+        "codebook_hash": record.content_hash,
+        "service": record.service_name,
+        "features": service_features(open_store(repo), record.service_name),
+        "history_length": repo.settings.time.history_length,
+    }
+
+
+def end_of_log(repo: Repo) -> int:
+    """The moment from which every event of the log can be read: the last window end + delay, microseconds UTC."""
+    time = repo.settings.time
+    return -(-read_log(repo).last_us // time.cadence_us) * time.cadence_us + time.delay_us
+
+
+def oracle_of(repo: Repo, data: TrainingSet) -> npt.NDArray[np.float64] | None:
+    """True click probabilities ``float64 [rows]`` where the source is a synthetic world, else None."""
+    path = Path(repo.settings.source.url) / "oracle.parquet"
+    if "://" in repo.settings.source.url or not path.exists() or data.rows.request_ids is None:
+        return None
+    import pandas as pd
+
+    with duckdb.connect() as opened:
+        truth = opened.execute(f"SELECT request_id, item_id, probability FROM read_parquet({literal(path)})").df()
+    wanted = pd.MultiIndex.from_arrays([data.rows.request_ids, data.rows.item_ids])
+    place = pd.MultiIndex.from_frame(truth[["request_id", "item_id"]]).get_indexer(wanted)
+    return np.where(place >= 0, truth["probability"].to_numpy()[np.maximum(place, 0)], math.nan)
+
+
+def peak_rss_mb() -> float:
+    """The most memory that this process, or one of its children, held."""
+    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return round(max(resource.getrusage(kind).ru_maxrss for kind in kinds) / 1024, 1)
+
+
+def _source_mark(repo: Repo) -> Any:
+    from sidkit.contract import open_source
+
+    source = open_source(repo.settings.source.url)
+    mark = source.fingerprint()
+    # A database cannot say whether it changed, so it is read each time.
+    return [
+        repo.settings.source.model_dump(mode="json", exclude={"url"}),
+        mark if mark is not None else np.random.default_rng().random(),
+    ]
+
+
+def _content_mark(repo: Repo, until_us: int) -> str:
+    """Text that changes when the content that was known at a moment changes."""
+    columns = ", ".join(quoted(name) for name in repo.settings.source.modalities)
+    with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
+        row = opened.execute(
+            f"SELECT count(*), bit_xor(hash(item_id, event_timestamp, {columns})) "
+            f"FROM read_parquet({literal(repo.tables / 'item_content.parquet')}) "
+            f"WHERE epoch_us(event_timestamp) <= {until_us}"
+        ).fetchone()
+    return str(row)
+
+
+def _behaviour_mark(repo: Repo, until_us: int) -> str:
+    """Text that changes when the clicks that were known at a moment change."""
+    parts = ", ".join(literal(part) for part in read_log(repo).parts)
+    with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
+        row = opened.execute(
+            f"SELECT count(*), sum(hash(user_id, item_id, timestamp)::HUGEINT) FROM read_parquet([{parts}]) "
+            f"WHERE label = 1 AND epoch_us(timestamp) + {repo.settings.time.delay_us} <= {until_us}"
+        ).fetchone()
+    return str(row)
