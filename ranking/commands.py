@@ -7,6 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from ranking.comparison.command import compare
 from sidkit.commands import RepoOption
 
 ranker_app = typer.Typer(help="Trained rankers.", no_args_is_help=True)
@@ -17,6 +18,7 @@ def mount(app: typer.Typer) -> None:
     app.command()(run)
     app.command()(frame)
     app.command()(score)
+    ranker_app.command("compare")(compare)
     app.add_typer(ranker_app, name="ranker")
 
 

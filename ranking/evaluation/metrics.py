@@ -43,6 +43,36 @@ def auc(label: Array, scores: Array) -> float:
     return SortedScores.of(scores).auc(label)
 
 
+@dataclass(frozen=True)
+class GroupAucs:
+    """Per group: its number, rows, and AUC (NaN where a class is missing)."""
+
+    group: npt.NDArray[np.int64]
+    rows: Floats
+    auc: Floats
+
+
+def group_aucs(label: Array, scores: Array, group: npt.NDArray[np.int64]) -> GroupAucs:
+    """The AUC of each group of rows, ties count half; groups in rising order."""
+    order = np.lexsort((scores, group))
+    g, y, s = group[order], label[order].astype(np.float64), scores[order]
+    first = np.r_[True, g[1:] != g[:-1]][: len(g)]
+    number = np.cumsum(first) - 1
+    rows = np.bincount(number).astype(np.float64)
+    positives = np.bincount(number, weights=y)
+    # Mid-ranks within each group, so that ties count half.
+    tie = np.r_[True, (g[1:] != g[:-1]) | (s[1:] != s[:-1])][: len(g)]
+    tie_number = np.cumsum(tie) - 1
+    starts = np.flatnonzero(tie)
+    lengths = np.diff(np.r_[starts, len(g)])
+    begin = np.flatnonzero(first)[number]
+    rank = (starts - begin[starts] + (lengths + 1) / 2)[tie_number]
+    pairs = positives * (rows - positives)
+    above = np.bincount(number, weights=rank * y) - positives * (positives + 1) / 2
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return GroupAucs(g[first], rows, np.where(pairs > 0, above / pairs, np.nan))
+
+
 def gauc(label: Array, scores: Array, group: npt.NDArray[np.int64]) -> tuple[float, float]:
     """Group AUC: the mean of the groups' AUC weighted by rows, over groups with both classes.
 
@@ -60,27 +90,12 @@ def gauc(label: Array, scores: Array, group: npt.NDArray[np.int64]) -> tuple[flo
     """
     if not len(label):
         return float("nan"), 0.0
-    order = np.lexsort((scores, group))
-    g, y, s = group[order], label[order].astype(np.float64), scores[order]
-    first = np.r_[True, g[1:] != g[:-1]]
-    number = np.cumsum(first) - 1
-    rows = np.bincount(number).astype(np.float64)
-    positives = np.bincount(number, weights=y)
-    negatives = rows - positives
-    # Mid-ranks within each group, so that ties count half.
-    tie = np.r_[True, (g[1:] != g[:-1]) | (s[1:] != s[:-1])]
-    tie_number = np.cumsum(tie) - 1
-    starts = np.flatnonzero(tie)
-    lengths = np.diff(np.r_[starts, len(g)])
-    begin = np.flatnonzero(first)[number]
-    rank = (starts - begin[starts] + (lengths + 1) / 2)[tie_number]
-    rank_sum = np.bincount(number, weights=rank * y)
-    both = (positives > 0) & (negatives > 0)
+    found = group_aucs(label, scores, group)
+    both = np.isfinite(found.auc)
     if not both.any():
         return float("nan"), 0.0
-    p, n = positives[both], negatives[both]
-    each = (rank_sum[both] - p * (p + 1) / 2) / (p * n)
-    return float((each * rows[both]).sum() / rows[both].sum()), float(rows[both].sum() / len(label))
+    rows = found.rows[both]
+    return float((found.auc[both] * rows).sum() / rows.sum()), float(rows.sum() / len(label))
 
 
 def log_loss(label: Array, probability: Array) -> float:

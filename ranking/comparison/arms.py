@@ -1,0 +1,93 @@
+"""The arms of a comparison: small TOML files, each a competitor and the codebook that it reads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from ranking.presets import ArmSpec, load_preset
+from semantic_ids.pipeline import CodebookSpec
+from sidkit.config import load_model
+from sidkit.errors import ConfigError
+
+_FOLDER = Path(__file__).parent.parent.parent / "sidkit" / "presets" / "arms"
+
+CODES_AS_FEATURES, ID_ALONE, SHUFFLED = "A3", "A0", "A4"
+"""What every arm is compared with, and the control that tells meaning from capacity."""
+_TRAINING_IRRELEVANT = {"title", "rolling", "codebook", "codebook_changes"}
+
+
+class ComparedArm(ArmSpec):
+    """One file of ``sidkit/presets/arms``, or a user's own."""
+
+    title: str
+    """What the arm is, in a few words."""
+    codebook: str = "rqkmeans"
+    """The preset whose ``[codebook]`` gives codes and content vectors: a name, or a path that ends in ``.toml``."""
+    codebook_changes: dict[str, Any] = Field(default_factory=dict)
+    """Keys of ``[codebook]`` that differ from the preset's, for arms that compare tokenizers or encoders."""
+    rolling: bool = False
+    """Whether the arm is also judged at earlier time origins."""
+
+    def codebook_spec(self) -> CodebookSpec:
+        """The preset's codebook with this arm's changes.
+
+        Raises
+        ------
+        ConfigError
+            When there is no such preset, or a change names no key of ``[codebook]``.
+        """
+        spec = load_preset(self.codebook).codebook
+        unknown = set(self.codebook_changes) - set(CodebookSpec.model_fields)
+        if unknown:
+            raise ConfigError(
+                f"codebook_changes names {', '.join(sorted(unknown))}; [codebook] has "
+                f"{', '.join(CodebookSpec.model_fields)}"
+            )
+        return CodebookSpec.model_validate({**spec.model_dump(), **self.codebook_changes})
+
+    def trained_by(self) -> dict[str, Any]:
+        """All that decides the training but the codebook, as JSON."""
+        return self.model_dump(mode="json", exclude=_TRAINING_IRRELEVANT)
+
+
+def arm_names() -> list[str]:
+    """The arms that are shipped, A2 before A10."""
+    return sorted((path.stem for path in _FOLDER.glob("*.toml")), key=_natural)
+
+
+def load_arms(names: Sequence[str]) -> dict[str, ComparedArm]:
+    """Read arms by name or by path; ``all`` stands for all that are shipped.
+
+    Parameters
+    ----------
+    names : sequence of str
+        ``A0`` and the like, or paths that end in ``.toml`` (the arm is then called as the file is).
+
+    Raises
+    ------
+    ConfigError
+        When there is no such arm, two are called the same, or a file holds something unknown.
+    """
+    asked = [each for name in names for each in (arm_names() if name == "all" else [name])]
+    found: dict[str, ComparedArm] = {}
+    for name in dict.fromkeys(asked):
+        path = Path(name) if name.endswith(".toml") else _FOLDER / f"{name}.toml"
+        if not path.is_file():
+            raise ConfigError(f"no arm {name!r}; there are {', '.join(arm_names())}, or give the path of a .toml file")
+        if path.stem in found:
+            raise ConfigError(f"two arms are called {path.stem!r}; rename one of the files")
+        found[path.stem] = load_model(ComparedArm, path)
+    if not found:
+        raise ConfigError(f"no arm is named; there are {', '.join(arm_names())}, or `all`")
+    return found
+
+
+def _natural(name: str) -> tuple[str, int, str]:
+    parts = re.fullmatch(r"([A-Za-z]*)(\d*)(.*)", name)
+    assert parts is not None
+    return parts[1], int(parts[2] or 0), parts[3]

@@ -1,0 +1,189 @@
+"""A comparison from a log to its table: codebooks and frames once per origin, then units, then the judge."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ranking.comparison.arms import ComparedArm
+from ranking.comparison.origins import Origin, origins
+from ranking.comparison.units import Frame, Plan, Unit, work_through
+from ranking.prepare import SYNTHETIC, Caps, Prepared, end_of_log, peak_rss_mb
+from ranking.presets import RankerSpec
+from ranking.stages import StageResult, Stages
+from ranking.training_set import read_rows
+from sidkit.config import content_hash
+from sidkit.errors import EvaluationError
+from sidkit.files import read_json, write_json
+from sidkit.repo import Repo
+
+FOLDER = "comparison"
+_POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """What a comparison is asked to do.
+
+    ``spec`` is what all arms share: widths, optimiser, stopping, and the most rows of each part. Earlier origins take
+    the first ``origin_seeds`` seeds of the arms that say ``rolling``.
+    """
+
+    data: str
+    arms: Mapping[str, ComparedArm]
+    spec: RankerSpec
+    seeds: int = 5
+    origins: int = 1
+    origin_seeds: int = 1
+    jobs: int = 1
+    impressions: int = 200_000
+
+
+class Comparison:
+    """One comparison on a repo; call :meth:`run` while holding the repo's lock."""
+
+    def __init__(self, repo: Repo, options: CompareOptions, announce: Callable[[str, int, float, bool], None]) -> None:
+        self.repo = repo
+        self.options = options
+        self.announce = announce
+        self.folder = repo.runs / FOLDER
+        self.stages = Stages(self.folder / "stages.json", announce)
+        self.prepared = Prepared(repo, self.stages, options.data, options.impressions)
+
+    def run(self) -> dict[str, Any]:
+        """Do all that is not done yet and return the facts that the report is made of."""
+        from ranking.comparison.judged import judge_comparison
+        from ranking.comparison.probes import probe
+
+        began = time.monotonic()
+        plan, places = self.plan()
+        prepared = time.monotonic()
+        self._train(plan)
+        trained = time.monotonic()
+        verdict = self.folder / "verdict.json"
+
+        def judge() -> StageResult:
+            found = judge_comparison(self.repo, self.name, plan, places)
+            write_json(verdict, {**found, "probes": probe(self.repo, plan)})
+            return StageResult(found["slices"]["all"]["rows"], files=(verdict,))
+
+        self.stages.run("judge", [self.name, sorted(f"{unit.name} {unit.mark}" for unit in plan.units)], judge)
+        ended = time.monotonic()
+        units = [{**asdict(unit), "seconds": (plan.details(unit) or {})["seconds"]} for unit in plan.units]
+        return {
+            "data": self.name,
+            **read_json(verdict),
+            "units": units,
+            "origins": [origin.describe() for origin in places],
+            "stages": list(self.stages.report()),
+            "seconds": {
+                "prepare": round(prepared - began, 1),
+                "train": round(trained - prepared, 1),
+                "judge": round(ended - trained, 1),
+                "units": round(sum(unit["seconds"] for unit in units), 1),
+            },
+            "peak_rss_mb": peak_rss_mb(),
+        }
+
+    @property
+    def name(self) -> str:
+        """What the data is called in the table: the world, or the folder's name."""
+        return data_name(self.options.data)
+
+    def plan(self) -> tuple[Plan, list[Origin]]:
+        """Prepare the log, the tables, and the codebooks and frames of every origin; say which units there are."""
+        options, prepared = self.options, self.prepared
+        log = prepared.ingest()
+        labelled = prepared.rows(log).facts
+        tables = prepared.tables(log, end_of_log(self.repo)).facts
+        rows = read_rows(self.repo.labelled_rows)
+        places = origins(rows.at_us, self.repo.settings.split, options.origins)
+        caps = Caps.of(options.spec)
+        frames: dict[str, Frame] = {}
+        units = []
+        for origin in places:
+            seeds = options.seeds if origin.number == 0 else min(options.seeds, options.origin_seeds)
+            seen = rows.take(origin.rows(rows.at_us))
+            for arm, spec in self._arms_at(origin):
+                book, chosen = Path(spec.codebook).stem, spec.codebook_spec()
+                key = f"{book}_{content_hash(chosen.model_dump(mode='json'))[:6]}-o{origin.number}"
+                inputs = [log, labelled, tables, asdict(origin.split), origin.end_us]
+                if key not in frames:
+                    name = prepared.codebook(book, chosen, origin.split.train_end_us, inputs, f":{key}")
+                    folder = self.folder / "frames" / key
+                    prepared.frame(f"frame:{key}", [inputs, name, asdict(caps)], name, seen, origin.split, caps, folder)
+                    frames[key] = Frame(folder, name, origin.split)
+                made_of = [inputs, asdict(caps), frames[key].codebook, spec.trained_by(), _trained_by(options.spec)]
+                units += [Unit(arm, seed, origin.number, key, content_hash([*made_of, seed])) for seed in range(seeds)]
+        return Plan(self.repo.path, self.folder, options.spec, options.arms, frames, tuple(units)), places
+
+    def _arms_at(self, origin: Origin) -> Iterable[tuple[str, ComparedArm]]:
+        return [(arm, spec) for arm, spec in self.options.arms.items() if origin.number == 0 or spec.rolling]
+
+    def _train(self, plan: Plan) -> None:
+        open_units = []
+        for unit in plan.units:
+            details = plan.details(unit)
+            if details is None:
+                open_units.append(unit)
+            else:
+                self.announce(unit.name, details["train_rows"], details["seconds"], True)
+        if not open_units:
+            return
+
+        def told(unit: Unit, details: Mapping[str, Any]) -> None:
+            self.announce(unit.name, details["train_rows"], details["seconds"], False)
+
+        if self.options.jobs == 1:
+            work_through(plan, told)
+            return
+        workers = _started(plan, min(self.options.jobs, len(open_units)))
+        while open_units:
+            done = [unit for unit in open_units if plan.details(unit) is not None]
+            for unit in done:
+                told(unit, plan.details(unit) or {})
+            open_units = [unit for unit in open_units if unit not in done]
+            if not any(worker.is_alive() for worker in workers):
+                break
+            time.sleep(_POLL_SECONDS)
+        for worker in workers:
+            worker.join()
+        left = [unit.name for unit in plan.units if plan.details(unit) is None]
+        if left:
+            raise EvaluationError(
+                f"{len(left)} units were not finished ({', '.join(left[:5])}{', ...' if len(left) > 5 else ''}): a worker "
+                "stopped, and said why above. What is finished is kept; run the same command again"
+            )
+
+
+def data_name(data: str) -> str:
+    """``synthetic_strong`` of ``synthetic:strong``, the last part of a path, the database of a URL."""
+    if data.split(":", maxsplit=1)[0] == SYNTHETIC:
+        return f"{SYNTHETIC}_{data.partition(':')[2] or 'strong'}"
+    return Path(data.rstrip("/")).name
+
+
+def _trained_by(spec: RankerSpec) -> Any:
+    return spec.model_dump(mode="json", exclude={"serve"})
+
+
+def _started(plan: Plan, count: int) -> Sequence[multiprocessing.process.BaseProcess]:
+    """Workers in fresh interpreters, one thread each: OpenMP reads its number of threads when it is loaded."""
+    context = multiprocessing.get_context("spawn")
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    try:
+        workers = [context.Process(target=work_through, args=(plan,)) for _ in range(count)]
+        for worker in workers:
+            worker.start()
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before
+    return workers

@@ -1,0 +1,116 @@
+"""What a comparison leaves and says: rows merged into one file, tables for people, Markdown for documents."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ranking.comparison.arms import CODES_AS_FEATURES
+from ranking.evaluation.arms_table import NO_EVIDENCE
+from sidkit.files import read_json, written_beside
+
+TOLD = ("all", "cold", "prior 0-99", "strict cold", "COINS cold, theta 80 %")
+"""Slices of the short table; the file holds all."""
+
+
+def merge_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Put the rows of one or more data sets into a JSON list, one a line; those that it had of the same data go."""
+    fresh = {row["data"] for row in rows}
+    kept = [row for row in read_json(path) if row["data"] not in fresh] if path.exists() else []
+    lines = ",\n".join(json.dumps(row, ensure_ascii=False, allow_nan=False) for row in [*kept, *rows])
+    with written_beside(path) as temporary:
+        temporary.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+
+
+def budgets(arms: Mapping[str, Any]) -> list[tuple[str, int, int, float | None]]:
+    """Per neural arm: parameters, those without tables, and all of them over those of A3 (None without it)."""
+    base = arms.get(CODES_AS_FEATURES, {}).get("parameters")
+    return [
+        (arm, told["parameters"], told["parameters"] - told["table_parameters"],
+         told["parameters"] / base if base else None)
+        for arm, told in arms.items()
+        if told["parameters"]
+    ]  # fmt: skip
+
+
+def print_comparison(console: Console, facts: Mapping[str, Any]) -> None:
+    """Budgets, then the short table of AUC with differences to A3, then what it took."""
+    table = Table(title="parameters")
+    for column in ("arm", "", "all", "without tables", f"of {CODES_AS_FEATURES}"):
+        table.add_column(column, justify="left" if column in {"arm", ""} else "right")
+    for arm, whole, bare, ratio in budgets(facts["arms"]):
+        share = "-" if ratio is None else f"{ratio:.2f}"
+        table.add_row(arm, facts["arms"][arm]["title"], f"{whole:,}", f"{bare:,}", share)
+    console.print(table)
+    console.print(_auc_table(facts))
+    seconds = facts["seconds"]
+    units = facts["units"]
+    console.print(
+        f"{len(units)} units, {seconds['units'] / len(units):.1f} s each; prepare {seconds['prepare']:.0f} s, train "
+        f"{seconds['train']:.0f} s, judge {seconds['judge']:.0f} s; peak memory {facts['peak_rss_mb']:,.0f} MB"
+    )
+
+
+def _auc_table(facts: Mapping[str, Any]) -> Table:
+    slices = [name for name in TOLD if name in facts["slices"]]
+    table = Table(
+        title=f"{facts['data']}: AUC, and difference to {CODES_AS_FEATURES} with its 95 % interval over users"
+    )
+    table.add_column("arm")
+    for name in slices:
+        table.add_column(f"{name}\n{facts['slices'][name]['positives']:,} positives", justify="right")
+    cells = {
+        (row["arm"], row["slice"]): row
+        for row in facts["rows"]
+        if row["metric"] == "auc" and row["baseline"] in {CODES_AS_FEATURES, None}
+    }
+    cells |= {
+        (row["arm"], row["slice"]): {**row, "delta": None}
+        for row in facts["rows"]
+        if row["metric"] == "auc" and (row["arm"], row["slice"]) not in cells
+    }
+    for arm in [*facts["arms"], *({"oracle"} if any(key[0] == "oracle" for key in cells) else ())]:
+        table.add_row(arm, *(_cell(cells.get((arm, name))) for name in slices), style="dim" if arm == "oracle" else "")
+    return table
+
+
+def _cell(row: Mapping[str, Any] | None) -> str:
+    if row is None or row["mean"] is None:
+        return "-"
+    if row["delta"] is None or row["delta_low"] is None:
+        return f"{row['mean']:.4f}"
+    mark = "" if row["verdict"] == NO_EVIDENCE else "*"
+    return f"{row['mean']:.4f}\n{row['delta']:+.4f}{mark}\n[{row['delta_low']:+.4f}, {row['delta_high']:+.4f}]"
+
+
+def markdown(rows: Sequence[Mapping[str, Any]], slices: Sequence[str] = TOLD) -> str:
+    """AUC and differences to A3 as one Markdown table per data set; ``**`` marks what is better or worse."""
+    parts = []
+    for data in dict.fromkeys(row["data"] for row in rows):
+        own = [row for row in rows if row["data"] == data and row["metric"] == "auc"]
+        by = {(row["arm"], row["slice"]): row for row in own if row["baseline"] != CODES_AS_FEATURES}
+        by |= {(row["arm"], row["slice"]): row for row in own if row["baseline"] == CODES_AS_FEATURES}
+        shown = [name for name in slices if any(key[1] == name for key in by)]
+        positives = {key[1]: row["positives"] for key, row in by.items()}
+        heads = "".join(f" {name} ({positives[name]:,}) |" for name in shown)
+        lines = [f"**{data}**", "", f"| arm |{heads}", "| --- |" + " --- |" * len(shown)]
+        for arm in dict.fromkeys(row["arm"] for row in own):
+            cells = [_markdown_cell(by.get((arm, name))) for name in shown]
+            lines.append(f"| {arm} | {' | '.join(cells)} |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown_cell(row: Mapping[str, Any] | None) -> str:
+    if row is None or row["mean"] is None:
+        return "-"
+    value = f"{row['mean']:.4f}"[1:]
+    if row["baseline"] != CODES_AS_FEATURES or row["delta_low"] is None:
+        return value
+    told = f"{row['delta']:+.4f} [{row['delta_low']:+.4f}, {row['delta_high']:+.4f}]"
+    return f"{value} {told if row['verdict'] == NO_EVIDENCE else f'**{told}**'}"

@@ -1,0 +1,167 @@
+"""The units of a comparison: one arm, one seed, one origin. Each is a file, written in one rename, and done once.
+
+Workers share nothing but files. A unit is claimed by a lock that its holder's death frees, so that any number of
+processes may work on one plan, and a plan goes on where a killed one stopped.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ranking.arms import read_details, train_arm, write_predictions
+from ranking.comparison.arms import ComparedArm
+from ranking.prepare import training_context
+from ranking.presets import RankerSpec
+from ranking.split import TimeSplit
+from sidkit.repo import Repo
+
+if TYPE_CHECKING:
+    from ranking.arms import TrainingContext
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A kept frame: the rows of one origin with the features of one codebook."""
+
+    folder: Path
+    codebook: str
+    split: TimeSplit
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One arm with one seed at one origin, trained on one frame. ``mark`` changes when anything changes that decides it."""
+
+    arm: str
+    seed: int
+    origin: int
+    frame: str
+    mark: str
+
+    @property
+    def name(self) -> str:
+        """Of its file."""
+        return f"{self.arm}-s{self.seed}-o{self.origin}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a worker needs to know."""
+
+    repo: Path
+    folder: Path
+    spec: RankerSpec
+    arms: Mapping[str, ComparedArm]
+    frames: Mapping[str, Frame]
+    units: tuple[Unit, ...]
+
+    def path(self, unit: Unit) -> Path:
+        """Where the unit's predictions lie, once it is done."""
+        return self.folder / "units" / f"{unit.name}.parquet"
+
+    def details(self, unit: Unit) -> dict[str, Any] | None:
+        """The facts of a finished unit; None where it has still to be done, or was done on other inputs."""
+        path = self.path(unit)
+        if not path.exists():
+            return None
+        details = read_details(path)
+        return details if details.get("mark") == unit.mark else None
+
+    def ranker(self, unit: Unit) -> str:
+        """The name of the artefact in ``rankers`` of the folder; only the first seed of the latest origin has one."""
+        return f"{unit.arm}_{unit.mark[:8]}"
+
+    @property
+    def rankers(self) -> Path:
+        """Artefacts for the tests that ask a model."""
+        return self.folder / "rankers"
+
+
+def work_through(plan: Plan, announce: Callable[[Unit, Mapping[str, Any]], None] | None = None) -> None:
+    """Do all units that nobody has done; those that another process holds are waited for.
+
+    Parameters
+    ----------
+    plan : Plan
+        What there is to do.
+    announce : callable, optional
+        Called with each unit that was done here, and its facts.
+    """
+    parent = os.getppid()
+    contexts: dict[str, TrainingContext] = {}
+    held = []
+    # Units of one frame stand together: it is loaded once.
+    for unit in sorted(plan.units, key=lambda unit: (unit.origin, unit.frame)):
+        if os.getppid() != parent:
+            return  # nobody waits for this any more
+        with _claimed(plan, unit, wait=False) as mine:
+            if not mine:
+                held.append(unit)
+                continue
+            _do(plan, unit, contexts, announce)
+    for unit in held:
+        with _claimed(plan, unit, wait=True):
+            _do(plan, unit, contexts, announce)
+
+
+@contextmanager
+def _claimed(plan: Plan, unit: Unit, *, wait: bool) -> Iterator[bool]:
+    path = plan.folder / "units" / f".{unit.name}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+            return
+        yield True
+
+
+def _do(
+    plan: Plan,
+    unit: Unit,
+    contexts: dict[str, TrainingContext],
+    announce: Callable[[Unit, Mapping[str, Any]], None] | None,
+) -> None:
+    if plan.details(unit) is not None:
+        return
+    if unit.frame not in contexts:
+        contexts.clear()  # one frame at a time in memory
+        contexts[unit.frame] = _context(plan, unit)
+    context = contexts[unit.frame]
+    keep = unit.seed == 0 and unit.origin == 0
+    if not keep:
+        context = _without_artefacts(context)
+    began = time.monotonic()
+    result = train_arm(context, unit.arm, plan.arms[unit.arm], unit.seed, plan.ranker(unit))
+    facts = {
+        "mark": unit.mark,
+        "seconds": round(time.monotonic() - began, 2),
+        "validation": result.validation_auc,
+        "ranker": result.ranker,
+        "train_rows": len(context.train),
+    }
+    write_predictions(plan.path(unit), result, facts)
+    if announce is not None:
+        announce(unit, {**result.details, **facts})
+
+
+def _context(plan: Plan, unit: Unit) -> TrainingContext:
+    frame = plan.frames[unit.frame]
+    return training_context(
+        Repo.open(plan.repo), frame.codebook, frame.split, frame.folder, plan.spec, plan.rankers, threads=1,
+        first_epoch=True,
+    )  # fmt: skip
+
+
+def _without_artefacts(context: TrainingContext) -> TrainingContext:
+    import dataclasses
+
+    return dataclasses.replace(context, rankers=None)
