@@ -139,7 +139,12 @@ def _table_parameters(model: CtrModel) -> int:
     """How many of the parameters are rows of embedding tables, of which one row of data touches a few only."""
     from torch import nn
 
-    tables = {id(each): each.numel() for part in model.modules() if isinstance(part, nn.Embedding) for each in part.parameters()}
+    tables = {
+        id(each): each.numel()
+        for part in model.modules()
+        if isinstance(part, nn.Embedding)
+        for each in part.parameters()
+    }
     return sum(tables.values())
 
 

@@ -18,7 +18,7 @@ _FOLDER = Path(__file__).parent.parent.parent / "sidkit" / "presets" / "arms"
 
 CODES_AS_FEATURES, ID_ALONE, SHUFFLED = "A3", "A0", "A4"
 """What every arm is compared with, and the control that tells meaning from capacity."""
-_TRAINING_IRRELEVANT = {"title", "rolling", "codebook", "codebook_changes"}
+_TRAINING_IRRELEVANT = {"title", "rolling", "extra", "codebook", "codebook_changes"}
 
 
 class ComparedArm(ArmSpec):
@@ -30,6 +30,8 @@ class ComparedArm(ArmSpec):
     """The preset whose ``[codebook]`` gives codes and content vectors: a name, or a path that ends in ``.toml``."""
     codebook_changes: dict[str, Any] = Field(default_factory=dict)
     """Keys of ``[codebook]`` that differ from the preset's, for arms that compare tokenizers or encoders."""
+    extra: bool = False
+    """Whether the arm answers a side question: it is then run by name, and not by ``all``."""
     rolling: bool = False
     """Whether the arm is also judged at earlier time origins."""
 
@@ -61,7 +63,7 @@ def arm_names() -> list[str]:
 
 
 def load_arms(names: Sequence[str]) -> dict[str, ComparedArm]:
-    """Read arms by name or by path; ``all`` stands for all that are shipped.
+    """Read arms by name or by path; ``all`` stands for all that are shipped and are no ``extra``.
 
     Parameters
     ----------
@@ -73,7 +75,7 @@ def load_arms(names: Sequence[str]) -> dict[str, ComparedArm]:
     ConfigError
         When there is no such arm, two are called the same, or a file holds something unknown.
     """
-    asked = [each for name in names for each in (arm_names() if name == "all" else [name])]
+    asked = [each for name in names for each in (_ordinary() if name == "all" else [name])]
     found: dict[str, ComparedArm] = {}
     for name in dict.fromkeys(asked):
         path = Path(name) if name.endswith(".toml") else _FOLDER / f"{name}.toml"
@@ -85,6 +87,10 @@ def load_arms(names: Sequence[str]) -> dict[str, ComparedArm]:
     if not found:
         raise ConfigError(f"no arm is named; there are {', '.join(arm_names())}, or `all`")
     return found
+
+
+def _ordinary() -> list[str]:
+    return [name for name in arm_names() if not load_model(ComparedArm, _FOLDER / f"{name}.toml").extra]
 
 
 def _natural(name: str) -> tuple[str, int, str]:

@@ -24,17 +24,6 @@ const make = (tag, attributes = {}, ...children) => filled(document.createElemen
 const draw = (tag, attributes = {}, ...children) => filled(document.createElementNS(drawing, tag), attributes, children);
 const bidi = (text) => make("bdi", {}, text);
 
-// First codes by their number of items: neighbours in that order get colours far apart.
-const rankOfCode = new Map(data.levels.length ? data.levels[0].codes.map((code, rank) => [code, rank]) : []);
-const dark = window.matchMedia("(prefers-color-scheme: dark)");
-
-function colour(code, faint = false) {
-  const rank = rankOfCode.get(code) ?? 0;
-  const hue = (25 + rank * 137.508) % 360;
-  const light = (dark.matches ? 70 : 58) + [0, 9, -9][rank % 3];
-  return `oklch(${light}% ${faint ? 0.03 : 0.15} ${hue.toFixed(1)} / ${faint ? 0.25 : 1})`;
-}
-
 // Draws into a box at the width it has, and again when that changes.
 function sized(box, paint) {
   let width = 0;
