@@ -63,7 +63,7 @@ def compare(
     if html is not None:
         from ranking.comparison.report import write_page
 
-        write_page(facts, html)
+        write_page([facts], html)
     if json_:
         typer.echo(json.dumps(facts))
     else:

@@ -1,0 +1,70 @@
+// What all plots share: the chosen data, colours of arms, axes.
+const choose = (id) => document.getElementById(id);
+const state = { at: 0, hidden: new Set() };
+const now = () => data[state.at];
+const columns = data[0].columns;
+const asRow = (values) => Object.fromEntries(columns.map((name, place) => [name, values[place]]));
+const rowsOf = (wanted) => now().rows.map(asRow).filter((row) => Object.entries(wanted).every(([key, value]) => row[key] === value));
+const painters = [];
+
+// Paints now, and again whenever what was chosen changes.
+function painted(paint) {
+  painters.push(paint);
+  paint();
+}
+const repaint = () => painters.forEach((paint) => paint());
+
+function fill(select, values, wanted) {
+  const before = wanted ?? select.value;
+  select.replaceChildren(...values.map((value) => make("option", { value }, value)));
+  select.value = values.includes(before) ? before : values[0] ?? "";
+}
+
+const allArms = [...new Set(data.flatMap((each) => Object.keys(each.titles)))];
+const dark = window.matchMedia("(prefers-color-scheme: dark)");
+function hue(arm) {
+  if (arm === "oracle") return "var(--soft)";
+  const place = Math.max(allArms.indexOf(arm), 0);
+  return `oklch(${(dark.matches ? 72 : 55) + [0, 8, -8][place % 3]}% 0.14 ${((25 + place * 137.508) % 360).toFixed(1)})`;
+}
+
+// A legend whose buttons show and hide arms in a set.
+function legend(box, arms, hidden, again) {
+  box.replaceChildren(
+    ...arms.map((arm) =>
+      make("button", {
+        type: "button", "data-arm": arm, "aria-pressed": String(!hidden.has(arm)),
+        onclick: () => { if (!hidden.delete(arm)) hidden.add(arm); again(); },
+      }, make("span", { class: "swatch-line", style: { background: hue(arm) } }), arm, make("small", {}, now().titles[arm] ?? "")),
+    ),
+  );
+}
+
+// Round marks between two numbers.
+function marksBetween(low, high, wanted = 5) {
+  const rough = (high - low) / wanted || 1;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 5, 10].map((factor) => factor * power).find((size) => size >= rough * 0.999);
+  const marks = [];
+  for (let at = Math.ceil(low / step) * step; at <= high + step * 1e-6; at += step) marks.push(Number(at.toPrecision(8)));
+  return marks;
+}
+
+// A vertical axis over named places; returns where things go.
+function grid(width, height, names, low, high, label, digits = 3) {
+  const [left, base] = [56, height - 26];
+  const step = (width - left) / Math.max(names.length, 1);
+  const x = (place) => left + (place + 0.5) * step;
+  const y = (value) => base - ((value - low) / (high - low || 1)) * (base - 12);
+  const svg = draw("svg", { width, height, role: "img", "aria-label": label });
+  for (const mark of marksBetween(low, high)) {
+    svg.append(
+      draw("line", { class: "grid", x1: left, x2: width, y1: y(mark), y2: y(mark) }),
+      draw("text", { x: left - 8, y: y(mark) + 4, "text-anchor": "end" }, mark.toFixed(digits)),
+    );
+  }
+  names.forEach((name, place) => svg.append(draw("text", { x: x(place), y: height - 6, "text-anchor": "middle" }, name)));
+  return { svg, x, y, step };
+}
+
+const pathOf = (points) => `M${points.map(([x, y]) => `${x.toFixed(1)} ${y.toFixed(1)}`).join("L")}`;
