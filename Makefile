@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SIDKIT_DATA ?= ../shared/data
 WORK := .work
 
-.PHONY: demo test lint types unit real kill-storm clean
+.PHONY: demo test lint types unit real kill-storm arms clean
 
 $(VENV): $(VENV)/.made
 
@@ -48,6 +48,10 @@ kill-storm: $(VENV)/.made
 	$(BIN)/python tests/test_codebook_kills.py $(WORK)/kills --all
 	$(BIN)/python tests/test_rotation.py $(WORK)/rotation 10
 	$(BIN)/python tests/kill_storm.py --out benchmarks/results/kill_storm.json
+
+# All arms of both papers on six data sets; hours, and it goes on where it was stopped.
+arms: $(VENV)/.made
+	SIDKIT_DATA="$(SIDKIT_DATA)" $(BIN)/python benchmarks/arms.py --work $(WORK)/arms
 
 clean:
 	rm -rf demo $(WORK) .pytest_cache .mypy_cache .ruff_cache

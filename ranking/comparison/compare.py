@@ -74,7 +74,11 @@ class Comparison:
 
         self.stages.run("judge", [self.name, sorted(f"{unit.name} {unit.mark}" for unit in plan.units)], judge)
         ended = time.monotonic()
-        units = [{**asdict(unit), "seconds": (plan.details(unit) or {})["seconds"]} for unit in plan.units]
+        took = {unit: plan.details(unit) or {} for unit in plan.units}
+        units = [
+            {**asdict(unit), "seconds": told["seconds"], "cpu_seconds": told["cpu_seconds"]}
+            for unit, told in took.items()
+        ]
         return {
             "data": self.name,
             **read_json(verdict),
@@ -86,6 +90,7 @@ class Comparison:
                 "train": round(trained - prepared, 1),
                 "judge": round(ended - trained, 1),
                 "units": round(sum(unit["seconds"] for unit in units), 1),
+                "units_cpu": round(sum(unit["cpu_seconds"] for unit in units), 1),
             },
             "peak_rss_mb": peak_rss_mb(),
         }

@@ -139,11 +139,12 @@ def _do(
     keep = unit.seed == 0 and unit.origin == 0
     if not keep:
         context = _without_artefacts(context)
-    began = time.monotonic()
+    began, worked = time.monotonic(), time.process_time()
     result = train_arm(context, unit.arm, plan.arms[unit.arm], unit.seed, plan.ranker(unit))
     facts = {
         "mark": unit.mark,
         "seconds": round(time.monotonic() - began, 2),
+        "cpu_seconds": round(time.process_time() - worked, 2),
         "validation": result.validation_auc,
         "ranker": result.ranker,
         "train_rows": len(context.train),

@@ -1,0 +1,109 @@
+"""All arms on six data sets: the table behind every claim about rankers.
+
+    python benchmarks/arms.py [--data DATA...] [--work FOLDER] [--jobs 2] [--seeds 5] [--origins 3]
+
+Runs what ``sidkit ranker compare`` runs, data set by data set, and goes on where it was killed. Rows go to
+``benchmarks/results/arms.json`` (those of a data set that is run again are replaced), tables as Markdown to
+``benchmarks/results/arms.md``, and one page over all data sets that this work folder holds to its ``arms.html``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch is loaded
+
+from ranking.comparison.arms import load_arms
+from ranking.comparison.compare import Comparison, CompareOptions, data_name
+from ranking.comparison.report import write_page
+from ranking.comparison.results import TOLD, budgets, markdown, merge_rows
+from ranking.prepare import prepare_repo
+from ranking.presets import load_preset
+from sidkit.files import read_json, write_json
+
+ROOT = Path(__file__).parent.parent
+RESULTS = Path(__file__).parent / "results" / "arms.json"
+WORLDS = ("synthetic:strong", "synthetic:weak", "synthetic:none")
+REAL = ("ml_latest_small", "xwines_slim", "uci_online_retail")
+
+
+def defaults() -> list[str]:
+    """The three worlds, and the real sets that are there."""
+    folder = Path(os.environ.get("SIDKIT_DATA", ROOT.parent / "shared" / "data"))
+    for name in REAL:
+        if not (folder / name).is_dir():
+            print(f"SKIPPED {name}: {folder / name} is not there; set SIDKIT_DATA")
+    return [*WORLDS, *(str(folder / name) for name in REAL if (folder / name).is_dir())]
+
+
+def compared(data: str, work: Path, options: argparse.Namespace) -> dict[str, Any]:
+    spec = load_preset("rqkmeans").ranker
+    caps = {"max_train_rows": options.max_train_rows, "max_evaluation_rows": options.max_evaluation_rows}
+    spec = spec.model_copy(update={"training": spec.training.model_copy(update=caps)})
+    asked = CompareOptions(
+        data, load_arms(options.arms.split(",")), spec, options.seeds, options.origins, options.origin_seeds,
+        options.jobs, options.impressions,
+    )  # fmt: skip
+    repo = prepare_repo(data, work)
+
+    def announce(name: str, rows: int, seconds: float, kept: bool) -> None:
+        print(f"  {'kept' if kept else 'done'} {name:36} {rows:>12,} rows {seconds:>8.1f} s", flush=True)
+
+    with repo.locked():
+        return Comparison(repo, asked, announce).run()
+
+
+def fragment(rows: list[dict[str, Any]], held: dict[str, dict[str, Any]]) -> str:
+    """What goes into RESULTS.md: what it took, budgets, and the table of every data set."""
+    lines = ["AUC; after it the difference to A3 with its 95 % interval over users, bold where there is evidence.", ""]
+    lines += [markdown(rows, TOLD)]
+    for name, facts in held.items():
+        seconds, units = facts["seconds"], facts["units"]
+        lines.append(
+            f"{name}: {len(units)} units of {seconds['units_cpu'] / len(units):.1f} CPU s; prepare {seconds['prepare']:.0f} s, train "
+            f"{seconds['train']:.0f} s, judge {seconds['judge']:.0f} s in the last run; {facts['train_rows']:,} training and "
+            f"{facts['slices']['all']['rows']:,} test rows; GAUC by {facts['gauc_by']}; theta 80 % is "
+            f"{facts['cuts']['theta_80']:,}."
+        )
+        shown = ", ".join(f"{arm} {whole:,} ({ratio:.2f})" for arm, whole, _, ratio in budgets(facts["arms"]) if ratio)
+        lines += [f"Parameters (of A3): {shown}.", ""]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", nargs="+", default=None)
+    parser.add_argument("--work", type=Path, default=Path(".work") / "arms")
+    parser.add_argument("--arms", default="all")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--origins", type=int, default=3)
+    parser.add_argument("--origin-seeds", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--max-train-rows", type=int, default=300_000)
+    parser.add_argument("--max-evaluation-rows", type=int, default=100_000)
+    parser.add_argument("--impressions", type=int, default=1_000_000, help="of a synthetic world")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    began = time.monotonic()
+    for data in options.data or defaults():
+        name = data_name(data)
+        print(f"{name}", flush=True)
+        started = time.monotonic()
+        facts = compared(data, options.work / name, options)
+        write_json(options.work / f"{name}.json", facts)
+        merge_rows(options.results, facts["rows"])
+        print(f"  {name} took {(time.monotonic() - started) / 60:.1f} min", flush=True)
+    held = {path.stem: read_json(path) for path in sorted(options.work.glob("*.json"))}
+    write_page(list(held.values()), options.work / "arms.html")
+    rows = json.loads(options.results.read_text())
+    options.results.with_suffix(".md").write_text(fragment(rows, held))
+    print(f"all took {(time.monotonic() - began) / 60:.1f} min; {options.results}, {options.work / 'arms.html'}")
+
+
+if __name__ == "__main__":
+    main()
