@@ -19,7 +19,7 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch is loaded
 
 from ranking.comparison.arms import load_arms
-from ranking.comparison.compare import Comparison, CompareOptions, data_name
+from ranking.comparison.compare import CompareOptions, Comparison, data_name
 from ranking.comparison.report import write_page
 from ranking.comparison.results import TOLD, budgets, markdown, merge_rows
 from ranking.prepare import prepare_repo
@@ -65,8 +65,8 @@ def fragment(rows: list[dict[str, Any]], held: dict[str, dict[str, Any]]) -> str
     for name, facts in held.items():
         seconds, units = facts["seconds"], facts["units"]
         lines.append(
-            f"{name}: {len(units)} units of {seconds['units_cpu'] / len(units):.1f} CPU s; prepare {seconds['prepare']:.0f} s, train "
-            f"{seconds['train']:.0f} s, judge {seconds['judge']:.0f} s in the last run; {facts['train_rows']:,} training and "
+            f"{name}: {len(units)} units of {seconds['units_cpu'] / len(units):.1f} s of CPU, prepare "
+            f"{seconds['prepare']:.0f} s, judge {seconds['judge']:.0f} s; {facts['train_rows']:,} training and "
             f"{facts['slices']['all']['rows']:,} test rows; GAUC by {facts['gauc_by']}; theta 80 % is "
             f"{facts['cuts']['theta_80']:,}."
         )

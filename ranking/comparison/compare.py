@@ -62,9 +62,7 @@ class Comparison:
 
         began = time.monotonic()
         plan, places = self.plan()
-        prepared = time.monotonic()
         self._train(plan)
-        trained = time.monotonic()
         verdict = self.folder / "verdict.json"
 
         def judge() -> StageResult:
@@ -73,7 +71,7 @@ class Comparison:
             return StageResult(found["slices"]["all"]["rows"], files=(verdict,))
 
         self.stages.run("judge", [self.name, sorted(f"{unit.name} {unit.mark}" for unit in plan.units)], judge)
-        ended = time.monotonic()
+        stages = list(self.stages.report())
         took = {unit: plan.details(unit) or {} for unit in plan.units}
         units = [
             {**asdict(unit), "seconds": told["seconds"], "cpu_seconds": told["cpu_seconds"]}
@@ -84,13 +82,13 @@ class Comparison:
             **read_json(verdict),
             "units": units,
             "origins": [origin.describe() for origin in places],
-            "stages": list(self.stages.report()),
+            "stages": stages,
             "seconds": {
-                "prepare": round(prepared - began, 1),
-                "train": round(trained - prepared, 1),
-                "judge": round(ended - trained, 1),
+                "prepare": round(sum(each["seconds"] for each in stages if each["name"] != "judge"), 1),
                 "units": round(sum(unit["seconds"] for unit in units), 1),
                 "units_cpu": round(sum(unit["cpu_seconds"] for unit in units), 1),
+                "judge": stages[-1]["seconds"],
+                "this_run": round(time.monotonic() - began, 1),
             },
             "peak_rss_mb": peak_rss_mb(),
         }

@@ -51,8 +51,9 @@ def print_comparison(console: Console, facts: Mapping[str, Any]) -> None:
     seconds = facts["seconds"]
     units = facts["units"]
     console.print(
-        f"{len(units)} units, {seconds['units'] / len(units):.1f} s each ({seconds['units_cpu'] / len(units):.1f} s of CPU); prepare {seconds['prepare']:.0f} s, train "
-        f"{seconds['train']:.0f} s, judge {seconds['judge']:.0f} s; peak memory {facts['peak_rss_mb']:,.0f} MB"
+        f"{len(units)} units, {seconds['units'] / len(units):.1f} s each ({seconds['units_cpu'] / len(units):.1f} s of CPU); "
+        f"prepare {seconds['prepare']:.0f} s, judge {seconds['judge']:.0f} s, this run {seconds['this_run']:.0f} s; "
+        f"peak memory {facts['peak_rss_mb']:,.0f} MB"
     )
 
 
