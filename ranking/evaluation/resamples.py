@@ -3,8 +3,7 @@
 A sample gives every user a weight, how often it was drawn. Any metric that is a sum over rows becomes one matrix product
 of the weights and sums per user. AUC becomes two sparse products: rows fall into bins of equal scores, and the weighted
 positives and negatives of each bin decide it. With more than :data:`BINS` distinct scores neighbours share a bin and
-count as ties; their order within a bin moves the AUC by less than 1 / BINS**2 or so, and callers correct the constant
-part of that by the exact AUC.
+count as ties, which moves a sample by some hundred-thousandths, far less than samples differ; the point estimate is exact.
 """
 
 from __future__ import annotations
