@@ -24,7 +24,7 @@ from ranking.comparison.report import write_page
 from ranking.comparison.results import TOLD, budgets, markdown, merge_rows
 from ranking.prepare import prepare_repo
 from ranking.presets import load_preset
-from sidkit.files import read_json, write_json
+from sidkit.files import read_json
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results" / "arms.json"
@@ -95,7 +95,7 @@ def main() -> None:
         print(f"{name}", flush=True)
         started = time.monotonic()
         facts = compared(data, options.work / name, options)
-        write_json(options.work / f"{name}.json", facts)
+        (options.work / f"{name}.json").write_text(json.dumps(facts))
         merge_rows(options.results, facts["rows"])
         print(f"  {name} took {(time.monotonic() - started) / 60:.1f} min", flush=True)
     held = {path.stem: read_json(path) for path in sorted(options.work.glob("*.json"))}

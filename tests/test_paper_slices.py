@@ -93,14 +93,6 @@ def test_theta_is_the_least_that_makes_four_fifths_of_validation_cold_where_any_
         assert share == possible
 
 
-def test_test_rows_choose_nothing() -> None:
-    rng = np.random.default_rng(0)
-    rows = [tuple(int(n) for n in rng.integers(0, 300, 4)) + (row % 5,) for row in range(80)]
-    first = SliceCuts.of(told(rows[:40]), told(rows[40:]))  # type: ignore[arg-type]
-    assert paper_slices(told(rows[:10]), first)["all"].all()  # type: ignore[arg-type]
-    assert SliceCuts.of(told(rows[:40]), told(rows[40:])).theta == first.theta  # type: ignore[arg-type]
-
-
 def test_head_torso_and_tail_part_the_validation_rows_by_a_quarter_a_half_and_a_quarter() -> None:
     rows: list[Row] = [(count, 0, 0, 0, 1) for count in range(1, 401)]
     found = paper_slices(told(rows), SliceCuts.of(told(rows), told(rows)))

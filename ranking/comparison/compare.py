@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import time
@@ -19,7 +20,7 @@ from ranking.stages import StageResult, Stages
 from ranking.training_set import read_rows
 from sidkit.config import content_hash
 from sidkit.errors import EvaluationError
-from sidkit.files import read_json, write_json
+from sidkit.files import read_json, written_beside
 from sidkit.repo import Repo
 
 FOLDER = "comparison"
@@ -67,7 +68,8 @@ class Comparison:
 
         def judge() -> StageResult:
             found = judge_comparison(self.repo, self.name, plan, places)
-            write_json(verdict, {**found, "probes": probe(self.repo, plan)})
+            with written_beside(verdict) as temporary:  # in the order of arms and slices
+                temporary.write_text(json.dumps({**found, "probes": probe(self.repo, plan)}, allow_nan=False))
             return StageResult(found["slices"]["all"]["rows"], files=(verdict,))
 
         self.stages.run("judge", [self.name, sorted(f"{unit.name} {unit.mark}" for unit in plan.units)], judge)

@@ -1,0 +1,295 @@
+"""Comparisons: every arm trains, killed ones go on, origins see nothing of their future, rows merge by data set."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from builders import copy_of, dies, sidkit
+from comparison_builders import IMPRESSIONS, compare
+from ranking.arms import FIRST_EPOCH, read_predictions
+from ranking.comparison import units
+from ranking.comparison.arms import load_arms
+from ranking.comparison.results import markdown, merge_rows
+from ranking.comparison.units import Plan, Unit
+from ranking.evaluation.metrics import auc
+from ranking.frame_store import load_training_set
+from sidkit.datasets.synthetic import Sizes, write_world
+from sidkit.errors import EvaluationError
+from sidkit.files import read_json
+from sidkit.repo import Repo
+
+Compared = tuple[Repo, dict[str, Any]]
+SHAPE = [
+    "data", "arm", "seeds", "slice", "metric", "mean", "low", "high", "baseline", "delta", "delta_low", "delta_high",
+    "positives", "verdict",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def every(tmp_path_factory: pytest.TempPathFactory) -> Compared:
+    """All arms, one seed, two origins. Tests only read it."""
+    return compare(tmp_path_factory.mktemp("every") / "repo", ["all"], origins=2)
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Compared:
+    """Three arms, two seeds. Tests only read it, or a copy."""
+    return compare(tmp_path_factory.mktemp("few") / "repo", ["A0", "A3", "gbdt"], seeds=2)
+
+
+def predictions(repo: Repo) -> dict[str, np.ndarray]:
+    folder = repo.runs / "comparison" / "units"
+    return {path.stem: read_predictions(path) for path in sorted(folder.glob("*.parquet"))}
+
+
+def test_every_arm_trains_and_is_in_the_table(every: Compared) -> None:
+    repo, facts = every
+    arms = list(load_arms(["all"]))
+    assert list(facts["arms"]) == arms
+    rolling = [arm for arm, spec in load_arms(arms).items() if spec.rolling]
+    assert sorted(predictions(repo)) == sorted([f"{arm}-s0-o0" for arm in arms] + [f"{arm}-s0-o1" for arm in rolling])
+    rows = facts["slices"]["all"]["rows"]
+    for name, scores in predictions(repo).items():
+        assert ((scores > 0) & (scores < 1)).all()
+        if name.endswith("o0"):
+            assert len(scores) == rows
+    for arm, told in facts["arms"].items():
+        assert told["seconds"] and told["auc_by_seed"]["all"]
+        assert (told["parameters"] is None) == (arm == "gbdt")
+        if arm != "gbdt":
+            assert 0 < told["table_parameters"] < told["parameters"]
+    assert facts["arms"]["A3"]["parameters"] == facts["arms"]["A4"]["parameters"] == facts["arms"]["A5"]["parameters"]
+
+
+def test_the_rows_have_the_stated_shape_and_the_stated_baselines(every: Compared) -> None:
+    rows = every[1]["rows"]
+    assert json.loads(json.dumps(rows, allow_nan=False)) == rows
+    for row in rows:
+        assert list(row) == SHAPE
+        assert row["verdict"] in {None, "better", "worse", "no evidence"}
+        assert (row["baseline"] is None) == (row["delta"] is None) == (row["verdict"] is None)
+        if row["low"] is not None:
+            assert row["low"] <= row["high"]
+        if row["positives"] < 500 and row["baseline"]:
+            assert row["verdict"] == "no evidence"
+    pairs = {(row["arm"], row["baseline"]) for row in rows if row["metric"] == "auc" and row["slice"] == "all"}
+    arms = [arm for arm in every[1]["arms"] if arm not in {"A0", "A3"}]
+    assert pairs == {
+        *((arm, base) for arm in arms for base in ("A0", "A3")), ("A0", "A3"), ("A3", "A0"), ("A3", "A4"), ("oracle", None),
+    }  # fmt: skip
+    keys = [(row["arm"], row["slice"], row["metric"], row["baseline"]) for row in rows]
+    assert len(set(keys)) == len(keys)
+
+
+def test_the_means_are_those_of_the_predictions(every: Compared) -> None:
+    repo, facts = every
+    frames = repo.runs / "comparison" / "frames"
+    data = load_training_set(next(frames.glob("rqkmeans*-o0")))
+    label = data.rows.label[-facts["slices"]["all"]["rows"] :]
+    means = {row["arm"]: row["mean"] for row in facts["rows"] if row["slice"] == "all" and row["metric"] == "auc"}
+    for arm in facts["arms"]:
+        scores = predictions(repo)[f"{arm}-s0-o0"]
+        assert means[arm] == pytest.approx(auc(label, scores), abs=1e-6)
+        assert means[arm] < means["oracle"]
+        if arm != "gbdt":
+            first = read_predictions(repo.runs / "comparison" / "units" / f"{arm}-s0-o0.parquet", FIRST_EPOCH)
+            # With one epoch the first is the best.
+            np.testing.assert_array_equal(first, scores)
+            assert facts["arms"][arm]["first_epoch_auc"]["all"] == pytest.approx(means[arm], abs=1e-6)
+
+
+def test_codebooks_and_frames_are_made_once_per_origin(every: Compared) -> None:
+    names = [stage["name"] for stage in every[1]["stages"]]
+    for kind in ("codebook", "publish", "frame"):
+        made = [name.split(":")[1] for name in names if name.startswith(f"{kind}:")]
+        assert sorted((name.split("_")[0], name[-2:]) for name in made) == [
+            (book, origin) for book in ("rqkmeans", "saviorrec", "smile") for origin in ("o0", "o1")
+        ]
+    origins = {row["slice"] for row in every[1]["rows"] if "@" in row["slice"]}
+    assert {"all @ origin 0", "all @ origin 1", "all @ 2 origins"} <= origins
+
+
+def test_a_second_run_keeps_everything(every: Compared) -> None:
+    repo, facts = every
+    files = [path for path in (repo.runs / "comparison").rglob("*") if path.is_file() and not path.name.startswith(".")]
+    before = {path: path.stat().st_mtime_ns for path in files}
+    again = compare(repo.path, ["all"], origins=2)[1]
+    assert {path: path.stat().st_mtime_ns for path in files} == before
+    assert again["rows"] == facts["rows"]
+    assert again["units"] == facts["units"]
+
+
+def dying(path: Path, after: int) -> None:
+    """Compare until so many units are done, and die in the next, when it is trained and nothing is recorded."""
+    original, count = units.write_predictions, [0]
+
+    def write(*arguments: Any) -> None:
+        if count[0] == after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        count[0] += 1
+        original(*arguments)
+
+    units.write_predictions = write
+    compare(path, ["A0", "A3", "gbdt"], seeds=2)
+
+
+def test_killed_between_units_and_run_again_it_ends_as_an_undisturbed_run(few: Compared, tmp_path: Path) -> None:
+    repo = copy_of(few[0], tmp_path / "repo")
+    folder = repo.runs / "comparison"
+    for path in [*(folder / "units").iterdir(), folder / "verdict.json"]:
+        path.unlink()
+    done: dict[str, int] = {}
+    for after in (0, 2, 1):
+        dies(dying, repo.path, after)
+        now = {path.name: path.stat().st_mtime_ns for path in (folder / "units").glob("*.parquet")}
+        assert len(now) == len(done) + after
+        assert done.items() <= now.items(), "a finished unit was done again"
+        done = now
+    facts = compare(repo.path, ["A0", "A3", "gbdt"], seeds=2)[1]
+    assert done.items() <= {path.name: path.stat().st_mtime_ns for path in (folder / "units").glob("*.parquet")}.items()
+    assert facts["rows"] == few[1]["rows"]
+    for name, scores in predictions(few[0]).items():
+        np.testing.assert_array_equal(predictions(repo)[name], scores)
+
+
+def test_two_processes_give_what_one_gives(few: Compared, tmp_path: Path) -> None:
+    repo = copy_of(few[0], tmp_path / "repo")
+    for path in (repo.runs / "comparison" / "units").glob("A*.parquet"):
+        path.unlink()
+    facts = compare(repo.path, ["A0", "A3", "gbdt"], seeds=2, jobs=2)[1]
+    for name, scores in predictions(few[0]).items():
+        np.testing.assert_array_equal(predictions(repo)[name], scores)
+    assert facts["rows"] == few[1]["rows"]
+
+
+def test_a_worker_that_stops_is_told_and_what_is_finished_is_kept(few: Compared, tmp_path: Path) -> None:
+    repo = copy_of(few[0], tmp_path / "repo")
+    folder = repo.runs / "comparison"
+    (folder / "units" / "A0-s0-o0.parquet").unlink()
+    (next((folder / "frames").iterdir()) / "arrays.safetensors").write_bytes(b"broken")
+    with pytest.raises(EvaluationError, match=r"1 units were not finished \(A0-s0-o0\).*run the same command again"):
+        compare(repo.path, ["A0", "A3", "gbdt"], seeds=2, jobs=2)
+
+
+def test_another_seed_or_arm_does_only_what_is_new(few: Compared, tmp_path: Path) -> None:
+    repo = copy_of(few[0], tmp_path / "repo")
+    before = {path.name: path.stat().st_mtime_ns for path in (repo.runs / "comparison" / "units").glob("*.parquet")}
+    facts = compare(repo.path, ["A0", "A1", "A3", "gbdt"], seeds=3)[1]
+    after = {path.name: path.stat().st_mtime_ns for path in (repo.runs / "comparison" / "units").glob("*.parquet")}
+    assert before.items() <= after.items()
+    assert len(after) == 12
+    assert {row["seeds"] for row in facts["rows"] if row["arm"] != "oracle"} == {3}
+
+
+def source_with_another_future(folder: Path, origin: Path, from_us: int) -> str:
+    """The same log with the same moments, but what is clicked, and which item, is another story from a moment on."""
+    folder.mkdir()
+    log = pq.read_table(origin / "interactions.parquet")
+    at_us = log.column("timestamp").cast(pa.int64()).to_numpy()
+    later = np.flatnonzero(at_us >= from_us)
+    rng = np.random.default_rng(0)
+    label = log.column("label").to_numpy().copy()
+    label[later] = rng.integers(0, 2, len(later))
+    items = np.array(log.column("item_id").to_pylist(), dtype=object)
+    items[later] = items[later][rng.permutation(len(later))]
+    columns = {name: log.column(name) for name in log.column_names if name != "converted"}
+    changed = pa.table({**columns, "label": pa.array(label), "item_id": pa.array(items)})
+    pq.write_table(changed, folder / "interactions.parquet")
+    for name in ("items", "item_embeddings"):
+        pq.write_table(pq.read_table(origin / f"{name}.parquet"), folder / f"{name}.parquet")
+    return str(folder)
+
+
+def test_an_earlier_origin_never_sees_what_comes_after_its_end(tmp_path: Path) -> None:
+    # A9 and A12 learn codes from clicks, A7 would learn pieces from impressions: nothing of the future may reach them.
+    write_world(tmp_path / "world", "strong", Sizes(IMPRESSIONS), seed=1)
+    arms = ["A3", "A9", "A12", "gbdt"]
+    calm = source_with_another_future(tmp_path / "calm", tmp_path / "world", 2**62)
+    repo, facts = compare(tmp_path / "first", arms, calm, origins=2)
+    frame = next(path for path in (repo.runs / "comparison" / "frames").iterdir() if path.name.endswith("-o0"))
+    ends = read_json(repo.runs / "comparison" / "stages.json")[f"frame:{frame.name}"]["facts"]["ends"]
+    first_test_row = int(load_training_set(frame).rows.at_us[ends[1]])
+    # The earlier origin ends where the latest one's test rows begin.
+    stormy = source_with_another_future(tmp_path / "stormy", Path(calm), first_test_row)
+    other, _ = compare(tmp_path / "second", arms, stormy, origins=2)
+    changed = 0
+    for name, scores in predictions(repo).items():
+        again = predictions(other)[name]
+        if name.endswith("-o1"):
+            np.testing.assert_array_equal(again, scores, err_msg=name)
+        else:
+            changed += int(not np.array_equal(again, scores))
+    assert changed == len(arms)
+    assert len(facts["origins"]) == 2
+
+
+def line(data: str, arm: str, **changes: Any) -> dict[str, Any]:
+    told = dict.fromkeys(SHAPE) | {
+        "data": data,
+        "arm": arm,
+        "slice": "all",
+        "metric": "auc",
+        "mean": 0.7,
+        "positives": 900,
+    }
+    return told | changes
+
+
+def test_rows_of_a_data_set_that_is_run_again_are_replaced_and_others_stay(tmp_path: Path) -> None:
+    path = tmp_path / "results" / "arms.json"
+    merge_rows(path, [line("first", "A0"), line("first", "A3")])
+    merge_rows(path, [line("second", "A0")])
+    merge_rows(path, [line("first", "A0", mean=0.8)])
+    told = json.loads(path.read_text())
+    assert [(row["data"], row["arm"], row["mean"]) for row in told] == [("second", "A0", 0.7), ("first", "A0", 0.8)]
+    assert [list(row) for row in told] == [SHAPE] * 2
+
+
+def test_markdown_marks_what_is_better_and_names_what_it_is_better_than() -> None:
+    rows = [
+        line("world", "A3", baseline="A0", delta=0.1, delta_low=0.05, delta_high=0.2, verdict="better"),
+        line("world", "A9", baseline="A3", delta=0.02, delta_low=0.01, delta_high=0.03, verdict="better"),
+        line("world", "A9", baseline="A0", delta=0.5, delta_low=0.4, delta_high=0.6, verdict="better"),
+        line("world", "A12", baseline="A3", delta=0.02, delta_low=-0.01, delta_high=0.03, verdict="no evidence"),
+    ]
+    assert markdown(rows).splitlines() == [
+        "**world**", "", "| arm | all (900) |", "| --- | --- |", "| A3 | .7000 |",
+        "| A9 | .7000 **+0.0200 [+0.0100, +0.0300]** |", "| A12 | .7000 +0.0200 [-0.0100, +0.0300] |",
+    ]  # fmt: skip
+
+
+def test_the_command_tells_budgets_and_differences_and_json_is_all_on_stdout(few: Compared, tmp_path: Path) -> None:
+    repo = copy_of(few[0], tmp_path / "repo")
+    # The spec of the command differs from that of the fixture, so its units are trained anew.
+    arguments = [
+        "ranker", "compare", "--data", "synthetic", "--repo", repo.path, "--arms", "A0,A3", "--seeds", 1, "--impressions",
+        IMPRESSIONS, "--max-train-rows", 2000, "--results", tmp_path / "arms.json", "--html", tmp_path / "page.html",
+    ]  # fmt: skip
+    done = sidkit(*arguments, "--json", cwd=tmp_path)
+    assert {row["data"] for row in json.loads(done.stdout)["rows"]} == {"synthetic_strong"}
+    assert json.loads((tmp_path / "arms.json").read_text()) == json.loads(done.stdout)["rows"]
+    assert "done A3-s0-o0" in done.stderr
+    told = sidkit(*arguments, cwd=tmp_path, COLUMNS="200").stdout
+    assert (
+        "parameters" in told and "of A3" in told and "kept A3-s0-o0" in told and "id + codes as plain features" in told
+    )
+    assert (tmp_path / "page.html").stat().st_size > 20_000
+
+
+def test_a_unit_is_claimed_by_one_process_and_freed_by_its_death(tmp_path: Path) -> None:
+    plan = Plan(tmp_path, tmp_path, None, {}, {}, ())  # type: ignore[arg-type]
+    unit = Unit("A0", 0, 0, "frame", "mark")
+    with units._claimed(plan, unit, wait=False) as mine, units._claimed(plan, unit, wait=False) as again:
+        assert mine
+        assert not again
+    with units._claimed(plan, unit, wait=False) as mine:
+        assert mine
