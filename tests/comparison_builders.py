@@ -33,3 +33,10 @@ def small_spec(max_train_rows: int = 4000) -> Any:
     spec = load_preset("rqkmeans").ranker
     training = {"epochs": 1, "learning_rate": 0.003, "max_train_rows": max_train_rows, "max_evaluation_rows": 8000}
     return spec.model_copy(update={"training": spec.training.model_copy(update=training)})
+
+
+def arm_file(folder: Path, name: str, text: str) -> str:
+    """An arm of one's own; returns what ``--arms`` takes."""
+    path = folder / f"{name}.toml"
+    path.write_text(f'title = "{name} of a test"\n{text}')
+    return str(path)

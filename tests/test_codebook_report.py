@@ -40,7 +40,8 @@ from semantic_ids.drift import stability
 from semantic_ids.report import write_report
 from semantic_ids.report.figures import text
 from semantic_ids.report.gather import Arrivals, Facts, gather
-from semantic_ids.report.page import json_in_html, project, render
+from semantic_ids.report.inline import json_in_html
+from semantic_ids.report.page import project, render
 from semantic_ids.report.periods import MOST_PERIODS, by_period
 from semantic_ids.report.tree import EXAMPLES, tree
 from sidkit.clock import from_us, to_us

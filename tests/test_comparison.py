@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -12,13 +13,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
 from builders import copy_of, dies, sidkit
-from comparison_builders import IMPRESSIONS, compare
+from comparison_builders import IMPRESSIONS, arm_file, compare
 from ranking.arms import FIRST_EPOCH, read_predictions
 from ranking.comparison import units
 from ranking.comparison.arms import load_arms
-from ranking.comparison.results import markdown, merge_rows
+from ranking.comparison.results import markdown, merge_rows, print_comparison
 from ranking.comparison.units import Plan, Unit
 from ranking.evaluation.metrics import auc
 from ranking.frame_store import load_training_set
@@ -27,6 +29,7 @@ from sidkit.errors import EvaluationError
 from sidkit.files import read_json
 from sidkit.repo import Repo
 
+FEW = ["A0", "A3", "gbdt"]
 Compared = tuple[Repo, dict[str, Any]]
 SHAPE = [
     "data", "arm", "seeds", "slice", "metric", "mean", "low", "high", "baseline", "delta", "delta_low", "delta_high",
@@ -36,14 +39,14 @@ SHAPE = [
 
 @pytest.fixture(scope="module")
 def every(tmp_path_factory: pytest.TempPathFactory) -> Compared:
-    """All arms, one seed, two origins. Tests only read it."""
-    return compare(tmp_path_factory.mktemp("every") / "repo", ["all"], origins=2)
+    """All arms, one seed. Tests only read it."""
+    return compare(tmp_path_factory.mktemp("every") / "repo", ["all"])
 
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory: pytest.TempPathFactory) -> Compared:
-    """Three arms, two seeds. Tests only read it, or a copy."""
-    return compare(tmp_path_factory.mktemp("few") / "repo", ["A0", "A3", "gbdt"], seeds=2)
+    """Three arms, two seeds, two origins. Tests only read it, or a copy."""
+    return compare(tmp_path_factory.mktemp("few") / "repo", FEW, seeds=2, origins=2)
 
 
 def predictions(repo: Repo) -> dict[str, np.ndarray]:
@@ -55,13 +58,11 @@ def test_every_arm_trains_and_is_in_the_table(every: Compared) -> None:
     repo, facts = every
     arms = list(load_arms(["all"]))
     assert list(facts["arms"]) == arms
-    rolling = [arm for arm, spec in load_arms(arms).items() if spec.rolling]
-    assert sorted(predictions(repo)) == sorted([f"{arm}-s0-o0" for arm in arms] + [f"{arm}-s0-o1" for arm in rolling])
+    assert set(predictions(repo)) == {f"{arm}-s0-o0" for arm in arms}
     rows = facts["slices"]["all"]["rows"]
     for name, scores in predictions(repo).items():
         assert ((scores > 0) & (scores < 1)).all()
-        if name.endswith("o0"):
-            assert len(scores) == rows
+        assert len(scores) == rows, name
     for arm, told in facts["arms"].items():
         assert told["seconds"] and told["auc_by_seed"]["all"]
         assert (told["parameters"] is None) == (arm == "gbdt")
@@ -107,22 +108,36 @@ def test_the_means_are_those_of_the_predictions(every: Compared) -> None:
             assert facts["arms"][arm]["first_epoch_auc"]["all"] == pytest.approx(means[arm], abs=1e-6)
 
 
-def test_codebooks_and_frames_are_made_once_per_origin(every: Compared) -> None:
+def test_codebooks_and_frames_are_made_once(every: Compared) -> None:
     names = [stage["name"] for stage in every[1]["stages"]]
     for kind in ("codebook", "publish", "frame"):
         made = [name.split(":")[1] for name in names if name.startswith(f"{kind}:")]
-        assert sorted((name.split("_")[0], name[-2:]) for name in made) == [
-            (book, origin) for book in ("rqkmeans", "saviorrec", "smile") for origin in ("o0", "o1")
-        ]
-    origins = {row["slice"] for row in every[1]["rows"] if "@" in row["slice"]}
-    assert {"all @ origin 0", "all @ origin 1", "all @ 2 origins"} <= origins
+        assert sorted(name.split("_")[0] for name in made) == ["rqkmeans", "saviorrec", "smile"]
 
 
-def test_a_second_run_keeps_everything(every: Compared) -> None:
-    repo, facts = every
+def test_origins_have_their_own_codebooks_units_and_lines(few: Compared) -> None:
+    repo, facts = few
+    books = {unit["frame"]: unit["origin"] for unit in facts["units"]}
+    assert sorted(books.values()) == [0, 1]
+    # Earlier origins take one seed.
+    assert {name for name in predictions(repo) if name.endswith("o1")} == {f"{arm}-s0-o1" for arm in FEW}
+    slices = {row["slice"] for row in facts["rows"] if "@" in row["slice"]}
+    assert {"all @ origin 0", "all @ origin 1", "all @ 2 origins"} <= slices
+    told = {
+        row["slice"]: row
+        for row in facts["rows"]
+        if row["arm"] == "gbdt" and row["baseline"] == "A3" and row["metric"] == "auc"
+    }
+    each = [told[f"all @ origin {number}"] for number in (0, 1)]
+    assert told["all @ 2 origins"]["delta"] == pytest.approx((each[0]["delta"] + each[1]["delta"]) / 2, abs=2e-6)
+    assert told["all @ 2 origins"]["positives"] == each[0]["positives"] + each[1]["positives"]
+
+
+def test_a_second_run_keeps_everything(few: Compared) -> None:
+    repo, facts = few
     files = [path for path in (repo.runs / "comparison").rglob("*") if path.is_file() and not path.name.startswith(".")]
     before = {path: path.stat().st_mtime_ns for path in files}
-    again = compare(repo.path, ["all"], origins=2)[1]
+    again = compare(repo.path, FEW, seeds=2, origins=2)[1]
     assert {path: path.stat().st_mtime_ns for path in files} == before
     assert again["rows"] == facts["rows"]
     assert again["units"] == facts["units"]
@@ -139,7 +154,7 @@ def dying(path: Path, after: int) -> None:
         original(*arguments)
 
     units.write_predictions = write
-    compare(path, ["A0", "A3", "gbdt"], seeds=2)
+    compare(path, FEW, seeds=2, origins=2)
 
 
 def test_killed_between_units_and_run_again_it_ends_as_an_undisturbed_run(few: Compared, tmp_path: Path) -> None:
@@ -154,7 +169,7 @@ def test_killed_between_units_and_run_again_it_ends_as_an_undisturbed_run(few: C
         assert len(now) == len(done) + after
         assert done.items() <= now.items(), "a finished unit was done again"
         done = now
-    facts = compare(repo.path, ["A0", "A3", "gbdt"], seeds=2)[1]
+    facts = compare(repo.path, FEW, seeds=2, origins=2)[1]
     assert done.items() <= {path.name: path.stat().st_mtime_ns for path in (folder / "units").glob("*.parquet")}.items()
     assert facts["rows"] == few[1]["rows"]
     for name, scores in predictions(few[0]).items():
@@ -165,7 +180,7 @@ def test_two_processes_give_what_one_gives(few: Compared, tmp_path: Path) -> Non
     repo = copy_of(few[0], tmp_path / "repo")
     for path in (repo.runs / "comparison" / "units").glob("A*.parquet"):
         path.unlink()
-    facts = compare(repo.path, ["A0", "A3", "gbdt"], seeds=2, jobs=2)[1]
+    facts = compare(repo.path, FEW, seeds=2, origins=2, jobs=2)[1]
     for name, scores in predictions(few[0]).items():
         np.testing.assert_array_equal(predictions(repo)[name], scores)
     assert facts["rows"] == few[1]["rows"]
@@ -177,17 +192,17 @@ def test_a_worker_that_stops_is_told_and_what_is_finished_is_kept(few: Compared,
     (folder / "units" / "A0-s0-o0.parquet").unlink()
     (next((folder / "frames").iterdir()) / "arrays.safetensors").write_bytes(b"broken")
     with pytest.raises(EvaluationError, match=r"1 units were not finished \(A0-s0-o0\).*run the same command again"):
-        compare(repo.path, ["A0", "A3", "gbdt"], seeds=2, jobs=2)
+        compare(repo.path, FEW, seeds=2, origins=2, jobs=2)
 
 
 def test_another_seed_or_arm_does_only_what_is_new(few: Compared, tmp_path: Path) -> None:
     repo = copy_of(few[0], tmp_path / "repo")
     before = {path.name: path.stat().st_mtime_ns for path in (repo.runs / "comparison" / "units").glob("*.parquet")}
-    facts = compare(repo.path, ["A0", "A1", "A3", "gbdt"], seeds=3)[1]
+    facts = compare(repo.path, ["A0", "A1", "A3", "gbdt"], seeds=3, origins=2)[1]
     after = {path.name: path.stat().st_mtime_ns for path in (repo.runs / "comparison" / "units").glob("*.parquet")}
     assert before.items() <= after.items()
-    assert len(after) == 12
-    assert {row["seeds"] for row in facts["rows"] if row["arm"] != "oracle"} == {3}
+    assert len(after) == 12 + 3
+    assert {row["seeds"] for row in facts["rows"] if row["arm"] != "oracle" and "@" not in row["slice"]} == {3}
 
 
 def source_with_another_future(folder: Path, origin: Path, from_us: int) -> str:
@@ -210,9 +225,13 @@ def source_with_another_future(folder: Path, origin: Path, from_us: int) -> str:
 
 
 def test_an_earlier_origin_never_sees_what_comes_after_its_end(tmp_path: Path) -> None:
-    # A9 and A12 learn codes from clicks, A7 would learn pieces from impressions: nothing of the future may reach them.
+    # Codes that are learned from clicks, a ranker that learns neighbours of codes, and trees.
     write_world(tmp_path / "world", "strong", Sizes(IMPRESSIONS), seed=1)
-    arms = ["A3", "A9", "A12", "gbdt"]
+    smile = 'codebook = "smile"\nrolling = true\n'
+    arms = [
+        arm_file(tmp_path, "gated", f'{smile}representations = ["rq_opq_gate"]\n'),
+        arm_file(tmp_path, "trees", f'{smile}kind = "gbdt"\n'),
+    ]
     calm = source_with_another_future(tmp_path / "calm", tmp_path / "world", 2**62)
     repo, facts = compare(tmp_path / "first", arms, calm, origins=2)
     frame = next(path for path in (repo.runs / "comparison" / "frames").iterdir() if path.name.endswith("-o0"))
@@ -267,21 +286,32 @@ def test_markdown_marks_what_is_better_and_names_what_it_is_better_than() -> Non
     ]  # fmt: skip
 
 
-def test_the_command_tells_budgets_and_differences_and_json_is_all_on_stdout(few: Compared, tmp_path: Path) -> None:
-    repo = copy_of(few[0], tmp_path / "repo")
-    # The spec of the command differs from that of the fixture, so its units are trained anew.
-    arguments = [
-        "ranker", "compare", "--data", "synthetic", "--repo", repo.path, "--arms", "A0,A3", "--seeds", 1, "--impressions",
-        IMPRESSIONS, "--max-train-rows", 2000, "--results", tmp_path / "arms.json", "--html", tmp_path / "page.html",
+def test_people_are_told_budgets_differences_and_times(few: Compared) -> None:
+    console = Console(record=True, width=220, file=io.StringIO())
+    print_comparison(console, few[1])
+    told = console.export_text()
+    assert "id + codes as plain features" in told
+    assert f"{few[1]['arms']['A0']['parameters']:,}" in told
+    assert "of A3" in told and "s of CPU" in told
+    (row,) = [
+        row for row in few[1]["rows"]
+        if (row["arm"], row["slice"], row["metric"], row["baseline"]) == ("gbdt", "all", "auc", "A3")
     ]  # fmt: skip
-    done = sidkit(*arguments, "--json", cwd=tmp_path)
-    assert {row["data"] for row in json.loads(done.stdout)["rows"]} == {"synthetic_strong"}
-    assert json.loads((tmp_path / "arms.json").read_text()) == json.loads(done.stdout)["rows"]
-    assert "done A3-s0-o0" in done.stderr
-    told = sidkit(*arguments, cwd=tmp_path, COLUMNS="200").stdout
-    assert (
-        "parameters" in told and "of A3" in told and "kept A3-s0-o0" in told and "id + codes as plain features" in told
-    )
+    assert f"{row['mean']:.4f}" in told and f"{row['delta']:+.4f}" in told
+
+
+def test_the_command_writes_rows_and_a_page_and_json_is_all_on_stdout(few: Compared, tmp_path: Path) -> None:
+    repo = copy_of(few[0], tmp_path / "repo")
+    done = sidkit(
+        "ranker", "compare", "--data", "synthetic", "--repo", repo.path, "--arms", "A0", "--seeds", 1, "--impressions",
+        IMPRESSIONS, "--max-train-rows", 2000, "--results", tmp_path / "arms.json", "--html", tmp_path / "page.html", "--json",
+        cwd=tmp_path,
+    )  # fmt: skip
+    facts = json.loads(done.stdout)
+    assert {row["data"] for row in facts["rows"]} == {"synthetic_strong"}
+    assert json.loads((tmp_path / "arms.json").read_text()) == facts["rows"]
+    # Other rows, so the unit of the fixture does not stand for it.
+    assert "done A0-s0-o0" in done.stderr
     assert (tmp_path / "page.html").stat().st_size > 20_000
 
 

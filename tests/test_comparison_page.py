@@ -11,18 +11,21 @@ from typing import Any
 import pytest
 
 from browser import Page
-from comparison_builders import compare
+from comparison_builders import arm_file, compare
 from ranking.comparison.report import write_page
 from ranking.comparison.report.page import render
 
-ARMS = ["A0", "A3", "A4", "A9", "A12", "gbdt"]
+ARMS = ["A0", "A3", "A4", "gated", "gbdt", "two_maps"]
 FRAMES = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
 
 
 @pytest.fixture(scope="module")
 def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Tests only read it."""
-    return compare(tmp_path_factory.mktemp("page") / "repo", ARMS, seeds=1)[1]
+    """Arms on one codebook, with a gate and with two attentions. Tests only read it."""
+    folder = tmp_path_factory.mktemp("page")
+    gated = arm_file(folder, "gated", 'representations = ["rq_opq_gate"]\n[model]\ngate_parts = "rq"\n')
+    maps = arm_file(folder, "two_maps", 'representations = ["id", "content"]\n[model]\nhistory = "bidirectional"\n')
+    return compare(folder / "repo", ["A0", "A3", "A4", gated, "gbdt", maps])[1]
 
 
 @pytest.fixture(scope="module")
@@ -118,18 +121,21 @@ def test_in_a_browser_every_plot_is_drawn_and_follows_what_is_chosen(two: list[d
                     f"""document.querySelector('#deltas g[data-arm="{row["arm"]}"]').getAttribute("class")"""
                 )
                 assert drawn == f"row {row['verdict'].replace(' ', '-')}"
-        assert arms_in("buckets") == sorted([*ARMS, "oracle"])
+        assert arms_in("buckets") == sorted(ARMS)
+        page.do("document.querySelector('#buckets-legend [data-arm=oracle]').click()")
+        page.do(FRAMES)
+        assert "oracle" in arms_in("buckets")
         assert arms_in("calibration") == sorted(ARMS)
-        assert arms_in("gates") == ["A12"]
-        assert arms_in("mutation") == ["A0", "A12", "A3", "A9"]
+        assert arms_in("gates") == ["gated"]
+        assert arms_in("mutation") == ["A0", "A3", "gated", "two_maps"]
         drawn = page.do("[...document.querySelectorAll('svg[role=img] path')].map((path) => path.getAttribute('d'))")
         assert drawn and not any("NaN" in path or "undefined" in path for path in drawn)
         # An arm that is switched off goes from all plots that share the legend.
         page.do("document.querySelector('#buckets-legend [data-arm=A3]').click()")
         page.do(FRAMES)
         assert "A3" not in arms_in("buckets") + arms_in("mutation") + arms_in("calibration")
-        choose("attention-arm", "A9")
-        examples = facts["probes"]["attention"]["A9"]
+        choose("attention-arm", "two_maps")
+        examples = facts["probes"]["attention"]["two_maps"]
         assert page.do("document.querySelectorAll('.example').length") == len(examples) > 0
         title = examples[0]["title"]
         assert title in page.do("document.querySelector('.example h3').textContent")

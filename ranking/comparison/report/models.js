@@ -8,7 +8,9 @@ painted(() => {
     const names = [...new Set(gates.flatMap(([, curves]) => curves[kind].map((bucket) => bucket.name)))];
     const chart = make("div");
     const said = kind === "prior" ? "by the item's earlier interactions" : "by the item's age";
-    box.append(make("div", { "data-kind": kind }, make("h3", {}, "Gate ", make("small", {}, said)), chart));
+    box.append(make("div", { "data-kind": kind }, make("h3", {}, "Gate ", make("small", {}, said)),
+      make("div", { class: "legend" }, ...gates.map(([arm]) =>
+        make("span", { class: "chip" }, make("span", { class: "swatch-line inline", style: { background: hue(arm) } }), ` ${arm}`))), chart));
     sized(chart, (width) => {
       const { svg, x, y, step } = grid(width, 220, names, 0, 1, `Mean gate ${said}`, 1);
       gates.forEach(([arm, curves], place) => {
@@ -22,8 +24,6 @@ painted(() => {
               draw("title", {}, `${arm}, ${bucket.name}: ${bucket.mean.toFixed(3)} (${plural(bucket.rows, "row", "rows")})`)),
           );
         }
-        const [last, bucket] = points.at(-1);
-        group.append(draw("text", { x: last + 8, y: y(bucket.mean) - 8, "text-anchor": "middle" }, arm));
         svg.append(group);
       });
       chart.replaceChildren(svg);
