@@ -7,6 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from ranking.audit.command import audit
 from ranking.comparison.command import compare
 from sidkit.commands import RepoOption
 
@@ -19,6 +20,7 @@ def mount(app: typer.Typer) -> None:
     app.command()(frame)
     app.command()(score)
     ranker_app.command("compare")(compare)
+    app.command()(audit)
     app.add_typer(ranker_app, name="ranker")
 
 

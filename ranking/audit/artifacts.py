@@ -1,0 +1,142 @@
+"""The windows of everything learned: hashes, parents that end before an evaluation starts, settings, and the catalogue."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from semantic_ids.catalog import Catalog, table_path
+from semantic_ids.records import CodebookRecord, RankerRecord
+from sidkit.artifact import read_manifest
+from sidkit.clock import iso
+from sidkit.config import content_hash
+from sidkit.errors import ArtifactError, CatalogLostError
+from sidkit.files import read_json
+from sidkit.repo import Repo
+from sidkit.tables import read_build
+from sidkit.tables.builder import changed_settings
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with one artefact."""
+
+    artifact: str
+    problem: str
+
+
+@dataclass(frozen=True)
+class ArtifactsAudit:
+    """How many artefacts were looked at, and what was found."""
+
+    checked: int
+    problems: tuple[Problem, ...]
+
+
+def audit_artifacts(repo: Repo) -> ArtifactsAudit:
+    """Check every codebook, ranker and table of a repo.
+
+    A ranker is judged from its own ``fit_end`` on, so no parent may have been fitted later; the same holds for whatever
+    else a manifest lists under ``parents``, by name or as ``{"name": ..., "fit_end_us": ...}``.
+    """
+    try:
+        catalog = Catalog.open(repo)
+    except CatalogLostError as error:
+        return ArtifactsAudit(0, (Problem("the catalogue", str(error)),))
+    problems = _tables(repo)
+    manifests: dict[str, dict[str, Any]] = {}
+    books, rankers = catalog.codebooks(), catalog.rankers()
+    for record in books:
+        problems += _codebook(repo, record, manifests)
+    for ranker in rankers:
+        problems += _ranker(repo, ranker, {book.name: book for book in books}, manifests)
+    for name, manifest in manifests.items():
+        problems += _window(name, manifest, manifests, {book.name: book.fit_end_us for book in books})
+        problems += _settings(repo, name, manifest)
+    return ArtifactsAudit(len(books) + len(rankers), tuple(problems))
+
+
+def _tables(repo: Repo) -> list[Problem]:
+    made_with, stated = read_build(repo)["settings"], repo.settings.feature_settings()
+    if content_hash(made_with) == content_hash(stated):
+        return []
+    return [Problem("data/tables", f"built with other settings: {_changes(made_with, stated)}")]
+
+
+def _codebook(repo: Repo, record: CodebookRecord, manifests: dict[str, dict[str, Any]]) -> list[Problem]:
+    folder, table = repo.codebooks / record.name, table_path(repo, record.name)
+    if record.state == "purged":
+        left = [str(path.relative_to(repo.path)) for path in (folder, table) if path.exists()]
+        return [Problem(record.name, f"is purged, and {', '.join(left)} is still there")] if left else []
+    if record.state == "fitting":
+        return []
+    found = _manifest(folder, record, manifests)
+    if record.has_codes:
+        stamp = table.with_suffix(".json")
+        if not table.is_file() or not stamp.is_file():
+            found.append(Problem(record.name, f"is {record.state}, and {table.relative_to(repo.path)} is missing"))
+        elif read_json(stamp)["codebook_hash"] != record.content_hash:
+            found.append(Problem(record.name, f"{table.relative_to(repo.path)} holds the codes of another codebook"))
+    return found
+
+
+def _ranker(
+    repo: Repo, record: RankerRecord, books: dict[str, CodebookRecord], manifests: dict[str, dict[str, Any]]
+) -> list[Problem]:
+    found = _manifest(repo.rankers / record.name, record, manifests)
+    book = books.get(record.codebook)
+    if book is None or book.state == "purged":
+        found.append(Problem(record.name, f"its codebook {record.codebook} is {book.state if book else 'unknown'}"))
+    return found
+
+
+def _manifest(
+    folder: Path, record: CodebookRecord | RankerRecord, manifests: dict[str, dict[str, Any]]
+) -> list[Problem]:
+    """Read and verify a manifest, and compare it with what the catalogue committed."""
+    try:
+        manifest = read_manifest(folder)
+    except ArtifactError as error:
+        return [Problem(record.name, str(error))]
+    manifests[record.name] = manifest
+    stated = {"name": record.name, "content_hash": record.content_hash, "fit_end_us": record.fit_end_us}
+    return [
+        Problem(record.name, f"the manifest says {key} {manifest.get(key)!r}, the catalogue {value!r}")
+        for key, value in stated.items()
+        if manifest.get(key) != value
+    ]
+
+
+def _window(
+    name: str, manifest: dict[str, Any], manifests: dict[str, dict[str, Any]], fit_ends_us: dict[str, int]
+) -> list[Problem]:
+    start, end = manifest["fit_start_us"], manifest["fit_end_us"]
+    found = [Problem(name, f"fitted from {iso(start)} to {iso(end)}: it ends before it starts")] if start > end else []
+    for parent in manifest.get("parents", []):
+        told = parent if isinstance(parent, dict) else {"name": parent}
+        known = manifests.get(told["name"], {}).get("fit_end_us", fit_ends_us.get(told["name"]))
+        parent_end = told.get("fit_end_us", known)
+        if parent_end is None:
+            found.append(Problem(name, f"its parent {told['name']} is not there, so its window is unknown"))
+        elif parent_end > end:
+            found.append(
+                Problem(
+                    name,
+                    f"its parent {told['name']} was fitted up to {iso(parent_end)}, after its own fit_end {iso(end)}: "
+                    "rows on which it is judged from there on were seen",
+                )
+            )
+    return found
+
+
+def _settings(repo: Repo, name: str, manifest: dict[str, Any]) -> list[Problem]:
+    made_with, stated = manifest.get("feature_settings"), repo.settings.feature_settings()
+    if made_with is None or content_hash(made_with) == content_hash(stated):
+        return []
+    return [Problem(name, f"made with other feature settings: {_changes(made_with, stated)}")]
+
+
+def _changes(made_with: dict[str, Any], stated: dict[str, Any]) -> str:
+    changed = changed_settings(made_with, stated)
+    return "; ".join(f"{key}: made with {was!r}, now {now!r}" for key, (was, now) in changed.items())
