@@ -9,6 +9,7 @@ import typer
 
 from ranking.audit.command import audit
 from ranking.comparison.command import compare
+from ranking.leakage_command import leakage
 from sidkit.commands import RepoOption
 
 ranker_app = typer.Typer(help="Trained rankers.", no_args_is_help=True)
@@ -21,6 +22,7 @@ def mount(app: typer.Typer) -> None:
     app.command()(score)
     ranker_app.command("compare")(compare)
     app.command()(audit)
+    app.command()(leakage)
     app.add_typer(ranker_app, name="ranker")
 
 

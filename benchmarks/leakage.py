@@ -1,0 +1,61 @@
+"""Promised, delivered and possible AUC on the frozen world ``strong`` and on real sets.
+
+    python benchmarks/leakage.py --work FOLDER [--data ../shared/data/NAME ...] [--seeds 3] [--arms gbdt content]
+
+Each data set gets a repo under FOLDER (kept, so that a second call only measures). What leaks are the counts of items and
+users, read as of the end of the log; :mod:`ranking.leakage` says what the figures mean. Results go to
+``benchmarks/results/leakage.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch is loaded
+
+from ranking.job import Job, JobOptions, prepare_repo
+from ranking.leakage import measure_leakage
+from ranking.leakage_command import as_text
+from ranking.presets import load_preset
+
+HERE = Path(__file__).parent
+PRESET = HERE / "presets" / "leakage.toml"
+"""The codebook and ranker settings of ``rqkmeans``, with the two arms that are measured."""
+
+
+def measured(name: str, data: str, work: Path, arms: list[str], seeds: int) -> dict[str, Any]:
+    repo = prepare_repo(data, work / name)
+    began = time.monotonic()
+    with repo.locked():
+        Job(repo, JobOptions(data, str(PRESET), load_preset(str(PRESET))), lambda *_: None).run()
+    ready = time.monotonic()
+    told = measure_leakage(repo, str(PRESET), arms, seeds)
+    print(
+        f"{name}: repo {ready - began:.0f} s, measured in {time.monotonic() - ready:.0f} s\n{as_text(told)}\n",
+        flush=True,
+    )
+    return {"data": name, "seconds": round(time.monotonic() - ready, 1), **told}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--data", nargs="*", default=[], help="folders in the input contract")
+    parser.add_argument("--arms", nargs="+", default=["gbdt", "content"])
+    parser.add_argument("--seeds", type=int, default=3)
+    options = parser.parse_args()
+    sources = {"strong": "synthetic:strong", **{Path(data).name: data for data in options.data}}
+    out = HERE / "results" / "leakage.json"
+    results: list[dict[str, Any]] = []
+    for name, data in sources.items():
+        results.append(measured(name, data, options.work, options.arms, options.seeds))
+        out.write_text(json.dumps({"command": "benchmarks/leakage.py", "results": results}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
