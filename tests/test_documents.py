@@ -91,13 +91,22 @@ def test_the_template_of_settings_holds_the_defaults() -> None:
 
 
 @pytest.mark.filterwarnings("default")  # the kernel's own libraries warn
-def test_the_quickstart_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "promised"),
+    [
+        ("01_quickstart", ("the contract holds", "best possible")),
+        ("02_leakage", ("possible", "the log agrees", "STOPPED at the first difference", "AFTER the row")),
+    ],
+)
+def test_the_notebooks_run(
+    name: str, promised: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SIDKIT_NOTEBOOK_WORK", str(tmp_path))
-    notebook = nbformat.read(ROOT / "notebooks" / "01_quickstart.ipynb", as_version=4)
+    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
     assert all(not cell.get("outputs") for cell in notebook.cells), "commit notebooks without outputs"
     NotebookClient(notebook, timeout=900, kernel_name="python3").execute()
     printed = "".join(
         output.get("text", "") for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs
     )
-    assert "the contract holds" in printed and "best possible" in printed
+    assert all(text in printed for text in promised), printed
     assert shutil.disk_usage(tmp_path).free > 0
