@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SIDKIT_DATA ?= ../shared/data
 WORK := .work
 
-.PHONY: demo test lint types unit real kill-storm arms clean
+.PHONY: demo test lint types unit real kill-storm arms bench-fuxictr clean
 
 $(VENV): $(VENV)/.made
 
@@ -52,6 +52,10 @@ kill-storm: $(VENV)/.made
 # All arms of both papers on six data sets; hours, and it goes on where it was stopped.
 arms: $(VENV)/.made
 	SIDKIT_DATA="$(SIDKIT_DATA)" $(BIN)/python benchmarks/arms.py --work $(WORK)/arms
+
+# FuxiCTR's DIN beside ours, on the repos that `make real` leaves; FuxiCTR comes from PyPI into an environment of its own.
+bench-fuxictr: $(VENV)/.made
+	$(BIN)/python benchmarks/fuxictr_din.py --repos $(dir $(wildcard $(WORK)/*/sidkit.toml))
 
 clean:
 	rm -rf demo $(WORK) .pytest_cache .mypy_cache .ruff_cache

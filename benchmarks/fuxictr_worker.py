@@ -1,0 +1,189 @@
+"""FuxiCTR's side of ``fuxictr_din.py``: runs in the environment that holds FuxiCTR and nothing of ours.
+
+Reads one JSON command per line on stdin and answers with one JSON line on stdout. ``{"folder": ...}`` names a data set that
+the other side exported; see ``export`` there.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import numpy as np
+import torch
+from fuxictr.features import FeatureMap
+from fuxictr.pytorch.torch_utils import seed_everything
+from model_zoo.LongCTR.DIN.DIN import DIN
+from model_zoo.LongCTR.longctr_dataloader import LongCTRDataLoader
+
+LENGTH = 50
+NEVER = 10**12
+
+
+class Ready:
+    """Batches cut from tensors in memory: what FuxiCTR's model costs when its loader costs next to nothing."""
+
+    def __init__(
+        self, arrays: dict[str, Any], size: int, context: bool, shuffle: int | None, order: Any = None
+    ) -> None:
+        self.arrays, self.size, self.context, self.order = arrays, size, context, order
+        self.generator = torch.Generator().manual_seed(shuffle) if shuffle is not None else None
+
+    def __len__(self) -> int:
+        return (self.rows + self.size - 1) // self.size
+
+    @property
+    def rows(self) -> int:
+        return len(self.arrays["label"]) if self.order is None else len(self.order)
+
+    def __iter__(self) -> Iterator[Any]:
+        order = torch.arange(len(self.arrays["label"])) if self.order is None else self.order
+        if self.generator is not None:
+            order = order[torch.randperm(len(order), generator=self.generator)]
+        for start in range(0, len(order), self.size):
+            rows = order[start : start + self.size]
+            lists = self.arrays["lists"][self.arrays["history"][rows]]
+            lists = lists[:, LENGTH - max(1, int((lists > 0).sum(1).max())) :]  # as its own loader does
+            items = torch.cat([lists, self.arrays["item"][rows][:, None]], dim=1)
+            batch = {"label": self.arrays["label"][rows]}
+            if self.context:
+                batch |= {"user_id": self.arrays["user"][rows], "context": self.arrays["numeric"][rows]}
+            yield batch, {"item_id": items.flatten()}, (lists > 0).float()
+
+
+def load(folder: Path, part: str) -> dict[str, Any]:
+    arrays = {path.stem: torch.from_numpy(np.load(path)) for path in (folder / part).glob("*.npy")}
+    return arrays | {"lists": torch.from_numpy(np.load(folder / "lists.npy"))}
+
+
+def spread(total: int, count: int) -> Any:
+    """Row numbers at even distances, as the other side takes them."""
+    return torch.from_numpy(np.linspace(0, total - 1, count).astype(np.int64))
+
+
+def make(told: dict[str, Any]) -> Any:
+    folder = Path(told["folder"])
+    facts = json.loads((folder / "facts.json").read_text())
+    seed_everything(told.get("seed", 0))
+    features = FeatureMap("frame", str(folder))
+    features.labels = ["label"]
+    features.default_emb_dim = told["dim"]
+    described: list[tuple[str, dict[str, Any]]] = []
+    if told.get("context"):
+        wide = facts["numeric"]
+        described += [
+            ("user_id", {"source": "user", "type": "categorical", "vocab_size": facts["users"]}),
+            ("context", {"source": "context", "type": "embedding", "pretrain_dim": wide, "embedding_dim": wide}),
+        ]
+    described.append(
+        ("item_id", {"source": "item", "type": "categorical", "vocab_size": facts["items"], "padding_idx": 0})
+    )
+    # What its own loader reads of a row, besides what the model embeds.
+    described += [(name, {"source": "meta", "type": "meta"}) for name in ("user_index", "item_index", "seq_len")]
+    features.features = OrderedDict(described)
+    features.num_fields = features.get_num_fields()
+    return DIN(
+        features, model_id=f"din{os.getpid()}", gpu=told.get("gpu", -1), embedding_dim=told["dim"],
+        dnn_hidden_units=told["hidden"], attention_hidden_units=told.get("attention", [64]),
+        net_dropout=told.get("dropout", 0.0), learning_rate=told.get("learning_rate", 1e-3),
+        embedding_regularizer=told.get("embedding_regularizer"), optimizer="adam", loss="binary_cross_entropy",
+        metrics=["AUC"], monitor="AUC", verbose=0, model_root=told["root"], early_stop_patience=2,
+    )  # fmt: skip
+
+
+def speed(told: dict[str, Any], kept: dict[str, Any]) -> dict[str, Any]:
+    """Rows per second of one pass over some training rows; the model lives on from call to call."""
+    torch.set_num_threads(told["threads"])
+    folder = Path(told["folder"])
+    key = json.dumps([told["dim"], told["hidden"], told.get("gpu", -1), told["folder"]])
+    if key not in kept:
+        kept[key] = make(told)
+        kept[told["folder"]] = load(folder, "train")
+    model, arrays = kept[key], kept[told["folder"]]
+    model._eval_steps, model._max_gradient_norm, model._total_steps, model._stop_training = NEVER, 10.0, 0, False
+    rows = told["rows"]
+    if told["loader"] == "own":
+        root = Path(told["root"])
+        batches: Any = LongCTRDataLoader(
+            model.feature_map, str(root / f"own{rows}.parquet"), str(root / "users.parquet"), str(root / "items.parquet"),
+            batch_size=told["batch"], shuffle=True, num_workers=0, max_len=LENGTH,
+        )  # fmt: skip
+    else:
+        batches = Ready(arrays, told["batch"], False, 0, spread(len(arrays["label"]), rows))
+    began, worked = time.perf_counter(), time.process_time()
+    model.train_epoch(batches)
+    if told.get("gpu", -1) >= 0:
+        torch.cuda.synchronize()
+    return {"wall": rows / (time.perf_counter() - began), "cpu": rows / (time.process_time() - worked)}
+
+
+def own_files(told: dict[str, Any]) -> dict[str, Any]:
+    """Write what FuxiCTR's own loader for histories reads: rows, users with all their items, items."""
+    import pandas as pd
+
+    folder, root = Path(told["folder"]), Path(told["root"])
+    arrays, rows = load(folder, "train"), told["rows"]
+    chosen = spread(len(arrays["label"]), rows)
+    lists = arrays["lists"].numpy()
+    filled = [row[row > 0] for row in lists]  # oldest first, as in the arrays
+    pd.DataFrame({"full_item_seq": [row.tolist() for row in filled]}).to_parquet(root / "users.parquet")
+    count = json.loads((folder / "facts.json").read_text())["items"]
+    pd.DataFrame({"item_index": np.arange(count), "item_id": np.arange(count)}).to_parquet(root / "items.parquet")
+    history = arrays["history"][chosen].numpy()
+    columns = {
+        "user_index": history, "item_index": arrays["item"][chosen].numpy(),
+        "seq_len": np.array([len(filled[number]) for number in history]), "label": arrays["label"][chosen].numpy().astype(int),
+    }  # fmt: skip
+    pd.DataFrame(columns).to_parquet(root / f"own{rows}.parquet")
+    return {"rows": rows}
+
+
+def fit(told: dict[str, Any]) -> dict[str, Any]:
+    """Train with early stopping on validation and score validation and test."""
+    torch.set_num_threads(told["threads"])
+    folder = Path(told["folder"])
+    parts = {name: load(folder, name) for name in ("train", "validation", "test")}
+    model, context = make(told), told.get("context", False)
+    began = time.perf_counter()
+    model.fit(
+        Ready(parts["train"], told["batch"], context, told["seed"]), epochs=told["epochs"],
+        validation_data=Ready(parts["validation"], 4096, context, None), max_gradient_norm=10.0,
+    )  # fmt: skip
+    out = Path(told["out"])
+    for name in ("validation", "test"):
+        np.save(out.with_suffix(f".{name}.npy"), model.predict(Ready(parts[name], 4096, context, None)))
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    return {
+        "seconds": time.perf_counter() - began,
+        "best_validation_auc": float(model._best_metric),
+        "parameters": weights,
+    }
+
+
+def main() -> None:
+    logging.disable(logging.INFO)
+    answers = sys.stdout
+    sys.stdout = sys.stderr  # FuxiCTR prints
+    kept: dict[str, Any] = {}
+    for line in sys.stdin:
+        told = json.loads(line)
+        if told["do"] == "versions":
+            import fuxictr
+
+            found: dict[str, Any] = {"torch": torch.__version__, "fuxictr": fuxictr.__version__, "cuda": torch.cuda.is_available()}  # fmt: skip  # noqa: E501
+        else:
+            found = {"speed": lambda told: speed(told, kept), "fit": fit, "own_files": own_files}[told["do"]](told)
+        print(json.dumps(found), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()
