@@ -14,9 +14,9 @@ its longest history), and with batches cut from tensors in memory in the same wa
 Ours includes gathering the batch. Its DIN sees ids only; ours sees the numeric features too. Where there is CUDA, absolute
 figures for it stand beside.
 
-AUC: FuxiCTR's DIN with item, user, history and our numeric features (``fuxictr_din``), and with item and history ids alone
-(``fuxictr_din_ids``); learning rate and dropout are chosen on validation rows with seed 0, test rows are scored once per seed.
-Results go to ``benchmarks/results/fuxictr.json``.
+AUC: FuxiCTR's DIN on the item id, the history and our numeric features, which is what our arm ``id`` is told
+(``fuxictr_din``), and on item id, history and user id alone (``fuxictr_din_ids``). Learning rate, dropout and regularizer are
+chosen on validation rows with seed 0; test rows are scored once per seed. Results go to ``benchmarks/results/fuxictr.json``.
 """
 
 from __future__ import annotations
@@ -58,8 +58,10 @@ PINS = ("torch==2.13.0", "fuxictr==2.3.10")
 DIM, HIDDEN = 16, [64, 32]
 PASS_ROWS = 16_384
 FUXICTR = ("fuxictr_din/tensors", "fuxictr_din/own")
-GRID = [(1e-3, 0.0), (1e-3, 0.4), (3e-4, 0.4)]
-"""Learning rate and dropout of the head, chosen on validation rows."""
+GRID = [(1e-3, 0.0, 0.0), (1e-3, 0.4, 1e-5), (1e-3, 0.4, 1e-4), (3e-4, 0.4, 1e-4)]
+"""Learning rate, dropout of the head and regularizer of the embeddings: chosen on validation rows, with seed 0."""
+INPUTS = {"fuxictr_din": ["context"], "fuxictr_din_ids": ["user_id"]}
+"""What each arm is told besides the item and the history: our numeric features, or the user's id."""
 
 
 def environment(python: str) -> Path:
@@ -259,24 +261,20 @@ def measure_auc(worker: Worker, repo: Repo, preset: str, options: argparse.Names
     label = context.test.rows.label
     user = pd.factorize(context.test.rows.user_ids)[0].astype(np.int64)
     rows: list[dict[str, Any]] = []
-    for arm, with_context in (("fuxictr_din", True), ("fuxictr_din_ids", False)):
+    for arm, inputs in INPUTS.items():
         shared = {
-            "folder": str(folder), "root": str(folder), "out": str(folder / "scores"), "context": with_context, "dim": DIM,
+            "folder": str(folder), "root": str(folder), "out": str(folder / "scores"), "context": inputs, "dim": DIM,
             "hidden": HIDDEN, "batch": 512, "epochs": 8, "threads": options.threads[-1],
         }  # fmt: skip
-        tried = [
-            (
-                worker.ask(do="fit", seed=0, learning_rate=rate, dropout=drop, **shared)["best_validation_auc"],
-                rate,
-                drop,
-            )
-            for rate, drop in GRID
-        ]
-        best, rate, drop = max(tried)
+        tried = []
+        for rate, drop, regularizer in GRID:
+            chosen = {"learning_rate": rate, "dropout": drop, "embedding_regularizer": regularizer or None}
+            tried.append((worker.ask(do="fit", seed=0, **chosen, **shared)["best_validation_auc"], chosen))
+        best, chosen = max(tried, key=lambda trial: trial[0])
         print(f"{repo.path.name} {arm}: {tried}", flush=True)
         scores, weights = [], 0
         for seed in range(options.seeds):
-            weights = worker.ask(do="fit", seed=seed, learning_rate=rate, dropout=drop, **shared)["parameters"]
+            weights = worker.ask(do="fit", seed=seed, **chosen, **shared)["parameters"]
             scores.append(np.load(folder / "scores.test.npy"))
         for name, part in slices(context.test).items():
             if not enough(label[part]):
@@ -287,8 +285,7 @@ def measure_auc(worker: Worker, repo: Repo, preset: str, options: argparse.Names
                     "data": repo.path.name, "arm": arm, "seeds": options.seeds, "slice": name, "metric": "auc",
                     "mean": interval.value, "low": interval.low, "high": interval.high, "baseline": None, "delta": None,
                     "delta_low": None, "delta_high": None, "positives": int(label[part].sum()), "verdict": None,
-                    "rows": int(part.sum()), "parameters": weights, "learning_rate": rate, "dropout": drop,
-                    "validation_auc": best,
+                    "rows": int(part.sum()), "parameters": weights, "validation_auc": best, **chosen,
                 }
             )  # fmt: skip
             if name in {"all", "cold"}:

@@ -27,13 +27,15 @@ from model_zoo.LongCTR.longctr_dataloader import LongCTRDataLoader
 
 LENGTH = 50
 NEVER = 10**12
+FROM = {"user_id": "user", "context": "numeric"}
+"""Feature of FuxiCTR's -> exported array."""
 
 
 class Ready:
     """Batches cut from tensors in memory: what FuxiCTR's model costs when its loader costs next to nothing."""
 
     def __init__(
-        self, arrays: dict[str, Any], size: int, context: bool, shuffle: int | None, order: Any = None
+        self, arrays: dict[str, Any], size: int, context: list[str], shuffle: int | None, order: Any = None
     ) -> None:
         self.arrays, self.size, self.context, self.order = arrays, size, context, order
         self.generator = torch.Generator().manual_seed(shuffle) if shuffle is not None else None
@@ -55,8 +57,7 @@ class Ready:
             lists = lists[:, LENGTH - max(1, int((lists > 0).sum(1).max())) :]  # as its own loader does
             items = torch.cat([lists, self.arrays["item"][rows][:, None]], dim=1)
             batch = {"label": self.arrays["label"][rows]}
-            if self.context:
-                batch |= {"user_id": self.arrays["user"][rows], "context": self.arrays["numeric"][rows]}
+            batch |= {name: self.arrays[FROM[name]][rows] for name in self.context}
             yield batch, {"item_id": items.flatten()}, (lists > 0).float()
 
 
@@ -78,12 +79,12 @@ def make(told: dict[str, Any]) -> Any:
     features.labels = ["label"]
     features.default_emb_dim = told["dim"]
     described: list[tuple[str, dict[str, Any]]] = []
-    if told.get("context"):
-        wide = facts["numeric"]
-        described += [
-            ("user_id", {"source": "user", "type": "categorical", "vocab_size": facts["users"]}),
-            ("context", {"source": "context", "type": "embedding", "pretrain_dim": wide, "embedding_dim": wide}),
-        ]
+    wide = facts["numeric"]
+    possible = {
+        "user_id": {"source": "user", "type": "categorical", "vocab_size": facts["users"]},
+        "context": {"source": "context", "type": "embedding", "pretrain_dim": wide, "embedding_dim": wide},
+    }
+    described += [(name, possible[name]) for name in told.get("context", [])]
     described.append(
         ("item_id", {"source": "item", "type": "categorical", "vocab_size": facts["items"], "padding_idx": 0})
     )
@@ -118,7 +119,7 @@ def speed(told: dict[str, Any], kept: dict[str, Any]) -> dict[str, Any]:
             batch_size=told["batch"], shuffle=True, num_workers=0, max_len=LENGTH,
         )  # fmt: skip
     else:
-        batches = Ready(arrays, told["batch"], False, 0, spread(len(arrays["label"]), rows))
+        batches = Ready(arrays, told["batch"], [], 0, spread(len(arrays["label"]), rows))
     began, worked = time.perf_counter(), time.process_time()
     model.train_epoch(batches)
     if told.get("gpu", -1) >= 0:
@@ -152,7 +153,7 @@ def fit(told: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(told["threads"])
     folder = Path(told["folder"])
     parts = {name: load(folder, name) for name in ("train", "validation", "test")}
-    model, context = make(told), told.get("context", False)
+    model, context = make(told), told.get("context", [])
     began = time.perf_counter()
     model.fit(
         Ready(parts["train"], told["batch"], context, told["seed"]), epochs=told["epochs"],
