@@ -14,7 +14,7 @@ def leakage(
     repo: RepoOption = Path(),
     preset: Annotated[str, typer.Option(help="The preset of a finished `sidkit run` on this repo.")] = "rqkmeans",
     arms: Annotated[str, typer.Option(help="Arms of the preset, separated by commas.")] = "gbdt",
-    seeds: Annotated[int, typer.Option(min=1, help="Trainings per arm and kind.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings per neural arm and kind.")] = 1,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Tell what counts over the whole log promise, what they deliver, and what point-in-time counts could have given."""
