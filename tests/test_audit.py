@@ -26,6 +26,7 @@ from ranking.audit.truth import log_truth
 from ranking.features import feature_names
 from ranking.frame import write_frame
 from semantic_ids.catalog import Catalog, table_path
+from semantic_ids.pipeline import refresh
 from sidkit.artifact import write_artifact
 from sidkit.clock import iso
 from sidkit.errors import ArtifactMissingError, ConfigError, UnknownVersionError
@@ -245,6 +246,32 @@ def test_a_kept_frame_that_was_corrupted_is_named(repo: Repo) -> None:
         assert found["feature"] in features, (change.__name__, found)
         (folder / "arrays.safetensors").write_bytes(sound)
     assert run_audit(repo, rows=60, seed=0, preset="fast")["ok"]
+
+
+def test_content_that_was_corrected_in_place_is_audited_from_the_correction_on(repo: Repo, tmp_path: Path) -> None:
+    row, other = sampled(repo)[-1], sampled(repo)[-2]
+    assert row["item_id"] != other["item_id"]
+    source = Path(repo.settings.source.url) / "item_embeddings.parquet"
+    before = read_build(repo)["as_of_us"]
+
+    def corrected(rows: list[dict[str, Any]]) -> None:
+        for each in rows:
+            if each["item_id"] == row["item_id"]:
+                each["text"] = [-value for value in each["text"]]
+
+    rewrite(source, corrected)
+    ingest(repo)
+    with pytest.raises(ArtifactMissingError, match="sidkit tables build"):
+        run_audit(repo, rows=5, seed=0)
+    build_tables(repo, before + DAY)
+    with pytest.raises(ArtifactMissingError, match="codebooks refresh"):
+        run_audit(repo, rows=5, seed=0)
+    refresh(repo)
+    asked = [("u1", item["item_id"], at) for item in (row, other) for at in (before, before + DAY)]
+    told = run_audit(repo, rows=9, seed=0, frame=frame_of(repo, asked, tmp_path / "frame.parquet"))
+    # Five of content, two of codes, on the one row before the correction: the log no longer tells them.
+    assert told["ok"] and told["rows"]["not_recomputable"] == 7
+    assert told["rows"]["cells"] == 4 * 29 - 7
 
 
 # Artefacts.
