@@ -24,6 +24,7 @@
     ├── FitError                    data on which nothing can be fitted
     ├── EvaluationError             data on which nothing can be measured
     ├── ServingError                a request that cannot be answered
+    ├── OnlineStoreError            an online store that cannot be read or written
     └── StorageError                the disk refused a write
 
 Each says what came, what is needed and how to mend it; the same facts are attributes.
@@ -203,6 +204,10 @@ class EvaluationError(SidkitError):
 
 class ServingError(SidkitError):
     """A request that cannot be answered."""
+
+
+class OnlineStoreError(SidkitError):
+    """An online store that cannot be read or written."""
 
 
 class StorageError(SidkitError):
