@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +12,53 @@ from ranking.training_set import LabelledRows, TrainingSet, assemble
 from ranking.views import Ints, plain_views
 from semantic_ids.codebook import Codebook
 from sidkit.stores.asof import ViewRows
+from sidkit.stores.packed_reader import packed_reader
 
 if TYPE_CHECKING:
-    from feast import FeatureStore
+    from feast import FeatureService, FeatureStore
+
+
+class ServiceReader:
+    """Keys in, arrays out, for one feature service.
+
+    On the kit's packed store rows of bytes become arrays without a Python object per value; on any other online store
+    Feast's ``get_online_features`` is asked. The arrays are the same.
+
+    Parameters
+    ----------
+    store : FeatureStore
+        The repo's store.
+    service : FeatureService
+        What to read; its views are looked up in the registry once.
+    """
+
+    def __init__(self, store: FeatureStore, service: FeatureService) -> None:
+        self._store = store
+        self._service = service
+        self._packed = packed_reader(store, service)
+
+    def read(self, keys: Mapping[str, Sequence[Any]], at_us: int | None = None) -> dict[str, ViewRows]:
+        """The features of some rows.
+
+        Parameters
+        ----------
+        keys : mapping
+            Join key -> its values, all of one length.
+        at_us : int, optional
+            The moment by which the packed store judges TTLs, microseconds UTC; by default now. Feast's other stores do
+            not judge them.
+
+        Returns
+        -------
+        dict
+            View name (the alias where the service gives one) -> rows; columns have Feast's full names and the types that
+            the view declares.
+        """
+        if self._packed is not None:
+            return self._packed.read(keys, at_us)
+        rows = {name: list(values) for name, values in keys.items()}
+        response = self._store.get_online_features(features=self._service, entity_rows=rows, full_feature_names=True)
+        return plain_views(response.to_arrow(), self._service)
 
 
 class OnlineFeatures:
@@ -31,11 +75,11 @@ class OnlineFeatures:
     """
 
     def __init__(self, store: FeatureStore, service_name: str, codebook: Codebook) -> None:
-        self._store = store
         self._codebook = codebook
-        self._user = store.get_feature_service(f"{service_name}_user")
-        self._item = store.get_feature_service(f"{service_name}_item")
-        self._content = store.get_feature_service(f"{service_name}_content")
+        self._user, self._item, self._content = (
+            ServiceReader(store, store.get_feature_service(f"{service_name}_{part}"))
+            for part in ("user", "item", "content")
+        )
 
     def request(
         self, user_id: str, item_ids: Sequence[str], at_us: int, *, rate: float, history_length: int
@@ -46,18 +90,12 @@ class OnlineFeatures:
         """
         items = np.array(item_ids, dtype=object)
         moments = np.full(len(items), at_us, dtype=np.int64)
-        views = self._read(self._item, "item_id", items)
-        for name, view in self._read(self._user, "user_id", np.array([user_id], dtype=object)).items():
+        views = self._item.read({"item_id": item_ids}, at_us)
+        for name, view in self._user.read({"user_id": [user_id]}, at_us).items():
             views[name] = ViewRows(name, np.repeat(view.index, len(items)), view.table)
         rows = LabelledRows(np.full(len(items), user_id, dtype=object), items, moments, np.zeros(len(items), np.int8))
 
         def look_up(history: npt.NDArray[np.object_], _: Ints) -> Mapping[str, ViewRows]:
-            return self._read(self._content, "item_id", history)
+            return self._content.read({"item_id": history}, at_us)
 
         return assemble(views, rows, self._codebook, look_up, rate=rate, history_length=history_length)
-
-    def _read(self, service: object, key: str, values: npt.NDArray[np.object_]) -> dict[str, ViewRows]:
-        response = self._store.get_online_features(
-            features=service, entity_rows={key: values.tolist()}, full_feature_names=True
-        )
-        return plain_views(response.to_arrow(), service)

@@ -78,7 +78,8 @@ def materialize(repo: Repo, as_of_us: int, views: list[str] | None = None) -> di
     """Write the newest row of every key, as of a moment, to the online store.
 
     Feast's incremental materialization starts at the last end, so it misses rows that a late event rebuilt before it,
-    and its first run starts 52 weeks ago, so it misses older logs. This one always looks at the whole table.
+    and its first run starts 52 weeks ago, so it misses older logs. This one always looks at the whole table. On the packed
+    online store columns go straight to rows (:mod:`sidkit.stores.packed_bulk`).
 
     Parameters
     ----------
@@ -94,12 +95,15 @@ def materialize(repo: Repo, as_of_us: int, views: list[str] | None = None) -> di
     dict
         Rows (keys) per view.
     """
+    from sidkit.stores.packed_bulk import in_bulk
+
     store = open_store(repo)
     names = views if views is not None else [view.name for view in store.list_feature_views()]
     names = [name for name in names if (repo.tables / f"{name}.parquet").exists()]
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    quiet = io.StringIO()
+    with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet), in_bulk(store) as written:
         store.materialize(start_date=_BEGINNING, end_date=from_us(as_of_us), feature_views=names)
-    return {name: _keys(repo, name, as_of_us) for name in names}
+    return {name: written[name] if name in written else _keys(repo, name, as_of_us) for name in names}
 
 
 def _keys(repo: Repo, view: str, as_of_us: int) -> int:

@@ -1,0 +1,196 @@
+"""Keys to Arrow arrays on the packed online store, without a Python object per value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from sidkit.errors import ServingError
+from sidkit.stores.asof import ViewRows
+from sidkit.stores.packed_arrow import KEY_TYPES, arrow_type, entity_keys, to_arrow
+from sidkit.stores.packed_file import Reading
+from sidkit.stores.packed_layout import PROTO, Layout, kind_of
+from sidkit.stores.packed_rows import layout_number, unpack
+
+if TYPE_CHECKING:
+    from feast import FeatureService, FeatureStore
+
+
+@dataclass(frozen=True)
+class _View:
+    """What is read of one view: ``columns`` are (feature, column, kind), ``keys`` (key, column of the request, type)."""
+
+    name: str
+    stored: str
+    columns: tuple[tuple[str, str, str], ...]
+    types: tuple[pa.DataType, ...]
+    keys: tuple[tuple[str, str, str], ...]
+    ttl_us: int | None
+
+
+class PackedReader:
+    """Reads the views of one feature service; :func:`packed_reader` makes it."""
+
+    def __init__(self, file: Any, clock: Callable[[], int], views: Sequence[_View]) -> None:
+        self._file = file
+        self._clock = clock
+        self._views = list(views)
+
+    def read(self, keys: Mapping[str, Sequence[Any]], at_us: int | None = None) -> dict[str, ViewRows]:
+        """The features of some rows, all from one snapshot.
+
+        Parameters
+        ----------
+        keys : mapping
+            Join key (by the service's name for it) -> its values; all of one length.
+        at_us : int, optional
+            The moment by which TTLs are judged, microseconds UTC; by default the store's clock.
+
+        Returns
+        -------
+        dict
+            View name (the alias where the service gives one) -> rows. Columns have Feast's full names and the types that
+            the view declares; ``index`` is -1 where there is no row or it is older than the TTL.
+
+        Raises
+        ------
+        ServingError
+            When a key of a view is missing or of another type.
+        OnlineStoreError
+            When the store cannot be read.
+        """
+        told, serialized = {}, {}
+        arrays = {name: pa.array(values) for name, values in keys.items()}
+        for view in self._views:
+            if view.keys not in serialized:
+                serialized[view.keys] = _serialized(view, arrays)
+        with self._file.reading() as reading:
+            for view in self._views:
+                since = None
+                if view.ttl_us is not None:
+                    since = (self._clock() if at_us is None else at_us) - view.ttl_us
+                told[view.name] = _rows(reading, view, serialized[view.keys], since)
+        return told
+
+
+def packed_reader(store: FeatureStore, service: FeatureService) -> PackedReader | None:
+    """A reader for a feature service; None where the online store is another one or a feature has no plain Arrow type.
+
+    What the registry says of the service's views is read once, here.
+    """
+    from feast.types import from_feast_to_pyarrow_type
+
+    from sidkit.stores.packed_sqlite import PackedSqliteOnlineStore, since_us, view_id
+
+    online = store._get_provider().online_store
+    if not isinstance(online, PackedSqliteOnlineStore):
+        return None
+    views = []
+    for projection in service.feature_view_projections:
+        view = store.registry.get_any_feature_view(projection.name, store.project, allow_cache=True)
+        view = view.with_projection(projection)
+        name = projection.name_to_use()
+        columns = tuple(
+            (feature.name, f"{name}__{feature.name}", kind_of(feature.dtype.to_value_type().name))
+            for feature in projection.features
+        )
+        mapped = projection.join_key_map or {}
+        keys = tuple(
+            (column.name, mapped.get(column.name, column.name), column.dtype.to_value_type().name)
+            for column in view.entity_columns
+        )
+        odd = any(kind == PROTO for _, _, kind in columns) or any(kind not in KEY_TYPES for _, _, kind in keys)
+        if odd or not keys or not getattr(view, "batch_source", None):
+            return None
+        types = tuple(from_feast_to_pyarrow_type(feature.dtype) for feature in projection.features)
+        past = since_us(view, 0)
+        ttl_us = None if past is None else -past
+        views.append(_View(name, view_id(store.config, view), columns, types, keys, ttl_us))
+    return PackedReader(online.file(store.config), lambda: online.clock(), views)
+
+
+def _serialized(view: _View, arrays: Mapping[str, pa.Array]) -> list[bytes]:
+    missing = [asked for _, asked, _ in view.keys if asked not in arrays]
+    if missing:
+        raise ServingError(f"{view.name} is read by {', '.join(missing)}; the request has {', '.join(arrays) or 'no keys'}")
+    keys = entity_keys(
+        {key: arrays[asked] for key, asked, _ in view.keys}, {key: value_type for key, _, value_type in view.keys}
+    )
+    if keys is None:
+        needed = ", ".join(f"{asked} ({value_type.lower()})" for _, asked, value_type in view.keys)
+        came = ", ".join(f"{asked} as {arrays[asked].type}" for _, asked, _ in view.keys)
+        raise ServingError(f"{view.name} is read by {needed} without nulls; the request came with {came}")
+    return keys
+
+
+def _rows(reading: Reading, view: _View, keys: Sequence[bytes], since: int | None) -> ViewRows:
+    found = reading.rows(view.stored, keys, since)
+    rows = [row for row in found if row is not None]
+    layouts = reading.layouts(view.stored)
+    if len(rows) == len(found):
+        index = np.arange(len(found))
+    else:
+        there = np.array([row is not None for row in found], dtype=np.bool_)
+        index = np.where(there, np.cumsum(there) - 1, -1)
+    if len(layouts) > 1:
+        return _of_layouts(view, index, rows, layouts)
+    layout = next(iter(layouts.values()), Layout(()))
+    return ViewRows(view.name, index, _table(view, layout, rows))
+
+
+def _of_layouts(view: _View, index: Any, rows: Sequence[bytes], layouts: Mapping[int, Layout]) -> ViewRows:
+    """As :func:`_rows`, where rows may lie differently: they are read by layout and their index follows them."""
+    numbers = np.array([layout_number(row) for row in rows], dtype=np.int64)
+    tables, order = [], []
+    for number in np.unique(numbers).tolist():
+        places = np.flatnonzero(numbers == number)
+        order.append(places)
+        tables.append(_table(view, layouts[number], [rows[place] for place in places.tolist()]))
+    if not tables:
+        return ViewRows(view.name, index, _table(view, Layout(()), []))
+    moved = np.empty(len(rows), dtype=np.int64)
+    moved[np.concatenate(order)] = np.arange(len(rows))
+    return ViewRows(view.name, np.where(index < 0, -1, moved[index]), pa.concat_tables(tables).combine_chunks())
+
+
+def _table(view: _View, layout: Layout, rows: Sequence[bytes]) -> pa.Table:
+    """The view's columns; null where a row's layout lacks a feature or has it in another type."""
+    cells = unpack(layout, rows, [feature for feature, _, _ in view.columns])
+    arrays = []
+    for (feature, _, kind), declared in zip(view.columns, view.types, strict=True):
+        if feature in cells and cells[feature].kind == kind:
+            array = to_arrow(cells[feature])
+            if array.type != declared:
+                array = _declared(array, declared)
+        elif feature in cells and cells[feature].kind == PROTO:
+            array = _from_values(cells[feature], kind, declared)
+        else:
+            array = pa.nulls(len(rows), declared)
+        arrays.append(array)
+    return pa.Table.from_arrays(arrays, names=[column for _, column, _ in view.columns])
+
+
+def _declared(array: pa.Array, declared: pa.DataType) -> pa.Array:
+    """Moments are kept as seconds; their declared type is a timestamp."""
+    if pa.types.is_timestamp(declared):
+        return array.cast(pa.timestamp("s")).cast(pa.timestamp(declared.unit)).cast(declared)
+    if pa.types.is_list(declared) and pa.types.is_timestamp(declared.value_type):
+        elements = _declared(array.values, declared.value_type)
+        return pa.ListArray.from_arrays(array.offsets, elements, mask=array.is_null() if array.null_count else None)
+    return array.cast(declared)
+
+
+def _from_values(cells: Any, kind: str, declared: pa.DataType) -> pa.Array:
+    """Values that were written in another type than the declared one: those that are of it after all, else null."""
+    from sidkit.stores.packed_values import cells_of_values, values_of_cells
+
+    arrays = []
+    for value in values_of_cells(cells):
+        one = cells_of_values([value], kind)
+        array = to_arrow(one) if one.kind == kind else pa.nulls(1, arrow_type(kind))
+        arrays.append(array if array.type == declared else _declared(array, declared))
+    return pa.concat_arrays(arrays)
