@@ -19,9 +19,9 @@ ROOT = Path(__file__).parent.parent
 SIDKIT_DATA = Path(os.environ.get("SIDKIT_DATA", ROOT.parent / "shared" / "data"))
 ABSENT = "real data absent"
 MODEL_ABSENT = "pretrained model absent"
-EXPECTED = (ABSENT, "chromium absent", MODEL_ABSENT)
-"""The only reasons for which a test may be skipped: SIDKIT_DATA holds no such set, or this machine lacks a browser or the
-package with a model. CI has them all."""
+EXPECTED = (ABSENT, "chromium absent", "redis absent", MODEL_ABSENT)
+"""The only reasons for which a test may be skipped: SIDKIT_DATA holds no such set, or this machine lacks a browser, a
+Redis or the package with a model. CI has them all."""
 
 _skips: list[str] = []
 

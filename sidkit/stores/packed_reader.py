@@ -106,7 +106,11 @@ def packed_reader(store: FeatureStore, service: FeatureService) -> PackedReader 
         odd = any(kind == PROTO for _, _, kind in columns) or any(kind not in KEY_TYPES for _, _, kind in keys)
         if odd or not keys or not getattr(view, "batch_source", None):
             return None
-        types = tuple(from_feast_to_pyarrow_type(feature.dtype) for feature in projection.features)
+        # Moments are kept as seconds and Feast has no Arrow type for bytes; the others are what Feast says.
+        types = tuple(
+            from_feast_to_pyarrow_type(feature.dtype) if kind.startswith("UNIX_TIMESTAMP") else arrow_type(kind)
+            for feature, (_, _, kind) in zip(projection.features, columns, strict=True)
+        )
         past = since_us(view, 0)
         ttl_us = None if past is None else -past
         views.append(_View(name, view_id(store.config, view), columns, types, keys, ttl_us))

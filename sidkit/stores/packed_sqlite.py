@@ -175,7 +175,8 @@ class PackedSqliteOnlineStore(OnlineStore):  # type: ignore[misc]
         with self.file(config).reading() as reading:
             layouts = reading.layouts(view)
             rows = reading.timed_rows(view, keys, since_us(table, self.clock()))
-        features = _values([row for row, _ in rows if row is not None], layouts, requested_features)
+        packed = [row for row, _ in rows if row is not None]
+        features = _values(packed, layouts, requested_features, view_layout(table))
         found = iter(features)
         return [
             (None, None) if row is None or event_us is None else (from_us(event_us), next(found))
@@ -332,14 +333,17 @@ def _merge(
     """Write rows that lack features, one by one: what is there of the others stays."""
     for key, event, created, row in zip(keys, events_us, created_us, rows, strict=True):
         [there] = writing.rows(view, [key])
-        [old] = _values([there], writing.layouts(view), declared.names) if there is not None else [{}]
+        [old] = _values([there], writing.layouts(view), declared.names, declared) if there is not None else [{}]
         merged = old | row
         names, columns, _ = next(_runs(declared, [merged]))
         writing.put(view, [key], [event], [created], _packed(writing, view, declared, names, columns, 1))
 
 
-def _values(rows: Sequence[bytes], layouts: dict[int, Layout], wanted: Sequence[str] | None) -> list[dict[str, Value]]:
-    """The features of packed rows, each by its own layout."""
+def _values(
+    rows: Sequence[bytes], layouts: dict[int, Layout], wanted: Sequence[str] | None, declared: Layout
+) -> list[dict[str, Value]]:
+    """The features of packed rows, each by its own layout, without those that were declared with another type then."""
+    kinds = dict(declared.columns)
     numbers = [layout_number(row) for row in rows]
     told: list[dict[str, Value]] = [{} for _ in rows]
     for number in set(numbers):
@@ -347,7 +351,9 @@ def _values(rows: Sequence[bytes], layouts: dict[int, Layout], wanted: Sequence[
         layout = layouts[number]
         if not layout.columns:
             continue
-        found = unpack(layout, [rows[place] for place in places], wanted)
+        fitting = [name for name, kind in layout.columns if kind in (kinds.get(name, kind), PROTO)]
+        asked = fitting if wanted is None else [name for name in wanted if name in fitting]
+        found = unpack(layout, [rows[place] for place in places], asked)
         columns = [values_of_cells(cells) for cells in found.values()]
         for place, row in zip(places, zip(*columns, strict=True), strict=False):
             told[place] = dict(zip(found, row, strict=True))
