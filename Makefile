@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SIDKIT_DATA ?= ../shared/data
 WORK := .work
 
-.PHONY: demo test lint types unit real kill-storm arms bench-fuxictr clean
+.PHONY: demo test lint types unit real kill-storm arms bench-fuxictr online-load clean
 
 $(VENV): $(VENV)/.made
 
@@ -56,6 +56,10 @@ arms: $(VENV)/.made
 # FuxiCTR's DIN beside ours, on the repos that `make real` leaves; FuxiCTR comes from PyPI into an environment of its own.
 bench-fuxictr: $(VENV)/.made
 	$(BIN)/python benchmarks/fuxictr_din.py --repos $(dir $(wildcard $(WORK)/*/sidkit.toml))
+
+# One writer and eight readers on a packed online store for a minute; a torn row or an error stops it.
+online-load: $(VENV)/.made
+	$(BIN)/python tests/online_load.py 60
 
 clean:
 	rm -rf demo $(WORK) .pytest_cache .mypy_cache .ruff_cache

@@ -24,7 +24,11 @@ def materialized(folder: Path, views: list[Any], *, bulk: bool, end: datetime = 
 
     store = feast_repo(folder, PACKED, views)
     written: dict[str, int] = {}
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), contextlib.ExitStack() as on:
+    with (
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+        contextlib.ExitStack() as on,
+    ):
         if bulk:
             written = on.enter_context(in_bulk(store))
         store.materialize(BEGINNING, end)
@@ -33,7 +37,9 @@ def materialized(folder: Path, views: list[Any], *, bulk: bool, end: datetime = 
 
 def table(store: Any, name: str = "thing") -> list[Any]:
     with contextlib.closing(sqlite3.connect(store.config.online_store.path)) as opened:
-        return opened.execute(f'SELECT key, event_us, created_us, row FROM "packed:shop_{name}" ORDER BY key').fetchall()
+        return opened.execute(
+            f'SELECT key, event_us, created_us, row FROM "packed:shop_{name}" ORDER BY key'
+        ).fetchall()
 
 
 def without_nulls(path: Path) -> None:
@@ -161,7 +167,9 @@ def test_views_with_a_stream_go_feasts_way_and_pushes_arrive(tmp_path: Path) -> 
 
     assert read() == last["count"]
     for at, value, stays in ((END, 77, True), (moment(BASE_US), 5, False)):
-        frame = pa.table({"item_id": [last["item_id"]], "count": [value], "event_timestamp": [at], "created_timestamp": [at]})
+        frame = pa.table(
+            {"item_id": [last["item_id"]], "count": [value], "event_timestamp": [at], "created_timestamp": [at]}
+        )
         store.push("push", frame.to_pandas(), to=PushMode.ONLINE)
         assert (read() == value) == stays and read() == 77
 
@@ -172,7 +180,11 @@ def test_another_online_store_is_left_to_feast(tmp_path: Path) -> None:
     path = tmp_path / "source.parquet"
     write_source(path, 30)
     store = feast_repo(tmp_path / "repo", "sqlite", [feature_view("thing", {"count": "Int64"}, path=str(path))])
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), in_bulk(store) as written:
+    with (
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+        in_bulk(store) as written,
+    ):
         store.materialize(BEGINNING, END)
     assert written == {}
     assert store.get_feature_view("thing").materialization_intervals == [(BEGINNING, END)]

@@ -96,6 +96,6 @@ class OnlineFeatures:
         rows = LabelledRows(np.full(len(items), user_id, dtype=object), items, moments, np.zeros(len(items), np.int8))
 
         def look_up(history: npt.NDArray[np.object_], _: Ints) -> Mapping[str, ViewRows]:
-            return self._content.read({"item_id": history}, at_us)
+            return self._content.read({"item_id": history.tolist()}, at_us)
 
         return assemble(views, rows, self._codebook, look_up, rate=rate, history_length=history_length)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -121,7 +122,9 @@ def to_arrow(cells: Cells) -> pa.Array:
     else:
         assert cells.inner is not None
         places = pa.py_buffer(cells.inner.astype(np.int32))
-        child = pa.Array.from_buffers(_TYPES[element], len(cells.inner) - 1, [None, places, pa.py_buffer(cells.flat)], 0)
+        child = pa.Array.from_buffers(
+            _TYPES[element], len(cells.inner) - 1, [None, places, pa.py_buffer(cells.flat)], 0
+        )
     return pa.Array.from_buffers(pa.list_(_TYPES[element]), count, [valid, rows], nulls, children=[child])
 
 
@@ -184,7 +187,4 @@ def _key_values(column: Cells) -> list[bytes]:
         head = kind + width.to_bytes(4, "little")
         return [head + data[at : at + width] for at in range(0, len(data), width)]
     texts, places = bytes(column.flat), column.offsets.tolist()
-    return [
-        kind + (end - start).to_bytes(4, "little") + texts[start:end]
-        for start, end in zip(places, places[1:], strict=False)
-    ]
+    return [kind + (end - start).to_bytes(4, "little") + texts[start:end] for start, end in itertools.pairwise(places)]

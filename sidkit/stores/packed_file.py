@@ -145,7 +145,11 @@ class PackedFile:
         try:
             yield
         except sqlite3.OperationalError as error:
-            remedy = "run `feast apply`" if "no such table" in str(error) else "another writer may hold it, or the disk be full"
+            remedy = (
+                "run `feast apply`"
+                if "no such table" in str(error)
+                else "another writer may hold it, or the disk be full"
+            )
             raise OnlineStoreError(f"the online store {self.path} does not answer ({error}): {remedy}") from error
         except sqlite3.DatabaseError as error:
             raise OnlineStoreError(
@@ -263,7 +267,9 @@ def _select(view: str, columns: str, size: int, since: bool) -> str:
     # The left side of a left join is the outer loop, so rows come in the order of the values.
     places = ",".join(["(?)"] * size)
     condition = " AND t.event_us >= ?" if since else ""
-    return f"SELECT {columns} FROM (VALUES {places}) AS v LEFT JOIN {table_of(view)} AS t ON t.key = v.column1{condition}"
+    return (
+        f"SELECT {columns} FROM (VALUES {places}) AS v LEFT JOIN {table_of(view)} AS t ON t.key = v.column1{condition}"
+    )
 
 
 @lru_cache(maxsize=1024)

@@ -114,13 +114,15 @@ def packed_reader(store: FeatureStore, service: FeatureService) -> PackedReader 
         past = since_us(view, 0)
         ttl_us = None if past is None else -past
         views.append(_View(name, view_id(store.config, view), columns, types, keys, ttl_us))
-    return PackedReader(online.file(store.config), lambda: online.clock(), views)
+    return PackedReader(online.file(store.config), online.clock, views)
 
 
 def _serialized(view: _View, arrays: Mapping[str, pa.Array]) -> list[bytes]:
     missing = [asked for _, asked, _ in view.keys if asked not in arrays]
     if missing:
-        raise ServingError(f"{view.name} is read by {', '.join(missing)}; the request has {', '.join(arrays) or 'no keys'}")
+        raise ServingError(
+            f"{view.name} is read by {', '.join(missing)}; the request has {', '.join(arrays) or 'no keys'}"
+        )
     keys = entity_keys(
         {key: arrays[asked] for key, asked, _ in view.keys}, {key: value_type for key, _, value_type in view.keys}
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Sequence
 from typing import Any
@@ -65,7 +66,7 @@ def pack(layout: Layout, number: int, cells: Sequence[Cells]) -> list[bytes]:
         ]
     slices = [[fixed[at : at + size] for at in starts]]
     for payload, places in payloads:
-        slices.append([payload[start:end] for start, end in zip(places, places[1:], strict=False)])
+        slices.append([payload[start:end] for start, end in itertools.pairwise(places)])
     return list(map(b"".join, zip(*slices, strict=True)))
 
 
@@ -161,10 +162,7 @@ def _variable(
 
 def _text_lists(kind: str, payload: bytes, offsets: npt.NDArray[np.int64], null: npt.NDArray[np.bool_] | None) -> Cells:
     places = offsets.tolist()
-    counts = [
-        _COUNT.unpack_from(payload, start)[0] if end > start else 0
-        for start, end in zip(places, places[1:], strict=False)
-    ]
+    counts = [_COUNT.unpack_from(payload, start)[0] if end > start else 0 for start, end in itertools.pairwise(places)]
     listed, texts = [], []
     for start, end, count in zip(places, places[1:], counts, strict=False):
         if end > start:

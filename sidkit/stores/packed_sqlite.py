@@ -42,11 +42,19 @@ from feast.utils import _validate_vector_field_lengths
 from pydantic import StrictFloat, StrictStr
 
 from sidkit.clock import from_us, to_us
+from sidkit.errors import OnlineStoreError
 from sidkit.stores.packed_arrow import cells_of, entity_keys
-from sidkit.stores.packed_file import PackedFile, Reading, Writing
+from sidkit.stores.packed_file import PackedFile, Writing
 from sidkit.stores.packed_layout import PROTO, Cells, Layout, kind_of
 from sidkit.stores.packed_rows import layout_number, pack, unpack
-from sidkit.stores.packed_values import cells_of_values, event_times, micros, serialized_keys, values_of_cells, view_layout
+from sidkit.stores.packed_values import (
+    cells_of_values,
+    event_times,
+    micros,
+    serialized_keys,
+    values_of_cells,
+    view_layout,
+)
 from sidkit.stores.registry_path import resolve_registry_against_repo
 
 resolve_registry_against_repo()
@@ -152,7 +160,7 @@ class PackedSqliteOnlineStore(OnlineStore):  # type: ignore[misc]
                 keys = entity_keys({name: part.column(name) for name in value_types}, value_types)
                 if keys is None:
                     keys = _keys_by_feast(config, table, part)
-                events = _moments(part, source.timestamp_field)
+                events = _event_times(part, source.timestamp_field)
                 created = _moments(part, source.created_timestamp_column)
                 cells = [_cells(part.column(feature.name), feature) for feature in table.features]
                 stored = Layout(tuple((name, found.kind) for name, found in zip(layout.names, cells, strict=True)))
@@ -313,9 +321,7 @@ def _packed(
     writing: Writing, view: str, declared: Layout, names: Sequence[str], columns: Sequence[Sequence[Value]], count: int
 ) -> list[bytes]:
     kinds = dict(declared.columns)
-    cells = [
-        cells_of_values(column, kinds.get(name, PROTO)) for name, column in zip(names, columns, strict=True)
-    ]
+    cells = [cells_of_values(column, kinds.get(name, PROTO)) for name, column in zip(names, columns, strict=True)]
     stored = Layout(tuple((name, found.kind) for name, found in zip(names, cells, strict=True)))
     number = writing.make(view, stored)
     return pack(stored, number, cells) if cells else [number.to_bytes(2, "little")] * count
@@ -372,7 +378,9 @@ def _cells(column: pa.Array, feature: Any) -> Cells:
 def _keys_by_feast(config: RepoConfig, table: FeatureView, part: pa.RecordBatch) -> list[bytes]:
     names = [column.name for column in table.entity_columns]
     values = [
-        python_values_to_proto_values(part.column(column.name).to_numpy(zero_copy_only=False), column.dtype.to_value_type())
+        python_values_to_proto_values(
+            part.column(column.name).to_numpy(zero_copy_only=False), column.dtype.to_value_type()
+        )
         for column in table.entity_columns
     ]
     keyed = [EntityKey(join_keys=names, entity_values=row) for row in zip(*values, strict=True)]
@@ -389,3 +397,10 @@ def _moments(part: pa.RecordBatch, name: str | None) -> list[int | None]:
         found: list[int | None] = column.to_pylist()
         return found
     return micros(column.to_pylist())
+
+
+def _event_times(part: pa.RecordBatch, name: str) -> list[int]:
+    found = _moments(part, name)
+    if None in found:
+        raise OnlineStoreError(f"row {found.index(None)} came without an event time; give every row one")
+    return found  # type: ignore[return-value]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from itertools import chain
+from itertools import chain, pairwise
 from operator import attrgetter
 from typing import Any
 
@@ -28,6 +28,7 @@ _LIST_MESSAGES = {
     }.items()
 }  # fmt: skip
 _STRING_FIELD = 0x12  # tag and wire type of Value.string_val
+_made: Callable[..., Value] = Value
 _SERIALIZATION = 3
 _SHORT = 126  # texts below this have lengths of one byte, in their own message and in the one around it
 
@@ -59,7 +60,11 @@ def cells_of_values(values: Sequence[Value], kind: str) -> Cells:
         same, null = _nulls(values, plain, kind)
         if not same:
             return _as_proto(values)
-        return Cells(kind, np.array(plain, SCALARS[kind]), null=null) if kind in SCALARS else Cells(kind, *_joined(plain), null=null)
+        return (
+            Cells(kind, np.array(plain, SCALARS[kind]), null=null)
+            if kind in SCALARS
+            else Cells(kind, *_joined(plain), null=null)
+        )
     # Protobuf's containers are made anew at each look, so that none of them lives on for the garbage collector to walk.
     listed = attrgetter(f"{_field(kind)}.val")
     lengths = list(map(len, map(listed, values)))
@@ -115,21 +120,21 @@ def values_of_cells(cells: Cells) -> list[Value]:
     if cells.offsets is None:
         assert isinstance(cells.flat, np.ndarray)
         plain: list[Any] = (cells.flat.astype(np.bool_) if kind == "BOOL" else cells.flat).tolist()
-        values = [Value(**{_field(kind): value}) for value in plain]
+        values = [_made(**{_field(kind): value}) for value in plain]
     else:
         places = cells.offsets.tolist()
-        bounds = list(zip(places, places[1:], strict=False))
+        bounds = list(pairwise(places))
         if kind in TEXTS:
             texts = bytes(cells.flat)
             found = [texts[start:end] for start, end in bounds]
-            values = [Value(**{_field(kind): text.decode() if kind == "STRING" else text}) for text in found]
+            values = [_made(**{_field(kind): text.decode() if kind == "STRING" else text}) for text in found]
         elif kind == PROTO:
             texts = bytes(cells.flat)
             values = [Value.FromString(texts[start:end]) for start, end in bounds]
         else:
             elements = _elements(cells)
             message = _LIST_MESSAGES[kind]
-            values = [Value(**{_field(kind): message(val=elements[start:end])}) for start, end in bounds]
+            values = [_made(**{_field(kind): message(val=elements[start:end])}) for start, end in bounds]
     if cells.null is not None:
         for row in np.flatnonzero(cells.null).tolist():
             values[row] = Value()
@@ -142,7 +147,7 @@ def _elements(cells: Cells) -> list[Any]:
         plain: list[Any] = (cells.flat.astype(np.bool_) if cells.kind == "BOOL_LIST" else cells.flat).tolist()
         return plain
     texts, places = bytes(cells.flat), cells.inner.tolist()
-    found = [texts[start:end] for start, end in zip(places, places[1:], strict=False)]
+    found = [texts[start:end] for start, end in pairwise(places)]
     return [text.decode() for text in found] if cells.kind == "STRING_LIST" else found
 
 
