@@ -46,3 +46,10 @@ def quoted(name: str) -> str:
 def literal(text: str | Path) -> str:
     """An SQL string literal."""
     return "'" + str(text).replace("'", "''") + "'"
+
+
+def memory_bytes(limit: str) -> int:
+    """A limit such as ``1500MB`` or ``2 GiB`` in bytes."""
+    number = limit.rstrip("BiKMGT ")
+    unit = limit[len(number) :].strip()
+    return int(float(number) * (1024 if "i" in unit else 1000) ** " KMGT".index(unit[0]))

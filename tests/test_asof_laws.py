@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from pit_oracle import BASE_US, FeatureRow, seen
 from sidkit.config import EngineSettings
 from sidkit.engine import connection
-from sidkit.stores.asof import ViewPlan, ViewRows, entity_rows, look_up
+from sidkit.stores.asof import ViewPlan, ViewRows, entity_rows
+from sidkit.stores.asof_sql import look_up
 
 KEY_KINDS: dict[str, tuple[pa.DataType, Sequence[Any]]] = {
     "name": (pa.string(), ("a", "a", "", None)),

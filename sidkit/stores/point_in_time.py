@@ -1,0 +1,155 @@
+"""Point-in-time look-ups of several feature views on the same entity rows, whichever engine suits each view.
+
+What was learned of a feature table - its rows sorted for the search, its features where they fit in memory - is kept
+from one chunk of entity rows to the next, so that a stream reads each table once.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from sidkit.config import EngineSettings
+from sidkit.engine import connection, memory_bytes
+from sidkit.stores.asof import ViewPlan, ViewRows, entity_rows
+from sidkit.stores.asof_search import SearchIndex, micros
+from sidkit.stores.asof_sql import look_up
+from sidkit.stores.feature_files import FeatureFiles
+from sidkit.stores.gather import gather
+from sidkit.stores.key_numbers import UnlikeKeysError
+
+Ints = npt.NDArray[np.int64]
+Keys = Mapping[str, pa.Array | pa.ChunkedArray]
+
+BYTES_PER_ROW = 80
+"""What a row of a feature table takes while it is sorted: key, times, row number, and copies of them."""
+
+
+class PointInTime:
+    """Look-ups through some plans.
+
+    Parameters
+    ----------
+    plans : sequence of ViewPlan
+        The views.
+    engine : EngineSettings
+        Threads, and the memory up to which feature tables are held; above it DuckDB joins, and features are read again
+        for each chunk of rows.
+    filter_by_created : bool
+        Also require that a feature row was created by the entity row's time.
+    """
+
+    def __init__(self, plans: Sequence[ViewPlan], engine: EngineSettings, *, filter_by_created: bool = False) -> None:
+        self.plans = list(plans)
+        self._engine = engine
+        self._filter_by_created = filter_by_created
+        self._searches: dict[int, _Search] = {}
+        self._share = memory_bytes(engine.memory_limit) // max(len(self.plans), 1)
+
+    @property
+    def keys(self) -> list[str]:
+        """The columns of the entity rows that the views join on."""
+        return list(dict.fromkeys(row for plan in self.plans for _, row in plan.keys))
+
+    def views(self, keys: Keys, at_us: pa.Array) -> list[ViewRows]:
+        """What each view gives to some rows: an index per row and the distinct feature rows.
+
+        Parameters
+        ----------
+        keys : mapping
+            Column of the entity rows -> values.
+        at_us : int64 array
+            Microseconds UTC, null where missing.
+        """
+        return [self._view(number, keys, at_us) for number in range(len(self.plans))]
+
+    def columns(self, keys: Keys, at_us: pa.Array) -> dict[str, pa.ChunkedArray]:
+        """The features of some rows, one value per row, null where a view had nothing."""
+        found: dict[str, pa.ChunkedArray] = {}
+        for number, plan in enumerate(self.plans):
+            search = self._search(number)
+            index = search.find(keys, at_us) if search else None
+            if search is None or index is None:
+                view = self._through_duckdb(plan, keys, at_us)
+                index, table = view.index, view.table
+            else:
+                index, table = search.features(index, every_seen_row_once=False)
+            found |= dict(zip(table.column_names, gather(table.columns, index, self._engine.threads), strict=True))
+        return found
+
+    def _view(self, number: int, keys: Keys, at_us: pa.Array) -> ViewRows:
+        plan, search = self.plans[number], self._search(number)
+        index = search.find(keys, at_us) if search else None
+        if search is None or index is None:
+            return self._through_duckdb(plan, keys, at_us)
+        return ViewRows(plan.name, *search.features(index, every_seen_row_once=True))
+
+    def _search(self, number: int) -> _Search | None:
+        plan = self.plans[number]
+        if plan.files is None or plan.files.rows * BYTES_PER_ROW > self._share:
+            return None
+        if number not in self._searches:
+            self._searches[number] = _Search(plan, plan.files, self._filter_by_created, self._share)
+        return self._searches[number]
+
+    def _through_duckdb(self, plan: ViewPlan, keys: Keys, at_us: pa.Array) -> ViewRows:
+        rows = entity_rows({row: keys[row] for _, row in plan.keys}, at_us)
+        with tempfile.TemporaryDirectory(prefix="sidkit-") as spill, connection(self._engine, Path(spill)) as opened:
+            return look_up(opened, plan, rows, filter_by_created=self._filter_by_created)
+
+
+class _Search:
+    """One view's table, sorted, and its features when they fit."""
+
+    def __init__(self, plan: ViewPlan, files: FeatureFiles, filter_by_created: bool, most_bytes: int) -> None:
+        self._plan = plan
+        self._files = files
+        self._columns = list(dict.fromkeys(column for column, _ in plan.features))
+        self._fits = files.bytes_of(self._columns) <= most_bytes
+        self._kept: pa.Table | None = None
+        self._asked_before = False
+        times = [plan.timestamp, *([plan.created] if plan.created else [])]
+        narrow = files.read([*(column for column, _ in plan.keys), *times])
+        self._index = SearchIndex.build(
+            [narrow.column(column) for column, _ in plan.keys],
+            micros(narrow.column(plan.timestamp)),
+            micros(narrow.column(plan.created)) if plan.created else None,
+            filter_by_created=filter_by_created,
+        )
+
+    def find(self, keys: Keys, at_us: pa.Array) -> Ints | None:
+        """The number of the feature row that each row sees, -1 for none; None where only DuckDB can compare the keys."""
+        try:
+            return self._index.find([keys[row] for _, row in self._plan.keys], at_us, self._plan.ttl_us)
+        except UnlikeKeysError:
+            return None
+
+    def features(self, index: Ints, *, every_seen_row_once: bool) -> tuple[Ints, pa.Table]:
+        """An index per row into a table of features, and that table.
+
+        Without ``every_seen_row_once`` the table may hold further rows.
+        """
+        seen = np.zeros(self._files.rows, dtype=bool)
+        seen[index[index >= 0]] = True
+        few = 4 * np.count_nonzero(seen) < 3 * len(seen)
+        if self._kept is None and self._fits and (self._asked_before or not few):
+            self._kept = self._files.read(self._columns).combine_chunks()
+        self._asked_before = True
+        if self._kept is not None and not every_seen_row_once:
+            return index, self._named(self._kept)
+        numbers = np.flatnonzero(seen)
+        if self._kept is None:
+            table = self._files.take(self._columns, numbers)
+        else:
+            table = pa.table(gather(self._kept.columns, numbers), names=self._columns)
+        place = np.full(len(seen) + 1, -1, dtype=np.int64)
+        place[numbers] = np.arange(len(numbers))
+        return place[index], self._named(table.combine_chunks())
+
+    def _named(self, table: pa.Table) -> pa.Table:
+        return pa.table({new: table.column(old) for old, new in self._plan.features})
