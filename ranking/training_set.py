@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from ranking.features import Matrix, numeric_features
 from ranking.item_table import ItemTable, ItemTableBuilder
-from ranking.views import CONTENT, SID, USER_HISTORY, Ints, historical_views, one_chunk, string_array
+from ranking.views import CONTENT, SID, USER_HISTORY, Ints, historical_reader, historical_views, one_chunk, string_array
 from semantic_ids.codebook import Codebook
 from sidkit.errors import ContractError
 from sidkit.stores.asof import ViewRows
@@ -133,8 +133,10 @@ def build_training_set(
     content = store.get_feature_service(f"{service_name}_content")
     views = historical_views(store, service, {"user_id": rows.user_ids, "item_id": rows.item_ids}, rows.at_us)
 
+    of_items = historical_reader(store, content, ["item_id"])
+
     def look_up(item_ids: npt.NDArray[np.object_], at_us: Ints) -> Mapping[str, ViewRows]:
-        return historical_views(store, content, {"item_id": item_ids}, at_us)
+        return of_items({"item_id": item_ids}, at_us)
 
     return assemble(views, rows, codebook, look_up, rate=rate, history_length=history_length)
 

@@ -1,13 +1,13 @@
 """What a feature service gave, view by view, the same offline and online.
 
-Offline the views come from ``get_historical_features``: with the kit's as-of store as an index per row and the distinct
-feature rows, with any other store as plain columns. Online they come from ``get_online_features``. Everything after this
-module is one code path.
+Offline the views come from the kit's as-of store as an index per row and the distinct feature rows, or from the
+``get_historical_features`` of any other store as plain columns. Online they come from ``get_online_features``.
+Everything after this module is one code path.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+Reader = Callable[[Mapping[str, npt.NDArray[np.object_]], Ints], dict[str, ViewRows]]
 
 CONTENT, SID, ITEM_STATS, USER_HISTORY, USER_STATS = (
     "item_content",
@@ -32,33 +33,51 @@ CONTENT, SID, ITEM_STATS, USER_HISTORY, USER_STATS = (
 )
 
 
-def historical_views(
-    store: FeatureStore, service: FeatureService, keys: Mapping[str, npt.NDArray[np.object_]], at_us: Ints
-) -> dict[str, ViewRows]:
-    """Point-in-time features of some rows.
+def historical_reader(store: FeatureStore, service: FeatureService, join_keys: Sequence[str]) -> Reader:
+    """A function from keys and times to the point-in-time features of those rows.
 
     Parameters
     ----------
     store, service
         Where to ask, and for what.
-    keys : mapping
-        Join key -> ``object [rows]`` of strings.
-    at_us : int64 [rows]
-        Microseconds UTC.
+    join_keys : sequence of str
+        The keys that rows will come with; all are strings.
 
     Returns
     -------
-    dict
-        View name (the alias where the service gives one) -> rows. Columns have Feast's full names.
+    callable
+        ``(keys, at_us)`` -> view name (the alias where the service gives one) -> rows. Keys are join key -> ``object
+        [rows]`` of strings, times ``int64 [rows]`` microseconds UTC; columns have Feast's full names. The kit's as-of
+        store reads each feature table once for all calls.
     """
-    entities = pd.DataFrame({**keys, "event_timestamp": pd.to_datetime(at_us, unit="us", utc=True).as_unit("us")})
-    job = store.get_historical_features(entities, features=service, full_feature_names=True)
-    if hasattr(job, "views"):
-        return {view.name: view for view in job.views()}
-    # Another store gives plain columns and may lose the order of the rows; a row number brings it back.
-    entities["__row"] = np.arange(len(entities))
-    job = store.get_historical_features(entities, features=service, full_feature_names=True)
-    return plain_views(job.to_arrow().sort_by("__row"), service)
+    from sidkit.stores.retrieve import retrieve, streams_from
+
+    if streams_from(store):
+        moment = pa.field("event_timestamp", pa.timestamp("us", "UTC"))
+        asked = pa.schema([*(pa.field(key, pa.string()) for key in join_keys), moment]).empty_table()
+        join = retrieve(store, asked, service, full_feature_names=True).job.join
+
+        def look_up(keys: Mapping[str, npt.NDArray[np.object_]], at_us: Ints) -> dict[str, ViewRows]:
+            columns = {key: pa.array(keys[key], pa.string()) for key in join.keys}
+            return {view.name: view for view in join.views(columns, pa.array(at_us))}
+
+        return look_up
+
+    def ask(keys: Mapping[str, npt.NDArray[np.object_]], at_us: Ints) -> dict[str, ViewRows]:
+        # Another store gives plain columns and may lose the order of the rows; a row number brings it back.
+        entities = pd.DataFrame({**keys, "event_timestamp": pd.to_datetime(at_us, unit="us", utc=True).as_unit("us")})
+        entities["__row"] = np.arange(len(entities))
+        job = store.get_historical_features(entities, features=service, full_feature_names=True)
+        return plain_views(job.to_arrow().sort_by("__row"), service)
+
+    return ask
+
+
+def historical_views(
+    store: FeatureStore, service: FeatureService, keys: Mapping[str, npt.NDArray[np.object_]], at_us: Ints
+) -> dict[str, ViewRows]:
+    """Point-in-time features of some rows, asked once; see :func:`historical_reader`."""
+    return historical_reader(store, service, list(keys))(keys, at_us)
 
 
 def plain_views(table: pa.Table, service: FeatureService) -> dict[str, ViewRows]:

@@ -22,6 +22,7 @@ def mount(app: typer.Typer) -> None:
     app.command()(init)
     app.add_typer(data_app, name="data")
     app.add_typer(tables_app, name="tables")
+    app.command()(doctor)
     app.command()(apply)
     app.command("materialize")(materialize_)
 
@@ -165,6 +166,31 @@ def rows_(repo: RepoOption = Path()) -> None:
     with opened.locked():
         report = build_labelled_rows(opened)
     typer.echo(f"{report.rows:,} rows, {report.sampled:,} of them sampled negatives, in {opened.labelled_rows}")
+
+
+def doctor(
+    repo: RepoOption = Path(),
+    json_: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")
+    ] = False,
+) -> None:
+    """Find what Feast would silently get wrong; exit 1 when there is anything."""
+    import json
+    from dataclasses import asdict
+
+    from sidkit.doctor import examine_repo
+    from sidkit.repo import Repo
+
+    opened = Repo.open(repo)
+    problems = examine_repo(opened)
+    if json_:
+        typer.echo(json.dumps({"repo": str(opened.path), "problems": [asdict(problem) for problem in problems]}))
+    else:
+        for problem in problems:
+            typer.echo(f"- {problem}")
+        typer.echo(f"{opened.path}: {len(problems) or 'no'} problem{'' if len(problems) == 1 else 's'}")
+    if problems:
+        raise typer.Exit(1)
 
 
 def apply(repo: RepoOption = Path()) -> None:

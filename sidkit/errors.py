@@ -6,7 +6,8 @@
     ├── ConfigError                 a settings file that cannot be used
     │   └── SettingsChangedError    settings differ from those an artefact was made with
     ├── RepoError                   a folder that is no usable repo
-    │   └── RepoLockedError         another command writes to it
+    │   ├── RepoLockedError         another command writes to it
+    │   └── DefinitionsError        definitions that Feast would silently get wrong
     ├── ContractError               input that breaks the contract
     │   ├── MissingTableError       a table is not there
     │   ├── TableSchemaError        a column is missing or of the wrong type
@@ -68,6 +69,16 @@ class RepoLockedError(RepoError):
             f"{path} is being written by another sidkit command ({holder}). Wait for it to end, or stop it: "
             "its work is kept and the next run resumes from there."
         )
+
+
+class DefinitionsError(RepoError):
+    """Definitions that Feast would take and silently get wrong."""
+
+    def __init__(self, where: str, problems: Sequence[str]) -> None:
+        self.where = where
+        self.problems = list(problems)
+        listed = "".join(f"\n- {problem}" for problem in problems)
+        super().__init__(f"{where} was not applied, Feast would get it wrong ({len(self.problems)}):{listed}")
 
 
 class ContractError(SidkitError):

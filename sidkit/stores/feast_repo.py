@@ -16,7 +16,7 @@ from sidkit.errors import CatalogError, ConfigError, RepoError
 from sidkit.repo import Repo
 
 if TYPE_CHECKING:
-    from feast import FeatureStore
+    from feast import Entity, FeatureStore, FeatureView
 
 _BEGINNING = datetime(1970, 1, 2, tzinfo=UTC)
 
@@ -49,13 +49,16 @@ def apply_repo(repo: Repo) -> str:
     ------
     CatalogError
         When the definitions cannot learn which codebooks there are; nothing was applied then.
+    DefinitionsError
+        When Feast would silently get the definitions wrong (:mod:`sidkit.doctor`); nothing was applied then.
     RepoError
         When Feast refuses the definitions, or the repo is a copy that names the original's registry.
     """
     quiet_feast()
     from feast.repo_config import load_repo_config
-    from feast.repo_operations import apply_total
+    from feast.repo_operations import apply_total, parse_repo
 
+    from sidkit.doctor import examine, refuse
     from sidkit.stores.registry_path import refuse_copied_registry, resolve_registry_against_repo
 
     refuse_copied_registry(repo)
@@ -64,6 +67,9 @@ def apply_repo(repo: Repo) -> str:
     with _imported_as_feast_does(repo.path), contextlib.redirect_stdout(printed):
         try:
             config = load_repo_config(repo.path, repo.path / "feature_store.yaml")
+            offline = str(getattr(config.offline_store, "type", ""))
+            contents = parse_repo(repo.path)
+            refuse(examine(contents.feature_views, contents.entities, offline, repo.path), repo.path)
             apply_total(config, repo.path, skip_source_validation=True)
         except (CatalogError, ConfigError, RepoError):
             raise
@@ -72,6 +78,30 @@ def apply_repo(repo: Repo) -> str:
         except Exception as error:
             raise RepoError(f"feast could not apply {repo.path} ({type(error).__name__}: {error})") from error
     return printed.getvalue()
+
+
+def read_definitions(repo: Repo) -> tuple[list[FeatureView], list[Entity], str]:
+    """The feature views and entities that a repo defines, and the type of its offline store; nothing is applied.
+
+    Raises
+    ------
+    RepoError
+        When the definitions cannot be imported.
+    """
+    quiet_feast()
+    from feast.repo_config import load_repo_config
+    from feast.repo_operations import parse_repo
+
+    with _imported_as_feast_does(repo.path), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            config = load_repo_config(repo.path, repo.path / "feature_store.yaml")
+            contents = parse_repo(repo.path)
+            offline = str(getattr(config.offline_store, "type", ""))
+            return list(contents.feature_views), list(contents.entities), offline
+        except (CatalogError, ConfigError, RepoError):
+            raise
+        except Exception as error:
+            raise RepoError(f"feast could not read {repo.path} ({type(error).__name__}: {error})") from error
 
 
 def materialize(repo: Repo, as_of_us: int, views: list[str] | None = None) -> dict[str, int]:
@@ -127,6 +157,7 @@ def _imported_as_feast_does(folder: Path) -> Iterator[None]:
     sys.path.insert(0, str(folder))
     sys.path_importer_cache.pop(str(folder), None)
     try:
+        os.chdir(folder)
         yield
     finally:
         os.chdir(working)

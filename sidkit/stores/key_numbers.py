@@ -98,7 +98,7 @@ class KeyNumbers:
         return cls(count, tuple(columns), tuple(pairs)), code
 
     def look_up(self, keys: Sequence[Column], rows: int) -> Ints:
-        """The numbers of other rows' keys, -1 where the table lacks them or a key is null.
+        """The numbers of other rows' keys, where the table lacks them -1 or a number of no row; -1 where a key is null.
 
         Raises
         ------

@@ -42,14 +42,24 @@ class PointInTime:
         for each chunk of rows.
     filter_by_created : bool
         Also require that a feature row was created by the entity row's time.
+    held_bytes : int, optional
+        Up to how many bytes one view's table is held; by default an equal share of the engine's memory limit.
     """
 
-    def __init__(self, plans: Sequence[ViewPlan], engine: EngineSettings, *, filter_by_created: bool = False) -> None:
+    def __init__(
+        self,
+        plans: Sequence[ViewPlan],
+        engine: EngineSettings,
+        *,
+        filter_by_created: bool = False,
+        held_bytes: int | None = None,
+    ) -> None:
         self.plans = list(plans)
         self._engine = engine
         self._filter_by_created = filter_by_created
         self._searches: dict[int, _Search] = {}
-        self._share = memory_bytes(engine.memory_limit) // max(len(self.plans), 1)
+        share = memory_bytes(engine.memory_limit) // max(len(self.plans), 1)
+        self._share = share if held_bytes is None else held_bytes
 
     @property
     def keys(self) -> list[str]:

@@ -189,5 +189,11 @@ def retrieve(
     return Retrieval(found, job)
 
 
+def streams_from(store: FeatureStore) -> bool:
+    """Whether a store's offline store is the one that :func:`retrieve` needs."""
+    kind = str(getattr(store.config.offline_store, "type", ""))
+    return kind == "sidkit.stores.asof_duckdb.AsofDuckDBOfflineStore"
+
+
 def _told(rows: pa.Table | Path) -> str:
     return "the table" if isinstance(rows, pa.Table) else str(rows)
