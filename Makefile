@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SIDKIT_DATA ?= ../shared/data
 WORK := .work
 
-.PHONY: demo test lint types unit real kill-storm arms bench-fuxictr online-load clean
+.PHONY: demo test lint types unit real kill-storm arms bench-fuxictr online-load proof bench bench-check clean
 
 $(VENV): $(VENV)/.made
 
@@ -60,6 +60,19 @@ bench-fuxictr: $(VENV)/.made
 # One writer and eight readers on a packed online store for a minute; a torn row or an error stops it.
 online-load: $(VENV)/.made
 	$(BIN)/python tests/online_load.py 60
+
+# The laws of the stores on thousands of random cases; CI runs some hundreds.
+proof: $(VENV)/.made
+	SIDKIT_PROOF=1 $(BIN)/python -m pytest -n 2 tests/test_asof_laws.py tests/test_asof_search.py tests/test_asof_random.py
+
+# The stores beside their peers, one table; bench-check derives the ratios again from the raw times.
+bench: $(VENV)/.made
+	$(BIN)/python benchmarks/retrieval.py
+	@if [ -f benchmarks/online_store.py ]; then $(BIN)/python benchmarks/online_store.py; fi
+	$(MAKE) bench-check
+
+bench-check: $(VENV)/.made
+	$(BIN)/python benchmarks/check.py
 
 clean:
 	rm -rf demo $(WORK) .pytest_cache .mypy_cache .ruff_cache
