@@ -179,6 +179,22 @@ def test_a_row_does_not_depend_on_the_other_rows(versioned: tuple[Repo, World, C
         np.testing.assert_array_equal(few.items.ids[own], whole.items.ids[other])
 
 
+def test_rows_that_come_again_add_no_item_and_no_history(versioned: tuple[Repo, World, Codebook]) -> None:
+    repo, world, codebook = versioned
+    store, length = open_store(repo), world.settings.history_length
+    once, often = (
+        build_training_set(
+            store, "ctr_tiny", codebook, rows_of(world.queries[:200] * times), rate=0.5, history_length=length
+        )
+        for times in (1, 20)
+    )
+    assert len(often) == 20 * len(once)
+    assert len(often.items) == len(once.items)
+    np.testing.assert_array_equal(often.history_items, once.history_items)
+    np.testing.assert_array_equal(often.candidate, np.tile(once.candidate, 20))
+    np.testing.assert_array_equal(often.numeric, np.tile(once.numeric, (20, 1)))
+
+
 def test_a_user_and_an_item_that_nobody_knows_give_finite_features(versioned: tuple[Repo, World, Codebook]) -> None:
     repo, world, codebook = versioned
     rows = rows_of([("nobody", "nothing", LAST), ("nobody", "i1", LAST)])
