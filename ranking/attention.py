@@ -37,11 +37,12 @@ class TargetAttention(nn.Module):
     def asked(self, candidate: Tensor) -> Tensor:
         """What each head looks for, as vectors ``float32 [batch, heads, dim]`` whose products with the items are the scores.
 
-        Query times (key matrix times item) = (query times key matrix) times item: the long side stays unprojected.
+        ``(Q c) . (K h) = (c Q' K) . h``: with the two matrices multiplied first, the long side stays unprojected.
         """
-        query = self.query(candidate).view(len(candidate), self.heads, self.head_dim)
-        key = self.key.weight.view(self.heads, self.head_dim, candidate.shape[1])
-        return torch.einsum("bhd,hde->bhe", query, key) / math.sqrt(self.head_dim)
+        shape = (self.heads, self.head_dim, candidate.shape[1])
+        both = torch.einsum("hdi,hde->ihe", self.query.weight.view(shape), self.key.weight.view(shape))
+        asked = candidate @ (both.flatten(1) / math.sqrt(self.head_dim))
+        return asked.view(len(candidate), self.heads, candidate.shape[1])
 
     def weights(self, candidate: Tensor, history: Tensor, mask: Tensor, gap_bucket: Tensor) -> Tensor:
         """How much each item counts, ``float32 [batch, heads, length]``, summing to 1 over what is there; see ``forward``."""

@@ -190,6 +190,20 @@ def test_rq_opq_is_residual_kmeans_with_codes_for_what_it_leaves() -> None:
     assert squared_error(fine, rows).mean() < squared_error(coarse, rows).mean()
 
 
+def test_what_codes_that_refine_no_other_stand_for_is_the_rest_of_the_whole() -> None:
+    rows = clustered(500)
+    fine = ResidualOPQ((16, 8), (6, 5)).fit(rows)
+    codes = fine.encode(rows)
+    whole = fine.decode_prefix(codes, 2) + fine.decode_flat(codes)
+    np.testing.assert_allclose(whole, fine.decode(codes), atol=1e-5)
+    moved = codes.copy()
+    moved[:, :2] = 0
+    np.testing.assert_array_equal(fine.decode_flat(moved), fine.decode_flat(codes))
+    side_by_side, residual = OptimizedProductQuantizer((6, 5)).fit(rows), ResidualKMeans((6, 5)).fit(rows)
+    np.testing.assert_array_equal(side_by_side.decode_flat(codes[:, 2:]), side_by_side.decode(codes[:, 2:]))
+    assert not residual.decode_flat(codes[:, 2:]).any()
+
+
 def test_rq_opq_has_two_more_codes_unless_told_and_never_none() -> None:
     assert ResidualOPQ((16, 8)).sizes == (16, 8, 8, 8)
     assert ResidualOPQ((16, 8)).config()["opq_sizes"] is None
