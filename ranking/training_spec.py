@@ -23,7 +23,8 @@ class TrainingSpec(Section):
     weight_decay: float = Field(default=0.01, ge=0)
     table_weight_decay: float = Field(default=1.0, ge=0)
     table_optimiser: Literal["adamw", "rowwise_adagrad"] = "adamw"
-    """``rowwise_adagrad`` touches and decays only the rows that a batch looks up: for tables of millions of rows."""
+    """``adamw`` moves and decays every row at every step. ``rowwise_adagrad`` touches only the rows that a batch looks up, and
+    its steps shrink with a row's evidence: for tables of millions of rows, and where rare rows jump."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto`` takes a CUDA device where there is one. Only one CPU thread gives the same weights bit by bit."""
     bf16: bool = False

@@ -12,7 +12,7 @@ from torch import Tensor
 from ranking.representations.base import Seen
 from sidkit.errors import ConfigError
 
-_CHUNK = 2048
+_CHUNK = 2**22  # cosines held at once
 Ints = npt.NDArray[np.int64]
 
 
@@ -67,15 +67,21 @@ def cell_keys(codes: Tensor, residual_levels: int, sizes: tuple[int, ...]) -> Te
 
 
 def _nearest(codes: Ints, flat_vectors: Callable[[npt.NDArray[np.int32]], npt.NDArray[np.float32]], count: int) -> Ints:
-    """Places ``int64 [cells, count]`` of the nearest others by cosine; ties go to the lower place."""
+    """Places ``int64 [cells, count]`` of the nearest others by cosine, nearest first."""
     found = np.full((len(codes), count), -1, dtype=np.int64)
     if not len(codes):
         return found
     vectors = flat_vectors(codes.astype(np.int32)).astype(np.float64)
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     most = min(count, len(codes) - 1)
-    for start in range(0, len(codes), _CHUNK):
-        cosine = unit[start : start + _CHUNK] @ unit.T
-        cosine[np.arange(len(cosine)), np.arange(start, start + len(cosine))] = -np.inf
-        found[start : start + _CHUNK, :most] = np.argsort(-cosine, axis=1, kind="stable")[:, :most]
+    if most < 1:
+        return found
+    step = max(1, _CHUNK // len(codes))
+    for start in range(0, len(codes), step):
+        cosine = unit[start : start + step] @ unit.T
+        rows = np.arange(len(cosine))
+        cosine[rows, start + rows] = -np.inf
+        near = np.sort(np.argpartition(-cosine, most - 1, axis=1)[:, :most], axis=1)
+        order = np.argsort(-np.take_along_axis(cosine, near, axis=1), axis=1, kind="stable")
+        found[start : start + step, :most] = np.take_along_axis(near, order, axis=1)
     return found
