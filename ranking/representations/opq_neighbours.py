@@ -22,7 +22,7 @@ def opq_neighbours(seen: Seen, residual_levels: int, sizes: tuple[int, ...], cou
 
     An item's OPQ vector depends on its OPQ codes alone, so neighbours are kept per distinct combination ("cell"): items of
     one cell have one vector, and no loss can move them together. A cell exists from the first training row whose
-    candidate had its codes.
+    candidate had its codes. At most half of all cells are neighbours of one, or a small codebook would leave no negatives.
 
     Returns
     -------
@@ -73,7 +73,7 @@ def _nearest(codes: Ints, flat_vectors: Callable[[npt.NDArray[np.int32]], npt.ND
         return found
     vectors = flat_vectors(codes.astype(np.int32)).astype(np.float64)
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    most = min(count, len(codes) - 1)
+    most = min(count, len(codes) // 2)
     if most < 1:
         return found
     step = max(1, _CHUNK // len(codes))
