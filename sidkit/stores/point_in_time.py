@@ -43,7 +43,8 @@ class PointInTime:
     filter_by_created : bool
         Also require that a feature row was created by the entity row's time.
     held_bytes : int, optional
-        Up to how many bytes one view's table is held; by default an equal share of the engine's memory limit.
+        Up to how many bytes a table may take to be sorted here, and its features to be kept; by default half of the
+        engine's memory limit, and half of it shared among the views.
     """
 
     def __init__(
@@ -58,8 +59,10 @@ class PointInTime:
         self._engine = engine
         self._filter_by_created = filter_by_created
         self._searches: dict[int, _Search] = {}
-        share = memory_bytes(engine.memory_limit) // max(len(self.plans), 1)
-        self._share = share if held_bytes is None else held_bytes
+        half = memory_bytes(engine.memory_limit) // 2
+        # Tables are sorted one after the other; what is kept of them is a third of what sorting takes.
+        self._sorted_bytes = half if held_bytes is None else held_bytes
+        self._feature_bytes = half // max(len(self.plans), 1) if held_bytes is None else held_bytes
 
     @property
     def keys(self) -> list[str]:
@@ -101,10 +104,10 @@ class PointInTime:
 
     def _search(self, number: int) -> _Search | None:
         plan = self.plans[number]
-        if plan.files is None or plan.files.rows * BYTES_PER_ROW > self._share:
+        if plan.files is None or plan.files.rows * BYTES_PER_ROW > self._sorted_bytes:
             return None
         if number not in self._searches:
-            self._searches[number] = _Search(plan, plan.files, self._filter_by_created, self._share)
+            self._searches[number] = _Search(plan, plan.files, self._filter_by_created, self._feature_bytes)
         return self._searches[number]
 
     def _through_duckdb(self, plan: ViewPlan, keys: Keys, at_us: pa.Array) -> ViewRows:
