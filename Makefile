@@ -68,7 +68,7 @@ proof: $(VENV)/.made
 # The stores beside their peers, one table; bench-check derives the ratios again from the raw times.
 bench: $(VENV)/.made
 	$(BIN)/python benchmarks/retrieval.py
-	@if [ -f benchmarks/online_store.py ]; then $(BIN)/python benchmarks/online_store.py; fi
+	@if [ -f benchmarks/online.py ]; then $(BIN)/python benchmarks/online.py; fi
 	$(MAKE) bench-check
 
 bench-check: $(VENV)/.made

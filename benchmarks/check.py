@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-PARTS = {"offline": "retrieval", "online": "online_store"}
+PARTS = {"offline": "retrieval", "online": "online"}
 """Part -> the benchmark whose ``ratios(records)`` derives that part's ratios."""
 RECORD = ("name", "command", "shape", "seconds", "versions")
 BARS: dict[str, tuple[str, float]] = {
