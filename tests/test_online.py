@@ -28,7 +28,7 @@ from sidkit.errors import (
     UnknownVersionError,
 )
 from sidkit.repo import Repo
-from sidkit.stores.feast_repo import open_store
+from sidkit.stores.feast_repo import apply_repo, materialize, open_store
 
 
 def keys_of(repo: Repo) -> tuple[list[str], list[str]]:
@@ -95,6 +95,38 @@ def test_score_in_a_fresh_process_equals_the_offline_model(finished: FinishedJob
         assert len(set(np.round(offline, 4))) > 10
 
 
+def test_feasts_own_online_store_gives_the_same_scores(finished: FinishedJob, tmp_path: Path) -> None:
+    repo, as_of = copy_of(finished.repo, tmp_path / "repo"), finished.facts["as_of_us"]
+    yaml = repo.path / "feature_store.yaml"
+    packed = "sidkit.stores.packed_sqlite.PackedSqliteOnlineStore"
+    assert f"type: {packed}\n" in yaml.read_text()
+    yaml.write_text(yaml.read_text().replace(packed, "sqlite"))
+    apply_repo(repo)
+    rows = materialize(repo, as_of)
+    assert rows == finished_rows(finished.repo)
+    assert type(open_store(repo)._get_provider().online_store).__name__ == "SqliteOnlineStore"
+    users, items = keys_of(repo)
+    for user in (users[0], users[3], "nobody"):
+        ours, theirs = (Scorer(one).score(user, [*items[:30], "nothing"], as_of) for one in (finished.repo, repo))
+        np.testing.assert_array_equal(ours, theirs)
+        assert len(set(np.round(ours, 4))) > 10
+    # And back again: the packed rows are still there.
+    yaml.write_text(yaml.read_text().replace("type: sqlite\n", f"type: {packed}\n"))
+    apply_repo(repo)
+    np.testing.assert_array_equal(
+        Scorer(repo).score(users[0], items, as_of), Scorer(finished.repo).score(users[0], items, as_of)
+    )
+
+
+def finished_rows(repo: Repo) -> dict[str, int]:
+    """Keys per table."""
+    told = {}
+    for view in open_store(repo).list_feature_views():
+        table = pq.read_table(repo.tables / f"{view.name}.parquet", columns=[view.join_keys[0]])
+        told[view.name] = len(table[view.join_keys[0]].unique())
+    return told
+
+
 def test_scores_do_not_depend_on_the_other_candidates(finished: FinishedJob) -> None:
     users, items = keys_of(finished.repo)
     scorer, as_of = Scorer(finished.repo), finished.facts["as_of_us"]
@@ -155,8 +187,6 @@ def test_other_feature_settings_are_refused_at_start(finished: FinishedJob, tmp_
 
 
 def test_a_service_with_other_feature_types_is_refused_at_start(finished: FinishedJob, tmp_path: Path) -> None:
-    from sidkit.stores.feast_repo import apply_repo
-
     repo = copy_of(finished.repo, tmp_path / "repo")
     views = repo.path / "item_views.py"
     views.write_text(

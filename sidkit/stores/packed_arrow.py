@@ -45,19 +45,21 @@ def cells_of(column: pa.Array, kind: str) -> Cells | None:
         When an integer does not fit its kind.
     """
     element = kind.removesuffix("_LIST")
-    if element not in _FROM:
-        return None
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
-    if kind == element:
-        if column.type not in _FROM[kind]:
-            return None
-        return _scalars(column, kind) if kind in SCALARS else _texts(column, kind)
+    if element != kind:
+        return _lists(column, kind, element)
+    if column.type not in _FROM.get(kind, ()):
+        return None
+    return _scalars(column, kind) if kind in SCALARS else _texts(column, kind)
+
+
+def _lists(column: pa.Array, kind: str, element: str) -> Cells | None:
     listed = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
-    if not (listed or pa.types.is_fixed_size_list(column.type)) or column.type.value_type not in _FROM[element]:
+    if not (listed or pa.types.is_fixed_size_list(column.type)):
         return None
     elements = column.flatten()  # leaves out what lies under a null
-    if elements.null_count:
+    if elements.type not in _FROM.get(element, ()) or elements.null_count:
         return None
     lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
     offsets = np.zeros(len(column) + 1, dtype=np.int64)
@@ -164,6 +166,16 @@ def entity_keys(columns: Mapping[str, pa.Array], value_types: Mapping[str, str])
     if len(parts) == 1:
         return [prefix + value for value in parts[0]]
     return [prefix + b"".join(values) for values in zip(*parts, strict=True)]
+
+
+def text_keys(name: str, values: Sequence[Any]) -> list[bytes] | None:
+    """As :func:`entity_keys`, for one join key of type text and plain strings; None where a value is none."""
+    try:
+        texts = [value.encode() for value in values]
+    except AttributeError:
+        return None
+    prefix = key_prefix([name]) + KEY_TYPES["STRING"].to_bytes(4, "little")
+    return [prefix + len(text).to_bytes(4, "little") + text for text in texts]
 
 
 KEY_TYPES: dict[str, int] = {"BYTES": 1, "STRING": 2, "INT32": 3, "INT64": 4}

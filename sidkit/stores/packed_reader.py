@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from sidkit.errors import ServingError
 from sidkit.stores.asof import ViewRows
-from sidkit.stores.packed_arrow import KEY_TYPES, arrow_type, entity_keys, to_arrow
+from sidkit.stores.packed_arrow import KEY_TYPES, arrow_type, entity_keys, text_keys, to_arrow
 from sidkit.stores.packed_file import Reading
 from sidkit.stores.packed_layout import PROTO, Layout, kind_of
 from sidkit.stores.packed_rows import layout_number, unpack
@@ -63,11 +63,11 @@ class PackedReader:
         OnlineStoreError
             When the store cannot be read.
         """
-        told, serialized = {}, {}
-        arrays = {name: pa.array(values) for name, values in keys.items()}
+        told = {}
+        serialized: dict[tuple[tuple[str, str, str], ...], list[bytes]] = {}
         for view in self._views:
             if view.keys not in serialized:
-                serialized[view.keys] = _serialized(view, arrays)
+                serialized[view.keys] = _serialized(view, keys)
         with self._file.reading() as reading:
             for view in self._views:
                 since = None
@@ -117,18 +117,22 @@ def packed_reader(store: FeatureStore, service: FeatureService) -> PackedReader 
     return PackedReader(online.file(store.config), online.clock, views)
 
 
-def _serialized(view: _View, arrays: Mapping[str, pa.Array]) -> list[bytes]:
-    missing = [asked for _, asked, _ in view.keys if asked not in arrays]
+def _serialized(view: _View, asked: Mapping[str, Sequence[Any]]) -> list[bytes]:
+    missing = [name for _, name, _ in view.keys if name not in asked]
     if missing:
         raise ServingError(
-            f"{view.name} is read by {', '.join(missing)}; the request has {', '.join(arrays) or 'no keys'}"
+            f"{view.name} is read by {', '.join(missing)}; the request has {', '.join(asked) or 'no keys'}"
         )
-    keys = entity_keys(
-        {key: arrays[asked] for key, asked, _ in view.keys}, {key: value_type for key, _, value_type in view.keys}
-    )
+    keys = None
+    if len(view.keys) == 1 and view.keys[0][2] == "STRING":
+        key, name, _ = view.keys[0]
+        keys = text_keys(key, asked[name])
+    else:
+        columns = {key: pa.array(asked[name]) for key, name, _ in view.keys}
+        keys = entity_keys(columns, {key: value_type for key, _, value_type in view.keys})
     if keys is None:
-        needed = ", ".join(f"{asked} ({value_type.lower()})" for _, asked, value_type in view.keys)
-        came = ", ".join(f"{asked} as {arrays[asked].type}" for _, asked, _ in view.keys)
+        needed = ", ".join(f"{name} ({value_type.lower()})" for _, name, value_type in view.keys)
+        came = ", ".join(f"{name} as {pa.array(asked[name]).type}" for _, name, _ in view.keys)
         raise ServingError(f"{view.name} is read by {needed} without nulls; the request came with {came}")
     return keys
 

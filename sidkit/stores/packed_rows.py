@@ -106,8 +106,8 @@ def unpack(layout: Layout, rows: Sequence[bytes], wanted: Sequence[str] | None =
         Features; by default all. Those that the layout lacks are left out.
     """
     places = [layout.places[name] for name in wanted if name in layout.places] if wanted is not None else None
-    whole, size, count = b"".join(rows), layout.dtype.itemsize, len(rows)
-    even = count > 0 and len(rows[0]) * count == len(whole) and all(len(row) == len(rows[0]) for row in rows)
+    whole, size = b"".join(rows), layout.dtype.itemsize
+    even = len(set(map(len, rows))) == 1
     if even:
         # Rows of one length need no slices: they are one array with a gap behind each head.
         rest = len(rows[0]) - size
