@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 
 from ranking.artifact import Ranker
 from ranking.comparison.attention_examples import LEAST_HISTORY, attention_examples, attention_weights, example_rows
-from ranking.comparison.probes import _partners, gate_curves, gate_values, mutation
+from ranking.comparison.probes import _partners, gate_curves, mutation
+from ranking.explain import gate_values
 from ranking.features import Scaling, feature_names
 from ranking.model import CtrModel
 from ranking.model_spec import ModelSpec
 from ranking.representations.base import ItemShape
-from ranking.tensors import Vocabulary
+from ranking.tensors import TensorSet, Vocabulary
 from ranking.training_set import TrainingSet
 from training_builders import CONTENT_DIM, SIZES, random_set
 
@@ -98,7 +99,7 @@ def ranker(representations: tuple[str, ...], **spec: Any) -> Ranker:
 
 def test_gates_are_told_by_bucket_and_only_where_there_are_gates() -> None:
     gated = ranker(("rq_opq_gate",))
-    values = gate_values(gated, DATA)
+    values = gate_values(gated.model, TensorSet(DATA, gated.scaling, gated.vocabulary))
     curves = gate_curves(gated, DATA)
     assert values is not None
     assert curves is not None
@@ -119,7 +120,7 @@ def test_gates_are_told_by_bucket_and_only_where_there_are_gates() -> None:
     ("representations", "spec", "maps"),
     [
         (("id", "content"), {}, ["attention"]),
-        (("id", "content"), {"history": "bidirectional"}, ["by content", "by behaviour"]),
+        (("id", "content"), {"history": "bidirectional"}, ["modality", "behaviour"]),
         (("id",), {"history": "mean"}, None),
     ],
 )

@@ -14,11 +14,7 @@ from sidkit.repo import Repo
 from sidkit.tables import read_log
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ranking.artifact import Ranker
-    from ranking.histories import History, Space
-    from ranking.representations.base import Batch
 
 EXAMPLES, SHOWN, LEAST_HISTORY = 6, 8, 5
 
@@ -71,39 +67,11 @@ def attention_examples(ranker: Ranker, data: TrainingSet, titles: Mapping[str, s
 
 def attention_weights(ranker: Ranker, data: TrainingSet) -> dict[str, npt.NDArray[np.float64]] | None:
     """Weights ``float64 [rows, length]`` per map of scores, means over heads; None for a history without attention."""
-    import torch
-
+    from ranking.explain import attention_maps
     from ranking.tensors import TensorSet
 
-    tensors = TensorSet(data, ranker.scaling, ranker.vocabulary)
-    batch = tensors.batch(torch.arange(len(data)))
-    seen: list[tuple[Space, Space, Batch]] = []
-    hook = ranker.model.history.register_forward_pre_hook(lambda _module, given: seen.append(given))
-    try:
-        with torch.inference_mode():
-            ranker.model.eval()
-            ranker.model(batch)
-            maps = _maps(ranker.model.history, *seen[0])
-    finally:
-        hook.remove()
-    return {name: each.mean(dim=1).double().numpy() for name, each in maps.items()} or None
-
-
-def _maps(history: History, modality: Space, behaviour: Space, batch: Batch) -> dict[str, Tensor]:
-    from ranking.histories.base import joined
-    from ranking.histories.bidirectional import BidirectionalHistory
-    from ranking.histories.target_attention import TargetAttentionHistory
-
-    if isinstance(history, TargetAttentionHistory):
-        asked = {"attention": (history.attention, joined(modality, behaviour))}
-    elif isinstance(history, BidirectionalHistory):
-        asked = {"by content": (history.modality, modality), "by behaviour": (history.behaviour, behaviour)}
-    else:
-        return {}
-    return {
-        name: attention.weights(space.candidate, space.history(batch), batch.mask, batch.gap_bucket)
-        for name, (attention, space) in asked.items()
-    }
+    maps = attention_maps(ranker.model, TensorSet(data, ranker.scaling, ranker.vocabulary))
+    return {name: each.mean(axis=1, dtype=np.float64) for name, each in maps.items()} or None
 
 
 def _heaviest(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,6 @@ from sidkit.repo import Repo
 Ints = npt.NDArray[np.int64]
 
 MUTATED_ROWS = 4000
-_SCORED_ROWS = 4096
 _BUCKETS = ("prior", "age")
 
 
@@ -133,7 +131,10 @@ def gate_curves(ranker: Ranker, data: TrainingSet) -> dict[str, list[dict[str, A
 
     ``prior`` and ``age`` list buckets, each with ``name``, ``rows``, the ``mean`` gate and its ``low`` and ``high`` decile.
     """
-    values = gate_values(ranker, data)
+    from ranking.explain import gate_values
+    from ranking.tensors import TensorSet
+
+    values = gate_values(ranker.model, TensorSet(data, ranker.scaling, ranker.vocabulary))
     if values is None:
         return None
     return {
@@ -150,22 +151,3 @@ def gate_curves(ranker: Ranker, data: TrainingSet) -> dict[str, list[dict[str, A
         ]
         for kind in _BUCKETS
     }
-
-
-def gate_values(ranker: Ranker, data: TrainingSet) -> npt.NDArray[np.float64] | None:
-    """The gate of each row's candidate, ``float64 [rows]``: 1 is the id, 0 its codes. None where nothing is gated."""
-    import torch
-
-    from ranking.tensors import TensorSet
-
-    gated: Mapping[str, Any] = {
-        name: part
-        for name, part in zip(ranker.model.names, ranker.model.parts, strict=True)
-        if getattr(part, "gated", False)
-    }
-    if not gated:
-        return None
-    (part,) = gated.values()
-    with torch.inference_mode():
-        batches = TensorSet(data, ranker.scaling, ranker.vocabulary).batches(_SCORED_ROWS)
-        return np.concatenate([part.gate(batch).double().numpy() for batch in batches])
