@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from semantic_ids.encoders.behaviour import BehaviourEncoder
 
 STEPS_PER_LOOK = 25
-_MOST_JUDGED = 2048
+_MOST_JUDGED = 1024
 _MOST_OTHERS = 4096
 _STANDARD_ERRORS = 3  # by which ranks must improve on content's; the best of many looks is lucky
 
