@@ -109,7 +109,7 @@ def purge(repo: Repo, name: str) -> None:
     LifeCycleError
         When it is not retired.
     """
-    from sidkit.stores.feast_repo import apply_repo
+    from sidkit.stores.feast_repo import apply_repo, drop_online_table
 
     catalog = Catalog.open(repo)
     record = catalog.codebook(name)
@@ -117,6 +117,7 @@ def purge(repo: Repo, name: str) -> None:
         raise LifeCycleError(name, record.state, "only a retired codebook can be purged")
     catalog.set_state(name, "purged")
     apply_repo(repo)
+    drop_online_table(repo, record.view_name)
     remove(table_path(repo, name))
     remove(_sidecar(repo, name))
     remove(suffix_path(repo, name))

@@ -136,6 +136,21 @@ def materialize(repo: Repo, as_of_us: int, views: list[str] | None = None) -> di
     return {name: written[name] if name in written else _keys(repo, name, as_of_us) for name in names}
 
 
+def drop_online_table(repo: Repo, view: str) -> None:
+    """Drop the packed online table of a view that is defined no more.
+
+    ``feast apply`` does so too, but one that was killed between registry and online store does not know of it any more.
+    Feast's own SQLite store is left to Feast, which keeps a list of its tables.
+    """
+    from sidkit.stores.packed_sqlite import PackedSqliteOnlineStore
+
+    store = open_store(repo)
+    online = store._get_provider().online_store
+    if isinstance(online, PackedSqliteOnlineStore):
+        with online.file(store.config).writing() as writing:
+            writing.drop(f"{store.project}_{view}")
+
+
 def _keys(repo: Repo, view: str, as_of_us: int) -> int:
     import duckdb
 
