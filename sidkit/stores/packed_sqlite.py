@@ -30,9 +30,7 @@ from feast.infra.infra_object import InfraObject
 from feast.infra.online_stores.helpers import compute_table_id
 from feast.infra.online_stores.online_store import OnlineStore
 from feast.labeling.label_view import LabelView
-from feast.protos.feast.core.InfraObject_pb2 import InfraObject as InfraObjectProto
 from feast.protos.feast.core.Registry_pb2 import Registry as RegistryProto
-from feast.protos.feast.core.SqliteTable_pb2 import SqliteTable as SqliteTableProto
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
@@ -47,6 +45,7 @@ from sidkit.stores.packed_arrow import cells_of, entity_keys
 from sidkit.stores.packed_file import PackedFile, Writing
 from sidkit.stores.packed_layout import PROTO, Cells, Layout, kind_of
 from sidkit.stores.packed_rows import layout_number, pack, unpack
+from sidkit.stores.packed_table import PackedTable
 from sidkit.stores.packed_values import (
     cells_of_values,
     event_times,
@@ -227,44 +226,6 @@ class PackedSqliteOnlineStore(OnlineStore):  # type: ignore[misc]
         """Close the connections of all threads."""
         for file in self._files.values():
             file.close()
-
-
-class PackedTable(InfraObject):  # type: ignore[misc]
-    """The table of one feature view, as ``feast plan`` lists it."""
-
-    def __init__(self, path: str, name: str, layout: Layout) -> None:
-        super().__init__(name)
-        self.path = path
-        self._layout = layout
-
-    def to_infra_object_proto(self) -> InfraObjectProto:
-        """The table's protobuf with its class path."""
-        path = f"{type(self).__module__}.{type(self).__qualname__}"
-        return InfraObjectProto(infra_object_class_type=path, sqlite_table=self.to_proto())
-
-    def to_proto(self) -> SqliteTableProto:
-        """Path and name."""
-        return SqliteTableProto(path=self.path, name=self.name)
-
-    @staticmethod
-    def from_infra_object_proto(infra_object_proto: InfraObjectProto) -> PackedTable:
-        """The table that :meth:`to_infra_object_proto` told of."""
-        return PackedTable.from_proto(infra_object_proto.sqlite_table)
-
-    @staticmethod
-    def from_proto(sqlite_table_proto: SqliteTableProto) -> PackedTable:
-        """The table that :meth:`to_proto` told of; its layout is the one in the file."""
-        return PackedTable(sqlite_table_proto.path, sqlite_table_proto.name, Layout(()))
-
-    def update(self) -> None:
-        """Make the table."""
-        with PackedFile(Path(self.path), 60.0).writing() as writing:
-            writing.make(self.name, self._layout)
-
-    def teardown(self) -> None:
-        """Drop the table."""
-        with PackedFile(Path(self.path), 60.0).writing() as writing:
-            writing.drop(self.name)
 
 
 @cache
