@@ -18,9 +18,10 @@ from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch is loaded
 
-from ranking.job import Job, JobOptions, prepare_repo
+from ranking.job import Job, JobOptions
 from ranking.leakage import measure_leakage
 from ranking.leakage_command import as_text
+from ranking.prepare import prepare_repo
 from ranking.presets import load_preset
 
 HERE = Path(__file__).parent
@@ -39,7 +40,7 @@ def measured(name: str, data: str, work: Path, arms: list[str], seeds: int) -> d
         f"{name}: repo {ready - began:.0f} s, measured in {time.monotonic() - ready:.0f} s\n{as_text(told)}\n",
         flush=True,
     )
-    return {"data": name, "seconds": round(time.monotonic() - ready, 1), **told}
+    return {"data": name, "seconds": round(time.monotonic() - ready, 1), **told, "preset": PRESET.name}
 
 
 def main() -> None:
