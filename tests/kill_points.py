@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sqlite3
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ _PASSING = re.compile(
     r"(^|/)\.writing-"  # what a killed writer leaves beside; the next one removes it
     r"|(^|/)data/tmp(/|$)"
     r"|(^|/)__pycache__(/|$)"
-    r"|\.sqlite-(journal|wal|shm)$"
+    r"|\.sqlite-(journal|shm)$"  # a write-ahead log holds what was committed, so it counts
     r"|^\.sidkit\.lock$"  # the lock is the kernel's; the file only names its holder
 )
 
@@ -93,10 +94,10 @@ class Points:
     def watch(self) -> None:
         """Wrap everything by which a command leaves something lasting. Only ever done in a process of its own."""
         import sqlalchemy as sa
-        from feast.infra.online_stores.sqlite import SqliteOnlineStore, SqliteTable
         from sqlalchemy.engine.default import DefaultDialect
 
         from semantic_ids.pretrained.cache import VectorCache
+        from sidkit.stores.packed_file import Writing
 
         self.around(Path, "rename", lambda path, target: self._file("rename", target))
         self.around(Path, "replace", lambda path, target: self._file("replace", target))
@@ -106,9 +107,13 @@ class Points:
         # Feast writes some facts in a savepoint without a transaction around it: its release is a commit.
         self.around(DefaultDialect, "do_release_savepoint", lambda _, held, __: _committed(held.connection))
         self.around(sa.MetaData, "create_all", lambda _, bind, **__: _making(bind))
-        self.around(SqliteOnlineStore, "online_write_batch", lambda *_, **__: "online_write_batch")
-        self.around(SqliteTable, "update", lambda table: f"making of {table.name}")
-        self.around(SqliteTable, "teardown", lambda table: f"dropping of {table.name}")
+        connect = sqlite3.connect
+        sqlite3.connect = lambda *where, **named: connect(*where, factory=_Connection, **named)  # type: ignore[assignment]
+        self.around(_Connection, "execute", _stored)
+        self.around(_Connection, "close", lambda opened: _if_online(opened, "closing of"))
+        self.around(Writing, "make", lambda writing, view, _: None if view in writing.views() else f"making of {view}")
+        self.around(Writing, "drop", lambda writing, view: f"dropping of {view}" if view in writing.views() else None)
+        self.around(Writing, "put", lambda _, view, *__: f"rows of {view}")
         self.around(VectorCache, "__init__", lambda *_: "making of vectors")
         self.around(VectorCache, "put", lambda *_, **__: "commit of vectors")
 
@@ -117,6 +122,31 @@ class Points:
         if self.root not in full.parents or _PASSING.search(full.relative_to(self.root).as_posix()):
             return None
         return f"{verb} {full.name}"
+
+
+_INTO_WAL = "PRAGMA journal_mode = WAL"
+
+
+class _Connection(sqlite3.Connection):
+    """One whose methods can be watched."""
+
+    def execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
+        found = super().execute(statement, *values)
+        if statement == _INTO_WAL:
+            found.fetchall()  # what it writes is written when its answer has been read
+        return found
+
+
+def _stored(opened: sqlite3.Connection, statement: str, *_: Any) -> str | None:
+    """The step of the online store that a statement is, if it makes something lasting."""
+    verb = {"COMMIT": "commit", _INTO_WAL: "beginning of"}.get(statement)
+    return _if_online(opened, verb) if verb else None
+
+
+def _if_online(opened: sqlite3.Connection, verb: str) -> str | None:
+    """The verb with the name of the packed file, where the connection is to that one."""
+    name = Path(opened.execute("PRAGMA database_list").fetchone()[2]).name
+    return f"{verb} {name}" if name == "online.sqlite" else None
 
 
 def _committed(connection: Any) -> str | None:

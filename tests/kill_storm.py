@@ -185,10 +185,10 @@ def storm(
     found: dict[str, list[dict[str, Any]]] = {}
     chosen = set(only)
 
-    def result() -> dict[str, Any]:
+    def result(*, complete: bool = False) -> dict[str, Any]:
         steps = [step for listed in found.values() for step in listed]
         return {
-            "kills": sum(step["kills"] for step in steps), "wrong": sum(len(step["wrong"]) for step in steps),
+            "complete": complete, "kills": sum(step["kills"] for step in steps), "wrong": sum(len(step["wrong"]) for step in steps),
             "seed": seed, "seconds": round(time.monotonic() - began, 1), "versions": versions(), "steps": found,
         }  # fmt: skip
 
@@ -207,7 +207,7 @@ def storm(
         copy(folder / "source_before", folder / "source")
         copy(folder / "repo_before", folder / "repo")
         each(preset, life_of(preset))
-    return result()
+    return result(complete=True)
 
 
 def main() -> int:
@@ -231,6 +231,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="kill-storm-") as folder:
         presets, only = asked.presets.split(","), filter(None, asked.only.split(","))
         found = storm(Path(folder), presets, asked.kills, asked.seed, only, keep)
+    asked.out.write_text(json.dumps(found, indent=1) + "\n")
     print(f"{found['kills']} kills, {found['wrong']} wrong, {found['seconds']:.0f} s")  # noqa: T201
     return int(found["wrong"] > 0)
 

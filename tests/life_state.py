@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import re
@@ -27,8 +28,9 @@ _GENERATION = re.compile(r'"generation": \d+')
 """How often the tables were built anew: a rebuild that is asked for twice counts twice."""
 IMPORTED_ONCE = (
     "torch._dynamo", "faiss", "safetensors.numpy", "safetensors.torch", "feast.repo_operations",
-    "feast.infra.online_stores.sqlite", "feast.infra.compute_engines.local.compute", "feast.infra.registry.sql",
-    "ibis.backends.duckdb", "polars", "pandas", "rich.console", "rich.progress", "rich.table", "sklearn.cluster",
+    "sidkit.stores.packed_sqlite", "sidkit.stores.packed_bulk", "feast.infra.compute_engines.local.compute",
+    "feast.infra.registry.sql", "ibis.backends.duckdb", "polars", "pandas", "rich.console", "rich.progress", "rich.table",
+    "sklearn.cluster",
     "feast.infra.passthrough_provider", "feast.infra.compute_engines.backends.polars_backend",
     "feast.diff.apply_progress", "sqlalchemy.dialects.sqlite", "sidkit.presets", "sidkit.stores.asof_duckdb",
     "semantic_ids.pipeline", "semantic_ids.pretrained", "semantic_ids.report", "semantic_ids.suffixes",
@@ -42,11 +44,14 @@ def import_rooms() -> None:
 
     from sidkit.cli import build_app
     from sidkit.stores.feast_repo import quiet_feast
+    from sidkit.stores.packed_sqlite import PackedSqliteOnlineStore
 
     quiet_feast()
     for name in IMPORTED_ONCE:
         importlib.import_module(name)
     build_app()
+    # The first online store of a process lets the garbage collector off what was imported: here it does so for all forks.
+    PackedSqliteOnlineStore()
 
 
 def command(arguments: Sequence[object], told: Path) -> int:
@@ -62,7 +67,18 @@ def command(arguments: Sequence[object], told: Path) -> int:
         except BaseException:  # noqa: BLE001
             traceback.print_exc()
             return 2
+        finally:
+            _end()
     return 0
+
+
+def _end() -> None:
+    """Close the online store as the end of a process does, which moves its write-ahead log into the file."""
+    from sidkit.stores.packed_file import PackedFile
+
+    for found in gc.get_objects():
+        if type(found) is PackedFile:
+            found.close()
 
 
 def state(repo: Repo) -> dict[str, Any]:
@@ -87,7 +103,7 @@ def state(repo: Repo) -> dict[str, Any]:
         "registry": _registry(repo),
         "online": dict(_online_tables(repo)),
         "cache": {path.name: _vectors(path) for path in sorted(repo.path.rglob("embedding_cache/*.sqlite"))},
-        "files": sorted(lasting_files(repo.path)),
+        "files": sorted(path for path in lasting_files(repo.path) if not path.endswith("-wal")),
         "leftovers": sorted(path.name for path in repo.path.rglob(".writing-*")),
     }
 
@@ -126,15 +142,24 @@ def _registry(repo: Repo) -> dict[str, Any]:
 
 
 def _online_tables(repo: Repo) -> Iterator[tuple[str, list[str]]]:
-    path = repo.data / "online.sqlite"
-    if not path.exists():
+    from sidkit.stores.packed_arrow import to_arrow
+    from sidkit.stores.packed_file import PackedFile
+    from sidkit.stores.packed_rows import layout_number, unpack
+
+    if not (repo.data / "online.sqlite").exists():
         return
-    with contextlib.closing(sqlite3.connect(path)) as opened:
-        for (table,) in opened.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY 1").fetchall():
-            held = opened.execute(
-                f"SELECT entity_key, feature_name, value, event_ts FROM {table} WHERE feature_name <> '{WALL_CLOCK}'"
-            )
-            yield table, sorted(map(str, held.fetchall()))
+    file = PackedFile(repo.data / "online.sqlite", 1.0)
+    with file.reading() as reading:
+        for view in reading.views():
+            keys, layouts = list(reading.keys(view)), reading.layouts(view)
+            held = []
+            for key, (row, event_us) in zip(keys, reading.timed_rows(view, keys), strict=True):
+                assert row is not None
+                layout = layouts[layout_number(row)]
+                cells = unpack(layout, [row], [name for name in layout.names if name != WALL_CLOCK])
+                held.append(str((key, event_us, {name: to_arrow(cell).to_pylist() for name, cell in cells.items()})))
+            yield view, [*(f"{number}: {layout}" for number, layout in layouts.items()), *held]
+    file.close()
 
 
 def _vectors(path: Path) -> list[str]:

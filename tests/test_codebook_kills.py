@@ -2,9 +2,9 @@
 
 The tests run this file once as a script: a process that has imported everything and forks a child for each run, so that
 hundreds of kills cost the imports of one. A child is killed by SIGKILL before or after a rename, a removal, a commit (of
-the catalogue or of Feast's registry) or a write to the online store. Another child runs the same command again, and what
-is then on disk must be what an undisturbed run leaves. That the points are all there is, is checked too: in an undisturbed
-run no file may change between two points.
+the catalogue, of Feast's registry or of the online store) or a step within a transaction of the online store. Another child
+runs the same command again, and what is then on disk must be what an undisturbed run leaves. That the points are all there
+is, is checked too: in an undisturbed run no file may change between two points.
 """
 
 from __future__ import annotations
@@ -40,18 +40,22 @@ ALL = "--all"
 READING = (
     ("codebooks", "list"), ("codebooks", "show", "new"), ("codebooks", "codes", "--items", "i001,nothing"),
     ("codebooks", "items", "--codes", "0"), ("codebooks", "health", "new"), ("ranker", "list"),
+    ("audit",), ("doctor",),
 )  # fmt: skip
 ELSEWHERE = {
     "init": "test_repo.py", "data check": "writes rejects only", "data synthetic": "one rename: test_synthetic.py",
     "codebooks sweep": "writes nothing: test_sweep.py", "run": "test_job.py: killed at every stage",
     "frame": "one rename, outside the repo", "score": "reads", "ranker promote": "test_job.py", "ranker evaluate": "reads",
+    "ranker compare": "test_comparison.py: killed twice", "leakage": "reads",
 }  # fmt: skip
 """Commands that are no part of the life here, and why."""
 CATALOGUE, REGISTRY = "commit catalog.sqlite", "commit registry.sqlite"
+ONLINE = {"commit online.sqlite", "closing of online.sqlite"}
+"""A connection that closes moves the write-ahead log into the file."""
 GROUND = {f"replace {name}.parquet" for name in ("item_content", "item_stats", "user_history", "user_stats")}
 PUBLISHED = {
     "replace item_sid_*.parquet", "replace item_sid_*.json", "replace defined.json", CATALOGUE, REGISTRY,
-    "making of sidkit_item_sid_*", "online_write_batch",
+    "making of sidkit_item_sid_*", "rows of sidkit_item_sid_*", *ONLINE,
 }  # fmt: skip
 LOGGED = {
     "replace interactions.parquet", "replace items.parquet", "replace item_embeddings.parquet", "replace part-0.parquet",
@@ -62,8 +66,11 @@ KINDS: dict[str, set[str]] = {
     "ingest": LOGGED,
     "build": {*GROUND, "replace manifest.json"},
     "rows": {"replace rows.parquet", "replace rows.json"},
-    "apply": {"making of registry.sqlite", REGISTRY, *(f"making of sidkit_{kind[8:-8]}" for kind in GROUND)},
-    "materialize": {"online_write_batch", REGISTRY},
+    "apply": {
+        "making of registry.sqlite", REGISTRY, "beginning of online.sqlite", *ONLINE,
+        *(f"making of sidkit_{kind[8:-8]}" for kind in GROUND),
+    },
+    "materialize": {REGISTRY, *ONLINE, *(f"rows of sidkit_{kind[8:-8]}" for kind in GROUND)},
     "embed": {"making of vectors", "commit of vectors", "replace item_embeddings.parquet"},
     "embed more": {"making of vectors", "commit of vectors", "replace item_embeddings.parquet"},
     "fit": {CATALOGUE, "rename *"},
@@ -79,9 +86,9 @@ KINDS: dict[str, set[str]] = {
     "rebuild": {*GROUND, "replace manifest.json"},
     "refresh after a rebuild": REFRESHED,
     "purge": {
-        CATALOGUE, REGISTRY, "replace defined.json", "dropping of sidkit_item_sid_*", "rmdir *", "unlink manifest.json",
-        "unlink config.json", "unlink metrics.json", "unlink tensors.safetensors", "unlink item_sid_*.parquet",
-        "unlink item_sid_*.json", "unlink sid_suffix_*.parquet",
+        CATALOGUE, REGISTRY, *ONLINE, "replace defined.json", "dropping of sidkit_item_sid_*", "rmdir *",
+        "unlink manifest.json", "unlink config.json", "unlink metrics.json", "unlink tensors.safetensors",
+        "unlink item_sid_*.parquet", "unlink item_sid_*.json", "unlink sid_suffix_*.parquet",
     },
     **{f"{step} {kind}": kinds for kind in ("saviorrec", "smile") for step, kinds in (
         ("fit", {CATALOGUE, "rename *"}), ("publish", PUBLISHED), ("refresh", REFRESHED),
@@ -182,10 +189,17 @@ def run_step(repo: Repo, step: Step, points: Points | None) -> None:
 
 
 def chosen(points: list[str], most: int | None) -> list[int]:
-    """The points to kill at: all, or so many as are asked for; of the commits of Feast's registry some. Spread evenly."""
-    registry = [number for number, point in enumerate(points) if "registry" in point]
+    """The points to kill at: all, or so many as are asked for; of the commits of Feast's registry some. Spread evenly.
+
+    What is on disk after a change is there before the next one too, so of two such points only the second counts.
+    """
+    after = {number for number, point in enumerate(points[:-1]) if point.startswith("after")}
+    apart = [
+        number for number in range(len(points)) if number not in after or not points[number + 1].startswith("before")
+    ]
+    registry = [number for number in apart if "registry" in points[number]]
     passed_over = set(registry) - set(spread(registry, REGISTRY_KILLS))
-    left = [number for number in range(len(points)) if number not in passed_over]
+    left = [number for number in apart if number not in passed_over]
     return left if most is None else spread(left, most)
 
 
@@ -219,7 +233,8 @@ def kills_of(folder: Path, path: Path, step: Step) -> dict[str, Any]:
     assert "error" not in told, told["error"]
     copy(path, done)
     kills = []
-    for number in chosen(told["points"], None if ALL in sys.argv else step.most):
+    every = range(len(told["points"]))
+    for number in every if ALL in sys.argv else chosen(told["points"], step.most):
         copy(kept, path)
         at = Points(path, number)
         killed = forked(folder, lambda at=at: run_step(opened_at(path), step, at))
