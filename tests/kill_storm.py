@@ -188,8 +188,9 @@ def storm(
     def result(*, complete: bool = False) -> dict[str, Any]:
         steps = [step for listed in found.values() for step in listed]
         return {
-            "complete": complete, "kills": sum(step["kills"] for step in steps), "wrong": sum(len(step["wrong"]) for step in steps),
-            "seed": seed, "seconds": round(time.monotonic() - began, 1), "versions": versions(), "steps": found,
+            "complete": complete, "kills": sum(step["kills"] for step in steps),
+            "wrong": sum(len(step["wrong"]) for step in steps), "seed": seed, "seconds": round(time.monotonic() - began, 1),
+            "versions": versions(), "steps": found,
         }  # fmt: skip
 
     def each(label: str, steps: Iterable[Step]) -> None:

@@ -31,7 +31,7 @@ from sidkit.repo import Repo
 USABLE = {"published", "serving", "retired"}
 GONE = (
     "FeatureServiceNotFoundException", "FeatureViewNotFoundException", "UnknownVersionError", "LifeCycleError",
-    "no such table: sidkit_item_sid_",
+    "no such table: packed:sidkit_item_sid_",
 )  # fmt: skip
 """How a reader is told that there is no such codebook yet, or no more."""
 KINDS = ("rqkmeans", "smile")
