@@ -186,12 +186,15 @@ def test_other_feature_settings_are_refused_at_start(finished: FinishedJob, tmp_
         Scorer(Repo.open(repo.path))
 
 
-def test_a_service_with_other_feature_types_is_refused_at_start(finished: FinishedJob, tmp_path: Path) -> None:
+def test_a_service_with_other_feature_types_is_refused_at_start(
+    finished: FinishedJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     repo = copy_of(finished.repo, tmp_path / "repo")
     views = repo.path / "item_views.py"
     views.write_text(
         views.read_text().replace('Field(name="price", dtype=Float32)', 'Field(name="price", dtype=Int64)')
     )
+    monkeypatch.setattr("sidkit.doctor.refuse", lambda *_: None)  # plain `feast apply` asks no doctor
     apply_repo(repo)
     with pytest.raises(ServingError, match=r"item_content__price \(Float32, now Int64\)"):
         Scorer(repo)
