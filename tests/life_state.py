@@ -91,9 +91,7 @@ def state(repo: Repo) -> dict[str, Any]:
             for folder in (repo.codebooks, repo.rankers)
             for path in sorted(folder.glob("*"))
         },
-        "tables": {
-            path.relative_to(repo.path).as_posix(): _rows(path) for path in sorted(repo.path.rglob("*.parquet"))
-        },
+        "tables": _tables(repo),
         "notes": {
             path.relative_to(repo.path).as_posix(): _GENERATION.sub("", path.read_text())
             for pattern in ("*.json", "*.html", "*.toml", "*.yaml")
@@ -108,13 +106,19 @@ def state(repo: Repo) -> dict[str, Any]:
     }
 
 
-def _rows(path: Path) -> str:
+def _tables(repo: Repo) -> dict[str, str]:
+    with duckdb.connect(config={"threads": 1}) as opened:
+        return {
+            path.relative_to(repo.path).as_posix(): _rows(opened, path) for path in sorted(repo.path.rglob("*.parquet"))
+        }
+
+
+def _rows(opened: duckdb.DuckDBPyConnection, path: Path) -> str:
     columns = pq.read_schema(path).names
     chosen = ", ".join(f'"{name}"' for name in columns if name != WALL_CLOCK)
-    with duckdb.connect(config={"threads": 1}) as opened:
-        found = opened.execute(
-            f"SELECT count(*), sum(hash(held)::HUGEINT) FROM (SELECT {chosen} FROM read_parquet({literal(path)})) AS held"
-        ).fetchone()
+    found = opened.execute(
+        f"SELECT count(*), sum(hash(held)::HUGEINT) FROM (SELECT {chosen} FROM read_parquet({literal(path)})) AS held"
+    ).fetchone()
     return f"{','.join(columns)}: {found}"
 
 

@@ -34,7 +34,7 @@ from sidkit.cli import build_app
 from sidkit.presets import preset_path
 from sidkit.repo import Repo
 
-REGISTRY_KILLS = 4
+REGISTRY_KILLS = 2
 ALL = "--all"
 """Of this file as a script: kill at all points of all steps."""
 READING = (
@@ -95,7 +95,7 @@ KINDS: dict[str, set[str]] = {
     )},
 }  # fmt: skip
 """The kinds of points of each step, ``*`` for a codebook's name: the list that a new kind has to be put into."""
-RANDOM_KILLS = {"publish": 3, "purge": 3}
+RANDOM_KILLS = {"publish": 2, "purge": 2}
 """Steps that are killed at random moments too, and how often; ``make kill-storm`` does it at length."""
 
 
