@@ -326,7 +326,7 @@ def main() -> None:
     RESULTS.parent.mkdir(exist_ok=True)
     record["read_ms"] = [
         {
-            name: {size: [round(value, 3) for value in values] for size, values in sizes.items()}
+            name: {size: [round(value, 6) for value in values] for size, values in sizes.items()}
             for name, sizes in run.items()
         }
         for run in record["read_ms"]
