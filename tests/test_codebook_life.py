@@ -171,6 +171,7 @@ def untouched(tmp_path_factory: pytest.TempPathFactory) -> Repo:
 
 @settings(deadline=None, max_examples=20)
 @example(walk=[(step, "a") for step in ("fit", "publish", "promote", "publish", "refresh", "promote", "fit")])
+@example(walk=[(step, "a") for step in ("fit", "publish", "refresh", "retire", "purge", "purge", "fit")])
 @given(walk=st.lists(st.tuples(st.sampled_from(["fit", *STEPS]), st.sampled_from("ab")), max_size=14))
 def test_any_walk_through_the_steps_ends_where_the_model_ends_or_is_refused(
     tmp_path_factory: pytest.TempPathFactory, untouched: Repo, walk: list[tuple[str, str]]
@@ -183,6 +184,7 @@ def test_any_walk_through_the_steps_ends_where_the_model_ends_or_is_refused(
         # Feast has its own tests here; what is walked is the order of the steps.
         patch.setattr(feast_repo, "apply_repo", lambda _: "")
         patch.setattr(feast_repo, "materialize", lambda *_: {})
+        patch.setattr(feast_repo, "drop_online_table", lambda *_: None)
         for step, name in walk:
             if step == "fit":
                 allowed = model.get(name) != "purged"
