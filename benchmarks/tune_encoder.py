@@ -25,7 +25,7 @@ from hit_rates import built
 from ranking.presets import load_preset
 from ranking.training_set import read_rows
 from semantic_ids.encoders import BehaviourEncoder, ContentEncoder
-from semantic_ids.encoders.pairs import PairSpec
+from semantic_ids.encoders.pairs import JUDGES
 from semantic_ids.hit_rate import by_vectors, hit_rates, questions
 from semantic_ids.known_items import known_items, pairs_among
 from sidkit.datasets.synthetic import Sizes
@@ -46,7 +46,7 @@ def gains(repo: Repo, window: tuple[float, float], seeds: int) -> list[dict[str,
     preset = load_preset("saviorrec").codebook
     spec = preset.pairs
     training = pairs_among(repo, items, vectors, start_us, spec.model_copy(update={"rehearsal": 0.0}))
-    future = pairs_among(repo, items, vectors, end_us, PairSpec(sources=("swing",)), start_us=start_us)
+    future = pairs_among(repo, items, vectors, end_us, JUDGES, start_us=start_us)
     asked = questions(future, np.isin(items.ids, before.ids), training, most_triggers=2000)
     pairs = pairs_among(repo, before, content.encode(before.content), start_us, spec)
     rows = []

@@ -22,7 +22,7 @@ from ranking.representations.base import FITTED, ItemShape, Seen
 from ranking.tensors import TensorSet, Vocabulary
 from ranking.train import predict
 from ranking.training_set import TrainingSet
-from sidkit.artifact import read_manifest, write_artifact
+from sidkit.artifact import read_manifest, tensors_under, write_artifact
 from sidkit.errors import ArtifactCorruptError
 from sidkit.files import read_json
 
@@ -139,10 +139,9 @@ def _shape(config: RankerConfig, vocabulary: Vocabulary) -> ItemShape:
 
 def _fitted_in(tensors: Mapping[str, Tensor], config: RankerConfig) -> Fitted:
     """The fitted state among a model's tensors; its shapes are known from nowhere else."""
-    starts = {name: f"representations.{place}.{FITTED}" for place, name in enumerate(config.representations)}
     return {
-        name: {key.removeprefix(start): tensor for key, tensor in tensors.items() if key.startswith(start)}
-        for name, start in starts.items()
+        name: tensors_under(tensors, f"representations.{place}.{FITTED}")
+        for place, name in enumerate(config.representations)
     }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sidkit.artifact import tensors_under
 from sidkit.config import content_hash
 from sidkit.files import written_beside
 
@@ -73,10 +74,10 @@ class Checkpoint:
         if facts.get("run") != self._mark:
             return None
         tensors = load_file(self._path)
-        model.load_state_dict(_under(tensors, "model."))
+        model.load_state_dict(tensors_under(tensors, "model."))
         for number, optimiser in enumerate(optimisers):
             state: dict[int, Tensors] = {}
-            for name, value in _under(tensors, f"optimiser.{number}.").items():
+            for name, value in tensors_under(tensors, f"optimiser.{number}.").items():
                 parameter, _, key = name.partition(".")
                 state.setdefault(int(parameter), {})[key] = value
             optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
@@ -84,13 +85,9 @@ class Checkpoint:
         order.set_state(tensors["order"])
         if torch.cuda.is_available() and "random_cuda" in tensors:
             torch.cuda.set_rng_state(tensors["random_cuda"])
-        return Progress(json.loads(facts["curve"]), _under(tensors, "kept."))
+        return Progress(json.loads(facts["curve"]), tensors_under(tensors, "kept."))
 
     def remove(self) -> None:
         """Drop the file: the run is finished."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)
-
-
-def _under(tensors: Tensors, start: str) -> Tensors:
-    return {name.removeprefix(start): each for name, each in tensors.items() if name.startswith(start)}

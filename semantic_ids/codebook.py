@@ -12,12 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from semantic_ids.encoders import ENCODERS, Encoder
-from semantic_ids.encoders.base import tensors_under
 from semantic_ids.item_vectors import Floats, ItemVectors
 from semantic_ids.quantizers import QUANTIZERS, Quantizer
 from semantic_ids.quantizers.base import Codes
 from semantic_ids.records import CodebookRecord
-from sidkit.artifact import read_manifest, write_artifact
+from sidkit.artifact import read_manifest, tensors_under, write_artifact
 from sidkit.errors import ArtifactCorruptError, ConfigError
 from sidkit.files import read_json
 

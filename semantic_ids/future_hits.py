@@ -9,7 +9,7 @@ import numpy as np
 from semantic_ids.catalog import Catalog
 from semantic_ids.codebook import Codebook
 from semantic_ids.encoders import CollaborativeEncoder, ContentEncoder
-from semantic_ids.encoders.pairs import ItemPairs, PairSpec
+from semantic_ids.encoders.pairs import JUDGES, ItemPairs, PairSpec
 from semantic_ids.hit_rate import HitReport, Scores, by_codes, by_popularity, by_reconstructions, by_vectors, hit_rates
 from semantic_ids.hit_rate import questions as asked_of
 from semantic_ids.item_vectors import Floats
@@ -18,8 +18,6 @@ from sidkit.artifact import read_manifest
 from sidkit.errors import FitError
 from sidkit.repo import Repo
 
-JUDGES = PairSpec(sources=("swing",))
-"""Pairs that judge. The trigger of a ``user_to_item`` pair is chosen by content, which would favour content."""
 MOST_TRIGGERS = 2000
 
 

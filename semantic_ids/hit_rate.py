@@ -100,8 +100,7 @@ def questions(
         )
     asked = np.unique(future.trigger * items + future.target)
     if training is not None:
-        learned = [training.trigger * items + training.target, training.target * items + training.trigger]
-        asked = np.setdiff1d(asked, np.concatenate(learned))
+        asked = np.setdiff1d(asked, training.either_way(items))
     trigger, target = np.divmod(asked, max(items, 1))
     apart = trigger != target
     trigger, target = trigger[apart], target[apart]

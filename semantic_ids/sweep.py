@@ -298,7 +298,7 @@ def pairs_within(pairs: ItemPairs, rows: Ints, items: int) -> ItemPairs:
     rehearsal = None
     if pairs.rehearsal is not None:
         earlier, later = (pairs_within(half, rows, items) for half in (pairs.rehearsal.earlier, pairs.rehearsal.later))
-        rehearsal = Rehearsal(earlier, later) if len(earlier) and len(later) else None
+        rehearsal = Rehearsal.of(earlier, later)
     return ItemPairs(trigger[kept], target[kept], pairs.weight[kept], pairs.clicks[rows], pairs.end_us, rehearsal)
 
 

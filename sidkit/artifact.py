@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sidkit.config import content_hash
 from sidkit.errors import ArtifactCorruptError, ArtifactMissingError
 from sidkit.files import folder_written_beside, read_json, remove, sha256, write_json
+
+T = TypeVar("T")
 
 MANIFEST = "manifest.json"
 _OWN_HASH = "manifest_hash"  # of everything else in the manifest; `content_hash` is of the files alone
@@ -124,3 +126,8 @@ def _library_versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
+
+
+def tensors_under(tensors: Mapping[str, T], prefix: str) -> dict[str, T]:
+    """The tensors whose names begin with a prefix, without it: a part's own state."""
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

@@ -16,7 +16,7 @@ from ranking.comparison.origins import Origin
 from ranking.comparison.units import Plan, Unit
 from ranking.evaluation.arms_table import HIGHER_IS_BETTER, METRICS, RESAMPLES, Evaluated, Figure, Row, figures, row
 from ranking.evaluation.judge import enough, refuse_leakage
-from ranking.evaluation.metrics import auc
+from ranking.evaluation.metrics import auc, gauc
 from ranking.evaluation.paper_slices import SliceCuts, is_hot, paper_slices
 from ranking.evaluation.resamples import Resamples
 from ranking.frame_store import load_training_set
@@ -225,11 +225,8 @@ def _of_arm(
 
 def _kept(rows: Evaluated, part: Bools) -> float:
     """Share of the slice's rows in groups that have both classes inside it."""
-    group, label = rows.group[part], rows.label[part].astype(np.float64)
-    number = np.unique(group, return_inverse=True)[1].ravel()
-    count, positives = np.bincount(number), np.bincount(number, weights=label)
-    both = (positives > 0) & (positives < count)
-    return float(count[both].sum() / max(count.sum(), 1))
+    label = rows.label[part]
+    return gauc(label, label, rows.group[part])[1]  # whatever the scores are
 
 
 def _calibration_curve(label: npt.NDArray[np.int8], scores: Sequence[Floats]) -> list[list[float]]:

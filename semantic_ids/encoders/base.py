@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Self
 
@@ -84,13 +83,8 @@ def usable_pairs(encoder: str, items: ItemVectors, pairs: ItemPairs | None) -> I
     if pairs.rehearsal is None:
         return found
     earlier, later = (_between_present(items, half) for half in (pairs.rehearsal.earlier, pairs.rehearsal.later))
-    return replace(found, rehearsal=Rehearsal(earlier, later) if len(earlier) and len(later) else None)
+    return replace(found, rehearsal=Rehearsal.of(earlier, later))
 
 
 def _between_present(items: ItemVectors, pairs: ItemPairs) -> ItemPairs:
     return pairs.where(items.any_present[pairs.trigger] & items.any_present[pairs.target])
-
-
-def tensors_under(tensors: Mapping[str, npt.NDArray[np.generic]], prefix: str) -> dict[str, npt.NDArray[np.generic]]:
-    """The tensors whose names begin with a prefix, without it: a part's own state."""
-    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

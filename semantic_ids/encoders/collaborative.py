@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from semantic_ids.encoders.base import Encoder, tensors_under, usable_pairs
+from semantic_ids.encoders.base import Encoder, usable_pairs
 from semantic_ids.encoders.content import ContentEncoder
 from semantic_ids.encoders.pairs import ItemPairs
 from semantic_ids.item_vectors import Floats, ItemVectors
+from sidkit.artifact import tensors_under
 from sidkit.errors import FitError
 
 if TYPE_CHECKING:

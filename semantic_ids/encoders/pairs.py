@@ -61,6 +61,10 @@ class ItemPairs:
             digest.update(half.mark().encode())
         return digest.hexdigest()
 
+    def either_way(self, items: int) -> Ints:
+        """The pairs as numbers, ``trigger * items + target``, in both directions: ``int64 [2 * pairs]``."""
+        return np.concatenate([self.trigger * items + self.target, self.target * items + self.trigger])
+
     def where(self, kept: npt.NDArray[np.bool_]) -> ItemPairs:
         """The pairs of a ``bool [pairs]`` mask, without their rehearsal."""
         return ItemPairs(self.trigger[kept], self.target[kept], self.weight[kept], self.clicks, self.end_us)
@@ -75,6 +79,11 @@ class Rehearsal:
 
     earlier: ItemPairs
     later: ItemPairs
+
+    @classmethod
+    def of(cls, earlier: ItemPairs, later: ItemPairs) -> Rehearsal | None:
+        """None where either half holds no pair."""
+        return cls(earlier, later) if len(earlier) and len(later) else None
 
 
 class PairSpec(Section):
@@ -99,6 +108,10 @@ class PairSpec(Section):
     """Swing neighbours per target, the highest scores first."""
     rehearsal: float = Field(default=0.0, ge=0, lt=1)
     """The newest share of the clicks, by which a rehearsal on the clicks before them is judged; 0 for none."""
+
+
+JUDGES = PairSpec(sources=("swing",))
+"""Pairs that judge. The trigger of a ``user_to_item`` pair is chosen by content, which would favour content."""
 
 
 def mine_pairs(

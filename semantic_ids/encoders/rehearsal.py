@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from semantic_ids.encoders.pairs import ItemPairs, PairSpec, Rehearsal
+from semantic_ids.encoders.pairs import JUDGES, ItemPairs, PairSpec, Rehearsal
 from sidkit.config import EngineSettings
 from sidkit.engine import connection, literal
 
@@ -16,9 +16,7 @@ Mine = Callable[[PairSpec, int, int | None], ItemPairs]
 
 
 def rehearse(mine: Mine, spec: PairSpec, cut_us: int, end_us: int) -> Rehearsal | None:
-    """Mine both halves.
-
-    Later pairs are Swing's alone: the trigger of a ``user_to_item`` pair is chosen by content, which would favour content.
+    """Mine both halves, the later one by what judges: Swing's pairs alone.
 
     Parameters
     ----------
@@ -36,13 +34,10 @@ def rehearse(mine: Mine, spec: PairSpec, cut_us: int, end_us: int) -> Rehearsal 
     """
     if cut_us >= end_us:
         return None
-    plain = spec.model_copy(update={"rehearsal": 0.0})
-    earlier = mine(plain, cut_us, None)
-    later = mine(PairSpec(sources=("swing",)), end_us, cut_us)
+    earlier, later = mine(spec, cut_us, None), mine(JUDGES, end_us, cut_us)
     items = len(later.clicks)
-    learned = np.concatenate([earlier.trigger * items + earlier.target, earlier.target * items + earlier.trigger])
-    later = later.where(~np.isin(later.trigger * items + later.target, learned))
-    return Rehearsal(earlier, later) if len(earlier) and len(later) else None
+    known = np.isin(later.trigger * items + later.target, earlier.either_way(items))
+    return Rehearsal.of(earlier, later.where(~known))
 
 
 def cut_before_newest(

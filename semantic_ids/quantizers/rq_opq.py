@@ -14,6 +14,7 @@ from semantic_ids.quantizers.base import Codes, Quantizer, check_sizes, checked_
 from semantic_ids.quantizers.opq import OptimizedProductQuantizer
 from semantic_ids.quantizers.pq import check_parts
 from semantic_ids.quantizers.residual_kmeans import ResidualKMeans
+from sidkit.artifact import tensors_under
 from sidkit.errors import FitError
 
 
@@ -127,5 +128,5 @@ class ResidualOPQ(Quantizer):
     def load_tensors(self, tensors: dict[str, npt.NDArray[np.generic]]) -> Self:
         """Take up a fitted state."""
         for part, quantizer in (("residual.", self._residual), ("opq.", self._opq)):
-            quantizer.load_tensors({key.removeprefix(part): tensors[key] for key in tensors if key.startswith(part)})
+            quantizer.load_tensors(tensors_under(tensors, part))
         return self
