@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,14 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does,
 from ranking.comparison.arms import load_arms
 from ranking.comparison.compare import CompareOptions, Comparison, data_name
 from ranking.comparison.report import write_page
-from ranking.comparison.results import TOLD, budgets, markdown, merge_rows
+from ranking.comparison.results import TOLD, budgets, markdown, markdown_of_ideas, merge_rows
 from ranking.prepare import prepare_repo
 from ranking.presets import load_preset
 from sidkit.files import read_json
 
 ROOT = Path(__file__).parent.parent
-RESULTS = Path(__file__).parent / "results" / "arms.json"
+RESULTS = ROOT / "benchmarks" / "results" / "arms.json"
+TUNED = RESULTS.with_name("tune_ranker.json")
 WORLDS = ("synthetic:strong", "synthetic:weak", "synthetic:none")
 REAL = ("ml_latest_small", "xwines_slim", "uci_online_retail")
 
@@ -41,14 +43,34 @@ def defaults() -> list[str]:
     return [*WORLDS, *(str(folder / name) for name in REAL if (folder / name).is_dir())]
 
 
-def compared(data: str, work: Path, options: argparse.Namespace) -> dict[str, Any]:
+def options_of(data: str, options: argparse.Namespace, arms: Sequence[str], *, tuned: bool = True) -> CompareOptions:
+    """What is compared on a data set: with the settings that ``benchmarks/tune_ranker.py`` chose for it, or the preset's."""
     spec = load_preset("rqkmeans").ranker
-    caps = {"max_train_rows": options.max_train_rows, "max_evaluation_rows": options.max_evaluation_rows}
-    spec = spec.model_copy(update={"training": spec.training.model_copy(update=caps)})
-    asked = CompareOptions(
-        data, load_arms(options.arms.split(",")), spec, options.seeds, options.origins, options.origin_seeds,
-        options.jobs, options.impressions,
+    changed: dict[str, dict[str, Any]] = {
+        "model": {},
+        "training": {"max_train_rows": options.max_train_rows, "max_evaluation_rows": options.max_evaluation_rows},
+    }
+    for key, value in (settings_of(data_name(data)) if tuned else {}).items():
+        section, name = key.split(".")
+        changed[section][name] = value
+    spec = spec.model_copy(
+        update={name: getattr(spec, name).model_copy(update=values) for name, values in changed.items()}
+    )
+    return CompareOptions(
+        data, load_arms(arms), spec, options.seeds, options.origins, options.origin_seeds, options.jobs,
+        options.impressions,
     )  # fmt: skip
+
+
+def settings_of(name: str) -> dict[str, Any]:
+    """What was chosen on validation rows, as ``section.key``; all worlds share what was chosen on ``strong``."""
+    told = read_json(TUNED) if TUNED.exists() else {}
+    shared = data_name(WORLDS[0]) if name in {data_name(world) for world in WORLDS} else name
+    return dict(told.get(shared, {}).get("chosen", {}))
+
+
+def compared(data: str, work: Path, options: argparse.Namespace) -> dict[str, Any]:
+    asked = options_of(data, options, options.arms.split(","))
     repo = prepare_repo(data, work)
 
     def announce(name: str, rows: int, seconds: float, kept: bool) -> None:
@@ -62,6 +84,7 @@ def fragment(rows: list[dict[str, Any]], held: dict[str, dict[str, Any]]) -> str
     """What goes into RESULTS.md: what it took, budgets, and the table of every data set."""
     lines = ["AUC; after it the difference to A3 with its 95 % interval over users, bold where there is evidence.", ""]
     lines += [markdown(rows, TOLD)]
+    lines += ["Differences to the same inputs without the arm's idea:", "", markdown_of_ideas(rows, TOLD)]
     for name, facts in held.items():
         seconds, units = facts["seconds"], facts["units"]
         lines.append(
@@ -75,22 +98,28 @@ def fragment(rows: list[dict[str, Any]], held: dict[str, dict[str, Any]]) -> str
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", nargs="+", default=None)
+def parser_of(description: str | None) -> argparse.ArgumentParser:
+    """The options that decide what is prepared."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", nargs="+", default=defaults())
     parser.add_argument("--work", type=Path, default=Path(".work") / "arms")
-    parser.add_argument("--arms", default="all")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--origins", type=int, default=3)
     parser.add_argument("--origin-seeds", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--max-train-rows", type=int, default=300_000)
-    parser.add_argument("--max-evaluation-rows", type=int, default=100_000)
+    parser.add_argument("--max-train-rows", type=int, default=150_000)
+    parser.add_argument("--max-evaluation-rows", type=int, default=120_000)
     parser.add_argument("--impressions", type=int, default=1_000_000, help="of a synthetic world")
+    return parser
+
+
+def main() -> None:
+    parser = parser_of(__doc__)
+    parser.add_argument("--arms", default="all")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     began = time.monotonic()
-    for data in options.data or defaults():
+    for data in options.data:
         name = data_name(data)
         print(f"{name}", flush=True)
         started = time.monotonic()

@@ -1,11 +1,12 @@
-"""Choose the defaults of ``[ranker]`` on validation rows: a random search that never reads a test row.
+"""Choose the rankers' settings for each data set on validation rows: a random search that never scores a test row.
 
-    python benchmarks/tune_ranker.py --repos REPO... [--trials 16] [--seed 0]
+    python benchmarks/tune_ranker.py --data DATA... [--work .work/arms] [--trials 6] [--seeds 1] [--jobs 2]
 
-Each REPO is one on which ``sidkit run`` has finished; its kept frame is used. Every trial trains the arms ``id`` and
-``id_codes`` on each repo and is scored by the mean validation AUC, overall and on cold rows (item with under 10 earlier
-interactions), as differences from the first trial, which is the present default. Results go to
-``benchmarks/results/tune_ranker.json``.
+Prepares what ``benchmarks/arms.py`` prepares, in the same work folder, and keeps it. Every trial trains two baselines and
+both papers' arms, each brought to the same number of parameters, and its worth is their mean validation AUC, of all rows
+and of cold ones (item with under 10 earlier interactions, where 200 of them are positive). All arms of a data set then
+share the best trial's settings. Trial 0 is the preset's. Results go to ``benchmarks/results/tune_ranker.json``, where
+``benchmarks/arms.py`` reads them; the worlds share what is chosen on ``strong``.
 """
 
 from __future__ import annotations
@@ -15,135 +16,116 @@ import dataclasses
 import json
 import os
 import time
-from pathlib import Path
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch is loaded
+os.environ["OMP_NUM_THREADS"] = "1"  # processes, not threads
 
 import numpy as np
+from arms import ROOT, options_of, parser_of
 
+from ranking.arms import TrainingContext, train_arm
+from ranking.comparison.arms import ComparedArm
+from ranking.comparison.compare import Comparison, data_name
+from ranking.comparison.units import Unit, context_of
 from ranking.evaluation.metrics import auc
 from ranking.evaluation.slices import prior_interactions
-from ranking.features import Scaling, feature_names
-from ranking.frame_store import load_training_set
-from ranking.model import CtrModel
-from ranking.model_spec import ModelSpec
-from ranking.presets import load_preset
-from ranking.representations.base import ItemShape
-from ranking.split import TimeSplit
-from ranking.tensors import TensorSet, Vocabulary
-from ranking.train import predict, train
-from ranking.training_set import TrainingSet
-from ranking.training_spec import TrainingSpec
-from sidkit.repo import Repo
+from ranking.prepare import prepare_repo
+from ranking.sizing import Budget
+from sidkit.files import read_json, write_json
 
-ARMS = {"id": ("id",), "id_codes": ("id", "prefix_ngram")}
+RESULTS = ROOT / "benchmarks" / "results" / "tune_ranker.json"
+ARMS = ["A1", "A3", "A9", "A12"]
 CHOICES: dict[str, list[Any]] = {
-    "model.dim": [8, 16, 32],
-    "model.hidden": [(64, 32), (128, 64), (32,)],
-    "model.dropout": [0.1, 0.25, 0.4],
-    "training.batch_rows": [512, 1024],
-    "training.learning_rate": [3e-4, 5e-4, 1e-3, 2e-3],
-    "training.table_learning_rate": [2e-4, 5e-4, 1e-3, 2e-3],
-    "training.weight_decay": [0.01, 0.1],
-    "training.table_weight_decay": [0.01, 0.1, 1.0],
+    "model.dropout": [0.2, 0.4],
+    "model.id_dropout": [0.1, 0.5, 0.9],
+    "training.learning_rate": [2e-4, 5e-4, 1e-3],
+    "training.table_learning_rate": [5e-5, 1.5e-4, 5e-4],
+    "training.table_weight_decay": [0.1, 1.0],
 }
+LEAST_POSITIVES = 200
+
+_contexts: dict[str, TrainingContext] = {}
+_arms: dict[str, ComparedArm] = {}
 
 
-@dataclasses.dataclass(frozen=True)
-class Data:
-    name: str
-    train: TrainingSet
-    validation: TrainingSet
-    shape: ItemShape
+def _take(contexts: dict[str, TrainingContext], arms: dict[str, ComparedArm]) -> None:
+    _contexts.update(contexts)
+    _arms.update(arms)
 
 
-def read(path: Path) -> Data:
-    repo = Repo.open(path)
-    frame = load_training_set(repo.runs / "rqkmeans" / "frame")
-    split = TimeSplit.of(_row_times(repo), repo.settings.split)
-    parts = split.parts(frame.rows.at_us)
-    train_rows = frame.take(parts["train"])
-    vocabulary = Vocabulary.fit(train_rows.rows.item_ids)
-    levels = frame.items.codes.shape[1]
-    size = int(frame.items.codes.max()) + 1
-    shape = ItemShape(vocabulary.size, (size,) * levels, frame.items.content.shape[1])
-    return Data(path.name, train_rows, frame.take(parts["validation"]), shape)
-
-
-def _row_times(repo: Repo) -> Any:
-    from ranking.training_set import read_rows
-
-    return read_rows(repo.labelled_rows).at_us
-
-
-def trial(data: Data, model: ModelSpec, training: TrainingSpec, seed: int) -> dict[str, float]:
-    label = data.validation.rows.label
-    cold = prior_interactions(data.validation) < 10
-    vocabulary = Vocabulary.fit(data.train.rows.item_ids)
-    scaling = Scaling.fit(data.train.numeric, float(data.train.rows.label.mean()))
-    sets = [TensorSet(part, scaling, vocabulary) for part in (data.train, data.validation)]
-    found = {}
-    for arm, representations in ARMS.items():
-        trained = train(
-            lambda representations=representations: CtrModel(representations, data.shape, len(feature_names()), model),
-            *sets, training, seed=seed, threads=2,
-        )  # fmt: skip
-        score = predict(trained.model, sets[1])
-        found[f"{arm}.all"] = auc(label, score)
-        found[f"{arm}.cold"] = auc(label[cold], score[cold]) if len(np.unique(label[cold])) == 2 else float("nan")
-    return found
-
-
-def drawn(rng: np.random.Generator, model: ModelSpec, training: TrainingSpec) -> tuple[ModelSpec, TrainingSpec]:
-    changes: dict[str, dict[str, Any]] = {"model": {}, "training": {}}
-    for key, options in CHOICES.items():
+def _trained(unit: Unit, settings: dict[str, Any]) -> tuple[float, float, int]:
+    """Validation AUC of all rows and of cold ones (NaN where there are too few), and the best epoch."""
+    context = _contexts[unit.frame]
+    changed = {section: {} for section in ("model", "training")}  # type: dict[str, dict[str, Any]]
+    for key, value in settings.items():
         section, name = key.split(".")
-        changes[section][name] = options[int(rng.integers(len(options)))]
-    return model.model_copy(update=changes["model"]), training.model_copy(update=changes["training"])
+        changed[section][name] = value
+    spec = context.spec.model_copy(
+        update={name: getattr(context.spec, name).model_copy(update=values) for name, values in changed.items()}
+    )
+    budget = Budget(unit.budget, _arms[unit.arm].sized_by) if unit.budget else None
+    found = train_arm(dataclasses.replace(context, spec=spec), unit.arm, _arms[unit.arm], unit.seed, "trial", budget)
+    label = context.validation.rows.label
+    cold = prior_interactions(context.validation) < 10
+    enough = min(label[cold].sum(), (1 - label[cold]).sum()) >= LEAST_POSITIVES
+    told = auc(label[cold], found.validation[cold]) if enough else float("nan")
+    return auc(label, found.validation), told, found.details["best_epoch"]
+
+
+def _drawn(rng: np.random.Generator) -> dict[str, Any]:
+    return {key: values[int(rng.integers(len(values)))] for key, values in CHOICES.items()}
+
+
+def tuned(data: str, options: argparse.Namespace) -> dict[str, Any]:
+    """All trials on one data set, and the best."""
+    asked = options_of(data, options, ARMS, tuned=False)
+    repo = prepare_repo(data, options.work / data_name(data))
+    with repo.locked():
+        plan, _ = Comparison(repo, asked, lambda *_: None).plan()
+    contexts = {}
+    for unit in plan.units:
+        if unit.frame not in contexts:
+            whole = context_of(repo, plan.frames[unit.frame], plan.spec)
+            # No artefact, no first epoch, and the validation rows in place of the test rows.
+            contexts[unit.frame] = dataclasses.replace(whole, test=whole.validation, first_epoch=False)
+    rng = np.random.default_rng(options.seed)
+    preset = {
+        key: getattr(getattr(asked.spec, section), name) for key in CHOICES for section, name in [tuple(key.split("."))]
+    }
+    trials = [preset, *(_drawn(rng) for _ in range(options.trials - 1))]
+    told = []
+    with ProcessPoolExecutor(options.jobs, get_context("fork"), _take, (contexts, dict(plan.arms))) as pool:
+        waiting = [[pool.submit(_trained, unit, settings) for unit in plan.units] for settings in trials]
+        for number, (settings, each) in enumerate(zip(trials, waiting, strict=True)):
+            began = time.monotonic()
+            found = [one.result() for one in each]
+            worth = float(np.nanmean([figure for one in found for figure in one[:2]]))
+            names = [f"{unit.arm}-s{unit.seed}" for unit in plan.units]
+            figures = {
+                name: {"all": one[0], "cold": None if np.isnan(one[1]) else one[1], "best_epoch": one[2]}
+                for name, one in zip(names, found, strict=True)
+            }
+            told.append({"settings": settings, "worth": worth, "validation": figures})
+            print(f"  {number}: {worth:.5f} in {time.monotonic() - began:.0f} s {settings} {figures}", flush=True)
+    best = max(told, key=lambda trial: trial["worth"])
+    return {"chosen": best["settings"], "gain": best["worth"] - told[0]["worth"], "trials": told}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repos", nargs="+", type=Path, required=True)
-    parser.add_argument("--trials", type=int, default=16)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seeds", type=int, default=2, help="training seeds per trial")
+    parser = parser_of(__doc__)
+    parser.add_argument("--trials", type=int, default=6)
+    parser.add_argument("--seed", type=int, default=0, help="of the search")
+    parser.set_defaults(seeds=1, origins=1)
     options = parser.parse_args()
-    preset = load_preset("rqkmeans").ranker
-    sets = [read(path) for path in options.repos]
-    rng = np.random.default_rng(options.seed)
-    results: list[dict[str, Any]] = []
-    out = Path(__file__).parent / "results" / "tune_ranker.json"
-    out.parent.mkdir(exist_ok=True)
-    for number in range(options.trials):
-        specs = (preset.model, preset.training) if number == 0 else drawn(rng, preset.model, preset.training)
-        began = time.monotonic()
-        found = {
-            data.name: {
-                key: float(np.mean([run[key] for run in runs]))
-                for runs in [[trial(data, *specs, seed) for seed in range(options.seeds)]]
-                for key in runs[0]
-            }
-            for data in sets
-        }
-        seconds = time.monotonic() - began
-        base = results[0]["validation"] if results else found
-        gains = [found[name][key] - base[name][key] for name in found for key in found[name]]
-        results.append(
-            {
-                "trial": number,
-                "model": specs[0].model_dump(mode="json"),
-                "training": specs[1].model_dump(mode="json"),
-                "validation": found,
-                "gain": float(np.nanmean(gains)),
-                "seconds": seconds,
-            }
-        )
-        print(f"trial {number}: gain {results[-1]['gain']:+.5f} in {seconds:.0f} s {found}", flush=True)
-        out.write_text(json.dumps({"repos": [data.name for data in sets], "trials": results}, indent=2) + "\n")
-    best = max(results, key=lambda result: result["gain"])
-    print(f"best: trial {best['trial']} {best['model']} {best['training']}")
+    for data in options.data:
+        print(data_name(data), flush=True)
+        found = tuned(data, options)
+        held = read_json(RESULTS) if RESULTS.exists() else {}
+        write_json(RESULTS, {**held, data_name(data): found})
+        print(f"  chosen: {json.dumps(found['chosen'])}, {found['gain']:+.5f} over the preset", flush=True)
 
 
 if __name__ == "__main__":

@@ -22,8 +22,9 @@ from sidkit.artifact import written_before
 from sidkit.files import read_json, written_beside
 
 if TYPE_CHECKING:
-    from ranking.artifact import Ranker
+    from ranking.artifact import Ranker, RankerConfig
     from ranking.model import CtrModel
+    from ranking.sizing import Budget
     from semantic_ids.quantizers import Quantizer
 
 
@@ -59,8 +60,12 @@ class TrainingContext:
     """Also score the test rows by the model of the first epoch, so that one-epoch overfitting can be seen."""
 
 
-def train_arm(context: TrainingContext, arm: str, spec: ArmSpec, seed: int, name: str) -> ArmResult:
+def train_arm(
+    context: TrainingContext, arm: str, spec: ArmSpec, seed: int, name: str, budget: Budget | None = None
+) -> ArmResult:
     """Train one arm with one seed; a neural arm that is no control is kept as a ranker artefact.
+
+    With a budget its model is first brought to that many parameters.
 
     The test rows are scored by the model that validation chose (and, where the context asks for it, by that of the first
     epoch, which decides nothing).
@@ -72,11 +77,14 @@ def train_arm(context: TrainingContext, arm: str, spec: ArmSpec, seed: int, name
         return ArmResult(
             boosted.validation_auc, boosted.predictions[0], boosted.predictions[1], None, {"trees": boosted.trees}
         )
-    return _train_neural(context, arm, spec, seed, name)
+    return _train_neural(context, arm, spec, seed, name, budget)
 
 
-def _train_neural(context: TrainingContext, arm: str, spec: ArmSpec, seed: int, name: str) -> ArmResult:
-    from ranking.artifact import METRICS, Ranker, RankerConfig, fit_representations, make_model
+def _train_neural(
+    context: TrainingContext, arm: str, spec: ArmSpec, seed: int, name: str, budget: Budget | None
+) -> ArmResult:
+    from ranking.artifact import METRICS, Ranker, fit_representations, make_model
+    from ranking.sizing import sized
     from ranking.tensors import TensorSet, Vocabulary, seen_in
     from ranking.train import train
 
@@ -96,19 +104,13 @@ def _train_neural(context: TrainingContext, arm: str, spec: ArmSpec, seed: int, 
         parts = [dataclasses.replace(part, items=items) for part in parts]
     scaling = Scaling.fit(parts[0].numeric, context.rate)
     vocabulary = Vocabulary.fit(parts[0].rows.item_ids)
-    config = RankerConfig(
-        arm=arm,
-        representations=spec.representations,
-        model=spec.model_spec(context.spec.model).model_dump(mode="json"),
-        numeric=feature_names(),
-        scaling=dataclasses.asdict(scaling),
-        content_dim=parts[0].items.content.shape[1],
-        **context.serving,
-    )
+    config = _config(context, arm, spec, scaling)
     training, validation = (TensorSet(part, scaling, vocabulary) for part in parts[:2])
     quantizer = context.quantizer
     seen = seen_in(parts[0], vocabulary, quantizer.decode_flat if quantizer is not None else None)
     fitted = fit_representations(config, vocabulary, seen)
+    if budget is not None:
+        config = sized(config, vocabulary, fitted, budget)
     # A training that goes on after its first epoch could not tell what that epoch was.
     kept_in = None if context.first_epoch else context.rankers
     checkpoint = kept_in / f".checkpoint-{name}.safetensors" if kept_in is not None else None
@@ -127,12 +129,40 @@ def _train_neural(context: TrainingContext, arm: str, spec: ArmSpec, seed: int, 
         "validation_auc": list(trained.validation_auc),
         "best_epoch": trained.best_epoch,
         "parameters": sum(parameter.numel() for parameter in trained.model.parameters()),
+        "dim": config.model["dim"],
         "table_parameters": _table_parameters(trained.model),
     }
     if folder is not None:
         ranker.save(folder, describe, details)
     told = _told(parts[1], parts[2], ranker, details, name if folder is not None else None)
     return dataclasses.replace(told, test_first_epoch=first[0] if first else None)
+
+
+def parameters_before_training(context: TrainingContext, arm: str, spec: ArmSpec) -> int:
+    """How many parameters a neural arm's model will have."""
+    from ranking.artifact import fit_representations
+    from ranking.sizing import parameters_of
+    from ranking.tensors import Vocabulary, seen_in
+
+    config = _config(context, arm, spec, Scaling.fit(context.train.numeric, context.rate))
+    vocabulary = Vocabulary.fit(context.train.rows.item_ids)
+    seen = seen_in(context.train, vocabulary, context.quantizer.decode_flat if context.quantizer else None)
+    return parameters_of(config, vocabulary, fit_representations(config, vocabulary, seen))
+
+
+def _config(context: TrainingContext, arm: str, spec: ArmSpec, scaling: Scaling) -> RankerConfig:
+    """What an arm's ranker is, before any training."""
+    from ranking.artifact import RankerConfig
+
+    return RankerConfig(
+        arm=arm,
+        representations=spec.representations,
+        model=spec.model_spec(context.spec.model).model_dump(mode="json"),
+        numeric=feature_names(),
+        scaling=dataclasses.asdict(scaling),
+        content_dim=context.train.items.content.shape[1],
+        **context.serving,
+    )
 
 
 def _table_parameters(model: CtrModel) -> int:

@@ -34,7 +34,8 @@ class RankerConfig:
     """What decides a ranker's scores besides its weights.
 
     ``features`` maps the feature names that the service must give to their Feast types; ``codebook_hash`` is the content
-    hash of the codebook it was trained with; ``residual_levels`` how many of its codes refine each other (None: all).
+    hash of the codebook it was trained with; ``residual_levels`` how many of its codes refine each other (None: all);
+    ``content_parts`` the widths of what lies side by side in its vectors (empty: they are one).
     """
 
     arm: str
@@ -50,6 +51,7 @@ class RankerConfig:
     history_length: int
     scaling: dict[str, Any]
     residual_levels: int | None = None
+    content_parts: tuple[int, ...] = ()
 
 
 class Ranker:
@@ -134,7 +136,10 @@ def fit_representations(config: RankerConfig, vocabulary: Vocabulary, seen: Seen
 
 
 def _shape(config: RankerConfig, vocabulary: Vocabulary) -> ItemShape:
-    return ItemShape(vocabulary.size, config.sizes, config.content_dim, config.residual_levels, len(config.numeric))
+    return ItemShape(
+        vocabulary.size, config.sizes, config.content_dim, config.residual_levels, len(config.numeric),
+        config.content_parts,
+    )  # fmt: skip
 
 
 def _fitted_in(tensors: Mapping[str, Tensor], config: RankerConfig) -> Fitted:

@@ -18,6 +18,8 @@ from ranking.representations.base import Batch, ItemShape
 
 Fitted = Mapping[str, Mapping[str, Tensor]]
 """Representation name -> its fitted state."""
+_CUT = 5.0
+"""Scaled matches are cut off at so many deviations, as numeric features are."""
 
 
 class CtrModel(nn.Module):
@@ -67,6 +69,8 @@ class CtrModel(nn.Module):
             self.sid_match = SidMatchHistory(items - behaviour, behaviour, spec, shape.refining)
             self.pools.append(self.sid_match)
         matches = sum(part.match_dim for part in self.parts)
+        self.register_buffer("match_mean", torch.zeros(matches))
+        self.register_buffer("match_scale", torch.ones(matches))
         width = items + sum(pool.dim for pool in self.pools) + matches + numeric_dim
         layers: list[nn.Module] = []
         for wide, narrow in itertools.pairwise([width, *spec.hidden]):
@@ -76,11 +80,15 @@ class CtrModel(nn.Module):
         deep_width = [width, *spec.hidden][-1]
         self.last = nn.Linear(deep_width + (width if self.cross else 0), 1)
 
+    match_mean: Tensor
+    match_scale: Tensor
+
     def forward(self, batch: Batch) -> Tensor:
         """Logits ``float32 [rows]``."""
         modality, behaviour = self.spaces(batch)
         pooled = [pool(modality, behaviour, batch) for pool in self.pools]
         matches = self.matches(batch) if batch.matches is None else batch.matches
+        matches = ((matches - self.match_mean) * self.match_scale).clamp(-_CUT, _CUT)
         features = torch.cat([modality.candidate, behaviour.candidate, *pooled, matches, batch.numeric], dim=1)
         hidden = self.deep(features)
         if self.cross is not None:
@@ -107,6 +115,16 @@ class CtrModel(nn.Module):
         """The matches of all representations, ``float32 [rows, matches]``; they depend on no weight, so once is enough."""
         found = [part.match(batch.items, batch.candidate, batch.history, batch.mask) for part in self.parts]
         return torch.cat(found, dim=1)
+
+    def scale_matches(self, matches: Tensor) -> None:
+        """From now on show the head matches by the mean and deviation of ``float32 [rows, matches]``, those of the training
+        rows: a cosine with a mean over many items hardly moves, and a network learns slowly from what hardly moves.
+        """
+        if not self.match_mean.numel():
+            return
+        deviation, mean = torch.std_mean(matches.double(), dim=0, correction=0)
+        self.match_mean.copy_(mean)
+        self.match_scale.copy_(torch.where(deviation > 1e-6, 1 / deviation.clamp(min=1e-6), 0.0))
 
     def auxiliary(self, batch: Batch) -> dict[str, Tensor]:
         """The representations' own losses of a training batch, weighted, by ``<representation>.<loss>``."""

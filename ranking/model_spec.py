@@ -8,6 +8,9 @@ from pydantic import Field
 
 from sidkit.config import Section
 
+SizedBy = Literal["dim", "table_rows"]
+"""Keys by which a model is brought to a number of parameters: the width of every representation, a hashed table's rows."""
+
 
 class ModelSpec(Section):
     """Widths, dropouts and options of the parts (``[ranker.model]`` of a preset; an arm may override any of them)."""

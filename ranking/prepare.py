@@ -244,6 +244,7 @@ def _serving(repo: Repo, record: CodebookRecord, codebook: Codebook) -> Mapping[
     return {
         "sizes": record.sizes,
         "residual_levels": codebook.quantizer.residual_levels,
+        "content_parts": codebook.encoder.parts,
         "codebook": record.name,
         "codebook_hash": record.content_hash,
         "service": record.service_name,

@@ -74,8 +74,10 @@ def train(
     label = validation.label.numpy(force=True)
     check_both_classes(label, "validation")
     parts = (training.to(device), validation.to(device))
-    for part in parts:
-        part.keep_matches(_all_matches(model, part))
+    matches = [_all_matches(model, part) for part in parts]
+    model.scale_matches(matches[0])
+    for part, found in zip(parts, matches, strict=True):
+        part.keep_matches(found)
     kept_at = Checkpoint(checkpoint, [seed, spec.model_dump(mode="json"), len(training), len(validation)])
     progress = kept_at.resume(model, optimisers, order) or Progress([], copy.deepcopy(model.state_dict()))
     while len(progress.curve) < spec.epochs and not _given_up(progress.curve, spec.patience):

@@ -16,11 +16,11 @@ import pytest
 from rich.console import Console
 
 from builders import copy_of, dies, sidkit
-from comparison_builders import IMPRESSIONS, arm_file, compare
+from comparison_builders import IMPRESSIONS, arm_file, compare, small_spec
 from ranking.arms import FIRST_EPOCH, read_predictions
 from ranking.comparison import units
 from ranking.comparison.arms import load_arms
-from ranking.comparison.results import markdown, merge_rows, print_comparison
+from ranking.comparison.results import markdown, markdown_of_ideas, merge_rows, print_comparison
 from ranking.comparison.units import Plan, Unit
 from ranking.evaluation.metrics import auc
 from ranking.frame_store import load_training_set
@@ -71,6 +71,19 @@ def test_every_arm_trains_and_is_in_the_table(every: Compared) -> None:
     assert facts["arms"]["A3"]["parameters"] == facts["arms"]["A4"]["parameters"] == facts["arms"]["A5"]["parameters"]
 
 
+def test_every_arm_is_brought_to_the_parameters_of_a3(every: Compared) -> None:
+    arms = {arm: told["parameters"] for arm, told in every[1]["arms"].items() if told["parameters"]}
+    assert {arm: count / arms["A3"] for arm, count in arms.items()} == pytest.approx(dict.fromkeys(arms, 1), abs=0.06)
+    widths = {arm: every[1]["arms"][arm]["dim"] for arm in arms}
+    assert widths["A3"] == widths["A4"] == small_spec().model.dim < widths["A0"]
+
+
+def test_arms_may_keep_their_own_sizes(tmp_path: Path) -> None:
+    facts = compare(tmp_path / "repo", ["A0", "A3"], equal_budgets=False)[1]
+    assert facts["arms"]["A0"]["dim"] == facts["arms"]["A3"]["dim"]
+    assert facts["arms"]["A0"]["parameters"] < 0.95 * facts["arms"]["A3"]["parameters"]
+
+
 def test_the_rows_have_the_stated_shape_and_the_stated_baselines(every: Compared) -> None:
     rows = every[1]["rows"]
     assert json.loads(json.dumps(rows, allow_nan=False)) == rows
@@ -83,9 +96,12 @@ def test_the_rows_have_the_stated_shape_and_the_stated_baselines(every: Compared
         if row["positives"] < 500 and row["baseline"]:
             assert row["verdict"] == "no evidence"
     pairs = {(row["arm"], row["baseline"]) for row in rows if row["metric"] == "auc" and row["slice"] == "all"}
+    own = {(arm, spec.baseline) for arm, spec in load_arms(["all"]).items() if spec.baseline}
+    assert ("A9", "A3_saviorrec_content") in own and ("A12", "A3_smile") in own
     arms = [arm for arm in every[1]["arms"] if arm not in {"A0", "A3"}]
     assert pairs == {
         *((arm, base) for arm in arms for base in ("A0", "A3")), ("A0", "A3"), ("A3", "A0"), ("A3", "A4"), ("oracle", None),
+        *own,
     }  # fmt: skip
     keys = [(row["arm"], row["slice"], row["metric"], row["baseline"]) for row in rows]
     assert len(set(keys)) == len(keys)
@@ -279,6 +295,20 @@ def test_markdown_marks_what_is_better_and_names_what_it_is_better_than() -> Non
         "**world**", "", "| arm | all (900) |", "| --- | --- |", "| A3 | .7000 |",
         "| A9 | .7000 **+0.0200 [+0.0100, +0.0300]** |", "| A12 | .7000 +0.0200 [-0.0100, +0.0300] |",
     ]  # fmt: skip
+
+
+def test_what_an_idea_gives_is_told_apart_from_what_its_inputs_give() -> None:
+    rows = [
+        line("world", "A9", baseline="A3", delta=0.02, delta_low=0.01, delta_high=0.03, verdict="better"),
+        line("world", "A9", baseline="A3_content", delta=-0.02, delta_low=-0.03, delta_high=-0.01, verdict="worse"),
+        line("other", "A9", baseline="A3_content", delta=0.01, delta_low=-0.03, delta_high=0.02, verdict="no evidence"),
+    ]
+    assert markdown_of_ideas(rows, ("all", "cold")).splitlines() == [
+        "| data | arm | without its idea | all | cold |", "| --- | --- | --- | --- | --- |",
+        "| world | A9 | A3_content | **-0.0200 [-0.0300, -0.0100]** | - |",
+        "| other | A9 | A3_content | +0.0100 [-0.0300, +0.0200] | - |",
+    ]  # fmt: skip
+    assert markdown_of_ideas(rows[:1]) == ""
 
 
 def test_people_are_told_budgets_differences_and_times(few: Compared) -> None:

@@ -24,7 +24,12 @@ PAPERS = [*(f"A{number}" for number in range(14)), "gbdt"]
 
 
 def test_the_arms_of_the_protocol_are_shipped_and_all_is_those() -> None:
-    assert list(load_arms(["all"])) == PAPERS
+    arms = load_arms(["all"])
+    # Beside the papers' arms, what their inputs give without their ideas.
+    without = {"A3_smile", "A3_smile_content", "A3_saviorrec_content"}
+    assert set(arms) == {*PAPERS, *without, "A12_content"}
+    assert [arm for arm in arms if arm in PAPERS] == PAPERS
+    assert {arm.baseline for arm in arms.values()} == {*without, None}
     assert {name for name, arm in load_arms(["all"]).items() if arm.rolling} == {"A0", "A3", "A4", "A9", "A12", "gbdt"}
 
 

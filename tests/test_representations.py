@@ -135,20 +135,35 @@ def test_content_is_a_linear_map_of_the_vector() -> None:
 
 @law
 @given(matched())
-def test_content_matches_are_the_largest_and_the_mean_cosine_with_the_history(
+def test_content_matches_are_cosines_with_the_history_and_with_its_direction_part_by_part(
     case: tuple[ItemBatch, Tensor, Tensor, Tensor],
 ) -> None:
     items, candidate, history, mask = case
-    vectors = items.content.numpy().astype(float)
-    expected = []
-    for own, past, there in zip(candidate.tolist(), history.numpy(), mask.numpy(), strict=True):
-        cosines = []
-        for other in past[there]:
-            norms = np.linalg.norm(vectors[own]) * np.linalg.norm(vectors[other])
-            cosines.append(vectors[own] @ vectors[other] / norms if norms else 0.0)
-        expected.append([max(cosines), sum(cosines) / len(cosines)] if cosines else [0.0, 0.0])
-    told = ContentRepresentation(SHAPE).match(items, candidate, history, mask)
-    assert told.numpy() == pytest.approx(np.array(expected), abs=1e-5)
+    whole = items.content.numpy().astype(float)
+
+    def cosine(own: np.ndarray, other: np.ndarray) -> float:
+        norms = float(np.linalg.norm(own) * np.linalg.norm(other))
+        return float(own @ other) / norms if norms > 1e-9 else 0.0
+
+    def direction(vector: np.ndarray) -> np.ndarray:
+        return np.array(vector / (np.linalg.norm(vector) or 1.0))
+
+    for parts in [(), (2, 3)]:
+        expected: list[list[float]] = [[] for _ in candidate]
+        for start, end in [(0, 5)] if not parts else [(0, 2), (2, 5)]:
+            vectors = whole[:, start:end]
+            for row, (own, past, there) in enumerate(
+                zip(candidate.tolist(), history.numpy(), mask.numpy(), strict=True)
+            ):
+                cosines = [cosine(vectors[own], vectors[other]) for other in past[there]]
+                towards = (
+                    cosine(vectors[own], sum(direction(vectors[other]) for other in past[there])) if cosines else 0.0
+                )
+                expected[row] += [max(cosines), sum(cosines) / len(cosines), towards] if cosines else [0.0] * 3
+        told = ContentRepresentation(dataclasses.replace(SHAPE, content_parts=parts)).match(
+            items, candidate, history, mask
+        )
+        assert told.numpy() == pytest.approx(np.array(expected), abs=1e-4)
 
 
 def test_codes_that_refine_no_other_have_rows_and_matches_of_their_own() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
+from ranking.model_spec import SizedBy
 from ranking.presets import ArmSpec, load_preset
 from semantic_ids.pipeline import CodebookSpec
 from sidkit.config import load_model
@@ -18,7 +19,7 @@ _FOLDER = Path(__file__).parent.parent.parent / "sidkit" / "presets" / "arms"
 
 CODES_AS_FEATURES, ID_ALONE, SHUFFLED = "A3", "A0", "A4"
 """What every arm is compared with, and the control that tells meaning from capacity."""
-_TRAINING_IRRELEVANT = {"title", "rolling", "extra", "codebook", "codebook_changes"}
+_TRAINING_IRRELEVANT = {"title", "rolling", "extra", "baseline", "codebook", "codebook_changes", "sized_by"}
 
 
 class ComparedArm(ArmSpec):
@@ -32,6 +33,10 @@ class ComparedArm(ArmSpec):
     """Keys of ``[codebook]`` that differ from the preset's, for arms that compare tokenizers or encoders."""
     extra: bool = False
     """Whether the arm answers a side question: it is then run by name, and not by ``all``."""
+    baseline: str | None = None
+    """An arm to compare this one with besides A3 and A0, where it is compared too: what it would be without its idea."""
+    sized_by: SizedBy = "dim"
+    """What gives way when the arm is brought to as many parameters as A3 has: its width, or a hashed table's rows."""
     rolling: bool = False
     """Whether the arm is also judged at earlier time origins."""
 

@@ -24,6 +24,10 @@ def compare(
     ] = 100_000,
     jobs: Annotated[int, typer.Option(min=1, help="Processes that train, one thread each.")] = 1,
     impressions: Annotated[int, typer.Option(help="Size of a synthetic world.")] = 200_000,
+    own_sizes: Annotated[
+        bool,
+        typer.Option("--own-sizes", help="Leave arms at the preset's widths; else they get as many parameters as A3."),
+    ] = False,
     results: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="A JSON list of rows; those of this data are replaced, others are kept."),
@@ -49,7 +53,7 @@ def compare(
     spec = load_preset(preset).ranker
     caps = {"max_train_rows": max_train_rows, "max_evaluation_rows": max_evaluation_rows}
     spec = spec.model_copy(update={"training": spec.training.model_copy(update=caps)})
-    options = CompareOptions(data, chosen, spec, seeds, origins, origin_seeds, jobs, impressions)
+    options = CompareOptions(data, chosen, spec, seeds, origins, origin_seeds, jobs, impressions, not own_sizes)
 
     def announce(name: str, rows: int, seconds: float, kept: bool) -> None:
         mark = "[dim]kept[/]" if kept else "[green]done[/]"

@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ranking.comparison.arms import ComparedArm
+from ranking.comparison.arms import CODES_AS_FEATURES, ComparedArm
 from ranking.comparison.origins import Origin, origins
-from ranking.comparison.units import Frame, Plan, Unit, work_through
+from ranking.comparison.units import Frame, Plan, Unit, context_of, work_through
 from ranking.prepare import SYNTHETIC, Caps, Prepared, end_of_log, peak_rss_mb
 from ranking.presets import RankerSpec
 from ranking.stages import StageResult, Stages
@@ -32,7 +32,8 @@ class CompareOptions:
     """What a comparison is asked to do.
 
     ``spec`` is what all arms share: widths, optimiser, stopping, and the most rows of each part. Earlier origins take
-    the first ``origin_seeds`` seeds of the arms that say ``rolling``.
+    the first ``origin_seeds`` seeds of the arms that say ``rolling``. With ``equal_budgets`` every neural arm is brought to
+    as many parameters as A3 has at the same origin, where A3 is compared.
     """
 
     data: str
@@ -43,6 +44,7 @@ class CompareOptions:
     origin_seeds: int = 1
     jobs: int = 1
     impressions: int = 200_000
+    equal_budgets: bool = True
 
 
 class Comparison:
@@ -114,18 +116,50 @@ class Comparison:
         for origin in places:
             seeds = options.seeds if origin.number == 0 else min(options.seeds, options.origin_seeds)
             seen = rows.take(origin.rows(rows.at_us))
+            inputs = [log, labelled, tables, asdict(origin.split), origin.end_us]
+            keys = {}
             for arm, spec in self._arms_at(origin):
                 book, chosen = Path(spec.codebook).stem, spec.codebook_spec()
-                key = f"{book}_{content_hash(chosen.model_dump(mode='json'))[:6]}-o{origin.number}"
-                inputs = [log, labelled, tables, asdict(origin.split), origin.end_us]
+                keys[arm] = key = f"{book}_{content_hash(chosen.model_dump(mode='json'))[:6]}-o{origin.number}"
                 if key not in frames:
                     name = prepared.codebook(book, chosen, origin.split.train_end_us, inputs, f":{key}")
                     folder = self.folder / "frames" / key
                     prepared.frame(f"frame:{key}", [inputs, name, asdict(caps)], name, seen, origin.split, caps, folder)
                     frames[key] = Frame(folder, name, origin.split)
-                made_of = [inputs, asdict(caps), frames[key].codebook, spec.trained_by(), _trained_by(options.spec)]
-                units += [Unit(arm, seed, origin.number, key, content_hash([*made_of, seed])) for seed in range(seeds)]
+            budget = None
+            if options.equal_budgets and CODES_AS_FEATURES in keys:
+                frame = frames[keys[CODES_AS_FEATURES]]
+                budget = self._budget(f"budget:o{origin.number}", [inputs, asdict(caps), frame.codebook], frame)
+            for arm, spec in self._arms_at(origin):
+                made_of = [
+                    inputs,
+                    asdict(caps),
+                    frames[keys[arm]].codebook,
+                    spec.trained_by(),
+                    _trained_by(options.spec),
+                ]
+                fitted_to = budget if spec.kind == "neural" else None
+                if fitted_to is not None:
+                    made_of += [fitted_to, spec.sized_by]
+                units += [
+                    Unit(arm, seed, origin.number, keys[arm], content_hash([*made_of, seed]), fitted_to)
+                    for seed in range(seeds)
+                ]
         return Plan(self.repo.path, self.folder, options.spec, options.arms, frames, tuple(units)), places
+
+    def _budget(self, name: str, inputs: Sequence[Any], frame: Frame) -> int:
+        """How many parameters A3 has."""
+        spec = self.options.arms[CODES_AS_FEATURES]
+
+        def count() -> StageResult:
+            from ranking.arms import parameters_before_training
+
+            context = context_of(self.repo, frame, self.options.spec)
+            found = parameters_before_training(context, CODES_AS_FEATURES, spec)
+            return StageResult(len(context.train), {"parameters": found})
+
+        made_of = [*inputs, spec.trained_by(), _trained_by(self.options.spec)]
+        return int(self.stages.run(name, made_of, count).facts["parameters"])
 
     def _arms_at(self, origin: Origin) -> Iterable[tuple[str, ComparedArm]]:
         return [(arm, spec) for arm, spec in self.options.arms.items() if origin.number == 0 or spec.rolling]

@@ -73,11 +73,12 @@ def judge_comparison(repo: Repo, data: str, plan: Plan, places: Sequence[Origin]
     slices = paper_slices(parts.test, cuts)
     resamples = Resamples.draw(rows.user, RESAMPLES)
     scores = _scores(plan, latest)
+    own_baselines = {arm: spec.baseline for arm, spec in plan.arms.items() if spec.baseline}
     told: list[Row] = []
     by_seed: dict[str, Any] = {arm: {} for arm in scores}
     for name, part in slices.items():
         found = {arm: figures(rows, each, part, resamples) for arm, each in scores.items()}
-        told += _lines(data, name, found, int(rows.label[part].sum()))
+        told += _lines(data, name, found, own_baselines, int(rows.label[part].sum()))
         for arm, figured in found.items():
             if "auc" in figured:
                 by_seed[arm][name] = list(figured["auc"].by_seed)
@@ -114,13 +115,16 @@ def _scores(plan: Plan, units: Sequence[Unit], part: str = "test") -> dict[str, 
     return found
 
 
-def _baselines(arm: str, arms: Mapping[str, Any]) -> list[str]:
-    """Every arm is compared with A3 and A0, and A3 with its own control besides."""
+def _baselines(arm: str, arms: Mapping[str, Any], own: Mapping[str, str]) -> list[str]:
+    """Every arm is compared with A3 and A0, and A3 with its own control besides; an arm may name one of its own."""
     wanted = [ID_ALONE, SHUFFLED] if arm == CODES_AS_FEATURES else [CODES_AS_FEATURES, ID_ALONE]
+    wanted += [own[arm]] if own.get(arm) and own[arm] not in wanted else []
     return [baseline for baseline in wanted if baseline in arms and baseline != arm]
 
 
-def _lines(data: str, name: str, found: Mapping[str, Mapping[str, Figure]], positives: int) -> list[Row]:
+def _lines(
+    data: str, name: str, found: Mapping[str, Mapping[str, Figure]], own_baselines: Mapping[str, str], positives: int
+) -> list[Row]:
     lines = []
     for arm, own in found.items():
         for metric in METRICS:
@@ -128,10 +132,10 @@ def _lines(data: str, name: str, found: Mapping[str, Mapping[str, Figure]], posi
                 continue
             against = [
                 (baseline, found[baseline][metric])
-                for baseline in _baselines(arm, found)
+                for baseline in _baselines(arm, found, own_baselines)
                 if metric in found[baseline] and metric in HIGHER_IS_BETTER
             ]
-            # Differences to both baselines are told for AUC; those of the other metrics only to the first.
+            # Differences to all baselines are told for AUC; those of the other metrics only to the first.
             told = against if metric == "auc" else against[:1]
             lines += [row(data, arm, name, metric, own[metric], each, positives) for each in told or (None,)]
     return lines
@@ -161,6 +165,7 @@ def _rolling_lines(data: str, plan: Plan, places: Sequence[Origin]) -> list[Row]
         judged.append((Parts.load(plan, units[0].frame), units))
         names += list(dict.fromkeys(judged[-1][0].test.rows.user_ids))
     seeds = 1 + max(unit.seed for unit in plan.units if unit.origin == places[-1].number)
+    own_baselines = {arm: spec.baseline for arm, spec in plan.arms.items() if spec.baseline}
     rolling = {unit.arm for unit in plan.units if unit.origin == places[-1].number}
     users = pd.Index(dict.fromkeys(names))
     everyone = Resamples.draw(np.arange(len(users)), RESAMPLES)
@@ -178,13 +183,13 @@ def _rolling_lines(data: str, plan: Plan, places: Sequence[Origin]) -> list[Row]
                 continue
             positives[name].append(int(rows.label[part].sum()))
             at = {arm: {"auc": figures(rows, each, part, drawn)["auc"]} for arm, each in scores.items()}
-            lines += _lines(data, f"{name} @ origin {place.number}", at, positives[name][-1])
+            lines += _lines(data, f"{name} @ origin {place.number}", at, own_baselines, positives[name][-1])
             for arm, own in at.items():
                 found[name].setdefault(arm, []).append(own)
     for name, arms in found.items():
         if len(positives[name]) == len(places):
             pooled = {arm: {"auc": _pooled([own["auc"] for own in each])} for arm, each in arms.items()}
-            lines += _lines(data, f"{name} @ {len(places)} origins", pooled, sum(positives[name]))
+            lines += _lines(data, f"{name} @ {len(places)} origins", pooled, own_baselines, sum(positives[name]))
     return lines
 
 
@@ -208,9 +213,11 @@ def _of_arm(
     curves = [each.get("validation_auc") for each in details]
     return {
         "title": plan.arms[arm].title,
+        "baseline": plan.arms[arm].baseline,
         "codebook": plan.frames[own[0].frame].codebook,
         "parameters": details[0].get("parameters"),
         "table_parameters": details[0].get("table_parameters"),
+        "dim": details[0].get("dim"),
         "auc_by_seed": by_seed,
         "validation_curves": curves if all(curves) else None,
         "best_epoch": [each.get("best_epoch") for each in details],

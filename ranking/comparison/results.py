@@ -10,12 +10,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ranking.comparison.arms import CODES_AS_FEATURES
+from ranking.comparison.arms import CODES_AS_FEATURES, ID_ALONE, SHUFFLED
 from ranking.evaluation.arms_table import NO_EVIDENCE
 from sidkit.files import read_json, written_beside
 
 TOLD = ("all", "cold", "prior 0-99", "strict cold", "COINS cold, theta 80 %")
 """Slices of the short table; the file holds all."""
+_SHARED_BASELINES = {CODES_AS_FEATURES, ID_ALONE, SHUFFLED, None}
 
 
 def merge_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -107,11 +108,34 @@ def markdown(rows: Sequence[Mapping[str, Any]], slices: Sequence[str] = TOLD) ->
     return "\n\n".join(parts) + "\n"
 
 
+def markdown_of_ideas(rows: Sequence[Mapping[str, Any]], slices: Sequence[str] = TOLD) -> str:
+    """AUC differences of arms to the baseline that they name themselves: what the idea gives on the same inputs.
+
+    One Markdown table for all data sets; empty without such an arm.
+    """
+    told = [row for row in rows if row["metric"] == "auc" and row["baseline"] not in _SHARED_BASELINES]
+    if not told:
+        return ""
+    by = {(row["data"], row["arm"], row["baseline"], row["slice"]): row for row in told}
+    lines = [f"| data | arm | without its idea |{''.join(f' {name} |' for name in slices)}"]
+    lines.append("| --- | --- | --- |" + " --- |" * len(slices))
+    for data, arm, baseline in dict.fromkeys(key[:3] for key in by):
+        cells = [_difference(by.get((data, arm, baseline, name))) for name in slices]
+        lines.append(f"| {data} | {arm} | {baseline} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def _markdown_cell(row: Mapping[str, Any] | None) -> str:
     if row is None or row["mean"] is None:
         return "-"
     value = f"{row['mean']:.4f}"[1:]
     if row["baseline"] != CODES_AS_FEATURES or row["delta_low"] is None:
         return value
+    return f"{value} {_difference(row)}"
+
+
+def _difference(row: Mapping[str, Any] | None) -> str:
+    if row is None or row["delta_low"] is None:
+        return "-"
     told = f"{row['delta']:+.4f} [{row['delta_low']:+.4f}, {row['delta_high']:+.4f}]"
-    return f"{value} {told if row['verdict'] == NO_EVIDENCE else f'**{told}**'}"
+    return told if row["verdict"] == NO_EVIDENCE else f"**{told}**"

@@ -37,13 +37,17 @@ class Frame:
 
 @dataclass(frozen=True)
 class Unit:
-    """One arm with one seed at one origin, trained on one frame. ``mark`` changes when anything changes that decides it."""
+    """One arm with one seed at one origin, trained on one frame; ``mark`` changes when anything changes that decides it.
+
+    ``budget`` is how many parameters its model should have; None leaves it as it is.
+    """
 
     arm: str
     seed: int
     origin: int
     frame: str
     mark: str
+    budget: int | None = None
 
     @property
     def name(self) -> str:
@@ -139,8 +143,12 @@ def _do(
     keep = unit.seed == 0 and unit.origin == 0
     if not keep:
         context = _without_artefacts(context)
+    from ranking.sizing import Budget
+
     began, worked = time.monotonic(), time.process_time()
-    result = train_arm(context, unit.arm, plan.arms[unit.arm], unit.seed, plan.ranker(unit))
+    spec = plan.arms[unit.arm]
+    budget = Budget(unit.budget, spec.sized_by) if unit.budget is not None else None
+    result = train_arm(context, unit.arm, spec, unit.seed, plan.ranker(unit), budget)
     facts = {
         "mark": unit.mark,
         "seconds": round(time.monotonic() - began, 2),
@@ -156,10 +164,12 @@ def _do(
 
 def _context(plan: Plan, unit: Unit) -> TrainingContext:
     frame = plan.frames[unit.frame]
-    return training_context(
-        Repo.open(plan.repo), frame.codebook, frame.split, frame.folder, plan.spec, plan.rankers, threads=1,
-        first_epoch=True,
-    )  # fmt: skip
+    return context_of(Repo.open(plan.repo), frame, plan.spec, plan.rankers)
+
+
+def context_of(repo: Repo, frame: Frame, spec: RankerSpec, rankers: Path | None = None) -> TrainingContext:
+    """What all arms share that train on a kept frame, one thread each."""
+    return training_context(repo, frame.codebook, frame.split, frame.folder, spec, rankers, threads=1, first_epoch=True)
 
 
 def _without_artefacts(context: TrainingContext) -> TrainingContext:

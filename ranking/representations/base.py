@@ -26,7 +26,8 @@ FITTED = "fitted_"
 class ItemShape:
     """What a representation must know of the items before it sees any: rows of the id vocabulary (padding and unknown
     included), codes per level, the width of the content vectors, how many of the first levels refine each other (None:
-    all of them; the codes after them, such as OPQ's, stand side by side), and how many numeric features a row has.
+    all of them; the codes after them, such as OPQ's, stand side by side), how many numeric features a row has, and the
+    widths of the parts that lie side by side in a content vector (empty: it is one).
     """
 
     vocabulary: int
@@ -34,6 +35,12 @@ class ItemShape:
     content_dim: int
     residual_levels: int | None = None
     numeric_dim: int = 0
+    content_parts: tuple[int, ...] = ()
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """Widths of the parts of a content vector."""
+        return self.content_parts or (self.content_dim,)
 
     @property
     def refining(self) -> int:

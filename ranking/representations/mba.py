@@ -32,7 +32,8 @@ class MbaRepresentation(Representation):
     def __init__(self, shape: ItemShape, dim: int = 32) -> None:
         super().__init__(dim)
         self.residual_levels = shape.refining
-        self.match_dim = CONTENT_MATCHES + 2 * len(shape.sizes)
+        self.content_parts = shape.parts
+        self.match_dim = CONTENT_MATCHES * len(shape.parts) + 2 * len(shape.sizes)
         self.projection = nn.Linear(shape.content_dim, dim)
         self.codes = CodeTables(shape.sizes, dim, zero=True)
         self.fusion = nn.Sequential(
@@ -54,7 +55,7 @@ class MbaRepresentation(Representation):
         """The matches of content, then those of the codes."""
         return torch.cat(
             [
-                content_matches(items, candidate, history, mask),
+                content_matches(items, candidate, history, mask, self.content_parts),
                 code_matches(items, candidate, history, mask, self.residual_levels),
             ],
             dim=1,

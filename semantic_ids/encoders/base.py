@@ -39,6 +39,11 @@ class Encoder(ABC):
     def output_dim(self) -> int:
         """Width of the vectors of a fitted encoder."""
 
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """Widths of what lies side by side in the vectors of a fitted encoder, such as content and behaviour."""
+        return (self.output_dim,)
+
     @abstractmethod
     def config(self) -> dict[str, Any]:
         """The constructor's arguments, as JSON values."""

@@ -178,7 +178,13 @@ class BehaviourEncoder(Encoder):
     @property
     def output_dim(self) -> int:
         """Width of the vectors."""
-        return int(self.straight_.shape[1]) * (2 if self.content_weight else 1)
+        return sum(self.parts)
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """Content, where it stands beside, and what is learned."""
+        learned = int(self.straight_.shape[1])
+        return (learned, learned) if self.content_weight else (learned,)
 
     def config(self) -> dict[str, Any]:
         """The constructor's arguments, as JSON values; the threads are no part of what was fitted."""

@@ -129,6 +129,14 @@ class CollaborativeEncoder(Encoder):
         """Width of the vectors."""
         return int(self.matrix_.shape[1])
 
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """What is regressed, and content where it stands beside."""
+        if not self.with_content:
+            return (self.output_dim,)
+        beside = min(self.content_dim, self.matrix_.shape[0])
+        return (self.output_dim - beside, beside)
+
     def config(self) -> dict[str, Any]:
         """The constructor's arguments, as JSON values."""
         return {
