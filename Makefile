@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SIDKIT_DATA ?= ../shared/data
 WORK := .work
 
-.PHONY: demo test lint types unit real kill-storm arms bench-fuxictr online-load proof bench bench-check clean
+.PHONY: demo test lint types unit real kill-storm arms tune-arms bench-fuxictr online-load proof bench bench-check clean
 
 $(VENV): $(VENV)/.made
 
@@ -53,9 +53,15 @@ kill-storm: $(VENV)/.made
 arms: $(VENV)/.made
 	SIDKIT_DATA="$(SIDKIT_DATA)" $(BIN)/python benchmarks/arms.py --work $(WORK)/arms
 
-# FuxiCTR's DIN beside ours, on the repos that `make real` leaves; FuxiCTR comes from PyPI into an environment of its own.
+# FuxiCTR's DIN beside ours, on the frames that `make arms` leaves; FuxiCTR comes from PyPI into an environment of its own.
 bench-fuxictr: $(VENV)/.made
-	$(BIN)/python benchmarks/fuxictr_din.py --repos $(dir $(wildcard $(WORK)/*/sidkit.toml))
+	SIDKIT_DATA="$(SIDKIT_DATA)" $(BIN)/python benchmarks/fuxictr_din.py --work $(WORK)/arms
+	SIDKIT_DATA="$(SIDKIT_DATA)" $(BIN)/python benchmarks/fuxictr_auc.py --work $(WORK)/arms
+
+# Settings of the arms, chosen on validation rows, one data set after the other; `make arms` reads what they were.
+tune-arms: $(VENV)/.made
+	SIDKIT_DATA="$(SIDKIT_DATA)" $(BIN)/python benchmarks/tune_ranker.py --work $(WORK)/arms --data synthetic:strong \
+	  $(foreach name,ml_latest_small xwines_slim uci_online_retail,$(SIDKIT_DATA)/$(name))
 
 # One writer and eight readers on a packed online store for a minute; a torn row or an error stops it.
 online-load: $(VENV)/.made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -20,6 +21,8 @@ from comparison_builders import IMPRESSIONS, arm_file, compare, small_spec
 from ranking.arms import FIRST_EPOCH, read_predictions
 from ranking.comparison import units
 from ranking.comparison.arms import load_arms
+from ranking.comparison.compare import CompareOptions, Comparison
+from ranking.comparison.judged import judge_outsider
 from ranking.comparison.results import markdown, markdown_of_ideas, merge_rows, print_comparison
 from ranking.comparison.units import Plan, Unit
 from ranking.evaluation.metrics import auc
@@ -147,6 +150,30 @@ def test_origins_have_their_own_codebooks_units_and_lines(few: Compared) -> None
     each = [told[f"all @ origin {number}"] for number in (0, 1)]
     assert told["all @ 2 origins"]["delta"] == pytest.approx((each[0]["delta"] + each[1]["delta"]) / 2, abs=2e-6)
     assert told["all @ 2 origins"]["positives"] == each[0]["positives"] + each[1]["positives"]
+
+
+def test_another_librarys_scores_are_judged_on_the_same_rows_and_draws(few: Compared) -> None:
+    repo, facts = few
+    options = CompareOptions("synthetic", load_arms(FEW), small_spec(), seeds=2, origins=2, impressions=IMPRESSIONS)
+    plan = Comparison(repo, options, lambda *_: None).plan()[0]
+    scores = [predictions(repo)[f"A0-s{seed}-o0"] for seed in range(2)]
+    told = judge_outsider("synthetic_strong", plan, "outsider", scores)
+    assert {row["arm"] for row in told} == {"outsider"} and {row["baseline"] for row in told} >= {"A0", "A3"}
+    ours = {
+        (row["slice"], row["metric"], row["baseline"]): row
+        for row in facts["rows"] if row["arm"] == "A0" and "@" not in row["slice"]
+    }  # fmt: skip
+    for row in told:
+        if row["baseline"] == "A0":
+            assert (row["delta"], row["delta_low"], row["delta_high"]) == (0, 0, 0)
+        else:
+            assert row == {**ours[row["slice"], row["metric"], row["baseline"]], "arm": "outsider"}
+    with pytest.raises(EvaluationError, match="outsider came with 5, 5 scores per seed; the comparison has"):
+        judge_outsider("synthetic_strong", plan, "outsider", [np.zeros(5)] * 2)
+    with pytest.raises(EvaluationError, match=r"A0-s0-o0.*is trained; run the comparison"):
+        judge_outsider(
+            "synthetic_strong", dataclasses.replace(plan, folder=repo.path / "elsewhere"), "outsider", scores
+        )
 
 
 def test_a_second_run_keeps_everything(few: Compared) -> None:

@@ -54,6 +54,24 @@ def trained(
     return train(made, *parts, spec, seed=seed, threads=1, checkpoint=checkpoint)
 
 
+def test_the_head_sees_matches_by_the_mean_and_deviation_of_the_training_rows() -> None:
+    model = trained().model
+    parts = [TensorSet(part, SCALING, VOCABULARY) for part in (DATA, VALIDATION)]
+    with torch.no_grad():
+        matches = [torch.cat([model.matches(batch) for batch in part.batches(7)]).double() for part in parts]
+    mean, deviation = matches[0].mean(dim=0), matches[0].std(dim=0, correction=0)
+    seen: list[torch.Tensor] = []
+    start = model.deep[0].in_features - len(mean) - len(feature_names())
+    model.deep.register_forward_pre_hook(lambda _, given: seen.append(given[0][:, start : start + len(mean)]))
+    predict(model, parts[1])
+    expected = ((matches[1] - mean) / deviation.clamp(min=1e-6)).clamp(-5, 5)
+    # A match that is the same for all training rows says nothing.
+    torch.testing.assert_close(
+        torch.cat(seen).double(), torch.where(deviation > 1e-6, expected, 0), atol=1e-5, rtol=1e-5
+    )
+    assert (deviation > 1e-6).any()
+
+
 def same(left: Trained, right: Trained) -> bool:
     ours, theirs = left.model.state_dict(), right.model.state_dict()
     return all(torch.equal(ours[name], theirs[name]) for name in ours) and left.validation_auc == right.validation_auc

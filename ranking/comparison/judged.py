@@ -23,6 +23,7 @@ from ranking.frame_store import load_training_set
 from ranking.prepare import oracle_of
 from ranking.training_set import TrainingSet
 from semantic_ids.catalog import Catalog
+from sidkit.errors import EvaluationError
 from sidkit.repo import Repo
 
 Floats = npt.NDArray[np.float64]
@@ -106,6 +107,53 @@ def judge_comparison(repo: Repo, data: str, plan: Plan, places: Sequence[Origin]
         "gauc_by": rows.grouped_by,
         "train_rows": len(parts.train),
     }
+
+
+def judge_outsider(data: str, plan: Plan, arm: str, scores: Sequence[Floats]) -> list[dict[str, Any]]:
+    """Judge what another library says of the test rows, beside the kept predictions of A3 and A0.
+
+    Parameters
+    ----------
+    data : str
+        What the data is called in the table.
+    plan : Plan
+        Whose units of A3 and A0 at the latest origin are finished.
+    arm : str
+        What the outsider is called.
+    scores : sequence of float64 [test rows]
+        Probabilities, or anything that sorts; one per seed.
+
+    Returns
+    -------
+    list of dict
+        Rows of ``arms.json``.
+
+    Raises
+    ------
+    EvaluationError
+        When the units of A3 or A0 are not finished, or the scores are not of the test rows.
+    """
+    latest = [unit for unit in plan.units if unit.origin == 0 and unit.arm in {CODES_AS_FEATURES, ID_ALONE}]
+    left = [unit.name for unit in latest if plan.details(unit) is None]
+    if left or not latest:
+        raise EvaluationError(
+            f"{arm} is judged beside {CODES_AS_FEATURES} and {ID_ALONE}, and {', '.join(left) or 'neither'} is "
+            "trained; run the comparison with the same options first"
+        )
+    parts = Parts.load(plan, latest[0].frame)
+    rows = Evaluated.of(parts.test)
+    if {len(each) for each in scores} != {len(rows.label)}:
+        raise EvaluationError(
+            f"{arm} came with {', '.join(str(len(each)) for each in scores) or 'no'} scores per seed; the comparison has "
+            f"{len(rows.label)} test rows"
+        )
+    resamples = Resamples.draw(rows.user, RESAMPLES)
+    everyone = {arm: scores, **_scores(plan, latest)}
+    told: list[Row] = []
+    for name, part in paper_slices(parts.test, SliceCuts.of(parts.train, parts.validation)).items():
+        found = {who: figures(rows, each, part, resamples) for who, each in everyone.items()}
+        told += _lines(data, name, found, {}, int(rows.label[part].sum()))
+    return [line.as_json() for line in told if line.arm == arm]
 
 
 def _scores(plan: Plan, units: Sequence[Unit], part: str = "test") -> dict[str, list[Floats]]:

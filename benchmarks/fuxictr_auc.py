@@ -1,0 +1,83 @@
+"""How good FuxiCTR 2.3.10's DIN is on the very rows of a comparison, beside its arms.
+
+    python benchmarks/fuxictr_auc.py --data DATA... [--work .work/arms] [--seeds 5]
+
+Run it after ``benchmarks/arms.py`` with the same options: differences are to the kept predictions of A3 and A0, paired by
+row, pooled over seeds, bootstrapped over users as there. FuxiCTR's DIN is told the item id, the history and our numeric
+features, which is what A0 is told (``fuxictr_din``), or item id, history and user id alone (``fuxictr_din_ids``). Learning
+rate, dropout and regularizer are chosen on validation rows with seed 0; test rows are scored once per seed. Rows as in
+``arms.json`` go to ``auc`` of ``benchmarks/results/fuxictr.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch is loaded
+
+import numpy as np
+from arms import parser_of
+from fuxictr_peer import DIM, HIDDEN, WORK, Worker, environment, export, keep, prepared
+
+from ranking.comparison.arms import CODES_AS_FEATURES, ID_ALONE
+from ranking.comparison.compare import data_name
+from ranking.comparison.judged import judge_outsider
+
+GRID = [(1e-3, 0.0, 0.0), (1e-3, 0.4, 1e-5), (1e-3, 0.4, 1e-4), (3e-4, 0.4, 1e-4)]
+"""Learning rate, dropout of the head and regularizer of the embeddings: chosen on validation rows, with seed 0."""
+INPUTS = {"fuxictr_din": ["context"], "fuxictr_din_ids": ["user_id"]}
+"""What each arm is told besides the item and the history: our numeric features, or the user's id."""
+
+
+def measure_auc(worker: Worker, data: str, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Rows of both arms."""
+    _, plan, contexts = prepared(data, [CODES_AS_FEATURES, ID_ALONE], options)
+    name, context = data_name(data), contexts[CODES_AS_FEATURES]
+    folder = WORK / name
+    export(context, folder)
+    (folder / "frame").mkdir()  # FuxiCTR keeps its checkpoints under the name of its data set
+    rows: list[dict[str, Any]] = []
+    for arm in options.inputs:
+        shared = {
+            "folder": str(folder), "root": str(folder), "out": str(folder / "scores"), "context": INPUTS[arm], "dim": DIM,
+            "hidden": HIDDEN, "batch": 512, "epochs": 8, "threads": options.threads,
+        }  # fmt: skip
+        tried = []
+        for rate, drop, regularizer in GRID:
+            chosen = {"learning_rate": rate, "dropout": drop, "embedding_regularizer": regularizer or None}
+            tried.append((worker.ask(do="fit", seed=0, **chosen, **shared)["best_validation_auc"], chosen))
+        _, chosen = max(tried, key=lambda trial: trial[0])
+        print(f"{name} {arm}: {tried}", flush=True)
+        scores = []
+        for seed in range(options.seeds):
+            worker.ask(do="fit", seed=seed, **chosen, **shared)
+            scores.append(np.load(folder / "scores.test.npy").astype(np.float64))
+        fresh = judge_outsider(name, plan, arm, scores)
+        for row in fresh:
+            if row["slice"] in {"all", "cold"} and row["metric"] == "auc":
+                print(row, flush=True)
+        rows += fresh
+    return rows
+
+
+def main() -> None:
+    parser = parser_of(__doc__)
+    parser.add_argument("--inputs", nargs="+", choices=[*INPUTS], default=[*INPUTS])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--python", default=sys.executable, help="makes the environment of FuxiCTR")
+    parser.set_defaults(origins=1)
+    options = parser.parse_args()
+    worker = Worker(environment(options.python))
+    versions = worker.ask(do="versions")
+    try:
+        for data in options.data:
+            keep("auc", data_name(data), measure_auc(worker, data, options), versions)
+    finally:
+        worker.close()
+
+
+if __name__ == "__main__":
+    main()

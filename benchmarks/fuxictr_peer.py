@@ -1,0 +1,113 @@
+"""FuxiCTR 2.3.10 in an environment and a process of its own, and the frames of a comparison as plain arrays for it."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from arms import options_of
+
+from ranking.arms import TrainingContext
+from ranking.comparison.compare import Comparison, data_name
+from ranking.comparison.units import Plan, context_of
+from ranking.features import Scaling
+from ranking.prepare import prepare_repo
+from ranking.tensors import Vocabulary
+from sidkit.files import read_json, remove, write_json
+from sidkit.repo import Repo
+
+HERE = Path(__file__).parent
+WORK = HERE.parent / ".work" / "fuxictr"
+OUT = HERE / "results" / "fuxictr.json"
+PINS = ("torch==2.13.0", "fuxictr==2.3.10")
+DIM, HIDDEN = 16, [64, 32]
+
+
+def environment(python: str) -> Path:
+    """The interpreter of the environment that holds FuxiCTR; made from PyPI when it is missing."""
+    interpreter = WORK / "venv" / "bin" / "python"
+    if not (WORK / "venv" / ".made").exists():
+        subprocess.run([python, "-m", "venv", str(WORK / "venv")], check=True)
+        subprocess.run([str(interpreter), "-m", "pip", "install", "--quiet", *PINS], check=True)
+        (WORK / "venv" / ".made").touch()
+    return interpreter
+
+
+class Worker:
+    """FuxiCTR's process: a dict in, a dict out."""
+
+    def __init__(self, interpreter: Path) -> None:
+        clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        self._process = subprocess.Popen(
+            [str(interpreter), str(HERE / "fuxictr_worker.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env={**clean, "PYTHONWARNINGS": "ignore"},
+        )  # fmt: skip
+
+    def ask(self, **told: Any) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(told) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"FuxiCTR's process ended with {self._process.wait()}; its messages are above")
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def export(context: TrainingContext, folder: Path) -> None:
+    """Write a frame as plain arrays: per part ``item``, ``user``, ``history`` (numbers of lists), ``numeric``, ``label``; once
+    ``lists`` int64 [histories, length], oldest first, padding in front. Item 0 is padding, 1 unknown; user 0 unknown.
+    """
+    remove(folder)
+    vocabulary = Vocabulary.fit(context.train.rows.item_ids)
+    users = pd.Index(pd.unique(context.train.rows.user_ids))
+    scaling = Scaling.fit(context.train.numeric, context.rate)
+    number = vocabulary.numbers(context.train.items.ids)
+    folder.mkdir(parents=True)
+    np.save(folder / "lists.npy", np.ascontiguousarray(number[context.train.history_items][:, ::-1]))
+    for name, part in (("train", context.train), ("validation", context.validation), ("test", context.test)):
+        (folder / name).mkdir()
+        arrays = {
+            "item": number[part.candidate],
+            "user": users.get_indexer(pd.Index(part.rows.user_ids)) + 1,
+            "history": part.history.astype(np.int64),
+            "numeric": scaling.apply(part.numeric),
+            "label": part.rows.label.astype(np.float32),
+        }
+        for key, array in arrays.items():
+            np.save(folder / name / f"{key}.npy", array)
+    facts = {"items": vocabulary.size, "users": len(users) + 1, "numeric": context.train.numeric.shape[1]}
+    (folder / "facts.json").write_text(json.dumps(facts))
+
+
+def prepared(data: str, arms: list[str], options: argparse.Namespace) -> tuple[Repo, Plan, dict[str, TrainingContext]]:
+    """The plan of a comparison, whose frames are made where they are missing, and each arm's training context."""
+    repo = prepare_repo(data, options.work / data_name(data))
+    with repo.locked():
+        plan, _ = Comparison(repo, options_of(data, options, arms), lambda *_: None).plan()
+    contexts: dict[str, TrainingContext] = {}
+    for unit in plan.units:
+        if unit.origin == 0 and unit.arm not in contexts:
+            frame = plan.frames[unit.frame]
+            contexts[unit.arm] = dataclasses.replace(context_of(repo, frame, plan.spec), first_epoch=False)
+    return repo, plan, contexts
+
+
+def keep(what: str, data: str, fresh: list[dict[str, Any]], versions: dict[str, Any]) -> None:
+    """Put the rows of one data set in the place of older ones."""
+    told = read_json(OUT) if OUT.exists() else {"speed": [], "auc": []}
+    told[what] = [row for row in told[what] if row["data"] != data] + fresh
+    write_json(OUT, told | {"versions": versions})
