@@ -29,6 +29,7 @@ from sidkit.files import read_json
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "arms.json"
+PEERS = RESULTS.with_name("fuxictr.json")
 TUNED = RESULTS.with_name("tune_ranker.json")
 WORLDS = ("synthetic:strong", "synthetic:weak", "synthetic:none")
 REAL = ("ml_latest_small", "xwines_slim", "uci_online_retail")
@@ -83,6 +84,9 @@ def compared(data: str, work: Path, options: argparse.Namespace) -> dict[str, An
 def fragment(rows: list[dict[str, Any]], held: dict[str, dict[str, Any]]) -> str:
     """What goes into RESULTS.md: what it took, budgets, and the table of every data set."""
     lines = ["AUC; after it the difference to A3 with its 95 % interval over users, bold where there is evidence.", ""]
+    peers = read_json(PEERS)["auc"] if PEERS.exists() else []
+    known = list(dict.fromkeys(row["data"] for row in rows))
+    rows = [row for name in known for row in [*rows, *peers] if row["data"] == name]
     lines += [markdown(rows, TOLD)]
     lines += ["Differences to the same inputs without the arm's idea:", "", markdown_of_ideas(rows, TOLD)]
     for name, facts in held.items():
@@ -93,6 +97,8 @@ def fragment(rows: list[dict[str, Any]], held: dict[str, dict[str, Any]]) -> str
             f"{facts['slices']['all']['rows']:,} test rows; GAUC by {facts['gauc_by']}; theta 80 % is "
             f"{facts['cuts']['theta_80']:,}."
         )
+        if chosen := settings_of(name):
+            lines.append(f"Settings: {', '.join(f'{key} {value}' for key, value in chosen.items())}.")
         shown = ", ".join(f"{arm} {whole:,} ({ratio:.2f})" for arm, whole, _, ratio in budgets(facts["arms"]) if ratio)
         lines += [f"Parameters (of A3): {shown}.", ""]
     return "\n".join(lines)
