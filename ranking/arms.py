@@ -73,7 +73,9 @@ def train_arm(
     if spec.kind == "gbdt":
         from ranking.gbdt import boost
 
-        boosted = boost(context.train, context.validation, (context.validation, context.test), seed=seed)
+        columns = context.serving.get("content_columns")
+        others = (context.validation, context.test)
+        boosted = boost(context.train, context.validation, others, seed=seed, columns=columns)
         return ArmResult(
             boosted.validation_auc, boosted.predictions[0], boosted.predictions[1], None, {"trees": boosted.trees}
         )

@@ -35,7 +35,8 @@ class RankerConfig:
 
     ``features`` maps the feature names that the service must give to their Feast types; ``codebook_hash`` is the content
     hash of the codebook it was trained with; ``residual_levels`` how many of its codes refine each other (None: all);
-    ``content_parts`` the widths of what lies side by side in its vectors (empty: they are one).
+    ``content_columns`` which columns of its vectors learned from no click, from where to where (None: all), and
+    ``match_codes`` whether its codes did not.
     """
 
     arm: str
@@ -51,7 +52,8 @@ class RankerConfig:
     history_length: int
     scaling: dict[str, Any]
     residual_levels: int | None = None
-    content_parts: tuple[int, ...] = ()
+    content_columns: tuple[int, int] | None = None
+    match_codes: bool = True
 
 
 class Ranker:
@@ -138,7 +140,7 @@ def fit_representations(config: RankerConfig, vocabulary: Vocabulary, seen: Seen
 def _shape(config: RankerConfig, vocabulary: Vocabulary) -> ItemShape:
     return ItemShape(
         vocabulary.size, config.sizes, config.content_dim, config.residual_levels, len(config.numeric),
-        config.content_parts,
+        config.content_columns, config.match_codes,
     )  # fmt: skip
 
 

@@ -25,11 +25,12 @@ class Boosted:
     predictions: tuple[npt.NDArray[np.float64], ...]
 
 
-def boosted_features(data: TrainingSet) -> Matrix:
+def boosted_features(data: TrainingSet, columns: tuple[int, int] | None = None) -> Matrix:
     """``float32 [rows, features]``: the numeric features, the candidate's cosine with the mean and with the nearest of
-    the history's contents, and the first principal axes of its content.
+    the history's contents, and the first principal axes of its content; of content, the ``columns`` from where to where
+    that learned from no click (None: all).
     """
-    content = data.items.content
+    content = data.items.content[:, slice(*columns) if columns is not None else slice(None)]
     unit = content / np.maximum(np.linalg.norm(content, axis=1, keepdims=True), 1e-9)
     mean, nearest = np.zeros(len(data), np.float32), np.zeros(len(data), np.float32)
     for start in range(0, len(data), _CHUNK):
@@ -47,7 +48,13 @@ def boosted_features(data: TrainingSet) -> Matrix:
 
 
 def boost(
-    training: TrainingSet, validation: TrainingSet, others: tuple[TrainingSet, ...], *, seed: int, trees: int = 400
+    training: TrainingSet,
+    validation: TrainingSet,
+    others: tuple[TrainingSet, ...],
+    *,
+    seed: int,
+    trees: int = 400,
+    columns: tuple[int, int] | None = None,
 ) -> Boosted:
     """Fit scikit-learn's histogram gradient boosting; validation decides the number of trees."""
     from sklearn.ensemble import HistGradientBoostingClassifier
@@ -56,13 +63,13 @@ def boost(
         max_iter=trees, learning_rate=0.05, max_leaf_nodes=31, min_samples_leaf=40, l2_regularization=1.0,
         early_stopping=False, random_state=seed,
     )  # fmt: skip
-    model.fit(boosted_features(training), training.rows.label)
+    model.fit(boosted_features(training, columns), training.rows.label)
     label = validation.rows.label
     best, kept = -1.0, _STEP
-    for number, probability in enumerate(model.staged_predict_proba(boosted_features(validation)), start=1):
+    for number, probability in enumerate(model.staged_predict_proba(boosted_features(validation, columns)), start=1):
         if number % _STEP == 0 and (reached := auc(label, probability[:, 1])) > best:
             best, kept = reached, number
-    predictions = tuple(_staged(model, boosted_features(data), kept) for data in others)
+    predictions = tuple(_staged(model, boosted_features(data, columns), kept) for data in others)
     return Boosted(best, kept, predictions)
 
 

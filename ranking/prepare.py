@@ -244,7 +244,8 @@ def _serving(repo: Repo, record: CodebookRecord, codebook: Codebook) -> Mapping[
     return {
         "sizes": record.sizes,
         "residual_levels": codebook.quantizer.residual_levels,
-        "content_parts": codebook.encoder.parts,
+        "content_columns": codebook.encoder.content_columns,
+        "match_codes": not codebook.learned_from_clicks,
         "codebook": record.name,
         "codebook_hash": record.content_hash,
         "service": record.service_name,

@@ -60,6 +60,11 @@ class Codebook:
         """Codes per level."""
         return self.quantizer.sizes
 
+    @property
+    def learned_from_clicks(self) -> bool:
+        """Whether its codes know anything of behaviour: on the rows of their own window they then say more than later."""
+        return self.encoder.needs_pairs or self.quantizer.needs_pairs
+
     def vectors(self, items: ItemVectors) -> Floats:
         """The encoder's vectors, ``float32 [items, dim]``."""
         return self.encoder.encode(items)

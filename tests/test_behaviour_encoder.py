@@ -201,8 +201,9 @@ def test_the_start_is_content_of_length_one() -> None:
 def test_content_beside_what_is_learned_stays_as_it_is() -> None:
     items, known, later = world()
     encoder = BehaviourEncoder(**{**SMALL, "steps": 300}, content_weight=0.5).fit(items, known)
-    assert encoder.parts == (encoder.dim, encoder.dim) and sum(encoder.parts) == encoder.output_dim
-    assert BehaviourEncoder(**{**SMALL, "steps": 25}).fit(items, known).parts == (encoder.dim,)
+    assert encoder.content_columns == (0, 8)
+    alone = BehaviourEncoder(**{**SMALL, "steps": 25}).fit(items, known)
+    assert alone.content_columns == (0, 0), "nothing in it is content alone"
     vectors = encoder.encode(items).astype(float)
     content = ContentEncoder(dim=8).fit(items).encode(items).astype(float)
     assert vectors.shape == (ROWS, 16) == (ROWS, encoder.output_dim)

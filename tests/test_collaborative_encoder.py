@@ -120,12 +120,12 @@ def test_content_beside_it_has_the_same_spread() -> None:
     encoder = CollaborativeEncoder(dim=6, with_content=True, content_dim=10).fit(items, pairs)
     vectors = encoder.encode(items).astype(float)
     assert vectors.shape[1] == encoder.output_dim == 16
-    assert encoder.parts == (6, 10)
+    assert encoder.content_columns == (6, 16)
     left, right = vectors[:, :6], vectors[:, 6:]
     for block in (left, right):
         assert ((block - block.mean(axis=0)) ** 2).sum(axis=1).mean() == pytest.approx(1, rel=1e-3)
     alone = CollaborativeEncoder(dim=6).fit(items, pairs)
-    assert alone.parts == (6,)
+    assert alone.content_columns == (6, 6)
     np.testing.assert_allclose(left, alone.encode(items), atol=1e-6)
     content = ContentEncoder(dim=10).fit(items).encode(items).astype(float)
     turned = np.corrcoef(np.hstack([right, content]).T)[:10, 10:]

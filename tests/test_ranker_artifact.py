@@ -68,14 +68,14 @@ def test_a_loaded_ranker_scores_bit_by_bit_as_the_saved_one(tmp_path: Path, repr
     assert told[0] == told[1]
 
 
-def test_a_ranker_of_content_in_parts_comes_back_with_them_and_with_its_scales(tmp_path: Path) -> None:
-    ranker = untrained(("content", "mba"), content_parts=(2, CONTENT_DIM - 2))
+def test_a_ranker_comes_back_with_the_columns_that_it_matches_and_with_its_scales(tmp_path: Path) -> None:
+    ranker = untrained(("content", "mba"), content_columns=(2, CONTENT_DIM))
     model = make_model(ranker.config, ranker.vocabulary, {})
     model.scale_matches(torch.randn(50, len(model.match_mean), generator=torch.Generator().manual_seed(1)))
     ranker = Ranker(model.eval(), ranker.vocabulary, ranker.config)
     ranker.save(tmp_path / "ranker", {"name": "ranker"}, {})
     loaded = Ranker.load(tmp_path / "ranker")
-    assert loaded.config.content_parts == (2, CONTENT_DIM - 2)
+    assert loaded.config.content_columns == (2, CONTENT_DIM)
     assert torch.equal(loaded.model.match_scale, model.match_scale) and not (model.match_scale == 1).any()
     assert np.array_equal(loaded.score(DATA), ranker.score(DATA))
 

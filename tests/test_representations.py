@@ -135,11 +135,10 @@ def test_content_is_a_linear_map_of_the_vector() -> None:
 
 @law
 @given(matched())
-def test_content_matches_are_cosines_with_the_history_and_with_its_direction_part_by_part(
+def test_content_matches_are_cosines_with_the_history_and_with_its_direction(
     case: tuple[ItemBatch, Tensor, Tensor, Tensor],
 ) -> None:
     items, candidate, history, mask = case
-    whole = items.content.numpy().astype(float)
 
     def cosine(own: np.ndarray, other: np.ndarray) -> float:
         norms = float(np.linalg.norm(own) * np.linalg.norm(other))
@@ -148,22 +147,26 @@ def test_content_matches_are_cosines_with_the_history_and_with_its_direction_par
     def direction(vector: np.ndarray) -> np.ndarray:
         return np.array(vector / (np.linalg.norm(vector) or 1.0))
 
-    for parts in [(), (2, 3)]:
-        expected: list[list[float]] = [[] for _ in candidate]
-        for start, end in [(0, 5)] if not parts else [(0, 2), (2, 5)]:
-            vectors = whole[:, start:end]
-            for row, (own, past, there) in enumerate(
-                zip(candidate.tolist(), history.numpy(), mask.numpy(), strict=True)
-            ):
-                cosines = [cosine(vectors[own], vectors[other]) for other in past[there]]
-                towards = (
-                    cosine(vectors[own], sum(direction(vectors[other]) for other in past[there])) if cosines else 0.0
-                )
-                expected[row] += [max(cosines), sum(cosines) / len(cosines), towards] if cosines else [0.0] * 3
-        told = ContentRepresentation(dataclasses.replace(SHAPE, content_parts=parts)).match(
+    for columns in [None, (0, 2), (2, 5)]:
+        vectors = items.content.numpy().astype(float)[:, slice(*columns or (None,))]
+        expected = []
+        for own, past, there in zip(candidate.tolist(), history.numpy(), mask.numpy(), strict=True):
+            cosines = [cosine(vectors[own], vectors[other]) for other in past[there]]
+            towards = cosine(vectors[own], sum(direction(vectors[other]) for other in past[there])) if cosines else 0.0
+            expected.append([max(cosines), sum(cosines) / len(cosines), towards] if cosines else [0.0] * 3)
+        told = ContentRepresentation(dataclasses.replace(SHAPE, content_columns=columns)).match(
             items, candidate, history, mask
         )
         assert told.numpy() == pytest.approx(np.array(expected), abs=1e-4)
+
+
+def test_what_learned_from_clicks_is_not_matched_with_a_history_of_them() -> None:
+    items = items_of([[0, 0, 0], [1, 1, 1], [2, 2, 2]])
+    asked = (torch.tensor([1]), torch.tensor([[2, 1]]), torch.tensor([[True, True]]))
+    shape = dataclasses.replace(SHAPE, content_columns=(0, 0))
+    for name, codes in [("content", 0), ("mba", 2 * len(SHAPE.sizes))]:
+        part = representation(name).from_spec(shape, ModelSpec(dim=2))
+        assert part.match(items, *asked).shape == (1, part.match_dim) == (1, codes)
 
 
 def test_codes_that_refine_no_other_have_rows_and_matches_of_their_own() -> None:

@@ -26,8 +26,9 @@ FITTED = "fitted_"
 class ItemShape:
     """What a representation must know of the items before it sees any: rows of the id vocabulary (padding and unknown
     included), codes per level, the width of the content vectors, how many of the first levels refine each other (None:
-    all of them; the codes after them, such as OPQ's, stand side by side), how many numeric features a row has, and the
-    widths of the parts that lie side by side in a content vector (empty: it is one).
+    all of them; the codes after them, such as OPQ's, stand side by side), how many numeric features a row has, and which
+    columns of a content vector, from where to where, and whether codes, may be matched with a history (None: all columns).
+    What learned from clicks must not: on the rows of its own window it knows the answers.
     """
 
     vocabulary: int
@@ -35,12 +36,20 @@ class ItemShape:
     content_dim: int
     residual_levels: int | None = None
     numeric_dim: int = 0
-    content_parts: tuple[int, ...] = ()
+    content_columns: tuple[int, int] | None = None
+    match_codes: bool = True
 
     @property
-    def parts(self) -> tuple[int, ...]:
-        """Widths of the parts of a content vector."""
-        return self.content_parts or (self.content_dim,)
+    def matched(self) -> slice:
+        """The columns of a content vector that are matched with a history."""
+        start, stop = self.content_columns or (0, self.content_dim)
+        return slice(start, stop)
+
+    @property
+    def matches_content(self) -> bool:
+        """Whether there are such columns."""
+        start, stop = self.content_columns or (0, self.content_dim)
+        return stop > start
 
     @property
     def refining(self) -> int:

@@ -25,8 +25,8 @@ class ContentRepresentation(Representation):
 
     def __init__(self, shape: ItemShape, dim: int = 32) -> None:
         super().__init__(dim)
-        self.content_parts = shape.parts
-        self.match_dim = CONTENT_MATCHES * len(shape.parts)
+        self.matched = shape.matched
+        self.match_dim = CONTENT_MATCHES if shape.matches_content else 0
         self.projection = nn.Linear(shape.content_dim, dim)
 
     @classmethod
@@ -41,4 +41,4 @@ class ContentRepresentation(Representation):
 
     def match(self, items: ItemBatch, candidate: Tensor, history: Tensor, mask: Tensor) -> Tensor:
         """See :func:`content_matches`."""
-        return content_matches(items, candidate, history, mask, self.content_parts)
+        return content_matches(items, candidate, history, mask, self.matched)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -12,38 +10,36 @@ from ranking.gather import gather_rows
 from ranking.representations.base import ItemBatch
 
 CONTENT_MATCHES = 3
-"""Per part of the content vectors."""
 
 
-def content_matches(items: ItemBatch, candidate: Tensor, history: Tensor, mask: Tensor, parts: Sequence[int]) -> Tensor:
+def content_matches(items: ItemBatch, candidate: Tensor, history: Tensor, mask: Tensor, columns: slice) -> Tensor:
     """How the candidate's content lies to its history's: the largest and the mean cosine with its items, and the cosine
     with the sum of their directions.
-
-    Vectors of several parts side by side (of content, of behaviour) are alike in each in its own way.
 
     Parameters
     ----------
     items, candidate, history, mask
         Of a batch.
-    parts : sequence of int
-        Widths of the parts, which add up to the width of the content.
+    columns : slice
+        The columns of the content that are compared; the others learned from clicks, perhaps from those that are to be
+        told.
 
     Returns
     -------
     Tensor
-        ``float32 [rows, 3 * parts]``, the three of the first part first; 0 for an empty history.
+        ``float32 [rows, 3]``, 0 for an empty history; ``[rows, 0]`` without columns.
     """
-    count, there = mask.sum(dim=1), mask.to(items.content.dtype)
-    found = []
-    for content in torch.split(items.content, list(parts), dim=1):
-        unit = functional.normalize(content, dim=1)
-        own, others = gather_rows(unit, candidate), gather_rows(unit, history)
-        cosine = torch.bmm(others, own[:, :, None]).squeeze(2)
-        largest = torch.where(count > 0, cosine.masked_fill(~mask, -1).amax(dim=1), 0.0)
-        together = torch.bmm(there[:, None, :], others).squeeze(1)
-        towards = (own * functional.normalize(together, dim=1)).sum(dim=1)
-        found += [largest, (cosine * there).sum(dim=1) / count.clamp(min=1), towards]
-    return torch.stack(found, dim=1)
+    content = items.content[:, columns]
+    if not content.shape[1]:
+        return content.new_zeros((len(candidate), 0))
+    count, there = mask.sum(dim=1), mask.to(content.dtype)
+    unit = functional.normalize(content, dim=1)
+    own, others = gather_rows(unit, candidate), gather_rows(unit, history)
+    cosine = torch.bmm(others, own[:, :, None]).squeeze(2)
+    largest = torch.where(count > 0, cosine.masked_fill(~mask, -1).amax(dim=1), 0.0)
+    together = torch.bmm(there[:, None, :], others).squeeze(1)
+    towards = (own * functional.normalize(together, dim=1)).sum(dim=1)
+    return torch.stack([largest, (cosine * there).sum(dim=1) / count.clamp(min=1), towards], dim=1)
 
 
 def code_matches(items: ItemBatch, candidate: Tensor, history: Tensor, mask: Tensor, residual_levels: int) -> Tensor:

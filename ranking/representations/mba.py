@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from ranking.model_spec import ModelSpec
-from ranking.representations.base import ItemBatch, ItemShape, Representation
+from ranking.representations.base import ItemBatch, ItemShape
 from ranking.representations.code_tables import CodeTables
-from ranking.representations.matches import CONTENT_MATCHES, code_matches, content_matches
+from ranking.representations.coded import CodedRepresentation
+from ranking.representations.matches import CONTENT_MATCHES, content_matches
 
 
-class MbaRepresentation(Representation):
+class MbaRepresentation(CodedRepresentation):
     """``W m + b + MLP([T1[c1]; ...; TL[cL]])``: the projected content, and a correction by code tables that start at zero.
 
     The MLP is linear, SiLU, linear, without any bias, so that it is 0 at 0: training starts exactly at the content
@@ -30,10 +31,9 @@ class MbaRepresentation(Representation):
     """
 
     def __init__(self, shape: ItemShape, dim: int = 32) -> None:
-        super().__init__(dim)
-        self.residual_levels = shape.refining
-        self.content_parts = shape.parts
-        self.match_dim = CONTENT_MATCHES * len(shape.parts) + 2 * len(shape.sizes)
+        super().__init__(shape, dim)
+        self.matched = shape.matched
+        self.match_dim += CONTENT_MATCHES if shape.matches_content else 0
         self.projection = nn.Linear(shape.content_dim, dim)
         self.codes = CodeTables(shape.sizes, dim, zero=True)
         self.fusion = nn.Sequential(
@@ -53,10 +53,5 @@ class MbaRepresentation(Representation):
 
     def match(self, items: ItemBatch, candidate: Tensor, history: Tensor, mask: Tensor) -> Tensor:
         """The matches of content, then those of the codes."""
-        return torch.cat(
-            [
-                content_matches(items, candidate, history, mask, self.content_parts),
-                code_matches(items, candidate, history, mask, self.residual_levels),
-            ],
-            dim=1,
-        )
+        content = content_matches(items, candidate, history, mask, self.matched)
+        return torch.cat([content, super().match(items, candidate, history, mask)], dim=1)

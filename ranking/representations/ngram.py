@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from ranking.model_spec import ModelSpec
-from ranking.representations.base import ItemBatch, ItemShape, Representation, Table
-from ranking.representations.matches import code_matches
+from ranking.representations.base import ItemBatch, ItemShape, Table
+from ranking.representations.coded import CodedRepresentation
 
 _ODD = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed number: 2^64 over the golden ratio, odd
 
 
-class NgramRepresentation(Representation):
+class NgramRepresentation(CodedRepresentation):
     """The codes in groups of ``ngram`` neighbours, each group one row of its position's table, summed.
 
     The last group is shorter where the levels do not divide. A table has one row per combination of its codes, in mixed
@@ -37,9 +37,7 @@ class NgramRepresentation(Representation):
     """
 
     def __init__(self, shape: ItemShape, dim: int = 32, ngram: int = 2, rows: int = 50_000) -> None:
-        super().__init__(dim)
-        self.sizes, self.residual_levels = shape.sizes, shape.refining
-        self.match_dim = 2 * len(shape.sizes)
+        super().__init__(shape, dim)
         ends = [*range(0, len(shape.sizes), ngram), len(shape.sizes)]
         self.groups = list(pairwise(ends))
         combinations = [math.prod(shape.sizes[start:end]) for start, end in self.groups]
@@ -68,7 +66,3 @@ class NgramRepresentation(Representation):
             found.append(before + ((number * _ODD >> 32 & 0x7FFFFFFF) % rows if hashed else number))
             before += rows
         return torch.where((codes >= 0).all(dim=1, keepdim=True), torch.stack(found, dim=1), 0)
-
-    def match(self, items: ItemBatch, candidate: Tensor, history: Tensor, mask: Tensor) -> Tensor:
-        """See :func:`code_matches`."""
-        return code_matches(items, candidate, history, mask, self.residual_levels)

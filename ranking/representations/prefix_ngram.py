@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from ranking.model_spec import ModelSpec
-from ranking.representations.base import ItemBatch, ItemShape, Representation, Table
-from ranking.representations.matches import code_matches
+from ranking.representations.base import ItemBatch, ItemShape, Table
+from ranking.representations.coded import CodedRepresentation
 
 
-class PrefixNgramRepresentation(Representation):
+class PrefixNgramRepresentation(CodedRepresentation):
     """The rows of all prefixes of an item's codes, summed: items share the rows of what they have in common.
 
     A prefix has the number of all shorter prefixes plus its place among those of its length, in mixed radix; with
@@ -33,11 +33,8 @@ class PrefixNgramRepresentation(Representation):
     """
 
     def __init__(self, shape: ItemShape, dim: int = 32, rows: int = 50_000) -> None:
-        super().__init__(dim)
-        self.sizes = shape.sizes
-        self.residual_levels = shape.refining
+        super().__init__(shape, dim)
         prefixes = sum(self._numbers(level) for level in range(len(shape.sizes)))
-        self.match_dim = 2 * len(shape.sizes)
         self.rows = min(rows, prefixes)
         # Row 0 stands for "no codes".
         self.table = Table(self.rows + 1, dim)
@@ -65,7 +62,3 @@ class PrefixNgramRepresentation(Representation):
             rows.append((place + shorter) % self.rows + 1)
             shorter = (shorter + self._numbers(level)) % self.rows
         return torch.where((codes >= 0).all(dim=1, keepdim=True), torch.stack(rows, dim=1), 0)
-
-    def match(self, items: ItemBatch, candidate: Tensor, history: Tensor, mask: Tensor) -> Tensor:
-        """See :func:`code_matches`."""
-        return code_matches(items, candidate, history, mask, self.residual_levels)

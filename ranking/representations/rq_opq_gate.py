@@ -17,13 +17,12 @@ from ranking.representations.base import (
     Batch,
     ItemBatch,
     ItemShape,
-    Representation,
     Seen,
     Table,
 )
 from ranking.representations.code_tables import CodeTables
+from ranking.representations.coded import CodedRepresentation
 from ranking.representations.id import dropped
-from ranking.representations.matches import code_matches
 from ranking.representations.opq_neighbours import cell_keys, opq_neighbours
 from sidkit.errors import ConfigError
 
@@ -40,7 +39,7 @@ class _Parts(NamedTuple):
     known: Tensor
 
 
-class RqOpqGateRepresentation(Representation):
+class RqOpqGateRepresentation(CodedRepresentation):
     """``T * id + (1 - T) * RQ + lambda * OPQ``.
 
     The gate ``T`` is a scalar per row: a sigmoid on a small network of the row's numeric features (cross, user and
@@ -70,10 +69,8 @@ class RqOpqGateRepresentation(Representation):
     """
 
     def __init__(self, shape: ItemShape, spec: ModelSpec, fitted: Mapping[str, Tensor]) -> None:
-        super().__init__(spec.dim)
+        super().__init__(shape, spec.dim)
         self.spec = spec
-        self.residual_levels, self.sizes = shape.refining, shape.sizes
-        self.match_dim = 2 * len(shape.sizes)
         self.gated, self.has_opq = spec.gate_parts != "opq", spec.gate_parts != "rq"
         if self.has_opq and self.residual_levels == len(shape.sizes):
             raise ConfigError(
@@ -230,10 +227,6 @@ class RqOpqGateRepresentation(Representation):
         draw = torch.rand(listed.shape, device=listed.device).masked_fill(~born, -1.0)
         positive = listed.gather(1, draw.argmax(dim=1, keepdim=True)).squeeze(1).clamp(min=0)
         return positive, torch.where(there, self.fitted_cells[listed.clamp(min=0)], -1), born.any(dim=1)
-
-    def match(self, items: ItemBatch, candidate: Tensor, history: Tensor, mask: Tensor) -> Tensor:
-        """See :func:`code_matches`."""
-        return code_matches(items, candidate, history, mask, self.residual_levels)
 
 
 def _any_equal(listed: Tensor, keys: Tensor) -> Tensor:

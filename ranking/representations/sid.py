@@ -8,12 +8,12 @@ from typing import Literal, Self
 from torch import Tensor, nn
 
 from ranking.model_spec import ModelSpec
-from ranking.representations.base import ItemBatch, ItemShape, Representation
+from ranking.representations.base import ItemBatch, ItemShape
 from ranking.representations.code_tables import CodeTables
-from ranking.representations.matches import code_matches
+from ranking.representations.coded import CodedRepresentation
 
 
-class SidRepresentation(Representation):
+class SidRepresentation(CodedRepresentation):
     """The rows of an item's codes, summed, or side by side and mapped to the width by a linear layer.
 
     Parameters
@@ -27,9 +27,7 @@ class SidRepresentation(Representation):
     """
 
     def __init__(self, shape: ItemShape, dim: int = 32, pool: Literal["sum", "concat"] = "sum") -> None:
-        super().__init__(dim)
-        self.residual_levels = shape.refining
-        self.match_dim = 2 * len(shape.sizes)
+        super().__init__(shape, dim)
         self.codes = CodeTables(shape.sizes, dim)
         self.join = nn.Linear(len(shape.sizes) * dim, dim) if pool == "concat" else None
 
@@ -43,7 +41,3 @@ class SidRepresentation(Representation):
         rows = self.codes(items.codes)
         vectors: Tensor = rows.sum(dim=1) if self.join is None else self.join(rows.flatten(1))
         return vectors
-
-    def match(self, items: ItemBatch, candidate: Tensor, history: Tensor, mask: Tensor) -> Tensor:
-        """See :func:`code_matches`."""
-        return code_matches(items, candidate, history, mask, self.residual_levels)

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from ranking.model_spec import ModelSpec
-from ranking.representations.base import ItemBatch, ItemShape, Representation, Seen, Table
-from ranking.representations.matches import code_matches
+from ranking.representations.base import ItemBatch, ItemShape, Seen, Table
+from ranking.representations.coded import CodedRepresentation
 from ranking.representations.spm_vocabulary import Pieces, learn_pieces
 
 
-class SpmRepresentation(Representation):
+class SpmRepresentation(CodedRepresentation):
     """The rows of an item's pieces, summed.
 
     The vocabulary is learned on the codes of the training rows' candidates, each as often as it was shown; it is fitted
@@ -33,9 +33,7 @@ class SpmRepresentation(Representation):
     """
 
     def __init__(self, shape: ItemShape, dim: int, model: Tensor) -> None:
-        super().__init__(dim)
-        self.residual_levels = shape.refining
-        self.match_dim = 2 * len(shape.sizes)
+        super().__init__(shape, dim)
         self.pieces = Pieces(shape.sizes, model.numpy().tobytes())
         for name, tensor in self.pieces.tensors.items():
             self.register_buffer(f"tree_{name}", tensor, persistent=False)
@@ -64,7 +62,3 @@ class SpmRepresentation(Representation):
         """Table rows ``int64 [items, levels]`` of the pieces; see :meth:`Pieces.segment`."""
         tensors = {name: getattr(self, f"tree_{name}") for name in self.pieces.tensors}
         return self.pieces.segment(codes, tensors)
-
-    def match(self, items: ItemBatch, candidate: Tensor, history: Tensor, mask: Tensor) -> Tensor:
-        """See :func:`code_matches`."""
-        return code_matches(items, candidate, history, mask, self.residual_levels)

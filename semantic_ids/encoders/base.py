@@ -40,9 +40,13 @@ class Encoder(ABC):
         """Width of the vectors of a fitted encoder."""
 
     @property
-    def parts(self) -> tuple[int, ...]:
-        """Widths of what lies side by side in the vectors of a fitted encoder, such as content and behaviour."""
-        return (self.output_dim,)
+    def content_columns(self) -> tuple[int, int]:
+        """The columns of a fitted encoder's vectors, from where to where, that learned from no click.
+
+        What learned from clicks knows the answers of the rows that those clicks are: on the rows of its own window it
+        says more than it ever will on later ones, and whoever trains on them would trust it too much.
+        """
+        return (0, 0 if self.needs_pairs else self.output_dim)
 
     @abstractmethod
     def config(self) -> dict[str, Any]:

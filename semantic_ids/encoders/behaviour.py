@@ -178,13 +178,12 @@ class BehaviourEncoder(Encoder):
     @property
     def output_dim(self) -> int:
         """Width of the vectors."""
-        return sum(self.parts)
+        return int(self.straight_.shape[1]) * (2 if self.content_weight else 1)
 
     @property
-    def parts(self) -> tuple[int, ...]:
-        """Content, where it stands beside, and what is learned."""
-        learned = int(self.straight_.shape[1])
-        return (learned, learned) if self.content_weight else (learned,)
+    def content_columns(self) -> tuple[int, int]:
+        """Content stands first, where it stands beside what is learned."""
+        return (0, int(self.straight_.shape[1]) if self.content_weight else 0)
 
     def config(self) -> dict[str, Any]:
         """The constructor's arguments, as JSON values; the threads are no part of what was fitted."""

@@ -130,12 +130,10 @@ class CollaborativeEncoder(Encoder):
         return int(self.matrix_.shape[1])
 
     @property
-    def parts(self) -> tuple[int, ...]:
-        """What is regressed, and content where it stands beside."""
-        if not self.with_content:
-            return (self.output_dim,)
-        beside = min(self.content_dim, self.matrix_.shape[0])
-        return (self.output_dim - beside, beside)
+    def content_columns(self) -> tuple[int, int]:
+        """Content stands last, where it stands beside what is regressed."""
+        beside = min(self.content_dim, self.matrix_.shape[0]) if self.with_content else 0
+        return (self.output_dim - beside, self.output_dim)
 
     def config(self) -> dict[str, Any]:
         """The constructor's arguments, as JSON values."""
