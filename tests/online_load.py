@@ -46,6 +46,8 @@ def read(path: Path, keys: Sequence[bytes]) -> list[int]:
     """The number of each key; every feature of every row has to say the same, and all keys too."""
     with opened(path).reading() as reading:
         rows = reading.rows(VIEW, keys)
+        [kept] = reading.rows_of([(VIEW, None)], keys)
+    assert kept == rows, "a row was kept beyond a commit"
     assert None not in rows
     found = unpack(LAYOUT, [row for row in rows if row is not None])
     numbers = np.asarray(found["number"].flat).tolist()
@@ -66,7 +68,7 @@ _files: dict[Path, PackedFile] = {}
 
 def opened(path: Path) -> PackedFile:
     if path not in _files:
-        _files[path] = PackedFile(path, 60.0)
+        _files[path] = PackedFile(path, 60.0, 1 << 20)
     return _files[path]
 
 

@@ -22,11 +22,13 @@ from urllib.parse import quote
 
 from sidkit.engine import quoted
 from sidkit.errors import OnlineStoreError
+from sidkit.stores.packed_cache import Found, Group, RowCache
 from sidkit.stores.packed_layout import VERSION, Layout, layout_from_json
 
 FORMAT, LAYOUTS = '"packed:format"', '"packed:layouts"'
 _NEVER = -(2**63)  # a missing created time is older than any
 _INSERT_ROWS = 256
+_READ_VIEWS = 32  # SQLite joins at most 64 tables
 _READ_KEYS = (1, 8, 64, 512, 4096)  # a statement per size is prepared once; unused places are null and find nothing
 _LAYOUTS_OF = f"SELECT number, columns FROM {LAYOUTS} WHERE view = ? ORDER BY number"
 
@@ -43,11 +45,14 @@ class PackedFile:
         Absolute.
     patience_seconds : float
         How long a writer waits for another one.
+    cache_bytes : int, optional
+        How many bytes of rows each thread that calls :meth:`Reading.rows_of` may keep until the next commit; 0 for none.
     """
 
-    def __init__(self, path: Path, patience_seconds: float) -> None:
+    def __init__(self, path: Path, patience_seconds: float, cache_bytes: int = 0) -> None:
         self.path = path
         self._patience = patience_seconds
+        self._cache_bytes = cache_bytes
         self._mine = threading.local()
         self._opened: list[sqlite3.Connection] = []
         self._process = os.getpid()
@@ -77,7 +82,7 @@ class PackedFile:
             opened = self._connection(create=False)
             opened.execute("BEGIN")
             try:
-                yield Reading(opened, self.path)
+                yield Reading(opened, self.path, self._mine.cache)
             finally:
                 if opened.in_transaction:
                     opened.execute("ROLLBACK")
@@ -100,6 +105,9 @@ class PackedFile:
             finally:
                 if opened.in_transaction:
                     opened.execute("ROLLBACK")
+                kept: RowCache | None = getattr(self._mine, "cache", None)
+                if kept is not None:  # a connection is not told of its own commits
+                    kept.forget()
 
     def _connection(self, *, create: bool) -> sqlite3.Connection:
         if self._process != os.getpid():
@@ -113,6 +121,7 @@ class PackedFile:
             found = self._open(create=create)
             self._opened.append(found)
             self._mine.opened = found
+            self._mine.cache = RowCache(self._cache_bytes) if self._cache_bytes else None
         return found
 
     def _open(self, *, create: bool) -> sqlite3.Connection:
@@ -161,9 +170,10 @@ class PackedFile:
 class Reading:
     """One snapshot, for reading."""
 
-    def __init__(self, opened: sqlite3.Connection, path: Path) -> None:
+    def __init__(self, opened: sqlite3.Connection, path: Path, cache: RowCache | None = None) -> None:
         self._opened = opened
         self._path = path
+        self._cache = cache
 
     def layouts(self, view: str) -> dict[int, Layout]:
         """The layouts of a view's rows by their numbers, the newest last."""
@@ -179,6 +189,38 @@ class Reading:
         taken: list[bytes | None] = []
         for part, asked in self._asked(view, "t.row", keys, since_us):
             taken += list(chain.from_iterable(part))[:asked]
+        return taken
+
+    def rows_of(self, views: Sequence[tuple[str, int | None]], keys: Sequence[bytes]) -> list[list[bytes | None]]:
+        """What :meth:`rows` gives, of several views (each with its moment) for the same keys, from the cache where it can be.
+
+        Moments are judged on what was found, so the cache holds rows that are too old as well.
+        """
+        told: list[list[bytes | None]] = []
+        for at in range(0, len(views), _READ_VIEWS):
+            part = views[at : at + _READ_VIEWS]
+            found = self._found(tuple((view, since is not None) for view, since in part), keys)
+            columns = iter(zip(*found, strict=True))
+            for _, since in part:
+                rows = list(next(columns, ()))
+                if since is not None:
+                    times = next(columns, ())
+                    rows = [row if row and time >= since else None for row, time in zip(rows, times, strict=True)]
+                told.append(rows)
+        return told
+
+    def _found(self, group: Group, keys: Sequence[bytes]) -> list[Found]:
+        if self._cache is None:
+            return self._fetch(group, keys)
+        # The first statement of a transaction fixes what it sees: version and rows are of one snapshot.
+        [version] = self._opened.execute("PRAGMA data_version").fetchone()
+        self._cache.at(version)
+        return self._cache.look_up(group, keys, lambda missing: self._fetch(group, missing))
+
+    def _fetch(self, group: Group, keys: Sequence[bytes]) -> list[Found]:
+        taken: list[Found] = []
+        for size, part, asked in _parts(keys):
+            taken += self._opened.execute(_select_of(group, size), part).fetchall()[:asked]
         return taken
 
     def timed_rows(
@@ -198,16 +240,9 @@ class Reading:
     def _asked(
         self, view: str, columns: str, keys: Sequence[bytes], since_us: int | None
     ) -> Iterator[tuple[sqlite3.Cursor, int]]:
-        at = 0
-        while at < len(keys):
-            left = len(keys) - at
-            size = next((size for size in _READ_KEYS if size >= left), _READ_KEYS[-1])
-            part = list(keys[at : at + size])
-            asked = len(part)
-            part += [None] * (size - asked)  # type: ignore[list-item]
+        for size, part, asked in _parts(keys):
             values = part if since_us is None else [*part, since_us]
             yield self._opened.execute(_select(view, columns, size, since_us is not None), values), asked
-            at += size
 
 
 class Writing(Reading):
@@ -260,6 +295,29 @@ class Writing(Reading):
 def table_of(view: str) -> str:
     """The quoted name of a view's table; a colon cannot be in a name that Feast makes, so other stores' tables stay apart."""
     return quoted(f"packed:{view}")
+
+
+def _parts(keys: Sequence[bytes]) -> Iterator[tuple[int, list[Any], int]]:
+    """Keys in statements: (size of the statement, its values, how many of them are keys)."""
+    at = 0
+    while at < len(keys):
+        left = len(keys) - at
+        size = next((size for size in _READ_KEYS if size >= left), _READ_KEYS[-1])
+        part: list[Any] = list(keys[at : at + size])
+        asked = len(part)
+        yield size, part + [None] * (size - asked), asked
+        at += size
+
+
+@lru_cache(maxsize=1024)
+def _select_of(group: Group, size: int) -> str:
+    columns = [
+        f"t{place}.row, t{place}.event_us" if timed else f"t{place}.row" for place, (_, timed) in enumerate(group)
+    ]
+    joined = [
+        f"LEFT JOIN {table_of(view)} AS t{place} ON t{place}.key = v.column1" for place, (view, _) in enumerate(group)
+    ]
+    return f"SELECT {', '.join(columns)} FROM (VALUES {','.join(['(?)'] * size)}) AS v {' '.join(joined)}"
 
 
 @lru_cache(maxsize=1024)

@@ -39,6 +39,10 @@ class PackedReader:
         self._file = file
         self._clock = clock
         self._views = list(views)
+        by_keys: dict[tuple[tuple[str, str, str], ...], list[_View]] = {}
+        for view in views:
+            by_keys.setdefault(view.keys, []).append(view)
+        self._groups = list(by_keys.values())
 
     def read(self, keys: Mapping[str, Sequence[Any]], at_us: int | None = None) -> dict[str, ViewRows]:
         """The features of some rows, all from one snapshot.
@@ -64,17 +68,14 @@ class PackedReader:
             When the store cannot be read.
         """
         told = {}
-        serialized: dict[tuple[tuple[str, str, str], ...], list[bytes]] = {}
-        for view in self._views:
-            if view.keys not in serialized:
-                serialized[view.keys] = _serialized(view, keys)
+        serialized = [_serialized(views[0], keys) for views in self._groups]
         with self._file.reading() as reading:
-            for view in self._views:
-                since = None
-                if view.ttl_us is not None:
-                    since = (self._clock() if at_us is None else at_us) - view.ttl_us
-                told[view.name] = _rows(reading, view, serialized[view.keys], since)
-        return told
+            for views, asked in zip(self._groups, serialized, strict=True):
+                now = self._clock() if at_us is None else at_us
+                stored = [(view.stored, None if view.ttl_us is None else now - view.ttl_us) for view in views]
+                for view, found in zip(views, reading.rows_of(stored, asked), strict=True):
+                    told[view.name] = _rows(reading, view, found)
+        return {view.name: told[view.name] for view in self._views}
 
 
 def packed_reader(store: FeatureStore, service: FeatureService) -> PackedReader | None:
@@ -137,8 +138,7 @@ def _serialized(view: _View, asked: Mapping[str, Sequence[Any]]) -> list[bytes]:
     return keys
 
 
-def _rows(reading: Reading, view: _View, keys: Sequence[bytes], since: int | None) -> ViewRows:
-    found = reading.rows(view.stored, keys, since)
+def _rows(reading: Reading, view: _View, found: Sequence[bytes | None]) -> ViewRows:
     rows = [row for row in found if row is not None]
     layouts = reading.layouts(view.stored)
     if len(rows) == len(found):

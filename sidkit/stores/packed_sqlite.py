@@ -10,6 +10,9 @@ It answers what Feast's own SQLite store answers, with these differences: an old
 time, then created time; of equal ones the later write stays); event times keep their microseconds; a row beyond the view's
 TTL is not found; a read takes any number of keys; readers and one writer do not wait for each other. Both stores can use one
 file, as their tables have different names.
+
+The kit's own reader (:mod:`sidkit.stores.packed_reader`) keeps the rows that it read until the next commit to the file, at most
+``row_cache_mb`` per thread that reads.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow as pa
 from feast import Entity
@@ -37,7 +40,7 @@ from feast.repo_config import FeastConfigBaseModel, RepoConfig
 from feast.stream_feature_view import StreamFeatureView
 from feast.type_map import python_values_to_proto_values
 from feast.utils import _validate_vector_field_lengths
-from pydantic import StrictFloat, StrictStr
+from pydantic import Field, StrictFloat, StrictInt, StrictStr
 
 from sidkit.clock import from_us, to_us
 from sidkit.errors import OnlineStoreError
@@ -73,6 +76,7 @@ class PackedSqliteOnlineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]
     type: StrictStr = "sidkit.stores.packed_sqlite.PackedSqliteOnlineStore"
     path: StrictStr = "data/online.sqlite"  # relative to the repo
     patience_seconds: StrictFloat = 60.0  # how long a writer waits for another one
+    row_cache_mb: Annotated[StrictInt, Field(ge=0)] = 128  # rows that a reading thread keeps between commits
 
 
 class PackedSqliteOnlineStore(OnlineStore):  # type: ignore[misc]
@@ -98,7 +102,8 @@ class PackedSqliteOnlineStore(OnlineStore):  # type: ignore[misc]
             path = Path(config.repo_path) / path
         path = path.absolute()
         if path not in self._files:
-            self._files[path] = PackedFile(path, config.online_store.patience_seconds)
+            told = config.online_store
+            self._files[path] = PackedFile(path, told.patience_seconds, told.row_cache_mb << 20)
         return self._files[path]
 
     def online_write_batch(
