@@ -184,7 +184,7 @@ def test_what_is_kept_stays_under_its_bound_as_python_counts_memory(tmp_path: Pa
     views = [(VIEWS[0], 0), (VIEWS[1], None)]
     with file.reading() as reading:
         reading.rows_of(views, keys[:100])
-    file._mine.cache.forget()
+    file.forget()
     tracemalloc.start()
     try:
         for at in range(0, len(keys), 50):

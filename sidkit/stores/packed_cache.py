@@ -15,10 +15,10 @@ Group = tuple[tuple[str, bool], ...]
 Found = tuple[Any, ...]
 """Of one key: the row of each view, None where there is none, and behind it the event time where that is wanted."""
 
-_ENTRY_BYTES = 320
-"""What a key costs beside its bytes and those of its rows: two places in a hash table, the key's and the tuple's heads."""
-_ROW_BYTES = 72
-"""What a row costs beside its bytes: its head, its place in the tuple, its event time."""
+_ENTRY_BYTES = 200
+"""What a key costs beside its bytes and those of its rows: a place in a hash table, the key's and the tuple's heads."""
+_ROW_BYTES, _TIME_BYTES = 57, 40
+"""What a row costs beside its bytes - its head and its place in the tuple, rounded up - and what its event time costs."""
 
 
 class RowCache:
@@ -84,7 +84,7 @@ class RowCache:
         columns = list(zip(*entries.values(), strict=True))
         for _, timed in group:
             rows = columns[place] if columns else ()
-            size += _ROW_BYTES * len(rows) + _length(filter(None, rows))
+            size += (_ROW_BYTES + _TIME_BYTES * timed) * len(rows) + _length(filter(None, rows))
             place += 2 if timed else 1
         if size > self._half:
             return

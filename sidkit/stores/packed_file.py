@@ -63,6 +63,12 @@ class PackedFile:
         _close(self._opened, self._process)
         self._mine = threading.local()
 
+    def forget(self) -> None:
+        """Let this thread keep no rows; the next reads search for theirs."""
+        kept: RowCache | None = getattr(self._mine, "cache", None)
+        if kept is not None:
+            kept.forget()
+
     def delete(self) -> None:
         """Close and delete the file."""
         self.close()
@@ -105,9 +111,7 @@ class PackedFile:
             finally:
                 if opened.in_transaction:
                     opened.execute("ROLLBACK")
-                kept: RowCache | None = getattr(self._mine, "cache", None)
-                if kept is not None:  # a connection is not told of its own commits
-                    kept.forget()
+                self.forget()  # a connection is not told of its own commits
 
     def _connection(self, *, create: bool) -> sqlite3.Connection:
         if self._process != os.getpid():

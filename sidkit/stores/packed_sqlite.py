@@ -53,6 +53,7 @@ from sidkit.stores.packed_values import (
     cells_of_values,
     event_times,
     micros,
+    plain_integers,
     serialized_keys,
     values_of_cells,
     view_layout,
@@ -91,7 +92,7 @@ class PackedSqliteOnlineStore(OnlineStore):  # type: ignore[misc]
     _versioned_read_supported = True
 
     def __init__(self, clock: Callable[[], int] = now_us) -> None:
-        _freeze_imports()
+        freeze_imports()
         self.clock = clock
         self._files: dict[Path, PackedFile] = {}
 
@@ -234,7 +235,7 @@ class PackedSqliteOnlineStore(OnlineStore):  # type: ignore[misc]
 
 
 @cache
-def _freeze_imports() -> None:
+def freeze_imports() -> None:
     """Spare the garbage collector, once per process, the 300,000 objects that importing Feast leaves for good.
 
     Walking them again and again takes a good part of a materialization and makes the slowest reads.
@@ -359,9 +360,7 @@ def _moments(part: pa.RecordBatch, name: str | None) -> list[int | None]:
     column = part.column(name)
     if pa.types.is_timestamp(column.type):
         # Nanoseconds beyond the microsecond are cut off, as Feast does.
-        column = column.cast(pa.timestamp("us", column.type.tz), safe=False).cast(pa.int64())
-        found: list[int | None] = column.to_pylist()
-        return found
+        return plain_integers(column.cast(pa.timestamp("us", column.type.tz), safe=False).cast(pa.int64()))
     return micros(column.to_pylist())
 
 

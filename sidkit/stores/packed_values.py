@@ -30,6 +30,7 @@ _LIST_MESSAGES = {
 _STRING_FIELD = 0x12  # tag and wire type of Value.string_val
 _made: Callable[..., Value] = Value
 _SERIALIZATION = 3
+_LISTS_AT_ONCE = 256
 _SHORT = 126  # texts below this have lengths of one byte, in their own message and in the one around it
 
 
@@ -65,18 +66,22 @@ def cells_of_values(values: Sequence[Value], kind: str) -> Cells:
             if kind in SCALARS
             else Cells(kind, *_joined(plain), null=null)
         )
-    # Protobuf's containers are made anew at each look, so that none of them lives on for the garbage collector to walk.
     listed = attrgetter(f"{_field(kind)}.val")
-    lengths = list(map(len, map(listed, values)))
+    lengths: list[int] = []
+    elements: list[Any] = []
+    # A few hundred lists at a time: as many as the garbage collector lets pass without a walk.
+    for at in range(0, len(values), _LISTS_AT_ONCE):
+        part = [found[:] for found in map(listed, values[at : at + _LISTS_AT_ONCE])]
+        lengths += map(len, part)
+        elements += chain.from_iterable(part)
     same, null = _nulls(values, lengths, kind)
     if not same:
         return _as_proto(values)
     offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=offsets[1:])
-    elements = chain.from_iterable(map(listed, values))
     if kind in LISTS:
-        return Cells(kind, np.fromiter(elements, LISTS[kind], count=offsets[-1]), offsets, null=null)
-    flat, inner = _joined(list(elements))
+        return Cells(kind, np.array(elements, LISTS[kind]), offsets, null=null)
+    flat, inner = _joined(elements)
     return Cells(kind, flat, offsets, inner, null)
 
 
@@ -161,23 +166,29 @@ def serialized_keys(entity_keys: Sequence[EntityKey], version: int = _SERIALIZAT
     # The protobuf bytes of such a key are its name, then [length] [0x12] [length of the text] [the text].
     began = EntityKey(join_keys=first.join_keys).SerializeToString() + bytes([_STRING_FIELD])
     prefix = key_prefix([first.join_keys[0]]) + (2).to_bytes(4, "little")
-    heads = [began + bytes((size + 2, _STRING_FIELD, size)) for size in range(_SHORT)]
-    prefixes = [prefix + size.to_bytes(4, "little") for size in range(_SHORT)]
     at = len(began) + 3
-    keys = []
-    for key in entity_keys:
-        raw = key.SerializeToString()
-        size = len(raw) - at
-        if size < _SHORT and raw.startswith(heads[size]):
-            keys.append(prefixes[size] + raw[at:])
-        else:
-            keys.append(serialize_entity_key(key, entity_key_serialization_version=version))
-    return keys
+    raws = list(map(EntityKey.SerializeToString, entity_keys))
+    heads = {at + size: began + bytes((size + 2, _STRING_FIELD, size)) for size in range(_SHORT)}
+    prefixes = {at + size: prefix + size.to_bytes(4, "little") for size in range(_SHORT)}
+    sizes = list(map(len, raws))
+    if heads.keys() >= set(sizes) and all(map(bytes.startswith, raws, map(heads.__getitem__, sizes))):
+        return [prefixes[size] + raw[at:] for size, raw in zip(sizes, raws, strict=True)]
+    return [
+        prefixes[size] + raw[at:]
+        if size in heads and raw.startswith(heads[size])
+        else serialize_entity_key(key, entity_key_serialization_version=version)
+        for key, size, raw in zip(entity_keys, sizes, raws, strict=True)
+    ]
 
 
 def micros(moments: Sequence[datetime | None]) -> list[int | None]:
     """Microseconds since the epoch of some moments; those without a zone are UTC."""
-    found: list[int | None] = pa.array(moments, pa.timestamp("us"), from_pandas=True).cast(pa.int64()).to_pylist()
+    return plain_integers(pa.array(moments, pa.timestamp("us"), from_pandas=True).cast(pa.int64()))
+
+
+def plain_integers(column: pa.Array) -> list[int | None]:
+    """Integers as Python's; None where null."""
+    found: list[int | None] = column.to_pylist() if column.null_count else column.to_numpy().tolist()
     return found
 
 
