@@ -245,6 +245,9 @@ def test_pulled_rows_equal_the_oracle_and_feast(ground: Ground, name: str, seed:
         }
         latest = offline.pull_latest_from_table_or_query(**asked).to_arrow()
         everything = offline.pull_all_from_table_or_query(**asked).to_arrow()
+        if not keys and kind == "ours":  # as Feast's other stores have it, and materialization needs it
+            assert latest["__dummy_id"].to_pylist() == [""]
+            latest, everything = latest.drop_columns("__dummy_id"), everything.drop_columns("__dummy_id")
         answers[kind] = [_sorted_rows(latest), _sorted_rows(everything)]
     assert answers["ours"] == answers["stock"]
     tabled = ground.tables[name].arrow().select([*keys, *features, "event_timestamp"])

@@ -149,3 +149,35 @@ def test_times_with_nanoseconds_are_rounded_down_where_feast_fails(tmp_path: Pat
     assert ours["x"] == [None, 0, 1]
     assert ours["event_timestamp"] == [moment(BASE_US + off) - moment(0) for off in (-1, 9, 10)]
     assert isinstance(stock, pa.ArrowInvalid)
+
+
+@pytest.mark.parametrize("folder", ["small", "day=3"])  # the second is left to DuckDB, which sees a column in the name
+@pytest.mark.parametrize("pull_latest", [True, False])
+def test_a_view_without_entities_is_materialized_where_feast_fails(
+    tmp_path: Path, folder: str, pull_latest: bool
+) -> None:
+    feast_store(tmp_path, STOCK)
+    from feast import FeatureView, Field, FileSource
+    from feast.types import Int64
+
+    rows = [FeatureRow((), BASE_US + 10 * number, BASE_US, (number,)) for number in range(10)]
+    path = write(tmp_path / folder / "part.parquet", Table((), (("x", pa.int64()),), rows).arrow())
+    source = FileSource(
+        name="whole_source", path=path, timestamp_field="event_timestamp", created_timestamp_column="created_timestamp"
+    )
+    view = FeatureView(name="whole", entities=[], schema=[Field(name="x", dtype=Int64)], source=source)
+    told: list[Any] = []
+    for store in both_stores(tmp_path, [view]):
+        store.config.materialization_config.pull_latest_features = pull_latest
+        frame = small_frame().drop(columns="user_id")
+        found = store.get_historical_features(frame, ["whole:x"]).to_arrow()
+        assert cells(in_order(found))["x"] == ANSWER
+        try:
+            store.materialize(moment(BASE_US), moment(BASE_US + 75))
+        except ValueError as error:
+            told.append(str(error))
+            continue
+        # Feast answers for every row of a request, whatever its keys.
+        asked = store.get_online_features(["whole:x"], [{"user_id": "u"}, {"user_id": "stranger"}])
+        told.append(asked.to_dict()["x"])
+    assert told == [[7, 7], "Column __dummy_id not found in table"]

@@ -18,6 +18,7 @@ from online_builders import (
     SOURCE_TYPES,
     TYPES,
     batch,
+    entity_keys,
     feast_repo,
     feature_view,
     redis_server,
@@ -145,6 +146,25 @@ def test_rows_from_before_a_schema_change_read_as_nulls_where_they_lack_somethin
         "thing__text": ["y", None, None, "x", None],
         "thing__whole": [None, 0, None, 9, 0],
     }
+
+
+@pytest.mark.parametrize("kind", [PACKED, "sqlite"])
+def test_a_view_without_entities_has_one_row_for_all(tmp_path: Path, kind: str) -> None:
+    from feast import FeatureService, FeatureView
+
+    item = feature_view("item_one", {"whole": "Int64"})
+    whole = FeatureView(name="everyone", entities=[], schema=item.features[:1], source=item.batch_source)
+    both, alone = FeatureService(name="s", features=[item, whole]), FeatureService(name="alone", features=[whole])
+    store = feast_repo(tmp_path, kind, [item, whole, both, alone])
+    [mine] = batch(item, [("a", {"whole": 5}, BASE_US, None)])
+    [theirs] = batch(item, [("", {"whole": 9}, BASE_US, None)])
+    write = store._get_provider().online_write_batch
+    write(store.config, item, [mine], None)
+    write(store.config, whole, [(*entity_keys([""], "__dummy_id"), *theirs[1:])], None)
+    found = {name: view.plain().to_pydict() for name, view in reader(store, "s").read({"item_id": ["a", "b"]}).items()}
+    assert found == {"item_one": {"item_one__whole": [5, None]}, "everyone": {"everyone__whole": [9, 9]}}
+    [view] = reader(store, "alone").read({"anything": [1, 2, 3]}).values()
+    assert view.plain().to_pydict() == {"everyone__whole": [9, 9, 9]}
 
 
 def test_bytes_are_read_though_feast_has_no_arrow_type_for_them(tmp_path: Path) -> None:

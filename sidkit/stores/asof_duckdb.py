@@ -7,7 +7,8 @@ Name it in ``feature_store.yaml``::
 
 It subclasses Feast's DuckDB store and gives the same answers, with these differences: the row order of the entity
 dataframe is kept; cost is linear in rows and versions (Feast's inequality join pairs each row with every older version);
-any TTL works, feature names may end in ``_y``, and times with nanoseconds are accepted.
+any TTL works, feature names may end in ``_y``, times with nanoseconds are accepted, and a view without entities can be
+materialized.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TypeVar
 
 import pandas as pd
 import pyarrow as pa
 from feast.data_source import DataSource
-from feast.feature_view import FeatureView
+from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL, FeatureView
 from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineStoreConfig
 from feast.infra.offline_stores.offline_store import RetrievalJob
 from feast.infra.registry.base_registry import BaseRegistry
@@ -28,7 +30,7 @@ from feast.repo_config import RepoConfig
 from pydantic import StrictInt, StrictStr
 
 from sidkit.clock import to_us
-from sidkit.engine import memory_bytes, quoted
+from sidkit.engine import literal, memory_bytes, quoted
 from sidkit.errors import ContractError
 from sidkit.stores.asof_jobs import AsofRetrievalJob, PulledJob, Query, engine_of
 from sidkit.stores.asof_search import micros, newest_rows
@@ -38,6 +40,8 @@ from sidkit.stores.registry_path import resolve_registry_against_repo
 from sidkit.stores.source_plan import is_local_parquet, path_of, plan_view, source_sql
 
 resolve_registry_against_repo()
+
+_Rows = TypeVar("_Rows", pa.RecordBatch, pa.Table)
 
 
 class AsofDuckDBOfflineStoreConfig(DuckDBOfflineStoreConfig):  # type: ignore[misc]
@@ -153,7 +157,9 @@ class _Pulled:
         )
         if files is not None and files.rows * BYTES_PER_ROW <= memory_bytes(engine_of(self.config).memory_limit):
             return PulledJob(
-                self.config, lambda rows: self._newest(files, rows), lambda: files.empty(self._columns).schema
+                self.config,
+                lambda rows: self._newest(files, rows),
+                lambda: self._keyed(files.empty(self._columns)).schema,
             )
         order = ", ".join(f"{quoted(time)} DESC NULLS LAST" for time in self._times)
         by_key = f"PARTITION BY {', '.join(map(quoted, self.keys))} " if self.keys else ""
@@ -175,18 +181,25 @@ class _Pulled:
         del narrow
         for batch in files.batches(self._columns, numbers):
             for first in range(0, len(batch), rows):
-                yield batch.slice(first, rows)
+                yield self._keyed(batch.slice(first, rows))
 
     def _query(self, qualify: str) -> PulledJob:
         moment = f"epoch_us({quoted(self.timestamp)}::TIMESTAMPTZ)"
         bounds = [f"{moment} >= {_us(self.start)}"] if self.start else []
         bounds += [f"{moment} <= {_us(self.end)}"] if self.end else []
+        key = "" if self.keys else f", {literal(DUMMY_ENTITY_VAL)} AS {quoted(DUMMY_ENTITY_ID)}"
         query = Query(
             self.config,
-            f"SELECT {', '.join(map(quoted, self._columns))} FROM ({source_sql(self.source, self.config.repo_path)}) "
+            f"SELECT {', '.join(map(quoted, self._columns))}{key} FROM ({source_sql(self.source, self.config.repo_path)}) "
             f"WHERE {' AND '.join(bounds) or 'true'}{qualify}",
         )
         return PulledJob(self.config, query.batches, query.schema)
+
+    def _keyed(self, rows: _Rows) -> _Rows:
+        """The rows with the key that Feast gives to all rows of a view without entities."""
+        if self.keys:
+            return rows
+        return rows.append_column(DUMMY_ENTITY_ID, pa.array([DUMMY_ENTITY_VAL] * rows.num_rows, pa.string()))
 
     @property
     def _times(self) -> list[str]:

@@ -20,9 +20,15 @@ if TYPE_CHECKING:
     from feast import FeatureService, FeatureStore
 
 
+_NO_ENTITY, _NO_VALUE = "__dummy_id", ""  # Feast's DUMMY_ENTITY_ID and DUMMY_ENTITY_VAL
+
+
 @dataclass(frozen=True)
 class _View:
-    """What is read of one view: ``columns`` are (feature, column, kind), ``keys`` (key, column of the request, type)."""
+    """What is read of one view: ``columns`` are (feature, column, kind), ``keys`` (key, column of the request, type).
+
+    A view without entities has one row, whose key is Feast's and in no request.
+    """
 
     name: str
     stored: str
@@ -50,7 +56,8 @@ class PackedReader:
         Parameters
         ----------
         keys : mapping
-            Join key (by the service's name for it) -> its values; all of one length.
+            Join key (by the service's name for it) -> its values; all of one length, which is also the number of rows of
+            a view without entities.
         at_us : int, optional
             The moment by which TTLs are judged, microseconds UTC; by default the store's clock.
 
@@ -68,7 +75,9 @@ class PackedReader:
             When the store cannot be read.
         """
         told = {}
-        serialized = [_serialized(views[0], keys) for views in self._groups]
+        rows = len(next(iter(keys.values()), ()))
+        whole = {_NO_ENTITY: [_NO_VALUE] * rows, **keys}
+        serialized = [_serialized(views[0], whole) for views in self._groups]
         with self._file.reading() as reading:
             for views, asked in zip(self._groups, serialized, strict=True):
                 now = self._clock() if at_us is None else at_us
@@ -121,8 +130,9 @@ def packed_reader(store: FeatureStore, service: FeatureService) -> PackedReader 
 def _serialized(view: _View, asked: Mapping[str, Sequence[Any]]) -> list[bytes]:
     missing = [name for _, name, _ in view.keys if name not in asked]
     if missing:
+        came = [name for name in asked if name != _NO_ENTITY]
         raise ServingError(
-            f"{view.name} is read by {', '.join(missing)}; the request has {', '.join(asked) or 'no keys'}"
+            f"{view.name} is read by {', '.join(missing)}; the request has {', '.join(came) or 'no keys'}"
         )
     keys = None
     if len(view.keys) == 1 and view.keys[0][2] == "STRING":
@@ -133,8 +143,8 @@ def _serialized(view: _View, asked: Mapping[str, Sequence[Any]]) -> list[bytes]:
         keys = entity_keys(columns, {key: value_type for key, _, value_type in view.keys})
     if keys is None:
         needed = ", ".join(f"{name} ({value_type.lower()})" for _, name, value_type in view.keys)
-        came = ", ".join(f"{name} as {pa.array(asked[name]).type}" for _, name, _ in view.keys)
-        raise ServingError(f"{view.name} is read by {needed} without nulls; the request came with {came}")
+        typed = ", ".join(f"{name} as {pa.array(asked[name]).type}" for _, name, _ in view.keys)
+        raise ServingError(f"{view.name} is read by {needed} without nulls; the request came with {typed}")
     return keys
 
 
