@@ -243,6 +243,28 @@ def test_updating_makes_and_drops_tables_and_keeps_rows(tmp_path: Path) -> None:
     assert stores.read(["a"], view=two) == [(None, None)]
 
 
+@pytest.mark.parametrize("versioned", [False, True])
+def test_dropping_an_undefined_view_drops_its_versions_and_nobody_elses(tmp_path: Path, versioned: bool) -> None:
+    from sidkit.stores.packed_sqlite import view_id
+
+    long = "item_sid_" + "x" * 300
+    gone, alike, other = feature_view(long), feature_view(f"{long}_v2"), feature_view(f"{long}_value")
+    stores = Stores(tmp_path, gone, alike, other)
+    stores.config.registry.enable_online_feature_view_versioning = versioned
+    gone.current_version_number, alike.current_version_number = 3, 1
+    stores.ours.update(stores.config, [], [gone, alike], [], [], partial=False)
+    file = stores.ours.file(stores.config)
+    tables = {f"shop_{long}", f"shop_{long}_v2", f"shop_{long}_value"}
+    latest = {f"shop_{long}_v3", f"shop_{long}_v2_v1"} if versioned else set()
+    with file.reading() as reading:
+        assert set(reading.views()) == tables | latest
+    assert view_id(stores.config, gone) == (f"shop_{long}_v3" if versioned else f"shop_{long}")
+    stores.ours.drop_undefined(stores.config, long, [alike, other])
+    with file.reading() as reading:
+        left = set(reading.views())
+    assert left == {f"shop_{long}_v2", f"shop_{long}_value", *([f"shop_{long}_v2_v1"] if versioned else [])}
+
+
 def test_tearing_down_deletes_the_file_and_a_new_start_works(stores: Stores) -> None:
     stores.write([("a", {"whole": 1}, BASE_US, None)])
     stores.ours.teardown(stores.config, [stores.view], [])

@@ -137,7 +137,7 @@ def materialize(repo: Repo, as_of_us: int, views: list[str] | None = None) -> di
 
 
 def drop_online_table(repo: Repo, view: str) -> None:
-    """Drop the packed online table of a view that is defined no more.
+    """Drop the packed online tables of a view that is defined no more, those of all its versions.
 
     ``feast apply`` does so too, but one that was killed between registry and online store does not know of it any more.
     Feast's own SQLite store is left to Feast, which keeps a list of its tables.
@@ -147,8 +147,7 @@ def drop_online_table(repo: Repo, view: str) -> None:
     store = open_store(repo)
     online = store._get_provider().online_store
     if isinstance(online, PackedSqliteOnlineStore):
-        with online.file(store.config).writing() as writing:
-            writing.drop(f"{store.project}_{view}")
+        online.drop_undefined(store.config, view, store.list_all_feature_views())
 
 
 def _keys(repo: Repo, view: str, as_of_us: int) -> int:

@@ -18,12 +18,14 @@ The kit's own reader (:mod:`sidkit.stores.packed_reader`) keeps the rows that it
 from __future__ import annotations
 
 import gc
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from itertools import groupby
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 import pyarrow as pa
@@ -216,6 +218,18 @@ class PackedSqliteOnlineStore(OnlineStore):  # type: ignore[misc]
             for table in tables_to_delete:
                 writing.drop(view_id(config, table))
 
+    def drop_undefined(self, config: RepoConfig, name: str, defined: Sequence[Any]) -> None:
+        """Drop the tables of a view that is defined no more: one, or one per version where Feast keeps several.
+
+        A table that a view in ``defined`` uses or used stays, though its name looks like a version's.
+        """
+        base = table_ids(config, name)
+        kept = [table_ids(config, view.name) for view in defined]
+        with self.file(config).writing() as writing:
+            for stored in writing.views():
+                if base.fullmatch(stored) and not any(other.fullmatch(stored) for other in kept):
+                    writing.drop(stored)
+
     def plan(self, config: RepoConfig, desired_registry_proto: RegistryProto) -> list[InfraObject]:
         """The tables that a registry needs."""
         views = [FeatureView.from_proto(view) for view in desired_registry_proto.feature_views]
@@ -248,6 +262,12 @@ def view_id(config: RepoConfig, table: Any) -> str:
     """A view's name in the file: with its project, and its version where Feast keeps several."""
     name: str = compute_table_id(config.project, table, config.registry.enable_online_feature_view_versioning)
     return name
+
+
+def table_ids(config: RepoConfig, name: str) -> re.Pattern[str]:
+    """What :func:`view_id` may say of the versions of a view."""
+    versions = r"(_v\d+)?" if config.registry.enable_online_feature_view_versioning else ""
+    return re.compile(re.escape(compute_table_id(config.project, SimpleNamespace(name=name))) + versions)
 
 
 def since_us(table: Any, at_us: int) -> int | None:
