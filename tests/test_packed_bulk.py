@@ -68,6 +68,27 @@ def test_bulk_leaves_the_same_table_and_intervals_as_feast(tmp_path: Path) -> No
     assert 0 < len(rows) < len(kept) < 300
 
 
+def test_rows_pass_a_part_at_a_time_and_never_as_a_whole_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "source.parquet"
+    write_source(path, 150_000)
+    views = [feature_view("thing", {"count": "Int64", "texts": "Array(String)"}, path=str(path))]
+    feast_repo(tmp_path / "repo", PACKED, views)
+    from sidkit.stores.asof_jobs import PulledJob
+    from sidkit.stores.packed_sqlite import PackedSqliteOnlineStore
+
+    parts: list[int] = []
+    put = PackedSqliteOnlineStore.write_arrow
+
+    def write_arrow(store: Any, config: Any, view: Any, batches: Any) -> int:
+        return put(store, config, view, (parts.append(len(batch)) or batch for batch in batches))
+
+    monkeypatch.setattr(PackedSqliteOnlineStore, "write_arrow", write_arrow)
+    monkeypatch.setattr(PulledJob, "to_arrow", lambda *_: pytest.fail("the table was made as a whole"))
+    store, written = materialized(tmp_path / "repo", views, bulk=True)
+    assert written == {"thing": len(table(store))} == {"thing": sum(parts)}
+    assert len(parts) > 1 and max(parts) <= 20_000
+
+
 def test_large_integers_beside_nulls_stay_exact_which_feast_rounds(tmp_path: Path) -> None:
     path = tmp_path / "source.parquet"
     source = write_source(path, 60)

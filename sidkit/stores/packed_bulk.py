@@ -72,6 +72,8 @@ def _newest_rows(
     offline: Any, config: Any, view: Any, start_date: datetime, end_date: datetime
 ) -> Iterable[pa.RecordBatch]:
     """The newest row per key, with the view's names for the source's columns."""
+    from sidkit.stores.asof_jobs import PulledJob
+
     source = view.batch_source
     named = source.field_mapping or {}
     columns = {name: column for column, name in named.items()}
@@ -86,6 +88,7 @@ def _newest_rows(
         start_date=start_date,
         end_date=end_date,
     )
-    table = job.to_arrow()
-    for batch in table.to_batches(max_chunksize=_BATCH_ROWS):
+    # Feast's own stores give the table as a whole, the kit's a part at a time.
+    batches = job.batches(_BATCH_ROWS) if isinstance(job, PulledJob) else job.to_arrow().to_batches(_BATCH_ROWS)
+    for batch in batches:
         yield batch.rename_columns([named.get(name, name) for name in batch.schema.names])
