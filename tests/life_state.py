@@ -28,7 +28,7 @@ _GENERATION = re.compile(r'"generation": \d+')
 """How often the tables were built anew: a rebuild that is asked for twice counts twice."""
 IMPORTED_ONCE = (
     "torch._dynamo", "faiss", "safetensors.numpy", "safetensors.torch", "feast.repo_operations",
-    "sidkit.stores.packed_sqlite", "sidkit.stores.packed_bulk", "feast.infra.compute_engines.local.compute",
+    "sidkit.stores.packed_sqlite", "sidkit.stores.packed_engine", "feast.infra.compute_engines.local.compute",
     "feast.infra.registry.sql", "ibis.backends.duckdb", "polars", "pandas", "rich.console", "rich.progress", "rich.table",
     "sklearn.cluster",
     "feast.infra.passthrough_provider", "feast.infra.compute_engines.backends.polars_backend",

@@ -85,8 +85,8 @@ def entity_view(view: FeatureView) -> FeatureView:
     return view
 
 
-def config(folder: Path, kind: str = PACKED, **online: Any) -> RepoConfig:
-    """A configuration with an online store of a kind in a folder."""
+def config(folder: Path, kind: str = PACKED, *, engine: str = "local", offline: str = "", **online: Any) -> RepoConfig:
+    """A configuration with an online store of a kind in a folder; the offline store is by default the kit's."""
     quiet_feast()
     from feast.infra.registry.sql import SqlRegistryConfig
     from feast.repo_config import RepoConfig
@@ -97,9 +97,9 @@ def config(folder: Path, kind: str = PACKED, **online: Any) -> RepoConfig:
         project="shop",
         provider="local",
         registry=SqlRegistryConfig(path=f"sqlite:///{folder}/registry.sqlite"),
-        offline_store={"type": "sidkit.stores.asof_duckdb.AsofDuckDBOfflineStore"},
+        offline_store={"type": offline or "sidkit.stores.asof_duckdb.AsofDuckDBOfflineStore"},
         online_store={"type": kind, **where, **online},
-        batch_engine={"type": "local", "backend": "polars"},
+        batch_engine={"type": engine, "backend": "polars"},
         materialization={"pull_latest_features": True, "online_write_batch_size": 7},
         entity_key_serialization_version=3,
         repo_path=folder,

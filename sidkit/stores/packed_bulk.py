@@ -45,10 +45,10 @@ def in_bulk(store: FeatureStore) -> Iterator[dict[str, int]]:
     def materialize_one(
         config: Any, feature_view: Any, start_date: datetime, end_date: datetime, *rest: Any, **named: Any
     ) -> None:
-        if named.get("disable_event_timestamp") or not _is_plain(feature_view):
+        if named.get("disable_event_timestamp") or not is_plain(feature_view):
             by_feast(config, feature_view, start_date, end_date, *rest, **named)
             return
-        batches = _newest_rows(provider.offline_store, config, feature_view, start_date, end_date)
+        batches = newest_rows(provider.offline_store, config, feature_view, start_date, end_date)
         written[feature_view.name] = provider.online_store.write_arrow(config, feature_view, batches)
 
     provider.materialize_single_feature_view = materialize_one
@@ -58,7 +58,7 @@ def in_bulk(store: FeatureStore) -> Iterator[dict[str, int]]:
         del provider.materialize_single_feature_view
 
 
-def _is_plain(view: Any) -> bool:
+def is_plain(view: Any) -> bool:
     """Whether a view's rows are those of its source, written online only, for entities."""
     from feast.feature_view import DUMMY_ENTITY_NAME, FeatureView
 
@@ -68,7 +68,7 @@ def _is_plain(view: Any) -> bool:
     return plain and view.online and not (special or checked or view.offline or DUMMY_ENTITY_NAME in view.entities)
 
 
-def _newest_rows(
+def newest_rows(
     offline: Any, config: Any, view: Any, start_date: datetime, end_date: datetime
 ) -> Iterable[pa.RecordBatch]:
     """The newest row per key, with the view's names for the source's columns."""
