@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SIDKIT_DATA ?= ../shared/data
 WORK := .work
 
-.PHONY: demo test lint types unit real kill-storm arms tune-arms bench-fuxictr online-load proof bench bench-check clean
+.PHONY: demo test lint types unit switched real kill-storm arms tune-arms bench-fuxictr online-load proof bench bench-check clean
 
 $(VENV): $(VENV)/.made
 
@@ -32,6 +32,12 @@ types: $(VENV)/.made
 
 unit: $(VENV)/.made
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# All tests with one line of feature_store.yaml switched to Feast's own store, first the offline then the online one; a test
+# of what only the kit's own store does is skipped with its reason. TESTS says which test files, by default all.
+switched: $(VENV)/.made
+	$(BIN)/python tests/switched.py offline -n 2 --dist loadfile $(TESTS)
+	$(BIN)/python tests/switched.py online -n 2 --dist loadfile $(TESTS)
 
 # The main job on the three real data sets; SIDKIT_DATA is the folder that holds them.
 real: $(VENV)/.made

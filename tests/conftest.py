@@ -14,16 +14,33 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 
 from builders import FAST_PRESET, FinishedJob, run_fast_job
+from switched import switched
 
 ROOT = Path(__file__).parent.parent
 SIDKIT_DATA = Path(os.environ.get("SIDKIT_DATA", ROOT.parent / "shared" / "data"))
 ABSENT = "real data absent"
 MODEL_ABSENT = "pretrained model absent"
-EXPECTED = (ABSENT, "chromium absent", "redis absent", MODEL_ABSENT)
-"""The only reasons for which a test may be skipped: SIDKIT_DATA holds no such set, or this machine lacks a browser, a
-Redis or the package with a model. CI has them all."""
+SWITCHED = "feature_store.yaml names Feast's own"
+EXPECTED = (ABSENT, "chromium absent", "redis absent", MODEL_ABSENT, SWITCHED)
+"""The only reasons for which a test may be skipped: SIDKIT_DATA holds no such set, this machine lacks a browser, a
+Redis or the package with a model (CI has them all), or the kit's own store is switched off (tests/switched.py)."""
 
 _skips: list[str] = []
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "own_store(kind, why): asks what only the kit's own offline or online store answers"
+    )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    off = switched()
+    for item in items:
+        for mark in item.iter_markers("own_store"):
+            kind, why = mark.args
+            if kind in off:
+                item.add_marker(pytest.mark.skip(reason=f"{SWITCHED} {kind} store: {why}"))
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

@@ -34,6 +34,8 @@ from sidkit.cli import build_app
 from sidkit.presets import preset_path
 from sidkit.repo import Repo
 
+pytestmark = pytest.mark.own_store("online", "the points at which it is killed are those of the packed file")
+
 REGISTRY_KILLS = 2
 ALL = "--all"
 """Of this file as a script: kill at all points of all steps."""

@@ -150,7 +150,9 @@ def values(repo: Path, at_us: int | None) -> dict[str, Any]:
             table = store.get_online_features(refs, {key: keys}).to_arrow()
         else:
             frame = pd.DataFrame({key: keys, "event_timestamp": pd.Timestamp(from_us(at_us))})
-            table = store.get_historical_features(frame, refs).to_arrow()
+            table = (
+                store.get_historical_features(frame, refs).to_arrow().sort_by(key)
+            )  # Feast's own store loses the order
         told[view.name] = cells(table, [key, *(ref.split(":")[1] for ref in refs)])
     assert len(told) == 4
     return told
@@ -230,7 +232,8 @@ def test_a_plain_apply_on_a_published_repo_keeps_everything(applied: dict[str, A
     objects, rows = done.before
     assert objects["services"] == {"ctr_one", "ctr_one_user", "ctr_one_item", "ctr_one_content"}
     assert objects["views"] >= {"item_sid_one", "item_content"}
-    assert len(rows["packed:sidkit_item_sid_one"]) == 40
+    [codes] = [found for name, found in rows.items() if name.removeprefix("packed:") == "sidkit_item_sid_one"]
+    assert len({key for key, *_ in codes}) == 40
     assert untouched(abroad)
 
 

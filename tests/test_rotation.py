@@ -28,6 +28,8 @@ from semantic_ids.look_up import codes_of
 from sidkit.clock import iso
 from sidkit.repo import Repo
 
+pytestmark = pytest.mark.own_store("online", "its readers and its writer lock each other out")
+
 USABLE = {"published", "serving", "retired"}
 GONE = (
     "FeatureServiceNotFoundException", "FeatureViewNotFoundException", "UnknownVersionError", "LifeCycleError",

@@ -41,8 +41,9 @@ def features(modalities: Sequence[str]) -> list[str]:
 def frame_of(repo: Repo, queries: Sequence[tuple[str, str, int]], modalities: Sequence[str]) -> list[dict[str, Any]]:
     entities = pd.DataFrame(queries, columns=["user_id", "item_id", "event_timestamp"])
     entities["event_timestamp"] = pd.to_datetime(entities["event_timestamp"], unit="us", utc=True)
+    entities["row"] = range(len(entities))  # Feast's own store loses the order
     job = open_store(repo).get_historical_features(entities, features=features(modalities), full_feature_names=True)
-    rows: list[dict[str, Any]] = job.to_arrow().to_pylist()
+    rows: list[dict[str, Any]] = job.to_arrow().sort_by("row").to_pylist()
     return rows
 
 

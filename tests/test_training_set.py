@@ -179,6 +179,7 @@ def test_a_row_does_not_depend_on_the_other_rows(versioned: tuple[Repo, World, C
         np.testing.assert_array_equal(few.items.ids[own], whole.items.ids[other])
 
 
+@pytest.mark.own_store("offline", "Feast's gives a copy of a history to every row")
 def test_rows_that_come_again_add_no_item_and_no_history(versioned: tuple[Repo, World, Codebook]) -> None:
     repo, world, codebook = versioned
     store, length = open_store(repo), world.settings.history_length
