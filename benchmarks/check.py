@@ -28,9 +28,13 @@ BARS: dict[str, tuple[str, float]] = {
     "memory_1m_vs_asof": ("<=", 1.3),
     "stream_10m_vs_1m_cpu": ("<=", 12.0),
     "stream_10m_gib": ("<=", 6.0),
+    "materialize_vs_feast": (">=", 0.85),
     "bulk_vs_feast": (">=", 10.0),
     "online_500_vs_feast": (">=", 30.0),
     "online_500_vs_raw": ("<=", 3.0),
+    "online_500_p99_vs_raw": ("<=", 1.5),
+    "online_500_cold_vs_raw": ("<=", 3.0),
+    "online_500_cold_p99_vs_raw": ("<=", 1.5),
 }
 
 
