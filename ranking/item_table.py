@@ -120,6 +120,16 @@ class ItemTableBuilder:
         return ItemTable(ids, np.concatenate(self._codes), np.concatenate(self._content))
 
 
+def shown_items(candidate: npt.NDArray[np.int32], at_us: Ints, items: int) -> tuple[Ints, Ints]:
+    """Which items some rows show: how many rows have each as their candidate, ``int64 [items]``, and the time of the first of
+    them, ``int64 [items]`` microseconds UTC (the largest number where there is none).
+    """
+    shown = np.bincount(candidate, minlength=items).astype(np.int64)
+    first_us = np.full(items, np.iinfo(np.int64).max)
+    np.minimum.at(first_us, candidate, at_us)
+    return shown, first_us
+
+
 def _row_marks(table: pa.Table) -> npt.NDArray[np.uint64]:
     """A 64-bit hash per row of list columns, by value, never 0."""
     marks = np.full(len(table), 0x9E3779B97F4A7C15, dtype=np.uint64)

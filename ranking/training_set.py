@@ -6,10 +6,10 @@ table, and tensors are gathered per batch. Memory grows with distinct items and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -17,19 +17,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ranking.features import Matrix, numeric_features
-from ranking.item_table import ItemTable, ItemTableBuilder
-from ranking.views import CONTENT, SID, USER_HISTORY, Ints, historical_reader, historical_views, one_chunk, string_array
+from ranking.history_table import ContentLookup, HistoryTableBuilder
+from ranking.item_table import ItemTable, ItemTableBuilder, shown_items
+from ranking.views import CONTENT, SID, USER_HISTORY, Ints, Reader, historical_reader, string_array
 from semantic_ids.codebook import Codebook
 from sidkit.errors import ContractError
 from sidkit.stores.asof import ViewRows
 
 if TYPE_CHECKING:
     from feast import FeatureStore
-
-ContentLookup = Callable[[npt.NDArray[np.object_], Ints], Mapping[str, ViewRows]]
-"""(item ids, times) -> the views of content and codes: the second hop, as of the row's time."""
-
-_CHUNK_ROWS = 100_000
 
 
 @dataclass(frozen=True)
@@ -56,6 +52,16 @@ class LabelledRows:
             self.request_ids[index] if self.request_ids is not None else None,
             self.had_before[index] if self.had_before is not None else None,
         )
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """All rows of some parts, in their order; what one part does not tell is not told."""
+
+        def of(name: str) -> Any:
+            columns = [getattr(part, name) for part in parts]
+            return None if any(column is None for column in columns) else np.concatenate(columns)
+
+        return cls(*(of(each.name) for each in fields(cls)))
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,24 @@ class TrainingSet:
             self.rows.take(index), self.numeric[index], self.candidate[index], self.history[index], self.history_items,
             self.history_us, self.items,
         )  # fmt: skip
+
+    @property
+    def rate(self) -> float:
+        """The share of positives."""
+        return float(self.rows.label.mean())
+
+    @property
+    def first_us(self) -> int:
+        """The earliest row's time, microseconds UTC."""
+        return int(self.rows.at_us.min())
+
+    def shown(self) -> tuple[Ints, Ints]:
+        """See :func:`ranking.item_table.shown_items`."""
+        return shown_items(self.candidate, self.rows.at_us, len(self.items))
+
+    def numeric_chunks(self) -> Iterator[Matrix]:
+        """The numeric features of all rows, at once; see :class:`ranking.streamed_set.StreamedSet`."""
+        yield self.numeric
 
 
 def read_rows(path: Path | pa.Table) -> LabelledRows:
@@ -129,16 +153,21 @@ def build_training_set(
     history_length : int
         Items kept of each history.
     """
+    of_rows, look_up = feature_readers(store, service_name)
+    views = of_rows({"user_id": rows.user_ids, "item_id": rows.item_ids}, rows.at_us)
+    return assemble(views, rows, codebook, look_up, rate=rate, history_length=history_length)
+
+
+def feature_readers(store: FeatureStore, service_name: str) -> tuple[Reader, ContentLookup]:
+    """The readers of a feature service: of the features of rows (by ``user_id`` and ``item_id``), and of the second hop."""
     service = store.get_feature_service(service_name)
     content = store.get_feature_service(f"{service_name}_content")
-    views = historical_views(store, service, {"user_id": rows.user_ids, "item_id": rows.item_ids}, rows.at_us)
-
     of_items = historical_reader(store, content, ["item_id"])
 
     def look_up(item_ids: npt.NDArray[np.object_], at_us: Ints) -> Mapping[str, ViewRows]:
         return of_items({"item_id": item_ids}, at_us)
 
-    return assemble(views, rows, codebook, look_up, rate=rate, history_length=history_length)
+    return historical_reader(store, service, ["user_id", "item_id"]), look_up
 
 
 def assemble(
@@ -151,112 +180,65 @@ def assemble(
     history_length: int,
 ) -> TrainingSet:
     """Arrays from views: the one path that training and serving share."""
-    builder = ItemTableBuilder(codebook)
-    candidate = builder.add(rows.item_ids, views[CONTENT], views[SID])
-    history, items, moments = _histories(views[USER_HISTORY], rows.at_us, builder, look_up, history_length)
-    return TrainingSet(
-        rows=rows,
-        numeric=numeric_features(views, rows.item_ids, rows.at_us, rate),
-        candidate=candidate.astype(np.int32),
-        history=history,
-        history_items=items,
-        history_us=moments,
-        items=builder.table(),
-    )
+    builder = FrameBuilder(codebook, look_up, rate=rate, history_length=history_length)
+    return builder.training_set(builder.add(views, rows))
 
 
-def _histories(
-    view: ViewRows, at_us: Ints, builder: ItemTableBuilder, look_up: ContentLookup, length: int
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], Ints]:
-    """Number the distinct histories; content and codes of their items are as of each row's time.
+@dataclass(frozen=True)
+class FrameRows:
+    """The rows of a :class:`TrainingSet` without its tables."""
 
-    Two rows share a history when both the list and the versions of all its items are the same.
-    """
-    ids, moments = _padded(view, length)
-    store = _HistoryStore(moments, length)
-    number = np.zeros(len(at_us), dtype=np.int32)
-    rows = np.flatnonzero(view.index >= 0)
-    for start in range(0, len(rows), _CHUNK_ROWS):
-        chunk = rows[start : start + _CHUNK_ROWS]
-        # Rows of one moment with one list see the same; ask once.
-        pairs = np.stack([view.index[chunk], at_us[chunk]], axis=1)
-        distinct, back = np.unique(pairs, axis=0, return_inverse=True)
-        number[chunk] = store.add(distinct[:, 0], _versions(ids, distinct[:, 0], distinct[:, 1], builder, look_up))[
-            back.ravel()
-        ]
-    items, times = store.arrays()
-    return number, items, times
+    rows: LabelledRows
+    numeric: Matrix
+    candidate: npt.NDArray[np.int32]
+    history: npt.NDArray[np.int32]
 
+    def take(self, index: Ints) -> FrameRows:
+        """Some of the rows."""
+        return FrameRows(self.rows.take(index), self.numeric[index], self.candidate[index], self.history[index])
 
-def _versions(
-    ids: npt.NDArray[np.object_], lists: Ints, at_us: Ints, builder: ItemTableBuilder, look_up: ContentLookup
-) -> npt.NDArray[np.int32]:
-    """The items of some histories, each as of its own moment: ``int32 [histories, length]`` numbers."""
-    taken = ids[lists]
-    filled = taken != ""
-    flat = taken[filled]
-    at = np.broadcast_to(at_us[:, None], taken.shape)[filled]
-    names, codes = _distinct(flat)
-    asked, back = np.unique(np.stack([codes, at], axis=1), axis=0, return_inverse=True)
-    item_ids, moments = names[asked[:, 0]], asked[:, 1]
-    found = look_up(item_ids, moments)
-    numbers = builder.add(item_ids, found[CONTENT], found[SID])
-    result = np.zeros(taken.shape, dtype=np.int32)
-    result[filled] = numbers[back.ravel()]
-    return result
-
-
-def _distinct(values: npt.NDArray[np.object_]) -> tuple[npt.NDArray[np.object_], Ints]:
-    import pandas as pd
-
-    codes, names = pd.factorize(values)
-    return names, codes.astype(np.int64)
-
-
-def _padded(view: ViewRows, length: int) -> tuple[npt.NDArray[np.object_], Ints]:
-    """The lists of a history view as matrices ``[lists, length]``: ids ("" is padding) and moments (0 is padding)."""
-    ids = one_chunk(view.table.column(f"{view.name}__item_ids"))
-    moments = one_chunk(view.table.column(f"{view.name}__timestamps_us"))
-    lengths = np.nan_to_num(ids.value_lengths().to_numpy(zero_copy_only=False)).astype(np.int64)
-    owner = np.repeat(np.arange(len(lengths)), lengths)
-    position = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    kept = position < length
-    id_matrix = np.full((len(lengths), length), "", dtype=object)
-    moment_matrix = np.zeros((len(lengths), length), dtype=np.int64)
-    id_matrix[owner[kept], position[kept]] = string_array(ids.flatten())[kept]
-    moment_matrix[owner[kept], position[kept]] = moments.flatten().to_numpy(zero_copy_only=False)[kept]
-    return id_matrix, moment_matrix
-
-
-class _HistoryStore:
-    """Distinct histories: the same list with the same item versions is kept once. Number 0 is the empty history."""
-
-    def __init__(self, moments: Ints, length: int) -> None:
-        self._list_moments = moments
-        self._number: dict[bytes, int] = {}
-        self._items: list[npt.NDArray[np.int32]] = [np.zeros((1, length), dtype=np.int32)]
-        self._moments: list[Ints] = [np.zeros((1, length), dtype=np.int64)]
-        self._count = 1
-
-    def add(self, lists: Ints, items: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-        keyed = np.ascontiguousarray(np.concatenate([lists[:, None].astype(np.int32), items], axis=1))
-        distinct, first, back = np.unique(
-            keyed.view(np.dtype((np.void, keyed.itemsize * keyed.shape[1]))).ravel(),
-            return_index=True,
-            return_inverse=True,
+    @classmethod
+    def joined(cls, parts: Sequence[FrameRows | TrainingSet]) -> FrameRows:
+        """All rows of some parts on the same tables, in their order."""
+        return cls(
+            LabelledRows.joined([part.rows for part in parts]),
+            np.concatenate([part.numeric for part in parts]),
+            np.concatenate([part.candidate for part in parts]),
+            np.concatenate([part.history for part in parts]),
         )
-        numbers = np.empty(len(distinct), dtype=np.int32)
-        fresh = []
-        for at, key in enumerate(distinct):
-            mark = key.tobytes()
-            if mark not in self._number:
-                self._number[mark] = self._count
-                self._count += 1
-                fresh.append(first[at])
-            numbers[at] = self._number[mark]
-        self._items.append(items[fresh])
-        self._moments.append(self._list_moments[lists[fresh]])
-        return numbers[back.ravel()]
 
-    def arrays(self) -> tuple[npt.NDArray[np.int32], Ints]:
-        return np.concatenate(self._items), np.concatenate(self._moments)
+
+class FrameBuilder:
+    """Arrays from views, any number of rows at a time; items and histories are distinct over all of them.
+
+    Parameters
+    ----------
+    codebook : Codebook
+        Its encoder gives the content vectors.
+    look_up : callable
+        The second hop.
+    rate : float
+        The share of positives among the training rows.
+    history_length : int
+        Items kept of each history.
+    """
+
+    def __init__(self, codebook: Codebook, look_up: ContentLookup, *, rate: float, history_length: int) -> None:
+        self._rate = rate
+        self._items = ItemTableBuilder(codebook)
+        self._histories = HistoryTableBuilder(self._items, look_up, history_length)
+
+    def add(self, views: Mapping[str, ViewRows], rows: LabelledRows) -> FrameRows:
+        """The arrays of some rows; their numbers stay good when others are added."""
+        candidate = self._items.add(rows.item_ids, views[CONTENT], views[SID])
+        return FrameRows(
+            rows=rows,
+            numeric=numeric_features(views, rows.item_ids, rows.at_us, self._rate),
+            candidate=candidate.astype(np.int32),
+            history=self._histories.add(views[USER_HISTORY], rows.at_us),
+        )
+
+    def training_set(self, part: FrameRows) -> TrainingSet:
+        """Some rows on the tables of all rows so far."""
+        items, moments = self._histories.arrays()
+        return TrainingSet(part.rows, part.numeric, part.candidate, part.history, items, moments, self._items.table())

@@ -299,7 +299,7 @@ def test_rows_share_a_history_when_its_items_have_not_changed_in_between() -> No
 def test_histories_do_not_depend_on_how_many_rows_are_asked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = [["still"], ["still", "x"]], [0, 1, 0, -1, 1, 0], [MOMENTS[at] for at in (0, 0, 2, 1, 0, 1)], 3
     whole = assembled(*asked)
-    monkeypatch.setattr("ranking.training_set._CHUNK_ROWS", 1)
+    monkeypatch.setattr("ranking.history_table._CHUNK_ROWS", 1)
     piecewise = assembled(*asked)
     for told in (whole, piecewise):
         assert len(told.history_items) == 3
