@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from ranking.control_codes import random_codes, shuffled_codes
 from ranking.features import Scaling, feature_names
 from ranking.presets import ArmSpec, RankerSpec
+from ranking.streamed_set import StreamedSet
 from ranking.training_set import TrainingSet
 from sidkit.artifact import written_before
 from sidkit.files import read_json, written_beside
@@ -44,7 +45,7 @@ class ArmResult:
 class TrainingContext:
     """What all arms of a job share: the split frame, the specs, and what a ranker's artefact must name."""
 
-    train: TrainingSet
+    train: TrainingSet | StreamedSet
     validation: TrainingSet
     test: TrainingSet
     spec: RankerSpec
@@ -58,6 +59,12 @@ class TrainingContext:
     """The codebook's, for representations that learn from what its codes stand for."""
     first_epoch: bool = False
     """Also score the test rows by the model of the first epoch, so that one-epoch overfitting can be seen."""
+
+    def train_in_memory(self) -> TrainingSet:
+        """The training rows; where they are streamed, those of a sample of users, as many rows as may lie in memory."""
+        if isinstance(self.train, TrainingSet):
+            return self.train
+        return self.train.thinned(self.spec.training.stream_rows)
 
 
 def train_arm(
@@ -75,7 +82,7 @@ def train_arm(
 
         columns = context.serving.get("content_columns")
         others = (context.validation, context.test)
-        boosted = boost(context.train, context.validation, others, seed=seed, columns=columns)
+        boosted = boost(context.train_in_memory(), context.validation, others, seed=seed, columns=columns)
         return ArmResult(
             boosted.validation_auc, boosted.predictions[0], boosted.predictions[1], None, {"trees": boosted.trees}
         )
@@ -87,7 +94,8 @@ def _train_neural(
 ) -> ArmResult:
     from ranking.artifact import METRICS, Ranker, fit_representations, make_model
     from ranking.sizing import sized
-    from ranking.tensors import TensorSet, Vocabulary, seen_in
+    from ranking.streamed_tensors import training_tensors
+    from ranking.tensors import TensorSet, seen_in, vocabulary_of
     from ranking.train import train
 
     folder = context.rankers / name if context.rankers is not None and spec.can_serve else None
@@ -97,19 +105,21 @@ def _train_neural(
         ranker, details = Ranker.load(folder), read_json(folder / METRICS)
         return _told(context.validation, context.test, ranker, details, name)
 
-    parts = [context.train, context.validation, context.test]
+    seen_rows, validation_rows, test_rows = context.train, context.validation, context.test
     if spec.is_control:
         items = context.train.items
         items = (
             shuffled_codes(items, seed) if spec.shuffle_codes else random_codes(items, context.serving["sizes"], seed)
         )
-        parts = [dataclasses.replace(part, items=items) for part in parts]
-    scaling = Scaling.fit(parts[0].numeric, context.rate)
-    vocabulary = Vocabulary.fit(parts[0].rows.item_ids)
+        seen_rows = dataclasses.replace(seen_rows, items=items)
+        validation_rows, test_rows = (dataclasses.replace(part, items=items) for part in (validation_rows, test_rows))
+    scaling = Scaling.fit_chunks(seen_rows.numeric_chunks(), context.rate)
+    vocabulary = vocabulary_of(seen_rows)
     config = _config(context, arm, spec, scaling)
-    training, validation = (TensorSet(part, scaling, vocabulary) for part in parts[:2])
+    training = training_tensors(seen_rows, scaling, vocabulary)
+    validation = TensorSet(validation_rows, scaling, vocabulary)
     quantizer = context.quantizer
-    seen = seen_in(parts[0], vocabulary, quantizer.decode_flat if quantizer is not None else None)
+    seen = seen_in(seen_rows, vocabulary, quantizer.decode_flat if quantizer is not None else None)
     fitted = fit_representations(config, vocabulary, seen)
     if budget is not None:
         config = sized(config, vocabulary, fitted, budget)
@@ -120,7 +130,7 @@ def _train_neural(
 
     def after_epoch(epoch: int, model: CtrModel) -> None:
         if context.first_epoch and epoch == 0:
-            first.append(Ranker(model, vocabulary, config).score(parts[2]))
+            first.append(Ranker(model, vocabulary, config).score(test_rows))
 
     trained = train(
         lambda: make_model(config, vocabulary, fitted), training, validation, context.spec.training, seed=seed,
@@ -136,7 +146,7 @@ def _train_neural(
     }
     if folder is not None:
         ranker.save(folder, describe, details)
-    told = _told(parts[1], parts[2], ranker, details, name if folder is not None else None)
+    told = _told(validation_rows, test_rows, ranker, details, name if folder is not None else None)
     return dataclasses.replace(told, test_first_epoch=first[0] if first else None)
 
 
@@ -144,10 +154,11 @@ def parameters_before_training(context: TrainingContext, arm: str, spec: ArmSpec
     """How many parameters a neural arm's model will have."""
     from ranking.artifact import fit_representations
     from ranking.sizing import parameters_of
-    from ranking.tensors import Vocabulary, seen_in
+    from ranking.tensors import seen_in, vocabulary_of
 
-    config = _config(context, arm, spec, Scaling.fit(context.train.numeric, context.rate))
-    vocabulary = Vocabulary.fit(context.train.rows.item_ids)
+    scaling = Scaling.fit_chunks(context.train.numeric_chunks(), context.rate)
+    config = _config(context, arm, spec, scaling)
+    vocabulary = vocabulary_of(context.train)
     seen = seen_in(context.train, vocabulary, context.quantizer.decode_flat if context.quantizer else None)
     return parameters_of(config, vocabulary, fit_representations(config, vocabulary, seen))
 

@@ -90,7 +90,7 @@ class Ranker:
 
         def write_files(temporary: Path) -> None:
             save_file({key: value.contiguous() for key, value in self.model.state_dict().items()}, temporary / TENSORS)
-            pq.write_table(pa.table({"item_id": pa.array(self.vocabulary.ids, pa.string())}), temporary / VOCABULARY)
+            pq.write_table(pa.table({"item_id": self.vocabulary.names.cast(pa.string())}), temporary / VOCABULARY)
             (temporary / CONFIG).write_text(json.dumps(asdict(self.config), indent=2, sort_keys=True) + "\n")
             (temporary / METRICS).write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
 
@@ -110,7 +110,7 @@ class Ranker:
         read_manifest(folder)
         try:
             config = RankerConfig(**{key: _tupled(value) for key, value in read_json(folder / CONFIG).items()})
-            vocabulary = Vocabulary(tuple(pq.read_table(folder / VOCABULARY).column("item_id").to_pylist()))
+            vocabulary = Vocabulary(pq.read_table(folder / VOCABULARY).column("item_id"))
             tensors = load_file(folder / TENSORS)
             model = make_model(config, vocabulary, _fitted_in(tensors, config))
             model.load_state_dict(tensors)

@@ -14,38 +14,45 @@ from ranking.training_set import LabelledRows, TrainingSet
 from ranking.views import string_array
 from sidkit.files import folder_written_beside, remove
 
+TRAIN = "train.parquet"
+"""The training rows of a frame that is larger than memory; see :mod:`ranking.streamed_frame`."""
 _ARRAYS, _ROWS, _ITEMS = "arrays.safetensors", "rows.parquet", "items.parquet"
 
 
 def save_training_set(data: TrainingSet, folder: Path) -> None:
     """Write a training set; an older one in its place is replaced."""
-    from safetensors.numpy import save_file
-
     remove(folder)
     with folder_written_beside(folder) as temporary:
-        arrays: dict[str, npt.NDArray[np.generic]] = {
-            "numeric": data.numeric,
-            "candidate": data.candidate,
-            "history": data.history,
-            "history_items": data.history_items,
-            "history_us": data.history_us,
-            "codes": data.items.codes,
-            "content": data.items.content,
-            "at_us": data.rows.at_us,
-            "label": data.rows.label,
-        }
-        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, temporary / _ARRAYS)
-        rows = {"user_id": pa.array(data.rows.user_ids), "item_id": pa.array(data.rows.item_ids)}
-        if data.rows.request_ids is not None:
-            rows["request_id"] = pa.array(data.rows.request_ids)
-        if data.rows.had_before is not None:
-            rows["had_before"] = pa.array(data.rows.had_before)
-        pq.write_table(pa.table(rows), temporary / _ROWS, compression="zstd")
-        pq.write_table(pa.table({"item_id": pa.array(data.items.ids)}), temporary / _ITEMS, compression="zstd")
+        write_arrays(data, temporary)
+
+
+def write_arrays(data: TrainingSet, folder: Path) -> None:
+    """The files of a training set, into a folder that nobody reads yet."""
+    from safetensors.numpy import save_file
+
+    arrays: dict[str, npt.NDArray[np.generic]] = {
+        "numeric": data.numeric,
+        "candidate": data.candidate,
+        "history": data.history,
+        "history_items": data.history_items,
+        "history_us": data.history_us,
+        "codes": data.items.codes,
+        "content": data.items.content,
+        "at_us": data.rows.at_us,
+        "label": data.rows.label,
+    }
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / _ARRAYS)
+    rows = {"user_id": pa.array(data.rows.user_ids), "item_id": pa.array(data.rows.item_ids)}
+    if data.rows.request_ids is not None:
+        rows["request_id"] = pa.array(data.rows.request_ids)
+    if data.rows.had_before is not None:
+        rows["had_before"] = pa.array(data.rows.had_before)
+    pq.write_table(pa.table(rows), folder / _ROWS, compression="zstd")
+    pq.write_table(pa.table({"item_id": pa.array(data.items.ids)}), folder / _ITEMS, compression="zstd")
 
 
 def load_training_set(folder: Path) -> TrainingSet:
-    """Read what :func:`save_training_set` wrote."""
+    """Read what :func:`save_training_set` wrote; of a frame with a streamed training part, the validation and test rows."""
     from safetensors.numpy import load_file
 
     arrays = load_file(folder / _ARRAYS)

@@ -11,6 +11,7 @@ from typing import Any
 from ranking.arms import ArmResult, TrainingContext, read_predictions, train_arm, write_predictions
 from ranking.prepare import Caps, Prepared, end_of_log, oracle_of, peak_rss_mb, training_context
 from ranking.presets import ArmSpec, Preset
+from ranking.rows_file import read_moments
 from ranking.split import TimeSplit
 from ranking.stages import StageResult, Stages
 from ranking.training_set import read_rows
@@ -59,8 +60,8 @@ class Job:
         as_of_us = options.as_of_us or end_of_log(repo)
         labelled = prepared.rows(log).facts
         tables = prepared.tables(log, as_of_us)
-        rows = read_rows(repo.labelled_rows)
-        split = TimeSplit.of(rows.at_us, repo.settings.split)
+        moments = read_moments(repo.labelled_rows)
+        split = TimeSplit.of(moments, repo.settings.split)
         codebook_inputs = [log, tables.facts, asdict(split)]
         codebook = prepared.codebook(
             Path(options.preset_name).stem, options.preset.codebook, split.train_end_us, codebook_inputs
@@ -68,7 +69,13 @@ class Job:
         self._hit_rate(codebook, codebook_inputs)
         caps = Caps.of(options.preset.ranker)
         context_inputs = [log, codebook, labelled, tables.facts, asdict(split), asdict(caps)]
-        frame = prepared.frame("frame", context_inputs, codebook, rows, split, caps, self.folder / "frame")
+        training_rows = min(int((moments < split.train_end_us).sum()), caps.train)
+        if training_rows > (most := options.preset.ranker.training.stream_rows):
+            context_inputs = [*context_inputs, "streamed", most]
+            frame = prepared.streamed_frame("frame", context_inputs, codebook, split, caps, self.folder / "frame")
+        else:
+            rows = read_rows(repo.labelled_rows)
+            frame = prepared.frame("frame", context_inputs, codebook, rows, split, caps, self.folder / "frame")
         judged = self._arms(codebook, split, [context_inputs, frame.facts])
         self.stages.run("materialize", [codebook, tables.facts], lambda: self._materialize(as_of_us))
         serving = self._promote(codebook, judged)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from ranking.arms import TrainingContext
 from ranking.prepare import training_context
 from ranking.presets import load_preset
+from ranking.rows_file import read_moments
 from ranking.split import TimeSplit
-from ranking.training_set import read_rows
 from sidkit.errors import ArtifactMissingError
 from sidkit.files import read_json
 from sidkit.repo import Repo
@@ -27,7 +28,8 @@ def read_run(repo: Repo, preset_name: str) -> TrainingContext:
     Returns
     -------
     TrainingContext
-        Train, validation and test rows as the run had them; rankers that are trained on it are not kept.
+        Train, validation and test rows as the run had them, all in memory (of training rows that were streamed, a sample
+        of users); rankers that are trained on it are not kept.
 
     Raises
     ------
@@ -40,8 +42,9 @@ def read_run(repo: Repo, preset_name: str) -> TrainingContext:
             f"{folder / 'frame'} is not there; run `sidkit run --preset {preset_name} --repo {repo.path}` first"
         )
     stages = read_json(folder / "stages.json")
-    split = TimeSplit.of(read_rows(repo.labelled_rows).at_us, repo.settings.split)
-    return training_context(
+    split = TimeSplit.of(read_moments(repo.labelled_rows), repo.settings.split)
+    context = training_context(
         repo, stages["codebook"]["facts"]["name"], split, folder / "frame", load_preset(preset_name).ranker, None,
         threads=repo.settings.engine.threads,
     )  # fmt: skip
+    return replace(context, train=context.train_in_memory())

@@ -193,7 +193,11 @@ def measure_leakage(repo: Repo, preset_name: str, arms: Sequence[str], seeds: in
     service = context.serving["service"]
     leaked = {
         name: leaked_aggregates(repo, part, service, context.rate)
-        for name, part in (("train", context.train), ("validation", context.validation), ("test", context.test))
+        for name, part in (
+            ("train", context.train_in_memory()),
+            ("validation", context.validation),
+            ("test", context.test),
+        )
     }
     # Boosting draws nothing on so few rows: another seed gives the same trees.
     trained = {arm: 1 if preset.arms[arm].kind == "gbdt" else seeds for arm in arms}

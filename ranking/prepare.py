@@ -136,6 +136,14 @@ class Prepared:
         """Retrieve the thinned rows of all parts through the codebook's service and keep them in a folder."""
         return self.stages.run(name, inputs, lambda: self._frame(codebook, rows, split, caps, folder))
 
+    def streamed_frame(
+        self, name: str, inputs: Any, codebook: str, split: TimeSplit, caps: Caps, folder: Path
+    ) -> StageResult:
+        """The same of the repo's labelled rows, whose training part is larger than memory."""
+        from ranking.streamed_frame import stream_frame
+
+        return self.stages.run(name, inputs, lambda: stream_frame(self.repo, codebook, split, caps, folder))
+
     def _synthetic(self, world: str) -> StageResult:
         from sidkit.datasets.synthetic import Sizes, write_world
         from sidkit.files import remove
@@ -208,27 +216,28 @@ def training_context(
     first_epoch: bool = False,
 ) -> TrainingContext:
     """What all arms share that train on one kept frame; artefacts of rankers go to ``rankers`` (None: are not kept)."""
-    from ranking.frame_store import load_training_set
+    from ranking.streamed_frame import KeptFrame
     from semantic_ids.codebook import Codebook
 
-    data = load_training_set(frame)
+    kept = KeptFrame.load(frame)
     book = Codebook.load(repo.codebooks / codebook)
-    parts = {name: data.take(rows) for name, rows in split.parts(data.rows.at_us).items()}
+    train = kept.train(split)
+    judging = split.parts(kept.data.rows.at_us)
     record = Catalog.open(repo).codebook(codebook)
     return TrainingContext(
-        train=parts["train"],
-        validation=parts["validation"],
-        test=parts["test"],
+        train=train,
+        validation=kept.data.take(judging["validation"]),
+        test=kept.data.take(judging["test"]),
         spec=spec,
-        rate=float(parts["train"].rows.label.mean()),
+        rate=train.rate,
         threads=threads,
         describe={
-            "fit_start_us": int(parts["train"].rows.at_us[0]),
+            "fit_start_us": train.first_us,
             # Validation chose the epoch, so it has been seen too.
             "fit_end_us": split.validation_end_us,
             "parents": [record.name],
             "feature_settings": repo.settings.feature_settings(),
-            "rows": len(parts["train"]),
+            "rows": len(train),
         },
         serving=_serving(repo, record, book),
         rankers=rankers,

@@ -58,12 +58,23 @@ def thin_by_user(user_ids: npt.NDArray[np.object_], most: int) -> npt.NDArray[np
     """
     if len(user_ids) <= most:
         return np.arange(len(user_ids))
+    return np.flatnonzero(kept_users(user_ids, most / len(user_ids)))
+
+
+def kept_users(user_ids: npt.NDArray[np.object_], share: float) -> npt.NDArray[np.bool_]:
+    """Which rows ``bool [rows]`` are of users in a sample of about ``share`` of them; a user's id alone decides."""
     codes, names = pd.factorize(user_ids)
     mark = pd.util.hash_array(names).astype(np.float64) / 2.0**64
-    return np.flatnonzero(mark[codes] < most / len(user_ids))
+    kept: npt.NDArray[np.bool_] = mark[codes] < share
+    return kept
 
 
 def check_both_classes(label: npt.NDArray[np.number], what: str) -> None:
+    """Refuse a part with one class only; see :func:`check_classes`."""
+    check_classes(int((label == 1).sum()), len(label), what)
+
+
+def check_classes(positives: int, rows: int, what: str) -> None:
     """Refuse a part with one class only.
 
     Raises
@@ -71,9 +82,8 @@ def check_both_classes(label: npt.NDArray[np.number], what: str) -> None:
     EvaluationError
         Saying how many rows there are and of which class.
     """
-    positives = int((label == 1).sum())
-    if positives in {0, len(label)}:
+    if positives in {0, rows}:
         raise EvaluationError(
-            f"the {what} rows ({len(label):,}) are all of label {int(bool(positives))}: nothing can be ranked. Move the "
+            f"the {what} rows ({rows:,}) are all of label {int(bool(positives))}: nothing can be ranked. Move the "
             "cuts (split.train, split.validation in sidkit.toml), or bring a log whose window holds both"
         )

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ranking.checkpoint import Checkpoint, Progress
 from ranking.device import training_device
@@ -18,6 +18,7 @@ from ranking.evaluation.metrics import auc
 from ranking.model import CtrModel
 from ranking.optimisers import make_optimisers
 from ranking.split import check_both_classes
+from ranking.streamed_tensors import StreamedTensorSet
 from ranking.tensors import TensorSet
 from ranking.training_spec import TrainingSpec
 
@@ -35,7 +36,7 @@ class Trained:
 
 def train(
     make_model: Callable[[], CtrModel],
-    training: TensorSet,
+    training: TensorSet | StreamedTensorSet,
     validation: TensorSet,
     spec: TrainingSpec,
     *,
@@ -50,7 +51,8 @@ def train(
     ----------
     make_model : callable
         Called once, after the seed is set.
-    training, validation : TensorSet
+    training : TensorSet or StreamedTensorSet
+    validation : TensorSet
         Validation decides when to stop and which epoch is kept, nothing else. Both move to the device of the training.
     spec : TrainingSpec
         Optimiser, stopping and device.
@@ -74,10 +76,8 @@ def train(
     label = validation.label.numpy(force=True)
     check_both_classes(label, "validation")
     parts = (training.to(device), validation.to(device))
-    matches = [_all_matches(model, part) for part in parts]
+    matches = [part.learn_matches(model.matches) for part in parts]
     model.scale_matches(matches[0])
-    for part, found in zip(parts, matches, strict=True):
-        part.keep_matches(found)
     kept_at = Checkpoint(checkpoint, [seed, spec.model_dump(mode="json"), len(training), len(validation)])
     progress = kept_at.resume(model, optimisers, order) or Progress([], copy.deepcopy(model.state_dict()))
     while len(progress.curve) < spec.epochs and not _given_up(progress.curve, spec.patience):
@@ -90,7 +90,7 @@ def train(
             after_epoch(len(progress.curve) - 1, model)
         kept_at.save(progress, model, optimisers, order)
     for part in parts:
-        part.keep_matches(None)
+        part.forget_matches()
     model.load_state_dict(progress.kept)
     kept_at.remove()
     return Trained(model.cpu().eval(), tuple(progress.curve), int(np.argmax(progress.curve)))
@@ -107,7 +107,7 @@ def predict(model: CtrModel, data: TensorSet) -> npt.NDArray[np.float64]:
 
 def _epoch(
     model: CtrModel,
-    training: TensorSet,
+    training: TensorSet | StreamedTensorSet,
     optimisers: list[torch.optim.Optimizer],
     order: torch.Generator,
     spec: TrainingSpec,
@@ -127,10 +127,3 @@ def _epoch(
 def _given_up(curve: list[float], patience: int) -> bool:
     """Whether so many epochs in a row were no better than the best one."""
     return bool(curve) and len(curve) - 1 - int(np.argmax(curve)) >= patience
-
-
-def _all_matches(model: CtrModel, data: TensorSet) -> Tensor:
-    """The matches of all rows, which no weight changes: computed once, not once per epoch."""
-    data.keep_matches(None)
-    with torch.no_grad():
-        return torch.cat([model.matches(batch) for batch in data.batches(_SCORING_ROWS)])

@@ -31,5 +31,11 @@ class TrainingSpec(Section):
     """Multiply matrices in bfloat16 while training."""
     max_train_rows: int = Field(default=200_000, ge=1)
     """More training rows are thinned by user."""
+    stream_rows: int = Field(default=5_000_000, ge=1, exclude=True)
+    """A training part of more rows (after thinning) stays on disk and is streamed; memory then holds its distinct items and
+    histories, and a buffer of rows. A comparison of arms always holds its rows in memory, and the boosting baseline, which
+    must, takes a sample of users with about so many rows.
+    """
+    # Not in a dump: where rows lie marks a run by its frame, and a run that was kept before stays kept.
     max_evaluation_rows: int = Field(default=100_000, ge=1)
     """More validation or test rows are thinned by user."""

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ranking.item_table import shown_items
 from ranking.losses import directional_transfer, masked_info_nce
 from ranking.model_spec import ModelSpec
 from ranking.representations.base import Batch, ItemBatch, ItemShape, Seen
@@ -99,7 +100,7 @@ def test_info_nce_is_the_textbooks(seed: int, temperature: float) -> None:
 
 def seen_of(codes: np.ndarray, at_us: np.ndarray, candidate: np.ndarray | None = None) -> Seen:
     candidate = np.arange(len(at_us)) if candidate is None else candidate
-    return Seen(candidate, at_us, np.arange(len(codes)) % 7 + 2, codes, flat_vectors)
+    return Seen(*shown_items(candidate, at_us, len(codes)), np.arange(len(codes)) % 7 + 2, codes, flat_vectors)
 
 
 def random_codes(count: int, seed: int) -> np.ndarray:

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ranking.item_table import shown_items
 from ranking.model_spec import ModelSpec
 from ranking.representations.base import ItemBatch, ItemShape, Seen
 from ranking.representations.ngram import NgramRepresentation
@@ -111,7 +112,7 @@ def skewed(count: int, seed: int = 0) -> np.ndarray:
 
 def seen_of(codes: np.ndarray) -> Seen:
     number = np.arange(len(codes))
-    return Seen(number, number, np.full(len(codes), 2), codes)
+    return Seen(*shown_items(number, number, len(codes)), np.full(len(codes), 2), codes)
 
 
 def spm_of(codes: np.ndarray, pieces: int = 14) -> SpmRepresentation:
@@ -175,7 +176,8 @@ def test_the_vocabulary_is_of_impressed_training_items_only() -> None:
     seen = seen_of(codes)
     unseen = np.concatenate([codes, np.repeat([[3, 2, 1]], 400, axis=0)])
     # The item table also holds items of histories and of later rows; only what candidates show counts.
-    padded = Seen(seen.candidate, seen.at_us, np.full(len(unseen), 2), unseen)
+    shown = shown_items(np.arange(len(codes)), np.arange(len(codes)), len(unseen))
+    padded = Seen(*shown, np.full(len(unseen), 2), unseen)
     spec = ModelSpec(spm_pieces=20)
     left, right = (SpmRepresentation.fit(SHAPE, spec, each)["model"] for each in (seen, padded))
     assert torch.equal(left, right)

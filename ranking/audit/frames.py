@@ -112,13 +112,13 @@ def rows_of_run(repo: Repo, folder: Path, most: int, seed: int) -> AuditedRows:
         Decides which.
     """
     from ranking.features import feature_names
-    from ranking.frame_store import load_training_set
+    from ranking.streamed_frame import KeptFrame
     from sidkit.files import read_json
 
     if not (folder / "frame").is_dir():
         there = ", ".join(sorted(path.parent.name for path in repo.runs.glob("*/frame"))) or "none yet"
         raise ArtifactMissingError(f"{folder / 'frame'} is not there; runs with a kept frame: {there}")
-    data = load_training_set(folder / "frame")
+    data = KeptFrame.load(folder / "frame")
     numbers = drawn(len(data), most, seed)
     part = data.take(numbers)
     names = feature_names()

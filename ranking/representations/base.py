@@ -95,14 +95,14 @@ class Batch:
 class Seen:
     """What the training rows showed, and all that fitted state may be made of.
 
-    ``candidate`` int64 [rows] numbers the distinct item versions of the candidates, ``at_us`` int64 [rows] is when
-    (microseconds UTC); ``index`` int64 [items] into the id vocabulary and ``codes`` int64 [items, levels] describe them.
-    ``flat_vectors`` maps codes ``int32 [n, levels]`` to what those that refine no other stand for in the codebook,
-    ``float32 [n, dim]``; None where no codebook is at hand.
+    Of each distinct item version: ``shown`` int64 [items] training rows had it as their candidate, the first of them at
+    ``first_us`` int64 [items] (microseconds UTC; the largest number where there is none); ``index`` int64 [items] into the
+    id vocabulary and ``codes`` int64 [items, levels] describe it. ``flat_vectors`` maps codes ``int32 [n, levels]`` to what
+    those that refine no other stand for in the codebook, ``float32 [n, dim]``; None where no codebook is at hand.
     """
 
-    candidate: npt.NDArray[np.int64]
-    at_us: npt.NDArray[np.int64]
+    shown: npt.NDArray[np.int64]
+    first_us: npt.NDArray[np.int64]
     index: npt.NDArray[np.int64]
     codes: npt.NDArray[np.int64]
     flat_vectors: Callable[[npt.NDArray[np.int32]], npt.NDArray[np.float32]] | None = None

@@ -42,11 +42,10 @@ def opq_neighbours(seen: Seen, residual_levels: int, sizes: tuple[int, ...], cou
             'quantizer, or leave the OPQ part out (gate_parts = "rq")'
         )
     keys = cell_keys(torch.from_numpy(seen.codes), residual_levels, sizes).numpy()
-    rows = np.flatnonzero(keys[seen.candidate] >= 0)
-    shown = seen.candidate[rows]
+    shown = np.flatnonzero((keys >= 0) & (seen.shown > 0))
     cells, first, back = np.unique(keys[shown], return_index=True, return_inverse=True)
     born = np.full(len(cells), np.iinfo(np.int64).max)
-    np.minimum.at(born, back.ravel(), seen.at_us[rows])
+    np.minimum.at(born, back.ravel(), seen.first_us[shown])
     codes = seen.codes[shown[first]]
     return {
         "cells": torch.from_numpy(cells),

@@ -106,7 +106,7 @@ class RqOpqGateRepresentation(CodedRepresentation):
     @classmethod
     def fit(cls, shape: ItemShape, spec: ModelSpec, seen: Seen) -> dict[str, Tensor]:
         """Training rows per id, and the OPQ neighbours among the codes that training rows showed."""
-        counts = np.bincount(seen.index[seen.candidate], minlength=shape.vocabulary)
+        counts = np.bincount(seen.index, weights=seen.shown, minlength=shape.vocabulary)
         counts[: UNKNOWN + 1] = 0
         fitted = _nothing_fitted(shape, spec) | {"counts": torch.from_numpy(counts.astype(np.float32))}
         if spec.gate_parts != "rq" and shape.refining < len(shape.sizes):

@@ -43,8 +43,10 @@ class SpmRepresentation(CodedRepresentation):
     @classmethod
     def fit(cls, shape: ItemShape, spec: ModelSpec, seen: Seen) -> dict[str, Tensor]:
         """Learn the vocabulary; empty where no candidate has codes."""
-        shown = seen.codes[seen.candidate]
-        codes, counts = np.unique(shown[(shown >= 0).all(axis=1)], axis=0, return_counts=True)
+        items = np.flatnonzero((seen.shown > 0) & (seen.codes >= 0).all(axis=1))
+        codes, back = np.unique(seen.codes[items], axis=0, return_inverse=True)
+        counts = np.zeros(len(codes), dtype=np.int64)
+        np.add.at(counts, back.ravel(), seen.shown[items])
         model = learn_pieces(codes, counts, shape.sizes, spec.spm_pieces) if len(codes) else b""
         return {"model": torch.tensor(list(model), dtype=torch.uint8)}
 
