@@ -67,16 +67,17 @@ class Vocabulary:
         shown : int64 [items], optional
             How often each entry occurs; by default once.
         """
-        counted = pa.table({"id": pa.array(item_ids, pa.large_string())})
-        if shown is None:
-            counts = counted.group_by("id").aggregate([([], "count_all")])
-            times = counts.column("count_all")
-        else:
-            counts = counted.append_column("shown", pa.array(shown)).group_by("id").aggregate([("shown", "sum")])
-            times = counts.column("shown_sum")
-        names = counts.filter(pc.greater_equal(times, least)).column("id")
-        # By the bytes of UTF-8, which is the order of the characters.
-        return cls(names.take(pc.sort_indices(names)))
+        times = np.ones(len(item_ids), dtype=np.int64) if shown is None else shown
+        names = pa.array(item_ids[times > 0], pa.large_string())
+        if not len(names):
+            return cls(names)
+        # By the bytes of UTF-8, which is the order of the characters; equal ids then stand side by side.
+        order = pc.sort_indices(names)
+        ranked = names.take(order)
+        fresh = pc.not_equal(ranked.slice(1), ranked.slice(0, len(ranked) - 1)).to_numpy(zero_copy_only=False)
+        first = np.concatenate([[0], np.flatnonzero(fresh) + 1])
+        counts = np.add.reduceat(times[times > 0][order.to_numpy()], first)
+        return cls(ranked.take(pa.array(first[counts >= least])))
 
     def numbers(self, item_ids: npt.NDArray[np.object_]) -> Places:
         """``int64 [items]``: 0 for the empty string (padding), 1 for an id that is not in the vocabulary."""
