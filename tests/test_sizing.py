@@ -14,7 +14,7 @@ from ranking.model_spec import ModelSpec
 from ranking.sizing import Budget, parameters_of, sized
 from ranking.tensors import Vocabulary
 
-VOCABULARY = Vocabulary(tuple(f"i{number}" for number in range(300)))
+VOCABULARY = Vocabulary(tuple(f"i{number:03}" for number in range(300)))
 
 
 def config(*representations: str, **model: object) -> RankerConfig:
