@@ -13,7 +13,7 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from ranking.comparison.compare import CompareOptions, Comparison, data_name
 from ranking.comparison.report import write_page
 from ranking.comparison.results import TOLD, budgets, markdown, markdown_of_ideas, merge_rows
 from ranking.prepare import prepare_repo
-from ranking.presets import load_preset
+from ranking.presets import RankerSpec, load_preset
 from sidkit.files import read_json
 
 ROOT = Path(__file__).parent.parent
@@ -47,20 +47,26 @@ def defaults() -> list[str]:
 def options_of(data: str, options: argparse.Namespace, arms: Sequence[str], *, tuned: bool = True) -> CompareOptions:
     """What is compared on a data set: with the settings that ``benchmarks/tune_ranker.py`` chose for it, or the preset's."""
     spec = load_preset("rqkmeans").ranker
-    changed: dict[str, dict[str, Any]] = {
-        "model": {},
-        "training": {"max_train_rows": options.max_train_rows, "max_evaluation_rows": options.max_evaluation_rows},
+    caps = {
+        "training.max_train_rows": options.max_train_rows,
+        "training.max_evaluation_rows": options.max_evaluation_rows,
     }
-    for key, value in (settings_of(data_name(data)) if tuned else {}).items():
-        section, name = key.split(".")
-        changed[section][name] = value
-    spec = spec.model_copy(
-        update={name: getattr(spec, name).model_copy(update=values) for name, values in changed.items()}
-    )
+    spec = with_settings(spec, {**caps, **(settings_of(data_name(data)) if tuned else {})})
     return CompareOptions(
         data, load_arms(arms), spec, options.seeds, options.origins, options.origin_seeds, options.jobs,
         options.impressions,
     )  # fmt: skip
+
+
+def with_settings(spec: RankerSpec, settings: Mapping[str, Any]) -> RankerSpec:
+    """A spec with other values of some ``section.key``."""
+    changed: dict[str, dict[str, Any]] = {}
+    for key, value in settings.items():
+        section, name = key.split(".")
+        changed.setdefault(section, {})[name] = value
+    return spec.model_copy(
+        update={section: getattr(spec, section).model_copy(update=values) for section, values in changed.items()}
+    )
 
 
 def settings_of(name: str) -> dict[str, Any]:

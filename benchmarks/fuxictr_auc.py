@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch is loaded
 
 import numpy as np
 from arms import parser_of
-from fuxictr_peer import DIM, HIDDEN, WORK, Worker, environment, export, keep, prepared
+from fuxictr_peer import DIM, HIDDEN, WORK, Worker, export, measure_all, prepared
 
 from ranking.comparison.arms import CODES_AS_FEATURES, ID_ALONE
 from ranking.comparison.compare import data_name
@@ -67,16 +66,8 @@ def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--inputs", nargs="+", choices=[*INPUTS], default=[*INPUTS])
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--python", default=sys.executable, help="makes the environment of FuxiCTR")
     parser.set_defaults(origins=1)
-    options = parser.parse_args()
-    worker = Worker(environment(options.python))
-    versions = worker.ask(do="versions")
-    try:
-        for data in options.data:
-            keep("auc", data_name(data), measure_auc(worker, data, options), versions)
-    finally:
-        worker.close()
+    measure_all(parser, "auc", measure_auc)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ import dataclasses
 import itertools
 import json
 import os
-import sys
 import time
 from typing import Any
 
@@ -28,7 +27,7 @@ import argparse
 
 import numpy as np
 from arms import parser_of
-from fuxictr_peer import DIM, HIDDEN, WORK, Worker, environment, export, keep, prepared
+from fuxictr_peer import DIM, HIDDEN, WORK, Worker, export, measure_all, prepared
 
 import ranking.train
 from ranking.arms import TrainingContext, train_arm
@@ -138,16 +137,8 @@ def main() -> None:
     parser.add_argument("--batches", nargs="+", type=int, default=[1024, 4096])
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--python", default=sys.executable, help="makes the environment of FuxiCTR")
     parser.set_defaults(seeds=1, origins=1)
-    options = parser.parse_args()
-    worker = Worker(environment(options.python))
-    versions = worker.ask(do="versions")
-    try:
-        for data in options.data:
-            keep("speed", data_name(data), measure_speed(worker, data, options), versions)
-    finally:
-        worker.close()
+    measure_all(parser, "speed", measure_speed)
 
 
 if __name__ == "__main__":

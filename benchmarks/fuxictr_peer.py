@@ -7,6 +7,8 @@ import dataclasses
 import json
 import os
 import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +108,24 @@ def prepared(data: str, arms: list[str], options: argparse.Namespace) -> tuple[R
     return repo, plan, contexts
 
 
-def keep(what: str, data: str, fresh: list[dict[str, Any]], versions: dict[str, Any]) -> None:
+def measure_all(
+    parser: argparse.ArgumentParser,
+    what: str,
+    measure: Callable[[Worker, str, argparse.Namespace], list[dict[str, Any]]],
+) -> None:
+    """Measure all data sets that are asked for beside one process of FuxiCTR, and keep their rows as ``what``."""
+    parser.add_argument("--python", default=sys.executable, help="makes the environment of FuxiCTR")
+    options = parser.parse_args()
+    worker = Worker(environment(options.python))
+    versions = worker.ask(do="versions")
+    try:
+        for data in options.data:
+            _keep(what, data_name(data), measure(worker, data, options), versions)
+    finally:
+        worker.close()
+
+
+def _keep(what: str, data: str, fresh: list[dict[str, Any]], versions: dict[str, Any]) -> None:
     """Put the rows of one data set in the place of older ones."""
     told = read_json(OUT) if OUT.exists() else {"speed": [], "auc": []}
     told[what] = [row for row in told[what] if row["data"] != data] + fresh

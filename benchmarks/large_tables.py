@@ -19,9 +19,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before numpy and torch are loaded
 import argparse
 import importlib.metadata
 import json
-import multiprocessing
 import platform
-import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,15 +27,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from processes import in_a_process, peak_mb
 
 RESULTS = Path(__file__).parent / "results" / "large_tables.json"
 START_US, DAY_US = 1_577_836_800_000_000, 86_400_000_000
 CELLS = ("train", "vocabulary", "as_dictionary")
 LENGTH, BATCH_ROWS, VALIDATION_ROWS, EPOCHS = 20, 512, 5_000, 2
-
-
-def peak_mb() -> float:
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
 
 
 def names(items: int) -> npt.NDArray[np.object_]:
@@ -145,12 +140,6 @@ def vocabulary_cell(items: int, kind: str) -> dict[str, Any]:
     assert (np.bincount(found) == ([0, 0] + [1] * items)).all()
     assert found[ids == "item-000000000"] == 2
     return told
-
-
-def in_a_process(work: Callable[..., dict[str, Any]], *asked: Any) -> dict[str, Any]:
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
-        return pool.apply(work, asked)
 
 
 def main() -> None:

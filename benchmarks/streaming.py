@@ -19,25 +19,19 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before numpy and torch are loaded
 import argparse
 import importlib.metadata
 import json
-import multiprocessing
 import platform
-import resource
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from processes import in_a_process, peak_mb
 
 RESULTS = Path(__file__).parent / "results" / "streaming.json"
 EVALUATION_ROWS, BATCH_ROWS = 10_000, 4096
 NO_CAP = 10**9
-
-
-def peak_mb() -> float:
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
 
 
 def prepared(work: Path, impressions: int) -> dict[str, Any]:
@@ -139,12 +133,6 @@ def train_cell(work: Path, rows: int, kind: str, facts: dict[str, Any]) -> dict[
         "rows_per_cpu_s": round(rows / seconds),
         "validation_auc": round(result.validation_auc, 4),
     }
-
-
-def in_a_process(work: Callable[..., dict[str, Any]], *asked: Any) -> dict[str, Any]:
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
-        return pool.apply(work, asked)
 
 
 def main() -> None:

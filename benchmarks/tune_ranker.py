@@ -24,7 +24,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does,
 os.environ["OMP_NUM_THREADS"] = "1"  # processes, not threads
 
 import numpy as np
-from arms import ROOT, options_of, parser_of
+from arms import ROOT, options_of, parser_of, with_settings
 
 from ranking.arms import TrainingContext, train_arm
 from ranking.comparison.arms import ComparedArm
@@ -59,13 +59,7 @@ def _take(contexts: dict[str, TrainingContext], arms: dict[str, ComparedArm]) ->
 def _trained(unit: Unit, settings: dict[str, Any]) -> tuple[float, float, int]:
     """Validation AUC of all rows and of cold ones (NaN where there are too few), and the best epoch."""
     context = _contexts[unit.frame]
-    changed = {section: {} for section in ("model", "training")}  # type: dict[str, dict[str, Any]]
-    for key, value in settings.items():
-        section, name = key.split(".")
-        changed[section][name] = value
-    spec = context.spec.model_copy(
-        update={name: getattr(context.spec, name).model_copy(update=values) for name, values in changed.items()}
-    )
+    spec = with_settings(context.spec, settings)
     budget = Budget(unit.budget, _arms[unit.arm].sized_by) if unit.budget else None
     found = train_arm(dataclasses.replace(context, spec=spec), unit.arm, _arms[unit.arm], unit.seed, "trial", budget)
     label = context.validation.rows.label

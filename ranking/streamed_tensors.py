@@ -12,12 +12,11 @@ from torch import Tensor
 from ranking.features import Moments, Scaling
 from ranking.representations.base import Batch
 from ranking.streamed_set import StreamedSet
-from ranking.tensors import RowTensors, TableTensors, TensorSet
+from ranking.tensors import SCAN_ROWS, RowTensors, TableTensors, TensorSet
 from ranking.training_set import TrainingSet
 from ranking.vocabulary import Vocabulary
 
 BUFFER_ROWS = 500_000
-_SCAN_ROWS = 4096
 
 
 class StreamedTensorSet:
@@ -65,7 +64,7 @@ class StreamedTensorSet:
         The matches themselves are not kept, for they grow with the rows: the model computes them batch by batch.
         """
         with torch.no_grad():
-            moments = Moments.of(matches(batch).numpy(force=True) for batch in self.batches(_SCAN_ROWS))
+            moments = Moments.of(matches(batch).numpy(force=True) for batch in self.batches(SCAN_ROWS))
         deviation = np.sqrt(moments.variance)
         return torch.from_numpy(np.stack([moments.mean - deviation, moments.mean + deviation])).to(self._device)
 

@@ -24,7 +24,8 @@ from semantic_ids.quantizers.base import Codes
 
 __all__ = ["TIME_BUCKETS", "Batch", "RowTensors", "TableTensors", "TensorSet", "Vocabulary", "gap_bucket", "seen_in"]
 
-_SCAN_ROWS = 4096
+SCAN_ROWS = 4096
+"""Rows of a batch where nothing is learned from it."""
 
 
 def seen_in(
@@ -200,7 +201,7 @@ class TensorSet:
         """
         self.keep_matches(None)
         with torch.no_grad():
-            found = torch.cat([matches(batch) for batch in self.batches(_SCAN_ROWS)])
+            found = torch.cat([matches(batch) for batch in self.batches(SCAN_ROWS)])
         self.keep_matches(found)
         return found
 

@@ -19,10 +19,8 @@ from ranking.model import CtrModel
 from ranking.optimisers import make_optimisers
 from ranking.split import check_both_classes
 from ranking.streamed_tensors import StreamedTensorSet
-from ranking.tensors import TensorSet
+from ranking.tensors import SCAN_ROWS, TensorSet
 from ranking.training_spec import TrainingSpec
-
-_SCORING_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ def predict(model: CtrModel, data: TensorSet) -> npt.NDArray[np.float64]:
     model.eval()
     data = data.to(next(model.parameters()).device)
     with torch.inference_mode():
-        parts = [torch.sigmoid(model(batch).double()).numpy(force=True) for batch in data.batches(_SCORING_ROWS)]
+        parts = [torch.sigmoid(model(batch).double()).numpy(force=True) for batch in data.batches(SCAN_ROWS)]
     return np.concatenate(parts) if parts else np.zeros(0)
 
 

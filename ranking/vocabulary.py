@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from ranking.views import Ints, one_chunk
 
 PADDING, UNKNOWN = 0, 1
+"""Rows that stand for no item and for every item that training never saw."""
 _KNOWN = 2
 _CHUNK = 100_000
 Places = npt.NDArray[np.int64]

@@ -74,12 +74,11 @@ def judge_comparison(repo: Repo, data: str, plan: Plan, places: Sequence[Origin]
     slices = paper_slices(parts.test, cuts)
     resamples = Resamples.draw(rows.user, RESAMPLES)
     scores = _scores(plan, latest)
-    own_baselines = {arm: spec.baseline for arm, spec in plan.arms.items() if spec.baseline}
     told: list[Row] = []
     by_seed: dict[str, Any] = {arm: {} for arm in scores}
     for name, part in slices.items():
         found = {arm: figures(rows, each, part, resamples) for arm, each in scores.items()}
-        told += _lines(data, name, found, own_baselines, int(rows.label[part].sum()))
+        told += _lines(data, name, found, plan.own_baselines, int(rows.label[part].sum()))
         for arm, figured in found.items():
             if "auc" in figured:
                 by_seed[arm][name] = list(figured["auc"].by_seed)
@@ -213,7 +212,6 @@ def _rolling_lines(data: str, plan: Plan, places: Sequence[Origin]) -> list[Row]
         judged.append((Parts.load(plan, units[0].frame), units))
         names += list(dict.fromkeys(judged[-1][0].test.rows.user_ids))
     seeds = 1 + max(unit.seed for unit in plan.units if unit.origin == places[-1].number)
-    own_baselines = {arm: spec.baseline for arm, spec in plan.arms.items() if spec.baseline}
     rolling = {unit.arm for unit in plan.units if unit.origin == places[-1].number}
     users = pd.Index(dict.fromkeys(names))
     everyone = Resamples.draw(np.arange(len(users)), RESAMPLES)
@@ -231,13 +229,13 @@ def _rolling_lines(data: str, plan: Plan, places: Sequence[Origin]) -> list[Row]
                 continue
             positives[name].append(int(rows.label[part].sum()))
             at = {arm: {"auc": figures(rows, each, part, drawn)["auc"]} for arm, each in scores.items()}
-            lines += _lines(data, f"{name} @ origin {place.number}", at, own_baselines, positives[name][-1])
+            lines += _lines(data, f"{name} @ origin {place.number}", at, plan.own_baselines, positives[name][-1])
             for arm, own in at.items():
                 found[name].setdefault(arm, []).append(own)
     for name, arms in found.items():
         if len(positives[name]) == len(places):
             pooled = {arm: {"auc": _pooled([own["auc"] for own in each])} for arm, each in arms.items()}
-            lines += _lines(data, f"{name} @ {len(places)} origins", pooled, own_baselines, sum(positives[name]))
+            lines += _lines(data, f"{name} @ {len(places)} origins", pooled, plan.own_baselines, sum(positives[name]))
     return lines
 
 

@@ -66,6 +66,11 @@ class Plan:
     frames: Mapping[str, Frame]
     units: tuple[Unit, ...]
 
+    @property
+    def own_baselines(self) -> dict[str, str]:
+        """The arms that name a baseline, and which."""
+        return {arm: spec.baseline for arm, spec in self.arms.items() if spec.baseline}
+
     def path(self, unit: Unit) -> Path:
         """Where the unit's predictions lie, once it is done."""
         return self.folder / "units" / f"{unit.name}.parquet"

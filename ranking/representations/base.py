@@ -15,9 +15,6 @@ from torch import Tensor, nn
 from ranking.gather import gather_rows
 from ranking.model_spec import ModelSpec
 
-PADDING, UNKNOWN = 0, 1
-"""Rows of the id vocabulary that stand for no item and for every item that training never saw."""
-
 FITTED = "fitted_"
 """Buffers whose names begin so are fitted state: their shapes are known from the artefact only."""
 

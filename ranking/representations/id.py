@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ranking.model_spec import ModelSpec
-from ranking.representations.base import PADDING, UNKNOWN, ItemBatch, ItemShape, Representation, Table
+from ranking.representations.base import ItemBatch, ItemShape, Representation, Table
+from ranking.vocabulary import PADDING, UNKNOWN
 
 
 class IdRepresentation(Representation):

@@ -13,7 +13,6 @@ from ranking.gather import gather_rows
 from ranking.losses import directional_transfer, masked_info_nce
 from ranking.model_spec import ModelSpec
 from ranking.representations.base import (
-    UNKNOWN,
     Batch,
     ItemBatch,
     ItemShape,
@@ -24,6 +23,7 @@ from ranking.representations.code_tables import CodeTables
 from ranking.representations.coded import CodedRepresentation
 from ranking.representations.id import dropped
 from ranking.representations.opq_neighbours import cell_keys, opq_neighbours
+from ranking.vocabulary import UNKNOWN
 from sidkit.errors import ConfigError
 
 
