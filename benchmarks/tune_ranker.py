@@ -5,7 +5,8 @@
 Prepares what ``benchmarks/arms.py`` prepares, in the same work folder, and keeps it. Every trial trains two baselines and
 both papers' arms, each brought to the same number of parameters, and its worth is their mean validation AUC, of all rows
 and of cold ones (item with under 10 earlier interactions, where 200 of them are positive). All arms of a data set then
-share the best trial's settings. Trial 0 is the preset's. Results go to ``benchmarks/results/tune_ranker.json``, where
+share the best trial's settings. Trial 0 is the preset's; the last is the best one with numeric features in bins as well.
+Trials that the results hold already are not run again. Results go to ``benchmarks/results/tune_ranker.json``, where
 ``benchmarks/arms.py`` reads them; the worlds share what is chosen on ``strong``.
 """
 
@@ -15,7 +16,7 @@ import argparse
 import dataclasses
 import json
 import os
-import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any
@@ -45,6 +46,7 @@ CHOICES: dict[str, list[Any]] = {
     "training.table_learning_rate": [5e-5, 1.5e-4, 5e-4],
     "training.table_weight_decay": [0.1, 1.0],
 }
+LAST = {"model.numeric_bins": 8}
 LEAST_POSITIVES = 200
 
 _contexts: dict[str, TrainingContext] = {}
@@ -89,23 +91,34 @@ def tuned(data: str, options: argparse.Namespace) -> dict[str, Any]:
     preset = {
         key: getattr(getattr(asked.spec, section), name) for key in CHOICES for section, name in [tuple(key.split("."))]
     }
-    trials = [preset, *(_drawn(rng) for _ in range(options.trials - 1))]
-    told = []
+    held = read_json(RESULTS) if RESULTS.exists() else {}
+    told: list[dict[str, Any]] = []
     with ProcessPoolExecutor(options.jobs, get_context("fork"), _take, (contexts, dict(plan.arms))) as pool:
-        waiting = [[pool.submit(_trained, unit, settings) for unit in plan.units] for settings in trials]
-        for number, (settings, each) in enumerate(zip(trials, waiting, strict=True)):
-            began = time.monotonic()
-            found = [one.result() for one in each]
-            worth = float(np.nanmean([figure for one in found for figure in one[:2]]))
-            names = [f"{unit.arm}-s{unit.seed}" for unit in plan.units]
-            figures = {
-                name: {"all": one[0], "cold": None if np.isnan(one[1]) else one[1], "best_epoch": one[2]}
-                for name, one in zip(names, found, strict=True)
-            }
-            told.append({"settings": settings, "worth": worth, "validation": figures})
-            print(f"  {number}: {worth:.5f} in {time.monotonic() - began:.0f} s {settings} {figures}", flush=True)
-    best = max(told, key=lambda trial: trial["worth"])
-    return {"chosen": best["settings"], "gain": best["worth"] - told[0]["worth"], "trials": told}
+
+        def trial(settings: dict[str, Any]) -> None:
+            known = [one for one in held.get(data_name(data), {}).get("trials", []) if one["settings"] == settings]
+            told.append(known[0] if known else _trial(pool, plan.units, settings))
+            print(f"  {len(told) - 1}: {told[-1]['worth']:.5f} {told[-1]}", flush=True)
+
+        for settings in (preset, *(_drawn(rng) for _ in range(options.trials - 1))):
+            trial(settings)
+        trial(_best(told)["settings"] | LAST)
+    chosen = _best(told)
+    return {"chosen": chosen["settings"], "gain": chosen["worth"] - told[0]["worth"], "trials": told}
+
+
+def _trial(pool: ProcessPoolExecutor, units: Sequence[Unit], settings: dict[str, Any]) -> dict[str, Any]:
+    found = list(pool.map(_trained, units, [settings] * len(units)))
+    figures = {
+        f"{unit.arm}-s{unit.seed}": {"all": one[0], "cold": None if np.isnan(one[1]) else one[1], "best_epoch": one[2]}
+        for unit, one in zip(units, found, strict=True)
+    }
+    worth = float(np.nanmean([figure for one in found for figure in one[:2]]))
+    return {"settings": settings, "worth": worth, "validation": figures}
+
+
+def _best(trials: list[dict[str, Any]]) -> dict[str, Any]:
+    return max(trials, key=lambda trial: trial["worth"])
 
 
 def main() -> None:

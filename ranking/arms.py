@@ -92,7 +92,7 @@ def train_arm(
 def _train_neural(
     context: TrainingContext, arm: str, spec: ArmSpec, seed: int, name: str, budget: Budget | None
 ) -> ArmResult:
-    from ranking.artifact import METRICS, Ranker, fit_representations, make_model
+    from ranking.artifact import METRICS, Ranker, fit_representations, make_model, scaling_of
     from ranking.sizing import sized
     from ranking.streamed_tensors import training_tensors
     from ranking.tensors import TensorSet, seen_in, vocabulary_of
@@ -113,9 +113,9 @@ def _train_neural(
         )
         seen_rows = dataclasses.replace(seen_rows, items=items)
         validation_rows, test_rows = (dataclasses.replace(part, items=items) for part in (validation_rows, test_rows))
-    scaling = Scaling.fit_chunks(seen_rows.numeric_chunks(), context.rate)
+    config = _config(context, arm, spec)
+    scaling = scaling_of(config)
     vocabulary = vocabulary_of(seen_rows)
-    config = _config(context, arm, spec, scaling)
     training = training_tensors(seen_rows, scaling, vocabulary)
     validation = TensorSet(validation_rows, scaling, vocabulary)
     quantizer = context.quantizer
@@ -156,21 +156,26 @@ def parameters_before_training(context: TrainingContext, arm: str, spec: ArmSpec
     from ranking.sizing import parameters_of
     from ranking.tensors import seen_in, vocabulary_of
 
-    scaling = Scaling.fit_chunks(context.train.numeric_chunks(), context.rate)
-    config = _config(context, arm, spec, scaling)
+    config = _config(context, arm, spec)
     vocabulary = vocabulary_of(context.train)
     seen = seen_in(context.train, vocabulary, context.quantizer.decode_flat if context.quantizer else None)
     return parameters_of(config, vocabulary, fit_representations(config, vocabulary, seen))
 
 
-def _config(context: TrainingContext, arm: str, spec: ArmSpec, scaling: Scaling) -> RankerConfig:
+def _config(context: TrainingContext, arm: str, spec: ArmSpec) -> RankerConfig:
     """What an arm's ranker is, before any training."""
     from ranking.artifact import RankerConfig
+    from ranking.numeric_bins import quantile_edges
 
+    rows, model = context.train, spec.model_spec(context.spec.model)
+    scaling = Scaling.fit_chunks(rows.numeric_chunks(), context.rate)
+    if model.numeric_bins:
+        scaled = (scaling.apply(chunk) for chunk in rows.numeric_chunks())
+        scaling = dataclasses.replace(scaling, edges=quantile_edges(scaled, model.numeric_bins))
     return RankerConfig(
         arm=arm,
         representations=spec.representations,
-        model=spec.model_spec(context.spec.model).model_dump(mode="json"),
+        model=model.model_dump(mode="json"),
         numeric=feature_names(),
         scaling=dataclasses.asdict(scaling),
         content_dim=context.train.items.content.shape[1],

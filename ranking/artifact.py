@@ -77,8 +77,7 @@ class Ranker:
     @property
     def scaling(self) -> Scaling:
         """Of the numeric features."""
-        told = self.config.scaling
-        return Scaling(float(told["rate"]), tuple(told["mean"]), tuple(told["scale"]))
+        return scaling_of(self.config)
 
     def score(self, data: TrainingSet) -> npt.NDArray[np.float64]:
         """Click probabilities ``float64 [rows]``; no score depends on the other rows."""
@@ -124,11 +123,18 @@ class Ranker:
         return cls(model, vocabulary, config)
 
 
+def scaling_of(config: RankerConfig) -> Scaling:
+    """Of the numeric features."""
+    told = config.scaling
+    return Scaling(float(told["rate"]), tuple(told["mean"]), tuple(told["scale"]), tuple(map(tuple, told.get("edges", ()))))
+
+
 def make_model(config: RankerConfig, vocabulary: Vocabulary, fitted: Fitted | None = None) -> CtrModel:
     """An untrained model of a configuration, with the state that its representations were fitted to."""
     return CtrModel(
-        config.representations, _shape(config, vocabulary), len(config.numeric), ModelSpec(**config.model), fitted
-    )
+        config.representations, _shape(config, vocabulary), len(config.numeric), ModelSpec(**config.model), fitted,
+        scaling_of(config).edges,
+    )  # fmt: skip
 
 
 def fit_representations(config: RankerConfig, vocabulary: Vocabulary, seen: Seen) -> Fitted:

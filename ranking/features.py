@@ -58,11 +58,15 @@ class Moments:
 
 @dataclass(frozen=True)
 class Scaling:
-    """Centre and scale of the numeric features, from the training rows; and the training rate of positives."""
+    """Centre and scale of the numeric features, from the training rows; and the training rate of positives.
+
+    ``edges`` are those of each feature's bins, in scaled units (none: no bins); see :mod:`ranking.numeric_bins`.
+    """
 
     rate: float
     mean: tuple[float, ...]
     scale: tuple[float, ...]
+    edges: tuple[tuple[float, ...], ...] = ()
 
     @classmethod
     def fit(cls, features: Matrix, rate: float) -> Self:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -13,6 +13,7 @@ from ranking.cross import CrossLayers
 from ranking.dropout import Dropout
 from ranking.histories import HISTORIES, History, SidMatchHistory, Space
 from ranking.model_spec import ModelSpec
+from ranking.numeric_bins import NumericBins
 from ranking.representations import BEHAVIOUR, check_representations, representation
 from ranking.representations.base import Batch, ItemShape
 
@@ -26,7 +27,7 @@ class CtrModel(nn.Module):
     """Click logits.
 
     The head sees the candidate in every representation, the pooled history and its product with the candidate, how the
-    candidate matches the history in each representation, and the numeric features.
+    candidate matches the history in each representation, the numeric features, and how far they come within their bins.
 
     Parameters
     ----------
@@ -40,6 +41,8 @@ class CtrModel(nn.Module):
         Widths, dropouts and the options of the parts.
     fitted : mapping, optional
         What the representations' ``fit`` gave.
+    edges : sequence of sequences of float, optional
+        Of the numeric features' bins, in scaled units; by default features have none.
 
     Raises
     ------
@@ -54,6 +57,7 @@ class CtrModel(nn.Module):
         numeric_dim: int,
         spec: ModelSpec,
         fitted: Fitted | None = None,
+        edges: Sequence[Sequence[float]] = (),
     ) -> None:
         super().__init__()
         check_representations(representations, spec.history)
@@ -71,7 +75,8 @@ class CtrModel(nn.Module):
         matches = sum(part.match_dim for part in self.parts)
         self.register_buffer("match_mean", torch.zeros(matches))
         self.register_buffer("match_scale", torch.ones(matches))
-        width = items + sum(pool.dim for pool in self.pools) + matches + numeric_dim
+        self.bins = NumericBins(edges)
+        width = items + sum(pool.dim for pool in self.pools) + matches + numeric_dim + self.bins.dim
         layers: list[nn.Module] = []
         for wide, narrow in itertools.pairwise([width, *spec.hidden]):
             layers += [nn.Linear(wide, narrow), nn.ReLU(), Dropout(spec.dropout)]
@@ -89,7 +94,8 @@ class CtrModel(nn.Module):
         pooled = [pool(modality, behaviour, batch) for pool in self.pools]
         matches = self.matches(batch) if batch.matches is None else batch.matches
         matches = ((matches - self.match_mean) * self.match_scale).clamp(-_CUT, _CUT)
-        features = torch.cat([modality.candidate, behaviour.candidate, *pooled, matches, batch.numeric], dim=1)
+        numbers = [batch.numeric, self.bins(batch.numeric)]
+        features = torch.cat([modality.candidate, behaviour.candidate, *pooled, matches, *numbers], dim=1)
         hidden = self.deep(features)
         if self.cross is not None:
             hidden = torch.cat([hidden, self.cross(features)], dim=1)

@@ -26,6 +26,8 @@ class ModelSpec(Section):
     dropout: float = Field(default=0.2, ge=0, lt=1)
     history: Literal["mean", "target_attention", "bidirectional"] = "target_attention"
     """How the history becomes vectors: see ``ranking.histories``."""
+    numeric_bins: int = Field(default=0, ge=0)
+    """The head is also told how far each numeric feature has come within this many quantile bins (0: it is not)."""
     sid_match: Literal["none", "mean", "attention"] = "none"
     """Pool, beside that, the history items that share the candidate's first one and first two codes."""
     id_dropout: float = Field(default=0.1, ge=0, lt=1)
