@@ -69,11 +69,15 @@ def with_settings(spec: RankerSpec, settings: Mapping[str, Any]) -> RankerSpec:
     )
 
 
+def tuned_as(name: str) -> str:
+    """The data set on whose validation rows the settings of another are chosen: all worlds share those of ``strong``."""
+    return data_name(WORLDS[0]) if name in {data_name(world) for world in WORLDS} else name
+
+
 def settings_of(name: str) -> dict[str, Any]:
-    """What was chosen on validation rows, as ``section.key``; all worlds share what was chosen on ``strong``."""
+    """What was chosen on validation rows, as ``section.key``."""
     told = read_json(TUNED) if TUNED.exists() else {}
-    shared = data_name(WORLDS[0]) if name in {data_name(world) for world in WORLDS} else name
-    return dict(told.get(shared, {}).get("chosen", {}))
+    return dict(told.get(tuned_as(name), {}).get("chosen", {}))
 
 
 def compared(data: str, work: Path, options: argparse.Namespace) -> dict[str, Any]:

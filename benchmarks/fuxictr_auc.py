@@ -5,8 +5,8 @@
 Run it after ``benchmarks/arms.py`` with the same options: differences are to the kept predictions of A3 and A0, paired by
 row, pooled over seeds, bootstrapped over users as there. FuxiCTR's DIN is told the item id, the history and our numeric
 features, which is what A0 is told (``fuxictr_din``), or item id, history and user id alone (``fuxictr_din_ids``). Learning
-rate, dropout and regularizer are chosen on validation rows with seed 0; test rows are scored once per seed. Rows as in
-``arms.json`` go to ``auc`` of ``benchmarks/results/fuxictr.json``.
+rate, dropout and regularizer are chosen on validation rows with seed 0, the worlds' on those of ``strong``, which comes first;
+test rows are scored once per seed. Rows as in ``arms.json`` go to ``auc`` of ``benchmarks/results/fuxictr.json``.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch is loaded
 
 import numpy as np
-from arms import parser_of
-from fuxictr_peer import DIM, HIDDEN, WORK, Worker, export, measure_all, prepared
+from arms import parser_of, tuned_as
+from fuxictr_peer import DIM, HIDDEN, OUT, WORK, Worker, export, measure_all, prepared
 
 from ranking.comparison.arms import CODES_AS_FEATURES, ID_ALONE
 from ranking.comparison.compare import data_name
 from ranking.comparison.judged import judge_outsider
+from sidkit.files import read_json, write_json
 
 GRID = [(1e-3, 0.0, 0.0), (1e-3, 0.4, 1e-5), (1e-3, 0.4, 1e-4), (3e-4, 0.4, 1e-4)]
 """Learning rate, dropout of the head and regularizer of the embeddings: chosen on validation rows, with seed 0."""
@@ -44,12 +45,7 @@ def measure_auc(worker: Worker, data: str, options: argparse.Namespace) -> list[
             "folder": str(folder), "root": str(folder), "out": str(folder / "scores"), "context": INPUTS[arm], "dim": DIM,
             "hidden": HIDDEN, "batch": 512, "epochs": 8, "threads": options.threads,
         }  # fmt: skip
-        tried = []
-        for rate, drop, regularizer in GRID:
-            chosen = {"learning_rate": rate, "dropout": drop, "embedding_regularizer": regularizer or None}
-            tried.append((worker.ask(do="fit", seed=0, **chosen, **shared)["best_validation_auc"], chosen))
-        _, chosen = max(tried, key=lambda trial: trial[0])
-        print(f"{name} {arm}: {tried}", flush=True)
+        chosen = _chosen(worker, name, arm, shared)
         scores = []
         for seed in range(options.seeds):
             worker.ask(do="fit", seed=seed, **chosen, **shared)
@@ -60,6 +56,23 @@ def measure_auc(worker: Worker, data: str, options: argparse.Namespace) -> list[
                 print(row, flush=True)
         rows += fresh
     return rows
+
+
+def _chosen(worker: Worker, name: str, arm: str, shared: dict[str, Any]) -> dict[str, Any]:
+    """The settings of an arm, kept in the results beside the validation AUC of all that were tried."""
+    told = read_json(OUT) if OUT.exists() else {}
+    tried = told.setdefault("tried", {}).get(tuned_as(name), {}).get(arm)
+    if tried is None or tuned_as(name) == name:
+        tried = []
+        for rate, drop, regularizer in GRID:
+            settings = {"learning_rate": rate, "dropout": drop, "embedding_regularizer": regularizer or None}
+            found = worker.ask(do="fit", seed=0, **settings, **shared)
+            tried.append({"settings": settings, "validation_auc": found["best_validation_auc"]})
+        told["tried"].setdefault(name, {})[arm] = tried
+        write_json(OUT, told)
+    print(f"{name} {arm}: {tried}", flush=True)
+    best: dict[str, Any] = max(tried, key=lambda trial: trial["validation_auc"])["settings"]
+    return best
 
 
 def main() -> None:

@@ -127,6 +127,6 @@ def measure_all(
 
 def _keep(what: str, data: str, fresh: list[dict[str, Any]], versions: dict[str, Any]) -> None:
     """Put the rows of one data set in the place of older ones."""
-    told = read_json(OUT) if OUT.exists() else {"speed": [], "auc": []}
+    told = {"speed": [], "auc": []} | (read_json(OUT) if OUT.exists() else {})
     told[what] = [row for row in told[what] if row["data"] != data] + fresh
     write_json(OUT, told | {"versions": versions})
