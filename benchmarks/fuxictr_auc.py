@@ -23,7 +23,7 @@ from fuxictr_peer import DIM, HIDDEN, OUT, WORK, Worker, export, measure_all, pr
 
 from ranking.comparison.arms import CODES_AS_FEATURES, ID_ALONE
 from ranking.comparison.compare import data_name
-from ranking.comparison.judged import judge_outsider
+from ranking.comparison.judged import judge_outsider, units_beside
 from sidkit.files import read_json, write_json
 
 GRID = [(1e-3, 0.0, 0.0), (1e-3, 0.4, 1e-5), (1e-3, 0.4, 1e-4), (3e-4, 0.4, 1e-4)]
@@ -35,6 +35,8 @@ INPUTS = {"fuxictr_din": ["context"], "fuxictr_din_ids": ["user_id"]}
 def measure_auc(worker: Worker, data: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Rows of both arms."""
     _, plan, contexts = prepared(data, [CODES_AS_FEATURES, ID_ALONE], options)
+    for arm in options.inputs:
+        units_beside(plan, arm)  # before hours are spent
     name, context = data_name(data), contexts[CODES_AS_FEATURES]
     folder = WORK / name
     export(context, folder)
@@ -59,10 +61,10 @@ def measure_auc(worker: Worker, data: str, options: argparse.Namespace) -> list[
 
 
 def _chosen(worker: Worker, name: str, arm: str, shared: dict[str, Any]) -> dict[str, Any]:
-    """The settings of an arm, kept in the results beside the validation AUC of all that were tried."""
+    """The settings of an arm; what was tried is kept in the results with its validation AUC, and not tried again."""
     told = read_json(OUT) if OUT.exists() else {}
     tried = told.setdefault("tried", {}).get(tuned_as(name), {}).get(arm)
-    if tried is None or tuned_as(name) == name:
+    if tried is None:
         tried = []
         for rate, drop, regularizer in GRID:
             settings = {"learning_rate": rate, "dropout": drop, "embedding_regularizer": regularizer or None}

@@ -132,13 +132,7 @@ def judge_outsider(data: str, plan: Plan, arm: str, scores: Sequence[Floats]) ->
     EvaluationError
         When the units of A3 or A0 are not finished, or the scores are not of the test rows.
     """
-    latest = [unit for unit in plan.units if unit.origin == 0 and unit.arm in {CODES_AS_FEATURES, ID_ALONE}]
-    left = [unit.name for unit in latest if plan.details(unit) is None]
-    if left or not latest:
-        raise EvaluationError(
-            f"{arm} is judged beside {CODES_AS_FEATURES} and {ID_ALONE}, and {', '.join(left) or 'neither'} is "
-            "trained; run the comparison with the same options first"
-        )
+    latest = units_beside(plan, arm)
     parts = Parts.load(plan, latest[0].frame)
     rows = Evaluated.of(parts.test)
     if {len(each) for each in scores} != {len(rows.label)}:
@@ -153,6 +147,24 @@ def judge_outsider(data: str, plan: Plan, arm: str, scores: Sequence[Floats]) ->
         found = {who: figures(rows, each, part, resamples) for who, each in everyone.items()}
         told += _lines(data, name, found, {}, int(rows.label[part].sum()))
     return [line.as_json() for line in told if line.arm == arm]
+
+
+def units_beside(plan: Plan, arm: str) -> list[Unit]:
+    """The units of A3 and A0 that an outsider is judged beside.
+
+    Raises
+    ------
+    EvaluationError
+        When some are not finished.
+    """
+    latest = [unit for unit in plan.units if unit.origin == 0 and unit.arm in {CODES_AS_FEATURES, ID_ALONE}]
+    left = [unit.name for unit in latest if plan.details(unit) is None]
+    if left or not latest:
+        raise EvaluationError(
+            f"{arm} is judged beside {CODES_AS_FEATURES} and {ID_ALONE}, and {', '.join(left) or 'neither'} is "
+            "trained; run the comparison with the same options first"
+        )
+    return latest
 
 
 def _scores(plan: Plan, units: Sequence[Unit], part: str = "test") -> dict[str, list[Floats]]:
