@@ -126,7 +126,9 @@ class Ranker:
 def scaling_of(config: RankerConfig) -> Scaling:
     """Of the numeric features."""
     told = config.scaling
-    return Scaling(float(told["rate"]), tuple(told["mean"]), tuple(told["scale"]), tuple(map(tuple, told.get("edges", ()))))
+    return Scaling(
+        float(told["rate"]), tuple(told["mean"]), tuple(told["scale"]), tuple(map(tuple, told.get("edges", ())))
+    )
 
 
 def make_model(config: RankerConfig, vocabulary: Vocabulary, fitted: Fitted | None = None) -> CtrModel:
