@@ -22,7 +22,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does,
 from ranking.comparison.arms import load_arms
 from ranking.comparison.compare import CompareOptions, Comparison, data_name
 from ranking.comparison.report import write_page
-from ranking.comparison.results import TOLD, budgets, markdown, markdown_of_ideas, merge_rows
+from ranking.comparison.results import TOLD, budgets, markdown, markdown_of_boosting, markdown_of_ideas, merge_rows
 from ranking.prepare import prepare_repo
 from ranking.presets import RankerSpec, load_preset
 from sidkit.files import read_json
@@ -99,6 +99,7 @@ def fragment(rows: list[dict[str, Any]], held: dict[str, dict[str, Any]]) -> str
     rows = [row for name in known for row in [*rows, *peers] if row["data"] == name]
     lines += [markdown(rows, TOLD)]
     lines += ["Differences to the same inputs without the arm's idea:", "", markdown_of_ideas(rows, TOLD)]
+    lines += ["Differences to boosting:", "", markdown_of_boosting(rows, TOLD)]
     for name, facts in held.items():
         seconds, units = facts["seconds"], facts["units"]
         lines.append(

@@ -23,7 +23,7 @@ from ranking.comparison import units
 from ranking.comparison.arms import load_arms
 from ranking.comparison.compare import CompareOptions, Comparison
 from ranking.comparison.judged import judge_outsider
-from ranking.comparison.results import markdown, markdown_of_ideas, merge_rows, print_comparison
+from ranking.comparison.results import markdown, markdown_of_boosting, markdown_of_ideas, merge_rows, print_comparison
 from ranking.comparison.units import Plan, Unit
 from ranking.evaluation.metrics import auc
 from ranking.frame_store import load_training_set
@@ -104,7 +104,7 @@ def test_the_rows_have_the_stated_shape_and_the_stated_baselines(every: Compared
     arms = [arm for arm in every[1]["arms"] if arm not in {"A0", "A3"}]
     assert pairs == {
         *((arm, base) for arm in arms for base in ("A0", "A3")), ("A0", "A3"), ("A3", "A0"), ("A3", "A4"), ("oracle", None),
-        *own,
+        *own, *((arm, "gbdt") for arm in every[1]["arms"] if arm != "gbdt"),
     }  # fmt: skip
     keys = [(row["arm"], row["slice"], row["metric"], row["baseline"]) for row in rows]
     assert len(set(keys)) == len(keys)
@@ -336,6 +336,17 @@ def test_what_an_idea_gives_is_told_apart_from_what_its_inputs_give() -> None:
         "| other | A9 | A3_content | +0.0100 [-0.0300, +0.0200] | - |",
     ]  # fmt: skip
     assert markdown_of_ideas(rows[:1]) == ""
+
+
+def test_differences_to_boosting_stand_in_a_table_of_their_own() -> None:
+    rows = [
+        line("world", "A9", baseline="A3", delta=0.02, delta_low=0.01, delta_high=0.03, verdict="better"),
+        line("world", "A9", baseline="gbdt", delta=-0.02, delta_low=-0.03, delta_high=-0.01, verdict="worse"),
+    ]
+    assert markdown_of_boosting(rows, ("all",)).splitlines() == [
+        "| data | arm | against | all |", "| --- | --- | --- | --- |", "| world | A9 | gbdt | **-0.0200 [-0.0300, -0.0100]** |",
+    ]  # fmt: skip
+    assert markdown_of_ideas(rows) == ""
 
 
 def test_people_are_told_budgets_differences_and_times(few: Compared) -> None:

@@ -17,8 +17,8 @@ from sidkit.errors import ConfigError
 
 _FOLDER = Path(__file__).parent.parent.parent / "sidkit" / "presets" / "arms"
 
-CODES_AS_FEATURES, ID_ALONE, SHUFFLED = "A3", "A0", "A4"
-"""What every arm is compared with, and the control that tells meaning from capacity."""
+CODES_AS_FEATURES, ID_ALONE, SHUFFLED, BOOSTING = "A3", "A0", "A4", "gbdt"
+"""What every arm is compared with, the control that tells meaning from capacity, and who may not be lost to."""
 _TRAINING_IRRELEVANT = {"title", "rolling", "extra", "baseline", "codebook", "codebook_changes", "sized_by"}
 
 

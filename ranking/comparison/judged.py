@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from ranking.arms import FIRST_EPOCH, read_predictions
-from ranking.comparison.arms import CODES_AS_FEATURES, ID_ALONE, SHUFFLED
+from ranking.comparison.arms import BOOSTING, CODES_AS_FEATURES, ID_ALONE, SHUFFLED
 from ranking.comparison.origins import Origin
 from ranking.comparison.units import Plan, Unit
 from ranking.evaluation.arms_table import HIGHER_IS_BETTER, METRICS, RESAMPLES, Evaluated, Figure, Row, figures, row
@@ -175,8 +175,9 @@ def _scores(plan: Plan, units: Sequence[Unit], part: str = "test") -> dict[str, 
 
 
 def _baselines(arm: str, arms: Mapping[str, Any], own: Mapping[str, str]) -> list[str]:
-    """Every arm is compared with A3 and A0, and A3 with its own control besides; an arm may name one of its own."""
+    """Every arm is compared with A3, A0 and boosting, and A3 with its own control besides; an arm may name one of its own."""
     wanted = [ID_ALONE, SHUFFLED] if arm == CODES_AS_FEATURES else [CODES_AS_FEATURES, ID_ALONE]
+    wanted.append(BOOSTING)
     wanted += [own[arm]] if own.get(arm) and own[arm] not in wanted else []
     return [baseline for baseline in wanted if baseline in arms and baseline != arm]
 

@@ -10,13 +10,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ranking.comparison.arms import CODES_AS_FEATURES, ID_ALONE, SHUFFLED
+from ranking.comparison.arms import BOOSTING, CODES_AS_FEATURES, ID_ALONE, SHUFFLED
 from ranking.evaluation.arms_table import NO_EVIDENCE
 from sidkit.files import read_json, written_beside
 
 TOLD = ("all", "cold", "prior 0-99", "strict cold", "COINS cold, theta 80 %")
 """Slices of the short table; the file holds all."""
-_SHARED_BASELINES = {CODES_AS_FEATURES, ID_ALONE, SHUFFLED, None}
+_SHARED_BASELINES = {CODES_AS_FEATURES, ID_ALONE, SHUFFLED, BOOSTING, None}
 
 
 def merge_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -113,11 +113,19 @@ def markdown_of_ideas(rows: Sequence[Mapping[str, Any]], slices: Sequence[str] =
 
     One Markdown table for all data sets; empty without such an arm.
     """
-    told = [row for row in rows if row["metric"] == "auc" and row["baseline"] not in _SHARED_BASELINES]
-    if not told:
+    return _differences([row for row in rows if row["baseline"] not in _SHARED_BASELINES], "without its idea", slices)
+
+
+def markdown_of_boosting(rows: Sequence[Mapping[str, Any]], slices: Sequence[str] = TOLD) -> str:
+    """AUC differences of all arms to gradient boosting, likewise."""
+    return _differences([row for row in rows if row["baseline"] == BOOSTING], "against", slices)
+
+
+def _differences(rows: Sequence[Mapping[str, Any]], head: str, slices: Sequence[str]) -> str:
+    by = {(row["data"], row["arm"], row["baseline"], row["slice"]): row for row in rows if row["metric"] == "auc"}
+    if not by:
         return ""
-    by = {(row["data"], row["arm"], row["baseline"], row["slice"]): row for row in told}
-    lines = [f"| data | arm | without its idea |{''.join(f' {name} |' for name in slices)}"]
+    lines = [f"| data | arm | {head} |{''.join(f' {name} |' for name in slices)}"]
     lines.append("| --- | --- | --- |" + " --- |" * len(slices))
     for data, arm, baseline in dict.fromkeys(key[:3] for key in by):
         cells = [_difference(by.get((data, arm, baseline, name))) for name in slices]
