@@ -37,7 +37,9 @@ def _divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
     return (log_p.exp() * (log_p - log_q)).sum(dim=1)
 
 
-def masked_info_nce(anchor: Tensor, positive: Tensor, others: Tensor, masked: Tensor, temperature: float) -> Tensor:
+def masked_info_nce(
+    anchor: Tensor, positive: Tensor, others: Tensor, masked: tuple[Tensor, Tensor], temperature: float
+) -> Tensor:
     """InfoNCE with cosines: ``-log(e^(a.p / t) / (e^(a.p / t) + sum over n of e^(a.n / t)))`` per anchor.
 
     Parameters
@@ -46,8 +48,8 @@ def masked_info_nce(anchor: Tensor, positive: Tensor, others: Tensor, masked: Te
         ``float32 [anchors, dim]``.
     others : Tensor
         Candidates for negatives, ``float32 [others, dim]``.
-    masked : Tensor
-        ``bool [anchors, others]``, true where one is no negative of the anchor.
+    masked : tuple of Tensor
+        Pairs of an anchor and one of the others that is no negative of it: their numbers, ``int64 [pairs]`` each.
     temperature : float
         ``t``.
 
@@ -57,6 +59,8 @@ def masked_info_nce(anchor: Tensor, positive: Tensor, others: Tensor, masked: Te
         ``float32 [anchors]``.
     """
     anchor, positive, others = (functional.normalize(each, dim=1) for each in (anchor, positive, others))
-    to_positive = (anchor * positive).sum(dim=1, keepdim=True) / temperature
-    to_others = (anchor @ others.T / temperature).masked_fill(masked, -torch.inf)
-    return torch.logsumexp(torch.cat([to_positive, to_others], dim=1), dim=1) - to_positive.squeeze(1)
+    anchor = anchor / temperature
+    to_others = anchor @ others.T
+    # Behind autograd's back: what is this low weighs 0 in the sum, so the gradient there is 0 as well.
+    to_others.detach()[masked] = torch.finfo(to_others.dtype).min
+    return functional.softplus(torch.logsumexp(to_others, dim=1) - (anchor * positive).sum(dim=1))

@@ -60,5 +60,7 @@ class ModelSpec(Section):
     contrast_weight: float = Field(default=0.05, ge=0)
     """``rq_opq_gate``: weight of the OPQ contrast."""
     contrast_temperature: float = Field(default=0.1, gt=0)
+    contrast_negatives: int = Field(default=512, ge=1)
+    """``rq_opq_gate``: most items of a batch that are negatives of the others, drawn anew for each batch."""
     neighbours: int = Field(default=10, ge=1)
     """``rq_opq_gate``: nearest OPQ codes from which a positive is drawn."""

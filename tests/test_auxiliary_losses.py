@@ -94,8 +94,32 @@ def test_info_nce_is_the_textbooks(seed: int, temperature: float) -> None:
         near = to(positive[at].numpy().astype(float))
         far = sum(to(each.numpy().astype(float)) for each, no in zip(others, masked[at], strict=True) if not no)
         expected.append(-np.log(near / (near + far)))
-    told = masked_info_nce(anchor, positive, others, masked, temperature)
+    told = masked_info_nce(anchor, positive, others, masked.nonzero(as_tuple=True), temperature)
     assert told.numpy() == pytest.approx(np.array(expected), abs=1e-4)
+
+
+def test_what_is_no_negative_gets_no_gradient_and_an_anchor_without_negatives_none_at_all() -> None:
+    anchor, positive, others = (torch.randn(size, 3, requires_grad=True) for size in (4, 4, 5))
+    masked = torch.tensor([[1, 1, 1, 1, 1], [1, 0, 1, 0, 0], [1, 0, 0, 0, 1], [1, 1, 0, 0, 0]], dtype=torch.bool)
+    masked_info_nce(anchor, positive, others, masked.nonzero(as_tuple=True), 0.5).sum().backward()
+    found = [each.grad.clone() for each in (anchor, positive, others) if each.grad is not None]
+    with torch.no_grad():  # the slope, by small steps of each number
+        for tensor, told in zip((anchor, positive, others), found, strict=True):
+            slope = torch.zeros_like(tensor)
+            for at in np.ndindex(*tensor.shape):
+                step = torch.zeros_like(tensor)
+                step[at] = 1e-2
+                up, down = (
+                    masked_info_nce(
+                        *(each + sign * step if each is tensor else each for each in (anchor, positive, others)),
+                        masked.nonzero(as_tuple=True), 0.5,
+                    ).double().sum()
+                    for sign in (1, -1)
+                )  # fmt: skip
+                slope[at] = (up - down) / 2e-2
+            torch.testing.assert_close(told, slope, atol=3e-3, rtol=0)
+    assert not found[0][0].any() and not found[2][0].any()
+    assert found[0][1:].any() and found[2][1:].any()
 
 
 def seen_of(codes: np.ndarray, at_us: np.ndarray, candidate: np.ndarray | None = None) -> Seen:
@@ -235,6 +259,21 @@ def test_the_contrast_of_a_batch_leaves_out_equals_and_neighbours() -> None:
         negative = sum(np.exp(unit[at] @ unit[n] / 0.1) for n in range(5) if cell[n] not in {cell[at], near})
         losses.append(-np.log(positive / (positive + negative)))
     assert part.auxiliary(batch)["contrast"].item() == pytest.approx(np.mean(losses), rel=1e-4)
+
+
+def test_a_large_batch_is_contrasted_with_some_of_its_items_only() -> None:
+    codes = np.array([[0, 0, each % 5, each // 5] for each in range(25)])
+    few, all_of_them = (
+        gate_of(
+            seen_of(codes, np.zeros(25, dtype=np.int64)), neighbours=1, contrast_weight=1.0, contrast_negatives=most
+        )
+        for most in (4, 25)
+    )
+    few.load_state_dict(all_of_them.state_dict())
+    batch = batch_of(codes, [2 + each % 7 for each in range(25)], list(range(25)), [9] * 25)
+    drawn = [few.auxiliary(batch)["contrast"].item() for _ in range(20)]
+    assert len({round(each, 5) for each in drawn}) > 10
+    assert max(drawn) < all_of_them.auxiliary(batch)["contrast"].item()
 
 
 def test_an_item_of_several_rows_takes_a_positive_that_existed_at_the_first() -> None:

@@ -196,13 +196,13 @@ class RqOpqGateRepresentation(CodedRepresentation):
         """Mean over the distinct candidates ``codes`` that have a neighbour which existed at ``at_us`` int64 [items]."""
         keys = cell_keys(codes, self.residual_levels, self.sizes)
         positive, neighbours, found = self.positives(keys, at_us)
-        alike = keys[:, None] == keys[None, :]
-        near = _any_equal(neighbours, keys)
         vectors = self._opq(codes)
-        towards = self.opq_join(self.opq(self.fitted_cell_codes[positive]).flatten(1))
-        loss = masked_info_nce(
-            vectors[found], towards[found], vectors, (alike | near)[found], self.spec.contrast_temperature
-        )
+        towards = self.opq_join(self.opq(self.fitted_cell_codes[positive[found]]).flatten(1))
+        others, most = torch.arange(len(keys), device=keys.device), self.spec.contrast_negatives
+        if len(keys) > most:
+            others = torch.randperm(len(keys), device=keys.device)[:most]
+        alike = _equal_pairs(torch.cat([keys[:, None], neighbours], dim=1)[found], keys[others])
+        loss = masked_info_nce(vectors[found], towards, vectors[others], alike, self.spec.contrast_temperature)
         return loss.sum() / found.sum().clamp(min=1)
 
     def positives(self, keys: Tensor, at_us: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -229,13 +229,14 @@ class RqOpqGateRepresentation(CodedRepresentation):
         return positive, torch.where(there, self.fitted_cells[listed.clamp(min=0)], -1), born.any(dim=1)
 
 
-def _any_equal(listed: Tensor, keys: Tensor) -> Tensor:
-    """Whether each key ``int64 [keys]`` is in each list ``int64 [lists, length]``: ``bool [lists, keys]``."""
-    distinct, place = torch.unique(keys, return_inverse=True)
-    found = torch.searchsorted(distinct, listed).clamp(max=len(distinct) - 1)
-    count = torch.zeros((len(listed), len(distinct)), device=keys.device)
-    count.scatter_add_(1, found, (distinct[found] == listed).to(count.dtype))
-    return (count > 0).index_select(1, place)
+def _equal_pairs(listed: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+    """All pairs of a list of ``int64 [lists, length]`` and one of the ``int64 [keys]`` that is in it: the numbers of both."""
+    ascending, order = keys.sort()
+    low = torch.searchsorted(ascending, listed).flatten()
+    count = torch.searchsorted(ascending, listed, right=True).flatten() - low
+    entry = torch.repeat_interleave(count)
+    within = torch.arange(len(entry), device=keys.device) - (count.cumsum(0) - count)[entry]
+    return entry // listed.shape[1], order[low[entry] + within]
 
 
 def _nothing_fitted(shape: ItemShape, spec: ModelSpec) -> dict[str, Tensor]:
