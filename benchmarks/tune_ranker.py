@@ -4,8 +4,8 @@
 
 Prepares what ``benchmarks/arms.py`` prepares, in the same work folder, and keeps it. Every trial trains two baselines and
 both papers' arms, each brought to the same number of parameters, and its worth is their mean validation AUC, of all rows
-and of cold ones (item with under 10 earlier interactions, where 200 of them are positive). All arms of a data set then
-share the best trial's settings. Trial 0 is the preset's; the last is the best one with numeric features in bins as well.
+and, where 500 of them are positive as every verdict asks, of cold ones (item with under 10 earlier interactions). All arms of
+a data set then share the best trial's settings. Trial 0 is the preset's; the last is the best one with numeric features in bins as well.
 Trials that the results hold already are not run again. Results go to ``benchmarks/results/tune_ranker.json``, where
 ``benchmarks/arms.py`` reads them; the worlds share what is chosen on ``strong``.
 """
@@ -31,6 +31,7 @@ from ranking.arms import TrainingContext, train_arm
 from ranking.comparison.arms import ComparedArm
 from ranking.comparison.compare import Comparison, data_name
 from ranking.comparison.units import Unit, context_of
+from ranking.evaluation.judge import LEAST_POSITIVES
 from ranking.evaluation.metrics import auc
 from ranking.evaluation.slices import prior_interactions
 from ranking.prepare import prepare_repo
@@ -47,7 +48,6 @@ CHOICES: dict[str, list[Any]] = {
     "training.table_weight_decay": [0.1, 1.0],
 }
 LAST = {"model.numeric_bins": 8}
-LEAST_POSITIVES = 200
 
 _contexts: dict[str, TrainingContext] = {}
 _arms: dict[str, ComparedArm] = {}
