@@ -5,9 +5,10 @@
 Prepares what ``benchmarks/arms.py`` prepares, in the same work folder, and keeps it. Every trial trains two baselines and
 both papers' arms, each brought to the same number of parameters, and its worth is their mean validation AUC, of all rows
 and, where 500 of them are positive as every verdict asks, of cold ones (item with under 10 earlier interactions). All arms of
-a data set then share the best trial's settings. Trial 0 is the preset's; the last is the best one with numeric features in bins as well.
-Trials that the results hold already are not run again. Results go to ``benchmarks/results/tune_ranker.json``, where
-``benchmarks/arms.py`` reads them; the worlds share what is chosen on ``strong``.
+a data set then share the best trial's settings. Trial 0 is the preset's; the last is the best one with numeric features in
+bins as well. Trials that the results hold already are not run again. Results go to
+``benchmarks/results/tune_ranker.json``, where ``benchmarks/arms.py`` reads them; the worlds share what is chosen on
+``strong``.
 """
 
 from __future__ import annotations
