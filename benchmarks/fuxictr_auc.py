@@ -19,12 +19,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does,
 
 import numpy as np
 from arms import parser_of, tuned_as
-from fuxictr_peer import DIM, HIDDEN, OUT, WORK, Worker, export, measure_all, prepared
+from fuxictr_peer import DIM, HIDDEN, OUT, WORK, Worker, export, kept, measure_all, prepared
 
 from ranking.comparison.arms import CODES_AS_FEATURES, ID_ALONE
 from ranking.comparison.compare import data_name
 from ranking.comparison.judged import judge_outsider, units_beside
-from sidkit.files import read_json, write_json
+from sidkit.files import write_json
 
 GRID = [(1e-3, 0.0, 0.0), (1e-3, 0.4, 1e-5), (1e-3, 0.4, 1e-4), (3e-4, 0.4, 1e-4)]
 """Learning rate, dropout of the head and regularizer of the embeddings: chosen on validation rows, with seed 0."""
@@ -62,8 +62,8 @@ def measure_auc(worker: Worker, data: str, options: argparse.Namespace) -> list[
 
 def _chosen(worker: Worker, name: str, arm: str, shared: dict[str, Any]) -> dict[str, Any]:
     """The settings of an arm; what was tried is kept in the results with its validation AUC, and not tried again."""
-    told = read_json(OUT) if OUT.exists() else {}
-    tried = told.setdefault("tried", {}).get(tuned_as(name), {}).get(arm)
+    told = kept()
+    tried = told["tried"].get(tuned_as(name), {}).get(arm)
     if tried is None:
         tried = []
         for rate, drop, regularizer in GRID:

@@ -125,8 +125,13 @@ def measure_all(
         worker.close()
 
 
+def kept() -> dict[str, Any]:
+    """What the results hold by now: ``speed`` and ``auc`` rows, and by data set and arm what was ``tried``."""
+    return {"speed": [], "auc": [], "tried": {}} | (read_json(OUT) if OUT.exists() else {})
+
+
 def _keep(what: str, data: str, fresh: list[dict[str, Any]], versions: dict[str, Any]) -> None:
     """Put the rows of one data set in the place of older ones."""
-    told = {"speed": [], "auc": []} | (read_json(OUT) if OUT.exists() else {})
+    told = kept()
     told[what] = [row for row in told[what] if row["data"] != data] + fresh
     write_json(OUT, told | {"versions": versions})

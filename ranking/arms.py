@@ -165,13 +165,12 @@ def parameters_before_training(context: TrainingContext, arm: str, spec: ArmSpec
 def _config(context: TrainingContext, arm: str, spec: ArmSpec) -> RankerConfig:
     """What an arm's ranker is, before any training."""
     from ranking.artifact import RankerConfig
-    from ranking.numeric_bins import quantile_edges
+    from ranking.numeric_bins import binned
 
     rows, model = context.train, spec.model_spec(context.spec.model)
     scaling = Scaling.fit_chunks(rows.numeric_chunks(), context.rate)
     if model.numeric_bins:
-        scaled = (scaling.apply(chunk) for chunk in rows.numeric_chunks())
-        scaling = dataclasses.replace(scaling, edges=quantile_edges(scaled, model.numeric_bins))
+        scaling = binned(scaling, rows.numeric_chunks(), model.numeric_bins)
     return RankerConfig(
         arm=arm,
         representations=spec.representations,

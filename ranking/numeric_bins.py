@@ -6,6 +6,7 @@ network on scaled values alone draws smooth lines through them; trees cut them a
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterable, Sequence
 
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ranking.features import Matrix
+from ranking.features import Matrix, Scaling
 
 SAMPLE_ROWS = 200_000
 """Quantiles are those of at most so many rows, evenly spread over all."""
@@ -35,6 +36,11 @@ def quantile_edges(chunks: Iterable[Matrix], bins: int) -> Edges:
     found = np.quantile(_spread(chunks), np.linspace(0, 1, bins + 1), axis=0)
     distinct = [np.unique(column.astype(np.float32)) for column in found.T]
     return tuple(tuple(column.tolist()) if len(column) > 1 else () for column in distinct)
+
+
+def binned(scaling: Scaling, chunks: Iterable[Matrix], bins: int) -> Scaling:
+    """A scaling with the edges of so many bins, from training rows ``float32 [rows, features]`` that are not scaled yet."""
+    return dataclasses.replace(scaling, edges=quantile_edges(map(scaling.apply, chunks), bins))
 
 
 def _spread(chunks: Iterable[Matrix]) -> Matrix:

@@ -22,7 +22,7 @@ from ranking.presets import ArmSpec, RankerSpec
 from ranking.training_set import TrainingSet
 from ranking.training_spec import TrainingSpec
 from sidkit.artifact import read_manifest
-from training_builders import SIZES, random_set
+from training_builders import DESCRIBE, SERVING, random_set
 
 law = settings(max_examples=40, deadline=None, database=None)
 ID = ArmSpec(representations=("id",))
@@ -45,11 +45,8 @@ def context_of(folder: Path, **changes: TrainingSet) -> TrainingContext:
         spec=SPEC,
         rate=float(parts["train"].rows.label.mean()),
         threads=1,
-        describe={"fit_start_us": 1, "fit_end_us": 2, "parents": ["codes_v1"]},
-        serving={
-            "sizes": SIZES, "codebook": "codes_v1", "codebook_hash": "abc", "service": "ctr_codes_v1",
-            "features": {"item_sid__codes": "Array(Int64)"}, "history_length": 5,
-        },
+        describe=DESCRIBE,
+        serving=SERVING,
         rankers=folder,
     )  # fmt: skip
 

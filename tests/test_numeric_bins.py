@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 
 from ranking import numeric_bins
 from ranking.artifact import Ranker, RankerConfig, make_model
-from ranking.features import Scaling, feature_names
+from ranking.features import Scaling
 from ranking.model_spec import ModelSpec
-from ranking.numeric_bins import Edges, NumericBins, quantile_edges
+from ranking.numeric_bins import Edges, NumericBins, binned, quantile_edges
 from ranking.tensors import TensorSet, vocabulary_of
 from ranking.train import train
 from ranking.training_set import TrainingSet
 from ranking.training_spec import TrainingSpec
-from training_builders import CONTENT_DIM, SIZES, random_set
+from training_builders import random_set, ranker_config
 
 
 def told(value: float, edges: tuple[float, ...]) -> list[float]:
@@ -82,13 +82,9 @@ def bump() -> TrainingSet:
 def config_of(data: TrainingSet, bins: int, **model: Any) -> RankerConfig:
     scaling = Scaling.fit(data.numeric, 0.3)
     if bins:
-        scaling = dataclasses.replace(scaling, edges=quantile_edges([scaling.apply(data.numeric)], bins))
+        scaling = binned(scaling, [data.numeric], bins)
     spec = ModelSpec(dim=2, history="mean", dropout=0.0, numeric_bins=bins, **model)
-    return RankerConfig(
-        arm="id", representations=("id",), model=spec.model_dump(mode="json"), sizes=SIZES, content_dim=CONTENT_DIM,
-        codebook="codes_v1", codebook_hash="abc", service="ctr_codes_v1", features={}, numeric=feature_names(),
-        history_length=5, scaling=dataclasses.asdict(scaling),
-    )  # fmt: skip
+    return ranker_config(("id",), spec, scaling)
 
 
 def trained(data: TrainingSet, config: RankerConfig) -> tuple[Ranker, float]:

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 
 from builders import DAY, FinishedJob
 from ranking.arms import read_predictions
-from ranking.artifact import Ranker, RankerConfig, fit_representations, make_model
+from ranking.artifact import Ranker, fit_representations, make_model
 from ranking.evaluation.metrics import auc
 from ranking.features import Scaling, feature_names
 from ranking.frame_store import load_training_set, save_training_set
@@ -27,7 +27,7 @@ from ranking.training_set import TrainingSet
 from semantic_ids.catalog import Catalog
 from sidkit.artifact import read_manifest
 from sidkit.errors import ArtifactCorruptError, ArtifactMissingError
-from training_builders import CONTENT_DIM, SIZES, random_set
+from training_builders import CONTENT_DIM, SIZES, random_set, ranker_config
 
 DATA = random_set(300)
 
@@ -35,12 +35,7 @@ DATA = random_set(300)
 def untrained(parts: tuple[str, ...] = tuple(REPRESENTATIONS), **changes: object) -> Ranker:
     """A ranker with random weights; saving and loading need no more."""
     vocabulary = Vocabulary.fit(DATA.rows.item_ids)
-    config = RankerConfig(
-        arm="all", representations=parts, model=ModelSpec(dim=4).model_dump(mode="json"), sizes=SIZES,
-        content_dim=CONTENT_DIM, codebook="codes_v1", codebook_hash="abc", service="ctr_codes_v1",
-        features={"item_sid__codes": "Array(Int64)"}, numeric=feature_names(), history_length=5,
-        scaling=dataclasses.asdict(Scaling.fit(DATA.numeric, 1 / 3)), residual_levels=2,
-    )  # fmt: skip
+    config = ranker_config(parts, ModelSpec(dim=4), Scaling.fit(DATA.numeric, 1 / 3), residual_levels=2)
     torch.manual_seed(0)
     fitted = fit_representations(
         config, vocabulary, seen_in(DATA, vocabulary, lambda codes: np.sin(1.0 + codes[:, 2:]))

@@ -12,15 +12,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ranking.artifact import Ranker, RankerConfig, fit_representations, make_model
-from ranking.features import Scaling, feature_names
+from ranking.artifact import Ranker, fit_representations, make_model
+from ranking.features import Scaling
 from ranking.histories import HISTORIES
 from ranking.model_spec import ModelSpec
 from ranking.representations import BEHAVIOUR, REPRESENTATIONS
 from ranking.tensors import TensorSet, Vocabulary, seen_in
 from ranking.train import predict
 from ranking.training_set import TrainingSet
-from training_builders import CONTENT_DIM, SIZES, random_set
+from training_builders import CONTENT_DIM, random_set, ranker_config
 
 law = settings(max_examples=8, deadline=None, database=None)
 DATA = random_set(60)
@@ -52,11 +52,7 @@ NAMES = [f"{'+'.join(parts)}-{spec.history}-{number}" for number, (parts, spec) 
 
 def ranker_of(parts: tuple[str, ...], spec: ModelSpec) -> Ranker:
     """A ranker with weights large enough to be seen in a score, its fitted state from the first rows."""
-    config = RankerConfig(
-        arm="any", representations=parts, model=spec.model_dump(mode="json"), sizes=SIZES, content_dim=CONTENT_DIM,
-        codebook="codes", codebook_hash="abc", service="ctr", features={}, numeric=feature_names(), history_length=5,
-        scaling=dataclasses.asdict(SCALING), residual_levels=2,
-    )  # fmt: skip
+    config = ranker_config(parts, spec, SCALING, residual_levels=2)
     seen = seen_in(DATA.take(np.arange(40)), VOCABULARY, lambda codes: np.sin(1.0 + codes[:, 2:]).astype(np.float32))
     torch.manual_seed(0)
     model = make_model(config, VOCABULARY, fit_representations(config, VOCABULARY, seen))

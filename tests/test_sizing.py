@@ -9,21 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ranking.artifact import RankerConfig, make_model
-from ranking.features import feature_names
+from ranking.features import Scaling
 from ranking.model_spec import ModelSpec
 from ranking.sizing import Budget, parameters_of, sized
 from ranking.tensors import Vocabulary
+from training_builders import ranker_config
 
 VOCABULARY = Vocabulary(tuple(f"i{number:03}" for number in range(300)))
 
 
 def config(*representations: str, **model: object) -> RankerConfig:
     spec = ModelSpec.model_validate({"dim": 8, **model})
-    return RankerConfig(
-        arm="any", representations=representations, model=spec.model_dump(mode="json"), sizes=(8, 8, 8), content_dim=12,
-        codebook="codes", codebook_hash="abc", service="ctr_codes", features={}, numeric=feature_names(),
-        history_length=10, scaling={"rate": 0.1, "mean": [], "scale": []},
-    )  # fmt: skip
+    return ranker_config(representations, spec, Scaling(0.1, (), ()), sizes=(8, 8, 8), content_dim=12)
 
 
 def counted(given: RankerConfig) -> int:

@@ -28,7 +28,7 @@ from ranking.tensors import TensorSet, Vocabulary, seen_in, vocabulary_of
 from ranking.train import Trained, train
 from ranking.training_set import FrameRows, TrainingSet
 from ranking.training_spec import TrainingSpec
-from training_builders import CONTENT_DIM, SIZES, fitted_to, random_set
+from training_builders import CONTENT_DIM, DESCRIBE, SERVING, SIZES, fitted_to, random_set
 
 law = settings(max_examples=40, deadline=None, database=None)
 DATA, VALIDATION = random_set(150, seed=1), random_set(60, seed=2)
@@ -227,11 +227,8 @@ def context_of(folder: Path, train_rows: TrainingSet | StreamedSet) -> TrainingC
         train=train_rows, validation=VALIDATION, test=random_set(50, seed=3),
         spec=RankerSpec(model=MODEL.model_copy(update={"history": "target_attention"}), training=SPEC),
         rate=0.5, threads=1,
-        describe={"fit_start_us": 1, "fit_end_us": 2, "parents": ["codes_v1"]},
-        serving={
-            "sizes": SIZES, "codebook": "codes_v1", "codebook_hash": "abc", "service": "ctr_codes_v1",
-            "features": {"item_sid__codes": "Array(Int64)"}, "history_length": 5,
-        },
+        describe=DESCRIBE,
+        serving=SERVING,
         rankers=folder,
     )  # fmt: skip
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
 from builders import DAY, START
-from ranking.features import feature_names
+from ranking.artifact import RankerConfig
+from ranking.features import Scaling, feature_names
 from ranking.item_table import ItemTable
 from ranking.model import Fitted
 from ranking.model_spec import ModelSpec
@@ -18,6 +20,13 @@ from ranking.training_set import LabelledRows, TrainingSet
 
 SIZES = (4, 3, 2)
 CONTENT_DIM = 6
+SERVING = {
+    "sizes": SIZES, "codebook": "codes_v1", "codebook_hash": "abc", "service": "ctr_codes_v1",
+    "features": {"item_sid__codes": "Array(Int64)"}, "history_length": 5,
+}  # fmt: skip
+"""What a ranker by hand is served with."""
+DESCRIBE = {"fit_start_us": 1, "fit_end_us": 2, "parents": ["codes_v1"]}
+"""What its artefact says of itself."""
 
 
 def random_items(rng: np.random.Generator, count: int) -> ItemTable:
@@ -49,6 +58,14 @@ def random_set(rows: int = 60, *, seed: int = 0, items: int = 15, users: int = 9
     user_ids = np.array([f"u{number}" for number in history], dtype=object)
     rows_of = LabelledRows(user_ids, table.ids[candidate], at_us, label)
     return TrainingSet(rows_of, numeric, candidate, history, history_items, history_us, table)
+
+
+def ranker_config(parts: tuple[str, ...], model: ModelSpec, scaling: Scaling, **changes: Any) -> RankerConfig:
+    """What a ranker by hand is, over the items of :func:`random_items`."""
+    told = {**SERVING, "numeric": feature_names(), "content_dim": CONTENT_DIM, **changes}
+    return RankerConfig(
+        arm="any", representations=parts, model=model.model_dump(mode="json"), scaling=dataclasses.asdict(scaling), **told
+    )  # fmt: skip
 
 
 def fitted_to(data: TrainingSet, shape: ItemShape, vocabulary: Vocabulary, spec: ModelSpec) -> Fitted:
