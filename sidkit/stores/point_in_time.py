@@ -7,8 +7,10 @@ from one chunk of entity rows to the next, so that a stream reads each table onc
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +27,7 @@ from sidkit.stores.key_numbers import UnlikeKeysError
 
 Ints = npt.NDArray[np.int64]
 Keys = Mapping[str, pa.Array | pa.ChunkedArray]
+Found = TypeVar("Found")
 
 BYTES_PER_ROW = 80
 """What a row of a feature table takes while it is sorted: key, times, row number, and copies of them."""
@@ -39,7 +42,7 @@ class PointInTime:
         The views.
     engine : EngineSettings
         Threads, and the memory up to which feature tables are held; above it DuckDB joins, and features are read again
-        for each chunk of rows.
+        for each chunk of rows. As many views as threads are looked up at a time where all tables may be sorted at once.
     filter_by_created : bool
         Also require that a feature row was created by the entity row's time.
     held_bytes : int, optional
@@ -60,9 +63,14 @@ class PointInTime:
         self._filter_by_created = filter_by_created
         self._searches: dict[int, _Search] = {}
         half = memory_bytes(engine.memory_limit) // 2
-        # Tables are sorted one after the other; what is kept of them is a third of what sorting takes.
+        # What is kept of a sorted table is a third of what sorting takes.
         self._sorted_bytes = half if held_bytes is None else held_bytes
         self._feature_bytes = half // max(len(self.plans), 1) if held_bytes is None else held_bytes
+        read = [(plan.files, [column for column, _ in plan.features]) for plan in self.plans]
+        together = sum(files.rows for files, _ in read if files) * BYTES_PER_ROW
+        self._side_by_side = engine.threads > 1 and len(read) > 1 and together <= self._sorted_bytes
+        size = [files.bytes_of(columns) if files else 0 for files, columns in read]
+        self._widest_first = sorted(range(len(size)), key=lambda number: -size[number])
 
     @property
     def keys(self) -> list[str]:
@@ -79,28 +87,47 @@ class PointInTime:
         at_us : int64 array
             Microseconds UTC, null where missing.
         """
-        return [self._view(number, keys, at_us) for number in range(len(self.plans))]
+        found = self._each(lambda number: self._view(number, keys, at_us))
+        return [
+            self._through_duckdb(plan, keys, at_us) if view is None else view
+            for plan, view in zip(self.plans, found, strict=True)
+        ]
 
     def columns(self, keys: Keys, at_us: pa.Array) -> dict[str, pa.ChunkedArray]:
         """The features of some rows, one value per row, null where a view had nothing."""
         found: dict[str, pa.ChunkedArray] = {}
-        for number, plan in enumerate(self.plans):
-            search = self._search(number)
-            index = search.find(keys, at_us) if search else None
-            if search is None or index is None:
-                view = self._through_duckdb(plan, keys, at_us)
-                index, table = view.index, view.table
-            else:
-                index, table = search.features(index, every_seen_row_once=False)
-            found |= dict(zip(table.column_names, gather(table.columns, index, self._engine.threads), strict=True))
+        for plan, own in zip(self.plans, self._each(lambda number: self._columns(number, keys, at_us)), strict=True):
+            if own is not None:
+                found |= own
+                continue
+            view = self._through_duckdb(plan, keys, at_us)
+            found |= _named(view.table, view.index, self._engine.threads)
         return found
 
-    def _view(self, number: int, keys: Keys, at_us: pa.Array) -> ViewRows:
-        plan, search = self.plans[number], self._search(number)
+    def _each(self, work: Callable[[int], Found]) -> list[Found]:
+        """``work`` of each view's number, side by side where all tables may be sorted at once."""
+        if not self._side_by_side:
+            return [work(number) for number in range(len(self.plans))]
+        with ThreadPoolExecutor(self._engine.threads) as pool:
+            begun = {number: pool.submit(work, number) for number in self._widest_first}
+            return [begun[number].result() for number in range(len(self.plans))]
+
+    def _view(self, number: int, keys: Keys, at_us: pa.Array) -> ViewRows | None:
+        """None where only DuckDB can tell."""
+        search = self._search(number)
         index = search.find(keys, at_us) if search else None
         if search is None or index is None:
-            return self._through_duckdb(plan, keys, at_us)
-        return ViewRows(plan.name, *search.features(index, every_seen_row_once=True))
+            return None
+        return ViewRows(self.plans[number].name, *search.features(index, every_seen_row_once=True))
+
+    def _columns(self, number: int, keys: Keys, at_us: pa.Array) -> dict[str, pa.ChunkedArray] | None:
+        """As :meth:`_view`."""
+        search = self._search(number)
+        index = search.find(keys, at_us) if search else None
+        if search is None or index is None:
+            return None
+        index, table = search.features(index, every_seen_row_once=False)
+        return _named(table, index, self._engine.threads)
 
     def _search(self, number: int) -> _Search | None:
         plan = self.plans[number]
@@ -114,6 +141,10 @@ class PointInTime:
         rows = entity_rows({row: keys[row] for _, row in plan.keys}, at_us)
         with tempfile.TemporaryDirectory(prefix="sidkit-") as spill, connection(self._engine, Path(spill)) as opened:
             return look_up(opened, plan, rows, filter_by_created=self._filter_by_created)
+
+
+def _named(table: pa.Table, index: Ints, threads: int) -> dict[str, pa.ChunkedArray]:
+    return dict(zip(table.column_names, gather(table.columns, index, threads), strict=True))
 
 
 class _Search:
