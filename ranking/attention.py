@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from ranking.gather import gather_rows
+
+_BLOCK = 256
+"""Rows whose histories are gathered at a time on a CPU, so that they stay in its cache."""
 
 
 class TargetAttention(nn.Module):
@@ -48,15 +53,17 @@ class TargetAttention(nn.Module):
         """How much each item counts, ``float32 [batch, heads, length]``, summing to 1 over what is there; see ``forward``."""
         return attention_weights(self.asked(candidate), history, mask, gap_bucket, self.recency.weight)
 
-    def forward(self, candidate: Tensor, history: Tensor, mask: Tensor, gap_bucket: Tensor) -> Tensor:
+    def forward(self, candidate: Tensor, items: Tensor, history: Tensor, mask: Tensor, gap_bucket: Tensor) -> Tensor:
         """Pool the history.
 
         Parameters
         ----------
         candidate : Tensor
             ``float32 [batch, dim]``.
+        items : Tensor
+            ``float32 [items, dim]``.
         history : Tensor
-            ``float32 [batch, length, dim]``.
+            ``int64 [batch, length]`` into ``items``.
         mask : Tensor
             ``bool [batch, length]``, true where there is an item.
         gap_bucket : Tensor
@@ -67,7 +74,77 @@ class TargetAttention(nn.Module):
         Tensor
             ``float32 [batch, heads * dim]``.
         """
-        return torch.bmm(self.weights(candidate, history, mask, gap_bucket), history).flatten(1)
+        return attend(self.asked(candidate), items, history, mask, gap_bucket, self.recency.weight).flatten(1)
+
+
+def attend(asked: Tensor, items: Tensor, history: Tensor, mask: Tensor, gap_bucket: Tensor, recency: Tensor) -> Tensor:
+    """Histories pooled by the weights of :func:`attention_weights`, ``float32 [batch, heads, dim]``.
+
+    A few hundred rows at a time: the gathered histories, ``[batch, length, dim]`` and their gradient, never lie in memory as
+    a whole, which is most of the time that an attention over some ten thousand vectors takes. It can be differentiated once.
+
+    Parameters
+    ----------
+    asked : Tensor
+        ``float32 [batch, heads, dim]``.
+    items, history, mask, gap_bucket
+        As for :class:`TargetAttention`.
+    recency : Tensor
+        A number per time bucket and head, ``float32 [buckets, heads]``.
+    """
+    with torch.autocast(items.device.type, enabled=False):
+        pooled: Tensor = _Attend.apply(  # type: ignore[no-untyped-call]
+            asked.float(), items.float(), recency, history, torch.where(mask, gap_bucket, len(recency))
+        )
+    return pooled
+
+
+class _Attend(torch.autograd.Function):
+    """``bucket`` ``int64 [batch, length]`` is the number of buckets where there is no item."""
+
+    @staticmethod
+    def forward(ctx: Any, asked: Tensor, items: Tensor, recency: Tensor, history: Tensor, bucket: Tensor) -> Tensor:
+        # The lowest finite number, not minus infinity: a row of nothing but padding must not become NaN.
+        nothing = recency.new_full((recency.shape[1], 1), torch.finfo(recency.dtype).min)
+        bias = torch.cat([recency.t(), nothing], dim=1)
+        some = (bucket < len(recency)).any(dim=1)[:, None, None]
+        weights, pooled = asked.new_empty((*asked.shape[:2], history.shape[1])), torch.empty_like(asked)
+        for rows in _blocks(asked):
+            past = gather_rows(items, history[rows])
+            score = bias.index_select(1, bucket[rows].flatten()).view(len(bias), *past.shape[:2]).transpose(0, 1)
+            score = torch.baddbmm(score, asked[rows], past.transpose(1, 2))
+            weights[rows] = torch.softmax(score, dim=2) * some[rows]
+            pooled[rows] = torch.bmm(weights[rows], past)
+        ctx.save_for_backward(asked, items, history, bucket, weights)
+        ctx.buckets = len(recency)
+        return pooled
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        asked, items, history, bucket, weights = ctx.saved_tensors
+        of_asked, of_items, of_score = torch.empty_like(asked), torch.zeros_like(items), torch.empty_like(weights)
+        # An item's gradient is what it was weighed with times what came back, and what its score got times what was asked.
+        back = torch.cat([gradient, asked], dim=1)
+        for rows in _blocks(asked):
+            places = history[rows].flatten()
+            past, weight = gather_rows(items, history[rows]), weights[rows]
+            of_weight = weight * torch.bmm(gradient[rows], past.transpose(1, 2))
+            score = of_weight - weight * of_weight.sum(dim=2, keepdim=True)
+            of_score[rows] = score
+            of_asked[rows] = torch.bmm(score, past)
+            both = torch.cat([weight, score], dim=1).transpose(1, 2)
+            of_items.index_add_(0, places, torch.bmm(both, back[rows]).flatten(0, 1))
+        flat = bucket.flatten()
+        per_head = [torch.bincount(flat, each.flatten(), ctx.buckets + 1) for each in of_score.unbind(dim=1)]
+        of_recency = torch.stack(per_head, dim=1)[: ctx.buckets].to(items.dtype)
+        return of_asked, of_items, of_recency, None, None
+
+
+def _blocks(rows: Tensor) -> list[slice]:
+    """All rows in blocks; a GPU takes them at once."""
+    size = _BLOCK if rows.device.type == "cpu" else max(len(rows), 1)
+    return [slice(start, start + size) for start in range(0, len(rows), size)]
 
 
 def attention_weights(asked: Tensor, history: Tensor, mask: Tensor, gap_bucket: Tensor, recency: Tensor) -> Tensor:

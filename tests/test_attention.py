@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ranking.attention import TargetAttention
+from ranking import attention as attention_module
+from ranking.attention import TargetAttention, attend, attention_weights
 
 law = settings(max_examples=60, deadline=None, database=None)
 BUCKETS = 16
@@ -38,6 +39,12 @@ def attention_of(dim: int, heads: int, seed: int = 0) -> TargetAttention:
     return attention
 
 
+def pooled_of(attention: TargetAttention, candidate: Tensor, history: Tensor, mask: Tensor, gaps: Tensor) -> Tensor:
+    """The attention over histories of which every place is an item of its own."""
+    places = torch.arange(mask.numel()).view(mask.shape)
+    return attention(candidate, history.flatten(0, 1), places, mask, gaps)
+
+
 def by_hand(attention: TargetAttention, candidate: Tensor, history: Tensor, mask: Tensor, gaps: Tensor) -> np.ndarray:
     query, key, recency = (
         each.weight.detach().numpy().astype(float) for each in (attention.query, attention.key, attention.recency)
@@ -61,7 +68,7 @@ def test_attention_is_a_softmax_per_head_over_what_is_there(seed: int, shape: tu
     dim, heads = shape
     attention = attention_of(dim, heads, seed)
     case = case_of(seed, 5, length, dim)
-    pooled = attention(*case)
+    pooled = pooled_of(attention, *case)
     assert pooled.shape == (5, heads * dim)
     assert pooled.detach().numpy() == pytest.approx(by_hand(attention, *case), abs=1e-5)
 
@@ -71,9 +78,9 @@ def test_attention_is_a_softmax_per_head_over_what_is_there(seed: int, shape: tu
 def test_padding_changes_nothing(seed: int, noise: float) -> None:
     attention = attention_of(4, 2)
     candidate, history, mask, gaps = case_of(seed, 6, 5, 4)
-    pooled = attention(candidate, history, mask, gaps)
+    pooled = pooled_of(attention, candidate, history, mask, gaps)
     changed = torch.where(mask[:, :, None], history, torch.tensor(noise))
-    assert torch.equal(attention(candidate, changed, mask, torch.where(mask, gaps, 3)), pooled)
+    assert torch.equal(pooled_of(attention, candidate, changed, mask, torch.where(mask, gaps, 3)), pooled)
 
 
 @law
@@ -82,7 +89,7 @@ def test_padding_gets_no_gradient_and_what_is_there_gets_some(seed: int) -> None
     attention = attention_of(4, 2)
     candidate, history, mask, gaps = case_of(seed, 6, 5, 4)
     history.requires_grad_()
-    attention(candidate, history, mask, gaps).square().sum().backward()
+    pooled_of(attention, candidate, history, mask, gaps).square().sum().backward()
     assert history.grad is not None
     assert (history.grad[~mask] == 0).all()
     assert (history.grad[mask].abs().sum(dim=1) > 0).all()
@@ -93,7 +100,7 @@ def test_padding_gets_no_gradient_and_what_is_there_gets_some(seed: int) -> None
 def test_an_empty_history_gives_zeros_whatever_the_candidate_is(seed: int, scale: float) -> None:
     attention = attention_of(4, 2)
     candidate, history, mask, gaps = case_of(seed, 4, 5, 4, [0, 0, 0, 0])
-    assert (attention(candidate * scale, history, mask, gaps) == 0).all()
+    assert (pooled_of(attention, candidate * scale, history, mask, gaps) == 0).all()
 
 
 def test_empty_histories_send_no_nan_back() -> None:
@@ -101,7 +108,7 @@ def test_empty_histories_send_no_nan_back() -> None:
     candidate, history, mask, gaps = case_of(1, 4, 5, 4, [0, 3, 0, 5])
     candidate.requires_grad_()
     history.requires_grad_()
-    attention(candidate, history, mask, gaps).square().sum().backward()
+    pooled_of(attention, candidate, history, mask, gaps).square().sum().backward()
     for name, gradient in [
         ("candidate", candidate.grad), ("history", history.grad),
         *((name, parameter.grad) for name, parameter in attention.named_parameters()),
@@ -115,7 +122,7 @@ def test_empty_histories_send_no_nan_back() -> None:
 def test_a_history_of_one_item_gives_that_item_in_every_head() -> None:
     attention = attention_of(4, 3)
     candidate, history, mask, gaps = case_of(2, 3, 4, 4, [1, 1, 1])
-    pooled = attention(candidate, history, mask, gaps).view(3, 3, 4)
+    pooled = pooled_of(attention, candidate, history, mask, gaps).view(3, 3, 4)
     assert pooled.detach().numpy() == pytest.approx(history[:, :1].expand(3, 3, 4).numpy(), abs=1e-6)
 
 
@@ -125,22 +132,61 @@ def test_the_order_of_a_history_does_not_matter_but_its_times_do(seed: int) -> N
     attention = attention_of(4, 2)
     candidate, history, mask, gaps = case_of(seed, 3, 5, 4, [5, 5, 5])
     order = torch.randperm(5, generator=torch.Generator().manual_seed(seed))
-    pooled = attention(candidate, history, mask, gaps)
-    moved = attention(candidate, history[:, order], mask, gaps[:, order])
+    pooled = pooled_of(attention, candidate, history, mask, gaps)
+    moved = pooled_of(attention, candidate, history[:, order], mask, gaps[:, order])
     assert moved.detach().numpy() == pytest.approx(pooled.detach().numpy(), abs=1e-5)
-    assert not torch.allclose(attention(candidate, history, mask, (gaps + 5) % BUCKETS), pooled, atol=1e-6)
+    assert not torch.allclose(pooled_of(attention, candidate, history, mask, (gaps + 5) % BUCKETS), pooled, atol=1e-6)
 
 
 def test_time_says_nothing_before_training() -> None:
     torch.manual_seed(0)
     attention = TargetAttention(4, 2, BUCKETS)
     candidate, history, mask, gaps = case_of(3, 3, 5, 4, [5, 4, 3])
-    pooled = attention(candidate, history, mask, gaps)
-    assert torch.equal(attention(candidate, history, mask, torch.zeros_like(gaps)), pooled)
+    pooled = pooled_of(attention, candidate, history, mask, gaps)
+    assert torch.equal(pooled_of(attention, candidate, history, mask, torch.zeros_like(gaps)), pooled)
 
 
 def test_very_large_scores_stay_finite() -> None:
     attention = attention_of(4, 2)
     candidate, history, mask, gaps = case_of(4, 3, 5, 4, [5, 2, 0])
-    pooled = attention(candidate * 1e8, history * 1e4, mask, gaps)
+    pooled = pooled_of(attention, candidate * 1e8, history * 1e4, mask, gaps)
     assert torch.isfinite(pooled).all()
+
+
+@law
+@given(st.integers(0, 10**6), st.integers(1, 9))
+def test_histories_pooled_in_blocks_have_the_values_and_gradients_of_the_plain_formula(seed: int, block: int) -> None:
+    attention = attention_of(4, 2, seed)
+    candidate, _, mask, gaps = case_of(seed, 8, 5, 4)
+    generator = torch.Generator().manual_seed(seed)
+    items, history = torch.randn((6, 4), generator=generator), torch.randint(0, 6, mask.shape, generator=generator)
+    told = torch.randn((8, 2, 4), generator=generator)
+    found = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention_module, "_BLOCK", block)
+        for plain in (True, False):
+            asked = attention.asked(candidate).detach().requires_grad_()
+            own, recency = items.clone().requires_grad_(), attention.recency.weight.detach().clone().requires_grad_()
+            if plain:
+                past = own[history]
+                pooled = attention_weights(asked, past, mask, gaps, recency) @ past
+            else:
+                pooled = attend(asked, own, history, mask, gaps, recency)
+            pooled.backward(told)
+            found.append([each.detach().numpy() for each in (pooled, asked.grad, own.grad, recency.grad)])  # type: ignore[union-attr]
+    for plain_one, one in zip(*found, strict=True):
+        assert one == pytest.approx(plain_one, abs=1e-5)
+
+
+def test_under_bfloat16_the_pooled_history_is_that_of_its_inputs_in_full() -> None:
+    attention = attention_of(4, 2)
+    candidate, history, mask, gaps = case_of(5, 4, 5, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = attention.asked(candidate)
+        pooled = attend(
+            rounded, history.flatten(0, 1), torch.arange(20).view(4, 5), mask, gaps, attention.recency.weight
+        )
+    assert rounded.dtype == torch.bfloat16
+    assert pooled.dtype == torch.float32
+    expected = attention_weights(rounded.float(), history, mask, gaps, attention.recency.weight) @ history
+    assert pooled.detach().numpy() == pytest.approx(expected.detach().numpy(), abs=1e-6)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ranking.attention import TargetAttention, attention_weights
+from ranking.attention import TargetAttention, attend, attention_weights
 from ranking.histories.base import History, Space, joined, with_products
 from ranking.model_spec import ModelSpec
 from ranking.representations.base import Batch
@@ -28,22 +28,24 @@ class BidirectionalHistory(History):
 
     def forward(self, modality: Space, behaviour: Space, batch: Batch) -> Tensor:
         """See :class:`History`."""
-        history = joined(modality, behaviour).history(batch)
+        items = joined(modality, behaviour).items
+        asked, recency = self._asked(modality, behaviour)
+        together = attend(asked, items, batch.history, batch.mask, batch.gap_bucket, recency)
         widths = [modality.items.shape[1], behaviour.items.shape[1]]
         pooled = [
-            unit.flatten(1)
-            for weighed in torch.bmm(self._maps(modality, behaviour, history, batch), history).chunk(2, dim=1)
-            for unit in torch.split(weighed, widths, dim=2)
+            unit.flatten(1) for weighed in together.chunk(2, dim=1) for unit in torch.split(weighed, widths, dim=2)
         ]
         return with_products(pooled, [modality.candidate, behaviour.candidate] * 2)
 
     def weights(self, modality: Space, behaviour: Space, batch: Batch) -> dict[str, Tensor]:
         """The maps ``modality`` (alpha) and ``behaviour`` (beta)."""
-        maps = self._maps(modality, behaviour, joined(modality, behaviour).history(batch), batch)
+        asked, recency = self._asked(modality, behaviour)
+        history = joined(modality, behaviour).history(batch)
+        maps = attention_weights(asked, history, batch.mask, batch.gap_bucket, recency)
         return dict(zip(("modality", "behaviour"), maps.chunk(2, dim=1), strict=True))
 
-    def _maps(self, modality: Space, behaviour: Space, history: Tensor, batch: Batch) -> Tensor:
-        """Both maps one after the other, ``float32 [rows, 2 * heads, length]``.
+    def _asked(self, modality: Space, behaviour: Space) -> tuple[Tensor, Tensor]:
+        """What the heads of both maps look for, one after the other, ``float32 [rows, 2 * heads, dim]``, and their recency.
 
         The spaces lie side by side, so that one product gives all scores; a head that asks in one asks nothing in the other.
         """
@@ -54,5 +56,4 @@ class BidirectionalHistory(History):
             ],
             dim=1,
         )
-        recency = torch.cat([self.modality.recency.weight, self.behaviour.recency.weight], dim=1)
-        return attention_weights(asked, history, batch.mask, batch.gap_bucket, recency)
+        return asked, torch.cat([self.modality.recency.weight, self.behaviour.recency.weight], dim=1)

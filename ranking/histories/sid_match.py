@@ -43,15 +43,14 @@ class SidMatchHistory(History):
     def forward(self, modality: Space, behaviour: Space, batch: Batch) -> Tensor:
         """See :class:`History`."""
         space = joined(modality, behaviour)
-        history = space.history(batch)
         alike = same_codes(batch.items, batch.candidate, batch.history, batch.mask, self.residual_levels)[: self.depths]
         if self.attentions:
             pooled = [
-                attention(space.candidate, history, mask, batch.gap_bucket)
+                attention(space.candidate, space.items, batch.history, mask, batch.gap_bucket)
                 for attention, mask in zip(self.attentions, alike, strict=True)
             ]
         else:
             masks = torch.stack(alike, dim=1)
             weight = masks / masks.sum(dim=2, keepdim=True).clamp(min=1)
-            pooled = list(torch.bmm(weight, history).unbind(dim=1))
+            pooled = list(torch.bmm(weight, space.history(batch)).unbind(dim=1))
         return with_products(pooled, [space.candidate] * self.depths)

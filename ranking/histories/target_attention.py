@@ -23,7 +23,7 @@ class TargetAttentionHistory(History):
     def forward(self, modality: Space, behaviour: Space, batch: Batch) -> Tensor:
         """See :class:`History`."""
         space = joined(modality, behaviour)
-        pooled = self.attention(space.candidate, space.history(batch), batch.mask, batch.gap_bucket)
+        pooled = self.attention(space.candidate, space.items, batch.history, batch.mask, batch.gap_bucket)
         return with_products([pooled], [space.candidate])
 
     def weights(self, modality: Space, behaviour: Space, batch: Batch) -> dict[str, Tensor]:
