@@ -34,6 +34,16 @@ TUNED = RESULTS.with_name("tune_ranker.json")
 WORLDS = ("synthetic:strong", "synthetic:weak", "synthetic:none")
 REAL = ("ml_latest_small", "xwines_slim", "uci_online_retail")
 
+BASE: dict[str, Any] = {
+    "model.dropout": 0.4,
+    "model.id_dropout": 0.1,
+    "training.epochs": 8,
+    "training.learning_rate": 5e-4,
+    "training.table_learning_rate": 5e-4,
+    "training.table_weight_decay": 1.0,
+}
+"""Where every search begins, whatever the presets say since; epochs are not searched."""
+
 
 def defaults() -> list[str]:
     """The three worlds, and the real sets that are there."""
@@ -45,13 +55,14 @@ def defaults() -> list[str]:
 
 
 def options_of(data: str, options: argparse.Namespace, arms: Sequence[str], *, tuned: bool = True) -> CompareOptions:
-    """What is compared on a data set: with the settings that ``benchmarks/tune_ranker.py`` chose for it, or the preset's."""
+    """What is compared on a data set: with the settings that ``benchmarks/tune_ranker.py`` chose for it, or :data:`BASE`."""
     spec = load_preset("rqkmeans").ranker
-    caps = {
+    given = {
+        **BASE,
         "training.max_train_rows": options.max_train_rows,
         "training.max_evaluation_rows": options.max_evaluation_rows,
     }
-    spec = with_settings(spec, {**caps, **(settings_of(data_name(data)) if tuned else {})})
+    spec = with_settings(spec, {**given, **(settings_of(data_name(data)) if tuned else {})})
     return CompareOptions(
         data, load_arms(arms), spec, options.seeds, options.origins, options.origin_seeds, options.jobs,
         options.impressions,

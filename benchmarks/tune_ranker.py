@@ -5,8 +5,8 @@
 Prepares what ``benchmarks/arms.py`` prepares, in the same work folder, and keeps it. Every trial trains two baselines and
 both papers' arms, each brought to the same number of parameters, and its worth is their mean validation AUC, of all rows
 and, where 500 of them are positive as every verdict asks, of cold ones (item with under 10 earlier interactions). All arms of
-a data set then share the best trial's settings. Trial 0 is the preset's; the last is the best one with numeric features in
-bins as well. Trials that the results hold already are not run again. Results go to
+a data set then share the best trial's settings. Trial 0 is where ``arms.BASE`` begins; the last is the best one with
+numeric features in bins as well. Trials that the results hold already are not run again. Results go to
 ``benchmarks/results/tune_ranker.json``, where ``benchmarks/arms.py`` reads them; the worlds share what is chosen on
 ``strong``.
 """
@@ -26,12 +26,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does,
 os.environ["OMP_NUM_THREADS"] = "1"  # processes, not threads
 
 import numpy as np
-from arms import ROOT, options_of, parser_of, with_settings
+from arms import BASE, ROOT, options_of, parser_of, with_settings
 
 from ranking.arms import TrainingContext, train_arm
 from ranking.comparison.arms import ComparedArm
 from ranking.comparison.compare import Comparison, data_name
-from ranking.comparison.units import Unit, context_of
+from ranking.comparison.units import Plan, Unit, context_of
 from ranking.evaluation.judge import LEAST_POSITIVES
 from ranking.evaluation.metrics import auc
 from ranking.evaluation.slices import prior_interactions
@@ -76,39 +76,47 @@ def _drawn(rng: np.random.Generator) -> dict[str, Any]:
     return {key: values[int(rng.integers(len(values)))] for key, values in CHOICES.items()}
 
 
-def tuned(data: str, options: argparse.Namespace) -> dict[str, Any]:
-    """All trials on one data set, and the best."""
-    asked = options_of(data, options, ARMS, tuned=False)
+def prepared(data: str, options: argparse.Namespace, arms: Sequence[str]) -> tuple[Plan, dict[str, TrainingContext]]:
+    """What is trained on a data set, and by frame what it is trained on: the validation rows stand for the test rows."""
     repo = prepare_repo(data, options.work / data_name(data))
     with repo.locked():
-        plan, _ = Comparison(repo, asked, lambda *_: None).plan()
+        plan, _ = Comparison(repo, options_of(data, options, arms, tuned=False), lambda *_: None).plan()
     contexts = {}
-    for unit in plan.units:
-        if unit.frame not in contexts:
-            whole = context_of(repo, plan.frames[unit.frame], plan.spec)
-            # No artefact, no first epoch, and the validation rows in place of the test rows.
-            contexts[unit.frame] = dataclasses.replace(whole, test=whole.validation, first_epoch=False)
+    for name in {unit.frame for unit in plan.units}:
+        whole = context_of(repo, plan.frames[name], plan.spec)
+        # No artefact, no first epoch, and the validation rows in place of the test rows.
+        contexts[name] = dataclasses.replace(whole, test=whole.validation, first_epoch=False)
+    return plan, contexts
+
+
+def workers(plan: Plan, contexts: dict[str, TrainingContext], jobs: int) -> ProcessPoolExecutor:
+    """Processes that hold the contexts, for :func:`measured`."""
+    return ProcessPoolExecutor(jobs, get_context("fork"), _take, (contexts, dict(plan.arms)))
+
+
+def tuned(data: str, options: argparse.Namespace) -> dict[str, Any]:
+    """All trials on one data set, and the best."""
+    plan, contexts = prepared(data, options, ARMS)
     rng = np.random.default_rng(options.seed)
-    preset = {
-        key: getattr(getattr(asked.spec, section), name) for key in CHOICES for section, name in [tuple(key.split("."))]
-    }
+    first = {key: BASE[key] for key in CHOICES}
     held = read_json(RESULTS) if RESULTS.exists() else {}
     told: list[dict[str, Any]] = []
-    with ProcessPoolExecutor(options.jobs, get_context("fork"), _take, (contexts, dict(plan.arms))) as pool:
+    with workers(plan, contexts, options.jobs) as pool:
 
         def trial(settings: dict[str, Any]) -> None:
             known = [one for one in held.get(data_name(data), {}).get("trials", []) if one["settings"] == settings]
-            told.append(known[0] if known else _trial(pool, plan.units, settings))
+            told.append(known[0] if known else measured(pool, plan.units, settings))
             print(f"  {len(told) - 1}: {told[-1]['worth']:.5f} {told[-1]}", flush=True)
 
-        for settings in (preset, *(_drawn(rng) for _ in range(options.trials - 1))):
+        for settings in (first, *(_drawn(rng) for _ in range(options.trials - 1))):
             trial(settings)
         trial(_best(told)["settings"] | LAST)
     chosen = _best(told)
     return {"chosen": chosen["settings"], "gain": chosen["worth"] - told[0]["worth"], "trials": told}
 
 
-def _trial(pool: ProcessPoolExecutor, units: Sequence[Unit], settings: dict[str, Any]) -> dict[str, Any]:
+def measured(pool: ProcessPoolExecutor, units: Sequence[Unit], settings: dict[str, Any]) -> dict[str, Any]:
+    """What some settings reach on validation rows."""
     found = list(pool.map(_trained, units, [settings] * len(units)))
     figures = {
         f"{unit.arm}-s{unit.seed}": {"all": one[0], "cold": None if np.isnan(one[1]) else one[1], "best_epoch": one[2]}
@@ -133,7 +141,7 @@ def main() -> None:
         found = tuned(data, options)
         held = read_json(RESULTS) if RESULTS.exists() else {}
         write_json(RESULTS, {**held, data_name(data): found})
-        print(f"  chosen: {json.dumps(found['chosen'])}, {found['gain']:+.5f} over the preset", flush=True)
+        print(f"  chosen: {json.dumps(found['chosen'])}, {found['gain']:+.5f} over where it began", flush=True)
 
 
 if __name__ == "__main__":

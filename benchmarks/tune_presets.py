@@ -1,0 +1,74 @@
+"""Choose the training settings that all presets ship with: one choice for all data sets, on validation rows alone.
+
+    python benchmarks/tune_presets.py [--data DATA...] [--work .work/arms] [--jobs 2]
+
+Each trial trains what the three presets train (id and codes as plain features, SaviorRec, SMILE beside content) on every
+data set, as ``benchmarks/tune_ranker.py`` does and with its frames. A trial's gain on a data set is over the first trial
+there; chosen is the best mean gain among those that lose nowhere more than ``MOST_LOST``. Results go to
+``benchmarks/results/tune_presets.json``.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch is loaded
+os.environ["OMP_NUM_THREADS"] = "1"  # processes, not threads
+
+import numpy as np
+from arms import BASE, ROOT, parser_of
+from tune_ranker import measured, prepared, workers
+
+from ranking.comparison.compare import data_name
+from sidkit.files import read_json, write_json
+
+RESULTS = ROOT / "benchmarks" / "results" / "tune_presets.json"
+ARMS = ["A3", "A9", "A12_content"]
+SLOW = {"training.epochs": 24, "training.table_learning_rate": 5e-5, "training.table_weight_decay": 0.1}
+"""Tables a tenth as fast, and three times the epochs for the data sets on which that takes longer."""
+TRIALS: list[dict[str, Any]] = [
+    BASE,
+    BASE | SLOW | {"model.dropout": 0.2, "model.id_dropout": 0.3},
+    BASE | SLOW | {"model.dropout": 0.4, "model.id_dropout": 0.5},
+    BASE | SLOW | {"model.dropout": 0.2, "model.id_dropout": 0.5, "training.learning_rate": 1e-3},
+]
+MOST_LOST = 0.0005
+
+
+def chosen(trials: list[dict[str, Any]]) -> dict[str, Any]:
+    """The trial with the best mean gain among those that lose nowhere more than ``MOST_LOST``; gains are written into each."""
+    for trial in trials:
+        trial["gain"] = {data: told["worth"] - trials[0]["data"][data]["worth"] for data, told in trial["data"].items()}
+    safe = [trial for trial in trials if min(trial["gain"].values()) >= -MOST_LOST]
+    return max(safe, key=lambda trial: float(np.mean(list(trial["gain"].values()))))
+
+
+def main() -> None:
+    parser = parser_of(__doc__)
+    parser.set_defaults(seeds=1, origins=1)
+    options = parser.parse_args()
+    trials = read_json(RESULTS)["trials"] if RESULTS.exists() else []
+    trials = [
+        next((one for one in trials if one["settings"] == settings), {"settings": settings, "data": {}})
+        for settings in TRIALS
+    ]
+    for data in options.data:
+        name = data_name(data)
+        if all(name in trial["data"] for trial in trials):
+            continue
+        plan, contexts = prepared(data, options, ARMS)
+        with workers(plan, contexts, options.jobs) as pool:
+            for trial in trials:
+                if name not in trial["data"]:
+                    told = measured(pool, plan.units, trial["settings"])
+                    trial["data"][name] = {"worth": told["worth"], "validation": told["validation"]}
+                print(name, trial["settings"], trial["data"][name], flush=True)
+        if all(name in trial["data"] for trial in trials):
+            write_json(RESULTS, {"chosen": chosen(trials)["settings"], "trials": trials})
+    for trial in trials:
+        print(trial["settings"], trial["gain"])
+
+
+if __name__ == "__main__":
+    main()
