@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SIDKIT_DATA ?= ../shared/data
 WORK := .work
 
-.PHONY: demo test lint types unit switched real kill-storm arms tune-arms bench-fuxictr online-load proof bench bench-check clean
+.PHONY: demo test lint types unit switched real kill-storm arms tune-arms tune-presets bench-fuxictr online-load proof bench bench-check clean
 
 $(VENV): $(VENV)/.made
 
@@ -67,6 +67,11 @@ bench-fuxictr: $(VENV)/.made
 # Settings of the arms, chosen on validation rows, one data set after the other; `make arms` reads what they were.
 tune-arms: $(VENV)/.made
 	SIDKIT_DATA="$(SIDKIT_DATA)" $(BIN)/python benchmarks/tune_ranker.py --work $(WORK)/arms --data synthetic:strong \
+	  $(foreach name,ml_latest_small xwines_slim uci_online_retail,$(SIDKIT_DATA)/$(name))
+
+# What the presets ship with: one choice for all data sets, on their validation rows.
+tune-presets: $(VENV)/.made
+	SIDKIT_DATA="$(SIDKIT_DATA)" $(BIN)/python benchmarks/tune_presets.py --work $(WORK)/arms --data synthetic:strong \
 	  $(foreach name,ml_latest_small xwines_slim uci_online_retail,$(SIDKIT_DATA)/$(name))
 
 # One writer and eight readers on a packed online store for a minute; a torn row or an error stops it.
