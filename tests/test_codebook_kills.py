@@ -9,6 +9,7 @@ is, is checked too: in an undisturbed run no file may change between two points.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
@@ -188,6 +189,7 @@ def run_step(repo: Repo, step: Step, points: Points | None) -> None:
         points.watch()
     told = repo.path.parent / "told.txt"
     assert command(step.line(repo), told) == 0, told.read_text()
+    gc.collect()  # a file of the online store that nothing holds any more is closed now, not when memory runs short
 
 
 def chosen(points: list[str], most: int | None) -> list[int]:
