@@ -50,7 +50,9 @@ class TargetAttention(nn.Module):
         return asked.view(len(candidate), self.heads, candidate.shape[1])
 
     def weights(self, candidate: Tensor, history: Tensor, mask: Tensor, gap_bucket: Tensor) -> Tensor:
-        """How much each item counts, ``float32 [batch, heads, length]``, summing to 1 over what is there; see ``forward``."""
+        """How much each item counts, ``float32 [batch, heads, length]``, summing to 1 over what is there; ``history`` holds the
+        items' vectors, ``float32 [batch, length, dim]``, the others are as for ``forward``.
+        """
         return attention_weights(self.asked(candidate), history, mask, gap_bucket, self.recency.weight)
 
     def forward(self, candidate: Tensor, items: Tensor, history: Tensor, mask: Tensor, gap_bucket: Tensor) -> Tensor:
@@ -104,8 +106,8 @@ class _Attend(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, asked: Tensor, items: Tensor, recency: Tensor, history: Tensor, bucket: Tensor) -> Tensor:
-        # The lowest finite number, not minus infinity: a row of nothing but padding must not become NaN.
-        nothing = recency.new_full((recency.shape[1], 1), torch.finfo(recency.dtype).min)
+        # Very low but finite, also when a score is added: a row of nothing but padding must not become NaN.
+        nothing = recency.new_full((recency.shape[1], 1), torch.finfo(recency.dtype).min / 2)
         bias = torch.cat([recency.t(), nothing], dim=1)
         some = (bucket < len(recency)).any(dim=1)[:, None, None]
         weights, pooled = asked.new_empty((*asked.shape[:2], history.shape[1])), torch.empty_like(asked)
@@ -154,7 +156,9 @@ def attention_weights(asked: Tensor, history: Tensor, mask: Tensor, gap_bucket: 
     ----------
     asked : Tensor
         ``float32 [batch, heads, dim]``.
-    history, mask, gap_bucket : Tensor
+    history : Tensor
+        The items' vectors, ``float32 [batch, length, dim]``.
+    mask, gap_bucket : Tensor
         As for :class:`TargetAttention`.
     recency : Tensor
         A number per time bucket and head, ``float32 [buckets, heads]``.
