@@ -9,7 +9,6 @@ is, is checked too: in an undisturbed run no file may change between two points.
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import random
@@ -53,7 +52,8 @@ ELSEWHERE = {
 }  # fmt: skip
 """Commands that are no part of the life here, and why."""
 CATALOGUE, REGISTRY = "commit catalog.sqlite", "commit registry.sqlite"
-ONLINE = {"commit online.sqlite", "closing of online.sqlite"}
+CLOSING = "closing of online.sqlite"
+ONLINE = {"commit online.sqlite", CLOSING}
 """A connection that closes moves the write-ahead log into the file."""
 GROUND = {f"replace {name}.parquet" for name in ("item_content", "item_stats", "user_history", "user_stats")}
 PUBLISHED = {
@@ -189,7 +189,6 @@ def run_step(repo: Repo, step: Step, points: Points | None) -> None:
         points.watch()
     told = repo.path.parent / "told.txt"
     assert command(step.line(repo), told) == 0, told.read_text()
-    gc.collect()  # a file of the online store that nothing holds any more is closed now, not when memory runs short
 
 
 def chosen(points: list[str], most: int | None) -> list[int]:
@@ -241,11 +240,24 @@ def kills_of(folder: Path, path: Path, step: Step) -> dict[str, Any]:
     for number in every if ALL in sys.argv else chosen(told["points"], step.most):
         copy(kept, path)
         at = Points(path, number)
-        killed = forked(folder, lambda at=at: run_step(opened_at(path), step, at))
-        wrong = differences(told["state"], forked(folder, again)) if killed == "killed" else [f"not killed: {killed}"]
+        killed = forked(folder, lambda at=at: (run_step(opened_at(path), step, at), at.seen)[1])
+        if killed == "killed":
+            wrong = differences(told["state"], forked(folder, again))
+        elif _done(killed) == _done(told["points"]):
+            # It ended before it came so far: what nothing holds any more is closed when the garbage collector likes.
+            wrong = differences(told["state"], forked(folder, lambda: state(opened_at(path))))
+            if not wrong:
+                continue
+        else:
+            wrong = [f"not killed: {killed}, where a run had come by {told['points']}"]
         kills.append({"point": f"{number}: {told['points'][number]}", "wrong": wrong})
     copy(done, path)
     return {"command": step.command, "points": told["points"], "gaps": told["gaps"], "kills": kills}
+
+
+def _done(points: Any) -> list[str]:
+    """What a run made lasting, its closings left out, in the order of names: views come in any order."""
+    return sorted(point for point in points if CLOSING not in point)
 
 
 def changed_by_reading(path: Path, arguments: tuple[str, ...]) -> list[str]:
