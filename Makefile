@@ -5,6 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 SIDKIT_DATA ?= ../shared/data
 WORK := .work
+REAL := ml_latest_small uci_online_retail xwines_slim
+# On whose validation rows settings are chosen.
+SEARCHED = synthetic:strong $(REAL:%=$(SIDKIT_DATA)/%)
 
 .PHONY: demo test lint types unit switched real kill-storm arms tune-arms tune-presets bench-fuxictr online-load proof bench bench-check clean
 
@@ -41,7 +44,7 @@ switched: $(VENV)/.made
 
 # The main job on the three real data sets; SIDKIT_DATA is the folder that holds them.
 real: $(VENV)/.made
-	@for name in ml_latest_small uci_online_retail xwines_slim; do \
+	@for name in $(REAL); do \
 	  if [ -d "$(SIDKIT_DATA)/$$name" ]; then \
 	    rm -rf $(WORK)/$$name && $(BIN)/sidkit run --data "$(SIDKIT_DATA)/$$name" --repo $(WORK)/$$name || exit 1; \
 	  else echo "SKIPPED $$name: $(SIDKIT_DATA)/$$name is not there; set SIDKIT_DATA"; fi; \
@@ -66,13 +69,11 @@ bench-fuxictr: $(VENV)/.made
 
 # Settings of the arms, chosen on validation rows, one data set after the other; `make arms` reads what they were.
 tune-arms: $(VENV)/.made
-	SIDKIT_DATA="$(SIDKIT_DATA)" $(BIN)/python benchmarks/tune_ranker.py --work $(WORK)/arms --data synthetic:strong \
-	  $(foreach name,ml_latest_small xwines_slim uci_online_retail,$(SIDKIT_DATA)/$(name))
+	SIDKIT_DATA="$(SIDKIT_DATA)" $(BIN)/python benchmarks/tune_ranker.py --work $(WORK)/arms --data $(SEARCHED)
 
 # What the presets ship with: one choice for all data sets, on their validation rows.
 tune-presets: $(VENV)/.made
-	SIDKIT_DATA="$(SIDKIT_DATA)" $(BIN)/python benchmarks/tune_presets.py --work $(WORK)/arms --data synthetic:strong \
-	  $(foreach name,ml_latest_small xwines_slim uci_online_retail,$(SIDKIT_DATA)/$(name))
+	SIDKIT_DATA="$(SIDKIT_DATA)" $(BIN)/python benchmarks/tune_presets.py --work $(WORK)/arms --data $(SEARCHED)
 
 # One writer and eight readers on a packed online store for a minute; a torn row or an error stops it.
 online-load: $(VENV)/.made

@@ -36,10 +36,13 @@ TRIALS: list[dict[str, Any]] = [
 MOST_LOST = 0.0005
 
 
+def gained(trial: dict[str, Any], first: dict[str, Any]) -> dict[str, float]:
+    """What a trial gains over another on each data set."""
+    return {data: told["worth"] - first["data"][data]["worth"] for data, told in trial["data"].items()}
+
+
 def chosen(trials: list[dict[str, Any]]) -> dict[str, Any]:
-    """The trial with the best mean gain among those that lose nowhere more than ``MOST_LOST``; gains are written into each."""
-    for trial in trials:
-        trial["gain"] = {data: told["worth"] - trials[0]["data"][data]["worth"] for data, told in trial["data"].items()}
+    """The trial with the best mean gain among those that lose nowhere more than ``MOST_LOST``."""
     safe = [trial for trial in trials if min(trial["gain"].values()) >= -MOST_LOST]
     return max(safe, key=lambda trial: float(np.mean(list(trial["gain"].values()))))
 
@@ -48,26 +51,26 @@ def main() -> None:
     parser = parser_of(__doc__)
     parser.set_defaults(seeds=1, origins=1)
     options = parser.parse_args()
-    trials = read_json(RESULTS)["trials"] if RESULTS.exists() else []
-    trials = [
-        next((one for one in trials if one["settings"] == settings), {"settings": settings, "data": {}})
+    held = read_json(RESULTS)["trials"] if RESULTS.exists() else []
+    trials: list[dict[str, Any]] = [
+        {"settings": settings, "data": next((one["data"] for one in held if one["settings"] == settings), {})}
         for settings in TRIALS
     ]
     for data in options.data:
         name = data_name(data)
-        if all(name in trial["data"] for trial in trials):
+        missing = [trial for trial in trials if name not in trial["data"]]
+        if not missing:
             continue
         plan, contexts = prepared(data, options, ARMS)
         with workers(plan, contexts, options.jobs) as pool:
-            for trial in trials:
-                if name not in trial["data"]:
-                    told = measured(pool, plan.units, trial["settings"])
-                    trial["data"][name] = {"worth": told["worth"], "validation": told["validation"]}
+            for trial in missing:
+                told = measured(pool, plan.units, trial["settings"])
+                trial["data"][name] = {"worth": told["worth"], "validation": told["validation"]}
                 print(name, trial["settings"], trial["data"][name], flush=True)
-        if all(name in trial["data"] for trial in trials):
-            write_json(RESULTS, {"chosen": chosen(trials)["settings"], "trials": trials})
+        trials = [{**trial, "gain": gained(trial, trials[0])} for trial in trials]
+        write_json(RESULTS, {"chosen": chosen(trials)["settings"], "trials": trials})
     for trial in trials:
-        print(trial["settings"], trial["gain"])
+        print(trial["settings"], gained(trial, trials[0]))
 
 
 if __name__ == "__main__":

@@ -49,11 +49,9 @@ class TargetAttention(nn.Module):
         asked = candidate @ (both.flatten(1) / math.sqrt(self.head_dim))
         return asked.view(len(candidate), self.heads, candidate.shape[1])
 
-    def weights(self, candidate: Tensor, history: Tensor, mask: Tensor, gap_bucket: Tensor) -> Tensor:
-        """How much each item counts, ``float32 [batch, heads, length]``, summing to 1 over what is there; ``history`` holds the
-        items' vectors, ``float32 [batch, length, dim]``, the others are as for ``forward``.
-        """
-        return attention_weights(self.asked(candidate), history, mask, gap_bucket, self.recency.weight)
+    def weights(self, candidate: Tensor, items: Tensor, history: Tensor, mask: Tensor, gap_bucket: Tensor) -> Tensor:
+        """How much each item counts, ``float32 [batch, heads, length]``, summing to 1 over what is there; see ``forward``."""
+        return attend(self.asked(candidate), items, history, mask, gap_bucket, self.recency.weight)[1]
 
     def forward(self, candidate: Tensor, items: Tensor, history: Tensor, mask: Tensor, gap_bucket: Tensor) -> Tensor:
         """Pool the history.
@@ -76,14 +74,17 @@ class TargetAttention(nn.Module):
         Tensor
             ``float32 [batch, heads * dim]``.
         """
-        return attend(self.asked(candidate), items, history, mask, gap_bucket, self.recency.weight).flatten(1)
+        return attend(self.asked(candidate), items, history, mask, gap_bucket, self.recency.weight)[0].flatten(1)
 
 
-def attend(asked: Tensor, items: Tensor, history: Tensor, mask: Tensor, gap_bucket: Tensor, recency: Tensor) -> Tensor:
-    """Histories pooled by the weights of :func:`attention_weights`, ``float32 [batch, heads, dim]``.
+def attend(
+    asked: Tensor, items: Tensor, history: Tensor, mask: Tensor, gap_bucket: Tensor, recency: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Histories pooled by a masked softmax of products and recency, ``float32 [batch, heads, dim]``, and what weighed them.
 
     A few hundred rows at a time: the gathered histories, ``[batch, length, dim]`` and their gradient, never lie in memory as
-    a whole, which is most of the time that an attention over some ten thousand vectors takes. It can be differentiated once.
+    a whole, which is most of the time that an attention over some ten thousand vectors takes. It can be differentiated once,
+    and not by its weights, ``float32 [batch, heads, length]``.
 
     Parameters
     ----------
@@ -95,17 +96,19 @@ def attend(asked: Tensor, items: Tensor, history: Tensor, mask: Tensor, gap_buck
         A number per time bucket and head, ``float32 [buckets, heads]``.
     """
     with torch.autocast(items.device.type, enabled=False):
-        pooled: Tensor = _Attend.apply(  # type: ignore[no-untyped-call]
+        found: tuple[Tensor, Tensor] = _Attend.apply(  # type: ignore[no-untyped-call]
             asked.float(), items.float(), recency, history, torch.where(mask, gap_bucket, len(recency))
         )
-    return pooled
+    return found
 
 
 class _Attend(torch.autograd.Function):
     """``bucket`` ``int64 [batch, length]`` is the number of buckets where there is no item."""
 
     @staticmethod
-    def forward(ctx: Any, asked: Tensor, items: Tensor, recency: Tensor, history: Tensor, bucket: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, asked: Tensor, items: Tensor, recency: Tensor, history: Tensor, bucket: Tensor
+    ) -> tuple[Tensor, Tensor]:
         # Very low but finite, also when a score is added: a row of nothing but padding must not become NaN.
         nothing = recency.new_full((recency.shape[1], 1), torch.finfo(recency.dtype).min / 2)
         bias = torch.cat([recency.t(), nothing], dim=1)
@@ -118,12 +121,14 @@ class _Attend(torch.autograd.Function):
             weights[rows] = torch.softmax(score, dim=2) * some[rows]
             pooled[rows] = torch.bmm(weights[rows], past)
         ctx.save_for_backward(asked, items, history, bucket, weights)
+        ctx.mark_non_differentiable(weights)
+        ctx.set_materialize_grads(False)  # no zeros for what has no gradient
         ctx.buckets = len(recency)
-        return pooled
+        return pooled, weights
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor, _: None) -> tuple[Tensor | None, ...]:
         asked, items, history, bucket, weights = ctx.saved_tensors
         of_asked, of_items, of_score = torch.empty_like(asked), torch.zeros_like(items), torch.empty_like(weights)
         # An item's gradient is what it was weighed with times what came back, and what its score got times what was asked.
@@ -147,23 +152,3 @@ def _blocks(rows: Tensor) -> list[slice]:
     """All rows in blocks; a GPU takes them at once."""
     size = _BLOCK if rows.device.type == "cpu" else max(len(rows), 1)
     return [slice(start, start + size) for start in range(0, len(rows), size)]
-
-
-def attention_weights(asked: Tensor, history: Tensor, mask: Tensor, gap_bucket: Tensor, recency: Tensor) -> Tensor:
-    """Masked softmax of products and recency, ``float32 [batch, heads, length]``.
-
-    Parameters
-    ----------
-    asked : Tensor
-        ``float32 [batch, heads, dim]``.
-    history : Tensor
-        The items' vectors, ``float32 [batch, length, dim]``.
-    mask, gap_bucket : Tensor
-        As for :class:`TargetAttention`.
-    recency : Tensor
-        A number per time bucket and head, ``float32 [buckets, heads]``.
-    """
-    score = torch.bmm(asked, history.transpose(1, 2)) + gather_rows(recency, gap_bucket).transpose(1, 2)
-    # The lowest finite number, not minus infinity: a row of nothing but padding must not become NaN.
-    score = score.masked_fill(~mask[:, None, :], torch.finfo(score.dtype).min)
-    return torch.softmax(score, dim=2) * mask[:, None, :]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ranking import attention as attention_module
-from ranking.attention import TargetAttention, attend, attention_weights
+from ranking.attention import TargetAttention, attend
 
 law = settings(max_examples=60, deadline=None, database=None)
 BUCKETS = 16
@@ -43,6 +43,13 @@ def pooled_of(attention: TargetAttention, candidate: Tensor, history: Tensor, ma
     """The attention over histories of which every place is an item of its own."""
     places = torch.arange(mask.numel()).view(mask.shape)
     return attention(candidate, history.flatten(0, 1), places, mask, gaps)
+
+
+def plain_weights(asked: Tensor, past: Tensor, mask: Tensor, gaps: Tensor, recency: Tensor) -> Tensor:
+    """The formula as it is written, over gathered histories ``[batch, length, dim]``."""
+    score = torch.bmm(asked, past.transpose(1, 2)) + recency[gaps].transpose(1, 2)
+    score = score.masked_fill(~mask[:, None, :], torch.finfo(score.dtype).min)
+    return torch.softmax(score, dim=2) * mask[:, None, :]
 
 
 def by_hand(attention: TargetAttention, candidate: Tensor, history: Tensor, mask: Tensor, gaps: Tensor) -> np.ndarray:
@@ -169,11 +176,12 @@ def test_histories_pooled_in_blocks_have_the_values_and_gradients_of_the_plain_f
             own, recency = items.clone().requires_grad_(), attention.recency.weight.detach().clone().requires_grad_()
             if plain:
                 past = own[history]
-                pooled = attention_weights(asked, past, mask, gaps, recency) @ past
+                weights = plain_weights(asked, past, mask, gaps, recency)
+                pooled = weights @ past
             else:
-                pooled = attend(asked, own, history, mask, gaps, recency)
+                pooled, weights = attend(asked, own, history, mask, gaps, recency)
             pooled.backward(told)
-            found.append([each.detach().numpy() for each in (pooled, asked.grad, own.grad, recency.grad)])  # type: ignore[union-attr]
+            found.append([each.detach().numpy() for each in (pooled, weights, asked.grad, own.grad, recency.grad)])  # type: ignore[union-attr]
     for plain_one, one in zip(*found, strict=True):
         assert one == pytest.approx(plain_one, abs=1e-5)
 
@@ -183,10 +191,10 @@ def test_under_bfloat16_the_pooled_history_is_that_of_its_inputs_in_full() -> No
     candidate, history, mask, gaps = case_of(5, 4, 5, 4)
     with torch.autocast("cpu", torch.bfloat16):
         rounded = attention.asked(candidate)
-        pooled = attend(
+        pooled, _ = attend(
             rounded, history.flatten(0, 1), torch.arange(20).view(4, 5), mask, gaps, attention.recency.weight
         )
     assert rounded.dtype == torch.bfloat16
     assert pooled.dtype == torch.float32
-    expected = attention_weights(rounded.float(), history, mask, gaps, attention.recency.weight) @ history
+    expected = plain_weights(rounded.float(), history, mask, gaps, attention.recency.weight) @ history
     assert pooled.detach().numpy() == pytest.approx(expected.detach().numpy(), abs=1e-6)

@@ -307,7 +307,7 @@ def server(kind: str, repo: Path, cwd: Path, log: Path) -> Iterator[Callable[...
             data=None if body is None else json.dumps(body).encode(),
             headers={"Content-Type": "application/json"},
         )
-        give_up = time.monotonic() + 300
+        give_up = time.monotonic() + 120
         while True:
             try:
                 with urllib.request.urlopen(request, timeout=60) as answer:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ranking.attention import TargetAttention, attend, attention_weights
+from ranking.attention import TargetAttention, attend
 from ranking.histories.base import History, Space, joined, with_products
 from ranking.model_spec import ModelSpec
 from ranking.representations.base import Batch
@@ -28,9 +28,7 @@ class BidirectionalHistory(History):
 
     def forward(self, modality: Space, behaviour: Space, batch: Batch) -> Tensor:
         """See :class:`History`."""
-        items = joined(modality, behaviour).items
-        asked, recency = self._asked(modality, behaviour)
-        together = attend(asked, items, batch.history, batch.mask, batch.gap_bucket, recency)
+        together, _ = self._attend(modality, behaviour, batch)
         widths = [modality.items.shape[1], behaviour.items.shape[1]]
         pooled = [
             unit.flatten(1) for weighed in together.chunk(2, dim=1) for unit in torch.split(weighed, widths, dim=2)
@@ -39,13 +37,11 @@ class BidirectionalHistory(History):
 
     def weights(self, modality: Space, behaviour: Space, batch: Batch) -> dict[str, Tensor]:
         """The maps ``modality`` (alpha) and ``behaviour`` (beta)."""
-        asked, recency = self._asked(modality, behaviour)
-        history = joined(modality, behaviour).history(batch)
-        maps = attention_weights(asked, history, batch.mask, batch.gap_bucket, recency)
+        _, maps = self._attend(modality, behaviour, batch)
         return dict(zip(("modality", "behaviour"), maps.chunk(2, dim=1), strict=True))
 
-    def _asked(self, modality: Space, behaviour: Space) -> tuple[Tensor, Tensor]:
-        """What the heads of both maps look for, one after the other, ``float32 [rows, 2 * heads, dim]``, and their recency.
+    def _attend(self, modality: Space, behaviour: Space, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What both maps pool, one after the other, ``float32 [rows, 2 * heads, dim]``, and the maps.
 
         The spaces lie side by side, so that one product gives all scores; a head that asks in one asks nothing in the other.
         """
@@ -56,4 +52,6 @@ class BidirectionalHistory(History):
             ],
             dim=1,
         )
-        return asked, torch.cat([self.modality.recency.weight, self.behaviour.recency.weight], dim=1)
+        recency = torch.cat([self.modality.recency.weight, self.behaviour.recency.weight], dim=1)
+        items = joined(modality, behaviour).items
+        return attend(asked, items, batch.history, batch.mask, batch.gap_bucket, recency)

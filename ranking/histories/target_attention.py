@@ -29,5 +29,5 @@ class TargetAttentionHistory(History):
     def weights(self, modality: Space, behaviour: Space, batch: Batch) -> dict[str, Tensor]:
         """The one map, ``attention``."""
         space = joined(modality, behaviour)
-        weights = self.attention.weights(space.candidate, space.history(batch), batch.mask, batch.gap_bucket)
+        weights = self.attention.weights(space.candidate, space.items, batch.history, batch.mask, batch.gap_bucket)
         return {"attention": weights}

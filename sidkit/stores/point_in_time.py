@@ -66,11 +66,11 @@ class PointInTime:
         # What is kept of a sorted table is a third of what sorting takes.
         self._sorted_bytes = half if held_bytes is None else held_bytes
         self._feature_bytes = half // max(len(self.plans), 1) if held_bytes is None else held_bytes
-        read = [(plan.files, [column for column, _ in plan.features]) for plan in self.plans]
-        together = sum(files.rows for files, _ in read if files) * BYTES_PER_ROW
-        self._side_by_side = engine.threads > 1 and len(read) > 1 and together <= self._sorted_bytes
-        size = [files.bytes_of(columns) if files else 0 for files, columns in read]
-        self._widest_first = sorted(range(len(size)), key=lambda number: -size[number])
+        self._bytes = [
+            plan.files.bytes_of([column for column, _ in plan.features]) if plan.files else 0 for plan in self.plans
+        ]
+        together = sum(plan.files.rows for plan in self.plans if plan.files) * BYTES_PER_ROW
+        self._side_by_side = engine.threads > 1 and len(self.plans) > 1 and together <= self._sorted_bytes
 
     @property
     def keys(self) -> list[str]:
@@ -87,7 +87,7 @@ class PointInTime:
         at_us : int64 array
             Microseconds UTC, null where missing.
         """
-        found = self._each(lambda number: self._view(number, keys, at_us))
+        found = self._each(lambda number: self._view(number, keys, at_us, every_seen_row_once=True))
         return [
             self._through_duckdb(plan, keys, at_us) if view is None else view
             for plan, view in zip(self.plans, found, strict=True)
@@ -95,13 +95,16 @@ class PointInTime:
 
     def columns(self, keys: Keys, at_us: pa.Array) -> dict[str, pa.ChunkedArray]:
         """The features of some rows, one value per row, null where a view had nothing."""
+        threads = self._engine.threads
+
+        def plain(number: int) -> pa.Table | None:
+            view = self._view(number, keys, at_us, every_seen_row_once=False)
+            return None if view is None else view.plain(threads)
+
         found: dict[str, pa.ChunkedArray] = {}
-        for plan, own in zip(self.plans, self._each(lambda number: self._columns(number, keys, at_us)), strict=True):
-            if own is not None:
-                found |= own
-                continue
-            view = self._through_duckdb(plan, keys, at_us)
-            found |= _named(view.table, view.index, self._engine.threads)
+        for plan, table in zip(self.plans, self._each(plain), strict=True):
+            told = self._through_duckdb(plan, keys, at_us).plain(threads) if table is None else table
+            found |= dict(zip(told.column_names, told.columns, strict=True))
         return found
 
     def _each(self, work: Callable[[int], Found]) -> list[Found]:
@@ -109,32 +112,25 @@ class PointInTime:
         if not self._side_by_side:
             return [work(number) for number in range(len(self.plans))]
         with ThreadPoolExecutor(self._engine.threads) as pool:
-            begun = {number: pool.submit(work, number) for number in self._widest_first}
+            widest_first = sorted(range(len(self.plans)), key=lambda number: -self._bytes[number])
+            begun = {number: pool.submit(work, number) for number in widest_first}
             return [begun[number].result() for number in range(len(self.plans))]
 
-    def _view(self, number: int, keys: Keys, at_us: pa.Array) -> ViewRows | None:
-        """None where only DuckDB can tell."""
+    def _view(self, number: int, keys: Keys, at_us: pa.Array, *, every_seen_row_once: bool) -> ViewRows | None:
+        """What one view gives, None where only DuckDB can tell; the table may hold further rows without the option."""
         search = self._search(number)
         index = search.find(keys, at_us) if search else None
         if search is None or index is None:
             return None
-        return ViewRows(self.plans[number].name, *search.features(index, every_seen_row_once=True))
-
-    def _columns(self, number: int, keys: Keys, at_us: pa.Array) -> dict[str, pa.ChunkedArray] | None:
-        """As :meth:`_view`."""
-        search = self._search(number)
-        index = search.find(keys, at_us) if search else None
-        if search is None or index is None:
-            return None
-        index, table = search.features(index, every_seen_row_once=False)
-        return _named(table, index, self._engine.threads)
+        return ViewRows(self.plans[number].name, *search.features(index, every_seen_row_once=every_seen_row_once))
 
     def _search(self, number: int) -> _Search | None:
         plan = self.plans[number]
         if plan.files is None or plan.files.rows * BYTES_PER_ROW > self._sorted_bytes:
             return None
         if number not in self._searches:
-            self._searches[number] = _Search(plan, plan.files, self._filter_by_created, self._feature_bytes)
+            fits = self._bytes[number] <= self._feature_bytes
+            self._searches[number] = _Search(plan, plan.files, self._filter_by_created, fits)
         return self._searches[number]
 
     def _through_duckdb(self, plan: ViewPlan, keys: Keys, at_us: pa.Array) -> ViewRows:
@@ -143,18 +139,14 @@ class PointInTime:
             return look_up(opened, plan, rows, filter_by_created=self._filter_by_created)
 
 
-def _named(table: pa.Table, index: Ints, threads: int) -> dict[str, pa.ChunkedArray]:
-    return dict(zip(table.column_names, gather(table.columns, index, threads), strict=True))
-
-
 class _Search:
     """One view's table, sorted, and its features when they fit."""
 
-    def __init__(self, plan: ViewPlan, files: FeatureFiles, filter_by_created: bool, most_bytes: int) -> None:
+    def __init__(self, plan: ViewPlan, files: FeatureFiles, filter_by_created: bool, fits: bool) -> None:
         self._plan = plan
         self._files = files
         self._columns = list(dict.fromkeys(column for column, _ in plan.features))
-        self._fits = files.bytes_of(self._columns) <= most_bytes
+        self._fits = fits
         self._kept: pa.Table | None = None
         self._asked_before = False
         times = [plan.timestamp, *([plan.created] if plan.created else [])]
