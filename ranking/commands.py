@@ -59,8 +59,11 @@ def run(
         mark = "[dim]kept[/]" if kept else "[green]done[/]"
         console.print(f"{mark} {name:<24} {rows:>12,} rows {seconds:>8.1f} s", highlight=False)
 
+    def warn(text: str) -> None:
+        typer.echo(f"warning: {text}", err=True)
+
     with opened.locked():
-        job = Job(opened, options, announce)
+        job = Job(opened, options, announce, warn)
         facts = job.run()
     if json_:
         typer.echo(json.dumps(job_json(job, facts)))

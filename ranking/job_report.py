@@ -34,6 +34,7 @@ def job_json(job: Job, facts: Mapping[str, Any]) -> dict[str, Any]:
             "perplexity": metrics["perplexity"],
             "collision_rate": metrics["collision_rate"],
             "hit_rate_30": _hit_rate(facts["hit_rate"], record.name),
+            "hit_rate_30_reason": facts["hit_rate"].get("reason"),
         },
         "arms": [
             {
@@ -47,9 +48,10 @@ def job_json(job: Job, facts: Mapping[str, Any]) -> dict[str, Any]:
                 "rows_cold": cold["rows"],
                 "oracle_auc": judged["oracle"]["all"] if judged["oracle"] else None,
             }
-            for arm, figures in ((arm, judged["arms"][arm]) for arm in job.options.preset.arms)
+            for arm, figures in ((arm, judged["arms"][arm]) for arm in job.preset.arms)
         ],
         "stages": facts["stages"],
+        "warnings": facts["warnings"],
         "peak_rss_mb": facts["peak_rss_mb"],
         "artifacts": {
             "repo": str(job.repo.path),
@@ -80,6 +82,8 @@ def print_report(console: Console, job: Job, facts: Mapping[str, Any]) -> None:
         f"{_listed(book['utilisation'])}, perplexity {_listed(book['perplexity'])} of the codes, "
         f"{book['collision_rate']:.1%} of items share all codes with another"
     )
+    if book["hit_rate_30_reason"]:
+        console.print(f"hit rate at 30: not measured, {book['hit_rate_30_reason']}")
     stages = Table(title="stages")
     for column in ("stage", "rows", "seconds"):
         stages.add_column(column, justify="left" if column == "stage" else "right")
@@ -97,9 +101,9 @@ def print_report(console: Console, job: Job, facts: Mapping[str, Any]) -> None:
         )
 
 
-def _hit_rate(told: Mapping[str, Any] | None, name: str) -> dict[str, float | None] | None:
+def _hit_rate(told: Mapping[str, Any], name: str) -> dict[str, float | None] | None:
     """Of the codebook's vectors, for targets that were known at the fit and for those that were not."""
-    if told is None:
+    if told["rates"] is None:
         return None
     rates = told["rates"][name]
     return {part: rates[part]["value"] if rates[part] else None for part in ("seen", "new")}

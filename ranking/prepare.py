@@ -112,7 +112,7 @@ class Prepared:
         comparison on the same repo finds the same codebook. ``mark`` ends the names of the two stages.
         """
         made_of = [spec.model_dump(mode="json"), fit_end_us, _content_mark(self.repo, fit_end_us)]
-        if any(learner.needs_pairs for learner in pipeline.made(spec, 10_000)):
+        if spec.needs_pairs:
             made_of.append(_behaviour_mark(self.repo, fit_end_us))
         name = f"{stem}_{content_hash(made_of)[:6]}"
         marked = [*inputs, *made_of]
@@ -261,6 +261,12 @@ def _serving(repo: Repo, record: CodebookRecord, codebook: Codebook) -> Mapping[
         "features": service_features(open_store(repo), record.service_name),
         "history_length": repo.settings.time.history_length,
     }
+
+
+def fallback_of(repo: Repo, codebook: str) -> str | None:
+    """Why a codebook was fitted without behaviour although its preset asks for it; None where it was not."""
+    reason = read_manifest(repo.codebooks / codebook, verify=False).get("fallback")
+    return f"codebook {codebook} was fitted by the encoder 'content', without behaviour: {reason}" if reason else None
 
 
 def end_of_log(repo: Repo) -> int:
