@@ -52,6 +52,7 @@ def job_json(job: Job, facts: Mapping[str, Any]) -> dict[str, Any]:
         ],
         "stages": facts["stages"],
         "warnings": facts["warnings"],
+        "without_auc": judged["reasons"],
         "peak_rss_mb": facts["peak_rss_mb"],
         "artifacts": {
             "repo": str(job.repo.path),
@@ -76,6 +77,8 @@ def print_report(console: Console, job: Job, facts: Mapping[str, Any]) -> None:
     compared = _differences_table(judged)
     if compared.row_count:
         console.print(compared)
+    if "all" in told["without_auc"]:
+        console.print(f"no AUC over all rows: {told['without_auc']['all']}")
     book = told["codebook"]
     console.print(
         f"[bold]codebook[/] {book['name']}: {book['quantizer']}, {book['levels']} levels; utilisation "
