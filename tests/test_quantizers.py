@@ -315,7 +315,7 @@ def test_a_level_larger_than_the_data_is_refused_even_by_force(kind: str, force:
 def test_too_few_rows_per_code_are_refused_unless_forced(kind: str) -> None:
     enough, few = clustered(ROWS_PER_CODE * 8), clustered(ROWS_PER_CODE * 8 - 1)
     make(kind, (8, 4), force=False).fit(enough)
-    with pytest.raises(FitError, match=r"159 rows for 8 codes.* Use at most 7 codes per level, or force"):
+    with pytest.raises(FitError, match=r"159 rows for 8 codes.*to at most 7 codes per level.*force = true"):
         make(kind, (8, 4), force=False).fit(few)
     make(kind, (8, 4), force=True).fit(few)
 
