@@ -10,18 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builders import (
-    DAY,
-    START,
-    FinishedJob,
-    embeddings_table,
-    interactions_table,
-    items_table,
-    run_fast_job,
-    write_tables,
-)
 from codebook_builders import CUT, built_repo
-from oracle.features import EmbeddingVersion, Event, ItemVersion
 from semantic_ids import pipeline
 from semantic_ids.catalog import Catalog
 from semantic_ids.fitting import falling_sizes
@@ -32,73 +21,13 @@ from semantic_ids.quantizers.base import check_sizes, default_size
 from sidkit.artifact import read_manifest
 from sidkit.errors import FitError
 from sidkit.repo import Repo
-
-PRESET = """
-[codebook]
-encoder = "{encoder}"
-{encoder_arguments}
-quantizer = "{quantizer}"
-falling = {falling}
-[codebook.pairs]
-sources = ["swing"]
-[ranker]
-serve = ["id", "id_codes"]
-[ranker.model]
-dim = 4
-hidden = [4]
-[ranker.training]
-epochs = 1
-[arms.id]
-representations = ["id"]
-[arms.id_codes]
-representations = ["id", "prefix_ngram"]
-"""
-
-
-def log(folder: Path, items: int, *, users: int, width: int = 6, test_label: int | None = None) -> Path:
-    """900 events on that many items; without ``users`` each event has a user of its own."""
-    rng = np.random.default_rng(items)
-    names = [f"i{number}" for number in range(items)]
-    label = (rng.random(900) < 0.4).astype(int)
-    if test_label is not None:
-        label[-90:] = test_label
-    events = [
-        Event(
-            f"u{number % users if users else number}",
-            names[rng.integers(items)],
-            START + number * DAY // 30,
-            int(label[number]),
-        )
-        for number in range(900)
-    ]
-    vectors = rng.normal(size=(items, width)).astype("f4").tolist()
-    return write_tables(
-        folder,
-        {
-            "interactions": interactions_table(events),
-            "items": items_table([ItemVersion(name, START, None, None, "c", 1.0) for name in names]),
-            "item_embeddings": embeddings_table(
-                [
-                    EmbeddingVersion(name, None, {"text": tuple(vector)})
-                    for name, vector in zip(names, vectors, strict=True)
-                ],
-                ("text",),
-            ),
-        },
-    )
-
-
-def run(tmp_path: Path, source: Path, **preset: str) -> FinishedJob:
-    defaults = {"encoder": "content", "encoder_arguments": "", "quantizer": "residual_kmeans", "falling": "false"}
-    path = tmp_path / "small.toml"
-    path.write_text(PRESET.format(**{**defaults, **preset}))
-    return run_fast_job(tmp_path / "repo", path, data=str(source))
+from small_logs import run_small_job, write_log
 
 
 def test_a_log_of_sessions_runs_to_its_end_and_says_why_figures_are_missing(tmp_path: Path) -> None:
     """One event per user: no pair of items to learn from or to measure by, and an encoder that learns from pairs."""
-    told = run(
-        tmp_path, log(tmp_path / "source", 41, users=0, width=5),
+    told = run_small_job(
+        tmp_path, write_log(tmp_path / "source", 41, users=0, width=5),
         encoder="behaviour", encoder_arguments="encoder_arguments = {dim = 5}", quantizer="rq_opq", falling="true",
     ).told  # fmt: skip
     assert told["codebook"]["hit_rate_30"] is None
@@ -112,7 +41,7 @@ def test_a_log_of_sessions_runs_to_its_end_and_says_why_figures_are_missing(tmp_
 
 
 def test_a_catalogue_too_small_for_codes_runs_the_arms_without_codes(tmp_path: Path) -> None:
-    told = run(tmp_path, log(tmp_path / "source", 12, users=20, test_label=0)).told
+    told = run_small_job(tmp_path, write_log(tmp_path / "source", 12, users=20, test_label=0)).told
     (warning,) = told["warnings"]
     assert warning == (
         "12 items with vectors are known at the end of training and codes need 40: the arms without codes run, id_codes do not"
