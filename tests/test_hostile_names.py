@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+from itertools import pairwise
 from pathlib import Path
 
 import duckdb
@@ -12,6 +14,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+import sidkit
 from builders import FinishedJob
 from ranking.frame import write_frame
 from ranking.serving.scorer import Scorer
@@ -121,3 +124,22 @@ def test_a_literal_and_a_quoted_name_mean_what_they_were_made_of(text: str) -> N
     named = OPENED.execute(f"SELECT 1 AS {quoted(text)}").description if text else [(text,)]
     assert named is not None
     assert named[0][0] == text
+
+
+def test_no_statement_puts_quotes_around_a_value_by_hand() -> None:
+    """A name or a text inside an SQL f-string goes through ``quoted`` or ``literal``, which escape it."""
+    root = Path(sidkit.__file__).parent.parent
+    seen = 0
+    for path in (file for room in ("sidkit", "semantic_ids", "ranking") for file in (root / room).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.JoinedStr):
+                continue
+            texts = [part.value if isinstance(part, ast.Constant) else None for part in node.values]
+            if not any(
+                word in text for text in texts if text for word in ("SELECT ", "COPY ", "INSERT ", "WHERE ", "DROP ")
+            ):
+                continue
+            seen += 1
+            for before, after in pairwise(texts):
+                assert before is None or after is not None or not before.endswith(("'", '"')), f"{path}:{node.lineno}"
+    assert seen > 50
