@@ -84,9 +84,18 @@ def frame(
 ) -> None:
     """Write the point-in-time features of any rows: the frame that the ranker trains on."""
     from ranking.frame import write_frame
+    from sidkit.clock import iso
     from sidkit.repo import Repo
+    from sidkit.tables import read_build
 
-    written = write_frame(Repo.open(repo), rows, out, service)
+    opened = Repo.open(repo)
+    written = write_frame(opened, rows, out, service)
+    if written.ahead:
+        typer.echo(
+            f"warning: {written.ahead:,} rows lie after {iso(read_build(opened)['as_of_us'])}, up to which the tables were "
+            "built; their features are those of that moment. Run `sidkit tables build` with a later --as-of first",
+            err=True,
+        )
     typer.echo(f"{out}: {written.rows:,} rows, {written.columns} columns, from feature service {written.service}")
 
 
