@@ -53,11 +53,13 @@ def _remedy(name: str, newest_us: int, kind: pa.DataType | None) -> str:
             f"The numbers look like {_NAMES[unit]} since 1970 that were taken for {_NAMES[stored]}. For example: "
             f'{column} = pd.to_datetime({column}.astype("int64"), unit="{unit}", utc=True)'
         )
-    if 19_000_101 <= number <= 22_000_101:
-        return (
-            "The numbers look like dates written as YYYYMMDD. For example: "
-            f'{column} = pd.to_datetime({column}.astype("int64").astype(str), format="%Y%m%d", utc=True)'
-        )
+    # Parquet has no whole seconds: they come as milliseconds.
+    for factor, integers in ((1, f'{column}.astype("int64")'), (1000, f'({column}.astype("int64") // 1000)')):
+        if number % factor == 0 and 19_000_101 <= number // factor <= 22_000_101:
+            return (
+                "The numbers look like dates written as YYYYMMDD. For example: "
+                f'{column} = pd.to_datetime({integers}.astype(str), format="%Y%m%d", utc=True)'
+            )
     unit = _unit_of(number * 1000)
     if unit is not None and stored != "ns":
         return (

@@ -22,6 +22,7 @@ from sidkit.errors import ArtifactMissingError, SettingsChangedError, TimeError
 from sidkit.files import read_json, write_json, written_beside
 from sidkit.repo import Repo
 from sidkit.tables.ingest import Log, read_log
+from sidkit.tables.withdrawn import withdraw
 
 TABLES = ("item_content", "item_stats", "user_history", "user_stats")
 """The tables that come from the log alone; ``item_sid_<codebook>`` comes from a codebook."""
@@ -100,7 +101,7 @@ def build_tables(
             )
         if as_of_us == before["as_of_us"] and before["log"] == log.consumed:
             return BuildReport(as_of_us, before["rows"], dict.fromkeys(before["rows"], 0), unchanged=True)
-    report = _build(repo, log, as_of_us, before, {"settings": stated, "generation": generation})
+    report = _build(repo, log, as_of_us, before, {"settings": stated, "generation": generation}, now)
     return replace(report, restarted=restarted)
 
 
@@ -156,7 +157,9 @@ def refuse_settings_of_artifacts(repo: Repo) -> None:
                 )  # fmt: skip
 
 
-def _build(repo: Repo, log: Log, as_of_us: int, before: dict[str, Any] | None, noted: dict[str, Any]) -> BuildReport:
+def _build(
+    repo: Repo, log: Log, as_of_us: int, before: dict[str, Any] | None, noted: dict[str, Any], now_us: int
+) -> BuildReport:
     time = repo.settings.time
     with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
         set_variables(
@@ -184,7 +187,9 @@ def _build(repo: Repo, log: Log, as_of_us: int, before: dict[str, Any] | None, n
                 if name == "item_content"
                 else _merge_by_restart(name, old, time.delay_us)
             )
-            rows[name], new[name] = _write(opened, name, merged, repo.tables / f"{name}.parquet", before)
+            opened.execute(f"CREATE OR REPLACE TEMP TABLE written AS {merged}")
+            _withdraw(opened, repo.tables, name, log, before, now_us)
+            rows[name], new[name] = _write(opened, name, repo.tables / f"{name}.parquet", before)
     write_json(
         repo.tables / _MANIFEST,
         {"as_of_us": as_of_us, "log": log.consumed, "rows": rows, **noted},
@@ -333,10 +338,23 @@ def _merge_content(old: Path | None, modalities: list[str]) -> str:
     """
 
 
-def _write(
-    opened: duckdb.DuckDBPyConnection, name: str, query: str, path: Path, before: dict[str, Any] | None
-) -> tuple[int, int]:
-    opened.execute(f"CREATE OR REPLACE TEMP TABLE written AS {query}")
+def _withdraw(
+    opened: duckdb.DuckDBPyConnection, tables: Path, name: str, log: Log, before: dict[str, Any] | None, now_us: int
+) -> None:
+    """Note which rows the next table lacks though the last one had them; rows that are only ahead of ``as_of`` stay online."""
+    path = tables / f"{name}.parquet"
+    if not path.exists():
+        return
+    old = f"SELECT * FROM read_parquet({literal(path)}) AS old"
+    if before is None:
+        ahead = f"epoch_us(event_timestamp) > getvariable('as_of_us') AND epoch_us(event_timestamp) <= {now_us}"
+        withdraw(opened, tables, name, _key(name), f"{old} WHERE NOT ({ahead})")
+    elif log.lost_since(before["log"]) and name != "item_content":
+        withdraw(opened, tables, name, _key(name), f"{old} SEMI JOIN restart ON restart.entity_id = old.{_key(name)}")
+
+
+def _write(opened: duckdb.DuckDBPyConnection, name: str, path: Path, before: dict[str, Any] | None) -> tuple[int, int]:
+    """Write the relation ``written`` where it differs from the table; returns its rows, and how many are new."""
     counts = opened.execute("SELECT count(*), count(*) FILTER (fresh) FROM written").fetchone() or (0, 0)
     if before is None or counts[1] or counts[0] != before["rows"][name]:
         with written_beside(path) as temporary:

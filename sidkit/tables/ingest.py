@@ -65,6 +65,10 @@ class Log:
         entries = [*self.manifest["parts"], *self.manifest.get("removed", [])]
         return tuple(self.folder / entry["file"] for entry in entries if number_of(entry) >= _ingests(consumed))
 
+    def lost_since(self, consumed: dict[str, Any]) -> bool:
+        """Whether rows were taken out after a build noted what it read."""
+        return any(number_of(entry) >= _ingests(consumed) for entry in self.manifest.get("removed", []))
+
     @property
     def rows(self) -> int:
         """Interactions in all parts."""
