@@ -169,6 +169,43 @@ def test_an_event_that_vanishes_is_reported_and_removed_when_asked(tmp_path: Pat
     assert (again.unchanged, again.removed) == (True, 0)
 
 
+def online(repo: Repo, feature: str, key: str, values: list[str]) -> list[Any]:
+    from sidkit.stores.feast_repo import open_store
+
+    asked = [{key: value} for value in values]
+    found = open_store(repo).get_online_features(features=[feature], entity_rows=asked).to_dict()
+    return list(found[feature.split(":")[1]])
+
+
+@pytest.mark.own_store("online", "other stores let an older row replace a newer one")
+def test_what_a_correction_takes_away_leaves_the_online_store_too(tmp_path: Path) -> None:
+    from sidkit.stores.feast_repo import apply_repo, materialize
+
+    rows = [*ANCHORS, *(Row(f"u{n}", f"i{k}", START + k * HOUR, 1) for n in range(3) for k in range(3))]
+    source = write(tmp_path / "source", rows)
+    repo = repo_of(tmp_path / "repo", source)
+    ingest(repo)
+    as_of = START + 3 * DAY
+    build_tables(repo, as_of)
+    apply_repo(repo)
+    materialize(repo, as_of)
+    assert online(repo, "user_history:item_ids", "user_id", ["u0", "u1", "u2"]) == [["i2", "i1", "i0"]] * 3
+    # u0's last click was none; u1 took all back.
+    left = [replace(row, label=0) if (row.user, row.item) == ("u0", "i2") else row for row in rows if row.user != "u1"]
+    write(source, left)
+    ingest(repo, remove_vanished=True)
+    build_tables(repo, as_of)
+    assert online(repo, "user_history:item_ids", "user_id", ["u0"]) == [["i2", "i1", "i0"]]
+    materialize(repo, as_of)
+    assert online(repo, "user_history:item_ids", "user_id", ["u0", "u1", "u2"]) == [
+        ["i1", "i0"], None, ["i2", "i1", "i0"],
+    ]  # fmt: skip
+    assert online(repo, "user_stats:exposures_all", "user_id", ["u0", "u1"]) == [3, None]
+    assert not (repo.tables / "withdrawn.parquet").exists()
+    materialize(repo, as_of)
+    assert online(repo, "user_stats:exposures_all", "user_id", ["u0", "u1"]) == [3, None]
+
+
 USERS, ITEMS = ("u1", "u2"), ("i1", "i2")
 keys = st.builds(
     lambda user, item, hour, request: Row(user, item, START + hour * HOUR, request=request),

@@ -94,8 +94,9 @@ class Scorer:
             raise ServingError("no candidates came; give at least one item id")
         if at_us < self._materialized_until_us and at_us < self._newest_us:
             raise TimeError(
-                f"the online store holds rows of {iso(self._newest_us)} and cannot answer for {iso(at_us)}; ask for that "
-                "moment or a later one (--at), or materialize as of an earlier one into a fresh online store"
+                f"the online store was filled as of {iso(self._newest_us)}, its newest row, and cannot answer for "
+                f"{iso(at_us)}; ask for that moment or a later one (--at), or materialize as of an earlier one into a fresh "
+                "online store"
             )
         config = self._ranker.config
         data = self._features.request(
