@@ -222,7 +222,12 @@ def test_a_log_that_was_deleted_and_read_again_is_not_taken_for_the_old_one(tmp_
     assert all(table.equals(incremental[name]) for name, table in tables(repo).items())
 
 
+def seconds_as_text(us: Any) -> Any:
+    return pd.to_datetime(pd.Series(us // 1_000_000), unit="us", utc=True).map(lambda moment: moment.isoformat())
+
+
 UNITS = [
+    (seconds_as_text, "seconds"),
     (
         lambda us: pd.to_datetime(pd.Series(us // 1_000_000), utc=True),
         "seconds since 1970 that were taken for nanoseconds",
@@ -247,7 +252,7 @@ UNITS = [
 ]
 
 
-@pytest.mark.parametrize(("read", "unit"), UNITS, ids=["s-ns", "ms-ns", "us-ns", "s-us", "s-ms", "ms-us"])
+@pytest.mark.parametrize(("read", "unit"), UNITS, ids=["text", "s-ns", "ms-ns", "us-ns", "s-us", "s-ms", "ms-us"])
 def test_a_wrong_unit_is_named_and_the_advice_reads_the_times(tmp_path: Path, read: Any, unit: str) -> None:
     frame = events()
     frame["us"] = frame["us"] // 1_000_000 * 1_000_000

@@ -99,7 +99,7 @@ def build_tables(
                 f"the tables hold rows up to {iso(before['as_of_us'])} and cannot go back to {iso(as_of_us)}; give a "
                 "later --as-of, or build them anew with `sidkit tables build --rebuild`"
             )
-        if as_of_us == before["as_of_us"] and before["log"] == log.consumed:
+        if as_of_us == before["as_of_us"] and log.is_that_of(before["log"]):
             return BuildReport(as_of_us, before["rows"], dict.fromkeys(before["rows"], 0), unchanged=True)
     report = _build(repo, log, as_of_us, before, {"settings": stated, "generation": generation}, now)
     return replace(report, restarted=restarted)
