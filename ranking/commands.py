@@ -10,7 +10,7 @@ import typer
 from ranking.audit.command import audit
 from ranking.comparison.command import compare
 from ranking.leakage_command import leakage
-from sidkit.commands import RepoOption
+from sidkit.commands import AllowFutureOption, RepoOption
 
 ranker_app = typer.Typer(help="Trained rankers.", no_args_is_help=True)
 
@@ -35,6 +35,7 @@ def run(
         Optional[str],  # noqa: UP045
         typer.Option("--as-of", help="Build features up to this moment; default: the end of the log."),
     ] = None,
+    allow_future: AllowFutureOption = False,
     impressions: Annotated[int, typer.Option(help="Size of a synthetic world.")] = 200_000,
     json_: Annotated[
         bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")
@@ -49,10 +50,13 @@ def run(
     from ranking.job_report import job_json, print_report
     from ranking.prepare import prepare_repo
     from ranking.presets import load_preset
-    from sidkit.clock import parse_time
+    from sidkit.clock import check_as_of, parse_time
 
     console = Console(stderr=json_, emoji=False)
-    options = JobOptions(data, preset, load_preset(preset), seeds, parse_time(as_of) if as_of else None, impressions)
+    moment = None if as_of is None else parse_time(as_of)
+    if moment is not None:
+        check_as_of(moment, allow_future=allow_future)
+    options = JobOptions(data, preset, load_preset(preset), seeds, moment, impressions, allow_future)
     opened = prepare_repo(data, repo)
 
     def announce(name: str, rows: int, seconds: float, kept: bool) -> None:

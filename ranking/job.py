@@ -42,6 +42,7 @@ class JobOptions:
     seeds: int = 1
     as_of_us: int | None = None
     impressions: int = 200_000
+    allow_future: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,14 +70,14 @@ class Job:
         self._warn = warn
         self.folder = repo.runs / Path(options.preset_name).stem
         self.stages = Stages(self.folder / "stages.json", announce)
-        self.prepared = Prepared(repo, self.stages, options.data, options.impressions)
+        self.prepared = Prepared(repo, self.stages, options.data, options.impressions, options.allow_future)
 
     def run(self) -> dict[str, Any]:
         """Do all stages and return the job's facts; see :mod:`ranking.job_report` for what is made of them."""
         repo, options, prepared = self.repo, self.options, self.prepared
         log = prepared.ingest()
         as_of_us = options.as_of_us or end_of_log(repo)
-        labelled = prepared.rows(log).facts
+        labelled = prepared.rows(log, options.as_of_us).facts
         tables = prepared.tables(log, as_of_us)
         moments = read_moments(repo.labelled_rows)
         split = TimeSplit.of(moments, repo.settings.split)
@@ -107,6 +108,7 @@ class Job:
             "hit_rate": read_json(self.folder / "hit_rate.json") or NotMeasured("no later click").as_json(),
             "judged": judged.verdict,
             "rankers": judged.ranker_of,
+            "log": self.stages.facts("ingest"),
             "stages": list(self.stages.report()),
             "peak_rss_mb": peak_rss_mb(),
             "sampled": labelled["sampled"],
@@ -143,7 +145,7 @@ class Job:
         path = self.folder / "hit_rate.json"
 
         def hits() -> StageResult:
-            found = future_hits(self.repo, [codebook], end_of_log(self.repo))
+            found = future_hits(self.repo, [codebook], self.options.as_of_us or end_of_log(self.repo))
             write_json(path, found.as_json())
             return StageResult(len(found.asked) if isinstance(found, HitReport) else 0, files=(path,))
 

@@ -50,6 +50,7 @@ def job_json(job: Job, facts: Mapping[str, Any]) -> dict[str, Any]:
             }
             for arm, figures in ((arm, judged["arms"][arm]) for arm in job.preset.arms)
         ],
+        "log": facts["log"],
         "stages": facts["stages"],
         "warnings": facts["warnings"],
         "without_auc": judged["reasons"],
@@ -93,6 +94,7 @@ def print_report(console: Console, job: Job, facts: Mapping[str, Any]) -> None:
     for stage in told["stages"]:
         stages.add_row(stage["name"], f"{stage['rows']:,}", f"{stage['seconds']:.1f}")
     console.print(stages)
+    console.print(_log_line(told["log"]))
     console.print(f"peak memory {told['peak_rss_mb']:,.0f} MB; test window from {facts['split']['validation_end']}")
     for name in ("codebook", "verdict", "tables", "rejects"):
         console.print(f"{name}: {told['artifacts'][name]}", soft_wrap=True)
@@ -102,6 +104,16 @@ def print_report(console: Console, job: Job, facts: Mapping[str, Any]) -> None:
             "--user USER --items ITEM,ITEM",
             soft_wrap=True,
         )
+
+
+def _log_line(log: Mapping[str, Any]) -> str:
+    """What the last ingest that read the source did."""
+    merged = sum(log["merged"].values())
+    rejected = sum(count for reasons in log["rejected"].values() for count in reasons.values())
+    return (
+        f"log: {log['new']:,} new events, {log['changed']:,} changed, {log['removed']:,} removed, {log['vanished']:,} no "
+        f"longer in the source; {rejected:,} rows rejected, {merged:,} merged with another row of their event"
+    )
 
 
 def _hit_rate(told: Mapping[str, Any], name: str) -> dict[str, float | None] | None:
