@@ -22,6 +22,18 @@ RESERVED_MODALITIES = frozenset(
 )
 
 
+FEATURE_NAME_RULE = (
+    "use letters, digits and underscores, no digit or underscore at the beginning, at most 100 characters, and no ending in "
+    "'_y' (Feast drops it)"
+)
+
+
+def is_feature_name(name: str) -> bool:
+    """Whether a vector column may become a feature of that name."""
+    fits = name.isidentifier() and len(name) <= 100 and not name.startswith("_") and not name.endswith("_y")
+    return fits and name not in RESERVED_MODALITIES
+
+
 class Section(BaseModel):
     """A frozen table of a TOML file that refuses unknown keys."""
 
@@ -52,10 +64,9 @@ class SourceSettings(Section):
         if not names:
             raise ValueError("name at least one vector column of item_embeddings")
         for name in names:
-            if not name.isidentifier() or name.startswith("_") or name.endswith("_y") or name in RESERVED_MODALITIES:
+            if not is_feature_name(name):
                 raise ValueError(
-                    f"{name!r} cannot be a feature name: use letters, digits and underscores, no leading underscore, "
-                    f"no ending in '_y' (Feast drops it), none of {sorted(RESERVED_MODALITIES)}"
+                    f"{name[:200]!r} cannot be a feature name: {FEATURE_NAME_RULE}, none of {sorted(RESERVED_MODALITIES)}"
                 )
         if len(set(names)) != len(names):
             raise ValueError(f"{names} names a column twice")
@@ -166,6 +177,8 @@ def _toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror})") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path} is nested too deeply for a settings file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
 

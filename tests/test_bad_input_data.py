@@ -46,8 +46,8 @@ def test_a_broken_interaction_is_rejected_with_its_reason(row: dict[str, Any], r
 @pytest.mark.parametrize(
     "row",
     [
-        event(9, timestamp=0),
-        event(9, timestamp=END - 1),
+        event(9, timestamp=365 * DAY),
+        event(9, timestamp=END - 1),  # the present is put at the end of 2199
         event(9, position=NAN, rating=NAN, converted=NAN),
         event(9, position=-5.0),
         event(0, request_id="r"),  # one more page view, not a copy

@@ -108,7 +108,7 @@ def test_seconds_beyond_the_range_never_become_a_plausible_time(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("table", "column", "values", "remedy"),
     [
-        ("interactions", "user_id", [1.5] * N_EVENTS, r"a string or an integer is needed.*astype\(str\)"),
+        ("interactions", "user_id", [1.5] * N_EVENTS, r"a string or an integer is needed.*astype"),
         ("interactions", "timestamp", [START] * N_EVENTS, r"a timestamp in UTC is needed.*pd\.to_datetime"),
         ("interactions", "timestamp", ["2020-01-01 00:00:00"] * N_EVENTS, "without a time zone.*append 'Z'"),
         ("interactions", "timestamp", ["yesterdayZ"] * N_EVENTS, "no ISO-8601 time"),
@@ -117,7 +117,6 @@ def test_seconds_beyond_the_range_never_become_a_plausible_time(tmp_path: Path) 
         ("item_embeddings", "text", [["a", "b"]] * N_ITEMS, "a list of float32 per row is needed"),
         ("item_embeddings", "text", [1.0] * N_ITEMS, "a list of float32 per row is needed"),
         ("item_embeddings", "text", ["one, two"] * N_ITEMS, "no JSON list of numbers"),
-        ("item_embeddings", "text", ["[1, 2]", "[true]", "[1, 2]", "[1, 2]"], "JSON list"),
     ],
 )  # fmt: skip
 def test_a_column_of_a_wrong_type_is_refused_with_the_remedy(

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sidkit.config import RESERVED_MODALITIES, Feedback
+from sidkit.config import FEATURE_NAME_RULE, RESERVED_MODALITIES, Feedback, is_feature_name
 from sidkit.contract.reader import Source
-from sidkit.contract.rows import check_columns, normalise
+from sidkit.contract.rows import check_columns, normalise, vector_of
 from sidkit.contract.schemas import EMBEDDINGS, INTERACTIONS
 from sidkit.errors import TableSchemaError
 
@@ -58,17 +57,22 @@ def _modalities(source: Source) -> tuple[str, ...]:
     if not chosen:
         listed = ", ".join(f"{name} ({kind})" for name, kind in stated.items()) or "no further column"
         raise TableSchemaError(EMBEDDINGS.name, f"no column holds vectors (a list of float32 per row); found {listed}")
+    unusable = [name for name in chosen if not is_feature_name(name)]
+    if unusable:
+        raise TableSchemaError(
+            EMBEDDINGS.name,
+            f"column {', '.join(map(repr, unusable))} holds vectors and cannot be the name of a feature ({FEATURE_NAME_RULE}); "
+            "rename it in the source",
+        )
     return chosen
 
 
 def _holds_vectors(kind: pa.DataType, head: pa.RecordBatch | None, name: str) -> bool:
+    if isinstance(kind, pa.BaseExtensionType):
+        kind = kind.storage_type
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         return bool(pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type))
     if pa.types.is_string(kind) and head is not None:  # a database without arrays holds JSON text
-        first = next((text for text in head.column(name).to_pylist() if text is not None), "")
-        try:
-            vector = json.loads(first)
-        except json.JSONDecodeError:
-            return False
-        return isinstance(vector, list) and all(element is None or type(element) in {int, float} for element in vector)
+        texts = [text for text in head.column(name).to_pylist() if text is not None]
+        return 2 * sum(vector_of(text) is not None for text in texts) > len(texts)
     return False

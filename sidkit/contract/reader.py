@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sidkit.contract.rows import check_names
 from sidkit.contract.schemas import TABLES
 from sidkit.errors import ContractError, MissingTableError, TableSchemaError
 
@@ -46,8 +47,15 @@ class ParquetSource(Source):
             self._files(table.name)
 
     def _files(self, table: str) -> list[Path]:
-        single = self.folder / f"{table}.parquet"
-        files = [single] if single.is_file() else sorted((self.folder / table).glob("**/*.parquet"))
+        single = [
+            entry for entry in sorted(self.folder.iterdir()) if _is_parquet(entry.name, table) and entry.is_file()
+        ]
+        below = self.folder / table
+        files = single[:1] or [
+            file
+            for file in sorted(below.rglob("*"))
+            if file.suffix.lower() == ".parquet" and file.is_file() and not _is_hidden(file.relative_to(below))
+        ]
         if not files:
             found = sorted(entry.name for entry in self.folder.iterdir()) or ["nothing"]
             raise MissingTableError(
@@ -59,12 +67,18 @@ class ParquetSource(Source):
 
     def columns(self, table: str) -> dict[str, pa.DataType | None]:
         """See :meth:`Source.columns`."""
-        schemas = [self._schema(table, file) for file in self._files(table)]
-        for schema, file in zip(schemas[1:], self._files(table)[1:], strict=True):
+        files = self._files(table)
+        schemas = [self._schema(table, file) for file in files]
+        found: dict[str, pa.DataType | None] = {}
+        for schema, file in zip(schemas, files, strict=True):
+            check_names(schema.names, table, file.name)
             if set(schema.names) != set(schemas[0].names):
                 odd = sorted(set(schema.names) ^ set(schemas[0].names))
                 raise TableSchemaError(table, f"{file.name} and the first file differ in columns: {', '.join(odd)}")
-        return {field.name: field.type for field in schemas[0]}
+            for field in schema:
+                if pa.types.is_null(found.get(field.name) or pa.null()):  # a part where nothing is known says nothing
+                    found[field.name] = field.type
+        return found
 
     def _schema(self, table: str, file: Path) -> pa.Schema:
         try:
@@ -133,16 +147,32 @@ class SqlSource(Source):
         chosen = [self.metadata.tables[table].columns[name] for name in columns]
         with self.engine.connect() as connection:
             stream = connection.execution_options(stream_results=True, yield_per=chunk_rows).execute(sa.select(*chosen))
-            for part in stream.partitions(chunk_rows):
-                transposed = list(zip(*part, strict=True))
-                arrays = [
-                    _sql_array(table, name, list(values)) for name, values in zip(columns, transposed, strict=True)
-                ]
-                yield pa.RecordBatch.from_arrays(arrays, names=list(columns))
+            try:
+                for part in stream.partitions(chunk_rows):
+                    transposed = list(zip(*part, strict=True))
+                    arrays = [
+                        _sql_array(table, name, list(values)) for name, values in zip(columns, transposed, strict=True)
+                    ]
+                    yield pa.RecordBatch.from_arrays(arrays, names=list(columns))
+            except sa.exc.SQLAlchemyError as error:
+                raise ContractError(
+                    table, f"the database stopped while its rows were read ({error}); text must be UTF-8, and the table "
+                    "must not be changed or locked meanwhile",
+                ) from error  # fmt: skip
 
     def fingerprint(self) -> str | None:
         """A database does not say whether it changed."""
         return None
+
+
+def _is_parquet(name: str, table: str) -> bool:
+    stem, _, suffix = name.rpartition(".")
+    return stem == table and suffix.lower() == "parquet"
+
+
+def _is_hidden(path: Path) -> bool:
+    """Whether a file, or a folder on its way, is one that tools leave out: ``._part.parquet``, ``_temporary/...``."""
+    return any(part.startswith((".", "_")) for part in path.parts)
 
 
 def open_source(url: str) -> Source:
@@ -175,9 +205,16 @@ def open_source(url: str) -> Source:
 def _sql_array(table: str, name: str, values: list[Any]) -> pa.Array:
     try:
         return pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError) as error:
+        kinds = {type(value) for value in values if value is not None}
+        if kinds <= {int, str}:  # ids, where a database lets a column hold both
+            return pa.array([None if value is None else str(value) for value in values], pa.string())
+        if kinds <= {int, float}:
+            return pa.array([None if value is None else float(value) for value in values], pa.float64())
+        listed = ", ".join(sorted(kind.__name__ for kind in kinds))
         raise TableSchemaError(
-            table, f"column {name!r} mixes types that Arrow cannot hold together ({error})"
+            table,
+            f"column {name!r} holds values of several types ({listed}); expected one type, cast the column in the database",
         ) from error
 
 

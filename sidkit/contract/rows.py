@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from datetime import datetime
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sidkit.clock import to_us
+from sidkit.contract.remedies import remedy
 from sidkit.contract.schemas import Column, Table
-from sidkit.errors import TableSchemaError
+from sidkit.errors import TableSchemaError, TimeError
 
 REASON = "reason"
 MOMENT = pa.timestamp("us", tz="UTC")
@@ -25,6 +28,8 @@ _TYPES: dict[str, pa.DataType] = {
 }
 _EARLIEST = pa.scalar(0, MOMENT)
 _LATEST = pa.scalar(7_258_118_400_000_000, MOMENT)  # 2200-01-01
+_LARGEST = 1e15
+"""Elements of vectors stay below: squares and sums of larger ones leave float32."""
 _ZONED = r"(?:[zZ]|[+-]\d{2}:?\d{2})$"
 
 
@@ -54,7 +59,7 @@ def normalise(batch: pa.RecordBatch, table: Table) -> pa.Table:
     for name, array in zip(batch.schema.names, batch.columns, strict=True):
         column = table.column(name)
         names.append(name)
-        arrays.append(array if column is None else _normalised(array, column, table.name, reasons))
+        arrays.append(_carried(array) if column is None else _normalised(array, column, table.name, reasons))
     return pa.table([*arrays, reasons.array()], names=[*names, REASON])
 
 
@@ -71,9 +76,31 @@ class _Reasons:
         return pa.array(self._texts, type=pa.string())
 
 
+def _carried(array: pa.Array) -> pa.Array:
+    """A further attribute as it can be stored: text that is not UTF-8 with signs in place of what cannot be read, and no
+    value where a moment lies beyond what microseconds can say.
+    """
+    kind = array.type
+    if pa.types.is_timestamp(kind) and kind.unit in {"s", "ms"}:
+        furthest = 2**62 // (1_000_000 if kind.unit == "s" else 1_000)
+        numbers = array.cast(pa.int64())
+        return pc.if_else(pc.less(pc.abs_checked(pc.max_element_wise(numbers, -furthest)), furthest), array, None)
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return _valid_text(array, kind)[0]
+    return array
+
+
 def _normalised(array: pa.Array, column: Column, table: str, reasons: _Reasons) -> pa.Array:
+    if isinstance(array, pa.ExtensionArray):
+        array = array.storage
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
+    if array.type in {pa.string_view(), pa.large_string()}:
+        array = array.cast(pa.string())
+    if pa.types.is_string(array.type):
+        array, wrong = _valid_text(array, array.type)
+        if wrong is not None:
+            reasons.add(wrong, f"{column.name} is not UTF-8")
     if pa.types.is_null(array.type):
         array = pa.nulls(len(array), _TYPES[column.kind])
     else:
@@ -85,47 +112,55 @@ def _normalised(array: pa.Array, column: Column, table: str, reasons: _Reasons) 
     return array
 
 
+def _valid_text(array: pa.Array, kind: pa.DataType) -> tuple[pa.Array, pa.Array | None]:
+    """The texts with signs in place of what is not UTF-8, and which rows had such; None where all texts are right."""
+    try:
+        array.validate(full=True)
+    except pa.ArrowInvalid:
+        raw = array.cast(pa.large_binary()).to_pylist()
+        texts = [None if value is None else value.decode("utf-8", "replace") for value in raw]
+        wrong = [text is not None and value != text.encode() for value, text in zip(raw, texts, strict=True)]
+        return pa.array(texts, kind), pa.array(wrong)
+    return array, None
+
+
 def _read_id(array: pa.Array, column: Column, table: str, reasons: _Reasons) -> pa.Array:
     kind = array.type
-    if pa.types.is_integer(kind) or pa.types.is_large_string(kind) or _is_text_view(kind):
+    if pa.types.is_integer(kind):
         return array.cast(pa.string())
     if pa.types.is_string(kind):
         return array
-    raise _refused(
-        table, column, kind, "a string or an integer", f'df["{column.name}"] = df["{column.name}"].astype(str)'
-    )
+    raise _refused(table, column, array, "a string or an integer")
 
 
 def _read_string(array: pa.Array, column: Column, table: str, reasons: _Reasons) -> pa.Array:
     kind = array.type
     if pa.types.is_string(kind):
         return array
-    if pa.types.is_large_string(kind) or _is_text_view(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind):
+    if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
         return array.cast(pa.string())
-    raise _refused(table, column, kind, "a string", f'df["{column.name}"] = df["{column.name}"].astype(str)')
+    raise _refused(table, column, array, "a string")
 
 
 def _read_moment(array: pa.Array, column: Column, table: str, reasons: _Reasons) -> pa.Array:
     kind = array.type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+    if pa.types.is_string(kind):
         zoned = pc.match_substring_regex(array, _ZONED)
         if pc.any(pc.invert(zoned)).as_py():
-            raise _refused(
-                table, column, "text without a time zone", "ISO-8601 text with a zone", "append 'Z' if it is UTC"
-            )
+            raise _refused(table, column, array, "ISO-8601 text with a zone", "text without a time zone")
         try:
             return _in_range(pc.cast(array, MOMENT), column, reasons)
-        except pa.ArrowInvalid as error:
-            raise TableSchemaError(
-                table, f"column {column.name!r} holds text that is no ISO-8601 time ({error})"
-            ) from error
+        except pa.ArrowInvalid:
+            moments = _parsed_one_by_one(array, column, reasons)
+            if moments.null_count == len(moments):
+                raise _refused(
+                    table, column, array, "ISO-8601 text with a zone", "text that is no ISO-8601 time"
+                ) from None
+            return _in_range(moments, column, reasons)
     if not pa.types.is_timestamp(kind):
-        raise _refused(table, column, kind, "a timestamp in UTC", f'pd.to_datetime(df["{column.name}"], utc=True)')
+        raise _refused(table, column, array, "a timestamp in UTC")
     if kind.tz is None:
-        raise _refused(
-            table, column, "naive timestamps (no time zone)", "timestamp[us, UTC]",
-            f'df["{column.name}"] = df["{column.name}"].dt.tz_localize("UTC") if the clock was UTC',
-        )  # fmt: skip
+        raise _refused(table, column, array, "timestamp[us, UTC]", "naive timestamps (no time zone)")
     if kind.unit in {"s", "ms"}:
         # A coarse moment far outside would wrap around on its way to microseconds.
         furthest = 2**62 // (1_000_000 if kind.unit == "s" else 1_000)
@@ -133,6 +168,20 @@ def _read_moment(array: pa.Array, column: Column, table: str, reasons: _Reasons)
         bounded = pc.min_element_wise(bounded, furthest, skip_nulls=False)
         array = bounded.cast(pa.timestamp(kind.unit)).cast(kind)
     return _in_range(pc.cast(array, MOMENT, safe=False), column, reasons)
+
+
+def _parsed_one_by_one(array: pa.Array, column: Column, reasons: _Reasons) -> pa.Array:
+    """Texts of which some are no ISO-8601 times: those become rejects."""
+    moments: list[int | None] = []
+    wrong = np.zeros(len(array), dtype=bool)
+    for place, text in enumerate(array.to_pylist()):
+        try:
+            moments.append(None if text is None else to_us(datetime.fromisoformat(text)))
+        except (ValueError, OverflowError, TimeError):
+            moments.append(None)
+            wrong[place] = True
+    reasons.add(pa.array(wrong), f"{column.name} is no ISO-8601 time")
+    return pa.array(moments, pa.int64()).cast(MOMENT)
 
 
 def _in_range(moments: pa.Array, column: Column, reasons: _Reasons) -> pa.Array:
@@ -145,7 +194,7 @@ def _in_range(moments: pa.Array, column: Column, reasons: _Reasons) -> pa.Array:
 def _read_flag(array: pa.Array, column: Column, table: str, reasons: _Reasons) -> pa.Array:
     kind = array.type
     if not (pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-        raise _refused(table, column, kind, "0 or 1 as an integer", f'(df["{column.name}"] > threshold).astype("int8")')
+        raise _refused(table, column, array, "0 or 1 as an integer")
     if pa.types.is_boolean(kind):
         array = array.cast(pa.int8())
     values = array.cast(pa.float64(), safe=False)
@@ -159,7 +208,7 @@ def _read_flag(array: pa.Array, column: Column, table: str, reasons: _Reasons) -
 def _read_integer(array: pa.Array, column: Column, table: str, reasons: _Reasons) -> pa.Array:
     kind = array.type
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-        raise _refused(table, column, kind, "an integer", f'df["{column.name}"].astype("Int32")')
+        raise _refused(table, column, array, "an integer")
     values = array.cast(pa.float64(), safe=False)
     values = pc.if_else(pc.is_nan(values), pa.scalar(None, pa.float64()), values)
     whole = pc.and_(pc.equal(pc.floor(values), values), pc.less(pc.abs(values), 2.0**31))
@@ -170,7 +219,7 @@ def _read_integer(array: pa.Array, column: Column, table: str, reasons: _Reasons
 def _read_number(array: pa.Array, column: Column, table: str, reasons: _Reasons) -> pa.Array:
     kind = array.type
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
-        raise _refused(table, column, kind, "a number", f'df["{column.name}"].astype("float32")')
+        raise _refused(table, column, array, "a number")
     values = array.cast(pa.float64(), safe=False).cast(pa.float32(), safe=False)
     values = pc.if_else(pc.is_nan(values), pa.scalar(None, pa.float32()), values)
     reasons.add(pc.is_inf(values), f"{column.name} is infinite")
@@ -179,42 +228,62 @@ def _read_number(array: pa.Array, column: Column, table: str, reasons: _Reasons)
 
 def _read_vector(array: pa.Array, column: Column, table: str, reasons: _Reasons) -> pa.Array:
     kind = array.type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        try:
-            array = pa.array([None if text is None else json.loads(text) for text in array.to_pylist()])
-        except (json.JSONDecodeError, pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise TableSchemaError(
-                table, f"column {column.name!r} is text but no JSON list of numbers ({error})"
-            ) from error
+    if pa.types.is_string(kind):
+        vectors = [vector_of(text) for text in array.to_pylist()]
+        wrong = [vector is None and text is not None for vector, text in zip(vectors, array.to_pylist(), strict=True)]
+        if all(vector is None for vector in vectors) and any(wrong):
+            raise _refused(
+                table,
+                column,
+                array,
+                "a list of float32 per row, or its JSON text",
+                "text that is no JSON list of numbers",
+            )
+        reasons.add(pa.array(wrong), f"{column.name} is no JSON list of numbers")
+        array = pa.array(vectors, pa.list_(pa.float64()))
         kind = array.type
     inner = kind.value_type if hasattr(kind, "value_type") else None
     is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
     if not is_list or not (pa.types.is_floating(inner) or pa.types.is_integer(inner) or pa.types.is_null(inner)):
-        raise _refused(
-            table, column, kind, "a list of float32 per row", f'df["{column.name}"] = list(matrix.astype("float32"))'
-        )
+        raise _refused(table, column, array, "a list of float32 per row")
     array = array.cast(pa.list_(pa.float32()), safe=False)
-    reasons.add(_holds_no_finite_vector(array), f"{column.name} holds NaN, infinite or missing elements")
+    reasons.add(_rows_beyond(array, np.inf), f"{column.name} holds NaN, infinite or missing elements")
+    reasons.add(_rows_beyond(array, _LARGEST), f"{column.name} holds elements beyond {_LARGEST:g}")
     reasons.add(pc.equal(pc.list_value_length(array), 0), f"{column.name} is an empty list")
     return array
 
 
-def _holds_no_finite_vector(array: pa.ListArray) -> pa.Array:
-    """True for each row whose list has an element that is null, NaN or infinite."""
+def vector_of(text: str | None) -> list[float | None] | None:
+    """The list of numbers that a JSON text holds, gaps included; None where it holds none."""
+    if text is None:
+        return None
+    try:
+        found = json.loads(text)
+        if not isinstance(found, list) or not all(
+            element is None or type(element) in {int, float} for element in found
+        ):
+            return None
+        return [None if element is None else float(element) for element in found]
+    except (ValueError, RecursionError, OverflowError):
+        return None
+
+
+def _rows_beyond(array: pa.ListArray, most: float) -> pa.Array:
+    """True for each row whose list has an element that is missing, NaN, or not below ``most`` in size."""
     flat = array.flatten()  # skips null rows, whatever lies under them
     elements = pc.fill_null(flat, float("nan")).to_numpy(zero_copy_only=False)
     lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
-    bad = np.concatenate([[0], np.cumsum(~np.isfinite(elements))])
+    bad = np.concatenate([[0], np.cumsum(~(np.abs(elements) < most))])
     ends = np.cumsum(lengths)
     return pa.array((bad[ends] - bad[ends - lengths]) > 0)
 
 
-def _is_text_view(kind: pa.DataType) -> bool:
-    return bool(kind == pa.string_view())
-
-
-def _refused(table: str, column: Column, found: object, needed: str, remedy: str) -> TableSchemaError:
-    return TableSchemaError(table, f"column {column.name!r} holds {found}; {needed} is needed. For example: {remedy}")
+def _refused(table: str, column: Column, array: pa.Array, needed: str, found: str = "") -> TableSchemaError:
+    return TableSchemaError(
+        table,
+        f"column {column.name!r} holds {found or array.type}; {needed} is needed. For example: "
+        f"{remedy(column.kind, column.name, array)}",
+    )
 
 
 _READERS = {
@@ -228,6 +297,7 @@ _READERS = {
 }
 
 
+_LONGEST_NAME = 255
 RESERVED_COLUMNS = frozenset({"reason", "nth", "first_seen", "file_row_number", "generation"})
 """Names that the checks themselves use."""
 
@@ -245,19 +315,34 @@ def check_columns(found: Sequence[str], table: Table, reserved: frozenset[str] =
         raise TableSchemaError(
             table.name, f"column {', '.join(map(repr, taken))} has a name that the checks use themselves; rename it"
         )
-    twice = sorted({name for name in found if list(found).count(name) > 1})
-    if twice:
-        raise TableSchemaError(
-            table.name,
-            f"column {', '.join(map(repr, twice))} is there more than once; expected each name once, rename one",
-        )
-    by_folded: dict[str, str] = {}
-    for name in found:
-        other = by_folded.setdefault(name.lower(), name)  # SQL does not tell them apart
-        if other != name:
-            raise TableSchemaError(table.name, f"columns {other!r} and {name!r} differ in case only; rename one")
+    check_names(found, table.name)
     missing = [column.name for column in table.columns if column.required and column.name not in found]
     if missing:
         raise TableSchemaError(
             table.name, f"column {', '.join(map(repr, missing))} is missing; the table has {', '.join(found)}"
         )
+
+
+def check_names(found: Sequence[str], table: str, file: str = "") -> None:
+    """Refuse names of columns that cannot be told apart or used; see :func:`check_columns`."""
+    where = f" of {file}" if file else ""
+    twice = sorted({name for name in found if list(found).count(name) > 1})
+    if twice:
+        raise TableSchemaError(
+            table,
+            f"column{where} {', '.join(map(repr, twice))} is there more than once; expected each name once, rename one",
+        )
+    unusable = sorted(
+        repr(name[:40]) for name in found if not name or "\0" in name or len(name.encode()) > _LONGEST_NAME
+    )
+    if unusable:
+        raise TableSchemaError(
+            table,
+            f"column{where} {', '.join(unusable)} has a name that is empty, longer than {_LONGEST_NAME} bytes or holds a NUL "
+            "character; rename it",
+        )
+    by_folded: dict[str, str] = {}
+    for name in found:
+        other = by_folded.setdefault(name.lower(), name)  # SQL does not tell them apart
+        if other != name:
+            raise TableSchemaError(table, f"columns{where} {other!r} and {name!r} differ in case only; rename one")

@@ -50,7 +50,7 @@ def _remedy(name: str, newest_us: int, kind: pa.DataType | None) -> str:
     integers = f'{column}.astype("int64")'
     if kind is None or not pa.types.is_timestamp(kind):
         integers = f'pd.to_datetime({column}, utc=True).astype("datetime64[us, UTC]").astype("int64")'
-    unit = _unit_of(number)
+    unit = unit_of(number)
     if unit is not None:
         return (
             f"The numbers look like {_NAMES[unit]} since 1970 that were taken for {_NAMES[stored]}. For example: "
@@ -63,7 +63,7 @@ def _remedy(name: str, newest_us: int, kind: pa.DataType | None) -> str:
                 "The numbers look like dates written as YYYYMMDD. For example: "
                 f'{column} = pd.to_datetime({dates}.astype(str), format="%Y%m%d", utc=True)'
             )
-    unit = _unit_of(number * 1000)
+    unit = unit_of(number * 1000)
     if unit is not None and stored != "ns":
         return (
             f"The numbers look like {_NAMES[unit]} since 1970 that were taken for {_NAMES['ns']} and cut off. Write the "
@@ -75,5 +75,6 @@ def _remedy(name: str, newest_us: int, kind: pa.DataType | None) -> str:
     )
 
 
-def _unit_of(number: int) -> str | None:
+def unit_of(number: int) -> str | None:
+    """The unit (s, ms, us or ns) in which a number since 1970 lies between 1980 and 2200."""
     return next((unit for unit, per in _PER_SECOND.items() if _OLDEST_S <= number / per < _NEWEST_S), None)

@@ -16,6 +16,7 @@ from sidkit.contract.events import after_now, classify_interactions, first_event
 from sidkit.contract.reader import Source
 from sidkit.contract.rows import REASON, check_columns, normalise
 from sidkit.contract.schemas import INTERACTIONS, ITEMS, Table, with_modalities
+from sidkit.contract.shares import with_shares
 from sidkit.contract.units import refuse_wrong_units
 from sidkit.engine import literal, quoted
 from sidkit.errors import ContractError, RejectedRowsError, TableSchemaError
@@ -111,6 +112,7 @@ def validate(
             refuse_wrong_units(opened, table, source.columns(table.name), now)
             query = classify(columns, settings, work, now)
             reports.append(_split(opened, table, query, work / f"{table.name}.parquet", rejects))
+        reports = with_shares(opened, reports, work, settings)
         report(reports)
         _check_shares(reports, settings)
         _check_feedback(opened, work, settings)
@@ -309,9 +311,8 @@ def _facts(opened: duckdb.DuckDBPyConnection, table: Table, valid: Path) -> dict
             SELECT count(DISTINCT item_id) AS items, min(created_at)::VARCHAR AS first_created,
                    max(created_at)::VARCHAR AS last_created"""
     else:
-        vectors = [quoted(column.name) for column in table.columns if column.kind == "vector"]
-        parts = [f'max(len({name})) AS {name}, count({name}) / count(*) AS {name[:-1]} share"' for name in vectors]
-        query = f"SELECT {', '.join(parts)}"
+        vectors = [column.name for column in table.columns if column.kind == "vector"]
+        query = "SELECT " + ", ".join(f"max(len({quoted(name)})) AS {quoted(f'{name} width')}" for name in vectors)
     result = opened.execute(f"{query} FROM read_parquet({literal(valid)})")
     names = [column[0].replace("_", " ") for column in result.description or []]
     values = result.fetchone() or ()

@@ -1,0 +1,165 @@
+"""The line of pandas that turns a column of a wrong type into one that the contract accepts, by what was found.
+
+Every line that this module gives is executed by a test, on such a column, and leads to an accepted table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sidkit.contract.units import unit_of
+
+_FLOATS = "lambda value: np.array(value, dtype='float32')"
+_YES = ("click", "clicked", "yes", "y", "true", "t", "1", "1.0", "positive", "like", "liked", "purchase", "buy", "view")
+
+
+def remedy(kind: str, name: str, array: pa.Array) -> str:
+    """A line of pandas for ``df[name]``; ``kind`` is what the column of the contract holds, ``array`` what was found."""
+    line = f"df[{name!r}] = {_LINES[kind](f'df[{name!r}]', array)}"
+    return line if '"' in line else line.replace("'", '"')
+
+
+def _id(column: str, array: pa.Array) -> str:
+    kind = array.type
+    if pa.types.is_fixed_size_binary(kind) and kind.byte_width == 16:
+        return f"{column}.map(lambda value: str(uuid.UUID(bytes=value)), na_action='ignore')"
+    if pa.types.is_fixed_size_binary(kind):
+        return f"{column}.map(bytes.hex, na_action='ignore')"
+    if _is_whole(array):
+        return f"{column}.astype('float64').astype('Int64')"
+    return _string(column, array)
+
+
+def _string(column: str, array: pa.Array) -> str:
+    kind = array.type
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return f"{column}.str.decode('utf-8')"
+    if _is_list(kind):
+        return f"{column}.map(lambda value: ' '.join(map(str, value)), na_action='ignore')"
+    if pa.types.is_struct(kind):
+        return f"{column}.map(lambda value: value[{kind.field(0).name!r}], na_action='ignore').astype('string')"
+    return f"{column}.astype('string')"
+
+
+def _moment(column: str, array: pa.Array) -> str:  # noqa: PLR0911 (a line per found type)
+    kind = array.type
+    if pa.types.is_timestamp(kind) and kind.tz is None:
+        return f"{column}.dt.tz_localize('UTC')  # if the clock was UTC"
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        newest = _newest(array)
+        if 19_000_101 <= newest <= 22_000_101:
+            return f"pd.to_datetime({column}.astype('Int64').astype('string'), format='%Y%m%d', utc=True)"
+        return f"pd.to_datetime({column}.astype('float64'), unit={unit_of(newest) or 's'!r}, utc=True)"
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return f"pd.to_datetime({column}.str.decode('utf-8'), utc=True, format='ISO8601')"
+    if pa.types.is_duration(kind):
+        return f"pd.Timestamp('1970-01-01', tz='UTC') + {column}"
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        if _all_numbers(array):
+            numbers = pc.cast(array, pa.float64())
+            return _moment(f"pd.to_numeric({column})", numbers)
+        return f"pd.to_datetime({column}, utc=True, format='mixed')  # or append 'Z' to the text, if the clock was UTC"
+    return f"pd.to_datetime({column}, utc=True)"
+
+
+def _flag(column: str, array: pa.Array) -> str:
+    kind = array.type
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return _flag(f"{column}.str.decode('utf-8')", array.cast(pa.string()))
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        if _all_numbers(array):
+            return f"pd.to_numeric({column}).astype('float64')"
+        found = [str(value) for value in pc.unique(array).to_pylist() if value is not None]
+        positive = next(
+            (value for word in _YES for value in found if value.strip().lower() == word), (found or ["1"])[0]
+        )
+        return f"({column} == {positive!r}).astype('int8')"
+    if pa.types.is_decimal(kind):
+        return f"{column}.astype('float64')"
+    if _is_list(kind):
+        return f"({column}.str.len() > 0).astype('int8')"
+    return f"{column}.notna().astype('int8')"
+
+
+def _integer(column: str, array: pa.Array) -> str:
+    return f"{_number(column, array)}.astype('Int32')"
+
+
+def _number(column: str, array: pa.Array) -> str:  # noqa: PLR0911 (a line per found type)
+    kind = array.type
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return f"pd.to_numeric({column}.str.decode('utf-8'), errors='coerce')"
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return f"pd.to_numeric({column}, errors='coerce')"
+    if _is_list(kind):
+        return f"pd.to_numeric({column}.str[0], errors='coerce')"
+    if pa.types.is_struct(kind):
+        return f"pd.to_numeric({column}.map(lambda value: value[{kind.field(0).name!r}], na_action='ignore'), errors='coerce')"
+    if pa.types.is_boolean(kind) or pa.types.is_decimal(kind):
+        return f"{column}.astype('float64')"
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        return f"pd.to_datetime({column}).astype('int64').astype('float64')"
+    return f"pd.to_numeric({column}, errors='coerce')"
+
+
+def _vector(column: str, array: pa.Array) -> str:
+    kind = array.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return f"{column}.str.strip('[]()').str.replace(',', ' ').str.split().map({_FLOATS}, na_action='ignore')"
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
+        return f"{column}.map(lambda value: np.frombuffer(value, 'float32'), na_action='ignore')"
+    if pa.types.is_struct(kind):
+        return (
+            f"{column}.map(lambda value: list(value.values()), na_action='ignore').map({_FLOATS}, na_action='ignore')"
+        )
+    if _is_list(kind) and _is_list(kind.value_type):
+        return f"{column}.map(lambda value: np.concatenate(list(value)), na_action='ignore').map({_FLOATS}, na_action='ignore')"
+    if _is_list(kind):
+        return f"{column}.map({_FLOATS}, na_action='ignore')"
+    return f"{column}.map(lambda value: np.array([value], dtype='float32'), na_action='ignore')"
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def _is_whole(array: pa.Array) -> bool:
+    """Whether these are numbers without fractions, which pandas writes where integers have gaps."""
+    kind = array.type
+    if pa.types.is_boolean(kind):
+        return True
+    if not (pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
+        return False
+    values = array.cast(pa.float64(), safe=False).drop_null().to_numpy(zero_copy_only=False)
+    values = values[~np.isnan(values)]
+    whole: bool = bool((np.isfinite(values) & (values == np.floor(values)) & (np.abs(values) < 2**53)).all())
+    return whole
+
+
+def _all_numbers(array: pa.Array) -> bool:
+    try:
+        pc.cast(array, pa.float64())
+    except pa.ArrowInvalid:
+        return False
+    return int(array.null_count) < len(array)
+
+
+def _newest(array: pa.Array) -> int:
+    values = array.cast(pa.float64(), safe=False).drop_null().to_numpy(zero_copy_only=False)
+    values = values[np.isfinite(values)]
+    return int(np.median(values)) if len(values) else 0
+
+
+_LINES: dict[str, Callable[[str, pa.Array], str]] = {
+    "id": _id,
+    "string": _string,
+    "moment": _moment,
+    "flag": _flag,
+    "integer": _integer,
+    "number": _number,
+    "vector": _vector,
+}
