@@ -20,7 +20,9 @@ _YES = ("click", "clicked", "yes", "y", "true", "t", "1", "1.0", "positive", "li
 def remedy(kind: str, name: str, array: pa.Array) -> str:
     """A line of pandas for ``df[name]``; ``kind`` is what the column of the contract holds, ``array`` what was found."""
     line = f"df[{name!r}] = {_LINES[kind](f'df[{name!r}]', array)}"
-    return line if '"' in line else line.replace("'", '"')
+    line = line if '"' in line else line.replace("'", '"')
+    text = pa.types.is_string(array.type) or pa.types.is_large_string(array.type)
+    return f"{line}  # or append 'Z' to the text" if kind == "moment" and text and not _all_numbers(array) else line
 
 
 def _id(column: str, array: pa.Array) -> str:
@@ -62,7 +64,7 @@ def _moment(column: str, array: pa.Array) -> str:  # noqa: PLR0911 (a line per f
         if _all_numbers(array):
             numbers = pc.cast(array, pa.float64())
             return _moment(f"pd.to_numeric({column})", numbers)
-        return f"pd.to_datetime({column}, utc=True, format='mixed')  # or append 'Z' to the text, if the clock was UTC"
+        return f"pd.to_datetime({column}, utc=True, format='mixed')"
     return f"pd.to_datetime({column}, utc=True)"
 
 
