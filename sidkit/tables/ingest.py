@@ -223,7 +223,8 @@ def read_log(repo: Repo) -> Log:
     manifest = read_json(path)
     parts = tuple(repo.log / _PARTS / part["file"] for part in manifest["parts"])
     items, embeddings = (repo.log / manifest["snapshots"][name]["file"] for name in ("items", "item_embeddings"))
-    for file in (*parts, items, embeddings):
+    removed = tuple(repo.log / _PARTS / entry["file"] for entry in manifest.get("removed", []))
+    for file in (*parts, *removed, items, embeddings):
         if not file.is_file():
             raise ArtifactMissingError(
                 f"{file} is missing although {path} lists it; delete {repo.log} and ingest the source again"
