@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from ranking.arms import TrainingContext
 from ranking.presets import RankerSpec
-from ranking.split import TimeSplit, check_both_classes, thin_by_user
+from ranking.split import TimeSplit, check_both_classes
 from ranking.stages import StageResult, Stages
 from ranking.training_set import LabelledRows, TrainingSet, build_training_set
 from semantic_ids import pipeline
@@ -26,6 +26,7 @@ from semantic_ids.catalog import Catalog
 from semantic_ids.pipeline import CodebookSpec
 from sidkit.artifact import read_manifest
 from sidkit.config import content_hash
+from sidkit.datasets.user_sample import thin_by_user
 from sidkit.engine import connection, literal, quoted
 from sidkit.errors import ConfigError
 from sidkit.repo import Repo, init_repo
