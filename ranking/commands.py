@@ -60,7 +60,7 @@ def run(
         console.print(f"{mark} {name:<24} {rows:>12,} rows {seconds:>8.1f} s", highlight=False)
 
     with opened.locked():
-        job = Job(opened, options, announce)
+        job = Job(opened, options, announce, lambda text: console.print(text, highlight=False))
         facts = job.run()
     if json_:
         typer.echo(json.dumps(job_json(job, facts)))

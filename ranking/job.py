@@ -11,7 +11,8 @@ from typing import Any
 from ranking.arms import ArmResult, TrainingContext, read_predictions, train_arm, write_predictions
 from ranking.prepare import Caps, Prepared, end_of_log, oracle_of, peak_rss_mb, training_context
 from ranking.presets import ArmSpec, Preset
-from ranking.rows_file import read_moments
+from ranking.rows_file import FAR, count_before
+from ranking.rows_used import of_sample, told_rows
 from ranking.split import TimeSplit
 from ranking.stages import StageResult, Stages
 from ranking.training_set import read_rows
@@ -22,6 +23,7 @@ from sidkit.artifact import read_manifest
 from sidkit.config import content_hash
 from sidkit.files import read_json, write_json
 from sidkit.repo import Repo
+from sidkit.tables.labelled_rows import log_moments
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,16 @@ class _Judged:
 class Job:
     """One run of a preset on a repo; call :meth:`run` while holding the repo's lock."""
 
-    def __init__(self, repo: Repo, options: JobOptions, announce: Callable[[str, int, float, bool], None]) -> None:
+    def __init__(
+        self,
+        repo: Repo,
+        options: JobOptions,
+        announce: Callable[[str, int, float, bool], None],
+        remark: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self.repo = repo
         self.options = options
+        self.remark = remark
         self.folder = repo.runs / Path(options.preset_name).stem
         self.stages = Stages(self.folder / "stages.json", announce)
         self.prepared = Prepared(repo, self.stages, options.data, options.impressions)
@@ -58,24 +67,31 @@ class Job:
         repo, options, prepared = self.repo, self.options, self.prepared
         log = prepared.ingest()
         as_of_us = options.as_of_us or end_of_log(repo)
-        labelled = prepared.rows(log).facts
-        tables = prepared.tables(log, as_of_us)
-        moments = read_moments(repo.labelled_rows)
+        moments = log_moments(repo)
         split = TimeSplit.of(moments, repo.settings.split)
+        caps = Caps.of(options.preset.ranker)
+        sample = caps.sample_of(repo, split)
+        rows = prepared.rows(log, sample)
+        labelled, rows_file = rows.facts, rows.files[0]
+        tables = prepared.tables(log, as_of_us)
         codebook_inputs = [log, tables.facts, asdict(split)]
         codebook = prepared.codebook(
             Path(options.preset_name).stem, options.preset.codebook, split.train_end_us, codebook_inputs
         )
         self._hit_rate(codebook, codebook_inputs)
-        caps = Caps.of(options.preset.ranker)
         context_inputs = [log, codebook, labelled, tables.facts, asdict(split), asdict(caps)]
-        training_rows = min(int((moments < split.train_end_us).sum()), caps.train)
+        left = Caps() if sample is not None else caps  # a sample is thin already
+        training_rows = min(count_before(rows_file, split.train_end_us), left.train or FAR)
         if training_rows > (most := options.preset.ranker.training.stream_rows):
             context_inputs = [*context_inputs, "streamed", most]
-            frame = prepared.streamed_frame("frame", context_inputs, codebook, split, caps, self.folder / "frame")
+            frame = prepared.streamed_frame(
+                "frame", context_inputs, codebook, rows_file, split, left, self.folder / "frame"
+            )
         else:
-            rows = read_rows(repo.labelled_rows)
-            frame = prepared.frame("frame", context_inputs, codebook, rows, split, caps, self.folder / "frame")
+            there = read_rows(rows_file)
+            frame = prepared.frame("frame", context_inputs, codebook, there, split, left, self.folder / "frame")
+        parts = of_sample(frame.facts["parts"], labelled["available"]) if sample else frame.facts["parts"]
+        self.remark(told_rows(parts))
         judged = self._arms(codebook, split, [context_inputs, frame.facts])
         self.stages.run("materialize", [codebook, tables.facts], lambda: self._materialize(as_of_us))
         serving = self._promote(codebook, judged)
@@ -90,6 +106,7 @@ class Job:
             "stages": list(self.stages.report()),
             "peak_rss_mb": peak_rss_mb(),
             "sampled": labelled["sampled"],
+            "parts": parts,
         }
 
     def _hit_rate(self, codebook: str, inputs: Any) -> None:
@@ -156,7 +173,7 @@ class Job:
             )  # fmt: skip
             files = (path, folder / "manifest.json")
         facts = {"ranker": result.ranker, "validation_auc": result.validation_auc}
-        return StageResult(len(context.train), facts, files)
+        return StageResult(result.details.get("train_rows", len(context.train)), facts, files)
 
     def _judge(self, context: TrainingContext, split: TimeSplit) -> dict[str, Any]:
         from ranking.evaluation.judge import judge, refuse_leakage

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ranking.job import Job
+from ranking.rows_used import told_rows
 from semantic_ids.catalog import Catalog
 from sidkit.files import read_json
 
@@ -49,6 +50,7 @@ def job_json(job: Job, facts: Mapping[str, Any]) -> dict[str, Any]:
             }
             for arm, figures in ((arm, judged["arms"][arm]) for arm in job.options.preset.arms)
         ],
+        "rows": facts["parts"],
         "stages": facts["stages"],
         "peak_rss_mb": facts["peak_rss_mb"],
         "artifacts": {
@@ -86,6 +88,7 @@ def print_report(console: Console, job: Job, facts: Mapping[str, Any]) -> None:
     for stage in told["stages"]:
         stages.add_row(stage["name"], f"{stage['rows']:,}", f"{stage['seconds']:.1f}")
     console.print(stages)
+    console.print(told_rows(told["rows"]), highlight=False)
     console.print(f"peak memory {told['peak_rss_mb']:,.0f} MB; test window from {facts['split']['validation_end']}")
     for name in ("codebook", "verdict", "tables", "rejects"):
         console.print(f"{name}: {told['artifacts'][name]}", soft_wrap=True)

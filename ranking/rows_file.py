@@ -20,7 +20,8 @@ from sidkit.datasets.user_sample import kept_users
 from sidkit.engine import connection, literal
 from sidkit.files import written_beside
 
-_FAR = 2**62
+FAR = 2**62
+"""A moment after all others."""
 
 
 def read_moments(path: Path) -> Ints:
@@ -30,12 +31,17 @@ def read_moments(path: Path) -> Ints:
     return found
 
 
+def count_before(path: Path, until_us: int) -> int:
+    """How many rows of a file lie before a moment (microseconds UTC)."""
+    return int((read_moments(path) < until_us).sum())
+
+
 @dataclass(frozen=True)
 class Window:
     """Rows from ``from_us`` on and before ``until_us`` (microseconds UTC)."""
 
-    from_us: int = -_FAR
-    until_us: int = _FAR
+    from_us: int = -FAR
+    until_us: int = FAR
 
 
 @dataclass(frozen=True)

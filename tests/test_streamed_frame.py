@@ -122,7 +122,7 @@ def streamed(finished: FinishedJob, tmp_path_factory: pytest.TempPathFactory) ->
     """The frame of the finished job, streamed."""
     folder = tmp_path_factory.mktemp("streamed") / "frame"
     repo = finished.repo
-    stream_frame(repo, finished.facts["codebook"], split_of(finished), caps_of(finished), folder)
+    stream_frame(repo, finished.facts["codebook"], repo.labelled_rows, split_of(finished), caps_of(finished), folder)
     return KeptFrame.load(folder)
 
 

@@ -79,6 +79,12 @@ def log_moments(repo: Repo) -> npt.NDArray[np.int64]:
     return moments
 
 
+def rows_per_event(repo: Repo) -> int:
+    """Labelled rows of one event of the log."""
+    positives_only = repo.settings.source.feedback == "positives_only"
+    return 1 + repo.settings.negatives.per_positive if positives_only else 1
+
+
 def build_labelled_rows(repo: Repo, sample: RowSample | None = None) -> RowsReport:
     """Write ``data/rows.parquet``, or the file of a sample; nothing is done when all is as it was the last time."""
     log = read_log(repo)
@@ -102,8 +108,7 @@ def build_labelled_rows(repo: Repo, sample: RowSample | None = None) -> RowsRepo
     with connection(settings.engine, repo.data / "tmp" / "duckdb") as opened:
         set_variables(opened, {"delay_us": settings.time.delay_us})
         _open_log(opened, log)
-        each = 1 + settings.negatives.per_positive if positives_only else 1
-        available = _choose(opened, sample, each)
+        available = _choose(opened, sample, rows_per_event(repo))
         drawn = _add_negatives(opened, repo, log) if positives_only else None
         _write(opened, path)
         counted = opened.execute("SELECT count(*), count(*) FILTER (sampled) FROM labelled").fetchone() or (0, 0)
