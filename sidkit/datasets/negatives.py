@@ -108,7 +108,7 @@ class _Sampler:
         self.count = len(catalogue.created_us)
         self.in_request = np.unique(positives.request * self.count + positives.item)
         self.counts = ServedCounts(positives.item, positives.moment_us, serving.delay_us, serving.cadence_us)
-        self.rates = ClickRates(catalogue.created_us, positives.moment_us, serving.delay_us)
+        self.rates = ClickRates(catalogue.created_us, positives.item, positives.moment_us, serving.delay_us)
         self.weighted = settings.strategy == "stratified"
         self.candidates = Candidates(positives, catalogue, serving, settings.seed, anywhere=not self.weighted)
 
