@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from builders import FAST_PRESET, FinishedJob, fresh_repo, run_fast_job
 from ranking.audit.single_features import auc_within
 from ranking.rows_used import told_rows
-from sidkit.cli import app
+from sidkit.cli import build_app
 from sidkit.datasets.news import write_news
 from sidkit.repo import Repo
 from sidkit.tables import ingest
@@ -110,6 +110,24 @@ def test_a_sample_holds_the_same_negatives_as_the_whole(tmp_path: Path) -> None:
     assert build_labelled_rows(repo, sample).unchanged
 
 
+def test_chosen_rows_go_to_a_file_of_their_own(tmp_path: Path) -> None:
+    write_news(tmp_path / "news", days=3, items_per_day=40, clicks_per_day=300, users=60)
+    repo = fresh_repo(tmp_path / "repo", tmp_path / "news", feedback="positives_only")
+    ingest(repo)
+    command, since = ["tables", "rows", "--repo", str(repo.path)], "2024-01-03T00:00:00Z"
+    refused = CliRunner().invoke(build_app(), [*command, "--since", since])
+    assert refused.exit_code == 1 and "--out" in str(refused.exception) and "--since" in str(refused.exception)
+    out = tmp_path / "late.parquet"
+    found = CliRunner().invoke(build_app(), [*command, "--since", since, "--max-rows", "500", "--out", str(out)])
+    assert found.exit_code == 0, found.output
+    rows = pq.read_table(out)
+    events = int((log_moments(repo) >= 1_704_240_000_000_000).sum())
+    assert f"{len(rows):,} of {5 * events:,} rows" in found.stdout.replace("\n", "")
+    assert 0 < len(rows) < 5 * events
+    assert rows.column("event_timestamp").cast("int64").to_numpy().min() >= 1_704_240_000_000_000
+    assert not repo.labelled_rows.exists()
+
+
 @pytest.fixture(scope="module")
 def thinned(tmp_path_factory: pytest.TempPathFactory) -> FinishedJob:
     """The main job on a news log, with caps."""
@@ -139,7 +157,7 @@ def test_a_job_says_what_it_uses_and_draws_for_nothing_else(thinned: FinishedJob
 
 def test_the_audit_measures_single_features_and_warns(thinned: FinishedJob, monkeypatch: pytest.MonkeyPatch) -> None:
     command = ["audit", "--repo", str(thinned.repo.path), "--preset", "fast", "--rows", "20"]
-    found = CliRunner().invoke(app, [*command, "--json"])
+    found = CliRunner().invoke(build_app(), [*command, "--json"])
     assert found.exit_code == 0, found.output
     told = json.loads(found.stdout)["single_features"]
     assert told["suspects"] == []
@@ -147,5 +165,5 @@ def test_the_audit_measures_single_features_and_warns(thinned: FinishedJob, monk
     assert {"user_clicks_1d", "history_length"} <= set(told["same"])
     assert all(0.4 <= value <= 0.6 for value in told["auc"].values())
     monkeypatch.setattr("ranking.audit.single_features.SUSPECT", 0.5)
-    said = CliRunner().invoke(app, command).stdout
+    said = CliRunner().invoke(build_app(), command).stdout
     assert "item_clicks_1d" in said and "WARNING" in said and "sidkit tables rows" in said

@@ -143,9 +143,9 @@ def _choose(opened: duckdb.DuckDBPyConnection, sample: RowSample | None, each: i
         ).fetchnumpy()["user_id"]
         available.append(each * len(users))
         some = thin_by_user(users, None if window.most is None else max(window.most // each, 1))
-        opened.register("some", pa.table({"user_id": pa.array(pd.unique(users[some]), pa.string())}))
-        opened.execute("INSERT INTO kept SELECT user_id, $from_us, $until_us FROM some", bounds)
-        opened.unregister("some")
+        opened.register("thinned", pa.table({"user_id": pa.array(pd.unique(users[some]), pa.string())}))
+        opened.execute("INSERT INTO kept SELECT user_id, $from_us, $until_us FROM thinned", bounds)
+        opened.unregister("thinned")
     opened.execute(f"""
         CREATE TEMP TABLE labelled AS
         SELECT {rows}, EXISTS (
