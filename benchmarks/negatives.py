@@ -110,8 +110,6 @@ def in_process(package: Path, source: Path, work: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    from sidkit.datasets.news import write_news
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--uci", type=Path)
@@ -121,6 +119,8 @@ def main() -> None:
     if options.draw:
         print(json.dumps(drawn(options.draw, options.work)))
         return
+    from sidkit.datasets.news import write_news
+
     options.work.mkdir(parents=True)
     sources = {}
     for name, removed in (("news", True), ("news, items without an end", False)):

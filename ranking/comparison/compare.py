@@ -95,7 +95,7 @@ class Comparison:
             "data": self.name,
             **read_json(verdict),
             "units": units,
-            "origins": [{**origin.describe(), "rows": self.parts[origin.number]} for origin in places],
+            "origins": [{**origin.describe(), "rows": self.parts.get(origin.number)} for origin in places],
             "stages": stages,
             "seconds": {
                 "prepare": round(sum(each["seconds"] for each in stages if each["name"] != "judge"), 1),

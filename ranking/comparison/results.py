@@ -51,7 +51,8 @@ def print_comparison(console: Console, facts: Mapping[str, Any]) -> None:
     console.print(table)
     console.print(_auc_table(facts))
     for number, origin in enumerate(facts["origins"]):
-        console.print(f"origin {number}: {told_rows(origin['rows'])}", highlight=False)
+        if origin["rows"] is not None:
+            console.print(f"origin {number}: {told_rows(origin['rows'])}", highlight=False)
     seconds = facts["seconds"]
     units = facts["units"]
     console.print(
