@@ -29,7 +29,7 @@ STAGES = [
 
 def test_the_json_object_has_the_stated_shape(finished: FinishedJob) -> None:
     told = finished.told
-    assert set(told) == {"data", "preset", "codebook", "arms", "stages", "peak_rss_mb", "artifacts"}
+    assert set(told) == {"data", "preset", "codebook", "arms", "rows", "stages", "peak_rss_mb", "artifacts"}
     assert set(told["codebook"]) == {
         "name", "quantizer", "levels", "utilisation", "perplexity", "collision_rate", "hit_rate_30",
     }  # fmt: skip
