@@ -27,7 +27,7 @@ def told_rows(parts: PartRows) -> str:
         used, available = parts[name]["used"], parts[name]["available"]
         share = "all" if used == available else f"{used:,} of"
         cells.append(f"{name} {share} {available:,}")
-    return f"rows used: {', '.join(cells)}{'' if uses_all(parts) else ' (thinned by user)'}"
+    return f"used: {', '.join(cells)}{'' if uses_all(parts) else ' (thinned by user)'}"
 
 
 def uses_all(parts: PartRows) -> bool:
