@@ -22,8 +22,9 @@ Floats = npt.NDArray[np.float64]
 Hashes = npt.NDArray[np.uint64]
 
 _BY_CREATION, _ANYWHERE, _BY_CLICK = 24, 8, 8
-OFFERED = _BY_CREATION + _ANYWHERE + _BY_CLICK * (len(WINDOW_DAYS) + 1)
-"""Candidates that a sample offers to a positive."""
+_OFFERED = _BY_CREATION + _ANYWHERE + _BY_CLICK * (len(WINDOW_DAYS) + 1)
+_ENOUGH_FOR = 8
+"""Negatives of a positive that so many candidates are enough for; for more there are more in proportion."""
 
 
 @dataclass(frozen=True)
@@ -76,14 +77,25 @@ class Candidates:
         The log.
     seed : int
         Decides the sample.
+    per_positive : int
+        How many of them will be drawn.
     anywhere : bool
         Offer any items with the same chance, near or not.
     """
 
     def __init__(
-        self, positives: Positives, catalogue: Catalogue, serving: Serving, seed: int, *, anywhere: bool
+        self,
+        positives: Positives,
+        catalogue: Catalogue,
+        serving: Serving,
+        seed: int,
+        *,
+        per_positive: int,
+        anywhere: bool,
     ) -> None:
         self._p, self._delay_us, self._seed, self._even = positives, serving.delay_us, seed, anywhere
+        self._times = -(-per_positive // _ENOUGH_FOR)
+        self.offered = _OFFERED * self._times
         self.touches = Touches(
             positives.user, positives.item, positives.moment_us, items=len(catalogue.created_us),
             delay_us=serving.delay_us, history_length=serving.history_length,
@@ -94,15 +106,15 @@ class Candidates:
         self._rank[self._by_creation] = np.arange(len(self._by_creation))
 
     def sample(self, rows: Ints) -> Offers:
-        """``OFFERED`` items for each positive, some of them twice, or all that were created where they are so few."""
+        """``offered`` items for each positive, some of them twice, or all that were created where they are so few."""
         moment, born = self._p.moment_us[rows], self._born(rows)
-        place = np.arange(OFFERED)
+        place = np.arange(self.offered)
         number = mixed(self._p.key[rows][:, None], place, 0, self._seed)
         any_rank = (number % np.maximum(born, 1)[:, None].astype(np.uint64)).astype(np.int64)
-        few = (born <= OFFERED)[:, None]
+        few = (born <= self.offered)[:, None]
         rank = np.where(few, place, any_rank)
         if not self._even:
-            near = slice(0, _BY_CREATION)
+            near = slice(0, _BY_CREATION * self._times)
             # Steps of any size are as likely by the octave: items of the same hour, and of the same year.
             step = np.floor(np.maximum(born, 2)[:, None] ** uniform(number[:, near])).astype(np.int64)
             forwards = (number[:, near] & np.uint64(1)).astype(bool)
@@ -112,9 +124,9 @@ class Candidates:
         item = np.where(there, self._by_creation[np.clip(rank, 0, len(self._by_creation) - 1)], -1)
         if not self._even:
             first, last = self._clicks(moment)
-            column = _BY_CREATION + _ANYWHERE
+            column, width = (_BY_CREATION + _ANYWHERE) * self._times, _BY_CLICK * self._times
             for window in range(first.shape[1]):
-                part = slice(column + window * _BY_CLICK, column + (window + 1) * _BY_CLICK)
+                part = slice(column + window * width, column + (window + 1) * width)
                 clicks = last - first[:, window]
                 offset = (number[:, part] % np.maximum(clicks, 1)[:, None].astype(np.uint64)).astype(np.int64)
                 clicked = self._p.item[np.minimum(first[:, [window]] + offset, len(self._p.item) - 1)]
@@ -134,7 +146,7 @@ class Candidates:
         often = _BY_CREATION / 2 * np.log1p(1 / step) / np.log(np.maximum(born, 2)) + _ANYWHERE / born
         first, last = self._clicks(self._p.moment_us[rows])
         often += (_BY_CLICK * clicks / np.maximum(last[:, None] - first, 1)).sum(axis=1)
-        return np.where(born <= OFFERED, 1.0, -np.expm1(-often))
+        return np.where(born <= self.offered, 1.0, -np.expm1(-often * self._times))
 
     def of_user(self, rows: Ints, *, recent: bool, most: int | None) -> Offers:
         """Items that the user of each positive had: those of the history, or all; a sample of ``most`` where they are more."""

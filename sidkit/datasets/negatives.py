@@ -26,7 +26,6 @@ import numpy.typing as npt
 from sidkit.clock import DAY_US
 from sidkit.config import NegativeSettings
 from sidkit.datasets.candidates import (
-    OFFERED,
     Candidates,
     Catalogue,
     Offers,
@@ -93,7 +92,7 @@ def draw_negatives(
     """
     sampler = _Sampler(positives, catalogue, settings, serving)
     wanted = np.arange(len(positives.user)) if rows is None else rows
-    parts = [sampler.draw(wanted[part]) for part in _parts_of(np.full(len(wanted), OFFERED))]
+    parts = [sampler.draw(wanted[part]) for part in _parts_of(np.full(len(wanted), sampler.candidates.offered))]
     items = np.concatenate([part.items for part in parts]) if parts else np.zeros((0, settings.per_positive), np.int64)
     return Drawn(
         items, sum(part.far for part in parts), sum(part.other_touch for part in parts), int((items < 0).sum())
@@ -110,7 +109,9 @@ class _Sampler:
         self.counts = ServedCounts(positives.item, positives.moment_us, serving.delay_us, serving.cadence_us)
         self.rates = ClickRates(catalogue.created_us, positives.item, positives.moment_us, serving.delay_us)
         self.weighted = settings.strategy == "stratified"
-        self.candidates = Candidates(positives, catalogue, serving, settings.seed, anywhere=not self.weighted)
+        self.candidates = Candidates(
+            positives, catalogue, serving, settings.seed, per_positive=settings.per_positive, anywhere=not self.weighted
+        )
 
     def draw(self, rows: Ints) -> Drawn:
         """The negatives of some positives: of near candidates first, and where those are too few, of all there are."""
@@ -119,7 +120,7 @@ class _Sampler:
         drawing.fill(new, offers.sample(rows[new]), "kind", sampled=True)
         for kind in (RECENT, OLDER):
             had = np.flatnonzero(drawing.kind == kind)
-            drawing.fill(had, offers.of_user(rows[had], recent=kind == RECENT, most=OFFERED), "kind")
+            drawing.fill(had, offers.of_user(rows[had], recent=kind == RECENT, most=offers.offered), "kind")
         self._exhaust(drawing, drawing.lacking(had=True), "touch", of_user=True)
         self._exhaust(drawing, drawing.lacking(had=False), "touch", of_user=False)
         matching = int((drawing.items >= 0).sum())
