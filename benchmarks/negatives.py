@@ -24,7 +24,7 @@ import duckdb
 
 HERE = Path(__file__).parent
 FEATURES = ("clicks_1d", "clicks_7d", "clicks_30d", "clicks_all", "age")
-REQUESTS = 20_000
+REQUESTS = 4_000
 
 
 def drawn(source: Path, work: Path) -> dict[str, Any]:
