@@ -88,7 +88,7 @@ def frame_cell(work: Path, rows: int, kind: str, facts: dict[str, Any]) -> dict[
     caps, folder = Caps(NO_CAP, EVALUATION_ROWS), work / f"frame-{kind}"
     before, began = peak_mb(), time.process_time()
     if kind == "streamed":
-        stream_frame(repo, facts["codebook"], split, caps, folder)
+        stream_frame(repo, facts["codebook"], repo.labelled_rows, split, caps, folder)
     else:
         stages = Stages(work / f"stages-{kind}-{rows}.json", lambda *_: None)
         kept = Prepared(repo, stages, "synthetic", 0)

@@ -82,10 +82,10 @@ def train_arm(
 
         columns = context.serving.get("content_columns")
         others = (context.validation, context.test)
-        boosted = boost(context.train_in_memory(), context.validation, others, seed=seed, columns=columns)
-        return ArmResult(
-            boosted.validation_auc, boosted.predictions[0], boosted.predictions[1], None, {"trees": boosted.trees}
-        )
+        held = context.train_in_memory()
+        boosted = boost(held, context.validation, others, seed=seed, columns=columns)
+        details = {"trees": boosted.trees, "train_rows": len(held)}
+        return ArmResult(boosted.validation_auc, boosted.predictions[0], boosted.predictions[1], None, details)
     return _train_neural(context, arm, spec, seed, name, budget)
 
 

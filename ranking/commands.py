@@ -67,7 +67,7 @@ def run(
         typer.echo(f"warning: {text}", err=True)
 
     with opened.locked():
-        job = Job(opened, options, announce, warn)
+        job = Job(opened, options, announce, warn, lambda text: console.print(text, highlight=False))
         facts = job.run()
     if json_:
         typer.echo(json.dumps(job_json(job, facts)))

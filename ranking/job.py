@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 from ranking.arms import ArmResult, TrainingContext, read_predictions, train_arm, write_predictions
 from ranking.prepare import Caps, Prepared, end_of_log, fallback_of, oracle_of, peak_rss_mb, training_context
 from ranking.presets import ArmSpec, Preset, arms_without_codes
-from ranking.rows_file import read_moments
+from ranking.rows_file import FAR, count_before
+from ranking.rows_used import of_sample, told_rows
 from ranking.split import TimeSplit
 from ranking.stages import StageResult, Stages
 from ranking.training_set import read_rows
@@ -27,6 +28,7 @@ from sidkit.artifact import read_manifest
 from sidkit.config import content_hash
 from sidkit.files import read_json, write_json
 from sidkit.repo import Repo
+from sidkit.tables.labelled_rows import log_moments
 
 _SMALL = 10_000
 """Rows of item_content above which a catalogue is large enough for codes without looking at its vectors."""
@@ -61,6 +63,7 @@ class Job:
         options: JobOptions,
         announce: Callable[[str, int, float, bool], None],
         warn: Callable[[str], None] = lambda _: None,
+        remark: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.repo = repo
         self.options = options
@@ -68,6 +71,7 @@ class Job:
         """As it can be used on this data: :meth:`run` leaves out what a small catalogue does not allow."""
         self.warnings: list[str] = []
         self._warn = warn
+        self.remark = remark
         self.folder = repo.runs / Path(options.preset_name).stem
         self.stages = Stages(self.folder / "stages.json", announce)
         self.prepared = Prepared(repo, self.stages, options.data, options.impressions, options.allow_future)
@@ -77,10 +81,13 @@ class Job:
         repo, options, prepared = self.repo, self.options, self.prepared
         log = prepared.ingest()
         as_of_us = options.as_of_us or end_of_log(repo)
-        labelled = prepared.rows(log, options.as_of_us).facts
-        tables = prepared.tables(log, as_of_us)
-        moments = read_moments(repo.labelled_rows)
+        moments = log_moments(repo, options.as_of_us)
         split = TimeSplit.of(moments, repo.settings.split)
+        caps = Caps.of(options.preset.ranker)
+        sample = caps.sample_of(repo, split)
+        rows = prepared.rows(log, sample, until_us=options.as_of_us)
+        labelled, rows_file = rows.facts, rows.files[0]
+        tables = prepared.tables(log, as_of_us)
         codebook_inputs = [log, tables.facts, asdict(split)]
         self.preset = self._usable_preset(split.train_end_us)
         codebook = prepared.codebook(
@@ -88,15 +95,19 @@ class Job:
         )
         self._note(fallback_of(self.repo, codebook))
         self._hit_rate(codebook, codebook_inputs)
-        caps = Caps.of(self.preset.ranker)
         context_inputs = [log, codebook, labelled, tables.facts, asdict(split), asdict(caps)]
-        training_rows = min(int((moments < split.train_end_us).sum()), caps.train)
+        left = Caps() if sample is not None else caps  # a sample is thin already
+        training_rows = min(count_before(rows_file, split.train_end_us), left.train or FAR)
         if training_rows > (most := self.preset.ranker.training.stream_rows):
             context_inputs = [*context_inputs, "streamed", most]
-            frame = prepared.streamed_frame("frame", context_inputs, codebook, split, caps, self.folder / "frame")
+            frame = prepared.streamed_frame(
+                "frame", context_inputs, codebook, rows_file, split, left, self.folder / "frame"
+            )
         else:
-            rows = read_rows(repo.labelled_rows)
-            frame = prepared.frame("frame", context_inputs, codebook, rows, split, caps, self.folder / "frame")
+            there = read_rows(rows_file)
+            frame = prepared.frame("frame", context_inputs, codebook, there, split, left, self.folder / "frame")
+        parts = of_sample(frame.facts["parts"], labelled["available"]) if sample else frame.facts["parts"]
+        self.remark(told_rows(parts))
         judged = self._arms(codebook, split, [context_inputs, frame.facts])
         self.stages.run("materialize", [codebook, tables.facts], lambda: self._materialize(as_of_us))
         serving = self._promote(codebook, judged)
@@ -113,6 +124,7 @@ class Job:
             "peak_rss_mb": peak_rss_mb(),
             "sampled": labelled["sampled"],
             "warnings": self.warnings,
+            "parts": parts,
         }
 
     def _usable_preset(self, fit_end_us: int) -> Preset:
@@ -205,7 +217,7 @@ class Job:
             )  # fmt: skip
             files = (path, folder / "manifest.json")
         facts = {"ranker": result.ranker, "validation_auc": result.validation_auc}
-        return StageResult(len(context.train), facts, files)
+        return StageResult(result.details.get("train_rows", len(context.train)), facts, files)
 
     def _judge(self, context: TrainingContext, split: TimeSplit) -> dict[str, Any]:
         from ranking.evaluation.judge import judge, refuse_leakage

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ranking.job import Job
+from ranking.rows_used import told_rows
 from semantic_ids.catalog import Catalog
 from sidkit.files import read_json
 
@@ -51,6 +52,7 @@ def job_json(job: Job, facts: Mapping[str, Any]) -> dict[str, Any]:
             for arm, figures in ((arm, judged["arms"][arm]) for arm in job.preset.arms)
         ],
         "log": facts["log"],
+        "rows": facts["parts"],
         "stages": facts["stages"],
         "warnings": facts["warnings"],
         "without_auc": judged["reasons"],
@@ -95,6 +97,7 @@ def print_report(console: Console, job: Job, facts: Mapping[str, Any]) -> None:
         stages.add_row(stage["name"], f"{stage['rows']:,}", f"{stage['seconds']:.1f}")
     console.print(stages)
     console.print(_log_line(told["log"]))
+    console.print(told_rows(told["rows"]), highlight=False)
     console.print(f"peak memory {told['peak_rss_mb']:,.0f} MB; test window from {facts['split']['validation_end']}")
     for name in ("codebook", "verdict", "tables", "rejects"):
         console.print(f"{name}: {told['artifacts'][name]}", soft_wrap=True)

@@ -8,11 +8,11 @@ from pathlib import Path
 from ranking.arms import TrainingContext
 from ranking.prepare import training_context
 from ranking.presets import load_preset
-from ranking.rows_file import read_moments
 from ranking.split import TimeSplit
 from sidkit.errors import ArtifactMissingError
 from sidkit.files import read_json
 from sidkit.repo import Repo
+from sidkit.tables.labelled_rows import log_moments
 
 
 def read_run(repo: Repo, preset_name: str) -> TrainingContext:
@@ -42,7 +42,7 @@ def read_run(repo: Repo, preset_name: str) -> TrainingContext:
             f"{folder / 'frame'} is not there; run `sidkit run --preset {preset_name} --repo {repo.path}` first"
         )
     stages = read_json(folder / "stages.json")
-    split = TimeSplit.of(read_moments(repo.labelled_rows), repo.settings.split)
+    split = TimeSplit.of(log_moments(repo), repo.settings.split)
     context = training_context(
         repo, stages["codebook"]["facts"]["name"], split, folder / "frame", load_preset(preset_name).ranker, None,
         threads=repo.settings.engine.threads,

@@ -18,7 +18,9 @@ import numpy.typing as npt
 
 from ranking.arms import TrainingContext
 from ranking.presets import RankerSpec
-from ranking.split import TimeSplit, check_both_classes, thin_by_user
+from ranking.rows_file import FAR
+from ranking.rows_used import PARTS, part_rows
+from ranking.split import TimeSplit, check_both_classes
 from ranking.stages import StageResult, Stages
 from ranking.training_set import LabelledRows, TrainingSet, build_training_set
 from semantic_ids import pipeline
@@ -27,11 +29,12 @@ from semantic_ids.pipeline import CodebookSpec
 from sidkit.artifact import read_manifest
 from sidkit.clock import present_us
 from sidkit.config import content_hash
+from sidkit.datasets.user_sample import thin_by_user
 from sidkit.engine import connection, literal, quoted
 from sidkit.errors import ConfigError
 from sidkit.repo import Repo, init_repo
 from sidkit.tables import build_tables, ingest, must_read_again, read_log
-from sidkit.tables.labelled_rows import build_labelled_rows
+from sidkit.tables.labelled_rows import RowSample, SampledWindow, build_labelled_rows
 
 if TYPE_CHECKING:
     from semantic_ids.codebook import Codebook
@@ -101,10 +104,20 @@ class Prepared:
         self.stages.run("ingest", _source_mark(self.repo), self._read_source)
         return read_log(self.repo).mark
 
-    def rows(self, log: Any, until_us: int | None = None) -> StageResult:
-        """The labelled rows, those of a replay up to its moment; ``facts`` say how many, and how many are sampled."""
-        inputs = [log, self.repo.settings.negatives.model_dump(), *([] if until_us is None else [until_us])]
-        return self.stages.run("rows", inputs, lambda: self._rows(until_us))
+    def rows(
+        self, log: Any, sample: RowSample | None = None, mark: str = "", until_us: int | None = None
+    ) -> StageResult:
+        """The labelled rows, the file ``files[0]``; ``facts`` say how many, and how many of them are sampled.
+
+        ``mark`` ends the name of the stage. A replay has rows up to its moment ``until_us``, microseconds UTC.
+        """
+        settings = self.repo.settings
+        inputs = [log, settings.negatives.model_dump(), settings.time.model_dump()]
+        if sample is not None:
+            inputs.append([sample.path.name, [asdict(window) for window in sample.windows]])
+        if until_us is not None:
+            inputs.append(until_us)
+        return self.stages.run(f"rows{mark}", inputs, lambda: self._rows(sample, until_us))
 
     def tables(self, log: Any, as_of_us: int) -> StageResult:
         """The feature tables up to a moment."""
@@ -139,16 +152,19 @@ class Prepared:
     def frame(
         self, name: str, inputs: Any, codebook: str, rows: LabelledRows, split: TimeSplit, caps: Caps, folder: Path
     ) -> StageResult:
-        """Retrieve the thinned rows of all parts through the codebook's service and keep them in a folder."""
+        """Retrieve the thinned rows of all parts through the codebook's service and keep them in a folder.
+
+        ``facts["parts"]`` says how many rows of each part are used, of how many.
+        """
         return self.stages.run(name, inputs, lambda: self._frame(codebook, rows, split, caps, folder))
 
     def streamed_frame(
-        self, name: str, inputs: Any, codebook: str, split: TimeSplit, caps: Caps, folder: Path
+        self, name: str, inputs: Any, codebook: str, rows: Path, split: TimeSplit, caps: Caps, folder: Path
     ) -> StageResult:
-        """The same of the repo's labelled rows, whose training part is larger than memory."""
+        """The same of a file of labelled rows, whose training part is larger than memory."""
         from ranking.streamed_frame import stream_frame
 
-        return self.stages.run(name, inputs, lambda: stream_frame(self.repo, codebook, split, caps, folder))
+        return self.stages.run(name, inputs, lambda: stream_frame(self.repo, codebook, rows, split, caps, folder))
 
     def _synthetic(self, world: str) -> StageResult:
         from sidkit.datasets.synthetic import Sizes, write_world
@@ -168,10 +184,14 @@ class Prepared:
         }  # fmt: skip
         return StageResult(report.rows, facts, (self.repo.log / "manifest.json",))
 
-    def _rows(self, until_us: int | None) -> StageResult:
-        report = build_labelled_rows(self.repo, until_us)
-        facts = {"rows": report.rows, "sampled": report.sampled, "negatives": self.repo.settings.negatives.model_dump()}
-        return StageResult(report.rows, facts, (self.repo.labelled_rows,))
+    def _rows(self, sample: RowSample | None, until_us: int | None) -> StageResult:
+        report = build_labelled_rows(self.repo, sample, until_us)
+        facts = {
+            "rows": report.rows, "sampled": report.sampled, "negatives": self.repo.settings.negatives.model_dump(),
+            "available": list(report.available), "far": report.far, "other_touch": report.other_touch,
+            "missing": report.missing,
+        }  # fmt: skip
+        return StageResult(report.rows, facts, (report.path,))
 
     def _tables(self, as_of_us: int) -> StageResult:
         report = build_tables(self.repo, as_of_us, allow_future=self.allow_future)
@@ -186,13 +206,13 @@ class Prepared:
         from semantic_ids.codebook import Codebook
         from sidkit.stores.feast_repo import open_store
 
-        kept, ends = [], []
-        for name, part in split.parts(rows.at_us).items():
+        parts, kept = split.parts(rows.at_us), {}
+        for name, part in parts.items():
             if name != "test":  # whose figures are null where a class is missing; nothing is learned from it
                 check_both_classes(rows.label[part], name)
-            kept.append(part[thin_by_user(rows.user_ids[part], caps.train if name == "train" else caps.evaluation)])
-            ends.append(sum(map(len, kept)))
-        chosen = rows.take(np.concatenate(kept))
+            kept[name] = part[thin_by_user(rows.user_ids[part], caps.of_part(name))]
+        ends = np.cumsum([len(part) for part in kept.values()]).tolist()
+        chosen = rows.take(np.concatenate(list(kept.values())))
         record = Catalog.open(self.repo).codebook(codebook)
         rate = float(chosen.label[: ends[0]].mean())
         data = build_training_set(
@@ -200,20 +220,38 @@ class Prepared:
             rate=rate, history_length=self.repo.settings.time.history_length,
         )  # fmt: skip
         save_training_set(data, folder)
-        return StageResult(len(data), {"ends": ends, "rate": rate}, (folder,))
+        used = part_rows(*({name: len(part) for name, part in each.items()} for each in (kept, parts)))
+        return StageResult(len(data), {"ends": ends, "rate": rate, "parts": used}, (folder,))
 
 
 @dataclass(frozen=True)
 class Caps:
-    """Most rows of the training part, and of the validation and test parts each; more are thinned by user."""
+    """Most rows of the training part, and of the validation and test parts each (None: all); more are thinned by user."""
 
-    train: int
-    evaluation: int
+    train: int | None = None
+    evaluation: int | None = None
 
     @classmethod
     def of(cls, spec: RankerSpec) -> Caps:
         """Those of a preset."""
         return cls(spec.training.max_train_rows, spec.training.max_evaluation_rows)
+
+    def of_part(self, name: str) -> int | None:
+        """That of ``train``, ``validation`` or ``test``."""
+        return self.train if name == "train" else self.evaluation
+
+    def sample_of(self, repo: Repo, split: TimeSplit, end_us: int | None = None, mark: str = "") -> RowSample | None:
+        """The labelled rows that are used, where negatives are sampled and some would be drawn for nothing; else None.
+
+        ``end_us``: no row from there on (microseconds UTC). ``mark`` ends the name of the file.
+        """
+        if repo.settings.source.feedback != "positives_only" or self == Caps():
+            return None
+        cuts = (-FAR, split.train_end_us, split.validation_end_us, FAR if end_us is None else end_us)
+        windows = tuple(
+            SampledWindow(cuts[place], cuts[place + 1], self.of_part(name)) for place, name in enumerate(PARTS)
+        )
+        return RowSample(repo.data / f"rows-{content_hash(asdict(self))[:8]}{mark}.parquet", windows)
 
 
 def training_context(

@@ -1,6 +1,6 @@
 """The labelled rows of a part, from the file, with at most the chosen rows in memory or none at all.
 
-DuckDB reads, thins and orders them within its memory limit; what users are kept is what :mod:`ranking.split` says.
+DuckDB reads, thins and orders them within its memory limit; :mod:`sidkit.datasets.user_sample` decides which users are kept.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ranking.split import kept_users
 from ranking.training_set import LabelledRows, read_rows
 from ranking.views import Ints, string_array
 from sidkit.config import EngineSettings
+from sidkit.datasets.user_sample import kept_users
 from sidkit.engine import connection, literal
 from sidkit.files import written_beside
 
-_FAR = 2**62
+FAR = 2**62
+"""A moment after all others."""
 
 
 def read_moments(path: Path) -> Ints:
@@ -30,12 +31,17 @@ def read_moments(path: Path) -> Ints:
     return found
 
 
+def count_before(path: Path, until_us: int) -> int:
+    """How many rows of a file lie before a moment (microseconds UTC)."""
+    return int((read_moments(path) < until_us).sum())
+
+
 @dataclass(frozen=True)
 class Window:
     """Rows from ``from_us`` on and before ``until_us`` (microseconds UTC)."""
 
-    from_us: int = -_FAR
-    until_us: int = _FAR
+    from_us: int = -FAR
+    until_us: int = FAR
 
 
 @dataclass(frozen=True)
@@ -61,14 +67,14 @@ class RowsFile:
         with connection(self.engine, self.spill) as opened:
             return self._classes(opened, window)
 
-    def read(self, window: Window, most: int) -> LabelledRows:
-        """The rows of a window in the order of the file, thinned by user to about ``most``."""
+    def read(self, window: Window, most: int | None) -> LabelledRows:
+        """The rows of a window in the order of the file, thinned by user to about ``most`` (None: all)."""
         with connection(self.engine, self.spill) as opened:
             table = opened.execute(f"SELECT * EXCLUDE (row) FROM ({self._kept(opened, window, most)}) ORDER BY row")
             return read_rows(table.to_arrow_table())
 
-    def shuffle(self, window: Window, most: int, out: Path) -> None:
-        """Write the rows of a window, thinned by user to about ``most``, in the order of a hash of their request.
+    def shuffle(self, window: Window, most: int | None, out: Path) -> None:
+        """Write the rows of a window, thinned by user to about ``most`` (None: all), in the order of a hash of their request.
 
         A request is a user at a moment: its rows see the same history and stay together, and requests of all times stand
         side by side. The order depends on the rows alone.
@@ -88,11 +94,11 @@ class RowsFile:
         positives, rows = counted or (0, 0)
         return int(positives), int(rows)
 
-    def _kept(self, opened: duckdb.DuckDBPyConnection, window: Window, most: int) -> str:
+    def _kept(self, opened: duckdb.DuckDBPyConnection, window: Window, most: int | None) -> str:
         """SQL of the rows of a window, with ``row``, that belong to the sample of users."""
         within = self._within(window)
         rows = self._classes(opened, window)[1]
-        if rows <= most:
+        if most is None or rows <= most:
             return within
         users = opened.execute(f"SELECT DISTINCT user_id FROM ({within})").to_arrow_table().column("user_id")
         kept = users.filter(pa.array(kept_users(string_array(users), most / rows)))

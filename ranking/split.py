@@ -1,4 +1,4 @@
-"""The global split in time, and thinning by user."""
+"""The global split in time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from ranking.views import Ints
 from sidkit.clock import iso
@@ -49,24 +48,6 @@ class TimeSplit:
     def describe(self) -> dict[str, str]:
         """The cuts as text."""
         return {"train_end": iso(self.train_end_us), "validation_end": iso(self.validation_end_us)}
-
-
-def thin_by_user(user_ids: npt.NDArray[np.object_], most: int) -> npt.NDArray[np.int64]:
-    """Row numbers of a sample of users that has about ``most`` rows; a user is in it whole or not at all.
-
-    Which users are in it depends on their ids alone.
-    """
-    if len(user_ids) <= most:
-        return np.arange(len(user_ids))
-    return np.flatnonzero(kept_users(user_ids, most / len(user_ids)))
-
-
-def kept_users(user_ids: npt.NDArray[np.object_], share: float) -> npt.NDArray[np.bool_]:
-    """Which rows ``bool [rows]`` are of users in a sample of about ``share`` of them; a user's id alone decides."""
-    codes, names = pd.factorize(user_ids)
-    mark = pd.util.hash_array(names).astype(np.float64) / 2.0**64
-    kept: npt.NDArray[np.bool_] = mark[codes] < share
-    return kept
 
 
 def check_both_classes(label: npt.NDArray[np.number], what: str) -> None:

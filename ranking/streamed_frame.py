@@ -14,6 +14,7 @@ import numpy as np
 
 from ranking.frame_store import TRAIN, load_training_set, write_arrays
 from ranking.rows_file import RowsFile, Window, positive_share, row_chunks
+from ranking.rows_used import part_rows
 from ranking.split import TimeSplit, check_classes
 from ranking.stages import StageResult
 from ranking.streamed_set import GROUP_ROWS, StreamedSet, StreamWriter
@@ -73,17 +74,13 @@ class StreamedFrame:
             writer = StreamWriter(temporary / TRAIN, group_rows)
             try:
                 for chunk in training:
-                    writer.add(self._arrays(chunk))
+                    writer.add(self.builder.retrieve(self.of_rows, chunk))
                     rows += len(chunk)
             finally:
                 writer.close()
-            write_arrays(self.builder.training_set(self._arrays(judging)), temporary)
+            write_arrays(self.builder.training_set(self.builder.retrieve(self.of_rows, judging)), temporary)
             remove(folder)
         return rows
-
-    def _arrays(self, rows: LabelledRows) -> FrameRows:
-        views = self.of_rows({"user_id": rows.user_ids, "item_id": rows.item_ids}, rows.at_us)
-        return self.builder.add(views, rows)
 
 
 @dataclass(frozen=True)
@@ -122,19 +119,22 @@ class KeptFrame:
         return replace(self.data, rows=both.rows, numeric=both.numeric, candidate=both.candidate, history=both.history)
 
 
-def stream_frame(repo: Repo, codebook: str, split: TimeSplit, caps: Caps, folder: Path) -> StageResult:
-    """Retrieve the thinned rows of all parts of a repo's labelled rows through a codebook's service, the training part as a
+def stream_frame(repo: Repo, codebook: str, rows_path: Path, split: TimeSplit, caps: Caps, folder: Path) -> StageResult:
+    """Retrieve the thinned rows of all parts of a file of labelled rows through a codebook's service, the training part as a
     stream, and keep them in a folder.
     """
     record = Catalog.open(repo).codebook(codebook)
-    rows = RowsFile(repo.labelled_rows, repo.settings.engine, repo.data / "tmp" / "duckdb")
+    rows = RowsFile(rows_path, repo.settings.engine, repo.data / "tmp" / "duckdb")
     windows = {
         "train": Window(until_us=split.train_end_us),
         "validation": Window(split.train_end_us, split.validation_end_us),
         "test": Window(split.validation_end_us),
     }
-    for name in ("train", "validation"):
-        check_classes(*rows.classes(windows[name]), name)
+    available = {}
+    for name, window in windows.items():
+        positives, available[name] = rows.classes(window)
+        if name != "test":
+            check_classes(positives, available[name], name)
     judging = [rows.read(windows[name], caps.evaluation) for name in ("validation", "test")]
     shuffled = repo.data / "tmp" / f"{folder.name}-train.parquet"
     try:
@@ -149,5 +149,7 @@ def stream_frame(repo: Repo, codebook: str, split: TimeSplit, caps: Caps, folder
         trained = frame.write(row_chunks(shuffled, CHUNK_ROWS), LabelledRows.joined(judging), folder)
     finally:
         remove(shuffled)
-    ends = np.cumsum([trained, *map(len, judging)]).tolist()
-    return StageResult(ends[-1], {"ends": ends, "rate": rate, "streamed": True}, (folder,))
+    used = [trained, *map(len, judging)]
+    ends = np.cumsum(used).tolist()
+    told = part_rows(dict(zip(windows, used, strict=True)), available)
+    return StageResult(ends[-1], {"ends": ends, "rate": rate, "streamed": True, "parts": told}, (folder,))

@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 
 from ranking.features import Matrix, feature_names
 from ranking.item_table import ItemTable, shown_items
-from ranking.split import kept_users
 from ranking.training_set import FrameRows, LabelledRows, TrainingSet
 from ranking.views import Ints, string_array
+from sidkit.datasets.user_sample import kept_users
 
 GROUP_ROWS = 50_000
 """Rows of a group: what is read at once."""
@@ -119,7 +119,7 @@ class StreamedSet:
         return self._on_tables(FrameRows.joined(parts))
 
     def thinned(self, most: int) -> TrainingSet:
-        """About ``most`` rows in memory, of a sample of users; see :func:`ranking.split.thin_by_user`."""
+        """About ``most`` rows in memory, of a sample of users; see :func:`sidkit.datasets.user_sample.thin_by_user`."""
         parts = []
         for group in range(len(self.group_rows)):
             part = self._read(group, ids=True)

@@ -27,6 +27,9 @@ from sidkit.stores.asof import ViewRows
 if TYPE_CHECKING:
     from feast import FeatureStore
 
+CHUNK_ROWS = 200_000
+"""Rows whose features are retrieved at once."""
+
 
 @dataclass(frozen=True)
 class LabelledRows:
@@ -160,8 +163,8 @@ def build_training_set(
         Items kept of each history.
     """
     of_rows, look_up = feature_readers(store, service_name)
-    views = of_rows({"user_id": rows.user_ids, "item_id": rows.item_ids}, rows.at_us)
-    return assemble(views, rows, codebook, look_up, rate=rate, history_length=history_length)
+    builder = FrameBuilder(codebook, look_up, rate=rate, history_length=history_length)
+    return builder.training_set(builder.retrieve(of_rows, rows))
 
 
 def feature_readers(store: FeatureStore, service_name: str) -> tuple[Reader, ContentLookup]:
@@ -243,6 +246,15 @@ class FrameBuilder:
             candidate=candidate.astype(np.int32),
             history=self._histories.add(views[USER_HISTORY], rows.at_us),
         )
+
+    def retrieve(self, of_rows: Reader, rows: LabelledRows, chunk_rows: int = CHUNK_ROWS) -> FrameRows:
+        """The arrays of some rows, whose features are read ``chunk_rows`` at a time."""
+        parts = []
+        for start in range(0, max(len(rows), 1), chunk_rows):
+            chunk = rows.take(np.arange(start, min(start + chunk_rows, len(rows))))
+            views = of_rows({"user_id": chunk.user_ids, "item_id": chunk.item_ids}, chunk.at_us)
+            parts.append(self.add(views, chunk))
+        return FrameRows.joined(parts)
 
     def training_set(self, part: FrameRows) -> TrainingSet:
         """Some rows on the tables of all rows so far."""

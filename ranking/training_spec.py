@@ -29,13 +29,15 @@ class TrainingSpec(Section):
     """``auto`` takes a CUDA device where there is one. Only one CPU thread gives the same weights bit by bit."""
     bf16: bool = False
     """Multiply matrices in bfloat16 while training."""
-    max_train_rows: int = Field(default=200_000, ge=1)
-    """More training rows are thinned by user."""
+    max_train_rows: int | None = Field(default=None, ge=1)
+    """Train on a sample of users with about so many rows; without it on all rows."""
     stream_rows: int = Field(default=5_000_000, ge=1, exclude=True)
     """A training part of more rows (after thinning) stays on disk and is streamed; memory then holds its distinct items and
-    histories, and a buffer of rows. A comparison of arms always holds its rows in memory, and the boosting baseline, which
-    must, takes a sample of users with about so many rows.
+    histories, and a buffer of rows. A comparison of arms, and the boosting baseline, hold their rows in memory: they take a
+    sample of users with about so many rows, and say so.
     """
     # Not in a dump: where rows lie marks a run by its frame, and a run that was kept before stays kept.
-    max_evaluation_rows: int = Field(default=100_000, ge=1)
-    """More validation or test rows are thinned by user."""
+    max_evaluation_rows: int | None = Field(default=None, ge=1)
+    """Choose epochs, and evaluate, on samples of users with about so many rows each; without it on all rows. These rows lie
+    in memory, at most about 1 kB each.
+    """

@@ -180,15 +180,53 @@ def build(
 
 
 @tables_app.command("rows")
-def rows_(repo: RepoOption = Path()) -> None:
+def rows_(
+    repo: RepoOption = Path(),
+    since: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Only rows from this moment on, ISO-8601 with a zone; needs --out."),
+    ] = None,
+    until: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Only rows before this moment, ISO-8601 with a zone; needs --out."),
+    ] = None,
+    max_rows: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="A sample of users with about so many rows; needs --out."),
+    ] = None,
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Write the chosen rows here; default: all rows to the repo's own file."),
+    ] = None,
+) -> None:
     """Write the labelled rows; on a log of positives only, negatives are sampled."""
+    from sidkit.clock import parse_time
+    from sidkit.errors import ConfigError
     from sidkit.repo import Repo
-    from sidkit.tables.labelled_rows import build_labelled_rows
+    from sidkit.tables.labelled_rows import RowSample, SampledWindow, build_labelled_rows
 
     opened = Repo.open(repo)
+    chosen = {"--since": since, "--until": until, "--max-rows": max_rows}
+    asked = [name for name, value in chosen.items() if value is not None]
+    if asked and out is None:
+        raise ConfigError(
+            f"{', '.join(asked)} choose some of the rows, and {opened.labelled_rows} holds all; name another file with --out"
+        )
+    sample = None
+    if out is not None:
+        begin = parse_time(since) if since else -(2**62)
+        end = parse_time(until) if until else 2**62
+        sample = RowSample(out.expanduser().resolve(), (SampledWindow(begin, end, max_rows),))
     with opened.locked():
-        report = build_labelled_rows(opened)
-    typer.echo(f"{report.rows:,} rows, {report.sampled:,} of them sampled negatives, in {opened.labelled_rows}")
+        report = build_labelled_rows(opened, sample)
+    available = f" of {report.available[0]:,}" if report.available and report.available[0] != report.rows else ""
+    typer.echo(f"{report.rows:,}{available} rows, {report.sampled:,} of them sampled negatives, in {report.path}")
+    if report.sampled:
+        typer.echo(
+            f"of the sampled negatives {report.far:,} differ from their positive by more than a factor of four in age or in "
+            f"a count, and {report.other_touch:,} in whether the user had the item before; {report.missing:,} are missing "
+            "because no item was left"
+        )
 
 
 def doctor(

@@ -150,6 +150,9 @@ def test_origins_have_their_own_codebooks_units_and_lines(few: Compared) -> None
     each = [told[f"all @ origin {number}"] for number in (0, 1)]
     assert told["all @ 2 origins"]["delta"] == pytest.approx((each[0]["delta"] + each[1]["delta"]) / 2, abs=2e-6)
     assert told["all @ 2 origins"]["positives"] == each[0]["positives"] + each[1]["positives"]
+    for origin in facts["origins"]:
+        assert origin["rows"]["train"]["used"] < origin["rows"]["train"]["available"], "the caps of small_spec"
+        assert origin["rows"]["test"]["used"] == origin["rows"]["test"]["available"] > 0
 
 
 def test_another_librarys_scores_are_judged_on_the_same_rows_and_draws(few: Compared) -> None:

@@ -30,7 +30,7 @@ STAGES = [
 def test_the_json_object_has_the_stated_shape(finished: FinishedJob) -> None:
     told = finished.told
     assert set(told) == {
-        "data", "preset", "codebook", "arms", "log", "stages", "warnings", "without_auc", "peak_rss_mb", "artifacts",
+        "data", "preset", "codebook", "arms", "log", "rows", "stages", "warnings", "without_auc", "peak_rss_mb", "artifacts",
     }  # fmt: skip
     assert told["warnings"] == []
     assert told["log"]["new"] == told["stages"][1]["rows"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -19,13 +20,15 @@ from hypothesis import strategies as st
 
 from builders import DAY, START, fresh_repo, moments, write_tables
 from sidkit.config import NegativeSettings
-from sidkit.datasets.negatives import Catalogue, Positives, draw_negatives, row_keys
+from sidkit.datasets.negatives import Catalogue, Drawn, Positives, Serving, draw_negatives, row_keys
 from sidkit.repo import Repo
 from sidkit.tables import ingest, read_log
 from sidkit.tables.labelled_rows import build_labelled_rows
 
 NEVER = np.iinfo(np.int64).max
 DELAYS = (60_000_000, 1, DAY // 2)
+CADENCE = 3_600_000_000
+HISTORY = 5
 
 
 @dataclass(frozen=True)
@@ -62,13 +65,21 @@ class Log:
     def had(self, user: int, item: int, moment: int) -> bool:
         return any(touch + self.delay <= moment for touch in self.touches.get((user, item), []))
 
-    def stratum(self, item: int, moment: int) -> tuple[int, int]:
-        """Age in days and clicks of the last seven days as known when the day began, both in powers of two."""
-        day = moment // DAY * DAY
-        known = day - self.delay
-        touches = [touch for (_, touched), times in self.touches.items() if touched == item for touch in times]
-        clicks = sum(known - 7 * DAY < touch <= known for touch in touches)
-        return (max(day - self.created[item], 0) // DAY).bit_length(), clicks.bit_length()
+    def position(self, item: int, moment: int) -> list[float]:
+        """Clicks of 1, 7, 30 and all days as served at the moment, and age in quarters of an hour, all in octaves."""
+        end = (moment - self.delay) // CADENCE * CADENCE
+        times = [touch for (_, touched), all_of in self.touches.items() if touched == item for touch in all_of]
+        clicks = [sum(end - days * DAY < touch <= end for touch in times) for days in (1, 7, 30, 100_000)]
+        age = max(moment - self.created[item], 0) * 96 / DAY
+        return [math.log2(1 + value) for value in (*clicks, age)]
+
+    def kind(self, user: int, item: int, moment: int) -> str:
+        """Whether the user never had the item, had it, or finds it in the history."""
+        known = [
+            (p.moment, -p.item, p.item) for p in self.positives if p.user == user and p.moment + self.delay <= moment
+        ]
+        listed = [item for *_, item in sorted(known, reverse=True)[:HISTORY]]
+        return "recent" if item in listed else "older" if item in {item for *_, item in known} else "never"
 
     def candidates(self, p: Positive) -> set[int]:
         page = {other.item for other in self.positives if other.request == p.request}
@@ -78,13 +89,8 @@ class Log:
         had = self.had(p.user, p.item, p.moment)
         return {item for item in self.candidates(p) if self.had(p.user, item, p.moment) == had}
 
-    def best(self, p: Positive) -> set[int]:
-        stratum = self.stratum(p.item, p.moment)
-        return {item for item in self.same_touch(p) if self.stratum(item, p.moment) == stratum}
 
-
-def draw(log: Log, **how: Any) -> list[list[int]]:
-    """What is drawn for each positive, in the order of the slots."""
+def drawing(log: Log, wanted: list[int] | None = None, **how: Any) -> Drawn:
     rows = pd.DataFrame([(p.user, p.item, p.moment, str(p.request)) for p in log.positives], columns=list("uimr"))
     positives = Positives(
         user=rows["u"].to_numpy(np.int64),
@@ -93,10 +99,19 @@ def draw(log: Log, **how: Any) -> list[list[int]]:
         moment_us=rows["m"].to_numpy(np.int64),
         key=row_keys(rows["u"], rows["i"], rows["m"], rows["r"]),
     )
-    catalogue = Catalogue(np.array(log.created, np.int64), np.array(log.removed, np.int64))
-    drawn = draw_negatives(positives, catalogue, NegativeSettings(**how), log.delay)
-    assert drawn.shape == (len(log.positives), how.get("per_positive", 4))
-    return [[int(item) for item in row] for row in drawn]
+    names = row_keys(pd.Series(range(len(log.created))))
+    catalogue = Catalogue(np.array(log.created, np.int64), np.array(log.removed, np.int64), names)
+    some = np.array(wanted, np.int64) if wanted is not None else None
+    serving = Serving(log.delay, CADENCE, HISTORY)
+    drawn = draw_negatives(positives, catalogue, NegativeSettings(**how), serving, some)
+    assert drawn.items.shape == (len(log.positives if wanted is None else wanted), how.get("per_positive", 4))
+    assert drawn.missing == (drawn.items < 0).sum()
+    return drawn
+
+
+def draw(log: Log, rows: list[int] | None = None, **how: Any) -> list[list[int]]:
+    """What is drawn for each positive, in the order of the slots."""
+    return [[int(item) for item in row] for row in drawing(log, rows, **how).items]
 
 
 TIMES = st.one_of(
@@ -182,24 +197,74 @@ def test_had_before_matches_while_enough_such_items_exist(log: Log, strategy: st
 
 
 @law
+@given(log=LOGS, strategy=STRATEGIES)
+def test_what_the_history_lists_matches_while_enough_such_items_exist(log: Log, strategy: str) -> None:
+    for positive, drawn in list(zip(log.positives, draw(log, strategy=strategy), strict=True))[::3]:
+        own = log.kind(positive.user, positive.item, positive.moment)
+        matching = {item for item in log.candidates(positive) if log.kind(positive.user, item, positive.moment) == own}
+        assert len(matching & set(drawn)) == min(4, len(matching))
+
+
+@law
 @given(log=LOGS)
-def test_age_and_activity_match_while_enough_such_items_exist(log: Log) -> None:
-    for positive, drawn in zip(log.positives, draw(log), strict=True):
-        best = log.best(positive)
-        assert len(best & set(drawn)) == min(4, len(best))
+def test_it_is_counted_what_is_far_and_what_does_not_match_in_touch(log: Log) -> None:
+    found = drawing(log)
+    far = other = 0
+    for positive, drawn in zip(log.positives, found.items.tolist(), strict=True):
+        own, had = log.position(positive.item, positive.moment), log.same_touch(positive)
+        for item in drawn:
+            if item != -1:
+                apart = zip(own, log.position(item, positive.moment), strict=True)
+                far += max(abs(one - another) for one, another in apart) > 2
+                other += item not in had
+    assert (found.far, found.other_touch) == (far, other)
 
 
-def test_where_candidates_abound_everything_matches() -> None:
-    log = crowded()
-    judged = Counter[bool]()
-    for positive, drawn in list(zip(log.positives, draw(log), strict=True))[::4]:
-        best = log.best(positive)
-        returning = log.had(positive.user, positive.item, positive.moment)
-        if len(best) >= (8 if returning else 25):
-            assert set(drawn) <= best
-            judged[returning] += 1
-    assert judged[False] > 30
-    assert judged[True] > 5
+def test_a_twin_is_drawn_before_what_differs() -> None:
+    """Of forty items with clicks of their own week, four share the positive's; only they are near it."""
+    begin = START // DAY * DAY
+    now = begin + 20 * DAY
+    clicks = [(item, 6 if item < 5 else 0 if item % 2 else 90) for item in range(40)]
+    before = [
+        Positive(1000 + number, item, now - DAY // 2 - number - 100 * item)
+        for item, many in clicks
+        for number in range(many)
+    ]
+    last = Positive(0, 0, now)
+    log = Log((*sorted(before, key=lambda p: p.moment), last), (begin,) * 40, (NEVER,) * 40, 1)
+    for seed in range(20):
+        assert sorted(draw(log, [len(before)], seed=seed)[0]) == [1, 2, 3, 4]
+
+
+def test_activity_is_that_of_the_very_moment() -> None:
+    """Within one day an item wakes up; before that its match is the dormant one, afterwards the busy one."""
+    begin = START // DAY * DAY
+    dormant, woken, busy = 0, 1, 2
+    clicks = [Positive(50 + n, busy, begin + n * DAY // 200) for n in range(190)]
+    clicks += [Positive(500 + n, woken, begin + DAY // 4 + n * DAY // 400) for n in range(100)]
+    asked = [Positive(9000 + n, woken, begin + (DAY // 5 if n < 100 else 19 * DAY // 20) + n) for n in range(200)]
+    ordered = sorted([*clicks, *asked], key=lambda p: p.moment)
+    log = Log(tuple(ordered), (begin - 40 * DAY,) * 3, (NEVER,) * 3, 1)
+    rows = [place for place, p in enumerate(ordered) if p.user >= 9000]
+    first, late = Counter[int](), Counter[int]()
+    for n, row in enumerate(draw(log, rows, per_positive=1)):
+        (first if n < 100 else late)[row[0]] += 1
+    assert first[dormant] == 100
+    assert late[busy] == 100
+
+
+@law
+@given(log=LOGS, data=st.data(), strategy=STRATEGIES)
+def test_a_row_draws_the_same_whatever_other_rows_are_drawn_for(log: Log, data: st.DataObject, strategy: str) -> None:
+    everyone = draw(log, strategy=strategy)
+    rows = data.draw(st.lists(st.integers(0, len(log.positives) - 1), unique=True))
+    assert draw(log, rows, strategy=strategy) == [everyone[row] for row in rows]
+
+
+def test_a_catalogue_that_grows_keeps_the_draws() -> None:
+    log = crowded(count=150)
+    later = log.positives[-1].moment + 1
+    assert draw(log) == draw(replace(log, created=(*log.created, *[later] * 50), removed=(*log.removed, *[NEVER] * 50)))
 
 
 def test_coldness_does_not_give_the_label_away() -> None:

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from builders import DAY, START, moments
 from ranking.evaluation.slices import COLD_BELOW, prior_interactions, slices
-from ranking.split import TimeSplit, check_both_classes, thin_by_user
+from ranking.split import TimeSplit, check_both_classes
 from ranking.training_set import TrainingSet, read_rows
 from sidkit.config import SplitSettings
+from sidkit.datasets.user_sample import thin_by_user
 from sidkit.errors import ContractError, EvaluationError
 from training_builders import set_with
 

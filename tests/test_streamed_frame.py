@@ -22,12 +22,13 @@ from ranking.kept_run import read_run
 from ranking.prepare import Caps
 from ranking.rows_file import RowsFile, Window, positive_share, read_moments, row_chunks
 from ranking.serving.scorer import Scorer
-from ranking.split import TimeSplit, thin_by_user
+from ranking.split import TimeSplit
 from ranking.streamed_frame import KeptFrame, StreamedFrame, stream_frame
 from ranking.streamed_set import StreamedSet
 from ranking.training_set import FrameBuilder, LabelledRows, TrainingSet, feature_readers, read_rows
 from semantic_ids.codebook import Codebook
 from sidkit.config import EngineSettings
+from sidkit.datasets.user_sample import thin_by_user
 from sidkit.files import read_json
 from sidkit.stores.feast_repo import open_store
 from training_builders import random_set
@@ -121,7 +122,7 @@ def streamed(finished: FinishedJob, tmp_path_factory: pytest.TempPathFactory) ->
     """The frame of the finished job, streamed."""
     folder = tmp_path_factory.mktemp("streamed") / "frame"
     repo = finished.repo
-    stream_frame(repo, finished.facts["codebook"], split_of(finished), caps_of(finished), folder)
+    stream_frame(repo, finished.facts["codebook"], repo.labelled_rows, split_of(finished), caps_of(finished), folder)
     return KeptFrame.load(folder)
 
 

@@ -36,7 +36,8 @@ def audit(
 ) -> None:
     """Ask the raw log again for a random sample of a training frame, and check the window of every artefact.
 
-    Exits 4 at the first cell that differs, naming row, feature, both values and from when on they were known.
+    Exits 4 at the first cell that differs, naming row, feature, both values and from when on they were known. Where
+    negatives are sampled, prints what each count and age alone says of the label within a request, and warns above .6.
     """
     import json
 
@@ -79,7 +80,9 @@ def run_audit(
     Returns
     -------
     dict
-        ``ok``, ``service``, ``rows`` (:class:`ranking.audit.rows.RowsAudit`) and ``artifacts``, as JSON values.
+        ``ok``, ``service``, ``rows`` (:class:`ranking.audit.rows.RowsAudit`), ``single_features``
+        (:class:`ranking.audit.single_features.SingleFeatures`, None where no negative is sampled) and ``artifacts``, as
+        JSON values.
 
     Raises
     ------
@@ -95,6 +98,7 @@ def run_audit(
     from ranking.audit.artifacts import audit_artifacts
     from ranking.audit.frames import rows_of_file, rows_of_run, rows_of_service
     from ranking.audit.rows import audit_rows
+    from ranking.audit.single_features import measure_single_features
     from ranking.audit.truth import log_truth
     from semantic_ids.codebook import Codebook
     from sidkit.errors import ArtifactError, ConfigError
@@ -120,10 +124,12 @@ def run_audit(
     else:
         with log_truth(repo, codebook) as truth:
             told = audit_rows(repo, sample, truth).as_json()
+    single = measure_single_features(repo, record.service_name, seed)
     return {
         "ok": told["difference"] is None and not artifacts.problems,
         "service": record.service_name,
         "rows": told,
+        "single_features": single.as_json() if single is not None else None,
         "artifacts": asdict(artifacts),
     }
 
@@ -180,5 +186,23 @@ def _print(told: dict[str, Any]) -> None:
         )
     verdict = "the log agrees" if not rows["difference"] else "STOPPED at the first difference"
     typer.echo(f"{rows['source']}: {rows['rows']:,} of {rows['total']:,} rows, {rows['cells']:,} cells: {verdict}")
+    if told["single_features"]:
+        _print_single(told["single_features"])
     windows = "in order" if not artifacts["problems"] else f"{len(artifacts['problems'])} PROBLEMS"
     typer.echo(f"{artifacts['checked']} artefacts: windows, hashes, settings and catalogue {windows}")
+
+
+def _print_single(told: dict[str, Any]) -> None:
+    """A table of what each count and age says alone, and a warning for what says too much."""
+    typer.echo(
+        f"sampled negatives: within-request AUC of single features, {told['requests']:,} requests, "
+        f"{told['pairs']:,} pairs (.5 says nothing)"
+    )
+    for name, value in told["auc"].items():
+        typer.echo(f"  {name:<28} {value:.3f}{'  WARNING' if name in told['suspects'] else ''}")
+    if told["suspects"]:
+        typer.echo(
+            f"WARNING: {', '.join(told['suspects'])} alone tells positives from sampled negatives (expected "
+            f"{1 - told['above']:.1f} to {told['above']:.1f}). A ranker learns the sampling. Fix by setting "
+            'negatives.strategy = "stratified" in sidkit.toml and running `sidkit tables rows`, then train again'
+        )

@@ -18,10 +18,14 @@ def compare(
     preset: Annotated[
         str, typer.Option(help="Whose [ranker] all arms share: widths, optimiser, stopping.")
     ] = "rqkmeans",
-    max_train_rows: Annotated[int, typer.Option(min=1, help="More training rows are thinned by user.")] = 300_000,
+    max_train_rows: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="Thin training rows to about so many, by user; default: the preset's, or all."),
+    ] = None,
     max_evaluation_rows: Annotated[
-        int, typer.Option(min=1, help="More validation rows, or test rows, are thinned by user.")
-    ] = 100_000,
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="The same of validation rows and of test rows."),
+    ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Processes that train, one thread each.")] = 1,
     impressions: Annotated[int, typer.Option(help="Size of a synthetic world.")] = 200_000,
     own_sizes: Annotated[
@@ -51,7 +55,8 @@ def compare(
     console = Console(stderr=json_, emoji=False)
     chosen = load_arms([name.strip() for name in arms.split(",") if name.strip()])
     spec = load_preset(preset).ranker
-    caps = {"max_train_rows": max_train_rows, "max_evaluation_rows": max_evaluation_rows}
+    asked = {"max_train_rows": max_train_rows, "max_evaluation_rows": max_evaluation_rows}
+    caps = {name: most for name, most in asked.items() if most is not None}
     spec = spec.model_copy(update={"training": spec.training.model_copy(update=caps)})
     options = CompareOptions(data, chosen, spec, seeds, origins, origin_seeds, jobs, impressions, not own_sizes)
 
@@ -61,7 +66,7 @@ def compare(
 
     opened = prepare_repo(data, repo)
     with opened.locked():
-        facts = Comparison(opened, options, announce).run()
+        facts = Comparison(opened, options, announce, lambda text: console.print(text, highlight=False)).run()
     if results is not None:
         merge_rows(results, facts["rows"])
     if html is not None:

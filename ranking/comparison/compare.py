@@ -16,12 +16,14 @@ from ranking.comparison.origins import Origin, origins
 from ranking.comparison.units import Frame, Plan, Unit, context_of, work_through
 from ranking.prepare import SYNTHETIC, Caps, Prepared, end_of_log, peak_rss_mb
 from ranking.presets import RankerSpec
+from ranking.rows_used import PartRows, of_sample, told_rows
 from ranking.stages import StageResult, Stages
-from ranking.training_set import read_rows
+from ranking.training_set import LabelledRows, read_rows
 from sidkit.config import content_hash
 from sidkit.errors import EvaluationError
 from sidkit.files import read_json, written_beside
 from sidkit.repo import Repo
+from sidkit.tables.labelled_rows import log_moments, rows_per_event
 
 FOLDER = "comparison"
 _POLL_SECONDS = 0.5
@@ -50,10 +52,18 @@ class CompareOptions:
 class Comparison:
     """One comparison on a repo; call :meth:`run` while holding the repo's lock."""
 
-    def __init__(self, repo: Repo, options: CompareOptions, announce: Callable[[str, int, float, bool], None]) -> None:
+    def __init__(
+        self,
+        repo: Repo,
+        options: CompareOptions,
+        announce: Callable[[str, int, float, bool], None],
+        remark: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self.repo = repo
         self.options = options
         self.announce = announce
+        self.remark = remark
+        self.parts: dict[int, PartRows] = {}
         self.folder = repo.runs / FOLDER
         self.stages = Stages(self.folder / "stages.json", announce)
         self.prepared = Prepared(repo, self.stages, options.data, options.impressions)
@@ -85,7 +95,7 @@ class Comparison:
             "data": self.name,
             **read_json(verdict),
             "units": units,
-            "origins": [origin.describe() for origin in places],
+            "origins": [{**origin.describe(), "rows": self.parts.get(origin.number)} for origin in places],
             "stages": stages,
             "seconds": {
                 "prepare": round(sum(each["seconds"] for each in stages if each["name"] != "judge"), 1),
@@ -106,15 +116,21 @@ class Comparison:
         """Prepare the log, the tables, and the codebooks and frames of every origin; say which units there are."""
         options, prepared = self.options, self.prepared
         log = prepared.ingest()
-        labelled = prepared.rows(log).facts
         tables = prepared.tables(log, end_of_log(self.repo)).facts
-        rows = read_rows(self.repo.labelled_rows)
-        places = origins(rows.at_us, self.repo.settings.split, options.origins)
-        caps = Caps.of(options.spec)
+        moments = log_moments(self.repo)
+        places = origins(moments, self.repo.settings.split, options.origins)
+        whole: tuple[Any, LabelledRows] | None = None
         frames: dict[str, Frame] = {}
         units = []
         for origin in places:
             seeds = options.seeds if origin.number == 0 else min(options.seeds, options.origin_seeds)
+            caps = self._caps(int((moments < origin.split.train_end_us).sum()))
+            sample = caps.sample_of(self.repo, origin.split, origin.end_us, f"-o{origin.number}")
+            if sample is not None:
+                labelled, rows = self._rows(prepared.rows(log, sample, f":o{origin.number}"))
+            else:
+                labelled, rows = whole = whole or self._rows(prepared.rows(log))
+            left = Caps() if sample is not None else caps  # a sample is thin already
             seen = rows.take(origin.rows(rows.at_us))
             inputs = [log, labelled, tables, asdict(origin.split), origin.end_us]
             keys = {}
@@ -124,12 +140,18 @@ class Comparison:
                 if key not in frames:
                     name = prepared.codebook(book, chosen, origin.split.train_end_us, inputs, f":{key}")
                     folder = self.folder / "frames" / key
-                    prepared.frame(f"frame:{key}", [inputs, name, asdict(caps)], name, seen, origin.split, caps, folder)
+                    marked = [inputs, name, asdict(caps)]
+                    frame = prepared.frame(f"frame:{key}", marked, name, seen, origin.split, left, folder)
+                    parts = frame.facts["parts"]
+                    parts = of_sample(parts, labelled["available"]) if sample is not None else parts
+                    if origin.number not in self.parts:
+                        self.remark(f"origin {origin.number}: {told_rows(parts)}")
+                    self.parts[origin.number] = parts
                     frames[key] = Frame(folder, name, origin.split)
             budget = None
             if options.equal_budgets and CODES_AS_FEATURES in keys:
-                frame = frames[keys[CODES_AS_FEATURES]]
-                budget = self._budget(f"budget:o{origin.number}", [inputs, asdict(caps), frame.codebook], frame)
+                base = frames[keys[CODES_AS_FEATURES]]
+                budget = self._budget(f"budget:o{origin.number}", [inputs, asdict(caps), base.codebook], base)
             for arm, spec in self._arms_at(origin):
                 made_of = [
                     inputs,
@@ -146,6 +168,16 @@ class Comparison:
                     for seed in range(seeds)
                 ]
         return Plan(self.repo.path, self.folder, options.spec, options.arms, frames, tuple(units)), places
+
+    @staticmethod
+    def _rows(made: StageResult) -> tuple[Any, LabelledRows]:
+        return made.facts, read_rows(made.files[0])
+
+    def _caps(self, events: int) -> Caps:
+        """Those of the options; training rows lie in memory, so there are never more than a run would hold there."""
+        caps, most = Caps.of(self.options.spec), self.options.spec.training.stream_rows
+        held = caps.train is not None or events * rows_per_event(self.repo) <= most
+        return caps if held else Caps(most, caps.evaluation)
 
     def _budget(self, name: str, inputs: Sequence[Any], frame: Frame) -> int:
         """How many parameters A3 has."""

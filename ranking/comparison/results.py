@@ -12,6 +12,7 @@ from rich.table import Table
 
 from ranking.comparison.arms import BOOSTING, CODES_AS_FEATURES, ID_ALONE, SHUFFLED
 from ranking.evaluation.arms_table import NO_EVIDENCE
+from ranking.rows_used import told_rows
 from sidkit.files import read_json, written_beside
 
 TOLD = ("all", "cold", "prior 0-99", "strict cold", "COINS cold, theta 80 %")
@@ -49,6 +50,9 @@ def print_comparison(console: Console, facts: Mapping[str, Any]) -> None:
         table.add_row(arm, facts["arms"][arm]["title"], f"{whole:,}", f"{bare:,}", share)
     console.print(table)
     console.print(_auc_table(facts))
+    for number, origin in enumerate(facts["origins"]):
+        if origin["rows"] is not None:
+            console.print(f"origin {number}: {told_rows(origin['rows'])}", highlight=False)
     seconds = facts["seconds"]
     units = facts["units"]
     console.print(

@@ -1,13 +1,18 @@
-"""Negatives for a log of positives only: drawn as of the positive's own moment, matched so that nothing but taste tells.
+"""Negatives for a log of positives only: drawn as of the positive's own moment, so that no count and no age tells them apart.
 
 For each positive, ``per_positive`` items are drawn that exist at that moment, are no positive of the same request, and
 that the user had before exactly if the user had the positive before (where users come back to items, "it is in the
-history" would otherwise give the label away). ``stratified`` also matches age and recent activity, as known at the start
-of the day; drawing by popularity alone would make dormant and new items never negatives, so that coldness gives the label
-away. Where a stratum has too few items the match is loosened: first age and activity go, then "had before".
+history" would otherwise give the label away).
 
-Draws depend on the positive and the seed alone, so a longer log keeps the negatives of a shorter one while the catalogue
-of that time stays what it was.
+``stratified`` draws an item with a weight of two factors. The first falls with the distance between item and positive in
+age and in the clicks of 1, 7, 30 and all days, in octaves, as serving knew them at that very moment: a dormant or new
+positive has dormant or new negatives. The second is the item's click rate. Positives are clicked in proportion to their
+rate, so without it the negatives would lie on the side where items abound, the less active one; with it, of two near items
+either is as often the negative of the other as its positive. An item without near neighbours takes the nearest there are.
+``uniform`` has no weights.
+
+Draws depend on the positive, the seed and what was known at its moment: not on the order of the rows, nor on the rows that
+others are drawn for, and a longer log keeps the negatives of a shorter one.
 """
 
 from __future__ import annotations
@@ -17,292 +22,202 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from sidkit.clock import DAY_US
 from sidkit.config import NegativeSettings
+from sidkit.datasets.candidates import (
+    Candidates,
+    Catalogue,
+    Offers,
+    Positives,
+    Serving,
+    mixed,
+    row_keys,
+    uniform,
+)
+from sidkit.datasets.click_rates import ClickRates
+from sidkit.datasets.served_counts import ServedCounts
+from sidkit.datasets.touches import NEVER, OLDER, RECENT
+
+__all__ = ["Catalogue", "Drawn", "Positives", "Serving", "draw_negatives", "row_keys"]
 
 Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
-_TRIES = 12  # draws per slot and degree of strictness before the next, looser one
-_EXHAUSTED = 10_000  # stands for the number of a draw where every candidate is looked at
-_EXHAUST_AT_ONCE = 4_000_000  # candidates looked at in one go
-_NEVER = np.iinfo(np.int64).max
+_AT_ONCE = 400_000
+"""Candidates that are weighed in one go."""
+_REACH = 1.5
+"""Octaves of distance at which the first factor has fallen to exp(-1/2)."""
+_YOUNG_US = DAY_US // 96
+"""Ages differ by the octave from here on."""
+_FAR = 2.0
+"""A negative that differs by more octaves in age or in a count is far from its positive."""
+_SCORES_WITHIN = 2.0**16
+"""More than two scores of one positive can differ by."""
+_NOISE = 2  # apart from the numbers that decide the offers
 
 
 @dataclass(frozen=True)
-class Positives:
-    """The positives of a log in time order.
+class Drawn:
+    """Negatives and how well they match.
 
-    ``user``, ``item`` and ``request`` are dense indices, ``moment_us`` microseconds UTC; ``key`` is a 64-bit hash of each
-    row that decides its draws.
+    ``items`` is ``int64 [rows, per_positive]``: item indices, distinct per row, -1 where no item was left to draw.
+    ``far`` counts the negatives that differ from their positive by more than a factor of four in age or in a count,
+    ``other_touch`` those that the user had before though the positive is new to them, or the other way round, and
+    ``missing`` the places that stayed empty.
     """
 
-    user: Ints
-    item: Ints
-    request: Ints
-    moment_us: Ints
-    key: npt.NDArray[np.uint64]
+    items: Ints
+    far: int
+    other_touch: int
+    missing: int
 
 
-@dataclass(frozen=True)
-class Catalogue:
-    """The items of a log: from when to when each exists (microseconds UTC)."""
-
-    created_us: Ints
-    removed_us: Ints
-
-
-def row_keys(*columns: pd.Series) -> npt.NDArray[np.uint64]:
-    """A 64-bit hash per row of some columns."""
-    return np.asarray(pd.util.hash_pandas_object(pd.concat(columns, axis=1), index=False), dtype=np.uint64)
-
-
-def draw_negatives(positives: Positives, catalogue: Catalogue, settings: NegativeSettings, delay_us: int) -> Ints:
+def draw_negatives(
+    positives: Positives, catalogue: Catalogue, settings: NegativeSettings, serving: Serving, rows: Ints | None = None
+) -> Drawn:
     """Draw negatives.
 
     Parameters
     ----------
     positives, catalogue
-        The log.
+        The log; every positive counts for what was known.
     settings : NegativeSettings
         How many, by which strategy, under which seed.
-    delay_us : int
-        The availability delay: what the user had, and what was active, is known that much later.
-
-    Returns
-    -------
-    numpy.ndarray
-        ``int64 [positives, per_positive]`` item indices, distinct per row; -1 where no item was left to draw.
+    serving : Serving
+        What was known when.
+    rows : int64 [rows], optional
+        The positives that get negatives; default all.
     """
-    sampler = _Sampler(positives, catalogue, settings, delay_us)
-    drawn = np.full((len(positives.user), settings.per_positive), -1, dtype=np.int64)
-    for rows, day_us in _days(positives.moment_us):
-        drawn[rows] = sampler.draw_day(np.arange(rows.start, rows.stop), day_us)
-    return drawn
-
-
-def _days(moment_us: Ints) -> Iterator[tuple[slice, int]]:
-    if not len(moment_us):
-        return
-    day = moment_us // DAY_US
-    starts = np.flatnonzero(np.r_[True, day[1:] != day[:-1]])
-    for start, end in zip(starts, np.r_[starts[1:], len(day)], strict=True):
-        yield slice(int(start), int(end)), int(day[start]) * DAY_US
+    sampler = _Sampler(positives, catalogue, settings, serving)
+    wanted = np.arange(len(positives.user)) if rows is None else rows
+    parts = [sampler.draw(wanted[part]) for part in _parts_of(np.full(len(wanted), sampler.candidates.offered))]
+    items = np.concatenate([part.items for part in parts]) if parts else np.zeros((0, settings.per_positive), np.int64)
+    return Drawn(
+        items, sum(part.far for part in parts), sum(part.other_touch for part in parts), int((items < 0).sum())
+    )
 
 
 class _Sampler:
-    def __init__(self, positives: Positives, catalogue: Catalogue, settings: NegativeSettings, delay_us: int) -> None:
-        self._p = positives
-        self._items = catalogue
-        self._settings = settings
-        self._delay_us = delay_us
-        self._count = len(catalogue.created_us)
-        self._in_request = np.unique(positives.request * self._count + positives.item)
-        self._had, self._had_since = self._first_touches()
-        self._owner_start = np.searchsorted(self._had, np.arange(positives.user.max(initial=-1) + 2) * self._count)
-        # Per user, the items in the order in which they were first had: what a user had by a moment is a prefix of it.
-        user_of_had = self._had // self._count
-        order = np.lexsort((self._had, self._had_since, user_of_had))
-        self._had_items = (self._had % self._count)[order]
-        self._had_times = self._had_since[order]
-        self.returning = self.had_before(positives.user, positives.item, positives.moment_us)
-
-    def _first_touches(self) -> tuple[Ints, Ints]:
-        """Sorted keys (user, item) and the moment from which serving knew of the first touch."""
-        keys, first = np.unique(self._p.user * self._count + self._p.item, return_index=True)
-        return keys, self._p.moment_us[first] + self._delay_us
-
-    def had_before(self, user: Ints, item: Ints, moment_us: Ints) -> Bools:
-        """Whether the user had the item, as known at the moment."""
-        return _member_since(self._had, self._had_since, user * self._count + item) <= moment_us
-
-    def draw_day(self, rows: Ints, day_us: int) -> Ints:
-        drawn = np.full((len(rows), self._settings.per_positive), -1, dtype=np.int64)
-        stratum = self._strata(day_us)
-        present = np.flatnonzero((self._items.created_us < day_us + DAY_US) & (self._items.removed_us > day_us))
-        groups = _Groups(present, stratum[present])
-        anything = _Groups(present, np.zeros(len(present), dtype=np.int64))
-        own = stratum[self._p.item[rows]]
-        same_touch = True
-        for strictness, (pool, wanted) in enumerate(
-            ((groups, own), (anything, np.zeros_like(own)), (anything, np.zeros_like(own)))
-        ):
-            if strictness == 2:
-                same_touch = False
-            for attempt in range(_TRIES):
-                empty_row, empty_slot = np.nonzero(drawn < 0)
-                if not len(empty_row):
-                    return drawn
-                at = rows[empty_row]
-                number = _mixed(self._p.key[at], empty_slot, strictness * _TRIES + attempt, self._settings.seed)
-                candidate = self._candidates(pool, wanted[empty_row], at, number, from_history=same_touch)
-                good = self._allowed(candidate, at, same_touch)
-                if strictness == 0:
-                    good &= stratum[np.maximum(candidate, 0)] == wanted[empty_row]
-                _accept(drawn, empty_row, empty_slot, candidate, good)
-            own_stratum = stratum if strictness == 0 else None
-            self._exhaust(drawn, rows, pool, wanted, own_stratum, same_touch=same_touch)
-        return drawn
-
-    def _exhaust(
-        self, drawn: Ints, rows: Ints, pool: _Groups, wanted: Ints, stratum: Ints | None, *, same_touch: bool
+    def __init__(
+        self, positives: Positives, catalogue: Catalogue, settings: NegativeSettings, serving: Serving
     ) -> None:
-        """Where luck left slots empty, look at every candidate, so that none is missed."""
-        left = np.flatnonzero((drawn < 0).any(axis=1))
-        from_history = self.returning[rows[left]] & same_touch
-        known, others = left[from_history], left[~from_history]
-        user = self._p.user[rows[known]]
-        start = self._owner_start[user]
-        until = _count_before(self._had_times, start, self._owner_start[user + 1], self._p.moment_us[rows[known]])
-        for row, items, begin, length in (
-            (known, self._had_items, start, until),
-            (others, pool.items, *pool.span(wanted[others])),
-        ):
-            for part in _parts_of(length, _EXHAUST_AT_ONCE):
-                self._fill(drawn, rows, row[part], items, begin[part], length[part], wanted, stratum, same_touch)
-
-    def _fill(
-        self,
-        drawn: Ints,
-        rows: Ints,
-        row: Ints,
-        items: Ints,
-        begin: Ints,
-        length: Ints,
-        wanted: Ints,
-        stratum: Ints | None,
-        same_touch: bool,
-    ) -> None:
-        """Fill the empty slots of some rows from ``items[begin : begin + length]``, in an order of their own."""
-        owner = np.repeat(row, length)
-        place = np.arange(len(owner)) - np.repeat(np.cumsum(length) - length, length)
-        candidate = items[np.repeat(begin, length) + place]
-        good = self._allowed(candidate, rows[owner], same_touch) & ~(drawn[owner] == candidate[:, None]).any(axis=1)
-        if stratum is not None:
-            good &= stratum[candidate] == wanted[owner]
-        owner, candidate = owner[good], candidate[good]
-        order = np.lexsort((_mixed(self._p.key[rows[owner]], candidate, _EXHAUSTED, self._settings.seed), owner))
-        owner, candidate = owner[order], candidate[order]
-        free_row, free_slot = np.nonzero(drawn[row] < 0)
-        rank = np.arange(len(free_row)) - np.searchsorted(free_row, free_row)
-        first, last = np.searchsorted(owner, row), np.searchsorted(owner, row, side="right")
-        filled = rank < (last - first)[free_row]
-        drawn[row[free_row[filled]], free_slot[filled]] = candidate[(first[free_row] + rank)[filled]]
-
-    def _candidates(
-        self, pool: _Groups, group: Ints, at: Ints, number: npt.NDArray[np.uint64], *, from_history: bool
-    ) -> Ints:
-        candidate = pool.pick(group, number)
-        if not from_history:
-            return candidate
-        # For an item that the user had before, others that the user had before.
-        returning = np.flatnonzero(self.returning[at])
-        user = self._p.user[at[returning]]
-        start, end = self._owner_start[user], self._owner_start[user + 1]
-        known = _count_before(self._had_times, start, end, self._p.moment_us[at[returning]])
-        offset = (number[returning] % np.maximum(known, 1).astype(np.uint64)).astype(np.int64)
-        candidate[returning] = np.where(
-            known > 0, self._had_items[np.minimum(start + offset, len(self._had_items) - 1)], -1
+        self.positives, self.catalogue, self.settings = positives, catalogue, settings
+        self.count = len(catalogue.created_us)
+        self.in_request = np.unique(positives.request * self.count + positives.item)
+        self.counts = ServedCounts(positives.item, positives.moment_us, serving.delay_us, serving.cadence_us)
+        self.rates = ClickRates(catalogue.created_us, positives.item, positives.moment_us, serving.delay_us)
+        self.weighted = settings.strategy == "stratified"
+        self.candidates = Candidates(
+            positives, catalogue, serving, settings.seed, per_positive=settings.per_positive, anywhere=not self.weighted
         )
-        return candidate
 
-    def _allowed(self, candidate: Ints, at: Ints, same_touch: bool) -> Bools:
-        safe = np.maximum(candidate, 0)
-        moment = self._p.moment_us[at]
-        good = (candidate >= 0) & (self._items.created_us[safe] <= moment) & (self._items.removed_us[safe] > moment)
-        good &= ~_member(self._in_request, self._p.request[at] * self._count + safe)
-        if same_touch:
-            good &= self.had_before(self._p.user[at], safe, moment) == self.returning[at]
+    def draw(self, rows: Ints) -> Drawn:
+        """The negatives of some positives: of near candidates first, and where those are too few, of all there are."""
+        drawing, offers = _Drawing(self, rows), self.candidates
+        new = np.flatnonzero(drawing.kind == NEVER)
+        drawing.fill(new, offers.sample(rows[new]), "kind", sampled=True)
+        for kind in (RECENT, OLDER):
+            had = np.flatnonzero(drawing.kind == kind)
+            drawing.fill(had, offers.of_user(rows[had], recent=kind == RECENT, most=offers.offered), "kind")
+        self._exhaust(drawing, drawing.lacking(had=True), "touch", of_user=True)
+        self._exhaust(drawing, drawing.lacking(had=False), "touch", of_user=False)
+        matching = int((drawing.items >= 0).sum())
+        left = drawing.lacking()
+        drawing.fill(left, offers.sample(rows[left]), "any", sampled=True)
+        self._exhaust(drawing, drawing.lacking(), "any", of_user=False)
+        filled = int((drawing.items >= 0).sum())
+        return Drawn(drawing.items, drawing.far, filled - matching, drawing.items.size - filled)
+
+    def _exhaust(self, drawing: _Drawing, places: Ints, demand: str, *, of_user: bool) -> None:
+        """Look at every candidate, so that none is missed."""
+        offers = self.candidates
+        for part in _parts_of(offers.lengths(drawing.rows[places], of_user=of_user)):
+            some = places[part]
+            rows = drawing.rows[some]
+            found = offers.of_user(rows, recent=False, most=None) if of_user else offers.all_of(rows)
+            drawing.fill(some, found, demand)
+
+    def position(self, item: Ints, moment_us: Ints) -> tuple[Floats, Ints]:
+        """Where items lie at some moments, in octaves of clicks and age ``[rows, windows + 2]``; and their clicks."""
+        clicks = self.counts.at(item, moment_us)
+        age = np.maximum(moment_us - self.catalogue.created_us[item], 0)
+        return np.column_stack([np.log2(1.0 + clicks), np.log2(1 + age / _YOUNG_US)]), clicks
+
+
+class _Drawing:
+    """The negatives of some positives while they are drawn: ``items`` int64 [rows, per_positive], filled from the left."""
+
+    def __init__(self, sampler: _Sampler, rows: Ints) -> None:
+        self._sampler, self.rows = sampler, rows
+        positives = sampler.positives
+        self._user, self._item, self._moment = positives.user[rows], positives.item[rows], positives.moment_us[rows]
+        self.kind = sampler.candidates.touches.kind(self._user, self._item, self._moment)
+        self._position = sampler.position(self._item, self._moment)[0] if sampler.weighted else np.zeros((len(rows), 0))
+        self.items = np.full((len(rows), sampler.settings.per_positive), -1, dtype=np.int64)
+        self.far = 0
+
+    def lacking(self, *, had: bool | None = None) -> Ints:
+        """Places of the rows with empty slots; with ``had`` only those whose user had the positive, or had not."""
+        empty = self.items[:, -1] < 0
+        return np.flatnonzero(empty if had is None else empty & ((self.kind != NEVER) == had))
+
+    def fill(self, places: Ints, offers: Offers, demand: str, *, sampled: bool = False) -> None:
+        """Fill empty slots of the rows at some places from offers, whose owners are numbers in ``places``."""
+        owner, item = places[offers.owner], offers.item
+        good = self._allowed(owner, item, demand)
+        owner, item = owner[good], item[good]
+        score, apart = self._scores(owner, item, sampled=sampled)
+        order = np.argsort(owner * _SCORES_WITHIN - score)  # by owner, and the best first
+        owner, item, apart = owner[order], item[order], apart[order]
+        once = np.r_[True, (owner[1:] != owner[:-1]) | (item[1:] != item[:-1])] if len(owner) else np.zeros(0, bool)
+        owner, item, apart = owner[once], item[once], apart[once]
+        slot = (self.items >= 0).sum(axis=1)[owner] + np.arange(len(owner)) - np.searchsorted(owner, owner)
+        room = slot < self.items.shape[1]
+        self.items[owner[room], slot[room]] = item[room]
+        self.far += int((apart[room] > _FAR).sum())
+
+    def _allowed(self, owner: Ints, item: Ints, demand: str) -> Bools:
+        sampler, moment = self._sampler, self._moment[owner]
+        good = (sampler.catalogue.created_us[item] <= moment) & (sampler.catalogue.removed_us[item] > moment)
+        good &= ~_member(sampler.in_request, sampler.positives.request[self.rows[owner]] * sampler.count + item)
+        for slot in range(self.items.shape[1]):
+            good &= self.items[owner, slot] != item
+        if demand != "any":
+            asked = np.flatnonzero(good)
+            whose = owner[asked]
+            kind = sampler.candidates.touches.kind(self._user[whose], item[asked], moment[asked])
+            own = self.kind[whose]
+            good[asked] = kind == own if demand == "kind" else (kind == NEVER) == (own == NEVER)
         return good
 
-    def _strata(self, day_us: int) -> Ints:
-        if self._settings.strategy == "uniform":
-            return np.zeros(self._count, dtype=np.int64)
-        last = day_us - self._delay_us
-        window = slice(*np.searchsorted(self._p.moment_us, [last - 7 * DAY_US, last], side="right"))
-        clicks = np.bincount(self._p.item[window], minlength=self._count)
-        age_days = np.maximum(day_us - self._items.created_us, 0) // DAY_US
-        return _log2_bucket(age_days) * 64 + _log2_bucket(clicks)
+    def _scores(self, owner: Ints, item: Ints, *, sampled: bool) -> tuple[Floats, Floats]:
+        """The logarithm of each weight plus noise, so that the largest are a weighted draw (the Gumbel trick), and the
+        largest difference to the positive in octaves.
+        """
+        sampler, rows = self._sampler, self.rows[owner]
+        key = mixed(sampler.positives.key[rows], sampler.catalogue.key[item], _NOISE, sampler.settings.seed)
+        noise = -np.log(-np.log(uniform(key)))
+        if not sampler.weighted:
+            return noise, np.zeros(len(owner))
+        moment = self._moment[owner]
+        position, clicks = sampler.position(item, moment)
+        apart = position - self._position[owner]
+        score = noise + np.log(sampler.rates.at(item, moment, clicks)) - (apart**2).sum(axis=1) / (2 * _REACH**2)
+        if sampled:
+            score -= np.log(sampler.candidates.chance(rows, item, clicks))
+        return score, np.abs(apart).max(axis=1)
 
 
-class _Groups:
-    """Items by group, to draw from."""
-
-    def __init__(self, items: Ints, group: Ints) -> None:
-        order = np.argsort(group, kind="stable")
-        self.items = items[order]
-        self._groups, self._starts = np.unique(group[order], return_index=True)
-        self._sizes = np.diff(np.r_[self._starts, len(items)])
-
-    def span(self, group: Ints) -> tuple[Ints, Ints]:
-        """Where the items of each group begin in ``items``, and how many they are."""
-        if not len(self.items):
-            return np.zeros(len(group), dtype=np.int64), np.zeros(len(group), dtype=np.int64)
-        place = np.minimum(np.searchsorted(self._groups, group), len(self._groups) - 1)
-        return self._starts[place], np.where(self._groups[place] == group, self._sizes[place], 0)
-
-    def pick(self, group: Ints, number: npt.NDArray[np.uint64]) -> Ints:
-        """One item of each group by a random number; -1 where the group is empty."""
-        if not len(self.items):
-            return np.full(len(group), -1, dtype=np.int64)
-        place = np.minimum(np.searchsorted(self._groups, group), len(self._groups) - 1)
-        offset = (number % self._sizes[place].astype(np.uint64)).astype(np.int64)
-        return np.where(self._groups[place] == group, self.items[self._starts[place] + offset], -1)
-
-
-def _parts_of(lengths: Ints, most: int) -> Iterator[slice]:
-    """Slices whose lengths add up to about ``most``."""
-    cuts = np.flatnonzero(np.diff(np.cumsum(lengths) // most, prepend=0)) if len(lengths) else np.zeros(0, np.int64)
+def _parts_of(lengths: Ints) -> Iterator[slice]:
+    """Slices whose lengths add up to about what is weighed in one go."""
+    cuts = np.flatnonzero(np.diff(np.cumsum(lengths) // _AT_ONCE, prepend=0)) if len(lengths) else np.zeros(0, np.int64)
     for start, end in zip(np.r_[0, cuts], np.r_[cuts, len(lengths)], strict=True):
         if end > start:
             yield slice(int(start), int(end))
 
 
-def _accept(drawn: Ints, row: Ints, slot: Ints, candidate: Ints, good: Bools) -> None:
-    """Fill slots; of equal candidates for one positive the first slot wins."""
-    good = good & ~(drawn[row] == candidate[:, None]).any(axis=1)
-    row, slot, candidate = row[good], slot[good], candidate[good]
-    order = np.lexsort((slot, candidate, row))
-    row, slot, candidate = row[order], slot[order], candidate[order]
-    first = np.r_[True, (row[1:] != row[:-1]) | (candidate[1:] != candidate[:-1])] if len(row) else np.array([], bool)
-    drawn[row[first], slot[first]] = candidate[first]
-
-
 def _member(keys: Ints, wanted: Ints) -> Bools:
     place = np.minimum(np.searchsorted(keys, wanted), max(len(keys) - 1, 0))
     return keys[place] == wanted if len(keys) else np.zeros(len(wanted), dtype=bool)
-
-
-def _member_since(keys: Ints, since: Ints, wanted: Ints) -> Ints:
-    if not len(keys):
-        return np.full(len(wanted), _NEVER)
-    place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    return np.where(keys[place] == wanted, since[place], _NEVER)
-
-
-def _count_before(times: Ints, start: Ints, end: Ints, moment: Ints) -> Ints:
-    """Per row, how many of ``times[start:end]`` (sorted) are at or before ``moment``: a vectorised bisection."""
-    low, high = start.copy(), end.copy()
-    while (low < high).any():
-        middle = (low + high) // 2
-        before = (low < high) & (times[np.minimum(middle, len(times) - 1)] <= moment)
-        low = np.where(before, middle + 1, low)
-        high = np.where(before | (low >= high), high, middle)
-    return low - start
-
-
-def _log2_bucket(values: Ints) -> Ints:
-    return np.ceil(np.log2(values + 1)).astype(np.int64)
-
-
-def _mixed(key: npt.NDArray[np.uint64], slot: Ints, attempt: int, seed: int) -> npt.NDArray[np.uint64]:
-    """A random number per (positive, slot, attempt, seed): splitmix64."""
-    with np.errstate(over="ignore"):
-        state = key + np.uint64(0x9E3779B97F4A7C15) * (slot.astype(np.uint64) + np.uint64(1))
-        state ^= np.uint64((seed * 0x632BE59BD9B4E019 + attempt * 0xD1B54A32D192ED03) % 2**64)
-        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        mixed: npt.NDArray[np.uint64] = state ^ (state >> np.uint64(31))
-    return mixed

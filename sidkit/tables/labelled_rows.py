@@ -1,7 +1,8 @@
-"""The labelled rows that rankers train and are judged on: ``data/rows.parquet``.
+"""The labelled rows that rankers train and are evaluated on: ``data/rows.parquet``.
 
 On a log of impressions they are its rows. On a log of positives they are the positives and the negatives sampled for
-them; sampled rows never enter counts or histories.
+them; sampled rows never enter counts or histories. A :class:`RowSample` asks for some of the rows only, and for a file of
+their own: negatives that nobody trains on are not drawn, and a row's negatives are the same in every file.
 
 Columns: ``user_id``, ``item_id``, ``event_timestamp``, ``label`` int8, ``request_id`` (null where there are none),
 ``sampled`` bool, ``had_before`` bool (the user had a positive with this item, as known at the row's moment).
@@ -9,15 +10,19 @@ Columns: ``user_id``, ``item_id``, ``event_timestamp``, ``label`` int8, ``reques
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
 from sidkit.config import content_hash
-from sidkit.datasets.negatives import Catalogue, Positives, draw_negatives, row_keys
+from sidkit.datasets.negatives import Catalogue, Drawn, Positives, Serving, draw_negatives, row_keys
+from sidkit.datasets.user_sample import thin_by_user
 from sidkit.engine import connection, literal, set_variables
 from sidkit.files import read_json, write_json, written_beside
 from sidkit.repo import Repo
@@ -27,52 +32,137 @@ _FAR = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True)
-class RowsReport:
-    """How many labelled rows there are, and how many of them are sampled negatives."""
+class SampledWindow:
+    """Rows from ``from_us`` on and before ``until_us`` (microseconds UTC), thinned by user to about ``most`` (None: all)."""
 
+    from_us: int
+    until_us: int
+    most: int | None = None
+
+
+@dataclass(frozen=True)
+class RowSample:
+    """Some of the labelled rows: those of some windows, which do not overlap, in the file ``path``."""
+
+    path: Path
+    windows: tuple[SampledWindow, ...]
+
+
+@dataclass(frozen=True)
+class RowsReport:
+    """How many labelled rows there are in ``path``, and how many of them are sampled negatives.
+
+    ``available`` are the rows that each window of a sample has without thinning (about: a positive without enough items to
+    draw has fewer). ``far``, ``other_touch`` and ``missing`` say how well negatives match; see
+    :class:`sidkit.datasets.negatives.Drawn`.
+    """
+
+    path: Path
     rows: int
     sampled: int
     unchanged: bool
+    available: tuple[int, ...] = ()
+    far: int = 0
+    other_touch: int = 0
+    missing: int = 0
 
 
-def build_labelled_rows(repo: Repo, until_us: int | None = None) -> RowsReport:
-    """Write ``data/rows.parquet``; nothing is done when log and settings are those of the last time.
+def log_moments(repo: Repo, until_us: int | None = None) -> npt.NDArray[np.int64]:
+    """The moments of all rows of the log up to ``until_us``, ``int64 [rows]`` microseconds UTC, rising.
+
+    Sampled negatives stand at the moment of their positive, so that shares of these are shares of the labelled rows.
+    """
+    with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
+        _open_log(opened, read_log(repo), until_us)
+        found = opened.execute("SELECT epoch_us(timestamp) AS moment_us FROM log ORDER BY 1").fetchnumpy()
+    moments: npt.NDArray[np.int64] = found["moment_us"].astype(np.int64)
+    return moments
+
+
+def rows_per_event(repo: Repo) -> int:
+    """Labelled rows of one event of the log."""
+    positives_only = repo.settings.source.feedback == "positives_only"
+    return 1 + repo.settings.negatives.per_positive if positives_only else 1
+
+
+def build_labelled_rows(repo: Repo, sample: RowSample | None = None, until_us: int | None = None) -> RowsReport:
+    """Write ``data/rows.parquet``, or the file of a sample; nothing is done when all is as it was the last time.
 
     Events after ``until_us`` (microseconds UTC) are left out: a replay has no features for them.
     """
     log = read_log(repo)
-    sidecar = repo.labelled_rows.with_suffix(".json")
-    positives_only = repo.settings.source.feedback == "positives_only"
+    path = sample.path if sample is not None else repo.labelled_rows
+    sidecar = path.with_suffix(".json")
+    settings = repo.settings
+    positives_only = settings.source.feedback == "positives_only"
     inputs = content_hash(
         {
             "log": log.mark if positives_only else log.mark["parts"],
-            "negatives": repo.settings.negatives.model_dump(),
-            "delay_us": repo.settings.time.delay_us,
+            "negatives": settings.negatives.model_dump(),
+            "time": [settings.time.delay_us, settings.time.cadence_us, settings.time.history_length],
+            "method": 2,  # what is drawn changed with it
+            "sample": [asdict(window) for window in sample.windows] if sample is not None else None,
             **({} if until_us is None else {"until_us": until_us}),
         }
     )
-    if repo.labelled_rows.exists() and sidecar.exists():
+    if path.exists() and sidecar.exists():
         before = read_json(sidecar)
         if before["inputs"] == inputs:
-            return RowsReport(before["rows"], before["sampled"], unchanged=True)
-    with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
-        set_variables(opened, {"delay_us": repo.settings.time.delay_us})
-        listed = ", ".join(literal(part) for part in log.parts)
-        bounded = "true" if until_us is None else f"epoch_us(timestamp) <= {until_us}"
-        opened.execute(f"CREATE TEMP VIEW log AS SELECT * FROM read_parquet([{listed}]) WHERE {bounded}")
-        opened.execute("""
-            CREATE TEMP TABLE labelled AS
-            SELECT user_id, item_id, timestamp AS event_timestamp, label, request_id, false AS sampled FROM log
-        """)
-        if positives_only:
-            _add_negatives(opened, repo, log)
-        _write(opened, repo)
+            return _report(path, before, unchanged=True)
+    with connection(settings.engine, repo.data / "tmp" / "duckdb") as opened:
+        set_variables(opened, {"delay_us": settings.time.delay_us})
+        _open_log(opened, log, until_us)
+        available = _choose(opened, sample, rows_per_event(repo))
+        drawn = _add_negatives(opened, repo, log) if positives_only else None
+        _write(opened, path)
         counted = opened.execute("SELECT count(*), count(*) FILTER (sampled) FROM labelled").fetchone() or (0, 0)
-    write_json(sidecar, {"inputs": inputs, "rows": counted[0], "sampled": counted[1]})
-    return RowsReport(counted[0], counted[1], unchanged=False)
+    told = {"inputs": inputs, "rows": counted[0], "sampled": counted[1], "available": available}
+    told |= {name: getattr(drawn, name, 0) for name in ("far", "other_touch", "missing")}
+    write_json(sidecar, told)
+    return _report(path, told, unchanged=False)
 
 
-def _add_negatives(opened: duckdb.DuckDBPyConnection, repo: Repo, log: Log) -> None:
+def _report(path: Path, told: dict[str, Any], *, unchanged: bool) -> RowsReport:
+    known = {name: told.get(name, 0) for name in ("rows", "sampled", "far", "other_touch", "missing")}
+    return RowsReport(path=path, unchanged=unchanged, available=tuple(told.get("available", ())), **known)
+
+
+def _open_log(opened: duckdb.DuckDBPyConnection, log: Log, until_us: int | None) -> None:
+    listed = ", ".join(literal(part) for part in log.parts)
+    bounded = "true" if until_us is None else f"epoch_us(timestamp) <= {until_us}"
+    opened.execute(f"CREATE TEMP VIEW log AS SELECT * FROM read_parquet([{listed}]) WHERE {bounded}")
+
+
+def _choose(opened: duckdb.DuckDBPyConnection, sample: RowSample | None, each: int) -> list[int]:
+    """Make the table ``labelled`` of all rows of the log; ``wanted`` says which belong to the sample."""
+    rows = "user_id, item_id, timestamp AS event_timestamp, label, request_id, false AS sampled"
+    if sample is None:
+        opened.execute(f"CREATE TEMP TABLE labelled AS SELECT {rows}, true AS wanted FROM log")
+        return []
+    available = []
+    opened.execute("CREATE TEMP TABLE kept (user_id VARCHAR, from_us BIGINT, until_us BIGINT)")
+    for window in sample.windows:
+        bounds = {"from_us": window.from_us, "until_us": window.until_us}
+        users = opened.execute(
+            "SELECT user_id FROM log WHERE epoch_us(timestamp) >= $from_us AND epoch_us(timestamp) < $until_us", bounds
+        ).fetchnumpy()["user_id"]
+        available.append(each * len(users))
+        some = thin_by_user(users, None if window.most is None else max(window.most // each, 1))
+        opened.register("thinned", pa.table({"user_id": pa.array(pd.unique(users[some]), pa.string())}))
+        opened.execute("INSERT INTO kept SELECT user_id, $from_us, $until_us FROM thinned", bounds)
+        opened.unregister("thinned")
+    opened.execute(f"""
+        CREATE TEMP TABLE labelled AS
+        SELECT {rows}, EXISTS (
+            SELECT 1 FROM kept
+            WHERE kept.user_id = log.user_id AND epoch_us(timestamp) >= from_us AND epoch_us(timestamp) < until_us
+        ) AS wanted
+        FROM log
+    """)
+    return available
+
+
+def _add_negatives(opened: duckdb.DuckDBPyConnection, repo: Repo, log: Log) -> Drawn:
     # Where the log names no requests, the positives of one user at one moment are one (a basket, a page).
     opened.execute("""
         UPDATE labelled SET request_id = user_id || '@' || epoch_us(event_timestamp)::VARCHAR WHERE request_id IS NULL
@@ -86,13 +176,14 @@ def _add_negatives(opened: duckdb.DuckDBPyConnection, repo: Repo, log: Log) -> N
         FROM read_parquet({literal(log.items)}) GROUP BY item_id ORDER BY item_id
     """).df()
     rows = opened.execute("""
-        SELECT user_id, item_id, request_id, epoch_us(event_timestamp) AS moment_us FROM labelled
+        SELECT user_id, item_id, request_id, epoch_us(event_timestamp) AS moment_us, wanted FROM labelled
         ORDER BY event_timestamp, user_id, request_id, item_id
     """).df()
-    place = pd.Index(items["item_id"])
-    item = place.get_indexer(pd.Index(rows["item_id"]))
+    item = pd.Index(items["item_id"]).get_indexer(pd.Index(rows["item_id"]))
     known = item >= 0  # items that the catalogue lacks have no age to match
     rows, item = rows[known].reset_index(drop=True), item[known].astype(np.int64)
+    wanted = np.flatnonzero(rows["wanted"].to_numpy())
+    time = repo.settings.time
     drawn = draw_negatives(
         Positives(
             user=pd.factorize(rows["user_id"])[0].astype(np.int64),
@@ -101,32 +192,43 @@ def _add_negatives(opened: duckdb.DuckDBPyConnection, repo: Repo, log: Log) -> N
             moment_us=rows["moment_us"].to_numpy(np.int64),
             key=row_keys(rows["user_id"], rows["item_id"], rows["request_id"], rows["moment_us"]),
         ),
-        Catalogue(items["created_us"].to_numpy(np.int64), items["removed_us"].to_numpy(np.int64)),
+        Catalogue(
+            items["created_us"].to_numpy(np.int64), items["removed_us"].to_numpy(np.int64), row_keys(items["item_id"])
+        ),
         repo.settings.negatives,
-        repo.settings.time.delay_us,
+        Serving(time.delay_us, time.cadence_us, time.history_length),
+        wanted,
     )
-    row, _ = np.nonzero(drawn >= 0)
-    negatives = pa.table(
-        {
-            "user_id": pa.array(rows["user_id"].to_numpy()[row]),
-            "item_id": pa.array(items["item_id"].to_numpy()[drawn[drawn >= 0]]),
-            "moment_us": pa.array(rows["moment_us"].to_numpy()[row]),
-            "request_id": pa.array(rows["request_id"].to_numpy()[row]),
-        }
-    )
-    opened.register("negatives", negatives)
+    filled = drawn.items >= 0
+    row, _ = np.nonzero(filled)
+    tables = {
+        "negatives": pa.table({"row": wanted[row], "item": drawn.items[filled]}),
+        "positives": pa.table(
+            {
+                "row": np.arange(len(rows)),
+                **{name: pa.array(rows[name]) for name in ("user_id", "moment_us", "request_id")},
+            }
+        ),
+        "catalogue": pa.table({"item": np.arange(len(items)), "item_id": pa.array(items["item_id"])}),
+    }
+    for name, table in tables.items():
+        opened.register(name, table)
     opened.execute("""
         INSERT INTO labelled
-        SELECT user_id, item_id, make_timestamptz(moment_us), 0::TINYINT, request_id, true FROM negatives
+        SELECT user_id, item_id, make_timestamptz(moment_us), 0::TINYINT, request_id, true, true
+        FROM negatives INNER JOIN positives USING (row) INNER JOIN catalogue USING (item)
     """)
-    opened.unregister("negatives")
+    for name in tables:
+        opened.unregister(name)
+    return drawn
 
 
-def _write(opened: duckdb.DuckDBPyConnection, repo: Repo) -> None:
-    with written_beside(repo.labelled_rows) as temporary:
+def _write(opened: duckdb.DuckDBPyConnection, path: Path) -> None:
+    opened.execute("DELETE FROM labelled WHERE NOT wanted")
+    with written_beside(path) as temporary:
         opened.execute(f"""
             COPY (
-                SELECT labelled.*, coalesce(
+                SELECT labelled.* EXCLUDE (wanted), coalesce(
                     epoch_us(event_timestamp) >= first_us + getvariable('delay_us'), false
                 ) AS had_before
                 FROM labelled LEFT JOIN (

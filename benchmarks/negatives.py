@@ -1,0 +1,144 @@
+"""What one count or one age alone says of the label on sampled logs, before and after.
+
+    python benchmarks/negatives.py --work FOLDER [--uci ../shared/data/uci_online_retail] [--before FOLDER_OF_OLD_PACKAGE]
+
+Each log is ingested into a fresh repo under FOLDER and its negatives are drawn; counts and age are then asked of the log by
+plain SQL, as served at each row's own moment. The figure is the share of pairs (a positive and a sampled negative of one
+request) in which the positive's value is larger, ties half: .5 says nothing. ``--before`` names a checkout whose drawing is
+measured beside this one, in a process of its own. Results go to ``benchmarks/results/negatives.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+HERE = Path(__file__).parent
+FEATURES = ("clicks_1d", "clicks_7d", "clicks_30d", "clicks_all", "age")
+REQUESTS = 4_000
+
+
+def drawn(source: Path, work: Path) -> dict[str, Any]:
+    """Ingest a log and draw its negatives with whatever package this process imports."""
+    from dataclasses import asdict
+
+    from sidkit.contract import inspect_source, open_source
+    from sidkit.repo import init_repo
+    from sidkit.tables import ingest
+    from sidkit.tables.labelled_rows import build_labelled_rows
+
+    facts = asdict(inspect_source(open_source(str(source))))
+    repo = init_repo(work, source_url=str(source), **facts)
+    ingest(repo)
+    began, cpu = time.monotonic(), time.process_time()
+    report = build_labelled_rows(repo)
+    told = {name: getattr(report, name) for name in ("rows", "sampled", "far", "other_touch") if hasattr(report, name)}
+    return {
+        **told,
+        "seconds": round(time.monotonic() - began, 1),
+        "cpu_seconds": round(time.process_time() - cpu, 1),
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    }
+
+
+def alone(work: Path) -> dict[str, Any]:
+    """Within-request AUC of each count and of age, of some requests."""
+    from ranking.audit.single_features import auc_within
+
+    parts = [str(path) for path in (work / "data" / "log" / "interactions").glob("*.parquet")]
+    items = [str(path) for path in (work / "data" / "log").glob("items-*.parquet")]
+    counts = ", ".join(
+        f"count(ts) FILTER (ts > ending - {days} * 86400000000) AS clicks_{name}"
+        for name, days in (("1d", 1), ("7d", 7), ("30d", 30), ("all", 100_000))
+    )
+    rows = str(work / "data" / "rows.parquet")
+    with duckdb.connect() as opened:
+        opened.execute("SET preserve_insertion_order = false")
+        total = opened.execute("SELECT count(DISTINCT request_id) FROM read_parquet($1)", [rows]).fetchone() or (0,)
+        every = max(total[0] // REQUESTS, 1)
+        told = opened.execute(
+            f"""
+            WITH asked AS (
+                SELECT row_number() OVER () AS place, request_id, item_id, label, epoch_us(event_timestamp) AS at_us,
+                       (at_us - 60000000) // 60000000 * 60000000 AS ending
+                FROM read_parquet($rows) WHERE hash(request_id) % $every = 0
+            ),
+            distinct_asked AS (SELECT DISTINCT item_id, ending FROM asked),
+            counted AS (
+                SELECT distinct_asked.item_id, ending, {counts}
+                FROM distinct_asked LEFT JOIN (
+                    SELECT item_id, epoch_us(timestamp) AS ts FROM read_parquet($parts)
+                ) AS events ON events.item_id = distinct_asked.item_id AND ts <= ending
+                GROUP BY ALL
+            )
+            SELECT asked.*, counted.* EXCLUDE (item_id, ending), at_us - epoch_us(created_at) AS age
+            FROM asked INNER JOIN counted USING (item_id, ending) INNER JOIN read_parquet($items) AS items USING (item_id)
+            """,
+            {"rows": rows, "every": every, "parts": parts, "items": items},
+        ).df()
+    group = told["request_id"].astype("category").cat.codes.to_numpy("int64")
+    label = told["label"].to_numpy("int8")
+    found = {name: round(auc_within(label, told[name].to_numpy(), group)[0], 4) for name in FEATURES}
+    cold = told["clicks_all"] < 10
+    return {
+        "auc": found,
+        "under_10_clicks": {
+            "positives": round(float(cold[label == 1].mean()), 3),
+            "negatives": round(float(cold[label == 0].mean()), 3),
+        },
+        "requests": int(group.max()) + 1,
+    }
+
+
+def in_process(package: Path, source: Path, work: Path) -> dict[str, Any]:
+    """Draw in a process of its own, with the package of a checkout."""
+    asked = [sys.executable, str(HERE / "negatives.py"), "--draw", str(source), "--work", str(work)]
+    done = subprocess.run(
+        asked, env={**os.environ, "PYTHONPATH": str(package)}, capture_output=True, text=True, check=True
+    )
+    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return told
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--uci", type=Path)
+    parser.add_argument("--before", type=Path)
+    parser.add_argument("--draw", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.draw:
+        print(json.dumps(drawn(options.draw, options.work)))
+        return
+    from sidkit.datasets.news import write_news
+
+    options.work.mkdir(parents=True)
+    sources = {}
+    for name, removed in (("news", True), ("news, items without an end", False)):
+        sources[name] = options.work / name.replace(", ", "-").replace(" ", "-")
+        write_news(sources[name], removed_at=removed)
+    if options.uci:
+        sources["uci_online_retail"] = options.uci
+    packages = {"after": HERE.parent, **({"before": options.before} if options.before else {})}
+    results = []
+    for name, source in sources.items():
+        for when, package in packages.items():
+            work = options.work / f"repo-{when}-{source.name}"
+            told = {"log": name, "when": when, **in_process(package, source.resolve(), work), **alone(work)}
+            results.append(told)
+            print(json.dumps(told), flush=True)
+            out = {"command": "benchmarks/negatives.py", "results": results}
+            (HERE / "results" / "negatives.json").write_text(json.dumps(out, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""What one count or one age alone says of the label, where negatives are sampled.
+
+Sampling decides what a negative looks like. If negatives are older, or less clicked, than positives of the same request,
+a ranker learns the sampler. So each count and age is measured alone: how often is it larger for the positive than for a
+negative of the same request? One half says nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ranking.features import feature_names, numeric_features
+from ranking.training_set import read_rows
+from ranking.views import Ints, historical_views
+from sidkit.repo import Repo
+
+SUSPECT = 0.6
+"""An AUC above it, or as far below one half, is warned of."""
+SAMPLE_ROWS = 20_000
+
+_LEFT_OUT = ("_rate_", "item_without_content", "item_log_price")  # of counts made, or of content
+
+
+@dataclass(frozen=True)
+class SingleFeatures:
+    """Within-request AUC of single features on a sample of requests.
+
+    ``auc`` holds the features that differ within some request; a value is the share of pairs (a positive and a sampled
+    negative of one request) in which the positive's is larger, ties half. ``same`` names the features that do not differ.
+    """
+
+    requests: int
+    rows: int
+    pairs: int
+    auc: dict[str, float]
+    same: tuple[str, ...]
+
+    @property
+    def suspects(self) -> dict[str, float]:
+        """The features that alone tell positives from negatives."""
+        return {name: value for name, value in self.auc.items() if not 1 - SUSPECT <= value <= SUSPECT}
+
+    def as_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        told = {"requests": self.requests, "rows": self.rows, "pairs": self.pairs}
+        return {**told, "auc": self.auc, "same": list(self.same), "suspects": list(self.suspects), "above": SUSPECT}
+
+
+def measure_single_features(
+    repo: Repo, service: str, seed: int = 0, most_rows: int = SAMPLE_ROWS
+) -> SingleFeatures | None:
+    """Measure the counts and ages that a feature service gives for sampled rows; None where no row is sampled.
+
+    Parameters
+    ----------
+    repo : Repo
+        With built tables, and labelled rows.
+    service : str
+        The feature service.
+    seed : int
+        Decides which requests are looked at.
+    most_rows : int
+        About how many rows they have.
+    """
+    from sidkit.stores.feast_repo import open_store
+
+    path = _rows_file(repo)
+    if path is None or repo.settings.source.feedback != "positives_only":
+        return None
+    request = _sampled_requests(path, most_rows, seed)
+    if request is None:
+        return None
+    table = pq.read_table(path, filters=pc.field("request_id").isin(request))
+    rows = read_rows(table)
+    store = open_store(repo)
+    views = historical_views(
+        store, store.get_feature_service(service), {"user_id": rows.user_ids, "item_id": rows.item_ids}, rows.at_us
+    )
+    values = numeric_features(views, rows.item_ids, rows.at_us, rate=0.5)
+    group = pd.factorize(table.column("request_id").to_pandas())[0].astype(np.int64)
+    auc, same = {}, []
+    for column, name in enumerate(feature_names()):
+        if any(part in name for part in _LEFT_OUT):
+            continue
+        plain = name.replace("_log_", "_")
+        if _varies(values[:, column], group):
+            auc[plain], _ = auc_within(rows.label, values[:, column], group)
+        else:
+            same.append(plain)
+    _, pairs = auc_within(rows.label, values[:, 0], group)
+    return SingleFeatures(int(group.max(initial=-1)) + 1, len(rows), pairs, auc, tuple(same))
+
+
+def auc_within(label: npt.NDArray[np.int8], value: npt.NDArray[np.floating], group: Ints) -> tuple[float, int]:
+    """The share of pairs (positive, negative) of one group in which the positive's value is larger, ties half; and the pairs.
+
+    One half where there is no pair.
+    """
+    told = pd.DataFrame({"group": group, "label": label == 1, "value": value})
+    told["rank"] = told.groupby("group")["value"].rank()
+    sizes = told.groupby("group")["label"].agg(["size", "sum"])
+    positives = sizes["sum"].to_numpy()
+    pairs = int((positives * (sizes["size"].to_numpy() - positives)).sum())
+    above = told.loc[told["label"], "rank"].sum() - (positives * (positives + 1) / 2).sum()
+    return (float(above) / pairs if pairs else 0.5), pairs
+
+
+def _varies(value: npt.NDArray[np.floating], group: Ints) -> bool:
+    order = np.lexsort((value, group))
+    value, group = value[order], group[order]
+    return bool(((value[1:] != value[:-1]) & (group[1:] == group[:-1])).any())
+
+
+def _rows_file(repo: Repo) -> Path | None:
+    """The labelled rows; where only a part of them was made, the newest part."""
+    if repo.labelled_rows.exists():
+        return repo.labelled_rows
+    parts = sorted(repo.data.glob("rows-*.parquet"), key=lambda path: path.stat().st_mtime_ns)
+    return parts[-1] if parts else None
+
+
+def _sampled_requests(path: Path, most_rows: int, seed: int) -> pa.Array | None:
+    """The names of some requests that have sampled rows; which depends on the file and the seed alone."""
+    table = pq.read_table(path, columns=["request_id"], filters=pc.field("sampled"))
+    if not len(table):
+        return None
+    counted = table.column("request_id").combine_chunks().value_counts()
+    names, rows = counted.field("values"), counted.field("counts").to_numpy()
+    order = np.random.default_rng(seed).permutation(len(names))
+    taken = max(int(np.searchsorted(np.cumsum(rows[order]), most_rows * 0.8, side="right")), 1)
+    return names.take(pa.array(order[:taken]))

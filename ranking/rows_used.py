@@ -1,0 +1,35 @@
+"""How many of the rows that there are a job uses, part by part: what is left out is said."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+PARTS = ("train", "validation", "test")
+
+PartRows = Mapping[str, Mapping[str, int]]
+"""``train``, ``validation``, ``test`` -> ``used`` and ``available`` rows."""
+
+
+def part_rows(used: Mapping[str, int], available: Mapping[str, int]) -> dict[str, dict[str, int]]:
+    """Used and available rows of each part, as JSON values."""
+    return {name: {"used": int(used[name]), "available": int(available[name])} for name in PARTS}
+
+
+def of_sample(parts: PartRows, available: Sequence[int]) -> dict[str, dict[str, int]]:
+    """The same where the rows were thinned before negatives were drawn: ``available`` rows there would be without."""
+    return part_rows({name: parts[name]["used"] for name in PARTS}, dict(zip(PARTS, available, strict=True)))
+
+
+def told_rows(parts: PartRows) -> str:
+    """One line for people."""
+    cells = []
+    for name in PARTS:
+        used, available = parts[name]["used"], parts[name]["available"]
+        share = "all" if used == available else f"{used:,} of"
+        cells.append(f"{name} {share} {available:,}")
+    return f"used: {', '.join(cells)}{'' if uses_all(parts) else ' (thinned by user)'}"
+
+
+def uses_all(parts: PartRows) -> bool:
+    """Whether nothing was left out."""
+    return all(part["used"] == part["available"] for part in parts.values())

@@ -1,0 +1,59 @@
+"""The click counts of items as serving had them at any moment, from the positives of a log.
+
+They are the numbers of ``item_stats``: windows end at multiples of the cadence, and a window is readable one availability
+delay after its end. Asked for many (item, moment) pairs at once; memory grows with the log, not with the questions.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from sidkit.clock import DAY_US
+
+Ints = npt.NDArray[np.int64]
+
+WINDOW_DAYS = (1, 7, 30)
+"""Lengths of the trailing windows; the last column of :meth:`ServedCounts.at` counts from the beginning of the log."""
+
+
+class ServedCounts:
+    """Trailing click counts per item.
+
+    Parameters
+    ----------
+    item : int64 [events]
+        Dense item numbers.
+    moment_us : int64 [events]
+        When each click happened, microseconds UTC.
+    delay_us, cadence_us : int
+        The availability delay, and the distance of window ends.
+    """
+
+    def __init__(self, item: Ints, moment_us: Ints, delay_us: int, cadence_us: int) -> None:
+        self._delay_us, self._cadence_us = delay_us, cadence_us
+        order = np.lexsort((moment_us, item))
+        item, moment_us = item[order], moment_us[order]
+        # A click is counted by the windows that end from `enter` on and before `leave`, in multiples of the cadence.
+        self._first = int(moment_us.min(initial=0)) // cadence_us - 1
+        last = -(-(int(moment_us.max(initial=0)) + max(WINDOW_DAYS) * DAY_US) // cadence_us)
+        self._span = last - self._first + 2
+        self._enter, *self._leave = (
+            item * self._span + self._ends(moment_us + days * DAY_US) for days in (0, *WINDOW_DAYS)
+        )
+        self._before = np.searchsorted(item, np.arange(item.max(initial=-1) + 2))
+
+    def at(self, item: Ints, moment_us: Ints) -> Ints:
+        """Counts ``int64 [rows, windows + 1]`` of some items as served at some moments."""
+        end = (moment_us - self._delay_us) // self._cadence_us - self._first
+        asked = item * self._span + np.clip(end, 0, self._span - 1)
+        order = np.argsort(asked)  # a search for rising values is many times faster
+        rising = asked[order]
+        entered, *left = (np.searchsorted(moves, rising, side="right") for moves in (self._enter, *self._leave))
+        before = self._before[np.minimum(item, len(self._before) - 1)][order]
+        counts = np.empty((len(item), len(left) + 1), dtype=np.int64)
+        counts[order] = np.stack([*(entered - each for each in left), entered - before], axis=1)
+        return counts
+
+    def _ends(self, moment_us: Ints) -> Ints:
+        return -(-moment_us // self._cadence_us) - self._first
