@@ -33,7 +33,7 @@ from sidkit.clock import to_us
 from sidkit.engine import literal, memory_bytes, quoted
 from sidkit.errors import ContractError
 from sidkit.stores.asof_jobs import AsofRetrievalJob, PulledJob, Query, engine_of
-from sidkit.stores.asof_search import micros, newest_rows
+from sidkit.stores.asof_search import newest_rows
 from sidkit.stores.feature_files import FeatureFiles
 from sidkit.stores.point_in_time import BYTES_PER_ROW
 from sidkit.stores.registry_path import resolve_registry_against_repo
@@ -186,8 +186,8 @@ class _Pulled:
         narrow = files.read([*self.keys, *self._times])
         numbers = newest_rows(
             [narrow.column(key) for key in self.keys],
-            micros(narrow.column(self.timestamp)),
-            micros(narrow.column(self.created)) if self.created else None,
+            files.moments_of(narrow.column(self.timestamp), self.timestamp),
+            files.moments_of(narrow.column(self.created), self.created) if self.created else None,
             _us(self.start) if self.start else None,
             _us(self.end) if self.end else None,
         )
@@ -235,10 +235,11 @@ def _needs_rows(view: FeatureView, start: datetime | None, end: datetime | None)
     stored = {new: old for old, new in source.field_mapping.items()}
     columns = [stored.get(column, column) for column in columns]
     renamed = {**source.field_mapping, columns[0]: "event_timestamp"}
+    renamed = {name: renamed[name] for name in columns if renamed.get(name, name) != name}
+    rename = f".rename(columns={renamed})" if renamed else ""
     return (
         f"expected a pandas DataFrame, got only the dates {start} to {end}. Give the rows whose features are wanted; those "
-        f"of {view.name} are pandas.read_parquet({getattr(source, 'path', '')!r}, columns={columns})"
-        f".rename(columns={ {name: renamed[name] for name in columns if name in renamed} })"
+        f"of {view.name} are pandas.read_parquet({getattr(source, 'path', '')!r}, columns={columns}){rename}"
     )
 
 

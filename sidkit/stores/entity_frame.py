@@ -51,7 +51,10 @@ def key_column(column: pd.Series, kind: str) -> pa.Array | pa.ChunkedArray:
 
 def _column(column: pd.Series, kind: str) -> pa.Array | pa.ChunkedArray:
     try:
-        return pa.array(column, from_pandas=True)
+        found = pa.array(column, from_pandas=True)
+        if pa.types.is_binary(found.type) and any(isinstance(value, str) for value in column):
+            raise pa.ArrowTypeError("texts among bytes")  # Arrow makes bytes of both
+        return found
     except _REFUSED as error:
         valid = column[column.notna()]
         kinds = {type(value) for value in valid}
@@ -61,12 +64,26 @@ def _column(column: pd.Series, kind: str) -> pa.Array | pa.ChunkedArray:
         if kind and all(issubclass(found, str | int | np.integer | uuid.UUID) and found is not bool for found in kinds):
             texts = [None if gone else str(value) for value, gone in zip(column, column.isna(), strict=True)]
             return pa.array(texts, pa.string())
-        remedy = f'make it texts, in pandas with frame["{column.name}"].astype("string")'
-        if kind in INTEGERS:
-            remedy = f'make it integers, in pandas with frame["{column.name}"].astype("Int64")'
         raise ContractError(
-            "entity_df", f"{column.name} holds values of {joined or column.dtype}, which no one type holds; {remedy}"
+            "entity_df",
+            f"{column.name} holds values of {joined or column.dtype}, which no one type holds. "
+            f'{_remedy(kind)} frame["{column.name}"]{_conversion(kinds, kind)}',
         ) from error
+
+
+def _remedy(kind: str) -> str:
+    return "Make them integers, in pandas with" if kind in INTEGERS else "Make them texts, in pandas with"
+
+
+def _conversion(kinds: set[type], kind: str) -> str:
+    """A call that leaves nulls alone, writes whole floats without a fraction and bytes as their text."""
+    if kind in INTEGERS:
+        return '.map(int, na_action="ignore").astype("Int64")'
+    if bytes in kinds:
+        return '.map(lambda value: value.decode() if isinstance(value, bytes) else str(value), na_action="ignore")'
+    if float in kinds:
+        return '.map(lambda value: f"{value:.0f}" if isinstance(value, float) else str(value), na_action="ignore")'
+    return '.astype("string")'
 
 
 def _is_utf8(text: str) -> bool:

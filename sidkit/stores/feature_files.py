@@ -30,6 +30,7 @@ class FeatureFiles:
 
     parts: SourceParts
     kinds: Mapping[str, pa.DataType]
+    times: tuple[str, ...]
 
     @classmethod
     def of(
@@ -60,12 +61,27 @@ class FeatureFiles:
                 kinds[column] = plain(kind)
             else:
                 return None
-        return cls(parts, kinds)
+        return cls(parts, kinds, tuple(times))
 
     @cached_property
     def rows(self) -> int:
         """Rows of all files."""
         return sum(int(part.metadata.num_rows) for part in self.parts.parts)
+
+    def moments_of(self, values: pa.ChunkedArray, column: str) -> pa.ChunkedArray:
+        """A column of times as int64 microseconds UTC, fractions rounded down.
+
+        Raises
+        ------
+        ContractError
+            When microseconds cannot count that far.
+        """
+        try:
+            return micros(values)
+        except pa.ArrowInvalid as error:
+            raise ContractError(
+                self.parts.source, f"the time {self.parts.stored(column)} holds {error}; correct it"
+            ) from error
 
     def bytes_of(self, columns: Sequence[str]) -> int:
         """About how much memory all rows of some columns take."""
@@ -156,9 +172,8 @@ class FeatureFiles:
             _refuse_other_bytes(part, self.parts.stored(column), values)
         if values.type == kind:
             return values
-        if kind == UTC_MICROS and is_time(values.type):
-            at = micros(values)
-            return at.cast(pa.timestamp("us")).cast(kind)
+        if kind == UTC_MICROS and is_time(values.type) and column in self.times:
+            return self.moments_of(values, column).cast(pa.timestamp("us")).cast(kind)
         if plain(values.type) == plain(kind):
             return values.cast(kind)
         return self.parts.cast(part, column, values, kind)

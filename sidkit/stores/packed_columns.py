@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 from feast.feature_view import FeatureView
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-from feast.type_map import python_values_to_proto_values
+from feast.type_map import NULL_TIMESTAMP_INT_VALUE, python_values_to_proto_values
 
+from sidkit.clock import MICROS, to_us
 from sidkit.errors import ContractError, OnlineStoreError
 from sidkit.stores.entity_frame import moments
 from sidkit.stores.key_types import as_declared, is_text
 from sidkit.stores.packed_arrow import cells_of, entity_keys
 from sidkit.stores.packed_layout import Cells, kind_of
 from sidkit.stores.packed_values import cells_of_values, plain_integers, serialized_keys
+
+_FIRST_SECOND = to_us(datetime.min.replace(tzinfo=UTC)) // MICROS
+_LAST_SECOND = to_us(datetime.max.replace(tzinfo=UTC)) // MICROS
 
 
 def keys_of(part: pa.RecordBatch, view: FeatureView, version: int) -> list[bytes]:
@@ -50,10 +56,18 @@ def cells_of_feature(column: pa.Array, feature: Any, source: str) -> Cells:
             cells = cells_of_values(values, kind_of(value_type.name))
     except (ValueError, TypeError, OverflowError, AssertionError) as error:
         raise ContractError(
-            f"source {source}",
+            source,
             f"{feature.name} is stored as {column.type} and declared {feature.dtype}, to which it does not convert "
             f"({error}). Declare what the files store, or write what is declared",
         ) from error
+    if cells.kind in {"UNIX_TIMESTAMP", "UNIX_TIMESTAMP_LIST"} and len(cells.flat):
+        assert isinstance(cells.flat, np.ndarray)
+        seconds = cells.flat[cells.flat != NULL_TIMESTAMP_INT_VALUE]
+        if ((seconds < _FIRST_SECOND) | (seconds > _LAST_SECOND)).any():
+            raise ContractError(
+                source,
+                f"{feature.name} holds a time outside the years 1 to 9999, which Feast cannot hand out; correct it",
+            )
     return cells
 
 

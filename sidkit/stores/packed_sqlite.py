@@ -165,7 +165,8 @@ class PackedSqliteOnlineStore(OnlineStore):  # type: ignore[misc]
                 events = event_times_of(part, event)
                 created = moments_of(part, created_column)
                 cells = [
-                    cells_of_feature(part.column(feature.name), feature, source.name) for feature in table.features
+                    cells_of_feature(part.column(feature.name), feature, f"source {source.name}")
+                    for feature in table.features
                 ]
                 stored = Layout(tuple((name, found.kind) for name, found in zip(layout.names, cells, strict=True)))
                 with self.file(config).writing() as writing:

@@ -17,7 +17,7 @@ import pyarrow as pa
 from sidkit.config import EngineSettings
 from sidkit.engine import memory_bytes
 from sidkit.stores.asof import ViewPlan, ViewRows, entity_rows
-from sidkit.stores.asof_search import SearchIndex, micros
+from sidkit.stores.asof_search import SearchIndex
 from sidkit.stores.asof_sql import look_up
 from sidkit.stores.duckdb_limits import duckdb_for, told_of
 from sidkit.stores.feature_files import FeatureFiles
@@ -171,8 +171,8 @@ class _Search:
                 as_declared(narrow.column(column), kind, source, column)
                 for (column, _), kind in zip(plan.keys, plan.key_types, strict=True)
             ],
-            micros(narrow.column(plan.timestamp)),
-            micros(narrow.column(plan.created)) if plan.created else None,
+            files.moments_of(narrow.column(plan.timestamp), plan.timestamp),
+            files.moments_of(narrow.column(plan.created), plan.created) if plan.created else None,
             filter_by_created=filter_by_created,
         )
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sidkit.engine import literal, quoted
-from sidkit.errors import ArtifactCorruptError, ArtifactMissingError, ConfigError, ContractError
+from sidkit.errors import ArtifactMissingError, ConfigError, ContractError
 from sidkit.stores.key_sql import key_sql
 from sidkit.stores.key_types import is_text, is_time
 from sidkit.stores.part_types import cast, common_type, plain, sql_cast, sql_type
@@ -115,7 +115,7 @@ class SourceParts:
         ------
         ArtifactMissingError
             When there is no file.
-        ArtifactCorruptError
+        ContractError
             When a file is no Parquet.
         """
         paths = parquet_files(path)
@@ -124,13 +124,23 @@ class SourceParts:
                 f"{path}, the source {source!r}, holds no Parquet file yet or does not exist yet. Feature tables come "
                 "from `sidkit tables build`, those of codebooks from `sidkit codebooks publish`."
             )
+        return cls.of(source, paths, mapping, declared or {})
+
+    @classmethod
+    def of(
+        cls, source: str, paths: Sequence[Path], mapping: Mapping[str, str], declared: Mapping[str, pa.DataType]
+    ) -> SourceParts:
+        """As :meth:`find`, of files that are known."""
         parts = []
         for file in paths:
             try:
                 parts.append(Part(file, pq.read_metadata(file)))
             except (OSError, pa.ArrowInvalid) as error:
-                raise ArtifactCorruptError(file, f"is no readable Parquet file ({error})") from error
-        return cls(source, tuple(parts), {new: old for old, new in mapping.items()}, declared or {})
+                raise ContractError(
+                    source,
+                    f"{file} is no readable Parquet file ({error}). Write it again, or take it out of the folder",
+                ) from error
+        return cls(source, tuple(parts), {new: old for old, new in mapping.items()}, declared)
 
     @property
     def partitioned(self) -> bool:
@@ -157,7 +167,7 @@ class SourceParts:
             name = self.stored(column)
             for part in self.parts:
                 self._refuse_look_alikes(part, name)
-                if name not in part.kinds and (column in keys or column == times[0]):
+                if name not in part.kinds and (column in keys or column in times[:1]):
                     self._lacks(part, name)
             if not any(name in part.kinds for part in self.parts):
                 self._lacks(self.parts[0], name)
@@ -240,6 +250,21 @@ class SourceParts:
             return cast(values, target)
         except pa.ArrowInvalid as error:
             raise ContractError(self.source, self._changes(part, column, target, f" ({error})")) from error
+
+    def verify(self, column: str) -> None:
+        """Read a column of the files that store it differently from the others, and refuse what would change.
+
+        Raises
+        ------
+        ContractError
+            When a value would change, or no one type holds all.
+        """
+        self.check([], [], [column])
+        target, name = self.target(column), self.stored(column)
+        for part in self.parts:
+            kind = part.kinds.get(name)
+            if target is not None and kind is not None and plain(kind) != target:
+                self.cast(part, column, pq.read_table(part.path, columns=[name]).column(0), target)
 
     def _changes(self, part: Part, column: str, target: pa.DataType, why: str) -> str:
         name = self.stored(column)
