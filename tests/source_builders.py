@@ -43,6 +43,7 @@ def view_of(
     timestamp: str = "event_timestamp",
     created: str = "",
     mapping: dict[str, str] | None = None,
+    name: str = "v",
 ) -> tuple[Any, list[Any]]:
     """A view and its entities; keys are named with the value types that they declare."""
     quiet_feast()
@@ -51,12 +52,16 @@ def view_of(
 
     entities = [Entity(name=key, join_keys=[key], value_type=ValueType[kind]) for key, kind in keys.items()]
     view = FeatureView(
-        name="v",
+        name=name,
         entities=entities,
         ttl=timedelta(0),
         schema=[Field(name=name, dtype=kind) for name, kind in features.items()],
         source=FileSource(
-            name="s", path=str(path), timestamp_field=timestamp, created_timestamp_column=created, field_mapping=mapping
+            name="s" if name == "v" else f"{name}_source",
+            path=str(path),
+            timestamp_field=timestamp,
+            created_timestamp_column=created,
+            field_mapping=mapping,
         ),
     )
     view.entity_columns = [Field(name=key, dtype=from_value_type(ValueType[kind])) for key, kind in keys.items()]
@@ -64,7 +69,13 @@ def view_of(
 
 
 def store_of(
-    folder: Path, view: Any, entities: Sequence[Any], *, engine: str = ENGINE, pull_latest: bool = True, **offline: Any
+    folder: Path,
+    view: Any | list[Any],
+    entities: Sequence[Any],
+    *,
+    engine: str = ENGINE,
+    pull_latest: bool = True,
+    **offline: Any,
 ) -> Any:
     """A feature store with the view applied, the kit's offline and online stores, and an engine."""
     settings = config(folder, PACKED, engine=engine)
@@ -75,24 +86,26 @@ def store_of(
     from feast import FeatureStore
 
     store = FeatureStore(config=settings)
-    store.apply([*entities, view])
+    store.apply([*entities, *(view if isinstance(view, list) else [view])])
     return store
 
 
-def offline(store: Any, frame: pd.DataFrame, feature: str = "f") -> list[Any]:
+def offline(store: Any, frame: pd.DataFrame, feature: str = "f", view: str = "v") -> list[Any]:
     """The values of a feature, one per row of the frame, which needs no times."""
     rows = frame if "event_timestamp" in frame else frame.assign(event_timestamp=pd.Timestamp(LATER))
-    found: list[Any] = store.get_historical_features(rows, features=[f"v:{feature}"]).to_arrow()[feature].to_pylist()
+    found: list[Any] = (
+        store.get_historical_features(rows, features=[f"{view}:{feature}"]).to_arrow()[feature].to_pylist()
+    )
     return found
 
 
-def materialize(store: Any, start: datetime = BEGINNING, end: datetime = END) -> None:
+def materialize(store: Any, start: datetime = BEGINNING, end: datetime = END, view: str = "v") -> None:
     """As Feast does it, in silence."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        store.materialize(start, end)
+        store.materialize(start, end, feature_views=[view])
 
 
-def online(store: Any, rows: Sequence[Mapping[str, Any]], feature: str = "f") -> list[Any]:
+def online(store: Any, rows: Sequence[Mapping[str, Any]], feature: str = "f", view: str = "v") -> list[Any]:
     """The values of a feature in the online store."""
-    found: list[Any] = store.get_online_features([f"v:{feature}"], list(map(dict, rows))).to_dict()[feature]
+    found: list[Any] = store.get_online_features([f"{view}:{feature}"], list(map(dict, rows))).to_dict()[feature]
     return found
