@@ -16,7 +16,7 @@ from sidkit.clock import to_us
 from sidkit.errors import ContractError
 from sidkit.stores.key_types import INTEGERS
 
-_REFUSED = (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, ValueError, TypeError, OverflowError)
+_REFUSED = (pa.ArrowException, ValueError, TypeError, OverflowError)
 
 
 def entity_table(frame: pd.DataFrame, keys: Mapping[str, str]) -> pa.Table:
