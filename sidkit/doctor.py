@@ -15,7 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from sidkit.errors import DefinitionsError
+from sidkit.errors import ContractError, DefinitionsError
+from sidkit.stores.key_types import is_text, is_time
+from sidkit.stores.source_parts import Part, SourceParts, parquet_files
 
 if TYPE_CHECKING:
     from feast import Entity, FeatureView
@@ -86,7 +88,7 @@ def examine(views: Sequence[FeatureView], entities: Sequence[Entity], offline: s
     found = list(_of_store(offline))
     for view in views:
         found += _of_names(view, offline)
-        found += _of_source(view, entities, folder)
+        found += _of_source(view, entities, folder, offline)
     return found
 
 
@@ -132,7 +134,7 @@ def _of_names(view: FeatureView, offline: str) -> Iterator[Problem]:
         )
 
 
-def _of_source(view: FeatureView, entities: Sequence[Entity], folder: Path) -> Iterator[Problem]:
+def _of_source(view: FeatureView, entities: Sequence[Entity], folder: Path, offline: str) -> Iterator[Problem]:
     from feast.infra.offline_stores.file_source import FileSource
 
     source = view.batch_source
@@ -158,44 +160,37 @@ def _of_source(view: FeatureView, entities: Sequence[Entity], folder: Path) -> I
             "Write Path(__file__).resolve().parent / ... in the definitions.",
         )
         path = folder / path
-    files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path] if path.is_file() else []
+    files = parquet_files(path)
     if files:
-        yield from _of_file(view, entities, where, files)
+        yield from _of_files(view, entities, where, files, offline)
 
 
-def _of_file(view: FeatureView, entities: Sequence[Entity], where: str, files: list[Path]) -> Iterator[Problem]:
+def _of_files(
+    view: FeatureView, entities: Sequence[Entity], where: str, files: list[Path], offline: str
+) -> Iterator[Problem]:
     source: Any = view.batch_source
     old = {new: name for name, new in source.field_mapping.items()}
+    keys = _keys(view, entities)
+    fields = [*keys, *view.features]
+    declared = {field.name: kind for field in fields if (kind := _declared(field)) is not None}
     try:
-        schema = pq.read_schema(files[0])
-    except (OSError, pa.ArrowInvalid) as error:
-        yield Problem("unreadable", where, f"{files[0]} is no Parquet ({error})", "Write it again.")
+        parts = SourceParts.of(source.name, files, source.field_mapping, declared)
+    except ContractError as error:
+        yield Problem("unreadable", where, error.problem, "Write it again.")
         return
-    for column in filter(None, (source.timestamp_field, source.created_timestamp_column)):
-        if column not in schema.names:
-            yield _missing(where, column, schema)
-        elif not pa.types.is_timestamp(kind := schema.field(column).type):
-            yield Problem(
-                "no-time",
-                where,
-                f"the time {column} is {kind}",
-                "Write timestamp[us, UTC]: a number has no known unit.",
-            )
-        elif kind.unit == "ns":
-            yield Problem(
-                "nanosecond-times",
-                where,
-                f"the time {column} has nanoseconds, which DuckDB 2 cannot cast and Feast cuts off",
-                "Write timestamp[us, UTC], for instance with .astype('datetime64[us, UTC]').",
-            )
-    for field in [*_keys(view, entities), *view.features]:
+    for number, column in enumerate(filter(None, (source.timestamp_field, source.created_timestamp_column))):
+        yield from _of_time(parts, old.get(column, column), where, needed=number == 0)
+    for field in fields:
         name = old.get(field.name, field.name)
-        if name not in schema.names:
-            yield _missing(where, name, schema)
+        lacking = [part for part in parts.parts if name not in part.kinds]
+        if lacking and (field in keys or len(lacking) == len(parts.parts)):
+            yield _missing(where, name, lacking[0])
             continue
-        kind = schema.field(name).type
-        declared = _declared(field)
-        if declared is not None and not _holds(declared, kind):
+        if not parts.alike(field.name):
+            yield from _of_unlike(parts, field.name, where, offline)
+            continue
+        kind = parts.kind(field.name)
+        if field.name in declared and not _holds(declared[field.name], kind):
             yield Problem(
                 "declared-type",
                 where,
@@ -212,6 +207,44 @@ def _of_file(view: FeatureView, entities: Sequence[Entity], where: str, files: l
             )
 
 
+def _of_time(parts: SourceParts, column: str, where: str, *, needed: bool) -> Iterator[Problem]:
+    lacking = [part for part in parts.parts if column not in part.kinds]
+    if lacking and (needed or len(lacking) == len(parts.parts)):
+        yield _missing(where, column, lacking[0])
+        return
+    for kind in dict.fromkeys(part.kinds[column] for part in parts.parts if column in part.kinds):
+        if not (is_time(kind) or is_text(kind) or pa.types.is_null(kind)):
+            yield Problem(
+                "no-time",
+                where,
+                f"the time {column} is {kind}",
+                "Write timestamp[us, UTC]: a number has no known unit.",
+            )
+        elif pa.types.is_timestamp(kind) and kind.unit == "ns":
+            yield Problem(
+                "nanosecond-times",
+                where,
+                f"the time {column} has nanoseconds, which DuckDB 2 cannot cast and Feast cuts off",
+                "Write timestamp[us, UTC], for instance with .astype('datetime64[us, UTC]').",
+            )
+
+
+def _of_unlike(parts: SourceParts, column: str, where: str, offline: str) -> Iterator[Problem]:
+    """A column that files store as different types, or that some of them lack."""
+    if offline == _STOCK:
+        yield Problem(
+            "unlike-files",
+            where,
+            f"its files store {column} as different types, and Feast's duckdb store reads all of them as the first one",
+            "Write all files with one type, or use sidkit.stores.asof_duckdb.AsofDuckDBOfflineStore.",
+        )
+        return
+    try:
+        parts.verify(column)
+    except ContractError as error:
+        yield Problem("unlike-files", where, error.problem, "Then run `sidkit doctor` again.")
+
+
 def _keys(view: FeatureView, entities: Sequence[Entity]) -> list[Any]:
     """The join keys as fields; the view itself knows them only once it was applied."""
     from feast import Field, ValueType
@@ -224,11 +257,11 @@ def _keys(view: FeatureView, entities: Sequence[Entity]) -> list[Any]:
     ]
 
 
-def _missing(where: str, column: str, schema: pa.Schema) -> Problem:
+def _missing(where: str, column: str, part: Part) -> Problem:
     return Problem(
         "missing-column",
         where,
-        f"the file lacks {column}; it has {', '.join(schema.names)}",
+        f"{part.path.name} lacks {column}; it has {', '.join(part.schema.names)}",
         "Write the column, or correct its name in the definitions.",
     )
 

@@ -76,7 +76,7 @@ def ask(opened: duckdb.DuckDBPyConnection, question: Question) -> ViewRows:
     table["copies"] = pa.array([[number] * (number % 3) for number in range(count)], pa.list_(pa.int64()))
     plan = ViewPlan(
         name="view",
-        source="SELECT * FROM feature_rows",
+        source=lambda: "SELECT * FROM feature_rows",
         keys=tuple((name, name) for name in question.keys),
         timestamp="at",
         created="created" if question.created else None,

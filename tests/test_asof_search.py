@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 from pit_oracle import BASE_US, FeatureRow, newest
 from sidkit.config import EngineSettings
 from sidkit.engine import connection, memory_bytes
+from sidkit.errors import ContractError
 from sidkit.stores.asof_search import SearchIndex, micros, newest_rows
 from sidkit.stores.gather import gather
 from sidkit.stores.key_numbers import KeyNumbers, UnlikeKeysError
+from sidkit.stores.key_types import as_declared
 from test_asof_laws import KEY_KINDS, Question, ask, questions
 
 PROOF = bool(os.environ.get("SIDKIT_PROOF"))
@@ -92,15 +94,21 @@ def test_numbers_of_keys_are_equal_exactly_where_the_keys_are(table: list[int], 
 @pytest.mark.parametrize("kind", [pa.int8(), pa.int16(), pa.int32(), pa.uint16(), pa.float64()])
 def test_integer_keys_of_any_width_are_the_same_keys(kind: pa.DataType) -> None:
     numbers, code = KeyNumbers.learn([pa.array([5, 7, 9], pa.int64())], 3)
-    asked = pa.array([9, None, 5, 70], kind)
+    asked = as_declared(pa.array([9, None, 5, 70], kind), "INT64", "entity_df", "k")
     assert numbers.look_up([asked], 4).tolist() == [int(code[2]), -1, int(code[0]), -1]
 
 
 @pytest.mark.parametrize("asked", [pa.array([1.5]), pa.array([2.0**53]), pa.array(["1"])])
-def test_keys_that_only_a_database_could_compare_are_left_to_it(asked: pa.Array) -> None:
+def test_keys_of_another_type_are_never_compared(asked: pa.Array) -> None:
     numbers, _ = KeyNumbers.learn([pa.array([1, 2], pa.int64())], 2)
     with pytest.raises(UnlikeKeysError):
         numbers.look_up([asked], 1)
+
+
+@pytest.mark.parametrize("asked", [pa.array([1.5]), pa.array([2.0**53]), pa.array(["one"]), pa.array([True])])
+def test_what_is_no_whole_number_is_no_integer_key(asked: pa.Array) -> None:
+    with pytest.raises(ContractError, match="entity_df: k .*INT64"):
+        as_declared(asked, "INT64", "entity_df", "k")
 
 
 def test_fractions_of_a_microsecond_are_rounded_down_before_and_after_1970() -> None:

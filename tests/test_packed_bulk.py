@@ -15,6 +15,7 @@ import pytest
 
 from online_builders import BASE_US, PACKED, SOURCE_TYPES, feast_repo, feature_view, item_entity, write_source
 from pit_oracle import moment
+from sidkit.errors import ContractError
 
 BEGINNING, END = datetime(1970, 1, 2, tzinfo=UTC), moment(BASE_US + 700_000_000)
 
@@ -215,7 +216,7 @@ def test_an_integer_that_does_not_fit_stops_the_view_and_leaves_no_interval(tmp_
     path, at = tmp_path / "source.parquet", pa.array([BASE_US], pa.timestamp("us", "UTC"))
     columns = {"item_id": ["a"], "event_timestamp": at, "created_timestamp": at, "small": pa.array([2**40])}
     pq.write_table(pa.table(columns), path)
-    with pytest.raises(pa.ArrowInvalid, match="not in range"):
+    with pytest.raises(ContractError, match="thing_source: small is stored as int64 and declared Int32.*not in range"):
         materialized(tmp_path / "repo", [feature_view("thing", {"small": "Int32"}, path=str(path))], bulk=True)
     store = feast_repo(tmp_path / "repo", PACKED, [])
     assert store.get_feature_view("thing").materialization_intervals == []

@@ -14,6 +14,7 @@ feature tables that are larger than the memory limit or of unusual form.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,18 +34,22 @@ AT = "__at_us"
 class ViewPlan:
     """What one feature view contributes to a retrieval.
 
-    ``source`` is SQL that reads the view's rows with a unique integer column ``__id`` that grows in file order; ``files``
-    are the same rows for the engine in memory, None where it cannot read them.
+    ``source`` gives SQL that reads the view's rows, keys in their declared types, with a unique integer column ``__id`` that
+    grows in file order; ``files`` are the same rows as they are stored, for the engine in memory, None where it cannot read
+    them.
     """
 
     name: str
-    source: str
+    source: Callable[[], str]
     keys: tuple[tuple[str, str], ...]  # (column of the source, column of the entity rows)
     timestamp: str
     created: str | None
     features: tuple[tuple[str, str], ...]  # (column of the source, column of the result)
     ttl_us: int | None
     files: FeatureFiles | None = None
+    key_types: tuple[
+        str, ...
+    ] = ()  # the value type of each key, by its name in Feast; without them keys stay as they are
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ materialized.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -33,11 +33,12 @@ from sidkit.clock import to_us
 from sidkit.engine import literal, memory_bytes, quoted
 from sidkit.errors import ContractError
 from sidkit.stores.asof_jobs import AsofRetrievalJob, PulledJob, Query, engine_of
-from sidkit.stores.asof_search import micros, newest_rows
+from sidkit.stores.asof_search import newest_rows
 from sidkit.stores.feature_files import FeatureFiles
 from sidkit.stores.point_in_time import BYTES_PER_ROW
 from sidkit.stores.registry_path import resolve_registry_against_repo
-from sidkit.stores.source_plan import is_local_parquet, path_of, plan_view, source_sql
+from sidkit.stores.source_parts import SourceParts
+from sidkit.stores.source_plan import declared_of, is_local_parquet, path_of, plan_view
 
 resolve_registry_against_repo()
 
@@ -60,13 +61,17 @@ class AsofDuckDBOfflineStore(DuckDBOfflineStore):  # type: ignore[misc]
         config: RepoConfig,
         feature_views: list[FeatureView],
         feature_refs: list[str],
-        entity_df: pd.DataFrame | str,
+        entity_df: pd.DataFrame | str | None,
         registry: BaseRegistry,
         project: str,
         full_feature_names: bool = False,
         filter_by_created_timestamp: bool = False,
+        start_date: datetime | None = None,
+        end_date: datetime | None = None,
     ) -> RetrievalJob:
         """Feast's own signature; the work is done when the job is asked for its result."""
+        if entity_df is None:
+            raise ContractError("entity_df", _needs_rows(feature_views[0], start_date, end_date))
         if not isinstance(entity_df, pd.DataFrame):
             raise ContractError(
                 "entity_df",
@@ -149,12 +154,12 @@ class _Pulled:
     created: str | None
     start: datetime | None
     end: datetime | None
+    declared: Mapping[str, pa.DataType] | None = None  # by the names in the files; None where they must be looked up
 
     def latest(self) -> PulledJob:
         """The newest row per key."""
-        files = FeatureFiles.find(
-            path_of(self.source, self.config.repo_path), {}, self.keys, self._times, [*self.features, *self._times]
-        )
+        parts = self._parts()
+        files = FeatureFiles.of(parts, self.keys, self._times, self.features)
         if files is not None and files.rows * BYTES_PER_ROW <= memory_bytes(engine_of(self.config).memory_limit):
             return PulledJob(
                 self.config,
@@ -163,18 +168,26 @@ class _Pulled:
             )
         order = ", ".join(f"{quoted(time)} DESC NULLS LAST" for time in self._times)
         by_key = f"PARTITION BY {', '.join(map(quoted, self.keys))} " if self.keys else ""
-        return self._query(f" QUALIFY row_number() OVER ({by_key}ORDER BY {order}, __id DESC) = 1")
+        return self._query(parts, f" QUALIFY row_number() OVER ({by_key}ORDER BY {order}, __id DESC) = 1")
 
     def everything(self) -> PulledJob:
         """All rows."""
-        return self._query("")
+        return self._query(self._parts(), "")
+
+    def _parts(self) -> SourceParts:
+        path = path_of(self.source, self.config.repo_path)
+        parts = SourceParts.find(self.source.name, path, {}, self.declared)
+        if self.declared is None and any(not parts.alike(column) for column in [*self.keys, *self.features]):
+            parts = replace(parts, declared=declared_of(self.config, self.source))
+        parts.check(self.keys, self._times, self.features)
+        return parts
 
     def _newest(self, files: FeatureFiles, rows: int) -> Iterator[pa.RecordBatch]:
         narrow = files.read([*self.keys, *self._times])
         numbers = newest_rows(
             [narrow.column(key) for key in self.keys],
-            micros(narrow.column(self.timestamp)),
-            micros(narrow.column(self.created)) if self.created else None,
+            files.moments_of(narrow.column(self.timestamp), self.timestamp),
+            files.moments_of(narrow.column(self.created), self.created) if self.created else None,
             _us(self.start) if self.start else None,
             _us(self.end) if self.end else None,
         )
@@ -183,14 +196,16 @@ class _Pulled:
             for first in range(0, len(batch), rows):
                 yield self._keyed(batch.slice(first, rows))
 
-    def _query(self, qualify: str) -> PulledJob:
+    def _query(self, parts: SourceParts, qualify: str) -> PulledJob:
         moment = f"epoch_us({quoted(self.timestamp)}::TIMESTAMPTZ)"
         bounds = [f"{moment} >= {_us(self.start)}"] if self.start else []
         bounds += [f"{moment} <= {_us(self.end)}"] if self.end else []
         key = "" if self.keys else f", {literal(DUMMY_ENTITY_VAL)} AS {quoted(DUMMY_ENTITY_ID)}"
         query = Query(
             self.config,
-            f"SELECT {', '.join(map(quoted, self._columns))}{key} FROM ({source_sql(self.source, self.config.repo_path)}) "
+            self.source.name,
+            f"SELECT {', '.join(map(quoted, self._columns))}{key} "
+            f"FROM ({parts.sql(dict.fromkeys(self.keys, ''), self._times, self.features)}) "
             f"WHERE {' AND '.join(bounds) or 'true'}{qualify}",
         )
         return PulledJob(self.config, query.batches, query.schema)
@@ -208,6 +223,24 @@ class _Pulled:
     @property
     def _columns(self) -> list[str]:
         return list(dict.fromkeys([*self.keys, *self.features, *self._times]))
+
+
+def _needs_rows(view: FeatureView, start: datetime | None, end: datetime | None) -> str:
+    """Feast hands a range of dates without entity rows to stores that make the rows themselves; this one does not."""
+    source = view.batch_source
+    columns = [
+        source.timestamp_field,
+        *(column.name for column in view.entity_columns if column.name != DUMMY_ENTITY_ID),
+    ]
+    stored = {new: old for old, new in source.field_mapping.items()}
+    columns = [stored.get(column, column) for column in columns]
+    renamed = {**source.field_mapping, columns[0]: "event_timestamp"}
+    renamed = {name: renamed[name] for name in columns if renamed.get(name, name) != name}
+    rename = f".rename(columns={renamed})" if renamed else ""
+    return (
+        f"expected a pandas DataFrame, got only the dates {start} to {end}. Give the rows whose features are wanted; those "
+        f"of {view.name} are pandas.read_parquet({getattr(source, 'path', '')!r}, columns={columns}){rename}"
+    )
 
 
 def _us(moment: datetime) -> int:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from contextlib import suppress
+from datetime import datetime
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 from feast.infra.offline_stores import offline_utils
@@ -20,9 +17,10 @@ from feast.saved_dataset import SavedDatasetStorage
 
 from sidkit.clock import from_us
 from sidkit.config import EngineSettings
-from sidkit.engine import connection
 from sidkit.errors import ConfigError, ContractError
 from sidkit.stores.asof import ViewPlan, ViewRows
+from sidkit.stores.duckdb_limits import duckdb_for, told_of
+from sidkit.stores.entity_frame import entity_table, key_column, moments
 from sidkit.stores.point_in_time import PointInTime
 
 BATCH_ROWS = 65_536
@@ -104,16 +102,17 @@ class AsofRetrievalJob(ArrowJob):
         self._feature_refs = feature_refs
         self._odfvs = odfvs
         self._full_feature_names = full_feature_names
-        self._moments = _moments(entity_df[self.at_column])
+        self._moments = moments(entity_df[self.at_column])
         self._check_columns()
 
     def views(self) -> list[ViewRows]:
         """What each feature view gave: an index per entity row and the distinct feature rows."""
-        keys = {name: pa.array(self._entity_df[name], from_pandas=True) for name in self.join.keys}
+        kinds = self.join.key_types
+        keys = {name: key_column(self._entity_df[name], kinds[name]) for name in self.join.keys}
         return self.join.views(keys, self._moments)
 
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
-        rows = pa.Table.from_pandas(self._entity_df, preserve_index=False).replace_schema_metadata(None)
+        rows = entity_table(self._entity_df, self.join.key_types)
         at = self._moments.cast(pa.timestamp("us")).cast(pa.timestamp("us", tz="UTC"))
         rows = rows.set_column(rows.column_names.index(self.at_column), self.at_column, at)
         return self.features_beside(rows, self._moments)
@@ -165,12 +164,14 @@ class AsofRetrievalJob(ArrowJob):
     def metadata(self) -> RetrievalMetadata | None:
         """What was asked."""
         valid = self._moments.drop_null().to_numpy()
-        bounds = (from_us(valid.min()), from_us(valid.max())) if len(valid) else (None, None)
+        bounds: list[datetime] = []
+        with suppress(OverflowError):  # a time beyond the year 9999
+            bounds = [from_us(valid.min()), from_us(valid.max())] if len(valid) else []
         return RetrievalMetadata(
             features=self._feature_refs,
             keys=list(set(self._entity_df.columns) - {self.at_column}),
-            min_event_timestamp=bounds[0],
-            max_event_timestamp=bounds[1],
+            min_event_timestamp=bounds[0] if bounds else None,
+            max_event_timestamp=bounds[-1] if bounds else None,
         )
 
 
@@ -205,40 +206,19 @@ def engine_of(config: RepoConfig) -> EngineSettings:
 
 
 class Query:
-    """An SQL query, run on a fresh DuckDB connection each time that it is asked."""
+    """An SQL query on a source, run on a fresh DuckDB connection each time that it is asked."""
 
-    def __init__(self, config: RepoConfig, text: str) -> None:
+    def __init__(self, config: RepoConfig, source: str, text: str) -> None:
         self._engine = engine_of(config)
+        self._source = f"source {source}"
         self._text = text
 
     def batches(self, rows: int) -> Iterator[pa.RecordBatch]:
         """The result at most ``rows`` at a time."""
-        with self._opened() as opened:
+        with told_of(self._source, self._engine), duckdb_for(self._engine) as opened:
             yield from opened.execute(self._text).to_arrow_reader(rows)
 
     def schema(self) -> pa.Schema:
         """The columns of the result."""
-        with self._opened() as opened:
+        with told_of(self._source, self._engine), duckdb_for(self._engine) as opened:
             return opened.execute(f"SELECT * FROM ({self._text}) LIMIT 0").to_arrow_table().schema
-
-    @contextmanager
-    def _opened(self) -> Iterator[Any]:
-        with tempfile.TemporaryDirectory(prefix="sidkit-") as spill, connection(self._engine, Path(spill)) as opened:
-            yield opened
-
-
-def _moments(column: pd.Series) -> pa.Array:
-    """The times of the entity rows as int64 microseconds UTC, null where missing; nanoseconds are rounded down."""
-    if not pd.api.types.is_datetime64_any_dtype(column):
-        if pd.api.types.is_numeric_dtype(column):
-            raise ContractError(
-                "entity_df",
-                f"{column.name} came as {column.dtype}, whose unit nobody can know; give timestamps, for instance "
-                "pd.to_datetime(seconds, unit='s', utc=True)",
-            )
-        column = pd.to_datetime(column, utc=True, format="mixed")
-    if column.dt.tz is None:
-        column = column.dt.tz_localize("UTC")
-    missing = column.isna().to_numpy()
-    micros = column.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy().astype("datetime64[us]").astype(np.int64)
-    return pa.array(micros, mask=missing)

@@ -31,9 +31,10 @@ def look_up(
     filter_by_created : bool
         Also require that the feature row was created by the entity row's time.
     """
+    source = plan.source()
     opened.register("entity_rows", rows)
     try:
-        opened.execute(f"CREATE OR REPLACE TEMP TABLE candidates AS {_candidates(plan, filter_by_created)}")
+        opened.execute(f"CREATE OR REPLACE TEMP TABLE candidates AS {_candidates(plan, source, filter_by_created)}")
         matched = opened.execute(_join(plan)).to_arrow_table()
         opened.execute("DROP TABLE candidates")
     finally:
@@ -45,7 +46,7 @@ def look_up(
     try:
         features = "".join(f", {quoted(column)} AS {quoted(name)}" for column, name in plan.features)
         table = opened.execute(
-            f"SELECT {_ID}{features} FROM ({plan.source}) SEMI JOIN seen USING ({_ID}) ORDER BY {_ID}"
+            f"SELECT {_ID}{features} FROM ({source}) SEMI JOIN seen USING ({_ID}) ORDER BY {_ID}"
         ).to_arrow_table()
     finally:
         opened.unregister("seen")
@@ -53,7 +54,7 @@ def look_up(
     return ViewRows(plan.name, index, table.drop_columns([_ID]))
 
 
-def _candidates(plan: ViewPlan, filter_by_created: bool) -> str:
+def _candidates(plan: ViewPlan, source: str, filter_by_created: bool) -> str:
     """Feature rows by key and the moment from which they can win: one row per key and moment."""
     keys = [quoted(column) for column, _ in plan.keys]
     moment = _micros(plan.timestamp)
@@ -62,7 +63,7 @@ def _candidates(plan: ViewPlan, filter_by_created: bool) -> str:
     by_key_and = f"PARTITION BY {', '.join([*keys, 'at_us'])}"
     present = " AND ".join([*(f"{key} IS NOT NULL" for key in keys), "at_us IS NOT NULL"])
     listed = "".join(f"{key}, " for key in keys)
-    rows = f"SELECT {listed}{moment} AS at_us, {created} AS created_us, {_ID} FROM ({plan.source})"
+    rows = f"SELECT {listed}{moment} AS at_us, {created} AS created_us, {_ID} FROM ({source})"
     if not (filter_by_created and plan.created):
         return f"""
             SELECT {listed}at_us, at_us AS event_us, {_ID} FROM ({rows}) WHERE {present}

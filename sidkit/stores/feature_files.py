@@ -8,90 +8,88 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sidkit.errors import ContractError
+from sidkit.stores.asof_search import micros
 from sidkit.stores.key_numbers import comparable
+from sidkit.stores.key_types import is_text, is_time
+from sidkit.stores.part_types import UTC_MICROS, plain
+from sidkit.stores.source_parts import Part, SourceParts
 
 _BATCH_ROWS = 65_536
 
 
 @dataclass(frozen=True)
 class FeatureFiles:
-    """Files of one schema, in the order in which their rows count.
+    """Files of a source whose columns are read here under the types that ``kinds`` gives."""
 
-    ``names`` tells how columns of the table are called in the files, where the names differ.
-    """
-
-    paths: tuple[Path, ...]
-    names: Mapping[str, str]
+    parts: SourceParts
+    kinds: Mapping[str, pa.DataType]
+    times: tuple[str, ...]
 
     @classmethod
-    def find(
-        cls, path: Path, mapping: Mapping[str, str], keys: Sequence[str], times: Sequence[str], features: Sequence[str]
+    def of(
+        cls, parts: SourceParts, keys: Sequence[str], times: Sequence[str], features: Sequence[str]
     ) -> FeatureFiles | None:
-        """The files of a path (a file, a folder, or a pattern), None where only DuckDB gives them their meaning.
+        """The files of a source, None where only DuckDB gives some of these columns their meaning.
 
         Parameters
         ----------
-        path : Path
-            Absolute.
-        mapping : mapping
-            Column of the file -> column of the table.
+        parts : SourceParts
+            Checked (:meth:`SourceParts.check`) for the same columns.
         keys, times, features : sequence of str
-            Columns of the table that every file must have, of one type in all files.
+            Columns of the table.
         """
-        if path.is_dir():
-            paths = sorted(path.rglob("*.parquet"))
-        elif path.is_file():
-            paths = [path]
-        else:
-            paths = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
-        # A part such as day=3 of a path is a column to DuckDB.
-        if not paths or any("=" in part for found in paths for part in found.parts):
+        if parts.partitioned:
             return None
-        names = {new: old for old, new in mapping.items()}
-        files = cls(tuple(paths), names)
-        asked = [names.get(column, column) for column in dict.fromkeys([*keys, *times, *features])]
-        schemas = [opened.schema_arrow for opened in files._opened]
-        if any(list(schema.names).count(name) != 1 for schema in schemas for name in asked):
-            return None
-        kinds = [[schema.field(name).type for name in asked] for schema in schemas]
-        plain = (
-            all(kind == kinds[0] for kind in kinds)
-            and all(comparable(files.kind(column)) for column in keys)
-            and all(
-                pa.types.is_timestamp(files.kind(column)) or pa.types.is_date(files.kind(column)) for column in times
-            )
-            and all(_as_duckdb(files.kind(column)) is not None for column in [*keys, *features])
-        )
-        return files if plain else None
-
-    @cached_property
-    def _opened(self) -> list[Any]:
-        return [pq.ParquetFile(path) for path in self.paths]
+        kinds: dict[str, pa.DataType] = {}
+        for column in dict.fromkeys([*keys, *features, *times]):
+            kind = parts.kind(column)
+            if column in times:
+                if is_text(plain(kind)):
+                    return None
+                # A day is its first moment; where files differ in units and zones, microseconds hold all.
+                kinds[column] = kind if pa.types.is_timestamp(kind) and parts.alike(column) else UTC_MICROS
+            elif (found := _as_duckdb(kind)) is not None and (column not in keys or comparable(found)):
+                kinds[column] = found
+            elif pa.types.is_null(kind) or (column in keys and comparable(kind)):
+                kinds[column] = plain(kind)
+            else:
+                return None
+        return cls(parts, kinds, tuple(times))
 
     @cached_property
     def rows(self) -> int:
         """Rows of all files."""
-        return sum(int(opened.metadata.num_rows) for opened in self._opened)
+        return sum(int(part.metadata.num_rows) for part in self.parts.parts)
 
-    def kind(self, column: str) -> pa.DataType:
-        """The Arrow type of a column."""
-        return self._opened[0].schema_arrow.field(self.names.get(column, column)).type
+    def moments_of(self, values: pa.ChunkedArray, column: str) -> pa.ChunkedArray:
+        """A column of times as int64 microseconds UTC, fractions rounded down.
+
+        Raises
+        ------
+        ContractError
+            When microseconds cannot count that far.
+        """
+        try:
+            return micros(values)
+        except pa.ArrowInvalid as error:
+            raise ContractError(
+                self.parts.source, f"the time {self.parts.stored(column)} holds {error}; correct it"
+            ) from error
 
     def bytes_of(self, columns: Sequence[str]) -> int:
         """About how much memory all rows of some columns take."""
-        asked = {self.names.get(column, column) for column in columns}
+        asked = set(map(self.parts.stored, columns))
         total = 0
-        for opened in self._opened:
-            for group in range(opened.metadata.num_row_groups):
-                listed = opened.metadata.row_group(group)
+        for part in self.parts.parts:
+            for group in range(part.metadata.num_row_groups):
+                listed = part.metadata.row_group(group)
                 for at in range(listed.num_columns):
                     chunk = listed.column(at)
                     if chunk.path_in_schema.split(".")[0] in asked:
@@ -100,10 +98,15 @@ class FeatureFiles:
 
     def read(self, columns: Sequence[str]) -> pa.Table:
         """Some columns of all rows."""
-        asked = list(dict.fromkeys(self.names.get(column, column) for column in columns))
-        tables = [opened.read(columns=asked, use_pandas_metadata=False) for opened in self._opened]
-        table = pa.concat_tables([table.replace_schema_metadata(None) for table in tables])
-        return self._named(table, columns)
+        tables = []
+        for part in self.parts.parts:
+            with pq.ParquetFile(part.path, metadata=part.metadata) as opened:
+                tables.append(
+                    self._named(
+                        part, opened.read(columns=self._stored(part, columns), use_pandas_metadata=False), columns
+                    )
+                )
+        return pa.concat_tables(tables)
 
     def take(self, columns: Sequence[str], numbers: npt.NDArray[np.int64]) -> pa.Table:
         """Some columns of some rows; what lies between is read in passing and not kept.
@@ -120,37 +123,69 @@ class FeatureFiles:
 
     def batches(self, columns: Sequence[str], numbers: npt.NDArray[np.int64]) -> Iterator[pa.RecordBatch]:
         """As :meth:`take`, a batch at a time."""
-        asked = list(dict.fromkeys(self.names.get(column, column) for column in columns))
         start = 0
-        for opened in self._opened:
-            for group in range(opened.metadata.num_row_groups):
-                end = start + int(opened.metadata.row_group(group).num_rows)
-                if np.searchsorted(numbers, start) < np.searchsorted(numbers, end):
-                    read = opened.iter_batches(
-                        _BATCH_ROWS, row_groups=[group], columns=asked, use_pandas_metadata=False
-                    )
-                    at = start
-                    for batch in read:
-                        first, last = np.searchsorted(numbers, [at, at + len(batch)])
-                        if first < last:
-                            table = self._named(pa.Table.from_batches([batch]), columns)
-                            if last - first < len(batch):
-                                table = table.take(pa.array(numbers[first:last] - at))
-                            yield from table.combine_chunks().to_batches()
-                        at += len(batch)
-                start = end
+        for part in self.parts.parts:
+            stop = start + int(part.metadata.num_rows)
+            if np.searchsorted(numbers, start) < np.searchsorted(numbers, stop):
+                with pq.ParquetFile(part.path, metadata=part.metadata) as opened:
+                    yield from self._batches(part, opened, columns, numbers, start)
+            start = stop
+
+    def _batches(
+        self, part: Part, opened: pq.ParquetFile, columns: Sequence[str], numbers: npt.NDArray[np.int64], start: int
+    ) -> Iterator[pa.RecordBatch]:
+        for group in range(part.metadata.num_row_groups):
+            end = start + int(part.metadata.row_group(group).num_rows)
+            if np.searchsorted(numbers, start) < np.searchsorted(numbers, end):
+                read = opened.iter_batches(
+                    _BATCH_ROWS, row_groups=[group], columns=self._stored(part, columns), use_pandas_metadata=False
+                )
+                at = start
+                for batch in read:
+                    first, last = np.searchsorted(numbers, [at, at + len(batch)])
+                    if first < last:
+                        table = pa.Table.from_batches([batch])
+                        if last - first < len(batch):
+                            table = table.take(pa.array(numbers[first:last] - at))
+                        yield from self._named(part, table, columns).combine_chunks().to_batches()
+                    at += len(batch)
+            start = end
 
     def empty(self, columns: Sequence[str]) -> pa.Table:
         """No rows of some columns."""
-        return self._named(self._opened[0].schema_arrow.empty_table(), columns)
+        return pa.schema([(column, self.kinds[column]) for column in columns]).empty_table()
 
-    def _named(self, table: pa.Table, columns: Sequence[str]) -> pa.Table:
-        found = {column: table.column(self.names.get(column, column)) for column in columns}
-        return pa.table({name: _cast(column, _as_duckdb(column.type)) for name, column in found.items()})
+    def _stored(self, part: Part, columns: Sequence[str]) -> list[str]:
+        names = dict.fromkeys(map(self.parts.stored, columns))
+        return [name for name in names if name in part.kinds]
+
+    def _named(self, part: Part, table: pa.Table, columns: Sequence[str]) -> pa.Table:
+        found = {}
+        for column in columns:
+            name, kind = self.parts.stored(column), self.kinds[column]
+            values = table.column(name) if name in part.kinds else pa.chunked_array([pa.nulls(len(table), kind)])
+            found[column] = self._typed(part, column, values, kind)
+        return pa.table(found)
+
+    def _typed(self, part: Part, column: str, values: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+        if is_text(plain(values.type)):
+            _refuse_other_bytes(part, self.parts.stored(column), values)
+        if values.type == kind:
+            return values
+        if kind == UTC_MICROS and is_time(values.type) and column in self.times:
+            return self.moments_of(values, column).cast(pa.timestamp("us")).cast(kind)
+        if plain(values.type) == plain(kind):
+            return values.cast(kind)
+        return self.parts.cast(part, column, values, kind)
 
 
-def _cast(column: pa.ChunkedArray, kind: pa.DataType | None) -> pa.ChunkedArray:
-    return column if kind is None or column.type == kind else column.cast(kind)
+def _refuse_other_bytes(part: Part, name: str, values: pa.ChunkedArray) -> None:
+    try:
+        values.validate(full=True)
+    except pa.ArrowInvalid as error:
+        raise ContractError(
+            str(part.path), f"the text {name} holds bytes that are no UTF-8 ({error}). Write it as UTF-8, or as binary"
+        ) from error
 
 
 def _as_duckdb(kind: pa.DataType) -> pa.DataType | None:

@@ -11,15 +11,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sidkit.stores.key_types import is_binary, is_text
+
 Ints = npt.NDArray[np.int64]
 Column: TypeAlias = pa.Array | pa.ChunkedArray
 
-_EXACT = 2**53
-"""Up to here a float64 tells whole numbers apart."""
-
 
 class UnlikeKeysError(TypeError):
-    """Keys whose kinds cannot be compared without a conversion that only a database should decide on."""
+    """Keys whose types differ; :func:`sidkit.stores.key_types.as_declared` gives both sides one type before."""
 
 
 @dataclass(frozen=True)
@@ -130,9 +129,13 @@ def _canonical(column: Column) -> Column:
         column, kind = column.cast(kind.value_type), kind.value_type
     if pa.types.is_integer(kind) and not pa.types.is_uint64(kind):
         return column.cast(pa.int64())
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+    if is_text(kind):
         return column.cast(pa.large_string())
-    if pa.types.is_boolean(kind):
+    if pa.types.is_null(kind):
+        return column.cast(pa.large_string())
+    if is_binary(kind):
+        return column.cast(pa.large_binary())
+    if pa.types.is_boolean(kind) or pa.types.is_float64(kind):
         return column
     raise UnlikeKeysError(f"keys of type {kind}")
 
@@ -140,15 +143,6 @@ def _canonical(column: Column) -> Column:
 def _converted(column: Column, kind: pa.DataType) -> Column:
     if pa.types.is_null(column.type):
         return column.cast(kind)
-    if pa.types.is_floating(column.type) and pa.types.is_int64(kind):
-        # pandas makes floats of integers beside nulls.
-        values = column.cast(pa.float64())
-        if pc.any(pc.greater_equal(pc.abs(values), _EXACT)).as_py():
-            raise UnlikeKeysError("float64 keys beyond 2^53")
-        try:
-            return values.cast(pa.int64())
-        except pa.ArrowInvalid as error:
-            raise UnlikeKeysError("keys with a fraction") from error
     found = _canonical(column)
     if found.type != kind:
         raise UnlikeKeysError(f"keys of type {column.type} beside {kind}")

@@ -73,18 +73,21 @@ def newest_rows(
 ) -> Iterable[pa.RecordBatch]:
     """The newest row per key, with the view's names for the source's columns."""
     from sidkit.stores.asof_jobs import PulledJob
+    from sidkit.stores.source_plan import time_of
 
     source = view.batch_source
     named = source.field_mapping or {}
     columns = {name: column for column, name in named.items()}
+    created = time_of(source, created=True)
+    event = time_of(source)
     keys = [columns.get(column.name, column.name) for column in view.entity_columns]
     job = offline.pull_latest_from_table_or_query(
         config=config,
         data_source=source,
         join_key_columns=keys,
         feature_name_columns=[columns.get(feature.name, feature.name) for feature in view.features],
-        timestamp_field=source.timestamp_field,
-        created_timestamp_column=source.created_timestamp_column or None,
+        timestamp_field=columns.get(event, event),
+        created_timestamp_column=columns.get(created, created) if created else None,
         start_date=start_date,
         end_date=end_date,
     )

@@ -40,27 +40,25 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
 from feast.stream_feature_view import StreamFeatureView
-from feast.type_map import python_values_to_proto_values
 from feast.utils import _validate_vector_field_lengths
 from pydantic import Field, StrictFloat, StrictInt, StrictStr
 
 from sidkit.clock import from_us, to_us
-from sidkit.errors import OnlineStoreError
-from sidkit.stores.packed_arrow import cells_of, entity_keys
+from sidkit.stores.packed_columns import cells_of_feature, event_times_of, keys_of, moments_of
 from sidkit.stores.packed_file import PackedFile, Writing
-from sidkit.stores.packed_layout import PROTO, Cells, Layout, kind_of
+from sidkit.stores.packed_layout import PROTO, Layout
 from sidkit.stores.packed_rows import layout_number, pack, unpack
 from sidkit.stores.packed_table import PackedTable
 from sidkit.stores.packed_values import (
     cells_of_values,
     event_times,
     micros,
-    plain_integers,
     serialized_keys,
     values_of_cells,
     view_layout,
 )
 from sidkit.stores.registry_path import resolve_registry_against_repo
+from sidkit.stores.source_plan import time_of
 
 resolve_registry_against_repo()
 
@@ -158,18 +156,18 @@ class PackedSqliteOnlineStore(OnlineStore):  # type: ignore[misc]
             Rows.
         """
         view, layout, source = view_id(config, table), view_layout(table), table.batch_source
-        value_types = {column.name: column.dtype.to_value_type().name for column in table.entity_columns}
-        count = 0
+        event, created_column, count = str(time_of(source)), time_of(source, created=True), 0
         for batch in batches:
             for at in range(0, batch.num_rows, _TRANSACTION_ROWS):
                 part = batch.slice(at, _TRANSACTION_ROWS)
                 _validate_vector_field_lengths(part, table)
-                keys = entity_keys({name: part.column(name) for name in value_types}, value_types)
-                if keys is None:
-                    keys = _keys_by_feast(config, table, part)
-                events = _event_times(part, source.timestamp_field)
-                created = _moments(part, source.created_timestamp_column)
-                cells = [_cells(part.column(feature.name), feature) for feature in table.features]
+                keys = keys_of(part, table, config.entity_key_serialization_version)
+                events = event_times_of(part, event)
+                created = moments_of(part, created_column)
+                cells = [
+                    cells_of_feature(part.column(feature.name), feature, f"source {source.name}")
+                    for feature in table.features
+                ]
                 stored = Layout(tuple((name, found.kind) for name, found in zip(layout.names, cells, strict=True)))
                 with self.file(config).writing() as writing:
                     rows = pack(stored, writing.make(view, stored), cells)
@@ -351,41 +349,3 @@ def _values(
         for place, row in zip(places, zip(*columns, strict=True), strict=False):
             told[place] = dict(zip(found, row, strict=True))
     return told
-
-
-def _cells(column: pa.Array, feature: Any) -> Cells:
-    value_type = feature.dtype.to_value_type()
-    cells = cells_of(column, value_type.name)
-    if cells is None:
-        values = python_values_to_proto_values(column.to_numpy(zero_copy_only=False), value_type)
-        cells = cells_of_values(values, kind_of(value_type.name))
-    return cells
-
-
-def _keys_by_feast(config: RepoConfig, table: FeatureView, part: pa.RecordBatch) -> list[bytes]:
-    names = [column.name for column in table.entity_columns]
-    values = [
-        python_values_to_proto_values(
-            part.column(column.name).to_numpy(zero_copy_only=False), column.dtype.to_value_type()
-        )
-        for column in table.entity_columns
-    ]
-    keyed = [EntityKey(join_keys=names, entity_values=row) for row in zip(*values, strict=True)]
-    return serialized_keys(keyed, config.entity_key_serialization_version)
-
-
-def _moments(part: pa.RecordBatch, name: str | None) -> list[int | None]:
-    if not name:
-        return [None] * part.num_rows
-    column = part.column(name)
-    if pa.types.is_timestamp(column.type):
-        # Nanoseconds beyond the microsecond are cut off, as Feast does.
-        return plain_integers(column.cast(pa.timestamp("us", column.type.tz), safe=False).cast(pa.int64()))
-    return micros(column.to_pylist())
-
-
-def _event_times(part: pa.RecordBatch, name: str) -> list[int]:
-    found = _moments(part, name)
-    if None in found:
-        raise OnlineStoreError(f"row {found.index(None)} came without an event time; give every row one")
-    return found  # type: ignore[return-value]

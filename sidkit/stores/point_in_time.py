@@ -6,10 +6,8 @@ from one chunk of entity rows to the next, so that a stream reads each table onc
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -17,13 +15,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from sidkit.config import EngineSettings
-from sidkit.engine import connection, memory_bytes
+from sidkit.engine import memory_bytes
 from sidkit.stores.asof import ViewPlan, ViewRows, entity_rows
-from sidkit.stores.asof_search import SearchIndex, micros
+from sidkit.stores.asof_search import SearchIndex
 from sidkit.stores.asof_sql import look_up
+from sidkit.stores.duckdb_limits import duckdb_for, told_of
 from sidkit.stores.feature_files import FeatureFiles
 from sidkit.stores.gather import gather
-from sidkit.stores.key_numbers import UnlikeKeysError
+from sidkit.stores.key_types import as_declared
 
 Ints = npt.NDArray[np.int64]
 Keys = Mapping[str, pa.Array | pa.ChunkedArray]
@@ -77,6 +76,11 @@ class PointInTime:
         """The columns of the entity rows that the views join on."""
         return list(dict.fromkeys(row for plan in self.plans for _, row in plan.keys))
 
+    @property
+    def key_types(self) -> dict[str, str]:
+        """Column of the entity rows -> the value type that its entity declares."""
+        return {row: kind for plan in self.plans for (_, row), kind in zip(plan.keys, plan.key_types, strict=True)}
+
     def views(self, keys: Keys, at_us: pa.Array) -> list[ViewRows]:
         """What each view gives to some rows: an index per row and the distinct feature rows.
 
@@ -117,11 +121,11 @@ class PointInTime:
             return [begun[number].result() for number in range(len(self.plans))]
 
     def _view(self, number: int, keys: Keys, at_us: pa.Array, *, every_seen_row_once: bool) -> ViewRows | None:
-        """What one view gives, None where only DuckDB can tell; the table may hold further rows without the option."""
+        """What one view gives, None where only DuckDB reads it; the table may hold further rows without the option."""
         search = self._search(number)
-        index = search.find(keys, at_us) if search else None
-        if search is None or index is None:
+        if search is None:
             return None
+        index = search.find(keys, at_us)
         return ViewRows(self.plans[number].name, *search.features(index, every_seen_row_once=every_seen_row_once))
 
     def _search(self, number: int) -> _Search | None:
@@ -134,9 +138,19 @@ class PointInTime:
         return self._searches[number]
 
     def _through_duckdb(self, plan: ViewPlan, keys: Keys, at_us: pa.Array) -> ViewRows:
-        rows = entity_rows({row: keys[row] for _, row in plan.keys}, at_us)
-        with tempfile.TemporaryDirectory(prefix="sidkit-") as spill, connection(self._engine, Path(spill)) as opened:
+        columns = zip((row for _, row in plan.keys), _declared(plan, keys), strict=True)
+        rows = entity_rows(dict(columns), at_us)
+        with told_of(f"view {plan.name}", self._engine), duckdb_for(self._engine) as opened:
             return look_up(opened, plan, rows, filter_by_created=self._filter_by_created)
+
+
+def _declared(plan: ViewPlan, keys: Keys) -> list[pa.Array | pa.ChunkedArray]:
+    """The keys of the entity rows in the types that their entities declare."""
+    if not plan.key_types:
+        return [keys[row] for _, row in plan.keys]
+    return [
+        as_declared(keys[row], kind, "entity_df", row) for (_, row), kind in zip(plan.keys, plan.key_types, strict=True)
+    ]
 
 
 class _Search:
@@ -151,19 +165,20 @@ class _Search:
         self._asked_before = False
         times = [plan.timestamp, *([plan.created] if plan.created else [])]
         narrow = files.read([*(column for column, _ in plan.keys), *times])
+        source = files.parts.source
         self._index = SearchIndex.build(
-            [narrow.column(column) for column, _ in plan.keys],
-            micros(narrow.column(plan.timestamp)),
-            micros(narrow.column(plan.created)) if plan.created else None,
+            [
+                as_declared(narrow.column(column), kind, source, column)
+                for (column, _), kind in zip(plan.keys, plan.key_types, strict=True)
+            ],
+            files.moments_of(narrow.column(plan.timestamp), plan.timestamp),
+            files.moments_of(narrow.column(plan.created), plan.created) if plan.created else None,
             filter_by_created=filter_by_created,
         )
 
-    def find(self, keys: Keys, at_us: pa.Array) -> Ints | None:
-        """The number of the feature row that each row sees, -1 for none; None where only DuckDB can compare the keys."""
-        try:
-            return self._index.find([keys[row] for _, row in self._plan.keys], at_us, self._plan.ttl_us)
-        except UnlikeKeysError:
-            return None
+    def find(self, keys: Keys, at_us: pa.Array) -> Ints:
+        """The number of the feature row that each row sees, -1 for none."""
+        return self._index.find(_declared(self._plan, keys), at_us, self._plan.ttl_us)
 
     def features(self, index: Ints, *, every_seen_row_once: bool) -> tuple[Ints, pa.Table]:
         """An index per row into a table of features, and that table.

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
-import pyarrow.parquet as pq
+import pyarrow as pa
 from feast.data_format import ParquetFormat
 from feast.data_source import DataSource
 from feast.feature_view import DUMMY_ENTITY_ID, FeatureView
 from feast.infra.offline_stores.file_source import FileSource
+from feast.repo_config import RepoConfig
+from feast.types import from_feast_to_pyarrow_type
 
-from sidkit.engine import literal, quoted
-from sidkit.errors import ArtifactMissingError, ConfigError
 from sidkit.stores.asof import ViewPlan
 from sidkit.stores.feature_files import FeatureFiles
+from sidkit.stores.key_types import declared_or_found
+from sidkit.stores.source_parts import SourceParts
 
 
 def plan_view(view: FeatureView, feature_refs: list[str], full_feature_names: bool, repo_path: Path | None) -> ViewPlan:
@@ -24,6 +27,8 @@ def plan_view(view: FeatureView, feature_refs: list[str], full_feature_names: bo
     ------
     ConfigError
         When the source has columns that differ in case only.
+    ContractError
+        When a file lacks a column, or files store types that have nothing in common.
     ArtifactMissingError
         When the source does not exist.
     """
@@ -31,43 +36,63 @@ def plan_view(view: FeatureView, feature_refs: list[str], full_feature_names: bo
     asked = [ref.split(":", 1)[1] for ref in feature_refs if ref.startswith(f"{view.projection.name_to_use()}:")]
     prefix = view.projection.name_alias or view.name
     named = {name: f"{prefix}__{name}" if full_feature_names else name for name in asked}
-    join_keys = [column.name for column in view.entity_columns if column.name != DUMMY_ENTITY_ID]
-    _refuse_look_alikes(source, repo_path, view)
-    ttl_us = view.ttl // timedelta(microseconds=1) if view.ttl else None
-    timestamp = source.field_mapping.get(source.timestamp_field, source.timestamp_field)
-    created = _mapped(source, source.created_timestamp_column)
-    times = [timestamp, *([created] if created else [])]
+    declared = [column for column in view.entity_columns if column.name != DUMMY_ENTITY_ID]
+    join_keys = [column.name for column in declared]
+    times = [name for name in (time_of(source), time_of(source, created=True)) if name]
+    parts = SourceParts.find(source.name, path_of(source, repo_path), source.field_mapping, declared_types(view))
+    parts.check(join_keys, times, asked)
+    key_types = {
+        column.name: declared_or_found(column.dtype.to_value_type().name, parts.kind(column.name))
+        for column in declared
+    }
     return ViewPlan(
         name=prefix,
-        source=source_sql(source, repo_path, mapped=True),
+        source=lambda: parts.sql(key_types, times, asked),
         keys=tuple((key, view.projection.join_key_map.get(key, key)) for key in join_keys),
-        timestamp=timestamp,
-        created=created,
+        timestamp=times[0],
+        created=times[1] if len(times) > 1 else None,
         features=tuple(named.items()),
-        ttl_us=ttl_us,
-        files=FeatureFiles.find(path_of(source, repo_path), source.field_mapping, join_keys, times, asked),
+        ttl_us=view.ttl // timedelta(microseconds=1) if view.ttl else None,
+        files=FeatureFiles.of(parts, join_keys, times, asked),
+        key_types=tuple(key_types.values()),
     )
 
 
-def _refuse_look_alikes(source: FileSource, repo_path: Path | None, view: FeatureView) -> None:
-    """DuckDB's names do not tell case, so of two columns that differ in case only it would read the wrong one."""
-    names = _file_columns(path_of(source, repo_path))
-    alike = [name for name in names if sum(name.lower() == other.lower() for other in names) > 1]
-    if alike:
-        raise ConfigError(
-            f"{source.path}, the source of view {view.name}, has columns that differ in case only: {', '.join(alike)}. "
-            "DuckDB cannot tell them apart; rename them"
-        )
+def declared_types(view: FeatureView) -> dict[str, pa.DataType]:
+    """The Arrow types that a view declares for its keys and features, without those that Arrow does not have."""
+    found = {}
+    for field in [*view.entity_columns, *view.features]:
+        with suppress(ValueError, KeyError, TypeError):
+            found[field.name] = from_feast_to_pyarrow_type(field.dtype)
+    return found
 
 
-def _file_columns(path: Path) -> list[str]:
-    """The column names of the first Parquet file of a source."""
-    first = next(iter(sorted(path.rglob("*.parquet"))), None) if path.is_dir() else path
-    return list(pq.read_schema(first).names) if first is not None and first.is_file() else []
+def declared_of(config: RepoConfig, source: DataSource) -> dict[str, pa.DataType]:
+    """What the views of the registry declare for the columns of a source's files; Feast pulls rows without saying for which.
+
+    A column for which two views declare different types is left out.
+    """
+    from feast import FeatureStore
+
+    found: dict[str, list[pa.DataType]] = {}
+    for view in FeatureStore(config=config).list_all_feature_views():
+        own = getattr(view, "batch_source", None)
+        if own is not None and own.name == source.name:
+            stored = {new: old for old, new in source.field_mapping.items()}
+            for name, kind in declared_types(view).items():
+                found.setdefault(stored.get(name, name), []).append(kind)
+    return {name: kinds[0] for name, kinds in found.items() if all(kind == kinds[0] for kind in kinds)}
 
 
-def _mapped(source: DataSource, column: str | None) -> str | None:
-    return source.field_mapping.get(column, column) if column else None
+def time_of(source: DataSource, *, created: bool = False) -> str | None:
+    """The name of the event (or created) time in the table, that is after the renames of ``field_mapping``.
+
+    Feast takes the table's name; the file's name is taken too.
+    """
+    column: str | None = source.created_timestamp_column if created else source.timestamp_field
+    if not column or column in source.field_mapping.values():
+        return column or None
+    return str(source.field_mapping.get(column, column))
 
 
 def is_local_parquet(source: DataSource | None) -> bool:
@@ -81,23 +106,3 @@ def path_of(source: FileSource, repo_path: Path | None) -> Path:
     """Where a source lies: a relative path is relative to the repo."""
     path = Path(source.path)
     return path if path.is_absolute() else (Path(repo_path) if repo_path else Path.cwd()) / path
-
-
-def source_sql(source: FileSource, repo_path: Path | None, *, mapped: bool = False) -> str:
-    """SQL over the files of a source with the column ``__id``, which grows in file order."""
-    path = path_of(source, repo_path)
-    pattern = path / "**" / "*.parquet" if path.is_dir() else path
-    if not path.exists() and "*" not in str(path):
-        raise ArtifactMissingError(
-            f"{path}, the source {source.name!r}, does not exist yet. Feature tables come from `sidkit tables build`, "
-            "those of codebooks from `sidkit codebooks publish`."
-        )
-    renames = ""
-    if mapped and source.field_mapping:
-        listed = ", ".join(f"{quoted(old)} AS {quoted(new)}" for old, new in source.field_mapping.items())
-        renames = f" RENAME ({listed})"
-    return (
-        f"SELECT * EXCLUDE (file_row_number, file_index){renames}, "
-        f"file_index::BIGINT * 1099511627776 + file_row_number AS __id "
-        f"FROM (SELECT *, file_row_number, file_index FROM read_parquet({literal(pattern)}))"
-    )
