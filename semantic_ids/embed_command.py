@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from sidkit.commands import data_app
+from sidkit.id_lists import comma_separated
 
 if TYPE_CHECKING:
     from semantic_ids.pretrained import EmbedReport, ImageSpec, TextSpec
@@ -48,7 +49,7 @@ def embed(
     target = Path(source) if out is None else out
     specs: dict[str, TextSpec | ImageSpec] = {}
     if text:
-        columns = tuple(filter(None, text_columns.split(",")))
+        columns = tuple(comma_separated(text_columns))
         specs["text"] = TextSpec(
             model=text, columns=columns, prompt=prompt, max_tokens=max_tokens, batch_size=batch_size, device=device
         )
