@@ -21,6 +21,8 @@ from semantic_ids.future_hits import future_hits
 from sidkit.artifact import read_manifest
 from sidkit.config import content_hash
 from sidkit.files import read_json, write_json
+from sidkit.names import codebook_stem
+from sidkit.presets import preset_name
 from sidkit.repo import Repo
 
 
@@ -49,7 +51,7 @@ class Job:
     def __init__(self, repo: Repo, options: JobOptions, announce: Callable[[str, int, float, bool], None]) -> None:
         self.repo = repo
         self.options = options
-        self.folder = repo.runs / Path(options.preset_name).stem
+        self.folder = repo.runs / preset_name(options.preset_name)
         self.stages = Stages(self.folder / "stages.json", announce)
         self.prepared = Prepared(repo, self.stages, options.data, options.impressions)
 
@@ -64,7 +66,10 @@ class Job:
         split = TimeSplit.of(moments, repo.settings.split)
         codebook_inputs = [log, tables.facts, asdict(split)]
         codebook = prepared.codebook(
-            Path(options.preset_name).stem, options.preset.codebook, split.train_end_us, codebook_inputs
+            codebook_stem(preset_name(options.preset_name)),
+            options.preset.codebook,
+            split.train_end_us,
+            codebook_inputs,
         )
         self._hit_rate(codebook, codebook_inputs)
         caps = Caps.of(options.preset.ranker)

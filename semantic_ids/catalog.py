@@ -9,7 +9,6 @@ taken back by ``purge`` only: a view that vanished from the definitions would lo
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,8 +19,15 @@ import sqlalchemy as sa
 
 from semantic_ids.records import CodebookRecord, Definitions, RankerRecord
 from sidkit.config import content_hash
-from sidkit.errors import CatalogLostError, CatalogUnreachableError, ConfigError, LifeCycleError, UnknownVersionError
+from sidkit.errors import (
+    CatalogError,
+    CatalogLostError,
+    CatalogUnreachableError,
+    LifeCycleError,
+    UnknownVersionError,
+)
 from sidkit.files import read_json, write_json
+from sidkit.names import LONGEST_MADE, RULE, check_codebook_name, check_name, is_codebook_name, is_name
 from sidkit.repo import Repo
 from sidkit.sqlite_url import absolute_url
 from sidkit.stores.registry_path import refuse_copied_registry
@@ -29,8 +35,6 @@ from sidkit.stores.registry_path import refuse_copied_registry
 STATES = ("fitting", "fitted", "published", "serving", "retired", "purged")
 OWNER = "sidkit"
 
-_SERVICE_PARTS = ("_user", "_item", "_content")
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _metadata = sa.MetaData()
 _codebooks = sa.Table(
     "sidkit_codebooks",
@@ -120,7 +124,9 @@ class Catalog:
 
     def codebooks(self) -> list[CodebookRecord]:
         """All codebooks, oldest first, purged ones too."""
-        return [_codebook_record(row) for row in self._rows(_codebooks, _codebooks.c.fit_end_us, _codebooks.c.name)]
+        records = [_codebook_record(row) for row in self._rows(_codebooks, _codebooks.c.fit_end_us, _codebooks.c.name)]
+        self._refuse_names("codebook", [record.name for record in records if not is_codebook_name(record.name)])
+        return records
 
     def codebook(self, name: str) -> CodebookRecord:
         """One codebook.
@@ -145,12 +151,7 @@ class Catalog:
         LifeCycleError
             When the name was used before: a version is never overwritten.
         """
-        if not _NAME.fullmatch(name) or name.endswith(_SERVICE_PARTS):
-            raise ConfigError(
-                f"{name!r} cannot name a codebook: lower-case letters, digits and underscores, a letter first, at most "
-                "63 characters (it becomes part of a feature view's and a table's name), and none of "
-                f"{', '.join(_SERVICE_PARTS)} at its end (they end its services' names)"
-            )
+        check_codebook_name(name)
         there = {record.name: record for record in self.codebooks()}.get(name)
         if there is not None and there.state != "fitting":
             raise LifeCycleError(name, there.state, "a codebook is never overwritten; fit under a new name")
@@ -227,7 +228,20 @@ class Catalog:
 
     def rankers(self) -> list[RankerRecord]:
         """All rankers by name."""
-        return [RankerRecord(**row._mapping) for row in self._rows(_rankers, _rankers.c.name)]
+        records = [RankerRecord(**row._mapping) for row in self._rows(_rankers, _rankers.c.name)]
+        made = [name for record in records for name in (record.name, record.service)]
+        broken = [name for name in made if not is_name(name, LONGEST_MADE)]
+        broken += [record.codebook for record in records if not is_codebook_name(record.codebook)]
+        self._refuse_names("ranker, service or codebook", broken)
+        return records
+
+    def _refuse_names(self, kind: str, broken: Sequence[str]) -> None:
+        """Names of the catalogue become paths; whoever writes to the database must not choose where."""
+        if broken:
+            raise CatalogError(
+                f"the catalogue at {self.url} holds a {kind} named {broken[0]!r}, which no command of sidkit wrote: names "
+                f"are {RULE}. Remove that row from the database, or restore the catalogue from a copy"
+            )
 
     def ranker(self, name: str) -> RankerRecord:
         """One ranker.
@@ -260,6 +274,9 @@ class Catalog:
         self, name: str, *, content_hash: str, codebook: str, service: str, arm: str, fit_end_us: int
     ) -> None:
         """Commit a trained ranker (state ``fitted``); the same ranker again changes nothing."""
+        check_name("ranker", name, LONGEST_MADE)
+        check_name("feature service", service, LONGEST_MADE)
+        check_codebook_name(codebook)
         there = {record.name: record for record in self.rankers()}.get(name)
         if there is not None:
             if there.content_hash != content_hash:

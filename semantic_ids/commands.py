@@ -47,10 +47,12 @@ def fit(
     from semantic_ids import pipeline
     from sidkit.clock import parse_time
     from sidkit.config import load_section
+    from sidkit.names import check_codebook_name
     from sidkit.presets import preset_path
     from sidkit.repo import Repo
     from sidkit.tables import read_build
 
+    check_codebook_name(name)
     spec = load_section(pipeline.CodebookSpec, preset_path(preset), "codebook").model_copy(update={"force": force})
     opened = Repo.open(repo)
     with opened.locked():

@@ -21,9 +21,10 @@ from ranking.training_set import read_rows
 from sidkit.config import content_hash
 from sidkit.errors import EvaluationError
 from sidkit.files import read_json, written_beside
+from sidkit.names import codebook_stem
+from sidkit.presets import COMPARISON, preset_name
 from sidkit.repo import Repo
 
-FOLDER = "comparison"
 _POLL_SECONDS = 0.5
 
 
@@ -54,7 +55,7 @@ class Comparison:
         self.repo = repo
         self.options = options
         self.announce = announce
-        self.folder = repo.runs / FOLDER
+        self.folder = repo.runs / COMPARISON
         self.stages = Stages(self.folder / "stages.json", announce)
         self.prepared = Prepared(repo, self.stages, options.data, options.impressions)
 
@@ -119,7 +120,7 @@ class Comparison:
             inputs = [log, labelled, tables, asdict(origin.split), origin.end_us]
             keys = {}
             for arm, spec in self._arms_at(origin):
-                book, chosen = Path(spec.codebook).stem, spec.codebook_spec()
+                book, chosen = codebook_stem(preset_name(spec.codebook)), spec.codebook_spec()
                 keys[arm] = key = f"{book}_{content_hash(chosen.model_dump(mode='json'))[:6]}-o{origin.number}"
                 if key not in frames:
                     name = prepared.codebook(book, chosen, origin.split.train_end_us, inputs, f":{key}")
