@@ -18,7 +18,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from semantic_ids.records import CodebookRecord, Definitions, RankerRecord
-from sidkit.config import content_hash
+from sidkit.config import content_hash, resolved_url
 from sidkit.errors import (
     CatalogError,
     CatalogLostError,
@@ -26,10 +26,11 @@ from sidkit.errors import (
     LifeCycleError,
     UnknownVersionError,
 )
-from sidkit.files import read_json, write_json
+from sidkit.files import make_private, read_json, write_json
 from sidkit.names import LONGEST_MADE, RULE, check_codebook_name, check_name, is_codebook_name, is_name
+from sidkit.redact import redacted, scrubbed
 from sidkit.repo import Repo
-from sidkit.sqlite_url import absolute_url
+from sidkit.sqlite_url import absolute_url, sqlite_file
 from sidkit.stores.registry_path import refuse_copied_registry
 
 STATES = ("fitting", "fitted", "published", "serving", "retired", "purged")
@@ -90,18 +91,22 @@ class Catalog:
         CatalogLostError
             When it does not know codebooks whose files are still in the repo.
         """
-        shown = _hidden(repo.settings.catalog.url)
+        stated = resolved_url(repo.settings.catalog.url)
+        shown = redacted(stated)
         # Files before rows: the catalogue commits first, so that it knows whatever they know, also while a writer works.
         on_disk, witnessed = _on_disk(repo), _names_in(repo.defined)
         try:
-            url = absolute_url(repo.settings.catalog.url, repo.path)
-            shown = url.render_as_string(hide_password=True)
+            url = absolute_url(stated, repo.path)
+            shown = redacted(url.render_as_string(hide_password=False))
+            file = sqlite_file(url)
+            if create and file is not None and (file.parent.is_dir() or repo.path in file.parents):
+                make_private(file)
             catalog = cls(shown, sa.create_engine(url), repo.defined)
             if create:
                 _metadata.create_all(catalog._engine)
             known = {record.name: record for record in catalog.codebooks()}
         except (sa.exc.SQLAlchemyError, ImportError, OSError, ValueError) as error:
-            raise CatalogUnreachableError(shown, error) from error
+            raise CatalogUnreachableError(shown, scrubbed(error, stated)) from None
         settled = {name for name, record in known.items() if record.defined or record.state == "purged"}
         orphans = sorted((on_disk - set(known)) | (witnessed - settled))
         if orphans:
@@ -114,7 +119,7 @@ class Catalog:
             with self._engine.begin() as connection:
                 yield connection
         except sa.exc.SQLAlchemyError as error:
-            raise CatalogUnreachableError(self.url, error) from error
+            raise CatalogUnreachableError(self.url, scrubbed(error)) from None
 
     def _rows(self, table: sa.Table, *order: sa.Column[Any]) -> list[sa.Row[Any]]:
         with self._transaction() as connection:
@@ -346,15 +351,6 @@ def _codebook_record(row: sa.Row[Any]) -> CodebookRecord:
     values = dict(row._mapping)
     values["sizes"] = tuple(int(size) for size in values["sizes"].split("x") if size)
     return CodebookRecord(**values)
-
-
-def _hidden(text: str) -> str:
-    """The URL without its password; where it cannot be parsed, without all before the last ``@``."""
-    try:
-        return sa.engine.make_url(text).render_as_string(hide_password=True)
-    except (sa.exc.ArgumentError, ValueError):
-        scheme, _, rest = text.partition(":")
-        return f"{scheme}:***@{rest.rpartition('@')[2]}"
 
 
 def _now() -> int:

@@ -18,11 +18,12 @@ from ranking.prepare import SYNTHETIC, Caps, Prepared, end_of_log, peak_rss_mb
 from ranking.presets import RankerSpec
 from ranking.stages import StageResult, Stages
 from ranking.training_set import read_rows
-from sidkit.config import content_hash
+from sidkit.config import content_hash, resolved_url
 from sidkit.errors import EvaluationError
 from sidkit.files import read_json, written_beside
 from sidkit.names import codebook_stem
 from sidkit.presets import COMPARISON, preset_name
+from sidkit.redact import redacted
 from sidkit.repo import Repo
 
 _POLL_SECONDS = 0.5
@@ -205,7 +206,8 @@ def data_name(data: str) -> str:
     """``synthetic_strong`` of ``synthetic:strong``, the last part of a path, the database of a URL."""
     if data.split(":", maxsplit=1)[0] == SYNTHETIC:
         return f"{SYNTHETIC}_{data.partition(':')[2] or 'strong'}"
-    return Path(data.rstrip("/")).name
+    place = redacted(resolved_url(data)).partition("?")[0]
+    return Path(place.rstrip("/")).name
 
 
 def _trained_by(spec: RankerSpec) -> Any:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +22,7 @@ from sidkit.engine import connection
 from sidkit.errors import ConfigError, ContractError
 from sidkit.stores.asof import ViewPlan, ViewRows
 from sidkit.stores.point_in_time import PointInTime
+from sidkit.temporary import spill_folder
 
 BATCH_ROWS = 65_536
 
@@ -223,7 +222,7 @@ class Query:
 
     @contextmanager
     def _opened(self) -> Iterator[Any]:
-        with tempfile.TemporaryDirectory(prefix="sidkit-") as spill, connection(self._engine, Path(spill)) as opened:
+        with spill_folder() as spill, connection(self._engine, spill) as opened:
             yield opened
 
 

@@ -6,10 +6,8 @@ from one chunk of entity rows to the next, so that a stream reads each table onc
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -24,6 +22,7 @@ from sidkit.stores.asof_sql import look_up
 from sidkit.stores.feature_files import FeatureFiles
 from sidkit.stores.gather import gather
 from sidkit.stores.key_numbers import UnlikeKeysError
+from sidkit.temporary import spill_folder
 
 Ints = npt.NDArray[np.int64]
 Keys = Mapping[str, pa.Array | pa.ChunkedArray]
@@ -135,7 +134,7 @@ class PointInTime:
 
     def _through_duckdb(self, plan: ViewPlan, keys: Keys, at_us: pa.Array) -> ViewRows:
         rows = entity_rows({row: keys[row] for _, row in plan.keys}, at_us)
-        with tempfile.TemporaryDirectory(prefix="sidkit-") as spill, connection(self._engine, Path(spill)) as opened:
+        with spill_folder() as spill, connection(self._engine, spill) as opened:
             return look_up(opened, plan, rows, filter_by_created=self._filter_by_created)
 
 
