@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from sidkit.errors import (
     CatalogLostError,
     CatalogUnreachableError,
     LifeCycleError,
+    StorageError,
     UnknownVersionError,
 )
 from sidkit.files import make_private, read_json, write_json
@@ -99,8 +100,9 @@ class Catalog:
             url = absolute_url(stated, repo.path)
             shown = redacted(url.render_as_string(hide_password=False))
             file = sqlite_file(url)
-            if create and file is not None and (file.parent.is_dir() or repo.path in file.parents):
-                make_private(file)
+            if file is not None and file.parent.is_dir():
+                with suppress(StorageError) if not create else nullcontext():
+                    make_private(file)  # else SQLite makes it, for all to read
             catalog = cls(shown, sa.create_engine(url), repo.defined)
             if create:
                 _metadata.create_all(catalog._engine)

@@ -14,7 +14,7 @@ from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
 HIDDEN = "***"
 
-_URL = re.compile(r"(?s)([A-Za-z][A-Za-z0-9+.\-]+:/*)(.*)")
+_URL = re.compile(r"(?s)([^:]*:/*)(.*)")
 _SHOWN_KEYS = frozenset(
     {"application_name", "charset", "client_encoding", "connect_timeout", "driver", "host", "mode", "port", "sslmode"}
     | {"timeout", "uri"}

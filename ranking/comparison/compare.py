@@ -6,7 +6,8 @@ import json
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from ranking.training_set import read_rows
 from sidkit.config import content_hash, resolved_url
 from sidkit.errors import EvaluationError
 from sidkit.files import read_json, written_beside
+from sidkit.interrupt import keyboard_left_to_parent
 from sidkit.names import codebook_stem
 from sidkit.presets import COMPARISON, preset_name
 from sidkit.redact import redacted
@@ -184,16 +186,17 @@ class Comparison:
             work_through(plan, told)
             return
         workers = _started(plan, min(self.options.jobs, len(open_units)))
-        while open_units:
-            done = [unit for unit in open_units if plan.details(unit) is not None]
-            for unit in done:
-                told(unit, plan.details(unit) or {})
-            open_units = [unit for unit in open_units if unit not in done]
-            if not any(worker.is_alive() for worker in workers):
-                break
-            time.sleep(_POLL_SECONDS)
-        for worker in workers:
-            worker.join()
+        with _ended(workers):
+            while open_units:
+                done = [unit for unit in open_units if plan.details(unit) is not None]
+                for unit in done:
+                    told(unit, plan.details(unit) or {})
+                open_units = [unit for unit in open_units if unit not in done]
+                if not any(worker.is_alive() for worker in workers):
+                    break
+                time.sleep(_POLL_SECONDS)
+            for worker in workers:
+                worker.join()
         left = [unit.name for unit in plan.units if plan.details(unit) is None]
         if left:
             raise EvaluationError(
@@ -214,6 +217,19 @@ def _trained_by(spec: RankerSpec) -> Any:
     return spec.model_dump(mode="json", exclude={"serve"})
 
 
+@contextmanager
+def _ended(workers: Sequence[multiprocessing.process.BaseProcess]) -> Iterator[None]:
+    """Let no worker outlive the block when it ends with an error or an interruption."""
+    try:
+        yield
+    except BaseException:
+        for worker in workers:
+            worker.terminate()
+        for worker in workers:
+            worker.join()
+        raise
+
+
 def _started(plan: Plan, count: int) -> Sequence[multiprocessing.process.BaseProcess]:
     """Workers in fresh interpreters, one thread each: OpenMP reads its number of threads when it is loaded."""
     context = multiprocessing.get_context("spawn")
@@ -221,8 +237,9 @@ def _started(plan: Plan, count: int) -> Sequence[multiprocessing.process.BasePro
     os.environ["OMP_NUM_THREADS"] = "1"
     try:
         workers = [context.Process(target=work_through, args=(plan,)) for _ in range(count)]
-        for worker in workers:
-            worker.start()
+        with keyboard_left_to_parent():
+            for worker in workers:
+                worker.start()
     finally:
         if before is None:
             del os.environ["OMP_NUM_THREADS"]
