@@ -7,8 +7,10 @@ on the tidy way: files are renamed into place and databases have transactions.
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +18,7 @@ from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _GRACE_SECONDS = 10.0
+_AGAIN_SECONDS = 0.02
 
 
 class Interrupted(BaseException):
@@ -48,6 +51,14 @@ class _Watch:
         if self.number is None:  # cleaning up is not interrupted again
             self.number = number
             raise Interrupted(number)
+
+    def swallowed(self, unraisable: sys.UnraisableHookArgs) -> bool:
+        """Whether the exception of a signal was lost, because it was raised while an object was deleted; it comes again."""
+        if not isinstance(unraisable.exc_value, Interrupted):
+            return False
+        number, self.number = unraisable.exc_value.number, None
+        threading.Timer(_AGAIN_SECONDS, _thread.interrupt_main, (number,)).start()
+        return True
 
     def tell(self, number: int) -> int:
         """Report the end once; returns the exit code."""
@@ -99,6 +110,13 @@ def interruptible(grace_seconds: float = _GRACE_SECONDS) -> Iterator[Callable[[]
         return
     watch = _Watch(grace_seconds)
     before = {number: signal.signal(number, watch.received) for number in SIGNALS}
+    unraisable = sys.unraisablehook
+
+    def hook(found: sys.UnraisableHookArgs) -> None:
+        if not watch.swallowed(found):
+            unraisable(found)
+
+    sys.unraisablehook = hook
     wakeup = signal.set_wakeup_fd(watch.wakeup, warn_on_full_buffer=False)
     try:
         try:
@@ -112,6 +130,7 @@ def interruptible(grace_seconds: float = _GRACE_SECONDS) -> Iterator[Callable[[]
             raise SystemExit(watch.tell(watch.number)) from None
     finally:
         signal.set_wakeup_fd(wakeup)
+        sys.unraisablehook = unraisable
         for number, handler in before.items():
             signal.signal(number, handler)
         watch.close()
