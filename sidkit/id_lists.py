@@ -92,6 +92,7 @@ def _lines(path: Path) -> list[str]:
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
         raise ConfigError(
-            f"the ids in {str(path)!r} cannot be read ({why}); give a UTF-8 file, one id per line"
+            f"the ids in {str(path)!r} cannot be read ({why}); give a UTF-8 file, one id per line. An id that "
+            "begins with @ is given with --item"
         ) from error
     return [line.strip() for line in text.split("\n") if line.strip()]
