@@ -11,6 +11,7 @@ from ranking.audit.command import audit
 from ranking.comparison.command import compare
 from ranking.leakage_command import leakage
 from sidkit.commands import AllowFutureOption, RepoOption
+from sidkit.id_lists import ItemOption, ItemsOption, StrictOption, read_ids, refuse_broken_text
 
 ranker_app = typer.Typer(help="Trained rankers.", no_args_is_help=True)
 
@@ -105,32 +106,42 @@ def frame(
 
 def score(
     user: Annotated[str, typer.Option(help="The user's id.")],
-    items: Annotated[str, typer.Option(help="Candidates, separated by commas.")],
+    items: ItemsOption = None,
+    item: ItemOption = None,
     repo: RepoOption = Path(),
     at: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="The request's moment, ISO-8601 with a zone; default now."),
     ] = None,
     ranker: Annotated[Optional[str], typer.Option(help="Default: the serving ranker.")] = None,  # noqa: UP045
+    strict: StrictOption = False,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Score candidates for a user from the online store."""
+    """Score candidates for a user from the online store; ids that it does not know are reported."""
     import json
 
-    from ranking.serving.scorer import Scorer
+    from ranking.serving.scorer import Scorer, unknown_ids
     from sidkit.clock import iso, parse_time
     from sidkit.repo import Repo
 
+    candidates = read_ids(items, item)
+    refuse_broken_text(user)
     moment = parse_time(at)
     scorer = Scorer(Repo.open(repo), ranker)
-    candidates = [item for item in items.split(",") if item]
-    scores = scorer.score(user, candidates, moment)
+    answer = scorer.answer(user, candidates, moment, strict=strict)
+    if unknown := unknown_ids(user, candidates, answer.known, answer.user_known):
+        typer.echo(f"sidkit: {unknown}: scored without their features", err=True)
+    values, known = answer.values.tolist(), answer.known.tolist()
     if json_:
-        found = {"ranker": scorer.record.name, "user": user, "at": iso(moment)}
-        typer.echo(json.dumps({**found, "scores": dict(zip(candidates, scores.tolist(), strict=True))}))
+        rows = [
+            {"item_id": candidate, "score": value, "known": there}
+            for candidate, value, there in zip(candidates, values, known, strict=True)
+        ]
+        found = {"ranker": scorer.record.name, "user": user, "user_known": answer.user_known, "at": iso(moment)}
+        typer.echo(json.dumps({**found, "scores": dict(zip(candidates, values, strict=True)), "items": rows}))
         return
-    for item, value in sorted(zip(candidates, scores.tolist(), strict=True), key=lambda pair: -pair[1]):
-        typer.echo(f"{item}\t{value:.6f}")
+    for candidate, value in sorted(zip(candidates, values, strict=True), key=lambda pair: -pair[1]):
+        typer.echo(f"{candidate}\t{value:.6f}")
 
 
 @ranker_app.command("list")

@@ -59,9 +59,11 @@ def write_frame(repo: Repo, rows: Path, out: Path, service: str | None = None) -
     UnknownVersionError
         When there is no such service.
     """
+    from sidkit.stores.feast_repo import open_store, quiet_feast
+
+    quiet_feast()
     from feast.errors import FeatureServiceNotFoundException
 
-    from sidkit.stores.feast_repo import open_store
     from sidkit.stores.retrieve import retrieve, streams_from
 
     store = open_store(repo)

@@ -27,6 +27,8 @@ from semantic_ids.quantizers.base import LEAST_ITEMS
 from sidkit.artifact import read_manifest
 from sidkit.config import content_hash
 from sidkit.files import read_json, write_json
+from sidkit.names import codebook_stem
+from sidkit.presets import preset_name
 from sidkit.repo import Repo
 from sidkit.tables.labelled_rows import log_moments
 
@@ -72,7 +74,7 @@ class Job:
         self.warnings: list[str] = []
         self._warn = warn
         self.remark = remark
-        self.folder = repo.runs / Path(options.preset_name).stem
+        self.folder = repo.runs / preset_name(options.preset_name)
         self.stages = Stages(self.folder / "stages.json", announce)
         self.prepared = Prepared(repo, self.stages, options.data, options.impressions, options.allow_future)
 
@@ -91,7 +93,7 @@ class Job:
         codebook_inputs = [log, tables.facts, asdict(split)]
         self.preset = self._usable_preset(split.train_end_us)
         codebook = prepared.codebook(
-            Path(options.preset_name).stem, self.preset.codebook, split.train_end_us, codebook_inputs
+            codebook_stem(preset_name(options.preset_name)), self.preset.codebook, split.train_end_us, codebook_inputs
         )
         self._note(fallback_of(self.repo, codebook))
         self._hit_rate(codebook, codebook_inputs)

@@ -12,6 +12,7 @@ from ranking.job import Job
 from ranking.rows_used import told_rows
 from semantic_ids.catalog import Catalog
 from sidkit.files import read_json
+from sidkit.redact import redacted
 
 ORDER = ("all", "cold", "warm")
 _TOLD = {("content", "id"), ("id_codes", "id"), ("id_codes", "shuffled_codes")}
@@ -25,7 +26,7 @@ def job_json(job: Job, facts: Mapping[str, Any]) -> dict[str, Any]:
     judged = facts["judged"]
     cold = judged["rows"].get("cold", {"rows": 0})
     return {
-        "data": job.options.data,
+        "data": redacted(job.options.data),
         "preset": job.options.preset_name,
         "codebook": {
             "name": record.name,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 from ranking.arms import TrainingContext
 from ranking.prepare import training_context
@@ -11,18 +10,20 @@ from ranking.presets import load_preset
 from ranking.split import TimeSplit
 from sidkit.errors import ArtifactMissingError
 from sidkit.files import read_json
+from sidkit.names import check_codebook_name
+from sidkit.presets import preset_name
 from sidkit.repo import Repo
 from sidkit.tables.labelled_rows import log_moments
 
 
-def read_run(repo: Repo, preset_name: str) -> TrainingContext:
+def read_run(repo: Repo, preset: str) -> TrainingContext:
     """Read the kept frame of a run.
 
     Parameters
     ----------
     repo : Repo
         On which ``sidkit run`` with the preset has finished.
-    preset_name : str
+    preset : str
         The preset's name, or its path.
 
     Returns
@@ -36,15 +37,16 @@ def read_run(repo: Repo, preset_name: str) -> TrainingContext:
     ArtifactMissingError
         When the run has no kept frame.
     """
-    folder = repo.runs / Path(preset_name).stem
+    folder = repo.runs / preset_name(preset)
     if not (folder / "frame").is_dir():
         raise ArtifactMissingError(
-            f"{folder / 'frame'} is not there; run `sidkit run --preset {preset_name} --repo {repo.path}` first"
+            f"{folder / 'frame'} is not there; run `sidkit run --preset {preset} --repo {repo.path}` first"
         )
     stages = read_json(folder / "stages.json")
     split = TimeSplit.of(log_moments(repo), repo.settings.split)
+    codebook = check_codebook_name(stages["codebook"]["facts"]["name"])
     context = training_context(
-        repo, stages["codebook"]["facts"]["name"], split, folder / "frame", load_preset(preset_name).ranker, None,
+        repo, codebook, split, folder / "frame", load_preset(preset).ranker, None,
         threads=repo.settings.engine.threads,
     )  # fmt: skip
     return replace(context, train=context.train_in_memory())

@@ -12,9 +12,7 @@ figures tell what it costs, each on the same test rows:
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,6 +30,7 @@ from ranking.training_set import TrainingSet
 from ranking.views import ITEM_STATS, USER_STATS, Ints, historical_views
 from sidkit.errors import EvaluationError
 from sidkit.repo import Repo
+from sidkit.temporary import temporary_folder
 
 WAYS = ("promised", "delivered", "possible")
 SLICES = ("all", "cold", "warm")
@@ -104,14 +103,14 @@ def train_both(
     """
     scores: dict[str, list[Floats]] = {way: [] for way in WAYS}
     both = _twice(leaked["test"], context.test)
-    with tempfile.TemporaryDirectory(prefix="sidkit-") as folder:  # rankers that leak are not kept
+    with temporary_folder() as folder:  # rankers that leak are not kept
         for seed in range(seeds):
             leaky = dataclasses.replace(
                 context, train=leaked["train"], validation=leaked["validation"], test=both,
-                rankers=Path(folder) / "leaked",
+                rankers=folder / "leaked",
             )  # fmt: skip
             promised, delivered = np.split(train_arm(leaky, arm, spec, seed, f"{arm}_s{seed}").test, 2)
-            sound = dataclasses.replace(context, rankers=Path(folder) / "sound")
+            sound = dataclasses.replace(context, rankers=folder / "sound")
             possible = train_arm(sound, arm, spec, seed, f"{arm}_s{seed}").test
             for way, score in zip(WAYS, (promised, delivered, possible), strict=True):
                 scores[way].append(score)

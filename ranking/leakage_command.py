@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from sidkit.commands import RepoOption
+from sidkit.id_lists import comma_separated
 
 
 def leakage(
@@ -23,7 +24,7 @@ def leakage(
     from ranking.leakage import measure_leakage
     from sidkit.repo import Repo
 
-    told = measure_leakage(Repo.open(repo), preset, [arm for arm in arms.split(",") if arm], seeds)
+    told = measure_leakage(Repo.open(repo), preset, comma_separated(arms), seeds)
     typer.echo(json.dumps(told) if json_ else as_text(told))
 
 

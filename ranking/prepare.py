@@ -28,11 +28,11 @@ from semantic_ids.catalog import Catalog
 from semantic_ids.pipeline import CodebookSpec
 from sidkit.artifact import read_manifest
 from sidkit.clock import present_us
-from sidkit.config import content_hash
+from sidkit.config import content_hash, resolved_url
 from sidkit.datasets.user_sample import thin_by_user
 from sidkit.engine import connection, literal, quoted
-from sidkit.errors import ConfigError
-from sidkit.repo import Repo, init_repo
+from sidkit.errors import ConfigError, RepoError
+from sidkit.repo import SETTINGS_FILE, Repo, init_repo
 from sidkit.tables import build_tables, ingest, must_read_again, read_log
 from sidkit.tables.labelled_rows import RowSample, SampledWindow, build_labelled_rows
 
@@ -53,22 +53,30 @@ def prepare_repo(data: str, path: Path) -> Repo:
     ContractError
         When the data cannot be read.
     """
-    from sidkit.contract import inspect_source, open_source
+    from sidkit.contract import SourceFacts, inspect_source, open_source, same_source
+    from sidkit.redact import redacted
 
     folder = path.expanduser().resolve()
     synthetic = data.split(":", maxsplit=1)[0] == SYNTHETIC
     url = str(folder / "data" / "source") if synthetic else open_source(data).url
-    if (folder / "sidkit.toml").exists():
-        repo = Repo.open(folder)
-        if repo.settings.source.url != url:
-            raise ConfigError(
-                f"{folder} was made for {repo.settings.source.url!r}, not for {url!r}; give another --repo, or change "
-                "source.url in its sidkit.toml"
-            )
-        return repo
-    if synthetic:
-        return init_repo(folder, source_url=url, modalities=("text", "image"), conversions=True)
-    return init_repo(folder, source_url=url, **asdict(inspect_source(open_source(data))))
+    if not (folder / SETTINGS_FILE).exists():
+        synthetic_facts = SourceFacts(("text", "image"), "impressions", True)
+        facts = synthetic_facts if synthetic else inspect_source(open_source(data))
+        try:
+            return init_repo(folder, source_url=url, **asdict(facts))
+        except RepoError:
+            if not (folder / SETTINGS_FILE).exists():
+                raise  # else another process made it meanwhile
+    repo = Repo.open(folder)
+    stated = repo.settings.source.url
+    if not same_source(stated, url):
+        shown, given = redacted(stated), redacted(url)
+        why = " (they differ in what is not shown)" if shown == given else ""
+        raise ConfigError(
+            f"{folder} was made for {shown!r}, not for {given!r}{why}; give another --repo, or change source.url in its "
+            "sidkit.toml"
+        )
+    return repo
 
 
 @dataclass(frozen=True)
@@ -331,8 +339,9 @@ def end_of_log(repo: Repo, now_us: int | None = None) -> int:
 
 def oracle_of(repo: Repo, data: TrainingSet) -> npt.NDArray[np.float64] | None:
     """True click probabilities ``float64 [rows]`` where the source is a synthetic world, else None."""
-    path = Path(repo.settings.source.url) / "oracle.parquet"
-    if "://" in repo.settings.source.url or not path.exists() or data.rows.request_ids is None:
+    source = resolved_url(repo.settings.source.url)
+    path = Path(source) / "oracle.parquet"
+    if "://" in source or not path.exists() or data.rows.request_ids is None:
         return None
     import pandas as pd
 

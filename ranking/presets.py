@@ -15,6 +15,7 @@ from semantic_ids.pipeline import CodebookSpec
 from semantic_ids.sweep import SweepGrid
 from sidkit.config import Section, load_model
 from sidkit.errors import ConfigError, FitError
+from sidkit.names import LONGEST, RULE, is_name
 from sidkit.presets import preset_path
 
 
@@ -107,6 +108,8 @@ class Preset(Section):
     @model_validator(mode="after")
     def _can_be_built(self) -> Preset:
         for name, arm in self.arms.items():
+            if not is_name(name):
+                raise ValueError(f"{name!r} cannot name an arm: at most {LONGEST} characters of {RULE}")
             try:
                 arm.model_spec(self.ranker.model)
             except ConfigError as error:

@@ -9,28 +9,34 @@ taken back by ``purge`` only: a view that vanished from the definitions would lo
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
 from semantic_ids.records import CodebookRecord, Definitions, RankerRecord
-from sidkit.config import content_hash
-from sidkit.errors import CatalogLostError, CatalogUnreachableError, ConfigError, LifeCycleError, UnknownVersionError
-from sidkit.files import read_json, write_json
+from sidkit.config import content_hash, resolved_url
+from sidkit.errors import (
+    CatalogError,
+    CatalogLostError,
+    CatalogUnreachableError,
+    LifeCycleError,
+    StorageError,
+    UnknownVersionError,
+)
+from sidkit.files import make_private, read_json, write_json
+from sidkit.names import LONGEST_MADE, RULE, check_codebook_name, check_name, is_codebook_name, is_name
+from sidkit.redact import redacted, scrubbed
 from sidkit.repo import Repo
-from sidkit.sqlite_url import absolute_url
+from sidkit.sqlite_url import absolute_url, sqlite_file
 from sidkit.stores.registry_path import refuse_copied_registry
 
 STATES = ("fitting", "fitted", "published", "serving", "retired", "purged")
 OWNER = "sidkit"
 
-_SERVICE_PARTS = ("_user", "_item", "_content")
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _metadata = sa.MetaData()
 _codebooks = sa.Table(
     "sidkit_codebooks",
@@ -86,18 +92,23 @@ class Catalog:
         CatalogLostError
             When it does not know codebooks whose files are still in the repo.
         """
-        shown = _hidden(repo.settings.catalog.url)
+        stated = resolved_url(repo.settings.catalog.url)
+        shown = redacted(stated)
         # Files before rows: the catalogue commits first, so that it knows whatever they know, also while a writer works.
         on_disk, witnessed = _on_disk(repo), _names_in(repo.defined)
         try:
-            url = absolute_url(repo.settings.catalog.url, repo.path)
-            shown = url.render_as_string(hide_password=True)
+            url = absolute_url(stated, repo.path)
+            shown = redacted(url.render_as_string(hide_password=False))
+            file = sqlite_file(url)
+            if file is not None and file.parent.is_dir():
+                with suppress(StorageError) if not create else nullcontext():
+                    make_private(file)  # else SQLite makes it, for all to read
             catalog = cls(shown, sa.create_engine(url), repo.defined)
             if create:
                 _metadata.create_all(catalog._engine)
             known = {record.name: record for record in catalog.codebooks()}
         except (sa.exc.SQLAlchemyError, ImportError, OSError, ValueError) as error:
-            raise CatalogUnreachableError(shown, error) from error
+            raise CatalogUnreachableError(shown, scrubbed(error, stated)) from None
         settled = {name for name, record in known.items() if record.defined or record.state == "purged"}
         orphans = sorted((on_disk - set(known)) | (witnessed - settled))
         if orphans:
@@ -110,7 +121,7 @@ class Catalog:
             with self._engine.begin() as connection:
                 yield connection
         except sa.exc.SQLAlchemyError as error:
-            raise CatalogUnreachableError(self.url, error) from error
+            raise CatalogUnreachableError(self.url, scrubbed(error)) from None
 
     def _rows(self, table: sa.Table, *order: sa.Column[Any]) -> list[sa.Row[Any]]:
         with self._transaction() as connection:
@@ -120,7 +131,9 @@ class Catalog:
 
     def codebooks(self) -> list[CodebookRecord]:
         """All codebooks, oldest first, purged ones too."""
-        return [_codebook_record(row) for row in self._rows(_codebooks, _codebooks.c.fit_end_us, _codebooks.c.name)]
+        records = [_codebook_record(row) for row in self._rows(_codebooks, _codebooks.c.fit_end_us, _codebooks.c.name)]
+        self._refuse_names("codebook", [record.name for record in records if not is_codebook_name(record.name)])
+        return records
 
     def codebook(self, name: str) -> CodebookRecord:
         """One codebook.
@@ -145,12 +158,7 @@ class Catalog:
         LifeCycleError
             When the name was used before: a version is never overwritten.
         """
-        if not _NAME.fullmatch(name) or name.endswith(_SERVICE_PARTS):
-            raise ConfigError(
-                f"{name!r} cannot name a codebook: lower-case letters, digits and underscores, a letter first, at most "
-                "63 characters (it becomes part of a feature view's and a table's name), and none of "
-                f"{', '.join(_SERVICE_PARTS)} at its end (they end its services' names)"
-            )
+        check_codebook_name(name)
         there = {record.name: record for record in self.codebooks()}.get(name)
         if there is not None and there.state != "fitting":
             raise LifeCycleError(name, there.state, "a codebook is never overwritten; fit under a new name")
@@ -245,7 +253,20 @@ class Catalog:
 
     def rankers(self) -> list[RankerRecord]:
         """All rankers by name."""
-        return [RankerRecord(**row._mapping) for row in self._rows(_rankers, _rankers.c.name)]
+        records = [RankerRecord(**row._mapping) for row in self._rows(_rankers, _rankers.c.name)]
+        made = [name for record in records for name in (record.name, record.service)]
+        broken = [name for name in made if not is_name(name, LONGEST_MADE)]
+        broken += [record.codebook for record in records if not is_codebook_name(record.codebook)]
+        self._refuse_names("ranker, service or codebook", broken)
+        return records
+
+    def _refuse_names(self, kind: str, broken: Sequence[str]) -> None:
+        """Names of the catalogue become paths; whoever writes to the database must not choose where."""
+        if broken:
+            raise CatalogError(
+                f"the catalogue at {self.url} holds a {kind} named {broken[0]!r}, which no command of sidkit wrote: names "
+                f"are {RULE}. Remove that row from the database, or restore the catalogue from a copy"
+            )
 
     def ranker(self, name: str) -> RankerRecord:
         """One ranker.
@@ -278,6 +299,9 @@ class Catalog:
         self, name: str, *, content_hash: str, codebook: str, service: str, arm: str, fit_end_us: int
     ) -> None:
         """Commit a trained ranker (state ``fitted``); the same ranker again changes nothing."""
+        check_name("ranker", name, LONGEST_MADE)
+        check_name("feature service", service, LONGEST_MADE)
+        check_codebook_name(codebook)
         there = {record.name: record for record in self.rankers()}.get(name)
         if there is not None:
             if there.content_hash != content_hash:
@@ -347,15 +371,6 @@ def _codebook_record(row: sa.Row[Any]) -> CodebookRecord:
     values = dict(row._mapping)
     values["sizes"] = tuple(int(size) for size in values["sizes"].split("x") if size)
     return CodebookRecord(**values)
-
-
-def _hidden(text: str) -> str:
-    """The URL without its password; where it cannot be parsed, without all before the last ``@``."""
-    try:
-        return sa.engine.make_url(text).render_as_string(hide_password=True)
-    except (sa.exc.ArgumentError, ValueError):
-        scheme, _, rest = text.partition(":")
-        return f"{scheme}:***@{rest.rpartition('@')[2]}"
 
 
 def _now() -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from sidkit.commands import RepoOption
+from sidkit.id_lists import ItemOption, ItemsOption, StrictOption, read_ids, unknown_items
 
 if TYPE_CHECKING:
     from semantic_ids.records import CodebookRecord
@@ -47,10 +48,12 @@ def fit(
     from sidkit.artifact import read_manifest
     from sidkit.clock import parse_time
     from sidkit.config import load_section
+    from sidkit.names import check_codebook_name
     from sidkit.presets import preset_path
     from sidkit.repo import Repo
     from sidkit.tables import read_build
 
+    check_codebook_name(name)
     spec = load_section(pipeline.CodebookSpec, preset_path(preset), "codebook").model_copy(update={"force": force})
     opened = Repo.open(repo)
     with opened.locked():
@@ -159,16 +162,31 @@ def show(name: Name, repo: RepoOption = Path()) -> None:
 
 @codebooks_app.command("codes")
 def codes(
-    items: Annotated[str, typer.Option(help="Item ids, separated by commas.")],
+    items: ItemsOption = None,
+    item: ItemOption = None,
     name: Annotated[Optional[str], typer.Option(help="Default: the serving codebook.")] = None,  # noqa: UP045
     repo: RepoOption = Path(),
+    strict: StrictOption = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON list: item_id, codes, known.")] = False,
 ) -> None:
-    """Look up the codes of items, as of the tables."""
-    from semantic_ids.look_up import codes_of
+    """Look up the codes of items, as of the tables; ids that the tables do not know are reported."""
+    import json
+
+    from semantic_ids.look_up import codes_of, known_ids
+    from sidkit.errors import ConfigError
     from sidkit.repo import Repo
 
-    for item, found in codes_of(Repo.open(repo), items.split(","), name).items():
-        typer.echo(f"{item}\t{','.join(map(str, found)) if found else 'no codes'}")
+    asked, opened = read_ids(items, item), Repo.open(repo)
+    known, found = known_ids(opened, asked), codes_of(opened, asked, name)
+    if unknown := unknown_items(asked, (each in known for each in asked)):
+        if strict:
+            raise ConfigError(f"{unknown}; correct the ids, or leave --strict out")
+        typer.echo(f"sidkit: {unknown}", err=True)
+    if json_:
+        typer.echo(json.dumps([{"item_id": each, "codes": found[each], "known": each in known} for each in asked]))
+        return
+    for each in asked:
+        typer.echo(f"{each}\t{','.join(map(str, found[each] or ())) or 'no codes'}")
 
 
 @codebooks_app.command("items")

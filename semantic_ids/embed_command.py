@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from sidkit.commands import data_app
+from sidkit.id_lists import comma_separated
 
 if TYPE_CHECKING:
     from semantic_ids.pretrained import EmbedReport, ImageSpec, TextSpec
@@ -41,14 +42,16 @@ def embed(
 ) -> None:
     """Embed item texts and pictures with pretrained models; only what is new is computed."""
     from semantic_ids.pretrained import ImageSpec, TextSpec, embed_items, progress_bar
+    from sidkit.config import resolved_url
     from sidkit.errors import ConfigError
 
-    if out is None and "://" in source:
+    place = resolved_url(source)
+    if out is None and "://" in place:
         raise ConfigError("a database is only read: say with --out where item_embeddings.parquet goes")
-    target = Path(source) if out is None else out
+    target = Path(place) if out is None else out
     specs: dict[str, TextSpec | ImageSpec] = {}
     if text:
-        columns = tuple(filter(None, text_columns.split(",")))
+        columns = tuple(comma_separated(text_columns))
         specs["text"] = TextSpec(
             model=text, columns=columns, prompt=prompt, max_tokens=max_tokens, batch_size=batch_size, device=device
         )

@@ -39,6 +39,21 @@ def codes_of(repo: Repo, item_ids: Sequence[str], name: str | None = None) -> di
     return {item: found.get(item) for item in item_ids}
 
 
+def known_ids(repo: Repo, item_ids: Sequence[str]) -> set[str]:
+    """Those of some ids that are in the tables: items of the catalogue, and items of the log that it lacks."""
+    found: set[str] = set()
+    with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
+        opened.register("asked", pa.table({"item_id": pa.array(item_ids, pa.string())}))
+        for table in ("item_content", "item_stats"):
+            path = repo.tables / f"{table}.parquet"
+            if path.exists():
+                rows = opened.execute(
+                    f"SELECT DISTINCT item_id FROM read_parquet({literal(path)}) SEMI JOIN asked USING (item_id)"
+                ).fetchall()
+                found.update(item for (item,) in rows)
+    return found
+
+
 def items_of(
     repo: Repo, codes: str, name: str | None = None, most: int = 50
 ) -> list[tuple[str, list[int], str | None]]:

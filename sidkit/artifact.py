@@ -100,6 +100,8 @@ def read_manifest(folder: Path, *, verify: bool = True) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = read_json(path)
         files: dict[str, str] = manifest["files"]
+        if any(Path(name).is_absolute() or ".." in Path(name).parts for name in files):
+            raise ValueError("it names files outside of the folder")
         stated = manifest[_OWN_HASH]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactCorruptError(path, f"the manifest cannot be read ({type(error).__name__}: {error})") from error

@@ -1,46 +1,97 @@
-"""The front door: one Typer app that mounts the commands of the rooms and imports them lazily."""
+"""The front door: one Typer app that mounts the commands of the rooms and imports them lazily.
+
+Importing this module imports next to nothing, so that a signal during the imports of a command is already handled.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+from functools import cache
+from typing import TYPE_CHECKING
 
-import typer
+from sidkit.interrupt import interruptible
 
-from sidkit.errors import SidkitError
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-app = typer.Typer(
-    name="sidkit",
-    help="Semantic IDs as ordinary features: from a raw click log to an online score.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+    import typer
 
 
+@cache
 def build_app() -> typer.Typer:
     """The app with all rooms mounted."""
+    import typer
+
     from ranking.commands import mount as mount_ranking
     from semantic_ids.commands import mount as mount_codebooks
     from sidkit.commands import mount as mount_ground
 
-    if not app.registered_commands:
-        mount_ground(app)
-        mount_codebooks(app)
-        mount_ranking(app)
+    app = typer.Typer(
+        name="sidkit",
+        help="Semantic IDs as ordinary features: from a raw click log to an online score.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    mount_ground(app)
+    mount_codebooks(app)
+    mount_ranking(app)
     return app
 
 
 def main() -> None:
-    """Run the command line; what the kit refuses ends with one message on stderr and exit code 1."""
+    """Run the command line.
+
+    What the kit refuses ends with one message on stderr and exit code 1, a wrong argument with 2, a signal with 143 or 130.
+    No message holds a password (:mod:`sidkit.redact`).
+    """
     # OpenMP threads that spin while they wait make small models 10 times slower as soon as a neighbour wants a core.
     # It is read when torch, faiss or scikit-learn are loaded, so it has to be said before.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    with interruptible() as interrupted:
+        code = _run(interrupted)
+    if code:
+        sys.exit(code)
+
+
+def _run(interrupted: Callable[[], bool]) -> int:
+    import traceback
+
+    from sidkit.errors import SidkitError, StorageError
+    from sidkit.files import disk_refused
+    from sidkit.redact import remember, scrubbed
+    from sidkit.temporary import spare_the_trial
+
+    spare_the_trial()
+    for argument in sys.argv[1:]:
+        remember(argument.rpartition("=")[2] if argument.startswith("--") else argument)
     try:
-        build_app()()
-    except SidkitError as error:
-        typer.echo(f"sidkit: {error}", err=True)
-        sys.exit(1)
+        code = build_app()(standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except Exception as error:
+        if interrupted():
+            raise
+        if isinstance(error, SidkitError):
+            return _refused(scrubbed(error))
+        if isinstance(error, OSError) and (
+            disk_refused(error) or error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}
+        ):
+            return _refused(scrubbed(StorageError(error.filename or "a file", error)))
+        if not hasattr(error, "format_message"):
+            sys.stderr.write(scrubbed(traceback.format_exc()))
+            return 1
+        # Typer's own: a wrong argument, which it may repeat.
+        if hasattr(error, "message"):
+            error.message = scrubbed(error.message)
+        error.show()  # type: ignore[attr-defined]
+        return int(getattr(error, "exit_code", 2))
+
+
+def _refused(message: str) -> int:
+    sys.stderr.write(f"sidkit: {message}\n")
+    return 1
 
 
 if __name__ == "__main__":

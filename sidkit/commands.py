@@ -61,12 +61,11 @@ def check(
     ] = None,
 ) -> None:
     """Print what a source holds; exit 1 with the reasons when it must be refused."""
-    import tempfile
-
     from sidkit.config import Settings, SourceSettings
     from sidkit.contract import inspect_source, open_source, validate
     from sidkit.engine import connection
     from sidkit.repo import Repo
+    from sidkit.temporary import temporary_folder
 
     opened = open_source(source)
     if repo is not None:
@@ -79,10 +78,10 @@ def check(
             )
         )
     with (
-        tempfile.TemporaryDirectory(prefix="sidkit-") as work,
-        connection(settings.engine, Path(work) / "spill") as duck,
+        temporary_folder() as work,
+        connection(settings.engine, work / "spill") as duck,
     ):
-        valid = validate(opened, settings, duck, Path(work) / "valid", rejects, report=_print_tables)
+        valid = validate(opened, settings, duck, work / "valid", rejects, report=_print_tables)
     typer.echo(
         f"the contract holds: feedback {settings.source.feedback}, modalities {', '.join(settings.source.modalities)}, "
         f"{sum(report.rejected for report in valid.reports):,} rows rejected, "

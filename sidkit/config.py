@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import tomllib
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -12,7 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from sidkit.clock import MICROS
 from sidkit.errors import ConfigError
+from sidkit.redact import remember, scrubbed, scrubbed_value
 
+_FROM_ENVIRONMENT = "env:"
 Feedback = Literal["impressions", "positives_only"]
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -44,7 +47,8 @@ class SourceSettings(Section):
     """Where the user's log lives and how strictly it is read (``[source]``)."""
 
     url: str = ""
-    """A folder of Parquet files, or a SQLAlchemy URL, with the tables of the input contract."""
+    """A folder of Parquet files, or a SQLAlchemy URL, with the tables of the input contract; ``env:NAME`` reads either from
+    an environment variable whenever it is used."""
     modalities: tuple[str, ...] = ("text",)
     """The vector columns of ``item_embeddings`` that become features."""
     feedback: Feedback = "impressions"
@@ -119,7 +123,7 @@ class CatalogSettings(Section):
     """The catalogue of codebooks and rankers (``[catalog]``)."""
 
     url: str = "sqlite:///data/catalog.sqlite"
-    """A SQLAlchemy URL; a relative SQLite path is relative to the repo, not to the working directory."""
+    """A SQLAlchemy URL, or ``env:NAME``; a relative SQLite path is relative to the repo, not to the working directory."""
 
 
 class EngineSettings(Section):
@@ -188,10 +192,37 @@ def _validated(model: type[Model], values: dict[str, Any], path: Path) -> Model:
         return model.model_validate(values)
     except ValidationError as error:
         problems = "; ".join(
-            f"{'.'.join(map(str, problem['loc']))}: {problem['msg']} (found {problem['input']!r})"
+            f"{'.'.join(map(str, problem['loc']))}: {scrubbed(problem['msg'])} (found {_found(problem)!r})"
             for problem in error.errors()
         )
-        raise ConfigError(f"{path}: {problems}") from error
+        # Pydantic's own message repeats the values as they are.
+        raise ConfigError(f"{path}: {problems}") from None
+
+
+def _found(problem: Any) -> Any:
+    return scrubbed_value(problem["input"], str(problem["loc"][-1]) if problem["loc"] else "")
+
+
+def resolved_url(text: str) -> str:
+    """A source or a URL as the settings state it, with ``env:NAME`` replaced by the variable's value.
+
+    The value is never stored; :func:`sidkit.redact.scrubbed` hides its secrets from here on.
+
+    Raises
+    ------
+    ConfigError
+        When the variable is not set, or empty.
+    """
+    if text.startswith(_FROM_ENVIRONMENT):
+        name = text.removeprefix(_FROM_ENVIRONMENT).strip()
+        text = os.environ.get(name, "") if name and "\0" not in name else ""
+        if not text:
+            raise ConfigError(
+                f"the environment variable {name!r} is not set; the settings say {_FROM_ENVIRONMENT}{name}, so set it to a "
+                "folder or a SQLAlchemy URL"
+            )
+    remember(text)
+    return text
 
 
 def content_hash(value: Any) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import duckdb
@@ -12,14 +13,21 @@ from sidkit.config import EngineSettings
 
 
 @contextmanager
-def connection(engine: EngineSettings, spill: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A DuckDB connection in memory that spills under ``spill`` and knows no time zone but UTC."""
-    spill.mkdir(parents=True, exist_ok=True)
+def connection(engine: EngineSettings, spill: Path | None) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A DuckDB connection in memory that spills under ``spill`` and knows no time zone but UTC.
+
+    Where that folder cannot be made, as in a repo that is only read, or is None, nothing is spilled.
+    """
+    spills = ""
+    if spill is not None:
+        with suppress(OSError):
+            spill.mkdir(parents=True, exist_ok=True)
+            spills = str(spill) if os.access(spill, os.W_OK) else ""
     opened = duckdb.connect(
         config={
             "threads": engine.threads,
             "memory_limit": engine.memory_limit,
-            "temp_directory": str(spill),
+            "temp_directory": spills,
             # Otherwise DuckDB plans an as-of join over a small or unestimated input as a nested loop.
             "asof_loop_join_threshold": 0,
             "preserve_insertion_order": False,

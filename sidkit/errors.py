@@ -34,6 +34,7 @@ Each says what came, what is needed and how to mend it; the same facts are attri
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -229,9 +230,15 @@ class OnlineStoreError(SidkitError):
 class StorageError(SidkitError):
     """The disk refused a write."""
 
-    def __init__(self, path: Path, cause: object) -> None:
-        self.path = path
+    def __init__(self, path: Path | str, cause: object) -> None:
+        self.path = Path(path)
+        why = cause.strerror if isinstance(cause, OSError) and cause.strerror else cause
+        remedy = (
+            "make the folder writable for this user, or work on a copy of the repo that is"
+            if isinstance(cause, OSError) and cause.errno in {errno.EACCES, errno.EPERM, errno.EROFS}
+            else "free some room"
+        )
         super().__init__(
-            f"writing {path} failed: {cause}. Nothing that existed was changed; free some room and run the same "
-            "command again, finished stages are kept."
+            f"writing {path} failed: {why}. Nothing that existed was changed; {remedy} and run the same command again, "
+            "finished stages are kept."
         )

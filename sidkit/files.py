@@ -28,7 +28,7 @@ def written_beside(path: Path) -> Iterator[Path]:
     StorageError
         When the disk is full or refuses the write; ``path`` is then what it was.
     """
-    temporary = path.with_name(f"{_LEFTOVER}{os.getpid()}-{path.name}")
+    temporary = _temporary_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers_of(path)
@@ -38,7 +38,7 @@ def written_beside(path: Path) -> Iterator[Path]:
         _sync(path.parent)
     except Exception as error:
         remove(temporary)
-        if disk_refused(error):
+        if disk_refused(error) or _forbidden(error, path):
             raise StorageError(path, error) from error
         raise
     except BaseException:
@@ -65,7 +65,7 @@ def temporary_beside(path: Path, prefix: str) -> Iterator[Path]:
 @contextmanager
 def folder_written_beside(path: Path) -> Iterator[Path]:
     """Like :func:`written_beside` for a whole folder that must not exist yet; removing it gives the write up."""
-    temporary = path.with_name(f"{_LEFTOVER}{os.getpid()}-{path.name}")
+    temporary = _temporary_of(path)
     try:
         _remove_leftovers_of(path)
         remove(temporary)
@@ -80,12 +80,29 @@ def folder_written_beside(path: Path) -> Iterator[Path]:
         _sync(path.parent)
     except Exception as error:
         remove(temporary)
-        if disk_refused(error):
+        if disk_refused(error) or _forbidden(error, path):
             raise StorageError(path, error) from error
         raise
     except BaseException:
         remove(temporary)
         raise
+
+
+def make_private(path: Path) -> None:
+    """Make an empty file that only its owner may read, where none is; a database that is made in it stays so.
+
+    Raises
+    ------
+    StorageError
+        When it cannot be made.
+    """
+    if path.exists():
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
+    except OSError as error:
+        raise StorageError(path, error) from error
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -143,6 +160,20 @@ def disk_refused(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}:
         return True
     return any(phrase in str(error) for phrase in (*_FULL, "database or disk is full"))
+
+
+def _forbidden(error: BaseException, path: Path) -> bool:
+    """Whether an error means that a file may not be written beside ``path`` (ours, or Arrow's and DuckDB's wording)."""
+    if isinstance(error, OSError) and error.filename is not None:
+        denied = error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}
+        temporary = _temporary_of(path).absolute()
+        return denied and Path(error.filename).absolute() in {path.absolute(), temporary, *temporary.parents}
+    told = str(error)
+    return str(_temporary_of(path)) in told and ("Permission denied" in told or "Read-only file system" in told)
+
+
+def _temporary_of(path: Path) -> Path:
+    return path.with_name(f"{_LEFTOVER}{os.getpid()}-{path.name}")
 
 
 def _sync(path: Path) -> None:

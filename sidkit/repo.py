@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import os
 import re
-import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from sidkit.config import Settings
-from sidkit.errors import RepoError, RepoLockedError
-from sidkit.files import remove_leftovers, written_beside
+from sidkit.errors import RepoError, RepoLockedError, StorageError
+from sidkit.files import make_private, remove, remove_leftovers, written_beside
 
 SETTINGS_FILE = "sidkit.toml"
 FEAST_FILE = "feature_store.yaml"
@@ -121,20 +121,36 @@ class Repo:
         ------
         RepoLockedError
             When another command holds it. Nothing waits: a second writer is told at once.
+        StorageError
+            When the repo cannot be written.
         """
         path = self.path / ".sidkit.lock"
-        with path.open("a+") as file:
+        make_private(path)
+        try:
+            opened = path.open("a+")
+        except OSError as error:
+            raise StorageError(path, error) from error
+        with opened as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 file.seek(0)
                 raise RepoLockedError(self.path, file.read().strip() or "holder unknown") from error
-            file.truncate(0)
-            file.write(f"pid {os.getpid()}: {' '.join(Path(sys.argv[0]).name.split()[:1] + sys.argv[1:3])}")
-            file.flush()
+            try:
+                path.chmod(0o600)
+                file.truncate(0)
+                os.write(file.fileno(), f"pid {os.getpid()}: {_command()}".encode())
+            except OSError as error:
+                raise StorageError(path, error) from error
             remove_leftovers(self.data)
             remove_leftovers(self.path / "artifacts")
             yield
+
+
+def _command() -> str:
+    """The command of this process, without its options and their values."""
+    words = [Path(sys.argv[0]).name, *sys.argv[1:3]]
+    return " ".join(itertools.takewhile(re.compile(r"[a-z_][a-z_.-]*").fullmatch, words)) or "python"
 
 
 def template_folder() -> Path:
@@ -166,37 +182,68 @@ def init_repo(
         When the folder already holds something.
     """
     folder = Path(path).expanduser().resolve()
-    remove_half_written_repo(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RepoError(f"{folder} is not empty; `sidkit init` writes into a new or empty folder only")
-    (folder / "data").mkdir(parents=True, exist_ok=True)
-    # sidkit.toml goes last: until it is there, the folder is no repo, and a killed init can be seen.
-    for name in sorted(_TEMPLATE_FILES, key=lambda name: name == SETTINGS_FILE):
-        text = _template_text(name, folder)
-        if name == SETTINGS_FILE:
-            text = _set(text, "url", f'"{_toml_string(source_url)}"')
-            text = _set(text, "modalities", "[" + ", ".join(f'"{name}"' for name in modalities) + "]")
-            text = _set(text, "feedback", f'"{feedback}"')
-            text = _set(text, "conversions", "true" if conversions else "false")
-        with written_beside(folder / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+    with _alone_in(folder):
+        remove_half_written_repo(folder)
+        if any(folder.iterdir()):
+            raise RepoError(f"{folder} is not empty; `sidkit init` writes into a new or empty folder only")
+        (folder / "data").mkdir()
+        # sidkit.toml goes last: until it is there, the folder is no repo, and a killed init can be seen.
+        for name in sorted(_TEMPLATE_FILES, key=lambda name: name == SETTINGS_FILE):
+            text = _template_text(name, folder)
+            if name == SETTINGS_FILE:
+                text = _set(text, "url", f'"{_toml_string(source_url)}"')
+                text = _set(text, "modalities", "[" + ", ".join(f'"{name}"' for name in modalities) + "]")
+                text = _set(text, "feedback", f'"{feedback}"')
+                text = _set(text, "conversions", "true" if conversions else "false")
+            with written_beside(folder / name) as temporary:
+                if name == SETTINGS_FILE:
+                    make_private(temporary)  # a URL may hold a password
+                temporary.write_text(text, encoding="utf-8")
     return Repo.open(folder)
 
 
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Make a folder and keep every other `sidkit init` out of it; its lock leaves no file and ends with the process."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise RepoError(f"{folder} is not empty; `sidkit init` writes into a new or empty folder only") from error
+    except NotADirectoryError as error:
+        raise RepoError(f"{folder} cannot be made: a part of its path is a file; give another folder") from error
+    except OSError as error:
+        raise StorageError(folder, error) from error
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise StorageError(folder, error) from error
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    except OSError as error:
+        raise StorageError(folder, error) from error
+    finally:
+        os.close(descriptor)
+
+
 def remove_half_written_repo(path: Path) -> None:
-    """Clear the folder of an ``init`` that was killed: template files without ``sidkit.toml`` and nothing else."""
+    """Empty the folder of an ``init`` that was killed: template files without ``sidkit.toml`` and nothing else."""
     if not path.is_dir() or (path / SETTINGS_FILE).exists():
         return
     remove_leftovers(path)
     entries = list(path.iterdir())
     if all(_is_untouched_template(entry, path) for entry in entries):
-        shutil.rmtree(path)
+        for entry in entries:
+            remove(entry)
 
 
 def _is_untouched_template(entry: Path, folder: Path) -> bool:
     if entry.name == "data":
         return entry.is_dir() and not any(entry.iterdir())
-    return entry.name in _TEMPLATE_FILES and entry.read_text(encoding="utf-8") == _template_text(entry.name, folder)
+    if entry.name not in _TEMPLATE_FILES or not entry.is_file():
+        return False
+    return entry.read_bytes() == _template_text(entry.name, folder).encode()
 
 
 def _template_text(name: str, folder: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -16,9 +17,18 @@ def absolute_url(text: str, folder: Path) -> sa.URL:
         When it is no URL.
     """
     url = sa.engine.make_url(text)
-    file = url.database or ""
-    if url.get_backend_name() != "sqlite" or file.startswith("/") or file in {"", ":memory:"}:
+    file = sqlite_file(url)
+    if file is None or file.is_absolute():
         return url
     path = folder / file
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):  # a reader does not need it, and a writer says so
+        path.parent.mkdir(parents=True, exist_ok=True)
     return url.set(database=str(path))
+
+
+def sqlite_file(url: sa.URL) -> Path | None:
+    """The file of a SQLite URL; None for another database, one in memory, and one that SQLite itself reads as a URL."""
+    file = url.database or ""
+    if url.get_backend_name() != "sqlite" or file in {"", ":memory:"} or file.startswith("file:"):
+        return None
+    return Path(file)

@@ -102,11 +102,12 @@ def run_audit(
     from ranking.audit.truth import log_truth
     from semantic_ids.codebook import Codebook
     from sidkit.errors import ArtifactError, ConfigError
+    from sidkit.presets import preset_name
 
     if preset is not None and frame is not None:
         raise ConfigError("give --preset (the frame that a run kept) or --frame (a file), not both")
     artifacts = audit_artifacts(repo)
-    folder = repo.runs / Path(preset).stem if preset else None
+    folder = repo.runs / preset_name(preset) if preset else None
     record = _record(repo, folder, service)
     _refuse_stale(repo, record.name)
     if folder is not None:

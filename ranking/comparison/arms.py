@@ -14,6 +14,7 @@ from ranking.presets import ArmSpec, load_preset
 from semantic_ids.pipeline import CodebookSpec
 from sidkit.config import load_model
 from sidkit.errors import ConfigError
+from sidkit.names import check_name
 
 _FOLDER = Path(__file__).parent.parent.parent / "sidkit" / "presets" / "arms"
 
@@ -78,17 +79,20 @@ def load_arms(names: Sequence[str]) -> dict[str, ComparedArm]:
     Raises
     ------
     ConfigError
-        When there is no such arm, two are called the same, or a file holds something unknown.
+        When there is no such arm, its name cannot be one (:mod:`sidkit.names`), two are called the same, or a file holds
+        something unknown.
     """
     asked = [each for name in names for each in (_ordinary() if name == "all" else [name])]
     found: dict[str, ComparedArm] = {}
     for name in dict.fromkeys(asked):
-        path = Path(name) if name.endswith(".toml") else _FOLDER / f"{name}.toml"
+        own = name.endswith(".toml")
+        arm = check_name("arm", Path(name).name.removesuffix(".toml") if own else name)
+        path = Path(name) if own else _FOLDER / f"{name}.toml"
         if not path.is_file():
             raise ConfigError(f"no arm {name!r}; there are {', '.join(arm_names())}, or give the path of a .toml file")
-        if path.stem in found:
-            raise ConfigError(f"two arms are called {path.stem!r}; rename one of the files")
-        found[path.stem] = load_model(ComparedArm, path)
+        if arm in found:
+            raise ConfigError(f"two arms are called {arm!r}; rename one of the files")
+        found[arm] = load_model(ComparedArm, path)
     if not found:
         raise ConfigError(f"no arm is named; there are {', '.join(arm_names())}, or `all`")
     return found

@@ -7,6 +7,8 @@ from typing import Annotated, Optional
 
 import typer
 
+from sidkit.id_lists import comma_separated
+
 
 def compare(
     data: Annotated[str, typer.Option(help="A folder, a SQLAlchemy URL, or synthetic[:strong|weak|none].")],
@@ -53,7 +55,7 @@ def compare(
     from ranking.presets import load_preset
 
     console = Console(stderr=json_, emoji=False)
-    chosen = load_arms([name.strip() for name in arms.split(",") if name.strip()])
+    chosen = load_arms(comma_separated(arms))
     spec = load_preset(preset).ranker
     asked = {"max_train_rows": max_train_rows, "max_evaluation_rows": max_evaluation_rows}
     caps = {name: most for name, most in asked.items() if most is not None}

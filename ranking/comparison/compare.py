@@ -6,7 +6,8 @@ import json
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,16 @@ from ranking.presets import RankerSpec
 from ranking.rows_used import PartRows, of_sample, told_rows
 from ranking.stages import StageResult, Stages
 from ranking.training_set import LabelledRows, read_rows
-from sidkit.config import content_hash
+from sidkit.config import content_hash, resolved_url
 from sidkit.errors import EvaluationError
 from sidkit.files import read_json, written_beside
+from sidkit.interrupt import keyboard_left_to_parent
+from sidkit.names import codebook_stem
+from sidkit.presets import COMPARISON, preset_name
+from sidkit.redact import redacted
 from sidkit.repo import Repo
 from sidkit.tables.labelled_rows import log_moments, rows_per_event
 
-FOLDER = "comparison"
 _POLL_SECONDS = 0.5
 
 
@@ -64,7 +68,7 @@ class Comparison:
         self.announce = announce
         self.remark = remark
         self.parts: dict[int, PartRows] = {}
-        self.folder = repo.runs / FOLDER
+        self.folder = repo.runs / COMPARISON
         self.stages = Stages(self.folder / "stages.json", announce)
         self.prepared = Prepared(repo, self.stages, options.data, options.impressions)
 
@@ -135,7 +139,7 @@ class Comparison:
             inputs = [log, labelled, tables, asdict(origin.split), origin.end_us]
             keys = {}
             for arm, spec in self._arms_at(origin):
-                book, chosen = Path(spec.codebook).stem, spec.codebook_spec()
+                book, chosen = codebook_stem(preset_name(spec.codebook)), spec.codebook_spec()
                 keys[arm] = key = f"{book}_{content_hash(chosen.model_dump(mode='json'))[:6]}-o{origin.number}"
                 if key not in frames:
                     name = prepared.codebook(book, chosen, origin.split.train_end_us, inputs, f":{key}")
@@ -214,16 +218,17 @@ class Comparison:
             work_through(plan, told)
             return
         workers = _started(plan, min(self.options.jobs, len(open_units)))
-        while open_units:
-            done = [unit for unit in open_units if plan.details(unit) is not None]
-            for unit in done:
-                told(unit, plan.details(unit) or {})
-            open_units = [unit for unit in open_units if unit not in done]
-            if not any(worker.is_alive() for worker in workers):
-                break
-            time.sleep(_POLL_SECONDS)
-        for worker in workers:
-            worker.join()
+        with _ended(workers):
+            while open_units:
+                done = [unit for unit in open_units if plan.details(unit) is not None]
+                for unit in done:
+                    told(unit, plan.details(unit) or {})
+                open_units = [unit for unit in open_units if unit not in done]
+                if not any(worker.is_alive() for worker in workers):
+                    break
+                time.sleep(_POLL_SECONDS)
+            for worker in workers:
+                worker.join()
         left = [unit.name for unit in plan.units if plan.details(unit) is None]
         if left:
             raise EvaluationError(
@@ -236,11 +241,25 @@ def data_name(data: str) -> str:
     """``synthetic_strong`` of ``synthetic:strong``, the last part of a path, the database of a URL."""
     if data.split(":", maxsplit=1)[0] == SYNTHETIC:
         return f"{SYNTHETIC}_{data.partition(':')[2] or 'strong'}"
-    return Path(data.rstrip("/")).name
+    place = redacted(resolved_url(data)).partition("?")[0]
+    return Path(place.rstrip("/")).name
 
 
 def _trained_by(spec: RankerSpec) -> Any:
     return spec.model_dump(mode="json", exclude={"serve"})
+
+
+@contextmanager
+def _ended(workers: Sequence[multiprocessing.process.BaseProcess]) -> Iterator[None]:
+    """Let no worker outlive the block when it ends with an error or an interruption."""
+    try:
+        yield
+    except BaseException:
+        for worker in workers:
+            worker.terminate()
+        for worker in workers:
+            worker.join()
+        raise
 
 
 def _started(plan: Plan, count: int) -> Sequence[multiprocessing.process.BaseProcess]:
@@ -250,8 +269,9 @@ def _started(plan: Plan, count: int) -> Sequence[multiprocessing.process.BasePro
     os.environ["OMP_NUM_THREADS"] = "1"
     try:
         workers = [context.Process(target=work_through, args=(plan,)) for _ in range(count)]
-        for worker in workers:
-            worker.start()
+        with keyboard_left_to_parent():
+            for worker in workers:
+                worker.start()
     finally:
         if before is None:
             del os.environ["OMP_NUM_THREADS"]

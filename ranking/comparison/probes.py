@@ -14,6 +14,7 @@ from ranking.comparison.units import Plan
 from ranking.evaluation.slices import slices
 from ranking.frame_store import load_training_set
 from ranking.training_set import TrainingSet
+from sidkit.names import LONGEST_MADE, check_name
 from sidkit.repo import Repo
 
 Ints = npt.NDArray[np.int64]
@@ -42,7 +43,10 @@ def probe(repo: Repo, plan: Plan) -> dict[str, Any]:
             frame = plan.frames[unit.frame]
             whole = load_training_set(frame.folder)
             data[unit.frame] = whole.take(frame.split.parts(whole.rows.at_us)["test"])
-        test, ranker = data[unit.frame], Ranker.load(plan.rankers / details["ranker"])
+        test, ranker = (
+            data[unit.frame],
+            Ranker.load(plan.rankers / check_name("ranker", details["ranker"], LONGEST_MADE)),
+        )
         found["mutation"][unit.arm] = mutation(ranker, test)
         gates = gate_curves(ranker, test)
         if gates is not None:

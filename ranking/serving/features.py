@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,6 +62,19 @@ class ServiceReader:
         return plain_views(response.to_arrow(), self._service)
 
 
+@dataclass(frozen=True)
+class Request:
+    """One request as arrays, and which of its keys the online store knows.
+
+    ``known`` is ``bool [items]``: whether any view has a row of the item. One without vectors is known; one that is in no
+    view was never in the catalogue, nor in the log. ``user_known`` says the same of the user.
+    """
+
+    data: TrainingSet
+    known: npt.NDArray[np.bool_]
+    user_known: bool
+
+
 class OnlineFeatures:
     """Reads a request's features through the parts of a feature service.
 
@@ -83,7 +97,7 @@ class OnlineFeatures:
 
     def request(
         self, user_id: str, item_ids: Sequence[str], at_us: int, *, rate: float, history_length: int
-    ) -> TrainingSet:
+    ) -> Request:
         """The rows (user, item) of one request at one moment, as arrays.
 
         Reads the user once, the candidates, then the items of the user's history.
@@ -91,11 +105,22 @@ class OnlineFeatures:
         items = np.array(item_ids, dtype=object)
         moments = np.full(len(items), at_us, dtype=np.int64)
         views = self._item.read({"item_id": item_ids}, at_us)
-        for name, view in self._user.read({"user_id": [user_id]}, at_us).items():
+        known = known_in(views.values(), len(items))
+        user = self._user.read({"user_id": [user_id]}, at_us)
+        for name, view in user.items():
             views[name] = ViewRows(name, np.repeat(view.index, len(items)), view.table)
         rows = LabelledRows(np.full(len(items), user_id, dtype=object), items, moments, np.zeros(len(items), np.int8))
 
         def look_up(history: npt.NDArray[np.object_], _: Ints) -> Mapping[str, ViewRows]:
             return self._content.read({"item_id": history.tolist()}, at_us)
 
-        return assemble(views, rows, self._codebook, look_up, rate=rate, history_length=history_length)
+        data = assemble(views, rows, self._codebook, look_up, rate=rate, history_length=history_length)
+        return Request(data, known, bool(known_in(user.values(), 1)[0]))
+
+
+def known_in(views: Iterable[ViewRows], rows: int) -> npt.NDArray[np.bool_]:
+    """Whether any of the views has something, per row."""
+    found = np.zeros(rows, dtype=np.bool_)
+    for view in views:
+        found |= np.asarray(view.index) >= 0
+    return found

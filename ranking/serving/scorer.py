@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -19,11 +20,32 @@ from sidkit.artifact import read_manifest
 from sidkit.clock import iso
 from sidkit.config import content_hash
 from sidkit.errors import ServingError, SettingsChangedError, TimeError
+from sidkit.id_lists import unknown_items
 from sidkit.repo import Repo
 from sidkit.tables.builder import changed_settings
 
 if TYPE_CHECKING:
     from feast import FeatureStore
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The answer to one request.
+
+    Parameters
+    ----------
+    values : numpy.ndarray
+        Click probabilities ``float64 [items]``, in the order of the candidates.
+    known : numpy.ndarray
+        ``bool [items]``: whether the online store has anything of the item. The score of one that it does not know says
+        nothing of the item: it may not exist.
+    user_known : bool
+        The same of the user; one who never did anything is unknown, which is ordinary.
+    """
+
+    values: npt.NDArray[np.float64]
+    known: npt.NDArray[np.bool_]
+    user_known: bool
 
 
 class Scorer:
@@ -67,7 +89,11 @@ class Scorer:
         return newest_row_us(self._store, self.record.service, self._tables)
 
     def score(self, user_id: str, item_ids: Sequence[str], at_us: int) -> npt.NDArray[np.float64]:
-        """Click probabilities.
+        """Click probabilities ``float64 [items]``: the values of :meth:`answer`, which also says which ids are unknown."""
+        return self.answer(user_id, item_ids, at_us).values
+
+    def answer(self, user_id: str, item_ids: Sequence[str], at_us: int, *, strict: bool = False) -> Scores:
+        """Click probabilities, and which ids the online store does not know.
 
         Parameters
         ----------
@@ -77,16 +103,13 @@ class Scorer:
             Candidates.
         at_us : int
             The request's moment, microseconds UTC: ages and time gaps are taken from it.
-
-        Returns
-        -------
-        numpy.ndarray
-            ``float64 [items]``, in the order of ``item_ids``.
+        strict : bool
+            Refuse unknown items and an unknown user.
 
         Raises
         ------
         ServingError
-            When there are no candidates.
+            When there are no candidates, or with ``strict`` an id is unknown.
         TimeError
             When the moment lies before the newest row of the online store: it knows no past.
         """
@@ -99,10 +122,21 @@ class Scorer:
                 "online store"
             )
         config = self._ranker.config
-        data = self._features.request(
+        request = self._features.request(
             user_id, item_ids, at_us, rate=self._ranker.scaling.rate, history_length=config.history_length
         )
-        return self._ranker.score(data)
+        unknown = unknown_ids(user_id, item_ids, request.known, request.user_known)
+        if strict and unknown:
+            raise ServingError(f"{unknown}; correct the ids, or leave --strict out to score without their features")
+        return Scores(self._ranker.score(request.data), request.known, request.user_known)
+
+
+def unknown_ids(user_id: str, item_ids: Sequence[str], known: npt.NDArray[np.bool_], user_known: bool) -> str:
+    """One line that names the ids of a request which the online store does not know; empty when it knows all."""
+    told = [items] if (items := unknown_items(item_ids, known.tolist())) else []
+    if not user_known:
+        told.append(f"unknown user {user_id!r}")
+    return " and ".join(told)
 
 
 def service_features(store: FeatureStore, service_name: str) -> dict[str, str]:

@@ -10,10 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from sidkit.config import resolved_url
 from sidkit.contract.reader import ParquetSource, Source, SqlSource
 from sidkit.contract.rows import REASON, normalise
 from sidkit.contract.schemas import ITEMS, Column, Table
 from sidkit.errors import ContractError, MissingTableError, TableSchemaError
+from sidkit.redact import redacted, scrubbed
 
 
 class _ParquetItems(ParquetSource):
@@ -37,14 +39,16 @@ class _SqlItems(SqlSource):
         self.url = url
         try:
             parsed = sa.engine.make_url(url)
-            shown = parsed.render_as_string(hide_password=True)
+            shown = redacted(url)
             if parsed.get_backend_name() == "sqlite" and parsed.database and not Path(parsed.database).exists():
                 raise ContractError("source", f"{parsed.database} does not exist; give the path of a SQLite database")
-            self.engine = sa.create_engine(url)
+            self.engine = sa.create_engine(url, hide_parameters=True)
             self.metadata = sa.MetaData()
             names = sa.inspect(self.engine).get_table_names()
         except (sa.exc.SQLAlchemyError, ImportError, ValueError) as error:
-            raise ContractError("source", f"the database cannot be opened ({error}); check the URL") from error
+            raise ContractError(
+                "source", f"{redacted(url)} cannot be opened ({scrubbed(error, url)}); check the URL"
+            ) from None
         if ITEMS.name not in names:
             raise MissingTableError(
                 ITEMS.name, f"the database {shown} has no such table; it has {', '.join(sorted(names)) or 'none'}"
@@ -58,7 +62,7 @@ class Items:
     Parameters
     ----------
     url : str
-        A folder with ``items.parquet`` (or a folder ``items/`` of Parquet files), or a SQLAlchemy URL.
+        A folder with ``items.parquet`` (or a folder ``items/`` of Parquet files), a SQLAlchemy URL, or ``env:NAME``.
 
     Raises
     ------
@@ -71,6 +75,7 @@ class Items:
     """
 
     def __init__(self, url: str) -> None:
+        url = resolved_url(url)
         self.folder: Path | None = None
         self.rows: int | None = None
         if "://" in url:
@@ -79,7 +84,7 @@ class Items:
             self.folder = Path(url).expanduser().resolve()
             if not url or not self.folder.is_dir():
                 raise ContractError(
-                    "source", f"{url!r} is no folder; give a folder of Parquet files or a SQLAlchemy URL"
+                    "source", f"{redacted(url)!r} is no folder; give a folder of Parquet files or a SQLAlchemy URL"
                 )
             self.source = _ParquetItems(self.folder)
         self.columns = tuple(self.source.columns(ITEMS.name))

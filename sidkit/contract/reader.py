@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sidkit.config import resolved_url
 from sidkit.contract.rows import check_names
 from sidkit.contract.schemas import TABLES
 from sidkit.errors import ContractError, MissingTableError, TableSchemaError
+from sidkit.redact import looks_like_url, redacted, scrubbed
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -42,7 +45,7 @@ class ParquetSource(Source):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.url = str(folder)
+        self.url = str(folder)  # open_source puts what the user wrote
         for table in TABLES:
             self._files(table.name)
 
@@ -123,18 +126,19 @@ class SqlSource(Source):
             if parsed.get_backend_name() == "sqlite" and parsed.database and not Path(parsed.database).exists():
                 # Connecting would create an empty file of that name.
                 raise ContractError("source", f"{parsed.database} does not exist; give the path of a SQLite database")
-            self.engine: Engine = sa.create_engine(url)
+            self.engine: Engine = sa.create_engine(url, hide_parameters=True)
             self.metadata = sa.MetaData()
             names = set(sa.inspect(self.engine).get_table_names())
         except (sa.exc.SQLAlchemyError, ImportError, ValueError) as error:
-            raise ContractError("source", f"{_hidden(url)} cannot be opened ({error})") from error
+            raise ContractError("source", f"{redacted(url)} cannot be opened ({scrubbed(error, url)})") from None
         for table in TABLES:
             if table.name not in names:
                 raise MissingTableError(
                     table.name,
-                    f"the database {_hidden(url)} has no such table; it has {', '.join(sorted(names)) or 'none'}",
+                    f"the database {redacted(url)} has no such table; it has {', '.join(sorted(names)) or 'none'}",
                 )
-        self.metadata.reflect(self.engine, only=[table.name for table in TABLES])
+        with _answering(url):
+            self.metadata.reflect(self.engine, only=[table.name for table in TABLES])
 
     def columns(self, table: str) -> dict[str, pa.DataType | None]:
         """See :meth:`Source.columns`; a database's types are read from the values, so none is stated."""
@@ -145,20 +149,14 @@ class SqlSource(Source):
         import sqlalchemy as sa
 
         chosen = [self.metadata.tables[table].columns[name] for name in columns]
-        with self.engine.connect() as connection:
+        with _answering(resolved_url(self.url)), self.engine.connect() as connection:
             stream = connection.execution_options(stream_results=True, yield_per=chunk_rows).execute(sa.select(*chosen))
-            try:
-                for part in stream.partitions(chunk_rows):
-                    transposed = list(zip(*part, strict=True))
-                    arrays = [
-                        _sql_array(table, name, list(values)) for name, values in zip(columns, transposed, strict=True)
-                    ]
-                    yield pa.RecordBatch.from_arrays(arrays, names=list(columns))
-            except sa.exc.SQLAlchemyError as error:
-                raise ContractError(
-                    table, f"the database stopped while its rows were read ({error}); text must be UTF-8, and the table "
-                    "must not be changed or locked meanwhile",
-                ) from error  # fmt: skip
+            for part in stream.partitions(chunk_rows):
+                transposed = list(zip(*part, strict=True))
+                arrays = [
+                    _sql_array(table, name, list(values)) for name, values in zip(columns, transposed, strict=True)
+                ]
+                yield pa.RecordBatch.from_arrays(arrays, names=list(columns))
 
     def fingerprint(self) -> str | None:
         """A database does not say whether it changed."""
@@ -175,13 +173,27 @@ def _is_hidden(path: Path) -> bool:
     return any(part.startswith((".", "_")) for part in path.parts)
 
 
+@contextmanager
+def _answering(url: str) -> Iterator[None]:
+    """Report what a database driver says without the secrets of the URL, which it may repeat."""
+    import sqlalchemy as sa
+
+    try:
+        yield
+    except sa.exc.SQLAlchemyError as error:
+        raise ContractError(
+            "source", f"reading {redacted(url)} failed ({scrubbed(error, url)}); text must be UTF-8"
+        ) from None
+
+
 def open_source(url: str) -> Source:
     """Open a source.
 
     Parameters
     ----------
     url : str
-        A folder, or a SQLAlchemy URL such as ``postgresql+psycopg://host/db``.
+        A folder, a SQLAlchemy URL such as ``postgresql+psycopg://host/db``, or ``env:NAME`` for either. The source's
+        ``url`` is what is stored: never the value of a variable.
 
     Raises
     ------
@@ -189,17 +201,34 @@ def open_source(url: str) -> Source:
         When a table of the contract is not there.
     ContractError
         When the URL is empty or names nothing that can be opened.
+    ConfigError
+        When the environment variable is not set.
     """
+    stated, url = url, resolved_url(url)
     if not url:
         raise ContractError(
             "source", "no source is set: write source.url in sidkit.toml (a folder or a SQLAlchemy URL)"
         )
     if "://" in url:
-        return SqlSource(url)
-    folder = Path(url).expanduser().resolve()
-    if not folder.is_dir():
-        raise ContractError("source", f"{folder} is no folder; give a folder of Parquet files or a SQLAlchemy URL")
-    return ParquetSource(folder)
+        opened: Source = SqlSource(url)
+    else:
+        folder = Path(url).expanduser().resolve()
+        if not folder.is_dir():
+            shown = redacted(url) if looks_like_url(url) else folder
+            raise ContractError("source", f"{shown} is no folder; give a folder of Parquet files or a SQLAlchemy URL")
+        opened = ParquetSource(folder)
+    if stated != url:
+        opened.url = stated
+    return opened
+
+
+def same_source(one: str, other: str) -> bool:
+    """Whether two sources, as settings state them, are the same folder or URL."""
+    return one == other or _place(resolved_url(one)) == _place(resolved_url(other))
+
+
+def _place(url: str) -> str:
+    return url if "://" in url else str(Path(url).expanduser().resolve())
 
 
 def _sql_array(table: str, name: str, values: list[Any]) -> pa.Array:
@@ -216,12 +245,3 @@ def _sql_array(table: str, name: str, values: list[Any]) -> pa.Array:
             table,
             f"column {name!r} holds values of several types ({listed}); expected one type, cast the column in the database",
         ) from error
-
-
-def _hidden(url: str) -> str:
-    import sqlalchemy as sa
-
-    try:
-        return sa.engine.make_url(url).render_as_string(hide_password=True)
-    except sa.exc.ArgumentError:
-        return url

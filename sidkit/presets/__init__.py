@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from sidkit.errors import ConfigError
+from sidkit.names import check_name
 
+COMPARISON = "comparison"
+"""The folder of ``artifacts/runs`` that comparisons take; no preset may be called so."""
 _FOLDER = Path(__file__).parent
 
 
@@ -14,14 +17,30 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in _FOLDER.glob("*.toml"))
 
 
+def preset_name(preset: str) -> str:
+    """What a preset is called: the name that was given, or that of its file without ``.toml``.
+
+    Raises
+    ------
+    ConfigError
+        When it cannot be the name of a folder (:mod:`sidkit.names`), or is taken by comparisons.
+    """
+    name = Path(preset).name.removesuffix(".toml") if preset.endswith(".toml") else preset
+    check_name("preset", name)
+    if name.lower() == COMPARISON:
+        raise ConfigError(f"a preset cannot be called {name!r}, comparisons keep their work under it; rename the file")
+    return name
+
+
 def preset_path(name: str) -> Path:
     """The file of a preset: a shipped one by name, or the user's own by a path that ends in ``.toml``.
 
     Raises
     ------
     ConfigError
-        When there is no such file.
+        When there is no such file, or its name cannot be one (:func:`preset_name`).
     """
+    preset_name(name)
     path = Path(name) if name.endswith(".toml") else _FOLDER / f"{name}.toml"
     if not path.is_file():
         raise ConfigError(

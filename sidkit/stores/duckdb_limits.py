@@ -12,6 +12,7 @@ import duckdb
 from sidkit.config import EngineSettings
 from sidkit.engine import connection
 from sidkit.errors import ContractError, StorageError
+from sidkit.temporary import spill_folder
 
 _SETTING = "offline_store.memory_limit in feature_store.yaml"
 
@@ -19,7 +20,7 @@ _SETTING = "offline_store.memory_limit in feature_store.yaml"
 @contextmanager
 def duckdb_for(engine: EngineSettings) -> Iterator[duckdb.DuckDBPyConnection]:
     """A fresh connection that spills to a temporary folder, which is deleted afterwards."""
-    with tempfile.TemporaryDirectory(prefix="sidkit-") as spill, connection(engine, Path(spill)) as opened:
+    with spill_folder() as spill, connection(engine, spill) as opened:
         yield opened
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sidkit.clock import from_us
-from sidkit.errors import CatalogError, ConfigError, RepoError
+from sidkit.errors import CatalogError, ConfigError, RepoError, StorageError
+from sidkit.redact import scrubbed
 from sidkit.repo import Repo
 
 if TYPE_CHECKING:
@@ -32,9 +33,10 @@ def open_store(repo: Repo) -> FeatureStore:
     quiet_feast()
     from feast import FeatureStore
 
-    from sidkit.stores.registry_path import refuse_copied_registry, resolve_registry_against_repo
+    from sidkit.stores.registry_path import make_registry_private, refuse_copied_registry, resolve_registry_against_repo
 
     refuse_copied_registry(repo)
+    make_registry_private(repo)
     resolve_registry_against_repo()
     return FeatureStore(repo_path=str(repo.path))
 
@@ -59,7 +61,7 @@ def apply_repo(repo: Repo) -> str:
     from feast.repo_operations import apply_total, parse_repo
 
     from sidkit.doctor import examine, refuse
-    from sidkit.stores.registry_path import refuse_copied_registry, resolve_registry_against_repo
+    from sidkit.stores.registry_path import make_registry_private, refuse_copied_registry, resolve_registry_against_repo
 
     refuse_copied_registry(repo)
     resolve_registry_against_repo()
@@ -70,13 +72,16 @@ def apply_repo(repo: Repo) -> str:
             offline = str(getattr(config.offline_store, "type", ""))
             contents = parse_repo(repo.path)
             refuse(examine(contents.feature_views, contents.entities, offline, repo.path), repo.path)
+            make_registry_private(repo)
             apply_total(config, repo.path, skip_source_validation=True)
-        except (CatalogError, ConfigError, RepoError):
+        except (CatalogError, ConfigError, RepoError, StorageError):
             raise
         except SystemExit as error:
-            raise RepoError(f"feast refused the definitions of {repo.path}: {printed.getvalue().strip()}") from error
+            raise RepoError(
+                f"feast refused the definitions of {repo.path}: {scrubbed(printed.getvalue().strip())}"
+            ) from error
         except Exception as error:
-            raise RepoError(f"feast could not apply {repo.path} ({type(error).__name__}: {error})") from error
+            raise RepoError(f"feast could not apply {repo.path} ({type(error).__name__}: {scrubbed(error)})") from error
     return printed.getvalue()
 
 
@@ -101,7 +106,7 @@ def read_definitions(repo: Repo) -> tuple[list[FeatureView], list[Entity], str]:
         except (CatalogError, ConfigError, RepoError):
             raise
         except Exception as error:
-            raise RepoError(f"feast could not read {repo.path} ({type(error).__name__}: {error})") from error
+            raise RepoError(f"feast could not read {repo.path} ({type(error).__name__}: {scrubbed(error)})") from error
 
 
 def materialize(repo: Repo, as_of_us: int, views: list[str] | None = None) -> dict[str, int]:
@@ -189,7 +194,7 @@ def _imported_as_feast_does(folder: Path) -> Iterator[None]:
 
 
 def quiet_feast() -> None:
-    """Import Feast without its two kinds of noise: seconds of run-time type instrumentation, and pandas chatter."""
+    """Import Feast without run-time type instrumentation, which takes seconds, and without files for server metrics."""
     if "feast" in sys.modules:
         return
     import typeguard
@@ -198,9 +203,28 @@ def quiet_feast() -> None:
     original = typeguard.typechecked
     typeguard.typechecked = _unchanged  # type: ignore[assignment]
     try:
-        import feast  # noqa: F401
+        with _without_metric_files():
+            import feast  # noqa: F401
     finally:
         typeguard.typechecked = original
+
+
+@contextlib.contextmanager
+def _without_metric_files() -> Iterator[None]:
+    """Let Feast count what its server does in memory: it makes a folder in the temporary files of every process otherwise,
+    which a killed one leaves behind, and cannot be imported where no byte is free."""
+    names = ("PROMETHEUS_MULTIPROCESS_DIR", "PROMETHEUS_MULTIPROC_DIR")
+    if any(name in os.environ for name in (*names, "prometheus_multiproc_dir")):
+        yield  # whoever starts the process collects them
+        return
+    import prometheus_client  # noqa: F401  (decides now, without the variables, where values are held)
+
+    os.environ.update(dict.fromkeys(names, ""))
+    try:
+        yield
+    finally:
+        for name in names:
+            os.environ.pop(name, None)
 
 
 def _unchanged(target: object = None, **_: object) -> object:

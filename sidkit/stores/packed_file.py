@@ -22,6 +22,7 @@ from urllib.parse import quote
 
 from sidkit.engine import quoted
 from sidkit.errors import OnlineStoreError
+from sidkit.files import make_private
 from sidkit.stores.packed_cache import Found, Group, RowCache
 from sidkit.stores.packed_layout import VERSION, Layout, layout_from_json
 
@@ -31,6 +32,7 @@ _OUTDATED_US = -1  # the event time of rows that any other may replace
 _INSERT_ROWS = 256
 _READ_VIEWS = 32  # SQLite joins at most 64 tables
 _READ_KEYS = (1, 8, 64, 512, 4096)  # a statement per size is prepared once; unused places are null and find nothing
+_UNWRITABLE = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL}
 _LAYOUTS_OF = f"SELECT number, columns FROM {LAYOUTS} WHERE view = ? ORDER BY number"
 
 Row = tuple[bytes, int, int | None, bytes]
@@ -122,6 +124,11 @@ class PackedFile:
             self._mine, self._process = threading.local(), os.getpid()
             weakref.finalize(self, _close, self._opened, os.getpid())
         found: sqlite3.Connection | None = getattr(self._mine, "opened", None)
+        frozen = getattr(self._mine, "frozen", None)
+        if found is not None and frozen is not None and (create or frozen != _state_of(self.path)):
+            self._opened.remove(found)
+            found.close()
+            found = None
         if found is None:
             found = self._open(create=create)
             self._opened.append(found)
@@ -131,16 +138,40 @@ class PackedFile:
 
     def _open(self, *, create: bool) -> sqlite3.Connection:
         if create:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            make_private(self.path)
         elif not self.path.exists():
             raise OnlineStoreError(f"there is no online store at {self.path}; run `feast apply` and materialize")
+        self._mine.frozen = None
+        try:
+            return self._connect("rwc" if create else "rw", create=create)
+        except sqlite3.OperationalError as error:
+            if create or error.sqlite_errorcode & 0xFF not in _UNWRITABLE:
+                raise
+            return self._open_unwritable(error)
+
+    def _open_unwritable(self, error: sqlite3.OperationalError) -> sqlite3.Connection:
+        """Open a file in WAL mode where not even the index of its log can be written: read-only, or a disk without room.
+
+        SQLite then takes the file for one that never changes, so its state is compared before every read.
+        """
+        log = Path(f"{self.path}-wal")
+        if log.exists() and log.stat().st_size:
+            raise OnlineStoreError(
+                f"the online store {self.path} was not closed by its last writer: its newest commits are in {log.name}, which "
+                f"can only be read where the folder can be written ({error}). Run `sidkit materialize` on the repo where it "
+                "can be, then copy it again"
+            ) from error
+        self._mine.frozen = _state_of(self.path)
+        return self._connect("ro&immutable=1", create=False)
+
+    def _connect(self, mode: str, *, create: bool) -> sqlite3.Connection:
         opened = sqlite3.connect(
-            f"file:{quote(str(self.path))}?mode={'rwc' if create else 'rw'}", uri=True, isolation_level=None,
+            f"file:{quote(str(self.path))}?mode={mode}", uri=True, isolation_level=None,
             check_same_thread=False, timeout=self._patience, cached_statements=512,
         )  # fmt: skip
         try:
             opened.execute("PRAGMA page_size = 8192")  # rows lie in the leaves: wide ones want wide pages
-            if opened.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+            if "immutable" not in mode and opened.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
                 opened.execute("PRAGMA journal_mode = WAL")
             opened.execute("PRAGMA synchronous = NORMAL")  # a power cut may lose the last commits, never the file
             opened.execute("PRAGMA cache_size = -32768")
@@ -389,6 +420,13 @@ def _refuse_other_version(opened: sqlite3.Connection, path: Path) -> None:
             f"the online store {path} has version {versions[0]!r}; this release reads version {VERSION}. Use the release "
             "that wrote it, or delete the file, run `feast apply` and materialize again"
         )
+
+
+def _state_of(path: Path) -> tuple[int, ...]:
+    """What changes when a file, or the write-ahead log beside it, changes."""
+    found = path.stat()
+    log = Path(f"{path}-wal")
+    return found.st_ino, found.st_size, found.st_mtime_ns, log.stat().st_size if log.exists() else 0
 
 
 _forgotten: list[sqlite3.Connection] = []

@@ -18,6 +18,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from sidkit.errors import RepoError
+from sidkit.files import make_private
 from sidkit.repo import FEAST_FILE, SETTINGS_FILE, Repo
 from sidkit.sqlite_url import absolute_url
 
@@ -70,6 +71,21 @@ def refuse_copied_registry(repo: Repo) -> None:
             f"lies there. Set registry.path in {FEAST_FILE} to {_PREFIX}{own}, delete that file if it is there, and run "
             "`feast apply` and `sidkit materialize` to make it anew"
         )
+
+
+def make_registry_private(repo: Repo) -> None:
+    """Make the repo's own SQLite registry, where there is none yet, as a file that only its owner may read.
+
+    Raises
+    ------
+    StorageError
+        When it cannot be made.
+    """
+    text = (repo.path / FEAST_FILE).read_text(encoding="utf-8")
+    for found in re.findall(r"sqlite:///([^\n\"'?]+)", text):
+        file = repo.path / found.strip()
+        if repo.data in file.parents:
+            make_private(file)
 
 
 def _online_tables(registry: Path) -> list[str]:
