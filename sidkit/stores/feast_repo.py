@@ -136,6 +136,40 @@ def materialize(repo: Repo, as_of_us: int, views: list[str] | None = None) -> di
     return {name: written[name] if name in written else _keys(repo, name, as_of_us) for name in names}
 
 
+def repair_online_store(repo: Repo) -> list[str]:
+    """Take what is damaged out of the packed online store, so that :func:`materialize` makes it anew.
+
+    Returns
+    -------
+    list of str
+        One sentence per finding; empty where nothing is damaged or the online store is another one.
+
+    Raises
+    ------
+    OnlineStoreError
+        When the file is of another release, or another process holds it.
+    """
+    from sidkit.stores.packed_sqlite import PackedSqliteOnlineStore
+    from sidkit.stores.packed_upgrade import repair
+
+    store = open_store(repo)
+    online = store._get_provider().online_store
+    if not isinstance(online, PackedSqliteOnlineStore):
+        return []
+    file = online.file(store.config)
+    found = repair(file.path)
+    if not found:
+        return []
+    views = [*store.list_feature_views(), *store.list_stream_feature_views()]
+    online.update(store.config, [], views, [], [], partial=False)
+    if found.unreadable:
+        return [f"{file.path} could not be read and is made anew; rows that were only pushed are lost"]
+    return [
+        f"{file.path}: {count:,} damaged rows of packed:{view} were removed and are made anew"
+        for view, count in found.rows.items()
+    ]
+
+
 def drop_online_table(repo: Repo, view: str) -> None:
     """Drop the packed online tables of a view that is defined no more, those of all its versions.
 

@@ -46,8 +46,9 @@ from pydantic import Field, StrictFloat, StrictInt, StrictStr
 
 from sidkit.clock import from_us, to_us
 from sidkit.errors import OnlineStoreError
+from sidkit.repo import SETTINGS_FILE
 from sidkit.stores.packed_arrow import cells_of, entity_keys
-from sidkit.stores.packed_file import PackedFile, Writing
+from sidkit.stores.packed_file import ANEW, PackedFile, Writing
 from sidkit.stores.packed_layout import PROTO, Cells, Layout, kind_of
 from sidkit.stores.packed_rows import layout_number, pack, unpack
 from sidkit.stores.packed_table import PackedTable
@@ -106,7 +107,7 @@ class PackedSqliteOnlineStore(OnlineStore):  # type: ignore[misc]
         path = path.absolute()
         if path not in self._files:
             told = config.online_store
-            self._files[path] = PackedFile(path, told.patience_seconds, told.row_cache_mb << 20)
+            self._files[path] = PackedFile(path, told.patience_seconds, told.row_cache_mb << 20, made_anew(config))
         return self._files[path]
 
     def online_write_batch(
@@ -188,8 +189,8 @@ class PackedSqliteOnlineStore(OnlineStore):  # type: ignore[misc]
         keys = serialized_keys(entity_keys, config.entity_key_serialization_version)
         view = view_id(config, table)
         with self.file(config).reading() as reading:
-            layouts = reading.layouts(view)
             rows = reading.timed_rows(view, keys, since_us(table, self.clock()))
+            layouts = reading.layouts_of(view, [row for row, _ in rows])
         packed = [row for row, _ in rows if row is not None]
         features = _values(packed, layouts, requested_features, view_layout(table))
         found = iter(features)
@@ -246,6 +247,13 @@ class PackedSqliteOnlineStore(OnlineStore):  # type: ignore[misc]
         """Close the connections of all threads."""
         for file in self._files.values():
             file.close()
+
+
+def made_anew(config: RepoConfig) -> str:
+    """How the file of a repo is made anew."""
+    if config.repo_path and (Path(config.repo_path) / SETTINGS_FILE).is_file():
+        return f"run `sidkit materialize --repo {Path(config.repo_path).resolve()}`"
+    return ANEW
 
 
 @cache
@@ -326,7 +334,9 @@ def _merge(
     """Write rows that lack features, one by one: what is there of the others stays."""
     for key, event, created, row in zip(keys, events_us, created_us, rows, strict=True):
         [there] = writing.rows(view, [key])
-        [old] = _values([there], writing.layouts(view), declared.names, declared) if there is not None else [{}]
+        [old] = (
+            _values([there], writing.layouts_of(view, [there]), declared.names, declared) if there is not None else [{}]
+        )
         merged = old | row
         names, columns, _ = next(_runs(declared, [merged]))
         writing.put(view, [key], [event], [created], _packed(writing, view, declared, names, columns, 1))
