@@ -24,6 +24,7 @@ from sidkit.errors import CatalogLostError, CatalogUnreachableError, ConfigError
 from sidkit.files import read_json, write_json
 from sidkit.repo import Repo
 from sidkit.sqlite_url import absolute_url
+from sidkit.stores.apply_guard import ViewsNow, check_before_apply
 from sidkit.stores.registry_path import refuse_copied_registry
 
 STATES = ("fitting", "fitted", "published", "serving", "retired", "purged")
@@ -297,6 +298,7 @@ def read_definitions(repo_path: Path) -> Definitions:
     repo = Repo(Path(repo_path).resolve())
     refuse_copied_registry(repo)
     records = Catalog.open(repo, create=False).codebooks()
+    check_before_apply(repo.path, lambda: _views_now(repo))
     settings = repo.settings
     return Definitions(
         modalities=settings.source.modalities,
@@ -306,6 +308,14 @@ def read_definitions(repo_path: Path) -> Definitions:
             "availability_delay_seconds": f"{settings.time.availability_delay_seconds:g}",
             "settings_hash": content_hash(settings.feature_settings()),
         },
+    )
+
+
+def _views_now(repo: Repo) -> ViewsNow:
+    records = Catalog.open(repo, create=False).codebooks()
+    return ViewsNow(
+        frozenset(record.view_name for record in records if record.defined),
+        frozenset(record.view_name for record in records if not record.defined),
     )
 
 

@@ -64,7 +64,7 @@ def apply_repo(repo: Repo) -> str:
     refuse_copied_registry(repo)
     resolve_registry_against_repo()
     printed = io.StringIO()
-    with _imported_as_feast_does(repo.path), contextlib.redirect_stdout(printed):
+    with repo.locked_or_held(), _imported_as_feast_does(repo.path), contextlib.redirect_stdout(printed):
         try:
             config = load_repo_config(repo.path, repo.path / "feature_store.yaml")
             offline = str(getattr(config.offline_store, "type", ""))

@@ -47,6 +47,7 @@ from pydantic import Field, StrictFloat, StrictInt, StrictStr
 from sidkit.clock import from_us, to_us
 from sidkit.errors import OnlineStoreError
 from sidkit.repo import SETTINGS_FILE
+from sidkit.stores.apply_guard import refuse_drop
 from sidkit.stores.packed_arrow import cells_of, entity_keys
 from sidkit.stores.packed_file import ANEW, PackedFile, Writing
 from sidkit.stores.packed_layout import PROTO, Cells, Layout, kind_of
@@ -212,7 +213,13 @@ class PackedSqliteOnlineStore(OnlineStore):  # type: ignore[misc]
 
         A view whose schema changed keeps its rows: a new feature is not found and a dropped one not shown until rows are
         written anew; a feature whose type changed is not found either.
+
+        Raises
+        ------
+        DefinitionsError
+            When the table of a codebook that the catalogue defines would be dropped; nothing was dropped then.
         """
+        refuse_drop(config.repo_path, [table.name for table in tables_to_delete])
         with self.file(config).writing() as writing:
             for table in tables_to_keep:
                 writing.make(view_id(config, table), view_layout(table))
