@@ -17,6 +17,7 @@
     │   └── ArtifactCorruptError    a file differs from its manifest
     ├── CatalogError                the catalogue of versions
     │   ├── CatalogUnreachableError
+    │   ├── CatalogCorruptError     a record is not what was written
     │   ├── CatalogLostError        the catalogue forgot what the disk still holds
     │   ├── UnknownVersionError     no codebook or ranker of that name
     │   └── LifeCycleError          a step out of order
@@ -148,6 +149,20 @@ class CatalogUnreachableError(CatalogError):
             f"the catalogue at {url} cannot be read ({cause}). Without it the feature definitions are unknown and "
             "`feast apply` would drop the views of every published codebook, so nothing was applied. Bring the "
             "database back, or correct catalog.url in sidkit.toml."
+        )
+
+
+class CatalogCorruptError(CatalogError):
+    """A record of the catalogue is not what was written."""
+
+    def __init__(self, url: str, kind: str, name: str) -> None:
+        self.url = url
+        self.kind = kind
+        self.name = name
+        super().__init__(
+            f"the catalogue at {url} is damaged: the record of {kind} {name!r} is not what was written, so nothing was "
+            "applied. Run `sidkit codebooks repair`, which makes records anew from the artefacts, or restore the "
+            "catalogue from a copy."
         )
 
 
