@@ -91,12 +91,17 @@ def promote(repo: Repo, name: str) -> None:
     Raises
     ------
     LifeCycleError
-        When it is not published.
+        When it is not published, or registry or online store lack what the catalogue says is there.
     """
+    from sidkit.stores.registered import of_codebook
+
     catalog = Catalog.open(repo)
     record = catalog.codebook(name)
     if record.state not in {"published", "serving"}:
         raise LifeCycleError(name, record.state, "publish it before it is promoted")
+    missing = of_codebook(repo, record.view_name, record.service_name, record.content_hash)
+    if missing:
+        raise LifeCycleError(name, record.state, f"it cannot be read ({'; '.join(map(str, missing))})")
     catalog.set_state(name, "serving")
 
 

@@ -148,7 +148,8 @@ class CatalogUnreachableError(CatalogError):
         super().__init__(
             f"the catalogue at {url} cannot be read ({cause}). Without it the feature definitions are unknown and "
             "`feast apply` would drop the views of every published codebook, so nothing was applied. Bring the "
-            "database back, or correct catalog.url in sidkit.toml."
+            "database back, or correct catalog.url in sidkit.toml; a damaged SQLite file is made anew from the artefacts by "
+            "`sidkit codebooks repair`."
         )
 
 
@@ -176,7 +177,8 @@ class CatalogLostError(CatalogError):
             f"the catalogue at {url} does not know {', '.join(names)}, but their files are still here: it was emptied, "
             "replaced by an older copy, or points elsewhere. Applying now would drop their online tables, so nothing was "
             "applied. "
-            "Restore the catalogue from a copy, or correct catalog.url in sidkit.toml; to give the codebooks up, "
+            "Restore the catalogue from a copy, correct catalog.url in sidkit.toml, or make the records anew from the "
+            "artefacts with `sidkit codebooks repair`; to give the codebooks up, "
             "delete their folders under artifacts/codebooks, their tables data/tables/item_sid_*.parquet, and "
             "data/defined.json."
         )

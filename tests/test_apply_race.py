@@ -19,7 +19,7 @@ from semantic_ids import pipeline
 from semantic_ids.catalog import Catalog
 from sidkit.errors import DefinitionsError, RepoLockedError
 from sidkit.repo import Repo
-from sidkit.stores.feast_repo import _imported_as_feast_does, apply_repo, quiet_feast
+from sidkit.stores.feast_repo import apply_repo, imported_as_feast_does, quiet_feast
 
 FEAST = Path(sys.executable).parent / "feast"
 
@@ -55,7 +55,7 @@ def feast_apply(repo: Repo, between: Callable[[], object]) -> None:
             between()
         return contents
 
-    with pytest.MonkeyPatch.context() as patch, _imported_as_feast_does(repo.path):
+    with pytest.MonkeyPatch.context() as patch, imported_as_feast_does(repo.path):
         patch.setattr(repo_operations, "parse_repo", parse_slowly)
         config = load_repo_config(repo.path, repo.path / "feature_store.yaml")
         repo_operations.apply_total(config, repo.path, skip_source_validation=True)
