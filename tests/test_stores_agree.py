@@ -76,6 +76,11 @@ FAULTS: dict[str, tuple[Callable[[Repo], None], str, bool]] = {
         "feature view item_sid_a: its online table is empty",
         True,
     ),
+    "no registry": (
+        lambda repo: (repo.data / "registry.sqlite").unlink(),
+        "registry.sqlite: there is no registry",
+        True,
+    ),
     "no online store": (lambda repo: (repo.data / "online.sqlite").unlink(), "there is no online store", True),
     "a definition that was edited": (
         lambda repo: edit(repo, "item_views.py", "schema=[", 'schema=[Field(name="extra", dtype=Float32),'),

@@ -184,7 +184,11 @@ def find_online_damage(repo: Repo) -> list[tuple[str, str]]:
     """
     from sidkit.stores.packed_sqlite import PackedSqliteOnlineStore
     from sidkit.stores.packed_upgrade import find_damage
+    from sidkit.stores.registry_check import registry_file
 
+    registry = registry_file(repo)
+    if registry is not None and not registry.exists():  # opening the store would make it
+        return []
     store = open_store(repo)
     online = store._get_provider().online_store
     if not isinstance(online, PackedSqliteOnlineStore):

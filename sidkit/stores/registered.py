@@ -46,7 +46,11 @@ def differences(repo: Repo) -> list[Difference]:
     from feast.repo_operations import parse_repo
 
     from sidkit.stores.feast_repo import imported_as_feast_does, open_store
+    from sidkit.stores.registry_check import registry_file
 
+    registry = registry_file(repo)
+    if registry is not None and not registry.exists():  # opening the store would make it
+        return [Difference(str(registry), "there is no registry", MATERIALIZE)] if repo.defined.exists() else []
     store = open_store(repo)
     with imported_as_feast_does(repo.path), contextlib.redirect_stdout(io.StringIO()):
         contents = parse_repo(repo.path)
