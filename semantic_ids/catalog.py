@@ -9,8 +9,10 @@ taken back by ``purge`` only: a view that vanished from the definitions would lo
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ import sqlalchemy as sa
 from semantic_ids.records import CodebookRecord, Definitions, RankerRecord
 from sidkit.config import content_hash, resolved_url
 from sidkit.errors import (
+    CatalogCorruptError,
     CatalogError,
     CatalogLostError,
     CatalogUnreachableError,
@@ -32,13 +35,16 @@ from sidkit.names import LONGEST_MADE, RULE, check_codebook_name, check_name, is
 from sidkit.redact import redacted, scrubbed
 from sidkit.repo import Repo
 from sidkit.sqlite_url import absolute_url, sqlite_file
+from sidkit.stores.apply_guard import ViewsNow, check_before_apply
 from sidkit.stores.registry_path import refuse_copied_registry
 
 STATES = ("fitting", "fitted", "published", "serving", "retired", "purged")
 OWNER = "sidkit"
+CHECK = "row_hash"
+"""The column of a record's SHA-256; null in records of a release that wrote none, until they are written again."""
 
 _metadata = sa.MetaData()
-_codebooks = sa.Table(
+CODEBOOKS = sa.Table(
     "sidkit_codebooks",
     _metadata,
     sa.Column("name", sa.String(64), primary_key=True),
@@ -51,8 +57,9 @@ _codebooks = sa.Table(
     sa.Column("fit_start_us", sa.BigInteger, nullable=False, default=0),
     sa.Column("fit_end_us", sa.BigInteger, nullable=False, default=0),
     sa.Column("changed_at_us", sa.BigInteger, nullable=False),
+    sa.Column(CHECK, sa.String(64)),
 )
-_rankers = sa.Table(
+RANKERS = sa.Table(
     "sidkit_rankers",
     _metadata,
     sa.Column("name", sa.String(128), primary_key=True),
@@ -63,6 +70,7 @@ _rankers = sa.Table(
     sa.Column("arm", sa.String(64), nullable=False),
     sa.Column("fit_end_us", sa.BigInteger, nullable=False),
     sa.Column("changed_at_us", sa.BigInteger, nullable=False),
+    sa.Column(CHECK, sa.String(64)),
 )
 
 
@@ -89,13 +97,15 @@ class Catalog:
         ------
         CatalogUnreachableError
             When the database does not answer.
+        CatalogCorruptError
+            When a record is not what was written.
         CatalogLostError
             When it does not know codebooks whose files are still in the repo.
         """
         stated = resolved_url(repo.settings.catalog.url)
         shown = redacted(stated)
         # Files before rows: the catalogue commits first, so that it knows whatever they know, also while a writer works.
-        on_disk, witnessed = _on_disk(repo), _names_in(repo.defined)
+        on_disk, witnessed = _on_disk(repo), names_in(repo.defined)
         try:
             url = absolute_url(stated, repo.path)
             shown = redacted(url.render_as_string(hide_password=False))
@@ -105,7 +115,7 @@ class Catalog:
                     make_private(file)  # else SQLite makes it, for all to read
             catalog = cls(shown, sa.create_engine(url), repo.defined)
             if create:
-                _metadata.create_all(catalog._engine)
+                catalog.make_tables()
             known = {record.name: record for record in catalog.codebooks()}
         except (sa.exc.SQLAlchemyError, ImportError, OSError, ValueError) as error:
             raise CatalogUnreachableError(shown, scrubbed(error, stated)) from None
@@ -123,15 +133,59 @@ class Catalog:
         except sa.exc.SQLAlchemyError as error:
             raise CatalogUnreachableError(self.url, scrubbed(error)) from None
 
-    def _rows(self, table: sa.Table, *order: sa.Column[Any]) -> list[sa.Row[Any]]:
+    def make_tables(self) -> None:
+        """Make the tables, and the column of check values where an earlier release made them; records get theirs."""
+        _metadata.create_all(self._engine)
+        for table in (CODEBOOKS, RANKERS):
+            if CHECK in {column["name"] for column in sa.inspect(self._engine).get_columns(table.name)}:
+                continue
+            with self._engine.begin() as connection:
+                name = connection.dialect.identifier_preparer.format_table(table)
+                connection.execute(sa.text(f"ALTER TABLE {name} ADD COLUMN {CHECK} VARCHAR(64)"))
+                for row in connection.execute(sa.select(table)).mappings():
+                    values = {CHECK: row_hash(table.name, dict(row))}
+                    connection.execute(sa.update(table).where(table.c.name == row["name"]).values(**values))
+
+    def _rows(self, table: sa.Table, *order: sa.Column[Any]) -> list[dict[str, Any]]:
+        """The records of a table, verified, without their check values."""
         with self._transaction() as connection:
-            if not sa.inspect(connection).has_table(table.name):
+            inspector = sa.inspect(connection)
+            if not inspector.has_table(table.name):
                 return []
-            return list(connection.execute(sa.select(table).order_by(*order)))
+            checked = CHECK in {column["name"] for column in inspector.get_columns(table.name)}
+            columns = [column for column in table.c if checked or column.name != CHECK]
+            rows = connection.execute(sa.select(*columns).order_by(*order)).mappings().all()
+        return [self._verified(table, dict(row)) for row in rows]
+
+    def unverified(self, table: sa.Table) -> list[dict[str, Any]]:
+        """The records of a table with their check values, whether they fit or not."""
+        with self._transaction() as connection:
+            return [dict(row) for row in connection.execute(sa.select(table)).mappings()]
+
+    def rewrite(self, table: sa.Table, records: Sequence[dict[str, Any]]) -> None:
+        """Put other records into a table; all of it happens, or nothing."""
+        with self._transaction() as connection:
+            connection.execute(sa.delete(table))
+            for values in records:
+                connection.execute(sa.insert(table).values(**_with_hash(table, values)))
+
+    def _verified(self, table: sa.Table, row: Mapping[str, Any]) -> dict[str, Any]:
+        values = {name: value for name, value in row.items() if name != CHECK}
+        if row.get(CHECK) is not None and row[CHECK] != row_hash(table.name, values):
+            raise CatalogCorruptError(self.url, "codebook" if table is CODEBOOKS else "ranker", str(values["name"]))
+        return values
 
     def codebooks(self) -> list[CodebookRecord]:
-        """All codebooks, oldest first, purged ones too."""
-        records = [_codebook_record(row) for row in self._rows(_codebooks, _codebooks.c.fit_end_us, _codebooks.c.name)]
+        """All codebooks, oldest first, purged ones too.
+
+        Raises
+        ------
+        CatalogCorruptError
+            When a record is not what was written.
+        CatalogError
+            When a record has a name that no command writes.
+        """
+        records = [_codebook_record(row) for row in self._rows(CODEBOOKS, CODEBOOKS.c.fit_end_us, CODEBOOKS.c.name)]
         self._refuse_names("codebook", [record.name for record in records if not is_codebook_name(record.name)])
         return records
 
@@ -179,15 +233,15 @@ class Catalog:
         }  # fmt: skip
         with self._transaction() as connection:
             if there is None:
-                connection.execute(sa.insert(_codebooks).values(name=name, **values))
+                connection.execute(sa.insert(CODEBOOKS).values(**_with_hash(CODEBOOKS, {"name": name, **values})))
             else:
-                connection.execute(sa.update(_codebooks).where(_codebooks.c.name == name).values(**values))
+                self._change(connection, CODEBOOKS, name, values)
 
     def abandon_fit(self, name: str) -> None:
         """Remove the record of a fit that failed before it was committed."""
         with self._transaction() as connection:
             connection.execute(
-                sa.delete(_codebooks).where(_codebooks.c.name == name).where(_codebooks.c.state == "fitting")
+                sa.delete(CODEBOOKS).where(CODEBOOKS.c.name == name).where(CODEBOOKS.c.state == "fitting")
             )
 
     def end_fit(
@@ -205,19 +259,19 @@ class Catalog:
         The name is also written beside the catalogue: one that is put back from an old copy would not know it.
         """
         self._set_codebook(name, defined=True)
-        write_json(self._witness, sorted(_names_in(self._witness) | {name}))
+        write_json(self._witness, sorted(names_in(self._witness) | {name}))
 
     def set_state(self, name: str, state: str) -> None:
         """Commit a step of a codebook's life; promoting one takes the place of the serving one."""
         values: dict[str, Any] = {"state": state}
         if state == "purged":
             values["defined"] = False
-        self._set(_codebooks, name, values, instead="published")
-        if state == "purged" and name in _names_in(self._witness):
-            write_json(self._witness, sorted(_names_in(self._witness) - {name}))
+        self._set(CODEBOOKS, name, values, instead="published")
+        if state == "purged" and name in names_in(self._witness):
+            write_json(self._witness, sorted(names_in(self._witness) - {name}))
 
     def _set_codebook(self, name: str, **values: object) -> None:
-        self._set(_codebooks, name, values, instead=None)
+        self._set(CODEBOOKS, name, values, instead=None)
 
     def _set(self, table: sa.Table, name: str, values: dict[str, Any], instead: str | None) -> None:
         """Change one version, or none of them; a new serving one puts the old one into state ``instead``."""
@@ -225,14 +279,19 @@ class Catalog:
         with self._transaction() as connection:
             if not connection.execute(sa.select(table.c.name).where(there)).first():
                 known = list(connection.execute(sa.select(table.c.name)).scalars())
-                raise UnknownVersionError("codebook" if table is _codebooks else "ranker", name, known)
+                raise UnknownVersionError("codebook" if table is CODEBOOKS else "ranker", name, known)
             if values.get("state") == "serving":
-                connection.execute(
-                    sa.update(table)
-                    .where(table.c.state == "serving", table.c.name != name)
-                    .values(state=instead, changed_at_us=_now())
-                )
-            connection.execute(sa.update(table).where(there).values(changed_at_us=_now(), **values))
+                others = sa.select(table.c.name).where(table.c.state == "serving", table.c.name != name)
+                for other in list(connection.execute(others).scalars()):
+                    self._change(connection, table, other, {"state": instead, "changed_at_us": _now()})
+            self._change(connection, table, name, {"changed_at_us": _now(), **values})
+
+    def _change(self, connection: sa.Connection, table: sa.Table, name: str, values: dict[str, Any]) -> None:
+        """Change some columns of one record and its check value."""
+        there = table.c.name == name
+        row = connection.execute(sa.select(table).where(there).with_for_update()).mappings().one()
+        changed = _with_hash(table, {**self._verified(table, dict(row)), **values})
+        connection.execute(sa.update(table).where(there).values(**changed))
 
     def serving_codebook(self) -> CodebookRecord:
         """The codebook in state ``serving``, or the only published one.
@@ -253,7 +312,7 @@ class Catalog:
 
     def rankers(self) -> list[RankerRecord]:
         """All rankers by name."""
-        records = [RankerRecord(**row._mapping) for row in self._rows(_rankers, _rankers.c.name)]
+        records = [RankerRecord(**row) for row in self._rows(RANKERS, RANKERS.c.name)]
         made = [name for record in records for name in (record.name, record.service)]
         broken = [name for name in made if not is_name(name, LONGEST_MADE)]
         broken += [record.codebook for record in records if not is_codebook_name(record.codebook)]
@@ -307,23 +366,16 @@ class Catalog:
             if there.content_hash != content_hash:
                 raise LifeCycleError(name, there.state, "a ranker is never overwritten; train under a new name")
             return
+        values = {
+            "name": name, "state": "fitted", "content_hash": content_hash, "codebook": codebook, "service": service,
+            "arm": arm, "fit_end_us": fit_end_us, "changed_at_us": _now(),
+        }  # fmt: skip
         with self._transaction() as connection:
-            connection.execute(
-                sa.insert(_rankers).values(
-                    name=name,
-                    state="fitted",
-                    content_hash=content_hash,
-                    codebook=codebook,
-                    service=service,
-                    arm=arm,
-                    fit_end_us=fit_end_us,
-                    changed_at_us=_now(),
-                )
-            )
+            connection.execute(sa.insert(RANKERS).values(**_with_hash(RANKERS, values)))
 
     def set_ranker_state(self, name: str, state: str) -> None:
         """Commit a step of a ranker's life; promoting one takes the place of the serving one."""
-        self._set(_rankers, name, {"state": state}, instead="fitted")
+        self._set(RANKERS, name, {"state": state}, instead="fitted")
 
 
 def read_definitions(repo_path: Path) -> Definitions:
@@ -339,6 +391,7 @@ def read_definitions(repo_path: Path) -> Definitions:
     repo = Repo(Path(repo_path).resolve())
     refuse_copied_registry(repo)
     records = Catalog.open(repo, create=False).codebooks()
+    check_before_apply(repo.path, lambda: _views_now(repo))
     settings = repo.settings
     return Definitions(
         modalities=settings.source.modalities,
@@ -351,12 +404,21 @@ def read_definitions(repo_path: Path) -> Definitions:
     )
 
 
+def _views_now(repo: Repo) -> ViewsNow:
+    records = Catalog.open(repo, create=False).codebooks()
+    return ViewsNow(
+        frozenset(record.view_name for record in records if record.defined),
+        frozenset(record.view_name for record in records if not record.defined),
+    )
+
+
 def table_path(repo: Repo, name: str) -> Path:
     """The table of a codebook's codes."""
     return repo.tables / f"item_sid_{name}.parquet"
 
 
-def _names_in(witness: Path) -> set[str]:
+def names_in(witness: Path) -> set[str]:
+    """The codebooks that were defined, as written beside the catalogue."""
     return set(read_json(witness)) if witness.exists() else set()
 
 
@@ -367,10 +429,19 @@ def _on_disk(repo: Repo) -> set[str]:
     return folders | tables
 
 
-def _codebook_record(row: sa.Row[Any]) -> CodebookRecord:
-    values = dict(row._mapping)
-    values["sizes"] = tuple(int(size) for size in values["sizes"].split("x") if size)
-    return CodebookRecord(**values)
+def row_hash(table: str, row: Mapping[str, Any]) -> str:
+    """The SHA-256 of a record: of the table's name and every column but the check value."""
+    values = sorted((name, value) for name, value in row.items() if name != CHECK)
+    return hashlib.sha256(json.dumps([table, values], default=repr).encode()).hexdigest()
+
+
+def _with_hash(table: sa.Table, values: dict[str, Any]) -> dict[str, Any]:
+    return {**values, CHECK: row_hash(table.name, values)}
+
+
+def _codebook_record(row: Mapping[str, Any]) -> CodebookRecord:
+    sizes = tuple(int(size) for size in row["sizes"].split("x") if size)
+    return CodebookRecord(**{**row, "sizes": sizes})
 
 
 def _now() -> int:

@@ -115,6 +115,20 @@ def purge(name: Name, repo: RepoOption = Path()) -> None:
     typer.echo(f"{name} is purged")
 
 
+@codebooks_app.command("repair")
+def repair(repo: RepoOption = Path()) -> None:
+    """Make damaged or lost records of the catalogue anew from the artefacts."""
+    from semantic_ids.catalog_repair import repair_catalog
+    from sidkit.repo import Repo
+
+    opened = Repo.open(repo)
+    with opened.locked():
+        done = repair_catalog(opened)
+    for record in done:
+        typer.echo(str(record))
+    typer.echo(f"{len(done)} records made anew; `sidkit codebooks list` and `sidkit rankers list` show all")
+
+
 @codebooks_app.command("refresh")
 def refresh(
     name: Annotated[Optional[str], typer.Argument(help="Default: all published codebooks.")] = None,  # noqa: UP045

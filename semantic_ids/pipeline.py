@@ -5,9 +5,12 @@ Every step is idempotent: killed and run again, it ends where an undisturbed run
 
 from __future__ import annotations
 
+import functools
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar, cast
 
 import duckdb
 import numpy as np
@@ -41,6 +44,21 @@ class RefreshReport:
     without_content: int
 
 
+Step = TypeVar("Step", bound=Callable[..., object])
+
+
+def _under_the_lock(step: Step) -> Step:
+    """Run a step inside the repo's lock, which its caller may hold already."""
+
+    @functools.wraps(step)
+    def locked(repo: Repo, *rest: object, **named: object) -> object:
+        with repo.locked_or_held():
+            return step(repo, *rest, **named)
+
+    return cast("Step", locked)
+
+
+@_under_the_lock
 def publish(repo: Repo, name: str) -> RefreshReport:
     """Assign codes to all items, define the feature view and its services, apply, and fill the online store.
 
@@ -66,21 +84,28 @@ def publish(repo: Repo, name: str) -> RefreshReport:
     return report
 
 
+@_under_the_lock
 def promote(repo: Repo, name: str) -> None:
     """Make a published codebook the one that commands use by default.
 
     Raises
     ------
     LifeCycleError
-        When it is not published.
+        When it is not published, or registry or online store lack what the catalogue says is there.
     """
+    from sidkit.stores.registered import of_codebook
+
     catalog = Catalog.open(repo)
     record = catalog.codebook(name)
     if record.state not in {"published", "serving"}:
         raise LifeCycleError(name, record.state, "publish it before it is promoted")
+    missing = of_codebook(repo, record.view_name, record.service_name, record.content_hash)
+    if missing:
+        raise LifeCycleError(name, record.state, f"it cannot be read ({'; '.join(map(str, missing))})")
     catalog.set_state(name, "serving")
 
 
+@_under_the_lock
 def retire(repo: Repo, name: str) -> None:
     """Take a codebook out of use; its view and its data stay until it is purged.
 
@@ -101,6 +126,7 @@ def retire(repo: Repo, name: str) -> None:
     catalog.set_state(name, "retired")
 
 
+@_under_the_lock
 def purge(repo: Repo, name: str) -> None:
     """Remove a retired codebook for good: view, online table, codes and artefact. Its name is never used again.
 
@@ -124,6 +150,7 @@ def purge(repo: Repo, name: str) -> None:
     remove(repo.codebooks / name)
 
 
+@_under_the_lock
 def refresh(repo: Repo, name: str | None = None) -> list[RefreshReport]:
     """Assign codes to content that came or changed since the last assignment, in one or all codebooks in use.
 

@@ -275,7 +275,7 @@ def materialize_(
     from sidkit.clock import check_as_of, iso, parse_time
     from sidkit.errors import TimeError
     from sidkit.repo import Repo
-    from sidkit.stores.feast_repo import materialize
+    from sidkit.stores.feast_repo import materialize, repair_online_store
     from sidkit.tables import read_build
 
     opened = Repo.open(repo)
@@ -287,6 +287,8 @@ def materialize_(
             raise TimeError(
                 f"the tables reach {iso(built)} and know nothing of {iso(moment)}; run `sidkit tables build` up to it first"
             )
+        for finding in repair_online_store(opened):
+            typer.echo(finding, err=True)
         keys = materialize(opened, moment)
     for name, count in keys.items():
         typer.echo(f"{name}: {count:,} keys")

@@ -1,7 +1,7 @@
-"""What Feast would silently get wrong in a repo, found before it is applied.
+"""What Feast would silently get wrong in a repo, found before it is applied, and what its stores hold otherwise than defined.
 
-Each check stands for a wrong answer or a late crash that was reproduced with Feast 0.67: the definitions and the heads
-of the Parquet files tell, no row is read unless a file lacks statistics.
+Each check of definitions stands for a wrong answer or a late crash that was reproduced with Feast 0.67: the definitions and
+the heads of the Parquet files tell, no row is read unless a file lacks statistics. The packed online store is read as a whole.
 """
 
 from __future__ import annotations
@@ -58,7 +58,22 @@ def examine_repo(repo: Repo) -> list[Problem]:
     from sidkit.stores.feast_repo import read_definitions
 
     views, entities, offline = read_definitions(repo)
-    return examine(views, entities, offline, repo.path)
+    return [*examine(views, entities, offline, repo.path), *_of_stores(repo)]
+
+
+def _of_stores(repo: Repo) -> Iterator[Problem]:
+    """What registry and online store hold otherwise than the definitions say, or not as it was written."""
+    from sidkit.stores.feast_repo import find_online_damage
+    from sidkit.stores.registered import differences
+    from sidkit.stores.registry_check import RegistryDamagedError
+
+    try:
+        for found in differences(repo):
+            yield Problem("not-as-defined", found.where, found.problem, found.remedy)
+        for where, problem in find_online_damage(repo):
+            yield Problem("damaged", where, problem, "Run `sidkit materialize`.")
+    except RegistryDamagedError as error:
+        yield Problem("damaged", str(error.path), error.problem, "Run `sidkit apply`.")
 
 
 def refuse(problems: Sequence[Problem], where: Path) -> None:

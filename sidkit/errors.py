@@ -17,6 +17,7 @@
     │   └── ArtifactCorruptError    a file differs from its manifest
     ├── CatalogError                the catalogue of versions
     │   ├── CatalogUnreachableError
+    │   ├── CatalogCorruptError     a record is not what was written
     │   ├── CatalogLostError        the catalogue forgot what the disk still holds
     │   ├── UnknownVersionError     no codebook or ranker of that name
     │   └── LifeCycleError          a step out of order
@@ -149,7 +150,22 @@ class CatalogUnreachableError(CatalogError):
         super().__init__(
             f"the catalogue at {url} cannot be read ({cause}). Without it the feature definitions are unknown and "
             "`feast apply` would drop the views of every published codebook, so nothing was applied. Bring the "
-            "database back, or correct catalog.url in sidkit.toml."
+            "database back, or correct catalog.url in sidkit.toml; a damaged SQLite file is made anew from the artefacts by "
+            "`sidkit codebooks repair`."
+        )
+
+
+class CatalogCorruptError(CatalogError):
+    """A record of the catalogue is not what was written."""
+
+    def __init__(self, url: str, kind: str, name: str) -> None:
+        self.url = url
+        self.kind = kind
+        self.name = name
+        super().__init__(
+            f"the catalogue at {url} is damaged: the record of {kind} {name!r} is not what was written, so nothing was "
+            "applied. Run `sidkit codebooks repair`, which makes records anew from the artefacts, or restore the "
+            "catalogue from a copy."
         )
 
 
@@ -163,7 +179,8 @@ class CatalogLostError(CatalogError):
             f"the catalogue at {url} does not know {', '.join(names)}, but their files are still here: it was emptied, "
             "replaced by an older copy, or points elsewhere. Applying now would drop their online tables, so nothing was "
             "applied. "
-            "Restore the catalogue from a copy, or correct catalog.url in sidkit.toml; to give the codebooks up, "
+            "Restore the catalogue from a copy, correct catalog.url in sidkit.toml, or make the records anew from the "
+            "artefacts with `sidkit codebooks repair`; to give the codebooks up, "
             "delete their folders under artifacts/codebooks, their tables data/tables/item_sid_*.parquet, and "
             "data/defined.json."
         )

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -144,7 +145,28 @@ class Repo:
                 raise StorageError(path, error) from error
             remove_leftovers(self.data)
             remove_leftovers(self.path / "artifacts")
+            _holders[self.path] = _this_thread()
+            try:
+                yield
+            finally:
+                _holders.pop(self.path, None)
+
+    @contextmanager
+    def locked_or_held(self) -> Iterator[None]:
+        """As :meth:`locked`, inside which this thread may already be."""
+        if _holders.get(self.path) == _this_thread():
             yield
+        else:
+            with self.locked():
+                yield
+
+
+_holders: dict[Path, tuple[int, int]] = {}
+"""Repo -> process and thread that hold its lock."""
+
+
+def _this_thread() -> tuple[int, int]:
+    return os.getpid(), threading.get_ident()
 
 
 def _command() -> str:

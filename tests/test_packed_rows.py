@@ -15,11 +15,17 @@ from online_builders import TYPES, entity_keys, feature_view, values
 from sidkit.errors import OnlineStoreError
 from sidkit.stores.packed_arrow import arrow_type, cells_of, to_arrow
 from sidkit.stores.packed_arrow import entity_keys as arrow_keys
+from sidkit.stores.packed_check import sealed
 from sidkit.stores.packed_layout import Cells, Layout, kind_of, layout_from_json, layout_of
 from sidkit.stores.packed_rows import layout_number, pack, unpack
 
 PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 ROW = st.fixed_dictionaries({name: st.none() | st.sampled_from(samples) for name, (_, samples) in TYPES.items()})
+
+
+def in_file(rows: list[bytes]) -> list[bytes]:
+    count = len(rows)
+    return sealed("shop_thing", [b"key"] * count, [0] * count, [None] * count, rows)
 
 
 @PATIENT
@@ -33,7 +39,7 @@ def test_values_come_back_as_they_were(rows: list[dict[str, Any]], number: int, 
     protos = [values(view, row) for row in rows]
     cells = [cells_of_values([row[name] for row in protos], kind) for name, kind in layout.columns]
     assert [found.kind for found in cells] == [kind for _, kind in layout.columns]
-    packed = pack(layout, number, cells)
+    packed = in_file(pack(layout, number, cells))
     assert len(packed) == len(rows)
     assert {layout_number(row) for row in packed} <= {number}
     found = unpack(layout, packed)
@@ -66,7 +72,7 @@ def test_arrow_columns_come_back_as_they_were(data: st.DataObject, kinds: list[s
     layout = Layout(tuple((str(place), kind) for place, kind in enumerate(kinds)))
     cells = [cells_of(column, kind) for column, kind in zip(columns, kinds, strict=True)]
     assert None not in cells
-    found = unpack(layout, pack(layout, 1, [cell for cell in cells if cell is not None]))
+    found = unpack(layout, in_file(pack(layout, 1, [cell for cell in cells if cell is not None])))
     for place, column in enumerate(columns):
         back = to_arrow(found[str(place)])
         back.validate(full=True)

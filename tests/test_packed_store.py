@@ -282,12 +282,12 @@ def test_a_file_of_another_version_is_refused(stores: Stores) -> None:
     from sidkit.stores.packed_sqlite import PackedSqliteOnlineStore
 
     with contextlib.closing(sqlite3.connect(stores.config.online_store.path)) as opened, opened:
-        opened.execute('UPDATE "packed:format" SET version = 2')
+        opened.execute('UPDATE "packed:format" SET version = 3')
     for use in (
         lambda store: store.online_read(stores.config, stores.view, entity_keys(["a"])),
         lambda store: store.update(stores.config, [], [stores.view], [], [], partial=False),
     ):
-        with pytest.raises(OnlineStoreError, match="has version 2; this release reads version 1"):
+        with pytest.raises(OnlineStoreError, match="has version 3; this release reads version 2"):
             use(PackedSqliteOnlineStore())
 
 

@@ -14,6 +14,7 @@ from sidkit.config import content_hash
 from sidkit.errors import ArtifactError, CatalogLostError
 from sidkit.files import read_json
 from sidkit.repo import Repo
+from sidkit.stores.registered import of_codebook
 from sidkit.tables import read_build
 from sidkit.tables.builder import changed_settings
 
@@ -78,6 +79,8 @@ def _codebook(repo: Repo, record: CodebookRecord, manifests: dict[str, dict[str,
             found.append(Problem(record.name, f"is {record.state}, and {table.relative_to(repo.path)} is missing"))
         elif read_json(stamp)["codebook_hash"] != record.content_hash:
             found.append(Problem(record.name, f"{table.relative_to(repo.path)} holds the codes of another codebook"))
+        stored = of_codebook(repo, record.view_name, record.service_name, record.content_hash)
+        found += [Problem(record.name, str(difference)) for difference in stored]
     return found
 
 

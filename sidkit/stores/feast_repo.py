@@ -28,16 +28,18 @@ def open_store(repo: Repo) -> FeatureStore:
     Raises
     ------
     RepoError
-        When the repo is a copy that names the original's registry.
+        When the repo is a copy that names the original's registry, or the registry is damaged.
     """
     quiet_feast()
     from feast import FeatureStore
 
+    from sidkit.stores.registry_check import refuse_damaged_registry
     from sidkit.stores.registry_path import make_registry_private, refuse_copied_registry, resolve_registry_against_repo
 
     refuse_copied_registry(repo)
     make_registry_private(repo)
     resolve_registry_against_repo()
+    refuse_damaged_registry(repo)
     return FeatureStore(repo_path=str(repo.path))
 
 
@@ -61,18 +63,20 @@ def apply_repo(repo: Repo) -> str:
     from feast.repo_operations import apply_total, parse_repo
 
     from sidkit.doctor import examine, refuse
+    from sidkit.stores.registry_check import set_damaged_registry_aside
     from sidkit.stores.registry_path import make_registry_private, refuse_copied_registry, resolve_registry_against_repo
 
     refuse_copied_registry(repo)
     resolve_registry_against_repo()
     printed = io.StringIO()
-    with _imported_as_feast_does(repo.path), contextlib.redirect_stdout(printed):
+    with repo.locked_or_held(), imported_as_feast_does(repo.path), contextlib.redirect_stdout(printed):
         try:
             config = load_repo_config(repo.path, repo.path / "feature_store.yaml")
             offline = str(getattr(config.offline_store, "type", ""))
             contents = parse_repo(repo.path)
             refuse(examine(contents.feature_views, contents.entities, offline, repo.path), repo.path)
             make_registry_private(repo)
+            set_damaged_registry_aside(repo)
             apply_total(config, repo.path, skip_source_validation=True)
         except (CatalogError, ConfigError, RepoError, StorageError):
             raise
@@ -97,7 +101,7 @@ def read_definitions(repo: Repo) -> tuple[list[FeatureView], list[Entity], str]:
     from feast.repo_config import load_repo_config
     from feast.repo_operations import parse_repo
 
-    with _imported_as_feast_does(repo.path), contextlib.redirect_stdout(io.StringIO()):
+    with imported_as_feast_does(repo.path), contextlib.redirect_stdout(io.StringIO()):
         try:
             config = load_repo_config(repo.path, repo.path / "feature_store.yaml")
             contents = parse_repo(repo.path)
@@ -147,6 +151,68 @@ def materialize(repo: Repo, as_of_us: int, views: list[str] | None = None) -> di
     return {name: written[name] if name in written else _keys(repo, name, as_of_us) for name in names}
 
 
+def repair_online_store(repo: Repo) -> list[str]:
+    """Take what is damaged out of the packed online store, so that :func:`materialize` makes it anew.
+
+    Returns
+    -------
+    list of str
+        One sentence per finding; empty where nothing is damaged or the online store is another one.
+
+    Raises
+    ------
+    OnlineStoreError
+        When the file is of another release, or another process holds it.
+    """
+    from sidkit.stores.packed_sqlite import PackedSqliteOnlineStore
+    from sidkit.stores.packed_upgrade import repair
+
+    store = open_store(repo)
+    online = store._get_provider().online_store
+    if not isinstance(online, PackedSqliteOnlineStore):
+        return []
+    file = online.file(store.config)
+    found = repair(file.path)
+    if not found:
+        return []
+    views = [*store.list_feature_views(), *store.list_stream_feature_views()]
+    online.update(store.config, [], views, [], [], partial=False)
+    if found.unreadable:
+        return [f"{file.path} could not be read and is made anew; rows that were only pushed are lost"]
+    return [
+        f"{file.path}: {count:,} damaged rows of packed:{view} were removed and are made anew"
+        for view, count in found.rows.items()
+    ]
+
+
+def find_online_damage(repo: Repo) -> list[tuple[str, str]]:
+    """Tables of the packed online store that are not what was written, each with what was found.
+
+    Raises
+    ------
+    OnlineStoreError
+        When the file is of another release, or another process holds it.
+    """
+    from sidkit.stores.packed_sqlite import PackedSqliteOnlineStore
+    from sidkit.stores.packed_upgrade import find_damage
+    from sidkit.stores.registry_check import registry_file
+
+    registry = registry_file(repo)
+    if registry is not None and not registry.exists():  # opening the store would make it
+        return []
+    store = open_store(repo)
+    online = store._get_provider().online_store
+    if not isinstance(online, PackedSqliteOnlineStore):
+        return []
+    path = online.file(store.config).path
+    found = find_damage(path)
+    if found.unreadable:
+        return [(str(path), "SQLite cannot read it")]
+    return [
+        (f"{path}, packed:{view}", f"{count:,} rows are not what was written") for view, count in found.rows.items()
+    ]
+
+
 def drop_online_table(repo: Repo, view: str) -> None:
     """Drop the packed online tables of a view that is defined no more, those of all its versions.
 
@@ -174,7 +240,7 @@ def _keys(repo: Repo, view: str, as_of_us: int) -> int:
 
 
 @contextlib.contextmanager
-def _imported_as_feast_does(folder: Path) -> Iterator[None]:
+def imported_as_feast_does(folder: Path) -> Iterator[None]:
     """Change into the repo and make its files importable by their bare names; undo both."""
     names = {path.stem for path in folder.glob("*.py")}
     kept = {name: sys.modules.pop(name) for name in names if name in sys.modules}

@@ -10,15 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-Group = tuple[tuple[str, bool], ...]
-"""Views that are read together, and of each whether its event times are wanted."""
+Group = tuple[str, ...]
+"""Views that are read together."""
 Found = tuple[Any, ...]
-"""Of one key: the row of each view, None where there is none, and behind it the event time where that is wanted."""
+"""Of one key: the row of each view, None where there is none."""
 
 _ENTRY_BYTES = 200
 """What a key costs beside its bytes and those of its rows: a place in a hash table, the key's and the tuple's heads."""
-_ROW_BYTES, _TIME_BYTES = 57, 40
-"""What a row costs beside its bytes - its head and its place in the tuple, rounded up - and what its event time costs."""
+_ROW_BYTES = 57
+"""What a row costs beside its bytes: its head and its place in the tuple, rounded up."""
 
 
 class RowCache:
@@ -79,13 +79,9 @@ class RowCache:
         return [next(rest) if there is None else there for there in found]
 
     def _keep(self, group: Group, entries: dict[bytes, Found]) -> None:
-        size = _ENTRY_BYTES * len(entries) + _length(entries)
-        place = 0
-        columns = list(zip(*entries.values(), strict=True))
-        for _, timed in group:
-            rows = columns[place] if columns else ()
-            size += (_ROW_BYTES + _TIME_BYTES * timed) * len(rows) + _length(filter(None, rows))
-            place += 2 if timed else 1
+        size = (_ENTRY_BYTES + _ROW_BYTES * len(group)) * len(entries) + _length(entries)
+        for rows in zip(*entries.values(), strict=True):
+            size += _length(filter(None, rows))
         if size > self._half:
             return
         if self._young_bytes + size > self._half:

@@ -1,8 +1,12 @@
 """The SQLite file of packed rows: one table per feature view, one row per entity, readable beside one writer.
 
-A view's table holds ``key`` (Feast's serialized entity key), ``event_us`` and ``created_us`` (microseconds UTC) and ``row``
-(:mod:`sidkit.stores.packed_layout`). ``packed:layouts`` says how the rows of a table lie, ``packed:format`` the version of
-all this. The file is in WAL mode: readers see the last commit and neither wait for the writer nor stop it.
+A view's table holds ``key`` (Feast's serialized entity key) and ``row`` (:mod:`sidkit.stores.packed_layout`, with its times
+and check value behind it: :mod:`sidkit.stores.packed_check`). ``packed:layouts`` says how the rows of a table lie,
+``packed:format`` the version of all this. The file is in WAL mode: readers see the last commit and neither wait for the
+writer nor stop it.
+
+Every row is checked when it is read from the file. A key that is not found is checked too: its neighbours in the table must
+be sound, as a key that changed in the file lies beside the place where it is searched.
 """
 
 from __future__ import annotations
@@ -14,29 +18,40 @@ import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, repeat
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+from zlib import crc32
 
-from sidkit.engine import quoted
 from sidkit.errors import OnlineStoreError
 from sidkit.files import make_private
 from sidkit.stores.packed_cache import Found, Group, RowCache
-from sidkit.stores.packed_layout import VERSION, Layout, layout_from_json
+from sidkit.stores.packed_check import (
+    TAIL,
+    all_intact,
+    event_key,
+    event_us,
+    record_check,
+    sealed,
+    time_key,
+    us_of,
+)
+from sidkit.stores.packed_layout import Layout, layout_from_json
+from sidkit.stores.packed_rows import layout_number
+from sidkit.stores.packed_sql import beside, parts, select, table_of, table_statement, upsert
 
+VERSION = 2
+"""The version of the file; version 1 had no check values (:mod:`sidkit.stores.packed_upgrade` converts it)."""
 FORMAT, LAYOUTS = '"packed:format"', '"packed:layouts"'
-_NEVER = -(2**63)  # a missing created time is older than any
 _OUTDATED_US = -1  # the event time of rows that any other may replace
+_UNWRITABLE = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL}
+ANEW = "delete the file, run `feast apply` and `feast materialize`"
+"""How to make a file anew in a repo that only Feast knows."""
 _INSERT_ROWS = 256
 _READ_VIEWS = 32  # SQLite joins at most 64 tables
-_READ_KEYS = (1, 8, 64, 512, 4096)  # a statement per size is prepared once; unused places are null and find nothing
-_UNWRITABLE = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL}
-_LAYOUTS_OF = f"SELECT number, columns FROM {LAYOUTS} WHERE view = ? ORDER BY number"
-
-Row = tuple[bytes, int, int | None, bytes]
-"""(key, event_us, created_us, row)."""
+_LAYOUTS_OF = f"SELECT number, columns, checked FROM {LAYOUTS} WHERE view = ? ORDER BY number"
 
 
 class PackedFile:
@@ -50,10 +65,13 @@ class PackedFile:
         How long a writer waits for another one.
     cache_bytes : int, optional
         How many bytes of rows each thread that calls :meth:`Reading.rows_of` may keep until the next commit; 0 for none.
+    remedy : str, optional
+        What errors say of how to make the file anew.
     """
 
-    def __init__(self, path: Path, patience_seconds: float, cache_bytes: int = 0) -> None:
+    def __init__(self, path: Path, patience_seconds: float, cache_bytes: int = 0, remedy: str = ANEW) -> None:
         self.path = path
+        self.remedy = remedy
         self._patience = patience_seconds
         self._cache_bytes = cache_bytes
         self._mine = threading.local()
@@ -91,7 +109,7 @@ class PackedFile:
             opened = self._connection(create=False)
             opened.execute("BEGIN")
             try:
-                yield Reading(opened, self.path, self._mine.cache)
+                yield Reading(opened, self, self._mine.cache)
             finally:
                 if opened.in_transaction:
                     opened.execute("ROLLBACK")
@@ -109,7 +127,7 @@ class PackedFile:
             opened = self._connection(create=True)
             opened.execute("BEGIN IMMEDIATE")
             try:
-                yield Writing(opened, self.path)
+                yield Writing(opened, self)
                 opened.execute("COMMIT")
             finally:
                 if opened.in_transaction:
@@ -177,7 +195,7 @@ class PackedFile:
             opened.execute("PRAGMA cache_size = -32768")
             opened.execute("PRAGMA mmap_size = 4294967296")
             opened.execute("PRAGMA wal_autocheckpoint = 8000")
-            _refuse_other_version(opened, self.path)
+            _refuse_other_version(opened, self)
             if create:
                 _make_format(opened)
         except BaseException:
@@ -190,30 +208,61 @@ class PackedFile:
         try:
             yield
         except sqlite3.OperationalError as error:
+            if "decode" in str(error) or "malformed" in str(error):  # bytes that became a text, a schema that is none
+                raise self._unreadable(error) from error
             remedy = (
                 "run `feast apply`"
                 if "no such table" in str(error)
                 else "another writer may hold it, or the disk be full"
             )
             raise OnlineStoreError(f"the online store {self.path} does not answer ({error}): {remedy}") from error
-        except sqlite3.DatabaseError as error:
-            raise OnlineStoreError(
-                f"the online store {self.path} is damaged or no SQLite file ({error}): delete it, run `feast apply` and "
-                "materialize again"
-            ) from error
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: Exception) -> OnlineStoreError:
+        return OnlineStoreError(f"the online store {self.path} is damaged or no SQLite file ({error}): {self.remedy}")
+
+    def damaged(self, view: str, problem: str) -> OnlineStoreError:
+        """The error about a table that does not hold what was written."""
+        return OnlineStoreError(
+            f"the online store {self.path} is damaged: {problem} in table packed:{view}; {self.remedy}"
+        )
 
 
 class Reading:
     """One snapshot, for reading."""
 
-    def __init__(self, opened: sqlite3.Connection, path: Path, cache: RowCache | None = None) -> None:
+    def __init__(self, opened: sqlite3.Connection, file: PackedFile, cache: RowCache | None = None) -> None:
         self._opened = opened
-        self._path = path
+        self._file = file
         self._cache = cache
 
+    def damaged(self, view: str, problem: str) -> OnlineStoreError:
+        """The error about a table that does not hold what was written."""
+        return self._file.damaged(view, problem)
+
+    def layouts_of(self, view: str, rows: Sequence[bytes | None]) -> dict[int, Layout]:
+        """As :meth:`layouts`, with every layout that some rows of the view have."""
+        layouts = self.layouts(view)
+        missing = {layout_number(row) for row in rows if row is not None} - layouts.keys()
+        if missing:
+            raise self.damaged(view, f"layout {min(missing)} is not there")
+        return layouts
+
     def layouts(self, view: str) -> dict[int, Layout]:
-        """The layouts of a view's rows by their numbers, the newest last."""
-        return {number: layout_from_json(text) for number, text in self._opened.execute(_LAYOUTS_OF, (view,))}
+        """The layouts of a view's rows by their numbers, the newest last.
+
+        Raises
+        ------
+        OnlineStoreError
+            When one is not what was written.
+        """
+        found = {}
+        for number, text, checked in self._opened.execute(_LAYOUTS_OF, (view,)):
+            if _layout_check(view, number, text) != checked:
+                raise self.damaged(view, f"layout {number!r} is not what was written")
+            found[int(number)] = layout_from_json(text)
+        return found
 
     def views(self) -> list[str]:
         """The views that have a table."""
@@ -221,28 +270,26 @@ class Reading:
         return sorted(name.removeprefix("packed:") for (name,) in found)
 
     def rows(self, view: str, keys: Sequence[bytes], since_us: int | None = None) -> list[bytes | None]:
-        """The packed row of each key, in the order of the keys; None where there is none, or none since a moment."""
-        taken: list[bytes | None] = []
-        for part, asked in self._asked(view, "t.row", keys, since_us):
-            taken += list(chain.from_iterable(part))[:asked]
-        return taken
+        """The packed row of each key, in the order of the keys; None where there is none, or none since a moment.
+
+        Raises
+        ------
+        OnlineStoreError
+            When a row is not what was written.
+        """
+        return _since([row for (row,) in self._fetch((view,), keys)], since_us)
 
     def rows_of(self, views: Sequence[tuple[str, int | None]], keys: Sequence[bytes]) -> list[list[bytes | None]]:
         """What :meth:`rows` gives, of several views (each with its moment) for the same keys, from the cache where it can be.
 
-        Moments are judged on what was found, so the cache holds rows that are too old as well.
+        Moments are compared with what was found, so the cache holds rows that are too old as well.
         """
         told: list[list[bytes | None]] = []
         for at in range(0, len(views), _READ_VIEWS):
             part = views[at : at + _READ_VIEWS]
-            found = self._found(tuple((view, since is not None) for view, since in part), keys)
-            columns = iter(zip(*found, strict=True))
-            for _, since in part:
-                rows = list(next(columns, ()))
-                if since is not None:
-                    times = next(columns, ())
-                    rows = [row if row and time >= since else None for row, time in zip(rows, times, strict=True)]
-                told.append(rows)
+            found = self._found(tuple(view for view, _ in part), keys)
+            columns = list(zip(*found, strict=True)) or [()] * len(part)
+            told += [_since(list(rows), since) for rows, (_, since) in zip(columns, part, strict=True)]
         return told
 
     def _found(self, group: Group, keys: Sequence[bytes]) -> list[Found]:
@@ -254,36 +301,44 @@ class Reading:
         return self._cache.look_up(group, keys, lambda missing: self._fetch(group, missing))
 
     def _fetch(self, group: Group, keys: Sequence[bytes]) -> list[Found]:
+        """What the file holds, checked."""
         taken: list[Found] = []
-        for size, part, asked in _parts(keys):
-            taken += self._opened.execute(_select_of(group, size), part).fetchall()[:asked]
+        for size, part, asked in parts(keys):
+            taken += self._opened.execute(select(group, size), part).fetchall()[:asked]
+        checks = list(map(crc32, keys))
+        for view, rows in zip(group, zip(*taken, strict=True), strict=False):
+            if None not in rows:
+                sound = all_intact(view, checks, rows)
+            else:
+                there = [(check, row) for check, row in zip(checks, rows, strict=True) if row is not None]
+                missing = [key for key, row in zip(keys, rows, strict=True) if row is None]
+                sound = not there or all_intact(view, *zip(*there, strict=True))
+                sound = sound and all_intact(view, repeat(0), self._neighbours(view, missing))
+            if not sound:
+                raise self.damaged(view, "a row is not what was written")
         return taken
+
+    def _neighbours(self, view: str, keys: Sequence[bytes]) -> Iterator[bytes]:
+        """Key and row of what lies before and behind keys that are not in a table."""
+        for size, part, _ in parts(keys):
+            for pair in self._opened.execute(beside(view, size), part):
+                yield from (found for found in pair if found is not None)
 
     def timed_rows(
         self, view: str, keys: Sequence[bytes], since_us: int | None = None
     ) -> list[tuple[bytes | None, int | None]]:
         """As :meth:`rows`, with the event time in microseconds UTC."""
-        taken: list[tuple[bytes | None, int | None]] = []
-        for part, asked in self._asked(view, "t.row, t.event_us", keys, since_us):
-            taken += part.fetchall()[:asked]
-        return taken
+        return [(row, None if row is None else event_us(row)) for row in self.rows(view, keys, since_us)]
 
     def newest_us(self, view: str) -> int | None:
         """The newest event time of a view, microseconds UTC; None where it has no row. It looks at every row."""
-        [newest] = self._opened.execute(f"SELECT max(event_us) FROM {table_of(view)}").fetchone()
-        return None if newest is None else int(newest)
+        [newest] = self._opened.execute(f"SELECT max(substr(row, -{TAIL}, 8)) FROM {table_of(view)}").fetchone()
+        return None if newest is None else us_of(newest)
 
     def keys(self, view: str) -> Iterator[bytes]:
         """The keys of all rows, in their order."""
         for (key,) in self._opened.execute(f"SELECT key FROM {table_of(view)} ORDER BY key"):
             yield key
-
-    def _asked(
-        self, view: str, columns: str, keys: Sequence[bytes], since_us: int | None
-    ) -> Iterator[tuple[sqlite3.Cursor, int]]:
-        for size, part, asked in _parts(keys):
-            values = part if since_us is None else [*part, since_us]
-            yield self._opened.execute(_select(view, columns, size, since_us is not None), values), asked
 
 
 class Writing(Reading):
@@ -292,17 +347,17 @@ class Writing(Reading):
     def make(self, view: str, layout: Layout) -> int:
         """Make a view's table if it is not there, and return the layout's number in it."""
         text = layout.to_json()
-        known = {columns: number for number, columns in self._opened.execute(_LAYOUTS_OF, (view,))}
+        known = {columns: number for number, columns, _ in self._opened.execute(_LAYOUTS_OF, (view,))}
         if text in known:
             return int(known[text])
         number = max(known.values(), default=0) + 1
         if number > 65_535:
-            raise OnlineStoreError(f"{view} had 65,535 layouts in {self._path}: delete the file and materialize again")
+            raise OnlineStoreError(f"{view} had 65,535 layouts in {self._file.path}: {self._file.remedy}")
+        self._opened.execute(table_statement(table_of(view)))
         self._opened.execute(
-            f"CREATE TABLE IF NOT EXISTS {table_of(view)} (key BLOB PRIMARY KEY, event_us INTEGER NOT NULL, "
-            "created_us INTEGER, row BLOB NOT NULL) WITHOUT ROWID"
+            f"INSERT INTO {LAYOUTS} (view, number, columns, checked) VALUES (?, ?, ?, ?)",
+            (view, number, text, _layout_check(view, number, text)),
         )
-        self._opened.execute(f"INSERT INTO {LAYOUTS} (view, number, columns) VALUES (?, ?, ?)", (view, number, text))
         return number
 
     def put(
@@ -317,26 +372,35 @@ class Writing(Reading):
 
         Of rows that have the same key and times the last one stays.
         """
+        rows = sealed(view, keys, events_us, created_us, rows)
         # In the order of the keys a page of the table is found, filled and left once.
         order = sorted(range(len(keys)), key=keys.__getitem__)
         whole = len(order) // _INSERT_ROWS * _INSERT_ROWS
         for at in range(0, whole, _INSERT_ROWS):
             pick = itemgetter(*order[at : at + _INSERT_ROWS])
-            values = zip(pick(keys), pick(events_us), pick(created_us), pick(rows), strict=True)
-            self._opened.execute(_upsert(view, _INSERT_ROWS), list(chain.from_iterable(values)))
-        rest = [(keys[row], events_us[row], created_us[row], rows[row]) for row in order[whole:]]
-        self._opened.executemany(_upsert(view, 1), rest)
+            values = zip(pick(keys), pick(rows), strict=True)
+            self._opened.execute(upsert(view, _INSERT_ROWS), list(chain.from_iterable(values)))
+        rest = [(keys[row], rows[row]) for row in order[whole:]]
+        self._opened.executemany(upsert(view, 1), rest)
 
     def outdate(self, view: str, keys: Sequence[bytes], events_us: Sequence[int]) -> None:
         """Let any row replace those of these keys and event times; they stay until one does, or :meth:`drop_outdated`."""
+        found = zip(keys, events_us, self.rows(view, keys), strict=True)
+        there = [(key, row[:-TAIL]) for key, at, row in found if row is not None and event_us(row) == at]
+        count = len(there)
+        rows = sealed(
+            view, [key for key, _ in there], [_OUTDATED_US] * count, [None] * count, [row for _, row in there]
+        )
         self._opened.executemany(
-            f"UPDATE {table_of(view)} SET event_us = {_OUTDATED_US}, created_us = NULL WHERE key = ? AND event_us = ?",
-            zip(keys, events_us, strict=True),
+            f"UPDATE {table_of(view)} SET row = ? WHERE key = ?",
+            [(row, key) for row, (key, _) in zip(rows, there, strict=True)],
         )
 
     def drop_outdated(self, view: str) -> None:
         """Drop the outdated rows that no row replaced."""
-        self._opened.execute(f"DELETE FROM {table_of(view)} WHERE event_us = {_OUTDATED_US}")
+        self._opened.execute(
+            f"DELETE FROM {table_of(view)} WHERE substr(row, -{TAIL}, 8) = ?", (time_key(_OUTDATED_US),)
+        )
 
     def drop(self, view: str) -> None:
         """Drop a view's table."""
@@ -344,53 +408,17 @@ class Writing(Reading):
         self._opened.execute(f"DELETE FROM {LAYOUTS} WHERE view = ?", (view,))
 
 
-def table_of(view: str) -> str:
-    """The quoted name of a view's table; a colon cannot be in a name that Feast makes, so other stores' tables stay apart."""
-    return quoted(f"packed:{view}")
-
-
-def _parts(keys: Sequence[bytes]) -> Iterator[tuple[int, list[Any], int]]:
-    """Keys in statements: (size of the statement, its values, how many of them are keys)."""
-    at = 0
-    while at < len(keys):
-        left = len(keys) - at
-        size = next((size for size in _READ_KEYS if size >= left), _READ_KEYS[-1])
-        part: list[Any] = list(keys[at : at + size])
-        asked = len(part)
-        yield size, part + [None] * (size - asked), asked
-        at += size
+def _since(rows: list[bytes | None], since_us: int | None) -> list[bytes | None]:
+    """The rows whose event time is a moment or later, None for the others."""
+    if since_us is None:
+        return rows
+    earliest = time_key(since_us)
+    return [row if row is not None and event_key(row) >= earliest else None for row in rows]
 
 
 @lru_cache(maxsize=1024)
-def _select_of(group: Group, size: int) -> str:
-    columns = [
-        f"t{place}.row, t{place}.event_us" if timed else f"t{place}.row" for place, (_, timed) in enumerate(group)
-    ]
-    joined = [
-        f"LEFT JOIN {table_of(view)} AS t{place} ON t{place}.key = v.column1" for place, (view, _) in enumerate(group)
-    ]
-    return f"SELECT {', '.join(columns)} FROM (VALUES {','.join(['(?)'] * size)}) AS v {' '.join(joined)}"
-
-
-@lru_cache(maxsize=1024)
-def _select(view: str, columns: str, size: int, since: bool) -> str:
-    # The left side of a left join is the outer loop, so rows come in the order of the values.
-    places = ",".join(["(?)"] * size)
-    condition = " AND t.event_us >= ?" if since else ""
-    return (
-        f"SELECT {columns} FROM (VALUES {places}) AS v LEFT JOIN {table_of(view)} AS t ON t.key = v.column1{condition}"
-    )
-
-
-@lru_cache(maxsize=1024)
-def _upsert(view: str, size: int) -> str:
-    values = ",".join(["(?,?,?,?)"] * size)
-    return (
-        f"INSERT INTO {table_of(view)} AS t (key, event_us, created_us, row) VALUES {values} ON CONFLICT (key) DO UPDATE "
-        "SET event_us = excluded.event_us, created_us = excluded.created_us, row = excluded.row "
-        "WHERE excluded.event_us > t.event_us OR (excluded.event_us = t.event_us AND "
-        f"ifnull(excluded.created_us, {_NEVER}) >= ifnull(t.created_us, {_NEVER}))"
-    )
+def _layout_check(view: str, number: int, columns: str) -> int:
+    return record_check(view, number, columns)
 
 
 def _make_format(opened: sqlite3.Connection) -> None:
@@ -403,7 +431,7 @@ def _make_format(opened: sqlite3.Connection) -> None:
         opened.execute(f"INSERT INTO {FORMAT} SELECT {VERSION} WHERE NOT EXISTS (SELECT 1 FROM {FORMAT})")
         opened.execute(
             f"CREATE TABLE IF NOT EXISTS {LAYOUTS} (view TEXT NOT NULL, number INTEGER NOT NULL, columns TEXT NOT NULL, "
-            "PRIMARY KEY (view, number))"
+            "checked INTEGER NOT NULL, PRIMARY KEY (view, number))"
         )
         opened.execute("COMMIT")
     finally:
@@ -411,15 +439,28 @@ def _make_format(opened: sqlite3.Connection) -> None:
             opened.execute("ROLLBACK")
 
 
-def _refuse_other_version(opened: sqlite3.Connection, path: Path) -> None:
+def version_of(opened: sqlite3.Connection) -> Any:
+    """The version of a file; None where there is nothing of this store in it."""
     if not opened.execute("SELECT 1 FROM sqlite_master WHERE name = 'packed:format'").fetchone():
+        return None
+    versions = [version for (version,) in opened.execute(f"SELECT version FROM {FORMAT}")]
+    return versions[0] if len(versions) == 1 else versions or None
+
+
+def _refuse_other_version(opened: sqlite3.Connection, file: PackedFile) -> None:
+    version = version_of(opened)
+    if version in {None, VERSION}:
         return
-    versions: list[Any] = [version for (version,) in opened.execute(f"SELECT version FROM {FORMAT}")]
-    if any(version != VERSION for version in versions):
+    if version == 1:
         raise OnlineStoreError(
-            f"the online store {path} has version {versions[0]!r}; this release reads version {VERSION}. Use the release "
-            "that wrote it, or delete the file, run `feast apply` and materialize again"
+            f"the online store {file.path} was written by an earlier release: expected version {VERSION}, got version 1. "
+            f"Run `sidkit upgrade`, or {file.remedy}"
         )
+    remedy = file.remedy if file.remedy.startswith("delete") else f"delete the file and {file.remedy}"
+    raise OnlineStoreError(
+        f"the online store {file.path} has version {version!r}; this release reads version {VERSION}. Use the release "
+        f"that wrote it, or {remedy}"
+    )
 
 
 def _state_of(path: Path) -> tuple[int, ...]:

@@ -1,6 +1,7 @@
 """How the features of one entity lie in one row of bytes.
 
-A row is ``[number of the layout: u16] [one null bit per feature] [fixed part] [variable part]``, little-endian. A scalar lies
+A row is ``[number of the layout: u16] [one null bit per feature] [fixed part] [variable part]``, little-endian; in the file
+its times and a check value follow (:mod:`sidkit.stores.packed_check`). A scalar lies
 in the fixed part; for a text, a list or anything else the fixed part holds where it ends (``u32``, counted from the start of
 the variable part), and features follow each other in order. A list is its elements as they lie in memory; a list of texts
 is ``[count: u32] [end of each: u32] [bytes]``; a type that is none of these is the serialized protobuf value of Feast.
@@ -23,7 +24,7 @@ import numpy.typing as npt
 from sidkit.errors import OnlineStoreError
 
 VERSION = 1
-"""The number of this way to lay out rows; it is kept in the file and in every layout."""
+"""The number of this way to lay out rows; it is kept in every layout."""
 
 SCALARS: dict[str, str] = {
     "BOOL": "|u1",

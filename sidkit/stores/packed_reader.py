@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from sidkit.errors import ServingError
+from sidkit.errors import OnlineStoreError, ServingError
 from sidkit.stores.asof import ViewRows
 from sidkit.stores.packed_arrow import KEY_TYPES, arrow_type, entity_keys, text_keys, to_arrow
 from sidkit.stores.packed_file import Reading
@@ -151,35 +151,44 @@ def _serialized(view: _View, asked: Mapping[str, Sequence[Any]]) -> list[bytes]:
 def _rows(reading: Reading, view: _View, found: Sequence[bytes | None]) -> ViewRows:
     rows = [row for row in found if row is not None]
     layouts = reading.layouts(view.stored)
+    if rows and not layouts:
+        raise reading.damaged(view.stored, "no layout of its rows is there")
     if len(rows) == len(found):
         index = np.arange(len(found))
     else:
         there = np.array([row is not None for row in found], dtype=np.bool_)
         index = np.where(there, np.cumsum(there) - 1, -1)
     if len(layouts) > 1:
-        return _of_layouts(view, index, rows, layouts)
-    layout = next(iter(layouts.values()), Layout(()))
-    return ViewRows(view.name, index, _table(view, layout, rows))
+        return _of_layouts(reading, view, index, rows, layouts)
+    number, layout = next(iter(layouts.items()), (0, Layout(())))
+    return ViewRows(view.name, index, _table(reading, view, number, layout, rows))
 
 
-def _of_layouts(view: _View, index: Any, rows: Sequence[bytes], layouts: Mapping[int, Layout]) -> ViewRows:
+def _of_layouts(
+    reading: Reading, view: _View, index: Any, rows: Sequence[bytes], layouts: Mapping[int, Layout]
+) -> ViewRows:
     """As :func:`_rows`, where rows may lie differently: they are read by layout and their index follows them."""
     numbers = np.array([layout_number(row) for row in rows], dtype=np.int64)
     tables, order = [], []
     for number in np.unique(numbers).tolist():
         places = np.flatnonzero(numbers == number)
         order.append(places)
-        tables.append(_table(view, layouts[number], [rows[place] for place in places.tolist()]))
+        if number not in layouts:
+            raise reading.damaged(view.stored, f"layout {number} is not there")
+        tables.append(_table(reading, view, number, layouts[number], [rows[place] for place in places.tolist()]))
     if not tables:
-        return ViewRows(view.name, index, _table(view, Layout(()), []))
+        return ViewRows(view.name, index, _table(reading, view, 0, Layout(()), []))
     moved = np.empty(len(rows), dtype=np.int64)
     moved[np.concatenate(order)] = np.arange(len(rows))
     return ViewRows(view.name, np.where(index < 0, -1, moved[index]), pa.concat_tables(tables).combine_chunks())
 
 
-def _table(view: _View, layout: Layout, rows: Sequence[bytes]) -> pa.Table:
+def _table(reading: Reading, view: _View, number: int, layout: Layout, rows: Sequence[bytes]) -> pa.Table:
     """The view's columns; null where a row's layout lacks a feature or has it in another type."""
-    cells = unpack(layout, rows, [feature for feature, _, _ in view.columns])
+    try:
+        cells = unpack(layout, rows, [feature for feature, _, _ in view.columns], number)
+    except OnlineStoreError as error:
+        raise reading.damaged(view.stored, str(error)) from error
     arrays = []
     for (feature, _, kind), declared in zip(view.columns, view.types, strict=True):
         if feature in cells and cells[feature].kind == kind:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sidkit.errors import OnlineStoreError
+from sidkit.stores.packed_check import TAIL
 from sidkit.stores.packed_layout import LISTS, SCALARS, TEXT_LISTS, Cells, Layout
 
 _NUMBER = struct.Struct("<H")
@@ -36,7 +38,7 @@ def pack(layout: Layout, number: int, cells: Sequence[Cells]) -> list[bytes]:
     Returns
     -------
     list of bytes
-        One per row.
+        One per row, without times and check value.
     """
     count = len(cells[0]) if cells else 0
     head = np.zeros(count, dtype=layout.dtype)
@@ -93,7 +95,9 @@ def _payload(column: Cells) -> tuple[bytes, npt.NDArray[np.int64]]:
     return b"".join(rows), _starts([len(row) for row in rows])
 
 
-def unpack(layout: Layout, rows: Sequence[bytes], wanted: Sequence[str] | None = None) -> dict[str, Cells]:
+def unpack(
+    layout: Layout, rows: Sequence[bytes], wanted: Sequence[str] | None = None, number: int | None = None
+) -> dict[str, Cells]:
     """Some features of rows that share one layout.
 
     Parameters
@@ -101,9 +105,16 @@ def unpack(layout: Layout, rows: Sequence[bytes], wanted: Sequence[str] | None =
     layout : Layout
         That of all rows.
     rows : sequence of bytes
-        As :func:`pack` made them.
+        As they lie in the file: :func:`pack` and :func:`sidkit.stores.packed_check.sealed` made them.
     wanted : sequence of str, optional
         Features; by default all. Those that the layout lacks are left out.
+    number : int, optional
+        The layout's number in the file, which all rows must have.
+
+    Raises
+    ------
+    OnlineStoreError
+        When a row has another layout.
     """
     places = [layout.places[name] for name in wanted if name in layout.places] if wanted is not None else None
     whole, size = b"".join(rows), layout.dtype.itemsize
@@ -114,6 +125,8 @@ def unpack(layout: Layout, rows: Sequence[bytes], wanted: Sequence[str] | None =
         head = np.frombuffer(whole, np.dtype([*layout.fields, ("rest", f"V{rest}")]) if rest else layout.dtype)
     else:
         head = np.frombuffer(b"".join([row[:size] for row in rows]), layout.dtype)
+    if number is not None and (head["layout"] != number).any():
+        raise OnlineStoreError(f"a row has another layout than {number}")
     nulls = head["nulls"] if layout.columns and head["nulls"].any() else None
     found = {}
     for place in range(len(layout.columns)) if places is None else places:
@@ -146,7 +159,7 @@ def _variable(
         table = np.frombuffer(whole, np.uint8).reshape(count, -1)
         payload = table[:, size + starts[0] : size + ends[0]].tobytes()
     elif len(layout.variable) == 1:
-        payload = b"".join([row[size:] for row in rows])
+        payload = b"".join([row[size:-TAIL] for row in rows])
     else:
         bounds = zip(rows, (starts + size).tolist(), (ends + size).tolist(), strict=True)
         payload = b"".join([row[start:end] for row, start, end in bounds])

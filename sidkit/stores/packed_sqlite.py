@@ -44,8 +44,10 @@ from feast.utils import _validate_vector_field_lengths
 from pydantic import Field, StrictFloat, StrictInt, StrictStr
 
 from sidkit.clock import from_us, to_us
+from sidkit.repo import SETTINGS_FILE
+from sidkit.stores.apply_guard import refuse_drop
 from sidkit.stores.packed_columns import cells_of_feature, event_times_of, keys_of, moments_of
-from sidkit.stores.packed_file import PackedFile, Writing
+from sidkit.stores.packed_file import ANEW, PackedFile, Writing
 from sidkit.stores.packed_layout import PROTO, Layout
 from sidkit.stores.packed_rows import layout_number, pack, unpack
 from sidkit.stores.packed_table import PackedTable
@@ -104,7 +106,7 @@ class PackedSqliteOnlineStore(OnlineStore):  # type: ignore[misc]
         path = path.absolute()
         if path not in self._files:
             told = config.online_store
-            self._files[path] = PackedFile(path, told.patience_seconds, told.row_cache_mb << 20)
+            self._files[path] = PackedFile(path, told.patience_seconds, told.row_cache_mb << 20, made_anew(config))
         return self._files[path]
 
     def online_write_batch(
@@ -186,8 +188,8 @@ class PackedSqliteOnlineStore(OnlineStore):  # type: ignore[misc]
         keys = serialized_keys(entity_keys, config.entity_key_serialization_version)
         view = view_id(config, table)
         with self.file(config).reading() as reading:
-            layouts = reading.layouts(view)
             rows = reading.timed_rows(view, keys, since_us(table, self.clock()))
+            layouts = reading.layouts_of(view, [row for row, _ in rows])
         packed = [row for row, _ in rows if row is not None]
         features = _values(packed, layouts, requested_features, view_layout(table))
         found = iter(features)
@@ -209,7 +211,13 @@ class PackedSqliteOnlineStore(OnlineStore):  # type: ignore[misc]
 
         A view whose schema changed keeps its rows: a new feature is not found and a dropped one not shown until rows are
         written anew; a feature whose type changed is not found either.
+
+        Raises
+        ------
+        DefinitionsError
+            When the table of a codebook that the catalogue defines would be dropped; nothing was dropped then.
         """
+        refuse_drop(config.repo_path, [table.name for table in tables_to_delete])
         with self.file(config).writing() as writing:
             for table in tables_to_keep:
                 writing.make(view_id(config, table), view_layout(table))
@@ -244,6 +252,13 @@ class PackedSqliteOnlineStore(OnlineStore):  # type: ignore[misc]
         """Close the connections of all threads."""
         for file in self._files.values():
             file.close()
+
+
+def made_anew(config: RepoConfig) -> str:
+    """How the file of a repo is made anew."""
+    if config.repo_path and (Path(config.repo_path) / SETTINGS_FILE).is_file():
+        return f"run `sidkit materialize --repo {Path(config.repo_path).resolve()}`"
+    return ANEW
 
 
 @cache
@@ -324,7 +339,9 @@ def _merge(
     """Write rows that lack features, one by one: what is there of the others stays."""
     for key, event, created, row in zip(keys, events_us, created_us, rows, strict=True):
         [there] = writing.rows(view, [key])
-        [old] = _values([there], writing.layouts(view), declared.names, declared) if there is not None else [{}]
+        [old] = (
+            _values([there], writing.layouts_of(view, [there]), declared.names, declared) if there is not None else [{}]
+        )
         merged = old | row
         names, columns, _ = next(_runs(declared, [merged]))
         writing.put(view, [key], [event], [created], _packed(writing, view, declared, names, columns, 1))

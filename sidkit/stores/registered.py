@@ -1,0 +1,156 @@
+"""Whether registry and online store hold what the definitions and the catalogue say."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sidkit.repo import Repo
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+
+APPLY, MATERIALIZE = "Run `sidkit apply`.", "Run `sidkit apply`, then `sidkit materialize`."
+_KINDS = {
+    "DATA_SOURCE": "data source",
+    "ENTITY": "entity",
+    "FEATURE_VIEW": "feature view",
+    "FEATURE_SERVICE": "feature service",
+}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One object that is not as it should be: where, what is wrong, and the command that puts it right."""
+
+    where: str
+    problem: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.problem}. {self.remedy}"
+
+
+def differences(repo: Repo) -> list[Difference]:
+    """What registry and packed online store hold otherwise than the definitions say; empty before the first apply.
+
+    Raises
+    ------
+    RepoError
+        When the definitions cannot be imported, or the registry is damaged.
+    """
+    from feast.repo_operations import parse_repo
+
+    from sidkit.stores.feast_repo import imported_as_feast_does, open_store
+    from sidkit.stores.registry_check import registry_file
+
+    registry = registry_file(repo)
+    if registry is not None and not registry.exists():  # opening the store would make it
+        return [Difference(str(registry), "there is no registry", MATERIALIZE)] if repo.defined.exists() else []
+    store = open_store(repo)
+    with imported_as_feast_does(repo.path), contextlib.redirect_stdout(io.StringIO()):
+        contents = parse_repo(repo.path)
+        if not store.list_feature_views() and not any("codebook" in view.tags for view in contents.feature_views):
+            return []
+        found = list(_of_registry(store, contents))
+    codebooks = {view.name for view in contents.feature_views if "codebook" in view.tags}
+    return found + _of_online_store(store, contents.feature_views, codebooks)
+
+
+def of_codebook(repo: Repo, view: str, service: str, content_hash: str) -> list[Difference]:
+    """What a codebook that the catalogue says can be read lacks in registry and packed online store.
+
+    Parameters
+    ----------
+    repo : Repo
+    view : str
+        The codebook's feature view.
+    service : str
+        The feature service of rankers on it.
+    content_hash : str
+        That of its artefact, which the view's tags hold.
+    """
+    from feast.errors import FeatureViewNotFoundException
+
+    from sidkit.stores.feast_repo import open_store
+
+    store = open_store(repo)
+    where = f"feature view {view}"
+    try:
+        registered = store.get_feature_view(view)
+    except FeatureViewNotFoundException:
+        return [Difference(where, "the catalogue defines it, and the registry lacks it", MATERIALIZE)]
+    found = []
+    if registered.tags.get("codebook_hash") != content_hash:
+        found.append(Difference(where, "the registry holds it for another codebook's hash", APPLY))
+    if service not in {registered.name for registered in store.list_feature_services()}:
+        found.append(
+            Difference(f"feature service {service}", "the catalogue defines it, and the registry lacks it", APPLY)
+        )
+    return found + _of_online_store(store, [registered], {view})
+
+
+def _of_registry(store: FeatureStore, contents: Any) -> Iterator[Difference]:
+    from feast.diff.registry_diff import diff_between
+
+    store._make_inferences(
+        contents.data_sources, contents.entities, contents.feature_views, contents.on_demand_feature_views,
+        contents.stream_feature_views, contents.feature_services, contents.label_views,
+    )  # fmt: skip
+    for diff in diff_between(store.registry, store.project, contents).feast_object_diffs:
+        kind, change = diff.feast_object_type.name, diff.transition_type.name
+        if kind not in _KINDS or change == "UNCHANGED":
+            continue
+        where = f"{_KINDS[kind]} {diff.name}"
+        if change == "CREATE":
+            yield Difference(where, "it is defined, and the registry lacks it", APPLY)
+        elif change == "DELETE":
+            yield Difference(where, "the registry holds it, and it is not defined", APPLY)
+        else:
+            changed = [part.property_name for part in diff.feast_object_property_diffs if _differs(part)]
+            if changed:
+                yield Difference(where, f"the registry differs from the definition in {', '.join(changed)}", APPLY)
+
+
+def _differs(part: Any) -> bool:
+    """Whether a property differs in more than what Feast notes itself: when, and in which project."""
+    told = []
+    for value in (part.val_existing, part.val_declared):
+        if not hasattr(value, "CopyFrom"):
+            return True
+        plain = type(value)()
+        plain.CopyFrom(value)
+        for field in ("meta", "project"):
+            if field in plain.DESCRIPTOR.fields_by_name:
+                plain.ClearField(field)
+        told.append(plain.SerializeToString(deterministic=True))
+    return bool(told[0] != told[1])
+
+
+def _of_online_store(store: FeatureStore, views: Sequence[Any], codebooks: set[str]) -> list[Difference]:
+    """Tables that are missing, and those of codebooks that hold no rows or belong to none."""
+    from sidkit.errors import OnlineStoreError
+    from sidkit.stores.packed_sqlite import PackedSqliteOnlineStore, view_id
+
+    online = store._get_provider().online_store
+    if not isinstance(online, PackedSqliteOnlineStore):
+        return []
+    file, found = online.file(store.config), []
+    names = {view_id(store.config, view): view.name for view in views if view.online}
+    try:
+        if not Path(file.path).exists():
+            return [Difference(str(file.path), "there is no online store", MATERIALIZE)]
+        with file.reading() as reading:
+            there = set(reading.views())
+            for stored, name in names.items():
+                if stored not in there:
+                    found.append(Difference(f"feature view {name}", "it has no online table", MATERIALIZE))
+                elif name in codebooks and next(reading.keys(stored), None) is None:
+                    found.append(Difference(f"feature view {name}", "its online table is empty", MATERIALIZE))
+    except OnlineStoreError as error:
+        return [Difference("the online store", str(error), "")]
+    return found
