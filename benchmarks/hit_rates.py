@@ -27,7 +27,7 @@ from ranking.split import TimeSplit
 from ranking.training_set import read_rows
 from semantic_ids import pipeline
 from semantic_ids.future_hits import future_hits
-from semantic_ids.hit_rate import SLICES, HitReport
+from semantic_ids.hit_rate import SLICES, HitReport, NotMeasured
 from semantic_ids.pipeline import CodebookSpec
 from sidkit.datasets.synthetic import Sizes, write_world
 from sidkit.repo import Repo
@@ -75,8 +75,8 @@ def judged(repo: Repo, seeds: int) -> tuple[HitReport, dict[str, Any]]:
                 pipeline.fit(repo, name, made, split.train_end_us)
             told.setdefault(key, []).append(round(time.monotonic() - began, 1))
             found = future_hits(repo, [name], end_of_log(repo), baselines=seed == 0 and key == "content")
-            if found is None:
-                raise SystemExit("nothing came after the fit that could be asked")
+            if isinstance(found, NotMeasured):
+                raise SystemExit(found.reason)
             reports.setdefault(key, []).append(found)
     first = reports["content"][0]
     ways = {way: first.hits[way] for way in ("popularity", "content", "collaborative")}

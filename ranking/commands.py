@@ -10,7 +10,7 @@ import typer
 from ranking.audit.command import audit
 from ranking.comparison.command import compare
 from ranking.leakage_command import leakage
-from sidkit.commands import RepoOption
+from sidkit.commands import AllowFutureOption, RepoOption
 from sidkit.id_lists import ItemOption, ItemsOption, StrictOption, read_ids, refuse_broken_text
 
 ranker_app = typer.Typer(help="Trained rankers.", no_args_is_help=True)
@@ -36,6 +36,7 @@ def run(
         Optional[str],  # noqa: UP045
         typer.Option("--as-of", help="Build features up to this moment; default: the end of the log."),
     ] = None,
+    allow_future: AllowFutureOption = False,
     impressions: Annotated[int, typer.Option(help="Size of a synthetic world.")] = 200_000,
     json_: Annotated[
         bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")
@@ -50,18 +51,24 @@ def run(
     from ranking.job_report import job_json, print_report
     from ranking.prepare import prepare_repo
     from ranking.presets import load_preset
-    from sidkit.clock import parse_time
+    from sidkit.clock import check_as_of, parse_time
 
     console = Console(stderr=json_, emoji=False)
-    options = JobOptions(data, preset, load_preset(preset), seeds, parse_time(as_of) if as_of else None, impressions)
+    moment = None if as_of is None else parse_time(as_of)
+    if moment is not None:
+        check_as_of(moment, allow_future=allow_future)
+    options = JobOptions(data, preset, load_preset(preset), seeds, moment, impressions, allow_future)
     opened = prepare_repo(data, repo)
 
     def announce(name: str, rows: int, seconds: float, kept: bool) -> None:
         mark = "[dim]kept[/]" if kept else "[green]done[/]"
         console.print(f"{mark} {name:<24} {rows:>12,} rows {seconds:>8.1f} s", highlight=False)
 
+    def warn(text: str) -> None:
+        typer.echo(f"warning: {text}", err=True)
+
     with opened.locked():
-        job = Job(opened, options, announce)
+        job = Job(opened, options, announce, warn)
         facts = job.run()
     if json_:
         typer.echo(json.dumps(job_json(job, facts)))
@@ -82,9 +89,18 @@ def frame(
 ) -> None:
     """Write the point-in-time features of any rows: the frame that the ranker trains on."""
     from ranking.frame import write_frame
+    from sidkit.clock import iso
     from sidkit.repo import Repo
+    from sidkit.tables import read_build
 
-    written = write_frame(Repo.open(repo), rows, out, service)
+    opened = Repo.open(repo)
+    written = write_frame(opened, rows, out, service)
+    if written.ahead:
+        typer.echo(
+            f"warning: {written.ahead:,} rows lie after {iso(read_build(opened)['as_of_us'])}, up to which the tables were "
+            "built; their features are those of that moment. Run `sidkit tables build` with a later --as-of first",
+            err=True,
+        )
     typer.echo(f"{out}: {written.rows:,} rows, {written.columns} columns, from feature service {written.service}")
 
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from semantic_ids.catalog import Catalog
+from sidkit.contract.row_files import check_row_file, normalised_batches
+from sidkit.contract.schemas import ENTITY_ROWS
 from sidkit.errors import ContractError, UnknownVersionError
-from sidkit.files import written_beside
+from sidkit.files import temporary_beside, written_beside
 from sidkit.repo import Repo
+from sidkit.tables import read_build
 
 if TYPE_CHECKING:
     from feast import FeatureService, FeatureStore
@@ -27,6 +33,8 @@ class WrittenFrame:
     rows: int
     columns: int
     service: str
+    ahead: int
+    """Rows after the moment up to which the tables were built: their features are those of that moment."""
 
 
 def write_frame(repo: Repo, rows: Path, out: Path, service: str | None = None) -> WrittenFrame:
@@ -37,7 +45,8 @@ def write_frame(repo: Repo, rows: Path, out: Path, service: str | None = None) -
     repo : Repo
         With built tables and a published codebook.
     rows : Path
-        Parquet with ``user_id``, ``item_id`` and ``event_timestamp`` (with a time zone); further columns are kept.
+        Parquet with ``user_id``, ``item_id`` (text or integers) and ``event_timestamp`` (with a time zone); further columns
+        are kept. Ids become text and times ``timestamp[us, UTC]``, as in the log.
     out : Path
         Where to; written in chunks, so that a frame larger than memory works, and renamed.
     service : str, optional
@@ -46,7 +55,7 @@ def write_frame(repo: Repo, rows: Path, out: Path, service: str | None = None) -
     Raises
     ------
     ContractError
-        When the rows lack a column or their times have no zone.
+        When the rows lack a column, or one of them breaks the contract.
     UnknownVersionError
         When there is no such service.
     """
@@ -64,16 +73,30 @@ def write_frame(repo: Repo, rows: Path, out: Path, service: str | None = None) -
     except FeatureServiceNotFoundException as error:
         known = sorted(found.name for found in store.list_feature_services())
         raise UnknownVersionError("feature service", name, known) from error
-    try:
-        source = pq.ParquetFile(rows)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise ContractError("rows", f"{rows} cannot be read as Parquet ({error})") from error
-    _check(source.schema_arrow)
-    if streams_from(store):
-        count = retrieve(store, rows, asked, full_feature_names=True).to_parquet(out, _CHUNK_ROWS)
-    else:
-        count = _through_pandas(store, source, asked, rows, out)
-    return WrittenFrame(count, len(pq.read_schema(out)), name)
+    with _in_contract_types(rows, out) as typed:
+        if streams_from(store):
+            count = retrieve(store, typed, asked, full_feature_names=True).to_parquet(out, _CHUNK_ROWS)
+        else:
+            count = _through_pandas(store, pq.ParquetFile(typed), asked, typed, out)
+    moments = pq.read_table(out, columns=["event_timestamp"]).column(0)
+    ahead = pc.sum(pc.greater(moments, pa.scalar(read_build(repo)["as_of_us"], pa.timestamp("us", tz="UTC")))).as_py()
+    return WrittenFrame(count, len(pq.read_schema(out)), name, ahead)
+
+
+@contextmanager
+def _in_contract_types(rows: Path, out: Path) -> Iterator[Path]:
+    """The file itself where its ids are text and its times are microseconds in UTC, else a copy beside ``out``."""
+    if check_row_file(rows, ENTITY_ROWS):
+        yield rows
+        return
+    with temporary_beside(out, "typed-") as typed:
+        batches = normalised_batches(rows, ENTITY_ROWS)
+        first = next(batches)
+        with pq.ParquetWriter(typed, first.schema, compression="zstd") as writer:
+            writer.write_batch(first)
+            for batch in batches:
+                writer.write_batch(batch)
+        yield typed
 
 
 def _through_pandas(store: FeatureStore, source: pq.ParquetFile, asked: FeatureService, rows: Path, out: Path) -> int:
@@ -103,12 +126,3 @@ def _through_pandas(store: FeatureStore, source: pq.ParquetFile, asked: FeatureS
         if writer is None:
             raise ContractError("rows", f"{rows} holds no row; nothing to retrieve")
     return count
-
-
-def _check(schema: pa.Schema) -> None:
-    missing = [name for name in ("user_id", "item_id", "event_timestamp") if name not in schema.names]
-    if missing:
-        raise ContractError("rows", f"lacks {', '.join(missing)}; it has {', '.join(schema.names)}")
-    kind = schema.field("event_timestamp").type
-    if not pa.types.is_timestamp(kind) or kind.tz is None:
-        raise ContractError("rows", f"event_timestamp is {kind}; timestamp[us, UTC] is needed, with the zone")

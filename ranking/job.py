@@ -8,9 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from ranking.arms import ArmResult, TrainingContext, read_predictions, train_arm, write_predictions
-from ranking.prepare import Caps, Prepared, end_of_log, oracle_of, peak_rss_mb, training_context
-from ranking.presets import ArmSpec, Preset
+from ranking.prepare import Caps, Prepared, end_of_log, fallback_of, oracle_of, peak_rss_mb, training_context
+from ranking.presets import ArmSpec, Preset, arms_without_codes
 from ranking.rows_file import read_moments
 from ranking.split import TimeSplit
 from ranking.stages import StageResult, Stages
@@ -18,12 +20,18 @@ from ranking.training_set import read_rows
 from semantic_ids import pipeline
 from semantic_ids.catalog import Catalog
 from semantic_ids.future_hits import future_hits
+from semantic_ids.hit_rate import HitReport, NotMeasured
+from semantic_ids.known_items import known_items
+from semantic_ids.quantizers.base import LEAST_ITEMS
 from sidkit.artifact import read_manifest
 from sidkit.config import content_hash
 from sidkit.files import read_json, write_json
 from sidkit.names import codebook_stem
 from sidkit.presets import preset_name
 from sidkit.repo import Repo
+
+_SMALL = 10_000
+"""Rows of item_content above which a catalogue is large enough for codes without looking at its vectors."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,7 @@ class JobOptions:
     seeds: int = 1
     as_of_us: int | None = None
     impressions: int = 200_000
+    allow_future: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,34 +57,43 @@ class _Judged:
 class Job:
     """One run of a preset on a repo; call :meth:`run` while holding the repo's lock."""
 
-    def __init__(self, repo: Repo, options: JobOptions, announce: Callable[[str, int, float, bool], None]) -> None:
+    def __init__(
+        self,
+        repo: Repo,
+        options: JobOptions,
+        announce: Callable[[str, int, float, bool], None],
+        warn: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self.repo = repo
         self.options = options
+        self.preset = options.preset
+        """As it can be used on this data: :meth:`run` leaves out what a small catalogue does not allow."""
+        self.warnings: list[str] = []
+        self._warn = warn
         self.folder = repo.runs / preset_name(options.preset_name)
         self.stages = Stages(self.folder / "stages.json", announce)
-        self.prepared = Prepared(repo, self.stages, options.data, options.impressions)
+        self.prepared = Prepared(repo, self.stages, options.data, options.impressions, options.allow_future)
 
     def run(self) -> dict[str, Any]:
         """Do all stages and return the job's facts; see :mod:`ranking.job_report` for what is made of them."""
         repo, options, prepared = self.repo, self.options, self.prepared
         log = prepared.ingest()
         as_of_us = options.as_of_us or end_of_log(repo)
-        labelled = prepared.rows(log).facts
+        labelled = prepared.rows(log, options.as_of_us).facts
         tables = prepared.tables(log, as_of_us)
         moments = read_moments(repo.labelled_rows)
         split = TimeSplit.of(moments, repo.settings.split)
         codebook_inputs = [log, tables.facts, asdict(split)]
+        self.preset = self._usable_preset(split.train_end_us)
         codebook = prepared.codebook(
-            codebook_stem(preset_name(options.preset_name)),
-            options.preset.codebook,
-            split.train_end_us,
-            codebook_inputs,
+            codebook_stem(preset_name(options.preset_name)), self.preset.codebook, split.train_end_us, codebook_inputs
         )
+        self._note(fallback_of(self.repo, codebook))
         self._hit_rate(codebook, codebook_inputs)
-        caps = Caps.of(options.preset.ranker)
+        caps = Caps.of(self.preset.ranker)
         context_inputs = [log, codebook, labelled, tables.facts, asdict(split), asdict(caps)]
         training_rows = min(int((moments < split.train_end_us).sum()), caps.train)
-        if training_rows > (most := options.preset.ranker.training.stream_rows):
+        if training_rows > (most := self.preset.ranker.training.stream_rows):
             context_inputs = [*context_inputs, "streamed", most]
             frame = prepared.streamed_frame("frame", context_inputs, codebook, split, caps, self.folder / "frame")
         else:
@@ -89,21 +107,49 @@ class Job:
             "split": split.describe(),
             "as_of_us": as_of_us,
             "serving_ranker": serving,
-            "hit_rate": read_json(self.folder / "hit_rate.json"),
+            "hit_rate": read_json(self.folder / "hit_rate.json") or NotMeasured("no later click").as_json(),
             "judged": judged.verdict,
             "rankers": judged.ranker_of,
+            "log": self.stages.facts("ingest"),
             "stages": list(self.stages.report()),
             "peak_rss_mb": peak_rss_mb(),
             "sampled": labelled["sampled"],
+            "warnings": self.warnings,
         }
+
+    def _usable_preset(self, fit_end_us: int) -> Preset:
+        """The preset, or its arms without codes where the catalogue is too small to learn codes from."""
+        preset = self.options.preset
+        content = pq.read_metadata(self.repo.tables / "item_content.parquet").num_rows
+        if preset.codebook.sizes is not None or preset.codebook.force or content > _SMALL:
+            return preset
+        known = known_items(self.repo, fit_end_us)
+        distinct = known.content.distinct(2)
+        if len(known) >= LEAST_ITEMS and distinct > 1:
+            return preset
+        usable = arms_without_codes(preset)
+        left_out = [name for name in preset.arms if name not in usable.arms]
+        what = (
+            f"{len(known)} items with vectors are known at the end of training and codes need {LEAST_ITEMS}"
+            if len(known) < LEAST_ITEMS
+            else f"all {len(known)} items known at the end of training have the same vector"
+        )
+        self._note(f"{what}: the arms without codes run, {', '.join(left_out)} do not")
+        return usable
+
+    def _note(self, text: str | None) -> None:
+        """Say what was done in another way than asked."""
+        if text is not None:
+            self.warnings.append(text)
+            self._warn(text)
 
     def _hit_rate(self, codebook: str, inputs: Any) -> None:
         path = self.folder / "hit_rate.json"
 
         def hits() -> StageResult:
-            found = future_hits(self.repo, [codebook], end_of_log(self.repo))
-            write_json(path, found.as_json() if found else None)
-            return StageResult(len(found.asked) if found else 0, files=(path,))
+            found = future_hits(self.repo, [codebook], self.options.as_of_us or end_of_log(self.repo))
+            write_json(path, found.as_json())
+            return StageResult(len(found.asked) if isinstance(found, HitReport) else 0, files=(path,))
 
         self.stages.run("hit_rate", [*inputs, codebook], hits)
 
@@ -119,9 +165,9 @@ class Job:
             return context[0]
 
         files = {}
-        for arm, spec in self.options.preset.arms.items():
+        for arm, spec in self.preset.arms.items():
             for seed in range(self.options.seeds):
-                marked = [inputs, spec.model_dump(), self.options.preset.ranker.model_dump(mode="json"), seed]
+                marked = [inputs, spec.model_dump(), self.preset.ranker.model_dump(mode="json"), seed]
                 name = f"{codebook}_{arm}_s{seed}_{content_hash(marked)[:6]}"
                 path = self.folder / "predictions" / f"{arm}-s{seed}.parquet"
                 work = partial(self._train, shared, arm, spec, seed, name, path)
@@ -141,7 +187,7 @@ class Job:
 
     def _context(self, codebook: str, split: TimeSplit) -> TrainingContext:
         return training_context(
-            self.repo, codebook, split, self.folder / "frame", self.options.preset.ranker, self.repo.rankers,
+            self.repo, codebook, split, self.folder / "frame", self.preset.ranker, self.repo.rankers,
             threads=self.repo.settings.engine.threads,
         )  # fmt: skip
 
@@ -173,7 +219,7 @@ class Job:
                 read_predictions(self.folder / "predictions" / f"{arm}-s{seed}.parquet")
                 for seed in range(self.options.seeds)
             ]
-            for arm in self.options.preset.arms
+            for arm in self.preset.arms
         }
         baselines = [arm for arm in ("id", "shuffled_codes", "gbdt") if arm in arms]
         return judge(context.test, arms, baselines, oracle_of(self.repo, context.test))
@@ -191,7 +237,7 @@ class Job:
             pipeline.promote(self.repo, codebook)
         candidates = [
             (score, name)
-            for arm in self.options.preset.ranker.serve
+            for arm in self.preset.ranker.serve
             for score, name in zip(judged.validation_auc.get(arm, []), judged.ranker_of.get(arm, []), strict=True)
             if name is not None
         ]

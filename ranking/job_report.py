@@ -35,6 +35,7 @@ def job_json(job: Job, facts: Mapping[str, Any]) -> dict[str, Any]:
             "perplexity": metrics["perplexity"],
             "collision_rate": metrics["collision_rate"],
             "hit_rate_30": _hit_rate(facts["hit_rate"], record.name),
+            "hit_rate_30_reason": facts["hit_rate"].get("reason"),
         },
         "arms": [
             {
@@ -48,9 +49,12 @@ def job_json(job: Job, facts: Mapping[str, Any]) -> dict[str, Any]:
                 "rows_cold": cold["rows"],
                 "oracle_auc": judged["oracle"]["all"] if judged["oracle"] else None,
             }
-            for arm, figures in ((arm, judged["arms"][arm]) for arm in job.options.preset.arms)
+            for arm, figures in ((arm, judged["arms"][arm]) for arm in job.preset.arms)
         ],
+        "log": facts["log"],
         "stages": facts["stages"],
+        "warnings": facts["warnings"],
+        "without_auc": judged["reasons"],
         "peak_rss_mb": facts["peak_rss_mb"],
         "artifacts": {
             "repo": str(job.repo.path),
@@ -75,18 +79,23 @@ def print_report(console: Console, job: Job, facts: Mapping[str, Any]) -> None:
     compared = _differences_table(judged)
     if compared.row_count:
         console.print(compared)
+    if "all" in told["without_auc"]:
+        console.print(f"no AUC over all rows: {told['without_auc']['all']}")
     book = told["codebook"]
     console.print(
         f"[bold]codebook[/] {book['name']}: {book['quantizer']}, {book['levels']} levels; utilisation "
         f"{_listed(book['utilisation'])}, perplexity {_listed(book['perplexity'])} of the codes, "
         f"{book['collision_rate']:.1%} of items share all codes with another"
     )
+    if book["hit_rate_30_reason"]:
+        console.print(f"hit rate at 30: not measured, {book['hit_rate_30_reason']}")
     stages = Table(title="stages")
     for column in ("stage", "rows", "seconds"):
         stages.add_column(column, justify="left" if column == "stage" else "right")
     for stage in told["stages"]:
         stages.add_row(stage["name"], f"{stage['rows']:,}", f"{stage['seconds']:.1f}")
     console.print(stages)
+    console.print(_log_line(told["log"]))
     console.print(f"peak memory {told['peak_rss_mb']:,.0f} MB; test window from {facts['split']['validation_end']}")
     for name in ("codebook", "verdict", "tables", "rejects"):
         console.print(f"{name}: {told['artifacts'][name]}", soft_wrap=True)
@@ -98,9 +107,19 @@ def print_report(console: Console, job: Job, facts: Mapping[str, Any]) -> None:
         )
 
 
-def _hit_rate(told: Mapping[str, Any] | None, name: str) -> dict[str, float | None] | None:
+def _log_line(log: Mapping[str, Any]) -> str:
+    """What the last ingest that read the source did."""
+    merged = sum(log["merged"].values())
+    rejected = sum(count for reasons in log["rejected"].values() for count in reasons.values())
+    return (
+        f"log: {log['new']:,} new events, {log['changed']:,} changed, {log['removed']:,} removed, {log['vanished']:,} no "
+        f"longer in the source; {rejected:,} rows rejected, {merged:,} merged with another row of their event"
+    )
+
+
+def _hit_rate(told: Mapping[str, Any], name: str) -> dict[str, float | None] | None:
     """Of the codebook's vectors, for targets that were known at the fit and for those that were not."""
-    if told is None:
+    if told["rates"] is None:
         return None
     rates = told["rates"][name]
     return {part: rates[part]["value"] if rates[part] else None for part in ("seen", "new")}

@@ -25,11 +25,12 @@ from semantic_ids import pipeline
 from semantic_ids.catalog import Catalog
 from semantic_ids.pipeline import CodebookSpec
 from sidkit.artifact import read_manifest
+from sidkit.clock import present_us
 from sidkit.config import content_hash, resolved_url
 from sidkit.engine import connection, literal, quoted
 from sidkit.errors import ConfigError, RepoError
 from sidkit.repo import SETTINGS_FILE, Repo, init_repo
-from sidkit.tables import build_tables, ingest, read_log
+from sidkit.tables import build_tables, ingest, must_read_again, read_log
 from sidkit.tables.labelled_rows import build_labelled_rows
 
 if TYPE_CHECKING:
@@ -89,12 +90,15 @@ class Prepared:
         What :func:`prepare_repo` was given.
     impressions : int
         Size of a synthetic world.
+    allow_future : bool
+        Accept tables up to a moment after now.
     """
 
     repo: Repo
     stages: Stages
     data: str
     impressions: int
+    allow_future: bool = False
 
     def ingest(self) -> Any:
         """Read the source; returns the mark of the log, which later stages take as an input."""
@@ -102,11 +106,13 @@ class Prepared:
             world = self.data.partition(":")[2] or "strong"
             self.stages.run("synthetic", [world, self.impressions], lambda: self._synthetic(world))
         # The source may have grown: always look; an unchanged source costs nothing.
-        return self.stages.run("ingest", _source_mark(self.repo), self._read_source).facts
+        self.stages.run("ingest", _source_mark(self.repo), self._read_source)
+        return read_log(self.repo).mark
 
-    def rows(self, log: Any) -> StageResult:
-        """The labelled rows; ``facts`` say how many, and how many of them are sampled."""
-        return self.stages.run("rows", [log, self.repo.settings.negatives.model_dump()], self._rows)
+    def rows(self, log: Any, until_us: int | None = None) -> StageResult:
+        """The labelled rows, those of a replay up to its moment; ``facts`` say how many, and how many are sampled."""
+        inputs = [log, self.repo.settings.negatives.model_dump(), *([] if until_us is None else [until_us])]
+        return self.stages.run("rows", inputs, lambda: self._rows(until_us))
 
     def tables(self, log: Any, as_of_us: int) -> StageResult:
         """The feature tables up to a moment."""
@@ -120,7 +126,7 @@ class Prepared:
         comparison on the same repo finds the same codebook. ``mark`` ends the names of the two stages.
         """
         made_of = [spec.model_dump(mode="json"), fit_end_us, _content_mark(self.repo, fit_end_us)]
-        if any(learner.needs_pairs for learner in pipeline.made(spec, 10_000)):
+        if spec.needs_pairs:
             made_of.append(_behaviour_mark(self.repo, fit_end_us))
         name = f"{stem}_{content_hash(made_of)[:6]}"
         marked = [*inputs, *made_of]
@@ -163,15 +169,20 @@ class Prepared:
 
     def _read_source(self) -> StageResult:
         report = ingest(self.repo)
-        return StageResult(report.rows, read_log(self.repo).mark, (self.repo.log / "manifest.json",))
+        facts = {
+            "new": report.new_rows, "changed": report.changed, "removed": report.removed, "vanished": report.vanished,
+            "merged": {table.table: table.merged for table in report.tables if table.merged},
+            "rejected": {table.table: table.reasons for table in report.tables if table.rejected},
+        }  # fmt: skip
+        return StageResult(report.rows, facts, (self.repo.log / "manifest.json",))
 
-    def _rows(self) -> StageResult:
-        report = build_labelled_rows(self.repo)
+    def _rows(self, until_us: int | None) -> StageResult:
+        report = build_labelled_rows(self.repo, until_us)
         facts = {"rows": report.rows, "sampled": report.sampled, "negatives": self.repo.settings.negatives.model_dump()}
         return StageResult(report.rows, facts, (self.repo.labelled_rows,))
 
     def _tables(self, as_of_us: int) -> StageResult:
-        report = build_tables(self.repo, as_of_us)
+        report = build_tables(self.repo, as_of_us, allow_future=self.allow_future)
         return StageResult(
             sum(report.rows.values()),
             {"as_of_us": as_of_us, "rows": report.rows},
@@ -185,7 +196,8 @@ class Prepared:
 
         kept, ends = [], []
         for name, part in split.parts(rows.at_us).items():
-            check_both_classes(rows.label[part], name)
+            if name != "test":  # whose figures are null where a class is missing; nothing is learned from it
+                check_both_classes(rows.label[part], name)
             kept.append(part[thin_by_user(rows.user_ids[part], caps.train if name == "train" else caps.evaluation)])
             ends.append(sum(map(len, kept)))
         chosen = rows.take(np.concatenate(kept))
@@ -271,10 +283,20 @@ def _serving(repo: Repo, record: CodebookRecord, codebook: Codebook) -> Mapping[
     }
 
 
-def end_of_log(repo: Repo) -> int:
-    """The moment from which every event of the log can be read: the last window end + delay, microseconds UTC."""
+def fallback_of(repo: Repo, codebook: str) -> str | None:
+    """Why a codebook was fitted without behaviour although its preset asks for it; None where it was not."""
+    reason = read_manifest(repo.codebooks / codebook, verify=False).get("fallback")
+    return f"codebook {codebook} was fitted by the encoder 'content', without behaviour: {reason}" if reason else None
+
+
+def end_of_log(repo: Repo, now_us: int | None = None) -> int:
+    """The moment from which every event of the log can be read, but at most now, microseconds UTC.
+
+    That is the last event's window end and the delay. What happened just now cannot be read yet.
+    """
     time = repo.settings.time
-    return -(-read_log(repo).last_us // time.cadence_us) * time.cadence_us + time.delay_us
+    end_us = -(-read_log(repo).last_us // time.cadence_us) * time.cadence_us + time.delay_us
+    return min(end_us, present_us() if now_us is None else now_us)
 
 
 def oracle_of(repo: Repo, data: TrainingSet) -> npt.NDArray[np.float64] | None:
@@ -304,9 +326,10 @@ def _source_mark(repo: Repo) -> Any:
     source = open_source(repo.settings.source.url)
     mark = source.fingerprint()
     # A database cannot say whether it changed, so it is read each time.
+    again = mark is None or must_read_again(repo, present_us())
     return [
         repo.settings.source.model_dump(mode="json", exclude={"url"}),
-        mark if mark is not None else np.random.default_rng().random(),
+        np.random.default_rng().random() if again else mark,
     ]
 
 

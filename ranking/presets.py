@@ -7,13 +7,14 @@ from typing import Any, Literal
 from pydantic import Field, field_serializer, model_validator
 
 from ranking.model_spec import ModelSpec
-from ranking.representations import check_representations
+from ranking.representations import WITHOUT_CODES, check_representations
 from ranking.training_spec import TrainingSpec
 from semantic_ids.drift import DriftThresholds
+from semantic_ids.fitting import without_codes
 from semantic_ids.pipeline import CodebookSpec
 from semantic_ids.sweep import SweepGrid
 from sidkit.config import Section, load_model
-from sidkit.errors import ConfigError
+from sidkit.errors import ConfigError, FitError
 from sidkit.names import LONGEST, RULE, is_name
 from sidkit.presets import preset_path
 
@@ -72,6 +73,12 @@ class ArmSpec(Section):
         """Whether the arm's codes were robbed of their meaning."""
         return self.shuffle_codes or self.random_codes
 
+    def uses_codes(self, shared: ModelSpec) -> bool:
+        """Whether the arm reads codes: by a representation, or by matching them with the history."""
+        return self.kind == "neural" and (
+            bool(set(self.representations) - WITHOUT_CODES) or self.model_spec(shared).sid_match != "none"
+        )
+
     @property
     def can_serve(self) -> bool:
         """Controls and the boosting baseline are trained to be compared with, not to serve."""
@@ -118,6 +125,25 @@ class Preset(Section):
                 f"ranker.serve names {', '.join(wrong)}, which cannot serve; the arms that can are {', '.join(fit)}"
             )
         return self
+
+
+def arms_without_codes(preset: Preset) -> Preset:
+    """The preset with those of its arms that read no codes.
+
+    Raises
+    ------
+    FitError
+        When there are none.
+    """
+    shared = preset.ranker.model
+    arms = {name: arm for name, arm in preset.arms.items() if not arm.uses_codes(shared)}
+    if not arms:
+        raise FitError(
+            f"all arms of the preset ({', '.join(preset.arms)}) read codes, and no codes can be learned from this catalogue; "
+            'add an arm without codes, such as representations = ["id", "content"], or bring at least 40 items with vectors'
+        )
+    ranker = preset.ranker.model_copy(update={"serve": tuple(name for name in preset.ranker.serve if name in arms)})
+    return preset.model_copy(update={"arms": arms, "ranker": ranker, "codebook": without_codes(preset.codebook)})
 
 
 def load_preset(name: str) -> Preset:

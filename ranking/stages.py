@@ -76,6 +76,11 @@ class Stages:
         self._announce(name, result.rows, seconds, False)
         return result
 
+    def facts(self, name: str) -> dict[str, Any]:
+        """The facts of a finished stage."""
+        facts: dict[str, Any] = self._done[name]["facts"]
+        return facts
+
     def report(self) -> Sequence[dict[str, Any]]:
         """Name, rows and seconds of the stages of this run, in order; a kept stage shows what it once took."""
         return [

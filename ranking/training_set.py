@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ranking.features import Matrix, numeric_features
 from ranking.history_table import ContentLookup, HistoryTableBuilder
 from ranking.item_table import ItemTable, ItemTableBuilder, shown_items
 from ranking.views import CONTENT, SID, USER_HISTORY, Ints, Reader, historical_reader, string_array
 from semantic_ids.codebook import Codebook
-from sidkit.errors import ContractError
+from sidkit.contract.row_files import checked_rows
+from sidkit.contract.schemas import LABELLED_ROWS
 from sidkit.stores.asof import ViewRows
 
 if TYPE_CHECKING:
@@ -111,26 +111,32 @@ class TrainingSet:
 
 
 def read_rows(path: Path | pa.Table) -> LabelledRows:
-    """Read ``rows.parquet`` (or the same as an Arrow table).
+    """Read labelled rows from a Parquet file or an Arrow table; they keep the contract of the log, row by row.
+
+    Columns ``user_id``, ``item_id`` (text or integers), ``event_timestamp`` (with a time zone) and ``label`` (0 or 1), all
+    without gaps; ``request_id`` and ``had_before`` where there are such.
 
     Raises
     ------
     ContractError
-        When a column is missing.
+        When a column is missing or of a wrong type, or any row breaks the contract.
     """
-    table = path if isinstance(path, pa.Table) else pq.read_table(path)
-    missing = {"user_id", "item_id", "event_timestamp", "label"} - set(table.column_names)
-    if missing:
-        raise ContractError("rows", f"lacks {', '.join(sorted(missing))}; it has {', '.join(table.column_names)}")
+    table = checked_rows(path, LABELLED_ROWS)
     requests = table.column("request_id") if "request_id" in table.column_names else None
     return LabelledRows(
         string_array(table.column("user_id")),
         string_array(table.column("item_id")),
-        table.column("event_timestamp").cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_numpy(),
+        table.column("event_timestamp").cast(pa.int64()).to_numpy(),
         table.column("label").to_numpy().astype(np.int8),
         string_array(requests) if requests is not None and requests.null_count < len(table) else None,
-        table.column("had_before").to_numpy() if "had_before" in table.column_names else None,
+        _flags(table.column("had_before")) if "had_before" in table.column_names else None,
     )
+
+
+def _flags(column: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+    """A column of 0 and 1 as booleans; a gap is false."""
+    flags: npt.NDArray[np.bool_] = column.fill_null(0.0).to_numpy() == 1
+    return flags
 
 
 def build_training_set(

@@ -148,8 +148,8 @@ class Catalog:
             raise UnknownVersionError("codebook", name, list(records))
         return records[name]
 
-    def begin_fit(self, name: str, quantizer: str, encoder: str, sizes: Sequence[int]) -> None:
-        """Note that a fit begins, so that its files are never strangers to the catalogue.
+    def check_free(self, name: str) -> CodebookRecord | None:
+        """Refuse a name that no new codebook can have; returns the record of a fit of that name that was interrupted.
 
         Raises
         ------
@@ -162,6 +162,17 @@ class Catalog:
         there = {record.name: record for record in self.codebooks()}.get(name)
         if there is not None and there.state != "fitting":
             raise LifeCycleError(name, there.state, "a codebook is never overwritten; fit under a new name")
+        return there
+
+    def begin_fit(self, name: str, quantizer: str, encoder: str, sizes: Sequence[int]) -> None:
+        """Record that a fit's files are about to be written, so that they are never unknown to the catalogue.
+
+        Raises
+        ------
+        ConfigError, LifeCycleError
+            As :meth:`check_free`.
+        """
+        there = self.check_free(name)
         values = {
             "state": "fitting", "defined": False, "content_hash": "", "quantizer": quantizer, "encoder": encoder,
             "sizes": "x".join(map(str, sizes)), "fit_start_us": 0, "fit_end_us": 0, "changed_at_us": _now(),
@@ -171,6 +182,13 @@ class Catalog:
                 connection.execute(sa.insert(_codebooks).values(name=name, **values))
             else:
                 connection.execute(sa.update(_codebooks).where(_codebooks.c.name == name).values(**values))
+
+    def abandon_fit(self, name: str) -> None:
+        """Remove the record of a fit that failed before it was committed."""
+        with self._transaction() as connection:
+            connection.execute(
+                sa.delete(_codebooks).where(_codebooks.c.name == name).where(_codebooks.c.state == "fitting")
+            )
 
     def end_fit(
         self, name: str, *, content_hash: str, sizes: Sequence[int], fit_start_us: int, fit_end_us: int

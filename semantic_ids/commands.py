@@ -45,6 +45,7 @@ def fit(
 ) -> None:
     """Fit a codebook on the items that were known at a moment."""
     from semantic_ids import pipeline
+    from sidkit.artifact import read_manifest
     from sidkit.clock import parse_time
     from sidkit.config import load_section
     from sidkit.names import check_codebook_name
@@ -58,6 +59,9 @@ def fit(
     with opened.locked():
         until = parse_time(fit_end) if fit_end else read_build(opened)["as_of_us"]
         record = pipeline.fit(opened, name, spec, until)
+    reason = read_manifest(opened.codebooks / name, verify=False).get("fallback")
+    if reason:
+        typer.echo(f"warning: fitted by the encoder 'content', without behaviour: {reason}", err=True)
     _show(record, opened.codebooks / name)
 
 

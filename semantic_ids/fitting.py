@@ -16,15 +16,16 @@ from semantic_ids.codebook import Codebook, make_encoder, make_quantizer
 from semantic_ids.encoders import ContentEncoder, Encoder
 from semantic_ids.encoders.pairs import ItemPairs, PairSpec
 from semantic_ids.floors import Floors, check_floors
+from semantic_ids.item_vectors import Floats
 from semantic_ids.known_items import KnownItems, known_items, pairs_among
 from semantic_ids.metrics import code_quality
 from semantic_ids.quantizers import QUANTIZERS, Quantizer
-from semantic_ids.quantizers.base import ROWS_PER_CODE, default_size
+from semantic_ids.quantizers.base import LEAST_ITEMS, ROWS_PER_CODE, default_size, most_codes
 from semantic_ids.records import CodebookRecord
 from sidkit.artifact import read_manifest
 from sidkit.clock import iso
 from sidkit.config import Section
-from sidkit.errors import ConfigError, FitError, LifeCycleError
+from sidkit.errors import ConfigError, FitError, LifeCycleError, TooFewPairsError
 from sidkit.repo import Repo
 from sidkit.tables import read_build
 from sidkit.tables.builder import refuse_settings_of_artifacts
@@ -50,9 +51,17 @@ class CodebookSpec(Section):
     force: bool = False
     """Fit though there are under 20 items per code."""
 
+    @property
+    def needs_pairs(self) -> bool:
+        """Whether the encoder or the quantizer learns from pairs of items."""
+        return any(learner.needs_pairs for learner in made(self, LEAST_ITEMS))
+
 
 def fit(repo: Repo, name: str, spec: CodebookSpec, fit_end_us: int) -> CodebookRecord:
     """Fit a codebook on the items that were known at ``fit_end_us``.
+
+    Where the spec learns from pairs of items and behaviour gives too few, the encoder ``content`` takes its place, and the
+    manifest says so (``fallback``: the reason, else null).
 
     Parameters
     ----------
@@ -69,8 +78,8 @@ def fit(repo: Repo, name: str, spec: CodebookSpec, fit_end_us: int) -> CodebookR
     Raises
     ------
     FitError
-        When too few items are known, their vectors cannot be used, behaviour is needed and there is none, or the codes
-        fall below the floors.
+        When too few items are known, their vectors cannot be used, or the codes fall below the floors. No record of the
+        fit is left then.
     LifeCycleError
         When the name is taken by another codebook.
     SettingsChangedError
@@ -86,7 +95,7 @@ def fit(repo: Repo, name: str, spec: CodebookSpec, fit_end_us: int) -> CodebookR
     known = known_items(repo, fit_end_us)
     if len(known) == 0:
         raise FitError(f"no item with content was known at {iso(fit_end_us)}; choose a later cut-off")
-    encoder, quantizer = made(spec, len(known))
+    encoder, quantizer = made(spec, len(known), distinct=known.content.distinct())
     pairs = _pairs(repo, known, fit_end_us, spec, encoder, quantizer)
     describe = {
         "fit_start_us": known.first_us,
@@ -101,17 +110,58 @@ def fit(repo: Repo, name: str, spec: CodebookSpec, fit_end_us: int) -> CodebookR
     done = _already_fitted(repo, catalog, name, describe)
     if done is not None:
         return done
-    catalog.begin_fit(name, spec.quantizer, spec.encoder, quantizer.sizes)
-    vectors = encoder.fit(known.content, pairs).encode(known.content)
-    codebook = Codebook(name, encoder, quantizer.fit(vectors, pairs), spec.beam)
+    catalog.check_free(name)
+    fallback = None
+    try:
+        codebook, vectors = _learn(name, encoder, quantizer, spec, known, pairs)
+    except TooFewPairsError as error:
+        fallback = str(error)
+        spec = without_pairs(spec, quantizer)
+        encoder, quantizer = made(spec, len(known), distinct=known.content.distinct())
+        codebook, vectors = _learn(name, encoder, quantizer, spec, known, None)
     metrics = code_quality(quantizer, vectors, codebook.codes_of(vectors), pairs)
     check_floors(metrics, spec.floors)
-    manifest = codebook.save(repo.codebooks / name, describe, metrics)
+    catalog.begin_fit(name, spec.quantizer, spec.encoder, quantizer.sizes)
+    try:
+        manifest = codebook.save(repo.codebooks / name, {**describe, "fallback": fallback}, metrics)
+    except BaseException:
+        if not (repo.codebooks / name).exists():
+            catalog.abandon_fit(name)
+        raise
     return _commit_fit(catalog, name, manifest, codebook.sizes)
 
 
-def made(spec: CodebookSpec, items: int) -> tuple[Encoder, Quantizer]:
+def _learn(
+    name: str, encoder: Encoder, quantizer: Quantizer, spec: CodebookSpec, known: KnownItems, pairs: ItemPairs | None
+) -> tuple[Codebook, Floats]:
+    vectors = encoder.fit(known.content, pairs).encode(known.content)
+    return Codebook(name, encoder, quantizer.fit(vectors, pairs), spec.beam), vectors
+
+
+def without_pairs(spec: CodebookSpec, quantizer: Quantizer) -> CodebookSpec:
+    """The spec with the encoder ``content``, and a quantizer that learns from vectors alone."""
+    arguments = {**spec.quantizer_arguments, **({"contrast": 0.0} if quantizer.needs_pairs else {})}
+    return spec.model_copy(update={"encoder": "content", "encoder_arguments": {}, "quantizer_arguments": arguments})
+
+
+def without_codes(spec: CodebookSpec) -> CodebookSpec:
+    """The smallest codebook over the same content, for catalogues that no codes can be learned from.
+
+    Features and rankers need a codebook version to refer to; its one level of two codes means nothing and no arm reads it.
+    """
+    return spec.model_copy(
+        update={
+            "encoder": "content", "encoder_arguments": {}, "quantizer": "residual_kmeans", "quantizer_arguments": {},
+            "levels": 1, "sizes": (2,), "falling": False, "beam": 1, "force": True,
+            "floors": Floors(utilisation=0.0, perplexity=0.0),
+        }
+    )  # fmt: skip
+
+
+def made(spec: CodebookSpec, items: int, distinct: int | None = None) -> tuple[Encoder, Quantizer]:
     """The encoder and the quantizer that a spec describes for so many items, not fitted yet.
+
+    Default sizes have no more codes than ``distinct``, the number of different vectors, allows.
 
     Raises
     ------
@@ -122,6 +172,8 @@ def made(spec: CodebookSpec, items: int) -> tuple[Encoder, Quantizer]:
     if spec.quantizer not in QUANTIZERS:
         raise ConfigError(f"no quantizer {spec.quantizer!r}; there are {', '.join(QUANTIZERS)}")
     chosen = falling_sizes(items, spec.levels) if spec.falling else (default_size(items),) * spec.levels
+    if distinct is not None:
+        chosen = tuple(min(size, max(2, 2 ** (distinct.bit_length() - 1))) for size in chosen)
     arguments = {"sizes": spec.sizes or chosen, "force": spec.force, **spec.quantizer_arguments}
     return encoder, make_quantizer(spec.quantizer, arguments)
 
@@ -129,14 +181,14 @@ def made(spec: CodebookSpec, items: int) -> tuple[Encoder, Quantizer]:
 def falling_sizes(items: int, levels: int = 3) -> tuple[int, ...]:
     """Codes per level in the ratio 8 : 2 : 1 (1 : 4 between any levels before), as powers of two, so that their product
     is about 6.5 times the items: (128, 32, 16) for 10,000 items, (256, 64, 32) for 100,000 (house rule after OneSearch,
-    arXiv 2509.03236, which uses (4096, 1024, 512)). Fewer where the first level would have under 20 items per code.
+    arXiv 2509.03236, which uses (4096, 1024, 512)). Fewer where a level would have under 20 items per code.
     """
     ratios = [1, 2, *(8 * 4**step for step in range(levels))][:levels][::-1]
     last = (6.5 * items / math.prod(ratios)) ** (1 / levels)
     unit = 2 ** max(1, round(math.log2(max(last, 2))))
     while unit > 2 and ROWS_PER_CODE * unit * ratios[0] > items:
         unit //= 2
-    return tuple(unit * ratio for ratio in ratios)
+    return tuple(min(unit * ratio, most_codes(items)) for ratio in ratios)
 
 
 def _pairs(

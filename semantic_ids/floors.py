@@ -73,4 +73,8 @@ def check_floors(quality: Mapping[str, Any], floors: Floors) -> None:
     """
     found = below_floors(quality, floors)
     if found:
-        raise FitError(f"the codes collapsed: {'; '.join(found)}. Lower the floors to keep such codes all the same")
+        raise FitError(
+            f"the codes collapsed: {'; '.join(found)}. Fit fewer codes "
+            "(`sizes` in the preset's [codebook]), or lower the floors (`utilisation`, `perplexity` in [codebook.floors]) to "
+            "keep such codes"
+        )

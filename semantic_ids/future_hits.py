@@ -10,11 +10,21 @@ from semantic_ids.catalog import Catalog
 from semantic_ids.codebook import Codebook
 from semantic_ids.encoders import CollaborativeEncoder, ContentEncoder
 from semantic_ids.encoders.pairs import JUDGES, ItemPairs, PairSpec
-from semantic_ids.hit_rate import HitReport, Scores, by_codes, by_popularity, by_reconstructions, by_vectors, hit_rates
+from semantic_ids.hit_rate import (
+    HitReport,
+    NotMeasured,
+    Scores,
+    by_codes,
+    by_popularity,
+    by_reconstructions,
+    by_vectors,
+    hit_rates,
+)
 from semantic_ids.hit_rate import questions as asked_of
 from semantic_ids.item_vectors import Floats
 from semantic_ids.known_items import KnownItems, known_items, pairs_among
 from sidkit.artifact import read_manifest
+from sidkit.clock import iso
 from sidkit.errors import FitError
 from sidkit.repo import Repo
 
@@ -23,7 +33,7 @@ MOST_TRIGGERS = 2000
 
 def future_hits(
     repo: Repo, names: Sequence[str], end_us: int, *, baselines: bool = False, seed: int = 0
-) -> HitReport | None:
+) -> HitReport | NotMeasured:
     """Hit rates at 30 of codebooks with one ``fit_end``, on pairs of clicks after it that are no training pairs.
 
     Every codebook is asked by its vectors (its name), by what its codes stand for (``<name>:decoded``) and by shared
@@ -45,8 +55,8 @@ def future_hits(
 
     Returns
     -------
-    HitReport or None
-        None where nothing came after the fit that can be asked.
+    HitReport or NotMeasured
+        ``NotMeasured`` where no click came after the fit, or no user went on from one item to another that way.
 
     Raises
     ------
@@ -59,7 +69,7 @@ def future_hits(
         raise FitError(f"{', '.join(names)} were fitted at {len(ends)} moments; judge those of one moment together")
     (start_us,) = ends
     if end_us <= start_us:
-        return None
+        return NotMeasured(f"the codebook was fitted at {iso(start_us)} and no later event is known")
     items, before = known_items(repo, end_us), known_items(repo, start_us)
     content = ContentEncoder().fit(before.content)
     vectors = content.encode(items.content)
@@ -67,7 +77,10 @@ def future_hits(
     future = pairs_among(repo, items, vectors, end_us, JUDGES, start_us=start_us)
     asked = asked_of(future, np.isin(items.ids, before.ids), training, most_triggers=MOST_TRIGGERS, seed=seed)
     if not len(asked):
-        return None
+        return NotMeasured(
+            f"no pair of clicks after {iso(start_us)} is left to measure by ({len(future):,} pairs before those learned from "
+            "were taken out): no user went on from one item to another, or nobody came back"
+        )
     ways: dict[str, Scores] = {}
     for name in names:
         codebook = Codebook.load(repo.codebooks / name)

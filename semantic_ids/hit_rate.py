@@ -52,6 +52,17 @@ class HitQuestions:
 
 
 @dataclass(frozen=True)
+class NotMeasured:
+    """A figure that this data does not allow, and why; no stage depends on it, so nothing stops."""
+
+    reason: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Null rates and the reason."""
+        return {"rates": None, "reason": self.reason}
+
+
+@dataclass(frozen=True)
 class Interval:
     """A figure and its 95 % interval; bounds are NaN where fewer than two triggers leave nothing to resample."""
 
@@ -84,10 +95,15 @@ def questions(
     seed : int
         Decides which triggers are drawn.
 
+    Returns
+    -------
+    HitQuestions
+        Without pairs where none is left once training pairs are taken out.
+
     Raises
     ------
     EvaluationError
-        When the pairs are not of these items, end no later than the training pairs, or none is left.
+        When the pairs are not of these items, or end no later than the training pairs.
     """
     items = len(known)
     for name, pairs in (("future", future), ("training", training)):
@@ -109,11 +125,6 @@ def questions(
         drawn = np.random.default_rng(seed).choice(distinct, most_triggers, replace=False)
         kept = np.isin(trigger, drawn)
         trigger, target = trigger[kept], target[kept]
-    if not len(trigger):
-        raise EvaluationError(
-            f"none of {len(future)} pairs is left to judge by once training pairs are taken out; a later end of the "
-            "evaluation or an earlier cut-off gives more"
-        )
     return HitQuestions(trigger, target, known[target], items)
 
 

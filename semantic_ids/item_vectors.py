@@ -15,6 +15,10 @@ from sidkit.errors import FitError
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
+MOST_CODES = 1024
+"""The largest default size of a level: more different vectors change no default."""
+_CHUNK = 4096
+
 
 @dataclass(frozen=True)
 class ItemVectors:
@@ -45,6 +49,17 @@ class ItemVectors:
             digest.update(np.ascontiguousarray(matrix).data)
             digest.update(np.ascontiguousarray(self.present[name]).data)
         return digest.hexdigest()
+
+    def distinct(self, most: int = MOST_CODES) -> int:
+        """How many items have different vectors, counted up to ``most``."""
+        seen: set[bytes] = set()
+        for start in range(0, len(self), _CHUNK):
+            part = [np.ascontiguousarray(matrix[start : start + _CHUNK]) for matrix in self.matrices.values()]
+            together = np.hstack(part)
+            seen.update(row.tobytes() for row in together)
+            if len(seen) >= most:
+                return most
+        return len(seen)
 
     def rows(self, index: npt.NDArray[np.int64] | Mask) -> ItemVectors:
         """A selection of items."""

@@ -12,6 +12,9 @@ AsOfOption = Annotated[
     Optional[str],  # noqa: UP045 (Typer reads the annotation)
     typer.Option("--as-of", help="Moment up to which rows are made, ISO-8601 with a zone; default now."),
 ]
+AllowFutureOption = Annotated[
+    bool, typer.Option("--allow-future", help="Accept an --as-of after now, where the log is a simulation.")
+]
 
 data_app = typer.Typer(help="The source: check it, read it, or make a synthetic one.", no_args_is_help=True)
 tables_app = typer.Typer(help="The feature tables.", no_args_is_help=True)
@@ -81,7 +84,8 @@ def check(
         valid = validate(opened, settings, duck, work / "valid", rejects, report=_print_tables)
     typer.echo(
         f"the contract holds: feedback {settings.source.feedback}, modalities {', '.join(settings.source.modalities)}, "
-        f"{sum(report.rejected for report in valid.reports):,} rows rejected"
+        f"{sum(report.rejected for report in valid.reports):,} rows rejected, "
+        f"{sum(report.merged for report in valid.reports):,} merged with another row of their event"
     )
 
 
@@ -90,13 +94,15 @@ def _print_tables(reports: object) -> None:
     from rich.table import Table
 
     table = Table(title="what was found")
-    for column in ("table", "rows", "rejected", "facts", "reasons"):
-        table.add_column(column, justify="right" if column in {"rows", "rejected"} else "left", overflow="fold")
+    for column in ("table", "rows", "rejected", "merged", "facts", "reasons"):
+        counts = column in {"rows", "rejected", "merged"}
+        table.add_column(column, justify="right" if counts else "left", overflow="fold")
     for report in reports:  # type: ignore[attr-defined]
         table.add_row(
             report.table,
             f"{report.rows:,}",
             f"{report.rejected:,}",
+            f"{report.merged:,}",
             "\n".join(f"{name}: {value}" for name, value in report.facts.items()),
             "\n".join(f"{count:,} x {reason}" for reason, count in report.reasons.items()),
         )
@@ -123,17 +129,31 @@ def synthetic(
 
 
 @data_app.command("ingest")
-def ingest_(repo: RepoOption = Path()) -> None:
-    """Read the source, check it, and append what is new to the repo's log."""
+def ingest_(
+    repo: RepoOption = Path(),
+    remove_vanished: Annotated[
+        bool,
+        typer.Option(
+            "--remove-vanished", help="Remove rows of the log that the source no longer holds; not for rotated sources."
+        ),
+    ] = False,
+) -> None:
+    """Read the source, check it, append what is new to the repo's log and replace what was corrected."""
     from sidkit.repo import Repo
     from sidkit.tables import ingest
 
     opened = Repo.open(repo)
     with opened.locked():
-        report = ingest(opened)
+        report = ingest(opened, remove_vanished=remove_vanished)
     _print_tables(report.tables)
-    what = "the source is unchanged" if report.unchanged else f"{report.new_rows:,} new rows"
-    typer.echo(f"{what}; the log holds {report.rows:,} rows; rejects are in {opened.rejects}")
+    what = ["the source is unchanged" if report.unchanged else f"{report.new_rows:,} new rows"]
+    what += [f"{count:,} {name}" for name, count in (("changed", report.changed), ("removed", report.removed)) if count]
+    typer.echo(f"{', '.join(what)}; the log holds {report.rows:,} rows; rejects are in {opened.rejects}")
+    if report.vanished:
+        typer.echo(
+            f"{report.vanished:,} rows of the log are not in the source any more, or are no longer valid there; they stay. "
+            "`sidkit data ingest --remove-vanished` removes them"
+        )
 
 
 @tables_app.command("build")
@@ -141,6 +161,7 @@ def build(
     repo: RepoOption = Path(),
     as_of: AsOfOption = None,
     rebuild: Annotated[bool, typer.Option(help="Forget the earlier build.")] = False,
+    allow_future: AllowFutureOption = False,
 ) -> None:
     """Bring the feature tables up to a moment; only what is due since the last build is computed."""
     from sidkit.clock import iso, parse_time
@@ -149,7 +170,9 @@ def build(
 
     opened = Repo.open(repo)
     with opened.locked():
-        report = build_tables(opened, parse_time(as_of), rebuild=rebuild)
+        report = build_tables(opened, parse_time(as_of), rebuild=rebuild, allow_future=allow_future)
+    if report.restarted:
+        typer.echo(report.restarted)
     for name, rows in report.rows.items():
         typer.echo(f"{name}: {rows:,} rows, {report.new_rows[name]:,} new")
     typer.echo(f"as of {iso(report.as_of_us)}")
@@ -208,9 +231,10 @@ def materialize_(
         Optional[str],  # noqa: UP045
         typer.Option("--as-of", help="Moment, ISO-8601 with a zone; default: that of the tables."),
     ] = None,
+    allow_future: AllowFutureOption = False,
 ) -> None:
     """Write the newest row of every key, as of a moment, to the online store."""
-    from sidkit.clock import iso, parse_time
+    from sidkit.clock import check_as_of, iso, parse_time
     from sidkit.errors import TimeError
     from sidkit.repo import Repo
     from sidkit.stores.feast_repo import materialize
@@ -220,6 +244,7 @@ def materialize_(
     with opened.locked():
         built = read_build(opened)["as_of_us"]
         moment = built if as_of is None else parse_time(as_of)
+        check_as_of(moment, allow_future=allow_future)
         if moment > built:
             raise TimeError(
                 f"the tables reach {iso(built)} and know nothing of {iso(moment)}; run `sidkit tables build` up to it first"

@@ -23,6 +23,7 @@
     ├── TimeError                   a moment that cannot be used
     │   └── LeakageError            an evaluation that starts before its artefacts were fitted
     ├── FitError                    data on which nothing can be fitted
+    │   └── TooFewPairsError        too little behaviour to learn from
     ├── EvaluationError             data on which nothing can be measured
     ├── ServingError                a request that cannot be answered
     ├── OnlineStoreError            an online store that cannot be read or written
@@ -208,6 +209,10 @@ class LeakageError(TimeError):
 
 class FitError(SidkitError):
     """Data on which nothing can be fitted."""
+
+
+class TooFewPairsError(FitError):
+    """Too little behaviour for what learns from pairs of items; the same fit without pairs may succeed."""
 
 
 class EvaluationError(SidkitError):

@@ -47,6 +47,22 @@ def written_beside(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def temporary_beside(path: Path, prefix: str) -> Iterator[Path]:
+    """Yield the path of a file in the same folder that is removed in the end; one of a killed process counts as a leftover."""
+    temporary = path.with_name(f"{_LEFTOVER}{os.getpid()}-{prefix}{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers_of(path.with_name(f"{prefix}{path.name}"))
+        yield temporary
+    except Exception as error:
+        if disk_refused(error):
+            raise StorageError(path, error) from error
+        raise
+    finally:
+        remove(temporary)
+
+
+@contextmanager
 def folder_written_beside(path: Path) -> Iterator[Path]:
     """Like :func:`written_beside` for a whole folder that must not exist yet; removing it gives the write up."""
     temporary = _temporary_of(path)

@@ -144,7 +144,7 @@ def complete(world: World) -> World:
     converted = 1 if settings.has_conversions else None
     events = [Event("u90", "i90", SENTINEL_US, 1, converted)]
     if not settings.positives_only:
-        events.append(Event("u90", "i90", SENTINEL_US, 0, None))
+        events.append(Event("u90", "i90", SENTINEL_US - 1, 0, None))
     versioned = any(item.updated_at is not None for item in world.items)
     item = ItemVersion("i90", SENTINEL_US - DAY, SENTINEL_US - DAY if versioned else None, None, "sentinel", 1.5)
     vectors = {name: tuple(0.5 * place for place in range(MODALITIES[name])) for name in world.modalities}

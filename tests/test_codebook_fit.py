@@ -18,7 +18,14 @@ from semantic_ids.floors import Floors
 from semantic_ids.pipeline import CodebookSpec
 from semantic_ids.quantizers.base import ROWS_PER_CODE
 from sidkit.artifact import read_manifest
-from sidkit.errors import ArtifactMissingError, ConfigError, FitError, LifeCycleError, SettingsChangedError
+from sidkit.errors import (
+    ArtifactMissingError,
+    ConfigError,
+    FitError,
+    LifeCycleError,
+    SettingsChangedError,
+    UnknownVersionError,
+)
 from sidkit.repo import Repo
 
 
@@ -92,7 +99,7 @@ def test_codes_below_a_floor_are_not_kept_and_the_level_is_named(repo: Repo) -> 
     with pytest.raises(FitError, match=r"perplexity of level 2 is .* below its floor of 1 .*fewer codes"):
         pipeline.fit(repo, "low", high, CUT)
     assert not (repo.codebooks / "low").exists()
-    with pytest.raises(LifeCycleError, match="only a fitted codebook"):
+    with pytest.raises(UnknownVersionError, match="no codebook named 'low'"):
         pipeline.publish(repo, "low")
     pipeline.fit(repo, "low", SPEC, CUT)
 
@@ -130,7 +137,7 @@ def test_a_fit_that_failed_leaves_its_name_free(repo: Repo) -> None:
     with pytest.raises(FitError, match="39 rows for 8 codes"):
         pipeline.fit(repo, "a", SPEC.model_copy(update={"force": False}), CUT)
     assert not (repo.codebooks / "a").exists()
-    with pytest.raises(LifeCycleError, match="a is 'fitting'"):
+    with pytest.raises(UnknownVersionError, match="no codebook named 'a'"):
         pipeline.publish(repo, "a")
     assert pipeline.fit(repo, "a", SPEC.model_copy(update={"sizes": (4, 4)}), CUT).sizes == (4, 4)
 

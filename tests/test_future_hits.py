@@ -8,6 +8,7 @@ from builders import FinishedJob
 from ranking.prepare import end_of_log
 from semantic_ids.catalog import Catalog
 from semantic_ids.future_hits import future_hits
+from semantic_ids.hit_rate import NotMeasured
 from sidkit.errors import FitError
 from sidkit.files import read_json
 
@@ -30,7 +31,9 @@ def test_the_job_tells_the_figures_of_seen_and_new_targets(finished: FinishedJob
 
 def test_nothing_after_the_fit_gives_no_figures(finished: FinishedJob) -> None:
     record = Catalog.open(finished.repo).codebook(finished.told["codebook"]["name"])
-    assert future_hits(finished.repo, [record.name], record.fit_end_us) is None
+    found = future_hits(finished.repo, [record.name], record.fit_end_us)
+    assert isinstance(found, NotMeasured)
+    assert "no later event is known" in found.reason
 
 
 def test_codebooks_of_different_moments_are_not_judged_together(finished: FinishedJob) -> None:

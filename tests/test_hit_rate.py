@@ -143,8 +143,7 @@ def test_questions_are_distinct_pairs_that_were_not_learned_from(data: st.DataOb
     expected = sorted(set(future) - learned)
     mined = pairs_of(future, 2), known, pairs_of(training, 1)
     if not expected:
-        with pytest.raises(EvaluationError, match=f"none of {len(future)} pairs is left"):
-            questions(*mined)
+        assert len(questions(*mined)) == 0
         return
     asked = questions(*mined)
     assert list(zip(asked.trigger.tolist(), asked.target.tolist(), strict=True)) == expected

@@ -127,7 +127,7 @@ def test_however_rows_arrive_the_log_holds_each_once(
     tmp_path_factory: pytest.TempPathFactory, arrivals: list[list[Row]]
 ) -> None:
     folder = tmp_path_factory.mktemp("arrivals")
-    labels = [("u0", "i0", START + 1, 0.0), ("u0", "i0", START + 1, 1.0)]
+    labels = [("u0", "i0", START + 1, 0.0), ("u0", "i0", START + 2, 1.0)]
     repo = fresh_repo(
         folder / "repo",
         write(folder / "source", labels),
@@ -214,7 +214,7 @@ def test_a_stricter_limit_judges_an_unchanged_source_again(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("earlier", [False, True], ids=["first ingest", "second ingest"])
-@pytest.mark.parametrize("step", ["_append", "_merge_snapshot", "write_json"])
+@pytest.mark.parametrize("step", ["_take_out", "_append", "_merge_snapshot", "write_json"])
 def test_a_killed_ingest_run_again_gives_the_log_of_an_undisturbed_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, earlier: bool
 ) -> None:
@@ -277,9 +277,9 @@ told = []
 for step in json.loads(sys.argv[2]):
     original = getattr(module, step)
 
-    def fill_up(*arguments):
+    def fill_up(*arguments, **named):
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
-        return original(*arguments)
+        return original(*arguments, **named)
 
     setattr(module, step, fill_up)
     try:

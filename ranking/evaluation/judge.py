@@ -59,7 +59,7 @@ def judge(
     -------
     dict
         ``arms`` (arm -> slice -> figures, means over seeds), ``differences`` (rows of arm, baseline, slice, interval,
-        verdict), ``rows`` per slice, ``gauc_by``.
+        verdict), ``rows`` per slice, ``reasons`` (slice -> why it has no AUC), ``gauc_by``.
     """
     label = data.rows.label
     user = pd.factorize(data.rows.user_ids)[0].astype(np.int64)
@@ -114,6 +114,12 @@ def judge(
         "rows": {
             name: {"rows": int(rows.sum()), "positives": int(label[rows].sum()), "users": len(np.unique(user[rows]))}
             for name, rows in parts.items()
+        },
+        "reasons": {
+            name: f"{int(label[rows].sum())} positives and {int((label[rows] == 0).sum())} negatives; an AUC needs "
+            f"{LEAST_PER_CLASS} of each"
+            for name, rows in parts.items()
+            if not enough(label[rows])
         },
         "oracle": {name: _oracle_auc(label[rows], oracle[rows]) for name, rows in parts.items()}
         if oracle is not None

@@ -34,7 +34,10 @@ REPRESENTATIONS = {
 BEHAVIOUR = frozenset({"id", "rq_opq_gate"})
 """Representations that know an item by its id. All others know it by its content or by codes of it: the modality space."""
 
-__all__ = ["BEHAVIOUR", "REPRESENTATIONS", "check_representations", "representation"]
+WITHOUT_CODES = frozenset({"id", "content"})
+"""Representations that read no codes."""
+
+__all__ = ["BEHAVIOUR", "REPRESENTATIONS", "WITHOUT_CODES", "check_representations", "representation"]
 
 
 def representation(name: str) -> type[Representation]:

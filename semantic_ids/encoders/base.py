@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from semantic_ids.encoders.pairs import ItemPairs, Rehearsal
 from semantic_ids.item_vectors import Floats, ItemVectors
-from sidkit.errors import FitError
+from sidkit.errors import FitError, TooFewPairsError
 
 
 class Encoder(ABC):
@@ -79,7 +79,7 @@ def usable_pairs(encoder: str, items: ItemVectors, pairs: ItemPairs | None) -> I
         "where there are clicks, or use the encoder 'content', which needs none"
     )
     if pairs is None or not len(pairs):
-        raise FitError(f"the encoder {encoder!r} learns from pairs of items and none came; {remedy}")
+        raise TooFewPairsError(f"the encoder {encoder!r} learns from pairs of items and none came; {remedy}")
     largest = int(max(pairs.trigger.max(), pairs.target.max()))
     if len(pairs.clicks) != len(items) or largest >= len(items):
         raise FitError(
@@ -88,7 +88,7 @@ def usable_pairs(encoder: str, items: ItemVectors, pairs: ItemPairs | None) -> I
         )
     found = _between_present(items, pairs)
     if not len(found):
-        raise FitError(f"none of the {len(pairs)} pairs holds two items with content; {remedy}")
+        raise TooFewPairsError(f"none of the {len(pairs)} pairs holds two items with content; {remedy}")
     if pairs.rehearsal is None:
         return found
     earlier, later = (_between_present(items, half) for half in (pairs.rehearsal.earlier, pairs.rehearsal.later))

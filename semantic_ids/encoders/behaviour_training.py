@@ -15,7 +15,7 @@ from torch.nn import functional
 from semantic_ids.encoders.pair_batches import KnownPairs, PairBatches
 from semantic_ids.encoders.pairs import Ints, ItemPairs
 from semantic_ids.item_vectors import Floats, Mask
-from sidkit.errors import FitError
+from sidkit.errors import TooFewPairsError
 
 if TYPE_CHECKING:
     from semantic_ids.encoders.behaviour import BehaviourEncoder
@@ -188,7 +188,7 @@ def _learn(
         if last:
             break
     else:
-        raise FitError(
+        raise TooFewPairsError(
             f"{len(pairs)} pairs came to learn from and no two of them are of four different items, so that nothing can be "
             "told apart; mine more pairs, or use the encoder 'content'"
         )
@@ -243,7 +243,7 @@ def _held_out(pairs: ItemPairs, share: float, rng: np.random.Generator) -> Mask:
     chosen = rng.permutation(items)[: max(1, round(share * len(items)))]
     held: Mask = np.isin(pairs.trigger, chosen) | np.isin(pairs.target, chosen)
     if held.all() or not held.any():
-        raise FitError(
+        raise TooFewPairsError(
             f"{len(pairs)} pairs of {len(items)} items came, and holding out those of {len(chosen)} items leaves nothing "
             "to learn from; mine more pairs, lower held_out, or use the encoder 'content'"
         )

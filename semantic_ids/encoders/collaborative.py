@@ -12,7 +12,7 @@ from semantic_ids.encoders.content import ContentEncoder
 from semantic_ids.encoders.pairs import ItemPairs
 from semantic_ids.item_vectors import Floats, ItemVectors
 from sidkit.artifact import tensors_under
-from sidkit.errors import FitError
+from sidkit.errors import FitError, TooFewPairsError
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -90,7 +90,7 @@ class CollaborativeEncoder(Encoder):
         matrix, strength = shifted_ppmi(pairs, len(items), self.shift)
         having = np.flatnonzero(matrix.sum(axis=1) > 0)
         if len(having) < 2:
-            raise FitError(
+            raise TooFewPairsError(
                 f"none of the {len(pairs)} pairs occurs more often than {self.shift:g} times chance; lower shift, mine more "
                 "pairs, or use the encoder 'content'"
             )

@@ -78,11 +78,22 @@ def roundtrip_share(quantizer: Quantizer, codes: Codes, beam: int = 1) -> float:
     return float((quantizer.encode(quantizer.decode(codes), beam=beam) == codes).all(axis=1).mean())
 
 
+LEAST_ITEMS = 2 * ROWS_PER_CODE
+"""Items below which not even levels of 2 codes have 20 items per code."""
+
+
+def most_codes(items: int) -> int:
+    """The largest power of two of codes that have 20 items each, at least 2."""
+    return int(2 ** max(1, (items // ROWS_PER_CODE).bit_length() - 1))
+
+
 def default_size(items: int) -> int:
-    """The default level size: the power of two nearest items / 40, within 16..1024 (house rule)."""
-    target = items / 40
+    """The default level size: the power of two nearest items / 40, within 16..1024.
+
+    For fewer than 320 items, which cannot fill 16 codes, it is the largest power of two with 20 items per code, at least 2.
+    """
     powers = 2 ** np.arange(4, 11)
-    return int(powers[np.abs(powers - target).argmin()])
+    return min(int(powers[np.abs(powers - items / 40).argmin()]), most_codes(items))
 
 
 def checked_vectors(vectors: npt.ArrayLike, dim: int | None = None) -> Floats:
@@ -117,13 +128,26 @@ def check_sizes(sizes: Sequence[int], rows: int, *, force: bool) -> None:
         raise FitError(f"sizes {tuple(sizes)}: at least one level, and at least 2 codes in each, are needed")
     if max(sizes) > rows:
         raise FitError(
-            f"a level of {max(sizes)} codes is larger than the data ({rows} rows); the default is {default_size(rows)}"
+            f"a level of {max(sizes)} codes is larger than the data ({rows} rows). Set `sizes` in the preset's [codebook] to "
+            f"at most {most_codes(rows)} codes per level, or fit on more items"
         )
     if rows < ROWS_PER_CODE * max(sizes) and not force:
         raise FitError(
-            f"{rows} rows for {max(sizes)} codes is {rows / max(sizes):.1f} per code; under {ROWS_PER_CODE} the codes are "
-            f"noise. Use at most {max(2, rows // ROWS_PER_CODE)} codes per level, or force it"
+            f"{rows} rows for {max(sizes)} codes is {rows / max(sizes):.1f} per code; with fewer than {ROWS_PER_CODE} per "
+            f"code the codes are noise. {_remedy(rows)}"
         )
+
+
+def _remedy(rows: int) -> str:
+    force = (
+        "set `force = true` in the preset's [codebook] (`--force` of `sidkit codebooks fit`, `force=True` in Python)"
+    )
+    if rows < LEAST_ITEMS:
+        return f"Fit on at least {LEAST_ITEMS} items, or {force}"
+    return (
+        f"Set `sizes` in the preset's [codebook] to at most {rows // ROWS_PER_CODE} codes per level (the default for "
+        f"{rows} items is {default_size(rows)}), or {force}"
+    )
 
 
 def canonical_order(vectors: Floats) -> npt.NDArray[np.int64]:

@@ -30,7 +30,8 @@ class ResidualOPQ(Quantizer):
         Codes of the residual levels, coarse to fine; falling sizes are the paper's (ratio 8 : 2 : 1 or so).
         The fitted attribute ``sizes`` of the contract holds the OPQ codes too.
     opq_sizes : sequence of int or None
-        Codes of each part of the residual. None stands for two parts of the size of the last level.
+        Codes of each part of the residual. None stands for two parts of the size of the last level; a vector of odd width
+        gets a zero at its end so that it divides into them.
     balance_last : bool
         Shape the last residual level by groups of equal size, as the paper does.
     iterations, seed, threads, force
@@ -79,9 +80,10 @@ class ResidualOPQ(Quantizer):
         if self.residual_sizes and not self._opq.sizes:
             raise FitError("opq_sizes () came; at least one OPQ code is needed. Without any, use residual_kmeans")
         check_sizes(self.sizes if self.residual_sizes else (), len(rows), force=self.force)
-        check_parts(rows.shape[1], self._opq.sizes)
+        if self.opq_sizes is not None:
+            check_parts(rows.shape[1], self._opq.sizes)
         self._residual.fit(rows)
-        self._opq.fit(rows - self._residual.decode(self._residual.encode(rows)))
+        self._opq.fit(self._divisible(rows - self._residual.decode(self._residual.encode(rows))))
         return self
 
     def encode(self, vectors: Floats, beam: int = 1) -> Codes:
@@ -93,18 +95,27 @@ class ResidualOPQ(Quantizer):
         step = 2**16
         for start in range(0, len(rows), step):
             part = slice(start, start + step)
-            codes[part, self.residual_levels :] = self._opq.encode(rows[part] - self._residual.decode(first[part]))
+            codes[part, self.residual_levels :] = self._opq.encode(
+                self._divisible(rows[part] - self._residual.decode(first[part]))
+            )
         return codes
+
+    def _divisible(self, rows: Floats) -> Floats:
+        """The rows with zeros at their end, so that they divide into the OPQ parts."""
+        missing = -rows.shape[1] % len(self._opq.sizes)
+        return np.pad(rows, ((0, 0), (0, missing))) if missing else rows
 
     def decode(self, codes: Codes) -> Floats:
         """Sum of the codewords of the residual levels and of what the OPQ codes stand for, ``float32 [items, dim]``."""
         checked = int_codes(codes, self.sizes)
         coarse = self._residual.decode(checked[:, : self.residual_levels])
-        return coarse + self._opq.decode(checked[:, self.residual_levels :])
+        return coarse + self._opq.decode(checked[:, self.residual_levels :])[:, : coarse.shape[1]]
 
     def decode_flat(self, codes: Codes) -> Floats:
         """What the OPQ codes stand for, ``float32 [items, dim]``."""
-        return self._opq.decode(int_codes(codes, self.sizes)[:, self.residual_levels :])
+        checked = int_codes(codes, self.sizes)
+        width = self._residual.decode(checked[:1, : self.residual_levels]).shape[1]
+        return self._opq.decode(checked[:, self.residual_levels :])[:, :width]
 
     def decode_prefix(self, codes: Codes, depth: int) -> Floats:
         """What the first ``depth`` levels stand for, ``float32 [items, dim]``; ``depth`` up to ``residual_levels``."""

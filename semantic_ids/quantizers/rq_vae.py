@@ -21,7 +21,7 @@ from semantic_ids.quantizers.base import (
     int_codes,
 )
 from semantic_ids.quantizers.nearest import residual_codes, residual_sum
-from sidkit.errors import FitError
+from sidkit.errors import FitError, TooFewPairsError
 
 _STEP = 2**13  # rows passed through a network at once
 
@@ -218,7 +218,7 @@ def _through(network: Sequence[Floats], rows: Floats, prepare: Callable[[Floats]
 def _ordered_pairs(pairs: ItemPairs | None, order: Ints) -> ItemPairs:
     """The pairs, of the rows in their canonical order and themselves in order."""
     if pairs is None or not len(pairs):
-        raise FitError(
+        raise TooFewPairsError(
             "contrast is above 0, which learns from pairs of items, and "
             f"{'no pairs were given' if pairs is None else 'there is not one pair'}; mine pairs, or set contrast = 0"
         )

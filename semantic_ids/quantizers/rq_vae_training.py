@@ -19,7 +19,7 @@ from semantic_ids.encoders.pairs import ItemPairs
 from semantic_ids.item_vectors import Floats
 from semantic_ids.quantizers.kmeans import cluster, refine
 from semantic_ids.quantizers.nearest import nearest
-from sidkit.errors import FitError
+from sidkit.errors import TooFewPairsError
 
 if TYPE_CHECKING:
     from semantic_ids.quantizers.rq_vae import RQVAE
@@ -156,7 +156,7 @@ class Contrast:
         """
         drawn = next(self.stream, None)
         if drawn is None:
-            raise FitError(
+            raise TooFewPairsError(
                 f"contrast is above 0 and no two of the {self.pairs} pairs are of four different items, so that nothing "
                 "can be told apart; mine more pairs, or set contrast = 0"
             )

@@ -232,18 +232,24 @@ RESERVED_COLUMNS = frozenset({"reason", "nth", "first_seen", "file_row_number", 
 """Names that the checks themselves use."""
 
 
-def check_columns(found: Sequence[str], table: Table) -> None:
-    """Refuse a table that lacks a required column, or whose column names cannot be used.
+def check_columns(found: Sequence[str], table: Table, reserved: frozenset[str] = RESERVED_COLUMNS) -> None:
+    """Refuse a table that lacks a required column, or whose column names cannot be used (``reserved`` ones among them).
 
     Raises
     ------
     TableSchemaError
         Naming the columns.
     """
-    reserved = sorted(set(found) & RESERVED_COLUMNS)
-    if reserved:
+    taken = sorted(set(found) & reserved)
+    if taken:
         raise TableSchemaError(
-            table.name, f"column {', '.join(map(repr, reserved))} has a name that the checks use themselves; rename it"
+            table.name, f"column {', '.join(map(repr, taken))} has a name that the checks use themselves; rename it"
+        )
+    twice = sorted({name for name in found if list(found).count(name) > 1})
+    if twice:
+        raise TableSchemaError(
+            table.name,
+            f"column {', '.join(map(repr, twice))} is there more than once; expected each name once, rename one",
         )
     by_folded: dict[str, str] = {}
     for name in found:

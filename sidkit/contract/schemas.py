@@ -64,6 +64,25 @@ EMBEDDINGS = Table(
         Column("updated_at", "moment"),
     ),
 )
+ENTITY_ROWS = Table(
+    "rows",
+    (
+        Column("user_id", "id", required=True, nullable=False),
+        Column("item_id", "id", required=True, nullable=False),
+        Column("event_timestamp", "moment", required=True, nullable=False),
+    ),
+)
+"""Rows whose features are asked for."""
+LABELLED_ROWS = Table(
+    "rows",
+    (
+        *ENTITY_ROWS.columns,
+        Column("label", "flag", required=True, nullable=False),
+        Column("request_id", "id"),
+        Column("had_before", "flag"),
+    ),
+)
+"""Rows that a ranker learns from or is evaluated on."""
 TABLES = (INTERACTIONS, ITEMS, EMBEDDINGS)
 
 

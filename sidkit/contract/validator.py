@@ -10,37 +10,33 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sidkit.clock import present_us
 from sidkit.config import Settings
+from sidkit.contract.events import after_now, classify_interactions, first_events, one_row_per_event
 from sidkit.contract.reader import Source
 from sidkit.contract.rows import REASON, check_columns, normalise
 from sidkit.contract.schemas import INTERACTIONS, ITEMS, Table, with_modalities
+from sidkit.contract.units import refuse_wrong_units
 from sidkit.engine import literal, quoted
 from sidkit.errors import ContractError, RejectedRowsError, TableSchemaError
 from sidkit.files import written_beside
 
-LOG_COLUMNS: dict[str, pa.DataType] = {
-    "user_id": pa.string(),
-    "item_id": pa.string(),
-    "timestamp": pa.timestamp("us", tz="UTC"),
-    "label": pa.int8(),
-    "request_id": pa.string(),
-    "position": pa.int32(),
-    "converted": pa.int8(),
-    "query": pa.string(),
-    "rating": pa.float32(),
-}
-"""The columns of the validated log; what the source lacks is null."""
-
 
 @dataclass(frozen=True)
 class TableReport:
-    """What one table held."""
+    """What one table held.
+
+    ``merged`` rows were further rows of an event that has a row already; they are no rejects. ``future_us`` is the
+    earliest moment (microseconds UTC) of the rows that were rejected because it lies after now.
+    """
 
     table: str
     rows: int
     rejected: int
     reasons: dict[str, int]
     facts: dict[str, str] = field(default_factory=dict)
+    merged: int = 0
+    future_us: int | None = None
 
     @property
     def valid(self) -> int:
@@ -65,6 +61,7 @@ def validate(
     work: Path,
     rejects: Path | None,
     report: Callable[[Sequence[TableReport]], None] = lambda _: None,
+    now_us: int | None = None,
 ) -> ValidatedTables:
     """Read, check and split a source.
 
@@ -82,6 +79,9 @@ def validate(
         A folder for ``<table>.parquet`` with the rejected rows and their ``reason``; None counts them only.
     report : callable
         Told what was found before anything is refused.
+    now_us : int, optional
+        The present, microseconds UTC: rows with a later ``timestamp``, ``created_at`` or ``updated_at`` are rejects.
+        ``removed_at`` may lie ahead, as a plan.
 
     Raises
     ------
@@ -90,6 +90,7 @@ def validate(
         rejects are written before.
     """
     work.mkdir(parents=True, exist_ok=True)
+    now = present_us() if now_us is None else now_us
     embeddings = with_modalities(settings.source.modalities)
     staged = {
         table.name: _stage(source, table, settings, work / f"staged-{table.name}.parquet")
@@ -100,14 +101,15 @@ def validate(
         for table, classify in (
             (ITEMS, _classify_items),
             (embeddings, _classify_embeddings),
-            (INTERACTIONS, _classify_interactions),
+            (INTERACTIONS, classify_interactions),
         ):
             columns = pq.read_schema(staged[table.name]).names
             opened.execute(
                 f"CREATE OR REPLACE TEMP VIEW staged AS SELECT * FROM "
                 f"read_parquet({literal(staged[table.name])}, file_row_number = true)"
             )
-            query = classify(columns, settings, work)
+            refuse_wrong_units(opened, table, source.columns(table.name), now)
+            query = classify(columns, settings, work, now)
             reports.append(_split(opened, table, query, work / f"{table.name}.parquet", rejects))
         report(reports)
         _check_shares(reports, settings)
@@ -179,14 +181,12 @@ def _same_schema(chunk: pa.Table, schema: pa.Schema, table: str) -> pa.Table:
         raise TableSchemaError(table, f"a later part of the table has other column types ({error})") from error
 
 
-def _classify_items(columns: list[str], settings: Settings, work: Path) -> str:
+def _classify_items(columns: Sequence[str], settings: Settings, work: Path, now_us: int) -> str:
     fallback = settings.source.missing_created_at == "first_interaction"
-    interactions = literal(work / "staged-interactions.parquet")
     optional = {name: name if name in columns else "NULL::TIMESTAMPTZ" for name in ("updated_at", "removed_at")}
     key = ["item_id", "coalesce(updated_at, created_at)"] if "updated_at" in columns else ["item_id"]
     first_seen = (
-        f"(SELECT item_id, min(timestamp) AS first_seen FROM read_parquet({interactions}) "
-        "WHERE reason IS NULL GROUP BY item_id)"
+        f"({first_events(work / 'staged-interactions.parquet', now_us)})"
         if fallback
         else "(SELECT NULL::VARCHAR AS item_id, NULL::TIMESTAMPTZ AS first_seen)"
     )
@@ -200,6 +200,8 @@ def _classify_items(columns: list[str], settings: Settings, work: Path) -> str:
             SELECT * EXCLUDE (reason), CASE
                 WHEN reason IS NOT NULL THEN reason
                 WHEN created_at IS NULL THEN 'created_at is missing'
+                WHEN epoch_us(created_at) > {now_us} THEN {literal(after_now("created_at"))}
+                WHEN epoch_us({optional["updated_at"]}) > {now_us} THEN {literal(after_now("updated_at"))}
                 WHEN {optional["updated_at"]} < created_at THEN 'updated_at is before created_at'
                 WHEN {optional["removed_at"]} < created_at THEN 'removed_at is before created_at'
             END AS reason FROM dated
@@ -215,8 +217,10 @@ def _classify_items(columns: list[str], settings: Settings, work: Path) -> str:
     """
 
 
-def _classify_embeddings(columns: list[str], settings: Settings, work: Path) -> str:
-    key = "item_id, updated_at" if "updated_at" in columns else "item_id"
+def _classify_embeddings(columns: Sequence[str], settings: Settings, work: Path, now_us: int) -> str:
+    dated = "updated_at" in columns
+    key = "item_id, updated_at" if dated else "item_id"
+    future = f"WHEN epoch_us(updated_at) > {now_us} THEN {literal(after_now('updated_at'))}" if dated else ""
     modalities = settings.source.modalities
     widths = ", ".join(f"mode(len({quoted(name)})) FILTER (reason IS NULL) AS {quoted(name)}" for name in modalities)
     wrong = "\n".join(
@@ -229,6 +233,7 @@ def _classify_embeddings(columns: list[str], settings: Settings, work: Path) -> 
         WITH known AS (
             SELECT * EXCLUDE (reason), CASE
                 WHEN reason IS NOT NULL THEN reason
+                {future}
                 WHEN item_id NOT IN (SELECT item_id FROM read_parquet({literal(work / "items.parquet")}))
                     THEN 'the item is not in the catalogue'
             END AS reason FROM staged
@@ -242,57 +247,10 @@ def _classify_embeddings(columns: list[str], settings: Settings, work: Path) -> 
         )
         SELECT * EXCLUDE (reason, nth, file_row_number), CASE
             WHEN reason IS NOT NULL THEN reason
-            WHEN nth > 1 THEN 'a second row of this {"item and updated_at" if "," in key else "item"}'
+            WHEN nth > 1 THEN 'a second row of this {"item and updated_at" if dated else "item"}'
         END AS reason, file_row_number
         FROM numbered
     """
-
-
-def _classify_interactions(columns: list[str], settings: Settings, work: Path) -> str:
-    present = [name for name in LOG_COLUMNS if name in columns]
-    listed = ", ".join(present)
-    known = (
-        f"WHEN item_id NOT IN (SELECT item_id FROM read_parquet({literal(work / 'items.parquet')})) "
-        "THEN 'the item is not in the catalogue'"
-        if settings.source.unknown_items == "reject"
-        else ""
-    )
-    typed = ", ".join(
-        f"{name if name in columns else 'NULL'}::{_SQL_TYPES[name]} AS {name}"
-        for name in LOG_COLUMNS
-        if name not in {"label", "converted", "position"}
-    )
-    flags = ", ".join(
-        # A reject keeps the value that came; the valid rows become TINYINT when they are written.
-        f"{name if name in columns else 'NULL'}::DOUBLE AS {name}"
-        for name in ("label", "converted", "position")
-    )
-    return f"""
-        WITH judged AS (
-            SELECT * EXCLUDE (reason), CASE WHEN reason IS NOT NULL THEN reason {known} END AS reason FROM staged
-        ), numbered AS (
-            SELECT *, row_number() OVER (PARTITION BY reason IS NULL, {listed} ORDER BY file_row_number) AS nth
-            FROM judged
-        )
-        SELECT {typed}, {flags}, CASE
-            WHEN reason IS NOT NULL THEN reason
-            WHEN nth > 1 THEN 'an exact copy of another row'
-        END AS reason, file_row_number
-        FROM numbered
-    """
-
-
-_SQL_TYPES = {
-    "user_id": "VARCHAR",
-    "item_id": "VARCHAR",
-    "timestamp": "TIMESTAMPTZ",
-    "label": "TINYINT",
-    "request_id": "VARCHAR",
-    "position": "INTEGER",
-    "converted": "TINYINT",
-    "query": "VARCHAR",
-    "rating": "FLOAT",
-}
 
 
 def _split(
@@ -313,19 +271,31 @@ def _split(
                 f"ORDER BY file_row_number) TO {literal(temporary)} (FORMAT parquet)"
             )
     if table is INTERACTIONS:
-        chosen = ", ".join(f"{name}::{kind} AS {name}" for name, kind in _SQL_TYPES.items())
-        order = "timestamp, user_id, item_id, label, request_id NULLS FIRST, position NULLS FIRST, file_row_number"
+        chosen = one_row_per_event("(SELECT * FROM classified WHERE reason IS NULL)", "file_row_number")
+        order = "timestamp, user_id, item_id, request_id NULLS FIRST, position NULLS FIRST"
     else:
-        chosen = "* EXCLUDE (reason, file_row_number)"
+        chosen = "SELECT * EXCLUDE (reason) FROM classified WHERE reason IS NULL"
         order = "item_id, file_row_number"
+    kept = "*" if table is INTERACTIONS else "* EXCLUDE (file_row_number)"
     with written_beside(valid) as temporary:
         opened.execute(
-            f"COPY (SELECT {chosen} FROM classified WHERE reason IS NULL ORDER BY {order}) "
+            f"COPY (SELECT {kept} FROM ({chosen}) ORDER BY {order}) "
             f"TO {literal(temporary)} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 122880)"
         )
     facts = _facts(opened, table, valid)
+    future_us = _earliest_future(opened, table)
     opened.execute("DROP TABLE classified")
-    return TableReport(table.name, rows, sum(reasons.values()), reasons, facts)
+    rejected = sum(reasons.values())
+    merged = rows - rejected - pq.read_metadata(valid).num_rows
+    return TableReport(table.name, rows, rejected, reasons, facts, merged, future_us)
+
+
+def _earliest_future(opened: duckdb.DuckDBPyConnection, table: Table) -> int | None:
+    there = {row[0] for row in opened.execute("DESCRIBE classified").fetchall()}
+    moments = [column.name for column in table.columns if column.kind == "moment" and column.name in there]
+    cases = " ".join(f"WHEN {literal(after_now(name))} THEN epoch_us({quoted(name)})" for name in moments)
+    row = opened.execute(f"SELECT min(CASE reason {cases} END) FROM classified").fetchone() if moments else None
+    return int(row[0]) if row and row[0] is not None else None
 
 
 def _facts(opened: duckdb.DuckDBPyConnection, table: Table, valid: Path) -> dict[str, str]:

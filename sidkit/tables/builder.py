@@ -2,25 +2,27 @@
 
 ``data/tables/manifest.json`` is written last. It says up to which moment, from which parts of the log, under which
 settings and in which ``generation`` (the number of builds from scratch) the tables were built. A build computes the rows
-that are due since then; an event that comes late rebuilds its own keys from its own time on. Every table is written
-beside and renamed. A build that was killed half way is repeated from the same manifest and ends in the same tables.
+that are due since then; an event that comes late, is corrected or leaves the log rebuilds its own keys from its own time
+on. Every table is written beside and renamed. A build that was killed half way is repeated from the same manifest and ends
+in the same tables.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
-from sidkit.clock import iso
+from sidkit.clock import check_as_of, iso, present_us
 from sidkit.config import content_hash
 from sidkit.engine import connection, literal, quoted, set_variables
 from sidkit.errors import ArtifactMissingError, SettingsChangedError, TimeError
 from sidkit.files import read_json, write_json, written_beside
 from sidkit.repo import Repo
 from sidkit.tables.ingest import Log, read_log
+from sidkit.tables.withdrawn import withdraw
 
 TABLES = ("item_content", "item_stats", "user_history", "user_stats")
 """The tables that come from the log alone; ``item_sid_<codebook>`` comes from a codebook."""
@@ -31,15 +33,21 @@ _SQL = Path(__file__).parent
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What one build did: rows per table, how many of them are new, and whether there was nothing to do."""
+    """What one build did: rows per table, how many of them are new, and whether there was nothing to do.
+
+    ``restarted`` says why an earlier build was forgotten though nobody asked for it, else it is empty.
+    """
 
     as_of_us: int
     rows: dict[str, int]
     new_rows: dict[str, int]
     unchanged: bool
+    restarted: str = ""
 
 
-def build_tables(repo: Repo, as_of_us: int, *, rebuild: bool = False) -> BuildReport:
+def build_tables(
+    repo: Repo, as_of_us: int, *, rebuild: bool = False, allow_future: bool = False, now_us: int | None = None
+) -> BuildReport:
     """Build or extend the feature tables.
 
     Parameters
@@ -50,36 +58,51 @@ def build_tables(repo: Repo, as_of_us: int, *, rebuild: bool = False) -> BuildRe
         No row lies beyond this moment (microseconds UTC); counts decay up to it though nothing arrives.
     rebuild : bool
         Forget the earlier build. Needed to go back in time, or after other settings.
+    allow_future : bool
+        Accept an ``as_of_us`` after now.
+    now_us : int, optional
+        The present, microseconds UTC. An earlier build that reaches beyond it was made up to a wrong clock and is
+        forgotten.
 
     Raises
     ------
     TimeError
-        When ``as_of_us`` lies before the earlier build.
+        When ``as_of_us`` lies before the earlier build, after now, or where no log has events.
     SettingsChangedError
         When the earlier build, or an artefact made from it, had other settings.
     ArtifactMissingError
         When there is no log.
     """
+    now = present_us() if now_us is None else now_us
+    check_as_of(as_of_us, allow_future=allow_future, now_us=now)
     log = read_log(repo)
     refuse_settings_of_artifacts(repo)
     previous = _previous(repo)
-    before = None if rebuild else previous
-    generation = (previous["generation"] + rebuild) if previous else 0
     stated = repo.settings.feature_settings()
-    if before is not None:
-        if content_hash(before["settings"]) != content_hash(stated):
+    restarted = ""
+    if previous is not None and not rebuild:
+        if content_hash(previous["settings"]) != content_hash(stated):
             raise SettingsChangedError(
-                "data/tables", changed_settings(before["settings"], stated),
+                "data/tables", changed_settings(previous["settings"], stated),
                 "Put the old values back, or build the tables anew with `sidkit tables build --rebuild`.",
             )  # fmt: skip
+        if previous["as_of_us"] > max(as_of_us, now) and not allow_future:
+            restarted = f"the tables were built as of {iso(previous['as_of_us'])}, after now; they are built anew"
+        elif not log.continues(previous["log"]):
+            restarted = "the tables were built from another log; they are built anew"
+        rebuild = bool(restarted)
+    before = None if rebuild else previous
+    generation = (previous["generation"] + rebuild) if previous else 0
+    if before is not None:
         if as_of_us < before["as_of_us"]:
             raise TimeError(
                 f"the tables hold rows up to {iso(before['as_of_us'])} and cannot go back to {iso(as_of_us)}; give a "
                 "later --as-of, or build them anew with `sidkit tables build --rebuild`"
             )
-        if as_of_us == before["as_of_us"] and before["log"] == _consumed(log):
+        if as_of_us == before["as_of_us"] and log.is_that_of(before["log"]):
             return BuildReport(as_of_us, before["rows"], dict.fromkeys(before["rows"], 0), unchanged=True)
-    return _build(repo, log, as_of_us, before, {"settings": stated, "generation": generation})
+    report = _build(repo, log, as_of_us, before, {"settings": stated, "generation": generation}, now)
+    return replace(report, restarted=restarted)
 
 
 def read_build(repo: Repo) -> dict[str, Any]:
@@ -115,11 +138,6 @@ def _previous(repo: Repo) -> dict[str, Any] | None:
     return manifest
 
 
-def _consumed(log: Log) -> dict[str, Any]:
-    """What of the log a build has read."""
-    return {"parts": [part["file"] for part in log.manifest["parts"]], "mark": log.mark}
-
-
 def refuse_settings_of_artifacts(repo: Repo) -> None:
     """Refuse to go on under other feature settings than existing artefacts were made with.
 
@@ -139,7 +157,9 @@ def refuse_settings_of_artifacts(repo: Repo) -> None:
                 )  # fmt: skip
 
 
-def _build(repo: Repo, log: Log, as_of_us: int, before: dict[str, Any] | None, noted: dict[str, Any]) -> BuildReport:
+def _build(
+    repo: Repo, log: Log, as_of_us: int, before: dict[str, Any] | None, noted: dict[str, Any], now_us: int
+) -> BuildReport:
     time = repo.settings.time
     with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
         set_variables(
@@ -167,27 +187,27 @@ def _build(repo: Repo, log: Log, as_of_us: int, before: dict[str, Any] | None, n
                 if name == "item_content"
                 else _merge_by_restart(name, old, time.delay_us)
             )
-            rows[name], new[name] = _write(opened, name, merged, repo.tables / f"{name}.parquet", before)
+            opened.execute(f"CREATE OR REPLACE TEMP TABLE written AS {merged}")
+            _withdraw(opened, repo.tables, name, log, before, now_us)
+            rows[name], new[name] = _write(opened, name, repo.tables / f"{name}.parquet", before)
     write_json(
         repo.tables / _MANIFEST,
-        {"as_of_us": as_of_us, "log": _consumed(log), "rows": rows, **noted},
+        {"as_of_us": as_of_us, "log": log.consumed, "rows": rows, **noted},
     )
     return BuildReport(as_of_us, rows, new, unchanged=False)
 
 
 def _read_events(opened: duckdb.DuckDBPyConnection, log: Log, before: dict[str, Any] | None) -> None:
-    """Views ``events`` (all that may be used) and ``new_events`` (those of parts that the last build did not know)."""
+    """Views ``events`` (all that may be used) and ``new_events`` (those that came or went since the last build)."""
     columns = "user_id, item_id, epoch_us(timestamp) AS ts_us, label, converted"
     bounded = "epoch_us(timestamp) + getvariable('delay_us') <= getvariable('as_of_us')"
-    seen = set(before["log"]["parts"]) if before else set()
-    for view, parts in (
-        ("events", log.parts),
-        ("new_events", tuple(part for part in log.parts if part.name not in seen)),
-    ):
-        listed = ", ".join(literal(part) for part in parts)
-        source = f"read_parquet([{listed}])" if parts else f"read_parquet({literal(log.parts[0])}) WHERE false"
-        where = "AND" if not parts else "WHERE"
-        opened.execute(f"CREATE OR REPLACE TEMP VIEW {view} AS SELECT {columns} FROM {source} {where} {bounded}")
+    changed = log.since(before["log"]) if before else log.parts
+    for view, files in (("events", log.parts), ("new_events", changed)):
+        listed = ", ".join(map(literal, files or log.parts))
+        where = bounded if files else "false"
+        opened.execute(
+            f"CREATE OR REPLACE TEMP VIEW {view} AS SELECT {columns} FROM read_parquet([{listed}]) WHERE {where}"
+        )
 
 
 def _read_content(opened: duckdb.DuckDBPyConnection, log: Log, modalities: list[str]) -> None:
@@ -318,10 +338,23 @@ def _merge_content(old: Path | None, modalities: list[str]) -> str:
     """
 
 
-def _write(
-    opened: duckdb.DuckDBPyConnection, name: str, query: str, path: Path, before: dict[str, Any] | None
-) -> tuple[int, int]:
-    opened.execute(f"CREATE OR REPLACE TEMP TABLE written AS {query}")
+def _withdraw(
+    opened: duckdb.DuckDBPyConnection, tables: Path, name: str, log: Log, before: dict[str, Any] | None, now_us: int
+) -> None:
+    """Note which rows the next table lacks though the last one had them; rows that are only ahead of ``as_of`` stay online."""
+    path = tables / f"{name}.parquet"
+    if not path.exists():
+        return
+    old = f"SELECT * FROM read_parquet({literal(path)}) AS old"
+    if before is None:
+        ahead = f"epoch_us(event_timestamp) > getvariable('as_of_us') AND epoch_us(event_timestamp) <= {now_us}"
+        withdraw(opened, tables, name, _key(name), f"{old} WHERE NOT ({ahead})")
+    elif log.lost_since(before["log"]) and name != "item_content":
+        withdraw(opened, tables, name, _key(name), f"{old} SEMI JOIN restart ON restart.entity_id = old.{_key(name)}")
+
+
+def _write(opened: duckdb.DuckDBPyConnection, name: str, path: Path, before: dict[str, Any] | None) -> tuple[int, int]:
+    """Write the relation ``written`` where it differs from the table; returns its rows, and how many are new."""
     counts = opened.execute("SELECT count(*), count(*) FILTER (fresh) FROM written").fetchone() or (0, 0)
     if before is None or counts[1] or counts[0] != before["rows"][name]:
         with written_beside(path) as temporary:

@@ -1,8 +1,9 @@
 """From the source to the validated log: ``data/log`` and ``data/rejects``.
 
-The log is append-only. Each ingest adds one part with the rows that no earlier part holds, so that a builder can tell
-which events are new, however late they come; items and embeddings are kept as snapshots. ``manifest.json`` is written
-last; files that it does not list do not count.
+The log holds one row per event (:data:`sidkit.contract.events.EVENT_KEY`). Each ingest adds one part with the rows that no
+earlier part holds, so that a builder can tell which events are new, however late they come. A row that was corrected in the
+source replaces the old one (:mod:`sidkit.tables.log_changes`). Items and embeddings are kept as snapshots. ``manifest.json``
+is written last; files that it does not list do not count.
 """
 
 from __future__ import annotations
@@ -13,15 +14,19 @@ from typing import Any
 
 import duckdb
 
+from sidkit.clock import present_us
 from sidkit.config import content_hash
 from sidkit.contract import Source, TableReport, open_source, validate
-from sidkit.contract.validator import LOG_COLUMNS
 from sidkit.engine import connection, literal
 from sidkit.errors import ArtifactMissingError, SettingsChangedError
 from sidkit.files import read_json, remove, write_json, written_beside
 from sidkit.repo import Repo
+from sidkit.tables.log_changes import compare, mark_of, number_of, write_added, write_removed, write_without_removed
 
 _MANIFEST = "manifest.json"
+_PARTS = "interactions"
+_FORMAT = 2
+"""2: one row per event, none after the moment of the ingest. Without a number: a log of an older release."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,35 @@ class Log:
         """What the log holds, as JSON values that are the same for the same rows."""
         snapshots = {name: snapshot["mark"] for name, snapshot in self.manifest["snapshots"].items()}
         return {"parts": [part["mark"] for part in self.manifest["parts"]], **snapshots}
+
+    @property
+    def folder(self) -> Path:
+        """Where the parts lie."""
+        return self.items.parent / _PARTS
+
+    @property
+    def consumed(self) -> dict[str, Any]:
+        """What a build notes of the log that it read, for the methods below."""
+        parts = [part["file"] for part in self.manifest["parts"]]
+        return {"id": self.manifest.get("id"), "parts": parts, "mark": self.mark, "ingests": _ingests(self.manifest)}
+
+    def continues(self, consumed: dict[str, Any]) -> bool:
+        """Whether this log grew out of the one that a build noted: a log that was deleted and made anew did not."""
+        known = consumed.get("id")
+        return known in {None, self.manifest.get("id")} and _ingests(self.manifest) >= _ingests(consumed)
+
+    def is_that_of(self, consumed: dict[str, Any]) -> bool:
+        """Whether the log holds what a build noted, and nothing else."""
+        return all(consumed[name] == self.consumed[name] for name in ("parts", "mark"))
+
+    def since(self, consumed: dict[str, Any]) -> tuple[Path, ...]:
+        """The files whose rows came, or were taken out, after a build noted what it read."""
+        entries = [*self.manifest["parts"], *self.manifest.get("removed", [])]
+        return tuple(self.folder / entry["file"] for entry in entries if number_of(entry) >= _ingests(consumed))
+
+    def lost_since(self, consumed: dict[str, Any]) -> bool:
+        """Whether rows were taken out after a build noted what it read."""
+        return any(number_of(entry) >= _ingests(consumed) for entry in self.manifest.get("removed", []))
 
     @property
     def rows(self) -> int:
@@ -57,16 +91,33 @@ class Log:
 
 @dataclass(frozen=True)
 class IngestReport:
-    """What one ingest did."""
+    """What one ingest did.
+
+    ``new_rows`` events were not in the log before, ``changed`` were corrected, ``removed`` were taken out. ``vanished``
+    are in the log and not, or no longer as valid rows, in the source. ``rows`` are in the log now.
+    """
 
     new_rows: int
     rows: int
     unchanged: bool
     tables: tuple[TableReport, ...]
+    changed: int = 0
+    vanished: int = 0
+    removed: int = 0
 
 
-def ingest(repo: Repo) -> IngestReport:
-    """Read the source, check it, and append what is new to the log.
+def ingest(repo: Repo, *, remove_vanished: bool = False, now_us: int | None = None) -> IngestReport:
+    """Read the source, check it, append what is new to the log and replace what was corrected.
+
+    Parameters
+    ----------
+    repo : Repo
+        Its settings name the source.
+    remove_vanished : bool
+        Take events out of the log that the source no longer holds. Not for sources that are rotated.
+    now_us : int, optional
+        The present, microseconds UTC: later rows are rejects. A row that was a reject for this reason alone is read
+        again by the first ingest after its time.
 
     Raises
     ------
@@ -76,62 +127,86 @@ def ingest(repo: Repo) -> IngestReport:
     SettingsChangedError
         When the log was read under other settings.
     """
-    settings = repo.settings
-    source = open_source(settings.source.url)
+    now = present_us() if now_us is None else now_us
+    source = open_source(repo.settings.source.url)
     fingerprint = source.fingerprint()
     before = read_json(repo.log / _MANIFEST) if (repo.log / _MANIFEST).exists() else None
     if before is not None:
         _refuse_other_settings(before, _log_settings(repo))
-        strictness = [
-            settings.source.unknown_items,
-            settings.source.missing_created_at,
-            settings.source.max_reject_share,
-        ]
-        same = [before["fingerprint"], before["strictness"]] == [fingerprint, strictness]
-        if fingerprint is not None and same:
+        same = [before["fingerprint"], before["strictness"]] == [fingerprint, _strictness(repo)]
+        to_remove = remove_vanished and before.get("vanished", 0)
+        if fingerprint is not None and same and not to_remove and not _outdated(before, now):
             log = read_log(repo)
-            _remove_unlisted(
-                repo.log, before["parts"], before["snapshots"]
-            )  # an ingest may have been killed before it did
-            return IngestReport(0, log.rows, True, tuple(TableReport(**table) for table in before["tables"]))
-    return _ingest(repo, source, fingerprint, before)
+            _remove_unlisted(repo.log, before)  # an ingest may have been killed before it did
+            reports = tuple(TableReport(**table) for table in before["tables"])
+            return IngestReport(0, log.rows, True, reports, vanished=before["vanished"])
+    return _ingest(repo, source, fingerprint, before, now, remove_vanished=remove_vanished)
 
 
-def _ingest(repo: Repo, source: Source, fingerprint: str | None, before: dict[str, Any] | None) -> IngestReport:
-    settings = repo.settings
+def must_read_again(repo: Repo, now_us: int) -> bool:
+    """Whether the source of an existing log must be read again though it did not change.
+
+    That is so when an older release made the log, and when the time of a row has come that was a reject because it lay
+    after the present (``now_us``, microseconds UTC).
+    """
+    path = repo.log / _MANIFEST
+    return path.exists() and _outdated(read_json(path), now_us)
+
+
+def _outdated(manifest: dict[str, Any], now_us: int) -> bool:
+    future = [table["future_us"] for table in manifest["tables"] if table.get("future_us") is not None]
+    return manifest.get("format") != _FORMAT or (bool(future) and min(future) <= now_us)
+
+
+def _ingest(
+    repo: Repo,
+    source: Source,
+    fingerprint: str | None,
+    before: dict[str, Any] | None,
+    now_us: int,
+    *,
+    remove_vanished: bool,
+) -> IngestReport:
     work = repo.data / "tmp" / "ingest"
     remove(work)
     parts: list[dict[str, Any]] = list(before["parts"]) if before else []
+    removed: list[dict[str, Any]] = list(before.get("removed", [])) if before else []
+    number = _ingests(before) if before else 0
     try:
-        with connection(settings.engine, repo.data / "tmp" / "duckdb") as opened:
-            valid = validate(source, settings, opened, work, repo.rejects)
-            part = _append(opened, repo, valid.interactions, parts)
+        with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
+            valid = validate(source, repo.settings, opened, work, repo.rejects, now_us=now_us)
+            known = [repo.log / _PARTS / part["file"] for part in parts]
+            keyed = before is not None and before.get("format") == _FORMAT
+            changes = compare(opened, valid.interactions, known, now_us, remove_vanished=remove_vanished, keyed=keyed)
+            parts, taken_out = _take_out(opened, repo, parts, number)
+            part = _append(opened, repo, number)
             snapshots = {
                 name: _merge_snapshot(opened, repo.log, name, fresh, before)
                 for name, fresh in (("items", valid.items), ("item_embeddings", valid.embeddings))
             }
     finally:
         remove(work)
-    if part:
-        parts.append(part)
-    write_json(
-        repo.log / _MANIFEST,
-        {
-            "parts": parts,
-            "snapshots": snapshots,
-            "fingerprint": fingerprint,
-            "strictness": [
-                settings.source.unknown_items,
-                settings.source.missing_created_at,
-                settings.source.max_reject_share,
-            ],
-            "settings": _log_settings(repo),
-            "tables": [asdict(report) for report in valid.reports],
-        },
-    )
-    _remove_unlisted(repo.log, parts, snapshots)
+    parts += [part] if part else []
+    removed += [taken_out] if taken_out else []
+    manifest = {
+        "format": _FORMAT,
+        "id": (before or {}).get("id") or parts[0]["mark"],
+        "ingests": number + bool(part or taken_out),
+        "parts": parts,
+        "removed": removed,
+        "snapshots": snapshots,
+        "fingerprint": fingerprint,
+        "strictness": _strictness(repo),
+        "settings": _log_settings(repo),
+        "tables": [asdict(report) for report in valid.reports],
+        "vanished": changes.vanished,
+    }
+    write_json(repo.log / _MANIFEST, manifest)
+    _remove_unlisted(repo.log, manifest)
     rows = sum(entry["rows"] for entry in parts)
-    return IngestReport(part["rows"] if part else 0, rows, False, valid.reports)
+    return IngestReport(
+        changes.new, rows, False, valid.reports, changes.changed, changes.vanished, changes.removed
+    )  # fmt: skip
 
 
 def read_log(repo: Repo) -> Log:
@@ -146,7 +221,7 @@ def read_log(repo: Repo) -> Log:
     if not path.exists():
         raise ArtifactMissingError(f"{repo.log} holds no log yet; run `sidkit data ingest --repo {repo.path}` first")
     manifest = read_json(path)
-    parts = tuple(repo.log / "interactions" / part["file"] for part in manifest["parts"])
+    parts = tuple(repo.log / _PARTS / part["file"] for part in manifest["parts"])
     items, embeddings = (repo.log / manifest["snapshots"][name]["file"] for name in ("items", "item_embeddings"))
     for file in (*parts, items, embeddings):
         if not file.is_file():
@@ -156,40 +231,18 @@ def read_log(repo: Repo) -> Log:
     return Log(parts, items, embeddings, manifest)
 
 
-def _append(
-    opened: duckdb.DuckDBPyConnection, repo: Repo, valid: Path, parts: list[dict[str, Any]]
-) -> dict[str, Any] | None:
-    folder = repo.log / "interactions"
-    columns = ", ".join(LOG_COLUMNS)
-    new = f"SELECT {columns} FROM read_parquet({literal(valid)})"
-    if parts:
-        known = ", ".join(literal(folder / part["file"]) for part in parts)
-        new += f" EXCEPT SELECT {columns} FROM read_parquet([{known}])"
-    name = f"part-{len(parts):05d}.parquet"
-    with written_beside(folder / name) as temporary:
-        opened.execute(
-            f"COPY (SELECT * FROM ({new}) ORDER BY timestamp, user_id, item_id, label, request_id NULLS FIRST, "
-            f"position NULLS FIRST) TO {literal(temporary)} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 122880)"
-        )
-    facts = opened.execute(
-        f"SELECT count(*), min(epoch_us(timestamp)), max(epoch_us(timestamp)) FROM read_parquet({literal(folder / name)})"
-    ).fetchone()
-    if not facts or not facts[0]:
-        remove(folder / name)
-        return None
-    return {
-        "file": name,
-        "rows": facts[0],
-        "first_us": facts[1],
-        "last_us": facts[2],
-        "mark": _mark(opened, f"read_parquet({literal(folder / name)})"),
-    }
+def _append(opened: duckdb.DuckDBPyConnection, repo: Repo, number: int) -> dict[str, Any] | None:
+    return write_added(opened, repo.log / _PARTS / f"part-{number:05d}.parquet")
 
 
-def _mark(opened: duckdb.DuckDBPyConnection, relation: str) -> str:
-    """Text that is the same for the same set of rows."""
-    row = opened.execute(f"SELECT count(*), bit_xor(hash(held)) FROM {relation} AS held").fetchone()
-    return "-".join(map(str, row or ()))
+def _take_out(
+    opened: duckdb.DuckDBPyConnection, repo: Repo, parts: list[dict[str, Any]], number: int
+) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+    """The parts without the rows that are true no more, and the file of those rows."""
+    removed = write_removed(opened, repo.log / _PARTS / f"removed-{number:05d}.parquet")
+    if removed is None:
+        return parts, None
+    return write_without_removed(opened, repo.log / _PARTS, parts, number), removed
 
 
 def _merge_snapshot(
@@ -210,7 +263,7 @@ def _merge_snapshot(
         f"CREATE OR REPLACE TEMP TABLE merged AS SELECT * EXCLUDE generation FROM snapshot "
         f"QUALIFY row_number() OVER (PARTITION BY {same} ORDER BY generation DESC) = 1"
     )
-    mark = _mark(opened, "merged")
+    mark = mark_of(opened, "merged")
     if not last or last["mark"] != mark:
         number = int(last["file"].rsplit("-", 1)[1].removesuffix(".parquet")) + 1 if last else 0
         last = {"file": f"{name}-{number:05d}.parquet", "mark": mark}
@@ -222,12 +275,23 @@ def _merge_snapshot(
     return last
 
 
-def _remove_unlisted(folder: Path, parts: list[dict[str, Any]], snapshots: dict[str, dict[str, str]]) -> None:
-    """Remove parts and snapshots that no manifest lists any more, or never did."""
-    listed = {part["file"] for part in parts} | {snapshot["file"] for snapshot in snapshots.values()}
-    for file in (*folder.glob("*.parquet"), *(folder / "interactions").glob("*.parquet")):
+def _remove_unlisted(folder: Path, manifest: dict[str, Any]) -> None:
+    """Remove parts and snapshots that the manifest does not list any more, or never did."""
+    entries = [*manifest["parts"], *manifest.get("removed", []), *manifest["snapshots"].values()]
+    listed = {entry["file"] for entry in entries}
+    for file in (*folder.glob("*.parquet"), *(folder / _PARTS).glob("*.parquet")):
         if file.name not in listed:
             remove(file)
+
+
+def _ingests(noted: dict[str, Any]) -> int:
+    """How many ingests changed the events of a log, by its manifest or by what a build noted of it."""
+    return int(noted.get("ingests", len(noted["parts"])))
+
+
+def _strictness(repo: Repo) -> list[Any]:
+    source = repo.settings.source
+    return [source.unknown_items, source.missing_created_at, source.max_reject_share]
 
 
 def _log_settings(repo: Repo) -> dict[str, Any]:

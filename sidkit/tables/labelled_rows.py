@@ -35,8 +35,11 @@ class RowsReport:
     unchanged: bool
 
 
-def build_labelled_rows(repo: Repo) -> RowsReport:
-    """Write ``data/rows.parquet``; nothing is done when log and settings are those of the last time."""
+def build_labelled_rows(repo: Repo, until_us: int | None = None) -> RowsReport:
+    """Write ``data/rows.parquet``; nothing is done when log and settings are those of the last time.
+
+    Events after ``until_us`` (microseconds UTC) are left out: a replay has no features for them.
+    """
     log = read_log(repo)
     sidecar = repo.labelled_rows.with_suffix(".json")
     positives_only = repo.settings.source.feedback == "positives_only"
@@ -45,6 +48,7 @@ def build_labelled_rows(repo: Repo) -> RowsReport:
             "log": log.mark if positives_only else log.mark["parts"],
             "negatives": repo.settings.negatives.model_dump(),
             "delay_us": repo.settings.time.delay_us,
+            **({} if until_us is None else {"until_us": until_us}),
         }
     )
     if repo.labelled_rows.exists() and sidecar.exists():
@@ -54,7 +58,8 @@ def build_labelled_rows(repo: Repo) -> RowsReport:
     with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
         set_variables(opened, {"delay_us": repo.settings.time.delay_us})
         listed = ", ".join(literal(part) for part in log.parts)
-        opened.execute(f"CREATE TEMP VIEW log AS SELECT * FROM read_parquet([{listed}])")
+        bounded = "true" if until_us is None else f"epoch_us(timestamp) <= {until_us}"
+        opened.execute(f"CREATE TEMP VIEW log AS SELECT * FROM read_parquet([{listed}]) WHERE {bounded}")
         opened.execute("""
             CREATE TEMP TABLE labelled AS
             SELECT user_id, item_id, timestamp AS event_timestamp, label, request_id, false AS sampled FROM log

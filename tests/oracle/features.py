@@ -59,6 +59,17 @@ class Settings:
     has_conversions: bool
 
 
+def _one_per_key(events: Iterable[Event]) -> list[Event]:
+    """A click wins over the plain impression of the same key, and a conversion over none."""
+    found: dict[tuple[str, str, int], Event] = {}
+    for event in events:
+        key = (event.user_id, event.item_id, event.timestamp)
+        other = found.get(key, event)
+        known = [row.converted for row in (event, other) if row.converted is not None]
+        found[key] = Event(*key, max(event.label, other.label), max(known, default=None))
+    return list(found.values())
+
+
 @dataclass
 class _Counted:
     """Sorted event times of one key: every event, the clicks, the conversions."""
@@ -89,8 +100,8 @@ class Oracle:
         self._settings = settings
         self._modalities = tuple(modalities)
 
-        # A log is a set, and its order says nothing: drop exact duplicates, then sort by time.
-        log = sorted(set(events), key=lambda event: event.timestamp)
+        # A log's order says nothing. Rows of one user, item and time are one event: drop the others, then sort by time.
+        log = sorted(_one_per_key(events), key=lambda event: event.timestamp)
         for event in log:
             _check(event, settings)
         self._by_item: dict[str, _Counted] = defaultdict(_Counted)

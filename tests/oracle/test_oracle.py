@@ -73,7 +73,7 @@ def test_event_between_window_ends_leaves_at_the_next_one() -> None:
 
 
 def test_everything_left_the_windows_but_the_row_stays() -> None:
-    oracle = make_oracle([Event("u1", "i1", 300, 1, 1), Event("u1", "i1", 300, 0, 0)])
+    oracle = make_oracle([Event("u1", "i1", 300, 1, 1), Event("u2", "i1", 300, 0, 0)])
     expected = counts(0, 0, 0) | {"exposures_all": 2, "clicks_all": 1, "conversions_all": 1}
     assert oracle.item_stats("i1", 31 * DAY) == expected
 
@@ -107,15 +107,15 @@ def test_what_is_counted() -> None:
     events = [
         Event("u1", "i1", 50, 1, 1),
         Event("u1", "i1", 50, 1, 1),  # exact duplicate: counts once
-        Event("u1", "i1", 50, 0, 1),  # other label: another event, a conversion without a click
-        Event("u1", "i1", 50, 1, 0),  # other converted: another event
+        Event("u1", "i1", 50, 0, 1),  # other label: the same event, the click wins
+        Event("u1", "i1", 50, 1, 0),  # other converted: the same event, the conversion wins
         Event("u2", "i1", 50, 1, None),
         Event("u1", "i2", 50, 1, 1),
     ]
     oracle = make_oracle(events)
-    assert oracle.item_stats("i1", 110) == counts(4, 3, 2)
+    assert oracle.item_stats("i1", 110) == counts(2, 2, 1)
     assert oracle.item_stats("i2", 110) == counts(1, 1, 1)
-    user = counts(4, 3, 0)  # 3 on i1 and 1 on i2; users have no conversions
+    user = counts(2, 2, 0)  # 1 on i1 and 1 on i2; users have no conversions
     assert oracle.user_stats("u1", 110) == {key: user[key] for key in user if not key.startswith("conv")}
     assert oracle.item_stats("i3", 110) is None
     assert oracle.user_stats("u3", 110) is None
@@ -167,9 +167,9 @@ def test_history_order_ties_repeats_and_length() -> None:
     assert short.user_history("u1", 310) == {"item_ids": ["i3", "i10"], "timestamps_us": [300, 200]}
 
 
-def test_history_keeps_events_that_differ_in_conversion_only() -> None:
+def test_history_holds_an_event_once_though_its_rows_differ_in_conversion() -> None:
     oracle = make_oracle([Event("u1", "i1", 100, 1, 0), Event("u1", "i1", 100, 1, 1)])
-    assert oracle.user_history("u1", 110) == {"item_ids": ["i1", "i1"], "timestamps_us": [100, 100]}
+    assert oracle.user_history("u1", 110) == {"item_ids": ["i1"], "timestamps_us": [100]}
 
 
 def test_user_without_positives_has_stats_but_no_history() -> None:

@@ -1,0 +1,107 @@
+"""Interactions: which columns make an event, when a row is a reject, and how two rows of one event become one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from sidkit.clock import FIRST_EVENT_US
+from sidkit.config import Settings
+from sidkit.engine import literal
+
+LOG_COLUMNS: dict[str, pa.DataType] = {
+    "user_id": pa.string(),
+    "item_id": pa.string(),
+    "timestamp": pa.timestamp("us", tz="UTC"),
+    "label": pa.int8(),
+    "request_id": pa.string(),
+    "position": pa.int32(),
+    "converted": pa.int8(),
+    "query": pa.string(),
+    "rating": pa.float32(),
+}
+"""The columns of the validated log; what the source lacks is null."""
+
+EVENT_KEY = ("user_id", "item_id", "timestamp", "request_id", "position")
+"""What identifies an event (nulls are equal). The other columns are what is known of it, and may be corrected."""
+
+COPY = "an exact copy of another row"
+IN_1970 = "timestamp lies in 1970 (a clock that was never set, or a wrong unit)"
+
+_SQL_TYPES = {
+    "user_id": "VARCHAR",
+    "item_id": "VARCHAR",
+    "timestamp": "TIMESTAMPTZ",
+    "label": "TINYINT",
+    "request_id": "VARCHAR",
+    "position": "INTEGER",
+    "converted": "TINYINT",
+    "query": "VARCHAR",
+    "rating": "FLOAT",
+}
+
+
+def after_now(column: str) -> str:
+    """The reason of a row whose moment has not come yet."""
+    return f"{column} lies after now"
+
+
+def first_events(staged: Path, now_us: int) -> str:
+    """SQL for (item_id, first_seen) of the staged interactions that can be true."""
+    return (
+        f"SELECT item_id, min(timestamp) AS first_seen FROM read_parquet({literal(staged)}) "
+        f"WHERE reason IS NULL AND epoch_us(timestamp) BETWEEN {FIRST_EVENT_US} AND {now_us} GROUP BY item_id"
+    )
+
+
+def classify_interactions(columns: Sequence[str], settings: Settings, work: Path, now_us: int) -> str:
+    """SQL for the staged interactions with the reason why each is a reject, or null."""
+    listed = ", ".join(name for name in LOG_COLUMNS if name in columns)
+    known = (
+        f"WHEN item_id NOT IN (SELECT item_id FROM read_parquet({literal(work / 'items.parquet')})) "
+        "THEN 'the item is not in the catalogue'"
+        if settings.source.unknown_items == "reject"
+        else ""
+    )
+    typed = ", ".join(
+        f"{name if name in columns else 'NULL'}::{_SQL_TYPES[name]} AS {name}"
+        for name in LOG_COLUMNS
+        if name not in {"label", "converted", "position"}
+    )
+    flags = ", ".join(
+        # A reject keeps the value that came; the valid rows become TINYINT when they are written.
+        f"{name if name in columns else 'NULL'}::DOUBLE AS {name}"
+        for name in ("label", "converted", "position")
+    )
+    return f"""
+        WITH examined AS (
+            SELECT * EXCLUDE (reason), CASE
+                WHEN reason IS NOT NULL THEN reason
+                WHEN epoch_us(timestamp) > {now_us} THEN {literal(after_now("timestamp"))}
+                WHEN epoch_us(timestamp) < {FIRST_EVENT_US} THEN {literal(IN_1970)}
+                {known}
+            END AS reason FROM staged
+        ), numbered AS (
+            SELECT *, row_number() OVER (PARTITION BY reason IS NULL, {listed} ORDER BY file_row_number) AS nth
+            FROM examined
+        )
+        SELECT {typed}, {flags}, CASE
+            WHEN reason IS NOT NULL THEN reason
+            WHEN nth > 1 THEN {literal(COPY)}
+        END AS reason, file_row_number
+        FROM numbered
+    """
+
+
+def one_row_per_event(relation: str, order: str | None = None) -> str:
+    """SQL that gives each event of a relation one row with the columns of the log.
+
+    Of rows that share a key the positive wins, and a conversion; of queries and ratings the last known one in the order
+    of the column ``order``, or without one the largest.
+    """
+    last = f"arg_max({{0}}, {order})" if order else "max({0})"
+    values = {"label": "max({0})", "converted": "max({0})", "query": last, "rating": last}
+    chosen = ", ".join(f"{values.get(name, '{0}').format(name)}::{kind} AS {name}" for name, kind in _SQL_TYPES.items())
+    return f"SELECT {chosen} FROM {relation} GROUP BY {', '.join(EVENT_KEY)}"

@@ -1,0 +1,79 @@
+"""Moments in a wrong unit: seconds read as microseconds, say, lie within days of 1970."""
+
+from __future__ import annotations
+
+import duckdb
+import pyarrow as pa
+
+from sidkit.clock import FIRST_EVENT_US, iso
+from sidkit.contract.schemas import INTERACTIONS, Table
+from sidkit.engine import quoted
+from sidkit.errors import TableSchemaError
+
+_PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
+_OLDEST_S, _NEWEST_S = 315_532_800, 7_258_118_400  # 1980 and 2200: in no two units is a number within both
+
+
+def refuse_wrong_units(
+    opened: duckdb.DuckDBPyConnection, table: Table, types: dict[str, pa.DataType | None], now_us: int
+) -> None:
+    """Refuse a table whose times all lie within days of 1970; it is the relation ``staged``.
+
+    Raises
+    ------
+    TableSchemaError
+        Naming the column, the unit that its numbers look like, and the line of pandas that reads them.
+    """
+    for column in table.columns:
+        if column.kind != "moment" or column.name not in types:
+            continue
+        row = opened.execute(
+            f"SELECT max(epoch_us({quoted(column.name)})) FROM staged "
+            f"WHERE reason IS NULL AND epoch_us({quoted(column.name)}) <= {now_us}"
+        ).fetchone()
+        newest_us = row[0] if row else None
+        # An item of unknown age may be given the beginning of time; an event cannot.
+        if newest_us is None or newest_us >= FIRST_EVENT_US or (newest_us == 0 and table is not INTERACTIONS):
+            continue
+        raise TableSchemaError(
+            table.name,
+            f"column {column.name!r} holds no time after {iso(newest_us)}: all lie within days of 1970, so they were read "
+            f"in a wrong unit. {_remedy(column.name, newest_us, types[column.name])}",
+        )
+
+
+def _remedy(name: str, newest_us: int, kind: pa.DataType | None) -> str:
+    stored = kind.unit if kind is not None and pa.types.is_timestamp(kind) else "us"
+    number = newest_us * _PER_SECOND[stored] // 10**6
+    column = f'df["{name}"]'
+    integers = f'{column}.astype("int64")'
+    if kind is None or not pa.types.is_timestamp(kind):
+        integers = f'pd.to_datetime({column}, utc=True).astype("datetime64[us, UTC]").astype("int64")'
+    unit = _unit_of(number)
+    if unit is not None:
+        return (
+            f"The numbers look like {_NAMES[unit]} since 1970 that were taken for {_NAMES[stored]}. For example: "
+            f'{column} = pd.to_datetime({integers}, unit="{unit}", utc=True)'
+        )
+    # Parquet has no whole seconds: they come as milliseconds.
+    for factor, dates in ((1, integers), (1000, f"({integers} // 1000)")):
+        if number % factor == 0 and 19_000_101 <= number // factor <= 22_000_101:
+            return (
+                "The numbers look like dates written as YYYYMMDD. For example: "
+                f'{column} = pd.to_datetime({dates}.astype(str), format="%Y%m%d", utc=True)'
+            )
+    unit = _unit_of(number * 1000)
+    if unit is not None and stored != "ns":
+        return (
+            f"The numbers look like {_NAMES[unit]} since 1970 that were taken for {_NAMES['ns']} and cut off. Write the "
+            f'column anew from the original numbers. For example: {column} = pd.to_datetime(numbers, unit="{unit}", utc=True)'
+        )
+    return (
+        "Write the column anew from the original numbers in their own unit. For example: "
+        f'{column} = pd.to_datetime(numbers, unit="s", utc=True)'
+    )
+
+
+def _unit_of(number: int) -> str | None:
+    return next((unit for unit, per in _PER_SECOND.items() if _OLDEST_S <= number / per < _NEWEST_S), None)
