@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sidkit.clock import from_us
-from sidkit.errors import CatalogError, ConfigError, RepoError
+from sidkit.errors import CatalogError, ConfigError, RepoError, SidkitError
 from sidkit.repo import Repo
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def apply_repo(repo: Repo) -> str:
             refuse(examine(contents.feature_views, contents.entities, offline, repo.path), repo.path)
             set_damaged_registry_aside(repo)
             apply_total(config, repo.path, skip_source_validation=True)
-        except (CatalogError, ConfigError, RepoError):
+        except SidkitError:
             raise
         except SystemExit as error:
             raise RepoError(f"feast refused the definitions of {repo.path}: {printed.getvalue().strip()}") from error
