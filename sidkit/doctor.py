@@ -64,12 +64,15 @@ def examine_repo(repo: Repo) -> list[Problem]:
 def _of_stores(repo: Repo) -> Iterator[Problem]:
     """What registry and online store hold otherwise than the definitions say, or not as it was written."""
     from sidkit.stores.feast_repo import find_online_damage
-    from sidkit.stores.registered import differences
+    from sidkit.stores.registered import UNREADABLE, differences
     from sidkit.stores.registry_check import RegistryDamagedError
 
     try:
-        for found in differences(repo):
+        different = differences(repo)
+        for found in different:
             yield Problem("not-as-defined", found.where, found.problem, found.remedy)
+        if any(found.where == UNREADABLE for found in different):
+            return  # its error is among them
         for where, problem in find_online_damage(repo):
             yield Problem("damaged", where, problem, "Run `sidkit materialize`.")
     except RegistryDamagedError as error:
