@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ranking.control_codes import random_codes, shuffled_codes
@@ -19,7 +21,8 @@ from ranking.features import Scaling, feature_names
 from ranking.presets import ArmSpec, RankerSpec
 from ranking.streamed_set import StreamedSet
 from ranking.training_set import TrainingSet
-from sidkit.artifact import written_before
+from sidkit.artifact import discard_damaged, written_before
+from sidkit.errors import ArtifactCorruptError
 from sidkit.files import read_json, written_beside
 
 if TYPE_CHECKING:
@@ -100,6 +103,8 @@ def _train_neural(
 
     folder = context.rankers / name if context.rankers is not None and spec.can_serve else None
     describe = {"kind": "ranker", "name": name, "seed": seed, **context.describe}
+    if folder is not None:
+        discard_damaged(folder)
     if folder is not None and not context.first_epoch and written_before(folder, describe) is not None:
         # Killed after the artefact, before its predictions.
         ranker, details = Ranker.load(folder), read_json(folder / METRICS)
@@ -201,6 +206,7 @@ def _told(
     return ArmResult(max(details["validation_auc"]), ranker.score(validation), ranker.score(test), name, details)
 
 
+_HASH = "sha256"
 FIRST_EPOCH = "test, first epoch"
 
 
@@ -214,19 +220,44 @@ def write_predictions(path: Path, result: ArmResult, facts: Mapping[str, Any] | 
             "part": np.repeat(list(parts), [len(values) for values in parts.values()]),
             "probability": np.concatenate(list(parts.values())),
         }
-    ).replace_schema_metadata({"details": json.dumps({**result.details, **(facts or {})})})
+    )
+    details = json.dumps({**result.details, **(facts or {})})
+    table = table.replace_schema_metadata({"details": details, _HASH: _digest(table, details)})
     with written_beside(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
 
 
 def read_predictions(path: Path, part: str = "test") -> npt.NDArray[np.float64]:
     """The predictions of an arm on one part, by default the test rows; none where the file lacks the part."""
-    table = pq.read_table(path, filters=[("part", "=", part)])
+    table, _ = _read_kept(path)
+    table = table.filter(pc.equal(table.column("part"), part))
     found: npt.NDArray[np.float64] = table.column("probability").to_numpy()
     return found
 
 
 def read_details(path: Path) -> dict[str, Any]:
     """The facts that were kept with an arm's predictions."""
-    found: dict[str, Any] = json.loads((pq.read_schema(path).metadata or {})[b"details"])
+    found: dict[str, Any] = json.loads(_read_kept(path)[1])
     return found
+
+
+def _read_kept(path: Path) -> tuple[pa.Table, str]:
+    """Predictions and facts, compared with the hash that was kept with them."""
+    try:
+        table = pq.read_table(path)
+        metadata = table.schema.metadata or {}
+        details, stated = metadata[b"details"].decode(), metadata[_HASH.encode()].decode()
+        whole = stated == _digest(table, details)
+    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+        raise ArtifactCorruptError(path, f"the predictions cannot be read ({error})") from error
+    if not whole:
+        raise ArtifactCorruptError(path, "the predictions differ from the SHA-256 that was kept with them")
+    return table, details
+
+
+def _digest(table: pa.Table, details: str) -> str:
+    """SHA-256 of predictions and their facts."""
+    digest = hashlib.sha256(details.encode())
+    digest.update("\n".join(table.column("part").to_pylist()).encode())
+    digest.update(np.ascontiguousarray(table.column("probability").to_numpy(), dtype="<f8").data)
+    return digest.hexdigest()

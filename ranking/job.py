@@ -18,7 +18,7 @@ from ranking.training_set import read_rows
 from semantic_ids import pipeline
 from semantic_ids.catalog import Catalog
 from semantic_ids.future_hits import future_hits
-from sidkit.artifact import read_manifest
+from sidkit.artifact import discard_damaged, read_manifest
 from sidkit.config import content_hash
 from sidkit.files import read_json, write_json
 from sidkit.repo import Repo
@@ -146,6 +146,7 @@ class Job:
         self, shared: Callable[[], TrainingContext], arm: str, spec: ArmSpec, seed: int, name: str, path: Path
     ) -> StageResult:
         context = shared()
+        anew = discard_damaged(self.repo.rankers / name) or not (self.repo.rankers / name).exists()
         result: ArmResult = train_arm(context, arm, spec, seed, name)
         write_predictions(path, result)
         files: tuple[Path, ...] = (path,)
@@ -154,7 +155,7 @@ class Job:
             manifest = read_manifest(folder)
             Catalog.open(self.repo).add_ranker(
                 result.ranker, content_hash=manifest["content_hash"], codebook=context.serving["codebook"],
-                service=context.serving["service"], arm=arm, fit_end_us=manifest["fit_end_us"],
+                service=context.serving["service"], arm=arm, fit_end_us=manifest["fit_end_us"], anew=anew,
             )  # fmt: skip
             files = (path, folder / "manifest.json")
         facts = {"ranker": result.ranker, "validation_auc": result.validation_auc}

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from ranking.job import Job
 from semantic_ids.catalog import Catalog
-from sidkit.files import read_json
+from sidkit.integrity import read_checked_json
 
 ORDER = ("all", "cold", "warm")
 _TOLD = {("content", "id"), ("id_codes", "id"), ("id_codes", "shuffled_codes")}
@@ -20,7 +20,7 @@ _TOLD = {("content", "id"), ("id_codes", "id"), ("id_codes", "shuffled_codes")}
 def job_json(job: Job, facts: Mapping[str, Any]) -> dict[str, Any]:
     """The JSON object of ``sidkit run --json``."""
     record = Catalog.open(job.repo).codebook(facts["codebook"])
-    metrics = read_json(job.repo.codebooks / record.name / "metrics.json")
+    metrics = read_checked_json(job.repo.codebooks / record.name / "metrics.json")
     judged = facts["judged"]
     cold = judged["rows"].get("cold", {"rows": 0})
     return {

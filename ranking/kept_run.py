@@ -10,8 +10,8 @@ from ranking.prepare import training_context
 from ranking.presets import load_preset
 from ranking.rows_file import read_moments
 from ranking.split import TimeSplit
+from ranking.stages import read_facts
 from sidkit.errors import ArtifactMissingError
-from sidkit.files import read_json
 from sidkit.repo import Repo
 
 
@@ -41,10 +41,10 @@ def read_run(repo: Repo, preset_name: str) -> TrainingContext:
         raise ArtifactMissingError(
             f"{folder / 'frame'} is not there; run `sidkit run --preset {preset_name} --repo {repo.path}` first"
         )
-    stages = read_json(folder / "stages.json")
+    codebook = read_facts(folder / "stages.json", "codebook")["name"]
     split = TimeSplit.of(read_moments(repo.labelled_rows), repo.settings.split)
     context = training_context(
-        repo, stages["codebook"]["facts"]["name"], split, folder / "frame", load_preset(preset_name).ranker, None,
+        repo, codebook, split, folder / "frame", load_preset(preset_name).ranker, None,
         threads=repo.settings.engine.threads,
     )  # fmt: skip
     return replace(context, train=context.train_in_memory())

@@ -29,6 +29,7 @@ from sidkit.clock import present_us
 from sidkit.config import content_hash
 from sidkit.engine import connection, literal, quoted
 from sidkit.errors import ConfigError
+from sidkit.integrity import checked
 from sidkit.repo import Repo, init_repo
 from sidkit.tables import build_tables, ingest, must_read_again, read_log
 from sidkit.tables.labelled_rows import build_labelled_rows
@@ -323,7 +324,7 @@ def _content_mark(repo: Repo, until_us: int) -> str:
     with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
         row = opened.execute(
             f"SELECT count(*), bit_xor(hash(item_id, event_timestamp, {columns})) "
-            f"FROM read_parquet({literal(repo.tables / 'item_content.parquet')}) "
+            f"FROM read_parquet({literal(checked(repo.tables / 'item_content.parquet'))}) "
             f"WHERE epoch_us(event_timestamp) <= {until_us}"
         ).fetchone()
     return str(row)

@@ -19,13 +19,14 @@ from ranking.views import Ints, string_array
 from sidkit.config import EngineSettings
 from sidkit.engine import connection, literal
 from sidkit.files import written_beside
+from sidkit.integrity import checked
 
 _FAR = 2**62
 
 
 def read_moments(path: Path) -> Ints:
     """The times of all rows of a file, ``int64 [rows]`` microseconds UTC: eight bytes a row."""
-    moments = pq.read_table(path, columns=["event_timestamp"]).column("event_timestamp")
+    moments = pq.read_table(checked(path), columns=["event_timestamp"]).column("event_timestamp")
     found: Ints = moments.cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_numpy()
     return found
 

@@ -22,6 +22,7 @@ from ranking.views import Ints, Reader
 from semantic_ids.catalog import Catalog
 from semantic_ids.codebook import Codebook
 from sidkit.files import folder_written_beside, remove
+from sidkit.integrity import seal_folder
 from sidkit.repo import Repo
 from sidkit.stores.feast_repo import open_store
 
@@ -78,6 +79,7 @@ class StreamedFrame:
             finally:
                 writer.close()
             write_arrays(self.builder.training_set(self._arrays(judging)), temporary)
+            seal_folder(temporary)
             remove(folder)
         return rows
 

@@ -22,6 +22,7 @@ from ranking.item_table import ItemTable, ItemTableBuilder, shown_items
 from ranking.views import CONTENT, SID, USER_HISTORY, Ints, Reader, historical_reader, string_array
 from semantic_ids.codebook import Codebook
 from sidkit.errors import ContractError
+from sidkit.integrity import checked
 from sidkit.stores.asof import ViewRows
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def read_rows(path: Path | pa.Table) -> LabelledRows:
     ContractError
         When a column is missing.
     """
-    table = path if isinstance(path, pa.Table) else pq.read_table(path)
+    table = path if isinstance(path, pa.Table) else pq.read_table(checked(path))
     missing = {"user_id", "item_id", "event_timestamp", "label"} - set(table.column_names)
     if missing:
         raise ContractError("rows", f"lacks {', '.join(sorted(missing))}; it has {', '.join(table.column_names)}")

@@ -9,19 +9,30 @@ taken back by ``purge`` only: a view that vanished from the definitions would lo
 
 from __future__ import annotations
 
+import contextlib
 import re
+import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import sqlalchemy as sa
 
 from semantic_ids.records import CodebookRecord, Definitions, RankerRecord
 from sidkit.config import content_hash
-from sidkit.errors import CatalogLostError, CatalogUnreachableError, ConfigError, LifeCycleError, UnknownVersionError
-from sidkit.files import read_json, write_json
+from sidkit.errors import (
+    ArtifactCorruptError,
+    CatalogLostError,
+    CatalogUnreachableError,
+    ConfigError,
+    LifeCycleError,
+    StorageError,
+    UnknownVersionError,
+)
+from sidkit.integrity import read_sealed, say_discarded, write_sealed
 from sidkit.repo import Repo
 from sidkit.sqlite_url import absolute_url
 from sidkit.stores.registry_path import refuse_copied_registry
@@ -29,6 +40,8 @@ from sidkit.stores.registry_path import refuse_copied_registry
 STATES = ("fitting", "fitted", "published", "serving", "retired", "purged")
 OWNER = "sidkit"
 
+_NAMES = "names"
+_VIEW = "item_sid_"
 _SERVICE_PARTS = ("_user", "_item", "_content")
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _metadata = sa.MetaData()
@@ -179,7 +192,7 @@ class Catalog:
         The name is also written beside the catalogue: one that is put back from an old copy would not know it.
         """
         self._set_codebook(name, defined=True)
-        write_json(self._witness, sorted(_names_in(self._witness) | {name}))
+        _write_names(self._witness, _names_in(self._witness) | {name})
 
     def set_state(self, name: str, state: str) -> None:
         """Commit a step of a codebook's life; promoting one takes the place of the serving one."""
@@ -188,7 +201,7 @@ class Catalog:
             values["defined"] = False
         self._set(_codebooks, name, values, instead="published")
         if state == "purged" and name in _names_in(self._witness):
-            write_json(self._witness, sorted(_names_in(self._witness) - {name}))
+            _write_names(self._witness, _names_in(self._witness) - {name})
 
     def _set_codebook(self, name: str, **values: object) -> None:
         self._set(_codebooks, name, values, instead=None)
@@ -257,12 +270,26 @@ class Catalog:
         raise UnknownVersionError("serving ranker", "(default)", [record.name for record in records])
 
     def add_ranker(
-        self, name: str, *, content_hash: str, codebook: str, service: str, arm: str, fit_end_us: int
+        self,
+        name: str,
+        *,
+        content_hash: str,
+        codebook: str,
+        service: str,
+        arm: str,
+        fit_end_us: int,
+        anew: bool = False,
     ) -> None:
-        """Commit a trained ranker (state ``fitted``); the same ranker again changes nothing."""
+        """Commit a trained ranker (state ``fitted``); the same ranker again changes nothing.
+
+        ``anew`` says that the files of the ranker of that name were damaged or missing, and were trained again: other
+        weights then take their place.
+        """
         there = {record.name: record for record in self.rankers()}.get(name)
         if there is not None:
-            if there.content_hash != content_hash:
+            if there.content_hash != content_hash and anew:
+                self._set(_rankers, name, {"content_hash": content_hash}, instead=None)
+            elif there.content_hash != content_hash:
                 raise LifeCycleError(name, there.state, "a ranker is never overwritten; train under a new name")
             return
         with self._transaction() as connection:
@@ -315,7 +342,33 @@ def table_path(repo: Repo, name: str) -> Path:
 
 
 def _names_in(witness: Path) -> set[str]:
-    return set(read_json(witness)) if witness.exists() else set()
+    """The names in ``defined.json``; where it is damaged, those of the views in the registry beside it."""
+    if not witness.exists():
+        return set()
+    try:
+        return set(read_sealed(witness)[_NAMES])
+    except (ArtifactCorruptError, KeyError):
+        say_discarded(witness, "the list of defined codebooks is damaged")
+        names = _names_in_registry(witness.with_name("registry.sqlite"))
+        with contextlib.suppress(OSError, StorageError):  # a reader may have no right to write
+            _write_names(witness, names)
+        return names
+
+
+def _write_names(witness: Path, names: set[str]) -> None:
+    write_sealed(witness, {_NAMES: sorted(names)})
+
+
+def _names_in_registry(registry: Path) -> set[str]:
+    """Codebooks whose views a SQLite registry holds; none where it is another kind of registry."""
+    if not registry.is_file():
+        return set()
+    with contextlib.closing(sqlite3.connect(f"file:{quote(str(registry))}?mode=ro", uri=True)) as opened:
+        try:
+            views = [str(row[0]) for row in opened.execute("SELECT feature_view_name FROM feature_views")]
+        except sqlite3.DatabaseError:
+            return set()
+    return {view.removeprefix(_VIEW) for view in views if view.startswith(_VIEW)}
 
 
 def _on_disk(repo: Repo) -> set[str]:

@@ -138,6 +138,9 @@ def ingest_(
             "--remove-vanished", help="Remove rows of the log that the source no longer holds; not for rotated sources."
         ),
     ] = False,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Forget the log and read the source anew: repairs a damaged log.")
+    ] = False,
 ) -> None:
     """Read the source, check it, append what is new to the repo's log and replace what was corrected."""
     from sidkit.repo import Repo
@@ -145,7 +148,7 @@ def ingest_(
 
     opened = Repo.open(repo)
     with opened.locked():
-        report = ingest(opened, remove_vanished=remove_vanished)
+        report = ingest(opened, remove_vanished=remove_vanished, rebuild=rebuild)
     _print_tables(report.tables)
     what = ["the source is unchanged" if report.unchanged else f"{report.new_rows:,} new rows"]
     what += [f"{count:,} {name}" for name, count in (("changed", report.changed), ("removed", report.removed)) if count]

@@ -19,7 +19,8 @@ import pyarrow as pa
 from sidkit.config import content_hash
 from sidkit.datasets.negatives import Catalogue, Positives, draw_negatives, row_keys
 from sidkit.engine import connection, literal, set_variables
-from sidkit.files import read_json, write_json, written_beside
+from sidkit.errors import ArtifactCorruptError
+from sidkit.integrity import hashes_of, read_verified, replaced, say_discarded, write_sealed
 from sidkit.repo import Repo
 from sidkit.tables.ingest import Log, read_log
 
@@ -52,9 +53,13 @@ def build_labelled_rows(repo: Repo, until_us: int | None = None) -> RowsReport:
         }
     )
     if repo.labelled_rows.exists() and sidecar.exists():
-        before = read_json(sidecar)
-        if before["inputs"] == inputs:
-            return RowsReport(before["rows"], before["sampled"], unchanged=True)
+        try:
+            before = read_verified(sidecar)
+        except ArtifactCorruptError as error:
+            say_discarded(error.path, error.problem)
+        else:
+            if before["inputs"] == inputs:
+                return RowsReport(before["rows"], before["sampled"], unchanged=True)
     with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
         set_variables(opened, {"delay_us": repo.settings.time.delay_us})
         listed = ", ".join(literal(part) for part in log.parts)
@@ -68,7 +73,8 @@ def build_labelled_rows(repo: Repo, until_us: int | None = None) -> RowsReport:
             _add_negatives(opened, repo, log)
         _write(opened, repo)
         counted = opened.execute("SELECT count(*), count(*) FILTER (sampled) FROM labelled").fetchone() or (0, 0)
-    write_json(sidecar, {"inputs": inputs, "rows": counted[0], "sampled": counted[1]})
+    files = hashes_of(repo.data, [repo.labelled_rows.name])
+    write_sealed(sidecar, {"inputs": inputs, "rows": counted[0], "sampled": counted[1], "files": files})
     return RowsReport(counted[0], counted[1], unchanged=False)
 
 
@@ -123,7 +129,7 @@ def _add_negatives(opened: duckdb.DuckDBPyConnection, repo: Repo, log: Log) -> N
 
 
 def _write(opened: duckdb.DuckDBPyConnection, repo: Repo) -> None:
-    with written_beside(repo.labelled_rows) as temporary:
+    with replaced(repo.labelled_rows, repo.labelled_rows.with_suffix(".json")) as temporary:
         opened.execute(f"""
             COPY (
                 SELECT labelled.*, coalesce(
