@@ -18,6 +18,8 @@ from sidkit.contract import TableReport, open_source, validate
 from sidkit.engine import connection
 
 Rows = list[dict[str, Any]]
+FIRST = 365 * DAY  # 1971-01-01
+NOW = START + 100 * DAY
 END = 7_258_118_400_000_000  # 2200-01-01
 NAN, INF = math.nan, math.inf
 KINDS = {
@@ -83,7 +85,7 @@ def check(tables: Mapping[str, Rows | pa.Table], chunk_rows: int = 1000, **sourc
             engine=EngineSettings(threads=1, chunk_rows=chunk_rows),
         )
         with connection(settings.engine, folder / "spill") as opened:
-            valid = validate(open_source(url), settings, opened, folder / "valid", folder / "rejects")
+            valid = validate(open_source(url), settings, opened, folder / "valid", folder / "rejects", now_us=NOW)
         paths = {"interactions": valid.interactions, "items": valid.items, "item_embeddings": valid.embeddings}
         return Checked(
             {report.table: report for report in valid.reports},

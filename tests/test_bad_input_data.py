@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from builders import DAY, START, sidkit, write_tables
-from dirty_builders import END, INF, NAN, Rows, check, event, good, item, read_rows, reasons, table, vector
+from dirty_builders import END, FIRST, INF, NAN, NOW, Rows, check, event, good, item, read_rows, reasons, table, vector
 from sidkit.errors import ContractError
 
 
@@ -24,6 +24,9 @@ from sidkit.errors import ContractError
         (event(9, timestamp=-1), "timestamp is outside 1970..2200"),
         (event(9, timestamp=END), "timestamp is outside 1970..2200"),
         (event(9, timestamp=START // 1_000_000_000_000 * -(10**15)), "timestamp is outside 1970..2200"),
+        (event(9, timestamp=FIRST - 1), "timestamp lies in 1970 (a clock that was never set, or a wrong unit)"),
+        (event(9, timestamp=NOW + 1), "timestamp lies after now"),
+        (event(9, timestamp=END - 1), "timestamp lies after now"),
         (event(9, label=None), "label is missing"),
         (event(9, label=NAN), "label is missing"),
         (event(9, label=2.0), "label is not 0 or 1"),
@@ -46,8 +49,8 @@ def test_a_broken_interaction_is_rejected_with_its_reason(row: dict[str, Any], r
 @pytest.mark.parametrize(
     "row",
     [
-        event(9, timestamp=0),
-        event(9, timestamp=END - 1),
+        event(9, timestamp=FIRST),
+        event(9, timestamp=NOW),
         event(9, position=NAN, rating=NAN, converted=NAN),
         event(9, position=-5.0),
         event(0, request_id="r"),  # one more page view, not a copy

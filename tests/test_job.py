@@ -29,7 +29,11 @@ STAGES = [
 
 def test_the_json_object_has_the_stated_shape(finished: FinishedJob) -> None:
     told = finished.told
-    assert set(told) == {"data", "preset", "codebook", "arms", "stages", "peak_rss_mb", "artifacts"}
+    assert set(told) == {"data", "preset", "codebook", "arms", "log", "stages", "peak_rss_mb", "artifacts"}
+    assert told["log"]["new"] == told["stages"][1]["rows"]
+    assert {name: told["log"][name] for name in ("changed", "removed", "vanished", "merged", "rejected")} == {
+        "changed": 0, "removed": 0, "vanished": 0, "merged": {}, "rejected": {},
+    }  # fmt: skip
     assert set(told["codebook"]) == {
         "name", "quantizer", "levels", "utilisation", "perplexity", "collision_rate", "hit_rate_30",
     }  # fmt: skip

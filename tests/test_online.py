@@ -18,7 +18,7 @@ from ranking.training_set import LabelledRows, build_training_set
 from semantic_ids import pipeline
 from semantic_ids.catalog import Catalog
 from semantic_ids.codebook import Codebook
-from sidkit.clock import iso
+from sidkit.clock import from_us, iso
 from sidkit.errors import (
     ArtifactCorruptError,
     LifeCycleError,
@@ -148,6 +148,24 @@ def test_ages_and_gaps_are_taken_from_the_request_moment(finished: FinishedJob) 
 def test_a_moment_before_the_last_materialization_is_refused(finished: FinishedJob) -> None:
     with pytest.raises(TimeError, match="filled as of"):
         Scorer(finished.repo).score("u1", ["i1"], finished.facts["as_of_us"] - 1)
+
+
+def test_an_interval_that_ends_years_after_the_newest_row_refuses_no_request_after_that_row(
+    finished: FinishedJob, tmp_path: Path
+) -> None:
+    repo, as_of = copy_of(finished.repo, tmp_path / "repo"), finished.facts["as_of_us"]
+    store = open_store(repo)
+    # What `feast materialize-incremental 2030-01-01T00:00:00` notes.
+    for view in store.list_feature_views():
+        store.registry.apply_materialization(
+            view, store.project, from_us(as_of), from_us(as_of + 4000 * 86_400_000_000)
+        )
+    users, items = keys_of(repo)
+    np.testing.assert_array_equal(
+        Scorer(repo).score(users[0], items[:9], as_of), Scorer(finished.repo).score(users[0], items[:9], as_of)
+    )
+    with pytest.raises(TimeError, match=r"filled as of .*, its newest row, and cannot answer for"):
+        Scorer(repo).score(users[0], items[:9], as_of - 1)
 
 
 def test_no_candidates_and_unknown_rankers_are_refused(finished: FinishedJob) -> None:

@@ -152,7 +152,7 @@ def _refuse_stale(repo: Repo, codebook: str) -> None:
     from sidkit.errors import ArtifactMissingError
     from sidkit.tables import read_build, read_log
 
-    if read_build(repo)["log"] != read_log(repo).consumed:
+    if not read_log(repo).is_that_of(read_build(repo)["log"]):
         raise ArtifactMissingError(
             f"{repo.tables} was built before the last `sidkit data ingest`; run `sidkit tables build` and audit then"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,11 +11,12 @@ import numpy.typing as npt
 
 from ranking.artifact import Ranker
 from ranking.serving.features import OnlineFeatures
+from ranking.serving.newest import materialized_until, newest_row_us
 from semantic_ids.catalog import Catalog
 from semantic_ids.codebook import Codebook
 from semantic_ids.records import RankerRecord
 from sidkit.artifact import read_manifest
-from sidkit.clock import iso, to_us
+from sidkit.clock import iso
 from sidkit.config import content_hash
 from sidkit.errors import ServingError, SettingsChangedError, TimeError
 from sidkit.repo import Repo
@@ -57,7 +59,12 @@ class Scorer:
         self._store = open_store(repo)
         _refuse_other_features(self._store, self._ranker)
         self._features = OnlineFeatures(self._store, self.record.service, codebook)
-        self._known_until_us = _materialized_until(self._store, self.record.service)
+        self._tables = repo.tables
+        self._materialized_until_us = materialized_until(self._store, self.record.service)
+
+    @cached_property
+    def _newest_us(self) -> int:
+        return newest_row_us(self._store, self.record.service, self._tables)
 
     def score(self, user_id: str, item_ids: Sequence[str], at_us: int) -> npt.NDArray[np.float64]:
         """Click probabilities.
@@ -81,14 +88,15 @@ class Scorer:
         ServingError
             When there are no candidates.
         TimeError
-            When the moment lies before the last materialization: the online store knows no past.
+            When the moment lies before the newest row of the online store: it knows no past.
         """
         if not item_ids:
             raise ServingError("no candidates came; give at least one item id")
-        if at_us < self._known_until_us:
+        if at_us < self._materialized_until_us and at_us < self._newest_us:
             raise TimeError(
-                f"the online store was filled as of {iso(self._known_until_us)} and cannot answer for {iso(at_us)}; ask for "
-                "that moment or a later one (--at), or materialize as of an earlier one into a fresh online store"
+                f"the online store was filled as of {iso(self._newest_us)}, its newest row, and cannot answer for "
+                f"{iso(at_us)}; ask for that moment or a later one (--at), or materialize as of an earlier one into a fresh "
+                "online store"
             )
         config = self._ranker.config
         data = self._features.request(
@@ -147,12 +155,3 @@ def _refuse_other_features(store: FeatureStore, ranker: Ranker) -> None:
         raise ServingError(
             f"feature service {ranker.config.service} differs from what the ranker was trained on: {listed}"
         )
-
-
-def _materialized_until(store: FeatureStore, service_name: str) -> int:
-    ends = []
-    for projection in store.get_feature_service(service_name).feature_view_projections:
-        end = store.get_feature_view(projection.name).most_recent_end_time
-        if end is not None:
-            ends.append(to_us(end))
-    return max(ends, default=0)

@@ -47,17 +47,22 @@ def _remedy(name: str, newest_us: int, kind: pa.DataType | None) -> str:
     stored = kind.unit if kind is not None and pa.types.is_timestamp(kind) else "us"
     number = newest_us * _PER_SECOND[stored] // 10**6
     column = f'df["{name}"]'
+    integers = f'{column}.astype("int64")'
+    if kind is None or not pa.types.is_timestamp(kind):
+        integers = f'pd.to_datetime({column}, utc=True).astype("datetime64[us, UTC]").astype("int64")'
     unit = _unit_of(number)
     if unit is not None:
         return (
             f"The numbers look like {_NAMES[unit]} since 1970 that were taken for {_NAMES[stored]}. For example: "
-            f'{column} = pd.to_datetime({column}.astype("int64"), unit="{unit}", utc=True)'
+            f'{column} = pd.to_datetime({integers}, unit="{unit}", utc=True)'
         )
-    if 19_000_101 <= number <= 22_000_101:
-        return (
-            "The numbers look like dates written as YYYYMMDD. For example: "
-            f'{column} = pd.to_datetime({column}.astype("int64").astype(str), format="%Y%m%d", utc=True)'
-        )
+    # Parquet has no whole seconds: they come as milliseconds.
+    for factor, dates in ((1, integers), (1000, f"({integers} // 1000)")):
+        if number % factor == 0 and 19_000_101 <= number // factor <= 22_000_101:
+            return (
+                "The numbers look like dates written as YYYYMMDD. For example: "
+                f'{column} = pd.to_datetime({dates}.astype(str), format="%Y%m%d", utc=True)'
+            )
     unit = _unit_of(number * 1000)
     if unit is not None and stored != "ns":
         return (

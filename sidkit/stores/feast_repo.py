@@ -108,8 +108,9 @@ def materialize(repo: Repo, as_of_us: int, views: list[str] | None = None) -> di
     """Write the newest row of every key, as of a moment, to the online store.
 
     Feast's incremental materialization starts at the last end, so it misses rows that a late event rebuilt before it,
-    and its first run starts 52 weeks ago, so it misses older logs. This one always looks at the whole table. On the packed
-    online store columns go straight to rows (:mod:`sidkit.stores.packed_bulk`).
+    and its first run starts 52 weeks ago, so it misses older logs. This one always looks at the whole table, and takes rows
+    that left it out of the packed online store (:mod:`sidkit.tables.withdrawn`). On that store columns go straight to rows
+    (:mod:`sidkit.stores.packed_bulk`).
 
     Parameters
     ----------
@@ -126,13 +127,18 @@ def materialize(repo: Repo, as_of_us: int, views: list[str] | None = None) -> di
         Rows (keys) per view.
     """
     from sidkit.stores.packed_bulk import in_bulk
+    from sidkit.stores.withdrawn_rows import drop_withdrawn, outdate_withdrawn
+    from sidkit.tables.withdrawn import forget_withdrawn
 
     store = open_store(repo)
     names = views if views is not None else [view.name for view in store.list_feature_views()]
     names = [name for name in names if (repo.tables / f"{name}.parquet").exists()]
+    outdated = outdate_withdrawn(store, repo.tables, names)
     quiet = io.StringIO()
     with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet), in_bulk(store) as written:
         store.materialize(start_date=_BEGINNING, end_date=from_us(as_of_us), feature_views=names)
+    drop_withdrawn(store, outdated)
+    forget_withdrawn(repo.tables, names)
     return {name: written[name] if name in written else _keys(repo, name, as_of_us) for name in names}
 
 

@@ -27,6 +27,7 @@ from sidkit.stores.packed_layout import VERSION, Layout, layout_from_json
 
 FORMAT, LAYOUTS = '"packed:format"', '"packed:layouts"'
 _NEVER = -(2**63)  # a missing created time is older than any
+_OUTDATED_US = -1  # the event time of rows that any other may replace
 _INSERT_ROWS = 256
 _READ_VIEWS = 32  # SQLite joins at most 64 tables
 _READ_KEYS = (1, 8, 64, 512, 4096)  # a statement per size is prepared once; unused places are null and find nothing
@@ -236,6 +237,11 @@ class Reading:
             taken += part.fetchall()[:asked]
         return taken
 
+    def newest_us(self, view: str) -> int | None:
+        """The newest event time of a view, microseconds UTC; None where it has no row. It looks at every row."""
+        [newest] = self._opened.execute(f"SELECT max(event_us) FROM {table_of(view)}").fetchone()
+        return None if newest is None else int(newest)
+
     def keys(self, view: str) -> Iterator[bytes]:
         """The keys of all rows, in their order."""
         for (key,) in self._opened.execute(f"SELECT key FROM {table_of(view)} ORDER BY key"):
@@ -289,6 +295,17 @@ class Writing(Reading):
             self._opened.execute(_upsert(view, _INSERT_ROWS), list(chain.from_iterable(values)))
         rest = [(keys[row], events_us[row], created_us[row], rows[row]) for row in order[whole:]]
         self._opened.executemany(_upsert(view, 1), rest)
+
+    def outdate(self, view: str, keys: Sequence[bytes], events_us: Sequence[int]) -> None:
+        """Let any row replace those of these keys and event times; they stay until one does, or :meth:`drop_outdated`."""
+        self._opened.executemany(
+            f"UPDATE {table_of(view)} SET event_us = {_OUTDATED_US}, created_us = NULL WHERE key = ? AND event_us = ?",
+            zip(keys, events_us, strict=True),
+        )
+
+    def drop_outdated(self, view: str) -> None:
+        """Drop the outdated rows that no row replaced."""
+        self._opened.execute(f"DELETE FROM {table_of(view)} WHERE event_us = {_OUTDATED_US}")
 
     def drop(self, view: str) -> None:
         """Drop a view's table."""

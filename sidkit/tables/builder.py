@@ -20,9 +20,10 @@ from sidkit.clock import check_as_of, iso, present_us
 from sidkit.config import content_hash
 from sidkit.engine import connection, literal, quoted, set_variables
 from sidkit.errors import ArtifactCorruptError, ArtifactMissingError, SettingsChangedError, TimeError
-from sidkit.integrity import hashes_of, read_sealed, read_verified, replaced, write_sealed
+from sidkit.integrity import checked, hashes_of, read_sealed, read_verified, replaced, write_sealed
 from sidkit.repo import Repo
 from sidkit.tables.ingest import Log, read_log
+from sidkit.tables.withdrawn import withdraw
 
 TABLES = ("item_content", "item_stats", "user_history", "user_stats")
 """The tables that come from the log alone; ``item_sid_<codebook>`` comes from a codebook."""
@@ -99,9 +100,9 @@ def build_tables(
                 f"the tables hold rows up to {iso(before['as_of_us'])} and cannot go back to {iso(as_of_us)}; give a "
                 "later --as-of, or build them anew with `sidkit tables build --rebuild`"
             )
-        if as_of_us == before["as_of_us"] and before["log"] == log.consumed:
+        if as_of_us == before["as_of_us"] and log.is_that_of(before["log"]):
             return BuildReport(as_of_us, before["rows"], dict.fromkeys(before["rows"], 0), unchanged=True)
-    report = _build(repo, log, as_of_us, before, {"settings": stated, "generation": generation})
+    report = _build(repo, log, as_of_us, before, {"settings": stated, "generation": generation}, now)
     return replace(report, restarted=restarted)
 
 
@@ -169,7 +170,9 @@ def refuse_settings_of_artifacts(repo: Repo) -> None:
                 )  # fmt: skip
 
 
-def _build(repo: Repo, log: Log, as_of_us: int, before: dict[str, Any] | None, noted: dict[str, Any]) -> BuildReport:
+def _build(
+    repo: Repo, log: Log, as_of_us: int, before: dict[str, Any] | None, noted: dict[str, Any], now_us: int
+) -> BuildReport:
     time = repo.settings.time
     with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
         set_variables(
@@ -197,7 +200,9 @@ def _build(repo: Repo, log: Log, as_of_us: int, before: dict[str, Any] | None, n
                 if name == "item_content"
                 else _merge_by_restart(name, old, time.delay_us)
             )
-            rows[name], new[name] = _write(opened, name, merged, repo.tables / f"{name}.parquet", before)
+            opened.execute(f"CREATE OR REPLACE TEMP TABLE written AS {merged}")
+            _withdraw(opened, repo.tables, name, log, before, now_us)
+            rows[name], new[name] = _write(opened, name, repo.tables / f"{name}.parquet", before)
     files = hashes_of(repo.tables, [f"{name}.parquet" for name in TABLES])
     write_sealed(
         repo.tables / _MANIFEST,
@@ -347,10 +352,31 @@ def _merge_content(old: Path | None, modalities: list[str]) -> str:
     """
 
 
-def _write(
-    opened: duckdb.DuckDBPyConnection, name: str, query: str, path: Path, before: dict[str, Any] | None
-) -> tuple[int, int]:
-    opened.execute(f"CREATE OR REPLACE TEMP TABLE written AS {query}")
+def _withdraw(
+    opened: duckdb.DuckDBPyConnection, tables: Path, name: str, log: Log, before: dict[str, Any] | None, now_us: int
+) -> None:
+    """Note which rows the next table lacks though the last one had them; rows that are only ahead of ``as_of`` stay online."""
+    path = tables / f"{name}.parquet"
+    if not path.exists() or not _is_whole(path):
+        return  # what a damaged table had cannot be told
+    old = f"SELECT * FROM read_parquet({literal(path)}) AS old"
+    if before is None:
+        ahead = f"epoch_us(event_timestamp) > getvariable('as_of_us') AND epoch_us(event_timestamp) <= {now_us}"
+        withdraw(opened, tables, name, _key(name), f"{old} WHERE NOT ({ahead})")
+    elif log.lost_since(before["log"]) and name != "item_content":
+        withdraw(opened, tables, name, _key(name), f"{old} SEMI JOIN restart ON restart.entity_id = old.{_key(name)}")
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        checked(path)
+    except ArtifactCorruptError:
+        return False
+    return True
+
+
+def _write(opened: duckdb.DuckDBPyConnection, name: str, path: Path, before: dict[str, Any] | None) -> tuple[int, int]:
+    """Write the relation ``written`` where it differs from the table; returns its rows, and how many are new."""
     counts = opened.execute("SELECT count(*), count(*) FILTER (fresh) FROM written").fetchone() or (0, 0)
     if before is None or counts[1] or counts[0] != before["rows"][name]:
         with replaced(path, path.parent / _MANIFEST) as temporary:

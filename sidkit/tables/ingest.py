@@ -52,7 +52,7 @@ class Log:
 
     @property
     def consumed(self) -> dict[str, Any]:
-        """What a build notes of the log that it read, for :meth:`continues` and :meth:`since`."""
+        """What a build notes of the log that it read, for the methods below."""
         parts = [part["file"] for part in self.manifest["parts"]]
         return {"id": self.manifest.get("id"), "parts": parts, "mark": self.mark, "ingests": _ingests(self.manifest)}
 
@@ -61,10 +61,18 @@ class Log:
         known = consumed.get("id")
         return known in {None, self.manifest.get("id")} and _ingests(self.manifest) >= _ingests(consumed)
 
+    def is_that_of(self, consumed: dict[str, Any]) -> bool:
+        """Whether the log holds what a build noted, and nothing else."""
+        return all(consumed[name] == self.consumed[name] for name in ("parts", "mark"))
+
     def since(self, consumed: dict[str, Any]) -> tuple[Path, ...]:
         """The files whose rows came, or were taken out, after a build noted what it read."""
         entries = [*self.manifest["parts"], *self.manifest.get("removed", [])]
         return tuple(self.folder / entry["file"] for entry in entries if number_of(entry) >= _ingests(consumed))
+
+    def lost_since(self, consumed: dict[str, Any]) -> bool:
+        """Whether rows were taken out after a build noted what it read."""
+        return any(number_of(entry) >= _ingests(consumed) for entry in self.manifest.get("removed", []))
 
     @property
     def rows(self) -> int:

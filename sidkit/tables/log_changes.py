@@ -86,8 +86,7 @@ def compare(
             ON {_same("difference", "known", EVENT_KEY)}
         WHERE NOT fresh
     """)
-    if not keyed and not remove_vanished:
-        _merge_vanished(opened)
+    merged = 0 if keyed or remove_vanished else _merge_vanished(opened)
     kept = "" if remove_vanished else "WHERE cause <> 'vanished'"
     opened.execute(f"CREATE OR REPLACE TEMP TABLE removed AS SELECT * FROM gone {kept}")
     opened.execute(f"CREATE OR REPLACE TEMP VIEW added AS SELECT {_COLUMNS} FROM difference WHERE fresh")
@@ -97,18 +96,22 @@ def compare(
     return Changes(
         new=_count(opened, f"added ANTI JOIN replaced ON {_same('added', 'replaced', EVENT_KEY)}"),
         changed=_count(opened, "replaced"),
-        vanished=0 if remove_vanished else _count(opened, "gone WHERE cause = 'vanished'"),
+        vanished=0 if remove_vanished else merged + _count(opened, "gone WHERE cause = 'vanished'"),
         removed=_count(opened, f"(SELECT DISTINCT {_KEY} FROM removed WHERE cause <> 'replaced')"),
     )
 
 
-def _merge_vanished(opened: duckdb.DuckDBPyConnection) -> None:
-    """Let several rows of one event that the source no longer holds become one."""
-    repeated = f"(SELECT {_KEY} FROM gone WHERE cause = 'vanished' GROUP BY {_KEY} HAVING count(*) > 1) AS repeated"
+def _merge_vanished(opened: duckdb.DuckDBPyConnection) -> int:
+    """Let several rows of one event that the source no longer holds become one; returns how many such events there are."""
+    opened.execute(f"""
+        CREATE OR REPLACE TEMP TABLE repeated AS
+        SELECT {_KEY} FROM gone WHERE cause = 'vanished' GROUP BY {_KEY} HAVING count(*) > 1
+    """)
     same = _same("gone", "repeated", EVENT_KEY)
-    several = f"(SELECT {_COLUMNS} FROM gone SEMI JOIN {repeated} ON {same})"
+    several = f"(SELECT {_COLUMNS} FROM gone SEMI JOIN repeated ON {same})"
     opened.execute(f"INSERT INTO difference SELECT *, true FROM ({one_row_per_event(several)})")
-    opened.execute(f"UPDATE gone SET cause = 'replaced' FROM {repeated} WHERE {same}")
+    opened.execute(f"UPDATE gone SET cause = 'replaced' FROM repeated WHERE {same}")
+    return _count(opened, "repeated")
 
 
 def write_added(opened: duckdb.DuckDBPyConnection, path: Path) -> dict[str, Any] | None:

@@ -1,0 +1,56 @@
+"""Up to which moment an online store knows anything: a request before it cannot be answered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sidkit.clock import to_us
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+
+
+def newest_row_us(store: FeatureStore, service_name: str, tables: Path) -> int:
+    """The newest event time of a feature service's views in the online store, microseconds UTC; 0 where there is none.
+
+    Feast notes the end of each materialized interval, which may lie years after the newest row. On the packed store the
+    rows are asked; on others the rows of ``tables`` up to that end, which are what was materialized or newer.
+    """
+    newest = 0
+    for projection in store.get_feature_service(service_name).feature_view_projections:
+        view = store.get_feature_view(projection.name)
+        if view.most_recent_end_time is not None:
+            newest = max(newest, _newest_of(store, view, to_us(view.most_recent_end_time), tables))
+    return newest
+
+
+def materialized_until(store: FeatureStore, service_name: str) -> int:
+    """The latest end of the materialized intervals of a feature service's views, microseconds UTC; 0 where there is none."""
+    ends = [
+        store.get_feature_view(projection.name).most_recent_end_time
+        for projection in store.get_feature_service(service_name).feature_view_projections
+    ]
+    return max((to_us(end) for end in ends if end is not None), default=0)
+
+
+def _newest_of(store: FeatureStore, view: Any, end_us: int, tables: Path) -> int:
+    from sidkit.stores.packed_sqlite import PackedSqliteOnlineStore, view_id
+
+    online = store._get_provider().online_store
+    if isinstance(online, PackedSqliteOnlineStore):
+        with online.file(store.config).reading() as reading:
+            stored = view_id(store.config, view)
+            found = reading.newest_us(stored) if stored in reading.views() else None
+            return min(end_us, found or 0)
+    path = tables / f"{view.name}.parquet"
+    if not path.exists():
+        return end_us
+    import duckdb
+
+    with duckdb.connect() as opened:
+        row = opened.execute(
+            "SELECT max(epoch_us(event_timestamp)) FROM read_parquet($path) WHERE epoch_us(event_timestamp) <= $end",
+            {"path": str(path), "end": end_us},
+        ).fetchone()
+    return int(row[0]) if row and row[0] is not None else 0
