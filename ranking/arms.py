@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from ranking.control_codes import random_codes, shuffled_codes
 from ranking.features import Scaling, feature_names
@@ -22,8 +19,8 @@ from ranking.presets import ArmSpec, RankerSpec
 from ranking.streamed_set import StreamedSet
 from ranking.training_set import TrainingSet
 from sidkit.artifact import discard_damaged, written_before
-from sidkit.errors import ArtifactCorruptError
-from sidkit.files import read_json, written_beside
+from sidkit.files import read_json
+from sidkit.kept_table import read_kept_table, write_kept_table
 
 if TYPE_CHECKING:
     from ranking.artifact import Ranker, RankerConfig
@@ -206,7 +203,6 @@ def _told(
     return ArmResult(max(details["validation_auc"]), ranker.score(validation), ranker.score(test), name, details)
 
 
-_HASH = "sha256"
 FIRST_EPOCH = "test, first epoch"
 
 
@@ -221,15 +217,12 @@ def write_predictions(path: Path, result: ArmResult, facts: Mapping[str, Any] | 
             "probability": np.concatenate(list(parts.values())),
         }
     )
-    details = json.dumps({**result.details, **(facts or {})})
-    table = table.replace_schema_metadata({"details": details, _HASH: _digest(table, details)})
-    with written_beside(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+    write_kept_table(path, table, {**result.details, **(facts or {})})
 
 
 def read_predictions(path: Path, part: str = "test") -> npt.NDArray[np.float64]:
     """The predictions of an arm on one part, by default the test rows; none where the file lacks the part."""
-    table, _ = _read_kept(path)
+    table, _ = read_kept_table(path)
     table = table.filter(pc.equal(table.column("part"), part))
     found: npt.NDArray[np.float64] = table.column("probability").to_numpy()
     return found
@@ -237,27 +230,4 @@ def read_predictions(path: Path, part: str = "test") -> npt.NDArray[np.float64]:
 
 def read_details(path: Path) -> dict[str, Any]:
     """The facts that were kept with an arm's predictions."""
-    found: dict[str, Any] = json.loads(_read_kept(path)[1])
-    return found
-
-
-def _read_kept(path: Path) -> tuple[pa.Table, str]:
-    """Predictions and facts, compared with the hash that was kept with them."""
-    try:
-        table = pq.read_table(path)
-        metadata = table.schema.metadata or {}
-        details, stated = metadata[b"details"].decode(), metadata[_HASH.encode()].decode()
-        whole = stated == _digest(table, details)
-    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
-        raise ArtifactCorruptError(path, f"the predictions cannot be read ({error})") from error
-    if not whole:
-        raise ArtifactCorruptError(path, "the predictions differ from the SHA-256 that was kept with them")
-    return table, details
-
-
-def _digest(table: pa.Table, details: str) -> str:
-    """SHA-256 of predictions and their facts."""
-    digest = hashlib.sha256(details.encode())
-    digest.update("\n".join(table.column("part").to_pylist()).encode())
-    digest.update(np.ascontiguousarray(table.column("probability").to_numpy(), dtype="<f8").data)
-    return digest.hexdigest()
+    return read_kept_table(path)[1]

@@ -9,30 +9,25 @@ taken back by ``purge`` only: a view that vanished from the definitions would lo
 
 from __future__ import annotations
 
-import contextlib
 import re
-import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import sqlalchemy as sa
 
 from semantic_ids.records import CodebookRecord, Definitions, RankerRecord
+from semantic_ids.witness import names_in, write_names
 from sidkit.config import content_hash
 from sidkit.errors import (
-    ArtifactCorruptError,
     CatalogLostError,
     CatalogUnreachableError,
     ConfigError,
     LifeCycleError,
-    StorageError,
     UnknownVersionError,
 )
-from sidkit.integrity import read_sealed, say_discarded, write_sealed
 from sidkit.repo import Repo
 from sidkit.sqlite_url import absolute_url
 from sidkit.stores.registry_path import refuse_copied_registry
@@ -40,8 +35,6 @@ from sidkit.stores.registry_path import refuse_copied_registry
 STATES = ("fitting", "fitted", "published", "serving", "retired", "purged")
 OWNER = "sidkit"
 
-_NAMES = "names"
-_VIEW = "item_sid_"
 _SERVICE_PARTS = ("_user", "_item", "_content")
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _metadata = sa.MetaData()
@@ -101,7 +94,7 @@ class Catalog:
         """
         shown = _hidden(repo.settings.catalog.url)
         # Files before rows: the catalogue commits first, so that it knows whatever they know, also while a writer works.
-        on_disk, witnessed = _on_disk(repo), _names_in(repo.defined)
+        on_disk, witnessed = _on_disk(repo), names_in(repo.defined)
         try:
             url = absolute_url(repo.settings.catalog.url, repo.path)
             shown = url.render_as_string(hide_password=True)
@@ -192,7 +185,7 @@ class Catalog:
         The name is also written beside the catalogue: one that is put back from an old copy would not know it.
         """
         self._set_codebook(name, defined=True)
-        _write_names(self._witness, _names_in(self._witness) | {name})
+        write_names(self._witness, names_in(self._witness) | {name})
 
     def set_state(self, name: str, state: str) -> None:
         """Commit a step of a codebook's life; promoting one takes the place of the serving one."""
@@ -200,8 +193,8 @@ class Catalog:
         if state == "purged":
             values["defined"] = False
         self._set(_codebooks, name, values, instead="published")
-        if state == "purged" and name in _names_in(self._witness):
-            _write_names(self._witness, _names_in(self._witness) - {name})
+        if state == "purged" and name in names_in(self._witness):
+            write_names(self._witness, names_in(self._witness) - {name})
 
     def _set_codebook(self, name: str, **values: object) -> None:
         self._set(_codebooks, name, values, instead=None)
@@ -339,36 +332,6 @@ def read_definitions(repo_path: Path) -> Definitions:
 def table_path(repo: Repo, name: str) -> Path:
     """The table of a codebook's codes."""
     return repo.tables / f"item_sid_{name}.parquet"
-
-
-def _names_in(witness: Path) -> set[str]:
-    """The names in ``defined.json``; where it is damaged, those of the views in the registry beside it."""
-    if not witness.exists():
-        return set()
-    try:
-        return set(read_sealed(witness)[_NAMES])
-    except (ArtifactCorruptError, KeyError):
-        say_discarded(witness, "the list of defined codebooks is damaged")
-        names = _names_in_registry(witness.with_name("registry.sqlite"))
-        with contextlib.suppress(OSError, StorageError):  # a reader may have no right to write
-            _write_names(witness, names)
-        return names
-
-
-def _write_names(witness: Path, names: set[str]) -> None:
-    write_sealed(witness, {_NAMES: sorted(names)})
-
-
-def _names_in_registry(registry: Path) -> set[str]:
-    """Codebooks whose views a SQLite registry holds; none where it is another kind of registry."""
-    if not registry.is_file():
-        return set()
-    with contextlib.closing(sqlite3.connect(f"file:{quote(str(registry))}?mode=ro", uri=True)) as opened:
-        try:
-            views = [str(row[0]) for row in opened.execute("SELECT feature_view_name FROM feature_views")]
-        except sqlite3.DatabaseError:
-            return set()
-    return {view.removeprefix(_VIEW) for view in views if view.startswith(_VIEW)}
 
 
 def _on_disk(repo: Repo) -> set[str]:

@@ -27,6 +27,7 @@ def mount(app: typer.Typer) -> None:
     app.add_typer(tables_app, name="tables")
     app.command()(doctor)
     app.command()(apply)
+    app.command("upgrade")(upgrade_)
     app.command("materialize")(materialize_)
 
 
@@ -227,6 +228,20 @@ def apply(repo: RepoOption = Path()) -> None:
     opened = Repo.open(repo)
     with opened.locked():
         typer.echo(apply_repo(opened).strip())
+
+
+def upgrade_(repo: RepoOption = Path()) -> None:
+    """Migrate a repo whose files an older release wrote; run again, it changes nothing."""
+    from sidkit.repo import Repo
+    from sidkit.repo_format import FORMAT
+    from sidkit.upgrade import upgrade
+
+    opened = Repo.open(repo, any_format=True)
+    with opened.locked():
+        done = upgrade(opened)
+    for line in done:
+        typer.echo(line)
+    typer.echo(f"{opened.path}: format {FORMAT}{'' if done else ', nothing to do'}")
 
 
 def materialize_(

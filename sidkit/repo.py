@@ -17,6 +17,7 @@ from pathlib import Path
 from sidkit.config import Settings
 from sidkit.errors import RepoError, RepoLockedError
 from sidkit.files import remove_leftovers, written_beside
+from sidkit.repo_format import keep_format, refuse_other_format, write_format
 
 SETTINGS_FILE = "sidkit.toml"
 FEAST_FILE = "feature_store.yaml"
@@ -46,13 +47,20 @@ class Repo:
     path: Path
 
     @classmethod
-    def open(cls, path: Path | str) -> Repo:
+    def open(cls, path: Path | str, *, any_format: bool = False) -> Repo:
         """Open an existing repo.
+
+        Parameters
+        ----------
+        path : Path or str
+            Its folder.
+        any_format : bool
+            Accept one whose files another release wrote (``sidkit upgrade``).
 
         Raises
         ------
         RepoError
-            When the folder is no sidkit repo.
+            When the folder is no sidkit repo, or its files have another format than this release reads.
         """
         folder = Path(path).expanduser().resolve()
         for name in (FEAST_FILE, SETTINGS_FILE):
@@ -61,6 +69,8 @@ class Repo:
                     f"{folder} is no sidkit repo: {name} is missing. Give its path with --repo, or write a fresh one "
                     f"with `sidkit init {path}`."
                 )
+        if not any_format:
+            refuse_other_format(folder)
         return cls(folder)
 
     @cached_property
@@ -134,6 +144,7 @@ class Repo:
             file.flush()
             remove_leftovers(self.data)
             remove_leftovers(self.path / "artifacts")
+            keep_format(self.path)
             yield
 
 
@@ -180,6 +191,7 @@ def init_repo(
             text = _set(text, "conversions", "true" if conversions else "false")
         with written_beside(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
+    write_format(folder)
     return Repo.open(folder)
 
 

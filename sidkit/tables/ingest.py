@@ -211,7 +211,7 @@ def _ingest(
         "tables": [asdict(report) for report in valid.reports],
         "vanished": changes.vanished,
     }
-    write_sealed(repo.log / _MANIFEST, {**manifest, "files": hashes_of(repo.log, _listed(manifest))})
+    write_sealed(repo.log / _MANIFEST, {**manifest, "files": hashes_of(repo.log, listed_files(manifest))})
     _remove_unlisted(repo.log, manifest)
     rows = sum(entry["rows"] for entry in parts)
     return IngestReport(
@@ -289,7 +289,7 @@ def _merge_snapshot(
 
 def _remove_unlisted(folder: Path, manifest: dict[str, Any]) -> None:
     """Remove parts and snapshots that the manifest does not list any more, or never did."""
-    listed = set(_listed(manifest))
+    listed = set(listed_files(manifest))
     for file in (*folder.glob("*.parquet"), *(folder / _PARTS).glob("*.parquet")):
         if file.relative_to(folder).as_posix() not in listed:
             remove(file)
@@ -301,7 +301,7 @@ def _next_number(folder: Path) -> int:
     return max(numbers, default=-1) + 1
 
 
-def _listed(manifest: dict[str, Any]) -> list[str]:
+def listed_files(manifest: dict[str, Any]) -> list[str]:
     """The files of a log, relative to its folder."""
     parts = [f"{_PARTS}/{entry['file']}" for entry in (*manifest["parts"], *manifest.get("removed", []))]
     return parts + [snapshot["file"] for snapshot in manifest["snapshots"].values()]
