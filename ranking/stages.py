@@ -153,6 +153,7 @@ def _recorded(path: Path) -> dict[str, Any]:
 
 def _verify(file: Path) -> None:
     """Compare what lies at a path with the manifest that lists it."""
+    file = file.resolve()
     if file.is_dir():
         read_verified(file / MANIFEST)
     elif file.name == MANIFEST and file.parent.parent.parent.name == "artifacts":

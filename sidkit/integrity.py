@@ -62,8 +62,10 @@ def read_sealed(path: Path) -> dict[str, Any]:
     Raises
     ------
     ArtifactCorruptError
-        When it is no JSON object, or its content differs from its hash.
+        When it is missing, no JSON object, or its content differs from its hash.
     """
+    if not path.is_file():
+        raise ArtifactCorruptError(path, "the file is missing")
     manifest = read_json(path)
     if not isinstance(manifest, dict) or MANIFEST_HASH not in manifest:
         raise ArtifactCorruptError(path, "it holds no hash of its own content")
@@ -183,12 +185,12 @@ def read_verified(path: Path, names: Sequence[str] | None = None) -> dict[str, A
         See :func:`read_sealed` and :func:`verify`.
     """
     while True:
-        before = _state(path)
+        before = _state(path) if path.is_file() else None
         manifest = read_sealed(path)
         try:
             verify(path.parent, manifest, names)
         except (ArtifactCorruptError, FileNotFoundError):
-            if _state(path) == before:
+            if path.is_file() and _state(path) == before:
                 raise
         else:
             return manifest

@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
-from typing import Any
 
 from sidkit.errors import ArtifactCorruptError, RepoError
-from sidkit.files import read_json, write_json
-from sidkit.integrity import MANIFEST, MANIFEST_HASH
+from sidkit.files import read_json
+from sidkit.integrity import MANIFEST, MANIFEST_HASH, read_sealed, write_sealed
 
 FORMAT = 2
 """2: manifests hold hashes, the record of stages and the kept tables too."""
@@ -18,14 +18,28 @@ _WITHOUT_NUMBER = 1
 
 
 def format_of(repo: Path) -> int:
-    """The format of the repo in a folder; a number that cannot be read counts as the oldest."""
+    """The format of the repo in a folder.
+
+    Raises
+    ------
+    ArtifactCorruptError
+        When the number cannot be read.
+    """
     path = _path(repo)
     if not path.is_file():
         return _WITHOUT_NUMBER if _has_old_files(repo) else FORMAT
     try:
-        stated: Any = read_json(path)
-        return int(stated["format"])
-    except (ArtifactCorruptError, KeyError, TypeError, ValueError):
+        return int(read_sealed(path)["format"])
+    except (ArtifactCorruptError, KeyError, TypeError, ValueError) as error:
+        problem = error.problem if isinstance(error, ArtifactCorruptError) else "it states no format"
+        raise ArtifactCorruptError(path, problem, f"run `sidkit upgrade --repo {shlex.quote(str(repo))}`") from error
+
+
+def format_to_upgrade(repo: Path) -> int:
+    """The format from which a repo has to be migrated; the oldest where the number cannot be read."""
+    try:
+        return format_of(repo)
+    except ArtifactCorruptError:
         return _WITHOUT_NUMBER
 
 
@@ -36,11 +50,14 @@ def refuse_other_format(repo: Path) -> None:
     ------
     RepoError
         Naming the command that migrates it.
+    ArtifactCorruptError
+        When the number cannot be read.
     """
     found = format_of(repo)
     if found < FORMAT:
         raise RepoError(
-            f"{repo} has files of format {found} and this release reads format {FORMAT}; run `sidkit upgrade --repo {repo}`"
+            f"{repo} has files of format {found} and this release reads format {FORMAT}; run "
+            f"`sidkit upgrade --repo {shlex.quote(str(repo))}`"
         )
     if found > FORMAT:
         raise RepoError(
@@ -51,12 +68,12 @@ def refuse_other_format(repo: Path) -> None:
 
 def write_format(repo: Path, number: int = FORMAT) -> None:
     """Write the number in one rename."""
-    write_json(_path(repo), {"format": number})
+    write_sealed(_path(repo), {"format": number})
 
 
 def keep_format(repo: Path) -> None:
     """Write the number where it is missing and nothing in the repo is older."""
-    if not _path(repo).is_file() and format_of(repo) == FORMAT:
+    if not _path(repo).is_file() and not _has_old_files(repo):
         write_format(repo)
 
 

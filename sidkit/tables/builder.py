@@ -146,7 +146,7 @@ def _next_generation(repo: Repo) -> int:
     for path in (repo.tables / _MANIFEST, *repo.tables.glob("item_sid_*.json")):
         try:
             known.append(int(read_sealed(path)["generation"]))
-        except (ArtifactCorruptError, FileNotFoundError, KeyError):
+        except (ArtifactCorruptError, KeyError):
             continue  # damaged: this build makes it anew, or the next refresh does
     return max(known) + 1
 
@@ -162,7 +162,10 @@ def refuse_settings_of_artifacts(repo: Repo) -> None:
     stated = repo.settings.feature_settings()
     for folder in (repo.codebooks, repo.rankers):
         for path in sorted(folder.glob("*/manifest.json")):
-            made_with = read_manifest(path.parent, verify=False).get("feature_settings")
+            try:
+                made_with = read_manifest(path.parent, verify=False).get("feature_settings")
+            except ArtifactCorruptError:
+                continue  # nothing is served with it until it is made anew, from these settings
             if made_with is not None and content_hash(made_with) != content_hash(stated):
                 raise SettingsChangedError(
                     f"{path.parent.name} in {path.parent.parent.name}", changed_settings(made_with, stated),

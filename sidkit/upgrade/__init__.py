@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from sidkit.errors import RepoError
 from sidkit.repo import Repo
-from sidkit.repo_format import FORMAT, format_of, write_format
+from sidkit.repo_format import FORMAT, format_to_upgrade, write_format
 from sidkit.upgrade.codes import seal_codes
 from sidkit.upgrade.defined import seal_defined
 from sidkit.upgrade.log import seal_log
@@ -61,10 +61,12 @@ def upgrade(repo: Repo) -> list[str]:
     RepoError
         When a later release wrote the repo.
     """
-    began = format_of(repo.path)
+    began = format_to_upgrade(repo.path)
     if began > FORMAT:
         raise RepoError(f"{repo.path} has format {began}, later than this release's {FORMAT}; install a later release")
     done: list[str] = []
+    if began < FORMAT:
+        write_format(repo.path, began)  # one that is killed is known to be unfinished
     for number in range(began + 1, FORMAT + 1):
         for step in STEPS:
             if step.to == number:

@@ -8,7 +8,7 @@ It was made once per format, with the package of that time; never make an existi
 formats only, so that it runs with any version.
 
 ``repo.tar.xz`` holds ``repo/`` (log of two parts, rejects, tables, labelled rows, catalogue, registry, online store, codebook,
-two rankers, a run with its frame, predictions and verdict), ``source/`` and ``frozen.toml``; ``expected.json`` holds codes,
+two rankers, a run of ``frozen.toml`` with its frame, predictions and verdict) and ``source/``; ``expected.json`` holds codes,
 scores, the verdict, and a part of a point-in-time frame.
 """
 
@@ -45,8 +45,11 @@ def make(out: Path) -> None:
             lock.unlink()
         out.mkdir(parents=True, exist_ok=True)
         with tarfile.open(out / "repo.tar.xz", "w:xz", preset=9) as archive:
-            for file in sorted(path for path in root.rglob("*") if path.is_file() and "tmp" not in path.parts[-3:]):
-                archive.add(file, file.relative_to(root).as_posix(), filter=_anonymous)
+            names = [path.relative_to(root) for path in root.rglob("*") if path.is_file()]
+            for name in sorted(
+                name for name in names if name.parts[0] in {"repo", "source"} and "tmp" not in name.parts
+            ):
+                archive.add(root / name, name.as_posix(), filter=_anonymous)
         text = json.dumps(expected, sort_keys=True, separators=(",", ":")) + "\n"
         (out / "expected.json").write_text(text, encoding="utf-8")
 
