@@ -48,8 +48,9 @@ READING = (
 ELSEWHERE = {
     "init": "test_repo.py", "data check": "writes rejects only", "data synthetic": "one rename: test_synthetic.py",
     "codebooks sweep": "writes nothing: test_sweep.py", "run": "test_job.py: killed at every stage",
-    "frame": "one rename, outside the repo", "score": "reads", "upgrade": "test_upgrade.py: killed after every step", "ranker promote": "test_job.py", "ranker evaluate": "reads",
+    "frame": "one rename, outside the repo", "score": "reads", "ranker promote": "test_job.py", "ranker evaluate": "reads",
     "ranker compare": "test_comparison.py: killed twice", "leakage": "reads",
+    "upgrade": "test_upgrade.py: killed after every step",
 }  # fmt: skip
 """Commands that are no part of the life here, and why."""
 CATALOGUE, REGISTRY = "commit catalog.sqlite", "commit registry.sqlite"

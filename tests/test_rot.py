@@ -9,10 +9,13 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from frozen_repo import PRESET, Answer, ask, ask_well, expected, frame, score, usable
+from ranking.arms import ArmResult, read_predictions, write_predictions
+from ranking.presets import RankerSpec
 from sidkit.errors import ArtifactCorruptError
 from sidkit.integrity import checked
 
@@ -257,3 +260,23 @@ def test_a_reader_beside_a_writer_accepts_the_old_file_and_the_new_one(tmp_path:
     path.write_bytes(b"bad")
     with pytest.raises(ArtifactCorruptError):
         checked(path)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_damaged_unit_of_a_comparison_is_not_believed(
+    tmp_path: Path, seed: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ranking.comparison.units import Plan, Unit
+
+    unit = Unit("A0", 0, 0, "frame", "mark")
+    plan = Plan(tmp_path, tmp_path, RankerSpec(), {}, {}, (unit,))
+    kept = np.random.default_rng(seed).random(50)
+    write_predictions(plan.path(unit), ArmResult(0.5, kept[:20], kept[20:], None, {"loss": 1.5}), {"mark": "mark"})
+    assert plan.details(unit) == {"loss": 1.5, "mark": "mark"}
+    flip(plan.path(unit), seed)
+    told = plan.details(unit)
+    if told is None:
+        assert DISCARDED in capsys.readouterr().err and not plan.path(unit).exists()
+    else:
+        assert told == {"loss": 1.5, "mark": "mark"}
+        assert read_predictions(plan.path(unit)).tolist() == kept[20:].tolist()
