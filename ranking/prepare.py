@@ -32,6 +32,7 @@ from sidkit.config import content_hash, resolved_url
 from sidkit.datasets.user_sample import thin_by_user
 from sidkit.engine import connection, literal, quoted
 from sidkit.errors import ConfigError, RepoError
+from sidkit.integrity import checked
 from sidkit.repo import SETTINGS_FILE, Repo, init_repo
 from sidkit.tables import build_tables, ingest, must_read_again, read_log
 from sidkit.tables.labelled_rows import RowSample, SampledWindow, build_labelled_rows
@@ -377,7 +378,7 @@ def _content_mark(repo: Repo, until_us: int) -> str:
     with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
         row = opened.execute(
             f"SELECT count(*), bit_xor(hash(item_id, event_timestamp, {columns})) "
-            f"FROM read_parquet({literal(repo.tables / 'item_content.parquet')}) "
+            f"FROM read_parquet({literal(checked(repo.tables / 'item_content.parquet'))}) "
             f"WHERE epoch_us(event_timestamp) <= {until_us}"
         ).fetchone()
     return str(row)

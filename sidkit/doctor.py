@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sidkit.errors import ContractError, DefinitionsError
+from sidkit.integrity import checked
 from sidkit.stores.key_types import is_text, is_time
 from sidkit.stores.source_parts import Part, SourceParts, parquet_files
 
@@ -322,7 +323,7 @@ def _wide_beside_null(files: list[Path], column: str) -> bool:
     """Whether a column holds a null in one row and a number beyond 2^53 in another."""
     null, wide = False, False
     for path in files:
-        with pq.ParquetFile(path) as opened:
+        with pq.ParquetFile(checked(path)) as opened:
             place = opened.schema_arrow.get_field_index(column)
             metadata = opened.metadata
             if metadata.num_columns != len(opened.schema_arrow):  # nested columns shift the places

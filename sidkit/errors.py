@@ -127,15 +127,25 @@ class ArtifactMissingError(ArtifactError):
 
 
 class ArtifactCorruptError(ArtifactError):
-    """A file of an artefact differs from its manifest."""
+    """A file that the kit wrote is damaged or was edited: it differs from its manifest, or cannot be read.
 
-    def __init__(self, path: Path, problem: str) -> None:
+    Parameters
+    ----------
+    path : Path
+        The file or the folder.
+    problem : str
+        What is wrong with it.
+    remedy : str, optional
+        What makes it anew, as an imperative; by default :func:`sidkit.remedies.remedy` says it.
+    """
+
+    def __init__(self, path: Path, problem: str, remedy: str | None = None) -> None:
+        from sidkit.remedies import remedy as remedy_of
+
         self.path = path
         self.problem = problem
-        super().__init__(
-            f"{path}: {problem}. Artefacts are immutable; restore the folder from a copy, or delete it and make the "
-            "artefact again under a new name."
-        )
+        self.remedy = remedy_of(path) if remedy is None else remedy
+        super().__init__(f"{path}: {problem}. To repair it, {self.remedy}.")
 
 
 class CatalogError(SidkitError):

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sidkit.errors import StorageError
+from sidkit.errors import ArtifactCorruptError, StorageError
 
 _LEFTOVER = ".writing-"
 _FULL = ("No space left", "File too large", "Disk quota")
@@ -112,8 +112,17 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Read a JSON file that the kit wrote.
+
+    Raises
+    ------
+    ArtifactCorruptError
+        When it is no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # bad JSON and bad UTF-8 are both ValueErrors
+        raise ArtifactCorruptError(path, f"it cannot be read as JSON ({error})") from error
 
 
 def sha256(path: Path) -> str:

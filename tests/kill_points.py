@@ -44,8 +44,8 @@ class Points:
     root : Path
         Only what lies under it counts.
     at : int, str or None
-        The point to die at, by its number or its name. Without one every file is looked after: ``gaps`` lists those that changed between two points,
-        and not at one.
+        The point to die at, by its number or its name. Without one every file is looked after: ``gaps`` lists those that
+        changed between two points, and not at one.
     """
 
     def __init__(self, root: Path, at: int | str | None = None) -> None:

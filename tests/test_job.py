@@ -169,7 +169,7 @@ def files_of(repo: Repo) -> dict[str, tuple[int, int]]:
     if not recorded.exists():
         return {}
     found: dict[str, tuple[int, int]] = {}
-    for stage in json.loads(recorded.read_text()).values():
+    for stage in json.loads(recorded.read_text())["stages"].values():
         for name in stage["files"]:
             path = (recorded.parent / name).resolve()
             for file in [path, *path.rglob("*")] if path.is_dir() else [path]:
