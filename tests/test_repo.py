@@ -38,7 +38,7 @@ def test_a_fresh_repo_holds_the_template_and_its_own_settings(tmp_path: Path, th
     repo = init_repo(
         folder, source_url="/data/log", modalities=("text", "image"), feedback="positives_only", conversions=True
     )
-    assert set(contents(folder)) == TEMPLATE
+    assert set(contents(folder)) == TEMPLATE | {"data/format.json"}
     source = Repo.open(folder).settings.source
     assert (source.url, source.modalities) == ("/data/log", ("text", "image"))
     assert (source.feedback, source.conversions) == ("positives_only", True)
