@@ -323,8 +323,9 @@ COMMANDS = (
 
 
 def draw_arguments(draw: random.Random, place: Place) -> Arguments:
-    """One command line."""
-    command = draw.choices(COMMANDS, [command.weight for command in COMMANDS])[0]
+    """One command line; on a repo that is only read, of a command that only reads."""
+    offered = [command for command in COMMANDS if command.reads or REPO not in command.required or not place.ready]
+    command = draw.choices(offered, [command.weight for command in offered])[0]
     while True:
         found = _drawn(draw, place, command)
         if not command.heavy or found.tag == BAD:

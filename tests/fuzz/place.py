@@ -79,6 +79,8 @@ class Place:
     """The folders of one worker: ``root`` holds all that cases may write."""
 
     folder: Path
+    ready: Path | None = None
+    """A finished repo that cases only read, in place of one of its own."""
     answers: Answers = field(init=False)
 
     @property
@@ -87,7 +89,7 @@ class Place:
 
     @property
     def repo(self) -> Path:
-        return self.root / "here" / "deep" / "repo"
+        return self.ready or self.root / "here" / "deep" / "repo"
 
     @property
     def source(self) -> Path:
@@ -109,7 +111,7 @@ class Place:
         """Make the repo and learn its answers; ``finished=False`` makes the folders only."""
         for folder in (self.root, self.kept):
             shutil.rmtree(folder, ignore_errors=True)
-        self.repo.parent.mkdir(parents=True)
+        (self.root / "here" / "deep").mkdir(parents=True)
         self.preset.write_text(PRESET)
         if finished:
             forked(self._write_source, 120)
@@ -117,7 +119,7 @@ class Place:
             shutil.copytree(self.repo, self.kept, copy_function=shutil.copy2)
         self.restore(repo=finished)
         if finished:
-            self.answers = forked(self._learn, 120)
+            self.answers = forked(self.learn, 120)
             self.restore()
 
     def restore(self, *, repo: bool = True) -> None:
@@ -170,7 +172,8 @@ class Place:
                     )
             pq.write_table(table, self.source / f"{name}.parquet")
 
-    def _learn(self) -> Answers:
+    def learn(self) -> Answers:
+        """Ask the undamaged repo everything that cases compare with."""
         from ranking.artifact import Ranker
         from ranking.training_set import build_training_set, read_rows
         from semantic_ids.catalog import Catalog
@@ -180,7 +183,7 @@ class Place:
 
         repo = Repo.open(self.repo)
         record = Catalog.open(repo).serving_ranker()
-        log = pq.read_table(self.source / "interactions.parquet", columns=["timestamp"]).column("timestamp")
+        log = pq.read_table(repo.labelled_rows, columns=["event_timestamp"]).column("event_timestamp")
         times = log.cast(pa.int64()).to_numpy()
         pool = draw_pool(max(record.fit_end_us, int(np.quantile(times, 0.9))), int(times.max()))
         path = self.folder / "pool.parquet"
@@ -189,6 +192,7 @@ class Place:
         done = self.command("frame", "--repo", self.repo, "--rows", path, "--out", out)
         assert done.ok, done
         rows = read_rows(path)
+        rows = rows.take(np.arange(len(rows)))  # a copy: the file's own arrays cannot be written
         ranker = Ranker.load(repo.rankers / record.name)
         data = build_training_set(
             open_store(repo), record.service, Codebook.load(repo.codebooks / record.codebook), rows,

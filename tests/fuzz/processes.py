@@ -16,7 +16,7 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -147,9 +147,26 @@ def _text(stream: io.TextIOWrapper) -> str:
     return held.getvalue().decode("utf-8", "replace")
 
 
+_isolated = True
+
+
+@contextlib.contextmanager
+def without_forks() -> Iterator[None]:
+    """Let commands run in this process: for a test runner, whose process has used the thread pools of libraries."""
+    global _isolated  # noqa: PLW0603
+    _isolated = False
+    try:
+        yield
+    finally:
+        _isolated = True
+
+
 def command(*arguments: object, cwd: Path | None = None, tmp: Path | None = None, cpu: int = CPU_SECONDS) -> Ran:
     """``sidkit ARGUMENTS`` in a process of its own."""
     told = tuple(map(str, arguments))
+    if not _isolated:
+        with contextlib.chdir(cwd or Path.cwd()):
+            return in_process(told)
 
     def work() -> Ran:
         enter(cwd, tmp)

@@ -125,9 +125,11 @@ def odd_column(draw: random.Random, folder: Path, stored: Stored) -> None:
         held = pq.read_table(file)
         if name in held.column_names:
             return
+        kept = file.read_bytes()
         try:
             pq.write_table(held.append_column(name, values(len(held))), file)
-        except (pa.ArrowException, ValueError):
+        except (pa.ArrowException, ValueError):  # a file cannot hold that type
+            file.write_bytes(kept)
             return
     note = f"{table} with a column {name[:40]!r} of {values(1).type}"
     stored.did.append(note)
