@@ -28,6 +28,7 @@
     ├── EvaluationError             data on which nothing can be measured
     ├── ServingError                a request that cannot be answered
     ├── OnlineStoreError            an online store that cannot be read or written
+    ├── MemoryLimitError            DuckDB reached its memory limit
     └── StorageError                the disk refused a write
 
 Each says what came, what is needed and how to mend it; the same facts are attributes.
@@ -252,6 +253,18 @@ class ServingError(SidkitError):
 
 class OnlineStoreError(SidkitError):
     """An online store that cannot be read or written."""
+
+
+class MemoryLimitError(SidkitError):
+    """DuckDB reached its memory limit and could not spill."""
+
+    def __init__(self, what: str, limit: str, cause: str) -> None:
+        self.what = what
+        self.limit = limit
+        super().__init__(
+            f"{what} needs more memory than engine.memory_limit allows, which is {limit} ({cause}). Raise engine.memory_limit "
+            "in sidkit.toml, or lower engine.threads, which each hold a part of it"
+        )
 
 
 class StorageError(SidkitError):

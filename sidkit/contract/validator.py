@@ -18,7 +18,7 @@ from sidkit.contract.rows import REASON, check_columns, normalise
 from sidkit.contract.schemas import INTERACTIONS, ITEMS, Table, with_modalities
 from sidkit.contract.shares import with_shares
 from sidkit.contract.units import refuse_wrong_units
-from sidkit.engine import literal, quoted
+from sidkit.engine import literal, quoted, working_on
 from sidkit.errors import ContractError, RejectedRowsError, TableSchemaError
 from sidkit.files import written_beside
 
@@ -111,7 +111,8 @@ def validate(
             )
             refuse_wrong_units(opened, table, source.columns(table.name), now)
             query = classify(columns, settings, work, now)
-            reports.append(_split(opened, table, query, work / f"{table.name}.parquet", rejects))
+            with working_on(f"checking the table {table.name}"):
+                reports.append(_split(opened, table, query, work / f"{table.name}.parquet", rejects))
         reports = with_shares(opened, reports, work, settings)
         report(reports)
         _check_shares(reports, settings)

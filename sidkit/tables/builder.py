@@ -18,7 +18,7 @@ import duckdb
 from sidkit.artifact import read_manifest
 from sidkit.clock import check_as_of, iso, present_us
 from sidkit.config import content_hash
-from sidkit.engine import connection, literal, quoted, set_variables
+from sidkit.engine import connection, literal, quoted, set_variables, working_on
 from sidkit.errors import ArtifactCorruptError, ArtifactMissingError, SettingsChangedError, TimeError
 from sidkit.integrity import checked, hashes_of, read_sealed, read_verified, replaced, write_sealed
 from sidkit.repo import Repo
@@ -194,18 +194,19 @@ def _build(
         rows, new = {}, {}
         for name in TABLES:
             old = repo.tables / f"{name}.parquet" if before else None
-            if name.endswith("_stats"):
-                _prepare_counts(opened, name.removesuffix("_stats"), old, before, time.delay_us, time.cadence_us)
-            elif name == "user_history":
-                _prepare_history(opened, before, time.delay_us)
-            merged = (
-                _merge_content(old, noted["settings"]["source.modalities"])
-                if name == "item_content"
-                else _merge_by_restart(name, old, time.delay_us)
-            )
-            opened.execute(f"CREATE OR REPLACE TEMP TABLE written AS {merged}")
-            _withdraw(opened, repo.tables, name, log, before, now_us)
-            rows[name], new[name] = _write(opened, name, repo.tables / f"{name}.parquet", before)
+            with working_on(f"building the table {name}"):
+                if name.endswith("_stats"):
+                    _prepare_counts(opened, name.removesuffix("_stats"), old, before, time.delay_us, time.cadence_us)
+                elif name == "user_history":
+                    _prepare_history(opened, before, time.delay_us)
+                merged = (
+                    _merge_content(old, noted["settings"]["source.modalities"])
+                    if name == "item_content"
+                    else _merge_by_restart(name, old, time.delay_us)
+                )
+                opened.execute(f"CREATE OR REPLACE TEMP TABLE written AS {merged}")
+                _withdraw(opened, repo.tables, name, log, before, now_us)
+                rows[name], new[name] = _write(opened, name, repo.tables / f"{name}.parquet", before)
     files = hashes_of(repo.tables, [f"{name}.parquet" for name in TABLES])
     write_sealed(
         repo.tables / _MANIFEST,
