@@ -94,7 +94,7 @@ def test_a_killed_init_can_be_repeated(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(RepoError, match=r"is no sidkit repo: .* is missing.*sidkit init"):
         Repo.open(tmp_path / "repo")
     init(tmp_path / "repo")
-    assert set(contents(tmp_path / "repo")) == TEMPLATE
+    assert set(contents(tmp_path / "repo")) == TEMPLATE | {"data/format.json"}
 
 
 def test_a_feast_repo_of_the_users_own_is_never_taken_for_a_killed_init(tmp_path: Path) -> None:
