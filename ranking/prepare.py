@@ -32,6 +32,7 @@ from sidkit.config import content_hash, resolved_url
 from sidkit.datasets.user_sample import thin_by_user
 from sidkit.engine import connection, literal, quoted
 from sidkit.errors import ConfigError, RepoError
+from sidkit.files import typed_path
 from sidkit.integrity import checked
 from sidkit.repo import SETTINGS_FILE, Repo, init_repo
 from sidkit.tables import build_tables, ingest, must_read_again, read_log
@@ -57,7 +58,7 @@ def prepare_repo(data: str, path: Path) -> Repo:
     from sidkit.contract import SourceFacts, inspect_source, open_source, same_source
     from sidkit.redact import redacted
 
-    folder = path.expanduser().resolve()
+    folder = typed_path(path)
     synthetic = data.split(":", maxsplit=1)[0] == SYNTHETIC
     url = str(folder / "data" / "source") if synthetic else open_source(data).url
     if not (folder / SETTINGS_FILE).exists():

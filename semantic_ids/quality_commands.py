@@ -89,7 +89,7 @@ def sweep_(
         ),
     ] = None,
     sample: Annotated[int, typer.Option(min=100, help="Items fitted on; the others are held out.")] = 20_000,
-    seed: Annotated[int, typer.Option(help="Decides the sample and every fit.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Decides the sample and every fit.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Fit a small grid of quantizers, sizes and encoders on a sample, and recommend one without training a ranker."""

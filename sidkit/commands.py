@@ -117,7 +117,7 @@ def synthetic(
     impressions: Annotated[int, typer.Option(help="About how many impressions.")] = 200_000,
     users: Annotated[Optional[int], typer.Option(help="Default: one per 100 impressions.")] = None,  # noqa: UP045
     items: Annotated[Optional[int], typer.Option(help="Default: one per 50 impressions.")] = None,  # noqa: UP045
-    seed: Annotated[int, typer.Option(help="Decides everything random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Decides everything random.")] = 0,
 ) -> None:
     """Write a deterministic world with real impressions and its oracle."""
     from sidkit.datasets.synthetic import Sizes, write_world

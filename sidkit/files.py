@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sidkit.errors import ArtifactCorruptError, StorageError
+from sidkit.errors import ArtifactCorruptError, ConfigError, StorageError
 
 _LEFTOVER = ".writing-"
 _FULL = ("No space left", "File too large", "Disk quota")
@@ -103,6 +103,23 @@ def make_private(path: Path) -> None:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
     except OSError as error:
         raise StorageError(path, error) from error
+
+
+def typed_path(path: Path | str) -> Path:
+    """The absolute path of what a user typed.
+
+    Raises
+    ------
+    ConfigError
+        When no file system takes such a name: too long, a NUL character, a home of nobody.
+    """
+    try:
+        found = Path(path).expanduser().resolve()
+        found.is_dir()
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"{str(path)[:120]!r} cannot be a path ({reason}); give another one") from error
+    return found
 
 
 def write_json(path: Path, value: Any) -> None:

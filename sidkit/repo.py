@@ -17,7 +17,7 @@ from pathlib import Path
 
 from sidkit.config import Settings
 from sidkit.errors import RepoError, RepoLockedError, StorageError
-from sidkit.files import make_private, remove, remove_leftovers, written_beside
+from sidkit.files import make_private, remove, remove_leftovers, typed_path, written_beside
 from sidkit.repo_format import keep_format, refuse_other_format, write_format
 
 SETTINGS_FILE = "sidkit.toml"
@@ -63,7 +63,7 @@ class Repo:
         RepoError
             When the folder is no sidkit repo, or its files have another format than this release reads.
         """
-        folder = Path(path).expanduser().resolve()
+        folder = typed_path(path)
         for name in (FEAST_FILE, SETTINGS_FILE):
             if not (folder / name).is_file():
                 raise RepoError(
@@ -214,7 +214,7 @@ def init_repo(
     RepoError
         When the folder already holds something.
     """
-    folder = Path(path).expanduser().resolve()
+    folder = typed_path(path)
     with _alone_in(folder):
         remove_half_written_repo(folder)
         if any(folder.iterdir()):

@@ -19,7 +19,7 @@ LEAK = 4
 def audit(
     repo: RepoOption = Path(),
     rows: Annotated[int, typer.Option(min=1, help="Rows of the sample.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Decides the sample.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Decides the sample.")] = 0,
     preset: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="Audit the frame that `sidkit run` with this preset kept, instead of the service's answers."),

@@ -16,6 +16,7 @@ from sidkit.config import resolved_url
 from sidkit.contract.rows import check_names
 from sidkit.contract.schemas import TABLES
 from sidkit.errors import ContractError, MissingTableError, TableSchemaError
+from sidkit.files import typed_path
 from sidkit.redact import looks_like_url, redacted, scrubbed
 
 if TYPE_CHECKING:
@@ -63,8 +64,8 @@ class ParquetSource(Source):
             found = sorted(entry.name for entry in self.folder.iterdir()) or ["nothing"]
             raise MissingTableError(
                 table,
-                f"the table is missing: {single} or Parquet files under {self.folder / table}/ are needed; the folder "
-                f"holds {', '.join(found[:8])}",
+                f"the table is missing: {self.folder / table}.parquet or Parquet files under {self.folder / table}/ are "
+                f"needed; the folder holds {', '.join(found[:8])}",
             )
         return files
 
@@ -212,7 +213,7 @@ def open_source(url: str) -> Source:
     if "://" in url:
         opened: Source = SqlSource(url)
     else:
-        folder = Path(url).expanduser().resolve()
+        folder = typed_path(url)
         if not folder.is_dir():
             shown = redacted(url) if looks_like_url(url) else folder
             raise ContractError("source", f"{shown} is no folder; give a folder of Parquet files or a SQLAlchemy URL")
@@ -228,7 +229,7 @@ def same_source(one: str, other: str) -> bool:
 
 
 def _place(url: str) -> str:
-    return url if "://" in url else str(Path(url).expanduser().resolve())
+    return url if "://" in url else str(typed_path(url))
 
 
 def _sql_array(table: str, name: str, values: list[Any]) -> pa.Array:
