@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from semantic_ids.catalog import Catalog
 from sidkit.contract.row_files import check_row_file, normalised_batches
 from sidkit.contract.schemas import ENTITY_ROWS
-from sidkit.errors import ContractError, UnknownVersionError
+from sidkit.errors import ContractError
 from sidkit.files import temporary_beside, written_beside
 from sidkit.repo import Repo
 from sidkit.tables import read_build
@@ -62,17 +62,12 @@ def write_frame(repo: Repo, rows: Path, out: Path, service: str | None = None) -
     from sidkit.stores.feast_repo import open_store, quiet_feast
 
     quiet_feast()
-    from feast.errors import FeatureServiceNotFoundException
-
+    from sidkit.stores.feast_repo import feature_service
     from sidkit.stores.retrieve import retrieve, streams_from
 
     store = open_store(repo)
     name = service or Catalog.open(repo).serving_codebook().service_name
-    try:
-        asked = store.get_feature_service(name)
-    except FeatureServiceNotFoundException as error:
-        known = sorted(found.name for found in store.list_feature_services())
-        raise UnknownVersionError("feature service", name, known) from error
+    asked = feature_service(store, name)
     with _in_contract_types(rows, out) as typed:
         if streams_from(store):
             count = retrieve(store, typed, asked, full_feature_names=True).to_parquet(out, _CHUNK_ROWS)

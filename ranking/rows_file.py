@@ -72,7 +72,7 @@ class RowsFile:
         """The rows of a window in the order of the file, thinned by user to about ``most`` (None: all)."""
         with connection(self.engine, self.spill) as opened:
             table = opened.execute(f"SELECT * EXCLUDE (row) FROM ({self._kept(opened, window, most)}) ORDER BY row")
-            return read_rows(table.to_arrow_table())
+            return read_rows(table.to_arrow_table(), may_be_empty=True)
 
     def shuffle(self, window: Window, most: int | None, out: Path) -> None:
         """Write the rows of a window, thinned by user to about ``most`` (None: all), in the order of a hash of their request.

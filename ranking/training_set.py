@@ -114,7 +114,7 @@ class TrainingSet:
         yield self.numeric
 
 
-def read_rows(path: Path | pa.Table) -> LabelledRows:
+def read_rows(path: Path | pa.Table, *, may_be_empty: bool = False) -> LabelledRows:
     """Read labelled rows from a Parquet file or an Arrow table; they keep the contract of the log, row by row.
 
     Columns ``user_id``, ``item_id`` (text or integers), ``event_timestamp`` (with a time zone) and ``label`` (0 or 1), all
@@ -125,7 +125,9 @@ def read_rows(path: Path | pa.Table) -> LabelledRows:
     ContractError
         When a column is missing or of a wrong type, or any row breaks the contract.
     """
-    table = checked_rows(path if isinstance(path, pa.Table) else checked(path), LABELLED_ROWS)
+    table = checked_rows(
+        path if isinstance(path, pa.Table) else checked(path), LABELLED_ROWS, may_be_empty=may_be_empty
+    )
     requests = table.column("request_id") if "request_id" in table.column_names else None
     return LabelledRows(
         string_array(table.column("user_id")),
@@ -170,8 +172,10 @@ def build_training_set(
 
 def feature_readers(store: FeatureStore, service_name: str) -> tuple[Reader, ContentLookup]:
     """The readers of a feature service: of the features of rows (by ``user_id`` and ``item_id``), and of the second hop."""
-    service = store.get_feature_service(service_name)
-    content = store.get_feature_service(f"{service_name}_content")
+    from sidkit.stores.feast_repo import feature_service
+
+    service = feature_service(store, service_name)
+    content = feature_service(store, f"{service_name}_content")
     of_items = historical_reader(store, content, ["item_id"])
 
     def look_up(item_ids: npt.NDArray[np.object_], at_us: Ints) -> Mapping[str, ViewRows]:

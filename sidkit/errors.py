@@ -200,12 +200,12 @@ class CatalogLostError(CatalogError):
 class UnknownVersionError(CatalogError):
     """No codebook or ranker of that name."""
 
-    def __init__(self, kind: str, name: str, known: Sequence[str]) -> None:
+    def __init__(self, kind: str, name: str, known: Sequence[str], remedy: str = "") -> None:
         self.kind = kind
         self.name = name
         self.known = list(known)
         there = ", ".join(known) if known else "none yet"
-        super().__init__(f"no {kind} named {name!r}; known: {there}.")
+        super().__init__(f"no {kind} named {name!r}; known: {there}.{remedy and f' {remedy}'}")
 
 
 class LifeCycleError(CatalogError):

@@ -20,6 +20,7 @@ from sidkit.cli import build_app
 from sidkit.clock import END_US, FIRST_EVENT_US, from_us, iso, present_us
 from sidkit.contract import TableReport
 from sidkit.errors import TableSchemaError, TimeError
+from sidkit.integrity import write_sealed
 from sidkit.repo import Repo
 from sidkit.tables import build_tables, ingest, must_read_again, read_build, read_log
 from sidkit.tables.labelled_rows import build_labelled_rows
@@ -159,12 +160,12 @@ def old_format(repo: Repo) -> None:
         del manifest[key]
     for table in manifest["tables"]:
         del table["merged"], table["future_us"]
-    path.write_text(json.dumps(manifest))
+    write_sealed(path, manifest)
     path = repo.tables / "manifest.json"
     if path.exists():
         manifest = json.loads(path.read_text())
         del manifest["log"]["id"], manifest["log"]["ingests"]
-        path.write_text(json.dumps(manifest))
+        write_sealed(path, manifest)
 
 
 def test_a_repo_of_an_older_release_that_was_built_up_to_2150_is_not_locked(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from sidkit.engine import connection
 from sidkit.errors import OnlineStoreError, StorageError
 from sidkit.files import folder_written_beside, make_private, written_beside
 from sidkit.repo import Repo, init_repo
+from sidkit.stores.packed_check import TAIL
 from sidkit.stores.packed_file import PackedFile
 from sidkit.stores.packed_layout import Layout
 
@@ -91,7 +92,7 @@ def online(folder: Path, rows: dict[bytes, bytes]) -> Path:
 
 def rows_in(path: Path, *keys: bytes) -> list[bytes | None]:
     with PackedFile(path, 0.1).reading() as reading:
-        return reading.rows("v", keys)
+        return [row and row[:-TAIL] for row in reading.rows("v", keys)]
 
 
 HINDRANCES = [bound_by_permissions, without_a_byte]
@@ -130,7 +131,7 @@ def _reads_beside_a_change(path: Path, change: Any, changed: Any) -> list[Any]:
     file, told = PackedFile(path, 0.1), []
     for _ in range(2):
         with file.reading() as reading:
-            told.append(reading.rows("v", [b"a"]))
+            told.append([row and row[:-TAIL] for row in reading.rows("v", [b"a"])])
         if len(told) == 1:
             change.set()
             changed.wait(60)

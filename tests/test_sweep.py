@@ -168,7 +168,7 @@ def test_candidates_below_a_floor_or_that_cannot_be_fitted_are_told_and_not_reco
 def test_under_twenty_items_per_code_are_refused_unless_forced() -> None:
     items, _ = content()
     (trial,) = sweep(items, [candidate(16)], sample=160).trials
-    assert "Use at most 8 codes per level" in (trial.refused or "")
+    assert "at most 8 codes per level" in (trial.refused or "")
     assert sweep(items, [candidate(8)], sample=160).trials[0].refused is None
 
 

@@ -47,6 +47,9 @@ def test_what_was_kept_is_still_kept_after_a_migration(tmp_path: Path) -> None:
     repo = unpack(tmp_path)
     move_in(repo)
     ask_well("upgrade", "--repo", repo)
+    unapplied = ask("frame", "--repo", repo, "--rows", tmp_path / "none.parquet", "--out", tmp_path / "out.parquet")
+    assert "run `sidkit apply` and `sidkit materialize`" in unapplied.err
+    ask_well("apply", "--repo", repo)
     told = ask_well("run", "--data", tmp_path / "source", "--repo", repo, "--preset", PRESET, "--json")
     assert "discarded" not in told.err
     assert ask_well("audit", "--repo", repo, "--rows", 20, "--preset", "frozen").code == 0

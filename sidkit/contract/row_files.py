@@ -36,8 +36,8 @@ class _Broken:
             self.first.setdefault(texts[at], self.rows + int(at))
         self.rows += len(texts)
 
-    def refuse(self, where: str) -> None:
-        if not self.rows:
+    def refuse(self, where: str, *, may_be_empty: bool = False) -> None:
+        if not self.rows and not may_be_empty:
             raise ContractError("rows", f"{where} holds no row; expected at least one")
         if self.counts:
             listed = ", ".join(
@@ -73,7 +73,7 @@ def open_rows(path: Path, table: Table) -> pq.ParquetFile:
     return opened
 
 
-def checked_rows(source: Path | pa.Table, table: Table) -> pa.Table:
+def checked_rows(source: Path | pa.Table, table: Table, *, may_be_empty: bool = False) -> pa.Table:
     """The columns of the contract's ``table`` that a source holds, in the contract's types, in the order of its rows.
 
     Parameters
@@ -82,6 +82,8 @@ def checked_rows(source: Path | pa.Table, table: Table) -> pa.Table:
         A Parquet file or the same in memory. Further columns are left out.
     table : Table
         Such as :data:`sidkit.contract.schemas.LABELLED_ROWS`.
+    may_be_empty : bool
+        Accept a source without rows.
 
     Raises
     ------
@@ -91,9 +93,9 @@ def checked_rows(source: Path | pa.Table, table: Table) -> pa.Table:
     """
     if isinstance(source, pa.Table):
         check_columns(source.column_names, table, reserved=frozenset())
-        return _checked(_of_table(source, table), table, "the table", source.schema)
+        return _checked(_of_table(source, table), table, "the table", may_be_empty=may_be_empty)
     with open_rows(source, table) as opened:
-        return _checked(_of_file(opened, source, table), table, str(source), opened.schema_arrow)
+        return _checked(_of_file(opened, source, table), table, str(source), may_be_empty=may_be_empty)
 
 
 def check_row_file(path: Path, table: Table) -> bool:
@@ -123,7 +125,8 @@ def normalised_batches(path: Path, table: Table) -> Iterator[pa.RecordBatch]:
 
 def _of_table(source: pa.Table, table: Table) -> Iterator[pa.RecordBatch]:
     own = [name for name in source.column_names if table.column(name)]
-    yield from source.select(own).to_batches(max_chunksize=CHUNK_ROWS)
+    chosen = source.select(own)
+    yield from chosen.to_batches(max_chunksize=CHUNK_ROWS) or [pa.RecordBatch.from_pylist([], chosen.schema)]
 
 
 def _of_file(opened: pq.ParquetFile, path: Path, table: Table) -> Iterator[pa.RecordBatch]:
@@ -134,11 +137,11 @@ def _of_file(opened: pq.ParquetFile, path: Path, table: Table) -> Iterator[pa.Re
         raise ContractError("rows", f"{path} is damaged ({error}); write it again") from error
 
 
-def _checked(batches: Iterator[pa.RecordBatch], table: Table, where: str, schema: pa.Schema) -> pa.Table:
+def _checked(batches: Iterator[pa.RecordBatch], table: Table, where: str, *, may_be_empty: bool) -> pa.Table:
     broken, parts = _Broken(), []
     for batch in batches:
         checked = normalise(batch, table)
         broken.add(checked.column(REASON))
         parts.append(checked.drop_columns([REASON]))
-    broken.refuse(where)
+    broken.refuse(where, may_be_empty=may_be_empty)
     return pa.concat_tables(parts, promote_options="permissive")

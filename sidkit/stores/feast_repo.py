@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sidkit.clock import from_us
-from sidkit.errors import CatalogError, ConfigError, RepoError, SidkitError
+from sidkit.errors import CatalogError, ConfigError, RepoError, SidkitError, UnknownVersionError
 from sidkit.redact import scrubbed
 from sidkit.repo import Repo
 
 if TYPE_CHECKING:
-    from feast import Entity, FeatureStore, FeatureView
+    from feast import Entity, FeatureService, FeatureStore, FeatureView
 
 _BEGINNING = datetime(1970, 1, 2, tzinfo=UTC)
 
@@ -41,6 +41,24 @@ def open_store(repo: Repo) -> FeatureStore:
     resolve_registry_against_repo()
     refuse_damaged_registry(repo)
     return FeatureStore(repo_path=str(repo.path))
+
+
+def feature_service(store: FeatureStore, name: str) -> FeatureService:
+    """A feature service of the registry.
+
+    Raises
+    ------
+    UnknownVersionError
+        When the registry has none of that name.
+    """
+    from feast.errors import FeatureServiceNotFoundException
+
+    try:
+        return store.get_feature_service(name)
+    except FeatureServiceNotFoundException as error:
+        known = sorted(found.name for found in store.list_feature_services())
+        remedy = "If the repo was moved, or its registry was emptied, run `sidkit apply` and `sidkit materialize`"
+        raise UnknownVersionError("feature service", name, known, remedy) from error
 
 
 def apply_repo(repo: Repo) -> str:
