@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from builders import copy_of, dies, sidkit
+from builders import copy_of, dies, reseal, sidkit
 from comparison_builders import IMPRESSIONS, arm_file, compare, small_spec
 from ranking.arms import FIRST_EPOCH, read_predictions
 from ranking.comparison import units
@@ -231,7 +231,9 @@ def test_a_worker_that_stops_is_told_and_what_is_finished_is_kept(few: Compared,
     repo = copy_of(few[0], tmp_path / "repo")
     folder = repo.runs / "comparison"
     (folder / "units" / "A0-s0-o0.parquet").unlink()
-    (next((folder / "frames").glob("*-o0")) / "arrays.safetensors").write_bytes(b"broken")
+    arrays = next((folder / "frames").glob("*-o0")) / "arrays.safetensors"
+    arrays.write_bytes(b"broken")
+    reseal(arrays)  # else the damage is found, and the frame made again
     with pytest.raises(EvaluationError, match=r"1 units were not finished \(A0-s0-o0\).*run the same command again"):
         compare(repo.path, FEW, seeds=2, origins=2, jobs=2)
 
