@@ -24,7 +24,7 @@ from sidkit.engine import literal
 from sidkit.repo import Repo
 
 WALL_CLOCK = "assigned_at_us"
-_VARIES = re.compile(r'"generation": \d+|"[^"]+": "[0-9a-f]{64}"')
+_VARIES = re.compile(r'"generation": \d+|"[^"]+": "[0-9a-f]{64}"|"manifest_hash": "[0-9a-f]{16}"')
 """How often the tables were built anew (a rebuild that is asked for twice counts twice), and hashes of files, which hold
 the wall clock."""
 IMPORTED_ONCE = (

@@ -66,9 +66,12 @@ LOGGED = {
     "replace interactions.parquet", "replace items.parquet", "replace item_embeddings.parquet", "replace part-0.parquet",
     "replace items-0.parquet", "replace item_embeddings-0.parquet", "replace manifest.json",
 }  # fmt: skip
+TAKEN_OUT = {"replace removed-0.parquet", "unlink removed-0.parquet"}
+"""The list of rows that left the log is written, and removed where it is empty."""
+WITHDRAWN = {"replace withdrawn.parquet", "replace withdrawn.json"}
 REFRESHED = {"replace item_sid_*.parquet", "replace item_sid_*.json"}
 KINDS: dict[str, set[str]] = {
-    "ingest": LOGGED,
+    "ingest": LOGGED | TAKEN_OUT,
     "build": {*GROUND, "replace manifest.json"},
     "rows": {"replace rows.parquet", "replace rows.json"},
     "apply": {
@@ -80,15 +83,15 @@ KINDS: dict[str, set[str]] = {
     "embed more": {"making of vectors", "commit of vectors", "replace item_embeddings.parquet"},
     "fit": {CATALOGUE, "rename *"},
     "publish": PUBLISHED,
-    "promote": {CATALOGUE},
+    "promote": {CATALOGUE, "closing of online.sqlite"},
     "retire": {CATALOGUE},
     "suffixes": {"replace sid_suffix_*.parquet", "replace sid_suffix_*.json"},
     "report": {"replace report.html"},
-    "ingest more": LOGGED | {f"unlink {name}-0.parquet" for name in ("items", "item_embeddings", "part")},
+    "ingest more": LOGGED | TAKEN_OUT | {f"unlink {name}-0.parquet" for name in ("items", "item_embeddings", "part")},
     "build more": {"replace item_content.parquet", "replace manifest.json"},
     "refresh": REFRESHED,
     "suffixes of more": {"replace sid_suffix_*.parquet", "replace sid_suffix_*.json"},
-    "rebuild": {*GROUND, "replace manifest.json"},
+    "rebuild": {*GROUND, "replace manifest.json", *WITHDRAWN},
     "refresh after a rebuild": REFRESHED,
     "purge": {
         CATALOGUE, REGISTRY, *ONLINE, "replace defined.json", "dropping of sidkit_item_sid_*", "rmdir *",
@@ -97,7 +100,7 @@ KINDS: dict[str, set[str]] = {
         "unlink sid_suffix_*.json",
     },
     **{f"{step} {kind}": kinds for kind in ("saviorrec", "smile") for step, kinds in (
-        ("fit", {CATALOGUE, "rename *"}), ("publish", PUBLISHED), ("refresh", REFRESHED),
+        ("fit", {CATALOGUE, "rename *"}), ("publish", PUBLISHED | WITHDRAWN), ("refresh", REFRESHED),
     )},
 }  # fmt: skip
 """The kinds of points of each step, ``*`` for a codebook's name: the list that a new kind has to be put into."""
