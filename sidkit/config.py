@@ -20,21 +20,21 @@ Feedback = Literal["impressions", "positives_only"]
 Model = TypeVar("Model", bound=BaseModel)
 
 RESERVED_MODALITIES = frozenset(
-    {"item_id", "updated_at", "event_timestamp", "created_timestamp", "category", "price", "created_at_us"}
+    {"item_id", "user_id", "updated_at", "event_timestamp", "created_timestamp", "category", "price", "created_at_us"}
     | {"reason", "nth", "file_row_number"}
 )
-
+"""Names that the tables, the feature views or the checks use themselves, whatever the case of their letters."""
 
 FEATURE_NAME_RULE = (
-    "use letters, digits and underscores, no digit or underscore at the beginning, at most 100 characters, and no ending in "
-    "'_y' (Feast drops it)"
+    "use letters, digits and underscores, no digit or underscore at the beginning, at most 100 bytes, no ending in '_y' "
+    f"(Feast drops it), and none of {', '.join(sorted(RESERVED_MODALITIES))} in any case"
 )
 
 
 def is_feature_name(name: str) -> bool:
     """Whether a vector column may become a feature of that name."""
-    fits = name.isidentifier() and len(name) <= 100 and not name.startswith("_") and not name.endswith("_y")
-    return fits and name not in RESERVED_MODALITIES
+    fits = name.isidentifier() and len(name.encode()) <= 100 and not name.startswith("_")
+    return fits and not name.lower().endswith("_y") and name.lower() not in RESERVED_MODALITIES
 
 
 class Section(BaseModel):
@@ -69,10 +69,8 @@ class SourceSettings(Section):
             raise ValueError("name at least one vector column of item_embeddings")
         for name in names:
             if not is_feature_name(name):
-                raise ValueError(
-                    f"{name[:200]!r} cannot be a feature name: {FEATURE_NAME_RULE}, none of {sorted(RESERVED_MODALITIES)}"
-                )
-        if len(set(names)) != len(names):
+                raise ValueError(f"{name[:200]!r} cannot be a feature name: {FEATURE_NAME_RULE}")
+        if len({name.lower() for name in names}) != len(names):  # SQL does not tell letters of different case apart
             raise ValueError(f"{names} names a column twice")
         return names
 
@@ -80,9 +78,9 @@ class SourceSettings(Section):
 class TimeSettings(Section):
     """From when a feature could have been read (``[time]``)."""
 
-    availability_delay_seconds: float = Field(default=60.0, ge=1e-6, allow_inf_nan=False)
+    availability_delay_seconds: float = Field(default=60.0, ge=1e-6, le=1e9, allow_inf_nan=False)
     """Seconds between an event and the moment from which serving could read it; above 0, or a click predicts itself."""
-    stats_cadence_seconds: int = Field(default=60, ge=1)
+    stats_cadence_seconds: int = Field(default=60, ge=1, le=31_536_000)
     """Seconds between the window ends of the trailing counts."""
     history_length: int = Field(default=50, ge=1, le=1000)
     """Positives kept per user, newest first."""
@@ -103,7 +101,7 @@ class NegativeSettings(Section):
 
     per_positive: int = Field(default=4, ge=1, le=100)
     strategy: Literal["stratified", "uniform"] = "stratified"
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**63)
 
 
 class SplitSettings(Section):
@@ -129,10 +127,10 @@ class CatalogSettings(Section):
 class EngineSettings(Section):
     """What one process may use (``[engine]``)."""
 
-    threads: int = Field(default=2, ge=1)
-    memory_limit: str = Field(default="1500MB", pattern=r"^\d+(\.\d+)? ?[KMGT]i?B$")
+    threads: int = Field(default=2, ge=1, le=1024)
+    memory_limit: str = Field(default="1500MB", pattern=r"^0*[1-9]\d{0,8}(\.\d{1,6})? ?[KMGT]i?B$")
     """DuckDB's memory limit; beyond it DuckDB spills to ``data/tmp``."""
-    chunk_rows: int = Field(default=200_000, ge=1)
+    chunk_rows: int = Field(default=200_000, ge=1, le=100_000_000)
 
 
 class Settings(Section):
