@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
 from ranking.control_codes import random_codes, shuffled_codes
 from ranking.features import Scaling, feature_names
 from ranking.presets import ArmSpec, RankerSpec
 from ranking.streamed_set import StreamedSet
 from ranking.training_set import TrainingSet
-from sidkit.artifact import written_before
-from sidkit.files import read_json, written_beside
+from sidkit.artifact import discard_damaged, written_before
+from sidkit.files import read_json
+from sidkit.kept_table import read_kept_table, write_kept_table
 
 if TYPE_CHECKING:
     from ranking.artifact import Ranker, RankerConfig
@@ -100,6 +100,8 @@ def _train_neural(
 
     folder = context.rankers / name if context.rankers is not None and spec.can_serve else None
     describe = {"kind": "ranker", "name": name, "seed": seed, **context.describe}
+    if folder is not None:
+        discard_damaged(folder)
     if folder is not None and not context.first_epoch and written_before(folder, describe) is not None:
         # Killed after the artefact, before its predictions.
         ranker, details = Ranker.load(folder), read_json(folder / METRICS)
@@ -214,19 +216,18 @@ def write_predictions(path: Path, result: ArmResult, facts: Mapping[str, Any] | 
             "part": np.repeat(list(parts), [len(values) for values in parts.values()]),
             "probability": np.concatenate(list(parts.values())),
         }
-    ).replace_schema_metadata({"details": json.dumps({**result.details, **(facts or {})})})
-    with written_beside(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+    )
+    write_kept_table(path, table, {**result.details, **(facts or {})})
 
 
 def read_predictions(path: Path, part: str = "test") -> npt.NDArray[np.float64]:
     """The predictions of an arm on one part, by default the test rows; none where the file lacks the part."""
-    table = pq.read_table(path, filters=[("part", "=", part)])
+    table, _ = read_kept_table(path)
+    table = table.filter(pc.equal(table.column("part"), part))
     found: npt.NDArray[np.float64] = table.column("probability").to_numpy()
     return found
 
 
 def read_details(path: Path) -> dict[str, Any]:
     """The facts that were kept with an arm's predictions."""
-    found: dict[str, Any] = json.loads((pq.read_schema(path).metadata or {})[b"details"])
-    return found
+    return read_kept_table(path)[1]

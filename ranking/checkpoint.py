@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,10 @@ from torch import Tensor, nn
 from sidkit.artifact import tensors_under
 from sidkit.config import content_hash
 from sidkit.files import written_beside
+from sidkit.integrity import say_discarded
 
 Tensors = dict[str, Tensor]
+_HASH = "sha256"
 
 
 @dataclass
@@ -58,22 +61,26 @@ class Checkpoint:
             tensors["random_cuda"] = torch.cuda.get_rng_state()
         copied = {name: each.detach().cpu().clone().contiguous() for name, each in tensors.items()}
         with written_beside(self._path) as temporary:
-            save_file(copied, temporary, {"run": self._mark, "curve": json.dumps(progress.curve)})
+            facts = {"run": self._mark, "curve": json.dumps(progress.curve)}
+            save_file(copied, temporary, {**facts, _HASH: _digest(copied, facts)})
 
     def resume(
         self, model: nn.Module, optimisers: list[torch.optim.Optimizer], order: torch.Generator
     ) -> Progress | None:
-        """Bring everything to where the last finished epoch left it, or return None where there is nothing to resume."""
+        """Bring everything to where the last finished epoch left it.
+
+        Returns None where there is nothing to resume; a damaged file is discarded, and the training begins anew.
+        """
         if self._path is None or not self._path.exists():
             return None
-        from safetensors import safe_open
-        from safetensors.torch import load_file
-
-        with safe_open(self._path, "pt") as opened:
-            facts = opened.metadata()
-        if facts.get("run") != self._mark:
+        found = _read(self._path)
+        if found is None:
+            say_discarded(self._path, "the checkpoint is damaged")
+            self.remove()
             return None
-        tensors = load_file(self._path)
+        tensors, facts = found
+        if facts["run"] != self._mark:
+            return None
         model.load_state_dict(tensors_under(tensors, "model."))
         for number, optimiser in enumerate(optimisers):
             state: dict[int, Tensors] = {}
@@ -91,3 +98,27 @@ class Checkpoint:
         """Drop the file: the run is finished."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> tuple[Tensors, dict[str, str]] | None:
+    """Tensors and facts of a checkpoint; None where they differ from their hash, or cannot be read."""
+    from safetensors import SafetensorError, safe_open
+    from safetensors.torch import load_file
+
+    try:
+        with safe_open(path, "pt") as opened:
+            facts = dict(opened.metadata() or {})
+        tensors = load_file(path)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+        return None
+    stated = facts.pop(_HASH, None)
+    return (tensors, facts) if stated == _digest(tensors, facts) else None
+
+
+def _digest(tensors: Tensors, facts: dict[str, str]) -> str:
+    """SHA-256 of all that a checkpoint holds."""
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
+    return digest.hexdigest()

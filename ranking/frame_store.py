@@ -13,6 +13,7 @@ from ranking.item_table import ItemTable
 from ranking.training_set import LabelledRows, TrainingSet
 from ranking.views import string_array
 from sidkit.files import folder_written_beside, remove
+from sidkit.integrity import MANIFEST, read_verified, seal_folder
 
 TRAIN = "train.parquet"
 """The training rows of a frame that is larger than memory; see :mod:`ranking.streamed_frame`."""
@@ -24,6 +25,7 @@ def save_training_set(data: TrainingSet, folder: Path) -> None:
     remove(folder)
     with folder_written_beside(folder) as temporary:
         write_arrays(data, temporary)
+        seal_folder(temporary)
 
 
 def write_arrays(data: TrainingSet, folder: Path) -> None:
@@ -52,9 +54,16 @@ def write_arrays(data: TrainingSet, folder: Path) -> None:
 
 
 def load_training_set(folder: Path) -> TrainingSet:
-    """Read what :func:`save_training_set` wrote; of a frame with a streamed training part, the validation and test rows."""
+    """Read what :func:`save_training_set` wrote; of a frame with a streamed training part, the validation and test rows.
+
+    Raises
+    ------
+    ArtifactCorruptError
+        When a file of the frame is missing or damaged.
+    """
     from safetensors.numpy import load_file
 
+    read_verified(folder / MANIFEST)
     arrays = load_file(folder / _ARRAYS)
     rows = pq.read_table(folder / _ROWS)
     names = set(rows.column_names)

@@ -24,7 +24,7 @@ from semantic_ids.future_hits import future_hits
 from semantic_ids.hit_rate import HitReport, NotMeasured
 from semantic_ids.known_items import known_items
 from semantic_ids.quantizers.base import LEAST_ITEMS
-from sidkit.artifact import read_manifest
+from sidkit.artifact import discard_damaged, read_manifest
 from sidkit.config import content_hash
 from sidkit.files import read_json, write_json
 from sidkit.names import codebook_stem
@@ -207,6 +207,7 @@ class Job:
         self, shared: Callable[[], TrainingContext], arm: str, spec: ArmSpec, seed: int, name: str, path: Path
     ) -> StageResult:
         context = shared()
+        anew = discard_damaged(self.repo.rankers / name) or not (self.repo.rankers / name).exists()
         result: ArmResult = train_arm(context, arm, spec, seed, name)
         write_predictions(path, result)
         files: tuple[Path, ...] = (path,)
@@ -215,7 +216,7 @@ class Job:
             manifest = read_manifest(folder)
             Catalog.open(self.repo).add_ranker(
                 result.ranker, content_hash=manifest["content_hash"], codebook=context.serving["codebook"],
-                service=context.serving["service"], arm=arm, fit_end_us=manifest["fit_end_us"],
+                service=context.serving["service"], arm=arm, fit_end_us=manifest["fit_end_us"], anew=anew,
             )  # fmt: skip
             files = (path, folder / "manifest.json")
         facts = {"ranker": result.ranker, "validation_auc": result.validation_auc}

@@ -11,7 +11,7 @@ from rich.table import Table
 from ranking.job import Job
 from ranking.rows_used import told_rows
 from semantic_ids.catalog import Catalog
-from sidkit.files import read_json
+from sidkit.integrity import read_checked_json
 from sidkit.redact import redacted
 
 ORDER = ("all", "cold", "warm")
@@ -22,7 +22,7 @@ _TOLD = {("content", "id"), ("id_codes", "id"), ("id_codes", "shuffled_codes")}
 def job_json(job: Job, facts: Mapping[str, Any]) -> dict[str, Any]:
     """The JSON object of ``sidkit run --json``."""
     record = Catalog.open(job.repo).codebook(facts["codebook"])
-    metrics = read_json(job.repo.codebooks / record.name / "metrics.json")
+    metrics = read_checked_json(job.repo.codebooks / record.name / "metrics.json")
     judged = facts["judged"]
     cold = judged["rows"].get("cold", {"rows": 0})
     return {

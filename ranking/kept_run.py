@@ -8,8 +8,8 @@ from ranking.arms import TrainingContext
 from ranking.prepare import training_context
 from ranking.presets import load_preset
 from ranking.split import TimeSplit
+from ranking.stages import read_facts
 from sidkit.errors import ArtifactMissingError
-from sidkit.files import read_json
 from sidkit.names import check_codebook_name
 from sidkit.presets import preset_name
 from sidkit.repo import Repo
@@ -42,9 +42,8 @@ def read_run(repo: Repo, preset: str) -> TrainingContext:
         raise ArtifactMissingError(
             f"{folder / 'frame'} is not there; run `sidkit run --preset {preset} --repo {repo.path}` first"
         )
-    stages = read_json(folder / "stages.json")
     split = TimeSplit.of(log_moments(repo), repo.settings.split)
-    codebook = check_codebook_name(stages["codebook"]["facts"]["name"])
+    codebook = check_codebook_name(read_facts(folder / "stages.json", "codebook")["name"])
     context = training_context(
         repo, codebook, split, folder / "frame", load_preset(preset).ranker, None,
         threads=repo.settings.engine.threads,

@@ -32,6 +32,8 @@ from sidkit.config import content_hash, resolved_url
 from sidkit.datasets.user_sample import thin_by_user
 from sidkit.engine import connection, literal, quoted
 from sidkit.errors import ConfigError, RepoError
+from sidkit.files import typed_path
+from sidkit.integrity import checked
 from sidkit.repo import SETTINGS_FILE, Repo, init_repo
 from sidkit.tables import build_tables, ingest, must_read_again, read_log
 from sidkit.tables.labelled_rows import RowSample, SampledWindow, build_labelled_rows
@@ -56,7 +58,7 @@ def prepare_repo(data: str, path: Path) -> Repo:
     from sidkit.contract import SourceFacts, inspect_source, open_source, same_source
     from sidkit.redact import redacted
 
-    folder = path.expanduser().resolve()
+    folder = typed_path(path)
     synthetic = data.split(":", maxsplit=1)[0] == SYNTHETIC
     url = str(folder / "data" / "source") if synthetic else open_source(data).url
     if not (folder / SETTINGS_FILE).exists():
@@ -377,7 +379,7 @@ def _content_mark(repo: Repo, until_us: int) -> str:
     with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
         row = opened.execute(
             f"SELECT count(*), bit_xor(hash(item_id, event_timestamp, {columns})) "
-            f"FROM read_parquet({literal(repo.tables / 'item_content.parquet')}) "
+            f"FROM read_parquet({literal(checked(repo.tables / 'item_content.parquet'))}) "
             f"WHERE epoch_us(event_timestamp) <= {until_us}"
         ).fetchone()
     return str(row)

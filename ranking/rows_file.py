@@ -19,6 +19,7 @@ from sidkit.config import EngineSettings
 from sidkit.datasets.user_sample import kept_users
 from sidkit.engine import connection, literal
 from sidkit.files import written_beside
+from sidkit.integrity import checked
 
 FAR = 2**62
 """A moment after all others."""
@@ -26,7 +27,7 @@ FAR = 2**62
 
 def read_moments(path: Path) -> Ints:
     """The times of all rows of a file, ``int64 [rows]`` microseconds UTC: eight bytes a row."""
-    moments = pq.read_table(path, columns=["event_timestamp"]).column("event_timestamp")
+    moments = pq.read_table(checked(path), columns=["event_timestamp"]).column("event_timestamp")
     found: Ints = moments.cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_numpy()
     return found
 

@@ -23,6 +23,7 @@ from ranking.views import Ints, Reader
 from semantic_ids.catalog import Catalog
 from semantic_ids.codebook import Codebook
 from sidkit.files import folder_written_beside, remove
+from sidkit.integrity import seal_folder
 from sidkit.repo import Repo
 from sidkit.stores.feast_repo import open_store
 
@@ -79,6 +80,7 @@ class StreamedFrame:
             finally:
                 writer.close()
             write_arrays(self.builder.training_set(self.builder.retrieve(self.of_rows, judging)), temporary)
+            seal_folder(temporary)
             remove(folder)
         return rows
 

@@ -22,6 +22,7 @@ from ranking.views import CONTENT, SID, USER_HISTORY, Ints, Reader, historical_r
 from semantic_ids.codebook import Codebook
 from sidkit.contract.row_files import checked_rows
 from sidkit.contract.schemas import LABELLED_ROWS
+from sidkit.integrity import checked
 from sidkit.stores.asof import ViewRows
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def read_rows(path: Path | pa.Table) -> LabelledRows:
     ContractError
         When a column is missing or of a wrong type, or any row breaks the contract.
     """
-    table = checked_rows(path, LABELLED_ROWS)
+    table = checked_rows(path if isinstance(path, pa.Table) else checked(path), LABELLED_ROWS)
     requests = table.column("request_id") if "request_id" in table.column_names else None
     return LabelledRows(
         string_array(table.column("user_id")),

@@ -20,6 +20,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from semantic_ids.records import CodebookRecord, Definitions, RankerRecord
+from semantic_ids.witness import names_in, write_names
 from sidkit.config import content_hash, resolved_url
 from sidkit.errors import (
     CatalogCorruptError,
@@ -30,7 +31,7 @@ from sidkit.errors import (
     StorageError,
     UnknownVersionError,
 )
-from sidkit.files import make_private, read_json, write_json
+from sidkit.files import make_private
 from sidkit.names import LONGEST_MADE, RULE, check_codebook_name, check_name, is_codebook_name, is_name
 from sidkit.redact import redacted, scrubbed
 from sidkit.repo import Repo
@@ -259,7 +260,7 @@ class Catalog:
         The name is also written beside the catalogue: one that is put back from an old copy would not know it.
         """
         self._set_codebook(name, defined=True)
-        write_json(self._witness, sorted(names_in(self._witness) | {name}))
+        write_names(self._witness, names_in(self._witness) | {name})
 
     def set_state(self, name: str, state: str) -> None:
         """Commit a step of a codebook's life; promoting one takes the place of the serving one."""
@@ -268,7 +269,7 @@ class Catalog:
             values["defined"] = False
         self._set(CODEBOOKS, name, values, instead="published")
         if state == "purged" and name in names_in(self._witness):
-            write_json(self._witness, sorted(names_in(self._witness) - {name}))
+            write_names(self._witness, names_in(self._witness) - {name})
 
     def _set_codebook(self, name: str, **values: object) -> None:
         self._set(CODEBOOKS, name, values, instead=None)
@@ -355,15 +356,29 @@ class Catalog:
         raise UnknownVersionError("serving ranker", "(default)", [record.name for record in records])
 
     def add_ranker(
-        self, name: str, *, content_hash: str, codebook: str, service: str, arm: str, fit_end_us: int
+        self,
+        name: str,
+        *,
+        content_hash: str,
+        codebook: str,
+        service: str,
+        arm: str,
+        fit_end_us: int,
+        anew: bool = False,
     ) -> None:
-        """Commit a trained ranker (state ``fitted``); the same ranker again changes nothing."""
+        """Commit a trained ranker (state ``fitted``); the same ranker again changes nothing.
+
+        ``anew`` says that the files of the ranker of that name were damaged or missing, and were trained again: other
+        weights then take their place.
+        """
         check_name("ranker", name, LONGEST_MADE)
         check_name("feature service", service, LONGEST_MADE)
         check_codebook_name(codebook)
         there = {record.name: record for record in self.rankers()}.get(name)
         if there is not None:
-            if there.content_hash != content_hash:
+            if there.content_hash != content_hash and anew:
+                self._set(RANKERS, name, {"content_hash": content_hash}, instead=None)
+            elif there.content_hash != content_hash:
                 raise LifeCycleError(name, there.state, "a ranker is never overwritten; train under a new name")
             return
         values = {
@@ -415,11 +430,6 @@ def _views_now(repo: Repo) -> ViewsNow:
 def table_path(repo: Repo, name: str) -> Path:
     """The table of a codebook's codes."""
     return repo.tables / f"item_sid_{name}.parquet"
-
-
-def names_in(witness: Path) -> set[str]:
-    """The codebooks that were defined, as written beside the catalogue."""
-    return set(read_json(witness)) if witness.exists() else set()
 
 
 def _on_disk(repo: Repo) -> set[str]:

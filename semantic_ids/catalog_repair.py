@@ -15,8 +15,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from semantic_ids.catalog import CHECK, CODEBOOKS, RANKERS, STATES, Catalog, names_in, row_hash, table_path
+from semantic_ids.catalog import CHECK, CODEBOOKS, RANKERS, STATES, Catalog, row_hash, table_path
 from semantic_ids.codebook import Codebook
+from semantic_ids.witness import names_in
 from sidkit.artifact import read_manifest
 from sidkit.errors import ArtifactError, CatalogUnreachableError
 from sidkit.repo import Repo

@@ -222,6 +222,7 @@ def _show(record: CodebookRecord, folder: Path) -> None:
     import json
 
     from sidkit.clock import iso
+    from sidkit.integrity import read_checked_json
 
     typer.echo(f"{record.name}: {record.state}, {record.summary}")
     if record.fit_end_us:
@@ -229,5 +230,5 @@ def _show(record: CodebookRecord, folder: Path) -> None:
             f"fitted on content from {iso(record.fit_start_us)} to {iso(record.fit_end_us)}, hash {record.content_hash}"
         )
     if (folder / "metrics.json").is_file():
-        typer.echo(json.dumps(json.loads((folder / "metrics.json").read_text()), indent=2))
+        typer.echo(json.dumps(read_checked_json(folder / "metrics.json"), indent=2))
         typer.echo(str(folder))

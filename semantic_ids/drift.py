@@ -27,6 +27,7 @@ from semantic_ids.quantizers.base import Codes
 from sidkit.config import EngineSettings, Section
 from sidkit.engine import connection, literal
 from sidkit.errors import ConfigError, LifeCycleError
+from sidkit.integrity import checked
 from sidkit.repo import Repo
 
 FRESH, WATCH, STALE, UNKNOWN = "fresh", "watch", "stale", "unknown"
@@ -198,6 +199,7 @@ def read_groups(table: Path, fit_end_us: int, engine: EngineSettings, spill: Pat
         Where DuckDB may spill.
     """
     groups = []
+    checked(table)
     with connection(engine, spill) as opened:
         for side in ("<=", ">"):
             newest = opened.execute(

@@ -25,7 +25,9 @@ from semantic_ids.records import CodebookRecord
 from sidkit.artifact import read_manifest
 from sidkit.clock import iso
 from sidkit.config import Section
-from sidkit.errors import ConfigError, FitError, LifeCycleError, TooFewPairsError
+from sidkit.errors import ArtifactCorruptError, ConfigError, FitError, LifeCycleError, TooFewPairsError
+from sidkit.files import remove
+from sidkit.integrity import say_discarded
 from sidkit.repo import Repo
 from sidkit.tables import read_build
 from sidkit.tables.builder import refuse_settings_of_artifacts
@@ -68,7 +70,8 @@ def fit(repo: Repo, name: str, spec: CodebookSpec, fit_end_us: int) -> CodebookR
     repo : Repo
         With built tables.
     name : str
-        A new name; the same fit again is kept as it is.
+        A new name; the same fit again is kept as it is. Where its files are damaged or missing they are made anew, if the
+        fit gives the codebook that the catalogue committed.
     spec : CodebookSpec
         Encoder, quantizer and their arguments.
     fit_end_us : int
@@ -110,7 +113,9 @@ def fit(repo: Repo, name: str, spec: CodebookSpec, fit_end_us: int) -> CodebookR
     done = _already_fitted(repo, catalog, name, describe)
     if done is not None:
         return done
-    catalog.check_free(name)
+    committed = _committed(catalog, name)
+    if committed is None:
+        catalog.check_free(name)
     fallback = None
     try:
         codebook, vectors = _learn(name, encoder, quantizer, spec, known, pairs)
@@ -121,6 +126,8 @@ def fit(repo: Repo, name: str, spec: CodebookSpec, fit_end_us: int) -> CodebookR
         codebook, vectors = _learn(name, encoder, quantizer, spec, known, None)
     metrics = code_quality(quantizer, vectors, codebook.codes_of(vectors), pairs)
     check_floors(metrics, spec.floors)
+    if committed is not None:
+        return _restore(repo, codebook, committed, {**describe, "fallback": fallback}, metrics)
     catalog.begin_fit(name, spec.quantizer, spec.encoder, quantizer.sizes)
     try:
         manifest = codebook.save(repo.codebooks / name, {**describe, "fallback": fallback}, metrics)
@@ -205,7 +212,13 @@ def _already_fitted(repo: Repo, catalog: Catalog, name: str, describe: Mapping[s
     records = {record.name: record for record in catalog.codebooks()}
     if name not in records or not (repo.codebooks / name).exists():
         return None
-    manifest = read_manifest(repo.codebooks / name)
+    try:
+        manifest = read_manifest(repo.codebooks / name)
+    except ArtifactCorruptError as error:
+        say_discarded(error.path, error.problem)
+        if records[name].state == "fitting":
+            remove(repo.codebooks / name)
+        return None
     if any(manifest.get(key) != value for key, value in describe.items()):
         raise LifeCycleError(
             name, records[name].state, "it was fitted on other data or with other arguments; fit under a new name"
@@ -213,6 +226,31 @@ def _already_fitted(repo: Repo, catalog: Catalog, name: str, describe: Mapping[s
     if records[name].state == "fitting":
         return _commit_fit(catalog, name, manifest, Codebook.load(repo.codebooks / name).sizes)
     return records[name]
+
+
+def _committed(catalog: Catalog, name: str) -> CodebookRecord | None:
+    """The record of a codebook whose fit was committed and that is in use, None where there is none of that name."""
+    there = {record.name: record for record in catalog.codebooks()}.get(name)
+    return there if there is not None and there.state not in {"fitting", "purged"} else None
+
+
+def _restore(
+    repo: Repo, codebook: Codebook, committed: CodebookRecord, describe: Mapping[str, Any], metrics: Mapping[str, Any]
+) -> CodebookRecord:
+    """Put the files of a committed codebook in the place of damaged or missing ones, if they are the same."""
+    folder, beside = repo.codebooks / committed.name, repo.codebooks / f".restored-{committed.name}"
+    remove(beside)
+    manifest = codebook.save(beside, describe, metrics)
+    if manifest["content_hash"] != committed.content_hash:
+        remove(beside)
+        raise LifeCycleError(
+            committed.name, committed.state,
+            "its files are damaged or missing, and this fit gives another codebook than the catalogue committed; restore "
+            "its folder from a copy, or fit under a new name",
+        )  # fmt: skip
+    remove(folder)
+    beside.rename(folder)
+    return committed
 
 
 def _commit_fit(catalog: Catalog, name: str, manifest: Mapping[str, Any], sizes: tuple[int, ...]) -> CodebookRecord:

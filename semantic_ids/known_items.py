@@ -11,6 +11,7 @@ from semantic_ids.encoders.pairs import ItemPairs, PairSpec, mine_pairs
 from semantic_ids.encoders.rehearsal import cut_before_newest, rehearse
 from semantic_ids.item_vectors import Floats, ItemVectors
 from sidkit.engine import connection, literal, quoted
+from sidkit.integrity import checked
 from sidkit.repo import Repo
 from sidkit.tables import read_log
 
@@ -35,7 +36,7 @@ def known_items(repo: Repo, at_us: int) -> KnownItems:
     columns = ", ".join(quoted(name) for name in modalities)
     with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
         opened.execute(
-            f"CREATE TEMP VIEW known AS SELECT * FROM read_parquet({literal(repo.tables / 'item_content.parquet')}) "
+            f"CREATE TEMP VIEW known AS SELECT * FROM read_parquet({literal(checked(repo.tables / 'item_content.parquet'))}) "
             f"WHERE epoch_us(event_timestamp) <= {at_us}"
         )
         table = opened.execute(

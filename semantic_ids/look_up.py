@@ -12,6 +12,7 @@ from semantic_ids.catalog import Catalog, table_path
 from semantic_ids.records import CodebookRecord
 from sidkit.engine import connection, literal
 from sidkit.errors import ConfigError, LifeCycleError
+from sidkit.integrity import checked
 from sidkit.repo import Repo
 from sidkit.tables import read_log
 
@@ -27,7 +28,7 @@ def codes_of(repo: Repo, item_ids: Sequence[str], name: str | None = None) -> di
         When it is not published.
     """
     record = _published(repo, name)
-    table = literal(table_path(repo, record.name))
+    table = literal(checked(table_path(repo, record.name)))
     with _while_it_is_there(repo, record), connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
         opened.register("asked", pa.table({"item_id": pa.array(item_ids, pa.string())}))
         found = dict(
@@ -98,7 +99,7 @@ def items_of(
             f"""
             WITH newest AS (
                 SELECT item_id, arg_max_null(codes, event_timestamp) AS codes
-                FROM read_parquet({literal(table_path(repo, record.name))}) GROUP BY item_id
+                FROM read_parquet({literal(checked(table_path(repo, record.name)))}) GROUP BY item_id
             ), titled AS (SELECT item_id, {title} AS title FROM read_parquet({literal(items)}) GROUP BY item_id)
             SELECT item_id, codes, title FROM newest LEFT JOIN titled USING (item_id)
             WHERE list_slice(codes, 1, {len(prefix)}) = $prefix::BIGINT[] ORDER BY item_id LIMIT {int(most)}

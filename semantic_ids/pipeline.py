@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar, cast
@@ -23,8 +23,9 @@ from semantic_ids.item_vectors import ItemVectors
 from semantic_ids.records import CodebookRecord
 from semantic_ids.suffixes import suffix_path
 from sidkit.engine import connection, literal, quoted, set_variables
-from sidkit.errors import LifeCycleError
-from sidkit.files import read_json, remove, write_json, written_beside
+from sidkit.errors import ArtifactCorruptError, LifeCycleError
+from sidkit.files import remove
+from sidkit.integrity import checked, hashes_of, read_verified, replaced, say_discarded, update_sealed
 from sidkit.repo import Repo
 from sidkit.tables import read_build
 
@@ -144,9 +145,9 @@ def purge(repo: Repo, name: str) -> None:
     catalog.set_state(name, "purged")
     apply_repo(repo)
     drop_online_table(repo, record.view_name)
-    remove(table_path(repo, name))
-    remove(_sidecar(repo, name))
-    remove(suffix_path(repo, name))
+    for path in (table_path(repo, name), suffix_path(repo, name)):
+        remove(path.with_suffix(".json"))  # first: a list of hashes of a file that is gone would look like damage
+        remove(path)
     remove(repo.codebooks / name)
 
 
@@ -178,11 +179,11 @@ def _assign(repo: Repo, record: CodebookRecord) -> RefreshReport:
     """Bring a codebook's table up to ``item_content``; only rows without codes are encoded."""
     codebook, _ = load_committed(repo.codebooks / record.name, record)
     build = read_build(repo)
-    content = repo.tables / "item_content.parquet"
+    content = checked(repo.tables / "item_content.parquet")
     table = table_path(repo, record.name)
     stamp = {"codebook_hash": record.content_hash, "generation": build["generation"]}
     there = _sidecar(repo, record.name)
-    kept = table if table.exists() and there.exists() and read_json(there) == stamp else None
+    kept = table if _made_with(table, there, stamp) else None
     columns = ", ".join(quoted(name) for name in codebook.encoder.modalities_)
     unknown = "true"
     if kept:
@@ -208,14 +209,26 @@ def _assign(repo: Repo, record: CodebookRecord) -> RefreshReport:
             query = _SQL.read_text(encoding="utf-8")
             if kept:
                 query = f"SELECT * FROM read_parquet({literal(kept)}) UNION ALL BY NAME ({query})"
-            with written_beside(table) as temporary:
+            with replaced(table, there) as temporary:
                 opened.execute(
                     f"COPY (SELECT * FROM ({query}) ORDER BY event_timestamp, item_id) TO {literal(temporary)} "
                     "(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 122880)"
                 )
-            write_json(there, stamp)
+        update_sealed(there, {**stamp, "files": hashes_of(table.parent, [table.name])})
         total = _count(opened, f"SELECT count(*) FROM read_parquet({literal(table)})")
     return RefreshReport(record.name, total, fresh, without_content)
+
+
+def _made_with(table: Path, sidecar: Path, stamp: Mapping[str, object]) -> bool:
+    """Whether a table of codes is whole, and was made with this codebook on this generation of the tables."""
+    if not (table.exists() and sidecar.exists()):
+        return False
+    try:
+        stated = read_verified(sidecar)
+    except ArtifactCorruptError as error:
+        say_discarded(error.path, error.problem)
+        return False
+    return all(stated.get(key) == value for key, value in stamp.items())
 
 
 def _insert(opened: duckdb.DuckDBPyConnection, chunk: pa.Table, codebook: Codebook) -> int:

@@ -61,14 +61,20 @@ def report_(
 
 
 @codebooks_app.command("suffixes")
-def suffixes(name: Name, repo: RepoOption = Path()) -> None:
+def suffixes(
+    name: Name,
+    repo: RepoOption = Path(),
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Forget the record and number all items anew: for a damaged record.")
+    ] = False,
+) -> None:
     """Give every item one code of its own: its codes and an append-only number within their bucket."""
     from semantic_ids.suffixes import suffix_path, update_suffixes
     from sidkit.repo import Repo
 
     opened = Repo.open(repo)
     with opened.locked():
-        record = update_suffixes(opened, name)
+        record = update_suffixes(opened, name, rebuild=rebuild)
     typer.echo(f"{record.num_rows:,} rows in {suffix_path(opened, name)}")
 
 
@@ -83,7 +89,7 @@ def sweep_(
         ),
     ] = None,
     sample: Annotated[int, typer.Option(min=100, help="Items fitted on; the others are held out.")] = 20_000,
-    seed: Annotated[int, typer.Option(help="Decides the sample and every fit.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Decides the sample and every fit.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Fit a small grid of quantizers, sizes and encoders on a sample, and recommend one without training a ranker."""

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from semantic_ids.catalog import Catalog, table_path
 from sidkit.engine import connection, literal
 from sidkit.errors import ArtifactCorruptError, FitError, LifeCycleError
-from sidkit.files import written_beside
+from sidkit.integrity import checked, hashes_of, replaced, update_sealed
 from sidkit.repo import Repo
 
 SCHEMA = pa.schema(
@@ -102,9 +102,11 @@ def extend_file(path: Path, arrived: pa.Table) -> pa.Table:
     """
     record = read_record(path) if path.exists() else None
     extended = with_suffixes(arrived, record)
+    sidecar = path.with_suffix(".json")
     if record is None or len(extended) > len(record):
-        with written_beside(path) as temporary:
+        with replaced(path, sidecar) as temporary:
             pq.write_table(extended, temporary, compression="zstd")
+    update_sealed(sidecar, {"files": hashes_of(path.parent, [path.name])})
     return extended
 
 
@@ -114,10 +116,10 @@ def read_record(path: Path) -> pa.Table:
     Raises
     ------
     ArtifactCorruptError
-        When it cannot be read as one.
+        When it is damaged, or cannot be read as one.
     """
     try:
-        return pq.ParquetFile(path).read(SCHEMA.names).select(SCHEMA.names).cast(SCHEMA)
+        return pq.ParquetFile(checked(path)).read(SCHEMA.names).select(SCHEMA.names).cast(SCHEMA)
     except (pa.ArrowInvalid, KeyError, OSError) as error:
         raise ArtifactCorruptError(path, f"cannot be read as a record of suffixes ({error})") from error
 
@@ -127,7 +129,7 @@ def suffix_path(repo: Repo, name: str) -> Path:
     return repo.tables / f"sid_suffix_{name}.parquet"
 
 
-def update_suffixes(repo: Repo, name: str) -> pa.Table:
+def update_suffixes(repo: Repo, name: str, *, rebuild: bool = False) -> pa.Table:
     """Number the items of a published codebook; those that have a number keep it. Returns the whole record.
 
     All rows of its table count, superseded content too, so that running this more seldom skips no item's old codes.
@@ -139,6 +141,8 @@ def update_suffixes(repo: Repo, name: str) -> pa.Table:
         Hold its lock.
     name : str
         A codebook with a table of codes.
+    rebuild : bool
+        Forget the record and number all items anew, in the order of time: for a damaged record.
 
     Raises
     ------
@@ -154,6 +158,9 @@ def update_suffixes(repo: Repo, name: str) -> pa.Table:
         raise LifeCycleError(name, record.state, "its items can be numbered once it is published")
     with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
         arrived = opened.execute(
-            f"SELECT item_id, event_timestamp, codes FROM read_parquet({literal(table)}) WHERE codes IS NOT NULL"
+            f"SELECT item_id, event_timestamp, codes FROM read_parquet({literal(checked(table))}) WHERE codes IS NOT NULL"
         ).to_arrow_table()
-    return extend_file(suffix_path(repo, name), arrived)
+    path = suffix_path(repo, name)
+    if rebuild:
+        path.unlink(missing_ok=True)
+    return extend_file(path, arrived)

@@ -9,12 +9,11 @@ from typing import Any, TypeVar
 
 from sidkit.config import content_hash
 from sidkit.errors import ArtifactCorruptError, ArtifactMissingError
-from sidkit.files import folder_written_beside, read_json, remove, sha256, write_json
+from sidkit.files import folder_written_beside, read_json, remove, write_json
+from sidkit.integrity import MANIFEST, MANIFEST_HASH, hashes_of, is_sealed, say_discarded, seal, verify_all
 
 T = TypeVar("T")
 
-MANIFEST = "manifest.json"
-_OWN_HASH = "manifest_hash"  # of everything else in the manifest; `content_hash` is of the files alone
 _LIBRARIES = ("sidkit", "feast", "duckdb", "numpy", "pyarrow", "faiss-cpu", "torch", "scikit-learn")
 
 
@@ -45,23 +44,20 @@ def write_artifact(folder: Path, describe: Mapping[str, Any], write_files: Calla
     there = written_before(folder, describe)
     with folder_written_beside(folder) as temporary:
         write_files(temporary)
-        files = {
-            file.relative_to(temporary).as_posix(): sha256(file)
-            for file in sorted(temporary.rglob("*"))
-            if file.is_file()
-        }
+        files = hashes_of(temporary)
         if there is not None:
             if there["files"] != files:
                 raise ArtifactCorruptError(folder, "an artefact with other content has this name already")
             remove(temporary)
             return there
-        manifest = {
-            **describe,
-            "files": files,
-            "content_hash": content_hash(files),
-            "libraries": _library_versions(),
-        }
-        manifest[_OWN_HASH] = content_hash(manifest)
+        manifest = seal(
+            {
+                **describe,
+                "files": files,
+                "content_hash": content_hash(files),  # of the files alone
+                "libraries": _library_versions(),
+            }
+        )
         write_json(temporary / MANIFEST, manifest)
     return manifest
 
@@ -83,7 +79,9 @@ def written_before(folder: Path, describe: Mapping[str, Any]) -> dict[str, Any] 
 
 
 def read_manifest(folder: Path, *, verify: bool = True) -> dict[str, Any]:
-    """Read an artefact's manifest and, by default, verify every file against it.
+    """Read an artefact's manifest, verify its own hash and, by default, every file against it.
+
+    A file that was verified before in this process, and has not changed since, is not read again.
 
     Raises
     ------
@@ -98,26 +96,34 @@ def read_manifest(folder: Path, *, verify: bool = True) -> dict[str, Any]:
         )
     path = folder / MANIFEST
     try:
-        manifest: dict[str, Any] = read_json(path)
-        files: dict[str, str] = manifest["files"]
+        manifest = read_json(path)
+        files, stated = manifest["files"], manifest[MANIFEST_HASH]
         if any(Path(name).is_absolute() or ".." in Path(name).parts for name in files):
-            raise ValueError("it names files outside of the folder")
-        stated = manifest[_OWN_HASH]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ArtifactCorruptError(path, "it names files outside of the folder")
+    except ArtifactCorruptError as error:
+        raise ArtifactCorruptError(path, f"the manifest cannot be read ({error.problem})") from error
+    except (OSError, KeyError, TypeError) as error:
         raise ArtifactCorruptError(path, f"the manifest cannot be read ({type(error).__name__}: {error})") from error
-    if not verify:
-        return manifest
-    if content_hash({key: value for key, value in manifest.items() if key != _OWN_HASH}) != stated:
-        raise ArtifactCorruptError(path, "the manifest was edited")
-    for name, expected in files.items():
-        if not (folder / name).is_file():
-            raise ArtifactCorruptError(folder / name, "the file is missing")
-        if sha256(folder / name) != expected:
-            raise ArtifactCorruptError(folder / name, "the file differs from its SHA-256 in the manifest")
-    there = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
-    for name in sorted(there - set(files) - {MANIFEST}):
-        raise ArtifactCorruptError(folder / name, "the manifest does not list this file")
-    return manifest
+    # `content_hash` is of the files alone, so it cannot tell that something else in the manifest was changed.
+    if not is_sealed(manifest) or not isinstance(files, dict) or not isinstance(stated, str):
+        raise ArtifactCorruptError(path, "the manifest was edited or is damaged")
+    if verify:
+        verify_all(folder, manifest)
+    found: dict[str, Any] = manifest
+    return found
+
+
+def discard_damaged(folder: Path) -> bool:
+    """Remove an artefact that is damaged, so that its maker writes it anew; says so. Returns whether it did."""
+    if not folder.exists():
+        return False
+    try:
+        read_manifest(folder)
+    except ArtifactCorruptError as error:
+        say_discarded(error.path, error.problem)
+        remove(folder)
+        return True
+    return False
 
 
 def _library_versions() -> dict[str, str]:

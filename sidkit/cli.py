@@ -79,6 +79,8 @@ def _run(interrupted: Callable[[], bool]) -> int:
             disk_refused(error) or error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}
         ):
             return _refused(scrubbed(StorageError(error.filename or "a file", error)))
+        if isinstance(error, OSError) and error.filename is not None:
+            return _refused(scrubbed(f"{error.filename}: {error.strerror}; give another path"))
         if not hasattr(error, "format_message"):
             sys.stderr.write(scrubbed(traceback.format_exc()))
             return 1

@@ -27,6 +27,7 @@ def mount(app: typer.Typer) -> None:
     app.add_typer(tables_app, name="tables")
     app.command()(doctor)
     app.command()(apply)
+    app.command("upgrade")(upgrade_)
     app.command("materialize")(materialize_)
 
 
@@ -119,7 +120,7 @@ def synthetic(
     impressions: Annotated[int, typer.Option(help="About how many impressions.")] = 200_000,
     users: Annotated[Optional[int], typer.Option(help="Default: one per 100 impressions.")] = None,  # noqa: UP045
     items: Annotated[Optional[int], typer.Option(help="Default: one per 50 impressions.")] = None,  # noqa: UP045
-    seed: Annotated[int, typer.Option(help="Decides everything random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Decides everything random.")] = 0,
 ) -> None:
     """Write a deterministic world with real impressions and its oracle."""
     from sidkit.datasets.synthetic import Sizes, write_world
@@ -140,6 +141,9 @@ def ingest_(
             "--remove-vanished", help="Remove rows of the log that the source no longer holds; not for rotated sources."
         ),
     ] = False,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Forget the log and read the source anew: repairs a damaged log.")
+    ] = False,
 ) -> None:
     """Read the source, check it, append what is new to the repo's log and replace what was corrected."""
     from sidkit.repo import Repo
@@ -147,7 +151,7 @@ def ingest_(
 
     opened = Repo.open(repo)
     with opened.locked():
-        report = ingest(opened, remove_vanished=remove_vanished)
+        report = ingest(opened, remove_vanished=remove_vanished, rebuild=rebuild)
     _print_tables(report.tables)
     what = ["the source is unchanged" if report.unchanged else f"{report.new_rows:,} new rows"]
     what += [f"{count:,} {name}" for name, count in (("changed", report.changed), ("removed", report.removed)) if count]
@@ -264,6 +268,20 @@ def apply(repo: RepoOption = Path()) -> None:
     opened = Repo.open(repo)
     with opened.locked():
         typer.echo(apply_repo(opened).strip())
+
+
+def upgrade_(repo: RepoOption = Path()) -> None:
+    """Migrate a repo whose files an older release wrote; run again, it changes nothing."""
+    from sidkit.repo import Repo
+    from sidkit.repo_format import FORMAT
+    from sidkit.upgrade import upgrade
+
+    opened = Repo.open(repo, any_format=True)
+    with opened.locked():
+        done = upgrade(opened)
+    for line in done:
+        typer.echo(line)
+    typer.echo(f"{opened.path}: format {FORMAT}{'' if done else ', nothing to do'}")
 
 
 def materialize_(

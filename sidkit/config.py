@@ -7,9 +7,10 @@ import json
 import os
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from sidkit.clock import MICROS
 from sidkit.errors import ConfigError
@@ -37,10 +38,36 @@ def is_feature_name(name: str) -> bool:
     return fits and not name.lower().endswith("_y") and name.lower() not in RESERVED_MODALITIES
 
 
+def _plain_types(annotation: Any) -> set[Any]:
+    """The types that an annotation such as ``int | None`` allows; texts of a Literal count as str."""
+    parts = get_args(annotation)
+    if not parts:
+        return {annotation}
+    if get_origin(annotation) is Literal:
+        return {type(part) for part in parts}
+    if get_origin(annotation) is Annotated:
+        return _plain_types(parts[0])
+    if get_origin(annotation) in {Union, UnionType}:
+        return set().union(*map(_plain_types, parts))
+    return {get_origin(annotation)}
+
+
 class Section(BaseModel):
     """A frozen table of a TOML file that refuses unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _nothing_is_converted(cls, value: Any, info: ValidationInfo) -> Any:
+        """A number is written as a number and a flag as true or false: pydantic would read "1500" as 1500 and true as 1."""
+        kinds = _plain_types(cls.model_fields[info.field_name or ""].annotation)
+        wanted = kinds & {bool, int, float}
+        if not wanted or kinds & {str, Any} or not isinstance(value, (bool, str, int, float)):
+            return value
+        if isinstance(value, str) or (isinstance(value, bool) is not (bool in wanted)):
+            raise ValueError(f"expected {'true or false' if bool in wanted else 'a number without quotes'}")
+        return value
 
 
 class SourceSettings(Section):

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sidkit.errors import ContractError, DefinitionsError
+from sidkit.integrity import checked
 from sidkit.stores.key_types import is_text, is_time
 from sidkit.stores.source_parts import Part, SourceParts, parquet_files
 
@@ -64,12 +65,15 @@ def examine_repo(repo: Repo) -> list[Problem]:
 def _of_stores(repo: Repo) -> Iterator[Problem]:
     """What registry and online store hold otherwise than the definitions say, or not as it was written."""
     from sidkit.stores.feast_repo import find_online_damage
-    from sidkit.stores.registered import differences
+    from sidkit.stores.registered import UNREADABLE, differences
     from sidkit.stores.registry_check import RegistryDamagedError
 
     try:
-        for found in differences(repo):
+        different = differences(repo)
+        for found in different:
             yield Problem("not-as-defined", found.where, found.problem, found.remedy)
+        if any(found.where == UNREADABLE for found in different):
+            return  # its error is among them
         for where, problem in find_online_damage(repo):
             yield Problem("damaged", where, problem, "Run `sidkit materialize`.")
     except RegistryDamagedError as error:
@@ -319,7 +323,7 @@ def _wide_beside_null(files: list[Path], column: str) -> bool:
     """Whether a column holds a null in one row and a number beyond 2^53 in another."""
     null, wide = False, False
     for path in files:
-        with pq.ParquetFile(path) as opened:
+        with pq.ParquetFile(checked(path)) as opened:
             place = opened.schema_arrow.get_field_index(column)
             metadata = opened.metadata
             if metadata.num_columns != len(opened.schema_arrow):  # nested columns shift the places

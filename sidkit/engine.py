@@ -10,6 +10,7 @@ from pathlib import Path
 import duckdb
 
 from sidkit.config import EngineSettings
+from sidkit.errors import MemoryLimitError
 
 
 @contextmanager
@@ -36,8 +37,21 @@ def connection(engine: EngineSettings, spill: Path | None) -> Iterator[duckdb.Du
     try:
         opened.execute("SET TimeZone = 'UTC'")
         yield opened
+    except duckdb.OutOfMemoryException as error:
+        what = next(iter(getattr(error, "__notes__", ())), "this step")
+        raise MemoryLimitError(what, engine.memory_limit, str(error).splitlines()[0]) from error
     finally:
         opened.close()
+
+
+@contextmanager
+def working_on(what: str) -> Iterator[None]:
+    """Name what is computed inside the block, for :class:`sidkit.errors.MemoryLimitError`."""
+    try:
+        yield
+    except duckdb.OutOfMemoryException as error:
+        error.add_note(what)
+        raise
 
 
 def set_variables(opened: duckdb.DuckDBPyConnection, values: Mapping[str, int | float | bool | str]) -> None:

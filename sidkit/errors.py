@@ -28,6 +28,7 @@
     ├── EvaluationError             data on which nothing can be measured
     ├── ServingError                a request that cannot be answered
     ├── OnlineStoreError            an online store that cannot be read or written
+    ├── MemoryLimitError            DuckDB reached its memory limit
     └── StorageError                the disk refused a write
 
 Each says what came, what is needed and how to mend it; the same facts are attributes.
@@ -129,15 +130,25 @@ class ArtifactMissingError(ArtifactError):
 
 
 class ArtifactCorruptError(ArtifactError):
-    """A file of an artefact differs from its manifest."""
+    """A file that the kit wrote is damaged or was edited: it differs from its manifest, or cannot be read.
 
-    def __init__(self, path: Path, problem: str) -> None:
+    Parameters
+    ----------
+    path : Path
+        The file or the folder.
+    problem : str
+        What is wrong with it.
+    remedy : str, optional
+        What makes it anew, as an imperative; by default :func:`sidkit.remedies.remedy` says it.
+    """
+
+    def __init__(self, path: Path, problem: str, remedy: str | None = None) -> None:
+        from sidkit.remedies import remedy as remedy_of
+
         self.path = path
         self.problem = problem
-        super().__init__(
-            f"{path}: {problem}. Artefacts are immutable; restore the folder from a copy, or delete it and make the "
-            "artefact again under a new name."
-        )
+        self.remedy = remedy_of(path) if remedy is None else remedy
+        super().__init__(f"{path}: {problem}. To repair it, {self.remedy}.")
 
 
 class CatalogError(SidkitError):
@@ -244,6 +255,18 @@ class ServingError(SidkitError):
 
 class OnlineStoreError(SidkitError):
     """An online store that cannot be read or written."""
+
+
+class MemoryLimitError(SidkitError):
+    """DuckDB reached its memory limit and could not spill."""
+
+    def __init__(self, what: str, limit: str, cause: str) -> None:
+        self.what = what
+        self.limit = limit
+        super().__init__(
+            f"{what} needs more memory than engine.memory_limit allows, which is {limit} ({cause}). Raise engine.memory_limit "
+            "in sidkit.toml, or lower engine.threads, which each hold a part of it"
+        )
 
 
 class StorageError(SidkitError):

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sidkit.errors import StorageError
+from sidkit.errors import ArtifactCorruptError, ConfigError, StorageError
 
 _LEFTOVER = ".writing-"
 _FULL = ("No space left", "File too large", "Disk quota")
@@ -105,6 +105,23 @@ def make_private(path: Path) -> None:
         raise StorageError(path, error) from error
 
 
+def typed_path(path: Path | str) -> Path:
+    """The absolute path of what a user typed.
+
+    Raises
+    ------
+    ConfigError
+        When no file system takes such a name: too long, a NUL character, a home of nobody.
+    """
+    try:
+        found = Path(path).expanduser().resolve()
+        found.is_dir()
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"{str(path)[:120]!r} cannot be a path ({reason}); give another one") from error
+    return found
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file in one rename."""
     with written_beside(path) as temporary:
@@ -112,8 +129,17 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Read a JSON file that the kit wrote.
+
+    Raises
+    ------
+    ArtifactCorruptError
+        When it is no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # bad JSON and bad UTF-8 are both ValueErrors
+        raise ArtifactCorruptError(path, f"it cannot be read as JSON ({error})") from error
 
 
 def sha256(path: Path) -> str:

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from sidkit.config import Settings
 from sidkit.errors import RepoError, RepoLockedError, StorageError
-from sidkit.files import make_private, remove, remove_leftovers, written_beside
+from sidkit.files import make_private, remove, remove_leftovers, typed_path, written_beside
+from sidkit.repo_format import keep_format, refuse_other_format, write_format
 
 SETTINGS_FILE = "sidkit.toml"
 FEAST_FILE = "feature_store.yaml"
@@ -47,21 +48,30 @@ class Repo:
     path: Path
 
     @classmethod
-    def open(cls, path: Path | str) -> Repo:
+    def open(cls, path: Path | str, *, any_format: bool = False) -> Repo:
         """Open an existing repo.
+
+        Parameters
+        ----------
+        path : Path or str
+            Its folder.
+        any_format : bool
+            Accept one whose files another release wrote (``sidkit upgrade``).
 
         Raises
         ------
         RepoError
-            When the folder is no sidkit repo.
+            When the folder is no sidkit repo, or its files have another format than this release reads.
         """
-        folder = Path(path).expanduser().resolve()
+        folder = typed_path(path)
         for name in (FEAST_FILE, SETTINGS_FILE):
             if not (folder / name).is_file():
                 raise RepoError(
                     f"{folder} is no sidkit repo: {name} is missing. Give its path with --repo, or write a fresh one "
                     f"with `sidkit init {path}`."
                 )
+        if not any_format:
+            refuse_other_format(folder)
         return cls(folder)
 
     @cached_property
@@ -145,6 +155,7 @@ class Repo:
                 raise StorageError(path, error) from error
             remove_leftovers(self.data)
             remove_leftovers(self.path / "artifacts")
+            keep_format(self.path)
             _holders[self.path] = _this_thread()
             try:
                 yield
@@ -203,7 +214,7 @@ def init_repo(
     RepoError
         When the folder already holds something.
     """
-    folder = Path(path).expanduser().resolve()
+    folder = typed_path(path)
     with _alone_in(folder):
         remove_half_written_repo(folder)
         if any(folder.iterdir()):
@@ -221,6 +232,7 @@ def init_repo(
                 if name == SETTINGS_FILE:
                     make_private(temporary)  # a URL may hold a password
                 temporary.write_text(text, encoding="utf-8")
+        write_format(folder)
     return Repo.open(folder)
 
 

@@ -43,12 +43,12 @@ class Points:
     ----------
     root : Path
         Only what lies under it counts.
-    at : int or None
-        The point to die at. Without one every file is looked after: ``gaps`` lists those that changed between two points,
-        and not at one.
+    at : int, str or None
+        The point to die at, by its number or its name. Without one every file is looked after: ``gaps`` lists those that
+        changed between two points, and not at one.
     """
 
-    def __init__(self, root: Path, at: int | None = None) -> None:
+    def __init__(self, root: Path, at: int | str | None = None) -> None:
         self.root = root
         self.at = at
         self.seen: list[str] = []
@@ -66,7 +66,7 @@ class Points:
         self.gaps += [f"{path}, by the time of {where}" for path in changed]
 
     def reach(self, point: str) -> None:
-        if len(self.seen) == self.at:
+        if self.at in (len(self.seen), point):
             os.kill(os.getpid(), signal.SIGKILL)
         self.seen.append(point)
 

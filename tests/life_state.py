@@ -24,8 +24,9 @@ from sidkit.engine import literal
 from sidkit.repo import Repo
 
 WALL_CLOCK = "assigned_at_us"
-_GENERATION = re.compile(r'"generation": \d+')
-"""How often the tables were built anew: a rebuild that is asked for twice counts twice."""
+_VARIES = re.compile(r'"generation": \d+|"[^"]+": "[0-9a-f]{64}"')
+"""How often the tables were built anew (a rebuild that is asked for twice counts twice), and hashes of files, which hold
+the wall clock."""
 IMPORTED_ONCE = (
     "torch._dynamo", "faiss", "safetensors.numpy", "safetensors.torch", "feast.repo_operations",
     "sidkit.stores.packed_sqlite", "sidkit.stores.packed_engine", "feast.infra.compute_engines.local.compute",
@@ -93,7 +94,7 @@ def state(repo: Repo) -> dict[str, Any]:
         },
         "tables": _tables(repo),
         "notes": {
-            path.relative_to(repo.path).as_posix(): _GENERATION.sub("", path.read_text())
+            path.relative_to(repo.path).as_posix(): _VARIES.sub("", path.read_text())
             for pattern in ("*.json", "*.html", "*.toml", "*.yaml")
             for path in sorted(repo.path.rglob(pattern))
             if "artifacts" not in path.parts

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from builders import DAY, FinishedJob, complete, copy_of, fresh_repo, moments, set_world, sidkit
+from builders import DAY, FinishedJob, complete, copy_of, fresh_repo, moments, reseal, set_world, sidkit
 from oracle.features import Oracle
 from oracle.logs import LAST, random_world
 from ranking.audit.artifacts import audit_artifacts
@@ -30,6 +30,7 @@ from semantic_ids.pipeline import refresh
 from sidkit.artifact import write_artifact
 from sidkit.clock import iso
 from sidkit.errors import ArtifactMissingError, ConfigError, UnknownVersionError
+from sidkit.integrity import write_sealed
 from sidkit.repo import Repo
 from sidkit.tables import build_tables, ingest, read_build
 
@@ -47,6 +48,8 @@ def rewrite(path: Path, change: Callable[[list[dict[str, Any]]], None]) -> None:
     rows = table.to_pylist()
     change(rows)
     pq.write_table(pa.Table.from_pylist(rows, table.schema), path)
+    if path.parent.name == "tables":
+        reseal(path)
 
 
 def micros(row: dict[str, Any], name: str = "event_timestamp") -> int:
@@ -159,6 +162,7 @@ def test_a_history_read_a_microsecond_too_early_is_named(repo: Repo, tmp_path: P
     early = moments([us - 1 for us in table.column("event_timestamp").cast(pa.int64()).to_pylist()])
     place = table.column_names.index("event_timestamp")
     pq.write_table(table.set_column(place, "event_timestamp", early), repo.tables / "user_history.parquet")
+    reseal(repo.tables / "user_history.parquet")
     found = run_audit(repo, rows=9, seed=0, frame=frame_of(repo, asked, tmp_path / "early.parquet"))["rows"][
         "difference"
     ]
@@ -202,6 +206,7 @@ def corrupt_arrays(folder: Path, change: Callable[[dict[str, Any]], None]) -> No
     arrays = load_file(folder / "arrays.safetensors")
     change(arrays)
     save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / "arrays.safetensors")
+    reseal(folder / "arrays.safetensors")
 
 
 def more_clicks(arrays: dict[str, Any]) -> None:
@@ -245,6 +250,7 @@ def test_a_kept_frame_that_was_corrupted_is_named(repo: Repo) -> None:
         assert found is not None, change.__name__
         assert found["feature"] in features, (change.__name__, found)
         (folder / "arrays.safetensors").write_bytes(sound)
+        reseal(folder / "arrays.safetensors")
     assert run_audit(repo, rows=60, seed=0, preset="fast")["ok"]
 
 
@@ -306,7 +312,7 @@ def test_changed_missing_and_left_over_artefacts_are_named(repo: Repo) -> None:
     (repo.rankers / first.name / "config.json").write_text("{}")
     (repo.rankers / second.name).rename(repo.rankers / "elsewhere")
     stamp = table_path(repo, book.name).with_suffix(".json")
-    stamp.write_text(json.dumps({**json.loads(stamp.read_text()), "codebook_hash": "0"}))
+    write_sealed(stamp, {**json.loads(stamp.read_text()), "codebook_hash": "0"})
     found = problems(repo)
     assert "differs from its SHA-256" in found[first.name] and "does not exist" in found[second.name]
     assert "codes of another codebook" in found[book.name]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from builders import FAST_PRESET, FinishedJob, copy_of, sidkit
+from builders import FAST_PRESET, FinishedJob, copy_of, reseal, sidkit
 from semantic_ids.catalog import Catalog
 from sidkit.clock import iso
 from sidkit.repo import Repo
@@ -154,6 +154,7 @@ def test_the_commands_that_look_at_codes(finished: FinishedJob, tmp_path: Path, 
             row["codes"], row["residual_norm"] = [0] * len(row["codes"]), 9.0
     schema = pq.read_schema(repo.tables / f"item_sid_{name}.parquet")
     pq.write_table(pa.Table.from_pylist(shifted, schema), repo.tables / f"item_sid_{name}.parquet")
+    reseal(repo.tables / f"item_sid_{name}.parquet")
     stale = json.loads(run("codebooks", "health", name, "--json", "--preset", preset, expect=3))
     assert stale["verdict"] == "stale" and stale["reasons"]
     page = tmp_path / "page.html"

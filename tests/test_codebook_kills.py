@@ -49,7 +49,8 @@ ELSEWHERE = {
     "init": "test_repo.py", "data check": "writes rejects only", "data synthetic": "one rename: test_synthetic.py",
     "codebooks sweep": "writes nothing: test_sweep.py", "run": "test_job.py: killed at every stage",
     "frame": "one rename, outside the repo", "score": "reads", "ranker promote": "test_job.py", "ranker evaluate": "reads",
-    "ranker compare": "test_comparison.py: killed twice", "leakage": "reads",
+    "ranker compare": "test_comparison.py: killed twice", "leakage": "reads", "codebooks repair": "test_catalog_rot.py",
+    "upgrade": "test_upgrade.py: killed after every step",
 }  # fmt: skip
 """Commands that are no part of the life here, and why."""
 CATALOGUE, REGISTRY = "commit catalog.sqlite", "commit registry.sqlite"
@@ -81,18 +82,19 @@ KINDS: dict[str, set[str]] = {
     "publish": PUBLISHED,
     "promote": {CATALOGUE},
     "retire": {CATALOGUE},
-    "suffixes": {"replace sid_suffix_*.parquet"},
+    "suffixes": {"replace sid_suffix_*.parquet", "replace sid_suffix_*.json"},
     "report": {"replace report.html"},
     "ingest more": LOGGED | {f"unlink {name}-0.parquet" for name in ("items", "item_embeddings", "part")},
     "build more": {"replace item_content.parquet", "replace manifest.json"},
     "refresh": REFRESHED,
-    "suffixes of more": {"replace sid_suffix_*.parquet"},
+    "suffixes of more": {"replace sid_suffix_*.parquet", "replace sid_suffix_*.json"},
     "rebuild": {*GROUND, "replace manifest.json"},
     "refresh after a rebuild": REFRESHED,
     "purge": {
         CATALOGUE, REGISTRY, *ONLINE, "replace defined.json", "dropping of sidkit_item_sid_*", "rmdir *",
         "unlink manifest.json", "unlink config.json", "unlink metrics.json", "unlink tensors.safetensors",
         "unlink item_sid_*.parquet", "unlink item_sid_*.json", "unlink sid_suffix_*.parquet",
+        "unlink sid_suffix_*.json",
     },
     **{f"{step} {kind}": kinds for kind in ("saviorrec", "smile") for step, kinds in (
         ("fit", {CATALOGUE, "rename *"}), ("publish", PUBLISHED), ("refresh", REFRESHED),

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builders import DAY, fresh_repo
+from builders import DAY, fresh_repo, reseal
 from codebook_builders import AS_OF, BARE, CUT, ITEMS, SPEC, bring, build, write_source
 from report_builders import (
     CATEGORIES,
@@ -331,6 +331,7 @@ def test_one_level_no_titles_and_content_that_waits(tmp_path: Path, without_feas
     pq.write_table(
         pq.read_table(repo.log / "items-00001.parquet").drop_columns(["title"]), repo.log / "items-00001.parquet"
     )
+    reseal(repo.log / "items-00001.parquet")
     parsed = Parsed(write_report(repo, "a", tmp_path / "page.html").read_text())
     held = parsed.data["tree"]
     assert set(held["items"]["title"]) == {None}

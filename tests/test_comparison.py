@@ -27,9 +27,9 @@ from ranking.comparison.results import markdown, markdown_of_boosting, markdown_
 from ranking.comparison.units import Plan, Unit
 from ranking.evaluation.metrics import auc
 from ranking.frame_store import load_training_set
+from ranking.stages import read_facts
 from sidkit.datasets.synthetic import Sizes, write_world
 from sidkit.errors import EvaluationError
-from sidkit.files import read_json
 from sidkit.repo import Repo
 
 FEW = ["A0", "A3", "gbdt"]
@@ -276,7 +276,7 @@ def test_an_earlier_origin_never_sees_what_comes_after_its_end(tmp_path: Path) -
     calm = source_with_another_future(tmp_path / "calm", tmp_path / "world", 2**62)
     repo, facts = compare(tmp_path / "first", arms, calm, origins=2)
     frame = next(path for path in (repo.runs / "comparison" / "frames").iterdir() if path.name.endswith("-o0"))
-    ends = read_json(repo.runs / "comparison" / "stages.json")[f"frame:{frame.name}"]["facts"]["ends"]
+    ends = read_facts(repo.runs / "comparison" / "stages.json", f"frame:{frame.name}")["ends"]
     first_test_row = int(load_training_set(frame).rows.at_us[ends[1]])
     # The earlier origin ends where the latest one's test rows begin.
     stormy = source_with_another_future(tmp_path / "stormy", Path(calm), first_test_row)

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from builders import DAY, START, fresh_repo, moments, sidkit, write_tables
 from sidkit.commands import ingest_
 from sidkit.errors import (
+    ArtifactCorruptError,
     ArtifactMissingError,
     ContractError,
     RejectedRowsError,
@@ -214,7 +215,7 @@ def test_a_stricter_limit_judges_an_unchanged_source_again(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("earlier", [False, True], ids=["first ingest", "second ingest"])
-@pytest.mark.parametrize("step", ["_take_out", "_append", "_merge_snapshot", "write_json"])
+@pytest.mark.parametrize("step", ["_take_out", "_append", "_merge_snapshot", "write_sealed"])
 def test_a_killed_ingest_run_again_gives_the_log_of_an_undisturbed_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, earlier: bool
 ) -> None:
@@ -259,7 +260,7 @@ def test_what_a_killed_ingest_had_still_to_remove_goes_with_the_next_one(
 def test_what_an_unfinished_first_ingest_read_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     repo = fresh_repo(tmp_path / "repo", write(tmp_path / "source", FIRST, {f"i{n}": "wrong" for n in range(9)}))
     with monkeypatch.context() as patched:
-        patched.setattr(MODULE, "write_json", kill)
+        patched.setattr(MODULE, "write_sealed", kill)
         with pytest.raises(KeyboardInterrupt):
             ingest(repo)
     write(tmp_path / "source", FIRST)
@@ -301,7 +302,7 @@ def test_a_full_disk_is_named_and_leaves_the_old_log_readable(tmp_path: Path) ->
         "validate": "staged-items",
         "_append": "part-00001",
         "_merge_snapshot": "items-00001",
-        "write_json": "manifest",
+        "write_sealed": "manifest",
     }
     done = subprocess.run(
         [sys.executable, "-c", FULL_DISK, str(repo.path), json.dumps(list(steps))],
@@ -364,8 +365,11 @@ def test_a_listed_part_that_is_gone_is_missed(tmp_path: Path) -> None:
     repo = fresh_repo(tmp_path / "repo", write(tmp_path / "source", FIRST))
     ingest(repo)
     (repo.log / "interactions" / "part-00000.parquet").unlink()
-    with pytest.raises(ArtifactMissingError, match=r"part-00000\.parquet is missing although .* lists it; delete"):
+    with pytest.raises(
+        ArtifactCorruptError, match=r"part-00000\.parquet: the file is missing.*`sidkit data ingest --rebuild"
+    ):
         read_log(repo)
+    assert ingest(repo, rebuild=True).rows == read_log(repo).rows == 12
 
 
 def test_the_ingest_command_tells_what_is_new(

@@ -99,7 +99,7 @@ def test_promoting_a_ranker_that_is_killed_before_or_after_its_commit_leaves_one
         next(record.name for record in Catalog.open(repo).rankers() if (record.state == "serving") is serves)
         for serves in (True, False)
     )
-    for point, serving in enumerate((before, other)):
+    for point, serving in (("before commit catalog.sqlite", before), ("after commit catalog.sqlite", other)):
         dies(promotes_until_killed, repo.path, other, point)
         assert [record.name for record in Catalog.open(repo).rankers() if record.state == "serving"] == [serving]
         Catalog.open(repo).set_ranker_state(before, "serving")
@@ -169,7 +169,7 @@ def files_of(repo: Repo) -> dict[str, tuple[int, int]]:
     if not recorded.exists():
         return {}
     found: dict[str, tuple[int, int]] = {}
-    for stage in json.loads(recorded.read_text()).values():
+    for stage in json.loads(recorded.read_text())["stages"].values():
         for name in stage["files"]:
             path = (recorded.parent / name).resolve()
             for file in [path, *path.rglob("*")] if path.is_dir() else [path]:
@@ -190,7 +190,7 @@ def same_result(left: FinishedJob, right: FinishedJob) -> bool:
     return Path(left.told["artifacts"]["serving_ranker"]).name == Path(right.told["artifacts"]["serving_ranker"]).name
 
 
-def promotes_until_killed(path: Path, name: str, point: int) -> None:
+def promotes_until_killed(path: Path, name: str, point: str) -> None:
     from sidkit.cli import build_app
 
     Points(path, point).watch()

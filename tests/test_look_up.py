@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import sidkit.stores.feast_repo as feast_repo
-from builders import DAY, embeddings_table, write_tables
+from builders import DAY, embeddings_table, reseal, write_tables
 from codebook_builders import AS_OF, BARE, CUT, ITEMS, SPEC, bring, build, built_repo
 from oracle.features import EmbeddingVersion
 from semantic_ids import look_up, pipeline
@@ -181,8 +181,10 @@ def test_the_title_is_the_newest_one_and_may_be_missing(tmp_path: Path, without_
         )
     for order in (versions, versions[::-1]):
         pq.write_table(pa.concat_tables(order), snapshot)
+        reseal(snapshot)
         assert items_of(repo, str(codes_of(repo, [first])[first][0]), most=1)[0][2] == "title 3"
     pq.write_table(items.drop_columns(["title"]), snapshot)
+    reseal(snapshot)
     assert items_of(repo, str(found[0][1][0]), most=1000) == [(item, codes, None) for item, codes, _ in found]
 
 

@@ -38,7 +38,7 @@ def test_a_fresh_repo_holds_the_template_and_its_own_settings(tmp_path: Path, th
     repo = init_repo(
         folder, source_url="/data/log", modalities=("text", "image"), feedback="positives_only", conversions=True
     )
-    assert set(contents(folder)) == TEMPLATE
+    assert set(contents(folder)) == TEMPLATE | {"data/format.json"}
     source = Repo.open(folder).settings.source
     assert (source.url, source.modalities) == ("/data/log", ("text", "image"))
     assert (source.feedback, source.conversions) == ("positives_only", True)
@@ -94,7 +94,7 @@ def test_a_killed_init_can_be_repeated(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(RepoError, match=r"is no sidkit repo: .* is missing.*sidkit init"):
         Repo.open(tmp_path / "repo")
     init(tmp_path / "repo")
-    assert set(contents(tmp_path / "repo")) == TEMPLATE
+    assert set(contents(tmp_path / "repo")) == TEMPLATE | {"data/format.json"}
 
 
 def test_a_feast_repo_of_the_users_own_is_never_taken_for_a_killed_init(tmp_path: Path) -> None:

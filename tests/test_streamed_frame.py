@@ -23,13 +23,13 @@ from ranking.prepare import Caps
 from ranking.rows_file import RowsFile, Window, positive_share, read_moments, row_chunks
 from ranking.serving.scorer import Scorer
 from ranking.split import TimeSplit
+from ranking.stages import read_facts
 from ranking.streamed_frame import KeptFrame, StreamedFrame, stream_frame
 from ranking.streamed_set import StreamedSet
 from ranking.training_set import FrameBuilder, LabelledRows, TrainingSet, feature_readers, read_rows
 from semantic_ids.codebook import Codebook
 from sidkit.config import EngineSettings
 from sidkit.datasets.user_sample import thin_by_user
-from sidkit.files import read_json
 from sidkit.stores.feast_repo import open_store
 from training_builders import random_set
 
@@ -241,7 +241,7 @@ def test_a_job_that_streams_serves_its_rankers_and_is_audited(finished: Finished
     job = run_fast_job(repo.path, preset)
     run = repo.runs / "fast"
     assert (run / "frame" / "train.parquet").exists()
-    facts = read_json(run / "stages.json")["frame"]["facts"]
+    facts = read_facts(run / "stages.json", "frame")
     assert facts["streamed"] and facts["ends"][-1] == len(KeptFrame.load(run / "frame"))
     assert {arm["arm"]: arm["auc"] > 0.5 for arm in job.told["arms"]} == {"id_codes": True, "gbdt": True}
 

@@ -133,7 +133,7 @@ def test_the_file_holds_the_record_and_is_left_alone_without_news(tmp_path: Path
     more = extend_file(path, arrival([("0", 0, (1, 1))]))
     assert read_record(path) == more
     assert named(more)["0", (1, 1)] == 2
-    assert [file.name for file in path.parent.iterdir()] == ["record.parquet"]
+    assert sorted(file.name for file in path.parent.iterdir()) == ["record.json", "record.parquet"]
 
 
 def test_a_write_that_fails_leaves_the_old_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +148,7 @@ def test_a_write_that_fails_leaves_the_old_record(tmp_path: Path, monkeypatch: p
     with pytest.raises(RuntimeError, match="killed"):
         extend_file(path, arrival([("b", 0, (1, 1))]))
     assert read_record(path) == first
-    assert list(tmp_path.iterdir()) == [path]
+    assert sorted(tmp_path.iterdir()) == [path.with_suffix(".json"), path]
 
 
 @pytest.mark.parametrize("content", [b"", b"no parquet at all", None])

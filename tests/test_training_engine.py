@@ -197,3 +197,17 @@ def test_large_tables_have_sparse_gradients_and_everything_is_trained_once() -> 
     tables = [module.weight for module in model.modules() if isinstance(module, Table)]
     assert len(tables) == 4
     assert all(each.grad is not None and each.grad.is_sparse for each in tables)
+
+
+@pytest.mark.parametrize("place", [0.001, 0.3, 0.6, 0.9])
+def test_a_damaged_checkpoint_is_discarded_and_the_training_begins_anew(
+    tmp_path: Path, place: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "run.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        trained(checkpoint=file, killed_at=8)
+    data = bytearray(file.read_bytes())
+    data[int(place * len(data))] ^= 16
+    file.write_bytes(data)
+    assert same(trained(checkpoint=file), trained())
+    assert "run.safetensors: the checkpoint is damaged; it is discarded and made again" in capsys.readouterr().err

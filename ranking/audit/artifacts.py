@@ -11,8 +11,8 @@ from semantic_ids.records import CodebookRecord, RankerRecord
 from sidkit.artifact import read_manifest
 from sidkit.clock import iso
 from sidkit.config import content_hash
-from sidkit.errors import ArtifactError, CatalogLostError
-from sidkit.files import read_json
+from sidkit.errors import ArtifactCorruptError, ArtifactError, CatalogLostError
+from sidkit.integrity import MANIFEST, read_verified
 from sidkit.repo import Repo
 from sidkit.stores.registered import of_codebook
 from sidkit.tables import read_build
@@ -60,6 +60,10 @@ def audit_artifacts(repo: Repo) -> ArtifactsAudit:
 
 def _tables(repo: Repo) -> list[Problem]:
     made_with, stated = read_build(repo)["settings"], repo.settings.feature_settings()
+    try:
+        read_verified(repo.tables / MANIFEST)
+    except ArtifactCorruptError as error:
+        return [Problem("data/tables", str(error))]
     if content_hash(made_with) == content_hash(stated):
         return []
     return [Problem("data/tables", f"built with other settings: {_changes(made_with, stated)}")]
@@ -77,11 +81,21 @@ def _codebook(repo: Repo, record: CodebookRecord, manifests: dict[str, dict[str,
         stamp = table.with_suffix(".json")
         if not table.is_file() or not stamp.is_file():
             found.append(Problem(record.name, f"is {record.state}, and {table.relative_to(repo.path)} is missing"))
-        elif read_json(stamp)["codebook_hash"] != record.content_hash:
-            found.append(Problem(record.name, f"{table.relative_to(repo.path)} holds the codes of another codebook"))
+        else:
+            found += _codes(repo, record, table, stamp)
         stored = of_codebook(repo, record.view_name, record.service_name, record.content_hash)
         found += [Problem(record.name, str(difference)) for difference in stored]
     return found
+
+
+def _codes(repo: Repo, record: CodebookRecord, table: Path, stamp: Path) -> list[Problem]:
+    try:
+        stated = read_verified(stamp)
+    except ArtifactCorruptError as error:
+        return [Problem(record.name, str(error))]
+    if stated.get("codebook_hash") == record.content_hash:
+        return []
+    return [Problem(record.name, f"{table.relative_to(repo.path)} holds the codes of another codebook")]
 
 
 def _ranker(

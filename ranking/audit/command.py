@@ -19,7 +19,7 @@ LEAK = 4
 def audit(
     repo: RepoOption = Path(),
     rows: Annotated[int, typer.Option(min=1, help="Rows of the sample.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Decides the sample.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Decides the sample.")] = 0,
     preset: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="Audit the frame that `sidkit run` with this preset kept, instead of the service's answers."),
@@ -136,9 +136,9 @@ def run_audit(
 
 
 def _record(repo: Repo, folder: Path | None, service: str | None) -> Any:
+    from ranking.stages import read_facts
     from semantic_ids.catalog import Catalog
     from sidkit.errors import UnknownVersionError
-    from sidkit.files import read_json
 
     catalog = Catalog.open(repo)
     if service is not None:
@@ -147,7 +147,7 @@ def _record(repo: Repo, folder: Path | None, service: str | None) -> Any:
             raise UnknownVersionError("feature service of a codebook", service, sorted(records))
         return records[service]
     if folder is not None and (folder / "stages.json").exists():
-        return catalog.codebook(read_json(folder / "stages.json")["codebook"]["facts"]["name"])
+        return catalog.codebook(read_facts(folder / "stages.json", "codebook")["name"])
     return catalog.serving_codebook()
 
 

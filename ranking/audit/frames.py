@@ -15,6 +15,7 @@ from ranking.audit.kept import HISTORY_CODES
 from ranking.audit.truth import Cells
 from ranking.views import Ints, string_array
 from sidkit.errors import ArtifactMissingError, ContractError
+from sidkit.integrity import checked
 from sidkit.repo import Repo
 
 _KEYS = ("user_id", "item_id", "event_timestamp")
@@ -56,7 +57,7 @@ def rows_of_service(repo: Repo, service: str, most: int, seed: int) -> AuditedRo
         raise ArtifactMissingError(
             f"{repo.labelled_rows} is not there; run `sidkit tables rows --repo {repo.path}` first"
         )
-    table = pq.read_table(repo.labelled_rows, columns=list(_KEYS))
+    table = pq.read_table(checked(repo.labelled_rows), columns=list(_KEYS))
     numbers = drawn(len(table), most, seed)
     table = table.take(pa.array(numbers))
     entities = pd.DataFrame({key: table.column(key).to_pandas() for key in _KEYS})
@@ -112,8 +113,8 @@ def rows_of_run(repo: Repo, folder: Path, most: int, seed: int) -> AuditedRows:
         Decides which.
     """
     from ranking.features import feature_names
+    from ranking.stages import read_facts
     from ranking.streamed_frame import KeptFrame
-    from sidkit.files import read_json
 
     if not (folder / "frame").is_dir():
         there = ", ".join(sorted(path.parent.name for path in repo.runs.glob("*/frame"))) or "none yet"
@@ -139,7 +140,7 @@ def rows_of_run(repo: Repo, folder: Path, most: int, seed: int) -> AuditedRows:
         if part.rows.had_before is not None:
             row["had_before"] = bool(part.rows.had_before[at])
         cells.append(row)
-    rate = float(read_json(folder / "stages.json")["frame"]["facts"]["rate"])
+    rate = float(read_facts(folder / "stages.json", "frame")["rate"])
     rows = part.rows
     return AuditedRows(str(folder / "frame"), len(data), numbers, rows.user_ids, rows.item_ids, rows.at_us, cells, rate)
 

@@ -13,6 +13,7 @@ from ranking.audit.frames import AuditedRows
 from ranking.audit.kept import HISTORY_CODES, kept_cells, plain_name
 from ranking.audit.truth import Cells, LogTruth
 from sidkit.clock import iso
+from sidkit.integrity import checked
 from sidkit.repo import Repo
 from sidkit.tables import read_log
 
@@ -156,7 +157,7 @@ def _corrected(repo: Repo) -> dict[str, int]:
             )
             SELECT item_id, max(us) FROM (
                 SELECT item_id, epoch_us(event_timestamp) - {delay_us} AS us
-                FROM read_parquet({literal(repo.tables / "item_content.parquet")})
+                FROM read_parquet({literal(checked(repo.tables / "item_content.parquet"))})
             ) AS rows ANTI JOIN told USING (item_id, us) GROUP BY item_id
         """).fetchall()
     return {item: us + delay_us for item, us in found}

@@ -20,6 +20,8 @@ from ranking.comparison.arms import ComparedArm
 from ranking.prepare import training_context
 from ranking.presets import RankerSpec
 from ranking.split import TimeSplit
+from sidkit.errors import ArtifactCorruptError
+from sidkit.integrity import say_discarded
 from sidkit.repo import Repo
 
 if TYPE_CHECKING:
@@ -80,7 +82,12 @@ class Plan:
         path = self.path(unit)
         if not path.exists():
             return None
-        details = read_details(path)
+        try:
+            details = read_details(path)
+        except ArtifactCorruptError as error:
+            say_discarded(error.path, error.problem)
+            path.unlink(missing_ok=True)
+            return None
         return details if details.get("mark") == unit.mark else None
 
     def ranker(self, unit: Unit) -> str:

@@ -16,11 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from sidkit.config import content_hash
-from sidkit.errors import ArtifactError, StorageError
+from sidkit.errors import ArtifactCorruptError, ArtifactError, StorageError
 from sidkit.files import disk_refused
+from sidkit.integrity import say_discarded
 
 FORMAT = 1
 _KEYS_PER_QUERY = 500
+_AGAIN = "max_tokens, again"
 _SCHEMA = """
     CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
     CREATE TABLE IF NOT EXISTS vectors (
@@ -58,8 +60,10 @@ class Kept:
 class VectorCache:
     """One SQLite file per model and settings: ``vectors(key, vector, cut, checksum)``.
 
-    ``key`` is the SHA-256 of the content, ``vector`` little-endian ``float32``, ``checksum`` the CRC-32 of both. Rows
-    are added and never changed; each :meth:`put` is one transaction, so a reader sees all of it or nothing.
+    ``key`` is the SHA-256 of the content, ``vector`` little-endian ``float32``, ``checksum`` 2^32 + the CRC-32 of key,
+    vector and ``cut`` (below 2^32 in rows of older releases: of key and vector). Rows are added and never changed; each
+    :meth:`put` is one transaction, so a reader sees all of it or nothing. A vector that is damaged is discarded and
+    computed anew, and so is a file that is no database any more.
 
     Parameters
     ----------
@@ -71,15 +75,24 @@ class VectorCache:
     Raises
     ------
     ArtifactError
-        When the file is damaged or cannot be opened; it is named, with the remedy.
+        When the file cannot be opened; it is named, with the remedy.
     StorageError
         When the disk refuses a write.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
         self.path = folder / f"{identity.get('kind', 'vectors')}-{content_hash({**identity, 'format': FORMAT})}.sqlite"
+        self._identity = dict(identity)
         with self._told():
             folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._open()
+        except ArtifactCorruptError as error:
+            self._discard(error.problem)
+
+    def _open(self) -> None:
+        identity = self._identity
+        with self._told():
             self._connection = sqlite3.connect(self.path, timeout=60, isolation_level=None)
         try:
             with self._told():
@@ -87,13 +100,20 @@ class VectorCache:
                 with self._transaction():
                     for statement in _SCHEMA.split(";"):
                         self._connection.execute(statement)
-                    self._note("identity", json.dumps(dict(identity), sort_keys=True))
+                    self._note("identity", json.dumps(identity, sort_keys=True))
                 stored = self._fact("identity")
-            if stored != json.dumps(dict(identity), sort_keys=True):
+            if stored != json.dumps(identity, sort_keys=True):
                 raise self._damaged("it says that it belongs to another model")
         except BaseException:
             self._connection.close()
             raise
+
+    def _discard(self, problem: str) -> None:
+        """Begin with an empty file, and say so."""
+        say_discarded(self.path, problem)
+        for name in (self.path.name, f"{self.path.name}-journal"):
+            self.path.with_name(name).unlink(missing_ok=True)
+        self._open()
 
     def __enter__(self) -> VectorCache:
         return self
@@ -112,25 +132,35 @@ class VectorCache:
         """Elements of a vector; None while the cache is empty."""
         with self._told():
             stored = self._fact("width")
-        return None if stored is None else int(stored)
+        return self._number(stored)
 
     @property
     def max_tokens(self) -> int | None:
         """Tokens after which the model cut a text; None when it has no limit or while the cache is empty."""
         with self._told():
-            stored = self._fact("max_tokens")
-        return None if stored is None else int(stored)
+            stored, again = self._fact("max_tokens"), self._fact(_AGAIN)
+        if again not in {None, stored}:
+            raise self._damaged(f"it says that the model cuts after {stored} tokens and after {again}")
+        return self._number(stored)
+
+    def _number(self, stored: str | None) -> int | None:
+        try:
+            return None if stored is None else int(stored)
+        except ValueError as error:
+            raise self._damaged(f"it says {stored!r} where a number is needed") from error
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, Kept]:
-        """The vectors that are there already, by key.
+        """The vectors that are there already, by key; damaged ones are discarded, so that they are computed again."""
+        try:
+            return self._get(keys)
+        except ArtifactCorruptError as error:
+            self._connection.close()
+            self._discard(error.problem)
+            return {}
 
-        Raises
-        ------
-        ArtifactError
-            When a row differs from its checksum.
-        """
+    def _get(self, keys: Sequence[bytes]) -> dict[bytes, Kept]:
         found: dict[bytes, Kept] = {}
-        width = self.width
+        damaged: list[bytes] = []
         distinct = list(dict.fromkeys(keys))
         for start in range(0, len(distinct), _KEYS_PER_QUERY):
             part = distinct[start : start + _KEYS_PER_QUERY]
@@ -140,9 +170,16 @@ class VectorCache:
                     f"SELECT key, vector, cut, checksum FROM vectors WHERE key IN ({marks})", part
                 ).fetchall()
             for key, blob, cut, checksum in rows:
-                if zlib.crc32(key + blob) != checksum or width is None or len(blob) != 4 * width:
-                    raise self._damaged(f"the vector of content {key.hex()[:16]} differs from its checksum")
+                if not _whole(key, blob, cut, checksum):
+                    damaged.append(key)
+                    continue
                 found[key] = Kept(np.frombuffer(blob, dtype="<f4").astype(np.float32), bool(cut))
+        if len({len(kept.vector) for kept in found.values()} | ({self.width} if found else set())) > 1:
+            raise self._damaged(f"its vectors have other widths than the {self.width} that it states")
+        if damaged:
+            say_discarded(self.path, f"{len(damaged):,} vectors differ from their checksums")
+            with self._told(), self._transaction():
+                self._connection.executemany("DELETE FROM vectors WHERE key = ?", [(key,) for key in damaged])
         return found
 
     def put(
@@ -176,13 +213,14 @@ class VectorCache:
             return
         blobs = [row.tobytes() for row in np.ascontiguousarray(matrix, dtype="<f4")]
         rows = [
-            (key, blob, int(was_cut), zlib.crc32(key + blob))
+            (key, blob, int(was_cut), _checksum(key, blob, int(was_cut)))
             for key, blob, was_cut in zip(keys, blobs, cut, strict=True)
         ]
         with self._told(), self._transaction():
             self._note("width", str(matrix.shape[1]))
             if max_tokens is not None:
                 self._note("max_tokens", str(max_tokens))
+                self._note(_AGAIN, str(max_tokens))
             stored = self._fact("width")
             self._connection.executemany("INSERT OR IGNORE INTO vectors VALUES (?, ?, ?, ?)", rows)
             if stored != str(matrix.shape[1]):
@@ -221,8 +259,21 @@ class VectorCache:
                 ) from error
             raise self._damaged(str(error)) from error
 
-    def _damaged(self, problem: str) -> ArtifactError:
-        return ArtifactError(
-            f"{self.path}: the cache of vectors is damaged ({problem}). Nothing else depends on it: delete this one file "
-            "and run the same command again; its vectors are then computed anew"
+    def _damaged(self, problem: str) -> ArtifactCorruptError:
+        return ArtifactCorruptError(
+            self.path,
+            f"the cache of vectors is damaged ({problem})",
+            "delete this one file and run the same command again: nothing else depends on it, and its vectors are computed "
+            "anew",
         )
+
+
+def _checksum(key: bytes, blob: bytes, cut: int) -> int:
+    return (1 << 32) + zlib.crc32(key + blob + bytes([cut]))
+
+
+def _whole(key: object, blob: object, cut: object, checksum: object) -> bool:
+    """Whether a row is what was written; rows of older releases have a checksum of key and vector only."""
+    if not (isinstance(key, bytes) and isinstance(blob, bytes) and isinstance(checksum, int) and cut in (0, 1)):
+        return False
+    return checksum in {_checksum(key, blob, int(bool(cut))), zlib.crc32(key + blob)}

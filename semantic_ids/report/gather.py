@@ -16,7 +16,7 @@ from semantic_ids.item_vectors import Floats, ItemVectors
 from semantic_ids.records import CodebookRecord
 from sidkit.engine import connection, literal, quoted
 from sidkit.errors import ArtifactMissingError, LifeCycleError
-from sidkit.files import read_json
+from sidkit.integrity import checked, read_checked_json
 from sidkit.repo import Repo
 from sidkit.tables import read_log
 
@@ -115,7 +115,7 @@ def gather(repo: Repo, name: str) -> Facts:
         return Facts(
             record,
             manifest,
-            read_json(folder / METRICS) if (folder / METRICS).is_file() else {},
+            read_checked_json(folder / METRICS) if (folder / METRICS).is_file() else {},
             codebook.quantizer.residual_levels,
             items,
             without_codes,
@@ -133,7 +133,7 @@ def _views(opened: duckdb.DuckDBPyConnection, repo: Repo, name: str) -> None:
         ("content", repo.tables / "item_content.parquet"),
         ("items", read_log(repo).items),
     ):
-        opened.execute(f"CREATE TEMP VIEW {view} AS SELECT * FROM read_parquet({literal(path)})")
+        opened.execute(f"CREATE TEMP VIEW {view} AS SELECT * FROM read_parquet({literal(checked(path))})")
     newest = "QUALIFY row_number() OVER (PARTITION BY item_id ORDER BY event_timestamp DESC) = 1"
     opened.execute(f"CREATE TEMP TABLE newest AS SELECT * FROM sid {newest}")
     columns = {row[0] for row in opened.execute("DESCRIBE items").fetchall()}

@@ -17,6 +17,7 @@ from sidkit.contract.rows import PART, check_names, is_list
 from sidkit.contract.schemas import TABLES
 from sidkit.contract.sql_columns import sql_column
 from sidkit.errors import ContractError, MissingTableError, TableSchemaError
+from sidkit.files import typed_path
 from sidkit.redact import looks_like_url, redacted, scrubbed
 
 if TYPE_CHECKING:
@@ -248,7 +249,7 @@ def open_source(url: str) -> Source:
     if "://" in url:
         opened: Source = SqlSource(url)
     else:
-        folder = Path(url).expanduser().resolve()
+        folder = typed_path(url)
         if not folder.is_dir():
             shown = redacted(url) if looks_like_url(url) else folder
             raise ContractError("source", f"{shown} is no folder; give a folder of Parquet files or a SQLAlchemy URL")
@@ -264,4 +265,4 @@ def same_source(one: str, other: str) -> bool:
 
 
 def _place(url: str) -> str:
-    return url if "://" in url else str(Path(url).expanduser().resolve())
+    return url if "://" in url else str(typed_path(url))

@@ -19,7 +19,7 @@ from sidkit.contract.schemas import INTERACTIONS, ITEMS, Table, with_modalities
 from sidkit.contract.shares import with_shares
 from sidkit.contract.staging import stage
 from sidkit.contract.units import refuse_wrong_units
-from sidkit.engine import literal, quoted
+from sidkit.engine import literal, quoted, working_on
 from sidkit.errors import ContractError, RejectedRowsError, TableSchemaError
 from sidkit.files import written_beside
 
@@ -114,7 +114,8 @@ def validate(
             )
             refuse_wrong_units(opened, table, source.columns(table.name), now)
             query = classify(columns, settings, work, now)
-            checked = _split(opened, table, query, work / f"{table.name}.parquet", rejects)
+            with working_on(f"checking the table {table.name}"):
+                checked = _split(opened, table, query, work / f"{table.name}.parquet", rejects)
             left_out = sorted(set(source.columns(table.name)) - set(columns)) if table is ITEMS else []
             if left_out:
                 checked = replace(checked, facts={**checked.facts, "columns left out": ", ".join(left_out)})

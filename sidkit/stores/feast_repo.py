@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sidkit.clock import from_us
-from sidkit.errors import CatalogError, ConfigError, RepoError, StorageError
+from sidkit.errors import CatalogError, ConfigError, RepoError, SidkitError
 from sidkit.redact import scrubbed
 from sidkit.repo import Repo
 
@@ -78,7 +78,7 @@ def apply_repo(repo: Repo) -> str:
             make_registry_private(repo)
             set_damaged_registry_aside(repo)
             apply_total(config, repo.path, skip_source_validation=True)
-        except (CatalogError, ConfigError, RepoError, StorageError):
+        except SidkitError:
             raise
         except SystemExit as error:
             raise RepoError(

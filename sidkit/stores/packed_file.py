@@ -259,9 +259,10 @@ class Reading:
         """
         found = {}
         for number, text, checked in self._opened.execute(_LAYOUTS_OF, (view,)):
-            if _layout_check(view, number, text) != checked:
+            layout = _layout(view, number, text, checked)
+            if layout is None:
                 raise self.damaged(view, f"layout {number!r} is not what was written")
-            found[int(number)] = layout_from_json(text)
+            found[number] = layout
         return found
 
     def views(self) -> list[str]:
@@ -307,7 +308,7 @@ class Reading:
             taken += self._opened.execute(select(group, size), part).fetchall()[:asked]
         checks = list(map(crc32, keys))
         for view, rows in zip(group, zip(*taken, strict=True), strict=False):
-            if None not in rows:
+            if all(rows):
                 sound = all_intact(view, checks, rows)
             else:
                 there = [(check, row) for check, row in zip(checks, rows, strict=True) if row is not None]
@@ -356,7 +357,7 @@ class Writing(Reading):
         self._opened.execute(table_statement(table_of(view)))
         self._opened.execute(
             f"INSERT INTO {LAYOUTS} (view, number, columns, checked) VALUES (?, ?, ?, ?)",
-            (view, number, text, _layout_check(view, number, text)),
+            (view, number, text, record_check(view, number, text)),
         )
         return number
 
@@ -417,8 +418,9 @@ def _since(rows: list[bytes | None], since_us: int | None) -> list[bytes | None]
 
 
 @lru_cache(maxsize=1024)
-def _layout_check(view: str, number: int, columns: str) -> int:
-    return record_check(view, number, columns)
+def _layout(view: str, number: int, columns: str, checked: int) -> Layout | None:
+    """A layout, None where it is not what was written."""
+    return layout_from_json(columns) if record_check(view, number, columns) == checked else None
 
 
 def _make_format(opened: sqlite3.Connection) -> None:

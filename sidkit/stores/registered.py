@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from feast import FeatureStore
 
 APPLY, MATERIALIZE = "Run `sidkit apply`.", "Run `sidkit apply`, then `sidkit materialize`."
+UNREADABLE = "the online store"
+"""Where a difference lies that is the error of reading the online store."""
 _KINDS = {
     "DATA_SOURCE": "data source",
     "ENTITY": "entity",
@@ -32,7 +34,7 @@ class Difference:
     remedy: str
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.problem}. {self.remedy}"
+        return f"{self.where}: {self.problem}. {self.remedy}".rstrip(". ") + "."
 
 
 def differences(repo: Repo) -> list[Difference]:
@@ -152,5 +154,5 @@ def _of_online_store(store: FeatureStore, views: Sequence[Any], codebooks: set[s
                 elif name in codebooks and next(reading.keys(stored), None) is None:
                     found.append(Difference(f"feature view {name}", "its online table is empty", MATERIALIZE))
     except OnlineStoreError as error:
-        return [Difference("the online store", str(error), "")]
+        return [Difference(UNREADABLE, str(error), "")]
     return found

@@ -1,8 +1,8 @@
 """Rot in the registry: Feast keeps no check values, so the kit remembers what each object was.
 
-``data/registry.json`` holds, per object of a SQLite registry, when Feast last wrote it and the SHA-256 of its bytes. An object
-that Feast has not written since and whose bytes differ is damaged. The file may be deleted at any time: what the registry
-holds then is remembered anew.
+``data/tmp/registry.seen`` holds, per object of a SQLite registry, when Feast last wrote it and the SHA-256 of its bytes (JSON).
+An object that Feast has not written since and whose bytes differ is damaged. The file is a cache: one that is deleted or half
+written is ignored, and what the registry holds then is remembered anew.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from urllib.parse import quote
 import sqlalchemy as sa
 
 from sidkit.errors import RepoError
-from sidkit.files import written_beside
 from sidkit.repo import FEAST_FILE, Repo
 
 _OBJECTS = {
@@ -58,7 +57,7 @@ def refuse_damaged_registry(repo: Repo) -> None:
     path = registry_file(repo)
     if path is None or not path.is_file():
         return
-    memory = repo.data / "registry.json"
+    memory = _memory(repo)
     try:
         with contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as opened:
             problem, now = _read(opened)
@@ -74,11 +73,9 @@ def refuse_damaged_registry(repo: Repo) -> None:
         raise RegistryDamagedError(path, problem, repo.path)
     settled = {name: seen for name, seen in now.items() if seen[0] < time.time() - _SETTLED_SECONDS}
     if settled != remembered:
-        with (
-            contextlib.suppress(OSError),
-            written_beside(memory) as temporary,
-        ):  # a folder that cannot be written is read
-            temporary.write_text(json.dumps(settled, indent=1))
+        with contextlib.suppress(OSError):  # a folder that cannot be written is only read
+            memory.parent.mkdir(parents=True, exist_ok=True)
+            memory.write_text(json.dumps(settled, indent=1), encoding="utf-8")
 
 
 def set_damaged_registry_aside(repo: Repo) -> None:
@@ -89,7 +86,7 @@ def set_damaged_registry_aside(repo: Repo) -> None:
         error.path.rename(f"{error.path}.damaged")
         for suffix in ("-wal", "-shm", "-journal"):
             Path(f"{error.path}{suffix}").unlink(missing_ok=True)
-        (repo.data / "registry.json").unlink(missing_ok=True)
+        _memory(repo).unlink(missing_ok=True)
 
 
 def registry_file(repo: Repo) -> Path | None:
@@ -148,6 +145,10 @@ def _changed(remembered: Seen, now: Seen) -> str:
         if name not in remembered and seen in gone:
             return f"{name.partition('@')[0]} had another name when Feast wrote it"
     return ""
+
+
+def _memory(repo: Repo) -> Path:
+    return repo.data / "tmp" / "registry.seen"
 
 
 def _remembered(memory: Path) -> Seen:

@@ -14,6 +14,7 @@ from feast.infra.offline_stores.file_source import FileSource
 from feast.repo_config import RepoConfig
 from feast.types import from_feast_to_pyarrow_type
 
+from sidkit.integrity import checked
 from sidkit.stores.asof import ViewPlan
 from sidkit.stores.feature_files import FeatureFiles
 from sidkit.stores.key_types import declared_or_found
@@ -103,6 +104,13 @@ def is_local_parquet(source: DataSource | None) -> bool:
 
 
 def path_of(source: FileSource, repo_path: Path | None) -> Path:
-    """Where a source lies: a relative path is relative to the repo."""
+    """Where a source lies: a relative path is relative to the repo.
+
+    Raises
+    ------
+    ArtifactCorruptError
+        When it is a table of the kit's and differs from its manifest; users' own files are in none.
+    """
     path = Path(source.path)
-    return path if path.is_absolute() else (Path(repo_path) if repo_path else Path.cwd()) / path
+    path = path if path.is_absolute() else (Path(repo_path) if repo_path else Path.cwd()) / path
+    return checked(path) if path.is_file() else path

@@ -15,11 +15,12 @@ from typing import Any
 
 import duckdb
 
+from sidkit.artifact import read_manifest
 from sidkit.clock import check_as_of, iso, present_us
 from sidkit.config import content_hash
-from sidkit.engine import connection, literal, quoted, set_variables
-from sidkit.errors import ArtifactMissingError, SettingsChangedError, TimeError
-from sidkit.files import read_json, write_json, written_beside
+from sidkit.engine import connection, literal, quoted, set_variables, working_on
+from sidkit.errors import ArtifactCorruptError, ArtifactMissingError, SettingsChangedError, TimeError
+from sidkit.integrity import checked, hashes_of, read_sealed, read_verified, replaced, write_sealed
 from sidkit.repo import Repo
 from sidkit.tables.ingest import Log, read_log
 from sidkit.tables.withdrawn import withdraw
@@ -77,10 +78,10 @@ def build_tables(
     check_as_of(as_of_us, allow_future=allow_future, now_us=now)
     log = read_log(repo)
     refuse_settings_of_artifacts(repo)
-    previous = _previous(repo)
+    previous = None if rebuild else _previous(repo, verify=True)
     stated = repo.settings.feature_settings()
     restarted = ""
-    if previous is not None and not rebuild:
+    if previous is not None:
         if content_hash(previous["settings"]) != content_hash(stated):
             raise SettingsChangedError(
                 "data/tables", changed_settings(previous["settings"], stated),
@@ -92,7 +93,7 @@ def build_tables(
             restarted = "the tables were built from another log; they are built anew"
         rebuild = bool(restarted)
     before = None if rebuild else previous
-    generation = (previous["generation"] + rebuild) if previous else 0
+    generation = before["generation"] if before is not None else _next_generation(repo)
     if before is not None:
         if as_of_us < before["as_of_us"]:
             raise TimeError(
@@ -112,6 +113,8 @@ def read_build(repo: Repo) -> dict[str, Any]:
     ------
     ArtifactMissingError
         When nothing was built yet.
+    ArtifactCorruptError
+        When the manifest is damaged. The tables themselves are verified where they are read.
     """
     manifest = _previous(repo)
     if manifest is None:
@@ -124,18 +127,28 @@ def changed_settings(was: dict[str, Any], now: dict[str, Any]) -> dict[str, tupl
     return {key: (was.get(key), now.get(key)) for key in {**was, **now} if was.get(key) != now.get(key)}
 
 
-def _previous(repo: Repo) -> dict[str, Any] | None:
+def _previous(repo: Repo, *, verify: bool = False) -> dict[str, Any] | None:
     path = repo.tables / _MANIFEST
     if not path.exists():
         return None
-    manifest: dict[str, Any] = read_json(path)
     for name in TABLES:
         if not (repo.tables / f"{name}.parquet").is_file():
             raise ArtifactMissingError(
                 f"{repo.tables / name}.parquet is missing although {path.name} lists it; build the tables anew with "
                 "`sidkit tables build --rebuild`"
             )
-    return manifest
+    return read_verified(path) if verify else read_sealed(path)
+
+
+def _next_generation(repo: Repo) -> int:
+    """The number of a build from scratch: higher than any that a readable file knows of, since codes refer to it."""
+    known = [-1]
+    for path in (repo.tables / _MANIFEST, *repo.tables.glob("item_sid_*.json")):
+        try:
+            known.append(int(read_sealed(path)["generation"]))
+        except (ArtifactCorruptError, KeyError):
+            continue  # damaged: this build makes it anew, or the next refresh does
+    return max(known) + 1
 
 
 def refuse_settings_of_artifacts(repo: Repo) -> None:
@@ -149,7 +162,10 @@ def refuse_settings_of_artifacts(repo: Repo) -> None:
     stated = repo.settings.feature_settings()
     for folder in (repo.codebooks, repo.rankers):
         for path in sorted(folder.glob("*/manifest.json")):
-            made_with = read_json(path).get("feature_settings")
+            try:
+                made_with = read_manifest(path.parent, verify=False).get("feature_settings")
+            except ArtifactCorruptError:
+                continue  # nothing is served with it until it is made anew, from these settings
             if made_with is not None and content_hash(made_with) != content_hash(stated):
                 raise SettingsChangedError(
                     f"{path.parent.name} in {path.parent.parent.name}", changed_settings(made_with, stated),
@@ -178,21 +194,23 @@ def _build(
         rows, new = {}, {}
         for name in TABLES:
             old = repo.tables / f"{name}.parquet" if before else None
-            if name.endswith("_stats"):
-                _prepare_counts(opened, name.removesuffix("_stats"), old, before, time.delay_us, time.cadence_us)
-            elif name == "user_history":
-                _prepare_history(opened, before, time.delay_us)
-            merged = (
-                _merge_content(old, noted["settings"]["source.modalities"])
-                if name == "item_content"
-                else _merge_by_restart(name, old, time.delay_us)
-            )
-            opened.execute(f"CREATE OR REPLACE TEMP TABLE written AS {merged}")
-            _withdraw(opened, repo.tables, name, log, before, now_us)
-            rows[name], new[name] = _write(opened, name, repo.tables / f"{name}.parquet", before)
-    write_json(
+            with working_on(f"building the table {name}"):
+                if name.endswith("_stats"):
+                    _prepare_counts(opened, name.removesuffix("_stats"), old, before, time.delay_us, time.cadence_us)
+                elif name == "user_history":
+                    _prepare_history(opened, before, time.delay_us)
+                merged = (
+                    _merge_content(old, noted["settings"]["source.modalities"])
+                    if name == "item_content"
+                    else _merge_by_restart(name, old, time.delay_us)
+                )
+                opened.execute(f"CREATE OR REPLACE TEMP TABLE written AS {merged}")
+                _withdraw(opened, repo.tables, name, log, before, now_us)
+                rows[name], new[name] = _write(opened, name, repo.tables / f"{name}.parquet", before)
+    files = hashes_of(repo.tables, [f"{name}.parquet" for name in TABLES])
+    write_sealed(
         repo.tables / _MANIFEST,
-        {"as_of_us": as_of_us, "log": log.consumed, "rows": rows, **noted},
+        {"as_of_us": as_of_us, "log": log.consumed, "rows": rows, "files": files, **noted},
     )
     return BuildReport(as_of_us, rows, new, unchanged=False)
 
@@ -343,8 +361,8 @@ def _withdraw(
 ) -> None:
     """Note which rows the next table lacks though the last one had them; rows that are only ahead of ``as_of`` stay online."""
     path = tables / f"{name}.parquet"
-    if not path.exists():
-        return
+    if not path.exists() or not _is_whole(path):
+        return  # what a damaged table had cannot be told
     old = f"SELECT * FROM read_parquet({literal(path)}) AS old"
     if before is None:
         ahead = f"epoch_us(event_timestamp) > getvariable('as_of_us') AND epoch_us(event_timestamp) <= {now_us}"
@@ -353,11 +371,19 @@ def _withdraw(
         withdraw(opened, tables, name, _key(name), f"{old} SEMI JOIN restart ON restart.entity_id = old.{_key(name)}")
 
 
+def _is_whole(path: Path) -> bool:
+    try:
+        checked(path)
+    except ArtifactCorruptError:
+        return False
+    return True
+
+
 def _write(opened: duckdb.DuckDBPyConnection, name: str, path: Path, before: dict[str, Any] | None) -> tuple[int, int]:
     """Write the relation ``written`` where it differs from the table; returns its rows, and how many are new."""
     counts = opened.execute("SELECT count(*), count(*) FILTER (fresh) FROM written").fetchone() or (0, 0)
     if before is None or counts[1] or counts[0] != before["rows"][name]:
-        with written_beside(path) as temporary:
+        with replaced(path, path.parent / _MANIFEST) as temporary:
             opened.execute(
                 f"COPY (SELECT * EXCLUDE fresh FROM written ORDER BY event_timestamp, {_key(name)}) "
                 f"TO {literal(temporary)} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 122880)"

@@ -19,7 +19,8 @@ from sidkit.config import content_hash
 from sidkit.contract import Source, TableReport, open_source, validate
 from sidkit.engine import connection, literal
 from sidkit.errors import ArtifactMissingError, SettingsChangedError
-from sidkit.files import read_json, remove, write_json, written_beside
+from sidkit.files import remove, written_beside
+from sidkit.integrity import hashes_of, read_sealed, read_verified, write_sealed
 from sidkit.repo import Repo
 from sidkit.tables.log_changes import compare, mark_of, number_of, write_added, write_removed, write_without_removed
 
@@ -106,7 +107,9 @@ class IngestReport:
     removed: int = 0
 
 
-def ingest(repo: Repo, *, remove_vanished: bool = False, now_us: int | None = None) -> IngestReport:
+def ingest(
+    repo: Repo, *, remove_vanished: bool = False, rebuild: bool = False, now_us: int | None = None
+) -> IngestReport:
     """Read the source, check it, append what is new to the log and replace what was corrected.
 
     Parameters
@@ -115,6 +118,9 @@ def ingest(repo: Repo, *, remove_vanished: bool = False, now_us: int | None = No
         Its settings name the source.
     remove_vanished : bool
         Take events out of the log that the source no longer holds. Not for sources that are rotated.
+    rebuild : bool
+        Forget the log and read the source as if for the first time: repairs a damaged log. Events that the source no
+        longer holds are lost.
     now_us : int, optional
         The present, microseconds UTC: later rows are rejects. A row that was a reject for this reason alone is read
         again by the first ingest after its time.
@@ -130,17 +136,20 @@ def ingest(repo: Repo, *, remove_vanished: bool = False, now_us: int | None = No
     now = present_us() if now_us is None else now_us
     source = open_source(repo.settings.source.url)
     fingerprint = source.fingerprint()
-    before = read_json(repo.log / _MANIFEST) if (repo.log / _MANIFEST).exists() else None
+    before = read_log(repo).manifest if (repo.log / _MANIFEST).exists() and not rebuild else None
     if before is not None:
         _refuse_other_settings(before, _log_settings(repo))
         same = [before["fingerprint"], before["strictness"]] == [fingerprint, _strictness(repo)]
         to_remove = remove_vanished and before.get("vanished", 0)
         if fingerprint is not None and same and not to_remove and not _outdated(before, now):
-            log = read_log(repo)
+            rows = sum(part["rows"] for part in before["parts"])
             _remove_unlisted(repo.log, before)  # an ingest may have been killed before it did
             reports = tuple(TableReport(**table) for table in before["tables"])
-            return IngestReport(0, log.rows, True, reports, vanished=before["vanished"])
-    return _ingest(repo, source, fingerprint, before, now, remove_vanished=remove_vanished)
+            return IngestReport(0, rows, True, reports, vanished=before["vanished"])
+    first_number = _next_number(repo.log) if rebuild else 0
+    return _ingest(
+        repo, source, fingerprint, before, now, remove_vanished=remove_vanished, first_number=first_number
+    )  # fmt: skip
 
 
 def must_read_again(repo: Repo, now_us: int) -> bool:
@@ -150,7 +159,7 @@ def must_read_again(repo: Repo, now_us: int) -> bool:
     after the present (``now_us``, microseconds UTC).
     """
     path = repo.log / _MANIFEST
-    return path.exists() and _outdated(read_json(path), now_us)
+    return path.exists() and _outdated(read_sealed(path), now_us)
 
 
 def _outdated(manifest: dict[str, Any], now_us: int) -> bool:
@@ -166,12 +175,13 @@ def _ingest(
     now_us: int,
     *,
     remove_vanished: bool,
+    first_number: int,
 ) -> IngestReport:
     work = repo.data / "tmp" / "ingest"
     remove(work)
     parts: list[dict[str, Any]] = list(before["parts"]) if before else []
     removed: list[dict[str, Any]] = list(before.get("removed", [])) if before else []
-    number = _ingests(before) if before else 0
+    number = _ingests(before) if before else first_number
     try:
         with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
             valid = validate(source, repo.settings, opened, work, repo.rejects, now_us=now_us)
@@ -181,7 +191,7 @@ def _ingest(
             parts, taken_out = _take_out(opened, repo, parts, number)
             part = _append(opened, repo, number)
             snapshots = {
-                name: _merge_snapshot(opened, repo.log, name, fresh, before)
+                name: _merge_snapshot(opened, repo.log, name, fresh, before, first_number)
                 for name, fresh in (("items", valid.items), ("item_embeddings", valid.embeddings))
             }
     finally:
@@ -201,7 +211,7 @@ def _ingest(
         "tables": [asdict(report) for report in valid.reports],
         "vanished": changes.vanished,
     }
-    write_json(repo.log / _MANIFEST, manifest)
+    write_sealed(repo.log / _MANIFEST, {**manifest, "files": hashes_of(repo.log, listed_files(manifest))})
     _remove_unlisted(repo.log, manifest)
     rows = sum(entry["rows"] for entry in parts)
     return IngestReport(
@@ -216,19 +226,15 @@ def read_log(repo: Repo) -> Log:
     ------
     ArtifactMissingError
         When nothing was ingested yet.
+    ArtifactCorruptError
+        When a file of the log is missing or damaged.
     """
     path = repo.log / _MANIFEST
     if not path.exists():
         raise ArtifactMissingError(f"{repo.log} holds no log yet; run `sidkit data ingest --repo {repo.path}` first")
-    manifest = read_json(path)
+    manifest = read_verified(path)
     parts = tuple(repo.log / _PARTS / part["file"] for part in manifest["parts"])
     items, embeddings = (repo.log / manifest["snapshots"][name]["file"] for name in ("items", "item_embeddings"))
-    removed = tuple(repo.log / _PARTS / entry["file"] for entry in manifest.get("removed", []))
-    for file in (*parts, *removed, items, embeddings):
-        if not file.is_file():
-            raise ArtifactMissingError(
-                f"{file} is missing although {path} lists it; delete {repo.log} and ingest the source again"
-            )
     return Log(parts, items, embeddings, manifest)
 
 
@@ -247,7 +253,12 @@ def _take_out(
 
 
 def _merge_snapshot(
-    opened: duckdb.DuckDBPyConnection, folder: Path, name: str, fresh: Path, before: dict[str, Any] | None
+    opened: duckdb.DuckDBPyConnection,
+    folder: Path,
+    name: str,
+    fresh: Path,
+    before: dict[str, Any] | None,
+    first_number: int,
 ) -> dict[str, str]:
     """Write the next snapshot of a table; one that would say the same as the last keeps its file."""
     last: dict[str, str] | None = before["snapshots"][name] if before else None
@@ -266,7 +277,7 @@ def _merge_snapshot(
     )
     mark = mark_of(opened, "merged")
     if not last or last["mark"] != mark:
-        number = int(last["file"].rsplit("-", 1)[1].removesuffix(".parquet")) + 1 if last else 0
+        number = number_of(last) + 1 if last else first_number
         last = {"file": f"{name}-{number:05d}.parquet", "mark": mark}
         with written_beside(folder / last["file"]) as temporary:
             opened.execute(
@@ -278,11 +289,22 @@ def _merge_snapshot(
 
 def _remove_unlisted(folder: Path, manifest: dict[str, Any]) -> None:
     """Remove parts and snapshots that the manifest does not list any more, or never did."""
-    entries = [*manifest["parts"], *manifest.get("removed", []), *manifest["snapshots"].values()]
-    listed = {entry["file"] for entry in entries}
+    listed = set(listed_files(manifest))
     for file in (*folder.glob("*.parquet"), *(folder / _PARTS).glob("*.parquet")):
-        if file.name not in listed:
+        if file.relative_to(folder).as_posix() not in listed:
             remove(file)
+
+
+def _next_number(folder: Path) -> int:
+    """A number that no file of the log has: one that is read anew leaves the old one whole until it is done."""
+    numbers = [number_of({"file": file.name}) for file in folder.rglob("*-[0-9]*.parquet")]
+    return max(numbers, default=-1) + 1
+
+
+def listed_files(manifest: dict[str, Any]) -> list[str]:
+    """The files of a log, relative to its folder."""
+    parts = [f"{_PARTS}/{entry['file']}" for entry in (*manifest["parts"], *manifest.get("removed", []))]
+    return parts + [snapshot["file"] for snapshot in manifest["snapshots"].values()]
 
 
 def _ingests(noted: dict[str, Any]) -> int:

@@ -24,7 +24,8 @@ from sidkit.config import content_hash
 from sidkit.datasets.negatives import Catalogue, Drawn, Positives, Serving, draw_negatives, row_keys
 from sidkit.datasets.user_sample import thin_by_user
 from sidkit.engine import connection, literal, set_variables
-from sidkit.files import read_json, write_json, written_beside
+from sidkit.errors import ArtifactCorruptError
+from sidkit.integrity import hashes_of, read_verified, replaced, say_discarded, write_sealed
 from sidkit.repo import Repo
 from sidkit.tables.ingest import Log, read_log
 
@@ -106,9 +107,13 @@ def build_labelled_rows(repo: Repo, sample: RowSample | None = None, until_us: i
         }
     )
     if path.exists() and sidecar.exists():
-        before = read_json(sidecar)
-        if before["inputs"] == inputs:
-            return _report(path, before, unchanged=True)
+        try:
+            before = read_verified(sidecar)
+        except ArtifactCorruptError as error:
+            say_discarded(error.path, error.problem)
+        else:
+            if before["inputs"] == inputs:
+                return _report(path, before, unchanged=True)
     with connection(settings.engine, repo.data / "tmp" / "duckdb") as opened:
         set_variables(opened, {"delay_us": settings.time.delay_us})
         _open_log(opened, log, until_us)
@@ -118,7 +123,7 @@ def build_labelled_rows(repo: Repo, sample: RowSample | None = None, until_us: i
         counted = opened.execute("SELECT count(*), count(*) FILTER (sampled) FROM labelled").fetchone() or (0, 0)
     told = {"inputs": inputs, "rows": counted[0], "sampled": counted[1], "available": available}
     told |= {name: getattr(drawn, name, 0) for name in ("far", "other_touch", "missing")}
-    write_json(sidecar, told)
+    write_sealed(sidecar, {**told, "files": hashes_of(path.parent, [path.name])})
     return _report(path, told, unchanged=False)
 
 
@@ -225,7 +230,7 @@ def _add_negatives(opened: duckdb.DuckDBPyConnection, repo: Repo, log: Log) -> D
 
 def _write(opened: duckdb.DuckDBPyConnection, path: Path) -> None:
     opened.execute("DELETE FROM labelled WHERE NOT wanted")
-    with written_beside(path) as temporary:
+    with replaced(path, path.with_suffix(".json")) as temporary:
         opened.execute(f"""
             COPY (
                 SELECT labelled.* EXCLUDE (wanted), coalesce(

@@ -12,7 +12,9 @@ from pathlib import Path
 import duckdb
 
 from sidkit.engine import literal
-from sidkit.files import remove, written_beside
+from sidkit.errors import ArtifactCorruptError
+from sidkit.files import remove
+from sidkit.integrity import checked, hashes_of, replaced, say_discarded, write_sealed
 
 _FILE = "withdrawn.parquet"
 
@@ -36,16 +38,15 @@ def withdraw(opened: duckdb.DuckDBPyConnection, tables: Path, view: str, key: st
     if not counted or not counted[0]:
         return
     path = tables / _FILE
-    if path.exists():
+    if _is_there(path):
         opened.execute(f"INSERT INTO withdrawn SELECT view, key, event_us FROM read_parquet({literal(path)})")
-    with written_beside(path) as temporary:
-        opened.execute(f"COPY (SELECT DISTINCT * FROM withdrawn ORDER BY ALL) TO {literal(temporary)} (FORMAT parquet)")
+    _write(opened, "(SELECT DISTINCT * FROM withdrawn ORDER BY ALL)", path)
 
 
 def read_withdrawn(tables: Path, view: str) -> Withdrawn:
     """The rows of a view that are to be taken out of the online store."""
     path = tables / _FILE
-    if not path.exists():
+    if not _is_there(path):
         return Withdrawn([], [])
     with duckdb.connect() as opened:
         rows = opened.execute(
@@ -58,7 +59,7 @@ def read_withdrawn(tables: Path, view: str) -> Withdrawn:
 def forget_withdrawn(tables: Path, views: list[str]) -> None:
     """Forget the rows of these views: they are in the online store no more."""
     path = tables / _FILE
-    if not path.exists():
+    if not _is_there(path):
         return
     listed = ", ".join(map(literal, views))
     with duckdb.connect() as opened:
@@ -67,7 +68,30 @@ def forget_withdrawn(tables: Path, views: list[str]) -> None:
         )
         counted = opened.execute("SELECT count(*) FROM kept").fetchone()
         if counted and counted[0]:
-            with written_beside(path) as temporary:
-                opened.execute(f"COPY kept TO {literal(temporary)} (FORMAT parquet)")
+            _write(opened, "kept", path)
         else:
-            remove(path)
+            _remove(path)
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is a list; a damaged one is discarded: what it listed stays in the online store until it changes."""
+    if not path.exists():
+        return False
+    try:
+        checked(path)
+    except ArtifactCorruptError as error:
+        say_discarded(error.path, error.problem)
+        _remove(path)
+        return False
+    return True
+
+
+def _write(opened: duckdb.DuckDBPyConnection, relation: str, path: Path) -> None:
+    with replaced(path, path.with_suffix(".json")) as temporary:
+        opened.execute(f"COPY {relation} TO {literal(temporary)} (FORMAT parquet)")
+    write_sealed(path.with_suffix(".json"), {"files": hashes_of(path.parent, [path.name])})
+
+
+def _remove(path: Path) -> None:
+    remove(path.with_suffix(".json"))
+    remove(path)

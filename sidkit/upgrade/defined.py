@@ -1,0 +1,22 @@
+"""Format 2: the list of defined codebooks holds a hash of itself."""
+
+from __future__ import annotations
+
+from sidkit.errors import ArtifactCorruptError
+from sidkit.files import read_json
+from sidkit.integrity import write_sealed
+from sidkit.repo import Repo
+
+
+def seal_defined(repo: Repo) -> list[str]:
+    """Write ``data/defined.json`` as an object with the names and a hash."""
+    if not repo.defined.is_file():
+        return []
+    try:
+        names = read_json(repo.defined)
+    except ArtifactCorruptError:
+        return [f"{repo.defined}: is damaged and was left as it is"]
+    if not isinstance(names, list):
+        return []
+    write_sealed(repo.defined, {"names": names})
+    return [f"{repo.defined}: a hash of itself"]

@@ -1,0 +1,26 @@
+"""The online file: a check value per row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sidkit.repo import Repo
+
+
+def check_online_rows(repo: Repo) -> list[str]:
+    """Convert the packed online store in place; other online stores are left as they are."""
+    from sidkit.stores.feast_repo import quiet_feast
+
+    quiet_feast()
+    from feast.repo_config import load_repo_config
+
+    from sidkit.repo import FEAST_FILE
+    from sidkit.stores.packed_sqlite import PackedSqliteOnlineStoreConfig
+    from sidkit.stores.packed_upgrade import upgrade_online_file
+
+    online = load_repo_config(repo.path, repo.path / FEAST_FILE).online_store
+    if not isinstance(online, PackedSqliteOnlineStoreConfig):
+        return []
+    path = Path(online.path) if Path(online.path).is_absolute() else repo.path / online.path
+    rows = upgrade_online_file(path) if path.is_file() else 0
+    return [f"{path.relative_to(repo.path)}: {rows:,} rows have check values now"] if rows else []

@@ -1,0 +1,11 @@
+"""Format 2: the file beside the labelled rows holds their hash."""
+
+from __future__ import annotations
+
+from sidkit.repo import Repo
+from sidkit.upgrade.sealing import exactly, seal_manifest
+
+
+def seal_rows(repo: Repo) -> list[str]:
+    """Add the hash to ``data/rows.json``."""
+    return seal_manifest(repo.labelled_rows.with_suffix(".json"), exactly(repo.labelled_rows.name))

@@ -1,0 +1,61 @@
+"""The table of outcomes, printed and as JSON."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from .outcome import VERDICTS
+from .runner import KINDS, Found
+
+
+class Table:
+    """What was found so far."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self._counts: dict[str, Counter[str]] = {}
+        self._seconds: Counter[str] = Counter()
+        self._faults: list[dict[str, Any]] = []
+
+    def add(self, found: Found) -> None:
+        """Count one case."""
+        kind, index, verdict, seconds = found
+        self._counts.setdefault(kind, Counter())[verdict.verdict] += 1
+        self._seconds[kind] += seconds
+        if verdict.bad:
+            self._faults.append(
+                {
+                    "kind": kind, "case": index, "verdict": verdict.verdict, "did": verdict.did, "why": verdict.why,
+                    "again": f"PYTHONPATH=tests python -m fuzz --seed {self.seed} --only {kind} --case {index}",
+                }
+            )  # fmt: skip
+
+    @property
+    def bad(self) -> int:
+        """Cases with a traceback or a wrong answer."""
+        return len(self._faults)
+
+    def lines(self) -> Iterable[str]:
+        """The table as text."""
+        yield f"{'kind':<12}{'tried':>8}" + "".join(f"{name:>13}" for name in VERDICTS)
+        for kind in KINDS:
+            if kind in self._counts:
+                counts = self._counts[kind]
+                yield f"{kind:<12}{counts.total():>8}" + "".join(f"{counts[name]:>13}" for name in VERDICTS)
+        total = sum(self._counts.values(), Counter[str]())
+        yield f"{'all':<12}{total.total():>8}" + "".join(f"{total[name]:>13}" for name in VERDICTS)
+
+    def as_json(self, seconds: float) -> dict[str, Any]:
+        """The table with its faults."""
+        return {
+            "seed": self.seed,
+            "seconds": round(seconds, 1),
+            "kinds": {
+                kind: {"tried": counts.total(), **{name: counts[name] for name in VERDICTS},
+                "seconds": round(self._seconds[kind], 1)}
+                for kind, counts in self._counts.items()
+            },
+            "faults": sorted(self._faults, key=lambda fault: (fault["kind"], fault["case"])),
+        }  # fmt: skip

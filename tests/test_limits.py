@@ -1,0 +1,51 @@
+"""What one process may use, and settings that say it: a limit that is reached is named, and no value is converted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from ranking.training_spec import TrainingSpec
+from sidkit.config import EngineSettings, NegativeSettings, Settings, SourceSettings
+from sidkit.engine import connection, working_on
+from sidkit.errors import ConfigError, MemoryLimitError
+
+
+def test_a_memory_limit_that_is_reached_names_the_step_and_the_setting() -> None:
+    engine = EngineSettings(threads=1, memory_limit="20MB")
+    with (
+        pytest.raises(
+            MemoryLimitError, match="building the table x needs more memory.*20MB.*engine.memory_limit in sidkit.toml"
+        ),
+        connection(engine, None) as opened,
+        working_on("building the table x"),
+    ):
+        opened.execute("CREATE TABLE x AS SELECT range AS a, md5(range::VARCHAR) AS b FROM range(2000000) ORDER BY b")
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ('[time]\nstats_cadence_seconds = "1500"', "stats_cadence_seconds"),
+        ("[engine]\nchunk_rows = true", "chunk_rows"),
+        ('[source]\nmax_reject_share = "0.5"', "max_reject_share"),
+        ('[source]\nconversions = "true"', "conversions"),
+        ("[source]\nconversions = 1", "conversions"),
+    ],
+)
+def test_a_setting_of_another_type_is_refused_and_not_converted(text: str, name: str, tmp_path: Path) -> None:
+    path = tmp_path / "sidkit.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=f"{name}: .*expected (a number without quotes|true or false)"):
+        Settings.load(path)
+
+
+def test_numbers_without_a_fraction_are_numbers_and_optional_ones_may_be_left_out() -> None:
+    assert SourceSettings(max_reject_share=1).max_reject_share == 1.0
+    assert TrainingSpec(max_train_rows=None).max_train_rows is None
+    assert TrainingSpec(max_train_rows=7).max_train_rows == 7
+    with pytest.raises(ValidationError, match="expected a number without quotes"):
+        TrainingSpec(max_train_rows="7")  # type: ignore[arg-type]
+    assert NegativeSettings(strategy="uniform").strategy == "uniform"
