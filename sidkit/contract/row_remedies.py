@@ -32,7 +32,11 @@ _LINES: tuple[tuple[str, str], ...] = (
         'na_action="ignore") != False]',
     ),
     (r"the item is not in the catalogue", 'df = df[df["item_id"].isin(items["item_id"])]'),
-    (r"a second row of this item and updated_at", 'df = df.drop_duplicates(["item_id", "updated_at"], keep="last")'),
+    (
+        r"a second row of this item and updated_at",
+        'df = df[~df.assign(at=df["updated_at"].fillna(df.get("created_at", df["updated_at"])))'
+        '.duplicated(["item_id", "at"], keep="last")]',
+    ),
     (r"a second row of this item", 'df = df.drop_duplicates("item_id", keep="last")'),
     (r"an exact copy of another row", "df = df.drop_duplicates()"),
     (r"(\w+) is before (created_at)", 'df = df[~(df["{0}"] < df["{1}"])]'),

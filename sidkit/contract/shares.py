@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 import duckdb
 
 from sidkit.config import Settings
-from sidkit.engine import literal, quoted
+from sidkit.engine import literal, quoted, working_on
 
 if TYPE_CHECKING:
     from sidkit.contract.validator import TableReport
 
 
+@working_on("comparing the tables of the source")
 def with_shares(
     opened: duckdb.DuckDBPyConnection, reports: Sequence[TableReport], work: Path, settings: Settings
 ) -> list[TableReport]:

@@ -68,7 +68,7 @@ def _remedy(name: str, newest_us: int, kind: pa.DataType | None) -> str:
     stored = kind.unit if kind is not None and pa.types.is_timestamp(kind) else "us"
     number = newest_us * _PER_SECOND[stored] // 10**6
     column = f'df["{name}"]'
-    integers = f'{column}.astype("int64")'
+    integers = f'{column}.astype("datetime64[{stored}, UTC]").astype("int64")'  # a frame may hold them in another unit
     if kind is None or not pa.types.is_timestamp(kind):
         integers = f'pd.to_datetime({column}, utc=True).astype("datetime64[us, UTC]").astype("int64")'
     unit = unit_of(number)
