@@ -15,6 +15,11 @@ import pyarrow.compute as pc
 
 from sidkit.contract.units import unit_of
 
+_FORMATS = [
+    day + clock
+    for day in ("%d.%m.%Y", "%Y/%m/%d", "%m/%d/%Y", "%d/%m/%Y", "%m-%d-%Y", "%d-%m-%Y", "%d %b %Y", "%b %d, %Y")
+    for clock in ("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %I:%M:%S %p")
+] + ["%a, %d %b %Y %H:%M:%S %z", "%a %b %d %H:%M:%S %Y", "%d/%b/%Y:%H:%M:%S %z"]
 _FLOATS = "lambda value: np.array(value, dtype='float32')"
 _YES = ("click", "clicked", "yes", "y", "true", "t", "1", "1.0", "positive", "like", "liked", "purchase", "buy", "view")
 
@@ -23,8 +28,13 @@ def remedy(kind: str, name: str, array: pa.Array) -> str:
     """A line of pandas for ``df[name]``; ``kind`` is what the column of the contract holds, ``array`` what was found."""
     line = f"df[{name!r}] = {_LINES[kind](f'df[{name!r}]', array)}"
     line = line if '"' in line else line.replace("'", '"')
-    text = pa.types.is_string(array.type) or pa.types.is_large_string(array.type)
-    return f"{line}  # or append 'Z' to the text" if kind == "moment" and text and not _all_numbers(array) else line
+    if kind != "moment":
+        return line
+    if "ISO8601" in line:
+        return f"{line}  # or append 'Z' to the text"
+    if '"mixed"' in line or any(form in line for form in ("%m/%d", "%m-%d")):
+        return f"{line}  # check that days and months are read as they are meant"
+    return line
 
 
 def is_iso(text: str | None) -> bool:
@@ -73,10 +83,26 @@ def _moment(column: str, array: pa.Array) -> str:  # noqa: PLR0911 (a line per f
         if _all_numbers(array):
             numbers = pc.cast(array, pa.float64())
             return _moment(f"pd.to_numeric({column})", numbers)
-        junk = not all(text is None or is_iso(text) for text in pc.unique(array).to_pylist())
-        lenient = ", errors='coerce'" if junk else ""
-        return f"pd.to_datetime({column}, utc=True, format='mixed'{lenient})"
+        return f"pd.to_datetime({column}, utc=True, {_format_of(array)})"
     return f"pd.to_datetime({column}, utc=True)"
+
+
+def _format_of(array: pa.Array) -> str:
+    """How pandas shall read times as text: never by guesses that swap days and months without a word."""
+    texts = [text for text in pc.unique(array).to_pylist()[:1000] if text is not None]
+    if all(is_iso(text) for text in texts):
+        return "format='ISO8601'"
+    if 2 * sum(is_iso(text) for text in texts) > len(texts):
+        return "format='ISO8601', errors='coerce'"
+    fitting = [form for form in _FORMATS if all(_reads(text, form) for text in texts)]
+    return f"format={fitting[0]!r}" if fitting else "format='mixed', errors='coerce'"
+
+
+def _reads(text: str, form: str) -> bool:
+    try:
+        return datetime.strptime(text, form) is not None
+    except ValueError:
+        return False
 
 
 def _flag(column: str, array: pa.Array) -> str:
