@@ -145,7 +145,7 @@ def test_rows_after_as_of_stay_in_the_log_and_out_of_the_build(tmp_path: Path) -
     ingest(early)
     for one in (repo, early):
         build_tables(one, middle + MINUTE)
-        build_labelled_rows(one, middle)
+        build_labelled_rows(one, until_us=middle)
     assert read_log(repo).rows == 300
     assert all(table.equals(tables(early)[name]) for name, table in tables(repo).items())
     assert pq.read_table(repo.labelled_rows).equals(pq.read_table(early.labelled_rows))

@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from builders import copy_of, fresh_repo
+from builders import copy_of, fresh_repo, reseal
 from pit_oracle import cells, feast_store
 from semantic_ids import pipeline
 from semantic_ids.catalog import Catalog
@@ -152,6 +152,7 @@ def test_a_later_materialization_brings_what_a_late_event_rebuilt_before_the_las
     keys = {"user_id": table["user_id"].unique().to_pylist()}
     before = online(own_copy, keys, "ctr_one_user")["user_stats__exposures_all"]
     pq.write_table(doubled, path)
+    reseal(path)
     materialize(own_copy, as_of_us)
     assert online(own_copy, keys, "ctr_one_user")["user_stats__exposures_all"] == [2 * count for count in before]
 

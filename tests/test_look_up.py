@@ -20,6 +20,7 @@ from semantic_ids.catalog import table_path
 from semantic_ids.look_up import codes_of, items_of
 from sidkit.errors import ConfigError, LifeCycleError, UnknownVersionError
 from sidkit.repo import Repo
+from sidkit.stores import registered
 from sidkit.tables import read_log
 
 SIZES = SPEC.sizes or ()
@@ -32,6 +33,7 @@ def without_feast() -> pytest.MonkeyPatch:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(feast_repo, "apply_repo", lambda _: "")
         patch.setattr(feast_repo, "materialize", lambda *_: {})
+        patch.setattr(registered, "of_codebook", lambda *_: [])
         yield patch
 
 

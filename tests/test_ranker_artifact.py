@@ -234,5 +234,7 @@ def test_a_frame_comes_back_from_disk_as_it_was(tmp_path: Path, more: dict[str, 
         was, now = getattr(data.rows, name), getattr(back.rows, name)
         assert (was is None) == (now is None), name
         assert was is None or np.array_equal(was, now), name
-    assert [file.suffix for file in sorted((tmp_path / "frame").iterdir())] == [".safetensors", ".parquet", ".parquet"]
+    assert [file.suffix for file in sorted((tmp_path / "frame").iterdir())] == [
+        ".safetensors", ".parquet", ".json", ".parquet",
+    ]  # fmt: skip
     assert back.rows.at_us[0] > 18_000 * DAY

@@ -16,8 +16,10 @@ import pytest
 from frozen_repo import PRESET, Answer, ask, ask_well, expected, frame, score, usable
 from ranking.arms import ArmResult, read_predictions, write_predictions
 from ranking.presets import RankerSpec
+from semantic_ids.catalog import Catalog
 from sidkit.errors import ArtifactCorruptError
 from sidkit.integrity import checked
+from sidkit.repo import Repo
 
 CODEBOOK = expected()["codebook"]
 DISCARDED = "it is discarded and made again"
@@ -158,7 +160,8 @@ def test_a_damaged_list_of_defined_codebooks_is_written_anew_from_the_registry(r
 @pytest.mark.parametrize("kind", ["codebooks", "rankers"])
 @pytest.mark.parametrize("name", ["tensors.safetensors", "manifest.json"])
 def test_the_run_that_made_a_damaged_artefact_makes_it_again(repo: Path, kind: str, name: str) -> None:
-    path = next(path for path in sorted((repo / "artifacts" / kind).rglob(name)) if "_id_s0" not in str(path))
+    serving = Catalog.open(Repo.open(repo)).serving_ranker()
+    path = repo / "artifacts" / kind / (serving.name if kind == "rankers" else serving.codebook) / name
     before = path.parent.joinpath("tensors.safetensors").read_bytes()
     flip(path, 0)
     refused = ask("score", "--repo", repo, "--user", "u1", "--items", "i1", "--at", expected()["at"])

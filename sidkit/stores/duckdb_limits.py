@@ -11,7 +11,7 @@ import duckdb
 
 from sidkit.config import EngineSettings
 from sidkit.engine import connection
-from sidkit.errors import ContractError, StorageError
+from sidkit.errors import ContractError, MemoryLimitError, StorageError
 from sidkit.temporary import spill_folder
 
 _SETTING = "offline_store.memory_limit in feature_store.yaml"
@@ -37,7 +37,7 @@ def told_of(table: str, engine: EngineSettings) -> Iterator[None]:
     """
     try:
         yield
-    except duckdb.OutOfMemoryException as error:
+    except (duckdb.OutOfMemoryException, MemoryLimitError) as error:
         raise ContractError(
             table,
             f"needs more memory than {_SETTING} allows, which is {engine.memory_limit}. Raise it, for instance to "

@@ -113,4 +113,6 @@ def path_of(source: FileSource, repo_path: Path | None) -> Path:
     """
     path = Path(source.path)
     path = path if path.is_absolute() else (Path(repo_path) if repo_path else Path.cwd()) / path
-    return checked(path) if path.is_file() else path
+    with suppress(OSError):  # a name that no disk takes is no file
+        return checked(path) if path.is_file() else path
+    return path
