@@ -39,7 +39,7 @@ def is_feature_name(name: str) -> bool:
 
 
 def _plain_types(annotation: Any) -> set[Any]:
-    """The types that an annotation such as ``int | None`` allows; texts of a Literal count as str."""
+    """The types that an annotation such as ``int | None`` allows, or of the elements of a tuple; a Literal counts as str."""
     parts = get_args(annotation)
     if not parts:
         return {annotation}
@@ -47,7 +47,7 @@ def _plain_types(annotation: Any) -> set[Any]:
         return {type(part) for part in parts}
     if get_origin(annotation) is Annotated:
         return _plain_types(parts[0])
-    if get_origin(annotation) in {Union, UnionType}:
+    if get_origin(annotation) in {Union, UnionType, tuple}:
         return set().union(*map(_plain_types, parts))
     return {get_origin(annotation)}
 
@@ -63,10 +63,13 @@ class Section(BaseModel):
         """A number is written as a number and a flag as true or false: pydantic would read "1500" as 1500 and true as 1."""
         kinds = _plain_types(cls.model_fields[info.field_name or ""].annotation)
         wanted = kinds & {bool, int, float}
-        if not wanted or kinds & {str, Any} or not isinstance(value, (bool, str, int, float)):
+        if not wanted or kinds & {str, Any}:
             return value
-        if isinstance(value, str) or (isinstance(value, bool) is not (bool in wanted)):
-            raise ValueError(f"expected {'true or false' if bool in wanted else 'a number without quotes'}")
+        for each in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(each, str) or (
+                isinstance(each, bool | int | float) and isinstance(each, bool) is not (bool in wanted)
+            ):
+                raise ValueError(f"expected {'true or false' if bool in wanted else 'a number without quotes'}")
         return value
 
 

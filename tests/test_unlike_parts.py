@@ -232,10 +232,10 @@ ODD: list[tuple[str, str, Any, str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("row", [0, 2])
 @pytest.mark.parametrize("case", range(len(ODD)))
-def test_one_value_of_another_type_in_a_database_rejects_its_row(case: int, row: int, tmp_path: Path) -> None:
+def test_one_value_of_another_type_in_a_database_rejects_its_row(case: int, tmp_path: Path) -> None:
     table, column, value, reason = ODD[case]
+    row = 2 * (case % 2)  # the first row, which decides on a type, or a later one
     found = reports(database(tmp_path / "log.sqlite", table, column, value, row), tmp_path / "work")
     assert found[table].reasons == {reason.format(column): 1}
     others = {name: report.rejected for name, report in found.items() if name != table}
