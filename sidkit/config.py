@@ -17,6 +17,8 @@ from sidkit.errors import ConfigError
 from sidkit.redact import remember, scrubbed, scrubbed_value
 
 _FROM_ENVIRONMENT = "env:"
+_SHOWN = 200
+"""Characters of a wrong value that an error shows."""
 Feedback = Literal["impressions", "positives_only"]
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -220,15 +222,16 @@ def _validated(model: type[Model], values: dict[str, Any], path: Path) -> Model:
         return model.model_validate(values)
     except ValidationError as error:
         problems = "; ".join(
-            f"{'.'.join(map(str, problem['loc']))}: {scrubbed(problem['msg'])} (found {_found(problem)!r})"
+            f"{'.'.join(map(str, problem['loc']))}: {scrubbed(problem['msg'])} (found {_found(problem)})"
             for problem in error.errors()
         )
         # Pydantic's own message repeats the values as they are.
         raise ConfigError(f"{path}: {problems}") from None
 
 
-def _found(problem: Any) -> Any:
-    return scrubbed_value(problem["input"], str(problem["loc"][-1]) if problem["loc"] else "")
+def _found(problem: Any) -> str:
+    text = repr(scrubbed_value(problem["input"], str(problem["loc"][-1]) if problem["loc"] else ""))
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} ..."
 
 
 def resolved_url(text: str) -> str:
