@@ -89,18 +89,11 @@ def frame(
 ) -> None:
     """Write the point-in-time features of any rows: the frame that the ranker trains on."""
     from ranking.frame import write_frame
-    from sidkit.clock import iso
     from sidkit.repo import Repo
-    from sidkit.tables import read_build
 
     opened = Repo.open(repo)
     written = write_frame(opened, rows, out, service)
-    if written.ahead:
-        typer.echo(
-            f"warning: {written.ahead:,} rows lie after {iso(read_build(opened)['as_of_us'])}, up to which the tables were "
-            "built; their features are those of that moment. Run `sidkit tables build` with a later --as-of first",
-            err=True,
-        )
+    _warn_of_rows(repo, written.ahead, written.unknown)
     typer.echo(f"{out}: {written.rows:,} rows, {written.columns} columns, from feature service {written.service}")
 
 
@@ -142,6 +135,27 @@ def score(
         return
     for candidate, value in sorted(zip(candidates, values, strict=True), key=lambda pair: -pair[1]):
         typer.echo(f"{candidate}\t{value:.6f}")
+
+
+def _warn_of_rows(repo: Path, ahead: int, unknown: int) -> None:
+    """Say which rows of a user's file were answered with less than they may have meant."""
+    from sidkit.clock import iso
+    from sidkit.repo import Repo
+    from sidkit.tables import read_build
+
+    if ahead:
+        built = iso(read_build(Repo.open(repo))["as_of_us"])
+        typer.echo(
+            f"warning: {ahead:,} rows lie after {built}, up to which the tables were built; their features are those of that "
+            "moment. Run `sidkit tables build` with a later --as-of first",
+            err=True,
+        )
+    if unknown:
+        typer.echo(
+            f"warning: {unknown:,} rows are of items that the tables do not know; they have no item features. Expected ids as "
+            "the log has them (`sidkit codebooks codes --item ID` shows whether one is known)",
+            err=True,
+        )
 
 
 @ranker_app.command("list")
@@ -210,6 +224,11 @@ def evaluate(
     if json_:
         typer.echo(json.dumps(found))
         return
+    given = found["given"]
+    typer.echo(
+        f"{given['rows'] - given['before_start']:,} of {given['rows']:,} rows lie from {given['start']} on and are evaluated"
+    )
+    _warn_of_rows(repo, given["after_tables"], given["of_unknown_items"])
     for slice_name, figures in found["slices"].items():
         told = found["rows"][slice_name]
         auc = "-" if figures["auc"] is None else f"{figures['auc']:.4f}"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from ranking.artifact import Ranker
 from ranking.evaluation.judge import judge, refuse_leakage
@@ -13,8 +14,11 @@ from ranking.split import check_both_classes
 from ranking.training_set import build_training_set, read_rows
 from semantic_ids.catalog import Catalog
 from semantic_ids.codebook import Codebook
+from semantic_ids.look_up import count_unknown
+from sidkit.clock import iso
 from sidkit.errors import EvaluationError
 from sidkit.repo import Repo
+from sidkit.tables import read_build
 
 
 def evaluate_ranker(repo: Repo, name: str, rows_path: Path, since_us: int | None = None) -> dict[str, Any]:
@@ -31,8 +35,17 @@ def evaluate_ranker(repo: Repo, name: str, rows_path: Path, since_us: int | None
     since_us : int, optional
         Only rows from this moment on (microseconds UTC); by default the latest ``fit_end`` of the ranker and its parents.
 
+    Returns
+    -------
+    dict
+        ``slices`` (slice -> figures), ``rows`` per slice, ``gauc_by``, and ``given``: how many rows came, how many of them lie
+        before the start and were left out, and how many evaluated ones lie after the moment up to which the tables were built
+        or are of unknown items.
+
     Raises
     ------
+    ContractError
+        When a row breaks the contract of the log.
     LeakageError
         When ``since_us`` lies before a ``fit_end``.
     EvaluationError
@@ -47,10 +60,13 @@ def evaluate_ranker(repo: Repo, name: str, rows_path: Path, since_us: int | None
     start = max(ends.values()) if since_us is None else since_us
     refuse_leakage(start, ends)
     ranker = Ranker.load(repo.rankers / name)
-    rows = read_rows(rows_path)
-    rows = rows.take(np.flatnonzero(rows.at_us >= start))
+    given = read_rows(rows_path)
+    rows = given.take(np.flatnonzero(given.at_us >= start))
     if not len(rows):
-        raise EvaluationError(f"{rows_path} has no row from the evaluation's start on")
+        raise EvaluationError(
+            f"{rows_path} has no row from the evaluation's start on: {len(given):,} rows came, the last at "
+            f"{iso(int(given.at_us.max()))}, and the evaluation starts at {iso(start)}"
+        )
     check_both_classes(rows.label, "evaluated")
     data = build_training_set(
         open_store(repo), record.service, Codebook.load(repo.codebooks / codebook.name), rows,
@@ -62,4 +78,11 @@ def evaluate_ranker(repo: Repo, name: str, rows_path: Path, since_us: int | None
         "slices": verdict["arms"][record.arm],
         "rows": verdict["rows"],
         "gauc_by": verdict["gauc_by"],
+        "given": {
+            "rows": len(given),
+            "before_start": len(given) - len(rows),
+            "start": iso(start),
+            "after_tables": int((rows.at_us > read_build(repo)["as_of_us"]).sum()),
+            "of_unknown_items": count_unknown(repo, pa.array(rows.item_ids, pa.string())),
+        },
     }

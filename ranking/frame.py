@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from semantic_ids.catalog import Catalog
+from semantic_ids.look_up import count_unknown
 from sidkit.contract.row_files import check_row_file, normalised_batches
 from sidkit.contract.schemas import ENTITY_ROWS
 from sidkit.errors import ContractError
@@ -35,6 +36,8 @@ class WrittenFrame:
     service: str
     ahead: int
     """Rows after the moment up to which the tables were built: their features are those of that moment."""
+    unknown: int
+    """Rows of items that the tables do not know."""
 
 
 def write_frame(repo: Repo, rows: Path, out: Path, service: str | None = None) -> WrittenFrame:
@@ -73,9 +76,10 @@ def write_frame(repo: Repo, rows: Path, out: Path, service: str | None = None) -
             count = retrieve(store, typed, asked, full_feature_names=True).to_parquet(out, _CHUNK_ROWS)
         else:
             count = _through_pandas(store, pq.ParquetFile(typed), asked, typed, out)
-    moments = pq.read_table(out, columns=["event_timestamp"]).column(0)
+    written = pq.read_table(out, columns=["event_timestamp", "item_id"])
+    moments = written.column("event_timestamp")
     ahead = pc.sum(pc.greater(moments, pa.scalar(read_build(repo)["as_of_us"], pa.timestamp("us", tz="UTC")))).as_py()
-    return WrittenFrame(count, len(pq.read_schema(out)), name, ahead)
+    return WrittenFrame(count, len(pq.read_schema(out)), name, ahead, count_unknown(repo, written.column("item_id")))
 
 
 @contextmanager

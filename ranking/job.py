@@ -30,6 +30,7 @@ from sidkit.files import read_json, write_json
 from sidkit.names import codebook_stem
 from sidkit.presets import preset_name
 from sidkit.repo import Repo
+from sidkit.tables import read_log
 from sidkit.tables.labelled_rows import log_moments
 
 _SMALL = 10_000
@@ -82,6 +83,9 @@ class Job:
         """Do all stages and return the job's facts; see :mod:`ranking.job_report` for what is made of them."""
         repo, options, prepared = self.repo, self.options, self.prepared
         log = prepared.ingest()
+        for table in read_log(repo).manifest["tables"]:
+            for text in table.get("warnings", ()):
+                self._note(f"{table['table']}: {text}")
         as_of_us = options.as_of_us or end_of_log(repo)
         moments = log_moments(repo, options.as_of_us)
         split = TimeSplit.of(moments, repo.settings.split)

@@ -55,6 +55,13 @@ def known_ids(repo: Repo, item_ids: Sequence[str]) -> set[str]:
     return found
 
 
+def count_unknown(repo: Repo, item_ids: pa.Array | pa.ChunkedArray) -> int:
+    """How many rows are of items that :func:`known_ids` does not give."""
+    counts = item_ids.value_counts().to_pylist()
+    known = known_ids(repo, [entry["values"] for entry in counts])
+    return sum(entry["counts"] for entry in counts if entry["values"] not in known)
+
+
 def items_of(
     repo: Repo, codes: str, name: str | None = None, most: int = 50
 ) -> list[tuple[str, list[int], str | None]]:

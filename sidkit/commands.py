@@ -108,6 +108,9 @@ def _print_tables(reports: object) -> None:
             "\n".join(f"{count:,} x {reason}" for reason, count in report.reasons.items()),
         )
     Console(width=140).print(table)
+    for report in reports:  # type: ignore[attr-defined]
+        for text in report.warnings:
+            typer.echo(f"warning: {report.table}: {text}", err=True)
 
 
 @data_app.command("synthetic")

@@ -17,29 +17,31 @@ from sidkit.errors import ConfigError
 from sidkit.redact import remember, scrubbed, scrubbed_value
 
 _FROM_ENVIRONMENT = "env:"
+_SHOWN = 200
+"""Characters of a wrong value that an error shows."""
 Feedback = Literal["impressions", "positives_only"]
 Model = TypeVar("Model", bound=BaseModel)
 
 RESERVED_MODALITIES = frozenset(
-    {"item_id", "updated_at", "event_timestamp", "created_timestamp", "category", "price", "created_at_us"}
+    {"item_id", "user_id", "updated_at", "event_timestamp", "created_timestamp", "category", "price", "created_at_us"}
     | {"reason", "nth", "file_row_number"}
 )
-
+"""Names that the tables, the feature views or the checks use themselves, whatever the case of their letters."""
 
 FEATURE_NAME_RULE = (
-    "use letters, digits and underscores, no digit or underscore at the beginning, at most 100 characters, and no ending in "
-    "'_y' (Feast drops it)"
+    "use letters, digits and underscores, no digit or underscore at the beginning, at most 100 bytes, no ending in '_y' "
+    f"(Feast drops it), and none of {', '.join(sorted(RESERVED_MODALITIES))} in any case"
 )
 
 
 def is_feature_name(name: str) -> bool:
     """Whether a vector column may become a feature of that name."""
-    fits = name.isidentifier() and len(name) <= 100 and not name.startswith("_") and not name.endswith("_y")
-    return fits and name not in RESERVED_MODALITIES
+    fits = name.isidentifier() and len(name.encode()) <= 100 and not name.startswith("_")
+    return fits and not name.lower().endswith("_y") and name.lower() not in RESERVED_MODALITIES
 
 
 def _plain_types(annotation: Any) -> set[Any]:
-    """The types that an annotation such as ``int | None`` allows; texts of a Literal count as str."""
+    """The types that an annotation such as ``int | None`` allows, or of the elements of a tuple; a Literal counts as str."""
     parts = get_args(annotation)
     if not parts:
         return {annotation}
@@ -47,7 +49,7 @@ def _plain_types(annotation: Any) -> set[Any]:
         return {type(part) for part in parts}
     if get_origin(annotation) is Annotated:
         return _plain_types(parts[0])
-    if get_origin(annotation) in {Union, UnionType}:
+    if get_origin(annotation) in {Union, UnionType, tuple}:
         return set().union(*map(_plain_types, parts))
     return {get_origin(annotation)}
 
@@ -63,10 +65,13 @@ class Section(BaseModel):
         """A number is written as a number and a flag as true or false: pydantic would read "1500" as 1500 and true as 1."""
         kinds = _plain_types(cls.model_fields[info.field_name or ""].annotation)
         wanted = kinds & {bool, int, float}
-        if not wanted or kinds & {str, Any} or not isinstance(value, (bool, str, int, float)):
+        if not wanted or kinds & {str, Any}:
             return value
-        if isinstance(value, str) or (isinstance(value, bool) is not (bool in wanted)):
-            raise ValueError(f"expected {'true or false' if bool in wanted else 'a number without quotes'}")
+        for each in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(each, str) or (
+                isinstance(each, bool | int | float) and isinstance(each, bool) is not (bool in wanted)
+            ):
+                raise ValueError(f"expected {'true or false' if bool in wanted else 'a number without quotes'}")
         return value
 
 
@@ -96,10 +101,8 @@ class SourceSettings(Section):
             raise ValueError("name at least one vector column of item_embeddings")
         for name in names:
             if not is_feature_name(name):
-                raise ValueError(
-                    f"{name[:200]!r} cannot be a feature name: {FEATURE_NAME_RULE}, none of {sorted(RESERVED_MODALITIES)}"
-                )
-        if len(set(names)) != len(names):
+                raise ValueError(f"{name[:200]!r} cannot be a feature name: {FEATURE_NAME_RULE}")
+        if len({name.lower() for name in names}) != len(names):  # SQL does not tell letters of different case apart
             raise ValueError(f"{names} names a column twice")
         return names
 
@@ -107,9 +110,9 @@ class SourceSettings(Section):
 class TimeSettings(Section):
     """From when a feature could have been read (``[time]``)."""
 
-    availability_delay_seconds: float = Field(default=60.0, ge=1e-6, allow_inf_nan=False)
+    availability_delay_seconds: float = Field(default=60.0, ge=1e-6, le=1e9, allow_inf_nan=False)
     """Seconds between an event and the moment from which serving could read it; above 0, or a click predicts itself."""
-    stats_cadence_seconds: int = Field(default=60, ge=1)
+    stats_cadence_seconds: int = Field(default=60, ge=1, le=31_536_000)
     """Seconds between the window ends of the trailing counts."""
     history_length: int = Field(default=50, ge=1, le=1000)
     """Positives kept per user, newest first."""
@@ -130,7 +133,7 @@ class NegativeSettings(Section):
 
     per_positive: int = Field(default=4, ge=1, le=100)
     strategy: Literal["stratified", "uniform"] = "stratified"
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**63)
 
 
 class SplitSettings(Section):
@@ -156,10 +159,10 @@ class CatalogSettings(Section):
 class EngineSettings(Section):
     """What one process may use (``[engine]``)."""
 
-    threads: int = Field(default=2, ge=1)
-    memory_limit: str = Field(default="1500MB", pattern=r"^\d+(\.\d+)? ?[KMGT]i?B$")
+    threads: int = Field(default=2, ge=1, le=1024)
+    memory_limit: str = Field(default="1500MB", pattern=r"^0*[1-9]\d{0,8}(\.\d{1,6})? ?[KMGT]i?B$")
     """DuckDB's memory limit; beyond it DuckDB spills to ``data/tmp``."""
-    chunk_rows: int = Field(default=200_000, ge=1)
+    chunk_rows: int = Field(default=200_000, ge=1, le=100_000_000)
 
 
 class Settings(Section):
@@ -219,15 +222,16 @@ def _validated(model: type[Model], values: dict[str, Any], path: Path) -> Model:
         return model.model_validate(values)
     except ValidationError as error:
         problems = "; ".join(
-            f"{'.'.join(map(str, problem['loc']))}: {scrubbed(problem['msg'])} (found {_found(problem)!r})"
+            f"{'.'.join(map(str, problem['loc']))}: {scrubbed(problem['msg'])} (found {_found(problem)})"
             for problem in error.errors()
         )
         # Pydantic's own message repeats the values as they are.
         raise ConfigError(f"{path}: {problems}") from None
 
 
-def _found(problem: Any) -> Any:
-    return scrubbed_value(problem["input"], str(problem["loc"][-1]) if problem["loc"] else "")
+def _found(problem: Any) -> str:
+    text = repr(scrubbed_value(problem["input"], str(problem["loc"][-1]) if problem["loc"] else ""))
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} ..."
 
 
 def resolved_url(text: str) -> str:

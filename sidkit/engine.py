@@ -18,30 +18,44 @@ def connection(engine: EngineSettings, spill: Path | None) -> Iterator[duckdb.Du
     """A DuckDB connection in memory that spills under ``spill`` and knows no time zone but UTC.
 
     Where that folder cannot be made, as in a repo that is only read, or is None, nothing is spilled.
+
+    Raises
+    ------
+    MemoryLimitError
+        When what is done with the connection reaches the memory limit; :func:`working_on` says what that was.
     """
     spills = ""
     if spill is not None:
         with suppress(OSError):
             spill.mkdir(parents=True, exist_ok=True)
             spills = str(spill) if os.access(spill, os.W_OK) else ""
-    opened = duckdb.connect(
-        config={
-            "threads": engine.threads,
-            "memory_limit": engine.memory_limit,
-            "temp_directory": spills,
-            # Otherwise DuckDB plans an as-of join over a small or unestimated input as a nested loop.
-            "asof_loop_join_threshold": 0,
-            "preserve_insertion_order": False,
-        }
-    )
+    opened: duckdb.DuckDBPyConnection | None = None
     try:
+        opened = duckdb.connect(
+            config={
+                "threads": engine.threads,
+                "memory_limit": engine.memory_limit,
+                "temp_directory": spills,
+                # Otherwise DuckDB plans an as-of join over a small or unestimated input as a nested loop.
+                "asof_loop_join_threshold": 0,
+                "preserve_insertion_order": False,
+            }
+        )
         opened.execute("SET TimeZone = 'UTC'")
         yield opened
-    except duckdb.OutOfMemoryException as error:
+    except Exception as error:
+        if not _is_out_of_memory(error):
+            raise
         what = next(iter(getattr(error, "__notes__", ())), "this step")
         raise MemoryLimitError(what, engine.memory_limit, str(error).splitlines()[0]) from error
     finally:
-        opened.close()
+        if opened is not None:
+            opened.close()
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # An Arrow reader of a query's result passes DuckDB's error on as one of its own.
+    return isinstance(error, duckdb.OutOfMemoryException) or "Out of Memory Error" in str(error)
 
 
 @contextmanager
@@ -49,8 +63,9 @@ def working_on(what: str) -> Iterator[None]:
     """Name what is computed inside the block, for :class:`sidkit.errors.MemoryLimitError`."""
     try:
         yield
-    except duckdb.OutOfMemoryException as error:
-        error.add_note(what)
+    except Exception as error:
+        if _is_out_of_memory(error):
+            error.add_note(what)
         raise
 
 

@@ -105,7 +105,9 @@ class TableSchemaError(ContractError):
 class RejectedRowsError(ContractError):
     """More rows were rejected than the settings allow."""
 
-    def __init__(self, table: str, rejected: int, total: int, limit: float, reasons: Mapping[str, int]) -> None:
+    def __init__(
+        self, table: str, rejected: int, total: int, limit: float, reasons: Mapping[str, int], remedy: str = ""
+    ) -> None:
         self.rejected = rejected
         self.total = total
         self.limit = limit
@@ -114,8 +116,8 @@ class RejectedRowsError(ContractError):
         super().__init__(
             table,
             f"{rejected:,} of {total:,} rows ({rejected / max(total, 1):.2%}) break the contract and the limit is "
-            f"{limit:.2%}: {listed}. Mend the source, or raise source.max_reject_share in sidkit.toml if these rows "
-            "may be left out.",
+            f"{limit:.2%}: {listed}. Fix the source{f' ({remedy})' if remedy else ''}, or raise source.max_reject_share in "
+            "sidkit.toml if these rows may be left out.",
         )
 
 

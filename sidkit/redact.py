@@ -20,10 +20,11 @@ _SHOWN_KEYS = frozenset(
     | {"timeout", "uri"}
 )
 """Keys of a query whose values are no secrets; the values of all others are hidden."""
-_SECRET_KEY = r"[\w\-]*(?:passw(?:or)?d|passphrase|pwd|secret|token|api_?key|access_?key|credentials?)"
-_SECRET_NAME = re.compile(rf"(?i){_SECRET_KEY}")
-_USERINFO = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]+:/+[^\s:/@'\"]*):[^\s'\"]*@")
-_PAIR = re.compile(rf"(?i)\b({_SECRET_KEY})(\s*=\s*|['\"]\s*:\s*)('[^']*'|\"[^\"]*\"|[^\s&;,'\")}}\]]+)")
+_SECRET_KEY = r"(?:passw(?:or)?d|passphrase|pwd|secret|token|api_?key|access_?key|credentials?)"
+_SECRET_NAME = re.compile(rf"(?i)[\w\-]*{_SECRET_KEY}")
+# No pattern below scans a text again and again: a value of a megabyte takes no longer than reading it.
+_USERINFO = re.compile(r"([A-Za-z0-9+.\-]:/+[^\s:/@'\"]*):[^\s'\"]*@")
+_PAIR = re.compile(rf"(?i)({_SECRET_KEY})(\s*=\s*|['\"]\s*:\s*)('[^']*'|\"[^\"]*\"|[^\s&;,'\")}}\]]+)")
 _LEAST = 4
 """Characters of a secret that is looked for in any text; a shorter one would be found in ordinary words."""
 

@@ -173,6 +173,9 @@ def test_another_librarys_scores_are_judged_on_the_same_rows_and_draws(few: Comp
             assert row == {**ours[row["slice"], row["metric"], row["baseline"]], "arm": "outsider"}
     with pytest.raises(EvaluationError, match="outsider came with 5, 5 scores per seed; the comparison has"):
         judge_outsider("synthetic_strong", plan, "outsider", [np.zeros(5)] * 2)
+    broken = [scores[0], np.where(np.arange(len(scores[1])) < 3, np.nan, scores[1])]
+    with pytest.raises(EvaluationError, match=r"outsider came with 0, 3 scores per seed that are NaN or infinite"):
+        judge_outsider("synthetic_strong", plan, "outsider", broken)
     with pytest.raises(EvaluationError, match=r"A0-s0-o0.*is trained; run the comparison"):
         judge_outsider(
             "synthetic_strong", dataclasses.replace(plan, folder=repo.path / "elsewhere"), "outsider", scores

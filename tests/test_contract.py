@@ -58,7 +58,7 @@ def test_parts_whose_types_cannot_be_joined_are_refused(tmp_path: Path, odd: pa.
     (folder / "items").mkdir()
     pq.write_table(items.slice(0, 2).append_column("size", pa.array([1, 2])), folder / "items" / "a.parquet")
     pq.write_table(items.slice(2).append_column("size", odd), folder / "items" / "b.parquet")
-    with pytest.raises(TableSchemaError, match=r"items.*other column types"):
+    with pytest.raises(TableSchemaError, match=r"items: .*b\.parquet h(as other column types|olds )"):
         read(folder, tmp_path / "work")
 
 

@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from ranking.training_spec import TrainingSpec
+from semantic_ids.fitting import CodebookSpec
 from sidkit.config import EngineSettings, NegativeSettings, Settings, SourceSettings
 from sidkit.engine import connection, working_on
 from sidkit.errors import ConfigError, MemoryLimitError
@@ -49,3 +50,16 @@ def test_numbers_without_a_fraction_are_numbers_and_optional_ones_may_be_left_ou
     with pytest.raises(ValidationError, match="expected a number without quotes"):
         TrainingSpec(max_train_rows="7")  # type: ignore[arg-type]
     assert NegativeSettings(strategy="uniform").strategy == "uniform"
+    assert CodebookSpec(sizes=(256, 16)).sizes == (256, 16)
+    for sizes in (["256", "16"], [256, True]):
+        with pytest.raises(ValidationError, match="expected a number without quotes"):
+            CodebookSpec(sizes=sizes)  # type: ignore[arg-type]
+
+
+def test_a_settings_file_of_any_size_is_refused_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "sidkit.toml"
+    for text in ("a" * 1_000_000, "a-" * 500_000, "password" * 100_000, "a:" * 300_000):
+        path.write_text(f'unknown = "{text}"')
+        with pytest.raises(ConfigError, match="unknown: Extra inputs are not permitted") as refused:
+            Settings.load(path)
+        assert len(str(refused.value)) < 1_000

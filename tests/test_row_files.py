@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import decimal
 import itertools
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -212,7 +213,7 @@ def test_a_frame_of_typed_rows_is_that_of_rows_as_the_log_has_them(finished: Fin
     for name, columns in (("plain", rows), ("typed", typed)):
         pq.write_table(pa.table(columns), tmp_path / f"{name}.parquet")
         written = write_frame(finished.repo, tmp_path / f"{name}.parquet", tmp_path / f"{name}-frame.parquet")
-        assert (written.rows, written.ahead) == (3, 1)
+        assert (written.rows, written.ahead, written.unknown) == (3, 1, 0)
         found.append(pq.read_table(tmp_path / f"{name}-frame.parquet"))
     assert found[0].column("reason").to_pylist() == ["a", "b", "c"]
     assert found[0].equals(found[1])
@@ -226,8 +227,40 @@ def test_integer_ids_are_the_texts_that_the_log_makes_of_them(finished: Finished
     at = pa.array([finished.facts["as_of_us"]], pa.int64()).cast(US)
     rows = pa.table({"user_id": pa.array(["u1"]), "item_id": pa.array([1]), "event_timestamp": at})
     pq.write_table(rows, tmp_path / "rows.parquet")
-    write_frame(finished.repo, tmp_path / "rows.parquet", tmp_path / "out.parquet")
+    assert write_frame(finished.repo, tmp_path / "rows.parquet", tmp_path / "out.parquet").unknown == 1
     frame = pq.read_table(tmp_path / "out.parquet")
     assert frame.column("item_id").to_pylist() == ["1"]
     assert frame.column("item_stats__clicks_all").to_pylist() == [None]
     assert check_row_file(tmp_path / "out.parquet", ENTITY_ROWS)
+
+
+def test_an_evaluation_says_which_rows_it_left_out_and_which_it_knows_little_of(
+    finished: FinishedJob, tmp_path: Path
+) -> None:
+    own = pq.read_table(finished.repo.labelled_rows)
+    as_of, name = finished.facts["as_of_us"], finished.told["artifacts"]["serving_ranker"]
+    late = own.slice(len(own) - 400)
+    items = late.column("item_id").to_pylist()
+    items[:7] = [f"nobody {number}" for number in range(7)]
+    times = late.column("event_timestamp").cast(pa.int64()).to_pylist()
+    times[-3:] = [as_of + DAY] * 3
+    rows = pa.concat_tables([own.slice(0, 100), late]).select(["user_id", "item_id", "event_timestamp", "label"])
+    moments = [*own.column("event_timestamp").slice(0, 100).cast(pa.int64()).to_pylist(), *times]
+    rows = rows.set_column(1, "item_id", pa.array([*own.column("item_id").slice(0, 100).to_pylist(), *items]))
+    pq.write_table(rows.set_column(2, "event_timestamp", pa.array(moments).cast(US)), tmp_path / "rows.parquet")
+    arguments = [
+        "ranker",
+        "evaluate",
+        name,
+        "--rows",
+        str(tmp_path / "rows.parquet"),
+        "--repo",
+        str(finished.repo.path),
+    ]
+    done = CliRunner().invoke(build_app(), arguments)
+    assert done.exit_code == 0, repr(done.exception)
+    assert "400 of 500 rows lie from " in done.stdout
+    assert "warning: 3 rows lie after " in done.stderr
+    assert "warning: 7 rows are of items that the tables do not know" in done.stderr
+    given = json.loads(CliRunner().invoke(build_app(), [*arguments, "--json"]).stdout)["given"]
+    assert (given["rows"], given["before_start"], given["after_tables"], given["of_unknown_items"]) == (500, 100, 3, 7)

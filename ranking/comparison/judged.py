@@ -130,7 +130,7 @@ def judge_outsider(data: str, plan: Plan, arm: str, scores: Sequence[Floats]) ->
     Raises
     ------
     EvaluationError
-        When the units of A3 or A0 are not finished, or the scores are not of the test rows.
+        When the units of A3 or A0 are not finished, the scores are not of the test rows, or one is no finite number.
     """
     latest = units_beside(plan, arm)
     parts = Parts.load(plan, latest[0].frame)
@@ -139,6 +139,12 @@ def judge_outsider(data: str, plan: Plan, arm: str, scores: Sequence[Floats]) ->
         raise EvaluationError(
             f"{arm} came with {', '.join(str(len(each)) for each in scores) or 'no'} scores per seed; the comparison has "
             f"{len(rows.label)} test rows"
+        )
+    broken = [int((~np.isfinite(np.asarray(each, dtype=np.float64))).sum()) for each in scores]
+    if any(broken):
+        raise EvaluationError(
+            f"{arm} came with {', '.join(map(str, broken))} scores per seed that are NaN or infinite; expected a number for "
+            "each test row"
         )
     resamples = Resamples.draw(rows.user, RESAMPLES)
     everyone = {arm: scores, **_scores(plan, latest)}

@@ -13,6 +13,9 @@ from semantic_ids.item_vectors import Floats, ItemVectors
 from sidkit.errors import FitError
 
 _NO_SPREAD = 1e-5  # spread relative to the vectors' length below which float32 rounding is all there is
+_LEAST_SPREAD = 1e-30  # below it one over the spread leaves float32
+_FURTHEST = 1e6
+"""Standardised elements stay within: a later vector of a wild size lies far out, and its products stay finite."""
 
 
 class ContentEncoder(Encoder):
@@ -70,7 +73,8 @@ class ContentEncoder(Encoder):
             length = float(np.sqrt((rows.astype(np.float64) ** 2).sum(axis=1).mean()))
             coverage = len(rows) / len(items)
             # Known items that are all alike say nothing of how far apart later ones are: such a modality counts nothing.
-            self.scale_[name] = np.sqrt(coverage) / spread if spread > _NO_SPREAD * length else 0.0
+            spreads = spread > max(_NO_SPREAD * length, _LEAST_SPREAD)
+            self.scale_[name] = np.sqrt(coverage) / spread if spreads else 0.0
         centred = self._centred(items)
         self.bridges_ = self._fit_bridges(centred, items)
         joined = self._joined(centred, items)[items.any_present].astype(np.float64)
@@ -109,7 +113,9 @@ class ContentEncoder(Encoder):
             matrix = np.zeros((len(items), len(self.mean_[name])), dtype=np.float32)
             present = items.present[name]
             if present.any():
-                matrix[present] = (items.matrices[name][present] - self.mean_[name]) * np.float32(self.scale_[name])
+                with np.errstate(over="ignore"):
+                    scaled = (items.matrices[name][present] - self.mean_[name]) * np.float32(self.scale_[name])
+                matrix[present] = np.clip(scaled, -_FURTHEST, _FURTHEST)
             centred[name] = matrix
         return centred
 

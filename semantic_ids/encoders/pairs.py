@@ -17,7 +17,7 @@ from pydantic import Field
 
 from sidkit.clock import iso
 from sidkit.config import EngineSettings, Section
-from sidkit.engine import connection, literal, set_variables
+from sidkit.engine import connection, literal, set_variables, working_on
 from sidkit.errors import FitError, TimeError
 
 Ints = npt.NDArray[np.int64]
@@ -226,6 +226,7 @@ def _unit_vectors(vectors: npt.NDArray[np.float32], items: int) -> npt.NDArray[n
     return (vectors / np.where(length > 0, length, 1)).astype(np.float32)
 
 
+@working_on("mining pairs of items")
 def _prepare(
     opened: duckdb.DuckDBPyConnection,
     log: Sequence[Path],
@@ -305,6 +306,7 @@ def _best_triggers(rows: dict[str, npt.NDArray[np.int32]], unit: npt.NDArray[np.
     return np.concatenate(keys)
 
 
+@working_on("mining pairs of items")
 def _swing(opened: duckdb.DuckDBPyConnection, spec: PairSpec, items: int) -> tuple[Ints, Doubles]:
     """Keys (target * items + trigger) and the share of the target's kept scores."""
     pairs = opened.execute(

@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sidkit.config import FEATURE_NAME_RULE, RESERVED_MODALITIES, Feedback, is_feature_name
+from sidkit.config import FEATURE_NAME_RULE, Feedback, is_feature_name
 from sidkit.contract.reader import Source
-from sidkit.contract.rows import check_columns, normalise, vector_of
+from sidkit.contract.remedies import remedy
+from sidkit.contract.rows import REASON, check_columns, is_list, normalise, vector_of
 from sidkit.contract.schemas import EMBEDDINGS, INTERACTIONS
 from sidkit.errors import TableSchemaError
 
@@ -37,10 +38,12 @@ def inspect_source(source: Source) -> SourceFacts:
     found = source.columns(INTERACTIONS.name)
     check_columns(list(found), INTERACTIONS)
     negatives, conversions = 0, False
-    wanted = ["label", *(["converted"] if "converted" in found else [])]
+    wanted = [column.name for column in INTERACTIONS.columns if column.required]
+    wanted += [name for name in ("position", "converted", "rating") if name in found]
     for batch in source.batches(INTERACTIONS.name, wanted, _CHUNK_ROWS):
         chunk = normalise(batch, INTERACTIONS)
-        negatives += int(np.count_nonzero(np.asarray(pc.fill_null(pc.equal(chunk["label"], 0.0), False))))
+        chunk = chunk.filter(pc.is_null(chunk[REASON]))  # a reject decides nothing
+        negatives += int(np.count_nonzero(np.asarray(pc.equal(chunk["label"], 0.0))))
         conversions |= "converted" in found and chunk["converted"].null_count < len(chunk)
     return SourceFacts(_modalities(source), "impressions" if negatives else "positives_only", conversions)
 
@@ -48,7 +51,7 @@ def inspect_source(source: Source) -> SourceFacts:
 def _modalities(source: Source) -> tuple[str, ...]:
     found = source.columns(EMBEDDINGS.name)
     check_columns(list(found), EMBEDDINGS)
-    candidates = [name for name in found if name not in RESERVED_MODALITIES]
+    candidates = [name for name in found if EMBEDDINGS.column(name) is None]
     head = next(iter(source.batches(EMBEDDINGS.name, candidates, 1000)), None) if candidates else None
     stated = {name: found[name] for name in candidates}
     if head is not None:
@@ -56,13 +59,17 @@ def _modalities(source: Source) -> tuple[str, ...]:
     chosen = tuple(name for name, kind in stated.items() if kind is not None and _holds_vectors(kind, head, name))
     if not chosen:
         listed = ", ".join(f"{name} ({kind})" for name, kind in stated.items()) or "no further column"
-        raise TableSchemaError(EMBEDDINGS.name, f"no column holds vectors (a list of float32 per row); found {listed}")
+        likely = next((name for name, kind in stated.items() if kind is not None and _may_hold_vectors(kind)), None)
+        line = f". For example: {remedy('vector', likely, _plain(head.column(likely)))}" if likely and head else ""
+        raise TableSchemaError(
+            EMBEDDINGS.name, f"no column holds vectors (a list of float32 per row); found {listed}{line}"
+        )
     unusable = [name for name in chosen if not is_feature_name(name)]
     if unusable:
         raise TableSchemaError(
             EMBEDDINGS.name,
             f"column {', '.join(map(repr, unusable))} holds vectors and cannot be the name of a feature ({FEATURE_NAME_RULE}); "
-            "rename it in the source",
+            f"rename it in the source. For example: df = df.rename(columns={{{unusable[0]!r}: 'vector'}})",
         )
     return chosen
 
@@ -70,9 +77,21 @@ def _modalities(source: Source) -> tuple[str, ...]:
 def _holds_vectors(kind: pa.DataType, head: pa.RecordBatch | None, name: str) -> bool:
     if isinstance(kind, pa.BaseExtensionType):
         kind = kind.storage_type
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+    if is_list(kind):
         return bool(pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type))
-    if pa.types.is_string(kind) and head is not None:  # a database without arrays holds JSON text
+    if (pa.types.is_string(kind) or pa.types.is_large_string(kind)) and head is not None:
+        # A database without arrays holds JSON text.
         texts = [text for text in head.column(name).to_pylist() if text is not None]
         return 2 * sum(vector_of(text) is not None for text in texts) > len(texts)
     return False
+
+
+def _may_hold_vectors(kind: pa.DataType) -> bool:
+    """Whether a type may hold vectors in a form that a line of pandas can read."""
+    binary = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
+    text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_dictionary(kind)
+    return bool(binary or text or is_list(kind) or pa.types.is_struct(kind) or pa.types.is_map(kind))
+
+
+def _plain(array: pa.Array) -> pa.Array:
+    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array

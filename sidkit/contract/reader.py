@@ -7,14 +7,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sidkit.config import resolved_url
-from sidkit.contract.rows import check_names
+from sidkit.contract.rows import PART, check_names, is_list
 from sidkit.contract.schemas import TABLES
+from sidkit.contract.sql_columns import sql_column
 from sidkit.errors import ContractError, MissingTableError, TableSchemaError
 from sidkit.files import typed_path
 from sidkit.redact import looks_like_url, redacted, scrubbed
@@ -51,23 +52,24 @@ class ParquetSource(Source):
             self._files(table.name)
 
     def _files(self, table: str) -> list[Path]:
-        single = [
-            entry for entry in sorted(self.folder.iterdir()) if _is_parquet(entry.name, table) and entry.is_file()
-        ]
-        below = self.folder / table
-        files = single[:1] or [
-            file
-            for file in sorted(below.rglob("*"))
-            if file.suffix.lower() == ".parquet" and file.is_file() and not _is_hidden(file.relative_to(below))
-        ]
-        if not files:
-            found = sorted(entry.name for entry in self.folder.iterdir()) or ["nothing"]
+        entries = sorted(self.folder.iterdir())
+        # Other tools write a table as a folder that is called like a file.
+        places = [entry for entry in entries if entry.name == table or _is_parquet(entry.name, table)]
+        files = {place: _parts_of(place) for place in places}
+        filled = [place for place in places if files[place]]
+        if not filled:
             raise MissingTableError(
                 table,
                 f"the table is missing: {self.folder / table}.parquet or Parquet files under {self.folder / table}/ are "
-                f"needed; the folder holds {', '.join(found[:8])}",
+                f"needed; the folder holds {', '.join(entry.name for entry in entries[:8]) or 'nothing'}",
             )
-        return files
+        if len(filled) > 1:
+            raise ContractError(
+                table,
+                f"the table is there more than once, as {' and '.join(place.name for place in filled)} in {self.folder}; "
+                "expected one file or one folder of files, move the others away",
+            )
+        return files[filled[0]]
 
     def columns(self, table: str) -> dict[str, pa.DataType | None]:
         """See :meth:`Source.columns`."""
@@ -78,25 +80,46 @@ class ParquetSource(Source):
             check_names(schema.names, table, file.name)
             if set(schema.names) != set(schemas[0].names):
                 odd = sorted(set(schema.names) ^ set(schemas[0].names))
-                raise TableSchemaError(table, f"{file.name} and the first file differ in columns: {', '.join(odd)}")
+                raise TableSchemaError(
+                    table,
+                    f"{file.name} and {files[0].name} differ in columns: {', '.join(odd)}; expected the same columns in every "
+                    "file, write the missing ones as nulls",
+                )
             for field in schema:
-                if pa.types.is_null(found.get(field.name) or pa.null()):  # a part where nothing is known says nothing
+                known = found.get(field.name) or pa.null()
+                if pa.types.is_null(known):  # a part where nothing is known says nothing
                     found[field.name] = field.type
+                elif not pa.types.is_null(field.type) and is_list(known) != is_list(field.type):
+                    raise TableSchemaError(
+                        table,
+                        f"column {field.name!r} of {file.name} holds {field.type}, where an earlier file holds {known}; "
+                        "expected one type, write the files alike",
+                    )
         return found
 
     def _schema(self, table: str, file: Path) -> pa.Schema:
         try:
-            return pq.read_schema(file)
-        except (pa.ArrowInvalid, OSError) as error:
+            schema = pq.read_schema(file)
+            list(schema.names)
+        except (pa.ArrowException, OSError) as error:
             raise ContractError(table, f"{file} cannot be read as Parquet ({error}); write the file again") from error
+        except UnicodeDecodeError as error:
+            raise TableSchemaError(
+                table, f"{file} has a column whose name is not UTF-8 ({error.object!r}); rename it"
+            ) from error
+        return schema
 
     def batches(self, table: str, columns: Sequence[str], chunk_rows: int) -> Iterator[pa.RecordBatch]:
         """See :meth:`Source.batches`."""
-        for file in self._files(table):
+        files = self._files(table)
+        for file in files:
             try:
                 with pq.ParquetFile(file, memory_map=True) as parquet:
-                    yield from parquet.iter_batches(batch_size=chunk_rows, columns=list(columns), use_threads=False)
-            except (pa.ArrowInvalid, OSError) as error:
+                    for batch in parquet.iter_batches(batch_size=chunk_rows, columns=list(columns), use_threads=False):
+                        # Parquet takes "a" for a prefix of a column called "a.b".
+                        chosen = batch.select(list(columns))
+                        yield chosen.replace_schema_metadata({PART: file.name}) if len(files) > 1 else chosen
+            except (pa.ArrowException, OSError) as error:
                 raise ContractError(
                     table, f"{file} cannot be read as Parquet ({error}); write it again, with vectors as list<float32>"
                 ) from error
@@ -150,14 +173,16 @@ class SqlSource(Source):
         import sqlalchemy as sa
 
         chosen = [self.metadata.tables[table].columns[name] for name in columns]
-        with _answering(resolved_url(self.url)), self.engine.connect() as connection:
+        with _answering(resolved_url(self.url), table), self.engine.connect() as connection:
             stream = connection.execution_options(stream_results=True, yield_per=chunk_rows).execute(sa.select(*chosen))
             for part in stream.partitions(chunk_rows):
-                transposed = list(zip(*part, strict=True))
-                arrays = [
-                    _sql_array(table, name, list(values)) for name, values in zip(columns, transposed, strict=True)
+                read = [
+                    sql_column(table, name, list(values))
+                    for name, values in zip(columns, zip(*part, strict=True), strict=True)
                 ]
-                yield pa.RecordBatch.from_arrays(arrays, names=list(columns))
+                yield pa.RecordBatch.from_arrays(
+                    [array for _, array in read], schema=pa.schema([field for field, _ in read])
+                )
 
     def fingerprint(self) -> str | None:
         """A database does not say whether it changed."""
@@ -169,22 +194,33 @@ def _is_parquet(name: str, table: str) -> bool:
     return stem == table and suffix.lower() == "parquet"
 
 
+def _parts_of(place: Path) -> list[Path]:
+    """A file itself, or the Parquet files of a folder."""
+    if not place.is_dir():
+        return [place] if place.suffix else []
+    return [
+        file
+        for file in sorted(place.rglob("*"))
+        if file.suffix.lower() == ".parquet" and file.is_file() and not _is_hidden(file.relative_to(place))
+    ]
+
+
 def _is_hidden(path: Path) -> bool:
     """Whether a file, or a folder on its way, is one that tools leave out: ``._part.parquet``, ``_temporary/...``."""
     return any(part.startswith((".", "_")) for part in path.parts)
 
 
 @contextmanager
-def _answering(url: str) -> Iterator[None]:
+def _answering(url: str, table: str = "source") -> Iterator[None]:
     """Report what a database driver says without the secrets of the URL, which it may repeat."""
     import sqlalchemy as sa
 
     try:
         yield
     except sa.exc.SQLAlchemyError as error:
-        raise ContractError(
-            "source", f"reading {redacted(url)} failed ({scrubbed(error, url)}); text must be UTF-8"
-        ) from None
+        said = str(scrubbed(error, url)).split("\n", 1)[0]
+        remedy = "; expected text in UTF-8, correct it in the database" if "UTF-8" in said or "decode" in said else ""
+        raise ContractError(table, f"reading {redacted(url)} failed ({said}){remedy}") from None
 
 
 def open_source(url: str) -> Source:
@@ -230,19 +266,3 @@ def same_source(one: str, other: str) -> bool:
 
 def _place(url: str) -> str:
     return url if "://" in url else str(typed_path(url))
-
-
-def _sql_array(table: str, name: str, values: list[Any]) -> pa.Array:
-    try:
-        return pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError) as error:
-        kinds = {type(value) for value in values if value is not None}
-        if kinds <= {int, str}:  # ids, where a database lets a column hold both
-            return pa.array([None if value is None else str(value) for value in values], pa.string())
-        if kinds <= {int, float}:
-            return pa.array([None if value is None else float(value) for value in values], pa.float64())
-        listed = ", ".join(sorted(kind.__name__ for kind in kinds))
-        raise TableSchemaError(
-            table,
-            f"column {name!r} holds values of several types ({listed}); expected one type, cast the column in the database",
-        ) from error

@@ -6,6 +6,8 @@ Every line that this module gives is executed by a test, on such a column, and l
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +15,11 @@ import pyarrow.compute as pc
 
 from sidkit.contract.units import unit_of
 
+_FORMATS = [
+    day + clock
+    for day in ("%d.%m.%Y", "%Y/%m/%d", "%m/%d/%Y", "%d/%m/%Y", "%m-%d-%Y", "%d-%m-%Y", "%d %b %Y", "%b %d, %Y")
+    for clock in ("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %I:%M:%S %p")
+] + ["%a, %d %b %Y %H:%M:%S %z", "%a %b %d %H:%M:%S %Y", "%d/%b/%Y:%H:%M:%S %z"]
 _FLOATS = "lambda value: np.array(value, dtype='float32')"
 _YES = ("click", "clicked", "yes", "y", "true", "t", "1", "1.0", "positive", "like", "liked", "purchase", "buy", "view")
 
@@ -21,16 +28,24 @@ def remedy(kind: str, name: str, array: pa.Array) -> str:
     """A line of pandas for ``df[name]``; ``kind`` is what the column of the contract holds, ``array`` what was found."""
     line = f"df[{name!r}] = {_LINES[kind](f'df[{name!r}]', array)}"
     line = line if '"' in line else line.replace("'", '"')
-    text = pa.types.is_string(array.type) or pa.types.is_large_string(array.type)
-    return f"{line}  # or append 'Z' to the text" if kind == "moment" and text and not _all_numbers(array) else line
+    if kind != "moment":
+        return line
+    if "ISO8601" in line:
+        return f"{line}  # or append 'Z' to the text"
+    if '"mixed"' in line or any(form in line for form in ("%m/%d", "%m-%d")):
+        return f"{line}  # check that days and months are read as they are meant"
+    return line
+
+
+def is_iso(text: str | None) -> bool:
+    """Whether a text is an ISO-8601 time or date; digits alone are a number."""
+    try:
+        return text is not None and not text.isdigit() and datetime.fromisoformat(text) is not None
+    except ValueError:
+        return False
 
 
 def _id(column: str, array: pa.Array) -> str:
-    kind = array.type
-    if pa.types.is_fixed_size_binary(kind) and kind.byte_width == 16:
-        return f"{column}.map(lambda value: str(uuid.UUID(bytes=value)), na_action='ignore')"
-    if pa.types.is_fixed_size_binary(kind):
-        return f"{column}.map(bytes.hex, na_action='ignore')"
     if _is_whole(array):
         return f"{column}.astype('float64').astype('Int64')"
     return _string(column, array)
@@ -38,8 +53,12 @@ def _id(column: str, array: pa.Array) -> str:
 
 def _string(column: str, array: pa.Array) -> str:
     kind = array.type
+    if pa.types.is_fixed_size_binary(kind) and kind.byte_width == 16:
+        return f"{column}.map(lambda value: str(uuid.UUID(bytes=value)), na_action='ignore')"
+    if pa.types.is_fixed_size_binary(kind):
+        return f"{column}.map(bytes.hex, na_action='ignore')"
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        return f"{column}.str.decode('utf-8')"
+        return f"{column}.str.decode('utf-8')" if _is_text(array) else f"{column}.map(bytes.hex, na_action='ignore')"
     if _is_list(kind):
         return f"{column}.map(lambda value: ' '.join(map(str, value)), na_action='ignore')"
     if pa.types.is_struct(kind):
@@ -57,21 +76,39 @@ def _moment(column: str, array: pa.Array) -> str:  # noqa: PLR0911 (a line per f
             return f"pd.to_datetime({column}.astype('Int64').astype('string'), format='%Y%m%d', utc=True)"
         return f"pd.to_datetime({column}.astype('float64'), unit={unit_of(newest) or 's'!r}, utc=True)"
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        return f"pd.to_datetime({column}.str.decode('utf-8'), utc=True, format='ISO8601')"
+        return _moment(f"{column}.str.decode('utf-8', 'replace')", _decoded(array))
     if pa.types.is_duration(kind):
         return f"pd.Timestamp('1970-01-01', tz='UTC') + {column}"
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         if _all_numbers(array):
             numbers = pc.cast(array, pa.float64())
             return _moment(f"pd.to_numeric({column})", numbers)
-        return f"pd.to_datetime({column}, utc=True, format='mixed')"
+        return f"pd.to_datetime({column}, utc=True, {_format_of(array)})"
     return f"pd.to_datetime({column}, utc=True)"
+
+
+def _format_of(array: pa.Array) -> str:
+    """How pandas shall read times as text: never by guesses that swap days and months without a word."""
+    texts = [text for text in pc.unique(array).to_pylist()[:1000] if text is not None]
+    if all(is_iso(text) for text in texts):
+        return "format='ISO8601'"
+    if 2 * sum(is_iso(text) for text in texts) > len(texts):
+        return "format='ISO8601', errors='coerce'"
+    fitting = [form for form in _FORMATS if all(_reads(text, form) for text in texts)]
+    return f"format={fitting[0]!r}" if fitting else "format='mixed', errors='coerce'"
+
+
+def _reads(text: str, form: str) -> bool:
+    try:
+        return datetime.strptime(text, form) is not None
+    except ValueError:
+        return False
 
 
 def _flag(column: str, array: pa.Array) -> str:
     kind = array.type
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        return _flag(f"{column}.str.decode('utf-8')", array.cast(pa.string()))
+        return _flag(f"{column}.str.decode('utf-8', 'replace')", _decoded(array))
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         if _all_numbers(array):
             return f"pd.to_numeric({column}).astype('float64')"
@@ -79,16 +116,13 @@ def _flag(column: str, array: pa.Array) -> str:
         positive = next(
             (value for word in _YES for value in found if value.strip().lower() == word), (found or ["1"])[0]
         )
-        return f"({column} == {positive!r}).astype('int8')"
+        # What is missing stays missing: it is no negative.
+        return f"({column} == {positive!r}).astype('float64').where({column}.notna())"
     if pa.types.is_decimal(kind):
         return f"{column}.astype('float64')"
     if _is_list(kind):
         return f"({column}.str.len() > 0).astype('int8')"
     return f"{column}.notna().astype('int8')"
-
-
-def _integer(column: str, array: pa.Array) -> str:
-    return f"{_number(column, array)}.astype('Int32')"
 
 
 def _number(column: str, array: pa.Array) -> str:  # noqa: PLR0911 (a line per found type)
@@ -108,16 +142,18 @@ def _number(column: str, array: pa.Array) -> str:  # noqa: PLR0911 (a line per f
     return f"pd.to_numeric({column}, errors='coerce')"
 
 
-def _vector(column: str, array: pa.Array) -> str:
+def _vector(column: str, array: pa.Array) -> str:  # noqa: PLR0911 (a line per found type)
     kind = array.type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return f"{column}.str.strip('[]()').str.replace(',', ' ').str.split().map({_FLOATS}, na_action='ignore')"
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
-        return f"{column}.map(lambda value: np.frombuffer(value, 'float32'), na_action='ignore')"
+        return f"{column}.map(lambda value: {_blob_reader(array)}, na_action='ignore')"
     if pa.types.is_struct(kind):
         return (
             f"{column}.map(lambda value: list(value.values()), na_action='ignore').map({_FLOATS}, na_action='ignore')"
         )
+    if pa.types.is_map(kind):
+        return f"{column}.map(lambda value: np.array([each for _, each in value], dtype='float32'), na_action='ignore')"
     if _is_list(kind) and _is_list(kind.value_type):
         return f"{column}.map(lambda value: np.concatenate(list(value)), na_action='ignore').map({_FLOATS}, na_action='ignore')"
     if _is_list(kind):
@@ -142,6 +178,37 @@ def _is_whole(array: pa.Array) -> bool:
     return whole
 
 
+def _blob_reader(array: pa.Array) -> str:
+    """How the bytes of a vector are read: as an ``.npy`` file, or as the widest numbers that look like a vector's."""
+    blobs = [value for value in array.slice(0, 100).to_pylist() if value]
+    if all(blob.startswith(b"\x93NUMPY") for blob in blobs):
+        return "np.load(io.BytesIO(value)).astype('float32')"
+    for kind, size in (("float32", 4), ("float64", 8), ("float16", 2)):
+        if all(len(blob) % size == 0 and _looks_like_a_vector(np.frombuffer(blob, kind)) for blob in blobs):
+            return f"np.frombuffer(value, {kind!r}).astype('float32')"
+    return "np.frombuffer(value, 'float32')"
+
+
+def _looks_like_a_vector(values: np.ndarray[Any, Any]) -> bool:
+    sizes = np.abs(values.astype(np.float64))
+    plausible = np.isfinite(sizes) & ((sizes == 0) | ((sizes > 1e-9) & (sizes < 1e9)))
+    # Round numbers of 64 bits look like pairs of a zero and a number of 32 bits.
+    halved = values.dtype == np.float32 and len(values) % 2 == 0 and not sizes[::2].any() and bool(sizes[1::2].any())
+    return bool(plausible.all()) and not halved
+
+
+def _decoded(array: pa.Array) -> pa.Array:
+    values = array.to_pylist()
+    return pa.array([None if value is None else value.decode("utf-8", "replace") for value in values], pa.string())
+
+
+def _is_text(array: pa.Array) -> bool:
+    try:
+        return all(value is None or bool(value.decode("utf-8")) or not value for value in array.to_pylist())
+    except UnicodeDecodeError:
+        return False
+
+
 def _all_numbers(array: pa.Array) -> bool:
     try:
         pc.cast(array, pa.float64())
@@ -161,7 +228,7 @@ _LINES: dict[str, Callable[[str, pa.Array], str]] = {
     "string": _string,
     "moment": _moment,
     "flag": _flag,
-    "integer": _integer,
+    "integer": _number,
     "number": _number,
     "vector": _vector,
 }

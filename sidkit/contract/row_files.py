@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sidkit.contract.row_remedies import row_remedy
 from sidkit.contract.rows import REASON, check_columns, normalise
 from sidkit.contract.schemas import Table
 from sidkit.errors import ContractError
@@ -36,6 +37,11 @@ class _Broken:
             self.first.setdefault(texts[at], self.rows + int(at))
         self.rows += len(texts)
 
+    def _remedy(self) -> str:
+        reason, count = self.counts.most_common(1)[0]
+        line = row_remedy(reason, count / self.rows)
+        return f"For example: {line}. " if line.startswith("df") else ""
+
     def refuse(self, where: str, *, may_be_empty: bool = False) -> None:
         if not self.rows and not may_be_empty:
             raise ContractError("rows", f"{where} holds no row; expected at least one")
@@ -47,7 +53,7 @@ class _Broken:
             raise ContractError(
                 "rows",
                 f"{self.counts.total():,} of {self.rows:,} rows of {where} cannot be used: {listed}; rows are counted from 0. "
-                "Fix or remove these rows and try again",
+                f"{self._remedy()}Fix or remove these rows and try again",
             )
 
 

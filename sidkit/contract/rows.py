@@ -11,11 +11,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sidkit.clock import to_us
-from sidkit.contract.remedies import remedy
+from sidkit.contract.remedies import is_iso, remedy
 from sidkit.contract.schemas import Column, Table
+from sidkit.contract.units import outside_range
 from sidkit.errors import TableSchemaError, TimeError
 
 REASON = "reason"
+PART = b"sidkit.part"
+"""Metadata of a batch: the file that it is of, where a table has several."""
+ODD = b"sidkit.odd"
+"""Metadata of a field: the places, as a JSON list, of values of another type, which are null in the array."""
 MOMENT = pa.timestamp("us", tz="UTC")
 _TYPES: dict[str, pa.DataType] = {
     "id": pa.string(),
@@ -56,10 +61,24 @@ def normalise(batch: pa.RecordBatch, table: Table) -> pa.Table:
     """
     reasons = _Reasons(batch.num_rows)
     arrays, names = [], []
-    for name, array in zip(batch.schema.names, batch.columns, strict=True):
-        column = table.column(name)
-        names.append(name)
-        arrays.append(_carried(array) if column is None else _normalised(array, column, table.name, reasons))
+    part = (batch.schema.metadata or {}).get(PART)
+    for field, array in zip(batch.schema, batch.columns, strict=True):
+        column = table.column(field.name)
+        names.append(field.name)
+        if column is None:
+            arrays.append(_carried(array))
+            continue
+        odd = json.loads((field.metadata or {}).get(ODD, b"[]"))
+        if odd:
+            mask = np.zeros(len(array), dtype=bool)
+            mask[odd] = True
+            reasons.add(pa.array(mask), f"{field.name} is of another type than the other rows")
+        try:
+            arrays.append(_normalised(array, column, table.name, reasons))
+        except TableSchemaError as error:
+            if part is None:
+                raise
+            raise TableSchemaError(table.name, f"{part.decode()}: {error.problem}") from error
     return pa.table([*arrays, reasons.array()], names=[*names, REASON])
 
 
@@ -80,6 +99,10 @@ def _carried(array: pa.Array) -> pa.Array:
     """A further attribute as it can be stored: text that is not UTF-8 with signs in place of what cannot be read, and no
     value where a moment lies beyond what microseconds can say.
     """
+    if isinstance(array, pa.ExtensionArray):
+        array = array.storage
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
     kind = array.type
     if pa.types.is_timestamp(kind) and kind.unit in {"s", "ms"}:
         furthest = 2**62 // (1_000_000 if kind.unit == "s" else 1_000)
@@ -87,7 +110,36 @@ def _carried(array: pa.Array) -> pa.Array:
         return pc.if_else(pc.less(pc.abs_checked(pc.max_element_wise(numbers, -furthest)), furthest), array, None)
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return _valid_text(array, kind)[0]
+    if pa.types.is_decimal256(kind):  # DuckDB reads its bytes as a number of another size
+        return array.cast(pa.string())
     return array
+
+
+def can_be_carried(kind: pa.DataType | None) -> bool:
+    """Whether a further attribute of this type can be stored and read by Arrow and DuckDB alike, whatever its values."""
+    if kind is None:
+        return True
+    if isinstance(kind, pa.BaseExtensionType):
+        return can_be_carried(kind.storage_type)
+    if pa.types.is_struct(kind):
+        return kind.num_fields > 0 and all(_has_no_wild_values(field.type) for field in kind)
+    if pa.types.is_map(kind):
+        return _has_no_wild_values(kind.key_type) and _has_no_wild_values(kind.item_type)
+    if pa.types.is_fixed_size_list(kind):  # Arrow cannot read one with a null back
+        return False
+    return not is_list(kind) or _has_no_wild_values(kind.value_type)
+
+
+def _has_no_wild_values(kind: pa.DataType) -> bool:
+    temporal = pa.types.is_timestamp(kind) or pa.types.is_date64(kind)
+    return not temporal and not pa.types.is_decimal256(kind) and can_be_carried(kind)
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Whether each value of a type is a list."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return is_list(kind.storage_type)
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
 def _normalised(array: pa.Array, column: Column, table: str, reasons: _Reasons) -> pa.Array:
@@ -146,9 +198,12 @@ def _read_moment(array: pa.Array, column: Column, table: str, reasons: _Reasons)
     kind = array.type
     if pa.types.is_string(kind):
         zoned = pc.match_substring_regex(array, _ZONED)
-        if pc.any(pc.invert(zoned)).as_py():
+        naive = array.filter(pc.invert(pc.fill_null(zoned, True)))
+        if any(is_iso(text) for text in naive.unique().to_pylist()):
             raise _refused(table, column, array, "ISO-8601 text with a zone", "text without a time zone")
         try:
+            if len(naive):
+                raise pa.ArrowInvalid
             return _in_range(pc.cast(array, MOMENT), column, reasons)
         except pa.ArrowInvalid:
             moments = _parsed_one_by_one(array, column, reasons)
@@ -187,7 +242,7 @@ def _parsed_one_by_one(array: pa.Array, column: Column, reasons: _Reasons) -> pa
 def _in_range(moments: pa.Array, column: Column, reasons: _Reasons) -> pa.Array:
     # What lies outside is a wrong unit (seconds read as microseconds, say), not a time.
     outside = pc.or_(pc.less(moments, _EARLIEST), pc.greater_equal(moments, _LATEST))
-    reasons.add(outside, f"{column.name} is outside 1970..2200")
+    reasons.add(outside, outside_range(column.name))
     return moments
 
 
@@ -242,9 +297,8 @@ def _read_vector(array: pa.Array, column: Column, table: str, reasons: _Reasons)
         reasons.add(pa.array(wrong), f"{column.name} is no JSON list of numbers")
         array = pa.array(vectors, pa.list_(pa.float64()))
         kind = array.type
-    inner = kind.value_type if hasattr(kind, "value_type") else None
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    if not is_list or not (pa.types.is_floating(inner) or pa.types.is_integer(inner) or pa.types.is_null(inner)):
+    inner = kind.value_type if is_list(kind) else None
+    if inner is None or not (pa.types.is_floating(inner) or pa.types.is_integer(inner) or pa.types.is_null(inner)):
         raise _refused(table, column, array, "a list of float32 per row")
     array = array.cast(pa.list_(pa.float32()), safe=False)
     reasons.add(_rows_beyond(array, np.inf), f"{column.name} holds NaN, infinite or missing elements")

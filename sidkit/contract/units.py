@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from sidkit.clock import FIRST_EVENT_US, iso
 from sidkit.contract.schemas import INTERACTIONS, Table
-from sidkit.engine import quoted
+from sidkit.engine import literal, quoted
 from sidkit.errors import TableSchemaError
 
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
@@ -33,6 +33,8 @@ def refuse_wrong_units(
             f"WHERE reason IS NULL AND epoch_us({quoted(column.name)}) <= {now_us}"
         ).fetchone()
         newest_us = row[0] if row else None
+        if newest_us is None:
+            _refuse_all_outside(opened, table, column.name, types[column.name])
         # An item of unknown age may be given the beginning of time; an event cannot.
         if newest_us is None or newest_us >= FIRST_EVENT_US or (newest_us == 0 and table is not INTERACTIONS):
             continue
@@ -43,11 +45,30 @@ def refuse_wrong_units(
         )
 
 
+def _refuse_all_outside(opened: duckdb.DuckDBPyConnection, table: Table, name: str, kind: pa.DataType | None) -> None:
+    """The other side: milliseconds read as seconds, say, lie after 2200."""
+    outside, rows, middle = opened.execute(
+        f"SELECT count(*) FILTER (reason = {literal(outside_range(name))}), count(*), "
+        f"quantile_disc(epoch_us({quoted(name)}), 0.5) FILTER (reason = {literal(outside_range(name))}) FROM staged"
+    ).fetchone() or (0, 0, None)
+    if middle is not None and 2 * outside > rows:
+        raise TableSchemaError(
+            table.name,
+            f"column {name!r}: {outside:,} of {rows:,} times lie outside 1970..2200, so they were read in a wrong unit. "
+            f"{_remedy(name, middle, kind)}",
+        )
+
+
+def outside_range(column: str) -> str:
+    """The reason of a row whose moment lies outside the range of the contract."""
+    return f"{column} is outside 1970..2200"
+
+
 def _remedy(name: str, newest_us: int, kind: pa.DataType | None) -> str:
     stored = kind.unit if kind is not None and pa.types.is_timestamp(kind) else "us"
     number = newest_us * _PER_SECOND[stored] // 10**6
     column = f'df["{name}"]'
-    integers = f'{column}.astype("int64")'
+    integers = f'{column}.astype("datetime64[{stored}, UTC]").astype("int64")'  # a frame may hold them in another unit
     if kind is None or not pa.types.is_timestamp(kind):
         integers = f'pd.to_datetime({column}, utc=True).astype("datetime64[us, UTC]").astype("int64")'
     unit = unit_of(number)

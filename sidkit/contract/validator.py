@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import duckdb
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sidkit.clock import present_us
 from sidkit.config import Settings
 from sidkit.contract.events import after_now, classify_interactions, first_events, one_row_per_event
 from sidkit.contract.reader import Source
-from sidkit.contract.rows import REASON, check_columns, normalise
+from sidkit.contract.row_remedies import row_remedy
+from sidkit.contract.rows import REASON
 from sidkit.contract.schemas import INTERACTIONS, ITEMS, Table, with_modalities
 from sidkit.contract.shares import with_shares
+from sidkit.contract.staging import stage
 from sidkit.contract.units import refuse_wrong_units
 from sidkit.engine import literal, quoted, working_on
 from sidkit.errors import ContractError, RejectedRowsError, TableSchemaError
@@ -28,7 +29,8 @@ class TableReport:
     """What one table held.
 
     ``merged`` rows were further rows of an event that has a row already; they are no rejects. ``future_us`` is the
-    earliest moment (microseconds UTC) of the rows that were rejected because it lies after now.
+    earliest moment (microseconds UTC) of the rows that were rejected because it lies after now. ``warnings`` are about
+    valid rows that will not do what their owner expects.
     """
 
     table: str
@@ -38,6 +40,7 @@ class TableReport:
     facts: dict[str, str] = field(default_factory=dict)
     merged: int = 0
     future_us: int | None = None
+    warnings: Sequence[str] = ()
 
     @property
     def valid(self) -> int:
@@ -94,7 +97,7 @@ def validate(
     now = present_us() if now_us is None else now_us
     embeddings = with_modalities(settings.source.modalities)
     staged = {
-        table.name: _stage(source, table, settings, work / f"staged-{table.name}.parquet")
+        table.name: stage(source, table, settings.engine.chunk_rows, work / f"staged-{table.name}.parquet")
         for table in (ITEMS, embeddings, INTERACTIONS)
     }
     reports = []
@@ -112,7 +115,11 @@ def validate(
             refuse_wrong_units(opened, table, source.columns(table.name), now)
             query = classify(columns, settings, work, now)
             with working_on(f"checking the table {table.name}"):
-                reports.append(_split(opened, table, query, work / f"{table.name}.parquet", rejects))
+                checked = _split(opened, table, query, work / f"{table.name}.parquet", rejects)
+            left_out = sorted(set(source.columns(table.name)) - set(columns)) if table is ITEMS else []
+            if left_out:
+                checked = replace(checked, facts={**checked.facts, "columns left out": ", ".join(left_out)})
+            reports.append(checked)
         reports = with_shares(opened, reports, work, settings)
         report(reports)
         _check_shares(reports, settings)
@@ -126,62 +133,6 @@ def validate(
         embeddings=work / "item_embeddings.parquet",
         reports=tuple(reports),
     )
-
-
-def _stage(source: Source, table: Table, settings: Settings, path: Path) -> Path:
-    found = source.columns(table.name)
-    check_columns(list(found), table)
-    wanted = [name for name in found if table is ITEMS or table.column(name) is not None]
-    chunks = _normalised_chunks(source, table, wanted, settings.engine.chunk_rows)
-    first = next(chunks, None)
-    if first is None:
-        raise ContractError(table.name, "the table holds no row; nothing can be learned from it")
-    with written_beside(path) as temporary:
-        schema, writer = first.schema, pq.ParquetWriter(temporary, first.schema, compression="zstd")
-        try:
-            writer.write_table(first)
-            for chunk in chunks:
-                wider = _joined(schema, chunk.schema, table.name)
-                if not wider.equals(schema):
-                    writer.close()
-                    schema, writer = wider, _rewritten(temporary, wider)
-                writer.write_table(chunk.cast(schema))
-        finally:
-            writer.close()
-    return path
-
-
-def _joined(schema: pa.Schema, other: pa.Schema, table: str) -> pa.Schema:
-    try:
-        return schema if schema.equals(other) else pa.unify_schemas([schema, other], promote_options="permissive")
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise TableSchemaError(table, f"a later part of the table has other column types ({error})") from error
-
-
-def _rewritten(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
-    old = path.with_name(f"{path.name}-narrow")
-    path.rename(old)
-    writer = pq.ParquetWriter(path, schema, compression="zstd")
-    with pq.ParquetFile(old) as staged:
-        for batch in staged.iter_batches():
-            writer.write_table(pa.table(batch).cast(schema))
-    old.unlink()
-    return writer
-
-
-def _normalised_chunks(source: Source, table: Table, columns: list[str], chunk_rows: int) -> Iterator[pa.Table]:
-    for batch in source.batches(table.name, columns, chunk_rows):
-        if batch.num_rows:
-            yield normalise(batch, table)
-
-
-def _same_schema(chunk: pa.Table, schema: pa.Schema, table: str) -> pa.Table:
-    if chunk.schema.equals(schema):
-        return chunk
-    try:
-        return chunk.cast(schema)
-    except (pa.ArrowInvalid, ValueError) as error:
-        raise TableSchemaError(table, f"a later part of the table has other column types ({error})") from error
 
 
 def _classify_items(columns: Sequence[str], settings: Settings, work: Path, now_us: int) -> str:
@@ -330,7 +281,16 @@ def _check_shares(reports: list[TableReport], settings: Settings) -> None:
     limit = settings.source.max_reject_share
     for report in reports:
         if report.valid == 0 or report.rejected / report.rows > limit:
-            raise RejectedRowsError(report.table, report.rejected, report.rows, limit, report.reasons)
+            reason, count = next(iter(report.reasons.items()))
+            line = row_remedy(reason, count / report.rows)
+            raise RejectedRowsError(
+                report.table,
+                report.rejected,
+                report.rows,
+                limit,
+                report.reasons,
+                f"for example: {line}" if line else "",
+            )
 
 
 def _check_feedback(opened: duckdb.DuckDBPyConnection, work: Path, settings: Settings) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import quote
 from zlib import crc32
 
+from sidkit.engine import quoted
 from sidkit.errors import OnlineStoreError
 from sidkit.stores.packed_check import all_intact, record_check, sealed
 from sidkit.stores.packed_file import FORMAT, LAYOUTS, VERSION, version_of
@@ -213,13 +214,13 @@ def _views(opened: sqlite3.Connection) -> list[str]:
 
 def _rewrite(opened: sqlite3.Connection, view: str, rows: KeyedRows) -> int:
     """Put other rows into a view's table."""
-    opened.execute(f'DROP TABLE IF EXISTS "{_COPY}"')
-    opened.execute(table_statement(f'"{_COPY}"'))
+    opened.execute(f"DROP TABLE IF EXISTS {quoted(_COPY)}")
+    opened.execute(table_statement(quoted(_COPY)))
     before = opened.total_changes
-    opened.executemany(f'INSERT OR IGNORE INTO "{_COPY}" (key, row) VALUES (?, ?)', rows)
+    opened.executemany(f"INSERT OR IGNORE INTO {quoted(_COPY)} (key, row) VALUES (?, ?)", rows)
     count = opened.total_changes - before
     opened.execute(f"DROP TABLE {table_of(view)}")
-    opened.execute(f'ALTER TABLE "{_COPY}" RENAME TO {table_of(view)}')
+    opened.execute(f"ALTER TABLE {quoted(_COPY)} RENAME TO {table_of(view)}")
     return count
 
 

@@ -23,7 +23,7 @@ import pyarrow as pa
 from sidkit.config import content_hash
 from sidkit.datasets.negatives import Catalogue, Drawn, Positives, Serving, draw_negatives, row_keys
 from sidkit.datasets.user_sample import thin_by_user
-from sidkit.engine import connection, literal, set_variables
+from sidkit.engine import connection, literal, set_variables, working_on
 from sidkit.errors import ArtifactCorruptError
 from sidkit.integrity import hashes_of, read_verified, replaced, say_discarded, write_sealed
 from sidkit.repo import Repo
@@ -167,6 +167,7 @@ def _choose(opened: duckdb.DuckDBPyConnection, sample: RowSample | None, each: i
     return available
 
 
+@working_on("writing the labelled rows")
 def _add_negatives(opened: duckdb.DuckDBPyConnection, repo: Repo, log: Log) -> Drawn:
     # Where the log names no requests, the positives of one user at one moment are one (a basket, a page).
     opened.execute("""
@@ -228,6 +229,7 @@ def _add_negatives(opened: duckdb.DuckDBPyConnection, repo: Repo, log: Log) -> D
     return drawn
 
 
+@working_on("writing the labelled rows")
 def _write(opened: duckdb.DuckDBPyConnection, path: Path) -> None:
     opened.execute("DELETE FROM labelled WHERE NOT wanted")
     with replaced(path, path.with_suffix(".json")) as temporary:

@@ -15,7 +15,7 @@ from typing import Any
 import duckdb
 
 from sidkit.contract.events import EVENT_KEY, LOG_COLUMNS, one_row_per_event
-from sidkit.engine import literal
+from sidkit.engine import literal, working_on
 from sidkit.files import remove, written_beside
 
 _COLUMNS = ", ".join(LOG_COLUMNS)
@@ -36,6 +36,7 @@ class Changes:
     removed: int
 
 
+@working_on("comparing the source with the log")
 def compare(
     opened: duckdb.DuckDBPyConnection,
     valid: Path,

@@ -1,0 +1,87 @@
+"""Columns of a database as Arrow arrays, also where the database lets a column hold values of several types."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+import pyarrow as pa
+
+from sidkit.contract.rows import ODD
+from sidkit.contract.schemas import EMBEDDINGS, TABLES
+from sidkit.errors import TableSchemaError
+
+_NUMBERS = frozenset({bool, int, float})
+
+
+def sql_column(table: str, name: str, values: list[Any]) -> tuple[pa.Field, pa.Array]:
+    """The values of one column with its field.
+
+    Where types mix, most values decide on the type. A value of another type becomes one of that type if it means the same
+    (7 among texts is "7", "7" among numbers is 7); otherwise it is null here, its place is noted in the field's metadata, and
+    :func:`sidkit.contract.rows.normalise` rejects its row. In a column that means nothing to the contract all values become
+    text.
+
+    Raises
+    ------
+    TableSchemaError
+        When the values have one type and Arrow cannot hold them.
+    """
+    kinds = Counter(type(value) for value in values if value is not None)
+    if len(kinds) > 1 and not set(kinds) <= {int, float}:
+        known = next((each for each in TABLES if each.name == table), EMBEDDINGS)
+        column = known.column(name)
+        if column is None and known is not EMBEDDINGS:
+            return _field(name, pa.array([_text(value) for value in values], pa.string()))
+        text = column is not None and column.kind in {"id", "string"}
+        return _by_majority(name, values, str if text else kinds.most_common(1)[0][0])
+    try:
+        return _field(name, pa.array(values))
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
+        if set(kinds) <= {int, float}:
+            return _field(name, pa.array([None if value is None else float(value) for value in values], pa.float64()))
+        if set(kinds) == {str}:
+            return _field(name, pa.array([_text(value) for value in values], pa.string()))
+        listed = ", ".join(sorted(kind.__name__ for kind in kinds))
+        raise TableSchemaError(
+            table,
+            f"column {name!r} holds values of type {listed} that Arrow cannot hold ({error}); cast the column in the database",
+        ) from error
+
+
+def _by_majority(name: str, values: list[Any], kind: type) -> tuple[pa.Field, pa.Array]:
+    numbers = kind in _NUMBERS
+    kept = [None if value is None else _as_number(value) if numbers else _as(kind, value) for value in values]
+    odd = [
+        place for place, (value, own) in enumerate(zip(values, kept, strict=True)) if value is not None and own is None
+    ]
+    field, array = _field(name, pa.array(kept, pa.float64()) if numbers else pa.array(kept))
+    return field.with_metadata({ODD: json.dumps(odd)}), array
+
+
+def _as_number(value: Any) -> float | None:
+    if type(value) not in {*_NUMBERS, str}:
+        return None
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _as(kind: type, value: Any) -> Any:
+    if type(value) is kind:
+        return value
+    return str(value) if kind is str and type(value) is int else None
+
+
+def _text(value: Any) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return str(value).encode("utf-8", "replace").decode("utf-8")
+
+
+def _field(name: str, array: pa.Array) -> tuple[pa.Field, pa.Array]:
+    return pa.field(name, array.type), array

@@ -1,0 +1,83 @@
+"""A table of the source as one Parquet file in the contract's types, with the reasons of single rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sidkit.contract.reader import Source
+from sidkit.contract.rows import PART, can_be_carried, check_columns, normalise
+from sidkit.contract.schemas import ITEMS, Table
+from sidkit.errors import ContractError, TableSchemaError
+from sidkit.files import written_beside
+
+
+def stage(source: Source, table: Table, chunk_rows: int, path: Path) -> Path:
+    """Read a table in chunks and write what :func:`sidkit.contract.rows.normalise` makes of it to ``path``.
+
+    Further attributes of items come along; those of a type that DuckDB may not read are left out. A further attribute that has
+    several types in several parts gets one that holds all of its values.
+
+    Raises
+    ------
+    ContractError
+        When the table holds no row.
+    TableSchemaError
+        When a column is missing, of a wrong type, or of types in several parts that no type holds together.
+    """
+    found = source.columns(table.name)
+    check_columns(list(found), table)
+    wanted = [
+        name
+        for name, kind in found.items()
+        if table.column(name) is not None or (table is ITEMS and can_be_carried(kind))
+    ]
+    chunks = _chunks(source, table, wanted, chunk_rows)
+    first = next(chunks, None)
+    if first is None:
+        raise ContractError(table.name, "the table holds no row; nothing can be learned from it")
+    with written_beside(path) as temporary:
+        schema, writer = first[0].schema, pq.ParquetWriter(temporary, first[0].schema, compression="zstd")
+        try:
+            writer.write_table(first[0])
+            for chunk, part in chunks:
+                try:
+                    wider = pa.unify_schemas([schema, chunk.schema], promote_options="permissive")
+                    if not wider.equals(schema):
+                        writer.close()
+                        schema, writer = wider, _rewritten(temporary, wider)
+                    writer.write_table(chunk.cast(schema))
+                except pa.ArrowException as error:
+                    raise TableSchemaError(
+                        table.name,
+                        f"{part or 'a later part of the table'} has other column types ({error}); expected one type that holds "
+                        "all values, write the parts alike",
+                    ) from error
+        finally:
+            writer.close()
+    return path
+
+
+def _rewritten(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    old = path.with_name(f"{path.name}-narrow")
+    path.rename(old)
+    writer = pq.ParquetWriter(path, schema, compression="zstd")
+    try:
+        with pq.ParquetFile(old) as staged:
+            for batch in staged.iter_batches():
+                writer.write_table(pa.table(batch).cast(schema))
+    except BaseException:
+        writer.close()
+        raise
+    finally:
+        old.unlink()
+    return writer
+
+
+def _chunks(source: Source, table: Table, columns: list[str], chunk_rows: int) -> Iterator[tuple[pa.Table, str]]:
+    for batch in source.batches(table.name, columns, chunk_rows):
+        if batch.num_rows:
+            yield normalise(batch, table), (batch.schema.metadata or {}).get(PART, b"").decode()
