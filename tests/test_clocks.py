@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from builders import DAY, START, fresh_repo, moments, write_tables
+from builders import DAY, START, fresh_repo, moments, reseal, write_tables
 from ranking.prepare import end_of_log
 from sidkit.cli import build_app
 from sidkit.clock import END_US, FIRST_EVENT_US, from_us, iso, present_us
@@ -197,6 +197,7 @@ def test_a_log_of_an_older_release_with_two_rows_of_one_event_ends_with_one(tmp_
     # Two events with a second row each; the source holds one of them still.
     twins = [{**row, "label": 1 - row["label"]} for row in rows.slice(0, 2).to_pylist()]
     pq.write_table(pa.concat_tables([rows, pa.Table.from_pylist(twins, schema)]), part)
+    reseal(part)
     old_format(repo)
     write(source, frame[1:])
     report = ingest(repo)
