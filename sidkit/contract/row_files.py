@@ -139,6 +139,8 @@ def _of_file(opened: pq.ParquetFile, path: Path, table: Table) -> Iterator[pa.Re
     own = [name for name in opened.schema_arrow.names if table.column(name)]
     try:
         yield from opened.iter_batches(CHUNK_ROWS, columns=own)
+        if not opened.metadata.num_rows:
+            yield pa.RecordBatch.from_pylist([], pa.schema([opened.schema_arrow.field(name) for name in own]))
     except (OSError, pa.ArrowException) as error:
         raise ContractError("rows", f"{path} is damaged ({error}); write it again") from error
 
