@@ -208,6 +208,7 @@ def rows_(
     """Write the labelled rows; on a log of positives only, negatives are sampled."""
     from sidkit.clock import parse_time
     from sidkit.errors import ConfigError
+    from sidkit.files import typed_path
     from sidkit.repo import Repo
     from sidkit.tables.labelled_rows import RowSample, SampledWindow, build_labelled_rows
 
@@ -222,7 +223,7 @@ def rows_(
     if out is not None:
         begin = parse_time(since) if since else -(2**62)
         end = parse_time(until) if until else 2**62
-        sample = RowSample(out.expanduser().resolve(), (SampledWindow(begin, end, max_rows),))
+        sample = RowSample(typed_path(out), (SampledWindow(begin, end, max_rows),))
     with opened.locked():
         report = build_labelled_rows(opened, sample)
     available = f" of {report.available[0]:,}" if report.available and report.available[0] != report.rows else ""
