@@ -6,6 +6,9 @@ from __future__ import annotations
 import random
 import re
 import shlex
+import shutil
+import sqlite3
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,8 +44,11 @@ class Kept:
 
     path: Path
     files: dict[Path, bytes]
+    online: Path
 
     def restore(self) -> None:
+        with closing(sqlite3.connect(self.online)) as kept, closing(sqlite3.connect(self._online)) as changed:
+            kept.backup(changed)
         for path in [path for path in self.path.rglob("*") if path.is_file()]:
             if self._mine(path) and path not in self.files:
                 path.unlink()
@@ -50,6 +56,10 @@ class Kept:
             if not path.is_file() or path.read_bytes() != content:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
+
+    @property
+    def _online(self) -> Path:
+        return self.path / "data" / "online.sqlite"
 
     @staticmethod
     def _mine(path: Path) -> bool:
@@ -61,7 +71,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Kept:
     repo = usable(tmp_path_factory.mktemp("rot"))
     run(repo)
     files = {path: path.read_bytes() for path in repo.rglob("*") if path.is_file() and Kept._mine(path)}
-    return Kept(repo, files)
+    kept = Kept(repo, files, repo.parent / "kept.sqlite")
+    shutil.copy(kept._online, kept.online)
+    return kept
 
 
 @pytest.fixture

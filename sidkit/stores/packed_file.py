@@ -21,12 +21,9 @@ from functools import lru_cache
 from itertools import chain, repeat
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
 from zlib import crc32
 
 from sidkit.errors import OnlineStoreError
-from sidkit.files import make_private
 from sidkit.stores.packed_cache import Found, Group, RowCache
 from sidkit.stores.packed_check import (
     TAIL,
@@ -38,17 +35,12 @@ from sidkit.stores.packed_check import (
     time_key,
     us_of,
 )
+from sidkit.stores.packed_connection import ANEW, LAYOUTS, open_to_read, open_to_write, refuse_other_version, state_of
 from sidkit.stores.packed_layout import Layout, layout_from_json
 from sidkit.stores.packed_rows import layout_number
 from sidkit.stores.packed_sql import beside, parts, select, table_of, table_statement, upsert
 
-VERSION = 2
-"""The version of the file; version 1 had no check values (:mod:`sidkit.stores.packed_upgrade` converts it)."""
-FORMAT, LAYOUTS = '"packed:format"', '"packed:layouts"'
 _OUTDATED_US = -1  # the event time of rows that any other may replace
-_UNWRITABLE = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL}
-ANEW = "delete the file, run `feast apply` and `feast materialize`"
-"""How to make a file anew in a repo that only Feast knows."""
 _INSERT_ROWS = 256
 _READ_VIEWS = 32  # SQLite joins at most 64 tables
 _LAYOUTS_OF = f"SELECT number, columns, checked FROM {LAYOUTS} WHERE view = ? ORDER BY number"
@@ -143,7 +135,7 @@ class PackedFile:
             weakref.finalize(self, _close, self._opened, os.getpid())
         found: sqlite3.Connection | None = getattr(self._mine, "opened", None)
         frozen = getattr(self._mine, "frozen", None)
-        if found is not None and frozen is not None and (create or frozen != _state_of(self.path)):
+        if found is not None and frozen is not None and (create or frozen != state_of(self.path)):
             self._opened.remove(found)
             found.close()
             found = None
@@ -155,49 +147,12 @@ class PackedFile:
         return found
 
     def _open(self, *, create: bool) -> sqlite3.Connection:
-        if create:
-            make_private(self.path)
-        elif not self.path.exists():
-            raise OnlineStoreError(f"there is no online store at {self.path}; run `feast apply` and materialize")
         self._mine.frozen = None
+        if create:
+            return open_to_write(self.path, self._patience, self.remedy)
+        opened, self._mine.frozen = open_to_read(self.path, self._patience)
         try:
-            return self._connect("rwc" if create else "rw", create=create)
-        except sqlite3.OperationalError as error:
-            if create or error.sqlite_errorcode & 0xFF not in _UNWRITABLE:
-                raise
-            return self._open_unwritable(error)
-
-    def _open_unwritable(self, error: sqlite3.OperationalError) -> sqlite3.Connection:
-        """Open a file in WAL mode where not even the index of its log can be written: read-only, or a disk without room.
-
-        SQLite then takes the file for one that never changes, so its state is compared before every read.
-        """
-        log = Path(f"{self.path}-wal")
-        if log.exists() and log.stat().st_size:
-            raise OnlineStoreError(
-                f"the online store {self.path} was not closed by its last writer: its newest commits are in {log.name}, which "
-                f"can only be read where the folder can be written ({error}). Run `sidkit materialize` on the repo where it "
-                "can be, then copy it again"
-            ) from error
-        self._mine.frozen = _state_of(self.path)
-        return self._connect("ro&immutable=1", create=False)
-
-    def _connect(self, mode: str, *, create: bool) -> sqlite3.Connection:
-        opened = sqlite3.connect(
-            f"file:{quote(str(self.path))}?mode={mode}", uri=True, isolation_level=None,
-            check_same_thread=False, timeout=self._patience, cached_statements=512,
-        )  # fmt: skip
-        try:
-            opened.execute("PRAGMA page_size = 8192")  # rows lie in the leaves: wide ones want wide pages
-            if "immutable" not in mode and opened.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-                opened.execute("PRAGMA journal_mode = WAL")
-            opened.execute("PRAGMA synchronous = NORMAL")  # a power cut may lose the last commits, never the file
-            opened.execute("PRAGMA cache_size = -32768")
-            opened.execute("PRAGMA mmap_size = 4294967296")
-            opened.execute("PRAGMA wal_autocheckpoint = 8000")
-            _refuse_other_version(opened, self)
-            if create:
-                _make_format(opened)
+            refuse_other_version(opened, self.path, self.remedy)
         except BaseException:
             opened.close()
             raise
@@ -421,55 +376,6 @@ def _since(rows: list[bytes | None], since_us: int | None) -> list[bytes | None]
 def _layout(view: str, number: int, columns: str, checked: int) -> Layout | None:
     """A layout, None where it is not what was written."""
     return layout_from_json(columns) if record_check(view, number, columns) == checked else None
-
-
-def _make_format(opened: sqlite3.Connection) -> None:
-    there = "SELECT 1 FROM sqlite_master WHERE name = 'packed:layouts'"
-    if opened.execute(there).fetchone():
-        return
-    opened.execute("BEGIN IMMEDIATE")
-    try:
-        opened.execute(f"CREATE TABLE IF NOT EXISTS {FORMAT} (version INTEGER NOT NULL)")
-        opened.execute(f"INSERT INTO {FORMAT} SELECT {VERSION} WHERE NOT EXISTS (SELECT 1 FROM {FORMAT})")
-        opened.execute(
-            f"CREATE TABLE IF NOT EXISTS {LAYOUTS} (view TEXT NOT NULL, number INTEGER NOT NULL, columns TEXT NOT NULL, "
-            "checked INTEGER NOT NULL, PRIMARY KEY (view, number))"
-        )
-        opened.execute("COMMIT")
-    finally:
-        if opened.in_transaction:
-            opened.execute("ROLLBACK")
-
-
-def version_of(opened: sqlite3.Connection) -> Any:
-    """The version of a file; None where there is nothing of this store in it."""
-    if not opened.execute("SELECT 1 FROM sqlite_master WHERE name = 'packed:format'").fetchone():
-        return None
-    versions = [version for (version,) in opened.execute(f"SELECT version FROM {FORMAT}")]
-    return versions[0] if len(versions) == 1 else versions or None
-
-
-def _refuse_other_version(opened: sqlite3.Connection, file: PackedFile) -> None:
-    version = version_of(opened)
-    if version in {None, VERSION}:
-        return
-    if version == 1:
-        raise OnlineStoreError(
-            f"the online store {file.path} was written by an earlier release: expected version {VERSION}, got version 1. "
-            f"Run `sidkit upgrade`, or {file.remedy}"
-        )
-    remedy = file.remedy if file.remedy.startswith("delete") else f"delete the file and {file.remedy}"
-    raise OnlineStoreError(
-        f"the online store {file.path} has version {version!r}; this release reads version {VERSION}. Use the release "
-        f"that wrote it, or {remedy}"
-    )
-
-
-def _state_of(path: Path) -> tuple[int, ...]:
-    """What changes when a file, or the write-ahead log beside it, changes."""
-    found = path.stat()
-    log = Path(f"{path}-wal")
-    return found.st_ino, found.st_size, found.st_mtime_ns, log.stat().st_size if log.exists() else 0
 
 
 _forgotten: list[sqlite3.Connection] = []

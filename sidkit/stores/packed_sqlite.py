@@ -47,7 +47,8 @@ from sidkit.clock import from_us, to_us
 from sidkit.repo import SETTINGS_FILE
 from sidkit.stores.apply_guard import refuse_drop
 from sidkit.stores.packed_columns import cells_of_feature, event_times_of, keys_of, moments_of
-from sidkit.stores.packed_file import ANEW, PackedFile, Writing
+from sidkit.stores.packed_connection import ANEW
+from sidkit.stores.packed_file import PackedFile, Writing
 from sidkit.stores.packed_layout import PROTO, Layout
 from sidkit.stores.packed_rows import layout_number, pack, unpack
 from sidkit.stores.packed_table import PackedTable

@@ -16,12 +16,13 @@ from zlib import crc32
 from sidkit.engine import quoted
 from sidkit.errors import OnlineStoreError
 from sidkit.stores.packed_check import all_intact, record_check, sealed
-from sidkit.stores.packed_file import FORMAT, LAYOUTS, VERSION, version_of
+from sidkit.stores.packed_connection import FORMAT, LAYOUTS, VERSION, open_to_read, version_of
 from sidkit.stores.packed_layout import layout_from_json
 from sidkit.stores.packed_rows import layout_number
 from sidkit.stores.packed_sql import table_of, table_statement
 
 _ROWS = 20_000
+_PATIENCE_SECONDS = 60.0
 _COPY = "packed~copy"  # no view has such a name: it goes before the transaction ends
 
 KeyedRows = Iterable[tuple[bytes, bytes]]
@@ -122,7 +123,8 @@ def find_damage(path: Path) -> Damage:
     if not path.exists():
         return Damage(unreadable=False, rows={})
     try:
-        with closing(_opened(path)) as opened:
+        opened, _ = open_to_read(path, _PATIENCE_SECONDS)
+        with closing(opened):
             return _damage(opened, path)
     except sqlite3.OperationalError as error:
         if "locked" in str(error) or "unable to open" in str(error):
@@ -225,4 +227,6 @@ def _rewrite(opened: sqlite3.Connection, view: str, rows: KeyedRows) -> int:
 
 
 def _opened(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(f"file:{quote(str(path))}?mode=rw", uri=True, isolation_level=None, timeout=60.0)
+    return sqlite3.connect(
+        f"file:{quote(str(path))}?mode=rw", uri=True, isolation_level=None, timeout=_PATIENCE_SECONDS
+    )
