@@ -10,7 +10,6 @@ import pyarrow as pa
 
 from ranking.artifact import Ranker
 from ranking.evaluation.judge import judge, refuse_leakage
-from ranking.split import check_both_classes
 from ranking.training_set import build_training_set, read_rows
 from semantic_ids.catalog import Catalog
 from semantic_ids.codebook import Codebook
@@ -67,7 +66,11 @@ def evaluate_ranker(repo: Repo, name: str, rows_path: Path, since_us: int | None
             f"{rows_path} has no row from the evaluation's start on: {len(given):,} rows came, the last at "
             f"{iso(int(given.at_us.max()))}, and the evaluation starts at {iso(start)}"
         )
-    check_both_classes(rows.label, "evaluated")
+    if rows.label.min() == rows.label.max():
+        raise EvaluationError(
+            f"the {len(rows):,} rows of {rows_path} from {iso(start)} on are all of label {rows.label[0]}: nothing can be "
+            "ranked; expected rows of both labels"
+        )
     data = build_training_set(
         open_store(repo), record.service, Codebook.load(repo.codebooks / codebook.name), rows,
         rate=ranker.scaling.rate, history_length=ranker.config.history_length,

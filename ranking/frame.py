@@ -71,11 +71,17 @@ def write_frame(repo: Repo, rows: Path, out: Path, service: str | None = None) -
     store = open_store(repo)
     name = service or Catalog.open(repo).serving_codebook().service_name
     asked = feature_service(store, name)
-    with _in_contract_types(rows, out) as typed:
-        if streams_from(store):
-            count = retrieve(store, typed, asked, full_feature_names=True).to_parquet(out, _CHUNK_ROWS)
-        else:
-            count = _through_pandas(store, pq.ParquetFile(typed), asked, typed, out)
+    try:
+        with _in_contract_types(rows, out) as typed:
+            if streams_from(store):
+                count = retrieve(store, typed, asked, full_feature_names=True).to_parquet(out, _CHUNK_ROWS)
+            else:
+                count = _through_pandas(store, pq.ParquetFile(typed), asked, typed, out)
+    except pa.ArrowException as error:  # the columns of the contract were read before
+        raise ContractError(
+            "rows",
+            f"a further column of {rows} cannot be carried along ({error}); leave it out, or write it as another type",
+        ) from error
     written = pq.read_table(out, columns=["event_timestamp", "item_id"])
     moments = written.column("event_timestamp")
     ahead = pc.sum(pc.greater(moments, pa.scalar(read_build(repo)["as_of_us"], pa.timestamp("us", tz="UTC")))).as_py()

@@ -17,6 +17,8 @@ from sidkit.errors import ConfigError
 from sidkit.redact import remember, scrubbed, scrubbed_value
 
 _FROM_ENVIRONMENT = "env:"
+_DEEPEST = 50
+"""Tables within tables that a settings file may hold; presets hold four."""
 _SHOWN = 200
 """Characters of a wrong value that an error shows."""
 Feedback = Literal["impressions", "positives_only"]
@@ -208,13 +210,24 @@ def load_model(model: type[Model], path: Path) -> Model:
 
 def _toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror})") from error
     except RecursionError as error:
         raise ConfigError(f"{path} is nested too deeply for a settings file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    level: list[Any] = [values]
+    for _ in range(_DEEPEST):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return values
+    raise ConfigError(f"{path} is nested too deeply for a settings file: more than {_DEEPEST} levels")
 
 
 def _validated(model: type[Model], values: dict[str, Any], path: Path) -> Model:

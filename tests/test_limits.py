@@ -63,3 +63,18 @@ def test_a_settings_file_of_any_size_is_refused_at_once(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="unknown: Extra inputs are not permitted") as refused:
             Settings.load(path)
         assert len(str(refused.value)) < 1_000
+
+
+def test_a_settings_file_that_is_nested_without_end_is_refused_however_it_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "sidkit.toml"
+    deep = (".".join(["a"] * 3_000) + " = 1", "x = " + "[" * 400 + "]" * 400, "[" + ".".join(["a"] * 3_000) + "]")
+    for text in deep:
+        path.write_text(text)
+        with pytest.raises(ConfigError, match="nested too deeply"):
+            Settings.load(path)
+
+
+def test_a_settings_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "sidkit.toml"
+    path.write_text("[engine]\nthreads = 3", encoding="utf-8-sig")
+    assert Settings.load(path).engine.threads == 3

@@ -17,12 +17,13 @@ import pytest
 from typer.testing import CliRunner
 
 from builders import DAY, START, FinishedJob
+from ranking.evaluate import evaluate_ranker
 from ranking.frame import write_frame
 from ranking.training_set import read_rows
 from sidkit.cli import build_app
 from sidkit.contract.row_files import check_row_file, checked_rows
 from sidkit.contract.schemas import ENTITY_ROWS, LABELLED_ROWS
-from sidkit.errors import ContractError, SidkitError
+from sidkit.errors import ContractError, EvaluationError, SidkitError
 
 US = pa.timestamp("us", tz="UTC")
 AT = [START, START + DAY, START + 2 * DAY]
@@ -264,3 +265,28 @@ def test_an_evaluation_says_which_rows_it_left_out_and_which_it_knows_little_of(
     assert "warning: 7 rows are of items that the tables do not know" in done.stderr
     given = json.loads(CliRunner().invoke(build_app(), [*arguments, "--json"]).stdout)["given"]
     assert (given["rows"], given["before_start"], given["after_tables"], given["of_unknown_items"]) == (500, 100, 3, 7)
+
+
+def test_a_further_column_that_cannot_be_read_is_said_to_be_one(finished: FinishedJob, tmp_path: Path) -> None:
+    at = pa.array([finished.facts["as_of_us"]] * 2).cast(US)
+    gap = pa.array([[1, 2], None], pa.list_(pa.int32(), 2))
+    pq.write_table(
+        pa.table({"user_id": ["u1", "u2"], "item_id": ["i1", "i2"], "event_timestamp": at, "pair": gap}),
+        tmp_path / "rows.parquet",
+    )
+    with pytest.raises(
+        ContractError, match=r"a further column of .*rows\.parquet cannot be carried along .*; leave it out"
+    ):
+        write_frame(finished.repo, tmp_path / "rows.parquet", tmp_path / "out.parquet")
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.parquet"]
+
+
+def test_rows_of_one_label_are_refused_by_the_file(finished: FinishedJob, tmp_path: Path) -> None:
+    own = pq.read_table(finished.repo.labelled_rows)
+    late = own.slice(len(own) - 50)
+    pq.write_table(
+        late.set_column(late.column_names.index("label"), "label", pa.array([1] * 50)), tmp_path / "rows.parquet"
+    )
+    name = finished.told["artifacts"]["serving_ranker"]
+    with pytest.raises(EvaluationError, match=r"the 50 rows of .*rows\.parquet from .* on are all of label 1"):
+        evaluate_ranker(finished.repo, name, tmp_path / "rows.parquet")

@@ -17,19 +17,11 @@ _HIGHEST = 3.4028235e38
 """The largest float32."""
 
 
-@dataclass(frozen=True)
-class Logged(Event):
-    """An event with the rest of its key."""
-
-    request_id: str | None = None
-    position: int | None = None
-
-
 @dataclass
 class Expected:
     """What must be in the log, and what must not."""
 
-    events: list[Logged] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
     items: list[ItemVersion] = field(default_factory=list)
     embeddings: list[EmbeddingVersion] = field(default_factory=list)
     invalid: Counter[str] = field(default_factory=Counter)
@@ -114,13 +106,13 @@ def expected(rows: Rows, *, keep_unknown: bool, before: Expected | None = None) 
     return found
 
 
-def _merged(rows: Iterable[Row]) -> dict[tuple[Any, ...], Logged]:
-    merged: dict[tuple[Any, ...], Logged] = {}
+def _merged(rows: Iterable[Row]) -> dict[tuple[Any, ...], Event]:
+    merged: dict[tuple[Any, ...], Event] = {}
     for row in rows:
         plain = {name: None if _missing(value) else value for name, value in row.items()}
         position = plain.get("position")
         converted = plain.get("converted")
-        event = Logged(
+        event = Event(
             plain["user_id"], plain["item_id"], plain["timestamp"], int(plain["label"]),
             None if converted is None else int(converted),
             plain.get("request_id"), None if position is None else int(position),

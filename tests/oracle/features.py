@@ -8,7 +8,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 SECOND = 1_000_000
@@ -25,6 +25,8 @@ class Event:
     timestamp: int
     label: int
     converted: int | None = None
+    request_id: str | None = None
+    position: int | None = None
 
 
 @dataclass(frozen=True)
@@ -61,12 +63,12 @@ class Settings:
 
 def _one_per_key(events: Iterable[Event]) -> list[Event]:
     """A click wins over the plain impression of the same key, and a conversion over none."""
-    found: dict[tuple[str, str, int], Event] = {}
+    found: dict[tuple[str, str, int, str | None, int | None], Event] = {}
     for event in events:
-        key = (event.user_id, event.item_id, event.timestamp)
+        key = (event.user_id, event.item_id, event.timestamp, event.request_id, event.position)
         other = found.get(key, event)
         known = [row.converted for row in (event, other) if row.converted is not None]
-        found[key] = Event(*key, max(event.label, other.label), max(known, default=None))
+        found[key] = replace(event, label=max(event.label, other.label), converted=max(known, default=None))
     return list(found.values())
 
 
@@ -100,7 +102,7 @@ class Oracle:
         self._settings = settings
         self._modalities = tuple(modalities)
 
-        # A log's order says nothing. Rows of one user, item and time are one event: drop the others, then sort by time.
+        # A log's order says nothing. Rows of one key are one event: drop the others, then sort by time.
         log = sorted(_one_per_key(events), key=lambda event: event.timestamp)
         for event in log:
             _check(event, settings)
