@@ -29,15 +29,19 @@ REQUESTS = 4_000
 
 def drawn(source: Path, work: Path) -> dict[str, Any]:
     """Ingest a log and draw its negatives with whatever package this process imports."""
-    from dataclasses import asdict
-
     from sidkit.contract import inspect_source, open_source
     from sidkit.repo import init_repo
     from sidkit.tables import ingest
     from sidkit.tables.labelled_rows import build_labelled_rows
 
-    facts = asdict(inspect_source(open_source(str(source))))
-    repo = init_repo(work, source_url=str(source), **facts)
+    facts = inspect_source(open_source(str(source)))
+    repo = init_repo(
+        work,
+        source_url=str(source),
+        modalities=facts.modalities,
+        feedback=facts.feedback,
+        conversions=facts.conversions,
+    )
     ingest(repo)
     began, cpu = time.monotonic(), time.process_time()
     report = build_labelled_rows(repo)

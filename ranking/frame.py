@@ -17,7 +17,7 @@ from semantic_ids.look_up import count_unknown
 from sidkit.contract.row_files import check_row_file, normalised_batches
 from sidkit.contract.schemas import ENTITY_ROWS
 from sidkit.errors import ContractError
-from sidkit.files import temporary_beside, written_beside
+from sidkit.files import check_output, temporary_beside, written_beside
 from sidkit.repo import Repo
 from sidkit.tables import read_build
 
@@ -68,6 +68,7 @@ def write_frame(repo: Repo, rows: Path, out: Path, service: str | None = None) -
     from sidkit.stores.feast_repo import feature_service
     from sidkit.stores.retrieve import retrieve, streams_from
 
+    check_output(out)
     store = open_store(repo)
     name = service or Catalog.open(repo).serving_codebook().service_name
     asked = feature_service(store, name)

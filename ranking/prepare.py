@@ -65,10 +65,13 @@ def prepare_repo(data: str, path: Path) -> Repo:
         synthetic_facts = SourceFacts(("text", "image"), "impressions", True)
         facts = synthetic_facts if synthetic else inspect_source(open_source(data))
         try:
-            return init_repo(folder, source_url=url, **asdict(facts))
+            made = init_repo(folder, source_url=url, **facts.settings())
         except RepoError:
             if not (folder / SETTINGS_FILE).exists():
                 raise  # else another process made it meanwhile
+        else:
+            facts.warn()
+            return made
     repo = Repo.open(folder)
     stated = repo.settings.source.url
     if not same_source(stated, url):

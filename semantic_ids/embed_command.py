@@ -42,7 +42,7 @@ def embed(
 ) -> None:
     """Embed item texts and pictures with pretrained models; only what is new is computed."""
     from semantic_ids.pretrained import ImageSpec, TextSpec, embed_items, progress_bar
-    from sidkit.config import resolved_url
+    from sidkit.config import resolved_url, validated
     from sidkit.errors import ConfigError
 
     place = resolved_url(source)
@@ -52,13 +52,11 @@ def embed(
     specs: dict[str, TextSpec | ImageSpec] = {}
     if text:
         columns = tuple(comma_separated(text_columns))
-        specs["text"] = TextSpec(
-            model=text, columns=columns, prompt=prompt, max_tokens=max_tokens, batch_size=batch_size, device=device
-        )
+        stated: dict[str, object] = {"model": text, "columns": columns, "prompt": prompt, "max_tokens": max_tokens}
+        specs["text"] = validated(TextSpec, {**stated, "batch_size": batch_size, "device": device}, "--text")
     if image:
-        specs["image"] = ImageSpec(
-            model=image, column=picture_column, folder=pictures, batch_size=batch_size, device=device
-        )
+        stated = {"model": image, "column": picture_column, "folder": pictures}
+        specs["image"] = validated(ImageSpec, {**stated, "batch_size": batch_size, "device": device}, "--image")
     if not specs:
         raise ConfigError("nothing to embed: name a model with --text, --image or both")
     beside = target.parent if target.suffix == ".parquet" else target

@@ -59,12 +59,13 @@ def main() -> None:
 def _run(interrupted: Callable[[], bool]) -> int:
     import traceback
 
-    from sidkit.errors import SidkitError, StorageError
-    from sidkit.files import disk_refused
     from sidkit.redact import remember, scrubbed
     from sidkit.temporary import spare_the_trial
 
     spare_the_trial()
+    if (empty := _empty_option(sys.argv[1:])) is not None:
+        sys.stderr.write(f"sidkit: {empty} is empty (an unset variable?): give a value or leave it out\n")
+        return 2
     for argument in sys.argv[1:]:
         remember(argument.rpartition("=")[2] if argument.startswith("--") else argument)
     try:
@@ -73,14 +74,9 @@ def _run(interrupted: Callable[[], bool]) -> int:
     except Exception as error:
         if interrupted():
             raise
-        if isinstance(error, SidkitError):
-            return _refused(scrubbed(error))
-        if isinstance(error, OSError) and (
-            disk_refused(error) or error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}
-        ):
-            return _refused(scrubbed(StorageError(error.filename or "a file", error)))
-        if isinstance(error, OSError) and error.filename is not None:
-            return _refused(scrubbed(f"{error.filename}: {error.strerror}; give another path"))
+        if (message := _refusal(error)) is not None:
+            sys.stderr.write(f"sidkit: {scrubbed(message)}\n")
+            return 1
         if not hasattr(error, "format_message"):
             sys.stderr.write(scrubbed(traceback.format_exc()))
             return 1
@@ -91,9 +87,29 @@ def _run(interrupted: Callable[[], bool]) -> int:
         return int(getattr(error, "exit_code", 2))
 
 
-def _refused(message: str) -> int:
-    sys.stderr.write(f"sidkit: {message}\n")
-    return 1
+def _empty_option(arguments: list[str]) -> str | None:
+    """What was given as an empty text, as a shell does with a variable that is not set; a prompt may be empty."""
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        name = argument.removesuffix("=") if argument.startswith("--") and argument.endswith("=") else before
+        if (argument == "" or name != before) and name != "--prompt":
+            return name if name.startswith("-") and name != "--" else "an argument"
+    return None
+
+
+def _refusal(error: Exception) -> Exception | str | None:
+    """What a user is told of an error that the kit, the disk or an argument has caused; None of a fault in the kit."""
+    from sidkit.errors import SidkitError, StorageError
+    from sidkit.files import disk_refused
+
+    if isinstance(error, SidkitError):
+        return error
+    if isinstance(error, OSError) and (disk_refused(error) or error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}):
+        return StorageError(error.filename or "a file", error)
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}; give another path"
+    if isinstance(error, UnicodeEncodeError) and any("\udc80" <= letter <= "\udcff" for letter in "".join(sys.argv)):
+        return "an argument holds bytes that are no UTF-8 text; rename the file, or give another path"
+    return None
 
 
 if __name__ == "__main__":

@@ -33,17 +33,17 @@ def mount(app: typer.Typer) -> None:
 
 def init(
     folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
-    data: Annotated[str, typer.Option(help="A folder of Parquet files or a SQLAlchemy URL.")] = "",
+    data: Annotated[str | None, typer.Option(help="A folder of Parquet files or a SQLAlchemy URL.")] = None,
 ) -> None:
     """Write a fresh repo; with --data its settings are read off the data."""
-    from dataclasses import asdict
-
     from sidkit.contract import inspect_source, open_source
     from sidkit.repo import init_repo
 
-    if data:
+    if data is not None:
         source = open_source(data)
-        repo = init_repo(folder, source_url=source.url, **asdict(inspect_source(source)))
+        facts = inspect_source(source)
+        repo = init_repo(folder, source_url=source.url, **facts.settings())
+        facts.warn()
     else:
         repo = init_repo(folder)
     typer.echo(f"{repo.path} is a sidkit repo now; its settings are in {repo.path / 'sidkit.toml'}")
@@ -73,11 +73,8 @@ def check(
         settings = Repo.open(repo).settings
     else:
         facts = inspect_source(opened)
-        settings = Settings(
-            source=SourceSettings(
-                url=source, modalities=facts.modalities, feedback=facts.feedback, conversions=facts.conversions
-            )
-        )
+        settings = Settings(source=SourceSettings(url=source, **facts.settings()))
+        facts.warn()
     with (
         temporary_folder() as work,
         connection(settings.engine, work / "spill") as duck,

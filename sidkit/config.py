@@ -205,7 +205,7 @@ class Settings(Section):
 
 def load_model(model: type[Model], path: Path) -> Model:
     """Read a TOML file into a frozen model; see :meth:`Settings.load`."""
-    return _validated(model, _toml(path), path)
+    return validated(model, _toml(path), path)
 
 
 def _toml(path: Path) -> dict[str, Any]:
@@ -230,7 +230,14 @@ def _toml(path: Path) -> dict[str, Any]:
     raise ConfigError(f"{path} is nested too deeply for a settings file: more than {_DEEPEST} levels")
 
 
-def _validated(model: type[Model], values: dict[str, Any], path: Path) -> Model:
+def validated(model: type[Model], values: dict[str, Any], place: Path | str) -> Model:
+    """A model of values that a user wrote, in a file or as arguments.
+
+    Raises
+    ------
+    ConfigError
+        When a value is wrong; it names ``place``, the key, the reason and the value that came, without secrets.
+    """
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -239,7 +246,7 @@ def _validated(model: type[Model], values: dict[str, Any], path: Path) -> Model:
             for problem in error.errors()
         )
         # Pydantic's own message repeats the values as they are.
-        raise ConfigError(f"{path}: {problems}") from None
+        raise ConfigError(f"{place}: {problems}") from None
 
 
 def _found(problem: Any) -> str:
@@ -283,4 +290,4 @@ def load_section(model: type[Model], path: Path, section: str) -> Model:
     ConfigError
         As :func:`load_model`.
     """
-    return _validated(model, _toml(path).get(section, {}), path)
+    return validated(model, _toml(path).get(section, {}), path)

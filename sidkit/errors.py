@@ -275,11 +275,13 @@ class StorageError(SidkitError):
     def __init__(self, path: Path | str, cause: object) -> None:
         self.path = Path(path)
         why = cause.strerror if isinstance(cause, OSError) and cause.strerror else cause
-        remedy = (
-            "make the folder writable for this user, or work on a copy of the repo that is"
-            if isinstance(cause, OSError) and cause.errno in {errno.EACCES, errno.EPERM, errno.EROFS}
-            else "free some room"
-        )
+        number = cause.errno if isinstance(cause, OSError) else None
+        if number in {errno.EACCES, errno.EPERM, errno.EROFS}:
+            remedy = "make the folder writable for this user, or work on a copy of the repo that is"
+        elif number in {errno.EISDIR, errno.ENOTDIR}:
+            remedy = "give the path of a file"
+        else:
+            remedy = "free some room"
         super().__init__(
             f"writing {path} failed: {why}. Nothing that existed was changed; {remedy} and run the same command again, "
             "finished stages are kept."

@@ -26,8 +26,9 @@ def written_beside(path: Path) -> Iterator[Path]:
     Raises
     ------
     StorageError
-        When the disk is full or refuses the write; ``path`` is then what it was.
+        When ``path`` is a folder, or the disk is full or refuses the write; ``path`` is then what it was.
     """
+    check_output(path)
     temporary = _temporary_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,6 +45,26 @@ def written_beside(path: Path) -> Iterator[Path]:
     except BaseException:
         remove(temporary)
         raise
+
+
+def check_output(path: Path) -> None:
+    """Refuse a path that cannot become a file, before hours of work are put into it.
+
+    Raises
+    ------
+    StorageError
+        When it is a folder, lies below a file, or in a folder that this user may not write.
+    """
+    number = 0
+    above = next((folder for folder in path.absolute().parents if folder.exists()), Path("/"))
+    if path.is_dir():
+        number = errno.EISDIR
+    elif not above.is_dir():
+        number = errno.ENOTDIR
+    elif not os.access(above, os.W_OK):
+        number = errno.EACCES
+    if number:
+        raise StorageError(path, OSError(number, os.strerror(number)))
 
 
 @contextmanager

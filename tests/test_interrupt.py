@@ -18,6 +18,7 @@ import pytest
 import sidkit.temporary
 from ranking.comparison.compare import _ended
 from sidkit.cli import main
+from sidkit.contract import SourceFacts
 from sidkit.errors import RepoError, StorageError
 from sidkit.interrupt import interruptible, keyboard_left_to_parent
 from sidkit.repo import Repo, init_repo
@@ -109,19 +110,13 @@ def test_a_command_that_is_interrupted_shows_no_trace(
         threading.Event().wait(60)
 
     monkeypatch.setattr("sidkit.contract.open_source", lambda _: None)
-    monkeypatch.setattr("sidkit.contract.inspect_source", lambda _: Facts)
+    monkeypatch.setattr("sidkit.contract.inspect_source", lambda _: SourceFacts(("text",), "impressions", False))
     monkeypatch.setattr("sidkit.contract.validate", validate)
     monkeypatch.setattr(sys, "argv", ["sidkit", "data", "check", str(tmp_path)])
     with pytest.raises(SystemExit) as ended:
         main()
     assert (ended.value.code, capfd.readouterr().err) == (143, f"sidkit: interrupted by SIGTERM; {LINE}")
     assert list(temporary.iterdir()) == []
-
-
-class Facts:
-    """What a source is found to hold."""
-
-    modalities, feedback, conversions = ("text",), "impressions", False
 
 
 DEAF = """

@@ -53,7 +53,10 @@ def compare(
     from ranking.comparison.results import merge_rows, print_comparison
     from ranking.prepare import prepare_repo
     from ranking.presets import load_preset
+    from sidkit.files import check_output
 
+    for path in filter(None, (results, html)):
+        check_output(path)
     console = Console(stderr=json_, emoji=False)
     chosen = load_arms(comma_separated(arms))
     spec = load_preset(preset).ranker

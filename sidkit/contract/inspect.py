@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,11 +22,29 @@ _CHUNK_ROWS = 200_000
 
 @dataclass(frozen=True)
 class SourceFacts:
-    """The parts of ``[source]`` that the data decides."""
+    """What the data decides.
+
+    Attributes
+    ----------
+    modalities, feedback, conversions
+        The keys of ``[source]`` in ``sidkit.toml``.
+    left_out : tuple of str
+        A line for each further column of ``item_embeddings`` that holds no vectors.
+    """
 
     modalities: tuple[str, ...]
     feedback: Feedback
     conversions: bool
+    left_out: tuple[str, ...] = ()
+
+    def settings(self) -> dict[str, Any]:
+        """The keys of ``[source]``."""
+        return {"modalities": self.modalities, "feedback": self.feedback, "conversions": self.conversions}
+
+    def warn(self) -> None:
+        """Say on stderr what was left out."""
+        for line in self.left_out:
+            sys.stderr.write(f"warning: {line}\n")
 
 
 def inspect_source(source: Source) -> SourceFacts:
@@ -45,10 +65,12 @@ def inspect_source(source: Source) -> SourceFacts:
         chunk = chunk.filter(pc.is_null(chunk[REASON]))  # a reject decides nothing
         negatives += int(np.count_nonzero(np.asarray(pc.equal(chunk["label"], 0.0))))
         conversions |= "converted" in found and chunk["converted"].null_count < len(chunk)
-    return SourceFacts(_modalities(source), "impressions" if negatives else "positives_only", conversions)
+    modalities, left_out = _modalities(source)
+    return SourceFacts(modalities, "impressions" if negatives else "positives_only", conversions, left_out)
 
 
-def _modalities(source: Source) -> tuple[str, ...]:
+def _modalities(source: Source) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The columns that hold vectors, and a line for each that does not."""
     found = source.columns(EMBEDDINGS.name)
     check_columns(list(found), EMBEDDINGS)
     candidates = [name for name in found if EMBEDDINGS.column(name) is None]
@@ -57,10 +79,15 @@ def _modalities(source: Source) -> tuple[str, ...]:
     if head is not None:
         stated |= {name: head.schema.field(name).type for name in candidates if stated[name] is None}
     chosen = tuple(name for name, kind in stated.items() if kind is not None and _holds_vectors(kind, head, name))
+    lines = {
+        name: f". For example: {remedy('vector', name, _plain(head.column(name)))}"
+        if head is not None and kind is not None and _may_hold_vectors(kind)
+        else ""
+        for name, kind in stated.items()
+    }
     if not chosen:
         listed = ", ".join(f"{name} ({kind})" for name, kind in stated.items()) or "no further column"
-        likely = next((name for name, kind in stated.items() if kind is not None and _may_hold_vectors(kind)), None)
-        line = f". For example: {remedy('vector', likely, _plain(head.column(likely)))}" if likely and head else ""
+        line = next(filter(None, lines.values()), "")
         raise TableSchemaError(
             EMBEDDINGS.name, f"no column holds vectors (a list of float32 per row); found {listed}{line}"
         )
@@ -71,7 +98,12 @@ def _modalities(source: Source) -> tuple[str, ...]:
             f"column {', '.join(map(repr, unusable))} holds vectors and cannot be the name of a feature ({FEATURE_NAME_RULE}); "
             f"rename it in the source. For example: df = df.rename(columns={{{unusable[0]!r}: 'vector'}})",
         )
-    return chosen
+    return chosen, tuple(
+        f"column {name!r} of {EMBEDDINGS.name} ({kind or 'of several types'}) is left out: it holds no vectors (a list of "
+        f"float32 per row){lines[name]}"
+        for name, kind in stated.items()
+        if name not in chosen
+    )
 
 
 def _holds_vectors(kind: pa.DataType, head: pa.RecordBatch | None, name: str) -> bool:

@@ -193,6 +193,12 @@ def an_output(draw: random.Random, place: Place) -> Value:
     )  # fmt: skip
 
 
+def a_reject_folder(draw: random.Random, place: Place) -> Value:
+    """Rejects go into a folder, which may exist."""
+    value = an_output(draw, place)
+    return Value(value.text, ANY) if value.text == str(place.root / "out") else value
+
+
 def a_source(draw: random.Random, place: Place) -> Value:
     inside = place.root / "in"
     if draw.random() < 0.3:
@@ -301,7 +307,7 @@ COMMANDS = (
     Command(("ranker", "compare"), (), (REPO, ("--data", a_source)), (("--arms", bad_text), ("--seeds", few),
     ("--origins", few), ("--preset", a_preset), ("--max-train-rows", few), ("--jobs", few), ("--results", an_output),
     ("--html", an_output), JSON), 2, heavy=True, outputs=("--results", "--html")),
-    Command(("data", "check"), (a_source,), (), (("--rejects", an_output), REPO), 5, outputs=("--rejects",)),
+    Command(("data", "check"), (a_source,), (), (("--rejects", a_reject_folder), REPO), 5, outputs=("--rejects",)),
     Command(("data", "synthetic"), (an_output,), (), (("--world", bad_text), ("--impressions", few), ("--users", few),
     ("--items", few), ("--seed", a_whole)), 4, outputs=("0",)),
     Command(("data", "ingest"), (), (REPO,), (), 2),

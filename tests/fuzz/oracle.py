@@ -6,15 +6,19 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from oracle.features import EmbeddingVersion, Event, ItemVersion
 
 from .source_rows import DAY, Row, Rows, key_of
 
+_FIRST_EVENT = 365 * DAY
+"""1971: a clock that was never set says 1970."""
 _HIGHEST = 3.4028235e38
 """The largest float32."""
+_HIGHEST_ELEMENT = 1e15
+"""The largest element of a vector."""
 
 
 @dataclass
@@ -49,7 +53,7 @@ def valid_event(row: Row, now_us: int) -> bool:
         row["user_id"]
         and row["item_id"]
         and at is not None
-        and 0 <= at <= now_us
+        and _FIRST_EVENT <= at <= now_us
         and _flag(row["label"])
         and (_missing(converted) or _flag(converted))
         and (_missing(position) or (math.isfinite(position) and position == int(position) and abs(position) < 2**31))
@@ -72,7 +76,8 @@ def valid_item(row: Row) -> bool:
 def valid_vector(vector: list[float | None] | None) -> bool:
     """Whether a vector is one; a missing one is right."""
     return vector is None or (
-        bool(vector) and all(value is not None and math.isfinite(value) and abs(value) <= _HIGHEST for value in vector)
+        bool(vector)
+        and all(value is not None and math.isfinite(value) and abs(value) <= _HIGHEST_ELEMENT for value in vector)
     )
 
 
@@ -101,8 +106,15 @@ def expected(rows: Rows, *, keep_unknown: bool, before: Expected | None = None) 
         found.doubtful.append("'converted' holds no valid value")
     if 0 not in labels and any(row["label"] == 0 for row in rows.interactions):
         found.doubtful.append("no valid plain impression is left")
-    if good and all(row["timestamp"] < 30 * DAY for row in good):
+    times = [
+        row["timestamp"] for row in rows.interactions if row["timestamp"] is not None and row["timestamp"] <= now_us
+    ]
+    if times and max(times) < _FIRST_EVENT:
         found.hopeless.append("all times lie within days of 1970")
+    for column in ("created_at", "updated_at", "removed_at"):
+        times = [row[column] for row in rows.items if row.get(column) is not None]
+        if times and 0 < max(times) < _FIRST_EVENT:
+            found.doubtful.append(f"all values of {column} lie within days of 1970")
     return found
 
 
@@ -118,8 +130,10 @@ def _merged(rows: Iterable[Row]) -> dict[tuple[Any, ...], Event]:
             plain.get("request_id"), None if position is None else int(position),
         )  # fmt: skip
         key = key_of({**plain, "position": event.position})
-        if key not in merged or event.label > merged[key].label:
-            merged[key] = event
+        if (other := merged.get(key)) is not None:
+            known = [row.converted for row in (event, other) if row.converted is not None]
+            event = replace(event, label=max(event.label, other.label), converted=max(known, default=None))
+        merged[key] = event
     return merged
 
 

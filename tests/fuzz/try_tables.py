@@ -90,6 +90,11 @@ def _ingest(tried: Tried, wanted: Expected, count: int, draw: random.Random) -> 
         if tried.refused and not tried.stored.odd and not (wanted.hopeless or wanted.doubtful):
             tried.verdict.wrong("init refuses a source that keeps the contract")
         return False
+    for name in re.findall(r"column '([^']+)' of item_embeddings .* is left out", done.err):
+        # A column without vectors is said to be one, and the other modalities are used.
+        tried.stored.must_refuse = False
+        for row in wanted.embeddings:
+            row.vectors.pop(name, None)
     path = tried.repo / "sidkit.toml"
     text = path.read_text().replace("threads = 2", "threads = 1")
     text = re.sub(r"max_reject_share = \S+", "max_reject_share = 1.0", text)
