@@ -58,11 +58,11 @@ def leaked_aggregates(repo: Repo, data: TrainingSet, service: str, rate: float) 
     TrainingSet
         Equal to ``data`` but for the columns of ``numeric`` that are made of counts.
     """
-    from sidkit.stores.feast_repo import open_store
+    from sidkit.stores.feast_repo import feature_service, open_store
     from sidkit.tables import read_build
 
     store = open_store(repo)
-    asked, keys = store.get_feature_service(service), {"user_id": data.rows.user_ids, "item_id": data.rows.item_ids}
+    asked, keys = feature_service(store, service), {"user_id": data.rows.user_ids, "item_id": data.rows.item_ids}
     views = historical_views(store, asked, keys, data.rows.at_us)
     end: Ints = np.full(len(data), read_build(repo)["as_of_us"], dtype=np.int64)
     last = historical_views(store, asked, keys, end)

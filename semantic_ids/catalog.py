@@ -9,21 +9,18 @@ taken back by ``purge`` only: a view that vanished from the definitions would lo
 
 from __future__ import annotations
 
-import hashlib
-import json
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
+from semantic_ids.catalog_tables import CODEBOOKS, RANKERS, CatalogTables, now_us, with_hash
 from semantic_ids.records import CodebookRecord, Definitions, RankerRecord
 from semantic_ids.witness import names_in, write_names
 from sidkit.config import content_hash, resolved_url
 from sidkit.errors import (
-    CatalogCorruptError,
     CatalogError,
     CatalogLostError,
     CatalogUnreachableError,
@@ -41,46 +38,13 @@ from sidkit.stores.registry_path import refuse_copied_registry
 
 STATES = ("fitting", "fitted", "published", "serving", "retired", "purged")
 OWNER = "sidkit"
-CHECK = "row_hash"
-"""The column of a record's SHA-256; null in records of a release that wrote none, until they are written again."""
-
-_metadata = sa.MetaData()
-CODEBOOKS = sa.Table(
-    "sidkit_codebooks",
-    _metadata,
-    sa.Column("name", sa.String(64), primary_key=True),
-    sa.Column("state", sa.String(16), nullable=False),
-    sa.Column("defined", sa.Boolean, nullable=False, default=False),
-    sa.Column("content_hash", sa.String(64), nullable=False, default=""),
-    sa.Column("quantizer", sa.String(64), nullable=False),
-    sa.Column("encoder", sa.String(64), nullable=False),
-    sa.Column("sizes", sa.String(255), nullable=False),
-    sa.Column("fit_start_us", sa.BigInteger, nullable=False, default=0),
-    sa.Column("fit_end_us", sa.BigInteger, nullable=False, default=0),
-    sa.Column("changed_at_us", sa.BigInteger, nullable=False),
-    sa.Column(CHECK, sa.String(64)),
-)
-RANKERS = sa.Table(
-    "sidkit_rankers",
-    _metadata,
-    sa.Column("name", sa.String(128), primary_key=True),
-    sa.Column("state", sa.String(16), nullable=False),
-    sa.Column("content_hash", sa.String(64), nullable=False),
-    sa.Column("codebook", sa.String(64), nullable=False),
-    sa.Column("service", sa.String(128), nullable=False),
-    sa.Column("arm", sa.String(64), nullable=False),
-    sa.Column("fit_end_us", sa.BigInteger, nullable=False),
-    sa.Column("changed_at_us", sa.BigInteger, nullable=False),
-    sa.Column(CHECK, sa.String(64)),
-)
 
 
-class Catalog:
+class Catalog(CatalogTables):
     """The catalogue of one repo; open it with :meth:`open`."""
 
     def __init__(self, url: str, engine: sa.Engine, witness: Path) -> None:
-        self.url = url
-        self._engine = engine
+        super().__init__(url, engine)
         self._witness = witness
 
     @classmethod
@@ -126,56 +90,6 @@ class Catalog:
             raise CatalogLostError(shown, orphans)
         return catalog
 
-    @contextmanager
-    def _transaction(self) -> Iterator[sa.Connection]:
-        try:
-            with self._engine.begin() as connection:
-                yield connection
-        except sa.exc.SQLAlchemyError as error:
-            raise CatalogUnreachableError(self.url, scrubbed(error)) from None
-
-    def make_tables(self) -> None:
-        """Make the tables, and the column of check values where an earlier release made them; records get theirs."""
-        _metadata.create_all(self._engine)
-        for table in (CODEBOOKS, RANKERS):
-            if CHECK in {column["name"] for column in sa.inspect(self._engine).get_columns(table.name)}:
-                continue
-            with self._engine.begin() as connection:
-                name = connection.dialect.identifier_preparer.format_table(table)
-                connection.execute(sa.text(f"ALTER TABLE {name} ADD COLUMN {CHECK} VARCHAR(64)"))
-                for row in connection.execute(sa.select(table)).mappings():
-                    values = {CHECK: row_hash(table.name, dict(row))}
-                    connection.execute(sa.update(table).where(table.c.name == row["name"]).values(**values))
-
-    def _rows(self, table: sa.Table, *order: sa.Column[Any]) -> list[dict[str, Any]]:
-        """The records of a table, verified, without their check values."""
-        with self._transaction() as connection:
-            inspector = sa.inspect(connection)
-            if not inspector.has_table(table.name):
-                return []
-            checked = CHECK in {column["name"] for column in inspector.get_columns(table.name)}
-            columns = [column for column in table.c if checked or column.name != CHECK]
-            rows = connection.execute(sa.select(*columns).order_by(*order)).mappings().all()
-        return [self._verified(table, dict(row)) for row in rows]
-
-    def unverified(self, table: sa.Table) -> list[dict[str, Any]]:
-        """The records of a table with their check values, whether they fit or not."""
-        with self._transaction() as connection:
-            return [dict(row) for row in connection.execute(sa.select(table)).mappings()]
-
-    def rewrite(self, table: sa.Table, records: Sequence[dict[str, Any]]) -> None:
-        """Put other records into a table; all of it happens, or nothing."""
-        with self._transaction() as connection:
-            connection.execute(sa.delete(table))
-            for values in records:
-                connection.execute(sa.insert(table).values(**_with_hash(table, values)))
-
-    def _verified(self, table: sa.Table, row: Mapping[str, Any]) -> dict[str, Any]:
-        values = {name: value for name, value in row.items() if name != CHECK}
-        if row.get(CHECK) is not None and row[CHECK] != row_hash(table.name, values):
-            raise CatalogCorruptError(self.url, "codebook" if table is CODEBOOKS else "ranker", str(values["name"]))
-        return values
-
     def codebooks(self) -> list[CodebookRecord]:
         """All codebooks, oldest first, purged ones too.
 
@@ -186,7 +100,7 @@ class Catalog:
         CatalogError
             When a record has a name that no command writes.
         """
-        records = [_codebook_record(row) for row in self._rows(CODEBOOKS, CODEBOOKS.c.fit_end_us, CODEBOOKS.c.name)]
+        records = [_codebook_record(row) for row in self.rows(CODEBOOKS, CODEBOOKS.c.fit_end_us, CODEBOOKS.c.name)]
         self._refuse_names("codebook", [record.name for record in records if not is_codebook_name(record.name)])
         return records
 
@@ -230,17 +144,17 @@ class Catalog:
         there = self.check_free(name)
         values = {
             "state": "fitting", "defined": False, "content_hash": "", "quantizer": quantizer, "encoder": encoder,
-            "sizes": "x".join(map(str, sizes)), "fit_start_us": 0, "fit_end_us": 0, "changed_at_us": _now(),
+            "sizes": "x".join(map(str, sizes)), "fit_start_us": 0, "fit_end_us": 0, "changed_at_us": now_us(),
         }  # fmt: skip
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             if there is None:
-                connection.execute(sa.insert(CODEBOOKS).values(**_with_hash(CODEBOOKS, {"name": name, **values})))
+                connection.execute(sa.insert(CODEBOOKS).values(**with_hash(CODEBOOKS, {"name": name, **values})))
             else:
-                self._change(connection, CODEBOOKS, name, values)
+                self.change(connection, CODEBOOKS, name, values)
 
     def abandon_fit(self, name: str) -> None:
         """Remove the record of a fit that failed before it was committed."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             connection.execute(
                 sa.delete(CODEBOOKS).where(CODEBOOKS.c.name == name).where(CODEBOOKS.c.state == "fitting")
             )
@@ -267,32 +181,12 @@ class Catalog:
         values: dict[str, Any] = {"state": state}
         if state == "purged":
             values["defined"] = False
-        self._set(CODEBOOKS, name, values, instead="published")
+        self.set(CODEBOOKS, name, values, instead="published")
         if state == "purged" and name in names_in(self._witness):
             write_names(self._witness, names_in(self._witness) - {name})
 
     def _set_codebook(self, name: str, **values: object) -> None:
-        self._set(CODEBOOKS, name, values, instead=None)
-
-    def _set(self, table: sa.Table, name: str, values: dict[str, Any], instead: str | None) -> None:
-        """Change one version, or none of them; a new serving one puts the old one into state ``instead``."""
-        there = table.c.name == name
-        with self._transaction() as connection:
-            if not connection.execute(sa.select(table.c.name).where(there)).first():
-                known = list(connection.execute(sa.select(table.c.name)).scalars())
-                raise UnknownVersionError("codebook" if table is CODEBOOKS else "ranker", name, known)
-            if values.get("state") == "serving":
-                others = sa.select(table.c.name).where(table.c.state == "serving", table.c.name != name)
-                for other in list(connection.execute(others).scalars()):
-                    self._change(connection, table, other, {"state": instead, "changed_at_us": _now()})
-            self._change(connection, table, name, {"changed_at_us": _now(), **values})
-
-    def _change(self, connection: sa.Connection, table: sa.Table, name: str, values: dict[str, Any]) -> None:
-        """Change some columns of one record and its check value."""
-        there = table.c.name == name
-        row = connection.execute(sa.select(table).where(there).with_for_update()).mappings().one()
-        changed = _with_hash(table, {**self._verified(table, dict(row)), **values})
-        connection.execute(sa.update(table).where(there).values(**changed))
+        self.set(CODEBOOKS, name, values, instead=None)
 
     def serving_codebook(self) -> CodebookRecord:
         """The codebook in state ``serving``, or the only published one.
@@ -313,7 +207,7 @@ class Catalog:
 
     def rankers(self) -> list[RankerRecord]:
         """All rankers by name."""
-        records = [RankerRecord(**row) for row in self._rows(RANKERS, RANKERS.c.name)]
+        records = [RankerRecord(**row) for row in self.rows(RANKERS, RANKERS.c.name)]
         made = [name for record in records for name in (record.name, record.service)]
         broken = [name for name in made if not is_name(name, LONGEST_MADE)]
         broken += [record.codebook for record in records if not is_codebook_name(record.codebook)]
@@ -377,20 +271,20 @@ class Catalog:
         there = {record.name: record for record in self.rankers()}.get(name)
         if there is not None:
             if there.content_hash != content_hash and anew:
-                self._set(RANKERS, name, {"content_hash": content_hash}, instead=None)
+                self.set(RANKERS, name, {"content_hash": content_hash}, instead=None)
             elif there.content_hash != content_hash:
                 raise LifeCycleError(name, there.state, "a ranker is never overwritten; train under a new name")
             return
         values = {
             "name": name, "state": "fitted", "content_hash": content_hash, "codebook": codebook, "service": service,
-            "arm": arm, "fit_end_us": fit_end_us, "changed_at_us": _now(),
+            "arm": arm, "fit_end_us": fit_end_us, "changed_at_us": now_us(),
         }  # fmt: skip
-        with self._transaction() as connection:
-            connection.execute(sa.insert(RANKERS).values(**_with_hash(RANKERS, values)))
+        with self.transaction() as connection:
+            connection.execute(sa.insert(RANKERS).values(**with_hash(RANKERS, values)))
 
     def set_ranker_state(self, name: str, state: str) -> None:
         """Commit a step of a ranker's life; promoting one takes the place of the serving one."""
-        self._set(RANKERS, name, {"state": state}, instead="fitted")
+        self.set(RANKERS, name, {"state": state}, instead="fitted")
 
 
 def read_definitions(repo_path: Path) -> Definitions:
@@ -439,20 +333,6 @@ def _on_disk(repo: Repo) -> set[str]:
     return folders | tables
 
 
-def row_hash(table: str, row: Mapping[str, Any]) -> str:
-    """The SHA-256 of a record: of the table's name and every column but the check value."""
-    values = sorted((name, value) for name, value in row.items() if name != CHECK)
-    return hashlib.sha256(json.dumps([table, values], default=repr).encode()).hexdigest()
-
-
-def _with_hash(table: sa.Table, values: dict[str, Any]) -> dict[str, Any]:
-    return {**values, CHECK: row_hash(table.name, values)}
-
-
 def _codebook_record(row: Mapping[str, Any]) -> CodebookRecord:
     sizes = tuple(int(size) for size in row["sizes"].split("x") if size)
     return CodebookRecord(**{**row, "sizes": sizes})
-
-
-def _now() -> int:
-    return time.time_ns() // 1000

@@ -15,7 +15,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from semantic_ids.catalog import CHECK, CODEBOOKS, RANKERS, STATES, Catalog, row_hash, table_path
+from semantic_ids.catalog import STATES, Catalog, table_path
+from semantic_ids.catalog_tables import CHECK, CODEBOOKS, RANKERS, row_hash
 from semantic_ids.codebook import Codebook
 from semantic_ids.witness import names_in
 from sidkit.artifact import read_manifest

@@ -64,9 +64,9 @@ def examine_repo(repo: Repo) -> list[Problem]:
 
 def _of_stores(repo: Repo) -> Iterator[Problem]:
     """What registry and online store hold otherwise than the definitions say, or not as it was written."""
+    from sidkit.errors import RegistryDamagedError
     from sidkit.stores.feast_repo import find_online_damage
     from sidkit.stores.registered import UNREADABLE, differences
-    from sidkit.stores.registry_check import RegistryDamagedError
 
     try:
         different = differences(repo)

@@ -7,6 +7,7 @@
     │   └── SettingsChangedError    settings differ from those an artefact was made with
     ├── RepoError                   a folder that is no usable repo
     │   ├── RepoLockedError         another command writes to it
+    │   ├── RegistryDamagedError    the registry is not what Feast wrote
     │   └── DefinitionsError        definitions that Feast would silently get wrong
     ├── ContractError               input that breaks the contract
     │   ├── MissingTableError       a table is not there
@@ -266,6 +267,18 @@ class MemoryLimitError(SidkitError):
         super().__init__(
             f"{what} needs more memory than engine.memory_limit allows, which is {limit} ({cause}). Raise engine.memory_limit "
             "in sidkit.toml, or lower engine.threads, which each hold a part of it"
+        )
+
+
+class RegistryDamagedError(RepoError):
+    """The registry is not what Feast wrote."""
+
+    def __init__(self, path: Path, problem: str, repo: Path) -> None:
+        self.path = path
+        self.problem = problem
+        super().__init__(
+            f"the registry {path} is damaged ({problem}): run `sidkit apply --repo {repo}`, which makes it anew from the "
+            "definitions"
         )
 
 

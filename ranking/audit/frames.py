@@ -51,7 +51,7 @@ def rows_of_service(repo: Repo, service: str, most: int, seed: int) -> AuditedRo
     """A sample of the labelled rows, with the features that the service gives for them now."""
     import pandas as pd
 
-    from sidkit.stores.feast_repo import open_store
+    from sidkit.stores.feast_repo import feature_service, open_store
 
     if not repo.labelled_rows.exists():
         raise ArtifactMissingError(
@@ -63,7 +63,7 @@ def rows_of_service(repo: Repo, service: str, most: int, seed: int) -> AuditedRo
     entities = pd.DataFrame({key: table.column(key).to_pandas() for key in _KEYS})
     entities["__row"] = range(len(entities))
     store = open_store(repo)
-    job = store.get_historical_features(entities, features=store.get_feature_service(service), full_feature_names=True)
+    job = store.get_historical_features(entities, features=feature_service(store, service), full_feature_names=True)
     found = job.to_arrow().sort_by("__row").drop_columns(["__row", *_KEYS])
     return _plain(f"feature service {service}", pq.read_metadata(repo.labelled_rows).num_rows, numbers, table, found)
 

@@ -71,7 +71,7 @@ def measure_single_features(
     most_rows : int
         About how many rows they have.
     """
-    from sidkit.stores.feast_repo import open_store
+    from sidkit.stores.feast_repo import feature_service, open_store
 
     path = _rows_file(repo)
     if path is None or repo.settings.source.feedback != "positives_only":
@@ -83,7 +83,7 @@ def measure_single_features(
     rows = read_rows(table)
     store = open_store(repo)
     views = historical_views(
-        store, store.get_feature_service(service), {"user_id": rows.user_ids, "item_id": rows.item_ids}, rows.at_us
+        store, feature_service(store, service), {"user_id": rows.user_ids, "item_id": rows.item_ids}, rows.at_us
     )
     values = numeric_features(views, rows.item_ids, rows.at_us, rate=0.5)
     group = pd.factorize(table.column("request_id").to_pandas())[0].astype(np.int64)

@@ -13,6 +13,7 @@ from ranking.training_set import LabelledRows, TrainingSet, assemble
 from ranking.views import Ints, plain_views
 from semantic_ids.codebook import Codebook
 from sidkit.stores.asof import ViewRows
+from sidkit.stores.feast_repo import feature_service
 from sidkit.stores.packed_reader import packed_reader
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class OnlineFeatures:
     def __init__(self, store: FeatureStore, service_name: str, codebook: Codebook) -> None:
         self._codebook = codebook
         self._user, self._item, self._content = (
-            ServiceReader(store, store.get_feature_service(f"{service_name}_{part}"))
+            ServiceReader(store, feature_service(store, f"{service_name}_{part}"))
             for part in ("user", "item", "content")
         )
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sidkit.clock import to_us
+from sidkit.stores.feast_repo import feature_service
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -18,7 +19,7 @@ def newest_row_us(store: FeatureStore, service_name: str, tables: Path) -> int:
     rows are asked; on others the rows of ``tables`` up to that end, which are what was materialized or newer.
     """
     newest = 0
-    for projection in store.get_feature_service(service_name).feature_view_projections:
+    for projection in feature_service(store, service_name).feature_view_projections:
         view = store.get_feature_view(projection.name)
         if view.most_recent_end_time is not None:
             newest = max(newest, _newest_of(store, view, to_us(view.most_recent_end_time), tables))
@@ -29,7 +30,7 @@ def materialized_until(store: FeatureStore, service_name: str) -> int:
     """The latest end of the materialized intervals of a feature service's views, microseconds UTC; 0 where there is none."""
     ends = [
         store.get_feature_view(projection.name).most_recent_end_time
-        for projection in store.get_feature_service(service_name).feature_view_projections
+        for projection in feature_service(store, service_name).feature_view_projections
     ]
     return max((to_us(end) for end in ends if end is not None), default=0)
 

@@ -141,7 +141,9 @@ def unknown_ids(user_id: str, item_ids: Sequence[str], known: npt.NDArray[np.boo
 
 def service_features(store: FeatureStore, service_name: str) -> dict[str, str]:
     """Full feature name -> Feast type of a feature service."""
-    service = store.get_feature_service(service_name)
+    from sidkit.stores.feast_repo import feature_service
+
+    service = feature_service(store, service_name)
     return {
         f"{projection.name_to_use()}__{feature.name}": str(feature.dtype)
         for projection in service.feature_view_projections

@@ -15,6 +15,7 @@ from sidkit.contract.reader import ParquetSource, Source, SqlSource
 from sidkit.contract.rows import REASON, normalise
 from sidkit.contract.schemas import ITEMS, Column, Table
 from sidkit.errors import ContractError, MissingTableError, TableSchemaError
+from sidkit.files import typed_path
 from sidkit.redact import redacted, scrubbed
 
 
@@ -81,7 +82,7 @@ class Items:
         if "://" in url:
             self.source: Source = _SqlItems(url)
         else:
-            self.folder = Path(url).expanduser().resolve()
+            self.folder = typed_path(url)
             if not url or not self.folder.is_dir():
                 raise ContractError(
                     "source", f"{redacted(url)!r} is no folder; give a folder of Parquet files or a SQLAlchemy URL"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sidkit.errors import ConfigError
-from sidkit.files import sha256
+from sidkit.files import sha256, typed_path
 
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _OTHER_FORMATS = ["*.bin", "*.h5", "*.msgpack", "*.ot", "*.pt", "*.ckpt", "*.onnx", "onnx/*", "openvino/*", "*.gguf"]
@@ -73,7 +73,7 @@ def model_folder(model: str, revision: str | None, extra: str) -> Path:
     ConfigError
         When there is no such folder and no such name, or the hub cannot be reached.
     """
-    folder = Path(model).expanduser()
+    folder = typed_path(model)
     if folder.is_dir():
         if revision is not None:
             raise ConfigError(f"{folder} is a folder and revision {revision!r} is for names; leave the revision out")

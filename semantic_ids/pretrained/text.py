@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from semantic_ids.pretrained.cache import Missing, Vectors
 from semantic_ids.pretrained.model_folder import check_files, content_of, device_of, loading, member, model_folder
 from sidkit.config import Section
 from sidkit.errors import ConfigError, TableSchemaError
+from sidkit.files import typed_path
 
 _EXTRA = "text"
 _DEFAULT_COLUMNS = ("text", "title")
@@ -53,7 +53,7 @@ class TextEmbedder:
     def __init__(self, spec: TextSpec) -> None:
         self.spec = spec
         name = spec.model
-        if "/" not in name and not Path(name).expanduser().exists():
+        if "/" not in name and not typed_path(name).exists():
             name = f"{_ORGANISATION}/{name}"
         self.folder = model_folder(name, spec.revision, _EXTRA)
         check_files(self.folder, ("modules.json", "config.json"), "text")

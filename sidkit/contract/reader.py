@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sidkit.config import resolved_url
-from sidkit.contract.rows import PART, check_names, is_list
+from sidkit.contract.column_names import check_names
+from sidkit.contract.rows import PART, is_list
 from sidkit.contract.schemas import TABLES
 from sidkit.contract.sql_columns import sql_column
 from sidkit.errors import ContractError, MissingTableError, TableSchemaError

@@ -14,8 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sidkit.contract.column_names import check_columns
 from sidkit.contract.row_remedies import row_remedy
-from sidkit.contract.rows import REASON, check_columns, normalise
+from sidkit.contract.rows import REASON, normalise
 from sidkit.contract.schemas import Table
 from sidkit.errors import ContractError
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sidkit.contract.column_names import check_columns
 from sidkit.contract.reader import Source
-from sidkit.contract.rows import PART, can_be_carried, check_columns, normalise
+from sidkit.contract.rows import PART, can_be_carried, normalise
 from sidkit.contract.schemas import ITEMS, Table
 from sidkit.errors import ContractError, TableSchemaError
 from sidkit.files import written_beside

@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 import sqlalchemy as sa
 
-from sidkit.errors import RepoError
+from sidkit.errors import RegistryDamagedError
 from sidkit.repo import FEAST_FILE, Repo
 
 _OBJECTS = {
@@ -32,18 +32,6 @@ _SETTLED_SECONDS = 2  # Feast counts whole seconds: what it wrote just now, it m
 
 Seen = dict[str, tuple[int, str]]
 """Object -> when Feast wrote it (seconds UTC), SHA-256."""
-
-
-class RegistryDamagedError(RepoError):
-    """The registry is not what Feast wrote."""
-
-    def __init__(self, path: Path, problem: str, repo: Path) -> None:
-        self.path = path
-        self.problem = problem
-        super().__init__(
-            f"the registry {path} is damaged ({problem}): run `sidkit apply --repo {repo}`, which makes it anew from the "
-            "definitions"
-        )
 
 
 def refuse_damaged_registry(repo: Repo) -> None:

@@ -1,0 +1,157 @@
+"""The catalogue's two tables: every record carries the SHA-256 of its columns, and each change is one transaction."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import sqlalchemy as sa
+
+from sidkit.errors import CatalogCorruptError, CatalogUnreachableError, UnknownVersionError
+from sidkit.redact import scrubbed
+
+CHECK = "row_hash"
+"""The column of a record's SHA-256; null in records of a release that wrote none, until they are written again."""
+
+_metadata = sa.MetaData()
+CODEBOOKS = sa.Table(
+    "sidkit_codebooks",
+    _metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("defined", sa.Boolean, nullable=False, default=False),
+    sa.Column("content_hash", sa.String(64), nullable=False, default=""),
+    sa.Column("quantizer", sa.String(64), nullable=False),
+    sa.Column("encoder", sa.String(64), nullable=False),
+    sa.Column("sizes", sa.String(255), nullable=False),
+    sa.Column("fit_start_us", sa.BigInteger, nullable=False, default=0),
+    sa.Column("fit_end_us", sa.BigInteger, nullable=False, default=0),
+    sa.Column("changed_at_us", sa.BigInteger, nullable=False),
+    sa.Column(CHECK, sa.String(64)),
+)
+RANKERS = sa.Table(
+    "sidkit_rankers",
+    _metadata,
+    sa.Column("name", sa.String(128), primary_key=True),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("content_hash", sa.String(64), nullable=False),
+    sa.Column("codebook", sa.String(64), nullable=False),
+    sa.Column("service", sa.String(128), nullable=False),
+    sa.Column("arm", sa.String(64), nullable=False),
+    sa.Column("fit_end_us", sa.BigInteger, nullable=False),
+    sa.Column("changed_at_us", sa.BigInteger, nullable=False),
+    sa.Column(CHECK, sa.String(64)),
+)
+
+
+class CatalogTables:
+    """The records of one database.
+
+    Parameters
+    ----------
+    url : str
+        How errors call it, without secrets.
+    engine : sqlalchemy.Engine
+        The database.
+    """
+
+    def __init__(self, url: str, engine: sa.Engine) -> None:
+        self.url = url
+        self._engine = engine
+
+    @contextmanager
+    def transaction(self) -> Iterator[sa.Connection]:
+        """One transaction.
+
+        Raises
+        ------
+        CatalogUnreachableError
+            When the database does not answer.
+        """
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except sa.exc.SQLAlchemyError as error:
+            raise CatalogUnreachableError(self.url, scrubbed(error)) from None
+
+    def make_tables(self) -> None:
+        """Make the tables, and the column of check values where an earlier release made them; records get theirs."""
+        _metadata.create_all(self._engine)
+        for table in (CODEBOOKS, RANKERS):
+            if CHECK in {column["name"] for column in sa.inspect(self._engine).get_columns(table.name)}:
+                continue
+            with self._engine.begin() as connection:
+                name = connection.dialect.identifier_preparer.format_table(table)
+                connection.execute(sa.text(f"ALTER TABLE {name} ADD COLUMN {CHECK} VARCHAR(64)"))
+                for row in connection.execute(sa.select(table)).mappings():
+                    values = {CHECK: row_hash(table.name, dict(row))}
+                    connection.execute(sa.update(table).where(table.c.name == row["name"]).values(**values))
+
+    def rows(self, table: sa.Table, *order: sa.Column[Any]) -> list[dict[str, Any]]:
+        """The records of a table, verified, without their check values."""
+        with self.transaction() as connection:
+            inspector = sa.inspect(connection)
+            if not inspector.has_table(table.name):
+                return []
+            checked = CHECK in {column["name"] for column in inspector.get_columns(table.name)}
+            columns = [column for column in table.c if checked or column.name != CHECK]
+            rows = connection.execute(sa.select(*columns).order_by(*order)).mappings().all()
+        return [self._verified(table, dict(row)) for row in rows]
+
+    def unverified(self, table: sa.Table) -> list[dict[str, Any]]:
+        """The records of a table with their check values, whether they fit or not."""
+        with self.transaction() as connection:
+            return [dict(row) for row in connection.execute(sa.select(table)).mappings()]
+
+    def rewrite(self, table: sa.Table, records: Sequence[dict[str, Any]]) -> None:
+        """Put other records into a table; all of it happens, or nothing."""
+        with self.transaction() as connection:
+            connection.execute(sa.delete(table))
+            for values in records:
+                connection.execute(sa.insert(table).values(**with_hash(table, values)))
+
+    def _verified(self, table: sa.Table, row: Mapping[str, Any]) -> dict[str, Any]:
+        values = {name: value for name, value in row.items() if name != CHECK}
+        if row.get(CHECK) is not None and row[CHECK] != row_hash(table.name, values):
+            raise CatalogCorruptError(self.url, "codebook" if table is CODEBOOKS else "ranker", str(values["name"]))
+        return values
+
+    def set(self, table: sa.Table, name: str, values: dict[str, Any], instead: str | None) -> None:
+        """Change one version, or none of them; a new serving one puts the old one into state ``instead``."""
+        there = table.c.name == name
+        with self.transaction() as connection:
+            if not connection.execute(sa.select(table.c.name).where(there)).first():
+                known = list(connection.execute(sa.select(table.c.name)).scalars())
+                raise UnknownVersionError("codebook" if table is CODEBOOKS else "ranker", name, known)
+            if values.get("state") == "serving":
+                others = sa.select(table.c.name).where(table.c.state == "serving", table.c.name != name)
+                for other in list(connection.execute(others).scalars()):
+                    self.change(connection, table, other, {"state": instead, "changed_at_us": now_us()})
+            self.change(connection, table, name, {"changed_at_us": now_us(), **values})
+
+    def change(self, connection: sa.Connection, table: sa.Table, name: str, values: dict[str, Any]) -> None:
+        """Change some columns of one record and its check value."""
+        there = table.c.name == name
+        row = connection.execute(sa.select(table).where(there).with_for_update()).mappings().one()
+        changed = with_hash(table, {**self._verified(table, dict(row)), **values})
+        connection.execute(sa.update(table).where(there).values(**changed))
+
+
+def row_hash(table: str, row: Mapping[str, Any]) -> str:
+    """The SHA-256 of a record: of the table's name and every column but the check value."""
+    values = sorted((name, value) for name, value in row.items() if name != CHECK)
+    return hashlib.sha256(json.dumps([table, values], default=repr).encode()).hexdigest()
+
+
+def with_hash(table: sa.Table, values: dict[str, Any]) -> dict[str, Any]:
+    """A record with its check value."""
+    return {**values, CHECK: row_hash(table.name, values)}
+
+
+def now_us() -> int:
+    """The moment at which a record changes, microseconds UTC."""
+    return time.time_ns() // 1000
