@@ -75,7 +75,8 @@ def draw_rows(work: Path, rows: int, split: Any) -> None:
 
 def frame_cell(work: Path, rows: int, kind: str, facts: dict[str, Any]) -> dict[str, Any]:
     """Retrieve the features of all rows and keep them."""
-    from ranking.prepare import Caps, Prepared
+    from ranking.caps import Caps
+    from ranking.prepare import Prepared
     from ranking.split import TimeSplit
     from ranking.stages import Stages
     from ranking.streamed_frame import KeptFrame, stream_frame

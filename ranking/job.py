@@ -11,7 +11,8 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from ranking.arms import ArmResult, TrainingContext, read_predictions, train_arm, write_predictions
-from ranking.prepare import Caps, Prepared, end_of_log, fallback_of, oracle_of, peak_rss_mb, training_context
+from ranking.caps import Caps
+from ranking.prepare import Prepared, end_of_log, fallback_of, oracle_of, peak_rss_mb, training_context
 from ranking.presets import ArmSpec, Preset, arms_without_codes
 from ranking.rows_file import FAR, count_before
 from ranking.rows_used import of_sample, told_rows
@@ -89,7 +90,8 @@ class Job:
         as_of_us = options.as_of_us or end_of_log(repo)
         moments = log_moments(repo, options.as_of_us)
         split = TimeSplit.of(moments, repo.settings.split)
-        caps = Caps.of(options.preset.ranker)
+        training = options.preset.ranker.training
+        caps = Caps(training.max_train_rows, training.max_evaluation_rows)
         sample = caps.sample_of(repo, split)
         rows = prepared.rows(log, sample, until_us=options.as_of_us)
         labelled, rows_file = rows.facts, rows.files[0]

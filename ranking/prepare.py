@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ranking.arms import TrainingContext
+from ranking.caps import Caps
 from ranking.presets import RankerSpec
-from ranking.rows_file import FAR
-from ranking.rows_used import PARTS, part_rows
+from ranking.rows_used import part_rows
 from ranking.split import TimeSplit, check_both_classes
 from ranking.stages import StageResult, Stages
 from ranking.training_set import LabelledRows, TrainingSet, build_training_set
@@ -36,7 +36,7 @@ from sidkit.files import typed_path
 from sidkit.integrity import checked
 from sidkit.repo import SETTINGS_FILE, Repo, init_repo
 from sidkit.tables import build_tables, ingest, must_read_again, read_log
-from sidkit.tables.labelled_rows import RowSample, SampledWindow, build_labelled_rows
+from sidkit.tables.labelled_rows import RowSample, build_labelled_rows
 
 if TYPE_CHECKING:
     from semantic_ids.codebook import Codebook
@@ -235,36 +235,6 @@ class Prepared:
         save_training_set(data, folder)
         used = part_rows(*({name: len(part) for name, part in each.items()} for each in (kept, parts)))
         return StageResult(len(data), {"ends": ends, "rate": rate, "parts": used}, (folder,))
-
-
-@dataclass(frozen=True)
-class Caps:
-    """Most rows of the training part, and of the validation and test parts each (None: all); more are thinned by user."""
-
-    train: int | None = None
-    evaluation: int | None = None
-
-    @classmethod
-    def of(cls, spec: RankerSpec) -> Caps:
-        """Those of a preset."""
-        return cls(spec.training.max_train_rows, spec.training.max_evaluation_rows)
-
-    def of_part(self, name: str) -> int | None:
-        """That of ``train``, ``validation`` or ``test``."""
-        return self.train if name == "train" else self.evaluation
-
-    def sample_of(self, repo: Repo, split: TimeSplit, end_us: int | None = None, mark: str = "") -> RowSample | None:
-        """The labelled rows that are used, where negatives are sampled and some would be drawn for nothing; else None.
-
-        ``end_us``: no row from there on (microseconds UTC). ``mark`` ends the name of the file.
-        """
-        if repo.settings.source.feedback != "positives_only" or self == Caps():
-            return None
-        cuts = (-FAR, split.train_end_us, split.validation_end_us, FAR if end_us is None else end_us)
-        windows = tuple(
-            SampledWindow(cuts[place], cuts[place + 1], self.of_part(name)) for place, name in enumerate(PARTS)
-        )
-        return RowSample(repo.data / f"rows-{content_hash(asdict(self))[:8]}{mark}.parquet", windows)
 
 
 def training_context(

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ranking.caps import Caps
 from ranking.frame_store import TRAIN, load_training_set, write_arrays
 from ranking.rows_file import RowsFile, Window, positive_share, row_chunks
 from ranking.rows_used import part_rows
@@ -26,9 +26,6 @@ from sidkit.files import folder_written_beside, remove
 from sidkit.integrity import seal_folder
 from sidkit.repo import Repo
 from sidkit.stores.feast_repo import open_store
-
-if TYPE_CHECKING:
-    from ranking.prepare import Caps
 
 CHUNK_ROWS = 4 * GROUP_ROWS
 """Rows that are retrieved and assembled at once."""

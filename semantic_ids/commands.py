@@ -7,18 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from semantic_ids.options import Name, codebooks_app
 from sidkit.commands import RepoOption
 from sidkit.id_lists import ItemOption, ItemsOption, StrictOption, read_ids, unknown_items
 
 if TYPE_CHECKING:
     from semantic_ids.records import CodebookRecord
-
-Preset = Annotated[str, typer.Option(help="A preset's name or the path of a .toml.")]
-Name = Annotated[str, typer.Argument(help="The codebook's name.")]
-
-codebooks_app = typer.Typer(
-    help="Codebooks: fit, publish, promote, retire, purge, refresh, look up.", no_args_is_help=True
-)
 
 
 def mount(app: typer.Typer) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from semantic_ids.commands import Name, Preset, codebooks_app
+from semantic_ids.options import Name, Preset, codebooks_app
 from sidkit.commands import RepoOption
 
 if TYPE_CHECKING:

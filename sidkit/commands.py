@@ -243,8 +243,8 @@ def doctor(
     import json
     from dataclasses import asdict
 
-    from sidkit.doctor import examine_repo
     from sidkit.repo import Repo
+    from sidkit.stores.repo_doctor import examine_repo
 
     opened = Repo.open(repo)
     problems = examine_repo(opened)

@@ -1,7 +1,7 @@
-"""What Feast would silently get wrong in a repo, found before it is applied, and what its stores hold otherwise than defined.
+"""What Feast would silently get wrong in some definitions, found before they are applied.
 
 Each check of definitions stands for a wrong answer or a late crash that was reproduced with Feast 0.67: the definitions and
-the heads of the Parquet files tell, no row is read unless a file lacks statistics. The packed online store is read as a whole.
+the heads of the Parquet files tell, no row is read unless a file lacks statistics.
 """
 
 from __future__ import annotations
@@ -22,8 +22,6 @@ from sidkit.stores.source_parts import Part, SourceParts, parquet_files
 
 if TYPE_CHECKING:
     from feast import Entity, FeatureView
-
-    from sidkit.repo import Repo
 
 _STOCK = "duckdb"
 _WRONG_STORES = {
@@ -46,38 +44,6 @@ class Problem:
 
     def __str__(self) -> str:
         return f"{self.where}: {self.problem}. {self.remedy} [{self.code}]"
-
-
-def examine_repo(repo: Repo) -> list[Problem]:
-    """All problems of a repo, without applying it.
-
-    Raises
-    ------
-    RepoError
-        When the definitions cannot be imported.
-    """
-    from sidkit.stores.feast_repo import read_definitions
-
-    views, entities, offline = read_definitions(repo)
-    return [*examine(views, entities, offline, repo.path), *_of_stores(repo)]
-
-
-def _of_stores(repo: Repo) -> Iterator[Problem]:
-    """What registry and online store hold otherwise than the definitions say, or not as it was written."""
-    from sidkit.errors import RegistryDamagedError
-    from sidkit.stores.feast_repo import find_online_damage
-    from sidkit.stores.registered import UNREADABLE, differences
-
-    try:
-        different = differences(repo)
-        for found in different:
-            yield Problem("not-as-defined", found.where, found.problem, found.remedy)
-        if any(found.where == UNREADABLE for found in different):
-            return  # its error is among them
-        for where, problem in find_online_damage(repo):
-            yield Problem("damaged", where, problem, "Run `sidkit materialize`.")
-    except RegistryDamagedError as error:
-        yield Problem("damaged", str(error.path), error.problem, "Run `sidkit apply`.")
 
 
 def refuse(problems: Sequence[Problem], where: Path) -> None:

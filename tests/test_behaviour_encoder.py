@@ -17,10 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from semantic_ids.encoders import BehaviourEncoder, ContentEncoder
-from semantic_ids.encoders.behaviour_training import Projection, info_nce
+from semantic_ids.encoders.behaviour_training import Projection
 from semantic_ids.encoders.pair_batches import KnownPairs, PairBatches
 from semantic_ids.encoders.pairs import ItemPairs
 from semantic_ids.item_vectors import ItemVectors
+from semantic_ids.losses import info_nce
 from sidkit.errors import FitError
 
 Doubles = npt.NDArray[np.float64]

@@ -47,6 +47,30 @@ def test_arrows_point_one_way(room: str) -> None:
             assert lazily_from_the_door, f"{path.relative_to(ROOT)} imports {module}"
 
 
+def files_imported(path: Path, modules: dict[str, Path]) -> set[str]:
+    """The modules of ours that a file imports, for types only or in a function too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= inner & modules.keys() or {node.module}
+    return found & modules.keys()
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for room in ROOMS
+        for path in (ROOT / room).rglob("*.py")
+    }
+    left = {name: files_imported(path, modules) - {name} for name, path in modules.items()}
+    while floor := {name for name, needs in left.items() if not needs & left.keys()}:
+        left = {name: needs for name, needs in left.items() if name not in floor}
+    assert not left, f"circles among {sorted(left)}"
+
+
 def test_the_feature_definitions_import_the_catalogue_and_nothing_else_of_ours() -> None:
     files = sorted((ROOT / "feature_repo").glob("*.py"))
     assert len(files) == 6

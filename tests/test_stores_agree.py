@@ -16,11 +16,11 @@ from codebook_builders import AS_OF, ITEMS, built_repo, online, publish, registe
 from ranking.audit.artifacts import audit_artifacts
 from semantic_ids import pipeline
 from sidkit.cli import build_app
-from sidkit.doctor import examine_repo
 from sidkit.errors import LifeCycleError, OnlineStoreError, RepoError
 from sidkit.repo import Repo
 from sidkit.stores.feast_repo import apply_repo, materialize, open_store
 from sidkit.stores.registry_check import refuse_damaged_registry
+from sidkit.stores.repo_doctor import examine_repo
 
 TABLE = '"packed:sidkit_item_sid_a"'
 

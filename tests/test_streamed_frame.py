@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from builders import DAY, FAST_PRESET, START, FinishedJob, copy_of, run_fast_job
 from ranking.audit.frames import rows_of_run
+from ranking.caps import Caps
 from ranking.frame_store import load_training_set, save_training_set
 from ranking.kept_run import read_run
-from ranking.prepare import Caps
 from ranking.rows_file import RowsFile, Window, positive_share, read_moments, row_chunks
 from ranking.serving.scorer import Scorer
 from ranking.split import TimeSplit

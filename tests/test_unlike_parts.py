@@ -18,7 +18,7 @@ from builders import write_tables
 from contract_builders import N_EVENTS, N_ITEMS, VECTORS, Tables, changed, good, read, sqlite
 from sidkit.config import EngineSettings, NegativeSettings, Settings, SourceSettings, TimeSettings
 from sidkit.contract import inspect_source, open_source, validate
-from sidkit.contract.validator import TableReport
+from sidkit.contract.report import TableReport
 from sidkit.engine import connection
 from sidkit.errors import ContractError, MissingTableError, RejectedRowsError, TableSchemaError
 

@@ -12,10 +12,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ranking.caps import Caps
 from ranking.comparison.arms import CODES_AS_FEATURES, ComparedArm
 from ranking.comparison.origins import Origin, origins
 from ranking.comparison.units import Frame, Plan, Unit, context_of, work_through
-from ranking.prepare import SYNTHETIC, Caps, Prepared, end_of_log, peak_rss_mb
+from ranking.prepare import SYNTHETIC, Prepared, end_of_log, peak_rss_mb
 from ranking.presets import RankerSpec
 from ranking.rows_used import PartRows, of_sample, told_rows
 from ranking.stages import StageResult, Stages
@@ -179,7 +180,8 @@ class Comparison:
 
     def _caps(self, events: int) -> Caps:
         """Those of the options; training rows lie in memory, so there are never more than a run would hold there."""
-        caps, most = Caps.of(self.options.spec), self.options.spec.training.stream_rows
+        training = self.options.spec.training
+        caps, most = Caps(training.max_train_rows, training.max_evaluation_rows), training.stream_rows
         held = caps.train is not None or events * rows_per_event(self.repo) <= most
         return caps if held else Caps(most, caps.evaluation)
 

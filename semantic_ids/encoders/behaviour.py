@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any, Self
 
 import numpy as np
@@ -120,9 +121,10 @@ class BehaviourEncoder(Encoder):
         self._check_arguments()
         pairs = usable_pairs(self.name, items, pairs)
         content = ContentEncoder(self.input_dim, self.ridge).fit(items)
-        from semantic_ids.encoders.behaviour_training import train
+        from semantic_ids.encoders.behaviour_training import BehaviourTraining, train
 
-        learned = train(self, content.encode(items), pairs)
+        training = BehaviourTraining(**{field.name: getattr(self, field.name) for field in fields(BehaviourTraining)})
+        learned = train(training, content.encode(items), pairs)
         self.content_ = content
         self.modalities_ = content.modalities_
         self.straight_: Floats = learned.straight

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -15,15 +14,32 @@ from torch.nn import functional
 from semantic_ids.encoders.pair_batches import KnownPairs, PairBatches
 from semantic_ids.encoders.pairs import Ints, ItemPairs
 from semantic_ids.item_vectors import Floats, Mask
+from semantic_ids.losses import info_nce
 from sidkit.errors import TooFewPairsError
-
-if TYPE_CHECKING:
-    from semantic_ids.encoders.behaviour import BehaviourEncoder
 
 STEPS_PER_LOOK = 25
 _MOST_JUDGED = 1024
 _MOST_OTHERS = 4096
 _STANDARD_ERRORS = 3  # by which ranks must improve on content's; the best of many looks is lucky
+
+
+@dataclass(frozen=True)
+class BehaviourTraining:
+    """The hyper-parameters of :class:`semantic_ids.encoders.behaviour.BehaviourEncoder` that training reads."""
+
+    dim: int
+    hidden: int
+    content_weight: float
+    temperature: float
+    log_q: float
+    batch: int
+    steps: int
+    patience: int
+    held_out: float
+    learning_rate: float
+    weight_decay: float
+    seed: int
+    threads: int
 
 
 @dataclass(frozen=True)
@@ -85,34 +101,8 @@ class Projection(nn.Module):
         return self.start + change, self.first / self.scale[:, None], self.bias, typical * self.second
 
 
-def info_nce(
-    trigger: Tensor, candidates: Tensor, positive: Tensor, log_q: Tensor, excluded: Tensor, temperature: float
-) -> Tensor:
-    """InfoNCE: the mean of ``-log softmax`` of each row's positive among the candidates.
-
-    The logit of a candidate is ``<trigger, candidate> / temperature - log_q``: the logQ correction of in-batch negatives
-    (Yi et al., RecSys 2019, equation 6), after which a popular item is not pushed away for being drawn often.
-
-    Parameters
-    ----------
-    trigger : float32 [rows, dim]
-        Of length 1, as the candidates are.
-    candidates : float32 [n, dim]
-    positive : int64 [rows]
-        The place of each row's positive among the candidates.
-    log_q : float32 [n]
-        Log of how popular each candidate is, up to a constant.
-    excluded : bool [rows, n]
-        True where a candidate is no negative of a row; the positive itself always counts.
-    temperature : float
-    """
-    logits = trigger @ candidates.T / temperature - log_q
-    own = functional.one_hot(positive, len(candidates)).bool()
-    return functional.cross_entropy(logits.masked_fill(excluded & ~own, -torch.inf), positive)
-
-
-def train(spec: BehaviourEncoder, content: Floats, pairs: ItemPairs) -> Learned:
-    """Train on ``content`` ``float32 [items, width]``, as :class:`BehaviourEncoder` describes.
+def train(spec: BehaviourTraining, content: Floats, pairs: ItemPairs) -> Learned:
+    """Train on ``content`` ``float32 [items, width]``, as the encoder's docstring describes.
 
     Raises
     ------
@@ -127,7 +117,7 @@ def train(spec: BehaviourEncoder, content: Floats, pairs: ItemPairs) -> Learned:
         torch.set_num_threads(threads)
 
 
-def _trained(spec: BehaviourEncoder, content: Floats, pairs: ItemPairs) -> Learned:
+def _trained(spec: BehaviourTraining, content: Floats, pairs: ItemPairs) -> Learned:
     rng = np.random.default_rng(spec.seed)
     if pairs.rehearsal is None:
         held = _held_out(pairs, spec.held_out, rng)
@@ -158,7 +148,7 @@ class _Course:
 
 
 def _learn(
-    spec: BehaviourEncoder,
+    spec: BehaviourTraining,
     content: Floats,
     pairs: ItemPairs,
     known: KnownPairs,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import Any, Self
 
 import numpy as np
@@ -125,9 +126,10 @@ class RQVAE(Quantizer):
         scale = float(np.sqrt(np.mean((ordered - self.mean_).astype(np.float64) ** 2)))
         self.scale_ = np.array([scale or 1.0], dtype=np.float32)
 
-        from semantic_ids.quantizers.rq_vae_training import train
+        from semantic_ids.quantizers.rq_vae_training import RQVAETraining, train
 
-        learned = train(self, (ordered - self.mean_) / self.scale_, known)
+        training = RQVAETraining(**{field.name: getattr(self, field.name) for field in fields(RQVAETraining)})
+        learned = train(training, (ordered - self.mean_) / self.scale_, known)
         self.codebooks_: list[Floats] = learned.codebooks
         self.encoder_: list[Floats] = learned.encoder
         self.decoder_: list[Floats] = learned.decoder

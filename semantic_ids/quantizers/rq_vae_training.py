@@ -6,28 +6,41 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from semantic_ids.encoders.behaviour_training import info_nce
 from semantic_ids.encoders.pair_batches import KnownPairs, PairBatches
 from semantic_ids.encoders.pairs import ItemPairs
 from semantic_ids.item_vectors import Floats
+from semantic_ids.losses import info_nce
 from semantic_ids.quantizers.kmeans import cluster, refine
 from semantic_ids.quantizers.nearest import nearest
 from sidkit.errors import TooFewPairsError
-
-if TYPE_CHECKING:
-    from semantic_ids.quantizers.rq_vae import RQVAE
 
 TEMPERATURE = 0.07
 KMEANS_ITERATIONS = 10
 RESTART_BELOW = 0.05  # of the mean use of a code
 DECODER_SHARE = 0.2  # of the epochs, at the end, that train the decoder alone
+
+
+@dataclass(frozen=True)
+class RQVAETraining:
+    """The hyper-parameters of :class:`semantic_ids.quantizers.rq_vae.RQVAE` that training reads."""
+
+    sizes: tuple[int, ...]
+    latent_dim: int
+    hidden: tuple[int, ...]
+    epochs: int
+    batch: int
+    learning_rate: float
+    commitment: float
+    contrast: float
+    decay: float
+    seed: int
+    threads: int
 
 
 @dataclass(frozen=True)
@@ -166,8 +179,8 @@ class Contrast:
         return items, self.log_q[torch.from_numpy(target)], no_negative
 
 
-def train(spec: RQVAE, rows: Floats, pairs: ItemPairs | None) -> Learned:
-    """Train on standardized ``rows`` ``float32 [items, dim]`` in their canonical order, as :class:`RQVAE` describes."""
+def train(spec: RQVAETraining, rows: Floats, pairs: ItemPairs | None) -> Learned:
+    """Train on standardized ``rows`` ``float32 [items, dim]`` in their canonical order, as the quantizer describes."""
     threads = torch.get_num_threads()
     torch.set_num_threads(spec.threads)
     try:
@@ -176,7 +189,7 @@ def train(spec: RQVAE, rows: Floats, pairs: ItemPairs | None) -> Learned:
         torch.set_num_threads(threads)
 
 
-def _trained(spec: RQVAE, rows: Floats, pairs: ItemPairs | None) -> Learned:
+def _trained(spec: RQVAETraining, rows: Floats, pairs: ItemPairs | None) -> Learned:
     generator = torch.Generator().manual_seed(spec.seed)
     axes = torch.from_numpy(_principal_axes(rows, min(spec.latent_dim, rows.shape[1])))
     encoder = Network(axes, spec.hidden, generator)
@@ -232,7 +245,7 @@ class Step:
 
 
 def _steps(
-    spec: RQVAE, rows: int, epochs: int, parameters: list[nn.Parameter], generator: torch.Generator
+    spec: RQVAETraining, rows: int, epochs: int, parameters: list[nn.Parameter], generator: torch.Generator
 ) -> Iterator[Step]:
     """The batches of some epochs, with Adam whose learning rate falls to 0 along a cosine."""
     optimizer = torch.optim.Adam(parameters, lr=spec.learning_rate)

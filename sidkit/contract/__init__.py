@@ -2,7 +2,8 @@
 
 from sidkit.contract.inspect import SourceFacts, inspect_source
 from sidkit.contract.reader import Source, open_source, same_source
-from sidkit.contract.validator import TableReport, ValidatedTables, validate
+from sidkit.contract.report import TableReport
+from sidkit.contract.validator import ValidatedTables, validate
 
 __all__ = [
     "Source",

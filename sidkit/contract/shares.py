@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import duckdb
 
 from sidkit.config import Settings
+from sidkit.contract.report import TableReport
 from sidkit.engine import literal, quoted, working_on
-
-if TYPE_CHECKING:
-    from sidkit.contract.validator import TableReport
 
 
 @working_on("comparing the tables of the source")

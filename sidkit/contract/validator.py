@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import duckdb
@@ -13,6 +13,7 @@ from sidkit.clock import present_us
 from sidkit.config import Settings
 from sidkit.contract.events import after_now, classify_interactions, first_events, one_row_per_event
 from sidkit.contract.reader import Source
+from sidkit.contract.report import TableReport
 from sidkit.contract.row_remedies import row_remedy
 from sidkit.contract.rows import REASON
 from sidkit.contract.schemas import INTERACTIONS, ITEMS, Table, with_modalities
@@ -22,30 +23,6 @@ from sidkit.contract.units import refuse_wrong_units
 from sidkit.engine import literal, quoted, working_on
 from sidkit.errors import ContractError, RejectedRowsError, TableSchemaError
 from sidkit.files import written_beside
-
-
-@dataclass(frozen=True)
-class TableReport:
-    """What one table held.
-
-    ``merged`` rows were further rows of an event that has a row already; they are no rejects. ``future_us`` is the
-    earliest moment (microseconds UTC) of the rows that were rejected because it lies after now. ``warnings`` are about
-    valid rows that will not do what their owner expects.
-    """
-
-    table: str
-    rows: int
-    rejected: int
-    reasons: dict[str, int]
-    facts: dict[str, str] = field(default_factory=dict)
-    merged: int = 0
-    future_us: int | None = None
-    warnings: Sequence[str] = ()
-
-    @property
-    def valid(self) -> int:
-        """Rows that keep the contract."""
-        return self.rows - self.rejected
 
 
 @dataclass(frozen=True)
