@@ -137,7 +137,16 @@ def in_process(arguments: Sequence[object]) -> Ran:
         exit_code, raised = None, traceback.format_exc()
     finally:
         sys.argv = before
-    return Ran(told, exit_code, _text(out), _text(err), raised)
+    return Ran(told, exit_code, _text(out), _text(err) + _said_below(), raised)
+
+
+def _said_below() -> str:
+    """What the kit wrote to the descriptor itself, as the handler of a signal does; libraries in C write there too."""
+    if not _below:
+        return ""
+    os.lseek(_below[-1], 0, os.SEEK_SET)
+    lines = os.read(_below[-1], 1 << 20).decode("utf-8", "replace").splitlines(keepends=True)
+    return "".join(line for line in lines if line.startswith("sidkit:"))
 
 
 def _text(stream: io.TextIOWrapper) -> str:
@@ -148,6 +157,8 @@ def _text(stream: io.TextIOWrapper) -> str:
 
 
 _isolated = True
+_below: list[int] = []
+"""The descriptor that stands for stderr in a process of its own."""
 
 
 @contextlib.contextmanager
@@ -179,10 +190,10 @@ def command(*arguments: object, cwd: Path | None = None, tmp: Path | None = None
 
 
 def enter(cwd: Path | None, tmp: Path | None) -> None:
-    """Set the working directory and the folder of temporary files; what C libraries print goes nowhere."""
-    silence = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silence, 1)
-    os.dup2(silence, 2)
+    """Set the working directory and the folder of temporary files; what is printed below Python goes into memory."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    _below.append(os.memfd_create("stderr"))
+    os.dup2(_below[-1], 2)
     if cwd is not None:
         os.chdir(cwd)
     if tmp is not None:
