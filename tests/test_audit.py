@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import random
 from collections.abc import Callable
@@ -16,7 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from builders import DAY, FinishedJob, complete, copy_of, fresh_repo, moments, reseal, set_world, sidkit
+from builders import DAY, FinishedJob, complete, fresh_repo, moments, reseal, set_world
+from commands import ask_well
 from oracle.features import Oracle
 from oracle.logs import LAST, random_world
 from ranking.audit.artifacts import audit_artifacts
@@ -25,6 +25,7 @@ from ranking.audit.frames import drawn
 from ranking.audit.truth import log_truth
 from ranking.features import feature_names
 from ranking.frame import write_frame
+from restored import RestoredRepo
 from semantic_ids.catalog import Catalog, table_path
 from semantic_ids.pipeline import refresh
 from sidkit.artifact import write_artifact
@@ -37,17 +38,32 @@ from sidkit.tables import build_tables, ingest, read_build
 ROWS = 300
 
 
+@pytest.fixture(scope="module")
+def restored(finished: FinishedJob, tmp_path_factory: pytest.TempPathFactory) -> RestoredRepo:
+    return RestoredRepo(finished.repo, tmp_path_factory.mktemp("audit"))
+
+
 @pytest.fixture
-def repo(finished: FinishedJob, tmp_path: Path) -> Repo:
-    return copy_of(finished.repo, tmp_path / "repo")
+def repo(restored: RestoredRepo) -> Repo:
+    return restored.restore()
 
 
-def rewrite(path: Path, change: Callable[[list[dict[str, Any]]], None]) -> None:
-    """Change the rows of a Parquet file as Python objects."""
+def rewrite(path: Path, change: Callable[[list[dict[str, Any]]], None], **only: str) -> None:
+    """Change the rows of a Parquet file as Python objects; or only those of one key, where they are many."""
     table = pq.read_table(path)
-    rows = table.to_pylist()
+    places = np.arange(len(table))
+    for key, value in only.items():
+        places = np.flatnonzero(np.array(table.column(key).to_pylist(), dtype=object) == value)
+    rows = table.take(pa.array(places)).to_pylist()
     change(rows)
-    pq.write_table(pa.Table.from_pylist(rows, table.schema), path)
+    order = np.arange(len(table))
+    order[places] = len(table) + np.arange(len(places))
+    changed = pa.concat_tables([table, pa.Table.from_pylist(rows, table.schema)]).take(pa.array(order))
+    write(path, changed)
+
+
+def write(path: Path, table: pa.Table) -> None:
+    pq.write_table(table, path)
     if path.parent.name == "tables":
         reseal(path)
 
@@ -106,35 +122,37 @@ def test_one_future_click_in_a_count_is_named(repo: Repo) -> None:
     def one_more(rows: list[dict[str, Any]]) -> None:
         seen(rows, "item_id", row["item_id"], micros(row))["clicks_all"] += 1
 
-    rewrite(repo.tables / "item_stats.parquet", one_more)
+    rewrite(repo.tables / "item_stats.parquet", one_more, item_id=row["item_id"])
     told = run_audit(repo, rows=ROWS, seed=0)
     found = told["rows"]["difference"]
     assert not told["ok"] and found["feature"] == "item_stats__clicks_all"
     assert found["item_id"] == row["item_id"] and found["found"] == found["expected"] + 1
     # The click that was planted is one to come: the clicked row's own at the latest for that row.
     assert found["expected_known_from"] <= found["at"] < found["found_known_from"]
-    assert pq.read_table(repo.labelled_rows).to_pylist()[found["row"]]["item_id"] == row["item_id"]
+    assert pq.read_table(repo.labelled_rows, columns=["item_id"]).column(0)[found["row"]].as_py() == row["item_id"]
 
 
 @pytest.mark.parametrize("view", ["item_stats", "user_stats"])
 def test_counts_of_the_next_window_are_named(repo: Repo, view: str) -> None:
     key = "item_id" if view == "item_stats" else "user_id"
 
-    def shift(rows: list[dict[str, Any]]) -> None:
-        rows.sort(key=lambda row: (row[key], row["event_timestamp"]))
-        for now, later in itertools.pairwise(rows):
-            if now[key] == later[key]:
-                now |= {name: value for name, value in later.items() if name.startswith(("exposures", "clicks"))}
-
-    rewrite(repo.tables / f"{view}.parquet", shift)
+    path = repo.tables / f"{view}.parquet"
+    table = pq.read_table(path).sort_by([(key, "ascending"), ("event_timestamp", "ascending")])
+    keys = np.array(table.column(key).to_pylist(), dtype=object)
+    later = pa.array(np.arange(len(table)) + np.append(keys[:-1] == keys[1:], False))
+    for place, name in enumerate(table.column_names):
+        if name.startswith(("exposures", "clicks")):
+            table = table.set_column(place, table.schema.field(place), table.column(name).take(later))
+    write(path, table)
     found = run_audit(repo, rows=ROWS, seed=0)["rows"]["difference"]
     assert found["feature"].startswith(f"{view}__") and found["expected"] != found["found"]
 
 
 def test_a_history_with_the_click_to_be_predicted_is_named(repo: Repo) -> None:
-    histories = pq.read_table(repo.tables / "user_history.parquet").to_pylist()
-    first = {}
-    for history in histories:
+    first = dict[str, int]()
+    for history in pq.read_table(
+        repo.tables / "user_history.parquet", columns=["user_id", "event_timestamp"]
+    ).to_pylist():
         first[history["user_id"]] = min(first.get(history["user_id"], 2**62), micros(history))
     row = next(row for row in sampled(repo) if row["label"] == 1 and first.get(row["user_id"], 2**62) < micros(row))
     at_us = micros(row)
@@ -144,16 +162,16 @@ def test_a_history_with_the_click_to_be_predicted_is_named(repo: Repo) -> None:
         history["item_ids"] = [row["item_id"], *history["item_ids"]][:50]
         history["timestamps_us"] = [at_us, *history["timestamps_us"]][:50]
 
-    rewrite(repo.tables / "user_history.parquet", plant)
+    rewrite(repo.tables / "user_history.parquet", plant, user_id=row["user_id"])
     found = run_audit(repo, rows=ROWS, seed=0)["rows"]["difference"]
     assert found["feature"] == "user_history__item_ids" and found["user_id"] == row["user_id"]
     assert found["found"][0] == row["item_id"] and found["found"][1:] == found["expected"][:49]
-    told = sidkit("audit", "--repo", repo.path, "--rows", ROWS, cwd=repo.path.parent, expect=LEAK).stdout
+    told = ask_well("audit", "--repo", repo.path, "--rows", ROWS, expect=LEAK).out
     assert f"user {row['user_id']}" in told and "user_history__item_ids" in told and "STOPPED" in told
 
 
 def test_a_history_read_a_microsecond_too_early_is_named(repo: Repo, tmp_path: Path) -> None:
-    history = pq.read_table(repo.tables / "user_history.parquet").to_pylist()[500]
+    [history] = pq.read_table(repo.tables / "user_history.parquet").slice(500, 1).to_pylist()
     available = micros(history)
     asked = [(history["user_id"], "i1", available - 1), (history["user_id"], "i1", available)]
     assert run_audit(repo, rows=9, seed=0, frame=frame_of(repo, asked, tmp_path / "sound.parquet"))["ok"]
@@ -316,7 +334,7 @@ def test_changed_missing_and_left_over_artefacts_are_named(repo: Repo) -> None:
     found = problems(repo)
     assert "differs from its SHA-256" in found[first.name] and "does not exist" in found[second.name]
     assert "codes of another codebook" in found[book.name]
-    told = sidkit("audit", "--repo", repo.path, "--rows", 5, "--json", cwd=repo.path.parent, expect=LEAK).stdout
+    told = ask_well("audit", "--repo", repo.path, "--rows", 5, "--json", expect=LEAK).out
     assert {problem["artifact"] for problem in json.loads(told)["artifacts"]["problems"]} == set(found)
 
 

@@ -1,16 +1,22 @@
-"""Every command in a process of its own: on a repo outside the clone, from another working directory, under another TZ."""
+"""Every command on a repo outside the clone, from another working directory, under another TZ.
+
+Those that import a repo's definitions or serve from it run in a process of their own, the others in this one.
+"""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from builders import FAST_PRESET, FinishedJob, copy_of, reseal, sidkit
+from commands import ask_well, time_zone
 from semantic_ids.catalog import Catalog
 from sidkit.clock import iso
 from sidkit.repo import Repo
@@ -20,34 +26,45 @@ from switched import switched
 ZONE = {"TZ": "Asia/Kathmandu"}
 
 
-def test_a_repo_lives_through_all_commands(tmp_path: Path, elsewhere: Path) -> None:
+@pytest.fixture
+def abroad(elsewhere: Path) -> Iterator[Path]:
+    """Another working directory, and another TZ for this process too."""
+    with time_zone(ZONE["TZ"]):
+        yield elsewhere
+
+
+def test_a_repo_lives_through_all_commands(tmp_path: Path, abroad: Path) -> None:
     source, path = tmp_path / "world", tmp_path / "repo"
 
     def run(*arguments: object, expect: int = 0) -> str:
-        done = sidkit(*arguments, cwd=elsewhere, expect=expect, **ZONE)
-        assert "Traceback" not in done.stderr
-        return done.stdout if expect == 0 else done.stderr
+        done = ask_well(*arguments, expect=expect)
+        assert "Traceback" not in done.err
+        return done.out if expect == 0 else done.err
 
-    assert "24,000 impressions" in run(
-        "data", "synthetic", source, "--world", "weak", "--impressions", 24_000, "--seed", 3
-    )
+    def alone(*arguments: object) -> str:
+        done = sidkit(*arguments, cwd=abroad, **ZONE)
+        assert "Traceback" not in done.stderr
+        return done.stdout
+
+    size = ("--impressions", 7_200, "--users", 72, "--items", 200)
+    assert "7,200 impressions" in run("data", "synthetic", source, "--world", "weak", *size, "--seed", 3)
     assert "the contract holds" in run("data", "check", source)
     assert "is a sidkit repo now" in run("init", path, "--data", source)
     repo = Repo.open(path)
     assert repo.settings.source.conversions
-    assert "24,000 new rows" in run("data", "ingest", "--repo", path)
+    assert "7,200 new rows" in run("data", "ingest", "--repo", path)
     assert "the source is unchanged" in run("data", "ingest", "--repo", path)
     moment = "2024-03-01T05:45:00+05:45"
     built = run("tables", "build", "--repo", path, "--as-of", moment)
     assert all(name in built for name in TABLES) and "2024-03-01T00:00:00+00:00" in built
-    assert "24,000 rows, 0 of them sampled" in run("tables", "rows", "--repo", path)
+    assert "7,200 rows, 0 of them sampled" in run("tables", "rows", "--repo", path)
     # Feast tells a store's own steps where the store plans them, and that it asks it otherwise.
     deployed = (
         "Created sqlite table sidkit_item_stats"
         if "online" in switched()
         else "Deploying infrastructure for item_stats"
     )
-    assert deployed in run("apply", "--repo", path)
+    assert deployed in alone("apply", "--repo", path)
 
     assert "no codebook named 'a'" in run("codebooks", "publish", "a", "--repo", path, expect=1)
     fitted = run(
@@ -74,12 +91,12 @@ def test_a_repo_lives_through_all_commands(tmp_path: Path, elsewhere: Path) -> N
     prefix = found.splitlines()[0].split("\t")[1].split(",")[0]
     assert "i1\t" in run("codebooks", "items", "--codes", prefix, "--most", 1000, "--repo", path)
 
-    assert "item_sid_b:" in run("materialize", "--repo", path)
+    assert "item_sid_b:" in alone("materialize", "--repo", path)
     later = run("tables", "build", "--repo", path, "--as-of", "2024-03-05T00:00:00Z")
     assert "item_content" in later
     assert "the tables reach" in run("materialize", "--repo", path, "--as-of", "2025-01-01T00:00:00Z", expect=1)
     assert "b: 0 new rows" in run("codebooks", "refresh", "--repo", path)
-    rows = pq.read_table(path / "data" / "rows.parquet").slice(20_000, 500)
+    rows = pq.read_table(path / "data" / "rows.parquet").slice(6_000, 500)
     pq.write_table(rows, tmp_path / "rows.parquet")
     assert "500 rows" in run(
         "frame", "--repo", path, "--rows", tmp_path / "rows.parquet", "--out", tmp_path / "frame.parquet"
@@ -108,36 +125,35 @@ def test_a_repo_lives_through_all_commands(tmp_path: Path, elsewhere: Path) -> N
     assert "no ranker named" in run("ranker", "promote", "none", "--repo", path, expect=1)
 
 
-def test_the_commands_of_rankers(finished: FinishedJob, tmp_path: Path, elsewhere: Path) -> None:
+def test_the_commands_of_rankers(
+    finished: FinishedJob, tmp_path: Path, abroad: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     repo = copy_of(finished.repo, tmp_path / "repo")
-    listed = sidkit("ranker", "list", "--repo", repo.path, cwd=elsewhere, COLUMNS="300", **ZONE).stdout
+    monkeypatch.setenv("COLUMNS", "300")
+    listed = ask_well("ranker", "list", "--repo", repo.path).out
     assert listed.count("fast_") >= 3 and "serving" in listed
     names = [Path(paths[0]).name for paths in finished.told["artifacts"]["rankers"].values() if paths]
-    sidkit("ranker", "promote", names[0], "--repo", repo.path, cwd=elsewhere, **ZONE)
+    ask_well("ranker", "promote", names[0], "--repo", repo.path)
     told = json.loads(
-        sidkit("score", "--repo", repo.path, "--user", "u1", "--items", "i1", "--json", cwd=elsewhere, **ZONE).stdout
+        sidkit("score", "--repo", repo.path, "--user", "u1", "--items", "i1", "--json", cwd=abroad, **ZONE).stdout
     )
     assert told["ranker"] == names[0]
-    judged = json.loads(
-        sidkit("ranker", "evaluate", names[0], "--repo", repo.path, "--json", cwd=elsewhere, **ZONE).stdout
-    )
+    judged = json.loads(ask_well("ranker", "evaluate", names[0], "--repo", repo.path, "--json").out)
     assert judged["rows"]["all"]["rows"] == finished.told["arms"][0]["rows"]
     arm = next(arm for arm in finished.told["arms"] if f"_{arm['arm']}_s0_" in names[0])
     assert abs(judged["slices"]["all"]["auc"] - arm["auc"]) < 1e-6
     early = iso(finished.facts["as_of_us"] - 50 * 86_400_000_000)
-    refused = sidkit(
-        "ranker", "evaluate", names[0], "--repo", repo.path, "--since", early, cwd=elsewhere, expect=1, **ZONE
-    )
-    assert "before these artefacts were fitted" in refused.stderr
-    assert names[0] in refused.stderr and finished.told["codebook"]["name"] in refused.stderr
+    refused = ask_well("ranker", "evaluate", names[0], "--repo", repo.path, "--since", early, expect=1)
+    assert "before these artefacts were fitted" in refused.err
+    assert names[0] in refused.err and finished.told["codebook"]["name"] in refused.err
 
 
-def test_the_commands_that_look_at_codes(finished: FinishedJob, tmp_path: Path, elsewhere: Path) -> None:
+def test_the_commands_that_look_at_codes(finished: FinishedJob, tmp_path: Path, abroad: Path) -> None:
     repo = copy_of(finished.repo, tmp_path / "repo")
     name = finished.told["codebook"]["name"]
 
     def run(*arguments: object, expect: int = 0) -> str:
-        return sidkit(*arguments, "--repo", repo.path, cwd=elsewhere, expect=expect, **ZONE).stdout
+        return ask_well(*arguments, "--repo", repo.path, expect=expect).out
 
     preset = tmp_path / "grid.toml"
     text = FAST_PRESET.read_text().replace("[ranker]", "[sweep]\nlevels = [1, 2]\nsizes = [8]\n\n[ranker]", 1)
@@ -183,8 +199,6 @@ def test_a_folder_that_is_no_repo_is_refused_with_the_remedy(tmp_path: Path) -> 
     assert "is no sidkit repo" in done.stderr and "sidkit init" in done.stderr
 
 
-def test_a_time_without_a_zone_is_refused(finished: FinishedJob, tmp_path: Path) -> None:
-    done = sidkit(
-        "tables", "build", "--repo", finished.repo.path, "--as-of", "2024-03-01T00:00:00", cwd=tmp_path, expect=1
-    )
-    assert "has no time zone" in done.stderr
+def test_a_time_without_a_zone_is_refused(finished: FinishedJob) -> None:
+    done = ask_well("tables", "build", "--repo", finished.repo.path, "--as-of", "2024-03-01T00:00:00", expect=1)
+    assert "has no time zone" in done.err

@@ -1,15 +1,17 @@
 """Plain `feast` commands on a repo: nothing of the kit is on the command line, and still nothing is lost.
 
 Commands run from a working directory that holds another ``feature_repo``, under a time zone that is not UTC. Each runs
-in a process of its own; as importing Feast takes seconds, the many that only apply are forked from one that imported it.
+in a process of its own; as importing Feast takes seconds, all but one `apply` are forked from one that imported it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -17,7 +19,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,10 +40,10 @@ from sidkit.tables import build_tables, ingest
 TEMPLATE = Path(__file__).parent.parent / "feature_repo"
 FEAST = Path(sys.executable).parent / "feast"
 TOKYO, LOS_ANGELES = "Asia/Tokyo", "America/Los_Angeles"
-# `feast apply` once per line of standard input. Root reads files whatever their mode: without two capabilities it is
+# One `feast` command per line of standard input. Root reads files whatever their mode: without two capabilities it is
 # told off like anybody else.
 FORKING = """
-import ctypes, os, sys, time, traceback
+import ctypes, json, os, sys, time, traceback
 from sidkit.stores.feast_repo import quiet_feast
 quiet_feast()  # imports Feast in half the time
 import feast.infra.registry.sql, ibis
@@ -53,15 +55,18 @@ def be_anybody():
     data[0] &= ~0b110  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
     assert not libc.capset(header, data)
 
-for repo in sys.stdin.read().split():
-    child = os.fork()
+for line in sys.stdin:
+    asked = json.loads(line)
+    child = asked.get("ended") or os.fork()
     if not child:
         code = 1
         try:
             for number in (1, 2):
-                os.dup2(os.open(f"{repo}.said", os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+                os.dup2(os.open(asked["said"], os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+            os.environ["TZ"] = asked["zone"]
+            time.tzset()
             be_anybody()
-            sys.argv = ["feast", "-c", repo, "apply"]
+            sys.argv = ["feast", *asked["arguments"]]
             cli()
         except SystemExit as end:
             code = int(end.code or 0)
@@ -70,7 +75,8 @@ for repo in sys.stdin.read().split():
         finally:
             sys.stdout.flush()
             os._exit(code)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    waited = asked.get("waited", True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) if waited else child, flush=True)
 """
 
 
@@ -101,34 +107,59 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Repo, int]:
     return repo, as_of_us
 
 
-def feast(repo: Path, *arguments: str, cwd: Path, zone: str) -> None:
+class Forked:
+    """``feast -c REPO ...`` forked from a process that has imported Feast and lives in the given working directory."""
+
+    def __init__(self, cwd: Path, said: Path) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", FORKING], cwd=cwd, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self._said, self._numbers = said, itertools.count()
+
+    def _asked(self, **question: Any) -> int:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(json.dumps(question) + "\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
+
+    def run(self, repo: Path, *arguments: str, zone: str) -> tuple[int, str]:
+        """Exit status of one command, and what was said."""
+        said = self._said / str(next(self._numbers))
+        code = self._asked(zone=zone, said=str(said), arguments=["-c", str(repo), *arguments], waited=True)
+        return code, said.read_text()
+
+    def start(self, repo: Path, *arguments: str, zone: str, log: Path) -> int:
+        """The process id of a command that goes on; :meth:`stop` ends it."""
+        return self._asked(zone=zone, said=str(log), arguments=["-c", str(repo), *arguments], waited=False)
+
+    @staticmethod
+    def runs(pid: int) -> bool:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+
+    def stop(self, pid: int) -> None:
+        os.kill(pid, signal.SIGTERM)
+        give_up = time.monotonic() + 30
+        while self.runs(pid) and time.monotonic() < give_up:
+            time.sleep(0.05)
+        os.kill(pid, signal.SIGKILL)  # nothing, to one that has ended
+        self._asked(ended=pid)
+
+    def close(self) -> None:
+        self._process.communicate(timeout=60)
+        assert self._process.returncode == 0
+
+
+@pytest.fixture(scope="module")
+def forked(abroad: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forked]:
+    forked = Forked(abroad, tmp_path_factory.mktemp("said"))
+    yield forked
+    forked.close()
+
+
+def feast(forked: Forked, repo: Path, *arguments: str, zone: str) -> None:
     """Run one plain command; it has to succeed."""
-    done = subprocess.run(
-        [FEAST, "-c", repo, *arguments],
-        cwd=cwd,
-        env={**os.environ, "TZ": zone},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, f"{arguments}\n{done.stdout}\n{done.stderr}"
-
-
-def apply_all(repos: Sequence[Path], cwd: Path, zone: str) -> list[tuple[int, str]]:
-    """``feast -c REPO apply`` for several repos, each in a process of its own: exit status and what was said."""
-    done = subprocess.run(
-        [sys.executable, "-c", FORKING],
-        cwd=cwd,
-        env={**os.environ, "TZ": zone},
-        input="\n".join(map(str, repos)),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return [
-        (int(code), Path(f"{repo}.said").read_text()) for repo, code in zip(repos, done.stdout.split(), strict=True)
-    ]
+    code, said = forked.run(repo, *arguments, zone=zone)
+    assert code == 0, f"{arguments}\n{said}"
 
 
 def iso(micros: int) -> str:
@@ -201,15 +232,18 @@ class Applied:
 
 
 @pytest.fixture(scope="module")
-def applied(published: tuple[Repo, int], abroad: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Applied]:
+def applied(
+    published: tuple[Repo, int], forked: Forked, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Applied]:
     """Copies whose catalogues were damaged, and one that is sound, all applied."""
     folder = tmp_path_factory.mktemp("copies")
     repos = {name: copy_of(published[0], folder / name) for name in ("sound", *DAMAGES)}
     before = {name: (registered(repo), online_rows(repo)) for name, repo in repos.items()}
     for name, spoil in DAMAGES.items():
         spoil(repos[name])
-    ends = apply_all([repo.path for repo in repos.values()], abroad, TOKYO)
-    return {name: Applied(repos[name], before[name], *end) for name, end in zip(repos, ends, strict=True)}
+    return {
+        name: Applied(repo, before[name], *forked.run(repo.path, "apply", zone=TOKYO)) for name, repo in repos.items()
+    }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -238,7 +272,7 @@ def test_a_plain_apply_on_a_published_repo_keeps_everything(applied: dict[str, A
 
 
 def test_a_plain_incremental_materialization_brings_a_published_repo_up_to_date(
-    applied: dict[str, Applied], published: tuple[Repo, int], abroad: Path
+    applied: dict[str, Applied], published: tuple[Repo, int], forked: Forked, abroad: Path
 ) -> None:
     repo, end_us = applied["sound"].repo, published[1]
     at = pq.read_table(repo.tables / "item_stats.parquet")["event_timestamp"].cast("int64").to_pylist()
@@ -249,7 +283,7 @@ def test_a_plain_incremental_materialization_brings_a_published_repo_up_to_date(
     materialize(repo, middle_us)
     before = values(repo.path, None)
     assert before == values(repo.path, middle_us)
-    feast(repo.path, "materialize-incremental", iso(end_us), cwd=abroad, zone=LOS_ANGELES)
+    feast(forked, repo.path, "materialize-incremental", iso(end_us), zone=LOS_ANGELES)
     after = values(repo.path, None)
     assert after == values(repo.path, end_us)
     assert after["item_stats"] != before["item_stats"]
@@ -257,7 +291,9 @@ def test_a_plain_incremental_materialization_brings_a_published_repo_up_to_date(
 
 
 @pytest.fixture(scope="module")
-def shop(published: tuple[Repo, int], abroad: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+def shop(
+    published: tuple[Repo, int], forked: Forked, abroad: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, int]:
     """A copy of the shipped template, made by hand, applied and materialized by plain commands; and the moment."""
     repo, end_us = published
     folder = tmp_path_factory.mktemp("shop") / "repo"
@@ -265,8 +301,16 @@ def shop(published: tuple[Repo, int], abroad: Path, tmp_path_factory: pytest.Tem
     shutil.copytree(repo.tables, folder / "data" / "tables", ignore=shutil.ignore_patterns("item_sid_*"))
     assert "path: sqlite:///data/registry.sqlite" in (folder / "feature_store.yaml").read_text()
     at_us = end_us - 20 * 86_400_000_000
-    feast(folder, "apply", cwd=abroad, zone=TOKYO)
-    feast(folder, "materialize", "1970-01-02T00:00:00", iso(at_us), cwd=abroad, zone=LOS_ANGELES)
+    done = subprocess.run(
+        [FEAST, "-c", folder, "apply"],
+        cwd=abroad,
+        env={**os.environ, "TZ": TOKYO},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    feast(forked, folder, "materialize", "1970-01-02T00:00:00", iso(at_us), zone=LOS_ANGELES)
     return folder, at_us
 
 
@@ -289,17 +333,10 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def server(kind: str, repo: Path, cwd: Path, log: Path) -> Iterator[Callable[..., tuple[int, bytes]]]:
+def server(kind: str, repo: Path, forked: Forked, log: Path) -> Iterator[Callable[..., tuple[int, bytes]]]:
     """A running server and how to ask it; it is stopped by its own process id."""
     port = free_port()
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [str(FEAST), "-c", str(repo), kind, "--host", "127.0.0.1", "--port", str(port)],
-            cwd=cwd,
-            env={**os.environ, "TZ": TOKYO},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
+    pid = forked.start(repo, kind, "--host", "127.0.0.1", "--port", str(port), zone=TOKYO, log=log)
 
     def ask(path: str, body: Any = None) -> tuple[int, bytes]:
         request = urllib.request.Request(
@@ -316,22 +353,19 @@ def server(kind: str, repo: Path, cwd: Path, log: Path) -> Iterator[Callable[...
                 with error:
                     return error.code, error.read()
             except OSError:
-                if process.poll() is not None or time.monotonic() > give_up:
+                if not forked.runs(pid) or time.monotonic() > give_up:
                     raise AssertionError(f"feast {kind} does not answer:\n{log.read_text()}") from None
                 time.sleep(0.2)
 
     try:
         yield ask
     finally:
-        process.terminate()
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        forked.stop(pid)
 
 
-def test_the_servers_answer_on_the_template(shop: tuple[Path, int], abroad: Path, tmp_path: Path) -> None:
+def test_the_servers_answer_on_the_template(
+    shop: tuple[Path, int], forked: Forked, abroad: Path, tmp_path: Path
+) -> None:
     folder, at_us = shop
     expected = values(folder, at_us)["item_stats"]
     features = [name for name in expected if name != "item_id"]
@@ -340,8 +374,8 @@ def test_the_servers_answer_on_the_template(shop: tuple[Path, int], abroad: Path
         "entities": {"item_id": [*expected["item_id"], "no such item"]},
     }
     with (
-        server("serve", folder, abroad, tmp_path / "serve.log") as ask_features,
-        server("ui", folder, abroad, tmp_path / "ui.log") as ask_ui,
+        server("serve", folder, forked, tmp_path / "serve.log") as ask_features,
+        server("ui", folder, forked, tmp_path / "ui.log") as ask_ui,
     ):
         status, text = ask_features("/get-online-features", body)
         assert status == 200, text

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from builders import dies, sidkit
+from commands import ask_well
 from pretrained_builders import TITLES, embed_texts, vectors_of, write_items
 from semantic_ids.item_vectors import ItemVectors
 from semantic_ids.pretrained import TextSpec, embed_items
@@ -219,7 +220,7 @@ def test_the_command_embeds_only_what_is_new(minilm: Path, tmp_path: Path, elsew
     assert "text: 2 embedded, 0 from the cache, 1 without a vector" in first
     assert f"3 rows in {source / 'item_embeddings.parquet'}" in first
     write_items(source, {"a": "red shoes", "b": "a teapot", "c": " "})
-    again = sidkit("data", "embed", source, "--text", minilm, cwd=elsewhere, TZ="Asia/Kathmandu").stdout
+    again = ask_well("data", "embed", source, "--text", minilm).out
     assert "text: 1 embedded, 1 from the cache, 1 without a vector" in again
-    refused = sidkit("data", "embed", source, cwd=elsewhere, expect=1)
-    assert "name a model with --text, --image or both" in refused.stderr
+    refused = ask_well("data", "embed", source, expect=1)
+    assert "name a model with --text, --image or both" in refused.err

@@ -61,7 +61,7 @@ def features_alone(repo: Repo, every: int = 1) -> dict[str, float]:
 
 @pytest.mark.parametrize("removed_at", [True, False], ids=["removed", "forgotten"])
 def test_no_count_and_no_age_tells_positives_from_negatives_of_a_news_log(tmp_path: Path, removed_at: bool) -> None:
-    write_news(tmp_path / "news", days=10, items_per_day=120, clicks_per_day=1500, removed_at=removed_at)
+    write_news(tmp_path / "news", days=8, items_per_day=120, clicks_per_day=1000, removed_at=removed_at)
     repo = fresh_repo(tmp_path / "repo", tmp_path / "news", feedback="positives_only")
     ingest(repo)
     report = build_labelled_rows(repo)
@@ -71,7 +71,7 @@ def test_no_count_and_no_age_tells_positives_from_negatives_of_a_news_log(tmp_pa
 
 
 def test_uniform_negatives_of_the_same_log_are_told_apart(tmp_path: Path) -> None:
-    write_news(tmp_path / "news", days=6, items_per_day=120, clicks_per_day=1000, removed_at=False)
+    write_news(tmp_path / "news", days=5, items_per_day=120, clicks_per_day=600, removed_at=False)
     toml = {'strategy = "stratified"': 'strategy = "uniform"'}
     repo = fresh_repo(tmp_path / "repo", tmp_path / "news", feedback="positives_only", toml=toml)
     ingest(repo)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from frozen_repo import PRESET, ask, ask_well, expected, frame, move_in, score, unpack
+from commands import ask, ask_well
+from frozen_repo import PRESET, expected, frame, move_in, score, unpack
 from sidkit import upgrade as upgrading
 from sidkit.errors import RepoError
 from sidkit.repo import FEAST_FILE, Repo, init_repo
