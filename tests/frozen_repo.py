@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import sys
 import tarfile
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from builders import MOMENT
+from commands import ask_well
 
 FROZEN = Path(__file__).parent / "frozen" / "v1"
 PRESET = FROZEN.parent / "frozen.toml"
@@ -43,40 +40,6 @@ def move_in(repo: Path) -> None:
              for line in settings.read_text().splitlines()]  # fmt: skip
     settings.write_text("\n".join(lines) + "\n")
     (repo / "data" / "registry.sqlite").unlink()
-
-
-@dataclass(frozen=True)
-class Answer:
-    """How a command ended, in this process."""
-
-    code: int
-    out: str
-    err: str
-
-
-def ask(*arguments: object) -> Answer:
-    """Run the command line in this process; whatever is no exit is raised, as a user would see a traceback."""
-    from sidkit.cli import main
-
-    out, err = io.StringIO(), io.StringIO()
-    before = sys.argv
-    sys.argv = ["sidkit", *map(str, arguments)]
-    code = 0
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            main()
-    except SystemExit as ended:
-        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-    finally:
-        sys.argv = before
-    return Answer(code, out.getvalue(), err.getvalue())
-
-
-def ask_well(*arguments: object) -> Answer:
-    """The same, of a command that must succeed."""
-    answer = ask(*arguments)
-    assert answer.code == 0, (arguments, answer)
-    return answer
 
 
 def score(repo: Path) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,8 @@ from sidkit.repo import Repo
 from sidkit.stores.feast_repo import apply_repo, open_store
 from sidkit.tables import build_tables, ingest, read_log
 
+PROOF = bool(os.environ.get("SIDKIT_PROOF"))
+"""`make proof` asks for more worlds."""
 FEATURES = {
     "item_content": ("category", "price", "created_at_us"),
     "item_stats": tuple(
@@ -87,12 +90,12 @@ def check(repo_path: Path, world: World) -> None:
 
 
 @given(world=worlds(min_events=1, orphans=True))
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=400 if PROOF else 25, deadline=None, suppress_health_check=list(HealthCheck))
 def test_every_cell_of_small_adversarial_worlds_agrees_with_the_oracle(applied: Path, world: World) -> None:
     check(applied, world)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(20 if PROOF else 2))
 def test_every_cell_of_larger_random_worlds_agrees_with_the_oracle(applied: Path, seed: int) -> None:
     check(applied, random_world(random.Random(seed), n_users=30, n_items=40, n_events=3000, n_queries=3000))
 
