@@ -84,9 +84,12 @@ tune-presets: $(VENV)/.made
 online-load: $(VENV)/.made
 	$(BIN)/python tests/online_load.py 60
 
-# The laws of the stores on thousands of random cases and flipped bits at more places; CI runs a part of them.
+# The laws of the stores, of their oracles and of mined pairs on thousands of random cases, and flipped bits at more places; CI
+# runs a part of them.
 proof: $(VENV)/.made
-	SIDKIT_PROOF=1 $(BIN)/python -m pytest -n 2 tests/test_asof_laws.py tests/test_asof_search.py tests/test_asof_random.py tests/test_rot.py
+	SIDKIT_PROOF=1 $(BIN)/python -m pytest -n 2 tests/test_asof_laws.py tests/test_asof_search.py tests/test_asof_random.py \
+	  tests/oracle/test_oracle_worlds.py tests/test_pairs.py tests/test_training_frame.py tests/test_asof_versus_feast.py \
+	  tests/test_rot.py
 
 # The stores beside their peers, one table; bench-check derives the ratios again from the raw times.
 bench: $(VENV)/.made

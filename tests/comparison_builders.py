@@ -9,7 +9,7 @@ from typing import Any
 from builders import one_thread
 from sidkit.repo import Repo
 
-IMPRESSIONS = 24_000
+IMPRESSIONS = 10_000
 
 
 def compare(path: Path, arms: Sequence[str], data: str = "synthetic", **options: Any) -> tuple[Repo, dict[str, Any]]:
@@ -26,7 +26,7 @@ def compare(path: Path, arms: Sequence[str], data: str = "synthetic", **options:
     return repo, facts
 
 
-def small_spec(max_train_rows: int = 4000) -> Any:
+def small_spec(max_train_rows: int = 2000) -> Any:
     """One epoch over few rows."""
     from ranking.presets import load_preset
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,8 @@ from sidkit.engine import connection
 from sidkit.stores.asof import ViewPlan, ViewRows, entity_rows
 from sidkit.stores.asof_sql import look_up
 
+TIMES = 20 if os.environ.get("SIDKIT_PROOF") else 1
+"""How many times as many cases ``make proof`` draws."""
 KEY_KINDS: dict[str, tuple[pa.DataType, Sequence[Any]]] = {
     "name": (pa.string(), ("a", "a", "", None)),
     "number": (pa.int64(), (2**53, 2**53, 2**53 + 1, None)),
@@ -91,19 +94,19 @@ def ask(opened: duckdb.DuckDBPyConnection, question: Question) -> ViewRows:
         opened.unregister("feature_rows")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100 * TIMES, deadline=None)
 @given(question=questions())
 def test_a_row_sees_what_brute_force_says(opened: duckdb.DuckDBPyConnection, question: Question) -> None:
     assert ask(opened, question).plain()["row"].to_pylist() == question.answer()
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=30 * TIMES, deadline=None)
 @given(question=questions(times_may_be_null=True))
 def test_a_row_without_a_time_sees_nothing(opened: duckdb.DuckDBPyConnection, question: Question) -> None:
     assert ask(opened, question).plain()["row"].to_pylist() == question.answer()
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=30 * TIMES, deadline=None)
 @given(question=questions())
 def test_views_hold_each_seen_row_once_and_plain_spreads_them(
     opened: duckdb.DuckDBPyConnection, question: Question
@@ -121,7 +124,7 @@ def test_views_hold_each_seen_row_once_and_plain_spreads_them(
     assert spread.schema.types == view.table.schema.types
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=30 * TIMES, deadline=None)
 @given(question=questions(), order=st.randoms(use_true_random=False))
 def test_what_a_row_sees_depends_on_no_other_row(
     opened: duckdb.DuckDBPyConnection, question: Question, order: Any
@@ -132,7 +135,7 @@ def test_what_a_row_sees_depends_on_no_other_row(
     assert ask(opened, some_of_them).plain()["row"].to_pylist() == [everything[pick] for pick in picks]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=30 * TIMES, deadline=None)
 @given(question=questions(), late=st.integers(0, 3))
 def test_rows_of_the_future_change_nothing(opened: duckdb.DuckDBPyConnection, question: Question, late: int) -> None:
     end = max((at for _, at in question.asked if at is not None), default=BASE_US)

@@ -104,7 +104,7 @@ KINDS: dict[str, set[str]] = {
     )},
 }  # fmt: skip
 """The kinds of points of each step, ``*`` for a codebook's name: the list that a new kind has to be put into."""
-RANDOM_KILLS = {"publish": 2, "purge": 2}
+RANDOM_KILLS = {"publish": 1, "purge": 1}
 """Steps that are killed at random moments too, and how often; ``make kill-storm`` does it at length."""
 
 
@@ -197,8 +197,8 @@ def run_step(repo: Repo, step: Step, points: Points | None) -> None:
     assert command(step.line(repo), told) == 0, told.read_text()
 
 
-def chosen(points: list[str], most: int | None) -> list[int]:
-    """The points to kill at: all, or so many as are asked for; of the commits of Feast's registry some. Spread evenly.
+def chosen(points: list[str], most: int) -> list[int]:
+    """The points to kill at, so many as are asked for; of the commits of Feast's registry some. Spread evenly.
 
     What is on disk after a change is there before the next one too, so of two such points only the second counts.
     """
@@ -209,7 +209,7 @@ def chosen(points: list[str], most: int | None) -> list[int]:
     registry = [number for number in apart if "registry" in points[number]]
     passed_over = set(registry) - set(spread(registry, REGISTRY_KILLS))
     left = [number for number in apart if number not in passed_over]
-    return left if most is None else spread(left, most)
+    return spread(left, most)
 
 
 def spread(numbers: list[int], most: int) -> list[int]:

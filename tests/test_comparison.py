@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from builders import copy_of, dies, reseal, sidkit
+from builders import copy_of, dies, reseal
+from commands import ask_well
 from comparison_builders import IMPRESSIONS, arm_file, compare, small_spec
 from ranking.arms import FIRST_EPOCH, read_predictions
 from ranking.comparison import units
@@ -373,16 +374,15 @@ def test_people_are_told_budgets_differences_and_times(few: Compared) -> None:
 
 def test_the_command_writes_rows_and_a_page_and_json_is_all_on_stdout(few: Compared, tmp_path: Path) -> None:
     repo = copy_of(few[0], tmp_path / "repo")
-    done = sidkit(
+    done = ask_well(
         "ranker", "compare", "--data", "synthetic", "--repo", repo.path, "--arms", "A0", "--seeds", 1, "--impressions",
         IMPRESSIONS, "--max-train-rows", 2000, "--results", tmp_path / "arms.json", "--html", tmp_path / "page.html", "--json",
-        cwd=tmp_path,
     )  # fmt: skip
-    facts = json.loads(done.stdout)
+    facts = json.loads(done.out)
     assert {row["data"] for row in facts["rows"]} == {"synthetic_strong"}
     assert json.loads((tmp_path / "arms.json").read_text()) == facts["rows"]
     # Other rows, so the unit of the fixture does not stand for it.
-    assert "done A0-s0-o0" in done.stderr
+    assert "done A0-s0-o0" in done.err
     assert (tmp_path / "page.html").stat().st_size > 20_000
 
 

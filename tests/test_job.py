@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from builders import FAST_PRESET, FinishedJob, copy_of, dies, run_fast_job, sidkit
+from commands import ask_well
 from kill_points import Points
 from ranking.prepare import prepare_repo
 from ranking.stages import Stages
@@ -25,6 +26,22 @@ STAGES = [
     "synthetic", "ingest", "rows", "tables", "codebook", "publish", "hit_rate", "frame", "train:id:s0", "train:content:s0",
     "train:id_codes:s0", "train:shuffled_codes:s0", "train:gbdt:s0", "evaluate", "materialize",
 ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def brief(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, FinishedJob]:
+    """A preset of few rows and one epoch, and its job done undisturbed. Tests only read it."""
+    folder = tmp_path_factory.mktemp("brief")
+    text = FAST_PRESET.read_text()
+    for old, new in (("epochs = 2", "epochs = 1"), ("max_train_rows = 15000", "max_train_rows = 2000")):
+        assert old in text
+        text = text.replace(old, new)
+    (folder / "fast.toml").write_text(text)
+    return folder / "fast.toml", brief_job(folder / "repo", folder / "fast.toml")
+
+
+def brief_job(path: Path, preset: Path, data: str = "synthetic") -> FinishedJob:
+    return run_fast_job(path, preset, data, impressions=8_000)
 
 
 def test_the_json_object_has_the_stated_shape(finished: FinishedJob) -> None:
@@ -72,21 +89,23 @@ def test_json_is_all_that_is_on_stdout_and_a_second_run_keeps_everything(
 
 
 def test_killed_at_every_stage_and_run_again_it_ends_as_an_undisturbed_run(
-    finished: FinishedJob, tmp_path: Path
+    brief: tuple[Path, FinishedJob], tmp_path: Path
 ) -> None:
+    preset, undisturbed = brief
     path = tmp_path / "repo"
     for stage in STAGES:
         before = files_of(Repo(path)) if path.exists() else {}
-        dies(killed_at, path, stage)
+        dies(killed_at, path, preset, stage)
         changed = changed_files(before, Repo(path))
         allowed = {".sidkit.lock", "data/catalog.sqlite", "data/registry.sqlite"}
         allowed |= {f"data/online.sqlite{suffix}" for suffix in ("", "-wal", "-shm")}
         assert changed <= allowed, f"killed at {stage}, the next run touched what was finished: {changed}"
-    resumed = run_fast_job(path, FAST_PRESET)
-    assert same_result(resumed, finished)
+    resumed = brief_job(path, preset)
+    assert same_result(resumed, undisturbed)
     for arm in ("id", "gbdt"):
         left, right = (
-            pq.read_table(job.repo.runs / "fast" / "predictions" / f"{arm}-s0.parquet") for job in (resumed, finished)
+            pq.read_table(job.repo.runs / "fast" / "predictions" / f"{arm}-s0.parquet")
+            for job in (resumed, undisturbed)
         )
         np.testing.assert_array_equal(left["probability"].to_numpy(), right["probability"].to_numpy())
 
@@ -103,18 +122,19 @@ def test_promoting_a_ranker_that_is_killed_before_or_after_its_commit_leaves_one
         dies(promotes_until_killed, repo.path, other, point)
         assert [record.name for record in Catalog.open(repo).rankers() if record.state == "serving"] == [serving]
         Catalog.open(repo).set_ranker_state(before, "serving")
-    sidkit("ranker", "promote", other, "--repo", repo.path, cwd=tmp_path)
+    ask_well("ranker", "promote", other, "--repo", repo.path)
     assert Catalog.open(repo).serving_ranker().name == other
 
 
-def test_the_same_seed_and_data_give_the_same_codes_and_scores(finished: FinishedJob, tmp_path: Path) -> None:
-    again = run_fast_job(tmp_path / "repo", FAST_PRESET)
-    assert same_result(again, finished)
+def test_the_same_seed_and_data_give_the_same_codes_and_scores(brief: tuple[Path, FinishedJob], tmp_path: Path) -> None:
+    preset, first = brief
+    again = brief_job(tmp_path / "repo", preset)
+    assert same_result(again, first)
     tables = [
         pq.read_table(job.repo.tables / f"item_sid_{job.told['codebook']['name']}.parquet").drop_columns(
             "assigned_at_us"
         )
-        for job in (again, finished)
+        for job in (again, first)
     ]
     assert tables[0].equals(tables[1])
     hashes = [
@@ -122,7 +142,7 @@ def test_the_same_seed_and_data_give_the_same_codes_and_scores(finished: Finishe
             path.name: json.loads((path / "manifest.json").read_text())["content_hash"]
             for path in job.repo.rankers.iterdir()
         }
-        for job in (again, finished)
+        for job in (again, first)
     ]
     assert hashes[0] == hashes[1]
 
@@ -145,17 +165,20 @@ def test_a_repo_of_other_data_is_refused(finished: FinishedJob, tmp_path: Path) 
         prepare_repo("synthetic", repo.path)
 
 
-def test_new_rows_in_the_source_are_taken_up_and_old_versions_stay(finished: FinishedJob, tmp_path: Path) -> None:
+def test_new_rows_in_the_source_are_taken_up_and_old_versions_stay(
+    brief: tuple[Path, FinishedJob], tmp_path: Path
+) -> None:
+    preset, finished = brief
     source = tmp_path / "source"
     source.mkdir()
     origin = Path(finished.repo.settings.source.url)
     log = pq.read_table(origin / "interactions.parquet")
     for name in ("items", "item_embeddings"):
         pq.write_table(pq.read_table(origin / f"{name}.parquet"), source / f"{name}.parquet")
-    pq.write_table(log.slice(0, 18_000), source / "interactions.parquet")
-    first = run_fast_job(tmp_path / "repo", FAST_PRESET, str(source))
+    pq.write_table(log.slice(0, 6_000), source / "interactions.parquet")
+    first = brief_job(tmp_path / "repo", preset, str(source))
     pq.write_table(log, source / "interactions.parquet")
-    second = run_fast_job(tmp_path / "repo", FAST_PRESET, str(source))
+    second = brief_job(tmp_path / "repo", preset, str(source))
     assert second.told["stages"][0]["rows"] == len(log)
     assert first.told["codebook"]["name"] != second.told["codebook"]["name"]
     for name in (first.told["codebook"]["name"], second.told["codebook"]["name"]):
@@ -197,7 +220,7 @@ def promotes_until_killed(path: Path, name: str, point: str) -> None:
     build_app()(["ranker", "promote", name, "--repo", str(path)], standalone_mode=False)
 
 
-def killed_at(path: Path, stage: str) -> None:
+def killed_at(path: Path, preset: Path, stage: str) -> None:
     """Run the job until a stage's work is done, and die before that is recorded."""
     original = Stages.run
 
@@ -209,4 +232,4 @@ def killed_at(path: Path, stage: str) -> None:
         return original(self, name, inputs, dying if name == stage else work)
 
     Stages.run = run  # type: ignore[method-assign]
-    run_fast_job(path, FAST_PRESET)
+    brief_job(path, preset)

@@ -37,6 +37,8 @@ GONE = (
 )  # fmt: skip
 """How a reader is told that there is no such codebook yet, or no more."""
 KINDS = ("rqkmeans", "smile")
+PAUSES = 0.005, 0.3
+"""Seconds between two rounds of a reader: over several turns, and in the single turn of CI."""
 Asks = Iterator[tuple[str, Callable[[], Any]]]
 """What to ask for, each with the name of the version."""
 
@@ -125,10 +127,11 @@ def by_table(repo: Repo) -> Asks:
         yield name, lambda name=name: answer(name)
 
 
-def read(folder: Path, path: Path, ways: dict[str, Callable[[Repo], Asks]], out: Path) -> None:
+def read(folder: Path, path: Path, ways: dict[str, Callable[[Repo], Asks]], out: Path, pause: float) -> None:
     """Ask in each way until the rotation is over; keep every answer once, with the states before and after it."""
     repo = Repo.open(path)
     answers: Counter[str] = Counter()
+    rounds = 0
     while not (folder / "over").exists():
         for way, ask in ways.items():
             for name, answer in ask(repo):
@@ -138,9 +141,26 @@ def read(folder: Path, path: Path, ways: dict[str, Callable[[Repo], Asks]], out:
                 except Exception as error:  # noqa: BLE001
                     told["error"] = f"{type(error).__name__}: {error}"
                 answers[json.dumps({**told, "after": state_of(repo, name)})] += 1
-        out.with_suffix(".begun").touch()
-        time.sleep(0.005)
+        rounds += 1
+        out.with_suffix(".rounds").write_text(str(rounds))
+        time.sleep(pause)
     out.write_text(json.dumps(answers.most_common()))
+
+
+def wait_for_rounds(readers: dict[int, Path], rounds: int) -> None:
+    """Return when every reader, by the number of its process, has begun and ended so many rounds from now on."""
+
+    def done(out: Path) -> int:
+        path = out.with_suffix(".rounds")
+        return int((path.read_text() if path.exists() else "") or 0)
+
+    begun = {child: done(out) for child, out in readers.items()}
+    # The round that runs now was begun before.
+    while any(done(out) <= begun[child] + rounds for child, out in readers.items()):
+        for child in readers:
+            ended = os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            assert ended is None, "a reader ended before it was asked to"
+        time.sleep(0.01)
 
 
 def state_of(repo: Repo, name: str) -> str:
@@ -190,20 +210,19 @@ def main(folder: Path, turns: int) -> int:
         {"serving": serving, "by_table": by_table},
     ]
     outs = [folder / f"reader{number}.json" for number in range(len(readers))]
-    children = []
+    children: dict[int, Path] = {}
     for ways, out in zip(readers, outs, strict=True):
         child = os.fork()
         if child == 0:
             try:
-                read(folder, repo.path, ways, out)
+                read(folder, repo.path, ways, out, PAUSES[turns == 1])
             finally:
                 os._exit(0)
-        children.append(child)
-    while not all(out.with_suffix(".begun").exists() for out in outs):
-        time.sleep(0.01)
+        children[child] = out
+    wait_for_rounds(children, 0)
     for number in range(1, turns + 1):
         turn(number)
-    time.sleep(0.2)
+    wait_for_rounds(children, 1)
     (folder / "over").touch()
     for child in children:
         os.waitpid(child, 0)

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from builders import DAY, FinishedJob, complete, fresh_repo, set_world, sidkit, write_tables
+from builders import DAY, FinishedJob, complete, fresh_repo, set_world, write_tables
+from commands import ask_well
 from oracle.features import Oracle
 from oracle.logs import LAST, World, random_world
 from ranking.features import feature_names
@@ -47,18 +48,28 @@ def versioned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Repo, World, Co
     return repo, world, Codebook.load(repo.codebooks / "tiny")
 
 
-def seen(oracle: Oracle, codebook: Codebook, item: str, at: int) -> tuple[list[int], np.ndarray]:
+class Seen:
     """Codes and content vector of an item as of a moment; -1 and zeros where there are none."""
-    none = [-1] * len(codebook.sizes), np.zeros(codebook.encoder.output_dim, np.float32)
-    content = oracle.item_content(item, at)
-    if content is None:
-        return none
-    table = pa.table({name: pa.array([content[name]], pa.list_(pa.float32())) for name in ("text", "image")})
-    items = ItemVectors.from_arrow(table, ("text", "image"))
-    assigned = codebook.assign(items)
-    if not assigned.encodable[0]:
-        return none
-    return assigned.codes[0].tolist(), codebook.vectors(items)[0]
+
+    def __init__(self, world: World, codebook: Codebook) -> None:
+        self.oracle = Oracle(world.settings, world.events, world.items, world.embeddings, world.modalities)
+        self.codebook = codebook
+        self.known: dict[str, tuple[list[int], np.ndarray]] = {}
+
+    def __call__(self, item: str, at: int) -> tuple[list[int], np.ndarray]:
+        content = self.oracle.item_content(item, at) or {"text": None, "image": None}
+        vectors = {name: content[name] for name in ("text", "image")}
+        if str(vectors) not in self.known:
+            self.known[str(vectors)] = self._of(vectors)
+        return self.known[str(vectors)]
+
+    def _of(self, vectors: dict[str, list[float] | None]) -> tuple[list[int], np.ndarray]:
+        table = pa.table({name: pa.array([vector], pa.list_(pa.float32())) for name, vector in vectors.items()})
+        items = ItemVectors.from_arrow(table, ("text", "image"))
+        assigned = self.codebook.assign(items)
+        if not assigned.encodable[0]:
+            return [-1] * len(self.codebook.sizes), np.zeros(self.codebook.encoder.output_dim, np.float32)
+        return assigned.codes[0].tolist(), self.codebook.vectors(items)[0]
 
 
 def test_candidates_and_histories_hold_content_and_codes_as_of_the_row(versioned: tuple[Repo, World, Codebook]) -> None:
@@ -66,26 +77,26 @@ def test_candidates_and_histories_hold_content_and_codes_as_of_the_row(versioned
     rows = rows_of(world.queries)
     length = world.settings.history_length
     data = build_training_set(open_store(repo), "ctr_tiny", codebook, rows, rate=0.5, history_length=length)
-    oracle = Oracle(world.settings, world.events, world.items, world.embeddings, world.modalities)
+    seen = Seen(world, codebook)
     changed = 0
     for row, (user, item, at) in enumerate(world.queries):
-        codes, vector = seen(oracle, codebook, item, at)
+        codes, vector = seen(item, at)
         number = data.candidate[row]
         assert data.items.ids[number] == item
         assert data.items.codes[number].tolist() == codes
         np.testing.assert_allclose(data.items.content[number], vector, atol=1e-5)
-        history = oracle.user_history(user, at) or {"item_ids": [], "timestamps_us": []}
+        history = seen.oracle.user_history(user, at) or {"item_ids": [], "timestamps_us": []}
         listed = data.history_items[data.history[row]]
         moments = data.history_us[data.history[row]]
         assert moments[: len(history["timestamps_us"])].tolist() == history["timestamps_us"]
         assert not moments[len(history["timestamps_us"]) :].any()
         assert not listed[len(history["item_ids"]) :].any()
         for place, past in zip(listed, history["item_ids"], strict=False):
-            codes, vector = seen(oracle, codebook, past, at)
+            codes, vector = seen(past, at)
             assert data.items.ids[place] == past
             assert data.items.codes[place].tolist() == codes
             np.testing.assert_allclose(data.items.content[place], vector, atol=1e-5)
-            changed += codes != seen(oracle, codebook, past, LAST + DAY)[0]
+            changed += codes != seen(past, LAST + DAY)[0]
     assert changed > 50, "the world must change codes, or the second hop is not tested"
 
 
@@ -121,16 +132,7 @@ def test_a_planted_feature_that_equals_the_label_is_in_no_frame(tmp_path: Path, 
     publish(repo, "book")
     rows = log.slice(5000, 3000).select(["user_id", "item_id", "timestamp", "label"])
     pq.write_table(rows.rename_columns(["user_id", "item_id", "event_timestamp", "label"]), tmp_path / "rows.parquet")
-    sidkit(
-        "frame",
-        "--repo",
-        repo.path,
-        "--rows",
-        tmp_path / "rows.parquet",
-        "--out",
-        tmp_path / "frame.parquet",
-        cwd=tmp_path,
-    )
+    ask_well("frame", "--repo", repo.path, "--rows", tmp_path / "rows.parquet", "--out", tmp_path / "frame.parquet")
     frame = pq.read_table(tmp_path / "frame.parquet")
     assert not [name for name in frame.column_names if "answer" in name]
     label = frame["label"].to_numpy()
