@@ -89,7 +89,7 @@ online-load: $(VENV)/.made
 proof: $(VENV)/.made
 	SIDKIT_PROOF=1 $(BIN)/python -m pytest -n 2 tests/test_asof_laws.py tests/test_asof_search.py tests/test_asof_random.py \
 	  tests/oracle/test_oracle_worlds.py tests/test_pairs.py tests/test_training_frame.py tests/test_asof_versus_feast.py \
-	  tests/test_rot.py
+	  tests/test_rot.py tests/test_job.py
 
 # The stores beside their peers, one table; bench-check derives the ratios again from the raw times.
 bench: $(VENV)/.made

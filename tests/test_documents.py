@@ -26,6 +26,10 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
+COMMAND = 'subprocess.run([sys.executable, "-m", "sidkit", *map(str, arguments)], capture_output=True, text=True)'
+"""How the notebooks run a command."""
+
+
 def blocks(language: str, heading: str) -> list[str]:
     """Code blocks of a language under a heading."""
     section = README.split(f"\n## {heading}\n")[1].split("\n## ")[0]
@@ -113,6 +117,11 @@ def test_the_notebooks_run(
     monkeypatch.setenv("SIDKIT_NOTEBOOK_IMPRESSIONS", "8000")
     notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
     assert all(not cell.get("outputs") for cell in notebook.cells), "commit notebooks without outputs"
+    # Its commands are run in the kernel, without the imports of a process for each.
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    for cell in notebook.cells:
+        cell.source = cell.source.replace(COMMAND, "__import__('commands').as_process(arguments)")
+    assert any("as_process" in cell.source for cell in notebook.cells)
     NotebookClient(notebook, timeout=900, kernel_name="python3").execute()
     printed = "".join(
         output.get("text", "") for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs

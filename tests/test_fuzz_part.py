@@ -55,7 +55,7 @@ def reading(finished: FinishedJob, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def test_every_row_of_a_malformed_source_is_in_the_log_rejected_or_reported(bare: Place) -> None:
-    assert both(tried(try_tables.case, "tables", 12, bare))
+    assert both(tried(try_tables.case, "tables", 8, bare))
 
 
 def test_a_settings_file_is_honoured_or_refused_by_the_name_of_its_key(bare: Place) -> None:
@@ -68,4 +68,4 @@ def test_a_file_of_rows_gives_the_features_of_its_keys_or_is_refused(reading: Pl
 
 
 def test_no_list_of_arguments_ends_in_a_traceback_or_writes_elsewhere(reading: Place) -> None:
-    assert both(tried(try_arguments.case, "arguments", 50, reading))
+    assert both(tried(try_arguments.case, "arguments", 30, reading))

@@ -49,7 +49,7 @@ def built(repo_path: Path, world: World, as_of: int) -> Repo:
 
 
 @given(seed=st.integers(0, 10**6), cuts=st.tuples(st.floats(0.1, 0.9), st.floats(0.1, 0.9)), late=st.floats(0, 0.5))
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_three_increments_with_late_events_equal_one_build(
     repo_path: Path, seed: int, cuts: tuple[float, float], late: float
 ) -> None:

@@ -26,6 +26,7 @@ from sidkit.tables import build_tables, ingest, read_log
 
 PROOF = bool(os.environ.get("SIDKIT_PROOF"))
 """`make proof` asks for more worlds and rows."""
+REAL_SETS = ("ml_latest_small", "uci_online_retail", "xwines_slim")
 REAL_ROWS = 10_000 if PROOF else 2_000
 FEATURES = {
     "item_content": ("category", "price", "created_at_us"),
@@ -101,6 +102,7 @@ def test_every_cell_of_larger_random_worlds_agrees_with_the_oracle(applied: Path
     check(applied, random_world(random.Random(seed), n_users=30, n_items=40, n_events=3000, n_queries=3000))
 
 
+@pytest.mark.parametrize("real_source", REAL_SETS if PROOF else REAL_SETS[:1], indirect=True)
 def test_random_rows_of_each_real_set_agree_with_the_oracle(real_source: Path, tmp_path: Path) -> None:
     repo = prepare_repo(str(real_source), tmp_path / "repo")
     one_thread(repo)
