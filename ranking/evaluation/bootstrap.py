@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ranking.evaluation.metrics import Array, SortedScores
+from ranking.evaluation.metrics import Array
+from ranking.evaluation.resamples import Resamples, interval, mean_auc
 
 RESAMPLES = 1000
 
@@ -33,7 +34,7 @@ def auc_interval(
     label: Array, scores: Sequence[Array], user: npt.NDArray[np.int64], resamples: int = RESAMPLES
 ) -> Interval:
     """The mean AUC over seeds and its interval over users."""
-    return _interval(label, [(each, None) for each in scores], user, resamples)
+    return _interval(label, scores, None, user, resamples)
 
 
 def auc_difference(
@@ -56,32 +57,17 @@ def auc_difference(
     resamples : int
         Bootstrap samples of users.
     """
-    return _interval(label, list(zip(scores, baseline, strict=True)), user, resamples)
+    if len(scores) != len(baseline):
+        raise ValueError(f"one side is shorter: {len(scores)} seeds of the arm, {len(baseline)} of the baseline")
+    return _interval(label, scores, baseline, user, resamples)
 
 
 def _interval(
-    label: Array, pairs: Sequence[tuple[Array, Array | None]], user: npt.NDArray[np.int64], resamples: int
+    label: Array, scores: Sequence[Array], baseline: Sequence[Array] | None, user: npt.NDArray[np.int64], resamples: int
 ) -> Interval:
-    number = np.unique(user, return_inverse=True)[1].ravel()
-    users = int(number.max(initial=-1)) + 1
-    prepared = [(SortedScores.of(score), SortedScores.of(base) if base is not None else None) for score, base in pairs]
-
-    def measured(weight: npt.NDArray[np.float64] | None) -> float:
-        values = [
-            score.auc(label, weight) - (base.auc(label, weight) if base is not None else 0.0)
-            for score, base in prepared
-        ]
-        return float(np.mean(values))
-
-    rng = np.random.default_rng(0)
-    samples = np.array(
-        [
-            measured(np.bincount(rng.integers(0, users, users), minlength=users)[number].astype(np.float64))
-            for _ in range(resamples if users > 1 else 0)
-        ]
-    )
-    samples = samples[np.isfinite(samples)]
-    if len(samples) < 2:
-        return Interval(measured(None), float("nan"), float("nan"))
-    low, high = np.quantile(samples, [0.025, 0.975])
-    return Interval(measured(None), float(low), float(high))
+    drawn = Resamples.draw(user, resamples)
+    value, samples = mean_auc(label, scores, drawn)
+    if baseline is not None:
+        other, others = mean_auc(label, baseline, drawn)
+        value, samples = value - other, samples - others
+    return Interval(value, *interval(samples))
