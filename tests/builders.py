@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from life_state import IMPORTED_ONCE
 from oracle.features import EmbeddingVersion, Event, ItemVersion
 from oracle.logs import MODALITIES, World
 from sidkit.files import sha256
@@ -136,6 +137,8 @@ def sidkit(*arguments: object, cwd: Path, expect: int = 0, **environment: str) -
     return done
 
 
+PRELOADED = [*IMPORTED_ONCE, "sklearn.ensemble", "scipy.sparse", "ranking.job_report", "ranking.artifact"]
+"""What a run imports while it works: the server of forks has it already."""
 SENTINEL_US = START - 400 * DAY
 """Long before any drawn time: a world's source always holds both labels, a conversion and both modalities."""
 
@@ -230,7 +233,7 @@ def dies(work: Callable[..., None], *arguments: object) -> None:
     process would inherit the locks of their thread pools.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "faiss", "sklearn.ensemble", "ranking.job_report", "ranking.artifact"])
+    context.set_forkserver_preload(PRELOADED)
     child = context.Process(target=work, args=arguments)
     child.start()
     child.join(300)

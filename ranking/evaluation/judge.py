@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ranking.evaluation.bootstrap import auc_difference, auc_interval
+from ranking.evaluation.bootstrap import Interval
 from ranking.evaluation.metrics import auc, calibration, gauc, log_loss, normalised_entropy
+from ranking.evaluation.resamples import Resamples, interval, mean_auc
 from ranking.evaluation.slices import slices
 from ranking.training_set import TrainingSet
 from sidkit.clock import iso
@@ -72,29 +73,25 @@ def judge(
         ]
         group, by = pd.factorize(np.array(requests, dtype=object))[0].astype(np.int64), "request"
     parts = slices(data)
+    compared = {name: parts[name] for name in COMPARED if name in parts and enough(label[parts[name]])}
     arms: dict[str, Any] = {}
+    samples: dict[tuple[str, str], tuple[float, npt.NDArray[np.float64]]] = {}
+    drawn = {name: Resamples.draw(user[rows], RESAMPLES) for name, rows in compared.items()}
     for arm, scores in predictions.items():
         arms[arm] = {
             name: _figures(label[rows], [score[rows] for score in scores], group[rows]) for name, rows in parts.items()
         }
-        for name in COMPARED:
-            if name in parts and enough(label[parts[name]]):
-                rows = parts[name]
-                interval = auc_interval(label[rows], [score[rows] for score in scores], user[rows], RESAMPLES)
-                arms[arm][name]["auc_interval"] = [_finite(interval.low), _finite(interval.high)]
+        for name, rows in compared.items():
+            samples[arm, name] = mean_auc(label[rows], [score[rows] for score in scores], drawn[name])
+            arms[arm][name]["auc_interval"] = [_finite(bound) for bound in interval(samples[arm, name][1])]
     differences = []
     for baseline in baselines:
         for arm in predictions:
             if arm == baseline or baseline not in predictions:
                 continue
-            for name in COMPARED:
-                if name not in parts or not enough(label[parts[name]]):
-                    continue
-                rows = parts[name]
-                found = auc_difference(
-                    label[rows], [score[rows] for score in predictions[arm]],
-                    [score[rows] for score in predictions[baseline]], user[rows], RESAMPLES,
-                )  # fmt: skip
+            for name, rows in compared.items():
+                (value, one), (other, others) = samples[arm, name], samples[baseline, name]
+                found = Interval(value - other, *interval(one - others))
                 positives = int(label[rows].sum())
                 differences.append(
                     {
