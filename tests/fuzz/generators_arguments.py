@@ -193,8 +193,8 @@ def an_output(draw: random.Random, place: Place) -> Value:
     )  # fmt: skip
 
 
-def a_reject_folder(draw: random.Random, place: Place) -> Value:
-    """Rejects go into a folder, which may exist."""
+def a_folder_output(draw: random.Random, place: Place) -> Value:
+    """Where a folder is written, one that exists may do."""
     value = an_output(draw, place)
     return Value(value.text, ANY) if value.text == str(place.root / "out") else value
 
@@ -307,7 +307,7 @@ COMMANDS = (
     Command(("ranker", "compare"), (), (REPO, ("--data", a_source)), (("--arms", bad_text), ("--seeds", few),
     ("--origins", few), ("--preset", a_preset), ("--max-train-rows", few), ("--jobs", few), ("--results", an_output),
     ("--html", an_output), JSON), 2, heavy=True, outputs=("--results", "--html")),
-    Command(("data", "check"), (a_source,), (), (("--rejects", a_reject_folder), REPO), 5, outputs=("--rejects",)),
+    Command(("data", "check"), (a_source,), (), (("--rejects", a_folder_output), REPO), 5, outputs=("--rejects",)),
     Command(("data", "synthetic"), (an_output,), (), (("--world", bad_text), ("--impressions", few), ("--users", few),
     ("--items", few), ("--seed", a_whole)), 4, outputs=("0",)),
     Command(("data", "ingest"), (), (REPO,), (), 2),
@@ -322,7 +322,7 @@ COMMANDS = (
     Command(("audit",), (), (REPO,), (("--rows", few), ("--seed", a_whole), ("--preset", a_preset), ("--frame",
     a_rows_file), ("--service", a_service), JSON), 4, True),
     Command(("leakage",), (), (REPO,), (("--preset", a_preset), ("--arms", bad_text), ("--seeds", few), JSON), 2, heavy=True),
-    Command(("init",), (an_output,), (), (("--data", a_source),), 4, outputs=("0",)),
+    Command(("init",), (a_folder_output,), (), (("--data", a_source),), 4, outputs=("0",)),
     Command(("run",), (), (REPO, ("--data", a_source)), (("--preset", a_preset), ("--seeds", few), ("--as-of",
     a_time), JSON), 3, heavy=True),
 )  # fmt: skip
