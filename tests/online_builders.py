@@ -106,6 +106,10 @@ def config(folder: Path, kind: str = PACKED, *, engine: str = "local", offline: 
     )
 
 
+_ALIVE: list[Any] = []
+"""Registries from before anything was applied."""
+
+
 def feast_repo(folder: Path, kind: str, objects: Sequence[Any], **online: Any) -> FeatureStore:
     """A feature store with some objects applied."""
     settings = config(folder, kind, **online)
@@ -114,6 +118,8 @@ def feast_repo(folder: Path, kind: str, objects: Sequence[Any], **online: Any) -
     if not (folder / "none").exists():  # the source of views that only a test writes to
         write_source(folder / "none", 1)
     store = FeatureStore(config=settings)
+    # Feast finds what it lists by the address of the registry's message: one that is freed would lend its lists to the next.
+    _ALIVE.append(store.registry.cached_registry_proto)
     known = any(type(thing).__name__ == "Entity" for thing in objects)
     store.apply([*objects] if known else [item_entity(), *objects])
     return store
