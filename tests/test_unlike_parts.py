@@ -328,3 +328,18 @@ def test_a_missing_label_is_a_reject_in_a_part_of_nulls(tmp_path: Path) -> None:
     folder = in_parts(tmp_path / "source", "interactions", *halves("interactions", "label", [1, 0] * 3, pa.nulls(6)))
     with pytest.raises(RejectedRowsError, match=r"label is missing \(6\)"):
         read(folder, tmp_path / "work")
+
+
+@pytest.mark.parametrize("kind", ["folder", "link"])
+def test_a_part_that_is_no_file_is_refused_and_not_left_out(tmp_path: Path, kind: str) -> None:
+    folder = write_tables(tmp_path / "source", good())
+    parts = folder / "interactions"
+    parts.mkdir()
+    (folder / "interactions.parquet").rename(parts / "part-0.parquet")
+    broken = parts / "part-1.parquet"
+    if kind == "folder":
+        broken.mkdir()
+    else:
+        broken.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ContractError, match=r"part-1\.parquet holds no Parquet file where a part is expected"):
+        open_source(str(folder))

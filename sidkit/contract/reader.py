@@ -199,11 +199,19 @@ def _parts_of(place: Path) -> list[Path]:
     """A file itself, or the Parquet files of a folder."""
     if not place.is_dir():
         return [place] if place.suffix else []
-    return [
-        file
-        for file in sorted(place.rglob("*"))
-        if file.suffix.lower() == ".parquet" and file.is_file() and not _is_hidden(file.relative_to(place))
+    named = [
+        path
+        for path in sorted(place.rglob("*"))
+        if path.suffix.lower() == ".parquet" and not _is_hidden(path.relative_to(place))
     ]
+    files = [path for path in named if path.is_file()]
+    for folder in named:
+        if not folder.is_file() and not any(folder in file.parents for file in files):
+            raise ContractError(
+                place.stem,
+                f"{folder} holds no Parquet file where a part is expected; write the part again, or remove it",
+            )
+    return files
 
 
 def _is_hidden(path: Path) -> bool:
