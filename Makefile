@@ -58,7 +58,7 @@ kill-storm: $(VENV)/.made
 	$(BIN)/python tests/test_rotation.py $(WORK)/rotation 10
 	$(BIN)/python tests/kill_storm.py --out benchmarks/results/kill_storm.json
 
-# Malformed arguments, tables, settings and rows, damaged files and kills: 5,060 cases, about 25 minutes on 2 cores. A case is
+# Malformed arguments, tables, settings and rows, damaged files and kills: 5,060 cases, about 35 minutes on 2 cores. A case is
 # repeated alone by `PYTHONPATH=tests .venv/bin/python -m fuzz --only KIND --case N`.
 fuzz: $(VENV)/.made
 	PYTHONPATH=tests $(BIN)/python -m fuzz --out benchmarks/results/faults.json
