@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from ranking.rows_file import FAR
 from ranking.rows_used import PARTS
 from ranking.split import TimeSplit
+from ranking.training_spec import TrainingSpec
 from sidkit.config import content_hash
 from sidkit.repo import Repo
 from sidkit.tables.labelled_rows import RowSample, SampledWindow
@@ -18,6 +19,11 @@ class Caps:
 
     train: int | None = None
     evaluation: int | None = None
+
+    @classmethod
+    def of(cls, training: TrainingSpec) -> Caps:
+        """Those of a preset's training."""
+        return cls(training.max_train_rows, training.max_evaluation_rows)
 
     def of_part(self, name: str) -> int | None:
         """That of ``train``, ``validation`` or ``test``."""

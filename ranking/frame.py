@@ -62,10 +62,9 @@ def write_frame(repo: Repo, rows: Path, out: Path, service: str | None = None) -
     UnknownVersionError
         When there is no such service.
     """
-    from sidkit.stores.feast_repo import open_store, quiet_feast
+    from sidkit.stores.feast_repo import feature_service, open_store, quiet_feast
 
     quiet_feast()
-    from sidkit.stores.feast_repo import feature_service
     from sidkit.stores.retrieve import retrieve, streams_from
 
     check_output(out)

@@ -90,8 +90,7 @@ class Job:
         as_of_us = options.as_of_us or end_of_log(repo)
         moments = log_moments(repo, options.as_of_us)
         split = TimeSplit.of(moments, repo.settings.split)
-        training = options.preset.ranker.training
-        caps = Caps(training.max_train_rows, training.max_evaluation_rows)
+        caps = Caps.of(options.preset.ranker.training)
         sample = caps.sample_of(repo, split)
         rows = prepared.rows(log, sample, until_us=options.as_of_us)
         labelled, rows_file = rows.facts, rows.files[0]

@@ -100,7 +100,7 @@ class Catalog(CatalogTables):
         CatalogError
             When a record has a name that no command writes.
         """
-        records = [_codebook_record(row) for row in self.rows(CODEBOOKS, CODEBOOKS.c.fit_end_us, CODEBOOKS.c.name)]
+        records = [_codebook_record(row) for row in self._rows(CODEBOOKS, CODEBOOKS.c.fit_end_us, CODEBOOKS.c.name)]
         self._refuse_names("codebook", [record.name for record in records if not is_codebook_name(record.name)])
         return records
 
@@ -146,15 +146,15 @@ class Catalog(CatalogTables):
             "state": "fitting", "defined": False, "content_hash": "", "quantizer": quantizer, "encoder": encoder,
             "sizes": "x".join(map(str, sizes)), "fit_start_us": 0, "fit_end_us": 0, "changed_at_us": now_us(),
         }  # fmt: skip
-        with self.transaction() as connection:
+        with self._transaction() as connection:
             if there is None:
                 connection.execute(sa.insert(CODEBOOKS).values(**with_hash(CODEBOOKS, {"name": name, **values})))
             else:
-                self.change(connection, CODEBOOKS, name, values)
+                self._change(connection, CODEBOOKS, name, values)
 
     def abandon_fit(self, name: str) -> None:
         """Remove the record of a fit that failed before it was committed."""
-        with self.transaction() as connection:
+        with self._transaction() as connection:
             connection.execute(
                 sa.delete(CODEBOOKS).where(CODEBOOKS.c.name == name).where(CODEBOOKS.c.state == "fitting")
             )
@@ -181,12 +181,12 @@ class Catalog(CatalogTables):
         values: dict[str, Any] = {"state": state}
         if state == "purged":
             values["defined"] = False
-        self.set(CODEBOOKS, name, values, instead="published")
+        self._set(CODEBOOKS, name, values, instead="published")
         if state == "purged" and name in names_in(self._witness):
             write_names(self._witness, names_in(self._witness) - {name})
 
     def _set_codebook(self, name: str, **values: object) -> None:
-        self.set(CODEBOOKS, name, values, instead=None)
+        self._set(CODEBOOKS, name, values, instead=None)
 
     def serving_codebook(self) -> CodebookRecord:
         """The codebook in state ``serving``, or the only published one.
@@ -207,7 +207,7 @@ class Catalog(CatalogTables):
 
     def rankers(self) -> list[RankerRecord]:
         """All rankers by name."""
-        records = [RankerRecord(**row) for row in self.rows(RANKERS, RANKERS.c.name)]
+        records = [RankerRecord(**row) for row in self._rows(RANKERS, RANKERS.c.name)]
         made = [name for record in records for name in (record.name, record.service)]
         broken = [name for name in made if not is_name(name, LONGEST_MADE)]
         broken += [record.codebook for record in records if not is_codebook_name(record.codebook)]
@@ -271,7 +271,7 @@ class Catalog(CatalogTables):
         there = {record.name: record for record in self.rankers()}.get(name)
         if there is not None:
             if there.content_hash != content_hash and anew:
-                self.set(RANKERS, name, {"content_hash": content_hash}, instead=None)
+                self._set(RANKERS, name, {"content_hash": content_hash}, instead=None)
             elif there.content_hash != content_hash:
                 raise LifeCycleError(name, there.state, "a ranker is never overwritten; train under a new name")
             return
@@ -279,12 +279,12 @@ class Catalog(CatalogTables):
             "name": name, "state": "fitted", "content_hash": content_hash, "codebook": codebook, "service": service,
             "arm": arm, "fit_end_us": fit_end_us, "changed_at_us": now_us(),
         }  # fmt: skip
-        with self.transaction() as connection:
+        with self._transaction() as connection:
             connection.execute(sa.insert(RANKERS).values(**with_hash(RANKERS, values)))
 
     def set_ranker_state(self, name: str, state: str) -> None:
         """Commit a step of a ranker's life; promoting one takes the place of the serving one."""
-        self.set(RANKERS, name, {"state": state}, instead="fitted")
+        self._set(RANKERS, name, {"state": state}, instead="fitted")
 
 
 def read_definitions(repo_path: Path) -> Definitions:

@@ -64,14 +64,7 @@ class CatalogTables:
         self._engine = engine
 
     @contextmanager
-    def transaction(self) -> Iterator[sa.Connection]:
-        """One transaction.
-
-        Raises
-        ------
-        CatalogUnreachableError
-            When the database does not answer.
-        """
+    def _transaction(self) -> Iterator[sa.Connection]:
         try:
             with self._engine.begin() as connection:
                 yield connection
@@ -91,9 +84,9 @@ class CatalogTables:
                     values = {CHECK: row_hash(table.name, dict(row))}
                     connection.execute(sa.update(table).where(table.c.name == row["name"]).values(**values))
 
-    def rows(self, table: sa.Table, *order: sa.Column[Any]) -> list[dict[str, Any]]:
+    def _rows(self, table: sa.Table, *order: sa.Column[Any]) -> list[dict[str, Any]]:
         """The records of a table, verified, without their check values."""
-        with self.transaction() as connection:
+        with self._transaction() as connection:
             inspector = sa.inspect(connection)
             if not inspector.has_table(table.name):
                 return []
@@ -104,12 +97,12 @@ class CatalogTables:
 
     def unverified(self, table: sa.Table) -> list[dict[str, Any]]:
         """The records of a table with their check values, whether they fit or not."""
-        with self.transaction() as connection:
+        with self._transaction() as connection:
             return [dict(row) for row in connection.execute(sa.select(table)).mappings()]
 
     def rewrite(self, table: sa.Table, records: Sequence[dict[str, Any]]) -> None:
         """Put other records into a table; all of it happens, or nothing."""
-        with self.transaction() as connection:
+        with self._transaction() as connection:
             connection.execute(sa.delete(table))
             for values in records:
                 connection.execute(sa.insert(table).values(**with_hash(table, values)))
@@ -120,20 +113,20 @@ class CatalogTables:
             raise CatalogCorruptError(self.url, "codebook" if table is CODEBOOKS else "ranker", str(values["name"]))
         return values
 
-    def set(self, table: sa.Table, name: str, values: dict[str, Any], instead: str | None) -> None:
+    def _set(self, table: sa.Table, name: str, values: dict[str, Any], instead: str | None) -> None:
         """Change one version, or none of them; a new serving one puts the old one into state ``instead``."""
         there = table.c.name == name
-        with self.transaction() as connection:
+        with self._transaction() as connection:
             if not connection.execute(sa.select(table.c.name).where(there)).first():
                 known = list(connection.execute(sa.select(table.c.name)).scalars())
                 raise UnknownVersionError("codebook" if table is CODEBOOKS else "ranker", name, known)
             if values.get("state") == "serving":
                 others = sa.select(table.c.name).where(table.c.state == "serving", table.c.name != name)
                 for other in list(connection.execute(others).scalars()):
-                    self.change(connection, table, other, {"state": instead, "changed_at_us": now_us()})
-            self.change(connection, table, name, {"changed_at_us": now_us(), **values})
+                    self._change(connection, table, other, {"state": instead, "changed_at_us": now_us()})
+            self._change(connection, table, name, {"changed_at_us": now_us(), **values})
 
-    def change(self, connection: sa.Connection, table: sa.Table, name: str, values: dict[str, Any]) -> None:
+    def _change(self, connection: sa.Connection, table: sa.Table, name: str, values: dict[str, Any]) -> None:
         """Change some columns of one record and its check value."""
         there = table.c.name == name
         row = connection.execute(sa.select(table).where(there).with_for_update()).mappings().one()

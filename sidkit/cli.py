@@ -97,7 +97,7 @@ def _empty_option(arguments: list[str]) -> str | None:
 
 
 def _refusal(error: Exception) -> Exception | str | None:
-    """What a user is told of an error that the kit, the disk or an argument has caused; None of a fault in the kit."""
+    """The message for a user about an error that the kit, the disk or an argument has caused; None of a fault in the kit."""
     from sidkit.errors import SidkitError, StorageError
     from sidkit.files import disk_refused
 

@@ -181,7 +181,7 @@ class Comparison:
     def _caps(self, events: int) -> Caps:
         """Those of the options; training rows lie in memory, so there are never more than a run would hold there."""
         training = self.options.spec.training
-        caps, most = Caps(training.max_train_rows, training.max_evaluation_rows), training.stream_rows
+        caps, most = Caps.of(training), training.stream_rows
         held = caps.train is not None or events * rows_per_event(self.repo) <= most
         return caps if held else Caps(most, caps.evaluation)
 

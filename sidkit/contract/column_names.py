@@ -34,7 +34,7 @@ def check_columns(found: Sequence[str], table: Table, reserved: frozenset[str] =
 
 
 def check_names(found: Sequence[str], table: str, file: str = "") -> None:
-    """Refuse names of columns that cannot be told apart or used; see :func:`check_columns`."""
+    """Refuse names of columns that SQL cannot distinguish or use; see :func:`check_columns`."""
     where = f" of {file}" if file else ""
     twice = sorted({name for name in found if list(found).count(name) > 1})
     if twice:

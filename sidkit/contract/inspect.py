@@ -80,11 +80,12 @@ def _modalities(source: Source) -> tuple[tuple[str, ...], tuple[str, ...]]:
     if head is not None:
         stated |= {name: head.schema.field(name).type for name in candidates if stated[name] is None}
     chosen = tuple(name for name, kind in stated.items() if kind is not None and _holds_vectors(kind, head, name))
+    left_out = {name: kind for name, kind in stated.items() if name not in chosen}
     lines = {
         name: f". For example: {remedy('vector', name, _plain(head.column(name)))}"
         if head is not None and kind is not None and _may_hold_vectors(kind)
         else ""
-        for name, kind in stated.items()
+        for name, kind in left_out.items()
     }
     if not chosen:
         listed = ", ".join(f"{name} ({kind})" for name, kind in stated.items()) or "no further column"
@@ -102,8 +103,7 @@ def _modalities(source: Source) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return chosen, tuple(
         f"column {name!r} of {EMBEDDINGS.name} ({kind or 'of several types'}) is left out: it holds no vectors (a list of "
         f"float32 per row){lines[name]}"
-        for name, kind in stated.items()
-        if name not in chosen
+        for name, kind in left_out.items()
     )
 
 

@@ -29,9 +29,8 @@ def open_to_write(path: Path, patience_seconds: float, remedy: str = ANEW) -> sq
         When the file is of another version.
     """
     make_private(path)
-    opened = _open(path, "rwc", patience_seconds)
+    opened = _open(path, "rwc", patience_seconds, remedy)
     try:
-        refuse_other_version(opened, path, remedy)
         _make_format(opened)
     except BaseException:
         opened.close()
@@ -39,7 +38,9 @@ def open_to_write(path: Path, patience_seconds: float, remedy: str = ANEW) -> sq
     return opened
 
 
-def open_to_read(path: Path, patience_seconds: float) -> tuple[sqlite3.Connection, FileState | None]:
+def open_to_read(
+    path: Path, patience_seconds: float, remedy: str = ANEW
+) -> tuple[sqlite3.Connection, FileState | None]:
     """Open the file for reading, wherever it lies.
 
     Where not even the index of SQLite's log can be written (a read-only folder, a disk without room), SQLite takes the file
@@ -48,12 +49,13 @@ def open_to_read(path: Path, patience_seconds: float) -> tuple[sqlite3.Connectio
     Raises
     ------
     OnlineStoreError
-        When the file is missing, or the folder cannot be written and the newest commits are only in the log beside the file.
+        When the file is missing or of another version, or the folder cannot be written and the newest commits are only in
+        the log beside the file.
     """
     if not path.exists():
         raise OnlineStoreError(f"there is no online store at {path}; run `feast apply` and materialize")
     try:
-        return _open(path, "rw", patience_seconds), None
+        return _open(path, "rw", patience_seconds, remedy), None
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode & 0xFF not in _UNWRITABLE:
             raise
@@ -65,10 +67,10 @@ def open_to_read(path: Path, patience_seconds: float) -> tuple[sqlite3.Connectio
                 "can be, then copy it again"
             ) from error
         state = state_of(path)
-        return _open(path, "ro&immutable=1", patience_seconds), state
+        return _open(path, "ro&immutable=1", patience_seconds, remedy), state
 
 
-def _open(path: Path, mode: str, patience_seconds: float) -> sqlite3.Connection:
+def _open(path: Path, mode: str, patience_seconds: float, remedy: str) -> sqlite3.Connection:
     opened = sqlite3.connect(
         f"file:{quote(str(path))}?mode={mode}", uri=True, isolation_level=None,
         check_same_thread=False, timeout=patience_seconds, cached_statements=512,
@@ -81,7 +83,8 @@ def _open(path: Path, mode: str, patience_seconds: float) -> sqlite3.Connection:
         opened.execute("PRAGMA cache_size = -32768")
         opened.execute("PRAGMA mmap_size = 4294967296")
         opened.execute("PRAGMA wal_autocheckpoint = 8000")
-        version_of(opened)  # the first read, which fails where the log's index cannot be written
+        # The first read, which also fails where the log's index cannot be written.
+        _refuse_other_version(opened, path, remedy)
     except BaseException:
         opened.close()
         raise
@@ -114,8 +117,7 @@ def version_of(opened: sqlite3.Connection) -> Any:
     return versions[0] if len(versions) == 1 else versions or None
 
 
-def refuse_other_version(opened: sqlite3.Connection, path: Path, remedy: str = ANEW) -> None:
-    """Raise an :class:`OnlineStoreError` that says how to go on where a file is of another version."""
+def _refuse_other_version(opened: sqlite3.Connection, path: Path, remedy: str) -> None:
     version = version_of(opened)
     if version in {None, VERSION}:
         return

@@ -35,7 +35,7 @@ from sidkit.stores.packed_check import (
     time_key,
     us_of,
 )
-from sidkit.stores.packed_connection import ANEW, LAYOUTS, open_to_read, open_to_write, refuse_other_version, state_of
+from sidkit.stores.packed_connection import ANEW, LAYOUTS, open_to_read, open_to_write, state_of
 from sidkit.stores.packed_layout import Layout, layout_from_json
 from sidkit.stores.packed_rows import layout_number
 from sidkit.stores.packed_sql import beside, parts, select, table_of, table_statement, upsert
@@ -150,12 +150,7 @@ class PackedFile:
         self._mine.frozen = None
         if create:
             return open_to_write(self.path, self._patience, self.remedy)
-        opened, self._mine.frozen = open_to_read(self.path, self._patience)
-        try:
-            refuse_other_version(opened, self.path, self.remedy)
-        except BaseException:
-            opened.close()
-            raise
+        opened, self._mine.frozen = open_to_read(self.path, self._patience, self.remedy)
         return opened
 
     @contextmanager

@@ -125,7 +125,7 @@ def find_damage(path: Path) -> Damage:
     try:
         opened, _ = open_to_read(path, _PATIENCE_SECONDS)
         with closing(opened):
-            return _damage(opened, path)
+            return _damage(opened)
     except sqlite3.OperationalError as error:
         if "locked" in str(error) or "unable to open" in str(error):
             raise OnlineStoreError(
@@ -163,15 +163,9 @@ def repair(path: Path) -> Damage:
     return found
 
 
-def _damage(opened: sqlite3.Connection, path: Path) -> Damage:
-    version = version_of(opened)
-    if version is None:
+def _damage(opened: sqlite3.Connection) -> Damage:
+    if version_of(opened) is None:
         return Damage(unreadable=False, rows={})
-    if version != VERSION:
-        raise OnlineStoreError(
-            f"the online store {path} has version {version!r}; this release reads version {VERSION}. Run `sidkit upgrade`, "
-            "or delete the file and run the command again"
-        )
     if opened.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
         return _UNREADABLE
     found = {}
