@@ -39,8 +39,8 @@ unit: $(VENV)/.made
 # All tests with one line of feature_store.yaml switched to Feast's own store, first the offline then the online one; a test
 # of what only the kit's own store does is skipped with its reason. TESTS says which test files, by default all.
 switched: $(VENV)/.made
-	$(BIN)/python tests/switched.py offline -n 2 --dist loadfile $(TESTS)
-	$(BIN)/python tests/switched.py online -n 2 --dist loadfile $(TESTS)
+	PYTHONPATH=tests $(BIN)/python -m helpers.switched offline -n 2 --dist loadfile $(TESTS)
+	PYTHONPATH=tests $(BIN)/python -m helpers.switched online -n 2 --dist loadfile $(TESTS)
 
 # The main job on the three real data sets; SIDKIT_DATA is the folder that holds them.
 real: $(VENV)/.made
@@ -54,9 +54,9 @@ real: $(VENV)/.made
 # turns while readers ask. Up to an hour.
 kill-storm: $(VENV)/.made
 	rm -rf $(WORK)/kills $(WORK)/rotation && mkdir -p $(WORK)/kills $(WORK)/rotation
-	$(BIN)/python tests/test_codebook_kills.py $(WORK)/kills --all
-	$(BIN)/python tests/test_rotation.py $(WORK)/rotation 10
-	$(BIN)/python tests/kill_storm.py --out benchmarks/results/kill_storm.json
+	PYTHONPATH=tests $(BIN)/python tests/system/test_kills.py $(WORK)/kills --all
+	PYTHONPATH=tests $(BIN)/python tests/system/test_rotation.py $(WORK)/rotation 10
+	PYTHONPATH=tests $(BIN)/python tests/system/kill_storm.py --out benchmarks/results/kill_storm.json
 
 # Malformed arguments, tables, settings and rows, damaged files and kills: 5,060 cases, about 35 minutes on 2 cores. A case is
 # repeated alone by `PYTHONPATH=tests .venv/bin/python -m fuzz --only KIND --case N`.
@@ -82,14 +82,14 @@ tune-presets: $(VENV)/.made
 
 # One writer and eight readers on a packed online store for a minute; a torn row or an error stops it.
 online-load: $(VENV)/.made
-	$(BIN)/python tests/online_load.py 60
+	PYTHONPATH=tests $(BIN)/python -m helpers.online_load 60
 
 # The laws of the stores, of their oracles and of mined pairs on thousands of random cases, and flipped bits at more places; CI
 # runs a part of them.
 proof: $(VENV)/.made
-	SIDKIT_PROOF=1 $(BIN)/python -m pytest -n 2 tests/test_asof_laws.py tests/test_asof_search.py tests/test_asof_random.py \
-	  tests/oracle/test_oracle_worlds.py tests/test_pairs.py tests/test_training_frame.py tests/test_asof_versus_feast.py \
-	  tests/test_rot.py tests/test_job.py
+	SIDKIT_PROOF=1 $(BIN)/python -m pytest -n 2 tests/stores/offline/test_asof_laws.py tests/stores/offline/test_binary_search.py \
+	  tests/stores/offline/test_asof_random.py tests/stores/offline/test_asof_versus_feast.py tests/oracle/test_oracle_worlds.py \
+	  tests/semantic_ids/pairs/test_mining.py tests/ranking/data/test_dataset_from_log.py tests/system/test_rot.py tests/ranking/pipeline/test_run.py
 
 # The stores beside their peers, one table; bench-check derives the ratios again from the raw times.
 bench: $(VENV)/.made

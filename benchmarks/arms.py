@@ -19,13 +19,21 @@ from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch is loaded
 
-from ranking.comparison.arms import load_arms
-from ranking.comparison.compare import CompareOptions, Comparison, data_name
-from ranking.comparison.report import write_page
-from ranking.comparison.results import TOLD, budgets, markdown, markdown_of_boosting, markdown_of_ideas, merge_rows
-from ranking.prepare import prepare_repo
-from ranking.presets import RankerSpec, load_preset
-from sidkit.files import read_json
+from ranking.experiments.comparison.arms import load_arms
+from ranking.experiments.comparison.comparison import CompareOptions, Comparison, data_name
+from ranking.experiments.comparison.report import write_page
+from ranking.experiments.comparison.tables import (
+    TOLD,
+    budgets,
+    markdown,
+    markdown_of_boosting,
+    markdown_of_ideas,
+    merge_rows,
+)
+from ranking.pipeline.prepare import prepare_repo
+from ranking.pipeline.presets import load_preset
+from ranking.training.arm_spec import RankerSpec
+from sidkit.core.files import read_json
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "arms.json"

@@ -21,10 +21,10 @@ import numpy as np
 from arms import parser_of, tuned_as
 from fuxictr_peer import DIM, HIDDEN, OUT, WORK, Worker, export, kept, measure_all, prepared
 
-from ranking.comparison.arms import CODES_AS_FEATURES, ID_ALONE
-from ranking.comparison.compare import data_name
-from ranking.comparison.judged import judge_outsider, units_beside
-from sidkit.files import write_json
+from ranking.experiments.comparison.arms import CODES_AS_FEATURES, ID_ALONE
+from ranking.experiments.comparison.comparison import data_name
+from ranking.experiments.comparison.evaluation import judge_outsider, units_beside
+from sidkit.core.files import write_json
 
 GRID = [(1e-3, 0.0, 0.0), (1e-3, 0.4, 1e-5), (1e-3, 0.4, 1e-4), (3e-4, 0.4, 1e-4)]
 """Learning rate, dropout of the head and regularizer of the embeddings: chosen on validation rows, with seed 0."""

@@ -30,11 +30,11 @@ import numpy as np
 from arms import parser_of
 from fuxictr_peer import DIM, HIDDEN, WORK, Worker, export, measure_all, prepared
 
-import ranking.train
-from ranking.arms import TrainingContext, train_arm
-from ranking.comparison.arms import ComparedArm
-from ranking.comparison.compare import data_name
-from ranking.training_set import TrainingSet
+import ranking.training.loop
+from ranking.data.dataset import TrainingSet
+from ranking.experiments.comparison.arms import ComparedArm
+from ranking.experiments.comparison.comparison import data_name
+from ranking.training.arms import TrainingContext, train_arm
 
 PASS_ROWS, EPOCHS = 16_384, 3
 FUXICTR = ("fuxictr_din/tensors", "fuxictr_din/own")
@@ -43,9 +43,9 @@ FUXICTR = ("fuxictr_din/tensors", "fuxictr_din/own")
 def our_pass(
     context: TrainingContext, arm: str, spec: ComparedArm, batch: int, threads: int, rows: int, device: str = "cpu"
 ) -> dict[str, float]:
-    """Rows per second (``wall``, ``cpu``) of a training of one of our arms, as :func:`ranking.arms.train_arm` trains it."""
+    """Rows per second (``wall``, ``cpu``) of a training of one of our arms, as ``train_arm`` trains it."""
     found: dict[str, float] = {}
-    original = ranking.train.train
+    original = ranking.training.loop.train
 
     def timed(*given: Any, **named: Any) -> Any:
         began, worked = time.perf_counter(), time.process_time()
@@ -60,7 +60,7 @@ def our_pass(
         update={"epochs": EPOCHS, "patience": EPOCHS, "batch_rows": batch, "device": device}
     )
     few = _few(context.validation)
-    ranking.train.train = timed
+    ranking.training.loop.train = timed
     try:
         part = dataclasses.replace(
             context, train=context.train.take(spread(len(context.train), rows)), validation=few, test=few, threads=threads,
@@ -68,7 +68,7 @@ def our_pass(
         )  # fmt: skip
         train_arm(part, arm, spec, 0, "timed")
     finally:
-        ranking.train.train = original
+        ranking.training.loop.train = original
     return found
 
 

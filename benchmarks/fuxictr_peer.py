@@ -16,14 +16,14 @@ import numpy as np
 import pandas as pd
 from arms import options_of
 
-from ranking.arms import TrainingContext
-from ranking.comparison.compare import Comparison, data_name
-from ranking.comparison.units import Plan, context_of
-from ranking.features import Scaling
-from ranking.prepare import prepare_repo
-from ranking.tensors import Vocabulary
-from sidkit.files import read_json, remove, write_json
-from sidkit.repo import Repo
+from ranking.data.batches import Vocabulary
+from ranking.data.numeric_features import Scaling
+from ranking.experiments.comparison.comparison import Comparison, data_name
+from ranking.experiments.comparison.trials import Plan, context_of
+from ranking.pipeline.prepare import prepare_repo
+from ranking.training.arms import TrainingContext
+from sidkit.core.files import read_json, remove, write_json
+from sidkit.core.repo import Repo
 
 HERE = Path(__file__).parent
 WORK = HERE.parent / ".work" / "fuxictr"

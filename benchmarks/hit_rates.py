@@ -21,16 +21,16 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 
-from ranking.prepare import end_of_log, prepare_repo
-from ranking.presets import load_preset
-from ranking.split import TimeSplit
-from ranking.training_set import read_rows
-from semantic_ids import pipeline
-from semantic_ids.future_hits import future_hits
-from semantic_ids.hit_rate import SLICES, HitReport, NotMeasured
-from semantic_ids.pipeline import CodebookSpec
+from ranking.data.dataset import read_rows
+from ranking.data.split import TimeSplit
+from ranking.pipeline.prepare import end_of_log, prepare_repo
+from ranking.pipeline.presets import load_preset
+from semantic_ids import lifecycle
+from semantic_ids.lifecycle import CodebookSpec
+from semantic_ids.quality.future_hit_rate import future_hits
+from semantic_ids.quality.hit_rate import SLICES, HitReport, NotMeasured
+from sidkit.core.repo import Repo
 from sidkit.datasets.synthetic import Sizes, write_world
-from sidkit.repo import Repo
 from sidkit.tables import build_tables, ingest
 from sidkit.tables.labelled_rows import build_labelled_rows
 
@@ -72,7 +72,7 @@ def judged(repo: Repo, seeds: int) -> tuple[HitReport, dict[str, Any]]:
             name = f"bench_{key}_{seed}"
             began = time.monotonic()
             with repo.locked():
-                pipeline.fit(repo, name, made, split.train_end_us)
+                lifecycle.fit(repo, name, made, split.train_end_us)
             told.setdefault(key, []).append(round(time.monotonic() - began, 1))
             found = future_hits(repo, [name], end_of_log(repo), baselines=seed == 0 and key == "content")
             if isinstance(found, NotMeasured):

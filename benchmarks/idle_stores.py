@@ -7,7 +7,7 @@ from typing import Any
 from feast.infra.online_stores.online_store import OnlineStore
 from feast.repo_config import FeastConfigBaseModel
 
-from sidkit.stores.packed_sqlite import freeze_imports
+from sidkit.stores.online.store import freeze_imports
 
 
 class UnfrozenOnlineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]

@@ -3,7 +3,7 @@
     python benchmarks/large_tables.py --work FOLDER [--items 100000 10000000] [--rows 50000] [--dim 16]
 
 Every cell runs in a process of its own on one thread; ``peak_mb`` is the most memory that the process held, ``data_mb`` what
-it held before a model was made. Training is ``ranking.train.train`` of the arm with ids alone, with checkpoints: candidates
+it held before a model was made. Training is ``train`` of the arm with ids alone, with checkpoints: candidates
 and histories are drawn from all items, the popular ones more often, so a batch looks up some thousands of distinct rows.
 Times are CPU seconds; ``rows_per_cpu_s`` is of an epoch of training, without validation. AdamW, which moves the whole table
 at each step, has fewer rows. ``as_dictionary`` is the vocabulary as it was: a sorted NumPy array of fixed-width strings, a
@@ -49,15 +49,15 @@ def train_cell(items: int, rows: int, dim: int, optimiser: str, work: Path) -> d
     """Train the arm with ids alone."""
     import torch
 
-    import ranking.train
-    from ranking.features import Scaling, feature_names
-    from ranking.item_table import ItemTable
-    from ranking.model import CtrModel
-    from ranking.model_spec import ModelSpec
-    from ranking.representations.base import ItemShape
-    from ranking.tensors import TensorSet, Vocabulary
-    from ranking.training_set import LabelledRows, TrainingSet
-    from ranking.training_spec import TrainingSpec
+    import ranking.training.loop
+    from ranking.data.batches import TensorSet, Vocabulary
+    from ranking.data.dataset import LabelledRows, TrainingSet
+    from ranking.data.item_table import ItemTable
+    from ranking.data.numeric_features import Scaling, feature_names
+    from ranking.models.ctr_model import CtrModel
+    from ranking.models.representations.base import ItemShape
+    from ranking.models.spec import ModelSpec
+    from ranking.training.spec import TrainingSpec
 
     rng = np.random.default_rng(0)
     ids = np.concatenate([[""], names(items)]).astype(object)
@@ -85,17 +85,17 @@ def train_cell(items: int, rows: int, dim: int, optimiser: str, work: Path) -> d
     told = {"data_mb": peak_mb()}
     spec = TrainingSpec(epochs=EPOCHS, batch_rows=BATCH_ROWS, table_optimiser=optimiser, device="cpu")
     epochs: list[float] = []
-    plain: Callable[..., None] = ranking.train._epoch
+    plain: Callable[..., None] = ranking.training.loop._epoch
 
     def timed(*asked: Any) -> None:
         began = time.process_time()
         plain(*asked)
         epochs.append(time.process_time() - began)
 
-    ranking.train._epoch = timed
+    ranking.training.loop._epoch = timed
     shape = ItemShape(vocabulary.size, (2,), 1, numeric_dim=len(feature_names()))
     model = ModelSpec(dim=dim, hidden=(64, 32))
-    trained = ranking.train.train(
+    trained = ranking.training.loop.train(
         lambda: CtrModel(("id",), shape, len(feature_names()), model), *parts, spec, seed=0, threads=1,
         checkpoint=work / f"run-{items}-{optimiser}.safetensors",
     )  # fmt: skip
@@ -130,7 +130,7 @@ def vocabulary_cell(items: int, kind: str) -> dict[str, Any]:
             place = {name: number + 2 for number, name in enumerate(known)} | {"": 0}
             return np.array([place.get(name, 1) for name in asked], dtype=np.int64)
     else:
-        from ranking.vocabulary import Vocabulary
+        from ranking.data.vocabulary import Vocabulary
 
         numbers = timed("fit", lambda: Vocabulary.fit(ids)).numbers
     timed("first_500", lambda: numbers(ids[:500]))

@@ -3,7 +3,7 @@
     python benchmarks/leakage.py --work FOLDER [--data ../shared/data/NAME ...] [--seeds 3] [--arms gbdt content]
 
 Each data set gets a repo under FOLDER (kept, so that a second call only measures). What leaks are the counts of items and
-users, read as of the end of the log; :mod:`ranking.leakage` says what the figures mean. Results go to
+users, read as of the end of the log; :mod:`ranking.experiments.leakage` says what the figures mean. Results go to
 ``benchmarks/results/leakage.json``.
 """
 
@@ -18,11 +18,11 @@ from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch is loaded
 
-from ranking.job import Job, JobOptions
-from ranking.leakage import measure_leakage
-from ranking.leakage_command import as_text
-from ranking.prepare import prepare_repo
-from ranking.presets import load_preset
+from ranking.experiments.leakage import measure_leakage
+from ranking.pipeline.prepare import prepare_repo
+from ranking.pipeline.presets import load_preset
+from ranking.pipeline.run import Job, JobOptions
+from sidkit.cli.leakage import as_text
 
 HERE = Path(__file__).parent
 PRESET = HERE / "presets" / "leakage.toml"

@@ -30,7 +30,7 @@ REQUESTS = 4_000
 def drawn(source: Path, work: Path) -> dict[str, Any]:
     """Ingest a log and draw its negatives with whatever package this process imports."""
     from sidkit.contract import inspect_source, open_source
-    from sidkit.repo import init_repo
+    from sidkit.core.repo import init_repo
     from sidkit.tables import ingest
     from sidkit.tables.labelled_rows import build_labelled_rows
 

@@ -54,8 +54,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 RESULTS = Path(__file__).parent / "results" / "bench_online.json"
-PACKED = "sidkit.stores.packed_sqlite.PackedSqliteOnlineStore"
-ENGINE = "sidkit.stores.packed_engine.PackedComputeEngine"
+PACKED = "sidkit.stores.online.PackedSqliteOnlineStore"
+ENGINE = "sidkit.stores.online.PackedComputeEngine"
 NOTHING, UNFROZEN = "idle_stores.NothingOnlineStore", "idle_stores.UnfrozenOnlineStore"
 KINDS = ("stock", "nothing", "unfrozen", "packed", "engine", "bulk")
 BEGINNING, END = datetime(1970, 1, 2, tzinfo=UTC), datetime(2030, 1, 1, tzinfo=UTC)
@@ -124,7 +124,7 @@ def open_store(
             project="bench",
             provider="local",
             registry=SqlRegistryConfig(path=f"sqlite:///{repo}/registry.sqlite"),
-            offline_store={"type": "sidkit.stores.asof_duckdb.AsofDuckDBOfflineStore"},
+            offline_store={"type": "sidkit.stores.offline.AsofDuckDBOfflineStore"},
             online_store=online if online["type"] == "redis" else {"path": str(repo / "online.sqlite"), **online},
             batch_engine={"type": engine, "backend": "polars"},
             materialization={"pull_latest_features": True, "online_write_batch_size": 20_000},
@@ -138,7 +138,7 @@ def open_store(
 
 def materialize(folder: Path, kind: str) -> dict[str, float]:
     """Seconds and extra MB of one materialization: ``bulk`` is the kit's own way, ``engine`` Feast's with the kit's engine."""
-    from sidkit.stores.packed_bulk import in_bulk
+    from sidkit.stores.online.bulk import in_bulk
 
     online = {"stock": "sqlite", "nothing": NOTHING, "unfrozen": UNFROZEN}.get(kind, PACKED)
     engine = ENGINE if kind == "engine" else "local"
@@ -159,7 +159,7 @@ def peak_mb() -> float:
 
 def raw_reader(path: Path) -> Any:
     """The floor: what a plain program would do with the packed bytes."""
-    from sidkit.stores.packed_arrow import key_prefix
+    from sidkit.stores.online.arrow import key_prefix
 
     opened = sqlite3.connect(path, isolation_level=None, cached_statements=512)
     opened.execute("PRAGMA cache_size = -32768")
@@ -190,7 +190,7 @@ def read_stores(folder: Path, redis: str, *, fresh: bool) -> dict[str, Any]:
 
 def fill(folder: Path, redis: str) -> None:
     """Materialize, once, what is read."""
-    from sidkit.stores.packed_bulk import in_bulk
+    from sidkit.stores.online.bulk import in_bulk
 
     for store in read_stores(folder, redis, fresh=True).values():
         with in_bulk(store):

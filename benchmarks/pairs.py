@@ -22,9 +22,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from semantic_ids.encoders.pairs import PairSpec, mine_pairs
-from sidkit.clock import DAY_US, MICROS
-from sidkit.config import EngineSettings
+from semantic_ids.pairs.mining import PairSpec, mine_pairs
+from sidkit.core.clock import DAY_US, MICROS
+from sidkit.core.config import EngineSettings
 
 RESULTS = Path(__file__).parent / "results" / "pairs.json"
 START_US = 1_577_836_800 * MICROS

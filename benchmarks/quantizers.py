@@ -25,7 +25,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from semantic_ids.metrics import collision_rate, perplexity, reconstruction_error
+from semantic_ids.quality.code_metrics import collision_rate, perplexity, reconstruction_error
 from semantic_ids.quantizers import QUANTIZERS, Quantizer, ResidualKMeans, roundtrip_share, rq_vae_training
 
 Floats = npt.NDArray[np.float32]

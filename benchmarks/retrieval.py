@@ -169,11 +169,11 @@ def caller(peer: str, folder: Path, names: list[str], rows: pa.Table | Path) -> 
         return lambda: through_polars(folder, names, rows)
     refs = [f"{name}:{feature}" for name in names for feature in VIEWS[name][1]]
     if peer == "ours":
-        from sidkit.stores.retrieve import retrieve
+        from sidkit.stores.offline.retrieve import retrieve
 
-        store = store_on(folder, "sidkit.stores.asof_duckdb.AsofDuckDBOfflineStore")
+        store = store_on(folder, "sidkit.stores.offline.AsofDuckDBOfflineStore")
         return lambda: len(retrieve(store, rows, refs).to_arrow())
-    offline = "duckdb" if peer == "feast" else "sidkit.stores.asof_duckdb.AsofDuckDBOfflineStore"
+    offline = "duckdb" if peer == "feast" else "sidkit.stores.offline.AsofDuckDBOfflineStore"
     store = store_on(folder, offline)
     frame = rows.to_pandas()
     return lambda: len(store.get_historical_features(frame, refs).to_arrow())
@@ -221,9 +221,9 @@ def through_polars(folder: Path, names: list[str], rows: pa.Table) -> int:
 
 
 def streamed(folder: Path, names: list[str]) -> int:
-    from sidkit.stores.retrieve import retrieve
+    from sidkit.stores.offline.retrieve import retrieve
 
-    store = store_on(folder, "sidkit.stores.asof_duckdb.AsofDuckDBOfflineStore")
+    store = store_on(folder, "sidkit.stores.offline.AsofDuckDBOfflineStore")
     refs = [f"{name}:{feature}" for name in names for feature in VIEWS[name][1]]
     return retrieve(store, folder / "rows.parquet", refs).to_parquet(folder / "frame.parquet")
 

@@ -36,12 +36,12 @@ NO_CAP = 10**9
 
 def prepared(work: Path, impressions: int) -> dict[str, Any]:
     """A repo up to its codebook; returns the codebook's name."""
-    from ranking.job import JobOptions
-    from ranking.prepare import Prepared, end_of_log, prepare_repo
-    from ranking.presets import load_preset
-    from ranking.rows_file import read_moments
-    from ranking.split import TimeSplit
-    from ranking.stages import Stages
+    from ranking.data.labelled_rows import read_moments
+    from ranking.data.split import TimeSplit
+    from ranking.pipeline.prepare import Prepared, end_of_log, prepare_repo
+    from ranking.pipeline.presets import load_preset
+    from ranking.pipeline.run import JobOptions
+    from sidkit.core.stages import Stages
 
     repo = prepare_repo("synthetic", work / "repo")
     own = work / "own-rows.parquet"
@@ -61,7 +61,7 @@ def prepared(work: Path, impressions: int) -> dict[str, Any]:
 
 def draw_rows(work: Path, rows: int, split: Any) -> None:
     """Replace the labelled rows: ``rows`` of training, drawn with replacement, and the rest as they are."""
-    from sidkit.repo import Repo
+    from sidkit.core.repo import Repo
 
     table = pq.read_table(work / "own-rows.parquet")
     at_us = table.column("event_timestamp").cast(pa.int64()).to_numpy()
@@ -75,13 +75,13 @@ def draw_rows(work: Path, rows: int, split: Any) -> None:
 
 def frame_cell(work: Path, rows: int, kind: str, facts: dict[str, Any]) -> dict[str, Any]:
     """Retrieve the features of all rows and keep them."""
-    from ranking.caps import Caps
-    from ranking.prepare import Prepared
-    from ranking.split import TimeSplit
-    from ranking.stages import Stages
-    from ranking.streamed_frame import KeptFrame, stream_frame
-    from ranking.training_set import read_rows
-    from sidkit.repo import Repo
+    from ranking.data.caps import Caps
+    from ranking.data.dataset import read_rows
+    from ranking.data.disk_frame import KeptFrame, stream_frame
+    from ranking.data.split import TimeSplit
+    from ranking.pipeline.prepare import Prepared
+    from sidkit.core.repo import Repo
+    from sidkit.core.stages import Stages
 
     repo = Repo.open(work / "repo")
     split = TimeSplit(facts["train_end_us"], facts["validation_end_us"])
@@ -109,12 +109,12 @@ def train_cell(work: Path, rows: int, kind: str, facts: dict[str, Any]) -> dict[
     """Train one epoch on a kept frame."""
     import dataclasses
 
-    from ranking.arms import train_arm
-    from ranking.prepare import training_context
-    from ranking.presets import load_preset
-    from ranking.split import TimeSplit
-    from ranking.training_spec import TrainingSpec
-    from sidkit.repo import Repo
+    from ranking.data.split import TimeSplit
+    from ranking.pipeline.prepare import training_context
+    from ranking.pipeline.presets import load_preset
+    from ranking.training.arms import train_arm
+    from ranking.training.spec import TrainingSpec
+    from sidkit.core.repo import Repo
 
     preset = load_preset("rqkmeans")
     split = TimeSplit(facts["train_end_us"], facts["validation_end_us"])

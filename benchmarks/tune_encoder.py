@@ -22,14 +22,14 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 from hit_rates import built
 
-from ranking.presets import load_preset
-from ranking.training_set import read_rows
+from ranking.data.dataset import read_rows
+from ranking.pipeline.presets import load_preset
 from semantic_ids.encoders import BehaviourEncoder, ContentEncoder
-from semantic_ids.encoders.pairs import JUDGES
-from semantic_ids.hit_rate import by_vectors, hit_rates, questions
-from semantic_ids.known_items import known_items, pairs_among
+from semantic_ids.pairs.known_items import known_items, pairs_among
+from semantic_ids.pairs.mining import JUDGES
+from semantic_ids.quality.hit_rate import by_vectors, hit_rates, questions
+from sidkit.core.repo import Repo
 from sidkit.datasets.synthetic import Sizes
-from sidkit.repo import Repo
 
 RESULTS = Path(__file__).parent / "results" / "tune_encoder.json"
 WINDOWS = ((0.4, 0.6), (0.6, 0.8))

@@ -20,8 +20,8 @@ import numpy as np
 from arms import BASE, ROOT, parser_of
 from tune_ranker import measured, prepared, workers
 
-from ranking.comparison.compare import data_name
-from sidkit.files import read_json, write_json
+from ranking.experiments.comparison.comparison import data_name
+from sidkit.core.files import read_json, write_json
 
 RESULTS = ROOT / "benchmarks" / "results" / "tune_presets.json"
 ARMS = ["A3", "A9", "A12_content"]

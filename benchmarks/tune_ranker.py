@@ -28,16 +28,16 @@ os.environ["OMP_NUM_THREADS"] = "1"  # processes, not threads
 import numpy as np
 from arms import BASE, ROOT, options_of, parser_of, with_settings
 
-from ranking.arms import TrainingContext, train_arm
-from ranking.comparison.arms import ComparedArm
-from ranking.comparison.compare import Comparison, data_name
-from ranking.comparison.units import Plan, Unit, context_of
 from ranking.evaluation.judge import LEAST_POSITIVES
 from ranking.evaluation.metrics import auc
 from ranking.evaluation.slices import prior_interactions
-from ranking.prepare import prepare_repo
-from ranking.sizing import Budget
-from sidkit.files import read_json, write_json
+from ranking.experiments.comparison.arms import ComparedArm
+from ranking.experiments.comparison.comparison import Comparison, data_name
+from ranking.experiments.comparison.trials import Plan, Unit, context_of
+from ranking.pipeline.prepare import prepare_repo
+from ranking.training.arms import TrainingContext, train_arm
+from ranking.training.sizing import Budget
+from sidkit.core.files import read_json, write_json
 
 RESULTS = ROOT / "benchmarks" / "results" / "tune_ranker.json"
 ARMS = ["A1", "A3", "A9", "A12"]

@@ -1,28 +1,25 @@
-"""How features are used: point-in-time training frames, rankers, evaluation, online scores."""
+"""How features are used: point-in-time datasets, rankers, evaluation, online scores."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from sidkit.core.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from ranking.artifact import Ranker
+    from ranking.data.dataset import TrainingSet, build_training_set
     from ranking.serving.scorer import Scorer
-    from ranking.training_set import TrainingSet, build_training_set
+    from ranking.training.ranker import Ranker
 
 __all__ = ["Ranker", "Scorer", "TrainingSet", "build_training_set"]
 
-_HOMES = {
-    "Ranker": "ranking.artifact",
-    "Scorer": "ranking.serving.scorer",
-    "TrainingSet": "ranking.training_set",
-    "build_training_set": "ranking.training_set",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import on first use: torch takes seconds."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
-    return getattr(importlib.import_module(_HOMES[name]), name)
+if not TYPE_CHECKING:  # a typo stays an error for type checkers
+    __getattr__ = lazy_names(
+        __name__,
+        {
+            "Ranker": "ranking.training.ranker",
+            "Scorer": "ranking.serving.scorer",
+            "TrainingSet": "ranking.data.dataset",
+            "build_training_set": "ranking.data.dataset",
+        },
+    )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from sidkit.core.lazy import lazy_names
 
 if TYPE_CHECKING:
     from semantic_ids.catalog import Catalog
@@ -11,17 +13,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Catalog", "Codebook", "ItemVectors"]
 
-_HOMES = {
-    "Catalog": "semantic_ids.catalog",
-    "Codebook": "semantic_ids.codebook",
-    "ItemVectors": "semantic_ids.item_vectors",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import on first use: the feature definitions need the catalogue only."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
-    return getattr(importlib.import_module(_HOMES[name]), name)
+if not TYPE_CHECKING:  # a typo stays an error for type checkers
+    __getattr__ = lazy_names(  # the feature definitions need the catalogue only
+        __name__,
+        {
+            "Catalog": "semantic_ids.catalog",
+            "Codebook": "semantic_ids.codebook",
+            "ItemVectors": "semantic_ids.item_vectors",
+        },
+    )

@@ -17,10 +17,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from semantic_ids.catalog_tables import CODEBOOKS, RANKERS, CatalogTables, now_us, with_hash
+from semantic_ids.defined_codebooks import names_in, write_names
 from semantic_ids.records import CodebookRecord, Definitions, RankerRecord
-from semantic_ids.witness import names_in, write_names
-from sidkit.config import content_hash, resolved_url
-from sidkit.errors import (
+from sidkit.core.config import content_hash, resolved_url
+from sidkit.core.errors import (
     CatalogError,
     CatalogLostError,
     CatalogUnreachableError,
@@ -28,11 +28,11 @@ from sidkit.errors import (
     StorageError,
     UnknownVersionError,
 )
-from sidkit.files import make_private
-from sidkit.names import LONGEST_MADE, RULE, check_codebook_name, check_name, is_codebook_name, is_name
-from sidkit.redact import redacted, scrubbed
-from sidkit.repo import Repo
-from sidkit.sqlite_url import absolute_url, sqlite_file
+from sidkit.core.files import make_private
+from sidkit.core.names import LONGEST_MADE, RULE, check_codebook_name, check_name, is_codebook_name, is_name
+from sidkit.core.redact import redacted, scrubbed
+from sidkit.core.repo import Repo
+from sidkit.core.sqlite_url import absolute_url, sqlite_file
 from sidkit.stores.apply_guard import ViewsNow, check_before_apply
 from sidkit.stores.registry_path import refuse_copied_registry
 

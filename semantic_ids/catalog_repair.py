@@ -18,11 +18,11 @@ import sqlalchemy as sa
 from semantic_ids.catalog import STATES, Catalog, table_path
 from semantic_ids.catalog_tables import CHECK, CODEBOOKS, RANKERS, row_hash
 from semantic_ids.codebook import Codebook
-from semantic_ids.witness import names_in
-from sidkit.artifact import read_manifest
-from sidkit.errors import ArtifactError, CatalogUnreachableError
-from sidkit.repo import Repo
-from sidkit.sqlite_url import absolute_url
+from semantic_ids.defined_codebooks import names_in
+from sidkit.core.artifact import read_manifest
+from sidkit.core.errors import ArtifactError, CatalogUnreachableError
+from sidkit.core.repo import Repo
+from sidkit.core.sqlite_url import absolute_url
 
 Record = dict[str, Any]
 

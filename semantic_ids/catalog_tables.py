@@ -11,8 +11,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from sidkit.errors import CatalogCorruptError, CatalogUnreachableError, UnknownVersionError
-from sidkit.redact import scrubbed
+from sidkit.core.errors import CatalogCorruptError, CatalogUnreachableError, UnknownVersionError
+from sidkit.core.redact import scrubbed
 
 CHECK = "row_hash"
 """The column of a record's SHA-256; null in records of a release that wrote none, until they are written again."""

@@ -16,9 +16,9 @@ from semantic_ids.item_vectors import Floats, ItemVectors
 from semantic_ids.quantizers import QUANTIZERS, Quantizer
 from semantic_ids.quantizers.base import Codes
 from semantic_ids.records import CodebookRecord
-from sidkit.artifact import read_manifest, tensors_under, write_artifact
-from sidkit.errors import ArtifactCorruptError, ConfigError
-from sidkit.files import read_json
+from sidkit.core.artifact import read_manifest, tensors_under, write_artifact
+from sidkit.core.errors import ArtifactCorruptError, ConfigError
+from sidkit.core.files import read_json
 
 TENSORS = "tensors.safetensors"
 CONFIG = "config.json"
@@ -89,7 +89,7 @@ class Codebook:
         }
 
     def save(self, folder: Path, describe: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
-        """Write the artefact; see :func:`sidkit.artifact.write_artifact`."""
+        """Write the artefact; see :func:`sidkit.core.artifact.write_artifact`."""
         from safetensors.numpy import save_file
 
         def write_files(temporary: Path) -> None:

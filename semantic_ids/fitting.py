@@ -14,21 +14,21 @@ from pydantic import Field
 from semantic_ids.catalog import Catalog
 from semantic_ids.codebook import Codebook, make_encoder, make_quantizer
 from semantic_ids.encoders import ContentEncoder, Encoder
-from semantic_ids.encoders.pairs import ItemPairs, PairSpec
-from semantic_ids.floors import Floors, check_floors
 from semantic_ids.item_vectors import Floats
-from semantic_ids.known_items import KnownItems, known_items, pairs_among
-from semantic_ids.metrics import code_quality
+from semantic_ids.pairs.known_items import KnownItems, known_items, pairs_among
+from semantic_ids.pairs.mining import ItemPairs, PairSpec
+from semantic_ids.quality.code_metrics import code_quality
+from semantic_ids.quality.floors import Floors, check_floors
 from semantic_ids.quantizers import QUANTIZERS, Quantizer
 from semantic_ids.quantizers.base import LEAST_ITEMS, ROWS_PER_CODE, default_size, most_codes
 from semantic_ids.records import CodebookRecord
-from sidkit.artifact import read_manifest
-from sidkit.clock import iso
-from sidkit.config import Section
-from sidkit.errors import ArtifactCorruptError, ConfigError, FitError, LifeCycleError, TooFewPairsError
-from sidkit.files import remove
-from sidkit.integrity import say_discarded
-from sidkit.repo import Repo
+from sidkit.core.artifact import read_manifest
+from sidkit.core.clock import iso
+from sidkit.core.config import Section
+from sidkit.core.errors import ArtifactCorruptError, ConfigError, FitError, LifeCycleError, TooFewPairsError
+from sidkit.core.files import remove
+from sidkit.core.integrity import say_discarded
+from sidkit.core.repo import Repo
 from sidkit.tables import read_build
 from sidkit.tables.builder import refuse_settings_of_artifacts
 

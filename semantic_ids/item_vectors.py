@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from sidkit.errors import FitError
+from sidkit.core.errors import FitError
 
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]

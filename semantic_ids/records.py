@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sidkit.clock import iso
+from sidkit.core.clock import iso
 
 
 @dataclass(frozen=True)

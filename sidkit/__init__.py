@@ -1,27 +1,25 @@
 """sidkit: semantic IDs as ordinary features, from a raw click log to an online score.
 
-The ground floor: settings, errors, the input contract, feature tables and the Feast plug-ins. The rooms above it are
-``semantic_ids`` (how codes are made) and ``ranking`` (how features are used).
+This package holds the ground floor (settings, errors, the input contract, feature tables, the Feast plug-ins) and the
+command line. ``semantic_ids`` makes codes, ``ranking`` uses features.
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from sidkit.core.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from sidkit.config import Settings
-    from sidkit.errors import SidkitError
-    from sidkit.repo import Repo
+    from sidkit.core.config import Settings
+    from sidkit.core.errors import SidkitError
+    from sidkit.core.repo import Repo
 
 __version__ = "0.1.0"
 __all__ = ["Repo", "Settings", "SidkitError", "__version__"]
 
-_MODULES = {"Repo": "sidkit.repo", "Settings": "sidkit.config", "SidkitError": "sidkit.errors"}
-
-
-def __getattr__(name: str) -> Any:
-    """Import what is asked for: the command line handles signals before anything else is imported."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_MODULES[name]), name)
+if not TYPE_CHECKING:  # a typo stays an error for type checkers
+    __getattr__ = lazy_names(
+        __name__,
+        {"Repo": "sidkit.core.repo", "Settings": "sidkit.core.config", "SidkitError": "sidkit.core.errors"},
+    )

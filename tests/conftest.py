@@ -13,8 +13,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
-from builders import FAST_PRESET, FinishedJob, run_fast_job
-from switched import switched
+from helpers.builders import FAST_PRESET, FinishedJob, run_fast_job
+from helpers.switched import switched
 
 ROOT = Path(__file__).parent.parent
 SIDKIT_DATA = Path(os.environ.get("SIDKIT_DATA", ROOT.parent / "shared" / "data"))
@@ -23,7 +23,7 @@ MODEL_ABSENT = "pretrained model absent"
 SWITCHED = "feature_store.yaml names Feast's own"
 EXPECTED = (ABSENT, "chromium absent", "redis absent", MODEL_ABSENT, SWITCHED)
 """The only reasons for which a test may be skipped: SIDKIT_DATA holds no such set, this machine lacks a browser, a
-Redis or the package with a model (CI has them all), or the kit's own store is switched off (tests/switched.py)."""
+Redis or the package with a model (CI has them all), or the kit's own store is switched off (tests/helpers/switched.py)."""
 
 _skips: list[str] = []
 

@@ -8,12 +8,12 @@ from typing import Any
 
 from semantic_ids.catalog import Catalog, table_path
 from semantic_ids.records import CodebookRecord, RankerRecord
-from sidkit.artifact import read_manifest
-from sidkit.clock import iso
-from sidkit.config import content_hash
-from sidkit.errors import ArtifactCorruptError, ArtifactError, CatalogLostError
-from sidkit.integrity import MANIFEST, read_verified
-from sidkit.repo import Repo
+from sidkit.core.artifact import read_manifest
+from sidkit.core.clock import iso
+from sidkit.core.config import content_hash
+from sidkit.core.errors import ArtifactCorruptError, ArtifactError, CatalogLostError
+from sidkit.core.integrity import MANIFEST, read_verified
+from sidkit.core.repo import Repo
 from sidkit.stores.registered import of_codebook
 from sidkit.tables import read_build
 from sidkit.tables.builder import changed_settings

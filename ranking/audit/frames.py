@@ -11,12 +11,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ranking.audit.kept import HISTORY_CODES
-from ranking.audit.truth import Cells
-from ranking.views import Ints, string_array
-from sidkit.errors import ArtifactMissingError, ContractError
-from sidkit.integrity import checked
-from sidkit.repo import Repo
+from ranking.audit.expected import HISTORY_CODES
+from ranking.audit.reference import Cells
+from ranking.data.feature_views import Ints, string_array
+from sidkit.core.errors import ArtifactMissingError, ContractError
+from sidkit.core.integrity import checked
+from sidkit.core.repo import Repo
 
 _KEYS = ("user_id", "item_id", "event_timestamp")
 
@@ -112,9 +112,9 @@ def rows_of_run(repo: Repo, folder: Path, most: int, seed: int) -> AuditedRows:
     seed : int
         Decides which.
     """
-    from ranking.features import feature_names
-    from ranking.stages import read_facts
-    from ranking.streamed_frame import KeptFrame
+    from ranking.data.disk_frame import KeptFrame
+    from ranking.data.numeric_features import feature_names
+    from sidkit.core.stages import read_facts
 
     if not (folder / "frame").is_dir():
         there = ", ".join(sorted(path.parent.name for path in repo.runs.glob("*/frame"))) or "none yet"

@@ -18,10 +18,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ranking.features import feature_names, numeric_features
-from ranking.training_set import read_rows
-from ranking.views import Ints, historical_views
-from sidkit.repo import Repo
+from ranking.data.dataset import read_rows
+from ranking.data.feature_views import Ints, historical_views
+from ranking.data.numeric_features import feature_names, numeric_features
+from sidkit.core.repo import Repo
 
 SUSPECT = 0.6
 """An AUC above it, or as far below one half, is warned of."""

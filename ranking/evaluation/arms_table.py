@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from ranking.data.dataset import TrainingSet
 from ranking.evaluation.judge import LEAST_POSITIVES, enough
 from ranking.evaluation.metrics import auc, calibration, gauc, group_aucs, log_loss, normalised_entropy
 from ranking.evaluation.resamples import Resamples, interval, mean_auc
-from ranking.training_set import TrainingSet
 
 RESAMPLES = 1000
 METRICS = ("auc", "gauc", "logloss", "normalised_entropy", "calibration")

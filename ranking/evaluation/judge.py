@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from ranking.data.dataset import TrainingSet
 from ranking.evaluation.bootstrap import Interval
 from ranking.evaluation.metrics import auc, calibration, gauc, log_loss, normalised_entropy
 from ranking.evaluation.resamples import Resamples, interval, mean_auc
 from ranking.evaluation.slices import slices
-from ranking.training_set import TrainingSet
-from sidkit.clock import iso
-from sidkit.errors import LeakageError
+from sidkit.core.clock import iso
+from sidkit.core.errors import LeakageError
 
 LEAST_PER_CLASS = 50
 """Below so many rows of either class a slice has no AUC."""

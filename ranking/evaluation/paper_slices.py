@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ranking.data.dataset import TrainingSet
+from ranking.data.numeric_features import feature_names
 from ranking.evaluation.slices import prior_interactions, slices
-from ranking.features import feature_names
-from ranking.training_set import TrainingSet
 
 COINS_THETA = 200
 """Exposures of 7 days below which an item is cold at Kuaishou (arXiv 2510.12604, section 6)."""

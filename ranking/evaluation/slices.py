@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ranking.features import feature_names
-from ranking.training_set import TrainingSet
+from ranking.data.dataset import TrainingSet
+from ranking.data.numeric_features import feature_names
 
 COLD_BELOW = 10
 """An item with fewer earlier interactions is cold."""

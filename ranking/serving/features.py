@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ranking.training_set import LabelledRows, TrainingSet, assemble
-from ranking.views import Ints, plain_views
+from ranking.data.dataset import LabelledRows, TrainingSet, assemble
+from ranking.data.feature_views import Ints, plain_views
 from semantic_ids.codebook import Codebook
-from sidkit.stores.asof import ViewRows
 from sidkit.stores.feast_repo import feature_service
-from sidkit.stores.packed_reader import packed_reader
+from sidkit.stores.offline.plan import ViewRows
+from sidkit.stores.online.reader import packed_reader
 
 if TYPE_CHECKING:
     from feast import FeatureService, FeatureStore

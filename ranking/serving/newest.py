@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sidkit.clock import to_us
+from sidkit.core.clock import to_us
 from sidkit.stores.feast_repo import feature_service
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def materialized_until(store: FeatureStore, service_name: str) -> int:
 
 
 def _newest_of(store: FeatureStore, view: Any, end_us: int, tables: Path) -> int:
-    from sidkit.stores.packed_sqlite import PackedSqliteOnlineStore, view_id
+    from sidkit.stores.online.store import PackedSqliteOnlineStore, view_id
 
     online = store._get_provider().online_store
     if isinstance(online, PackedSqliteOnlineStore):

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ranking.artifact import Ranker
 from ranking.serving.features import OnlineFeatures
 from ranking.serving.newest import materialized_until, newest_row_us
+from ranking.training.ranker import Ranker
 from semantic_ids.catalog import Catalog
 from semantic_ids.codebook import Codebook
 from semantic_ids.records import RankerRecord
-from sidkit.artifact import read_manifest
-from sidkit.clock import iso
-from sidkit.config import content_hash
-from sidkit.errors import ServingError, SettingsChangedError, TimeError
-from sidkit.id_lists import unknown_items
-from sidkit.repo import Repo
+from sidkit.core.artifact import read_manifest
+from sidkit.core.clock import iso
+from sidkit.core.config import content_hash
+from sidkit.core.errors import ServingError, SettingsChangedError, TimeError
+from sidkit.core.id_lists import unknown_items
+from sidkit.core.repo import Repo
 from sidkit.tables.builder import changed_settings
 
 if TYPE_CHECKING:
@@ -139,18 +139,6 @@ def unknown_ids(user_id: str, item_ids: Sequence[str], known: npt.NDArray[np.boo
     return " and ".join(told)
 
 
-def service_features(store: FeatureStore, service_name: str) -> dict[str, str]:
-    """Full feature name -> Feast type of a feature service."""
-    from sidkit.stores.feast_repo import feature_service
-
-    service = feature_service(store, service_name)
-    return {
-        f"{projection.name_to_use()}__{feature.name}": str(feature.dtype)
-        for projection in service.feature_view_projections
-        for feature in projection.features
-    }
-
-
 def _refuse_other_settings(manifest: dict[str, object], repo: Repo) -> None:
     made_with, stated = manifest["feature_settings"], repo.settings.feature_settings()
     if isinstance(made_with, dict) and content_hash(made_with) != content_hash(stated):
@@ -176,6 +164,8 @@ def _codebook(repo: Repo, catalog: Catalog, record: RankerRecord, ranker: Ranker
 
 def _refuse_other_features(store: FeatureStore, ranker: Ranker) -> None:
     from feast.errors import FeatureServiceNotFoundException
+
+    from sidkit.stores.feast_repo import service_features
 
     try:
         found = service_features(store, ranker.config.service)

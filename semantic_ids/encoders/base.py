@@ -9,9 +9,9 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from semantic_ids.encoders.pairs import ItemPairs, Rehearsal
 from semantic_ids.item_vectors import Floats, ItemVectors
-from sidkit.errors import FitError, TooFewPairsError
+from semantic_ids.pairs.mining import ItemPairs, Rehearsal
+from sidkit.core.errors import FitError, TooFewPairsError
 
 
 class Encoder(ABC):
@@ -75,7 +75,7 @@ def usable_pairs(encoder: str, items: ItemVectors, pairs: ItemPairs | None) -> I
         When there are none, or the pairs were mined for other items.
     """
     remedy = (
-        "mine them from the clicks before the cut-off (semantic_ids.encoders.pairs.mine_pairs), move the cut-off to "
+        "mine them from the clicks before the cut-off (semantic_ids.pairs.mining.mine_pairs), move the cut-off to "
         "where there are clicks, or use the encoder 'content', which needs none"
     )
     if pairs is None or not len(pairs):

@@ -10,10 +10,10 @@ import numpy.typing as npt
 
 from semantic_ids.encoders.base import Encoder, usable_pairs
 from semantic_ids.encoders.content import ContentEncoder
-from semantic_ids.encoders.pairs import ItemPairs
 from semantic_ids.item_vectors import Floats, ItemVectors
-from sidkit.artifact import tensors_under
-from sidkit.errors import FitError
+from semantic_ids.pairs.mining import ItemPairs
+from sidkit.core.artifact import tensors_under
+from sidkit.core.errors import FitError
 
 _ROWS_AT_ONCE = 65_536
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from semantic_ids.encoders.pair_batches import KnownPairs, PairBatches
-from semantic_ids.encoders.pairs import Ints, ItemPairs
 from semantic_ids.item_vectors import Floats, Mask
 from semantic_ids.losses import info_nce
-from sidkit.errors import TooFewPairsError
+from semantic_ids.pairs.batches import KnownPairs, PairBatches
+from semantic_ids.pairs.mining import Ints, ItemPairs
+from sidkit.core.errors import TooFewPairsError
 
 STEPS_PER_LOOK = 25
 _MOST_JUDGED = 1024

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sidkit.config import content_hash
-from sidkit.errors import ArtifactCorruptError, ArtifactError, StorageError
-from sidkit.files import disk_refused
-from sidkit.integrity import say_discarded
+from sidkit.core.config import content_hash
+from sidkit.core.errors import ArtifactCorruptError, ArtifactError, StorageError
+from sidkit.core.files import disk_refused
+from sidkit.core.integrity import say_discarded
 
 FORMAT = 1
 _KEYS_PER_QUERY = 500

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -20,10 +20,10 @@ from semantic_ids.pretrained.embeddings_file import older_columns, scratch_besid
 from semantic_ids.pretrained.image import ImageEmbedder, ImageSpec
 from semantic_ids.pretrained.items import Items
 from semantic_ids.pretrained.text import TextEmbedder, TextSpec
-from sidkit.config import EngineSettings, SourceSettings
-from sidkit.engine import connection
-from sidkit.errors import ConfigError, ContractError
-from sidkit.files import written_beside
+from sidkit.core.config import EngineSettings, SourceSettings
+from sidkit.core.engine import connection
+from sidkit.core.errors import ConfigError, ContractError
+from sidkit.core.files import written_beside
 
 Progress: TypeAlias = Callable[[str, int, int | None], None]
 """Told the modality, the rows of ``items`` done, and the rows in all (None when the source does not say)."""
@@ -97,7 +97,7 @@ def embed_items(
     cache : Path
         A folder; one file per model and settings.
     progress : callable, optional
-        See :data:`Progress`; :func:`progress_bar` makes one.
+        See :data:`Progress`.
     chunk_rows : int
         Rows of ``items`` read at a time.
     engine : EngineSettings, optional
@@ -137,25 +137,6 @@ def embed_items(
         rows = write_embeddings(opened, staged, out, tuple(specs), older)
         reports = {work.name: work.report() for work in works}
     return EmbedReport(out, rows, dict(items.refused), older, reports, time.monotonic() - started)
-
-
-@contextlib.contextmanager
-def progress_bar() -> Iterator[Progress]:
-    """A progress bar per modality on the terminal, as the ``progress`` of :func:`embed_items`."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bars
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Bars(*columns, console=Console(stderr=True)) as bars:
-        tasks: dict[str, Any] = {}
-
-        def told(modality: str, done: int, total: int | None) -> None:
-            if modality not in tasks:
-                tasks[modality] = bars.add_task(modality, total=total)
-            bars.update(tasks[modality], completed=done)
-
-        yield told
 
 
 @dataclass

@@ -12,9 +12,9 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sidkit.engine import literal, quoted
-from sidkit.errors import ArtifactError, ContractError, TableSchemaError
-from sidkit.files import remove, written_beside
+from sidkit.core.engine import literal, quoted
+from sidkit.core.errors import ArtifactError, ContractError, TableSchemaError
+from sidkit.core.files import remove, written_beside
 
 _TABLE = "item_embeddings"
 _KEYS = ("item_id", "updated_at")
@@ -101,7 +101,7 @@ def write_embeddings(
     Parameters
     ----------
     opened : duckdb.DuckDBPyConnection
-        A connection of :func:`sidkit.engine.connection`.
+        A connection of :func:`sidkit.core.engine.connection`.
     new : Path
         Parquet with ``item_id``, maybe ``updated_at``, and one list column per modality; of two rows with one key the
         first counts.

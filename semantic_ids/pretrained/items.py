@@ -10,13 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from sidkit.config import resolved_url
 from sidkit.contract.reader import ParquetSource, Source, SqlSource
 from sidkit.contract.rows import REASON, normalise
 from sidkit.contract.schemas import ITEMS, Column, Table
-from sidkit.errors import ContractError, MissingTableError, TableSchemaError
-from sidkit.files import typed_path
-from sidkit.redact import redacted, scrubbed
+from sidkit.core.config import resolved_url
+from sidkit.core.errors import ContractError, MissingTableError, TableSchemaError
+from sidkit.core.files import typed_path
+from sidkit.core.redact import redacted, scrubbed
 
 
 class _ParquetItems(ParquetSource):

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sidkit.errors import ConfigError
-from sidkit.files import sha256, typed_path
+from sidkit.core.errors import ConfigError
+from sidkit.core.files import sha256, typed_path
 
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _OTHER_FORMATS = ["*.bin", "*.h5", "*.msgpack", "*.ot", "*.pt", "*.ckpt", "*.onnx", "onnx/*", "openvino/*", "*.gguf"]

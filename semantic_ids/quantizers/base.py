@@ -9,9 +9,9 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from semantic_ids.encoders.pairs import ItemPairs
 from semantic_ids.item_vectors import Floats
-from sidkit.errors import FitError
+from semantic_ids.pairs.mining import ItemPairs
+from sidkit.core.errors import FitError
 
 Codes = npt.NDArray[np.int32]
 

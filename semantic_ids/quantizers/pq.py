@@ -8,8 +8,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from semantic_ids.encoders.pairs import ItemPairs
 from semantic_ids.item_vectors import Floats
+from semantic_ids.pairs.mining import ItemPairs
 from semantic_ids.quantizers.base import (
     Codes,
     Quantizer,
@@ -21,7 +21,7 @@ from semantic_ids.quantizers.base import (
 )
 from semantic_ids.quantizers.kmeans import cluster
 from semantic_ids.quantizers.nearest import nearest
-from sidkit.errors import FitError
+from sidkit.core.errors import FitError
 
 _TWINS = 1e-6  # codewords closer than this share of the longest vector are one: rounding could not keep them apart
 

@@ -8,8 +8,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from semantic_ids.encoders.pairs import ItemPairs
 from semantic_ids.item_vectors import Floats
+from semantic_ids.pairs.mining import ItemPairs
 from semantic_ids.quantizers.base import (
     Codes,
     Quantizer,

@@ -9,8 +9,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from semantic_ids.encoders.pairs import Ints, ItemPairs
 from semantic_ids.item_vectors import Floats
+from semantic_ids.pairs.mining import Ints, ItemPairs
 from semantic_ids.quantizers.base import (
     Codes,
     Doubles,
@@ -22,7 +22,7 @@ from semantic_ids.quantizers.base import (
     int_codes,
 )
 from semantic_ids.quantizers.nearest import residual_codes, residual_sum
-from sidkit.errors import FitError, TooFewPairsError
+from sidkit.core.errors import FitError, TooFewPairsError
 
 _STEP = 2**13  # rows passed through a network at once
 

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from semantic_ids.encoders.pair_batches import KnownPairs, PairBatches
-from semantic_ids.encoders.pairs import ItemPairs
 from semantic_ids.item_vectors import Floats
 from semantic_ids.losses import info_nce
+from semantic_ids.pairs.batches import KnownPairs, PairBatches
+from semantic_ids.pairs.mining import ItemPairs
 from semantic_ids.quantizers.kmeans import cluster, refine
 from semantic_ids.quantizers.nearest import nearest
-from sidkit.errors import TooFewPairsError
+from sidkit.core.errors import TooFewPairsError
 
 TEMPERATURE = 0.07
 KMEANS_ITERATIONS = 10

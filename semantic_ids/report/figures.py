@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from semantic_ids import metrics
-from semantic_ids.report.gather import Facts
+from semantic_ids.quality import code_metrics
+from semantic_ids.report.facts import Facts
 
 
 @dataclass(frozen=True)
@@ -117,17 +117,17 @@ def figures_now(facts: Facts) -> dict[str, Any]:
     codes, sizes = facts.items.codes.astype(np.int32), facts.record.sizes
     if len(codes) == 0:
         return {"items": 0}
-    reachable, possible = metrics.prefix_utilisation(codes, sizes)
+    reachable, possible = code_metrics.prefix_utilisation(codes, sizes)
     return {
         "items": len(codes),
-        "utilisation": metrics.utilisation(codes, sizes),
+        "utilisation": code_metrics.utilisation(codes, sizes),
         "prefix_utilisation": reachable,
         "prefix_utilisation_of_all": possible,
-        "perplexity": metrics.perplexity(codes, sizes),
-        "gini": metrics.gini(codes, sizes),
-        "collision_rate": metrics.collision_rate(codes),
-        "independent_code_rate": metrics.independent_code_rate(codes),
-        "largest_bucket": metrics.largest_bucket(codes),
+        "perplexity": code_metrics.perplexity(codes, sizes),
+        "gini": code_metrics.gini(codes, sizes),
+        "collision_rate": code_metrics.collision_rate(codes),
+        "independent_code_rate": code_metrics.independent_code_rate(codes),
+        "largest_bucket": code_metrics.largest_bucket(codes),
         "residual_norm": float(facts.items.residual_norm.mean()),
     }
 

@@ -10,6 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+SHARED_STYLE = Path(__file__).parent / "style.css"
+SHARED_SCRIPT = Path(__file__).parent / "base.js"
+"""What the pages of all reports have in common."""
+
 
 def inline_page(
     template: Path, styles: Sequence[Path], scripts: Sequence[Path], data: Any, slots: Mapping[str, str]

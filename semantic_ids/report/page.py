@@ -10,12 +10,12 @@ import numpy as np
 
 from semantic_ids.item_vectors import Floats
 from semantic_ids.report import passages
-from semantic_ids.report.gather import Doubles, Facts, gather
+from semantic_ids.report.facts import Doubles, Facts, gather
 from semantic_ids.report.inline import inline_page
 from semantic_ids.report.periods import by_period
 from semantic_ids.report.tree import shortened, tree
-from sidkit.files import written_beside
-from sidkit.repo import Repo
+from sidkit.core.files import written_beside
+from sidkit.core.repo import Repo
 
 _FOLDER = Path(__file__).parent
 _SCRIPTS = ("base.js", "colours.js", "charts.js", "tree.js", "map.js")

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from semantic_ids.report.facts import Facts
 from semantic_ids.report.figures import figures, figures_now, text
-from semantic_ids.report.gather import Facts
 from semantic_ids.report.periods import Period
 from semantic_ids.report.tree import shortened
-from sidkit.clock import from_us
+from sidkit.core.clock import from_us
 
 BUCKETS = 20
 """At most so many shared codes are listed ..."""

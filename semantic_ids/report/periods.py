@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from semantic_ids.drift import stability
-from semantic_ids.report.gather import Arrivals, Longs
-from sidkit.clock import DAY_US
+from semantic_ids.quality.drift import stability
+from semantic_ids.report.facts import Arrivals, Longs
+from sidkit.core.clock import DAY_US
 
 MOST_PERIODS = 36
 
@@ -23,7 +23,7 @@ class Period:
     items: int
     residual_norm: float
     stability: float
-    """Population stability index of their first codes against the fit, by :func:`semantic_ids.drift.stability`."""
+    """Population stability index of their first codes against the fit, by :func:`semantic_ids.quality.drift.stability`."""
     chance: float
     """What 19 of 20 periods without any drift stay below."""
 

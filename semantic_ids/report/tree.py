@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from semantic_ids.report.gather import Listed, Longs
+from semantic_ids.report.facts import Listed, Longs
 
 EMBEDDED_ITEMS = 30_000
 """At most so many items are embedded in the page; branches have the counts of all."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sidkit.contract.schemas import Table
-from sidkit.errors import TableSchemaError
+from sidkit.core.errors import TableSchemaError
 
 _LONGEST_NAME = 255
 RESERVED_COLUMNS = frozenset({"reason", "nth", "first_seen", "file_row_number", "generation"})

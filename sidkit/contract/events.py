@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from sidkit.clock import FIRST_EVENT_US
-from sidkit.config import Settings
-from sidkit.engine import literal
+from sidkit.core.clock import FIRST_EVENT_US
+from sidkit.core.config import Settings
+from sidkit.core.engine import literal
 
 LOG_COLUMNS: dict[str, pa.DataType] = {
     "user_id": pa.string(),

@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sidkit.config import FEATURE_NAME_RULE, Feedback, is_feature_name
 from sidkit.contract.column_names import check_columns
 from sidkit.contract.reader import Source
 from sidkit.contract.remedies import remedy
 from sidkit.contract.rows import REASON, is_list, normalise, vector_of
 from sidkit.contract.schemas import EMBEDDINGS, INTERACTIONS
-from sidkit.errors import TableSchemaError
+from sidkit.core.config import FEATURE_NAME_RULE, Feedback, is_feature_name
+from sidkit.core.errors import TableSchemaError
 
 _CHUNK_ROWS = 200_000
 

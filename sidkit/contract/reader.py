@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sidkit.config import resolved_url
 from sidkit.contract.column_names import check_names
 from sidkit.contract.rows import PART, is_list
 from sidkit.contract.schemas import TABLES
 from sidkit.contract.sql_columns import sql_column
-from sidkit.errors import ContractError, MissingTableError, TableSchemaError
-from sidkit.files import typed_path
-from sidkit.redact import looks_like_url, redacted, scrubbed
+from sidkit.core.config import resolved_url
+from sidkit.core.errors import ContractError, MissingTableError, TableSchemaError
+from sidkit.core.files import typed_path
+from sidkit.core.redact import looks_like_url, redacted, scrubbed
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine

@@ -18,7 +18,7 @@ from sidkit.contract.column_names import check_columns
 from sidkit.contract.row_remedies import row_remedy
 from sidkit.contract.rows import REASON, normalise
 from sidkit.contract.schemas import Table
-from sidkit.errors import ContractError
+from sidkit.core.errors import ContractError
 
 CHUNK_ROWS = 100_000
 

@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sidkit.clock import to_us
 from sidkit.contract.remedies import is_iso, remedy
 from sidkit.contract.schemas import Column, Table
 from sidkit.contract.units import outside_range
-from sidkit.errors import TableSchemaError, TimeError
+from sidkit.core.clock import to_us
+from sidkit.core.errors import TableSchemaError, TimeError
 
 REASON = "reason"
 PART = b"sidkit.part"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import duckdb
 
-from sidkit.config import Settings
 from sidkit.contract.report import TableReport
-from sidkit.engine import literal, quoted, working_on
+from sidkit.core.config import Settings
+from sidkit.core.engine import literal, quoted, working_on
 
 
 @working_on("comparing the tables of the source")

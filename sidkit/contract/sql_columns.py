@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from sidkit.contract.rows import ODD
 from sidkit.contract.schemas import EMBEDDINGS, TABLES
-from sidkit.errors import TableSchemaError
+from sidkit.core.errors import TableSchemaError
 
 _NUMBERS = frozenset({bool, int, float})
 

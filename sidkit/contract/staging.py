@@ -12,8 +12,8 @@ from sidkit.contract.column_names import check_columns
 from sidkit.contract.reader import Source
 from sidkit.contract.rows import PART, can_be_carried, normalise
 from sidkit.contract.schemas import ITEMS, Table
-from sidkit.errors import ContractError, TableSchemaError
-from sidkit.files import written_beside
+from sidkit.core.errors import ContractError, TableSchemaError
+from sidkit.core.files import written_beside
 
 
 def stage(source: Source, table: Table, chunk_rows: int, path: Path) -> Path:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import duckdb
 import pyarrow as pa
 
-from sidkit.clock import FIRST_EVENT_US, iso
 from sidkit.contract.schemas import INTERACTIONS, Table
-from sidkit.engine import literal, quoted
-from sidkit.errors import TableSchemaError
+from sidkit.core.clock import FIRST_EVENT_US, iso
+from sidkit.core.engine import literal, quoted
+from sidkit.core.errors import TableSchemaError
 
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}

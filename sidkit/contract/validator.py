@@ -9,8 +9,6 @@ from pathlib import Path
 import duckdb
 import pyarrow.parquet as pq
 
-from sidkit.clock import present_us
-from sidkit.config import Settings
 from sidkit.contract.events import after_now, classify_interactions, first_events, one_row_per_event
 from sidkit.contract.reader import Source
 from sidkit.contract.report import TableReport
@@ -20,9 +18,11 @@ from sidkit.contract.schemas import INTERACTIONS, ITEMS, Table, with_modalities
 from sidkit.contract.shares import with_shares
 from sidkit.contract.staging import stage
 from sidkit.contract.units import refuse_wrong_units
-from sidkit.engine import literal, quoted, working_on
-from sidkit.errors import ContractError, RejectedRowsError, TableSchemaError
-from sidkit.files import written_beside
+from sidkit.core.clock import present_us
+from sidkit.core.config import Settings
+from sidkit.core.engine import literal, quoted, working_on
+from sidkit.core.errors import ContractError, RejectedRowsError, TableSchemaError
+from sidkit.core.files import written_beside
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def validate(
     settings : Settings
         ``[source]`` says how strict to be.
     opened : duckdb.DuckDBPyConnection
-        A connection of :func:`sidkit.engine.connection`.
+        A connection of :func:`sidkit.core.engine.connection`.
     work : Path
         A folder for the staged and the valid tables.
     rejects : Path or None

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from sidkit.clock import DAY_US
+from sidkit.core.clock import DAY_US
 from sidkit.datasets.served_counts import WINDOW_DAYS
 from sidkit.datasets.touches import Touches
 

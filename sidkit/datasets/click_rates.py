@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from sidkit.clock import DAY_US
+from sidkit.core.clock import DAY_US
 from sidkit.datasets.served_counts import WINDOW_DAYS
 
 Ints = npt.NDArray[np.int64]

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sidkit.clock import DAY_US
-from sidkit.config import NegativeSettings
+from sidkit.core.clock import DAY_US
+from sidkit.core.config import NegativeSettings
 from sidkit.datasets.candidates import (
     Candidates,
     Catalogue,

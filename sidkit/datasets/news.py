@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sidkit.clock import DAY_US
+from sidkit.core.clock import DAY_US
 
 _START_US = 1_704_067_200_000_000  # 2024-01-01T00:00:00Z
 _LIFE_US = 2 * DAY_US

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from sidkit.clock import DAY_US
+from sidkit.core.clock import DAY_US
 
 Ints = npt.NDArray[np.int64]
 

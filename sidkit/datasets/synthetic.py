@@ -21,11 +21,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from sidkit.clock import DAY_US
 from sidkit.contract.rows import MOMENT
+from sidkit.core.clock import DAY_US
+from sidkit.core.errors import ConfigError
+from sidkit.core.files import folder_written_beside
 from sidkit.datasets.worlds import WORLDS, WorldParameters
-from sidkit.errors import ConfigError
-from sidkit.files import folder_written_beside
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from sidkit.config import content_hash
+from sidkit.core.config import content_hash
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sidkit.errors import ConfigError
-from sidkit.names import check_name
+from sidkit.core.errors import ConfigError
+from sidkit.core.names import check_name
 
 COMPARISON = "comparison"
 """The folder of ``artifacts/runs`` that comparisons take; no preset may be called so."""
 _FOLDER = Path(__file__).parent
+ARMS = _FOLDER / "arms"
+"""The folder of the arms that are shipped."""
 
 
 def preset_names() -> list[str]:
@@ -23,7 +25,7 @@ def preset_name(preset: str) -> str:
     Raises
     ------
     ConfigError
-        When it cannot be the name of a folder (:mod:`sidkit.names`), or is taken by comparisons.
+        When it cannot be the name of a folder (:mod:`sidkit.core.names`), or is taken by comparisons.
     """
     name = Path(preset).name.removesuffix(".toml") if preset.endswith(".toml") else preset
     check_name("preset", name)

@@ -1,4 +1,4 @@
-"""Feast plug-ins, named by class path in ``feature_store.yaml``, and the way this kit opens a Feast repo.
+"""Feast: the offline and the online store, the registry, and the way this kit opens, applies and checks a Feast repo.
 
-Nothing is imported here: importing Feast takes seconds, so each module does it when it is asked for.
+Nothing is imported here: importing Feast takes seconds, so each module does it when it is needed.
 """

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sidkit.errors import DefinitionsError
-from sidkit.repo import Repo
+from sidkit.core.errors import DefinitionsError
+from sidkit.core.repo import Repo
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sidkit.clock import from_us
-from sidkit.errors import CatalogError, ConfigError, RepoError, SidkitError, UnknownVersionError
-from sidkit.redact import scrubbed
-from sidkit.repo import Repo
+from sidkit.core.clock import from_us
+from sidkit.core.errors import CatalogError, ConfigError, RepoError, SidkitError, UnknownVersionError
+from sidkit.core.redact import scrubbed
+from sidkit.core.repo import Repo
 
 if TYPE_CHECKING:
     from feast import Entity, FeatureService, FeatureStore, FeatureView
@@ -72,7 +72,7 @@ def apply_repo(repo: Repo) -> str:
     CatalogError
         When the definitions cannot learn which codebooks there are; nothing was applied then.
     DefinitionsError
-        When Feast would silently get the definitions wrong (:mod:`sidkit.doctor`); nothing was applied then.
+        When Feast would silently get the definitions wrong (:mod:`sidkit.stores.doctor`); nothing was applied then.
     RepoError
         When Feast refuses the definitions, or the repo is a copy that names the original's registry.
     """
@@ -80,7 +80,7 @@ def apply_repo(repo: Repo) -> str:
     from feast.repo_config import load_repo_config
     from feast.repo_operations import apply_total, parse_repo
 
-    from sidkit.doctor import examine, refuse
+    from sidkit.stores.doctor import examine, refuse
     from sidkit.stores.registry_check import set_damaged_registry_aside
     from sidkit.stores.registry_path import make_registry_private, refuse_copied_registry, resolve_registry_against_repo
 
@@ -137,7 +137,7 @@ def materialize(repo: Repo, as_of_us: int, views: list[str] | None = None) -> di
     Feast's incremental materialization starts at the last end, so it misses rows that a late event rebuilt before it,
     and its first run starts 52 weeks ago, so it misses older logs. This one always looks at the whole table, and takes rows
     that left it out of the packed online store (:mod:`sidkit.tables.withdrawn`). On that store columns go straight to rows
-    (:mod:`sidkit.stores.packed_bulk`).
+    (:mod:`sidkit.stores.online.bulk`).
 
     Parameters
     ----------
@@ -153,8 +153,8 @@ def materialize(repo: Repo, as_of_us: int, views: list[str] | None = None) -> di
     dict
         Rows (keys) per view.
     """
-    from sidkit.stores.packed_bulk import in_bulk
-    from sidkit.stores.withdrawn_rows import drop_withdrawn, outdate_withdrawn
+    from sidkit.stores.online.bulk import in_bulk
+    from sidkit.stores.online.withdrawn import drop_withdrawn, outdate_withdrawn
     from sidkit.tables.withdrawn import forget_withdrawn
 
     store = open_store(repo)
@@ -182,8 +182,8 @@ def repair_online_store(repo: Repo) -> list[str]:
     OnlineStoreError
         When the file is of another release, or another process holds it.
     """
-    from sidkit.stores.packed_sqlite import PackedSqliteOnlineStore
-    from sidkit.stores.packed_upgrade import repair
+    from sidkit.stores.online.repair import repair
+    from sidkit.stores.online.store import PackedSqliteOnlineStore
 
     store = open_store(repo)
     online = store._get_provider().online_store
@@ -211,8 +211,8 @@ def find_online_damage(repo: Repo) -> list[tuple[str, str]]:
     OnlineStoreError
         When the file is of another release, or another process holds it.
     """
-    from sidkit.stores.packed_sqlite import PackedSqliteOnlineStore
-    from sidkit.stores.packed_upgrade import find_damage
+    from sidkit.stores.online.repair import find_damage
+    from sidkit.stores.online.store import PackedSqliteOnlineStore
     from sidkit.stores.registry_check import registry_file
 
     registry = registry_file(repo)
@@ -237,7 +237,7 @@ def drop_online_table(repo: Repo, view: str) -> None:
     ``feast apply`` does so too, but one that was killed between registry and online store does not know of it any more.
     Feast's own SQLite store is left to Feast, which keeps a list of its tables.
     """
-    from sidkit.stores.packed_sqlite import PackedSqliteOnlineStore
+    from sidkit.stores.online.store import PackedSqliteOnlineStore
 
     store = open_store(repo)
     online = store._get_provider().online_store
@@ -313,3 +313,13 @@ def _without_metric_files() -> Iterator[None]:
 
 def _unchanged(target: object = None, **_: object) -> object:
     return target if target is not None else _unchanged
+
+
+def service_features(store: FeatureStore, service_name: str) -> dict[str, str]:
+    """Full feature name -> Feast type of a feature service."""
+    service = feature_service(store, service_name)
+    return {
+        f"{projection.name_to_use()}__{feature.name}": str(feature.dtype)
+        for projection in service.feature_view_projections
+        for feature in projection.features
+    }

@@ -1,51 +1,8 @@
-"""A Feast compute engine under which ``feast materialize`` writes columns straight to packed rows.
+"""The old class path of ``batch_engine.type``, for one release: it warns, and works."""
 
-Name it in ``feature_store.yaml``::
+from sidkit.stores.old_paths import warn_of_old_path
+from sidkit.stores.online import PackedComputeEngine, PackedComputeEngineConfig
 
-    batch_engine:
-      type: sidkit.stores.packed_engine.PackedComputeEngine
-      backend: polars
+__all__ = ["PackedComputeEngine", "PackedComputeEngineConfig"]
 
-It subclasses Feast's local engine and leaves to it every view whose rows are not simply the newest of its source, and
-everything where the online store is not :class:`~sidkit.stores.packed_sqlite.PackedSqliteOnlineStore`. Of a plain view no
-value becomes a Python object on its way; the table and the registry's intervals are the same, but 64-bit integers beside nulls
-are exact, which they are not in Feast's own conversion.
-"""
-
-from __future__ import annotations
-
-from typing import Any, Literal
-
-from feast.infra.common.materialization_job import MaterializationJobStatus, MaterializationTask
-from feast.infra.compute_engines.local.compute import LocalComputeEngine, LocalComputeEngineConfig
-from feast.infra.compute_engines.local.job import LocalMaterializationJob
-from feast.infra.registry.base_registry import BaseRegistry
-
-from sidkit.stores.packed_bulk import is_plain, newest_rows
-from sidkit.stores.packed_sqlite import PackedSqliteOnlineStore
-
-
-class PackedComputeEngineConfig(LocalComputeEngineConfig):  # type: ignore[misc]
-    """Settings under ``batch_engine`` in ``feature_store.yaml``; ``backend`` is that of Feast's local engine."""
-
-    type: Literal["sidkit.stores.packed_engine.PackedComputeEngine"] = "sidkit.stores.packed_engine.PackedComputeEngine"
-
-
-class PackedComputeEngine(LocalComputeEngine):  # type: ignore[misc]
-    """See the module's docstring."""
-
-    def _materialize_one(
-        self, registry: BaseRegistry, task: MaterializationTask, **rest: Any
-    ) -> LocalMaterializationJob:
-        view, online = task.feature_view, self.online_store
-        plain = is_plain(view) and task.only_latest and not task.disable_event_timestamp
-        if not (plain and isinstance(online, PackedSqliteOnlineStore)):
-            return super()._materialize_one(registry, task, **rest)
-        status, error = MaterializationJobStatus.SUCCEEDED, None
-        try:
-            batches = newest_rows(self.offline_store, self.repo_config, view, task.start_time, task.end_time)
-            online.write_arrow(self.repo_config, view, batches)
-        except Exception as failed:  # noqa: BLE001 - Feast's provider asks the job for it and raises it
-            status, error = MaterializationJobStatus.ERROR, failed
-        job_id = f"{view.name}-{task.start_time}-{task.end_time}"
-        return LocalMaterializationJob(job_id=job_id, status=status, error=error)
+warn_of_old_path(__name__)

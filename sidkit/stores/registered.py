@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sidkit.repo import Repo
+from sidkit.core.repo import Repo
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -135,8 +135,8 @@ def _differs(part: Any) -> bool:
 
 def _of_online_store(store: FeatureStore, views: Sequence[Any], codebooks: set[str]) -> list[Difference]:
     """Tables that are missing, and those of codebooks that hold no rows or belong to none."""
-    from sidkit.errors import OnlineStoreError
-    from sidkit.stores.packed_sqlite import PackedSqliteOnlineStore, view_id
+    from sidkit.core.errors import OnlineStoreError
+    from sidkit.stores.online.store import PackedSqliteOnlineStore, view_id
 
     online = store._get_provider().online_store
     if not isinstance(online, PackedSqliteOnlineStore):

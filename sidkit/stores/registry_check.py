@@ -18,8 +18,8 @@ from urllib.parse import quote
 
 import sqlalchemy as sa
 
-from sidkit.errors import RegistryDamagedError
-from sidkit.repo import FEAST_FILE, Repo
+from sidkit.core.errors import RegistryDamagedError
+from sidkit.core.repo import FEAST_FILE, Repo
 
 _OBJECTS = {
     "projects": "project",

@@ -17,10 +17,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from sidkit.errors import RepoError
-from sidkit.files import make_private
-from sidkit.repo import FEAST_FILE, SETTINGS_FILE, Repo
-from sidkit.sqlite_url import absolute_url
+from sidkit.core.errors import RepoError
+from sidkit.core.files import make_private
+from sidkit.core.repo import FEAST_FILE, SETTINGS_FILE, Repo
+from sidkit.core.sqlite_url import absolute_url
 
 _PREFIX = "sqlite:///"
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sidkit.doctor import Problem, examine
-from sidkit.errors import RegistryDamagedError
-from sidkit.repo import Repo
+from sidkit.core.errors import RegistryDamagedError
+from sidkit.core.repo import Repo
+from sidkit.stores.doctor import Problem, examine
 from sidkit.stores.feast_repo import find_online_damage, read_definitions
 from sidkit.stores.registered import UNREADABLE, differences
 

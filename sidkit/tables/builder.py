@@ -15,13 +15,13 @@ from typing import Any
 
 import duckdb
 
-from sidkit.artifact import read_manifest
-from sidkit.clock import check_as_of, iso, present_us
-from sidkit.config import content_hash
-from sidkit.engine import connection, literal, quoted, set_variables, working_on
-from sidkit.errors import ArtifactCorruptError, ArtifactMissingError, SettingsChangedError, TimeError
-from sidkit.integrity import checked, hashes_of, read_sealed, read_verified, replaced, write_sealed
-from sidkit.repo import Repo
+from sidkit.core.artifact import read_manifest
+from sidkit.core.clock import check_as_of, iso, present_us
+from sidkit.core.config import content_hash
+from sidkit.core.engine import connection, literal, quoted, set_variables, working_on
+from sidkit.core.errors import ArtifactCorruptError, ArtifactMissingError, SettingsChangedError, TimeError
+from sidkit.core.integrity import checked, hashes_of, read_sealed, read_verified, replaced, write_sealed
+from sidkit.core.repo import Repo
 from sidkit.tables.ingest import Log, read_log
 from sidkit.tables.withdrawn import withdraw
 

@@ -14,14 +14,14 @@ from typing import Any
 
 import duckdb
 
-from sidkit.clock import present_us
-from sidkit.config import content_hash
 from sidkit.contract import Source, TableReport, open_source, validate
-from sidkit.engine import connection, literal
-from sidkit.errors import ArtifactMissingError, SettingsChangedError
-from sidkit.files import remove, written_beside
-from sidkit.integrity import hashes_of, read_sealed, read_verified, write_sealed
-from sidkit.repo import Repo
+from sidkit.core.clock import present_us
+from sidkit.core.config import content_hash
+from sidkit.core.engine import connection, literal
+from sidkit.core.errors import ArtifactMissingError, SettingsChangedError
+from sidkit.core.files import remove, written_beside
+from sidkit.core.integrity import hashes_of, read_sealed, read_verified, write_sealed
+from sidkit.core.repo import Repo
 from sidkit.tables.log_changes import compare, mark_of, number_of, write_added, write_removed, write_without_removed
 
 _MANIFEST = "manifest.json"

@@ -20,13 +20,13 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from sidkit.config import content_hash
+from sidkit.core.config import content_hash
+from sidkit.core.engine import connection, literal, set_variables, working_on
+from sidkit.core.errors import ArtifactCorruptError
+from sidkit.core.integrity import hashes_of, read_verified, replaced, say_discarded, write_sealed
+from sidkit.core.repo import Repo
 from sidkit.datasets.negatives import Catalogue, Drawn, Positives, Serving, draw_negatives, row_keys
 from sidkit.datasets.user_sample import thin_by_user
-from sidkit.engine import connection, literal, set_variables, working_on
-from sidkit.errors import ArtifactCorruptError
-from sidkit.integrity import hashes_of, read_verified, replaced, say_discarded, write_sealed
-from sidkit.repo import Repo
 from sidkit.tables.ingest import Log, read_log
 
 _FAR = np.iinfo(np.int64).max

@@ -15,8 +15,8 @@ from typing import Any
 import duckdb
 
 from sidkit.contract.events import EVENT_KEY, LOG_COLUMNS, one_row_per_event
-from sidkit.engine import literal, working_on
-from sidkit.files import remove, written_beside
+from sidkit.core.engine import literal, working_on
+from sidkit.core.files import remove, written_beside
 
 _COLUMNS = ", ".join(LOG_COLUMNS)
 _KEY = ", ".join(EVENT_KEY)

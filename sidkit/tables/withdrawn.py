@@ -11,10 +11,10 @@ from pathlib import Path
 
 import duckdb
 
-from sidkit.engine import literal
-from sidkit.errors import ArtifactCorruptError
-from sidkit.files import remove
-from sidkit.integrity import checked, hashes_of, replaced, say_discarded, write_sealed
+from sidkit.core.engine import literal
+from sidkit.core.errors import ArtifactCorruptError
+from sidkit.core.files import remove
+from sidkit.core.integrity import checked, hashes_of, replaced, say_discarded, write_sealed
 
 _FILE = "withdrawn.parquet"
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sidkit.errors import RepoError
-from sidkit.repo import Repo
-from sidkit.repo_format import FORMAT, format_to_upgrade, write_format
+from sidkit.core.errors import RepoError
+from sidkit.core.repo import Repo
+from sidkit.core.repo_format import FORMAT, format_to_upgrade, write_format
 from sidkit.upgrade.codes import seal_codes
 from sidkit.upgrade.defined import seal_defined
 from sidkit.upgrade.log import seal_log

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sidkit.integrity import hashes_of, write_sealed
-from sidkit.repo import Repo
+from sidkit.core.integrity import hashes_of, write_sealed
+from sidkit.core.repo import Repo
 from sidkit.upgrade.sealing import exactly, seal_manifest
 
 

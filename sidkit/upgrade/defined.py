@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from sidkit.errors import ArtifactCorruptError
-from sidkit.files import read_json
-from sidkit.integrity import write_sealed
-from sidkit.repo import Repo
+from sidkit.core.errors import ArtifactCorruptError
+from sidkit.core.files import read_json
+from sidkit.core.integrity import write_sealed
+from sidkit.core.repo import Repo
 
 
 def seal_defined(repo: Repo) -> list[str]:

@@ -5,8 +5,8 @@ Its rows are left as they are: the next ingest reads the source again, since the
 
 from __future__ import annotations
 
-from sidkit.integrity import MANIFEST
-from sidkit.repo import Repo
+from sidkit.core.integrity import MANIFEST
+from sidkit.core.repo import Repo
 from sidkit.tables.ingest import listed_files
 from sidkit.upgrade.sealing import seal_manifest
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sidkit.repo import Repo
+from sidkit.core.repo import Repo
 from sidkit.upgrade.sealing import exactly, seal_manifest
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from sidkit.errors import ArtifactCorruptError
-from sidkit.files import read_json, remove
-from sidkit.integrity import MANIFEST, MANIFEST_HASH, hash_of, seal_folder, write_sealed
-from sidkit.kept_table import has_hash, read_kept_table, write_kept_table
-from sidkit.repo import Repo
+from sidkit.core.errors import ArtifactCorruptError
+from sidkit.core.files import read_json, remove
+from sidkit.core.integrity import MANIFEST, MANIFEST_HASH, hash_of, seal_folder, write_sealed
+from sidkit.core.repo import Repo
+from sidkit.core.sealed_table import has_hash, read_kept_table, write_kept_table
 
 
 def seal_runs(repo: Repo) -> list[str]:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sidkit.errors import ArtifactCorruptError
-from sidkit.files import read_json
-from sidkit.integrity import FILES, MANIFEST_HASH, hashes_of, write_sealed
+from sidkit.core.errors import ArtifactCorruptError
+from sidkit.core.files import read_json
+from sidkit.core.integrity import FILES, MANIFEST_HASH, hashes_of, write_sealed
 
 Listing = Callable[[dict[str, Any]], Sequence[str]]
 """The files of a manifest, relative to its folder."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sidkit.integrity import MANIFEST
-from sidkit.repo import Repo
+from sidkit.core.integrity import MANIFEST
+from sidkit.core.repo import Repo
 from sidkit.tables.builder import TABLES
 from sidkit.upgrade.sealing import exactly, seal_manifest
 

@@ -174,11 +174,11 @@ class Place:
 
     def learn(self) -> Answers:
         """Ask the undamaged repo everything that cases compare with."""
-        from ranking.artifact import Ranker
-        from ranking.training_set import build_training_set, read_rows
+        from ranking.data.dataset import build_training_set, read_rows
+        from ranking.training.ranker import Ranker
         from semantic_ids.catalog import Catalog
         from semantic_ids.codebook import Codebook
-        from sidkit.repo import Repo
+        from sidkit.core.repo import Repo
         from sidkit.stores.feast_repo import open_store
 
         repo = Repo.open(self.repo)

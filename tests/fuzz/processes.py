@@ -33,7 +33,7 @@ def import_everything() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     warnings.simplefilter("ignore")
-    from life_state import import_rooms
+    from helpers.life_state import import_rooms
 
     import_rooms()
     for room in ("sidkit", "semantic_ids", "ranking"):

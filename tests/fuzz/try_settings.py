@@ -18,7 +18,7 @@ from .source_rows import draw_rows
 
 def case(draw: random.Random, place: Place) -> Verdict:
     """Try one settings file: a command of the CLI that reads it, then what the kit understood."""
-    from sidkit.repo import init_repo
+    from sidkit.core.repo import init_repo
 
     drawn = draw_settings(draw)
     verdict = Verdict(did=repr(drawn.data[:400].decode("utf-8", "backslashreplace")))
@@ -49,8 +49,8 @@ def case(draw: random.Random, place: Place) -> Verdict:
 
 
 def _understood(path: Path) -> tuple[dict[str, Any], str | None]:
-    from sidkit.config import Settings
-    from sidkit.errors import SidkitError
+    from sidkit.core.config import Settings
+    from sidkit.core.errors import SidkitError
 
     try:
         return Settings.load(path).model_dump(), None

@@ -1,0 +1,267 @@
+"""What serving could have known of a row, asked of the ingested log by plain SQL.
+
+Nothing here reads a feature table, a running sum or an as-of join: each question is one scan of the log, bounded by
+the row's own moment. It is slow and it is a second opinion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import duckdb
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from ranking.data.feature_views import Ints
+from semantic_ids.codebook import Codebook
+from semantic_ids.item_vectors import ItemVectors
+from sidkit.core.clock import DAY_US
+from sidkit.core.engine import connection, literal, quoted
+from sidkit.core.repo import Repo
+from sidkit.tables import read_build, read_log
+
+Cells = dict[str, Any]
+"""Feast's full feature name -> value, None where serving had nothing."""
+
+WINDOWS_US: dict[str, int | None] = {"1d": DAY_US, "7d": 7 * DAY_US, "30d": 30 * DAY_US, "all": None}
+
+
+@contextmanager
+def log_truth(repo: Repo, codebook: Codebook) -> Iterator[LogTruth]:
+    """Open the log of a repo for questions; codes are those that ``codebook`` gives to the content of the log."""
+    with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
+        yield LogTruth(repo, codebook, opened)
+
+
+class LogTruth:
+    """Answers about keys and moments from the log alone; open it with :func:`log_truth`.
+
+    Moments later than the last build see what it saw: the tables hold nothing later.
+    """
+
+    def __init__(self, repo: Repo, codebook: Codebook, opened: duckdb.DuckDBPyConnection) -> None:
+        self._opened = opened
+        self.codebook = codebook
+        self.modalities = repo.settings.source.modalities
+        self.delay_us = repo.settings.time.delay_us
+        self.cadence_us = repo.settings.time.cadence_us
+        self.history_length = repo.settings.time.history_length
+        self.as_of_us: int = read_build(repo)["as_of_us"]
+        self._unknown = {
+            "exposures": repo.settings.source.feedback == "positives_only",
+            "clicks": False,
+            "conversions": not repo.settings.source.conversions,
+        }
+        log = read_log(repo)
+        listed = ", ".join(literal(part) for part in log.parts)
+        opened.execute(f"""
+            CREATE TEMP VIEW events AS
+            SELECT user_id, item_id, epoch_us(timestamp) AS ts_us, 1 AS exposures, label AS clicks,
+                   coalesce(converted, 0) AS conversions
+            FROM read_parquet([{listed}])
+        """)
+        self._items, self._vectors = (
+            f"read_parquet({literal(path)}, file_row_number = true)" for path in (log.items, log.embeddings)
+        )
+        self._read_versions()
+        self._contents: list[Cells] = [{}]
+        self._number: dict[tuple[int, int], int] = {}
+
+    def _read_versions(self) -> None:
+        has = {
+            source: {row[0] for row in self._opened.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()}
+            for source in (self._items, self._vectors)
+        }
+        since = "coalesce(updated_at, created_at)" if "updated_at" in has[self._items] else "created_at"
+        changed = "epoch_us(updated_at)" if "updated_at" in has[self._vectors] else "NULL::BIGINT"
+        self._attributes = ", ".join(
+            f"items.{name}" if name in has[self._items] else f"NULL AS {name}" for name in ("category", "price")
+        )
+        self._opened.execute(f"""
+            CREATE TEMP TABLE item_versions AS
+            SELECT item_id, epoch_us({since}) AS since_us, file_row_number AS place FROM {self._items};
+            CREATE TEMP TABLE vector_versions AS
+            SELECT item_id, greatest(coalesce({changed}, born_us), born_us) AS since_us,
+                   coalesce({changed}, -9223372036854775807) AS changed_us, file_row_number AS place
+            FROM {self._vectors}
+            INNER JOIN (SELECT item_id, min(epoch_us(created_at)) AS born_us FROM {self._items} GROUP BY ALL)
+                USING (item_id)
+        """)
+
+    def cells(
+        self, user_ids: Sequence[str] | npt.NDArray[np.object_], item_ids: npt.NDArray[np.object_], at_us: Ints
+    ) -> list[Cells]:
+        """All features of some rows, one mapping per row; a view of which serving had no row gives None throughout."""
+        count = len(at_us)
+        at = np.minimum(at_us, self.as_of_us)
+        end = (at - self.delay_us) // self.cadence_us * self.cadence_us
+        asked = pa.table(
+            {
+                "place": np.arange(count), "user_id": pa.array(list(user_ids), pa.string()),
+                "item_id": pa.array(list(item_ids), pa.string()), "until_us": at - self.delay_us, "end_us": end,
+            }
+        )  # fmt: skip
+        found: list[Cells] = [{} for _ in range(count)]
+        self._opened.register("asked", asked)
+        try:
+            for side, kinds in (("item", ("exposures", "clicks", "conversions")), ("user", ("exposures", "clicks"))):
+                self._count(side, kinds, found)
+            self._list(found)
+        finally:
+            self._opened.unregister("asked")
+        return [
+            row | self.content(number) for row, number in zip(found, self.content_numbers(item_ids, at), strict=True)
+        ]
+
+    def _count(self, side: str, kinds: Sequence[str], found: list[Cells]) -> None:
+        names = [f"{kind}_{window}" for window in WINDOWS_US for kind in kinds]
+        sums = ", ".join(
+            f"sum({kind})" + (f" FILTER (ts_us > end_us - {length})" if length else "")
+            for length in WINDOWS_US.values()
+            for kind in kinds
+        )
+        for row in found:
+            row.update(dict.fromkeys((f"{side}_stats__{name}" for name in names), None))
+        answers = self._opened.execute(
+            f"SELECT place, {sums} FROM asked INNER JOIN events USING ({side}_id) WHERE ts_us <= end_us GROUP BY place"
+        ).fetchall()
+        for place, *values in answers:
+            for name, value in zip(names, values, strict=True):
+                told = None if self._unknown[name.split("_")[0]] else int(value or 0)
+                found[place][f"{side}_stats__{name}"] = told
+
+    def _list(self, found: list[Cells]) -> None:
+        for row in found:
+            row.update({"user_history__item_ids": None, "user_history__timestamps_us": None})
+        answers = self._opened.execute(f"""
+            SELECT place, list(events.item_id ORDER BY ts_us DESC, events.item_id)[:{self.history_length}],
+                   list(ts_us ORDER BY ts_us DESC, events.item_id)[:{self.history_length}]
+            FROM asked INNER JOIN events USING (user_id) WHERE clicks = 1 AND ts_us <= until_us GROUP BY place
+        """).fetchall()
+        for place, ids, moments in answers:
+            found[place].update({"user_history__item_ids": ids, "user_history__timestamps_us": moments})
+
+    def had_before(
+        self, user_ids: npt.NDArray[np.object_], item_ids: npt.NDArray[np.object_], at_us: Ints
+    ) -> list[bool]:
+        """Whether each row's user had a readable positive with its item."""
+        asked = {"place": np.arange(len(at_us)), "user_id": user_ids, "item_id": item_ids}
+        self._opened.register("asked_pairs", pa.table({**asked, "until_us": at_us - self.delay_us}))
+        try:
+            places = self._opened.execute("""
+                SELECT DISTINCT place FROM asked_pairs INNER JOIN events USING (user_id, item_id)
+                WHERE clicks = 1 AND ts_us <= until_us
+            """).fetchnumpy()["place"]
+        finally:
+            self._opened.unregister("asked_pairs")
+        found: list[bool] = np.isin(np.arange(len(at_us)), places).tolist()
+        return found
+
+    def content_numbers(self, item_ids: Sequence[str] | npt.NDArray[np.object_], at_us: Ints) -> list[int]:
+        """Which content each item had at its moment, as numbers for :meth:`content`; 0 where serving had none."""
+        asked = pa.table(
+            {
+                "place": np.arange(len(at_us)),
+                "item_id": pa.array(list(item_ids), pa.string()),
+                "until_us": np.minimum(at_us, self.as_of_us) - self.delay_us,
+            }
+        )
+        self._opened.register("asked_content", asked)
+        try:
+            answers = self._opened.execute("""
+                SELECT place, item_place, vector_place FROM (
+                    SELECT asked_content.place, max(struct_pack(a := since_us, b := versions.place)).b AS item_place
+                    FROM asked_content INNER JOIN item_versions AS versions USING (item_id)
+                    WHERE since_us <= until_us GROUP BY ALL
+                ) LEFT JOIN (
+                    SELECT asked_content.place,
+                           max(struct_pack(a := since_us, c := changed_us, b := versions.place)).b AS vector_place
+                    FROM asked_content INNER JOIN vector_versions AS versions USING (item_id)
+                    WHERE since_us <= until_us GROUP BY ALL
+                ) USING (place)
+            """).fetchall()
+        finally:
+            self._opened.unregister("asked_content")
+        fresh = {(item, -1 if vector is None else vector) for _, item, vector in answers} - set(self._number)
+        if fresh:
+            self._read_contents(sorted(fresh))
+        numbers = [0] * len(at_us)
+        for place, item, vector in answers:
+            numbers[place] = self._number[item, -1 if vector is None else vector]
+        return numbers
+
+    def _read_contents(self, fresh: Sequence[tuple[int, int]]) -> None:
+        """Read attributes and vectors of some versions and let the codebook say their codes."""
+        columns = ", ".join(f"vectors.{quoted(name)}" for name in self.modalities)
+        places = np.array(fresh, dtype=np.int64)
+        keyed = pa.table({"nth": np.arange(len(fresh)), "item_place": places[:, 0], "vector_place": places[:, 1]})
+        self._opened.register("fresh", keyed)
+        try:
+            table = self._opened.execute(f"""
+                SELECT epoch_us(items.created_at) AS created_at_us, {self._attributes}, {columns}
+                FROM fresh
+                INNER JOIN {self._items} AS items ON items.file_row_number = item_place
+                LEFT JOIN {self._vectors} AS vectors ON vectors.file_row_number = vector_place
+                ORDER BY nth
+            """).to_arrow_table()
+        finally:
+            self._opened.unregister("fresh")
+        items = ItemVectors.from_arrow(table, self.codebook.encoder.modalities_)
+        assigned, encoded = self.codebook.assign(items), self.codebook.vectors(items)
+        for at, told in enumerate(table.to_pylist()):
+            coded = bool(assigned.encodable[at])
+            self._number[fresh[at]] = len(self._contents)
+            self._contents.append(
+                {f"item_content__{name}": value for name, value in told.items()}
+                | {
+                    "item_sid__codes": assigned.codes[at].tolist() if coded else None,
+                    "item_sid__residual_norm": float(assigned.residual_norm[at]) if coded else None,
+                    "item_content": encoded[at],
+                }
+            )
+
+    def content(self, number: int) -> Cells:
+        """Content and codes by the number of :meth:`content_numbers`; ``item_content`` is the encoder's vector."""
+        if number:
+            return self._contents[number]
+        names = [*(f"item_content__{name}" for name in (*self.modalities, "category", "price", "created_at_us"))]
+        return dict.fromkeys([*names, "item_sid__codes", "item_sid__residual_norm", "item_content"])
+
+    def timeline(self, feature: str, user_id: str, item_id: str) -> list[tuple[int, Any]]:
+        """From when on (microseconds UTC) serving read which value of one feature of one key, oldest first."""
+        view, _, name = feature.partition("__")
+        if view.endswith("_stats"):
+            return self._counts_in_time(view, name, user_id if view.startswith("user") else item_id)
+        if view == "user_history":
+            moments = self._moments("SELECT DISTINCT ts_us FROM events WHERE user_id = $key AND clicks = 1", user_id)
+            at = np.array(moments, dtype=np.int64) + self.delay_us
+            told = self.cells([user_id] * len(at), np.array([item_id] * len(at), dtype=object), at)
+            return [(int(moment), row[feature]) for moment, row in zip(at, told, strict=True)]
+        moments = self._moments(
+            "SELECT since_us FROM item_versions WHERE item_id = $key UNION "
+            "SELECT since_us FROM vector_versions WHERE item_id = $key", item_id,
+        )  # fmt: skip
+        at = np.array(moments, dtype=np.int64) + self.delay_us
+        numbers = self.content_numbers([item_id] * len(at), at)
+        return [(int(moment), self.content(number).get(feature)) for moment, number in zip(at, numbers, strict=True)]
+
+    def _moments(self, query: str, key: str) -> list[int]:
+        return sorted(row[0] for row in self._opened.execute(query, {"key": key}).fetchall())
+
+    def _counts_in_time(self, view: str, name: str, key: str) -> list[tuple[int, Any]]:
+        kind, _, window = name.partition("_")
+        side, length = view.removesuffix("_stats"), WINDOWS_US[window]
+        events = self._opened.execute(
+            f"SELECT ts_us, {kind} FROM events WHERE {side}_id = $key ORDER BY ts_us", {"key": key}
+        ).fetchnumpy()
+        moments, weights = events["ts_us"].astype(np.int64), events[kind].astype(np.int64)
+        total = np.concatenate([[0], np.cumsum(weights)])
+        leaving = [moments + length] if length else []
+        ends = np.unique(-(-np.concatenate([moments, *leaving]) // self.cadence_us) * self.cadence_us)
+        counts = total[np.searchsorted(moments, ends, side="right")]
+        if length:
+            counts = counts - total[np.searchsorted(moments, ends - length, side="right")]
+        return list(zip((ends + self.delay_us).tolist(), counts.tolist(), strict=True))

@@ -1,0 +1,267 @@
+"""Point-in-time training frames: labelled rows in, arrays for the ranker out.
+
+Wide things are kept once: a row holds the number of its candidate in the item table and of its history in the history
+table, and tensors are gathered per batch. Memory grows with distinct items and histories, not with impressions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from ranking.data.feature_views import CONTENT, SID, USER_HISTORY, Ints, Reader, historical_reader, string_array
+from ranking.data.history_table import ContentLookup, HistoryTableBuilder
+from ranking.data.item_table import ItemTable, ItemTableBuilder, shown_items
+from ranking.data.numeric_features import Matrix, numeric_features
+from semantic_ids.codebook import Codebook
+from sidkit.contract.row_files import checked_rows
+from sidkit.contract.schemas import LABELLED_ROWS
+from sidkit.core.integrity import checked
+from sidkit.stores.offline.plan import ViewRows
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+
+CHUNK_ROWS = 200_000
+"""Rows whose features are retrieved at once."""
+
+
+@dataclass(frozen=True)
+class LabelledRows:
+    """Rows to be scored: ``user_ids`` and ``item_ids`` object, ``at_us`` int64 microseconds UTC, and what is known of them."""
+
+    user_ids: npt.NDArray[np.object_]
+    item_ids: npt.NDArray[np.object_]
+    at_us: Ints
+    label: npt.NDArray[np.int8]
+    request_ids: npt.NDArray[np.object_] | None = None
+    had_before: npt.NDArray[np.bool_] | None = None
+
+    def __len__(self) -> int:
+        return len(self.at_us)
+
+    def take(self, index: Ints) -> LabelledRows:
+        """Some of the rows."""
+        return LabelledRows(
+            self.user_ids[index],
+            self.item_ids[index],
+            self.at_us[index],
+            self.label[index],
+            self.request_ids[index] if self.request_ids is not None else None,
+            self.had_before[index] if self.had_before is not None else None,
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """All rows of some parts, in their order; what one part does not tell is not told."""
+
+        def of(name: str) -> Any:
+            columns = [getattr(part, name) for part in parts]
+            return None if any(column is None for column in columns) else np.concatenate(columns)
+
+        return cls(*(of(each.name) for each in fields(cls)))
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Rows as arrays.
+
+    ``numeric`` float32 [rows, features], not scaled; ``candidate`` int32 [rows] into ``items``; ``history`` int32 [rows]
+    into ``history_items`` int32 [histories, length] (numbers in ``items``, newest first, 0 is padding) and
+    ``history_us`` int64 [histories, length] (microseconds UTC, 0 is padding). History 0 is the empty one.
+    """
+
+    rows: LabelledRows
+    numeric: Matrix
+    candidate: npt.NDArray[np.int32]
+    history: npt.NDArray[np.int32]
+    history_items: npt.NDArray[np.int32]
+    history_us: Ints
+    items: ItemTable
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, index: Ints) -> TrainingSet:
+        """Some of the rows, on the same item and history tables."""
+        return TrainingSet(
+            self.rows.take(index), self.numeric[index], self.candidate[index], self.history[index], self.history_items,
+            self.history_us, self.items,
+        )  # fmt: skip
+
+    @property
+    def rate(self) -> float:
+        """The share of positives."""
+        return float(self.rows.label.mean())
+
+    @property
+    def first_us(self) -> int:
+        """The earliest row's time, microseconds UTC."""
+        return int(self.rows.at_us.min())
+
+    def shown(self) -> tuple[Ints, Ints]:
+        """See :func:`ranking.data.item_table.shown_items`."""
+        return shown_items(self.candidate, self.rows.at_us, len(self.items))
+
+    def numeric_chunks(self) -> Iterator[Matrix]:
+        """The numeric features of all rows, at once; see :class:`ranking.data.disk_dataset.StreamedSet`."""
+        yield self.numeric
+
+
+def read_rows(path: Path | pa.Table, *, may_be_empty: bool = False) -> LabelledRows:
+    """Read labelled rows from a Parquet file or an Arrow table; they keep the contract of the log, row by row.
+
+    Columns ``user_id``, ``item_id`` (text or integers), ``event_timestamp`` (with a time zone) and ``label`` (0 or 1), all
+    without gaps; ``request_id`` and ``had_before`` where there are such.
+
+    Raises
+    ------
+    ContractError
+        When a column is missing or of a wrong type, or any row breaks the contract.
+    """
+    table = checked_rows(
+        path if isinstance(path, pa.Table) else checked(path), LABELLED_ROWS, may_be_empty=may_be_empty
+    )
+    requests = table.column("request_id") if "request_id" in table.column_names else None
+    return LabelledRows(
+        string_array(table.column("user_id")),
+        string_array(table.column("item_id")),
+        table.column("event_timestamp").cast(pa.int64()).to_numpy(),
+        table.column("label").to_numpy().astype(np.int8),
+        string_array(requests) if requests is not None and requests.null_count < len(table) else None,
+        _flags(table.column("had_before")) if "had_before" in table.column_names else None,
+    )
+
+
+def _flags(column: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+    """A column of 0 and 1 as booleans; a gap is false."""
+    flags: npt.NDArray[np.bool_] = column.fill_null(0.0).to_numpy() == 1
+    return flags
+
+
+def build_training_set(
+    store: FeatureStore, service_name: str, codebook: Codebook, rows: LabelledRows, *, rate: float, history_length: int
+) -> TrainingSet:
+    """Retrieve the features of some rows through a feature service and turn them into arrays.
+
+    Parameters
+    ----------
+    store : FeatureStore
+        The repo's store.
+    service_name : str
+        ``ctr_<codebook>``; its part ``_content`` gives the history's content and codes.
+    codebook : Codebook
+        The service's codebook.
+    rows : LabelledRows
+        Any rows; no feature of a row depends on another row.
+    rate : float
+        The share of positives among the training rows, to which rates are smoothed.
+    history_length : int
+        Items kept of each history.
+    """
+    of_rows, look_up = feature_readers(store, service_name)
+    builder = FrameBuilder(codebook, look_up, rate=rate, history_length=history_length)
+    return builder.training_set(builder.retrieve(of_rows, rows))
+
+
+def feature_readers(store: FeatureStore, service_name: str) -> tuple[Reader, ContentLookup]:
+    """The readers of a feature service: of the features of rows (by ``user_id`` and ``item_id``), and of the second hop."""
+    from sidkit.stores.feast_repo import feature_service
+
+    service = feature_service(store, service_name)
+    content = feature_service(store, f"{service_name}_content")
+    of_items = historical_reader(store, content, ["item_id"])
+
+    def look_up(item_ids: npt.NDArray[np.object_], at_us: Ints) -> Mapping[str, ViewRows]:
+        return of_items({"item_id": item_ids}, at_us)
+
+    return historical_reader(store, service, ["user_id", "item_id"]), look_up
+
+
+def assemble(
+    views: Mapping[str, ViewRows],
+    rows: LabelledRows,
+    codebook: Codebook,
+    look_up: ContentLookup,
+    *,
+    rate: float,
+    history_length: int,
+) -> TrainingSet:
+    """Arrays from views: the one path that training and serving share."""
+    builder = FrameBuilder(codebook, look_up, rate=rate, history_length=history_length)
+    return builder.training_set(builder.add(views, rows))
+
+
+@dataclass(frozen=True)
+class FrameRows:
+    """The rows of a :class:`TrainingSet` without its tables."""
+
+    rows: LabelledRows
+    numeric: Matrix
+    candidate: npt.NDArray[np.int32]
+    history: npt.NDArray[np.int32]
+
+    def take(self, index: Ints) -> FrameRows:
+        """Some of the rows."""
+        return FrameRows(self.rows.take(index), self.numeric[index], self.candidate[index], self.history[index])
+
+    @classmethod
+    def joined(cls, parts: Sequence[FrameRows | TrainingSet]) -> FrameRows:
+        """All rows of some parts on the same tables, in their order."""
+        return cls(
+            LabelledRows.joined([part.rows for part in parts]),
+            np.concatenate([part.numeric for part in parts]),
+            np.concatenate([part.candidate for part in parts]),
+            np.concatenate([part.history for part in parts]),
+        )
+
+
+class FrameBuilder:
+    """Arrays from views, any number of rows at a time; items and histories are distinct over all of them.
+
+    Parameters
+    ----------
+    codebook : Codebook
+        Its encoder gives the content vectors.
+    look_up : callable
+        The second hop.
+    rate : float
+        The share of positives among the training rows.
+    history_length : int
+        Items kept of each history.
+    """
+
+    def __init__(self, codebook: Codebook, look_up: ContentLookup, *, rate: float, history_length: int) -> None:
+        self._rate = rate
+        self._items = ItemTableBuilder(codebook)
+        self._histories = HistoryTableBuilder(self._items, look_up, history_length)
+
+    def add(self, views: Mapping[str, ViewRows], rows: LabelledRows) -> FrameRows:
+        """The arrays of some rows; their numbers stay good when others are added."""
+        candidate = self._items.add(rows.item_ids, views[CONTENT], views[SID])
+        return FrameRows(
+            rows=rows,
+            numeric=numeric_features(views, rows.item_ids, rows.at_us, self._rate),
+            candidate=candidate.astype(np.int32),
+            history=self._histories.add(views[USER_HISTORY], rows.at_us),
+        )
+
+    def retrieve(self, of_rows: Reader, rows: LabelledRows, chunk_rows: int = CHUNK_ROWS) -> FrameRows:
+        """The arrays of some rows, whose features are read ``chunk_rows`` at a time."""
+        parts = []
+        for start in range(0, max(len(rows), 1), chunk_rows):
+            chunk = rows.take(np.arange(start, min(start + chunk_rows, len(rows))))
+            views = of_rows({"user_id": chunk.user_ids, "item_id": chunk.item_ids}, chunk.at_us)
+            parts.append(self.add(views, chunk))
+        return FrameRows.joined(parts)
+
+    def training_set(self, part: FrameRows) -> TrainingSet:
+        """Some rows on the tables of all rows so far."""
+        items, moments = self._histories.arrays()
+        return TrainingSet(part.rows, part.numeric, part.candidate, part.history, items, moments, self._items.table())

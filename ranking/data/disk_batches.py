@@ -1,0 +1,114 @@
+"""Training rows from disk to batches, with as many rows in memory as a buffer holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ranking.data.batch import Batch
+from ranking.data.batches import SCAN_ROWS, RowTensors, TableTensors, TensorSet
+from ranking.data.dataset import TrainingSet
+from ranking.data.disk_dataset import StreamedSet
+from ranking.data.numeric_features import Moments, Scaling
+from ranking.data.vocabulary import Vocabulary
+
+BUFFER_ROWS = 500_000
+
+
+class StreamedTensorSet:
+    """The tensors of a training part that lies on disk; :class:`ranking.data.batches.TensorSet` with less in memory.
+
+    Shuffled batches come from a buffer: the groups of the file are drawn in random order, as many at a time as the buffer
+    holds, and the buffer's rows are shuffled; rows that do not fill a batch stay for the next buffer. Each row comes once
+    per epoch, and the generator's state decides the order. That is no full shuffle: two rows of one group are never
+    further apart than a buffer, and which groups meet is drawn anew each epoch. A group holds requests of all times by
+    their hash (see :mod:`ranking.data.labelled_rows`), so a buffer is a sample of the whole part: no day, no class fills it.
+    Where the buffer holds all rows, the order is a full shuffle, the one of ``TensorSet``.
+
+    Parameters
+    ----------
+    data : StreamedSet
+        Rows on disk.
+    scaling : Scaling
+        Of the numeric features, from the training rows.
+    vocabulary : Vocabulary
+        Of the item ids, from the training rows.
+    buffer_rows : int
+        Rows of the buffer; a group that is larger than it is a buffer of its own.
+    """
+
+    def __init__(
+        self, data: StreamedSet, scaling: Scaling, vocabulary: Vocabulary, buffer_rows: int = BUFFER_ROWS
+    ) -> None:
+        self._data = data
+        self._scaling = scaling
+        self._tables = TableTensors(data.items, data.history_items, data.history_us, vocabulary)
+        self._buffer_rows = buffer_rows
+        self._device = torch.device("cpu")
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def to(self, device: torch.device) -> Self:
+        """Move the tables to a device; rows follow a buffer at a time."""
+        self._tables, self._device = self._tables.to(device), device
+        return self
+
+    def learn_matches(self, matches: Callable[[Batch], Tensor]) -> Tensor:
+        """Two rows ``float64 [2, matches]`` with the mean and the deviation that the matches of all rows have.
+
+        The matches themselves are not kept, for they grow with the rows: the model computes them batch by batch.
+        """
+        with torch.no_grad():
+            moments = Moments.of(matches(batch).numpy(force=True) for batch in self.batches(SCAN_ROWS))
+        deviation = np.sqrt(moments.variance)
+        return torch.from_numpy(np.stack([moments.mean - deviation, moments.mean + deviation])).to(self._device)
+
+    def forget_matches(self) -> None:
+        """Nothing was kept."""
+
+    def batches(self, size: int, generator: torch.Generator | None = None) -> Iterator[Batch]:
+        """All rows once, in the order of the file, or shuffled when a generator is given."""
+        left: RowTensors | None = None
+        buffers = self._buffers(generator)
+        for number, groups in enumerate(buffers, start=1):
+            rows = self._read(groups, left)
+            if generator is not None:
+                rows = rows.take(torch.randperm(len(rows), generator=generator).to(self._device))
+            whole = len(rows) if number == len(buffers) else len(rows) // size * size
+            for start in range(0, whole, size):
+                yield self._tables.batch(rows.slice(start, min(start + size, whole)))
+            left = rows.slice(whole, len(rows))
+
+    def _read(self, groups: list[int], left: RowTensors | None) -> RowTensors:
+        parts = [RowTensors.of(self._data.rows(group), self._scaling).to(self._device) for group in groups]
+        return RowTensors.joined([*([left] if left is not None else []), *parts])
+
+    def _buffers(self, generator: torch.Generator | None) -> list[list[int]]:
+        """The groups of each buffer."""
+        sizes = self._data.group_rows
+        order = list(range(len(sizes)))
+        if generator is not None and sum(sizes) > self._buffer_rows:
+            order = torch.randperm(len(sizes), generator=generator).tolist()
+        buffers: list[list[int]] = []
+        room = 0
+        for group in order:
+            if not buffers or sizes[group] > room:
+                buffers.append([])
+                room = self._buffer_rows
+            buffers[-1].append(group)
+            room -= sizes[group]
+        return buffers
+
+
+def training_tensors(
+    data: TrainingSet | StreamedSet, scaling: Scaling, vocabulary: Vocabulary
+) -> TensorSet | StreamedTensorSet:
+    """The tensors of a training part, wherever its rows lie."""
+    if isinstance(data, StreamedSet):
+        return StreamedTensorSet(data, scaling, vocabulary)
+    return TensorSet(data, scaling, vocabulary)

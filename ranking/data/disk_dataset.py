@@ -1,0 +1,195 @@
+"""A training part that lies on disk: rows in groups of a Parquet file, the distinct items and histories in memory.
+
+One column per numeric feature, under its name, so that any tool opens it. Groups hold rows of all times (see
+:mod:`ranking.data.labelled_rows`), so that a few of them are a fair sample of all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ranking.data.dataset import FrameRows, LabelledRows, TrainingSet
+from ranking.data.feature_views import Ints, string_array
+from ranking.data.item_table import ItemTable, shown_items
+from ranking.data.numeric_features import Matrix, feature_names
+from sidkit.datasets.user_sample import kept_users
+
+GROUP_ROWS = 50_000
+"""Rows of a group: what is read at once."""
+
+_NARROW = ("candidate", "history", "at_us", "label")
+
+
+class StreamWriter:
+    """Writes the rows of a training part, some at a time.
+
+    Parameters
+    ----------
+    path : Path
+        The Parquet file.
+    group_rows : int
+        Rows of a group; parts that are added should hold a multiple of it.
+    """
+
+    def __init__(self, path: Path, group_rows: int = GROUP_ROWS) -> None:
+        self._path = path
+        self._group_rows = group_rows
+        self._writer: pq.ParquetWriter | None = None
+
+    def add(self, part: FrameRows) -> None:
+        """Append rows; their items and histories are known by number."""
+        rows = part.rows
+        columns = {
+            "user_id": pa.array(rows.user_ids, pa.string()),
+            "candidate": pa.array(part.candidate),
+            "history": pa.array(part.history),
+            "at_us": pa.array(rows.at_us),
+            "label": pa.array(rows.label),
+        }
+        if rows.had_before is not None:
+            columns["had_before"] = pa.array(rows.had_before)
+        features = zip(feature_names(), part.numeric.T, strict=True)
+        columns |= {name: pa.array(np.ascontiguousarray(values)) for name, values in features}
+        table = pa.table(columns)
+        self._writer = self._writer or pq.ParquetWriter(self._path, table.schema, compression="zstd")
+        self._writer.write_table(table, self._group_rows)
+
+    def close(self) -> None:
+        """Finish the file."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+@dataclass(frozen=True)
+class StreamedSet:
+    """The training part of a frame, as :class:`ranking.data.dataset.TrainingSet` has it, with its rows on disk.
+
+    Parameters
+    ----------
+    path : Path
+        What a :class:`StreamWriter` wrote.
+    history_items, history_us, items
+        As in a training set.
+    """
+
+    path: Path
+    history_items: npt.NDArray[np.int32]
+    history_us: Ints
+    items: ItemTable
+
+    def __len__(self) -> int:
+        return int(self._metadata.num_rows)
+
+    @cached_property
+    def _metadata(self) -> pq.FileMetaData:
+        return pq.read_metadata(self.path)
+
+    @property
+    def group_rows(self) -> list[int]:
+        """Rows of each group."""
+        return [self._metadata.row_group(group).num_rows for group in range(self._metadata.num_row_groups)]
+
+    def rows(self, group: int) -> FrameRows:
+        """What a ranker trains on, of one group; its ids are empty strings."""
+        return self._read(group, ids=False)
+
+    def chunks(self) -> Iterator[TrainingSet]:
+        """All rows, a group at a time, on the shared tables."""
+        for group in range(len(self.group_rows)):
+            yield self._on_tables(self._read(group, ids=True))
+
+    def take(self, index: Ints) -> TrainingSet:
+        """Some of the rows (``int64 [rows]``, rising), in memory."""
+        ends = np.cumsum(self.group_rows)
+        wanted = np.split(index, np.searchsorted(index, ends[:-1]))
+        starts = ends - self.group_rows
+        parts = [
+            self._read(group, ids=True).take(rows - starts[group])
+            for group, rows in enumerate(wanted)
+            if len(rows) or group == 0
+        ]
+        return self._on_tables(FrameRows.joined(parts))
+
+    def thinned(self, most: int) -> TrainingSet:
+        """About ``most`` rows in memory, of a sample of users; see :func:`sidkit.datasets.user_sample.thin_by_user`."""
+        parts = []
+        for group in range(len(self.group_rows)):
+            part = self._read(group, ids=True)
+            parts.append(part.take(np.flatnonzero(kept_users(part.rows.user_ids, most / len(self)))))
+        return self._on_tables(FrameRows.joined(parts))
+
+    def shown(self) -> tuple[Ints, Ints]:
+        """See :func:`ranking.data.item_table.shown_items`."""
+        shown = np.zeros(len(self.items), dtype=np.int64)
+        first_us = np.full(len(self.items), np.iinfo(np.int64).max)
+        for table in self._tables(["candidate", "at_us"]):
+            more, earliest = shown_items(
+                table.column("candidate").to_numpy(), table.column("at_us").to_numpy(), len(self.items)
+            )
+            shown += more
+            first_us = np.minimum(first_us, earliest)
+        return shown, first_us
+
+    def numeric_chunks(self) -> Iterator[Matrix]:
+        """The numeric features of all rows, ``float32 [rows, features]``, a group at a time."""
+        for table in self._tables(list(feature_names())):
+            yield _numeric(table)
+
+    @property
+    def rate(self) -> float:
+        """The share of positives."""
+        return sum(int(table.column("label").to_numpy().sum()) for table in self._tables(["label"])) / len(self)
+
+    @property
+    def first_us(self) -> int:
+        """The earliest row's time, microseconds UTC."""
+        return min(int(table.column("at_us").to_numpy().min()) for table in self._tables(["at_us"]))
+
+    def _opened(self) -> pq.ParquetFile:
+        return pq.ParquetFile(self.path, metadata=self._metadata)
+
+    def _tables(self, columns: list[str]) -> Iterator[pa.Table]:
+        with self._opened() as opened:
+            for group in range(opened.num_row_groups):
+                yield opened.read_row_group(group, columns)
+
+    def _read(self, group: int, *, ids: bool) -> FrameRows:
+        with self._opened() as opened:
+            known = set(opened.schema_arrow.names)
+            extra = [name for name in ("user_id", "had_before") if ids and name in known]
+            table = opened.read_row_group(group, [*_NARROW, *feature_names(), *extra])
+        narrow = {name: table.column(name).to_numpy().copy() for name in _NARROW}
+        nobody = np.full(len(table) if not ids else 0, "", dtype=object)
+        return FrameRows(
+            rows=LabelledRows(
+                user_ids=string_array(table.column("user_id")) if ids else nobody,
+                item_ids=self.items.ids[narrow["candidate"]] if ids else nobody,
+                at_us=narrow["at_us"],
+                label=narrow["label"],
+                had_before=table.column("had_before").to_numpy() if "had_before" in extra else None,
+            ),
+            numeric=_numeric(table),
+            candidate=narrow["candidate"],
+            history=narrow["history"],
+        )
+
+    def _on_tables(self, part: FrameRows) -> TrainingSet:
+        return TrainingSet(
+            part.rows, part.numeric, part.candidate, part.history, self.history_items, self.history_us, self.items
+        )
+
+
+def _numeric(table: pa.Table) -> Matrix:
+    names = feature_names()
+    found = np.empty((len(table), len(names)), dtype=np.float32)
+    for place, name in enumerate(names):
+        found[:, place] = table.column(name).to_numpy()
+    return found

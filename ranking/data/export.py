@@ -1,0 +1,133 @@
+"""`sidkit frame`: the point-in-time features of any rows, as a plain Parquet file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from semantic_ids.catalog import Catalog
+from semantic_ids.lookup import count_unknown
+from sidkit.contract.row_files import check_row_file, normalised_batches
+from sidkit.contract.schemas import ENTITY_ROWS
+from sidkit.core.errors import ContractError
+from sidkit.core.files import check_output, temporary_beside, written_beside
+from sidkit.core.repo import Repo
+from sidkit.tables import read_build
+
+if TYPE_CHECKING:
+    from feast import FeatureService, FeatureStore
+
+_CHUNK_ROWS = 100_000
+
+
+@dataclass(frozen=True)
+class WrittenFrame:
+    """What was written."""
+
+    rows: int
+    columns: int
+    service: str
+    ahead: int
+    """Rows after the moment up to which the tables were built: their features are those of that moment."""
+    unknown: int
+    """Rows of items that the tables do not know."""
+
+
+def write_frame(repo: Repo, rows: Path, out: Path, service: str | None = None) -> WrittenFrame:
+    """Retrieve features through a feature service and write them beside the rows, in the rows' order.
+
+    Parameters
+    ----------
+    repo : Repo
+        With built tables and a published codebook.
+    rows : Path
+        Parquet with ``user_id``, ``item_id`` (text or integers) and ``event_timestamp`` (with a time zone); further columns
+        are kept. Ids become text and times ``timestamp[us, UTC]``, as in the log.
+    out : Path
+        Where to; written in chunks, so that a frame larger than memory works, and renamed.
+    service : str, optional
+        By default ``ctr_<serving codebook>``.
+
+    Raises
+    ------
+    ContractError
+        When the rows lack a column, or one of them breaks the contract.
+    UnknownVersionError
+        When there is no such service.
+    """
+    from sidkit.stores.feast_repo import feature_service, open_store, quiet_feast
+
+    quiet_feast()
+    from sidkit.stores.offline.retrieve import retrieve, streams_from
+
+    check_output(out)
+    store = open_store(repo)
+    name = service or Catalog.open(repo).serving_codebook().service_name
+    asked = feature_service(store, name)
+    try:
+        with _in_contract_types(rows, out) as typed:
+            if streams_from(store):
+                count = retrieve(store, typed, asked, full_feature_names=True).to_parquet(out, _CHUNK_ROWS)
+            else:
+                count = _through_pandas(store, pq.ParquetFile(typed), asked, typed, out)
+    except pa.ArrowException as error:  # the columns of the contract were read before
+        raise ContractError(
+            "rows",
+            f"a further column of {rows} cannot be carried along ({error}); leave it out, or write it as another type",
+        ) from error
+    written = pq.read_table(out, columns=["event_timestamp", "item_id"])
+    moments = written.column("event_timestamp")
+    ahead = pc.sum(pc.greater(moments, pa.scalar(read_build(repo)["as_of_us"], pa.timestamp("us", tz="UTC")))).as_py()
+    return WrittenFrame(count, len(pq.read_schema(out)), name, ahead, count_unknown(repo, written.column("item_id")))
+
+
+@contextmanager
+def _in_contract_types(rows: Path, out: Path) -> Iterator[Path]:
+    """The file itself where its ids are text and its times are microseconds in UTC, else a copy beside ``out``."""
+    if check_row_file(rows, ENTITY_ROWS):
+        yield rows
+        return
+    with temporary_beside(out, "typed-") as typed:
+        batches = normalised_batches(rows, ENTITY_ROWS)
+        first = next(batches)
+        with pq.ParquetWriter(typed, first.schema, compression="zstd") as writer:
+            writer.write_batch(first)
+            for batch in batches:
+                writer.write_batch(batch)
+        yield typed
+
+
+def _through_pandas(store: FeatureStore, source: pq.ParquetFile, asked: FeatureService, rows: Path, out: Path) -> int:
+    """As the kit's store writes it, through the interface that every offline store has."""
+    import pandas as pd
+
+    count = 0
+    with written_beside(out) as temporary:
+        writer: pq.ParquetWriter | None = None
+        try:
+            for batch in source.iter_batches(batch_size=_CHUNK_ROWS):
+                table = pa.Table.from_batches([batch])
+                entities = pd.DataFrame(
+                    {key: table.column(key).to_pandas() for key in ("user_id", "item_id", "event_timestamp")}
+                )
+                entities["__row"] = range(len(entities))
+                found = store.get_historical_features(entities, features=asked, full_feature_names=True).to_arrow()
+                found = found.sort_by("__row").drop_columns(["__row", "user_id", "item_id", "event_timestamp"])
+                for column, values in zip(found.column_names, found.columns, strict=True):
+                    table = table.append_column(column, values)
+                writer = writer or pq.ParquetWriter(temporary, table.schema, compression="zstd")
+                writer.write_table(table.cast(writer.schema))
+                count += len(table)
+        finally:
+            if writer is not None:
+                writer.close()
+        if writer is None:
+            raise ContractError("rows", f"{rows} holds no row; nothing to retrieve")
+    return count

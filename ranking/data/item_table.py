@@ -1,0 +1,159 @@
+"""The distinct items of a frame: each version of content and codes once, and rows refer to them by number.
+
+Number 0 is padding. An item whose content and codes were not readable at a row's time is an entry of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+
+from ranking.data.feature_views import CONTENT, SID, Ints, one_chunk
+from semantic_ids.codebook import Codebook
+from semantic_ids.item_vectors import ItemVectors
+from sidkit.stores.offline.plan import ViewRows
+
+PADDING = 0
+NO_CODE = -1
+
+_MISSING = np.uint64(0)
+
+
+@dataclass(frozen=True)
+class ItemTable:
+    """Distinct item versions.
+
+    ``ids`` ``object [items]``; ``codes`` ``int32 [items, levels]``, -1 where there are none; ``content`` ``float32
+    [items, dim]``, the codebook's encoder on the content as of the row, zeros where there is none. Entry 0 is padding.
+    """
+
+    ids: npt.NDArray[np.object_]
+    codes: npt.NDArray[np.int32]
+    content: npt.NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass
+class ItemTableBuilder:
+    """Collects item versions from several retrievals and numbers them."""
+
+    codebook: Codebook
+    _number: dict[tuple[str, int, int], int] = field(default_factory=dict)
+    _ids: list[str] = field(default_factory=lambda: [""])
+    _codes: list[npt.NDArray[np.int32]] = field(default_factory=list)
+    _content: list[npt.NDArray[np.float32]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._codes.append(np.full((1, len(self.codebook.sizes)), NO_CODE, dtype=np.int32))
+        self._content.append(np.zeros((1, self.codebook.encoder.output_dim), dtype=np.float32))
+
+    def add(self, item_ids: npt.NDArray[np.object_], content: ViewRows, sid: ViewRows) -> Ints:
+        """Number the items of some rows.
+
+        Parameters
+        ----------
+        item_ids : object [rows]
+            The items.
+        content, sid : ViewRows
+            Their content and codes, as of each row.
+
+        Returns
+        -------
+        numpy.ndarray
+            ``int64 [rows]`` numbers in the table.
+        """
+        if len(item_ids) == 0:
+            return np.zeros(0, dtype=np.int64)
+        modalities = self.codebook.encoder.modalities_
+        marks = _row_marks(content.table.select([f"{CONTENT}__{name}" for name in modalities]))
+        code_marks = _row_marks(sid.table.select([f"{SID}__codes"]))
+        place, names = pd.factorize(item_ids)
+        rows = pd.DataFrame({"item": place, "content": content.index, "sid": sid.index})
+        distinct = rows.drop_duplicates()
+        group = pd.MultiIndex.from_frame(distinct).get_indexer(pd.MultiIndex.from_frame(rows))
+        numbers = np.empty(len(distinct), dtype=np.int64)
+        fresh = []
+        for at, (item, at_content, at_sid) in enumerate(distinct.itertuples(index=False)):
+            key = (
+                names[item],
+                int(marks[at_content]) if at_content >= 0 else 0,
+                int(code_marks[at_sid]) if at_sid >= 0 else 0,
+            )
+            if key not in self._number:
+                self._number[key] = len(self._ids)
+                self._ids.append(names[item])
+                fresh.append((at_content, at_sid))
+            numbers[at] = self._number[key]
+        if fresh:
+            self._append(np.array(fresh, dtype=np.int64), content, sid)
+        found: Ints = numbers[group]
+        return found
+
+    def _append(self, fresh: Ints, content: ViewRows, sid: ViewRows) -> None:
+        at_content, at_sid = fresh[:, 0], fresh[:, 1]
+        has_content, has_codes = at_content >= 0, at_sid >= 0
+        vectors = np.zeros((len(fresh), self._content[0].shape[1]), dtype=np.float32)
+        if has_content.any():
+            taken = content.table.take(pa.array(at_content[has_content]))
+            items = ItemVectors.from_arrow(taken, self.codebook.encoder.modalities_, prefix=f"{CONTENT}__")
+            vectors[has_content] = self.codebook.vectors(items)
+        codes = np.full((len(fresh), len(self.codebook.sizes)), NO_CODE, dtype=np.int32)
+        if has_codes.any():
+            column = sid.table.column(f"{SID}__codes").take(pa.array(at_sid[has_codes]))
+            present = column.is_valid().to_numpy()
+            rows = np.flatnonzero(has_codes)[present]
+            flat = column.combine_chunks().flatten() if present.any() else pa.array([], pa.int64())
+            codes[rows] = np.asarray(flat).reshape(len(rows), len(self.codebook.sizes))
+        self._codes.append(codes)
+        self._content.append(vectors)
+
+    def table(self) -> ItemTable:
+        """All items so far."""
+        ids = np.array(self._ids, dtype=object)
+        return ItemTable(ids, np.concatenate(self._codes), np.concatenate(self._content))
+
+
+def shown_items(candidate: npt.NDArray[np.int32], at_us: Ints, items: int) -> tuple[Ints, Ints]:
+    """Which items some rows show: how many rows have each as their candidate, ``int64 [items]``, and the time of the first of
+    them, ``int64 [items]`` microseconds UTC (the largest number where there is none).
+    """
+    shown = np.bincount(candidate, minlength=items).astype(np.int64)
+    first_us = np.full(items, np.iinfo(np.int64).max)
+    np.minimum.at(first_us, candidate, at_us)
+    return shown, first_us
+
+
+def _row_marks(table: pa.Table) -> npt.NDArray[np.uint64]:
+    """A 64-bit hash per row of list columns, by value, never 0."""
+    marks = np.full(len(table), 0x9E3779B97F4A7C15, dtype=np.uint64)
+    for column in table.columns:
+        marks = marks * np.uint64(0xBF58476D1CE4E5B9) + _list_marks(column)
+    return np.where(marks == _MISSING, np.uint64(1), marks)
+
+
+def _list_marks(column: Any) -> npt.NDArray[np.uint64]:
+    array = one_chunk(column)
+    valid = array.is_valid().to_numpy(zero_copy_only=False)
+    lengths = np.where(valid, np.nan_to_num(array.value_lengths().to_numpy(zero_copy_only=False)), 0).astype(np.int64)
+    flat = array.flatten().to_numpy(zero_copy_only=False)
+    # The online store widens float32 to float64; the value is the same.
+    flat = flat.astype(np.float32).view(np.uint32) if flat.dtype.kind == "f" else flat.astype(np.int64)
+    ends = np.cumsum(lengths)
+    position = np.arange(len(flat)) - np.repeat(ends - lengths, lengths)
+    with np.errstate(over="ignore"):
+        mixed = (flat.astype(np.uint64) + np.uint64(1)) * _position_weights(int(lengths.max(initial=0)))[position]
+        mixed ^= mixed >> np.uint64(29)
+        total = np.concatenate([[np.uint64(0)], np.cumsum(mixed, dtype=np.uint64)])
+        return np.where(valid, total[ends] - total[ends - lengths] + lengths.astype(np.uint64), np.uint64(0))
+
+
+def _position_weights(count: int) -> npt.NDArray[np.uint64]:
+    rng = np.random.default_rng(0)
+    return rng.integers(1, 2**63, count, dtype=np.uint64) * np.uint64(2) + np.uint64(1)

@@ -1,0 +1,140 @@
+"""The labelled rows of a part, from the file, with at most the chosen rows in memory or none at all.
+
+DuckDB reads, thins and orders them within its memory limit; :mod:`sidkit.datasets.user_sample` decides which users are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ranking.data.dataset import LabelledRows, read_rows
+from ranking.data.feature_views import Ints, string_array
+from sidkit.core.config import EngineSettings
+from sidkit.core.engine import connection, literal
+from sidkit.core.files import written_beside
+from sidkit.core.integrity import checked
+from sidkit.datasets.user_sample import kept_users
+
+FAR = 2**62
+"""A moment after all others."""
+
+
+def read_moments(path: Path) -> Ints:
+    """The times of all rows of a file, ``int64 [rows]`` microseconds UTC: eight bytes a row."""
+    moments = pq.read_table(checked(path), columns=["event_timestamp"]).column("event_timestamp")
+    found: Ints = moments.cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_numpy()
+    return found
+
+
+def count_before(path: Path, until_us: int) -> int:
+    """How many rows of a file lie before a moment (microseconds UTC)."""
+    return int((read_moments(path) < until_us).sum())
+
+
+@dataclass(frozen=True)
+class Window:
+    """Rows from ``from_us`` on and before ``until_us`` (microseconds UTC)."""
+
+    from_us: int = -FAR
+    until_us: int = FAR
+
+
+@dataclass(frozen=True)
+class RowsFile:
+    """Labelled rows on disk.
+
+    Parameters
+    ----------
+    path : Path
+        ``rows.parquet``.
+    engine : EngineSettings
+        Limits of DuckDB.
+    spill : Path
+        Where it spills.
+    """
+
+    path: Path
+    engine: EngineSettings
+    spill: Path
+
+    def classes(self, window: Window) -> tuple[int, int]:
+        """How many rows of a window are positive, and how many rows it has."""
+        with connection(self.engine, self.spill) as opened:
+            return self._classes(opened, window)
+
+    def read(self, window: Window, most: int | None) -> LabelledRows:
+        """The rows of a window in the order of the file, thinned by user to about ``most`` (None: all)."""
+        with connection(self.engine, self.spill) as opened:
+            table = opened.execute(f"SELECT * EXCLUDE (row) FROM ({self._kept(opened, window, most)}) ORDER BY row")
+            return read_rows(table.to_arrow_table(), may_be_empty=True)
+
+    def shuffle(self, window: Window, most: int | None, out: Path) -> None:
+        """Write the rows of a window, thinned by user to about ``most`` (None: all), in the order of a hash of their request.
+
+        A request is a user at a moment: its rows see the same history and stay together, and requests of all times stand
+        side by side. The order depends on the rows alone.
+        """
+        with connection(self.engine, self.spill) as opened, written_beside(out) as temporary:
+            opened.execute(f"""
+                COPY (
+                    SELECT * EXCLUDE (row) FROM ({self._kept(opened, window, most)})
+                    ORDER BY md5_number(user_id || '@' || epoch_us(event_timestamp)::VARCHAR), row
+                ) TO {literal(temporary)} (FORMAT parquet, COMPRESSION zstd)
+            """)
+
+    def _classes(self, opened: duckdb.DuckDBPyConnection, window: Window) -> tuple[int, int]:
+        counted = opened.execute(
+            f"SELECT count(*) FILTER (label = 1), count(*) FROM ({self._within(window)})"
+        ).fetchone()
+        positives, rows = counted or (0, 0)
+        return int(positives), int(rows)
+
+    def _kept(self, opened: duckdb.DuckDBPyConnection, window: Window, most: int | None) -> str:
+        """SQL of the rows of a window, with ``row``, that belong to the sample of users."""
+        within = self._within(window)
+        rows = self._classes(opened, window)[1]
+        if most is None or rows <= most:
+            return within
+        users = opened.execute(f"SELECT DISTINCT user_id FROM ({within})").to_arrow_table().column("user_id")
+        kept = users.filter(pa.array(kept_users(string_array(users), most / rows)))
+        opened.register("kept_users", pa.table({"user_id": kept}))
+        return f"SELECT * FROM ({within}) WHERE user_id IN (SELECT user_id FROM kept_users)"
+
+    def _within(self, window: Window) -> str:
+        return f"""
+            SELECT * EXCLUDE (file_row_number), file_row_number AS row
+            FROM read_parquet({literal(self.path)}, file_row_number = true)
+            WHERE epoch_us(event_timestamp) >= {window.from_us} AND epoch_us(event_timestamp) < {window.until_us}
+        """
+
+
+def positive_share(path: Path) -> float:
+    """The share of positives among the rows of a file."""
+    positives = rows = 0
+    with pq.ParquetFile(path) as opened:
+        for batch in opened.iter_batches(columns=["label"]):
+            label = batch.column("label").to_numpy(zero_copy_only=False)
+            positives, rows = positives + int((label == 1).sum()), rows + len(label)
+    return positives / rows
+
+
+def row_chunks(path: Path, rows: int) -> Iterator[LabelledRows]:
+    """The rows of a file, at most so many at a time."""
+    waiting: list[pa.Table] = []
+    count = 0
+    with pq.ParquetFile(path) as opened:
+        for batch in opened.iter_batches(rows):
+            waiting.append(pa.Table.from_batches([batch]))
+            count += len(batch)
+            if count >= rows:
+                whole = pa.concat_tables(waiting)
+                yield read_rows(whole.slice(0, rows))
+                waiting, count = [whole.slice(rows)], count - rows
+    if count:
+        yield read_rows(pa.concat_tables(waiting))

@@ -1,0 +1,176 @@
+"""The numeric features of a row, computed by one function for training and for serving.
+
+Counts go in as ``log1p``, rates smoothed towards the training rate, ages and gaps as ``log1p`` of days. What the log does
+not say (null) is 0 for every row, so it tells nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+
+from ranking.data.feature_views import CONTENT, ITEM_STATS, USER_HISTORY, USER_STATS, Ints, gathered, numbers, one_chunk
+from sidkit.core.clock import DAY_US
+from sidkit.stores.offline.plan import ViewRows
+
+Matrix = npt.NDArray[np.float32]
+
+WINDOWS = ("1d", "7d", "30d", "all")
+SMOOTHING = 10.0
+"""Weight of the training rate in a smoothed rate, in exposures."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean and variance (of the population) of each column, ``float64 [columns]``, over so many rows."""
+
+    rows: int
+    mean: npt.NDArray[np.float64]
+    variance: npt.NDArray[np.float64]
+
+    @classmethod
+    def of(cls, chunks: Iterable[npt.NDArray[np.float32]]) -> Self:
+        """Of all rows ``[rows, columns]`` of some chunks, joined pair by pair as Chan, Golub and LeVeque (1983) do.
+
+        One chunk gives NumPy's own mean and variance; cut otherwise, a result differs by the rounding of float64, some
+        1e-13 of the column's largest value.
+        """
+        parts = (
+            cls(len(chunk), chunk.mean(axis=0, dtype=np.float64), chunk.var(axis=0, dtype=np.float64))
+            for chunk in chunks
+            if len(chunk)
+        )
+        return functools.reduce(cls._joined, parts)
+
+    def _joined(self, other: Self) -> Self:
+        rows = self.rows + other.rows
+        share, apart = other.rows / rows, other.mean - self.mean
+        variance = (1 - share) * self.variance + share * other.variance + share * (1 - share) * apart**2
+        return type(self)(rows, self.mean + share * apart, variance)
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Centre and scale of the numeric features, from the training rows; and the training rate of positives.
+
+    ``edges`` are those of each feature's bins, in scaled units (none: no bins); see :mod:`ranking.models.numeric_bins`.
+    """
+
+    rate: float
+    mean: tuple[float, ...]
+    scale: tuple[float, ...]
+    edges: tuple[tuple[float, ...], ...] = ()
+
+    @classmethod
+    def fit(cls, features: Matrix, rate: float) -> Self:
+        """Learn from ``float32 [rows, features]``; a constant feature becomes 0."""
+        return cls.fit_chunks([features], rate)
+
+    @classmethod
+    def fit_chunks(cls, chunks: Iterable[Matrix], rate: float) -> Self:
+        """The same from rows that come some at a time; how they are cut moves a mean or a deviation by its rounding."""
+        moments = Moments.of(chunks)
+        deviation = np.sqrt(moments.variance)
+        scale = np.where(deviation > 1e-6, 1 / np.maximum(deviation, 1e-6), 0.0)
+        return cls(rate, tuple(moments.mean.tolist()), tuple(scale.tolist()))
+
+    def apply(self, features: Matrix) -> Matrix:
+        """Standardised features, cut off at 5 deviations."""
+        scaled = (features - np.asarray(self.mean, np.float32)) * np.asarray(self.scale, np.float32)
+        clipped: Matrix = np.clip(scaled, -5, 5)
+        return clipped
+
+
+def age_days(at_us: Ints, since_us: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Days from a moment to the row's time, never negative, NaN where the moment is unknown."""
+    days: npt.NDArray[np.float64] = np.maximum(at_us - since_us, 0.0) / DAY_US
+    return days
+
+
+def feature_names() -> tuple[str, ...]:
+    """The names of the columns that :func:`numeric_features` gives."""
+    names = []
+    for side in ("item", "user"):
+        for window in WINDOWS:
+            names += [f"{side}_log_exposures_{window}", f"{side}_log_clicks_{window}", f"{side}_rate_{window}"]
+    names += [f"item_log_conversions_{window}" for window in WINDOWS]
+    names += ["item_log_age_days", "item_without_content", "item_log_price"]
+    return (*names, "history_length", "history_log_gap_days", "history_log_span_days", "item_in_history")
+
+
+def numeric_features(
+    views: Mapping[str, ViewRows], item_ids: npt.NDArray[np.object_], at_us: Ints, rate: float
+) -> Matrix:
+    """Numeric features ``float32 [rows, len(feature_names())]``, not yet scaled.
+
+    Parameters
+    ----------
+    views : mapping
+        The five views of the rows.
+    item_ids : object [rows]
+        The candidates.
+    at_us : int64 [rows]
+        The rows' times, microseconds UTC.
+    rate : float
+        The share of positives among the training rows.
+    """
+    columns: list[npt.NDArray[np.float64]] = []
+    for side in (ITEM_STATS, USER_STATS):
+        for window in WINDOWS:
+            exposures, clicks = _count(views[side], f"exposures_{window}"), _count(views[side], f"clicks_{window}")
+            told = np.isfinite(numbers(views[side], f"exposures_{window}"))
+            smoothed = (clicks + SMOOTHING * rate) / (np.maximum(exposures, clicks) + SMOOTHING)
+            columns += [np.log1p(exposures), np.log1p(clicks), np.where(told, smoothed, rate)]
+    columns += [np.log1p(_count(views[ITEM_STATS], f"conversions_{window}")) for window in WINDOWS]
+    age = age_days(at_us, numbers(views[CONTENT], "created_at_us"))
+    price = numbers(views[CONTENT], "price")
+    columns += [
+        np.log1p(np.nan_to_num(age)),
+        np.isnan(age).astype(float),
+        np.log1p(np.maximum(np.nan_to_num(price), 0)),
+    ]
+    columns += _history_features(views[USER_HISTORY], item_ids, at_us)
+    return np.stack(columns, axis=1).astype(np.float32)
+
+
+def _count(view: ViewRows, column: str) -> npt.NDArray[np.float64]:
+    counts: npt.NDArray[np.float64] = np.nan_to_num(numbers(view, column))
+    return counts
+
+
+def _history_features(view: ViewRows, item_ids: npt.NDArray[np.object_], at_us: Ints) -> list[npt.NDArray[np.float64]]:
+    moments = one_chunk(view.table.column(f"{view.name}__timestamps_us"))
+    items = one_chunk(view.table.column(f"{view.name}__item_ids"))
+    offsets = moments.offsets.to_numpy()
+    lengths = np.diff(offsets)
+    flat = moments.flatten().to_numpy().astype(np.float64) if len(moments) else np.zeros(0)
+    filled = lengths > 0
+    newest = np.full(len(lengths), np.nan)
+    oldest = np.full(len(lengths), np.nan)
+    base = offsets[0] if len(offsets) else 0
+    newest[filled] = flat[offsets[:-1][filled] - base]
+    oldest[filled] = flat[offsets[1:][filled] - base - 1]
+    length = gathered(lengths.astype(np.float64), view.index, 0.0)
+    gap = np.nan_to_num(age_days(at_us, gathered(newest, view.index, np.nan)))
+    span = np.nan_to_num(age_days(at_us, gathered(oldest, view.index, np.nan)))
+    return [np.log1p(length), np.log1p(gap), np.log1p(span), _in_history(items, view.index, item_ids)]
+
+
+def _in_history(items: pa.ListArray, index: Ints, item_ids: npt.NDArray[np.object_]) -> npt.NDArray[np.float64]:
+    """1 where the candidate is among the history's items."""
+    flat = items.flatten().dictionary_encode()
+    names = pd.Index(flat.dictionary.to_pylist(), dtype=object)
+    count = max(len(names), 1)
+    owner = np.repeat(np.arange(len(items), dtype=np.int64), np.diff(items.offsets.to_numpy()))
+    there = np.unique(owner * count + flat.indices.to_numpy(zero_copy_only=False))
+    candidate = names.get_indexer(pd.Index(item_ids, dtype=object))
+    wanted = np.where((candidate >= 0) & (index >= 0), index * count + candidate, -1)
+    found: npt.NDArray[np.float64] = np.isin(wanted, there).astype(np.float64)
+    return found

@@ -1,0 +1,87 @@
+"""A training set on disk: arrays in safetensors, ids in Parquet, nothing pickled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ranking.data.dataset import LabelledRows, TrainingSet
+from ranking.data.feature_views import string_array
+from ranking.data.item_table import ItemTable
+from sidkit.core.files import folder_written_beside, remove
+from sidkit.core.integrity import MANIFEST, read_verified, seal_folder
+
+TRAIN = "train.parquet"
+"""The training rows of a frame that is larger than memory; see :mod:`ranking.data.disk_frame`."""
+_ARRAYS, _ROWS, _ITEMS = "arrays.safetensors", "rows.parquet", "items.parquet"
+
+
+def save_training_set(data: TrainingSet, folder: Path) -> None:
+    """Write a training set; an older one in its place is replaced."""
+    remove(folder)
+    with folder_written_beside(folder) as temporary:
+        write_arrays(data, temporary)
+        seal_folder(temporary)
+
+
+def write_arrays(data: TrainingSet, folder: Path) -> None:
+    """The files of a training set, into a folder that nobody reads yet."""
+    from safetensors.numpy import save_file
+
+    arrays: dict[str, npt.NDArray[np.generic]] = {
+        "numeric": data.numeric,
+        "candidate": data.candidate,
+        "history": data.history,
+        "history_items": data.history_items,
+        "history_us": data.history_us,
+        "codes": data.items.codes,
+        "content": data.items.content,
+        "at_us": data.rows.at_us,
+        "label": data.rows.label,
+    }
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / _ARRAYS)
+    rows = {"user_id": pa.array(data.rows.user_ids), "item_id": pa.array(data.rows.item_ids)}
+    if data.rows.request_ids is not None:
+        rows["request_id"] = pa.array(data.rows.request_ids)
+    if data.rows.had_before is not None:
+        rows["had_before"] = pa.array(data.rows.had_before)
+    pq.write_table(pa.table(rows), folder / _ROWS, compression="zstd")
+    pq.write_table(pa.table({"item_id": pa.array(data.items.ids)}), folder / _ITEMS, compression="zstd")
+
+
+def load_training_set(folder: Path) -> TrainingSet:
+    """Read what :func:`save_training_set` wrote; of a frame with a streamed training part, the validation and test rows.
+
+    Raises
+    ------
+    ArtifactCorruptError
+        When a file of the frame is missing or damaged.
+    """
+    from safetensors.numpy import load_file
+
+    read_verified(folder / MANIFEST)
+    arrays = load_file(folder / _ARRAYS)
+    rows = pq.read_table(folder / _ROWS)
+    names = set(rows.column_names)
+    return TrainingSet(
+        rows=LabelledRows(
+            string_array(rows.column("user_id")),
+            string_array(rows.column("item_id")),
+            arrays["at_us"],
+            arrays["label"],
+            string_array(rows.column("request_id")) if "request_id" in names else None,
+            rows.column("had_before").to_numpy() if "had_before" in names else None,
+        ),
+        numeric=arrays["numeric"],
+        candidate=arrays["candidate"],
+        history=arrays["history"],
+        history_items=arrays["history_items"],
+        history_us=arrays["history_us"],
+        items=ItemTable(
+            string_array(pq.read_table(folder / _ITEMS).column("item_id")), arrays["codes"], arrays["content"]
+        ),
+    )

@@ -1,0 +1,95 @@
+"""What a comparison leaves and says: rows merged into one file, tables for people, Markdown for documents."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ranking.evaluation.arms_table import NO_EVIDENCE
+from ranking.experiments.comparison.arms import BOOSTING, CODES_AS_FEATURES, ID_ALONE, SHUFFLED
+from sidkit.core.files import read_json, written_beside
+
+TOLD = ("all", "cold", "prior 0-99", "strict cold", "COINS cold, theta 80 %")
+"""Slices of the short table; the file holds all."""
+_SHARED_BASELINES = {CODES_AS_FEATURES, ID_ALONE, SHUFFLED, BOOSTING, None}
+
+
+def merge_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Put the rows of one or more data sets into a JSON list, one a line; those that it had of the same data go."""
+    fresh = {row["data"] for row in rows}
+    kept = [row for row in read_json(path) if row["data"] not in fresh] if path.exists() else []
+    lines = ",\n".join(json.dumps(row, ensure_ascii=False, allow_nan=False) for row in [*kept, *rows])
+    with written_beside(path) as temporary:
+        temporary.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+
+
+def budgets(arms: Mapping[str, Any]) -> list[tuple[str, int, int, float | None]]:
+    """Per neural arm: parameters, those without tables, and all of them over those of A3 (None without it)."""
+    base = arms.get(CODES_AS_FEATURES, {}).get("parameters")
+    return [
+        (arm, told["parameters"], told["parameters"] - told["table_parameters"],
+         told["parameters"] / base if base else None)
+        for arm, told in arms.items()
+        if told["parameters"]
+    ]  # fmt: skip
+
+
+def markdown(rows: Sequence[Mapping[str, Any]], slices: Sequence[str] = TOLD) -> str:
+    """AUC and differences to A3 as one Markdown table per data set; ``**`` marks what is better or worse."""
+    parts = []
+    for data in dict.fromkeys(row["data"] for row in rows):
+        own = [row for row in rows if row["data"] == data and row["metric"] == "auc"]
+        by = {(row["arm"], row["slice"]): row for row in own if row["baseline"] != CODES_AS_FEATURES}
+        by |= {(row["arm"], row["slice"]): row for row in own if row["baseline"] == CODES_AS_FEATURES}
+        shown = [name for name in slices if any(key[1] == name for key in by)]
+        positives = {key[1]: row["positives"] for key, row in by.items()}
+        heads = "".join(f" {name} ({positives[name]:,}) |" for name in shown)
+        lines = [f"**{data}**", "", f"| arm |{heads}", "| --- |" + " --- |" * len(shown)]
+        for arm in dict.fromkeys(row["arm"] for row in own):
+            cells = [_markdown_cell(by.get((arm, name))) for name in shown]
+            lines.append(f"| {arm} | {' | '.join(cells)} |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def markdown_of_ideas(rows: Sequence[Mapping[str, Any]], slices: Sequence[str] = TOLD) -> str:
+    """AUC differences of arms to the baseline that they name themselves: what the idea gives on the same inputs.
+
+    One Markdown table for all data sets; empty without such an arm.
+    """
+    return _differences([row for row in rows if row["baseline"] not in _SHARED_BASELINES], "without its idea", slices)
+
+
+def markdown_of_boosting(rows: Sequence[Mapping[str, Any]], slices: Sequence[str] = TOLD) -> str:
+    """AUC differences of all arms to gradient boosting, likewise."""
+    return _differences([row for row in rows if row["baseline"] == BOOSTING], "against", slices)
+
+
+def _differences(rows: Sequence[Mapping[str, Any]], head: str, slices: Sequence[str]) -> str:
+    by = {(row["data"], row["arm"], row["baseline"], row["slice"]): row for row in rows if row["metric"] == "auc"}
+    if not by:
+        return ""
+    lines = [f"| data | arm | {head} |{''.join(f' {name} |' for name in slices)}"]
+    lines.append("| --- | --- | --- |" + " --- |" * len(slices))
+    for data, arm, baseline in dict.fromkeys(key[:3] for key in by):
+        cells = [_difference(by.get((data, arm, baseline, name))) for name in slices]
+        lines.append(f"| {data} | {arm} | {baseline} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _markdown_cell(row: Mapping[str, Any] | None) -> str:
+    if row is None or row["mean"] is None:
+        return "-"
+    value = f"{row['mean']:.4f}"[1:]
+    if row["baseline"] != CODES_AS_FEATURES or row["delta_low"] is None:
+        return value
+    return f"{value} {_difference(row)}"
+
+
+def _difference(row: Mapping[str, Any] | None) -> str:
+    if row is None or row["delta_low"] is None:
+        return "-"
+    told = f"{row['delta']:+.4f} [{row['delta_low']:+.4f}, {row['delta_high']:+.4f}]"
+    return told if row["verdict"] == NO_EVIDENCE else f"**{told}**"

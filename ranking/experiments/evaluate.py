@@ -1,0 +1,91 @@
+"""Judge one trained ranker on labelled rows, refused when it has seen them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ranking.data.dataset import build_training_set, read_rows
+from ranking.evaluation.judge import judge, refuse_leakage
+from ranking.training.ranker import Ranker
+from semantic_ids.catalog import Catalog
+from semantic_ids.codebook import Codebook
+from semantic_ids.lookup import count_unknown
+from sidkit.core.clock import iso
+from sidkit.core.errors import EvaluationError
+from sidkit.core.repo import Repo
+from sidkit.tables import read_build
+
+
+def evaluate_ranker(repo: Repo, name: str, rows_path: Path, since_us: int | None = None) -> dict[str, Any]:
+    """Judge a ranker.
+
+    Parameters
+    ----------
+    repo : Repo
+        With built tables.
+    name : str
+        The ranker.
+    rows_path : Path
+        Labelled rows.
+    since_us : int, optional
+        Only rows from this moment on (microseconds UTC); by default the latest ``fit_end`` of the ranker and its parents.
+
+    Returns
+    -------
+    dict
+        ``slices`` (slice -> figures), ``rows`` per slice, ``gauc_by``, and ``given``: how many rows came, how many of them lie
+        before the start and were left out, and how many evaluated ones lie after the moment up to which the tables were built
+        or are of unknown items.
+
+    Raises
+    ------
+    ContractError
+        When a row breaks the contract of the log.
+    LeakageError
+        When ``since_us`` lies before a ``fit_end``.
+    EvaluationError
+        When no rows are left, or all have one label.
+    """
+    from sidkit.stores.feast_repo import open_store
+
+    catalog = Catalog.open(repo)
+    record = catalog.ranker(name)
+    codebook = catalog.codebook(record.codebook)
+    ends = {record.name: record.fit_end_us, codebook.name: codebook.fit_end_us}
+    start = max(ends.values()) if since_us is None else since_us
+    refuse_leakage(start, ends)
+    ranker = Ranker.load(repo.rankers / name)
+    given = read_rows(rows_path)
+    rows = given.take(np.flatnonzero(given.at_us >= start))
+    if not len(rows):
+        raise EvaluationError(
+            f"{rows_path} has no row from the evaluation's start on: {len(given):,} rows came, the last at "
+            f"{iso(int(given.at_us.max()))}, and the evaluation starts at {iso(start)}"
+        )
+    if rows.label.min() == rows.label.max():
+        raise EvaluationError(
+            f"the {len(rows):,} rows of {rows_path} from {iso(start)} on are all of label {rows.label[0]}: nothing can be "
+            "ranked; expected rows of both labels"
+        )
+    data = build_training_set(
+        open_store(repo), record.service, Codebook.load(repo.codebooks / codebook.name), rows,
+        rate=ranker.scaling.rate, history_length=ranker.config.history_length,
+    )  # fmt: skip
+    verdict = judge(data, {record.arm: [ranker.score(data)]}, [], None)
+    return {
+        "ranker": name,
+        "slices": verdict["arms"][record.arm],
+        "rows": verdict["rows"],
+        "gauc_by": verdict["gauc_by"],
+        "given": {
+            "rows": len(given),
+            "before_start": len(given) - len(rows),
+            "start": iso(start),
+            "after_tables": int((rows.at_us > read_build(repo)["as_of_us"]).sum()),
+            "of_unknown_items": count_unknown(repo, pa.array(rows.item_ids, pa.string())),
+        },
+    }

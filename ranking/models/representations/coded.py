@@ -1,0 +1,33 @@
+"""What all representations of codes share: how many levels refine each other, and matches of codes with a history."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ranking.data.batch import ItemBatch
+from ranking.models.representations.base import ItemShape, Representation
+from ranking.models.representations.matches import code_matches
+
+
+class CodedRepresentation(Representation):
+    """A representation of an item's codes; where the shape allows it, how codes match goes straight to the head.
+
+    Parameters
+    ----------
+    shape : ItemShape
+        Of the codes.
+    dim : int
+        Width.
+    """
+
+    def __init__(self, shape: ItemShape, dim: int) -> None:
+        super().__init__(dim)
+        self.sizes, self.residual_levels = shape.sizes, shape.refining
+        self.match_dim = 2 * len(shape.sizes) if shape.match_codes else 0
+        self._match_codes = shape.match_codes
+
+    def match(self, items: ItemBatch, candidate: Tensor, history: Tensor, mask: Tensor) -> Tensor:
+        """See :func:`code_matches`; none where codes must not be matched."""
+        if not self._match_codes:
+            return items.content.new_zeros((len(candidate), 0))
+        return code_matches(items, candidate, history, mask, self.residual_levels)

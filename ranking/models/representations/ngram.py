@@ -1,0 +1,69 @@
+"""Non-overlapping n-grams of the codes (arXiv 2306.08121, section on adaptation: N-gram): one table per position, summed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from ranking.data.batch import ItemBatch
+from ranking.models.representations.base import ItemShape, Table
+from ranking.models.representations.coded import CodedRepresentation
+from ranking.models.spec import ModelSpec
+
+_ODD = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed number: 2^64 over the golden ratio, odd
+
+
+class NgramRepresentation(CodedRepresentation):
+    """The codes in groups of ``ngram`` neighbours, each group one row of its position's table, summed.
+
+    The last group is shorter where the levels do not divide. A table has one row per combination of its codes, in mixed
+    radix; where that is more than ``rows`` the combinations are hashed to ``rows`` (multiplicatively, so that no code of the
+    group is lost to the remainder). Items without codes share a row of their own.
+
+    Parameters
+    ----------
+    shape : ItemShape
+        ``sizes`` are the codes per level.
+    dim : int
+        Width.
+    ngram : int
+        Codes per group.
+    rows : int
+        Most rows of a table.
+    """
+
+    def __init__(self, shape: ItemShape, dim: int = 32, ngram: int = 2, rows: int = 50_000) -> None:
+        super().__init__(shape, dim)
+        ends = [*range(0, len(shape.sizes), ngram), len(shape.sizes)]
+        self.groups = list(pairwise(ends))
+        combinations = [math.prod(shape.sizes[start:end]) for start, end in self.groups]
+        self.hashed = [each > rows for each in combinations]
+        self.rows = [min(each, rows) for each in combinations]
+        # Row 0 stands for "no codes".
+        self.table = Table(1 + sum(self.rows), dim)
+
+    @classmethod
+    def from_spec(cls, shape: ItemShape, spec: ModelSpec, fitted: Mapping[str, Tensor] | None = None) -> Self:
+        """See :class:`Representation`."""
+        return cls(shape, spec.dim, spec.ngram, spec.table_rows)
+
+    def forward(self, items: ItemBatch) -> Tensor:
+        """See :class:`Representation`."""
+        return self.table.rows(self.ngram_rows(items.codes)).sum(dim=1)
+
+    def ngram_rows(self, codes: Tensor) -> Tensor:
+        """Table rows ``int64 [items, groups]``; 0 where an item has no codes."""
+        found, before = [], 1
+        for (start, end), hashed, rows in zip(self.groups, self.hashed, self.rows, strict=True):
+            number = torch.zeros_like(codes[:, 0])
+            for level in range(start, end):
+                # A number beyond 64 bits wraps around, which a hash may.
+                number = number * self.sizes[level] + codes[:, level]
+            found.append(before + ((number * _ODD >> 32 & 0x7FFFFFFF) % rows if hashed else number))
+            before += rows
+        return torch.where((codes >= 0).all(dim=1, keepdim=True), torch.stack(found, dim=1), 0)

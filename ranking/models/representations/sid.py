@@ -1,0 +1,44 @@
+"""The codes as plain features: one table per level."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, Self
+
+from torch import Tensor, nn
+
+from ranking.data.batch import ItemBatch
+from ranking.models.representations.base import ItemShape
+from ranking.models.representations.code_tables import CodeTables
+from ranking.models.representations.coded import CodedRepresentation
+from ranking.models.spec import ModelSpec
+
+
+class SidRepresentation(CodedRepresentation):
+    """The rows of an item's codes, summed, or side by side and mapped to the width by a linear layer.
+
+    Parameters
+    ----------
+    shape : ItemShape
+        ``sizes`` are the codes per level.
+    dim : int
+        Width.
+    pool : "sum" or "concat"
+        How the rows become one vector.
+    """
+
+    def __init__(self, shape: ItemShape, dim: int = 32, pool: Literal["sum", "concat"] = "sum") -> None:
+        super().__init__(shape, dim)
+        self.codes = CodeTables(shape.sizes, dim)
+        self.join = nn.Linear(len(shape.sizes) * dim, dim) if pool == "concat" else None
+
+    @classmethod
+    def from_spec(cls, shape: ItemShape, spec: ModelSpec, fitted: Mapping[str, Tensor] | None = None) -> Self:
+        """See :class:`Representation`."""
+        return cls(shape, spec.dim, spec.sid_pool)
+
+    def forward(self, items: ItemBatch) -> Tensor:
+        """See :class:`Representation`."""
+        rows = self.codes(items.codes)
+        vectors: Tensor = rows.sum(dim=1) if self.join is None else self.join(rows.flatten(1))
+        return vectors

@@ -1,0 +1,204 @@
+"""A SentencePiece vocabulary of codes: learned by the library, applied in tensors."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from sidkit.core.errors import ConfigError
+
+# The library works on characters: each code of each level is one, from the private planes 15 and 16 of Unicode.
+_PLANES, _PLANE = (0xF0000, 0x100000), 0xFFFE
+Ints = npt.NDArray[np.int64]
+
+
+def learn_pieces(codes: Ints, counts: Ints, sizes: Sequence[int], pieces: int) -> bytes:
+    """Learn a vocabulary by byte-pair encoding: the neighbours that are shown together most often become one piece, again
+    and again.
+
+    So what is often shown gets a piece of its own, and the rest is spelled by shorter ones (arXiv 2306.08121). (The library's
+    other kind, unigram, never makes a piece of a whole item.) One thread, no sampling: the same input gives the same bytes.
+
+    Parameters
+    ----------
+    codes : int64 [items, levels]
+        Distinct codes, none missing.
+    counts : int64 [items]
+        How often each was shown.
+    sizes : sequence of int
+        Codes per level.
+    pieces : int
+        Most pieces; at least the codes that occur are kept, whatever this says.
+
+    Returns
+    -------
+    bytes
+        A SentencePiece model; any tool of that library opens it.
+
+    Raises
+    ------
+    ConfigError
+        When the levels have more codes than there are private characters.
+    """
+    character = _characters(sizes)
+    numbered = codes + _starts(sizes)
+    texts = ("".join(character[each] for each in row) for row in numbered.tolist())
+    model = io.BytesIO()
+    _library().SentencePieceTrainer.train(
+        sentence_iterator=(f"{text}\t{count}" for text, count in zip(texts, counts.tolist(), strict=True)),
+        input_format="tsv", model_writer=model, model_type="bpe",
+        vocab_size=max(pieces, len(np.unique(numbered))) + 1, hard_vocab_limit=False, character_coverage=1.0,
+        max_sentencepiece_length=len(sizes), normalization_rule_name="identity", add_dummy_prefix=False,
+        remove_extra_whitespaces=False, split_by_unicode_script=False, split_by_number=False, split_by_whitespace=False,
+        unk_id=0, bos_id=-1, eos_id=-1, pad_id=-1, num_threads=1, minloglevel=2,
+    )  # fmt: skip
+    return model.getvalue()
+
+
+class Pieces:
+    """A vocabulary as a tree of codes, which cuts many items into pieces at once.
+
+    The cuts are SentencePiece's own (join the neighbours of the highest score until none can be joined): a property test
+    compares the two. A code that the vocabulary lacks is a piece of its own.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Codes per level.
+    model : bytes
+        What :func:`learn_pieces` gave; empty for a vocabulary of single codes.
+
+    Attributes
+    ----------
+    count : int
+        Rows of a table of pieces: 0 is padding, 1 stands for no codes, then every single code, then the longer pieces.
+    tensors : dict
+        The tree: ``keys`` and ``children`` of its edges, ``scores`` and ``rows`` of its nodes, ``starts`` of the levels.
+    """
+
+    def __init__(self, sizes: Sequence[int], model: bytes) -> None:
+        self._width = sum(sizes)
+        longer = _longer_pieces(model, _characters(sizes)) if model else {}
+        self.count = 2 + self._width + len(longer)
+        row_of: dict[tuple[int, ...], int] = {(number,): 2 + number for number in range(self._width)}
+        row_of |= {piece: 2 + self._width + place for place, piece in enumerate(sorted(longer))}
+        node: dict[tuple[int, ...], int] = {(): 0}
+        for piece in row_of:
+            for end in range(1, len(piece) + 1):
+                node.setdefault(piece[:end], len(node))
+        edges = sorted((node[piece[:-1]] * self._width + piece[-1], at) for piece, at in node.items() if piece)
+        scores, rows = np.full(len(node), -np.inf, dtype=np.float32), np.zeros(len(node), dtype=np.int64)
+        for piece, row in row_of.items():
+            scores[node[piece]], rows[node[piece]] = longer.get(piece, 0.0), row
+        keys, children = np.array(edges, dtype=np.int64).T
+        self.tensors = {
+            "keys": torch.from_numpy(keys.copy()),
+            "children": torch.from_numpy(children.copy()),
+            "scores": torch.from_numpy(scores),
+            "rows": torch.from_numpy(rows),
+            "starts": torch.from_numpy(_starts(sizes)),
+        }
+
+    def segment(self, codes: Tensor, tensors: dict[str, Tensor]) -> Tensor:
+        """The pieces of some items.
+
+        Parameters
+        ----------
+        codes : Tensor
+            ``int64 [items, levels]``, -1 where there are none.
+        tensors : dict
+            ``self.tensors``, on the device of the codes.
+
+        Returns
+        -------
+        Tensor
+            Table rows ``int64 [items, levels]``: each piece's at the level where it begins, 0 elsewhere; an item without
+            codes has 1 and nothing else.
+        """
+        levels = codes.shape[1]
+        spans = [(start, end) for start in range(levels) for end in range(start + 1, levels + 1)]
+        scores, rows = self._spans(codes.clamp(min=0) + tensors["starts"], tensors)
+        first, last = (torch.tensor(each, device=codes.device) for each in zip(*spans, strict=True))
+        cut = torch.ones((len(codes), levels + 1), dtype=torch.bool, device=codes.device)
+        for _ in range(levels - 1):
+            # Two neighbours may be joined where there is exactly one cut between the ends of what they would become.
+            joined = scores.masked_fill(_cuts_between(cut, first, last) != 1, -torch.inf)
+            best, at = joined.max(dim=1)
+            place = torch.arange(levels + 1, device=codes.device)
+            inside = (place > first[at][:, None]) & (place < last[at][:, None])
+            cut &= ~(inside & (best > -torch.inf)[:, None])
+        pieces = rows * (_cuts_between(cut, first, last) == 0)
+        found = torch.zeros_like(codes).index_add_(1, first, pieces)
+        none = torch.zeros_like(found)
+        none[:, 0] = 1
+        return torch.where((codes >= 0).all(dim=1, keepdim=True), found, none)
+
+    def _spans(self, symbols: Tensor, tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Score ``float32`` and table row ``int64 [items, spans]`` of every span of levels; minus infinity where it is no
+        piece.
+        """
+        keys = tensors["keys"]
+        scores, rows = [], []
+        for start in range(symbols.shape[1]):
+            node = torch.zeros_like(symbols[:, 0])
+            for symbol in symbols[:, start:].unbind(dim=1):
+                key = node * self._width + symbol
+                place = torch.searchsorted(keys, key).clamp(max=len(keys) - 1)
+                # A branch that has left the tree stays at node -1, whose keys are negative: no edge has them.
+                node = torch.where(keys[place] == key, tensors["children"][place], -1)
+                scores.append(torch.where(node >= 0, tensors["scores"][node], -torch.inf))
+                rows.append(torch.where(node >= 0, tensors["rows"][node], 0))
+        return torch.stack(scores, dim=1), torch.stack(rows, dim=1)
+
+
+def _cuts_between(cut: Tensor, first: Tensor, last: Tensor) -> Tensor:
+    """How many cuts lie strictly between the ends of each span, ``int64 [items, spans]``; -1 unless both ends are cuts."""
+    count = cut.cumsum(dim=1)
+    between = count[:, last - 1] - count[:, first]
+    return torch.where(cut[:, first] & cut[:, last], between, -1)
+
+
+def _longer_pieces(model: bytes, characters: list[str]) -> dict[tuple[int, ...], float]:
+    """The pieces of several codes, numbered over all levels, and their scores."""
+    number = {character: at for at, character in enumerate(characters)}
+    read = _library().SentencePieceProcessor(model_proto=model)
+    return {
+        tuple(number[character] for character in read.id_to_piece(at)): float(read.get_score(at))
+        for at in range(read.get_piece_size())
+        if not read.is_unknown(at) and len(read.id_to_piece(at)) > 1
+    }
+
+
+def _library() -> Any:
+    """SentencePiece, with its types made.
+
+    Its binding makes them on first use and warns while it does; where warnings are errors it would then crash on a type
+    that was never made.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        import sentencepiece
+
+        sentencepiece.SentencePieceProcessor()
+    return sentencepiece
+
+
+def _characters(sizes: Sequence[int]) -> list[str]:
+    """A character per code, the levels one after the other, so that no two levels share one."""
+    if sum(sizes) > _PLANE * len(_PLANES):
+        raise ConfigError(
+            f"spm writes each code as one private character, of which Unicode has {_PLANE * len(_PLANES):,}; the levels "
+            f"{list(sizes)} have {sum(sizes):,} codes. Use smaller levels, or ngram or prefix_ngram, which hash"
+        )
+    return [chr(_PLANES[number // _PLANE] + number % _PLANE) for number in range(sum(sizes))]
+
+
+def _starts(sizes: Sequence[int]) -> Ints:
+    return np.cumsum([0, *sizes[:-1]], dtype=np.int64)

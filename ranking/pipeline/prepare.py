@@ -1,0 +1,368 @@
+"""The stages that come before any ranker: the log, its labelled rows, the feature tables, codebooks and frames.
+
+The main job and a comparison share them, so that both learn from the same rows and the same codes.
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import numpy as np
+import numpy.typing as npt
+
+from ranking.data.caps import Caps
+from ranking.data.dataset import LabelledRows, TrainingSet, build_training_set
+from ranking.data.rows_used import part_rows
+from ranking.data.split import TimeSplit, check_both_classes
+from ranking.training.arm_spec import RankerSpec
+from ranking.training.arms import TrainingContext
+from semantic_ids import lifecycle
+from semantic_ids.catalog import Catalog
+from semantic_ids.lifecycle import CodebookSpec
+from sidkit.core.artifact import read_manifest
+from sidkit.core.clock import present_us
+from sidkit.core.config import content_hash, resolved_url
+from sidkit.core.engine import connection, literal, quoted
+from sidkit.core.errors import ConfigError, RepoError
+from sidkit.core.files import typed_path
+from sidkit.core.integrity import checked
+from sidkit.core.repo import SETTINGS_FILE, Repo, init_repo
+from sidkit.core.stages import StageResult, Stages
+from sidkit.datasets.user_sample import thin_by_user
+from sidkit.tables import build_tables, ingest, must_read_again, read_log
+from sidkit.tables.labelled_rows import RowSample, build_labelled_rows
+
+if TYPE_CHECKING:
+    from semantic_ids.codebook import Codebook
+    from semantic_ids.records import CodebookRecord
+
+SYNTHETIC = "synthetic"
+
+
+def prepare_repo(data: str, path: Path) -> Repo:
+    """Open the repo, or write a fresh one whose ``[source]`` fits the data.
+
+    Raises
+    ------
+    ConfigError
+        When the repo was made for other data.
+    ContractError
+        When the data cannot be read.
+    """
+    from sidkit.contract import SourceFacts, inspect_source, open_source, same_source
+    from sidkit.core.redact import redacted
+
+    folder = typed_path(path)
+    synthetic = data.split(":", maxsplit=1)[0] == SYNTHETIC
+    url = str(folder / "data" / "source") if synthetic else open_source(data).url
+    if not (folder / SETTINGS_FILE).exists():
+        synthetic_facts = SourceFacts(("text", "image"), "impressions", True)
+        facts = synthetic_facts if synthetic else inspect_source(open_source(data))
+        try:
+            made = init_repo(folder, source_url=url, **facts.settings())
+        except RepoError:
+            if not (folder / SETTINGS_FILE).exists():
+                raise  # else another process made it meanwhile
+        else:
+            facts.warn()
+            return made
+    repo = Repo.open(folder)
+    stated = repo.settings.source.url
+    if not same_source(stated, url):
+        shown, given = redacted(stated), redacted(url)
+        why = " (they differ in what is not shown)" if shown == given else ""
+        raise ConfigError(
+            f"{folder} was made for {shown!r}, not for {given!r}{why}; give another --repo, or change source.url in its "
+            "sidkit.toml"
+        )
+    return repo
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The stages of a repo up to its codebooks; each is done once and kept.
+
+    Parameters
+    ----------
+    repo : Repo
+        Held by the caller.
+    stages : Stages
+        Where finished stages are recorded.
+    data : str
+        What :func:`prepare_repo` was given.
+    impressions : int
+        Size of a synthetic world.
+    allow_future : bool
+        Accept tables up to a moment after now.
+    """
+
+    repo: Repo
+    stages: Stages
+    data: str
+    impressions: int
+    allow_future: bool = False
+
+    def ingest(self) -> Any:
+        """Read the source; returns the mark of the log, which later stages take as an input."""
+        if self.data.split(":")[0] == SYNTHETIC:
+            world = self.data.partition(":")[2] or "strong"
+            self.stages.run("synthetic", [world, self.impressions], lambda: self._synthetic(world))
+        # The source may have grown: always look; an unchanged source costs nothing.
+        self.stages.run("ingest", _source_mark(self.repo), self._read_source)
+        return read_log(self.repo).mark
+
+    def rows(
+        self, log: Any, sample: RowSample | None = None, mark: str = "", until_us: int | None = None
+    ) -> StageResult:
+        """The labelled rows, the file ``files[0]``; ``facts`` say how many, and how many of them are sampled.
+
+        ``mark`` ends the name of the stage. A replay has rows up to its moment ``until_us``, microseconds UTC.
+        """
+        settings = self.repo.settings
+        inputs = [log, settings.negatives.model_dump(), settings.time.model_dump()]
+        if sample is not None:
+            inputs.append([sample.path.name, [asdict(window) for window in sample.windows]])
+        if until_us is not None:
+            inputs.append(until_us)
+        return self.stages.run(f"rows{mark}", inputs, lambda: self._rows(sample, until_us))
+
+    def tables(self, log: Any, as_of_us: int) -> StageResult:
+        """The feature tables up to a moment."""
+        inputs = [log, as_of_us, self.repo.settings.feature_settings()]
+        return self.stages.run("tables", inputs, lambda: self._tables(as_of_us))
+
+    def codebook(self, stem: str, spec: CodebookSpec, fit_end_us: int, inputs: Any, mark: str = "") -> str:
+        """Fit a codebook on what was known at ``fit_end_us`` and publish it; returns its name.
+
+        The name is ``stem`` and a hash of the spec, the moment, and the content and clicks it may learn from: another
+        comparison on the same repo finds the same codebook. ``mark`` ends the names of the two stages.
+        """
+        made_of = [spec.model_dump(mode="json"), fit_end_us, _content_mark(self.repo, fit_end_us)]
+        if spec.needs_pairs:
+            made_of.append(_behaviour_mark(self.repo, fit_end_us))
+        name = f"{stem}_{content_hash(made_of)[:6]}"
+        marked = [*inputs, *made_of]
+
+        def fit() -> StageResult:
+            lifecycle.fit(self.repo, name, spec, fit_end_us)
+            items = read_manifest(self.repo.codebooks / name)["rows"]
+            return StageResult(items, {"name": name}, (self.repo.codebooks / name / "manifest.json",))
+
+        def publish() -> StageResult:
+            report = lifecycle.publish(self.repo, name)
+            return StageResult(report.rows, {}, (self.repo.tables / f"item_sid_{name}.parquet",))
+
+        self.stages.run(f"codebook{mark}", marked, fit)
+        self.stages.run(f"publish{mark}", marked, publish)
+        return name
+
+    def frame(
+        self, name: str, inputs: Any, codebook: str, rows: LabelledRows, split: TimeSplit, caps: Caps, folder: Path
+    ) -> StageResult:
+        """Retrieve the thinned rows of all parts through the codebook's service and keep them in a folder.
+
+        ``facts["parts"]`` says how many rows of each part are used, of how many.
+        """
+        return self.stages.run(name, inputs, lambda: self._frame(codebook, rows, split, caps, folder))
+
+    def streamed_frame(
+        self, name: str, inputs: Any, codebook: str, rows: Path, split: TimeSplit, caps: Caps, folder: Path
+    ) -> StageResult:
+        """The same of a file of labelled rows, whose training part is larger than memory."""
+        from ranking.data.disk_frame import stream_frame
+
+        return self.stages.run(name, inputs, lambda: stream_frame(self.repo, codebook, rows, split, caps, folder))
+
+    def _synthetic(self, world: str) -> StageResult:
+        from sidkit.core.files import remove
+        from sidkit.datasets.synthetic import Sizes, write_world
+
+        out = Path(self.repo.settings.source.url)
+        remove(out)
+        written = write_world(out, world, Sizes(self.impressions))
+        return StageResult(int(written["impressions"]), files=(out / "interactions.parquet",))
+
+    def _read_source(self) -> StageResult:
+        report = ingest(self.repo)
+        facts = {
+            "new": report.new_rows, "changed": report.changed, "removed": report.removed, "vanished": report.vanished,
+            "merged": {table.table: table.merged for table in report.tables if table.merged},
+            "rejected": {table.table: table.reasons for table in report.tables if table.rejected},
+        }  # fmt: skip
+        return StageResult(report.rows, facts, (self.repo.log / "manifest.json",))
+
+    def _rows(self, sample: RowSample | None, until_us: int | None) -> StageResult:
+        report = build_labelled_rows(self.repo, sample, until_us)
+        facts = {
+            "rows": report.rows, "sampled": report.sampled, "negatives": self.repo.settings.negatives.model_dump(),
+            "available": list(report.available), "far": report.far, "other_touch": report.other_touch,
+            "missing": report.missing,
+        }  # fmt: skip
+        return StageResult(report.rows, facts, (report.path,))
+
+    def _tables(self, as_of_us: int) -> StageResult:
+        report = build_tables(self.repo, as_of_us, allow_future=self.allow_future)
+        return StageResult(
+            sum(report.rows.values()),
+            {"as_of_us": as_of_us, "rows": report.rows},
+            tuple(self.repo.tables / f"{name}.parquet" for name in report.rows),
+        )
+
+    def _frame(self, codebook: str, rows: LabelledRows, split: TimeSplit, caps: Caps, folder: Path) -> StageResult:
+        from ranking.data.storage import save_training_set
+        from semantic_ids.codebook import Codebook
+        from sidkit.stores.feast_repo import open_store
+
+        parts, kept = split.parts(rows.at_us), {}
+        for name, part in parts.items():
+            if name != "test":  # whose figures are null where a class is missing; nothing is learned from it
+                check_both_classes(rows.label[part], name)
+            kept[name] = part[thin_by_user(rows.user_ids[part], caps.of_part(name))]
+        ends = np.cumsum([len(part) for part in kept.values()]).tolist()
+        chosen = rows.take(np.concatenate(list(kept.values())))
+        record = Catalog.open(self.repo).codebook(codebook)
+        rate = float(chosen.label[: ends[0]].mean())
+        data = build_training_set(
+            open_store(self.repo), record.service_name, Codebook.load(self.repo.codebooks / codebook), chosen,
+            rate=rate, history_length=self.repo.settings.time.history_length,
+        )  # fmt: skip
+        save_training_set(data, folder)
+        used = part_rows(*({name: len(part) for name, part in each.items()} for each in (kept, parts)))
+        return StageResult(len(data), {"ends": ends, "rate": rate, "parts": used}, (folder,))
+
+
+def training_context(
+    repo: Repo,
+    codebook: str,
+    split: TimeSplit,
+    frame: Path,
+    spec: RankerSpec,
+    rankers: Path | None,
+    *,
+    threads: int,
+    first_epoch: bool = False,
+) -> TrainingContext:
+    """What all arms share that train on one kept frame; artefacts of rankers go to ``rankers`` (None: are not kept)."""
+    from ranking.data.disk_frame import KeptFrame
+    from semantic_ids.codebook import Codebook
+
+    kept = KeptFrame.load(frame)
+    book = Codebook.load(repo.codebooks / codebook)
+    train = kept.train(split)
+    judging = split.parts(kept.data.rows.at_us)
+    record = Catalog.open(repo).codebook(codebook)
+    return TrainingContext(
+        train=train,
+        validation=kept.data.take(judging["validation"]),
+        test=kept.data.take(judging["test"]),
+        spec=spec,
+        rate=train.rate,
+        threads=threads,
+        describe={
+            "fit_start_us": train.first_us,
+            # Validation chose the epoch, so it has been seen too.
+            "fit_end_us": split.validation_end_us,
+            "parents": [record.name],
+            "feature_settings": repo.settings.feature_settings(),
+            "rows": len(train),
+        },
+        serving=_serving(repo, record, book),
+        rankers=rankers,
+        quantizer=book.quantizer,
+        first_epoch=first_epoch,
+    )  # fmt: skip
+
+
+def _serving(repo: Repo, record: CodebookRecord, codebook: Codebook) -> Mapping[str, Any]:
+    from sidkit.stores.feast_repo import open_store, service_features
+
+    return {
+        "sizes": record.sizes,
+        "residual_levels": codebook.quantizer.residual_levels,
+        "content_columns": codebook.encoder.content_columns,
+        "match_codes": not codebook.learned_from_clicks,
+        "codebook": record.name,
+        "codebook_hash": record.content_hash,
+        "service": record.service_name,
+        "features": service_features(open_store(repo), record.service_name),
+        "history_length": repo.settings.time.history_length,
+    }
+
+
+def fallback_of(repo: Repo, codebook: str) -> str | None:
+    """Why a codebook was fitted without behaviour although its preset asks for it; None where it was not."""
+    reason = read_manifest(repo.codebooks / codebook, verify=False).get("fallback")
+    return f"codebook {codebook} was fitted by the encoder 'content', without behaviour: {reason}" if reason else None
+
+
+def end_of_log(repo: Repo, now_us: int | None = None) -> int:
+    """The moment from which every event of the log can be read, but at most now, microseconds UTC.
+
+    That is the last event's window end and the delay. What happened just now cannot be read yet.
+    """
+    time = repo.settings.time
+    end_us = -(-read_log(repo).last_us // time.cadence_us) * time.cadence_us + time.delay_us
+    return min(end_us, present_us() if now_us is None else now_us)
+
+
+def oracle_of(repo: Repo, data: TrainingSet) -> npt.NDArray[np.float64] | None:
+    """True click probabilities ``float64 [rows]`` where the source is a synthetic world, else None."""
+    source = resolved_url(repo.settings.source.url)
+    path = Path(source) / "oracle.parquet"
+    if "://" in source or not path.exists() or data.rows.request_ids is None:
+        return None
+    import pandas as pd
+
+    with duckdb.connect() as opened:
+        truth = opened.execute(f"SELECT request_id, item_id, probability FROM read_parquet({literal(path)})").df()
+    wanted = pd.MultiIndex.from_arrays([data.rows.request_ids, data.rows.item_ids])
+    place = pd.MultiIndex.from_frame(truth[["request_id", "item_id"]]).get_indexer(wanted)
+    return np.where(place >= 0, truth["probability"].to_numpy()[np.maximum(place, 0)], math.nan)
+
+
+def peak_rss_mb() -> float:
+    """The most memory that this process, or one of its children, held."""
+    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return round(max(resource.getrusage(kind).ru_maxrss for kind in kinds) / 1024, 1)
+
+
+def _source_mark(repo: Repo) -> Any:
+    from sidkit.contract import open_source
+
+    source = open_source(repo.settings.source.url)
+    mark = source.fingerprint()
+    # A database cannot say whether it changed, so it is read each time.
+    again = mark is None or must_read_again(repo, present_us())
+    return [
+        repo.settings.source.model_dump(mode="json", exclude={"url"}),
+        np.random.default_rng().random() if again else mark,
+    ]
+
+
+def _content_mark(repo: Repo, until_us: int) -> str:
+    """Text that changes when the content that was known at a moment changes."""
+    columns = ", ".join(quoted(name) for name in repo.settings.source.modalities)
+    with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
+        row = opened.execute(
+            f"SELECT count(*), bit_xor(hash(item_id, event_timestamp, {columns})) "
+            f"FROM read_parquet({literal(checked(repo.tables / 'item_content.parquet'))}) "
+            f"WHERE epoch_us(event_timestamp) <= {until_us}"
+        ).fetchone()
+    return str(row)
+
+
+def _behaviour_mark(repo: Repo, until_us: int) -> str:
+    """Text that changes when the clicks that were known at a moment change."""
+    parts = ", ".join(literal(part) for part in read_log(repo).parts)
+    with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
+        row = opened.execute(
+            f"SELECT count(*), sum(hash(user_id, item_id, timestamp)::HUGEINT) FROM read_parquet([{parts}]) "
+            f"WHERE label = 1 AND epoch_us(timestamp) + {repo.settings.time.delay_us} <= {until_us}"
+        ).fetchone()
+    return str(row)

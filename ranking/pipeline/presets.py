@@ -1,0 +1,77 @@
+"""Presets: a whole system in one TOML file, codebook, ranker and arms."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from ranking.training.arm_spec import ArmSpec, RankerSpec
+from semantic_ids.fitting import CodebookSpec, without_codes
+from semantic_ids.quality.drift import DriftThresholds
+from semantic_ids.quality.sweep import SweepGrid
+from sidkit.core.config import Section, load_model
+from sidkit.core.errors import ConfigError, FitError
+from sidkit.core.names import LONGEST, RULE, is_name
+from sidkit.presets import preset_path
+
+
+class Preset(Section):
+    """A whole system."""
+
+    codebook: CodebookSpec = CodebookSpec()
+    sweep: SweepGrid = SweepGrid()
+    """What `sidkit codebooks sweep` tries."""
+    health: DriftThresholds = DriftThresholds()
+    """When `sidkit codebooks health` calls a codebook stale."""
+    ranker: RankerSpec = RankerSpec()
+    arms: dict[str, ArmSpec] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _can_be_built(self) -> Preset:
+        for name, arm in self.arms.items():
+            if not is_name(name):
+                raise ValueError(f"{name!r} cannot name an arm: at most {LONGEST} characters of {RULE}")
+            try:
+                arm.model_spec(self.ranker.model)
+            except ConfigError as error:
+                raise ValueError(f"arms.{name}: {error}") from error
+        return self
+
+    @model_validator(mode="after")
+    def _can_serve(self) -> Preset:
+        wrong = [name for name in self.ranker.serve if name not in self.arms or not self.arms[name].can_serve]
+        if wrong:
+            fit = [name for name, arm in self.arms.items() if arm.can_serve]
+            raise ValueError(
+                f"ranker.serve names {', '.join(wrong)}, which cannot serve; the arms that can are {', '.join(fit)}"
+            )
+        return self
+
+
+def arms_without_codes(preset: Preset) -> Preset:
+    """The preset with those of its arms that read no codes.
+
+    Raises
+    ------
+    FitError
+        When there are none.
+    """
+    shared = preset.ranker.model
+    arms = {name: arm for name, arm in preset.arms.items() if not arm.uses_codes(shared)}
+    if not arms:
+        raise FitError(
+            f"all arms of the preset ({', '.join(preset.arms)}) read codes, and no codes can be learned from this catalogue; "
+            'add an arm without codes, such as representations = ["id", "content"], or bring at least 40 items with vectors'
+        )
+    ranker = preset.ranker.model_copy(update={"serve": tuple(name for name in preset.ranker.serve if name in arms)})
+    return preset.model_copy(update={"arms": arms, "ranker": ranker, "codebook": without_codes(preset.codebook)})
+
+
+def load_preset(name: str) -> Preset:
+    """Read a preset by name, or from a path that ends in ``.toml``.
+
+    Raises
+    ------
+    ConfigError
+        When there is no such preset, or it holds something unknown.
+    """
+    return load_model(Preset, preset_path(name))

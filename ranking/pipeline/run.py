@@ -1,0 +1,268 @@
+"""The main job: from a click log to an online score, stage by stage, resumed where it stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from ranking.data.caps import Caps
+from ranking.data.dataset import read_rows
+from ranking.data.labelled_rows import FAR, count_before
+from ranking.data.rows_used import of_sample, told_rows
+from ranking.data.split import TimeSplit
+from ranking.pipeline.prepare import Prepared, end_of_log, fallback_of, oracle_of, peak_rss_mb, training_context
+from ranking.pipeline.presets import Preset, arms_without_codes
+from ranking.training.arm_spec import ArmSpec
+from ranking.training.arms import ArmResult, TrainingContext, read_predictions, train_arm, write_predictions
+from semantic_ids import lifecycle
+from semantic_ids.catalog import Catalog
+from semantic_ids.pairs.known_items import known_items
+from semantic_ids.quality.future_hit_rate import future_hits
+from semantic_ids.quality.hit_rate import HitReport, NotMeasured
+from semantic_ids.quantizers.base import LEAST_ITEMS
+from sidkit.core.artifact import discard_damaged, read_manifest
+from sidkit.core.config import content_hash
+from sidkit.core.files import read_json, write_json
+from sidkit.core.names import codebook_stem
+from sidkit.core.repo import Repo
+from sidkit.core.stages import StageResult, Stages
+from sidkit.presets import preset_name
+from sidkit.tables import read_log
+from sidkit.tables.labelled_rows import log_moments
+
+_SMALL = 10_000
+"""Rows of item_content above which a catalogue is large enough for codes without looking at its vectors."""
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """What the main job is asked to do."""
+
+    data: str
+    preset_name: str
+    preset: Preset
+    seeds: int = 1
+    as_of_us: int | None = None
+    impressions: int = 200_000
+    allow_future: bool = False
+
+
+@dataclass(frozen=True)
+class _Judged:
+    ranker_of: dict[str, list[str | None]]
+    validation_auc: dict[str, list[float]]
+    verdict: dict[str, Any]
+
+
+class Job:
+    """One run of a preset on a repo; call :meth:`run` while holding the repo's lock."""
+
+    def __init__(
+        self,
+        repo: Repo,
+        options: JobOptions,
+        announce: Callable[[str, int, float, bool], None],
+        warn: Callable[[str], None] = lambda _: None,
+        remark: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.repo = repo
+        self.options = options
+        self.preset = options.preset
+        """As it can be used on this data: :meth:`run` leaves out what a small catalogue does not allow."""
+        self.warnings: list[str] = []
+        self._warn = warn
+        self.remark = remark
+        self.folder = repo.runs / preset_name(options.preset_name)
+        self.stages = Stages(self.folder / "stages.json", announce)
+        self.prepared = Prepared(repo, self.stages, options.data, options.impressions, options.allow_future)
+
+    def run(self) -> dict[str, Any]:
+        """Do all stages and return the job's facts; see :mod:`sidkit.cli.run_report` for what is made of them."""
+        repo, options, prepared = self.repo, self.options, self.prepared
+        log = prepared.ingest()
+        for table in read_log(repo).manifest["tables"]:
+            for text in table.get("warnings", ()):
+                self._note(f"{table['table']}: {text}")
+        as_of_us = options.as_of_us or end_of_log(repo)
+        moments = log_moments(repo, options.as_of_us)
+        split = TimeSplit.of(moments, repo.settings.split)
+        caps = options.preset.ranker.training.caps
+        sample = caps.sample_of(repo, split)
+        rows = prepared.rows(log, sample, until_us=options.as_of_us)
+        labelled, rows_file = rows.facts, rows.files[0]
+        tables = prepared.tables(log, as_of_us)
+        codebook_inputs = [log, tables.facts, asdict(split)]
+        self.preset = self._usable_preset(split.train_end_us)
+        codebook = prepared.codebook(
+            codebook_stem(preset_name(options.preset_name)), self.preset.codebook, split.train_end_us, codebook_inputs
+        )
+        self._note(fallback_of(self.repo, codebook))
+        self._hit_rate(codebook, codebook_inputs)
+        context_inputs = [log, codebook, labelled, tables.facts, asdict(split), asdict(caps)]
+        left = Caps() if sample is not None else caps  # a sample is thin already
+        training_rows = min(count_before(rows_file, split.train_end_us), left.train or FAR)
+        if training_rows > (most := self.preset.ranker.training.stream_rows):
+            context_inputs = [*context_inputs, "streamed", most]
+            frame = prepared.streamed_frame(
+                "frame", context_inputs, codebook, rows_file, split, left, self.folder / "frame"
+            )
+        else:
+            there = read_rows(rows_file)
+            frame = prepared.frame("frame", context_inputs, codebook, there, split, left, self.folder / "frame")
+        parts = of_sample(frame.facts["parts"], labelled["available"]) if sample else frame.facts["parts"]
+        self.remark(told_rows(parts))
+        judged = self._arms(codebook, split, [context_inputs, frame.facts])
+        self.stages.run("materialize", [codebook, tables.facts], lambda: self._materialize(as_of_us))
+        serving = self._promote(codebook, judged)
+        return {
+            "codebook": codebook,
+            "split": split.describe(),
+            "as_of_us": as_of_us,
+            "serving_ranker": serving,
+            "hit_rate": read_json(self.folder / "hit_rate.json") or NotMeasured("no later click").as_json(),
+            "judged": judged.verdict,
+            "rankers": judged.ranker_of,
+            "log": self.stages.facts("ingest"),
+            "stages": list(self.stages.report()),
+            "peak_rss_mb": peak_rss_mb(),
+            "sampled": labelled["sampled"],
+            "warnings": self.warnings,
+            "parts": parts,
+        }
+
+    def _usable_preset(self, fit_end_us: int) -> Preset:
+        """The preset, or its arms without codes where the catalogue is too small to learn codes from."""
+        preset = self.options.preset
+        content = pq.read_metadata(self.repo.tables / "item_content.parquet").num_rows
+        if preset.codebook.sizes is not None or preset.codebook.force or content > _SMALL:
+            return preset
+        known = known_items(self.repo, fit_end_us)
+        distinct = known.content.distinct(2)
+        if len(known) >= LEAST_ITEMS and distinct > 1:
+            return preset
+        usable = arms_without_codes(preset)
+        left_out = [name for name in preset.arms if name not in usable.arms]
+        what = (
+            f"{len(known)} items with vectors are known at the end of training and codes need {LEAST_ITEMS}"
+            if len(known) < LEAST_ITEMS
+            else f"all {len(known)} items known at the end of training have the same vector"
+        )
+        self._note(f"{what}: the arms without codes run, {', '.join(left_out)} do not")
+        return usable
+
+    def _note(self, text: str | None) -> None:
+        """Say what was done in another way than asked."""
+        if text is not None:
+            self.warnings.append(text)
+            self._warn(text)
+
+    def _hit_rate(self, codebook: str, inputs: Any) -> None:
+        path = self.folder / "hit_rate.json"
+
+        def hits() -> StageResult:
+            found = future_hits(self.repo, [codebook], self.options.as_of_us or end_of_log(self.repo))
+            write_json(path, found.as_json())
+            return StageResult(len(found.asked) if isinstance(found, HitReport) else 0, files=(path,))
+
+        self.stages.run("hit_rate", [*inputs, codebook], hits)
+
+    def _arms(self, codebook: str, split: TimeSplit, inputs: Any) -> _Judged:
+        ranker_of: dict[str, list[str | None]] = {}
+        validation: dict[str, list[float]] = {}
+        context: list[TrainingContext] = []
+
+        def shared() -> TrainingContext:
+            # Loaded once, and only when an arm has still to be trained.
+            if not context:
+                context.append(self._context(codebook, split))
+            return context[0]
+
+        files = {}
+        for arm, spec in self.preset.arms.items():
+            for seed in range(self.options.seeds):
+                marked = [inputs, spec.model_dump(), self.preset.ranker.model_dump(mode="json"), seed]
+                name = f"{codebook}_{arm}_s{seed}_{content_hash(marked)[:6]}"
+                path = self.folder / "predictions" / f"{arm}-s{seed}.parquet"
+                work = partial(self._train, shared, arm, spec, seed, name, path)
+                result = self.stages.run(f"train:{arm}:s{seed}", marked, work)
+                ranker_of.setdefault(arm, []).append(result.facts["ranker"])
+                validation.setdefault(arm, []).append(result.facts["validation_auc"])
+                files[f"{arm}-s{seed}"] = content_hash(marked)
+        verdict_path = self.folder / "verdict.json"
+
+        def evaluate() -> StageResult:
+            verdict = self._judge(shared(), split)
+            write_json(verdict_path, verdict)
+            return StageResult(verdict["rows"]["all"]["rows"], files=(verdict_path,))
+
+        self.stages.run("evaluate", [inputs, files], evaluate)
+        return _Judged(ranker_of, validation, read_json(verdict_path))
+
+    def _context(self, codebook: str, split: TimeSplit) -> TrainingContext:
+        return training_context(
+            self.repo, codebook, split, self.folder / "frame", self.preset.ranker, self.repo.rankers,
+            threads=self.repo.settings.engine.threads,
+        )  # fmt: skip
+
+    def _train(
+        self, shared: Callable[[], TrainingContext], arm: str, spec: ArmSpec, seed: int, name: str, path: Path
+    ) -> StageResult:
+        context = shared()
+        anew = discard_damaged(self.repo.rankers / name) or not (self.repo.rankers / name).exists()
+        result: ArmResult = train_arm(context, arm, spec, seed, name)
+        write_predictions(path, result)
+        files: tuple[Path, ...] = (path,)
+        if result.ranker is not None:
+            folder = self.repo.rankers / result.ranker
+            manifest = read_manifest(folder)
+            Catalog.open(self.repo).add_ranker(
+                result.ranker, content_hash=manifest["content_hash"], codebook=context.serving["codebook"],
+                service=context.serving["service"], arm=arm, fit_end_us=manifest["fit_end_us"], anew=anew,
+            )  # fmt: skip
+            files = (path, folder / "manifest.json")
+        facts = {"ranker": result.ranker, "validation_auc": result.validation_auc}
+        return StageResult(result.details.get("train_rows", len(context.train)), facts, files)
+
+    def _judge(self, context: TrainingContext, split: TimeSplit) -> dict[str, Any]:
+        from ranking.evaluation.judge import judge, refuse_leakage
+
+        record = Catalog.open(self.repo).codebook(context.serving["codebook"])
+        refuse_leakage(split.validation_end_us, {record.name: record.fit_end_us})
+        arms = {
+            arm: [
+                read_predictions(self.folder / "predictions" / f"{arm}-s{seed}.parquet")
+                for seed in range(self.options.seeds)
+            ]
+            for arm in self.preset.arms
+        }
+        baselines = [arm for arm in ("id", "shuffled_codes", "gbdt") if arm in arms]
+        return judge(context.test, arms, baselines, oracle_of(self.repo, context.test))
+
+    def _materialize(self, as_of_us: int) -> StageResult:
+        from sidkit.stores.feast_repo import materialize
+
+        keys = materialize(self.repo, as_of_us)
+        return StageResult(sum(keys.values()), {"keys": keys}, (self.repo.data / "online.sqlite",))
+
+    def _promote(self, codebook: str, judged: _Judged) -> str | None:
+        """Promote the codebook and the ranker that was best on validation, of the arms that may serve."""
+        catalog = Catalog.open(self.repo)
+        if catalog.codebook(codebook).state != "serving":
+            lifecycle.promote(self.repo, codebook)
+        candidates = [
+            (score, name)
+            for arm in self.preset.ranker.serve
+            for score, name in zip(judged.validation_auc.get(arm, []), judged.ranker_of.get(arm, []), strict=True)
+            if name is not None
+        ]
+        if not candidates:
+            return None
+        best = max(candidates)[1]
+        if catalog.ranker(best).state != "serving":
+            catalog.set_ranker_state(best, "serving")
+        return best

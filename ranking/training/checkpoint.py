@@ -1,0 +1,124 @@
+"""What a training run needs to go on after it was killed: written after every epoch, in one file, without pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sidkit.core.artifact import tensors_under
+from sidkit.core.config import content_hash
+from sidkit.core.files import written_beside
+from sidkit.core.integrity import say_discarded
+
+Tensors = dict[str, Tensor]
+_HASH = "sha256"
+
+
+@dataclass
+class Progress:
+    """How far a run is: validation AUC per finished epoch, and the weights of the best one."""
+
+    curve: list[float]
+    kept: Tensors
+
+
+class Checkpoint:
+    """A run's state on disk.
+
+    Parameters
+    ----------
+    path : Path or None
+        The file; None keeps nothing.
+    run : Any
+        JSON values that identify the run; a file of another run is ignored and overwritten.
+    """
+
+    def __init__(self, path: Path | None, run: Any) -> None:
+        self._path = path
+        self._mark = content_hash(run)
+
+    def save(
+        self, progress: Progress, model: nn.Module, optimisers: list[torch.optim.Optimizer], order: torch.Generator
+    ) -> None:
+        """Write the state after an epoch, in one rename."""
+        if self._path is None:
+            return
+        from safetensors.torch import save_file
+
+        tensors = {f"model.{name}": each for name, each in model.state_dict().items()}
+        tensors |= {f"kept.{name}": each for name, each in progress.kept.items()}
+        for number, optimiser in enumerate(optimisers):
+            for parameter, state in optimiser.state_dict()["state"].items():
+                tensors |= {f"optimiser.{number}.{parameter}.{key}": value for key, value in state.items()}
+        tensors |= {"random": torch.get_rng_state(), "order": order.get_state()}
+        if torch.cuda.is_available():
+            tensors["random_cuda"] = torch.cuda.get_rng_state()
+        copied = {name: each.detach().cpu().clone().contiguous() for name, each in tensors.items()}
+        with written_beside(self._path) as temporary:
+            facts = {"run": self._mark, "curve": json.dumps(progress.curve)}
+            save_file(copied, temporary, {**facts, _HASH: _digest(copied, facts)})
+
+    def resume(
+        self, model: nn.Module, optimisers: list[torch.optim.Optimizer], order: torch.Generator
+    ) -> Progress | None:
+        """Bring everything to where the last finished epoch left it.
+
+        Returns None where there is nothing to resume; a damaged file is discarded, and the training begins anew.
+        """
+        if self._path is None or not self._path.exists():
+            return None
+        found = _read(self._path)
+        if found is None:
+            say_discarded(self._path, "the checkpoint is damaged")
+            self.remove()
+            return None
+        tensors, facts = found
+        if facts["run"] != self._mark:
+            return None
+        model.load_state_dict(tensors_under(tensors, "model."))
+        for number, optimiser in enumerate(optimisers):
+            state: dict[int, Tensors] = {}
+            for name, value in tensors_under(tensors, f"optimiser.{number}.").items():
+                parameter, _, key = name.partition(".")
+                state.setdefault(int(parameter), {})[key] = value
+            optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
+        torch.set_rng_state(tensors["random"])
+        order.set_state(tensors["order"])
+        if torch.cuda.is_available() and "random_cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["random_cuda"])
+        return Progress(json.loads(facts["curve"]), tensors_under(tensors, "kept."))
+
+    def remove(self) -> None:
+        """Drop the file: the run is finished."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> tuple[Tensors, dict[str, str]] | None:
+    """Tensors and facts of a checkpoint; None where they differ from their hash, or cannot be read."""
+    from safetensors import SafetensorError, safe_open
+    from safetensors.torch import load_file
+
+    try:
+        with safe_open(path, "pt") as opened:
+            facts = dict(opened.metadata() or {})
+        tensors = load_file(path)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+        return None
+    stated = facts.pop(_HASH, None)
+    return (tensors, facts) if stated == _digest(tensors, facts) else None
+
+
+def _digest(tensors: Tensors, facts: dict[str, str]) -> str:
+    """SHA-256 of all that a checkpoint holds."""
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
+    return digest.hexdigest()

@@ -1,0 +1,127 @@
+"""Training with early stopping on validation AUC, and scoring in batches. Deterministic by seed on one thread."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from ranking.data.batches import SCAN_ROWS, TensorSet
+from ranking.data.disk_batches import StreamedTensorSet
+from ranking.data.split import check_both_classes
+from ranking.evaluation.metrics import auc
+from ranking.models.ctr_model import CtrModel
+from ranking.training.checkpoint import Checkpoint, Progress
+from ranking.training.device import training_device
+from ranking.training.optimizers import make_optimisers
+from ranking.training.spec import TrainingSpec
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model, on the CPU, and how it got there: validation AUC per epoch, the epoch that was kept (from 0)."""
+
+    model: CtrModel
+    validation_auc: tuple[float, ...]
+    best_epoch: int
+
+
+def train(
+    make_model: Callable[[], CtrModel],
+    training: TensorSet | StreamedTensorSet,
+    validation: TensorSet,
+    spec: TrainingSpec,
+    *,
+    seed: int,
+    threads: int,
+    checkpoint: Path | None = None,
+    after_epoch: Callable[[int, CtrModel], None] | None = None,
+) -> Trained:
+    """Train a model.
+
+    Parameters
+    ----------
+    make_model : callable
+        Called once, after the seed is set.
+    training : TensorSet or StreamedTensorSet
+    validation : TensorSet
+        Validation decides when to stop and which epoch is kept, nothing else. Both move to the device of the training.
+    spec : TrainingSpec
+        Optimiser, stopping and device.
+    seed : int
+        Decides weights, dropout and the order of the rows.
+    threads : int
+        CPU threads; on one thread of a CPU the same seed gives the same weights bit by bit.
+    checkpoint : Path, optional
+        A file that keeps the state after every epoch. A killed run that is started again with the same seed, spec and
+        rows goes on after its last finished epoch and ends with the weights it would have had; the file is removed at the end.
+    after_epoch : callable, optional
+        Called with the number of each epoch (from 0) that is trained in this process, and the model as it then is; it may
+        look, not touch.
+    """
+    torch.set_num_threads(threads)
+    torch.manual_seed(seed)
+    device = training_device(spec.device)
+    model = make_model().to(device)
+    optimisers = make_optimisers(model, spec)
+    order = torch.Generator().manual_seed(seed)
+    label = validation.label.numpy(force=True)
+    check_both_classes(label, "validation")
+    parts = (training.to(device), validation.to(device))
+    matches = [part.learn_matches(model.matches) for part in parts]
+    model.scale_matches(matches[0])
+    kept_at = Checkpoint(checkpoint, [seed, spec.model_dump(mode="json"), len(training), len(validation)])
+    progress = kept_at.resume(model, optimisers, order) or Progress([], copy.deepcopy(model.state_dict()))
+    while len(progress.curve) < spec.epochs and not _given_up(progress.curve, spec.patience):
+        _epoch(model, training, optimisers, order, spec)
+        reached = auc(label, predict(model, validation))
+        if reached > max(progress.curve, default=-1.0):
+            progress.kept = copy.deepcopy(model.state_dict())
+        progress.curve.append(reached)
+        if after_epoch is not None:
+            after_epoch(len(progress.curve) - 1, model)
+        kept_at.save(progress, model, optimisers, order)
+    for part in parts:
+        part.forget_matches()
+    model.load_state_dict(progress.kept)
+    kept_at.remove()
+    return Trained(model.cpu().eval(), tuple(progress.curve), int(np.argmax(progress.curve)))
+
+
+def predict(model: CtrModel, data: TensorSet) -> npt.NDArray[np.float64]:
+    """Click probabilities ``float64 [rows]``; the rows move to the model's device."""
+    model.eval()
+    data = data.to(next(model.parameters()).device)
+    with torch.inference_mode():
+        parts = [torch.sigmoid(model(batch).double()).numpy(force=True) for batch in data.batches(SCAN_ROWS)]
+    return np.concatenate(parts) if parts else np.zeros(0)
+
+
+def _epoch(
+    model: CtrModel,
+    training: TensorSet | StreamedTensorSet,
+    optimisers: list[torch.optim.Optimizer],
+    order: torch.Generator,
+    spec: TrainingSpec,
+) -> None:
+    model.train()
+    for batch in training.batches(spec.batch_rows, order):
+        with torch.autocast(batch.label.device.type, torch.bfloat16, enabled=spec.bf16):
+            logits, auxiliary = model(batch), model.auxiliary(batch)
+        loss = nn.functional.binary_cross_entropy_with_logits(logits.float(), batch.label)
+        loss = sum((each.float() for each in auxiliary.values()), start=loss)
+        model.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        for optimiser in optimisers:
+            optimiser.step()
+
+
+def _given_up(curve: list[float], patience: int) -> bool:
+    """Whether so many epochs in a row were no better than the best one."""
+    return bool(curve) and len(curve) - 1 - int(np.argmax(curve)) >= patience

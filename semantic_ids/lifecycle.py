@@ -1,0 +1,261 @@
+"""The life of a codebook after its fit: publish, promote, retire, purge, and refresh for new or changed items.
+
+Every step is idempotent: killed and run again, it ends where an undisturbed run ends. The catalogue's state commits last.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar, cast
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from semantic_ids.catalog import Catalog, table_path
+from semantic_ids.codebook import Codebook, load_committed
+from semantic_ids.collisions import suffix_path
+from semantic_ids.fitting import CodebookSpec, fit, made
+from semantic_ids.item_vectors import ItemVectors
+from semantic_ids.records import CodebookRecord
+from sidkit.core.engine import connection, literal, quoted, set_variables
+from sidkit.core.errors import ArtifactCorruptError, LifeCycleError
+from sidkit.core.files import remove
+from sidkit.core.integrity import checked, hashes_of, read_verified, replaced, say_discarded, update_sealed
+from sidkit.core.repo import Repo
+from sidkit.tables import read_build
+
+_SQL = Path(__file__).parent / "item_sid.sql"
+_CHUNK_ROWS = 50_000
+
+__all__ = ["CodebookSpec", "RefreshReport", "fit", "made", "promote", "publish", "purge", "refresh", "retire"]
+
+
+@dataclass(frozen=True)
+class RefreshReport:
+    """What a refresh did to one codebook's table."""
+
+    name: str
+    rows: int
+    new_rows: int
+    without_content: int
+
+
+Step = TypeVar("Step", bound=Callable[..., object])
+
+
+def _under_the_lock(step: Step) -> Step:
+    """Run a step inside the repo's lock, which its caller may hold already."""
+
+    @functools.wraps(step)
+    def locked(repo: Repo, *rest: object, **named: object) -> object:
+        with repo.locked_or_held():
+            return step(repo, *rest, **named)
+
+    return cast("Step", locked)
+
+
+@_under_the_lock
+def publish(repo: Repo, name: str) -> RefreshReport:
+    """Assign codes to all items, define the feature view and its services, apply, and fill the online store.
+
+    Raises
+    ------
+    LifeCycleError
+        When the codebook is not fitted, or retired.
+    ArtifactError
+        When its files were changed.
+    """
+    from sidkit.stores.feast_repo import apply_repo, materialize
+
+    catalog = Catalog.open(repo)
+    record = catalog.codebook(name)
+    if record.state in {"fitting", "retired", "purged"}:
+        raise LifeCycleError(name, record.state, "only a fitted codebook can be published")
+    report = _assign(repo, record)
+    catalog.define(name)
+    apply_repo(repo)
+    materialize(repo, read_build(repo)["as_of_us"], [record.view_name])
+    if record.state == "fitted":
+        catalog.set_state(name, "published")
+    return report
+
+
+@_under_the_lock
+def promote(repo: Repo, name: str) -> None:
+    """Make a published codebook the one that commands use by default.
+
+    Raises
+    ------
+    LifeCycleError
+        When it is not published, or registry or online store lack what the catalogue says is there.
+    """
+    from sidkit.stores.registered import of_codebook
+
+    catalog = Catalog.open(repo)
+    record = catalog.codebook(name)
+    if record.state not in {"published", "serving"}:
+        raise LifeCycleError(name, record.state, "publish it before it is promoted")
+    missing = of_codebook(repo, record.view_name, record.service_name, record.content_hash)
+    if missing:
+        raise LifeCycleError(name, record.state, f"it cannot be read ({'; '.join(map(str, missing))})")
+    catalog.set_state(name, "serving")
+
+
+@_under_the_lock
+def retire(repo: Repo, name: str) -> None:
+    """Take a codebook out of use; its view and its data stay until it is purged.
+
+    Raises
+    ------
+    LifeCycleError
+        When it is serving, or a serving ranker names it.
+    """
+    catalog = Catalog.open(repo)
+    record = catalog.codebook(name)
+    if record.state == "serving":
+        raise LifeCycleError(name, record.state, "promote another codebook first")
+    if record.state == "purged":
+        raise LifeCycleError(name, record.state, "nothing is left to retire")
+    for ranker in catalog.rankers():
+        if ranker.state == "serving" and ranker.codebook == name:
+            raise LifeCycleError(name, record.state, f"ranker {ranker.name} serves on it; promote another ranker first")
+    catalog.set_state(name, "retired")
+
+
+@_under_the_lock
+def purge(repo: Repo, name: str) -> None:
+    """Remove a retired codebook for good: view, online table, codes and artefact. Its name is never used again.
+
+    Raises
+    ------
+    LifeCycleError
+        When it is not retired.
+    """
+    from sidkit.stores.feast_repo import apply_repo, drop_online_table
+
+    catalog = Catalog.open(repo)
+    record = catalog.codebook(name)
+    if record.state not in {"retired", "purged"}:
+        raise LifeCycleError(name, record.state, "only a retired codebook can be purged")
+    catalog.set_state(name, "purged")
+    apply_repo(repo)
+    drop_online_table(repo, record.view_name)
+    for path in (table_path(repo, name), suffix_path(repo, name)):
+        remove(path.with_suffix(".json"))  # first: a list of hashes of a file that is gone would look like damage
+        remove(path)
+    remove(repo.codebooks / name)
+
+
+@_under_the_lock
+def refresh(repo: Repo, name: str | None = None) -> list[RefreshReport]:
+    """Assign codes to content that came or changed since the last assignment, in one or all codebooks in use.
+
+    The online store follows with the next ``sidkit materialize``.
+
+    Raises
+    ------
+    LifeCycleError
+        When the codebook is not published.
+    """
+    catalog = Catalog.open(repo)
+    if name is None:
+        records = [record for record in catalog.codebooks() if record.state in {"published", "serving"}]
+    else:
+        records = [catalog.codebook(name)]
+    reports = []
+    for record in records:
+        if record.state not in {"published", "serving"}:
+            raise LifeCycleError(record.name, record.state, "only a published codebook can be refreshed")
+        reports.append(_assign(repo, record))
+    return reports
+
+
+def _assign(repo: Repo, record: CodebookRecord) -> RefreshReport:
+    """Bring a codebook's table up to ``item_content``; only rows without codes are encoded."""
+    codebook, _ = load_committed(repo.codebooks / record.name, record)
+    build = read_build(repo)
+    content = checked(repo.tables / "item_content.parquet")
+    table = table_path(repo, record.name)
+    stamp = {"codebook_hash": record.content_hash, "generation": build["generation"]}
+    there = _sidecar(repo, record.name)
+    kept = table if _made_with(table, there, stamp) else None
+    columns = ", ".join(quoted(name) for name in codebook.encoder.modalities_)
+    unknown = "true"
+    if kept:
+        unknown = (
+            f"(item_id, event_timestamp) NOT IN (SELECT (item_id, event_timestamp) FROM read_parquet({literal(kept)}))"
+        )
+    without_content = 0
+    with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened, opened.cursor() as reading:
+        set_variables(opened, {"assigned_at_us": time.time_ns() // 1000})
+        opened.execute(
+            "CREATE TEMP TABLE assigned "
+            "(item_id VARCHAR, event_timestamp TIMESTAMPTZ, codes BIGINT[], residual_norm FLOAT)"
+        )
+        new = reading.execute(
+            f"SELECT item_id, event_timestamp, {columns} FROM read_parquet({literal(content)}) "
+            f"WHERE {unknown} ORDER BY event_timestamp, item_id"
+        ).to_arrow_reader(_CHUNK_ROWS)
+        for batch in new:
+            without_content += _insert(opened, pa.Table.from_batches([batch]), codebook)
+        fresh = _count(opened, "SELECT count(*) FROM assigned")
+        if kept is None or fresh:
+            opened.execute(f"CREATE TEMP VIEW content AS SELECT * FROM read_parquet({literal(content)})")
+            query = _SQL.read_text(encoding="utf-8")
+            if kept:
+                query = f"SELECT * FROM read_parquet({literal(kept)}) UNION ALL BY NAME ({query})"
+            with replaced(table, there) as temporary:
+                opened.execute(
+                    f"COPY (SELECT * FROM ({query}) ORDER BY event_timestamp, item_id) TO {literal(temporary)} "
+                    "(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 122880)"
+                )
+        update_sealed(there, {**stamp, "files": hashes_of(table.parent, [table.name])})
+        total = _count(opened, f"SELECT count(*) FROM read_parquet({literal(table)})")
+    return RefreshReport(record.name, total, fresh, without_content)
+
+
+def _made_with(table: Path, sidecar: Path, stamp: Mapping[str, object]) -> bool:
+    """Whether a table of codes is whole, and was made with this codebook on this generation of the tables."""
+    if not (table.exists() and sidecar.exists()):
+        return False
+    try:
+        stated = read_verified(sidecar)
+    except ArtifactCorruptError as error:
+        say_discarded(error.path, error.problem)
+        return False
+    return all(stated.get(key) == value for key, value in stamp.items())
+
+
+def _insert(opened: duckdb.DuckDBPyConnection, chunk: pa.Table, codebook: Codebook) -> int:
+    """Assign one chunk; returns how many of its rows have no content.
+
+    Those get a row without codes: an item that lost its content must not keep the codes it had.
+    """
+    items = ItemVectors.from_arrow(chunk, codebook.encoder.modalities_)
+    assignment = codebook.assign(items)
+    lost = ~assignment.encodable
+    levels = assignment.codes.shape[1]
+    offsets = np.arange(len(items) + 1, dtype=np.int32) * levels
+    rows = chunk.select(["item_id", "event_timestamp"])
+    rows = rows.append_column(
+        "codes", pa.ListArray.from_arrays(offsets, assignment.codes.astype(np.int64).ravel(), mask=pa.array(lost))
+    )
+    rows = rows.append_column("residual_norm", pa.array(assignment.residual_norm, mask=lost))
+    opened.register("chunk", rows)
+    opened.execute("INSERT INTO assigned SELECT * FROM chunk")
+    opened.unregister("chunk")
+    return int(lost.sum())
+
+
+def _sidecar(repo: Repo, name: str) -> Path:
+    return table_path(repo, name).with_suffix(".json")
+
+
+def _count(opened: duckdb.DuckDBPyConnection, query: str) -> int:
+    row = opened.execute(query).fetchone()
+    return int(row[0]) if row else 0

@@ -1,0 +1,85 @@
+"""The items that were known at a moment: their ids, their content as it could be read then, and their behaviour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from semantic_ids.item_vectors import Floats, ItemVectors
+from semantic_ids.pairs.backtest import cut_before_newest, rehearse
+from semantic_ids.pairs.mining import ItemPairs, PairSpec, mine_pairs
+from sidkit.core.engine import connection, literal, quoted
+from sidkit.core.integrity import checked
+from sidkit.core.repo import Repo
+from sidkit.tables import read_log
+
+
+@dataclass(frozen=True)
+class KnownItems:
+    """Items with content at a moment, by item id: ``ids`` ``object [items]``, ``content`` their newest vectors,
+    ``first_us`` the moment of the oldest content row, microseconds UTC (0 where there is none).
+    """
+
+    ids: npt.NDArray[np.object_]
+    content: ItemVectors
+    first_us: int
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def known_items(repo: Repo, at_us: int) -> KnownItems:
+    """The items with content that serving could read at ``at_us``, microseconds UTC."""
+    modalities = repo.settings.source.modalities
+    columns = ", ".join(quoted(name) for name in modalities)
+    with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
+        opened.execute(
+            f"CREATE TEMP VIEW known AS SELECT * FROM read_parquet({literal(checked(repo.tables / 'item_content.parquet'))}) "
+            f"WHERE epoch_us(event_timestamp) <= {at_us}"
+        )
+        table = opened.execute(
+            f"SELECT item_id, {columns} FROM known QUALIFY row_number() OVER "
+            "(PARTITION BY item_id ORDER BY event_timestamp DESC) = 1 ORDER BY item_id"
+        ).to_arrow_table()
+        first = opened.execute("SELECT coalesce(min(epoch_us(event_timestamp)), 0) FROM known").fetchone()
+    items = ItemVectors.from_arrow(table, modalities)
+    there = items.any_present
+    ids = table.column("item_id").to_numpy(zero_copy_only=False).astype(object)
+    return KnownItems(ids[there], items.rows(there), int(first[0]) if first else 0)
+
+
+def pairs_among(
+    repo: Repo, known: KnownItems, vectors: Floats, end_us: int, spec: PairSpec, start_us: int | None = None
+) -> ItemPairs:
+    """Pairs of these items, from clicks that serving could have known in ``(start_us, end_us]``; rows are theirs.
+
+    They carry a rehearsal where the spec asks for one and the window has no start.
+
+    Parameters
+    ----------
+    repo : Repo
+        With a validated log.
+    known : KnownItems
+        The items that pairs may hold.
+    vectors : float32 [items, dim]
+        By them the most similar item of a history is found.
+    end_us, start_us : int
+        The window, microseconds UTC; without a start all clicks up to the end count.
+    spec : PairSpec
+        Sources and caps.
+    """
+    log, engine, spill = read_log(repo).parts, repo.settings.engine, repo.data / "tmp" / "duckdb"
+    delay_us = repo.settings.time.delay_us
+
+    def mine(asked: PairSpec, end: int, start: int | None) -> ItemPairs:
+        return mine_pairs(
+            log, list(known.ids), vectors, end, asked, delay_us=delay_us, engine=engine, spill=spill, start_us=start
+        )
+
+    pairs = mine(spec, end_us, start_us)
+    if not spec.rehearsal or start_us is not None:
+        return pairs
+    cut_us = cut_before_newest(log, spec.rehearsal, end_us, delay_us=delay_us, engine=engine, spill=spill)
+    return replace(pairs, rehearsal=rehearse(mine, spec, cut_us, end_us))

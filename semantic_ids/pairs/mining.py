@@ -1,0 +1,364 @@
+"""Pairs of items that behaviour holds together: (trigger, target), mined from positives before the cut-off."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import duckdb
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field
+
+from sidkit.core.clock import iso
+from sidkit.core.config import EngineSettings, Section
+from sidkit.core.engine import connection, literal, set_variables, working_on
+from sidkit.core.errors import FitError, TimeError
+
+Ints = npt.NDArray[np.int64]
+Doubles = npt.NDArray[np.float64]
+
+Source = Literal["user_to_item", "swing"]
+
+_SQL = Path(__file__).parent
+_BATCH_ROWS = 500_000
+_TARGETS_AT_ONCE = 2048
+_USER_PAIRS_AT_ONCE = 2**23
+_LONG_AGO_US = -(2**62)
+
+
+@dataclass(frozen=True)
+class ItemPairs:
+    """Pairs among a set of items, and how often each item was clicked.
+
+    ``trigger`` and ``target`` are ``int64 [pairs]``, rows of the items they were mined for, never equal to each other;
+    ``weight`` is ``float32 [pairs]``, above 0; ``clicks`` is ``int64 [items]``, positives before the cut-off, which the
+    logQ correction needs; ``end_us`` is the cut-off, microseconds UTC: nothing later was looked at. ``rehearsal``, where
+    there is one, holds pairs of the same items and the same window.
+    """
+
+    trigger: Ints
+    target: Ints
+    weight: npt.NDArray[np.float32]
+    clicks: Ints
+    end_us: int
+    rehearsal: Rehearsal | None = None
+
+    def __len__(self) -> int:
+        return len(self.trigger)
+
+    def mark(self) -> str:
+        """SHA-256 of the pairs and clicks in their order, in hex: other behaviour has another mark."""
+        digest = hashlib.sha256()
+        for part in (self.trigger, self.target, self.weight, self.clicks):
+            digest.update(np.ascontiguousarray(part).tobytes())
+        for half in (self.rehearsal.earlier, self.rehearsal.later) if self.rehearsal else ():
+            digest.update(half.mark().encode())
+        return digest.hexdigest()
+
+    def either_way(self, items: int) -> Ints:
+        """The pairs as numbers, ``trigger * items + target``, in both directions: ``int64 [2 * pairs]``."""
+        return np.concatenate([self.trigger * items + self.target, self.target * items + self.trigger])
+
+    def where(self, kept: npt.NDArray[np.bool_]) -> ItemPairs:
+        """The pairs of a ``bool [pairs]`` mask, without their rehearsal."""
+        return ItemPairs(self.trigger[kept], self.target[kept], self.weight[kept], self.clicks, self.end_us)
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """One window cut in two: ``earlier`` pairs could be learned from at the cut, ``later`` ones came between the cut and the
+    end of the window, and none of them is among the earlier ones. What learned from the first can be judged by the second
+    as the whole will be judged by the future.
+    """
+
+    earlier: ItemPairs
+    later: ItemPairs
+
+    @classmethod
+    def of(cls, earlier: ItemPairs, later: ItemPairs) -> Rehearsal | None:
+        """None where either half holds no pair."""
+        return cls(earlier, later) if len(earlier) and len(later) else None
+
+
+class PairSpec(Section):
+    """How pairs are mined (``[pairs]`` of a preset). The caps bound time and memory, and keep head items in bounds."""
+
+    sources: tuple[Source, ...] = Field(default=("user_to_item", "swing"), min_length=1)
+    """Where pairs come from. ``user_to_item``: the item in a user's history that is most similar to the clicked target
+    (QARM, arXiv 2411.11739). ``swing``: items that pairs of users have in common."""
+    pairs_per_target: int = Field(default=20, ge=1)
+    """Pairs kept per target, the heaviest first."""
+    history_length: int = Field(default=50, ge=1, le=1000)
+    """Positives before a click that are searched for its trigger."""
+    targets_per_item: int = Field(default=20, ge=1)
+    """Clicks per target for which a trigger is searched, the newest first."""
+    swing_alpha: float = Field(default=1.0, ge=0, le=1e6)
+    """Swing's smoothing: the larger, the less it matters how much else two users share."""
+    swing_users_per_item: int = Field(default=50, ge=2, le=1000)
+    """Users of an item that Swing compares, the newest first; its cost grows with the square."""
+    swing_items_per_user: int = Field(default=50, ge=2, le=1000)
+    """Items of a user that Swing knows, the newest first."""
+    swing_top: int = Field(default=20, ge=1)
+    """Swing neighbours per target, the highest scores first."""
+    rehearsal: float = Field(default=0.0, ge=0, lt=1)
+    """The newest share of the clicks, by which a rehearsal on the clicks before them is judged; 0 for none."""
+
+
+JUDGES = PairSpec(sources=("swing",))
+"""Pairs that judge. The trigger of a ``user_to_item`` pair is chosen by content, which would favour content."""
+
+
+def mine_pairs(
+    log: Sequence[Path],
+    item_ids: Sequence[str],
+    vectors: npt.NDArray[np.float32],
+    end_us: int,
+    spec: PairSpec | None = None,
+    *,
+    delay_us: int,
+    engine: EngineSettings,
+    spill: Path,
+    start_us: int | None = None,
+) -> ItemPairs:
+    """Mine pairs from the clicks that serving could have known at a cut-off.
+
+    A click counts when ``start_us < its time + delay_us <= end_us``; nothing else of the log has any effect, nor has the
+    order of its rows, the number of threads or the order of ``item_ids``. With ``start_us`` at an encoder's ``fit_end``
+    the pairs are those of its future, for hit rates; both clicks of such a pair then lie after ``start_us``.
+
+    *User to item*: for each of the newest clicks of a target, the trigger is the most similar (cosine of ``vectors``) of
+    the user's last ``history_length`` strictly earlier clicks on other items; of equals the newer, then the smaller id.
+    *Swing*: ``score(i, j)``, the sum over user pairs ``u, v`` who both clicked ``i`` and ``j`` of
+    ``1 / (alpha + |I_u & I_v|)``, kept to a precision of ``2^-32``; each target has its best ``swing_top``.
+    Within a source a pair weighs its share of the target's total (of clicks, or of scores kept), so that no target counts
+    more than another; the weights of two sources add up. Each target keeps its ``pairs_per_target`` heaviest pairs, of
+    equals the smaller trigger id. Pairs are listed by target id, weight and trigger id.
+
+    Parameters
+    ----------
+    log : sequence of Path
+        Parquet files of the validated log (``read_log(repo).parts``).
+    item_ids : sequence of str
+        The items that pairs may hold; ``trigger``, ``target`` and ``clicks`` refer to its rows. Clicks on other items are
+        as if they were not there.
+    vectors : ndarray
+        ``float32 [items, dim]``; by them the most similar item is chosen. Zeros are similar to nothing (cosine 0).
+    end_us : int
+        The cut-off, microseconds UTC.
+    spec : PairSpec, optional
+        Sources and caps.
+    delay_us : int
+        The availability delay, microseconds.
+    engine : EngineSettings
+        Threads and memory of DuckDB.
+    spill : Path
+        Where DuckDB spills beyond its memory.
+    start_us : int, optional
+        What was known by then is left out, microseconds UTC.
+
+    Returns
+    -------
+    ItemPairs
+        Without any pair where the clicks hold none.
+
+    Raises
+    ------
+    FitError
+        When ids are null or not unique, the vectors do not fit them or are not finite, or the log has no file.
+    TimeError
+        When the window is empty.
+    """
+    spec = spec or PairSpec()
+    if start_us is not None and start_us >= end_us:
+        raise TimeError(
+            f"pairs of ({iso(start_us)}, {iso(end_us)}] were asked for, and nothing lies between; give a later end"
+        )
+    ids, order = _in_id_order(item_ids)
+    unit = _unit_vectors(vectors, len(ids))[order]
+    if not len(log):
+        raise FitError("the log has no file to mine pairs from; ingest it first and pass read_log(repo).parts")
+    with connection(engine, spill) as opened:
+        _prepare(opened, log, ids, end_us, start_us if start_us is not None else _LONG_AGO_US, delay_us, spec)
+        clicks = _clicks(opened, len(ids))
+        found = []
+        if "user_to_item" in spec.sources:
+            found.append(_user_to_item(opened, unit, spec))
+        opened.execute("DROP TABLE clicks")
+        if "swing" in spec.sources:
+            found.append(_swing(opened, spec, len(ids)))
+    keys, weights = _merged(found, len(ids), spec.pairs_per_target)
+    by_row = np.zeros(len(ids), dtype=np.int64)
+    by_row[order] = clicks
+    return ItemPairs(
+        trigger=order[keys % len(ids)] if len(keys) else keys,
+        target=order[keys // len(ids)] if len(keys) else keys,
+        weight=weights.astype(np.float32),
+        clicks=by_row,
+        end_us=end_us,
+    )
+
+
+def _in_id_order(item_ids: Sequence[str]) -> tuple[pa.Array, Ints]:
+    """The ids sorted by their bytes, and the row of each: what is decided by id cannot depend on the order of rows."""
+    ids = pa.array(item_ids, pa.string())
+    if ids.null_count or len(ids) != pc.count_distinct(ids).as_py():
+        raise FitError(
+            f"{len(ids)} item ids came, {ids.null_count} of them null and {len(ids) - len(ids.unique())} repeated; "
+            "give each item one row"
+        )
+    order = pc.sort_indices(ids).to_numpy().astype(np.int64)
+    return ids.take(pa.array(order)), order
+
+
+def _unit_vectors(vectors: npt.NDArray[np.float32], items: int) -> npt.NDArray[np.float32]:
+    if vectors.ndim != 2 or len(vectors) != items:
+        raise FitError(f"vectors of shape {vectors.shape} came for {items} items; [{items}, dim] is needed")
+    if not np.isfinite(vectors).all():
+        bad = int((~np.isfinite(vectors).all(axis=1)).sum())
+        raise FitError(f"{bad} of {items} vectors hold NaN or infinite values; encode the items again without them")
+    length = np.sqrt((vectors.astype(np.float64) ** 2).sum(axis=1, keepdims=True))
+    return (vectors / np.where(length > 0, length, 1)).astype(np.float32)
+
+
+@working_on("mining pairs of items")
+def _prepare(
+    opened: duckdb.DuckDBPyConnection,
+    log: Sequence[Path],
+    ids: pa.Array,
+    end_us: int,
+    start_us: int,
+    delay_us: int,
+    spec: PairSpec,
+) -> None:
+    """Temporary tables ``clicks`` and ``engaged``."""
+    set_variables(
+        opened,
+        {
+            "items_per_user": spec.swing_items_per_user,
+            "users_per_item": spec.swing_users_per_item,
+            "targets_per_item": spec.targets_per_item,
+            "alpha": spec.swing_alpha,
+        },
+    )
+    parts = ", ".join(literal(part) for part in log)
+    opened.execute(
+        "CREATE TEMP VIEW events AS SELECT user_id, item_id, epoch_us(timestamp) AS ts_us "
+        f"FROM read_parquet([{parts}]) WHERE label = 1 "
+        f"AND epoch_us(timestamp) + {delay_us} > {start_us} AND epoch_us(timestamp) + {delay_us} <= {end_us}"
+    )
+    listed = pa.table({"item_id": ids, "item": pa.array(np.arange(len(ids), dtype=np.int32))})
+    opened.register("listed", listed)
+    opened.execute((_SQL / "clicks.sql").read_text(encoding="utf-8"))
+
+
+def _clicks(opened: duckdb.DuckDBPyConnection, items: int) -> Ints:
+    counted = opened.execute("SELECT item, count(*) AS clicks FROM clicks GROUP BY item").fetchnumpy()
+    clicks = np.zeros(items, dtype=np.int64)
+    clicks[np.asarray(counted["item"])] = np.asarray(counted["clicks"])
+    return clicks
+
+
+def _user_to_item(
+    opened: duckdb.DuckDBPyConnection, unit: npt.NDArray[np.float32], spec: PairSpec
+) -> tuple[Ints, Doubles]:
+    """Keys (target * items + trigger), ascending, and the share of the target's clicks that each trigger explains."""
+    query = (_SQL / "user_to_item.sql").read_text(encoding="utf-8")
+    rest, keys = None, []
+    for batch in opened.execute(query).to_arrow_reader(_BATCH_ROWS):
+        rows = {name: np.asarray(batch.column(name)) for name in ("who", "item", "place", "earlier")}
+        rows["chosen"] = batch.column("chosen").to_numpy(zero_copy_only=False)
+        if rest is not None:
+            rows = {name: np.concatenate([rest[name], column]) for name, column in rows.items()}
+        whole = int(np.searchsorted(rows["who"], rows["who"][-1]))  # the last user may go on in the next batch
+        rest = {name: column[whole:] for name, column in rows.items()}
+        keys.append(_best_triggers({name: column[:whole] for name, column in rows.items()}, unit, spec.history_length))
+    if rest is not None:
+        keys.append(_best_triggers(rest, unit, spec.history_length))
+    key, count = np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *keys]), return_counts=True)
+    return key, _shares(key // len(unit), count)
+
+
+def _best_triggers(rows: dict[str, npt.NDArray[np.int32]], unit: npt.NDArray[np.float32], length: int) -> Ints:
+    """One key per chosen click of these users that has a history with another item."""
+    item = rows["item"].astype(np.int64)
+    chosen = np.flatnonzero(rows["chosen"])
+    earlier = rows["earlier"][chosen].astype(np.int64)
+    newest = chosen - rows["place"][chosen] + earlier
+    keys = [np.zeros(0, dtype=np.int64)]
+    back = np.arange(length)
+    for start in range(0, len(chosen), _TARGETS_AT_ONCE):
+        part = slice(start, start + _TARGETS_AT_ONCE)
+        target = item[chosen[part]]
+        there = back < earlier[part, None]
+        trigger = item[np.where(there, newest[part, None] - back, 0)]  # [targets, history], newest first
+        there &= trigger != target[:, None]
+        # No BLAS: the last bits must not depend on how many targets are looked at together.
+        cosine = np.einsum("thd,td->th", unit[trigger], unit[target])
+        cosine[~there] = -np.inf
+        best = trigger[np.arange(len(target)), cosine.argmax(axis=1)]  # the first of equals: the newest
+        keys.append((target * len(unit) + best)[there.any(axis=1)])
+    return np.concatenate(keys)
+
+
+@working_on("mining pairs of items")
+def _swing(opened: duckdb.DuckDBPyConnection, spec: PairSpec, items: int) -> tuple[Ints, Doubles]:
+    """Keys (target * items + trigger) and the share of the target's kept scores."""
+    pairs = opened.execute(
+        "SELECT sum(n * (n - 1) // 2) FROM (SELECT count(*) AS n FROM engaged GROUP BY item)"
+    ).fetchone()
+    buckets = 1 + int((pairs and pairs[0]) or 0) // _USER_PAIRS_AT_ONCE
+    query = (_SQL / "swing.sql").read_text(encoding="utf-8")
+    opened.execute("CREATE TEMP TABLE scores (first_item INTEGER, second_item INTEGER, score BIGINT)")
+    for bucket in range(buckets):
+        set_variables(opened, {"bucket": bucket, "buckets": buckets})
+        opened.execute(f"INSERT INTO scores {query}")
+    top = opened.execute(
+        """
+        WITH total AS (
+            SELECT first_item, second_item, CAST(sum(score) AS BIGINT) AS score FROM scores GROUP BY ALL
+        ),
+        directed AS (
+            SELECT first_item AS target, second_item AS trig, score FROM total
+            UNION ALL
+            SELECT second_item AS target, first_item AS trig, score FROM total
+        )
+        SELECT CAST(target AS BIGINT) * $items + trig AS key, score FROM directed
+        QUALIFY row_number() OVER (PARTITION BY target ORDER BY score DESC, trig) <= $top
+        ORDER BY key
+        """,
+        {"items": items, "top": spec.swing_top},
+    ).fetchnumpy()
+    key = np.asarray(top["key"], dtype=np.int64)
+    return key, _shares(key // items, np.asarray(top["score"], dtype=np.int64))
+
+
+def _shares(target: Ints, amount: Ints) -> Doubles:
+    """Each amount over the sum of its target's, for ascending targets."""
+    if not len(target):
+        return np.zeros(0)
+    starts = np.flatnonzero(np.diff(target, prepend=-1))
+    totals = np.add.reduceat(amount, starts)
+    share: Doubles = amount / np.repeat(totals, np.diff(starts, append=len(target)))
+    return share
+
+
+def _merged(found: Sequence[tuple[Ints, Doubles]], items: int, per_target: int) -> tuple[Ints, Doubles]:
+    """The sources' weights added up, and of each target the heaviest pairs, by target, weight and trigger."""
+    keys, place = np.unique(np.concatenate([key for key, _ in found]), return_inverse=True)
+    weights = np.zeros(len(keys))
+    np.add.at(weights, place, np.concatenate([weight for _, weight in found]))
+    if not len(keys):
+        return keys, weights
+    target = keys // items
+    order = np.lexsort((keys, -weights, target))
+    ranked = target[order]
+    starts = np.flatnonzero(np.diff(ranked, prepend=-1))
+    nth = np.arange(len(ranked)) - np.repeat(starts, np.diff(starts, append=len(ranked)))
+    kept = order[nth < per_target]
+    return keys[kept], weights[kept]

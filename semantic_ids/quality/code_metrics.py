@@ -1,0 +1,282 @@
+"""How good codes are, without training a ranker; the definitions of papers are given where they differ.
+
+Codes are ``int32 [items, levels]``, counted from 0; a prefix of depth p is the first p of them. Low collision is not the
+goal: codes that are all different say nothing that an item's id does not say.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from semantic_ids.item_vectors import Floats
+from semantic_ids.pairs.mining import Ints, ItemPairs
+from semantic_ids.quantizers.base import Codes, Doubles, Quantizer
+from sidkit.core.errors import EvaluationError
+
+_COLUMNS = 32  # columns summed at once, which bounds the copy that sorting by group makes
+
+
+def utilisation(codes: Codes, sizes: tuple[int, ...]) -> list[float]:
+    """Per level: used codes / codes (CUR of a single level)."""
+    return [len(np.unique(codes[:, level])) / size for level, size in enumerate(sizes)]
+
+
+def prefix_utilisation(codes: Codes, sizes: tuple[int, ...]) -> tuple[list[float], list[float]]:
+    """Per depth: distinct prefixes / min(product of sizes, items), and distinct prefixes / product of sizes.
+
+    Papers print either as CUR of several levels. The first is 1 when as many prefixes are used as the items can fill;
+    the second falls with depth for any set of items that is smaller than the space of codes.
+    """
+    reachable, possible = [], []
+    for depth, group in enumerate(prefix_groups(codes), start=1):
+        space = math.prod(sizes[:depth])
+        distinct = int(group.max(initial=-1)) + 1
+        reachable.append(distinct / max(min(space, len(codes)), 1))
+        possible.append(distinct / space)
+    return reachable, possible
+
+
+def perplexity(codes: Codes, sizes: tuple[int, ...]) -> list[float]:
+    """Per level: exp(entropy of the code shares) / codes; 1 when all codes are equally used."""
+    shares = []
+    for level, size in enumerate(sizes):
+        counts = np.bincount(codes[:, level], minlength=size)
+        share = counts[counts > 0] / len(codes)
+        shares.append(float(np.exp(-(share * np.log(share)).sum()) / size))
+    return shares
+
+
+def gini(codes: Codes, sizes: tuple[int, ...]) -> list[float]:
+    """Per level: the Gini coefficient of the items per code, unused codes included.
+
+    Half the mean absolute difference of two codes' counts over the mean count: 0 when all codes hold equally many items,
+    1 - 1 / codes when one holds all.
+    """
+    found = []
+    for level, size in enumerate(sizes):
+        counts = np.sort(np.bincount(codes[:, level], minlength=size)).astype(np.float64)
+        rank = 2 * np.arange(1, size + 1) - size - 1
+        found.append(float((rank * counts).sum() / (size * max(counts.sum(), 1))))
+    return found
+
+
+def collision_rate(codes: Codes) -> float:
+    """1 - distinct full codes / items."""
+    return 1 - len(np.unique(codes, axis=0)) / len(codes) if len(codes) else 0.0
+
+
+def independent_code_rate(codes: Codes) -> float:
+    """Share of items whose full code no other item has (ICR); 1 for no items.
+
+    Not 1 - collision rate: two items in one bucket cost one distinct code, and both lose their own.
+    """
+    counts = _bucket_counts(codes)
+    return float((counts == 1).sum() / len(codes)) if len(codes) else 1.0
+
+
+def largest_bucket(codes: Codes) -> int:
+    """Items of the full code that most items share."""
+    return int(_bucket_counts(codes).max(initial=0))
+
+
+def reconstruction_error(vectors: Floats, decoded: Floats) -> float:
+    """sum |x - x_hat|^2 / sum |x - mean|^2."""
+    spread = float(((vectors - vectors.mean(axis=0)).astype(np.float64) ** 2).sum())
+    return float(((vectors - decoded).astype(np.float64) ** 2).sum()) / max(spread, 1e-30)
+
+
+def reconstruction_errors(quantizer: Quantizer, vectors: Floats, codes: Codes) -> list[float | None]:
+    """Per depth: :func:`reconstruction_error` of what the first levels alone stand for.
+
+    None where a prefix cannot be decoded: before the last level where the quantizer has no ``decode_prefix(codes, depth)``,
+    and at levels that do not refine each other (past ``residual_levels``), where a prefix stands for nothing.
+    """
+    levels = len(quantizer.sizes)
+    decode = getattr(quantizer, "decode_prefix", None)
+    errors: list[float | None] = []
+    for depth in range(1, levels):
+        if decode is None or depth > quantizer.residual_levels:
+            errors.append(None)
+        else:
+            errors.append(reconstruction_error(vectors, decode(codes, depth)))
+    return [*errors, reconstruction_error(vectors, quantizer.decode(codes))]
+
+
+def unexplained_spread(vectors: Floats, codes: Codes) -> list[float]:
+    """Per depth: the share of the vectors' spread that is left inside prefixes.
+
+    sum |x - mean of its prefix|^2 / sum |x - mean|^2. No decoder of prefixes has a lower :func:`reconstruction_error` on
+    these items, whatever the kind of quantizer, and it never grows with depth. Falls to 0 when each item has a prefix of
+    its own, so read it beside :func:`independent_code_rate`.
+    """
+    if not len(codes):
+        return [0.0] * codes.shape[1]
+    centred = vectors - vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
+    spread = float(np.einsum("nd,nd->", centred, centred, dtype=np.float64))
+    left = []
+    for group in prefix_groups(codes):
+        counts, length = _squared_sums(centred, group)
+        left.append(max(spread - float((length / counts).sum()), 0.0) / max(spread, 1e-30))
+    return left
+
+
+def content_cohesion(vectors: Floats, codes: Codes) -> list[float | None]:
+    """Per depth: mean cosine of two different items of one prefix, minus that of any two different items.
+
+    All pairs count alike, so large prefixes weigh most. Vectors of length 0 have no direction and are left out. None
+    where no prefix holds two items. Computed from sums of unit vectors in O(items x dim).
+    """
+    length = np.linalg.norm(vectors, axis=1)
+    kept = length > 0
+    unit = (vectors[kept] / length[kept, None]).astype(np.float32)
+    own = np.einsum("nd,nd->n", unit, unit, dtype=np.float64)  # 1, but for rounding
+    everywhere = _mean_of_pairs(unit, own, np.zeros(len(unit), dtype=np.int64))
+    found: list[float | None] = []
+    for group in prefix_groups(codes[kept]):
+        inside = _mean_of_pairs(unit, own, group)
+        found.append(None if inside is None or everywhere is None else inside - everywhere)
+    return found
+
+
+def behaviour_cohesion(codes: Codes, pairs: ItemPairs) -> list[float | None]:
+    """Per depth: the share of pairs whose two items share a prefix, over the share that chance alone gives.
+
+    Pairs count by their weight. Chance draws the target without looking at the trigger, each as often as it occurs on
+    its side of the pairs, and draws again when both are the same item: so popular items in one bucket are no merit.
+    1 means no more than chance. None where there are no pairs, or chance never shares a prefix.
+
+    Parameters
+    ----------
+    codes : int32 [items, levels]
+        Of the items that the pairs are of.
+    pairs : ItemPairs
+        Mined before the cut-off, or after it (the honest figure, where the quantizer learned from pairs).
+    """
+    if not len(pairs):
+        return [None] * codes.shape[1]
+    weight = pairs.weight.astype(np.float64) / pairs.weight.sum(dtype=np.float64)
+    trigger = np.bincount(pairs.trigger, weight, minlength=len(codes))
+    target = np.bincount(pairs.target, weight, minlength=len(codes))
+    same = float((trigger * target).sum())
+    found: list[float | None] = []
+    for group in prefix_groups(codes):
+        shared = float(weight[group[pairs.trigger] == group[pairs.target]].sum())
+        together = float((np.bincount(group, trigger) * np.bincount(group, target)).sum())
+        by_chance = (together - same) / (1 - same) if same < 1 else 0.0
+        found.append(shared / by_chance if by_chance > 1e-12 else None)
+    return found
+
+
+def refit_changes(before: Codes, after: Codes) -> list[float]:
+    """Per level: the share of items whose code changes under a re-fit, once codes are matched.
+
+    The numbers of codes mean nothing across fits. Codes of the same level are matched one to one so that as many items
+    as possible keep theirs (assignment problem on co-occurrence counts, solved exactly by the Hungarian method); codes
+    left over, where one fit has more, count as changed.
+
+    Parameters
+    ----------
+    before, after : int32 [items, levels]
+        Codes of the same items under both fits; the sizes of a level may differ.
+
+    Raises
+    ------
+    EvaluationError
+        When the shapes differ, or there are no items.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    if before.shape != after.shape or not len(before):
+        raise EvaluationError(
+            f"codes of shape {before.shape} and {after.shape} came; the same items, at least one, and as many levels are "
+            "needed on both sides"
+        )
+    changed = []
+    for old, new in zip(before.T.astype(np.int64), after.T.astype(np.int64), strict=True):
+        height, width = int(old.max()) + 1, int(new.max()) + 1
+        together = np.bincount(old * width + new, minlength=height * width).reshape(height, width)
+        kept = together[linear_sum_assignment(together, maximize=True)].sum()
+        changed.append(1 - float(kept) / len(old))
+    return changed
+
+
+def code_quality(quantizer: Quantizer, vectors: Floats, codes: Codes, pairs: ItemPairs | None = None) -> dict[str, Any]:
+    """The figures that a codebook's ``metrics.json`` holds, on the items of its fit.
+
+    Parameters
+    ----------
+    quantizer : Quantizer
+        Fitted.
+    vectors : float32 [items, dim]
+        What was quantized.
+    codes : int32 [items, levels]
+        Their codes.
+    pairs : ItemPairs, optional
+        Pairs of these items; with them ``behaviour_cohesion`` is told.
+
+    Returns
+    -------
+    dict
+        JSON values; lists have one figure per level or depth, null where one is not defined.
+    """
+    reachable, possible = prefix_utilisation(codes, quantizer.sizes)
+    quality: dict[str, Any] = {
+        "items": len(codes),
+        "utilisation": utilisation(codes, quantizer.sizes),
+        "prefix_utilisation": reachable,
+        "prefix_utilisation_of_all": possible,
+        "perplexity": perplexity(codes, quantizer.sizes),
+        "gini": gini(codes, quantizer.sizes),
+        "collision_rate": collision_rate(codes),
+        "independent_code_rate": independent_code_rate(codes),
+        "largest_bucket": largest_bucket(codes),
+        "reconstruction_error": reconstruction_error(vectors, quantizer.decode(codes)),
+        "reconstruction_errors": reconstruction_errors(quantizer, vectors, codes),
+        "unexplained_spread": unexplained_spread(vectors, codes),
+        "content_cohesion": content_cohesion(vectors, codes),
+    }
+    if pairs is not None:
+        quality["behaviour_cohesion"] = behaviour_cohesion(codes, pairs)
+    return quality
+
+
+def prefix_groups(codes: Codes) -> list[Ints]:
+    """Per depth: the number of each item's prefix, ``int64 [items]``, without gaps, in the order of the prefixes."""
+    group = np.zeros(len(codes), dtype=np.int64)
+    groups = []
+    for code in codes.T.astype(np.int64):
+        group = np.unique(group * (code.max(initial=0) + 1) + code, return_inverse=True)[1].ravel()
+        groups.append(group)
+    return groups
+
+
+def _squared_sums(vectors: Floats, group: Ints) -> tuple[Ints, Doubles]:
+    """Rows of each group, and the squared length of each group's sum."""
+    order = np.argsort(group, kind="stable")
+    counts = np.bincount(group)
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    length = np.zeros(len(counts), dtype=np.float64)
+    for first in range(0, vectors.shape[1], _COLUMNS):
+        block = vectors[order, first : first + _COLUMNS]
+        length += (np.add.reduceat(block, starts, axis=0, dtype=np.float64) ** 2).sum(axis=1)
+    return counts, length
+
+
+def _mean_of_pairs(unit: Floats, own: Doubles, group: Ints) -> float | None:
+    """Mean cosine over pairs of different rows of one group: (|sum|^2 - sum of |row|^2) / pairs, over all groups."""
+    if not len(unit):
+        return None
+    counts, length = _squared_sums(unit, group)
+    pairs = int((counts * (counts - 1)).sum())
+    if not pairs:
+        return None
+    several = (counts > 1)[group]
+    return (float(length[counts > 1].sum()) - float(own[several].sum())) / pairs
+
+
+def _bucket_counts(codes: Codes) -> npt.NDArray[np.int64]:
+    return np.unique(codes, axis=0, return_counts=True)[1]

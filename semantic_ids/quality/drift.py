@@ -1,0 +1,261 @@
+"""Whether a frozen codebook still fits: items that came after its fit against the items it was fitted on.
+
+Two signs. Codes: the population stability index (PSI) of each level, ``sum (q - p) ln(q / p)`` over codes with shares p
+at the fit and q since. Residual norms: how much farther new items lie from what their codes stand for.
+
+PSI is biased upwards in small samples: without any drift it is about ``(1/n + 1/m)`` times a chi-square variable of
+``bins - 1`` degrees of freedom (Yurdakul, Statistical Properties of the Population Stability Index, 2018), which for a
+thousand codes and some hundred items is far above the usual 0.1 and 0.25. Hence three guards: rare codes are pooled until
+a bin expects enough items; shares are smoothed towards their common mean, which leaves equal shares at exactly 0;
+and the mean of the no-drift distribution is taken off, and what does not exceed its 95 % point counts as nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from semantic_ids.catalog import Catalog, table_path
+from semantic_ids.item_vectors import Floats
+from semantic_ids.pairs.mining import Ints
+from semantic_ids.quantizers.base import Codes
+from sidkit.core.config import EngineSettings, Section
+from sidkit.core.engine import connection, literal
+from sidkit.core.errors import ConfigError, LifeCycleError
+from sidkit.core.integrity import checked
+from sidkit.core.repo import Repo
+
+FRESH, WATCH, STALE, UNKNOWN = "fresh", "watch", "stale", "unknown"
+
+
+class DriftThresholds(Section):
+    """When codes count as drifted (``[health]``)."""
+
+    watch_psi: float = Field(default=0.1, gt=0)
+    stale_psi: float = Field(default=0.25, gt=0)
+    watch_residual: float = Field(default=0.25, gt=0)
+    """Growth of the residual norm relative to the items of the fit. A fit sees its own items best: with 30 items per code
+    and no drift at all the norm of new ones is 10 to 20 % longer."""
+    stale_residual: float = Field(default=0.5, gt=0)
+    min_recent: int = Field(default=200, ge=2)
+    """Under so many recent items the verdict is ``unknown``."""
+    items_per_bin: int = Field(default=20, ge=1)
+    """Rare codes are pooled until a bin expects so many items of the smaller group."""
+
+    @model_validator(mode="after")
+    def _watch_comes_before_stale(self) -> DriftThresholds:
+        if self.watch_psi > self.stale_psi or self.watch_residual > self.stale_residual:
+            raise ValueError("watch_psi and watch_residual must not exceed stale_psi and stale_residual")
+        return self
+
+
+@dataclass(frozen=True)
+class CodedItems:
+    """Codes ``int32 [items, levels]`` and residual norms ``float32 [items]`` of a group of items."""
+
+    codes: Codes
+    residual_norm: Floats
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+
+@dataclass(frozen=True)
+class Stability:
+    """PSI of one level: ``psi`` as it came, over ``bins`` of pooled codes; ``noise`` is the 95 % point of what chance
+    gives without drift; ``drift`` is psi less its mean without drift, and 0 where psi does not exceed the noise.
+    """
+
+    psi: float
+    noise: float
+    drift: float
+    bins: int
+
+
+@dataclass(frozen=True)
+class DriftReport:
+    """The health of a codebook.
+
+    ``verdict`` is ``fresh``, ``watch``, ``stale``, or ``unknown`` when under ``needed_items`` recent items came;
+    ``reasons`` says why, one sentence each; ``levels`` has one entry per level, coarse to fine, empty when unknown;
+    the growths are recent / fit - 1, infinite where the fit left no residual and recent items have one.
+    """
+
+    verdict: str
+    reasons: tuple[str, ...]
+    fit_items: int
+    recent_items: int
+    needed_items: int
+    levels: tuple[Stability, ...] = ()
+    residual_growth_mean: float | None = None
+    residual_growth_median: float | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """All fields as JSON values; an infinite growth is null, and a reason tells it."""
+        told = asdict(self)
+        for key in ("residual_growth_mean", "residual_growth_median"):
+            if told[key] is not None and not math.isfinite(told[key]):
+                told[key] = None
+        return {**told, "reasons": list(self.reasons), "levels": [asdict(level) for level in self.levels]}
+
+
+def stability(reference: Ints, recent: Ints, items_per_bin: int = 20) -> Stability:
+    """Population stability index of two histograms of codes, robust to small samples (see the module).
+
+    Parameters
+    ----------
+    reference, recent : int64 [codes]
+        Items per code at the fit and since. Codes with at least ``items_per_bin`` reference items, counted down to the
+        size of the smaller sample, keep a bin of their own; the others are pooled in the order of their numbers.
+    items_per_bin : int
+        Items that a bin expects in the smaller sample.
+    """
+    n, m = int(reference.sum()), int(recent.sum())
+    if not n or not m:
+        return Stability(0.0, 0.0, 0.0, 0)
+    expected = reference * (min(n, m) / n)
+    rare = expected < items_per_bin
+    # Pooling in an order that the counts decide would put codes together that are high, or low, by chance.
+    full = ((np.cumsum(expected * rare) - expected * rare) // items_per_bin).astype(np.int64)
+    bins = np.where(rare, full, full.max() + np.cumsum(~rare))
+    was, now = np.bincount(bins, reference), np.bincount(bins, recent)
+    pooled = (was + now) / (n + m)
+    used = pooled > 0
+    was, now, pooled = was[used], now[used], pooled[used]
+    strength = 0.5 * len(pooled)  # half an item per bin on average
+    p, q = (was + strength * pooled) / (n + strength), (now + strength * pooled) / (m + strength)
+    psi = float(((q - p) * np.log(q / p)).sum())
+    freedom, scale = len(pooled) - 1, 1 / n + 1 / m
+    noise = scale * (freedom + 1.645 * math.sqrt(2 * freedom))
+    drift = max(psi - scale * freedom, 0.0) if psi > noise else 0.0
+    return Stability(psi, noise, drift, len(pooled))
+
+
+def drift(fit: CodedItems, recent: CodedItems, thresholds: DriftThresholds | None = None) -> DriftReport:
+    """Compare recent items with the items of the fit.
+
+    Parameters
+    ----------
+    fit : CodedItems
+        Items known at the fit, under the codebook's codes.
+    recent : CodedItems
+        Items that came or changed since, under the same codes.
+    thresholds : DriftThresholds, optional
+        The verdict is the worst of all levels and of the residual norm (the larger growth of mean and median).
+
+    Raises
+    ------
+    ConfigError
+        When the groups have different numbers of levels.
+    """
+    limits = thresholds or DriftThresholds()
+    if fit.codes.shape[1] != recent.codes.shape[1]:
+        raise ConfigError(
+            f"the items of the fit have {fit.codes.shape[1]} codes, the recent ones {recent.codes.shape[1]}; both must "
+            "come from one codebook"
+        )
+    counts = (len(fit), len(recent), limits.min_recent)
+    if len(recent) < limits.min_recent or not len(fit):
+        short = f"{len(recent)} items came or changed since the fit; {limits.min_recent} are needed for a verdict"
+        return DriftReport(UNKNOWN, (short if len(fit) else "no items of the fit have codes",), *counts)
+    found: list[tuple[int, str]] = []
+    levels = []
+    for level, (old, new) in enumerate(zip(fit.codes.T, recent.codes.T, strict=True), start=1):
+        size = int(max(old.max(), new.max())) + 1
+        was, now = np.bincount(old, minlength=size), np.bincount(new, minlength=size)
+        levels.append(measured := stability(was, now, limits.items_per_bin))
+        found.append(_graded(f"PSI of level {level}", measured.drift, limits.watch_psi, limits.stale_psi, ".3f"))
+    norms = fit.residual_norm.astype(np.float64), recent.residual_norm.astype(np.float64)
+    mean, median = (_growth(*(float(of(norm)) for norm in norms)) for of in (np.mean, np.median))
+    for name, growth in (("mean", mean), ("median", median)):
+        what = f"growth of the {name} residual norm"
+        found.append(_graded(what, growth, limits.watch_residual, limits.stale_residual, ".1%"))
+    worst = max(grade for grade, _ in found)
+    reasons = tuple(sentence for grade, sentence in found if grade == worst) if worst else ()
+    told = reasons or ("codes and residual norms of recent items are like those of the fit",)
+    return DriftReport((FRESH, WATCH, STALE)[worst], told, *counts, tuple(levels), mean, median)
+
+
+def read_groups(table: Path, fit_end_us: int, engine: EngineSettings, spill: Path) -> tuple[CodedItems, CodedItems]:
+    """The items of the fit and the recent ones, from a codebook's table.
+
+    Of each item its newest row up to ``fit_end_us`` counts for the fit, and its newest row after it as recent: an item
+    whose content changed is in both. Rows without codes (an item that lost its content) are left out.
+
+    Parameters
+    ----------
+    table : Path
+        ``item_sid_<name>.parquet`` with ``item_id``, ``event_timestamp``, ``codes`` and ``residual_norm``.
+    fit_end_us : int
+        The codebook's cut-off, microseconds UTC.
+    engine : EngineSettings
+        Limits of DuckDB.
+    spill : Path
+        Where DuckDB may spill.
+    """
+    groups = []
+    checked(table)
+    with connection(engine, spill) as opened:
+        for side in ("<=", ">"):
+            newest = opened.execute(
+                f"SELECT codes, residual_norm FROM (SELECT * FROM read_parquet({literal(table)}) "
+                f"WHERE epoch_us(event_timestamp) {side} {int(fit_end_us)} QUALIFY row_number() OVER "
+                "(PARTITION BY item_id ORDER BY event_timestamp DESC) = 1) WHERE codes IS NOT NULL ORDER BY item_id"
+            ).to_arrow_table()
+            listed = newest.column("codes").combine_chunks()
+            levels = int(listed.value_lengths().to_numpy()[0]) if len(newest) else 0
+            flat = listed.flatten().to_numpy(zero_copy_only=False).astype(np.int32)
+            norm = newest.column("residual_norm").to_numpy().astype(np.float32)
+            groups.append(CodedItems(flat.reshape(len(newest), levels), norm))
+    width = max(group.codes.shape[1] for group in groups)
+    fit, recent = (
+        group if len(group) else CodedItems(np.zeros((0, width), dtype=np.int32), group.residual_norm)
+        for group in groups
+    )
+    return fit, recent
+
+
+def health(repo: Repo, name: str | None = None, thresholds: DriftThresholds | None = None) -> DriftReport:
+    """The health of a published codebook, as of its table; refresh it first, so that new items have codes.
+
+    Parameters
+    ----------
+    repo : Repo
+        With a published codebook.
+    name : str, optional
+        By default the serving codebook.
+    thresholds : DriftThresholds, optional
+        By default those of :class:`DriftThresholds`.
+
+    Raises
+    ------
+    UnknownVersionError
+        When there is no such codebook, or none serves.
+    LifeCycleError
+        When it has no table of codes.
+    """
+    catalog = Catalog.open(repo)
+    record = catalog.codebook(name) if name else catalog.serving_codebook()
+    table = table_path(repo, record.name)
+    if not record.has_codes or not table.exists():
+        raise LifeCycleError(record.name, record.state, "its items can be compared once it is published")
+    fit, recent = read_groups(table, record.fit_end_us, repo.settings.engine, repo.data / "tmp" / "duckdb")
+    return drift(fit, recent, thresholds)
+
+
+def _growth(before: float, after: float) -> float:
+    if before > 0:
+        return after / before - 1
+    return math.inf if after > 0 else 0.0
+
+
+def _graded(what: str, value: float, watch: float, stale: float, form: str) -> tuple[int, str]:
+    """0, 1 or 2 for fresh, watch or stale, and the sentence that says why."""
+    grade = int(value >= watch) + int(value >= stale)
+    limit = stale if grade == 2 else watch
+    return grade, f"{what} is {value:{form}}, at or above {limit:{form}}"

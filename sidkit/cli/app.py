@@ -1,0 +1,134 @@
+"""The command line: one Typer app, and how a command ends.
+
+Importing this module imports next to nothing, so that a signal during the imports of a command is already handled.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from functools import cache
+from typing import TYPE_CHECKING
+
+from sidkit.core.interrupt import interruptible
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import typer
+
+
+@cache
+def build_app() -> typer.Typer:
+    """The app with all commands."""
+    import typer
+
+    # The groups' commands register themselves when their modules are imported.
+    from sidkit.cli import codebook_quality, codebooks, data, embed, rankers  # noqa: F401
+    from sidkit.cli.audit import audit
+    from sidkit.cli.compare import compare
+    from sidkit.cli.leakage import leakage
+    from sidkit.cli.options import codebooks_app, data_app, ranker_app, tables_app
+    from sidkit.cli.rankers import frame, score
+    from sidkit.cli.repos import apply, doctor, init, materialize_, upgrade_
+    from sidkit.cli.run import run
+
+    app = typer.Typer(
+        name="sidkit",
+        help="Semantic IDs as ordinary features: from a raw click log to an online score.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    app.command()(init)
+    app.add_typer(data_app, name="data")
+    app.add_typer(tables_app, name="tables")
+    app.command()(doctor)
+    app.command()(apply)
+    app.command("upgrade")(upgrade_)
+    app.command("materialize")(materialize_)
+    app.add_typer(codebooks_app, name="codebooks")
+    app.command()(run)
+    app.command()(frame)
+    app.command()(score)
+    ranker_app.command("compare")(compare)
+    app.command()(audit)
+    app.command()(leakage)
+    app.add_typer(ranker_app, name="ranker")
+    return app
+
+
+def main() -> None:
+    """Run the command line.
+
+    What the kit refuses ends with one message on stderr and exit code 1, a wrong argument with 2, a signal with 143 or 130.
+    No message holds a password (:mod:`sidkit.core.redact`).
+    """
+    # OpenMP threads that spin while they wait make small models 10 times slower as soon as a neighbour wants a core.
+    # It is read when torch, faiss or scikit-learn are loaded, so it has to be said before.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    with interruptible() as interrupted:
+        code = _run(interrupted)
+    if code:
+        sys.exit(code)
+
+
+def _run(interrupted: Callable[[], bool]) -> int:
+    import traceback
+
+    from sidkit.core.redact import remember, scrubbed
+    from sidkit.core.temporary import spare_the_trial
+
+    spare_the_trial()
+    if (empty := _empty_option(sys.argv[1:])) is not None:
+        sys.stderr.write(f"sidkit: {empty} is empty (an unset variable?): give a value or leave it out\n")
+        return 2
+    for argument in sys.argv[1:]:
+        remember(argument.rpartition("=")[2] if argument.startswith("--") else argument)
+    try:
+        code = build_app()(standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except Exception as error:
+        if interrupted():
+            raise
+        if (message := _refusal(error)) is not None:
+            sys.stderr.write(f"sidkit: {scrubbed(message)}\n")
+            return 1
+        if not hasattr(error, "format_message"):
+            sys.stderr.write(scrubbed(traceback.format_exc()))
+            return 1
+        # Typer's own: a wrong argument, which it may repeat.
+        if hasattr(error, "message"):
+            error.message = scrubbed(error.message)
+        error.show()  # type: ignore[attr-defined]
+        return int(getattr(error, "exit_code", 2))
+
+
+def _empty_option(arguments: list[str]) -> str | None:
+    """What was given as an empty text, as a shell does with a variable that is not set; a prompt may be empty."""
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        name = argument.removesuffix("=") if argument.startswith("--") and argument.endswith("=") else before
+        if (argument == "" or name != before) and name != "--prompt":
+            return name if name.startswith("-") and name != "--" else "an argument"
+    return None
+
+
+def _refusal(error: Exception) -> Exception | str | None:
+    """The message for a user about an error that the kit, the disk or an argument has caused; None of a fault in the kit."""
+    from sidkit.core.errors import SidkitError, StorageError
+    from sidkit.core.files import disk_refused
+
+    if isinstance(error, SidkitError):
+        return error
+    if isinstance(error, OSError) and (disk_refused(error) or error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}):
+        return StorageError(error.filename or "a file", error)
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}; give another path"
+    if isinstance(error, UnicodeEncodeError) and any("\udc80" <= letter <= "\udcff" for letter in "".join(sys.argv)):
+        return "an argument holds bytes that are no UTF-8 text; rename the file, or give another path"
+    return None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""`sidkit leakage`: promised, delivered and possible AUC on the user's own log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sidkit.cli.options import RepoOption
+from sidkit.core.id_lists import comma_separated
+
+
+def leakage(
+    repo: RepoOption = Path(),
+    preset: Annotated[str, typer.Option(help="The preset of a finished `sidkit run` on this repo.")] = "rqkmeans",
+    arms: Annotated[str, typer.Option(help="Arms of the preset, separated by commas.")] = "gbdt",
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings per neural arm and kind.")] = 1,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Tell what counts over the whole log promise, what they deliver, and what point-in-time counts could have given."""
+    import json
+
+    from ranking.experiments.leakage import measure_leakage
+    from sidkit.core.repo import Repo
+
+    told = measure_leakage(Repo.open(repo), preset, comma_separated(arms), seeds)
+    typer.echo(json.dumps(told) if json_ else as_text(told))
+
+
+def as_text(told: dict[str, Any]) -> str:
+    """The figures as lines of text."""
+    lines = [
+        f"{'arm':<14} {'slice':<6} {'rows':>8}  {'promised':>8}  {'delivered':>9}  {'possible':>8}  delivered - possible"
+    ]
+    for arm, rows in told["arms"].items():
+        for row in rows:
+            cost = row["cost"]
+            interval = "-" if cost["low"] is None else f"[{cost['low']:+.4f}, {cost['high']:+.4f}]"
+            lines.append(
+                f"{arm:<14} {row['slice']:<6} {row['rows']:>8,}  {row['promised']['auc']:>8.4f}  "
+                f"{row['delivered']['auc']:>9.4f}  {row['possible']['auc']:>8.4f}  {cost['delta']:+.4f} {interval} "
+                f"{cost['verdict']}"
+            )
+    return "\n".join(lines)

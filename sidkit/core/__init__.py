@@ -1,0 +1,1 @@
+"""What every other room stands on: settings, errors, files, moments, artefacts, and the repo's folder and lock."""

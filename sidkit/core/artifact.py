@@ -1,0 +1,141 @@
+"""Immutable artefact folders: files first, ``manifest.json`` with their hashes last, renamed into place, verified on load."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sidkit.core.config import content_hash
+from sidkit.core.errors import ArtifactCorruptError, ArtifactMissingError
+from sidkit.core.files import folder_written_beside, read_json, remove, write_json
+from sidkit.core.integrity import MANIFEST, MANIFEST_HASH, hashes_of, is_sealed, say_discarded, seal, verify_all
+
+T = TypeVar("T")
+
+_LIBRARIES = ("sidkit", "feast", "duckdb", "numpy", "pyarrow", "faiss-cpu", "torch", "scikit-learn")
+
+
+def write_artifact(folder: Path, describe: Mapping[str, Any], write_files: Callable[[Path], None]) -> dict[str, Any]:
+    """Write one artefact.
+
+    Parameters
+    ----------
+    folder : Path
+        Where it will lie. If an artefact with the same content is there already, that one is kept.
+    describe : mapping
+        What the manifest says besides the hashes (kind, name, fit window in microseconds UTC, parents, settings).
+    write_files : callable
+        Writes the files into the temporary folder it is given.
+
+    Returns
+    -------
+    dict
+        The manifest.
+
+    Raises
+    ------
+    ArtifactCorruptError
+        When ``folder`` holds another artefact: a version is never overwritten.
+    StorageError
+        When the disk refuses the write.
+    """
+    there = written_before(folder, describe)
+    with folder_written_beside(folder) as temporary:
+        write_files(temporary)
+        files = hashes_of(temporary)
+        if there is not None:
+            if there["files"] != files:
+                raise ArtifactCorruptError(folder, "an artefact with other content has this name already")
+            remove(temporary)
+            return there
+        manifest = seal(
+            {
+                **describe,
+                "files": files,
+                "content_hash": content_hash(files),  # of the files alone
+                "libraries": _library_versions(),
+            }
+        )
+        write_json(temporary / MANIFEST, manifest)
+    return manifest
+
+
+def written_before(folder: Path, describe: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The manifest of an artefact that was made from the same inputs, or None where there is none.
+
+    Raises
+    ------
+    ArtifactCorruptError
+        When ``folder`` holds an artefact made from other inputs, or one that was changed.
+    """
+    if not folder.exists():
+        return None
+    there = read_manifest(folder)
+    if content_hash({key: there.get(key) for key in describe}) != content_hash(dict(describe)):
+        raise ArtifactCorruptError(folder, "an artefact made from other inputs has this name already")
+    return there
+
+
+def read_manifest(folder: Path, *, verify: bool = True) -> dict[str, Any]:
+    """Read an artefact's manifest, verify its own hash and, by default, every file against it.
+
+    A file that was verified before in this process, and has not changed since, is not read again.
+
+    Raises
+    ------
+    ArtifactMissingError
+        When there is no such folder.
+    ArtifactCorruptError
+        When the manifest is missing or unreadable, or a file is missing, added, or differs from its hash.
+    """
+    if not folder.is_dir():
+        raise ArtifactMissingError(
+            f"{folder} does not exist; the catalogue lists what there is (`sidkit codebooks list`)"
+        )
+    path = folder / MANIFEST
+    try:
+        manifest = read_json(path)
+        files, stated = manifest["files"], manifest[MANIFEST_HASH]
+        if any(Path(name).is_absolute() or ".." in Path(name).parts for name in files):
+            raise ArtifactCorruptError(path, "it names files outside of the folder")
+    except ArtifactCorruptError as error:
+        raise ArtifactCorruptError(path, f"the manifest cannot be read ({error.problem})") from error
+    except (OSError, KeyError, TypeError) as error:
+        raise ArtifactCorruptError(path, f"the manifest cannot be read ({type(error).__name__}: {error})") from error
+    # `content_hash` is of the files alone, so it cannot tell that something else in the manifest was changed.
+    if not is_sealed(manifest) or not isinstance(files, dict) or not isinstance(stated, str):
+        raise ArtifactCorruptError(path, "the manifest was edited or is damaged")
+    if verify:
+        verify_all(folder, manifest)
+    found: dict[str, Any] = manifest
+    return found
+
+
+def discard_damaged(folder: Path) -> bool:
+    """Remove an artefact that is damaged, so that its maker writes it anew; says so. Returns whether it did."""
+    if not folder.exists():
+        return False
+    try:
+        read_manifest(folder)
+    except ArtifactCorruptError as error:
+        say_discarded(error.path, error.problem)
+        remove(folder)
+        return True
+    return False
+
+
+def _library_versions() -> dict[str, str]:
+    versions = {}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def tensors_under(tensors: Mapping[str, T], prefix: str) -> dict[str, T]:
+    """The tensors whose names begin with a prefix, without it: a part's own state."""
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

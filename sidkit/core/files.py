@@ -1,0 +1,231 @@
+"""Writing so that a reader sees the old file or the new one, and a killed writer leaves nothing behind that counts."""
+
+from __future__ import annotations
+
+import errno
+import glob
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sidkit.core.errors import ArtifactCorruptError, ConfigError, StorageError
+
+_LEFTOVER = ".writing-"
+_FULL = ("No space left", "File too large", "Disk quota")
+
+
+@contextmanager
+def written_beside(path: Path) -> Iterator[Path]:
+    """Yield a temporary path in the same folder; on success it replaces ``path`` in one rename.
+
+    Raises
+    ------
+    StorageError
+        When ``path`` is a folder, or the disk is full or refuses the write; ``path`` is then what it was.
+    """
+    check_output(path)
+    temporary = _temporary_of(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers_of(path)
+        yield temporary
+        _sync(temporary)
+        temporary.replace(path)
+        _sync(path.parent)
+    except Exception as error:
+        remove(temporary)
+        if disk_refused(error) or _forbidden(error, path):
+            raise StorageError(path, error) from error
+        raise
+    except BaseException:
+        remove(temporary)
+        raise
+
+
+def check_output(path: Path) -> None:
+    """Refuse a path that cannot become a file, before hours of work are put into it.
+
+    Raises
+    ------
+    StorageError
+        When it is a folder, lies below a file, or in a folder that this user may not write.
+    """
+    number = 0
+    above = next((folder for folder in path.absolute().parents if folder.exists()), Path("/"))
+    if path.is_dir():
+        number = errno.EISDIR
+    elif not above.is_dir():
+        number = errno.ENOTDIR
+    elif not os.access(above, os.W_OK):
+        number = errno.EACCES
+    if number:
+        raise StorageError(path, OSError(number, os.strerror(number)))
+
+
+@contextmanager
+def temporary_beside(path: Path, prefix: str) -> Iterator[Path]:
+    """Yield the path of a file in the same folder that is removed in the end; one of a killed process counts as a leftover."""
+    temporary = path.with_name(f"{_LEFTOVER}{os.getpid()}-{prefix}{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers_of(path.with_name(f"{prefix}{path.name}"))
+        yield temporary
+    except Exception as error:
+        if disk_refused(error):
+            raise StorageError(path, error) from error
+        raise
+    finally:
+        remove(temporary)
+
+
+@contextmanager
+def folder_written_beside(path: Path) -> Iterator[Path]:
+    """Like :func:`written_beside` for a whole folder that must not exist yet; removing it gives the write up."""
+    temporary = _temporary_of(path)
+    try:
+        _remove_leftovers_of(path)
+        remove(temporary)
+        temporary.mkdir(parents=True)
+        yield temporary
+        if not temporary.exists():
+            return
+        for file in sorted(temporary.rglob("*")):
+            _sync(file)
+        _sync(temporary)
+        temporary.rename(path)
+        _sync(path.parent)
+    except Exception as error:
+        remove(temporary)
+        if disk_refused(error) or _forbidden(error, path):
+            raise StorageError(path, error) from error
+        raise
+    except BaseException:
+        remove(temporary)
+        raise
+
+
+def make_private(path: Path) -> None:
+    """Make an empty file that only its owner may read, where none is; a database that is made in it stays so.
+
+    Raises
+    ------
+    StorageError
+        When it cannot be made.
+    """
+    if path.exists():
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
+    except OSError as error:
+        raise StorageError(path, error) from error
+
+
+def typed_path(path: Path | str) -> Path:
+    """The absolute path of what a user typed.
+
+    Raises
+    ------
+    ConfigError
+        When no file system takes such a name: too long, a NUL character, a home of nobody.
+    """
+    try:
+        found = Path(path).expanduser().resolve()
+        found.is_dir()
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"{str(path)[:120]!r} cannot be a path ({reason}); give another one") from error
+    return found
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file in one rename."""
+    with written_beside(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file that the kit wrote.
+
+    Raises
+    ------
+    ArtifactCorruptError
+        When it is no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # bad JSON and bad UTF-8 are both ValueErrors
+        raise ArtifactCorruptError(path, f"it cannot be read as JSON ({error})") from error
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def remove_leftovers(root: Path) -> None:
+    """Remove what killed writers left under ``root``; call it only while holding the repo's lock."""
+    if root.is_dir():
+        for leftover in sorted(root.rglob(f"{_LEFTOVER}*")):
+            remove(leftover)
+
+
+def _remove_leftovers_of(path: Path) -> None:
+    """Remove what killed writers of ``path`` left; those that still live keep theirs."""
+    for leftover in path.parent.glob(f"{_LEFTOVER}*-{glob.escape(path.name)}"):
+        writer = leftover.name.removeprefix(_LEFTOVER).split("-", maxsplit=1)[0]
+        if writer.isdigit() and not _lives(int(writer)):
+            remove(leftover)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+def disk_refused(error: BaseException) -> bool:
+    """Whether an error means that the disk has no room (ours, Arrow's, SQLite's or DuckDB's wording)."""
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}:
+        return True
+    return any(phrase in str(error) for phrase in (*_FULL, "database or disk is full"))
+
+
+def _forbidden(error: BaseException, path: Path) -> bool:
+    """Whether an error means that a file may not be written beside ``path`` (ours, or Arrow's and DuckDB's wording)."""
+    if isinstance(error, OSError) and error.filename is not None:
+        denied = error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}
+        temporary = _temporary_of(path).absolute()
+        return denied and Path(error.filename).absolute() in {path.absolute(), temporary, *temporary.parents}
+    told = str(error)
+    return str(_temporary_of(path)) in told and ("Permission denied" in told or "Read-only file system" in told)
+
+
+def _temporary_of(path: Path) -> Path:
+    return path.with_name(f"{_LEFTOVER}{os.getpid()}-{path.name}")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

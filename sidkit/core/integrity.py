@@ -1,0 +1,253 @@
+"""One SHA-256 per file in every manifest, verified once per process.
+
+A manifest is a JSON object with the keys ``files`` (name -> SHA-256 of the file, names relative to the manifest's folder) and
+``manifest_hash`` (of everything else in it), besides what else it says. ``manifest.json`` lists files of its folder and below;
+``<stem>.json`` lists ``<stem>.<suffix>``. A file that no manifest lists is read as it is: users' own files are such.
+
+A file that is replaced while its manifest stays is announced first: ``pending`` holds the hash of the next content, so that a
+reader accepts the old file and the new one, and a killed writer leaves nothing that looks damaged.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sidkit.core.config import content_hash
+from sidkit.core.errors import ArtifactCorruptError
+from sidkit.core.files import read_json, sha256, write_json, written_beside
+
+MANIFEST = "manifest.json"
+MANIFEST_HASH = "manifest_hash"
+FILES, PENDING = "files", "pending"
+_THREADS = 4
+_SETTLED_NS = 100_000_000
+"""Only the hash of a file that was last written so long ago is kept: a second write within one tick of the file system's
+clock leaves size, time and inode as they were."""
+
+_State = tuple[str, int, int, int]
+_known: dict[_State, str] = {}
+
+
+def seal(stated: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest with the hash of its own content."""
+    content = {key: value for key, value in stated.items() if key != MANIFEST_HASH}
+    return {**content, MANIFEST_HASH: content_hash(content)}
+
+
+def is_sealed(stated: object) -> bool:
+    """Whether a value is a manifest whose hash fits its content."""
+    return isinstance(stated, dict) and MANIFEST_HASH in stated and seal(stated) == stated
+
+
+def write_sealed(path: Path, stated: Mapping[str, Any]) -> None:
+    """Write a manifest in one rename."""
+    write_json(path, seal(stated))
+
+
+def update_sealed(path: Path, stated: Mapping[str, Any]) -> None:
+    """Write a manifest unless it says the same already: a writer may have been killed before it did."""
+    if _stated_at(path) != seal(stated):
+        write_sealed(path, stated)
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """Read a manifest and verify the hash of its content; the files that it lists are not read.
+
+    Raises
+    ------
+    ArtifactCorruptError
+        When it is missing, no JSON object, or its content differs from its hash.
+    """
+    if not path.is_file():
+        raise ArtifactCorruptError(path, "the file is missing")
+    manifest = read_json(path)
+    if not isinstance(manifest, dict) or MANIFEST_HASH not in manifest:
+        raise ArtifactCorruptError(path, "it holds no hash of its own content")
+    if not is_sealed(manifest):
+        raise ArtifactCorruptError(path, "its content differs from the hash that it states")
+    return manifest
+
+
+def hash_of(path: Path) -> str:
+    """SHA-256 of a file in hex, computed once per process and state of the file (size, time of change, inode)."""
+    state = _state(path)
+    if state in _known:
+        return _known[state]
+    found = sha256(path)
+    if time.time_ns() - state[2] > _SETTLED_NS:
+        _known[state] = found
+    return found
+
+
+def hashes_of(folder: Path, names: Sequence[str] | None = None) -> dict[str, str]:
+    """SHA-256 of some files of a folder, by default of all in it and below besides its manifest."""
+    listed = sorted(names) if names is not None else [name for name in _names_in(folder) if name != MANIFEST]
+    return {name: hash_of(folder / name) for name in listed}
+
+
+def seal_folder(folder: Path, stated: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Write ``manifest.json`` over all files of a folder; returns it."""
+    manifest = seal({**(stated or {}), FILES: hashes_of(folder)})
+    write_json(folder / MANIFEST, manifest)
+    return manifest
+
+
+def verify(folder: Path, manifest: Mapping[str, Any], names: Sequence[str] | None = None) -> None:
+    """Compare files with the hashes in their manifest; those that were compared before in this process cost nothing.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the manifest.
+    manifest : mapping
+        What :func:`read_sealed` gave.
+    names : sequence of str, optional
+        Which files; by default all that are listed.
+
+    Raises
+    ------
+    ArtifactCorruptError
+        When a file is missing or differs. It is named, with the command that makes it anew.
+    """
+    wanted = list(manifest.get(FILES, {})) if names is None else list(names)
+    for name in wanted:
+        if not (folder / name).is_file():
+            raise ArtifactCorruptError(folder / name, "the file is missing")
+    paths = [folder / name for name in wanted]
+    if any(_state(path) not in _known for path in paths[1:]):
+        with ThreadPoolExecutor(min(_THREADS, len(paths))) as pool:
+            found = list(pool.map(hash_of, paths))
+    else:
+        found = list(map(hash_of, paths))
+    for name, digest in zip(wanted, found, strict=True):
+        accepted = {manifest.get(FILES, {}).get(name), manifest.get(PENDING, {}).get(name)}
+        if digest not in accepted:
+            raise ArtifactCorruptError(folder / name, "the file differs from its SHA-256 in the manifest")
+
+
+def verify_all(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Like :func:`verify`, for all files that are listed; a file that is there and not listed is refused too.
+
+    Raises
+    ------
+    ArtifactCorruptError
+        When a file is missing, added or differs.
+    """
+    verify(folder, manifest)
+    for name in sorted(set(_names_in(folder)) - set(manifest[FILES]) - {MANIFEST}):
+        raise ArtifactCorruptError(folder / name, "the manifest does not list this file")
+
+
+def checked(path: Path) -> Path:
+    """The same path, after the file was compared with the manifest that lists it; a file that none lists is not compared.
+
+    Raises
+    ------
+    ArtifactCorruptError
+        When the file, or the manifest that lists it, is damaged.
+    """
+    manifest = _manifest_of(path)
+    if manifest is not None:
+        read_verified(manifest, [path.relative_to(manifest.parent).as_posix()])
+    return path
+
+
+def read_checked_json(path: Path) -> Any:
+    """Read a JSON file after it was compared with the manifest that lists it.
+
+    Raises
+    ------
+    ArtifactCorruptError
+        When it is damaged.
+    """
+    return read_json(checked(path))
+
+
+def read_verified(path: Path, names: Sequence[str] | None = None) -> dict[str, Any]:
+    """Read a manifest and compare files with it; a writer may replace both meanwhile.
+
+    Parameters
+    ----------
+    path : Path
+        The manifest.
+    names : sequence of str, optional
+        Which files; by default all that are listed.
+
+    Raises
+    ------
+    ArtifactCorruptError
+        See :func:`read_sealed` and :func:`verify`.
+    """
+    while True:
+        before = _state(path) if path.is_file() else None
+        manifest = read_sealed(path)
+        try:
+            verify(path.parent, manifest, names)
+        except (ArtifactCorruptError, FileNotFoundError):
+            if path.is_file() and _state(path) == before:
+                raise
+        else:
+            return manifest
+
+
+@contextmanager
+def replaced(path: Path, manifest: Path) -> Iterator[Path]:
+    """Yield a temporary path; on success its hash is announced in the manifest, then it replaces ``path``.
+
+    Where there is no manifest yet, or one without a hash, nothing is announced: nobody compares the file then.
+    """
+    with written_beside(path) as temporary:
+        yield temporary
+        stated = _sealed_at(manifest)
+        if stated is not None:
+            name = path.relative_to(manifest.parent).as_posix()
+            write_sealed(manifest, {**stated, PENDING: {**stated.get(PENDING, {}), name: sha256(temporary)}})
+
+
+def say_discarded(path: Path, problem: str) -> None:
+    """Say in one line on stderr that a damaged cache is made anew."""
+    sys.stderr.write(f"sidkit: {path}: {problem}; it is discarded and made again\n")
+
+
+def _manifest_of(path: Path) -> Path | None:
+    """The manifest that lists a file, if there is one."""
+    for at in (path.with_suffix(".json"), path.parent / MANIFEST, path.parent.parent / MANIFEST):
+        stated = _stated_at(at) if at != path else None
+        if stated is None or MANIFEST_HASH not in stated:
+            continue
+        if path.relative_to(at.parent).as_posix() in {**_mapping(stated.get(FILES)), **_mapping(stated.get(PENDING))}:
+            return at
+    return None
+
+
+def _sealed_at(path: Path) -> dict[str, Any] | None:
+    stated = _stated_at(path)
+    return stated if is_sealed(stated) else None
+
+
+def _stated_at(path: Path) -> dict[str, Any] | None:
+    """A manifest as it stands; None where there is none, and for what is no JSON object, which is none of the kit's."""
+    try:
+        stated = read_json(path) if path.is_file() else None
+    except ArtifactCorruptError:
+        return None
+    return stated if isinstance(stated, dict) else None
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _state(path: Path) -> _State:
+    stat = path.stat()
+    return str(path.absolute()), stat.st_size, stat.st_mtime_ns, stat.st_ino
+
+
+def _names_in(folder: Path) -> list[str]:
+    return sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())

@@ -1,0 +1,26 @@
+"""Public names of a package, imported on first use: torch and Feast take seconds, and few commands need both."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
+    """A module's ``__getattr__`` that imports a public name from its module when somebody uses it (PEP 562).
+
+    Parameters
+    ----------
+    package : str
+        ``__name__`` of the package.
+    modules : mapping
+        Public name -> module that defines it.
+    """
+
+    def imported(name: str) -> Any:
+        if name not in modules:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(modules[name]), name)
+
+    return imported

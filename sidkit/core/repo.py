@@ -1,0 +1,302 @@
+"""One repo: where everything lies, its settings, its lock."""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import json
+import os
+import re
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from sidkit.core.config import Settings
+from sidkit.core.errors import RepoError, RepoLockedError, StorageError
+from sidkit.core.files import make_private, remove, remove_leftovers, typed_path, written_beside
+from sidkit.core.repo_format import keep_format, refuse_other_format, write_format
+
+SETTINGS_FILE = "sidkit.toml"
+FEAST_FILE = "feature_store.yaml"
+_TEMPLATE_FILES = (
+    FEAST_FILE,
+    SETTINGS_FILE,
+    ".feastignore",
+    "entities.py",
+    "sources.py",
+    "item_views.py",
+    "user_views.py",
+    "semantic_id_views.py",
+    "services.py",
+)
+
+
+@dataclass(frozen=True)
+class Repo:
+    """A Feast repo with a ``sidkit.toml``.
+
+    Parameters
+    ----------
+    path : Path
+        The repo's folder, absolute. Use :meth:`open`, which checks it.
+    """
+
+    path: Path
+
+    @classmethod
+    def open(cls, path: Path | str, *, any_format: bool = False) -> Repo:
+        """Open an existing repo.
+
+        Parameters
+        ----------
+        path : Path or str
+            Its folder.
+        any_format : bool
+            Accept one whose files another release wrote (``sidkit upgrade``).
+
+        Raises
+        ------
+        RepoError
+            When the folder is no sidkit repo, or its files have another format than this release reads.
+        """
+        folder = typed_path(path)
+        for name in (FEAST_FILE, SETTINGS_FILE):
+            if not (folder / name).is_file():
+                raise RepoError(
+                    f"{folder} is no sidkit repo: {name} is missing. Give its path with --repo, or write a fresh one "
+                    f"with `sidkit init {path}`."
+                )
+        if not any_format:
+            refuse_other_format(folder)
+        return cls(folder)
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings in ``sidkit.toml``."""
+        return Settings.load(self.path / SETTINGS_FILE)
+
+    @property
+    def data(self) -> Path:
+        """Everything that can be computed again from the source."""
+        return self.path / "data"
+
+    @property
+    def log(self) -> Path:
+        """The validated log (``data/log``)."""
+        return self.data / "log"
+
+    @property
+    def rejects(self) -> Path:
+        """Rows that break the contract, with their reasons (``data/rejects``)."""
+        return self.data / "rejects"
+
+    @property
+    def tables(self) -> Path:
+        """The feature tables (``data/tables``)."""
+        return self.data / "tables"
+
+    @property
+    def labelled_rows(self) -> Path:
+        """The labelled rows, sampled negatives included (``data/rows.parquet``)."""
+        return self.data / "rows.parquet"
+
+    @property
+    def defined(self) -> Path:
+        """Codebooks whose views the registry may hold, whatever the catalogue says (``data/defined.json``)."""
+        return self.data / "defined.json"
+
+    @property
+    def codebooks(self) -> Path:
+        """The codebook artefacts (``artifacts/codebooks``)."""
+        return self.path / "artifacts" / "codebooks"
+
+    @property
+    def rankers(self) -> Path:
+        """The ranker artefacts (``artifacts/rankers``)."""
+        return self.path / "artifacts" / "rankers"
+
+    @property
+    def runs(self) -> Path:
+        """What ``sidkit run`` keeps per preset (``artifacts/runs``)."""
+        return self.path / "artifacts" / "runs"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the repo's write lock; a killed holder frees it.
+
+        Raises
+        ------
+        RepoLockedError
+            When another command holds it. Nothing waits: a second writer is told at once.
+        StorageError
+            When the repo cannot be written.
+        """
+        path = self.path / ".sidkit.lock"
+        make_private(path)
+        try:
+            opened = path.open("a+")
+        except OSError as error:
+            raise StorageError(path, error) from error
+        with opened as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                file.seek(0)
+                raise RepoLockedError(self.path, file.read().strip() or "holder unknown") from error
+            try:
+                path.chmod(0o600)
+                file.truncate(0)
+                os.write(file.fileno(), f"pid {os.getpid()}: {_command()}".encode())
+            except OSError as error:
+                raise StorageError(path, error) from error
+            remove_leftovers(self.data)
+            remove_leftovers(self.path / "artifacts")
+            keep_format(self.path)
+            _holders[self.path] = _this_thread()
+            try:
+                yield
+            finally:
+                _holders.pop(self.path, None)
+
+    @contextmanager
+    def locked_or_held(self) -> Iterator[None]:
+        """As :meth:`locked`, inside which this thread may already be."""
+        if _holders.get(self.path) == _this_thread():
+            yield
+        else:
+            with self.locked():
+                yield
+
+
+_holders: dict[Path, tuple[int, int]] = {}
+"""Repo -> process and thread that hold its lock."""
+
+
+def _this_thread() -> tuple[int, int]:
+    return os.getpid(), threading.get_ident()
+
+
+def _command() -> str:
+    """The command of this process, without its options and their values."""
+    words = [Path(sys.argv[0]).name, *sys.argv[1:3]]
+    return " ".join(itertools.takewhile(re.compile(r"[a-z_][a-z_.-]*").fullmatch, words)) or "python"
+
+
+def template_folder() -> Path:
+    """The folder that ``sidkit init`` copies: packaged data, or ``feature_repo/`` of a source checkout."""
+    package = Path(__file__).parent.parent
+    packaged = package / "_template"
+    return packaged if packaged.is_dir() else package.parent / "feature_repo"
+
+
+def init_repo(
+    path: Path | str,
+    *,
+    source_url: str = "",
+    modalities: tuple[str, ...] = ("text",),
+    feedback: str = "impressions",
+    conversions: bool = False,
+) -> Repo:
+    """Write a fresh repo.
+
+    Parameters
+    ----------
+    path : Path or str
+        A folder that is new or empty.
+    source_url, modalities, feedback, conversions
+        Go to ``[source]`` of ``sidkit.toml``; :class:`sidkit.core.config.SourceSettings` says what they mean.
+
+    Raises
+    ------
+    RepoError
+        When the folder already holds something.
+    """
+    folder = typed_path(path)
+    with _alone_in(folder):
+        remove_half_written_repo(folder)
+        if any(folder.iterdir()):
+            raise RepoError(f"{folder} is not empty; `sidkit init` writes into a new or empty folder only")
+        (folder / "data").mkdir()
+        # sidkit.toml goes last: until it is there, the folder is no repo, and a killed init can be seen.
+        for name in sorted(_TEMPLATE_FILES, key=lambda name: name == SETTINGS_FILE):
+            text = _template_text(name, folder)
+            if name == SETTINGS_FILE:
+                text = _set(text, "url", f'"{_toml_string(source_url)}"')
+                text = _set(text, "modalities", "[" + ", ".join(f'"{name}"' for name in modalities) + "]")
+                text = _set(text, "feedback", f'"{feedback}"')
+                text = _set(text, "conversions", "true" if conversions else "false")
+            with written_beside(folder / name) as temporary:
+                if name == SETTINGS_FILE:
+                    make_private(temporary)  # a URL may hold a password
+                temporary.write_text(text, encoding="utf-8")
+        write_format(folder)
+    return Repo.open(folder)
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Make a folder and keep every other `sidkit init` out of it; its lock leaves no file and ends with the process."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise RepoError(f"{folder} is not empty; `sidkit init` writes into a new or empty folder only") from error
+    except NotADirectoryError as error:
+        raise RepoError(f"{folder} cannot be made: a part of its path is a file; give another folder") from error
+    except OSError as error:
+        raise StorageError(folder, error) from error
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise StorageError(folder, error) from error
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    except OSError as error:
+        raise StorageError(folder, error) from error
+    finally:
+        os.close(descriptor)
+
+
+def remove_half_written_repo(path: Path) -> None:
+    """Empty the folder of an ``init`` that was killed: template files without ``sidkit.toml`` and nothing else."""
+    if not path.is_dir() or (path / SETTINGS_FILE).exists():
+        return
+    remove_leftovers(path)
+    entries = list(path.iterdir())
+    if all(_is_untouched_template(entry, path) for entry in entries):
+        for entry in entries:
+            remove(entry)
+
+
+def _is_untouched_template(entry: Path, folder: Path) -> bool:
+    if entry.name == "data":
+        return entry.is_dir() and not any(entry.iterdir())
+    if entry.name not in _TEMPLATE_FILES or not entry.is_file():
+        return False
+    return entry.read_bytes() == _template_text(entry.name, folder).encode()
+
+
+def _template_text(name: str, folder: Path) -> str:
+    text = (template_folder() / name).read_text(encoding="utf-8")
+    if name == FEAST_FILE:
+        # Feast resolves a relative registry path against the working directory, so a repo gets its own.
+        # JSON's quotes are YAML's, whatever the folder is called.
+        text = re.sub(
+            r"sqlite:///data/(\S*)",
+            lambda found: json.dumps(f"sqlite:///{folder}/data/{found[1]}", ensure_ascii=False),
+            text,
+        )
+    return text
+
+
+def _set(text: str, key: str, value: str) -> str:
+    return re.sub(rf"(?m)^{key} = .*?(?=\s*(#.*)?$)", lambda _: f"{key} = {value}", text, count=1)
+
+
+def _toml_string(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"')

@@ -1,0 +1,224 @@
+"""Retrieval jobs of the as-of store: what Feast is given, and what the kit asks them for beyond Feast's interface."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import datetime
+
+import pandas as pd
+import pyarrow as pa
+from feast.infra.offline_stores import offline_utils
+from feast.infra.offline_stores.duckdb import _write_data_source
+from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
+from feast.on_demand_feature_view import OnDemandFeatureView
+from feast.repo_config import RepoConfig
+from feast.saved_dataset import SavedDatasetStorage
+
+from sidkit.core.clock import from_us
+from sidkit.core.config import EngineSettings
+from sidkit.core.errors import ConfigError, ContractError
+from sidkit.stores.offline.duckdb_limits import duckdb_for, told_of
+from sidkit.stores.offline.entity_rows import entity_table, key_column, moments
+from sidkit.stores.offline.plan import ViewPlan, ViewRows
+from sidkit.stores.offline.point_in_time import PointInTime
+
+BATCH_ROWS = 65_536
+
+
+class ArrowJob(RetrievalJob):  # type: ignore[misc]
+    """A retrieval job whose result is an Arrow table; subclasses say which."""
+
+    def __init__(self, config: RepoConfig) -> None:
+        super().__init__()
+        self._config = config
+
+    def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
+        frame: pd.DataFrame = self._to_arrow_internal(timeout).to_pandas()
+        return frame
+
+    @property
+    def full_feature_names(self) -> bool:
+        """Whether feature columns carry their view's name."""
+        return False
+
+    @property
+    def on_demand_feature_views(self) -> list[OnDemandFeatureView]:
+        """Views that Feast computes from the result."""
+        return []
+
+    @property
+    def metadata(self) -> RetrievalMetadata | None:
+        """What was asked."""
+        return None
+
+    def persist(self, storage: SavedDatasetStorage, allow_overwrite: bool = False, timeout: int | None = None) -> None:
+        """Write the result as a saved dataset."""
+        import ibis
+
+        _write_data_source(
+            ibis.memtable(self._to_arrow_internal(timeout)), storage.to_data_source(), str(self._config.repo_path),
+            "overwrite", allow_overwrite,
+        )  # fmt: skip
+
+
+class PulledJob(ArrowJob):
+    """Rows of one feature table, in a stream of batches or as a table."""
+
+    def __init__(
+        self, config: RepoConfig, stream: Callable[[int], Iterator[pa.RecordBatch]], schema: Callable[[], pa.Schema]
+    ) -> None:
+        super().__init__(config)
+        self._stream = stream
+        self._schema = schema
+
+    def batches(self, rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
+        """The result at most ``rows`` at a time, so that it need not fit in memory."""
+        return self._stream(rows)
+
+    def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
+        found = list(self.batches())
+        return pa.Table.from_batches(found) if found else self._schema().empty_table()
+
+
+class AsofRetrievalJob(ArrowJob):
+    """A point-in-time retrieval; :meth:`views` gives it undiluted, ``to_arrow`` and ``to_df`` as Feast does."""
+
+    def __init__(
+        self,
+        config: RepoConfig,
+        plans: list[ViewPlan],
+        entity_df: pd.DataFrame,
+        feature_refs: list[str],
+        odfvs: list[OnDemandFeatureView],
+        full_feature_names: bool,
+        filter_by_created: bool,
+    ) -> None:
+        super().__init__(config)
+        schema = dict(zip(entity_df.columns, entity_df.dtypes, strict=True))
+        self.at_column: str = offline_utils.infer_event_timestamp_from_entity_df(schema)
+        self.join = PointInTime(plans, engine_of(config), filter_by_created=filter_by_created)
+        self._entity_df = entity_df
+        self._feature_refs = feature_refs
+        self._odfvs = odfvs
+        self._full_feature_names = full_feature_names
+        self._moments = moments(entity_df[self.at_column])
+        self._check_columns()
+
+    def views(self) -> list[ViewRows]:
+        """What each feature view gave: an index per entity row and the distinct feature rows."""
+        kinds = self.join.key_types
+        keys = {name: key_column(self._entity_df[name], kinds[name]) for name in self.join.keys}
+        return self.join.views(keys, self._moments)
+
+    def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
+        rows = entity_table(self._entity_df, self.join.key_types)
+        at = self._moments.cast(pa.timestamp("us")).cast(pa.timestamp("us", tz="UTC"))
+        rows = rows.set_column(rows.column_names.index(self.at_column), self.at_column, at)
+        return self.features_beside(rows, self._moments)
+
+    def features_beside(self, rows: pa.Table, at_us: pa.Array) -> pa.Table:
+        """Entity rows with their features, as Feast's stores give them: without the on-demand views that Feast adds."""
+        found = self.join.columns({name: rows.column(name) for name in self.join.keys}, at_us)
+        result = pa.table({**dict(zip(rows.column_names, rows.columns, strict=True)), **found})
+        substrait = [view for view in self._odfvs if view.mode == "substrait"]
+        if substrait:
+            import ibis
+
+            table = ibis.memtable(result)
+            for view in substrait:
+                table = view.transform_ibis(table, self._full_feature_names)
+            result = table.to_pyarrow()
+        return result
+
+    def complete(self, rows: pa.Table, at_us: pa.Array) -> pa.Table:
+        """Other entity rows of the same columns with all that was asked for, on-demand views included."""
+        if not self.on_demand_feature_views:
+            return self.features_beside(rows, at_us)
+        return _Complete(self._config, self, self.features_beside(rows, at_us)).to_arrow()
+
+    def _check_columns(self) -> None:
+        columns = list(self._entity_df.columns)
+        produced = [name for plan in self.join.plans for _, name in plan.features]
+        twice = sorted({name for name in produced if produced.count(name) > 1 or name in columns})
+        if twice:
+            raise ConfigError(
+                f"the columns {', '.join(twice)} would be there twice; ask with full_feature_names=True, or rename the "
+                "columns of the entity dataframe"
+            )
+        missing = sorted(set(self.join.keys) - set(columns))
+        if missing:
+            raise ContractError("entity_df", f"lacks {', '.join(missing)}; it has {', '.join(map(str, columns))}")
+
+    @property
+    def full_feature_names(self) -> bool:
+        """Whether feature columns carry their view's name."""
+        return self._full_feature_names
+
+    @property
+    def on_demand_feature_views(self) -> list[OnDemandFeatureView]:
+        """Views that Feast computes from the result."""
+        return [view for view in self._odfvs if view.mode != "substrait"]
+
+    @property
+    def metadata(self) -> RetrievalMetadata | None:
+        """What was asked."""
+        valid = self._moments.drop_null().to_numpy()
+        bounds: list[datetime] = []
+        with suppress(OverflowError):  # a time beyond the year 9999
+            bounds = [from_us(valid.min()), from_us(valid.max())] if len(valid) else []
+        return RetrievalMetadata(
+            features=self._feature_refs,
+            keys=list(set(self._entity_df.columns) - {self.at_column}),
+            min_event_timestamp=bounds[0] if bounds else None,
+            max_event_timestamp=bounds[-1] if bounds else None,
+        )
+
+
+class _Complete(ArrowJob):
+    """A table to which Feast adds the on-demand views of a job."""
+
+    def __init__(self, config: RepoConfig, job: AsofRetrievalJob, table: pa.Table) -> None:
+        super().__init__(config)
+        self._job = job
+        self._table = table
+
+    def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
+        return self._table
+
+    @property
+    def full_feature_names(self) -> bool:
+        return self._job.full_feature_names
+
+    @property
+    def on_demand_feature_views(self) -> list[OnDemandFeatureView]:
+        return self._job.on_demand_feature_views
+
+    @property
+    def metadata(self) -> RetrievalMetadata | None:
+        return self._job.metadata
+
+
+def engine_of(config: RepoConfig) -> EngineSettings:
+    """Threads and memory of the offline store's settings."""
+    store = config.offline_store
+    return EngineSettings(threads=getattr(store, "threads", 2), memory_limit=getattr(store, "memory_limit", "1500MB"))
+
+
+class Query:
+    """An SQL query on a source, run on a fresh DuckDB connection each time that it is asked."""
+
+    def __init__(self, config: RepoConfig, source: str, text: str) -> None:
+        self._engine = engine_of(config)
+        self._source = f"source {source}"
+        self._text = text
+
+    def batches(self, rows: int) -> Iterator[pa.RecordBatch]:
+        """The result at most ``rows`` at a time."""
+        with told_of(self._source, self._engine), duckdb_for(self._engine) as opened:
+            yield from opened.execute(self._text).to_arrow_reader(rows)
+
+    def schema(self) -> pa.Schema:
+        """The columns of the result."""
+        with told_of(self._source, self._engine), duckdb_for(self._engine) as opened:
+            return opened.execute(f"SELECT * FROM ({self._text}) LIMIT 0").to_arrow_table().schema

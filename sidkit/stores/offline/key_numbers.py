@@ -1,0 +1,162 @@
+"""Join keys as small numbers: whatever the type of the keys and however many columns, a key becomes one integer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sidkit.stores.keys import is_binary, is_text
+
+Ints = npt.NDArray[np.int64]
+Column: TypeAlias = pa.Array | pa.ChunkedArray
+
+
+class UnlikeKeysError(TypeError):
+    """Keys whose types differ; :func:`sidkit.stores.keys.as_declared` gives both sides one type before."""
+
+
+@dataclass(frozen=True)
+class _Numbering:
+    """One column's: by place in a dense range of integers, or by place in the distinct values."""
+
+    kind: pa.DataType
+    low: int
+    count: int
+    values: pa.Array | None
+
+    @classmethod
+    def learn(cls, column: Column) -> tuple[_Numbering, Ints]:
+        column = _canonical(column)
+        if pa.types.is_int64(column.type) and column.null_count == 0 and len(column):
+            bounds = pc.min_max(column)
+            low, high = int(bounds["min"].as_py()), int(bounds["max"].as_py())
+            if high - low < 4 * len(column) + 1024:
+                return cls(column.type, low, high - low + 1, None), _int64(column) - low
+        encoded = pc.dictionary_encode(column, null_encoding="encode")
+        if isinstance(encoded, pa.ChunkedArray):
+            encoded = encoded.combine_chunks()
+        if isinstance(encoded, pa.ChunkedArray):
+            encoded = encoded.chunk(0) if encoded.num_chunks else pa.array([], column.type).dictionary_encode()
+        codes = encoded.indices.to_numpy().astype(np.int64)
+        return cls(column.type, 0, len(encoded.dictionary), encoded.dictionary), codes
+
+    def look_up(self, column: Column) -> Ints:
+        column = _converted(column, self.kind)
+        if self.values is not None:
+            return _int64(pc.index_in(column, value_set=self.values).fill_null(-1))
+        code = _int64(column.fill_null(self.low)) - self.low
+        known = (code >= 0) & (code < self.count)
+        if column.null_count:
+            known &= _bool(pc.is_valid(column))
+        return np.where(known, code, -1)
+
+
+@dataclass(frozen=True)
+class KeyNumbers:
+    """The numbers of the keys of one table: ``count`` of them, from 0 on."""
+
+    count: int
+    columns: tuple[_Numbering, ...]
+    pairs: tuple[_Numbering, ...]
+
+    @classmethod
+    def learn(cls, keys: Sequence[Column], rows: int) -> tuple[KeyNumbers, Ints]:
+        """Number the keys of a table.
+
+        Parameters
+        ----------
+        keys : sequence of arrays
+            Columns of one length; without any, all rows have key 0.
+        rows : int
+            That length.
+
+        Returns
+        -------
+        KeyNumbers, numpy.ndarray
+            The numbering and ``int64 [rows]``.
+        """
+        code = np.zeros(rows, dtype=np.int64)
+        count = 1
+        columns: list[_Numbering] = []
+        pairs: list[_Numbering] = []
+        for at, column in enumerate(keys):
+            numbering, own = _Numbering.learn(column)
+            columns.append(numbering)
+            if at == 0:
+                code, count = own, numbering.count
+                continue
+            pair, code = _Numbering.learn(pa.array(code * numbering.count + own))
+            pairs.append(pair)
+            count = pair.count
+        return cls(count, tuple(columns), tuple(pairs)), code
+
+    def look_up(self, keys: Sequence[Column], rows: int) -> Ints:
+        """The numbers of other rows' keys, where the table lacks them -1 or a number of no row; -1 where a key is null.
+
+        Raises
+        ------
+        UnlikeKeysError
+            When a column is of another kind than the table's.
+        """
+        if not keys:
+            return np.zeros(rows, dtype=np.int64)
+        code = self.columns[0].look_up(keys[0])
+        for column, numbering, pair in zip(keys[1:], self.columns[1:], self.pairs, strict=True):
+            own = numbering.look_up(column)
+            known = (code >= 0) & (own >= 0)
+            code = np.where(known, pair.look_up(pa.array(code * numbering.count + own)), -1)
+        return code
+
+
+def comparable(kind: pa.DataType) -> bool:
+    """Whether a table's key column of this type can be numbered here."""
+    try:
+        _canonical(pa.array([], kind))
+    except UnlikeKeysError:
+        return False
+    return True
+
+
+def _canonical(column: Column) -> Column:
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        column, kind = column.cast(kind.value_type), kind.value_type
+    if pa.types.is_integer(kind) and not pa.types.is_uint64(kind):
+        return column.cast(pa.int64())
+    if is_text(kind):
+        return column.cast(pa.large_string())
+    if pa.types.is_null(kind):
+        return column.cast(pa.large_string())
+    if is_binary(kind):
+        return column.cast(pa.large_binary())
+    if pa.types.is_boolean(kind) or pa.types.is_float64(kind):
+        return column
+    raise UnlikeKeysError(f"keys of type {kind}")
+
+
+def _converted(column: Column, kind: pa.DataType) -> Column:
+    if pa.types.is_null(column.type):
+        return column.cast(kind)
+    found = _canonical(column)
+    if found.type != kind:
+        raise UnlikeKeysError(f"keys of type {column.type} beside {kind}")
+    return found
+
+
+def _int64(column: Column) -> Ints:
+    values = column.to_numpy() if isinstance(column, pa.ChunkedArray) else column.to_numpy(zero_copy_only=False)
+    found: Ints = values.astype(np.int64, copy=False)
+    return found
+
+
+def _bool(column: Column) -> npt.NDArray[np.bool_]:
+    found: npt.NDArray[np.bool_] = (
+        column.to_numpy() if isinstance(column, pa.ChunkedArray) else column.to_numpy(zero_copy_only=False)
+    )
+    return found

@@ -1,0 +1,247 @@
+"""A Feast offline store on DuckDB that answers point-in-time queries with as-of joins.
+
+Name it in ``feature_store.yaml``::
+
+    offline_store:
+      type: sidkit.stores.offline.AsofDuckDBOfflineStore
+
+It subclasses Feast's DuckDB store and gives the same answers, with these differences: the row order of the entity
+dataframe is kept; cost is linear in rows and versions (Feast's inequality join pairs each row with every older version);
+any TTL works, feature names may end in ``_y``, times with nanoseconds are accepted, and a view without entities can be
+materialized.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TypeVar
+
+import pandas as pd
+import pyarrow as pa
+from feast.data_source import DataSource
+from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL, FeatureView
+from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineStoreConfig
+from feast.infra.offline_stores.offline_store import RetrievalJob
+from feast.infra.registry.base_registry import BaseRegistry
+from feast.on_demand_feature_view import OnDemandFeatureView
+from feast.repo_config import RepoConfig
+from pydantic import StrictInt, StrictStr
+
+from sidkit.core.clock import to_us
+from sidkit.core.engine import literal, memory_bytes, quoted
+from sidkit.core.errors import ContractError
+from sidkit.stores.offline.binary_search import newest_rows
+from sidkit.stores.offline.jobs import AsofRetrievalJob, PulledJob, Query, engine_of
+from sidkit.stores.offline.parquet import FeatureFiles
+from sidkit.stores.offline.point_in_time import BYTES_PER_ROW
+from sidkit.stores.offline.sources import SourceParts
+from sidkit.stores.offline.view_plans import declared_of, is_local_parquet, path_of, plan_view
+from sidkit.stores.registry_path import resolve_registry_against_repo
+
+resolve_registry_against_repo()
+
+_Rows = TypeVar("_Rows", pa.RecordBatch, pa.Table)
+
+
+class AsofDuckDBOfflineStoreConfig(DuckDBOfflineStoreConfig):  # type: ignore[misc]
+    """Settings under ``offline_store`` in ``feature_store.yaml``."""
+
+    type: StrictStr = "sidkit.stores.offline.AsofDuckDBOfflineStore"
+    threads: StrictInt = 2
+    memory_limit: StrictStr = "1500MB"
+
+
+class AsofDuckDBOfflineStore(DuckDBOfflineStore):  # type: ignore[misc]
+    """See the module's docstring."""
+
+    @staticmethod
+    def get_historical_features(
+        config: RepoConfig,
+        feature_views: list[FeatureView],
+        feature_refs: list[str],
+        entity_df: pd.DataFrame | str | None,
+        registry: BaseRegistry,
+        project: str,
+        full_feature_names: bool = False,
+        filter_by_created_timestamp: bool = False,
+        start_date: datetime | None = None,
+        end_date: datetime | None = None,
+    ) -> RetrievalJob:
+        """Feast's own signature; the work is done when the job is asked for its result."""
+        if entity_df is None:
+            raise ContractError("entity_df", _needs_rows(feature_views[0], start_date, end_date))
+        if not isinstance(entity_df, pd.DataFrame):
+            raise ContractError(
+                "entity_df",
+                f"came as {type(entity_df).__name__}; a pandas DataFrame with the join keys and event_timestamp is needed",
+            )
+        if not all(is_local_parquet(view.batch_source) for view in feature_views):
+            job: RetrievalJob = DuckDBOfflineStore.get_historical_features(
+                config, feature_views, feature_refs, entity_df, registry, project, full_feature_names,
+                filter_by_created_timestamp,
+            )  # fmt: skip
+            return job
+        return AsofRetrievalJob(
+            config=config,
+            plans=[plan_view(view, feature_refs, full_feature_names, config.repo_path) for view in feature_views],
+            entity_df=entity_df,
+            feature_refs=feature_refs,
+            odfvs=OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry),
+            full_feature_names=full_feature_names,
+            filter_by_created=filter_by_created_timestamp,
+        )
+
+    @staticmethod
+    def pull_latest_from_table_or_query(
+        config: RepoConfig,
+        data_source: DataSource,
+        join_key_columns: list[str],
+        feature_name_columns: list[str],
+        timestamp_field: str,
+        created_timestamp_column: str | None,
+        start_date: datetime,
+        end_date: datetime,
+    ) -> RetrievalJob:
+        """The newest row per key in ``[start_date, end_date]``: what materialization writes online."""
+        if not is_local_parquet(data_source):
+            job: RetrievalJob = DuckDBOfflineStore.pull_latest_from_table_or_query(
+                config, data_source, join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column,
+                start_date, end_date,
+            )  # fmt: skip
+            return job
+        asked = _Pulled(
+            config, data_source, join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column,
+            start_date, end_date,
+        )  # fmt: skip
+        return asked.latest()
+
+    @staticmethod
+    def pull_all_from_table_or_query(
+        config: RepoConfig,
+        data_source: DataSource,
+        join_key_columns: list[str],
+        feature_name_columns: list[str],
+        timestamp_field: str,
+        created_timestamp_column: str | None = None,
+        start_date: datetime | None = None,
+        end_date: datetime | None = None,
+    ) -> RetrievalJob:
+        """All rows in ``[start_date, end_date]``."""
+        if not is_local_parquet(data_source):
+            job: RetrievalJob = DuckDBOfflineStore.pull_all_from_table_or_query(
+                config, data_source, join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column,
+                start_date, end_date,
+            )  # fmt: skip
+            return job
+        asked = _Pulled(
+            config, data_source, join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column,
+            start_date, end_date,
+        )  # fmt: skip
+        return asked.everything()
+
+
+@dataclass(frozen=True)
+class _Pulled:
+    """What is pulled from one source, as Feast asks for it."""
+
+    config: RepoConfig
+    source: DataSource
+    keys: list[str]
+    features: list[str]
+    timestamp: str
+    created: str | None
+    start: datetime | None
+    end: datetime | None
+    declared: Mapping[str, pa.DataType] | None = None  # by the names in the files; None where they must be looked up
+
+    def latest(self) -> PulledJob:
+        """The newest row per key."""
+        parts = self._parts()
+        files = FeatureFiles.of(parts, self.keys, self._times, self.features)
+        if files is not None and files.rows * BYTES_PER_ROW <= memory_bytes(engine_of(self.config).memory_limit):
+            return PulledJob(
+                self.config,
+                lambda rows: self._newest(files, rows),
+                lambda: self._keyed(files.empty(self._columns)).schema,
+            )
+        order = ", ".join(f"{quoted(time)} DESC NULLS LAST" for time in self._times)
+        by_key = f"PARTITION BY {', '.join(map(quoted, self.keys))} " if self.keys else ""
+        return self._query(parts, f" QUALIFY row_number() OVER ({by_key}ORDER BY {order}, __id DESC) = 1")
+
+    def everything(self) -> PulledJob:
+        """All rows."""
+        return self._query(self._parts(), "")
+
+    def _parts(self) -> SourceParts:
+        path = path_of(self.source, self.config.repo_path)
+        parts = SourceParts.find(self.source.name, path, {}, self.declared)
+        if self.declared is None and any(not parts.alike(column) for column in [*self.keys, *self.features]):
+            parts = replace(parts, declared=declared_of(self.config, self.source))
+        parts.check(self.keys, self._times, self.features)
+        return parts
+
+    def _newest(self, files: FeatureFiles, rows: int) -> Iterator[pa.RecordBatch]:
+        narrow = files.read([*self.keys, *self._times])
+        numbers = newest_rows(
+            [narrow.column(key) for key in self.keys],
+            files.moments_of(narrow.column(self.timestamp), self.timestamp),
+            files.moments_of(narrow.column(self.created), self.created) if self.created else None,
+            _us(self.start) if self.start else None,
+            _us(self.end) if self.end else None,
+        )
+        del narrow
+        for batch in files.batches(self._columns, numbers):
+            for first in range(0, len(batch), rows):
+                yield self._keyed(batch.slice(first, rows))
+
+    def _query(self, parts: SourceParts, qualify: str) -> PulledJob:
+        moment = f"epoch_us({quoted(self.timestamp)}::TIMESTAMPTZ)"
+        bounds = [f"{moment} >= {_us(self.start)}"] if self.start else []
+        bounds += [f"{moment} <= {_us(self.end)}"] if self.end else []
+        key = "" if self.keys else f", {literal(DUMMY_ENTITY_VAL)} AS {quoted(DUMMY_ENTITY_ID)}"
+        query = Query(
+            self.config,
+            self.source.name,
+            f"SELECT {', '.join(map(quoted, self._columns))}{key} "
+            f"FROM ({parts.sql(dict.fromkeys(self.keys, ''), self._times, self.features)}) "
+            f"WHERE {' AND '.join(bounds) or 'true'}{qualify}",
+        )
+        return PulledJob(self.config, query.batches, query.schema)
+
+    def _keyed(self, rows: _Rows) -> _Rows:
+        """The rows with the key that Feast gives to all rows of a view without entities."""
+        if self.keys:
+            return rows
+        return rows.append_column(DUMMY_ENTITY_ID, pa.array([DUMMY_ENTITY_VAL] * rows.num_rows, pa.string()))
+
+    @property
+    def _times(self) -> list[str]:
+        return [self.timestamp, *([self.created] if self.created else [])]
+
+    @property
+    def _columns(self) -> list[str]:
+        return list(dict.fromkeys([*self.keys, *self.features, *self._times]))
+
+
+def _needs_rows(view: FeatureView, start: datetime | None, end: datetime | None) -> str:
+    """Feast hands a range of dates without entity rows to stores that make the rows themselves; this one does not."""
+    source = view.batch_source
+    columns = [
+        source.timestamp_field,
+        *(column.name for column in view.entity_columns if column.name != DUMMY_ENTITY_ID),
+    ]
+    stored = {new: old for old, new in source.field_mapping.items()}
+    columns = [stored.get(column, column) for column in columns]
+    renamed = {**source.field_mapping, columns[0]: "event_timestamp"}
+    renamed = {name: renamed[name] for name in columns if renamed.get(name, name) != name}
+    rename = f".rename(columns={renamed})" if renamed else ""
+    return (
+        f"expected a pandas DataFrame, got only the dates {start} to {end}. Give the rows whose features are wanted; those "
+        f"of {view.name} are pandas.read_parquet({getattr(source, 'path', '')!r}, columns={columns}){rename}"
+    )
+
+
+def _us(moment: datetime) -> int:
+    return to_us(moment if moment.tzinfo else moment.replace(tzinfo=UTC))

@@ -1,0 +1,33 @@
+"""The online store on SQLite: one packed row per entity and feature view, and the engine that fills it.
+
+In a ``feature_store.yaml``, ``online_store.type`` is ``sidkit.stores.online.PackedSqliteOnlineStore`` and
+``batch_engine.type`` is ``sidkit.stores.online.PackedComputeEngine``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sidkit.core.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from sidkit.stores.online.compute_engine import PackedComputeEngine, PackedComputeEngineConfig
+    from sidkit.stores.online.store import PackedSqliteOnlineStore, PackedSqliteOnlineStoreConfig
+
+__all__ = [
+    "PackedComputeEngine",
+    "PackedComputeEngineConfig",
+    "PackedSqliteOnlineStore",
+    "PackedSqliteOnlineStoreConfig",
+]
+
+if not TYPE_CHECKING:  # a typo stays an error for type checkers
+    __getattr__ = lazy_names(
+        __name__,
+        {
+            "PackedComputeEngine": "sidkit.stores.online.compute_engine",
+            "PackedComputeEngineConfig": "sidkit.stores.online.compute_engine",
+            "PackedSqliteOnlineStore": "sidkit.stores.online.store",
+            "PackedSqliteOnlineStoreConfig": "sidkit.stores.online.store",
+        },
+    )

@@ -1,0 +1,197 @@
+"""Columns to rows of bytes and back, many rows at a time; the format is :mod:`sidkit.stores.online.layout`'s."""
+
+from __future__ import annotations
+
+import itertools
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sidkit.core.errors import OnlineStoreError
+from sidkit.stores.online.checksums import TAIL
+from sidkit.stores.online.layout import LISTS, SCALARS, TEXT_LISTS, Cells, Layout
+
+_NUMBER = struct.Struct("<H")
+_COUNT = struct.Struct("<I")
+
+
+def layout_number(row: bytes) -> int:
+    """The number of a row's layout."""
+    return int(_NUMBER.unpack_from(row)[0])
+
+
+def pack(layout: Layout, number: int, cells: Sequence[Cells]) -> list[bytes]:
+    """Rows of bytes.
+
+    Parameters
+    ----------
+    layout : Layout
+        How a row lies.
+    number : int
+        The layout's number in its file.
+    cells : sequence of Cells
+        One per feature, in the layout's order.
+
+    Returns
+    -------
+    list of bytes
+        One per row, without times and check value.
+    """
+    count = len(cells[0]) if cells else 0
+    head = np.zeros(count, dtype=layout.dtype)
+    head["layout"] = number
+    if any(column.null is not None for column in cells):
+        nulls = np.stack([column.nulls() for column in cells], axis=1)
+        head["nulls"] = np.packbits(nulls, axis=1, bitorder="little")
+    ends = np.zeros(count, dtype=np.int64)
+    payloads = []
+    for place, column in enumerate(cells):
+        if column.kind in SCALARS:
+            head[str(place)] = column.flat
+        else:
+            payload, offsets = _payload(column)
+            ends += np.diff(offsets)
+            head[str(place)] = ends
+            payloads.append((payload, offsets.tolist()))
+    fixed, size = head.tobytes(), layout.dtype.itemsize
+    starts = range(0, count * size, size)
+    if not payloads:
+        return [fixed[at : at + size] for at in starts]
+    if len(payloads) == 1:
+        [(payload, places)] = payloads
+        return [
+            fixed[at : at + size] + payload[start:end]
+            for at, start, end in zip(starts, places, places[1:], strict=False)
+        ]
+    slices = [[fixed[at : at + size] for at in starts]]
+    for payload, places in payloads:
+        slices.append([payload[start:end] for start, end in itertools.pairwise(places)])
+    return list(map(b"".join, zip(*slices, strict=True)))
+
+
+def _payload(column: Cells) -> tuple[bytes, npt.NDArray[np.int64]]:
+    """The bytes of a feature of the variable part, all rows behind each other, and where each row's begin."""
+    assert column.offsets is not None
+    if column.kind in LISTS:
+        elements = np.ascontiguousarray(column.flat, dtype=LISTS[column.kind])
+        return elements.tobytes(), column.offsets * elements.itemsize
+    texts = bytes(column.flat)
+    if column.kind not in TEXT_LISTS:
+        return texts, column.offsets
+    assert column.inner is not None
+    counts = np.diff(column.offsets)
+    ends = column.inner[1:] - np.repeat(column.inner[column.offsets[:-1]], counts)
+    listed, places, spans = ends.astype("<u4").tobytes(), (column.offsets * 4).tolist(), column.inner[column.offsets]
+    numbers, bounds = counts.astype("<u4").tobytes(), spans.tolist()
+    nothing = column.nulls().tolist()
+    rows = [
+        b"" if nothing[row] else
+        numbers[4 * row : 4 * row + 4] + listed[places[row] : places[row + 1]] + texts[bounds[row] : bounds[row + 1]]
+        for row in range(len(column))
+    ]  # fmt: skip
+    return b"".join(rows), _starts([len(row) for row in rows])
+
+
+def unpack(
+    layout: Layout, rows: Sequence[bytes], wanted: Sequence[str] | None = None, number: int | None = None
+) -> dict[str, Cells]:
+    """Some features of rows that share one layout.
+
+    Parameters
+    ----------
+    layout : Layout
+        That of all rows.
+    rows : sequence of bytes
+        As they lie in the file: :func:`pack` and :func:`sidkit.stores.online.checksums.sealed` made them.
+    wanted : sequence of str, optional
+        Features; by default all. Those that the layout lacks are left out.
+    number : int, optional
+        The layout's number in the file, which all rows must have.
+
+    Raises
+    ------
+    OnlineStoreError
+        When a row has another layout.
+    """
+    places = [layout.places[name] for name in wanted if name in layout.places] if wanted is not None else None
+    whole, size = b"".join(rows), layout.dtype.itemsize
+    even = len(set(map(len, rows))) == 1
+    if even:
+        # Rows of one length need no slices: they are one array with a gap behind each head.
+        rest = len(rows[0]) - size
+        head = np.frombuffer(whole, np.dtype([*layout.fields, ("rest", f"V{rest}")]) if rest else layout.dtype)
+    else:
+        head = np.frombuffer(b"".join([row[:size] for row in rows]), layout.dtype)
+    if number is not None and (head["layout"] != number).any():
+        raise OnlineStoreError(f"a row has another layout than {number}")
+    nulls = head["nulls"] if layout.columns and head["nulls"].any() else None
+    found = {}
+    for place in range(len(layout.columns)) if places is None else places:
+        name, kind = layout.columns[place]
+        null = None
+        if nulls is not None:
+            bits = nulls[:, place >> 3] & np.uint8(1 << (place & 7))
+            null = bits.astype(np.bool_) if bits.any() else None
+        if kind in SCALARS:
+            found[name] = Cells(kind, np.ascontiguousarray(head[str(place)]), null=null)
+        else:
+            found[name] = _variable(layout, place, head, rows, whole if even else None, null)
+    return found
+
+
+def _variable(
+    layout: Layout,
+    place: int,
+    head: npt.NDArray[Any],
+    rows: Sequence[bytes],
+    whole: bytes | None,
+    null: npt.NDArray[np.bool_] | None,
+) -> Cells:
+    """One feature of the variable part; ``whole`` is all rows behind each other where they share one length."""
+    kind, size, count = layout.columns[place][1], layout.dtype.itemsize, len(rows)
+    number = layout.variable.index(place)
+    ends = head[str(place)].astype(np.int64)
+    starts = head[str(layout.variable[number - 1])].astype(np.int64) if number else np.zeros(count, np.int64)
+    if whole is not None and (starts == starts[0]).all() and (ends == ends[0]).all():
+        table = np.frombuffer(whole, np.uint8).reshape(count, -1)
+        payload = table[:, size + starts[0] : size + ends[0]].tobytes()
+    elif len(layout.variable) == 1:
+        payload = b"".join([row[size:-TAIL] for row in rows])
+    else:
+        bounds = zip(rows, (starts + size).tolist(), (ends + size).tolist(), strict=True)
+        payload = b"".join([row[start:end] for row, start, end in bounds])
+    offsets = np.zeros(count + 1, dtype=np.int64)
+    np.cumsum(ends - starts, out=offsets[1:])
+    if kind in LISTS:
+        elements = np.frombuffer(payload, LISTS[kind])
+        return Cells(kind, elements, offsets // elements.itemsize, null=null)
+    if kind in TEXT_LISTS:
+        return _text_lists(kind, payload, offsets, null)
+    return Cells(kind, payload, offsets, null=null)
+
+
+def _text_lists(kind: str, payload: bytes, offsets: npt.NDArray[np.int64], null: npt.NDArray[np.bool_] | None) -> Cells:
+    places = offsets.tolist()
+    counts = [_COUNT.unpack_from(payload, start)[0] if end > start else 0 for start, end in itertools.pairwise(places)]
+    listed, texts = [], []
+    for start, end, count in zip(places, places[1:], counts, strict=False):
+        if end > start:
+            middle = start + 4 + 4 * count
+            listed.append(payload[start + 4 : middle])
+            texts.append(payload[middle:end])
+        else:
+            texts.append(b"")
+    rows = _starts(counts)
+    inner = np.zeros(rows[-1] + 1, dtype=np.int64)
+    inner[1:] = np.frombuffer(b"".join(listed), "<u4") + np.repeat(_starts([len(text) for text in texts])[:-1], counts)
+    return Cells(kind, b"".join(texts), rows, inner, null=null)
+
+
+def _starts(lengths: Sequence[int]) -> npt.NDArray[np.int64]:
+    """``int64 [rows + 1]``: where each of some pieces begins, and the end of all."""
+    starts = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=starts[1:])
+    return starts

@@ -1,0 +1,225 @@
+"""Keys to Arrow arrays on the packed online store, without a Python object per value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from sidkit.core.errors import OnlineStoreError, ServingError
+from sidkit.stores.offline.plan import ViewRows
+from sidkit.stores.online.arrow import KEY_TYPES, arrow_type, entity_keys, text_keys, to_arrow
+from sidkit.stores.online.codec import layout_number, unpack
+from sidkit.stores.online.layout import PROTO, Layout, kind_of
+from sidkit.stores.online.sqlite_file import Reading
+
+if TYPE_CHECKING:
+    from feast import FeatureService, FeatureStore
+
+
+_NO_ENTITY, _NO_VALUE = "__dummy_id", ""  # Feast's DUMMY_ENTITY_ID and DUMMY_ENTITY_VAL
+
+
+@dataclass(frozen=True)
+class _View:
+    """What is read of one view: ``columns`` are (feature, column, kind), ``keys`` (key, column of the request, type).
+
+    A view without entities has one row, whose key is Feast's and in no request.
+    """
+
+    name: str
+    stored: str
+    columns: tuple[tuple[str, str, str], ...]
+    types: tuple[pa.DataType, ...]
+    keys: tuple[tuple[str, str, str], ...]
+    ttl_us: int | None
+
+
+class PackedReader:
+    """Reads the views of one feature service; :func:`packed_reader` makes it."""
+
+    def __init__(self, file: Any, clock: Callable[[], int], views: Sequence[_View]) -> None:
+        self._file = file
+        self._clock = clock
+        self._views = list(views)
+        by_keys: dict[tuple[tuple[str, str, str], ...], list[_View]] = {}
+        for view in views:
+            by_keys.setdefault(view.keys, []).append(view)
+        self._groups = list(by_keys.values())
+
+    def read(self, keys: Mapping[str, Sequence[Any]], at_us: int | None = None) -> dict[str, ViewRows]:
+        """The features of some rows, all from one snapshot.
+
+        Parameters
+        ----------
+        keys : mapping
+            Join key (by the service's name for it) -> its values; all of one length, which is also the number of rows of
+            a view without entities.
+        at_us : int, optional
+            The moment by which TTLs are judged, microseconds UTC; by default the store's clock.
+
+        Returns
+        -------
+        dict
+            View name (the alias where the service gives one) -> rows. Columns have Feast's full names and the types that
+            the view declares; ``index`` is -1 where there is no row or it is older than the TTL.
+
+        Raises
+        ------
+        ServingError
+            When a key of a view is missing or of another type.
+        OnlineStoreError
+            When the store cannot be read.
+        """
+        told = {}
+        rows = len(next(iter(keys.values()), ()))
+        whole = {_NO_ENTITY: [_NO_VALUE] * rows, **keys}
+        serialized = [_serialized(views[0], whole) for views in self._groups]
+        with self._file.reading() as reading:
+            for views, asked in zip(self._groups, serialized, strict=True):
+                now = self._clock() if at_us is None else at_us
+                stored = [(view.stored, None if view.ttl_us is None else now - view.ttl_us) for view in views]
+                for view, found in zip(views, reading.rows_of(stored, asked), strict=True):
+                    told[view.name] = _rows(reading, view, found)
+        return {view.name: told[view.name] for view in self._views}
+
+
+def packed_reader(store: FeatureStore, service: FeatureService) -> PackedReader | None:
+    """A reader for a feature service; None where the online store is another one or a feature has no plain Arrow type.
+
+    What the registry says of the service's views is read once, here.
+    """
+    from feast.types import from_feast_to_pyarrow_type
+
+    from sidkit.stores.online.store import PackedSqliteOnlineStore, since_us, view_id
+
+    online = store._get_provider().online_store
+    if not isinstance(online, PackedSqliteOnlineStore):
+        return None
+    views = []
+    for projection in service.feature_view_projections:
+        view = store.registry.get_any_feature_view(projection.name, store.project, allow_cache=True)
+        view = view.with_projection(projection)
+        name = projection.name_to_use()
+        columns = tuple(
+            (feature.name, f"{name}__{feature.name}", kind_of(feature.dtype.to_value_type().name))
+            for feature in projection.features
+        )
+        mapped = projection.join_key_map or {}
+        keys = tuple(
+            (column.name, mapped.get(column.name, column.name), column.dtype.to_value_type().name)
+            for column in view.entity_columns
+        )
+        odd = any(kind == PROTO for _, _, kind in columns) or any(kind not in KEY_TYPES for _, _, kind in keys)
+        if odd or not keys or not getattr(view, "batch_source", None):
+            return None
+        # Moments are kept as seconds and Feast has no Arrow type for bytes; the others are what Feast says.
+        types = tuple(
+            from_feast_to_pyarrow_type(feature.dtype) if kind.startswith("UNIX_TIMESTAMP") else arrow_type(kind)
+            for feature, (_, _, kind) in zip(projection.features, columns, strict=True)
+        )
+        past = since_us(view, 0)
+        ttl_us = None if past is None else -past
+        views.append(_View(name, view_id(store.config, view), columns, types, keys, ttl_us))
+    return PackedReader(online.file(store.config), online.clock, views)
+
+
+def _serialized(view: _View, asked: Mapping[str, Sequence[Any]]) -> list[bytes]:
+    missing = [name for _, name, _ in view.keys if name not in asked]
+    if missing:
+        came = [name for name in asked if name != _NO_ENTITY]
+        raise ServingError(
+            f"{view.name} is read by {', '.join(missing)}; the request has {', '.join(came) or 'no keys'}"
+        )
+    keys = None
+    if len(view.keys) == 1 and view.keys[0][2] == "STRING":
+        key, name, _ = view.keys[0]
+        keys = text_keys(key, asked[name])
+    else:
+        columns = {key: pa.array(asked[name]) for key, name, _ in view.keys}
+        keys = entity_keys(columns, {key: value_type for key, _, value_type in view.keys})
+    if keys is None:
+        needed = ", ".join(f"{name} ({value_type.lower()})" for _, name, value_type in view.keys)
+        typed = ", ".join(f"{name} as {pa.array(asked[name]).type}" for _, name, _ in view.keys)
+        raise ServingError(f"{view.name} is read by {needed} without nulls; the request came with {typed}")
+    return keys
+
+
+def _rows(reading: Reading, view: _View, found: Sequence[bytes | None]) -> ViewRows:
+    rows = [row for row in found if row is not None]
+    layouts = reading.layouts(view.stored)
+    if rows and not layouts:
+        raise reading.damaged(view.stored, "no layout of its rows is there")
+    if len(rows) == len(found):
+        index = np.arange(len(found))
+    else:
+        there = np.array([row is not None for row in found], dtype=np.bool_)
+        index = np.where(there, np.cumsum(there) - 1, -1)
+    if len(layouts) > 1:
+        return _of_layouts(reading, view, index, rows, layouts)
+    number, layout = next(iter(layouts.items()), (0, Layout(())))
+    return ViewRows(view.name, index, _table(reading, view, number, layout, rows))
+
+
+def _of_layouts(
+    reading: Reading, view: _View, index: Any, rows: Sequence[bytes], layouts: Mapping[int, Layout]
+) -> ViewRows:
+    """As :func:`_rows`, where rows may lie differently: they are read by layout and their index follows them."""
+    numbers = np.array([layout_number(row) for row in rows], dtype=np.int64)
+    tables, order = [], []
+    for number in np.unique(numbers).tolist():
+        places = np.flatnonzero(numbers == number)
+        order.append(places)
+        if number not in layouts:
+            raise reading.damaged(view.stored, f"layout {number} is not there")
+        tables.append(_table(reading, view, number, layouts[number], [rows[place] for place in places.tolist()]))
+    if not tables:
+        return ViewRows(view.name, index, _table(reading, view, 0, Layout(()), []))
+    moved = np.empty(len(rows), dtype=np.int64)
+    moved[np.concatenate(order)] = np.arange(len(rows))
+    return ViewRows(view.name, np.where(index < 0, -1, moved[index]), pa.concat_tables(tables).combine_chunks())
+
+
+def _table(reading: Reading, view: _View, number: int, layout: Layout, rows: Sequence[bytes]) -> pa.Table:
+    """The view's columns; null where a row's layout lacks a feature or has it in another type."""
+    try:
+        cells = unpack(layout, rows, [feature for feature, _, _ in view.columns], number)
+    except OnlineStoreError as error:
+        raise reading.damaged(view.stored, str(error)) from error
+    arrays = []
+    for (feature, _, kind), declared in zip(view.columns, view.types, strict=True):
+        if feature in cells and cells[feature].kind == kind:
+            array = to_arrow(cells[feature])
+            if array.type != declared:
+                array = _declared(array, declared)
+        elif feature in cells and cells[feature].kind == PROTO:
+            array = _from_values(cells[feature], kind, declared)
+        else:
+            array = pa.nulls(len(rows), declared)
+        arrays.append(array)
+    return pa.Table.from_arrays(arrays, names=[column for _, column, _ in view.columns])
+
+
+def _declared(array: pa.Array, declared: pa.DataType) -> pa.Array:
+    """Moments are kept as seconds; their declared type is a timestamp."""
+    if pa.types.is_timestamp(declared):
+        return array.cast(pa.timestamp("s")).cast(pa.timestamp(declared.unit)).cast(declared)
+    if pa.types.is_list(declared) and pa.types.is_timestamp(declared.value_type):
+        elements = _declared(array.values, declared.value_type)
+        return pa.ListArray.from_arrays(array.offsets, elements, mask=array.is_null() if array.null_count else None)
+    return array.cast(declared)
+
+
+def _from_values(cells: Any, kind: str, declared: pa.DataType) -> pa.Array:
+    """Values that were written in another type than the declared one: those that are of it after all, else null."""
+    from sidkit.stores.online.protobuf import cells_of_values, values_of_cells
+
+    arrays = []
+    for value in values_of_cells(cells):
+        one = cells_of_values([value], kind)
+        array = to_arrow(one) if one.kind == kind else pa.nulls(1, arrow_type(kind))
+        arrays.append(array if array.type == declared else _declared(array, declared))
+    return pa.concat_arrays(arrays)

@@ -1,0 +1,369 @@
+"""A Feast online store on SQLite that keeps one packed row per entity and feature view.
+
+Name it in ``feature_store.yaml``::
+
+    online_store:
+      type: sidkit.stores.online.PackedSqliteOnlineStore
+      path: data/online.sqlite
+
+It answers what Feast's own SQLite store answers, with these differences: an older write never overwrites a newer one (event
+time, then created time; of equal ones the later write stays); event times keep their microseconds; a row beyond the view's
+TTL is not found; a read takes any number of keys; readers and one writer do not wait for each other. Both stores can use one
+file, as their tables have different names.
+
+The kit's own reader (:mod:`sidkit.stores.online.reader`) keeps the rows that it read until the next commit to the file, at most
+``row_cache_mb`` per thread that reads.
+"""
+
+from __future__ import annotations
+
+import gc
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from itertools import groupby
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Annotated, Any
+
+import pyarrow as pa
+from feast import Entity
+from feast.feature_view import FeatureView
+from feast.infra.infra_object import InfraObject
+from feast.infra.online_stores.helpers import compute_table_id
+from feast.infra.online_stores.online_store import OnlineStore
+from feast.labeling.label_view import LabelView
+from feast.protos.feast.core.Registry_pb2 import Registry as RegistryProto
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
+from feast.repo_config import FeastConfigBaseModel, RepoConfig
+from feast.stream_feature_view import StreamFeatureView
+from feast.utils import _validate_vector_field_lengths
+from pydantic import Field, StrictFloat, StrictInt, StrictStr
+
+from sidkit.core.clock import from_us, to_us
+from sidkit.core.repo import SETTINGS_FILE
+from sidkit.stores.apply_guard import refuse_drop
+from sidkit.stores.offline.view_plans import time_of
+from sidkit.stores.online.codec import layout_number, pack, unpack
+from sidkit.stores.online.columns import cells_of_feature, event_times_of, keys_of, moments_of
+from sidkit.stores.online.connection import ANEW
+from sidkit.stores.online.infra import PackedTable
+from sidkit.stores.online.layout import PROTO, Layout
+from sidkit.stores.online.protobuf import (
+    cells_of_values,
+    event_times,
+    micros,
+    serialized_keys,
+    values_of_cells,
+    view_layout,
+)
+from sidkit.stores.online.sqlite_file import PackedFile, Writing
+from sidkit.stores.registry_path import resolve_registry_against_repo
+
+resolve_registry_against_repo()
+
+FeatureRow = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
+_TRANSACTION_ROWS = 20_000
+
+
+def now_us() -> int:
+    """The clock of an online store unless it is given another one: microseconds UTC."""
+    return to_us(datetime.now(UTC))
+
+
+class PackedSqliteOnlineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]
+    """Settings under ``online_store`` in ``feature_store.yaml``."""
+
+    type: StrictStr = "sidkit.stores.online.PackedSqliteOnlineStore"
+    path: StrictStr = "data/online.sqlite"  # relative to the repo
+    patience_seconds: StrictFloat = 60.0  # how long a writer waits for another one
+    row_cache_mb: Annotated[StrictInt, Field(ge=0)] = 128  # rows that a reading thread keeps between commits
+
+
+class PackedSqliteOnlineStore(OnlineStore):  # type: ignore[misc]
+    """See the module's docstring.
+
+    Parameters
+    ----------
+    clock : callable, optional
+        Gives the present moment, microseconds UTC, by which a TTL is judged.
+    """
+
+    _versioned_read_supported = True
+
+    def __init__(self, clock: Callable[[], int] = now_us) -> None:
+        freeze_imports()
+        self.clock = clock
+        self._files: dict[Path, PackedFile] = {}
+
+    def file(self, config: RepoConfig) -> PackedFile:
+        """The store's file."""
+        path = Path(config.online_store.path)
+        if not path.is_absolute() and config.repo_path:
+            path = Path(config.repo_path) / path
+        path = path.absolute()
+        if path not in self._files:
+            told = config.online_store
+            self._files[path] = PackedFile(path, told.patience_seconds, told.row_cache_mb << 20, made_anew(config))
+        return self._files[path]
+
+    def online_write_batch(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        data: list[FeatureRow],
+        progress: Callable[[int], Any] | None,
+    ) -> None:
+        """Write rows in few transactions, each of which is there as a whole or not at all.
+
+        A row without some of the view's features keeps what is there of them.
+        """
+        view, declared = view_id(config, table), view_layout(table)
+        version = config.entity_key_serialization_version
+        for at in range(0, len(data), _TRANSACTION_ROWS):
+            part = data[at : at + _TRANSACTION_ROWS]
+            keyed, values, events, created = zip(*part, strict=True)
+            keys, events_us, created_us = serialized_keys(keyed, version), event_times(events), micros(created)
+            with self.file(config).writing() as writing:
+                writing.make(view, declared)
+                start = 0
+                for names, columns, count in _runs(declared, values):
+                    span = slice(start, start + count)
+                    timed = keys[span], events_us[span], created_us[span]
+                    if set(declared.names) - set(names):
+                        _merge(writing, view, declared, *timed, values[span])
+                    else:
+                        writing.put(view, *timed, _packed(writing, view, declared, names, columns, count))
+                    start += count
+            if progress:
+                progress(len(part))
+
+    def write_arrow(self, config: RepoConfig, table: FeatureView, batches: Iterable[pa.RecordBatch]) -> int:
+        """Write columns without a Python object per value: the same rows as Feast's conversion and ``online_write_batch``.
+
+        Where Feast's conversion is not exact - 64-bit integers beside nulls go through floats - this one is.
+
+        Parameters
+        ----------
+        config, table
+            The repo's configuration and a feature view with a batch source.
+        batches : iterable of pyarrow.RecordBatch
+            Join keys, features, and the source's timestamp columns, all by their names in the view.
+
+        Returns
+        -------
+        int
+            Rows.
+        """
+        view, layout, source = view_id(config, table), view_layout(table), table.batch_source
+        event, created_column, count = str(time_of(source)), time_of(source, created=True), 0
+        for batch in batches:
+            for at in range(0, batch.num_rows, _TRANSACTION_ROWS):
+                part = batch.slice(at, _TRANSACTION_ROWS)
+                _validate_vector_field_lengths(part, table)
+                keys = keys_of(part, table, config.entity_key_serialization_version)
+                events = event_times_of(part, event)
+                created = moments_of(part, created_column)
+                cells = [
+                    cells_of_feature(part.column(feature.name), feature, f"source {source.name}")
+                    for feature in table.features
+                ]
+                stored = Layout(tuple((name, found.kind) for name, found in zip(layout.names, cells, strict=True)))
+                with self.file(config).writing() as writing:
+                    rows = pack(stored, writing.make(view, stored), cells)
+                    writing.put(view, keys, events, created, rows)
+                count += part.num_rows
+        return count
+
+    def online_read(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        entity_keys: list[EntityKey],
+        requested_features: list[str] | None = None,
+    ) -> list[tuple[datetime | None, dict[str, Value] | None]]:
+        """The newest row of each key: its event time and features; ``(None, None)`` where there is none within the TTL."""
+        keys = serialized_keys(entity_keys, config.entity_key_serialization_version)
+        view = view_id(config, table)
+        with self.file(config).reading() as reading:
+            rows = reading.timed_rows(view, keys, since_us(table, self.clock()))
+            layouts = reading.layouts_of(view, [row for row, _ in rows])
+        packed = [row for row, _ in rows if row is not None]
+        features = _values(packed, layouts, requested_features, view_layout(table))
+        found = iter(features)
+        return [
+            (None, None) if row is None or event_us is None else (from_us(event_us), next(found))
+            for row, event_us in rows
+        ]
+
+    def update(
+        self,
+        config: RepoConfig,
+        tables_to_delete: Sequence[FeatureView],
+        tables_to_keep: Sequence[FeatureView],
+        entities_to_delete: Sequence[Entity],
+        entities_to_keep: Sequence[Entity],
+        partial: bool,
+    ) -> None:
+        """Make and drop tables.
+
+        A view whose schema changed keeps its rows: a new feature is not found and a dropped one not shown until rows are
+        written anew; a feature whose type changed is not found either.
+
+        Raises
+        ------
+        DefinitionsError
+            When the table of a codebook that the catalogue defines would be dropped; nothing was dropped then.
+        """
+        refuse_drop(config.repo_path, [table.name for table in tables_to_delete])
+        with self.file(config).writing() as writing:
+            for table in tables_to_keep:
+                writing.make(view_id(config, table), view_layout(table))
+            for table in tables_to_delete:
+                writing.drop(view_id(config, table))
+
+    def drop_undefined(self, config: RepoConfig, name: str, defined: Sequence[Any]) -> None:
+        """Drop the tables of a view that is defined no more: one, or one per version where Feast keeps several.
+
+        A table that a view in ``defined`` uses or used stays, though its name looks like a version's.
+        """
+        base = table_ids(config, name)
+        kept = [table_ids(config, view.name) for view in defined]
+        with self.file(config).writing() as writing:
+            for stored in writing.views():
+                if base.fullmatch(stored) and not any(other.fullmatch(stored) for other in kept):
+                    writing.drop(stored)
+
+    def plan(self, config: RepoConfig, desired_registry_proto: RegistryProto) -> list[InfraObject]:
+        """The tables that a registry needs."""
+        views = [FeatureView.from_proto(view) for view in desired_registry_proto.feature_views]
+        views += [StreamFeatureView.from_proto(view) for view in desired_registry_proto.stream_feature_views]
+        views += [LabelView.from_proto(view) for view in desired_registry_proto.label_views if view.spec.online]
+        file = self.file(config)
+        return [PackedTable(str(file.path), view_id(config, view), view_layout(view)) for view in views]
+
+    def teardown(self, config: RepoConfig, tables: Sequence[FeatureView], entities: Sequence[Entity]) -> None:
+        """Delete the file."""
+        self.file(config).delete()
+
+    async def close(self) -> None:
+        """Close the connections of all threads."""
+        for file in self._files.values():
+            file.close()
+
+
+def made_anew(config: RepoConfig) -> str:
+    """How the file of a repo is made anew."""
+    if config.repo_path and (Path(config.repo_path) / SETTINGS_FILE).is_file():
+        return f"run `sidkit materialize --repo {Path(config.repo_path).resolve()}`"
+    return ANEW
+
+
+@cache
+def freeze_imports() -> None:
+    """Spare the garbage collector, once per process, the 300,000 objects that importing Feast leaves for good.
+
+    Walking them again and again takes a good part of a materialization and makes the slowest reads.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+def view_id(config: RepoConfig, table: Any) -> str:
+    """A view's name in the file: with its project, and its version where Feast keeps several."""
+    name: str = compute_table_id(config.project, table, config.registry.enable_online_feature_view_versioning)
+    return name
+
+
+def table_ids(config: RepoConfig, name: str) -> re.Pattern[str]:
+    """What :func:`view_id` may say of the versions of a view."""
+    versions = r"(_v\d+)?" if config.registry.enable_online_feature_view_versioning else ""
+    return re.compile(re.escape(compute_table_id(config.project, SimpleNamespace(name=name))) + versions)
+
+
+def since_us(table: Any, at_us: int) -> int | None:
+    """The oldest event time that a view's TTL lets through at a moment, inclusive; None without a TTL."""
+    ttl: timedelta | None = getattr(table, "ttl", None)
+    return at_us - ttl // timedelta(microseconds=1) if ttl else None
+
+
+def _runs(
+    declared: Layout, values: Sequence[dict[str, Value]]
+) -> Iterator[tuple[tuple[str, ...], list[Sequence[Value]], int]]:
+    """Rows behind each other that have the same features, by column: (features, columns, rows).
+
+    Features come in the declared order, those that the view does not declare at the end.
+    """
+    if declared.names and set(map(len, values)) == {len(declared.names)}:
+        columns = None
+        with suppress(KeyError):
+            columns = _columns(declared.names, values)
+        if columns is not None:
+            yield declared.names, columns, len(values)
+            return
+
+    def names(row: dict[str, Value]) -> tuple[str, ...]:
+        return (*(name for name in declared.names if name in row), *sorted(row.keys() - declared.places.keys()))
+
+    for found, group in groupby(values, names):
+        run = list(group)
+        yield found, _columns(found, run), len(run)
+
+
+def _columns(names: Sequence[str], rows: Sequence[dict[str, Value]]) -> list[Sequence[Value]]:
+    # A tuple per row would be one more object for the garbage collector to walk.
+    return [[row[name] for row in rows] for name in names]
+
+
+def _packed(
+    writing: Writing, view: str, declared: Layout, names: Sequence[str], columns: Sequence[Sequence[Value]], count: int
+) -> list[bytes]:
+    kinds = dict(declared.columns)
+    cells = [cells_of_values(column, kinds.get(name, PROTO)) for name, column in zip(names, columns, strict=True)]
+    stored = Layout(tuple((name, found.kind) for name, found in zip(names, cells, strict=True)))
+    number = writing.make(view, stored)
+    return pack(stored, number, cells) if cells else [number.to_bytes(2, "little")] * count
+
+
+def _merge(
+    writing: Writing,
+    view: str,
+    declared: Layout,
+    keys: Sequence[bytes],
+    events_us: Sequence[int],
+    created_us: Sequence[int | None],
+    rows: Sequence[dict[str, Value]],
+) -> None:
+    """Write rows that lack features, one by one: what is there of the others stays."""
+    for key, event, created, row in zip(keys, events_us, created_us, rows, strict=True):
+        [there] = writing.rows(view, [key])
+        [old] = (
+            _values([there], writing.layouts_of(view, [there]), declared.names, declared) if there is not None else [{}]
+        )
+        merged = old | row
+        names, columns, _ = next(_runs(declared, [merged]))
+        writing.put(view, [key], [event], [created], _packed(writing, view, declared, names, columns, 1))
+
+
+def _values(
+    rows: Sequence[bytes], layouts: dict[int, Layout], wanted: Sequence[str] | None, declared: Layout
+) -> list[dict[str, Value]]:
+    """The features of packed rows, each by its own layout, without those that were declared with another type then."""
+    kinds = dict(declared.columns)
+    numbers = [layout_number(row) for row in rows]
+    told: list[dict[str, Value]] = [{} for _ in rows]
+    for number in set(numbers):
+        places = [place for place, other in enumerate(numbers) if other == number]
+        layout = layouts[number]
+        if not layout.columns:
+            continue
+        fitting = [name for name, kind in layout.columns if kind in (kinds.get(name, kind), PROTO)]
+        asked = fitting if wanted is None else [name for name in wanted if name in fitting]
+        found = unpack(layout, [rows[place] for place in places], asked)
+        columns = [values_of_cells(cells) for cells in found.values()]
+        for place, row in zip(places, zip(*columns, strict=True), strict=False):
+            told[place] = dict(zip(found, row, strict=True))
+    return told

@@ -1,0 +1,52 @@
+"""Takes rows that left the feature tables out of the packed online store, where no older row would replace them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from sidkit.tables.withdrawn import read_withdrawn
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+
+
+def outdate_withdrawn(store: FeatureStore, tables: Path, names: Sequence[str]) -> list[str]:
+    """Let older rows replace the withdrawn ones of these views; returns the views where there were any.
+
+    Other online stores than the packed one let any write replace a row, so nothing is done there.
+    """
+    from sidkit.stores.online.arrow import entity_keys
+    from sidkit.stores.online.store import PackedSqliteOnlineStore, view_id
+
+    online = store._get_provider().online_store
+    if not isinstance(online, PackedSqliteOnlineStore):
+        return []
+    outdated = []
+    for name in names:
+        rows = read_withdrawn(tables, name)
+        if not rows.keys:
+            continue
+        view = store.get_feature_view(name)
+        types = {column.name: column.dtype.to_value_type().name for column in view.entity_columns}
+        keys = entity_keys(dict.fromkeys(types, pa.array(rows.keys, pa.string())), types) if len(types) == 1 else None
+        if keys is None:
+            continue
+        with online.file(store.config).writing() as writing:
+            if view_id(store.config, view) in writing.views():
+                writing.outdate(view_id(store.config, view), keys, rows.events_us)
+                outdated.append(name)
+    return outdated
+
+
+def drop_withdrawn(store: FeatureStore, names: Sequence[str]) -> None:
+    """Drop the withdrawn rows of these views whose keys have no row any more."""
+    from sidkit.stores.online.store import view_id
+
+    online = store._get_provider().online_store
+    for name in names:
+        with online.file(store.config).writing() as writing:
+            writing.drop_outdated(view_id(store.config, store.get_feature_view(name)))

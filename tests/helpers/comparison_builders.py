@@ -1,0 +1,42 @@
+"""Small comparisons for tests: every arm trains for one epoch on few rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from helpers.builders import one_thread
+from sidkit.core.repo import Repo
+
+IMPRESSIONS = 10_000
+
+
+def compare(path: Path, arms: Sequence[str], data: str = "synthetic", **options: Any) -> tuple[Repo, dict[str, Any]]:
+    """Compare arms in this process; ``options`` are those of :class:`CompareOptions`."""
+    from ranking.experiments.comparison.arms import load_arms
+    from ranking.experiments.comparison.comparison import CompareOptions, Comparison
+    from ranking.pipeline.prepare import prepare_repo
+
+    repo = prepare_repo(data, path)
+    one_thread(repo)
+    told: Mapping[str, Any] = {"seeds": 1, "impressions": IMPRESSIONS, "spec": small_spec(), **options}
+    with repo.locked():
+        facts = Comparison(repo, CompareOptions(data, load_arms(arms), **told), lambda *_: None).run()
+    return repo, facts
+
+
+def small_spec(max_train_rows: int = 2000) -> Any:
+    """One epoch over few rows."""
+    from ranking.pipeline.presets import load_preset
+
+    spec = load_preset("rqkmeans").ranker
+    training = {"epochs": 1, "learning_rate": 0.003, "max_train_rows": max_train_rows, "max_evaluation_rows": 8000}
+    return spec.model_copy(update={"training": spec.training.model_copy(update=training)})
+
+
+def arm_file(folder: Path, name: str, text: str) -> str:
+    """An arm of one's own; returns what ``--arms`` takes."""
+    path = folder / f"{name}.toml"
+    path.write_text(f'title = "{name} of a test"\n{text}')
+    return str(path)

@@ -1,0 +1,397 @@
+"""Comparisons: every arm trains, killed ones go on, origins see nothing of their future, rows merge by data set."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from helpers.builders import copy_of, dies, reseal
+from helpers.commands import ask_well
+from helpers.comparison_builders import IMPRESSIONS, arm_file, compare, small_spec
+from ranking.data.storage import load_training_set
+from ranking.evaluation.metrics import auc
+from ranking.experiments.comparison import trials
+from ranking.experiments.comparison.arms import load_arms
+from ranking.experiments.comparison.comparison import CompareOptions, Comparison
+from ranking.experiments.comparison.evaluation import judge_outsider
+from ranking.experiments.comparison.tables import markdown, markdown_of_boosting, markdown_of_ideas, merge_rows
+from ranking.experiments.comparison.trials import Plan, Unit
+from ranking.training.arms import FIRST_EPOCH, read_predictions
+from sidkit.cli.compare_report import print_comparison
+from sidkit.core.errors import EvaluationError
+from sidkit.core.repo import Repo
+from sidkit.core.stages import read_facts
+from sidkit.datasets.synthetic import Sizes, write_world
+
+FEW = ["A0", "A3", "gbdt"]
+Compared = tuple[Repo, dict[str, Any]]
+SHAPE = [
+    "data", "arm", "seeds", "slice", "metric", "mean", "low", "high", "baseline", "delta", "delta_low", "delta_high",
+    "positives", "verdict",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def every(tmp_path_factory: pytest.TempPathFactory) -> Compared:
+    """All arms, one seed. Tests only read it."""
+    return compare(tmp_path_factory.mktemp("every") / "repo", ["all"])
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Compared:
+    """Three arms, two seeds, two origins. Tests only read it, or a copy."""
+    return compare(tmp_path_factory.mktemp("few") / "repo", FEW, seeds=2, origins=2)
+
+
+def predictions(repo: Repo) -> dict[str, np.ndarray]:
+    folder = repo.runs / "comparison" / "units"
+    return {path.stem: read_predictions(path) for path in sorted(folder.glob("*.parquet"))}
+
+
+def test_every_arm_trains_and_is_in_the_table(every: Compared) -> None:
+    repo, facts = every
+    arms = list(load_arms(["all"]))
+    assert list(facts["arms"]) == arms
+    assert set(predictions(repo)) == {f"{arm}-s0-o0" for arm in arms}
+    rows = facts["slices"]["all"]["rows"]
+    for name, scores in predictions(repo).items():
+        assert ((scores > 0) & (scores < 1)).all()
+        assert len(scores) == rows, name
+    for arm, told in facts["arms"].items():
+        assert told["seconds"] and told["auc_by_seed"]["all"]
+        assert (told["parameters"] is None) == (arm == "gbdt")
+        if arm != "gbdt":
+            assert 0 < told["table_parameters"] < told["parameters"]
+    assert facts["arms"]["A3"]["parameters"] == facts["arms"]["A4"]["parameters"] == facts["arms"]["A5"]["parameters"]
+
+
+def test_every_arm_is_brought_to_the_parameters_of_a3(every: Compared) -> None:
+    arms = {arm: told["parameters"] for arm, told in every[1]["arms"].items() if told["parameters"]}
+    assert {arm: count / arms["A3"] for arm, count in arms.items()} == pytest.approx(dict.fromkeys(arms, 1), abs=0.06)
+    widths = {arm: every[1]["arms"][arm]["dim"] for arm in arms}
+    assert widths["A3"] == widths["A4"] == small_spec().model.dim < widths["A0"]
+
+
+def test_arms_may_keep_their_own_sizes(tmp_path: Path) -> None:
+    facts = compare(tmp_path / "repo", ["A0", "A3"], equal_budgets=False)[1]
+    assert facts["arms"]["A0"]["dim"] == facts["arms"]["A3"]["dim"]
+    assert facts["arms"]["A0"]["parameters"] < 0.95 * facts["arms"]["A3"]["parameters"]
+
+
+def test_the_rows_have_the_stated_shape_and_the_stated_baselines(every: Compared) -> None:
+    rows = every[1]["rows"]
+    assert json.loads(json.dumps(rows, allow_nan=False)) == rows
+    for row in rows:
+        assert list(row) == SHAPE
+        assert row["verdict"] in {None, "better", "worse", "no evidence"}
+        assert (row["baseline"] is None) == (row["delta"] is None) == (row["verdict"] is None)
+        if row["low"] is not None:
+            assert row["low"] <= row["high"]
+        if row["positives"] < 500 and row["baseline"]:
+            assert row["verdict"] == "no evidence"
+    pairs = {(row["arm"], row["baseline"]) for row in rows if row["metric"] == "auc" and row["slice"] == "all"}
+    own = {(arm, spec.baseline) for arm, spec in load_arms(["all"]).items() if spec.baseline}
+    assert ("A9", "A3_saviorrec_content") in own and ("A12", "A3_smile") in own
+    arms = [arm for arm in every[1]["arms"] if arm not in {"A0", "A3"}]
+    assert pairs == {
+        *((arm, base) for arm in arms for base in ("A0", "A3")), ("A0", "A3"), ("A3", "A0"), ("A3", "A4"), ("oracle", None),
+        *own, *((arm, "gbdt") for arm in every[1]["arms"] if arm != "gbdt"),
+    }  # fmt: skip
+    keys = [(row["arm"], row["slice"], row["metric"], row["baseline"]) for row in rows]
+    assert len(set(keys)) == len(keys)
+
+
+def test_the_means_are_those_of_the_predictions(every: Compared) -> None:
+    repo, facts = every
+    frames = repo.runs / "comparison" / "frames"
+    data = load_training_set(next(frames.glob("rqkmeans*-o0")))
+    label = data.rows.label[-facts["slices"]["all"]["rows"] :]
+    means = {row["arm"]: row["mean"] for row in facts["rows"] if row["slice"] == "all" and row["metric"] == "auc"}
+    for arm in facts["arms"]:
+        scores = predictions(repo)[f"{arm}-s0-o0"]
+        assert means[arm] == pytest.approx(auc(label, scores), abs=1e-6)
+        assert means[arm] < means["oracle"]
+        if arm != "gbdt":
+            first = read_predictions(repo.runs / "comparison" / "units" / f"{arm}-s0-o0.parquet", FIRST_EPOCH)
+            # With one epoch the first is the best.
+            np.testing.assert_array_equal(first, scores)
+            assert facts["arms"][arm]["first_epoch_auc"]["all"] == pytest.approx(means[arm], abs=1e-6)
+
+
+def test_codebooks_and_frames_are_made_once(every: Compared) -> None:
+    names = [stage["name"] for stage in every[1]["stages"]]
+    for kind in ("codebook", "publish", "frame"):
+        made = [name.split(":")[1] for name in names if name.startswith(f"{kind}:")]
+        assert sorted(name.split("_")[0] for name in made) == ["rqkmeans", "saviorrec", "smile"]
+
+
+def test_origins_have_their_own_codebooks_units_and_lines(few: Compared) -> None:
+    repo, facts = few
+    books = {unit["frame"]: unit["origin"] for unit in facts["units"]}
+    assert sorted(books.values()) == [0, 1]
+    # Earlier origins take one seed.
+    assert {name for name in predictions(repo) if name.endswith("o1")} == {f"{arm}-s0-o1" for arm in FEW}
+    slices = {row["slice"] for row in facts["rows"] if "@" in row["slice"]}
+    assert {"all @ origin 0", "all @ origin 1", "all @ 2 origins"} <= slices
+    told = {
+        row["slice"]: row
+        for row in facts["rows"]
+        if row["arm"] == "gbdt" and row["baseline"] == "A3" and row["metric"] == "auc"
+    }
+    each = [told[f"all @ origin {number}"] for number in (0, 1)]
+    assert told["all @ 2 origins"]["delta"] == pytest.approx((each[0]["delta"] + each[1]["delta"]) / 2, abs=2e-6)
+    assert told["all @ 2 origins"]["positives"] == each[0]["positives"] + each[1]["positives"]
+    for origin in facts["origins"]:
+        assert origin["rows"]["train"]["used"] < origin["rows"]["train"]["available"], "the caps of small_spec"
+        assert origin["rows"]["test"]["used"] == origin["rows"]["test"]["available"] > 0
+
+
+def test_another_librarys_scores_are_judged_on_the_same_rows_and_draws(few: Compared) -> None:
+    repo, facts = few
+    options = CompareOptions("synthetic", load_arms(FEW), small_spec(), seeds=2, origins=2, impressions=IMPRESSIONS)
+    plan = Comparison(repo, options, lambda *_: None).plan()[0]
+    scores = [predictions(repo)[f"A0-s{seed}-o0"] for seed in range(2)]
+    told = judge_outsider("synthetic_strong", plan, "outsider", scores)
+    assert {row["arm"] for row in told} == {"outsider"} and {row["baseline"] for row in told} >= {"A0", "A3"}
+    ours = {
+        (row["slice"], row["metric"], row["baseline"]): row
+        for row in facts["rows"] if row["arm"] == "A0" and "@" not in row["slice"]
+    }  # fmt: skip
+    for row in told:
+        if row["baseline"] == "A0":
+            assert (row["delta"], row["delta_low"], row["delta_high"]) == (0, 0, 0)
+        else:
+            assert row == {**ours[row["slice"], row["metric"], row["baseline"]], "arm": "outsider"}
+    with pytest.raises(EvaluationError, match="outsider came with 5, 5 scores per seed; the comparison has"):
+        judge_outsider("synthetic_strong", plan, "outsider", [np.zeros(5)] * 2)
+    broken = [scores[0], np.where(np.arange(len(scores[1])) < 3, np.nan, scores[1])]
+    with pytest.raises(EvaluationError, match=r"outsider came with 0, 3 scores per seed that are NaN or infinite"):
+        judge_outsider("synthetic_strong", plan, "outsider", broken)
+    with pytest.raises(EvaluationError, match=r"A0-s0-o0.*is trained; run the comparison"):
+        judge_outsider(
+            "synthetic_strong", dataclasses.replace(plan, folder=repo.path / "elsewhere"), "outsider", scores
+        )
+
+
+def test_a_second_run_keeps_everything(few: Compared) -> None:
+    repo, facts = few
+    files = [path for path in (repo.runs / "comparison").rglob("*") if path.is_file() and not path.name.startswith(".")]
+    before = {path: path.stat().st_mtime_ns for path in files}
+    again = compare(repo.path, FEW, seeds=2, origins=2)[1]
+    assert {path: path.stat().st_mtime_ns for path in files} == before
+    assert again["rows"] == facts["rows"]
+    assert again["units"] == facts["units"]
+
+
+def dying(path: Path, after: int) -> None:
+    """Compare until so many units are done, and die in the next, when it is trained and nothing is recorded."""
+    original, count = trials.write_predictions, [0]
+
+    def write(*arguments: Any) -> None:
+        if count[0] == after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        count[0] += 1
+        original(*arguments)
+
+    trials.write_predictions = write
+    compare(path, FEW, seeds=2, origins=2)
+
+
+def test_killed_between_units_and_gone_on_with_by_two_processes_it_ends_as_an_undisturbed_run(
+    few: Compared, tmp_path: Path
+) -> None:
+    repo = copy_of(few[0], tmp_path / "repo")
+    folder = repo.runs / "comparison"
+    for path in [*(folder / "units").glob("A*"), folder / "verdict.json"]:
+        path.unlink()
+
+    def done() -> dict[str, int]:
+        return {path.name: path.stat().st_mtime_ns for path in (folder / "units").glob("*.parquet")}
+
+    before = done()
+    for after in (0, 2):
+        dies(dying, repo.path, after)
+        assert len(done()) == len(before) + after
+        assert before.items() <= done().items(), "a finished unit was done again"
+        before = done()
+    facts = compare(repo.path, FEW, seeds=2, origins=2, jobs=2)[1]
+    assert before.items() <= done().items()
+    assert facts["rows"] == few[1]["rows"]
+    for name, scores in predictions(few[0]).items():
+        np.testing.assert_array_equal(predictions(repo)[name], scores)
+
+
+def test_a_worker_that_stops_is_told_and_what_is_finished_is_kept(few: Compared, tmp_path: Path) -> None:
+    repo = copy_of(few[0], tmp_path / "repo")
+    folder = repo.runs / "comparison"
+    (folder / "units" / "A0-s0-o0.parquet").unlink()
+    arrays = next((folder / "frames").glob("*-o0")) / "arrays.safetensors"
+    arrays.write_bytes(b"broken")
+    reseal(arrays)  # else the damage is found, and the frame made again
+    with pytest.raises(EvaluationError, match=r"1 units were not finished \(A0-s0-o0\).*run the same command again"):
+        compare(repo.path, FEW, seeds=2, origins=2, jobs=2)
+
+
+def test_another_seed_or_arm_does_only_what_is_new(few: Compared, tmp_path: Path) -> None:
+    repo = copy_of(few[0], tmp_path / "repo")
+    before = {path.name: path.stat().st_mtime_ns for path in (repo.runs / "comparison" / "units").glob("*.parquet")}
+    facts = compare(repo.path, ["A0", "A1", "A3", "gbdt"], seeds=3, origins=2)[1]
+    after = {path.name: path.stat().st_mtime_ns for path in (repo.runs / "comparison" / "units").glob("*.parquet")}
+    assert before.items() <= after.items()
+    assert len(after) == 12 + 3
+    assert {row["seeds"] for row in facts["rows"] if row["arm"] != "oracle" and "@" not in row["slice"]} == {3}
+
+
+def source_with_another_future(folder: Path, origin: Path, from_us: int) -> str:
+    """The same log with the same moments, but what is clicked, and which item, is another story from a moment on."""
+    folder.mkdir()
+    log = pq.read_table(origin / "interactions.parquet")
+    at_us = log.column("timestamp").cast(pa.int64()).to_numpy()
+    later = np.flatnonzero(at_us >= from_us)
+    rng = np.random.default_rng(0)
+    label = log.column("label").to_numpy().copy()
+    label[later] = rng.integers(0, 2, len(later))
+    items = np.array(log.column("item_id").to_pylist(), dtype=object)
+    items[later] = items[later][rng.permutation(len(later))]
+    columns = {name: log.column(name) for name in log.column_names if name != "converted"}
+    changed = pa.table({**columns, "label": pa.array(label), "item_id": pa.array(items)})
+    pq.write_table(changed, folder / "interactions.parquet")
+    for name in ("items", "item_embeddings"):
+        pq.write_table(pq.read_table(origin / f"{name}.parquet"), folder / f"{name}.parquet")
+    return str(folder)
+
+
+def test_an_earlier_origin_never_sees_what_comes_after_its_end(tmp_path: Path) -> None:
+    # Codes that are learned from clicks, a ranker that learns neighbours of codes, and trees.
+    write_world(tmp_path / "world", "strong", Sizes(IMPRESSIONS), seed=1)
+    smile = 'codebook = "smile"\nrolling = true\n'
+    arms = [
+        arm_file(tmp_path, "gated", f'{smile}representations = ["rq_opq_gate"]\n'),
+        arm_file(tmp_path, "trees", f'{smile}kind = "gbdt"\n'),
+    ]
+    calm = source_with_another_future(tmp_path / "calm", tmp_path / "world", 2**62)
+    repo, facts = compare(tmp_path / "first", arms, calm, origins=2)
+    frame = next(path for path in (repo.runs / "comparison" / "frames").iterdir() if path.name.endswith("-o0"))
+    ends = read_facts(repo.runs / "comparison" / "stages.json", f"frame:{frame.name}")["ends"]
+    first_test_row = int(load_training_set(frame).rows.at_us[ends[1]])
+    # The earlier origin ends where the latest one's test rows begin.
+    stormy = source_with_another_future(tmp_path / "stormy", Path(calm), first_test_row)
+    other, _ = compare(tmp_path / "second", arms, stormy, origins=2)
+    changed = 0
+    for name, scores in predictions(repo).items():
+        again = predictions(other)[name]
+        if name.endswith("-o1"):
+            np.testing.assert_array_equal(again, scores, err_msg=name)
+        else:
+            changed += int(not np.array_equal(again, scores))
+    assert changed == len(arms)
+    assert len(facts["origins"]) == 2
+
+
+def line(data: str, arm: str, **changes: Any) -> dict[str, Any]:
+    told = dict.fromkeys(SHAPE) | {
+        "data": data,
+        "arm": arm,
+        "slice": "all",
+        "metric": "auc",
+        "mean": 0.7,
+        "positives": 900,
+    }
+    return told | changes
+
+
+def test_rows_of_a_data_set_that_is_run_again_are_replaced_and_others_stay(tmp_path: Path) -> None:
+    path = tmp_path / "results" / "arms.json"
+    merge_rows(path, [line("first", "A0"), line("first", "A3")])
+    merge_rows(path, [line("second", "A0")])
+    merge_rows(path, [line("first", "A0", mean=0.8)])
+    told = json.loads(path.read_text())
+    assert [(row["data"], row["arm"], row["mean"]) for row in told] == [("second", "A0", 0.7), ("first", "A0", 0.8)]
+    assert [list(row) for row in told] == [SHAPE] * 2
+
+
+def test_markdown_marks_what_is_better_and_names_what_it_is_better_than() -> None:
+    rows = [
+        line("world", "A3", baseline="A0", delta=0.1, delta_low=0.05, delta_high=0.2, verdict="better"),
+        line("world", "A9", baseline="A3", delta=0.02, delta_low=0.01, delta_high=0.03, verdict="better"),
+        line("world", "A9", baseline="A0", delta=0.5, delta_low=0.4, delta_high=0.6, verdict="better"),
+        line("world", "A12", baseline="A3", delta=0.02, delta_low=-0.01, delta_high=0.03, verdict="no evidence"),
+    ]
+    assert markdown(rows).splitlines() == [
+        "**world**", "", "| arm | all (900) |", "| --- | --- |", "| A3 | .7000 |",
+        "| A9 | .7000 **+0.0200 [+0.0100, +0.0300]** |", "| A12 | .7000 +0.0200 [-0.0100, +0.0300] |",
+    ]  # fmt: skip
+
+
+def test_what_an_idea_gives_is_told_apart_from_what_its_inputs_give() -> None:
+    rows = [
+        line("world", "A9", baseline="A3", delta=0.02, delta_low=0.01, delta_high=0.03, verdict="better"),
+        line("world", "A9", baseline="A3_content", delta=-0.02, delta_low=-0.03, delta_high=-0.01, verdict="worse"),
+        line("other", "A9", baseline="A3_content", delta=0.01, delta_low=-0.03, delta_high=0.02, verdict="no evidence"),
+    ]
+    assert markdown_of_ideas(rows, ("all", "cold")).splitlines() == [
+        "| data | arm | without its idea | all | cold |", "| --- | --- | --- | --- | --- |",
+        "| world | A9 | A3_content | **-0.0200 [-0.0300, -0.0100]** | - |",
+        "| other | A9 | A3_content | +0.0100 [-0.0300, +0.0200] | - |",
+    ]  # fmt: skip
+    assert markdown_of_ideas(rows[:1]) == ""
+
+
+def test_differences_to_boosting_stand_in_a_table_of_their_own() -> None:
+    rows = [
+        line("world", "A9", baseline="A3", delta=0.02, delta_low=0.01, delta_high=0.03, verdict="better"),
+        line("world", "A9", baseline="gbdt", delta=-0.02, delta_low=-0.03, delta_high=-0.01, verdict="worse"),
+    ]
+    assert markdown_of_boosting(rows, ("all",)).splitlines() == [
+        "| data | arm | against | all |", "| --- | --- | --- | --- |", "| world | A9 | gbdt | **-0.0200 [-0.0300, -0.0100]** |",
+    ]  # fmt: skip
+    assert markdown_of_ideas(rows) == ""
+
+
+def test_people_are_told_budgets_differences_and_times(few: Compared) -> None:
+    console = Console(record=True, width=220, file=io.StringIO())
+    print_comparison(console, few[1])
+    told = console.export_text()
+    assert "id + codes as plain features" in told
+    assert f"{few[1]['arms']['A0']['parameters']:,}" in told
+    assert "of A3" in told and "s of CPU" in told
+    (row,) = [
+        row for row in few[1]["rows"]
+        if (row["arm"], row["slice"], row["metric"], row["baseline"]) == ("gbdt", "all", "auc", "A3")
+    ]  # fmt: skip
+    assert f"{row['mean']:.4f}" in told and f"{row['delta']:+.4f}" in told
+
+
+def test_the_command_writes_rows_and_a_page_and_json_is_all_on_stdout(few: Compared, tmp_path: Path) -> None:
+    repo = copy_of(few[0], tmp_path / "repo")
+    done = ask_well(
+        "ranker", "compare", "--data", "synthetic", "--repo", repo.path, "--arms", "A0", "--seeds", 1, "--impressions",
+        IMPRESSIONS, "--max-train-rows", 2000, "--results", tmp_path / "arms.json", "--html", tmp_path / "page.html", "--json",
+    )  # fmt: skip
+    facts = json.loads(done.out)
+    assert {row["data"] for row in facts["rows"]} == {"synthetic_strong"}
+    assert json.loads((tmp_path / "arms.json").read_text()) == facts["rows"]
+    # Other rows, so the unit of the fixture does not stand for it.
+    assert "done A0-s0-o0" in done.err
+    assert (tmp_path / "page.html").stat().st_size > 20_000
+
+
+def test_a_unit_is_claimed_by_one_process_and_freed_by_its_death(tmp_path: Path) -> None:
+    plan = Plan(tmp_path, tmp_path, None, {}, {}, ())  # type: ignore[arg-type]
+    unit = Unit("A0", 0, 0, "frame", "mark")
+    with trials._claimed(plan, unit, wait=False) as mine, trials._claimed(plan, unit, wait=False) as again:
+        assert mine
+        assert not again
+    with trials._claimed(plan, unit, wait=False) as mine:
+        assert mine

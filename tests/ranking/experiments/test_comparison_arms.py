@@ -1,0 +1,139 @@
+"""Arms are small files that name their codebook; origins are the same split, moved back."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from helpers.builders import DAY, FAST_PRESET, START
+from ranking.data.split import TimeSplit
+from ranking.experiments.comparison.arms import arm_names, load_arms
+from ranking.experiments.comparison.comparison import data_name
+from ranking.experiments.comparison.time_origins import origins
+from ranking.pipeline.presets import load_preset
+from sidkit.core.config import SplitSettings
+from sidkit.core.errors import ConfigError, EvaluationError
+
+law = settings(max_examples=60, deadline=None, database=None)
+PAPERS = [*(f"A{number}" for number in range(14)), "gbdt"]
+
+
+def test_the_arms_of_the_protocol_are_shipped_and_all_is_those() -> None:
+    arms = load_arms(["all"])
+    # Beside the papers' arms, what their inputs give without their ideas.
+    without = {"A3_smile", "A3_smile_content", "A3_saviorrec_content"}
+    assert set(arms) == {*PAPERS, *without, "A12_content"}
+    assert [arm for arm in arms if arm in PAPERS] == PAPERS
+    assert {arm.baseline for arm in arms.values()} == {*without, None}
+    assert {name for name, arm in load_arms(["all"]).items() if arm.rolling} == {"A0", "A3", "A4", "A9", "A12", "gbdt"}
+
+
+@pytest.mark.parametrize("name", arm_names())
+def test_every_shipped_arm_loads_and_its_codebook_can_be_made(name: str) -> None:
+    (arm,) = load_arms([name]).values()
+    assert arm.title
+    assert arm.codebook_spec().levels >= 3
+    arm.model_spec(load_preset("rqkmeans").ranker.model)
+
+
+def test_arms_share_the_codes_that_they_are_to_be_compared_on() -> None:
+    arms = load_arms(["all"])
+    books = {name: arm.codebook for name, arm in arms.items()}
+    assert {books[name] for name in ("A0", "A1", "A2", "A3", "A4", "A5", "A6", "A7", "gbdt")} == {"rqkmeans"}
+    assert {books[name] for name in ("A8", "A9")} == {"saviorrec"}
+    assert {books[name] for name in ("A10", "A11", "A12", "A13")} == {"smile"}
+    # The control has everything of what it controls but the meaning of the codes.
+    assert arms["A4"].trained_by() | {"shuffle_codes": False} == arms["A3"].trained_by()
+    assert arms["A5"].trained_by() | {"random_codes": False} == arms["A3"].trained_by()
+
+
+def test_an_arm_may_change_its_codebook_and_nothing_else_of_the_preset() -> None:
+    base, (changed,) = load_preset("rqkmeans").codebook, load_arms(["T_rq5"]).values()
+    assert changed.codebook_spec() == base.model_copy(update={"levels": 5})
+
+
+def own(folder: Path, text: str, name: str = "mine") -> str:
+    path = folder / f"{name}.toml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_a_user_brings_arms_by_path(tmp_path: Path) -> None:
+    text = f'title = "mine"\nrepresentations = ["content"]\ncodebook = "{FAST_PRESET}"\n'
+    arms = load_arms(["A0", own(tmp_path, text)])
+    assert list(arms) == ["A0", "mine"]
+    assert arms["mine"].codebook_spec() == load_preset(str(FAST_PRESET)).codebook
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('representations = ["id"]\n', "title"),
+        ('title = "t"\nrepresentations = ["idd"]\n', "idd"),
+        ('title = "t"\nrepresentation = ["id"]\n', "representation"),
+        ('title = "t"\nkind = "gbdt"\nshuffle_codes = true\n', "gbdt"),
+    ],
+)
+def test_an_arm_that_could_never_train_is_refused_when_it_is_read(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load_arms([own(tmp_path, text)])
+
+
+def test_unknown_names_twice_the_same_name_and_no_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no arm 'A99'; there are A0.*gbdt"):
+        load_arms(["A99"])
+    with pytest.raises(ConfigError, match="two arms are called 'A0'"):
+        load_arms(["A0", own(tmp_path, 'title = "t"\nrepresentations = ["id"]\n', "A0")])
+    with pytest.raises(ConfigError, match="no arm is named"):
+        load_arms([])
+    text = 'title = "t"\nrepresentations = ["id"]\n[codebook_changes]\nlevel = 5\n'
+    with pytest.raises(ConfigError, match=r"codebook_changes names level; .*levels"):
+        load_arms([own(tmp_path, text)])["mine"].codebook_spec()
+
+
+@law
+@given(st.lists(st.integers(0, 400), min_size=30, max_size=300), st.integers(1, 5))
+def test_origins_go_back_one_test_window_at_a_time_and_never_overlap(moments: list[int], count: int) -> None:
+    at_us = np.sort(np.array(moments, dtype=np.int64)) + START
+    settings_ = SplitSettings(train=0.6, validation=0.2)
+    try:
+        found = origins(at_us, settings_, count)
+    except EvaluationError:
+        return
+    assert found[0].split == TimeSplit.of(at_us, settings_)
+    assert found[0].end_us is None
+    for later, earlier in itertools.pairwise(found):
+        assert earlier.end_us is not None
+        # The earlier origin's test rows are the later one's validation or training rows.
+        assert earlier.end_us <= later.split.validation_end_us
+        assert earlier.split.train_end_us < earlier.split.validation_end_us < earlier.end_us
+    for origin in found:
+        rows = at_us[origin.rows(at_us)]
+        parts = origin.split.parts(rows)
+        assert all(len(part) for part in parts.values())
+        assert origin.end_us is None or rows.max() < origin.end_us
+
+
+def test_without_ties_three_origins_have_windows_of_one_size() -> None:
+    at_us = START + np.arange(1000, dtype=np.int64) * DAY
+    sizes = []
+    for origin in origins(at_us, SplitSettings(train=0.8, validation=0.1), 3):
+        rows = at_us[origin.rows(at_us)]
+        sizes.append([len(part) for part in origin.split.parts(rows).values()])
+    assert sizes == [[800, 100, 100], [700, 100, 100], [600, 100, 100]]
+
+
+def test_more_origins_than_there_are_rows_for_are_refused() -> None:
+    at_us = START + np.arange(1000, dtype=np.int64)
+    with pytest.raises(EvaluationError, match=r"no room for origin 8: .*fewer origins"):
+        origins(at_us, SplitSettings(train=0.8, validation=0.1), 9)
+
+
+def test_data_sets_have_short_names() -> None:
+    names = [data_name(each) for each in ("synthetic", "synthetic:none", "/data/ml_latest_small/", "sqlite:///a/b.db")]
+    assert names == ["synthetic_strong", "synthetic_none", "ml_latest_small", "b.db"]

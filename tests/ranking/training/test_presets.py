@@ -1,0 +1,130 @@
+"""Presets: what is shipped loads, and what is unknown is refused."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from helpers.builders import FAST_PRESET
+from ranking.models.representations import REPRESENTATIONS
+from ranking.models.spec import ModelSpec
+from ranking.pipeline.presets import load_preset
+from ranking.training.spec import TrainingSpec
+from semantic_ids.encoders import ENCODERS
+from semantic_ids.quantizers import QUANTIZERS
+from sidkit.core.errors import ConfigError
+from sidkit.presets import preset_names
+
+GOOD = '[ranker]\nserve = ["id"]\n\n[arms.id]\nrepresentations = ["id"]\n'
+
+
+def written(folder: Path, text: str) -> str:
+    path = folder / "mine.toml"
+    path.write_text(text)
+    return str(path)
+
+
+@pytest.mark.parametrize("name", [*preset_names(), str(FAST_PRESET)])
+def test_every_shipped_preset_loads_and_names_only_parts_that_exist(name: str) -> None:
+    preset = load_preset(name)
+    assert preset.codebook.encoder in ENCODERS
+    assert preset.codebook.quantizer in QUANTIZERS
+    assert set(preset.ranker.serve) <= set(preset.arms)
+    for arm, spec in preset.arms.items():
+        assert set(spec.representations) <= set(REPRESENTATIONS), arm
+        assert bool(spec.representations) == (spec.kind == "neural"), arm
+    for arm in preset.ranker.serve:
+        assert preset.arms[arm].kind == "neural"
+        assert not preset.arms[arm].shuffle_codes
+
+
+def test_there_are_presets() -> None:
+    assert "rqkmeans" in preset_names()
+
+
+def test_a_preset_says_all_that_its_defaults_would(tmp_path: Path) -> None:
+    preset = load_preset(written(tmp_path, GOOD))
+    assert preset.ranker.model == ModelSpec()
+    assert preset.ranker.training == TrainingSpec()
+    assert preset.arms["id"].kind == "neural"
+
+
+def test_a_preset_is_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        load_preset("rqkmeans").ranker.model.dim = 3  # type: ignore[misc]
+
+
+def test_an_unknown_preset_lists_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match=r"no preset 'savior'; there are .*rqkmeans.*\.toml"):
+        load_preset("savior")
+
+
+def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.toml"):
+        load_preset(str(tmp_path / "nowhere.toml"))
+
+
+@pytest.mark.parametrize(
+    ("addition", "where"),
+    [
+        ("[extra]\nx = 1\n", "extra"),
+        ("[codebook]\nlevel = 3\n", "codebook.level"),
+        ("[ranker.model]\ndims = 3\n", "ranker.model.dims"),
+        ("[ranker.training]\nlearningrate = 0.1\n", "ranker.training.learningrate"),
+        ('[arms.other]\nrepresentation = ["id"]\n', "arms.other.representation"),
+    ],
+)
+def test_an_unknown_key_is_refused_by_its_place(tmp_path: Path, addition: str, where: str) -> None:
+    with pytest.raises(ConfigError, match=rf"mine\.toml.*{re.escape(where)}.*not permitted"):
+        load_preset(written(tmp_path, GOOD + addition))
+
+
+@pytest.mark.parametrize(
+    ("section", "line"),
+    [
+        ("ranker.model", "dim = 0"), ("ranker.model", "heads = 0"), ("ranker.model", "dropout = 1.0"),
+        ("ranker.model", "id_dropout = -0.1"), ("ranker.model", "table_rows = 0"), ("ranker.training", "epochs = 0"),
+        ("ranker.training", "patience = 0"), ("ranker.training", "batch_rows = 0"),
+        ("ranker.training", "learning_rate = 0.0"), ("ranker.training", "max_train_rows = 0"),
+        ("arms.other", 'kind = "forest"'), ("codebook", 'levels = "three"'),
+    ],
+)  # fmt: skip
+def test_a_value_that_cannot_be_is_refused_by_its_place(tmp_path: Path, section: str, line: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"{section}.{line.split(' ', maxsplit=1)[0]}")):
+        load_preset(written(tmp_path, f"{GOOD}[{section}]\n{line}\n"))
+
+
+def test_a_preset_without_arms_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="arms"):
+        load_preset(written(tmp_path, "[ranker]\nserve = []\n"))
+
+
+def test_text_that_is_no_toml_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        load_preset(written(tmp_path, "arms: [id]"))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (GOOD.replace('representations = ["id"]', 'representations = ["idd"]'), "idd"),
+        (GOOD.replace('representations = ["id"]', "representations = []"), r"arms\.id"),
+        (GOOD.replace('serve = ["id"]', 'serve = ["content"]'), "content"),
+        (GOOD.replace('serve = ["id"]', 'serve = ["trees"]') + '[arms.trees]\nkind = "gbdt"\n', "trees"),
+    ],
+    ids=["unknown representation", "no representation", "serves an unknown arm", "serves what cannot serve"],
+)
+def test_a_preset_that_could_never_work_is_refused_when_it_is_read(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load_preset(written(tmp_path, text))
+
+
+def test_reading_a_preset_needs_no_torch() -> None:
+    code = "import sys, ranking.pipeline.presets as presets; presets.load_preset('rqkmeans'); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

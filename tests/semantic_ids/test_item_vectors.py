@@ -1,0 +1,131 @@
+"""Content vectors read from Arrow: who has one, how wide it is, whatever the memory layout."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from semantic_ids.item_vectors import ItemVectors, matrix_of
+from sidkit.core.errors import FitError
+
+LIST = pa.list_(pa.float32())
+
+
+def column(*chunks: list[object], kind: pa.DataType = LIST) -> pa.ChunkedArray:
+    return pa.chunked_array([pa.array(chunk, kind) for chunk in chunks], kind)
+
+
+@st.composite
+def columns(draw: st.DrawFn) -> tuple[list[list[float] | None], pa.ChunkedArray]:
+    """Rows of one width, some null, and the same rows as a column: cut into chunks, each a slice of a longer array."""
+    width = draw(st.integers(1, 4))
+    vector = st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=width, max_size=width)
+    chunks = draw(st.lists(st.lists(st.none() | vector, max_size=5), max_size=4))
+    kind = draw(st.sampled_from([LIST, pa.large_list(pa.float64()), pa.list_(pa.float32(), width)]))
+    around = [[9.0] * width, None]
+    before, after = draw(st.integers(0, 2)), draw(st.integers(0, 2))
+    sliced = [pa.array(around[:before] + chunk + around[:after], kind).slice(before, len(chunk)) for chunk in chunks]
+    return [row for chunk in chunks for row in chunk], pa.chunked_array(sliced, kind)
+
+
+@settings(deadline=None, max_examples=200)
+@given(columns())
+def test_a_matrix_holds_the_columns_rows_whatever_the_chunks_and_slices(
+    drawn: tuple[list[list[float] | None], pa.ChunkedArray],
+) -> None:
+    rows, arrow = drawn
+    matrix, present = matrix_of(arrow, "text")
+    assert present.tolist() == [row is not None for row in rows]
+    assert matrix.dtype == np.float32
+    assert len(matrix) == len(rows)
+    for row, got in zip(rows, matrix, strict=True):
+        assert got.tolist() == (row if row is not None else [0.0] * matrix.shape[1])
+
+
+def test_a_null_list_is_a_row_of_zeros_that_is_not_present() -> None:
+    matrix, present = matrix_of(column([[1, 2], None], [[0, 0]]), "text")
+    assert matrix.tolist() == [[1, 2], [0, 0], [0, 0]]
+    assert present.tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    "empty",
+    [
+        column(),
+        column([]),
+        column([], []),
+        column([[1, 2]]).slice(1),
+    ],
+)
+def test_an_empty_column_has_no_rows(empty: pa.ChunkedArray) -> None:
+    matrix, present = matrix_of(empty, "text")
+    assert len(matrix) == len(present) == 0
+
+
+def test_a_column_of_nulls_has_no_width_and_nobody_present() -> None:
+    matrix, present = matrix_of(column([None, None], [None]), "text")
+    assert matrix.shape == (3, 0)
+    assert not present.any()
+
+
+def test_a_column_of_nulls_without_a_type_is_a_column_of_nulls() -> None:
+    matrix, present = matrix_of(pa.table({"text": [None, None]}).column("text"), "text")
+    assert matrix.shape == (2, 0)
+    assert not present.any()
+
+
+def test_rows_of_different_widths_are_refused_by_name_with_both_widths() -> None:
+    with pytest.raises(FitError, match=r"'image'.* 1 to 3 "):
+        matrix_of(column([[1], None], [[1, 2, 3]]), "image")
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.float64()), pa.list_(pa.int64()), pa.list_(pa.float16())])
+def test_numbers_of_other_types_become_float32(kind: pa.DataType) -> None:
+    values = [np.float16(1), np.float16(2)] if kind == pa.list_(pa.float16()) else [1, 2]
+    matrix, _ = matrix_of(column([values], kind=kind), "text")
+    assert matrix.dtype == np.float32
+    assert matrix.tolist() == [[1, 2]]
+
+
+def test_a_null_inside_a_vector_is_not_taken_for_a_zero() -> None:
+    matrix, present = matrix_of(column([[1, None]]), "text")
+    assert present.tolist() == [True]
+    assert np.isnan(matrix[0, 1])
+
+
+def test_vectors_are_read_by_modality_under_a_prefix() -> None:
+    table = pa.table({"a__text": column([[1, 2], None]), "a__image": column([None, [3]]), "text": column([[7], [7]])})
+    items = ItemVectors.from_arrow(table, ("text", "image"), prefix="a__")
+    assert {name: matrix.tolist() for name, matrix in items.matrices.items()} == {
+        "text": [[1, 2], [0, 0]],
+        "image": [[0], [3]],
+    }
+    assert len(items) == 2
+
+
+def test_an_item_counts_as_present_with_any_one_modality() -> None:
+    table = pa.table({"text": column([[1], None, None]), "image": column([None, None, [3]])})
+    items = ItemVectors.from_arrow(table, ("text", "image"))
+    assert items.any_present.tolist() == [True, False, True]
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_a_selection_holds_the_selected_rows_of_every_modality(data: st.DataObject) -> None:
+    count = data.draw(st.integers(1, 8))
+    rng = np.random.default_rng(count)
+    items = ItemVectors(
+        {"text": rng.normal(size=(count, 3)).astype(np.float32), "image": rng.normal(size=(count, 2)).astype("f4")},
+        {"text": rng.random(count) < 0.5, "image": rng.random(count) < 0.5},
+    )
+    wanted = data.draw(st.lists(st.integers(0, count - 1)))
+    for index in (np.array(wanted, dtype=np.int64), np.isin(np.arange(count), wanted)):
+        chosen = items.rows(index)
+        kept = np.arange(count)[index]
+        assert len(chosen) == len(kept)
+        for name in ("text", "image"):
+            assert chosen.matrices[name].tolist() == [items.matrices[name][row].tolist() for row in kept]
+            assert chosen.present[name].tolist() == [bool(items.present[name][row]) for row in kept]
