@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from sidkit.core.errors import RepoError
 from sidkit.core.repo import Repo
 from sidkit.core.repo_format import FORMAT, format_to_upgrade, write_format
+from sidkit.upgrade.class_paths import rename_class_paths
 from sidkit.upgrade.codes import seal_codes
 from sidkit.upgrade.defined import seal_defined
 from sidkit.upgrade.log import seal_log
@@ -66,7 +67,7 @@ def upgrade(repo: Repo) -> list[str]:
     began = format_to_upgrade(repo.path)
     if began > FORMAT:
         raise RepoError(f"{repo.path} has format {began}, later than this release's {FORMAT}; install a later release")
-    done: list[str] = []
+    done = rename_class_paths(repo)
     if began < FORMAT:
         write_format(repo.path, began)  # one that is killed is known to be unfinished
     for number in range(began + 1, FORMAT + 1):

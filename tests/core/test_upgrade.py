@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from sidkit import upgrade as upgrading
 from sidkit.core.errors import RepoError
 from sidkit.core.repo import FEAST_FILE, Repo, init_repo
 from sidkit.core.repo_format import FORMAT, format_of, write_format
+from sidkit.stores.old_paths import LINES, NEW_PATHS
 from sidkit.upgrade import Step, upgrade
 
 
@@ -105,6 +109,57 @@ def test_a_step_may_edit_feature_store_yaml(tmp_path: Path, monkeypatch: pytest.
     assert any("cache_ttl_seconds" in line for line in upgrade(repo))
     assert "cache_ttl_seconds: 90" in (repo.path / FEAST_FILE).read_text()
     assert Repo.open(repo.path).path == repo.path
+
+
+OLD_PATHS = {new: old for old, new in NEW_PATHS.items()}
+
+
+def with_old_paths(repo: Path) -> Path:
+    """The ``feature_store.yaml`` of a repo as releases before 0.1.0 wrote it."""
+    path = repo / FEAST_FILE
+    text = path.read_text()
+    for new, old in OLD_PATHS.items():
+        assert text.count(f"type: {new}") == 1
+        text = text.replace(f"type: {new}", f"type: {old}")
+    path.write_text(text)
+    return path
+
+
+def test_a_repo_with_the_old_class_paths_still_applies_materializes_and_scores(moved: Path, tmp_path: Path) -> None:
+    repo = shutil.copytree(moved, tmp_path / "repo")
+    shutil.copytree(moved.parent / "source", tmp_path / "source")
+    with_old_paths(repo)
+    move_in(repo)
+    script = "import sys; from sidkit.cli import main; main()"
+    for command in (
+        ["apply"],
+        ["materialize"],
+        ["score", "--user", expected()["user"], "--items", expected()["items"][0]],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", script, *command, "--repo", str(repo)], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        for new in NEW_PATHS.values():
+            section = next(section for section, path in LINES if path == new)
+            assert f"{section}.type: {new}" in done.stderr
+    assert score(moved) == pytest.approx(expected()["scores"]["scores"], abs=1e-7)
+
+
+def test_upgrade_writes_the_new_class_paths_and_nothing_else(moved: Path, tmp_path: Path) -> None:
+    repo = shutil.copytree(moved, tmp_path / "repo")
+    before = (repo / FEAST_FILE).read_text()
+    path = with_old_paths(repo)
+    told = ask_well("upgrade", "--repo", repo).out.splitlines()
+    assert told[:3] == [f"{FEAST_FILE}: {old} is now {new}" for old, new in NEW_PATHS.items()]
+    assert path.read_text() == before
+    assert "nothing to do" in ask_well("upgrade", "--repo", repo).out
+
+
+def test_feast_finds_the_class_of_a_table_that_an_older_release_registered() -> None:
+    from feast.importer import import_class
+
+    assert import_class("sidkit.stores.packed_table", "PackedTable").__module__ == "sidkit.stores.online.infra"
 
 
 def test_a_fresh_repo_states_its_format_and_a_later_one_is_refused(tmp_path: Path) -> None:
