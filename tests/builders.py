@@ -237,7 +237,26 @@ def copy_of(original: Repo, path: Path) -> Repo:
 
 
 def dies(work: Callable[..., None], *arguments: object) -> None:
-    """Do something in a process that is expected to be killed.
+    """Do something in a process that is expected to be killed."""
+    assert (code := _apart(work, *arguments)) == -signal.SIGKILL, code
+
+
+def run_apart(work: Callable[..., object], folder: Path, *arguments: object) -> str:
+    """Do something with a folder, as a script that is run in it; returns what was printed."""
+    said = folder / "said.txt"
+    _apart(_saying, said, work, folder, *arguments)
+    return said.read_text()
+
+
+def _saying(said: Path, work: Callable[..., object], folder: Path, *arguments: object) -> None:
+    os.chdir(folder)
+    for number in (1, 2):
+        os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    work(folder, *arguments)
+
+
+def _apart(work: Callable[..., object], *arguments: object, seconds: float = 1800) -> int | None:
+    """The exit status of a process that does something.
 
     Processes are forked from a server that has imported the heavy libraries and used none of them: a fork of this
     process would inherit the locks of their thread pools.
@@ -246,5 +265,5 @@ def dies(work: Callable[..., None], *arguments: object) -> None:
     context.set_forkserver_preload(PRELOADED)
     child = context.Process(target=work, args=arguments)
     child.start()
-    child.join(300)
-    assert child.exitcode == -signal.SIGKILL, child.exitcode
+    child.join(seconds)
+    return child.exitcode
