@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import os
+import pickle
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
-from helpers.builders import FAST_PRESET, FinishedJob, run_fast_job
+from helpers.builders import FAST_PRESET, FinishedJob, few_trees, run_fast_job
 from helpers.switched import switched
 
 ROOT = Path(__file__).parent.parent
@@ -69,10 +72,28 @@ def real_source(request: pytest.FixtureRequest) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def fewer_trees() -> Iterator[None]:
+    """Boosting in this process takes a moment; commands in processes of their own fit as many trees as a user's do."""
+    with few_trees():
+        yield
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> FinishedJob:
-    """The main job on a small synthetic world, done once. Tests only read it."""
-    return run_fast_job(tmp_path_factory.mktemp("finished") / "repo", FAST_PRESET)
+    """The main job on a small synthetic world, done once for all workers. Tests only read it."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # the workers' own folders lie here
+    kept = folder / "finished" / "job.pickle"
+    kept.parent.mkdir(exist_ok=True)
+    with kept.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not kept.exists():
+            job = run_fast_job(kept.parent / "repo", FAST_PRESET)
+            kept.write_bytes(pickle.dumps(job))
+    found: FinishedJob = pickle.loads(kept.read_bytes())
+    return found
 
 
 @pytest.fixture

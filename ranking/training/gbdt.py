@@ -14,6 +14,8 @@ from ranking.evaluation.metrics import auc
 _CONTENT_COLUMNS = 16
 _CHUNK = 20_000
 _STEP = 10
+TREES = 400
+"""How many trees are fitted at most; validation rows decide how many of them are kept."""
 
 
 @dataclass(frozen=True)
@@ -53,15 +55,15 @@ def boost(
     others: tuple[TrainingSet, ...],
     *,
     seed: int,
-    trees: int = 400,
+    trees: int | None = None,
     columns: tuple[int, int] | None = None,
 ) -> Boosted:
-    """Fit scikit-learn's histogram gradient boosting; validation decides the number of trees."""
+    """Fit scikit-learn's histogram gradient boosting; validation decides the number of trees, :data:`TREES` at most."""
     from sklearn.ensemble import HistGradientBoostingClassifier
 
     model = HistGradientBoostingClassifier(
-        max_iter=trees, learning_rate=0.05, max_leaf_nodes=31, min_samples_leaf=40, l2_regularization=1.0,
-        early_stopping=False, random_state=seed,
+        max_iter=TREES if trees is None else trees, learning_rate=0.05, max_leaf_nodes=31, min_samples_leaf=40,
+        l2_regularization=1.0, early_stopping=False, random_state=seed,
     )  # fmt: skip
     model.fit(boosted_features(training, columns), training.rows.label)
     label = validation.rows.label

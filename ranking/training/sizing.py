@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -48,6 +49,7 @@ def sized(config: RankerConfig, vocabulary: Vocabulary, fitted: Fitted, budget: 
     def at(size: int) -> RankerConfig:
         return dataclasses.replace(config, model={**config.model, budget.sized_by: size})
 
+    @functools.cache
     def excess(size: int) -> int:
         return parameters_of(at(size), vocabulary, fitted) - budget.parameters
 

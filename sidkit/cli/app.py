@@ -15,6 +15,7 @@ from sidkit.core.interrupt import interruptible
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     import typer
 
@@ -59,6 +60,14 @@ def build_app() -> typer.Typer:
     return app
 
 
+@cache
+def _command() -> Callable[..., Any]:
+    """The command of the app: Typer would derive the parameters of all its commands again at each call."""
+    from typer.main import get_command
+
+    return get_command(build_app())
+
+
 def main() -> None:
     """Run the command line.
 
@@ -87,7 +96,7 @@ def _run(interrupted: Callable[[], bool]) -> int:
     for argument in sys.argv[1:]:
         remember(argument.rpartition("=")[2] if argument.startswith("--") else argument)
     try:
-        code = build_app()(standalone_mode=False)
+        code = _command()(standalone_mode=False)
         return code if isinstance(code, int) else 0
     except Exception as error:
         if interrupted():

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from helpers.life_state import IMPORTED_ONCE
 from helpers.places import PRESETS
@@ -51,10 +53,18 @@ def run_fast_job(
     repo = prepare_repo(data, path)
     one_thread(repo)
     options = JobOptions(data, str(preset), load_preset(str(preset)), seeds, None, impressions)
-    with repo.locked():
+    with repo.locked(), few_trees():
         job = Job(repo, options, lambda *_: None)
         facts = job.run()
     return FinishedJob(repo, facts, job_json(job, facts))
+
+
+@contextlib.contextmanager
+def few_trees() -> Iterator[None]:
+    """Let boosting fit few trees: what tests ask of a boosted arm does not depend on their number."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("ranking.training.gbdt.TREES", 60)
+        yield
 
 
 def one_thread(repo: Repo) -> None:
@@ -228,7 +238,26 @@ def copy_of(original: Repo, path: Path) -> Repo:
 
 
 def dies(work: Callable[..., None], *arguments: object) -> None:
-    """Do something in a process that is expected to be killed.
+    """Do something in a process that is expected to be killed."""
+    assert (code := _apart(work, *arguments)) == -signal.SIGKILL, code
+
+
+def run_apart(work: Callable[..., object], folder: Path, *arguments: object) -> str:
+    """Do something with a folder, as a script that is run in it; returns what was printed."""
+    said = folder / "said.txt"
+    _apart(_saying, said, work, folder, *arguments)
+    return said.read_text()
+
+
+def _saying(said: Path, work: Callable[..., object], folder: Path, *arguments: object) -> None:
+    os.chdir(folder)
+    for number in (1, 2):
+        os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    work(folder, *arguments)
+
+
+def _apart(work: Callable[..., object], *arguments: object, seconds: float = 1800) -> int | None:
+    """The exit status of a process that does something.
 
     Processes are forked from a server that has imported the heavy libraries and used none of them: a fork of this
     process would inherit the locks of their thread pools.
@@ -237,5 +266,5 @@ def dies(work: Callable[..., None], *arguments: object) -> None:
     context.set_forkserver_preload(PRELOADED)
     child = context.Process(target=work, args=arguments)
     child.start()
-    child.join(300)
-    assert child.exitcode == -signal.SIGKILL, child.exitcode
+    child.join(seconds)
+    return child.exitcode

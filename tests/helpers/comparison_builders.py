@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from helpers.builders import one_thread
+from helpers.builders import few_trees, one_thread
 from sidkit.core.repo import Repo
 
-IMPRESSIONS = 10_000
+IMPRESSIONS = 6_000
 
 
 def compare(path: Path, arms: Sequence[str], data: str = "synthetic", **options: Any) -> tuple[Repo, dict[str, Any]]:
@@ -21,7 +21,7 @@ def compare(path: Path, arms: Sequence[str], data: str = "synthetic", **options:
     repo = prepare_repo(data, path)
     one_thread(repo)
     told: Mapping[str, Any] = {"seeds": 1, "impressions": IMPRESSIONS, "spec": small_spec(), **options}
-    with repo.locked():
+    with repo.locked(), few_trees():
         facts = Comparison(repo, CompareOptions(data, load_arms(arms), **told), lambda *_: None).run()
     return repo, facts
 

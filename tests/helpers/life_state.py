@@ -43,14 +43,14 @@ def import_rooms() -> None:
     """Import all that commands import while they run, so that a fork begins where its own work begins."""
     import importlib
 
-    from sidkit.cli import build_app
+    from sidkit.cli.app import _command
     from sidkit.stores.feast_repo import quiet_feast
     from sidkit.stores.online.store import PackedSqliteOnlineStore
 
     quiet_feast()
     for name in IMPORTED_ONCE:
         importlib.import_module(name)
-    build_app()
+    _command()
     # The first online store of a process lets the garbage collector off what was imported: here it does so for all forks.
     PackedSqliteOnlineStore()
 

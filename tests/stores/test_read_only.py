@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from helpers.builders import FinishedJob
+from helpers.builders import FinishedJob, copy_of
 from helpers.life_state import import_rooms
 from semantic_ids.catalog import Catalog
 from sidkit.core.config import EngineSettings
@@ -208,10 +208,10 @@ def _all(repo: Path, names: dict[str, str]) -> list[tuple[str, int, str]]:
 
 @pytest.mark.parametrize("hinder", HINDRANCES)
 def test_every_reader_works_and_every_writer_names_what_it_cannot_write(
-    finished: FinishedJob, frozen: Callable[[Path], Path], hinder: Callable[[], None]
+    finished: FinishedJob, frozen: Callable[[Path], Path], hinder: Callable[[], None], tmp_path: Path
 ) -> None:
     import_rooms()
-    repo = finished.repo.path
+    repo = copy_of(finished.repo, tmp_path / "repo").path  # another worker reads the original
     names = {"codebook": finished.told["codebook"]["name"], "ranker": finished.told["artifacts"]["serving_ranker"]}
     modes = {path: path.stat().st_mode for path in [repo, *repo.rglob("*")]}
     shutil.rmtree(repo / "data" / "tmp", ignore_errors=True)

@@ -7,7 +7,6 @@ import io
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import warnings
@@ -16,6 +15,7 @@ from pathlib import Path
 import nbformat
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 from nbclient import NotebookClient
 
 from helpers.builders import FAST_PRESET
@@ -58,14 +58,14 @@ def test_the_commands_for_your_own_data_work_as_written(tmp_path: Path, monkeypa
     script = "\n".join(blocks("bash", "Your own data in five minutes"))
     fast = script.replace("--repo my_repo   ", f"--repo my_repo --preset {preset}", 1)
     assert "sidkit run" in fast and str(preset) in fast
-    told = ""
+    told, by_shell = "", set()
     for line in fast.splitlines():
         command = shlex.split(line, comments=True)
-        # A process per command would mostly import: the shell runs the first, and those of Feast.
-        if told and command[:1] == ["sidkit"]:
-            assert not set("$|&;<>*") & set("".join(command)), "a shell is needed"
-            told += ask_well(*command[1:]).out
+        # A process per command would mostly import: the shell runs the first of each program.
+        if set(command[:1]) & by_shell:
+            told += in_process(*words(line))
             continue
+        by_shell |= set(command[:1])
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", line], cwd=tmp_path, capture_output=True, text=True, check=False
         )
@@ -77,6 +77,25 @@ def test_the_commands_for_your_own_data_work_as_written(tmp_path: Path, monkeypa
     with contextlib.redirect_stdout(printed), warnings.catch_warnings(action="ignore"):
         exec(code, {})
     assert printed.getvalue().startswith("[")
+
+
+def words(line: str) -> list[str]:
+    """The words that the shell makes of a command."""
+    assert not set("|&;<>*") & set(line.split(" #", maxsplit=1)[0]), "a shell has to run it"
+    done = subprocess.run(["bash", "-euc", f"printf '%s\\0' {line}"], capture_output=True, text=True, check=True)
+    return done.stdout.split("\0")[:-1]
+
+
+def in_process(program: str, *arguments: str) -> str:
+    """What a command of the clone's environment prints, run in this process."""
+    if program == "sidkit":
+        return ask_well(*arguments).out
+    from feast.cli.cli import cli
+
+    assert program == "feast"
+    done = CliRunner().invoke(cli, list(arguments), catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output
 
 
 def test_every_setting_is_explained_and_every_explained_setting_exists() -> None:
@@ -102,29 +121,53 @@ def test_the_template_of_settings_holds_the_defaults() -> None:
     assert Settings.load(ROOT / "feature_repo" / "sidkit.toml") == Settings()
 
 
-@pytest.mark.filterwarnings("default")  # the kernel's own libraries warn
-@pytest.mark.parametrize(
-    ("name", "promised"),
-    [
-        ("01_quickstart", ("the contract holds", "best possible")),
-        ("02_leakage", ("possible", "the log agrees", "STOPPED at the first difference", "AFTER the row")),
-    ],
-)
-def test_the_notebooks_run(
-    name: str, promised: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SIDKIT_NOTEBOOK_WORK", str(tmp_path))
-    monkeypatch.setenv("SIDKIT_NOTEBOOK_IMPRESSIONS", "8000")
-    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
-    assert all(not cell.get("outputs") for cell in notebook.cells), "commit notebooks without outputs"
-    # Its commands are run in the kernel, without the imports of a process for each.
-    monkeypatch.setenv("PYTHONPATH", str(TESTS))
-    for cell in notebook.cells:
-        cell.source = cell.source.replace(COMMAND, "__import__('commands').as_process(arguments)")
-    assert any("as_process" in cell.source for cell in notebook.cells)
-    NotebookClient(notebook, timeout=900, kernel_name="python3").execute()
-    printed = "".join(
-        output.get("text", "") for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs
-    )
-    assert all(text in printed for text in promised), printed
-    assert shutil.disk_usage(tmp_path).free > 0
+BEFORE = """\
+import os
+from helpers import builders
+os.environ["SIDKIT_NOTEBOOK_WORK"] = {work!r}
+few_trees = builders.few_trees()
+few_trees.__enter__()
+"""
+"""What the kernel runs before a notebook."""
+NOTEBOOKS = {
+    "01_quickstart": ("the contract holds", "best possible"),
+    "02_leakage": ("possible", "the log agrees", "STOPPED at the first difference", "AFTER the row"),
+}
+"""What each notebook prints."""
+
+
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What the notebooks print, one after the other in one kernel, so that its imports are paid for once."""
+    cells, ends = [], {}
+    for name in NOTEBOOKS:
+        notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+        assert all(not cell.get("outputs") for cell in notebook.cells), "commit notebooks without outputs"
+        for cell in notebook.cells:
+            cell.id = f"{name}-{cell.id}"
+            cell.source = cell.source.replace(COMMAND, "__import__('helpers.commands').commands.as_process(arguments)")
+        assert any("as_process" in cell.source for cell in notebook.cells)
+        before = BEFORE.format(work=str(tmp_path_factory.mktemp(name)))
+        # Each finds an empty namespace, as in a kernel of its own.
+        cells += [*map(nbformat.v4.new_code_cell, ("%reset -f", before)), *notebook.cells]
+        ends[name] = len(cells)
+    whole = nbformat.v4.new_notebook(cells=cells)
+    with pytest.MonkeyPatch.context() as patched, warnings.catch_warnings(action="default"):  # the kernel's own warn
+        patched.setenv("SIDKIT_NOTEBOOK_IMPRESSIONS", "8000")
+        patched.setenv("PYTHONPATH", str(TESTS))
+        NotebookClient(whole, timeout=900, kernel_name="python3").execute()
+    starts = dict(zip(ends, [0, *ends.values()], strict=False))
+    return {
+        name: "".join(
+            output.get("text", "")
+            for cell in whole.cells[starts[name] : end]
+            if cell.cell_type == "code"
+            for output in cell.outputs
+        )
+        for name, end in ends.items()
+    }
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_the_notebooks_run(printed: dict[str, str], name: str) -> None:
+    assert all(text in printed[name] for text in NOTEBOOKS[name]), printed[name]

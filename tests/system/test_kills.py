@@ -1,19 +1,17 @@
 """Each command is killed at every point where something becomes lasting, and then run again.
 
-The tests run this file once as a script: a process that has imported everything and forks a child for each run, so that
-hundreds of kills cost the imports of one. A child is killed by SIGKILL before or after a rename, a removal, a commit (of
-the catalogue, of Feast's registry or of the online store) or a step within a transaction of the online store. Another child
-runs the same command again, and what is then on disk must be what an undisturbed run leaves. That the points are all there
-is, is checked too: in an undisturbed run no file may change between two points.
+The tests run :func:`main` once in a process of its own: one that has imported everything and forks a child for each run, so
+that hundreds of kills cost the imports of one. A child is killed by SIGKILL before or after a rename, a removal, a commit
+(of the catalogue, of Feast's registry or of the online store) or a step within a transaction of the online store. Another
+child runs the same command again, and what is then on disk must be what an undisturbed run leaves. That the points are all
+there is, is checked too: in an undisturbed run no file may change between two points.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
-import subprocess
 import sys
 import tomllib
 from dataclasses import replace
@@ -25,6 +23,7 @@ import typer
 from kill_storm import copy
 from kill_storm import kills_of as killed_at_random
 
+from helpers.builders import run_apart
 from helpers.kill_points import Points, lasting_files
 from helpers.life_state import command, differences, forked, import_rooms, state
 from helpers.life_steps import PRESETS, STEPS, HashedTexts, Step, begin
@@ -113,12 +112,8 @@ RANDOM_KILLS = {"publish": 1, "purge": 1}
 @pytest.fixture(scope="module")
 def campaign(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("kills")
-    done = subprocess.run(
-        [sys.executable, __file__, str(folder)],
-        cwd=folder, capture_output=True, text=True, timeout=1800, check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )  # fmt: skip
-    assert (folder / "campaign.json").exists(), done.stdout + done.stderr
+    said = run_apart(main, folder)
+    assert (folder / "campaign.json").exists(), said
     found: dict[str, Any] = json.loads((folder / "campaign.json").read_text())
     return found
 

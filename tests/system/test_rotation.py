@@ -1,16 +1,15 @@
 """While codebooks take turns, readers are never given codes of a version that they did not ask for, nor half of one.
 
-The test runs this file once as a script: readers in processes of their own ask without pause, while one command after the
-other fits, publishes and promotes the next codebook, and retires and purges the one before. The codebooks have unlike
-numbers of levels, and what a reader is told is compared with the codes that were assigned. ``make kill-storm`` runs more
-turns.
+The test runs :func:`main` once in a process of its own: readers in further processes ask without pause, while one command
+after the other fits, publishes and promotes the next codebook, and retires and purges the one before. The codebooks have
+unlike numbers of levels, and what a reader is told is compared with the codes that were assigned. ``make kill-storm`` runs
+more turns.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -20,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from helpers.builders import run_apart
 from helpers.codebook_builders import AS_OF, ASKED, CUT, with_codes
 from helpers.life_state import command, forked, import_rooms
 from helpers.life_steps import begin, fit
@@ -49,12 +49,8 @@ def turns(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def rotated(folder: Path, turns: int) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, __file__, str(folder), str(turns)],
-        cwd=folder, capture_output=True, text=True, timeout=1800, check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )  # fmt: skip
-    assert (folder / "rotation.json").exists(), done.stdout + done.stderr
+    said = run_apart(main, folder, turns)
+    assert (folder / "rotation.json").exists(), said
     found: dict[str, Any] = json.loads((folder / "rotation.json").read_text())
     return found
 

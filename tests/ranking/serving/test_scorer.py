@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from helpers.builders import FinishedJob, copy_of, sidkit
+from helpers.commands import ask_well
 from ranking.data.dataset import LabelledRows, build_training_set
 from ranking.serving.scorer import Scorer
 from ranking.training.ranker import Ranker
@@ -187,8 +188,8 @@ def test_a_retired_codebook_is_refused_at_start(finished: FinishedJob, tmp_path:
     catalog.set_state(name, "retired")
     with pytest.raises(ServingError, match="which is retired"):
         Scorer(repo)
-    done = sidkit("score", "--repo", repo.path, "--user", "u1", "--items", "i1", cwd=tmp_path, expect=1)
-    assert "which is retired" in done.stderr and "Traceback" not in done.stderr
+    told = ask_well("score", "--repo", repo.path, "--user", "u1", "--items", "i1", expect=1)
+    assert "which is retired" in told.err and "Traceback" not in told.err
 
 
 def test_a_hand_edited_ranker_is_refused_at_start(finished: FinishedJob, tmp_path: Path) -> None:

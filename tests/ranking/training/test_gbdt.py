@@ -97,6 +97,16 @@ def test_the_test_rows_change_nothing_but_their_own_scores() -> None:
     assert first.trees == again.trees == other.trees
 
 
+def test_so_many_trees_are_fitted_as_the_module_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    training, validation, test = (random_set(rows, seed=seed) for rows, seed in [(300, 4), (250, 54), (100, 3)])
+    for trees in (10, 60):
+        monkeypatch.setattr("ranking.training.gbdt.TREES", trees)
+        found = boost(training, validation, (test,), seed=4)
+        told = boost(training, validation, (test,), seed=4, trees=trees)
+        assert found.trees == told.trees <= trees
+        assert np.array_equal(found.predictions[0], told.predictions[0])
+
+
 def test_boosting_learns_what_the_features_tell() -> None:
     found = boost(random_set(1500, seed=1), random_set(500, seed=2), (), seed=0, trees=50)
     assert found.validation_auc > 0.8

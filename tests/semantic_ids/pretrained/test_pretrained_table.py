@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from helpers.builders import START, interactions_table, moments, sidkit, write_tables
+from helpers.builders import START, interactions_table, moments, write_tables
+from helpers.commands import ask_well
 from helpers.pretrained_builders import TITLES, embed_texts, vectors_of, write_items
 from oracle.features import Event
 from semantic_ids.pretrained import TextSpec, embed_items
@@ -151,10 +152,10 @@ def test_a_source_without_vectors_keeps_the_contract_afterwards(minilm: Path, tm
     log = [Event("u1", item, START + 10 + place, place % 2, None) for place, item in enumerate(TITLES)]
     source = write_items(tmp_path / "s", {**TITLES, "bare": None}, created_at=moments([START] * 7))
     write_tables(source, {"interactions": interactions_table(log)})
-    assert "item_embeddings: the table is missing" in sidkit("data", "check", source, cwd=tmp_path, expect=1).stderr
+    assert "item_embeddings: the table is missing" in ask_well("data", "check", source, expect=1).err
     embed_texts(source, minilm)
     assert "the contract holds: feedback impressions, modalities text, 0 rows" in " ".join(
-        sidkit("data", "check", source, cwd=tmp_path).stdout.split()
+        ask_well("data", "check", source).out.split()
     )
 
 
