@@ -85,7 +85,7 @@ def judged(repo: Repo, seeds: int) -> tuple[HitReport, dict[str, Any]]:
         for suffix in ("", ":decoded", ":codes"):
             rows = [report.hits[f"bench_{key}_{seed}{suffix}"] for seed, report in enumerate(found)]
             hits[key + suffix] = np.mean(rows, axis=0)
-    return HitReport(first.asked, first.k, hits), {"fit_seconds": told, "fit_end": split.describe()}
+    return HitReport(first.pairs, first.k, hits), {"fit_seconds": told, "fit_end": split.describe()}
 
 
 def rows_of(data: str, report: HitReport, seeds: int) -> list[dict[str, Any]]:
@@ -97,7 +97,7 @@ def rows_of(data: str, report: HitReport, seeds: int) -> list[dict[str, Any]]:
                 continue
             rows.append(
                 {
-                    "data": data, "way": way, "slice": part, "seeds": seeds, "pairs": int(report.asked.rows(part).sum()),
+                    "data": data, "way": way, "slice": part, "seeds": seeds, "pairs": int(report.pairs.rows(part).sum()),
                     **rate.as_json(), "minus_content": gain.as_json(),
                 }
             )  # fmt: skip

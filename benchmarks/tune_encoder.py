@@ -26,8 +26,8 @@ from ranking.data.dataset import read_rows
 from ranking.pipeline.presets import load_preset
 from semantic_ids.encoders import BehaviourEncoder, ContentEncoder
 from semantic_ids.pairs.known_items import known_items, pairs_among
-from semantic_ids.pairs.mining import JUDGES
-from semantic_ids.quality.hit_rate import by_vectors, hit_rates, questions
+from semantic_ids.pairs.mining import EVALUATION_PAIRS
+from semantic_ids.quality.hit_rate import by_vectors, held_out_pairs, hit_rates
 from sidkit.core.repo import Repo
 from sidkit.datasets.synthetic import Sizes
 
@@ -46,8 +46,8 @@ def gains(repo: Repo, window: tuple[float, float], seeds: int) -> list[dict[str,
     preset = load_preset("saviorrec").codebook
     spec = preset.pairs
     training = pairs_among(repo, items, vectors, start_us, spec.model_copy(update={"rehearsal": 0.0}))
-    future = pairs_among(repo, items, vectors, end_us, JUDGES, start_us=start_us)
-    asked = questions(future, np.isin(items.ids, before.ids), training, most_triggers=2000)
+    future = pairs_among(repo, items, vectors, end_us, EVALUATION_PAIRS, start_us=start_us)
+    asked = held_out_pairs(future, np.isin(items.ids, before.ids), training, most_triggers=2000)
     pairs = pairs_among(repo, before, content.encode(before.content), start_us, spec)
     rows = []
     for setting in itertools.product(*GRID.values()):

@@ -167,7 +167,7 @@ class Job:
         def hits() -> StageResult:
             found = future_hits(self.repo, [codebook], self.options.as_of_us or end_of_log(self.repo))
             write_json(path, found.as_json())
-            return StageResult(len(found.asked) if isinstance(found, HitReport) else 0, files=(path,))
+            return StageResult(len(found.pairs) if isinstance(found, HitReport) else 0, files=(path,))
 
         self.stages.run("hit_rate", [*inputs, codebook], hits)
 

@@ -218,7 +218,7 @@ def test_a_codebook_of_a_kind_that_this_version_lacks_is_refused_by_name(
         (temporary / CONFIG).write_text(json.dumps(config))
 
     write_artifact(tmp_path / "b", {"kind": "codebook", "name": "b"}, write_files)
-    with pytest.raises(ConfigError, match=rf"no 'of_the_future'; there are .*{known}"):
+    with pytest.raises(ConfigError, match=rf"unknown name 'of_the_future'; choose one of .*{known}"):
         Codebook.load(tmp_path / "b")
 
 

@@ -182,7 +182,7 @@ def test_a_retired_codebook_is_refused_at_start(finished: FinishedJob, tmp_path:
     with pytest.raises(LifeCycleError, match="promote another codebook first"):
         lifecycle.retire(repo, name)
     catalog.set_state(name, "published")
-    with pytest.raises(LifeCycleError, match="ranker .* serves on it"):
+    with pytest.raises(LifeCycleError, match="the serving ranker .* uses it"):
         lifecycle.retire(repo, name)
     catalog.set_state(name, "retired")
     with pytest.raises(ServingError, match="which is retired"):

@@ -355,7 +355,7 @@ def test_a_figure_that_is_not_a_number_is_below_every_floor() -> None:
 
 
 def test_floors_for_another_number_of_levels_are_refused() -> None:
-    with pytest.raises(ConfigError, match="the floor of utilisation lists 2 levels; the codes have 3"):
+    with pytest.raises(ConfigError, match="the floor of utilisation has 2 values, but the codes have 3 levels"):
         check_floors(HEALTHY, Floors(utilisation=(0.5, 0.5)))
 
 

@@ -111,7 +111,7 @@ def test_recent_items_like_those_of_the_fit_are_fresh() -> None:
     rng = np.random.default_rng(0)
     report = drift(coded(rng, np.ones(16), 3000), coded(rng, np.ones(16), 400, norm=1.1))
     assert (report.verdict, report.fit_items, report.recent_items) == ("fresh", 3000, 400)
-    assert report.reasons == ("codes and residual norms of recent items are like those of the fit",)
+    assert report.reasons == ("codes and residual norms of recent items match those of the fit",)
     assert report.residual_growth_mean == pytest.approx(0.1, abs=0.05)
 
 
@@ -164,7 +164,7 @@ def test_too_few_items_leave_it_unknown_and_say_how_many_are_needed() -> None:
     many, few = coded(rng, np.ones(4), 500), coded(rng, np.ones(4), 49)
     report = drift(many, few, DriftThresholds(min_recent=50))
     assert (report.verdict, report.needed_items, report.levels) == ("unknown", 50, ())
-    assert report.reasons == ("49 items came or changed since the fit; 50 are needed for a verdict",)
+    assert report.reasons == ("49 items were added or changed since the fit; a verdict needs at least 50",)
     assert drift(few, many).verdict != "unknown"
     assert drift(CodedItems(np.zeros((0, 1), dtype=np.int32), np.zeros(0, "f4")), many).verdict == "unknown"
     json.dumps(report.as_json(), allow_nan=False)
