@@ -1,4 +1,4 @@
-"""Training rows from disk to batches, with as many rows in memory as a buffer holds."""
+"""Batches of a dataset on disk, shuffled through a buffer of bounded size."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ BUFFER_ROWS = 500_000
 
 
 class DiskBatches:
-    """The tensors of a training part that lies on disk; :class:`ranking.data.batches.Batches` with less in memory.
+    """Like :class:`ranking.data.batches.Batches`, for a dataset on disk.
 
-    Shuffled batches come from a buffer: the groups of the file are drawn in random order, as many at a time as the buffer
-    holds, and the buffer's rows are shuffled; rows that do not fill a batch stay for the next buffer. Each row comes once
-    per epoch, and the generator's state decides the order. That is no full shuffle: two rows of one group are never
-    further apart than a buffer, and which groups meet is drawn anew each epoch. A group holds requests of all times by
-    their hash (see :mod:`ranking.data.labelled_rows`), so a buffer is a sample of the whole part: no day, no class fills it.
-    Where the buffer holds all rows, the order is a full shuffle, the one of ``Batches``.
+    Shuffling uses a buffer: row groups are read in random order until the buffer is full, and its rows are shuffled; rows
+    that do not fill a batch are carried over to the next buffer. Each row occurs once per epoch, in an order determined by
+    the generator's state. This is not a full shuffle: two rows of a group are at most one buffer apart, but the grouping
+    changes every epoch. A group contains requests of all times, ordered by hash (see :mod:`ranking.data.labelled_rows`),
+    so a buffer is a representative sample. If the buffer holds all rows, the order is a full shuffle, the same as that of
+    ``Batches``.
 
     Parameters
     ----------
     data : DiskDataset
         Rows on disk.
     scaling : Scaling
-        Of the numeric features, from the training rows.
+        Scaling of the numeric features, from the training rows.
     vocabulary : Vocabulary
-        Of the item ids, from the training rows.
+        Vocabulary of item ids, from the training rows.
     buffer_rows : int
-        Rows of the buffer; a group that is larger than it is a buffer of its own.
+        Rows of the buffer; a larger row group forms a buffer by itself.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class DiskBatches:
         return len(self._data)
 
     def to(self, device: torch.device) -> Self:
-        """Move the tables to a device; rows follow a buffer at a time."""
+        """Move the tables to a device; rows are moved one buffer at a time."""
         self._tables, self._device = self._tables.to(device), device
         return self
 
@@ -69,7 +69,7 @@ class DiskBatches:
         return torch.from_numpy(np.stack([moments.mean - deviation, moments.mean + deviation])).to(self._device)
 
     def forget_matches(self) -> None:
-        """Nothing was kept."""
+        """Do nothing: matches are not stored."""
 
     def batches(self, size: int, generator: torch.Generator | None = None) -> Iterator[Batch]:
         """All rows once, in the order of the file, or shuffled when a generator is given."""
@@ -106,7 +106,7 @@ class DiskBatches:
 
 
 def training_tensors(data: Dataset | DiskDataset, scaling: Scaling, vocabulary: Vocabulary) -> Batches | DiskBatches:
-    """The tensors of a training part, wherever its rows lie."""
+    """Batches of a dataset in memory or on disk."""
     if isinstance(data, DiskDataset):
         return DiskBatches(data, scaling, vocabulary)
     return Batches(data, scaling, vocabulary)

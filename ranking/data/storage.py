@@ -1,4 +1,4 @@
-"""A training set on disk: arrays in safetensors, ids in Parquet, nothing pickled."""
+"""Save and load datasets: arrays in safetensors, ids in Parquet, nothing pickled."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from sidkit.core.files import folder_written_beside, remove
 from sidkit.core.integrity import MANIFEST, read_verified, seal_folder
 
 TRAIN = "train.parquet"
-"""The training rows of a frame that is larger than memory; see :mod:`ranking.data.disk_frame`."""
+"""File with the training rows of a frame that is larger than memory; see :mod:`ranking.data.disk_frame`."""
 _ARRAYS, _ROWS, _ITEMS = "arrays.safetensors", "rows.parquet", "items.parquet"
 
 
 def save_dataset(data: Dataset, folder: Path) -> None:
-    """Write a training set; an older one in its place is replaced."""
+    """Write a dataset to a folder, replacing an existing one."""
     remove(folder)
     with folder_written_beside(folder) as temporary:
         write_arrays(data, temporary)
@@ -29,7 +29,7 @@ def save_dataset(data: Dataset, folder: Path) -> None:
 
 
 def write_arrays(data: Dataset, folder: Path) -> None:
-    """The files of a training set, into a folder that nobody reads yet."""
+    """Write the files of a dataset into a temporary folder, without its manifest."""
     from safetensors.numpy import save_file
 
     arrays: dict[str, npt.NDArray[np.generic]] = {
@@ -54,12 +54,12 @@ def write_arrays(data: Dataset, folder: Path) -> None:
 
 
 def load_dataset(folder: Path) -> Dataset:
-    """Read what :func:`save_dataset` wrote; of a frame with a streamed training part, the validation and test rows.
+    """Read a dataset written by :func:`save_dataset`; of a frame with a training part on disk, the other rows.
 
     Raises
     ------
     ArtifactCorruptError
-        When a file of the frame is missing or damaged.
+        When a file is missing or damaged.
     """
     from safetensors.numpy import load_file
 

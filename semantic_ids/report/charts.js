@@ -1,4 +1,4 @@
-// How full the codes of each level are, and how codes age.
+// Code usage per level, and drift over time.
 const levelBox = document.getElementById("levels");
 data.levels.forEach((level, number) => {
   const { codes, counts, size } = level;
@@ -14,7 +14,7 @@ data.levels.forEach((level, number) => {
   const chart = make("div");
   levelBox.append(
     make("figure", { class: "level" },
-      make("h3", {}, level.extra ? `Code ${number + 1}, no level of the tree` : `Level ${number + 1}`), note, chart),
+      make("h3", {}, level.extra ? `Code ${number + 1}, not a level of the tree` : `Level ${number + 1}`), note, chart),
   );
   if (!used) return;
 
@@ -51,7 +51,7 @@ data.levels.forEach((level, number) => {
       const place = Math.floor((event.clientX - svg.getBoundingClientRect().left - left) / step);
       if (place >= 0 && place < used) {
         note.textContent = `Code ${codes[place]}: ${plural(counts[place], "item", "items")} (${percent(counts[place], data.total)}).`;
-      } else if (place >= used && place < size) note.textContent = `${counted(size - used)} codes hold no item.`;
+      } else if (place >= used && place < size) note.textContent = `${counted(size - used)} codes are unused.`;
     });
     svg.addEventListener("pointerleave", () => { note.textContent = told; });
     chart.replaceChildren(svg);
@@ -98,7 +98,7 @@ function chart(title, told, height, paint) {
 }
 
 if (periods.length) {
-  chart("Mean residual norm", "how far items lie from what their codes stand for", 180, (width, height) => {
+  chart("Mean residual norm", "distance between items and their reconstructions", 180, (width, height) => {
     const top = Math.max(...periods.map((period) => period.residual_norm)) * 1.1;
     const { svg, x, y } = frame(width, height, top, "Mean residual norm per period; the numbers are in the table below.");
     const points = periods.map((period, place) => `${x(place).toFixed(1)} ${y(period.residual_norm).toFixed(1)}`);
@@ -110,7 +110,7 @@ if (periods.length) {
     });
     return svg;
   });
-  chart("Stability index of first codes", "the tick is what chance alone may bring; bars beyond it are marked", 180, (width, height) => {
+  chart("Stability index of first codes", "the tick is the 95 % point without drift; bars above it are highlighted", 180, (width, height) => {
     const top = Math.max(...periods.map((period) => Math.max(period.stability, period.chance)), 0.05) * 1.05;
     const { svg, x, y, step, base } = frame(width, height, top, "Population stability index per period; the numbers are in the table below.");
     const wide = Math.min(36, step * 0.6);
@@ -126,7 +126,7 @@ if (periods.length) {
     });
     return svg;
   });
-  chart("Items that arrived", "few items make the figures above noisy", 110, (width, height) => {
+  chart("Items that arrived", "with few items the charts above are noisy", 110, (width, height) => {
     const top = Math.max(...periods.map((period) => period.items));
     const { svg, x, y, step, base } = frame(width, height, top, "Items per period; the numbers are in the table below.");
     const wide = Math.min(36, step * 0.6);

@@ -144,7 +144,7 @@ def test_rows_of_one_moment_stay_together_even_across_the_cut() -> None:
 
 @pytest.mark.parametrize("at_us", [[], [1], [1, 2], [5] * 100, [1] * 90 + [2] * 10])
 def test_a_log_of_too_few_moments_is_refused_with_its_size(at_us: list[int]) -> None:
-    with pytest.raises(EvaluationError, match=rf"^{len(at_us)} rows cannot be split in time.*moments"):
+    with pytest.raises(EvaluationError, match=rf"^{len(at_us)} rows cannot be split in time.*distinct times"):
         TimeSplit.of(np.array(at_us, dtype=np.int64), SplitSettings())
 
 

@@ -75,14 +75,14 @@ def test_an_arm_is_frozen() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (('["id", "mba"]', '["id"]'), r"arms\.saviorrec.*no modality space"),
-        (('["id", "mba"]', '["mba", "content"]'), r"arms\.saviorrec.*no behaviour space"),
+        (('["id", "mba"]', '["id"]'), r"arms\.saviorrec.*in the modality space"),
+        (('["id", "mba"]', '["mba", "content"]'), r"arms\.saviorrec.*in the behaviour space"),
         (('history = "bidirectional"', 'history = "both"'), r"arms\.saviorrec\.model\.history"),
         (("dim = 16", "dims = 16"), r"arms\.saviorrec\.model\.dims"),
         (('representations = ["id"]', 'kind = "gbdt"\nmodel = {dim = 3}'), r"gbdt arm has neither a model nor codes"),
         (('representations = ["id"]', 'kind = "gbdt"\nrandom_codes = true'), r"gbdt arm has neither a model nor codes"),
         (('representations = ["id"]', 'representations = ["id"]\nrandom_codes = true\nshuffle_codes = true'), "two arms"),
-        (('representations = ["id"]', 'representations = ["id", "id"]'), "came twice"),
+        (('representations = ["id"]', 'representations = ["id", "id"]'), "is listed more than once"),
     ],
 )  # fmt: skip
 def test_an_arm_that_could_never_be_built_is_refused_when_it_is_read(
