@@ -1,11 +1,11 @@
-"""Choose the behaviour encoder's settings, on windows that end before the one by which codebooks are judged.
+"""Choose the behaviour encoder's settings on windows that end before the evaluation window of the codebooks.
 
     python benchmarks/tune_encoder.py --data DATA... [--work FOLDER] [--seeds 2]
 
-DATA is a folder in the input contract, or ``synthetic``. For each window the encoder learns from what was known at its
-beginning and is asked for Swing pairs of what came within it, training pairs left out, as ``benchmarks/hit_rates.py``
-asks about the last fifth of the log, which is never looked at here. Results, gains over content in item-to-item hit rate
-at 30, go to ``benchmarks/results/tune_encoder.json``.
+DATA is a folder in the input contract, or ``synthetic``. For each window, the encoder is fitted on the data before the window
+and evaluated on Swing pairs of clicks within it, excluding training pairs. ``benchmarks/hit_rates.py`` does the same for the
+last fifth of the log, which is not used here. Results, as gains over content in item-to-item hit rate at 30, go to
+``benchmarks/results/tune_encoder.json``.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ GRID = {"log_q": (1.0, 2.0, 3.0), "content_weight": (0.0, 0.5)}
 
 
 def gains(repo: Repo, window: tuple[float, float], seeds: int) -> list[dict[str, Any]]:
-    """The gain over content of every setting in one window, mean over seeds."""
+    """The gain over content of every setting in one window, averaged over seeds."""
     at = np.sort(read_rows(repo.labelled_rows).at_us)
     start_us, end_us = (int(at[int(share * len(at))]) for share in window)
     before, items = known_items(repo, start_us), known_items(repo, end_us)

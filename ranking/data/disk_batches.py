@@ -59,9 +59,9 @@ class DiskBatches:
         return self
 
     def learn_matches(self, matches: Callable[[Batch], Tensor]) -> Tensor:
-        """Two rows ``float64 [2, matches]`` with the mean and the deviation that the matches of all rows have.
+        """Two rows ``float64 [2, matches]`` with the mean and standard deviation of the matches of all rows.
 
-        The matches themselves are not kept, for they grow with the rows: the model computes them batch by batch.
+        The matches are not stored, because they grow with the rows; the model computes them per batch.
         """
         with torch.no_grad():
             moments = Moments.of(matches(batch).numpy(force=True) for batch in self.batches(SCAN_ROWS))

@@ -64,7 +64,7 @@ class EmbedReport:
     """Rows of the file."""
     refused: Mapping[str, int]
     """Invalid rows of ``items``, which are not in the file, by reason."""
-    kept: tuple[str, ...]
+    carried_over: tuple[str, ...]
     """Columns carried over from the existing file."""
     modalities: Mapping[str, ModalityReport]
     seconds: float

@@ -6,11 +6,11 @@ data.levels.forEach((level, number) => {
   const top = counts[0] ?? 0;
   const median = counts[Math.floor(used / 2)] ?? 0;
   const log = top > 30 * Math.max(median, 1);
-  const told = used
+  const caption = used
     ? `${counted(used)} of ${counted(size)} codes used. Fullest: code ${codes[0]} with ${plural(top, "item", "items")}; ` +
       `median of the used: ${counted(median)}.${log ? " The scale is logarithmic." : ""}`
     : "No item has codes.";
-  const note = make("p", {}, told);
+  const note = make("p", {}, caption);
   const chart = make("div");
   levelBox.append(
     make("figure", { class: "level" },
@@ -32,7 +32,7 @@ data.levels.forEach((level, number) => {
     });
     const marks = log ? [1, 10, 100, 1000, 10000, 100000].filter((mark) => mark <= top) : steps(top, 4).filter(Number.isInteger);
     const even = data.total / size;
-    const svg = draw("svg", { width, height, role: "img", "aria-label": `Level ${number + 1}: ${told}` });
+    const svg = draw("svg", { width, height, role: "img", "aria-label": `Level ${number + 1}: ${caption}` });
     for (const mark of marks) {
       svg.append(
         draw("line", { class: "grid", x1: left, x2: width, y1: y(mark), y2: y(mark) }),
@@ -53,7 +53,7 @@ data.levels.forEach((level, number) => {
         note.textContent = `Code ${codes[place]}: ${plural(counts[place], "item", "items")} (${percent(counts[place], data.total)}).`;
       } else if (place >= used && place < size) note.textContent = `${counted(size - used)} codes are unused.`;
     });
-    svg.addEventListener("pointerleave", () => { note.textContent = told; });
+    svg.addEventListener("pointerleave", () => { note.textContent = caption; });
     chart.replaceChildren(svg);
   });
 });
@@ -91,9 +91,9 @@ function frame(width, height, top, label) {
 
 const inWords = (period) => `${period.label}, ${period.after_fit ? "after" : "before"} the fit: ${plural(period.items, "item", "items")}`;
 
-function chart(title, told, height, paint) {
+function chart(title, caption, height, paint) {
   const box = make("div");
-  document.getElementById("drift").append(make("div", {}, make("h3", {}, title, " ", make("small", {}, told)), box));
+  document.getElementById("drift").append(make("div", {}, make("h3", {}, title, " ", make("small", {}, caption)), box));
   sized(box, (width) => box.replaceChildren(paint(width, height)));
 }
 

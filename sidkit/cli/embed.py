@@ -101,4 +101,5 @@ def _show(report: EmbedReport) -> None:
             typer.echo(f"  {count:,} x {reason}")
     for reason, count in report.refused.items():
         typer.echo(f"skipped: {count:,} x {reason}")
-    typer.echo(f"{report.rows:,} rows in {report.out}" + (f", kept {', '.join(report.kept)}" if report.kept else ""))
+    carried_over = f", carried over {', '.join(report.carried_over)}" if report.carried_over else ""
+    typer.echo(f"{report.rows:,} rows in {report.out}{carried_over}")

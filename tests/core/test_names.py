@@ -115,7 +115,7 @@ def test_definitions_are_not_made_of_a_catalogue_with_a_hostile_codebook(tmp_pat
     Catalog.open(repo).begin_fit("a", "pq", "content", (2,))
     with sqlite3.connect(repo.data / "catalog.sqlite") as opened:
         opened.execute("UPDATE sidkit_codebooks SET name = '../a', defined = 1, row_hash = NULL")
-    with pytest.raises(CatalogError, match=r"holds a codebook named '\.\./a'"):
+    with pytest.raises(CatalogError, match=r"contains a codebook named '\.\./a'"):
         read_definitions(repo.path)
 
 

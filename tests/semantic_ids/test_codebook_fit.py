@@ -88,7 +88,7 @@ def test_the_same_fit_again_keeps_the_artefact_as_it_lies(repo: Repo) -> None:
 def test_other_arguments_under_a_name_that_is_taken_are_refused(repo: Repo, change: dict[str, Any], cut: int) -> None:
     first = lifecycle.fit(repo, "a", SPEC, CUT)
     before = files(repo.codebooks / "a")
-    with pytest.raises(LifeCycleError, match="other arguments; fit under a new name"):
+    with pytest.raises(LifeCycleError, match="different arguments; fit under a new name"):
         lifecycle.fit(repo, "a", SPEC.model_copy(update=change), cut)
     assert Catalog.open(repo).codebook("a") == first
     assert files(repo.codebooks / "a") == before
@@ -115,7 +115,7 @@ def test_a_fit_that_cannot_be_is_refused_before_anything_is_written(repo: Repo) 
     refused: list[tuple[type[Exception], str, CodebookSpec, int]] = [
         (FitError, "is later than the feature tables", SPEC, AS_OF + 1),
         (FitError, "no item with content was known", SPEC, START + DELAY - 1),
-        (ConfigError, "no 'nothing'", SPEC.model_copy(update={"encoder": "nothing"}), CUT),
+        (ConfigError, "unknown name 'nothing'", SPEC.model_copy(update={"encoder": "nothing"}), CUT),
         (ConfigError, "unknown quantizer 'nothing'", SPEC.model_copy(update={"quantizer": "nothing"}), CUT),
     ]
     for error, message, spec, cut in refused:

@@ -173,7 +173,7 @@ def test_a_codebooks_items_are_numbered_and_the_catalogue_does_not_mind(
     monkeypatch.setattr(feast_repo, "materialize", lambda *_: {})
     repo = built_repo(tmp_path)
     lifecycle.fit(repo, "a", SPEC.model_copy(update={"sizes": (2, 2)}), CUT)
-    with pytest.raises(LifeCycleError, match="once it is published"):
+    with pytest.raises(LifeCycleError, match="publish it before assigning suffixes"):
         update_suffixes(repo, "a")
     lifecycle.publish(repo, "a")
     first = update_suffixes(repo, "a")

@@ -37,7 +37,7 @@ def test_other_modalities_and_versions_of_an_existing_file_are_kept(minilm: Path
     )
     write_tables(source, {"item_embeddings": kept})
     report = embed_texts(source, minilm)
-    assert (report.rows, report.kept) == (3, ("image",))
+    assert (report.rows, report.carried_over) == (3, ("image",))
     found = vectors_of(report, "text", "image")
     assert [found[item]["image"] for item in ("a", "b", "gone")] == [None, [1.0, 2.0], [3.0, 4.0]]
     assert found["gone"]["text"] is None and len(found["a"]["text"]) == 384

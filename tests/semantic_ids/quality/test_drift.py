@@ -184,7 +184,7 @@ def test_thresholds_are_settings() -> None:
 
 def test_groups_of_different_codebooks_are_refused() -> None:
     groups = [CodedItems(np.zeros((300, levels), dtype=np.int32), np.ones(300, dtype=np.float32)) for levels in (2, 3)]
-    with pytest.raises(ConfigError, match="have 2 codes, the recent ones 3"):
+    with pytest.raises(ConfigError, match="got 2 levels for the items of the fit and 3"):
         drift(*groups)
 
 
@@ -250,7 +250,7 @@ def test_the_health_of_a_codebook_is_that_of_its_table(repo: Repo) -> None:
     limits = DriftThresholds(min_recent=10)
     assert health(repo, "a", limits) == health(repo, None, limits) == drift(*groups, limits)
     assert health(repo).verdict == "unknown"
-    with pytest.raises(LifeCycleError, match="once it is published"):
+    with pytest.raises(LifeCycleError, match="publish it before checking its health"):
         health(repo, "unpublished")
     with pytest.raises(UnknownVersionError):
         health(repo, "nope")

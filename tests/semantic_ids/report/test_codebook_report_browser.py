@@ -167,7 +167,7 @@ def test_in_a_browser_a_hundred_thousand_items_are_drawn_a_few_at_a_time(facts: 
         )
         carried = seen[1]
         assert seen[0].startswith(f"{fullest} items") and 0 < carried < fullest
-        assert seen[2].startswith(f"{fullest - carried} items more with this code: not in this page.")
+        assert seen[2].startswith(f"{fullest - carried} more items with this code, not included in this page.")
         assert seen[3] < 10_000
         page.open(empty)
         assert "No item has codes." in page.do("document.getElementById('tree').textContent")
