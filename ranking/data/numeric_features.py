@@ -1,7 +1,7 @@
 """Numeric features of a row, computed by the same function for training and serving.
 
 Counts go in as ``log1p``, rates smoothed towards the training rate, ages and gaps as ``log1p`` of days. What the log does
-not say (null) is 0 for every row, so it tells nothing.
+not contain (null) is 0 for every row.
 """
 
 from __future__ import annotations

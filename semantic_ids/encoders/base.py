@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from semantic_ids.item_vectors import Floats, ItemVectors
-from semantic_ids.pairs.mining import ItemPairs, Rehearsal
+from semantic_ids.pairs.mining import BacktestSplit, ItemPairs
 from sidkit.core.errors import FitError, TooFewPairsError
 
 
@@ -89,10 +89,10 @@ def usable_pairs(encoder: str, items: ItemVectors, pairs: ItemPairs | None) -> I
     usable = _between_present(items, pairs)
     if not len(usable):
         raise TooFewPairsError(f"none of the {len(pairs)} pairs has content for both items; {remedy}")
-    if pairs.rehearsal is None:
+    if pairs.backtest is None:
         return usable
-    earlier, later = (_between_present(items, half) for half in (pairs.rehearsal.earlier, pairs.rehearsal.later))
-    return replace(usable, rehearsal=Rehearsal.of(earlier, later))
+    earlier, later = (_between_present(items, half) for half in (pairs.backtest.earlier, pairs.backtest.later))
+    return replace(usable, backtest=BacktestSplit.of(earlier, later))
 
 
 def _between_present(items: ItemVectors, pairs: ItemPairs) -> ItemPairs:

@@ -121,13 +121,13 @@ def train(spec: BehaviourTraining, content: Floats, pairs: ItemPairs) -> Learned
 
 def _trained(spec: BehaviourTraining, content: Floats, pairs: ItemPairs) -> Learned:
     rng = np.random.default_rng(spec.seed)
-    if pairs.rehearsal is None:
+    if pairs.backtest is None:
         is_held_out = _held_out(pairs, spec.held_out, rng)
         known = KnownPairs(pairs)
         evaluator = _RankEvaluator(pairs.where(is_held_out), pairs.target, known, rng)
         result = _learn(spec, content, pairs.where(~is_held_out), known, spec.steps, rng, evaluator)
         return _as_arrays(result.model, result.curve)
-    earlier, later = pairs.rehearsal.earlier, pairs.rehearsal.later
+    earlier, later = pairs.backtest.earlier, pairs.backtest.later
     known = KnownPairs(earlier)
     evaluator = _RankEvaluator(later, np.flatnonzero(content.any(axis=1)), known, rng)
     result = _learn(spec, content, earlier, known, spec.steps, rng, evaluator)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from semantic_ids.pairs.mining import EVALUATION_PAIRS, ItemPairs, PairSpec, Rehearsal
+from semantic_ids.pairs.mining import EVALUATION_PAIRS, BacktestSplit, ItemPairs, PairSpec
 from sidkit.core.config import EngineSettings
 from sidkit.core.engine import connection, literal
 
@@ -15,7 +15,7 @@ Mine = Callable[[PairSpec, int, int | None], ItemPairs]
 """(spec, end_us, start_us) -> pairs of one set of items."""
 
 
-def rehearse(mine: Mine, spec: PairSpec, cut_us: int, end_us: int) -> Rehearsal | None:
+def backtest_split(mine: Mine, spec: PairSpec, cut_us: int, end_us: int) -> BacktestSplit | None:
     """Mine both halves of a backtest split; the later half, used for evaluation, has Swing pairs only.
 
     Parameters
@@ -29,7 +29,7 @@ def rehearse(mine: Mine, spec: PairSpec, cut_us: int, end_us: int) -> Rehearsal 
 
     Returns
     -------
-    Rehearsal or None
+    BacktestSplit or None
         None when either half is empty.
     """
     if cut_us >= end_us:
@@ -37,7 +37,7 @@ def rehearse(mine: Mine, spec: PairSpec, cut_us: int, end_us: int) -> Rehearsal 
     earlier, later = mine(spec, cut_us, None), mine(EVALUATION_PAIRS, end_us, cut_us)
     items = len(later.clicks)
     known = np.isin(later.trigger * items + later.target, earlier.either_way(items))
-    return Rehearsal.of(earlier, later.where(~known))
+    return BacktestSplit.of(earlier, later.where(~known))
 
 
 def cut_before_newest(

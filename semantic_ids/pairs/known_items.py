@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from semantic_ids.item_vectors import Floats, ItemVectors
-from semantic_ids.pairs.backtest import cut_before_newest, rehearse
+from semantic_ids.pairs.backtest import backtest_split, cut_before_newest
 from semantic_ids.pairs.mining import ItemPairs, PairSpec, mine_pairs
 from sidkit.core.engine import connection, literal, quoted
 from sidkit.core.integrity import checked
@@ -82,4 +82,4 @@ def pairs_among(
     if not spec.rehearsal or start_us is not None:
         return pairs
     cut_us = cut_before_newest(log, spec.rehearsal, end_us, delay_us=delay_us, engine=engine, spill=spill)
-    return replace(pairs, rehearsal=rehearse(mine, spec, cut_us, end_us))
+    return replace(pairs, backtest=backtest_split(mine, spec, cut_us, end_us))

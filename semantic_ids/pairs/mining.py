@@ -38,7 +38,7 @@ class ItemPairs:
 
     ``trigger`` and ``target`` are ``int64 [pairs]`` indices into the items, never equal to each other; ``weight`` is
     ``float32 [pairs]``, above 0; ``clicks`` is ``int64 [items]``, the positives before the cut-off, used by the logQ
-    correction; ``end_us`` is the cut-off, microseconds UTC: nothing later was used. ``rehearsal`` optionally holds the
+    correction; ``end_us`` is the cut-off, microseconds UTC: nothing later was used. ``backtest`` optionally holds the
     backtest split of the same items and window.
     """
 
@@ -47,7 +47,7 @@ class ItemPairs:
     weight: npt.NDArray[np.float32]
     clicks: Ints
     end_us: int
-    rehearsal: Rehearsal | None = None
+    backtest: BacktestSplit | None = None
 
     def __len__(self) -> int:
         return len(self.trigger)
@@ -57,7 +57,7 @@ class ItemPairs:
         digest = hashlib.sha256()
         for part in (self.trigger, self.target, self.weight, self.clicks):
             digest.update(np.ascontiguousarray(part).tobytes())
-        for half in (self.rehearsal.earlier, self.rehearsal.later) if self.rehearsal else ():
+        for half in (self.backtest.earlier, self.backtest.later) if self.backtest else ():
             digest.update(half.mark().encode())
         return digest.hexdigest()
 
@@ -71,7 +71,7 @@ class ItemPairs:
 
 
 @dataclass(frozen=True)
-class Rehearsal:
+class BacktestSplit:
     """Backtest split of one window: train on ``earlier``, evaluate on ``later``.
 
     ``earlier`` holds the pairs available at the cut, ``later`` the pairs between the cut and the end of the window that
@@ -82,7 +82,7 @@ class Rehearsal:
     later: ItemPairs
 
     @classmethod
-    def of(cls, earlier: ItemPairs, later: ItemPairs) -> Rehearsal | None:
+    def of(cls, earlier: ItemPairs, later: ItemPairs) -> BacktestSplit | None:
         """Build a split; None when either half is empty."""
         return cls(earlier, later) if len(earlier) and len(later) else None
 

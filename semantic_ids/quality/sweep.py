@@ -22,7 +22,7 @@ from pydantic import Field
 from semantic_ids.codebook import make_encoder, make_quantizer
 from semantic_ids.encoders import Encoder
 from semantic_ids.item_vectors import Floats, ItemVectors, Mask
-from semantic_ids.pairs.mining import Ints, ItemPairs, Rehearsal
+from semantic_ids.pairs.mining import BacktestSplit, Ints, ItemPairs
 from semantic_ids.quality.code_metrics import (
     collision_rate,
     independent_code_rate,
@@ -303,11 +303,11 @@ def pairs_within(pairs: ItemPairs, rows: Ints, items: int) -> ItemPairs:
     place[rows] = np.arange(len(rows))
     trigger, target = place[pairs.trigger], place[pairs.target]
     inside = (trigger >= 0) & (target >= 0)
-    rehearsal = None
-    if pairs.rehearsal is not None:
-        earlier, later = (pairs_within(half, rows, items) for half in (pairs.rehearsal.earlier, pairs.rehearsal.later))
-        rehearsal = Rehearsal.of(earlier, later)
-    return ItemPairs(trigger[inside], target[inside], pairs.weight[inside], pairs.clicks[rows], pairs.end_us, rehearsal)
+    backtest = None
+    if pairs.backtest is not None:
+        earlier, later = (pairs_within(half, rows, items) for half in (pairs.backtest.earlier, pairs.backtest.later))
+        backtest = BacktestSplit.of(earlier, later)
+    return ItemPairs(trigger[inside], target[inside], pairs.weight[inside], pairs.clicks[rows], pairs.end_us, backtest)
 
 
 def _recommended(
