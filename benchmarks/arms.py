@@ -1,10 +1,10 @@
-"""All arms on six data sets: the table behind every claim about rankers.
+"""Compare all arms on six data sets: the results behind the claims about rankers.
 
     python benchmarks/arms.py [--data DATA...] [--work FOLDER] [--jobs 2] [--seeds 5] [--origins 3]
 
-Runs what ``sidkit ranker compare`` runs, data set by data set, and goes on where it was killed. Rows go to
-``benchmarks/results/arms.json`` (those of a data set that is run again are replaced), tables as Markdown to
-``benchmarks/results/arms.md``, and one page over all data sets that this work folder holds to its ``arms.html``.
+Runs ``sidkit ranker compare`` for each data set; an interrupted run resumes. Rows are written to
+``benchmarks/results/arms.json`` (replacing those of the same data set), tables as Markdown to ``benchmarks/results/arms.md``,
+and one page over all data sets of the work folder to its ``arms.html``.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ BASE: dict[str, Any] = {
 
 
 def defaults() -> list[str]:
-    """The three worlds, and the real sets that are there."""
+    """The three synthetic worlds, and the real data sets that are available."""
     folder = Path(os.environ.get("SIDKIT_DATA", ROOT.parent / "shared" / "data"))
     for name in REAL:
         if not (folder / name).is_dir():
@@ -63,7 +63,7 @@ def defaults() -> list[str]:
 
 
 def options_of(data: str, options: argparse.Namespace, arms: Sequence[str], *, tuned: bool = True) -> CompareOptions:
-    """What is compared on a data set: with the settings that ``benchmarks/tune_ranker.py`` chose for it, or :data:`BASE`."""
+    """Options of the comparison on a data set: the settings chosen by ``benchmarks/tune_ranker.py``, or :data:`BASE`."""
     spec = load_preset("rqkmeans").ranker
     given = {
         **BASE,
@@ -78,7 +78,7 @@ def options_of(data: str, options: argparse.Namespace, arms: Sequence[str], *, t
 
 
 def with_settings(spec: RankerSpec, settings: Mapping[str, Any]) -> RankerSpec:
-    """A spec with other values of some ``section.key``."""
+    """A spec with some ``section.key`` values replaced."""
     changed: dict[str, dict[str, Any]] = {}
     for key, value in settings.items():
         section, name = key.split(".")
@@ -89,12 +89,12 @@ def with_settings(spec: RankerSpec, settings: Mapping[str, Any]) -> RankerSpec:
 
 
 def tuned_as(name: str) -> str:
-    """The data set on whose validation rows the settings of another are chosen: all worlds share those of ``strong``."""
+    """The data set whose validation rows choose the settings of another: all worlds use those of ``strong``."""
     return data_name(WORLDS[0]) if name in {data_name(world) for world in WORLDS} else name
 
 
 def settings_of(name: str) -> dict[str, Any]:
-    """What was chosen on validation rows, as ``section.key``."""
+    """The settings chosen on validation rows, as ``section.key``."""
     told = read_json(TUNED) if TUNED.exists() else {}
     return dict(told.get(tuned_as(name), {}).get("chosen", {}))
 
@@ -111,7 +111,7 @@ def compared(data: str, work: Path, options: argparse.Namespace) -> dict[str, An
 
 
 def fragment(rows: list[dict[str, Any]], held: dict[str, dict[str, Any]]) -> str:
-    """What goes into RESULTS.md: what it took, budgets, and the table of every data set."""
+    """Markdown for RESULTS.md: time and memory, budgets, and the table of every data set."""
     lines = ["AUC; after it the difference to A3 with its 95 % interval over users, bold where there is evidence.", ""]
     peers = read_json(PEERS)["auc"] if PEERS.exists() else []
     known = list(dict.fromkeys(row["data"] for row in rows))
@@ -135,7 +135,7 @@ def fragment(rows: list[dict[str, Any]], held: dict[str, dict[str, Any]]) -> str
 
 
 def parser_of(description: str | None) -> argparse.ArgumentParser:
-    """The options that decide what is prepared."""
+    """The options that determine the prepared data."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", nargs="+", default=defaults())
     parser.add_argument("--work", type=Path, default=Path(".work") / "arms")

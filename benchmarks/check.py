@@ -1,10 +1,10 @@
-"""Derive the ratios of the store benchmarks again from their raw times, and gather them in ``results/bench.json``.
+"""Recompute the ratios of the store benchmarks from their raw times, and collect them in ``results/bench.json``.
 
     python benchmarks/check.py [--bars]
 
-``bench_offline.json`` and ``bench_online.json`` hold raw times, commands, shapes and versions, and the ratios that the
-benchmark printed. A ratio that its raw times do not give, or a record that lacks something, is an error. With
-``--bars`` a ratio beyond its bar is one, too.
+``bench_offline.json`` and ``bench_online.json`` contain raw times, commands, shapes, versions and the ratios that the
+benchmark printed. A ratio that does not match its raw times, or an incomplete record, is an error; with ``--bars``, so is a
+ratio that misses its target.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ BARS: dict[str, tuple[str, float]] = {
 
 
 def problems_of(part: str, told: dict[str, Any], derived: dict[str, float]) -> list[str]:
-    """What is wrong with one part's file."""
+    """Problems of one results file."""
     found = []
     for record in told.get("records", []):
         missing = [key for key in RECORD if not record.get(key)]
@@ -53,7 +53,7 @@ def problems_of(part: str, told: dict[str, Any], derived: dict[str, float]) -> l
 
 
 def beyond_bars(ratios: dict[str, float]) -> list[str]:
-    """Ratios that miss their bar."""
+    """Ratios that miss their targets."""
     return [
         f"{key} is {ratios[key]}, the bar is {sign} {bar}"
         for key, (sign, bar) in BARS.items()
@@ -92,7 +92,7 @@ def main() -> None:
 
 
 def derive(module: str, told: dict[str, Any]) -> dict[str, float]:
-    """The ratios that the raw times give; a benchmark without ``ratios`` is taken at its word."""
+    """The ratios computed from the raw times; the stored ratios if a benchmark has no ``ratios`` function."""
     try:
         ratios = importlib.import_module(module).ratios
     except (ImportError, AttributeError):

@@ -1,12 +1,12 @@
-"""How good FuxiCTR 2.3.10's DIN is on the very rows of a comparison, beside its arms.
+"""Test AUC of FuxiCTR 2.3.10's DIN on the rows of a comparison, next to our arms.
 
     python benchmarks/fuxictr_auc.py --data DATA... [--work .work/arms] [--seeds 5]
 
-Run it after ``benchmarks/arms.py`` with the same options: differences are to the kept predictions of A3 and A0, paired by
-row, pooled over seeds, bootstrapped over users as there. FuxiCTR's DIN is told the item id, the history and our numeric
-features, which is what A0 is told (``fuxictr_din``), or item id, history and user id alone (``fuxictr_din_ids``). Learning
-rate, dropout and regularizer are chosen on validation rows with seed 0, the worlds' on those of ``strong``, which comes first;
-test rows are scored once per seed. Rows as in ``arms.json`` go to ``auc`` of ``benchmarks/results/fuxictr.json``.
+Run it after ``benchmarks/arms.py`` with the same options: differences are to the saved predictions of A3 and A0, paired by
+row, pooled over seeds and bootstrapped over users. FuxiCTR's DIN gets the item id, the history and our numeric features, like
+A0 (``fuxictr_din``), or item id, history and user id only (``fuxictr_din_ids``). Learning rate, dropout and regularizer are
+chosen on validation rows with seed 0 (for the worlds, on those of ``strong``, which runs first); test rows are scored once
+per seed. Rows in the format of ``arms.json`` are written to ``auc`` in ``benchmarks/results/fuxictr.json``.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def measure_auc(worker: Worker, data: str, options: argparse.Namespace) -> list[
 
 
 def _chosen(worker: Worker, name: str, arm: str, shared: dict[str, Any]) -> dict[str, Any]:
-    """The settings of an arm; what was tried is kept in the results with its validation AUC, and not tried again."""
+    """The settings of an arm. Trials are saved in the results with their validation AUC and not repeated."""
     told = kept()
     tried = told["tried"].get(tuned_as(name), {}).get(arm)
     if tried is None:

@@ -1,16 +1,16 @@
-"""How fast rankers train beside FuxiCTR 2.3.10's DIN, on the frames of a comparison.
+"""Training speed of our rankers compared with FuxiCTR 2.3.10's DIN, on the frames of a comparison.
 
     python benchmarks/fuxictr_din.py --data DATA... [--work .work/arms] [--compared A0 A9 A12 A12_content] [--repeats 5]
 
-FuxiCTR lives in an environment of its own (``.work/fuxictr``, made from PyPI when it is missing) and runs in a process of
-its own. Told are training rows per second at equal batch, embedding width (16), history length (50), head (64, 32) and
-threads, on the same rows, spread over the training part; in turn, one epoch of FuxiCTR's and a whole training of three
-epochs of ours, with all that it does once (tables, matches, weights). Told are medians of the passes, and ratios
-of the medians with the range over pairs of passes; by the wall clock, and by the CPU time of the process, which other work
-on the machine disturbs less. FuxiCTR is measured twice: with its own loader for histories, as its users run it (it cuts a
-batch to its longest history), and with batches cut from tensors in memory in the same way, which leaves the model's cost
-alone. Ours includes gathering the batch. Its DIN sees ids only; ours (A0, the first arm) sees the numeric features too. Where
-there is CUDA, absolute figures for it stand beside. Results go to ``benchmarks/results/fuxictr.json``.
+FuxiCTR runs in its own environment (``.work/fuxictr``, installed from PyPI if missing) and its own process. The benchmark
+reports training rows per second at equal batch size, embedding width (16), history length (50), head (64, 32) and number of
+threads, on the same rows, evenly sampled from the training part. It alternates between one epoch of FuxiCTR and a full
+training of three epochs of ours, including all setup (tables, matches, weights). Reported are medians over passes, and
+ratios of medians with the range over pairs of passes, in wall-clock time and in CPU time, which is less affected by other
+load. FuxiCTR is measured twice: with its own history loader (which truncates a batch to its longest history), and with
+batches cut from tensors in memory in the same way, which isolates the cost of the model. Ours includes batch assembly. Its
+DIN uses ids only; ours (A0, the first arm) also uses the numeric features. With CUDA available, absolute figures on the GPU
+are added. Results go to ``benchmarks/results/fuxictr.json``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from arms import parser_of
 from fuxictr_peer import DIM, HIDDEN, WORK, Worker, export, measure_all, prepared
 
 import ranking.training.loop
-from ranking.data.dataset import TrainingSet
+from ranking.data.dataset import Dataset
 from ranking.experiments.comparison.arms import ComparedArm
 from ranking.experiments.comparison.comparison import data_name
 from ranking.training.arms import TrainingContext, train_arm
@@ -73,17 +73,17 @@ def our_pass(
 
 
 def spread(total: int, count: int) -> Any:
-    """Row numbers at even distances: the first rows of a log have short histories."""
+    """Evenly spaced row indices: the first rows of a log have short histories."""
     return np.linspace(0, total - 1, count).astype(np.int64)
 
 
-def _few(data: TrainingSet) -> TrainingSet:
-    """Two rows, one of each class: training wants a validation part, and it shall cost nothing."""
+def _few(data: Dataset) -> Dataset:
+    """Two rows, one of each class: a minimal validation part, because training requires one."""
     return data.take(np.array([int(np.argmax(data.rows.label)), int(np.argmin(data.rows.label))]))
 
 
 def measure_speed(worker: Worker, data: str, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """One row per batch and threads: rows per second of FuxiCTR's DIN (both loaders) and of our arms, in turn."""
+    """One record per batch size and thread count: rows per second of FuxiCTR's DIN (both loaders) and of our arms."""
     _, plan, contexts = prepared(data, options.compared, options)
     ours, name = options.compared[0], data_name(data)
     folder, root = WORK / name, WORK / name / "own"
@@ -117,7 +117,7 @@ def measure_speed(worker: Worker, data: str, options: argparse.Namespace) -> lis
 
 
 def _medians(passes: list[dict[str, dict[str, float]]], bases: list[str]) -> dict[str, Any]:
-    """Medians of rows per second of wall clock and of CPU time, and ratios to each base: of medians, least, most."""
+    """Medians of rows per second (wall clock and CPU), and ratios to each baseline: of medians, minimum and maximum."""
     found: dict[str, Any] = {}
     for clock in ("wall", "cpu"):
         speeds = {name: np.array([told[name][clock] for told in passes]) for name in passes[0]}

@@ -1,4 +1,4 @@
-"""FuxiCTR 2.3.10 in an environment and a process of its own, and the frames of a comparison as plain arrays for it."""
+"""FuxiCTR 2.3.10 in its own environment and process, and the export of a comparison's frames as plain arrays for it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DIM, HIDDEN = 16, [64, 32]
 
 
 def environment(python: str) -> Path:
-    """The interpreter of the environment that holds FuxiCTR; made from PyPI when it is missing."""
+    """The Python interpreter of FuxiCTR's environment; installed from PyPI if missing."""
     interpreter = WORK / "venv" / "bin" / "python"
     if not (WORK / "venv" / ".made").exists():
         subprocess.run([python, "-m", "venv", str(WORK / "venv")], check=True)
@@ -43,7 +43,7 @@ def environment(python: str) -> Path:
 
 
 class Worker:
-    """FuxiCTR's process: a dict in, a dict out."""
+    """FuxiCTR's process: takes a dict, returns a dict."""
 
     def __init__(self, interpreter: Path) -> None:
         clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
@@ -96,7 +96,7 @@ def export(context: TrainingContext, folder: Path) -> None:
 
 
 def prepared(data: str, arms: list[str], options: argparse.Namespace) -> tuple[Repo, Plan, dict[str, TrainingContext]]:
-    """The plan of a comparison, whose frames are made where they are missing, and each arm's training context."""
+    """The plan of a comparison, with missing frames prepared, and each arm's training context."""
     repo = prepare_repo(data, options.work / data_name(data))
     with repo.locked():
         plan, _ = Comparison(repo, options_of(data, options, arms), lambda *_: None).plan()
@@ -113,7 +113,7 @@ def measure_all(
     what: str,
     measure: Callable[[Worker, str, argparse.Namespace], list[dict[str, Any]]],
 ) -> None:
-    """Measure all data sets that are asked for beside one process of FuxiCTR, and keep their rows as ``what``."""
+    """Measure all requested data sets with one FuxiCTR process, and save their rows under ``what``."""
     parser.add_argument("--python", default=sys.executable, help="makes the environment of FuxiCTR")
     options = parser.parse_args()
     worker = Worker(environment(options.python))
@@ -126,12 +126,12 @@ def measure_all(
 
 
 def kept() -> dict[str, Any]:
-    """What the results hold by now: ``speed`` and ``auc`` rows, and by data set and arm what was ``tried``."""
+    """The saved results: ``speed`` and ``auc`` rows, and by data set and arm the trials ``tried``."""
     return {"speed": [], "auc": [], "tried": {}} | (read_json(OUT) if OUT.exists() else {})
 
 
 def _keep(what: str, data: str, fresh: list[dict[str, Any]], versions: dict[str, Any]) -> None:
-    """Put the rows of one data set in the place of older ones."""
+    """Replace the saved rows of one data set."""
     told = kept()
     told[what] = [row for row in told[what] if row["data"] != data] + fresh
     write_json(OUT, told | {"versions": versions})

@@ -1,7 +1,7 @@
-"""FuxiCTR's side of ``fuxictr_din.py``: runs in the environment that holds FuxiCTR and nothing of ours.
+"""FuxiCTR's side of ``fuxictr_din.py``: runs in an environment with FuxiCTR and without sidkit.
 
-Reads one JSON command per line on stdin and answers with one JSON line on stdout. ``{"folder": ...}`` names a data set that
-the other side exported; see ``export`` there.
+Reads one JSON command per line on stdin and answers with one JSON line on stdout. ``{"folder": ...}`` names an exported data
+set; see ``export`` in ``fuxictr_peer.py``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FROM = {"user_id": "user", "context": "numeric"}
 
 
 class Ready:
-    """Batches cut from tensors in memory: what FuxiCTR's model costs when its loader costs next to nothing."""
+    """Batches cut from tensors in memory: the cost of FuxiCTR's model with a negligible loader."""
 
     def __init__(
         self, arrays: dict[str, Any], size: int, context: list[str], shuffle: int | None, order: Any = None
@@ -67,7 +67,7 @@ def load(folder: Path, part: str) -> dict[str, Any]:
 
 
 def spread(total: int, count: int) -> Any:
-    """Row numbers at even distances, as the other side takes them."""
+    """Evenly spaced row indices, the same as in ``fuxictr_din.py``."""
     return torch.from_numpy(np.linspace(0, total - 1, count).astype(np.int64))
 
 
@@ -102,7 +102,7 @@ def make(told: dict[str, Any]) -> Any:
 
 
 def speed(told: dict[str, Any], kept: dict[str, Any]) -> dict[str, Any]:
-    """Rows per second of one pass over some training rows; the model lives on from call to call."""
+    """Rows per second of one pass over some training rows; the model is reused between calls."""
     torch.set_num_threads(told["threads"])
     folder = Path(told["folder"])
     key = json.dumps([told["dim"], told["hidden"], told.get("gpu", -1), told["folder"]])
@@ -128,7 +128,7 @@ def speed(told: dict[str, Any], kept: dict[str, Any]) -> dict[str, Any]:
 
 
 def own_files(told: dict[str, Any]) -> dict[str, Any]:
-    """Write what FuxiCTR's own loader for histories reads: rows, users with all their items, items."""
+    """Write the input of FuxiCTR's own history loader: rows, users with all their items, items."""
     import pandas as pd
 
     folder, root = Path(told["folder"]), Path(told["root"])

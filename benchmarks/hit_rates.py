@@ -1,11 +1,11 @@
-"""Item-to-item hit rate at 30 of encoders and quantizers, on pairs of clicks that came after the fit.
+"""Item-to-item hit rate at 30 of encoders and quantizers, on pairs of clicks after the fit.
 
     python benchmarks/hit_rates.py --data DATA... [--work FOLDER] [--seeds 3]
 
-DATA is a folder in the input contract, or ``synthetic``, ``synthetic:weak`` and so on. Every codebook is fitted on what was
-known at 80 % of the labelled rows and judged on Swing pairs of what came after, training pairs left out, beside popularity,
-raw content and co-occurrence. Intervals resample triggers; figures of several seeds are means over seeds per pair. Results
-go to ``benchmarks/results/hit_rates.json``.
+DATA is a folder in the input contract, or ``synthetic``, ``synthetic:weak`` and so on. Every codebook is fitted on the data
+before the 80 % quantile of the labelled rows' times and evaluated on Swing pairs of later clicks, excluding training pairs.
+Baselines are popularity, raw content and co-occurrence. Intervals are bootstrapped over triggers; results of several seeds
+are averaged per pair. Results go to ``benchmarks/results/hit_rates.json``.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ RESULTS = Path(__file__).parent / "results" / "hit_rates.json"
 
 
 def built(data: str, folder: Path, sizes: Sizes) -> Repo:
-    """A repo with its log and tables, made once."""
+    """A repo with its log and feature tables; built once."""
     repo = prepare_repo(data, folder)
     source = Path(repo.settings.source.url)
     if data.startswith("synthetic") and not source.exists():
@@ -85,7 +85,7 @@ def judged(repo: Repo, seeds: int) -> tuple[HitReport, dict[str, Any]]:
         for suffix in ("", ":decoded", ":codes"):
             rows = [report.hits[f"bench_{key}_{seed}{suffix}"] for seed, report in enumerate(found)]
             hits[key + suffix] = np.mean(rows, axis=0)
-    return HitReport(first.asked, first.k, hits), {"fit_seconds": told, "fit_end": split.describe()}
+    return HitReport(first.pairs, first.k, hits), {"fit_seconds": told, "fit_end": split.describe()}
 
 
 def rows_of(data: str, report: HitReport, seeds: int) -> list[dict[str, Any]]:
@@ -97,7 +97,7 @@ def rows_of(data: str, report: HitReport, seeds: int) -> list[dict[str, Any]]:
                 continue
             rows.append(
                 {
-                    "data": data, "way": way, "slice": part, "seeds": seeds, "pairs": int(report.asked.rows(part).sum()),
+                    "data": data, "way": way, "slice": part, "seeds": seeds, "pairs": int(report.pairs.rows(part).sum()),
                     **rate.as_json(), "minus_content": gain.as_json(),
                 }
             )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Online stores that write nothing: what Feast itself costs. ``online.py`` names them as Feast's configuration does."""
+"""Online stores that write nothing, to measure Feast's own cost. ``online.py`` refers to them in Feast's configuration."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class NothingOnlineStoreConfig(UnfrozenOnlineStoreConfig):
 
 
 class UnfrozenOnlineStore(OnlineStore):  # type: ignore[misc]
-    """Leaves the garbage collector as it is."""
+    """Does not change the garbage collector."""
 
     def online_write_batch(self, config: Any, table: Any, data: Any, progress: Any) -> None:
         pass
@@ -36,7 +36,7 @@ class UnfrozenOnlineStore(OnlineStore):  # type: ignore[misc]
 
 
 class NothingOnlineStore(UnfrozenOnlineStore):
-    """Spares the collector what importing Feast leaves, as the kit's store does."""
+    """Freezes the objects created by importing Feast (``gc.freeze``), as the kit's store does."""
 
     def __init__(self) -> None:
         freeze_imports()

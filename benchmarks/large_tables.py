@@ -1,13 +1,13 @@
-"""Memory and speed of training with an id table of ten million rows, and of the vocabulary that numbers its ids.
+"""Memory and speed of training with an id table of ten million rows, and of the vocabulary of its ids.
 
     python benchmarks/large_tables.py --work FOLDER [--items 100000 10000000] [--rows 50000] [--dim 16]
 
-Every cell runs in a process of its own on one thread; ``peak_mb`` is the most memory that the process held, ``data_mb`` what
-it held before a model was made. Training is ``train`` of the arm with ids alone, with checkpoints: candidates
-and histories are drawn from all items, the popular ones more often, so a batch looks up some thousands of distinct rows.
-Times are CPU seconds; ``rows_per_cpu_s`` is of an epoch of training, without validation. AdamW, which moves the whole table
-at each step, has fewer rows. ``as_dictionary`` is the vocabulary as it was: a sorted NumPy array of fixed-width strings, a
-tuple, and a dictionary per call. Results go to ``benchmarks/results/large_tables.json``.
+Every cell runs in its own process on one thread; ``peak_mb`` is its peak resident memory, ``data_mb`` the memory before a
+model is created. Training is ``train`` of the arm that uses ids only, with checkpoints; candidates and histories are sampled
+from all items, popular ones more often, so a batch looks up a few thousand distinct rows. Times are CPU seconds;
+``rows_per_cpu_s`` is of a training epoch without validation. AdamW, which updates the whole table at every step, runs on
+fewer rows. ``as_dictionary`` is the previous vocabulary: a sorted NumPy array of fixed-width strings, a tuple, and a
+dictionary per call. Results go to ``benchmarks/results/large_tables.json``.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ LENGTH, BATCH_ROWS, VALIDATION_ROWS, EPOCHS = 20, 512, 5_000, 2
 
 
 def names(items: int) -> npt.NDArray[np.object_]:
-    """``object [items]`` in an order of their own."""
+    """Distinct ids ``object [items]``, sorted."""
     return np.array([f"item-{number:09d}" for number in np.random.default_rng(1).permutation(items)], dtype=object)
 
 
 def drawn(rng: np.random.Generator, items: int, shape: tuple[int, ...]) -> npt.NDArray[np.int32]:
-    """Numbers of items from 1 on, popular ones more often."""
+    """Sampled item indices from 1 on, popular items more often."""
     return (1 + items * rng.random(shape) ** 2).astype(np.int32)
 
 
 def train_cell(items: int, rows: int, dim: int, optimiser: str, work: Path) -> dict[str, Any]:
-    """Train the arm with ids alone."""
+    """Train the arm that uses ids only."""
     import torch
 
     import ranking.training.loop
-    from ranking.data.batches import TensorSet, Vocabulary
-    from ranking.data.dataset import LabelledRows, TrainingSet
+    from ranking.data.batches import Batches, Vocabulary
+    from ranking.data.dataset import Dataset, LabelledRows
     from ranking.data.item_table import ItemTable
     from ranking.data.numeric_features import Scaling, feature_names
     from ranking.models.ctr_model import CtrModel
@@ -65,7 +65,7 @@ def train_cell(items: int, rows: int, dim: int, optimiser: str, work: Path) -> d
     count = rows + VALIDATION_ROWS
     lists = drawn(rng, items, (count // 10, LENGTH))
     candidate = drawn(rng, items, (count,))
-    whole = TrainingSet(
+    whole = Dataset(
         LabelledRows(
             np.full(count, "u", dtype=object),
             ids[candidate],
@@ -81,7 +81,7 @@ def train_cell(items: int, rows: int, dim: int, optimiser: str, work: Path) -> d
     )
     vocabulary = Vocabulary.fit(ids[1:])  # of all items, shown or not
     scaling = Scaling.fit(whole.numeric, 0.2)
-    parts = [TensorSet(whole.take(part), scaling, vocabulary) for part in (np.arange(rows), np.arange(rows, count))]
+    parts = [Batches(whole.take(part), scaling, vocabulary) for part in (np.arange(rows), np.arange(rows, count))]
     told = {"data_mb": peak_mb()}
     spec = TrainingSpec(epochs=EPOCHS, batch_rows=BATCH_ROWS, table_optimiser=optimiser, device="cpu")
     epochs: list[float] = []
@@ -112,7 +112,7 @@ def train_cell(items: int, rows: int, dim: int, optimiser: str, work: Path) -> d
 
 
 def vocabulary_cell(items: int, kind: str) -> dict[str, Any]:
-    """Number the ids of all items, and of the 500 of a request."""
+    """Look up the ids of all items, and of the 500 items of a request."""
     ids = names(items)
     before = peak_mb()
     steps: dict[str, float] = {}
@@ -171,12 +171,12 @@ def main() -> None:
 
 
 def few_rows(asked: argparse.Namespace) -> int:
-    """AdamW moves the whole table at each step."""
+    """AdamW updates the whole table at each step, so it gets fewer rows."""
     return int(min(asked.rows, 10 * BATCH_ROWS))
 
 
 def write(records: list[dict[str, Any]], asked: argparse.Namespace) -> None:
-    """What has been measured so far."""
+    """Write the results so far."""
     result = {
         "command": f"python benchmarks/large_tables.py --work FOLDER --items {' '.join(map(str, asked.items))} "
         f"--rows {asked.rows} --dim {asked.dim}",

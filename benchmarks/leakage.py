@@ -1,10 +1,9 @@
-"""Promised, delivered and possible AUC on the frozen world ``strong`` and on real sets.
+"""Leaked, point-in-time and best possible AUC on the frozen world ``strong`` and on real data sets.
 
     python benchmarks/leakage.py --work FOLDER [--data ../shared/data/NAME ...] [--seeds 3] [--arms gbdt content]
 
-Each data set gets a repo under FOLDER (kept, so that a second call only measures). What leaks are the counts of items and
-users, read as of the end of the log; :mod:`ranking.experiments.leakage` says what the figures mean. Results go to
-``benchmarks/results/leakage.json``.
+Each data set gets a repo under FOLDER, which later calls reuse. The leaked features are the item and user counts as of the end
+of the log; see :mod:`ranking.experiments.leakage` for the definitions. Results go to ``benchmarks/results/leakage.json``.
 """
 
 from __future__ import annotations

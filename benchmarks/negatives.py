@@ -1,11 +1,11 @@
-"""What one count or one age alone says of the label on sampled logs, before and after.
+"""How well a single count or the item age predicts the label on logs with sampled negatives: a check of the sampler.
 
     python benchmarks/negatives.py --work FOLDER [--uci ../shared/data/uci_online_retail] [--before FOLDER_OF_OLD_PACKAGE]
 
-Each log is ingested into a fresh repo under FOLDER and its negatives are drawn; counts and age are then asked of the log by
-plain SQL, as served at each row's own moment. The figure is the share of pairs (a positive and a sampled negative of one
-request) in which the positive's value is larger, ties half: .5 says nothing. ``--before`` names a checkout whose drawing is
-measured beside this one, in a process of its own. Results go to ``benchmarks/results/negatives.json``.
+Each log is ingested into a new repo under FOLDER and its negatives are sampled; counts and age are then computed from the log
+by plain SQL, as of each row's time. The metric is the share of pairs (a positive and a sampled negative of the same request)
+in which the positive has the larger value, ties counting half; .5 means no information. ``--before`` is a checkout whose
+sampler is measured too, in its own process. Results go to ``benchmarks/results/negatives.json``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ REQUESTS = 4_000
 
 
 def drawn(source: Path, work: Path) -> dict[str, Any]:
-    """Ingest a log and draw its negatives with whatever package this process imports."""
+    """Ingest a log and sample its negatives with the package imported by this process."""
     from sidkit.contract import inspect_source, open_source
     from sidkit.core.repo import init_repo
     from sidkit.tables import ingest
@@ -55,7 +55,7 @@ def drawn(source: Path, work: Path) -> dict[str, Any]:
 
 
 def alone(work: Path) -> dict[str, Any]:
-    """Within-request AUC of each count and of age, of some requests."""
+    """Within-request AUC of each count and of the age, on some requests."""
     from ranking.audit.single_features import auc_within
 
     parts = [str(path) for path in (work / "data" / "log" / "interactions").glob("*.parquet")]
@@ -104,7 +104,7 @@ def alone(work: Path) -> dict[str, Any]:
 
 
 def in_process(package: Path, source: Path, work: Path) -> dict[str, Any]:
-    """Draw in a process of its own, with the package of a checkout."""
+    """Sample negatives in a separate process, with the package of a checkout."""
     asked = [sys.executable, str(HERE / "negatives.py"), "--draw", str(source), "--work", str(work)]
     done = subprocess.run(
         asked, env={**os.environ, "PYTHONPATH": str(package)}, capture_output=True, text=True, check=True

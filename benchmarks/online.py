@@ -1,25 +1,25 @@
-"""Materialization and online reads: the packed store beside Feast's SQLite store, a store that writes nothing, Redis, sqlite3.
+"""Materialization and online reads: the packed store, Feast's SQLite store, a no-op store, Redis and plain sqlite3.
 
     python benchmarks/online.py [--items 100000] [--million] [--runs 7] [--work FOLDER]
 
-Every measurement runs in a process of its own, on one thread; the contestants take turns, so that a busy machine is busy for
-all of them, and medians are compared within one run. Materialization moves one list and three integers per item with
-``feature_store.yaml``'s settings: ``stock`` and ``packed`` are online stores under Feast's own engine, ``engine`` is ``feast
-materialize`` as the kit ships it, ``bulk`` is ``sidkit materialize``; ``nothing`` is an online store that writes nothing and
-spares the garbage collector what importing Feast leaves, as ours does, ``unfrozen`` one that does not.
+Every measurement runs in its own process on one thread. The candidates alternate, so that other load affects all of them, and
+medians are compared within one run. Materialization writes one list and three integers per item with the settings of
+``feature_store.yaml``: ``stock`` and ``packed`` are online stores under Feast's own engine, ``engine`` is ``feast
+materialize`` with the kit's configuration, ``bulk`` is ``sidkit materialize``; ``nothing`` is an online store that writes
+nothing and freezes the objects created by importing Feast, as ours does, ``unfrozen`` one that does not.
 
 A read takes 10 features of two views (three integers, three floats, a list of codes; two integers, a vector of 32 floats) of
-random items, after ``gc.freeze``. ``packed`` is the kit's reader as it ships, when the whole catalogue was asked for since the
-last commit, so that its rows are kept in memory; ``cold`` is the same reader with nothing kept, emptied before each read: the
-first read of a process and the first after any commit. The floor is a plain ``sqlite3`` read of the same packed bytes: the ids'
-keys, one statement per view, a list of bytes.
+random items, after ``gc.freeze``. ``packed`` is the kit's reader after the whole catalogue was read since the last commit, so
+all rows are cached; ``cold`` is the same reader with its cache cleared before each read, as for the first read of a process
+or after a commit. The lower bound is a plain ``sqlite3`` read of the same packed bytes: the keys of the ids, one statement
+per view, a list of bytes.
 
-Results go to ``benchmarks/results/bench_online.json`` after every run: raw times, shapes, versions, and ratios from medians.
-Ratios are of processor time, as a machine that others use too makes those wait most who take longest; ``_wall`` are the same
-of wall-clock time, and those beside Redis, which is a process of its own, are of wall-clock time only. ``_vs_feast`` says
-how many times faster, ``_vs_raw`` is our time over theirs. ``materialize_vs_feast`` is the share of the speed-up of ``nothing``
-that ``engine`` reaches, ``materialize_store_vs_feast`` the share that ``packed`` reaches, both over ``stock``, and
-``materialize_store_vs_unfrozen`` the share of the speed-up of ``unfrozen``.
+Results go to ``benchmarks/results/bench_online.json`` after every run: raw times, shapes, versions, and ratios of medians.
+Ratios use processor time, because waiting on a shared machine penalises the slowest most; ``_wall`` are the same ratios in
+wall-clock time, and those with Redis, a separate process, exist in wall-clock time only. ``_vs_feast`` is the speed-up over
+Feast, ``_vs_raw`` our time divided by that of the lower bound. ``materialize_vs_feast`` is the share of ``nothing``'s speed-up
+over ``stock`` that ``engine`` reaches, ``materialize_store_vs_feast`` the share that ``packed`` reaches, and
+``materialize_store_vs_unfrozen`` the share of ``unfrozen``'s speed-up.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def write_tables(folder: Path, items: int) -> None:
 def open_store(
     folder: Path, name: str, online: dict[str, Any], views: list[str], *, engine: str = "local", fresh: bool = True
 ) -> Any:
-    """A repo with some of the views, fresh or as it was left; settings as in ``feature_repo/feature_store.yaml``."""
+    """A repo with some of the views, new or existing; settings as in ``feature_repo/feature_store.yaml``."""
     from sidkit.stores.feast_repo import quiet_feast
 
     quiet_feast()
@@ -137,7 +137,7 @@ def open_store(
 
 
 def materialize(folder: Path, kind: str) -> dict[str, float]:
-    """Seconds and extra MB of one materialization: ``bulk`` is the kit's own way, ``engine`` Feast's with the kit's engine."""
+    """Seconds and extra MB of one materialization: ``bulk`` is the kit's command, ``engine`` Feast's with the kit's engine."""
     from sidkit.stores.online.bulk import in_bulk
 
     online = {"stock": "sqlite", "nothing": NOTHING, "unfrozen": UNFROZEN}.get(kind, PACKED)
@@ -158,7 +158,7 @@ def peak_mb() -> float:
 
 
 def raw_reader(path: Path) -> Any:
-    """The floor: what a plain program would do with the packed bytes."""
+    """The lower bound: a plain program that reads the packed bytes."""
     from sidkit.stores.online.arrow import key_prefix
 
     opened = sqlite3.connect(path, isolation_level=None, cached_statements=512)
@@ -189,7 +189,7 @@ def read_stores(folder: Path, redis: str, *, fresh: bool) -> dict[str, Any]:
 
 
 def fill(folder: Path, redis: str) -> None:
-    """Materialize, once, what is read."""
+    """Materialize the rows to be read, once."""
     from sidkit.stores.online.bulk import in_bulk
 
     for store in read_stores(folder, redis, fresh=True).values():
@@ -198,7 +198,7 @@ def fill(folder: Path, redis: str) -> None:
 
 
 def read(folder: Path, items: int, redis: str) -> dict[str, dict[str, dict[str, list[float]]]]:
-    """Milliseconds of each read, wall-clock and processor time, by contestant and number of entities; they take turns."""
+    """Milliseconds of each read, wall-clock and processor time, by candidate and number of entities, in alternation."""
     from ranking.serving.features import ServiceReader
 
     opened = read_stores(folder, redis, fresh=False)
@@ -248,7 +248,7 @@ def read(folder: Path, items: int, redis: str) -> dict[str, dict[str, dict[str, 
 
 @contextlib.contextmanager
 def redis_server(folder: Path) -> Iterator[str]:
-    """A Redis of this run on the loopback device, or an empty address where it is not installed."""
+    """A Redis server on the loopback device for this run, or an empty address if it is not installed."""
     binary = shutil.which("redis-server")
     if binary is None:
         yield ""
@@ -267,7 +267,7 @@ def redis_server(folder: Path) -> Iterator[str]:
 
 
 def apart(*arguments: object) -> Any:
-    """One measurement in a process of its own."""
+    """One measurement in its own process."""
     done = subprocess.run(
         [sys.executable, __file__, "--one", *map(str, arguments)], capture_output=True, text=True, check=False
     )
@@ -277,7 +277,7 @@ def apart(*arguments: object) -> Any:
 
 
 def ratios(record: dict[str, Any]) -> dict[str, float]:
-    """Every ratio, from the raw times of a record."""
+    """All ratios, computed from the raw times of a record."""
     if set(record["materialize"]) != set(KINDS):
         raise SystemExit(f"{RESULTS.name} is of another release of this benchmark: run `python benchmarks/online.py`")
     told = _ratios(record, "cpu_seconds", "cpu")
@@ -320,14 +320,14 @@ def _ratios(record: dict[str, Any], of_materialization: str, of_reads: str) -> d
 
 
 def keep(record: dict[str, Any]) -> None:
-    """Write a record down."""
+    """Save a record."""
     record["ratios"] = ratios(record)
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(record, indent=1) + "\n")
 
 
 def main() -> None:
-    """Measure, print a table, keep the record."""
+    """Measure, print a table and save the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--items", type=int, default=100_000)
     parser.add_argument("--runs", type=int, default=7)

@@ -1,11 +1,11 @@
-"""Seconds and memory of mining pairs from a log of ten million clicks.
+"""Time and memory of mining pairs from a log of ten million clicks.
 
     python benchmarks/pairs.py --work FOLDER [--events 10000000] [--threads 2] [--memory 1500MB]
 
-FOLDER takes the log and DuckDB's spill and lies outside the clone; a log that is there already is used again. Every
-event is a click (the worst case: of impressions, only clicks are mined). Users have three tastes among groups of items,
-popularity within a group is skewed, and a tenth of the clicks goes to items that are popular everywhere. Mining runs in
-a process of its own, whose peak resident memory is reported. Results go to ``benchmarks/results/pairs.json``.
+FOLDER holds the log and DuckDB's spill files; an existing log is reused. Every event is a click (the worst case, because only
+clicks are mined). Users have three preferred groups of items, popularity within a group is skewed, and a tenth of the clicks
+goes to globally popular items. Mining runs in its own process, whose peak resident memory is reported. Results go to
+``benchmarks/results/pairs.json``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ DAYS, DELAY_US, DIM = 90, 60 * MICROS, 64
 
 
 def write_log(folder: Path, events: int, seed: int = 0) -> None:
-    """``log.parquet`` and ``vectors.npy``: 25 clicks per user and 100 per item on average."""
+    """Write ``log.parquet`` and ``vectors.npy``: 25 clicks per user and 100 per item on average."""
     users, items = max(events // 25, 100), max(events // 100, 100)
     groups = max(items // 200, 2)
     rng = np.random.default_rng(seed)

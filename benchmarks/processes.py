@@ -1,4 +1,4 @@
-"""Cells of a benchmark in processes of their own, so that none inherits another's memory."""
+"""Run each cell of a benchmark in its own process, so that cells do not share memory."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 
 def peak_mb() -> float:
-    """The most memory that this process held."""
+    """Peak resident memory of this process, MB."""
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
 
 
 def in_a_process(work: Callable[..., dict[str, Any]], *asked: Any) -> dict[str, Any]:
-    """What ``work`` says in a fresh interpreter."""
+    """The result of ``work`` in a new interpreter."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
         return pool.apply(work, asked)

@@ -1,10 +1,10 @@
-"""Quantizers side by side on one mixture of clusters, and residual k-means beside the same steps written on faiss.
+"""Compare quantizers on a mixture of clusters, and residual k-means with the same steps written directly on faiss.
 
     OMP_NUM_THREADS=1 python benchmarks/quantizers.py [--rows 100000] [--seed 0] [--wide-rows 1000000]
 
 Times are CPU seconds of one thread. ``error`` is sum |x - x_hat|^2 / sum |x - mean|^2 on 10,000 held-out rows; ``perp``
 is exp(entropy) / codes per level and ``collision`` 1 - distinct / items, both on the rows of the fit; ``back`` is the
-share of codes that come back when what they stand for is encoded. Results go to ``benchmarks/results/quantizers.json``.
+share of codes that are unchanged by decoding and encoding again. Results go to ``benchmarks/results/quantizers.json``.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ RUNS: list[tuple[str, str, dict[str, Any]]] = [
 
 
 def mixture(rows: int, held: int = 10_000, dim: int = 64, seed: int = 0) -> tuple[Floats, Floats]:
-    """Rows of the fit and held-out rows: 200 x 20 clusters of Zipf sizes in 16 dimensions, projected, plus noise."""
+    """Fitted and held-out rows: 200 x 20 clusters of Zipf sizes in 16 dimensions, projected, plus noise."""
     rng = np.random.default_rng(seed)
     weights = 1 / np.arange(1, 201)
     projection = rng.normal(size=(16, dim)) / 4
@@ -69,7 +69,7 @@ def mixture(rows: int, held: int = 10_000, dim: int = 64, seed: int = 0) -> tupl
 
 
 def timed(work: Callable[[], Any]) -> Timed:
-    """CPU seconds, and what came out."""
+    """CPU seconds and the result of a call."""
     began = time.process_time()
     out = work()
     return time.process_time() - began, out
@@ -135,9 +135,9 @@ def directly_on_faiss(train: Floats, held: Floats, seed: int) -> dict[str, Any]:
 
 
 def beside_faiss(train: Floats, held: Floats, seeds: tuple[int, ...] = (0, 100, 200)) -> dict[str, Any]:
-    """Both ways in turn with the same seeds: the least time, so that neither meets a busier machine, and the mean error.
+    """Run both in alternation with the same seeds; returns the minimum times, least affected by other load, and the mean error.
 
-    Errors of one seed differ by about 2 % either way, since rows are clustered in another order.
+    Errors of a single seed differ by about 2 %, because rows are clustered in a different order.
     """
     ours, theirs = [], []
     for seed in seeds:
@@ -169,7 +169,7 @@ def wide_rows(rows: int, dim: int, seed: int) -> Floats:
 
 
 def wide_encode(rows: int, seed: int, repeats: int = 2) -> dict[str, Any]:
-    """Encoding many wide rows beside one float32 matrix product per level, and what memory it takes beyond the rows."""
+    """Encode many wide rows, compared with one float32 matrix product per level, and the extra memory it takes."""
     x = wide_rows(rows, 384, seed)
     quantizer = ResidualKMeans(SIZES, iterations=5).fit(x[:30_000])
     books = [np.ascontiguousarray(book) for book in quantizer.codebooks_]

@@ -2,12 +2,13 @@
 
     python benchmarks/retrieval.py [--rows 100000,1000000,10000000] [--repeats 7]
 
-Every peer gets the same entity rows in memory (Arrow; pandas where Feast's interface demands it), reads the same Parquet
-feature tables, and gives plain Arrow columns. In one process per cell the peers take turns, so that a busy machine slows
-all of them; the median of the turns counts. Memory is measured apart: a process per peer, its peak resident size and what
-it held just before the call; the ratio is of whole processes, so ours carries Feast's imports. Whether cost is linear is told
-in processor time of the stream, each size in one process. Stock Feast runs up to 1 million rows; a cell over 300 s or
-20 GB prints as such. 10 million rows go from Parquet to Parquet. Results go to ``benchmarks/results/bench_offline.json``.
+Every candidate gets the same entity rows in memory (Arrow; pandas where Feast's interface requires it), reads the same
+Parquet feature tables and returns plain Arrow columns. Within a process per cell, the candidates alternate, so that other
+load affects all of them; the median is used. Memory is measured separately, in one process per candidate: its peak resident
+size and its size just before the call; the ratio is of whole processes, so ours includes Feast's imports. Linear scaling is
+measured in processor time of the stream, with one process for all sizes. Stock Feast runs up to 1 million rows; a cell over
+300 s or 20 GB is reported as such. 10 million rows go from Parquet to Parquet. Results go to
+``benchmarks/results/bench_offline.json``.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def shape_of(rows: int, versions: int, views: int) -> str:
 
 
 def write_world(folder: Path, rows: int, versions: int, views: int) -> list[str]:
-    """Feature tables in the order of their times, as logs give them, and entity rows; returns the views' names."""
+    """Write feature tables in time order, as logs give them, and entity rows; returns the view names."""
     rng = np.random.default_rng(0)
     keys = 100_000 if views > 1 else 20_000
     names = list(VIEWS)[:views]
@@ -162,7 +163,7 @@ def store_on(folder: Path, offline: str) -> Any:
 
 
 def caller(peer: str, folder: Path, names: list[str], rows: pa.Table | Path) -> Callable[[], int]:
-    """One retrieval by a peer; returns the number of rows."""
+    """One retrieval by a candidate; returns the number of rows."""
     if peer == "asof":
         return lambda: through_duckdb(folder, names, rows)
     if peer == "polars":
@@ -229,7 +230,7 @@ def streamed(folder: Path, names: list[str]) -> int:
 
 
 def times(folder: Path, names: list[str], peers: list[str], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each turn; a warm-up turn comes first and a peer over the limit has no second one."""
+    """Seconds of each turn, after a warm-up; a candidate over the time limit runs only once."""
     rows = pq.read_table(folder / "rows.parquet")
     calls = {peer: caller(peer, folder, names, rows) for peer in peers}
     found: dict[str, list[float]] = {peer: [] for peer in peers}
@@ -246,7 +247,7 @@ def times(folder: Path, names: list[str], peers: list[str], repeats: int) -> dic
 
 
 def memory(folder: Path, names: list[str], peer: str) -> dict[str, int]:
-    """Bytes: resident before the call, and the peak of the process."""
+    """Resident bytes before the call, and the peak of the process."""
     if peer == "stream":
         store_on(folder, "duckdb")
 
@@ -277,7 +278,7 @@ def resident() -> int:
 
 
 def child(*arguments: object) -> Any:
-    """Run a part of this file in a process of its own."""
+    """Run a part of this file in its own process."""
     try:
         done = subprocess.run(
             [sys.executable, "-W", "ignore", __file__, *map(str, arguments)],
@@ -292,7 +293,7 @@ def child(*arguments: object) -> Any:
 
 
 def cell(rows: int, versions: int, views: int, repeats: int) -> list[dict[str, Any]]:
-    """All peers on one world."""
+    """All candidates on one set of tables."""
     records = []
     versions_of = {name: importlib.metadata.version(name) for name in VERSIONS}
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
@@ -326,7 +327,7 @@ def cell(rows: int, versions: int, views: int, repeats: int) -> list[dict[str, A
 
 
 def ratios(records: list[dict[str, Any]]) -> dict[str, float]:
-    """From the raw times: our time over theirs, or how many times faster than Feast."""
+    """From the raw times: our time divided by theirs, or the speed-up over Feast."""
     median = {(record["name"], record["shape"]): statistics.median(record["seconds"]) for record in records}
     found = {}
     main, many = shape_of(1_000_000, 5, 3), shape_of(300_000, 50, 1)

@@ -1,13 +1,12 @@
-"""Memory of a frame and its training as rows grow: on disk, and in memory beside.
+"""Memory of writing a frame and training on it as the number of rows grows, on disk and in memory.
 
     python benchmarks/streaming.py --work FOLDER [--rows 300000 3000000] [--impressions 60000]
 
-FOLDER takes a repo with a small synthetic world, its tables and a codebook; one that is there already is used again. The
-labelled rows are drawn with replacement from the world's own, so that more rows bring no more items and hardly more
-histories (and pack better on disk than a log's would). Every cell runs in a process of its own on one thread; ``peak_mb``
-is the most memory that the process held, ``cpu_s`` its CPU seconds. ``frame`` retrieves and writes the training part,
-``train`` fits scaling and vocabulary, trains one epoch of the arm with ids alone, and scores the evaluation rows.
-Results go to ``benchmarks/results/streaming.json``.
+FOLDER holds a repo with a small synthetic world, its tables and a codebook; an existing one is reused. The labelled rows are
+sampled with replacement from the world's rows, so more rows add no items and hardly any histories (and compress better than
+a real log). Every cell runs in its own process on one thread; ``peak_mb`` is its peak resident memory, ``cpu_s`` its CPU
+seconds. ``frame`` retrieves and writes the training part; ``train`` fits scaling and vocabulary, trains one epoch of the arm
+that uses ids only, and scores the evaluation rows. Results go to ``benchmarks/results/streaming.json``.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ NO_CAP = 10**9
 
 
 def prepared(work: Path, impressions: int) -> dict[str, Any]:
-    """A repo up to its codebook; returns the codebook's name."""
+    """A repo with a fitted codebook; returns the codebook's name."""
     from ranking.data.labelled_rows import read_moments
     from ranking.data.split import TimeSplit
     from ranking.pipeline.prepare import Prepared, end_of_log, prepare_repo
@@ -60,7 +59,7 @@ def prepared(work: Path, impressions: int) -> dict[str, Any]:
 
 
 def draw_rows(work: Path, rows: int, split: Any) -> None:
-    """Replace the labelled rows: ``rows`` of training, drawn with replacement, and the rest as they are."""
+    """Replace the labelled rows: ``rows`` training rows sampled with replacement, the others unchanged."""
     from sidkit.core.repo import Repo
 
     table = pq.read_table(work / "own-rows.parquet")
@@ -74,10 +73,10 @@ def draw_rows(work: Path, rows: int, split: Any) -> None:
 
 
 def frame_cell(work: Path, rows: int, kind: str, facts: dict[str, Any]) -> dict[str, Any]:
-    """Retrieve the features of all rows and keep them."""
+    """Retrieve the features of all rows and save them."""
     from ranking.data.caps import Caps
     from ranking.data.dataset import read_rows
-    from ranking.data.disk_frame import KeptFrame, stream_frame
+    from ranking.data.disk_frame import DiskFrame, write_disk_frame
     from ranking.data.split import TimeSplit
     from ranking.pipeline.prepare import Prepared
     from sidkit.core.repo import Repo
@@ -89,13 +88,13 @@ def frame_cell(work: Path, rows: int, kind: str, facts: dict[str, Any]) -> dict[
     caps, folder = Caps(NO_CAP, EVALUATION_ROWS), work / f"frame-{kind}"
     before, began = peak_mb(), time.process_time()
     if kind == "streamed":
-        stream_frame(repo, facts["codebook"], repo.labelled_rows, split, caps, folder)
+        write_disk_frame(repo, facts["codebook"], repo.labelled_rows, split, caps, folder)
     else:
         stages = Stages(work / f"stages-{kind}-{rows}.json", lambda *_: None)
         kept = Prepared(repo, stages, "synthetic", 0)
         kept.frame("frame", [began], facts["codebook"], read_rows(repo.labelled_rows), split, caps, folder)
     told = {"cpu_s": round(time.process_time() - began, 1), "before_mb": before, "peak_mb": peak_mb()}
-    data = KeptFrame.load(folder)
+    data = DiskFrame.load(folder)
     return {
         **told,
         "rows_per_cpu_s": round(rows / told["cpu_s"]),
@@ -106,7 +105,7 @@ def frame_cell(work: Path, rows: int, kind: str, facts: dict[str, Any]) -> dict[
 
 
 def train_cell(work: Path, rows: int, kind: str, facts: dict[str, Any]) -> dict[str, Any]:
-    """Train one epoch on a kept frame."""
+    """Train one epoch on a saved frame."""
     import dataclasses
 
     from ranking.data.split import TimeSplit
@@ -155,7 +154,7 @@ def main() -> None:
 
 
 def write(records: list[dict[str, Any]], asked: argparse.Namespace) -> None:
-    """What has been measured so far."""
+    """Write the results so far."""
     result = {
         "command": f"python benchmarks/streaming.py --work FOLDER --rows {' '.join(map(str, asked.rows))} "
         f"--impressions {asked.impressions}",

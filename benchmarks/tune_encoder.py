@@ -1,11 +1,11 @@
-"""Choose the behaviour encoder's settings, on windows that end before the one by which codebooks are judged.
+"""Choose the behaviour encoder's settings on windows that end before the evaluation window of the codebooks.
 
     python benchmarks/tune_encoder.py --data DATA... [--work FOLDER] [--seeds 2]
 
-DATA is a folder in the input contract, or ``synthetic``. For each window the encoder learns from what was known at its
-beginning and is asked for Swing pairs of what came within it, training pairs left out, as ``benchmarks/hit_rates.py``
-asks about the last fifth of the log, which is never looked at here. Results, gains over content in item-to-item hit rate
-at 30, go to ``benchmarks/results/tune_encoder.json``.
+DATA is a folder in the input contract, or ``synthetic``. For each window, the encoder is fitted on the data before the window
+and evaluated on Swing pairs of clicks within it, excluding training pairs. ``benchmarks/hit_rates.py`` does the same for the
+last fifth of the log, which is not used here. Results, as gains over content in item-to-item hit rate at 30, go to
+``benchmarks/results/tune_encoder.json``.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from ranking.data.dataset import read_rows
 from ranking.pipeline.presets import load_preset
 from semantic_ids.encoders import BehaviourEncoder, ContentEncoder
 from semantic_ids.pairs.known_items import known_items, pairs_among
-from semantic_ids.pairs.mining import JUDGES
-from semantic_ids.quality.hit_rate import by_vectors, hit_rates, questions
+from semantic_ids.pairs.mining import EVALUATION_PAIRS
+from semantic_ids.quality.hit_rate import by_vectors, held_out_pairs, hit_rates
 from sidkit.core.repo import Repo
 from sidkit.datasets.synthetic import Sizes
 
@@ -37,7 +37,7 @@ GRID = {"log_q": (1.0, 2.0, 3.0), "content_weight": (0.0, 0.5)}
 
 
 def gains(repo: Repo, window: tuple[float, float], seeds: int) -> list[dict[str, Any]]:
-    """The gain over content of every setting in one window, mean over seeds."""
+    """The gain over content of every setting in one window, averaged over seeds."""
     at = np.sort(read_rows(repo.labelled_rows).at_us)
     start_us, end_us = (int(at[int(share * len(at))]) for share in window)
     before, items = known_items(repo, start_us), known_items(repo, end_us)
@@ -46,8 +46,8 @@ def gains(repo: Repo, window: tuple[float, float], seeds: int) -> list[dict[str,
     preset = load_preset("saviorrec").codebook
     spec = preset.pairs
     training = pairs_among(repo, items, vectors, start_us, spec.model_copy(update={"rehearsal": 0.0}))
-    future = pairs_among(repo, items, vectors, end_us, JUDGES, start_us=start_us)
-    asked = questions(future, np.isin(items.ids, before.ids), training, most_triggers=2000)
+    future = pairs_among(repo, items, vectors, end_us, EVALUATION_PAIRS, start_us=start_us)
+    asked = held_out_pairs(future, np.isin(items.ids, before.ids), training, most_triggers=2000)
     pairs = pairs_among(repo, before, content.encode(before.content), start_us, spec)
     rows = []
     for setting in itertools.product(*GRID.values()):

@@ -1,10 +1,10 @@
-"""Choose the training settings that all presets ship with: one choice for all data sets, on validation rows alone.
+"""Choose the training settings shipped with all presets: one choice for all data sets, on validation rows only.
 
     python benchmarks/tune_presets.py [--data DATA...] [--work .work/arms] [--jobs 2]
 
-Each trial trains what the three presets train (id and codes as plain features, SaviorRec, SMILE beside content) on every
-data set, as ``benchmarks/tune_ranker.py`` does and with its frames. A trial's gain on a data set is over the first trial
-there; chosen is the best mean gain among those that lose nowhere more than ``MOST_LOST``. Results go to
+Each trial trains the arms of the three presets (id and codes as plain features, SaviorRec, SMILE with content) on every data
+set, like ``benchmarks/tune_ranker.py`` and on its frames. A trial's gain on a data set is relative to the first trial; the
+trial with the best mean gain is chosen, among those that lose at most ``MOST_LOST`` on every data set. Results go to
 ``benchmarks/results/tune_presets.json``.
 """
 
@@ -37,12 +37,12 @@ MOST_LOST = 0.0005
 
 
 def gained(trial: dict[str, Any], first: dict[str, Any]) -> dict[str, float]:
-    """What a trial gains over another on each data set."""
+    """Gains of a trial over another, per data set."""
     return {data: told["worth"] - first["data"][data]["worth"] for data, told in trial["data"].items()}
 
 
 def chosen(trials: list[dict[str, Any]]) -> dict[str, Any]:
-    """The trial with the best mean gain among those that lose nowhere more than ``MOST_LOST``."""
+    """The trial with the best mean gain, among those that lose at most ``MOST_LOST`` on every data set."""
     safe = [trial for trial in trials if min(trial["gain"].values()) >= -MOST_LOST]
     return max(safe, key=lambda trial: float(np.mean(list(trial["gain"].values()))))
 

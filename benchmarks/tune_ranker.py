@@ -1,14 +1,13 @@
-"""Choose the rankers' settings for each data set on validation rows: a random search that never scores a test row.
+"""Choose the rankers' settings for each data set by random search on validation rows; test rows are never scored.
 
     python benchmarks/tune_ranker.py --data DATA... [--work .work/arms] [--trials 6] [--seeds 1] [--jobs 2]
 
-Prepares what ``benchmarks/arms.py`` prepares, in the same work folder, and keeps it. Every trial trains two baselines and
-both papers' arms, each brought to the same number of parameters, and its worth is their mean validation AUC, of all rows
-and, where 500 of them are positive as every verdict asks, of cold ones (item with under 10 earlier interactions). All arms of
-a data set then share the best trial's settings. Trial 0 is where ``arms.BASE`` begins; the last is the best one with
-numeric features in bins as well. Trials that the results hold already are not run again. Results go to
-``benchmarks/results/tune_ranker.json``, where ``benchmarks/arms.py`` reads them; the worlds share what is chosen on
-``strong``.
+Prepares the same data as ``benchmarks/arms.py`` in the same work folder, and keeps it. Every trial trains two baselines and
+the arms of both papers, all at the same number of parameters. Its score is their mean validation AUC over all rows and, if
+they have the 500 positives that every verdict requires, over cold rows (items with fewer than 10 earlier interactions). All
+arms of a data set then use the settings of the best trial. Trial 0 is ``arms.BASE``; the last trial is the best one with
+binned numeric features. Saved trials are not repeated. Results go to ``benchmarks/results/tune_ranker.json``, which
+``benchmarks/arms.py`` reads; all worlds use the settings chosen on ``strong``.
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ def _take(contexts: dict[str, TrainingContext], arms: dict[str, ComparedArm]) ->
 
 
 def _trained(unit: Unit, settings: dict[str, Any]) -> tuple[float, float, int]:
-    """Validation AUC of all rows and of cold ones (NaN where there are too few), and the best epoch."""
+    """Validation AUC of all rows and of cold ones (NaN if there are too few), and the best epoch."""
     context = _contexts[unit.frame]
     spec = with_settings(context.spec, settings)
     budget = Budget(unit.budget, _arms[unit.arm].sized_by) if unit.budget else None
@@ -77,7 +76,7 @@ def _drawn(rng: np.random.Generator) -> dict[str, Any]:
 
 
 def prepared(data: str, options: argparse.Namespace, arms: Sequence[str]) -> tuple[Plan, dict[str, TrainingContext]]:
-    """What is trained on a data set, and by frame what it is trained on: the validation rows stand for the test rows."""
+    """Training contexts of a data set, by frame, with the validation rows in place of the test rows."""
     repo = prepare_repo(data, options.work / data_name(data))
     with repo.locked():
         plan, _ = Comparison(repo, options_of(data, options, arms, tuned=False), lambda *_: None).plan()
@@ -90,12 +89,12 @@ def prepared(data: str, options: argparse.Namespace, arms: Sequence[str]) -> tup
 
 
 def workers(plan: Plan, contexts: dict[str, TrainingContext], jobs: int) -> ProcessPoolExecutor:
-    """Processes that hold the contexts, for :func:`measured`."""
+    """Worker processes with their training contexts, for :func:`measured`."""
     return ProcessPoolExecutor(jobs, get_context("fork"), _take, (contexts, dict(plan.arms)))
 
 
 def tuned(data: str, options: argparse.Namespace) -> dict[str, Any]:
-    """All trials on one data set, and the best."""
+    """All trials on one data set, and the best one."""
     plan, contexts = prepared(data, options, ARMS)
     rng = np.random.default_rng(options.seed)
     first = {key: BASE[key] for key in CHOICES}
@@ -116,7 +115,7 @@ def tuned(data: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def measured(pool: ProcessPoolExecutor, units: Sequence[Unit], settings: dict[str, Any]) -> dict[str, Any]:
-    """What some settings reach on validation rows."""
+    """Validation scores of a set of settings."""
     found = list(pool.map(_trained, units, [settings] * len(units)))
     figures = {
         f"{unit.arm}-s{unit.seed}": {"all": one[0], "cold": None if np.isnan(one[1]) else one[1], "best_epoch": one[2]}

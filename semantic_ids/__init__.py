@@ -1,4 +1,4 @@
-"""How item codes are made: encoders, quantizers, immutable codebooks, and the catalogue of their versions."""
+"""Semantic IDs: encoders, quantizers, immutable codebooks and the catalogue of their versions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["Catalog", "Codebook", "ItemVectors"]
 
 if not TYPE_CHECKING:  # a typo stays an error for type checkers
-    __getattr__ = lazy_names(  # the feature definitions need the catalogue only
+    __getattr__ = lazy_names(  # the feature definitions import the catalogue only
         __name__,
         {
             "Catalog": "semantic_ids.catalog",

@@ -1,10 +1,10 @@
-"""The catalogue of codebooks and rankers: which versions there are and where each is in its life.
+"""The catalogue of codebook and ranker versions and their states.
 
 States: ``fitting -> fitted -> published -> serving -> retired -> purged``. Files, catalogue, registry and online store
 share no transaction, so each step is idempotent and commits its state here last; readers trust only the catalogue.
 
-``defined`` says whether the feature definitions hold the codebook's view. It is set before the view is applied and
-taken back by ``purge`` only: a view that vanished from the definitions would lose its online table.
+``defined`` is true while the feature definitions include the codebook's view. It is set before the view is applied and
+cleared only by ``purge``: a view that disappears from the definitions loses its online table.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ OWNER = "sidkit"
 
 
 class Catalog(CatalogTables):
-    """The catalogue of one repo; open it with :meth:`open`."""
+    """The catalogue of one repo: every codebook and ranker version and its state. Open it with :meth:`open`."""
 
     def __init__(self, url: str, engine: sa.Engine, witness: Path) -> None:
         super().__init__(url, engine)
@@ -54,22 +54,22 @@ class Catalog(CatalogTables):
         Parameters
         ----------
         repo : Repo
-            A relative SQLite path is relative to it.
+            A relative SQLite path is resolved against it.
         create : bool
-            Make the tables if they are not there.
+            Create the tables if they are missing.
 
         Raises
         ------
         CatalogUnreachableError
-            When the database does not answer.
+            When the database cannot be reached.
         CatalogCorruptError
-            When a record is not what was written.
+            When a record does not match its hash.
         CatalogLostError
-            When it does not know codebooks whose files are still in the repo.
+            When codebooks whose files are in the repo are missing from it.
         """
         stated = resolved_url(repo.settings.catalog.url)
         shown = redacted(stated)
-        # Files before rows: the catalogue commits first, so that it knows whatever they know, also while a writer works.
+        # Read files before rows: writers commit to the catalogue first, so every file seen here has a record.
         on_disk, witnessed = _on_disk(repo), names_in(repo.defined)
         try:
             url = absolute_url(stated, repo.path)
@@ -77,7 +77,7 @@ class Catalog(CatalogTables):
             file = sqlite_file(url)
             if file is not None and file.parent.is_dir():
                 with suppress(StorageError) if not create else nullcontext():
-                    make_private(file)  # else SQLite makes it, for all to read
+                    make_private(file)  # SQLite would create it world-readable
             catalog = cls(shown, sa.create_engine(url), repo.defined)
             if create:
                 catalog.make_tables()
@@ -96,21 +96,21 @@ class Catalog(CatalogTables):
         Raises
         ------
         CatalogCorruptError
-            When a record is not what was written.
+            When a record does not match its hash.
         CatalogError
-            When a record has a name that no command writes.
+            When a record has an invalid name.
         """
         records = [_codebook_record(row) for row in self._rows(CODEBOOKS, CODEBOOKS.c.fit_end_us, CODEBOOKS.c.name)]
         self._refuse_names("codebook", [record.name for record in records if not is_codebook_name(record.name)])
         return records
 
     def codebook(self, name: str) -> CodebookRecord:
-        """One codebook.
+        """Get a codebook by name.
 
         Raises
         ------
         UnknownVersionError
-            When there is none of that name.
+            When no codebook has that name.
         """
         records = {record.name: record for record in self.codebooks()}
         if name not in records:
@@ -118,36 +118,36 @@ class Catalog(CatalogTables):
         return records[name]
 
     def check_free(self, name: str) -> CodebookRecord | None:
-        """Refuse a name that no new codebook can have; returns the record of a fit of that name that was interrupted.
+        """Check that a new codebook may have this name; returns the record of an interrupted fit of that name, if any.
 
         Raises
         ------
         ConfigError
-            When the name cannot be a feature view's.
+            When the name is not valid for a feature view.
         LifeCycleError
             When the name was used before: a version is never overwritten.
         """
         check_codebook_name(name)
-        there = {record.name: record for record in self.codebooks()}.get(name)
-        if there is not None and there.state != "fitting":
-            raise LifeCycleError(name, there.state, "a codebook is never overwritten; fit under a new name")
-        return there
+        existing = {record.name: record for record in self.codebooks()}.get(name)
+        if existing is not None and existing.state != "fitting":
+            raise LifeCycleError(name, existing.state, "a codebook is never overwritten; fit under a new name")
+        return existing
 
     def begin_fit(self, name: str, quantizer: str, encoder: str, sizes: Sequence[int]) -> None:
-        """Record that a fit's files are about to be written, so that they are never unknown to the catalogue.
+        """Record that a fit is about to write its files, so that no file lacks a catalogue record.
 
         Raises
         ------
         ConfigError, LifeCycleError
             As :meth:`check_free`.
         """
-        there = self.check_free(name)
+        existing = self.check_free(name)
         values = {
             "state": "fitting", "defined": False, "content_hash": "", "quantizer": quantizer, "encoder": encoder,
             "sizes": "x".join(map(str, sizes)), "fit_start_us": 0, "fit_end_us": 0, "changed_at_us": now_us(),
         }  # fmt: skip
         with self._transaction() as connection:
-            if there is None:
+            if existing is None:
                 connection.execute(sa.insert(CODEBOOKS).values(**with_hash(CODEBOOKS, {"name": name, **values})))
             else:
                 self._change(connection, CODEBOOKS, name, values)
@@ -169,15 +169,16 @@ class Catalog(CatalogTables):
         )  # fmt: skip
 
     def define(self, name: str) -> None:
-        """Let the feature definitions hold the codebook's view from now on.
+        """Include the codebook's view in the feature definitions from now on.
 
-        The name is also written beside the catalogue: one that is put back from an old copy would not know it.
+        The name is also written to a file next to the catalogue, so that a catalogue restored from an older copy is
+        recognised as incomplete.
         """
         self._set_codebook(name, defined=True)
         write_names(self._witness, names_in(self._witness) | {name})
 
     def set_state(self, name: str, state: str) -> None:
-        """Commit a step of a codebook's life; promoting one takes the place of the serving one."""
+        """Commit a codebook's new state; promoting one demotes the serving one to ``published``."""
         values: dict[str, Any] = {"state": state}
         if state == "purged":
             values["defined"] = False
@@ -194,7 +195,7 @@ class Catalog(CatalogTables):
         Raises
         ------
         UnknownVersionError
-            When there is none, or several are published and none serves.
+            When there is none, or several are published and none is serving.
         """
         records = self.codebooks()
         serving = [record for record in records if record.state == "serving"]
@@ -215,20 +216,20 @@ class Catalog(CatalogTables):
         return records
 
     def _refuse_names(self, kind: str, broken: Sequence[str]) -> None:
-        """Names of the catalogue become paths; whoever writes to the database must not choose where."""
+        """Reject invalid names: they become paths, so write access to the database must not allow path traversal."""
         if broken:
             raise CatalogError(
-                f"the catalogue at {self.url} holds a {kind} named {broken[0]!r}, which no command of sidkit wrote: names "
-                f"are {RULE}. Remove that row from the database, or restore the catalogue from a copy"
+                f"the catalogue at {self.url} contains a {kind} named {broken[0]!r}, which sidkit did not write: names "
+                f"are {RULE}. Remove that row from the database, or restore the catalogue from a backup"
             )
 
     def ranker(self, name: str) -> RankerRecord:
-        """One ranker.
+        """Get a ranker by name.
 
         Raises
         ------
         UnknownVersionError
-            When there is none of that name.
+            When no ranker has that name.
         """
         records = {record.name: record for record in self.rankers()}
         if name not in records:
@@ -241,7 +242,7 @@ class Catalog(CatalogTables):
         Raises
         ------
         UnknownVersionError
-            When none serves.
+            When no ranker is serving.
         """
         records = self.rankers()
         for record in records:
@@ -260,20 +261,20 @@ class Catalog(CatalogTables):
         fit_end_us: int,
         anew: bool = False,
     ) -> None:
-        """Commit a trained ranker (state ``fitted``); the same ranker again changes nothing.
+        """Record a trained ranker (state ``fitted``); recording the same ranker again changes nothing.
 
-        ``anew`` says that the files of the ranker of that name were damaged or missing, and were trained again: other
-        weights then take their place.
+        With ``anew`` the files of that ranker were damaged or missing and it was trained again, so a different content
+        hash replaces the recorded one.
         """
         check_name("ranker", name, LONGEST_MADE)
         check_name("feature service", service, LONGEST_MADE)
         check_codebook_name(codebook)
-        there = {record.name: record for record in self.rankers()}.get(name)
-        if there is not None:
-            if there.content_hash != content_hash and anew:
+        existing = {record.name: record for record in self.rankers()}.get(name)
+        if existing is not None:
+            if existing.content_hash != content_hash and anew:
                 self._set(RANKERS, name, {"content_hash": content_hash}, instead=None)
-            elif there.content_hash != content_hash:
-                raise LifeCycleError(name, there.state, "a ranker is never overwritten; train under a new name")
+            elif existing.content_hash != content_hash:
+                raise LifeCycleError(name, existing.state, "a ranker is never overwritten; train under a new name")
             return
         values = {
             "name": name, "state": "fitted", "content_hash": content_hash, "codebook": codebook, "service": service,
@@ -283,19 +284,19 @@ class Catalog(CatalogTables):
             connection.execute(sa.insert(RANKERS).values(**with_hash(RANKERS, values)))
 
     def set_ranker_state(self, name: str, state: str) -> None:
-        """Commit a step of a ranker's life; promoting one takes the place of the serving one."""
+        """Commit a ranker's new state; promoting one demotes the serving one to ``fitted``."""
         self._set(RANKERS, name, {"state": state}, instead="fitted")
 
 
 def read_definitions(repo_path: Path) -> Definitions:
-    """What ``feature_repo/*.py`` builds its views from.
+    """Read what ``feature_repo/*.py`` builds its views from.
 
     Raises
     ------
     CatalogError
-        When the catalogue cannot be read or forgot codebooks: the import fails, so that ``feast apply`` drops nothing.
+        When the catalogue cannot be read or lacks codebooks; the import then fails, so ``feast apply`` drops no view.
     RepoError
-        When the repo is a copy that names the original's registry.
+        When the repo is a copy that still points at the original's registry.
     """
     repo = Repo(Path(repo_path).resolve())
     refuse_copied_registry(repo)
@@ -322,12 +323,12 @@ def _views_now(repo: Repo) -> ViewsNow:
 
 
 def table_path(repo: Repo, name: str) -> Path:
-    """The table of a codebook's codes."""
+    """Path of a codebook's table of codes."""
     return repo.tables / f"item_sid_{name}.parquet"
 
 
 def _on_disk(repo: Repo) -> set[str]:
-    """Codebooks of which the repo still holds files."""
+    """Names of codebooks that have files in the repo."""
     folders = {path.name for path in repo.codebooks.glob("[a-z]*") if path.is_dir()}
     tables = {path.stem.removeprefix("item_sid_") for path in repo.tables.glob("item_sid_*.parquet")}
     return folders | tables

@@ -1,7 +1,7 @@
-"""Records of the catalogue made anew from the artefacts, after damage or loss.
+"""Recreate damaged or lost catalogue records from the artefacts.
 
-An artefact's manifest holds all of a record but its state. Where the record's check value is there, the state is searched
-among all states until the check value fits: then the record is exactly what it was.
+An artefact's manifest holds every column of its record except the state. If the record's hash survived, all states are
+tried until the hash matches; the record is then exactly the original one.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Repaired:
-    """One record that was made anew; ``exact`` says that it is provably what it was."""
+    """One recreated record; ``exact`` when its hash proves that it equals the original."""
 
     kind: str
     name: str
@@ -37,24 +37,24 @@ class Repaired:
     exact: bool
 
     def __str__(self) -> str:
-        how = "as it was" if self.exact else "from its files; check its state"
+        how = "verified by its hash" if self.exact else "recreated from its files; check its state"
         return f"{self.kind} {self.name}: {self.state}, {how}"
 
 
 def repair_catalog(repo: Repo) -> list[Repaired]:
-    """Make damaged and lost records anew.
+    """Recreate damaged and lost records.
 
-    A SQLite file that cannot be read is renamed to ``<name>.damaged``. A lost codebook comes back ``published`` where its
-    view was defined, else ``fitted``; a lost ranker comes back ``fitted``: promote the ones that shall serve.
+    An unreadable SQLite file is renamed to ``<name>.damaged``. A lost codebook gets the state ``published`` if its view
+    was defined, else ``fitted``; a lost ranker gets ``fitted``. Promote the ones that should serve.
 
     Raises
     ------
     CatalogUnreachableError
-        When the database does not answer and is no SQLite file of the repo.
+        When the database cannot be reached and is not a SQLite file of the repo.
     """
-    catalog = _opened(repo)
+    catalog = _open(repo)
     done: list[Repaired] = []
-    for table, kind, found in (
+    for table, kind, on_disk in (
         (CODEBOOKS, "codebook", _codebooks_on_disk(repo)),
         (RANKERS, "ranker", _rankers_on_disk(repo)),
     ):
@@ -62,12 +62,12 @@ def repair_catalog(repo: Repo) -> list[Repaired]:
         records = {row["name"]: row for row in rows if row[CHECK] in {None, row_hash(table.name, row)}}
         damaged = [row for row in rows if records.get(row["name"]) is not row]
         for row in damaged:
-            lost = {name: facts for name, facts in found.items() if name not in records}
-            anew, exact = _anew(repo, table, row, lost)
-            records[anew["name"]] = anew
-            done.append(Repaired(kind, anew["name"], anew["state"], exact))
-        for name in sorted(found.keys() - records.keys()):
-            records[name] = {"name": name, "changed_at_us": _now(), **_guessed(repo, table, name), **found[name]}
+            lost = {name: facts for name, facts in on_disk.items() if name not in records}
+            recreated, exact = _recreate(repo, table, row, lost)
+            records[recreated["name"]] = recreated
+            done.append(Repaired(kind, recreated["name"], recreated["state"], exact))
+        for name in sorted(on_disk.keys() - records.keys()):
+            records[name] = {"name": name, "changed_at_us": _now(), **_guess_state(repo, table, name), **on_disk[name]}
             done.append(Repaired(kind, name, records[name]["state"], exact=False))
         if damaged or len(records) > len(rows):
             catalog.rewrite(table, list(records.values()))
@@ -78,9 +78,9 @@ def _now() -> int:
     return time.time_ns() // 1000
 
 
-def _opened(repo: Repo) -> Catalog:
+def _open(repo: Repo) -> Catalog:
     url = absolute_url(repo.settings.catalog.url, repo.path)
-    for again in (False, True):
+    for is_retry in (False, True):
         catalog = Catalog(url.render_as_string(hide_password=True), sa.create_engine(url), repo.defined)
         try:
             catalog.make_tables()
@@ -88,7 +88,7 @@ def _opened(repo: Repo) -> Catalog:
                 catalog.unverified(table)
         except (sa.exc.SQLAlchemyError, CatalogUnreachableError, ValueError) as error:
             file = Path(url.database or "")
-            if again or url.get_backend_name() != "sqlite" or not file.is_file():
+            if is_retry or url.get_backend_name() != "sqlite" or not file.is_file():
                 raise CatalogUnreachableError(catalog.url, error) from error
             file.rename(f"{file}.damaged")
         else:
@@ -97,24 +97,24 @@ def _opened(repo: Repo) -> Catalog:
 
 
 def _codebooks_on_disk(repo: Repo) -> dict[str, Record]:
-    """What the artefacts say of their records."""
-    found = {}
+    """The records, without states, that the artefacts describe."""
+    records = {}
     for folder in sorted(path for path in repo.codebooks.glob("[a-z]*") if path.is_dir()):
         try:
             manifest, codebook = read_manifest(folder), Codebook.load(folder)
         except ArtifactError:
             continue
         spec = manifest["spec"]
-        found[folder.name] = {
+        records[folder.name] = {
             "content_hash": manifest["content_hash"], "quantizer": spec["quantizer"], "encoder": spec["encoder"],
             "sizes": "x".join(map(str, codebook.sizes)), "fit_start_us": manifest["fit_start_us"],
             "fit_end_us": manifest["fit_end_us"],
         }  # fmt: skip
-    return found
+    return records
 
 
 def _rankers_on_disk(repo: Repo) -> dict[str, Record]:
-    found = {}
+    records = {}
     for folder in sorted(path for path in repo.rankers.glob("[!.]*") if path.is_dir()):
         try:
             manifest = read_manifest(folder)
@@ -122,33 +122,33 @@ def _rankers_on_disk(repo: Repo) -> dict[str, Record]:
             continue
         columns = ("content_hash", "codebook", "service", "arm", "fit_end_us")
         if all(column in manifest for column in columns):
-            found[folder.name] = {column: manifest[column] for column in columns}
-    return found
+            records[folder.name] = {column: manifest[column] for column in columns}
+    return records
 
 
-def _guessed(repo: Repo, table: sa.Table, name: str) -> Record:
-    """The state of a record of which nothing but its files is known."""
+def _guess_state(repo: Repo, table: sa.Table, name: str) -> Record:
+    """The likely state of a record of which only the files are left."""
     if table is RANKERS:
         return {"state": "fitted"}
     defined = name in names_in(repo.defined) or table_path(repo, name).exists()
     return {"state": "published" if defined else "fitted", "defined": defined}
 
 
-def _anew(repo: Repo, table: sa.Table, row: Record, found: dict[str, Record]) -> tuple[Record, bool]:
-    """A damaged record as it was, where its check value says so; else from its files, or as it stands."""
-    for candidate in _candidates(row, found):
+def _recreate(repo: Repo, table: sa.Table, row: Record, on_disk: dict[str, Record]) -> tuple[Record, bool]:
+    """A damaged record and whether it is exact: the candidate that matches the hash, else one from the files."""
+    for candidate in _candidates(row, on_disk):
         if row_hash(table.name, candidate) == row[CHECK]:
             return candidate, True
-    anew = {column: value for column, value in row.items() if column != CHECK} | found.get(row["name"], {})
-    if anew["state"] not in STATES:
-        anew |= _guessed(repo, table, row["name"]) if row["name"] in found else {"state": "purged"}
-    return anew, False
+    record = {column: value for column, value in row.items() if column != CHECK} | on_disk.get(row["name"], {})
+    if record["state"] not in STATES:
+        record |= _guess_state(repo, table, row["name"]) if row["name"] in on_disk else {"state": "purged"}
+    return record, False
 
 
-def _candidates(row: Record, found: dict[str, Record]) -> Iterator[Record]:
-    """Records that a damaged one may have been: with its files' facts, any state, and a time one bit apart."""
+def _candidates(row: Record, on_disk: dict[str, Record]) -> Iterator[Record]:
+    """Possible originals of a damaged record: columns from its files, any state, and a time with one bit flipped."""
     stated = {column: value for column, value in row.items() if column != CHECK}
-    bases = [stated, *({**stated, "name": name, **facts} for name, facts in found.items())]
+    bases = [stated, *({**stated, "name": name, **facts} for name, facts in on_disk.items())]
     changed = int(row["changed_at_us"]) if isinstance(row["changed_at_us"], int) else 0
     times = [row["changed_at_us"], *(changed ^ (1 << bit) for bit in range(63))]
     states = dict.fromkeys([row["state"], *STATES])

@@ -1,4 +1,4 @@
-"""The catalogue's two tables: every record carries the SHA-256 of its columns, and each change is one transaction."""
+"""The catalogue's two tables. Every record stores a SHA-256 of its columns; every change is one transaction."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sidkit.core.errors import CatalogCorruptError, CatalogUnreachableError, Unk
 from sidkit.core.redact import scrubbed
 
 CHECK = "row_hash"
-"""The column of a record's SHA-256; null in records of a release that wrote none, until they are written again."""
+"""Column with a record's SHA-256; null in records of releases that did not write it, until they are written again."""
 
 _metadata = sa.MetaData()
 CODEBOOKS = sa.Table(
@@ -49,12 +49,12 @@ RANKERS = sa.Table(
 
 
 class CatalogTables:
-    """The records of one database.
+    """Read and write the records of one database.
 
     Parameters
     ----------
     url : str
-        How errors call it, without secrets.
+        For error messages, without secrets.
     engine : sqlalchemy.Engine
         The database.
     """
@@ -72,7 +72,7 @@ class CatalogTables:
             raise CatalogUnreachableError(self.url, scrubbed(error)) from None
 
     def make_tables(self) -> None:
-        """Make the tables, and the column of check values where an earlier release made them; records get theirs."""
+        """Create the tables; add and fill the hash column in tables of an earlier release."""
         _metadata.create_all(self._engine)
         for table in (CODEBOOKS, RANKERS):
             if CHECK in {column["name"] for column in sa.inspect(self._engine).get_columns(table.name)}:
@@ -85,7 +85,7 @@ class CatalogTables:
                     connection.execute(sa.update(table).where(table.c.name == row["name"]).values(**values))
 
     def _rows(self, table: sa.Table, *order: sa.Column[Any]) -> list[dict[str, Any]]:
-        """The records of a table, verified, without their check values."""
+        """The records of a table, verified, without their hashes."""
         with self._transaction() as connection:
             inspector = sa.inspect(connection)
             if not inspector.has_table(table.name):
@@ -96,12 +96,12 @@ class CatalogTables:
         return [self._verified(table, dict(row)) for row in rows]
 
     def unverified(self, table: sa.Table) -> list[dict[str, Any]]:
-        """The records of a table with their check values, whether they fit or not."""
+        """The records of a table with their hashes, whether they match or not."""
         with self._transaction() as connection:
             return [dict(row) for row in connection.execute(sa.select(table)).mappings()]
 
     def rewrite(self, table: sa.Table, records: Sequence[dict[str, Any]]) -> None:
-        """Put other records into a table; all of it happens, or nothing."""
+        """Replace all records of a table, in one transaction."""
         with self._transaction() as connection:
             connection.execute(sa.delete(table))
             for values in records:
@@ -114,10 +114,9 @@ class CatalogTables:
         return values
 
     def _set(self, table: sa.Table, name: str, values: dict[str, Any], instead: str | None) -> None:
-        """Change one version, or none of them; a new serving one puts the old one into state ``instead``."""
-        there = table.c.name == name
+        """Change one version; when it becomes ``serving``, the previous serving one gets state ``instead``."""
         with self._transaction() as connection:
-            if not connection.execute(sa.select(table.c.name).where(there)).first():
+            if not connection.execute(sa.select(table.c.name).where(table.c.name == name)).first():
                 known = list(connection.execute(sa.select(table.c.name)).scalars())
                 raise UnknownVersionError("codebook" if table is CODEBOOKS else "ranker", name, known)
             if values.get("state") == "serving":
@@ -127,24 +126,24 @@ class CatalogTables:
             self._change(connection, table, name, {"changed_at_us": now_us(), **values})
 
     def _change(self, connection: sa.Connection, table: sa.Table, name: str, values: dict[str, Any]) -> None:
-        """Change some columns of one record and its check value."""
-        there = table.c.name == name
-        row = connection.execute(sa.select(table).where(there).with_for_update()).mappings().one()
+        """Change some columns of one record and its hash."""
+        has_name = table.c.name == name
+        row = connection.execute(sa.select(table).where(has_name).with_for_update()).mappings().one()
         changed = with_hash(table, {**self._verified(table, dict(row)), **values})
-        connection.execute(sa.update(table).where(there).values(**changed))
+        connection.execute(sa.update(table).where(has_name).values(**changed))
 
 
 def row_hash(table: str, row: Mapping[str, Any]) -> str:
-    """The SHA-256 of a record: of the table's name and every column but the check value."""
+    """SHA-256 of the table's name and every column of a record except the hash itself."""
     values = sorted((name, value) for name, value in row.items() if name != CHECK)
     return hashlib.sha256(json.dumps([table, values], default=repr).encode()).hexdigest()
 
 
 def with_hash(table: sa.Table, values: dict[str, Any]) -> dict[str, Any]:
-    """A record with its check value."""
+    """A record with its hash."""
     return {**values, CHECK: row_hash(table.name, values)}
 
 
 def now_us() -> int:
-    """The moment at which a record changes, microseconds UTC."""
+    """The current time, microseconds UTC."""
     return time.time_ns() // 1000

@@ -37,16 +37,16 @@ class Assignment:
 
 
 class Codebook:
-    """What turns content into codes.
+    """Map item content to semantic IDs with a fitted encoder and a fitted quantizer.
 
     Parameters
     ----------
     name : str
-        The version's name; rankers and feature views refer to it.
+        Name of this version; rankers and feature views refer to it.
     encoder, quantizer
         Both fitted.
     beam : int
-        Width of the search at ``assign``; part of the version, since it decides codes.
+        Beam width of the code search; part of the version, because it changes the codes.
     """
 
     def __init__(self, name: str, encoder: Encoder, quantizer: Quantizer, beam: int = 1) -> None:
@@ -62,7 +62,7 @@ class Codebook:
 
     @property
     def learned_from_clicks(self) -> bool:
-        """Whether its codes know anything of behaviour: on the rows of their own window they then say more than later."""
+        """Whether the codes depend on clicks. If so, they look better inside their own fit window than after it."""
         return self.encoder.needs_pairs or self.quantizer.needs_pairs
 
     def vectors(self, items: ItemVectors) -> Floats:
@@ -74,7 +74,7 @@ class Codebook:
         return self.quantizer.encode(vectors, beam=self.beam)
 
     def assign(self, items: ItemVectors) -> Assignment:
-        """Codes of any items, born before or after the fit."""
+        """Codes of any items, including items that appeared after the fit."""
         vectors = self.vectors(items)
         codes = self.codes_of(vectors)
         residual = np.linalg.norm(vectors - self.quantizer.decode(codes), axis=1).astype(np.float32)
@@ -116,8 +116,8 @@ class Codebook:
         try:
             config = read_json(folder / CONFIG)
             tensors = load_file(folder / TENSORS)
-            encoder = _made(ENCODERS, config["encoder"])
-            quantizer = _made(QUANTIZERS, config["quantizer"])
+            encoder = _instantiate(ENCODERS, config["encoder"])
+            quantizer = _instantiate(QUANTIZERS, config["quantizer"])
         except (OSError, KeyError, ValueError, TypeError) as error:
             raise ArtifactCorruptError(folder, f"cannot be read ({type(error).__name__}: {error})") from error
         encoder.load_tensors(tensors_under(tensors, "encoder."))
@@ -126,7 +126,7 @@ class Codebook:
 
 
 def load_committed(folder: Path, record: CodebookRecord) -> tuple[Codebook, dict[str, Any]]:
-    """The codebook whose content hash the catalogue committed, and its manifest.
+    """Load the codebook with the content hash recorded in the catalogue; returns it and its manifest.
 
     Raises
     ------
@@ -137,28 +137,28 @@ def load_committed(folder: Path, record: CodebookRecord) -> tuple[Codebook, dict
     if (manifest["name"], manifest["content_hash"]) != (record.name, record.content_hash):
         raise ArtifactCorruptError(
             folder,
-            f"holds {manifest['name']} ({manifest['content_hash'][:12]}), and the catalogue committed {record.name} "
+            f"holds {manifest['name']} ({manifest['content_hash'][:12]}), but the catalogue records {record.name} "
             f"({record.content_hash[:12]})",
         )
     return codebook, manifest
 
 
 def make_encoder(name: str, arguments: Mapping[str, Any]) -> Encoder:
-    """An encoder by its name in the registry."""
-    encoder: Encoder = _made(ENCODERS, {"name": name, "arguments": dict(arguments)})
+    """Instantiate an encoder by its registry name."""
+    encoder: Encoder = _instantiate(ENCODERS, {"name": name, "arguments": dict(arguments)})
     return encoder
 
 
 def make_quantizer(name: str, arguments: Mapping[str, Any]) -> Quantizer:
-    """A quantizer by its name in the registry."""
-    quantizer: Quantizer = _made(QUANTIZERS, {"name": name, "arguments": dict(arguments)})
+    """Instantiate a quantizer by its registry name."""
+    quantizer: Quantizer = _instantiate(QUANTIZERS, {"name": name, "arguments": dict(arguments)})
     return quantizer
 
 
-def _made(registry: Mapping[str, type[Any]], described: Mapping[str, Any]) -> Any:
-    if described["name"] not in registry:
-        raise ConfigError(f"no {described['name']!r}; there are {', '.join(registry)}")
+def _instantiate(registry: Mapping[str, type[Any]], config: Mapping[str, Any]) -> Any:
+    if config["name"] not in registry:
+        raise ConfigError(f"unknown name {config['name']!r}; choose one of {', '.join(registry)}")
     try:
-        return registry[described["name"]](**described["arguments"])
+        return registry[config["name"]](**config["arguments"])
     except TypeError as error:
-        raise ConfigError(f"{described['name']}: {error}") from error
+        raise ConfigError(f"{config['name']}: {error}") from error

@@ -1,8 +1,8 @@
-"""One code per item, for those who need it: a number behind the codes that tells apart the items of one bucket.
+"""Optional unique IDs: a suffix after the codes that distinguishes the items of one bucket.
 
-The record of suffixes only grows. Every (item, codes) that ever was has one row and keeps it: an item whose content gives
-it other codes gets a number in its new bucket, and its old number stays taken, so that no name ever comes to mean another
-item. (An item that comes back to codes it had before has its old number again: the same name for the same item.)
+The table of suffixes is append-only: every (item, codes) ever seen has one row. When an item's codes change, it gets a
+suffix in the new bucket and its old suffix is not reused, so (codes, suffix) never refers to a different item. An item
+whose codes change back gets its old suffix again.
 """
 
 from __future__ import annotations
@@ -42,24 +42,24 @@ ORDER BY event_timestamp, item_id
 
 
 def with_suffixes(arrived: pa.Table, record: pa.Table | None = None) -> pa.Table:
-    """The record, extended by the rows of ``arrived`` that it does not hold yet.
+    """Extend the table of suffixes by the new rows of ``arrived``.
 
-    New rows of a bucket get its next free numbers, from 0, in the order of (event_timestamp, item_id) within this call.
-    The order of the rows decides nothing; calls in the order of time and one call over all give the same record.
+    New rows of a bucket get its next free numbers, from 0, ordered by (event_timestamp, item_id) within this call. The
+    row order does not matter; one call over all rows gives the same result as several calls in time order.
 
     Parameters
     ----------
     arrived : pa.Table
-        ``item_id`` (string), ``event_timestamp`` (timestamp, UTC), ``codes`` (list of int; null rows are left out); more
+        ``item_id`` (string), ``event_timestamp`` (timestamp, UTC), ``codes`` (list of int; null rows are skipped); other
         columns are ignored, rows may repeat.
     record : pa.Table, optional
-        What an earlier call returned.
+        The result of an earlier call.
 
     Returns
     -------
     pa.Table
-        ``item_id``, ``event_timestamp`` (when the item first had these codes, as far as arrived), ``codes``
-        (list<int64>), ``suffix`` (int64): the old rows first, unchanged. (codes, suffix) and (item_id, codes) are unique.
+        ``item_id``, ``event_timestamp`` (when the item first had these codes), ``codes`` (list<int64>), ``suffix``
+        (int64): the old rows first, unchanged. (codes, suffix) and (item_id, codes) are unique.
 
     Raises
     ------
@@ -69,7 +69,10 @@ def with_suffixes(arrived: pa.Table, record: pa.Table | None = None) -> pa.Table
     before = SCHEMA.empty_table() if record is None else record.select(SCHEMA.names).cast(SCHEMA)
     missing = [name for name in SCHEMA.names[:3] if name not in arrived.column_names]
     if missing:
-        raise FitError(f"columns {arrived.column_names} came; {', '.join(missing)} is needed to number items")
+        raise FitError(
+            f"expected columns {', '.join(SCHEMA.names[:3])}, got {', '.join(arrived.column_names)}; "
+            f"add {', '.join(missing)}"
+        )
     opened = duckdb.connect(config={"threads": 1})
     try:
         opened.execute("SET TimeZone = 'UTC'")
@@ -81,24 +84,24 @@ def with_suffixes(arrived: pa.Table, record: pa.Table | None = None) -> pa.Table
 
 
 def extend_file(path: Path, arrived: pa.Table) -> pa.Table:
-    """Like :func:`with_suffixes`, with the record in a Parquet file that is replaced in one rename.
+    """Like :func:`with_suffixes`, for a Parquet file that is replaced atomically.
 
-    A file that needs no new row is left as it is, so a second run changes nothing. Hold the repo's lock: two writers at
-    once would give one number twice.
+    The file is not rewritten if there are no new rows. Hold the repo's lock: two concurrent writers would assign the same
+    number twice.
 
     Parameters
     ----------
     path : Path
-        The record; it need not exist yet.
+        The table of suffixes; created if missing.
     arrived : pa.Table
         See :func:`with_suffixes`.
 
     Raises
     ------
     ArtifactCorruptError
-        When the file is there and holds something else.
+        When the file exists but is not a valid table of suffixes.
     StorageError
-        When the disk refuses the write; the file is then what it was.
+        When writing fails; the file is then unchanged.
     """
     record = read_record(path) if path.exists() else None
     extended = with_suffixes(arrived, record)
@@ -111,38 +114,38 @@ def extend_file(path: Path, arrived: pa.Table) -> pa.Table:
 
 
 def read_record(path: Path) -> pa.Table:
-    """The record in a file; see :func:`with_suffixes` for its columns.
+    """Read a table of suffixes; see :func:`with_suffixes` for its columns.
 
     Raises
     ------
     ArtifactCorruptError
-        When it is damaged, or cannot be read as one.
+        When it is damaged, or not a valid table of suffixes.
     """
     try:
         return pq.ParquetFile(checked(path)).read(SCHEMA.names).select(SCHEMA.names).cast(SCHEMA)
     except (pa.ArrowInvalid, KeyError, OSError) as error:
-        raise ArtifactCorruptError(path, f"cannot be read as a record of suffixes ({error})") from error
+        raise ArtifactCorruptError(path, f"cannot be read as a table of suffixes ({error})") from error
 
 
 def suffix_path(repo: Repo, name: str) -> Path:
-    """The record of a codebook's suffixes. Its name must not look like a table of codes to the catalogue."""
+    """Path of a codebook's table of suffixes. The name must not match the catalogue's pattern for tables of codes."""
     return repo.tables / f"sid_suffix_{name}.parquet"
 
 
 def update_suffixes(repo: Repo, name: str, *, rebuild: bool = False) -> pa.Table:
-    """Number the items of a published codebook; those that have a number keep it. Returns the whole record.
+    """Assign suffixes to the items of a published codebook; existing suffixes do not change. Returns the whole table.
 
-    All rows of its table count, superseded content too, so that running this more seldom skips no item's old codes.
+    All rows of the codebook's table are used, superseded content too, so running this rarely misses no earlier codes.
     The suffix of an item is that of its newest codes: join on (item_id, codes).
 
     Parameters
     ----------
     repo : Repo
-        Hold its lock.
+        The caller must hold its lock.
     name : str
         A codebook with a table of codes.
     rebuild : bool
-        Forget the record and number all items anew, in the order of time: for a damaged record.
+        Discard the table and number all items again, in time order; for a damaged table.
 
     Raises
     ------
@@ -151,11 +154,11 @@ def update_suffixes(repo: Repo, name: str, *, rebuild: bool = False) -> pa.Table
     LifeCycleError
         When it has no table of codes.
     ArtifactCorruptError
-        When the record cannot be read.
+        When the table of suffixes cannot be read.
     """
     record, table = Catalog.open(repo).codebook(name), table_path(repo, name)
     if not record.has_codes or not table.exists():
-        raise LifeCycleError(name, record.state, "its items can be numbered once it is published")
+        raise LifeCycleError(name, record.state, "publish it before assigning suffixes")
     with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
         arrived = opened.execute(
             f"SELECT item_id, event_timestamp, codes FROM read_parquet({literal(checked(table))}) WHERE codes IS NOT NULL"

@@ -1,4 +1,4 @@
-"""The list of codebooks whose views the registry may hold (``data/defined.json``), whatever the catalogue says."""
+"""List of codebooks whose views may be registered (``data/defined.json``), kept independently of the catalogue."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _VIEW = "item_sid_"
 
 
 def names_in(witness: Path) -> set[str]:
-    """The names in the list, none where there is no list.
+    """The names in the list; empty when the file is missing.
 
-    A damaged list is written anew from the views in the registry beside it.
+    A damaged list is rebuilt from the views in the registry next to it.
     """
     if not witness.exists():
         return set()
@@ -26,18 +26,18 @@ def names_in(witness: Path) -> set[str]:
     except (ArtifactCorruptError, KeyError):
         say_discarded(witness, "the list of defined codebooks is damaged")
         names = _names_in_registry(witness.with_name("registry.sqlite"))
-        with contextlib.suppress(StorageError, OSError):  # a reader may have no right to write
+        with contextlib.suppress(StorageError, OSError):  # a reader may lack write permission
             write_names(witness, names)
         return names
 
 
 def write_names(witness: Path, names: set[str]) -> None:
-    """Write the list in one rename."""
+    """Write the list atomically."""
     write_sealed(witness, {_NAMES: sorted(names)})
 
 
 def _names_in_registry(registry: Path) -> set[str]:
-    """Codebooks whose views a SQLite registry holds; none where it is another kind of registry."""
+    """Codebooks with a view in a SQLite registry; empty for other kinds of registry."""
     if not registry.is_file():
         return set()
     with contextlib.closing(sqlite3.connect(f"file:{quote(str(registry))}?mode=ro", uri=True)) as opened:

@@ -1,6 +1,6 @@
-"""Fitting a codebook: content and behaviour before a cut-off in, an immutable artefact out.
+"""Fit a codebook on content and behaviour before a cut-off and save it as an immutable artefact.
 
-Idempotent: killed and run again, a fit ends where an undisturbed one ends. The catalogue's state commits last.
+Idempotent: an interrupted fit can be run again with the same result. The catalogue's state is committed last.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from sidkit.tables.builder import refuse_settings_of_artifacts
 
 
 class CodebookSpec(Section):
-    """How a codebook is made (``[codebook]`` of a preset)."""
+    """Configuration of a codebook (``[codebook]`` of a preset)."""
 
     encoder: str = "content"
     encoder_arguments: dict[str, Any] = Field(default_factory=dict)
@@ -42,47 +42,47 @@ class CodebookSpec(Section):
     quantizer_arguments: dict[str, Any] = Field(default_factory=dict)
     levels: int = Field(default=3, ge=1)
     sizes: tuple[int, ...] | None = None
-    """Codes per level; by default the power of two nearest items / 40, on every level."""
+    """Codes per level; by default the power of two nearest to items / 40 on every level."""
     falling: bool = False
-    """Where no sizes are given: 8 : 2 : 1 instead of equal levels, their product about 6.5 times the items."""
+    """If no sizes are given: levels in the ratio 8 : 2 : 1 instead of equal ones; their product is about 6.5 x items."""
     beam: int = Field(default=1, ge=1)
+    """Beam width of the code search."""
     pairs: PairSpec = Field(default_factory=PairSpec)
-    """How behaviour is mined, for encoders and quantizers that learn from it."""
+    """Mining of item pairs, for encoders and quantizers that learn from behaviour."""
     floors: Floors = Field(default_factory=Floors)
-    """Codes that fall below are not kept."""
+    """Minimum code quality; a fit below it fails."""
     force: bool = False
-    """Fit though there are under 20 items per code."""
+    """Fit even with fewer than 20 items per code."""
 
     @property
     def needs_pairs(self) -> bool:
         """Whether the encoder or the quantizer learns from pairs of items."""
-        return any(learner.needs_pairs for learner in made(self, LEAST_ITEMS))
+        return any(learner.needs_pairs for learner in build_models(self, LEAST_ITEMS))
 
 
 def fit(repo: Repo, name: str, spec: CodebookSpec, fit_end_us: int) -> CodebookRecord:
-    """Fit a codebook on the items that were known at ``fit_end_us``.
+    """Fit a codebook on the items known at ``fit_end_us``.
 
-    Where the spec learns from pairs of items and behaviour gives too few, the encoder ``content`` takes its place, and the
-    manifest says so (``fallback``: the reason, else null).
+    If the spec learns from item pairs but the log yields too few, it falls back to the ``content`` encoder and the
+    manifest records the reason under ``fallback`` (else null).
 
     Parameters
     ----------
     repo : Repo
         With built tables.
     name : str
-        A new name; the same fit again is kept as it is. Where its files are damaged or missing they are made anew, if the
-        fit gives the codebook that the catalogue committed.
+        A new name. Repeating a finished fit changes nothing; if its files are damaged or missing, they are restored,
+        provided the fit reproduces the content hash recorded in the catalogue.
     spec : CodebookSpec
         Encoder, quantizer and their arguments.
     fit_end_us : int
-        The cut-off, microseconds UTC: only content and clicks that could be read by then are used. Evaluation may start
-        here.
+        The cut-off, microseconds UTC: only content and clicks available by then are used. Evaluation may start here.
 
     Raises
     ------
     FitError
-        When too few items are known, their vectors cannot be used, or the codes fall below the floors. No record of the
-        fit is left then.
+        When too few items are known, their vectors cannot be used, or the codes fall below the floors. The fit then
+        leaves no record.
     LifeCycleError
         When the name is taken by another codebook.
     SettingsChangedError
@@ -92,13 +92,14 @@ def fit(repo: Repo, name: str, spec: CodebookSpec, fit_end_us: int) -> CodebookR
     refuse_settings_of_artifacts(repo)
     if fit_end_us > build["as_of_us"]:
         raise FitError(
-            f"the cut-off {iso(fit_end_us)} lies beyond the tables ({iso(build['as_of_us'])}); build them further first"
+            f"the cut-off {iso(fit_end_us)} is later than the feature tables ({iso(build['as_of_us'])}); rebuild the "
+            "tables with a later --as-of, or choose an earlier cut-off"
         )
     catalog = Catalog.open(repo)
     known = known_items(repo, fit_end_us)
     if len(known) == 0:
         raise FitError(f"no item with content was known at {iso(fit_end_us)}; choose a later cut-off")
-    encoder, quantizer = made(spec, len(known), distinct=known.content.distinct())
+    encoder, quantizer = build_models(spec, len(known), distinct=known.content.distinct())
     pairs = _pairs(repo, known, fit_end_us, spec, encoder, quantizer)
     describe = {
         "fit_start_us": known.first_us,
@@ -122,7 +123,7 @@ def fit(repo: Repo, name: str, spec: CodebookSpec, fit_end_us: int) -> CodebookR
     except TooFewPairsError as error:
         fallback = str(error)
         spec = without_pairs(spec, quantizer)
-        encoder, quantizer = made(spec, len(known), distinct=known.content.distinct())
+        encoder, quantizer = build_models(spec, len(known), distinct=known.content.distinct())
         codebook, vectors = _learn(name, encoder, quantizer, spec, known, None)
     metrics = code_quality(quantizer, vectors, codebook.codes_of(vectors), pairs)
     check_floors(metrics, spec.floors)
@@ -146,15 +147,16 @@ def _learn(
 
 
 def without_pairs(spec: CodebookSpec, quantizer: Quantizer) -> CodebookSpec:
-    """The spec with the encoder ``content``, and a quantizer that learns from vectors alone."""
+    """The spec with the ``content`` encoder and a quantizer that learns from vectors alone."""
     arguments = {**spec.quantizer_arguments, **({"contrast": 0.0} if quantizer.needs_pairs else {})}
     return spec.model_copy(update={"encoder": "content", "encoder_arguments": {}, "quantizer_arguments": arguments})
 
 
 def without_codes(spec: CodebookSpec) -> CodebookSpec:
-    """The smallest codebook over the same content, for catalogues that no codes can be learned from.
+    """The smallest possible codebook over the same content, for catalogues too small to learn codes from.
 
-    Features and rankers need a codebook version to refer to; its one level of two codes means nothing and no arm reads it.
+    Features and rankers need a codebook version to refer to. Its single level of two codes is a placeholder that no arm
+    reads.
     """
     return spec.model_copy(
         update={
@@ -165,19 +167,19 @@ def without_codes(spec: CodebookSpec) -> CodebookSpec:
     )  # fmt: skip
 
 
-def made(spec: CodebookSpec, items: int, distinct: int | None = None) -> tuple[Encoder, Quantizer]:
-    """The encoder and the quantizer that a spec describes for so many items, not fitted yet.
+def build_models(spec: CodebookSpec, items: int, distinct: int | None = None) -> tuple[Encoder, Quantizer]:
+    """Instantiate the unfitted encoder and quantizer of a spec for a number of items.
 
-    Default sizes have no more codes than ``distinct``, the number of different vectors, allows.
+    Default sizes are capped by ``distinct``, the number of different vectors.
 
     Raises
     ------
     ConfigError
-        When there is no such encoder or quantizer, or it does not know an argument.
+        When the encoder or quantizer is unknown, or does not accept an argument.
     """
     encoder = make_encoder(spec.encoder, spec.encoder_arguments)
     if spec.quantizer not in QUANTIZERS:
-        raise ConfigError(f"no quantizer {spec.quantizer!r}; there are {', '.join(QUANTIZERS)}")
+        raise ConfigError(f"unknown quantizer {spec.quantizer!r}; choose one of {', '.join(QUANTIZERS)}")
     chosen = falling_sizes(items, spec.levels) if spec.falling else (default_size(items),) * spec.levels
     if distinct is not None:
         chosen = tuple(min(size, max(2, 2 ** (distinct.bit_length() - 1))) for size in chosen)
@@ -186,9 +188,11 @@ def made(spec: CodebookSpec, items: int, distinct: int | None = None) -> tuple[E
 
 
 def falling_sizes(items: int, levels: int = 3) -> tuple[int, ...]:
-    """Codes per level in the ratio 8 : 2 : 1 (1 : 4 between any levels before), as powers of two, so that their product
-    is about 6.5 times the items: (128, 32, 16) for 10,000 items, (256, 64, 32) for 100,000 (house rule after OneSearch,
-    arXiv 2509.03236, which uses (4096, 1024, 512)). Fewer where a level would have under 20 items per code.
+    """Decreasing codes per level, as powers of two.
+
+    The last three levels have the ratio 8 : 2 : 1 and each earlier level is 4 times the next; the product of all levels
+    is about 6.5 times the items: (128, 32, 16) for 10,000 items, (256, 64, 32) for 100,000. Our rule, modelled on the
+    sizes (4096, 1024, 512) of OneSearch (arXiv 2509.03236). Sizes shrink until every code has at least 20 items.
     """
     ratios = [1, 2, *(8 * 4**step for step in range(levels))][:levels][::-1]
     last = (6.5 * items / math.prod(ratios)) ** (1 / levels)
@@ -208,7 +212,7 @@ def _pairs(
 
 
 def _already_fitted(repo: Repo, catalog: Catalog, name: str, describe: Mapping[str, Any]) -> CodebookRecord | None:
-    """The record of a fit that was finished, or killed between its files and its commit."""
+    """The record of a fit that finished, or was interrupted between writing its files and its commit."""
     records = {record.name: record for record in catalog.codebooks()}
     if name not in records or not (repo.codebooks / name).exists():
         return None
@@ -221,7 +225,9 @@ def _already_fitted(repo: Repo, catalog: Catalog, name: str, describe: Mapping[s
         return None
     if any(manifest.get(key) != value for key, value in describe.items()):
         raise LifeCycleError(
-            name, records[name].state, "it was fitted on other data or with other arguments; fit under a new name"
+            name,
+            records[name].state,
+            "it was fitted on different data or with different arguments; fit under a new name",
         )
     if records[name].state == "fitting":
         return _commit_fit(catalog, name, manifest, Codebook.load(repo.codebooks / name).sizes)
@@ -229,15 +235,15 @@ def _already_fitted(repo: Repo, catalog: Catalog, name: str, describe: Mapping[s
 
 
 def _committed(catalog: Catalog, name: str) -> CodebookRecord | None:
-    """The record of a codebook whose fit was committed and that is in use, None where there is none of that name."""
-    there = {record.name: record for record in catalog.codebooks()}.get(name)
-    return there if there is not None and there.state not in {"fitting", "purged"} else None
+    """The record of a fully fitted, unpurged codebook; None if no such codebook exists."""
+    record = {record.name: record for record in catalog.codebooks()}.get(name)
+    return record if record is not None and record.state not in {"fitting", "purged"} else None
 
 
 def _restore(
     repo: Repo, codebook: Codebook, committed: CodebookRecord, describe: Mapping[str, Any], metrics: Mapping[str, Any]
 ) -> CodebookRecord:
-    """Put the files of a committed codebook in the place of damaged or missing ones, if they are the same."""
+    """Replace damaged or missing files of a committed codebook, provided the new fit has the same content hash."""
     folder, beside = repo.codebooks / committed.name, repo.codebooks / f".restored-{committed.name}"
     remove(beside)
     manifest = codebook.save(beside, describe, metrics)
@@ -245,8 +251,8 @@ def _restore(
         remove(beside)
         raise LifeCycleError(
             committed.name, committed.state,
-            "its files are damaged or missing, and this fit gives another codebook than the catalogue committed; restore "
-            "its folder from a copy, or fit under a new name",
+            "its files are damaged or missing, and this fit does not reproduce the codebook recorded in the catalogue; "
+            "restore its folder from a backup, or fit under a new name",
         )  # fmt: skip
     remove(folder)
     beside.rename(folder)

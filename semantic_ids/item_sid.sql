@@ -1,8 +1,7 @@
 -- item_sid_<codebook>: the codes of every content row under one frozen codebook.
 --
 -- Reads   content(item_id, event_timestamp, created_timestamp)         rows of item_content
---         assigned(item_id, event_timestamp, codes, residual_norm)     what the codebook says of them; null codes where
---                                                                      a row has no vector
+--         assigned(item_id, event_timestamp, codes, residual_norm)     their codes; null where a row has no vector
 SELECT
     content.item_id,
     content.event_timestamp,

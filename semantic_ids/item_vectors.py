@@ -1,4 +1,4 @@
-"""The raw content vectors of a set of items: one matrix per modality and which rows have it."""
+"""Raw content vectors of a set of items: one matrix and one presence mask per modality."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
 MOST_CODES = 1024
-"""The largest default size of a level: more different vectors change no default."""
+"""The largest default size of a level; ``distinct`` need not count further."""
 _CHUNK = 4096
 
 
 @dataclass(frozen=True)
 class ItemVectors:
-    """Content vectors as they came.
+    """Unprocessed content vectors.
 
-    ``matrices[m]`` is ``float32 [items, width of m]`` with zeros where an item lacks modality ``m``; ``present[m]`` is
+    ``matrices[m]`` is ``float32 [items, width of m]``, zero where an item lacks modality ``m``; ``present[m]`` is
     ``bool [items]``.
     """
 
@@ -37,11 +37,11 @@ class ItemVectors:
     @property
     def any_present(self) -> Mask:
         """``bool [items]``: items with at least one modality; the others have no codes."""
-        there: Mask = np.logical_or.reduce(list(self.present.values()))
-        return there
+        any_modality: Mask = np.logical_or.reduce(list(self.present.values()))
+        return any_modality
 
     def mark(self) -> str:
-        """SHA-256 of all vectors and gaps in their order, in hex: other content has another mark."""
+        """Hex SHA-256 fingerprint of all vectors and masks, in order."""
         digest = hashlib.sha256()
         for name in sorted(self.matrices):
             matrix = self.matrices[name]
@@ -51,18 +51,17 @@ class ItemVectors:
         return digest.hexdigest()
 
     def distinct(self, most: int = MOST_CODES) -> int:
-        """How many items have different vectors, counted up to ``most``."""
+        """Number of distinct content vectors, counted up to ``most``."""
         seen: set[bytes] = set()
         for start in range(0, len(self), _CHUNK):
             part = [np.ascontiguousarray(matrix[start : start + _CHUNK]) for matrix in self.matrices.values()]
-            together = np.hstack(part)
-            seen.update(row.tobytes() for row in together)
+            seen.update(row.tobytes() for row in np.hstack(part))
             if len(seen) >= most:
                 return most
         return len(seen)
 
     def rows(self, index: npt.NDArray[np.int64] | Mask) -> ItemVectors:
-        """A selection of items."""
+        """Select items by index or mask."""
         return ItemVectors(
             {name: matrix[index] for name, matrix in self.matrices.items()},
             {name: mask[index] for name, mask in self.present.items()},
@@ -75,7 +74,7 @@ class ItemVectors:
         Raises
         ------
         FitError
-            When rows of one column have different widths.
+            When the vectors of one column have different widths.
         """
         matrices, present = {}, {}
         for name in modalities:
@@ -84,7 +83,7 @@ class ItemVectors:
 
 
 def matrix_of(column: pa.ChunkedArray, name: str) -> tuple[Floats, Mask]:
-    """A list column as ``float32 [rows, width]`` (zeros where null) and the mask of rows that are not null."""
+    """Convert a list column to ``float32 [rows, width]`` (zero where null) and a mask of the non-null rows."""
     array = column.combine_chunks()
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], pa.list_(pa.float32()))
@@ -97,7 +96,10 @@ def matrix_of(column: pa.ChunkedArray, name: str) -> tuple[Floats, Mask]:
         return np.zeros((len(array), 0), dtype=np.float32), mask
     widths = array.value_lengths().drop_null().to_numpy()
     if widths.min() != widths.max():
-        raise FitError(f"vectors of {name!r} have {widths.min()} to {widths.max()} elements; one width is needed")
+        raise FitError(
+            f"vectors of {name!r} must all have the same width, got {widths.min()} to {widths.max()} elements; "
+            "embed all items with the same model"
+        )
     matrix = np.zeros((len(array), int(widths[0])), dtype=np.float32)
     matrix[mask] = flat.reshape(count, -1)
     return matrix, mask

@@ -1,6 +1,6 @@
-"""The life of a codebook after its fit: publish, promote, retire, purge, and refresh for new or changed items.
+"""Life cycle of a fitted codebook: publish, promote, retire, purge, and refresh for new or changed items.
 
-Every step is idempotent: killed and run again, it ends where an undisturbed run ends. The catalogue's state commits last.
+Every step is idempotent: an interrupted step can be run again with the same result. The catalogue's state is committed last.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pyarrow as pa
 from semantic_ids.catalog import Catalog, table_path
 from semantic_ids.codebook import Codebook, load_committed
 from semantic_ids.collisions import suffix_path
-from semantic_ids.fitting import CodebookSpec, fit, made
+from semantic_ids.fitting import CodebookSpec, build_models, fit
 from semantic_ids.item_vectors import ItemVectors
 from semantic_ids.records import CodebookRecord
 from sidkit.core.engine import connection, literal, quoted, set_variables
@@ -32,12 +32,12 @@ from sidkit.tables import read_build
 _SQL = Path(__file__).parent / "item_sid.sql"
 _CHUNK_ROWS = 50_000
 
-__all__ = ["CodebookSpec", "RefreshReport", "fit", "made", "promote", "publish", "purge", "refresh", "retire"]
+__all__ = ["CodebookSpec", "RefreshReport", "build_models", "fit", "promote", "publish", "purge", "refresh", "retire"]
 
 
 @dataclass(frozen=True)
 class RefreshReport:
-    """What a refresh did to one codebook's table."""
+    """Result of assigning codes to one codebook's table: total rows, new rows, and new rows without content."""
 
     name: str
     rows: int
@@ -49,7 +49,7 @@ Step = TypeVar("Step", bound=Callable[..., object])
 
 
 def _under_the_lock(step: Step) -> Step:
-    """Run a step inside the repo's lock, which its caller may hold already."""
+    """Run a step while holding the repo's lock; the caller may already hold it."""
 
     @functools.wraps(step)
     def locked(repo: Repo, *rest: object, **named: object) -> object:
@@ -68,7 +68,7 @@ def publish(repo: Repo, name: str) -> RefreshReport:
     LifeCycleError
         When the codebook is not fitted, or retired.
     ArtifactError
-        When its files were changed.
+        When its files are missing or were changed.
     """
     from sidkit.stores.feast_repo import apply_repo, materialize
 
@@ -92,7 +92,7 @@ def promote(repo: Repo, name: str) -> None:
     Raises
     ------
     LifeCycleError
-        When it is not published, or registry or online store lack what the catalogue says is there.
+        When it is not published, or its view is missing from the registry or the online store.
     """
     from sidkit.stores.registered import of_codebook
 
@@ -102,7 +102,7 @@ def promote(repo: Repo, name: str) -> None:
         raise LifeCycleError(name, record.state, "publish it before it is promoted")
     missing = of_codebook(repo, record.view_name, record.service_name, record.content_hash)
     if missing:
-        raise LifeCycleError(name, record.state, f"it cannot be read ({'; '.join(map(str, missing))})")
+        raise LifeCycleError(name, record.state, f"its features cannot be read ({'; '.join(map(str, missing))})")
     catalog.set_state(name, "serving")
 
 
@@ -113,17 +113,17 @@ def retire(repo: Repo, name: str) -> None:
     Raises
     ------
     LifeCycleError
-        When it is serving, or a serving ranker names it.
+        When it is serving, or a serving ranker uses it.
     """
     catalog = Catalog.open(repo)
     record = catalog.codebook(name)
     if record.state == "serving":
         raise LifeCycleError(name, record.state, "promote another codebook first")
     if record.state == "purged":
-        raise LifeCycleError(name, record.state, "nothing is left to retire")
+        raise LifeCycleError(name, record.state, "it is already purged")
     for ranker in catalog.rankers():
         if ranker.state == "serving" and ranker.codebook == name:
-            raise LifeCycleError(name, record.state, f"ranker {ranker.name} serves on it; promote another ranker first")
+            raise LifeCycleError(name, record.state, f"the serving ranker {ranker.name} uses it; promote another first")
     catalog.set_state(name, "retired")
 
 
@@ -146,16 +146,16 @@ def purge(repo: Repo, name: str) -> None:
     apply_repo(repo)
     drop_online_table(repo, record.view_name)
     for path in (table_path(repo, name), suffix_path(repo, name)):
-        remove(path.with_suffix(".json"))  # first: a list of hashes of a file that is gone would look like damage
+        remove(path.with_suffix(".json"))  # first: hashes of a missing file would look like damage
         remove(path)
     remove(repo.codebooks / name)
 
 
 @_under_the_lock
 def refresh(repo: Repo, name: str | None = None) -> list[RefreshReport]:
-    """Assign codes to content that came or changed since the last assignment, in one or all codebooks in use.
+    """Assign codes to content added or changed since the last assignment, for one or all published codebooks.
 
-    The online store follows with the next ``sidkit materialize``.
+    The next ``sidkit materialize`` updates the online store.
 
     Raises
     ------
@@ -176,19 +176,20 @@ def refresh(repo: Repo, name: str | None = None) -> list[RefreshReport]:
 
 
 def _assign(repo: Repo, record: CodebookRecord) -> RefreshReport:
-    """Bring a codebook's table up to ``item_content``; only rows without codes are encoded."""
+    """Bring a codebook's table up to date with ``item_content``; only rows without codes are encoded."""
     codebook, _ = load_committed(repo.codebooks / record.name, record)
     build = read_build(repo)
     content = checked(repo.tables / "item_content.parquet")
     table = table_path(repo, record.name)
     stamp = {"codebook_hash": record.content_hash, "generation": build["generation"]}
-    there = _sidecar(repo, record.name)
-    kept = table if _made_with(table, there, stamp) else None
+    sidecar = _sidecar(repo, record.name)
+    reusable = table if _made_with(table, sidecar, stamp) else None
     columns = ", ".join(quoted(name) for name in codebook.encoder.modalities_)
     unknown = "true"
-    if kept:
+    if reusable:
         unknown = (
-            f"(item_id, event_timestamp) NOT IN (SELECT (item_id, event_timestamp) FROM read_parquet({literal(kept)}))"
+            "(item_id, event_timestamp) NOT IN "
+            f"(SELECT (item_id, event_timestamp) FROM read_parquet({literal(reusable)}))"
         )
     without_content = 0
     with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened, opened.cursor() as reading:
@@ -204,23 +205,23 @@ def _assign(repo: Repo, record: CodebookRecord) -> RefreshReport:
         for batch in new:
             without_content += _insert(opened, pa.Table.from_batches([batch]), codebook)
         fresh = _count(opened, "SELECT count(*) FROM assigned")
-        if kept is None or fresh:
+        if reusable is None or fresh:
             opened.execute(f"CREATE TEMP VIEW content AS SELECT * FROM read_parquet({literal(content)})")
             query = _SQL.read_text(encoding="utf-8")
-            if kept:
-                query = f"SELECT * FROM read_parquet({literal(kept)}) UNION ALL BY NAME ({query})"
-            with replaced(table, there) as temporary:
+            if reusable:
+                query = f"SELECT * FROM read_parquet({literal(reusable)}) UNION ALL BY NAME ({query})"
+            with replaced(table, sidecar) as temporary:
                 opened.execute(
                     f"COPY (SELECT * FROM ({query}) ORDER BY event_timestamp, item_id) TO {literal(temporary)} "
                     "(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 122880)"
                 )
-        update_sealed(there, {**stamp, "files": hashes_of(table.parent, [table.name])})
+        update_sealed(sidecar, {**stamp, "files": hashes_of(table.parent, [table.name])})
         total = _count(opened, f"SELECT count(*) FROM read_parquet({literal(table)})")
     return RefreshReport(record.name, total, fresh, without_content)
 
 
 def _made_with(table: Path, sidecar: Path, stamp: Mapping[str, object]) -> bool:
-    """Whether a table of codes is whole, and was made with this codebook on this generation of the tables."""
+    """Whether a table of codes is intact and was made with this codebook from this generation of the tables."""
     if not (table.exists() and sidecar.exists()):
         return False
     try:
@@ -232,24 +233,25 @@ def _made_with(table: Path, sidecar: Path, stamp: Mapping[str, object]) -> bool:
 
 
 def _insert(opened: duckdb.DuckDBPyConnection, chunk: pa.Table, codebook: Codebook) -> int:
-    """Assign one chunk; returns how many of its rows have no content.
+    """Assign codes to one chunk; returns the number of rows without content.
 
-    Those get a row without codes: an item that lost its content must not keep the codes it had.
+    Those rows get null codes: an item that lost its content must not keep its earlier codes.
     """
     items = ItemVectors.from_arrow(chunk, codebook.encoder.modalities_)
     assignment = codebook.assign(items)
-    lost = ~assignment.encodable
+    without_content = ~assignment.encodable
     levels = assignment.codes.shape[1]
     offsets = np.arange(len(items) + 1, dtype=np.int32) * levels
     rows = chunk.select(["item_id", "event_timestamp"])
     rows = rows.append_column(
-        "codes", pa.ListArray.from_arrays(offsets, assignment.codes.astype(np.int64).ravel(), mask=pa.array(lost))
+        "codes",
+        pa.ListArray.from_arrays(offsets, assignment.codes.astype(np.int64).ravel(), mask=pa.array(without_content)),
     )
-    rows = rows.append_column("residual_norm", pa.array(assignment.residual_norm, mask=lost))
+    rows = rows.append_column("residual_norm", pa.array(assignment.residual_norm, mask=without_content))
     opened.register("chunk", rows)
     opened.execute("INSERT INTO assigned SELECT * FROM chunk")
     opened.unregister("chunk")
-    return int(lost.sum())
+    return int(without_content.sum())
 
 
 def _sidecar(repo: Repo, name: str) -> Path:

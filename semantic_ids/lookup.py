@@ -1,4 +1,4 @@
-"""Look-ups in the published codes: items -> codes and codes -> items, as of the tables."""
+"""Look up published codes: items -> codes and codes -> items, as of the feature tables."""
 
 from __future__ import annotations
 
@@ -18,45 +18,45 @@ from sidkit.tables import read_log
 
 
 def codes_of(repo: Repo, item_ids: Sequence[str], name: str | None = None) -> dict[str, list[int] | None]:
-    """The newest codes of some items; None for an item that has none.
+    """The newest codes of some items; None for an item without codes.
 
     Raises
     ------
     UnknownVersionError
-        When there is no such codebook, or none serves.
+        When there is no such codebook, or none is serving.
     LifeCycleError
         When it is not published.
     """
     record = _published(repo, name)
     table = literal(checked(table_path(repo, record.name)))
-    with _while_it_is_there(repo, record), connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
-        opened.register("asked", pa.table({"item_id": pa.array(item_ids, pa.string())}))
-        found = dict(
+    with _purge_reported(repo, record), connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
+        opened.register("requested", pa.table({"item_id": pa.array(item_ids, pa.string())}))
+        codes = dict(
             opened.execute(
                 f"SELECT item_id, arg_max_null(codes, event_timestamp) FROM read_parquet({table}) "
-                "SEMI JOIN asked USING (item_id) GROUP BY item_id"
+                "SEMI JOIN requested USING (item_id) GROUP BY item_id"
             ).fetchall()
         )
-    return {item: found.get(item) for item in item_ids}
+    return {item: codes.get(item) for item in item_ids}
 
 
 def known_ids(repo: Repo, item_ids: Sequence[str]) -> set[str]:
-    """Those of some ids that are in the tables: items of the catalogue, and items of the log that it lacks."""
-    found: set[str] = set()
+    """The subset of ids found in the tables: items with metadata, and items that only occur in the log."""
+    known: set[str] = set()
     with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
-        opened.register("asked", pa.table({"item_id": pa.array(item_ids, pa.string())}))
+        opened.register("requested", pa.table({"item_id": pa.array(item_ids, pa.string())}))
         for table in ("item_content", "item_stats"):
             path = repo.tables / f"{table}.parquet"
             if path.exists():
                 rows = opened.execute(
-                    f"SELECT DISTINCT item_id FROM read_parquet({literal(path)}) SEMI JOIN asked USING (item_id)"
+                    f"SELECT DISTINCT item_id FROM read_parquet({literal(path)}) SEMI JOIN requested USING (item_id)"
                 ).fetchall()
-                found.update(item for (item,) in rows)
-    return found
+                known.update(item for (item,) in rows)
+    return known
 
 
 def count_unknown(repo: Repo, item_ids: pa.Array | pa.ChunkedArray) -> int:
-    """How many rows are of items that :func:`known_ids` does not give."""
+    """Number of rows whose item is not in :func:`known_ids`."""
     counts = item_ids.value_counts().to_pylist()
     known = known_ids(repo, [entry["values"] for entry in counts])
     return sum(entry["counts"] for entry in counts if entry["values"] not in known)
@@ -65,41 +65,41 @@ def count_unknown(repo: Repo, item_ids: pa.Array | pa.ChunkedArray) -> int:
 def items_of(
     repo: Repo, codes: str, name: str | None = None, most: int = 50
 ) -> list[tuple[str, list[int], str | None]]:
-    """Items whose newest codes begin with a prefix: (item, codes, title), by item id.
+    """Items whose newest codes start with a prefix: (item, codes, title), sorted by item id.
 
     Parameters
     ----------
     repo : Repo
         With a published codebook.
     codes : str
-        Codes separated by commas, coarse to fine; fewer than the levels are a prefix.
+        Codes separated by commas, coarse to fine; may be fewer than the codebook's levels.
     name : str, optional
         By default the serving codebook.
     most : int
-        At most so many.
+        Maximum number of items.
 
     Raises
     ------
     ConfigError
-        When the codes cannot be read or are more than the codebook has levels.
+        When the codes cannot be parsed or are more than the codebook's levels.
     """
     record = _published(repo, name)
     try:
         prefix = [int(code) for code in codes.split(",")]
     except ValueError as error:
-        raise ConfigError(f"{codes!r} are no codes; write numbers separated by commas, such as 17,3") from error
+        raise ConfigError(f"expected codes as integers separated by commas, such as 17,3, got {codes!r}") from error
     if len(prefix) > record.levels:
-        raise ConfigError(f"{len(prefix)} codes came; {record.name} has {record.levels} levels")
+        raise ConfigError(f"expected at most {record.levels} codes, the levels of {record.name}, got {len(prefix)}")
     if any(abs(code) >= 2**63 for code in prefix):
-        raise ConfigError(f"{codes!r} holds a number beyond 64 bits; codes are small whole numbers, counted from 0")
+        raise ConfigError(f"{codes!r} contains a number beyond 64 bits; codes are small integers, counted from 0")
     if most < 0:
-        raise ConfigError(f"at most {most} items were asked for; 0 or more are needed")
+        raise ConfigError(f"the maximum number of items must be 0 or more, got {most}")
     items = read_log(repo).items
-    with _while_it_is_there(repo, record), connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
+    with _purge_reported(repo, record), connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
         columns = {
             row[0] for row in opened.execute(f"DESCRIBE SELECT * FROM read_parquet({literal(items)})").fetchall()
         }
-        # An item's versions come as rows with updated_at; the newest title counts.
+        # An item may have several rows, one per updated_at; use the newest title.
         moment = "coalesce(updated_at, created_at)" if "updated_at" in columns else "created_at"
         title = f"arg_max_null(title, {moment})" if "title" in columns else "NULL"
         return opened.execute(
@@ -124,11 +124,11 @@ def _published(repo: Repo, name: str | None) -> CodebookRecord:
 
 
 @contextmanager
-def _while_it_is_there(repo: Repo, record: CodebookRecord) -> Iterator[None]:
-    """Readers take no lock: say it when the codebook was purged after the catalogue was asked."""
+def _purge_reported(repo: Repo, record: CodebookRecord) -> Iterator[None]:
+    """Readers take no lock, so the codebook may be purged during a read; raise a LifeCycleError in that case."""
     try:
         yield
     except duckdb.IOException as error:
         if table_path(repo, record.name).exists():
             raise
-        raise LifeCycleError(record.name, "purged", "it was purged meanwhile; ask for another codebook") from error
+        raise LifeCycleError(record.name, "purged", "it was purged during this read; use another codebook") from error

@@ -1,4 +1,4 @@
-"""Losses that several models of this package share."""
+"""Loss functions shared by several models of this package."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from torch.nn import functional
 def info_nce(
     trigger: Tensor, candidates: Tensor, positive: Tensor, log_q: Tensor, excluded: Tensor, temperature: float
 ) -> Tensor:
-    """InfoNCE: the mean of ``-log softmax`` of each row's positive among the candidates.
+    """InfoNCE loss with logQ correction: cross-entropy of each row's positive among the candidates.
 
-    The logit of a candidate is ``<trigger, candidate> / temperature - log_q``: the logQ correction of in-batch negatives
-    (Yi et al., RecSys 2019, equation 6), after which a popular item is not pushed away for being drawn often.
+    ``loss = -mean_i log softmax_j(<trigger_i, candidate_j> / temperature - log_q_j)[positive_i]``. Subtracting ``log_q``
+    (Yi et al., RecSys 2019, equation 6) corrects for popular items being sampled more often as in-batch negatives.
 
     Parameters
     ----------
     trigger : float32 [rows, dim]
-        Of length 1, as the candidates are.
+        Unit vectors, like the candidates.
     candidates : float32 [n, dim]
     positive : int64 [rows]
-        The place of each row's positive among the candidates.
+        Index of each row's positive among the candidates.
     log_q : float32 [n]
-        Log of how popular each candidate is, up to a constant.
+        Log of each candidate's sampling probability, up to a constant.
     excluded : bool [rows, n]
-        True where a candidate is no negative of a row; the positive itself always counts.
+        True where a candidate must not be used as a negative of a row; the positive itself is always included.
     temperature : float
     """
     logits = trigger @ candidates.T / temperature - log_q
-    own = functional.one_hot(positive, len(candidates)).bool()
-    return functional.cross_entropy(logits.masked_fill(excluded & ~own, -torch.inf), positive)
+    is_positive = functional.one_hot(positive, len(candidates)).bool()
+    return functional.cross_entropy(logits.masked_fill(excluded & ~is_positive, -torch.inf), positive)

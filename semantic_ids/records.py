@@ -1,4 +1,4 @@
-"""What the catalogue tells: one codebook, one ranker, and what the feature definitions need to know."""
+"""Records of the catalogue: codebooks, rankers and the input of the feature definitions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sidkit.core.clock import iso
 
 @dataclass(frozen=True)
 class CodebookRecord:
-    """One codebook as the catalogue knows it."""
+    """One codebook of the catalogue. Times are microseconds UTC."""
 
     name: str
     state: str
@@ -29,22 +29,22 @@ class CodebookRecord:
 
     @property
     def has_codes(self) -> bool:
-        """Whether items were given codes that can be read: published, and not purged."""
+        """Whether its table of codes exists: published, and not purged."""
         return self.state in {"published", "serving", "retired"}
 
     @property
     def view_name(self) -> str:
-        """The feature view, and the table in ``data/tables``, of this codebook."""
+        """Name of the codebook's feature view and of its table in ``data/tables``."""
         return f"item_sid_{self.name}"
 
     @property
     def service_name(self) -> str:
-        """The feature service of rankers on this codebook."""
+        """Name of the feature service for rankers that use this codebook."""
         return f"ctr_{self.name}"
 
     @property
     def summary(self) -> str:
-        """One line for people."""
+        """A one-line description."""
         return f"{self.quantizer} of {'x'.join(map(str, self.sizes))} codes on {self.encoder} vectors"
 
     @property
@@ -63,7 +63,7 @@ class CodebookRecord:
 
 @dataclass(frozen=True)
 class RankerRecord:
-    """One ranker as the catalogue knows it."""
+    """One ranker of the catalogue. Times are microseconds UTC."""
 
     name: str
     state: str
@@ -77,7 +77,7 @@ class RankerRecord:
 
 @dataclass(frozen=True)
 class Definitions:
-    """What the feature definitions need to know."""
+    """Input of ``feature_repo/*.py``: content modalities, codebooks with a view, owner and tags."""
 
     modalities: tuple[str, ...]
     codebooks: tuple[CodebookRecord, ...]

@@ -1,1 +1,1 @@
-"""Point-in-time datasets: labelled rows in, arrays and batches for a ranker out."""
+"""Point-in-time datasets: turn labelled rows into arrays and batches for a ranker."""

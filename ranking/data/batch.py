@@ -1,4 +1,4 @@
-"""One batch of rows as tensors, and what the training rows showed."""
+"""A batch of rows as tensors, and item statistics of the training rows."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ItemBatch:
-    """Distinct items of a batch: ``index`` int64 [items] into the id vocabulary (0 padding, 1 unknown), ``codes`` int64
-    [items, levels] (-1 where there are none), ``content`` float32 [items, content_dim].
+    """Distinct items of a batch: ``index`` int64 [items], indices into the id vocabulary (0 padding, 1 unknown); ``codes``
+    int64 [items, levels], -1 for items without codes; ``content`` float32 [items, content_dim].
     """
 
     index: Tensor
@@ -21,16 +21,16 @@ class ItemBatch:
     content: Tensor
 
     def take(self, places: Tensor) -> ItemBatch:
-        """Some of the items."""
+        """Select items by index."""
         return ItemBatch(self.index[places], self.codes[places], self.content[places])
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Some rows: ``numeric`` float32 [rows, features], scaled; ``items`` the distinct items, ``candidate`` int64 [rows] and
-    ``history`` int64 [rows, length] into them, ``mask`` bool and ``gap_bucket`` int64 [rows, length], ``label`` float32
-    [rows], ``at_us`` int64 [rows], microseconds UTC; ``matches`` what the model's ``matches`` gave for the rows, where that
-    was computed before.
+    """A batch of rows: ``numeric`` float32 [rows, features], scaled; ``items``, the distinct items; ``candidate`` int64
+    [rows] and ``history`` int64 [rows, length], indices into ``items``; ``mask`` bool [rows, length], false for padding;
+    ``gap_bucket`` int64 [rows, length]; ``label`` float32 [rows]; ``at_us`` int64 [rows], microseconds UTC; ``matches``
+    float32 [rows, matches], precomputed match features, or None.
     """
 
     numeric: Tensor
@@ -46,12 +46,12 @@ class Batch:
 
 @dataclass(frozen=True)
 class Seen:
-    """What the training rows showed, and all that fitted state may be made of.
+    """Statistics of the training rows, the only input of fitted state.
 
-    Of each distinct item version: ``shown`` int64 [items] training rows had it as their candidate, the first of them at
-    ``first_us`` int64 [items] (microseconds UTC; the largest number where there is none); ``index`` int64 [items] into the
-    id vocabulary and ``codes`` int64 [items, levels] describe it. ``flat_vectors`` maps codes ``int32 [n, levels]`` to what
-    those that refine no other stand for in the codebook, ``float32 [n, dim]``; None where no codebook is at hand.
+    Per distinct item version: ``shown`` int64 [items], the number of training rows with it as candidate; ``first_us``
+    int64 [items], the time of the first of them (microseconds UTC; the maximum int64 without any); ``index`` int64 [items],
+    its index into the id vocabulary; ``codes`` int64 [items, levels]. ``flat_vectors`` maps codes ``int32 [n, levels]`` to
+    reconstructions ``float32 [n, dim]`` from the codes after ``residual_levels``; None without a codebook.
     """
 
     shown: npt.NDArray[np.int64]

@@ -1,4 +1,4 @@
-"""From a training set to tensors: everything once, gathered per batch."""
+"""Batches of a dataset in memory; items and histories are looked up per batch."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ranking.data.batch import Batch, ItemBatch, Seen
-from ranking.data.dataset import FrameRows, TrainingSet
-from ranking.data.disk_dataset import StreamedSet
+from ranking.data.dataset import Dataset, FrameRows
+from ranking.data.disk_dataset import DiskDataset
 from ranking.data.feature_views import Ints
 from ranking.data.item_table import ItemTable
 from ranking.data.numeric_features import Scaling
@@ -22,16 +22,16 @@ from ranking.data.vocabulary import Vocabulary
 from semantic_ids.item_vectors import Floats
 from semantic_ids.quantizers.base import Codes
 
-__all__ = ["TIME_BUCKETS", "Batch", "RowTensors", "TableTensors", "TensorSet", "Vocabulary", "gap_bucket", "seen_in"]
+__all__ = ["TIME_BUCKETS", "Batch", "Batches", "RowTensors", "TableTensors", "Vocabulary", "gap_bucket", "seen_in"]
 
 SCAN_ROWS = 4096
-"""Rows of a batch where nothing is learned from it."""
+"""Batch size of passes without training."""
 
 
 def seen_in(
-    data: TrainingSet | StreamedSet, vocabulary: Vocabulary, flat_vectors: Callable[[Codes], Floats] | None = None
+    data: Dataset | DiskDataset, vocabulary: Vocabulary, flat_vectors: Callable[[Codes], Floats] | None = None
 ) -> Seen:
-    """What training rows showed, as the fit of a representation wants it; see :class:`Seen`."""
+    """Statistics of the training rows for the ``fit`` of representations; see :class:`Seen`."""
     shown, first_us = data.shown()
     return Seen(
         shown=shown,
@@ -42,15 +42,15 @@ def seen_in(
     )
 
 
-def vocabulary_of(data: TrainingSet | StreamedSet) -> Vocabulary:
-    """The ids of a training part's candidates."""
+def vocabulary_of(data: Dataset | DiskDataset) -> Vocabulary:
+    """The vocabulary of a training set's candidates."""
     return Vocabulary.fit(data.items.ids, shown=data.shown()[0])
 
 
 @dataclass(frozen=True)
 class RowTensors:
-    """What lies in memory once per row: ``numeric`` float32 [rows, features], scaled; ``candidate`` and ``history`` int32
-    [rows]; ``at_us`` int64 [rows], microseconds UTC; ``label`` float32 [rows].
+    """Tensors with one entry per row: ``numeric`` float32 [rows, features], scaled; ``candidate`` and ``history`` int32
+    [rows], indices; ``at_us`` int64 [rows], microseconds UTC; ``label`` float32 [rows].
     """
 
     numeric: Tensor
@@ -63,8 +63,8 @@ class RowTensors:
         return len(self.label)
 
     @classmethod
-    def of(cls, data: TrainingSet | FrameRows, scaling: Scaling) -> Self:
-        """The rows of a set."""
+    def of(cls, data: Dataset | FrameRows, scaling: Scaling) -> Self:
+        """The rows of a dataset."""
         return cls(
             numeric=torch.from_numpy(scaling.apply(data.numeric)),
             candidate=torch.from_numpy(data.candidate),
@@ -74,40 +74,40 @@ class RowTensors:
         )
 
     def take(self, rows: Tensor) -> Self:
-        """Some of the rows (``int64 [rows]``)."""
+        """Select rows by index ``int64 [rows]``."""
         return type(self)(*(getattr(self, each.name).index_select(0, rows) for each in fields(self)))
 
     def slice(self, start: int, end: int) -> Self:
-        """Rows that stand together; nothing is copied."""
+        """A contiguous slice of rows, without copying."""
         return type(self)(*(getattr(self, each.name)[start:end] for each in fields(self)))
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
-        """All rows of some parts, in their order."""
+        """Concatenate the rows of several parts."""
         return cls(*(torch.cat([getattr(part, each.name) for part in parts]) for each in fields(cls)))
 
     def to(self, device: torch.device) -> Self:
-        """The same on a device."""
+        """Move all tensors to a device."""
         return type(self)(*(getattr(self, each.name).to(device) for each in fields(self)))
 
 
 class TableTensors:
-    """What rows refer to by number: the distinct items and histories.
+    """The distinct items and histories that rows refer to by index.
 
     Parameters
     ----------
     items : ItemTable
         Distinct item versions.
     history_items, history_us
-        Of a :class:`ranking.data.dataset.TrainingSet`.
+        See :class:`ranking.data.dataset.Dataset`.
     vocabulary : Vocabulary
-        Of the item ids.
+        Vocabulary of item ids.
     """
 
     def __init__(
         self, items: ItemTable, history_items: npt.NDArray[np.int32], history_us: Ints, vocabulary: Vocabulary
     ) -> None:
-        # As narrow as they came: a batch widens what it gathers.
+        # Stored as int32; a batch casts only the rows it gathers to int64.
         self._history_items = torch.from_numpy(history_items)
         self._history_us = torch.from_numpy(history_us)
         self._index = torch.from_numpy(vocabulary.numbers(items.ids))
@@ -116,9 +116,9 @@ class TableTensors:
         self._place = torch.empty(len(items), dtype=torch.int64)
 
     def batch(self, rows: RowTensors, matches: Tensor | None = None) -> Batch:
-        """Gather what some rows refer to."""
+        """Build a batch by looking up the items and histories of some rows."""
         items = self._history_items.index_select(0, rows.history).long()
-        # Representations run once per distinct item of the batch.
+        # Representations are computed once per distinct item of the batch.
         distinct, back = self._distinct(torch.cat([rows.candidate.long(), items.flatten()]))
         return Batch(
             numeric=rows.numeric,
@@ -137,9 +137,9 @@ class TableTensors:
         )
 
     def _distinct(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """The distinct numbers of some items and the place of each among them, without sorting.
+        """The distinct item indices and the inverse mapping, like ``torch.unique`` but without sorting.
 
-        Each number's last place is written into a table of all items: who reads its own place back is the one of its kind.
+        Each index scatters its last position into a table of all items; positions that read themselves back are unique.
         """
         order = torch.arange(len(numbers), device=numbers.device)
         self._place.scatter_(0, numbers, order)
@@ -148,26 +148,26 @@ class TableTensors:
         return distinct, self._place.index_select(0, numbers)
 
     def to(self, device: torch.device) -> Self:
-        """Move all tensors to a device; nothing is copied where they lie there already."""
+        """Move all tensors to a device, without copying tensors that are already on it."""
         for name, value in vars(self).items():
             setattr(self, name, value.to(device))
         return self
 
 
-class TensorSet:
-    """The tensors of a training set.
+class Batches:
+    """Batches of a dataset whose tensors are in memory.
 
     Parameters
     ----------
-    data : TrainingSet
-        Rows as arrays.
+    data : Dataset
+        The rows.
     scaling : Scaling
-        Of the numeric features, from the training rows.
+        Scaling of the numeric features, from the training rows.
     vocabulary : Vocabulary
-        Of the item ids, from the training rows.
+        Vocabulary of item ids, from the training rows.
     """
 
-    def __init__(self, data: TrainingSet, scaling: Scaling, vocabulary: Vocabulary) -> None:
+    def __init__(self, data: Dataset, scaling: Scaling, vocabulary: Vocabulary) -> None:
         self._rows = RowTensors.of(data, scaling)
         self._tables = TableTensors(data.items, data.history_items, data.history_us, vocabulary)
         self._matches: Tensor | None = None
@@ -181,36 +181,36 @@ class TensorSet:
         return self._rows.label
 
     def batch(self, rows: Tensor) -> Batch:
-        """Gather some rows (``int64 [rows]``)."""
+        """The batch of some rows, by index ``int64 [rows]``."""
         matches = self._matches.index_select(0, rows) if self._matches is not None else None
         return self._tables.batch(self._rows.take(rows), matches)
 
     def to(self, device: torch.device) -> Self:
-        """Move all tensors to a device; nothing is copied where they lie there already."""
+        """Move all tensors to a device, without copying tensors that are already on it."""
         self._rows, self._tables = self._rows.to(device), self._tables.to(device)
         self._matches = self._matches.to(device) if self._matches is not None else None
         return self
 
     def keep_matches(self, matches: Tensor | None) -> None:
-        """Give every later batch the matches of its rows (``float32 [rows, matches]``), or none."""
+        """Store precomputed match features of all rows (``float32 [rows, matches]``) for later batches, or None."""
         self._matches = matches
 
     def learn_matches(self, matches: Callable[[Batch], Tensor]) -> Tensor:
-        """Compute the matches of all rows by a model's ``matches``, keep and return them: no weight changes them, so once is
-        enough for all epochs.
+        """Compute, store and return the match features of all rows by a model's ``matches``. They do not depend on trained
+        weights, so one pass serves all epochs.
         """
         self.keep_matches(None)
         with torch.no_grad():
-            found = torch.cat([matches(batch) for batch in self.batches(SCAN_ROWS)])
-        self.keep_matches(found)
-        return found
+            computed = torch.cat([matches(batch) for batch in self.batches(SCAN_ROWS)])
+        self.keep_matches(computed)
+        return computed
 
     def forget_matches(self) -> None:
-        """Another model has other matches."""
+        """Discard the stored match features; another model has different ones."""
         self.keep_matches(None)
 
     def batches(self, size: int, generator: torch.Generator | None = None) -> Iterator[Batch]:
-        """All rows once, shuffled when a generator is given."""
+        """Iterate over all rows once, shuffled if a generator is given."""
         order = torch.arange(len(self)) if generator is None else torch.randperm(len(self), generator=generator)
         order = order.to(self.label.device)
         for start in range(0, len(order), size):

@@ -1,4 +1,4 @@
-"""How many rows of each part are used, where not all are."""
+"""Row limits of the training, validation and test parts."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from sidkit.tables.labelled_rows import RowSample, SampledWindow
 
 @dataclass(frozen=True)
 class Caps:
-    """Most rows of the training part, and of the validation and test parts each (None: all); more are thinned by user."""
+    """Maximum rows of the training part, and of the validation and test parts each (None: all); thinned by user."""
 
     train: int | None = None
     evaluation: int | None = None
 
     def of_part(self, name: str) -> int | None:
-        """That of ``train``, ``validation`` or ``test``."""
+        """The limit of ``train``, ``validation`` or ``test``."""
         return self.train if name == "train" else self.evaluation
 
     def sample_of(self, repo: Repo, split: TimeSplit, end_us: int | None = None, mark: str = "") -> RowSample | None:
-        """The labelled rows that are used, where negatives are sampled and some would be drawn for nothing; else None.
+        """The sample of labelled rows to build, if negatives are sampled and rows are limited; else None.
 
-        ``end_us``: no row from there on (microseconds UTC). ``mark`` ends the name of the file.
+        ``end_us`` excludes rows from that time on (microseconds UTC); ``mark`` is a suffix of the file name.
         """
         if repo.settings.source.feedback != "positives_only" or self == Caps():
             return None

@@ -1,4 +1,4 @@
-"""Codes without meaning: what an arm gains with them, it gains by capacity alone."""
+"""Shuffled and random codes, as ablation baselines: any gain from them is due to capacity alone."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ranking.data.item_table import ItemTable
 
 
 def shuffled_codes(items: ItemTable, seed: int) -> ItemTable:
-    """Give each item the codes of another: the same codes with the same frequencies, without meaning.
+    """Permute codes among items: the same code frequencies without semantic information.
 
-    All versions of an item get the codes of one other item, so that an item keeps one identity.
+    All versions of an item get the codes of the same other item.
     """
     coded = np.flatnonzero((items.codes >= 0).all(axis=1))
     names, first, back = np.unique(items.ids[coded].astype(str), return_index=True, return_inverse=True)
-    # One cycle through all items, so that nobody keeps their own.
+    # A single cycle over all items, so that no item keeps its own codes.
     order = np.random.default_rng(seed).permutation(len(names))
     donor = np.empty_like(order)
     donor[order] = np.roll(order, 1)
@@ -29,9 +29,9 @@ def shuffled_codes(items: ItemTable, seed: int) -> ItemTable:
 
 
 def random_codes(items: ItemTable, sizes: Sequence[int], seed: int) -> ItemTable:
-    """Give each item codes by a hash of its id and the seed, each code of a level equally likely: random hashing.
+    """Random hashing: give each item uniform codes by a hash of its id and the seed.
 
-    All versions of an item get the same codes; an item without codes still has none.
+    All versions of an item get the same codes; items without codes stay without.
 
     Parameters
     ----------
@@ -40,16 +40,16 @@ def random_codes(items: ItemTable, sizes: Sequence[int], seed: int) -> ItemTable
     sizes : sequence of int
         Codes per level.
     seed : int
-        Another seed gives other codes.
+        Seed of the hash.
     """
     names, back = np.unique(items.ids.astype(str), return_inverse=True)
-    mark = pd.util.hash_array(names.astype(object), categorize=False).astype(np.uint64)
-    drawn = np.empty((len(names), len(sizes)), dtype=np.int32)
+    hashes = pd.util.hash_array(names.astype(object), categorize=False).astype(np.uint64)
+    codes = np.empty((len(names), len(sizes)), dtype=np.int32)
     for level, size in enumerate(sizes):
         salt = np.random.default_rng([seed, level]).integers(0, 2**64, dtype=np.uint64)
-        drawn[:, level] = _mixed(mark ^ salt) % np.uint64(size)
+        codes[:, level] = _mixed(hashes ^ salt) % np.uint64(size)
     coded = (items.codes >= 0).all(axis=1, keepdims=True)
-    return dataclasses.replace(items, codes=np.where(coded, drawn[back.ravel()], items.codes))
+    return dataclasses.replace(items, codes=np.where(coded, codes[back.ravel()], items.codes))
 
 
 def _mixed(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

@@ -1,7 +1,7 @@
-"""Point-in-time training frames: labelled rows in, arrays for the ranker out.
+"""Point-in-time datasets: labelled rows with their features as arrays.
 
-Wide things are kept once: a row holds the number of its candidate in the item table and of its history in the history
-table, and tensors are gathered per batch. Memory grows with distinct items and histories, not with impressions.
+Items and histories are stored once: a row holds the index of its candidate in the item table and of its history in the
+history table, and batches look them up. Memory grows with distinct items and histories, not with impressions.
 """
 
 from __future__ import annotations
@@ -29,12 +29,14 @@ if TYPE_CHECKING:
     from feast import FeatureStore
 
 CHUNK_ROWS = 200_000
-"""Rows whose features are retrieved at once."""
+"""Rows per retrieval of features."""
 
 
 @dataclass(frozen=True)
 class LabelledRows:
-    """Rows to be scored: ``user_ids`` and ``item_ids`` object, ``at_us`` int64 microseconds UTC, and what is known of them."""
+    """Labelled impressions: ``user_ids`` and ``item_ids`` object, ``at_us`` int64 microseconds UTC, ``label`` int8 (0 or 1),
+    and optionally ``request_ids`` and whether the user ``had_before`` the item.
+    """
 
     user_ids: npt.NDArray[np.object_]
     item_ids: npt.NDArray[np.object_]
@@ -47,7 +49,7 @@ class LabelledRows:
         return len(self.at_us)
 
     def take(self, index: Ints) -> LabelledRows:
-        """Some of the rows."""
+        """Select rows by index."""
         return LabelledRows(
             self.user_ids[index],
             self.item_ids[index],
@@ -59,22 +61,22 @@ class LabelledRows:
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
-        """All rows of some parts, in their order; what one part does not tell is not told."""
+        """Concatenate the rows of several parts; a column missing from any part is None."""
 
-        def of(name: str) -> Any:
+        def concatenated(name: str) -> Any:
             columns = [getattr(part, name) for part in parts]
             return None if any(column is None for column in columns) else np.concatenate(columns)
 
-        return cls(*(of(each.name) for each in fields(cls)))
+        return cls(*(concatenated(each.name) for each in fields(cls)))
 
 
 @dataclass(frozen=True)
-class TrainingSet:
-    """Rows as arrays.
+class Dataset:
+    """Labelled rows with their features as arrays; training, validation, test and served rows alike.
 
-    ``numeric`` float32 [rows, features], not scaled; ``candidate`` int32 [rows] into ``items``; ``history`` int32 [rows]
-    into ``history_items`` int32 [histories, length] (numbers in ``items``, newest first, 0 is padding) and
-    ``history_us`` int64 [histories, length] (microseconds UTC, 0 is padding). History 0 is the empty one.
+    ``numeric`` float32 [rows, features], unscaled; ``candidate`` int32 [rows], indices into ``items``; ``history`` int32
+    [rows], indices into ``history_items`` int32 [histories, length] (indices into ``items``, newest first, 0 is padding)
+    and ``history_us`` int64 [histories, length] (microseconds UTC, 0 is padding). History 0 is empty.
     """
 
     rows: LabelledRows
@@ -88,9 +90,9 @@ class TrainingSet:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def take(self, index: Ints) -> TrainingSet:
-        """Some of the rows, on the same item and history tables."""
-        return TrainingSet(
+    def take(self, index: Ints) -> Dataset:
+        """Select rows by index; the item and history tables are shared."""
+        return Dataset(
             self.rows.take(index), self.numeric[index], self.candidate[index], self.history[index], self.history_items,
             self.history_us, self.items,
         )  # fmt: skip
@@ -110,20 +112,20 @@ class TrainingSet:
         return shown_items(self.candidate, self.rows.at_us, len(self.items))
 
     def numeric_chunks(self) -> Iterator[Matrix]:
-        """The numeric features of all rows, at once; see :class:`ranking.data.disk_dataset.StreamedSet`."""
+        """The numeric features of all rows in one chunk; see :class:`ranking.data.disk_dataset.DiskDataset`."""
         yield self.numeric
 
 
 def read_rows(path: Path | pa.Table, *, may_be_empty: bool = False) -> LabelledRows:
-    """Read labelled rows from a Parquet file or an Arrow table; they keep the contract of the log, row by row.
+    """Read and validate labelled rows from a Parquet file or an Arrow table.
 
     Columns ``user_id``, ``item_id`` (text or integers), ``event_timestamp`` (with a time zone) and ``label`` (0 or 1), all
-    without gaps; ``request_id`` and ``had_before`` where there are such.
+    without nulls; optionally ``request_id`` and ``had_before``.
 
     Raises
     ------
     ContractError
-        When a column is missing or of a wrong type, or any row breaks the contract.
+        When a column is missing or has the wrong type, or any row is invalid.
     """
     table = checked_rows(
         path if isinstance(path, pa.Table) else checked(path), LABELLED_ROWS, may_be_empty=may_be_empty
@@ -140,38 +142,38 @@ def read_rows(path: Path | pa.Table, *, may_be_empty: bool = False) -> LabelledR
 
 
 def _flags(column: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
-    """A column of 0 and 1 as booleans; a gap is false."""
+    """A column of 0 and 1 as booleans; null is false."""
     flags: npt.NDArray[np.bool_] = column.fill_null(0.0).to_numpy() == 1
     return flags
 
 
-def build_training_set(
+def build_dataset(
     store: FeatureStore, service_name: str, codebook: Codebook, rows: LabelledRows, *, rate: float, history_length: int
-) -> TrainingSet:
-    """Retrieve the features of some rows through a feature service and turn them into arrays.
+) -> Dataset:
+    """Retrieve the point-in-time features of rows through a feature service and build a dataset.
 
     Parameters
     ----------
     store : FeatureStore
         The repo's store.
     service_name : str
-        ``ctr_<codebook>``; its part ``_content`` gives the history's content and codes.
+        ``ctr_<codebook>``; the service ``<service_name>_content`` provides the content and codes of history items.
     codebook : Codebook
         The service's codebook.
     rows : LabelledRows
-        Any rows; no feature of a row depends on another row.
+        Any rows; features of a row do not depend on other rows.
     rate : float
-        The share of positives among the training rows, to which rates are smoothed.
+        The share of positives among the training rows, towards which rates are smoothed.
     history_length : int
-        Items kept of each history.
+        Maximum items per history.
     """
     of_rows, look_up = feature_readers(store, service_name)
     builder = FrameBuilder(codebook, look_up, rate=rate, history_length=history_length)
-    return builder.training_set(builder.retrieve(of_rows, rows))
+    return builder.dataset(builder.retrieve(of_rows, rows))
 
 
 def feature_readers(store: FeatureStore, service_name: str) -> tuple[Reader, ContentLookup]:
-    """The readers of a feature service: of the features of rows (by ``user_id`` and ``item_id``), and of the second hop."""
+    """The readers of a feature service: row features (by ``user_id`` and ``item_id``), and content of history items."""
     from sidkit.stores.feast_repo import feature_service
 
     service = feature_service(store, service_name)
@@ -192,15 +194,15 @@ def assemble(
     *,
     rate: float,
     history_length: int,
-) -> TrainingSet:
-    """Arrays from views: the one path that training and serving share."""
+) -> Dataset:
+    """Build a dataset from feature views; shared by training and serving."""
     builder = FrameBuilder(codebook, look_up, rate=rate, history_length=history_length)
-    return builder.training_set(builder.add(views, rows))
+    return builder.dataset(builder.add(views, rows))
 
 
 @dataclass(frozen=True)
 class FrameRows:
-    """The rows of a :class:`TrainingSet` without its tables."""
+    """The rows of a :class:`Dataset` without its tables."""
 
     rows: LabelledRows
     numeric: Matrix
@@ -208,12 +210,12 @@ class FrameRows:
     history: npt.NDArray[np.int32]
 
     def take(self, index: Ints) -> FrameRows:
-        """Some of the rows."""
+        """Select rows by index."""
         return FrameRows(self.rows.take(index), self.numeric[index], self.candidate[index], self.history[index])
 
     @classmethod
-    def joined(cls, parts: Sequence[FrameRows | TrainingSet]) -> FrameRows:
-        """All rows of some parts on the same tables, in their order."""
+    def joined(cls, parts: Sequence[FrameRows | Dataset]) -> FrameRows:
+        """Concatenate the rows of several parts that share their tables."""
         return cls(
             LabelledRows.joined([part.rows for part in parts]),
             np.concatenate([part.numeric for part in parts]),
@@ -223,18 +225,18 @@ class FrameRows:
 
 
 class FrameBuilder:
-    """Arrays from views, any number of rows at a time; items and histories are distinct over all of them.
+    """Builds datasets from feature views, in any number of calls; items and histories are deduplicated over all calls.
 
     Parameters
     ----------
     codebook : Codebook
-        Its encoder gives the content vectors.
+        Its encoder computes the content vectors.
     look_up : callable
-        The second hop.
+        Looks up the content and codes of history items.
     rate : float
         The share of positives among the training rows.
     history_length : int
-        Items kept of each history.
+        Maximum items per history.
     """
 
     def __init__(self, codebook: Codebook, look_up: ContentLookup, *, rate: float, history_length: int) -> None:
@@ -243,7 +245,7 @@ class FrameBuilder:
         self._histories = HistoryTableBuilder(self._items, look_up, history_length)
 
     def add(self, views: Mapping[str, ViewRows], rows: LabelledRows) -> FrameRows:
-        """The arrays of some rows; their numbers stay good when others are added."""
+        """The arrays of some rows; their indices stay valid as rows are added."""
         candidate = self._items.add(rows.item_ids, views[CONTENT], views[SID])
         return FrameRows(
             rows=rows,
@@ -253,7 +255,7 @@ class FrameBuilder:
         )
 
     def retrieve(self, of_rows: Reader, rows: LabelledRows, chunk_rows: int = CHUNK_ROWS) -> FrameRows:
-        """The arrays of some rows, whose features are read ``chunk_rows`` at a time."""
+        """Retrieve and add rows, ``chunk_rows`` at a time."""
         parts = []
         for start in range(0, max(len(rows), 1), chunk_rows):
             chunk = rows.take(np.arange(start, min(start + chunk_rows, len(rows))))
@@ -261,7 +263,7 @@ class FrameBuilder:
             parts.append(self.add(views, chunk))
         return FrameRows.joined(parts)
 
-    def training_set(self, part: FrameRows) -> TrainingSet:
-        """Some rows on the tables of all rows so far."""
+    def dataset(self, part: FrameRows) -> Dataset:
+        """A dataset of some rows, with the tables of all rows so far."""
         items, moments = self._histories.arrays()
-        return TrainingSet(part.rows, part.numeric, part.candidate, part.history, items, moments, self._items.table())
+        return Dataset(part.rows, part.numeric, part.candidate, part.history, items, moments, self._items.table())

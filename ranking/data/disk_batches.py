@@ -1,4 +1,4 @@
-"""Training rows from disk to batches, with as many rows in memory as a buffer holds."""
+"""Batches of a dataset on disk, shuffled through a buffer of bounded size."""
 
 from __future__ import annotations
 
@@ -10,39 +10,39 @@ import torch
 from torch import Tensor
 
 from ranking.data.batch import Batch
-from ranking.data.batches import SCAN_ROWS, RowTensors, TableTensors, TensorSet
-from ranking.data.dataset import TrainingSet
-from ranking.data.disk_dataset import StreamedSet
+from ranking.data.batches import SCAN_ROWS, Batches, RowTensors, TableTensors
+from ranking.data.dataset import Dataset
+from ranking.data.disk_dataset import DiskDataset
 from ranking.data.numeric_features import Moments, Scaling
 from ranking.data.vocabulary import Vocabulary
 
 BUFFER_ROWS = 500_000
 
 
-class StreamedTensorSet:
-    """The tensors of a training part that lies on disk; :class:`ranking.data.batches.TensorSet` with less in memory.
+class DiskBatches:
+    """Like :class:`ranking.data.batches.Batches`, for a dataset on disk.
 
-    Shuffled batches come from a buffer: the groups of the file are drawn in random order, as many at a time as the buffer
-    holds, and the buffer's rows are shuffled; rows that do not fill a batch stay for the next buffer. Each row comes once
-    per epoch, and the generator's state decides the order. That is no full shuffle: two rows of one group are never
-    further apart than a buffer, and which groups meet is drawn anew each epoch. A group holds requests of all times by
-    their hash (see :mod:`ranking.data.labelled_rows`), so a buffer is a sample of the whole part: no day, no class fills it.
-    Where the buffer holds all rows, the order is a full shuffle, the one of ``TensorSet``.
+    Shuffling uses a buffer: row groups are read in random order until the buffer is full, and its rows are shuffled; rows
+    that do not fill a batch are carried over to the next buffer. Each row occurs once per epoch, in an order determined by
+    the generator's state. This is not a full shuffle: two rows of a group are at most one buffer apart, but the grouping
+    changes every epoch. A group contains requests of all times, ordered by hash (see :mod:`ranking.data.labelled_rows`),
+    so a buffer is a representative sample. If the buffer holds all rows, the order is a full shuffle, the same as that of
+    ``Batches``.
 
     Parameters
     ----------
-    data : StreamedSet
+    data : DiskDataset
         Rows on disk.
     scaling : Scaling
-        Of the numeric features, from the training rows.
+        Scaling of the numeric features, from the training rows.
     vocabulary : Vocabulary
-        Of the item ids, from the training rows.
+        Vocabulary of item ids, from the training rows.
     buffer_rows : int
-        Rows of the buffer; a group that is larger than it is a buffer of its own.
+        Rows of the buffer; a larger row group forms a buffer by itself.
     """
 
     def __init__(
-        self, data: StreamedSet, scaling: Scaling, vocabulary: Vocabulary, buffer_rows: int = BUFFER_ROWS
+        self, data: DiskDataset, scaling: Scaling, vocabulary: Vocabulary, buffer_rows: int = BUFFER_ROWS
     ) -> None:
         self._data = data
         self._scaling = scaling
@@ -54,14 +54,14 @@ class StreamedTensorSet:
         return len(self._data)
 
     def to(self, device: torch.device) -> Self:
-        """Move the tables to a device; rows follow a buffer at a time."""
+        """Move the tables to a device; rows are moved one buffer at a time."""
         self._tables, self._device = self._tables.to(device), device
         return self
 
     def learn_matches(self, matches: Callable[[Batch], Tensor]) -> Tensor:
-        """Two rows ``float64 [2, matches]`` with the mean and the deviation that the matches of all rows have.
+        """Two rows ``float64 [2, matches]`` with the mean and standard deviation of the matches of all rows.
 
-        The matches themselves are not kept, for they grow with the rows: the model computes them batch by batch.
+        The matches are not stored, because they grow with the rows; the model computes them per batch.
         """
         with torch.no_grad():
             moments = Moments.of(matches(batch).numpy(force=True) for batch in self.batches(SCAN_ROWS))
@@ -69,7 +69,7 @@ class StreamedTensorSet:
         return torch.from_numpy(np.stack([moments.mean - deviation, moments.mean + deviation])).to(self._device)
 
     def forget_matches(self) -> None:
-        """Nothing was kept."""
+        """Do nothing: matches are not stored."""
 
     def batches(self, size: int, generator: torch.Generator | None = None) -> Iterator[Batch]:
         """All rows once, in the order of the file, or shuffled when a generator is given."""
@@ -105,10 +105,8 @@ class StreamedTensorSet:
         return buffers
 
 
-def training_tensors(
-    data: TrainingSet | StreamedSet, scaling: Scaling, vocabulary: Vocabulary
-) -> TensorSet | StreamedTensorSet:
-    """The tensors of a training part, wherever its rows lie."""
-    if isinstance(data, StreamedSet):
-        return StreamedTensorSet(data, scaling, vocabulary)
-    return TensorSet(data, scaling, vocabulary)
+def training_tensors(data: Dataset | DiskDataset, scaling: Scaling, vocabulary: Vocabulary) -> Batches | DiskBatches:
+    """Batches of a dataset in memory or on disk."""
+    if isinstance(data, DiskDataset):
+        return DiskBatches(data, scaling, vocabulary)
+    return Batches(data, scaling, vocabulary)

@@ -1,7 +1,7 @@
-"""A training part that lies on disk: rows in groups of a Parquet file, the distinct items and histories in memory.
+"""A training set on disk: rows in the row groups of a Parquet file, distinct items and histories in memory.
 
-One column per numeric feature, under its name, so that any tool opens it. Groups hold rows of all times (see
-:mod:`ranking.data.labelled_rows`), so that a few of them are a fair sample of all.
+Every numeric feature is a named column. Each row group contains rows of all times (see :mod:`ranking.data.labelled_rows`),
+so a few groups are a representative sample.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ranking.data.dataset import FrameRows, LabelledRows, TrainingSet
+from ranking.data.dataset import Dataset, FrameRows, LabelledRows
 from ranking.data.feature_views import Ints, string_array
 from ranking.data.item_table import ItemTable, shown_items
 from ranking.data.numeric_features import Matrix, feature_names
 from sidkit.datasets.user_sample import kept_users
 
 GROUP_ROWS = 50_000
-"""Rows of a group: what is read at once."""
+"""Rows per row group, which is read as a whole."""
 
 _NARROW = ("candidate", "history", "at_us", "label")
 
 
-class StreamWriter:
-    """Writes the rows of a training part, some at a time.
+class DiskDatasetWriter:
+    """Writes the rows of a :class:`DiskDataset` in several calls.
 
     Parameters
     ----------
     path : Path
         The Parquet file.
     group_rows : int
-        Rows of a group; parts that are added should hold a multiple of it.
+        Rows per row group; added parts should have a multiple of it.
     """
 
     def __init__(self, path: Path, group_rows: int = GROUP_ROWS) -> None:
@@ -45,7 +45,7 @@ class StreamWriter:
         self._writer: pq.ParquetWriter | None = None
 
     def add(self, part: FrameRows) -> None:
-        """Append rows; their items and histories are known by number."""
+        """Append rows, which refer to items and histories by index."""
         rows = part.rows
         columns = {
             "user_id": pa.array(rows.user_ids, pa.string()),
@@ -69,15 +69,15 @@ class StreamWriter:
 
 
 @dataclass(frozen=True)
-class StreamedSet:
-    """The training part of a frame, as :class:`ranking.data.dataset.TrainingSet` has it, with its rows on disk.
+class DiskDataset:
+    """Like :class:`ranking.data.dataset.Dataset`, with the rows on disk.
 
     Parameters
     ----------
     path : Path
-        What a :class:`StreamWriter` wrote.
+        A file written by :class:`DiskDatasetWriter`.
     history_items, history_us, items
-        As in a training set.
+        See :class:`ranking.data.dataset.Dataset`.
     """
 
     path: Path
@@ -94,20 +94,20 @@ class StreamedSet:
 
     @property
     def group_rows(self) -> list[int]:
-        """Rows of each group."""
+        """Rows per row group."""
         return [self._metadata.row_group(group).num_rows for group in range(self._metadata.num_row_groups)]
 
     def rows(self, group: int) -> FrameRows:
-        """What a ranker trains on, of one group; its ids are empty strings."""
+        """The rows of one group for training; user and item ids are empty strings."""
         return self._read(group, ids=False)
 
-    def chunks(self) -> Iterator[TrainingSet]:
-        """All rows, a group at a time, on the shared tables."""
+    def chunks(self) -> Iterator[Dataset]:
+        """All rows, one group at a time, with the shared tables."""
         for group in range(len(self.group_rows)):
             yield self._on_tables(self._read(group, ids=True))
 
-    def take(self, index: Ints) -> TrainingSet:
-        """Some of the rows (``int64 [rows]``, rising), in memory."""
+    def take(self, index: Ints) -> Dataset:
+        """Select rows by ascending index ``int64 [rows]``, into memory."""
         ends = np.cumsum(self.group_rows)
         wanted = np.split(index, np.searchsorted(index, ends[:-1]))
         starts = ends - self.group_rows
@@ -118,8 +118,8 @@ class StreamedSet:
         ]
         return self._on_tables(FrameRows.joined(parts))
 
-    def thinned(self, most: int) -> TrainingSet:
-        """About ``most`` rows in memory, of a sample of users; see :func:`sidkit.datasets.user_sample.thin_by_user`."""
+    def thinned(self, most: int) -> Dataset:
+        """About ``most`` rows of a sample of users, in memory; see :func:`sidkit.datasets.user_sample.thin_by_user`."""
         parts = []
         for group in range(len(self.group_rows)):
             part = self._read(group, ids=True)
@@ -139,7 +139,7 @@ class StreamedSet:
         return shown, first_us
 
     def numeric_chunks(self) -> Iterator[Matrix]:
-        """The numeric features of all rows, ``float32 [rows, features]``, a group at a time."""
+        """The numeric features of all rows, ``float32 [rows, features]``, one group at a time."""
         for table in self._tables(list(feature_names())):
             yield _numeric(table)
 
@@ -167,11 +167,11 @@ class StreamedSet:
             extra = [name for name in ("user_id", "had_before") if ids and name in known]
             table = opened.read_row_group(group, [*_NARROW, *feature_names(), *extra])
         narrow = {name: table.column(name).to_numpy().copy() for name in _NARROW}
-        nobody = np.full(len(table) if not ids else 0, "", dtype=object)
+        no_ids = np.full(len(table) if not ids else 0, "", dtype=object)
         return FrameRows(
             rows=LabelledRows(
-                user_ids=string_array(table.column("user_id")) if ids else nobody,
-                item_ids=self.items.ids[narrow["candidate"]] if ids else nobody,
+                user_ids=string_array(table.column("user_id")) if ids else no_ids,
+                item_ids=self.items.ids[narrow["candidate"]] if ids else no_ids,
                 at_us=narrow["at_us"],
                 label=narrow["label"],
                 had_before=table.column("had_before").to_numpy() if "had_before" in extra else None,
@@ -181,15 +181,15 @@ class StreamedSet:
             history=narrow["history"],
         )
 
-    def _on_tables(self, part: FrameRows) -> TrainingSet:
-        return TrainingSet(
+    def _on_tables(self, part: FrameRows) -> Dataset:
+        return Dataset(
             part.rows, part.numeric, part.candidate, part.history, self.history_items, self.history_us, self.items
         )
 
 
 def _numeric(table: pa.Table) -> Matrix:
     names = feature_names()
-    found = np.empty((len(table), len(names)), dtype=np.float32)
-    for place, name in enumerate(names):
-        found[:, place] = table.column(name).to_numpy()
-    return found
+    matrix = np.empty((len(table), len(names)), dtype=np.float32)
+    for column, name in enumerate(names):
+        matrix[:, column] = table.column(name).to_numpy()
+    return matrix

@@ -1,6 +1,6 @@
-"""Writing a frame whose training part is larger than memory: chunk by chunk, on tables that all its rows share.
+"""Frames whose training part is larger than memory: written chunk by chunk, with item and history tables shared by all rows.
 
-Memory holds one chunk, the distinct items and histories, and the rows that judge (validation and test, which are thinned).
+Memory holds one chunk, the distinct items and histories, and the validation and test rows, which are thinned.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from ranking.data.caps import Caps
-from ranking.data.dataset import FrameBuilder, FrameRows, LabelledRows, TrainingSet, feature_readers
-from ranking.data.disk_dataset import GROUP_ROWS, StreamedSet, StreamWriter
+from ranking.data.dataset import Dataset, FrameBuilder, FrameRows, LabelledRows, feature_readers
+from ranking.data.disk_dataset import GROUP_ROWS, DiskDataset, DiskDatasetWriter
 from ranking.data.feature_views import Ints, Reader
 from ranking.data.labelled_rows import RowsFile, Window, positive_share, row_chunks
 from ranking.data.rows_used import part_rows
 from ranking.data.split import TimeSplit, check_classes
-from ranking.data.storage import TRAIN, load_training_set, write_arrays
+from ranking.data.storage import TRAIN, load_dataset, write_arrays
 from semantic_ids.catalog import Catalog
 from semantic_ids.codebook import Codebook
 from sidkit.core.files import folder_written_beside, remove
@@ -28,99 +28,101 @@ from sidkit.core.stages import StageResult
 from sidkit.stores.feast_repo import open_store
 
 CHUNK_ROWS = 4 * GROUP_ROWS
-"""Rows that are retrieved and assembled at once."""
+"""Rows per retrieval of features."""
 
 
 @dataclass(frozen=True)
-class StreamedFrame:
-    """Where the features of a streamed frame come from.
+class FrameWriter:
+    """Writes a frame with its training part on disk.
 
     Parameters
     ----------
     of_rows : callable
-        Gives the views of rows; see :func:`ranking.data.dataset.feature_readers`.
+        Reads the views of rows; see :func:`ranking.data.dataset.feature_readers`.
     builder : FrameBuilder
-        Fresh: it numbers the items and histories of this frame.
+        A new builder, which indexes the items and histories of this frame.
     """
 
     of_rows: Reader
     builder: FrameBuilder
 
     def write(
-        self, training: Iterable[LabelledRows], judging: LabelledRows, folder: Path, group_rows: int = GROUP_ROWS
+        self, training: Iterable[LabelledRows], evaluation: LabelledRows, folder: Path, group_rows: int = GROUP_ROWS
     ) -> int:
-        """Write a frame; an older one in its place stays until this one is whole.
+        """Write a frame; an existing one is replaced only when the new one is complete.
 
         Parameters
         ----------
         training : iterable of LabelledRows
-            The training part, a chunk at a time, in the order in which its groups are to lie.
-        judging : LabelledRows
-            Validation and test rows, which are kept as :func:`ranking.data.storage.save_training_set` keeps all.
+            The training part in chunks, in the order of its row groups.
+        evaluation : LabelledRows
+            Validation and test rows, stored as by :func:`ranking.data.storage.save_dataset`.
         folder : Path
-            Where the frame lies.
+            The frame's folder.
         group_rows : int
-            Rows of a group.
+            Rows per row group.
 
         Returns
         -------
         int
-            Training rows.
+            Number of training rows.
         """
         rows = 0
         with folder_written_beside(folder) as temporary:
-            writer = StreamWriter(temporary / TRAIN, group_rows)
+            writer = DiskDatasetWriter(temporary / TRAIN, group_rows)
             try:
                 for chunk in training:
                     writer.add(self.builder.retrieve(self.of_rows, chunk))
                     rows += len(chunk)
             finally:
                 writer.close()
-            write_arrays(self.builder.training_set(self.builder.retrieve(self.of_rows, judging)), temporary)
+            write_arrays(self.builder.dataset(self.builder.retrieve(self.of_rows, evaluation)), temporary)
             seal_folder(temporary)
             remove(folder)
         return rows
 
 
 @dataclass(frozen=True)
-class KeptFrame:
-    """A frame as it lies in its folder: ``streamed`` the training part where it is larger than memory, else None; ``data``
-    all other rows, on the same tables.
+class DiskFrame:
+    """A saved frame: ``streamed`` is the training part if it is larger than memory, else None; ``data`` holds all other
+    rows, with the same tables.
     """
 
-    streamed: StreamedSet | None
-    data: TrainingSet
+    streamed: DiskDataset | None
+    data: Dataset
 
     def __len__(self) -> int:
         return len(self.data) + (len(self.streamed) if self.streamed is not None else 0)
 
     @classmethod
-    def load(cls, folder: Path) -> KeptFrame:
-        """Read what :meth:`StreamedFrame.write` or :func:`ranking.data.storage.save_training_set` wrote."""
-        data = load_training_set(folder)
+    def load(cls, folder: Path) -> DiskFrame:
+        """Open a frame written by :meth:`FrameWriter.write` or :func:`ranking.data.storage.save_dataset`."""
+        data = load_dataset(folder)
         if not (folder / TRAIN).exists():
             return cls(None, data)
-        return cls(StreamedSet(folder / TRAIN, data.history_items, data.history_us, data.items), data)
+        return cls(DiskDataset(folder / TRAIN, data.history_items, data.history_us, data.items), data)
 
-    def train(self, split: TimeSplit) -> TrainingSet | StreamedSet:
+    def train(self, split: TimeSplit) -> Dataset | DiskDataset:
         """The training part."""
         return (
             self.streamed if self.streamed is not None else self.data.take(split.parts(self.data.rows.at_us)["train"])
         )
 
-    def take(self, index: Ints) -> TrainingSet:
-        """Some of all rows (``int64 [rows]``, rising) in memory; those of a streamed training part come first."""
+    def take(self, index: Ints) -> Dataset:
+        """Select rows by ascending index ``int64 [rows]``, into memory; a streamed training part comes first."""
         if self.streamed is None:
             return self.data.take(index)
-        trained = len(self.streamed)
-        parts = [self.streamed.take(index[index < trained]), self.data.take(index[index >= trained] - trained)]
+        training = len(self.streamed)
+        parts = [self.streamed.take(index[index < training]), self.data.take(index[index >= training] - training)]
         both = FrameRows.joined(parts)
         return replace(self.data, rows=both.rows, numeric=both.numeric, candidate=both.candidate, history=both.history)
 
 
-def stream_frame(repo: Repo, codebook: str, rows_path: Path, split: TimeSplit, caps: Caps, folder: Path) -> StageResult:
-    """Retrieve the thinned rows of all parts of a file of labelled rows through a codebook's service, the training part as a
-    stream, and keep them in a folder.
+def write_disk_frame(
+    repo: Repo, codebook: str, rows_path: Path, split: TimeSplit, caps: Caps, folder: Path
+) -> StageResult:
+    """Retrieve the (thinned) train, validation and test rows of a file of labelled rows through a codebook's feature service
+    and write them to a folder as a frame, the training part in chunks.
     """
     record = Catalog.open(repo).codebook(codebook)
     rows = RowsFile(rows_path, repo.settings.engine, repo.data / "tmp" / "duckdb")
@@ -134,7 +136,7 @@ def stream_frame(repo: Repo, codebook: str, rows_path: Path, split: TimeSplit, c
         positives, available[name] = rows.classes(window)
         if name != "test":
             check_classes(positives, available[name], name)
-    judging = [rows.read(windows[name], caps.evaluation) for name in ("validation", "test")]
+    evaluation = [rows.read(windows[name], caps.evaluation) for name in ("validation", "test")]
     shuffled = repo.data / "tmp" / f"{folder.name}-train.parquet"
     try:
         rows.shuffle(windows["train"], caps.train, shuffled)
@@ -144,11 +146,11 @@ def stream_frame(repo: Repo, codebook: str, rows_path: Path, split: TimeSplit, c
             Codebook.load(repo.codebooks / codebook), look_up, rate=rate,
             history_length=repo.settings.time.history_length,
         )  # fmt: skip
-        frame = StreamedFrame(of_rows, builder)
-        trained = frame.write(row_chunks(shuffled, CHUNK_ROWS), LabelledRows.joined(judging), folder)
+        frame = FrameWriter(of_rows, builder)
+        trained = frame.write(row_chunks(shuffled, CHUNK_ROWS), LabelledRows.joined(evaluation), folder)
     finally:
         remove(shuffled)
-    used = [trained, *map(len, judging)]
+    used = [trained, *map(len, evaluation)]
     ends = np.cumsum(used).tolist()
-    told = part_rows(dict(zip(windows, used, strict=True)), available)
-    return StageResult(ends[-1], {"ends": ends, "rate": rate, "streamed": True, "parts": told}, (folder,))
+    parts = part_rows(dict(zip(windows, used, strict=True)), available)
+    return StageResult(ends[-1], {"ends": ends, "rate": rate, "streamed": True, "parts": parts}, (folder,))

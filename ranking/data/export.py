@@ -1,4 +1,4 @@
-"""`sidkit frame`: the point-in-time features of any rows, as a plain Parquet file."""
+"""`sidkit frame`: write the point-in-time features of given rows to a Parquet file."""
 
 from __future__ import annotations
 
@@ -29,36 +29,36 @@ _CHUNK_ROWS = 100_000
 
 @dataclass(frozen=True)
 class WrittenFrame:
-    """What was written."""
+    """Summary of a written frame."""
 
     rows: int
     columns: int
     service: str
     ahead: int
-    """Rows after the moment up to which the tables were built: their features are those of that moment."""
+    """Rows later than the tables' as-of time; their features are as of that time."""
     unknown: int
-    """Rows of items that the tables do not know."""
+    """Rows whose item is not in the tables."""
 
 
 def write_frame(repo: Repo, rows: Path, out: Path, service: str | None = None) -> WrittenFrame:
-    """Retrieve features through a feature service and write them beside the rows, in the rows' order.
+    """Retrieve features through a feature service and write them next to the columns of the rows, in the same order.
 
     Parameters
     ----------
     repo : Repo
         With built tables and a published codebook.
     rows : Path
-        Parquet with ``user_id``, ``item_id`` (text or integers) and ``event_timestamp`` (with a time zone); further columns
-        are kept. Ids become text and times ``timestamp[us, UTC]``, as in the log.
+        Parquet with ``user_id``, ``item_id`` (text or integers) and ``event_timestamp`` (with a time zone); other columns
+        are carried over. Ids are written as text and times as ``timestamp[us, UTC]``, as in the log.
     out : Path
-        Where to; written in chunks, so that a frame larger than memory works, and renamed.
+        Output file; written in chunks, so it may be larger than memory, and renamed at the end.
     service : str, optional
         By default ``ctr_<serving codebook>``.
 
     Raises
     ------
     ContractError
-        When the rows lack a column, or one of them breaks the contract.
+        When a column is missing, or a row is invalid.
     UnknownVersionError
         When there is no such service.
     """
@@ -70,17 +70,17 @@ def write_frame(repo: Repo, rows: Path, out: Path, service: str | None = None) -
     check_output(out)
     store = open_store(repo)
     name = service or Catalog.open(repo).serving_codebook().service_name
-    asked = feature_service(store, name)
+    features = feature_service(store, name)
     try:
         with _in_contract_types(rows, out) as typed:
             if streams_from(store):
-                count = retrieve(store, typed, asked, full_feature_names=True).to_parquet(out, _CHUNK_ROWS)
+                count = retrieve(store, typed, features, full_feature_names=True).to_parquet(out, _CHUNK_ROWS)
             else:
-                count = _through_pandas(store, pq.ParquetFile(typed), asked, typed, out)
-    except pa.ArrowException as error:  # the columns of the contract were read before
+                count = _retrieve_with_pandas(store, pq.ParquetFile(typed), features, typed, out)
+    except pa.ArrowException as error:  # the required columns were read before
         raise ContractError(
             "rows",
-            f"a further column of {rows} cannot be carried along ({error}); leave it out, or write it as another type",
+            f"an extra column of {rows} cannot be written ({error}); remove it, or change its type",
         ) from error
     written = pq.read_table(out, columns=["event_timestamp", "item_id"])
     moments = written.column("event_timestamp")
@@ -90,7 +90,7 @@ def write_frame(repo: Repo, rows: Path, out: Path, service: str | None = None) -
 
 @contextmanager
 def _in_contract_types(rows: Path, out: Path) -> Iterator[Path]:
-    """The file itself where its ids are text and its times are microseconds in UTC, else a copy beside ``out``."""
+    """The file itself if ids are text and times are microseconds in UTC, else a converted copy next to ``out``."""
     if check_row_file(rows, ENTITY_ROWS):
         yield rows
         return
@@ -104,8 +104,10 @@ def _in_contract_types(rows: Path, out: Path) -> Iterator[Path]:
         yield typed
 
 
-def _through_pandas(store: FeatureStore, source: pq.ParquetFile, asked: FeatureService, rows: Path, out: Path) -> int:
-    """As the kit's store writes it, through the interface that every offline store has."""
+def _retrieve_with_pandas(
+    store: FeatureStore, source: pq.ParquetFile, features: FeatureService, rows: Path, out: Path
+) -> int:
+    """Retrieve through ``get_historical_features``, for offline stores other than the kit's own."""
     import pandas as pd
 
     count = 0
@@ -118,9 +120,9 @@ def _through_pandas(store: FeatureStore, source: pq.ParquetFile, asked: FeatureS
                     {key: table.column(key).to_pandas() for key in ("user_id", "item_id", "event_timestamp")}
                 )
                 entities["__row"] = range(len(entities))
-                found = store.get_historical_features(entities, features=asked, full_feature_names=True).to_arrow()
-                found = found.sort_by("__row").drop_columns(["__row", "user_id", "item_id", "event_timestamp"])
-                for column, values in zip(found.column_names, found.columns, strict=True):
+                joined = store.get_historical_features(entities, features=features, full_feature_names=True).to_arrow()
+                joined = joined.sort_by("__row").drop_columns(["__row", "user_id", "item_id", "event_timestamp"])
+                for column, values in zip(joined.column_names, joined.columns, strict=True):
                     table = table.append_column(column, values)
                 writer = writer or pq.ParquetWriter(temporary, table.schema, compression="zstd")
                 writer.write_table(table.cast(writer.schema))
@@ -129,5 +131,5 @@ def _through_pandas(store: FeatureStore, source: pq.ParquetFile, asked: FeatureS
             if writer is not None:
                 writer.close()
         if writer is None:
-            raise ContractError("rows", f"{rows} holds no row; nothing to retrieve")
+            raise ContractError("rows", f"{rows} has no rows; pass at least one")
     return count

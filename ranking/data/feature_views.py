@@ -1,8 +1,8 @@
-"""What a feature service gave, view by view, the same offline and online.
+"""Retrieved features, view by view, in the same form offline and online.
 
-Offline the views come from the kit's as-of store as an index per row and the distinct feature rows, or from the
-``get_historical_features`` of any other store as plain columns. Online they come from ``get_online_features``.
-Everything after this module is one code path.
+Offline, the views come from the kit's as-of store (an index per row and the distinct feature rows), or as plain columns
+from the ``get_historical_features`` of any other store. Online, they come from ``get_online_features``. All later code is
+shared.
 """
 
 from __future__ import annotations
@@ -34,28 +34,28 @@ CONTENT, SID, ITEM_STATS, USER_HISTORY, USER_STATS = (
 
 
 def historical_reader(store: FeatureStore, service: FeatureService, join_keys: Sequence[str]) -> Reader:
-    """A function from keys and times to the point-in-time features of those rows.
+    """Build a function that maps keys and times to point-in-time features.
 
     Parameters
     ----------
     store, service
-        Where to ask, and for what.
+        The feature store, and the feature service to retrieve.
     join_keys : sequence of str
-        The keys that rows will come with; all are strings.
+        Join keys of the rows; all are strings.
 
     Returns
     -------
     callable
-        ``(keys, at_us)`` -> view name (the alias where the service gives one) -> rows. Keys are join key -> ``object
-        [rows]`` of strings, times ``int64 [rows]`` microseconds UTC; columns have Feast's full names. The kit's as-of
-        store reads each feature table once for all calls.
+        ``(keys, at_us)`` -> view name (or its alias in the service) -> rows. Keys map join key -> ``object [rows]`` of
+        strings, times are ``int64 [rows]`` microseconds UTC; columns have Feast's full names. The kit's as-of store reads
+        each feature table only once for all calls.
     """
     from sidkit.stores.offline.retrieve import retrieve, streams_from
 
     if streams_from(store):
         moment = pa.field("event_timestamp", pa.timestamp("us", "UTC"))
-        asked = pa.schema([*(pa.field(key, pa.string()) for key in join_keys), moment]).empty_table()
-        join = retrieve(store, asked, service, full_feature_names=True).job.join
+        entity_rows = pa.schema([*(pa.field(key, pa.string()) for key in join_keys), moment]).empty_table()
+        join = retrieve(store, entity_rows, service, full_feature_names=True).job.join
 
         def look_up(keys: Mapping[str, npt.NDArray[np.object_]], at_us: Ints) -> dict[str, ViewRows]:
             columns = {key: pa.array(keys[key], pa.string()) for key in join.keys}
@@ -63,27 +63,27 @@ def historical_reader(store: FeatureStore, service: FeatureService, join_keys: S
 
         return look_up
 
-    def ask(keys: Mapping[str, npt.NDArray[np.object_]], at_us: Ints) -> dict[str, ViewRows]:
-        # Another store gives plain columns and may lose the order of the rows; a row number brings it back.
+    def look_up_with_feast(keys: Mapping[str, npt.NDArray[np.object_]], at_us: Ints) -> dict[str, ViewRows]:
+        # Other stores return plain columns in any order; a row number restores it.
         entities = pd.DataFrame({**keys, "event_timestamp": pd.to_datetime(at_us, unit="us", utc=True).as_unit("us")})
         entities["__row"] = np.arange(len(entities))
         job = store.get_historical_features(entities, features=service, full_feature_names=True)
         return plain_views(job.to_arrow().sort_by("__row"), service)
 
-    return ask
+    return look_up_with_feast
 
 
 def historical_views(
     store: FeatureStore, service: FeatureService, keys: Mapping[str, npt.NDArray[np.object_]], at_us: Ints
 ) -> dict[str, ViewRows]:
-    """Point-in-time features of some rows, asked once; see :func:`historical_reader`."""
+    """Point-in-time features of some rows; see :func:`historical_reader` for repeated calls."""
     return historical_reader(store, service, list(keys))(keys, at_us)
 
 
 def plain_views(table: pa.Table, service: FeatureService) -> dict[str, ViewRows]:
-    """Split a plain table, one row per asked row, into views; columns get the types that the views declare.
+    """Split a table with one row per entity row into views, casting columns to the declared feature types.
 
-    A store may widen a type (lists of float32 come back as float64 online) or lose it (a column of nulls has none).
+    A store may widen a type (online, lists of float32 are returned as float64) or lose it (a column of nulls).
     """
     from feast.types import from_feast_to_pyarrow_type
 
@@ -110,7 +110,7 @@ def one_chunk(column: pa.ChunkedArray) -> pa.Array:
 
 
 def numbers(view: ViewRows, column: str) -> Floats:
-    """A numeric column as ``float64 [rows]``, NaN where null or where the view had nothing."""
+    """A numeric column as ``float64 [rows]``; NaN where null or where the view has no row."""
     values = one_chunk(view.table.column(f"{view.name}__{column}"))
     distinct = values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     return gathered(distinct, view.index, np.nan)
@@ -126,7 +126,7 @@ def gathered(distinct: npt.NDArray[Any], index: Ints, missing: Any) -> npt.NDArr
 
 
 def string_array(values: Sequence[str] | pa.Array | pa.ChunkedArray) -> npt.NDArray[np.object_]:
-    """Strings as an object array whose equal values share one Python object; None where null."""
+    """Strings as an object array in which equal values share one Python object; None where null."""
     encoded = pa.array(values) if not isinstance(values, pa.Array | pa.ChunkedArray) else values
     if isinstance(encoded, pa.ChunkedArray):
         encoded = encoded.combine_chunks()

@@ -1,4 +1,4 @@
-"""Rows of a matrix by number, with a gradient that is cheap on a CPU."""
+"""Row lookup with a gradient that is fast on a CPU."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 def gather_rows(matrix: Tensor, index: Tensor) -> Tensor:
     """``matrix[index]``: ``float32 [*index.shape, dim]`` of ``matrix`` ``[rows, dim]`` and ``index`` int64.
 
-    ``index_select`` adds its gradient row by row; an embedding's sorts the index first, which costs four times as much where a
-    batch looks up some ten thousand rows.
+    The gradient of ``index_select`` adds rows directly; that of ``embedding`` sorts the index first, which takes four times
+    as long for a batch of some ten thousand rows.
     """
     return matrix.index_select(0, index.flatten()).view(*index.shape, matrix.shape[1])

@@ -1,6 +1,6 @@
-"""The distinct items of a frame: each version of content and codes once, and rows refer to them by number.
+"""The distinct items of a dataset: one entry per version of content and codes, to which rows refer by index.
 
-Number 0 is padding. An item whose content and codes were not readable at a row's time is an entry of its own.
+Index 0 is padding. An item whose content and codes were not yet available at a row's time is a separate entry.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _MISSING = np.uint64(0)
 class ItemTable:
     """Distinct item versions.
 
-    ``ids`` ``object [items]``; ``codes`` ``int32 [items, levels]``, -1 where there are none; ``content`` ``float32
-    [items, dim]``, the codebook's encoder on the content as of the row, zeros where there is none. Entry 0 is padding.
+    ``ids`` ``object [items]``; ``codes`` ``int32 [items, levels]``, -1 for items without codes; ``content`` ``float32
+    [items, dim]``, the encoder's vectors of the content as of the row, zero without content. Entry 0 is padding.
     """
 
     ids: npt.NDArray[np.object_]
@@ -42,7 +42,7 @@ class ItemTable:
 
 @dataclass
 class ItemTableBuilder:
-    """Collects item versions from several retrievals and numbers them."""
+    """Collects item versions over several retrievals and assigns their indices."""
 
     codebook: Codebook
     _number: dict[tuple[str, int, int], int] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class ItemTableBuilder:
         self._content.append(np.zeros((1, self.codebook.encoder.output_dim), dtype=np.float32))
 
     def add(self, item_ids: npt.NDArray[np.object_], content: ViewRows, sid: ViewRows) -> Ints:
-        """Number the items of some rows.
+        """Add the items of some rows.
 
         Parameters
         ----------
@@ -67,13 +67,13 @@ class ItemTableBuilder:
         Returns
         -------
         numpy.ndarray
-            ``int64 [rows]`` numbers in the table.
+            Indices into the table, ``int64 [rows]``.
         """
         if len(item_ids) == 0:
             return np.zeros(0, dtype=np.int64)
         modalities = self.codebook.encoder.modalities_
-        marks = _row_marks(content.table.select([f"{CONTENT}__{name}" for name in modalities]))
-        code_marks = _row_marks(sid.table.select([f"{SID}__codes"]))
+        content_hashes = _row_hashes(content.table.select([f"{CONTENT}__{name}" for name in modalities]))
+        code_hashes = _row_hashes(sid.table.select([f"{SID}__codes"]))
         place, names = pd.factorize(item_ids)
         rows = pd.DataFrame({"item": place, "content": content.index, "sid": sid.index})
         distinct = rows.drop_duplicates()
@@ -83,8 +83,8 @@ class ItemTableBuilder:
         for at, (item, at_content, at_sid) in enumerate(distinct.itertuples(index=False)):
             key = (
                 names[item],
-                int(marks[at_content]) if at_content >= 0 else 0,
-                int(code_marks[at_sid]) if at_sid >= 0 else 0,
+                int(content_hashes[at_content]) if at_content >= 0 else 0,
+                int(code_hashes[at_sid]) if at_sid >= 0 else 0,
             )
             if key not in self._number:
                 self._number[key] = len(self._ids)
@@ -93,8 +93,8 @@ class ItemTableBuilder:
             numbers[at] = self._number[key]
         if fresh:
             self._append(np.array(fresh, dtype=np.int64), content, sid)
-        found: Ints = numbers[group]
-        return found
+        indices: Ints = numbers[group]
+        return indices
 
     def _append(self, fresh: Ints, content: ViewRows, sid: ViewRows) -> None:
         at_content, at_sid = fresh[:, 0], fresh[:, 1]
@@ -121,8 +121,8 @@ class ItemTableBuilder:
 
 
 def shown_items(candidate: npt.NDArray[np.int32], at_us: Ints, items: int) -> tuple[Ints, Ints]:
-    """Which items some rows show: how many rows have each as their candidate, ``int64 [items]``, and the time of the first of
-    them, ``int64 [items]`` microseconds UTC (the largest number where there is none).
+    """Exposures of each item: the number of rows with it as candidate, ``int64 [items]``, and the time of the first,
+    ``int64 [items]`` microseconds UTC (the maximum int64 without any).
     """
     shown = np.bincount(candidate, minlength=items).astype(np.int64)
     first_us = np.full(items, np.iinfo(np.int64).max)
@@ -130,20 +130,20 @@ def shown_items(candidate: npt.NDArray[np.int32], at_us: Ints, items: int) -> tu
     return shown, first_us
 
 
-def _row_marks(table: pa.Table) -> npt.NDArray[np.uint64]:
-    """A 64-bit hash per row of list columns, by value, never 0."""
-    marks = np.full(len(table), 0x9E3779B97F4A7C15, dtype=np.uint64)
+def _row_hashes(table: pa.Table) -> npt.NDArray[np.uint64]:
+    """A 64-bit hash per row of list columns, by value; never 0."""
+    hashes = np.full(len(table), 0x9E3779B97F4A7C15, dtype=np.uint64)
     for column in table.columns:
-        marks = marks * np.uint64(0xBF58476D1CE4E5B9) + _list_marks(column)
-    return np.where(marks == _MISSING, np.uint64(1), marks)
+        hashes = hashes * np.uint64(0xBF58476D1CE4E5B9) + _list_hashes(column)
+    return np.where(hashes == _MISSING, np.uint64(1), hashes)
 
 
-def _list_marks(column: Any) -> npt.NDArray[np.uint64]:
+def _list_hashes(column: Any) -> npt.NDArray[np.uint64]:
     array = one_chunk(column)
     valid = array.is_valid().to_numpy(zero_copy_only=False)
     lengths = np.where(valid, np.nan_to_num(array.value_lengths().to_numpy(zero_copy_only=False)), 0).astype(np.int64)
     flat = array.flatten().to_numpy(zero_copy_only=False)
-    # The online store widens float32 to float64; the value is the same.
+    # The online store returns float32 values as float64; cast back so that equal values have equal hashes.
     flat = flat.astype(np.float32).view(np.uint32) if flat.dtype.kind == "f" else flat.astype(np.int64)
     ends = np.cumsum(lengths)
     position = np.arange(len(flat)) - np.repeat(ends - lengths, lengths)

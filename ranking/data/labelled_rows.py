@@ -1,6 +1,6 @@
-"""The labelled rows of a part, from the file, with at most the chosen rows in memory or none at all.
+"""Read, thin and shuffle the labelled rows of a time window, within a memory limit.
 
-DuckDB reads, thins and orders them within its memory limit; :mod:`sidkit.datasets.user_sample` decides which users are kept.
+DuckDB does the work; :mod:`sidkit.datasets.user_sample` selects the users.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from sidkit.core.integrity import checked
 from sidkit.datasets.user_sample import kept_users
 
 FAR = 2**62
-"""A moment after all others."""
+"""A time after all others, microseconds."""
 
 
 def read_moments(path: Path) -> Ints:
-    """The times of all rows of a file, ``int64 [rows]`` microseconds UTC: eight bytes a row."""
+    """The times of all rows of a file, ``int64 [rows]`` microseconds UTC."""
     moments = pq.read_table(checked(path), columns=["event_timestamp"]).column("event_timestamp")
-    found: Ints = moments.cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_numpy()
-    return found
+    at_us: Ints = moments.cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_numpy()
+    return at_us
 
 
 def count_before(path: Path, until_us: int) -> int:
-    """How many rows of a file lie before a moment (microseconds UTC)."""
+    """Number of rows of a file before a time (microseconds UTC)."""
     return int((read_moments(path) < until_us).sum())
 
 
 @dataclass(frozen=True)
 class Window:
-    """Rows from ``from_us`` on and before ``until_us`` (microseconds UTC)."""
+    """The half-open time window from ``from_us`` to ``until_us`` (microseconds UTC)."""
 
     from_us: int = -FAR
     until_us: int = FAR
@@ -56,7 +56,7 @@ class RowsFile:
     engine : EngineSettings
         Limits of DuckDB.
     spill : Path
-        Where it spills.
+        Folder for DuckDB's spill files.
     """
 
     path: Path
@@ -64,26 +64,26 @@ class RowsFile:
     spill: Path
 
     def classes(self, window: Window) -> tuple[int, int]:
-        """How many rows of a window are positive, and how many rows it has."""
+        """Number of positives and number of rows of a window."""
         with connection(self.engine, self.spill) as opened:
             return self._classes(opened, window)
 
     def read(self, window: Window, most: int | None) -> LabelledRows:
-        """The rows of a window in the order of the file, thinned by user to about ``most`` (None: all)."""
+        """Read the rows of a window in file order, thinned by user to about ``most`` (None: all)."""
         with connection(self.engine, self.spill) as opened:
-            table = opened.execute(f"SELECT * EXCLUDE (row) FROM ({self._kept(opened, window, most)}) ORDER BY row")
+            table = opened.execute(f"SELECT * EXCLUDE (row) FROM ({self._sampled(opened, window, most)}) ORDER BY row")
             return read_rows(table.to_arrow_table(), may_be_empty=True)
 
     def shuffle(self, window: Window, most: int | None, out: Path) -> None:
-        """Write the rows of a window, thinned by user to about ``most`` (None: all), in the order of a hash of their request.
+        """Write the rows of a window, thinned by user to about ``most`` (None: all), ordered by a hash of their request.
 
-        A request is a user at a moment: its rows see the same history and stay together, and requests of all times stand
-        side by side. The order depends on the rows alone.
+        A request is a user at a point in time: its rows share a history and stay together, while requests of all times are
+        mixed. The order is deterministic.
         """
         with connection(self.engine, self.spill) as opened, written_beside(out) as temporary:
             opened.execute(f"""
                 COPY (
-                    SELECT * EXCLUDE (row) FROM ({self._kept(opened, window, most)})
+                    SELECT * EXCLUDE (row) FROM ({self._sampled(opened, window, most)})
                     ORDER BY md5_number(user_id || '@' || epoch_us(event_timestamp)::VARCHAR), row
                 ) TO {literal(temporary)} (FORMAT parquet, COMPRESSION zstd)
             """)
@@ -95,16 +95,16 @@ class RowsFile:
         positives, rows = counted or (0, 0)
         return int(positives), int(rows)
 
-    def _kept(self, opened: duckdb.DuckDBPyConnection, window: Window, most: int | None) -> str:
-        """SQL of the rows of a window, with ``row``, that belong to the sample of users."""
+    def _sampled(self, opened: duckdb.DuckDBPyConnection, window: Window, most: int | None) -> str:
+        """SQL for the rows of a window that belong to the sample of users, with their number ``row``."""
         within = self._within(window)
         rows = self._classes(opened, window)[1]
         if most is None or rows <= most:
             return within
         users = opened.execute(f"SELECT DISTINCT user_id FROM ({within})").to_arrow_table().column("user_id")
-        kept = users.filter(pa.array(kept_users(string_array(users), most / rows)))
-        opened.register("kept_users", pa.table({"user_id": kept}))
-        return f"SELECT * FROM ({within}) WHERE user_id IN (SELECT user_id FROM kept_users)"
+        sampled = users.filter(pa.array(kept_users(string_array(users), most / rows)))
+        opened.register("sampled_users", pa.table({"user_id": sampled}))
+        return f"SELECT * FROM ({within}) WHERE user_id IN (SELECT user_id FROM sampled_users)"
 
     def _within(self, window: Window) -> str:
         return f"""
@@ -125,7 +125,7 @@ def positive_share(path: Path) -> float:
 
 
 def row_chunks(path: Path, rows: int) -> Iterator[LabelledRows]:
-    """The rows of a file, at most so many at a time."""
+    """Read a file in chunks of at most ``rows`` rows."""
     waiting: list[pa.Table] = []
     count = 0
     with pq.ParquetFile(path) as opened:

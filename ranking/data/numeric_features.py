@@ -1,7 +1,7 @@
-"""The numeric features of a row, computed by one function for training and for serving.
+"""Numeric features of a row, computed by the same function for training and serving.
 
 Counts go in as ``log1p``, rates smoothed towards the training rate, ages and gaps as ``log1p`` of days. What the log does
-not say (null) is 0 for every row, so it tells nothing.
+not contain (null) is 0 for every row.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Scaling:
 
     @classmethod
     def fit(cls, features: Matrix, rate: float) -> Self:
-        """Learn from ``float32 [rows, features]``; a constant feature becomes 0."""
+        """Fit on ``float32 [rows, features]``; a constant feature is scaled to 0."""
         return cls.fit_chunks([features], rate)
 
     @classmethod
@@ -89,13 +89,13 @@ class Scaling:
 
 
 def age_days(at_us: Ints, since_us: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Days from a moment to the row's time, never negative, NaN where the moment is unknown."""
+    """Days from a time to the row's time, at least 0; NaN if the time is unknown."""
     days: npt.NDArray[np.float64] = np.maximum(at_us - since_us, 0.0) / DAY_US
     return days
 
 
 def feature_names() -> tuple[str, ...]:
-    """The names of the columns that :func:`numeric_features` gives."""
+    """The column names of :func:`numeric_features`."""
     names = []
     for side in ("item", "user"):
         for window in WINDOWS:
@@ -125,9 +125,9 @@ def numeric_features(
     for side in (ITEM_STATS, USER_STATS):
         for window in WINDOWS:
             exposures, clicks = _count(views[side], f"exposures_{window}"), _count(views[side], f"clicks_{window}")
-            told = np.isfinite(numbers(views[side], f"exposures_{window}"))
+            is_logged = np.isfinite(numbers(views[side], f"exposures_{window}"))
             smoothed = (clicks + SMOOTHING * rate) / (np.maximum(exposures, clicks) + SMOOTHING)
-            columns += [np.log1p(exposures), np.log1p(clicks), np.where(told, smoothed, rate)]
+            columns += [np.log1p(exposures), np.log1p(clicks), np.where(is_logged, smoothed, rate)]
     columns += [np.log1p(_count(views[ITEM_STATS], f"conversions_{window}")) for window in WINDOWS]
     age = age_days(at_us, numbers(views[CONTENT], "created_at_us"))
     price = numbers(views[CONTENT], "price")
@@ -164,13 +164,13 @@ def _history_features(view: ViewRows, item_ids: npt.NDArray[np.object_], at_us: 
 
 
 def _in_history(items: pa.ListArray, index: Ints, item_ids: npt.NDArray[np.object_]) -> npt.NDArray[np.float64]:
-    """1 where the candidate is among the history's items."""
+    """1 if the candidate is among the history's items, else 0."""
     flat = items.flatten().dictionary_encode()
     names = pd.Index(flat.dictionary.to_pylist(), dtype=object)
     count = max(len(names), 1)
     owner = np.repeat(np.arange(len(items), dtype=np.int64), np.diff(items.offsets.to_numpy()))
-    there = np.unique(owner * count + flat.indices.to_numpy(zero_copy_only=False))
+    present = np.unique(owner * count + flat.indices.to_numpy(zero_copy_only=False))
     candidate = names.get_indexer(pd.Index(item_ids, dtype=object))
     wanted = np.where((candidate >= 0) & (index >= 0), index * count + candidate, -1)
-    found: npt.NDArray[np.float64] = np.isin(wanted, there).astype(np.float64)
-    return found
+    in_history: npt.NDArray[np.float64] = np.isin(wanted, present).astype(np.float64)
+    return in_history

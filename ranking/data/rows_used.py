@@ -1,4 +1,4 @@
-"""How many of the rows that there are a job uses, part by part: what is left out is said."""
+"""Used and available rows of the training, validation and test parts, for reports."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def part_rows(used: Mapping[str, int], available: Mapping[str, int]) -> dict[str
 
 
 def of_sample(parts: PartRows, available: Sequence[int]) -> dict[str, dict[str, int]]:
-    """The same where the rows were thinned before negatives were drawn: ``available`` rows there would be without."""
+    """Replace ``available`` by the row counts before thinning, for rows thinned before negatives were sampled."""
     return part_rows({name: parts[name]["used"] for name in PARTS}, dict(zip(PARTS, available, strict=True)))
 
 
-def told_rows(parts: PartRows) -> str:
-    """One line for people."""
+def rows_summary(parts: PartRows) -> str:
+    """A one-line summary."""
     cells = []
     for name in PARTS:
         used, available = parts[name]["used"], parts[name]["available"]
@@ -31,5 +31,5 @@ def told_rows(parts: PartRows) -> str:
 
 
 def uses_all(parts: PartRows) -> bool:
-    """Whether nothing was left out."""
+    """Whether all available rows are used."""
     return all(part["used"] == part["available"] for part in parts.values())

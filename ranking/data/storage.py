@@ -1,4 +1,4 @@
-"""A training set on disk: arrays in safetensors, ids in Parquet, nothing pickled."""
+"""Save and load datasets: arrays in safetensors, ids in Parquet, nothing pickled."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ranking.data.dataset import LabelledRows, TrainingSet
+from ranking.data.dataset import Dataset, LabelledRows
 from ranking.data.feature_views import string_array
 from ranking.data.item_table import ItemTable
 from sidkit.core.files import folder_written_beside, remove
 from sidkit.core.integrity import MANIFEST, read_verified, seal_folder
 
 TRAIN = "train.parquet"
-"""The training rows of a frame that is larger than memory; see :mod:`ranking.data.disk_frame`."""
+"""File with the training rows of a frame that is larger than memory; see :mod:`ranking.data.disk_frame`."""
 _ARRAYS, _ROWS, _ITEMS = "arrays.safetensors", "rows.parquet", "items.parquet"
 
 
-def save_training_set(data: TrainingSet, folder: Path) -> None:
-    """Write a training set; an older one in its place is replaced."""
+def save_dataset(data: Dataset, folder: Path) -> None:
+    """Write a dataset to a folder, replacing an existing one."""
     remove(folder)
     with folder_written_beside(folder) as temporary:
         write_arrays(data, temporary)
         seal_folder(temporary)
 
 
-def write_arrays(data: TrainingSet, folder: Path) -> None:
-    """The files of a training set, into a folder that nobody reads yet."""
+def write_arrays(data: Dataset, folder: Path) -> None:
+    """Write the files of a dataset into a temporary folder, without its manifest."""
     from safetensors.numpy import save_file
 
     arrays: dict[str, npt.NDArray[np.generic]] = {
@@ -53,13 +53,13 @@ def write_arrays(data: TrainingSet, folder: Path) -> None:
     pq.write_table(pa.table({"item_id": pa.array(data.items.ids)}), folder / _ITEMS, compression="zstd")
 
 
-def load_training_set(folder: Path) -> TrainingSet:
-    """Read what :func:`save_training_set` wrote; of a frame with a streamed training part, the validation and test rows.
+def load_dataset(folder: Path) -> Dataset:
+    """Read a dataset written by :func:`save_dataset`; of a frame with a training part on disk, the other rows.
 
     Raises
     ------
     ArtifactCorruptError
-        When a file of the frame is missing or damaged.
+        When a file is missing or damaged.
     """
     from safetensors.numpy import load_file
 
@@ -67,7 +67,7 @@ def load_training_set(folder: Path) -> TrainingSet:
     arrays = load_file(folder / _ARRAYS)
     rows = pq.read_table(folder / _ROWS)
     names = set(rows.column_names)
-    return TrainingSet(
+    return Dataset(
         rows=LabelledRows(
             string_array(rows.column("user_id")),
             string_array(rows.column("item_id")),

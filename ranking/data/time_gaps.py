@@ -1,4 +1,4 @@
-"""Time gaps between a history item and its row, in buckets."""
+"""Bucketed time gaps between a history item and the row's time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FIRST_US = 2 * DAY_US / 1440
 
 
 def gap_bucket(at_us: Tensor, then_us: Tensor) -> Tensor:
-    """The time gap in buckets: 0 under 2 minutes, then each bucket is 2.6 times as long, the last is open."""
+    """Bucket of a time gap: 0 below 2 minutes, then each bucket is 2.6 times as long as the last; the final one is open."""
     first = (at_us - then_us).float() / _FIRST_US
     bucket: Tensor = (torch.log(first.clamp(min=1e-9)) / math.log(2.6) + 1).clamp(0, TIME_BUCKETS - 1).long()
     return bucket

@@ -1,6 +1,6 @@
-"""The item ids of the training window and their rows in an id table.
+"""The vocabulary of item ids of the training window.
 
-Ten million ids are one Arrow array and two NumPy arrays beside it: no Python object per id, and no dictionary.
+Ids are stored as one Arrow array and two NumPy arrays, without a Python object per id, so ten million ids fit in memory.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ import pyarrow.compute as pc
 from ranking.data.feature_views import Ints, one_chunk
 
 PADDING, UNKNOWN = 0, 1
-"""Rows that stand for no item and for every item that training never saw."""
+"""Reserved rows: padding, and all items outside the training window."""
 _KNOWN = 2
 _CHUNK = 100_000
 Places = npt.NDArray[np.int64]
-_Marks = npt.NDArray[np.uint64]
+_Hashes = npt.NDArray[np.uint64]
 
 
 class Vocabulary:
-    """Item ids: number 0 is padding, 1 is unknown, the rest in order of the ids.
+    """Maps item ids to rows of an id table: 0 is padding, 1 is unknown, then the ids in sorted order.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ class Vocabulary:
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """The ids as Python strings, some 70 bytes each; ``names`` holds them in a tenth of that."""
+        """The ids as Python strings, about 70 bytes each; ``names`` uses a tenth of that."""
         return tuple(self.names.to_pylist())
 
     @property
@@ -57,22 +57,22 @@ class Vocabulary:
 
     @classmethod
     def fit(cls, item_ids: npt.NDArray[np.object_], least: int = 1, shown: Ints | None = None) -> Self:
-        """The ids that occur at least ``least`` times among the training rows' candidates.
+        """Build the vocabulary of the ids that occur at least ``least`` times among the training candidates.
 
         Parameters
         ----------
         item_ids : object [items]
-            An id may come again.
+            May contain duplicates.
         least : int
-            Occurrences needed.
+            Minimum number of occurrences.
         shown : int64 [items], optional
-            How often each entry occurs; by default once.
+            Occurrences of each entry; 1 by default.
         """
         times = np.ones(len(item_ids), dtype=np.int64) if shown is None else shown
         names = pa.array(item_ids[times > 0], pa.large_string())
         if not len(names):
             return cls(names)
-        # By the bytes of UTF-8, which is the order of the characters; equal ids then stand side by side.
+        # Sorted by UTF-8 bytes, which is code point order; equal ids are then adjacent.
         order = pc.sort_indices(names)
         ranked = names.take(order)
         fresh = pc.not_equal(ranked.slice(1), ranked.slice(0, len(ranked) - 1)).to_numpy(zero_copy_only=False)
@@ -81,42 +81,41 @@ class Vocabulary:
         return cls(ranked.take(pa.array(first[counts >= least])))
 
     def numbers(self, item_ids: npt.NDArray[np.object_]) -> Places:
-        """``int64 [items]``: 0 for the empty string (padding), 1 for an id that is not in the vocabulary."""
-        found = np.full(len(item_ids), UNKNOWN, dtype=np.int64)
+        """Rows ``int64 [items]`` of ids: 0 for the empty string (padding), 1 for an id that is not in the vocabulary."""
+        rows = np.full(len(item_ids), UNKNOWN, dtype=np.int64)
         for start in range(0, len(item_ids), _CHUNK):
-            asked = item_ids[start : start + _CHUNK]
-            found[start : start + _CHUNK] = self._places(asked)
-        return found
+            rows[start : start + _CHUNK] = self._rows_of(item_ids[start : start + _CHUNK])
+        return rows
 
-    def _places(self, asked: npt.NDArray[np.object_]) -> Places:
-        marks, order = self._by_mark
-        mine = _marks_of(asked)
-        at = np.searchsorted(marks, mine)
-        found = np.full(len(asked), UNKNOWN, dtype=np.int64)
-        left = np.arange(len(asked))
-        # Ids that share a mark stand side by side: whoever is not the first may be the next.
-        while len(left):
-            left = left[at[left] < len(marks)]
-            left = left[marks[at[left]] == mine[left]]
-            place = order[at[left]]
-            same = pc.equal(self.names.take(pa.array(place)), pa.array(asked[left], pa.large_string()))
+    def _rows_of(self, item_ids: npt.NDArray[np.object_]) -> Places:
+        sorted_hashes, order = self._by_hash
+        hashes = _hashes_of(item_ids)
+        at = np.searchsorted(sorted_hashes, hashes)
+        rows = np.full(len(item_ids), UNKNOWN, dtype=np.int64)
+        pending = np.arange(len(item_ids))
+        # Ids with the same hash are adjacent: on a mismatch, try the next one.
+        while len(pending):
+            pending = pending[at[pending] < len(sorted_hashes)]
+            pending = pending[sorted_hashes[at[pending]] == hashes[pending]]
+            place = order[at[pending]]
+            same = pc.equal(self.names.take(pa.array(place)), pa.array(item_ids[pending], pa.large_string()))
             equal = same.fill_null(False).to_numpy(zero_copy_only=False)
-            found[left[equal]] = place[equal] + _KNOWN
-            left = left[~equal]
-            at[left] += 1
-        found[asked == ""] = PADDING
-        return found
+            rows[pending[equal]] = place[equal] + _KNOWN
+            pending = pending[~equal]
+            at[pending] += 1
+        rows[item_ids == ""] = PADDING
+        return rows
 
     @cached_property
-    def _by_mark(self) -> tuple[_Marks, Places]:
-        """A 64-bit hash per id, sorted, and whose each is."""
+    def _by_hash(self) -> tuple[_Hashes, Places]:
+        """The sorted 64-bit hashes of the ids, and the position of each id."""
         chunks = range(0, len(self.names), _CHUNK)
-        parts = [_marks_of(self.names.slice(at, _CHUNK).to_numpy(zero_copy_only=False)) for at in chunks]
-        marks = np.concatenate([np.zeros(0, dtype=np.uint64), *parts])
-        order = np.argsort(marks, kind="stable")
-        return marks[order], order
+        parts = [_hashes_of(self.names.slice(at, _CHUNK).to_numpy(zero_copy_only=False)) for at in chunks]
+        hashes = np.concatenate([np.zeros(0, dtype=np.uint64), *parts])
+        order = np.argsort(hashes, kind="stable")
+        return hashes[order], order
 
 
-def _marks_of(ids: npt.NDArray[np.object_]) -> _Marks:
-    found: _Marks = pd.util.hash_array(ids, categorize=False)
-    return found
+def _hashes_of(ids: npt.NDArray[np.object_]) -> _Hashes:
+    hashes: _Hashes = pd.util.hash_array(ids, categorize=False)
+    return hashes

@@ -1,4 +1,4 @@
-"""Target attention: the candidate asks its user's history."""
+"""Target attention: the candidate attends over the user's history."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from torch.autograd.function import once_differentiable
 from ranking.data.gather_rows import gather_rows
 
 _BLOCK = 256
-"""Rows whose histories are gathered at a time on a CPU, so that they stay in its cache."""
+"""Rows per block on a CPU, so that the gathered histories fit in cache."""
 
 
 class TargetAttention(nn.Module):
-    """Multi-head scaled dot-product attention of one candidate over a history.
+    """Multi-head scaled dot-product attention of a candidate over a history.
 
-    Padding gets no weight; an empty history gives zeros, whatever the candidate is.
+    ``softmax_j((Q c) . (K h_j) / sqrt(head_dim) + recency[gap_j])`` weighs the history vectors ``h_j``. Padding is
+    masked; an empty history gives zeros.
 
     Parameters
     ----------
     dim : int
         Width of candidate and history vectors.
     heads : int
-        Attention heads; each compares in ``dim / heads`` dimensions.
+        Attention heads of width ``dim / heads``.
     time_buckets : int
-        Buckets of the time gap between history item and row; each adds a learned number to the score.
+        Buckets of the time gap between history item and row; each adds a learned bias to the score.
     """
 
     def __init__(self, dim: int, heads: int = 2, time_buckets: int = 16) -> None:
@@ -39,19 +40,19 @@ class TargetAttention(nn.Module):
         self.recency = nn.Embedding(time_buckets, heads)
         nn.init.zeros_(self.recency.weight)
 
-    def asked(self, candidate: Tensor) -> Tensor:
-        """What each head looks for, as vectors ``float32 [batch, heads, dim]`` whose products with the items are the scores.
+    def queries(self, candidate: Tensor) -> Tensor:
+        """Queries ``float32 [batch, heads, dim]`` whose dot products with the unprojected items are the scores.
 
-        ``(Q c) . (K h) = (c Q' K) . h``: with the two matrices multiplied first, the long side stays unprojected.
+        ``(Q c) . (K h) = (c Q' K) . h``: multiplying the two matrices first avoids projecting the history.
         """
         shape = (self.heads, self.head_dim, candidate.shape[1])
         both = torch.einsum("hdi,hde->ihe", self.query.weight.view(shape), self.key.weight.view(shape))
-        asked = candidate @ (both.flatten(1) / math.sqrt(self.head_dim))
-        return asked.view(len(candidate), self.heads, candidate.shape[1])
+        projected = candidate @ (both.flatten(1) / math.sqrt(self.head_dim))
+        return projected.view(len(candidate), self.heads, candidate.shape[1])
 
     def weights(self, candidate: Tensor, items: Tensor, history: Tensor, mask: Tensor, gap_bucket: Tensor) -> Tensor:
-        """How much each item counts, ``float32 [batch, heads, length]``, summing to 1 over what is there; see ``forward``."""
-        return attend(self.asked(candidate), items, history, mask, gap_bucket, self.recency.weight)[1]
+        """Attention weights ``float32 [batch, heads, length]``, summing to 1 over the unmasked items; see ``forward``."""
+        return attend(self.queries(candidate), items, history, mask, gap_bucket, self.recency.weight)[1]
 
     def forward(self, candidate: Tensor, items: Tensor, history: Tensor, mask: Tensor, gap_bucket: Tensor) -> Tensor:
         """Pool the history.
@@ -65,7 +66,7 @@ class TargetAttention(nn.Module):
         history : Tensor
             ``int64 [batch, length]`` into ``items``.
         mask : Tensor
-            ``bool [batch, length]``, true where there is an item.
+            ``bool [batch, length]``, false for padding.
         gap_bucket : Tensor
             ``int64 [batch, length]``.
 
@@ -74,81 +75,86 @@ class TargetAttention(nn.Module):
         Tensor
             ``float32 [batch, heads * dim]``.
         """
-        return attend(self.asked(candidate), items, history, mask, gap_bucket, self.recency.weight)[0].flatten(1)
+        return attend(self.queries(candidate), items, history, mask, gap_bucket, self.recency.weight)[0].flatten(1)
 
 
 def attend(
-    asked: Tensor, items: Tensor, history: Tensor, mask: Tensor, gap_bucket: Tensor, recency: Tensor
+    queries: Tensor, items: Tensor, history: Tensor, mask: Tensor, gap_bucket: Tensor, recency: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Histories pooled by a masked softmax of products and recency, ``float32 [batch, heads, dim]``, and what weighed them.
+    """Pool histories by a masked softmax of dot products plus recency biases.
 
-    A few hundred rows at a time: the gathered histories, ``[batch, length, dim]`` and their gradient, never lie in memory as
-    a whole, which is most of the time that an attention over some ten thousand vectors takes. It can be differentiated once,
-    and not by its weights, ``float32 [batch, heads, length]``.
+    Works on a few hundred rows at a time, so the gathered histories ``[batch, length, dim]`` and their gradient are never
+    materialised; this dominates the time of attention over some ten thousand vectors. Differentiable once, and only
+    through the pooled vectors.
 
     Parameters
     ----------
-    asked : Tensor
+    queries : Tensor
         ``float32 [batch, heads, dim]``.
     items, history, mask, gap_bucket
-        As for :class:`TargetAttention`.
+        See :class:`TargetAttention`.
     recency : Tensor
-        A number per time bucket and head, ``float32 [buckets, heads]``.
+        Bias per time bucket and head, ``float32 [buckets, heads]``.
+
+    Returns
+    -------
+    tuple of Tensor
+        Pooled vectors ``float32 [batch, heads, dim]`` and attention weights ``float32 [batch, heads, length]``.
     """
     with torch.autocast(items.device.type, enabled=False):
-        found: tuple[Tensor, Tensor] = _Attend.apply(  # type: ignore[no-untyped-call]
-            asked.float(), items.float(), recency, history, torch.where(mask, gap_bucket, len(recency))
+        pooled_and_weights: tuple[Tensor, Tensor] = _Attend.apply(  # type: ignore[no-untyped-call]
+            queries.float(), items.float(), recency, history, torch.where(mask, gap_bucket, len(recency))
         )
-    return found
+    return pooled_and_weights
 
 
 class _Attend(torch.autograd.Function):
-    """``bucket`` ``int64 [batch, length]`` is the number of buckets where there is no item."""
+    """Autograd function of :func:`attend`; ``bucket`` ``int64 [batch, length]`` equals the bucket count for padding."""
 
     @staticmethod
     def forward(
-        ctx: Any, asked: Tensor, items: Tensor, recency: Tensor, history: Tensor, bucket: Tensor
+        ctx: Any, queries: Tensor, items: Tensor, recency: Tensor, history: Tensor, bucket: Tensor
     ) -> tuple[Tensor, Tensor]:
-        # Very low but finite, also when a score is added: a row of nothing but padding must not become NaN.
-        nothing = recency.new_full((recency.shape[1], 1), torch.finfo(recency.dtype).min / 2)
-        bias = torch.cat([recency.t(), nothing], dim=1)
-        some = (bucket < len(recency)).any(dim=1)[:, None, None]
-        weights, pooled = asked.new_empty((*asked.shape[:2], history.shape[1])), torch.empty_like(asked)
-        for rows in _blocks(asked):
+        # Finite even after adding a score, so that a row of padding only does not become NaN.
+        masked = recency.new_full((recency.shape[1], 1), torch.finfo(recency.dtype).min / 2)
+        bias = torch.cat([recency.t(), masked], dim=1)
+        nonempty = (bucket < len(recency)).any(dim=1)[:, None, None]
+        weights, pooled = queries.new_empty((*queries.shape[:2], history.shape[1])), torch.empty_like(queries)
+        for rows in _blocks(queries):
             past = gather_rows(items, history[rows])
             score = bias.index_select(1, bucket[rows].flatten()).view(len(bias), *past.shape[:2]).transpose(0, 1)
-            score = torch.baddbmm(score, asked[rows], past.transpose(1, 2))
-            weights[rows] = torch.softmax(score, dim=2) * some[rows]
+            score = torch.baddbmm(score, queries[rows], past.transpose(1, 2))
+            weights[rows] = torch.softmax(score, dim=2) * nonempty[rows]
             pooled[rows] = torch.bmm(weights[rows], past)
-        ctx.save_for_backward(asked, items, history, bucket, weights)
+        ctx.save_for_backward(queries, items, history, bucket, weights)
         ctx.mark_non_differentiable(weights)
-        ctx.set_materialize_grads(False)  # no zeros for what has no gradient
+        ctx.set_materialize_grads(False)  # do not allocate zeros for the weights' gradient
         ctx.buckets = len(recency)
         return pooled, weights
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, _: None) -> tuple[Tensor | None, ...]:
-        asked, items, history, bucket, weights = ctx.saved_tensors
-        of_asked, of_items, of_score = torch.empty_like(asked), torch.zeros_like(items), torch.empty_like(weights)
-        # An item's gradient is what it was weighed with times what came back, and what its score got times what was asked.
-        back = torch.cat([gradient, asked], dim=1)
-        for rows in _blocks(asked):
+        queries, items, history, bucket, weights = ctx.saved_tensors
+        of_queries, of_items, of_score = torch.empty_like(queries), torch.zeros_like(items), torch.empty_like(weights)
+        # d(item) = weight * d(pooled) + d(score) * query
+        back = torch.cat([gradient, queries], dim=1)
+        for rows in _blocks(queries):
             places = history[rows].flatten()
             past, weight = gather_rows(items, history[rows]), weights[rows]
             of_weight = weight * torch.bmm(gradient[rows], past.transpose(1, 2))
             score = of_weight - weight * of_weight.sum(dim=2, keepdim=True)
             of_score[rows] = score
-            of_asked[rows] = torch.bmm(score, past)
+            of_queries[rows] = torch.bmm(score, past)
             both = torch.cat([weight, score], dim=1).transpose(1, 2)
             of_items.index_add_(0, places, torch.bmm(both, back[rows]).flatten(0, 1))
         flat = bucket.flatten()
         per_head = [torch.bincount(flat, each.flatten(), ctx.buckets + 1) for each in of_score.unbind(dim=1)]
         of_recency = torch.stack(per_head, dim=1)[: ctx.buckets].to(items.dtype)
-        return of_asked, of_items, of_recency, None, None
+        return of_queries, of_items, of_recency, None, None
 
 
 def _blocks(rows: Tensor) -> list[slice]:
-    """All rows in blocks; a GPU takes them at once."""
+    """Split the rows into blocks on a CPU; one block on a GPU."""
     size = _BLOCK if rows.device.type == "cpu" else max(len(rows), 1)
     return [slice(start, start + size) for start in range(0, len(rows), size)]

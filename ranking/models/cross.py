@@ -11,9 +11,9 @@ class CrossLayers(nn.Module):
     Parameters
     ----------
     dim : int
-        Width, in and out.
+        Input and output width.
     layers : int
-        How many.
+        Number of layers.
     """
 
     def __init__(self, dim: int, layers: int) -> None:
@@ -21,7 +21,7 @@ class CrossLayers(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(dim, dim) for _ in range(layers))
 
     def forward(self, features: Tensor) -> Tensor:
-        """``float32 [rows, dim]`` to the same."""
+        """Map ``float32 [rows, dim]`` to the same shape."""
         crossed = features
         for layer in self.layers:
             crossed = features * layer(crossed) + crossed

@@ -1,4 +1,4 @@
-"""The ranker: item representations, a pooled history, numeric features, a DNN head."""
+"""The CTR model: item representations, a pooled history, numeric features and a DNN head."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ from ranking.models.spec import ModelSpec
 Fitted = Mapping[str, Mapping[str, Tensor]]
 """Representation name -> its fitted state."""
 _CUT = 5.0
-"""Scaled matches are cut off at so many deviations, as numeric features are."""
+"""Scaled matches are clipped at this many standard deviations, like numeric features."""
 
 
 class CtrModel(nn.Module):
-    """Click logits.
+    """Predict click logits.
 
-    The head sees the candidate in every representation, the pooled history and its product with the candidate, how the
-    candidate matches the history in each representation, the numeric features, and how far they come within their bins.
+    The head's input is the concatenation of the candidate in every representation, the pooled history and its product
+    with the candidate, the matches of each representation, the numeric features and their piecewise linear encoding.
 
     Parameters
     ----------
     representations : tuple of str
         Names in :data:`ranking.models.representations.REPRESENTATIONS`.
     shape : ItemShape
-        Of the items.
+        Shape of the items.
     numeric_dim : int
-        Numeric features.
+        Number of numeric features.
     spec : ModelSpec
-        Widths, dropouts and the options of the parts.
+        Widths, dropout and options of the parts.
     fitted : mapping, optional
-        What the representations' ``fit`` gave.
+        Fitted state of the representations, from their ``fit``.
     edges : sequence of sequences of float, optional
-        Of the numeric features' bins, in scaled units; by default features have none.
+        Bin edges of the numeric features, in scaled units; by default there are no bins.
 
     Raises
     ------
     ConfigError
-        When a representation is unknown, or the history or the codes do not suit it.
+        When a representation is unknown, or incompatible with the history or the codes.
     """
 
     def __init__(
@@ -104,28 +104,28 @@ class CtrModel(nn.Module):
         return logits.squeeze(1)
 
     def spaces(self, batch: Batch) -> tuple[Space, Space]:
-        """Candidates and items in the modality space and in the behaviour space; a space without representations is 0 wide."""
+        """Candidates and items in the modality and the behaviour space; a space without representations has width 0."""
         encoded = [part.encode(batch) for part in self.parts]
         rows, items = len(batch.candidate), len(batch.items.index)
-        found = []
-        for wanted in (False, True):
-            chosen = [each for name, each in zip(self.names, encoded, strict=True) if (name in BEHAVIOUR) == wanted]
-            found.append(
+        spaces = []
+        for behaviour in (False, True):
+            chosen = [each for name, each in zip(self.names, encoded, strict=True) if (name in BEHAVIOUR) == behaviour]
+            spaces.append(
                 Space(
-                    torch.cat([own for _, own in chosen] or [batch.numeric.new_zeros((rows, 0))], dim=1),
-                    torch.cat([each for each, _ in chosen] or [batch.numeric.new_zeros((items, 0))], dim=1),
+                    torch.cat([vectors for _, vectors in chosen] or [batch.numeric.new_zeros((rows, 0))], dim=1),
+                    torch.cat([vectors for vectors, _ in chosen] or [batch.numeric.new_zeros((items, 0))], dim=1),
                 )
             )
-        return found[0], found[1]
+        return spaces[0], spaces[1]
 
     def matches(self, batch: Batch) -> Tensor:
-        """The matches of all representations, ``float32 [rows, matches]``; they depend on no weight, so once is enough."""
-        found = [part.match(batch.items, batch.candidate, batch.history, batch.mask) for part in self.parts]
-        return torch.cat(found, dim=1)
+        """The matches of all representations, ``float32 [rows, matches]``; parameter-free, so they can be precomputed."""
+        parts = [part.match(batch.items, batch.candidate, batch.history, batch.mask) for part in self.parts]
+        return torch.cat(parts, dim=1)
 
     def scale_matches(self, matches: Tensor) -> None:
-        """From now on show the head matches by the mean and deviation of ``float32 [rows, matches]``, those of the training
-        rows: a cosine with a mean over many items hardly moves, and a network learns slowly from what hardly moves.
+        """Standardise matches from now on by the mean and standard deviation of the training rows' ``float32 [rows,
+        matches]``. A mean cosine over many items has a small variance, which would slow down learning.
         """
         if not self.match_mean.numel():
             return
@@ -134,7 +134,7 @@ class CtrModel(nn.Module):
         self.match_scale.copy_(torch.where(deviation > 1e-6, 1 / deviation.clamp(min=1e-6), 0.0))
 
     def auxiliary(self, batch: Batch) -> dict[str, Tensor]:
-        """The representations' own losses of a training batch, weighted, by ``<representation>.<loss>``."""
+        """The weighted auxiliary losses of a training batch, by ``<representation>.<loss>``."""
         return {
             f"{name}.{loss}": value
             for name, part in zip(self.names, self.parts, strict=True)

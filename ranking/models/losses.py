@@ -1,4 +1,4 @@
-"""The auxiliary losses of SMILE (arXiv 2510.12604); equations and defaults in the docstrings."""
+"""Auxiliary losses of SMILE (arXiv 2510.12604)."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from torch.nn import functional
 
 
 def directional_transfer(own: Tensor, shared: Tensor, gate: Tensor, temperature: float = 1.0) -> Tensor:
-    """Two-way transfer between id and code vectors, each way towards the one that knows more.
+    """Adaptive transfer loss between id and RQ code embeddings (SMILE, arXiv 2510.12604, step 1).
 
-    ``T * KL(sg(id) || RQ) + (1 - T) * KL(id || sg(RQ))`` per item, with distributions ``softmax(vector / temperature)``
-    over the dimensions. The first term moves the codes towards a warm id, the second a cold id towards its codes. The
-    gate is detached: it must learn which mixture predicts clicks, not which term is smaller.
+    ``L_trans = T * KL(sg(id) || RQ) + (1 - T) * KL(id || sg(RQ))`` per item, where ``sg`` is stop-gradient and KL compares
+    ``softmax(vector / temperature)`` over the dimensions. The first term pulls the codes towards a warm id, the second
+    pulls a cold id towards its codes. The gate ``T`` is detached, so that it is trained by the click loss only and not to
+    select the smaller term.
 
     Parameters
     ----------
     own, shared : Tensor
-        Id and code vectors, ``float32 [items, dim]``.
+        Id and RQ code embeddings, ``float32 [items, dim]``.
     gate : Tensor
         ``T``, ``float32 [items]`` in 0..1.
 
@@ -40,18 +41,20 @@ def _divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
 def masked_info_nce(
     anchor: Tensor, positive: Tensor, others: Tensor, masked: tuple[Tensor, Tensor], temperature: float
 ) -> Tensor:
-    """InfoNCE with cosines: ``-log(e^(a.p / t) / (e^(a.p / t) + sum over n of e^(a.n / t)))`` per anchor.
+    """InfoNCE loss with cosine similarity and masked negatives (SMILE, arXiv 2510.12604, step 2).
+
+    ``L_cont = -log(exp(cos(a, p) / t) / (exp(cos(a, p) / t) + sum_n exp(cos(a, n) / t)))`` per anchor.
 
     Parameters
     ----------
     anchor, positive : Tensor
         ``float32 [anchors, dim]``.
     others : Tensor
-        Candidates for negatives, ``float32 [others, dim]``.
+        Negatives, ``float32 [others, dim]``.
     masked : tuple of Tensor
-        Pairs of an anchor and one of the others that is no negative of it: their numbers, ``int64 [pairs]`` each.
+        Index pairs (anchor, other) that must not count as negatives, ``int64 [pairs]`` each.
     temperature : float
-        ``t``.
+        The temperature ``t``.
 
     Returns
     -------
@@ -61,6 +64,6 @@ def masked_info_nce(
     anchor, positive, others = (functional.normalize(each, dim=1) for each in (anchor, positive, others))
     anchor = anchor / temperature
     to_others = anchor @ others.T
-    # Behind autograd's back: what is this low weighs 0 in the sum, so the gradient there is 0 as well.
+    # In place and without autograd: the softmax weight of a masked entry is 0, and so is its gradient.
     to_others.detach()[masked] = torch.finfo(to_others.dtype).min
     return functional.softplus(torch.logsumexp(to_others, dim=1) - (anchor * positive).sum(dim=1))

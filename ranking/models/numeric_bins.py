@@ -1,7 +1,8 @@
-"""Piecewise linear encoding of the numeric features: how far a value has come within each quantile bin of its feature.
+"""Piecewise linear encoding of numeric features over quantile bins.
 
-Equation 1 of Gorishniy, Rubachev and Babenko, "On Embeddings for Numerical Features in Tabular Deep Learning" (2022). A
-network on scaled values alone draws smooth lines through them; trees cut them anywhere. Bins let it bend at quantiles.
+Equation 1 of Gorishniy, Rubachev and Babenko, "On Embeddings for Numerical Features in Tabular Deep Learning" (2022): for a
+bin from ``low`` to ``high``, ``clamp((x - low) / (high - low), 0, 1)``. It lets a network fit functions that change
+direction at quantiles, as trees can.
 """
 
 from __future__ import annotations
@@ -17,51 +18,51 @@ from torch import Tensor, nn
 from ranking.data.numeric_features import Matrix, Scaling
 
 SAMPLE_ROWS = 200_000
-"""Quantiles are those of at most so many rows, evenly spread over all."""
+"""Maximum number of rows, evenly spaced, that quantiles are computed from."""
 
 Edges = tuple[tuple[float, ...], ...]
-"""Of each feature, ascending and distinct; none for a feature that takes one value."""
+"""Bin edges per feature, ascending and distinct; empty for a constant feature."""
 
 
 def quantile_edges(chunks: Iterable[Matrix], bins: int) -> Edges:
-    """The edges of at most so many bins per feature, with equally many rows in each as far as equal values allow.
+    """Quantile bin edges of each feature.
 
     Parameters
     ----------
     chunks : iterable of float32 [rows, features]
-        Training rows, scaled; how they are cut makes no difference.
+        Scaled training rows; the result does not depend on the chunk size.
     bins : int
-        1 or more. Quantiles that fall together make one edge, so a feature may have fewer.
+        Maximum bins per feature, at least 1. Equal quantiles are merged, so a feature may have fewer.
     """
-    found = np.quantile(_spread(chunks), np.linspace(0, 1, bins + 1), axis=0)
-    distinct = [np.unique(column.astype(np.float32)) for column in found.T]
+    quantiles = np.quantile(_evenly_sampled(chunks), np.linspace(0, 1, bins + 1), axis=0)
+    distinct = [np.unique(column.astype(np.float32)) for column in quantiles.T]
     return tuple(tuple(column.tolist()) if len(column) > 1 else () for column in distinct)
 
 
 def binned(scaling: Scaling, chunks: Iterable[Matrix], bins: int) -> Scaling:
-    """A scaling with the edges of so many bins, from training rows ``float32 [rows, features]`` that are not scaled yet."""
+    """Add bin edges to a scaling, computed from unscaled training rows ``float32 [rows, features]``."""
     return dataclasses.replace(scaling, edges=quantile_edges(map(scaling.apply, chunks), bins))
 
 
-def _spread(chunks: Iterable[Matrix]) -> Matrix:
-    """Every first, second, fourth ... row, so that at most SAMPLE_ROWS are left."""
-    kept: list[Matrix] = []
+def _evenly_sampled(chunks: Iterable[Matrix]) -> Matrix:
+    """Every n-th row, where n is the smallest power of two that leaves at most SAMPLE_ROWS rows."""
+    sampled: list[Matrix] = []
     step, seen = 1, 0
     for chunk in chunks:
-        kept.append(chunk[-seen % step :: step])
+        sampled.append(chunk[-seen % step :: step])
         seen += len(chunk)
-        while sum(map(len, kept)) > SAMPLE_ROWS:
-            kept, step = [np.concatenate(kept)[::2]], 2 * step
-    return np.concatenate(kept)
+        while sum(map(len, sampled)) > SAMPLE_ROWS:
+            sampled, step = [np.concatenate(sampled)[::2]], 2 * step
+    return np.concatenate(sampled)
 
 
 class NumericBins(nn.Module):
-    """From scaled features ``float32 [rows, features]`` to ``float32 [rows, dim]`` between 0 and 1.
+    """Map scaled features ``float32 [rows, features]`` to ``float32 [rows, dim]`` in [0, 1], one column per bin.
 
     Parameters
     ----------
     edges : sequence of sequences of float
-        Per feature, as :func:`quantile_edges` gives them.
+        Bin edges per feature, from :func:`quantile_edges`.
     """
 
     feature: Tensor
@@ -73,13 +74,13 @@ class NumericBins(nn.Module):
         cells = [(at, *cell) for at, each in enumerate(edges) for cell in itertools.pairwise(each)]
         self.dim = len(cells)
         feature, low, high = zip(*cells, strict=True) if cells else ((), (), ())
-        # They come from the ranker's config, so weights do not repeat them.
+        # The edges are saved in the ranker's config, so the buffers are not persistent.
         self.register_buffer("feature", torch.tensor(feature, dtype=torch.int64), persistent=False)
         self.register_buffer("low", torch.tensor(low, dtype=torch.float32), persistent=False)
         width = torch.tensor(high, dtype=torch.float64) - torch.tensor(low, dtype=torch.float64)
         self.register_buffer("slope", (1 / width).float(), persistent=False)
 
     def forward(self, numeric: Tensor) -> Tensor:
-        """The share of each bin that lies below the value."""
+        """``clamp((x - low) / (high - low), 0, 1)`` for each bin."""
         values = numeric.index_select(1, self.feature)
         return ((values - self.low) * self.slope).clamp(0, 1)

@@ -1,4 +1,4 @@
-"""The shape of a ranker, without torch."""
+"""Configuration of the CTR model; importable without torch."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pydantic import Field
 from sidkit.core.config import Section
 
 SizedBy = Literal["dim", "table_rows"]
-"""Keys by which a model is brought to a number of parameters: the width of every representation, a hashed table's rows."""
+"""What is adjusted to match a parameter budget: the width of all representations, or the rows of a hashed table."""
 
 
 class ModelSpec(Section):
-    """Widths, dropouts and options of the parts (``[ranker.model]`` of a preset; an arm may override any of them)."""
+    """Widths, dropout and options of the parts (``[ranker.model]`` of a preset; an arm may override any of them)."""
 
     dim: int = Field(default=16, ge=1)
     """Width of each item representation."""
@@ -22,45 +22,45 @@ class ModelSpec(Section):
     hidden: tuple[int, ...] = (64, 32)
     """Widths of the head's layers."""
     cross_layers: int = Field(default=0, ge=0)
-    """DCN-v2 cross layers beside the head's deep ones."""
+    """DCN-v2 cross layers in parallel to the deep layers."""
     dropout: float = Field(default=0.2, ge=0, lt=1)
     history: Literal["mean", "target_attention", "bidirectional"] = "target_attention"
-    """How the history becomes vectors: see ``ranking.models.histories``."""
+    """Pooling of the history; see ``ranking.models.histories``."""
     numeric_bins: int = Field(default=0, ge=0)
-    """The head is also told how far each numeric feature has come within this many quantile bins (0: it is not)."""
+    """Quantile bins per numeric feature for a piecewise linear encoding; 0 for none."""
     sid_match: Literal["none", "mean", "attention"] = "none"
-    """Pool, beside that, the history items that share the candidate's first one and first two codes."""
+    """Additional pooling of the history items that share the candidate's first one and first two codes."""
     id_dropout: float = Field(default=0.1, ge=0, lt=1)
     """Share of ids replaced by the unknown id in training."""
     table_rows: int = Field(default=50_000, ge=1)
-    """Most rows of a hashed code table."""
+    """Maximum rows of a hashed code table."""
     sid_pool: Literal["sum", "concat"] = "sum"
-    """``sid``: sum the codes' rows, or map them side by side to the width."""
+    """``sid``: sum the codes' rows, or concatenate them and apply a linear layer."""
     ngram: int = Field(default=2, ge=1)
     """``ngram``: codes per n-gram."""
     spm_pieces: int = Field(default=8_000, ge=1)
-    """``spm``: most pieces of the vocabulary, single codes included."""
+    """``spm``: maximum pieces of the vocabulary, single codes included."""
     gate_parts: Literal["rq_opq", "rq", "opq"] = "rq_opq"
-    """``rq_opq_gate``: the whole, without OPQ (arm A10), or without gate and transfer (arm A11)."""
+    """``rq_opq_gate``: the full model, without OPQ (arm A10), or without gate and transfer (arm A11)."""
     gate_fuse: Literal["concat", "mean"] = "concat"
-    """``rq_opq_gate``: RQ rows side by side through a linear layer, or their mean."""
+    """``rq_opq_gate``: concatenate the RQ rows and apply a linear layer, or take their mean."""
     gate_hidden: int = Field(default=16, ge=1)
     """``rq_opq_gate``: width of the gate's hidden layer."""
     gate_bias: float = -1.0
-    """``rq_opq_gate``: where the gate's logit starts; below 0 it favours the codes."""
+    """``rq_opq_gate``: initial bias of the gate's logit; values below 0 favour the codes."""
     gate_unknown: float = Field(default=0.01, ge=0, le=1)
-    """``rq_opq_gate``: the most that the row of the unknown id may count."""
+    """``rq_opq_gate``: maximum gate value of the unknown id."""
     gate_evidence: float = Field(default=20.0, gt=0)
-    """``rq_opq_gate``: training rows at which an id and its codes count alike in a history, at the start."""
+    """``rq_opq_gate``: initial number of training rows at which an id and its codes have equal weight in a history."""
     opq_scale: float = Field(default=0.5, gt=0)
-    """``rq_opq_gate``: the paper's lambda, the share of the OPQ vector."""
+    """``rq_opq_gate``: the paper's lambda, the weight of the OPQ vector."""
     transfer_weight: float = Field(default=0.01, ge=0)
     """``rq_opq_gate``: weight of the transfer loss."""
     transfer_temperature: float = Field(default=1.0, gt=0)
     contrast_weight: float = Field(default=0.05, ge=0)
-    """``rq_opq_gate``: weight of the OPQ contrast."""
+    """``rq_opq_gate``: weight of the contrastive loss on OPQ vectors."""
     contrast_temperature: float = Field(default=0.1, gt=0)
     contrast_negatives: int = Field(default=512, ge=1)
-    """``rq_opq_gate``: most items of a batch that are negatives of the others, drawn anew for each batch."""
+    """``rq_opq_gate``: maximum number of in-batch negatives, sampled for each batch."""
     neighbours: int = Field(default=10, ge=1)
-    """``rq_opq_gate``: nearest OPQ codes from which a positive is drawn."""
+    """``rq_opq_gate``: number of nearest OPQ codes from which a positive is sampled."""

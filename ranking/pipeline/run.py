@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from ranking.data.caps import Caps
 from ranking.data.dataset import read_rows
 from ranking.data.labelled_rows import FAR, count_before
-from ranking.data.rows_used import of_sample, told_rows
+from ranking.data.rows_used import of_sample, rows_summary
 from ranking.data.split import TimeSplit
 from ranking.pipeline.prepare import Prepared, end_of_log, fallback_of, oracle_of, peak_rss_mb, training_context
 from ranking.pipeline.presets import Preset, arms_without_codes
@@ -115,7 +115,7 @@ class Job:
             there = read_rows(rows_file)
             frame = prepared.frame("frame", context_inputs, codebook, there, split, left, self.folder / "frame")
         parts = of_sample(frame.facts["parts"], labelled["available"]) if sample else frame.facts["parts"]
-        self.remark(told_rows(parts))
+        self.remark(rows_summary(parts))
         judged = self._arms(codebook, split, [context_inputs, frame.facts])
         self.stages.run("materialize", [codebook, tables.facts], lambda: self._materialize(as_of_us))
         serving = self._promote(codebook, judged)
@@ -167,7 +167,7 @@ class Job:
         def hits() -> StageResult:
             found = future_hits(self.repo, [codebook], self.options.as_of_us or end_of_log(self.repo))
             write_json(path, found.as_json())
-            return StageResult(len(found.asked) if isinstance(found, HitReport) else 0, files=(path,))
+            return StageResult(len(found.pairs) if isinstance(found, HitReport) else 0, files=(path,))
 
         self.stages.run("hit_rate", [*inputs, codebook], hits)
 

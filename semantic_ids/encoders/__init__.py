@@ -1,4 +1,4 @@
-"""Encoders: from content vectors to the item vectors that are quantized and ranked. One file and one line here each."""
+"""Encoders map raw content vectors to the item vectors used by quantizers and rankers. Register a new one here."""
 
 from semantic_ids.encoders.base import Encoder
 from semantic_ids.encoders.behaviour import BehaviourEncoder

@@ -1,4 +1,4 @@
-"""The contract of an encoder."""
+"""Base class of the encoders."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ import numpy as np
 import numpy.typing as npt
 
 from semantic_ids.item_vectors import Floats, ItemVectors
-from semantic_ids.pairs.mining import ItemPairs, Rehearsal
+from semantic_ids.pairs.mining import BacktestSplit, ItemPairs
 from sidkit.core.errors import FitError, TooFewPairsError
 
 
 class Encoder(ABC):
-    """Content vectors in, one ``float32 [items, dim]`` matrix out.
+    """Map content vectors to one ``float32 [items, dim]`` matrix.
 
-    The constructor stores its arguments unchanged; ``fit`` sets attributes that end in ``_``; ``tensors`` and ``config``
-    are all that is needed to build the fitted encoder again.
+    The constructor stores its arguments unchanged; ``fit`` sets attributes that end in ``_``; ``config`` and ``tensors``
+    together restore a fitted encoder.
     """
 
     name: str
     needs_pairs: bool = False
-    """Whether ``fit`` learns from behaviour; such an encoder is given pairs, the others ignore them."""
+    """Whether ``fit`` requires ``pairs``; other encoders ignore them."""
     modalities_: tuple[str, ...]
 
     @abstractmethod
     def fit(self, items: ItemVectors, pairs: ItemPairs | None = None) -> Self:
-        """Learn from the items that were known at the cut-off, and from pairs of them."""
+        """Fit on the items known at the cut-off, and on pairs of them."""
 
     @abstractmethod
     def encode(self, items: ItemVectors) -> Floats:
@@ -41,10 +41,10 @@ class Encoder(ABC):
 
     @property
     def content_columns(self) -> tuple[int, int]:
-        """The columns of a fitted encoder's vectors, from where to where, that learned from no click.
+        """Half-open range of the vectors' columns that were not trained on clicks.
 
-        What learned from clicks knows the answers of the rows that those clicks are: on the rows of its own window it
-        says more than it ever will on later ones, and whoever trains on them would trust it too much.
+        The other columns have seen the labels of the fit window. They are more predictive inside that window than after
+        it, so a ranker trained on rows of the window would rely on them too much.
         """
         return (0, 0 if self.needs_pairs else self.output_dim)
 
@@ -54,45 +54,45 @@ class Encoder(ABC):
 
     @abstractmethod
     def tensors(self) -> dict[str, npt.NDArray[np.generic]]:
-        """The fitted state."""
+        """The fitted state, as named arrays."""
 
     @abstractmethod
     def load_tensors(self, tensors: dict[str, npt.NDArray[np.generic]]) -> Self:
-        """Take up a fitted state."""
+        """Restore a fitted state."""
 
     def _refuse_unfitted(self, state: str) -> None:
-        """Refuse to go on without ``state``, an attribute that ``fit`` sets."""
+        """Raise FitError if ``state``, an attribute set by ``fit``, is missing."""
         if not hasattr(self, state):
             raise FitError("this encoder is not fitted; call fit first")
 
 
 def usable_pairs(encoder: str, items: ItemVectors, pairs: ItemPairs | None) -> ItemPairs:
-    """The pairs whose two items both have content.
+    """The pairs in which both items have content.
 
     Raises
     ------
     FitError
-        When there are none, or the pairs were mined for other items.
+        When there are none, or the pairs were mined for a different set of items.
     """
     remedy = (
         "mine them from the clicks before the cut-off (semantic_ids.pairs.mining.mine_pairs), move the cut-off to "
-        "where there are clicks, or use the encoder 'content', which needs none"
+        "a time with clicks, or use the encoder 'content', which needs no pairs"
     )
     if pairs is None or not len(pairs):
-        raise TooFewPairsError(f"the encoder {encoder!r} learns from pairs of items and none came; {remedy}")
+        raise TooFewPairsError(f"the encoder {encoder!r} learns from pairs of items, got none; {remedy}")
     largest = int(max(pairs.trigger.max(), pairs.target.max()))
     if len(pairs.clicks) != len(items) or largest >= len(items):
         raise FitError(
-            f"the pairs were mined for {len(pairs.clicks)} items (largest row {largest}), and {len(items)} came; "
-            "mine them for these items, in the same order"
+            f"expected pairs mined for {len(items)} items, got pairs for {len(pairs.clicks)} items (largest index "
+            f"{largest}); mine them for these items, in the same order"
         )
-    found = _between_present(items, pairs)
-    if not len(found):
-        raise TooFewPairsError(f"none of the {len(pairs)} pairs holds two items with content; {remedy}")
-    if pairs.rehearsal is None:
-        return found
-    earlier, later = (_between_present(items, half) for half in (pairs.rehearsal.earlier, pairs.rehearsal.later))
-    return replace(found, rehearsal=Rehearsal.of(earlier, later))
+    usable = _between_present(items, pairs)
+    if not len(usable):
+        raise TooFewPairsError(f"none of the {len(pairs)} pairs has content for both items; {remedy}")
+    if pairs.backtest is None:
+        return usable
+    earlier, later = (_between_present(items, half) for half in (pairs.backtest.earlier, pairs.backtest.later))
+    return replace(usable, backtest=BacktestSplit.of(earlier, later))
 
 
 def _between_present(items: ItemVectors, pairs: ItemPairs) -> ItemPairs:

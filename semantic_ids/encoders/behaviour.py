@@ -1,4 +1,4 @@
-"""Behaviour-aware vectors: content, projected so that items which people click together lie close (SaviorRec)."""
+"""Behaviour encoder: project content with a contrastive loss, so that co-clicked items lie close (SaviorRec)."""
 
 from __future__ import annotations
 
@@ -21,54 +21,55 @@ _ROWS_AT_ONCE = 65_536
 class BehaviourEncoder(Encoder):
     """SaviorRec's encoder (arXiv 2508.01375, figure 2) over vectors of a frozen backbone.
 
-    Content is standardised, gap-filled and rotated by :class:`ContentEncoder`; the projection sees nothing else, so it
-    can say of a missing modality only what filled content says. One projection, shared by trigger and target, adds a
-    linear and a two-layer change to the leading axes of content; both changes start at zero, so that training starts
-    from content. The loss is InfoNCE with in-batch negatives and logQ correction; known positives are no negatives, and
-    no item is twice in a batch. The result has length 1. The paper leaves width, temperature and batch open; the
-    defaults are ours.
+    Content is standardised, imputed and rotated by :class:`ContentEncoder`; the projection has no other input, so a
+    missing modality is seen only through its imputed values. One projection, shared by trigger and target, adds a linear
+    and a two-layer term to the leading principal components of content. Both terms are zero-initialised, so training
+    starts from content. The loss is InfoNCE with in-batch negatives and logQ correction; known positives are excluded
+    from the negatives, and no item occurs twice in a batch. The output has unit length. The paper does not give width,
+    temperature or batch size; the defaults are ours.
 
-    How long is learned is decided by a rehearsal, where the pairs carry one: learned is from the pairs of the window's
-    beginning, judged by those of its end, as the future will judge; then all pairs are learned from for as many steps as
-    were best. Without a rehearsal the pairs of some items are held out, and the best look is kept. Where no look ranks
-    the judging pairs better than content by three standard errors, content stays.
+    If the pairs carry a backtest split, it sets the number of steps: the encoder trains on the earlier pairs and is
+    evaluated on the later ones, then trains on all pairs for the best number of steps. Otherwise the pairs of some items
+    are held out and the best checkpoint is used. If no checkpoint ranks the evaluation pairs better than content by
+    three standard errors, the projection stays at its initial value.
 
-    An item that is in no pair goes through the same function as all others: nothing says that it is cold.
+    Items without pairs go through the same function as all others, so the vectors do not encode coldness.
 
     Parameters
     ----------
     dim : int
-        Dimensions of what is learned, and of the result where no content stands beside.
+        Dimension of the projection, and of the output if ``content_weight`` is 0.
     hidden : int
         Width of the hidden layer.
     input_dim : int
-        Principal axes of content that the projection sees; fewer where the content has fewer.
+        Number of principal components of content used as input; smaller if the content has fewer.
     ridge : float
-        As for :class:`ContentEncoder`.
+        Passed to :class:`ContentEncoder`.
     content_weight : float
-        Length of the first ``dim`` axes of content beside what is learned, whose length is 1: the loss then teaches what
-        content lacks, and items that nobody clicked yet keep their neighbours. 0 leaves it out; else the result has
-        ``2 * dim`` dimensions.
+        Norm of the first ``dim`` components of content that are concatenated with the unit-norm projection. The
+        projection then learns what content lacks, and items without clicks keep their content neighbours. 0 leaves
+        content out; otherwise the output has ``2 * dim`` dimensions.
     temperature : float
-        By which cosines are divided.
+        Temperature of the InfoNCE loss.
     log_q : float
-        How much of the logQ correction applies; 0 leaves it out. A pass draws each target equally often, so that cosines
-        take up popularity by this power of the clicks.
+        Weight of the logQ correction; 0 disables it. Each pass samples all targets equally often, so cosines then
+        reflect popularity to this power of the click count.
     batch : int
-        Pairs per step, at most.
+        Maximum pairs per step.
     steps : int
-        Steps at most; every 25 the judging pairs are looked at.
+        Maximum number of steps; the evaluation pairs are ranked every 25 steps.
     patience : int
-        Looks without better ranks after which training stops.
+        Number of evaluations without improvement after which training stops.
     held_out : float
-        Without a rehearsal, the share of the items whose pairs decide when to stop, and are not learned from: a pair that is
-        left out alone can be known from the pairs around it. They come from the same window as the others, never from later.
+        Without a backtest split, the share of items whose pairs are held out for early stopping. All pairs of an item
+        are held out together, because a single pair can be inferred from the pairs around it. They come from the same
+        window as the training pairs.
     learning_rate, weight_decay : float
         Of AdamW; the decay is towards content.
     seed : int
-        Decides everything random.
+        Random seed.
     threads : int
-        Threads of torch during ``fit``; no part of the fitted encoder. Another number can change the last bits.
+        Torch threads during ``fit``; not saved. A different number can change the last bits.
     """
 
     name = "behaviour"
@@ -109,9 +110,9 @@ class BehaviourEncoder(Encoder):
         self.threads = threads
 
     def fit(self, items: ItemVectors, pairs: ItemPairs | None = None) -> Self:
-        """Learn from pairs of rows of ``items``.
+        """Fit on ``items`` and on pairs of them.
 
-        ``curve_`` then holds the mean log rank of the judging pairs at each look, content's first.
+        ``curve_`` is the mean log rank of the evaluation pairs at each evaluation, starting with that of content.
 
         Raises
         ------
@@ -140,7 +141,7 @@ class BehaviourEncoder(Encoder):
         Raises
         ------
         FitError
-            When it is not fitted, the modalities or their widths differ from those of ``fit``, or a vector is not finite.
+            When it is not fitted, modalities or widths differ from those of ``fit``, or a vector is not finite.
         """
         self._refuse_unfitted("straight_")
         content = self.content_.encode(items)
@@ -152,30 +153,30 @@ class BehaviourEncoder(Encoder):
         return vectors
 
     def _projected(self, rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """In double, so that the last bits of a float32 do not depend on the batch."""
+        """Apply the projection in double precision, so that float32 rounding does not depend on the batch."""
         hidden = np.maximum(rows @ self.first_.astype(np.float64) + self.bias_, 0)
-        moved = rows @ self.straight_.astype(np.float64) + hidden @ self.second_.astype(np.float64)
+        projected = rows @ self.straight_.astype(np.float64) + hidden @ self.second_.astype(np.float64)
         if not self.content_weight:
-            return _unit(moved)
-        kept = min(self.dim, rows.shape[1])
+            return _unit(projected)
+        width = min(self.dim, rows.shape[1])
         content = np.zeros((len(rows), self.dim))
-        content[:, :kept] = rows[:, :kept]
-        both = np.hstack([self.content_weight * _unit(content), _unit(moved)])
+        content[:, :width] = rows[:, :width]
+        both = np.hstack([self.content_weight * _unit(content), _unit(projected)])
         return np.asarray(both / np.hypot(1, self.content_weight))
 
     def _check_arguments(self) -> None:
         for name in ("dim", "hidden", "input_dim", "steps", "patience", "threads"):
             if getattr(self, name) < 1:
-                raise FitError(f"{name} is {getattr(self, name)}; at least 1 is needed")
+                raise FitError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.batch < 2:
-            raise FitError(f"batch is {self.batch}; at least 2 pairs are needed, or there is no negative")
+            raise FitError(f"batch must be at least 2, so that a pair has an in-batch negative, got {self.batch}")
         if not 0 < self.held_out < 1:
-            raise FitError(f"held_out is {self.held_out}; a share above 0 and below 1 is needed")
+            raise FitError(f"held_out must be above 0 and below 1, got {self.held_out}")
         if not 0 <= self.content_weight < np.inf:
-            raise FitError(f"content_weight is {self.content_weight}; a number of at least 0 is needed")
+            raise FitError(f"content_weight must be a finite number of at least 0, got {self.content_weight}")
         for name in ("temperature", "learning_rate"):
             if not 0 < getattr(self, name) < np.inf:
-                raise FitError(f"{name} is {getattr(self, name)}; a number above 0 is needed")
+                raise FitError(f"{name} must be a finite number above 0, got {getattr(self, name)}")
 
     @property
     def output_dim(self) -> int:
@@ -184,11 +185,11 @@ class BehaviourEncoder(Encoder):
 
     @property
     def content_columns(self) -> tuple[int, int]:
-        """Content stands first, where it stands beside what is learned."""
+        """The columns of the concatenated content, which come first; an empty range if ``content_weight`` is 0."""
         return (0, int(self.straight_.shape[1]) if self.content_weight else 0)
 
     def config(self) -> dict[str, Any]:
-        """The constructor's arguments, as JSON values; the threads are no part of what was fitted."""
+        """The constructor's arguments, as JSON values; ``threads`` is runtime-only and not saved."""
         return {
             "dim": self.dim,
             "hidden": self.hidden,
@@ -207,7 +208,7 @@ class BehaviourEncoder(Encoder):
         }
 
     def tensors(self) -> dict[str, npt.NDArray[np.generic]]:
-        """The fitted state."""
+        """The fitted state, as named arrays."""
         return {
             "straight": self.straight_,
             "first": self.first_,
@@ -218,7 +219,7 @@ class BehaviourEncoder(Encoder):
         }
 
     def load_tensors(self, tensors: dict[str, npt.NDArray[np.generic]]) -> Self:
-        """Take up a fitted state."""
+        """Restore a fitted state."""
         self.straight_ = tensors["straight"].astype(np.float32)
         self.first_ = tensors["first"].astype(np.float32)
         self.bias_ = tensors["bias"].astype(np.float32)

@@ -1,4 +1,4 @@
-"""Training of the behaviour encoder, in torch; what is learned leaves as numpy arrays."""
+"""Training of the behaviour encoder in torch; the result is returned as numpy arrays."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from semantic_ids.pairs.batches import KnownPairs, PairBatches
 from semantic_ids.pairs.mining import Ints, ItemPairs
 from sidkit.core.errors import TooFewPairsError
 
-STEPS_PER_LOOK = 25
-_MOST_JUDGED = 1024
+STEPS_PER_EVALUATION = 25
+_MOST_EVALUATED = 1024
 _MOST_OTHERS = 4096
-_STANDARD_ERRORS = 3  # by which ranks must improve on content's; the best of many looks is lucky
+_STANDARD_ERRORS = 3  # required improvement over content; the best of many evaluations is biased upwards
 
 
 @dataclass(frozen=True)
 class BehaviourTraining:
-    """The hyper-parameters of :class:`semantic_ids.encoders.behaviour.BehaviourEncoder` that training reads."""
+    """Training hyper-parameters of :class:`semantic_ids.encoders.behaviour.BehaviourEncoder`."""
 
     dim: int
     hidden: int
@@ -44,7 +44,7 @@ class BehaviourTraining:
 
 @dataclass(frozen=True)
 class Learned:
-    """The projection's matrices, and the mean log rank of held-out pairs at each look; the first is that of content."""
+    """The projection's matrices, and the mean log rank of held-out pairs at each evaluation, starting with content's."""
 
     straight: Floats
     first: Floats
@@ -54,18 +54,20 @@ class Learned:
 
 
 class Projection(nn.Module):
-    """Shared by trigger and target: the leading axes of content, plus a linear and a two-layer change that start at 0.
+    """Shared trigger and target tower: leading components of content plus zero-initialised linear and two-layer terms.
+
+    ``normalize(x @ (I + change) + relu(x @ first + bias) @ second)``, with ``x`` scaled per component.
 
     Parameters
     ----------
     hidden, dim : int
-        Widths of the hidden layer and of the result.
+        Widths of the hidden layer and of the output.
     scale : float32 [width]
-        What each axis of content is divided by before it is changed, so that a faint axis is learned as fast as a loud one.
+        Divisor of each input component, so that components of low variance are learned as fast as those of high variance.
     generator : torch.Generator
-        Draws the first layer.
+        Initialises the first layer.
     content_weight : float
-        Length of the unchanged content beside what is learned, whose length is 1; 0 for none.
+        Norm of the unchanged content that is concatenated with the unit-norm projection; 0 for none.
     """
 
     start: Tensor
@@ -85,17 +87,17 @@ class Projection(nn.Module):
         self.second = nn.Parameter(torch.zeros(hidden, dim))
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Content ``float32 [rows, width]`` to vectors of length 1, ``float32 [rows, dim]`` (twice ``dim`` with content)."""
+        """Map content ``float32 [rows, width]`` to unit vectors, ``float32 [rows, dim]`` (``2 * dim`` with content)."""
         straight, first, bias, second = self.matrices()
-        bent = functional.relu(torch.addmm(bias, rows, first)) @ second
-        moved = functional.normalize(rows @ straight + bent, dim=1)
+        nonlinear = functional.relu(torch.addmm(bias, rows, first)) @ second
+        projected = functional.normalize(rows @ straight + nonlinear, dim=1)
         if not self.content_weight:
-            return moved
+            return projected
         content = self.content_weight * functional.normalize(rows @ self.start, dim=1)
-        return torch.cat([content, moved], dim=1) / math.hypot(1, self.content_weight)
+        return torch.cat([content, projected], dim=1) / math.hypot(1, self.content_weight)
 
     def matrices(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What the vectors come from: the straight path, and weight, bias and weight of the two layers."""
+        """The effective weights: the linear path, then weight, bias and weight of the two-layer path."""
         typical = self.scale.square().mean().sqrt()
         change = typical * self.change / self.scale[:, None]
         return self.start + change, self.first / self.scale[:, None], self.bias, typical * self.second
@@ -107,7 +109,7 @@ def train(spec: BehaviourTraining, content: Floats, pairs: ItemPairs) -> Learned
     Raises
     ------
     FitError
-        When the pairs are too few to learn from some and to be judged by others.
+        When there are too few pairs for training and evaluation.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(spec.threads)
@@ -119,27 +121,27 @@ def train(spec: BehaviourTraining, content: Floats, pairs: ItemPairs) -> Learned
 
 def _trained(spec: BehaviourTraining, content: Floats, pairs: ItemPairs) -> Learned:
     rng = np.random.default_rng(spec.seed)
-    if pairs.rehearsal is None:
-        held = _held_out(pairs, spec.held_out, rng)
+    if pairs.backtest is None:
+        is_held_out = _held_out(pairs, spec.held_out, rng)
         known = KnownPairs(pairs)
-        judge = _Judge(pairs.where(held), pairs.target, known, rng)
-        course = _learn(spec, content, pairs.where(~held), known, spec.steps, rng, judge)
-        return _as_arrays(course.model, course.curve)
-    earlier, later = pairs.rehearsal.earlier, pairs.rehearsal.later
+        evaluator = _RankEvaluator(pairs.where(is_held_out), pairs.target, known, rng)
+        result = _learn(spec, content, pairs.where(~is_held_out), known, spec.steps, rng, evaluator)
+        return _as_arrays(result.model, result.curve)
+    earlier, later = pairs.backtest.earlier, pairs.backtest.later
     known = KnownPairs(earlier)
-    judge = _Judge(later, np.flatnonzero(content.any(axis=1)), known, rng)
-    course = _learn(spec, content, earlier, known, spec.steps, rng, judge)
-    model = course.model
-    if course.best_step:
-        again = np.random.default_rng(spec.seed)
-        model = _learn(spec, content, pairs, KnownPairs(pairs), course.best_step, again, None).model
-    return _as_arrays(model, course.curve)
+    evaluator = _RankEvaluator(later, np.flatnonzero(content.any(axis=1)), known, rng)
+    result = _learn(spec, content, earlier, known, spec.steps, rng, evaluator)
+    model = result.model
+    if result.best_step:
+        fresh_rng = np.random.default_rng(spec.seed)
+        model = _learn(spec, content, pairs, KnownPairs(pairs), result.best_step, fresh_rng, None).model
+    return _as_arrays(model, result.curve)
 
 
 @dataclass(frozen=True)
-class _Course:
-    """How learning went: the model of the best look (of the last step where nobody looked), the mean log rank at each look
-    with content's first, and the step of the best look, 0 where that is content.
+class _TrainingResult:
+    """The best model (the last one without an evaluator), the mean log rank at each evaluation starting with content's,
+    and the step of the best evaluation, 0 if content was best.
     """
 
     model: Projection
@@ -154,61 +156,62 @@ def _learn(
     known: KnownPairs,
     steps: int,
     rng: np.random.Generator,
-    judge: _Judge | None,
-) -> _Course:
-    """Learn from pairs for so many steps, or until the judge sees no progress."""
+    evaluator: _RankEvaluator | None,
+) -> _TrainingResult:
+    """Train on pairs for a number of steps, or until the evaluator sees no progress."""
     rows = torch.from_numpy(content)
     log_q = spec.log_q * torch.log(torch.from_numpy(np.maximum(pairs.clicks, 1)).float())
     generator = torch.Generator().manual_seed(spec.seed)
     model = Projection(spec.hidden, spec.dim, _scale_of_axes(content), generator, spec.content_weight)
     optimiser = torch.optim.AdamW(model.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay)
-    watch = _Watch(judge, model, rows, spec.patience) if judge else None
+    stopping = _EarlyStopping(evaluator, model, rows, spec.patience) if evaluator else None
     batches = PairBatches(pairs.trigger, pairs.target, pairs.weight)
     for step, (trigger, target) in enumerate(batches.stream(spec.batch, rng), start=1):
         excluded = torch.from_numpy(known.no_negatives(trigger, target, target))
-        one, other = model(rows[torch.from_numpy(np.concatenate([trigger, target]))]).chunk(2)
-        popular = log_q[torch.from_numpy(target)]
-        loss = info_nce(one, other, torch.arange(len(one)), popular, excluded, spec.temperature)
+        triggers, targets = model(rows[torch.from_numpy(np.concatenate([trigger, target]))]).chunk(2)
+        target_log_q = log_q[torch.from_numpy(target)]
+        positive = torch.arange(len(triggers))
+        loss = info_nce(triggers, targets, positive, target_log_q, excluded, spec.temperature)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         last = step >= steps
-        if watch and (step % STEPS_PER_LOOK == 0 or last):
-            last = watch.look(step) or last
+        if stopping and (step % STEPS_PER_EVALUATION == 0 or last):
+            last = stopping.evaluate(step) or last
         if last:
             break
     else:
         raise TooFewPairsError(
-            f"{len(pairs)} pairs came to learn from and no two of them are of four different items, so that nothing can be "
-            "told apart; mine more pairs, or use the encoder 'content'"
+            f"no two of the {len(pairs)} training pairs have four different items, so there are no negatives; mine more "
+            "pairs, or use the encoder 'content'"
         )
-    return watch.course() if watch else _Course(model, (), step)
+    return stopping.result() if stopping else _TrainingResult(model, (), step)
 
 
-class _Watch:
-    """Looks at a model while it learns, and keeps the best; content, where none is clearly better."""
+class _EarlyStopping:
+    """Evaluates a model during training and remembers the best state: the initial one unless another is clearly better."""
 
-    def __init__(self, judge: _Judge, model: Projection, rows: Tensor, patience: int) -> None:
-        self._judge, self._model, self._rows, self._patience = judge, model, rows, patience
-        self._first = judge.log_ranks(model, rows)
-        self._curve = [float(self._first.mean())]
-        self._content = self._kept = _copy(model)
+    def __init__(self, evaluator: _RankEvaluator, model: Projection, rows: Tensor, patience: int) -> None:
+        self._evaluator, self._model, self._rows, self._patience = evaluator, model, rows, patience
+        self._content_ranks = evaluator.log_ranks(model, rows)
+        self._curve = [float(self._content_ranks.mean())]
+        self._initial_state = self._best_state = _copy(model)
         self._best_step = 0
 
-    def look(self, step: int) -> bool:
-        """Whether patience is at its end."""
-        look = self._judge.log_ranks(self._model, self._rows)
-        self._curve.append(float(look.mean()))
+    def evaluate(self, step: int) -> bool:
+        """Evaluate the model; returns whether training should stop."""
+        ranks = self._evaluator.log_ranks(self._model, self._rows)
+        self._curve.append(float(ranks.mean()))
         if self._curve[-1] < min(self._curve[:-1]):
-            gain = self._first - look
+            gain = self._content_ranks - ranks
             clear = bool(gain.mean() > _STANDARD_ERRORS * gain.std() / np.sqrt(len(gain)))
-            self._kept, self._best_step = (_copy(self._model), step) if clear else (self._content, 0)
+            self._best_state, self._best_step = (_copy(self._model), step) if clear else (self._initial_state, 0)
         return len(self._curve) - 1 - int(np.argmin(self._curve)) >= self._patience
 
-    def course(self) -> _Course:
-        """With the model as it was kept."""
-        self._model.load_state_dict(self._kept)
-        return _Course(self._model, tuple(self._curve), self._best_step)
+    def result(self) -> _TrainingResult:
+        """The model with its best state loaded."""
+        self._model.load_state_dict(self._best_state)
+        return _TrainingResult(self._model, tuple(self._curve), self._best_step)
 
 
 def _as_arrays(model: Projection, curve: tuple[float, ...]) -> Learned:
@@ -217,39 +220,39 @@ def _as_arrays(model: Projection, curve: tuple[float, ...]) -> Learned:
 
 
 def _scale_of_axes(content: Floats) -> Tensor:
-    """``float32 [width]``: the root mean square of each axis, and a tenth of the typical one so that noise stays small."""
+    """``float32 [width]``: root mean square of each component plus a tenth of the typical one, which damps noise."""
     square = (content.astype(np.float64) ** 2).mean(axis=0)
     scale = np.sqrt(square + 0.01 * square.mean())
     return torch.from_numpy(np.where(scale > 0, scale, 1).astype(np.float32))
 
 
 def _held_out(pairs: ItemPairs, share: float, rng: np.random.Generator) -> Mask:
-    """``bool [pairs]``: the pairs of a share of the items.
+    """``bool [pairs]``: all pairs of a random share of the items.
 
-    Pairs drawn one by one would not do: a few users' items are all paired with each other, so that a pair left out is
-    known from those that stay, and learning such groups by heart looks like progress.
+    Holding out single pairs does not work: the items of a few users are all paired with each other, so a held-out pair
+    can be inferred from the training pairs, and memorising such groups would look like progress.
     """
     items = np.unique(np.concatenate([pairs.trigger, pairs.target]))
     chosen = rng.permutation(items)[: max(1, round(share * len(items)))]
-    held: Mask = np.isin(pairs.trigger, chosen) | np.isin(pairs.target, chosen)
-    if held.all() or not held.any():
+    is_held_out: Mask = np.isin(pairs.trigger, chosen) | np.isin(pairs.target, chosen)
+    if is_held_out.all() or not is_held_out.any():
         raise TooFewPairsError(
-            f"{len(pairs)} pairs of {len(items)} items came, and holding out those of {len(chosen)} items leaves nothing "
-            "to learn from; mine more pairs, lower held_out, or use the encoder 'content'"
+            f"holding out {len(chosen)} of {len(items)} items leaves no pairs to train on or none to evaluate, of "
+            f"{len(pairs)} pairs; mine more pairs, lower held_out, or use the encoder 'content'"
         )
-    return held
+    return is_held_out
 
 
-class _Judge:
-    """How near the targets of some pairs come to the top of one fixed pool, so that looks can be compared.
+class _RankEvaluator:
+    """Ranks the targets of evaluation pairs within one fixed pool, so that evaluations are comparable.
 
-    Ranks, not the loss: the loss also falls where cosines shrink to fit the temperature and no neighbour changes. The
-    pool holds the targets and a sample of the other items.
+    Ranks are used instead of the loss, which also falls when cosines only shrink to fit the temperature and no neighbour
+    changes. The pool holds the targets and a sample of the other items.
     """
 
-    def __init__(self, judged: ItemPairs, others: Ints, known: KnownPairs, rng: np.random.Generator) -> None:
-        asked = np.sort(rng.permutation(len(judged))[:_MOST_JUDGED])
-        trigger, target = judged.trigger[asked], judged.target[asked]
+    def __init__(self, pairs: ItemPairs, others: Ints, known: KnownPairs, rng: np.random.Generator) -> None:
+        sampled = np.sort(rng.permutation(len(pairs))[:_MOST_EVALUATED])
+        trigger, target = pairs.trigger[sampled], pairs.target[sampled]
         pool = np.union1d(target, rng.permutation(np.setdiff1d(others, target))[:_MOST_OTHERS])
         self.trigger, self.pool = torch.from_numpy(trigger), torch.from_numpy(pool)
         self.positive = torch.from_numpy(np.searchsorted(pool, target))
@@ -258,10 +261,10 @@ class _Judge:
     @torch.no_grad()
     def log_ranks(self, model: Projection, rows: Tensor) -> npt.NDArray[np.float64]:
         """``float64 [pairs]``: log of the target's rank by cosine, 1 being the nearest; ties count half."""
-        close = model(rows[self.trigger]) @ model(rows[self.pool]).T
-        own = close.gather(1, self.positive[:, None])
-        close = close.masked_fill(self.excluded, -torch.inf)
-        rank = 1 + (close > own).sum(dim=1) + 0.5 * (close == own).sum(dim=1)
+        cosine = model(rows[self.trigger]) @ model(rows[self.pool]).T
+        target_cosine = cosine.gather(1, self.positive[:, None])
+        cosine = cosine.masked_fill(self.excluded, -torch.inf)
+        rank = 1 + (cosine > target_cosine).sum(dim=1) + 0.5 * (cosine == target_cosine).sum(dim=1)
         return np.asarray(torch.log(rank.double()).numpy())
 
 

@@ -1,4 +1,4 @@
-"""Collaborative vectors that every item can have: what content says of where an item would lie among co-clicks."""
+"""Collaborative encoder: predict an item's co-click embedding from its content, so that cold items have one too."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ _NO_SPREAD = 1e-9
 
 
 class CollaborativeEncoder(Encoder):
-    """Co-occurrence within the window, factorised, and regressed on content.
+    """Factorised co-occurrence, regressed on content.
 
-    The pairs make a symmetric matrix of weights; its shifted positive pointwise mutual information
+    The pair weights form a symmetric matrix; its shifted positive pointwise mutual information
     ``max(log(w_ij * total / (w_i * w_j)) - log(shift), 0)`` (Levy and Goldberg, NIPS 2014) is factorised by truncated
-    SVD, ``U * sqrt(S)``. A ridge regression predicts these vectors from content, on the items that have any, each
-    weighted by its evidence ``w_i / (w_i + median w)``. **Every** item gets the prediction, those with pairs too: a true
-    collaborative vector that cold items lack would put "is cold" into the codes.
+    SVD, ``U * sqrt(S)``. A ridge regression, weighted by ``w_i / (w_i + median w)``, predicts these vectors from content.
+    **Every** item gets the prediction, including items with pairs: cold items have no co-click vector, so using the
+    vectors themselves would encode coldness into the codes.
 
     Parameters
     ----------
     dim : int
-        Dimensions of the collaborative part; fewer where the pairs have fewer.
+        Dimension of the collaborative part; smaller if the pairs have a lower rank.
     with_content : bool
-        Put content beside it, both scaled to the same spread.
+        Concatenate content, with both parts scaled to the same total variance.
     content_dim : int
-        Dimensions of that content.
+        Dimension of the concatenated content.
     input_dim : int
-        Principal axes of content that the regression sees.
+        Number of principal components of content used by the regression.
     shift : float
-        By which co-occurrence must exceed chance, at least 1.
+        Factor by which co-occurrence must exceed chance, at least 1.
     ridge : float
-        Strength of the regression's penalty, relative to the evidence; also that of :class:`ContentEncoder`.
+        Ridge penalty, relative to the sample weights; also passed to :class:`ContentEncoder`.
     seed : int
-        Of the start vector of the sparse SVD.
+        Seed of the sparse SVD's start vector.
     """
 
     name = "collaborative"
@@ -72,38 +72,38 @@ class CollaborativeEncoder(Encoder):
         self.seed = seed
 
     def fit(self, items: ItemVectors, pairs: ItemPairs | None = None) -> Self:
-        """Learn from pairs of rows of ``items``.
+        """Fit on ``items`` and on pairs of them.
 
         Raises
         ------
         FitError
-            When there are no pairs, none occurs more often than chance, an argument is out of range, or the content
+            When there are no pairs, no pair occurs more often than chance, an argument is out of range, or the content
             cannot be used.
         """
         for name in ("dim", "content_dim", "input_dim", "shift"):
             if not 1 <= getattr(self, name) < np.inf:
-                raise FitError(f"{name} is {getattr(self, name)}; at least 1 is needed")
+                raise FitError(f"{name} must be at least 1, got {getattr(self, name)}")
         pairs = usable_pairs(self.name, items, pairs)
         content = ContentEncoder(max(self.input_dim, self.content_dim), self.ridge).fit(items)
-        seen = content.encode(items).astype(np.float64)
+        features = content.encode(items).astype(np.float64)
         present = items.any_present
         matrix, strength = shifted_ppmi(pairs, len(items), self.shift)
-        having = np.flatnonzero(matrix.sum(axis=1) > 0)
-        if len(having) < 2:
+        paired = np.flatnonzero(matrix.sum(axis=1) > 0)
+        if len(paired) < 2:
             raise TooFewPairsError(
                 f"none of the {len(pairs)} pairs occurs more often than {self.shift:g} times chance; lower shift, mine more "
                 "pairs, or use the encoder 'content'"
             )
-        known = truncated_svd(matrix[having][:, having], self.dim, self.seed)
-        evidence = strength[having] / (strength[having] + np.median(strength[having]))
-        bridge = _ridge(seen[having, : self.input_dim], known, evidence, self.ridge)
-        centre = seen[present].mean(axis=0)
-        blocks = [np.zeros((seen.shape[1], known.shape[1]))]
-        blocks[0][: self.input_dim] = bridge
+        factors = truncated_svd(matrix[paired][:, paired], self.dim, self.seed)
+        sample_weight = strength[paired] / (strength[paired] + np.median(strength[paired]))
+        slope = _ridge(features[paired, : self.input_dim], factors, sample_weight, self.ridge)
+        centre = features[present].mean(axis=0)
+        blocks = [np.zeros((features.shape[1], factors.shape[1]))]
+        blocks[0][: self.input_dim] = slope
         if self.with_content:
-            blocks.append(np.eye(seen.shape[1], min(self.content_dim, seen.shape[1])))
-        moved = seen[present] - centre
-        scaled = [block * _to_one_spread(moved @ block) for block in blocks]
+            blocks.append(np.eye(features.shape[1], min(self.content_dim, features.shape[1])))
+        centred = features[present] - centre
+        scaled = [block * _to_unit_variance(centred @ block) for block in blocks]
         self.content_ = content
         self.modalities_ = content.modalities_
         self.centre_: Floats = centre.astype(np.float32)
@@ -116,11 +116,11 @@ class CollaborativeEncoder(Encoder):
         Raises
         ------
         FitError
-            When it is not fitted, the modalities or their widths differ from those of ``fit``, or a vector is not finite.
+            When it is not fitted, modalities or widths differ from those of ``fit``, or a vector is not finite.
         """
         self._refuse_unfitted("matrix_")
-        moved = self.content_.encode(items).astype(np.float64) - self.centre_
-        vectors = (moved @ self.matrix_.astype(np.float64)).astype(np.float32)
+        centred = self.content_.encode(items).astype(np.float64) - self.centre_
+        vectors = (centred @ self.matrix_.astype(np.float64)).astype(np.float32)
         vectors[~items.any_present] = 0
         return vectors
 
@@ -131,9 +131,9 @@ class CollaborativeEncoder(Encoder):
 
     @property
     def content_columns(self) -> tuple[int, int]:
-        """Content stands last, where it stands beside what is regressed."""
-        beside = min(self.content_dim, self.matrix_.shape[0]) if self.with_content else 0
-        return (self.output_dim - beside, self.output_dim)
+        """The columns of the concatenated content, which come last; an empty range without ``with_content``."""
+        width = min(self.content_dim, self.matrix_.shape[0]) if self.with_content else 0
+        return (self.output_dim - width, self.output_dim)
 
     def config(self) -> dict[str, Any]:
         """The constructor's arguments, as JSON values."""
@@ -148,7 +148,7 @@ class CollaborativeEncoder(Encoder):
         }
 
     def tensors(self) -> dict[str, npt.NDArray[np.generic]]:
-        """The fitted state; the collaborative vectors themselves are no part of it."""
+        """The fitted state, as named arrays; the co-click vectors themselves are not saved."""
         return {
             "centre": self.centre_,
             "matrix": self.matrix_,
@@ -156,7 +156,7 @@ class CollaborativeEncoder(Encoder):
         }
 
     def load_tensors(self, tensors: dict[str, npt.NDArray[np.generic]]) -> Self:
-        """Take up a fitted state."""
+        """Restore a fitted state."""
         self.centre_ = tensors["centre"].astype(np.float32)
         self.matrix_ = tensors["matrix"].astype(np.float32)
         self.content_ = ContentEncoder(max(self.input_dim, self.content_dim), self.ridge).load_tensors(
@@ -167,9 +167,9 @@ class CollaborativeEncoder(Encoder):
 
 
 def shifted_ppmi(pairs: ItemPairs, items: int, shift: float) -> tuple[csr_array, Doubles]:
-    """The shifted positive PMI, sparse ``[items, items]`` and symmetric, and the weight ``w_i`` of each item.
+    """Shifted positive PMI, a sparse symmetric ``[items, items]`` matrix, and the total weight ``w_i`` of each item.
 
-    Weights count in both directions, so a pair that was mined both ways counts with both.
+    Weights are added in both directions, so a pair mined both ways counts twice.
     """
     from scipy.sparse import coo_array, csr_array
 
@@ -177,26 +177,26 @@ def shifted_ppmi(pairs: ItemPairs, items: int, shift: float) -> tuple[csr_array,
     both = (one_way + one_way.T).tocoo()
     strength = np.asarray(both.sum(axis=1)).ravel()
     rows, columns = both.coords
-    told = np.log(both.data * strength.sum() / (strength[rows] * strength[columns])) - np.log(shift)
-    above = told > 0
-    return csr_array((told[above], (rows[above], columns[above])), shape=(items, items)), strength
+    shifted_pmi = np.log(both.data * strength.sum() / (strength[rows] * strength[columns])) - np.log(shift)
+    above = shifted_pmi > 0
+    return csr_array((shifted_pmi[above], (rows[above], columns[above])), shape=(items, items)), strength
 
 
 def truncated_svd(matrix: csr_array, dim: int, seed: int = 0) -> Doubles:
-    """``U * sqrt(S)`` ``float64 [items, at most dim]``, strongest first; the largest entry of a column is positive."""
+    """``U * sqrt(S)``, ``float64 [items, at most dim]``, largest singular value first; signs are fixed per column."""
     from scipy.sparse.linalg import svds
 
     items = matrix.shape[0]
-    kept = min(dim, items - 1)
-    if items <= _DENSE_BELOW or kept > items // 4:
+    rank = min(dim, items - 1)
+    if items <= _DENSE_BELOW or rank > items // 4:
         left, values, _ = np.linalg.svd(matrix.toarray())
-        left, values = left[:, :kept], values[:kept]
+        left, values = left[:, :rank], values[:rank]
     else:
         start = np.random.default_rng(seed).normal(size=items)
-        left, values, _ = svds(matrix, k=kept, v0=start, return_singular_vectors="u")
+        left, values, _ = svds(matrix, k=rank, v0=start, return_singular_vectors="u")
         order = np.argsort(values)[::-1]
         left, values = left[:, order], values[order]
-    signs = np.sign(left[np.abs(left).argmax(axis=0), np.arange(kept)])
+    signs = np.sign(left[np.abs(left).argmax(axis=0), np.arange(rank)])
     return np.asarray(left * signs * np.sqrt(np.maximum(values, 0)))
 
 
@@ -210,7 +210,7 @@ def _ridge(x: Doubles, y: Doubles, weight: Doubles, ridge: float) -> Doubles:
     return np.asarray(np.linalg.solve(gram + penalty * np.eye(len(gram)), x.T @ (y * weight[:, None])))
 
 
-def _to_one_spread(rows: Doubles) -> float:
-    """The factor that makes the total variance 1; 0 where nothing varies."""
+def _to_unit_variance(rows: Doubles) -> float:
+    """The factor that scales the total variance to 1; 0 for constant rows."""
     spread = float(np.sqrt(((rows - rows.mean(axis=0)) ** 2).sum(axis=1).mean()))
     return 1 / spread if spread > _NO_SPREAD else 0.0

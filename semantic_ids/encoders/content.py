@@ -1,4 +1,4 @@
-"""Raw content as one vector per item: modalities centred and scaled, gaps predicted from what is there, then PCA."""
+"""Content encoder: standardise the modalities, impute missing ones from the others, and reduce with PCA."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from semantic_ids.item_vectors import Floats, ItemVectors
 from semantic_ids.pairs.mining import ItemPairs
 from sidkit.core.errors import FitError
 
-_NO_SPREAD = 1e-5  # spread relative to the vectors' length below which float32 rounding is all there is
-_LEAST_SPREAD = 1e-30  # below it one over the spread leaves float32
+_NO_SPREAD = 1e-5  # relative spread below which a modality is constant up to float32 rounding
+_LEAST_SPREAD = 1e-30  # below it 1 / spread overflows float32
 _FURTHEST = 1e6
-"""Standardised elements stay within: a later vector of a wild size lies far out, and its products stay finite."""
+"""Standardised elements are clipped to +- this, so that products of extreme later vectors stay finite."""
 
 
 class ContentEncoder(Encoder):
-    """Standardised, gap-filled, reduced content.
+    """Standardised, imputed and PCA-reduced content.
 
-    Each modality is centred and divided by its total standard deviation, so that modalities of different width count
-    alike, then weighted by the square root of its coverage. Where an item lacks a modality, the linear prediction from
-    its other modalities stands in (ridge regression on items that have both), so that "is missing" is not a direction
-    of the space. The joined vector is reduced by PCA.
+    Each modality is centred and divided by its total standard deviation, so that modalities of different width have
+    equal weight, then weighted by the square root of its coverage. A missing modality is imputed by ridge regression on
+    the item's other modalities (fitted on items that have both), so that missingness does not become a direction of the
+    space. The concatenated vector is reduced by PCA.
 
     Parameters
     ----------
     dim : int
-        Dimensions of the result; fewer where the content has fewer.
+        Output dimension; smaller if the content has fewer dimensions.
     ridge : float
-        Strength of the regression's penalty, relative to the number of items it is fitted on.
+        Ridge penalty, relative to the number of items the regression is fitted on.
 
     Examples
     --------
@@ -50,15 +50,15 @@ class ContentEncoder(Encoder):
         self.ridge = ridge
 
     def fit(self, items: ItemVectors, pairs: ItemPairs | None = None) -> Self:
-        """Learn centre, scale, regressions and principal axes.
+        """Learn means, scales, regressions and principal axes.
 
         Raises
         ------
         FitError
-            When a modality is missing everywhere, a vector is not finite, or ``dim`` is below 1.
+            When no item has a modality, a vector is not finite, or ``dim`` is below 1.
         """
         if self.dim < 1:
-            raise FitError(f"dim is {self.dim}; at least 1 is needed")
+            raise FitError(f"dim must be at least 1, got {self.dim}")
         self.modalities_ = tuple(sorted(items.matrices))
         self.mean_: dict[str, Floats] = {}
         self.scale_: dict[str, float] = {}
@@ -66,24 +66,24 @@ class ContentEncoder(Encoder):
             matrix = items.matrices[name]
             rows = matrix[items.present[name]]
             if not len(rows):
-                raise FitError(f"no item known at the cut-off has a vector of modality {name!r}; leave it out")
+                raise FitError(f"no item known at the cut-off has a vector of modality {name!r}; remove the modality")
             _refuse_not_finite(rows, name)
             self.mean_[name] = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
             spread = float(np.sqrt(((rows - self.mean_[name]).astype(np.float64) ** 2).sum(axis=1).mean()))
             length = float(np.sqrt((rows.astype(np.float64) ** 2).sum(axis=1).mean()))
             coverage = len(rows) / len(items)
-            # Known items that are all alike say nothing of how far apart later ones are: such a modality counts nothing.
-            spreads = spread > max(_NO_SPREAD * length, _LEAST_SPREAD)
-            self.scale_[name] = np.sqrt(coverage) / spread if spreads else 0.0
+            # A modality without variance gives no scale for later items; ignore it.
+            varies = spread > max(_NO_SPREAD * length, _LEAST_SPREAD)
+            self.scale_[name] = np.sqrt(coverage) / spread if varies else 0.0
         centred = self._centred(items)
         self.bridges_ = self._fit_bridges(centred, items)
         joined = self._joined(centred, items)[items.any_present].astype(np.float64)
         self.centre_ = joined.mean(axis=0).astype(np.float32)
         joined -= joined.mean(axis=0)
         values, axes = np.linalg.eigh(joined.T @ joined / len(joined))
-        kept = np.argsort(values)[::-1][: min(self.dim, len(joined) - 1)]
-        axes = axes[:, kept]
-        # The sign of an axis is arbitrary; fix it, so that the same data give the same codes everywhere.
+        leading = np.argsort(values)[::-1][: min(self.dim, len(joined) - 1)]
+        axes = axes[:, leading]
+        # The sign of an axis is arbitrary; fix it so that the same data give the same codes on every machine.
         axes *= np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])
         self.axes_: Floats = axes.astype(np.float32)
         return self
@@ -94,14 +94,16 @@ class ContentEncoder(Encoder):
         Raises
         ------
         FitError
-            When it is not fitted, the modalities or their widths differ from those of ``fit``, or a vector is not finite.
+            When it is not fitted, modalities or widths differ from those of ``fit``, or a vector is not finite.
         """
         self._refuse_unfitted("axes_")
         if tuple(sorted(items.matrices)) != self.modalities_:
-            raise FitError(f"fitted on modalities {self.modalities_}, asked to encode {tuple(items.matrices)}")
+            raise FitError(f"expected modalities {self.modalities_}, as at fit, got {tuple(items.matrices)}")
         for name, matrix in items.matrices.items():
             if items.present[name].any() and matrix.shape[1] != len(self.mean_[name]):
-                raise FitError(f"{name!r} was {len(self.mean_[name])} wide at fit, {matrix.shape[1]} now")
+                raise FitError(
+                    f"expected vectors of {name!r} with {len(self.mean_[name])} elements, as at fit, got {matrix.shape[1]}"
+                )
             _refuse_not_finite(matrix[items.present[name]], name)
         vectors = _product(self._joined(self._centred(items), items) - self.centre_, self.axes_)
         vectors[~items.any_present] = 0
@@ -120,10 +122,10 @@ class ContentEncoder(Encoder):
         return centred
 
     def _fit_bridges(self, centred: dict[str, Floats], items: ItemVectors) -> dict[str, Floats]:
-        """``bridges[a>b]`` predicts modality ``b`` from modality ``a``; its last row is the intercept.
+        """Ridge coefficients: ``bridges[a>b]`` predicts modality ``b`` from modality ``a``; the last row is the intercept.
 
-        Without one, items that lack ``b`` would lie around the centre of all, and those that have it around the centre
-        of their own: "is missing" would be a direction.
+        Without the intercept, items with and without ``b`` would have different means, and missingness would become a
+        direction of the space.
         """
         bridges = {}
         for source in self.modalities_:
@@ -132,14 +134,14 @@ class ContentEncoder(Encoder):
                 if source == target or not both.any():
                     continue
                 x, y = centred[source][both].astype(np.float64), centred[target][both].astype(np.float64)
-                own, other = x.mean(axis=0), y.mean(axis=0)
-                x, y = x - own, y - other
+                x_mean, y_mean = x.mean(axis=0), y.mean(axis=0)
+                x, y = x - x_mean, y - y_mean
                 spread = np.trace(x.T @ x)
-                solved = np.zeros((x.shape[1], y.shape[1]))
-                if spread > 0:  # else the source does not vary, and the mean is the best guess
+                slope = np.zeros((x.shape[1], y.shape[1]))
+                if spread > 0:  # a constant source predicts the mean
                     penalty = self.ridge * len(x) * spread / x.size
-                    solved = np.linalg.lstsq(x.T @ x + penalty * np.eye(x.shape[1]), x.T @ y, rcond=None)[0]
-                bridges[f"{source}>{target}"] = np.vstack([solved, other - own @ solved]).astype(np.float32)
+                    slope = np.linalg.lstsq(x.T @ x + penalty * np.eye(x.shape[1]), x.T @ y, rcond=None)[0]
+                bridges[f"{source}>{target}"] = np.vstack([slope, y_mean - x_mean @ slope]).astype(np.float32)
         return bridges
 
     def _joined(self, centred: dict[str, Floats], items: ItemVectors) -> Floats:
@@ -147,15 +149,15 @@ class ContentEncoder(Encoder):
         for target in self.modalities_:
             missing = ~items.present[target]
             matrix = centred[target]
-            votes = np.zeros(len(items), dtype=np.float32)
-            guess = np.zeros_like(matrix)
+            predictions = np.zeros(len(items), dtype=np.float32)
+            total = np.zeros_like(matrix)
             for source in self.modalities_:
                 bridge = self.bridges_.get(f"{source}>{target}")
                 rows = missing & items.present[source]
                 if bridge is not None and rows.any():
-                    guess[rows] += _product(centred[source][rows], bridge[:-1]) + bridge[-1]
-                    votes[rows] += 1
-            filled.append(np.where(missing[:, None], guess / np.maximum(votes, 1)[:, None], matrix))
+                    total[rows] += _product(centred[source][rows], bridge[:-1]) + bridge[-1]
+                    predictions[rows] += 1
+            filled.append(np.where(missing[:, None], total / np.maximum(predictions, 1)[:, None], matrix))
         return np.concatenate(filled, axis=1)
 
     @property
@@ -168,7 +170,7 @@ class ContentEncoder(Encoder):
         return {"dim": self.dim, "ridge": self.ridge}
 
     def tensors(self) -> dict[str, npt.NDArray[np.generic]]:
-        """The fitted state."""
+        """The fitted state, as named arrays."""
         state: dict[str, npt.NDArray[np.generic]] = {"axes": self.axes_, "centre": self.centre_}
         for name in self.modalities_:
             state[f"mean.{name}"] = self.mean_[name]
@@ -176,7 +178,7 @@ class ContentEncoder(Encoder):
         return state | {f"bridge.{name}": matrix for name, matrix in self.bridges_.items()}
 
     def load_tensors(self, tensors: dict[str, npt.NDArray[np.generic]]) -> Self:
-        """Take up a fitted state."""
+        """Restore a fitted state."""
         self.axes_ = tensors["axes"].astype(np.float32)
         self.centre_ = tensors["centre"].astype(np.float32)
         self.mean_ = {key[5:]: value.astype(np.float32) for key, value in tensors.items() if key.startswith("mean.")}
@@ -189,7 +191,7 @@ class ContentEncoder(Encoder):
 
 
 def _product(rows: Floats, matrix: Floats) -> Floats:
-    """``float32 [rows, columns]``, computed in double so that the last bits do not depend on the batch."""
+    """``float32 [rows, columns]``, computed in double precision so that the rounding does not depend on the batch."""
     return (rows.astype(np.float64) @ matrix.astype(np.float64)).astype(np.float32)
 
 
@@ -197,5 +199,5 @@ def _refuse_not_finite(rows: Floats, name: str) -> None:
     bad = int((~np.isfinite(rows).all(axis=1)).sum())
     if bad:
         raise FitError(
-            f"{bad} of {len(rows)} vectors of {name!r} hold NaN or infinite values; the input contract rejects such rows"
+            f"{bad} of {len(rows)} vectors of {name!r} contain NaN or infinite values; remove them from the source data"
         )

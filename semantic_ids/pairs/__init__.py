@@ -1,1 +1,1 @@
-"""Pairs of items that behaviour holds together: mining, batches for contrastive losses, and the backtest of a fit."""
+"""Item pairs from user behaviour: mining, batches for contrastive losses, and the backtest of a fit."""

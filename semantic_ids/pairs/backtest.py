@@ -1,4 +1,4 @@
-"""The rehearsal of a fit: pairs that could be mined at a cut within the window, and pairs of what came after the cut."""
+"""Backtest split of a fit: pairs available at a cut within the window, and pairs from the clicks after the cut."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from semantic_ids.pairs.mining import JUDGES, ItemPairs, PairSpec, Rehearsal
+from semantic_ids.pairs.mining import EVALUATION_PAIRS, BacktestSplit, ItemPairs, PairSpec
 from sidkit.core.config import EngineSettings
 from sidkit.core.engine import connection, literal
 
@@ -15,37 +15,37 @@ Mine = Callable[[PairSpec, int, int | None], ItemPairs]
 """(spec, end_us, start_us) -> pairs of one set of items."""
 
 
-def rehearse(mine: Mine, spec: PairSpec, cut_us: int, end_us: int) -> Rehearsal | None:
-    """Mine both halves, the later one by what judges: Swing's pairs alone.
+def backtest_split(mine: Mine, spec: PairSpec, cut_us: int, end_us: int) -> BacktestSplit | None:
+    """Mine both halves of a backtest split; the later half, used for evaluation, has Swing pairs only.
 
     Parameters
     ----------
     mine : callable
-        Mines pairs of the items of the fit.
+        Mines pairs among the items of the fit.
     spec : PairSpec
-        Of the pairs that are learned from.
+        Of the training pairs.
     cut_us, end_us : int
         The cut and the end of the window, microseconds UTC.
 
     Returns
     -------
-    Rehearsal or None
-        None where either half holds no pair.
+    BacktestSplit or None
+        None when either half is empty.
     """
     if cut_us >= end_us:
         return None
-    earlier, later = mine(spec, cut_us, None), mine(JUDGES, end_us, cut_us)
+    earlier, later = mine(spec, cut_us, None), mine(EVALUATION_PAIRS, end_us, cut_us)
     items = len(later.clicks)
     known = np.isin(later.trigger * items + later.target, earlier.either_way(items))
-    return Rehearsal.of(earlier, later.where(~known))
+    return BacktestSplit.of(earlier, later.where(~known))
 
 
 def cut_before_newest(
     log: Sequence[Path], share: float, end_us: int, *, delay_us: int, engine: EngineSettings, spill: Path
 ) -> int:
-    """The moment, microseconds UTC, after which the newest ``share`` of the clicks known by ``end_us`` became known.
+    """Time, microseconds UTC, that separates the newest ``share`` of the clicks available by ``end_us`` from the rest.
 
-    ``end_us`` itself where nothing was clicked.
+    Returns ``end_us`` if there are no clicks.
 
     Parameters
     ----------
@@ -63,10 +63,10 @@ def cut_before_newest(
         Where DuckDB spills beyond its memory.
     """
     parts = ", ".join(literal(part) for part in log)
-    known = f"epoch_us(timestamp) + {delay_us}"
+    available_us = f"epoch_us(timestamp) + {delay_us}"
     with connection(engine, spill) as opened:
-        found = opened.execute(
-            f"SELECT quantile_disc({known}, {1 - share!r}) FROM read_parquet([{parts}]) "
-            f"WHERE label = 1 AND {known} <= {end_us}"
+        row = opened.execute(
+            f"SELECT quantile_disc({available_us}, {1 - share!r}) FROM read_parquet([{parts}]) "
+            f"WHERE label = 1 AND {available_us} <= {end_us}"
         ).fetchone()
-    return int(found[0]) if found and found[0] is not None else end_us
+    return int(row[0]) if row and row[0] is not None else end_us

@@ -1,4 +1,4 @@
-"""Batches of pairs for contrastive learning: no item twice in one batch, head items no more often than others."""
+"""Batches of pairs for contrastive losses: no item occurs twice in a batch, and all targets are sampled equally often."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from semantic_ids.pairs.mining import Ints, ItemPairs
 
 
 class PairBatches:
-    """An endless stream of batches.
+    """An endless stream of batches of pairs.
 
-    A pass draws one pair per target, in proportion to the weights of the target's pairs, in random order. A pair of
-    which either item is in the batch already is left for a later pass: an item gets one pull per batch, however popular
-    it is.
+    Each pass samples one pair per target, in proportion to the weights of the target's pairs, in random order. A pair
+    is skipped until a later pass if one of its items is already in the batch, so popular items are not favoured.
 
     Parameters
     ----------
@@ -35,9 +34,9 @@ class PairBatches:
         self._reach = np.concatenate([[0.0], np.cumsum(weight[order].astype(np.float64))])
 
     def stream(self, pairs: int, rng: np.random.Generator) -> Iterator[tuple[Ints, Ints]]:
-        """Endless ``(trigger, target)``, each ``int64``, of at most ``pairs`` and at least 2 pairs.
+        """Yield ``(trigger, target)``, each ``int64``, of 2 to ``pairs`` pairs, without end.
 
-        It ends only where not even a pass of its own gives two pairs that share no item.
+        Stops only if no two pairs without a common item exist.
         """
         while True:
             useful = False
@@ -50,12 +49,12 @@ class PairBatches:
     def _pass(self, pairs: int, rng: np.random.Generator) -> Iterator[Ints]:
         low, high = self._reach[self._starts], self._reach[self._ends]
         at = low + rng.random(len(low)) * (high - low)
-        drawn = np.searchsorted(self._reach, at, side="right") - 1
-        drawn = rng.permutation(np.clip(drawn, self._starts, self._ends - 1))
+        sampled = np.searchsorted(self._reach, at, side="right") - 1
+        sampled = rng.permutation(np.clip(sampled, self._starts, self._ends - 1))
         batch: list[int] = []
         taken: set[int] = set()
         for pair, trigger, target in zip(
-            drawn.tolist(), self.trigger[drawn].tolist(), self.target[drawn].tolist(), strict=True
+            sampled.tolist(), self.trigger[sampled].tolist(), self.target[sampled].tolist(), strict=True
         ):
             if trigger in taken or target in taken:
                 continue
@@ -68,7 +67,7 @@ class PairBatches:
             yield np.array(batch)
 
     def _any_two_apart(self) -> bool:
-        """Whether two pairs share no item: not so where all share one, or where there are three items only."""
+        """Whether two pairs without a common item exist: not if all pairs share an item, or with only three items."""
         items = np.unique(np.concatenate([self.trigger, self.target]))
         if len(items) < 4:
             return False
@@ -77,12 +76,12 @@ class PairBatches:
 
 
 class KnownPairs:
-    """Which items are known to go together, in either direction: no negatives of each other.
+    """Known positive pairs, in both directions, which must not serve as negatives of each other.
 
     Parameters
     ----------
     pairs : ItemPairs
-        All that are known, also those held out.
+        All known pairs, including held-out ones.
     """
 
     def __init__(self, pairs: ItemPairs) -> None:
@@ -92,9 +91,9 @@ class KnownPairs:
         self._known = csr_array((ones, (np.concatenate(rows), np.concatenate(columns))), shape=(items, items))
 
     def no_negatives(self, trigger: Ints, positive: Ints, candidates: Ints) -> Mask:
-        """``bool [rows, candidates]``: true where a candidate is no negative of a row.
+        """``bool [rows, candidates]``: true where a candidate must not be a negative of a row.
 
-        That is the row's own trigger or positive, or an item that is known to go with the trigger.
+        These are the row's trigger, its positive, and all known positives of the trigger.
 
         Parameters
         ----------

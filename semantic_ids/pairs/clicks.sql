@@ -1,8 +1,8 @@
--- clicks: the positives that pairs are mined from; users and items are whole numbers in the order of their ids.
--- engaged: who clicked what at least once, for Swing: the newest items of each user, of those the newest users of each item.
+-- clicks: the positives that pairs are mined from; users and items are integers in the order of their ids.
+-- engaged: distinct (user, item) clicks for Swing: the newest items of each user, and of those the newest users per item.
 --
 -- Reads   events(user_id, item_id, ts_us): positives that became known within (start, end]
---         listed(item_id, item): the items that pairs may hold; positives of others do not count
+--         listed(item_id, item): the items to mine pairs for; positives of other items are ignored
 --         variables items_per_user, users_per_item
 CREATE TEMP TABLE users AS
 SELECT user_id, CAST(row_number() OVER (ORDER BY user_id) AS INTEGER) AS who

@@ -1,4 +1,4 @@
-"""The items that were known at a moment: their ids, their content as it could be read then, and their behaviour."""
+"""Items known at a point in time: their ids, their content as of that time, and item pairs among them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from semantic_ids.item_vectors import Floats, ItemVectors
-from semantic_ids.pairs.backtest import cut_before_newest, rehearse
+from semantic_ids.pairs.backtest import backtest_split, cut_before_newest
 from semantic_ids.pairs.mining import ItemPairs, PairSpec, mine_pairs
 from sidkit.core.engine import connection, literal, quoted
 from sidkit.core.integrity import checked
@@ -18,8 +18,8 @@ from sidkit.tables import read_log
 
 @dataclass(frozen=True)
 class KnownItems:
-    """Items with content at a moment, by item id: ``ids`` ``object [items]``, ``content`` their newest vectors,
-    ``first_us`` the moment of the oldest content row, microseconds UTC (0 where there is none).
+    """Items with content at a point in time, sorted by item id: ``ids`` ``object [items]``, ``content`` their newest
+    vectors, ``first_us`` the time of the oldest content row, microseconds UTC (0 if there are no rows).
     """
 
     ids: npt.NDArray[np.object_]
@@ -31,7 +31,7 @@ class KnownItems:
 
 
 def known_items(repo: Repo, at_us: int) -> KnownItems:
-    """The items with content that serving could read at ``at_us``, microseconds UTC."""
+    """The items whose content was available to serving at ``at_us``, microseconds UTC."""
     modalities = repo.settings.source.modalities
     columns = ", ".join(quoted(name) for name in modalities)
     with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
@@ -45,41 +45,41 @@ def known_items(repo: Repo, at_us: int) -> KnownItems:
         ).to_arrow_table()
         first = opened.execute("SELECT coalesce(min(epoch_us(event_timestamp)), 0) FROM known").fetchone()
     items = ItemVectors.from_arrow(table, modalities)
-    there = items.any_present
+    has_content = items.any_present
     ids = table.column("item_id").to_numpy(zero_copy_only=False).astype(object)
-    return KnownItems(ids[there], items.rows(there), int(first[0]) if first else 0)
+    return KnownItems(ids[has_content], items.rows(has_content), int(first[0]) if first else 0)
 
 
 def pairs_among(
     repo: Repo, known: KnownItems, vectors: Floats, end_us: int, spec: PairSpec, start_us: int | None = None
 ) -> ItemPairs:
-    """Pairs of these items, from clicks that serving could have known in ``(start_us, end_us]``; rows are theirs.
+    """Mine pairs among these items from clicks that became available in ``(start_us, end_us]``; indices refer to ``known``.
 
-    They carry a rehearsal where the spec asks for one and the window has no start.
+    The result carries a backtest split if the spec sets ``rehearsal`` and the window has no start.
 
     Parameters
     ----------
     repo : Repo
         With a validated log.
     known : KnownItems
-        The items that pairs may hold.
+        The items to mine pairs for.
     vectors : float32 [items, dim]
-        By them the most similar item of a history is found.
+        For finding the most similar item of a history.
     end_us, start_us : int
-        The window, microseconds UTC; without a start all clicks up to the end count.
+        The window, microseconds UTC; without a start, all clicks up to the end are used.
     spec : PairSpec
         Sources and caps.
     """
     log, engine, spill = read_log(repo).parts, repo.settings.engine, repo.data / "tmp" / "duckdb"
     delay_us = repo.settings.time.delay_us
 
-    def mine(asked: PairSpec, end: int, start: int | None) -> ItemPairs:
+    def mine(pair_spec: PairSpec, end: int, start: int | None) -> ItemPairs:
         return mine_pairs(
-            log, list(known.ids), vectors, end, asked, delay_us=delay_us, engine=engine, spill=spill, start_us=start
+            log, list(known.ids), vectors, end, pair_spec, delay_us=delay_us, engine=engine, spill=spill, start_us=start
         )
 
     pairs = mine(spec, end_us, start_us)
     if not spec.rehearsal or start_us is not None:
         return pairs
     cut_us = cut_before_newest(log, spec.rehearsal, end_us, delay_us=delay_us, engine=engine, spill=spill)
-    return replace(pairs, rehearsal=rehearse(mine, spec, cut_us, end_us))
+    return replace(pairs, backtest=backtest_split(mine, spec, cut_us, end_us))

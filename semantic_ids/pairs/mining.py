@@ -1,4 +1,4 @@
-"""Pairs of items that behaviour holds together: (trigger, target), mined from positives before the cut-off."""
+"""Mine (trigger, target) item pairs from the positives before a cut-off."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ _LONG_AGO_US = -(2**62)
 
 @dataclass(frozen=True)
 class ItemPairs:
-    """Pairs among a set of items, and how often each item was clicked.
+    """Pairs among a set of items, and the click count of each item.
 
-    ``trigger`` and ``target`` are ``int64 [pairs]``, rows of the items they were mined for, never equal to each other;
-    ``weight`` is ``float32 [pairs]``, above 0; ``clicks`` is ``int64 [items]``, positives before the cut-off, which the
-    logQ correction needs; ``end_us`` is the cut-off, microseconds UTC: nothing later was looked at. ``rehearsal``, where
-    there is one, holds pairs of the same items and the same window.
+    ``trigger`` and ``target`` are ``int64 [pairs]`` indices into the items, never equal to each other; ``weight`` is
+    ``float32 [pairs]``, above 0; ``clicks`` is ``int64 [items]``, the positives before the cut-off, used by the logQ
+    correction; ``end_us`` is the cut-off, microseconds UTC: nothing later was used. ``backtest`` optionally holds the
+    backtest split of the same items and window.
     """
 
     trigger: Ints
@@ -47,71 +47,72 @@ class ItemPairs:
     weight: npt.NDArray[np.float32]
     clicks: Ints
     end_us: int
-    rehearsal: Rehearsal | None = None
+    backtest: BacktestSplit | None = None
 
     def __len__(self) -> int:
         return len(self.trigger)
 
     def mark(self) -> str:
-        """SHA-256 of the pairs and clicks in their order, in hex: other behaviour has another mark."""
+        """Hex SHA-256 fingerprint of the pairs and clicks, in order."""
         digest = hashlib.sha256()
         for part in (self.trigger, self.target, self.weight, self.clicks):
             digest.update(np.ascontiguousarray(part).tobytes())
-        for half in (self.rehearsal.earlier, self.rehearsal.later) if self.rehearsal else ():
+        for half in (self.backtest.earlier, self.backtest.later) if self.backtest else ():
             digest.update(half.mark().encode())
         return digest.hexdigest()
 
     def either_way(self, items: int) -> Ints:
-        """The pairs as numbers, ``trigger * items + target``, in both directions: ``int64 [2 * pairs]``."""
+        """Pair keys ``trigger * items + target`` in both directions: ``int64 [2 * pairs]``."""
         return np.concatenate([self.trigger * items + self.target, self.target * items + self.trigger])
 
-    def where(self, kept: npt.NDArray[np.bool_]) -> ItemPairs:
-        """The pairs of a ``bool [pairs]`` mask, without their rehearsal."""
-        return ItemPairs(self.trigger[kept], self.target[kept], self.weight[kept], self.clicks, self.end_us)
+    def where(self, mask: npt.NDArray[np.bool_]) -> ItemPairs:
+        """The pairs selected by a ``bool [pairs]`` mask, without the backtest split."""
+        return ItemPairs(self.trigger[mask], self.target[mask], self.weight[mask], self.clicks, self.end_us)
 
 
 @dataclass(frozen=True)
-class Rehearsal:
-    """One window cut in two: ``earlier`` pairs could be learned from at the cut, ``later`` ones came between the cut and the
-    end of the window, and none of them is among the earlier ones. What learned from the first can be judged by the second
-    as the whole will be judged by the future.
+class BacktestSplit:
+    """Backtest split of one window: train on ``earlier``, evaluate on ``later``.
+
+    ``earlier`` holds the pairs available at the cut, ``later`` the pairs between the cut and the end of the window that
+    are not among the earlier ones. The split imitates how the full fit will be evaluated on future clicks.
     """
 
     earlier: ItemPairs
     later: ItemPairs
 
     @classmethod
-    def of(cls, earlier: ItemPairs, later: ItemPairs) -> Rehearsal | None:
-        """None where either half holds no pair."""
+    def of(cls, earlier: ItemPairs, later: ItemPairs) -> BacktestSplit | None:
+        """Build a split; None when either half is empty."""
         return cls(earlier, later) if len(earlier) and len(later) else None
 
 
 class PairSpec(Section):
-    """How pairs are mined (``[pairs]`` of a preset). The caps bound time and memory, and keep head items in bounds."""
+    """Configuration of pair mining (``[pairs]`` of a preset). The caps bound time, memory and the share of head items."""
 
     sources: tuple[Source, ...] = Field(default=("user_to_item", "swing"), min_length=1)
-    """Where pairs come from. ``user_to_item``: the item in a user's history that is most similar to the clicked target
-    (QARM, arXiv 2411.11739). ``swing``: items that pairs of users have in common."""
+    """Sources of pairs. ``user_to_item``: the item in a user's history that is most similar to the clicked target
+    (QARM, arXiv 2411.11739). ``swing``: items that the same pairs of users clicked."""
     pairs_per_target: int = Field(default=20, ge=1)
-    """Pairs kept per target, the heaviest first."""
+    """Maximum pairs per target, highest weights first."""
     history_length: int = Field(default=50, ge=1, le=1000)
-    """Positives before a click that are searched for its trigger."""
+    """Length of the click history that is searched for a trigger."""
     targets_per_item: int = Field(default=20, ge=1)
-    """Clicks per target for which a trigger is searched, the newest first."""
+    """Maximum clicks per target item for which a trigger is searched, newest first."""
     swing_alpha: float = Field(default=1.0, ge=0, le=1e6)
-    """Swing's smoothing: the larger, the less it matters how much else two users share."""
+    """Swing's smoothing constant; larger values penalise users with many common items less."""
     swing_users_per_item: int = Field(default=50, ge=2, le=1000)
-    """Users of an item that Swing compares, the newest first; its cost grows with the square."""
+    """Maximum users per item in Swing, newest first; the cost grows with its square."""
     swing_items_per_user: int = Field(default=50, ge=2, le=1000)
-    """Items of a user that Swing knows, the newest first."""
+    """Maximum items per user in Swing, newest first."""
     swing_top: int = Field(default=20, ge=1)
-    """Swing neighbours per target, the highest scores first."""
+    """Maximum Swing neighbours per target, highest scores first."""
     rehearsal: float = Field(default=0.0, ge=0, lt=1)
-    """The newest share of the clicks, by which a rehearsal on the clicks before them is judged; 0 for none."""
+    """Newest share of the clicks to hold out as a backtest of the fit; 0 for no backtest."""
 
 
-JUDGES = PairSpec(sources=("swing",))
-"""Pairs that judge. The trigger of a ``user_to_item`` pair is chosen by content, which would favour content."""
+EVALUATION_PAIRS = PairSpec(sources=("swing",))
+"""Pairs used for evaluation. ``user_to_item`` picks triggers by content similarity, which would favour content vectors."""
 
 
 def mine_pairs(
@@ -126,29 +127,30 @@ def mine_pairs(
     spill: Path,
     start_us: int | None = None,
 ) -> ItemPairs:
-    """Mine pairs from the clicks that serving could have known at a cut-off.
+    """Mine pairs from the clicks that were available to serving at a cut-off.
 
-    A click counts when ``start_us < its time + delay_us <= end_us``; nothing else of the log has any effect, nor has the
-    order of its rows, the number of threads or the order of ``item_ids``. With ``start_us`` at an encoder's ``fit_end``
-    the pairs are those of its future, for hit rates; both clicks of such a pair then lie after ``start_us``.
+    A click is used when ``start_us < its time + delay_us <= end_us``. The result does not depend on the row order, the
+    number of threads or the order of ``item_ids``. With ``start_us`` at an encoder's ``fit_end``, the pairs are future
+    pairs for hit rates: both clicks of a pair are later than ``start_us``.
 
-    *User to item*: for each of the newest clicks of a target, the trigger is the most similar (cosine of ``vectors``) of
-    the user's last ``history_length`` strictly earlier clicks on other items; of equals the newer, then the smaller id.
-    *Swing*: ``score(i, j)``, the sum over user pairs ``u, v`` who both clicked ``i`` and ``j`` of
-    ``1 / (alpha + |I_u & I_v|)``, kept to a precision of ``2^-32``; each target has its best ``swing_top``.
-    Within a source a pair weighs its share of the target's total (of clicks, or of scores kept), so that no target counts
-    more than another; the weights of two sources add up. Each target keeps its ``pairs_per_target`` heaviest pairs, of
-    equals the smaller trigger id. Pairs are listed by target id, weight and trigger id.
+    *User to item* (QARM, arXiv 2411.11739): for each of the newest clicks of a target, the trigger is the most similar
+    (cosine of ``vectors``) of the user's last ``history_length`` strictly earlier clicks on other items. Ties go to the
+    newer click, then to the smaller id.
+    *Swing*: ``score(i, j)`` is the sum of ``1 / (alpha + |I_u & I_v|)`` over user pairs ``u, v`` who both clicked ``i``
+    and ``j``, in fixed-point units of ``2^-32``; each target keeps its ``swing_top`` highest scores.
+    Within a source, a pair's weight is its share of the target's total (of clicks, or of the scores it keeps), so all
+    targets weigh the same; the weights of two sources are added. Each target keeps its ``pairs_per_target`` pairs of
+    highest weight, ties going to the smaller trigger id. Pairs are sorted by target id, weight and trigger id.
 
     Parameters
     ----------
     log : sequence of Path
         Parquet files of the validated log (``read_log(repo).parts``).
     item_ids : sequence of str
-        The items that pairs may hold; ``trigger``, ``target`` and ``clicks`` refer to its rows. Clicks on other items are
-        as if they were not there.
+        The items to mine pairs for; ``trigger``, ``target`` and ``clicks`` index into it. Clicks on other items are
+        ignored.
     vectors : ndarray
-        ``float32 [items, dim]``; by them the most similar item is chosen. Zeros are similar to nothing (cosine 0).
+        ``float32 [items, dim]``, for the cosine similarity. A zero vector has cosine 0 to all items.
     end_us : int
         The cut-off, microseconds UTC.
     spec : PairSpec, optional
@@ -160,39 +162,39 @@ def mine_pairs(
     spill : Path
         Where DuckDB spills beyond its memory.
     start_us : int, optional
-        What was known by then is left out, microseconds UTC.
+        Clicks available by then are excluded, microseconds UTC.
 
     Returns
     -------
     ItemPairs
-        Without any pair where the clicks hold none.
+        Possibly empty.
 
     Raises
     ------
     FitError
-        When ids are null or not unique, the vectors do not fit them or are not finite, or the log has no file.
+        When ids are null or not unique, the vectors have the wrong shape or are not finite, or the log has no file.
     TimeError
         When the window is empty.
     """
     spec = spec or PairSpec()
     if start_us is not None and start_us >= end_us:
         raise TimeError(
-            f"pairs of ({iso(start_us)}, {iso(end_us)}] were asked for, and nothing lies between; give a later end"
+            f"the window ({iso(start_us)}, {iso(end_us)}] of the pairs is empty; choose an end later than its start"
         )
     ids, order = _in_id_order(item_ids)
     unit = _unit_vectors(vectors, len(ids))[order]
     if not len(log):
-        raise FitError("the log has no file to mine pairs from; ingest it first and pass read_log(repo).parts")
+        raise FitError("the log has no files; ingest it first and pass read_log(repo).parts")
     with connection(engine, spill) as opened:
         _prepare(opened, log, ids, end_us, start_us if start_us is not None else _LONG_AGO_US, delay_us, spec)
         clicks = _clicks(opened, len(ids))
-        found = []
+        mined = []
         if "user_to_item" in spec.sources:
-            found.append(_user_to_item(opened, unit, spec))
+            mined.append(_user_to_item(opened, unit, spec))
         opened.execute("DROP TABLE clicks")
         if "swing" in spec.sources:
-            found.append(_swing(opened, spec, len(ids)))
-    keys, weights = _merged(found, len(ids), spec.pairs_per_target)
+            mined.append(_swing(opened, spec, len(ids)))
+    keys, weights = _merged(mined, len(ids), spec.pairs_per_target)
     by_row = np.zeros(len(ids), dtype=np.int64)
     by_row[order] = clicks
     return ItemPairs(
@@ -205,12 +207,12 @@ def mine_pairs(
 
 
 def _in_id_order(item_ids: Sequence[str]) -> tuple[pa.Array, Ints]:
-    """The ids sorted by their bytes, and the row of each: what is decided by id cannot depend on the order of rows."""
+    """The ids sorted by their bytes, and the row of each, so that ties broken by id do not depend on the row order."""
     ids = pa.array(item_ids, pa.string())
     if ids.null_count or len(ids) != pc.count_distinct(ids).as_py():
         raise FitError(
-            f"{len(ids)} item ids came, {ids.null_count} of them null and {len(ids) - len(ids.unique())} repeated; "
-            "give each item one row"
+            f"item ids must be unique and not null, got {len(ids)} ids, {ids.null_count} of them null and "
+            f"{len(ids) - len(ids.unique())} repeated; pass one row per item"
         )
     order = pc.sort_indices(ids).to_numpy().astype(np.int64)
     return ids.take(pa.array(order)), order
@@ -218,10 +220,12 @@ def _in_id_order(item_ids: Sequence[str]) -> tuple[pa.Array, Ints]:
 
 def _unit_vectors(vectors: npt.NDArray[np.float32], items: int) -> npt.NDArray[np.float32]:
     if vectors.ndim != 2 or len(vectors) != items:
-        raise FitError(f"vectors of shape {vectors.shape} came for {items} items; [{items}, dim] is needed")
+        raise FitError(f"expected vectors of shape ({items}, dim) for {items} items, got {vectors.shape}")
     if not np.isfinite(vectors).all():
         bad = int((~np.isfinite(vectors).all(axis=1)).sum())
-        raise FitError(f"{bad} of {items} vectors hold NaN or infinite values; encode the items again without them")
+        raise FitError(
+            f"{bad} of {items} vectors contain NaN or infinite values; fix the vectors and encode the items again"
+        )
     length = np.sqrt((vectors.astype(np.float64) ** 2).sum(axis=1, keepdims=True))
     return (vectors / np.where(length > 0, length, 1)).astype(np.float32)
 
@@ -236,7 +240,7 @@ def _prepare(
     delay_us: int,
     spec: PairSpec,
 ) -> None:
-    """Temporary tables ``clicks`` and ``engaged``."""
+    """Create the temporary tables ``clicks`` and ``engaged``."""
     set_variables(
         opened,
         {
@@ -267,7 +271,7 @@ def _clicks(opened: duckdb.DuckDBPyConnection, items: int) -> Ints:
 def _user_to_item(
     opened: duckdb.DuckDBPyConnection, unit: npt.NDArray[np.float32], spec: PairSpec
 ) -> tuple[Ints, Doubles]:
-    """Keys (target * items + trigger), ascending, and the share of the target's clicks that each trigger explains."""
+    """Pair keys (target * items + trigger), ascending, and each trigger's share of the target's clicks."""
     query = (_SQL / "user_to_item.sql").read_text(encoding="utf-8")
     rest, keys = None, []
     for batch in opened.execute(query).to_arrow_reader(_BATCH_ROWS):
@@ -275,9 +279,11 @@ def _user_to_item(
         rows["chosen"] = batch.column("chosen").to_numpy(zero_copy_only=False)
         if rest is not None:
             rows = {name: np.concatenate([rest[name], column]) for name, column in rows.items()}
-        whole = int(np.searchsorted(rows["who"], rows["who"][-1]))  # the last user may go on in the next batch
-        rest = {name: column[whole:] for name, column in rows.items()}
-        keys.append(_best_triggers({name: column[:whole] for name, column in rows.items()}, unit, spec.history_length))
+        complete = int(np.searchsorted(rows["who"], rows["who"][-1]))  # the last user may continue in the next batch
+        rest = {name: column[complete:] for name, column in rows.items()}
+        keys.append(
+            _best_triggers({name: column[:complete] for name, column in rows.items()}, unit, spec.history_length)
+        )
     if rest is not None:
         keys.append(_best_triggers(rest, unit, spec.history_length))
     key, count = np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *keys]), return_counts=True)
@@ -285,7 +291,7 @@ def _user_to_item(
 
 
 def _best_triggers(rows: dict[str, npt.NDArray[np.int32]], unit: npt.NDArray[np.float32], length: int) -> Ints:
-    """One key per chosen click of these users that has a history with another item."""
+    """One key per chosen click that has an earlier click on another item in its history."""
     item = rows["item"].astype(np.int64)
     chosen = np.flatnonzero(rows["chosen"])
     earlier = rows["earlier"][chosen].astype(np.int64)
@@ -295,20 +301,20 @@ def _best_triggers(rows: dict[str, npt.NDArray[np.int32]], unit: npt.NDArray[np.
     for start in range(0, len(chosen), _TARGETS_AT_ONCE):
         part = slice(start, start + _TARGETS_AT_ONCE)
         target = item[chosen[part]]
-        there = back < earlier[part, None]
-        trigger = item[np.where(there, newest[part, None] - back, 0)]  # [targets, history], newest first
-        there &= trigger != target[:, None]
-        # No BLAS: the last bits must not depend on how many targets are looked at together.
+        valid = back < earlier[part, None]
+        trigger = item[np.where(valid, newest[part, None] - back, 0)]  # [targets, history], newest first
+        valid &= trigger != target[:, None]
+        # Not BLAS: its rounding depends on the number of targets per call.
         cosine = np.einsum("thd,td->th", unit[trigger], unit[target])
-        cosine[~there] = -np.inf
-        best = trigger[np.arange(len(target)), cosine.argmax(axis=1)]  # the first of equals: the newest
-        keys.append((target * len(unit) + best)[there.any(axis=1)])
+        cosine[~valid] = -np.inf
+        best = trigger[np.arange(len(target)), cosine.argmax(axis=1)]  # argmax takes the first of equals: the newest
+        keys.append((target * len(unit) + best)[valid.any(axis=1)])
     return np.concatenate(keys)
 
 
 @working_on("mining pairs of items")
 def _swing(opened: duckdb.DuckDBPyConnection, spec: PairSpec, items: int) -> tuple[Ints, Doubles]:
-    """Keys (target * items + trigger) and the share of the target's kept scores."""
+    """Pair keys (target * items + trigger) and each trigger's share of the target's top scores."""
     pairs = opened.execute(
         "SELECT sum(n * (n - 1) // 2) FROM (SELECT count(*) AS n FROM engaged GROUP BY item)"
     ).fetchone()
@@ -339,7 +345,7 @@ def _swing(opened: duckdb.DuckDBPyConnection, spec: PairSpec, items: int) -> tup
 
 
 def _shares(target: Ints, amount: Ints) -> Doubles:
-    """Each amount over the sum of its target's, for ascending targets."""
+    """Each amount divided by the total of its target; targets are ascending."""
     if not len(target):
         return np.zeros(0)
     starts = np.flatnonzero(np.diff(target, prepend=-1))
@@ -348,11 +354,11 @@ def _shares(target: Ints, amount: Ints) -> Doubles:
     return share
 
 
-def _merged(found: Sequence[tuple[Ints, Doubles]], items: int, per_target: int) -> tuple[Ints, Doubles]:
-    """The sources' weights added up, and of each target the heaviest pairs, by target, weight and trigger."""
-    keys, place = np.unique(np.concatenate([key for key, _ in found]), return_inverse=True)
+def _merged(sources: Sequence[tuple[Ints, Doubles]], items: int, per_target: int) -> tuple[Ints, Doubles]:
+    """Add the weights of all sources and keep each target's heaviest pairs, sorted by target, weight and trigger."""
+    keys, inverse = np.unique(np.concatenate([key for key, _ in sources]), return_inverse=True)
     weights = np.zeros(len(keys))
-    np.add.at(weights, place, np.concatenate([weight for _, weight in found]))
+    np.add.at(weights, inverse, np.concatenate([weight for _, weight in sources]))
     if not len(keys):
         return keys, weights
     target = keys // items
@@ -360,5 +366,5 @@ def _merged(found: Sequence[tuple[Ints, Doubles]], items: int, per_target: int) 
     ranked = target[order]
     starts = np.flatnonzero(np.diff(ranked, prepend=-1))
     nth = np.arange(len(ranked)) - np.repeat(starts, np.diff(starts, append=len(ranked)))
-    kept = order[nth < per_target]
-    return keys[kept], weights[kept]
+    heaviest = order[nth < per_target]
+    return keys[heaviest], weights[heaviest]

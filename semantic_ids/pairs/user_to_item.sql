@@ -1,8 +1,8 @@
--- For user-to-item pairs: all clicks by user, oldest first, and which of them are looked at as targets.
--- place    the click's number among its user's, from 1; of one moment's clicks the smaller item counts as newer, as in
+-- For user-to-item pairs: all clicks by user, oldest first, and which of them are used as targets.
+-- place    the click's number within its user, from 1; among simultaneous clicks the smaller item counts as newer, as in
 --          user_history
--- earlier  how many clicks of the user are strictly earlier: places 1 to earlier are the history of this click
--- chosen   whether it is among the newest clicks of its item that have a history, so that no item costs more than others
+-- earlier  number of strictly earlier clicks of the user: places 1 to earlier are the history of this click
+-- chosen   whether it is among the newest clicks of its item that have a history, which bounds the cost per item
 --
 -- Reads   clicks(who, item, ts_us), variable targets_per_item
 WITH ordered AS (

@@ -1,4 +1,4 @@
-"""Item texts and pictures to vectors with pretrained models, kept on disk by content so that only what is new is computed."""
+"""Embed item texts and images with pretrained models; vectors are cached on disk by content."""
 
 from semantic_ids.pretrained.embed import EmbedReport, ModalityReport, Progress, embed_items
 from semantic_ids.pretrained.image import ImageSpec

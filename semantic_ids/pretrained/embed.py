@@ -1,4 +1,4 @@
-"""From the items of a source to ``item_embeddings.parquet``."""
+"""Embed the items of a source and write ``item_embeddings.parquet``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from semantic_ids.pretrained.cache import Kept, Missing, VectorCache
+from semantic_ids.pretrained.cache import CachedVector, Missing, VectorCache
 from semantic_ids.pretrained.embeddings_file import older_columns, scratch_beside, write_embeddings
 from semantic_ids.pretrained.image import ImageEmbedder, ImageSpec
 from semantic_ids.pretrained.items import Items
@@ -26,46 +26,46 @@ from sidkit.core.errors import ConfigError, ContractError
 from sidkit.core.files import written_beside
 
 Progress: TypeAlias = Callable[[str, int, int | None], None]
-"""Told the modality, the rows of ``items`` done, and the rows in all (None when the source does not say)."""
+"""Called with the modality, the processed rows of ``items``, and the total (None if the source does not know it)."""
 
 CHUNK_ROWS = 4096
 
 
 @dataclass(frozen=True)
 class ModalityReport:
-    """What became of one modality; ``embedded + from_cache + sum(missing)`` is ``rows``."""
+    """Counts of one modality; ``embedded + from_cache + sum(missing)`` is ``rows``."""
 
     modality: str
     model: str
     """The folder of the model."""
     width: int | None
-    """Elements of a vector; None when there is none."""
+    """Elements of a vector; None if there are no vectors."""
     rows: int
-    """Rows of ``items`` that keep the contract."""
+    """Valid rows of ``items``."""
     embedded: int
-    """Rows whose content the model had to be run on."""
+    """Rows whose content was run through the model."""
     from_cache: int
-    """Rows whose content was known, from an earlier run or an earlier row."""
+    """Rows whose vector came from an earlier run or an earlier row with the same content."""
     missing: Mapping[str, int]
     """Rows without a vector, by reason."""
     max_tokens: int | None
-    """Tokens after which a text is cut; None for pictures and for models without a limit."""
+    """Token limit of texts; None for images and for models without a limit."""
     cut: int
-    """Rows whose text was longer than that."""
+    """Rows whose text was truncated."""
     seconds: float
 
 
 @dataclass(frozen=True)
 class EmbedReport:
-    """What was read and written."""
+    """Result of :func:`embed_items`."""
 
     out: Path
     rows: int
     """Rows of the file."""
     refused: Mapping[str, int]
-    """Rows of ``items`` that break the contract and have no row in the file, by reason."""
-    kept: tuple[str, ...]
-    """Columns of the older file that were kept."""
+    """Invalid rows of ``items``, which are not in the file, by reason."""
+    carried_over: tuple[str, ...]
+    """Columns carried over from the existing file."""
     modalities: Mapping[str, ModalityReport]
     seconds: float
 
@@ -80,22 +80,22 @@ def embed_items(
     chunk_rows: int = CHUNK_ROWS,
     engine: EngineSettings | None = None,
 ) -> EmbedReport:
-    """Turn the texts and pictures of items into vectors and write ``item_embeddings.parquet``.
+    """Embed the texts and images of items and write ``item_embeddings.parquet``.
 
-    Only content that the cache does not know is embedded, so a second run embeds nothing and a run that was killed
-    goes on where it was. Memory is bounded by the chunk, the batch and the models.
+    Cached content is not embedded again, so a second run embeds nothing and an interrupted run resumes. Memory is bounded
+    by the chunk, the batch and the models.
 
     Parameters
     ----------
     source : str or Path
-        A folder with ``items.parquet``, or a SQLAlchemy URL; of the contract's tables only ``items`` must be there.
+        A folder with ``items.parquet``, or a SQLAlchemy URL; other tables are not required.
     out : Path
-        A ``.parquet`` file, or the folder for ``item_embeddings.parquet``; often the source's folder itself. Columns of an
-        existing file that are not embedded now are kept; it is replaced in one rename, at the end.
+        A ``.parquet`` file, or the folder for ``item_embeddings.parquet``; often the source's folder itself. Other columns
+        of an existing file are carried over; the file is replaced atomically at the end.
     specs : mapping
-        What to embed, by the name of the modality (a column of ``list<float32>``, null where an item lacks it).
+        Configuration by modality name (a column of ``list<float32>``, null where an item lacks it).
     cache : Path
-        A folder; one file per model and settings.
+        Folder with one cache file per model and settings.
     progress : callable, optional
         See :data:`Progress`.
     chunk_rows : int
@@ -106,18 +106,18 @@ def embed_items(
     Returns
     -------
     EmbedReport
-        Counts per modality, with the reasons for what is missing.
+        Counts per modality, with the reasons for missing vectors.
 
     Raises
     ------
     ConfigError
-        When an extra is not installed, or a model or a folder of pictures is not there or cannot be used.
+        When an extra is not installed, or a model or image folder is missing or unusable.
     ContractError
         When ``items`` or an existing ``out`` cannot be used.
     ArtifactError
-        When a file of the cache is damaged, or another run writes ``out``.
+        When a cache file is damaged, or another run is writing ``out``.
     StorageError
-        When the disk refuses a write; ``out`` is then what it was, and what was embedded is in the cache.
+        When writing fails; ``out`` is then unchanged, and the new vectors are in the cache.
     """
     started = time.monotonic()
     _check_names(specs)
@@ -141,7 +141,7 @@ def embed_items(
 
 @dataclass
 class _Work:
-    """One modality under way."""
+    """One modality in progress, and its counts."""
 
     name: str
     embedder: Any  # TextEmbedder or ImageEmbedder: the same methods over texts and over paths
@@ -153,26 +153,27 @@ class _Work:
     missing: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
 
-    def vectors(self, rows: pa.Table, told: Callable[[int], None]) -> pa.Array:
+    def vectors(self, rows: pa.Table, on_embedded: Callable[[int], None]) -> pa.Array:
         """The ``list<float32>`` of a chunk, null where a row has no vector."""
         started = time.monotonic()
         contents = self.embedder.contents(rows)
         keys = [content if isinstance(content, Missing) else self.embedder.key(content) for content in contents]
         known = self.cache.get([key for key in keys if isinstance(key, bytes)])
         news = {key: content for key, content in zip(keys, contents, strict=True) if key not in known}
-        failed = self._embed({key: content for key, content in news.items() if isinstance(key, bytes)}, known, told)
+        to_embed = {key: content for key, content in news.items() if isinstance(key, bytes)}
+        failed = self._embed(to_embed, known, on_embedded)
         fresh = set(news) - set(failed)
-        vectors: list[Kept | None] = []
+        vectors: list[CachedVector | None] = []
         for key in keys:
-            found = failed.get(key, key) if isinstance(key, bytes) else key
-            if isinstance(found, Missing):
-                self.missing[found.reason] += 1
+            key_or_reason = failed.get(key, key) if isinstance(key, bytes) else key
+            if isinstance(key_or_reason, Missing):
+                self.missing[key_or_reason.reason] += 1
                 vectors.append(None)
                 continue
-            vectors.append(known[found])
-            self.cut += known[found].cut
-            if found in fresh:
-                fresh.discard(found)
+            vectors.append(known[key_or_reason])
+            self.cut += known[key_or_reason].cut
+            if key_or_reason in fresh:
+                fresh.discard(key_or_reason)
                 self.embedded += 1
             else:
                 self.from_cache += 1
@@ -181,9 +182,9 @@ class _Work:
         return _list_array(vectors)
 
     def _embed(
-        self, news: Mapping[bytes, Any], known: dict[bytes, Kept], told: Callable[[int], None]
+        self, news: Mapping[bytes, Any], known: dict[bytes, CachedVector], on_embedded: Callable[[int], None]
     ) -> dict[bytes, Missing]:
-        """Embed new contents group by group into the cache and ``known``; return why some have no vector."""
+        """Embed new contents group by group into the cache and ``known``; returns the reasons of failures."""
         failed: dict[bytes, Missing] = {}
         keys = list(news)
         for start in range(0, len(keys), self.embedder.group):
@@ -198,9 +199,9 @@ class _Work:
                     failed[key] = Missing("the model's vector is not finite")
                 else:
                     good.append(place)
-                    known[key] = Kept(made.matrix[place], bool(made.cut[place]))
+                    known[key] = CachedVector(made.matrix[place], bool(made.cut[place]))
             self.cache.put([part[place] for place in good], made.matrix[good], made.cut[good], made.max_tokens)
-            told(start + len(part))
+            on_embedded(start + len(part))
         return failed
 
     def report(self) -> ModalityReport:
@@ -219,7 +220,7 @@ class _Work:
 
 
 def _stage(items: Items, works: list[_Work], staged: Path, chunk_rows: int, progress: Progress) -> None:
-    """Write the vectors of all rows, in the order of the source."""
+    """Write the vectors of all rows, in source order."""
     texts = tuple(dict.fromkeys(name for work in works for name in work.embedder.columns(items.columns)))
     keys = ["item_id", *(["updated_at"] if items.versioned else [])]
     done = 0
@@ -228,30 +229,30 @@ def _stage(items: Items, works: list[_Work], staged: Path, chunk_rows: int, prog
         for rows in items.chunks(texts, chunk_rows):
             chunk = rows.select(keys)
             for work in works:
-                # New contents are fewer than rows: the bar moves while they are embedded and reaches the chunk's end.
-                def told(embedded: int, name: str = work.name, before: int = done) -> None:
+                # Progress counts embedded contents within the chunk, then jumps to its end: not all rows are new.
+                def on_embedded(embedded: int, name: str = work.name, before: int = done) -> None:
                     progress(name, before + embedded, items.rows)
 
-                chunk = chunk.append_column(work.name, work.vectors(rows, told))
+                chunk = chunk.append_column(work.name, work.vectors(rows, on_embedded))
                 progress(work.name, done + rows.num_rows, items.rows)
             writer = writer or stack.enter_context(pq.ParquetWriter(temporary, chunk.schema))
             writer.write_table(chunk)
             done += rows.num_rows
         if not done:
-            found = dict(items.refused) or "no row at all"
-            raise ContractError("items", f"the table holds no row that keeps the contract ({found}); mend the source")
+            reasons = dict(items.refused) or "it is empty"
+            raise ContractError("items", f"the table has no valid rows ({reasons}); fix the source data")
     for work in works:
         progress(work.name, items.rows or done, items.rows)
 
 
-def _list_array(vectors: list[Kept | None]) -> pa.Array:
-    lengths = np.fromiter((0 if kept is None else len(kept.vector) for kept in vectors), np.int64, len(vectors))
-    flat = [kept.vector for kept in vectors if kept is not None]
+def _list_array(vectors: list[CachedVector | None]) -> pa.Array:
+    lengths = np.fromiter((0 if cached is None else len(cached.vector) for cached in vectors), np.int64, len(vectors))
+    flat = [cached.vector for cached in vectors if cached is not None]
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     return pa.ListArray.from_arrays(
         pa.array(offsets),
         pa.array(np.concatenate(flat) if flat else np.zeros(0, np.float32), pa.float32()),
-        mask=pa.array([kept is None for kept in vectors], pa.bool_()),
+        mask=pa.array([cached is None for cached in vectors], pa.bool_()),
     )
 
 

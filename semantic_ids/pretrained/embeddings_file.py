@@ -1,4 +1,4 @@
-"""``item_embeddings.parquet``: new vectors joined with what an older file holds, written beside and renamed."""
+"""Write ``item_embeddings.parquet``: join new vectors with the columns of an existing file and replace it atomically."""
 
 from __future__ import annotations
 
@@ -22,19 +22,21 @@ _KEYS = ("item_id", "updated_at")
 
 @contextmanager
 def scratch_beside(out: Path) -> Iterator[Path]:
-    """A hidden folder beside ``out`` for one run at a time; what killed runs left of ``out`` is removed.
+    """Create a hidden, locked scratch folder next to ``out``; leftovers of interrupted runs are removed.
 
     Raises
     ------
     ArtifactError
-        When another run writes ``out``: the one that ends last would undo the other's columns.
+        When another run is writing ``out``: the later one would overwrite the other's columns.
     """
     folder = out.with_name(f".writing-{out.stem}")
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         if not _locked(folder, descriptor):
-            raise ArtifactError(f"{out} is being written by another run; wait for it to end, then run the same command")
+            raise ArtifactError(
+                f"{out} is being written by another run; wait until it ends, then run the command again"
+            )
         for leftover in [*folder.iterdir(), *out.parent.glob(f".writing-*-{out.name}")]:
             remove(leftover)
         try:
@@ -54,20 +56,20 @@ def _locked(folder: Path, descriptor: int) -> bool:
 
 
 def older_columns(path: Path, modalities: Sequence[str]) -> tuple[str, ...]:
-    """The columns of an existing file that are to stay.
+    """The columns to carry over from an existing file.
 
     Raises
     ------
     ContractError
-        When the file cannot be read, or Parquet files of a folder beside it would be hidden by it.
+        When the file cannot be read, or would hide Parquet files of a folder of the same name.
     TableSchemaError
-        When its keys cannot be joined on.
+        When its keys cannot be used for the join.
     """
     folder = path.with_suffix("")
     if not path.exists() and any(folder.glob("**/*.parquet")):
         raise ContractError(
             _TABLE,
-            f"{folder} holds Parquet files of this table and {path.name} beside it would hide them; write elsewhere",
+            f"{folder} contains Parquet files of this table, which {path.name} would hide; choose another output path",
         )
     if not path.exists():
         return ()
@@ -75,16 +77,16 @@ def older_columns(path: Path, modalities: Sequence[str]) -> tuple[str, ...]:
         schema = pq.read_schema(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise ContractError(
-            _TABLE, f"{path} is there and cannot be read as Parquet ({error}); restore it, or delete it to start anew"
+            _TABLE, f"{path} cannot be read as Parquet ({error}); restore it, or delete it to start from scratch"
         ) from error
     if "item_id" not in schema.names:
-        raise TableSchemaError(_TABLE, f"{path} has no column 'item_id'; it has {', '.join(schema.names)}")
+        raise TableSchemaError(_TABLE, f"{path} has no column 'item_id'; its columns are {', '.join(schema.names)}")
     if "updated_at" in schema.names:
         kind = schema.field("updated_at").type
         if pa.types.is_timestamp(kind) and kind.tz is None:
             raise TableSchemaError(
                 _TABLE,
-                f"column 'updated_at' of {path} holds naive timestamps; timestamp[us, UTC] is needed. For example: "
+                f"column 'updated_at' of {path} must be timestamp[us, UTC], got naive timestamps. For example: "
                 'df["updated_at"] = df["updated_at"].dt.tz_localize("UTC") if the clock was UTC',
             )
     return tuple(name for name in schema.names if name not in {*_KEYS, *modalities})
@@ -93,22 +95,22 @@ def older_columns(path: Path, modalities: Sequence[str]) -> tuple[str, ...]:
 def write_embeddings(
     opened: duckdb.DuckDBPyConnection, new: Path, out: Path, modalities: Sequence[str], older: Sequence[str]
 ) -> int:
-    """Join the new vectors with the columns of the older file and put the result in its place.
+    """Join the new vectors with the columns of the existing file and replace it.
 
-    A version of an item that only one side has takes, from the other side, the vector that was valid at its moment:
-    that of the latest version not after it. A row without ``updated_at`` is valid from the item's creation.
+    For an item version that only one side has, the other side's vector is taken as of its ``updated_at``: that of the
+    latest version not after it. A row without ``updated_at`` is valid from the item's creation.
 
     Parameters
     ----------
     opened : duckdb.DuckDBPyConnection
         A connection of :func:`sidkit.core.engine.connection`.
     new : Path
-        Parquet with ``item_id``, maybe ``updated_at``, and one list column per modality; of two rows with one key the
-        first counts.
+        Parquet with ``item_id``, optionally ``updated_at``, and one list column per modality; the first row per key is
+        used.
     out : Path
         ``item_embeddings.parquet``.
     modalities, older : sequence of str
-        The new vector columns, and those of :func:`older_columns`.
+        The new vector columns, and the result of :func:`older_columns`.
 
     Returns
     -------
@@ -118,7 +120,7 @@ def write_embeddings(
     Raises
     ------
     StorageError
-        When the disk refuses the write; ``out`` is then what it was.
+        When writing fails; ``out`` is then unchanged.
     """
     sides = {"new_": (new, modalities)} | ({"old_": (out, older)} if older else {})
     dated = False

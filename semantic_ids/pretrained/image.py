@@ -1,4 +1,4 @@
-"""Pictures to vectors with a CLIP-class or another vision model of the transformers library."""
+"""Embed images with a CLIP-like or other vision model of the transformers library."""
 
 from __future__ import annotations
 
@@ -32,118 +32,120 @@ from sidkit.core.files import sha256
 _EXTRA = "image"
 _ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 _LONGEST = 200
-"""Scaled by its shorter side, a longer strip would fill the memory."""
+"""Maximum aspect ratio: resized by its shorter side, a longer image would exhaust memory."""
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
 
 
 class ImageSpec(Section):
-    """Which picture becomes a vector, and by which model."""
+    """Configuration of an image embedding: model and location of the images."""
 
     model: str = Field(min_length=1)
-    """A folder (never looked up anywhere), or a name on the hub such as ``openai/clip-vit-base-patch32``."""
+    """A folder (needs no network), or a name on the hub such as ``openai/clip-vit-base-patch32``."""
     revision: str | None = None
-    """Commit, tag or branch of a name; None is the newest."""
+    """Commit, tag or branch on the hub; None is the newest."""
     column: str | None = None
-    """The column of ``items`` with paths. None: an item's picture is ``<folder>/<item_id>.<jpg, png, ...>``."""
+    """Column of ``items`` with paths. None: an item's image is ``<folder>/<item_id>.<jpg, png, ...>``."""
     folder: Path | None = None
-    """The pictures, or what relative paths of ``column`` start from (None: the folder of the source)."""
+    """Folder of the images, or base folder of relative paths in ``column`` (None: the source's folder)."""
     batch_size: int = Field(default=32, ge=1)
     device: str = "auto"
-    """``auto`` is the first of cuda, mps and cpu that is there."""
+    """``auto`` is the first available of cuda, mps and cpu."""
 
 
 class ImageEmbedder:
-    """The pictures of items and their vectors.
+    """Embeds the images of items.
 
-    A picture is turned as its EXIF says, laid on white where it is transparent, and prepared as the model's own
-    ``preprocessor_config.json`` says. The vector is the model's image feature where it has one (CLIP, SigLIP), else its
-    pooled output, else the first token's (a classifier's weights have no pooler); ``float32``, of length 1, the same on
-    each run up to float noise (below 1e-5 per element) from what shares its batch.
+    An image is rotated by its EXIF orientation, composited on white if transparent, and preprocessed by the model's
+    ``preprocessor_config.json``. The vector is the model's image feature (CLIP, SigLIP), else its pooled output, else the
+    first token's output (classifier checkpoints have no pooler): ``float32`` of unit length, deterministic up to rounding
+    noise (below 1e-5 per element) from the other images of its batch.
 
     Parameters
     ----------
     spec : ImageSpec
-        What to read and by which model.
+        Model and location of the images.
     source_folder : Path or None
-        The folder of the source; None when it is a database.
+        The source's folder; None for a database.
 
     Raises
     ------
     ConfigError
-        When the model or the folder of pictures is not there, or an item has two pictures.
+        When the model or the image folder is missing, or an item has two images.
     """
 
     def __init__(self, spec: ImageSpec, source_folder: Path | None) -> None:
         self.spec = spec
         required("PIL", _EXTRA)
         self.folder = model_folder(spec.model, spec.revision, _EXTRA)
-        check_files(self.folder, ("config.json",), "picture")
-        check_files(self.folder, ("preprocessor_config.json", "processor_config.json"), "picture")
+        check_files(self.folder, ("config.json",), "image")
+        check_files(self.folder, ("preprocessor_config.json", "processor_config.json"), "image")
         if spec.folder is not None and not spec.folder.expanduser().is_dir():
-            raise ConfigError(f"{spec.folder} is no folder; give the folder of the pictures")
+            raise ConfigError(f"{spec.folder} is not a folder; pass the folder of the images")
         if spec.folder is None and spec.column is None:
-            raise ConfigError("no pictures are named: give a folder of them, a column of paths, or both")
+            raise ConfigError("no images given; pass an image folder, a column of paths, or both")
         start = spec.folder if spec.folder is not None else source_folder
         self._start = None if start is None else start.expanduser().resolve()
-        self._by_item = _pictures_of(self._start) if spec.column is None and self._start is not None else {}
+        self._by_item = _images_in(self._start) if spec.column is None and self._start is not None else {}
 
     @property
     def group(self) -> int:
-        """How many pictures are embedded and kept at once."""
+        """Number of images that are embedded and cached together."""
         return 8 * self.spec.batch_size
 
     @cached_property
     def identity(self) -> Mapping[str, Any]:
-        """What decides the vectors, besides the picture: the model's files. Found without loading it."""
+        """What determines the vectors besides the image: the model's files. Does not load the model."""
         return {"kind": "image", "model": content_of(self.folder)}
 
-    def columns(self, found: Sequence[str]) -> tuple[str, ...]:
-        """The columns of ``items`` that are needed.
+    def columns(self, available: Sequence[str]) -> tuple[str, ...]:
+        """The columns of ``items`` to read.
 
         Raises
         ------
         TableSchemaError
-            When they are not there.
+            When they are missing.
         """
         if self.spec.column is None:
             return ()
-        if self.spec.column not in found:
-            raise TableSchemaError("items", f"column {self.spec.column!r} is missing; the table has {', '.join(found)}")
+        if self.spec.column not in available:
+            raise TableSchemaError(
+                "items", f"column {self.spec.column!r} is missing; the table has {', '.join(available)}"
+            )
         return (self.spec.column,)
 
     def contents(self, rows: pa.Table) -> list[Path | Missing]:
-        """The picture of each row."""
+        """The image path of each row."""
         if self.spec.column is None:
-            none = Missing("no picture")
+            none = Missing("no image")
             return [self._by_item.get(item, none) for item in rows.column("item_id").to_pylist()]
         return [self._path(text) for text in rows.column(self.spec.column).to_pylist()]
 
     def key(self, content: Path) -> bytes | Missing:
-        """SHA-256 of a picture's bytes."""
+        """SHA-256 of an image file."""
         try:
             return bytes.fromhex(sha256(content)) if content.is_file() else Missing("no file at the path")
         except (OSError, ValueError):
             return Missing("the file cannot be read")
 
     def vectors(self, contents: Sequence[Path], keys: Sequence[bytes]) -> Vectors:
-        """Embed pictures, ``batch_size`` of them in memory at a time.
+        """Embed images, ``batch_size`` of them in memory at a time.
 
         Parameters
         ----------
         contents : sequence of Path
-            Files of pictures.
+            Image files.
         keys : sequence of bytes
-            Their keys; a file that no longer has its key was changed meanwhile and gets no vector.
+            Their keys; a file whose hash no longer matches was changed during the run and gets no vector.
 
         Returns
         -------
         Vectors
-            ``float32 [pictures, width]``, and why a picture has no vector.
+            ``float32 [images, width]``, and the reasons for missing vectors.
 
         Raises
         ------
         ConfigError
-            When the model cannot be loaded, or the device has too little memory.
+            When the model cannot be loaded, or the device is out of memory.
         """
         missing: list[Missing | None] = [None] * len(contents)
         parts: dict[int, np.ndarray[Any, np.dtype[np.float32]]] = {}
@@ -171,18 +173,18 @@ class ImageEmbedder:
         path = Path(text.strip())
         if not path.is_absolute() and self._start is None:
             raise ConfigError(
-                f"column {self.spec.column!r} holds the relative path {text!r} and the source is no folder; give the folder "
-                "that the paths start from"
+                f"column {self.spec.column!r} contains the relative path {text!r}, but the source is not a folder; pass the "
+                "base folder of the paths"
             )
         return path if self._start is None else self._start / path
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any, str, bool]:
-        """The preprocessing, the model, the device, and whether the weights have what the pooled output needs."""
+        """The preprocessing, the model, the device, and whether the weights include the pooler."""
         prepare_class = member("transformers", "AutoImageProcessor", _EXTRA)
         model_class = member("transformers", "AutoModel", _EXTRA)
         device = device_of(self.spec.device)
-        with loading(self.folder, "picture"):
+        with loading(self.folder, "image"):
             prepare = prepare_class.from_pretrained(self.folder, local_files_only=True)
             model, facts = model_class.from_pretrained(
                 self.folder, local_files_only=True, use_safetensors=True, output_loading_info=True
@@ -190,23 +192,23 @@ class ImageEmbedder:
         unset = sorted(facts["missing_keys"])
         if [name for name in unset if "pooler." not in name]:
             raise ConfigError(
-                f"the weights in {self.folder} lack {len(unset)} tensors of the model ({', '.join(unset[:3])}, ...): its "
-                "vectors would be random. Copy weights that belong to its config.json"
+                f"{len(unset)} tensors of the model are missing from the weights in {self.folder} ({', '.join(unset[:3])}, "
+                "...), so its vectors would be random. Copy the weights that match its config.json"
             )
         return prepare, model.eval().to(device), device, not unset
 
     def _prepared(self, path: Path, key: bytes) -> Any | Missing:
-        """The pixels of a picture as the model wants them, or why there are none."""
+        """The preprocessed pixels of an image, or the reason why there are none."""
         picture = _read(path, key)
         if isinstance(picture, Missing):
             return picture
         if max(picture.size) > _LONGEST * min(picture.size):
-            return Missing(f"the picture is more than {_LONGEST} times as long as wide")
+            return Missing(f"the aspect ratio of the image is above {_LONGEST}")
         prepare = self._loaded[0]
         try:
             return prepare(images=picture, return_tensors="pt", input_data_format="channels_last")["pixel_values"][0]
         except (ValueError, TypeError, IndexError, ZeroDivisionError):
-            return Missing("the model's preprocessing refuses the picture")
+            return Missing("the model's preprocessing failed on the image")
 
     def _embedded(self, pixels: list[Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
         import torch
@@ -214,7 +216,7 @@ class ImageEmbedder:
         _, model, device, pools = self._loaded
         if len({tuple(picture.shape) for picture in pixels}) > 1:
             raise ConfigError(
-                f"the preprocessing of the model in {self.folder} gives pictures of different sizes; use a model whose "
+                f"the preprocessing of the model in {self.folder} returns images of different sizes; use a model whose "
                 "preprocessor_config.json fixes the size (do_resize with a height and a width, or a crop)"
             )
         try:
@@ -228,7 +230,7 @@ class ImageEmbedder:
                 vectors = torch.nn.functional.normalize(vectors.float().flatten(1), dim=1)
         except torch.OutOfMemoryError as error:
             raise ConfigError(
-                f"a batch of {self.spec.batch_size} pictures does not fit the device ({error}); lower batch_size"
+                f"a batch of {self.spec.batch_size} images does not fit in device memory ({error}); lower batch_size"
             ) from error
         return np.asarray(vectors.cpu().numpy(), dtype=np.float32)
 
@@ -239,21 +241,19 @@ def _pooled(out: Any) -> Any:
     return getattr(out, "pooler_output", out)
 
 
-def _pictures_of(folder: Path) -> dict[str, Path]:
-    """The pictures of a folder by their names without the ending."""
-    found: dict[str, Path] = {}
+def _images_in(folder: Path) -> dict[str, Path]:
+    """The images of a folder by file name without the extension."""
+    images: dict[str, Path] = {}
     for file in sorted(folder.iterdir()):
         if file.suffix.lower() in _ENDINGS and file.is_file():
-            other = found.setdefault(file.stem, file)
+            other = images.setdefault(file.stem, file)
             if other != file:
-                raise ConfigError(
-                    f"item {file.stem!r} has two pictures, {other} and {file.name}; leave one of them there"
-                )
-    return found
+                raise ConfigError(f"item {file.stem!r} has two images, {other} and {file.name}; remove one of them")
+    return images
 
 
 def _read(path: Path, key: bytes) -> Any | Missing:
-    """A picture in RGB, or why there is none."""
+    """An image in RGB, or the reason why it cannot be read."""
     from PIL import Image, ImageOps
 
     try:
@@ -261,10 +261,10 @@ def _read(path: Path, key: bytes) -> Any | Missing:
     except OSError:
         return Missing("the file cannot be read")
     if hashlib.sha256(content).digest() != key:
-        return Missing("the file changed while it was read")
+        return Missing("the file changed during the run")
     try:
         with warnings.catch_warnings():
-            # What Pillow warns of when it opens a file is either that picture's fault or of no effect on its pixels.
+            # Pillow's other warnings concern damaged metadata and do not affect the pixels.
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(content)) as opened:
@@ -274,6 +274,6 @@ def _read(path: Path, key: bytes) -> Any | Missing:
                     return Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear).convert("RGB")
                 return picture.convert("RGB")
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        return Missing(f"the picture has more than {Image.MAX_IMAGE_PIXELS or 0:,} pixels")
-    except Exception:  # noqa: BLE001 (of broken files, decoders raise whatever they stumble over)
-        return Missing("the file is no picture that can be read")
+        return Missing(f"the image has more than {Image.MAX_IMAGE_PIXELS or 0:,} pixels")
+    except Exception:  # noqa: BLE001 (decoders raise arbitrary exceptions on damaged files)
+        return Missing("the file is not a readable image")

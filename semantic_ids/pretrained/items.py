@@ -1,4 +1,4 @@
-"""The ``items`` of a source, before there are any vectors: read in chunks, with broken rows counted and left out."""
+"""Read the ``items`` table of a source in chunks; invalid rows are counted and skipped. No vectors are required."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sidkit.core.redact import redacted, scrubbed
 
 
 class _ParquetItems(ParquetSource):
-    """A folder of which only ``items`` must be there."""
+    """A folder that needs to contain only ``items``."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -32,7 +32,7 @@ class _ParquetItems(ParquetSource):
 
 
 class _SqlItems(SqlSource):
-    """A database of which only ``items`` must be there."""
+    """A database that needs to contain only ``items``."""
 
     def __init__(self, url: str) -> None:
         import sqlalchemy as sa
@@ -52,7 +52,8 @@ class _SqlItems(SqlSource):
             ) from None
         if ITEMS.name not in names:
             raise MissingTableError(
-                ITEMS.name, f"the database {shown} has no such table; it has {', '.join(sorted(names)) or 'none'}"
+                ITEMS.name,
+                f"the database {shown} has no such table; its tables are {', '.join(sorted(names)) or 'none'}",
             )
         self.metadata.reflect(self.engine, only=[ITEMS.name])
 
@@ -68,7 +69,7 @@ class Items:
     Raises
     ------
     MissingTableError
-        When there are no items.
+        When the table ``items`` is missing.
     TableSchemaError
         When ``item_id`` is missing.
     ContractError
@@ -85,7 +86,7 @@ class Items:
             self.folder = typed_path(url)
             if not url or not self.folder.is_dir():
                 raise ContractError(
-                    "source", f"{redacted(url)!r} is no folder; give a folder of Parquet files or a SQLAlchemy URL"
+                    "source", f"{redacted(url)!r} is not a folder; pass a folder of Parquet files or a SQLAlchemy URL"
                 )
             self.source = _ParquetItems(self.folder)
         self.columns = tuple(self.source.columns(ITEMS.name))
@@ -97,29 +98,29 @@ class Items:
 
     @property
     def versioned(self) -> bool:
-        """Whether an item can have several rows, told apart by ``updated_at``."""
+        """Whether an item can have several rows, one per ``updated_at``."""
         return "updated_at" in self.columns
 
     def chunks(self, texts: Sequence[str], chunk_rows: int) -> Iterator[pa.Table]:
-        """Yield the rows that keep the contract.
+        """Yield the valid rows.
 
         Parameters
         ----------
         texts : sequence of str
             Text columns to read.
         chunk_rows : int
-            Rows at a time.
+            Rows per chunk.
 
         Yields
         ------
         pyarrow.Table
             ``item_id`` (string), ``updated_at`` (``timestamp[us, UTC]``, only when :attr:`versioned`) and the texts
-            (string). Rows that break the contract are counted in :attr:`refused`.
+            (string). Invalid rows are counted in :attr:`refused`, by reason.
 
         Raises
         ------
         TableSchemaError
-            When a column has a type that no row of it could be right with.
+            When a column has the wrong type.
         """
         keys = ("item_id", "updated_at") if self.versioned else ("item_id",)
         further = tuple(Column(name, "string") for name in texts if name not in keys)

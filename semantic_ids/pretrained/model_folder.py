@@ -1,4 +1,4 @@
-"""Where a pretrained model lies: every model is a folder on disk before it is used, and that folder's content names it."""
+"""Locate and check the folder of a pretrained model; a model is identified by the hash of its files."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _OTHER_FORMATS = ["*.bin", "*.h5", "*.msgpack", "*.ot", "*.pt", "*.ckpt", "*.onn
 
 
 def required(module: str, extra: str) -> Any:
-    """Import a module of an extra.
+    """Import a module of an optional dependency (an extra).
 
     Raises
     ------
     ConfigError
-        When the extra is not installed, or its import fails.
+        When the extra is not installed, or the import fails.
     """
     if importlib.util.find_spec(module) is None:
         raise ConfigError(f"{module} is not installed; run: pip install 'sidkit[{extra}]'")
@@ -35,7 +35,7 @@ def required(module: str, extra: str) -> Any:
 
 
 def member(module: str, name: str, extra: str) -> Any:
-    """A class of an extra's module, which may be imported only when it is asked for; raises like :func:`required`."""
+    """Get a class of a module of an extra; raises like :func:`required`."""
     try:
         return getattr(required(module, extra), name)
     except (ImportError, RuntimeError, AttributeError) as error:
@@ -44,79 +44,79 @@ def member(module: str, name: str, extra: str) -> Any:
 
 def _unusable(module: str, extra: str, error: Exception) -> ConfigError:
     return ConfigError(
-        f"{module} is installed but cannot be imported ({error}). Often a torchvision made for another torch is the "
-        f"cause: uninstall torchvision (sidkit does not need it) or install the build that belongs to this torch, "
-        f"then run: pip install 'sidkit[{extra}]'"
+        f"{module} is installed but cannot be imported ({error}). A common cause is a torchvision built for a different "
+        f"torch version: uninstall torchvision (sidkit does not need it) or install the matching build, then run: "
+        f"pip install 'sidkit[{extra}]'"
     )
 
 
 def model_folder(model: str, revision: str | None, extra: str) -> Path:
-    """The folder of a model.
+    """Get the folder of a model, downloading it if necessary.
 
     Parameters
     ----------
     model : str
-        A local folder, which is taken first and never looked up anywhere; else a name on the Hugging Face hub
-        (``organisation/name``), which is brought to the hub's own cache on disk.
+        A local folder, which takes precedence and needs no network; else a name on the Hugging Face hub
+        (``organisation/name``), which is downloaded to the hub's cache.
     revision : str or None
-        Commit, tag or branch of a name; None is the newest.
+        Commit, tag or branch on the hub; None is the newest.
     extra : str
-        The extra that an error tells to install.
+        The extra that errors recommend to install.
 
     Returns
     -------
     Path
-        A folder that exists.
+        An existing folder.
 
     Raises
     ------
     ConfigError
-        When there is no such folder and no such name, or the hub cannot be reached.
+        When neither such a folder nor such a name exists, or the hub cannot be reached.
     """
     folder = typed_path(model)
     if folder.is_dir():
         if revision is not None:
-            raise ConfigError(f"{folder} is a folder and revision {revision!r} is for names; leave the revision out")
+            raise ConfigError(f"{folder} is a folder, but revision {revision!r} only applies to hub names; omit it")
         return folder.resolve()
     if folder.exists():
-        raise ConfigError(f"{folder} is a file; give the folder that holds the model's config.json and weights")
+        raise ConfigError(f"{folder} is a file; pass the folder that contains the model's config.json and weights")
     if not _HUB_NAME.fullmatch(model):
         raise ConfigError(
-            f"{folder.absolute()} is no folder; give a model's folder, or a name such as organisation/name"
+            f"{folder.absolute()} is not a folder; pass a model folder, or a hub name such as organisation/name"
         )
     hub = required("huggingface_hub", extra)
     try:
         return Path(hub.snapshot_download(model, revision=revision, ignore_patterns=_OTHER_FORMATS))
     except (OSError, ValueError, hub.errors.HfHubHTTPError) as error:
         raise ConfigError(
-            f"no folder {folder.absolute()} is here, and the model {model!r}"
-            f"{f' at {revision}' if revision else ''} cannot be brought from the hub ({_first_line(error)}). Check the "
-            "name and the network, or copy the model's folder here and give its path"
+            f"the folder {folder.absolute()} does not exist, and the model {model!r}"
+            f"{f' at {revision}' if revision else ''} cannot be downloaded from the hub ({_first_line(error)}). Check the "
+            "name and the network, or copy the model's folder to this machine and pass its path"
         ) from error
 
 
 def check_files(folder: Path, needed: tuple[str, ...], kind: str) -> None:
-    """Refuse a folder that holds no model of this kind.
+    """Check that a folder contains a model of this kind.
 
     Raises
     ------
     ConfigError
-        When none of the ``needed`` files or no safetensors weights are there.
+        When all of the ``needed`` files, or safetensors weights, are missing.
     """
     if not any((folder / name).is_file() for name in needed):
-        found = sorted(entry.name for entry in folder.iterdir())[:8] or ["nothing"]
+        entries = sorted(entry.name for entry in folder.iterdir())[:8] or ["nothing"]
         raise ConfigError(
-            f"{folder} is no {kind} model: {' or '.join(needed)} is needed; the folder holds {', '.join(found)}"
+            f"{folder} is not usable as {kind} model: expected {' or '.join(needed)}, the folder contains {', '.join(entries)}"
         )
     if not any(folder.rglob("*.safetensors")):
         raise ConfigError(
-            f"{folder} holds no weights in safetensors form; other forms run code when they are read and are refused. "
-            "Load the model where you trust it and write it with save_pretrained(folder)"
+            f"{folder} contains no safetensors weights; other formats can run code when loaded and are not accepted. "
+            "Load the model in an environment you trust and save it with save_pretrained(folder)"
         )
 
 
 def content_of(folder: Path) -> str:
-    """SHA-256 in hex over the names and contents of a model's files; prose and hidden files do not count."""
+    """Hex SHA-256 over the names and contents of a model's files, except Markdown and hidden files."""
     digest = hashlib.sha256()
     for file in sorted(folder.rglob("*")):
         name = file.relative_to(folder)
@@ -128,7 +128,7 @@ def content_of(folder: Path) -> str:
 
 @contextmanager
 def loading(folder: Path, kind: str) -> Iterator[None]:
-    """Load a model without foreign progress bars; what the libraries raise becomes an error that names the folder.
+    """Load a model without the libraries' progress bars; their exceptions become an error that names the folder.
 
     Raises
     ------
@@ -144,8 +144,8 @@ def loading(folder: Path, kind: str) -> Iterator[None]:
         yield
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
         raise ConfigError(
-            f"the {kind} model in {folder} cannot be loaded ({_first_line(error)}). If files are damaged, missing or "
-            "only pointers of a shallow clone, copy the folder again; if a library is named, install it"
+            f"the {kind} model in {folder} cannot be loaded ({_first_line(error)}). If files are damaged, missing or Git "
+            "LFS pointers, copy the folder again; if a library is missing, install it"
         ) from error
     finally:
         if was_shown:
@@ -153,12 +153,12 @@ def loading(folder: Path, kind: str) -> Iterator[None]:
 
 
 def device_of(name: str) -> str:
-    """The device to compute on: ``auto`` is the first of cuda, mps and cpu that this machine has.
+    """Resolve a device name: ``auto`` is the first available of cuda, mps and cpu.
 
     Raises
     ------
     ConfigError
-        When torch knows no such device, or this machine has none.
+        When torch does not support the device, or it is not available.
     """
     import torch
 
@@ -175,4 +175,4 @@ def device_of(name: str) -> str:
 
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else 'no further word'}"
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"

@@ -1,4 +1,4 @@
-"""Texts to vectors with a sentence-transformers model."""
+"""Embed texts with a sentence-transformers model."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ _TWO_POSITIONS_TAKEN = frozenset({"roberta", "xlm-roberta", "camembert", "mpnet"
 
 
 class TextSpec(Section):
-    """Which text becomes a vector, and by which model."""
+    """Configuration of a text embedding: model, input columns and limits."""
 
     model: str = Field(min_length=1)
-    """A folder (never looked up anywhere), or a name on the hub; a name without ``/`` is of sentence-transformers."""
+    """A folder (needs no network), or a name on the hub; names without ``/`` belong to sentence-transformers."""
     revision: str | None = None
-    """Commit, tag or branch of a name; None is the newest."""
+    """Commit, tag or branch on the hub; None is the newest."""
     columns: tuple[str, ...] = ()
-    """Columns of ``items``: the first that is not blank is an item's text. Empty: ``text``, else ``title``."""
+    """Columns of ``items``; the first non-blank one is an item's text. Empty: ``text``, else ``title``."""
     prompt: str | None = None
-    """Put before every text; None is the model's own default."""
+    """Prepended to every text; None is the model's own default."""
     max_tokens: int | None = Field(default=None, ge=3)
-    """Texts are cut after so many tokens; None is the model's own limit."""
+    """Texts are truncated to this many tokens; None is the model's own limit."""
     batch_size: int = Field(default=64, ge=1)
     device: str = "auto"
-    """``auto`` is the first of cuda, mps and cpu that is there."""
+    """``auto`` is the first available of cuda, mps and cpu."""
 
 
 class TextEmbedder:
-    """The texts of items and their vectors.
+    """Embeds the texts of items.
 
-    The vectors are ``float32``, of length 1, and the same on each run over the same texts. Batches are sorted by
-    length, so a text's neighbours in its batch depend on what else is new; they move a vector by float noise only
-    (below 1e-5 per element in ``float32``), as do other devices and library versions.
+    The vectors are ``float32`` of unit length and deterministic for the same set of texts. Batches are sorted by length,
+    so their composition depends on which texts are new; this, like a different device or library version, changes a
+    vector by rounding noise only (below 1e-5 per element).
     """
 
     def __init__(self, spec: TextSpec) -> None:
@@ -60,12 +60,12 @@ class TextEmbedder:
 
     @property
     def group(self) -> int:
-        """How many texts are sorted by length, embedded and kept at once."""
+        """Number of texts that are sorted by length, embedded and cached together."""
         return 16 * self.spec.batch_size
 
     @cached_property
     def identity(self) -> Mapping[str, Any]:
-        """What decides the vectors, besides the text: the model's files and the settings. Found without loading it."""
+        """What determines the vectors besides the text: the model's files and the settings. Does not load the model."""
         return {
             "kind": "text",
             "model": content_of(self.folder),
@@ -73,31 +73,31 @@ class TextEmbedder:
             "max_tokens": self.spec.max_tokens,
         }
 
-    def columns(self, found: Sequence[str]) -> tuple[str, ...]:
-        """The columns of ``items`` that are needed.
+    def columns(self, available: Sequence[str]) -> tuple[str, ...]:
+        """The columns of ``items`` to read.
 
         Raises
         ------
         TableSchemaError
-            When they are not there.
+            When they are missing.
         """
         if self.spec.columns:
-            missing = [name for name in self.spec.columns if name not in found]
+            missing = [name for name in self.spec.columns if name not in available]
             if missing:
                 raise TableSchemaError(
-                    "items", f"column {', '.join(map(repr, missing))} is missing; the table has {', '.join(found)}"
+                    "items", f"column {', '.join(map(repr, missing))} is missing; the table has {', '.join(available)}"
                 )
             return self.spec.columns
-        there = tuple(name for name in _DEFAULT_COLUMNS if name in found)
-        if not there:
+        defaults = tuple(name for name in _DEFAULT_COLUMNS if name in available)
+        if not defaults:
             raise TableSchemaError(
                 "items",
-                f"neither 'text' nor 'title' is there; the table has {', '.join(found)}. Name the columns to read",
+                f"columns 'text' and 'title' are missing; the table has {', '.join(available)}. Set the columns to read",
             )
-        return there
+        return defaults
 
     def contents(self, rows: pa.Table) -> list[str | Missing]:
-        """The text of each row: the first column that is not blank, without the blanks around it."""
+        """The text of each row: the first non-blank column, stripped."""
         empty = Missing("no text")
         columns = [rows.column(name).to_pylist() for name in self.columns(rows.column_names)]
         return [
@@ -121,12 +121,12 @@ class TextEmbedder:
         Returns
         -------
         Vectors
-            ``float32 [texts, width]``, and which texts were cut.
+            ``float32 [texts, width]``, and which texts were truncated.
 
         Raises
         ------
         ConfigError
-            When the model cannot be loaded, or the device has too little memory.
+            When the model cannot be loaded, or the device is out of memory.
         """
         import torch
 
@@ -141,7 +141,7 @@ class TextEmbedder:
             )
         except torch.OutOfMemoryError as error:
             raise ConfigError(
-                f"a batch of {self.spec.batch_size} texts does not fit the device ({error}); lower batch_size"
+                f"a batch of {self.spec.batch_size} texts does not fit in device memory ({error}); lower batch_size"
             ) from error
         return Vectors(np.asarray(matrix, dtype=np.float32), self._cut(contents), [None] * len(contents), self._limit)
 
@@ -165,8 +165,8 @@ class TextEmbedder:
                 longest -= 2
             if longest is not None and self.spec.max_tokens > longest:
                 raise ConfigError(
-                    f"max_tokens is {self.spec.max_tokens} and the model in {self.folder} reads at most {longest}; "
-                    f"set max_tokens to {longest} or less"
+                    f"max_tokens must be at most {longest}, the limit of the model in {self.folder}, got "
+                    f"{self.spec.max_tokens}"
                 )
             model.max_seq_length = self.spec.max_tokens
         return model
@@ -182,7 +182,7 @@ class TextEmbedder:
         limit = self._limit
         if limit is None:
             return cut
-        # A token has at least one byte: only texts with more bytes than the limit need to be counted.
+        # A token has at least one byte, so only texts with more bytes than the limit need tokenizing.
         room = limit - len(self._prompt.encode()) - _SPECIAL_TOKENS
         long = [place for place, text in enumerate(contents) if len(text.encode()) > room]
         if long:

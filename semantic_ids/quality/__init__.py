@@ -1,1 +1,1 @@
-"""How good codes are, without training a ranker: collisions, hit rates, drift, floors, and a sweep of sizes."""
+"""Quality of codes without training a ranker: collisions, hit rates, drift, floors, and a sweep of sizes."""

@@ -1,7 +1,7 @@
-"""How good codes are, without training a ranker; the definitions of papers are given where they differ.
+"""Metrics of codes that need no ranker. Definitions that differ between papers are stated explicitly.
 
-Codes are ``int32 [items, levels]``, counted from 0; a prefix of depth p is the first p of them. Low collision is not the
-goal: codes that are all different say nothing that an item's id does not say.
+Codes are ``int32 [items, levels]``, counted from 0; a prefix of depth p is the first p of them. A low collision rate is
+not a goal in itself: codes that are all distinct carry no more information than item ids.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def utilisation(codes: Codes, sizes: tuple[int, ...]) -> list[float]:
 def prefix_utilisation(codes: Codes, sizes: tuple[int, ...]) -> tuple[list[float], list[float]]:
     """Per depth: distinct prefixes / min(product of sizes, items), and distinct prefixes / product of sizes.
 
-    Papers print either as CUR of several levels. The first is 1 when as many prefixes are used as the items can fill;
-    the second falls with depth for any set of items that is smaller than the space of codes.
+    Papers report either as CUR of several levels. The first is 1 when the items fill as many prefixes as they can; the
+    second falls with depth whenever there are fewer items than possible codes.
     """
     reachable, possible = [], []
     for depth, group in enumerate(prefix_groups(codes), start=1):
@@ -56,12 +56,12 @@ def gini(codes: Codes, sizes: tuple[int, ...]) -> list[float]:
     Half the mean absolute difference of two codes' counts over the mean count: 0 when all codes hold equally many items,
     1 - 1 / codes when one holds all.
     """
-    found = []
+    coefficients = []
     for level, size in enumerate(sizes):
         counts = np.sort(np.bincount(codes[:, level], minlength=size)).astype(np.float64)
         rank = 2 * np.arange(1, size + 1) - size - 1
-        found.append(float((rank * counts).sum() / (size * max(counts.sum(), 1))))
-    return found
+        coefficients.append(float((rank * counts).sum() / (size * max(counts.sum(), 1))))
+    return coefficients
 
 
 def collision_rate(codes: Codes) -> float:
@@ -70,30 +70,30 @@ def collision_rate(codes: Codes) -> float:
 
 
 def independent_code_rate(codes: Codes) -> float:
-    """Share of items whose full code no other item has (ICR); 1 for no items.
+    """Independent coding rate (ICR): share of items whose full code is unique; 1 for no items.
 
-    Not 1 - collision rate: two items in one bucket cost one distinct code, and both lose their own.
+    This differs from 1 - collision rate: two items in one bucket lose one distinct code, but two unique items.
     """
     counts = _bucket_counts(codes)
     return float((counts == 1).sum() / len(codes)) if len(codes) else 1.0
 
 
 def largest_bucket(codes: Codes) -> int:
-    """Items of the full code that most items share."""
+    """Number of items in the largest bucket (items with the same full code)."""
     return int(_bucket_counts(codes).max(initial=0))
 
 
 def reconstruction_error(vectors: Floats, decoded: Floats) -> float:
-    """sum |x - x_hat|^2 / sum |x - mean|^2."""
+    """Relative reconstruction error ``sum |x - x_hat|^2 / sum |x - mean|^2``."""
     spread = float(((vectors - vectors.mean(axis=0)).astype(np.float64) ** 2).sum())
     return float(((vectors - decoded).astype(np.float64) ** 2).sum()) / max(spread, 1e-30)
 
 
 def reconstruction_errors(quantizer: Quantizer, vectors: Floats, codes: Codes) -> list[float | None]:
-    """Per depth: :func:`reconstruction_error` of what the first levels alone stand for.
+    """Per depth: :func:`reconstruction_error` of the reconstruction from the first levels only.
 
-    None where a prefix cannot be decoded: before the last level where the quantizer has no ``decode_prefix(codes, depth)``,
-    and at levels that do not refine each other (past ``residual_levels``), where a prefix stands for nothing.
+    None where a prefix cannot be decoded: before the last level if the quantizer has no ``decode_prefix(codes, depth)``,
+    and past ``residual_levels``, where levels do not refine each other.
     """
     levels = len(quantizer.sizes)
     decode = getattr(quantizer, "decode_prefix", None)
@@ -107,11 +107,11 @@ def reconstruction_errors(quantizer: Quantizer, vectors: Floats, codes: Codes) -
 
 
 def unexplained_spread(vectors: Floats, codes: Codes) -> list[float]:
-    """Per depth: the share of the vectors' spread that is left inside prefixes.
+    """Per depth: within-prefix variance as a share of the total variance.
 
-    sum |x - mean of its prefix|^2 / sum |x - mean|^2. No decoder of prefixes has a lower :func:`reconstruction_error` on
-    these items, whatever the kind of quantizer, and it never grows with depth. Falls to 0 when each item has a prefix of
-    its own, so read it beside :func:`independent_code_rate`.
+    sum |x - mean of its prefix|^2 / sum |x - mean|^2. This is a lower bound of :func:`reconstruction_error` on these
+    items for any decoder of prefixes, and never grows with depth. It falls to 0 when every item has a unique prefix, so
+    read it together with :func:`independent_code_rate`.
     """
     if not len(codes):
         return [0.0] * codes.shape[1]
@@ -125,36 +125,36 @@ def unexplained_spread(vectors: Floats, codes: Codes) -> list[float]:
 
 
 def content_cohesion(vectors: Floats, codes: Codes) -> list[float | None]:
-    """Per depth: mean cosine of two different items of one prefix, minus that of any two different items.
+    """Per depth: mean cosine of two different items with the same prefix, minus that of any two different items.
 
-    All pairs count alike, so large prefixes weigh most. Vectors of length 0 have no direction and are left out. None
-    where no prefix holds two items. Computed from sums of unit vectors in O(items x dim).
+    All pairs have equal weight, so large prefixes dominate. Zero vectors are excluded. None if no prefix holds two
+    items. Computed from sums of unit vectors in O(items x dim).
     """
     length = np.linalg.norm(vectors, axis=1)
-    kept = length > 0
-    unit = (vectors[kept] / length[kept, None]).astype(np.float32)
-    own = np.einsum("nd,nd->n", unit, unit, dtype=np.float64)  # 1, but for rounding
-    everywhere = _mean_of_pairs(unit, own, np.zeros(len(unit), dtype=np.int64))
-    found: list[float | None] = []
-    for group in prefix_groups(codes[kept]):
-        inside = _mean_of_pairs(unit, own, group)
-        found.append(None if inside is None or everywhere is None else inside - everywhere)
-    return found
+    nonzero = length > 0
+    unit = (vectors[nonzero] / length[nonzero, None]).astype(np.float32)
+    squares = np.einsum("nd,nd->n", unit, unit, dtype=np.float64)  # 1 up to rounding
+    overall = _mean_cosine(unit, squares, np.zeros(len(unit), dtype=np.int64))
+    cohesion: list[float | None] = []
+    for group in prefix_groups(codes[nonzero]):
+        inside = _mean_cosine(unit, squares, group)
+        cohesion.append(None if inside is None or overall is None else inside - overall)
+    return cohesion
 
 
 def behaviour_cohesion(codes: Codes, pairs: ItemPairs) -> list[float | None]:
-    """Per depth: the share of pairs whose two items share a prefix, over the share that chance alone gives.
+    """Per depth: weighted share of pairs whose items share a prefix, divided by the share expected by chance.
 
-    Pairs count by their weight. Chance draws the target without looking at the trigger, each as often as it occurs on
-    its side of the pairs, and draws again when both are the same item: so popular items in one bucket are no merit.
-    1 means no more than chance. None where there are no pairs, or chance never shares a prefix.
+    Under chance, trigger and target are drawn independently from their marginal distributions in the pairs, excluding
+    equal items, so popular items in one bucket do not raise the value. 1 means no better than chance. None if there are
+    no pairs or the expected share is 0.
 
     Parameters
     ----------
     codes : int32 [items, levels]
-        Of the items that the pairs are of.
+        Codes of the items that ``pairs`` index.
     pairs : ItemPairs
-        Mined before the cut-off, or after it (the honest figure, where the quantizer learned from pairs).
+        Mined before the cut-off, or after it (required for an unbiased value if the quantizer was trained on pairs).
     """
     if not len(pairs):
         return [None] * codes.shape[1]
@@ -162,21 +162,21 @@ def behaviour_cohesion(codes: Codes, pairs: ItemPairs) -> list[float | None]:
     trigger = np.bincount(pairs.trigger, weight, minlength=len(codes))
     target = np.bincount(pairs.target, weight, minlength=len(codes))
     same = float((trigger * target).sum())
-    found: list[float | None] = []
+    cohesion: list[float | None] = []
     for group in prefix_groups(codes):
         shared = float(weight[group[pairs.trigger] == group[pairs.target]].sum())
         together = float((np.bincount(group, trigger) * np.bincount(group, target)).sum())
-        by_chance = (together - same) / (1 - same) if same < 1 else 0.0
-        found.append(shared / by_chance if by_chance > 1e-12 else None)
-    return found
+        expected = (together - same) / (1 - same) if same < 1 else 0.0
+        cohesion.append(shared / expected if expected > 1e-12 else None)
+    return cohesion
 
 
 def refit_changes(before: Codes, after: Codes) -> list[float]:
-    """Per level: the share of items whose code changes under a re-fit, once codes are matched.
+    """Per level: the share of items whose code changes under a re-fit, after matching codes.
 
-    The numbers of codes mean nothing across fits. Codes of the same level are matched one to one so that as many items
-    as possible keep theirs (assignment problem on co-occurrence counts, solved exactly by the Hungarian method); codes
-    left over, where one fit has more, count as changed.
+    Code numbers are arbitrary across fits. Codes of the same level are matched one to one to maximise the number of
+    unchanged items (linear assignment on co-occurrence counts, solved by the Hungarian method); unmatched codes, if one
+    fit has more, count as changed.
 
     Parameters
     ----------
@@ -192,36 +192,36 @@ def refit_changes(before: Codes, after: Codes) -> list[float]:
 
     if before.shape != after.shape or not len(before):
         raise EvaluationError(
-            f"codes of shape {before.shape} and {after.shape} came; the same items, at least one, and as many levels are "
-            "needed on both sides"
+            f"expected two code arrays of the same shape (items, levels) with at least one item, got {before.shape} and "
+            f"{after.shape}; pass codes of the same items"
         )
     changed = []
     for old, new in zip(before.T.astype(np.int64), after.T.astype(np.int64), strict=True):
         height, width = int(old.max()) + 1, int(new.max()) + 1
         together = np.bincount(old * width + new, minlength=height * width).reshape(height, width)
-        kept = together[linear_sum_assignment(together, maximize=True)].sum()
-        changed.append(1 - float(kept) / len(old))
+        unchanged = together[linear_sum_assignment(together, maximize=True)].sum()
+        changed.append(1 - float(unchanged) / len(old))
     return changed
 
 
 def code_quality(quantizer: Quantizer, vectors: Floats, codes: Codes, pairs: ItemPairs | None = None) -> dict[str, Any]:
-    """The figures that a codebook's ``metrics.json`` holds, on the items of its fit.
+    """The metrics saved in a codebook's ``metrics.json``, on the items of its fit.
 
     Parameters
     ----------
     quantizer : Quantizer
         Fitted.
     vectors : float32 [items, dim]
-        What was quantized.
+        The quantized vectors.
     codes : int32 [items, levels]
         Their codes.
     pairs : ItemPairs, optional
-        Pairs of these items; with them ``behaviour_cohesion`` is told.
+        Pairs of these items; adds ``behaviour_cohesion``.
 
     Returns
     -------
     dict
-        JSON values; lists have one figure per level or depth, null where one is not defined.
+        JSON values; lists have one value per level or depth, null where undefined.
     """
     reachable, possible = prefix_utilisation(codes, quantizer.sizes)
     quality: dict[str, Any] = {
@@ -245,7 +245,7 @@ def code_quality(quantizer: Quantizer, vectors: Floats, codes: Codes, pairs: Ite
 
 
 def prefix_groups(codes: Codes) -> list[Ints]:
-    """Per depth: the number of each item's prefix, ``int64 [items]``, without gaps, in the order of the prefixes."""
+    """Per depth: consecutive ids of the items' prefixes, ``int64 [items]``, in prefix order."""
     group = np.zeros(len(codes), dtype=np.int64)
     groups = []
     for code in codes.T.astype(np.int64):
@@ -255,7 +255,7 @@ def prefix_groups(codes: Codes) -> list[Ints]:
 
 
 def _squared_sums(vectors: Floats, group: Ints) -> tuple[Ints, Doubles]:
-    """Rows of each group, and the squared length of each group's sum."""
+    """Row count and squared norm of the vector sum of each group."""
     order = np.argsort(group, kind="stable")
     counts = np.bincount(group)
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
@@ -266,8 +266,8 @@ def _squared_sums(vectors: Floats, group: Ints) -> tuple[Ints, Doubles]:
     return counts, length
 
 
-def _mean_of_pairs(unit: Floats, own: Doubles, group: Ints) -> float | None:
-    """Mean cosine over pairs of different rows of one group: (|sum|^2 - sum of |row|^2) / pairs, over all groups."""
+def _mean_cosine(unit: Floats, squares: Doubles, group: Ints) -> float | None:
+    """Mean cosine over pairs of different rows within groups: (|sum|^2 - sum of |row|^2) / pairs, over all groups."""
     if not len(unit):
         return None
     counts, length = _squared_sums(unit, group)
@@ -275,7 +275,7 @@ def _mean_of_pairs(unit: Floats, own: Doubles, group: Ints) -> float | None:
     if not pairs:
         return None
     several = (counts > 1)[group]
-    return (float(length[counts > 1].sum()) - float(own[several].sum())) / pairs
+    return (float(length[counts > 1].sum()) - float(squares[several].sum())) / pairs
 
 
 def _bucket_counts(codes: Codes) -> npt.NDArray[np.int64]:

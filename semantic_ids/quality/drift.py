@@ -1,13 +1,13 @@
-"""Whether a frozen codebook still fits: items that came after its fit against the items it was fitted on.
+"""Drift of a codebook: compare items added after its fit with the items it was fitted on.
 
-Two signs. Codes: the population stability index (PSI) of each level, ``sum (q - p) ln(q / p)`` over codes with shares p
-at the fit and q since. Residual norms: how much farther new items lie from what their codes stand for.
+Two statistics. Codes: the population stability index (PSI) of each level, ``sum (q - p) ln(q / p)`` over codes with shares
+p at the fit and q since. Residual norms: growth of the distance between recent items and their reconstructions.
 
 PSI is biased upwards in small samples: without any drift it is about ``(1/n + 1/m)`` times a chi-square variable of
 ``bins - 1`` degrees of freedom (Yurdakul, Statistical Properties of the Population Stability Index, 2018), which for a
-thousand codes and some hundred items is far above the usual 0.1 and 0.25. Hence three guards: rare codes are pooled until
-a bin expects enough items; shares are smoothed towards their common mean, which leaves equal shares at exactly 0;
-and the mean of the no-drift distribution is taken off, and what does not exceed its 95 % point counts as nothing.
+thousand codes and some hundred items is far above the usual limits of 0.1 and 0.25. Three corrections apply: rare codes
+are pooled until a bin expects enough items; shares are smoothed towards their common mean, which leaves equal shares at
+exactly 0; and the mean of the no-drift distribution is subtracted, with values below its 95 % point set to 0.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ FRESH, WATCH, STALE, UNKNOWN = "fresh", "watch", "stale", "unknown"
 
 
 class DriftThresholds(Section):
-    """When codes count as drifted (``[health]``)."""
+    """Thresholds for drift (``[health]``)."""
 
     watch_psi: float = Field(default=0.1, gt=0)
     stale_psi: float = Field(default=0.25, gt=0)
     watch_residual: float = Field(default=0.25, gt=0)
-    """Growth of the residual norm relative to the items of the fit. A fit sees its own items best: with 30 items per code
-    and no drift at all the norm of new ones is 10 to 20 % longer."""
+    """Growth of the residual norm relative to the items of the fit. Without any drift, the norm of new items is 10 to 20 %
+    larger at 30 items per code, because the codebook was fitted on the old ones."""
     stale_residual: float = Field(default=0.5, gt=0)
     min_recent: int = Field(default=200, ge=2)
-    """Under so many recent items the verdict is ``unknown``."""
+    """With fewer recent items the verdict is ``unknown``."""
     items_per_bin: int = Field(default=20, ge=1)
-    """Rare codes are pooled until a bin expects so many items of the smaller group."""
+    """Rare codes are pooled until a bin expects this many items of the smaller group."""
 
     @model_validator(mode="after")
     def _watch_comes_before_stale(self) -> DriftThresholds:
@@ -67,8 +67,8 @@ class CodedItems:
 
 @dataclass(frozen=True)
 class Stability:
-    """PSI of one level: ``psi`` as it came, over ``bins`` of pooled codes; ``noise`` is the 95 % point of what chance
-    gives without drift; ``drift`` is psi less its mean without drift, and 0 where psi does not exceed the noise.
+    """PSI of one level: ``psi`` is the raw value over ``bins`` pooled bins; ``noise`` the 95 % point of its distribution
+    without drift; ``drift`` is psi minus its mean without drift, or 0 if psi does not exceed ``noise``.
     """
 
     psi: float
@@ -81,9 +81,9 @@ class Stability:
 class DriftReport:
     """The health of a codebook.
 
-    ``verdict`` is ``fresh``, ``watch``, ``stale``, or ``unknown`` when under ``needed_items`` recent items came;
-    ``reasons`` says why, one sentence each; ``levels`` has one entry per level, coarse to fine, empty when unknown;
-    the growths are recent / fit - 1, infinite where the fit left no residual and recent items have one.
+    ``verdict`` is ``fresh``, ``watch``, ``stale``, or ``unknown`` with fewer than ``needed_items`` recent items;
+    ``reasons`` explains it, one message each; ``levels`` has one entry per level, coarse to fine, empty if unknown; the
+    growths are recent / fit - 1, infinite if the residuals of the fit are 0 and those of recent items are not.
     """
 
     verdict: str
@@ -96,22 +96,22 @@ class DriftReport:
     residual_growth_median: float | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """All fields as JSON values; an infinite growth is null, and a reason tells it."""
-        told = asdict(self)
+        """All fields as JSON values; an infinite growth is null and mentioned in ``reasons``."""
+        fields = asdict(self)
         for key in ("residual_growth_mean", "residual_growth_median"):
-            if told[key] is not None and not math.isfinite(told[key]):
-                told[key] = None
-        return {**told, "reasons": list(self.reasons), "levels": [asdict(level) for level in self.levels]}
+            if fields[key] is not None and not math.isfinite(fields[key]):
+                fields[key] = None
+        return {**fields, "reasons": list(self.reasons), "levels": [asdict(level) for level in self.levels]}
 
 
 def stability(reference: Ints, recent: Ints, items_per_bin: int = 20) -> Stability:
-    """Population stability index of two histograms of codes, robust to small samples (see the module).
+    """Population stability index of two histograms of codes, corrected for small samples (see the module).
 
     Parameters
     ----------
     reference, recent : int64 [codes]
-        Items per code at the fit and since. Codes with at least ``items_per_bin`` reference items, counted down to the
-        size of the smaller sample, keep a bin of their own; the others are pooled in the order of their numbers.
+        Items per code at the fit and since. A code with at least ``items_per_bin`` reference items, scaled to the size
+        of the smaller sample, gets its own bin; the others are pooled in numerical order.
     items_per_bin : int
         Items that a bin expects in the smaller sample.
     """
@@ -120,15 +120,15 @@ def stability(reference: Ints, recent: Ints, items_per_bin: int = 20) -> Stabili
         return Stability(0.0, 0.0, 0.0, 0)
     expected = reference * (min(n, m) / n)
     rare = expected < items_per_bin
-    # Pooling in an order that the counts decide would put codes together that are high, or low, by chance.
+    # Pooling in count order would group codes whose counts are high, or low, by chance.
     full = ((np.cumsum(expected * rare) - expected * rare) // items_per_bin).astype(np.int64)
     bins = np.where(rare, full, full.max() + np.cumsum(~rare))
-    was, now = np.bincount(bins, reference), np.bincount(bins, recent)
-    pooled = (was + now) / (n + m)
+    before, after = np.bincount(bins, reference), np.bincount(bins, recent)
+    pooled = (before + after) / (n + m)
     used = pooled > 0
-    was, now, pooled = was[used], now[used], pooled[used]
+    before, after, pooled = before[used], after[used], pooled[used]
     strength = 0.5 * len(pooled)  # half an item per bin on average
-    p, q = (was + strength * pooled) / (n + strength), (now + strength * pooled) / (m + strength)
+    p, q = (before + strength * pooled) / (n + strength), (after + strength * pooled) / (m + strength)
     psi = float(((q - p) * np.log(q / p)).sum())
     freedom, scale = len(pooled) - 1, 1 / n + 1 / m
     noise = scale * (freedom + 1.645 * math.sqrt(2 * freedom))
@@ -142,11 +142,11 @@ def drift(fit: CodedItems, recent: CodedItems, thresholds: DriftThresholds | Non
     Parameters
     ----------
     fit : CodedItems
-        Items known at the fit, under the codebook's codes.
+        Items known at the fit.
     recent : CodedItems
-        Items that came or changed since, under the same codes.
+        Items added or changed since, coded by the same codebook.
     thresholds : DriftThresholds, optional
-        The verdict is the worst of all levels and of the residual norm (the larger growth of mean and median).
+        The verdict is the worst over all levels and the residual norm (the larger growth of mean and median).
 
     Raises
     ------
@@ -156,36 +156,36 @@ def drift(fit: CodedItems, recent: CodedItems, thresholds: DriftThresholds | Non
     limits = thresholds or DriftThresholds()
     if fit.codes.shape[1] != recent.codes.shape[1]:
         raise ConfigError(
-            f"the items of the fit have {fit.codes.shape[1]} codes, the recent ones {recent.codes.shape[1]}; both must "
-            "come from one codebook"
+            f"expected items coded by the same codebook, got {fit.codes.shape[1]} levels for the items of the fit and "
+            f"{recent.codes.shape[1]} for the recent ones"
         )
     counts = (len(fit), len(recent), limits.min_recent)
     if len(recent) < limits.min_recent or not len(fit):
-        short = f"{len(recent)} items came or changed since the fit; {limits.min_recent} are needed for a verdict"
+        short = f"{len(recent)} items were added or changed since the fit; a verdict needs at least {limits.min_recent}"
         return DriftReport(UNKNOWN, (short if len(fit) else "no items of the fit have codes",), *counts)
-    found: list[tuple[int, str]] = []
+    grades: list[tuple[int, str]] = []
     levels = []
     for level, (old, new) in enumerate(zip(fit.codes.T, recent.codes.T, strict=True), start=1):
         size = int(max(old.max(), new.max())) + 1
-        was, now = np.bincount(old, minlength=size), np.bincount(new, minlength=size)
-        levels.append(measured := stability(was, now, limits.items_per_bin))
-        found.append(_graded(f"PSI of level {level}", measured.drift, limits.watch_psi, limits.stale_psi, ".3f"))
+        before, after = np.bincount(old, minlength=size), np.bincount(new, minlength=size)
+        levels.append(measured := stability(before, after, limits.items_per_bin))
+        grades.append(_graded(f"PSI of level {level}", measured.drift, limits.watch_psi, limits.stale_psi, ".3f"))
     norms = fit.residual_norm.astype(np.float64), recent.residual_norm.astype(np.float64)
     mean, median = (_growth(*(float(of(norm)) for norm in norms)) for of in (np.mean, np.median))
     for name, growth in (("mean", mean), ("median", median)):
         what = f"growth of the {name} residual norm"
-        found.append(_graded(what, growth, limits.watch_residual, limits.stale_residual, ".1%"))
-    worst = max(grade for grade, _ in found)
-    reasons = tuple(sentence for grade, sentence in found if grade == worst) if worst else ()
-    told = reasons or ("codes and residual norms of recent items are like those of the fit",)
-    return DriftReport((FRESH, WATCH, STALE)[worst], told, *counts, tuple(levels), mean, median)
+        grades.append(_graded(what, growth, limits.watch_residual, limits.stale_residual, ".1%"))
+    worst = max(grade for grade, _ in grades)
+    reasons = tuple(message for grade, message in grades if grade == worst) if worst else ()
+    reasons = reasons or ("codes and residual norms of recent items match those of the fit",)
+    return DriftReport((FRESH, WATCH, STALE)[worst], reasons, *counts, tuple(levels), mean, median)
 
 
 def read_groups(table: Path, fit_end_us: int, engine: EngineSettings, spill: Path) -> tuple[CodedItems, CodedItems]:
-    """The items of the fit and the recent ones, from a codebook's table.
+    """Read the items of the fit and the recent items from a codebook's table.
 
-    Of each item its newest row up to ``fit_end_us`` counts for the fit, and its newest row after it as recent: an item
-    whose content changed is in both. Rows without codes (an item that lost its content) are left out.
+    An item's newest row up to ``fit_end_us`` belongs to the fit, its newest row after it to the recent items; an item
+    whose content changed is in both. Rows without codes (an item that lost its content) are skipped.
 
     Parameters
     ----------
@@ -196,7 +196,7 @@ def read_groups(table: Path, fit_end_us: int, engine: EngineSettings, spill: Pat
     engine : EngineSettings
         Limits of DuckDB.
     spill : Path
-        Where DuckDB may spill.
+        Folder for DuckDB's spill files.
     """
     groups = []
     checked(table)
@@ -221,7 +221,7 @@ def read_groups(table: Path, fit_end_us: int, engine: EngineSettings, spill: Pat
 
 
 def health(repo: Repo, name: str | None = None, thresholds: DriftThresholds | None = None) -> DriftReport:
-    """The health of a published codebook, as of its table; refresh it first, so that new items have codes.
+    """Drift of a published codebook, as of its table. Refresh it first, so that new items have codes.
 
     Parameters
     ----------
@@ -235,7 +235,7 @@ def health(repo: Repo, name: str | None = None, thresholds: DriftThresholds | No
     Raises
     ------
     UnknownVersionError
-        When there is no such codebook, or none serves.
+        When there is no such codebook, or none is serving.
     LifeCycleError
         When it has no table of codes.
     """
@@ -243,7 +243,7 @@ def health(repo: Repo, name: str | None = None, thresholds: DriftThresholds | No
     record = catalog.codebook(name) if name else catalog.serving_codebook()
     table = table_path(repo, record.name)
     if not record.has_codes or not table.exists():
-        raise LifeCycleError(record.name, record.state, "its items can be compared once it is published")
+        raise LifeCycleError(record.name, record.state, "publish it before checking its health")
     fit, recent = read_groups(table, record.fit_end_us, repo.settings.engine, repo.data / "tmp" / "duckdb")
     return drift(fit, recent, thresholds)
 
@@ -255,7 +255,7 @@ def _growth(before: float, after: float) -> float:
 
 
 def _graded(what: str, value: float, watch: float, stale: float, form: str) -> tuple[int, str]:
-    """0, 1 or 2 for fresh, watch or stale, and the sentence that says why."""
+    """0, 1 or 2 for fresh, watch or stale, and a message with the reason."""
     grade = int(value >= watch) + int(value >= stale)
     limit = stale if grade == 2 else watch
     return grade, f"{what} is {value:{form}}, at or above {limit:{form}}"

@@ -1,4 +1,4 @@
-"""Floors that codes must not fall below: a codebook that collapsed is refused before anything is trained on it."""
+"""Minimum quality of codes: a collapsed codebook fails before a ranker is trained on it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from sidkit.core.errors import ConfigError, FitError
 Share = Annotated[float, Field(ge=0, le=1)]
 
 _REMEDY = {
-    "utilisation": "codes that no item uses are dead: give that level fewer codes, or fit on more items",
-    "perplexity": "few codes hold most items: give that level fewer codes, look for items of equal content, or take a "
+    "utilisation": "many codes are unused: give that level fewer codes, or fit on more items",
+    "perplexity": "few codes hold most items: give that level fewer codes, check for items with equal content, or use a "
     "quantizer that balances its last level",
 }
 
 
 class Floors(Section):
-    """The least that the codes of a fit must reach (``[codebook.floors]``): one figure for all levels, or one per level."""
+    """Minimum values for the codes of a fit (``[codebook.floors]``): one value for all levels, or one per level."""
 
     utilisation: Share | tuple[Share, ...] = 0.5
     """Used codes / codes of a level."""
@@ -29,40 +29,40 @@ class Floors(Section):
 
 
 def below_floors(quality: Mapping[str, Any], floors: Floors) -> list[str]:
-    """What fell below which floor, one sentence per measure and level; empty when the codes pass.
+    """One message per measure and level that is below its floor; empty if the codes pass.
 
     Parameters
     ----------
     quality : mapping
         Of :func:`semantic_ids.quality.code_metrics.code_quality`; ``utilisation`` and ``perplexity`` are read.
     floors : Floors
-        Levels are counted from 1 in the sentences.
+        Levels are counted from 1 in the messages.
 
     Raises
     ------
     ConfigError
-        When a floor lists another number of levels than the codes have.
+        When the number of values of a floor differs from the number of levels.
     """
-    found = []
+    failures = []
     for measure, remedy in _REMEDY.items():
         values: Sequence[float] = quality[measure]
         floor = getattr(floors, measure)
         least = floor if isinstance(floor, tuple) else (floor,) * len(values)
         if len(least) != len(values):
             raise ConfigError(
-                f"the floor of {measure} lists {len(least)} levels; the codes have {len(values)}. Give one figure per "
-                "level, or a single one for all"
+                f"the floor of {measure} has {len(least)} values, but the codes have {len(values)} levels; give one value "
+                "per level, or a single value for all"
             )
-        found += [
+        failures += [
             f"{measure} of level {level} is {value:.3f}, below its floor of {lowest:g} ({remedy})"
             for level, (value, lowest) in enumerate(zip(values, least, strict=True), start=1)
             if not value >= lowest
         ]
-    return found
+    return failures
 
 
 def check_floors(quality: Mapping[str, Any], floors: Floors) -> None:
-    """Refuse codes that fell below a floor.
+    """Raise an error if the codes are below a floor.
 
     Raises
     ------
@@ -71,10 +71,9 @@ def check_floors(quality: Mapping[str, Any], floors: Floors) -> None:
     ConfigError
         As :func:`below_floors`.
     """
-    found = below_floors(quality, floors)
-    if found:
+    failures = below_floors(quality, floors)
+    if failures:
         raise FitError(
-            f"the codes collapsed: {'; '.join(found)}. Fit fewer codes "
-            "(`sizes` in the preset's [codebook]), or lower the floors (`utilisation`, `perplexity` in [codebook.floors]) to "
-            "keep such codes"
+            f"the codes collapsed: {'; '.join(failures)}. Use fewer codes (`sizes` in the preset's [codebook]), or lower the "
+            "floors (`utilisation`, `perplexity` in [codebook.floors]) to accept such codes"
         )

@@ -1,4 +1,4 @@
-"""What came after a codebook's fit, asked of its vectors and codes: item-to-item hit rates beside baselines."""
+"""Item-to-item hit rates of codebooks on clicks after their fit, compared with baselines."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from semantic_ids.codebook import Codebook
 from semantic_ids.encoders import CollaborativeEncoder, ContentEncoder
 from semantic_ids.item_vectors import Floats
 from semantic_ids.pairs.known_items import KnownItems, known_items, pairs_among
-from semantic_ids.pairs.mining import JUDGES, ItemPairs, PairSpec
+from semantic_ids.pairs.mining import EVALUATION_PAIRS, ItemPairs, PairSpec
 from semantic_ids.quality.hit_rate import (
     HitReport,
     NotMeasured,
@@ -20,9 +20,9 @@ from semantic_ids.quality.hit_rate import (
     by_popularity,
     by_reconstructions,
     by_vectors,
+    held_out_pairs,
     hit_rates,
 )
-from semantic_ids.quality.hit_rate import questions as asked_of
 from sidkit.core.artifact import read_manifest
 from sidkit.core.clock import iso
 from sidkit.core.errors import FitError
@@ -34,39 +34,43 @@ MOST_TRIGGERS = 2000
 def future_hits(
     repo: Repo, names: Sequence[str], end_us: int, *, baselines: bool = False, seed: int = 0
 ) -> HitReport | NotMeasured:
-    """Hit rates at 30 of codebooks with one ``fit_end``, on pairs of clicks after it that are no training pairs.
+    """Hit rate at 30 of codebooks with the same ``fit_end``, on pairs of later clicks that are not training pairs.
 
-    Every codebook is asked by its vectors (its name), by what its codes stand for (``<name>:decoded``) and by shared
-    codes (``<name>:codes``). With ``baselines`` three more are asked: ``popularity``, ``content`` (the content encoder
-    fitted on the same items) and ``collaborative`` (co-occurrence regressed on content).
+    Every codebook is evaluated by its vectors (under its name), by the reconstructions of its codes
+    (``<name>:decoded``) and by shared codes (``<name>:codes``). With ``baselines``, three more rankings are evaluated:
+    ``popularity``, ``content`` (the content encoder fitted on the same items) and ``collaborative`` (co-occurrence
+    regressed on content).
 
     Parameters
     ----------
     repo : Repo
         With built tables.
     names : sequence of str
-        Fitted codebooks; all must have been fitted at the same moment.
+        Fitted codebooks; all must have the same ``fit_end``.
     end_us : int
-        Clicks known by then are asked about, microseconds UTC; items known by then are ranked.
+        Clicks known by then are evaluated, microseconds UTC; items known by then are ranked.
     baselines : bool
-        Also judge the three baselines.
+        Also evaluate the three baselines.
     seed : int
-        Decides which triggers are asked and the bootstrap's samples.
+        Seed of the sample of triggers and of the bootstrap.
 
     Returns
     -------
     HitReport or NotMeasured
-        ``NotMeasured`` where no click came after the fit, or no user went on from one item to another that way.
+        ``NotMeasured`` if there are no clicks after the fit, or no pairs of them.
 
     Raises
     ------
     FitError
-        When the codebooks were fitted at different moments.
+        When the codebooks have different ``fit_end``.
     """
     catalog = Catalog.open(repo)
     ends = {catalog.codebook(name).fit_end_us for name in names}
     if len(ends) != 1:
-        raise FitError(f"{', '.join(names)} were fitted at {len(ends)} moments; judge those of one moment together")
+        raise FitError(
+            f"expected codebooks with the same fit_end, got {', '.join(names)} with {len(ends)} different ones; evaluate "
+            "each fit_end separately"
+        )
     (start_us,) = ends
     if end_us <= start_us:
         return NotMeasured(f"the codebook was fitted at {iso(start_us)} and no later event is known")
@@ -74,36 +78,35 @@ def future_hits(
     content = ContentEncoder().fit(before.content)
     vectors = content.encode(items.content)
     training = _training_pairs(repo, names, items, vectors, start_us)
-    future = pairs_among(repo, items, vectors, end_us, JUDGES, start_us=start_us)
-    asked = asked_of(future, np.isin(items.ids, before.ids), training, most_triggers=MOST_TRIGGERS, seed=seed)
-    if not len(asked):
+    future = pairs_among(repo, items, vectors, end_us, EVALUATION_PAIRS, start_us=start_us)
+    evaluated = held_out_pairs(future, np.isin(items.ids, before.ids), training, most_triggers=MOST_TRIGGERS, seed=seed)
+    if not len(evaluated):
         return NotMeasured(
-            f"no pair of clicks after {iso(start_us)} is left to measure by ({len(future):,} pairs before those learned from "
-            "were taken out): no user went on from one item to another, or nobody came back"
+            f"no pairs of clicks after {iso(start_us)} to evaluate ({len(future):,} pairs before removing training pairs)"
         )
-    ways: dict[str, Scores] = {}
+    rankings: dict[str, Scores] = {}
     for name in names:
         codebook = Codebook.load(repo.codebooks / name)
-        own = codebook.vectors(items.content)
-        codes = codebook.codes_of(own)
-        ways[name] = by_vectors(own)
-        ways[f"{name}:decoded"] = by_reconstructions(codebook.quantizer, codes)
-        ways[f"{name}:codes"] = by_codes(codes, residual_levels=codebook.quantizer.residual_levels)
+        encoded = codebook.vectors(items.content)
+        codes = codebook.codes_of(encoded)
+        rankings[name] = by_vectors(encoded)
+        rankings[f"{name}:decoded"] = by_reconstructions(codebook.quantizer, codes)
+        rankings[f"{name}:codes"] = by_codes(codes, residual_levels=codebook.quantizer.residual_levels)
     if baselines:
-        ways["popularity"] = by_popularity(training.clicks)
-        ways["content"] = by_vectors(vectors)
+        rankings["popularity"] = by_popularity(training.clicks)
+        rankings["content"] = by_vectors(vectors)
         known_pairs = pairs_among(repo, before, content.encode(before.content), start_us, PairSpec())
         if len(known_pairs):
             collaborative = CollaborativeEncoder().fit(before.content, known_pairs)
-            ways["collaborative"] = by_vectors(collaborative.encode(items.content))
-    return hit_rates(ways, asked, seed=seed)
+            rankings["collaborative"] = by_vectors(collaborative.encode(items.content))
+    return hit_rates(rankings, evaluated, seed=seed)
 
 
 def _training_pairs(repo: Repo, names: Sequence[str], items: KnownItems, vectors: Floats, end_us: int) -> ItemPairs:
-    """All pairs that any of the codebooks, or the baseline, may have learned from."""
+    """All pairs that any of the codebooks or the baseline may have been trained on."""
     specs = [PairSpec()]
     for name in names:
-        # A rehearsal only decides for how long is learned; its pairs teach nothing.
+        # A backtest only sets the number of training steps; the model is not trained on its later pairs.
         spec = PairSpec(**read_manifest(repo.codebooks / name)["spec"]["pairs"]).model_copy(update={"rehearsal": 0.0})
         specs += [spec] if spec not in specs else []
     mined = [pairs_among(repo, items, vectors, end_us, spec) for spec in specs]

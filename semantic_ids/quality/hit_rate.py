@@ -1,10 +1,9 @@
-"""Item-to-item hit rate: is the item that people went on to among the k nearest, by vectors, by their reconstructions,
-or by shared codes? The one figure of a tokenizer that looks at behaviour it was not fitted on.
+"""Item-to-item hit rate at k: is the item clicked next among the k nearest, by vectors, reconstructions or shared codes?
 
-Every way of ranking items is a :data:`Scores`: a function from triggers to the scores of all items. Where items tie (all
-of a bucket do, by codes) they are ordered at random, and the expectation over that order is counted: with ``above``
-items ahead of the target and ``tied`` items level with it, itself included, a hit counts
-``min(max((k - above) / tied, 0), 1)``. No rule by position or id can then flatter coarse codes.
+A ranking of items is a :data:`Scores` function, from triggers to scores of all items. Ties (by codes, all items of a
+bucket tie) are broken at random, and the expected hit is counted: with ``above`` items ranked before the target and
+``tied`` items with the same score, including the target, a hit counts ``min(max((k - above) / tied, 0), 1)``. Tie-breaking
+by position or id would favour coarse codes.
 """
 
 from __future__ import annotations
@@ -24,18 +23,18 @@ K = 30
 RESAMPLES = 1000
 SLICES = ("all", "seen", "new")
 
-_CELLS = 2**23  # scores held at once: 32 MB as float32, and a few copies while the k-th best is looked for
+_CELLS = 2**23  # scores held at once: 32 MB as float32, and a few copies while the k-th best is searched
 _ELEMENTS = 2**22  # elements of vectors held in double at once: 32 MB
 _ABSENT = -2.0  # below every cosine and every count of shared codes
 
 Scores = Callable[[Ints], Floats]
-"""Triggers ``int64 [triggers]`` in, scores ``float32 [triggers, items]`` out; higher is nearer, equal is a tie."""
+"""Maps triggers ``int64 [triggers]`` to scores ``float32 [triggers, items]``; higher is nearer, equal scores tie."""
 
 
 @dataclass(frozen=True)
-class HitQuestions:
-    """Pairs that are asked about: ``trigger`` and ``target`` are ``int64 [pairs]``, rows of the ``items`` that are
-    ranked; ``seen`` is ``bool [pairs]``, whether the target was known at the fit.
+class HitPairs:
+    """Pairs to evaluate: ``trigger`` and ``target`` are ``int64 [pairs]`` indices into the ``items`` ranked items;
+    ``seen`` is ``bool [pairs]``, whether the target was known at the fit.
     """
 
     trigger: Ints
@@ -53,7 +52,7 @@ class HitQuestions:
 
 @dataclass(frozen=True)
 class NotMeasured:
-    """A figure that this data does not allow, and why; no stage depends on it, so nothing stops."""
+    """A metric that cannot be computed on this data, and the reason; later stages do not depend on it."""
 
     reason: str
 
@@ -75,70 +74,70 @@ class Interval:
         return {name: None if np.isnan(value) else value for name, value in vars(self).items()}
 
 
-def questions(
+def held_out_pairs(
     future: ItemPairs, known: Mask, training: ItemPairs | None = None, most_triggers: int | None = None, seed: int = 0
-) -> HitQuestions:
-    """Distinct pairs of behaviour after the cut-off that were not learned from.
+) -> HitPairs:
+    """Distinct pairs of clicks after the cut-off that are not training pairs.
 
     Parameters
     ----------
     future : ItemPairs
-        Mined from positives after the cut-off (``mine_pairs`` with ``start_us``); rows of all items that are ranked.
-        Weights do not count: each pair is asked once. Mine them by ``sources=("swing",)``: the trigger of a
-        ``user_to_item`` pair is chosen by its similarity to the target, which favours the vectors it was chosen by.
+        Mined from positives after the cut-off (``mine_pairs`` with ``start_us``), indexing all ranked items. Weights are
+        ignored. Mine them with ``sources=("swing",)``: ``user_to_item`` picks triggers by similarity to the target, which
+        favours the vectors used for it.
     known : bool [items]
         Which of the items were known at the fit.
     training : ItemPairs, optional
-        Mined before the cut-off, in rows of the same items. Its pairs are left out, in either direction.
+        Pairs mined before the cut-off, indexing the same items. They are removed, in either direction.
     most_triggers : int, optional
-        Ask about so many triggers at most, drawn by ``seed``; all pairs of a drawn trigger are asked.
+        Maximum number of triggers, sampled by ``seed``; all pairs of a sampled trigger are included.
     seed : int
-        Decides which triggers are drawn.
+        Seed of the sample.
 
     Returns
     -------
-    HitQuestions
-        Without pairs where none is left once training pairs are taken out.
+    HitPairs
+        Possibly empty.
 
     Raises
     ------
     EvaluationError
-        When the pairs are not of these items, or end no later than the training pairs.
+        When the pairs index other items, or end no later than the training pairs.
     """
     items = len(known)
     for name, pairs in (("future", future), ("training", training)):
         if pairs is not None and len(pairs) and max(pairs.trigger.max(), pairs.target.max()) >= items:
-            raise EvaluationError(f"the {name} pairs name rows beyond the {items} items; mine them for these items")
+            raise EvaluationError(f"the {name} pairs index items beyond the {items} items; mine them for these items")
     if training is not None and future.end_us <= training.end_us:
         raise EvaluationError(
-            f"the pairs to be judged end at {future.end_us} us, the training pairs at {training.end_us} us; mine the "
-            "first from positives after the cut-off"
+            f"the evaluation pairs end at {future.end_us} us, not after the training pairs at {training.end_us} us; mine "
+            "them from positives after the cut-off"
         )
-    asked = np.unique(future.trigger * items + future.target)
+    keys = np.unique(future.trigger * items + future.target)
     if training is not None:
-        asked = np.setdiff1d(asked, training.either_way(items))
-    trigger, target = np.divmod(asked, max(items, 1))
-    apart = trigger != target
-    trigger, target = trigger[apart], target[apart]
+        keys = np.setdiff1d(keys, training.either_way(items))
+    trigger, target = np.divmod(keys, max(items, 1))
+    different = trigger != target
+    trigger, target = trigger[different], target[different]
     distinct = np.unique(trigger)
     if most_triggers is not None and len(distinct) > most_triggers:
-        drawn = np.random.default_rng(seed).choice(distinct, most_triggers, replace=False)
-        kept = np.isin(trigger, drawn)
-        trigger, target = trigger[kept], target[kept]
-    return HitQuestions(trigger, target, known[target], items)
+        sampled = np.random.default_rng(seed).choice(distinct, most_triggers, replace=False)
+        selected = np.isin(trigger, sampled)
+        trigger, target = trigger[selected], target[selected]
+    return HitPairs(trigger, target, known[target], items)
 
 
 def by_vectors(vectors: Floats, present: Mask | None = None) -> Scores:
-    """Cosine of ``float32 [items, dim]`` vectors: the encoder's, their reconstructions, or collaborative ones.
+    """Rank by cosine of ``float32 [items, dim]`` vectors.
 
-    Computed in double and rounded once to ``float32``, so that equal reconstructions tie in every batch.
+    Computed in double precision and rounded once to ``float32``, so that equal vectors tie in every batch.
 
     Parameters
     ----------
     vectors : float32 [items, dim]
-        A vector of length 0 has cosine 0 with all.
+        A zero vector has cosine 0 with all others.
     present : bool [items], optional
-        Items that have a vector at all. The others come last for every trigger, and have all items tied as triggers.
+        Items that have a vector. The others rank last for every trigger; as triggers, all items tie.
     """
     length = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
     length[length == 0] = 1
@@ -148,20 +147,20 @@ def by_vectors(vectors: Floats, present: Mask | None = None) -> Scores:
         return rows
 
     def scores(triggers: Ints) -> Floats:
-        wanted = unit(triggers)
-        found = np.empty((len(triggers), len(vectors)), dtype=np.float32)
+        trigger_vectors = unit(triggers)
+        cosine = np.empty((len(triggers), len(vectors)), dtype=np.float32)
         step = max(1, _ELEMENTS // max(vectors.shape[1], len(triggers), 1))
         for start in range(0, len(vectors), step):
-            found[:, start : start + step] = wanted @ unit(slice(start, start + step)).T
-        return found
+            cosine[:, start : start + step] = trigger_vectors @ unit(slice(start, start + step)).T
+        return cosine
 
     return _among_present(scores, present)
 
 
 def by_reconstructions(quantizer: Quantizer, codes: Codes, present: Mask | None = None) -> Scores:
-    """Cosine of what the quantizer decodes ``int32 [items, levels]`` codes to; items of one bucket tie exactly.
+    """Rank by cosine of the reconstructions of ``int32 [items, levels]`` codes; items of one bucket tie exactly.
 
-    ``present`` is as for :func:`by_vectors`.
+    See :func:`by_vectors` for ``present``.
     """
     distinct, bucket = np.unique(codes, axis=0, return_inverse=True)
     bucket = bucket.ravel()
@@ -174,38 +173,38 @@ def by_reconstructions(quantizer: Quantizer, codes: Codes, present: Mask | None 
 
 
 def by_codes(codes: Codes, present: Mask | None = None, residual_levels: int | None = None) -> Scores:
-    """Levels of the longest common prefix of ``int32 [items, levels]`` codes.
+    """Rank by the length of the common prefix of ``int32 [items, levels]`` codes.
 
     Parameters
     ----------
     codes : int32 [items, levels]
         Of all items.
     present : bool [items], optional
-        As for :func:`by_vectors`.
+        See :func:`by_vectors`.
     residual_levels : int, optional
-        How many of the first levels refine each other (``Quantizer.residual_levels``; default: all). Levels past them
-        do not: among items that share all of the first, each later level that agrees counts one.
+        Number of leading levels that refine each other (``Quantizer.residual_levels``; default: all). For items that
+        share all of them, each later level with an equal code adds one.
     """
     levels = codes.shape[1]
     refining = levels if residual_levels is None else residual_levels
 
     def scores(triggers: Ints) -> Floats:
         shared = np.zeros((len(triggers), len(codes)), dtype=np.float32)
-        alike = np.ones(shared.shape, dtype=bool)
+        same_prefix = np.ones(shared.shape, dtype=bool)
         for level in range(levels):
             same = codes[triggers, level][:, None] == codes[None, :, level]
             if level < refining:
-                alike &= same
-                shared += alike
+                same_prefix &= same
+                shared += same_prefix
             else:
-                shared += alike & same
+                shared += same_prefix & same
         return shared
 
     return _among_present(scores, present)
 
 
 def by_popularity(clicks: Ints) -> Scores:
-    """Clicks before the cut-off, ``int64 [items]``: the same ranking for every trigger, the baseline to beat."""
+    """Rank by clicks before the cut-off, ``int64 [items]``: a baseline with the same ranking for every trigger."""
     ranked = np.unique(clicks, return_inverse=True)[1].ravel().astype(np.float32)
 
     def scores(triggers: Ints) -> Floats:
@@ -214,10 +213,10 @@ def by_popularity(clicks: Ints) -> Scores:
     return scores
 
 
-def expected_hits(scores: Scores, asked: HitQuestions, k: int = K) -> Doubles:
+def expected_hits(scores: Scores, pairs: HitPairs, k: int = K) -> Doubles:
     """Per pair: the probability that the target is among the trigger's k best items, ``float64 [pairs]``.
 
-    The trigger itself is no candidate. Exact: every trigger is scored against every item, in blocks of bounded size.
+    The trigger itself is not a candidate. Exact: every trigger is scored against every item, in blocks of bounded size.
 
     Raises
     ------
@@ -225,68 +224,68 @@ def expected_hits(scores: Scores, asked: HitQuestions, k: int = K) -> Doubles:
         When k is below 1, or a score is NaN.
     """
     if k < 1:
-        raise EvaluationError(f"a hit rate at {k} came; k of 1 or more is needed")
-    if k >= asked.items - 1:
-        return np.ones(len(asked))
-    hits = np.empty(len(asked))
-    order = np.argsort(asked.trigger, kind="stable")
-    distinct, starts = np.unique(asked.trigger[order], return_index=True)
+        raise EvaluationError(f"k must be at least 1, got {k}")
+    if k >= pairs.items - 1:
+        return np.ones(len(pairs))
+    hits = np.empty(len(pairs))
+    order = np.argsort(pairs.trigger, kind="stable")
+    distinct, starts = np.unique(pairs.trigger[order], return_index=True)
     ends = np.append(starts[1:], len(order))
-    step = max(1, _CELLS // max(asked.items, 1))
+    step = max(1, _CELLS // max(pairs.items, 1))
     for first in range(0, len(distinct), step):
         block = distinct[first : first + step]
         scored = scores(block)
         if np.isnan(scored).any():
-            raise EvaluationError("a score is NaN; vectors must be finite")
+            raise EvaluationError("a score is NaN; remove NaN and infinite values from the vectors")
         scored[np.arange(len(block)), block] = -np.inf
-        last = asked.items - k
-        worst = np.partition(scored, last, axis=1)[:, last, None]  # [triggers, 1], the k-th best score
-        above, tied = (scored > worst).sum(axis=1), (scored == worst).sum(axis=1)
-        pairs = order[starts[first] : ends[first + len(block) - 1]]
-        row = np.searchsorted(block, asked.trigger[pairs])
-        of_target, worst_of_row = scored[row, asked.target[pairs]], worst[row, 0]
+        last = pairs.items - k
+        kth_best = np.partition(scored, last, axis=1)[:, last, None]  # [triggers, 1]
+        above, tied = (scored > kth_best).sum(axis=1), (scored == kth_best).sum(axis=1)
+        index = order[starts[first] : ends[first + len(block) - 1]]
+        row = np.searchsorted(block, pairs.trigger[index])
+        target_score, kth_of_row = scored[row, pairs.target[index]], kth_best[row, 0]
         share = ((k - above) / tied)[row]
-        hits[pairs] = np.where(of_target > worst_of_row, 1.0, np.where(of_target == worst_of_row, share, 0.0))
+        hits[index] = np.where(target_score > kth_of_row, 1.0, np.where(target_score == kth_of_row, share, 0.0))
     return hits
 
 
 @dataclass(frozen=True)
 class HitReport:
-    """Hits of several ways of ranking on the same pairs.
+    """Hits of several rankings on the same pairs.
 
-    ``hits[name]`` is ``float64 [pairs]``. Intervals resample triggers, since pairs of one trigger are not independent;
-    ``seed`` decides the samples, and all ways of ranking get the same ones.
+    ``hits[name]`` is ``float64 [pairs]``. Intervals are bootstrapped over triggers, because pairs of one trigger are not
+    independent; all rankings share the samples drawn with ``seed``.
     """
 
-    asked: HitQuestions
+    pairs: HitPairs
     k: int
     hits: Mapping[str, Doubles]
     resamples: int = RESAMPLES
     seed: int = 0
 
     def rate(self, name: str, part: str = "all") -> Interval | None:
-        """Mean over pairs and its interval; None for a slice without pairs."""
+        """Hit rate (mean over pairs) with its interval; None for a slice without pairs."""
         return self._interval(self.hits[name], part)
 
     def difference(self, name: str, other: str, part: str = "all") -> Interval | None:
-        """Rate of one minus rate of the other, paired by pair; None for a slice without pairs."""
+        """Paired difference of two hit rates with its interval; None for a slice without pairs."""
         return self._interval(self.hits[name] - self.hits[other], part)
 
     def as_json(self) -> dict[str, Any]:
-        """Rates of all ways of ranking, by slice, and what they were measured on."""
+        """Rates of all rankings by slice, and the numbers of items, triggers and pairs."""
         rates = {}
         for name in self.hits:
-            found = {part: self.rate(name, part) for part in SLICES}
-            rates[name] = {part: interval.as_json() if interval else None for part, interval in found.items()}
-        pairs = {part: int(self.asked.rows(part).sum()) for part in SLICES}
-        triggers = len(np.unique(self.asked.trigger))
-        return {"k": self.k, "items": self.asked.items, "triggers": triggers, "pairs": pairs, "rates": rates}
+            intervals = {part: self.rate(name, part) for part in SLICES}
+            rates[name] = {part: interval.as_json() if interval else None for part, interval in intervals.items()}
+        pairs = {part: int(self.pairs.rows(part).sum()) for part in SLICES}
+        triggers = len(np.unique(self.pairs.trigger))
+        return {"k": self.k, "items": self.pairs.items, "triggers": triggers, "pairs": pairs, "rates": rates}
 
     def _interval(self, values: Doubles, part: str) -> Interval | None:
-        rows = self.asked.rows(part)
+        rows = self.pairs.rows(part)
         if not rows.any():
             return None
-        cluster = np.unique(self.asked.trigger[rows], return_inverse=True)[1].ravel()
+        cluster = np.unique(self.pairs.trigger[rows], return_inverse=True)[1].ravel()
         total, count = np.bincount(cluster, values[rows]), np.bincount(cluster).astype(np.float64)
         value = float(total.sum() / count.sum())
         if len(count) < 2:
@@ -301,26 +300,25 @@ class HitReport:
 
 
 def hit_rates(
-    ways: Mapping[str, Scores], asked: HitQuestions, k: int = K, resamples: int = RESAMPLES, seed: int = 0
+    rankings: Mapping[str, Scores], pairs: HitPairs, k: int = K, resamples: int = RESAMPLES, seed: int = 0
 ) -> HitReport:
-    """Judge several ways of ranking on the same pairs.
+    """Evaluate several rankings on the same pairs.
 
     Parameters
     ----------
-    ways : mapping of str to Scores
+    rankings : mapping of str to Scores
         Such as ``{"content": by_vectors(vectors), "codes": by_codes(codes), "popularity": by_popularity(clicks)}``.
-    asked : HitQuestions
-        From :func:`questions`.
+    pairs : HitPairs
+        From :func:`held_out_pairs`.
     k : int
-        How many items are retrieved per trigger.
+        Items retrieved per trigger.
     resamples : int
         Bootstrap samples of triggers.
     seed : int
-        Decides the samples.
+        Seed of the bootstrap.
     """
-    return HitReport(
-        asked, k, {name: expected_hits(scores, asked, k) for name, scores in ways.items()}, resamples, seed
-    )
+    hits = {name: expected_hits(scores, pairs, k) for name, scores in rankings.items()}
+    return HitReport(pairs, k, hits, resamples, seed)
 
 
 def _among_present(scores: Scores, present: Mask | None) -> Scores:
@@ -328,9 +326,9 @@ def _among_present(scores: Scores, present: Mask | None) -> Scores:
         return scores
 
     def masked(triggers: Ints) -> Floats:
-        found = scores(triggers)
-        found[:, ~present] = _ABSENT
-        found[~present[triggers]] = _ABSENT
-        return found
+        masked_scores = scores(triggers)
+        masked_scores[:, ~present] = _ABSENT
+        masked_scores[~present[triggers]] = _ABSENT
+        return masked_scores
 
     return masked

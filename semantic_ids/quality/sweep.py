@@ -1,11 +1,10 @@
-"""A small grid of codebooks fitted on a sample of items, so that sizes are chosen before a ranker is trained.
+"""Sweep: fit a small grid of codebooks on a sample of items and recommend one, without training a ranker.
 
-The rule of the recommendation: among candidates that pass the floors, the one with the fewest bits that is not shown to be
-worse than the best. With judged pairs, best is the highest hit rate by codes, and a candidate is worse when the 95 %
-interval of the paired difference leaves out 0. Without them, best is the lowest reconstruction error on items that no
-candidate was fitted on, and a candidate is worse when it leaves more than ``slack`` more of the spread unexplained. Errors
-of different encoders are shares of different spreads and are not compared: then only candidates of the grid's first
-encoder are recommended.
+The recommendation is the candidate with the fewest bits, among those that pass the floors, that is not significantly worse
+than the best. With evaluation pairs, the best has the highest hit rate by codes, and a candidate is worse if the 95 %
+interval of the paired difference lies below 0. Without them, the best has the lowest reconstruction error on held-out
+items, and a candidate is worse if its error is more than ``slack`` higher. Errors of different encoders are relative to
+different variances and not comparable, so only candidates of the grid's first encoder are then recommended.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from pydantic import Field
 from semantic_ids.codebook import make_encoder, make_quantizer
 from semantic_ids.encoders import Encoder
 from semantic_ids.item_vectors import Floats, ItemVectors, Mask
-from semantic_ids.pairs.mining import Ints, ItemPairs, Rehearsal
+from semantic_ids.pairs.mining import BacktestSplit, Ints, ItemPairs
 from semantic_ids.quality.code_metrics import (
     collision_rate,
     independent_code_rate,
@@ -32,14 +31,14 @@ from semantic_ids.quality.code_metrics import (
     utilisation,
 )
 from semantic_ids.quality.floors import Floors, below_floors
-from semantic_ids.quality.hit_rate import HitQuestions, HitReport, by_codes, expected_hits
+from semantic_ids.quality.hit_rate import HitPairs, HitReport, by_codes, expected_hits
 from semantic_ids.quantizers.base import Doubles, Quantizer
 from sidkit.core.config import Section
 from sidkit.core.errors import ConfigError, FitError
 
 
 class Candidate(Section):
-    """One codebook to be tried."""
+    """Configuration of one codebook in a sweep."""
 
     encoder: str = "content"
     encoder_arguments: dict[str, Any] = Field(default_factory=dict)
@@ -56,21 +55,21 @@ class Candidate(Section):
 
 
 class SweepGrid(Section):
-    """Every combination of these is a candidate (``[sweep]``)."""
+    """Grid of a sweep (``[sweep]``): every combination is a candidate."""
 
     encoders: tuple[str, ...] = ("content",)
     encoder_arguments: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """By the encoder's name."""
+    """Arguments by encoder name."""
     quantizers: tuple[str, ...] = ("residual_kmeans",)
     quantizer_arguments: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """By the quantizer's name."""
+    """Arguments by quantizer name."""
     levels: tuple[int, ...] = (2, 3)
     sizes: tuple[int, ...] = (16, 64, 256)
     """Codes per level, the same on every level."""
     beam: int = Field(default=1, ge=1)
 
     def candidates(self) -> list[Candidate]:
-        """The grid, encoder by encoder."""
+        """All candidates, grouped by encoder."""
         return [
             Candidate(
                 encoder=encoder, encoder_arguments=self.encoder_arguments.get(encoder, {}),
@@ -86,12 +85,12 @@ class SweepGrid(Section):
 
 @dataclass(frozen=True)
 class Trial:
-    """What one candidate came to.
+    """Result of one candidate.
 
-    ``refused`` says why it could not be fitted (all figures are then None), ``failed`` which floors it fell below.
-    ``utilisation`` and ``perplexity`` are per level, on the sample that was fitted on; ``collision_rate``,
-    ``independent_code_rate`` and ``largest_bucket`` are of all items of the sweep; ``held_out_error`` is the relative
-    reconstruction error on items that were not fitted on, in the space of the candidate's own encoder.
+    ``refused`` is the reason why it could not be fitted (all metrics are then None), ``failed`` lists the floors it is
+    below. ``utilisation`` and ``perplexity`` are per level, on the fitted sample; ``collision_rate``,
+    ``independent_code_rate`` and ``largest_bucket`` are over all items; ``held_out_error`` is the relative reconstruction
+    error on held-out items, in the space of the candidate's encoder.
     """
 
     candidate: Candidate
@@ -109,7 +108,7 @@ class Trial:
 
     @property
     def passed(self) -> bool:
-        """Whether it was fitted and fell below no floor."""
+        """Whether it was fitted and is not below any floor."""
         return self.refused is None and not self.failed
 
     def as_json(self) -> dict[str, Any]:
@@ -120,7 +119,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class SweepReport:
-    """All trials, in the order of the grid, and which is recommended; None, with the reason, when none passes."""
+    """All trials, in grid order, and the recommended candidate with the reason; None if no candidate passes."""
 
     trials: tuple[Trial, ...]
     recommended: Candidate | None
@@ -129,7 +128,7 @@ class SweepReport:
     held_out: int
 
     def table(self) -> pa.Table:
-        """One row per trial, figures as columns; ``recommended`` marks the row that is."""
+        """One row per trial with its metrics; ``recommended`` marks the recommended one."""
         rows = []
         for trial in self.trials:
             row = trial.as_json()
@@ -165,87 +164,90 @@ def sweep(
     *,
     floors: Floors | None = None,
     pairs: ItemPairs | None = None,
-    judged: HitQuestions | None = None,
+    evaluation: HitPairs | None = None,
     k: int = 30,
     slack: float = 0.05,
     force: bool = False,
-    told: Callable[[Trial], None] | None = None,
+    on_trial: Callable[[Trial], None] | None = None,
 ) -> SweepReport:
     """Fit every candidate on the same sample of items and recommend one.
 
     Parameters
     ----------
     items : ItemVectors
-        Content of the items known at the cut-off. Those without any content are left out of all figures but hits.
+        Content of the items known at the cut-off. Items without content are excluded from all metrics except hit rates.
     grid : SweepGrid or sequence of Candidate
-        What is tried.
+        The candidates.
     sample : int
-        Items to fit on; at most four fifths of those with content, so that some are held out.
+        Items to fit on; at most 80 % of those with content, so that some are held out.
     seed : int
-        Decides which items are drawn.
+        Seed of the sample.
     floors : Floors, optional
         By default those of :class:`~semantic_ids.quality.floors.Floors`.
     pairs : ItemPairs, optional
         Pairs of these items before the cut-off, for encoders and quantizers that learn from them.
-    judged : HitQuestions, optional
-        Pairs of these items after the cut-off (:func:`semantic_ids.quality.hit_rate.questions`).
+    evaluation : HitPairs, optional
+        Pairs of these items after the cut-off (:func:`semantic_ids.quality.hit_rate.held_out_pairs`).
     k : int
         The hit rate's k.
     slack : float
-        Share of the spread within which two errors count as equal, where no pairs are judged.
+        Difference up to which two errors count as equal; used without evaluation pairs.
     force : bool
-        Fit candidates that have under 20 sampled items per code, too.
-    told : callable, optional
-        Is given each trial as it ends.
+        Also fit candidates with fewer than 20 sampled items per code.
+    on_trial : callable, optional
+        Called with each finished trial.
 
     Raises
     ------
     FitError
-        When under two items have content, or ``sample`` is below 1.
+        When fewer than two items have content, or ``sample`` is below 1.
     ConfigError
-        When the grid is empty or names what does not exist, or judged pairs are of other items.
+        When the grid is empty or contains unknown names, or the evaluation pairs index other items.
     """
     candidates = grid.candidates() if isinstance(grid, SweepGrid) else list(grid)
     if not candidates:
         raise ConfigError("the grid has no candidates; give at least one encoder, quantizer, size and number of levels")
-    if judged is not None and judged.items != len(items):
+    if evaluation is not None and evaluation.items != len(items):
         raise ConfigError(
-            f"the judged pairs are of {judged.items} items, the sweep of {len(items)}; use the same items"
+            f"expected evaluation pairs that index {len(items)} items, got pairs that index {evaluation.items}; use the "
+            "same items"
         )
-    there = np.flatnonzero(items.any_present)
-    if len(there) < 2 or sample < 1:
+    with_content = np.flatnonzero(items.any_present)
+    if len(with_content) < 2 or sample < 1:
         raise FitError(
-            f"{len(there)} items have content and a sample of {sample} was asked for; at least 2 items and a sample of 1 "
-            "are needed"
+            "a sweep needs at least 2 items with content and a sample of at least 1, got "
+            f"{len(with_content)} items and a sample of {sample}"
         )
-    drawn = np.random.default_rng(seed).permutation(there)
-    count = min(sample, max(1, len(there) * 4 // 5))
-    bench = _Bench(items, np.sort(drawn[:count]), np.sort(drawn[count:]), pairs, judged, k, floors or Floors(), force)
+    shuffled = np.random.default_rng(seed).permutation(with_content)
+    count = min(sample, max(1, len(with_content) * 4 // 5))
+    sampled, held_out = np.sort(shuffled[:count]), np.sort(shuffled[count:])
+    bench = _Bench(items, sampled, held_out, pairs, evaluation, k, floors or Floors(), force)
     trials, hits = [], []
     for candidate in candidates:
-        trial, its_hits = bench.tried(candidate)
+        trial, hits_of_trial = bench.run(candidate)
         trials.append(trial)
-        hits.append(its_hits)
-        if told is not None:
-            told(trial)
+        hits.append(hits_of_trial)
+        if on_trial is not None:
+            on_trial(trial)
     recommended, reason = _recommended(trials, hits, bench, slack)
-    return SweepReport(tuple(trials), recommended, reason, count, len(there) - count)
+    return SweepReport(tuple(trials), recommended, reason, count, len(with_content) - count)
 
 
 class _Bench:
-    """The sample all candidates share; an encoder is fitted once for all quantizers on it."""
+    """Runs candidates on a shared sample; each encoder is fitted once for all its quantizers."""
 
     def __init__(
         self, items: ItemVectors, sampled: Ints, held_out: Ints, pairs: ItemPairs | None,
-        judged: HitQuestions | None, k: int, floors: Floors, force: bool,
+        evaluation: HitPairs | None, k: int, floors: Floors, force: bool,
     ) -> None:  # fmt: skip
         self.items, self.sampled, self.held_out = items, sampled, held_out
         self.pairs = pairs_within(pairs, sampled, len(items)) if pairs is not None else None
-        self.judged, self.k, self.floors, self.force = judged, k, floors, force
+        self.evaluation, self.k, self.floors, self.force = evaluation, k, floors, force
         self.present: Mask = items.any_present
         self._encoded: tuple[tuple[str, dict[str, Any]], Floats, float] | None = None
 
-    def tried(self, candidate: Candidate) -> tuple[Trial, Doubles]:
+    def run(self, candidate: Candidate) -> tuple[Trial, Doubles]:
+        """The trial of a candidate and its hits ``float64 [pairs]`` (empty without evaluation pairs)."""
         bits = sum(math.log2(size) for size in candidate.sizes)
         try:
             vectors, seconds = self._vectors(candidate)
@@ -268,9 +270,9 @@ class _Bench:
             independent_code_rate=independent_code_rate(known), largest_bucket=largest_bucket(known),
             held_out_error=self._held_out_error(vectors, quantizer.decode(codes[self.held_out])), fit_seconds=seconds,
         )  # fmt: skip
-        if self.judged is None:
+        if self.evaluation is None:
             return trial, np.zeros(0)
-        hits = expected_hits(by_codes(codes, self.present, quantizer.residual_levels), self.judged, self.k)
+        hits = expected_hits(by_codes(codes, self.present, quantizer.residual_levels), self.evaluation, self.k)
         return replace(trial, hit_rate=float(hits.mean())), hits
 
     def _vectors(self, candidate: Candidate) -> tuple[Floats, float]:
@@ -286,26 +288,26 @@ class _Bench:
 
     def _need_pairs(self, learner: Encoder | Quantizer) -> None:
         if learner.needs_pairs and self.pairs is None:
-            raise FitError(f"{learner.name} learns from pairs of items, and the sweep was given none")
+            raise FitError(f"{learner.name} learns from pairs of items, but the sweep got none; pass pairs")
 
     def _held_out_error(self, vectors: Floats, decoded: Floats) -> float:
-        """Relative to the spread around the sample's mean: 1 is what knowing nothing of an item gives."""
+        """Squared error relative to that of predicting the sample's mean."""
         actual = vectors[self.held_out].astype(np.float64)
         spread = ((actual - vectors[self.sampled].mean(axis=0, dtype=np.float64)) ** 2).sum()
         return float(((actual - decoded) ** 2).sum() / max(spread, 1e-30))
 
 
 def pairs_within(pairs: ItemPairs, rows: Ints, items: int) -> ItemPairs:
-    """The pairs that lie within a selection of rows, renumbered to it; the selection's order is kept."""
+    """The pairs whose items are both in ``rows``, re-indexed to ``rows``."""
     place = np.full(items, -1, dtype=np.int64)
     place[rows] = np.arange(len(rows))
     trigger, target = place[pairs.trigger], place[pairs.target]
-    kept = (trigger >= 0) & (target >= 0)
-    rehearsal = None
-    if pairs.rehearsal is not None:
-        earlier, later = (pairs_within(half, rows, items) for half in (pairs.rehearsal.earlier, pairs.rehearsal.later))
-        rehearsal = Rehearsal.of(earlier, later)
-    return ItemPairs(trigger[kept], target[kept], pairs.weight[kept], pairs.clicks[rows], pairs.end_us, rehearsal)
+    inside = (trigger >= 0) & (target >= 0)
+    backtest = None
+    if pairs.backtest is not None:
+        earlier, later = (pairs_within(half, rows, items) for half in (pairs.backtest.earlier, pairs.backtest.later))
+        backtest = BacktestSplit.of(earlier, later)
+    return ItemPairs(trigger[inside], target[inside], pairs.weight[inside], pairs.clicks[rows], pairs.end_us, backtest)
 
 
 def _recommended(
@@ -315,45 +317,45 @@ def _recommended(
     if not passed:
         refused = sum(trial.refused is not None for trial in trials)
         return None, (
-            f"none of {len(trials)} candidates passes: {refused} could not be fitted and {len(trials) - refused} fell "
+            f"none of {len(trials)} candidates passes: {refused} could not be fitted and {len(trials) - refused} are "
             "below a floor. Try fewer codes per level, a larger sample, or lower floors"
         )
     among = f"of {len(passed)} candidates that pass the floors ({len(trials)} were tried)"
-    judged = bench.judged
-    if judged is not None:
+    evaluation = bench.evaluation
+    if evaluation is not None:
         gain = {place: trials[place].hit_rate or 0.0 for place in passed}
         best = max(passed, key=lambda place: (gain[place], -trials[place].bits))
 
-        def keeps_up(place: int) -> bool:
-            both = HitReport(judged, bench.k, {"it": hits[place], "best": hits[best]})
-            gap = both.difference("it", "best")
+        def not_worse(place: int) -> bool:
+            both = HitReport(evaluation, bench.k, {"candidate": hits[place], "best": hits[best]})
+            gap = both.difference("candidate", "best")
             return gap is None or not gap.high < 0
 
-        equal = [place for place in passed if place == best or keeps_up(place)]
-        told = f"hit rate at {bench.k}"
-        close = "is not shown to be lower"
+        equal = [place for place in passed if place == best or not_worse(place)]
+        metric = f"hit rate at {bench.k}"
+        close = "is not significantly lower"
     else:
         first = _encoder_of(trials[0])
         comparable = [place for place in passed if _encoder_of(trials[place]) == first]
         if not comparable:
             return None, (
-                f"{among}, none is on the first encoder ({first[0]}); errors of different encoders are not compared. "
-                "Judge them by pairs, or sweep one encoder at a time"
+                f"{among}, none uses the first encoder ({first[0]}); errors of different encoders are not comparable. "
+                "Pass evaluation pairs, or sweep one encoder at a time"
             )
         if len(comparable) < len(passed):
-            among += f", {len(comparable)} of them on the first encoder (errors of different encoders are not compared)"
+            among += f", {len(comparable)} of them with the first encoder (errors of other encoders are not comparable)"
         gain = {place: -(trials[place].held_out_error or 0.0) for place in comparable}
         best = max(comparable, key=lambda place: (gain[place], -trials[place].bits))
         equal = [place for place in comparable if gain[place] >= gain[best] - slack]
-        told = "error on held-out items"
+        metric = "error on held-out items"
         close = f"is within {slack:g} of it"
     chosen = min(equal, key=lambda place: (trials[place].bits, -gain[place]))
-    top = f"the best {told} is {abs(gain[best]):.4f} ({trials[best].candidate.label})"
+    top = f"the best {metric} is {abs(gain[best]):.4f} ({trials[best].candidate.label})"
     label = f"{trials[chosen].candidate.label} ({trials[chosen].bits:.1f} bits)"
     if chosen == best:
-        return trials[chosen].candidate, f"{among}, {top}, and none of fewer bits keeps up with it: {label}"
+        return trials[chosen].candidate, f"{among}, {top}, and no candidate with fewer bits matches it: {label}"
     return trials[chosen].candidate, (
-        f"{among}, {top}; {label} has the fewest bits of those that keep up: its {told} of {abs(gain[chosen]):.4f} {close}"
+        f"{among}, {top}; {label} has the fewest bits of those that match it: its {metric} of {abs(gain[chosen]):.4f} {close}"
     )
 
 

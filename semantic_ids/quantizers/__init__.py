@@ -1,4 +1,4 @@
-"""Quantizers: from item vectors to codes. One file and one line here each."""
+"""Quantizers map item vectors to codes. Register a new one here."""
 
 from semantic_ids.quantizers.base import Quantizer, roundtrip_share
 from semantic_ids.quantizers.controls import RandomCodes, ShuffledCodes

@@ -1,4 +1,4 @@
-"""The contract of a quantizer, and the checks that all of them share."""
+"""Base class of the quantizers, and the argument checks they share."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ ROWS_PER_CODE = 20
 
 
 class Quantizer(ABC):
-    """Vectors ``float32 [items, dim]`` in, codes ``int32 [items, levels]`` out, and back.
+    """Map vectors ``float32 [items, dim]`` to codes ``int32 [items, levels]``, and back.
 
-    The constructor stores its arguments unchanged; ``fit`` sets attributes that end in ``_``. New rows never change the
-    codes of old ones: ``encode`` depends on nothing but the row and the fitted state.
+    The constructor stores its arguments unchanged; ``fit`` sets attributes that end in ``_``. ``encode`` depends only on
+    the row and the fitted state, so adding items never changes the codes of others.
     """
 
     name: str
     sizes: tuple[int, ...]
     needs_pairs: bool = False
-    """Whether ``fit`` learns from pairs of items; the others ignore them."""
+    """Whether ``fit`` requires ``pairs``; other quantizers ignore them."""
 
     @property
     def residual_levels(self) -> int:
-        """How many of the first levels refine each other, so that a prefix of them is a coarser code."""
+        """Number of leading levels that refine each other, so that a prefix of them is a coarser code."""
         return len(self.sizes)
 
     @abstractmethod
@@ -43,14 +43,14 @@ class Quantizer(ABC):
 
     @abstractmethod
     def encode(self, vectors: Floats, beam: int = 1) -> Codes:
-        """Codes ``int32 [items, levels]``; ``beam`` > 1 looks for a closer combination where the kind has one."""
+        """Codes ``int32 [items, levels]``; ``beam`` > 1 searches for closer combinations in residual quantizers."""
 
     @abstractmethod
     def decode(self, codes: Codes) -> Floats:
-        """What the codes stand for, ``float32 [items, dim]``."""
+        """Reconstruct vectors from codes, ``float32 [items, dim]``."""
 
     def decode_flat(self, codes: Codes) -> Floats:
-        """What the codes after ``residual_levels`` stand for, ``float32 [items, dim]``; zeros where there are none."""
+        """Reconstruction from the codes after ``residual_levels`` only, ``float32 [items, dim]``; zeros without any."""
         decoded = self.decode(codes)
         return decoded if self.residual_levels == 0 else np.zeros_like(decoded)
 
@@ -60,18 +60,18 @@ class Quantizer(ABC):
 
     @abstractmethod
     def tensors(self) -> dict[str, npt.NDArray[np.generic]]:
-        """The fitted state."""
+        """The fitted state, as named arrays."""
 
     @abstractmethod
     def load_tensors(self, tensors: dict[str, npt.NDArray[np.generic]]) -> Self:
-        """Take up a fitted state."""
+        """Restore a fitted state."""
 
 
 def roundtrip_share(quantizer: Quantizer, codes: Codes, beam: int = 1) -> float:
-    """Share of ``codes`` (``int32 [items, levels]``) that come back when what they stand for is encoded again.
+    """Share of ``codes`` (``int32 [items, levels]``) for which ``encode(decode(codes)) == codes``.
 
-    1 for ``pq`` and ``opq`` by construction, as long as the codes came from ``encode``; residual kinds may take another
-    way to the same place, and kinds without meaning seldom come back. 1 where there are no codes.
+    1 for ``pq`` and ``opq`` by construction, if the codes come from ``encode``. Residual quantizers may find another
+    combination for the same reconstruction; random and shuffled codes rarely round-trip. 1 for an empty input.
     """
     if not len(codes):
         return 1.0
@@ -79,18 +79,18 @@ def roundtrip_share(quantizer: Quantizer, codes: Codes, beam: int = 1) -> float:
 
 
 LEAST_ITEMS = 2 * ROWS_PER_CODE
-"""Items below which not even levels of 2 codes have 20 items per code."""
+"""With fewer items, not even levels of 2 codes have 20 items per code."""
 
 
 def most_codes(items: int) -> int:
-    """The largest power of two of codes that have 20 items each, at least 2."""
+    """The largest power of two of codes with 20 items per code, at least 2."""
     return int(2 ** max(1, (items // ROWS_PER_CODE).bit_length() - 1))
 
 
 def default_size(items: int) -> int:
-    """The default level size: the power of two nearest items / 40, within 16..1024.
+    """The default level size: the power of two nearest to items / 40, within 16..1024.
 
-    For fewer than 320 items, which cannot fill 16 codes, it is the largest power of two with 20 items per code, at least 2.
+    Fewer than 320 items cannot fill 16 codes; the size is then the largest power of two with 20 items per code, at least 2.
     """
     powers = 2 ** np.arange(4, 11)
     return min(int(powers[np.abs(powers - items / 40).argmin()]), most_codes(items))
@@ -102,30 +102,30 @@ def checked_vectors(vectors: npt.ArrayLike, dim: int | None = None) -> Floats:
     Raises
     ------
     FitError
-        When they are no matrix, of the wrong width, or not finite.
+        When they are not a matrix, have the wrong width, or are not finite.
     """
     matrix = np.ascontiguousarray(vectors, dtype=np.float32)
     if matrix.ndim != 2:
-        raise FitError(f"vectors of shape {matrix.shape} came; [items, dim] is needed")
+        raise FitError(f"expected vectors of shape (items, dim), got {matrix.shape}")
     if dim is not None and matrix.shape[1] != dim:
-        raise FitError(f"vectors are {matrix.shape[1]} wide; the quantizer was fitted on {dim}")
+        raise FitError(f"expected vectors of shape (items, {dim}), as at fit, got {matrix.shape}")
     step = max(1, 2**22 // max(1, matrix.shape[1]))
     rows = sum(int((~np.isfinite(matrix[at : at + step]).all(axis=1)).sum()) for at in range(0, len(matrix), step))
     if rows:
-        raise FitError(f"{rows} of {len(matrix)} vectors hold NaN or infinite values; drop those rows first")
+        raise FitError(f"{rows} of {len(matrix)} vectors contain NaN or infinite values; drop those rows first")
     return matrix
 
 
 def check_sizes(sizes: Sequence[int], rows: int, *, force: bool) -> None:
-    """Refuse sizes that the data cannot fill.
+    """Check that the data can fill levels of these sizes.
 
     Raises
     ------
     FitError
-        When a level is larger than the data, or has under 20 rows per code and ``force`` is not given.
+        When a level has more codes than rows, or fewer than 20 rows per code and ``force`` is false.
     """
     if not sizes or min(sizes) < 2:
-        raise FitError(f"sizes {tuple(sizes)}: at least one level, and at least 2 codes in each, are needed")
+        raise FitError(f"sizes must have at least one level, and at least 2 codes per level, got {tuple(sizes)}")
     if max(sizes) > rows:
         raise FitError(
             f"a level of {max(sizes)} codes is larger than the data ({rows} rows). Set `sizes` in the preset's [codebook] to "
@@ -151,13 +151,13 @@ def _remedy(rows: int) -> str:
 
 
 def canonical_order(vectors: Floats) -> npt.NDArray[np.int64]:
-    """An order of the rows that depends on their bytes alone, so that shuffling them changes nothing."""
+    """Sort order of the rows by their bytes, so that a fit does not depend on the input order."""
     keys = vectors.view(np.dtype((np.void, vectors.dtype.itemsize * vectors.shape[1]))).ravel()
     return np.argsort(keys, kind="stable")
 
 
 def check_beam(beam: int) -> None:
-    """Refuse a beam without paths.
+    """Check the beam width.
 
     Raises
     ------
@@ -165,7 +165,7 @@ def check_beam(beam: int) -> None:
         When it is below 1.
     """
     if beam < 1:
-        raise FitError(f"a beam of {beam} paths keeps none; use 1 (greedy) or more")
+        raise FitError(f"beam must be at least 1 (greedy), got {beam}")
 
 
 def int_codes(codes: npt.ArrayLike, sizes: Sequence[int]) -> Codes:
@@ -174,15 +174,15 @@ def int_codes(codes: npt.ArrayLike, sizes: Sequence[int]) -> Codes:
     Raises
     ------
     FitError
-        When the shape, the type or a value does not fit the sizes.
+        When the shape, the type or a value does not match the sizes.
     """
     array = np.asarray(codes)
     if array.ndim != 2 or array.shape[1] != len(sizes):
-        raise FitError(f"codes of shape {array.shape} came; [items, {len(sizes)}] is needed")
+        raise FitError(f"expected codes of shape (items, {len(sizes)}), got {array.shape}")
     if array.dtype.kind not in "iu":
-        raise FitError(f"codes of type {array.dtype} came; whole numbers are needed")
-    beyond = (array < 0) | (array >= np.asarray(sizes))
-    if beyond.any():
-        wrong = array[beyond.any(axis=1)][0].tolist()
-        raise FitError(f"codes {wrong} came; the levels have {list(sizes)} codes, counted from 0")
+        raise FitError(f"expected integer codes, got {array.dtype}")
+    out_of_range = (array < 0) | (array >= np.asarray(sizes))
+    if out_of_range.any():
+        wrong = array[out_of_range.any(axis=1)][0].tolist()
+        raise FitError(f"expected codes from 0 to below {list(sizes)}, the sizes of the levels, got {wrong}")
     return array.astype(np.int32)

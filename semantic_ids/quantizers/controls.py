@@ -1,4 +1,4 @@
-"""Controls: codes that carry no meaning, to be beaten by codes that do."""
+"""Control quantizers: random and shuffled codes, as baselines that carry no semantic information."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ _STEP = 2**14  # rows hashed at once
 
 
 class RandomCodes(Quantizer):
-    """Codes drawn from a hash of the row and the seed: they name the item and say nothing else about it.
+    """Uniform random codes, computed from a hash of the row and the seed.
 
-    Equal rows get equal codes, other rows independent ones, uniform on every level. What a code stands for is the mean
-    of the fitted rows that got it, level by level on what the levels before left: the best that can be said of a row
-    from such a code, and hardly more than the mean of all. The levels do not refine each other; ``residual_levels`` is
-    that of residual k-means all the same, so that a model treats the control as it treats the real codes.
+    Equal rows get equal codes; different rows get independent codes, uniform on every level. The codewords are the means
+    of the fitted rows with that code, level by level on the residuals; a reconstruction is hardly better than the global
+    mean. The levels do not refine each other, but ``residual_levels`` equals that of residual k-means, so that models
+    treat the control like real codes.
 
     Parameters
     ----------
     sizes : sequence of int
         Codes per level.
     seed : int
-        Decides the hash.
+        Seed of the hash.
     force : bool
-        Fit though there are under 20 rows per code.
+        Fit even with fewer than 20 rows per code.
     """
 
     name = "random"
@@ -53,7 +53,7 @@ class RandomCodes(Quantizer):
         self.force = force
 
     def fit(self, vectors: Floats, pairs: ItemPairs | None = None) -> Self:
-        """Draw the hash, and take the means of the rows that share a code.
+        """Initialise the hash and compute the mean of the rows of each code.
 
         Raises
         ------
@@ -79,7 +79,7 @@ class RandomCodes(Quantizer):
         return self
 
     def encode(self, vectors: Floats, beam: int = 1) -> Codes:
-        """Codes ``int32 [items, levels]`` by hash, whatever ``beam``."""
+        """Codes ``int32 [items, levels]`` by hash; ``beam`` has no effect."""
         check_beam(beam)
         rows = checked_vectors(vectors, self.multipliers_.shape[1] - 1)
         hashes = [_hashes(rows, multipliers) for multipliers in self.multipliers_]
@@ -87,37 +87,37 @@ class RandomCodes(Quantizer):
         return (np.stack(hashes, axis=1) % sizes).astype(np.int32)
 
     def decode(self, codes: Codes) -> Floats:
-        """Sum over the levels of the means of the fitted rows that got the code, ``float32 [items, dim]``."""
+        """Sum over the levels of the mean residuals of each code, ``float32 [items, dim]``."""
         return residual_sum(int_codes(codes, self.sizes), self.codebooks_)
 
     def config(self) -> dict[str, Any]:
-        """The constructor's arguments, as JSON values; ``force`` belongs to the moment."""
+        """The constructor's arguments, as JSON values; ``force`` is runtime-only and not saved."""
         return {"sizes": list(self.sizes), "seed": self.seed}
 
     def tensors(self) -> dict[str, npt.NDArray[np.generic]]:
-        """The fitted state."""
+        """The fitted state, as named arrays."""
         books = {f"codebook.{level}": codebook for level, codebook in enumerate(self.codebooks_)}
         return {**books, "multipliers": self.multipliers_.view(np.int64)}
 
     def load_tensors(self, tensors: dict[str, npt.NDArray[np.generic]]) -> Self:
-        """Take up a fitted state."""
+        """Restore a fitted state."""
         self.multipliers_ = tensors["multipliers"].astype(np.int64).view(np.uint64)
         self.codebooks_ = [tensors[f"codebook.{level}"].astype(np.float32) for level in range(len(self.sizes))]
         return self
 
 
 class ShuffledCodes(Quantizer):
-    """Residual k-means whose codes are dealt out anew among the items: the same codes, equally often, without meaning.
+    """Residual k-means codes, permuted among the items: the same code distribution without semantic information.
 
-    Each fitted row gets the code of one other fitted row, its donor, by a permutation that a hash of the rows and the
-    seed decide; a new row gets the donor of the fitted row whose hash comes next. So whatever codes gain by their
-    number, skew and hierarchy alone, these gain too. What a code stands for is what it stood for before the shuffle: the
-    codewords of residual k-means, so the distance from a row to it means nothing.
+    Each fitted row gets the codes of another fitted row, its donor, by a permutation determined by a hash of the rows and
+    the seed; a new row gets the donor of the fitted row with the next hash. The control therefore has the same number,
+    skew and hierarchy of codes as real ones. ``decode`` returns the codewords of residual k-means, which are unrelated to
+    the row.
 
     Parameters
     ----------
     sizes, iterations, seed, threads, force, balance_last
-        As for :class:`~semantic_ids.quantizers.residual_kmeans.ResidualKMeans`; ``seed`` decides the shuffle too.
+        As for :class:`~semantic_ids.quantizers.residual_kmeans.ResidualKMeans`; ``seed`` also seeds the permutation.
     """
 
     name = "shuffled"
@@ -136,7 +136,7 @@ class ShuffledCodes(Quantizer):
         self._real = ResidualKMeans(sizes, iterations, seed, threads, force, balance_last)
 
     def fit(self, vectors: Floats, pairs: ItemPairs | None = None) -> Self:
-        """Fit residual k-means, and deal its codes out anew.
+        """Fit residual k-means and permute its codes.
 
         Raises
         ------
@@ -152,22 +152,22 @@ class ShuffledCodes(Quantizer):
         return self
 
     def encode(self, vectors: Floats, beam: int = 1) -> Codes:
-        """Codes ``int32 [items, levels]`` of the donors, whatever ``beam``."""
+        """Codes ``int32 [items, levels]`` of the donors; ``beam`` has no effect."""
         check_beam(beam)
         rows = checked_vectors(vectors, self.multipliers_.shape[1] - 1)
         place = np.searchsorted(self.hashes_, _hashes(rows, self.multipliers_[0]))
         return self.donor_codes_[place % len(self.hashes_)]
 
     def decode(self, codes: Codes) -> Floats:
-        """What the codes stood for before the shuffle, ``float32 [items, dim]``."""
+        """Reconstruction from the codes by residual k-means, ``float32 [items, dim]``."""
         return self._real.decode(codes)
 
     def config(self) -> dict[str, Any]:
-        """The constructor's arguments, as JSON values; ``threads`` and ``force`` belong to the machine and the moment."""
+        """The constructor's arguments, as JSON values; ``threads`` and ``force`` are runtime-only and not saved."""
         return self._real.config()
 
     def tensors(self) -> dict[str, npt.NDArray[np.generic]]:
-        """The fitted state: residual k-means, the donors' codes and the hashes they belong to."""
+        """The fitted state, as named arrays: residual k-means, the donors' codes and the sorted hashes."""
         return {
             **self._real.tensors(),
             "multipliers": self.multipliers_.view(np.int64),
@@ -176,7 +176,7 @@ class ShuffledCodes(Quantizer):
         }
 
     def load_tensors(self, tensors: dict[str, npt.NDArray[np.generic]]) -> Self:
-        """Take up a fitted state."""
+        """Restore a fitted state."""
         self._real.load_tensors(tensors)
         self.multipliers_ = tensors["multipliers"].astype(np.int64).view(np.uint64)
         self.hashes_ = tensors["hashes"].astype(np.int64).view(np.uint64)
@@ -185,7 +185,7 @@ class ShuffledCodes(Quantizer):
 
 
 def _multipliers(seed: int, hashes: int, dim: int) -> Hashes:
-    """``uint64 [hashes, dim + 1]``; saved with the state, so that no other version of numpy can change a code."""
+    """``uint64 [hashes, dim + 1]``; saved, because another numpy version may generate different numbers."""
     return np.random.default_rng(seed).integers(0, 2**64, (hashes, dim + 1), dtype=np.uint64)
 
 

@@ -1,4 +1,4 @@
-"""k-means on faiss, and centroids shaped by an assignment of equal sizes."""
+"""k-means on faiss, and balanced k-means with clusters of equal size."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import numpy.typing as npt
 from semantic_ids.item_vectors import Floats
 from semantic_ids.quantizers.nearest import squared_distances
 
-_BALANCE_CELLS = 2**24  # distances looked at while balancing: 128 MB in double
+_BALANCE_CELLS = 2**24  # distances held while balancing: 128 MB in double
 _BALANCE_ROUNDS = 5
 _PRICE_STEPS = 6
 
 
 def cluster(rows: Floats, size: int, iterations: int, seed: int, threads: int) -> Floats:
-    """Centroids ``float32 [size, dim]`` of ``rows`` ``float32 [rows, dim]``.
+    """Run k-means on ``rows`` ``float32 [rows, dim]``; returns centroids ``float32 [size, dim]``.
 
-    Trained in growing numbers of principal dimensions, each step started from the last (faiss,
-    ``ProgressiveDimClustering``): lower error than from random rows.
+    Uses faiss' ``ProgressiveDimClustering``: clustering in a growing number of principal dimensions, each step
+    initialised from the last, gives a lower error than initialising from random rows.
     """
     import faiss
 
@@ -42,7 +42,7 @@ def cluster(rows: Floats, size: int, iterations: int, seed: int, threads: int) -
 
 
 def refine(rows: Floats, centroids: Floats, iterations: int, seed: int, threads: int) -> Floats:
-    """Centroids ``float32 [size, dim]`` after more iterations from given ones; an empty one splits a full one."""
+    """Run more k-means iterations from given centroids ``float32 [size, dim]``; an empty cluster splits a full one."""
     import faiss
 
     faiss.omp_set_num_threads(threads)
@@ -57,17 +57,17 @@ def refine(rows: Floats, centroids: Floats, iterations: int, seed: int, threads:
 
 
 def balance(rows: Floats, centroids: Floats) -> Floats:
-    """Centroids ``float32 [size, dim]`` moved to the means of groups of equal size.
+    """Balanced k-means from given centroids; returns centroids ``float32 [size, dim]``.
 
-    Balanced k-means: every code takes the same number of rows (one more or less), then each centroid moves to the mean
-    of its rows. At most 2**24 / size rows are looked at, evenly spaced, which bounds memory.
+    Alternates between assigning the same number of rows (plus or minus one) to every code and moving each centroid to
+    the mean of its rows. Uses at most 2**24 / size evenly spaced rows, which bounds memory.
 
     Parameters
     ----------
     rows : float32 [rows, dim]
         At least as many as centroids.
     centroids : float32 [size, dim]
-        Where to start.
+        Initial centroids.
     """
     step = -(-len(rows) * len(centroids) // _BALANCE_CELLS)
     sample = rows[::step] if len(rows[::step]) >= len(centroids) else rows
@@ -82,11 +82,11 @@ def balance(rows: Floats, centroids: Floats) -> Floats:
 
 
 def equal_groups(distance: Floats, prices: Floats) -> npt.NDArray[np.int64]:
-    """A code for each row, ``int64 [rows]``, every code given to the same number of rows (one more or less).
+    """Assign a code to each row, ``int64 [rows]``, so that all codes get the same number of rows (plus or minus one).
 
-    Prices on the codes, raised where too many rows come and lowered where too few, first bring the nearest codes close
-    to balance (the dual of the assignment problem); what is left over goes to the nearest code with room, rows that
-    would lose most by their second choice first. ``prices`` (``float32 [codes]``) is updated in place.
+    Prices on the codes, raised for overfull codes and lowered for others, first bring the nearest-code assignment close
+    to balance (the dual of the assignment problem). The remaining rows go to their nearest code with capacity left, rows
+    with the highest regret first. ``prices`` (``float32 [codes]``) is updated in place.
     """
     rows, codes = distance.shape
     scale = float(np.median(distance.min(axis=1))) or float(distance.mean())
@@ -94,11 +94,11 @@ def equal_groups(distance: Floats, prices: Floats) -> npt.NDArray[np.int64]:
         count = np.bincount((distance + prices).argmin(axis=1), minlength=codes)
         prices += np.float32(scale * 0.3 / (1 + step)) * np.log((count + 1) * codes / (rows + codes)).astype(np.float32)
     cost = distance + prices
-    given = np.full(rows, -1, dtype=np.int64)
-    for share in (rows // codes, 1):  # an equal share first, then one more for as many codes as it takes
-        room = np.full(codes, share)
-        while (given < 0).any() and room.any():
-            waiting, free = np.flatnonzero(given < 0), np.flatnonzero(room)
+    assigned = np.full(rows, -1, dtype=np.int64)
+    for share in (rows // codes, 1):  # an equal share first, then one more row for as many codes as needed
+        capacity = np.full(codes, share)
+        while (assigned < 0).any() and capacity.any():
+            waiting, free = np.flatnonzero(assigned < 0), np.flatnonzero(capacity)
             open_cost = cost[np.ix_(waiting, free)]
             two = np.argpartition(open_cost, min(1, len(free) - 1), axis=1)[:, :2]
             pair = np.take_along_axis(open_cost, two, axis=1)
@@ -107,7 +107,7 @@ def equal_groups(distance: Floats, prices: Floats) -> npt.NDArray[np.int64]:
             order = np.lexsort((-regret, choice))
             ordered = choice[order]
             rank = np.arange(len(order)) - np.searchsorted(ordered, ordered)
-            taken = order[rank < room[ordered]]
-            given[waiting[taken]] = choice[taken]
-            room -= np.bincount(choice[taken], minlength=codes)
-    return given
+            accepted = order[rank < capacity[ordered]]
+            assigned[waiting[accepted]] = choice[accepted]
+            capacity -= np.bincount(choice[accepted], minlength=codes)
+    return assigned

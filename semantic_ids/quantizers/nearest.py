@@ -1,4 +1,4 @@
-"""The nearest codeword, fast, and the same in every batch; and residual search over several codebooks."""
+"""Fast, batch-independent nearest-codeword search, and greedy and beam search over residual codebooks."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import numpy.typing as npt
 from semantic_ids.item_vectors import Floats
 from semantic_ids.quantizers.base import Codes, Doubles
 
-_CELLS = 2**19  # scores held at once: 2 MB, which stays in cache
+_CELLS = 2**19  # scores held at once: 2 MB, which fit in cache
 _BEAM_CELLS = 2**23  # distances held at once by a beam: 64 MB
 _UNIT = 2.0**-24  # unit roundoff of float32
-_TINY = 2.0**-126  # below it, products lose bits or vanish
+_TINY = 2.0**-126  # smallest normal float32; products below it lose precision
 
 
 class NearestCode:
-    """Finds the nearest codeword of each row: by squared distance rounded to ``float32``, the first of equals.
+    """Find the nearest codeword of each row, by squared distance rounded to ``float32``; ties go to the lowest code.
 
-    ``float32`` products decide wherever the best two are further apart than rounding can reach (a dot product of d terms
-    errs by at most d u |x| |w| in any order of summation: Higham, Accuracy and Stability of Numerical Algorithms, 3.1).
-    The other rows, well under one in a hundred on real vectors, are decided by exact differences in double. So codes
-    never depend on the batch, at the price of one ``float32`` product.
+    ``float32`` products decide wherever the best two scores differ by more than the rounding error (a dot product of d
+    terms errs by at most d u |x| |w| in any order of summation: Higham, Accuracy and Stability of Numerical Algorithms,
+    3.1). The other rows, well under one in a hundred on real vectors, are decided by differences in double precision. The
+    codes therefore never depend on the batch, at the cost of one ``float32`` product.
 
     Parameters
     ----------
@@ -42,13 +42,13 @@ class NearestCode:
 
     def __call__(self, rows: Floats) -> npt.NDArray[np.int64]:
         """Codes ``int64 [rows]`` of ``rows`` ``float32 [rows, dim]``; memory is bounded by a chunk."""
-        found = np.empty(len(rows), dtype=np.int64)
+        codes = np.empty(len(rows), dtype=np.int64)
         if len(self._score) < min(self._step, len(rows)):
             self._score = np.empty((min(self._step, len(rows)), len(self._codebook)), dtype=np.float32)
         with np.errstate(over="ignore", invalid="ignore"):
             for start in range(0, len(rows), self._step):
-                found[start : start + self._step] = self._chunk(rows[start : start + self._step])
-        return found
+                codes[start : start + self._step] = self._chunk(rows[start : start + self._step])
+        return codes
 
     def _chunk(self, rows: Floats) -> npt.NDArray[np.int64]:
         score = np.matmul(rows, self._codebook.T, out=self._score[: len(rows)])
@@ -73,13 +73,13 @@ def nearest(rows: Floats, codebook: Floats) -> npt.NDArray[np.int64]:
 
 
 def _margin(norm: Floats, longest: float, dim: int) -> Floats:
-    """How far apart two scores must be for their order to be certain, with the rounding of the distances themselves."""
+    """Difference above which the order of two scores is certain, including the rounding of the distances."""
     bound = 2 * (dim + 2) * norm * longest + 2 * longest**2 + (norm + longest) ** 2
     return np.asarray(1.01 * _UNIT * bound + dim * _TINY, dtype=np.float32)
 
 
 def _decided(rows: Floats, codebook: Doubles, near: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-    """The nearest among the codes marked ``near`` of each row; every row has one."""
+    """The nearest of the codes marked ``near`` for each row, in double precision; every row has at least one."""
     row, code = np.nonzero(near)
     distance = np.empty(len(row), dtype=np.float32)
     step = max(1, _CELLS // rows.shape[1])
@@ -92,10 +92,10 @@ def _decided(rows: Floats, codebook: Doubles, near: npt.NDArray[np.bool_]) -> np
 
 
 def squared_distances(rows: Floats, codebook: Floats) -> Floats:
-    """``float32 [rows, codes]``.
+    """Squared Euclidean distances, ``float32 [rows, codes]``.
 
-    The last bits of a product depend on the shape of the batch. Computed in double and rounded once, they do not reach
-    the result, so a row that lies between two codewords gets the same one in every batch: the first.
+    Computed in double precision and rounded once, because the rounding of a float32 product depends on the batch shape. A
+    row equally far from two codewords therefore gets the same (the lowest) code in every batch.
     """
     wide, words = rows.astype(np.float64), codebook.astype(np.float64)
     cross: Doubles = wide @ words.T
@@ -106,9 +106,9 @@ def squared_distances(rows: Floats, codebook: Floats) -> Floats:
 
 
 def residual_codes(rows: Floats, codebooks: Sequence[Floats], beam: int = 1) -> Codes:
-    """Codes ``int32 [rows, levels]``: the nearest codeword level by level, or the best of ``beam`` paths.
+    """Codes ``int32 [rows, levels]`` by greedy search level by level, or by beam search of width ``beam``.
 
-    Memory beyond the codes is bounded by a chunk of rows.
+    Rows are processed in chunks, which bounds memory.
     """
     largest = max(map(len, codebooks))
     codes = np.empty((len(rows), len(codebooks)), dtype=np.int32)
@@ -121,7 +121,7 @@ def residual_codes(rows: Floats, codebooks: Sequence[Floats], beam: int = 1) -> 
 
 
 def residual_sum(codes: Codes, codebooks: Sequence[Floats]) -> Floats:
-    """Sum of the codewords, ``float32 [items, dim]``; of the first levels alone where ``codes`` hold only those."""
+    """Sum of the codewords, ``float32 [items, dim]``, over the levels present in ``codes``."""
     total = np.zeros((len(codes), codebooks[0].shape[1]), dtype=np.float32)
     for level in range(codes.shape[1]):
         total += codebooks[level][codes[:, level]]
@@ -135,7 +135,7 @@ def _greedy(rows: Floats, codebooks: Sequence[Floats], searches: Sequence[Neares
         code = search(residual)
         codes[:, level] = code
         if level + 1 < len(searches):
-            np.take(codebooks[level], code, axis=0, out=word, mode="clip")  # other modes copy once more
+            np.take(codebooks[level], code, axis=0, out=word, mode="clip")  # other modes make another copy
             residual = np.subtract(residual, word, out=None if residual is rows else residual)
     return codes
 
@@ -146,8 +146,8 @@ def _beam(rows: Floats, codebooks: Sequence[Floats], beam: int) -> Codes:
     residuals = rows[:, None, :]  # [n, paths, dim]
     for codebook in codebooks:
         distance = squared_distances(residuals.reshape(-1, dim), codebook).reshape(count, -1)
-        kept = min(beam, distance.shape[1])
-        best = np.argpartition(distance, kept - 1, axis=1)[:, :kept]
+        width = min(beam, distance.shape[1])
+        best = np.argpartition(distance, width - 1, axis=1)[:, :width]
         order = np.argsort(np.take_along_axis(distance, best, axis=1), axis=1, kind="stable")
         best = np.take_along_axis(best, order, axis=1)
         path, code = np.divmod(best, len(codebook))

@@ -1,4 +1,4 @@
-"""Optimized product quantization: a rotation, learned so that the parts lose least, then product quantization."""
+"""Optimized product quantization: a learned rotation followed by product quantization."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ _ALTERNATIONS = 20
 class OptimizedProductQuantizer(ProductQuantizer):
     """Product quantization of rotated vectors (Ge et al., Optimized Product Quantization, 2013).
 
-    The rotation starts as the principal axes, dealt out so that the parts vary alike (section 3.2), and alternates with
-    the codebooks (section 3.1, the non-parametric solution); at the end the parts are clustered anew on all rows. It is
-    saved with the codebooks, orthogonal to double precision: rows are turned in double and rounded once, so that codes
-    do not depend on the batch and ``encode(decode(codes)) == codes``.
+    Minimises ``sum_i ||R x_i - c(R x_i)||^2`` over orthogonal ``R`` and the codebooks. The rotation starts from the
+    principal axes, allocated so that the parts have equal products of variances (section 3.2), and is optimised in
+    alternation with the codebooks (section 3.1, the non-parametric solution); at the end the parts are clustered again on
+    all rows. The rotation is saved with the codebooks and orthogonal to double precision. Rows are rotated in double
+    precision and rounded once, so codes do not depend on the batch and ``encode(decode(codes)) == codes``.
 
     Parameters
     ----------
@@ -36,54 +37,54 @@ class OptimizedProductQuantizer(ProductQuantizer):
 
     def _prepared(self, rows: Floats) -> Floats:
         self.rotation_ = _rotation(rows, self.sizes, self.seed, self.threads)
-        return _turned(rows, self.rotation_)
+        return _rotated(rows, self.rotation_)
 
     def encode(self, vectors: Floats, beam: int = 1) -> Codes:
-        """Codes ``int32 [items, parts]``: the nearest combination of codewords, whatever ``beam``."""
+        """Codes ``int32 [items, parts]``: the nearest codeword of each part; ``beam`` has no effect."""
         rows = checked_vectors(vectors, self._dim)
         codes = np.empty((len(rows), len(self.sizes)), dtype=np.int32)
         for start in range(0, len(rows), _STEP):
-            turned = _turned(rows[start : start + _STEP], self.rotation_)
-            codes[start : start + _STEP] = super().encode(turned, beam=beam)
+            rotated = _rotated(rows[start : start + _STEP], self.rotation_)
+            codes[start : start + _STEP] = super().encode(rotated, beam=beam)
         if not len(rows):
-            super().encode(rows, beam=beam)  # refuses a beam without paths
+            super().encode(rows, beam=beam)  # checks the beam width
         return codes
 
     def decode(self, codes: Codes) -> Floats:
-        """The codewords side by side, turned back, ``float32 [items, dim]``."""
-        return _turned(super().decode(codes), self.rotation_.T)
+        """The concatenated codewords, rotated back, ``float32 [items, dim]``."""
+        return _rotated(super().decode(codes), self.rotation_.T)
 
     def tensors(self) -> dict[str, npt.NDArray[np.generic]]:
-        """The fitted state, with the rotation (``float64 [dim, dim]``; rows times it are turned)."""
+        """The fitted state, as named arrays, with the rotation (``float64 [dim, dim]``, applied as ``rows @ rotation``)."""
         return {**super().tensors(), "rotation": self.rotation_}
 
     def load_tensors(self, tensors: dict[str, npt.NDArray[np.generic]]) -> Self:
-        """Take up a fitted state."""
+        """Restore a fitted state."""
         self.rotation_ = tensors["rotation"].astype(np.float64)
         return super().load_tensors(tensors)
 
 
 def _rotation(rows: Floats, sizes: tuple[int, ...], seed: int, threads: int) -> Doubles:
-    """The rotation, ``float64 [dim, dim]``, orthogonal; learned on at most 2**16 rows, evenly spaced."""
+    """Learn the rotation, orthogonal ``float64 [dim, dim]``, on at most 2**16 evenly spaced rows."""
     sample = np.ascontiguousarray(rows[:: -(-len(rows) // _SAMPLE)])
     if len(sample) < max(sizes):
         sample = rows
-    rotation = _principal_axes_dealt_out(sample, len(sizes))
+    rotation = _allocated_principal_axes(sample, len(sizes))
     books: list[Floats] = []
     for _ in range(_ALTERNATIONS):
-        parts = [np.ascontiguousarray(part) for part in np.split(_turned(sample, rotation), len(sizes), axis=1)]
+        parts = [np.ascontiguousarray(part) for part in np.split(_rotated(sample, rotation), len(sizes), axis=1)]
         if books:
             books = [refine(part, book, 1, seed, threads) for part, book in zip(parts, books, strict=True)]
         else:
             books = [cluster(part, size, 5, seed, threads) for part, size in zip(parts, sizes, strict=True)]
-        found = np.concatenate([book[nearest(part, book)] for part, book in zip(parts, books, strict=True)], axis=1)
-        left, _, right = np.linalg.svd(sample.T.astype(np.float64) @ found.astype(np.float64))
+        words = np.concatenate([book[nearest(part, book)] for part, book in zip(parts, books, strict=True)], axis=1)
+        left, _, right = np.linalg.svd(sample.T.astype(np.float64) @ words.astype(np.float64))
         rotation = left @ right
     return np.ascontiguousarray(rotation, dtype=np.float64)
 
 
-def _principal_axes_dealt_out(rows: Floats, parts: int) -> Doubles:
-    """Principal axes, each given to the part whose product of variances is lowest so far (Ge et al. 2013, section 3.2)."""
+def _allocated_principal_axes(rows: Floats, parts: int) -> Doubles:
+    """Eigenvalue allocation: each axis goes to the part with the lowest product of variances (Ge et al. 2013, 3.2)."""
     wide = rows.astype(np.float64) - rows.mean(axis=0, dtype=np.float64)
     variance, axes = np.linalg.eigh(wide.T @ wide)
     dim = rows.shape[1]
@@ -98,6 +99,6 @@ def _principal_axes_dealt_out(rows: Floats, parts: int) -> Doubles:
     return axes[:, [axis for part in members for axis in part]]
 
 
-def _turned(rows: Floats, rotation: Doubles) -> Floats:
-    turned: Floats = (rows.astype(np.float64) @ rotation).astype(np.float32)
-    return turned
+def _rotated(rows: Floats, rotation: Doubles) -> Floats:
+    rotated: Floats = (rows.astype(np.float64) @ rotation).astype(np.float32)
+    return rotated

@@ -1,4 +1,4 @@
-"""Product quantization: each part of the vector has a codebook of its own."""
+"""Product quantization: each part of the vector is quantized with its own codebook."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ from semantic_ids.quantizers.kmeans import cluster
 from semantic_ids.quantizers.nearest import nearest
 from sidkit.core.errors import FitError
 
-_TWINS = 1e-6  # codewords closer than this share of the longest vector are one: rounding could not keep them apart
+_TWINS = 1e-6  # codewords closer than this share of the longest vector are merged: rounding cannot separate them
 
 
 class ProductQuantizer(Quantizer):
     """Product quantization (Jegou et al., Product Quantization for Nearest Neighbor Search, 2011, section 3).
 
-    The vector is cut into as many equal parts as there are ``sizes``; each part takes the nearest of its own codewords,
-    clustered by faiss. ``encode(decode(codes)) == codes`` for all codes that ``encode`` can give. Codewords of one part
-    that coincide become one: the first of them is used, the others never.
+    The vector is split into ``len(sizes)`` equal parts; each part is assigned the nearest codeword of its own codebook,
+    trained by k-means on faiss. ``encode(decode(codes)) == codes`` for all codes that ``encode`` returns. Coinciding
+    codewords of a part are merged: only the first is ever used.
 
     Parameters
     ----------
     sizes : sequence of int
-        Codes per part; any size, not only powers of two. The vectors' width must divide into the parts.
+        Codes per part; any size, not only powers of two. The vectors' width must be a multiple of the number of parts.
     iterations : int
         k-means iterations per step.
     seed : int
-        Decides everything random; the order of the rows decides nothing.
+        Random seed; the result does not depend on the row order.
     threads : int
-        Threads of faiss during ``fit``. Another number can give slightly other codebooks.
+        Faiss threads during ``fit``. A different number can give slightly different codebooks.
     force : bool
-        Fit though there are under 20 rows per code.
+        Fit even with fewer than 20 rows per code.
     """
 
     name = "pq"
@@ -65,7 +65,7 @@ class ProductQuantizer(Quantizer):
 
     @property
     def residual_levels(self) -> int:
-        """0: the parts stand side by side, none refines another."""
+        """0: no part refines another."""
         return 0
 
     def fit(self, vectors: Floats, pairs: ItemPairs | None = None) -> Self:
@@ -74,7 +74,7 @@ class ProductQuantizer(Quantizer):
         Raises
         ------
         FitError
-            When the vectors are not finite, too few for the sizes, or of a width that does not divide into the parts.
+            When the vectors are not finite, too few for the sizes, or their width is not a multiple of the parts.
         """
         rows = checked_vectors(vectors)
         check_sizes(self.sizes, len(rows), force=self.force)
@@ -83,7 +83,7 @@ class ProductQuantizer(Quantizer):
         return self
 
     def _prepared(self, rows: Floats) -> Floats:
-        """The rows as they are cut into parts; what that takes is learned here."""
+        """Fit and apply a transformation of the rows before they are split; the identity here."""
         return rows
 
     def _fit_parts(self, rows: Floats) -> None:
@@ -96,7 +96,7 @@ class ProductQuantizer(Quantizer):
         self.codebooks_: list[Floats] = [_without_twins(book, _TWINS * longest) for book in books]
 
     def encode(self, vectors: Floats, beam: int = 1) -> Codes:
-        """Codes ``int32 [items, parts]``: the nearest codeword of each part, the nearest combination whatever ``beam``."""
+        """Codes ``int32 [items, parts]``: the nearest codeword of each part; ``beam`` has no effect."""
         check_beam(beam)
         rows = checked_vectors(vectors, self._dim)
         width = self._dim // len(self.sizes)
@@ -106,7 +106,7 @@ class ProductQuantizer(Quantizer):
         return codes
 
     def decode(self, codes: Codes) -> Floats:
-        """The codewords side by side, ``float32 [items, dim]``."""
+        """The concatenated codewords, ``float32 [items, dim]``."""
         checked = int_codes(codes, self.sizes)
         return np.concatenate([book[checked[:, part]] for part, book in enumerate(self.codebooks_)], axis=1)
 
@@ -115,37 +115,37 @@ class ProductQuantizer(Quantizer):
         return sum(book.shape[1] for book in self.codebooks_)
 
     def config(self) -> dict[str, Any]:
-        """The constructor's arguments, as JSON values; ``threads`` and ``force`` belong to the machine and the moment."""
+        """The constructor's arguments, as JSON values; ``threads`` and ``force`` are runtime-only and not saved."""
         return {"sizes": list(self.sizes), "iterations": self.iterations, "seed": self.seed}
 
     def tensors(self) -> dict[str, npt.NDArray[np.generic]]:
-        """The fitted state."""
+        """The fitted state, as named arrays."""
         return {f"codebook.{part}": codebook for part, codebook in enumerate(self.codebooks_)}
 
     def load_tensors(self, tensors: dict[str, npt.NDArray[np.generic]]) -> Self:
-        """Take up a fitted state."""
+        """Restore a fitted state."""
         self.codebooks_ = [tensors[f"codebook.{part}"].astype(np.float32) for part in range(len(self.sizes))]
         return self
 
 
 def check_parts(dim: int, sizes: Sequence[int]) -> None:
-    """Refuse a width that does not divide into the parts.
+    """Check that the width is a multiple of the number of parts.
 
     Raises
     ------
     FitError
-        When it does not.
+        When it is not.
     """
     if dim % len(sizes):
         fitting = [count for count in range(1, min(dim, 16) + 1) if dim % count == 0]
         raise FitError(
-            f"vectors of width {dim} do not divide into {len(sizes)} equal parts (one per size); give as many sizes as "
-            f"divide it ({', '.join(map(str, fitting))}), or an encoder whose width is a multiple of {len(sizes)}"
+            f"vectors of width {dim} cannot be split into {len(sizes)} equal parts (one per size); use a number of sizes "
+            f"that divides it ({', '.join(map(str, fitting))}), or an encoder whose width is a multiple of {len(sizes)}"
         )
 
 
 def _without_twins(codebook: Floats, apart: float) -> Floats:
-    """The codebook in which each codeword within ``apart`` of an earlier one equals it."""
+    """Replace each codeword within distance ``apart`` of an earlier one by that one."""
     merged = codebook.copy()
     wide = codebook.astype(np.float64)
     for code in range(1, len(codebook)):

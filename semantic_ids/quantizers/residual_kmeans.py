@@ -1,4 +1,4 @@
-"""Residual k-means: each level clusters what the levels before left unexplained."""
+"""Residual k-means: each level clusters the residuals of the levels before."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ from semantic_ids.quantizers.nearest import nearest, residual_codes, residual_su
 class ResidualKMeans(Quantizer):
     """Residual k-means on faiss, trained greedily level by level.
 
-    A beam in training ruins the second level (measured), so ``fit`` is greedy; a beam at ``encode`` finds closer
-    combinations of the same codewords. Each level is trained in growing numbers of principal dimensions, each step
-    started from the last, which gives lower error than k-means from random rows.
+    ``c^l = argmin_k ||r^{l-1} - e^l_k||^2`` and ``r^l = r^{l-1} - e^l_{c^l}``, with ``r^0`` the vector; the reconstruction
+    is ``sum_l e^l_{c^l}``. ``fit`` is greedy, because beam search in training degraded the second level in our
+    measurements; a beam at ``encode`` finds closer combinations of the same codewords. See :func:`cluster` for the
+    initialisation.
 
     Parameters
     ----------
@@ -37,15 +38,15 @@ class ResidualKMeans(Quantizer):
     iterations : int
         k-means iterations per step.
     seed : int
-        Decides everything random; the order of the rows decides nothing.
+        Random seed; the result does not depend on the row order.
     threads : int
-        Threads of faiss during ``fit``. Another number can give slightly other codebooks.
+        Faiss threads during ``fit``. A different number can give slightly different codebooks.
     force : bool
-        Fit though there are under 20 rows per code.
+        Fit even with fewer than 20 rows per code.
     balance_last : bool
-        Shape the last level's codewords by groups of equal size (OneSearch, arXiv 2509.03236, section on RQ-KMeans).
-        ``fit`` alone is balanced: ``encode`` takes the nearest codeword, so codes are nearly, not exactly, equally used.
-        Balancing every level would destroy the hierarchy; that is not offered.
+        Train the last level with balanced k-means (OneSearch, arXiv 2509.03236, section on RQ-KMeans). Only ``fit`` is
+        balanced: ``encode`` takes the nearest codeword, so usage is nearly, not exactly, uniform. Balancing every level
+        would destroy the hierarchy and is not supported.
 
     Examples
     --------
@@ -97,7 +98,7 @@ class ResidualKMeans(Quantizer):
         return self
 
     def encode(self, vectors: Floats, beam: int = 1) -> Codes:
-        """Codes ``int32 [items, levels]``: the nearest codeword level by level, or the best of ``beam`` paths."""
+        """Codes ``int32 [items, levels]`` by greedy search level by level, or by beam search of width ``beam``."""
         check_beam(beam)
         rows = checked_vectors(vectors, self.codebooks_[0].shape[1])
         return residual_codes(rows, self.codebooks_, beam)
@@ -107,11 +108,11 @@ class ResidualKMeans(Quantizer):
         return residual_sum(int_codes(codes, self.sizes), self.codebooks_)
 
     def decode_prefix(self, codes: Codes, depth: int) -> Floats:
-        """What the first ``depth`` levels of the codes stand for, ``float32 [items, dim]``."""
+        """Reconstruction from the first ``depth`` levels of the codes, ``float32 [items, dim]``."""
         return residual_sum(int_codes(codes, self.sizes)[:, :depth], self.codebooks_)
 
     def config(self) -> dict[str, Any]:
-        """The constructor's arguments, as JSON values; ``threads`` and ``force`` belong to the machine and the moment."""
+        """The constructor's arguments, as JSON values; ``threads`` and ``force`` are runtime-only and not saved."""
         return {
             "sizes": list(self.sizes),
             "iterations": self.iterations,
@@ -120,10 +121,10 @@ class ResidualKMeans(Quantizer):
         }
 
     def tensors(self) -> dict[str, npt.NDArray[np.generic]]:
-        """The fitted state."""
+        """The fitted state, as named arrays."""
         return {f"codebook.{level}": codebook for level, codebook in enumerate(self.codebooks_)}
 
     def load_tensors(self, tensors: dict[str, npt.NDArray[np.generic]]) -> Self:
-        """Take up a fitted state."""
+        """Restore a fitted state."""
         self.codebooks_ = [tensors[f"codebook.{level}"].astype(np.float32) for level in range(len(self.sizes))]
         return self

@@ -1,4 +1,4 @@
-"""RQ-OPQ: residual k-means for the hierarchy, then OPQ codes that tell the items of one prefix apart."""
+"""RQ-OPQ: residual k-means for the hierarchy, then OPQ codes that separate the items of one prefix."""
 
 from __future__ import annotations
 
@@ -21,19 +21,20 @@ from sidkit.core.errors import FitError
 class ResidualOPQ(Quantizer):
     """Residual k-means, then OPQ of the last residual (OneSearch, arXiv 2509.03236, tokenizer: RQ-OPQ).
 
-    The first ``len(sizes)`` codes refine each other; the OPQ codes after them stand side by side (``residual_levels``
-    says where they begin). OPQ is trained on the residual, never on the raw vector, and its rotation is saved.
+    With the residual ``r = x - sum_l e^l_{c^l}`` of the first ``len(sizes)`` levels, OPQ minimises
+    ``sum_i ||R r_i - [C_1(o_i^1); C_2(o_i^2)]||^2`` over orthogonal ``R``. The first ``residual_levels`` codes refine each
+    other; the OPQ codes after them do not. The rotation is saved.
 
     Parameters
     ----------
     sizes : sequence of int
-        Codes of the residual levels, coarse to fine; falling sizes are the paper's (ratio 8 : 2 : 1 or so).
-        The fitted attribute ``sizes`` of the contract holds the OPQ codes too.
+        Codes of the residual levels, coarse to fine; the paper uses decreasing sizes, (4096, 1024, 512).
+        The attribute ``sizes`` includes the OPQ codes.
     opq_sizes : sequence of int or None
-        Codes of each part of the residual. None stands for two parts of the size of the last level; a vector of odd width
-        gets a zero at its end so that it divides into them.
+        Codes of each part of the residual. None: two parts of the size of the last level; vectors of odd width are
+        zero-padded.
     balance_last : bool
-        Shape the last residual level by groups of equal size, as the paper does.
+        Train the last residual level with balanced k-means, as the paper does.
     iterations, seed, threads, force
         As for :class:`~semantic_ids.quantizers.residual_kmeans.ResidualKMeans`.
     """
@@ -64,21 +65,21 @@ class ResidualOPQ(Quantizer):
 
     @property
     def residual_levels(self) -> int:
-        """How many of the first levels refine each other; the OPQ codes follow."""
+        """Number of leading levels that refine each other; the OPQ codes follow."""
         return len(self.residual_sizes)
 
     def fit(self, vectors: Floats, pairs: ItemPairs | None = None) -> Self:
-        """Learn the residual levels, then rotation and codebooks of what they leave.
+        """Learn the residual levels, then the rotation and codebooks of the last residual.
 
         Raises
         ------
         FitError
-            When the vectors are not finite, too few for the sizes, or of a width that does not divide into the OPQ
-            parts, or when there is no residual level or no OPQ part.
+            When the vectors are not finite, too few for the sizes, or their width is not a multiple of the OPQ parts, or
+            when there is no residual level or no OPQ part.
         """
         rows = checked_vectors(vectors)
         if self.residual_sizes and not self._opq.sizes:
-            raise FitError("opq_sizes () came; at least one OPQ code is needed. Without any, use residual_kmeans")
+            raise FitError("opq_sizes must have at least one size, got (); use residual_kmeans for codes without OPQ")
         check_sizes(self.sizes if self.residual_sizes else (), len(rows), force=self.force)
         if self.opq_sizes is not None:
             check_parts(rows.shape[1], self._opq.sizes)
@@ -87,7 +88,7 @@ class ResidualOPQ(Quantizer):
         return self
 
     def encode(self, vectors: Floats, beam: int = 1) -> Codes:
-        """Codes ``int32 [items, levels]``; ``beam`` > 1 looks for a closer combination of the residual levels."""
+        """Codes ``int32 [items, levels]``; ``beam`` is the beam width over the residual levels."""
         first = self._residual.encode(vectors, beam=beam)
         rows = checked_vectors(vectors)
         codes = np.empty((len(rows), len(self.sizes)), dtype=np.int32)
@@ -101,28 +102,28 @@ class ResidualOPQ(Quantizer):
         return codes
 
     def _divisible(self, rows: Floats) -> Floats:
-        """The rows with zeros at their end, so that they divide into the OPQ parts."""
+        """Zero-pad the rows to a multiple of the number of OPQ parts."""
         missing = -rows.shape[1] % len(self._opq.sizes)
         return np.pad(rows, ((0, 0), (0, missing))) if missing else rows
 
     def decode(self, codes: Codes) -> Floats:
-        """Sum of the codewords of the residual levels and of what the OPQ codes stand for, ``float32 [items, dim]``."""
+        """Sum of the residual codewords and the OPQ reconstruction, ``float32 [items, dim]``."""
         checked = int_codes(codes, self.sizes)
         coarse = self._residual.decode(checked[:, : self.residual_levels])
         return coarse + self._opq.decode(checked[:, self.residual_levels :])[:, : coarse.shape[1]]
 
     def decode_flat(self, codes: Codes) -> Floats:
-        """What the OPQ codes stand for, ``float32 [items, dim]``."""
+        """Reconstruction from the OPQ codes only, ``float32 [items, dim]``."""
         checked = int_codes(codes, self.sizes)
         width = self._residual.decode(checked[:1, : self.residual_levels]).shape[1]
         return self._opq.decode(checked[:, self.residual_levels :])[:, :width]
 
     def decode_prefix(self, codes: Codes, depth: int) -> Floats:
-        """What the first ``depth`` levels stand for, ``float32 [items, dim]``; ``depth`` up to ``residual_levels``."""
+        """Reconstruction from the first ``depth <= residual_levels`` levels, ``float32 [items, dim]``."""
         return self._residual.decode_prefix(int_codes(codes, self.sizes)[:, : self.residual_levels], depth)
 
     def config(self) -> dict[str, Any]:
-        """The constructor's arguments, as JSON values; ``threads`` and ``force`` belong to the machine and the moment."""
+        """The constructor's arguments, as JSON values; ``threads`` and ``force`` are runtime-only and not saved."""
         return {
             "sizes": list(self.residual_sizes),
             "opq_sizes": None if self.opq_sizes is None else list(self.opq_sizes),
@@ -132,12 +133,12 @@ class ResidualOPQ(Quantizer):
         }
 
     def tensors(self) -> dict[str, npt.NDArray[np.generic]]:
-        """The fitted state."""
+        """The fitted state, as named arrays."""
         parts = {"residual": self._residual.tensors(), "opq": self._opq.tensors()}
-        return {f"{part}.{key}": value for part, found in parts.items() for key, value in found.items()}
+        return {f"{part}.{key}": value for part, tensors in parts.items() for key, value in tensors.items()}
 
     def load_tensors(self, tensors: dict[str, npt.NDArray[np.generic]]) -> Self:
-        """Take up a fitted state."""
+        """Restore a fitted state."""
         for part, quantizer in (("residual.", self._residual), ("opq.", self._opq)):
             quantizer.load_tensors(tensors_under(tensors, part))
         return self

@@ -1,4 +1,4 @@
-"""RQ-VAE: residual quantization of a learned latent space, which behaviour may shape."""
+"""RQ-VAE: residual quantization of a learned latent space, with an optional contrastive loss on item pairs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _STEP = 2**13  # rows passed through a network at once
 
 
 class RQVAE(Quantizer):
-    r"""Residual-quantized variational autoencoder, behaviour-aware where pairs are given.
+    r"""Residual-quantized variational autoencoder, behaviour-aware if pairs are given.
 
     With the encoder :math:`E`, the decoder :math:`D` and the codewords :math:`e^l_k`,
 
@@ -38,15 +38,15 @@ class RQVAE(Quantizer):
 
         L = \|x - \hat x\|^2 + \beta \sum_l \|r^{l-1} - \mathrm{sg}[e^l_{c^l}]\|^2 + \lambda\, L_{cl}(\hat x)
 
-    (SaviorRec, arXiv 2508.01375, figure 2; the recursion of RQ-VAE, Lee et al. 2022, section 3). Gradients pass the
-    quantizer straight through; codewords follow exponential moving averages of their residuals, which takes the place of
-    the codebook term (van den Oord et al. 2017, appendix A.1). :math:`L_{cl}` is InfoNCE between the reconstructions of
-    trigger and target, cosine over 0.07, in-batch negatives with the logQ correction from ``pairs.clicks``; no item is
-    twice in a batch, and known positives are no negatives.
+    (SaviorRec, arXiv 2508.01375, figure 2; the recursion of RQ-VAE, Lee et al. 2022, section 3). Gradients use the
+    straight-through estimator; codewords are exponential moving averages of their residuals, which replaces the codebook
+    loss (van den Oord et al. 2017, appendix A.1). :math:`L_{cl}` is InfoNCE between the reconstructions of trigger and
+    target: cosine similarity, temperature 0.07, in-batch negatives with logQ correction from ``pairs.clicks``. No item
+    occurs twice in a batch, and known positives are excluded from the negatives.
 
-    Against collapse: encoder and decoder start as the principal axes with a network added that starts at zero, and every
-    level starts from k-means of its residuals; codes that fall out of use restart at a random residual; at the end the
-    codebooks take a few k-means iterations and the decoder alone is trained on them.
+    Against codebook collapse: encoder and decoder are initialised as the principal axes plus a zero-initialised network,
+    and every level from k-means of its residuals; dead codes restart at a random residual; at the end the codebooks are
+    refined by a few k-means iterations and the decoder alone is trained on them.
 
     Parameters
     ----------
@@ -61,19 +61,19 @@ class RQVAE(Quantizer):
     batch : int
         Rows per step; with ``contrast``, as many pairs at most.
     learning_rate : float
-        Of Adam; falls to 0 along a cosine.
+        Initial learning rate of Adam, with cosine decay to 0.
     commitment : float
         The factor beta.
     contrast : float
-        The factor lambda. Above 0 it needs pairs.
+        The factor lambda. Values above 0 require pairs.
     decay : float
-        Of the moving averages of the codewords.
+        Of the codewords' moving averages.
     seed : int
-        Decides everything random; the order of the rows decides nothing.
+        Random seed; the result does not depend on the row order.
     threads : int
-        Threads during ``fit``. Another number can give slightly other codebooks.
+        Threads during ``fit``. A different number can give slightly different codebooks.
     force : bool
-        Fit though there are under 20 rows per code.
+        Fit even with fewer than 20 rows per code.
     """
 
     name = "rq_vae"
@@ -108,13 +108,13 @@ class RQVAE(Quantizer):
         self.needs_pairs = contrast > 0
 
     def fit(self, vectors: Floats, pairs: ItemPairs | None = None) -> Self:
-        """Train encoder, codebooks and decoder; ``pairs`` are read only where ``contrast`` is above 0.
+        """Train encoder, codebooks and decoder; ``pairs`` are used only if ``contrast`` is above 0.
 
         Raises
         ------
         FitError
-            When the vectors are not finite or too few for the sizes, when ``contrast`` is above 0 and there are no
-            pairs, or pairs of other items, or no two of four different items, or when an argument is out of its range.
+            When the vectors are not finite or too few for the sizes, an argument is out of range, or ``contrast`` is
+            above 0 and the pairs are missing, were mined for other items, or all share items.
         """
         rows = checked_vectors(vectors)
         check_sizes(self.sizes, len(rows), force=self.force)
@@ -140,22 +140,22 @@ class RQVAE(Quantizer):
         whole["hidden"] = min(self.hidden, default=1)
         for argument, value in whole.items():
             if value < 1:
-                raise FitError(f"{argument} {value} came; 1 or more is needed")
+                raise FitError(f"{argument} must be at least 1, got {value}")
         if not 0 <= self.decay < 1:
-            raise FitError(f"decay {self.decay} came; 0 or more and less than 1 is needed")
+            raise FitError(f"decay must be at least 0 and below 1, got {self.decay}")
         if self.learning_rate <= 0 or min(self.commitment, self.contrast) < 0:
             raise FitError(
-                f"learning_rate {self.learning_rate}, commitment {self.commitment} and contrast {self.contrast} came; the "
-                "first must be above 0, the others 0 or more"
+                "learning_rate must be above 0, and commitment and contrast at least 0, got "
+                f"{self.learning_rate}, {self.commitment} and {self.contrast}"
             )
 
     def latents(self, vectors: Floats) -> Floats:
-        """What is quantized, ``float32 [items, latent_dim]``."""
+        """The encoder's latent vectors, ``float32 [items, latent_dim]``."""
         rows = checked_vectors(vectors, len(self.mean_))
-        return _through(self.encoder_, rows, lambda part: (part - self.mean_) / self.scale_)
+        return _forward(self.encoder_, rows, lambda part: (part - self.mean_) / self.scale_)
 
     def encode(self, vectors: Floats, beam: int = 1) -> Codes:
-        """Codes ``int32 [items, levels]``; ``beam`` > 1 looks for a combination closer to the latent vector."""
+        """Codes ``int32 [items, levels]`` of the latent vectors, by greedy search or beam search of width ``beam``."""
         check_beam(beam)
         return residual_codes(self.latents(vectors), self.codebooks_, beam)
 
@@ -166,10 +166,10 @@ class RQVAE(Quantizer):
     def decode_prefix(self, codes: Codes, depth: int) -> Floats:
         """The decoder's output for the sum of the first ``depth`` codewords, ``float32 [items, dim]``."""
         total = residual_sum(int_codes(codes, self.sizes)[:, :depth], self.codebooks_)
-        return _through(self.decoder_, total, lambda part: part) * self.scale_ + self.mean_
+        return _forward(self.decoder_, total, lambda part: part) * self.scale_ + self.mean_
 
     def config(self) -> dict[str, Any]:
-        """The constructor's arguments, as JSON values; ``threads`` and ``force`` belong to the machine and the moment."""
+        """The constructor's arguments, as JSON values; ``threads`` and ``force`` are runtime-only and not saved."""
         return {
             "sizes": list(self.sizes),
             "latent_dim": self.latent_dim,
@@ -184,13 +184,13 @@ class RQVAE(Quantizer):
         }
 
     def tensors(self) -> dict[str, npt.NDArray[np.generic]]:
-        """The fitted state; see :func:`_through` for the order of a network's matrices."""
+        """The fitted state, as named arrays; see :func:`_forward` for the order of a network's matrices."""
         lists = {"codebook": self.codebooks_, "encoder": self.encoder_, "decoder": self.decoder_}
         state = {f"{name}.{at}": array for name, arrays in lists.items() for at, array in enumerate(arrays)}
         return {**state, "mean": self.mean_, "scale": self.scale_}
 
     def load_tensors(self, tensors: dict[str, npt.NDArray[np.generic]]) -> Self:
-        """Take up a fitted state."""
+        """Restore a fitted state."""
         parts = 2 * len(self.hidden) + 3
         self.codebooks_ = [tensors[f"codebook.{at}"].astype(np.float32) for at in range(len(self.sizes))]
         self.encoder_ = [tensors[f"encoder.{at}"].astype(np.float32) for at in range(parts)]
@@ -199,34 +199,35 @@ class RQVAE(Quantizer):
         return self
 
 
-def _through(network: Sequence[Floats], rows: Floats, prepare: Callable[[Floats], Floats]) -> Floats:
-    """A network's output, ``float32 [rows, out]``, in double and rounded once, so that it does not depend on the batch.
+def _forward(network: Sequence[Floats], rows: Floats, prepare: Callable[[Floats], Floats]) -> Floats:
+    """A network's output, ``float32 [rows, out]``; in double precision, so that rounding does not depend on the batch.
 
-    ``network`` is the matrix of the straight path, then weights and bias of each layer; ReLU between the layers.
+    ``network`` is the matrix of the linear path, then weights and bias of each layer; ReLU between the layers.
     """
     straight, *layers = (array.astype(np.float64) for array in network)
     out = np.empty((len(rows), straight.shape[1]), dtype=np.float32)
     for start in range(0, len(rows), _STEP):
         part: Doubles = prepare(rows[start : start + _STEP]).astype(np.float64)
-        bent = part
+        hidden = part
         for at in range(0, len(layers), 2):
-            bent = bent @ layers[at] + layers[at + 1]
+            hidden = hidden @ layers[at] + layers[at + 1]
             if at + 2 < len(layers):
-                np.maximum(bent, 0, out=bent)
-        out[start : start + _STEP] = part @ straight + bent
+                np.maximum(hidden, 0, out=hidden)
+        out[start : start + _STEP] = part @ straight + hidden
     return out
 
 
 def _ordered_pairs(pairs: ItemPairs | None, order: Ints) -> ItemPairs:
-    """The pairs, of the rows in their canonical order and themselves in order."""
+    """The pairs, re-indexed to the canonical row order and sorted."""
     if pairs is None or not len(pairs):
         raise TooFewPairsError(
-            "contrast is above 0, which learns from pairs of items, and "
-            f"{'no pairs were given' if pairs is None else 'there is not one pair'}; mine pairs, or set contrast = 0"
+            "contrast is above 0, which requires pairs of items, but "
+            f"{'no pairs were given' if pairs is None else 'the pairs are empty'}; mine pairs, or set contrast = 0"
         )
     if len(pairs.clicks) != len(order):
         raise FitError(
-            f"the pairs are of {len(pairs.clicks)} items and {len(order)} vectors came; both must be of the same items"
+            f"expected pairs mined for {len(order)} items, one per vector, got pairs for {len(pairs.clicks)} items; "
+            "mine them for these items, in the same order"
         )
     place = np.empty(len(order), dtype=np.int64)
     place[order] = np.arange(len(order))

@@ -1,4 +1,4 @@
-"""Training of the RQ-VAE, in torch; what is learned leaves as numpy arrays."""
+"""Training of the RQ-VAE in torch; the result is returned as numpy arrays."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from sidkit.core.errors import TooFewPairsError
 
 TEMPERATURE = 0.07
 KMEANS_ITERATIONS = 10
-RESTART_BELOW = 0.05  # of the mean use of a code
-DECODER_SHARE = 0.2  # of the epochs, at the end, that train the decoder alone
+RESTART_BELOW = 0.05  # usage, relative to the mean, below which a code is dead
+DECODER_SHARE = 0.2  # share of the epochs, at the end, that train the decoder alone
 
 
 @dataclass(frozen=True)
 class RQVAETraining:
-    """The hyper-parameters of :class:`semantic_ids.quantizers.rq_vae.RQVAE` that training reads."""
+    """Training hyper-parameters of :class:`semantic_ids.quantizers.rq_vae.RQVAE`."""
 
     sizes: tuple[int, ...]
     latent_dim: int
@@ -53,16 +53,16 @@ class Learned:
 
 
 class Network(nn.Module):
-    """A straight path plus a perceptron whose last layer starts at zero, so that training starts from the straight path.
+    """A linear path plus an MLP whose last layer is zero-initialised: ``x @ straight + MLP(x)``.
 
     Parameters
     ----------
     straight : float32 [in, out]
-        The matrix of the straight path.
+        Initial matrix of the linear path.
     hidden : tuple of int
         Widths of the hidden layers.
     generator : torch.Generator
-        Draws the first weights.
+        Initialises the MLP.
     """
 
     def __init__(self, straight: Tensor, hidden: tuple[int, ...], generator: torch.Generator) -> None:
@@ -76,26 +76,26 @@ class Network(nn.Module):
             self.biases.append(nn.Parameter(torch.zeros(out)))
 
     def forward(self, rows: Tensor) -> Tensor:
-        """``float32 [rows, in]`` to ``float32 [rows, out]``."""
-        bent = rows
+        """Map ``float32 [rows, in]`` to ``float32 [rows, out]``."""
+        hidden = rows
         for at, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            bent = torch.addmm(bias, bent, weight)
+            hidden = torch.addmm(bias, hidden, weight)
             if at + 1 < len(self.weights):
-                bent = functional.relu(bent)
-        return torch.addmm(bent, rows, self.straight)
+                hidden = functional.relu(hidden)
+        return torch.addmm(hidden, rows, self.straight)
 
     def arrays(self) -> list[Floats]:
-        """The straight path, then weights and bias of each layer."""
+        """The matrix of the linear path, then weights and bias of each layer."""
         layers = [part for pair in zip(self.weights, self.biases, strict=True) for part in pair]
         return [part.detach().numpy().copy() for part in (self.straight, *layers)]
 
 
 class MovingCodebook:
-    """One level: codewords that follow the moving average of the residuals they take, and restart when out of use."""
+    """One level: codewords updated by exponential moving averages of their residuals, with restarts of dead codes."""
 
     def __init__(self, words: Floats, decay: float, generator: torch.Generator) -> None:
         self.words = torch.from_numpy(words.copy())
-        self.count = torch.ones(len(words))  # in units of the mean use of a code
+        self.count = torch.ones(len(words))  # in units of the mean usage of a code
         self.total = self.words.clone()
         self.decay, self.generator = decay, generator
 
@@ -104,8 +104,8 @@ class MovingCodebook:
         scores = torch.addmm(-(self.words**2).sum(dim=1) / 2, residual, self.words.T)
         return scores.argmax(dim=1)
 
-    def follow(self, residual: Tensor, code: Tensor) -> None:
-        """Move towards the residuals that took each code; restart the codes that few take."""
+    def update(self, residual: Tensor, code: Tensor) -> None:
+        """Update the moving averages with the residuals assigned to each code; restart dead codes."""
         size = len(self.words)
         unit = size / len(residual)
         count = torch.bincount(code, minlength=size).float() * unit
@@ -114,44 +114,44 @@ class MovingCodebook:
         self.total.mul_(self.decay).add_(total, alpha=1 - self.decay)
         dead = torch.nonzero(self.count < RESTART_BELOW).flatten()
         if len(dead):
-            drawn = torch.randint(len(residual), (len(dead),), generator=self.generator)
-            self.count[dead], self.total[dead] = 1.0, residual[drawn]
+            sampled = torch.randint(len(residual), (len(dead),), generator=self.generator)
+            self.count[dead], self.total[dead] = 1.0, residual[sampled]
         self.words = self.total / self.count[:, None]
 
 
-def quantized(latent: Tensor, levels: list[MovingCodebook], *, follow: bool) -> tuple[Tensor, Tensor]:
-    """The sum of the codewords, through which gradients pass straight, and the commitment term (without beta)."""
+def quantized(latent: Tensor, levels: list[MovingCodebook], *, update: bool) -> tuple[Tensor, Tensor]:
+    """The sum of the codewords with a straight-through gradient, and the commitment loss (without beta)."""
     residual, total, commitment = latent, torch.zeros_like(latent), torch.zeros(())
     for level in levels:
         with torch.no_grad():
             code = level.nearest(residual)
             word = level.words[code]
         commitment = commitment + functional.mse_loss(residual, word)
-        if follow:
+        if update:
             with torch.no_grad():
-                level.follow(residual.detach(), code)
+                level.update(residual.detach(), code)
         residual, total = residual - word, total + word
     return latent + (total - latent).detach(), commitment
 
 
-def apart(trigger: Tensor, target: Tensor, log_q: Tensor, no_negative: Tensor) -> Tensor:
-    """InfoNCE over in-batch negatives: cosine / 0.07, minus the log of how popular a target is (logQ correction).
+def contrastive_loss(trigger: Tensor, target: Tensor, log_q: Tensor, no_negative: Tensor) -> Tensor:
+    """InfoNCE over in-batch negatives: cosine similarity, temperature 0.07, logQ correction; see :func:`info_nce`.
 
     Parameters
     ----------
     trigger, target : float32 [pairs, dim]
-        Of any length.
+        Normalised here.
     log_q : float32 [pairs]
-        Of the targets.
+        Log click counts of the targets.
     no_negative : bool [pairs, pairs]
-        True where the column's target is no negative of the row's trigger; the diagonal counts always.
+        True where the column's target must not be a negative of the row's trigger; the diagonal is always included.
     """
     first, second = functional.normalize(trigger, dim=1), functional.normalize(target, dim=1)
     return info_nce(first, second, torch.arange(len(first)), log_q, no_negative, TEMPERATURE)
 
 
 class Contrast:
-    """Batches of pairs in which no item is twice, with what the loss needs to know of them."""
+    """Batches of pairs for the contrastive loss, with their logQ terms and negative masks."""
 
     def __init__(self, pairs: ItemPairs, batch: int, seed: int) -> None:
         self.known = KnownPairs(pairs)
@@ -159,28 +159,28 @@ class Contrast:
         batches = PairBatches(pairs.trigger, pairs.target, pairs.weight)
         self.stream, self.pairs = batches.stream(batch, np.random.default_rng(seed)), len(pairs)
 
-    def draw(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The triggers and then the targets of the next batch, ``int64 [2 * pairs]``; and for :func:`apart`, two tensors.
+    def next_batch(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The next batch: triggers followed by targets ``int64 [2 * pairs]``, and ``log_q`` and ``no_negative`` of the loss.
 
         Raises
         ------
         FitError
-            When no two pairs are of four different items.
+            When no two pairs have four different items.
         """
-        drawn = next(self.stream, None)
-        if drawn is None:
+        batch = next(self.stream, None)
+        if batch is None:
             raise TooFewPairsError(
-                f"contrast is above 0 and no two of the {self.pairs} pairs are of four different items, so that nothing "
-                "can be told apart; mine more pairs, or set contrast = 0"
+                f"contrast is above 0, but no two of the {self.pairs} pairs have four different items, so there are no "
+                "negatives; mine more pairs, or set contrast = 0"
             )
-        trigger, target = drawn
+        trigger, target = batch
         no_negative = torch.from_numpy(self.known.no_negatives(trigger, target, target))
         items = torch.from_numpy(np.concatenate([trigger, target]))
         return items, self.log_q[torch.from_numpy(target)], no_negative
 
 
 def train(spec: RQVAETraining, rows: Floats, pairs: ItemPairs | None) -> Learned:
-    """Train on standardized ``rows`` ``float32 [items, dim]`` in their canonical order, as the quantizer describes."""
+    """Train on standardised ``rows`` ``float32 [items, dim]`` in canonical order; see :class:`RQVAE` for the method."""
     threads = torch.get_num_threads()
     torch.set_num_threads(spec.threads)
     try:
@@ -205,15 +205,15 @@ def _trained(spec: RQVAETraining, rows: Floats, pairs: ItemPairs | None) -> Lear
 
     def loss(batch: Tensor, *, joint: bool) -> Tensor:
         with torch.set_grad_enabled(joint):
-            total, commitment = quantized(encoder(data[batch]), levels, follow=joint)
-        found = functional.mse_loss(decoder(total), data[batch]) + spec.commitment * commitment
+            total, commitment = quantized(encoder(data[batch]), levels, update=joint)
+        value = functional.mse_loss(decoder(total), data[batch]) + spec.commitment * commitment
         if contrast is not None:
-            items, log_q, no_negative = contrast.draw()
+            items, log_q, no_negative = contrast.next_batch()
             with torch.set_grad_enabled(joint):
-                total, _ = quantized(encoder(data[items]), levels, follow=False)
+                total, _ = quantized(encoder(data[items]), levels, update=False)
             first, second = decoder(total).chunk(2)
-            found = found + spec.contrast * apart(first, second, log_q, no_negative)
-        return found
+            value = value + spec.contrast * contrastive_loss(first, second, log_q, no_negative)
+        return value
 
     alone = min(spec.epochs - 1, max(1, round(DECODER_SHARE * spec.epochs)))
     for batch in _steps(
@@ -232,13 +232,13 @@ def _trained(spec: RQVAETraining, rows: Floats, pairs: ItemPairs | None) -> Lear
 
 @dataclass(frozen=True)
 class Step:
-    """One batch of rows, and how to learn from its loss."""
+    """One batch of row indices and the optimizer for its loss."""
 
     rows: Tensor
     optimizer: torch.optim.Optimizer
 
     def learn(self, loss: Tensor) -> None:
-        """One step down."""
+        """Take one optimizer step."""
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)
         self.optimizer.step()
@@ -247,7 +247,7 @@ class Step:
 def _steps(
     spec: RQVAETraining, rows: int, epochs: int, parameters: list[nn.Parameter], generator: torch.Generator
 ) -> Iterator[Step]:
-    """The batches of some epochs, with Adam whose learning rate falls to 0 along a cosine."""
+    """Batches of a number of epochs, with Adam and cosine decay of the learning rate to 0."""
     optimizer = torch.optim.Adam(parameters, lr=spec.learning_rate)
     size = min(spec.batch, rows)
     per_epoch = rows // size

@@ -1,4 +1,4 @@
-"""A codebook as one HTML page: what its codes hold, how well they are used, and how they age."""
+"""HTML report on a codebook: code tree, metrics, collisions, map and drift."""
 
 from semantic_ids.report.page import write_report
 

@@ -1,4 +1,4 @@
-// What the others build on. Text goes in as text nodes only: titles may hold anything.
+// Shared helpers. Text is inserted as text nodes only, because titles may contain markup.
 const data = JSON.parse(document.getElementById("report-data").textContent);
 const drawing = document.getElementById("blank").namespaceURI;
 
@@ -24,7 +24,7 @@ const make = (tag, attributes = {}, ...children) => filled(document.createElemen
 const draw = (tag, attributes = {}, ...children) => filled(document.createElementNS(drawing, tag), attributes, children);
 const bidi = (text) => make("bdi", {}, text);
 
-// Draws into a box at the width it has, and again when that changes.
+// Draws into a box at its current width, and again when the width changes.
 function sized(box, paint) {
   let width = 0;
   const again = () => {
@@ -38,7 +38,7 @@ function sized(box, paint) {
   again();
 }
 
-// Round steps that cover 0..top in about the wanted number.
+// About `wanted` round tick marks that cover 0..top.
 function steps(top, wanted = 4) {
   if (!(top > 0)) return [0];
   const rough = top / wanted;

@@ -1,4 +1,4 @@
-// How full the codes of each level are, and how codes age.
+// Code usage per level, and drift over time.
 const levelBox = document.getElementById("levels");
 data.levels.forEach((level, number) => {
   const { codes, counts, size } = level;
@@ -6,15 +6,15 @@ data.levels.forEach((level, number) => {
   const top = counts[0] ?? 0;
   const median = counts[Math.floor(used / 2)] ?? 0;
   const log = top > 30 * Math.max(median, 1);
-  const told = used
+  const caption = used
     ? `${counted(used)} of ${counted(size)} codes used. Fullest: code ${codes[0]} with ${plural(top, "item", "items")}; ` +
       `median of the used: ${counted(median)}.${log ? " The scale is logarithmic." : ""}`
     : "No item has codes.";
-  const note = make("p", {}, told);
+  const note = make("p", {}, caption);
   const chart = make("div");
   levelBox.append(
     make("figure", { class: "level" },
-      make("h3", {}, level.extra ? `Code ${number + 1}, no level of the tree` : `Level ${number + 1}`), note, chart),
+      make("h3", {}, level.extra ? `Code ${number + 1}, not a level of the tree` : `Level ${number + 1}`), note, chart),
   );
   if (!used) return;
 
@@ -32,7 +32,7 @@ data.levels.forEach((level, number) => {
     });
     const marks = log ? [1, 10, 100, 1000, 10000, 100000].filter((mark) => mark <= top) : steps(top, 4).filter(Number.isInteger);
     const even = data.total / size;
-    const svg = draw("svg", { width, height, role: "img", "aria-label": `Level ${number + 1}: ${told}` });
+    const svg = draw("svg", { width, height, role: "img", "aria-label": `Level ${number + 1}: ${caption}` });
     for (const mark of marks) {
       svg.append(
         draw("line", { class: "grid", x1: left, x2: width, y1: y(mark), y2: y(mark) }),
@@ -51,9 +51,9 @@ data.levels.forEach((level, number) => {
       const place = Math.floor((event.clientX - svg.getBoundingClientRect().left - left) / step);
       if (place >= 0 && place < used) {
         note.textContent = `Code ${codes[place]}: ${plural(counts[place], "item", "items")} (${percent(counts[place], data.total)}).`;
-      } else if (place >= used && place < size) note.textContent = `${counted(size - used)} codes hold no item.`;
+      } else if (place >= used && place < size) note.textContent = `${counted(size - used)} codes are unused.`;
     });
-    svg.addEventListener("pointerleave", () => { note.textContent = told; });
+    svg.addEventListener("pointerleave", () => { note.textContent = caption; });
     chart.replaceChildren(svg);
   });
 });
@@ -91,14 +91,14 @@ function frame(width, height, top, label) {
 
 const inWords = (period) => `${period.label}, ${period.after_fit ? "after" : "before"} the fit: ${plural(period.items, "item", "items")}`;
 
-function chart(title, told, height, paint) {
+function chart(title, caption, height, paint) {
   const box = make("div");
-  document.getElementById("drift").append(make("div", {}, make("h3", {}, title, " ", make("small", {}, told)), box));
+  document.getElementById("drift").append(make("div", {}, make("h3", {}, title, " ", make("small", {}, caption)), box));
   sized(box, (width) => box.replaceChildren(paint(width, height)));
 }
 
 if (periods.length) {
-  chart("Mean residual norm", "how far items lie from what their codes stand for", 180, (width, height) => {
+  chart("Mean residual norm", "distance between items and their reconstructions", 180, (width, height) => {
     const top = Math.max(...periods.map((period) => period.residual_norm)) * 1.1;
     const { svg, x, y } = frame(width, height, top, "Mean residual norm per period; the numbers are in the table below.");
     const points = periods.map((period, place) => `${x(place).toFixed(1)} ${y(period.residual_norm).toFixed(1)}`);
@@ -110,7 +110,7 @@ if (periods.length) {
     });
     return svg;
   });
-  chart("Stability index of first codes", "the tick is what chance alone may bring; bars beyond it are marked", 180, (width, height) => {
+  chart("Stability index of first codes", "the tick is the 95 % point without drift; bars above it are highlighted", 180, (width, height) => {
     const top = Math.max(...periods.map((period) => Math.max(period.stability, period.chance)), 0.05) * 1.05;
     const { svg, x, y, step, base } = frame(width, height, top, "Population stability index per period; the numbers are in the table below.");
     const wide = Math.min(36, step * 0.6);
@@ -126,7 +126,7 @@ if (periods.length) {
     });
     return svg;
   });
-  chart("Items that arrived", "few items make the figures above noisy", 110, (width, height) => {
+  chart("Items that arrived", "with few items the charts above are noisy", 110, (width, height) => {
     const top = Math.max(...periods.map((period) => period.items));
     const { svg, x, y, step, base } = frame(width, height, top, "Items per period; the numbers are in the table below.");
     const wide = Math.min(36, step * 0.6);

@@ -1,4 +1,4 @@
-"""What a report says of one codebook, read from the catalogue, the artefact and the tables."""
+"""Collect the data of a codebook's report from the catalogue, the artefact and the feature tables."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sidkit.core.repo import Repo
 from sidkit.tables import read_log
 
 MAP_ITEMS = 3_000
-"""At most so many items are drawn on the map."""
+"""Maximum number of items on the map."""
 
 Longs = npt.NDArray[np.int64]
 Doubles = npt.NDArray[np.float64]
@@ -29,10 +29,9 @@ Doubles = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Listed:
-    """Items with codes, by item id: the newest row of each.
+    """Items with codes (the newest row of each), sorted by item id.
 
-    ``codes`` is ``int64 [items, levels]``, ``residual_norm`` ``float64 [items]``; a title or a category is null where
-    there is none.
+    ``codes`` is ``int64 [items, levels]``, ``residual_norm`` ``float64 [items]``; missing titles and categories are null.
     """
 
     ids: pa.Array
@@ -47,7 +46,7 @@ class Listed:
 
 @dataclass(frozen=True)
 class Arrivals:
-    """The first row with codes of each item, by item id: its moment (microseconds UTC), its first code, its norm."""
+    """The first row with codes of each item, sorted by item id: time (microseconds UTC), first code and residual norm."""
 
     moment_us: Longs
     code: Longs
@@ -56,7 +55,7 @@ class Arrivals:
 
 @dataclass(frozen=True)
 class Sampled:
-    """Some of the listed items, as row numbers of them, and the encoder's vectors of those, ``float32 [rows, dim]``."""
+    """A sample of the listed items: their row indices and encoder vectors ``float32 [rows, dim]``."""
 
     rows: Longs
     vectors: Floats
@@ -64,45 +63,45 @@ class Sampled:
 
 @dataclass(frozen=True)
 class Facts:
-    """Everything a report is made from."""
+    """All data of a report."""
 
     record: CodebookRecord
     manifest: dict[str, Any]
     metrics: dict[str, Any]
     residual_levels: int
-    """How many of the first codes refine each other; the codes after them are no levels of the tree."""
+    """Number of leading codes that refine each other; later codes are not levels of the tree."""
     items: Listed
     without_codes: int
     waiting: int
-    """Rows of content that the last refresh had not seen."""
+    """Rows of content that are newer than the last refresh."""
     assigned_us: tuple[int, int] | None
-    """When the oldest and the newest codes were assigned."""
+    """When the oldest and the newest codes were assigned, microseconds UTC."""
     fit_codes: Longs
-    """The first code of each item that was known at the end of the fit."""
+    """The first code of each item known at the end of the fit."""
     arrivals: Arrivals
     sample: Sampled
 
     @property
     def tree_levels(self) -> int:
-        """Levels of the tree; where no code refines another, the first alone groups the items."""
+        """Levels of the tree; 1 (grouping by the first code) if no code refines another."""
         return max(self.residual_levels, 1)
 
 
-def gather(repo: Repo, name: str) -> Facts:
-    """Read the facts of one published codebook.
+def collect_facts(repo: Repo, name: str) -> Facts:
+    """Collect the data of one published codebook.
 
     Raises
     ------
     UnknownVersionError
         When there is no such codebook.
     LifeCycleError
-        When it is not published: there are no codes to report on.
+        When it is not published and so has no codes.
     ArtifactError
         When its files are missing or were changed.
     """
     record = Catalog.open(repo).codebook(name)
     if not record.has_codes:
-        raise LifeCycleError(name, record.state, "a report shows assigned codes; publish it first")
+        raise LifeCycleError(name, record.state, "it has no assigned codes to report on; publish it first")
     folder = repo.codebooks / name
     codebook, manifest = load_committed(folder, record)
     if not table_path(repo, name).is_file():
@@ -137,7 +136,7 @@ def _views(opened: duckdb.DuckDBPyConnection, repo: Repo, name: str) -> None:
     newest = "QUALIFY row_number() OVER (PARTITION BY item_id ORDER BY event_timestamp DESC) = 1"
     opened.execute(f"CREATE TEMP TABLE newest AS SELECT * FROM sid {newest}")
     columns = {row[0] for row in opened.execute("DESCRIBE items").fetchall()}
-    # An item's versions come as rows with updated_at; the newest title counts.
+    # An item may have several rows, one per updated_at; use the newest title.
     moment = "coalesce(updated_at, created_at)" if "updated_at" in columns else "created_at"
     title = f"arg_max_null(title::VARCHAR, {moment})" if "title" in columns else "NULL::VARCHAR"
     opened.execute(
@@ -153,7 +152,7 @@ def _items(opened: duckdb.DuckDBPyConnection, levels: int) -> tuple[Listed, int]
         "SELECT item_id, title, category, codes, residual_norm::DOUBLE AS residual_norm FROM newest "
         "LEFT JOIN titled USING (item_id) LEFT JOIN filed USING (item_id) WHERE codes IS NOT NULL ORDER BY item_id"
     ).to_arrow_table()
-    columns = {field: _one(table.column(field)) for field in table.column_names}
+    columns = {field: _one_chunk(table.column(field)) for field in table.column_names}
     codes = columns["codes"].flatten().to_numpy(zero_copy_only=False).astype(np.int64).reshape(-1, levels)
     listed = Listed(
         columns["item_id"],
@@ -193,16 +192,16 @@ def _arrivals(opened: duckdb.DuckDBPyConnection) -> Arrivals:
 
 
 def _sample(opened: duckdb.DuckDBPyConnection, codebook: Codebook, items: Listed) -> Sampled:
-    """Items in the order of a hash of their ids, so that the sample leans towards none and repeats."""
+    """Sample items in the order of a hash of their ids: unbiased and reproducible."""
     modalities = codebook.encoder.modalities_
     columns = ", ".join(quoted(modality) for modality in modalities)
     opened.execute(
-        "CREATE TEMP TABLE drawn AS SELECT item_id, event_timestamp FROM newest SEMI JOIN content "
+        "CREATE TEMP TABLE sampled AS SELECT item_id, event_timestamp FROM newest SEMI JOIN content "
         f"USING (item_id, event_timestamp) WHERE codes IS NOT NULL ORDER BY md5(item_id), item_id LIMIT {MAP_ITEMS}"
     )
-    # The vectors are those the codes were given for, even where newer content waits for a refresh.
+    # Use the content that the codes were assigned for, even if newer content awaits a refresh.
     table = opened.execute(
-        f"SELECT item_id, {columns} FROM content SEMI JOIN drawn USING (item_id, event_timestamp) ORDER BY item_id"
+        f"SELECT item_id, {columns} FROM content SEMI JOIN sampled USING (item_id, event_timestamp) ORDER BY item_id"
     ).to_arrow_table()
     if len(table) == 0:
         return Sampled(np.zeros(0, dtype=np.int64), np.zeros((0, 0), dtype=np.float32))
@@ -211,7 +210,7 @@ def _sample(opened: duckdb.DuckDBPyConnection, codebook: Codebook, items: Listed
     return Sampled(rows, codebook.vectors(ItemVectors.from_arrow(table, modalities)))
 
 
-def _one(column: pa.ChunkedArray) -> pa.Array:
+def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
     return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
 
 

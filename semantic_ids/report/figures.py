@@ -1,4 +1,4 @@
-"""The figures of a codebook: those its artefact holds, those of its table as it is now, and what each of them says."""
+"""The metrics table of a report: values at the fit, values of the current table, and an explanation of each metric."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from semantic_ids.report.facts import Facts
 
 @dataclass(frozen=True)
 class Figure:
-    """One row of the table: texts for people."""
+    """One row of the metrics table, as display texts."""
 
     label: str
     at_fit: str
@@ -25,95 +25,99 @@ class Figure:
 
 _SHARE, _NUMBER = "share", "number"
 _EXPLAINED: dict[str, tuple[str, str, str]] = {
-    "items": ("Items", _NUMBER, "How many items the figures of the column are of."),
+    "items": ("Items", _NUMBER, "Number of items that the values of the column are computed on."),
     "utilisation": (
         "Utilisation per level",
         _SHARE,
-        "Used codes of a level out of all it has. Dead codes are capacity that nobody uses.",
+        "Share of a level's codes that are used. Dead codes are unused capacity.",
     ),
     "prefix_utilisation": (
         "Distinct prefixes of possible ones",
         _SHARE,
-        "Distinct prefixes of each length out of as many as there could be: no more than combinations, nor than items.",
+        "Distinct prefixes of each length, relative to the smaller of the number of combinations and the number of items.",
     ),
     "prefix_utilisation_of_all": (
         "Distinct prefixes of all combinations",
         _SHARE,
-        "The same out of all combinations of codes. Papers mix these two up.",
+        "The same relative to all combinations of codes. Papers use either definition.",
     ),
     "perplexity": (
         "Perplexity per level",
         _SHARE,
-        "exp(entropy) of a level's code shares out of its codes: 100% when all codes hold equally many items.",
+        "exp(entropy) of a level's code shares, relative to its number of codes: 100% when all codes are used equally.",
     ),
-    "gini": ("Gini per level", _NUMBER, "Inequality of a level's code counts: 0 all equal, near 1 a few hold all."),
+    "gini": (
+        "Gini per level",
+        _NUMBER,
+        "Inequality of a level's code counts: 0 if all are equal, near 1 if a few hold all.",
+    ),
     "collision_rate": (
         "Collision rate",
         _SHARE,
-        "1 - distinct full codes / items. Low is not the goal by itself: alike items may well share a code.",
+        "1 - distinct full codes / items. Low is not a goal in itself: similar items may share a code.",
     ),
     "independent_code_rate": (
-        "Items with a code of their own",
+        "Items with a unique code",
         _SHARE,
-        "Share of items whose full code no other item has.",
+        "Share of items whose full code is unique (independent coding rate, ICR).",
     ),
-    "largest_bucket": ("Largest bucket", _NUMBER, "Most items that share one full code."),
+    "largest_bucket": ("Largest bucket", _NUMBER, "Largest number of items with the same full code."),
     "residual_norm": (
         "Mean residual norm",
         _NUMBER,
-        "Average distance from an item's vector to what its codes stand for, as assigned.",
+        "Mean distance between an item's vector and its reconstruction, as of the assignment.",
     ),
     "reconstruction_error": (
         "Reconstruction error",
         _SHARE,
-        "Squared distance from vectors to what their codes stand for, out of the vectors' whole spread; lower keeps more.",
+        "Squared distance between vectors and reconstructions, relative to the total variance; lower is better.",
     ),
     "reconstruction_errors": (
         "Reconstruction error per level",
         _SHARE,
-        "The same with the first levels alone; a dash where these stand for nothing by themselves.",
+        "The same with the first levels only; a dash where a prefix cannot be decoded.",
     ),
     "unexplained_spread": (
         "Unexplained spread per level",
         _SHARE,
-        "Share of the vectors' spread that is left inside prefixes: the least error that any decoder could reach.",
+        "Within-prefix share of the vectors' variance: a lower bound of the error of any decoder.",
     ),
     "content_cohesion": (
         "Content cohesion per level",
         _NUMBER,
-        "Mean cosine of two items that share a prefix minus that of any two items: how alike they are.",
+        "Mean cosine of two items that share a prefix, minus that of any two items.",
     ),
     "behaviour_cohesion": (
         "Behaviour cohesion per level",
         _NUMBER,
-        "How many times as often as by chance items that are chosen together share a prefix; 1 is chance.",
+        "How much more often co-clicked items share a prefix than expected by chance; 1 is chance.",
     ),
     "hit_rate": (
         "Hit rate",
         _SHARE,
-        "How often an item that is chosen together with another is found among the nearest to it.",
+        "How often a co-clicked item is among the nearest items.",
     ),
-    "balance": ("Balance", _NUMBER, "How evenly items are spread over codes, before and after codes were balanced."),
-    "roundtrip": ("Round trip", _SHARE, "Share of codes that come back when what they stand for is encoded again."),
+    "balance": ("Balance", _NUMBER, "How evenly items are distributed over codes, before and after balancing."),
+    "roundtrip": ("Round trip", _SHARE, "Share of codes that are unchanged by decoding and encoding again."),
 }
 
 
 def figures(facts: Facts) -> list[Figure]:
-    """Rows of the table: the figures that can be explained, then what else the artefact holds."""
-    held, now = facts.metrics, figures_now(facts)
+    """Rows of the table: the known metrics, then any others in the artefact."""
+    at_fit, now = facts.metrics, figures_now(facts)
     rows = [
-        Figure(label, text(held.get(key), kind), text(now.get(key), kind), says)
+        Figure(label, text(at_fit.get(key), kind), text(now.get(key), kind), says)
         for key, (label, kind, says) in _EXPLAINED.items()
-        if key in held or key in now
+        if key in at_fit or key in now
     ]
-    for key in sorted(set(held) - set(_EXPLAINED)):
-        kind, says = _explained_by_its_beginning(key)
-        rows.append(Figure(key.replace("_", " ").capitalize(), text(held[key], kind), text(None), says))
+    for key in sorted(set(at_fit) - set(_EXPLAINED)):
+        kind, says = _explained_by_prefix(key)
+        rows.append(Figure(key.replace("_", " ").capitalize(), text(at_fit[key], kind), text(None), says))
     return rows
 
 
 def figures_now(facts: Facts) -> dict[str, Any]:
-    """The figures of all items that have codes now, under the artefact's keys."""
+    """The metrics of all items that currently have codes, by the artefact's keys."""
     codes, sizes = facts.items.codes.astype(np.int32), facts.record.sizes
     if len(codes) == 0:
         return {"items": 0}
@@ -133,7 +137,7 @@ def figures_now(facts: Facts) -> dict[str, Any]:
 
 
 def text(value: Any, kind: str = _NUMBER) -> str:
-    """A figure for people: shares as per cent, lists level by level, what is missing as a dash."""
+    """Format a value: shares as percentages, lists level by level, missing values as a dash."""
     if isinstance(value, Mapping):
         return " · ".join(f"{str(key).replace('_', ' ')} {text(inner, kind)}" for key, inner in value.items()) or "–"
     if isinstance(value, list | tuple):
@@ -151,9 +155,9 @@ def _number(value: float, kind: str) -> str:
     return f"{value:,.4g}"
 
 
-def _explained_by_its_beginning(key: str) -> tuple[str, str]:
-    """Kind and meaning of ``hit_rate_at_30`` or ``balance_last``: those of the figure it begins with."""
+def _explained_by_prefix(key: str) -> tuple[str, str]:
+    """Kind and explanation of a key such as ``hit_rate_at_30``: those of the metric it starts with."""
     for name in sorted(_EXPLAINED, key=len, reverse=True):
         if key.startswith(name):
             return _EXPLAINED[name][1:]
-    return _NUMBER, "As the artefact's metrics.json holds it."
+    return _NUMBER, "Value from the artefact's metrics.json."

@@ -33,8 +33,8 @@ def tiles(facts: Facts) -> str:
     shown = [
         (text(len(facts.items)), "items with codes"),
         (_sizes(facts), "codes per level"),
-        (text(min(used), "share") if used else "–", "used on the level that uses least"),
-        (text(now.get("independent_code_rate"), "share"), "of items have a code of their own"),
+        (text(min(used), "share") if used else "–", "of codes used on the least used level"),
+        (text(now.get("independent_code_rate"), "share"), "of items have a unique code"),
     ]
     return "".join(f"<li><b>{escape(figure)}</b> {escape(says)}</li>" for figure, says in shown)
 
@@ -62,9 +62,9 @@ def described(facts: Facts) -> str:
     if manifest.get("parents"):
         entries.append(("Made from", text(manifest["parents"])))
     if facts.without_codes:
-        entries.append(("Items without codes", f"{text(facts.without_codes)}: they have no content to encode"))
+        entries.append(("Items without codes", f"{text(facts.without_codes)} (no content to encode)"))
     if facts.waiting:
-        entries.append(("Waiting for a refresh", f"{text(facts.waiting)} rows of content have no codes yet"))
+        entries.append(("Awaiting a refresh", f"{text(facts.waiting)} rows of content have no codes yet"))
     return "".join(f"<div><dt>{escape(term)}</dt><dd>{escape(told)}</dd></div>" for term, told in entries)
 
 
@@ -84,11 +84,13 @@ def tree_note(facts: Facts, embedded: int) -> str:
     if facts.without_codes:
         notes.append(f"{text(facts.without_codes)} without codes are not in the tree.")
     if facts.residual_levels == 0:
-        notes.append("The codes of this codebook stand side by side, so the tree groups items by the first alone.")
+        notes.append(
+            "The codes of this codebook do not refine each other, so the tree groups items by the first code only."
+        )
     if embedded < listed:
         notes.append(
-            f"Counts are of all items. To keep the page light it carries {text(embedded)} of them, in each branch first "
-            f"those that its codes describe best; {text(listed - embedded)} are left out, and each leaf says how many."
+            f"Counts include all items. To limit the page size, {text(embedded)} items are included, those with the smallest "
+            f"residuals of each branch first; {text(listed - embedded)} are omitted, and each leaf shows how many."
         )
     return " ".join(notes)
 
@@ -140,8 +142,8 @@ def map_note(facts: Facts, kept_spread: float) -> str:
     drawn = len(facts.sample.rows)
     sample = "all" if drawn == len(facts.items) else f"a sample of {text(drawn)} of {text(len(facts.items))}"
     return (
-        f"Each dot is an item ({sample}), placed by the two directions in which the encoder's vectors vary most. They hold "
-        f"{kept_spread:.0%} of the spread: what looks close may be far apart in the others."
+        f"Each dot is an item ({sample}), placed by the first two principal components of the encoder's vectors. They explain "
+        f"{kept_spread:.0%} of the variance: items that look close may differ in the other components."
     )
 
 
@@ -156,13 +158,13 @@ def drift_rows(periods: list[Period]) -> str:
 
 
 def drift_note(facts: Facts, periods: list[Period]) -> str:
-    """What happened to the codes since the fit, in a sentence."""
+    """A one-sentence summary of the drift since the fit."""
     after = facts.arrivals.moment_us > facts.record.fit_end_us
     if not after.any():
-        return "No item arrived after the fit yet."
+        return "No items have arrived after the fit."
     norm = facts.arrivals.residual_norm
     mean = float(norm[after].mean())
-    change = f", {mean / float(norm[~after].mean()) - 1:+.1%} against items of the fit" if not after.all() else ""
+    change = f", {mean / float(norm[~after].mean()) - 1:+.1%} compared with items of the fit" if not after.all() else ""
     beyond = {
         late: [period.stability > period.chance for period in periods if period.after_fit == late]
         for late in (False, True)
@@ -170,8 +172,8 @@ def drift_note(facts: Facts, periods: list[Period]) -> str:
     during = f" (before it ended: {sum(beyond[False])} of {len(beyond[False])})" if beyond[False] else ""
     return (
         f"{text(int(after.sum()))} items arrived after the fit: their mean residual norm is {mean:.4f}{change}. In "
-        f"{sum(beyond[True])} of {len(beyond[True])} periods after the fit{during} first codes are spread otherwise than "
-        "chance explains."
+        f"{sum(beyond[True])} of {len(beyond[True])} periods after the fit{during} the first codes differ more than chance "
+        "explains."
     )
 
 
@@ -179,8 +181,8 @@ def _kinds(facts: Facts) -> str:
     extra = facts.record.levels - facts.residual_levels
     levels = f"{facts.residual_levels} level{'s' * (facts.residual_levels != 1)}, each refining the one before"
     if facts.residual_levels == 0:
-        return f"{extra} side by side"
-    return f"{levels}; {extra} more that refine none" if extra else levels
+        return f"{extra} that do not refine each other"
+    return f"{levels}; {extra} more that do not refine others" if extra else levels
 
 
 def _sizes(facts: Facts) -> str:
@@ -188,6 +190,6 @@ def _sizes(facts: Facts) -> str:
 
 
 def _window(first_us: int, last_us: int) -> str:
-    """Two moments to the minute, or one where they are the same."""
+    """Two times to the minute, or one if they are equal."""
     minutes = dict.fromkeys(f"{from_us(micros):%Y-%m-%d %H:%M}" for micros in (first_us, last_us))
     return f"{' to '.join(minutes)} UTC"

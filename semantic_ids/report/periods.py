@@ -1,4 +1,4 @@
-"""How codes age: per calendar period in which items arrived, how well their codes fit and how first codes are spread."""
+"""Drift over time: residual norms and first-code distribution of the items that arrived in each calendar period."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MOST_PERIODS = 36
 
 @dataclass(frozen=True)
 class Period:
-    """Items that arrived in one calendar period, on one side of the end of the fit."""
+    """Items that arrived in one calendar period, before or after the end of the fit."""
 
     label: str
     after_fit: bool
@@ -25,27 +25,27 @@ class Period:
     stability: float
     """Population stability index of their first codes against the fit, by :func:`semantic_ids.quality.drift.stability`."""
     chance: float
-    """What 19 of 20 periods without any drift stay below."""
+    """95 % point of ``stability`` without drift."""
 
 
 def by_period(arrivals: Arrivals, fit_codes: Longs, size: int, fit_end_us: int) -> tuple[str, list[Period]]:
-    """The calendar unit and the periods in which any item arrived, oldest first.
+    """The calendar unit and the periods with at least one arrival, oldest first.
 
-    The unit is the finest of day, week, month, quarter, year and decade with at most ``MOST_PERIODS`` periods from
-    the first arrival to the last; the period in which the fit ended is told twice, before and after.
+    The unit is the finest of day, week, month, quarter, year and decade with at most ``MOST_PERIODS`` periods between
+    the first and the last arrival; the period in which the fit ended is split into before and after.
     """
     if len(arrivals.moment_us) == 0:
         return "day", []
     unit, numbers = _unit(arrivals.moment_us)
     after = arrivals.moment_us > fit_end_us
     expected = np.bincount(fit_codes, minlength=size)
-    found = []
+    periods = []
     for number, late in sorted(set(zip(numbers.tolist(), after.tolist(), strict=True))):
-        there = (numbers == number) & (after == late)
-        spread = stability(expected, np.bincount(arrivals.code[there], minlength=size))
-        norm = float(arrivals.residual_norm[there].mean())
-        found.append(Period(_label(unit, number), late, int(there.sum()), norm, spread.psi, spread.noise))
-    return unit, found
+        inside = (numbers == number) & (after == late)
+        spread = stability(expected, np.bincount(arrivals.code[inside], minlength=size))
+        norm = float(arrivals.residual_norm[inside].mean())
+        periods.append(Period(_label(unit, number), late, int(inside.sum()), norm, spread.psi, spread.noise))
+    return unit, periods
 
 
 def _unit(moment_us: Longs) -> tuple[str, Longs]:

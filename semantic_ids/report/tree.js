@@ -88,7 +88,7 @@ function leafOf(branch, path) {
   const members = Array.from({ length: to - from }, (_, place) => from + place);
   const grown = growing(list, members, SOME_ITEMS, itemRow, "items");
   const left = missing
-    ? make("p", { class: "told left-out" }, `${plural(missing, "item", "items")} more with this code: not in this page. ` +
+    ? make("p", { class: "told left-out" }, `${plural(missing, "more item", "more items")} with this code, not included in this page. ` +
         `sidkit codebooks items --codes ${path.join(",")} lists them.`)
     : null;
   return { node: make("div", { class: "inside" }, list, grown.button, left), until: grown.until };
@@ -220,14 +220,14 @@ function find(sought) {
   lowered ??= items.id.map((id, item) => `${items.title[item] ?? ""}\n${id}`.toLowerCase());
   const hits = [];
   lowered.forEach((name, item) => { if (name.includes(wanted)) hits.push(item); });
-  if (!hits.length) return foundBox.replaceChildren(make("p", {}, "No item of this page has that in its title or id."));
+  if (!hits.length) return foundBox.replaceChildren(make("p", {}, "No item in this page matches."));
   const list = make("ul");
   for (const item of hits.slice(0, SOME_FOUND)) {
     const codes = lineOf(item).map((branch, depth) => depths[depth].code[branch]).join(", ");
     list.append(make("li", {}, make("button", { type: "button", onclick: () => reveal(item) }, bidi(nameOf(item)), make("code", {}, codes))));
   }
   const more = hits.length - SOME_FOUND;
-  return foundBox.replaceChildren(list, ...(more > 0 ? [make("p", {}, `and ${counted(more)} more; type on to narrow it down`)] : []));
+  return foundBox.replaceChildren(list, ...(more > 0 ? [make("p", {}, `and ${counted(more)} more; refine the search`)] : []));
 }
 document.getElementById("find").addEventListener("input", (event) => {
   clearTimeout(waiting);

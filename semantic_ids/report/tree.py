@@ -1,4 +1,4 @@
-"""The tree of codes in flat arrays: counts of every branch, and as many items as a page can carry."""
+"""The tree of codes as flat arrays: counts of all branches, and a limited number of items."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from semantic_ids.report.facts import Listed, Longs
 
 EMBEDDED_ITEMS = 30_000
-"""At most so many items are embedded in the page; branches have the counts of all."""
+"""Maximum number of items embedded in the page; branch counts include all items."""
 EXAMPLES = 3
 LONGEST_TITLE = 160
 
@@ -17,30 +17,30 @@ LONGEST_TITLE = 160
 def tree(items: Listed, levels: int, most: int = EMBEDDED_ITEMS) -> dict[str, Any]:
     """The tree of the first ``levels`` codes, as JSON values.
 
-    ``levels`` lists, per depth, one entry a branch in the order of their codes: ``code``, ``count`` (items, embedded or
-    not), ``children`` (branches of the next depth below it; at the last depth its embedded items), and ``category``
-    with ``share`` (its most frequent category and how many of its items have it; -1 and 0 where none has any).
-    ``items`` holds the embedded ones in the order of the leaves, each leaf's best described first: ``id``, ``title``
-    (null where there is none), ``category`` (a number in ``categories``, or -1), and ``extra``, the codes that are no
-    levels. Where there are more than ``most``, every branch keeps its ``EXAMPLES`` best described items as far as
-    they fit, coarse branches first; what room is left goes to the leaves in turn.
+    ``levels`` has, per depth, one entry per branch in code order: ``code``, ``count`` (items, embedded or not),
+    ``children`` (branches of the next depth; at the last depth its embedded items), and ``category`` with ``share`` (its
+    most frequent category and the number of items with it; -1 and 0 if no item has a category). ``items`` holds the
+    embedded items in leaf order, smallest residual norm first: ``id``, ``title`` (null if missing), ``category`` (an index
+    into ``categories``, or -1), and ``extra``, the codes that are not levels of the tree. With more than ``most`` items,
+    every branch embeds its ``EXAMPLES`` items of smallest residual norm as far as they fit, coarse branches first; the
+    rest is filled leaf by leaf.
     """
     order = np.lexsort((items.residual_norm, *items.codes[:, :levels].T[::-1]))
     codes = items.codes[order]
     branch = [_branches(codes[:, : depth + 1]) for depth in range(levels)]
-    kept = order[_kept(branch, items.residual_norm[order], most)]
+    embedded = order[_embedded_rows(branch, items.residual_norm[order], most)]
     names, category = _categories(items)
-    held: list[dict[str, Any]] = []
+    branches: list[dict[str, Any]] = []
     for depth in range(levels):
         starts = np.flatnonzero(np.diff(branch[depth], prepend=-1))
         if depth + 1 < levels:
             children = np.bincount(branch[depth][np.flatnonzero(np.diff(branch[depth + 1], prepend=-1))])
         else:
             inside = np.zeros(len(items), dtype=bool)
-            inside[kept] = True
+            inside[embedded] = True
             children = np.bincount(branch[depth], weights=inside[order])
         frequent, share = _most_frequent(branch[depth], category[order], len(names))
-        held.append(
+        branches.append(
             {
                 "code": codes[starts, depth].tolist(),
                 "count": np.bincount(branch[depth]).tolist(),
@@ -50,31 +50,31 @@ def tree(items: Listed, levels: int, most: int = EMBEDDED_ITEMS) -> dict[str, An
             }
         )
     return {
-        "levels": held,
+        "levels": branches,
         "categories": names,
         "items": {
-            "id": items.ids.take(kept).to_pylist(),
-            "title": [shortened(title) for title in items.titles.take(kept).to_pylist()],
-            "category": category[kept].tolist(),
-            "extra": items.codes[kept, levels:].tolist() if items.codes.shape[1] > levels else [],
+            "id": items.ids.take(embedded).to_pylist(),
+            "title": [shortened(title) for title in items.titles.take(embedded).to_pylist()],
+            "category": category[embedded].tolist(),
+            "extra": items.codes[embedded, levels:].tolist() if items.codes.shape[1] > levels else [],
         },
     }
 
 
 def shortened(title: str | None) -> str | None:
-    """A title that fits a page."""
+    """A title truncated to ``LONGEST_TITLE`` characters."""
     return title if title is None or len(title) <= LONGEST_TITLE else f"{title[: LONGEST_TITLE - 1]}…"
 
 
 def _branches(prefixes: Longs) -> Longs:
-    """The number of each row's branch; rows are ordered by prefix."""
+    """The branch index of each row; rows are sorted by prefix."""
     if len(prefixes) == 0:
         return np.zeros(0, dtype=np.int64)
     starts = np.concatenate([[False], (prefixes[1:] != prefixes[:-1]).any(axis=1)])
     return np.cumsum(starts, dtype=np.int64)
 
 
-def _kept(branch: list[Longs], residual_norm: np.ndarray[Any, np.dtype[np.float64]], most: int) -> Longs:
+def _embedded_rows(branch: list[Longs], residual_norm: np.ndarray[Any, np.dtype[np.float64]], most: int) -> Longs:
     """Rows to embed, ascending."""
     rows = len(residual_norm)
     if rows <= most:
@@ -92,7 +92,7 @@ def _kept(branch: list[Longs], residual_norm: np.ndarray[Any, np.dtype[np.float6
 
 
 def _categories(items: Listed) -> tuple[list[str], Longs]:
-    """The categories by name, and each item's number among them (-1 for none)."""
+    """The sorted category names, and each item's index into them (-1 for none)."""
     coded = items.categories.dictionary_encode()
     numbers = coded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
     names = coded.dictionary.to_pylist()
@@ -102,12 +102,12 @@ def _categories(items: Listed) -> tuple[list[str], Longs]:
 
 
 def _most_frequent(branch: Longs, category: Longs, categories: int) -> tuple[Longs, Longs]:
-    """Per branch: its most frequent category (the first by name of equals; -1 for none), and its items."""
+    """Per branch: its most frequent category (ties go to the first by name; -1 for none) and its item count."""
     branches = int(branch[-1]) + 1 if len(branch) else 0
     frequent, share = np.full(branches, -1, dtype=np.int64), np.zeros(branches, dtype=np.int64)
     known = category >= 0
     pairs, counts = np.unique(branch[known] * max(categories, 1) + category[known], return_counts=True)
-    # Ascending by count, later names first: what is written last is the answer.
+    # Ascending by count, later names first: the last write per branch is the most frequent category.
     last = np.lexsort((-pairs, counts))
     frequent[pairs[last] // max(categories, 1)] = pairs[last] % max(categories, 1)
     share[pairs[last] // max(categories, 1)] = counts[last]

@@ -1,4 +1,4 @@
-"""The commands that look at codes: health, report, sweep, and one code per item."""
+"""Commands on code quality: health, report, sweep, and suffixes that make codes unique."""
 
 from __future__ import annotations
 
@@ -20,26 +20,28 @@ STALE = 3
 
 @codebooks_app.command("health")
 def health(
-    name: Annotated[Optional[str], typer.Argument(help="The codebook's name; default: the serving one.")] = None,  # noqa: UP045
+    name: Annotated[Optional[str], typer.Argument(help="Name of the codebook. Default: the serving one.")] = None,  # noqa: UP045
     repo: RepoOption = Path(),
     preset: Preset = "rqkmeans",
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Compare the codes of recent items with those of the fit; exits 3 when the codebook is stale.
+    """Compare the codes of recent items with those of the fit; exits with code 3 if the codebook is stale.
 
-    Items that have no codes yet are not seen: run `sidkit codebooks refresh` first.
+    Items without codes are ignored: run `sidkit codebooks refresh` first.
     """
     from semantic_ids.quality.drift import DriftThresholds
-    from semantic_ids.quality.drift import health as look
+    from semantic_ids.quality.drift import health as measure_health
     from sidkit.core.config import load_section
     from sidkit.core.repo import Repo
     from sidkit.presets import preset_path
 
-    report = look(Repo.open(repo), name, load_section(DriftThresholds, preset_path(preset), "health"))
+    report = measure_health(Repo.open(repo), name, load_section(DriftThresholds, preset_path(preset), "health"))
     if as_json:
         typer.echo(json.dumps(report.as_json(), indent=2))
     else:
-        typer.echo(f"{report.verdict}: {report.recent_items:,} recent items against {report.fit_items:,} of the fit")
+        typer.echo(
+            f"{report.verdict}: {report.recent_items:,} recent items compared with {report.fit_items:,} of the fit"
+        )
         for reason in report.reasons:
             typer.echo(f"  {reason}")
     if report.verdict == "stale":
@@ -50,9 +52,9 @@ def health(
 def report_(
     name: Name,
     repo: RepoOption = Path(),
-    out: Annotated[Optional[Path], typer.Option(help="The HTML file; default NAME.html.")] = None,  # noqa: UP045
+    out: Annotated[Optional[Path], typer.Option(help="Output HTML file. Default: NAME.html.")] = None,  # noqa: UP045
 ) -> None:
-    """Write one self-contained HTML page about a codebook: figures, code tree, collisions, map, drift."""
+    """Write a self-contained HTML page about a codebook: metrics, code tree, collisions, map and drift."""
     from semantic_ids.report import write_report
     from sidkit.core.repo import Repo
 
@@ -64,10 +66,10 @@ def suffixes(
     name: Name,
     repo: RepoOption = Path(),
     rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Forget the record and number all items anew: for a damaged record.")
+        bool, typer.Option("--rebuild", help="Discard the table and number all items again, for a damaged table.")
     ] = False,
 ) -> None:
-    """Give every item one code of its own: its codes and an append-only number within their bucket."""
+    """Make codes unique: append to each item's codes a number within its bucket that never changes."""
     from semantic_ids.collisions import suffix_path, update_suffixes
     from sidkit.core.repo import Repo
 
@@ -83,13 +85,11 @@ def sweep_(
     preset: Preset = "rqkmeans",
     fit_end: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(
-            help="Only what was known by this moment is fitted on; later clicks judge. Default: 80 % of the log."
-        ),
+        typer.Option(help="Fit on data known by this time and evaluate on later clicks. Default: 80 % of the log."),
     ] = None,
-    sample: Annotated[int, typer.Option(min=100, help="Items fitted on; the others are held out.")] = 20_000,
-    seed: Annotated[int, typer.Option(min=0, help="Decides the sample and every fit.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    sample: Annotated[int, typer.Option(min=100, help="Items to fit on; the others are held out.")] = 20_000,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of the sample and of every fit.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Fit a small grid of quantizers, sizes and encoders on a sample, and recommend one without training a ranker."""
     from sidkit.core.clock import parse_time
@@ -109,7 +109,7 @@ def _sweep(repo: Repo, preset: str, fit_end_us: int | None, sample: int, seed: i
     from semantic_ids.encoders import ContentEncoder
     from semantic_ids.fitting import CodebookSpec
     from semantic_ids.pairs.known_items import known_items, pairs_among
-    from semantic_ids.quality.hit_rate import questions
+    from semantic_ids.quality.hit_rate import held_out_pairs
     from semantic_ids.quality.sweep import SweepGrid, sweep
     from sidkit.core.config import load_section
     from sidkit.presets import preset_path
@@ -123,17 +123,16 @@ def _sweep(repo: Repo, preset: str, fit_end_us: int | None, sample: int, seed: i
     known = known_items(repo, end_us)
     vectors = ContentEncoder().fit(known.content).encode(known.content)
     training = pairs_among(repo, known, vectors, end_us, spec.pairs)
-    # A user's most similar earlier item was chosen by content, which would favour content: only swing judges.
-    judge = spec.pairs.model_copy(update={"sources": ("swing",)})
-    judged = None
+    # Evaluate on swing pairs only: user_to_item picks triggers by content similarity, which would favour content.
+    swing_only = spec.pairs.model_copy(update={"sources": ("swing",)})
+    evaluation = None
     if end_us < as_of_us:
-        future = pairs_among(repo, known, vectors, as_of_us, judge, start_us=end_us)
-        asked = questions(future, np.ones(len(known), dtype=bool), training, most_triggers=1000, seed=seed)
-        judged = asked if len(asked) else None
-    told = None if quiet else lambda text: typer.echo(text, err=True)
+        future = pairs_among(repo, known, vectors, as_of_us, swing_only, start_us=end_us)
+        pairs = held_out_pairs(future, np.ones(len(known), dtype=bool), training, most_triggers=1000, seed=seed)
+        evaluation = pairs if len(pairs) else None
     return sweep(
-        known.content, grid, sample, seed, floors=spec.floors, pairs=training if len(training) else None, judged=judged,
-        force=spec.force, told=told,
+        known.content, grid, sample, seed, floors=spec.floors, pairs=training if len(training) else None,
+        evaluation=evaluation, force=spec.force, on_trial=None if quiet else lambda text: typer.echo(text, err=True),
     )  # fmt: skip
 
 

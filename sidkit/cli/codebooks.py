@@ -1,4 +1,4 @@
-"""The commands of codebooks."""
+"""The ``codebooks`` commands: fit, publish, promote, retire, purge, repair, refresh, and look-ups."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ def fit(
     name: Name,
     repo: RepoOption = Path(),
     preset: Annotated[
-        str, typer.Option(help="Where [codebook] comes from: a preset or a path to a .toml.")
+        str, typer.Option(help="Source of [codebook]: name of a preset, or path of a .toml file.")
     ] = "rqkmeans",
     fit_end: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
-            help="Only items known by this moment are used, ISO-8601 with a zone; default: the tables' moment."
+            help="Use only items and clicks known by this time, ISO-8601 with a time zone. Default: the tables' as-of time."
         ),
     ] = None,
-    force: Annotated[bool, typer.Option(help="Fit though there are under 20 items per code.")] = False,
+    force: Annotated[bool, typer.Option(help="Fit even with fewer than 20 items per code.")] = False,
 ) -> None:
-    """Fit a codebook on the items that were known at a moment."""
+    """Fit a codebook on the items known at a point in time."""
     from semantic_ids import lifecycle
     from sidkit.core.artifact import read_manifest
     from sidkit.core.clock import parse_time
@@ -47,13 +47,13 @@ def fit(
         record = lifecycle.fit(opened, name, spec, until)
     reason = read_manifest(opened.codebooks / name, verify=False).get("fallback")
     if reason:
-        typer.echo(f"warning: fitted by the encoder 'content', without behaviour: {reason}", err=True)
+        typer.echo(f"warning: fell back to the encoder 'content', which uses no behaviour: {reason}", err=True)
     _show(record, opened.codebooks / name)
 
 
 @codebooks_app.command("publish")
 def publish(name: Name, repo: RepoOption = Path()) -> None:
-    """Assign codes to all items, register the view and its services, fill the online store."""
+    """Assign codes to all items, register the feature view and its services, and fill the online store."""
     from semantic_ids import lifecycle
     from sidkit.core.repo import Repo
 
@@ -67,7 +67,7 @@ def publish(name: Name, repo: RepoOption = Path()) -> None:
 
 @codebooks_app.command("promote")
 def promote(name: Name, repo: RepoOption = Path()) -> None:
-    """Make a published codebook the one that commands use by default."""
+    """Make a published codebook the default of all commands."""
     from semantic_ids import lifecycle
     from sidkit.core.repo import Repo
 
@@ -91,7 +91,7 @@ def retire(name: Name, repo: RepoOption = Path()) -> None:
 
 @codebooks_app.command("purge")
 def purge(name: Name, repo: RepoOption = Path()) -> None:
-    """Remove a retired codebook for good."""
+    """Permanently delete a retired codebook."""
     from semantic_ids import lifecycle
     from sidkit.core.repo import Repo
 
@@ -103,7 +103,7 @@ def purge(name: Name, repo: RepoOption = Path()) -> None:
 
 @codebooks_app.command("repair")
 def repair(repo: RepoOption = Path()) -> None:
-    """Make damaged or lost records of the catalogue anew from the artefacts."""
+    """Recreate damaged or lost catalogue records from the artefacts."""
     from semantic_ids.catalog_repair import repair_catalog
     from sidkit.core.repo import Repo
 
@@ -112,7 +112,7 @@ def repair(repo: RepoOption = Path()) -> None:
         done = repair_catalog(opened)
     for record in done:
         typer.echo(str(record))
-    typer.echo(f"{len(done)} records made anew; `sidkit codebooks list` and `sidkit rankers list` show all")
+    typer.echo(f"{len(done)} records recreated; `sidkit codebooks list` and `sidkit rankers list` show all")
 
 
 @codebooks_app.command("refresh")
@@ -120,7 +120,7 @@ def refresh(
     name: Annotated[Optional[str], typer.Argument(help="Default: all published codebooks.")] = None,  # noqa: UP045
     repo: RepoOption = Path(),
 ) -> None:
-    """Assign codes to content that came or changed since the last time."""
+    """Assign codes to content added or changed since the last refresh."""
     from semantic_ids import lifecycle
     from sidkit.core.repo import Repo
 
@@ -152,7 +152,7 @@ def list_(repo: RepoOption = Path()) -> None:
 
 @codebooks_app.command("show")
 def show(name: Name, repo: RepoOption = Path()) -> None:
-    """Show one codebook: its window, its quality, where it lies."""
+    """Show one codebook: fit window, quality metrics and folder."""
     from semantic_ids.catalog import Catalog
     from sidkit.core.repo import Repo
 
@@ -169,39 +169,40 @@ def codes(
     strict: StrictOption = False,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON list: item_id, codes, known.")] = False,
 ) -> None:
-    """Look up the codes of items, as of the tables; ids that the tables do not know are reported."""
+    """Look up the codes of items, as of the feature tables; unknown ids are reported on stderr."""
     import json
 
     from semantic_ids.lookup import codes_of, known_ids
     from sidkit.core.errors import ConfigError
     from sidkit.core.repo import Repo
 
-    asked, opened = read_ids(items, item), Repo.open(repo)
-    known, found = known_ids(opened, asked), codes_of(opened, asked, name)
-    if unknown := unknown_items(asked, (each in known for each in asked)):
+    item_ids, opened = read_ids(items, item), Repo.open(repo)
+    known, codes_by_id = known_ids(opened, item_ids), codes_of(opened, item_ids, name)
+    if unknown := unknown_items(item_ids, (each in known for each in item_ids)):
         if strict:
-            raise ConfigError(f"{unknown}; correct the ids, or leave --strict out")
+            raise ConfigError(f"{unknown}; correct the ids, or omit --strict")
         typer.echo(f"sidkit: {unknown}", err=True)
     if json_:
-        typer.echo(json.dumps([{"item_id": each, "codes": found[each], "known": each in known} for each in asked]))
+        rows = [{"item_id": each, "codes": codes_by_id[each], "known": each in known} for each in item_ids]
+        typer.echo(json.dumps(rows))
         return
-    for each in asked:
-        typer.echo(f"{each}\t{','.join(map(str, found[each] or ())) or 'no codes'}")
+    for each in item_ids:
+        typer.echo(f"{each}\t{','.join(map(str, codes_by_id[each] or ())) or 'no codes'}")
 
 
 @codebooks_app.command("items")
 def items_(
-    codes: Annotated[str, typer.Option(help="A code, or its first levels, such as 17,3.")],
+    codes: Annotated[str, typer.Option(help="Full codes or a prefix of them, such as 17,3.")],
     name: Annotated[Optional[str], typer.Option(help="Default: the serving codebook.")] = None,  # noqa: UP045
     repo: RepoOption = Path(),
-    most: Annotated[int, typer.Option(help="List at most so many items.")] = 50,
+    most: Annotated[int, typer.Option(help="Maximum number of items.")] = 50,
 ) -> None:
-    """Look up the items of a code or of a prefix, as of the tables."""
+    """List the items with given codes or a code prefix, as of the feature tables."""
     from semantic_ids.lookup import items_of
     from sidkit.core.repo import Repo
 
-    for item, found, title in items_of(Repo.open(repo), codes, name, most):
-        typer.echo(f"{item}\t{','.join(map(str, found))}\t{title or ''}")
+    for item, item_codes, title in items_of(Repo.open(repo), codes, name, most):
+        typer.echo(f"{item}\t{','.join(map(str, item_codes))}\t{title or ''}")
 
 
 def _show(record: CodebookRecord, folder: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ranking.data.rows_used import told_rows
+from ranking.data.rows_used import rows_summary
 from ranking.evaluation.arms_table import NO_EVIDENCE
 from ranking.experiments.comparison.arms import CODES_AS_FEATURES
 from ranking.experiments.comparison.tables import TOLD, budgets
@@ -26,7 +26,7 @@ def print_comparison(console: Console, facts: Mapping[str, Any]) -> None:
     console.print(_auc_table(facts))
     for number, origin in enumerate(facts["origins"]):
         if origin["rows"] is not None:
-            console.print(f"origin {number}: {told_rows(origin['rows'])}", highlight=False)
+            console.print(f"origin {number}: {rows_summary(origin['rows'])}", highlight=False)
     seconds = facts["seconds"]
     units = facts["units"]
     console.print(

@@ -1,4 +1,4 @@
-"""The command that turns texts and pictures into content vectors with pretrained models."""
+"""The ``data embed`` command: embed item texts and images with pretrained models."""
 
 from __future__ import annotations
 
@@ -18,39 +18,43 @@ if TYPE_CHECKING:
 
 @data_app.command("embed")
 def embed(
-    source: Annotated[str, typer.Argument(help="A folder with items.parquet or a SQLAlchemy URL.")],
+    source: Annotated[str, typer.Argument(help="Folder with items.parquet, or SQLAlchemy URL.")],
     out: Annotated[
         Optional[Path],  # noqa: UP045 (Typer reads the annotation)
-        typer.Option(help="Folder or .parquet file; default: the source's folder."),
+        typer.Option(help="Output folder or .parquet file. Default: the source's folder."),
     ] = None,
-    text: Annotated[str, typer.Option(help="Text model: a folder, or a name of sentence-transformers.")] = "",
-    text_columns: Annotated[str, typer.Option(help="First non-blank of these, with commas; default: text,title.")] = "",
+    text: Annotated[str, typer.Option(help="Text model: folder, or model name of sentence-transformers.")] = "",
+    text_columns: Annotated[
+        str, typer.Option(help="Columns separated by commas; the first non-blank one is used. Default: text,title.")
+    ] = "",
     prompt: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="Put before every text; default: the model's own."),
+        typer.Option(help="Prompt prepended to every text. Default: the model's own."),
     ] = None,
-    max_tokens: Annotated[Optional[int], typer.Option(min=3, help="Texts are cut after so many.")] = None,  # noqa: UP045
+    max_tokens: Annotated[Optional[int], typer.Option(min=3, help="Truncate texts to this many tokens.")] = None,  # noqa: UP045
     image: Annotated[
-        str, typer.Option(help="Picture model: a folder, or a name such as openai/clip-vit-base-patch32.")
+        str, typer.Option(help="Image model: folder, or model name such as openai/clip-vit-base-patch32.")
     ] = "",
     pictures: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="Folder of <item_id>.jpg or .png; or where paths start."),
+        typer.Option(help="Folder with <item_id>.jpg or .png, or base folder of the paths in --picture-column."),
     ] = None,
-    picture_column: Annotated[Optional[str], typer.Option(help="Column of items with paths of pictures.")] = None,  # noqa: UP045
-    batch_size: Annotated[int, typer.Option(min=1, help="Texts or pictures at once.")] = 32,
+    picture_column: Annotated[Optional[str], typer.Option(help="Column of items with image paths.")] = None,  # noqa: UP045
+    batch_size: Annotated[int, typer.Option(min=1, help="Texts or images per batch.")] = 32,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0 or mps.")] = "auto",
-    cache: Annotated[Optional[Path], typer.Option(help="Default: embedding_cache beside the file.")] = None,  # noqa: UP045
+    cache: Annotated[
+        Path | None, typer.Option(help="Cache folder. Default: embedding_cache next to the output file.")
+    ] = None,
 ) -> None:
-    """Embed item texts and pictures with pretrained models; only what is new is computed."""
+    """Embed item texts and images with pretrained models; unchanged items come from the cache."""
     from semantic_ids.pretrained import ImageSpec, TextSpec, embed_items
     from sidkit.core.config import resolved_url, validated
     from sidkit.core.errors import ConfigError
 
-    place = resolved_url(source)
-    if out is None and "://" in place:
-        raise ConfigError("a database is only read: say with --out where item_embeddings.parquet goes")
-    target = Path(place) if out is None else out
+    location = resolved_url(source)
+    if out is None and "://" in location:
+        raise ConfigError("the source is a database, which is read-only; set --out to write item_embeddings.parquet")
+    target = Path(location) if out is None else out
     specs: dict[str, TextSpec | ImageSpec] = {}
     if text:
         columns = tuple(comma_separated(text_columns))
@@ -60,11 +64,11 @@ def embed(
         stated = {"model": image, "column": picture_column, "folder": pictures}
         specs["image"] = validated(ImageSpec, {**stated, "batch_size": batch_size, "device": device}, "--image")
     if not specs:
-        raise ConfigError("nothing to embed: name a model with --text, --image or both")
-    beside = target.parent if target.suffix == ".parquet" else target
-    with progress_bar() as told:
-        report = embed_items(source, target, specs, cache or beside / "embedding_cache", progress=told)
-    _tell(report)
+        raise ConfigError("no model given; set --text, --image or both")
+    folder = target.parent if target.suffix == ".parquet" else target
+    with progress_bar() as on_progress:
+        report = embed_items(source, target, specs, cache or folder / "embedding_cache", progress=on_progress)
+    _show(report)
 
 
 @contextlib.contextmanager
@@ -78,17 +82,17 @@ def progress_bar() -> Iterator[Progress]:
     with Bars(*columns, console=Console(stderr=True)) as bars:
         tasks: dict[str, Any] = {}
 
-        def told(modality: str, done: int, total: int | None) -> None:
+        def on_progress(modality: str, done: int, total: int | None) -> None:
             if modality not in tasks:
                 tasks[modality] = bars.add_task(modality, total=total)
             bars.update(tasks[modality], completed=done)
 
-        yield told
+        yield on_progress
 
 
-def _tell(report: EmbedReport) -> None:
+def _show(report: EmbedReport) -> None:
     for name, done in report.modalities.items():
-        cut = f", {done.cut:,} cut at {done.max_tokens} tokens" if done.cut else ""
+        cut = f", {done.cut:,} truncated to {done.max_tokens} tokens" if done.cut else ""
         typer.echo(
             f"{name}: {done.embedded:,} embedded, {done.from_cache:,} from the cache, "
             f"{sum(done.missing.values()):,} without a vector{cut}; {done.width or 0} elements"
@@ -96,5 +100,6 @@ def _tell(report: EmbedReport) -> None:
         for reason, count in done.missing.items():
             typer.echo(f"  {count:,} x {reason}")
     for reason, count in report.refused.items():
-        typer.echo(f"left out: {count:,} x {reason}")
-    typer.echo(f"{report.rows:,} rows in {report.out}" + (f", kept {', '.join(report.kept)}" if report.kept else ""))
+        typer.echo(f"skipped: {count:,} x {reason}")
+    carried_over = f", carried over {', '.join(report.carried_over)}" if report.carried_over else ""
+    typer.echo(f"{report.rows:,} rows in {report.out}{carried_over}")

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ranking.data.rows_used import told_rows
+from ranking.data.rows_used import rows_summary
 from ranking.pipeline.run import Job
 from semantic_ids.catalog import Catalog
 from sidkit.core.integrity import read_checked_json
@@ -98,7 +98,7 @@ def print_report(console: Console, job: Job, facts: Mapping[str, Any]) -> None:
         stages.add_row(stage["name"], f"{stage['rows']:,}", f"{stage['seconds']:.1f}")
     console.print(stages)
     console.print(_log_line(told["log"]))
-    console.print(told_rows(told["rows"]), highlight=False)
+    console.print(rows_summary(told["rows"]), highlight=False)
     console.print(f"peak memory {told['peak_rss_mb']:,.0f} MB; test window from {facts['split']['validation_end']}")
     for name in ("codebook", "verdict", "tables", "rejects"):
         console.print(f"{name}: {told['artifacts'][name]}", soft_wrap=True)

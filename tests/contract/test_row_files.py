@@ -274,9 +274,7 @@ def test_a_further_column_that_cannot_be_read_is_said_to_be_one(finished: Finish
         pa.table({"user_id": ["u1", "u2"], "item_id": ["i1", "i2"], "event_timestamp": at, "pair": gap}),
         tmp_path / "rows.parquet",
     )
-    with pytest.raises(
-        ContractError, match=r"a further column of .*rows\.parquet cannot be carried along .*; leave it out"
-    ):
+    with pytest.raises(ContractError, match=r"an extra column of .*rows\.parquet cannot be written .*; remove it"):
         write_frame(finished.repo, tmp_path / "rows.parquet", tmp_path / "out.parquet")
     assert [path.name for path in tmp_path.iterdir()] == ["rows.parquet"]
 

@@ -106,7 +106,7 @@ def test_a_catalogue_that_holds_a_path_as_a_name_is_refused(tmp_path: Path, colu
     catalog.add_ranker("r", content_hash="1", codebook="c", service="ctr_c", arm="id", fit_end_us=1)
     with sqlite3.connect(repo.data / "catalog.sqlite") as opened:
         opened.execute(f"UPDATE sidkit_rankers SET {column} = '../../x', row_hash = NULL")
-    with pytest.raises(CatalogError, match=r"'\.\./\.\./x', which no command of sidkit wrote"):
+    with pytest.raises(CatalogError, match=r"'\.\./\.\./x', which sidkit did not write"):
         catalog.serving_ranker()
 
 
@@ -115,7 +115,7 @@ def test_definitions_are_not_made_of_a_catalogue_with_a_hostile_codebook(tmp_pat
     Catalog.open(repo).begin_fit("a", "pq", "content", (2,))
     with sqlite3.connect(repo.data / "catalog.sqlite") as opened:
         opened.execute("UPDATE sidkit_codebooks SET name = '../a', defined = 1, row_hash = NULL")
-    with pytest.raises(CatalogError, match=r"holds a codebook named '\.\./a'"):
+    with pytest.raises(CatalogError, match=r"contains a codebook named '\.\./a'"):
         read_definitions(repo.path)
 
 

@@ -84,7 +84,7 @@ def test_a_changed_record_is_one_error_and_comes_back_exactly_as_it_was(repo: Re
     assert isinstance(done.exception, CatalogCorruptError)
     done = CliRunner().invoke(build_app(), ["codebooks", "repair", "--repo", str(repo.path)])
     assert done.exit_code == 0, done.output
-    assert "codebook a: serving, as it was" in done.output
+    assert "codebook a: serving, verified by its hash" in done.output
     assert Catalog.open(repo).codebooks() == before
     assert repair_catalog(repo) == []
 

@@ -13,7 +13,7 @@ from ranking.pipeline.presets import load_preset
 from semantic_ids import lifecycle
 from semantic_ids.catalog import Catalog
 from semantic_ids.codebook import Codebook
-from semantic_ids.fitting import falling_sizes, made
+from semantic_ids.fitting import build_models, falling_sizes
 from semantic_ids.lifecycle import CodebookSpec
 from semantic_ids.quality.floors import Floors
 from semantic_ids.quantizers.base import ROWS_PER_CODE
@@ -88,7 +88,7 @@ def test_the_same_fit_again_keeps_the_artefact_as_it_lies(repo: Repo) -> None:
 def test_other_arguments_under_a_name_that_is_taken_are_refused(repo: Repo, change: dict[str, Any], cut: int) -> None:
     first = lifecycle.fit(repo, "a", SPEC, CUT)
     before = files(repo.codebooks / "a")
-    with pytest.raises(LifeCycleError, match="other arguments; fit under a new name"):
+    with pytest.raises(LifeCycleError, match="different arguments; fit under a new name"):
         lifecycle.fit(repo, "a", SPEC.model_copy(update=change), cut)
     assert Catalog.open(repo).codebook("a") == first
     assert files(repo.codebooks / "a") == before
@@ -107,16 +107,16 @@ def test_codes_below_a_floor_are_not_kept_and_the_level_is_named(repo: Repo) -> 
 def test_other_content_under_a_name_that_is_taken_is_refused(repo: Repo) -> None:
     lifecycle.fit(repo, "a", SPEC, CUT)
     bring(repo, ITEMS, rebuild=True, edition=dict.fromkeys(ITEMS, 1))
-    with pytest.raises(LifeCycleError, match="other data"):
+    with pytest.raises(LifeCycleError, match="different data"):
         lifecycle.fit(repo, "a", SPEC, CUT)
 
 
 def test_a_fit_that_cannot_be_is_refused_before_anything_is_written(repo: Repo) -> None:
     refused: list[tuple[type[Exception], str, CodebookSpec, int]] = [
-        (FitError, "lies beyond the tables", SPEC, AS_OF + 1),
+        (FitError, "is later than the feature tables", SPEC, AS_OF + 1),
         (FitError, "no item with content was known", SPEC, START + DELAY - 1),
-        (ConfigError, "no 'nothing'", SPEC.model_copy(update={"encoder": "nothing"}), CUT),
-        (ConfigError, "no quantizer 'nothing'", SPEC.model_copy(update={"quantizer": "nothing"}), CUT),
+        (ConfigError, "unknown name 'nothing'", SPEC.model_copy(update={"encoder": "nothing"}), CUT),
+        (ConfigError, "unknown quantizer 'nothing'", SPEC.model_copy(update={"quantizer": "nothing"}), CUT),
     ]
     for error, message, spec, cut in refused:
         with pytest.raises(error, match=message):
@@ -163,6 +163,6 @@ def test_falling_sizes_follow_the_house_rule_and_can_be_filled(items: int, sizes
 
 
 def test_a_preset_of_falling_levels_fits_a_small_catalogue() -> None:
-    _, quantizer = made(load_preset("smile").codebook, 1_000)
+    _, quantizer = build_models(load_preset("smile").codebook, 1_000)
     assert quantizer.sizes == (32, 8, 4, 4, 4)
     assert quantizer.residual_levels == 3

@@ -231,7 +231,7 @@ def test_a_codebook_that_a_serving_ranker_needs_is_not_retired(repo: Repo) -> No
     for name, codebook in (("old", "a"), ("new", "b")):
         catalog.add_ranker(name, content_hash="h", codebook=codebook, service="s", arm="id", fit_end_us=1)
     catalog.set_ranker_state("old", "serving")
-    with pytest.raises(LifeCycleError, match="ranker old serves on it; promote another ranker first"):
+    with pytest.raises(LifeCycleError, match="the serving ranker old uses it; promote another first"):
         lifecycle.retire(repo, "a")
     assert catalog.codebook("a").state == "published"
     catalog.set_ranker_state("new", "serving")

@@ -101,12 +101,12 @@ def test_every_item_is_found_under_its_own_codes(repo: Repo) -> None:
 
 @pytest.mark.parametrize("codes", ["", ",", "1,", "x", "1;2", "1.5", "1 2", "None"])
 def test_what_are_no_codes_is_refused_with_an_example(repo: Repo, codes: str) -> None:
-    with pytest.raises(ConfigError, match="are no codes; write numbers separated by commas, such as 17,3"):
+    with pytest.raises(ConfigError, match="expected codes as integers separated by commas, such as 17,3"):
         items_of(repo, codes, "a")
 
 
 def test_more_codes_than_levels_are_refused(repo: Repo) -> None:
-    with pytest.raises(ConfigError, match="4 codes came; a has 3 levels"):
+    with pytest.raises(ConfigError, match="expected at most 3 codes, the levels of a, got 4"):
         items_of(repo, "1,2,3,4", "a")
 
 
@@ -195,5 +195,5 @@ def test_a_codebook_that_is_purged_while_it_is_read_is_told(
     repo: Repo, ask: Callable[[Repo], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lookup, "table_path", lambda _, name: repo.tables / f"item_sid_{name}_was_here.parquet")
-    with pytest.raises(LifeCycleError, match="a is 'purged': it was purged meanwhile"):
+    with pytest.raises(LifeCycleError, match="a is 'purged': it was purged during this read"):
         ask(repo)

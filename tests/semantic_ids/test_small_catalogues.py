@@ -31,7 +31,7 @@ def test_a_log_of_sessions_runs_to_its_end_and_says_why_figures_are_missing(tmp_
         encoder="behaviour", encoder_arguments="encoder_arguments = {dim = 5}", quantizer="rq_opq", falling="true",
     ).told  # fmt: skip
     assert told["codebook"]["hit_rate_30"] is None
-    assert "no pair of clicks after" in told["codebook"]["hit_rate_30_reason"]
+    assert "no pairs of clicks after" in told["codebook"]["hit_rate_30_reason"]
     (warning,) = told["warnings"]
     assert (
         "was fitted by the encoder 'content', without behaviour: the encoder 'behaviour' learns from pairs" in warning
@@ -76,7 +76,7 @@ def test_few_different_vectors_get_no_more_codes_than_there_are_vectors(tmp_path
     items = ItemVectors({"text": rows}, {"text": np.ones(120, dtype=bool)})
     assert items.distinct() == 3
     assert items.distinct(2) == 2
-    _, quantizer = lifecycle.made(CodebookSpec(), 120, distinct=3)
+    _, quantizer = lifecycle.build_models(CodebookSpec(), 120, distinct=3)
     assert quantizer.sizes == (2, 2, 2)
 
 
@@ -115,5 +115,5 @@ def test_a_fit_without_enough_pairs_says_so_in_its_manifest(tmp_path: Path) -> N
     assert record.encoder == "content"
     manifest = read_manifest(repo.codebooks / "a")
     assert manifest["spec"]["encoder"] == "behaviour"
-    assert "learns from pairs of items and none came" in manifest["fallback"]
+    assert "learns from pairs of items, got none" in manifest["fallback"]
     assert lifecycle.fit(repo, "a", asked, CUT) == record, "the same fit again is the same codebook"

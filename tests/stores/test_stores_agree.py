@@ -113,7 +113,9 @@ def test_what_does_not_agree_is_found_by_doctor_audit_and_promote_and_its_remedy
     assert "Run `sidkit apply`" in done.output
     assert bool(audit_artifacts(repo).problems) == unreadable
     if unreadable:
-        with pytest.raises(LifeCycleError, match="it cannot be read .*Run `sidkit apply`, then `sidkit materialize`"):
+        with pytest.raises(
+            LifeCycleError, match="its features cannot be read .*Run `sidkit apply`, then `sidkit materialize`"
+        ):
             lifecycle.promote(repo, "a")
     else:
         lifecycle.promote(repo, "a")

@@ -14,7 +14,7 @@ from typing import Any
 
 from ranking.data.caps import Caps
 from ranking.data.dataset import LabelledRows, read_rows
-from ranking.data.rows_used import PartRows, of_sample, told_rows
+from ranking.data.rows_used import PartRows, of_sample, rows_summary
 from ranking.experiments.comparison.arms import CODES_AS_FEATURES, ComparedArm
 from ranking.experiments.comparison.time_origins import Origin, origins
 from ranking.experiments.comparison.trials import Frame, Plan, Unit, context_of, work_through
@@ -150,7 +150,7 @@ class Comparison:
                     parts = frame.facts["parts"]
                     parts = of_sample(parts, labelled["available"]) if sample is not None else parts
                     if origin.number not in self.parts:
-                        self.remark(f"origin {origin.number}: {told_rows(parts)}")
+                        self.remark(f"origin {origin.number}: {rows_summary(parts)}")
                     self.parts[origin.number] = parts
                     frames[key] = Frame(folder, name, origin.split)
             budget = None

@@ -1,4 +1,4 @@
-"""Histories: how a user's items become vectors that the head sees beside the candidate. One file and one line here each."""
+"""History poolings: map a user's past items to vectors for the head. Register a new one here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contract of a history: candidates and their users' items in, one vector per row out."""
+"""Base class of the history poolings."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class Space:
     items: Tensor
 
     def history(self, batch: Batch) -> Tensor:
-        """The rows' histories, ``float32 [rows, length, dim]``."""
+        """The histories of the rows, ``float32 [rows, length, dim]``."""
         return gather_rows(self.items, batch.history)
 
 
 class History(nn.Module):
-    """Pools the histories of a batch.
+    """Pools the histories of a batch to one vector per row.
 
-    ``dim`` is the width of what comes out. An empty history gives zeros, and what lies in the padding never matters.
+    ``dim`` is the output width. An empty history gives zeros; padding has no influence.
     """
 
     dim: int
@@ -36,26 +36,24 @@ class History(nn.Module):
     def forward(self, modality: Space, behaviour: Space, batch: Batch) -> Tensor:
         """Pooled histories ``float32 [rows, dim]``.
 
-        Each space is the concatenation of its representations, of width 0 where there are none.
+        Each space is the concatenation of its representations; its width is 0 without any.
         """
 
     def weights(self, modality: Space, behaviour: Space, batch: Batch) -> dict[str, Tensor]:
-        """The score maps by name, ``float32 [rows, heads, length]`` each, for people to look at; none where nothing is
-        weighed.
-        """
+        """Attention weights by name, ``float32 [rows, heads, length]`` each, for inspection; empty without attention."""
         return {}
 
 
 def joined(modality: Space, behaviour: Space) -> Space:
-    """Both spaces side by side."""
+    """Concatenate both spaces."""
     return Space(
         torch.cat([modality.candidate, behaviour.candidate], dim=1), torch.cat([modality.items, behaviour.items], dim=1)
     )
 
 
 def with_products(pooled: list[Tensor], candidates: list[Tensor]) -> Tensor:
-    """Pooled vectors ``[rows, heads * dim]`` and, for each, its product with the candidate ``[rows, dim]`` of the same
-    space, head by head.
+    """Concatenate pooled vectors ``[rows, heads * dim]`` and, per head, their elementwise products with the candidate
+    ``[rows, dim]`` of the same space.
     """
     products = [
         each * candidate.repeat(1, each.shape[1] // candidate.shape[1])

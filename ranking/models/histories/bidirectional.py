@@ -1,4 +1,4 @@
-"""Bi-directional target attention (SaviorRec, arXiv 2508.01375, Figure 2): each space's scores weigh both spaces' values."""
+"""Bi-directional target attention (SaviorRec, arXiv 2508.01375, Figure 2): each space's weights pool both spaces' values."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from ranking.models.spec import ModelSpec
 
 
 class BidirectionalHistory(History):
-    """Four units from two score maps: with modality scores ``alpha`` and behaviour scores ``beta``,
+    """Four target-attention units from two sets of weights.
 
-    ``[sum alpha m; sum alpha b; sum beta m; sum beta b]`` and the product of each with the candidate of its value's
-    space. Each map is computed once.
+    With attention weights ``alpha`` in the modality space and ``beta`` in the behaviour space, the output is ``[sum alpha
+    m; sum alpha b; sum beta m; sum beta b]`` and the product of each with the candidate of the value's space. Each set of
+    weights is computed once.
     """
 
     def __init__(self, modality_dim: int, behaviour_dim: int, spec: ModelSpec) -> None:
@@ -28,30 +29,30 @@ class BidirectionalHistory(History):
 
     def forward(self, modality: Space, behaviour: Space, batch: Batch) -> Tensor:
         """See :class:`History`."""
-        together, _ = self._attend(modality, behaviour, batch)
+        pooled_heads, _ = self._attend(modality, behaviour, batch)
         widths = [modality.items.shape[1], behaviour.items.shape[1]]
         pooled = [
-            unit.flatten(1) for weighed in together.chunk(2, dim=1) for unit in torch.split(weighed, widths, dim=2)
+            unit.flatten(1) for heads in pooled_heads.chunk(2, dim=1) for unit in torch.split(heads, widths, dim=2)
         ]
         return with_products(pooled, [modality.candidate, behaviour.candidate] * 2)
 
     def weights(self, modality: Space, behaviour: Space, batch: Batch) -> dict[str, Tensor]:
-        """The maps ``modality`` (alpha) and ``behaviour`` (beta)."""
+        """Attention weights ``modality`` (alpha) and ``behaviour`` (beta)."""
         _, maps = self._attend(modality, behaviour, batch)
         return dict(zip(("modality", "behaviour"), maps.chunk(2, dim=1), strict=True))
 
     def _attend(self, modality: Space, behaviour: Space, batch: Batch) -> tuple[Tensor, Tensor]:
-        """What both maps pool, one after the other, ``float32 [rows, 2 * heads, dim]``, and the maps.
+        """Pooled vectors of both sets of weights, ``float32 [rows, 2 * heads, dim]``, and the weights.
 
-        The spaces lie side by side, so that one product gives all scores; a head that asks in one asks nothing in the other.
+        The spaces are concatenated, with zero-padded queries, so that one matrix product computes all scores.
         """
-        asked = torch.cat(
+        queries = torch.cat(
             [
-                functional.pad(self.modality.asked(modality.candidate), (0, behaviour.items.shape[1])),
-                functional.pad(self.behaviour.asked(behaviour.candidate), (modality.items.shape[1], 0)),
+                functional.pad(self.modality.queries(modality.candidate), (0, behaviour.items.shape[1])),
+                functional.pad(self.behaviour.queries(behaviour.candidate), (modality.items.shape[1], 0)),
             ],
             dim=1,
         )
         recency = torch.cat([self.modality.recency.weight, self.behaviour.recency.weight], dim=1)
         items = joined(modality, behaviour).items
-        return attend(asked, items, batch.history, batch.mask, batch.gap_bucket, recency)
+        return attend(queries, items, batch.history, batch.mask, batch.gap_bucket, recency)

@@ -1,4 +1,4 @@
-"""The plain mean of a history."""
+"""Mean pooling of the history."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ranking.models.spec import ModelSpec
 
 
 class MeanHistory(History):
-    """The mean of the history's vectors, and its product with the candidate: what attention must beat."""
+    """The mean of the history's vectors and its product with the candidate: the baseline for attention."""
 
     def __init__(self, modality_dim: int, behaviour_dim: int, spec: ModelSpec) -> None:
         super().__init__()

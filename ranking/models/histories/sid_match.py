@@ -1,4 +1,4 @@
-"""The part of the history that shares the candidate's first codes (QARM, arXiv 2411.11739: cross features)."""
+"""Pooling of the history items that share the candidate's first codes (QARM, arXiv 2411.11739: cross features)."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ _DEPTHS = 2
 
 
 class SidMatchHistory(History):
-    """Per depth 1 and 2, the history items with the candidate's first codes, pooled by their mean or by an attention of
-    their own, and the product of each with the candidate. No such items give zeros.
+    """Pool the history items that share the candidate's prefix of depth 1 and of depth 2, by mean or target attention.
+
+    The output is the pooled vector of each depth and its product with the candidate; zeros if no item matches.
 
     Parameters
     ----------
     modality_dim, behaviour_dim : int
         Widths of the spaces.
     spec : ModelSpec
-        ``sid_match`` says how to pool.
+        ``sid_match`` selects the pooling.
     residual_levels : int
-        Levels that refine each other; with one there is one depth.
+        Number of levels that refine each other; with one, only depth 1 is used.
     """
 
     def __init__(self, modality_dim: int, behaviour_dim: int, spec: ModelSpec, residual_levels: int) -> None:

@@ -1,4 +1,4 @@
-"""One target attention over everything that is known of the items (the DIN class of rankers)."""
+"""Target attention over the concatenated representations, as in DIN."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class TargetAttentionHistory(History):
         return with_products([pooled], [space.candidate])
 
     def weights(self, modality: Space, behaviour: Space, batch: Batch) -> dict[str, Tensor]:
-        """The one map, ``attention``."""
+        """The attention weights, as ``attention``."""
         space = joined(modality, behaviour)
         weights = self.attention.weights(space.candidate, space.items, batch.history, batch.mask, batch.gap_bucket)
         return {"attention": weights}

@@ -1,12 +1,12 @@
-"""Item representations: how an item becomes a vector inside the ranker. One file and one line here each.
+"""Item representations: map an item to a vector inside the ranker.
 
-To add one: write a file with a class on :class:`ranking.models.representations.base.Representation` and name it below. It must
-give ``from_spec`` and ``forward``; it may override ``encode`` (a candidate vector that sees its row), ``fit`` (state learned
-from the training rows, kept in the artefact), ``auxiliary`` (losses of its own, already weighted) and ``match``. Its options
-are fields of :class:`ranking.models.spec.ModelSpec`. Everything else follows: presets may name it, the model, training,
-artefacts and serving use it through the contract alone, and ``tests/ranking/models/test_representation_laws.py`` checks it.
+To add one, subclass :class:`ranking.models.representations.base.Representation` in a new file and register it below. It must
+implement ``from_spec`` and ``forward``; it may override ``encode`` (a candidate vector that depends on its row), ``fit``
+(state fitted on the training rows and saved in the artefact), ``auxiliary`` (weighted losses) and ``match``. Its options are
+fields of :class:`ranking.models.spec.ModelSpec`. Presets can then use its name; the model, training, artefacts and serving
+depend on the base class only, and ``tests/ranking/models/test_representation_laws.py`` tests it.
 
-The registry names the classes without importing them, so that a preset can be read without torch.
+The registry refers to classes by path without importing them, so that presets can be read without torch.
 """
 
 from __future__ import annotations
@@ -32,44 +32,47 @@ REPRESENTATIONS = {
 }
 
 BEHAVIOUR = frozenset({"id", "rq_opq_gate"})
-"""Representations that know an item by its id. All others know it by its content or by codes of it: the modality space."""
+"""Representations that use the item id (behaviour space). All others use content or codes (modality space)."""
 
 WITHOUT_CODES = frozenset({"id", "content"})
-"""Representations that read no codes."""
+"""Representations that do not use codes."""
 
 __all__ = ["BEHAVIOUR", "REPRESENTATIONS", "WITHOUT_CODES", "check_representations", "representation"]
 
 
 def representation(name: str) -> type[Representation]:
-    """The class of a representation.
+    """Get the class of a representation by name.
 
     Raises
     ------
     KeyError
-        When there is none of that name.
+        When the name is unknown.
     """
     module, _, kind = REPRESENTATIONS[name].partition(":")
     return cast("type[Representation]", getattr(importlib.import_module(module), kind))
 
 
 def check_representations(names: Sequence[str], history: str) -> None:
-    """Refuse representations that do not exist, or that a kind of history cannot be built on.
+    """Check that the representations exist and suit the history.
 
     Raises
     ------
     ConfigError
-        Saying what is missing and what there is.
+        When a name is unknown or repeated, or the history needs another representation.
     """
     unknown = [name for name in names if name not in REPRESENTATIONS]
     if unknown or not names:
-        raise ConfigError(f"no item representation {unknown}; there are {', '.join(REPRESENTATIONS)}")
+        raise ConfigError(
+            f"expected item representations out of {', '.join(REPRESENTATIONS)}, got "
+            f"{'unknown ' + ', '.join(map(repr, unknown)) if unknown else 'none'}"
+        )
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
-        raise ConfigError(f"item representation {', '.join(repeated)} came twice; name each once")
+        raise ConfigError(f"item representation {', '.join(repeated)} is listed more than once; list each once")
     if history == "bidirectional" and len({name in BEHAVIOUR for name in names}) < 2:
         missing = "behaviour" if not BEHAVIOUR & set(names) else "modality"
         fit = [name for name in REPRESENTATIONS if (name in BEHAVIOUR) == (missing == "behaviour")]
         raise ConfigError(
-            f'history = "bidirectional" compares two spaces and {", ".join(names)} has no {missing} space; add one of '
+            f'history = "bidirectional" needs a representation in the {missing} space, got {", ".join(names)}; add one of '
             f"{', '.join(fit)}, or use another history"
         )

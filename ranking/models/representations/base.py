@@ -1,4 +1,4 @@
-"""The contract of an item representation."""
+"""Base class of the item representations."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ from ranking.data.gather_rows import gather_rows
 from ranking.models.spec import ModelSpec
 
 FITTED = "fitted_"
-"""Buffers whose names begin so are fitted state: their shapes are known from the artefact only."""
+"""Name prefix of buffers with fitted state; their shapes are known from the artefact only."""
 
 
 @dataclass(frozen=True)
 class ItemShape:
-    """What a representation must know of the items before it sees any: rows of the id vocabulary (padding and unknown
-    included), codes per level, the width of the content vectors, how many of the first levels refine each other (None:
-    all of them; the codes after them, such as OPQ's, stand side by side), how many numeric features a row has, and which
-    columns of a content vector, from where to where, and whether codes, may be matched with a history (None: all columns).
-    What learned from clicks must not: on the rows of its own window it knows the answers.
+    """Dimensions of the items.
+
+    ``vocabulary`` is the number of rows of the id table (padding and unknown included); ``sizes`` the codes per level;
+    ``content_dim`` the width of content vectors; ``residual_levels`` the number of leading levels that refine each other
+    (None: all; later codes, such as OPQ's, do not); ``numeric_dim`` the number of numeric features. ``content_columns`` is
+    the half-open range of content columns that may be matched with a history (None: all), and ``match_codes`` whether
+    codes may. Columns and codes trained on clicks must not be matched: within their fit window they have seen the labels.
     """
 
     vocabulary: int
@@ -43,26 +45,25 @@ class ItemShape:
 
     @property
     def matches_content(self) -> bool:
-        """Whether there are such columns."""
+        """Whether any content column is matched with a history."""
         start, stop = self.content_columns or (0, self.content_dim)
         return stop > start
 
     @property
     def refining(self) -> int:
-        """Levels that refine each other."""
+        """Number of leading levels that refine each other."""
         return len(self.sizes) if self.residual_levels is None else self.residual_levels
 
 
 class Representation(nn.Module):
-    """Items in, ``float32 [items, dim]`` out; padding need not be zero, the model masks it.
+    """Map items to ``float32 [items, dim]``; padding need not be zero, because the model masks it.
 
     A representation may also
 
-    - see the rows of the candidates (``encode``: point-in-time features of the very row),
-    - add losses of its own to training (``auxiliary``),
-    - hold fitted state, learned from the training rows before training begins and no weight (``fit``),
-    - say, without any parameter, how a candidate matches a history: ``match_dim`` numbers per row that go straight to the
-      head (what the candidate's user had of the same kind).
+    - use the rows of the candidates, with their point-in-time features (``encode``),
+    - add auxiliary losses (``auxiliary``),
+    - have fitted state, computed from the training rows before training (``fit``),
+    - compute ``match_dim`` parameter-free match features of candidate and history for the head (``match``).
     """
 
     dim: int
@@ -74,44 +75,44 @@ class Representation(nn.Module):
 
     @classmethod
     def fit(cls, shape: ItemShape, spec: ModelSpec, seen: Seen) -> dict[str, Tensor]:
-        """Fitted state from the training rows; by default there is none.
+        """Compute fitted state from the training rows; none by default.
 
-        It travels inside the artefact's tensors (as buffers named ``fitted_<name>``) and comes back through ``from_spec``.
+        It is saved with the artefact's tensors (as buffers named ``fitted_<name>``) and passed to ``from_spec``.
         """
         return {}
 
     @classmethod
     @abstractmethod
     def from_spec(cls, shape: ItemShape, spec: ModelSpec, fitted: Mapping[str, Tensor] | None = None) -> Self:
-        """The representation that a preset's ``[ranker.model]`` describes, with the state that ``fit`` gave."""
+        """Build the representation from a preset's ``[ranker.model]`` and the state returned by ``fit``."""
 
     @abstractmethod
     def forward(self, items: ItemBatch) -> Tensor:
-        """Vectors of the items, as a history holds them: without any row."""
+        """Vectors of the items as used in histories, which have no row features."""
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Vectors ``float32 [items, dim]`` of the batch's items for the history, and of its candidates ``[rows, dim]``."""
+        """Vectors ``float32 [items, dim]`` of the batch's items for histories, and ``[rows, dim]`` of its candidates."""
         vectors = self(batch.items)
         return vectors, gather_rows(vectors, batch.candidate)
 
     def auxiliary(self, batch: Batch) -> dict[str, Tensor]:
-        """Losses of a training batch by name, scalars, already weighted; by default there are none."""
+        """Weighted auxiliary losses of a training batch, scalars by name; none by default."""
         return {}
 
     def match(self, items: ItemBatch, candidate: Tensor, history: Tensor, mask: Tensor) -> Tensor:
-        """Matches ``float32 [rows, match_dim]`` of ``candidate`` int64 [rows] with ``history`` int64 [rows, length]."""
+        """Match features ``float32 [rows, match_dim]`` of ``candidate`` int64 [rows] and ``history`` int64 [rows, length]."""
         return items.content.new_zeros((len(candidate), 0))
 
     def _keep(self, fitted: Mapping[str, Tensor]) -> None:
-        """Hold fitted state as buffers."""
+        """Register fitted state as buffers."""
         for name, tensor in fitted.items():
             self.register_buffer(FITTED + name, tensor)
 
 
 class Table(nn.Embedding):
-    """An embedding of ids or codes, whose gradient is cheap on a CPU, or sparse where the optimiser wants that.
+    """An embedding table of ids or codes with a fast dense gradient on a CPU, or a sparse one for sparse optimizers.
 
-    It starts near zero, so that a row that was never trained says next to nothing.
+    Initialised near zero, so that untrained rows have almost no effect.
     """
 
     def __init__(self, rows: int, dim: int) -> None:
@@ -120,8 +121,8 @@ class Table(nn.Embedding):
             self.weight.normal_(0, 0.01)
 
     def rows(self, index: Tensor) -> Tensor:
-        """``float32 [*index.shape, dim]`` of ``index`` int64."""
+        """Look up ``index`` int64: ``float32 [*index.shape, dim]``."""
         if self.sparse:
-            found: Tensor = self(index)
-            return found
+            vectors: Tensor = self(index)
+            return vectors
         return gather_rows(self.weight, index)

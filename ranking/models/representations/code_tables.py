@@ -1,4 +1,4 @@
-"""One table row per code and level, all levels in one index space."""
+"""Embedding tables of codes, with all levels in one table."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ranking.models.representations.base import Table
 
 
 class CodeTables(nn.Module):
-    """Rows of the codes of some levels; row 0 is kept for items without codes, so that it is nobody's code 0.
+    """Embeddings of the codes of several levels; row 0 is reserved for items without codes.
 
     Parameters
     ----------
@@ -20,7 +20,7 @@ class CodeTables(nn.Module):
     dim : int
         Width of a row.
     zero : bool
-        Start at zero; otherwise rows start near zero.
+        Initialise with zeros instead of small random numbers.
     """
 
     def __init__(self, sizes: Sequence[int], dim: int, *, zero: bool = False) -> None:
@@ -34,7 +34,7 @@ class CodeTables(nn.Module):
     starts: Tensor
 
     def rows(self, codes: Tensor) -> Tensor:
-        """Table rows ``int64 [items, levels]`` of ``codes`` int64 [items, levels]; 0 where an item has none."""
+        """Table rows ``int64 [items, levels]`` of ``codes`` int64 [items, levels]; 0 for an item without codes."""
         return torch.where((codes >= 0).all(dim=1, keepdim=True), codes + self.starts, 0)
 
     def forward(self, codes: Tensor) -> Tensor:

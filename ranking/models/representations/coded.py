@@ -1,4 +1,4 @@
-"""What all representations of codes share: how many levels refine each other, and matches of codes with a history."""
+"""Base class of representations that use codes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from ranking.models.representations.matches import code_matches
 
 
 class CodedRepresentation(Representation):
-    """A representation of an item's codes; where the shape allows it, how codes match goes straight to the head.
+    """A representation of an item's codes, with code match features for the head if ``shape.match_codes``.
 
     Parameters
     ----------
     shape : ItemShape
-        Of the codes.
+        ``sizes`` are the codes per level.
     dim : int
         Width.
     """
@@ -27,7 +27,7 @@ class CodedRepresentation(Representation):
         self._match_codes = shape.match_codes
 
     def match(self, items: ItemBatch, candidate: Tensor, history: Tensor, mask: Tensor) -> Tensor:
-        """See :func:`code_matches`; none where codes must not be matched."""
+        """See :func:`code_matches`; width 0 if codes must not be matched."""
         if not self._match_codes:
             return items.content.new_zeros((len(candidate), 0))
         return code_matches(items, candidate, history, mask, self.residual_levels)

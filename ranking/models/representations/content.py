@@ -1,4 +1,4 @@
-"""The frozen content vector, projected."""
+"""Projected content vectors."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ranking.models.spec import ModelSpec
 
 
 class ContentRepresentation(Representation):
-    """A linear map of the encoder's vector; the same for every item, so new items are as good as old ones.
+    """A linear projection of the encoder's frozen vector; it treats new and old items alike.
 
     Parameters
     ----------
     shape : ItemShape
-        ``content_dim`` columns come in.
+        ``content_dim`` is the input width.
     dim : int
         Width.
     """

@@ -1,4 +1,4 @@
-"""The item id as a learned row."""
+"""Learned item id embeddings."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from ranking.models.spec import ModelSpec
 
 
 class IdRepresentation(Representation):
-    """One row per item of the training window; all others share the row of the unknown id.
+    """One embedding per item of the training window; all other items share that of the unknown id.
 
     Parameters
     ----------
     shape : ItemShape
-        ``vocabulary`` rows.
+        ``vocabulary`` is the number of rows.
     dim : int
         Width.
     dropout : float
-        Share of ids that are replaced by the unknown id in training, so that its row is trained on ordinary items.
+        Share of ids replaced by the unknown id in training, so that its row is trained on ordinary items.
     """
 
     def __init__(self, shape: ItemShape, dim: int = 32, dropout: float = 0.1) -> None:
@@ -44,8 +44,8 @@ class IdRepresentation(Representation):
 
 
 def dropped(index: Tensor, share: float) -> Tensor:
-    """Ids ``int64 [items]`` of which about ``share`` are replaced by the unknown id, at random; padding stays."""
+    """Replace a random ``share`` of the ids ``int64 [items]`` by the unknown id; padding is unchanged."""
     if share <= 0:
         return index
-    lost = (torch.rand(index.shape, device=index.device) < share) & (index != PADDING)
-    return torch.where(lost, UNKNOWN, index)
+    replaced = (torch.rand(index.shape, device=index.device) < share) & (index != PADDING)
+    return torch.where(replaced, UNKNOWN, index)

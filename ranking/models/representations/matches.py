@@ -1,4 +1,4 @@
-"""How a candidate matches a history, without any parameter; representations of the same data give the same matches."""
+"""Parameter-free match features of a candidate and a history."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ CONTENT_MATCHES = 3
 
 
 def content_matches(items: ItemBatch, candidate: Tensor, history: Tensor, mask: Tensor, columns: slice) -> Tensor:
-    """How the candidate's content lies to its history's: the largest and the mean cosine with its items, and the cosine
-    with the sum of their directions.
+    """Content similarity of candidate and history: the maximum and the mean cosine with the history's items, and the cosine
+    with the sum of their unit vectors.
 
     Parameters
     ----------
     items, candidate, history, mask
-        Of a batch.
+        See :class:`ranking.data.batch.Batch`.
     columns : slice
-        The columns of the content that are compared; the others learned from clicks, perhaps from those that are to be
-        told.
+        Content columns to compare; the others were trained on clicks, possibly on the labels to be predicted.
 
     Returns
     -------
@@ -32,19 +31,19 @@ def content_matches(items: ItemBatch, candidate: Tensor, history: Tensor, mask: 
     content = items.content[:, columns]
     if not content.shape[1]:
         return content.new_zeros((len(candidate), 0))
-    count, there = mask.sum(dim=1), mask.to(content.dtype)
+    count, weight = mask.sum(dim=1), mask.to(content.dtype)
     unit = functional.normalize(content, dim=1)
-    own, others = gather_rows(unit, candidate), gather_rows(unit, history)
-    cosine = torch.bmm(others, own[:, :, None]).squeeze(2)
+    candidates, past = gather_rows(unit, candidate), gather_rows(unit, history)
+    cosine = torch.bmm(past, candidates[:, :, None]).squeeze(2)
     largest = torch.where(count > 0, cosine.masked_fill(~mask, -1).amax(dim=1), 0.0)
-    together = torch.bmm(there[:, None, :], others).squeeze(1)
-    towards = (own * functional.normalize(together, dim=1)).sum(dim=1)
-    return torch.stack([largest, (cosine * there).sum(dim=1) / count.clamp(min=1), towards], dim=1)
+    total = torch.bmm(weight[:, None, :], past).squeeze(1)
+    with_total = (candidates * functional.normalize(total, dim=1)).sum(dim=1)
+    return torch.stack([largest, (cosine * weight).sum(dim=1) / count.clamp(min=1), with_total], dim=1)
 
 
 def code_matches(items: ItemBatch, candidate: Tensor, history: Tensor, mask: Tensor, residual_levels: int) -> Tensor:
-    """Per level, how many of the history's items share the candidate's prefix (of a code that refines no other, the code
-    itself): log1p(count) and share, ``float32 [rows, 2 * levels]``.
+    """Per level, log1p of the number and the share of history items with the candidate's prefix (past
+    ``residual_levels``: with its code): ``float32 [rows, 2 * levels]``.
     """
     shared = torch.stack(
         [alike.sum(dim=1) for alike in same_codes(items, candidate, history, mask, residual_levels)], 1
@@ -56,13 +55,12 @@ def code_matches(items: ItemBatch, candidate: Tensor, history: Tensor, mask: Ten
 def same_codes(
     items: ItemBatch, candidate: Tensor, history: Tensor, mask: Tensor, residual_levels: int
 ) -> list[Tensor]:
-    """Per level, which items of the history ``bool [rows, length]`` share the candidate's prefix up to there (of a code
-    that refines no other, the code itself). An item without codes shares none.
+    """Per level, a mask ``bool [rows, length]`` of the history items with the candidate's prefix up to that level (past
+    ``residual_levels``: with its code). Items without codes never match.
     """
-    found: list[Tensor] = []
+    masks: list[Tensor] = []
     for level, codes in enumerate(items.codes.unbind(dim=1)):
-        # No code is -1 on the candidate's side and -2 on the history's, so that two absences are not alike.
-        own, others = codes[candidate], torch.where(codes < 0, -2, codes)[history]
-        equal = own[:, None] == others
-        found.append(equal & (found[-1] if 0 < level < residual_levels else mask))
-    return found
+        # A missing code is -1 for the candidate and -2 in the history, so that two missing codes do not match.
+        equal = codes[candidate][:, None] == torch.where(codes < 0, -2, codes)[history]
+        masks.append(equal & (masks[-1] if 0 < level < residual_levels else mask))
+    return masks

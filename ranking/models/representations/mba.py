@@ -1,4 +1,4 @@
-"""Modal-behaviour alignment (SaviorRec, arXiv 2508.01375, Figure 2): content plus a correction that its codes share."""
+"""Modal-behaviour alignment (SaviorRec, arXiv 2508.01375, Figure 2): content plus a correction learned per code."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from ranking.models.spec import ModelSpec
 
 
 class MbaRepresentation(CodedRepresentation):
-    """``W m + b + MLP([T1[c1]; ...; TL[cL]])``: the projected content, and a correction by code tables that start at zero.
+    """``W m + b + MLP([T1[c1]; ...; TL[cL]])``: projected content plus a correction from zero-initialised code tables.
 
-    The MLP is linear, SiLU, linear, without any bias, so that it is 0 at 0: training starts exactly at the content
-    ranker. SiLU has slope 1/2 at 0 and the last layer is not zero, so the tables get a gradient from the first step on.
-    An item without codes has its content alone.
+    The MLP is linear, SiLU, linear without biases, so it maps 0 to 0 and training starts exactly at the content ranker.
+    SiLU has slope 1/2 at 0 and the last layer is not zero, so the tables receive gradients from the first step. Items
+    without codes use content only.
 
     Parameters
     ----------
     shape : ItemShape
-        ``content_dim`` columns and the codes of all ``sizes`` come in.
+        ``content_dim`` is the input width, ``sizes`` are the codes per level.
     dim : int
-        Width of a table row, of the MLP and of the result.
+        Width of the tables, the MLP and the output.
     """
 
     def __init__(self, shape: ItemShape, dim: int = 32) -> None:
@@ -53,6 +53,6 @@ class MbaRepresentation(CodedRepresentation):
         return content + torch.where(coded, self.fusion(self.codes(items.codes).flatten(1)), 0.0)
 
     def match(self, items: ItemBatch, candidate: Tensor, history: Tensor, mask: Tensor) -> Tensor:
-        """The matches of content, then those of the codes."""
+        """Match features of content, then of the codes."""
         content = content_matches(items, candidate, history, mask, self.matched)
         return torch.cat([content, super().match(items, candidate, history, mask)], dim=1)

@@ -1,4 +1,4 @@
-"""Non-overlapping n-grams of the codes (arXiv 2306.08121, section on adaptation: N-gram): one table per position, summed."""
+"""Embeddings of non-overlapping code n-grams (arXiv 2306.08121, section on adaptation: N-gram), summed over positions."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from ranking.models.representations.base import ItemShape, Table
 from ranking.models.representations.coded import CodedRepresentation
 from ranking.models.spec import ModelSpec
 
-_ODD = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed number: 2^64 over the golden ratio, odd
+_ODD = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed integer: 2^64 / golden ratio, odd
 
 
 class NgramRepresentation(CodedRepresentation):
-    """The codes in groups of ``ngram`` neighbours, each group one row of its position's table, summed.
+    """Sum over groups of ``ngram`` neighbouring codes of one embedding per group and position: ``v = sum_g T_g[codes_g]``.
 
-    The last group is shorter where the levels do not divide. A table has one row per combination of its codes, in mixed
-    radix; where that is more than ``rows`` the combinations are hashed to ``rows`` (multiplicatively, so that no code of the
-    group is lost to the remainder). Items without codes share a row of their own.
+    The last group may be shorter. A table has one row per combination of its codes, in mixed radix; if that exceeds
+    ``rows``, combinations are hashed to ``rows`` (multiplicative hashing, so that every code affects the row). Items
+    without codes share a separate row.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ class NgramRepresentation(CodedRepresentation):
     ngram : int
         Codes per group.
     rows : int
-        Most rows of a table.
+        Maximum rows of a table.
     """
 
     def __init__(self, shape: ItemShape, dim: int = 32, ngram: int = 2, rows: int = 50_000) -> None:
@@ -44,7 +44,7 @@ class NgramRepresentation(CodedRepresentation):
         combinations = [math.prod(shape.sizes[start:end]) for start, end in self.groups]
         self.hashed = [each > rows for each in combinations]
         self.rows = [min(each, rows) for each in combinations]
-        # Row 0 stands for "no codes".
+        # Row 0 is for items without codes.
         self.table = Table(1 + sum(self.rows), dim)
 
     @classmethod
@@ -57,13 +57,13 @@ class NgramRepresentation(CodedRepresentation):
         return self.table.rows(self.ngram_rows(items.codes)).sum(dim=1)
 
     def ngram_rows(self, codes: Tensor) -> Tensor:
-        """Table rows ``int64 [items, groups]``; 0 where an item has no codes."""
-        found, before = [], 1
+        """Table rows ``int64 [items, groups]``; 0 for an item without codes."""
+        columns, offset = [], 1
         for (start, end), hashed, rows in zip(self.groups, self.hashed, self.rows, strict=True):
             number = torch.zeros_like(codes[:, 0])
             for level in range(start, end):
-                # A number beyond 64 bits wraps around, which a hash may.
+                # Overflow beyond 64 bits wraps around, which is fine for a hash.
                 number = number * self.sizes[level] + codes[:, level]
-            found.append(before + ((number * _ODD >> 32 & 0x7FFFFFFF) % rows if hashed else number))
-            before += rows
-        return torch.where((codes >= 0).all(dim=1, keepdim=True), torch.stack(found, dim=1), 0)
+            columns.append(offset + ((number * _ODD >> 32 & 0x7FFFFFFF) % rows if hashed else number))
+            offset += rows
+        return torch.where((codes >= 0).all(dim=1, keepdim=True), torch.stack(columns, dim=1), 0)

@@ -1,4 +1,4 @@
-"""Which OPQ codes lie near which, and from when on training rows had shown them."""
+"""Nearest neighbours among the OPQ codes of the training rows, and the time each code first appeared."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ Ints = npt.NDArray[np.int64]
 
 
 def opq_neighbours(seen: Seen, residual_levels: int, sizes: tuple[int, ...], count: int) -> dict[str, Tensor]:
-    """The ``count`` nearest OPQ codes of each OPQ code that the training rows showed, by the cosine of what the codebook's
-    OPQ part says they stand for (SMILE, arXiv 2510.12604, takes the top 10).
+    """The ``count`` nearest OPQ codes of each OPQ code in the training rows, by cosine of their reconstructions (SMILE,
+    arXiv 2510.12604, step 2, uses the top 10).
 
-    An item's OPQ vector depends on its OPQ codes alone, so neighbours are kept per distinct combination ("cell"): items of
-    one cell have one vector, and no loss can move them together. A cell exists from the first training row whose
-    candidate had its codes. At most half of all cells are neighbours of one, or a small codebook would leave no negatives.
+    An item's OPQ vector depends on its OPQ codes only, so neighbours are stored per distinct combination ("cell"); items
+    of one cell have the same vector. A cell exists from the first training row whose candidate has its codes. A cell has
+    at most half of all cells as neighbours, so that a small codebook leaves negatives.
 
     Returns
     -------
     dict
-        ``cells`` int64 [cells], sorted keys (:func:`cell_keys`); ``neighbours`` int64 [cells, count] places in ``cells``,
-        nearest first, -1 where there are fewer; ``born_us`` int64 [cells], microseconds UTC. The codes of a cell are in
-        ``cell_codes`` int64 [cells, opq levels].
+        ``cells`` int64 [cells], sorted keys (:func:`cell_keys`); ``neighbours`` int64 [cells, count] indices into
+        ``cells``, nearest first, padded with -1; ``born_us`` int64 [cells], time of the first row, microseconds UTC;
+        ``cell_codes`` int64 [cells, opq levels], the codes of each cell.
 
     Raises
     ------
     ConfigError
-        When no codebook is at hand that could say what the codes stand for.
+        When no codebook is available to decode the codes.
     """
     if seen.flat_vectors is None:
         raise ConfigError(
-            "rq_opq_gate looks for neighbours by OPQ codewords and no codebook came; give the training context its "
-            'quantizer, or leave the OPQ part out (gate_parts = "rq")'
+            "rq_opq_gate needs the codebook's OPQ codewords to find neighbours, but the training context has no quantizer; "
+            'pass one, or disable the OPQ part (gate_parts = "rq")'
         )
     keys = cell_keys(torch.from_numpy(seen.codes), residual_levels, sizes).numpy()
     shown = np.flatnonzero((keys >= 0) & (seen.shown > 0))
@@ -56,9 +56,7 @@ def opq_neighbours(seen: Seen, residual_levels: int, sizes: tuple[int, ...], cou
 
 
 def cell_keys(codes: Tensor, residual_levels: int, sizes: tuple[int, ...]) -> Tensor:
-    """One number ``int64 [items]`` per combination of the codes after the residual levels (in mixed radix); -1 for an item
-    without codes.
-    """
+    """Mixed-radix number ``int64 [items]`` of the codes after the residual levels; -1 for an item without codes."""
     key = torch.zeros_like(codes[:, 0])
     for level in range(residual_levels, len(sizes)):
         key = key * sizes[level] + codes[:, level]
@@ -66,15 +64,15 @@ def cell_keys(codes: Tensor, residual_levels: int, sizes: tuple[int, ...]) -> Te
 
 
 def _nearest(codes: Ints, flat_vectors: Callable[[npt.NDArray[np.int32]], npt.NDArray[np.float32]], count: int) -> Ints:
-    """Places ``int64 [cells, count]`` of the nearest others by cosine, nearest first."""
-    found = np.full((len(codes), count), -1, dtype=np.int64)
+    """Indices ``int64 [cells, count]`` of the nearest other cells by cosine, nearest first, padded with -1."""
+    neighbours = np.full((len(codes), count), -1, dtype=np.int64)
     if not len(codes):
-        return found
+        return neighbours
     vectors = flat_vectors(codes.astype(np.int32)).astype(np.float64)
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     most = min(count, len(codes) // 2)
     if most < 1:
-        return found
+        return neighbours
     step = max(1, _CHUNK // len(codes))
     for start in range(0, len(codes), step):
         cosine = unit[start : start + step] @ unit.T
@@ -82,5 +80,5 @@ def _nearest(codes: Ints, flat_vectors: Callable[[npt.NDArray[np.int32]], npt.ND
         cosine[rows, start + rows] = -np.inf
         near = np.sort(np.argpartition(-cosine, most - 1, axis=1)[:, :most], axis=1)
         order = np.argsort(-np.take_along_axis(cosine, near, axis=1), axis=1, kind="stable")
-        found[start : start + step, :most] = np.take_along_axis(near, order, axis=1)
-    return found
+        neighbours[start : start + step, :most] = np.take_along_axis(near, order, axis=1)
+    return neighbours

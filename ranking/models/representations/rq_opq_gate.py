@@ -1,4 +1,4 @@
-"""SMILE's item vector (arXiv 2510.12604, steps 1 and 2): the id and its RQ codes behind a gate, plus what OPQ tells apart."""
+"""SMILE's item vector (arXiv 2510.12604, steps 1 and 2): a gated mixture of id and RQ codes, plus OPQ codes."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from sidkit.core.errors import ConfigError
 
 
 class _Parts(NamedTuple):
-    """Per item: id vector, RQ vector, lambda times the OPQ vector (float32 [items, dim] each), whether it has codes and
+    """Per item: id vector, RQ vector and lambda times the OPQ vector (float32 [items, dim] each), whether it has codes and
     whether its id is known (bool [items]).
     """
 
-    own: Tensor
-    shared: Tensor
-    apart: Tensor
+    id: Tensor
+    rq: Tensor
+    opq: Tensor
     coded: Tensor
     known: Tensor
 
@@ -37,16 +37,15 @@ class _Parts(NamedTuple):
 class RqOpqGateRepresentation(CodedRepresentation):
     """``T * id + (1 - T) * RQ + lambda * OPQ``.
 
-    The gate ``T`` is a scalar per row: a sigmoid on a small network of the row's numeric features (cross, user and
-    point-in-time item features), whose bias starts in favour of the codes. An unknown id holds it at ``gate_unknown`` or
-    below; an item without codes has ``T = 1`` and no OPQ part, since there is nothing else.
+    The gate ``T`` is a scalar per row: the sigmoid of a small network on the row's numeric features (cross, user and
+    point-in-time item features), with an initial bias in favour of the codes. For an unknown id it is capped at
+    ``gate_unknown``; for an item without codes, ``T = 1`` and there is no OPQ part.
 
-    Items of a history have no row of their own. What is known of them is how many training rows taught their id's table
-    row, ``n``; their gate is ``n / (n + k)`` with one learned ``k``: the more an id was trained, the more it counts, and an
-    unknown one does not count at all. (``n`` is a fact about this model's table, as the row itself is; it is no feature
-    of the item, and candidates never see it.)
+    History items have no row features. Their gate is ``n / (n + k)``, where ``n`` is the number of training rows of their
+    id and ``k`` is learned: the more an id was trained, the higher its weight, and an unknown id has weight 0. (``n``
+    describes this model's id table; it is not an item feature, and candidates do not use it.)
 
-    ``gate_parts`` of the spec leaves a part out: ``rq`` has no OPQ, ``opq`` is ``id + lambda * OPQ`` without a gate.
+    ``gate_parts`` of the spec removes a part: ``rq`` has no OPQ, ``opq`` is ``id + lambda * OPQ`` without a gate.
 
     Parameters
     ----------
@@ -55,12 +54,12 @@ class RqOpqGateRepresentation(CodedRepresentation):
     spec : ModelSpec
         Widths, gate and losses.
     fitted : mapping
-        What :meth:`fit` gave; without it no id counts in histories, and there is no OPQ loss.
+        Result of :meth:`fit`; without it, ids have weight 0 in histories and there is no OPQ loss.
 
     Raises
     ------
     ConfigError
-        When the codes have no part that this needs.
+        When the codebook lacks RQ or OPQ codes that are needed.
     """
 
     def __init__(self, shape: ItemShape, spec: ModelSpec, fitted: Mapping[str, Tensor]) -> None:
@@ -69,13 +68,13 @@ class RqOpqGateRepresentation(CodedRepresentation):
         self.gated, self.has_opq = spec.gate_parts != "opq", spec.gate_parts != "rq"
         if self.has_opq and self.residual_levels == len(shape.sizes):
             raise ConfigError(
-                f"rq_opq_gate needs OPQ codes and all {len(shape.sizes)} levels of the codebook refine each other; use "
-                'the quantizer rq_opq, or leave the OPQ part out (gate_parts = "rq")'
+                f"rq_opq_gate needs OPQ codes, but all {len(shape.sizes)} levels of the codebook refine each other; use "
+                'the quantizer rq_opq, or disable the OPQ part (gate_parts = "rq")'
             )
         if self.gated and self.residual_levels == 0:
             raise ConfigError(
-                "rq_opq_gate leans on codes that refine each other and the codebook has none; use the quantizer rq_opq, or "
-                'leave the gate out (gate_parts = "opq")'
+                "rq_opq_gate needs codes that refine each other, but the codebook has none; use the quantizer rq_opq, or "
+                'disable the gate (gate_parts = "opq")'
             )
         self.table = Table(shape.vocabulary, spec.dim)
         if self.gated:
@@ -100,7 +99,7 @@ class RqOpqGateRepresentation(CodedRepresentation):
 
     @classmethod
     def fit(cls, shape: ItemShape, spec: ModelSpec, seen: Seen) -> dict[str, Tensor]:
-        """Training rows per id, and the OPQ neighbours among the codes that training rows showed."""
+        """Compute training rows per id, and OPQ neighbours among the codes of the training rows."""
         counts = np.bincount(seen.index, weights=seen.shown, minlength=shape.vocabulary)
         counts[: UNKNOWN + 1] = 0
         fitted = _nothing_fitted(shape, spec) | {"counts": torch.from_numpy(counts.astype(np.float32))}
@@ -114,21 +113,21 @@ class RqOpqGateRepresentation(CodedRepresentation):
         return cls(shape, spec, fitted or {})
 
     def forward(self, items: ItemBatch) -> Tensor:
-        """Vectors of the items as a history holds them; see :class:`Representation`."""
+        """Vectors of the items as used in histories; see :class:`Representation`."""
         return self._in_history(items, self._parts(items))
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """See :class:`Representation`; the candidates are gated by their rows."""
+        """See :class:`Representation`; candidates are gated by their row's numeric features."""
         parts = self._parts(batch.items)
         candidate = batch.candidate
-        vectors = gather_rows(parts.own, candidate)
+        vectors = gather_rows(parts.id, candidate)
         if self.gated:
             gate = self._gate(batch.numeric, parts.coded[candidate], parts.known[candidate])[:, None]
-            vectors = gate * vectors + (1 - gate) * gather_rows(parts.shared, candidate)
-        return self._in_history(batch.items, parts), vectors + gather_rows(parts.apart, candidate)
+            vectors = gate * vectors + (1 - gate) * gather_rows(parts.rq, candidate)
+        return self._in_history(batch.items, parts), vectors + gather_rows(parts.opq, candidate)
 
     def gate(self, batch: Batch) -> Tensor:
-        """The gate ``T`` of each row's candidate, ``float32 [rows]``; 1 where there is no gate."""
+        """The gate ``T`` of each row's candidate, ``float32 [rows]``; 1 without a gate."""
         if not self.gated:
             return torch.ones_like(batch.label)
         index, codes = batch.items.index[batch.candidate], batch.items.codes[batch.candidate]
@@ -141,17 +140,17 @@ class RqOpqGateRepresentation(CodedRepresentation):
 
     def _in_history(self, items: ItemBatch, parts: _Parts) -> Tensor:
         if not self.gated:
-            return parts.own + parts.apart
+            return parts.id + parts.opq
         count = torch.where(parts.known, self.fitted_counts[items.index], 0.0)
         gate = torch.where(parts.coded, count / (count + self.log_evidence.exp()), 1.0)[:, None]
-        return gate * parts.own + (1 - gate) * parts.shared + parts.apart
+        return gate * parts.id + (1 - gate) * parts.rq + parts.opq
 
     def _parts(self, items: ItemBatch) -> _Parts:
         index = dropped(items.index, self.spec.id_dropout) if self.training else items.index
-        own = self.table.rows(index)
-        shared = self._rq(items.codes) if self.gated else own
-        apart = self.spec.opq_scale * self._opq(items.codes) if self.has_opq else torch.zeros_like(own)
-        return _Parts(own, shared, apart, (items.codes >= 0).all(dim=1), index > UNKNOWN)
+        ids = self.table.rows(index)
+        rq = self._rq(items.codes) if self.gated else ids
+        opq = self.spec.opq_scale * self._opq(items.codes) if self.has_opq else torch.zeros_like(ids)
+        return _Parts(ids, rq, opq, (items.codes >= 0).all(dim=1), index > UNKNOWN)
 
     def _rq(self, codes: Tensor) -> Tensor:
         rows = self.rq(codes[:, : self.residual_levels])
@@ -164,7 +163,7 @@ class RqOpqGateRepresentation(CodedRepresentation):
         return torch.where((codes >= 0).all(dim=1)[:, None], joined, 0.0)
 
     def auxiliary(self, batch: Batch) -> dict[str, Tensor]:
-        """Transfer and contrast, over the distinct candidates of the batch: a head item counts once, as a tail item does."""
+        """Transfer and contrastive loss, averaged over the distinct candidates of the batch, so head items count once."""
         places, back = torch.unique(batch.candidate, return_inverse=True)
         items = batch.items.take(places)
         coded = (items.codes >= 0).all(dim=1)
@@ -178,54 +177,54 @@ class RqOpqGateRepresentation(CodedRepresentation):
         return losses
 
     def _transfer(self, batch: Batch, items: ItemBatch, back: Tensor, coded: Tensor) -> Tensor:
-        """Mean over the distinct candidates with codes and a known id; an item of several rows has their mean gate."""
+        """Mean over the distinct candidates with codes and a known id; an item in several rows uses their mean gate."""
         gate = self.gate(batch).detach()
         count = torch.zeros_like(coded, dtype=gate.dtype)
         mean = count.index_add(0, back, gate) / count.index_add(0, back, torch.ones_like(gate))
-        there = coded & (items.index > UNKNOWN)
-        own, shared = self.table.rows(items.index[there]), self._rq(items.codes[there])
-        loss = directional_transfer(own, shared, mean[there], self.spec.transfer_temperature)
-        return loss.sum() / there.sum().clamp(min=1)
+        used = coded & (items.index > UNKNOWN)
+        ids, rq = self.table.rows(items.index[used]), self._rq(items.codes[used])
+        loss = directional_transfer(ids, rq, mean[used], self.spec.transfer_temperature)
+        return loss.sum() / used.sum().clamp(min=1)
 
     def _contrast(self, codes: Tensor, at_us: Tensor) -> Tensor:
-        """Mean over the distinct candidates ``codes`` that have a neighbour which existed at ``at_us`` int64 [items]."""
+        """Mean over the distinct candidates ``codes`` with a neighbour that existed at ``at_us`` int64 [items]."""
         keys = cell_keys(codes, self.residual_levels, self.sizes)
-        positive, neighbours, found = self.positives(keys, at_us)
+        positive, neighbours, has_positive = self.positives(keys, at_us)
         vectors = self._opq(codes)
-        towards = self.opq_join(self.opq(self.fitted_cell_codes[positive[found]]).flatten(1))
+        positives = self.opq_join(self.opq(self.fitted_cell_codes[positive[has_positive]]).flatten(1))
         others, most = torch.arange(len(keys), device=keys.device), self.spec.contrast_negatives
         if len(keys) > most:
             others = torch.randperm(len(keys), device=keys.device)[:most]
-        alike = _equal_pairs(torch.cat([keys[:, None], neighbours], dim=1)[found], keys[others])
-        loss = masked_info_nce(vectors[found], towards, vectors[others], alike, self.spec.contrast_temperature)
-        return loss.sum() / found.sum().clamp(min=1)
+        excluded = _equal_pairs(torch.cat([keys[:, None], neighbours], dim=1)[has_positive], keys[others])
+        anchors, temperature = vectors[has_positive], self.spec.contrast_temperature
+        loss = masked_info_nce(anchors, positives, vectors[others], excluded, temperature)
+        return loss.sum() / has_positive.sum().clamp(min=1)
 
     def positives(self, keys: Tensor, at_us: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw a positive for each item from its nearest OPQ codes that existed then.
+        """Sample a positive for each item from its nearest OPQ codes that existed at the time.
 
         Parameters
         ----------
         keys, at_us : Tensor
-            Cells (:func:`cell_keys`) and moments of the items, ``int64 [items]``.
+            Cells (:func:`cell_keys`) and times of the items, ``int64 [items]``.
 
         Returns
         -------
         tuple
-            The positive's place among the cells, ``int64 [items]`` (any where there is none); the keys of all its
-            neighbours, ``int64 [items, neighbours]``, born or not, -1 where there are fewer; and whether it has a
-            positive, ``bool [items]``.
+            The positive's cell index, ``int64 [items]`` (arbitrary without a positive); the keys of all neighbours,
+            existing or not, ``int64 [items, neighbours]``, padded with -1; whether there is a positive, ``bool [items]``.
         """
         place = torch.searchsorted(self.fitted_cells, keys).clamp(max=max(len(self.fitted_cells) - 1, 0))
         listed = torch.where((self.fitted_cells[place] == keys)[:, None], self.fitted_neighbours[place], -1)
-        there = listed >= 0
-        born = there & (self.fitted_born_us[listed.clamp(min=0)] <= at_us[:, None])
-        draw = torch.rand(listed.shape, device=listed.device).masked_fill(~born, -1.0)
+        valid = listed >= 0
+        existing = valid & (self.fitted_born_us[listed.clamp(min=0)] <= at_us[:, None])
+        draw = torch.rand(listed.shape, device=listed.device).masked_fill(~existing, -1.0)
         positive = listed.gather(1, draw.argmax(dim=1, keepdim=True)).squeeze(1).clamp(min=0)
-        return positive, torch.where(there, self.fitted_cells[listed.clamp(min=0)], -1), born.any(dim=1)
+        return positive, torch.where(valid, self.fitted_cells[listed.clamp(min=0)], -1), existing.any(dim=1)
 
 
 def _equal_pairs(listed: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-    """All pairs of a list of ``int64 [lists, length]`` and one of the ``int64 [keys]`` that is in it: the numbers of both."""
+    """Index pairs (list, key) for which the key ``int64 [keys]`` occurs in the list ``int64 [lists, length]``."""
     ascending, order = keys.sort()
     low = torch.searchsorted(ascending, listed).flatten()
     count = torch.searchsorted(ascending, listed, right=True).flatten() - low
@@ -235,7 +234,7 @@ def _equal_pairs(listed: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _nothing_fitted(shape: ItemShape, spec: ModelSpec) -> dict[str, Tensor]:
-    """The fitted state before any row was seen."""
+    """The fitted state of a model without training rows."""
     none = torch.zeros(0, dtype=torch.int64)
     return {
         "counts": torch.zeros(shape.vocabulary),

@@ -1,4 +1,4 @@
-"""The codes as plain features: one table per level."""
+"""Codes as plain categorical features: one embedding table per level."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ranking.models.spec import ModelSpec
 
 
 class SidRepresentation(CodedRepresentation):
-    """The rows of an item's codes, summed, or side by side and mapped to the width by a linear layer.
+    """The embeddings of an item's codes, summed, or concatenated and projected by a linear layer.
 
     Parameters
     ----------
@@ -24,7 +24,7 @@ class SidRepresentation(CodedRepresentation):
     dim : int
         Width.
     pool : "sum" or "concat"
-        How the rows become one vector.
+        Combination of the embeddings.
     """
 
     def __init__(self, shape: ItemShape, dim: int = 32, pool: Literal["sum", "concat"] = "sum") -> None:

@@ -1,4 +1,4 @@
-"""SentencePiece pieces of the codes (arXiv 2306.08121, section on adaptation: SPM): long ones for what is often shown."""
+"""Embeddings of SentencePiece pieces of the codes (arXiv 2306.08121, section on adaptation: SPM)."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ranking.models.spec import ModelSpec
 
 
 class SpmRepresentation(CodedRepresentation):
-    """The rows of an item's pieces, summed.
+    """The sum of the embeddings of an item's pieces; frequent code combinations get longer pieces.
 
-    The vocabulary is learned on the codes of the training rows' candidates, each as often as it was shown; it is fitted
-    state, the library's own model file as ``uint8`` in the artefact. Codes that no training row showed are pieces of their
-    own, with rows that were never trained; items without codes share a row.
+    The vocabulary is learned on the codes of the training candidates, weighted by exposures. It is fitted state: the
+    SentencePiece model file as ``uint8`` in the artefact. Codes without a training row are single pieces with untrained
+    embeddings; items without codes share a row.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ class SpmRepresentation(CodedRepresentation):
 
     @classmethod
     def fit(cls, shape: ItemShape, spec: ModelSpec, seen: Seen) -> dict[str, Tensor]:
-        """Learn the vocabulary; empty where no candidate has codes."""
+        """Learn the vocabulary; empty if no candidate has codes."""
         items = np.flatnonzero((seen.shown > 0) & (seen.codes >= 0).all(axis=1))
         codes, back = np.unique(seen.codes[items], axis=0, return_inverse=True)
         counts = np.zeros(len(codes), dtype=np.int64)

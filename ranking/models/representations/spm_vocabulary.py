@@ -1,4 +1,4 @@
-"""A SentencePiece vocabulary of codes: learned by the library, applied in tensors."""
+"""A SentencePiece vocabulary of codes: learned by the library, applied as batched tensor operations."""
 
 from __future__ import annotations
 
@@ -14,38 +14,37 @@ from torch import Tensor
 
 from sidkit.core.errors import ConfigError
 
-# The library works on characters: each code of each level is one, from the private planes 15 and 16 of Unicode.
+# Each code of each level is mapped to a character of the private-use planes 15 and 16 of Unicode.
 _PLANES, _PLANE = (0xF0000, 0x100000), 0xFFFE
 Ints = npt.NDArray[np.int64]
 
 
 def learn_pieces(codes: Ints, counts: Ints, sizes: Sequence[int], pieces: int) -> bytes:
-    """Learn a vocabulary by byte-pair encoding: the neighbours that are shown together most often become one piece, again
-    and again.
+    """Learn a vocabulary by byte-pair encoding: repeatedly merge the most frequent pair of neighbouring pieces.
 
-    So what is often shown gets a piece of its own, and the rest is spelled by shorter ones (arXiv 2306.08121). (The library's
-    other kind, unigram, never makes a piece of a whole item.) One thread, no sampling: the same input gives the same bytes.
+    Frequently shown codes get a single piece; the others are spelled by shorter ones (arXiv 2306.08121). (SentencePiece's
+    unigram model never forms a piece of a whole item.) One thread and no sampling, so the result is deterministic.
 
     Parameters
     ----------
     codes : int64 [items, levels]
         Distinct codes, none missing.
     counts : int64 [items]
-        How often each was shown.
+        Exposures of each.
     sizes : sequence of int
         Codes per level.
     pieces : int
-        Most pieces; at least the codes that occur are kept, whatever this says.
+        Maximum vocabulary size; all single codes that occur are always included.
 
     Returns
     -------
     bytes
-        A SentencePiece model; any tool of that library opens it.
+        A SentencePiece model file.
 
     Raises
     ------
     ConfigError
-        When the levels have more codes than there are private characters.
+        When the levels have more codes than there are private-use characters.
     """
     character = _characters(sizes)
     numbered = codes + _starts(sizes)
@@ -63,24 +62,24 @@ def learn_pieces(codes: Ints, counts: Ints, sizes: Sequence[int], pieces: int) -
 
 
 class Pieces:
-    """A vocabulary as a tree of codes, which cuts many items into pieces at once.
+    """A vocabulary as a trie of codes, for segmenting many items at once.
 
-    The cuts are SentencePiece's own (join the neighbours of the highest score until none can be joined): a property test
-    compares the two. A code that the vocabulary lacks is a piece of its own.
+    The segmentation equals SentencePiece's (merge the neighbours with the highest score until none can be merged); a
+    property test compares the two. A code missing from the vocabulary is a single piece.
 
     Parameters
     ----------
     sizes : sequence of int
         Codes per level.
     model : bytes
-        What :func:`learn_pieces` gave; empty for a vocabulary of single codes.
+        Result of :func:`learn_pieces`; empty for a vocabulary of single codes.
 
     Attributes
     ----------
     count : int
-        Rows of a table of pieces: 0 is padding, 1 stands for no codes, then every single code, then the longer pieces.
+        Rows of a table of pieces: 0 is padding, 1 is for items without codes, then all single codes, then longer pieces.
     tensors : dict
-        The tree: ``keys`` and ``children`` of its edges, ``scores`` and ``rows`` of its nodes, ``starts`` of the levels.
+        The trie: ``keys`` and ``children`` of its edges, ``scores`` and ``rows`` of its nodes, ``starts`` of the levels.
     """
 
     def __init__(self, sizes: Sequence[int], model: bytes) -> None:
@@ -107,20 +106,20 @@ class Pieces:
         }
 
     def segment(self, codes: Tensor, tensors: dict[str, Tensor]) -> Tensor:
-        """The pieces of some items.
+        """Segment items into pieces.
 
         Parameters
         ----------
         codes : Tensor
-            ``int64 [items, levels]``, -1 where there are none.
+            ``int64 [items, levels]``, -1 for items without codes.
         tensors : dict
             ``self.tensors``, on the device of the codes.
 
         Returns
         -------
         Tensor
-            Table rows ``int64 [items, levels]``: each piece's at the level where it begins, 0 elsewhere; an item without
-            codes has 1 and nothing else.
+            Table rows ``int64 [items, levels]``: each piece's row at the level where it begins, 0 elsewhere; 1 at the first
+            level for an item without codes.
         """
         levels = codes.shape[1]
         spans = [(start, end) for start in range(levels) for end in range(start + 1, levels + 1)]
@@ -128,22 +127,20 @@ class Pieces:
         first, last = (torch.tensor(each, device=codes.device) for each in zip(*spans, strict=True))
         cut = torch.ones((len(codes), levels + 1), dtype=torch.bool, device=codes.device)
         for _ in range(levels - 1):
-            # Two neighbours may be joined where there is exactly one cut between the ends of what they would become.
+            # A span is a merge of two neighbours if exactly one cut lies strictly inside it.
             joined = scores.masked_fill(_cuts_between(cut, first, last) != 1, -torch.inf)
             best, at = joined.max(dim=1)
             place = torch.arange(levels + 1, device=codes.device)
             inside = (place > first[at][:, None]) & (place < last[at][:, None])
             cut &= ~(inside & (best > -torch.inf)[:, None])
         pieces = rows * (_cuts_between(cut, first, last) == 0)
-        found = torch.zeros_like(codes).index_add_(1, first, pieces)
-        none = torch.zeros_like(found)
-        none[:, 0] = 1
-        return torch.where((codes >= 0).all(dim=1, keepdim=True), found, none)
+        segmented = torch.zeros_like(codes).index_add_(1, first, pieces)
+        without_codes = torch.zeros_like(segmented)
+        without_codes[:, 0] = 1
+        return torch.where((codes >= 0).all(dim=1, keepdim=True), segmented, without_codes)
 
     def _spans(self, symbols: Tensor, tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Score ``float32`` and table row ``int64 [items, spans]`` of every span of levels; minus infinity where it is no
-        piece.
-        """
+        """Score ``float32`` and table row ``int64 [items, spans]`` of every span of levels; -inf if it is not a piece."""
         keys = tensors["keys"]
         scores, rows = [], []
         for start in range(symbols.shape[1]):
@@ -151,7 +148,7 @@ class Pieces:
             for symbol in symbols[:, start:].unbind(dim=1):
                 key = node * self._width + symbol
                 place = torch.searchsorted(keys, key).clamp(max=len(keys) - 1)
-                # A branch that has left the tree stays at node -1, whose keys are negative: no edge has them.
+                # After leaving the trie, the node stays -1: its keys are negative and match no edge.
                 node = torch.where(keys[place] == key, tensors["children"][place], -1)
                 scores.append(torch.where(node >= 0, tensors["scores"][node], -torch.inf))
                 rows.append(torch.where(node >= 0, tensors["rows"][node], 0))
@@ -159,14 +156,14 @@ class Pieces:
 
 
 def _cuts_between(cut: Tensor, first: Tensor, last: Tensor) -> Tensor:
-    """How many cuts lie strictly between the ends of each span, ``int64 [items, spans]``; -1 unless both ends are cuts."""
+    """Number of cuts strictly inside each span, ``int64 [items, spans]``; -1 unless both ends are cuts."""
     count = cut.cumsum(dim=1)
     between = count[:, last - 1] - count[:, first]
     return torch.where(cut[:, first] & cut[:, last], between, -1)
 
 
 def _longer_pieces(model: bytes, characters: list[str]) -> dict[tuple[int, ...], float]:
-    """The pieces of several codes, numbered over all levels, and their scores."""
+    """The pieces of two or more codes (numbered over all levels) and their scores."""
     number = {character: at for at, character in enumerate(characters)}
     read = _library().SentencePieceProcessor(model_proto=model)
     return {
@@ -177,10 +174,10 @@ def _longer_pieces(model: bytes, characters: list[str]) -> dict[tuple[int, ...],
 
 
 def _library() -> Any:
-    """SentencePiece, with its types made.
+    """Import SentencePiece and initialise its types.
 
-    Its binding makes them on first use and warns while it does; where warnings are errors it would then crash on a type
-    that was never made.
+    Its binding creates them on first use and emits a warning; with warnings as errors, it would crash later on the
+    missing types.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -191,11 +188,11 @@ def _library() -> Any:
 
 
 def _characters(sizes: Sequence[int]) -> list[str]:
-    """A character per code, the levels one after the other, so that no two levels share one."""
+    """A distinct character per code and level."""
     if sum(sizes) > _PLANE * len(_PLANES):
         raise ConfigError(
-            f"spm writes each code as one private character, of which Unicode has {_PLANE * len(_PLANES):,}; the levels "
-            f"{list(sizes)} have {sum(sizes):,} codes. Use smaller levels, or ngram or prefix_ngram, which hash"
+            f"spm supports at most {_PLANE * len(_PLANES):,} codes, one private-use character each, but the levels "
+            f"{list(sizes)} have {sum(sizes):,}; use smaller levels, or ngram or prefix_ngram, which hash codes"
         )
     return [chr(_PLANES[number // _PLANE] + number % _PLANE) for number in range(sum(sizes))]
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from helpers.builders import FAST_PRESET, FinishedJob, fresh_repo, run_fast_job
 from ranking.audit.single_features import auc_within
-from ranking.data.rows_used import told_rows
+from ranking.data.rows_used import rows_summary
 from sidkit.cli import build_app
 from sidkit.core.repo import Repo
 from sidkit.datasets.news import write_news
@@ -150,7 +150,7 @@ def test_a_job_says_what_it_uses_and_draws_for_nothing_else(thinned: FinishedJob
     assert rows["train"]["used"] < rows["train"]["available"]
     for name in ("validation", "test"):
         assert rows[name]["used"] == rows[name]["available"] > 0
-    said = told_rows(rows)
+    said = rows_summary(rows)
     assert f"train {rows['train']['used']:,} of {rows['train']['available']:,}" in said
     assert f"test all {rows['test']['used']:,}" in said
 

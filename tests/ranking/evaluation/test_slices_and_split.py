@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from helpers.builders import DAY, START, moments
 from helpers.training_builders import set_with
-from ranking.data.dataset import TrainingSet, read_rows
+from ranking.data.dataset import Dataset, read_rows
 from ranking.data.split import TimeSplit, check_both_classes
 from ranking.evaluation.slices import COLD_BELOW, prior_interactions, slices
 from sidkit.core.config import SplitSettings
@@ -25,7 +25,7 @@ law = settings(max_examples=100, deadline=None, database=None)
 COUNTS = st.integers(0, 2_000_000)
 
 
-def rows_in(data: TrainingSet, name: str) -> list[int]:
+def rows_in(data: Dataset, name: str) -> list[int]:
     found = slices(data)
     return np.flatnonzero(found[name]).tolist() if name in found else []
 
@@ -144,7 +144,7 @@ def test_rows_of_one_moment_stay_together_even_across_the_cut() -> None:
 
 @pytest.mark.parametrize("at_us", [[], [1], [1, 2], [5] * 100, [1] * 90 + [2] * 10])
 def test_a_log_of_too_few_moments_is_refused_with_its_size(at_us: list[int]) -> None:
-    with pytest.raises(EvaluationError, match=rf"^{len(at_us)} rows cannot be split in time.*moments"):
+    with pytest.raises(EvaluationError, match=rf"^{len(at_us)} rows cannot be split in time.*distinct times"):
         TimeSplit.of(np.array(at_us, dtype=np.int64), SplitSettings())
 
 

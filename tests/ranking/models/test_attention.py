@@ -172,7 +172,7 @@ def test_histories_pooled_in_blocks_have_the_values_and_gradients_of_the_plain_f
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention_module, "_BLOCK", block)
         for plain in (True, False):
-            asked = attention.asked(candidate).detach().requires_grad_()
+            asked = attention.queries(candidate).detach().requires_grad_()
             own, recency = items.clone().requires_grad_(), attention.recency.weight.detach().clone().requires_grad_()
             if plain:
                 past = own[history]
@@ -190,7 +190,7 @@ def test_under_bfloat16_the_pooled_history_is_that_of_its_inputs_in_full() -> No
     attention = attention_of(4, 2)
     candidate, history, mask, gaps = case_of(5, 4, 5, 4)
     with torch.autocast("cpu", torch.bfloat16):
-        rounded = attention.asked(candidate)
+        rounded = attention.queries(candidate)
         pooled, _ = attend(
             rounded, history.flatten(0, 1), torch.arange(20).view(4, 5), mask, gaps, attention.recency.weight
         )

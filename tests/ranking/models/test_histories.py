@@ -189,9 +189,9 @@ def test_every_unit_sends_gradients_to_the_items_it_pools_and_to_the_candidate_t
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        (("id",), r"no modality space; add one of content"),
-        (("id", "rq_opq_gate"), r"no modality space"),
-        (("content", "mba"), r"no behaviour space; add one of id, rq_opq_gate"),
+        (("id",), r"in the modality space.*add one of content"),
+        (("id", "rq_opq_gate"), r"in the modality space"),
+        (("content", "mba"), r"in the behaviour space.*add one of id, rq_opq_gate"),
     ],
 )
 def test_bidirectional_needs_both_spaces(names: tuple[str, ...], said: str) -> None:
@@ -201,7 +201,7 @@ def test_bidirectional_needs_both_spaces(names: tuple[str, ...], said: str) -> N
 
 
 def test_a_representation_named_twice_is_refused() -> None:
-    with pytest.raises(ConfigError, match="id came twice"):
+    with pytest.raises(ConfigError, match="id is listed more than once"):
         CtrModel(("id", "id"), ItemShape(5, (3,), 2), len(feature_names()), ModelSpec())
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from helpers.builders import FinishedJob, copy_of, sidkit
 from helpers.commands import ask_well
-from ranking.data.dataset import LabelledRows, build_training_set
+from ranking.data.dataset import LabelledRows, build_dataset
 from ranking.serving.scorer import Scorer
 from ranking.training.ranker import Ranker
 from semantic_ids import lifecycle
@@ -78,7 +78,7 @@ def offline_scores(repo: Repo, user: str, items: list[str], at_us: int) -> np.nd
     codebook = Codebook.load(repo.codebooks / record.codebook)
     length = ranker.config.history_length
     rate = ranker.scaling.rate
-    data = build_training_set(open_store(repo), record.service, codebook, rows, rate=rate, history_length=length)
+    data = build_dataset(open_store(repo), record.service, codebook, rows, rate=rate, history_length=length)
     return ranker.score(data)
 
 
@@ -183,7 +183,7 @@ def test_a_retired_codebook_is_refused_at_start(finished: FinishedJob, tmp_path:
     with pytest.raises(LifeCycleError, match="promote another codebook first"):
         lifecycle.retire(repo, name)
     catalog.set_state(name, "published")
-    with pytest.raises(LifeCycleError, match="ranker .* serves on it"):
+    with pytest.raises(LifeCycleError, match="the serving ranker .* uses it"):
         lifecycle.retire(repo, name)
     catalog.set_state(name, "retired")
     with pytest.raises(ServingError, match="which is retired"):

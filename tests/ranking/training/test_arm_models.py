@@ -12,7 +12,7 @@ from test_arms import context_of
 
 from helpers.training_builders import SIZES, random_set
 from ranking.data.control_codes import random_codes
-from ranking.data.dataset import TrainingSet
+from ranking.data.dataset import Dataset
 from ranking.data.item_table import ItemTable
 from ranking.models.spec import ModelSpec
 from ranking.pipeline.presets import load_preset
@@ -75,14 +75,14 @@ def test_an_arm_is_frozen() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (('["id", "mba"]', '["id"]'), r"arms\.saviorrec.*no modality space"),
-        (('["id", "mba"]', '["mba", "content"]'), r"arms\.saviorrec.*no behaviour space"),
+        (('["id", "mba"]', '["id"]'), r"arms\.saviorrec.*in the modality space"),
+        (('["id", "mba"]', '["mba", "content"]'), r"arms\.saviorrec.*in the behaviour space"),
         (('history = "bidirectional"', 'history = "both"'), r"arms\.saviorrec\.model\.history"),
         (("dim = 16", "dims = 16"), r"arms\.saviorrec\.model\.dims"),
         (('representations = ["id"]', 'kind = "gbdt"\nmodel = {dim = 3}'), r"gbdt arm has neither a model nor codes"),
         (('representations = ["id"]', 'kind = "gbdt"\nrandom_codes = true'), r"gbdt arm has neither a model nor codes"),
         (('representations = ["id"]', 'representations = ["id"]\nrandom_codes = true\nshuffle_codes = true'), "two arms"),
-        (('representations = ["id"]', 'representations = ["id", "id"]'), "came twice"),
+        (('representations = ["id"]', 'representations = ["id", "id"]'), "is listed more than once"),
     ],
 )  # fmt: skip
 def test_an_arm_that_could_never_be_built_is_refused_when_it_is_read(
@@ -159,7 +159,7 @@ def test_an_arm_is_trained_and_its_artefact_scores_the_same(tmp_path: Path, arm:
 def test_what_is_fitted_does_not_depend_on_validation_or_test_rows(tmp_path: Path) -> None:
     arm = ArmSpec(representations=("rq_opq_gate", "spm"))
 
-    def fitted(folder: str, **changes: TrainingSet) -> dict[str, np.ndarray]:
+    def fitted(folder: str, **changes: Dataset) -> dict[str, np.ndarray]:
         context = context_of(tmp_path / folder, **changes)
         context = dataclasses.replace(context, quantizer=codewords(), serving={**context.serving, "residual_levels": 1})
         train_arm(context, "arm", arm, 0, "ranker")

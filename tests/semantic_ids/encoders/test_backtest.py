@@ -1,4 +1,4 @@
-"""The rehearsal of a fit: halves of the window that share no click, and an encoder that stops as the window's end says."""
+"""The backtest of a fit: halves of the window without common clicks, and early stopping of the encoder by the later half."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from helpers.pair_logs import DELAY, random_log, the_same
 from helpers.pair_logs import mined as mined_of
 from oracle.features import Event
 from semantic_ids.encoders import BehaviourEncoder, ContentEncoder
-from semantic_ids.pairs.backtest import cut_before_newest, rehearse
-from semantic_ids.pairs.mining import PairSpec, Rehearsal
+from semantic_ids.pairs.backtest import backtest_split, cut_before_newest
+from semantic_ids.pairs.mining import BacktestSplit, PairSpec
 from sidkit.core.config import EngineSettings
 
 SPEC = PairSpec(swing_top=4, pairs_per_target=4, rehearsal=0.25)
 
 
-def halves(folder: Path, log: list[Event], cut: int, end: int) -> Rehearsal | None:
-    return rehearse(lambda spec, until, since: mined_of(folder, log, spec, end=until, start=since), SPEC, cut, end)
+def halves(folder: Path, log: list[Event], cut: int, end: int) -> BacktestSplit | None:
+    return backtest_split(
+        lambda spec, until, since: mined_of(folder, log, spec, end=until, start=since), SPEC, cut, end
+    )
 
 
 def test_earlier_pairs_know_nothing_after_the_cut_and_later_ones_nothing_before(tmp_path: Path) -> None:
@@ -40,7 +42,7 @@ def test_earlier_pairs_know_nothing_after_the_cut_and_later_ones_nothing_before(
 
 
 @pytest.mark.parametrize("cut", [START - 5, START + 380 + DELAY, START + 400 + DELAY])
-def test_a_cut_that_leaves_one_side_empty_gives_no_rehearsal(tmp_path: Path, cut: int) -> None:
+def test_a_cut_that_leaves_one_side_empty_gives_no_split(tmp_path: Path, cut: int) -> None:
     assert halves(tmp_path, random_log(), cut, START + 380 + DELAY) is None
 
 
@@ -64,12 +66,10 @@ def test_the_cut_leaves_the_newest_share_of_the_known_clicks_behind_it(tmp_path:
     assert cut(0.2, START - 50) == START - 50, "nothing was clicked by then"
 
 
-def test_a_rehearsal_changes_the_mark_of_the_pairs(tmp_path: Path) -> None:
+def test_a_backtest_changes_the_mark_of_the_pairs(tmp_path: Path) -> None:
     log, end = random_log(), START + 380 + DELAY
     pairs = mined_of(tmp_path, log, SPEC, end=end)
-    marks = {
-        replace(pairs, rehearsal=halves(tmp_path, log, START + cut + DELAY, end)).mark() for cut in (200, 250, 250)
-    }
+    marks = {replace(pairs, backtest=halves(tmp_path, log, START + cut + DELAY, end)).mark() for cut in (200, 250, 250)}
     assert len(marks | {pairs.mark()}) == 3
 
 
@@ -80,20 +80,22 @@ def test_the_end_of_the_window_decides_whether_there_is_something_to_learn() -> 
     arguments = {"dim": 8, "hidden": 32, "steps": 300, "batch": 128}
     content = ContentEncoder(dim=8).fit(items).encode(items).astype(float)
     content /= np.linalg.norm(content, axis=1, keepdims=True)
-    kept = BehaviourEncoder(**arguments).fit(items, replace(known, rehearsal=Rehearsal(known, other))).encode(items)
+    kept = BehaviourEncoder(**arguments).fit(items, replace(known, backtest=BacktestSplit(known, other))).encode(items)
     np.testing.assert_allclose(kept, content, atol=1e-5)
-    learned = BehaviourEncoder(**arguments).fit(items, replace(known, rehearsal=Rehearsal(known, later))).encode(items)
+    learned = (
+        BehaviourEncoder(**arguments).fit(items, replace(known, backtest=BacktestSplit(known, later))).encode(items)
+    )
     assert hit_rate(learned, later) > 2 * hit_rate(kept, later)
 
 
 def test_all_pairs_teach_the_encoder_that_is_kept() -> None:
-    """The rehearsal decides for how long; what is learned in that time comes from the whole window."""
+    """The backtest sets the number of steps; the final encoder trains on the pairs of the whole window."""
     items, known, later = world()
     early = np.arange(len(known)) % 4 > 0
-    pairs = replace(known, rehearsal=Rehearsal(known.where(early), later))
+    pairs = replace(known, backtest=BacktestSplit(known.where(early), later))
     arguments = {"dim": 8, "hidden": 32, "steps": 100, "batch": 128}
     kept = BehaviourEncoder(**arguments).fit(items, pairs)
-    less = replace(known.where(early), rehearsal=pairs.rehearsal)
+    less = replace(known.where(early), backtest=pairs.backtest)
     other = BehaviourEncoder(**arguments).fit(items, less)
     assert kept.curve_ == other.curve_
     assert not np.array_equal(kept.encode(items), other.encode(items))

@@ -286,13 +286,13 @@ def test_no_pairs_is_refused_with_a_remedy() -> None:
     items, known, _ = world(60)
     empty = ItemPairs(known.trigger[:0], known.target[:0], known.weight[:0], known.clicks, 0)
     for pairs in (None, empty):
-        with pytest.raises(FitError, match=r"'behaviour' learns from pairs.*none came; mine them.*'content'"):
+        with pytest.raises(FitError, match=r"'behaviour' learns from pairs.*got none; mine them.*'content'"):
             BehaviourEncoder().fit(items, pairs)
 
 
 def test_pairs_of_other_items_are_refused() -> None:
     items, known, _ = world(60)
-    with pytest.raises(FitError, match="mined for 60 items.*30 came"):
+    with pytest.raises(FitError, match="expected pairs mined for 30 items, got pairs for 60"):
         BehaviourEncoder().fit(items.rows(np.arange(30)), known)
 
 
@@ -302,7 +302,7 @@ def test_pairs_without_content_on_both_sides_are_refused() -> None:
     bare = ItemVectors(items.matrices, dict.fromkeys(items.present, odd))
     mixed = odd[known.trigger] != odd[known.target]
     pairs = ItemPairs(known.trigger[mixed], known.target[mixed], known.weight[mixed], known.clicks, 0)
-    with pytest.raises(FitError, match="two items with content"):
+    with pytest.raises(FitError, match="content for both items"):
         BehaviourEncoder().fit(bare, pairs)
 
 
@@ -318,7 +318,7 @@ def test_pairs_that_all_share_an_item_are_refused() -> None:
     items, _, _ = world(60)
     star = ItemPairs(np.zeros(59, np.int64), np.arange(1, 60), np.ones(59, np.float32), np.ones(60, np.int64), 0)
     for seed in range(4):  # the shared item may or may not be among those held out
-        with pytest.raises(FitError, match="told apart|nothing to learn from"):
+        with pytest.raises(FitError, match="no negatives|leaves no pairs"):
             BehaviourEncoder(seed=seed).fit(items, star)
 
 
@@ -361,7 +361,7 @@ def test_content_that_cannot_be_used_is_refused(fitted: tuple[ItemVectors, Behav
     with pytest.raises(FitError, match=r"'text'.*NaN"):
         encoder.encode(ItemVectors(bad, items.present))
     wide = {**items.matrices, "text": np.zeros((ROWS, 3), np.float32)}
-    with pytest.raises(FitError, match="was 14 wide at fit, 3 now"):
+    with pytest.raises(FitError, match="with 14 elements, as at fit, got 3"):
         encoder.encode(ItemVectors(wide, items.present))
     with pytest.raises(FitError, match="not fitted"):
         BehaviourEncoder().encode(items)

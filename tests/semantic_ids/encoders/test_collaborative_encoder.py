@@ -225,5 +225,5 @@ def test_content_that_cannot_be_used_is_refused() -> None:
     with pytest.raises(FitError, match=r"'text'.*NaN"):
         encoder.encode(ItemVectors(bad, items.present))
     wide = {**items.matrices, "text": np.zeros((ROWS, 3), np.float32)}
-    with pytest.raises(FitError, match="was 11 wide at fit, 3 now"):
+    with pytest.raises(FitError, match="with 11 elements, as at fit, got 3"):
         encoder.encode(ItemVectors(wide, items.present))

@@ -40,7 +40,7 @@ def test_a_cache_returns_what_was_put_and_never_changes_it(cache: VectorCache) -
     assert len(found) == len(cache) == 1200 and cache.width == 3
     assert found[_keys(2)[1]].vector.tolist() == [3.0, 4.0, 5.0] and found[_keys(2)[1]].cut
     assert found[_keys(1)[0]].vector.dtype == np.float32 and not found[_keys(1)[0]].cut
-    with pytest.raises(ArtifactError, match="holds vectors of 3 elements and the model gives 5"):
+    with pytest.raises(ArtifactError, match="has vectors of 3 elements, but the model returns 5"):
         _put(cache, 1300, width=5)
     assert len(cache) == 1200
 

@@ -71,7 +71,7 @@ def test_pictures_of_a_folder_become_vectors(vision: Path, tmp_path: Path, name:
     specs = {"image": ImageSpec(model=str(vision / name), folder=pictures, batch_size=2)}
     report = embed_items(source, source, specs, source / "cache")
     told = report.modalities["image"]
-    assert (told.embedded, told.from_cache, told.missing, told.width) == (2, 1, {"no picture": 1}, width)
+    assert (told.embedded, told.from_cache, told.missing, told.width) == (2, 1, {"no image": 1}, width)
     found = vectors_of(report, "image")
     assert found["a"] == found["c"] and found["d"]["image"] is None
     np.testing.assert_allclose(np.linalg.norm(found["b"]["image"]), 1.0, atol=1e-5)
@@ -118,11 +118,11 @@ def test_no_path_and_no_file_stops_a_run(vision: Path, tmp_path: Path) -> None:
         "pictures/good.png": None,
         "pictures/dot.png": None,
         str(pictures / "good.png"): None,
-        "pictures/half.png": "the file is no picture that can be read",
-        "pictures/text.png": "the file is no picture that can be read",
-        "pictures/empty.png": "the file is no picture that can be read",
-        "pictures/huge.png": f"the picture has more than {Image.MAX_IMAGE_PIXELS:,} pixels",
-        "pictures/strip.png": "the picture is more than 200 times as long as wide",
+        "pictures/half.png": "the file is not a readable image",
+        "pictures/text.png": "the file is not a readable image",
+        "pictures/empty.png": "the file is not a readable image",
+        "pictures/huge.png": f"the image has more than {Image.MAX_IMAGE_PIXELS:,} pixels",
+        "pictures/strip.png": "the aspect ratio of the image is above 200",
         "pictures/folder": "no file at the path",
         "pictures/none.png": "no file at the path",
         "pictures/good.png/more": "no file at the path",
@@ -158,7 +158,7 @@ def test_a_file_cut_or_changed_anywhere_is_a_picture_or_a_reason(vision: Path, t
     spec = ImageSpec(model=str(vision / "clip"), folder=pictures)
     told = embed_items(source, source, {"image": spec}, source / "cache").modalities["image"]
     assert told.embedded + told.from_cache + sum(told.missing.values()) == 6 * 13
-    assert told.embedded >= 6 and told.missing["the file is no picture that can be read"] >= 12
+    assert told.embedded >= 6 and told.missing["the file is not a readable image"] >= 12
 
 
 def test_transparency_is_white_and_a_photo_is_turned_as_its_exif_says(vision: Path, tmp_path: Path) -> None:
@@ -186,21 +186,21 @@ def test_pictures_that_cannot_be_found_at_all_are_refused(vision: Path, tmp_path
     def embed(**spec: Any) -> EmbedReport:
         return embed_items(source, source, {"image": ImageSpec(model=clip, **spec)}, source / "cache")
 
-    with pytest.raises(ConfigError, match="give a folder of them, a column of paths, or both"):
+    with pytest.raises(ConfigError, match="pass an image folder, a column of paths, or both"):
         embed()
-    with pytest.raises(ConfigError, match="is no folder; give the folder of the pictures"):
+    with pytest.raises(ConfigError, match="is not a folder; pass the folder of the images"):
         embed(folder=tmp_path / "nowhere")
     with pytest.raises(TableSchemaError, match="column 'photo' is missing"):
         embed(column="photo")
     picture(tmp_path / "pictures" / "a.png")
     picture(tmp_path / "pictures" / "a.jpg")
-    with pytest.raises(ConfigError, match="item 'a' has two pictures"):
+    with pytest.raises(ConfigError, match="item 'a' has two images"):
         embed(folder=tmp_path / "pictures")
     with sqlite3.connect(tmp_path / "items.sqlite") as database:
         database.execute("CREATE TABLE items AS SELECT 'a' AS item_id, 'a.png' AS photo")
     database.close()
     url, by_column = f"sqlite:///{tmp_path / 'items.sqlite'}", ImageSpec(model=clip, column="photo")
-    with pytest.raises(ConfigError, match="give the folder that the paths start from"):
+    with pytest.raises(ConfigError, match="pass the base folder of the paths"):
         embed_items(url, source, {"image": by_column}, source / "cache")
     rooted = by_column.model_copy(update={"folder": tmp_path / "pictures"})
     assert embed_items(url, source, {"image": rooted}, source / "cache").modalities["image"].embedded == 1

@@ -326,7 +326,7 @@ def test_a_refit_that_only_renames_codes_changes_nothing() -> None:
 
 @pytest.mark.parametrize("shapes", [((3, 2), (4, 2)), ((3, 2), (3, 3)), ((0, 2), (0, 2))])
 def test_codes_of_other_items_cannot_be_matched(shapes: tuple[tuple[int, int], tuple[int, int]]) -> None:
-    with pytest.raises(EvaluationError, match="the same items, at least one"):
+    with pytest.raises(EvaluationError, match="two code arrays of the same shape"):
         refit_changes(*(np.zeros(shape, dtype=np.int32) for shape in shapes))
 
 
@@ -342,9 +342,7 @@ def test_the_error_names_each_level_its_figure_its_floor_and_a_remedy() -> None:
     floors = Floors(utilisation=(0.5, 0.5, 0.7), perplexity=0.3)
     with pytest.raises(FitError) as caught:
         check_floors(HEALTHY, floors)
-    assert "utilisation of level 3 is 0.600, below its floor of 0.7 (codes that no item uses are dead" in str(
-        caught.value
-    )
+    assert "utilisation of level 3 is 0.600, below its floor of 0.7 (many codes are unused" in str(caught.value)
     assert "perplexity of level 3 is 0.200, below its floor of 0.3" in str(caught.value)
     assert "level 1" not in str(caught.value) and "level 2" not in str(caught.value)
     assert len(below_floors(HEALTHY, floors)) == 2
@@ -355,7 +353,7 @@ def test_a_figure_that_is_not_a_number_is_below_every_floor() -> None:
 
 
 def test_floors_for_another_number_of_levels_are_refused() -> None:
-    with pytest.raises(ConfigError, match="the floor of utilisation lists 2 levels; the codes have 3"):
+    with pytest.raises(ConfigError, match="the floor of utilisation has 2 values, but the codes have 3 levels"):
         check_floors(HEALTHY, Floors(utilisation=(0.5, 0.5)))
 
 

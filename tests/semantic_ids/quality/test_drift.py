@@ -111,7 +111,7 @@ def test_recent_items_like_those_of_the_fit_are_fresh() -> None:
     rng = np.random.default_rng(0)
     report = drift(coded(rng, np.ones(16), 3000), coded(rng, np.ones(16), 400, norm=1.1))
     assert (report.verdict, report.fit_items, report.recent_items) == ("fresh", 3000, 400)
-    assert report.reasons == ("codes and residual norms of recent items are like those of the fit",)
+    assert report.reasons == ("codes and residual norms of recent items match those of the fit",)
     assert report.residual_growth_mean == pytest.approx(0.1, abs=0.05)
 
 
@@ -164,7 +164,7 @@ def test_too_few_items_leave_it_unknown_and_say_how_many_are_needed() -> None:
     many, few = coded(rng, np.ones(4), 500), coded(rng, np.ones(4), 49)
     report = drift(many, few, DriftThresholds(min_recent=50))
     assert (report.verdict, report.needed_items, report.levels) == ("unknown", 50, ())
-    assert report.reasons == ("49 items came or changed since the fit; 50 are needed for a verdict",)
+    assert report.reasons == ("49 items were added or changed since the fit; a verdict needs at least 50",)
     assert drift(few, many).verdict != "unknown"
     assert drift(CodedItems(np.zeros((0, 1), dtype=np.int32), np.zeros(0, "f4")), many).verdict == "unknown"
     json.dumps(report.as_json(), allow_nan=False)
@@ -184,7 +184,7 @@ def test_thresholds_are_settings() -> None:
 
 def test_groups_of_different_codebooks_are_refused() -> None:
     groups = [CodedItems(np.zeros((300, levels), dtype=np.int32), np.ones(300, dtype=np.float32)) for levels in (2, 3)]
-    with pytest.raises(ConfigError, match="have 2 codes, the recent ones 3"):
+    with pytest.raises(ConfigError, match="got 2 levels for the items of the fit and 3"):
         drift(*groups)
 
 
@@ -250,7 +250,7 @@ def test_the_health_of_a_codebook_is_that_of_its_table(repo: Repo) -> None:
     limits = DriftThresholds(min_recent=10)
     assert health(repo, "a", limits) == health(repo, None, limits) == drift(*groups, limits)
     assert health(repo).verdict == "unknown"
-    with pytest.raises(LifeCycleError, match="once it is published"):
+    with pytest.raises(LifeCycleError, match="publish it before checking its health"):
         health(repo, "unpublished")
     with pytest.raises(UnknownVersionError):
         health(repo, "nope")

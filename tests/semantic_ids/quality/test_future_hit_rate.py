@@ -37,5 +37,5 @@ def test_nothing_after_the_fit_gives_no_figures(finished: FinishedJob) -> None:
 
 
 def test_codebooks_of_different_moments_are_not_judged_together(finished: FinishedJob) -> None:
-    with pytest.raises(FitError, match="judge those of one moment together"):
+    with pytest.raises(FitError, match="codebooks with the same fit_end"):
         future_hits(finished.repo, [], 1)

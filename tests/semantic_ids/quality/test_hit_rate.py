@@ -14,14 +14,14 @@ from semantic_ids.item_vectors import Floats
 from semantic_ids.pairs.mining import Ints, ItemPairs
 from semantic_ids.quality import hit_rate
 from semantic_ids.quality.hit_rate import (
-    HitQuestions,
+    HitPairs,
     by_codes,
     by_popularity,
     by_reconstructions,
     by_vectors,
     expected_hits,
+    held_out_pairs,
     hit_rates,
-    questions,
 )
 from semantic_ids.quantizers import ResidualKMeans
 from sidkit.core.errors import EvaluationError
@@ -34,11 +34,11 @@ def pairs_of(listed: list[tuple[int, int]], end_us: int = 1) -> ItemPairs:
     return ItemPairs(trigger, target, np.ones(len(listed), dtype=np.float32), np.zeros(99, dtype=np.int64), end_us)
 
 
-def asked_of(listed: list[tuple[int, int]], items: int) -> HitQuestions:
-    return questions(pairs_of(listed), np.ones(items, dtype=bool))
+def asked_of(listed: list[tuple[int, int]], items: int) -> HitPairs:
+    return held_out_pairs(pairs_of(listed), np.ones(items, dtype=bool))
 
 
-def all_pairs(items: int) -> HitQuestions:
+def all_pairs(items: int) -> HitPairs:
     return asked_of([(i, j) for i in range(items) for j in range(items) if i != j], items)
 
 
@@ -99,7 +99,7 @@ def test_items_of_one_bucket_tie_in_every_batch_and_rank_as_their_vectors_do() -
     vectors = rng.normal(size=(300, 24)).astype(np.float32)
     quantizer = ResidualKMeans((4, 3), force=True).fit(vectors)
     codes = quantizer.encode(vectors)
-    asked = HitQuestions(rng.integers(0, 150, 400), rng.integers(150, 300, 400), np.ones(400, dtype=bool), 300)
+    asked = HitPairs(rng.integers(0, 150, 400), rng.integers(150, 300, 400), np.ones(400, dtype=bool), 300)
     scores = by_reconstructions(quantizer, codes)
     found = scores(np.arange(300))
     for bucket in np.unique(codes, axis=0):
@@ -143,31 +143,31 @@ def test_questions_are_distinct_pairs_that_were_not_learned_from(data: st.DataOb
     expected = sorted(set(future) - learned)
     mined = pairs_of(future, 2), known, pairs_of(training, 1)
     if not expected:
-        assert len(questions(*mined)) == 0
+        assert len(held_out_pairs(*mined)) == 0
         return
-    asked = questions(*mined)
+    asked = held_out_pairs(*mined)
     assert list(zip(asked.trigger.tolist(), asked.target.tolist(), strict=True)) == expected
     assert asked.seen.tolist() == [bool(known[target]) for _, target in expected]
-    few = questions(*mined, most_triggers=2, seed=3)
+    few = held_out_pairs(*mined, most_triggers=2, seed=3)
     kept = set(few.trigger.tolist())
     assert len(kept) == min(2, len({trigger for trigger, _ in expected}))
     assert [pair for pair in expected if pair[0] in kept] == list(zip(few.trigger, few.target, strict=True))
-    assert few.trigger.tolist() == questions(*mined, most_triggers=2, seed=3).trigger.tolist()
+    assert few.trigger.tolist() == held_out_pairs(*mined, most_triggers=2, seed=3).trigger.tolist()
 
 
 def test_pairs_that_leak_or_are_of_other_items_are_refused() -> None:
     known = np.ones(3, dtype=bool)
-    with pytest.raises(EvaluationError, match="the pairs to be judged end at 5 us, the training pairs at 5 us"):
-        questions(pairs_of([(0, 1)], 5), known, pairs_of([(1, 2)], 5))
-    with pytest.raises(EvaluationError, match="the future pairs name rows beyond the 3 items"):
-        questions(pairs_of([(0, 3)]), known)
-    with pytest.raises(EvaluationError, match="the training pairs name rows"):
-        questions(pairs_of([(0, 1)], 2), known, pairs_of([(5, 1)]))
+    with pytest.raises(EvaluationError, match="the evaluation pairs end at 5 us, not after the training pairs at 5 us"):
+        held_out_pairs(pairs_of([(0, 1)], 5), known, pairs_of([(1, 2)], 5))
+    with pytest.raises(EvaluationError, match="the future pairs index items beyond the 3 items"):
+        held_out_pairs(pairs_of([(0, 3)]), known)
+    with pytest.raises(EvaluationError, match="the training pairs index items"):
+        held_out_pairs(pairs_of([(0, 1)], 2), known, pairs_of([(5, 1)]))
 
 
 def test_what_cannot_be_ranked_is_refused() -> None:
     asked = all_pairs(4)
-    with pytest.raises(EvaluationError, match="a hit rate at 0 came"):
+    with pytest.raises(EvaluationError, match="k must be at least 1, got 0"):
         expected_hits(by_popularity(np.arange(4)), asked, 0)
     with pytest.raises(EvaluationError, match="NaN"):
         expected_hits(by_vectors(np.full((4, 2), np.nan, dtype=np.float32)), asked, 1)
@@ -176,7 +176,7 @@ def test_what_cannot_be_ranked_is_refused() -> None:
 def test_rates_are_means_over_pairs_with_seen_and_new_targets_apart() -> None:
     codes = np.array([[0], [0], [0], [1], [1]], dtype=np.int32)
     known = np.array([True, True, False, True, True])
-    asked = questions(pairs_of([(0, 1), (0, 2), (3, 0), (3, 4)]), known)
+    asked = held_out_pairs(pairs_of([(0, 1), (0, 2), (3, 0), (3, 4)]), known)
     report = hit_rates({"codes": by_codes(codes), "popularity": by_popularity(np.arange(5))}, asked, k=1)
     assert report.hits["codes"].tolist() == [0.5, 0.5, 0, 1]
     assert report.rate("codes").value == 0.5
@@ -189,13 +189,13 @@ def test_rates_are_means_over_pairs_with_seen_and_new_targets_apart() -> None:
     told = json.loads(json.dumps(report.as_json(), allow_nan=False))
     assert told["pairs"] == {"all": 4, "seen": 3, "new": 1}
     assert told["rates"]["codes"]["new"] == {"value": 0.5, "low": None, "high": None}
-    all_known = hit_rates({"codes": by_codes(codes)}, questions(pairs_of([(0, 1)]), np.ones(5, dtype=bool)), k=1)
+    all_known = hit_rates({"codes": by_codes(codes)}, held_out_pairs(pairs_of([(0, 1)]), np.ones(5, dtype=bool)), k=1)
     assert all_known.rate("codes", "new") is None
 
 
-def clustered(rng: np.random.Generator, triggers: int, of_one: int) -> tuple[HitQuestions, Ints]:
+def clustered(rng: np.random.Generator, triggers: int, of_one: int) -> tuple[HitPairs, Ints]:
     trigger = np.repeat(np.arange(triggers), of_one)
-    asked = HitQuestions(trigger, (trigger + 1) % triggers, np.ones(len(trigger), dtype=bool), triggers)
+    asked = HitPairs(trigger, (trigger + 1) % triggers, np.ones(len(trigger), dtype=bool), triggers)
     return asked, (rng.random(triggers) < 0.3)[trigger].astype(np.float64)
 
 

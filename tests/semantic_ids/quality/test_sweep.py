@@ -23,7 +23,7 @@ from semantic_ids.quality.code_metrics import (
     utilisation,
 )
 from semantic_ids.quality.floors import Floors
-from semantic_ids.quality.hit_rate import HitQuestions, by_codes, expected_hits
+from semantic_ids.quality.hit_rate import HitPairs, by_codes, expected_hits
 from semantic_ids.quality.sweep import Candidate, SweepGrid, Trial, pairs_within, sweep
 from semantic_ids.quantizers import QUANTIZERS, ResidualKMeans
 from sidkit.core.errors import ConfigError, FitError
@@ -42,11 +42,11 @@ def content(seed: int = 0, items: int = ITEMS, noise: float = 0.3) -> tuple[Item
     return ItemVectors({"text": text}, {"text": present}), topic
 
 
-def within_topics(topic: np.ndarray, seed: int = 0) -> HitQuestions:
+def within_topics(topic: np.ndarray, seed: int = 0) -> HitPairs:
     rng = np.random.default_rng(seed)
     trigger = np.flatnonzero(np.arange(len(topic)) % 10 != 0)
     target = np.array([rng.choice(np.flatnonzero((topic == topic[i]) & (np.arange(len(topic)) != i))) for i in trigger])
-    return HitQuestions(trigger, target, np.ones(len(trigger), dtype=bool), len(topic))
+    return HitPairs(trigger, target, np.ones(len(trigger), dtype=bool), len(topic))
 
 
 def candidate(*sizes: int, **fields: Any) -> Candidate:
@@ -77,7 +77,7 @@ def test_a_grid_is_every_combination() -> None:
 def test_a_trial_has_the_figures_of_a_codebook_fitted_on_the_sample_alone() -> None:
     items, _ = content()
     told: list[Trial] = []
-    report = sweep(items, [candidate(6, 4, beam=2)], sample=100, seed=5, force=True, told=told.append)
+    report = sweep(items, [candidate(6, 4, beam=2)], sample=100, seed=5, force=True, on_trial=told.append)
     (trial,) = report.trials
     assert told == [trial]
     there = np.flatnonzero(items.any_present)
@@ -104,7 +104,7 @@ def test_a_trial_has_the_figures_of_a_codebook_fitted_on_the_sample_alone() -> N
 def test_the_hit_rate_is_that_of_the_codes_of_all_items() -> None:
     items, topic = content()
     judged = within_topics(topic)
-    (trial,) = sweep(items, [candidate(6, 4)], sample=100, force=True, judged=judged, k=7).trials
+    (trial,) = sweep(items, [candidate(6, 4)], sample=100, force=True, evaluation=judged, k=7).trials
     sampled = np.sort(np.random.default_rng(0).permutation(np.flatnonzero(items.any_present))[:100])
     vectors = ContentEncoder(dim=6).fit(items.rows(sampled)).encode(items)
     codes = ResidualKMeans((6, 4), force=True).fit(vectors[sampled]).encode(vectors)
@@ -137,17 +137,17 @@ def test_the_fewest_bits_within_the_slack_of_the_lowest_error_are_recommended() 
     errors = {trial.candidate.sizes: trial.held_out_error for trial in report.trials}
     assert errors[2,] > errors[6,] + 0.05
     assert report.recommended == SMALL[1]
-    assert "has the fewest bits of those that keep up" in report.reason
+    assert "has the fewest bits of those that match it" in report.reason
     assert "content/residual_kmeans/6 (2.6 bits)" in report.reason
     best = min(errors, key=errors.get)
     strict = sweep(items, SMALL, sample=160, force=True, slack=0.0)
     assert strict.recommended.sizes == best
-    assert "none of fewer bits keeps up with it" in strict.reason
+    assert "no candidate with fewer bits matches it" in strict.reason
 
 
 def test_with_judged_pairs_the_fewest_bits_that_are_not_shown_to_hit_less_are_recommended() -> None:
     items, topic = content()
-    report = sweep(items, SMALL, sample=160, force=True, judged=within_topics(topic), k=50)
+    report = sweep(items, SMALL, sample=160, force=True, evaluation=within_topics(topic), k=50)
     rates = {trial.candidate.sizes: trial.hit_rate for trial in report.trials}
     assert rates[2,] < rates[6,] - 0.1
     assert report.recommended == SMALL[1]
@@ -168,7 +168,7 @@ def test_candidates_below_a_floor_or_that_cannot_be_fitted_are_told_and_not_reco
     assert report.recommended == grid[0]
     none = sweep(items, grid[1:], sample=160, force=True, floors=Floors(perplexity=0.93))
     assert none.recommended is None
-    assert none.reason.startswith("none of 2 candidates passes: 1 could not be fitted and 1 fell below a floor")
+    assert none.reason.startswith("none of 2 candidates passes: 1 could not be fitted and 1 are below a floor")
 
 
 def test_under_twenty_items_per_code_are_refused_unless_forced() -> None:
@@ -184,12 +184,12 @@ def test_errors_of_different_encoders_are_not_compared(registered: pytest.Monkey
     grid = [candidate(2), candidate(6, encoder="other")]
     report = sweep(items, grid, sample=160)
     assert report.recommended == grid[0]
-    assert "1 of them on the first encoder" in report.reason
-    judged = sweep(items, grid, sample=160, judged=within_topics(topic), k=50)
+    assert "1 of them with the first encoder" in report.reason
+    judged = sweep(items, grid, sample=160, evaluation=within_topics(topic), k=50)
     assert judged.recommended == grid[1]
     lost = sweep(items, [candidate(500), grid[1]], sample=160)
     assert lost.recommended is None
-    assert "none is on the first encoder" in lost.reason
+    assert "none uses the first encoder" in lost.reason
 
 
 def test_learners_from_pairs_get_those_of_the_sample_or_are_refused(registered: pytest.MonkeyPatch) -> None:
@@ -205,7 +205,7 @@ def test_learners_from_pairs_get_those_of_the_sample_or_are_refused(registered: 
     registered.setitem(QUANTIZERS, "learner", Learner)
     items, topic = content()
     grid = [candidate(6, quantizer="learner")]
-    assert "the sweep was given none" in (sweep(items, grid, sample=160).trials[0].refused or "")
+    assert "the sweep got none" in (sweep(items, grid, sample=160).trials[0].refused or "")
     asked = within_topics(topic)
     weight = np.ones(len(asked), dtype=np.float32)
     pairs = ItemPairs(asked.trigger, asked.target, weight, np.arange(ITEMS), 7)
@@ -240,7 +240,7 @@ def test_pairs_of_a_selection_are_those_with_both_ends_in_it(items: int, seed: i
 
 def test_a_report_is_a_table_and_json() -> None:
     items, topic = content()
-    report = sweep(items, [*SMALL, candidate(500)], sample=160, force=True, judged=within_topics(topic))
+    report = sweep(items, [*SMALL, candidate(500)], sample=160, force=True, evaluation=within_topics(topic))
     rows = report.table().to_pylist()
     assert [row["label"] for row in rows] == [trial.candidate.label for trial in report.trials]
     assert [row["recommended"] for row in rows].count(True) == 1
@@ -256,13 +256,13 @@ def test_what_cannot_be_swept_is_refused() -> None:
     items, topic = content()
     with pytest.raises(ConfigError, match="the grid has no candidates"):
         sweep(items, [])
-    with pytest.raises(ConfigError, match="the judged pairs are of 240 items, the sweep of 100"):
-        sweep(items.rows(np.arange(100)), SMALL, judged=within_topics(topic))
-    with pytest.raises(FitError, match="a sample of 0 was asked for"):
+    with pytest.raises(ConfigError, match="expected evaluation pairs that index 100 items, got pairs that index 240"):
+        sweep(items.rows(np.arange(100)), SMALL, evaluation=within_topics(topic))
+    with pytest.raises(FitError, match="got 216 items and a sample of 0"):
         sweep(items, SMALL, sample=0)
-    with pytest.raises(FitError, match="1 items have content"):
+    with pytest.raises(FitError, match="got 1 items and"):
         sweep(items.rows(np.array([0, 1])), SMALL)
-    with pytest.raises(ConfigError, match="no 'nope'; there are"):
+    with pytest.raises(ConfigError, match="unknown name 'nope'; choose one of"):
         sweep(items, [candidate(4, quantizer="nope")])
     with pytest.raises(ConfigError, match="dimm"):
         sweep(items, [Candidate(sizes=(4,), encoder_arguments={"dimm": 3})])

@@ -283,12 +283,12 @@ def test_rows_that_are_not_finite_are_refused_and_counted(kind: str, fitted: Qua
     rows = clustered(300)
     rows[[3, 5], 2] = bad
     for refuse in (make(kind).fit, fitted.encode):
-        with pytest.raises(FitError, match=r"2 of 300 vectors hold NaN or infinite"):
+        with pytest.raises(FitError, match=r"2 of 300 vectors contain NaN or infinite"):
             refuse(rows)
 
 
 def test_another_width_than_at_fit_is_refused_with_both_widths(fitted: Quantizer) -> None:
-    with pytest.raises(FitError, match=f"{DIM + 1} wide.* {DIM}"):
+    with pytest.raises(FitError, match=rf"shape \(items, {DIM}\), as at fit, got \(\d+, {DIM + 1}\)"):
         fitted.encode(clustered(10, DIM + 1))
 
 
@@ -296,7 +296,7 @@ def test_another_width_than_at_fit_is_refused_with_both_widths(fitted: Quantizer
 def test_what_is_no_matrix_is_refused_with_its_shape(kind: str, fitted: Quantizer, shape: tuple[int, ...]) -> None:
     rows = np.zeros(shape, np.float32)
     for refuse in (make(kind).fit, fitted.encode):
-        with pytest.raises(FitError, match=r"shape .*\[items, dim\] is needed"):
+        with pytest.raises(FitError, match=r"expected vectors of shape \(items, dim\)"):
             refuse(rows)
 
 
@@ -328,7 +328,7 @@ def test_a_beam_below_one_is_refused(fitted: Quantizer, beam: int) -> None:
 
 @pytest.mark.parametrize("codes", [[[0, 0]], [[0, 0, 0, 0]], [0, 0, 0], [[[0, 0, 0]]]])
 def test_codes_of_another_shape_are_refused(fitted: Quantizer, codes: object) -> None:
-    with pytest.raises(FitError, match=r"codes of shape .*\[items, 3\]"):
+    with pytest.raises(FitError, match=r"codes of shape \(items, 3\), got"):
         fitted.decode(np.array(codes, dtype=np.int32))
 
 
@@ -337,7 +337,7 @@ def test_codes_beyond_the_sizes_are_refused_and_named(fitted: Quantizer, level: 
     for code in (SIZES[level], -1):
         codes = np.zeros((4, 3), dtype=np.int64)
         codes[1, level] = code
-        with pytest.raises(FitError, match=rf"[ \[]{code}[,\] ].*\[12, 7, 5\]"):
+        with pytest.raises(FitError, match=rf"\[12, 7, 5\].*[ \[]{code}[,\] ]"):
             fitted.decode(codes)
 
 

@@ -38,7 +38,7 @@ from semantic_ids import lifecycle
 from semantic_ids.catalog import table_path
 from semantic_ids.quality.drift import stability
 from semantic_ids.report import write_report
-from semantic_ids.report.facts import Arrivals, Facts, gather
+from semantic_ids.report.facts import Arrivals, Facts, collect_facts
 from semantic_ids.report.figures import text
 from semantic_ids.report.inline import json_in_html
 from semantic_ids.report.page import project, render
@@ -63,7 +63,7 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Repo:
 
 @pytest.fixture(scope="module")
 def facts(repo: Repo) -> Facts:
-    return gather(repo, "a")
+    return collect_facts(repo, "a")
 
 
 def test_the_tree_is_that_of_the_table_counted_row_by_row(repo: Repo, facts: Facts) -> None:
@@ -119,7 +119,7 @@ def test_what_a_light_page_leaves_out_is_counted_and_told(
     kept = {path: len(rows) for path, rows in leaves.items() if rows}
     assert sum(kept.values()) == most
     listed = len(facts.items)
-    assert f"it carries {most} of them" in parsed.told and f"{listed - most} are left out" in parsed.told
+    assert f"{most} items are included" in parsed.told and f"{listed - most} are omitted" in parsed.told
     if most >= EXAMPLES * sum(len(path) == 1 for path in whole):
         for code in (path[0] for path in whole if len(path) == 1):
             shown = sum(size for path, size in kept.items() if path[0] == code)
@@ -136,10 +136,10 @@ def test_codes_that_refine_nothing_are_no_levels_but_stand_with_the_items(repo: 
         table[held["items"]["id"][row]]["codes"] for rows in leaves.values() for row in rows
     ]
     assert [level["extra"] for level in parsed.data["levels"]] == [False, False, True]
-    assert "2 levels, each refining the one before; 1 more that refine none" in parsed.told
+    assert "2 levels, each refining the one before; 1 more that do not refine others" in parsed.told
     side_by_side = Parsed(render(replace(facts, residual_levels=0)))
     assert len(side_by_side.data["tree"]["levels"]) == 1
-    assert "stand side by side, so the tree groups items by the first alone" in side_by_side.told
+    assert "do not refine each other, so the tree groups items by the first code only" in side_by_side.told
 
 
 def test_bars_and_figures_are_those_of_the_table(repo: Repo, facts: Facts) -> None:
@@ -153,7 +153,7 @@ def test_bars_and_figures_are_those_of_the_table(repo: Repo, facts: Facts) -> No
         )
     buckets = Counter(map(tuple, codes))
     own = sum(count == 1 for count in buckets.values()) / len(codes)
-    assert f"{text(own, 'share')} of items have a code of their own" in parsed.told
+    assert f"{text(own, 'share')} of items have a unique code" in parsed.told
     assert f"Largest bucket{facts.metrics['largest_bucket']}{max(buckets.values())}" in parsed.told
     assert f"{len(BARE)} without codes are not in the tree" in parsed.told
     for told in ("a", "published", facts.record.content_hash, "residual_kmeans", "8×6×4", "2020-01-21 00:00 UTC"):
@@ -256,7 +256,7 @@ def test_the_map_shows_items_with_codes_where_their_vectors_lie(repo: Repo, fact
 def test_a_sample_is_drawn_alike_every_time_and_not_by_id(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("semantic_ids.report.facts.MAP_ITEMS", 9)
     for _ in range(2):
-        drawn = gather(repo, "a")
+        drawn = collect_facts(repo, "a")
         shown = drawn.items.ids.take(drawn.sample.rows).to_pylist()
         assert shown == sorted(sorted(coded(repo), key=lambda item: hashlib.md5(item.encode()).hexdigest())[:9])
     assert "a sample of 9 of" in Parsed(render(drawn)).told
@@ -342,7 +342,7 @@ def test_one_level_no_titles_and_content_that_waits(tmp_path: Path, without_feas
 def test_without_any_codes_the_page_says_so(facts: Facts) -> None:
     parsed = Parsed(render(nothing(facts)))
     assert unrolled(parsed.data["tree"]) == (Counter(), {})
-    assert "No item has codes." in parsed.told and "No item arrived after the fit yet." in parsed.told
+    assert "No item has codes." in parsed.told and "No items have arrived after the fit." in parsed.told
 
 
 def test_figures_of_any_shape_are_told_and_missing_ones_are_dashes(facts: Facts) -> None:
@@ -357,6 +357,6 @@ def test_figures_of_any_shape_are_told_and_missing_ones_are_dashes(facts: Facts)
     assert "Utilisation per level50% · 100% · –" in told
     assert "Hit rate at 30seen 25% · new ––How often" in told
     assert "Balance lastbefore 0.1235 · after 1e-05–How evenly" in told
-    assert "Strange figurea 1 · 2.5 · b <i>text</i> · c True–As the artefact" in told
+    assert "Strange figurea 1 · 2.5 · b <i>text</i> · c True–Value from the artefact" in told
     assert "Empty––" in told
     assert "Largest bucket–" in Parsed(render(replace(facts, metrics={}))).told

@@ -16,7 +16,7 @@ from helpers.builders import DAY
 from helpers.codebook_builders import CUT
 from helpers.report_builders import NASTY, UNTITLED, changed_once, coded, nothing
 from semantic_ids.report import write_report
-from semantic_ids.report.facts import Arrivals, Facts, Listed, Sampled, gather
+from semantic_ids.report.facts import Arrivals, Facts, Listed, Sampled, collect_facts
 from semantic_ids.report.page import render
 from semantic_ids.report.periods import by_period
 from sidkit.core.repo import Repo
@@ -30,7 +30,7 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Repo:
 
 @pytest.fixture(scope="module")
 def facts(repo: Repo) -> Facts:
-    return gather(repo, "a")
+    return collect_facts(repo, "a")
 
 
 def many(facts: Facts, count: int = 100_000) -> Facts:
@@ -167,7 +167,7 @@ def test_in_a_browser_a_hundred_thousand_items_are_drawn_a_few_at_a_time(facts: 
         )
         carried = seen[1]
         assert seen[0].startswith(f"{fullest} items") and 0 < carried < fullest
-        assert seen[2].startswith(f"{fullest - carried} items more with this code: not in this page.")
+        assert seen[2].startswith(f"{fullest - carried} more items with this code, not included in this page.")
         assert seen[3] < 10_000
         page.open(empty)
         assert "No item has codes." in page.do("document.getElementById('tree').textContent")
