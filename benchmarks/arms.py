@@ -23,7 +23,7 @@ from ranking.experiments.comparison.arms import load_arms
 from ranking.experiments.comparison.comparison import CompareOptions, Comparison, data_name
 from ranking.experiments.comparison.report import write_page
 from ranking.experiments.comparison.tables import (
-    TOLD,
+    SHORT,
     budgets,
     markdown,
     markdown_of_boosting,
@@ -107,7 +107,7 @@ def compared(data: str, work: Path, options: argparse.Namespace) -> dict[str, An
         print(f"  {'kept' if kept else 'done'} {name:36} {rows:>12,} rows {seconds:>8.1f} s", flush=True)
 
     with repo.locked():
-        return Comparison(repo, asked, announce).run()
+        return Comparison(repo, asked, announce).run().as_json()
 
 
 def fragment(rows: list[dict[str, Any]], held: dict[str, dict[str, Any]]) -> str:
@@ -116,9 +116,9 @@ def fragment(rows: list[dict[str, Any]], held: dict[str, dict[str, Any]]) -> str
     peers = read_json(PEERS)["auc"] if PEERS.exists() else []
     known = list(dict.fromkeys(row["data"] for row in rows))
     rows = [row for name in known for row in [*rows, *peers] if row["data"] == name]
-    lines += [markdown(rows, TOLD)]
-    lines += ["Differences to the same inputs without the arm's idea:", "", markdown_of_ideas(rows, TOLD)]
-    lines += ["Differences to boosting:", "", markdown_of_boosting(rows, TOLD)]
+    lines += [markdown(rows, SHORT)]
+    lines += ["Differences to the same inputs without the arm's idea:", "", markdown_of_ideas(rows, SHORT)]
+    lines += ["Differences to boosting:", "", markdown_of_boosting(rows, SHORT)]
     for name, facts in held.items():
         seconds, units = facts["seconds"], facts["units"]
         lines.append(

@@ -23,7 +23,7 @@ from fuxictr_peer import DIM, HIDDEN, OUT, WORK, Worker, export, kept, measure_a
 
 from ranking.experiments.comparison.arms import CODES_AS_FEATURES, ID_ALONE
 from ranking.experiments.comparison.comparison import data_name
-from ranking.experiments.comparison.evaluation import judge_outsider, units_beside
+from ranking.experiments.comparison.evaluation import baseline_trials, evaluate_external
 from sidkit.core.files import write_json
 
 GRID = [(1e-3, 0.0, 0.0), (1e-3, 0.4, 1e-5), (1e-3, 0.4, 1e-4), (3e-4, 0.4, 1e-4)]
@@ -36,7 +36,7 @@ def measure_auc(worker: Worker, data: str, options: argparse.Namespace) -> list[
     """Rows of both arms."""
     _, plan, contexts = prepared(data, [CODES_AS_FEATURES, ID_ALONE], options)
     for arm in options.inputs:
-        units_beside(plan, arm)  # before hours are spent
+        baseline_trials(plan, arm)  # before hours are spent
     name, context = data_name(data), contexts[CODES_AS_FEATURES]
     folder = WORK / name
     export(context, folder)
@@ -52,7 +52,7 @@ def measure_auc(worker: Worker, data: str, options: argparse.Namespace) -> list[
         for seed in range(options.seeds):
             worker.ask(do="fit", seed=seed, **chosen, **shared)
             scores.append(np.load(folder / "scores.test.npy").astype(np.float64))
-        fresh = judge_outsider(name, plan, arm, scores)
+        fresh = [row.as_json() for row in evaluate_external(name, plan, arm, scores)]
         for row in fresh:
             if row["slice"] in {"all", "cold"} and row["metric"] == "auc":
                 print(row, flush=True)

@@ -64,7 +64,7 @@ def main() -> None:
         plan, contexts = prepared(data, options, ARMS)
         with workers(plan, contexts, options.jobs) as pool:
             for trial in missing:
-                told = measured(pool, plan.units, trial["settings"])
+                told = measured(pool, plan.trials, trial["settings"])
                 trial["data"][name] = {"worth": told["worth"], "validation": told["validation"]}
                 print(name, trial["settings"], trial["data"][name], flush=True)
         trials = [{**trial, "gain": gained(trial, trials[0])} for trial in trials]

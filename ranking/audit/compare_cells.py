@@ -1,4 +1,4 @@
-"""Row by row, cell by cell: what a frame says beside what the log says; the first difference ends it."""
+"""Compare a frame with the log, row by row and cell by cell; stops at the first mismatch."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class Difference:
     expected_known_from: str | None
     found_known_from: str | None
 
-    def told(self) -> str:
-        """As text."""
+    def as_text(self) -> str:
+        """Two values and when each was known."""
         expected, found = _told_apart(self.expected, self.found)
         known = f"; the log knows it from {self.expected_known_from} on" if self.expected_known_from else ""
         if self.found_known_from is None:
@@ -70,9 +70,7 @@ class RowsAudit:
 
     def as_json(self) -> dict[str, Any]:
         """As JSON values."""
-        told = asdict(self)
-        told["difference"] = asdict(self.difference) if self.difference else None
-        return told
+        return asdict(self)
 
 
 def audit_rows(repo: Repo, rows: AuditedRows, truth: LogTruth) -> RowsAudit:

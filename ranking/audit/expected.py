@@ -7,7 +7,6 @@ and gaps as ``log1p`` of days, and 0 where serving knew nothing.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from ranking.audit.reference import WINDOWS_US, Cells
 
@@ -18,7 +17,7 @@ _DAY_US = 86_400_000_000
 _WEIGHT = 10.0
 
 
-def kept_cells(plain: Cells, item_id: str, at_us: int, rate: float) -> dict[str, Any]:
+def kept_cells(plain: Cells, item_id: str, at_us: int, rate: float) -> Cells:
     """The columns of a kept frame.
 
     Parameters
@@ -32,7 +31,7 @@ def kept_cells(plain: Cells, item_id: str, at_us: int, rate: float) -> dict[str,
     rate : float
         The share of positives among the training rows.
     """
-    found: dict[str, Any] = {"candidate": item_id}
+    found: Cells = {"candidate": item_id}
     for side in ("item", "user"):
         for window in WINDOWS_US:
             exposures, clicks = plain[f"{side}_stats__exposures_{window}"], plain[f"{side}_stats__clicks_{window}"]

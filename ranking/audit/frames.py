@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -128,7 +127,7 @@ def rows_of_run(repo: Repo, folder: Path, most: int, seed: int) -> AuditedRows:
         filled = part.history_items[part.history[at]]
         filled = filled[filled != 0]
         listed = part.history_us[part.history[at]][: len(filled)]
-        row: dict[str, Any] = {
+        row: Cells = {
             "candidate": part.items.ids[part.candidate[at]],
             "user_history__item_ids": part.items.ids[filled].tolist(),
             "user_history__timestamps_us": listed.tolist(),

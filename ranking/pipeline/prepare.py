@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import resource
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,8 @@ from ranking.data.dataset import LabelledRows, TrainingSet, build_training_set
 from ranking.data.rows_used import part_rows
 from ranking.data.split import TimeSplit, check_both_classes
 from ranking.training.arm_spec import RankerSpec
-from ranking.training.arms import TrainingContext
+from ranking.training.arms import TrainedOn, TrainingContext
+from ranking.training.serving_spec import ServingSpec
 from semantic_ids import lifecycle
 from semantic_ids.catalog import Catalog
 from semantic_ids.lifecycle import CodebookSpec
@@ -264,14 +264,14 @@ def training_context(
         spec=spec,
         rate=train.rate,
         threads=threads,
-        describe={
-            "fit_start_us": train.first_us,
+        trained_on=TrainedOn(
+            fit_start_us=train.first_us,
             # Validation chose the epoch, so it has been seen too.
-            "fit_end_us": split.validation_end_us,
-            "parents": [record.name],
-            "feature_settings": repo.settings.feature_settings(),
-            "rows": len(train),
-        },
+            fit_end_us=split.validation_end_us,
+            parents=(record.name,),
+            feature_settings=repo.settings.feature_settings(),
+            rows=len(train),
+        ),
         serving=_serving(repo, record, book),
         rankers=rankers,
         quantizer=book.quantizer,
@@ -279,20 +279,20 @@ def training_context(
     )  # fmt: skip
 
 
-def _serving(repo: Repo, record: CodebookRecord, codebook: Codebook) -> Mapping[str, Any]:
+def _serving(repo: Repo, record: CodebookRecord, codebook: Codebook) -> ServingSpec:
     from sidkit.stores.feast_repo import open_store, service_features
 
-    return {
-        "sizes": record.sizes,
-        "residual_levels": codebook.quantizer.residual_levels,
-        "content_columns": codebook.encoder.content_columns,
-        "match_codes": not codebook.learned_from_clicks,
-        "codebook": record.name,
-        "codebook_hash": record.content_hash,
-        "service": record.service_name,
-        "features": service_features(open_store(repo), record.service_name),
-        "history_length": repo.settings.time.history_length,
-    }
+    return ServingSpec(
+        sizes=record.sizes,
+        residual_levels=codebook.quantizer.residual_levels,
+        content_columns=codebook.encoder.content_columns,
+        match_codes=not codebook.learned_from_clicks,
+        codebook=record.name,
+        codebook_hash=record.content_hash,
+        service=record.service_name,
+        features=service_features(open_store(repo), record.service_name),
+        history_length=repo.settings.time.history_length,
+    )
 
 
 def fallback_of(repo: Repo, codebook: str) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,10 +42,10 @@ class RowwiseAdagrad(torch.optim.Optimizer):
                     continue
                 gradient = table.grad.coalesce()
                 rows, values = gradient.indices()[0], gradient.values()
-                state: dict[str, Any] = self.state[table]
+                state: dict[str, Tensor] = self.state[table]
                 if not state:
                     state["sum"] = torch.zeros(len(table), device=table.device)
-                total: Tensor = state["sum"]
+                total = state["sum"]
                 reached = total.index_select(0, rows) + values.square().mean(dim=1)
                 total.index_copy_(0, rows, reached)
                 move = values / (reached.sqrt() + group["eps"])[:, None]

@@ -72,14 +72,14 @@ def compare(
 
     opened = prepare_repo(data, repo)
     with opened.locked():
-        facts = Comparison(opened, options, announce, lambda text: console.print(text, highlight=False)).run()
+        result = Comparison(opened, options, announce, lambda text: console.print(text, highlight=False)).run()
     if results is not None:
-        merge_rows(results, facts["rows"])
+        merge_rows(results, [row.as_json() for row in result.evaluation.rows])
     if html is not None:
         from ranking.experiments.comparison.report import write_page
 
-        write_page([facts], html)
+        write_page([result.as_json()], html)
     if json_:
-        typer.echo(json.dumps(facts))
+        typer.echo(json.dumps(result.as_json()))
     else:
-        print_comparison(console, facts)
+        print_comparison(console, result)

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ranking.evaluation.arms_table import NO_EVIDENCE
 from ranking.experiments.comparison.arms import BOOSTING, CODES_AS_FEATURES, ID_ALONE, SHUFFLED
+from sidkit.core.bootstrap import NO_EVIDENCE
 from sidkit.core.files import read_json, written_beside
 
-TOLD = ("all", "cold", "prior 0-99", "strict cold", "COINS cold, theta 80 %")
+SHORT = ("all", "cold", "prior 0-99", "strict cold", "COINS cold, theta 80 %")
 """Slices of the short table; the file holds all."""
 _SHARED_BASELINES = {CODES_AS_FEATURES, ID_ALONE, SHUFFLED, BOOSTING, None}
 
@@ -25,18 +25,21 @@ def merge_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         temporary.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
 
 
-def budgets(arms: Mapping[str, Any]) -> list[tuple[str, int, int, float | None]]:
-    """Per neural arm: parameters, those without tables, and all of them over those of A3 (None without it)."""
+def budgets(arms: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, int, int, float | None]]:
+    """Per neural arm: parameters, those without tables, and all of them over those of codes as features (None without it).
+
+    ``arms`` are the arms of :meth:`ComparisonResult.as_json`.
+    """
     base = arms.get(CODES_AS_FEATURES, {}).get("parameters")
     return [
-        (arm, told["parameters"], told["parameters"] - told["table_parameters"],
-         told["parameters"] / base if base else None)
-        for arm, told in arms.items()
-        if told["parameters"]
+        (arm, facts["parameters"], facts["parameters"] - facts["table_parameters"],
+         facts["parameters"] / base if base else None)
+        for arm, facts in arms.items()
+        if facts["parameters"]
     ]  # fmt: skip
 
 
-def markdown(rows: Sequence[Mapping[str, Any]], slices: Sequence[str] = TOLD) -> str:
+def markdown(rows: Sequence[Mapping[str, Any]], slices: Sequence[str] = SHORT) -> str:
     """AUC and differences to A3 as one Markdown table per data set; ``**`` marks what is better or worse."""
     parts = []
     for data in dict.fromkeys(row["data"] for row in rows):
@@ -54,7 +57,7 @@ def markdown(rows: Sequence[Mapping[str, Any]], slices: Sequence[str] = TOLD) ->
     return "\n\n".join(parts) + "\n"
 
 
-def markdown_of_ideas(rows: Sequence[Mapping[str, Any]], slices: Sequence[str] = TOLD) -> str:
+def markdown_of_ideas(rows: Sequence[Mapping[str, Any]], slices: Sequence[str] = SHORT) -> str:
     """AUC differences of arms to the baseline that they name themselves: what the idea gives on the same inputs.
 
     One Markdown table for all data sets; empty without such an arm.
@@ -62,7 +65,7 @@ def markdown_of_ideas(rows: Sequence[Mapping[str, Any]], slices: Sequence[str] =
     return _differences([row for row in rows if row["baseline"] not in _SHARED_BASELINES], "without its idea", slices)
 
 
-def markdown_of_boosting(rows: Sequence[Mapping[str, Any]], slices: Sequence[str] = TOLD) -> str:
+def markdown_of_boosting(rows: Sequence[Mapping[str, Any]], slices: Sequence[str] = SHORT) -> str:
     """AUC differences of all arms to gradient boosting, likewise."""
     return _differences([row for row in rows if row["baseline"] == BOOSTING], "against", slices)
 

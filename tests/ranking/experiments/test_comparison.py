@@ -24,9 +24,10 @@ from ranking.evaluation.metrics import auc
 from ranking.experiments.comparison import trials
 from ranking.experiments.comparison.arms import load_arms
 from ranking.experiments.comparison.comparison import CompareOptions, Comparison
-from ranking.experiments.comparison.evaluation import judge_outsider
+from ranking.experiments.comparison.evaluation import evaluate_external
+from ranking.experiments.comparison.results import ComparisonResult
 from ranking.experiments.comparison.tables import markdown, markdown_of_boosting, markdown_of_ideas, merge_rows
-from ranking.experiments.comparison.trials import Plan, Unit
+from ranking.experiments.comparison.trials import Plan, Trial
 from ranking.training.arms import FIRST_EPOCH, read_predictions
 from sidkit.cli.compare_report import print_comparison
 from sidkit.core.errors import EvaluationError
@@ -136,7 +137,7 @@ def test_codebooks_and_frames_are_made_once(every: Compared) -> None:
         assert sorted(name.split("_")[0] for name in made) == ["rqkmeans", "saviorrec", "smile"]
 
 
-def test_origins_have_their_own_codebooks_units_and_lines(few: Compared) -> None:
+def test_origins_have_their_own_codebooks_trials_and_lines(few: Compared) -> None:
     repo, facts = few
     books = {unit["frame"]: unit["origin"] for unit in facts["units"]}
     assert sorted(books.values()) == [0, 1]
@@ -157,13 +158,13 @@ def test_origins_have_their_own_codebooks_units_and_lines(few: Compared) -> None
         assert origin["rows"]["test"]["used"] == origin["rows"]["test"]["available"] > 0
 
 
-def test_another_librarys_scores_are_judged_on_the_same_rows_and_draws(few: Compared) -> None:
+def test_an_external_models_scores_are_evaluated_on_the_same_rows_and_draws(few: Compared) -> None:
     repo, facts = few
     options = CompareOptions("synthetic", load_arms(FEW), small_spec(), seeds=2, origins=2, impressions=IMPRESSIONS)
     plan = Comparison(repo, options, lambda *_: None).plan()[0]
     scores = [predictions(repo)[f"A0-s{seed}-o0"] for seed in range(2)]
-    told = judge_outsider("synthetic_strong", plan, "outsider", scores)
-    assert {row["arm"] for row in told} == {"outsider"} and {row["baseline"] for row in told} >= {"A0", "A3"}
+    told = [row.as_json() for row in evaluate_external("synthetic_strong", plan, "external", scores)]
+    assert {row["arm"] for row in told} == {"external"} and {row["baseline"] for row in told} >= {"A0", "A3"}
     ours = {
         (row["slice"], row["metric"], row["baseline"]): row
         for row in facts["rows"] if row["arm"] == "A0" and "@" not in row["slice"]
@@ -172,15 +173,15 @@ def test_another_librarys_scores_are_judged_on_the_same_rows_and_draws(few: Comp
         if row["baseline"] == "A0":
             assert (row["delta"], row["delta_low"], row["delta_high"]) == (0, 0, 0)
         else:
-            assert row == {**ours[row["slice"], row["metric"], row["baseline"]], "arm": "outsider"}
-    with pytest.raises(EvaluationError, match="outsider came with 5, 5 scores per seed; the comparison has"):
-        judge_outsider("synthetic_strong", plan, "outsider", [np.zeros(5)] * 2)
+            assert row == {**ours[row["slice"], row["metric"], row["baseline"]], "arm": "external"}
+    with pytest.raises(EvaluationError, match="external came with 5, 5 scores per seed; the comparison has"):
+        evaluate_external("synthetic_strong", plan, "external", [np.zeros(5)] * 2)
     broken = [scores[0], np.where(np.arange(len(scores[1])) < 3, np.nan, scores[1])]
-    with pytest.raises(EvaluationError, match=r"outsider came with 0, 3 scores per seed that are NaN or infinite"):
-        judge_outsider("synthetic_strong", plan, "outsider", broken)
+    with pytest.raises(EvaluationError, match=r"external came with 0, 3 scores per seed that are NaN or infinite"):
+        evaluate_external("synthetic_strong", plan, "external", broken)
     with pytest.raises(EvaluationError, match=r"A0-s0-o0.*is trained; run the comparison"):
-        judge_outsider(
-            "synthetic_strong", dataclasses.replace(plan, folder=repo.path / "elsewhere"), "outsider", scores
+        evaluate_external(
+            "synthetic_strong", dataclasses.replace(plan, folder=repo.path / "elsewhere"), "external", scores
         )
 
 
@@ -195,7 +196,7 @@ def test_a_second_run_keeps_everything(few: Compared) -> None:
 
 
 def dying(path: Path, after: int) -> None:
-    """Compare until so many units are done, and die in the next, when it is trained and nothing is recorded."""
+    """Compare until so many trials are done, and die in the next, when it is trained and nothing is recorded."""
     original, count = trials.write_predictions, [0]
 
     def write(*arguments: Any) -> None:
@@ -208,7 +209,7 @@ def dying(path: Path, after: int) -> None:
     compare(path, FEW, seeds=2, origins=2)
 
 
-def test_killed_between_units_and_gone_on_with_by_two_processes_it_ends_as_an_undisturbed_run(
+def test_killed_between_trials_and_gone_on_with_by_two_processes_it_ends_as_an_undisturbed_run(
     few: Compared, tmp_path: Path
 ) -> None:
     repo = copy_of(few[0], tmp_path / "repo")
@@ -223,7 +224,7 @@ def test_killed_between_units_and_gone_on_with_by_two_processes_it_ends_as_an_un
     for after in (0, 2):
         dies(dying, repo.path, after)
         assert len(done()) == len(before) + after
-        assert before.items() <= done().items(), "a finished unit was done again"
+        assert before.items() <= done().items(), "a finished trial was done again"
         before = done()
     facts = compare(repo.path, FEW, seeds=2, origins=2, jobs=2)[1]
     assert before.items() <= done().items()
@@ -239,7 +240,7 @@ def test_a_worker_that_stops_is_told_and_what_is_finished_is_kept(few: Compared,
     arrays = next((folder / "frames").glob("*-o0")) / "arrays.safetensors"
     arrays.write_bytes(b"broken")
     reseal(arrays)  # else the damage is found, and the frame made again
-    with pytest.raises(EvaluationError, match=r"1 units were not finished \(A0-s0-o0\).*run the same command again"):
+    with pytest.raises(EvaluationError, match=r"1 trials were not finished \(A0-s0-o0\).*run the same command again"):
         compare(repo.path, FEW, seeds=2, origins=2, jobs=2)
 
 
@@ -361,7 +362,7 @@ def test_differences_to_boosting_stand_in_a_table_of_their_own() -> None:
 
 def test_people_are_told_budgets_differences_and_times(few: Compared) -> None:
     console = Console(record=True, width=220, file=io.StringIO())
-    print_comparison(console, few[1])
+    print_comparison(console, ComparisonResult.of_json(few[1], Path("facts.json")))
     told = console.export_text()
     assert "id + codes as plain features" in told
     assert f"{few[1]['arms']['A0']['parameters']:,}" in told
@@ -382,16 +383,16 @@ def test_the_command_writes_rows_and_a_page_and_json_is_all_on_stdout(few: Compa
     facts = json.loads(done.out)
     assert {row["data"] for row in facts["rows"]} == {"synthetic_strong"}
     assert json.loads((tmp_path / "arms.json").read_text()) == facts["rows"]
-    # Other rows, so the unit of the fixture does not stand for it.
+    # Other rows, so the trial of the fixture does not stand for it.
     assert "done A0-s0-o0" in done.err
     assert (tmp_path / "page.html").stat().st_size > 20_000
 
 
-def test_a_unit_is_claimed_by_one_process_and_freed_by_its_death(tmp_path: Path) -> None:
+def test_a_trial_is_claimed_by_one_process_and_freed_by_its_death(tmp_path: Path) -> None:
     plan = Plan(tmp_path, tmp_path, None, {}, {}, ())  # type: ignore[arg-type]
-    unit = Unit("A0", 0, 0, "frame", "mark")
-    with trials._claimed(plan, unit, wait=False) as mine, trials._claimed(plan, unit, wait=False) as again:
+    trial = Trial("A0", 0, 0, "frame", "mark")
+    with trials._claimed(plan, trial, wait=False) as mine, trials._claimed(plan, trial, wait=False) as again:
         assert mine
         assert not again
-    with trials._claimed(plan, unit, wait=False) as mine:
+    with trials._claimed(plan, trial, wait=False) as mine:
         assert mine

@@ -7,9 +7,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ranking.evaluation.arms_table import NO_EVIDENCE
-from ranking.experiments.comparison.tables import TOLD, budgets
+from ranking.experiments.comparison.tables import SHORT, budgets
 from semantic_ids.report.inline import SHARED_SCRIPT, SHARED_STYLE, inline_page
+from sidkit.core.bootstrap import NO_EVIDENCE
 from sidkit.core.files import written_beside
 
 _FOLDER = Path(__file__).parent
@@ -61,7 +61,7 @@ def _tables(facts: Mapping[str, Any]) -> str:
 
 
 def _auc_table(facts: Mapping[str, Any]) -> str:
-    slices = [name for name in TOLD if name in facts["slices"]]
+    slices = [name for name in SHORT if name in facts["slices"]]
     rows = [row for row in facts["rows"] if row["metric"] == "auc"]
     by = {(row["arm"], row["slice"]): row for row in reversed(rows)}
     arms = dict.fromkeys(row["arm"] for row in rows)

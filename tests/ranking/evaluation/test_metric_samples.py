@@ -1,4 +1,4 @@
-"""The lines of a comparison's table: every figure and every sample against rows that are really drawn."""
+"""Every metric and every bootstrap sample of it against rows that are really drawn, and the rows of ``arms.json``."""
 
 from __future__ import annotations
 
@@ -8,16 +8,24 @@ import numpy as np
 import pytest
 
 from helpers.training_builders import random_set
-from ranking.evaluation.arms_table import METRICS, Evaluated, Figure, figures, row, verdict_of
+from ranking.evaluation.evaluator import (
+    HIGHER_IS_BETTER,
+    METRICS,
+    EvaluationRows,
+    Evaluator,
+    MetricValue,
+    difference,
+)
 from ranking.evaluation.metrics import auc, calibration, gauc, log_loss, normalised_entropy
-from ranking.evaluation.resamples import Resamples
+from ranking.experiments.comparison.results import Row
+from sidkit.core.bootstrap import Interval, Resamples, verdict_on
 
 RNG = np.random.default_rng(0)
 ROWS = 600
 TRUTH = 1 / (1 + np.exp(-RNG.normal(size=ROWS)))
 LABEL = (RNG.random(ROWS) < TRUTH).astype(np.int8)
 USER = RNG.integers(0, 40, ROWS).astype(np.int64)
-DATA = Evaluated(LABEL, USER, USER * 100 + RNG.integers(0, 4, ROWS), "request")
+DATA = EvaluationRows(LABEL, USER, USER * 100 + RNG.integers(0, 4, ROWS), "request")
 NOISY = np.clip(TRUTH + 0.2 * RNG.normal(size=ROWS), 0.01, 0.99)
 PART = RNG.random(ROWS) < 0.7
 PLAIN = {
@@ -29,10 +37,14 @@ PLAIN = {
 }
 
 
+def metrics(scores: list[np.ndarray], part: np.ndarray, resamples: Resamples) -> dict[str, MetricValue]:
+    return Evaluator(DATA, {"part": part}, resamples).evaluate(scores)["part"].metrics
+
+
 @pytest.mark.parametrize("metric", METRICS)
 def test_every_metric_and_every_sample_of_it_is_that_of_the_rows(metric: str) -> None:
     resamples = Resamples.draw(USER, 25)
-    found = figures(DATA, [TRUTH, NOISY], PART, resamples)[metric]
+    found = metrics([TRUTH, NOISY], PART, resamples)[metric]
     inside = np.flatnonzero(PART)
     each = [PLAIN[metric](inside, score) for score in (TRUTH, NOISY)]
     assert found.by_seed == pytest.approx(each)
@@ -48,7 +60,7 @@ def test_every_metric_and_every_sample_of_it_is_that_of_the_rows(metric: str) ->
 
 def test_a_group_of_a_user_drawn_twice_counts_twice_and_is_not_one_larger_group() -> None:
     resamples = Resamples.draw(USER, 10)
-    found = figures(DATA, [NOISY], PART, resamples)["gauc"]
+    found = metrics([NOISY], PART, resamples)["gauc"]
     for sample in range(10):
         total, weight = 0.0, 0.0
         for group in np.unique(DATA.group[PART]):
@@ -63,7 +75,7 @@ def test_a_group_of_a_user_drawn_twice_counts_twice_and_is_not_one_larger_group(
 def test_what_is_undefined_has_no_line() -> None:
     few = np.zeros(ROWS, bool)
     few[np.flatnonzero(LABEL == 1)[:40]] = True
-    found = figures(DATA, [TRUTH], few, Resamples.draw(USER, 10))
+    found = metrics([TRUTH], few, Resamples.draw(USER, 10))
     assert set(found) == {"logloss", "calibration"}
 
 
@@ -78,13 +90,14 @@ def test_what_is_undefined_has_no_line() -> None:
 def test_a_verdict_needs_an_interval_without_zero_and_five_hundred_positives(
     metric: str, low: float, high: float, positives: int, verdict: str
 ) -> None:
-    assert verdict_of(metric, low, high, positives) == verdict
+    found = verdict_on(Interval(0.0, low, high), positives, higher_is_better=HIGHER_IS_BETTER[metric])
+    assert found.outcome == verdict
 
 
 def test_a_line_is_the_stated_object() -> None:
-    own = Figure(0.7, (0.69, 0.71), np.linspace(0.6, 0.8, 1001))
-    base = Figure(0.6, (0.6, 0.6), np.linspace(0.55, 0.65, 1001))
-    told = row("world", "A9", "cold", "auc", own, ("A3", base), 700).as_json()
+    own = MetricValue(0.7, (0.69, 0.71), lambda: np.linspace(0.6, 0.8, 1001))
+    base = MetricValue(0.6, (0.6, 0.6), lambda: np.linspace(0.55, 0.65, 1001))
+    told = Row.of("world", "A9", "cold", "auc", own, ("A3", difference(own, base, 700)), 700).as_json()
     assert list(told) == [
         "data", "arm", "seeds", "slice", "metric", "mean", "low", "high", "baseline", "delta", "delta_low", "delta_high",
         "positives", "verdict",
@@ -92,15 +105,15 @@ def test_a_line_is_the_stated_object() -> None:
     assert (told["seeds"], told["mean"], told["delta"], told["verdict"]) == (2, 0.7, 0.1, "better")
     assert (told["low"], told["high"]) == pytest.approx((0.605, 0.795))
     assert (told["delta_low"], told["delta_high"]) == pytest.approx((0.0525, 0.1475))
-    alone = row("world", "A3", "cold", "calibration", own, None, 700).as_json()
+    alone = Row.of("world", "A3", "cold", "calibration", own, None, 700).as_json()
     assert [alone[key] for key in ("baseline", "delta", "delta_low", "delta_high", "verdict")] == [None] * 5
 
 
 def test_groups_are_requests_where_the_log_names_them() -> None:
     data = random_set(30)
-    assert Evaluated.of(data).grouped_by == "user"
+    assert EvaluationRows.of(data).grouped_by == "user"
     requests = np.array([f"r{place // 3}" if place > 5 else None for place in range(30)], dtype=object)
-    told = Evaluated.of(dataclasses.replace(data, rows=dataclasses.replace(data.rows, request_ids=requests)))
+    told = EvaluationRows.of(dataclasses.replace(data, rows=dataclasses.replace(data.rows, request_ids=requests)))
     assert told.grouped_by == "request"
     assert len(np.unique(told.group[6:])) == 8
     assert len(np.unique(told.group[:6])) == len(set(zip(data.rows.user_ids[:6], data.rows.at_us[:6], strict=True)))
