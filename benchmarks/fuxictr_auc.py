@@ -2,11 +2,12 @@
 
     python benchmarks/fuxictr_auc.py --data DATA... [--work .work/arms] [--seeds 5]
 
-Run it after ``benchmarks/arms.py`` with the same options: differences are to the kept predictions of A3 and A0, paired by
-row, pooled over seeds, bootstrapped over users as there. FuxiCTR's DIN is told the item id, the history and our numeric
-features, which is what A0 is told (``fuxictr_din``), or item id, history and user id alone (``fuxictr_din_ids``). Learning
-rate, dropout and regularizer are chosen on validation rows with seed 0, the worlds' on those of ``strong``, which comes first;
-test rows are scored once per seed. Rows as in ``arms.json`` go to ``auc`` of ``benchmarks/results/fuxictr.json``.
+Run it after ``benchmarks/arms.py`` with the same options: differences are to the saved predictions of ``id_codes`` and
+``id``, paired by row, pooled over seeds, bootstrapped over users as there. FuxiCTR's DIN gets the item id, the history and
+our numeric features, which is what the arm ``id`` gets (``fuxictr_din``), or item id, history and user id alone
+(``fuxictr_din_ids``). Learning rate, dropout and regularizer are chosen on validation rows with seed 0, the worlds' on those
+of ``strong``, which comes first; test rows are scored once per seed. Rows as in ``arms.json`` go to ``auc`` of
+``benchmarks/results/fuxictr.json``.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from sidkit.core.files import write_json
 GRID = [(1e-3, 0.0, 0.0), (1e-3, 0.4, 1e-5), (1e-3, 0.4, 1e-4), (3e-4, 0.4, 1e-4)]
 """Learning rate, dropout of the head and regularizer of the embeddings: chosen on validation rows, with seed 0."""
 INPUTS = {"fuxictr_din": ["context"], "fuxictr_din_ids": ["user_id"]}
-"""What each arm is told besides the item and the history: our numeric features, or the user's id."""
+"""What each arm gets besides the item and the history: our numeric features, or the user's id."""
 
 
 def measure_auc(worker: Worker, data: str, options: argparse.Namespace) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """How fast rankers train beside FuxiCTR 2.3.10's DIN, on the frames of a comparison.
 
-    python benchmarks/fuxictr_din.py --data DATA... [--work .work/arms] [--compared A0 A9 A12 A12_content] [--repeats 5]
+    python benchmarks/fuxictr_din.py --data DATA... [--work .work/arms] [--compared id saviorrec smile] [--repeats 5]
 
 FuxiCTR lives in an environment of its own (``.work/fuxictr``, made from PyPI when it is missing) and runs in a process of
 its own. Told are training rows per second at equal batch, embedding width (16), history length (50), head (64, 32) and
@@ -9,7 +9,7 @@ epochs of ours, with all that it does once (tables, matches, weights). Told are 
 of the medians with the range over pairs of passes; by the wall clock, and by the CPU time of the process, which other work
 on the machine disturbs less. FuxiCTR is measured twice: with its own loader for histories, as its users run it (it cuts a
 batch to its longest history), and with batches cut from tensors in memory in the same way, which leaves the model's cost
-alone. Ours includes gathering the batch. Its DIN sees ids only; ours (A0, the first arm) sees the numeric features too. Where
+alone. Ours includes gathering the batch. Its DIN sees ids only; ours (id, the first arm) sees the numeric features too. Where
 there is CUDA, absolute figures for it stand beside. Results go to ``benchmarks/results/fuxictr.json``.
 """
 
@@ -139,7 +139,10 @@ def _medians(passes: list[dict[str, dict[str, float]]], bases: list[str]) -> dic
 def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument(
-        "--compared", nargs="+", default=["A0", "A9", "A12", "A12_content"], help="arms; the first is our DIN"
+        "--compared",
+        nargs="+",
+        default=["id", "saviorrec", "smile", "smile_content"],
+        help="arms; the first is our DIN",
     )
     parser.add_argument("--batches", nargs="+", type=int, default=[512, 1024, 4096])
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])

@@ -40,7 +40,7 @@ from sidkit.core.bootstrap import LEAST_POSITIVES
 from sidkit.core.files import read_json, write_json
 
 RESULTS = ROOT / "benchmarks" / "results" / "tune_ranker.json"
-ARMS = ["A1", "A3", "A9", "A12"]
+ARMS = ["id_content", "id_codes", "saviorrec", "smile"]
 CHOICES: dict[str, list[Any]] = {
     "model.dropout": [0.2, 0.4],
     "model.id_dropout": [0.1, 0.5, 0.9],

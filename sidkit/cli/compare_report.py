@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ranking.data.rows_used import told_rows
-from ranking.experiments.comparison.arms import CODES_AS_FEATURES
+from ranking.experiments.comparison.arms import CODES_AS_FEATURES, paper_number
 from ranking.experiments.comparison.results import ComparisonResult, Row
 from ranking.experiments.comparison.tables import SHORT, budgets
 from sidkit.core.bootstrap import NO_EVIDENCE
@@ -17,11 +17,11 @@ def print_comparison(console: Console, result: ComparisonResult) -> None:
     """Budgets, then the short table of AUC with differences to codes as features, then what it took."""
     arms = result.evaluation.arms
     table = Table(title="parameters")
-    for column in ("arm", "", "all", "without tables", f"of {CODES_AS_FEATURES}"):
-        table.add_column(column, justify="left" if column in {"arm", ""} else "right")
+    for column in ("arm", "paper", "", "all", "without tables", f"of {CODES_AS_FEATURES}"):
+        table.add_column(column, justify="left" if column in {"arm", "paper", ""} else "right")
     for arm, whole, bare, ratio in budgets({arm: record_json(each) for arm, each in arms.items()}):
         share = "-" if ratio is None else f"{ratio:.2f}"
-        table.add_row(arm, arms[arm].title, f"{whole:,}", f"{bare:,}", share)
+        table.add_row(arm, paper_number(arm), arms[arm].title, f"{whole:,}", f"{bare:,}", share)
     console.print(table)
     console.print(_auc_table(result))
     for number, origin in enumerate(result.origins):

@@ -284,7 +284,7 @@ def test_a_damaged_trial_of_a_comparison_is_not_believed(
 ) -> None:
     from ranking.experiments.comparison.trials import Plan, Trial, TrialDetails
 
-    trial = Trial("A0", 0, 0, "frame", "mark")
+    trial = Trial("id", 0, 0, "frame", "mark")
     plan = Plan(tmp_path, tmp_path, RankerSpec(), {}, {}, (trial,))
     kept = np.random.default_rng(seed).random(50)
     result, stated = ArmResult(0.5, kept[:20], kept[20:], None, ArmDetails(trees=3)), TrialDetails(trees=3, mark="mark")

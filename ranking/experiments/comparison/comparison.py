@@ -51,7 +51,7 @@ class CompareOptions:
 
     ``spec`` is what all arms share: widths, optimizer, stopping, and the most rows of each part. Earlier origins take
     the first ``origin_seeds`` seeds of the arms that say ``rolling``. With ``equal_budgets`` every neural arm is brought to
-    as many parameters as A3 has at the same origin, where A3 is compared.
+    as many parameters as ``id_codes`` has at the same time origin, where it is compared.
     """
 
     data: str
@@ -198,7 +198,7 @@ class Comparison:
         return caps if held else Caps(most, caps.evaluation)
 
     def _budget(self, name: str, inputs: Sequence[Any], frame: Frame) -> int:
-        """How many parameters A3 has."""
+        """How many parameters codes as features have."""
         spec = self.options.arms[CODES_AS_FEATURES]
 
         def count() -> StageResult:

@@ -76,7 +76,7 @@ function attention() {
 }
 painted(() => {
   const arms = Object.keys(now().probes.attention ?? {});
-  fill(choose("attention-arm"), arms, choose("attention-arm").value || "A9");
+  fill(choose("attention-arm"), arms, choose("attention-arm").value || "saviorrec");
   attention();
 });
 choose("attention-arm").addEventListener("change", attention);

@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from ranking.experiments.comparison.arms import CODES_AS_FEATURES
 from ranking.experiments.comparison.tables import SHORT, budgets
 from semantic_ids.report.inline import SHARED_SCRIPT, SHARED_STYLE, inline_page
 from sidkit.core.bootstrap import NO_EVIDENCE
@@ -102,8 +103,8 @@ def _arm_table(facts: Mapping[str, Any]) -> str:
             ]
         )  # fmt: skip
     head = [
-        "arm", "parameters", "without tables", "of A3", "AUC after epoch 1", "AUC of the best epoch", "over seeds",
-        "best epochs", "seconds a seed",
+        "arm", "parameters", "without tables", f"of {CODES_AS_FEATURES}", "AUC after epoch 1", "AUC of the best epoch",
+        "over seeds", "best epochs", "seconds a seed",
     ]  # fmt: skip
     return _table("Parameters, epochs and time", head, body)
 
