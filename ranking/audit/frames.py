@@ -22,9 +22,9 @@ _KEYS = ("user_id", "item_id", "event_timestamp")
 
 @dataclass(frozen=True)
 class AuditedRows:
-    """A sample of a frame: the row numbers within it, the rows' keys and times, and what the frame says of them.
+    """A sample of a frame: the row numbers within it, the rows' keys and times, and what the frame holds of them.
 
-    ``cells`` holds one mapping per row. ``rate`` is the share of positives to which a kept frame smooths its rates, None
+    ``cells`` holds one mapping per row. ``rate`` is the share of positives to which a saved frame smooths its rates, None
     for a frame of plain features.
     """
 
@@ -54,7 +54,7 @@ def rows_of_service(repo: Repo, service: str, most: int, seed: int) -> AuditedRo
 
     if not repo.labelled_rows.exists():
         raise ArtifactMissingError(
-            f"{repo.labelled_rows} is not there; run `sidkit tables rows --repo {repo.path}` first"
+            f"{repo.labelled_rows} is missing; run `sidkit tables rows --repo {repo.path}` first"
         )
     table = pq.read_table(checked(repo.labelled_rows), columns=list(_KEYS))
     numbers = drawn(len(table), most, seed)
@@ -98,7 +98,7 @@ def _plain(source: str, total: int, numbers: Ints, keys: pa.Table, features: pa.
 
 
 def rows_of_run(repo: Repo, folder: Path, most: int, seed: int) -> AuditedRows:
-    """A sample of the frame that a run of the main job keeps, decoded into the features that it was made of.
+    """A sample of the frame that a run of the main job saved, decoded into the features that it was made of.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ def rows_of_run(repo: Repo, folder: Path, most: int, seed: int) -> AuditedRows:
 
     if not (folder / "frame").is_dir():
         there = ", ".join(sorted(path.parent.name for path in repo.runs.glob("*/frame"))) or "none yet"
-        raise ArtifactMissingError(f"{folder / 'frame'} is not there; runs with a kept frame: {there}")
+        raise ArtifactMissingError(f"{folder / 'frame'} is missing; runs with a saved frame: {there}")
     data = KeptFrame.load(folder / "frame")
     numbers = drawn(len(data), most, seed)
     part = data.take(numbers)

@@ -60,7 +60,7 @@ def run_audit(
     rows, seed : int
         Size of the sample, and what decides it.
     preset : str, optional
-        Audit the frame that the run of this preset kept.
+        Audit the frame that the run of this preset saved.
     frame : Path, optional
         Audit a file that `sidkit frame` wrote.
     service : str, optional
@@ -76,13 +76,13 @@ def run_audit(
         When no published codebook has such a service.
     """
     from ranking.audit.frames import rows_of_file, rows_of_run, rows_of_service
-    from ranking.audit.reference import log_truth
+    from ranking.audit.reference import log_reference
     from semantic_ids.codebook import Codebook
     from sidkit.core.errors import ArtifactError, ConfigError
     from sidkit.presets import preset_name
 
     if preset is not None and frame is not None:
-        raise ConfigError("give --preset (the frame that a run kept) or --frame (a file), not both")
+        raise ConfigError("give --preset (the frame that a run saved) or --frame (a file), not both")
     artifacts = audit_artifacts(repo)
     folder = repo.runs / preset_name(preset) if preset else None
     record = _record(repo, folder, service)
@@ -100,8 +100,8 @@ def run_audit(
             raise
         compared = RowsAudit(sample.source, sample.total, 0, 0, 0, (), None)
     else:
-        with log_truth(repo, codebook) as truth:
-            compared = audit_rows(repo, sample, truth)
+        with log_reference(repo, codebook) as reference:
+            compared = audit_rows(repo, sample, reference)
     single = measure_single_features(repo, record.service_name, seed)
     return AuditResult(record.service_name, compared, single, artifacts)
 

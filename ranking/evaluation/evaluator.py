@@ -1,7 +1,7 @@
 """The evaluator: metrics of arms per slice, intervals over users, and paired differences with a verdict.
 
 Every arm is measured on the same rows and resampled by the same draws of users, so differences are paired. Samples are
-computed when an interval or a difference is first asked for.
+computed when an interval or a difference is first used.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class ArmMetrics:
     calibration: float | None
     auc_by_seed: tuple[float, ...] | None
     auc_interval: tuple[float | None, float | None] | None = None
-    """Bounds of the 95 % interval of the AUC; None where none was asked for."""
+    """Bounds of the 95 % interval of the AUC; None where it was not computed."""
 
 
 class SliceMetrics:

@@ -110,7 +110,7 @@ def gauc(label: Array, scores: Array, group: npt.NDArray[np.int64]) -> tuple[flo
 
 
 def log_loss(label: Array, probability: Array) -> float:
-    """Mean negative log-likelihood in nats; probabilities are kept 1e-7 away from 0 and 1. NaN without rows."""
+    """Mean negative log-likelihood in nats; probabilities are clipped 1e-7 away from 0 and 1. NaN without rows."""
     if not len(label):
         return float("nan")
     p = np.clip(probability.astype(np.float64), 1e-7, 1 - 1e-7)

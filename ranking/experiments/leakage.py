@@ -1,8 +1,8 @@
-"""What leakage promises and what it delivers: one model on whole-log aggregates and on point-in-time ones.
+"""Point-in-time results, next to what leaked features would have promised: one model on whole-log and point-in-time counts.
 
 The leak is the commonest one: counts of items and users are read as of the end of the log for every row (one
 ``GROUP BY``, or one join on the newest feature row), so they hold the clicks to be predicted and those after them. Three
-figures tell what it costs, each on the same test rows:
+AUCs show what it costs, each on the same test rows:
 
 - *promised*: trained and tested on leaked counts, which is what an offline report would say;
 - *delivered*: the same trained model on the counts that serving would have had;
@@ -104,10 +104,10 @@ def leaked_aggregates(repo: Repo, data: TrainingSet, service: str, rate: float) 
     from sidkit.tables import read_build
 
     store = open_store(repo)
-    asked, keys = feature_service(store, service), {"user_id": data.rows.user_ids, "item_id": data.rows.item_ids}
-    views = historical_views(store, asked, keys, data.rows.at_us)
+    features, keys = feature_service(store, service), {"user_id": data.rows.user_ids, "item_id": data.rows.item_ids}
+    views = historical_views(store, features, keys, data.rows.at_us)
     end: Ints = np.full(len(data), read_build(repo)["as_of_us"], dtype=np.int64)
-    last = historical_views(store, asked, keys, end)
+    last = historical_views(store, features, keys, end)
     mixed = {name: last[name] if name in {ITEM_STATS, USER_STATS} else view for name, view in views.items()}
     numeric = data.numeric.copy()
     counted = [at for at, name in enumerate(feature_names()) if is_aggregate(name)]
@@ -145,7 +145,7 @@ def train_both(
     """
     scores: dict[str, list[Floats]] = {way: [] for way in WAYS}
     both = _twice(leaked["test"], context.test)
-    with temporary_folder() as folder:  # rankers that leak are not kept
+    with temporary_folder() as folder:  # rankers that leak are not saved
         for seed in range(seeds):
             leaky = dataclasses.replace(
                 context, train=leaked["train"], validation=leaked["validation"], test=both,
@@ -215,7 +215,7 @@ def measure_leakage(repo: Repo, preset_name: str, arms: Sequence[str], seeds: in
     Raises
     ------
     ArtifactMissingError
-        When the run has no kept frame.
+        When the run has no saved frame.
     EvaluationError
         When the preset has no such arm.
     """

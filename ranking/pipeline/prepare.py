@@ -86,7 +86,7 @@ def prepare_repo(data: str, path: Path) -> Repo:
 
 @dataclass(frozen=True)
 class Prepared:
-    """The stages of a repo up to its codebooks; each is done once and kept.
+    """The stages of a repo up to its codebooks; each is done once and saved.
 
     Parameters
     ----------
@@ -165,7 +165,7 @@ class Prepared:
     def frame(
         self, name: str, inputs: Any, codebook: str, rows: LabelledRows, split: TimeSplit, caps: Caps, folder: Path
     ) -> StageResult:
-        """Retrieve the thinned rows of all parts through the codebook's service and keep them in a folder.
+        """Retrieve the thinned rows of all parts through the codebook's service and save them in a folder.
 
         ``facts["parts"]`` says how many rows of each part are used, of how many.
         """
@@ -219,13 +219,13 @@ class Prepared:
         from semantic_ids.codebook import Codebook
         from sidkit.stores.feast_repo import open_store
 
-        parts, kept = split.parts(rows.at_us), {}
+        parts, thinned = split.parts(rows.at_us), {}
         for name, part in parts.items():
             if name != "test":  # whose figures are null where a class is missing; nothing is learned from it
                 check_both_classes(rows.label[part], name)
-            kept[name] = part[thin_by_user(rows.user_ids[part], caps.of_part(name))]
-        ends = np.cumsum([len(part) for part in kept.values()]).tolist()
-        chosen = rows.take(np.concatenate(list(kept.values())))
+            thinned[name] = part[thin_by_user(rows.user_ids[part], caps.of_part(name))]
+        ends = np.cumsum([len(part) for part in thinned.values()]).tolist()
+        chosen = rows.take(np.concatenate(list(thinned.values())))
         record = Catalog.open(self.repo).codebook(codebook)
         rate = float(chosen.label[: ends[0]].mean())
         data = build_training_set(
@@ -233,7 +233,7 @@ class Prepared:
             rate=rate, history_length=self.repo.settings.time.history_length,
         )  # fmt: skip
         save_training_set(data, folder)
-        used = part_rows(*({name: len(part) for name, part in each.items()} for each in (kept, parts)))
+        used = part_rows(*({name: len(part) for name, part in each.items()} for each in (thinned, parts)))
         return StageResult(len(data), {"ends": ends, "rate": rate, "parts": used}, (folder,))
 
 
@@ -248,19 +248,19 @@ def training_context(
     threads: int,
     first_epoch: bool = False,
 ) -> TrainingContext:
-    """What all arms share that train on one kept frame; artefacts of rankers go to ``rankers`` (None: are not kept)."""
+    """What all arms share that train on one saved frame; artefacts of rankers go to ``rankers`` (None: are not saved)."""
     from ranking.data.disk_frame import KeptFrame
     from semantic_ids.codebook import Codebook
 
-    kept = KeptFrame.load(frame)
+    saved = KeptFrame.load(frame)
     book = Codebook.load(repo.codebooks / codebook)
-    train = kept.train(split)
-    judging = split.parts(kept.data.rows.at_us)
+    train = saved.train(split)
+    evaluation = split.parts(saved.data.rows.at_us)
     record = Catalog.open(repo).codebook(codebook)
     return TrainingContext(
         train=train,
-        validation=kept.data.take(judging["validation"]),
-        test=kept.data.take(judging["test"]),
+        validation=saved.data.take(evaluation["validation"]),
+        test=saved.data.take(evaluation["test"]),
         spec=spec,
         rate=train.rate,
         threads=threads,
@@ -320,10 +320,10 @@ def oracle_of(repo: Repo, data: TrainingSet) -> npt.NDArray[np.float64] | None:
     import pandas as pd
 
     with duckdb.connect() as opened:
-        truth = opened.execute(f"SELECT request_id, item_id, probability FROM read_parquet({literal(path)})").df()
+        known = opened.execute(f"SELECT request_id, item_id, probability FROM read_parquet({literal(path)})").df()
     wanted = pd.MultiIndex.from_arrays([data.rows.request_ids, data.rows.item_ids])
-    place = pd.MultiIndex.from_frame(truth[["request_id", "item_id"]]).get_indexer(wanted)
-    return np.where(place >= 0, truth["probability"].to_numpy()[np.maximum(place, 0)], math.nan)
+    place = pd.MultiIndex.from_frame(known[["request_id", "item_id"]]).get_indexer(wanted)
+    return np.where(place >= 0, known["probability"].to_numpy()[np.maximum(place, 0)], math.nan)
 
 
 def peak_rss_mb() -> float:

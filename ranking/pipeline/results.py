@@ -57,10 +57,10 @@ class HitRates:
     @classmethod
     def read(cls, path: Path, codebook: str) -> HitRates:
         """Read the file of a run's stage ``hit_rate``."""
-        told = read_json(path) or NotMeasured("no later click").as_json()
-        if told["rates"] is None:
-            return cls(None, None, told["reason"])
-        rates = told["rates"][codebook]
+        found = read_json(path) or NotMeasured("no later click").as_json()
+        if found["rates"] is None:
+            return cls(None, None, found["reason"])
+        rates = found["rates"][codebook]
         seen, new = (rates[part]["value"] if rates[part] else None for part in ("seen", "new"))
         return cls(seen, new)
 

@@ -1,4 +1,4 @@
-"""The main job: from a click log to an online score, stage by stage, resumed where it stopped."""
+"""The main job: from a click log to an online score, stage by stage, resumable."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _SMALL = 10_000
 
 @dataclass(frozen=True)
 class JobOptions:
-    """What the main job is asked to do."""
+    """The options of the main job."""
 
     data: str
     preset_name: str
@@ -166,7 +166,7 @@ class Job:
         return usable
 
     def _note(self, text: str | None) -> None:
-        """Say what was done in another way than asked."""
+        """Warn of what was done in another way than the preset says."""
         if text is not None:
             self.warnings.append(text)
             self._warn(text)

@@ -103,9 +103,9 @@ class TrainingContext:
     trained_on: TrainedOn
     serving: ServingSpec
     rankers: Path | None
-    """Where artefacts of rankers go; None keeps none."""
+    """Where artefacts of rankers go; None saves none."""
     quantizer: Quantizer | None = None
-    """The codebook's, for representations that learn from what its codes stand for."""
+    """The codebook's, for representations that learn from its codewords."""
     first_epoch: bool = False
     """Also score the test rows by the model of the first epoch, so that one-epoch overfitting can be seen."""
 
@@ -119,7 +119,7 @@ class TrainingContext:
 def train_arm(
     context: TrainingContext, arm: str, spec: ArmSpec, seed: int, name: str, budget: Budget | None = None
 ) -> ArmResult:
-    """Train one arm with one seed; a neural arm that is no control is kept as a ranker artefact.
+    """Train one arm with one seed; a neural arm that is no control is saved as a ranker artefact.
 
     With a budget its model is first brought to that many parameters.
 
@@ -254,7 +254,7 @@ FIRST_EPOCH = "test, first epoch"
 
 
 def write_predictions(path: Path, result: ArmResult, facts: Mapping[str, Any] | None = None) -> None:
-    """Keep an arm's predictions (Parquet: part, probability) with its facts in the file's metadata."""
+    """Save an arm's predictions (Parquet: part, probability) with its facts in the file's metadata."""
     parts = {"validation": result.validation, "test": result.test}
     if result.test_first_epoch is not None:
         parts[FIRST_EPOCH] = result.test_first_epoch
@@ -276,5 +276,5 @@ def read_predictions(path: Path, part: str = "test") -> npt.NDArray[np.float64]:
 
 
 def read_details(path: Path) -> dict[str, Any]:
-    """The facts that were kept with an arm's predictions."""
+    """The facts that were saved with an arm's predictions."""
     return read_kept_table(path)[1]

@@ -1,4 +1,4 @@
-"""What moves the weights: AdamW for all, or AdamW for the layers and row-wise Adagrad for the tables."""
+"""Optimizers: AdamW, or AdamW plus row-wise Adagrad for embedding tables."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ class RowwiseAdagrad(torch.optim.Optimizer):
                 table.index_add_(0, rows, move, alpha=-group["lr"])
 
 
-def make_optimisers(model: nn.Module, spec: TrainingSpec) -> list[torch.optim.Optimizer]:
-    """The optimisers of a model's layers and tables; sparse ones switch the tables' gradients to sparse."""
+def make_optimizers(model: nn.Module, spec: TrainingSpec) -> list[torch.optim.Optimizer]:
+    """The optimizers of a model's layers and tables; sparse ones switch the tables' gradients to sparse."""
     sparse = spec.table_optimiser == "rowwise_adagrad"
     rowwise: list[nn.Parameter] = []
     tables: list[nn.Parameter] = []

@@ -35,7 +35,7 @@ Scores = Callable[[Ints], Floats]
 
 @dataclass(frozen=True)
 class HitQuestions:
-    """Pairs that are asked about: ``trigger`` and ``target`` are ``int64 [pairs]``, rows of the ``items`` that are
+    """Pairs by which rankings are evaluated: ``trigger`` and ``target`` are ``int64 [pairs]``, rows of the ``items`` that are
     ranked; ``seen`` is ``bool [pairs]``, whether the target was known at the fit.
     """
 
@@ -72,14 +72,14 @@ def questions(
     ----------
     future : ItemPairs
         Mined from positives after the cut-off (``mine_pairs`` with ``start_us``); rows of all items that are ranked.
-        Weights do not count: each pair is asked once. Mine them by ``sources=("swing",)``: the trigger of a
+        Weights do not count: each pair counts once. Mine them by ``sources=("swing",)``: the trigger of a
         ``user_to_item`` pair is chosen by its similarity to the target, which favours the vectors it was chosen by.
     known : bool [items]
         Which of the items were known at the fit.
     training : ItemPairs, optional
         Mined before the cut-off, in rows of the same items. Its pairs are left out, in either direction.
     most_triggers : int, optional
-        Ask about so many triggers at most, drawn by ``seed``; all pairs of a drawn trigger are asked.
+        At most so many triggers, drawn by ``seed``; all pairs of a drawn trigger are used.
     seed : int
         Decides which triggers are drawn.
 
@@ -99,7 +99,7 @@ def questions(
             raise EvaluationError(f"the {name} pairs name rows beyond the {items} items; mine them for these items")
     if training is not None and future.end_us <= training.end_us:
         raise EvaluationError(
-            f"the pairs to be judged end at {future.end_us} us, the training pairs at {training.end_us} us; mine the "
+            f"the pairs to be evaluated end at {future.end_us} us, the training pairs at {training.end_us} us; mine the "
             "first from positives after the cut-off"
         )
     asked = np.unique(future.trigger * items + future.target)
@@ -111,8 +111,8 @@ def questions(
     distinct = np.unique(trigger)
     if most_triggers is not None and len(distinct) > most_triggers:
         drawn = np.random.default_rng(seed).choice(distinct, most_triggers, replace=False)
-        kept = np.isin(trigger, drawn)
-        trigger, target = trigger[kept], target[kept]
+        sampled = np.isin(trigger, drawn)
+        trigger, target = trigger[sampled], target[sampled]
     return HitQuestions(trigger, target, known[target], items)
 
 
@@ -280,7 +280,7 @@ class HitReport:
 def hit_rates(
     ways: Mapping[str, Scores], asked: HitQuestions, k: int = K, resamples: int = RESAMPLES, seed: int = 0
 ) -> HitReport:
-    """Judge several ways of ranking on the same pairs.
+    """Evaluate several ways of ranking on the same pairs.
 
     Parameters
     ----------

@@ -23,7 +23,9 @@ def audit(
     seed: Annotated[int, typer.Option(min=0, help="Decides the sample.")] = 0,
     preset: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="Audit the frame that `sidkit run` with this preset kept, instead of the service's answers."),
+        typer.Option(
+            help="Audit the frame that `sidkit run` with this preset saved, instead of the service's answers."
+        ),
     ] = None,
     frame: Annotated[
         Optional[Path],  # noqa: UP045

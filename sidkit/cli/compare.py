@@ -66,8 +66,8 @@ def compare(
     console = Console(stderr=json_, emoji=False)
     chosen = load_arms(comma_separated(arms))
     spec = load_preset(preset).ranker
-    asked = {"max_train_rows": max_train_rows, "max_evaluation_rows": max_evaluation_rows}
-    caps = {name: most for name, most in asked.items() if most is not None}
+    given = {"max_train_rows": max_train_rows, "max_evaluation_rows": max_evaluation_rows}
+    caps = {name: most for name, most in given.items() if most is not None}
     spec = spec.model_copy(update={"training": spec.training.model_copy(update=caps)})
     options = CompareOptions(data, chosen, spec, seeds, origins, origin_seeds, jobs, impressions, not own_sizes)
 

@@ -97,7 +97,7 @@ def paper_number(arm: str) -> str:
 
 
 def load_arms(names: Sequence[str]) -> dict[str, ComparedArm]:
-    """Read arms by name, by number or by path; ``all`` stands for all that are shipped and are no ``extra``.
+    """Read arms by name, by number or by path; ``all`` names all shipped arms that are not ``extra``.
 
     Parameters
     ----------

@@ -23,7 +23,7 @@ from ranking.experiments.comparison.results import (
     Seconds,
     TrialTime,
 )
-from ranking.experiments.comparison.time_origins import Origin, origins
+from ranking.experiments.comparison.time_origins import TimeOrigin, time_origins
 from ranking.experiments.comparison.trials import Frame, Plan, Trial, TrialDetails, context_of, work_through
 from ranking.pipeline.prepare import SYNTHETIC, Prepared, end_of_log, peak_rss_mb
 from ranking.pipeline.results import StageTime
@@ -119,7 +119,7 @@ class Comparison:
             peak_rss_mb=peak_rss_mb(),
         )
 
-    def _facts_of(self, origin: Origin) -> OriginFacts:
+    def _facts_of(self, origin: TimeOrigin) -> OriginFacts:
         rows = self.parts.get(origin.number)
         used = {part: dict(counts) for part, counts in rows.items()} if rows is not None else None
         return OriginFacts(**origin.describe(), rows=used)
@@ -129,13 +129,13 @@ class Comparison:
         """What the data is called in the table: the world, or the folder's name."""
         return data_name(self.options.data)
 
-    def plan(self) -> tuple[Plan, list[Origin]]:
+    def plan(self) -> tuple[Plan, list[TimeOrigin]]:
         """Prepare the log, the tables, and the codebooks and frames of every origin; say which trials there are."""
         options, prepared = self.options, self.prepared
         log = prepared.ingest()
         tables = prepared.tables(log, end_of_log(self.repo)).facts
         moments = log_moments(self.repo)
-        places = origins(moments, self.repo.settings.split, options.origins)
+        places = time_origins(moments, self.repo.settings.split, options.origins)
         whole: tuple[Any, LabelledRows] | None = None
         frames: dict[str, Frame] = {}
         trials = []
@@ -211,7 +211,7 @@ class Comparison:
         made_of = [*inputs, spec.trained_by(), _trained_by(self.options.spec)]
         return int(self.stages.run(name, made_of, count).facts["parameters"])
 
-    def _arms_at(self, origin: Origin) -> Iterable[tuple[str, ComparedArm]]:
+    def _arms_at(self, origin: TimeOrigin) -> Iterable[tuple[str, ComparedArm]]:
         return [(arm, spec) for arm, spec in self.options.arms.items() if origin.number == 0 or spec.rolling]
 
     def _train(self, plan: Plan) -> None:

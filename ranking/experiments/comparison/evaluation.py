@@ -28,7 +28,7 @@ from ranking.evaluation.paper_slices import SliceCuts, is_hot, paper_slices
 from ranking.experiments.comparison.arms import BOOSTING, CODES_AS_FEATURES, ID_ALONE, SHUFFLED
 from ranking.experiments.comparison.probes import probe
 from ranking.experiments.comparison.results import ArmFacts, ComparisonEvaluation, CutFacts, Row, SliceFacts
-from ranking.experiments.comparison.time_origins import Origin
+from ranking.experiments.comparison.time_origins import TimeOrigin
 from ranking.experiments.comparison.trials import Plan, Trial, TrialDetails
 from ranking.pipeline.prepare import oracle_of
 from ranking.training.arms import FIRST_EPOCH, read_predictions
@@ -63,7 +63,7 @@ class Parts:
         return cls(*(data.take(parts[name]) for name in ("train", "validation", "test")))
 
 
-def evaluate_comparison(repo: Repo, data: str, plan: Plan, places: Sequence[Origin]) -> ComparisonEvaluation:
+def evaluate_comparison(repo: Repo, data: str, plan: Plan, places: Sequence[TimeOrigin]) -> ComparisonEvaluation:
     """Evaluate all finished trials of a plan.
 
     Parameters
@@ -74,7 +74,7 @@ def evaluate_comparison(repo: Repo, data: str, plan: Plan, places: Sequence[Orig
         What the data is called in the table.
     plan : Plan
         Whose trials are finished.
-    places : sequence of Origin
+    places : sequence of TimeOrigin
         Its time origins, the latest first.
 
     Raises
@@ -228,7 +228,7 @@ def _no_samples() -> Floats:
     return np.zeros(0)
 
 
-def _rolling_rows(data: str, plan: Plan, places: Sequence[Origin]) -> list[Row]:
+def _rolling_rows(data: str, plan: Plan, places: Sequence[TimeOrigin]) -> list[Row]:
     """AUC at every time origin of the arms that roll, and over all origins with users drawn once for all of them."""
     if len(places) < 2:
         return []

@@ -167,20 +167,20 @@ class ComparisonResult:
 
     def as_json(self) -> dict[str, Any]:
         """The JSON object of ``--json``, which is also what the page is made of."""
-        told = record_json(self)
-        seconds = {_OLD_SECONDS.get(name, name): value for name, value in told["seconds"].items()}
+        values = record_json(self)
+        seconds = {_OLD_SECONDS.get(name, name): value for name, value in values["seconds"].items()}
         return {
             "data": self.data,
-            **told["evaluation"],
-            "units": told["trials"],
-            "origins": told["origins"],
-            "stages": told["stages"],
+            **values["evaluation"],
+            "units": values["trials"],
+            "origins": values["origins"],
+            "stages": values["stages"],
             "seconds": seconds,
             "peak_rss_mb": self.peak_rss_mb,
         }
 
     @classmethod
-    def of_json(cls, told: dict[str, Any], path: Path) -> ComparisonResult:
+    def of_json(cls, values: dict[str, Any], path: Path) -> ComparisonResult:
         """From the values of :meth:`as_json`, read from ``path``.
 
         Raises
@@ -189,8 +189,8 @@ class ComparisonResult:
             When a field is missing or of another type.
         """
         names = {old: name for name, old in _OLD_SECONDS.items()}
-        seconds = {names.get(name, name): value for name, value in told["seconds"].items()}
-        return record_of(cls, {**told, "evaluation": told, "trials": told["units"], "seconds": seconds}, path)
+        seconds = {names.get(name, name): value for name, value in values["seconds"].items()}
+        return record_of(cls, {**values, "evaluation": values, "trials": values["units"], "seconds": seconds}, path)
 
 
 _OLD_SECONDS = {"trials": "units", "trials_cpu": "units_cpu", "evaluate": "judge"}

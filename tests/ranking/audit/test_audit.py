@@ -22,7 +22,7 @@ from oracle.features import Oracle
 from oracle.logs import LAST, random_world
 from ranking.audit.artifacts import audit_artifacts
 from ranking.audit.frames import drawn
-from ranking.audit.reference import log_truth
+from ranking.audit.reference import log_reference
 from ranking.audit.run import run_audit
 from ranking.data.export import write_frame
 from ranking.data.numeric_features import feature_names
@@ -349,7 +349,7 @@ def test_other_feature_settings_are_named(repo: Repo) -> None:
 
 
 def test_what_cannot_be_audited_is_refused_with_the_remedy(repo: Repo, tmp_path: Path) -> None:
-    with pytest.raises(ArtifactMissingError, match="runs with a kept frame: fast"):
+    with pytest.raises(ArtifactMissingError, match="runs with a saved frame: fast"):
         audited(repo, rows=5, seed=0, preset="nothing")
     with pytest.raises(UnknownVersionError, match="ctr_"):
         audited(repo, rows=5, seed=0, service="none")
@@ -390,8 +390,8 @@ def test_the_log_tells_what_the_brute_force_oracle_tells(tmp_path: Path, seed: i
     asked = [query for query in world.queries if query[2] <= LAST + 60 * DAY]
     users, items, at = (np.array(column) for column in zip(*asked, strict=True))
     codebook: Any = NoCodes(tuple(world.modalities))
-    with log_truth(repo, codebook) as truth:
-        told = truth.cells(users.astype(object), items.astype(object), at.astype(np.int64))
+    with log_reference(repo, codebook) as reference:
+        told = reference.cells(users.astype(object), items.astype(object), at.astype(np.int64))
         for (user, item, moment), row in zip(asked, told, strict=True):
             views = {
                 "item_content": oracle.item_content(item, moment), "item_stats": oracle.item_stats(item, moment),
@@ -403,6 +403,6 @@ def test_the_log_tells_what_the_brute_force_oracle_tells(tmp_path: Path, seed: i
                     assert value == (views[view] or {}).get(name), (cell, user, item, moment)
         user, item, _ = asked[0]
         for feature in ("item_stats__clicks_7d", "user_history__item_ids", "item_content__category"):
-            for since, value in truth.timeline(feature, user, item)[:8]:
-                told_then = truth.cells([user], np.array([item], dtype=object), np.array([since]))[0][feature]
+            for since, value in reference.timeline(feature, user, item)[:8]:
+                told_then = reference.cells([user], np.array([item], dtype=object), np.array([since]))[0][feature]
                 assert told_then is None or told_then == value

@@ -14,7 +14,7 @@ from helpers.builders import DAY, FAST_PRESET, START
 from ranking.data.split import TimeSplit
 from ranking.experiments.comparison.arms import arm_name, arm_names, load_arms, paper_number
 from ranking.experiments.comparison.comparison import data_name
-from ranking.experiments.comparison.time_origins import origins
+from ranking.experiments.comparison.time_origins import time_origins
 from ranking.pipeline.presets import load_preset
 from sidkit.core.config import SplitSettings
 from sidkit.core.errors import ConfigError, EvaluationError
@@ -117,7 +117,7 @@ def test_origins_go_back_one_test_window_at_a_time_and_never_overlap(moments: li
     at_us = np.sort(np.array(moments, dtype=np.int64)) + START
     settings_ = SplitSettings(train=0.6, validation=0.2)
     try:
-        found = origins(at_us, settings_, count)
+        found = time_origins(at_us, settings_, count)
     except EvaluationError:
         return
     assert found[0].split == TimeSplit.of(at_us, settings_)
@@ -137,7 +137,7 @@ def test_origins_go_back_one_test_window_at_a_time_and_never_overlap(moments: li
 def test_without_ties_three_origins_have_windows_of_one_size() -> None:
     at_us = START + np.arange(1000, dtype=np.int64) * DAY
     sizes = []
-    for origin in origins(at_us, SplitSettings(train=0.8, validation=0.1), 3):
+    for origin in time_origins(at_us, SplitSettings(train=0.8, validation=0.1), 3):
         rows = at_us[origin.rows(at_us)]
         sizes.append([len(part) for part in origin.split.parts(rows).values()])
     assert sizes == [[800, 100, 100], [700, 100, 100], [600, 100, 100]]
@@ -145,8 +145,8 @@ def test_without_ties_three_origins_have_windows_of_one_size() -> None:
 
 def test_more_origins_than_there_are_rows_for_are_refused() -> None:
     at_us = START + np.arange(1000, dtype=np.int64)
-    with pytest.raises(EvaluationError, match=r"no room for origin 8: .*fewer origins"):
-        origins(at_us, SplitSettings(train=0.8, validation=0.1), 9)
+    with pytest.raises(EvaluationError, match=r"no room for time origin 8: .*fewer time origins"):
+        time_origins(at_us, SplitSettings(train=0.8, validation=0.1), 9)
 
 
 def test_data_sets_have_short_names() -> None:

@@ -157,7 +157,7 @@ def test_questions_are_distinct_pairs_that_were_not_learned_from(data: st.DataOb
 
 def test_pairs_that_leak_or_are_of_other_items_are_refused() -> None:
     known = np.ones(3, dtype=bool)
-    with pytest.raises(EvaluationError, match="the pairs to be judged end at 5 us, the training pairs at 5 us"):
+    with pytest.raises(EvaluationError, match="the pairs to be evaluated end at 5 us, the training pairs at 5 us"):
         questions(pairs_of([(0, 1)], 5), known, pairs_of([(1, 2)], 5))
     with pytest.raises(EvaluationError, match="the future pairs name rows beyond the 3 items"):
         questions(pairs_of([(0, 3)]), known)

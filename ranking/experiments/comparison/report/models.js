@@ -1,4 +1,4 @@
-// What the kept models say: gates, the mutation test, attention.
+// Probes of the saved models: gates, the mutation test, attention.
 painted(() => {
   const gates = Object.entries(now().probes.gates ?? {});
   const box = choose("gates");

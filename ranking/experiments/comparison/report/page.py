@@ -33,7 +33,7 @@ def render(comparisons: Sequence[Mapping[str, Any]]) -> str:
             "columns": _ROW,
             "rows": [[row[key] for key in _ROW] for row in facts["rows"]],
             "slices": facts["slices"],
-            "titles": {arm: told["title"] for arm, told in facts["arms"].items()},
+            "titles": {arm: own["title"] for arm, own in facts["arms"].items()},
             "calibration": facts["calibration"],
             "probes": facts["probes"],
         }
@@ -80,26 +80,26 @@ def _auc(row: Mapping[str, Any] | None) -> str:
         return "–"
     if row["delta_low"] is None:
         return f"{row['mean']:.4f}"
-    told = f"{row['delta']:+.4f} [{row['delta_low']:+.4f}, {row['delta_high']:+.4f}]"
-    told = told if row["verdict"] == NO_EVIDENCE else f"<b>{told}</b>"
-    return f"{row['mean']:.4f}<br><small>{told} to {escape(row['baseline'])}</small>"
+    shown = f"{row['delta']:+.4f} [{row['delta_low']:+.4f}, {row['delta_high']:+.4f}]"
+    shown = shown if row["verdict"] == NO_EVIDENCE else f"<b>{shown}</b>"
+    return f"{row['mean']:.4f}<br><small>{shown} to {escape(row['baseline'])}</small>"
 
 
 def _arm_table(facts: Mapping[str, Any]) -> str:
     sizes = {arm: (whole, bare, ratio) for arm, whole, bare, ratio in budgets(facts["arms"])}
     body = []
-    for arm, told in facts["arms"].items():
+    for arm, own in facts["arms"].items():
         whole, bare, ratio = sizes.get(arm, (None, None, None))
-        seeds = told["auc_by_seed"].get("all", [])
-        first = told["first_epoch_auc"].get("all")
-        epochs = [epoch + 1 for epoch in told["best_epoch"] if epoch is not None]
+        seeds = own["auc_by_seed"].get("all", [])
+        first = own["first_epoch_auc"].get("all")
+        epochs = [epoch + 1 for epoch in own["best_epoch"] if epoch is not None]
         body.append(
             [
                 _titled(facts, arm), *(f"{value:,}" if value else "–" for value in (whole, bare)),
                 f"{ratio:.2f}" if ratio else "–", f"{first:.4f}" if first else "–",
                 f"{sum(seeds) / len(seeds):.4f}" if seeds else "–",
                 f"{min(seeds):.4f} to {max(seeds):.4f}" if seeds else "–", ", ".join(map(str, epochs)) or "–",
-                f"{sum(told['seconds']) / len(told['seconds']):.1f}",
+                f"{sum(own['seconds']) / len(own['seconds']):.1f}",
             ]
         )  # fmt: skip
     head = [
@@ -112,14 +112,14 @@ def _arm_table(facts: Mapping[str, Any]) -> str:
 def _slice_table(facts: Mapping[str, Any]) -> str:
     cuts = facts["cuts"]
     body = [
-        [escape(name), *(f"{told[key]:,}" for key in ("rows", "positives", "users")), f"{told['gauc_kept']:.0%}"]
-        for name, told in facts["slices"].items()
+        [escape(name), *(f"{shown[key]:,}" for key in ("rows", "positives", "users")), f"{shown['gauc_kept']:.0%}"]
+        for name, shown in facts["slices"].items()
     ]
     note = (
         f"Slices of the test rows. Theta 80 % is {cuts['theta_80']:,} exposures of 7 days; head from {cuts['head_from']:,}, "
         f"tail below {cuts['tail_below']:,}; all chosen on validation rows. GAUC by {facts['gauc_by']}"
     )
-    return _table(note, ["slice", "rows", "positives", "users", "kept by GAUC"], body)
+    return _table(note, ["slice", "rows", "positives", "users", "ranked by GAUC"], body)
 
 
 def _titled(facts: Mapping[str, Any], arm: str) -> str:
