@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ranking.data.dataset import TrainingSet
+from ranking.data.dataset import Dataset
 from ranking.evaluation.metrics import (
     auc,
     calibration,
@@ -55,7 +55,7 @@ class EvaluationRows:
     """``request`` or ``user``."""
 
     @classmethod
-    def of(cls, data: TrainingSet) -> EvaluationRows:
+    def of(cls, data: Dataset) -> EvaluationRows:
         """Rows that name no request are grouped by user and moment; logs without requests by user."""
         user = pd.factorize(data.rows.user_ids)[0].astype(np.int64)
         if data.rows.request_ids is None:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ranking.data.dataset import TrainingSet
+from ranking.data.dataset import Dataset
 from ranking.evaluation.evaluator import (
     ArmMetrics,
     Difference,
@@ -87,7 +87,7 @@ def slices_json(found: Mapping[str, ArmMetrics]) -> dict[str, dict[str, Any]]:
 
 
 def evaluate_arms(
-    data: TrainingSet,
+    data: Dataset,
     predictions: Predictions,
     baselines: Sequence[str],
     oracle: npt.NDArray[np.float64] | None,
@@ -98,7 +98,7 @@ def evaluate_arms(
 
     Parameters
     ----------
-    data : TrainingSet
+    data : Dataset
         The test rows.
     predictions : mapping
         Arm -> one ``float64 [rows]`` per seed.

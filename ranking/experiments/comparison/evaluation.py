@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ranking.data.dataset import TrainingSet
-from ranking.data.storage import load_training_set
+from ranking.data.dataset import Dataset
+from ranking.data.storage import load_dataset
 from ranking.evaluation.evaluator import (
     HIGHER_IS_BETTER,
     METRICS,
@@ -51,14 +51,14 @@ Metrics = Mapping[str, MetricValue]
 class Parts:
     """The rows of one time origin; predictions of all arms are of these test rows, in their order."""
 
-    train: TrainingSet
-    validation: TrainingSet
-    test: TrainingSet
+    train: Dataset
+    validation: Dataset
+    test: Dataset
 
     @classmethod
     def load(cls, plan: Plan, key: str) -> Parts:
         """Read a saved frame."""
-        data = load_training_set(plan.frames[key].folder)
+        data = load_dataset(plan.frames[key].folder)
         parts = plan.frames[key].split.parts(data.rows.at_us)
         return cls(*(data.take(parts[name]) for name in ("train", "validation", "test")))
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ranking.data.dataset import TrainingSet
-from ranking.data.storage import load_training_set
+from ranking.data.dataset import Dataset
+from ranking.data.storage import load_dataset
 from ranking.evaluation.slices import slices
 from ranking.experiments.comparison.attention_examples import (
     AttentionExample,
@@ -79,7 +79,7 @@ def probe(repo: Repo, plan: Plan) -> Probes:
     from ranking.training.ranker import Ranker
 
     probes = Probes({}, {}, {})
-    data: dict[str, TrainingSet] = {}
+    data: dict[str, Dataset] = {}
     for trial in plan.trials:
         details = plan.details(trial)
         if trial.origin or trial.seed or details is None or details.ranker is None:
@@ -87,7 +87,7 @@ def probe(repo: Repo, plan: Plan) -> Probes:
         if trial.frame not in data:
             data.clear()  # one frame at a time in memory
             frame = plan.frames[trial.frame]
-            whole = load_training_set(frame.folder)
+            whole = load_dataset(frame.folder)
             data[trial.frame] = whole.take(frame.split.parts(whole.rows.at_us)["test"])
         test = data[trial.frame]
         ranker = Ranker.load(plan.rankers / check_name("ranker", details.ranker, LONGEST_MADE))
@@ -102,7 +102,7 @@ def probe(repo: Repo, plan: Plan) -> Probes:
     return probes
 
 
-def mutation(ranker: Ranker, data: TrainingSet, seed: int = 0) -> tuple[MutationStep, ...]:
+def mutation(ranker: Ranker, data: Dataset, seed: int = 0) -> tuple[MutationStep, ...]:
     """How far a score moves when the candidate is swapped for another item with the same first codes (after arXiv
     2504.02137, where the loss of such swaps falls as the prefix deepens), per depth; depth 0 is the random swap.
 
@@ -165,12 +165,12 @@ def _partners(
     return np.where(choices > 0, pool[order][np.minimum(drawn, len(pool) - 1)], -1)
 
 
-def gate_curves(ranker: Ranker, data: TrainingSet) -> GateCurves | None:
+def gate_curves(ranker: Ranker, data: Dataset) -> GateCurves | None:
     """The gate by earlier interactions and by age of the item (papers, trap 20); None for an arm without a gate."""
-    from ranking.data.batches import TensorSet
+    from ranking.data.batches import Batches
     from ranking.experiments.comparison.explain import gate_values
 
-    values = gate_values(ranker.model, TensorSet(data, ranker.scaling, ranker.vocabulary))
+    values = gate_values(ranker.model, Batches(data, ranker.scaling, ranker.vocabulary))
     if values is None:
         return None
     parts = slices(data)
