@@ -23,7 +23,7 @@ from ranking.experiments.comparison.arms import load_arms
 from ranking.experiments.comparison.comparison import CompareOptions, Comparison, data_name
 from ranking.experiments.comparison.report import write_page
 from ranking.experiments.comparison.tables import (
-    TOLD,
+    SHORT,
     budgets,
     markdown,
     markdown_of_boosting,
@@ -107,30 +107,33 @@ def compared(data: str, work: Path, options: argparse.Namespace) -> dict[str, An
         print(f"  {'kept' if kept else 'done'} {name:36} {rows:>12,} rows {seconds:>8.1f} s", flush=True)
 
     with repo.locked():
-        return Comparison(repo, asked, announce).run()
+        return Comparison(repo, asked, announce).run().as_json()
 
 
 def fragment(rows: list[dict[str, Any]], held: dict[str, dict[str, Any]]) -> str:
     """Markdown for RESULTS.md: time and memory, budgets, and the table of every data set."""
-    lines = ["AUC; after it the difference to A3 with its 95 % interval over users, bold where there is evidence.", ""]
+    lines = [
+        "AUC; after it the difference to id_codes with its 95 % interval over users, bold where there is evidence.",
+        "",
+    ]
     peers = read_json(PEERS)["auc"] if PEERS.exists() else []
     known = list(dict.fromkeys(row["data"] for row in rows))
     rows = [row for name in known for row in [*rows, *peers] if row["data"] == name]
-    lines += [markdown(rows, TOLD)]
-    lines += ["Differences to the same inputs without the arm's idea:", "", markdown_of_ideas(rows, TOLD)]
-    lines += ["Differences to boosting:", "", markdown_of_boosting(rows, TOLD)]
+    lines += [markdown(rows, SHORT)]
+    lines += ["Differences to the same inputs without the arm's idea:", "", markdown_of_ideas(rows, SHORT)]
+    lines += ["Differences to boosting:", "", markdown_of_boosting(rows, SHORT)]
     for name, facts in held.items():
         seconds, units = facts["seconds"], facts["units"]
         lines.append(
-            f"{name}: {len(units)} units of {seconds['units_cpu'] / len(units):.1f} s of CPU, prepare "
-            f"{seconds['prepare']:.0f} s, judge {seconds['judge']:.0f} s; {facts['train_rows']:,} training and "
+            f"{name}: {len(units)} trials of {seconds['units_cpu'] / len(units):.1f} s of CPU, prepare "
+            f"{seconds['prepare']:.0f} s, evaluate {seconds['judge']:.0f} s; {facts['train_rows']:,} training and "
             f"{facts['slices']['all']['rows']:,} test rows; GAUC by {facts['gauc_by']}; theta 80 % is "
             f"{facts['cuts']['theta_80']:,}."
         )
         if chosen := settings_of(name):
             lines.append(f"Settings: {', '.join(f'{key} {value}' for key, value in chosen.items())}.")
         shown = ", ".join(f"{arm} {whole:,} ({ratio:.2f})" for arm, whole, _, ratio in budgets(facts["arms"]) if ratio)
-        lines += [f"Parameters (of A3): {shown}.", ""]
+        lines += [f"Parameters (of id_codes): {shown}.", ""]
     return "\n".join(lines)
 
 

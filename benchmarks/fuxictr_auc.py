@@ -2,9 +2,10 @@
 
     python benchmarks/fuxictr_auc.py --data DATA... [--work .work/arms] [--seeds 5]
 
-Run it after ``benchmarks/arms.py`` with the same options: differences are to the saved predictions of A3 and A0, paired by
+Run it after ``benchmarks/arms.py`` with the same options: differences are to the saved predictions of ``id_codes``
+and ``id``, paired by
 row, pooled over seeds and bootstrapped over users. FuxiCTR's DIN gets the item id, the history and our numeric features, like
-A0 (``fuxictr_din``), or item id, history and user id only (``fuxictr_din_ids``). Learning rate, dropout and regularizer are
+``id`` (``fuxictr_din``), or item id, history and user id only (``fuxictr_din_ids``). Learning rate, dropout and regularizer are
 chosen on validation rows with seed 0 (for the worlds, on those of ``strong``, which runs first); test rows are scored once
 per seed. Rows in the format of ``arms.json`` are written to ``auc`` in ``benchmarks/results/fuxictr.json``.
 """
@@ -23,20 +24,20 @@ from fuxictr_peer import DIM, HIDDEN, OUT, WORK, Worker, export, kept, measure_a
 
 from ranking.experiments.comparison.arms import CODES_AS_FEATURES, ID_ALONE
 from ranking.experiments.comparison.comparison import data_name
-from ranking.experiments.comparison.evaluation import judge_outsider, units_beside
+from ranking.experiments.comparison.evaluation import baseline_trials, evaluate_external
 from sidkit.core.files import write_json
 
 GRID = [(1e-3, 0.0, 0.0), (1e-3, 0.4, 1e-5), (1e-3, 0.4, 1e-4), (3e-4, 0.4, 1e-4)]
 """Learning rate, dropout of the head and regularizer of the embeddings: chosen on validation rows, with seed 0."""
 INPUTS = {"fuxictr_din": ["context"], "fuxictr_din_ids": ["user_id"]}
-"""What each arm is told besides the item and the history: our numeric features, or the user's id."""
+"""What each arm gets besides the item and the history: our numeric features, or the user's id."""
 
 
 def measure_auc(worker: Worker, data: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Rows of both arms."""
     _, plan, contexts = prepared(data, [CODES_AS_FEATURES, ID_ALONE], options)
     for arm in options.inputs:
-        units_beside(plan, arm)  # before hours are spent
+        baseline_trials(plan, arm)  # before hours are spent
     name, context = data_name(data), contexts[CODES_AS_FEATURES]
     folder = WORK / name
     export(context, folder)
@@ -52,7 +53,7 @@ def measure_auc(worker: Worker, data: str, options: argparse.Namespace) -> list[
         for seed in range(options.seeds):
             worker.ask(do="fit", seed=seed, **chosen, **shared)
             scores.append(np.load(folder / "scores.test.npy").astype(np.float64))
-        fresh = judge_outsider(name, plan, arm, scores)
+        fresh = [row.as_json() for row in evaluate_external(name, plan, arm, scores)]
         for row in fresh:
             if row["slice"] in {"all", "cold"} and row["metric"] == "auc":
                 print(row, flush=True)

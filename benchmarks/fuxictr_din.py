@@ -1,6 +1,6 @@
 """Training speed of our rankers compared with FuxiCTR 2.3.10's DIN, on the frames of a comparison.
 
-    python benchmarks/fuxictr_din.py --data DATA... [--work .work/arms] [--compared A0 A9 A12 A12_content] [--repeats 5]
+    python benchmarks/fuxictr_din.py --data DATA... [--work .work/arms] [--compared id saviorrec smile] [--repeats 5]
 
 FuxiCTR runs in its own environment (``.work/fuxictr``, installed from PyPI if missing) and its own process. The benchmark
 reports training rows per second at equal batch size, embedding width (16), history length (50), head (64, 32) and number of
@@ -9,7 +9,7 @@ training of three epochs of ours, including all setup (tables, matches, weights)
 ratios of medians with the range over pairs of passes, in wall-clock time and in CPU time, which is less affected by other
 load. FuxiCTR is measured twice: with its own history loader (which truncates a batch to its longest history), and with
 batches cut from tensors in memory in the same way, which isolates the cost of the model. Ours includes batch assembly. Its
-DIN uses ids only; ours (A0, the first arm) also uses the numeric features. With CUDA available, absolute figures on the GPU
+DIN uses ids only; ours (``id``, the first arm) also uses the numeric features. With CUDA available, absolute figures on the GPU
 are added. Results go to ``benchmarks/results/fuxictr.json``.
 """
 
@@ -139,7 +139,10 @@ def _medians(passes: list[dict[str, dict[str, float]]], bases: list[str]) -> dic
 def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument(
-        "--compared", nargs="+", default=["A0", "A9", "A12", "A12_content"], help="arms; the first is our DIN"
+        "--compared",
+        nargs="+",
+        default=["id", "saviorrec", "smile", "smile_content"],
+        help="arms; the first is our DIN",
     )
     parser.add_argument("--batches", nargs="+", type=int, default=[512, 1024, 4096])
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])

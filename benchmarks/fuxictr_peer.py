@@ -101,10 +101,10 @@ def prepared(data: str, arms: list[str], options: argparse.Namespace) -> tuple[R
     with repo.locked():
         plan, _ = Comparison(repo, options_of(data, options, arms), lambda *_: None).plan()
     contexts: dict[str, TrainingContext] = {}
-    for unit in plan.units:
-        if unit.origin == 0 and unit.arm not in contexts:
-            frame = plan.frames[unit.frame]
-            contexts[unit.arm] = dataclasses.replace(context_of(repo, frame, plan.spec), first_epoch=False)
+    for trial in plan.trials:
+        if trial.origin == 0 and trial.arm not in contexts:
+            frame = plan.frames[trial.frame]
+            contexts[trial.arm] = dataclasses.replace(context_of(repo, frame, plan.spec), first_epoch=False)
     return repo, plan, contexts
 
 

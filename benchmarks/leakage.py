@@ -34,12 +34,12 @@ def measured(name: str, data: str, work: Path, arms: list[str], seeds: int) -> d
     with repo.locked():
         Job(repo, JobOptions(data, str(PRESET), load_preset(str(PRESET))), lambda *_: None).run()
     ready = time.monotonic()
-    told = measure_leakage(repo, str(PRESET), arms, seeds)
+    found = measure_leakage(repo, str(PRESET), arms, seeds)
     print(
-        f"{name}: repo {ready - began:.0f} s, measured in {time.monotonic() - ready:.0f} s\n{as_text(told)}\n",
+        f"{name}: repo {ready - began:.0f} s, measured in {time.monotonic() - ready:.0f} s\n{as_text(found)}\n",
         flush=True,
     )
-    return {"data": name, "seconds": round(time.monotonic() - ready, 1), **told, "preset": PRESET.name}
+    return {"data": name, "seconds": round(time.monotonic() - ready, 1), **found.as_json(), "preset": PRESET.name}
 
 
 def main() -> None:

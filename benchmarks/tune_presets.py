@@ -24,7 +24,7 @@ from ranking.experiments.comparison.comparison import data_name
 from sidkit.core.files import read_json, write_json
 
 RESULTS = ROOT / "benchmarks" / "results" / "tune_presets.json"
-ARMS = ["A3", "A9", "A12_content"]
+ARMS = ["id_codes", "saviorrec", "smile_content"]
 SLOW = {"training.epochs": 24, "training.table_learning_rate": 5e-5, "training.table_weight_decay": 0.1}
 """Tables a tenth as fast, and three times the epochs for the data sets on which that takes longer."""
 TRIALS: list[dict[str, Any]] = [
@@ -64,7 +64,7 @@ def main() -> None:
         plan, contexts = prepared(data, options, ARMS)
         with workers(plan, contexts, options.jobs) as pool:
             for trial in missing:
-                told = measured(pool, plan.units, trial["settings"])
+                told = measured(pool, plan.trials, trial["settings"])
                 trial["data"][name] = {"worth": told["worth"], "validation": told["validation"]}
                 print(name, trial["settings"], trial["data"][name], flush=True)
         trials = [{**trial, "gain": gained(trial, trials[0])} for trial in trials]

@@ -27,19 +27,19 @@ os.environ["OMP_NUM_THREADS"] = "1"  # processes, not threads
 import numpy as np
 from arms import BASE, ROOT, options_of, parser_of, with_settings
 
-from ranking.evaluation.judge import LEAST_POSITIVES
 from ranking.evaluation.metrics import auc
 from ranking.evaluation.slices import prior_interactions
 from ranking.experiments.comparison.arms import ComparedArm
 from ranking.experiments.comparison.comparison import Comparison, data_name
-from ranking.experiments.comparison.trials import Plan, Unit, context_of
+from ranking.experiments.comparison.trials import Plan, Trial, context_of
 from ranking.pipeline.prepare import prepare_repo
 from ranking.training.arms import TrainingContext, train_arm
 from ranking.training.sizing import Budget
+from sidkit.core.bootstrap import LEAST_POSITIVES
 from sidkit.core.files import read_json, write_json
 
 RESULTS = ROOT / "benchmarks" / "results" / "tune_ranker.json"
-ARMS = ["A1", "A3", "A9", "A12"]
+ARMS = ["id_content", "id_codes", "saviorrec", "smile"]
 CHOICES: dict[str, list[Any]] = {
     "model.dropout": [0.2, 0.4],
     "model.id_dropout": [0.1, 0.5, 0.9],
@@ -58,17 +58,17 @@ def _take(contexts: dict[str, TrainingContext], arms: dict[str, ComparedArm]) ->
     _arms.update(arms)
 
 
-def _trained(unit: Unit, settings: dict[str, Any]) -> tuple[float, float, int]:
+def _trained(trial: Trial, settings: dict[str, Any]) -> tuple[float, float, int]:
     """Validation AUC of all rows and of cold ones (NaN if there are too few), and the best epoch."""
-    context = _contexts[unit.frame]
+    context = _contexts[trial.frame]
     spec = with_settings(context.spec, settings)
-    budget = Budget(unit.budget, _arms[unit.arm].sized_by) if unit.budget else None
-    found = train_arm(dataclasses.replace(context, spec=spec), unit.arm, _arms[unit.arm], unit.seed, "trial", budget)
+    budget = Budget(trial.budget, _arms[trial.arm].sized_by) if trial.budget else None
+    found = train_arm(dataclasses.replace(context, spec=spec), trial.arm, _arms[trial.arm], trial.seed, "trial", budget)
     label = context.validation.rows.label
     cold = prior_interactions(context.validation) < 10
     enough = min(label[cold].sum(), (1 - label[cold]).sum()) >= LEAST_POSITIVES
     told = auc(label[cold], found.validation[cold]) if enough else float("nan")
-    return auc(label, found.validation), told, found.details["best_epoch"]
+    return auc(label, found.validation), told, found.details.best_epoch or 0
 
 
 def _drawn(rng: np.random.Generator) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def prepared(data: str, options: argparse.Namespace, arms: Sequence[str]) -> tup
     with repo.locked():
         plan, _ = Comparison(repo, options_of(data, options, arms, tuned=False), lambda *_: None).plan()
     contexts = {}
-    for name in {unit.frame for unit in plan.units}:
+    for name in {trial.frame for trial in plan.trials}:
         whole = context_of(repo, plan.frames[name], plan.spec)
         # No artefact, no first epoch, and the validation rows in place of the test rows.
         contexts[name] = dataclasses.replace(whole, test=whole.validation, first_epoch=False)
@@ -104,7 +104,7 @@ def tuned(data: str, options: argparse.Namespace) -> dict[str, Any]:
 
         def trial(settings: dict[str, Any]) -> None:
             known = [one for one in held.get(data_name(data), {}).get("trials", []) if one["settings"] == settings]
-            told.append(known[0] if known else measured(pool, plan.units, settings))
+            told.append(known[0] if known else measured(pool, plan.trials, settings))
             print(f"  {len(told) - 1}: {told[-1]['worth']:.5f} {told[-1]}", flush=True)
 
         for settings in (first, *(_drawn(rng) for _ in range(options.trials - 1))):
@@ -114,12 +114,16 @@ def tuned(data: str, options: argparse.Namespace) -> dict[str, Any]:
     return {"chosen": chosen["settings"], "gain": chosen["worth"] - told[0]["worth"], "trials": told}
 
 
-def measured(pool: ProcessPoolExecutor, units: Sequence[Unit], settings: dict[str, Any]) -> dict[str, Any]:
+def measured(pool: ProcessPoolExecutor, trials: Sequence[Trial], settings: dict[str, Any]) -> dict[str, Any]:
     """Validation scores of a set of settings."""
-    found = list(pool.map(_trained, units, [settings] * len(units)))
+    found = list(pool.map(_trained, trials, [settings] * len(trials)))
     figures = {
-        f"{unit.arm}-s{unit.seed}": {"all": one[0], "cold": None if np.isnan(one[1]) else one[1], "best_epoch": one[2]}
-        for unit, one in zip(units, found, strict=True)
+        f"{trial.arm}-s{trial.seed}": {
+            "all": one[0],
+            "cold": None if np.isnan(one[1]) else one[1],
+            "best_epoch": one[2],
+        }
+        for trial, one in zip(trials, found, strict=True)
     }
     worth = float(np.nanmean([figure for one in found for figure in one[:2]]))
     return {"settings": settings, "worth": worth, "validation": figures}

@@ -1,1 +1,1 @@
-"""The leakage audit: a sample of a training frame told once more from the log alone, and the windows of all artefacts."""
+"""The leakage audit: a sample of a training frame recomputed from the log alone, and the windows of all artefacts."""

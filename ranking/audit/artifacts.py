@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,26 @@ class Problem:
 
 
 @dataclass(frozen=True)
+class _Window:
+    """What a manifest says of the data that an artefact learned from."""
+
+    fit_start_us: int
+    fit_end_us: int
+    parents: tuple[tuple[str, int | None], ...]
+    """Name and, where the manifest states it, the end of its own window."""
+    feature_settings: Mapping[str, Any] | None
+
+    @classmethod
+    def of(cls, manifest: Mapping[str, Any]) -> _Window:
+        """Parents are names, or ``{"name": ..., "fit_end_us": ...}``."""
+        parents = [parent if isinstance(parent, dict) else {"name": parent} for parent in manifest.get("parents", [])]
+        return cls(
+            manifest["fit_start_us"], manifest["fit_end_us"],
+            tuple((parent["name"], parent.get("fit_end_us")) for parent in parents), manifest.get("feature_settings"),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class ArtifactsAudit:
     """How many artefacts were looked at, and what was found."""
 
@@ -38,7 +59,7 @@ class ArtifactsAudit:
 def audit_artifacts(repo: Repo) -> ArtifactsAudit:
     """Check every codebook, ranker and table of a repo.
 
-    A ranker is judged from its own ``fit_end`` on, so no parent may have been fitted later; the same holds for whatever
+    A ranker is evaluated from its own ``fit_end`` on, so no parent may have been fitted later; the same holds for whatever
     else a manifest lists under ``parents``, by name or as ``{"name": ..., "fit_end_us": ...}``.
     """
     try:
@@ -46,15 +67,15 @@ def audit_artifacts(repo: Repo) -> ArtifactsAudit:
     except CatalogLostError as error:
         return ArtifactsAudit(0, (Problem("the catalogue", str(error)),))
     problems = _tables(repo)
-    manifests: dict[str, dict[str, Any]] = {}
+    windows: dict[str, _Window] = {}
     books, rankers = catalog.codebooks(), catalog.rankers()
     for record in books:
-        problems += _codebook(repo, record, manifests)
+        problems += _codebook(repo, record, windows)
     for ranker in rankers:
-        problems += _ranker(repo, ranker, {book.name: book for book in books}, manifests)
-    for name, manifest in manifests.items():
-        problems += _window(name, manifest, manifests, {book.name: book.fit_end_us for book in books})
-        problems += _settings(repo, name, manifest)
+        problems += _ranker(repo, ranker, {book.name: book for book in books}, windows)
+    for name, window in windows.items():
+        problems += _order(name, window, windows, {book.name: book.fit_end_us for book in books})
+        problems += _settings(repo, name, window)
     return ArtifactsAudit(len(books) + len(rankers), tuple(problems))
 
 
@@ -69,14 +90,14 @@ def _tables(repo: Repo) -> list[Problem]:
     return [Problem("data/tables", f"built with other settings: {_changes(made_with, stated)}")]
 
 
-def _codebook(repo: Repo, record: CodebookRecord, manifests: dict[str, dict[str, Any]]) -> list[Problem]:
+def _codebook(repo: Repo, record: CodebookRecord, windows: dict[str, _Window]) -> list[Problem]:
     folder, table = repo.codebooks / record.name, table_path(repo, record.name)
     if record.state == "purged":
         left = [str(path.relative_to(repo.path)) for path in (folder, table) if path.exists()]
         return [Problem(record.name, f"is purged, and {', '.join(left)} is still there")] if left else []
     if record.state == "fitting":
         return []
-    found = _manifest(folder, record, manifests)
+    found = _manifest(folder, record, windows)
     if record.has_codes:
         stamp = table.with_suffix(".json")
         if not table.is_file() or not stamp.is_file():
@@ -99,24 +120,22 @@ def _codes(repo: Repo, record: CodebookRecord, table: Path, stamp: Path) -> list
 
 
 def _ranker(
-    repo: Repo, record: RankerRecord, books: dict[str, CodebookRecord], manifests: dict[str, dict[str, Any]]
+    repo: Repo, record: RankerRecord, books: dict[str, CodebookRecord], windows: dict[str, _Window]
 ) -> list[Problem]:
-    found = _manifest(repo.rankers / record.name, record, manifests)
+    found = _manifest(repo.rankers / record.name, record, windows)
     book = books.get(record.codebook)
     if book is None or book.state == "purged":
         found.append(Problem(record.name, f"its codebook {record.codebook} is {book.state if book else 'unknown'}"))
     return found
 
 
-def _manifest(
-    folder: Path, record: CodebookRecord | RankerRecord, manifests: dict[str, dict[str, Any]]
-) -> list[Problem]:
+def _manifest(folder: Path, record: CodebookRecord | RankerRecord, windows: dict[str, _Window]) -> list[Problem]:
     """Read and verify a manifest, and compare it with what the catalogue committed."""
     try:
         manifest = read_manifest(folder)
     except ArtifactError as error:
         return [Problem(record.name, str(error))]
-    manifests[record.name] = manifest
+    windows[record.name] = _Window.of(manifest)
     stated = {"name": record.name, "content_hash": record.content_hash, "fit_end_us": record.fit_end_us}
     return [
         Problem(record.name, f"the manifest says {key} {manifest.get(key)!r}, the catalogue {value!r}")
@@ -125,35 +144,32 @@ def _manifest(
     ]
 
 
-def _window(
-    name: str, manifest: dict[str, Any], manifests: dict[str, dict[str, Any]], fit_ends_us: dict[str, int]
-) -> list[Problem]:
-    start, end = manifest["fit_start_us"], manifest["fit_end_us"]
+def _order(name: str, window: _Window, windows: dict[str, _Window], fit_ends_us: dict[str, int]) -> list[Problem]:
+    start, end = window.fit_start_us, window.fit_end_us
     found = [Problem(name, f"fitted from {iso(start)} to {iso(end)}: it ends before it starts")] if start > end else []
-    for parent in manifest.get("parents", []):
-        told = parent if isinstance(parent, dict) else {"name": parent}
-        known = manifests.get(told["name"], {}).get("fit_end_us", fit_ends_us.get(told["name"]))
-        parent_end = told.get("fit_end_us", known)
+    for parent, stated_end in window.parents:
+        known = windows[parent].fit_end_us if parent in windows else fit_ends_us.get(parent)
+        parent_end = stated_end if stated_end is not None else known
         if parent_end is None:
-            found.append(Problem(name, f"its parent {told['name']} is not there, so its window is unknown"))
+            found.append(Problem(name, f"its parent {parent} is missing, so its window is unknown"))
         elif parent_end > end:
             found.append(
                 Problem(
                     name,
-                    f"its parent {told['name']} was fitted up to {iso(parent_end)}, after its own fit_end {iso(end)}: "
-                    "rows on which it is judged from there on were seen",
+                    f"its parent {parent} was fitted up to {iso(parent_end)}, after its own fit_end {iso(end)}: "
+                    "rows on which it is evaluated from then on were seen",
                 )
             )
     return found
 
 
-def _settings(repo: Repo, name: str, manifest: dict[str, Any]) -> list[Problem]:
-    made_with, stated = manifest.get("feature_settings"), repo.settings.feature_settings()
+def _settings(repo: Repo, name: str, window: _Window) -> list[Problem]:
+    made_with, stated = window.feature_settings, repo.settings.feature_settings()
     if made_with is None or content_hash(made_with) == content_hash(stated):
         return []
     return [Problem(name, f"made with other feature settings: {_changes(made_with, stated)}")]
 
 
-def _changes(made_with: dict[str, Any], stated: dict[str, Any]) -> str:
-    changed = changed_settings(made_with, stated)
+def _changes(made_with: Mapping[str, Any], stated: Mapping[str, Any]) -> str:
+    changed = changed_settings(dict(made_with), dict(stated))
     return "; ".join(f"{key}: made with {was!r}, now {now!r}" for key, (was, now) in changed.items())

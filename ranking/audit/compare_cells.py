@@ -1,4 +1,4 @@
-"""Row by row, cell by cell: what a frame says beside what the log says; the first difference ends it."""
+"""Compare a frame with the log, row by row and cell by cell; stops at the first mismatch."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from ranking.audit.expected import HISTORY_CODES, kept_cells, plain_name
+from ranking.audit.expected import HISTORY_CODES, plain_name, saved_cells
 from ranking.audit.frames import AuditedRows
-from ranking.audit.reference import Cells, LogTruth
+from ranking.audit.reference import Cells, LogReference
 from sidkit.core.clock import iso
 from sidkit.core.integrity import checked
 from sidkit.core.repo import Repo
@@ -38,9 +38,9 @@ class Difference:
     expected_known_from: str | None
     found_known_from: str | None
 
-    def told(self) -> str:
-        """As text."""
-        expected, found = _told_apart(self.expected, self.found)
+    def as_text(self) -> str:
+        """Two values and when each was known."""
+        expected, found = _apart(self.expected, self.found)
         known = f"; the log knows it from {self.expected_known_from} on" if self.expected_known_from else ""
         if self.found_known_from is None:
             origin = "; the log never says that"
@@ -70,12 +70,10 @@ class RowsAudit:
 
     def as_json(self) -> dict[str, Any]:
         """As JSON values."""
-        told = asdict(self)
-        told["difference"] = asdict(self.difference) if self.difference else None
-        return told
+        return asdict(self)
 
 
-def audit_rows(repo: Repo, rows: AuditedRows, truth: LogTruth) -> RowsAudit:
+def audit_rows(repo: Repo, rows: AuditedRows, reference: LogReference) -> RowsAudit:
     """Compare a sample with the log.
 
     Parameters
@@ -84,11 +82,11 @@ def audit_rows(repo: Repo, rows: AuditedRows, truth: LogTruth) -> RowsAudit:
         Whose log and tables they are.
     rows : AuditedRows
         The sample.
-    truth : LogTruth
+    reference : LogReference
         Of the same repo, with the codebook of the frame's feature service.
     """
-    plain = truth.cells(rows.user_ids, rows.item_ids, rows.at_us)
-    expected = plain if rows.rate is None else _kept(rows, plain, truth)
+    plain = reference.cells(rows.user_ids, rows.item_ids, rows.at_us)
+    expected = plain if rows.rate is None else _expected(rows, plain, reference)
     corrected = _corrected(repo)
     compared, skipped, difference = 0, 0, None
     strangers = set().union(*(row.keys() for row in rows.cells)) - (set().union(*(row.keys() for row in expected)))
@@ -103,8 +101,8 @@ def audit_rows(repo: Repo, rows: AuditedRows, truth: LogTruth) -> RowsAudit:
                 skipped += 1
                 continue
             compared += 1
-            if not _same(feature, wanted, found[feature], plain[at], truth):
-                difference = _difference(rows, at, feature, wanted, found[feature], truth)
+            if not _same(feature, wanted, found[feature], plain[at], reference):
+                difference = _difference(rows, at, feature, wanted, found[feature], reference)
                 break
         if difference:
             break
@@ -112,27 +110,27 @@ def audit_rows(repo: Repo, rows: AuditedRows, truth: LogTruth) -> RowsAudit:
     return RowsAudit(rows.source, rows.total, len(rows), compared, skipped, unknown, difference)
 
 
-def _kept(rows: AuditedRows, plain: list[Cells], truth: LogTruth) -> list[Cells]:
-    """What a kept frame must say, the codes of the history's items as of the row's time included."""
+def _expected(rows: AuditedRows, plain: list[Cells], reference: LogReference) -> list[Cells]:
+    """What a saved frame must say, the codes of the history's items as of the row's time included."""
     if rows.rate is None:
-        raise ValueError("only a kept frame has a rate")
+        raise ValueError("only a saved frame has a rate")
     lengths = [len(row["user_history__item_ids"] or []) for row in plain]
     ids = np.array([item for row in plain for item in row["user_history__item_ids"] or []], dtype=object)
-    numbers = iter(truth.content_numbers(ids, np.repeat(rows.at_us, lengths)))
+    numbers = iter(reference.content_numbers(ids, np.repeat(rows.at_us, lengths)))
     expected = []
-    before = truth.had_before(rows.user_ids, rows.item_ids, rows.at_us)
+    before = reference.had_before(rows.user_ids, rows.item_ids, rows.at_us)
     for at, row in enumerate(plain):
-        told = kept_cells(row, rows.item_ids[at], int(rows.at_us[at]), rows.rate)
-        told[HISTORY_CODES] = [truth.content(next(numbers)) for _ in row["user_history__item_ids"] or []]
-        told["had_before"] = before[at]
-        expected.append(told)
+        cells = saved_cells(row, rows.item_ids[at], int(rows.at_us[at]), rows.rate)
+        cells[HISTORY_CODES] = [reference.content(next(numbers)) for _ in row["user_history__item_ids"] or []]
+        cells["had_before"] = before[at]
+        expected.append(cells)
     return expected
 
 
 def _corrected(repo: Repo) -> dict[str, int]:
     """Items whose content was corrected in place, and from when on (microseconds UTC).
 
-    The log keeps the corrected content only, so what serving had before cannot be told from it.
+    The log keeps the corrected content only, so what serving had before cannot be recomputed from it.
     """
     log = read_log(repo)
     if log.items.stem.endswith("-00000") and log.embeddings.stem.endswith("-00000"):
@@ -151,29 +149,29 @@ def _corrected(repo: Repo) -> dict[str, int]:
     )
     with duckdb.connect() as opened:
         found = opened.execute(f"""
-            WITH told AS (
+            WITH stated AS (
                 SELECT item_id, epoch_us({own}) AS us FROM read_parquet({literal(log.items)})
                 UNION SELECT item_id, epoch_us(created_at) FROM read_parquet({literal(log.items)}) {vectors}
             )
             SELECT item_id, max(us) FROM (
                 SELECT item_id, epoch_us(event_timestamp) - {delay_us} AS us
                 FROM read_parquet({literal(checked(repo.tables / "item_content.parquet"))})
-            ) AS rows ANTI JOIN told USING (item_id, us) GROUP BY item_id
+            ) AS rows ANTI JOIN stated USING (item_id, us) GROUP BY item_id
         """).fetchall()
     return {item: us + delay_us for item, us in found}
 
 
-def _same(feature: str, expected: Any, found: Any, plain: Cells, truth: LogTruth) -> bool:
+def _same(feature: str, expected: Any, found: Any, plain: Cells, reference: LogReference) -> bool:
     if feature == "item_content":
         wanted = np.zeros_like(found) if expected is None else expected
         return bool(np.allclose(found, wanted, rtol=1e-3, atol=1e-4))
     if feature == HISTORY_CODES:
         return len(expected) == len(found) and all(
-            _same("item_sid__codes", item["item_sid__codes"], codes, item, truth)
+            _same("item_sid__codes", item["item_sid__codes"], codes, item, reference)
             for item, codes in zip(expected, found, strict=True)
         )
     if feature == "item_sid__codes" and None not in (expected, found) and expected != found:
-        return _tie(plain["item_content"], expected, found, truth)
+        return _tie(plain["item_content"], expected, found, reference)
     return _equal(expected, found, 1e-3 if feature == "item_sid__residual_norm" else 1e-5)
 
 
@@ -188,9 +186,9 @@ def _equal(expected: Any, found: Any, tolerance: float) -> bool:
     return bool(expected == found)
 
 
-def _tie(vector: Any, expected: list[int], found: list[int], truth: LogTruth) -> bool:
+def _tie(vector: Any, expected: list[int], found: list[int], reference: LogReference) -> bool:
     """Whether both codes are equally near to the vector: which of them a search gives depends on the batch."""
-    quantizer = truth.codebook.quantizer
+    quantizer = reference.codebook.quantizer
     if len(expected) != len(found) or any(
         not 0 <= code < size for code, size in zip(found, quantizer.sizes, strict=True)
     ):
@@ -199,7 +197,9 @@ def _tie(vector: Any, expected: list[int], found: list[int], truth: LogTruth) ->
     return math.isclose(one, other, rel_tol=1e-5, abs_tol=1e-6)
 
 
-def _difference(rows: AuditedRows, at: int, feature: str, expected: Any, found: Any, truth: LogTruth) -> Difference:
+def _difference(
+    rows: AuditedRows, at: int, feature: str, expected: Any, found: Any, reference: LogReference
+) -> Difference:
     base = plain_name(feature)
     moments: tuple[int | None, int | None] = (None, None)
     if feature == HISTORY_CODES:
@@ -207,25 +207,25 @@ def _difference(rows: AuditedRows, at: int, feature: str, expected: Any, found: 
     shown = (_plainly(expected), _plainly(found))
     if "__" in base and not isinstance(found, np.ndarray):
         wanted = (_as_plain(feature, expected), _as_plain(feature, found))
-        timeline = truth.timeline(base, rows.user_ids[at], rows.item_ids[at])
+        timeline = reference.timeline(base, rows.user_ids[at], rows.item_ids[at])
         before = [us for us, value in timeline if us <= rows.at_us[at]]
         moments = (before[-1] if before else None, _known_from(timeline, wanted[1], int(rows.at_us[at])))
         shown = wanted if base.startswith(("item_stats", "user_stats")) else shown
-    told = base if shown != (_plainly(expected), _plainly(found)) else feature
+    name = base if shown != (_plainly(expected), _plainly(found)) else feature
     return Difference(
-        int(rows.numbers[at]), rows.user_ids[at], rows.item_ids[at], iso(int(rows.at_us[at])), told, *shown,
+        int(rows.numbers[at]), rows.user_ids[at], rows.item_ids[at], iso(int(rows.at_us[at])), name, *shown,
         *(iso(us) if us is not None else None for us in moments),
     )  # fmt: skip
 
 
 def _as_plain(name: str, value: Any) -> Any:
-    """A count of a kept frame as the count it stands for."""
+    """A count of a saved frame as the count it was made of."""
     return round(math.expm1(value)) if "_log_" in name and plain_name(name).count("_stats__") else value
 
 
 def _known_from(timeline: list[tuple[int, Any]], value: Any, at_us: int) -> int | None:
     """The first moment after the row at which serving read this value, or else the last one before it."""
-    there = [us for us, told in timeline if told == value]
+    there = [us for us, each in timeline if each == value]
     later = [us for us in there if us > at_us]
     return later[0] if later else (there[-1] if there else None)
 
@@ -234,7 +234,7 @@ def _plainly(value: Any) -> Any:
     return value.tolist() if isinstance(value, np.ndarray) else value
 
 
-def _told_apart(expected: Any, found: Any) -> tuple[str, str]:
+def _apart(expected: Any, found: Any) -> tuple[str, str]:
     """Two values as text; of long lists only where they part."""
     if not (isinstance(expected, list) and isinstance(found, list) and max(len(expected), len(found)) > 8):
         return repr(expected), repr(found)
@@ -242,5 +242,5 @@ def _told_apart(expected: Any, found: Any) -> tuple[str, str]:
         (at for at, (one, other) in enumerate(zip(expected, found, strict=False)) if one != other),
         min(len(expected), len(found)),
     )
-    told = [f"... {value[first : first + 3]!r} ... from place {first} of {len(value)}" for value in (expected, found)]
-    return told[0], told[1]
+    texts = [f"... {value[first : first + 3]!r} ... from place {first} of {len(value)}" for value in (expected, found)]
+    return texts[0], texts[1]

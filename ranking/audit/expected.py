@@ -1,25 +1,24 @@
-"""What a kept frame must say of a row, from the plain features of the row: the arithmetic of its columns, told again.
+"""What a saved frame must hold of a row: the arithmetic of its columns, repeated from the row's plain features.
 
-A kept frame holds counts as ``log1p``, rates smoothed towards the training rate with the weight of ten exposures, ages
+A saved frame holds counts as ``log1p``, rates smoothed towards the training rate with the weight of ten exposures, ages
 and gaps as ``log1p`` of days, and 0 where serving knew nothing.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from ranking.audit.reference import WINDOWS_US, Cells
 
 HISTORY_CODES = "codes of the history"
-"""A kept frame's codes of the history's items, as of the row's time."""
+"""A saved frame's codes of the history's items, as of the row's time."""
 
 _DAY_US = 86_400_000_000
 _WEIGHT = 10.0
 
 
-def kept_cells(plain: Cells, item_id: str, at_us: int, rate: float) -> dict[str, Any]:
-    """The columns of a kept frame.
+def saved_cells(plain: Cells, item_id: str, at_us: int, rate: float) -> Cells:
+    """The columns of a saved frame.
 
     Parameters
     ----------
@@ -32,7 +31,7 @@ def kept_cells(plain: Cells, item_id: str, at_us: int, rate: float) -> dict[str,
     rate : float
         The share of positives among the training rows.
     """
-    found: dict[str, Any] = {"candidate": item_id}
+    found: Cells = {"candidate": item_id}
     for side in ("item", "user"):
         for window in WINDOWS_US:
             exposures, clicks = plain[f"{side}_stats__exposures_{window}"], plain[f"{side}_stats__clicks_{window}"]
@@ -58,7 +57,7 @@ def kept_cells(plain: Cells, item_id: str, at_us: int, rate: float) -> dict[str,
 
 
 def plain_name(name: str) -> str:
-    """The feature of which a column of a kept frame is made (itself when it is made of no single one)."""
+    """The feature of which a column of a saved frame is made (itself when it is made of no single one)."""
     for side in ("item", "user"):
         for kind in ("exposures", "clicks", "conversions"):
             if name.startswith(f"{side}_log_{kind}_"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,9 +22,9 @@ _KEYS = ("user_id", "item_id", "event_timestamp")
 
 @dataclass(frozen=True)
 class AuditedRows:
-    """A sample of a frame: the row numbers within it, the rows' keys and times, and what the frame says of them.
+    """A sample of a frame: the row numbers within it, the rows' keys and times, and what the frame holds of them.
 
-    ``cells`` holds one mapping per row. ``rate`` is the share of positives to which a kept frame smooths its rates, None
+    ``cells`` holds one mapping per row. ``rate`` is the share of positives to which a saved frame smooths its rates, None
     for a frame of plain features.
     """
 
@@ -55,7 +54,7 @@ def rows_of_service(repo: Repo, service: str, most: int, seed: int) -> AuditedRo
 
     if not repo.labelled_rows.exists():
         raise ArtifactMissingError(
-            f"{repo.labelled_rows} is not there; run `sidkit tables rows --repo {repo.path}` first"
+            f"{repo.labelled_rows} is missing; run `sidkit tables rows --repo {repo.path}` first"
         )
     table = pq.read_table(checked(repo.labelled_rows), columns=list(_KEYS))
     numbers = drawn(len(table), most, seed)
@@ -99,7 +98,7 @@ def _plain(source: str, total: int, numbers: Ints, keys: pa.Table, features: pa.
 
 
 def rows_of_run(repo: Repo, folder: Path, most: int, seed: int) -> AuditedRows:
-    """A sample of the frame that a run of the main job keeps, decoded into the features that it was made of.
+    """A sample of the frame that a run of the main job saved, decoded into the features that it was made of.
 
     Parameters
     ----------
@@ -118,7 +117,7 @@ def rows_of_run(repo: Repo, folder: Path, most: int, seed: int) -> AuditedRows:
 
     if not (folder / "frame").is_dir():
         there = ", ".join(sorted(path.parent.name for path in repo.runs.glob("*/frame"))) or "none yet"
-        raise ArtifactMissingError(f"{folder / 'frame'} is not there; runs with a kept frame: {there}")
+        raise ArtifactMissingError(f"{folder / 'frame'} is missing; runs with a saved frame: {there}")
     data = DiskFrame.load(folder / "frame")
     numbers = drawn(len(data), most, seed)
     part = data.take(numbers)
@@ -128,7 +127,7 @@ def rows_of_run(repo: Repo, folder: Path, most: int, seed: int) -> AuditedRows:
         filled = part.history_items[part.history[at]]
         filled = filled[filled != 0]
         listed = part.history_us[part.history[at]][: len(filled)]
-        row: dict[str, Any] = {
+        row: Cells = {
             "candidate": part.items.ids[part.candidate[at]],
             "user_history__item_ids": part.items.ids[filled].tolist(),
             "user_history__timestamps_us": listed.tolist(),

@@ -1,7 +1,7 @@
-"""What serving could have known of a row, asked of the ingested log by plain SQL.
+"""What serving could have known of a row, recomputed from the ingested log by plain SQL.
 
-Nothing here reads a feature table, a running sum or an as-of join: each question is one scan of the log, bounded by
-the row's own moment. It is slow and it is a second opinion.
+Nothing here reads a feature table, a running sum or an as-of join: each query is one scan of the log, bounded by the row's
+own moment. It is slow and independent.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ WINDOWS_US: dict[str, int | None] = {"1d": DAY_US, "7d": 7 * DAY_US, "30d": 30 *
 
 
 @contextmanager
-def log_truth(repo: Repo, codebook: Codebook) -> Iterator[LogTruth]:
+def log_reference(repo: Repo, codebook: Codebook) -> Iterator[LogReference]:
     """Open the log of a repo for questions; codes are those that ``codebook`` gives to the content of the log."""
     with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
-        yield LogTruth(repo, codebook, opened)
+        yield LogReference(repo, codebook, opened)
 
 
-class LogTruth:
-    """Answers about keys and moments from the log alone; open it with :func:`log_truth`.
+class LogReference:
+    """Answers about keys and moments from the log alone; open it with :func:`log_reference`.
 
     Moments later than the last build see what it saw: the tables hold nothing later.
     """
@@ -130,8 +130,8 @@ class LogTruth:
         ).fetchall()
         for place, *values in answers:
             for name, value in zip(names, values, strict=True):
-                told = None if self._unknown[name.split("_")[0]] else int(value or 0)
-                found[place][f"{side}_stats__{name}"] = told
+                unknown = self._unknown[name.split("_")[0]]
+                found[place][f"{side}_stats__{name}"] = None if unknown else int(value or 0)
 
     def _list(self, found: list[Cells]) -> None:
         for row in found:
@@ -211,11 +211,11 @@ class LogTruth:
             self._opened.unregister("fresh")
         items = ItemVectors.from_arrow(table, self.codebook.encoder.modalities_)
         assigned, encoded = self.codebook.assign(items), self.codebook.vectors(items)
-        for at, told in enumerate(table.to_pylist()):
+        for at, row in enumerate(table.to_pylist()):
             coded = bool(assigned.encodable[at])
             self._number[fresh[at]] = len(self._contents)
             self._contents.append(
-                {f"item_content__{name}": value for name, value in told.items()}
+                {f"item_content__{name}": value for name, value in row.items()}
                 | {
                     "item_sid__codes": assigned.codes[at].tolist() if coded else None,
                     "item_sid__residual_norm": float(assigned.residual_norm[at]) if coded else None,
@@ -238,8 +238,8 @@ class LogTruth:
         if view == "user_history":
             moments = self._moments("SELECT DISTINCT ts_us FROM events WHERE user_id = $key AND clicks = 1", user_id)
             at = np.array(moments, dtype=np.int64) + self.delay_us
-            told = self.cells([user_id] * len(at), np.array([item_id] * len(at), dtype=object), at)
-            return [(int(moment), row[feature]) for moment, row in zip(at, told, strict=True)]
+            rows = self.cells([user_id] * len(at), np.array([item_id] * len(at), dtype=object), at)
+            return [(int(moment), row[feature]) for moment, row in zip(at, rows, strict=True)]
         moments = self._moments(
             "SELECT since_us FROM item_versions WHERE item_id = $key UNION "
             "SELECT since_us FROM vector_versions WHERE item_id = $key", item_id,

@@ -2,11 +2,44 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ranking.audit.artifacts import ArtifactsAudit, audit_artifacts
+from ranking.audit.compare_cells import RowsAudit, audit_rows
+from ranking.audit.single_features import SingleFeatures, measure_single_features
+
 if TYPE_CHECKING:
+    from semantic_ids.records import CodebookRecord
     from sidkit.core.repo import Repo
+
+
+@dataclass(frozen=True)
+class AuditResult:
+    """What an audit found."""
+
+    service: str
+    """The feature service of the audited rows."""
+    rows: RowsAudit
+    single_features: SingleFeatures | None
+    """None where no negative is sampled."""
+    artifacts: ArtifactsAudit
+
+    @property
+    def ok(self) -> bool:
+        """Whether all compared cells agree with the log and no artefact has a problem."""
+        return self.rows.difference is None and not self.artifacts.problems
+
+    def as_json(self) -> dict[str, Any]:
+        """The JSON object of ``sidkit audit --json``."""
+        return {
+            "ok": self.ok,
+            "service": self.service,
+            "rows": self.rows.as_json(),
+            "single_features": self.single_features.as_json() if self.single_features is not None else None,
+            "artifacts": asdict(self.artifacts),
+        }
 
 
 def run_audit(
@@ -17,7 +50,7 @@ def run_audit(
     preset: str | None = None,
     frame: Path | None = None,
     service: str | None = None,
-) -> dict[str, Any]:
+) -> AuditResult:
     """Do the audit.
 
     Parameters
@@ -27,18 +60,11 @@ def run_audit(
     rows, seed : int
         Size of the sample, and what decides it.
     preset : str, optional
-        Audit the frame that the run of this preset kept.
+        Audit the frame that the run of this preset saved.
     frame : Path, optional
         Audit a file that `sidkit frame` wrote.
     service : str, optional
         A codebook's feature service; by default that of the run's codebook, or of the serving one.
-
-    Returns
-    -------
-    dict
-        ``ok``, ``service``, ``rows`` (:class:`ranking.audit.compare_cells.RowsAudit`), ``single_features``
-        (:class:`ranking.audit.single_features.SingleFeatures`, None where no negative is sampled) and ``artifacts``, as
-        JSON values.
 
     Raises
     ------
@@ -49,19 +75,14 @@ def run_audit(
     UnknownVersionError
         When no published codebook has such a service.
     """
-    from dataclasses import asdict
-
-    from ranking.audit.artifacts import audit_artifacts
-    from ranking.audit.compare_cells import audit_rows
     from ranking.audit.frames import rows_of_file, rows_of_run, rows_of_service
-    from ranking.audit.reference import log_truth
-    from ranking.audit.single_features import measure_single_features
+    from ranking.audit.reference import log_reference
     from semantic_ids.codebook import Codebook
     from sidkit.core.errors import ArtifactError, ConfigError
     from sidkit.presets import preset_name
 
     if preset is not None and frame is not None:
-        raise ConfigError("give --preset (the frame that a run kept) or --frame (a file), not both")
+        raise ConfigError("give --preset (the frame that a run saved) or --frame (a file), not both")
     artifacts = audit_artifacts(repo)
     folder = repo.runs / preset_name(preset) if preset else None
     record = _record(repo, folder, service)
@@ -77,21 +98,15 @@ def run_audit(
     except ArtifactError:
         if not artifacts.problems:
             raise
-        told: dict[str, Any] = {"source": sample.source, "total": sample.total, "rows": 0, "cells": 0, "not_audited": [], "not_recomputable": 0, "difference": None}  # fmt: skip  # noqa: E501
+        compared = RowsAudit(sample.source, sample.total, 0, 0, 0, (), None)
     else:
-        with log_truth(repo, codebook) as truth:
-            told = audit_rows(repo, sample, truth).as_json()
+        with log_reference(repo, codebook) as reference:
+            compared = audit_rows(repo, sample, reference)
     single = measure_single_features(repo, record.service_name, seed)
-    return {
-        "ok": told["difference"] is None and not artifacts.problems,
-        "service": record.service_name,
-        "rows": told,
-        "single_features": single.as_json() if single is not None else None,
-        "artifacts": asdict(artifacts),
-    }
+    return AuditResult(record.service_name, compared, single, artifacts)
 
 
-def _record(repo: Repo, folder: Path | None, service: str | None) -> Any:
+def _record(repo: Repo, folder: Path | None, service: str | None) -> CodebookRecord:
     from semantic_ids.catalog import Catalog
     from sidkit.core.errors import UnknownVersionError
     from sidkit.core.stages import read_facts

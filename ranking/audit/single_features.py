@@ -1,4 +1,4 @@
-"""What one count or one age alone says of the label, where negatives are sampled.
+"""How well one count or one age alone predicts the label, where negatives are sampled.
 
 Sampling decides what a negative looks like. If negatives are older, or less clicked, than positives of the same request,
 a ranker learns the sampler. So each count and age is measured alone: how often is it larger for the positive than for a
@@ -51,8 +51,8 @@ class SingleFeatures:
 
     def as_json(self) -> dict[str, Any]:
         """As JSON values."""
-        told = {"requests": self.requests, "rows": self.rows, "pairs": self.pairs}
-        return {**told, "auc": self.auc, "same": list(self.same), "suspects": list(self.suspects), "above": SUSPECT}
+        sizes = {"requests": self.requests, "rows": self.rows, "pairs": self.pairs}
+        return {**sizes, "auc": self.auc, "same": list(self.same), "suspects": list(self.suspects), "above": SUSPECT}
 
 
 def measure_single_features(
@@ -105,12 +105,12 @@ def auc_within(label: npt.NDArray[np.int8], value: npt.NDArray[np.floating], gro
 
     One half where there is no pair.
     """
-    told = pd.DataFrame({"group": group, "label": label == 1, "value": value})
-    told["rank"] = told.groupby("group")["value"].rank()
-    sizes = told.groupby("group")["label"].agg(["size", "sum"])
+    rows = pd.DataFrame({"group": group, "label": label == 1, "value": value})
+    rows["rank"] = rows.groupby("group")["value"].rank()
+    sizes = rows.groupby("group")["label"].agg(["size", "sum"])
     positives = sizes["sum"].to_numpy()
     pairs = int((positives * (sizes["size"].to_numpy() - positives)).sum())
-    above = told.loc[told["label"], "rank"].sum() - (positives * (positives + 1) / 2).sum()
+    above = rows.loc[rows["label"], "rank"].sum() - (positives * (positives + 1) / 2).sum()
     return (float(above) / pairs if pairs else 0.5), pairs
 
 

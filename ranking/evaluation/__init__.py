@@ -1,1 +1,1 @@
-"""How rankers are judged: metrics, slices as of the row, bootstrap over users."""
+"""How rankers are evaluated: metrics, slices as of the row, and one evaluator with intervals over users."""

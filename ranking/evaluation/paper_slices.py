@@ -73,9 +73,9 @@ def paper_slices(data: Dataset, cuts: SliceCuts) -> dict[str, Bools]:
     found = slices(data)
     found["prior 0-99"] = prior_interactions(data) < 100
     found["COINS hot"] = hot
-    for told, theta in ((f"theta {COINS_THETA}", COINS_THETA), ("theta 80 %", cuts.theta)):
-        found[f"COINS cold, {told}"] = ~hot & (seen < theta)
-        found[f"COINS neither, {told}"] = ~hot & (seen >= theta)
+    for name, theta in ((f"theta {COINS_THETA}", COINS_THETA), ("theta 80 %", cuts.theta)):
+        found[f"COINS cold, {name}"] = ~hot & (seen < theta)
+        found[f"COINS neither, {name}"] = ~hot & (seen >= theta)
     found["strict cold"] = ~np.isin(data.rows.item_ids.astype(str), cuts.trained.astype(str))
     found["head"] = seen >= cuts.head_from
     found["tail"] = (seen < cuts.tail_below) & ~found["head"]

@@ -1,7 +1,8 @@
-"""Judge one trained ranker on labelled rows, refused when it has seen them."""
+"""Evaluate one trained ranker on labelled rows, refused when it has seen them."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,19 +10,52 @@ import numpy as np
 import pyarrow as pa
 
 from ranking.data.dataset import build_dataset, read_rows
-from ranking.evaluation.judge import judge, refuse_leakage
+from ranking.evaluation.evaluator import ArmMetrics, SliceSize, refuse_leakage
+from ranking.pipeline.evaluation import evaluate_arms, slices_json
 from ranking.training.ranker import Ranker
 from semantic_ids.catalog import Catalog
 from semantic_ids.codebook import Codebook
 from semantic_ids.lookup import count_unknown
 from sidkit.core.clock import iso
 from sidkit.core.errors import EvaluationError
+from sidkit.core.records import record_json
 from sidkit.core.repo import Repo
 from sidkit.tables import read_build
 
 
-def evaluate_ranker(repo: Repo, name: str, rows_path: Path, since_us: int | None = None) -> dict[str, Any]:
-    """Judge a ranker.
+@dataclass(frozen=True)
+class GivenRows:
+    """The labelled rows that came, and how many of them were evaluated."""
+
+    rows: int
+    before_start: int
+    """Rows before the evaluation's start, which are left out."""
+    start: str
+    """ISO-8601, UTC."""
+    after_tables: int
+    """Evaluated rows after the moment up to which the tables were built."""
+    of_unknown_items: int
+
+
+@dataclass(frozen=True)
+class RankerEvaluation:
+    """What a ranker comes to on rows that it has not seen."""
+
+    ranker: str
+    slices: dict[str, ArmMetrics]
+    """Slice -> metrics."""
+    rows: dict[str, SliceSize]
+    gauc_by: str
+    """``request`` or ``user``."""
+    given: GivenRows
+
+    def as_json(self) -> dict[str, Any]:
+        """The JSON object of ``sidkit ranker evaluate --json``."""
+        return {**record_json(self), "slices": slices_json(self.slices)}
+
+
+def evaluate_ranker(repo: Repo, name: str, rows_path: Path, since_us: int | None = None) -> RankerEvaluation:
+    """Evaluate a ranker.
 
     Parameters
     ----------
@@ -33,13 +67,6 @@ def evaluate_ranker(repo: Repo, name: str, rows_path: Path, since_us: int | None
         Labelled rows.
     since_us : int, optional
         Only rows from this moment on (microseconds UTC); by default the latest ``fit_end`` of the ranker and its parents.
-
-    Returns
-    -------
-    dict
-        ``slices`` (slice -> figures), ``rows`` per slice, ``gauc_by``, and ``given``: how many rows came, how many of them lie
-        before the start and were left out, and how many evaluated ones lie after the moment up to which the tables were built
-        or are of unknown items.
 
     Raises
     ------
@@ -75,17 +102,17 @@ def evaluate_ranker(repo: Repo, name: str, rows_path: Path, since_us: int | None
         open_store(repo), record.service, Codebook.load(repo.codebooks / codebook.name), rows,
         rate=ranker.scaling.rate, history_length=ranker.config.history_length,
     )  # fmt: skip
-    verdict = judge(data, {record.arm: [ranker.score(data)]}, [], None)
-    return {
-        "ranker": name,
-        "slices": verdict["arms"][record.arm],
-        "rows": verdict["rows"],
-        "gauc_by": verdict["gauc_by"],
-        "given": {
-            "rows": len(given),
-            "before_start": len(given) - len(rows),
-            "start": iso(start),
-            "after_tables": int((rows.at_us > read_build(repo)["as_of_us"]).sum()),
-            "of_unknown_items": count_unknown(repo, pa.array(rows.item_ids, pa.string())),
-        },
-    }
+    found = evaluate_arms(data, {record.arm: [ranker.score(data)]}, [], None)
+    return RankerEvaluation(
+        name,
+        found.arms[record.arm],
+        found.rows,
+        found.gauc_by,
+        GivenRows(
+            rows=len(given),
+            before_start=len(given) - len(rows),
+            start=iso(start),
+            after_tables=int((rows.at_us > read_build(repo)["as_of_us"]).sum()),
+            of_unknown_items=count_unknown(repo, pa.array(rows.item_ids, pa.string())),
+        ),
+    )

@@ -1,8 +1,8 @@
-"""What leakage promises and what it delivers: one model on whole-log aggregates and on point-in-time ones.
+"""Point-in-time results, next to what leaked features would have promised: one model on whole-log and point-in-time counts.
 
 The leak is the commonest one: counts of items and users are read as of the end of the log for every row (one
 ``GROUP BY``, or one join on the newest feature row), so they hold the clicks to be predicted and those after them. Three
-figures tell what it costs, each on the same test rows:
+AUCs show what it costs, each on the same test rows:
 
 - *promised*: trained and tested on leaked counts, which is what an offline report would say;
 - *delivered*: the same trained model on the counts that serving would have had;
@@ -13,22 +13,22 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from ranking.data.dataset import Dataset
 from ranking.data.feature_views import ITEM_STATS, USER_STATS, Ints, historical_views
 from ranking.data.numeric_features import feature_names, numeric_features
-from ranking.evaluation.bootstrap import Interval, auc_difference, auc_interval
-from ranking.evaluation.judge import LEAST_POSITIVES, enough
+from ranking.evaluation.evaluator import Difference, EvaluationRows, Evaluator
 from ranking.evaluation.slices import slices
 from ranking.pipeline.presets import load_preset
 from ranking.pipeline.saved_run import read_run
 from ranking.training.arm_spec import ArmSpec
 from ranking.training.arms import TrainingContext, train_arm
+from sidkit.core.bootstrap import Interval
 from sidkit.core.errors import EvaluationError
 from sidkit.core.repo import Repo
 from sidkit.core.temporary import temporary_folder
@@ -38,6 +38,47 @@ SLICES = ("all", "cold", "warm")
 RESAMPLES = 400
 
 Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class SliceLeakage:
+    """What the leak promises and costs on one slice; the intervals are AUCs."""
+
+    slice: str
+    rows: int
+    positives: int
+    promised: Interval
+    delivered: Interval
+    possible: Interval
+    broken_promise: Difference
+    """Delivered minus promised."""
+    cost: Difference
+    """Delivered minus possible."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Figures to 6 digits."""
+        aucs = {way: getattr(self, way).as_json("auc", 6) for way in WAYS}
+        differences = {
+            name: each.interval.as_json("delta", 6) | {"verdict": each.verdict.outcome}
+            for name, each in (("broken_promise", self.broken_promise), ("cost", self.cost))
+        }
+        return {"slice": self.slice, "rows": self.rows, "positives": self.positives, **aucs, **differences}
+
+
+@dataclass(frozen=True)
+class LeakageResult:
+    """The price of leakage on one run."""
+
+    preset: str
+    codebook: str
+    seeds: dict[str, int]
+    """Arm -> trainings of each kind."""
+    arms: dict[str, tuple[SliceLeakage, ...]]
+
+    def as_json(self) -> dict[str, Any]:
+        """The JSON object of ``sidkit leakage --json``."""
+        arms = {arm: [row.as_json() for row in rows] for arm, rows in self.arms.items()}
+        return {"preset": self.preset, "codebook": self.codebook, "seeds": self.seeds, "arms": arms}
 
 
 def leaked_aggregates(repo: Repo, data: Dataset, service: str, rate: float) -> Dataset:
@@ -63,10 +104,10 @@ def leaked_aggregates(repo: Repo, data: Dataset, service: str, rate: float) -> D
     from sidkit.tables import read_build
 
     store = open_store(repo)
-    asked, keys = feature_service(store, service), {"user_id": data.rows.user_ids, "item_id": data.rows.item_ids}
-    views = historical_views(store, asked, keys, data.rows.at_us)
+    features, keys = feature_service(store, service), {"user_id": data.rows.user_ids, "item_id": data.rows.item_ids}
+    views = historical_views(store, features, keys, data.rows.at_us)
     end: Ints = np.full(len(data), read_build(repo)["as_of_us"], dtype=np.int64)
-    last = historical_views(store, asked, keys, end)
+    last = historical_views(store, features, keys, end)
     mixed = {name: last[name] if name in {ITEM_STATS, USER_STATS} else view for name, view in views.items()}
     numeric = data.numeric.copy()
     counted = [at for at, name in enumerate(feature_names()) if is_aggregate(name)]
@@ -104,7 +145,7 @@ def train_both(
     """
     scores: dict[str, list[Floats]] = {way: [] for way in WAYS}
     both = _twice(leaked["test"], context.test)
-    with temporary_folder() as folder:  # rankers that leak are not kept
+    with temporary_folder() as folder:  # rankers that leak are not saved
         for seed in range(seeds):
             leaky = dataclasses.replace(
                 context, train=leaked["train"], validation=leaked["validation"], test=both,
@@ -124,43 +165,41 @@ def _twice(one: Dataset, other: Dataset) -> Dataset:
     return dataclasses.replace(one.take(rows), numeric=np.concatenate([one.numeric, other.numeric]))
 
 
-def judge_leakage(test: Dataset, scores: Mapping[str, Sequence[Floats]]) -> list[dict[str, Any]]:
-    """AUC of each way and its differences, with intervals over users, per slice.
+def evaluate_leakage(test: Dataset, scores: Mapping[str, Sequence[Floats]]) -> tuple[SliceLeakage, ...]:
+    """AUC of each way and its differences, with intervals over users, per slice that has an AUC.
 
-    Slices are decided by point-in-time counts. A difference on fewer than 500 positives is no evidence.
+    Slices are decided by point-in-time counts.
 
-    Returns
-    -------
-    list of dict
-        One per slice: ``slice``, ``rows``, ``positives``, ``promised``, ``delivered``, ``possible`` (each ``auc``,
-        ``low``, ``high``), ``broken_promise`` (delivered - promised) and ``cost`` (delivered - possible) with verdicts.
+    Parameters
+    ----------
+    test : Dataset
+        The rows.
+    scores : mapping
+        One of :data:`WAYS` -> ``float64 [rows]`` per seed.
     """
-    label, user = test.rows.label, pd.factorize(test.rows.user_ids)[0].astype(np.int64)
-    parts, found = slices(test), []
-    for name in SLICES:
-        if name not in parts or not enough(label[parts[name]]):
-            continue
-        rows = parts[name]
-        positives = int(label[rows].sum())
-        cut = {way: [score[rows] for score in scores[way]] for way in WAYS}
-        told: dict[str, Any] = {"slice": name, "rows": int(rows.sum()), "positives": positives}
-        for way in WAYS:
-            told[way] = _figures(auc_interval(label[rows], cut[way], user[rows], RESAMPLES), "auc")
-        for key, base in (("broken_promise", "promised"), ("cost", "possible")):
-            interval = auc_difference(label[rows], cut["delivered"], cut[base], user[rows], RESAMPLES)
-            verdict = interval.verdict if positives >= LEAST_POSITIVES else "no evidence"
-            told[key] = _figures(interval, "delta") | {"verdict": verdict}
-        found.append(told)
-    return found
+    parts = {name: rows for name, rows in slices(test).items() if name in SLICES}
+    evaluator = Evaluator(EvaluationRows.of(test), parts, RESAMPLES, redraw=True)
+    promised, delivered, possible = (evaluator.evaluate(scores[way]) for way in WAYS)
+    broken = evaluator.compare(delivered, promised)
+    cost = evaluator.compare(delivered, possible)
+    return tuple(
+        SliceLeakage(
+            slice=name,
+            rows=evaluator.sizes[name].rows,
+            positives=evaluator.sizes[name].positives,
+            promised=promised[name].metrics["auc"].interval,
+            delivered=delivered[name].metrics["auc"].interval,
+            possible=possible[name].metrics["auc"].interval,
+            broken_promise=broken[name],
+            cost=cost[name],
+        )
+        for name in SLICES
+        if name in broken
+    )
 
 
-def _figures(interval: Interval, name: str) -> dict[str, Any]:
-    values = {name: interval.value, "low": interval.low, "high": interval.high}
-    return {key: round(value, 6) if np.isfinite(value) else None for key, value in values.items()}
-
-
-def measure_leakage(repo: Repo, preset_name: str, arms: Sequence[str], seeds: int) -> dict[str, Any]:
-    """Tell the price of leakage on the kept frame of a finished run.
+def measure_leakage(repo: Repo, preset_name: str, arms: Sequence[str], seeds: int) -> LeakageResult:
+    """Measure the price of leakage on the saved frame of a finished run.
 
     Parameters
     ----------
@@ -173,15 +212,10 @@ def measure_leakage(repo: Repo, preset_name: str, arms: Sequence[str], seeds: in
     seeds : int
         Trainings per neural arm and kind.
 
-    Returns
-    -------
-    dict
-        ``preset``, ``codebook``, ``seeds`` per arm, ``arms``: arm -> rows of :func:`judge_leakage`.
-
     Raises
     ------
     ArtifactMissingError
-        When the run has no kept frame.
+        When the run has no saved frame.
     EvaluationError
         When the preset has no such arm.
     """
@@ -190,7 +224,7 @@ def measure_leakage(repo: Repo, preset_name: str, arms: Sequence[str], seeds: in
     if unknown:
         raise EvaluationError(f"{preset_name} has no arm {', '.join(unknown)}; it has {', '.join(preset.arms)}")
     context = read_run(repo, preset_name)
-    service = context.serving["service"]
+    service = context.serving.service
     leaked = {
         name: leaked_aggregates(repo, part, service, context.rate)
         for name, part in (
@@ -202,7 +236,7 @@ def measure_leakage(repo: Repo, preset_name: str, arms: Sequence[str], seeds: in
     # Boosting draws nothing on so few rows: another seed gives the same trees.
     trained = {arm: 1 if preset.arms[arm].kind == "gbdt" else seeds for arm in arms}
     found = {
-        arm: judge_leakage(context.test, train_both(context, leaked, arm, preset.arms[arm], trained[arm]))
+        arm: evaluate_leakage(context.test, train_both(context, leaked, arm, preset.arms[arm], trained[arm]))
         for arm in arms
     }
-    return {"preset": preset_name, "codebook": context.serving["codebook"], "seeds": trained, "arms": found}
+    return LeakageResult(preset_name, context.serving.codebook, trained, found)

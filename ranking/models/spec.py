@@ -41,7 +41,7 @@ class ModelSpec(Section):
     spm_pieces: int = Field(default=8_000, ge=1)
     """``spm``: maximum pieces of the vocabulary, single codes included."""
     gate_parts: Literal["rq_opq", "rq", "opq"] = "rq_opq"
-    """``rq_opq_gate``: the full model, without OPQ (arm A10), or without gate and transfer (arm A11)."""
+    """``rq_opq_gate``: the full model, without OPQ (arm ``smile_rq``), or without gate and transfer (arm ``smile_opq``)."""
     gate_fuse: Literal["concat", "mean"] = "concat"
     """``rq_opq_gate``: concatenate the RQ rows and apply a linear layer, or take their mean."""
     gate_hidden: int = Field(default=16, ge=1)

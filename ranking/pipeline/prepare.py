@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import resource
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,8 @@ from ranking.data.dataset import Dataset, LabelledRows, build_dataset
 from ranking.data.rows_used import part_rows
 from ranking.data.split import TimeSplit, check_both_classes
 from ranking.training.arm_spec import RankerSpec
-from ranking.training.arms import TrainingContext
+from ranking.training.arms import TrainedOn, TrainingContext
+from ranking.training.serving_spec import ServingSpec
 from semantic_ids import lifecycle
 from semantic_ids.catalog import Catalog
 from semantic_ids.lifecycle import CodebookSpec
@@ -86,7 +86,7 @@ def prepare_repo(data: str, path: Path) -> Repo:
 
 @dataclass(frozen=True)
 class Prepared:
-    """The stages of a repo up to its codebooks; each is done once and kept.
+    """The stages of a repo up to its codebooks; each is done once and saved.
 
     Parameters
     ----------
@@ -165,7 +165,7 @@ class Prepared:
     def frame(
         self, name: str, inputs: Any, codebook: str, rows: LabelledRows, split: TimeSplit, caps: Caps, folder: Path
     ) -> StageResult:
-        """Retrieve the thinned rows of all parts through the codebook's service and keep them in a folder.
+        """Retrieve the thinned rows of all parts through the codebook's service and save them in a folder.
 
         ``facts["parts"]`` says how many rows of each part are used, of how many.
         """
@@ -219,13 +219,13 @@ class Prepared:
         from semantic_ids.codebook import Codebook
         from sidkit.stores.feast_repo import open_store
 
-        parts, kept = split.parts(rows.at_us), {}
+        parts, thinned = split.parts(rows.at_us), {}
         for name, part in parts.items():
             if name != "test":  # whose figures are null where a class is missing; nothing is learned from it
                 check_both_classes(rows.label[part], name)
-            kept[name] = part[thin_by_user(rows.user_ids[part], caps.of_part(name))]
-        ends = np.cumsum([len(part) for part in kept.values()]).tolist()
-        chosen = rows.take(np.concatenate(list(kept.values())))
+            thinned[name] = part[thin_by_user(rows.user_ids[part], caps.of_part(name))]
+        ends = np.cumsum([len(part) for part in thinned.values()]).tolist()
+        chosen = rows.take(np.concatenate(list(thinned.values())))
         record = Catalog.open(self.repo).codebook(codebook)
         rate = float(chosen.label[: ends[0]].mean())
         data = build_dataset(
@@ -233,7 +233,7 @@ class Prepared:
             rate=rate, history_length=self.repo.settings.time.history_length,
         )  # fmt: skip
         save_dataset(data, folder)
-        used = part_rows(*({name: len(part) for name, part in each.items()} for each in (kept, parts)))
+        used = part_rows(*({name: len(part) for name, part in each.items()} for each in (thinned, parts)))
         return StageResult(len(data), {"ends": ends, "rate": rate, "parts": used}, (folder,))
 
 
@@ -248,30 +248,30 @@ def training_context(
     threads: int,
     first_epoch: bool = False,
 ) -> TrainingContext:
-    """What all arms share that train on one kept frame; artefacts of rankers go to ``rankers`` (None: are not kept)."""
+    """What all arms share that train on one saved frame; artefacts of rankers go to ``rankers`` (None: are not saved)."""
     from ranking.data.disk_frame import DiskFrame
     from semantic_ids.codebook import Codebook
 
-    kept = DiskFrame.load(frame)
+    saved = DiskFrame.load(frame)
     book = Codebook.load(repo.codebooks / codebook)
-    train = kept.train(split)
-    judging = split.parts(kept.data.rows.at_us)
+    train = saved.train(split)
+    evaluation = split.parts(saved.data.rows.at_us)
     record = Catalog.open(repo).codebook(codebook)
     return TrainingContext(
         train=train,
-        validation=kept.data.take(judging["validation"]),
-        test=kept.data.take(judging["test"]),
+        validation=saved.data.take(evaluation["validation"]),
+        test=saved.data.take(evaluation["test"]),
         spec=spec,
         rate=train.rate,
         threads=threads,
-        describe={
-            "fit_start_us": train.first_us,
+        trained_on=TrainedOn(
+            fit_start_us=train.first_us,
             # Validation chose the epoch, so it has been seen too.
-            "fit_end_us": split.validation_end_us,
-            "parents": [record.name],
-            "feature_settings": repo.settings.feature_settings(),
-            "rows": len(train),
-        },
+            fit_end_us=split.validation_end_us,
+            parents=(record.name,),
+            feature_settings=repo.settings.feature_settings(),
+            rows=len(train),
+        ),
         serving=_serving(repo, record, book),
         rankers=rankers,
         quantizer=book.quantizer,
@@ -279,20 +279,20 @@ def training_context(
     )  # fmt: skip
 
 
-def _serving(repo: Repo, record: CodebookRecord, codebook: Codebook) -> Mapping[str, Any]:
+def _serving(repo: Repo, record: CodebookRecord, codebook: Codebook) -> ServingSpec:
     from sidkit.stores.feast_repo import open_store, service_features
 
-    return {
-        "sizes": record.sizes,
-        "residual_levels": codebook.quantizer.residual_levels,
-        "content_columns": codebook.encoder.content_columns,
-        "match_codes": not codebook.learned_from_clicks,
-        "codebook": record.name,
-        "codebook_hash": record.content_hash,
-        "service": record.service_name,
-        "features": service_features(open_store(repo), record.service_name),
-        "history_length": repo.settings.time.history_length,
-    }
+    return ServingSpec(
+        sizes=record.sizes,
+        residual_levels=codebook.quantizer.residual_levels,
+        content_columns=codebook.encoder.content_columns,
+        match_codes=not codebook.learned_from_clicks,
+        codebook=record.name,
+        codebook_hash=record.content_hash,
+        service=record.service_name,
+        features=service_features(open_store(repo), record.service_name),
+        history_length=repo.settings.time.history_length,
+    )
 
 
 def fallback_of(repo: Repo, codebook: str) -> str | None:
@@ -320,10 +320,10 @@ def oracle_of(repo: Repo, data: Dataset) -> npt.NDArray[np.float64] | None:
     import pandas as pd
 
     with duckdb.connect() as opened:
-        truth = opened.execute(f"SELECT request_id, item_id, probability FROM read_parquet({literal(path)})").df()
+        known = opened.execute(f"SELECT request_id, item_id, probability FROM read_parquet({literal(path)})").df()
     wanted = pd.MultiIndex.from_arrays([data.rows.request_ids, data.rows.item_ids])
-    place = pd.MultiIndex.from_frame(truth[["request_id", "item_id"]]).get_indexer(wanted)
-    return np.where(place >= 0, truth["probability"].to_numpy()[np.maximum(place, 0)], math.nan)
+    place = pd.MultiIndex.from_frame(known[["request_id", "item_id"]]).get_indexer(wanted)
+    return np.where(place >= 0, known["probability"].to_numpy()[np.maximum(place, 0)], math.nan)
 
 
 def peak_rss_mb() -> float:

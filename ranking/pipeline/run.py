@@ -1,9 +1,9 @@
-"""The main job: from a click log to an online score, stage by stage, resumed where it stopped."""
+"""The main job: from a click log to an online score, stage by stage, resumable."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,20 +15,24 @@ from ranking.data.dataset import read_rows
 from ranking.data.labelled_rows import FAR, count_before
 from ranking.data.rows_used import of_sample, rows_summary
 from ranking.data.split import TimeSplit
+from ranking.evaluation.evaluator import refuse_leakage
+from ranking.pipeline.evaluation import RunEvaluation, evaluate_arms
 from ranking.pipeline.prepare import Prepared, end_of_log, fallback_of, oracle_of, peak_rss_mb, training_context
 from ranking.pipeline.presets import Preset, arms_without_codes
+from ranking.pipeline.results import CodebookFacts, HitRates, LogChanges, RunResult, StageTime
 from ranking.training.arm_spec import ArmSpec
 from ranking.training.arms import ArmResult, TrainingContext, read_predictions, train_arm, write_predictions
 from semantic_ids import lifecycle
 from semantic_ids.catalog import Catalog
 from semantic_ids.pairs.known_items import known_items
 from semantic_ids.quality.future_hit_rate import future_hits
-from semantic_ids.quality.hit_rate import HitReport, NotMeasured
+from semantic_ids.quality.hit_rate import HitReport
 from semantic_ids.quantizers.base import LEAST_ITEMS
 from sidkit.core.artifact import discard_damaged, read_manifest
 from sidkit.core.config import content_hash
-from sidkit.core.files import read_json, write_json
+from sidkit.core.files import write_json
 from sidkit.core.names import codebook_stem
+from sidkit.core.records import read_record
 from sidkit.core.repo import Repo
 from sidkit.core.stages import StageResult, Stages
 from sidkit.presets import preset_name
@@ -41,7 +45,7 @@ _SMALL = 10_000
 
 @dataclass(frozen=True)
 class JobOptions:
-    """What the main job is asked to do."""
+    """The options of the main job."""
 
     data: str
     preset_name: str
@@ -53,10 +57,12 @@ class JobOptions:
 
 
 @dataclass(frozen=True)
-class _Judged:
-    ranker_of: dict[str, list[str | None]]
-    validation_auc: dict[str, list[float]]
-    verdict: dict[str, Any]
+class _TrainedArms:
+    ranker_of: dict[str, tuple[str | None, ...]]
+    """Arm -> the artefact of each seed; None for an arm that cannot serve."""
+    validation_auc: dict[str, tuple[float, ...]]
+    """Arm -> by seed."""
+    evaluation: RunEvaluation
 
 
 class Job:
@@ -81,8 +87,8 @@ class Job:
         self.stages = Stages(self.folder / "stages.json", announce)
         self.prepared = Prepared(repo, self.stages, options.data, options.impressions, options.allow_future)
 
-    def run(self) -> dict[str, Any]:
-        """Do all stages and return the job's facts; see :mod:`sidkit.cli.run_report` for what is made of them."""
+    def run(self) -> RunResult:
+        """Do all stages and return what came of them; :mod:`sidkit.cli.run_report` prints it."""
         repo, options, prepared = self.repo, self.options, self.prepared
         log = prepared.ingest()
         for table in read_log(repo).manifest["tables"]:
@@ -116,24 +122,28 @@ class Job:
             frame = prepared.frame("frame", context_inputs, codebook, there, split, left, self.folder / "frame")
         parts = of_sample(frame.facts["parts"], labelled["available"]) if sample else frame.facts["parts"]
         self.remark(rows_summary(parts))
-        judged = self._arms(codebook, split, [context_inputs, frame.facts])
+        arms = self._arms(codebook, split, [context_inputs, frame.facts])
         self.stages.run("materialize", [codebook, tables.facts], lambda: self._materialize(as_of_us))
-        serving = self._promote(codebook, judged)
-        return {
-            "codebook": codebook,
-            "split": split.describe(),
-            "as_of_us": as_of_us,
-            "serving_ranker": serving,
-            "hit_rate": read_json(self.folder / "hit_rate.json") or NotMeasured("no later click").as_json(),
-            "judged": judged.verdict,
-            "rankers": judged.ranker_of,
-            "log": self.stages.facts("ingest"),
-            "stages": list(self.stages.report()),
-            "peak_rss_mb": peak_rss_mb(),
-            "sampled": labelled["sampled"],
-            "warnings": self.warnings,
-            "parts": parts,
-        }
+        serving = self._promote(codebook, arms)
+        return RunResult(
+            data=options.data,
+            preset=options.preset_name,
+            repo=repo,
+            folder=self.folder,
+            codebook=CodebookFacts.read(repo, codebook),
+            split=split,
+            as_of_us=as_of_us,
+            serving_ranker=serving,
+            hit_rate=HitRates.read(self.folder / "hit_rate.json", codebook),
+            evaluation=arms.evaluation,
+            rankers=arms.ranker_of,
+            log=LogChanges.of(self.stages.facts("ingest"), self.folder / "stages.json"),
+            stages=tuple(StageTime(**stage) for stage in self.stages.report()),
+            peak_rss_mb=peak_rss_mb(),
+            sampled=labelled["sampled"],
+            warnings=tuple(self.warnings),
+            parts=parts,
+        )
 
     def _usable_preset(self, fit_end_us: int) -> Preset:
         """The preset, or its arms without codes where the catalogue is too small to learn codes from."""
@@ -156,7 +166,7 @@ class Job:
         return usable
 
     def _note(self, text: str | None) -> None:
-        """Say what was done in another way than asked."""
+        """Warn of what was done in another way than the preset says."""
         if text is not None:
             self.warnings.append(text)
             self._warn(text)
@@ -171,9 +181,9 @@ class Job:
 
         self.stages.run("hit_rate", [*inputs, codebook], hits)
 
-    def _arms(self, codebook: str, split: TimeSplit, inputs: Any) -> _Judged:
-        ranker_of: dict[str, list[str | None]] = {}
-        validation: dict[str, list[float]] = {}
+    def _arms(self, codebook: str, split: TimeSplit, inputs: Any) -> _TrainedArms:
+        ranker_of: dict[str, tuple[str | None, ...]] = {}
+        validation: dict[str, tuple[float, ...]] = {}
         context: list[TrainingContext] = []
 
         def shared() -> TrainingContext:
@@ -190,18 +200,20 @@ class Job:
                 path = self.folder / "predictions" / f"{arm}-s{seed}.parquet"
                 work = partial(self._train, shared, arm, spec, seed, name, path)
                 result = self.stages.run(f"train:{arm}:s{seed}", marked, work)
-                ranker_of.setdefault(arm, []).append(result.facts["ranker"])
-                validation.setdefault(arm, []).append(result.facts["validation_auc"])
+                ranker_of[arm] = (*ranker_of.get(arm, ()), result.facts["ranker"])
+                validation[arm] = (*validation.get(arm, ()), result.facts["validation_auc"])
                 files[f"{arm}-s{seed}"] = content_hash(marked)
         verdict_path = self.folder / "verdict.json"
 
         def evaluate() -> StageResult:
-            verdict = self._judge(shared(), split)
-            write_json(verdict_path, verdict)
-            return StageResult(verdict["rows"]["all"]["rows"], files=(verdict_path,))
+            evaluation = self._evaluate(shared(), split)
+            write_json(verdict_path, evaluation.as_json())
+            return StageResult(evaluation.rows["all"].rows, files=(verdict_path,))
 
         self.stages.run("evaluate", [inputs, files], evaluate)
-        return _Judged(ranker_of, validation, read_json(verdict_path))
+        found = read_record(RunEvaluation, verdict_path)
+        in_order = {arm: found.arms[arm] for arm in self.preset.arms}  # the file sorts its keys
+        return _TrainedArms(ranker_of, validation, replace(found, arms=in_order))
 
     def _context(self, codebook: str, split: TimeSplit) -> TrainingContext:
         return training_context(
@@ -221,17 +233,15 @@ class Job:
             folder = self.repo.rankers / result.ranker
             manifest = read_manifest(folder)
             Catalog.open(self.repo).add_ranker(
-                result.ranker, content_hash=manifest["content_hash"], codebook=context.serving["codebook"],
-                service=context.serving["service"], arm=arm, fit_end_us=manifest["fit_end_us"], anew=anew,
+                result.ranker, content_hash=manifest["content_hash"], codebook=context.serving.codebook,
+                service=context.serving.service, arm=arm, fit_end_us=manifest["fit_end_us"], anew=anew,
             )  # fmt: skip
             files = (path, folder / "manifest.json")
         facts = {"ranker": result.ranker, "validation_auc": result.validation_auc}
-        return StageResult(result.details.get("train_rows", len(context.train)), facts, files)
+        return StageResult(result.details.train_rows or len(context.train), facts, files)
 
-    def _judge(self, context: TrainingContext, split: TimeSplit) -> dict[str, Any]:
-        from ranking.evaluation.judge import judge, refuse_leakage
-
-        record = Catalog.open(self.repo).codebook(context.serving["codebook"])
+    def _evaluate(self, context: TrainingContext, split: TimeSplit) -> RunEvaluation:
+        record = Catalog.open(self.repo).codebook(context.serving.codebook)
         refuse_leakage(split.validation_end_us, {record.name: record.fit_end_us})
         arms = {
             arm: [
@@ -241,7 +251,7 @@ class Job:
             for arm in self.preset.arms
         }
         baselines = [arm for arm in ("id", "shuffled_codes", "gbdt") if arm in arms]
-        return judge(context.test, arms, baselines, oracle_of(self.repo, context.test))
+        return evaluate_arms(context.test, arms, baselines, oracle_of(self.repo, context.test))
 
     def _materialize(self, as_of_us: int) -> StageResult:
         from sidkit.stores.feast_repo import materialize
@@ -249,7 +259,7 @@ class Job:
         keys = materialize(self.repo, as_of_us)
         return StageResult(sum(keys.values()), {"keys": keys}, (self.repo.data / "online.sqlite",))
 
-    def _promote(self, codebook: str, judged: _Judged) -> str | None:
+    def _promote(self, codebook: str, arms: _TrainedArms) -> str | None:
         """Promote the codebook and the ranker that was best on validation, of the arms that may serve."""
         catalog = Catalog.open(self.repo)
         if catalog.codebook(codebook).state != "serving":
@@ -257,7 +267,7 @@ class Job:
         candidates = [
             (score, name)
             for arm in self.preset.ranker.serve
-            for score, name in zip(judged.validation_auc.get(arm, []), judged.ranker_of.get(arm, []), strict=True)
+            for score, name in zip(arms.validation_auc.get(arm, ()), arms.ranker_of.get(arm, ()), strict=True)
             if name is not None
         ]
         if not candidates:

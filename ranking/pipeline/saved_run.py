@@ -1,4 +1,4 @@
-"""What a finished run of the main job left: its frame, split as it was, ready to train on again."""
+"""The saved frame of a finished run, split as it was, ready to train on again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sidkit.tables.labelled_rows import log_moments
 
 
 def read_run(repo: Repo, preset: str) -> TrainingContext:
-    """Read the kept frame of a run.
+    """Read the saved frame of a run.
 
     Parameters
     ----------
@@ -30,17 +30,17 @@ def read_run(repo: Repo, preset: str) -> TrainingContext:
     -------
     TrainingContext
         Train, validation and test rows as the run had them, all in memory (of training rows that were streamed, a sample
-        of users); rankers that are trained on it are not kept.
+        of users); rankers that are trained on it are not saved.
 
     Raises
     ------
     ArtifactMissingError
-        When the run has no kept frame.
+        When the run has no saved frame.
     """
     folder = repo.runs / preset_name(preset)
     if not (folder / "frame").is_dir():
         raise ArtifactMissingError(
-            f"{folder / 'frame'} is not there; run `sidkit run --preset {preset} --repo {repo.path}` first"
+            f"{folder / 'frame'} is missing; run `sidkit run --preset {preset} --repo {repo.path}` first"
         )
     split = TimeSplit.of(log_moments(repo), repo.settings.split)
     codebook = check_codebook_name(read_facts(folder / "stages.json", "codebook")["name"])

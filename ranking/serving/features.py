@@ -24,7 +24,7 @@ class ServiceReader:
     """Keys in, arrays out, for one feature service.
 
     On the kit's packed store rows of bytes become arrays without a Python object per value; on any other online store
-    Feast's ``get_online_features`` is asked. The arrays are the same.
+    Feast's ``get_online_features`` is used. The arrays are the same.
 
     Parameters
     ----------
@@ -47,8 +47,8 @@ class ServiceReader:
         keys : mapping
             Join key -> its values, all of one length.
         at_us : int, optional
-            The moment by which the packed store judges TTLs, microseconds UTC; by default now. Feast's other stores do
-            not judge them.
+            The moment at which the packed store checks TTLs, microseconds UTC; by default now. Feast's other stores do
+            not check them.
 
         Returns
         -------

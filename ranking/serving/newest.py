@@ -16,7 +16,7 @@ def newest_row_us(store: FeatureStore, service_name: str, tables: Path) -> int:
     """The newest event time of a feature service's views in the online store, microseconds UTC; 0 where there is none.
 
     Feast notes the end of each materialized interval, which may lie years after the newest row. On the packed store the
-    rows are asked; on others the rows of ``tables`` up to that end, which are what was materialized or newer.
+    rows are read; on others the rows of ``tables`` up to that end, which are what was materialized or newer.
     """
     newest = 0
     for projection in feature_service(store, service_name).feature_view_projections:

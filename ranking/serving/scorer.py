@@ -133,10 +133,10 @@ class Scorer:
 
 def unknown_ids(user_id: str, item_ids: Sequence[str], known: npt.NDArray[np.bool_], user_known: bool) -> str:
     """One line that names the ids of a request which the online store does not know; empty when it knows all."""
-    told = [items] if (items := unknown_items(item_ids, known.tolist())) else []
+    parts = [items] if (items := unknown_items(item_ids, known.tolist())) else []
     if not user_known:
-        told.append(f"unknown user {user_id!r}")
-    return " and ".join(told)
+        parts.append(f"unknown user {user_id!r}")
+    return " and ".join(parts)
 
 
 def _refuse_other_settings(manifest: dict[str, object], repo: Repo) -> None:

@@ -1,4 +1,4 @@
-"""What a preset says of one arm and of how rankers are built and trained, without torch."""
+"""Arms of a preset, and how rankers are built and trained, without torch."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class ArmSpec(Section):
 
     @property
     def is_control(self) -> bool:
-        """Whether the arm's codes were robbed of their meaning."""
+        """True for shuffled or random codes."""
         return self.shuffle_codes or self.random_codes
 
     def uses_codes(self, shared: ModelSpec) -> bool:

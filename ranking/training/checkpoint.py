@@ -25,7 +25,7 @@ class Progress:
     """How far a run is: validation AUC per finished epoch, and the weights of the best one."""
 
     curve: list[float]
-    kept: Tensors
+    best: Tensors
 
 
 class Checkpoint:
@@ -34,7 +34,7 @@ class Checkpoint:
     Parameters
     ----------
     path : Path or None
-        The file; None keeps nothing.
+        The file; None saves nothing.
     run : Any
         JSON values that identify the run; a file of another run is ignored and overwritten.
     """
@@ -44,7 +44,7 @@ class Checkpoint:
         self._mark = content_hash(run)
 
     def save(
-        self, progress: Progress, model: nn.Module, optimisers: list[torch.optim.Optimizer], order: torch.Generator
+        self, progress: Progress, model: nn.Module, optimizers: list[torch.optim.Optimizer], order: torch.Generator
     ) -> None:
         """Write the state after an epoch, in one rename."""
         if self._path is None:
@@ -52,9 +52,9 @@ class Checkpoint:
         from safetensors.torch import save_file
 
         tensors = {f"model.{name}": each for name, each in model.state_dict().items()}
-        tensors |= {f"kept.{name}": each for name, each in progress.kept.items()}
-        for number, optimiser in enumerate(optimisers):
-            for parameter, state in optimiser.state_dict()["state"].items():
+        tensors |= {f"kept.{name}": each for name, each in progress.best.items()}
+        for number, optimizer in enumerate(optimizers):
+            for parameter, state in optimizer.state_dict()["state"].items():
                 tensors |= {f"optimiser.{number}.{parameter}.{key}": value for key, value in state.items()}
         tensors |= {"random": torch.get_rng_state(), "order": order.get_state()}
         if torch.cuda.is_available():
@@ -65,7 +65,7 @@ class Checkpoint:
             save_file(copied, temporary, {**facts, _HASH: _digest(copied, facts)})
 
     def resume(
-        self, model: nn.Module, optimisers: list[torch.optim.Optimizer], order: torch.Generator
+        self, model: nn.Module, optimizers: list[torch.optim.Optimizer], order: torch.Generator
     ) -> Progress | None:
         """Bring everything to where the last finished epoch left it.
 
@@ -82,12 +82,12 @@ class Checkpoint:
         if facts["run"] != self._mark:
             return None
         model.load_state_dict(tensors_under(tensors, "model."))
-        for number, optimiser in enumerate(optimisers):
+        for number, optimizer in enumerate(optimizers):
             state: dict[int, Tensors] = {}
             for name, value in tensors_under(tensors, f"optimiser.{number}.").items():
                 parameter, _, key = name.partition(".")
                 state.setdefault(int(parameter), {})[key] = value
-            optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
         torch.set_rng_state(tensors["random"])
         order.set_state(tensors["order"])
         if torch.cuda.is_available() and "random_cuda" in tensors:

@@ -13,7 +13,7 @@ def training_device(wanted: str) -> torch.device:
     Raises
     ------
     ConfigError
-        When a CUDA device is asked for and there is none.
+        When the device is ``cuda`` and no CUDA device is available.
     """
     there = torch.cuda.is_available()
     if wanted == "cuda" and not there:

@@ -1,4 +1,4 @@
-"""The gradient-boosting baseline on the same point-in-time features: a ranker that loses to it has no business serving."""
+"""The gradient-boosting baseline on the same point-in-time features: the baseline to beat."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TREES = 400
 
 @dataclass(frozen=True)
 class Boosted:
-    """Validation AUC of the kept number of trees, and the predictions of the other sets."""
+    """Validation AUC of the best number of trees, and the predictions of the other sets."""
 
     validation_auc: float
     trees: int
@@ -29,8 +29,8 @@ class Boosted:
 
 def boosted_features(data: Dataset, columns: tuple[int, int] | None = None) -> Matrix:
     """``float32 [rows, features]``: the numeric features, the candidate's cosine with the mean and with the nearest of
-    the history's contents, and the first principal axes of its content; of content, the ``columns`` from where to where
-    that learned from no click (None: all).
+    the history's contents, and the first principal axes of its content; of content, the half-open range ``columns``
+    that was not trained on clicks (None: all).
     """
     content = data.items.content[:, slice(*columns) if columns is not None else slice(None)]
     unit = content / np.maximum(np.linalg.norm(content, axis=1, keepdims=True), 1e-9)
@@ -67,12 +67,12 @@ def boost(
     )  # fmt: skip
     model.fit(boosted_features(training, columns), training.rows.label)
     label = validation.rows.label
-    best, kept = -1.0, _STEP
+    best, best_trees = -1.0, _STEP
     for number, probability in enumerate(model.staged_predict_proba(boosted_features(validation, columns)), start=1):
         if number % _STEP == 0 and (reached := auc(label, probability[:, 1])) > best:
-            best, kept = reached, number
-    predictions = tuple(_staged(model, boosted_features(data, columns), kept) for data in others)
-    return Boosted(best, kept, predictions)
+            best, best_trees = reached, number
+    predictions = tuple(_staged(model, boosted_features(data, columns), best_trees) for data in others)
+    return Boosted(best, best_trees, predictions)
 
 
 def _staged(model: object, features: Matrix, trees: int) -> npt.NDArray[np.float64]:

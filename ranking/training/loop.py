@@ -19,13 +19,13 @@ from ranking.evaluation.metrics import auc
 from ranking.models.ctr_model import CtrModel
 from ranking.training.checkpoint import Checkpoint, Progress
 from ranking.training.device import training_device
-from ranking.training.optimizers import make_optimisers
+from ranking.training.optimizers import make_optimizers
 from ranking.training.spec import TrainingSpec
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model, on the CPU, and how it got there: validation AUC per epoch, the epoch that was kept (from 0)."""
+    """A trained model, on the CPU, and how it got there: validation AUC per epoch, the best epoch (from 0)."""
 
     model: CtrModel
     validation_auc: tuple[float, ...]
@@ -51,46 +51,46 @@ def train(
         Called once, after the seed is set.
     training : Batches or DiskBatches
     validation : Batches
-        Validation decides when to stop and which epoch is kept, nothing else. Both move to the device of the training.
+        Validation decides when to stop and which epoch is best, nothing else. Both move to the device of the training.
     spec : TrainingSpec
-        Optimiser, stopping and device.
+        Optimizer, stopping and device.
     seed : int
         Decides weights, dropout and the order of the rows.
     threads : int
         CPU threads; on one thread of a CPU the same seed gives the same weights bit by bit.
     checkpoint : Path, optional
-        A file that keeps the state after every epoch. A killed run that is started again with the same seed, spec and
-        rows goes on after its last finished epoch and ends with the weights it would have had; the file is removed at the end.
+        A file that holds the state after every epoch. An interrupted run that is started again with the same seed, spec and
+        rows resumes after its last finished epoch and ends with the weights it would have had; the file is removed at the end.
     after_epoch : callable, optional
-        Called with the number of each epoch (from 0) that is trained in this process, and the model as it then is; it may
-        look, not touch.
+        Called with the number of each epoch (from 0) that is trained in this process, and the model as it then is, which
+        it must not modify.
     """
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     device = training_device(spec.device)
     model = make_model().to(device)
-    optimisers = make_optimisers(model, spec)
+    optimizers = make_optimizers(model, spec)
     order = torch.Generator().manual_seed(seed)
     label = validation.label.numpy(force=True)
     check_both_classes(label, "validation")
     parts = (training.to(device), validation.to(device))
     matches = [part.learn_matches(model.matches) for part in parts]
     model.scale_matches(matches[0])
-    kept_at = Checkpoint(checkpoint, [seed, spec.model_dump(mode="json"), len(training), len(validation)])
-    progress = kept_at.resume(model, optimisers, order) or Progress([], copy.deepcopy(model.state_dict()))
+    saved_at = Checkpoint(checkpoint, [seed, spec.model_dump(mode="json"), len(training), len(validation)])
+    progress = saved_at.resume(model, optimizers, order) or Progress([], copy.deepcopy(model.state_dict()))
     while len(progress.curve) < spec.epochs and not _given_up(progress.curve, spec.patience):
-        _epoch(model, training, optimisers, order, spec)
+        _epoch(model, training, optimizers, order, spec)
         reached = auc(label, predict(model, validation))
         if reached > max(progress.curve, default=-1.0):
-            progress.kept = copy.deepcopy(model.state_dict())
+            progress.best = copy.deepcopy(model.state_dict())
         progress.curve.append(reached)
         if after_epoch is not None:
             after_epoch(len(progress.curve) - 1, model)
-        kept_at.save(progress, model, optimisers, order)
+        saved_at.save(progress, model, optimizers, order)
     for part in parts:
         part.forget_matches()
-    model.load_state_dict(progress.kept)
-    kept_at.remove()
+    model.load_state_dict(progress.best)
+    saved_at.remove()
     return Trained(model.cpu().eval(), tuple(progress.curve), int(np.argmax(progress.curve)))
 
 
@@ -106,7 +106,7 @@ def predict(model: CtrModel, data: Batches) -> npt.NDArray[np.float64]:
 def _epoch(
     model: CtrModel,
     training: Batches | DiskBatches,
-    optimisers: list[torch.optim.Optimizer],
+    optimizers: list[torch.optim.Optimizer],
     order: torch.Generator,
     spec: TrainingSpec,
 ) -> None:
@@ -118,8 +118,8 @@ def _epoch(
         loss = sum((each.float() for each in auxiliary.values()), start=loss)
         model.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        for optimiser in optimisers:
-            optimiser.step()
+        for optimizer in optimizers:
+            optimizer.step()
 
 
 def _given_up(curve: list[float], patience: int) -> bool:

@@ -1,9 +1,8 @@
-"""What moves the weights: AdamW for all, or AdamW for the layers and row-wise Adagrad for the tables."""
+"""Optimizers: AdamW, or AdamW plus row-wise Adagrad for embedding tables."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,10 +42,10 @@ class RowwiseAdagrad(torch.optim.Optimizer):
                     continue
                 gradient = table.grad.coalesce()
                 rows, values = gradient.indices()[0], gradient.values()
-                state: dict[str, Any] = self.state[table]
+                state: dict[str, Tensor] = self.state[table]
                 if not state:
                     state["sum"] = torch.zeros(len(table), device=table.device)
-                total: Tensor = state["sum"]
+                total = state["sum"]
                 reached = total.index_select(0, rows) + values.square().mean(dim=1)
                 total.index_copy_(0, rows, reached)
                 move = values / (reached.sqrt() + group["eps"])[:, None]
@@ -54,8 +53,8 @@ class RowwiseAdagrad(torch.optim.Optimizer):
                 table.index_add_(0, rows, move, alpha=-group["lr"])
 
 
-def make_optimisers(model: nn.Module, spec: TrainingSpec) -> list[torch.optim.Optimizer]:
-    """The optimisers of a model's layers and tables; sparse ones switch the tables' gradients to sparse."""
+def make_optimizers(model: nn.Module, spec: TrainingSpec) -> list[torch.optim.Optimizer]:
+    """The optimizers of a model's layers and tables; sparse ones switch the tables' gradients to sparse."""
     sparse = spec.table_optimiser == "rowwise_adagrad"
     rowwise: list[nn.Parameter] = []
     tables: list[nn.Parameter] = []

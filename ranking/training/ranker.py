@@ -23,6 +23,7 @@ from ranking.models.representations import representation
 from ranking.models.representations.base import FITTED, ItemShape
 from ranking.models.spec import ModelSpec
 from ranking.training.loop import predict
+from ranking.training.serving_spec import ServingSpec
 from sidkit.core.artifact import read_manifest, tensors_under, write_artifact
 from sidkit.core.errors import ArtifactCorruptError
 from sidkit.core.files import read_json
@@ -30,31 +31,37 @@ from sidkit.core.files import read_json
 TENSORS, CONFIG, METRICS, VOCABULARY = "tensors.safetensors", "config.json", "metrics.json", "vocabulary.parquet"
 
 
-@dataclass(frozen=True)
-class RankerConfig:
-    """What decides a ranker's scores besides its weights.
-
-    ``features`` maps the feature names that the service must give to their Feast types; ``codebook_hash`` is the content
-    hash of the codebook it was trained with; ``residual_levels`` how many of its codes refine each other (None: all);
-    ``content_columns`` which columns of its vectors learned from no click, from where to where (None: all), and
-    ``match_codes`` whether its codes did not.
-    """
+@dataclass(frozen=True, kw_only=True)
+class RankerConfig(ServingSpec):
+    """What decides a ranker's scores besides its weights."""
 
     arm: str
     representations: tuple[str, ...]
-    model: dict[str, Any]
-    sizes: tuple[int, ...]
+    """Item representations, concatenated."""
+    model: ModelSpec
     content_dim: int
-    codebook: str
-    codebook_hash: str
-    service: str
-    features: dict[str, str]
+    """Width of the content vectors."""
     numeric: tuple[str, ...]
-    history_length: int
-    scaling: dict[str, Any]
-    residual_levels: int | None = None
-    content_columns: tuple[int, int] | None = None
-    match_codes: bool = True
+    """Names of the numeric features, in their order."""
+    scaling: Scaling
+    """Of the numeric features."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The values of ``config.json``."""
+        return {**vars(self), "model": self.model.model_dump(mode="json"), "scaling": asdict(self.scaling)}
+
+    @classmethod
+    def of_json(cls, told: Mapping[str, Any]) -> RankerConfig:
+        """From the values of :meth:`as_json`; a key that is missing or unknown is a TypeError, KeyError or ValueError."""
+        scaling = told["scaling"]
+        read: dict[str, Any] = {
+            "model": ModelSpec(**told["model"]),
+            "scaling": Scaling(
+                float(scaling["rate"]), tuple(scaling["mean"]), tuple(scaling["scale"]),
+                tuple(map(tuple, scaling.get("edges", ()))),
+            ),
+        }  # fmt: skip
+        return cls(**{key: _tupled(value) for key, value in told.items() if key not in read}, **read)
 
 
 class Ranker:
@@ -78,7 +85,7 @@ class Ranker:
     @property
     def scaling(self) -> Scaling:
         """Of the numeric features."""
-        return scaling_of(self.config)
+        return self.config.scaling
 
     def score(self, data: Dataset) -> npt.NDArray[np.float64]:
         """Click probabilities ``float64 [rows]``; no score depends on the other rows."""
@@ -91,7 +98,7 @@ class Ranker:
         def write_files(temporary: Path) -> None:
             save_file({key: value.contiguous() for key, value in self.model.state_dict().items()}, temporary / TENSORS)
             pq.write_table(pa.table({"item_id": self.vocabulary.names.cast(pa.string())}), temporary / VOCABULARY)
-            (temporary / CONFIG).write_text(json.dumps(asdict(self.config), indent=2, sort_keys=True) + "\n")
+            (temporary / CONFIG).write_text(json.dumps(self.config.as_json(), indent=2, sort_keys=True) + "\n")
             (temporary / METRICS).write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
 
         return write_artifact(folder, {**describe, "kind": "ranker"}, write_files)
@@ -109,7 +116,7 @@ class Ranker:
 
         read_manifest(folder)
         try:
-            config = RankerConfig(**{key: _tupled(value) for key, value in read_json(folder / CONFIG).items()})
+            config = RankerConfig.of_json(read_json(folder / CONFIG))
             vocabulary = Vocabulary(pq.read_table(folder / VOCABULARY).column("item_id"))
             tensors = load_file(folder / TENSORS)
             model = make_model(config, vocabulary, _fitted_in(tensors, config))
@@ -124,26 +131,17 @@ class Ranker:
         return cls(model, vocabulary, config)
 
 
-def scaling_of(config: RankerConfig) -> Scaling:
-    """Of the numeric features."""
-    told = config.scaling
-    return Scaling(
-        float(told["rate"]), tuple(told["mean"]), tuple(told["scale"]), tuple(map(tuple, told.get("edges", ())))
-    )
-
-
 def make_model(config: RankerConfig, vocabulary: Vocabulary, fitted: Fitted | None = None) -> CtrModel:
     """An untrained model of a configuration, with the state that its representations were fitted to."""
     return CtrModel(
-        config.representations, _shape(config, vocabulary), len(config.numeric), ModelSpec(**config.model), fitted,
-        scaling_of(config).edges,
+        config.representations, _shape(config, vocabulary), len(config.numeric), config.model, fitted, config.scaling.edges,
     )  # fmt: skip
 
 
 def fit_representations(config: RankerConfig, vocabulary: Vocabulary, seen: Seen) -> Fitted:
     """The fitted state of a configuration's representations, from what the training rows showed."""
-    shape, spec = _shape(config, vocabulary), ModelSpec(**config.model)
-    return {name: representation(name).fit(shape, spec, seen) for name in config.representations}
+    shape = _shape(config, vocabulary)
+    return {name: representation(name).fit(shape, config.model, seen) for name in config.representations}
 
 
 def _shape(config: RankerConfig, vocabulary: Vocabulary) -> ItemShape:

@@ -47,7 +47,7 @@ def sized(config: RankerConfig, vocabulary: Vocabulary, fitted: Fitted, budget: 
     """
 
     def at(size: int) -> RankerConfig:
-        return dataclasses.replace(config, model={**config.model, budget.sized_by: size})
+        return dataclasses.replace(config, model=config.model.model_copy(update={budget.sized_by: size}))
 
     @functools.cache
     def excess(size: int) -> int:

@@ -11,12 +11,12 @@ from sidkit.core.config import Section
 
 
 class TrainingSpec(Section):
-    """Optimiser and stopping (``[ranker.training]`` of a preset)."""
+    """Optimizer and stopping (``[ranker.training]`` of a preset)."""
 
     epochs: int = Field(default=8, ge=1)
     """At most so many passes over the training rows."""
     patience: int = Field(default=2, ge=1)
-    """Stop after so many epochs without a better validation AUC; the best epoch's weights are kept."""
+    """Stop after so many epochs without a better validation AUC; the best epoch's weights are saved."""
     batch_rows: int = Field(default=512, ge=1)
     learning_rate: float = Field(default=5e-4, gt=0)
     table_learning_rate: float = Field(default=5e-4, gt=0)
@@ -37,7 +37,7 @@ class TrainingSpec(Section):
     histories, and a buffer of rows. A comparison of arms, and the boosting baseline, hold their rows in memory: they take a
     sample of users with about so many rows, and say so.
     """
-    # Not in a dump: where rows lie marks a run by its frame, and a run that was kept before stays kept.
+    # Not in a dump: where rows lie marks a run by its frame, and earlier runs stay valid.
     max_evaluation_rows: int | None = Field(default=None, ge=1)
     """Choose epochs, and evaluate, on samples of users with about so many rows each; without it on all rows. These rows lie
     in memory, at most about 1 kB each.

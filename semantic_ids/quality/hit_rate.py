@@ -17,6 +17,7 @@ import numpy as np
 from semantic_ids.item_vectors import Floats, Mask
 from semantic_ids.pairs.mining import Ints, ItemPairs
 from semantic_ids.quantizers.base import Codes, Doubles, Quantizer
+from sidkit.core.bootstrap import Interval, mean_interval
 from sidkit.core.errors import EvaluationError
 
 K = 30
@@ -59,19 +60,6 @@ class NotMeasured:
     def as_json(self) -> dict[str, Any]:
         """Null rates and the reason."""
         return {"rates": None, "reason": self.reason}
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A figure and its 95 % interval; bounds are NaN where fewer than two triggers leave nothing to resample."""
-
-    value: float
-    low: float
-    high: float
-
-    def as_json(self) -> dict[str, float | None]:
-        """The three numbers; null for NaN."""
-        return {name: None if np.isnan(value) else value for name, value in vars(self).items()}
 
 
 def held_out_pairs(
@@ -285,18 +273,7 @@ class HitReport:
         rows = self.pairs.rows(part)
         if not rows.any():
             return None
-        cluster = np.unique(self.pairs.trigger[rows], return_inverse=True)[1].ravel()
-        total, count = np.bincount(cluster, values[rows]), np.bincount(cluster).astype(np.float64)
-        value = float(total.sum() / count.sum())
-        if len(count) < 2:
-            return Interval(value, float("nan"), float("nan"))
-        rng = np.random.default_rng(self.seed)
-        sampled = np.empty(self.resamples)
-        for sample in range(self.resamples):
-            drawn = rng.integers(0, len(count), len(count))
-            sampled[sample] = total[drawn].sum() / count[drawn].sum()
-        low, high = np.quantile(sampled, [0.025, 0.975])
-        return Interval(value, float(low), float(high))
+        return mean_interval(values[rows], self.pairs.trigger[rows], self.resamples, self.seed)
 
 
 def hit_rates(

@@ -13,12 +13,15 @@ from sidkit.core.id_lists import comma_separated
 def compare(
     data: Annotated[str, typer.Option(help="A folder, a SQLAlchemy URL, or synthetic[:strong|weak|none].")],
     repo: Annotated[Path, typer.Option("--repo", "-r", help="The repo's folder; a fresh one is written.")],
-    arms: Annotated[str, typer.Option(help="Arms, separated by commas: names, paths to .toml, or all.")] = "all",
+    arms: Annotated[
+        str,
+        typer.Option(help="Arms, separated by commas: names, numbers of the papers' table, paths to .toml, or all."),
+    ] = "all",
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of each arm at the latest time origin.")] = 5,
     origins: Annotated[int, typer.Option(min=1, help="Time origins; earlier ones take the arms that roll.")] = 1,
     origin_seeds: Annotated[int, typer.Option(min=1, help="Seeds at the earlier origins.")] = 1,
     preset: Annotated[
-        str, typer.Option(help="Whose [ranker] all arms share: widths, optimiser, stopping.")
+        str, typer.Option(help="Whose [ranker] all arms share: widths, optimizer, stopping.")
     ] = "rqkmeans",
     max_train_rows: Annotated[
         Optional[int],  # noqa: UP045
@@ -32,18 +35,20 @@ def compare(
     impressions: Annotated[int, typer.Option(help="Size of a synthetic world.")] = 200_000,
     own_sizes: Annotated[
         bool,
-        typer.Option("--own-sizes", help="Leave arms at the preset's widths; else they get as many parameters as A3."),
+        typer.Option(
+            "--own-sizes", help="Leave arms at the preset's widths; else they get as many parameters as id_codes."
+        ),
     ] = False,
     results: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="A JSON list of rows; those of this data are replaced, others are kept."),
+        typer.Option(help="A JSON list of rows; those of this data are replaced, others stay."),
     ] = None,
     html: Annotated[Optional[Path], typer.Option(help="Write one self-contained page.")] = None,  # noqa: UP045
     json_: Annotated[
         bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")
     ] = False,
 ) -> None:
-    """Train and judge arms on equal terms: same rows, same features, paired differences. Killed, it goes on where it was."""
+    """Train and evaluate arms on equal terms: same rows, same features, paired differences. An interrupted run resumes."""
     import json
 
     from rich.console import Console
@@ -61,8 +66,8 @@ def compare(
     console = Console(stderr=json_, emoji=False)
     chosen = load_arms(comma_separated(arms))
     spec = load_preset(preset).ranker
-    asked = {"max_train_rows": max_train_rows, "max_evaluation_rows": max_evaluation_rows}
-    caps = {name: most for name, most in asked.items() if most is not None}
+    given = {"max_train_rows": max_train_rows, "max_evaluation_rows": max_evaluation_rows}
+    caps = {name: most for name, most in given.items() if most is not None}
     spec = spec.model_copy(update={"training": spec.training.model_copy(update=caps)})
     options = CompareOptions(data, chosen, spec, seeds, origins, origin_seeds, jobs, impressions, not own_sizes)
 
@@ -72,14 +77,14 @@ def compare(
 
     opened = prepare_repo(data, repo)
     with opened.locked():
-        facts = Comparison(opened, options, announce, lambda text: console.print(text, highlight=False)).run()
+        result = Comparison(opened, options, announce, lambda text: console.print(text, highlight=False)).run()
     if results is not None:
-        merge_rows(results, facts["rows"])
+        merge_rows(results, [row.as_json() for row in result.evaluation.rows])
     if html is not None:
         from ranking.experiments.comparison.report import write_page
 
-        write_page([facts], html)
+        write_page([result.as_json()], html)
     if json_:
-        typer.echo(json.dumps(facts))
+        typer.echo(json.dumps(result.as_json()))
     else:
-        print_comparison(console, facts)
+        print_comparison(console, result)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sidkit.cli.options import RepoOption
 from sidkit.core.id_lists import comma_separated
+
+if TYPE_CHECKING:
+    from ranking.experiments.leakage import LeakageResult
 
 
 def leakage(
@@ -24,22 +28,22 @@ def leakage(
     from ranking.experiments.leakage import measure_leakage
     from sidkit.core.repo import Repo
 
-    told = measure_leakage(Repo.open(repo), preset, comma_separated(arms), seeds)
-    typer.echo(json.dumps(told) if json_ else as_text(told))
+    found = measure_leakage(Repo.open(repo), preset, comma_separated(arms), seeds)
+    typer.echo(json.dumps(found.as_json()) if json_ else as_text(found))
 
 
-def as_text(told: dict[str, Any]) -> str:
+def as_text(found: LeakageResult) -> str:
     """The figures as lines of text."""
     lines = [
         f"{'arm':<14} {'slice':<6} {'rows':>8}  {'promised':>8}  {'delivered':>9}  {'possible':>8}  delivered - possible"
     ]
-    for arm, rows in told["arms"].items():
+    for arm, rows in found.arms.items():
         for row in rows:
-            cost = row["cost"]
-            interval = "-" if cost["low"] is None else f"[{cost['low']:+.4f}, {cost['high']:+.4f}]"
+            cost = row.cost.interval
+            interval = "-" if math.isnan(cost.low) else f"[{cost.low:+.4f}, {cost.high:+.4f}]"
             lines.append(
-                f"{arm:<14} {row['slice']:<6} {row['rows']:>8,}  {row['promised']['auc']:>8.4f}  "
-                f"{row['delivered']['auc']:>9.4f}  {row['possible']['auc']:>8.4f}  {cost['delta']:+.4f} {interval} "
-                f"{cost['verdict']}"
+                f"{arm:<14} {row.slice:<6} {row.rows:>8,}  {row.promised.value:>8.4f}  "
+                f"{row.delivered.value:>9.4f}  {row.possible.value:>8.4f}  {cost.value:+.4f} {interval} "
+                f"{row.cost.verdict}"
             )
     return "\n".join(lines)

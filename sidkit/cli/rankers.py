@@ -147,7 +147,7 @@ def evaluate(
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Judge a ranker on labelled rows that it has not seen; refused when they begin before it was fitted."""
+    """Evaluate a ranker on labelled rows that it has not seen; refused when they begin before it was fitted."""
     import json
 
     from ranking.experiments.evaluate import evaluate_ranker
@@ -157,17 +157,16 @@ def evaluate(
     opened = Repo.open(repo)
     found = evaluate_ranker(opened, name, rows or opened.labelled_rows, parse_time(since) if since else None)
     if json_:
-        typer.echo(json.dumps(found))
+        typer.echo(json.dumps(found.as_json()))
         return
-    given = found["given"]
+    given = found.given
     typer.echo(
-        f"{given['rows'] - given['before_start']:,} of {given['rows']:,} rows lie from {given['start']} on and are evaluated"
+        f"{given.rows - given.before_start:,} of {given.rows:,} rows lie from {given.start} on and are evaluated"
     )
-    _warn_of_rows(repo, given["after_tables"], given["of_unknown_items"])
-    for slice_name, figures in found["slices"].items():
-        told = found["rows"][slice_name]
-        auc = "-" if figures["auc"] is None else f"{figures['auc']:.4f}"
+    _warn_of_rows(repo, given.after_tables, given.of_unknown_items)
+    for slice_name, metrics in found.slices.items():
+        auc = "-" if metrics.auc is None else f"{metrics.auc:.4f}"
         typer.echo(
-            f"{slice_name:<16} {told['rows']:>9,} rows  AUC {auc}  log-loss {figures['logloss']:.4f}  "
-            f"calibration {figures['calibration'] if figures['calibration'] is None else round(figures['calibration'], 3)}"
+            f"{slice_name:<16} {found.rows[slice_name].rows:>9,} rows  AUC {auc}  log-loss {metrics.logloss:.4f}  "
+            f"calibration {metrics.calibration if metrics.calibration is None else round(metrics.calibration, 3)}"
         )

@@ -25,7 +25,7 @@ def run(
         bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")
     ] = False,
 ) -> None:
-    """Do everything: read the log, build features, learn codes, train and judge rankers, fill the online store."""
+    """Do everything: read the log, build features, learn codes, train and evaluate rankers, fill the online store."""
     import json
 
     from rich.console import Console
@@ -33,7 +33,7 @@ def run(
     from ranking.pipeline.prepare import prepare_repo
     from ranking.pipeline.presets import load_preset
     from ranking.pipeline.run import Job, JobOptions
-    from sidkit.cli.run_report import job_json, print_report
+    from sidkit.cli.run_report import as_json, print_report
     from sidkit.core.clock import check_as_of, parse_time
 
     console = Console(stderr=json_, emoji=False)
@@ -51,9 +51,8 @@ def run(
         typer.echo(f"warning: {text}", err=True)
 
     with opened.locked():
-        job = Job(opened, options, announce, warn, lambda text: console.print(text, highlight=False))
-        facts = job.run()
+        result = Job(opened, options, announce, warn, lambda text: console.print(text, highlight=False)).run()
     if json_:
-        typer.echo(json.dumps(job_json(job, facts)))
+        typer.echo(json.dumps(as_json(result)))
     else:
-        print_report(console, job, facts)
+        print_report(console, result)

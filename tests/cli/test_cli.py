@@ -142,7 +142,7 @@ def test_the_commands_of_rankers(
     assert judged["rows"]["all"]["rows"] == finished.told["arms"][0]["rows"]
     arm = next(arm for arm in finished.told["arms"] if f"_{arm['arm']}_s0_" in names[0])
     assert abs(judged["slices"]["all"]["auc"] - arm["auc"]) < 1e-6
-    early = iso(finished.facts["as_of_us"] - 50 * 86_400_000_000)
+    early = iso(finished.result.as_of_us - 50 * 86_400_000_000)
     refused = ask_well("ranker", "evaluate", names[0], "--repo", repo.path, "--since", early, expect=1)
     assert "before these artefacts were fitted" in refused.err
     assert names[0] in refused.err and finished.told["codebook"]["name"] in refused.err

@@ -201,7 +201,7 @@ def test_a_path_that_is_no_parquet_ends_in_one_line(
 
 def test_a_frame_of_typed_rows_is_that_of_rows_as_the_log_has_them(finished: FinishedJob, tmp_path: Path) -> None:
     """Times in nanoseconds and dictionaries give the same features, further columns stay, and the order is the rows'."""
-    at = finished.facts["as_of_us"]
+    at = finished.result.as_of_us
     rows = {
         "user_id": pa.array(["u3", "u1", "u3"]), "item_id": pa.array(["i9", "i2", "i5"]),
         "event_timestamp": pa.array([at - DAY, at, at + DAY], pa.int64()).cast(US), "reason": pa.array(["a", "b", "c"]),
@@ -225,7 +225,7 @@ def test_a_frame_of_typed_rows_is_that_of_rows_as_the_log_has_them(finished: Fin
 
 def test_integer_ids_are_the_texts_that_the_log_makes_of_them(finished: FinishedJob, tmp_path: Path) -> None:
     """Items of the log are called i0, i1, ...: 1 is an item that nobody knows, not a traceback and not another item."""
-    at = pa.array([finished.facts["as_of_us"]], pa.int64()).cast(US)
+    at = pa.array([finished.result.as_of_us], pa.int64()).cast(US)
     rows = pa.table({"user_id": pa.array(["u1"]), "item_id": pa.array([1]), "event_timestamp": at})
     pq.write_table(rows, tmp_path / "rows.parquet")
     assert write_frame(finished.repo, tmp_path / "rows.parquet", tmp_path / "out.parquet").unknown == 1
@@ -239,7 +239,7 @@ def test_an_evaluation_says_which_rows_it_left_out_and_which_it_knows_little_of(
     finished: FinishedJob, tmp_path: Path
 ) -> None:
     own = pq.read_table(finished.repo.labelled_rows)
-    as_of, name = finished.facts["as_of_us"], finished.told["artifacts"]["serving_ranker"]
+    as_of, name = finished.result.as_of_us, finished.told["artifacts"]["serving_ranker"]
     late = own.slice(len(own) - 400)
     items = late.column("item_id").to_pylist()
     items[:7] = [f"nobody {number}" for number in range(7)]
@@ -268,7 +268,7 @@ def test_an_evaluation_says_which_rows_it_left_out_and_which_it_knows_little_of(
 
 
 def test_a_further_column_that_cannot_be_read_is_said_to_be_one(finished: FinishedJob, tmp_path: Path) -> None:
-    at = pa.array([finished.facts["as_of_us"]] * 2).cast(US)
+    at = pa.array([finished.result.as_of_us] * 2).cast(US)
     gap = pa.array([[1, 2], None], pa.list_(pa.int32(), 2))
     pq.write_table(
         pa.table({"user_id": ["u1", "u2"], "item_id": ["i1", "i2"], "event_timestamp": at, "pair": gap}),

@@ -98,7 +98,7 @@ def run(*arguments: object) -> Result:
 def test_unknown_ids_are_reported_flagged_and_refused_when_strict(
     finished: FinishedJob, tmp_path: Path, later_us: int
 ) -> None:
-    repo, at = finished.repo.path, iso(finished.facts["as_of_us"] + later_us)
+    repo, at = finished.repo.path, iso(finished.result.as_of_us + later_us)
     items = pq.read_table(finished.repo.tables / "item_content.parquet")["item_id"].unique().to_pylist()[:2]
     user = pq.read_table(finished.repo.tables / "user_history.parquet")["user_id"][0].as_py()
     asked = ["score", "--repo", repo, "--at", at, "--user"]
@@ -128,7 +128,7 @@ def test_unknown_ids_are_reported_flagged_and_refused_when_strict(
 
 
 def test_the_scorer_says_what_it_does_not_know(finished: FinishedJob) -> None:
-    scorer, at_us = Scorer(finished.repo), finished.facts["as_of_us"]
+    scorer, at_us = Scorer(finished.repo), finished.result.as_of_us
     answer = scorer.answer("nobody", ["zzz", "i1", "zzz"], at_us)
     assert answer.known.tolist() == [False, True, False] and answer.user_known is False
     assert answer.values[0] == answer.values[2]

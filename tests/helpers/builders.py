@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,6 +26,9 @@ from sidkit.core.files import sha256
 from sidkit.core.integrity import read_sealed, write_sealed
 from sidkit.core.repo import Repo, init_repo
 
+if TYPE_CHECKING:
+    from ranking.pipeline.results import RunResult
+
 MOMENT = pa.timestamp("us", tz="UTC")
 FAST_PRESET = PRESETS / "fast.toml"
 DAY = 86_400_000_000
@@ -37,7 +40,7 @@ class FinishedJob:
     """A repo on which the main job has run, with what it told."""
 
     repo: Repo
-    facts: dict[str, Any]
+    result: RunResult
     told: dict[str, Any]
 
 
@@ -48,15 +51,14 @@ def run_fast_job(
     from ranking.pipeline.prepare import prepare_repo
     from ranking.pipeline.presets import load_preset
     from ranking.pipeline.run import Job, JobOptions
-    from sidkit.cli.run_report import job_json
+    from sidkit.cli.run_report import as_json
 
     repo = prepare_repo(data, path)
     one_thread(repo)
     options = JobOptions(data, str(preset), load_preset(str(preset)), seeds, None, impressions)
     with repo.locked(), few_trees():
-        job = Job(repo, options, lambda *_: None)
-        facts = job.run()
-    return FinishedJob(repo, facts, job_json(job, facts))
+        result = Job(repo, options, lambda *_: None).run()
+    return FinishedJob(repo, result, as_json(result))
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ IMPRESSIONS = 6_000
 
 
 def compare(path: Path, arms: Sequence[str], data: str = "synthetic", **options: Any) -> tuple[Repo, dict[str, Any]]:
-    """Compare arms in this process; ``options`` are those of :class:`CompareOptions`."""
+    """Compare arms in this process and return the JSON of the result; ``options`` are those of :class:`CompareOptions`."""
     from ranking.experiments.comparison.arms import load_arms
     from ranking.experiments.comparison.comparison import CompareOptions, Comparison
     from ranking.pipeline.prepare import prepare_repo
@@ -22,8 +22,8 @@ def compare(path: Path, arms: Sequence[str], data: str = "synthetic", **options:
     one_thread(repo)
     told: Mapping[str, Any] = {"seeds": 1, "impressions": IMPRESSIONS, "spec": small_spec(), **options}
     with repo.locked(), few_trees():
-        facts = Comparison(repo, CompareOptions(data, load_arms(arms), **told), lambda *_: None).run()
-    return repo, facts
+        result = Comparison(repo, CompareOptions(data, load_arms(arms), **told), lambda *_: None).run()
+    return repo, result.as_json()
 
 
 def small_spec(max_train_rows: int = 2000) -> Any:

@@ -16,17 +16,19 @@ from ranking.models.ctr_model import Fitted
 from ranking.models.representations import REPRESENTATIONS, representation
 from ranking.models.representations.base import ItemShape
 from ranking.models.spec import ModelSpec
+from ranking.training.arms import TrainedOn
 from ranking.training.ranker import RankerConfig
+from ranking.training.serving_spec import ServingSpec
 
 SIZES = (4, 3, 2)
 CONTENT_DIM = 6
-SERVING = {
-    "sizes": SIZES, "codebook": "codes_v1", "codebook_hash": "abc", "service": "ctr_codes_v1",
-    "features": {"item_sid__codes": "Array(Int64)"}, "history_length": 5,
-}  # fmt: skip
+SERVING = ServingSpec(
+    sizes=SIZES, codebook="codes_v1", codebook_hash="abc", service="ctr_codes_v1",
+    features={"item_sid__codes": "Array(Int64)"}, history_length=5,
+)  # fmt: skip
 """What a ranker by hand is served with."""
-DESCRIBE = {"fit_start_us": 1, "fit_end_us": 2, "parents": ["codes_v1"]}
-"""What its artefact says of itself."""
+TRAINED_ON = TrainedOn(1, 2, ("codes_v1",), {}, 200)
+"""What it learned from."""
 
 
 def random_items(rng: np.random.Generator, count: int) -> ItemTable:
@@ -62,9 +64,9 @@ def random_set(rows: int = 60, *, seed: int = 0, items: int = 15, users: int = 9
 
 def ranker_config(parts: tuple[str, ...], model: ModelSpec, scaling: Scaling, **changes: Any) -> RankerConfig:
     """What a ranker by hand is, over the items of :func:`random_items`."""
-    told = {**SERVING, "numeric": feature_names(), "content_dim": CONTENT_DIM, **changes}
+    told = {**vars(SERVING), "numeric": feature_names(), "content_dim": CONTENT_DIM, **changes}
     return RankerConfig(
-        arm="any", representations=parts, model=model.model_dump(mode="json"), scaling=dataclasses.asdict(scaling), **told
+        arm="any", representations=parts, model=model, scaling=scaling, **told
     )  # fmt: skip
 
 

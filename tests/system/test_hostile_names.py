@@ -87,7 +87,7 @@ def test_arms_scores_and_frames_are_those_of_plain_names(both: tuple[FinishedJob
     plain, hostile = both
     for one, other in zip(plain.told["arms"], hostile.told["arms"], strict=True):
         assert one == other
-    at = plain.facts["as_of_us"]
+    at = plain.result.as_of_us
     scores, frames = [], []
     for job, prefix in zip(both, ("", PREFIX), strict=True):
         items = [f"{prefix}i{number}" for number in (3, 1, 41)]

@@ -20,7 +20,7 @@ import pytest
 from helpers.commands import Answer, ask, ask_well
 from helpers.frozen_repo import PRESET, expected, frame, score, usable
 from ranking.training.arm_spec import RankerSpec
-from ranking.training.arms import ArmResult, read_predictions, write_predictions
+from ranking.training.arms import ArmDetails, ArmResult, read_predictions, write_predictions
 from semantic_ids.catalog import Catalog
 from sidkit.core.errors import ArtifactCorruptError
 from sidkit.core.integrity import checked
@@ -279,20 +279,21 @@ def test_a_reader_beside_a_writer_accepts_the_old_file_and_the_new_one(tmp_path:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_damaged_unit_of_a_comparison_is_not_believed(
+def test_a_damaged_trial_of_a_comparison_is_not_believed(
     tmp_path: Path, seed: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from ranking.experiments.comparison.trials import Plan, Unit
+    from ranking.experiments.comparison.trials import Plan, Trial, TrialDetails
 
-    unit = Unit("A0", 0, 0, "frame", "mark")
-    plan = Plan(tmp_path, tmp_path, RankerSpec(), {}, {}, (unit,))
+    trial = Trial("id", 0, 0, "frame", "mark")
+    plan = Plan(tmp_path, tmp_path, RankerSpec(), {}, {}, (trial,))
     kept = np.random.default_rng(seed).random(50)
-    write_predictions(plan.path(unit), ArmResult(0.5, kept[:20], kept[20:], None, {"loss": 1.5}), {"mark": "mark"})
-    assert plan.details(unit) == {"loss": 1.5, "mark": "mark"}
-    flip(plan.path(unit), seed)
-    told = plan.details(unit)
+    result, stated = ArmResult(0.5, kept[:20], kept[20:], None, ArmDetails(trees=3)), TrialDetails(trees=3, mark="mark")
+    write_predictions(plan.path(trial), result, {"mark": "mark"})
+    assert plan.details(trial) == stated
+    flip(plan.path(trial), seed)
+    told = plan.details(trial)
     if told is None:
-        assert DISCARDED in capsys.readouterr().err and not plan.path(unit).exists()
+        assert DISCARDED in capsys.readouterr().err and not plan.path(trial).exists()
     else:
-        assert told == {"loss": 1.5, "mark": "mark"}
-        assert read_predictions(plan.path(unit)).tolist() == kept[20:].tolist()
+        assert told == stated
+        assert read_predictions(plan.path(trial)).tolist() == kept[20:].tolist()

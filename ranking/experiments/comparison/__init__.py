@@ -1,1 +1,1 @@
-"""Comparisons: many arms, seeds and time origins on one log, resumable, judged by one table."""
+"""Comparisons: many arms, seeds and time origins on one log, resumable, in one table."""

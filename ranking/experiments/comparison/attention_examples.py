@@ -1,9 +1,10 @@
-"""What a ranker looks at in a history, with titles, so that a person can judge whether it makes sense."""
+"""Which history items a ranker attends to, with titles, so that a person can check whether it makes sense."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,34 @@ if TYPE_CHECKING:
     from ranking.training.ranker import Ranker
 
 EXAMPLES, SHOWN, LEAST_HISTORY = 6, 8, 5
+
+
+@dataclass(frozen=True)
+class AttendedItem:
+    """A history item and its weight, a mean over heads."""
+
+    id: str
+    title: str | None
+    weight: float
+
+
+@dataclass(frozen=True)
+class AttentionMap:
+    """The history items with most weight in one map of scores, heaviest first."""
+
+    name: str
+    items: tuple[AttendedItem, ...]
+
+
+@dataclass(frozen=True)
+class AttentionExample:
+    """One row: its candidate, the score, how many items the history has, and where the attention went."""
+
+    id: str
+    title: str | None
+    score: float
+    history: int
+    maps: tuple[AttentionMap, ...]
 
 
 def example_rows(data: Dataset, seed: int = 0) -> npt.NDArray[np.int64]:
@@ -39,11 +68,8 @@ def item_titles(repo: Repo, ids: npt.NDArray[np.object_]) -> dict[str, str]:
     return {item: title for item, title in pairs if title is not None and item in wanted}
 
 
-def attention_examples(ranker: Ranker, data: Dataset, titles: Mapping[str, str]) -> list[dict[str, Any]] | None:
-    """Per row: the candidate, the score, and per map of scores what got most weight; None without an attention.
-
-    Each of ``maps`` has a ``name`` and ``items``: title, id and weight (a mean over heads), heaviest first.
-    """
+def attention_examples(ranker: Ranker, data: Dataset, titles: Mapping[str, str]) -> tuple[AttentionExample, ...] | None:
+    """One example per row; None for a ranker without attention."""
     weights = attention_weights(ranker, data)
     if weights is None:
         return None
@@ -51,18 +77,12 @@ def attention_examples(ranker: Ranker, data: Dataset, titles: Mapping[str, str])
     found = []
     for row in range(len(data)):
         history = data.history_items[data.history[row]]
-        found.append(
-            {
-                **_named(data.items.ids[data.candidate[row]], titles),
-                "score": float(scores[row]),
-                "history": int((history > 0).sum()),
-                "maps": [
-                    {"name": name, "items": _heaviest(each[row], data.items.ids[history], titles)}
-                    for name, each in weights.items()
-                ],
-            }
+        item = data.items.ids[data.candidate[row]]
+        maps = tuple(
+            AttentionMap(name, _heaviest(each[row], data.items.ids[history], titles)) for name, each in weights.items()
         )
-    return found
+        found.append(AttentionExample(item, titles.get(item), float(scores[row]), int((history > 0).sum()), maps))
+    return tuple(found)
 
 
 def attention_weights(ranker: Ranker, data: Dataset) -> dict[str, npt.NDArray[np.float64]] | None:
@@ -76,10 +96,8 @@ def attention_weights(ranker: Ranker, data: Dataset) -> dict[str, npt.NDArray[np
 
 def _heaviest(
     weight: npt.NDArray[np.float64], ids: npt.NDArray[np.object_], titles: Mapping[str, str]
-) -> list[dict[str, Any]]:
+) -> tuple[AttendedItem, ...]:
     order = np.argsort(-weight, kind="stable")[:SHOWN]
-    return [{**_named(ids[place], titles), "weight": float(weight[place])} for place in order if ids[place]]
-
-
-def _named(item: str, titles: Mapping[str, str]) -> dict[str, str | None]:
-    return {"id": item, "title": titles.get(item)}
+    return tuple(
+        AttendedItem(ids[place], titles.get(ids[place]), float(weight[place])) for place in order if ids[place]
+    )

@@ -1,4 +1,4 @@
-"""A comparison from a log to its table: codebooks and frames once per origin, then units, then the judge."""
+"""A comparison from a log to its table: codebooks and frames once per time origin, then trials, then the evaluation."""
 
 from __future__ import annotations
 
@@ -16,15 +16,24 @@ from ranking.data.caps import Caps
 from ranking.data.dataset import LabelledRows, read_rows
 from ranking.data.rows_used import PartRows, of_sample, rows_summary
 from ranking.experiments.comparison.arms import CODES_AS_FEATURES, ComparedArm
-from ranking.experiments.comparison.time_origins import Origin, origins
-from ranking.experiments.comparison.trials import Frame, Plan, Unit, context_of, work_through
+from ranking.experiments.comparison.results import (
+    ComparisonEvaluation,
+    ComparisonResult,
+    OriginFacts,
+    Seconds,
+    TrialTime,
+)
+from ranking.experiments.comparison.time_origins import TimeOrigin, time_origins
+from ranking.experiments.comparison.trials import Frame, Plan, Trial, TrialDetails, context_of, work_through
 from ranking.pipeline.prepare import SYNTHETIC, Prepared, end_of_log, peak_rss_mb
+from ranking.pipeline.results import StageTime
 from ranking.training.arm_spec import RankerSpec
 from sidkit.core.config import content_hash, resolved_url
 from sidkit.core.errors import EvaluationError
-from sidkit.core.files import read_json, written_beside
+from sidkit.core.files import written_beside
 from sidkit.core.interrupt import keyboard_left_to_parent
 from sidkit.core.names import codebook_stem
+from sidkit.core.records import read_record, record_json
 from sidkit.core.redact import redacted
 from sidkit.core.repo import Repo
 from sidkit.core.stages import StageResult, Stages
@@ -32,15 +41,17 @@ from sidkit.presets import COMPARISON, preset_name
 from sidkit.tables.labelled_rows import log_moments, rows_per_event
 
 _POLL_SECONDS = 0.5
+_EVALUATION = "judge"
+"""The name of the stage, which repos of earlier versions hold too."""
 
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """What a comparison is asked to do.
+    """The options of a comparison.
 
-    ``spec`` is what all arms share: widths, optimiser, stopping, and the most rows of each part. Earlier origins take
+    ``spec`` is what all arms share: widths, optimizer, stopping, and the most rows of each part. Earlier origins take
     the first ``origin_seeds`` seeds of the arms that say ``rolling``. With ``equal_budgets`` every neural arm is brought to
-    as many parameters as A3 has at the same origin, where A3 is compared.
+    as many parameters as ``id_codes`` has at the same time origin, where it is compared.
     """
 
     data: str
@@ -73,60 +84,61 @@ class Comparison:
         self.stages = Stages(self.folder / "stages.json", announce)
         self.prepared = Prepared(repo, self.stages, options.data, options.impressions)
 
-    def run(self) -> dict[str, Any]:
-        """Do all that is not done yet and return the facts that the report is made of."""
-        from ranking.experiments.comparison.evaluation import judge_comparison
-        from ranking.experiments.comparison.probes import probe
+    def run(self) -> ComparisonResult:
+        """Do all that is not done yet, and evaluate it."""
+        from ranking.experiments.comparison.evaluation import evaluate_comparison
 
         began = time.monotonic()
         plan, places = self.plan()
         self._train(plan)
         verdict = self.folder / "verdict.json"
 
-        def judge() -> StageResult:
-            found = judge_comparison(self.repo, self.name, plan, places)
+        def evaluate() -> StageResult:
+            found = evaluate_comparison(self.repo, self.name, plan, places)
             with written_beside(verdict) as temporary:  # in the order of arms and slices
-                temporary.write_text(json.dumps({**found, "probes": probe(self.repo, plan)}, allow_nan=False))
-            return StageResult(found["slices"]["all"]["rows"], files=(verdict,))
+                temporary.write_text(json.dumps(record_json(found), allow_nan=False))
+            return StageResult(found.slices["all"].rows, files=(verdict,))
 
-        self.stages.run("judge", [self.name, sorted(f"{unit.name} {unit.mark}" for unit in plan.units)], judge)
-        stages = list(self.stages.report())
-        took = {unit: plan.details(unit) or {} for unit in plan.units}
-        units = [
-            {**asdict(unit), "seconds": told["seconds"], "cpu_seconds": told["cpu_seconds"]}
-            for unit, told in took.items()
-        ]
-        return {
-            "data": self.name,
-            **read_json(verdict),
-            "units": units,
-            "origins": [{**origin.describe(), "rows": self.parts.get(origin.number)} for origin in places],
-            "stages": stages,
-            "seconds": {
-                "prepare": round(sum(each["seconds"] for each in stages if each["name"] != "judge"), 1),
-                "units": round(sum(unit["seconds"] for unit in units), 1),
-                "units_cpu": round(sum(unit["cpu_seconds"] for unit in units), 1),
-                "judge": stages[-1]["seconds"],
-                "this_run": round(time.monotonic() - began, 1),
-            },
-            "peak_rss_mb": peak_rss_mb(),
-        }
+        marks = sorted(f"{trial.name} {trial.mark}" for trial in plan.trials)
+        self.stages.run(_EVALUATION, [self.name, marks], evaluate)
+        stages = tuple(StageTime(**stage) for stage in self.stages.report())
+        trials = tuple(_time_of(trial, plan) for trial in plan.trials)
+        return ComparisonResult(
+            data=self.name,
+            evaluation=read_record(ComparisonEvaluation, verdict),
+            trials=trials,
+            origins=tuple(self._facts_of(origin) for origin in places),
+            stages=stages,
+            seconds=Seconds(
+                prepare=round(sum(stage.seconds for stage in stages if stage.name != _EVALUATION), 1),
+                trials=round(sum(trial.seconds for trial in trials), 1),
+                trials_cpu=round(sum(trial.cpu_seconds for trial in trials), 1),
+                evaluate=stages[-1].seconds,
+                this_run=round(time.monotonic() - began, 1),
+            ),
+            peak_rss_mb=peak_rss_mb(),
+        )
+
+    def _facts_of(self, origin: TimeOrigin) -> OriginFacts:
+        rows = self.parts.get(origin.number)
+        used = {part: dict(counts) for part, counts in rows.items()} if rows is not None else None
+        return OriginFacts(**origin.describe(), rows=used)
 
     @property
     def name(self) -> str:
         """What the data is called in the table: the world, or the folder's name."""
         return data_name(self.options.data)
 
-    def plan(self) -> tuple[Plan, list[Origin]]:
-        """Prepare the log, the tables, and the codebooks and frames of every origin; say which units there are."""
+    def plan(self) -> tuple[Plan, list[TimeOrigin]]:
+        """Prepare the log, the tables, and the codebooks and frames of every origin; say which trials there are."""
         options, prepared = self.options, self.prepared
         log = prepared.ingest()
         tables = prepared.tables(log, end_of_log(self.repo)).facts
         moments = log_moments(self.repo)
-        places = origins(moments, self.repo.settings.split, options.origins)
+        places = time_origins(moments, self.repo.settings.split, options.origins)
         whole: tuple[Any, LabelledRows] | None = None
         frames: dict[str, Frame] = {}
-        units = []
+        trials = []
         for origin in places:
             seeds = options.seeds if origin.number == 0 else min(options.seeds, options.origin_seeds)
             caps = self._caps(int((moments < origin.split.train_end_us).sum()))
@@ -168,11 +180,11 @@ class Comparison:
                 fitted_to = budget if spec.kind == "neural" else None
                 if fitted_to is not None:
                     made_of += [fitted_to, spec.sized_by]
-                units += [
-                    Unit(arm, seed, origin.number, keys[arm], content_hash([*made_of, seed]), fitted_to)
+                trials += [
+                    Trial(arm, seed, origin.number, keys[arm], content_hash([*made_of, seed]), fitted_to)
                     for seed in range(seeds)
                 ]
-        return Plan(self.repo.path, self.folder, options.spec, options.arms, frames, tuple(units)), places
+        return Plan(self.repo.path, self.folder, options.spec, options.arms, frames, tuple(trials)), places
 
     @staticmethod
     def _rows(made: StageResult) -> tuple[Any, LabelledRows]:
@@ -186,7 +198,7 @@ class Comparison:
         return caps if held else Caps(most, caps.evaluation)
 
     def _budget(self, name: str, inputs: Sequence[Any], frame: Frame) -> int:
-        """How many parameters A3 has."""
+        """How many parameters codes as features have."""
         spec = self.options.arms[CODES_AS_FEATURES]
 
         def count() -> StageResult:
@@ -199,43 +211,43 @@ class Comparison:
         made_of = [*inputs, spec.trained_by(), _trained_by(self.options.spec)]
         return int(self.stages.run(name, made_of, count).facts["parameters"])
 
-    def _arms_at(self, origin: Origin) -> Iterable[tuple[str, ComparedArm]]:
+    def _arms_at(self, origin: TimeOrigin) -> Iterable[tuple[str, ComparedArm]]:
         return [(arm, spec) for arm, spec in self.options.arms.items() if origin.number == 0 or spec.rolling]
 
     def _train(self, plan: Plan) -> None:
-        open_units = []
-        for unit in plan.units:
-            details = plan.details(unit)
+        open_trials = []
+        for trial in plan.trials:
+            details = plan.details(trial)
             if details is None:
-                open_units.append(unit)
+                open_trials.append(trial)
             else:
-                self.announce(unit.name, details["train_rows"], details["seconds"], True)
-        if not open_units:
+                self.announce(trial.name, details.train_rows or 0, details.seconds, True)
+        if not open_trials:
             return
 
-        def told(unit: Unit, details: Mapping[str, Any]) -> None:
-            self.announce(unit.name, details["train_rows"], details["seconds"], False)
+        def done_now(trial: Trial, details: TrialDetails) -> None:
+            self.announce(trial.name, details.train_rows or 0, details.seconds, False)
 
         if self.options.jobs == 1:
-            work_through(plan, told)
+            work_through(plan, done_now)
             return
-        workers = _started(plan, min(self.options.jobs, len(open_units)))
+        workers = _started(plan, min(self.options.jobs, len(open_trials)))
         with _ended(workers):
-            while open_units:
-                done = [unit for unit in open_units if plan.details(unit) is not None]
-                for unit in done:
-                    told(unit, plan.details(unit) or {})
-                open_units = [unit for unit in open_units if unit not in done]
+            while open_trials:
+                done = {trial: details for trial in open_trials if (details := plan.details(trial)) is not None}
+                for trial, details in done.items():
+                    done_now(trial, details)
+                open_trials = [trial for trial in open_trials if trial not in done]
                 if not any(worker.is_alive() for worker in workers):
                     break
                 time.sleep(_POLL_SECONDS)
             for worker in workers:
                 worker.join()
-        left = [unit.name for unit in plan.units if plan.details(unit) is None]
+        left = [trial.name for trial in plan.trials if plan.details(trial) is None]
         if left:
             raise EvaluationError(
-                f"{len(left)} units were not finished ({', '.join(left[:5])}{', ...' if len(left) > 5 else ''}): a worker "
-                "stopped, and said why above. What is finished is kept; run the same command again"
+                f"{len(left)} trials were not finished ({', '.join(left[:5])}{', ...' if len(left) > 5 else ''}): a worker "
+                "stopped, and said why above. What is finished is saved; run the same command again"
             )
 
 
@@ -245,6 +257,11 @@ def data_name(data: str) -> str:
         return f"{SYNTHETIC}_{data.partition(':')[2] or 'strong'}"
     place = redacted(resolved_url(data)).partition("?")[0]
     return Path(place.rstrip("/")).name
+
+
+def _time_of(trial: Trial, plan: Plan) -> TrialTime:
+    details = plan.details(trial) or TrialDetails()
+    return TrialTime(**asdict(trial), seconds=details.seconds, cpu_seconds=details.cpu_seconds)
 
 
 def _trained_by(spec: RankerSpec) -> Any:

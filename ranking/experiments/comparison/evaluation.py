@@ -1,10 +1,9 @@
-"""The judge of a comparison: from the units' predictions to the rows of ``arms.json`` and the facts of the page."""
+"""The evaluation of a comparison: from the predictions of its trials to the rows of ``arms.json`` and the facts of the page."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,30 +11,45 @@ import pandas as pd
 
 from ranking.data.dataset import Dataset
 from ranking.data.storage import load_dataset
-from ranking.evaluation.arms_table import HIGHER_IS_BETTER, METRICS, RESAMPLES, Evaluated, Figure, Row, figures, row
-from ranking.evaluation.judge import enough, refuse_leakage
+from ranking.evaluation.evaluator import (
+    HIGHER_IS_BETTER,
+    METRICS,
+    RESAMPLES,
+    EvaluationRows,
+    Evaluator,
+    MetricValue,
+    SliceMetrics,
+    difference,
+    enough,
+    refuse_leakage,
+)
 from ranking.evaluation.metrics import auc, gauc
 from ranking.evaluation.paper_slices import SliceCuts, is_hot, paper_slices
-from ranking.evaluation.resamples import Resamples
 from ranking.experiments.comparison.arms import BOOSTING, CODES_AS_FEATURES, ID_ALONE, SHUFFLED
-from ranking.experiments.comparison.time_origins import Origin
-from ranking.experiments.comparison.trials import Plan, Unit
+from ranking.experiments.comparison.probes import probe
+from ranking.experiments.comparison.results import ArmFacts, ComparisonEvaluation, CutFacts, Row, SliceFacts
+from ranking.experiments.comparison.time_origins import TimeOrigin
+from ranking.experiments.comparison.trials import Plan, Trial, TrialDetails
 from ranking.pipeline.prepare import oracle_of
 from ranking.training.arms import FIRST_EPOCH, read_predictions
 from semantic_ids.catalog import Catalog
+from sidkit.core.bootstrap import Resamples
 from sidkit.core.errors import EvaluationError
 from sidkit.core.repo import Repo
 
 Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
 
 _CURVE_BINS = 10
 _ROLLED = ("all", "cold")
+_FIRST_EPOCH_SLICES = ("all", "cold", "prior 0-99")
+
+Metrics = Mapping[str, MetricValue]
+"""Metric -> its value, of one arm on one slice."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The rows of one origin; predictions of all arms are of these test rows, in their order."""
+    """The rows of one time origin; predictions of all arms are of these test rows, in their order."""
 
     train: Dataset
     validation: Dataset
@@ -43,98 +57,87 @@ class Parts:
 
     @classmethod
     def load(cls, plan: Plan, key: str) -> Parts:
-        """Read a kept frame."""
+        """Read a saved frame."""
         data = load_dataset(plan.frames[key].folder)
         parts = plan.frames[key].split.parts(data.rows.at_us)
         return cls(*(data.take(parts[name]) for name in ("train", "validation", "test")))
 
 
-def judge_comparison(repo: Repo, data: str, plan: Plan, places: Sequence[Origin]) -> dict[str, Any]:
-    """Judge all finished units of a plan.
+def evaluate_comparison(repo: Repo, data: str, plan: Plan, places: Sequence[TimeOrigin]) -> ComparisonEvaluation:
+    """Evaluate all finished trials of a plan.
 
-    Returns
-    -------
-    dict
-        ``rows`` (of ``arms.json``), ``slices`` (rows, positives, users and the kept share of GAUC per slice), ``cuts``,
-        ``arms`` (per arm: what its seeds and epochs did), ``calibration``, ``gauc_by``.
+    Parameters
+    ----------
+    repo : Repo
+        The comparison's.
+    data : str
+        What the data is called in the table.
+    plan : Plan
+        Whose trials are finished.
+    places : sequence of TimeOrigin
+        Its time origins, the latest first.
 
     Raises
     ------
     LeakageError
-        When a codebook was fitted on what came after its origin's training rows.
+        When a codebook was fitted on what came after its time origin's training rows.
     """
     catalog = Catalog.open(repo)
     for frame in plan.frames.values():
         record = catalog.codebook(frame.codebook)
         refuse_leakage(frame.split.train_end_us, {record.name: record.fit_end_us})
-    latest = [unit for unit in plan.units if unit.origin == 0]
+    latest = [trial for trial in plan.trials if trial.origin == 0]
     parts = Parts.load(plan, latest[0].frame)
-    rows = Evaluated.of(parts.test)
     cuts = SliceCuts.of(parts.train, parts.validation)
-    slices = paper_slices(parts.test, cuts)
-    resamples = Resamples.draw(rows.user, RESAMPLES)
+    evaluator = Evaluator(EvaluationRows.of(parts.test), paper_slices(parts.test, cuts))
     scores = _scores(plan, latest)
-    told: list[Row] = []
-    by_seed: dict[str, Any] = {arm: {} for arm in scores}
-    for name, part in slices.items():
-        found = {arm: figures(rows, each, part, resamples) for arm, each in scores.items()}
-        told += _lines(data, name, found, plan.own_baselines, int(rows.label[part].sum()))
-        for arm, figured in found.items():
-            if "auc" in figured:
-                by_seed[arm][name] = list(figured["auc"].by_seed)
-    told += _oracle_lines(data, rows, slices, oracle_of(repo, parts.test))
-    told += _rolling_lines(data, plan, places)
-    return {
-        "rows": [line.as_json() for line in told],
-        "slices": {
-            name: {
-                "rows": int(part.sum()),
-                "positives": int(rows.label[part].sum()),
-                "users": len(np.unique(rows.user[part])),
-                "gauc_kept": _kept(rows, part),
-            }
-            for name, part in slices.items()
+    arms = {arm: evaluator.evaluate(each) for arm, each in scores.items()}
+    return ComparisonEvaluation(
+        rows=(
+            *_slice_rows(data, evaluator, arms, plan.ablation_baselines),
+            *_oracle_rows(data, evaluator, oracle_of(repo, parts.test)),
+            *_rolling_rows(data, plan, places),
+        ),
+        slices={
+            name: SliceFacts(size.rows, size.positives, size.users, _grouped_share(evaluator, name))
+            for name, size in evaluator.sizes.items()
         },
-        "cuts": {
-            "theta_80": cuts.theta,
-            "head_from": cuts.head_from,
-            "tail_below": cuts.tail_below,
-            "hot_share": float(is_hot(parts.test).mean()),
-        },
-        "arms": {arm: _of_arm(plan, latest, arm, by_seed[arm], rows, slices) for arm in scores},
-        "calibration": {arm: _calibration_curve(rows.label, each) for arm, each in scores.items()},
-        "gauc_by": rows.grouped_by,
-        "train_rows": len(parts.train),
-    }
+        cuts=CutFacts(cuts.theta, cuts.head_from, cuts.tail_below, float(is_hot(parts.test).mean())),
+        arms={arm: _arm_facts(plan, latest, arm, found, evaluator) for arm, found in arms.items()},
+        calibration={arm: _calibration_curve(evaluator.rows.label, each) for arm, each in scores.items()},
+        gauc_by=evaluator.rows.grouped_by,
+        train_rows=len(parts.train),
+        probes=probe(repo, plan),
+    )
 
 
-def judge_outsider(data: str, plan: Plan, arm: str, scores: Sequence[Floats]) -> list[dict[str, Any]]:
-    """Judge what another library says of the test rows, beside the kept predictions of A3 and A0.
+def evaluate_external(data: str, plan: Plan, arm: str, scores: Sequence[Floats]) -> list[Row]:
+    """Evaluate an external model's scores of the test rows, beside the saved predictions of the two shared baselines.
 
     Parameters
     ----------
     data : str
         What the data is called in the table.
     plan : Plan
-        Whose units of A3 and A0 at the latest origin are finished.
+        Whose trials of both baselines at the latest time origin are finished.
     arm : str
-        What the outsider is called.
+        What the external model is called.
     scores : sequence of float64 [test rows]
         Probabilities, or anything that sorts; one per seed.
 
     Returns
     -------
-    list of dict
-        Rows of ``arms.json``.
+    list of Row
+        Of the external model.
 
     Raises
     ------
     EvaluationError
-        When the units of A3 or A0 are not finished, the scores are not of the test rows, or one is no finite number.
+        When trials of the baselines are not finished, the scores are not of the test rows, or one is no finite number.
     """
-    latest = units_beside(plan, arm)
+    latest = baseline_trials(plan, arm)
     parts = Parts.load(plan, latest[0].frame)
-    rows = Evaluated.of(parts.test)
+    rows = EvaluationRows.of(parts.test)
     if {len(each) for each in scores} != {len(rows.label)}:
         raise EvaluationError(
             f"{arm} came with {', '.join(str(len(each)) for each in scores) or 'no'} scores per seed; the comparison has "
@@ -146,167 +149,174 @@ def judge_outsider(data: str, plan: Plan, arm: str, scores: Sequence[Floats]) ->
             f"{arm} came with {', '.join(map(str, broken))} scores per seed that are NaN or infinite; expected a number for "
             "each test row"
         )
-    resamples = Resamples.draw(rows.user, RESAMPLES)
-    everyone = {arm: scores, **_scores(plan, latest)}
-    told: list[Row] = []
-    for name, part in paper_slices(parts.test, SliceCuts.of(parts.train, parts.validation)).items():
-        found = {who: figures(rows, each, part, resamples) for who, each in everyone.items()}
-        told += _lines(data, name, found, {}, int(rows.label[part].sum()))
-    return [line.as_json() for line in told if line.arm == arm]
+    evaluator = Evaluator(rows, paper_slices(parts.test, SliceCuts.of(parts.train, parts.validation)))
+    arms = {who: evaluator.evaluate(each) for who, each in {arm: scores, **_scores(plan, latest)}.items()}
+    return [row for row in _slice_rows(data, evaluator, arms, {}) if row.arm == arm]
 
 
-def units_beside(plan: Plan, arm: str) -> list[Unit]:
-    """The units of A3 and A0 that an outsider is judged beside.
+def baseline_trials(plan: Plan, arm: str) -> list[Trial]:
+    """The trials of the two shared baselines beside which an external model is evaluated.
 
     Raises
     ------
     EvaluationError
         When some are not finished.
     """
-    latest = [unit for unit in plan.units if unit.origin == 0 and unit.arm in {CODES_AS_FEATURES, ID_ALONE}]
-    left = [unit.name for unit in latest if plan.details(unit) is None]
+    latest = [trial for trial in plan.trials if trial.origin == 0 and trial.arm in {CODES_AS_FEATURES, ID_ALONE}]
+    left = [trial.name for trial in latest if plan.details(trial) is None]
     if left or not latest:
         raise EvaluationError(
-            f"{arm} is judged beside {CODES_AS_FEATURES} and {ID_ALONE}, and {', '.join(left) or 'neither'} is "
+            f"{arm} is evaluated beside {CODES_AS_FEATURES} and {ID_ALONE}, and {', '.join(left) or 'neither'} is "
             "trained; run the comparison with the same options first"
         )
     return latest
 
 
-def _scores(plan: Plan, units: Sequence[Unit], part: str = "test") -> dict[str, list[Floats]]:
+def _scores(plan: Plan, trials: Iterable[Trial], part: str = "test") -> dict[str, list[Floats]]:
     found: dict[str, list[Floats]] = {}
-    for unit in units:
-        found.setdefault(unit.arm, []).append(read_predictions(plan.path(unit), part))
+    for trial in trials:
+        found.setdefault(trial.arm, []).append(read_predictions(plan.path(trial), part))
     return found
 
 
-def _baselines(arm: str, arms: Mapping[str, Any], own: Mapping[str, str]) -> list[str]:
-    """Every arm is compared with A3, A0 and boosting, and A3 with its own control besides; an arm may name one of its own."""
+def _baselines(arm: str, arms: Iterable[str], own: Mapping[str, str]) -> list[str]:
+    """Every arm is compared with codes as features, the id alone and boosting, and codes as features with shuffled codes
+    besides; an arm may name an ablation baseline of its own.
+    """
     wanted = [ID_ALONE, SHUFFLED] if arm == CODES_AS_FEATURES else [CODES_AS_FEATURES, ID_ALONE]
     wanted.append(BOOSTING)
     wanted += [own[arm]] if own.get(arm) and own[arm] not in wanted else []
-    return [baseline for baseline in wanted if baseline in arms and baseline != arm]
+    present = set(arms)
+    return [baseline for baseline in wanted if baseline in present and baseline != arm]
 
 
-def _lines(
-    data: str, name: str, found: Mapping[str, Mapping[str, Figure]], own_baselines: Mapping[str, str], positives: int
-) -> list[Row]:
-    lines = []
-    for arm, own in found.items():
+def _slice_rows(
+    data: str, evaluator: Evaluator, arms: Mapping[str, Mapping[str, SliceMetrics]], own: Mapping[str, str]
+) -> Iterable[Row]:
+    """Rows slice by slice, arm by arm."""
+    for name, size in evaluator.sizes.items():
+        yield from _rows(data, name, {arm: found[name].metrics for arm, found in arms.items()}, own, size.positives)
+
+
+def _rows(data: str, name: str, arms: Mapping[str, Metrics], own: Mapping[str, str], positives: int) -> Iterable[Row]:
+    """Rows of all arms on one slice; ``own`` holds ablation baselines."""
+    for arm, metrics in arms.items():
         for metric in METRICS:
-            if metric not in own:
+            if metric not in metrics:
                 continue
             against = [
-                (baseline, found[baseline][metric])
-                for baseline in _baselines(arm, found, own_baselines)
-                if metric in found[baseline] and metric in HIGHER_IS_BETTER
+                (baseline, difference(metrics[metric], arms[baseline][metric], positives, metric))
+                for baseline in _baselines(arm, arms, own)
+                if metric in arms[baseline] and metric in HIGHER_IS_BETTER
             ]
-            # Differences to all baselines are told for AUC; those of the other metrics only to the first.
-            told = against if metric == "auc" else against[:1]
-            lines += [row(data, arm, name, metric, own[metric], each, positives) for each in told or (None,)]
-    return lines
+            # AUC is compared with all baselines; the other metrics only with the first.
+            chosen = against if metric == "auc" else against[:1]
+            for each in chosen or (None,):
+                yield Row.of(data, arm, name, metric, metrics[metric], each, positives)
 
 
-def _oracle_lines(data: str, rows: Evaluated, slices: Mapping[str, Bools], truth: Floats | None) -> list[Row]:
+def _oracle_rows(data: str, evaluator: Evaluator, probability: Floats | None) -> Iterable[Row]:
     """The AUC of the true probabilities, where a world knows them: no arm can be better."""
-    lines = []
-    for name, part in slices.items() if truth is not None else ():
-        assert truth is not None
-        known = part & np.isfinite(truth)
-        if enough(rows.label[known]):
-            exact = auc(rows.label[known], truth[known])
-            own = Figure(exact, (exact,), np.zeros(0))
-            lines.append(row(data, "oracle", name, "auc", own, None, int(rows.label[part].sum())))
-    return lines
+    found = evaluator.reference_auc(probability) if probability is not None else {}
+    for name, value in found.items():
+        if value is not None:
+            own = MetricValue(value, (value,), _no_samples)
+            yield Row.of(data, "oracle", name, "auc", own, None, evaluator.sizes[name].positives)
 
 
-def _rolling_lines(data: str, plan: Plan, places: Sequence[Origin]) -> list[Row]:
-    """AUC at every origin of the arms that roll, and over all origins with users drawn once for all of them."""
+def _no_samples() -> Floats:
+    return np.zeros(0)
+
+
+def _rolling_rows(data: str, plan: Plan, places: Sequence[TimeOrigin]) -> list[Row]:
+    """AUC at every time origin of the arms that roll, and over all origins with users drawn once for all of them."""
     if len(places) < 2:
         return []
     names: list[str] = []
-    judged = []
+    loaded = []
     for place in places:
-        units = [unit for unit in plan.units if unit.origin == place.number]
-        judged.append((Parts.load(plan, units[0].frame), units))
-        names += list(dict.fromkeys(judged[-1][0].test.rows.user_ids))
-    seeds = 1 + max(unit.seed for unit in plan.units if unit.origin == places[-1].number)
-    rolling = {unit.arm for unit in plan.units if unit.origin == places[-1].number}
+        trials = [trial for trial in plan.trials if trial.origin == place.number]
+        loaded.append((Parts.load(plan, trials[0].frame), trials))
+        names += list(dict.fromkeys(loaded[-1][0].test.rows.user_ids))
+    seeds = 1 + max(trial.seed for trial in plan.trials if trial.origin == places[-1].number)
+    rolling = {trial.arm for trial in plan.trials if trial.origin == places[-1].number}
     users = pd.Index(dict.fromkeys(names))
     everyone = Resamples.draw(np.arange(len(users)), RESAMPLES)
-    found: dict[str, dict[str, list[dict[str, Figure]]]] = {name: {} for name in _ROLLED}
+    found: dict[str, dict[str, list[MetricValue]]] = {name: {} for name in _ROLLED}
     positives: dict[str, list[int]] = {name: [] for name in _ROLLED}
     lines: list[Row] = []
-    for place, (parts, units) in zip(places, judged, strict=True):
-        rows = Evaluated.of(parts.test)
+    for place, (parts, trials) in zip(places, loaded, strict=True):
         slices = paper_slices(parts.test, SliceCuts.of(parts.train, parts.validation))
         drawn = Resamples(everyone.weights, users.get_indexer(parts.test.rows.user_ids).astype(np.int64))
-        scores = _scores(plan, [unit for unit in units if unit.arm in rolling and unit.seed < seeds])
-        for name in _ROLLED:
-            part = slices.get(name)
-            if part is None or not enough(rows.label[part]):
+        rolled = {name: slices[name] for name in _ROLLED if name in slices}
+        evaluator = Evaluator(EvaluationRows.of(parts.test), rolled, drawn)
+        scores = _scores(plan, [trial for trial in trials if trial.arm in rolling and trial.seed < seeds])
+        arms = {arm: evaluator.evaluate(each) for arm, each in scores.items()}
+        for name in rolled:
+            if name in evaluator.without_auc:
                 continue
-            positives[name].append(int(rows.label[part].sum()))
-            at = {arm: {"auc": figures(rows, each, part, drawn)["auc"]} for arm, each in scores.items()}
-            lines += _lines(data, f"{name} @ origin {place.number}", at, plan.own_baselines, positives[name][-1])
+            positives[name].append(evaluator.sizes[name].positives)
+            at = {arm: {"auc": each[name].metrics["auc"]} for arm, each in arms.items()}
+            lines += _rows(data, f"{name} @ origin {place.number}", at, plan.ablation_baselines, positives[name][-1])
             for arm, own in at.items():
-                found[name].setdefault(arm, []).append(own)
-    for name, arms in found.items():
+                found[name].setdefault(arm, []).append(own["auc"])
+    for name, each in found.items():
         if len(positives[name]) == len(places):
-            pooled = {arm: {"auc": _pooled([own["auc"] for own in each])} for arm, each in arms.items()}
-            lines += _lines(data, f"{name} @ {len(places)} origins", pooled, plan.own_baselines, sum(positives[name]))
+            pooled = {arm: {"auc": _pooled(values)} for arm, values in each.items()}
+            lines += _rows(
+                data, f"{name} @ {len(places)} origins", pooled, plan.ablation_baselines, sum(positives[name])
+            )
     return lines
 
 
-def _pooled(each: Sequence[Figure]) -> Figure:
-    """The mean over origins."""
+def _pooled(each: Sequence[MetricValue]) -> MetricValue:
+    """The mean over time origins."""
     by_seed = tuple(float(np.mean(values)) for values in zip(*(one.by_seed for one in each), strict=True))
-    return Figure(float(np.mean([one.value for one in each])), by_seed, np.mean([one.samples for one in each], axis=0))
+    return MetricValue(
+        float(np.mean([one.value for one in each])), by_seed, lambda: np.mean([one.samples for one in each], axis=0)
+    )
 
 
-def _of_arm(
-    plan: Plan,
-    units: Sequence[Unit],
-    arm: str,
-    by_seed: Mapping[str, Any],
-    rows: Evaluated,
-    slices: Mapping[str, Bools],
-) -> dict[str, Any]:
-    own = [unit for unit in units if unit.arm == arm]
-    details = [plan.details(unit) or {} for unit in own]
-    first = [read_predictions(plan.path(unit), FIRST_EPOCH) for unit in own]
-    curves = [each.get("validation_auc") for each in details]
-    return {
-        "title": plan.arms[arm].title,
-        "baseline": plan.arms[arm].baseline,
-        "codebook": plan.frames[own[0].frame].codebook,
-        "parameters": details[0].get("parameters"),
-        "table_parameters": details[0].get("table_parameters"),
-        "dim": details[0].get("dim"),
-        "auc_by_seed": by_seed,
-        "validation_curves": curves if all(curves) else None,
-        "best_epoch": [each.get("best_epoch") for each in details],
-        "first_epoch_auc": {
-            name: float(np.mean([auc(rows.label[part], each[part]) for each in first]))
-            for name, part in slices.items()
-            if name in {"all", "cold", "prior 0-99"} and all(map(len, first)) and enough(rows.label[part])
+def _arm_facts(
+    plan: Plan, trials: Sequence[Trial], arm: str, found: Mapping[str, SliceMetrics], evaluator: Evaluator
+) -> ArmFacts:
+    own = [trial for trial in trials if trial.arm == arm]
+    details = [plan.details(trial) or TrialDetails() for trial in own]
+    first = [read_predictions(plan.path(trial), FIRST_EPOCH) for trial in own]
+    curves = tuple(each.validation_auc for each in details if each.validation_auc)
+    label = evaluator.rows.label
+    return ArmFacts(
+        title=plan.arms[arm].title,
+        baseline=plan.arms[arm].baseline,
+        codebook=plan.frames[own[0].frame].codebook,
+        parameters=details[0].parameters,
+        table_parameters=details[0].table_parameters,
+        dim=details[0].dim,
+        auc_by_seed={name: each.metrics["auc"].by_seed for name, each in found.items() if "auc" in each.metrics},
+        validation_curves=curves if len(curves) == len(details) else None,
+        best_epoch=tuple(each.best_epoch for each in details),
+        first_epoch_auc={
+            name: float(np.mean([auc(label[part], each[part]) for each in first]))
+            for name, part in evaluator.slices.items()
+            if name in _FIRST_EPOCH_SLICES and all(map(len, first)) and enough(label[part])
         },
-        "seconds": [each["seconds"] for each in details],
-    }
+        seconds=tuple(each.seconds for each in details),
+    )
 
 
-def _kept(rows: Evaluated, part: Bools) -> float:
+def _grouped_share(evaluator: Evaluator, name: str) -> float:
     """Share of the slice's rows in groups that have both classes inside it."""
-    label = rows.label[part]
-    return gauc(label, label, rows.group[part])[1]  # whatever the scores are
+    part = evaluator.slices[name]
+    label = evaluator.rows.label[part]
+    return gauc(label, label, evaluator.rows.group[part])[1]  # whatever the scores are
 
 
-def _calibration_curve(label: npt.NDArray[np.int8], scores: Sequence[Floats]) -> list[list[float]]:
+def _calibration_curve(label: npt.NDArray[np.int8], scores: Sequence[Floats]) -> tuple[tuple[float, float, float], ...]:
     """Mean prediction, share of positives and rows of ten equally full bins of the prediction, all seeds together."""
     predicted, true = np.concatenate(scores), np.tile(label, len(scores)).astype(np.float64)
     order = np.argsort(predicted, kind="stable")
-    return [
-        [float(predicted[rows].mean()), float(true[rows].mean()), len(rows) / len(scores)]
+    return tuple(
+        (float(predicted[rows].mean()), float(true[rows].mean()), len(rows) / len(scores))
         for rows in np.array_split(order, _CURVE_BINS)
         if len(rows)
-    ]
+    )

@@ -1,4 +1,4 @@
-"""What a trained model went by: gates and attention, for curves and examples."""
+"""Gates and attention weights of a trained model, for curves and examples."""
 
 from __future__ import annotations
 

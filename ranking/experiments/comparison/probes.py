@@ -1,9 +1,10 @@
-"""What only a model can tell: the mutation test, gates and attention of the kept rankers, on test rows."""
+"""Probes of the saved rankers on test rows: the mutation test, gates and attention."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -11,61 +12,102 @@ import numpy.typing as npt
 from ranking.data.dataset import Dataset
 from ranking.data.storage import load_dataset
 from ranking.evaluation.slices import slices
-from ranking.experiments.comparison.attention_examples import attention_examples, example_rows, item_titles
+from ranking.experiments.comparison.attention_examples import (
+    AttentionExample,
+    attention_examples,
+    example_rows,
+    item_titles,
+)
 from ranking.experiments.comparison.trials import Plan
-from ranking.training.ranker import Ranker
 from sidkit.core.names import LONGEST_MADE, check_name
 from sidkit.core.repo import Repo
+
+if TYPE_CHECKING:
+    from ranking.training.ranker import Ranker
 
 Ints = npt.NDArray[np.int64]
 
 MUTATED_ROWS = 4000
-_BUCKETS = ("prior", "age")
 
 
-def probe(repo: Repo, plan: Plan) -> dict[str, Any]:
-    """Ask the kept ranker of each arm that could serve: the first seed's, at the latest origin.
+@dataclass(frozen=True)
+class MutationStep:
+    """How far scores move when candidates are swapped for items that share their first codes."""
 
-    Returns
-    -------
-    dict
-        ``mutation``, ``gates`` and ``attention``, each arm -> what :func:`mutation`, :func:`gate_curves` and
-        :func:`attention_examples` say; arms without a gate or an attention are left out there.
-    """
-    found: dict[str, dict[str, Any]] = {"mutation": {}, "gates": {}, "attention": {}}
+    depth: int
+    """So many first codes are shared."""
+    rows: int
+    """Rows that have such an item."""
+    change: float
+    """Their mean absolute change of the probability."""
+    random: float
+    """The same of these rows for a swap with any item."""
+
+
+@dataclass(frozen=True)
+class GateBucket:
+    """The gate on the rows of a bucket."""
+
+    name: str
+    rows: int
+    mean: float
+    low: float
+    """The lowest decile."""
+    high: float
+    """The highest decile."""
+
+
+@dataclass(frozen=True)
+class GateCurves:
+    """The gate by earlier interactions and by age of the item."""
+
+    prior: tuple[GateBucket, ...]
+    age: tuple[GateBucket, ...]
+
+
+@dataclass(frozen=True)
+class Probes:
+    """The probes of the arms that could serve, arm by arm; arms without a gate or attention are left out there."""
+
+    mutation: dict[str, tuple[MutationStep, ...]]
+    gates: dict[str, GateCurves]
+    attention: dict[str, tuple[AttentionExample, ...]]
+
+
+def probe(repo: Repo, plan: Plan) -> Probes:
+    """Probe the saved ranker of each arm that could serve: the first seed's, at the latest time origin."""
+    from ranking.training.ranker import Ranker
+
+    probes = Probes({}, {}, {})
     data: dict[str, Dataset] = {}
-    for unit in plan.units:
-        details = plan.details(unit)
-        if unit.origin or unit.seed or details is None or details["ranker"] is None:
+    for trial in plan.trials:
+        details = plan.details(trial)
+        if trial.origin or trial.seed or details is None or details.ranker is None:
             continue
-        if unit.frame not in data:
+        if trial.frame not in data:
             data.clear()  # one frame at a time in memory
-            frame = plan.frames[unit.frame]
+            frame = plan.frames[trial.frame]
             whole = load_dataset(frame.folder)
-            data[unit.frame] = whole.take(frame.split.parts(whole.rows.at_us)["test"])
-        test, ranker = (
-            data[unit.frame],
-            Ranker.load(plan.rankers / check_name("ranker", details["ranker"], LONGEST_MADE)),
-        )
-        found["mutation"][unit.arm] = mutation(ranker, test)
+            data[trial.frame] = whole.take(frame.split.parts(whole.rows.at_us)["test"])
+        test = data[trial.frame]
+        ranker = Ranker.load(plan.rankers / check_name("ranker", details.ranker, LONGEST_MADE))
+        probes.mutation[trial.arm] = mutation(ranker, test)
         gates = gate_curves(ranker, test)
         if gates is not None:
-            found["gates"][unit.arm] = gates
-        rows = example_rows(test)
+            probes.gates[trial.arm] = gates
         titles = item_titles(repo, test.items.ids)
-        examples = attention_examples(ranker, test.take(rows), titles)
+        examples = attention_examples(ranker, test.take(example_rows(test)), titles)
         if examples is not None:
-            found["attention"][unit.arm] = examples
-    return found
+            probes.attention[trial.arm] = examples
+    return probes
 
 
-def mutation(ranker: Ranker, data: Dataset, seed: int = 0) -> list[dict[str, Any]]:
+def mutation(ranker: Ranker, data: Dataset, seed: int = 0) -> tuple[MutationStep, ...]:
     """How far a score moves when the candidate is swapped for another item with the same first codes (after arXiv
-    2504.02137, where the loss of such swaps falls as the prefix deepens).
+    2504.02137, where the loss of such swaps falls as the prefix deepens), per depth; depth 0 is the random swap.
 
-    Per depth: ``rows`` that have such an item, ``change`` their mean absolute change of the probability, and ``random``
-    that of the same rows for a swap with any item. The row's numeric features stay, so that what moves the score is what
-    the model makes of the item itself. Depth 0 is the random swap. Candidates of the rows are what may be swapped in.
+    The row's numeric features stay, so that what moves the score is what the model makes of the item itself. Candidates
+    of the rows are what may be swapped in.
     """
     rng = np.random.default_rng(seed)
     coded = np.flatnonzero((data.items.codes[data.candidate] >= 0).all(axis=1))
@@ -75,7 +117,7 @@ def mutation(ranker: Ranker, data: Dataset, seed: int = 0) -> list[dict[str, Any
     before = ranker.score(sample)
     levels = ranker.config.residual_levels
     codes = data.items.codes[:, : len(ranker.config.sizes) if levels is None else levels]
-    told: list[dict[str, Any]] = []
+    steps: list[MutationStep] = []
     random: npt.NDArray[np.float64] | None = None
     for depth in range(codes.shape[1] + 1):
         swapped = _partners(data.items.ids, codes[:, :depth], pool, sample.candidate.astype(np.int64), rng)
@@ -87,15 +129,8 @@ def mutation(ranker: Ranker, data: Dataset, seed: int = 0) -> list[dict[str, Any
         if random is None:
             random = np.full(len(sample), np.nan)
             random[there] = change
-        told.append(
-            {
-                "depth": depth,
-                "rows": len(there),
-                "change": float(change.mean()),
-                "random": float(np.nanmean(random[there])),
-            }
-        )
-    return told
+        steps.append(MutationStep(depth, len(there), float(change.mean()), float(np.nanmean(random[there]))))
+    return tuple(steps)
 
 
 def _one_version_each(ids: npt.NDArray[np.object_], numbers: Ints) -> Ints:
@@ -130,28 +165,27 @@ def _partners(
     return np.where(choices > 0, pool[order][np.minimum(drawn, len(pool) - 1)], -1)
 
 
-def gate_curves(ranker: Ranker, data: Dataset) -> dict[str, list[dict[str, Any]]] | None:
-    """The gate by earlier interactions and by age of the item (papers, trap 20); None for an arm without a gate.
-
-    ``prior`` and ``age`` list buckets, each with ``name``, ``rows``, the ``mean`` gate and its ``low`` and ``high`` decile.
-    """
+def gate_curves(ranker: Ranker, data: Dataset) -> GateCurves | None:
+    """The gate by earlier interactions and by age of the item (papers, trap 20); None for an arm without a gate."""
     from ranking.data.batches import Batches
     from ranking.experiments.comparison.explain import gate_values
 
     values = gate_values(ranker.model, Batches(data, ranker.scaling, ranker.vocabulary))
     if values is None:
         return None
-    return {
-        kind: [
-            {
-                "name": name.removeprefix(f"{kind} "),
-                "rows": int(rows.sum()),
-                "mean": float(values[rows].mean()),
-                "low": float(np.quantile(values[rows], 0.1)),
-                "high": float(np.quantile(values[rows], 0.9)),
-            }
-            for name, rows in slices(data).items()
+    parts = slices(data)
+
+    def buckets(kind: str) -> tuple[GateBucket, ...]:
+        return tuple(
+            GateBucket(
+                name.removeprefix(f"{kind} "),
+                int(rows.sum()),
+                float(values[rows].mean()),
+                float(np.quantile(values[rows], 0.1)),
+                float(np.quantile(values[rows], 0.9)),
+            )
+            for name, rows in parts.items()
             if name.startswith(f"{kind} ")
-        ]
-        for kind in _BUCKETS
-    }
+        )
+
+    return GateCurves(buckets("prior"), buckets("age"))

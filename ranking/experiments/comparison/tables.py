@@ -1,4 +1,7 @@
-"""What a comparison leaves and says: rows merged into one file, tables for people, Markdown for documents."""
+"""The rows of comparisons: merged into one file, and as Markdown tables.
+
+Rows of earlier versions name arms by their numbers in the papers' table (``A3``); tables show today's names.
+"""
 
 from __future__ import annotations
 
@@ -7,38 +10,56 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ranking.evaluation.arms_table import NO_EVIDENCE
-from ranking.experiments.comparison.arms import BOOSTING, CODES_AS_FEATURES, ID_ALONE, SHUFFLED
+from ranking.experiments.comparison.arms import (
+    BOOSTING,
+    CODES_AS_FEATURES,
+    ID_ALONE,
+    SHUFFLED,
+    arm_name,
+    paper_number,
+)
+from sidkit.core.bootstrap import NO_EVIDENCE
 from sidkit.core.files import read_json, written_beside
 
-TOLD = ("all", "cold", "prior 0-99", "strict cold", "COINS cold, theta 80 %")
+SHORT = ("all", "cold", "prior 0-99", "strict cold", "COINS cold, theta 80 %")
 """Slices of the short table; the file holds all."""
 _SHARED_BASELINES = {CODES_AS_FEATURES, ID_ALONE, SHUFFLED, BOOSTING, None}
 
 
+def named_today(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row with today's names of its arm and baseline."""
+    baseline = row["baseline"]
+    return {**row, "arm": arm_name(row["arm"]), "baseline": None if baseline is None else arm_name(baseline)}
+
+
 def merge_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Put the rows of one or more data sets into a JSON list, one a line; those that it had of the same data go."""
+    """Put the rows of one or more data sets into a JSON list, one a line, and remove older rows of the same data."""
     fresh = {row["data"] for row in rows}
-    kept = [row for row in read_json(path) if row["data"] not in fresh] if path.exists() else []
-    lines = ",\n".join(json.dumps(row, ensure_ascii=False, allow_nan=False) for row in [*kept, *rows])
+    others = [row for row in read_json(path) if row["data"] not in fresh] if path.exists() else []
+    lines = ",\n".join(json.dumps(row, ensure_ascii=False, allow_nan=False) for row in [*others, *rows])
     with written_beside(path) as temporary:
         temporary.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
 
 
-def budgets(arms: Mapping[str, Any]) -> list[tuple[str, int, int, float | None]]:
-    """Per neural arm: parameters, those without tables, and all of them over those of A3 (None without it)."""
+def budgets(arms: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, int, int, float | None]]:
+    """Per neural arm: parameters, those without tables, and all of them over those of codes as features (None without it).
+
+    ``arms`` are the arms of :meth:`ComparisonResult.as_json`.
+    """
+    arms = {arm_name(arm): facts for arm, facts in arms.items()}
     base = arms.get(CODES_AS_FEATURES, {}).get("parameters")
     return [
-        (arm, told["parameters"], told["parameters"] - told["table_parameters"],
-         told["parameters"] / base if base else None)
-        for arm, told in arms.items()
-        if told["parameters"]
+        (arm, facts["parameters"], facts["parameters"] - facts["table_parameters"],
+         facts["parameters"] / base if base else None)
+        for arm, facts in arms.items()
+        if facts["parameters"]
     ]  # fmt: skip
 
 
-def markdown(rows: Sequence[Mapping[str, Any]], slices: Sequence[str] = TOLD) -> str:
-    """AUC and differences to A3 as one Markdown table per data set; ``**`` marks what is better or worse."""
+def markdown(rows: Sequence[Mapping[str, Any]], slices: Sequence[str] = SHORT) -> str:
+    """AUC and differences to codes as features as one Markdown table per data set; ``**`` marks better or worse."""
     parts = []
+    rows = [named_today(row) for row in rows]
     for data in dict.fromkeys(row["data"] for row in rows):
         own = [row for row in rows if row["data"] == data and row["metric"] == "auc"]
         by = {(row["arm"], row["slice"]): row for row in own if row["baseline"] != CODES_AS_FEATURES}
@@ -46,25 +67,27 @@ def markdown(rows: Sequence[Mapping[str, Any]], slices: Sequence[str] = TOLD) ->
         shown = [name for name in slices if any(key[1] == name for key in by)]
         positives = {key[1]: row["positives"] for key, row in by.items()}
         heads = "".join(f" {name} ({positives[name]:,}) |" for name in shown)
-        lines = [f"**{data}**", "", f"| arm |{heads}", "| --- |" + " --- |" * len(shown)]
+        lines = [f"**{data}**", "", f"| arm | paper |{heads}", "| --- | --- |" + " --- |" * len(shown)]
         for arm in dict.fromkeys(row["arm"] for row in own):
             cells = [_markdown_cell(by.get((arm, name))) for name in shown]
-            lines.append(f"| {arm} | {' | '.join(cells)} |")
+            lines.append(f"| {arm} | {paper_number(arm)} | {' | '.join(cells)} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
 
 
-def markdown_of_ideas(rows: Sequence[Mapping[str, Any]], slices: Sequence[str] = TOLD) -> str:
-    """AUC differences of arms to the baseline that they name themselves: what the idea gives on the same inputs.
+def markdown_of_ideas(rows: Sequence[Mapping[str, Any]], slices: Sequence[str] = SHORT) -> str:
+    """AUC differences of arms to their ablation baselines: what the idea gives on the same inputs.
 
     One Markdown table for all data sets; empty without such an arm.
     """
-    return _differences([row for row in rows if row["baseline"] not in _SHARED_BASELINES], "without its idea", slices)
+    named = [named_today(row) for row in rows]
+    return _differences([row for row in named if row["baseline"] not in _SHARED_BASELINES], "ablation baseline", slices)
 
 
-def markdown_of_boosting(rows: Sequence[Mapping[str, Any]], slices: Sequence[str] = TOLD) -> str:
+def markdown_of_boosting(rows: Sequence[Mapping[str, Any]], slices: Sequence[str] = SHORT) -> str:
     """AUC differences of all arms to gradient boosting, likewise."""
-    return _differences([row for row in rows if row["baseline"] == BOOSTING], "against", slices)
+    named = [named_today(row) for row in rows]
+    return _differences([row for row in named if row["baseline"] == BOOSTING], "baseline", slices)
 
 
 def _differences(rows: Sequence[Mapping[str, Any]], head: str, slices: Sequence[str]) -> str:
@@ -91,5 +114,5 @@ def _markdown_cell(row: Mapping[str, Any] | None) -> str:
 def _difference(row: Mapping[str, Any] | None) -> str:
     if row is None or row["delta_low"] is None:
         return "-"
-    told = f"{row['delta']:+.4f} [{row['delta_low']:+.4f}, {row['delta_high']:+.4f}]"
-    return told if row["verdict"] == NO_EVIDENCE else f"**{told}**"
+    text = f"{row['delta']:+.4f} [{row['delta_low']:+.4f}, {row['delta_high']:+.4f}]"
+    return text if row["verdict"] == NO_EVIDENCE else f"**{text}**"

@@ -14,15 +14,15 @@ from sidkit.core.errors import EvaluationError
 
 
 @dataclass(frozen=True)
-class Origin:
-    """One origin: 0 is the latest. Rows from ``end_us`` on (None: none) lie in its future and are not there for it."""
+class TimeOrigin:
+    """One time origin: 0 is the latest. Rows from ``end_us`` on (None: none) lie in its future and are left out."""
 
     number: int
     split: TimeSplit
     end_us: int | None
 
     def rows(self, at_us: Ints) -> Ints:
-        """Numbers of the rows that the origin may see at all."""
+        """Indices of the rows that the time origin may see."""
         return np.arange(len(at_us)) if self.end_us is None else np.flatnonzero(at_us < self.end_us)
 
     def describe(self) -> dict[str, str]:
@@ -30,24 +30,24 @@ class Origin:
         return {**self.split.describe(), "end": iso(self.end_us) if self.end_us is not None else "end of the log"}
 
 
-def origins(at_us: Ints, settings: SplitSettings, count: int) -> list[Origin]:
-    """The latest origin and those before it; their test windows follow each other and do not overlap.
+def time_origins(at_us: Ints, settings: SplitSettings, count: int) -> list[TimeOrigin]:
+    """The latest time origin and those before it; their test windows follow each other and do not overlap.
 
     Parameters
     ----------
     at_us : int64 [rows]
         Sorted row times, microseconds UTC.
     settings : SplitSettings
-        Shares of training and validation; the rest is the test window, and the step between origins.
+        Shares of training and validation; the rest is the test window, and the step between time origins.
     count : int
         How many.
 
     Raises
     ------
     EvaluationError
-        When a part of some origin would be empty.
+        When a part of some time origin would be empty.
     """
-    found = [Origin(0, TimeSplit.of(at_us, settings), None)]
+    found = [TimeOrigin(0, TimeSplit.of(at_us, settings), None)]
     for number in range(1, count):
         window = len(at_us) - int(len(at_us) * (settings.train + settings.validation))
         back = number * window
@@ -58,8 +58,8 @@ def origins(at_us: Ints, settings: SplitSettings, count: int) -> list[Origin]:
         )
         if not 0 < first < second < end or not at_us[0] < at_us[first] < at_us[second] < at_us[end]:
             raise EvaluationError(
-                f"{len(at_us):,} rows have no room for origin {number}: its training, validation or test rows would be "
-                "none. Ask for fewer origins, or make the test window shorter (split.train, split.validation in sidkit.toml)"
+                f"{len(at_us):,} rows have no room for time origin {number}: its training, validation or test rows would be "
+                "none. Use fewer time origins, or make the test window shorter (split.train, split.validation in sidkit.toml)"
             )
-        found.append(Origin(number, TimeSplit(int(at_us[first]), int(at_us[second])), int(at_us[end])))
+        found.append(TimeOrigin(number, TimeSplit(int(at_us[first]), int(at_us[second])), int(at_us[end])))
     return found

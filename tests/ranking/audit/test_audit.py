@@ -22,7 +22,7 @@ from oracle.features import Oracle
 from oracle.logs import LAST, random_world
 from ranking.audit.artifacts import audit_artifacts
 from ranking.audit.frames import drawn
-from ranking.audit.reference import log_truth
+from ranking.audit.reference import log_reference
 from ranking.audit.run import run_audit
 from ranking.data.export import write_frame
 from ranking.data.numeric_features import feature_names
@@ -37,6 +37,11 @@ from sidkit.core.repo import Repo
 from sidkit.tables import build_tables, ingest, read_build
 
 ROWS = 300
+
+
+def audited(*arguments: Any, **options: Any) -> dict[str, Any]:
+    """The audit as JSON."""
+    return run_audit(*arguments, **options).as_json()
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +109,7 @@ def test_a_sound_repo_passes_whatever_frame_is_asked(finished: FinishedJob, tmp_
     )
     file = frame_of(finished.repo, asked, tmp_path / "frame.parquet")
     for given in ({}, {"preset": "fast"}, {"frame": file}, {"service": Catalog.open(finished.repo).serving_codebook().service_name}):  # fmt: skip  # noqa: E501
-        told = run_audit(finished.repo, rows=ROWS, seed=1, **given)
+        told = audited(finished.repo, rows=ROWS, seed=1, **given)
         assert told["ok"], told
         assert told["rows"]["rows"] == ROWS and told["rows"]["cells"] >= 28 * ROWS
         assert not told["rows"]["not_audited"] and told["rows"]["not_recomputable"] == 0
@@ -112,7 +117,7 @@ def test_a_sound_repo_passes_whatever_frame_is_asked(finished: FinishedJob, tmp_
 
 
 def test_every_column_of_a_kept_frame_is_told_again(finished: FinishedJob) -> None:
-    told = run_audit(finished.repo, rows=20, seed=0, preset="fast")
+    told = audited(finished.repo, rows=20, seed=0, preset="fast")
     # All numeric columns; and candidate, two of the history, codes, vector, codes of the history, had_before.
     assert told["rows"]["cells"] == 20 * (len(feature_names()) + 7)
 
@@ -124,7 +129,7 @@ def test_one_future_click_in_a_count_is_named(repo: Repo) -> None:
         seen(rows, "item_id", row["item_id"], micros(row))["clicks_all"] += 1
 
     rewrite(repo.tables / "item_stats.parquet", one_more, item_id=row["item_id"])
-    told = run_audit(repo, rows=ROWS, seed=0)
+    told = audited(repo, rows=ROWS, seed=0)
     found = told["rows"]["difference"]
     assert not told["ok"] and found["feature"] == "item_stats__clicks_all"
     assert found["item_id"] == row["item_id"] and found["found"] == found["expected"] + 1
@@ -145,7 +150,7 @@ def test_counts_of_the_next_window_are_named(repo: Repo, view: str) -> None:
         if name.startswith(("exposures", "clicks")):
             table = table.set_column(place, table.schema.field(place), table.column(name).take(later))
     write(path, table)
-    found = run_audit(repo, rows=ROWS, seed=0)["rows"]["difference"]
+    found = audited(repo, rows=ROWS, seed=0)["rows"]["difference"]
     assert found["feature"].startswith(f"{view}__") and found["expected"] != found["found"]
 
 
@@ -164,7 +169,7 @@ def test_a_history_with_the_click_to_be_predicted_is_named(repo: Repo) -> None:
         history["timestamps_us"] = [at_us, *history["timestamps_us"]][:50]
 
     rewrite(repo.tables / "user_history.parquet", plant, user_id=row["user_id"])
-    found = run_audit(repo, rows=ROWS, seed=0)["rows"]["difference"]
+    found = audited(repo, rows=ROWS, seed=0)["rows"]["difference"]
     assert found["feature"] == "user_history__item_ids" and found["user_id"] == row["user_id"]
     assert found["found"][0] == row["item_id"] and found["found"][1:] == found["expected"][:49]
     told = ask_well("audit", "--repo", repo.path, "--rows", ROWS, expect=LEAK).out
@@ -175,16 +180,14 @@ def test_a_history_read_a_microsecond_too_early_is_named(repo: Repo, tmp_path: P
     [history] = pq.read_table(repo.tables / "user_history.parquet").slice(500, 1).to_pylist()
     available = micros(history)
     asked = [(history["user_id"], "i1", available - 1), (history["user_id"], "i1", available)]
-    assert run_audit(repo, rows=9, seed=0, frame=frame_of(repo, asked, tmp_path / "sound.parquet"))["ok"]
+    assert audited(repo, rows=9, seed=0, frame=frame_of(repo, asked, tmp_path / "sound.parquet"))["ok"]
 
     table = pq.read_table(repo.tables / "user_history.parquet")
     early = moments([us - 1 for us in table.column("event_timestamp").cast(pa.int64()).to_pylist()])
     place = table.column_names.index("event_timestamp")
     pq.write_table(table.set_column(place, "event_timestamp", early), repo.tables / "user_history.parquet")
     reseal(repo.tables / "user_history.parquet")
-    found = run_audit(repo, rows=9, seed=0, frame=frame_of(repo, asked, tmp_path / "early.parquet"))["rows"][
-        "difference"
-    ]
+    found = audited(repo, rows=9, seed=0, frame=frame_of(repo, asked, tmp_path / "early.parquet"))["rows"]["difference"]
     assert found["row"] == 0 and found["feature"] == "user_history__item_ids"
     assert found["found_known_from"] == iso(available) and found["at"] == iso(available - 1)
 
@@ -202,9 +205,7 @@ def test_codes_available_too_early_are_named(repo: Repo, tmp_path: Path) -> None
                 each["event_timestamp"] = each["created_timestamp"] = each["event_timestamp"].replace(year=2000)
 
     rewrite(path, early)
-    found = run_audit(repo, rows=9, seed=0, frame=frame_of(repo, asked, tmp_path / "early.parquet"))["rows"][
-        "difference"
-    ]
+    found = audited(repo, rows=9, seed=0, frame=frame_of(repo, asked, tmp_path / "early.parquet"))["rows"]["difference"]
     assert (found["feature"], found["expected"], found["found"]) == ("item_sid__codes", None, row["codes"])
     assert found["expected_known_from"] is None and found["found_known_from"] == iso(available)
 
@@ -218,7 +219,7 @@ def test_codes_of_another_item_are_named(repo: Repo) -> None:
             row["codes"] = other
 
     rewrite(path, rolled)
-    assert run_audit(repo, rows=50, seed=0)["rows"]["difference"]["feature"] == "item_sid__codes"
+    assert audited(repo, rows=50, seed=0)["rows"]["difference"]["feature"] == "item_sid__codes"
 
 
 def corrupt_arrays(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
@@ -265,12 +266,12 @@ def test_a_kept_frame_that_was_corrupted_is_named(repo: Repo) -> None:
         (other_content, {"item_content"}),
     ):
         corrupt_arrays(folder, change)
-        found = run_audit(repo, rows=60, seed=0, preset="fast")["rows"]["difference"]
+        found = audited(repo, rows=60, seed=0, preset="fast")["rows"]["difference"]
         assert found is not None, change.__name__
         assert found["feature"] in features, (change.__name__, found)
         (folder / "arrays.safetensors").write_bytes(sound)
         reseal(folder / "arrays.safetensors")
-    assert run_audit(repo, rows=60, seed=0, preset="fast")["ok"]
+    assert audited(repo, rows=60, seed=0, preset="fast")["ok"]
 
 
 def test_content_that_was_corrected_in_place_is_audited_from_the_correction_on(repo: Repo, tmp_path: Path) -> None:
@@ -287,13 +288,13 @@ def test_content_that_was_corrected_in_place_is_audited_from_the_correction_on(r
     rewrite(source, corrected)
     ingest(repo)
     with pytest.raises(ArtifactMissingError, match="sidkit tables build"):
-        run_audit(repo, rows=5, seed=0)
+        audited(repo, rows=5, seed=0)
     build_tables(repo, before + DAY)
     with pytest.raises(ArtifactMissingError, match="codebooks refresh"):
-        run_audit(repo, rows=5, seed=0)
+        audited(repo, rows=5, seed=0)
     refresh(repo)
     asked = [("u1", item["item_id"], at) for item in (row, other) for at in (before, before + DAY)]
-    told = run_audit(repo, rows=9, seed=0, frame=frame_of(repo, asked, tmp_path / "frame.parquet"))
+    told = audited(repo, rows=9, seed=0, frame=frame_of(repo, asked, tmp_path / "frame.parquet"))
     # Five of content, two of codes, on the one row before the correction: the log no longer tells them.
     assert told["ok"] and told["rows"]["not_recomputable"] == 7
     assert told["rows"]["cells"] == 4 * 29 - 7
@@ -348,16 +349,16 @@ def test_other_feature_settings_are_named(repo: Repo) -> None:
 
 
 def test_what_cannot_be_audited_is_refused_with_the_remedy(repo: Repo, tmp_path: Path) -> None:
-    with pytest.raises(ArtifactMissingError, match="runs with a kept frame: fast"):
-        run_audit(repo, rows=5, seed=0, preset="nothing")
+    with pytest.raises(ArtifactMissingError, match="runs with a saved frame: fast"):
+        audited(repo, rows=5, seed=0, preset="nothing")
     with pytest.raises(UnknownVersionError, match="ctr_"):
-        run_audit(repo, rows=5, seed=0, service="none")
+        audited(repo, rows=5, seed=0, service="none")
     with pytest.raises(ConfigError, match="not both"):
-        run_audit(repo, rows=5, seed=0, preset="fast", frame=tmp_path)
+        audited(repo, rows=5, seed=0, preset="fast", frame=tmp_path)
     path = table_path(repo, Catalog.open(repo).serving_codebook().name)
     pq.write_table(pq.read_table(path).slice(3), path)
     with pytest.raises(ArtifactMissingError, match="codebooks refresh"):
-        run_audit(repo, rows=5, seed=0)
+        audited(repo, rows=5, seed=0)
 
 
 # The second opinion against a third.
@@ -389,8 +390,8 @@ def test_the_log_tells_what_the_brute_force_oracle_tells(tmp_path: Path, seed: i
     asked = [query for query in world.queries if query[2] <= LAST + 60 * DAY]
     users, items, at = (np.array(column) for column in zip(*asked, strict=True))
     codebook: Any = NoCodes(tuple(world.modalities))
-    with log_truth(repo, codebook) as truth:
-        told = truth.cells(users.astype(object), items.astype(object), at.astype(np.int64))
+    with log_reference(repo, codebook) as reference:
+        told = reference.cells(users.astype(object), items.astype(object), at.astype(np.int64))
         for (user, item, moment), row in zip(asked, told, strict=True):
             views = {
                 "item_content": oracle.item_content(item, moment), "item_stats": oracle.item_stats(item, moment),
@@ -402,6 +403,6 @@ def test_the_log_tells_what_the_brute_force_oracle_tells(tmp_path: Path, seed: i
                     assert value == (views[view] or {}).get(name), (cell, user, item, moment)
         user, item, _ = asked[0]
         for feature in ("item_stats__clicks_7d", "user_history__item_ids", "item_content__category"):
-            for since, value in truth.timeline(feature, user, item)[:8]:
-                told_then = truth.cells([user], np.array([item], dtype=object), np.array([since]))[0][feature]
+            for since, value in reference.timeline(feature, user, item)[:8]:
+                told_then = reference.cells([user], np.array([item], dtype=object), np.array([since]))[0][feature]
                 assert told_then is None or told_then == value

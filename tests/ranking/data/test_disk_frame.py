@@ -123,7 +123,7 @@ def streamed(finished: FinishedJob, tmp_path_factory: pytest.TempPathFactory) ->
     folder = tmp_path_factory.mktemp("streamed") / "frame"
     repo = finished.repo
     write_disk_frame(
-        repo, finished.facts["codebook"], repo.labelled_rows, split_of(finished), caps_of(finished), folder
+        repo, finished.result.codebook.name, repo.labelled_rows, split_of(finished), caps_of(finished), folder
     )
     return DiskFrame.load(folder)
 
@@ -186,7 +186,7 @@ def test_items_and_histories_are_distinct_over_all_chunks(finished: FinishedJob,
 def frame_of(finished: FinishedJob) -> FrameWriter:
     repo = finished.repo
     of_rows, look_up = feature_readers(open_store(repo), finished.told["artifacts"]["feature_service"])
-    book = Codebook.load(repo.codebooks / finished.facts["codebook"])
+    book = Codebook.load(repo.codebooks / finished.result.codebook.name)
     return FrameWriter(of_rows, FrameBuilder(book, look_up, rate=0.1, history_length=5))
 
 
@@ -250,7 +250,7 @@ def test_a_job_that_streams_serves_its_rankers_and_is_audited(finished: Finished
     ranker = job.told["artifacts"]["serving_ranker"]
     assert "id_codes" in ranker
     item_ids = [str(item) for item in load_dataset(run / "frame").items.ids[1:6]]
-    scores = Scorer(repo).score("u1", item_ids, job.facts["as_of_us"] + DAY)
+    scores = Scorer(repo).score("u1", item_ids, job.result.as_of_us + DAY)
     assert ((scores > 0) & (scores < 1)).all()
 
     audited = rows_of_run(repo, run, 200, seed=0)

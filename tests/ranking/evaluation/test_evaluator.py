@@ -1,10 +1,11 @@
-"""The judge: figures per slice, paired differences, the oracle, and what it refuses to say."""
+"""The evaluation of arms: metrics per slice, paired differences, the oracle, and what it refuses to say."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +14,13 @@ from sklearn.metrics import log_loss, roc_auc_score
 from helpers.builders import DAY, START, FinishedJob
 from helpers.training_builders import set_with
 from ranking.data.dataset import Dataset
-from ranking.evaluation.bootstrap import auc_difference, auc_interval
-from ranking.evaluation.judge import LEAST_PER_CLASS, RESAMPLES, enough, judge, refuse_leakage
-from ranking.evaluation.metrics import gauc
+from ranking.evaluation.evaluator import LEAST_PER_CLASS, EvaluationRows, Evaluator, enough, refuse_leakage
+from ranking.evaluation.metrics import gauc, mean_auc
 from ranking.evaluation.slices import slices
 from ranking.experiments.evaluate import evaluate_ranker
+from ranking.pipeline.evaluation import RESAMPLES, evaluate_arms
 from semantic_ids.catalog import Catalog
+from sidkit.core.bootstrap import Interval, Resamples
 from sidkit.core.clock import iso
 from sidkit.core.errors import EvaluationError, LeakageError
 
@@ -42,12 +44,29 @@ def relabelled(data: Dataset, **changes: np.ndarray) -> Dataset:
     return dataclasses.replace(data, rows=dataclasses.replace(data.rows, **changes))
 
 
+def evaluated(*arguments: Any, **options: Any) -> dict[str, Any]:
+    """The evaluation as it is written."""
+    return evaluate_arms(*arguments, **options).as_json()
+
+
+def auc_interval(label: np.ndarray, scores: list[np.ndarray], user: np.ndarray) -> Interval:
+    return Interval.of(*mean_auc(label, scores, Resamples.draw(user, RESAMPLES)))
+
+
+def auc_difference(
+    label: np.ndarray, scores: list[np.ndarray], baseline: list[np.ndarray], user: np.ndarray
+) -> Interval:
+    drawn = Resamples.draw(user, RESAMPLES)
+    (value, one), (other, others) = mean_auc(label, scores, drawn), mean_auc(label, baseline, drawn)
+    return Interval.of(value - other, one - others)
+
+
 def number(names: np.ndarray) -> np.ndarray:
     return np.unique(names.astype(str), return_inverse=True)[1]
 
 
 def test_each_slice_has_its_own_figures_averaged_over_seeds() -> None:
-    told = judge(DATA, {"arm": [TRUTH, NOISY]}, [], None)["arms"]["arm"]
+    told = evaluated(DATA, {"arm": [TRUTH, NOISY]}, [], None)["arms"]["arm"]
     assert set(told) == {"all", "cold", "warm", "prior 1-9", "prior 10-99", "age 1-3 d"}
     for name, rows in slices(DATA).items():
         label, seeds = DATA.rows.label[rows], [TRUTH[rows], NOISY[rows]]
@@ -61,7 +80,7 @@ def test_each_slice_has_its_own_figures_averaged_over_seeds() -> None:
 
 
 def test_rows_positives_and_users_of_each_slice_are_told() -> None:
-    told = judge(DATA, {"arm": [TRUTH]}, [], None)["rows"]
+    told = evaluated(DATA, {"arm": [TRUTH]}, [], None)["rows"]
     for name, rows in slices(DATA).items():
         assert told[name] == {
             "rows": rows.sum(), "positives": DATA.rows.label[rows].sum(), "users": len(set(DATA.rows.user_ids[rows])),
@@ -69,9 +88,9 @@ def test_rows_positives_and_users_of_each_slice_are_told() -> None:
 
 
 def test_groups_are_requests_where_the_log_names_them_else_users() -> None:
-    by_user = judge(DATA, {"arm": [NOISY]}, [], None)
+    by_user = evaluated(DATA, {"arm": [NOISY]}, [], None)
     requests = np.array([f"r{row // 5}" for row in range(len(DATA))], dtype=object)
-    by_request = judge(relabelled(DATA, request_ids=requests), {"arm": [NOISY]}, [], None)
+    by_request = evaluated(relabelled(DATA, request_ids=requests), {"arm": [NOISY]}, [], None)
     for verdict, names, by in [(by_user, DATA.rows.user_ids, "user"), (by_request, requests, "request")]:
         value, kept = gauc(DATA.rows.label, NOISY, number(names))
         assert verdict["gauc_by"] == by
@@ -86,7 +105,9 @@ def test_rows_without_a_request_are_not_one_request() -> None:
     requests = np.array(["r", "r", None, None, None, None], dtype=object)
     users = np.array(["a", "a", "b", "c", "d", "e"], dtype=object)
     right_in_r = np.array([0.9, 0.1, 0.2, 0.8, 0.3, 0.7])
-    told = judge(relabelled(data, label=label, request_ids=requests, user_ids=users), {"arm": [right_in_r]}, [], None)
+    told = evaluated(
+        relabelled(data, label=label, request_ids=requests, user_ids=users), {"arm": [right_in_r]}, [], None
+    )
     assert told["arms"]["arm"]["all"]["gauc"] == 1.0
 
 
@@ -96,7 +117,7 @@ def test_a_slice_with_fewer_than_fifty_rows_of_a_class_has_no_auc(positives: int
     data = relabelled(DATA, label=label)
     assert LEAST_PER_CLASS == 50
     assert enough(label) == told
-    verdict = judge(data, {"arm": [TRUTH], "base": [NOISE]}, ["base"], TRUTH)
+    verdict = evaluated(data, {"arm": [TRUTH], "base": [NOISE]}, ["base"], TRUTH)
     figures = verdict["arms"]["arm"]["all"]
     assert (figures["auc"] is not None) == (figures["auc_by_seed"] is not None) == told
     assert ("auc_interval" in figures) == told
@@ -105,10 +126,9 @@ def test_a_slice_with_fewer_than_fifty_rows_of_a_class_has_no_auc(positives: int
     assert figures["logloss"] is not None
 
 
-def test_differences_are_paired_by_row_and_seed_for_every_arm_and_slice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ranking.evaluation.judge.LEAST_POSITIVES", 10)
+def test_differences_are_paired_by_row_and_seed_for_every_arm_and_slice() -> None:
     arms = {"arm": [TRUTH, NOISY], "base": [NOISY, NOISE], "third": [NOISE, NOISE]}
-    told = judge(DATA, arms, ["base", "absent"], None)["differences"]
+    told = evaluated(DATA, arms, ["base", "absent"], None, least_positives=10)["differences"]
     assert [(row["arm"], row["baseline"], row["slice"]) for row in told] == [
         (arm, "base", name) for arm in ("arm", "third") for name in ("all", "cold", "warm")
     ]
@@ -116,7 +136,7 @@ def test_differences_are_paired_by_row_and_seed_for_every_arm_and_slice(monkeypa
         rows = slices(DATA)[row["slice"]]
         scores, base = ([each[rows] for each in arms[name]] for name in (row["arm"], "base"))
         user = number(DATA.rows.user_ids[rows])
-        expected = auc_difference(DATA.rows.label[rows], scores, base, user, RESAMPLES)
+        expected = auc_difference(DATA.rows.label[rows], scores, base, user)
         assert row["value"] == pytest.approx(expected.value)
         assert (row["low"], row["high"]) == pytest.approx((expected.low, expected.high), abs=0.02)
         assert row["low"] <= row["value"] <= row["high"]
@@ -125,46 +145,46 @@ def test_differences_are_paired_by_row_and_seed_for_every_arm_and_slice(monkeypa
 
 
 def test_a_difference_on_under_500_positives_is_no_evidence() -> None:
-    (row, *_) = judge(DATA, {"arm": [TRUTH], "base": [NOISE]}, ["base"], None)["differences"]
+    (row, *_) = evaluated(DATA, {"arm": [TRUTH], "base": [NOISE]}, ["base"], None)["differences"]
     assert row["low"] > 0
     assert row["positives"] == int(DATA.rows.label.sum()) < 500
     assert row["verdict"] == "no evidence"
 
 
 def test_an_arm_that_equals_its_baseline_gives_no_evidence() -> None:
-    for row in judge(DATA, {"arm": [NOISY], "base": [NOISY.copy()]}, ["base"], None)["differences"]:
+    for row in evaluated(DATA, {"arm": [NOISY], "base": [NOISY.copy()]}, ["base"], None)["differences"]:
         assert (row["value"], row["low"], row["high"], row["verdict"]) == (0, 0, 0, "no evidence")
 
 
 def test_intervals_are_over_users() -> None:
-    told = judge(DATA, {"arm": [NOISY]}, [], None)["arms"]["arm"]["all"]["auc_interval"]
-    expected = auc_interval(DATA.rows.label, [NOISY], number(DATA.rows.user_ids), RESAMPLES)
+    told = evaluated(DATA, {"arm": [NOISY]}, [], None)["arms"]["arm"]["all"]["auc_interval"]
+    expected = auc_interval(DATA.rows.label, [NOISY], number(DATA.rows.user_ids))
     assert told == pytest.approx([expected.low, expected.high], abs=0.02)
 
 
 def test_the_oracle_is_the_auc_of_the_truth_where_it_is_known() -> None:
     known = TRUTH.copy()
     known[::3] = np.nan
-    told = judge(DATA, {"arm": [NOISY]}, [], known)
+    told = evaluated(DATA, {"arm": [NOISY]}, [], known)
     rows = np.isfinite(known)
     assert told["oracle"]["all"] == pytest.approx(roc_auc_score(DATA.rows.label[rows], known[rows]))
     assert set(told["oracle"]) == set(told["rows"])
-    assert judge(DATA, {"arm": [NOISY]}, [], None)["oracle"] is None
-    assert judge(DATA, {"arm": [NOISY]}, [], np.full(len(DATA), np.nan))["oracle"]["all"] is None
+    assert evaluated(DATA, {"arm": [NOISY]}, [], None)["oracle"] is None
+    assert evaluated(DATA, {"arm": [NOISY]}, [], np.full(len(DATA), np.nan))["oracle"]["all"] is None
 
 
 def test_what_is_undefined_is_null() -> None:
     data = relabelled(DATA, label=np.zeros(len(DATA), dtype=np.int8))
-    figures = judge(data, {"arm": [NOISY]}, [], None)["arms"]["arm"]["all"]
+    figures = evaluated(data, {"arm": [NOISY]}, [], None)["arms"]["arm"]["all"]
     assert {name for name, value in figures.items() if value is None} == {
         "auc", "auc_by_seed", "gauc", "normalised_entropy", "calibration",
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("users", [40, 1])
-def test_a_judgement_is_valid_json(users: int) -> None:
+def test_an_evaluation_is_valid_json(users: int) -> None:
     data, truth = world(users=users)
-    verdict = judge(data, {"arm": [truth], "base": [NOISE]}, ["base"], truth)
+    verdict = evaluated(data, {"arm": [truth], "base": [NOISE]}, ["base"], truth)
     assert json.loads(json.dumps(verdict, allow_nan=False)) == verdict
 
 
@@ -186,25 +206,51 @@ def test_an_evaluation_before_a_fit_end_names_the_artefacts_and_the_dates() -> N
     assert "old" not in caught.value.parents
 
 
-# One ranker of a finished job, judged afresh through the feature store.
+# One ranker of a finished job, evaluated again through the feature store.
 
 
-def test_a_ranker_judged_again_on_the_test_window_gets_the_figures_of_the_job(finished: FinishedJob) -> None:
-    name = finished.facts["rankers"]["id_codes"][0]
+def test_a_ranker_evaluated_again_on_the_test_window_gets_the_figures_of_the_job(finished: FinishedJob) -> None:
+    name = finished.result.rankers["id_codes"][0]
+    assert name is not None
     told = evaluate_ranker(finished.repo, name, finished.repo.labelled_rows)
-    stated = finished.facts["judged"]
-    assert told["rows"] == stated["rows"]
-    assert told["gauc_by"] == stated["gauc_by"] == "request"
-    assert set(told["slices"]) == set(stated["arms"]["id_codes"])
-    for slice_name, figures in stated["arms"]["id_codes"].items():
-        for name, figure in figures.items():
-            found = told["slices"][slice_name][name]
-            assert found == (None if figure is None else pytest.approx(figure, rel=1e-6)), (slice_name, name)
+    stated = finished.result.evaluation
+    assert told.rows == stated.rows
+    assert told.gauc_by == stated.gauc_by == "request"
+    assert set(told.slices) == set(stated.arms["id_codes"])
+    for slice_name, figures in stated.arms["id_codes"].items():
+        for metric, figure in vars(figures).items():
+            found = getattr(told.slices[slice_name], metric)
+            assert found == (None if figure is None else pytest.approx(figure, rel=1e-6)), (slice_name, metric)
 
 
-def test_a_ranker_is_not_judged_on_rows_that_it_has_seen(finished: FinishedJob) -> None:
+def test_slices_may_share_one_set_of_draws_or_draw_their_own_users() -> None:
+    rows, parts = EvaluationRows.of(DATA), slices(DATA)
+    shared, own = (Evaluator(rows, parts, 20, redraw=redraw) for redraw in (False, True))
+    cold = parts["cold"]
+    everyone = Resamples.draw(rows.user, 20)
+    np.testing.assert_array_equal(shared.resamples("cold").weights, everyone.weights)
+    np.testing.assert_array_equal(own.resamples("cold").weights, Resamples.draw(rows.user[cold], 20).weights)
+    for evaluator in (shared, own):
+        measured = evaluator.evaluate([NOISY])["cold"].metrics["auc"]
+        expected = mean_auc(rows.label[cold], [NOISY[cold]], evaluator.resamples("cold"))
+        assert measured.value == expected[0]
+        np.testing.assert_array_equal(measured.samples, expected[1])
+
+
+def test_a_comparison_says_why_it_shows_nothing() -> None:
+    evaluator = Evaluator(EvaluationRows.of(DATA), slices(DATA), 50)
+    truth, noise = evaluator.evaluate([TRUTH]), evaluator.evaluate([NOISE])
+    assert evaluator.compare(truth, noise)["all"].verdict.reason == "fewer than 500 positives"
+    some = Evaluator(EvaluationRows.of(DATA), slices(DATA), 50, least_positives=10)
+    assert some.compare(truth, truth)["all"].verdict.reason == "interval holds 0"
+    assert some.compare(truth, noise)["all"].verdict.outcome == "better"
+    assert some.compare(truth, noise, "logloss", ["all"])["all"].verdict.outcome == "better"
+    assert list(some.compare(truth, noise, slices=["cold", "absent"])) == ["cold"]
+
+
+def test_a_ranker_is_not_evaluated_on_rows_that_it_has_seen(finished: FinishedJob) -> None:
     catalog = Catalog.open(finished.repo)
-    record = catalog.ranker(finished.facts["rankers"]["id_codes"][0])
+    record = catalog.ranker(finished.result.rankers["id_codes"][0])
     codebook = catalog.codebook(record.codebook)
     with pytest.raises(LeakageError, match=re.escape(iso(record.fit_end_us))) as caught:
         evaluate_ranker(finished.repo, record.name, finished.repo.labelled_rows, codebook.fit_end_us)
@@ -215,6 +261,6 @@ def test_a_ranker_is_not_judged_on_rows_that_it_has_seen(finished: FinishedJob) 
 
 
 def test_an_evaluation_without_rows_is_refused(finished: FinishedJob) -> None:
-    name = finished.facts["rankers"]["id"][0]
+    name = finished.result.rankers["id"][0]
     with pytest.raises(EvaluationError, match="no row"):
         evaluate_ranker(finished.repo, name, finished.repo.labelled_rows, START + 9000 * DAY)

@@ -24,9 +24,10 @@ from ranking.evaluation.metrics import auc
 from ranking.experiments.comparison import trials
 from ranking.experiments.comparison.arms import load_arms
 from ranking.experiments.comparison.comparison import CompareOptions, Comparison
-from ranking.experiments.comparison.evaluation import judge_outsider
+from ranking.experiments.comparison.evaluation import evaluate_external
+from ranking.experiments.comparison.results import ComparisonResult
 from ranking.experiments.comparison.tables import markdown, markdown_of_boosting, markdown_of_ideas, merge_rows
-from ranking.experiments.comparison.trials import Plan, Unit
+from ranking.experiments.comparison.trials import Plan, Trial
 from ranking.training.arms import FIRST_EPOCH, read_predictions
 from sidkit.cli.compare_report import print_comparison
 from sidkit.core.errors import EvaluationError
@@ -34,7 +35,7 @@ from sidkit.core.repo import Repo
 from sidkit.core.stages import read_facts
 from sidkit.datasets.synthetic import Sizes, write_world
 
-FEW = ["A0", "A3", "gbdt"]
+FEW = ["id", "id_codes", "gbdt"]
 Compared = tuple[Repo, dict[str, Any]]
 SHAPE = [
     "data", "arm", "seeds", "slice", "metric", "mean", "low", "high", "baseline", "delta", "delta_low", "delta_high",
@@ -73,20 +74,26 @@ def test_every_arm_trains_and_is_in_the_table(every: Compared) -> None:
         assert (told["parameters"] is None) == (arm == "gbdt")
         if arm != "gbdt":
             assert 0 < told["table_parameters"] < told["parameters"]
-    assert facts["arms"]["A3"]["parameters"] == facts["arms"]["A4"]["parameters"] == facts["arms"]["A5"]["parameters"]
+    assert (
+        facts["arms"]["id_codes"]["parameters"]
+        == facts["arms"]["id_codes_shuffled"]["parameters"]
+        == facts["arms"]["id_codes_random"]["parameters"]
+    )
 
 
 def test_every_arm_is_brought_to_the_parameters_of_a3(every: Compared) -> None:
     arms = {arm: told["parameters"] for arm, told in every[1]["arms"].items() if told["parameters"]}
-    assert {arm: count / arms["A3"] for arm, count in arms.items()} == pytest.approx(dict.fromkeys(arms, 1), abs=0.06)
+    assert {arm: count / arms["id_codes"] for arm, count in arms.items()} == pytest.approx(
+        dict.fromkeys(arms, 1), abs=0.06
+    )
     widths = {arm: every[1]["arms"][arm]["dim"] for arm in arms}
-    assert widths["A3"] == widths["A4"] == small_spec().model.dim < widths["A0"]
+    assert widths["id_codes"] == widths["id_codes_shuffled"] == small_spec().model.dim < widths["id"]
 
 
 def test_arms_may_keep_their_own_sizes(tmp_path: Path) -> None:
-    facts = compare(tmp_path / "repo", ["A0", "A3"], equal_budgets=False)[1]
-    assert facts["arms"]["A0"]["dim"] == facts["arms"]["A3"]["dim"]
-    assert facts["arms"]["A0"]["parameters"] < 0.95 * facts["arms"]["A3"]["parameters"]
+    facts = compare(tmp_path / "repo", ["id", "id_codes"], equal_budgets=False)[1]
+    assert facts["arms"]["id"]["dim"] == facts["arms"]["id_codes"]["dim"]
+    assert facts["arms"]["id"]["parameters"] < 0.95 * facts["arms"]["id_codes"]["parameters"]
 
 
 def test_the_rows_have_the_stated_shape_and_the_stated_baselines(every: Compared) -> None:
@@ -102,10 +109,11 @@ def test_the_rows_have_the_stated_shape_and_the_stated_baselines(every: Compared
             assert row["verdict"] == "no evidence"
     pairs = {(row["arm"], row["baseline"]) for row in rows if row["metric"] == "auc" and row["slice"] == "all"}
     own = {(arm, spec.baseline) for arm, spec in load_arms(["all"]).items() if spec.baseline}
-    assert ("A9", "A3_saviorrec_content") in own and ("A12", "A3_smile") in own
-    arms = [arm for arm in every[1]["arms"] if arm not in {"A0", "A3"}]
+    assert ("saviorrec", "id_content_codes_saviorrec") in own and ("smile", "id_codes_smile") in own
+    arms = [arm for arm in every[1]["arms"] if arm not in {"id", "id_codes"}]
     assert pairs == {
-        *((arm, base) for arm in arms for base in ("A0", "A3")), ("A0", "A3"), ("A3", "A0"), ("A3", "A4"), ("oracle", None),
+        *((arm, base) for arm in arms for base in ("id", "id_codes")), ("id", "id_codes"), ("id_codes", "id"),
+        ("id_codes", "id_codes_shuffled"), ("oracle", None),
         *own, *((arm, "gbdt") for arm in every[1]["arms"] if arm != "gbdt"),
     }  # fmt: skip
     keys = [(row["arm"], row["slice"], row["metric"], row["baseline"]) for row in rows]
@@ -136,7 +144,7 @@ def test_codebooks_and_frames_are_made_once(every: Compared) -> None:
         assert sorted(name.split("_")[0] for name in made) == ["rqkmeans", "saviorrec", "smile"]
 
 
-def test_origins_have_their_own_codebooks_units_and_lines(few: Compared) -> None:
+def test_origins_have_their_own_codebooks_trials_and_lines(few: Compared) -> None:
     repo, facts = few
     books = {unit["frame"]: unit["origin"] for unit in facts["units"]}
     assert sorted(books.values()) == [0, 1]
@@ -147,7 +155,7 @@ def test_origins_have_their_own_codebooks_units_and_lines(few: Compared) -> None
     told = {
         row["slice"]: row
         for row in facts["rows"]
-        if row["arm"] == "gbdt" and row["baseline"] == "A3" and row["metric"] == "auc"
+        if row["arm"] == "gbdt" and row["baseline"] == "id_codes" and row["metric"] == "auc"
     }
     each = [told[f"all @ origin {number}"] for number in (0, 1)]
     assert told["all @ 2 origins"]["delta"] == pytest.approx((each[0]["delta"] + each[1]["delta"]) / 2, abs=2e-6)
@@ -157,30 +165,30 @@ def test_origins_have_their_own_codebooks_units_and_lines(few: Compared) -> None
         assert origin["rows"]["test"]["used"] == origin["rows"]["test"]["available"] > 0
 
 
-def test_another_librarys_scores_are_judged_on_the_same_rows_and_draws(few: Compared) -> None:
+def test_an_external_models_scores_are_evaluated_on_the_same_rows_and_draws(few: Compared) -> None:
     repo, facts = few
     options = CompareOptions("synthetic", load_arms(FEW), small_spec(), seeds=2, origins=2, impressions=IMPRESSIONS)
     plan = Comparison(repo, options, lambda *_: None).plan()[0]
-    scores = [predictions(repo)[f"A0-s{seed}-o0"] for seed in range(2)]
-    told = judge_outsider("synthetic_strong", plan, "outsider", scores)
-    assert {row["arm"] for row in told} == {"outsider"} and {row["baseline"] for row in told} >= {"A0", "A3"}
+    scores = [predictions(repo)[f"id-s{seed}-o0"] for seed in range(2)]
+    told = [row.as_json() for row in evaluate_external("synthetic_strong", plan, "external", scores)]
+    assert {row["arm"] for row in told} == {"external"} and {row["baseline"] for row in told} >= {"id", "id_codes"}
     ours = {
         (row["slice"], row["metric"], row["baseline"]): row
-        for row in facts["rows"] if row["arm"] == "A0" and "@" not in row["slice"]
+        for row in facts["rows"] if row["arm"] == "id" and "@" not in row["slice"]
     }  # fmt: skip
     for row in told:
-        if row["baseline"] == "A0":
+        if row["baseline"] == "id":
             assert (row["delta"], row["delta_low"], row["delta_high"]) == (0, 0, 0)
         else:
-            assert row == {**ours[row["slice"], row["metric"], row["baseline"]], "arm": "outsider"}
-    with pytest.raises(EvaluationError, match="outsider came with 5, 5 scores per seed; the comparison has"):
-        judge_outsider("synthetic_strong", plan, "outsider", [np.zeros(5)] * 2)
+            assert row == {**ours[row["slice"], row["metric"], row["baseline"]], "arm": "external"}
+    with pytest.raises(EvaluationError, match="external came with 5, 5 scores per seed; the comparison has"):
+        evaluate_external("synthetic_strong", plan, "external", [np.zeros(5)] * 2)
     broken = [scores[0], np.where(np.arange(len(scores[1])) < 3, np.nan, scores[1])]
-    with pytest.raises(EvaluationError, match=r"outsider came with 0, 3 scores per seed that are NaN or infinite"):
-        judge_outsider("synthetic_strong", plan, "outsider", broken)
-    with pytest.raises(EvaluationError, match=r"A0-s0-o0.*is trained; run the comparison"):
-        judge_outsider(
-            "synthetic_strong", dataclasses.replace(plan, folder=repo.path / "elsewhere"), "outsider", scores
+    with pytest.raises(EvaluationError, match=r"external came with 0, 3 scores per seed that are NaN or infinite"):
+        evaluate_external("synthetic_strong", plan, "external", broken)
+    with pytest.raises(EvaluationError, match=r"id-s0-o0.*is trained; run the comparison"):
+        evaluate_external(
+            "synthetic_strong", dataclasses.replace(plan, folder=repo.path / "elsewhere"), "external", scores
         )
 
 
@@ -195,7 +203,7 @@ def test_a_second_run_keeps_everything(few: Compared) -> None:
 
 
 def dying(path: Path, after: int) -> None:
-    """Compare until so many units are done, and die in the next, when it is trained and nothing is recorded."""
+    """Compare until so many trials are done, and die in the next, when it is trained and nothing is recorded."""
     original, count = trials.write_predictions, [0]
 
     def write(*arguments: Any) -> None:
@@ -208,12 +216,12 @@ def dying(path: Path, after: int) -> None:
     compare(path, FEW, seeds=2, origins=2)
 
 
-def test_killed_between_units_and_gone_on_with_by_two_processes_it_ends_as_an_undisturbed_run(
+def test_killed_between_trials_and_gone_on_with_by_two_processes_it_ends_as_an_undisturbed_run(
     few: Compared, tmp_path: Path
 ) -> None:
     repo = copy_of(few[0], tmp_path / "repo")
     folder = repo.runs / "comparison"
-    for path in [*(folder / "units").glob("A*"), folder / "verdict.json"]:
+    for path in [*(folder / "units").glob("id*"), folder / "verdict.json"]:
         path.unlink()
 
     def done() -> dict[str, int]:
@@ -223,7 +231,7 @@ def test_killed_between_units_and_gone_on_with_by_two_processes_it_ends_as_an_un
     for after in (0, 2):
         dies(dying, repo.path, after)
         assert len(done()) == len(before) + after
-        assert before.items() <= done().items(), "a finished unit was done again"
+        assert before.items() <= done().items(), "a finished trial was done again"
         before = done()
     facts = compare(repo.path, FEW, seeds=2, origins=2, jobs=2)[1]
     assert before.items() <= done().items()
@@ -235,18 +243,18 @@ def test_killed_between_units_and_gone_on_with_by_two_processes_it_ends_as_an_un
 def test_a_worker_that_stops_is_told_and_what_is_finished_is_kept(few: Compared, tmp_path: Path) -> None:
     repo = copy_of(few[0], tmp_path / "repo")
     folder = repo.runs / "comparison"
-    (folder / "units" / "A0-s0-o0.parquet").unlink()
+    (folder / "units" / "id-s0-o0.parquet").unlink()
     arrays = next((folder / "frames").glob("*-o0")) / "arrays.safetensors"
     arrays.write_bytes(b"broken")
     reseal(arrays)  # else the damage is found, and the frame made again
-    with pytest.raises(EvaluationError, match=r"1 units were not finished \(A0-s0-o0\).*run the same command again"):
+    with pytest.raises(EvaluationError, match=r"1 trials were not finished \(id-s0-o0\).*run the same command again"):
         compare(repo.path, FEW, seeds=2, origins=2, jobs=2)
 
 
 def test_another_seed_or_arm_does_only_what_is_new(few: Compared, tmp_path: Path) -> None:
     repo = copy_of(few[0], tmp_path / "repo")
     before = {path.name: path.stat().st_mtime_ns for path in (repo.runs / "comparison" / "units").glob("*.parquet")}
-    facts = compare(repo.path, ["A0", "A1", "A3", "gbdt"], seeds=3, origins=2)[1]
+    facts = compare(repo.path, ["id", "id_content", "id_codes", "gbdt"], seeds=3, origins=2)[1]
     after = {path.name: path.stat().st_mtime_ns for path in (repo.runs / "comparison" / "units").glob("*.parquet")}
     assert before.items() <= after.items()
     assert len(after) == 12 + 3
@@ -313,62 +321,83 @@ def line(data: str, arm: str, **changes: Any) -> dict[str, Any]:
 
 def test_rows_of_a_data_set_that_is_run_again_are_replaced_and_others_stay(tmp_path: Path) -> None:
     path = tmp_path / "results" / "arms.json"
-    merge_rows(path, [line("first", "A0"), line("first", "A3")])
-    merge_rows(path, [line("second", "A0")])
-    merge_rows(path, [line("first", "A0", mean=0.8)])
+    merge_rows(path, [line("first", "id"), line("first", "id_codes")])
+    merge_rows(path, [line("second", "id")])
+    merge_rows(path, [line("first", "id", mean=0.8)])
     told = json.loads(path.read_text())
-    assert [(row["data"], row["arm"], row["mean"]) for row in told] == [("second", "A0", 0.7), ("first", "A0", 0.8)]
+    assert [(row["data"], row["arm"], row["mean"]) for row in told] == [("second", "id", 0.7), ("first", "id", 0.8)]
     assert [list(row) for row in told] == [SHAPE] * 2
 
 
 def test_markdown_marks_what_is_better_and_names_what_it_is_better_than() -> None:
     rows = [
-        line("world", "A3", baseline="A0", delta=0.1, delta_low=0.05, delta_high=0.2, verdict="better"),
-        line("world", "A9", baseline="A3", delta=0.02, delta_low=0.01, delta_high=0.03, verdict="better"),
-        line("world", "A9", baseline="A0", delta=0.5, delta_low=0.4, delta_high=0.6, verdict="better"),
-        line("world", "A12", baseline="A3", delta=0.02, delta_low=-0.01, delta_high=0.03, verdict="no evidence"),
+        line("world", "id_codes", baseline="id", delta=0.1, delta_low=0.05, delta_high=0.2, verdict="better"),
+        line("world", "saviorrec", baseline="id_codes", delta=0.02, delta_low=0.01, delta_high=0.03, verdict="better"),
+        line("world", "saviorrec", baseline="id", delta=0.5, delta_low=0.4, delta_high=0.6, verdict="better"),
+        line(
+            "world", "smile", baseline="id_codes", delta=0.02, delta_low=-0.01, delta_high=0.03, verdict="no evidence"
+        ),
     ]
     assert markdown(rows).splitlines() == [
-        "**world**", "", "| arm | all (900) |", "| --- | --- |", "| A3 | .7000 |",
-        "| A9 | .7000 **+0.0200 [+0.0100, +0.0300]** |", "| A12 | .7000 +0.0200 [-0.0100, +0.0300] |",
+        "**world**", "", "| arm | paper | all (900) |", "| --- | --- | --- |", "| id_codes | A3 | .7000 |",
+        "| saviorrec | A9 | .7000 **+0.0200 [+0.0100, +0.0300]** |", "| smile | A12 | .7000 +0.0200 [-0.0100, +0.0300] |",
     ]  # fmt: skip
+
+
+def test_rows_of_earlier_versions_are_shown_by_todays_names() -> None:
+    rows = [line("world", "A9", baseline="A3", delta=0.02, delta_low=0.01, delta_high=0.03, verdict="better")]
+    today = [{**rows[0], "arm": "saviorrec", "baseline": "id_codes"}]
+    assert markdown(rows) == markdown(today)
+    old = [{**rows[0], "baseline": "A3_saviorrec_content"}]
+    assert "| world | saviorrec | id_content_codes_saviorrec |" in markdown_of_ideas(old, ("all",))
 
 
 def test_what_an_idea_gives_is_told_apart_from_what_its_inputs_give() -> None:
     rows = [
-        line("world", "A9", baseline="A3", delta=0.02, delta_low=0.01, delta_high=0.03, verdict="better"),
-        line("world", "A9", baseline="A3_content", delta=-0.02, delta_low=-0.03, delta_high=-0.01, verdict="worse"),
-        line("other", "A9", baseline="A3_content", delta=0.01, delta_low=-0.03, delta_high=0.02, verdict="no evidence"),
+        line("world", "saviorrec", baseline="id_codes", delta=0.02, delta_low=0.01, delta_high=0.03, verdict="better"),
+        line(
+            "world", "saviorrec", baseline="A3_content", delta=-0.02, delta_low=-0.03, delta_high=-0.01, verdict="worse"
+        ),
+        line(
+            "other",
+            "saviorrec",
+            baseline="A3_content",
+            delta=0.01,
+            delta_low=-0.03,
+            delta_high=0.02,
+            verdict="no evidence",
+        ),
     ]
     assert markdown_of_ideas(rows, ("all", "cold")).splitlines() == [
-        "| data | arm | without its idea | all | cold |", "| --- | --- | --- | --- | --- |",
-        "| world | A9 | A3_content | **-0.0200 [-0.0300, -0.0100]** | - |",
-        "| other | A9 | A3_content | +0.0100 [-0.0300, +0.0200] | - |",
+        "| data | arm | ablation baseline | all | cold |", "| --- | --- | --- | --- | --- |",
+        "| world | saviorrec | A3_content | **-0.0200 [-0.0300, -0.0100]** | - |",
+        "| other | saviorrec | A3_content | +0.0100 [-0.0300, +0.0200] | - |",
     ]  # fmt: skip
     assert markdown_of_ideas(rows[:1]) == ""
 
 
 def test_differences_to_boosting_stand_in_a_table_of_their_own() -> None:
     rows = [
-        line("world", "A9", baseline="A3", delta=0.02, delta_low=0.01, delta_high=0.03, verdict="better"),
-        line("world", "A9", baseline="gbdt", delta=-0.02, delta_low=-0.03, delta_high=-0.01, verdict="worse"),
+        line("world", "saviorrec", baseline="id_codes", delta=0.02, delta_low=0.01, delta_high=0.03, verdict="better"),
+        line("world", "saviorrec", baseline="gbdt", delta=-0.02, delta_low=-0.03, delta_high=-0.01, verdict="worse"),
     ]
     assert markdown_of_boosting(rows, ("all",)).splitlines() == [
-        "| data | arm | against | all |", "| --- | --- | --- | --- |", "| world | A9 | gbdt | **-0.0200 [-0.0300, -0.0100]** |",
+        "| data | arm | baseline | all |", "| --- | --- | --- | --- |",
+        "| world | saviorrec | gbdt | **-0.0200 [-0.0300, -0.0100]** |",
     ]  # fmt: skip
     assert markdown_of_ideas(rows) == ""
 
 
 def test_people_are_told_budgets_differences_and_times(few: Compared) -> None:
     console = Console(record=True, width=220, file=io.StringIO())
-    print_comparison(console, few[1])
+    print_comparison(console, ComparisonResult.of_json(few[1], Path("facts.json")))
     told = console.export_text()
     assert "id + codes as plain features" in told
-    assert f"{few[1]['arms']['A0']['parameters']:,}" in told
-    assert "of A3" in told and "s of CPU" in told
+    assert f"{few[1]['arms']['id']['parameters']:,}" in told
+    assert "of id_codes" in told and "s of CPU" in told
     (row,) = [
         row for row in few[1]["rows"]
-        if (row["arm"], row["slice"], row["metric"], row["baseline"]) == ("gbdt", "all", "auc", "A3")
+        if (row["arm"], row["slice"], row["metric"], row["baseline"]) == ("gbdt", "all", "auc", "id_codes")
     ]  # fmt: skip
     assert f"{row['mean']:.4f}" in told and f"{row['delta']:+.4f}" in told
 
@@ -376,22 +405,22 @@ def test_people_are_told_budgets_differences_and_times(few: Compared) -> None:
 def test_the_command_writes_rows_and_a_page_and_json_is_all_on_stdout(few: Compared, tmp_path: Path) -> None:
     repo = copy_of(few[0], tmp_path / "repo")
     done = ask_well(
-        "ranker", "compare", "--data", "synthetic", "--repo", repo.path, "--arms", "A0", "--seeds", 1, "--impressions",
+        "ranker", "compare", "--data", "synthetic", "--repo", repo.path, "--arms", "id", "--seeds", 1, "--impressions",
         IMPRESSIONS, "--max-train-rows", 2000, "--results", tmp_path / "arms.json", "--html", tmp_path / "page.html", "--json",
     )  # fmt: skip
     facts = json.loads(done.out)
     assert {row["data"] for row in facts["rows"]} == {"synthetic_strong"}
     assert json.loads((tmp_path / "arms.json").read_text()) == facts["rows"]
-    # Other rows, so the unit of the fixture does not stand for it.
-    assert "done A0-s0-o0" in done.err
+    # Other rows, so the trial of the fixture does not stand for it.
+    assert "done id-s0-o0" in done.err
     assert (tmp_path / "page.html").stat().st_size > 20_000
 
 
-def test_a_unit_is_claimed_by_one_process_and_freed_by_its_death(tmp_path: Path) -> None:
+def test_a_trial_is_claimed_by_one_process_and_freed_by_its_death(tmp_path: Path) -> None:
     plan = Plan(tmp_path, tmp_path, None, {}, {}, ())  # type: ignore[arg-type]
-    unit = Unit("A0", 0, 0, "frame", "mark")
-    with trials._claimed(plan, unit, wait=False) as mine, trials._claimed(plan, unit, wait=False) as again:
+    trial = Trial("id", 0, 0, "frame", "mark")
+    with trials._claimed(plan, trial, wait=False) as mine, trials._claimed(plan, trial, wait=False) as again:
         assert mine
         assert not again
-    with trials._claimed(plan, unit, wait=False) as mine:
+    with trials._claimed(plan, trial, wait=False) as mine:
         assert mine

@@ -12,25 +12,29 @@ from hypothesis import strategies as st
 
 from helpers.builders import DAY, FAST_PRESET, START
 from ranking.data.split import TimeSplit
-from ranking.experiments.comparison.arms import arm_names, load_arms
+from ranking.experiments.comparison.arms import arm_name, arm_names, load_arms, paper_number
 from ranking.experiments.comparison.comparison import data_name
-from ranking.experiments.comparison.time_origins import origins
+from ranking.experiments.comparison.time_origins import time_origins
 from ranking.pipeline.presets import load_preset
 from sidkit.core.config import SplitSettings
 from sidkit.core.errors import ConfigError, EvaluationError
 
 law = settings(max_examples=60, deadline=None, database=None)
-PAPERS = [*(f"A{number}" for number in range(14)), "gbdt"]
+PAPERS = [
+    "id", "id_content", "codes", "id_codes", "id_codes_shuffled", "id_codes_random", "id_prefix_ngram", "id_spm", "mba",
+    "saviorrec", "smile_rq", "smile_opq", "smile", "saviorrec_smile", "gbdt",
+]  # fmt: skip
 
 
 def test_the_arms_of_the_protocol_are_shipped_and_all_is_those() -> None:
     arms = load_arms(["all"])
     # Beside the papers' arms, what their inputs give without their ideas.
-    without = {"A3_smile", "A3_smile_content", "A3_saviorrec_content"}
-    assert set(arms) == {*PAPERS, *without, "A12_content"}
+    without = {"id_codes_smile", "id_content_codes_smile", "id_content_codes_saviorrec"}
+    assert set(arms) == {*PAPERS, *without, "smile_content"}
     assert [arm for arm in arms if arm in PAPERS] == PAPERS
     assert {arm.baseline for arm in arms.values()} == {*without, None}
-    assert {name for name, arm in load_arms(["all"]).items() if arm.rolling} == {"A0", "A3", "A4", "A9", "A12", "gbdt"}
+    rolling = {name for name, arm in arms.items() if arm.rolling}
+    assert rolling == {"id", "id_codes", "id_codes_shuffled", "saviorrec", "smile", "gbdt"}
 
 
 @pytest.mark.parametrize("name", arm_names())
@@ -44,17 +48,28 @@ def test_every_shipped_arm_loads_and_its_codebook_can_be_made(name: str) -> None
 def test_arms_share_the_codes_that_they_are_to_be_compared_on() -> None:
     arms = load_arms(["all"])
     books = {name: arm.codebook for name, arm in arms.items()}
-    assert {books[name] for name in ("A0", "A1", "A2", "A3", "A4", "A5", "A6", "A7", "gbdt")} == {"rqkmeans"}
-    assert {books[name] for name in ("A8", "A9")} == {"saviorrec"}
-    assert {books[name] for name in ("A10", "A11", "A12", "A13")} == {"smile"}
+    assert {books[name] for name in (*PAPERS[:8], "gbdt")} == {"rqkmeans"}
+    assert {books[name] for name in ("mba", "saviorrec")} == {"saviorrec"}
+    assert {books[name] for name in ("smile_rq", "smile_opq", "smile", "saviorrec_smile")} == {"smile"}
     # The control has everything of what it controls but the meaning of the codes.
-    assert arms["A4"].trained_by() | {"shuffle_codes": False} == arms["A3"].trained_by()
-    assert arms["A5"].trained_by() | {"random_codes": False} == arms["A3"].trained_by()
+    assert arms["id_codes_shuffled"].trained_by() | {"shuffle_codes": False} == arms["id_codes"].trained_by()
+    assert arms["id_codes_random"].trained_by() | {"random_codes": False} == arms["id_codes"].trained_by()
 
 
 def test_an_arm_may_change_its_codebook_and_nothing_else_of_the_preset() -> None:
-    base, (changed,) = load_preset("rqkmeans").codebook, load_arms(["T_rq5"]).values()
+    base, (changed,) = load_preset("rqkmeans").codebook, load_arms(["id_codes_rq5"]).values()
     assert changed.codebook_spec() == base.model_copy(update={"levels": 5})
+
+
+def test_numbers_of_the_papers_table_name_arms_too(tmp_path: Path) -> None:
+    found = list(load_arms(["A3", "id", "A12_content", "T_pq", "A0"]))
+    assert found == ["id_codes", "id", "smile_content", "id_codes_pq"]
+    assert [paper_number(arm) for arm in PAPERS] == [*(f"A{number}" for number in range(14)), ""]
+    assert len({arm_name(paper_number(arm)) for arm in arm_names()} - {""}) == len(arm_names()) - 1
+    text = 'title = "t"\nrepresentations = ["id"]\nbaseline = "A3_smile"\n'
+    assert load_arms([own(tmp_path, text)])["mine"].baseline == "id_codes_smile"
+    with pytest.raises(ConfigError, match="'A0' is the number of the shipped arm 'id'; rename the file"):
+        load_arms([own(tmp_path, text, "A0")])
 
 
 def own(folder: Path, text: str, name: str = "mine") -> str:
@@ -65,8 +80,8 @@ def own(folder: Path, text: str, name: str = "mine") -> str:
 
 def test_a_user_brings_arms_by_path(tmp_path: Path) -> None:
     text = f'title = "mine"\nrepresentations = ["content"]\ncodebook = "{FAST_PRESET}"\n'
-    arms = load_arms(["A0", own(tmp_path, text)])
-    assert list(arms) == ["A0", "mine"]
+    arms = load_arms(["id", own(tmp_path, text)])
+    assert list(arms) == ["id", "mine"]
     assert arms["mine"].codebook_spec() == load_preset(str(FAST_PRESET)).codebook
 
 
@@ -85,10 +100,10 @@ def test_an_arm_that_could_never_train_is_refused_when_it_is_read(tmp_path: Path
 
 
 def test_unknown_names_twice_the_same_name_and_no_name_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no arm 'A99'; there are A0.*gbdt"):
+    with pytest.raises(ConfigError, match=r"no arm 'A99'; there are id.*gbdt"):
         load_arms(["A99"])
-    with pytest.raises(ConfigError, match="two arms are called 'A0'"):
-        load_arms(["A0", own(tmp_path, 'title = "t"\nrepresentations = ["id"]\n', "A0")])
+    with pytest.raises(ConfigError, match="two arms are called 'id'"):
+        load_arms(["id", own(tmp_path, 'title = "t"\nrepresentations = ["id"]\n', "id")])
     with pytest.raises(ConfigError, match="no arm is named"):
         load_arms([])
     text = 'title = "t"\nrepresentations = ["id"]\n[codebook_changes]\nlevel = 5\n'
@@ -102,7 +117,7 @@ def test_origins_go_back_one_test_window_at_a_time_and_never_overlap(moments: li
     at_us = np.sort(np.array(moments, dtype=np.int64)) + START
     settings_ = SplitSettings(train=0.6, validation=0.2)
     try:
-        found = origins(at_us, settings_, count)
+        found = time_origins(at_us, settings_, count)
     except EvaluationError:
         return
     assert found[0].split == TimeSplit.of(at_us, settings_)
@@ -122,7 +137,7 @@ def test_origins_go_back_one_test_window_at_a_time_and_never_overlap(moments: li
 def test_without_ties_three_origins_have_windows_of_one_size() -> None:
     at_us = START + np.arange(1000, dtype=np.int64) * DAY
     sizes = []
-    for origin in origins(at_us, SplitSettings(train=0.8, validation=0.1), 3):
+    for origin in time_origins(at_us, SplitSettings(train=0.8, validation=0.1), 3):
         rows = at_us[origin.rows(at_us)]
         sizes.append([len(part) for part in origin.split.parts(rows).values()])
     assert sizes == [[800, 100, 100], [700, 100, 100], [600, 100, 100]]
@@ -130,8 +145,8 @@ def test_without_ties_three_origins_have_windows_of_one_size() -> None:
 
 def test_more_origins_than_there_are_rows_for_are_refused() -> None:
     at_us = START + np.arange(1000, dtype=np.int64)
-    with pytest.raises(EvaluationError, match=r"no room for origin 8: .*fewer origins"):
-        origins(at_us, SplitSettings(train=0.8, validation=0.1), 9)
+    with pytest.raises(EvaluationError, match=r"no room for time origin 8: .*fewer time origins"):
+        time_origins(at_us, SplitSettings(train=0.8, validation=0.1), 9)
 
 
 def test_data_sets_have_short_names() -> None:

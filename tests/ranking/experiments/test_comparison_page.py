@@ -15,7 +15,7 @@ from helpers.comparison_builders import arm_file, compare
 from ranking.experiments.comparison.report import write_page
 from ranking.experiments.comparison.report.page import render
 
-ARMS = ["A0", "A3", "A4", "gated", "gbdt", "two_maps"]
+ARMS = ["id", "id_codes", "id_codes_shuffled", "gated", "gbdt", "two_maps"]
 FRAMES = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
 
 
@@ -25,7 +25,7 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("page")
     gated = arm_file(folder, "gated", 'representations = ["rq_opq_gate"]\n[model]\ngate_parts = "rq"\n')
     maps = arm_file(folder, "two_maps", 'representations = ["id", "content"]\n[model]\nhistory = "bidirectional"\n')
-    return compare(folder / "repo", ["A0", "A3", "A4", gated, "gbdt", maps], impressions=24_000)[1]
+    return compare(folder / "repo", ["id", "id_codes", "id_codes_shuffled", gated, "gbdt", maps], impressions=24_000)[1]
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,11 @@ def test_in_a_browser_every_plot_is_drawn_and_follows_what_is_chosen(two: list[d
 
     try:
         page.do(FRAMES)
-        for metric, baseline, name in (("auc", "A3", "all"), ("auc", "A0", "prior 0-99"), ("logloss", "A3", "all")):
+        for metric, baseline, name in (
+            ("auc", "id_codes", "all"),
+            ("auc", "id", "prior 0-99"),
+            ("logloss", "id_codes", "all"),
+        ):
             choose("slice", name)
             choose("metric", metric)
             choose("baseline", baseline)
@@ -127,13 +131,13 @@ def test_in_a_browser_every_plot_is_drawn_and_follows_what_is_chosen(two: list[d
         assert "oracle" in arms_in("buckets")
         assert arms_in("calibration") == sorted(ARMS)
         assert arms_in("gates") == ["gated"]
-        assert arms_in("mutation") == ["A0", "A3", "gated", "two_maps"]
+        assert arms_in("mutation") == ["id", "id_codes", "gated", "two_maps"]
         drawn = page.do("[...document.querySelectorAll('svg[role=img] path')].map((path) => path.getAttribute('d'))")
         assert drawn and not any("NaN" in path or "undefined" in path for path in drawn)
         # An arm that is switched off goes from all plots that share the legend.
-        page.do("document.querySelector('#buckets-legend [data-arm=A3]').click()")
+        page.do("document.querySelector('#buckets-legend [data-arm=id_codes]').click()")
         page.do(FRAMES)
-        assert "A3" not in arms_in("buckets") + arms_in("mutation") + arms_in("calibration")
+        assert "id_codes" not in arms_in("buckets") + arms_in("mutation") + arms_in("calibration")
         choose("attention-arm", "two_maps")
         examples = facts["probes"]["attention"]["two_maps"]
         assert page.do("document.querySelectorAll('.example').length") == len(examples) > 0

@@ -16,7 +16,7 @@ from ranking.data.dataset import Dataset
 from ranking.data.numeric_features import feature_names
 from ranking.data.storage import load_dataset
 from ranking.evaluation.metrics import auc
-from ranking.experiments.leakage import is_aggregate, judge_leakage, leaked_aggregates, measure_leakage
+from ranking.experiments.leakage import evaluate_leakage, is_aggregate, leaked_aggregates, measure_leakage
 from semantic_ids.catalog import Catalog
 from sidkit.core.errors import ArtifactMissingError, EvaluationError
 
@@ -81,7 +81,8 @@ def test_figures_are_told_per_slice_of_point_in_time_counts() -> None:
     test = set_with([0] * 200 + [50] * 200)
     label = test.rows.label
     noise = rng.random(400)
-    told = judge_leakage(test, {"promised": [label + 0.1 * noise], "delivered": [noise], "possible": [label + noise]})
+    scores = {"promised": [label + 0.1 * noise], "delivered": [noise], "possible": [label + noise]}
+    told = [row.as_json() for row in evaluate_leakage(test, scores)]
     assert [row["slice"] for row in told] == ["all", "cold", "warm"]
     assert [row["rows"] for row in told] == [400, 200, 200]
     for row, rows in zip(told, (slice(None), slice(0, 200), slice(200, None)), strict=True):

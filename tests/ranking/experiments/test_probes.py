@@ -36,7 +36,7 @@ DRAWN = random_set(300, items=40, users=30, length=8)
 DATA = dataclasses.replace(DRAWN, numeric=np.abs(DRAWN.numeric))  # counts are never negative
 
 
-def judge(score: Callable[[Dataset], np.ndarray]) -> Ranker:
+def scoring(score: Callable[[Dataset], np.ndarray]) -> Ranker:
     """A ranker that scores as told."""
     config = SimpleNamespace(residual_levels=None, sizes=SIZES)
     return cast("Ranker", SimpleNamespace(config=config, score=score))
@@ -50,15 +50,15 @@ def test_a_ranker_that_reads_so_many_codes_is_not_moved_by_swaps_that_share_them
         codes = data.items.codes[data.candidate][:, :deep]
         return (codes @ weight if deep else np.zeros(len(data))) + data.numeric[:, 0]
 
-    told = mutation(judge(score), DATA)
-    assert [each["depth"] for each in told] == list(range(len(told)))
-    assert told[0]["change"] == told[0]["random"]
+    told = mutation(scoring(score), DATA)
+    assert [each.depth for each in told] == list(range(len(told)))
+    assert told[0].change == told[0].random
     for each in told:
-        if each["depth"] >= deep:
-            assert each["change"] == pytest.approx(0, abs=1e-9)
+        if each.depth >= deep:
+            assert each.change == pytest.approx(0, abs=1e-9)
         else:
-            assert each["change"] > 0
-    assert all(later["rows"] <= earlier["rows"] for earlier, later in itertools.pairwise(told))
+            assert each.change > 0
+    assert all(later.rows <= earlier.rows for earlier, later in itertools.pairwise(told))
 
 
 @law
@@ -97,7 +97,7 @@ def ranker(representations: tuple[str, ...], **spec: Any) -> Ranker:
     vocabulary = Vocabulary.fit(DATA.rows.item_ids[:150])
     shape = ItemShape(vocabulary.size, SIZES, CONTENT_DIM, residual_levels=2)
     model = CtrModel(representations, shape, len(feature_names()), ModelSpec(dim=4, hidden=(8,), **spec)).eval()
-    scaling = dataclasses.asdict(Scaling.fit(DATA.numeric, 0.5))
+    scaling = Scaling.fit(DATA.numeric, 0.5)
     config = SimpleNamespace(scaling=scaling, residual_levels=2, sizes=SIZES)
     return Ranker(model, vocabulary, cast("Any", config))
 
@@ -113,10 +113,10 @@ def test_gates_are_told_by_bucket_and_only_where_there_are_gates() -> None:
     assert (values[~coded] == 1).all()
     unknown = ~np.isin(DATA.rows.item_ids, DATA.rows.item_ids[:150])
     assert (values[coded & unknown] <= 0.01 + 1e-6).all()
-    assert sum(bucket["rows"] for bucket in curves["prior"]) == len(DATA)
-    total = sum(bucket["mean"] * bucket["rows"] for bucket in curves["prior"])
+    assert sum(bucket.rows for bucket in curves.prior) == len(DATA)
+    total = sum(bucket.mean * bucket.rows for bucket in curves.prior)
     assert total / len(DATA) == pytest.approx(values.mean())
-    assert all(bucket["low"] <= bucket["high"] for bucket in curves["prior"] + curves["age"])
+    assert all(bucket.low <= bucket.high for bucket in curves.prior + curves.age)
     assert gate_curves(ranker(("id", "content")), DATA) is None
     assert gate_curves(ranker(("rq_opq_gate",), gate_parts="opq"), DATA) is None
 
@@ -146,15 +146,15 @@ def test_attention_examples_name_what_got_most_weight(
     for name, each in weights.items():
         assert each.sum(axis=1) == pytest.approx(np.ones(len(data)), abs=1e-5)
         for row, example in enumerate(examples):
-            (told,) = [told for told in example["maps"] if told["name"] == name]
-            shown = [item["weight"] for item in told["items"]]
+            (told,) = [told for told in example.maps if told.name == name]
+            shown = [item.weight for item in told.items]
             assert shown == sorted(each[row], reverse=True)[: min(8, length[row])]
-            for item in told["items"]:
-                assert item["title"] == ("<b>one" if item["id"] == "i001" else None)
-                places = np.flatnonzero(data.items.ids[data.history_items[data.history[row]]] == item["id"])
-                assert item["weight"] in each[row][places]
-            assert example["history"] == length[row]
-            assert example["id"] == data.rows.item_ids[row]
+            for item in told.items:
+                assert item.title == ("<b>one" if item.id == "i001" else None)
+                places = np.flatnonzero(data.items.ids[data.history_items[data.history[row]]] == item.id)
+                assert item.weight in each[row][places]
+            assert example.history == length[row]
+            assert example.id == data.rows.item_ids[row]
 
 
 def test_examples_are_clicks_of_different_users_with_some_history() -> None:

@@ -69,15 +69,15 @@ def test_an_item_without_codes_has_its_content_alone_for_ever() -> None:
 
 
 def test_one_step_of_training_moves_items_that_share_codes_together() -> None:
-    from ranking.training.optimizers import make_optimisers
+    from ranking.training.optimizers import make_optimizers
 
     part, items = part_of(), items_of([[1, 2, 0], [1, 2, 1], [3, 0, 0]])
-    optimiser = make_optimisers(part, TrainingSpec(weight_decay=0.0, table_weight_decay=0.0, table_learning_rate=0.1))[
+    optimizer = make_optimizers(part, TrainingSpec(weight_decay=0.0, table_weight_decay=0.0, table_learning_rate=0.1))[
         0
     ]
     before = part(items).detach() - part.projection(items.content).detach()
     (part(items)[0] - 1).square().sum().backward()
-    optimiser.step()
+    optimizer.step()
     moved = part(items).detach() - part.projection(items.content).detach() - before
     assert moved[0].abs().sum() > 0
     cosine = torch.nn.functional.cosine_similarity(moved[0], moved[1], dim=0)

@@ -57,7 +57,7 @@ def test_the_offline_frame_at_materialization_equals_the_online_read_cell_by_cel
     }
     online = store.get_online_features(features=service, entity_rows=keys, full_feature_names=True).to_dict()
     entities = pd.DataFrame(keys)
-    entities["event_timestamp"] = pd.to_datetime(finished.facts["as_of_us"], unit="us", utc=True)
+    entities["event_timestamp"] = pd.to_datetime(finished.result.as_of_us, unit="us", utc=True)
     entities["row"] = range(count)  # Feast's own store loses the order
     asked = store.get_historical_features(entities, features=service, full_feature_names=True)
     offline = asked.to_arrow().sort_by("row").to_pydict()
@@ -84,7 +84,7 @@ def offline_scores(repo: Repo, user: str, items: list[str], at_us: int) -> np.nd
 
 def test_score_in_a_fresh_process_equals_the_offline_model(finished: FinishedJob, elsewhere: Path) -> None:
     users, items = keys_of(finished.repo)
-    as_of = finished.facts["as_of_us"]
+    as_of = finished.result.as_of_us
     for user, zone in ((users[0], "Asia/Tokyo"), ("nobody", "America/Los_Angeles")):
         asked = [*items[:40], "nothing"]
         done = sidkit(
@@ -100,7 +100,7 @@ def test_score_in_a_fresh_process_equals_the_offline_model(finished: FinishedJob
 
 @pytest.mark.own_store("online", "this test switches it from the kit's and back")
 def test_feasts_own_online_store_gives_the_same_scores(finished: FinishedJob, tmp_path: Path) -> None:
-    repo, as_of = copy_of(finished.repo, tmp_path / "repo"), finished.facts["as_of_us"]
+    repo, as_of = copy_of(finished.repo, tmp_path / "repo"), finished.result.as_of_us
     yaml = repo.path / "feature_store.yaml"
     packed = "sidkit.stores.online.PackedSqliteOnlineStore"
     assert f"type: {packed}\n" in yaml.read_text()
@@ -133,7 +133,7 @@ def finished_rows(repo: Repo) -> dict[str, int]:
 
 def test_scores_do_not_depend_on_the_other_candidates(finished: FinishedJob) -> None:
     users, items = keys_of(finished.repo)
-    scorer, as_of = Scorer(finished.repo), finished.facts["as_of_us"]
+    scorer, as_of = Scorer(finished.repo), finished.result.as_of_us
     together = scorer.score(users[3], items[:30], as_of)
     alone = [scorer.score(users[3], [item], as_of)[0] for item in items[:30:7]]
     np.testing.assert_allclose(together[::7], alone, atol=1e-7)
@@ -141,20 +141,20 @@ def test_scores_do_not_depend_on_the_other_candidates(finished: FinishedJob) -> 
 
 def test_ages_and_gaps_are_taken_from_the_request_moment(finished: FinishedJob) -> None:
     users, items = keys_of(finished.repo)
-    scorer, as_of = Scorer(finished.repo), finished.facts["as_of_us"]
+    scorer, as_of = Scorer(finished.repo), finished.result.as_of_us
     later = scorer.score(users[3], items[:5], as_of + 30 * 86_400_000_000)
     assert not np.allclose(scorer.score(users[3], items[:5], as_of), later, atol=1e-4)
 
 
 def test_a_moment_before_the_last_materialization_is_refused(finished: FinishedJob) -> None:
     with pytest.raises(TimeError, match="filled as of"):
-        Scorer(finished.repo).score("u1", ["i1"], finished.facts["as_of_us"] - 1)
+        Scorer(finished.repo).score("u1", ["i1"], finished.result.as_of_us - 1)
 
 
 def test_an_interval_that_ends_years_after_the_newest_row_refuses_no_request_after_that_row(
     finished: FinishedJob, tmp_path: Path
 ) -> None:
-    repo, as_of = copy_of(finished.repo, tmp_path / "repo"), finished.facts["as_of_us"]
+    repo, as_of = copy_of(finished.repo, tmp_path / "repo"), finished.result.as_of_us
     store = open_store(repo)
     # What `feast materialize-incremental 2030-01-01T00:00:00` notes.
     for view in store.list_feature_views():
@@ -171,7 +171,7 @@ def test_an_interval_that_ends_years_after_the_newest_row_refuses_no_request_aft
 
 def test_no_candidates_and_unknown_rankers_are_refused(finished: FinishedJob) -> None:
     with pytest.raises(ServingError, match="at least one item id"):
-        Scorer(finished.repo).score("u1", [], finished.facts["as_of_us"])
+        Scorer(finished.repo).score("u1", [], finished.result.as_of_us)
     with pytest.raises(UnknownVersionError, match="no ranker named 'other'; known: fast_"):
         Scorer(finished.repo, "other")
 

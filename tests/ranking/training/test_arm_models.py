@@ -146,7 +146,9 @@ def codewords() -> ResidualOPQ:
 )
 def test_an_arm_is_trained_and_its_artefact_scores_the_same(tmp_path: Path, arm: ArmSpec) -> None:
     context = context_of(tmp_path)
-    context = dataclasses.replace(context, quantizer=codewords(), serving={**context.serving, "residual_levels": 1})
+    context = dataclasses.replace(
+        context, quantizer=codewords(), serving=dataclasses.replace(context.serving, residual_levels=1)
+    )
     result = train_arm(context, "arm", arm, 0, "ranker")
     assert result.ranker == "ranker"
     loaded = Ranker.load(tmp_path / "ranker")
@@ -161,7 +163,9 @@ def test_what_is_fitted_does_not_depend_on_validation_or_test_rows(tmp_path: Pat
 
     def fitted(folder: str, **changes: Dataset) -> dict[str, np.ndarray]:
         context = context_of(tmp_path / folder, **changes)
-        context = dataclasses.replace(context, quantizer=codewords(), serving={**context.serving, "residual_levels": 1})
+        context = dataclasses.replace(
+            context, quantizer=codewords(), serving=dataclasses.replace(context.serving, residual_levels=1)
+        )
         train_arm(context, "arm", arm, 0, "ranker")
         state = Ranker.load(tmp_path / folder / "ranker").model.state_dict()
         return {name: each.numpy() for name, each in state.items() if "fitted_" in name}
@@ -175,7 +179,7 @@ def test_what_is_fitted_does_not_depend_on_validation_or_test_rows(tmp_path: Pat
 
 def test_a_gate_without_a_codebook_is_refused_by_name(tmp_path: Path) -> None:
     context = context_of(tmp_path)
-    context = dataclasses.replace(context, serving={**context.serving, "residual_levels": 1})
+    context = dataclasses.replace(context, serving=dataclasses.replace(context.serving, residual_levels=1))
     with pytest.raises(ConfigError, match="quantizer"):
         train_arm(context, "arm", ArmSpec(representations=("rq_opq_gate",)), 0, "ranker")
 

@@ -13,13 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.training_builders import DESCRIBE, SERVING, random_set
+from helpers.training_builders import SERVING, TRAINED_ON, random_set
 from ranking.data.dataset import Dataset
 from ranking.data.item_table import ItemTable
 from ranking.data.numeric_features import Scaling
 from ranking.models.spec import ModelSpec
 from ranking.training.arm_spec import ArmSpec, RankerSpec
 from ranking.training.arms import (
+    ArmDetails,
     ArmResult,
     TrainingContext,
     read_predictions,
@@ -52,7 +53,7 @@ def context_of(folder: Path, **changes: Dataset) -> TrainingContext:
         spec=SPEC,
         rate=float(parts["train"].rows.label.mean()),
         threads=1,
-        describe=DESCRIBE,
+        trained_on=TRAINED_ON,
         serving=SERVING,
         rankers=folder,
     )  # fmt: skip
@@ -139,7 +140,7 @@ def test_a_neural_arm_leaves_a_ranker_that_says_what_the_arm_said(tmp_path: Path
     ranker = Ranker.load(tmp_path / "ranker_v1")
     assert np.array_equal(ranker.score(context.test), result.test)
     assert np.array_equal(ranker.score(context.validation), result.validation)
-    assert result.validation_auc == max(result.details["validation_auc"])
+    assert result.validation_auc == max(result.details.validation_auc or ())
     assert ranker.config.arm == "codes"
     assert (ranker.config.codebook, ranker.config.service) == ("codes_v1", "ctr_codes_v1")
     manifest = read_manifest(tmp_path / "ranker_v1")
@@ -187,7 +188,7 @@ def test_the_shuffled_control_keeps_no_ranker_and_has_as_many_parameters(tmp_pat
     control, arm = train_arm(context, "control", SHUFFLED, 0, "control"), train_arm(context, "codes", CODES, 0, "codes")
     assert control.ranker is None
     assert not (tmp_path / "control").exists()
-    assert control.details["parameters"] == arm.details["parameters"]
+    assert control.details.parameters == arm.details.parameters
     assert not np.array_equal(control.test, arm.test)
 
 
@@ -201,7 +202,7 @@ def test_the_boosted_arm_keeps_no_ranker_and_tells_its_trees(tmp_path: Path) -> 
     result = train_arm(context_of(tmp_path), "gbdt", ArmSpec(kind="gbdt"), 0, "boosted")
     assert result.ranker is None
     assert not list(tmp_path.iterdir())
-    assert result.details["trees"] >= 10
+    assert result.details.trees is not None and result.details.trees >= 10
     assert (len(result.validation), len(result.test)) == (100, 80)
 
 
@@ -211,7 +212,7 @@ def test_predictions_come_back_bit_by_bit(
     tmp_path_factory: pytest.TempPathFactory, validation: list[float], test: list[float]
 ) -> None:
     path = tmp_path_factory.mktemp("predictions") / "arm.parquet"
-    result = ArmResult(0.7, np.array(validation, dtype=float), np.array(test, dtype=float), None, {"trees": 30})
+    result = ArmResult(0.7, np.array(validation, dtype=float), np.array(test, dtype=float), None, ArmDetails(trees=30))
     write_predictions(path, result)
     assert read_predictions(path).tolist() == test
     metadata = pq.read_schema(path).metadata

@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.training_builders import CONTENT_DIM, DESCRIBE, SERVING, SIZES, fitted_to, random_set
+from helpers.training_builders import CONTENT_DIM, SERVING, SIZES, TRAINED_ON, fitted_to, random_set
 from ranking.data.batch import Batch
 from ranking.data.batches import Batches, Vocabulary, seen_in, vocabulary_of
 from ranking.data.dataset import Dataset, FrameRows
@@ -228,7 +228,7 @@ def context_of(folder: Path, train_rows: Dataset | DiskDataset) -> TrainingConte
         train=train_rows, validation=VALIDATION, test=random_set(50, seed=3),
         spec=RankerSpec(model=MODEL.model_copy(update={"history": "target_attention"}), training=SPEC),
         rate=0.5, threads=1,
-        describe=DESCRIBE,
+        trained_on=TRAINED_ON,
         serving=SERVING,
         rankers=folder,
     )  # fmt: skip

@@ -179,14 +179,14 @@ def test_items_that_training_never_saw_are_scored_alike_by_an_id_ranker() -> Non
 def parts_of(finished: FinishedJob) -> tuple[Dataset, Path]:
     folder = finished.repo.runs / "fast"
     data = load_dataset(folder / "frame")
-    record = Catalog.open(finished.repo).ranker(finished.facts["serving_ranker"])
+    record = Catalog.open(finished.repo).ranker(finished.result.serving_ranker)
     return data.take(np.flatnonzero(data.rows.at_us >= record.fit_end_us)), folder / "predictions"
 
 
 @pytest.mark.parametrize("arm", ["id", "content", "id_codes"])
 def test_the_artefact_scores_the_test_rows_bit_by_bit_as_the_job_did(finished: FinishedJob, arm: str) -> None:
     test, predictions = parts_of(finished)
-    ranker = Ranker.load(finished.repo.rankers / finished.facts["rankers"][arm][0])
+    ranker = Ranker.load(finished.repo.rankers / finished.result.rankers[arm][0])
     told = ranker.score(test)
     assert np.array_equal(told, read_predictions(predictions / f"{arm}-s0.parquet"))
     stated = next(each["auc"] for each in finished.told["arms"] if each["arm"] == arm)
@@ -194,8 +194,8 @@ def test_the_artefact_scores_the_test_rows_bit_by_bit_as_the_job_did(finished: F
 
 
 def test_a_ranker_names_all_that_it_must_be_served_with(finished: FinishedJob) -> None:
-    record = Catalog.open(finished.repo).codebook(finished.facts["codebook"])
-    name = finished.facts["rankers"]["id_codes"][0]
+    record = Catalog.open(finished.repo).codebook(finished.result.codebook.name)
+    name = finished.result.rankers["id_codes"][0]
     config = Ranker.load(finished.repo.rankers / name).config
     assert (config.codebook, config.codebook_hash) == (record.name, record.content_hash)
     assert config.service == record.service_name

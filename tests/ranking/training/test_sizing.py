@@ -38,10 +38,10 @@ def test_no_other_size_comes_nearer_to_the_budget(budget: int, by: str) -> None:
     start = config("id", "prefix_ngram", table_rows=300)
     found = sized(start, VOCABULARY, {}, Budget(budget, by))  # type: ignore[arg-type]
     assert dataclasses.replace(found, model=start.model) == start
-    assert {key for key in found.model if found.model[key] != start.model[key]} <= {by}
-    size, distance = found.model[by], abs(counted(found) - budget)
+    assert found.model.model_copy(update={by: getattr(start.model, by)}) == start.model
+    size, distance = getattr(found.model, by), abs(counted(found) - budget)
     for other in {max(1, size - 1), size + 1, max(1, size // 2), 2 * size}:
-        changed = dataclasses.replace(found, model={**found.model, by: other})
+        changed = dataclasses.replace(found, model=found.model.model_copy(update={by: other}))
         assert abs(counted(changed) - budget) >= distance
 
 

@@ -1,4 +1,4 @@
-"""Resuming a killed training, the device it runs on, and the optimiser of large tables."""
+"""Resuming a killed training, the device it runs on, and the optimizer of large tables."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ranking.models.representations.base import ItemShape, Table
 from ranking.models.spec import ModelSpec
 from ranking.training.device import training_device
 from ranking.training.loop import Trained, predict, train
-from ranking.training.optimizers import RowwiseAdagrad, make_optimisers
+from ranking.training.optimizers import RowwiseAdagrad, make_optimizers
 from ranking.training.spec import TrainingSpec
 from sidkit.core.errors import ConfigError
 
@@ -78,13 +78,13 @@ def same(left: Trained, right: Trained) -> bool:
     return all(torch.equal(ours[name], theirs[name]) for name in ours) and left.validation_auc == right.validation_auc
 
 
-@pytest.mark.parametrize("optimiser", ["adamw", "rowwise_adagrad"])
+@pytest.mark.parametrize("optimizer", ["adamw", "rowwise_adagrad"])
 @pytest.mark.parametrize("killed_at", [3, 8, 18])
 def test_a_killed_training_ends_with_the_weights_it_would_have_had(
-    tmp_path: Path, killed_at: int, optimiser: str
+    tmp_path: Path, killed_at: int, optimizer: str
 ) -> None:
     # An epoch is four training batches and one of validation.
-    spec = SPEC.model_copy(update={"table_optimiser": optimiser})
+    spec = SPEC.model_copy(update={"table_optimiser": optimizer})
     file = tmp_path / "run.safetensors"
     whole = trained(spec)
     with pytest.raises(KeyboardInterrupt):
@@ -145,7 +145,7 @@ def test_rowwise_adagrad_follows_the_formula_on_the_rows_of_the_batch() -> None:
     table = Table(6, 3)
     table.sparse = True
     start = table.weight.detach().numpy().astype(float)
-    optimiser = RowwiseAdagrad([table.weight], lr=0.1, weight_decay=0.5)
+    optimizer = RowwiseAdagrad([table.weight], lr=0.1, weight_decay=0.5)
     total, expected = np.zeros(6), start.copy()
     for rows in ([1, 3, 3], [3, 4], [1]):
         target = np.arange(3.0)
@@ -156,10 +156,10 @@ def test_rowwise_adagrad_follows_the_formula_on_the_rows_of_the_batch() -> None:
         total[touched] += (gradient[touched] ** 2).mean(axis=1)
         move = gradient[touched] / np.sqrt(total[touched])[:, None] + 0.5 * expected[touched]
         expected[touched] -= 0.1 * move
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         (table.rows(torch.tensor(rows)) - torch.arange(3.0)).square().sum().backward()
         assert table.weight.grad is not None and table.weight.grad.is_sparse
-        optimiser.step()
+        optimizer.step()
     assert table.weight.detach().numpy() == pytest.approx(expected, abs=1e-5)
     assert np.array_equal(table.weight.detach().numpy()[[0, 2, 5]], start[[0, 2, 5]].astype(np.float32))
 
@@ -170,13 +170,13 @@ def test_a_rare_row_does_not_jump_again_and_again() -> None:
     def steps(make: type[torch.optim.Optimizer], sparse: bool) -> list[float]:
         table = Table(2, 1)
         table.sparse = sparse
-        optimiser = make([table.weight], lr=0.1)  # type: ignore[call-arg]
+        optimizer = make([table.weight], lr=0.1)  # type: ignore[call-arg]
         moved = []
         for step in range(301):
             before = table.weight[1].item()
-            optimiser.zero_grad(set_to_none=True)
+            optimizer.zero_grad(set_to_none=True)
             table.rows(torch.tensor([int(step % 100 == 0)])).sum().backward()
-            optimiser.step()
+            optimizer.step()
             if step % 100 == 0:
                 moved.append(abs(table.weight[1].item() - before))
         return moved
@@ -190,8 +190,8 @@ def test_a_rare_row_does_not_jump_again_and_again() -> None:
 def test_large_tables_have_sparse_gradients_and_everything_is_trained_once() -> None:
     model = CtrModel(PARTS, SHAPE, len(feature_names()), MODEL, fitted_to(DATA, SHAPE, VOCABULARY, MODEL))
     spec = SPEC.model_copy(update={"table_optimiser": "rowwise_adagrad"})
-    optimisers = make_optimisers(model, spec)
-    trained_by = [id(each) for optimiser in optimisers for group in optimiser.param_groups for each in group["params"]]
+    optimizers = make_optimizers(model, spec)
+    trained_by = [id(each) for optimizer in optimizers for group in optimizer.param_groups for each in group["params"]]
     assert sorted(trained_by) == sorted(id(each) for each in model.parameters())
     batch = Batches(DATA, SCALING, VOCABULARY).batch(torch.arange(30))
     sum(model.auxiliary(batch).values(), start=model(batch).sum()).backward()

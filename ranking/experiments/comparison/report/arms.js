@@ -57,7 +57,7 @@ function forest() {
 }
 
 // Six lines can be told apart; the others are one click away. The oracle would flatten all that lies below it.
-const plain = new Set(["A0", "A1", "A3", "A9", "A12", "gbdt"]);
+const plain = new Set(["id", "id_content", "id_codes", "saviorrec", "smile", "gbdt"]);
 state.hidden.add("oracle");
 for (const arm of allArms) if (allArms.length > 7 && !plain.has(arm)) state.hidden.add(arm);
 

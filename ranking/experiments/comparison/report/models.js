@@ -1,4 +1,4 @@
-// What the kept models say: gates, the mutation test, attention.
+// Probes of the saved models: gates, the mutation test, attention.
 painted(() => {
   const gates = Object.entries(now().probes.gates ?? {});
   const box = choose("gates");
@@ -76,7 +76,7 @@ function attention() {
 }
 painted(() => {
   const arms = Object.keys(now().probes.attention ?? {});
-  fill(choose("attention-arm"), arms, choose("attention-arm").value || "A9");
+  fill(choose("attention-arm"), arms, choose("attention-arm").value || "saviorrec");
   attention();
 });
 choose("attention-arm").addEventListener("change", attention);

@@ -7,9 +7,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ranking.evaluation.arms_table import NO_EVIDENCE
-from ranking.experiments.comparison.tables import TOLD, budgets
+from ranking.experiments.comparison.arms import CODES_AS_FEATURES
+from ranking.experiments.comparison.tables import SHORT, budgets
 from semantic_ids.report.inline import SHARED_SCRIPT, SHARED_STYLE, inline_page
+from sidkit.core.bootstrap import NO_EVIDENCE
 from sidkit.core.files import written_beside
 
 _FOLDER = Path(__file__).parent
@@ -32,7 +33,7 @@ def render(comparisons: Sequence[Mapping[str, Any]]) -> str:
             "columns": _ROW,
             "rows": [[row[key] for key in _ROW] for row in facts["rows"]],
             "slices": facts["slices"],
-            "titles": {arm: told["title"] for arm, told in facts["arms"].items()},
+            "titles": {arm: own["title"] for arm, own in facts["arms"].items()},
             "calibration": facts["calibration"],
             "probes": facts["probes"],
         }
@@ -61,7 +62,7 @@ def _tables(facts: Mapping[str, Any]) -> str:
 
 
 def _auc_table(facts: Mapping[str, Any]) -> str:
-    slices = [name for name in TOLD if name in facts["slices"]]
+    slices = [name for name in SHORT if name in facts["slices"]]
     rows = [row for row in facts["rows"] if row["metric"] == "auc"]
     by = {(row["arm"], row["slice"]): row for row in reversed(rows)}
     arms = dict.fromkeys(row["arm"] for row in rows)
@@ -79,31 +80,31 @@ def _auc(row: Mapping[str, Any] | None) -> str:
         return "–"
     if row["delta_low"] is None:
         return f"{row['mean']:.4f}"
-    told = f"{row['delta']:+.4f} [{row['delta_low']:+.4f}, {row['delta_high']:+.4f}]"
-    told = told if row["verdict"] == NO_EVIDENCE else f"<b>{told}</b>"
-    return f"{row['mean']:.4f}<br><small>{told} to {escape(row['baseline'])}</small>"
+    shown = f"{row['delta']:+.4f} [{row['delta_low']:+.4f}, {row['delta_high']:+.4f}]"
+    shown = shown if row["verdict"] == NO_EVIDENCE else f"<b>{shown}</b>"
+    return f"{row['mean']:.4f}<br><small>{shown} to {escape(row['baseline'])}</small>"
 
 
 def _arm_table(facts: Mapping[str, Any]) -> str:
     sizes = {arm: (whole, bare, ratio) for arm, whole, bare, ratio in budgets(facts["arms"])}
     body = []
-    for arm, told in facts["arms"].items():
+    for arm, own in facts["arms"].items():
         whole, bare, ratio = sizes.get(arm, (None, None, None))
-        seeds = told["auc_by_seed"].get("all", [])
-        first = told["first_epoch_auc"].get("all")
-        epochs = [epoch + 1 for epoch in told["best_epoch"] if epoch is not None]
+        seeds = own["auc_by_seed"].get("all", [])
+        first = own["first_epoch_auc"].get("all")
+        epochs = [epoch + 1 for epoch in own["best_epoch"] if epoch is not None]
         body.append(
             [
                 _titled(facts, arm), *(f"{value:,}" if value else "–" for value in (whole, bare)),
                 f"{ratio:.2f}" if ratio else "–", f"{first:.4f}" if first else "–",
                 f"{sum(seeds) / len(seeds):.4f}" if seeds else "–",
                 f"{min(seeds):.4f} to {max(seeds):.4f}" if seeds else "–", ", ".join(map(str, epochs)) or "–",
-                f"{sum(told['seconds']) / len(told['seconds']):.1f}",
+                f"{sum(own['seconds']) / len(own['seconds']):.1f}",
             ]
         )  # fmt: skip
     head = [
-        "arm", "parameters", "without tables", "of A3", "AUC after epoch 1", "AUC of the best epoch", "over seeds",
-        "best epochs", "seconds a seed",
+        "arm", "parameters", "without tables", f"of {CODES_AS_FEATURES}", "AUC after epoch 1", "AUC of the best epoch",
+        "over seeds", "best epochs", "seconds a seed",
     ]  # fmt: skip
     return _table("Parameters, epochs and time", head, body)
 
@@ -111,14 +112,14 @@ def _arm_table(facts: Mapping[str, Any]) -> str:
 def _slice_table(facts: Mapping[str, Any]) -> str:
     cuts = facts["cuts"]
     body = [
-        [escape(name), *(f"{told[key]:,}" for key in ("rows", "positives", "users")), f"{told['gauc_kept']:.0%}"]
-        for name, told in facts["slices"].items()
+        [escape(name), *(f"{shown[key]:,}" for key in ("rows", "positives", "users")), f"{shown['gauc_kept']:.0%}"]
+        for name, shown in facts["slices"].items()
     ]
     note = (
         f"Slices of the test rows. Theta 80 % is {cuts['theta_80']:,} exposures of 7 days; head from {cuts['head_from']:,}, "
         f"tail below {cuts['tail_below']:,}; all chosen on validation rows. GAUC by {facts['gauc_by']}"
     )
-    return _table(note, ["slice", "rows", "positives", "users", "kept by GAUC"], body)
+    return _table(note, ["slice", "rows", "positives", "users", "ranked by GAUC"], body)
 
 
 def _titled(facts: Mapping[str, Any], arm: str) -> str:
