@@ -4,27 +4,26 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
+from semantic_ids.estimator import Estimator
 from semantic_ids.item_vectors import Floats, ItemVectors
 from semantic_ids.pairs.mining import ItemPairs, Rehearsal
 from sidkit.core.errors import FitError, TooFewPairsError
 
 
-class Encoder(ABC):
+class Encoder(Estimator, ABC):
     """Content vectors in, one ``float32 [items, dim]`` matrix out.
 
     The constructor stores its arguments unchanged; ``fit`` sets attributes that end in ``_``; ``tensors`` and ``config``
     are all that is needed to build the fitted encoder again.
     """
 
-    name: str
-    needs_pairs: bool = False
-    """Whether ``fit`` learns from behaviour; such an encoder is given pairs, the others ignore them."""
     modalities_: tuple[str, ...]
+    """The modalities that ``fit`` saw, in alphabetical order; ``encode`` is given the same."""
 
     @abstractmethod
     def fit(self, items: ItemVectors, pairs: ItemPairs | None = None) -> Self:
@@ -47,10 +46,6 @@ class Encoder(ABC):
         says more than it ever will on later ones, and whoever trains on them would trust it too much.
         """
         return (0, 0 if self.needs_pairs else self.output_dim)
-
-    @abstractmethod
-    def config(self) -> dict[str, Any]:
-        """The constructor's arguments, as JSON values."""
 
     @abstractmethod
     def tensors(self) -> dict[str, npt.NDArray[np.generic]]:
