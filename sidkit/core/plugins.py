@@ -91,11 +91,12 @@ class Plugin:
             return None
         return f"{FOLDER}/{self.reference.path.stem.split('@')[0]}@{self.sha256[:_SHOWN]}.py"
 
-    def describe(self) -> dict[str, str]:
-        """What a manifest says of it."""
+    def describe(self, *, copied: bool = True) -> dict[str, str]:
+        """What a manifest says of it; ``copied`` where it lies in the artefact's folder."""
         stated = {
-            "reference": str(self.reference), "group": self.reference.group, "sha256": self.sha256, "file": self.file,
-            "distribution": self.distribution, "version": self.version, "module": self.module,
+            "reference": str(self.reference), "group": self.reference.group, "sha256": self.sha256,
+            "file": self.file if copied else None, "distribution": self.distribution, "version": self.version,
+            "module": self.module,
         }  # fmt: skip
         return {key: value for key, value in stated.items() if value is not None}
 
@@ -227,9 +228,8 @@ class Registry(Generic[T]):
         named = f"{path}:{name}"
         module = _executed(source, digest, path)
         if not hasattr(module, name):
-            classes = [key for key, value in vars(module).items() if isinstance(value, type)]
-            own = [key for key in classes if getattr(module, key).__module__ == module.__name__]
-            raise PluginError(f"{path} has no {name!r}; its classes are {', '.join(own) or 'none'}")
+            own = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
+            raise PluginError(f"{path} has no {name!r}; it has {', '.join(own) or 'no class'}")
         kind = self._checked(getattr(module, name), named)
         file = path.name.partition("@")[0].removesuffix(".py")
         reference = Reference.of(f"{file}.py:{name}@{digest[:_SHOWN]}", self.group, path)
@@ -258,7 +258,7 @@ class Registry(Generic[T]):
         base = self.contract.replace(":", ".")
         if not isinstance(kind, type):
             raise PluginError(f"{named} is {kind!r:.80}; expected a class that derives from {base}")
-        missing = sorted(name for name in dir(contract) if _is_abstract(contract, name) and _lacks(kind, name))
+        missing = sorted(name for name in dir(contract) if _is_abstract(contract, name) and _is_abstract(kind, name))
         if missing:
             raise PluginError(
                 f"{named} lacks {', '.join(missing)} of the contract {base}; write {'it' if len(missing) == 1 else 'them'}: "
@@ -394,8 +394,5 @@ def _imported(name: str) -> type[Any]:
 
 
 def _is_abstract(kind: type[Any], name: str) -> bool:
-    return bool(getattr(getattr(kind, name, None), "__isabstractmethod__", False))
-
-
-def _lacks(kind: type[Any], name: str) -> bool:
-    return not hasattr(kind, name) or _is_abstract(kind, name)
+    """Whether a class has not got a method, or its base's abstract one only."""
+    return not hasattr(kind, name) or bool(getattr(getattr(kind, name), "__isabstractmethod__", False))

@@ -18,7 +18,7 @@ from ranking.data.rows_used import PartRows, of_sample, told_rows
 from ranking.experiments.comparison.arms import CODES_AS_FEATURES, ComparedArm
 from ranking.experiments.comparison.time_origins import Origin, origins
 from ranking.experiments.comparison.trials import Frame, Plan, Unit, context_of, work_through
-from ranking.pipeline.prepare import SYNTHETIC, Prepared, end_of_log, peak_rss_mb
+from ranking.pipeline.prepare import Prepared, end_of_log, peak_rss_mb
 from ranking.training.arm_spec import RankerSpec
 from sidkit.core.config import content_hash, resolved_url
 from sidkit.core.errors import EvaluationError
@@ -28,6 +28,7 @@ from sidkit.core.names import codebook_stem
 from sidkit.core.redact import redacted
 from sidkit.core.repo import Repo
 from sidkit.core.stages import StageResult, Stages
+from sidkit.datasets import SYNTHETIC, named_dataset
 from sidkit.presets import COMPARISON, preset_name
 from sidkit.tables.labelled_rows import log_moments, rows_per_event
 
@@ -240,9 +241,13 @@ class Comparison:
 
 
 def data_name(data: str) -> str:
-    """``synthetic_strong`` of ``synthetic:strong``, the last part of a path, the database of a URL."""
-    if data.split(":", maxsplit=1)[0] == SYNTHETIC:
-        return f"{SYNTHETIC}_{data.partition(':')[2] or 'strong'}"
+    """``synthetic_strong`` of ``synthetic:strong``, ``MyWorld_large`` of ``my_world.py:MyWorld:large``, the last part of a
+    path, the database of a URL.
+    """
+    if dataset := named_dataset(data):
+        default = "strong" if dataset.name == SYNTHETIC else ""
+        called = dataset.name.partition("@")[0].rpartition(":")[2]
+        return f"{called}_{dataset.variant or default}".rstrip("_")
     place = redacted(resolved_url(data)).partition("?")[0]
     return Path(place.rstrip("/")).name
 

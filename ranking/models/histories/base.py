@@ -27,10 +27,13 @@ class Space:
 class History(nn.Module):
     """Pools the histories of a batch.
 
-    ``dim`` is the width of what comes out. An empty history gives zeros, and what lies in the padding never matters.
+    The constructor takes ``modality_dim`` and ``behaviour_dim``, the widths of the two spaces, and ``spec``, the
+    :class:`~ranking.models.spec.ModelSpec` with the options; it sets ``dim``. An empty history gives zeros, and what lies in
+    the padding never matters.
     """
 
     dim: int
+    """Width of what comes out."""
 
     @abstractmethod
     def forward(self, modality: Space, behaviour: Space, batch: Batch) -> Tensor:

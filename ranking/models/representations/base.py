@@ -65,6 +65,10 @@ class Representation(nn.Module):
       head (what the candidate's user had of the same kind).
     """
 
+    knows_ids: bool = False
+    """Whether it knows an item by its id (behaviour space); the others know it by its content or codes (modality space)."""
+    reads_codes: bool = True
+    """Whether it reads codes; an arm of representations that read none is trained where no codes can be learned."""
     dim: int
     match_dim: int = 0
 

@@ -63,6 +63,8 @@ class RqOpqGateRepresentation(CodedRepresentation):
         When the codes have no part that this needs.
     """
 
+    knows_ids = True
+
     def __init__(self, shape: ItemShape, spec: ModelSpec, fitted: Mapping[str, Tensor]) -> None:
         super().__init__(shape, spec.dim)
         self.spec = spec
