@@ -14,6 +14,7 @@ import pytest
 from helpers.builders import one_thread
 from helpers.codebook_builders import CUT, built_repo
 from helpers.places import EXAMPLES, ROOT
+from ranking.experiments.comparison.arms import load_arms
 from ranking.models.histories import HISTORIES, HISTORY_NAMES
 from ranking.models.laws import check_history, check_representation
 from ranking.models.representations import BEHAVIOUR, REPRESENTATION_NAMES, REPRESENTATIONS, WITHOUT_CODES
@@ -26,6 +27,7 @@ from semantic_ids.codebook import Codebook
 from semantic_ids.encoders import ENCODER_NAMES, ENCODERS
 from semantic_ids.fitting import CodebookSpec, without_pairs
 from semantic_ids.laws import check_encoder, check_quantizer
+from semantic_ids.quality.sweep import SweepGrid
 from semantic_ids.quantizers import QUANTIZER_NAMES, QUANTIZERS, ResidualKMeans
 from sidkit.core.artifact import read_manifest
 from sidkit.core.config import load_section
@@ -358,3 +360,19 @@ def test_the_classes_say_what_is_known_of_them_without_torch(name: str) -> None:
     kind = REPRESENTATION_NAMES.find(name)
     assert kind.knows_ids is (name in BEHAVIOUR)
     assert kind.reads_codes is (name not in WITHOUT_CODES)
+
+
+def test_sweeps_and_arms_name_plug_ins_relative_to_their_own_files(own: Path) -> None:
+    with (own / "own.toml").open("a") as file:
+        file.write(
+            '[sweep]\nencoders = ["own.py:Narrow"]\nquantizers = ["own.py:Mine", "pq"]\n'
+            'quantizer_arguments = {"own.py:Mine" = {iterations = 3}}\nlevels = [2]\nsizes = [4]\n'
+        )
+    mine, _ = load_section(SweepGrid, own / "own.toml", "sweep").candidates()
+    assert (mine.encoder, mine.quantizer) == (spec_in(own).encoder, spec_in(own).quantizer)
+    assert mine.quantizer_arguments == {"iterations": 3}
+    arm = own / "arms" / "mine.toml"
+    arm.parent.mkdir()
+    arm.write_text('title = "mine"\nrepresentations = ["sid"]\ncodebook_changes = {quantizer = "../own.py:Mine"}\n')
+    spec = load_arms([str(arm)])["mine"].codebook_spec()
+    assert (spec.quantizer, spec.encoder) == (spec_in(own).quantizer, "content")
