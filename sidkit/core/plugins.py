@@ -105,6 +105,8 @@ _registries: dict[str, Registry[Any]] = {}
 _known: dict[tuple[str, str], Plugin] = {}
 _reference_of: dict[type[Any], Reference] = {}
 _modules: dict[str, ModuleType] = {}
+_imported_as: dict[str, str] = {}
+"""Module of an entry point -> SHA-256 of its file when it was imported."""
 
 
 class Registry(Generic[T]):
@@ -200,9 +202,8 @@ class Registry(Generic[T]):
         return str(reference if reference is not None else part.name)  # type: ignore[attr-defined]
 
     def _listed(self) -> str:
-        points = sorted({point.name for point in importlib.metadata.entry_points(group=self.group)})
-        installed = f", installed {', '.join(points)}" if points else ""
-        return f"{', '.join(self.built_in)}{installed}, or a class of your own as path/to/file.py:Class"
+        installed = sorted({point.name for point in importlib.metadata.entry_points(group=self.group)})
+        return f"{', '.join([*self.built_in, *installed])}, or a class of your own as path/to/file.py:Class"
 
     def _entry_point(self, name: str) -> importlib.metadata.EntryPoint | None:
         found = [point for point in importlib.metadata.entry_points(group=self.group) if point.name == name]
@@ -225,12 +226,11 @@ class Registry(Generic[T]):
 
     def _of_source(self, source: bytes, path: Path, name: str) -> Plugin:
         digest = hashlib.sha256(source).hexdigest()
-        named = f"{path}:{name}"
         module = _executed(source, digest, path)
         if not hasattr(module, name):
             own = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
             raise PluginError(f"{path} has no {name!r}; it has {', '.join(own) or 'no class'}")
-        kind = self._checked(getattr(module, name), named)
+        kind = self._checked(getattr(module, name), f"{path}:{name}")
         file = path.name.partition("@")[0].removesuffix(".py")
         reference = Reference.of(f"{file}.py:{name}@{digest[:_SHOWN]}", self.group, path)
         return self._taken_up(Plugin(reference, kind, digest, source))
@@ -247,6 +247,8 @@ class Registry(Generic[T]):
             raise PluginError(
                 f"the {self.noun} {point.name!r} ({point.value} in {file}) cannot be imported ({type(error).__name__}: {error})"
             ) from error
+        if _imported_as.setdefault(point.module, digest) != digest:
+            raise PluginError(f"{file} changed after this process imported it; start the process again")
         kind = self._checked(loaded, f"{point.name} ({point.value})")
         reference = Reference.of(f"{point.name}@{point.dist.version}+{digest[:_SHOWN]}", self.group, None)
         plugin = Plugin(reference, kind, digest, None, point.dist.name, point.dist.version, point.module)

@@ -33,7 +33,7 @@ from sidkit.core.artifact import read_manifest
 from sidkit.core.config import load_section
 from sidkit.core.errors import ConfigError, LifeCycleError, PluginChangedError, PluginError
 from sidkit.core.files import sha256
-from sidkit.core.plugins import Reference
+from sidkit.core.plugins import Reference, _imported_as
 from sidkit.core.repo import Repo
 from sidkit.datasets import named_dataset
 
@@ -246,6 +246,7 @@ def acme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.syspath_prepend(site)
     yield site
     sys.modules.pop("acme_codes", None)
+    _imported_as.pop("acme_codes", None)
 
 
 def test_an_entry_point_is_recorded_by_distribution_version_and_hash(repo: Repo, acme: Path) -> None:
@@ -270,6 +271,10 @@ def test_an_entry_point_is_recorded_by_distribution_version_and_hash(repo: Repo,
     (acme / "acme_codes.py").write_text(f"{ACME}# patched\n")
     with pytest.raises(PluginChangedError, match=f"expected acme-codes 1.2, acme_codes {digest}, found .*not executed"):
         Codebook.load(folder)
+    with pytest.raises(
+        ValueError, match=r"acme_codes.py changed after this process imported it; start the process again"
+    ):
+        CodebookSpec(quantizer="acme")
     sys.path.remove(str(acme))
     with pytest.raises(
         PluginChangedError, match=r"is missing: expected acme-codes 1.2.*found nothing.*install acme-codes"
