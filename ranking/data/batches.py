@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ranking.data.batch import Batch, ItemBatch, Seen
-from ranking.data.dataset import FrameRows, TrainingSet
-from ranking.data.disk_dataset import StreamedSet
+from ranking.data.dataset import Dataset, FrameRows
+from ranking.data.disk_dataset import DiskDataset
 from ranking.data.feature_views import Ints
 from ranking.data.item_table import ItemTable
 from ranking.data.numeric_features import Scaling
@@ -22,14 +22,14 @@ from ranking.data.vocabulary import Vocabulary
 from semantic_ids.item_vectors import Floats
 from semantic_ids.quantizers.base import Codes
 
-__all__ = ["TIME_BUCKETS", "Batch", "RowTensors", "TableTensors", "TensorSet", "Vocabulary", "gap_bucket", "seen_in"]
+__all__ = ["TIME_BUCKETS", "Batch", "Batches", "RowTensors", "TableTensors", "Vocabulary", "gap_bucket", "seen_in"]
 
 SCAN_ROWS = 4096
 """Rows of a batch where nothing is learned from it."""
 
 
 def seen_in(
-    data: TrainingSet | StreamedSet, vocabulary: Vocabulary, flat_vectors: Callable[[Codes], Floats] | None = None
+    data: Dataset | DiskDataset, vocabulary: Vocabulary, flat_vectors: Callable[[Codes], Floats] | None = None
 ) -> Seen:
     """What training rows showed, as the fit of a representation wants it; see :class:`Seen`."""
     shown, first_us = data.shown()
@@ -42,7 +42,7 @@ def seen_in(
     )
 
 
-def vocabulary_of(data: TrainingSet | StreamedSet) -> Vocabulary:
+def vocabulary_of(data: Dataset | DiskDataset) -> Vocabulary:
     """The ids of a training part's candidates."""
     return Vocabulary.fit(data.items.ids, shown=data.shown()[0])
 
@@ -63,7 +63,7 @@ class RowTensors:
         return len(self.label)
 
     @classmethod
-    def of(cls, data: TrainingSet | FrameRows, scaling: Scaling) -> Self:
+    def of(cls, data: Dataset | FrameRows, scaling: Scaling) -> Self:
         """The rows of a set."""
         return cls(
             numeric=torch.from_numpy(scaling.apply(data.numeric)),
@@ -99,7 +99,7 @@ class TableTensors:
     items : ItemTable
         Distinct item versions.
     history_items, history_us
-        Of a :class:`ranking.data.dataset.TrainingSet`.
+        Of a :class:`ranking.data.dataset.Dataset`.
     vocabulary : Vocabulary
         Of the item ids.
     """
@@ -154,12 +154,12 @@ class TableTensors:
         return self
 
 
-class TensorSet:
+class Batches:
     """The tensors of a training set.
 
     Parameters
     ----------
-    data : TrainingSet
+    data : Dataset
         Rows as arrays.
     scaling : Scaling
         Of the numeric features, from the training rows.
@@ -167,7 +167,7 @@ class TensorSet:
         Of the item ids, from the training rows.
     """
 
-    def __init__(self, data: TrainingSet, scaling: Scaling, vocabulary: Vocabulary) -> None:
+    def __init__(self, data: Dataset, scaling: Scaling, vocabulary: Vocabulary) -> None:
         self._rows = RowTensors.of(data, scaling)
         self._tables = TableTensors(data.items, data.history_items, data.history_us, vocabulary)
         self._matches: Tensor | None = None

@@ -69,7 +69,7 @@ class LabelledRows:
 
 
 @dataclass(frozen=True)
-class TrainingSet:
+class Dataset:
     """Rows as arrays.
 
     ``numeric`` float32 [rows, features], not scaled; ``candidate`` int32 [rows] into ``items``; ``history`` int32 [rows]
@@ -88,9 +88,9 @@ class TrainingSet:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def take(self, index: Ints) -> TrainingSet:
+    def take(self, index: Ints) -> Dataset:
         """Some of the rows, on the same item and history tables."""
-        return TrainingSet(
+        return Dataset(
             self.rows.take(index), self.numeric[index], self.candidate[index], self.history[index], self.history_items,
             self.history_us, self.items,
         )  # fmt: skip
@@ -110,7 +110,7 @@ class TrainingSet:
         return shown_items(self.candidate, self.rows.at_us, len(self.items))
 
     def numeric_chunks(self) -> Iterator[Matrix]:
-        """The numeric features of all rows, at once; see :class:`ranking.data.disk_dataset.StreamedSet`."""
+        """The numeric features of all rows, at once; see :class:`ranking.data.disk_dataset.DiskDataset`."""
         yield self.numeric
 
 
@@ -145,9 +145,9 @@ def _flags(column: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
     return flags
 
 
-def build_training_set(
+def build_dataset(
     store: FeatureStore, service_name: str, codebook: Codebook, rows: LabelledRows, *, rate: float, history_length: int
-) -> TrainingSet:
+) -> Dataset:
     """Retrieve the features of some rows through a feature service and turn them into arrays.
 
     Parameters
@@ -167,7 +167,7 @@ def build_training_set(
     """
     of_rows, look_up = feature_readers(store, service_name)
     builder = FrameBuilder(codebook, look_up, rate=rate, history_length=history_length)
-    return builder.training_set(builder.retrieve(of_rows, rows))
+    return builder.dataset(builder.retrieve(of_rows, rows))
 
 
 def feature_readers(store: FeatureStore, service_name: str) -> tuple[Reader, ContentLookup]:
@@ -192,15 +192,15 @@ def assemble(
     *,
     rate: float,
     history_length: int,
-) -> TrainingSet:
+) -> Dataset:
     """Arrays from views: the one path that training and serving share."""
     builder = FrameBuilder(codebook, look_up, rate=rate, history_length=history_length)
-    return builder.training_set(builder.add(views, rows))
+    return builder.dataset(builder.add(views, rows))
 
 
 @dataclass(frozen=True)
 class FrameRows:
-    """The rows of a :class:`TrainingSet` without its tables."""
+    """The rows of a :class:`Dataset` without its tables."""
 
     rows: LabelledRows
     numeric: Matrix
@@ -212,7 +212,7 @@ class FrameRows:
         return FrameRows(self.rows.take(index), self.numeric[index], self.candidate[index], self.history[index])
 
     @classmethod
-    def joined(cls, parts: Sequence[FrameRows | TrainingSet]) -> FrameRows:
+    def joined(cls, parts: Sequence[FrameRows | Dataset]) -> FrameRows:
         """All rows of some parts on the same tables, in their order."""
         return cls(
             LabelledRows.joined([part.rows for part in parts]),
@@ -261,7 +261,7 @@ class FrameBuilder:
             parts.append(self.add(views, chunk))
         return FrameRows.joined(parts)
 
-    def training_set(self, part: FrameRows) -> TrainingSet:
+    def dataset(self, part: FrameRows) -> Dataset:
         """Some rows on the tables of all rows so far."""
         items, moments = self._histories.arrays()
-        return TrainingSet(part.rows, part.numeric, part.candidate, part.history, items, moments, self._items.table())
+        return Dataset(part.rows, part.numeric, part.candidate, part.history, items, moments, self._items.table())

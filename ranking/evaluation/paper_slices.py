@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ranking.data.dataset import TrainingSet
+from ranking.data.dataset import Dataset
 from ranking.data.numeric_features import feature_names
 from ranking.evaluation.slices import prior_interactions, slices
 
@@ -38,7 +38,7 @@ class SliceCuts:
     trained: npt.NDArray[np.object_]
 
     @classmethod
-    def of(cls, training: TrainingSet, validation: TrainingSet) -> SliceCuts:
+    def of(cls, training: Dataset, validation: Dataset) -> SliceCuts:
         """Choose the cuts; no test row is looked at."""
         seen, hot = exposures_7d(validation), is_hot(validation)
         wanted = math.ceil(COINS_COLD_SHARE * len(validation))
@@ -51,18 +51,18 @@ class SliceCuts:
         return cls(theta, max(head_from, 1), tail_below, np.unique(training.rows.item_ids.astype(str)).astype(object))
 
 
-def exposures_7d(data: TrainingSet) -> Ints:
+def exposures_7d(data: Dataset) -> Ints:
     """Exposures of the row's item in the 7 days before it, or clicks where the log holds no others."""
     return np.maximum(_count(data, "item_log_exposures_7d"), _count(data, "item_log_clicks_7d"))
 
 
-def is_hot(data: TrainingSet) -> Bools:
+def is_hot(data: Dataset) -> Bools:
     """More than 3 clicks, or a conversion, in the 7 days before the row."""
     hot: Bools = (_count(data, "item_log_clicks_7d") > COINS_HOT_CLICKS) | (_count(data, "item_log_conversions_7d") > 0)
     return hot
 
 
-def paper_slices(data: TrainingSet, cuts: SliceCuts) -> dict[str, Bools]:
+def paper_slices(data: Dataset, cuts: SliceCuts) -> dict[str, Bools]:
     """Name -> rows: all of :func:`ranking.evaluation.slices.slices`, and those of the papers.
 
     ``prior 0-99`` is SaviorRec's bucket. Of the COINS rule, hot wins: ``COINS hot`` are the hot rows, and for each theta
@@ -83,7 +83,7 @@ def paper_slices(data: TrainingSet, cuts: SliceCuts) -> dict[str, Bools]:
     return {name: rows for name, rows in found.items() if rows.any()}
 
 
-def _count(data: TrainingSet, feature: str) -> Ints:
+def _count(data: Dataset, feature: str) -> Ints:
     """A count that went in as ``log1p``."""
     column = data.numeric[:, feature_names().index(feature)].astype(np.float64)
     return np.rint(np.expm1(column)).astype(np.int64)

@@ -10,7 +10,7 @@ import numpy as np
 
 from semantic_ids.item_vectors import Floats
 from semantic_ids.report import passages
-from semantic_ids.report.facts import Doubles, Facts, gather
+from semantic_ids.report.facts import Doubles, Facts, collect_facts
 from semantic_ids.report.inline import inline_page
 from semantic_ids.report.periods import by_period
 from semantic_ids.report.tree import shortened, tree
@@ -47,7 +47,7 @@ def write_report(repo: Repo, name: str, out: Path) -> Path:
     ArtifactError
         When its files are missing or were changed.
     """
-    page = render(gather(repo, name))
+    page = render(collect_facts(repo, name))
     with written_beside(out) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return out
