@@ -9,7 +9,7 @@ REAL := ml_latest_small uci_online_retail xwines_slim
 # On whose validation rows settings are chosen.
 SEARCHED = synthetic:strong $(REAL:%=$(SIDKIT_DATA)/%)
 
-.PHONY: demo test lint types unit switched real kill-storm fuzz arms tune-arms tune-presets bench-fuxictr online-load proof bench bench-check clean
+.PHONY: demo test lint types unit lowest switched real kill-storm fuzz arms tune-arms tune-presets bench-fuxictr online-load proof bench bench-check clean
 
 $(VENV): $(VENV)/.made
 
@@ -29,12 +29,28 @@ test: lint types unit
 lint: $(VENV)/.made
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 
 types: $(VENV)/.made
 	$(BIN)/mypy
 
 unit: $(VENV)/.made
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# The lowest versions that pyproject.toml allows, in an environment of their own, and the tests that touch every dependency.
+LOWEST := .venv-lowest
+LOWEST_TESTS := tests/core/test_config.py tests/core/test_files_and_artifacts.py tests/core/test_plugins.py tests/examples \
+  tests/semantic_ids/quantizers/test_quantizers_kinds.py tests/semantic_ids/encoders/test_content_encoder.py \
+  tests/semantic_ids/test_codebook.py tests/ranking/models/test_histories.py tests/ranking/training/test_gbdt.py
+
+$(LOWEST)/.made: pyproject.toml constraints.txt tests/helpers/lowest.py
+	$(PYTHON) tests/helpers/lowest.py > $(LOWEST).txt
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --constraint $(LOWEST).txt --editable '.[all]' pytest pytest-xdist hypothesis
+	@touch $@
+
+lowest: $(LOWEST)/.made
+	$(LOWEST)/bin/python -m pytest -n 2 --dist loadfile $(LOWEST_TESTS)
 
 # All tests with one line of feature_store.yaml switched to Feast's own store, first the offline then the online one; a test
 # of what only the kit's own store does is skipped with its reason. TESTS says which test files, by default all.

@@ -49,8 +49,6 @@ RUNS: list[tuple[str, str, dict[str, Any]]] = [
     ("rq_opq, 3 levels + 2 parts", "rq_opq", {"sizes": SIZES, "opq_sizes": (256, 256)}),
     ("pq, 4 parts", "pq", {"sizes": (256,) * 4}),
     ("opq, 4 parts", "opq", {"sizes": (256,) * 4}),
-    ("random", "random", {"sizes": SIZES}),
-    ("shuffled", "shuffled", {"sizes": SIZES}),
 ]
 
 

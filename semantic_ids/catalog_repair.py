@@ -20,7 +20,7 @@ from semantic_ids.catalog_tables import CHECK, CODEBOOKS, RANKERS, row_hash
 from semantic_ids.codebook import Codebook
 from semantic_ids.defined_codebooks import names_in
 from sidkit.core.artifact import read_manifest
-from sidkit.core.errors import ArtifactError, CatalogUnreachableError
+from sidkit.core.errors import ArtifactError, CatalogUnreachableError, PluginError
 from sidkit.core.repo import Repo
 from sidkit.core.sqlite_url import absolute_url
 
@@ -102,7 +102,7 @@ def _codebooks_on_disk(repo: Repo) -> dict[str, Record]:
     for folder in sorted(path for path in repo.codebooks.glob("[a-z]*") if path.is_dir()):
         try:
             manifest, codebook = read_manifest(folder), Codebook.load(folder)
-        except ArtifactError:
+        except (ArtifactError, PluginError):
             continue
         spec = manifest["spec"]
         records[folder.name] = {

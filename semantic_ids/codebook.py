@@ -11,14 +11,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from semantic_ids.encoders import ENCODERS, Encoder
+from semantic_ids.codebook_parts import make_encoder, make_quantizer, plugins_of
+from semantic_ids.encoders import ENCODER_NAMES, Encoder
 from semantic_ids.item_vectors import Floats, ItemVectors
-from semantic_ids.quantizers import QUANTIZERS, Quantizer
+from semantic_ids.quantizers import QUANTIZER_NAMES, Quantizer
 from semantic_ids.quantizers.base import Codes
 from semantic_ids.records import CodebookRecord
 from sidkit.core.artifact import read_manifest, tensors_under, write_artifact
-from sidkit.core.errors import ArtifactCorruptError, ConfigError
+from sidkit.core.errors import ArtifactCorruptError
 from sidkit.core.files import read_json
+from sidkit.core.integrity import verify_all
+from sidkit.core.plugins import described, load_plugins, write_sources
 
 TENSORS = "tensors.safetensors"
 CONFIG = "config.json"
@@ -84,13 +87,18 @@ class Codebook:
         """All constructor arguments, as JSON values."""
         return {
             "beam": self.beam,
-            "encoder": {"name": self.encoder.name, "arguments": self.encoder.config()},
-            "quantizer": {"name": self.quantizer.name, "arguments": self.quantizer.config()},
+            "encoder": {"name": ENCODER_NAMES.name_of(self.encoder), "arguments": self.encoder.config()},
+            "quantizer": {"name": QUANTIZER_NAMES.name_of(self.quantizer), "arguments": self.quantizer.config()},
         }
 
     def save(self, folder: Path, describe: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
-        """Write the artefact; see :func:`sidkit.core.artifact.write_artifact`."""
+        """Write the artefact; see :func:`sidkit.core.artifact.write_artifact`.
+
+        Plug-ins are recorded in the manifest, and files among them copied: see :mod:`sidkit.core.plugins`.
+        """
         from safetensors.numpy import save_file
+
+        plugins = plugins_of(self.encoder, self.quantizer)
 
         def write_files(temporary: Path) -> None:
             tensors = {f"encoder.{key}": value for key, value in self.encoder.tensors().items()}
@@ -98,8 +106,10 @@ class Codebook:
             save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, temporary / TENSORS)
             (temporary / CONFIG).write_text(json.dumps(self.config(), indent=2, sort_keys=True) + "\n")
             (temporary / METRICS).write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
+            write_sources(temporary, plugins)
 
-        return write_artifact(folder, {"kind": "codebook", "name": self.name, **describe}, write_files)
+        stated = {"kind": "codebook", "name": self.name, **describe, **described(plugins)}
+        return write_artifact(folder, stated, write_files)
 
     @classmethod
     def load(cls, folder: Path) -> Codebook:
@@ -108,16 +118,20 @@ class Codebook:
         Raises
         ------
         ArtifactError
-            When the folder is missing or was changed.
+            When the folder is missing or was changed, or a plug-in is not the one that it was made with.
+        PluginError
+            When a plug-in cannot be imported here.
         """
         from safetensors.numpy import load_file
 
-        manifest = read_manifest(folder)
+        manifest = read_manifest(folder, verify=False)
+        load_plugins(folder, manifest)
+        verify_all(folder, manifest)
         try:
             config = read_json(folder / CONFIG)
             tensors = load_file(folder / TENSORS)
-            encoder = _instantiate(ENCODERS, config["encoder"])
-            quantizer = _instantiate(QUANTIZERS, config["quantizer"])
+            encoder = make_encoder(**config["encoder"])
+            quantizer = make_quantizer(**config["quantizer"])
         except (OSError, KeyError, ValueError, TypeError) as error:
             raise ArtifactCorruptError(folder, f"cannot be read ({type(error).__name__}: {error})") from error
         encoder.load_tensors(tensors_under(tensors, "encoder."))
@@ -141,24 +155,3 @@ def load_committed(folder: Path, record: CodebookRecord) -> tuple[Codebook, dict
             f"({record.content_hash[:12]})",
         )
     return codebook, manifest
-
-
-def make_encoder(name: str, arguments: Mapping[str, Any]) -> Encoder:
-    """Instantiate an encoder by its registry name."""
-    encoder: Encoder = _instantiate(ENCODERS, {"name": name, "arguments": dict(arguments)})
-    return encoder
-
-
-def make_quantizer(name: str, arguments: Mapping[str, Any]) -> Quantizer:
-    """Instantiate a quantizer by its registry name."""
-    quantizer: Quantizer = _instantiate(QUANTIZERS, {"name": name, "arguments": dict(arguments)})
-    return quantizer
-
-
-def _instantiate(registry: Mapping[str, type[Any]], config: Mapping[str, Any]) -> Any:
-    if config["name"] not in registry:
-        raise ConfigError(f"unknown name {config['name']!r}; choose one of {', '.join(registry)}")
-    try:
-        return registry[config["name"]](**config["arguments"])
-    except TypeError as error:
-        raise ConfigError(f"{config['name']}: {error}") from error

@@ -12,20 +12,20 @@ from typing import Any
 from pydantic import Field
 
 from semantic_ids.catalog import Catalog
-from semantic_ids.codebook import Codebook, make_encoder, make_quantizer
+from semantic_ids.codebook import Codebook
+from semantic_ids.codebook_parts import CodebookParts, make_encoder, make_quantizer
 from semantic_ids.encoders import ContentEncoder, Encoder
 from semantic_ids.item_vectors import Floats
 from semantic_ids.pairs.known_items import KnownItems, known_items, pairs_among
 from semantic_ids.pairs.mining import ItemPairs, PairSpec
 from semantic_ids.quality.code_metrics import code_quality
 from semantic_ids.quality.floors import Floors, check_floors
-from semantic_ids.quantizers import QUANTIZERS, Quantizer
-from semantic_ids.quantizers.base import LEAST_ITEMS, ROWS_PER_CODE, default_size, most_codes
+from semantic_ids.quantizers import QUANTIZER_NAMES, Quantizer
+from semantic_ids.quantizers.base import ROWS_PER_CODE, default_size, most_codes
 from semantic_ids.records import CodebookRecord
 from sidkit.core.artifact import read_manifest
 from sidkit.core.clock import iso
-from sidkit.core.config import Section
-from sidkit.core.errors import ArtifactCorruptError, ConfigError, FitError, LifeCycleError, TooFewPairsError
+from sidkit.core.errors import ArtifactCorruptError, FitError, LifeCycleError, TooFewPairsError
 from sidkit.core.files import remove
 from sidkit.core.integrity import say_discarded
 from sidkit.core.repo import Repo
@@ -33,31 +33,20 @@ from sidkit.tables import read_build
 from sidkit.tables.builder import refuse_settings_of_artifacts
 
 
-class CodebookSpec(Section):
+class CodebookSpec(CodebookParts):
     """Configuration of a codebook (``[codebook]`` of a preset)."""
 
-    encoder: str = "content"
-    encoder_arguments: dict[str, Any] = Field(default_factory=dict)
-    quantizer: str = "residual_kmeans"
-    quantizer_arguments: dict[str, Any] = Field(default_factory=dict)
     levels: int = Field(default=3, ge=1)
     sizes: tuple[int, ...] | None = None
     """Codes per level; by default the power of two nearest to items / 40 on every level."""
     falling: bool = False
     """If no sizes are given: levels in the ratio 8 : 2 : 1 instead of equal ones; their product is about 6.5 x items."""
-    beam: int = Field(default=1, ge=1)
-    """Beam width of the code search."""
     pairs: PairSpec = Field(default_factory=PairSpec)
     """Mining of item pairs, for encoders and quantizers that learn from behaviour."""
     floors: Floors = Field(default_factory=Floors)
     """Minimum code quality; a fit below it fails."""
     force: bool = False
     """Fit even with fewer than 20 items per code."""
-
-    @property
-    def needs_pairs(self) -> bool:
-        """Whether the encoder or the quantizer learns from pairs of items."""
-        return any(learner.needs_pairs for learner in build_models(self, LEAST_ITEMS))
 
 
 def fit(repo: Repo, name: str, spec: CodebookSpec, fit_end_us: int) -> CodebookRecord:
@@ -122,7 +111,7 @@ def fit(repo: Repo, name: str, spec: CodebookSpec, fit_end_us: int) -> CodebookR
         codebook, vectors = _learn(name, encoder, quantizer, spec, known, pairs)
     except TooFewPairsError as error:
         fallback = str(error)
-        spec = without_pairs(spec, quantizer)
+        spec = without_pairs(spec)
         encoder, quantizer = build_models(spec, len(known), distinct=known.content.distinct())
         codebook, vectors = _learn(name, encoder, quantizer, spec, known, None)
     metrics = code_quality(quantizer, vectors, codebook.codes_of(vectors), pairs)
@@ -146,10 +135,13 @@ def _learn(
     return Codebook(name, encoder, quantizer.fit(vectors, pairs), spec.beam), vectors
 
 
-def without_pairs(spec: CodebookSpec, quantizer: Quantizer) -> CodebookSpec:
-    """The spec with the ``content`` encoder and a quantizer that learns from vectors alone."""
-    arguments = {**spec.quantizer_arguments, **({"contrast": 0.0} if quantizer.needs_pairs else {})}
-    return spec.model_copy(update={"encoder": "content", "encoder_arguments": {}, "quantizer_arguments": arguments})
+def without_pairs(spec: CodebookSpec) -> CodebookSpec:
+    """The spec with the encoder ``content``, and a quantizer that learns from vectors alone: its own, else the default."""
+    arguments = QUANTIZER_NAMES.find(spec.quantizer).arguments_without_pairs(spec.quantizer_arguments)
+    own: dict[str, Any] = {"quantizer_arguments": arguments}
+    if arguments is None:
+        own = {"quantizer": CodebookSpec().quantizer, "quantizer_arguments": {}}
+    return spec.model_copy(update={"encoder": "content", "encoder_arguments": {}, **own})
 
 
 def without_codes(spec: CodebookSpec) -> CodebookSpec:
@@ -178,8 +170,6 @@ def build_models(spec: CodebookSpec, items: int, distinct: int | None = None) ->
         When the encoder or quantizer is unknown, or does not accept an argument.
     """
     encoder = make_encoder(spec.encoder, spec.encoder_arguments)
-    if spec.quantizer not in QUANTIZERS:
-        raise ConfigError(f"unknown quantizer {spec.quantizer!r}; choose one of {', '.join(QUANTIZERS)}")
     chosen = falling_sizes(items, spec.levels) if spec.falling else (default_size(items),) * spec.levels
     if distinct is not None:
         chosen = tuple(min(size, max(2, 2 ** (distinct.bit_length() - 1))) for size in chosen)

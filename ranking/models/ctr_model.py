@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from ranking.data.batch import Batch
 from ranking.models.cross import CrossLayers
 from ranking.models.dropout import Dropout
-from ranking.models.histories import HISTORIES, History, SidMatchHistory, Space
+from ranking.models.histories import HISTORY_NAMES
+from ranking.models.histories.base import History, Space
+from ranking.models.histories.sid_match import SidMatchHistory
 from ranking.models.numeric_bins import NumericBins
-from ranking.models.representations import BEHAVIOUR, check_representations, representation
+from ranking.models.representations import check_representations, knows_ids, representation
 from ranking.models.representations.base import ItemShape
 from ranking.models.spec import ModelSpec
 
@@ -33,7 +35,7 @@ class CtrModel(nn.Module):
     Parameters
     ----------
     representations : tuple of str
-        Names in :data:`ranking.models.representations.REPRESENTATIONS`.
+        Names in :data:`ranking.models.representations.REPRESENTATIONS`, or plug-ins.
     shape : ItemShape
         Shape of the items.
     numeric_dim : int
@@ -66,9 +68,11 @@ class CtrModel(nn.Module):
         self.parts = [representation(name).from_spec(shape, spec, (fitted or {}).get(name)) for name in representations]
         self.representations = nn.ModuleList(self.parts)
         self.names = representations
-        behaviour = sum(part.dim for name, part in zip(representations, self.parts, strict=True) if name in BEHAVIOUR)
+        behaviour = sum(part.dim for name, part in zip(representations, self.parts, strict=True) if knows_ids(name))
         items = sum(part.dim for part in self.parts)
-        self.history: History = HISTORIES[spec.history](items - behaviour, behaviour, spec)
+        self.history: History = HISTORY_NAMES.find(spec.history)(
+            modality_dim=items - behaviour, behaviour_dim=behaviour, spec=spec
+        )
         self.pools: list[History] = [self.history]
         if spec.sid_match != "none":
             self.sid_match = SidMatchHistory(items - behaviour, behaviour, spec, shape.refining)
@@ -109,7 +113,7 @@ class CtrModel(nn.Module):
         rows, items = len(batch.candidate), len(batch.items.index)
         spaces = []
         for behaviour in (False, True):
-            chosen = [each for name, each in zip(self.names, encoded, strict=True) if (name in BEHAVIOUR) == behaviour]
+            chosen = [each for name, each in zip(self.names, encoded, strict=True) if knows_ids(name) == behaviour]
             spaces.append(
                 Space(
                     torch.cat([vectors for _, vectors in chosen] or [batch.numeric.new_zeros((rows, 0))], dim=1),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationInfo, field_validator, model_serializer
 
+from ranking.models.histories import HISTORY_NAMES
 from sidkit.core.config import Section
+from sidkit.core.errors import ConfigError
 
 SizedBy = Literal["dim", "table_rows"]
 """What is adjusted to match a parameter budget: the width of all representations, or the rows of a hashed table."""
@@ -24,8 +26,8 @@ class ModelSpec(Section):
     cross_layers: int = Field(default=0, ge=0)
     """DCN-v2 cross layers in parallel to the deep layers."""
     dropout: float = Field(default=0.2, ge=0, lt=1)
-    history: Literal["mean", "target_attention", "bidirectional"] = "target_attention"
-    """Pooling of the history; see ``ranking.models.histories``."""
+    history: str = "target_attention"
+    """Pooling of the history: a name in :data:`ranking.models.histories.HISTORIES`, or a plug-in."""
     numeric_bins: int = Field(default=0, ge=0)
     """Quantile bins per numeric feature for a piecewise linear encoding; 0 for none."""
     sid_match: Literal["none", "mean", "attention"] = "none"
@@ -63,4 +65,25 @@ class ModelSpec(Section):
     contrast_negatives: int = Field(default=512, ge=1)
     """``rq_opq_gate``: maximum number of in-batch negatives, sampled for each batch."""
     neighbours: int = Field(default=10, ge=1)
-    """``rq_opq_gate``: number of nearest OPQ codes from which a positive is sampled."""
+    """``rq_opq_gate``: nearest OPQ codes from which a positive is drawn."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Of representations and histories of a user's own, which read them from here (``[ranker.model.options]``)."""
+
+    @field_validator("history")
+    @classmethod
+    def _history_is_resolved(cls, name: str, info: ValidationInfo) -> str:
+        name = HISTORY_NAMES.resolved_field(name, info)
+        if name not in HISTORY_NAMES.built_in:
+            try:
+                HISTORY_NAMES.find(name)
+            except ConfigError as error:
+                raise ValueError(str(error)) from error
+        return name
+
+    @model_serializer(mode="wrap")
+    def _options_where_there_are_any(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without an empty ``options``: what was written before there were any stays what it was, and so do its hashes."""
+        written: dict[str, Any] = handler(self)
+        if not self.options:
+            written.pop("options", None)
+        return written

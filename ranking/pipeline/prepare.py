@@ -29,11 +29,12 @@ from sidkit.core.artifact import read_manifest
 from sidkit.core.clock import present_us
 from sidkit.core.config import content_hash, resolved_url
 from sidkit.core.engine import connection, literal, quoted
-from sidkit.core.errors import ConfigError, RepoError
-from sidkit.core.files import typed_path
-from sidkit.core.integrity import checked
+from sidkit.core.errors import ConfigError, PluginChangedError, RepoError
+from sidkit.core.files import remove, typed_path
+from sidkit.core.integrity import checked, read_sealed, write_sealed
 from sidkit.core.repo import SETTINGS_FILE, Repo, init_repo
 from sidkit.core.stages import StageResult, Stages
+from sidkit.datasets import SYNTHETIC, NamedDataset, named_dataset
 from sidkit.datasets.user_sample import thin_by_user
 from sidkit.tables import build_tables, ingest, must_read_again, read_log
 from sidkit.tables.labelled_rows import RowSample, build_labelled_rows
@@ -42,16 +43,22 @@ if TYPE_CHECKING:
     from semantic_ids.codebook import Codebook
     from semantic_ids.records import CodebookRecord
 
-SYNTHETIC = "synthetic"
+DATASET_FILE = "dataset.json"
+"""In ``data/`` of a repo whose source a plug-in wrote: which, with its hash."""
 
 
 def prepare_repo(data: str, path: Path) -> Repo:
     """Open the repo, or write a fresh one whose ``[source]`` fits the data.
 
+    A data set of a user's own (:func:`sidkit.datasets.named_dataset`) is recorded in ``data/dataset.json`` by its hash. Its
+    rows stay in ``data/source``, so no copy of its code is made: that folder can be given as the data instead.
+
     Raises
     ------
     ConfigError
         When the repo was made for other data.
+    PluginChangedError
+        When the repo's source was written by another version of the data set's code.
     ContractError
         When the data cannot be read.
     """
@@ -59,11 +66,14 @@ def prepare_repo(data: str, path: Path) -> Repo:
     from sidkit.core.redact import redacted
 
     folder = typed_path(path)
-    synthetic = data.split(":", maxsplit=1)[0] == SYNTHETIC
-    url = str(folder / "data" / "source") if synthetic else open_source(data).url
+    dataset = named_dataset(data)
+    url = str(folder / "data" / "source") if dataset else open_source(data).url
     if not (folder / SETTINGS_FILE).exists():
-        synthetic_facts = SourceFacts(("text", "image"), "impressions", True)
-        facts = synthetic_facts if synthetic else inspect_source(open_source(data))
+        if dataset:
+            made_by = dataset.make()
+            facts = SourceFacts(made_by.modalities, made_by.feedback, made_by.conversions)
+        else:
+            facts = inspect_source(open_source(data))
         try:
             made = init_repo(folder, source_url=url, **facts.settings())
         except RepoError:
@@ -71,6 +81,7 @@ def prepare_repo(data: str, path: Path) -> Repo:
                 raise  # else another process made it meanwhile
         else:
             facts.warn()
+            _record_dataset(made, dataset)
             return made
     repo = Repo.open(folder)
     stated = repo.settings.source.url
@@ -81,7 +92,25 @@ def prepare_repo(data: str, path: Path) -> Repo:
             f"{folder} was made for {shown!r}, not for {given!r}{why}; give another --repo, or change source.url in its "
             "sidkit.toml"
         )
+    _record_dataset(repo, dataset)
     return repo
+
+
+def _record_dataset(repo: Repo, dataset: NamedDataset | None) -> None:
+    """Record the plug-in that writes a repo's source, before it does; refuse another one than that which did."""
+    path, source = repo.data / DATASET_FILE, repo.data / "source"
+    plugin = dataset.plugin if dataset else None
+    if path.is_file() and dataset:
+        stated = read_sealed(path)["plugin"]
+        if plugin is None or plugin.sha256 != stated["sha256"] or plugin.version != stated.get("version"):
+            raise PluginChangedError(
+                path, stated["reference"], stated["sha256"], plugin.sha256 if plugin else dataset.name,
+                f"restore the code that wrote {source}, give that folder as --data to go on with its rows, or another --repo",
+            )  # fmt: skip
+    elif plugin is not None:
+        if source.exists():
+            raise ConfigError(f"{repo.path} was made for other data than {plugin.reference}; give another --repo")
+        write_sealed(path, {"plugin": plugin.describe(copied=False)})
 
 
 @dataclass(frozen=True)
@@ -110,9 +139,11 @@ class Prepared:
 
     def ingest(self) -> Any:
         """Read the source; returns the mark of the log, which later stages take as an input."""
-        if self.data.split(":")[0] == SYNTHETIC:
-            world = self.data.partition(":")[2] or "strong"
-            self.stages.run("synthetic", [world, self.impressions], lambda: self._synthetic(world))
+        if dataset := named_dataset(self.data):
+            built_in = dataset.name == SYNTHETIC
+            made_of = [dataset.variant or "strong"] if built_in else [dataset.name, dataset.variant]
+            stage = SYNTHETIC if built_in else "dataset"
+            self.stages.run(stage, [*made_of, self.impressions], lambda: self._write_dataset(dataset))
         # The source may have grown: always look; an unchanged source costs nothing.
         self.stages.run("ingest", _source_mark(self.repo), self._read_source)
         return read_log(self.repo).mark
@@ -179,14 +210,13 @@ class Prepared:
 
         return self.stages.run(name, inputs, lambda: write_disk_frame(self.repo, codebook, rows, split, caps, folder))
 
-    def _synthetic(self, world: str) -> StageResult:
-        from sidkit.core.files import remove
-        from sidkit.datasets.synthetic import Sizes, write_world
-
+    def _write_dataset(self, dataset: NamedDataset) -> StageResult:
         out = Path(self.repo.settings.source.url)
         remove(out)
-        written = write_world(out, world, Sizes(self.impressions))
-        return StageResult(int(written["impressions"]), files=(out / "interactions.parquet",))
+        out.mkdir(parents=True)
+        rows = dataset.make().write(out, self.impressions)
+        facts = {"plugin": dataset.plugin.describe(copied=False)} if dataset.plugin else {}
+        return StageResult(rows, facts, tuple(sorted(out.glob("interactions.parquet"))))
 
     def _read_source(self) -> StageResult:
         report = ingest(self.repo)

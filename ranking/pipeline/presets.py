@@ -5,9 +5,11 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from ranking.training.arm_spec import ArmSpec, RankerSpec
+from semantic_ids.encoders import ENCODER_NAMES
 from semantic_ids.fitting import CodebookSpec, without_codes
 from semantic_ids.quality.drift import DriftThresholds
 from semantic_ids.quality.sweep import SweepGrid
+from semantic_ids.quantizers import QUANTIZER_NAMES
 from sidkit.core.config import Section, load_model
 from sidkit.core.errors import ConfigError, FitError
 from sidkit.core.names import LONGEST, RULE, is_name
@@ -27,6 +29,11 @@ class Preset(Section):
 
     @model_validator(mode="after")
     def _can_be_built(self) -> Preset:
+        try:
+            ENCODER_NAMES.find(self.codebook.encoder)
+            QUANTIZER_NAMES.find(self.codebook.quantizer)
+        except ConfigError as error:
+            raise ValueError(f"codebook: {error}") from error
         for name, arm in self.arms.items():
             if not is_name(name):
                 raise ValueError(f"{name!r} cannot name an arm: at most {LONGEST} characters of {RULE}")

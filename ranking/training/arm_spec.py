@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import field_serializer, model_validator
+from pydantic import ValidationInfo, field_serializer, field_validator, model_validator
 
-from ranking.models.representations import WITHOUT_CODES, check_representations
+from ranking.models.representations import REPRESENTATION_NAMES, check_representations, reads_codes
 from ranking.models.spec import ModelSpec
 from ranking.training.spec import TrainingSpec
 from sidkit.core.config import Section
@@ -18,13 +18,19 @@ class ArmSpec(Section):
 
     kind: Literal["neural", "gbdt"] = "neural"
     representations: tuple[str, ...] = ()
-    """Item representations of a neural arm, concatenated."""
+    """Item representations of a neural arm, concatenated: names in :data:`ranking.models.representations.REPRESENTATIONS`, or
+    plug-ins (:mod:`sidkit.core.plugins`)."""
     model: ModelSpec = ModelSpec()
     """What this arm's model has of its own (``[arms.<name>.model]``); what is not written there is as in ``ranker.model``."""
     shuffle_codes: bool = False
     """Give each item the codes of another: the same marginals and parameters, no meaning."""
     random_codes: bool = False
     """Give each item codes by a hash of its id: the same table sizes, every code equally likely, no meaning."""
+
+    @field_validator("representations")
+    @classmethod
+    def _representations_are_resolved(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        return tuple(REPRESENTATION_NAMES.resolved_field(name, info) for name in names)
 
     @model_validator(mode="after")
     def _can_be_built(self) -> ArmSpec:
@@ -70,7 +76,7 @@ class ArmSpec(Section):
     def uses_codes(self, shared: ModelSpec) -> bool:
         """Whether the arm reads codes: by a representation, or by matching them with the history."""
         return self.kind == "neural" and (
-            bool(set(self.representations) - WITHOUT_CODES) or self.model_spec(shared).sid_match != "none"
+            any(map(reads_codes, self.representations)) or self.model_spec(shared).sid_match != "none"
         )
 
     @property

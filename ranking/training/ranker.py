@@ -19,7 +19,8 @@ from ranking.data.batches import Batches, Vocabulary
 from ranking.data.dataset import Dataset
 from ranking.data.numeric_features import Scaling, feature_names
 from ranking.models.ctr_model import CtrModel, Fitted
-from ranking.models.representations import representation
+from ranking.models.histories import HISTORY_NAMES
+from ranking.models.representations import REPRESENTATION_NAMES, representation
 from ranking.models.representations.base import FITTED, ItemShape
 from ranking.models.spec import ModelSpec
 from ranking.training.loop import predict
@@ -27,6 +28,8 @@ from ranking.training.serving_spec import ServingSpec
 from sidkit.core.artifact import read_manifest, tensors_under, write_artifact
 from sidkit.core.errors import ArtifactCorruptError
 from sidkit.core.files import read_json
+from sidkit.core.integrity import verify_all
+from sidkit.core.plugins import described, load_plugins, write_sources
 
 TENSORS, CONFIG, METRICS, VOCABULARY = "tensors.safetensors", "config.json", "metrics.json", "vocabulary.parquet"
 
@@ -92,16 +95,23 @@ class Ranker:
         return predict(self.model, Batches(data, self.scaling, self.vocabulary))
 
     def save(self, folder: Path, describe: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
-        """Write the artefact; see :func:`sidkit.core.artifact.write_artifact`."""
+        """Write the artefact; see :func:`sidkit.core.artifact.write_artifact`.
+
+        Plug-ins are recorded in the manifest, and files among them copied: see :mod:`sidkit.core.plugins`.
+        """
         from safetensors.torch import save_file
+
+        plugins = [REPRESENTATION_NAMES.plugin(name) for name in self.config.representations]
+        plugins.append(HISTORY_NAMES.plugin(self.config.model.history))
 
         def write_files(temporary: Path) -> None:
             save_file({key: value.contiguous() for key, value in self.model.state_dict().items()}, temporary / TENSORS)
             pq.write_table(pa.table({"item_id": self.vocabulary.names.cast(pa.string())}), temporary / VOCABULARY)
             (temporary / CONFIG).write_text(json.dumps(self.config.as_json(), indent=2, sort_keys=True) + "\n")
             (temporary / METRICS).write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
+            write_sources(temporary, plugins)
 
-        return write_artifact(folder, {**describe, "kind": "ranker"}, write_files)
+        return write_artifact(folder, {**describe, "kind": "ranker", **described(plugins)}, write_files)
 
     @classmethod
     def load(cls, folder: Path) -> Ranker:
@@ -110,11 +120,15 @@ class Ranker:
         Raises
         ------
         ArtifactError
-            When the folder is missing or was changed.
+            When the folder is missing or was changed, or a plug-in is not the one that it was made with.
+        PluginError
+            When a plug-in cannot be imported here.
         """
         from safetensors.torch import load_file
 
-        read_manifest(folder)
+        manifest = read_manifest(folder, verify=False)
+        load_plugins(folder, manifest)
+        verify_all(folder, manifest)
         try:
             config = RankerConfig.of_json(read_json(folder / CONFIG))
             vocabulary = Vocabulary(pq.read_table(folder / VOCABULARY).column("item_id"))

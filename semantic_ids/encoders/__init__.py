@@ -4,6 +4,7 @@ from semantic_ids.encoders.base import Encoder
 from semantic_ids.encoders.behaviour import BehaviourEncoder
 from semantic_ids.encoders.collaborative import CollaborativeEncoder
 from semantic_ids.encoders.content import ContentEncoder
+from sidkit.core.plugins import Registry
 
 ENCODERS: dict[str, type[Encoder]] = {
     "content": ContentEncoder,
@@ -11,4 +12,9 @@ ENCODERS: dict[str, type[Encoder]] = {
     "collaborative": CollaborativeEncoder,
 }
 
-__all__ = ["ENCODERS", "BehaviourEncoder", "CollaborativeEncoder", "ContentEncoder", "Encoder"]
+ENCODER_NAMES: Registry[Encoder] = Registry(
+    "encoder", "sidkit.encoders", "semantic_ids.encoders.base:Encoder", ENCODERS
+)
+"""What ``[codebook] encoder`` of a preset may name: the above, and plug-ins (:mod:`sidkit.core.plugins`)."""
+
+__all__ = ["ENCODERS", "ENCODER_NAMES", "BehaviourEncoder", "CollaborativeEncoder", "ContentEncoder", "Encoder"]

@@ -4,27 +4,26 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
+from semantic_ids.estimator import Estimator
 from semantic_ids.item_vectors import Floats, ItemVectors
 from semantic_ids.pairs.mining import BacktestSplit, ItemPairs
 from sidkit.core.errors import FitError, TooFewPairsError
 
 
-class Encoder(ABC):
+class Encoder(Estimator, ABC):
     """Map content vectors to one ``float32 [items, dim]`` matrix.
 
     The constructor stores its arguments unchanged; ``fit`` sets attributes that end in ``_``; ``config`` and ``tensors``
     together restore a fitted encoder.
     """
 
-    name: str
-    needs_pairs: bool = False
-    """Whether ``fit`` requires ``pairs``; other encoders ignore them."""
     modalities_: tuple[str, ...]
+    """The modalities that ``fit`` saw, in alphabetical order; ``encode`` is given the same."""
 
     @abstractmethod
     def fit(self, items: ItemVectors, pairs: ItemPairs | None = None) -> Self:
@@ -47,10 +46,6 @@ class Encoder(ABC):
         it, so a ranker trained on rows of the window would rely on them too much.
         """
         return (0, 0 if self.needs_pairs else self.output_dim)
-
-    @abstractmethod
-    def config(self) -> dict[str, Any]:
-        """The constructor's arguments, as JSON values."""
 
     @abstractmethod
     def tensors(self) -> dict[str, npt.NDArray[np.generic]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -187,25 +187,6 @@ class BehaviourEncoder(Encoder):
     def content_columns(self) -> tuple[int, int]:
         """The columns of the concatenated content, which come first; an empty range if ``content_weight`` is 0."""
         return (0, int(self.straight_.shape[1]) if self.content_weight else 0)
-
-    def config(self) -> dict[str, Any]:
-        """The constructor's arguments, as JSON values; ``threads`` is runtime-only and not saved."""
-        return {
-            "dim": self.dim,
-            "hidden": self.hidden,
-            "input_dim": self.input_dim,
-            "ridge": self.ridge,
-            "content_weight": self.content_weight,
-            "temperature": self.temperature,
-            "log_q": self.log_q,
-            "batch": self.batch,
-            "steps": self.steps,
-            "patience": self.patience,
-            "held_out": self.held_out,
-            "learning_rate": self.learning_rate,
-            "weight_decay": self.weight_decay,
-            "seed": self.seed,
-        }
 
     def tensors(self) -> dict[str, npt.NDArray[np.generic]]:
         """The fitted state, as named arrays."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -134,18 +134,6 @@ class CollaborativeEncoder(Encoder):
         """The columns of the concatenated content, which come last; an empty range without ``with_content``."""
         width = min(self.content_dim, self.matrix_.shape[0]) if self.with_content else 0
         return (self.output_dim - width, self.output_dim)
-
-    def config(self) -> dict[str, Any]:
-        """The constructor's arguments, as JSON values."""
-        return {
-            "dim": self.dim,
-            "with_content": self.with_content,
-            "content_dim": self.content_dim,
-            "input_dim": self.input_dim,
-            "shift": self.shift,
-            "ridge": self.ridge,
-            "seed": self.seed,
-        }
 
     def tensors(self) -> dict[str, npt.NDArray[np.generic]]:
         """The fitted state, as named arrays; the co-click vectors themselves are not saved."""

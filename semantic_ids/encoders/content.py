@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -164,10 +164,6 @@ class ContentEncoder(Encoder):
     def output_dim(self) -> int:
         """Width of the vectors."""
         return int(self.axes_.shape[1])
-
-    def config(self) -> dict[str, Any]:
-        """The constructor's arguments, as JSON values."""
-        return {"dim": self.dim, "ridge": self.ridge}
 
     def tensors(self) -> dict[str, npt.NDArray[np.generic]]:
         """The fitted state, as named arrays."""

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
-from semantic_ids.codebook import make_encoder, make_quantizer
-from semantic_ids.encoders import Encoder
+from semantic_ids.codebook_parts import CodebookParts, make_encoder, make_quantizer
+from semantic_ids.encoders import ENCODER_NAMES, Encoder
 from semantic_ids.item_vectors import Floats, ItemVectors, Mask
 from semantic_ids.pairs.mining import BacktestSplit, Ints, ItemPairs
 from semantic_ids.quality.code_metrics import (
@@ -32,21 +32,17 @@ from semantic_ids.quality.code_metrics import (
 )
 from semantic_ids.quality.floors import Floors, below_floors
 from semantic_ids.quality.hit_rate import HitPairs, HitReport, by_codes, expected_hits
+from semantic_ids.quantizers import QUANTIZER_NAMES
 from semantic_ids.quantizers.base import Doubles, Quantizer
 from sidkit.core.config import Section
 from sidkit.core.errors import ConfigError, FitError
 
 
-class Candidate(Section):
-    """Configuration of one codebook in a sweep."""
+class Candidate(CodebookParts):
+    """One codebook to be tried: the parts that ``[codebook]`` of a preset names, and the sizes of its levels."""
 
-    encoder: str = "content"
-    encoder_arguments: dict[str, Any] = Field(default_factory=dict)
-    quantizer: str = "residual_kmeans"
-    quantizer_arguments: dict[str, Any] = Field(default_factory=dict)
     sizes: tuple[int, ...] = Field(min_length=1)
     """Codes per level, coarse to fine."""
-    beam: int = Field(default=1, ge=1)
 
     @property
     def label(self) -> str:
@@ -67,6 +63,26 @@ class SweepGrid(Section):
     sizes: tuple[int, ...] = (16, 64, 256)
     """Codes per level, the same on every level."""
     beam: int = Field(default=1, ge=1)
+
+    @field_validator("encoders")
+    @classmethod
+    def _encoders_are_resolved(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        return tuple(ENCODER_NAMES.resolved_field(name, info) for name in names)
+
+    @field_validator("encoder_arguments")
+    @classmethod
+    def _arguments_of_encoders(cls, arguments: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        return {ENCODER_NAMES.resolved_field(name, info): given for name, given in arguments.items()}
+
+    @field_validator("quantizers")
+    @classmethod
+    def _quantizers_are_resolved(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        return tuple(QUANTIZER_NAMES.resolved_field(name, info) for name in names)
+
+    @field_validator("quantizer_arguments")
+    @classmethod
+    def _arguments_of_quantizers(cls, arguments: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        return {QUANTIZER_NAMES.resolved_field(name, info): given for name, given in arguments.items()}
 
     def candidates(self) -> list[Candidate]:
         """All candidates, grouped by encoder."""

@@ -1,12 +1,12 @@
 """Quantizers map item vectors to codes. Register a new one here."""
 
 from semantic_ids.quantizers.base import Quantizer, roundtrip_share
-from semantic_ids.quantizers.controls import RandomCodes, ShuffledCodes
 from semantic_ids.quantizers.opq import OptimizedProductQuantizer
 from semantic_ids.quantizers.pq import ProductQuantizer
 from semantic_ids.quantizers.residual_kmeans import ResidualKMeans
 from semantic_ids.quantizers.rq_opq import ResidualOPQ
 from semantic_ids.quantizers.rq_vae import RQVAE
+from sidkit.core.plugins import Registry
 
 QUANTIZERS: dict[str, type[Quantizer]] = {
     "residual_kmeans": ResidualKMeans,
@@ -14,19 +14,21 @@ QUANTIZERS: dict[str, type[Quantizer]] = {
     "opq": OptimizedProductQuantizer,
     "rq_opq": ResidualOPQ,
     "rq_vae": RQVAE,
-    "random": RandomCodes,
-    "shuffled": ShuffledCodes,
 }
+
+QUANTIZER_NAMES: Registry[Quantizer] = Registry(
+    "quantizer", "sidkit.quantizers", "semantic_ids.quantizers.base:Quantizer", QUANTIZERS, takes=("sizes",)
+)
+"""What ``[codebook] quantizer`` of a preset may name: the above, and plug-ins (:mod:`sidkit.core.plugins`)."""
 
 __all__ = [
     "QUANTIZERS",
+    "QUANTIZER_NAMES",
     "RQVAE",
     "OptimizedProductQuantizer",
     "ProductQuantizer",
     "Quantizer",
-    "RandomCodes",
     "ResidualKMeans",
     "ResidualOPQ",
-    "ShuffledCodes",
     "roundtrip_share",
 ]

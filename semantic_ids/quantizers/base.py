@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from semantic_ids.estimator import Estimator
 from semantic_ids.item_vectors import Floats
 from semantic_ids.pairs.mining import ItemPairs
 from sidkit.core.errors import FitError
@@ -20,17 +21,21 @@ Doubles = npt.NDArray[np.float64]
 ROWS_PER_CODE = 20
 
 
-class Quantizer(ABC):
-    """Map vectors ``float32 [items, dim]`` to codes ``int32 [items, levels]``, and back.
+class Quantizer(Estimator, ABC):
+    """Vectors ``float32 [items, dim]`` in, codes ``int32 [items, levels]`` out, and back.
 
-    The constructor stores its arguments unchanged; ``fit`` sets attributes that end in ``_``. ``encode`` depends only on
-    the row and the fitted state, so adding items never changes the codes of others.
+    The constructor takes ``sizes`` (codes per level), ``force`` where it can refuse data that are too few, and stores its
+    arguments unchanged; ``fit`` sets attributes that end in ``_``. New rows never change the codes of old ones: ``encode``
+    depends on nothing but the row and the fitted state. :func:`semantic_ids.laws.check_quantizer` checks all of this.
     """
 
-    name: str
     sizes: tuple[int, ...]
-    needs_pairs: bool = False
-    """Whether ``fit`` requires ``pairs``; other quantizers ignore them."""
+    """Codes per level, of all levels that ``encode`` gives."""
+
+    @classmethod
+    def arguments_without_pairs(cls, arguments: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The arguments with which it learns from vectors alone; None where it cannot."""
+        return None if cls.needs_pairs_with(arguments) else dict(arguments)
 
     @property
     def residual_levels(self) -> int:
@@ -53,10 +58,6 @@ class Quantizer(ABC):
         """Reconstruction from the codes after ``residual_levels`` only, ``float32 [items, dim]``; zeros without any."""
         decoded = self.decode(codes)
         return decoded if self.residual_levels == 0 else np.zeros_like(decoded)
-
-    @abstractmethod
-    def config(self) -> dict[str, Any]:
-        """The constructor's arguments, as JSON values."""
 
     @abstractmethod
     def tensors(self) -> dict[str, npt.NDArray[np.generic]]:

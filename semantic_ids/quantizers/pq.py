@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -113,10 +113,6 @@ class ProductQuantizer(Quantizer):
     @property
     def _dim(self) -> int:
         return sum(book.shape[1] for book in self.codebooks_)
-
-    def config(self) -> dict[str, Any]:
-        """The constructor's arguments, as JSON values; ``threads`` and ``force`` are runtime-only and not saved."""
-        return {"sizes": list(self.sizes), "iterations": self.iterations, "seed": self.seed}
 
     def tensors(self) -> dict[str, npt.NDArray[np.generic]]:
         """The fitted state, as named arrays."""

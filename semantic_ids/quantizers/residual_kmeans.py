@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -110,15 +110,6 @@ class ResidualKMeans(Quantizer):
     def decode_prefix(self, codes: Codes, depth: int) -> Floats:
         """Reconstruction from the first ``depth`` levels of the codes, ``float32 [items, dim]``."""
         return residual_sum(int_codes(codes, self.sizes)[:, :depth], self.codebooks_)
-
-    def config(self) -> dict[str, Any]:
-        """The constructor's arguments, as JSON values; ``threads`` and ``force`` are runtime-only and not saved."""
-        return {
-            "sizes": list(self.sizes),
-            "iterations": self.iterations,
-            "seed": self.seed,
-            "balance_last": self.balance_last,
-        }
 
     def tensors(self) -> dict[str, npt.NDArray[np.generic]]:
         """The fitted state, as named arrays."""

@@ -123,14 +123,8 @@ class ResidualOPQ(Quantizer):
         return self._residual.decode_prefix(int_codes(codes, self.sizes)[:, : self.residual_levels], depth)
 
     def config(self) -> dict[str, Any]:
-        """The constructor's arguments, as JSON values; ``threads`` and ``force`` are runtime-only and not saved."""
-        return {
-            "sizes": list(self.residual_sizes),
-            "opq_sizes": None if self.opq_sizes is None else list(self.opq_sizes),
-            "balance_last": self.balance_last,
-            "iterations": self.iterations,
-            "seed": self.seed,
-        }
+        """The constructor's arguments as JSON values; ``sizes`` are those of the residual levels."""
+        return {**super().config(), "sizes": list(self.residual_sizes)}
 
     def tensors(self) -> dict[str, npt.NDArray[np.generic]]:
         """The fitted state, as named arrays."""

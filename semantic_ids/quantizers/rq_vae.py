@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Self
 
@@ -105,7 +105,17 @@ class RQVAE(Quantizer):
         self.seed = seed
         self.threads = threads
         self.force = force
-        self.needs_pairs = contrast > 0
+        self.needs_pairs = self.needs_pairs_with({"contrast": contrast})
+
+    @classmethod
+    def needs_pairs_with(cls, arguments: Mapping[str, Any]) -> bool:
+        """Whether ``contrast`` is above 0."""
+        return bool(arguments.get("contrast", 0.0) > 0)
+
+    @classmethod
+    def arguments_without_pairs(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """``contrast`` set to 0 where it is above."""
+        return {**arguments, "contrast": 0.0} if cls.needs_pairs_with(arguments) else dict(arguments)
 
     def fit(self, vectors: Floats, pairs: ItemPairs | None = None) -> Self:
         """Train encoder, codebooks and decoder; ``pairs`` are used only if ``contrast`` is above 0.
@@ -167,21 +177,6 @@ class RQVAE(Quantizer):
         """The decoder's output for the sum of the first ``depth`` codewords, ``float32 [items, dim]``."""
         total = residual_sum(int_codes(codes, self.sizes)[:, :depth], self.codebooks_)
         return _forward(self.decoder_, total, lambda part: part) * self.scale_ + self.mean_
-
-    def config(self) -> dict[str, Any]:
-        """The constructor's arguments, as JSON values; ``threads`` and ``force`` are runtime-only and not saved."""
-        return {
-            "sizes": list(self.sizes),
-            "latent_dim": self.latent_dim,
-            "hidden": list(self.hidden),
-            "epochs": self.epochs,
-            "batch": self.batch,
-            "learning_rate": self.learning_rate,
-            "commitment": self.commitment,
-            "contrast": self.contrast,
-            "decay": self.decay,
-            "seed": self.seed,
-        }
 
     def tensors(self) -> dict[str, npt.NDArray[np.generic]]:
         """The fitted state, as named arrays; see :func:`_forward` for the order of a network's matrices."""

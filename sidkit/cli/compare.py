@@ -7,11 +7,12 @@ from typing import Annotated, Optional
 
 import typer
 
+from sidkit.cli.options import DataOption
 from sidkit.core.id_lists import comma_separated
 
 
 def compare(
-    data: Annotated[str, typer.Option(help="A folder, a SQLAlchemy URL, or synthetic[:strong|weak|none].")],
+    data: DataOption,
     repo: Annotated[Path, typer.Option("--repo", "-r", help="The repo's folder; a fresh one is written.")],
     arms: Annotated[
         str,
@@ -32,7 +33,7 @@ def compare(
         typer.Option(min=1, help="The same of validation rows and of test rows."),
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Processes that train, one thread each.")] = 1,
-    impressions: Annotated[int, typer.Option(help="Size of a synthetic world.")] = 200_000,
+    impressions: Annotated[int, typer.Option(help="Size of a data set that code writes.")] = 200_000,
     own_sizes: Annotated[
         bool,
         typer.Option(

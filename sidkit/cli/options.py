@@ -7,6 +7,13 @@ from typing import Annotated, Optional
 
 import typer
 
+DataOption = Annotated[
+    str,
+    typer.Option(
+        help="A folder, a SQLAlchemy URL, synthetic[:strong|weak|none], or a class of your own that writes the tables: "
+        "path/to/file.py:Class."
+    ),
+]
 RepoOption = Annotated[Path, typer.Option("--repo", "-r", help="The repo's folder.", envvar="SIDKIT_REPO")]
 AsOfOption = Annotated[
     Optional[str],  # noqa: UP045 (Typer reads the annotation)

@@ -7,11 +7,11 @@ from typing import Annotated, Optional
 
 import typer
 
-from sidkit.cli.options import AllowFutureOption
+from sidkit.cli.options import AllowFutureOption, DataOption
 
 
 def run(
-    data: Annotated[str, typer.Option(help="A folder, a SQLAlchemy URL, or synthetic[:strong|weak|none].")],
+    data: DataOption,
     repo: Annotated[Path, typer.Option("--repo", "-r", help="The repo's folder; a fresh one is written.")],
     preset: Annotated[str, typer.Option(help="Which system: a preset's name, or a path to a .toml.")] = "rqkmeans",
     seeds: Annotated[int, typer.Option(min=1, help="Train each arm with so many seeds.")] = 1,
@@ -20,7 +20,7 @@ def run(
         typer.Option("--as-of", help="Build features up to this moment; default: the end of the log."),
     ] = None,
     allow_future: AllowFutureOption = False,
-    impressions: Annotated[int, typer.Option(help="Size of a synthetic world.")] = 200_000,
+    impressions: Annotated[int, typer.Option(help="Size of a data set that code writes.")] = 200_000,
     json_: Annotated[
         bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")
     ] = False,

@@ -231,7 +231,7 @@ def _toml(path: Path) -> dict[str, Any]:
 
 
 def validated(model: type[Model], values: dict[str, Any], place: Path | str) -> Model:
-    """A model of values that a user wrote, in a file or as arguments.
+    """A model of values that a user wrote, in a file or as arguments; paths of plug-ins are relative to that file.
 
     Raises
     ------
@@ -239,7 +239,7 @@ def validated(model: type[Model], values: dict[str, Any], place: Path | str) -> 
         When a value is wrong; it names ``place``, the key, the reason and the value that came, without secrets.
     """
     try:
-        return model.model_validate(values)
+        return model.model_validate(values, context={"folder": place.parent} if isinstance(place, Path) else None)
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(map(str, problem['loc']))}: {scrubbed(problem['msg'])} (found {_found(problem)})"

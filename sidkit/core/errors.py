@@ -4,7 +4,8 @@
 
     SidkitError
     ├── ConfigError                 a settings file that cannot be used
-    │   └── SettingsChangedError    settings differ from those an artefact was made with
+    │   ├── SettingsChangedError    settings differ from those an artefact was made with
+    │   └── PluginError             a class of a user's own that cannot be used
     ├── RepoError                   a folder that is no usable repo
     │   ├── RepoLockedError         another command writes to it
     │   ├── RegistryDamagedError    the registry is not what Feast wrote
@@ -15,7 +16,8 @@
     │   └── RejectedRowsError       more rows were rejected than the settings allow
     ├── ArtifactError               a codebook, a ranker or a table on disk
     │   ├── ArtifactMissingError
-    │   └── ArtifactCorruptError    a file differs from its manifest
+    │   ├── ArtifactCorruptError    a file differs from its manifest
+    │   └── PluginChangedError      a class of a user's own is not the one that it was made with
     ├── CatalogError                the catalogue of versions
     │   ├── CatalogUnreachableError
     │   ├── CatalogCorruptError     a record is not what was written
@@ -58,6 +60,10 @@ class SettingsChangedError(ConfigError):
         self.changed = dict(changed)
         lines = [f"{key}: made with {was!r}, now {now!r}" for key, (was, now) in self.changed.items()]
         super().__init__(f"{artifact} was made with other settings ({'; '.join(lines)}). {remedy}")
+
+
+class PluginError(ConfigError):
+    """A class of a user's own that is missing, cannot be imported, or does not keep its contract."""
 
 
 class RepoError(SidkitError):
@@ -150,6 +156,32 @@ class ArtifactCorruptError(ArtifactError):
         self.problem = problem
         self.remedy = remedy_of(path) if remedy is None else remedy
         super().__init__(f"{path}: {problem}. To repair it, {self.remedy}.")
+
+
+class PluginChangedError(ArtifactError):
+    """A class of a user's own is missing or is not the one that an artefact was made with.
+
+    Parameters
+    ----------
+    path : Path
+        The file that differs, or the artefact's folder.
+    reference : str
+        The plug-in, with its hash.
+    expected, found : str
+        SHA-256, with the distribution where the plug-in belongs to one; ``found`` is None where there is nothing.
+    remedy : str
+        What to do about it, as an imperative.
+    """
+
+    def __init__(self, path: Path, reference: str, expected: str, found: str | None, remedy: str) -> None:
+        self.path = path
+        self.reference = reference
+        self.expected = expected
+        self.found = found
+        super().__init__(
+            f"{path}: the plug-in {reference} is {'missing' if found is None else 'not the one that was used'}: expected "
+            f"{expected}, found {found or 'nothing'}. It was not executed. To repair it, {remedy}."
+        )
 
 
 class CatalogError(SidkitError):

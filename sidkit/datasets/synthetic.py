@@ -25,6 +25,7 @@ from sidkit.contract.rows import MOMENT
 from sidkit.core.clock import DAY_US
 from sidkit.core.errors import ConfigError
 from sidkit.core.files import folder_written_beside
+from sidkit.datasets.base import GeneratedDataset
 from sidkit.datasets.worlds import WORLDS, WorldParameters
 
 Floats = npt.NDArray[np.float32]
@@ -347,3 +348,15 @@ def _view(seen: npt.NDArray[np.floating], dim: int, noise: float, rng: np.random
 def _vectors(matrix: Floats, missing: npt.NDArray[np.bool_]) -> pa.Array:
     offsets = np.arange(len(matrix) + 1, dtype=np.int32) * matrix.shape[1]
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(matrix.ravel()), mask=pa.array(missing))
+
+
+class SyntheticDataset(GeneratedDataset):
+    """The world that ``--data synthetic[:strong|weak|none]`` names; by default the strong one."""
+
+    modalities = ("text", "image")
+    conversions = True
+
+    def write(self, folder: Path, impressions: int) -> int:
+        """See :class:`GeneratedDataset`."""
+        folder.rmdir()  # a world makes its folder itself, in one rename
+        return int(write_world(folder, self.variant or "strong", Sizes(impressions))["impressions"])

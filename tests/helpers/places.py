@@ -7,3 +7,4 @@ from pathlib import Path
 TESTS = Path(__file__).parent.parent
 ROOT = TESTS.parent
 PRESETS = TESTS / "presets"
+EXAMPLES = ROOT / "examples"

@@ -18,7 +18,8 @@ from helpers.builders import DAY
 from helpers.codebook_builders import AS_OF, CUT, ITEMS, SPEC, bring, built_repo, publish
 from semantic_ids import lifecycle
 from semantic_ids.catalog import table_path
-from semantic_ids.codebook import CONFIG, METRICS, TENSORS, Codebook, make_encoder, make_quantizer
+from semantic_ids.codebook import CONFIG, METRICS, TENSORS, Codebook
+from semantic_ids.codebook_parts import make_encoder, make_quantizer
 from semantic_ids.encoders import ContentEncoder
 from semantic_ids.item_vectors import ItemVectors
 from semantic_ids.quantizers import QUANTIZERS
@@ -218,13 +219,13 @@ def test_a_codebook_of_a_kind_that_this_version_lacks_is_refused_by_name(
         (temporary / CONFIG).write_text(json.dumps(config))
 
     write_artifact(tmp_path / "b", {"kind": "codebook", "name": "b"}, write_files)
-    with pytest.raises(ConfigError, match=rf"unknown name 'of_the_future'; choose one of .*{known}"):
+    with pytest.raises(ConfigError, match=rf"no {part} 'of_the_future'; there are .*{known}"):
         Codebook.load(tmp_path / "b")
 
 
 @pytest.mark.parametrize("make", [make_encoder, make_quantizer])
 def test_a_kind_or_an_argument_that_there_is_not_is_refused_by_name(make: Any) -> None:
-    with pytest.raises(ConfigError, match="unknown name 'nothing'; choose one of"):
+    with pytest.raises(ConfigError, match="no (encoder|quantizer) 'nothing'; there are"):
         make("nothing", {})
     name = "content" if make is make_encoder else "residual_kmeans"
     with pytest.raises(ConfigError, match=f"{name}.*'colour'"):

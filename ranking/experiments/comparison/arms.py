@@ -8,15 +8,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from ranking.models.spec import SizedBy
 from ranking.pipeline.presets import load_preset
 from ranking.training.arm_spec import ArmSpec
+from semantic_ids.encoders import ENCODER_NAMES
 from semantic_ids.lifecycle import CodebookSpec
+from semantic_ids.quantizers import QUANTIZER_NAMES
 from sidkit.core.config import load_model
 from sidkit.core.errors import ConfigError
 from sidkit.core.names import check_name
+from sidkit.core.plugins import Registry
 from sidkit.presets import ARMS
 
 CODES_AS_FEATURES = "id_codes"
@@ -50,6 +53,14 @@ class ComparedArm(ArmSpec):
     table's rows."""
     rolling: bool = False
     """Whether the arm is also evaluated at earlier time origins."""
+
+    @field_validator("codebook_changes")
+    @classmethod
+    def _changes_are_resolved(cls, changes: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        """Plug-ins are relative to the arm's file, not to the preset's."""
+        names: dict[str, Registry[Any]] = {"encoder": ENCODER_NAMES, "quantizer": QUANTIZER_NAMES}
+        named = {key: changes[key] for key in names if isinstance(changes.get(key), str)}
+        return {**changes, **{key: names[key].resolved_field(name, info) for key, name in named.items()}}
 
     def codebook_spec(self) -> CodebookSpec:
         """The preset's codebook with this arm's changes.

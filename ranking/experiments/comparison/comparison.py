@@ -25,7 +25,7 @@ from ranking.experiments.comparison.results import (
 )
 from ranking.experiments.comparison.time_origins import TimeOrigin, time_origins
 from ranking.experiments.comparison.trials import Frame, Plan, Trial, TrialDetails, context_of, work_through
-from ranking.pipeline.prepare import SYNTHETIC, Prepared, end_of_log, peak_rss_mb
+from ranking.pipeline.prepare import Prepared, end_of_log, peak_rss_mb
 from ranking.pipeline.results import StageTime
 from ranking.training.arm_spec import RankerSpec
 from sidkit.core.config import content_hash, resolved_url
@@ -37,6 +37,7 @@ from sidkit.core.records import read_record, record_json
 from sidkit.core.redact import redacted
 from sidkit.core.repo import Repo
 from sidkit.core.stages import StageResult, Stages
+from sidkit.datasets import SYNTHETIC, named_dataset
 from sidkit.presets import COMPARISON, preset_name
 from sidkit.tables.labelled_rows import log_moments, rows_per_event
 
@@ -252,9 +253,13 @@ class Comparison:
 
 
 def data_name(data: str) -> str:
-    """``synthetic_strong`` of ``synthetic:strong``, the last part of a path, the database of a URL."""
-    if data.split(":", maxsplit=1)[0] == SYNTHETIC:
-        return f"{SYNTHETIC}_{data.partition(':')[2] or 'strong'}"
+    """``synthetic_strong`` of ``synthetic:strong``, ``MyWorld_large`` of ``my_world.py:MyWorld:large``, the last part of a
+    path, the database of a URL.
+    """
+    if dataset := named_dataset(data):
+        default = "strong" if dataset.name == SYNTHETIC else ""
+        called = dataset.name.partition("@")[0].rpartition(":")[2]
+        return f"{called}_{dataset.variant or default}".rstrip("_")
     place = redacted(resolved_url(data)).partition("?")[0]
     return Path(place.rstrip("/")).name
 

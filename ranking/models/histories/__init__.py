@@ -1,20 +1,29 @@
-"""History poolings: map a user's past items to vectors for the head. Register a new one here."""
+"""History poolings: map a user's past items to vectors for the head. Register a new one here.
+
+``[ranker.model] history`` may also name a plug-in (:mod:`sidkit.core.plugins`), a subclass of
+:class:`ranking.models.histories.base.History`. The registry refers to classes by path without importing them, so that presets
+can be read without torch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from ranking.models.histories.base import History, Space
-from ranking.models.histories.bidirectional import BidirectionalHistory
-from ranking.models.histories.mean import MeanHistory
-from ranking.models.histories.sid_match import SidMatchHistory
-from ranking.models.histories.target_attention import TargetAttentionHistory
-from ranking.models.spec import ModelSpec
+from sidkit.core.plugins import Registry
 
-HISTORIES: dict[str, Callable[[int, int, ModelSpec], History]] = {
-    "mean": MeanHistory,
-    "target_attention": TargetAttentionHistory,
-    "bidirectional": BidirectionalHistory,
+if TYPE_CHECKING:
+    from ranking.models.histories.base import History
+
+HISTORIES = {
+    "mean": "ranking.models.histories.mean:MeanHistory",
+    "target_attention": "ranking.models.histories.target_attention:TargetAttentionHistory",
+    "bidirectional": "ranking.models.histories.bidirectional:BidirectionalHistory",
 }
 
-__all__ = ["HISTORIES", "History", "SidMatchHistory", "Space"]
+HISTORY_NAMES: Registry[History] = Registry(
+    "history", "sidkit.histories", "ranking.models.histories.base:History", HISTORIES,
+    takes=("modality_dim", "behaviour_dim", "spec"),
+)  # fmt: skip
+"""What ``[ranker.model] history`` may name: the above, and plug-ins."""
+
+__all__ = ["HISTORIES", "HISTORY_NAMES"]

@@ -27,10 +27,13 @@ class Space:
 class History(nn.Module):
     """Pools the histories of a batch to one vector per row.
 
-    ``dim`` is the output width. An empty history gives zeros; padding has no influence.
+    The constructor takes ``modality_dim`` and ``behaviour_dim``, the widths of the two spaces, and ``spec``, the
+    :class:`~ranking.models.spec.ModelSpec` with the options; it sets ``dim``. An empty history gives zeros, and padding
+    has no influence.
     """
 
     dim: int
+    """Width of what comes out."""
 
     @abstractmethod
     def forward(self, modality: Space, behaviour: Space, batch: Batch) -> Tensor:

@@ -6,16 +6,19 @@ implement ``from_spec`` and ``forward``; it may override ``encode`` (a candidate
 fields of :class:`ranking.models.spec.ModelSpec`. Presets can then use its name; the model, training, artefacts and serving
 depend on the base class only, and ``tests/ranking/models/test_representation_laws.py`` tests it.
 
+A plug-in needs no line here: a preset names it (:mod:`sidkit.core.plugins`), and its options are
+``[ranker.model.options]``.
+
 The registry refers to classes by path without importing them, so that presets can be read without torch.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from sidkit.core.errors import ConfigError
+from sidkit.core.plugins import Registry
 
 if TYPE_CHECKING:
     from ranking.models.representations.base import Representation
@@ -31,13 +34,31 @@ REPRESENTATIONS = {
     "rq_opq_gate": "ranking.models.representations.rq_opq_gate:RqOpqGateRepresentation",
 }
 
+REPRESENTATION_NAMES: Registry[Representation] = Registry(
+    "item representation",
+    "sidkit.representations",
+    "ranking.models.representations.base:Representation",
+    REPRESENTATIONS,
+)
+"""What ``representations`` of an arm may name: the above, and plug-ins."""
+
 BEHAVIOUR = frozenset({"id", "rq_opq_gate"})
-"""Representations that use the item id (behaviour space). All others use content or codes (modality space)."""
+"""Built-in representations that use the item id (behaviour space). All others use content or codes (modality space). A plug-in
+states its space in the class attribute ``knows_ids``."""
 
 WITHOUT_CODES = frozenset({"id", "content"})
-"""Representations that do not use codes."""
+"""Built-in representations that do not use codes. A plug-in states this in the class attribute ``reads_codes``."""
 
-__all__ = ["BEHAVIOUR", "REPRESENTATIONS", "WITHOUT_CODES", "check_representations", "representation"]
+__all__ = [
+    "BEHAVIOUR",
+    "REPRESENTATIONS",
+    "REPRESENTATION_NAMES",
+    "WITHOUT_CODES",
+    "check_representations",
+    "knows_ids",
+    "reads_codes",
+    "representation",
+]
 
 
 def representation(name: str) -> type[Representation]:
@@ -45,11 +66,20 @@ def representation(name: str) -> type[Representation]:
 
     Raises
     ------
-    KeyError
+    ConfigError
         When the name is unknown.
     """
-    module, _, kind = REPRESENTATIONS[name].partition(":")
-    return cast("type[Representation]", getattr(importlib.import_module(module), kind))
+    return REPRESENTATION_NAMES.find(name)
+
+
+def knows_ids(name: str) -> bool:
+    """Whether a representation knows an item by its id: it then belongs to the behaviour space."""
+    return name in BEHAVIOUR if name in REPRESENTATIONS else representation(name).knows_ids
+
+
+def reads_codes(name: str) -> bool:
+    """Whether a representation reads codes."""
+    return name not in WITHOUT_CODES if name in REPRESENTATIONS else representation(name).reads_codes
 
 
 def check_representations(names: Sequence[str], history: str) -> None:
@@ -60,7 +90,7 @@ def check_representations(names: Sequence[str], history: str) -> None:
     ConfigError
         When a name is unknown or repeated, or the history needs another representation.
     """
-    unknown = [name for name in names if name not in REPRESENTATIONS]
+    unknown = [name for name in names if name not in REPRESENTATIONS and REPRESENTATION_NAMES.plugin(name) is None]
     if unknown or not names:
         raise ConfigError(
             f"expected item representations out of {', '.join(REPRESENTATIONS)}, got "
@@ -69,8 +99,8 @@ def check_representations(names: Sequence[str], history: str) -> None:
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise ConfigError(f"item representation {', '.join(repeated)} is listed more than once; list each once")
-    if history == "bidirectional" and len({name in BEHAVIOUR for name in names}) < 2:
-        missing = "behaviour" if not BEHAVIOUR & set(names) else "modality"
+    if history == "bidirectional" and len({knows_ids(name) for name in names}) < 2:
+        missing = "behaviour" if not any(map(knows_ids, names)) else "modality"
         fit = [name for name in REPRESENTATIONS if (name in BEHAVIOUR) == (missing == "behaviour")]
         raise ConfigError(
             f'history = "bidirectional" needs a representation in the {missing} space, got {", ".join(names)}; add one of '

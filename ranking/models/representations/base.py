@@ -66,6 +66,10 @@ class Representation(nn.Module):
     - compute ``match_dim`` parameter-free match features of candidate and history for the head (``match``).
     """
 
+    knows_ids: bool = False
+    """Whether it knows an item by its id (behaviour space); the others know it by its content or codes (modality space)."""
+    reads_codes: bool = True
+    """Whether it reads codes; an arm of representations that read none is trained where no codes can be learned."""
     dim: int
     match_dim: int = 0
 

@@ -24,6 +24,8 @@ class ContentRepresentation(Representation):
         Width.
     """
 
+    reads_codes = False
+
     def __init__(self, shape: ItemShape, dim: int = 32) -> None:
         super().__init__(dim)
         self.matched = shape.matched

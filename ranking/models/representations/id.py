@@ -27,6 +27,9 @@ class IdRepresentation(Representation):
         Share of ids replaced by the unknown id in training, so that its row is trained on ordinary items.
     """
 
+    knows_ids = True
+    reads_codes = False
+
     def __init__(self, shape: ItemShape, dim: int = 32, dropout: float = 0.1) -> None:
         super().__init__(dim)
         self.dropout = dropout

@@ -62,6 +62,8 @@ class RqOpqGateRepresentation(CodedRepresentation):
         When the codebook lacks RQ or OPQ codes that are needed.
     """
 
+    knows_ids = True
+
     def __init__(self, shape: ItemShape, spec: ModelSpec, fitted: Mapping[str, Tensor]) -> None:
         super().__init__(shape, spec.dim)
         self.spec = spec

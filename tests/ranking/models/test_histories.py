@@ -14,9 +14,10 @@ from ranking.models.attention import TargetAttention
 from ranking.models.cross import CrossLayers
 from ranking.models.ctr_model import CtrModel
 from ranking.models.dropout import Dropout
-from ranking.models.histories import HISTORIES, SidMatchHistory, Space
-from ranking.models.histories.base import History
+from ranking.models.histories import HISTORY_NAMES
+from ranking.models.histories.base import History, Space
 from ranking.models.histories.bidirectional import BidirectionalHistory
+from ranking.models.histories.sid_match import SidMatchHistory
 from ranking.models.representations.base import ItemShape
 from ranking.models.spec import ModelSpec
 from sidkit.core.errors import ConfigError
@@ -99,7 +100,7 @@ def test_bidirectional_is_four_units_of_two_score_maps(seed: int) -> None:
 @law
 @given(st.integers(0, 10**6))
 def test_target_attention_sees_both_spaces_side_by_side(seed: int) -> None:
-    history = seeded(HISTORIES["target_attention"](*DIMS, SPEC))
+    history = seeded(HISTORY_NAMES.find("target_attention")(*DIMS, SPEC))
     modality, behaviour, batch = case_of(seed)
     expected = np.zeros((5, history.dim))
     items = np.concatenate([double(modality.items), double(behaviour.items)], axis=1)
@@ -116,7 +117,7 @@ def test_target_attention_sees_both_spaces_side_by_side(seed: int) -> None:
 @law
 @given(st.integers(0, 10**6))
 def test_mean_is_the_mean(seed: int) -> None:
-    history = HISTORIES["mean"](*DIMS, SPEC)
+    history = HISTORY_NAMES.find("mean")(*DIMS, SPEC)
     modality, behaviour, batch = case_of(seed)
     items = np.concatenate([double(modality.items), double(behaviour.items)], axis=1)
     own = np.concatenate([double(modality.candidate), double(behaviour.candidate)], axis=1)

@@ -1,4 +1,4 @@
-"""What holds for one kind of quantizer: residual k-means, products, RQ-OPQ and the controls."""
+"""What holds for one kind of quantizer: residual k-means, products and RQ-OPQ."""
 
 from __future__ import annotations
 
@@ -17,10 +17,8 @@ from semantic_ids.quality.code_metrics import perplexity
 from semantic_ids.quantizers import (
     OptimizedProductQuantizer,
     ProductQuantizer,
-    RandomCodes,
     ResidualKMeans,
     ResidualOPQ,
-    ShuffledCodes,
     roundtrip_share,
 )
 from semantic_ids.quantizers.kmeans import balance, equal_groups
@@ -213,47 +211,6 @@ def test_rq_opq_has_two_more_codes_unless_told_and_never_none() -> None:
         ResidualOPQ((), (4,)).fit(clustered(500))
 
 
-def test_random_codes_are_uniform_and_independent_of_the_rows_and_of_each_other() -> None:
-    rows = clustered(8000)
-    quantizer = RandomCodes((16, 16)).fit(rows[:500])
-    codes = quantizer.encode(rows)
-    pairs = np.bincount(codes[:, 0] * 16 + codes[:, 1], minlength=256)
-    expected = 8000 / 256
-    statistic = ((pairs - expected) ** 2 / expected).sum()
-    assert 170 < statistic < 350  # chi-square with 255 degrees of freedom, far beyond 99.9 %
-    nudged = np.nextafter(rows, np.float32(np.inf))
-    assert (quantizer.encode(nudged) == codes).all(axis=1).mean() < 0.02
-    # So a code says hardly more of a row than that it is a row.
-    later = clustered(2000, seed=5)
-    spread = ((later - rows.mean(axis=0)) ** 2).sum()
-    assert ((later - quantizer.decode(quantizer.encode(later))) ** 2).sum() > 0.98 * spread
-
-
-@pytest.mark.parametrize("make", [RandomCodes, ShuffledCodes])
-def test_minus_zero_is_zero_to_a_control(make: type[RandomCodes] | type[ShuffledCodes]) -> None:
-    rows = clustered(300)
-    rows[::3, 4] = 0
-    quantizer = make((8, 4)).fit(rows)
-    minus = np.where(rows == 0, np.float32(-0.0), rows)
-    np.testing.assert_array_equal(quantizer.encode(minus), quantizer.encode(rows))
-
-
-def test_shuffled_codes_are_the_real_ones_dealt_out_anew() -> None:
-    rows = clustered(1000)
-    real = ResidualKMeans((16, 8), seed=3).fit(rows)
-    control = ShuffledCodes((16, 8), seed=3).fit(rows)
-    true, dealt = real.encode(rows), control.encode(rows)
-    np.testing.assert_array_equal(np.sort(dealt @ [8, 1]), np.sort(true @ [8, 1]))  # each as often as before
-    assert (dealt == true).all(axis=1).mean() < 0.1
-    # Known or new, a row is as far from what its code stands for as from any row.
-    for some in (rows, clustered(1000, seed=8)):
-        spread = ((some - some.mean(axis=0)) ** 2).sum()
-        assert ((some - control.decode(control.encode(some))) ** 2).sum() > 1.5 * spread
-    np.testing.assert_array_equal(control.decode(true), real.decode(true))
-    new = control.encode(clustered(4000, seed=8))
-    assert np.abs(np.bincount(new[:, 0]) / 4 - np.bincount(true[:, 0])).max() < 40
-
-
 def test_the_share_that_comes_back_is_reported() -> None:
     rows = clustered(500)
     quantizer = ResidualKMeans((16, 8, 8)).fit(rows)
@@ -261,7 +218,6 @@ def test_the_share_that_comes_back_is_reported() -> None:
     back = (quantizer.encode(quantizer.decode(codes)) == codes).all(axis=1).mean()
     assert roundtrip_share(quantizer, codes) == pytest.approx(back)
     assert roundtrip_share(quantizer, codes[:0]) == 1
-    assert roundtrip_share(RandomCodes((16, 8, 8)).fit(rows), codes) < 0.1
 
 
 def test_the_registry_is_made_without_torch_and_faiss() -> None:

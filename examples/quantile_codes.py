@@ -1,0 +1,112 @@
+"""A quantizer and an item representation of one's own, in one file; ``quantile_codes.toml`` names both.
+
+    sidkit run --data examples/toy_world.py:ToyWorld --repo work/toy --preset examples/quantile_codes.toml
+
+Run from the clone. The codebook and the ranker that come out hold a copy of this file, and its SHA-256.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ranking.data.batch import ItemBatch
+from ranking.models.representations.base import ItemShape, Representation
+from ranking.models.spec import ModelSpec
+from semantic_ids.pairs.mining import ItemPairs
+from semantic_ids.quantizers.base import Codes, Quantizer, check_beam, check_sizes, checked_vectors, int_codes
+
+
+class QuantileCodes(Quantizer):
+    """Level ``l`` of the code is the quantile bin of column ``l`` of the vector; the encoder ``content`` gives principal axes.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Bins per column, at most as many columns as the vectors have.
+    force : bool
+        Fit though there are under 20 rows per bin.
+    """
+
+    def __init__(self, sizes: Sequence[int] = (16, 8), force: bool = False) -> None:
+        self.sizes = tuple(sizes)
+        self.force = force
+
+    @property
+    def residual_levels(self) -> int:
+        """0: the columns stand side by side, none refines another."""
+        return 0
+
+    def fit(self, vectors: np.ndarray, pairs: ItemPairs | None = None) -> Self:
+        """Learn the edges of the bins and the mean of each bin."""
+        rows = checked_vectors(vectors)
+        check_sizes(self.sizes, len(rows), force=self.force)
+        self.edges_ = [
+            np.quantile(rows[:, level], np.arange(1, size) / size).astype(np.float32)
+            for level, size in enumerate(self.sizes)
+        ]
+        self.mean_ = np.sort(rows, axis=0).mean(axis=0, dtype=np.float64).astype(np.float32)
+        codes = self.encode(rows)
+        self.centres_ = []
+        for level, size in enumerate(self.sizes):
+            ordered = np.sort(rows[:, level])  # the same sums whatever the order of the rows
+            total = np.bincount(np.searchsorted(self.edges_[level], ordered, side="right"), ordered, size)
+            self.centres_.append(
+                (total / np.maximum(np.bincount(codes[:, level], minlength=size), 1)).astype(np.float32)
+            )
+        return self
+
+    def encode(self, vectors: np.ndarray, beam: int = 1) -> Codes:
+        """Codes ``int32 [items, levels]``, whatever ``beam``."""
+        check_beam(beam)
+        rows = checked_vectors(vectors, len(self.mean_))
+        columns = [np.searchsorted(edges, rows[:, level], side="right") for level, edges in enumerate(self.edges_)]
+        return np.stack(columns, axis=1).astype(np.int32)
+
+    def decode(self, codes: Codes) -> np.ndarray:
+        """Means of the bins, and of the whole column where no code speaks of it, ``float32 [items, dim]``."""
+        checked = int_codes(codes, self.sizes)
+        rows = np.tile(self.mean_, (len(checked), 1))
+        for level, centres in enumerate(self.centres_):
+            rows[:, level] = centres[checked[:, level]]
+        return rows
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """The fitted state."""
+        lists = {"edges": self.edges_, "centres": self.centres_}
+        return {"mean": self.mean_} | {
+            f"{key}.{at}": each for key, held in lists.items() for at, each in enumerate(held)
+        }
+
+    def load_tensors(self, tensors: dict[str, np.ndarray]) -> Self:
+        """Take up a fitted state."""
+        self.mean_ = tensors["mean"]
+        self.edges_ = [tensors[f"edges.{level}"] for level in range(len(self.sizes))]
+        self.centres_ = [tensors[f"centres.{level}"] for level in range(len(self.sizes))]
+        return self
+
+
+class OrdinalCodes(Representation):
+    """Codes as numbers: each level's bin, scaled to -1..1, through one linear layer. It has a handful of weights.
+
+    ``[ranker.model.options]`` may hold ``ordinal_bias = false``.
+    """
+
+    def __init__(self, sizes: Sequence[int], dim: int, bias: bool = True) -> None:
+        super().__init__(dim)
+        self.register_buffer("middle", (torch.tensor(sizes, dtype=torch.float32) - 1) / 2)
+        self.project = nn.Linear(len(sizes), dim, bias=bias)
+
+    @classmethod
+    def from_spec(cls, shape: ItemShape, spec: ModelSpec, fitted: Mapping[str, Tensor] | None = None) -> Self:
+        """See :class:`Representation`."""
+        return cls(shape.sizes, spec.dim, spec.options.get("ordinal_bias", True))
+
+    def forward(self, items: ItemBatch) -> Tensor:
+        """Vectors ``float32 [items, dim]``; an item without codes (-1) stands in the middle of every level."""
+        scaled = torch.where(items.codes >= 0, items.codes / self.middle - 1, 0.0)
+        return self.project(scaled)
