@@ -11,7 +11,7 @@ import typer
 from sidkit.cli.options import Name, Preset, RepoOption, codebooks_app
 
 if TYPE_CHECKING:
-    from semantic_ids.quality.sweep import SweepReport
+    from semantic_ids.quality.sweep import SweepReport, Trial
     from sidkit.core.repo import Repo
 
 STALE = 3
@@ -132,8 +132,18 @@ def _sweep(repo: Repo, preset: str, fit_end_us: int | None, sample: int, seed: i
         evaluation = pairs if len(pairs) else None
     return sweep(
         known.content, grid, sample, seed, floors=spec.floors, pairs=training if len(training) else None,
-        evaluation=evaluation, force=spec.force, on_trial=None if quiet else lambda text: typer.echo(text, err=True),
+        evaluation=evaluation, force=spec.force, on_trial=None if quiet else _print_trial,
     )  # fmt: skip
+
+
+def _print_trial(trial: Trial) -> None:
+    """Print one line on a finished trial to stderr."""
+    label = trial.candidate.label
+    if trial.refused is not None:
+        typer.echo(f"{label}: could not be fitted: {trial.refused}", err=True)
+    else:
+        status = "; ".join(trial.failed) or "passes the floors"
+        typer.echo(f"{label}: fitted in {trial.fit_seconds or 0:.1f} s; {status}", err=True)
 
 
 def _show_sweep(report: SweepReport) -> None:

@@ -19,7 +19,7 @@ def fit(
     name: Name,
     repo: RepoOption = Path(),
     preset: Annotated[
-        str, typer.Option(help="Source of [codebook]: name of a preset, or path of a .toml file.")
+        str, typer.Option(help="Preset name, or path of a .toml file, with the codebook section to use.")
     ] = "rqkmeans",
     fit_end: Annotated[
         Optional[str],  # noqa: UP045

@@ -186,7 +186,7 @@ def test_both_classes_pass() -> None:
 
 @pytest.mark.parametrize(("label", "said"), [([1, 1, 1], "label 1"), ([0, 0], "label 0"), ([], "label 0")])
 def test_one_class_is_refused_with_what_there_is(label: list[int], said: str) -> None:
-    with pytest.raises(EvaluationError, match=rf"the validation rows \({len(label)}\) are all of {said}.*split\.train"):
+    with pytest.raises(EvaluationError, match=rf"the validation rows \({len(label)}\) all have {said}.*split\.train"):
         check_both_classes(np.array(label, dtype=np.int8), "validation")
 
 
