@@ -59,7 +59,7 @@ def test_a_loaded_ranker_scores_bit_by_bit_as_the_saved_one(tmp_path: Path, repr
     assert loaded.vocabulary == ranker.vocabulary
     assert loaded.scaling == ranker.scaling
     assert loaded.config.sizes == SIZES
-    told = [json.dumps(dataclasses.asdict(each.config), sort_keys=True) for each in (loaded, ranker)]
+    told = [json.dumps(each.config.as_json(), sort_keys=True) for each in (loaded, ranker)]
     assert told[0] == told[1]
 
 
