@@ -3,8 +3,8 @@
     python benchmarks/check.py [--bars]
 
 ``bench_offline.json`` and ``bench_online.json`` hold raw times, commands, shapes and versions, and the ratios that the
-benchmark printed. A ratio that its raw times do not give, or a record that lacks something, is an error. With
-``--bars`` a ratio beyond its bar is one, too.
+benchmark printed; ``bench.json`` is derived from them, so it is not committed. A ratio that its raw times do not give, or
+a record that lacks something, is an error. With ``--bars`` a ratio beyond its bar is one, too.
 """
 
 from __future__ import annotations
