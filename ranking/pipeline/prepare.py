@@ -6,7 +6,7 @@ The main job and a comparison share them, so that both learn from the same rows 
 from __future__ import annotations
 
 import math
-import resource
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -327,9 +327,16 @@ def oracle_of(repo: Repo, data: TrainingSet) -> npt.NDArray[np.float64] | None:
 
 
 def peak_rss_mb() -> float:
-    """The most memory that this process, or one of its children, held."""
+    """The most memory that this process, or one of its children, held, in MiB (on Windows of this process alone)."""
+    if sys.platform == "win32":
+        import psutil
+
+        return round(psutil.Process().memory_info().peak_wset / 2**20, 1)
+    import resource
+
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
     kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    return round(max(resource.getrusage(kind).ru_maxrss for kind in kinds) / 1024, 1)
+    return round(max(resource.getrusage(kind).ru_maxrss for kind in kinds) / unit, 1)
 
 
 def _source_mark(repo: Repo) -> Any:
