@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from semantic_ids.encoders import ENCODERS, Encoder
-from semantic_ids.item_vectors import Floats, ItemVectors
+from semantic_ids.item_vectors import ItemVectors
 from semantic_ids.quantizers import QUANTIZERS, Quantizer
-from semantic_ids.quantizers.base import Codes
 from semantic_ids.records import CodebookRecord
+from sidkit.core.arrays import Codes, Floats
 from sidkit.core.artifact import read_manifest, tensors_under, write_artifact
 from sidkit.core.errors import ArtifactCorruptError, ConfigError
 from sidkit.core.files import read_json

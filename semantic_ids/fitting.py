@@ -14,7 +14,6 @@ from pydantic import Field
 from semantic_ids.catalog import Catalog
 from semantic_ids.codebook import Codebook, make_encoder, make_quantizer
 from semantic_ids.encoders import ContentEncoder, Encoder
-from semantic_ids.item_vectors import Floats
 from semantic_ids.pairs.known_items import KnownItems, known_items, pairs_among
 from semantic_ids.pairs.mining import ItemPairs, PairSpec
 from semantic_ids.quality.code_metrics import code_quality
@@ -22,6 +21,7 @@ from semantic_ids.quality.floors import Floors, check_floors
 from semantic_ids.quantizers import QUANTIZERS, Quantizer
 from semantic_ids.quantizers.base import LEAST_ITEMS, ROWS_PER_CODE, default_size, most_codes
 from semantic_ids.records import CodebookRecord
+from sidkit.core.arrays import Floats
 from sidkit.core.artifact import read_manifest
 from sidkit.core.clock import iso
 from sidkit.core.config import Section

@@ -10,10 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from sidkit.core.arrays import Bools, Floats, one_chunk
 from sidkit.core.errors import FitError
-
-Floats = npt.NDArray[np.float32]
-Mask = npt.NDArray[np.bool_]
 
 MOST_CODES = 1024
 """The largest default size of a level: more different vectors change no default."""
@@ -29,15 +27,15 @@ class ItemVectors:
     """
 
     matrices: Mapping[str, Floats]
-    present: Mapping[str, Mask]
+    present: Mapping[str, Bools]
 
     def __len__(self) -> int:
         return len(next(iter(self.matrices.values())))
 
     @property
-    def any_present(self) -> Mask:
+    def any_present(self) -> Bools:
         """``bool [items]``: items with at least one modality; the others have no codes."""
-        there: Mask = np.logical_or.reduce(list(self.present.values()))
+        there: Bools = np.logical_or.reduce(list(self.present.values()))
         return there
 
     def mark(self) -> str:
@@ -61,7 +59,7 @@ class ItemVectors:
                 return most
         return len(seen)
 
-    def rows(self, index: npt.NDArray[np.int64] | Mask) -> ItemVectors:
+    def rows(self, index: npt.NDArray[np.int64] | Bools) -> ItemVectors:
         """A selection of items."""
         return ItemVectors(
             {name: matrix[index] for name, matrix in self.matrices.items()},
@@ -83,11 +81,9 @@ class ItemVectors:
         return cls(matrices, present)
 
 
-def matrix_of(column: pa.ChunkedArray, name: str) -> tuple[Floats, Mask]:
+def matrix_of(column: pa.ChunkedArray, name: str) -> tuple[Floats, Bools]:
     """A list column as ``float32 [rows, width]`` (zeros where null) and the mask of rows that are not null."""
-    array = column.combine_chunks()
-    if isinstance(array, pa.ChunkedArray):
-        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], pa.list_(pa.float32()))
+    array = one_chunk(column)
     if pa.types.is_null(array.type):
         array = array.cast(pa.list_(pa.float32()))
     mask = array.is_valid().to_numpy(zero_copy_only=False)

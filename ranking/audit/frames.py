@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 
 from ranking.audit.expected import HISTORY_CODES
 from ranking.audit.reference import Cells
-from ranking.data.feature_views import Ints, string_array
+from ranking.data.feature_views import string_array
+from sidkit.core.arrays import Ints
 from sidkit.core.errors import ArtifactMissingError, ContractError
 from sidkit.core.integrity import checked
 from sidkit.core.repo import Repo

@@ -19,8 +19,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ranking.data.dataset import read_rows
-from ranking.data.feature_views import Ints, historical_views
+from ranking.data.feature_views import historical_views
 from ranking.data.numeric_features import feature_names, numeric_features
+from sidkit.core.arrays import Ints
 from sidkit.core.repo import Repo
 
 SUSPECT = 0.6

@@ -14,13 +14,11 @@ from torch import Tensor
 from ranking.data.batch import Batch, ItemBatch, Seen
 from ranking.data.dataset import FrameRows, TrainingSet
 from ranking.data.disk_dataset import StreamedSet
-from ranking.data.feature_views import Ints
 from ranking.data.item_table import ItemTable
 from ranking.data.numeric_features import Scaling
 from ranking.data.time_gaps import TIME_BUCKETS, gap_bucket
 from ranking.data.vocabulary import Vocabulary
-from semantic_ids.item_vectors import Floats
-from semantic_ids.quantizers.base import Codes
+from sidkit.core.arrays import Codes, Floats, Ints
 
 __all__ = ["TIME_BUCKETS", "Batch", "RowTensors", "TableTensors", "TensorSet", "Vocabulary", "gap_bucket", "seen_in"]
 

@@ -15,13 +15,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ranking.data.feature_views import CONTENT, SID, USER_HISTORY, Ints, Reader, historical_reader, string_array
+from ranking.data.feature_views import CONTENT, SID, USER_HISTORY, Reader, historical_reader, string_array
 from ranking.data.history_table import ContentLookup, HistoryTableBuilder
 from ranking.data.item_table import ItemTable, ItemTableBuilder, shown_items
-from ranking.data.numeric_features import Matrix, numeric_features
+from ranking.data.numeric_features import numeric_features
 from semantic_ids.codebook import Codebook
 from sidkit.contract.row_files import checked_rows
 from sidkit.contract.schemas import LABELLED_ROWS
+from sidkit.core.arrays import Floats, Ints
 from sidkit.core.integrity import checked
 from sidkit.stores.offline.plan import ViewRows
 
@@ -78,7 +79,7 @@ class TrainingSet:
     """
 
     rows: LabelledRows
-    numeric: Matrix
+    numeric: Floats
     candidate: npt.NDArray[np.int32]
     history: npt.NDArray[np.int32]
     history_items: npt.NDArray[np.int32]
@@ -109,7 +110,7 @@ class TrainingSet:
         """See :func:`ranking.data.item_table.shown_items`."""
         return shown_items(self.candidate, self.rows.at_us, len(self.items))
 
-    def numeric_chunks(self) -> Iterator[Matrix]:
+    def numeric_chunks(self) -> Iterator[Floats]:
         """The numeric features of all rows, at once; see :class:`ranking.data.disk_dataset.StreamedSet`."""
         yield self.numeric
 
@@ -203,7 +204,7 @@ class FrameRows:
     """The rows of a :class:`TrainingSet` without its tables."""
 
     rows: LabelledRows
-    numeric: Matrix
+    numeric: Floats
     candidate: npt.NDArray[np.int32]
     history: npt.NDArray[np.int32]
 

@@ -17,9 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ranking.data.dataset import FrameRows, LabelledRows, TrainingSet
-from ranking.data.feature_views import Ints, string_array
+from ranking.data.feature_views import string_array
 from ranking.data.item_table import ItemTable, shown_items
-from ranking.data.numeric_features import Matrix, feature_names
+from ranking.data.numeric_features import feature_names
+from sidkit.core.arrays import Floats, Ints
 from sidkit.datasets.user_sample import kept_users
 
 GROUP_ROWS = 50_000
@@ -138,7 +139,7 @@ class StreamedSet:
             first_us = np.minimum(first_us, earliest)
         return shown, first_us
 
-    def numeric_chunks(self) -> Iterator[Matrix]:
+    def numeric_chunks(self) -> Iterator[Floats]:
         """The numeric features of all rows, ``float32 [rows, features]``, a group at a time."""
         for table in self._tables(list(feature_names())):
             yield _numeric(table)
@@ -187,7 +188,7 @@ class StreamedSet:
         )
 
 
-def _numeric(table: pa.Table) -> Matrix:
+def _numeric(table: pa.Table) -> Floats:
     names = feature_names()
     found = np.empty((len(table), len(names)), dtype=np.float32)
     for place, name in enumerate(names):

@@ -16,11 +16,10 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from ranking.data.feature_views import CONTENT, ITEM_STATS, USER_HISTORY, USER_STATS, Ints, gathered, numbers, one_chunk
+from ranking.data.feature_views import CONTENT, ITEM_STATS, USER_HISTORY, USER_STATS, gathered, numbers
+from sidkit.core.arrays import Floats, Ints, one_chunk
 from sidkit.core.clock import DAY_US
 from sidkit.stores.offline.plan import ViewRows
-
-Matrix = npt.NDArray[np.float32]
 
 WINDOWS = ("1d", "7d", "30d", "all")
 SMOOTHING = 10.0
@@ -69,22 +68,22 @@ class Scaling:
     edges: tuple[tuple[float, ...], ...] = ()
 
     @classmethod
-    def fit(cls, features: Matrix, rate: float) -> Self:
+    def fit(cls, features: Floats, rate: float) -> Self:
         """Learn from ``float32 [rows, features]``; a constant feature becomes 0."""
         return cls.fit_chunks([features], rate)
 
     @classmethod
-    def fit_chunks(cls, chunks: Iterable[Matrix], rate: float) -> Self:
+    def fit_chunks(cls, chunks: Iterable[Floats], rate: float) -> Self:
         """The same from rows that come some at a time; how they are cut moves a mean or a deviation by its rounding."""
         moments = Moments.of(chunks)
         deviation = np.sqrt(moments.variance)
         scale = np.where(deviation > 1e-6, 1 / np.maximum(deviation, 1e-6), 0.0)
         return cls(rate, tuple(moments.mean.tolist()), tuple(scale.tolist()))
 
-    def apply(self, features: Matrix) -> Matrix:
+    def apply(self, features: Floats) -> Floats:
         """Standardised features, cut off at 5 deviations."""
         scaled = (features - np.asarray(self.mean, np.float32)) * np.asarray(self.scale, np.float32)
-        clipped: Matrix = np.clip(scaled, -5, 5)
+        clipped: Floats = np.clip(scaled, -5, 5)
         return clipped
 
 
@@ -107,7 +106,7 @@ def feature_names() -> tuple[str, ...]:
 
 def numeric_features(
     views: Mapping[str, ViewRows], item_ids: npt.NDArray[np.object_], at_us: Ints, rate: float
-) -> Matrix:
+) -> Floats:
     """Numeric features ``float32 [rows, len(feature_names())]``, not yet scaled.
 
     Parameters

@@ -15,14 +15,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ranking.data.feature_views import Ints, one_chunk
+from sidkit.core.arrays import Hashes, Ints, one_chunk
 
 PADDING, UNKNOWN = 0, 1
 """Rows that stand for no item and for every item that training never saw."""
 _KNOWN = 2
 _CHUNK = 100_000
-Places = npt.NDArray[np.int64]
-_Marks = npt.NDArray[np.uint64]
 
 
 class Vocabulary:
@@ -36,7 +34,7 @@ class Vocabulary:
 
     def __init__(self, ids: Sequence[str] | pa.Array | pa.ChunkedArray) -> None:
         array = pa.array(ids, pa.large_string()) if not isinstance(ids, pa.Array | pa.ChunkedArray) else ids
-        self.names: pa.LargeStringArray = one_chunk(pa.chunked_array([array]) if isinstance(array, pa.Array) else array)
+        self.names: pa.LargeStringArray = one_chunk(array)
         self.names = self.names.cast(pa.large_string())
 
     def __eq__(self, other: object) -> bool:
@@ -80,7 +78,7 @@ class Vocabulary:
         counts = np.add.reduceat(times[times > 0][order.to_numpy()], first)
         return cls(ranked.take(pa.array(first[counts >= least])))
 
-    def numbers(self, item_ids: npt.NDArray[np.object_]) -> Places:
+    def numbers(self, item_ids: npt.NDArray[np.object_]) -> Ints:
         """``int64 [items]``: 0 for the empty string (padding), 1 for an id that is not in the vocabulary."""
         found = np.full(len(item_ids), UNKNOWN, dtype=np.int64)
         for start in range(0, len(item_ids), _CHUNK):
@@ -88,7 +86,7 @@ class Vocabulary:
             found[start : start + _CHUNK] = self._places(asked)
         return found
 
-    def _places(self, asked: npt.NDArray[np.object_]) -> Places:
+    def _places(self, asked: npt.NDArray[np.object_]) -> Ints:
         marks, order = self._by_mark
         mine = _marks_of(asked)
         at = np.searchsorted(marks, mine)
@@ -108,7 +106,7 @@ class Vocabulary:
         return found
 
     @cached_property
-    def _by_mark(self) -> tuple[_Marks, Places]:
+    def _by_mark(self) -> tuple[Hashes, Ints]:
         """A 64-bit hash per id, sorted, and whose each is."""
         chunks = range(0, len(self.names), _CHUNK)
         parts = [_marks_of(self.names.slice(at, _CHUNK).to_numpy(zero_copy_only=False)) for at in chunks]
@@ -117,6 +115,6 @@ class Vocabulary:
         return marks[order], order
 
 
-def _marks_of(ids: npt.NDArray[np.object_]) -> _Marks:
-    found: _Marks = pd.util.hash_array(ids, categorize=False)
+def _marks_of(ids: npt.NDArray[np.object_]) -> Hashes:
+    found: Hashes = pd.util.hash_array(ids, categorize=False)
     return found

@@ -14,16 +14,13 @@ from ranking.data.dataset import TrainingSet
 from ranking.evaluation.judge import LEAST_POSITIVES, enough
 from ranking.evaluation.metrics import auc, calibration, gauc, group_aucs, log_loss, normalised_entropy
 from ranking.evaluation.resamples import Resamples, interval, mean_auc
+from sidkit.core.arrays import Bools, Doubles, Ints
 
 RESAMPLES = 1000
 METRICS = ("auc", "gauc", "logloss", "normalised_entropy", "calibration")
 HIGHER_IS_BETTER = {"auc": True, "gauc": True, "logloss": False, "normalised_entropy": False}
 """Calibration is best at 1: a difference of it says nothing, so none is given."""
 NO_EVIDENCE = "no evidence"
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ class Figure:
 
     value: float
     by_seed: tuple[float, ...]
-    samples: Floats
+    samples: Doubles
 
 
 @dataclass(frozen=True)
@@ -81,7 +78,7 @@ class Evaluated:
         return cls(data.rows.label, user, pd.factorize(np.array(requests, object))[0].astype(np.int64), "request")
 
 
-def figures(rows: Evaluated, scores: Sequence[Floats], part: Bools, resamples: Resamples) -> dict[str, Figure]:
+def figures(rows: Evaluated, scores: Sequence[Doubles], part: Bools, resamples: Resamples) -> dict[str, Figure]:
     """All metrics of one arm on one slice; those that are undefined there are left out.
 
     Parameters
@@ -115,7 +112,7 @@ def figures(rows: Evaluated, scores: Sequence[Floats], part: Bools, resamples: R
     return found
 
 
-def _sums(label: npt.NDArray[np.int8], score: Floats, group: Ints, drawn: Resamples) -> dict[str, Floats]:
+def _sums(label: npt.NDArray[np.int8], score: Doubles, group: Ints, drawn: Resamples) -> dict[str, Doubles]:
     """The samples of the metrics that are ratios of sums over rows."""
     p = np.clip(score, 1e-7, 1 - 1e-7)
     each = group_aucs(label, score, group)

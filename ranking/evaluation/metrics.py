@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from sidkit.core.arrays import Doubles
+
 Array = npt.NDArray[np.number]
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class SortedScores:
         starts = np.flatnonzero(np.r_[True, risen[1:] != risen[:-1]]) if len(risen) else np.zeros(0, np.int64)
         return cls(order, starts)
 
-    def auc(self, label: Array, weight: Floats | None = None) -> float:
+    def auc(self, label: Array, weight: Doubles | None = None) -> float:
         """Weighted AUC: the share of (positive, negative) pairs in the right order, ties count half; NaN without both."""
         weight = np.ones(len(label)) if weight is None else weight
         positive = (weight * (label == 1))[self.order]
@@ -48,8 +49,8 @@ class GroupAucs:
     """Per group: its number, rows, and AUC (NaN where a class is missing)."""
 
     group: npt.NDArray[np.int64]
-    rows: Floats
-    auc: Floats
+    rows: Doubles
+    auc: Doubles
 
 
 def group_aucs(label: Array, scores: Array, group: npt.NDArray[np.int64]) -> GroupAucs:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from ranking.data.dataset import TrainingSet
 from ranking.data.numeric_features import feature_names
 from ranking.evaluation.slices import prior_interactions, slices
+from sidkit.core.arrays import Bools, Ints
 
 COINS_THETA = 200
 """Exposures of 7 days below which an item is cold at Kuaishou (arXiv 2510.12604, section 6)."""
@@ -19,9 +20,6 @@ COINS_COLD_SHARE = 0.8
 """Their share of test rows on cold items: 400 of 500 million."""
 HEAD_SHARE, TORSO_SHARE = 0.25, 0.5
 """Of impressions (arXiv 2504.02137)."""
-
-Bools = npt.NDArray[np.bool_]
-Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)

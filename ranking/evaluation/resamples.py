@@ -15,11 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ranking.evaluation.metrics import Array, SortedScores
+from sidkit.core.arrays import Doubles, Ints
 
 BINS = 512
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -47,15 +45,15 @@ class Resamples:
         """The same samples for some of the rows: what is compared across slices stays paired."""
         return Resamples(self.weights, self.user[rows])
 
-    def sums(self, values: Floats) -> Floats:
+    def sums(self, values: Doubles) -> Doubles:
         """Weighted sums over rows ``float64 [samples, columns]`` of ``float64 [rows, columns]``."""
         users = len(self.weights)
         per_user = np.stack([np.bincount(self.user, weights=column, minlength=users) for column in values.T], axis=1)
         there = np.flatnonzero(np.bincount(self.user, minlength=users))
-        found: Floats = (self.weights[there].T @ per_user[there].astype(np.float32)).astype(np.float64)
+        found: Doubles = (self.weights[there].T @ per_user[there].astype(np.float32)).astype(np.float64)
         return found
 
-    def auc(self, label: Array, scores: Array) -> tuple[float, Floats]:
+    def auc(self, label: Array, scores: Array) -> tuple[float, Doubles]:
         """The AUC of the bins, and that of every sample ``float64 [samples]`` (NaN where a class was lost)."""
         place, count = _bins(scores)
         positive = label == 1
@@ -72,7 +70,7 @@ class Resamples:
         return found
 
 
-def mean_auc(label: Array, scores: Sequence[Array], resamples: Resamples) -> tuple[float, Floats]:
+def mean_auc(label: Array, scores: Sequence[Array], resamples: Resamples) -> tuple[float, Doubles]:
     """The exact AUC, a mean over seeds, and the samples of that mean, each as far from it as in the bins."""
     exact, samples = [], []
     for each in scores:
@@ -82,7 +80,7 @@ def mean_auc(label: Array, scores: Sequence[Array], resamples: Resamples) -> tup
     return float(np.mean(exact)), np.mean(samples, axis=0)
 
 
-def interval(samples: Floats) -> tuple[float, float]:
+def interval(samples: Doubles) -> tuple[float, float]:
     """The 95 % interval; NaN where fewer than two samples have a value."""
     finite = samples[np.isfinite(samples)]
     if len(finite) < 2:
@@ -101,11 +99,11 @@ def _bins(scores: Array) -> tuple[Ints, int]:
     return place, int(starts[-1]) + 1 if len(starts) else 0
 
 
-def _auc_of(up: npt.NDArray[np.number], down: npt.NDArray[np.number]) -> Floats:
+def _auc_of(up: npt.NDArray[np.number], down: npt.NDArray[np.number]) -> Doubles:
     """AUC per column of positives and negatives ``[bins, samples]`` in rising bins."""
     below = np.cumsum(down, axis=0)
     pairs = (up * (below - down / down.dtype.type(2))).sum(axis=0, dtype=np.float64)
     total = up.sum(axis=0, dtype=np.float64) * down.sum(axis=0, dtype=np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
-        found: Floats = np.where(total > 0, pairs / total, np.nan)
+        found: Doubles = np.where(total > 0, pairs / total, np.nan)
     return found

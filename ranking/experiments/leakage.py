@@ -16,11 +16,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from ranking.data.dataset import TrainingSet
-from ranking.data.feature_views import ITEM_STATS, USER_STATS, Ints, historical_views
+from ranking.data.feature_views import ITEM_STATS, USER_STATS, historical_views
 from ranking.data.numeric_features import feature_names, numeric_features
 from ranking.evaluation.bootstrap import Interval, auc_difference, auc_interval
 from ranking.evaluation.judge import LEAST_POSITIVES, enough
@@ -29,6 +28,7 @@ from ranking.pipeline.presets import load_preset
 from ranking.pipeline.saved_run import read_run
 from ranking.training.arm_spec import ArmSpec
 from ranking.training.arms import TrainingContext, train_arm
+from sidkit.core.arrays import Doubles, Ints
 from sidkit.core.errors import EvaluationError
 from sidkit.core.repo import Repo
 from sidkit.core.temporary import temporary_folder
@@ -36,8 +36,6 @@ from sidkit.core.temporary import temporary_folder
 WAYS = ("promised", "delivered", "possible")
 SLICES = ("all", "cold", "warm")
 RESAMPLES = 400
-
-Floats = npt.NDArray[np.float64]
 
 
 def leaked_aggregates(repo: Repo, data: TrainingSet, service: str, rate: float) -> TrainingSet:
@@ -83,7 +81,7 @@ def is_aggregate(name: str) -> bool:
 
 def train_both(
     context: TrainingContext, leaked: Mapping[str, TrainingSet], arm: str, spec: ArmSpec, seeds: int
-) -> dict[str, list[Floats]]:
+) -> dict[str, list[Doubles]]:
     """Train one arm on leaked and on point-in-time counts.
 
     Parameters
@@ -102,7 +100,7 @@ def train_both(
     dict
         One of :data:`WAYS` -> test predictions ``float64 [rows]`` per seed.
     """
-    scores: dict[str, list[Floats]] = {way: [] for way in WAYS}
+    scores: dict[str, list[Doubles]] = {way: [] for way in WAYS}
     both = _twice(leaked["test"], context.test)
     with temporary_folder() as folder:  # rankers that leak are not kept
         for seed in range(seeds):
@@ -124,7 +122,7 @@ def _twice(one: TrainingSet, other: TrainingSet) -> TrainingSet:
     return dataclasses.replace(one.take(rows), numeric=np.concatenate([one.numeric, other.numeric]))
 
 
-def judge_leakage(test: TrainingSet, scores: Mapping[str, Sequence[Floats]]) -> list[dict[str, Any]]:
+def judge_leakage(test: TrainingSet, scores: Mapping[str, Sequence[Doubles]]) -> list[dict[str, Any]]:
     """AUC of each way and its differences, with intervals over users, per slice.
 
     Slices are decided by point-in-time counts. A difference on fewer than 500 positives is no evidence.

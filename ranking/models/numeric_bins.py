@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ranking.data.numeric_features import Matrix, Scaling
+from ranking.data.numeric_features import Scaling
+from sidkit.core.arrays import Floats
 
 SAMPLE_ROWS = 200_000
 """Quantiles are those of at most so many rows, evenly spread over all."""
@@ -23,7 +24,7 @@ Edges = tuple[tuple[float, ...], ...]
 """Of each feature, ascending and distinct; none for a feature that takes one value."""
 
 
-def quantile_edges(chunks: Iterable[Matrix], bins: int) -> Edges:
+def quantile_edges(chunks: Iterable[Floats], bins: int) -> Edges:
     """The edges of at most so many bins per feature, with equally many rows in each as far as equal values allow.
 
     Parameters
@@ -38,14 +39,14 @@ def quantile_edges(chunks: Iterable[Matrix], bins: int) -> Edges:
     return tuple(tuple(column.tolist()) if len(column) > 1 else () for column in distinct)
 
 
-def binned(scaling: Scaling, chunks: Iterable[Matrix], bins: int) -> Scaling:
+def binned(scaling: Scaling, chunks: Iterable[Floats], bins: int) -> Scaling:
     """A scaling with the edges of so many bins, from training rows ``float32 [rows, features]`` that are not scaled yet."""
     return dataclasses.replace(scaling, edges=quantile_edges(map(scaling.apply, chunks), bins))
 
 
-def _spread(chunks: Iterable[Matrix]) -> Matrix:
+def _spread(chunks: Iterable[Floats]) -> Floats:
     """Every first, second, fourth ... row, so that at most SAMPLE_ROWS are left."""
-    kept: list[Matrix] = []
+    kept: list[Floats] = []
     step, seen = 1, 0
     for chunk in chunks:
         kept.append(chunk[-seen % step :: step])

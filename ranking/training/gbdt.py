@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ranking.data.dataset import TrainingSet
-from ranking.data.numeric_features import Matrix
 from ranking.evaluation.metrics import auc
+from sidkit.core.arrays import Floats
 
 _CONTENT_COLUMNS = 16
 _CHUNK = 20_000
@@ -25,7 +25,7 @@ class Boosted:
     predictions: tuple[npt.NDArray[np.float64], ...]
 
 
-def boosted_features(data: TrainingSet, columns: tuple[int, int] | None = None) -> Matrix:
+def boosted_features(data: TrainingSet, columns: tuple[int, int] | None = None) -> Floats:
     """``float32 [rows, features]``: the numeric features, the candidate's cosine with the mean and with the nearest of
     the history's contents, and the first principal axes of its content; of content, the ``columns`` from where to where
     that learned from no click (None: all).
@@ -73,7 +73,7 @@ def boost(
     return Boosted(best, kept, predictions)
 
 
-def _staged(model: object, features: Matrix, trees: int) -> npt.NDArray[np.float64]:
+def _staged(model: object, features: Floats, trees: int) -> npt.NDArray[np.float64]:
     for number, probability in enumerate(model.staged_predict_proba(features), start=1):  # type: ignore[attr-defined]
         if number == trees:
             found: npt.NDArray[np.float64] = probability[:, 1]

@@ -9,8 +9,9 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from semantic_ids.item_vectors import Floats, ItemVectors
+from semantic_ids.item_vectors import ItemVectors
 from semantic_ids.pairs.mining import ItemPairs, Rehearsal
+from sidkit.core.arrays import Floats
 from sidkit.core.errors import FitError, TooFewPairsError
 
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from semantic_ids.item_vectors import Floats, Mask
 from semantic_ids.losses import info_nce
 from semantic_ids.pairs.batches import KnownPairs, PairBatches
-from semantic_ids.pairs.mining import Ints, ItemPairs
+from semantic_ids.pairs.mining import ItemPairs
+from sidkit.core.arrays import Bools, Floats, Ints
 from sidkit.core.errors import TooFewPairsError
 
 STEPS_PER_LOOK = 25
@@ -223,7 +223,7 @@ def _scale_of_axes(content: Floats) -> Tensor:
     return torch.from_numpy(np.where(scale > 0, scale, 1).astype(np.float32))
 
 
-def _held_out(pairs: ItemPairs, share: float, rng: np.random.Generator) -> Mask:
+def _held_out(pairs: ItemPairs, share: float, rng: np.random.Generator) -> Bools:
     """``bool [pairs]``: the pairs of a share of the items.
 
     Pairs drawn one by one would not do: a few users' items are all paired with each other, so that a pair left out is
@@ -231,7 +231,7 @@ def _held_out(pairs: ItemPairs, share: float, rng: np.random.Generator) -> Mask:
     """
     items = np.unique(np.concatenate([pairs.trigger, pairs.target]))
     chosen = rng.permutation(items)[: max(1, round(share * len(items)))]
-    held: Mask = np.isin(pairs.trigger, chosen) | np.isin(pairs.target, chosen)
+    held: Bools = np.isin(pairs.trigger, chosen) | np.isin(pairs.target, chosen)
     if held.all() or not held.any():
         raise TooFewPairsError(
             f"{len(pairs)} pairs of {len(items)} items came, and holding out those of {len(chosen)} items leaves nothing "

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
 
-from semantic_ids.item_vectors import Mask
-from semantic_ids.pairs.mining import Ints, ItemPairs
+from semantic_ids.pairs.mining import ItemPairs
+from sidkit.core.arrays import Bools, Ints
 
 
 class PairBatches:
@@ -91,7 +91,7 @@ class KnownPairs:
         rows, columns = (pairs.trigger, pairs.target), (pairs.target, pairs.trigger)
         self._known = csr_array((ones, (np.concatenate(rows), np.concatenate(columns))), shape=(items, items))
 
-    def no_negatives(self, trigger: Ints, positive: Ints, candidates: Ints) -> Mask:
+    def no_negatives(self, trigger: Ints, positive: Ints, candidates: Ints) -> Bools:
         """``bool [rows, candidates]``: true where a candidate is no negative of a row.
 
         That is the row's own trigger or positive, or an item that is known to go with the trigger.

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from semantic_ids.item_vectors import Floats, Mask
-from semantic_ids.pairs.mining import Ints, ItemPairs
-from semantic_ids.quantizers.base import Codes, Doubles, Quantizer
+from semantic_ids.pairs.mining import ItemPairs
+from semantic_ids.quantizers.base import Quantizer
+from sidkit.core.arrays import Bools, Codes, Doubles, Floats, Ints
 from sidkit.core.errors import EvaluationError
 
 K = 30
@@ -40,13 +40,13 @@ class HitQuestions:
 
     trigger: Ints
     target: Ints
-    seen: Mask
+    seen: Bools
     items: int
 
     def __len__(self) -> int:
         return len(self.trigger)
 
-    def rows(self, part: str) -> Mask:
+    def rows(self, part: str) -> Bools:
         """``bool [pairs]``: the pairs of a slice, ``all``, ``seen`` or ``new``."""
         return {"all": np.ones(len(self), dtype=bool), "seen": self.seen, "new": ~self.seen}[part]
 
@@ -76,7 +76,7 @@ class Interval:
 
 
 def questions(
-    future: ItemPairs, known: Mask, training: ItemPairs | None = None, most_triggers: int | None = None, seed: int = 0
+    future: ItemPairs, known: Bools, training: ItemPairs | None = None, most_triggers: int | None = None, seed: int = 0
 ) -> HitQuestions:
     """Distinct pairs of behaviour after the cut-off that were not learned from.
 
@@ -128,7 +128,7 @@ def questions(
     return HitQuestions(trigger, target, known[target], items)
 
 
-def by_vectors(vectors: Floats, present: Mask | None = None) -> Scores:
+def by_vectors(vectors: Floats, present: Bools | None = None) -> Scores:
     """Cosine of ``float32 [items, dim]`` vectors: the encoder's, their reconstructions, or collaborative ones.
 
     Computed in double and rounded once to ``float32``, so that equal reconstructions tie in every batch.
@@ -158,7 +158,7 @@ def by_vectors(vectors: Floats, present: Mask | None = None) -> Scores:
     return _among_present(scores, present)
 
 
-def by_reconstructions(quantizer: Quantizer, codes: Codes, present: Mask | None = None) -> Scores:
+def by_reconstructions(quantizer: Quantizer, codes: Codes, present: Bools | None = None) -> Scores:
     """Cosine of what the quantizer decodes ``int32 [items, levels]`` codes to; items of one bucket tie exactly.
 
     ``present`` is as for :func:`by_vectors`.
@@ -173,7 +173,7 @@ def by_reconstructions(quantizer: Quantizer, codes: Codes, present: Mask | None 
     return _among_present(scores, present)
 
 
-def by_codes(codes: Codes, present: Mask | None = None, residual_levels: int | None = None) -> Scores:
+def by_codes(codes: Codes, present: Bools | None = None, residual_levels: int | None = None) -> Scores:
     """Levels of the longest common prefix of ``int32 [items, levels]`` codes.
 
     Parameters
@@ -323,7 +323,7 @@ def hit_rates(
     )
 
 
-def _among_present(scores: Scores, present: Mask | None) -> Scores:
+def _among_present(scores: Scores, present: Bools | None) -> Scores:
     if present is None or present.all():
         return scores
 

@@ -22,8 +22,8 @@ from pydantic import Field
 
 from semantic_ids.codebook import make_encoder, make_quantizer
 from semantic_ids.encoders import Encoder
-from semantic_ids.item_vectors import Floats, ItemVectors, Mask
-from semantic_ids.pairs.mining import Ints, ItemPairs, Rehearsal
+from semantic_ids.item_vectors import ItemVectors
+from semantic_ids.pairs.mining import ItemPairs, Rehearsal
 from semantic_ids.quality.code_metrics import (
     collision_rate,
     independent_code_rate,
@@ -33,7 +33,8 @@ from semantic_ids.quality.code_metrics import (
 )
 from semantic_ids.quality.floors import Floors, below_floors
 from semantic_ids.quality.hit_rate import HitQuestions, HitReport, by_codes, expected_hits
-from semantic_ids.quantizers.base import Doubles, Quantizer
+from semantic_ids.quantizers.base import Quantizer
+from sidkit.core.arrays import Bools, Doubles, Floats, Ints
 from sidkit.core.config import Section
 from sidkit.core.errors import ConfigError, FitError
 
@@ -242,7 +243,7 @@ class _Bench:
         self.items, self.sampled, self.held_out = items, sampled, held_out
         self.pairs = pairs_within(pairs, sampled, len(items)) if pairs is not None else None
         self.judged, self.k, self.floors, self.force = judged, k, floors, force
-        self.present: Mask = items.any_present
+        self.present: Bools = items.any_present
         self._encoded: tuple[tuple[str, dict[str, Any]], Floats, float] | None = None
 
     def tried(self, candidate: Candidate) -> tuple[Trial, Doubles]:

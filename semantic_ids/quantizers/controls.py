@@ -8,21 +8,12 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from semantic_ids.item_vectors import Floats
 from semantic_ids.pairs.mining import ItemPairs
-from semantic_ids.quantizers.base import (
-    Codes,
-    Quantizer,
-    canonical_order,
-    check_beam,
-    check_sizes,
-    checked_vectors,
-    int_codes,
-)
+from semantic_ids.quantizers.base import Quantizer, canonical_order, check_beam, check_sizes, checked_vectors, int_codes
 from semantic_ids.quantizers.nearest import residual_sum
 from semantic_ids.quantizers.residual_kmeans import ResidualKMeans
-
-Hashes = npt.NDArray[np.uint64]
+from sidkit.core.arrays import Codes, Floats, Hashes
+from sidkit.core.hashing import splitmix64
 
 _STEP = 2**14  # rows hashed at once
 
@@ -195,6 +186,4 @@ def _hashes(rows: Floats, multipliers: Hashes) -> Hashes:
     for start in range(0, len(rows), _STEP):
         bits = (rows[start : start + _STEP] + np.float32(0)).view(np.uint32).astype(np.uint64)  # + 0: -0 equals 0
         mixed[start : start + _STEP] = bits @ multipliers[1:] + multipliers[0]
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return mixed ^ (mixed >> np.uint64(31))
+    return splitmix64(mixed)

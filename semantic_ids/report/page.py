@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from semantic_ids.item_vectors import Floats
 from semantic_ids.report import passages
-from semantic_ids.report.facts import Doubles, Facts, gather
+from semantic_ids.report.facts import Facts, gather
 from semantic_ids.report.figures import figures, text
 from semantic_ids.report.periods import by_period
 from semantic_ids.report.tree import shortened, tree
+from sidkit.core.arrays import Doubles, Floats
 from sidkit.core.files import written_beside
 from sidkit.core.repo import Repo
 from sidkit.reports import render_page

@@ -23,11 +23,9 @@ from ranking.experiments.comparison.trials import Plan, Unit
 from ranking.pipeline.prepare import oracle_of
 from ranking.training.arms import FIRST_EPOCH, read_predictions
 from semantic_ids.catalog import Catalog
+from sidkit.core.arrays import Bools, Doubles
 from sidkit.core.errors import EvaluationError
 from sidkit.core.repo import Repo
-
-Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
 
 _CURVE_BINS = 10
 _ROLLED = ("all", "cold")
@@ -108,7 +106,7 @@ def judge_comparison(repo: Repo, data: str, plan: Plan, places: Sequence[Origin]
     }
 
 
-def judge_outsider(data: str, plan: Plan, arm: str, scores: Sequence[Floats]) -> list[dict[str, Any]]:
+def judge_outsider(data: str, plan: Plan, arm: str, scores: Sequence[Doubles]) -> list[dict[str, Any]]:
     """Judge what another library says of the test rows, beside the kept predictions of A3 and A0.
 
     Parameters
@@ -173,8 +171,8 @@ def units_beside(plan: Plan, arm: str) -> list[Unit]:
     return latest
 
 
-def _scores(plan: Plan, units: Sequence[Unit], part: str = "test") -> dict[str, list[Floats]]:
-    found: dict[str, list[Floats]] = {}
+def _scores(plan: Plan, units: Sequence[Unit], part: str = "test") -> dict[str, list[Doubles]]:
+    found: dict[str, list[Doubles]] = {}
     for unit in units:
         found.setdefault(unit.arm, []).append(read_predictions(plan.path(unit), part))
     return found
@@ -207,7 +205,7 @@ def _lines(
     return lines
 
 
-def _oracle_lines(data: str, rows: Evaluated, slices: Mapping[str, Bools], truth: Floats | None) -> list[Row]:
+def _oracle_lines(data: str, rows: Evaluated, slices: Mapping[str, Bools], truth: Doubles | None) -> list[Row]:
     """The AUC of the true probabilities, where a world knows them: no arm can be better."""
     lines = []
     for name, part in slices.items() if truth is not None else ():
@@ -301,7 +299,7 @@ def _kept(rows: Evaluated, part: Bools) -> float:
     return gauc(label, label, rows.group[part])[1]  # whatever the scores are
 
 
-def _calibration_curve(label: npt.NDArray[np.int8], scores: Sequence[Floats]) -> list[list[float]]:
+def _calibration_curve(label: npt.NDArray[np.int8], scores: Sequence[Doubles]) -> list[list[float]]:
     """Mean prediction, share of positives and rows of ten equally full bins of the prediction, all seeds together."""
     predicted, true = np.concatenate(scores), np.tile(label, len(scores)).astype(np.float64)
     order = np.argsort(predicted, kind="stable")

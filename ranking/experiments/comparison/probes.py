@@ -14,10 +14,9 @@ from ranking.evaluation.slices import slices
 from ranking.experiments.comparison.attention_examples import attention_examples, example_rows, item_titles
 from ranking.experiments.comparison.trials import Plan
 from ranking.training.ranker import Ranker
+from sidkit.core.arrays import Ints
 from sidkit.core.names import LONGEST_MADE, check_name
 from sidkit.core.repo import Repo
-
-Ints = npt.NDArray[np.int64]
 
 MUTATED_ROWS = 4000
 _BUCKETS = ("prior", "age")
