@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ranking.data.batch import Batch, ItemBatch, Seen
+from ranking.data.batch import Batch, ItemBatch, MatchMoments, Seen
 from ranking.data.dataset import FrameRows, TrainingSet
 from ranking.data.disk_dataset import StreamedSet
 from ranking.data.item_table import ItemTable
@@ -193,15 +193,15 @@ class TensorSet:
         """Give every later batch the matches of its rows (``float32 [rows, matches]``), or none."""
         self._matches = matches
 
-    def learn_matches(self, matches: Callable[[Batch], Tensor]) -> Tensor:
-        """Compute the matches of all rows by a model's ``matches``, keep and return them: no weight changes them, so once is
-        enough for all epochs.
+    def learn_matches(self, matches: Callable[[Batch], Tensor]) -> MatchMoments:
+        """Compute the matches of all rows by a model's ``matches`` and keep them: no weight changes them, so once is
+        enough for all epochs. Returns their mean and deviation.
         """
         self.keep_matches(None)
         with torch.no_grad():
             found = torch.cat([matches(batch) for batch in self.batches(SCAN_ROWS)])
         self.keep_matches(found)
-        return found
+        return MatchMoments.of(found)
 
     def forget_matches(self) -> None:
         """Another model has other matches."""

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from ranking.data.batch import Batch
+from ranking.data.batch import Batch, MatchMoments
 from ranking.models.cross import CrossLayers
 from ranking.models.dropout import Dropout
 from ranking.models.histories import HISTORIES, History, SidMatchHistory, Space
@@ -123,15 +123,13 @@ class CtrModel(nn.Module):
         found = [part.match(batch.items, batch.candidate, batch.history, batch.mask) for part in self.parts]
         return torch.cat(found, dim=1)
 
-    def scale_matches(self, matches: Tensor) -> None:
-        """From now on show the head matches by the mean and deviation of ``float32 [rows, matches]``, those of the training
-        rows: a cosine with a mean over many items hardly moves, and a network learns slowly from what hardly moves.
+    def scale_matches(self, moments: MatchMoments) -> None:
+        """From now on show the head matches by the mean and deviation that those of the training rows have: a cosine with
+        a mean over many items hardly moves, and a network learns slowly from what hardly moves.
         """
-        if not self.match_mean.numel():
-            return
-        deviation, mean = torch.std_mean(matches.double(), dim=0, correction=0)
-        self.match_mean.copy_(mean)
-        self.match_scale.copy_(torch.where(deviation > 1e-6, 1 / deviation.clamp(min=1e-6), 0.0))
+        scale = torch.where(moments.deviation > 1e-6, 1 / moments.deviation.clamp(min=1e-6), 0.0)
+        self.match_mean.copy_(moments.mean)
+        self.match_scale.copy_(scale)
 
     def auxiliary(self, batch: Batch) -> dict[str, Tensor]:
         """The representations' own losses of a training batch, weighted, by ``<representation>.<loss>``."""
