@@ -114,7 +114,7 @@ def rows_of_run(repo: Repo, folder: Path, most: int, seed: int) -> AuditedRows:
         Decides which.
     """
     from ranking.data.disk_frame import KeptFrame
-    from ranking.data.numeric_features import feature_names
+    from ranking.data.numeric_features import numeric_columns
     from sidkit.core.stages import read_facts
 
     if not (folder / "frame").is_dir():
@@ -123,7 +123,7 @@ def rows_of_run(repo: Repo, folder: Path, most: int, seed: int) -> AuditedRows:
     data = KeptFrame.load(folder / "frame")
     numbers = drawn(len(data), most, seed)
     part = data.take(numbers)
-    names = feature_names()
+    names = numeric_columns()
     cells: list[Cells] = []
     for at in range(len(part)):
         filled = part.history_items[part.history[at]]

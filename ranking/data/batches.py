@@ -64,7 +64,7 @@ class RowTensors:
     def of(cls, data: TrainingSet | FrameRows, scaling: Scaling) -> Self:
         """The rows of a set."""
         return cls(
-            numeric=torch.from_numpy(scaling.apply(data.numeric)),
+            numeric=torch.from_numpy(scaling.apply(data.features)),
             candidate=torch.from_numpy(data.candidate),
             history=torch.from_numpy(data.history),
             at_us=torch.from_numpy(np.ascontiguousarray(data.rows.at_us)),

@@ -18,7 +18,7 @@ import pyarrow as pa
 from ranking.data.feature_views import CONTENT, SID, USER_HISTORY, Reader, historical_reader, string_array
 from ranking.data.history_table import ContentLookup, HistoryTableBuilder
 from ranking.data.item_table import ItemTable, ItemTableBuilder, shown_items
-from ranking.data.numeric_features import numeric_features
+from ranking.data.numeric_features import model_features, numeric_features
 from semantic_ids.codebook import Codebook
 from sidkit.contract.row_files import checked_rows
 from sidkit.contract.schemas import LABELLED_ROWS
@@ -73,9 +73,10 @@ class LabelledRows:
 class TrainingSet:
     """Rows as arrays.
 
-    ``numeric`` float32 [rows, features], not scaled; ``candidate`` int32 [rows] into ``items``; ``history`` int32 [rows]
-    into ``history_items`` int32 [histories, length] (numbers in ``items``, newest first, 0 is padding) and
-    ``history_us`` int64 [histories, length] (microseconds UTC, 0 is padding). History 0 is the empty one.
+    ``numeric`` float32 [rows, columns], counts as they are (:func:`ranking.data.numeric_features.numeric_columns` names the
+    columns); ``candidate`` int32 [rows] into ``items``; ``history`` int32 [rows] into ``history_items`` int32
+    [histories, length] (numbers in ``items``, newest first, 0 is padding) and ``history_us`` int64 [histories, length]
+    (microseconds UTC, 0 is padding). History 0 is the empty one.
     """
 
     rows: LabelledRows
@@ -110,9 +111,14 @@ class TrainingSet:
         """See :func:`ranking.data.item_table.shown_items`."""
         return shown_items(self.candidate, self.rows.at_us, len(self.items))
 
-    def numeric_chunks(self) -> Iterator[Floats]:
-        """The numeric features of all rows, at once; see :class:`ranking.data.disk_dataset.StreamedSet`."""
-        yield self.numeric
+    @property
+    def features(self) -> Floats:
+        """What a model sees of ``numeric``, before scaling; see :func:`ranking.data.numeric_features.model_features`."""
+        return model_features(self.numeric)
+
+    def feature_chunks(self) -> Iterator[Floats]:
+        """The features of all rows, at once; see :class:`ranking.data.disk_dataset.StreamedSet`."""
+        yield self.features
 
 
 def read_rows(path: Path | pa.Table, *, may_be_empty: bool = False) -> LabelledRows:
@@ -207,6 +213,11 @@ class FrameRows:
     numeric: Floats
     candidate: npt.NDArray[np.int32]
     history: npt.NDArray[np.int32]
+
+    @property
+    def features(self) -> Floats:
+        """As :attr:`TrainingSet.features`."""
+        return model_features(self.numeric)
 
     def take(self, index: Ints) -> FrameRows:
         """Some of the rows."""

@@ -1,6 +1,7 @@
 """A training part that lies on disk: rows in groups of a Parquet file, the distinct items and histories in memory.
 
-One column per numeric feature, under its name, so that any tool opens it. Groups hold rows of all times (see
+Every numeric column lies under its name, so that any tool opens it; older releases kept the features of a model instead,
+which are turned back when they are read. Groups hold rows of all times (see
 :mod:`ranking.data.labelled_rows`), so that a few of them are a fair sample of all.
 """
 
@@ -19,7 +20,7 @@ import pyarrow.parquet as pq
 from ranking.data.dataset import FrameRows, LabelledRows, TrainingSet
 from ranking.data.feature_views import string_array
 from ranking.data.item_table import ItemTable, shown_items
-from ranking.data.numeric_features import feature_names
+from ranking.data.numeric_features import feature_names, model_features, numeric_columns, undo_model_features
 from sidkit.core.arrays import Floats, Ints
 from sidkit.datasets.user_sample import kept_users
 
@@ -57,8 +58,8 @@ class StreamWriter:
         }
         if rows.had_before is not None:
             columns["had_before"] = pa.array(rows.had_before)
-        features = zip(feature_names(), part.numeric.T, strict=True)
-        columns |= {name: pa.array(np.ascontiguousarray(values)) for name, values in features}
+        numeric = zip(numeric_columns(), part.numeric.T, strict=True)
+        columns |= {name: pa.array(np.ascontiguousarray(values)) for name, values in numeric}
         table = pa.table(columns)
         self._writer = self._writer or pq.ParquetWriter(self._path, table.schema, compression="zstd")
         self._writer.write_table(table, self._group_rows)
@@ -139,10 +140,10 @@ class StreamedSet:
             first_us = np.minimum(first_us, earliest)
         return shown, first_us
 
-    def numeric_chunks(self) -> Iterator[Floats]:
-        """The numeric features of all rows, ``float32 [rows, features]``, a group at a time."""
-        for table in self._tables(list(feature_names())):
-            yield _numeric(table)
+    def feature_chunks(self) -> Iterator[Floats]:
+        """What a model sees of the numeric columns of all rows, ``float32 [rows, features]``, a group at a time."""
+        for table in self._tables(list(self._numeric_names)):
+            yield model_features(self._numeric(table))
 
     @property
     def rate(self) -> float:
@@ -153,6 +154,18 @@ class StreamedSet:
     def first_us(self) -> int:
         """The earliest row's time, microseconds UTC."""
         return min(int(table.column("at_us").to_numpy().min()) for table in self._tables(["at_us"]))
+
+    @cached_property
+    def _numeric_names(self) -> tuple[str, ...]:
+        """Of the numeric columns in the file."""
+        held = set(self._metadata.schema.to_arrow_schema().names)
+        return numeric_columns() if held.issuperset(numeric_columns()) else feature_names()
+
+    def _numeric(self, table: pa.Table) -> Floats:
+        found = np.empty((len(table), len(self._numeric_names)), dtype=np.float32)
+        for place, name in enumerate(self._numeric_names):
+            found[:, place] = table.column(name).to_numpy()
+        return found if self._numeric_names == numeric_columns() else undo_model_features(found)
 
     def _opened(self) -> pq.ParquetFile:
         return pq.ParquetFile(self.path, metadata=self._metadata)
@@ -166,7 +179,7 @@ class StreamedSet:
         with self._opened() as opened:
             known = set(opened.schema_arrow.names)
             extra = [name for name in ("user_id", "had_before") if ids and name in known]
-            table = opened.read_row_group(group, [*_NARROW, *feature_names(), *extra])
+            table = opened.read_row_group(group, [*_NARROW, *self._numeric_names, *extra])
         narrow = {name: table.column(name).to_numpy().copy() for name in _NARROW}
         nobody = np.full(len(table) if not ids else 0, "", dtype=object)
         return FrameRows(
@@ -177,7 +190,7 @@ class StreamedSet:
                 label=narrow["label"],
                 had_before=table.column("had_before").to_numpy() if "had_before" in extra else None,
             ),
-            numeric=_numeric(table),
+            numeric=self._numeric(table),
             candidate=narrow["candidate"],
             history=narrow["history"],
         )
@@ -186,11 +199,3 @@ class StreamedSet:
         return TrainingSet(
             part.rows, part.numeric, part.candidate, part.history, self.history_items, self.history_us, self.items
         )
-
-
-def _numeric(table: pa.Table) -> Floats:
-    names = feature_names()
-    found = np.empty((len(table), len(names)), dtype=np.float32)
-    for place, name in enumerate(names):
-        found[:, place] = table.column(name).to_numpy()
-    return found

@@ -1,7 +1,8 @@
 """The numeric features of a row, computed by one function for training and for serving.
 
-Counts go in as ``log1p``, rates smoothed towards the training rate, ages and gaps as ``log1p`` of days. What the log does
-not say (null) is 0 for every row, so it tells nothing.
+A data set holds counts as they are, rates smoothed towards the training rate, ages and gaps in days; what the log does
+not say (null) is 0 for every row. A model sees the ``log1p`` of counts, ages, gaps and prices (:func:`model_features`), then
+standardised (:class:`Scaling`).
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ def age_days(at_us: Ints, since_us: npt.NDArray[np.float64]) -> npt.NDArray[np.f
 
 
 def feature_names() -> tuple[str, ...]:
-    """The names of the columns that :func:`numeric_features` gives."""
+    """The names of the features that a model sees, in the order of :func:`numeric_columns`; rankers record them."""
     names = []
     for side in ("item", "user"):
         for window in WINDOWS:
@@ -104,10 +105,50 @@ def feature_names() -> tuple[str, ...]:
     return (*names, "history_length", "history_log_gap_days", "history_log_span_days", "item_in_history")
 
 
+@functools.cache
+def numeric_columns() -> tuple[str, ...]:
+    """The names of the columns that :func:`numeric_features` gives and a data set holds."""
+    return tuple(name.replace("_log_", "_") for name in feature_names())
+
+
+@functools.cache
+def logged_columns() -> tuple[int, ...]:
+    """The places of the columns that a model sees as ``log1p``: counts, ages, gaps and prices."""
+    names = zip(feature_names(), numeric_columns(), strict=True)
+    return tuple(at for at, (seen, held) in enumerate(names) if seen != held or held == "history_length")
+
+
+def numeric_column(numeric: Floats, name: str) -> Floats:
+    """One column by its name in :func:`numeric_columns`."""
+    column: Floats = numeric[:, numeric_columns().index(name)]
+    return column
+
+
+def model_features(numeric: Floats) -> Floats:
+    """What a model sees of the numeric columns ``float32 [rows, columns]`` of a data set, before they are scaled."""
+    features = numeric.copy()
+    for at in logged_columns():
+        features[:, at] = np.log1p(numeric[:, at], dtype=np.float64)
+    return features
+
+
+def undo_model_features(features: Floats) -> Floats:
+    """The numeric columns of which :func:`model_features` made these features, as frames of older releases hold them.
+
+    Counts come back exactly up to some hundred thousand, ages, gaps and prices to seven digits.
+    """
+    numeric = features.copy()
+    for at in logged_columns():
+        name, raw = numeric_columns()[at], np.expm1(features[:, at], dtype=np.float64)
+        whole = name == "history_length" or any(kind in name for kind in ("_exposures_", "_clicks_", "_conversions_"))
+        numeric[:, at] = np.rint(raw) if whole else raw
+    return numeric
+
+
 def numeric_features(
     views: Mapping[str, ViewRows], item_ids: npt.NDArray[np.object_], at_us: Ints, rate: float
 ) -> Floats:
-    """Numeric features ``float32 [rows, len(feature_names())]``, not yet scaled.
+    """The numeric columns of some rows, ``float32 [rows, len(numeric_columns())]``.
 
     Parameters
     ----------
@@ -126,14 +167,14 @@ def numeric_features(
             exposures, clicks = _count(views[side], f"exposures_{window}"), _count(views[side], f"clicks_{window}")
             told = np.isfinite(numbers(views[side], f"exposures_{window}"))
             smoothed = (clicks + SMOOTHING * rate) / (np.maximum(exposures, clicks) + SMOOTHING)
-            columns += [np.log1p(exposures), np.log1p(clicks), np.where(told, smoothed, rate)]
-    columns += [np.log1p(_count(views[ITEM_STATS], f"conversions_{window}")) for window in WINDOWS]
+            columns += [exposures, clicks, np.where(told, smoothed, rate)]
+    columns += [_count(views[ITEM_STATS], f"conversions_{window}") for window in WINDOWS]
     age = age_days(at_us, numbers(views[CONTENT], "created_at_us"))
     price = numbers(views[CONTENT], "price")
     columns += [
-        np.log1p(np.nan_to_num(age)),
+        np.nan_to_num(age),
         np.isnan(age).astype(float),
-        np.log1p(np.maximum(np.nan_to_num(price), 0)),
+        np.maximum(np.nan_to_num(price), 0),
     ]
     columns += _history_features(views[USER_HISTORY], item_ids, at_us)
     return np.stack(columns, axis=1).astype(np.float32)
@@ -159,7 +200,7 @@ def _history_features(view: ViewRows, item_ids: npt.NDArray[np.object_], at_us: 
     length = gathered(lengths.astype(np.float64), view.index, 0.0)
     gap = np.nan_to_num(age_days(at_us, gathered(newest, view.index, np.nan)))
     span = np.nan_to_num(age_days(at_us, gathered(oldest, view.index, np.nan)))
-    return [np.log1p(length), np.log1p(gap), np.log1p(span), _in_history(items, view.index, item_ids)]
+    return [length, gap, span, _in_history(items, view.index, item_ids)]
 
 
 def _in_history(items: pa.ListArray, index: Ints, item_ids: npt.NDArray[np.object_]) -> npt.NDArray[np.float64]:

@@ -12,11 +12,16 @@ import pyarrow.parquet as pq
 from ranking.data.dataset import LabelledRows, TrainingSet
 from ranking.data.feature_views import string_array
 from ranking.data.item_table import ItemTable
+from ranking.data.numeric_features import undo_model_features
 from sidkit.core.files import folder_written_beside, remove
 from sidkit.core.integrity import MANIFEST, read_verified, seal_folder
 
 TRAIN = "train.parquet"
 """The training rows of a frame that is larger than memory; see :mod:`ranking.data.disk_frame`."""
+NUMERIC = "numeric_columns"
+"""The array of the numeric columns as a data set holds them."""
+MODEL_FEATURES = "numeric"
+"""What older releases kept instead: counts, ages, gaps and prices as ``log1p``; it is turned back when it is read."""
 _ARRAYS, _ROWS, _ITEMS = "arrays.safetensors", "rows.parquet", "items.parquet"
 
 
@@ -33,7 +38,7 @@ def write_arrays(data: TrainingSet, folder: Path) -> None:
     from safetensors.numpy import save_file
 
     arrays: dict[str, npt.NDArray[np.generic]] = {
-        "numeric": data.numeric,
+        NUMERIC: data.numeric,
         "candidate": data.candidate,
         "history": data.history,
         "history_items": data.history_items,
@@ -76,7 +81,7 @@ def load_training_set(folder: Path) -> TrainingSet:
             string_array(rows.column("request_id")) if "request_id" in names else None,
             rows.column("had_before").to_numpy() if "had_before" in names else None,
         ),
-        numeric=arrays["numeric"],
+        numeric=arrays[NUMERIC] if NUMERIC in arrays else undo_model_features(arrays[MODEL_FEATURES]),
         candidate=arrays["candidate"],
         history=arrays["history"],
         history_items=arrays["history_items"],

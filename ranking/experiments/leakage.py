@@ -20,7 +20,7 @@ import pandas as pd
 
 from ranking.data.dataset import TrainingSet
 from ranking.data.feature_views import ITEM_STATS, USER_STATS, historical_views
-from ranking.data.numeric_features import feature_names, numeric_features
+from ranking.data.numeric_features import numeric_columns, numeric_features
 from ranking.evaluation.bootstrap import Interval, auc_difference, auc_interval
 from ranking.evaluation.judge import LEAST_POSITIVES, enough
 from ranking.evaluation.slices import slices
@@ -67,13 +67,13 @@ def leaked_aggregates(repo: Repo, data: TrainingSet, service: str, rate: float) 
     last = historical_views(store, asked, keys, end)
     mixed = {name: last[name] if name in {ITEM_STATS, USER_STATS} else view for name, view in views.items()}
     numeric = data.numeric.copy()
-    counted = [at for at, name in enumerate(feature_names()) if is_aggregate(name)]
+    counted = [at for at, name in enumerate(numeric_columns()) if is_aggregate(name)]
     numeric[:, counted] = numeric_features(mixed, data.rows.item_ids, data.rows.at_us, rate)[:, counted]
     return dataclasses.replace(data, numeric=numeric)
 
 
 def is_aggregate(name: str) -> bool:
-    """Whether a numeric feature is made of trailing counts."""
+    """Whether a numeric column is made of trailing counts."""
     return name.startswith(("item_", "user_")) and any(
         kind in name for kind in ("_exposures_", "_clicks_", "_conversions_", "_rate_")
     )

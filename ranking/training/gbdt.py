@@ -44,7 +44,7 @@ def boosted_features(data: TrainingSet, columns: tuple[int, int] | None = None) 
         mean[rows] = np.einsum("bd,bd->b", own, profile) / np.maximum(length, 1e-9)
         nearest[rows] = np.where(there.any(axis=1), np.where(there, cosine, -1).max(axis=1), 0)
     axes = content[data.candidate][:, :_CONTENT_COLUMNS]
-    return np.concatenate([data.numeric, mean[:, None], nearest[:, None], axes], axis=1)
+    return np.concatenate([data.features, mean[:, None], nearest[:, None], axes], axis=1)
 
 
 def boost(

@@ -36,7 +36,7 @@ DATA = random_set(300)
 def untrained(parts: tuple[str, ...] = tuple(REPRESENTATIONS), **changes: object) -> Ranker:
     """A ranker with random weights; saving and loading need no more."""
     vocabulary = Vocabulary.fit(DATA.rows.item_ids)
-    config = ranker_config(parts, ModelSpec(dim=4), Scaling.fit(DATA.numeric, 1 / 3), residual_levels=2)
+    config = ranker_config(parts, ModelSpec(dim=4), Scaling.fit(DATA.features, 1 / 3), residual_levels=2)
     torch.manual_seed(0)
     fitted = fit_representations(
         config, vocabulary, seen_in(DATA, vocabulary, lambda codes: np.sin(1.0 + codes[:, 2:]))
