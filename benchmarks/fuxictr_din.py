@@ -31,7 +31,7 @@ from arms import parser_of
 from fuxictr_peer import DIM, HIDDEN, WORK, Worker, export, measure_all, prepared
 
 import ranking.training.loop
-from ranking.data.dataset import TrainingSet
+from ranking.data.dataset import Dataset
 from ranking.experiments.comparison.arms import ComparedArm
 from ranking.experiments.comparison.comparison import data_name
 from ranking.training.arms import TrainingContext, train_arm
@@ -77,7 +77,7 @@ def spread(total: int, count: int) -> Any:
     return np.linspace(0, total - 1, count).astype(np.int64)
 
 
-def _few(data: TrainingSet) -> TrainingSet:
+def _few(data: Dataset) -> Dataset:
     """Two rows, one of each class: training wants a validation part, and it shall cost nothing."""
     return data.take(np.array([int(np.argmax(data.rows.label)), int(np.argmin(data.rows.label))]))
 

@@ -50,8 +50,8 @@ def train_cell(items: int, rows: int, dim: int, optimiser: str, work: Path) -> d
     import torch
 
     import ranking.training.loop
-    from ranking.data.batches import TensorSet, Vocabulary
-    from ranking.data.dataset import LabelledRows, TrainingSet
+    from ranking.data.batches import Batches, Vocabulary
+    from ranking.data.dataset import Dataset, LabelledRows
     from ranking.data.item_table import ItemTable
     from ranking.data.numeric_features import Scaling, feature_names
     from ranking.models.ctr_model import CtrModel
@@ -65,7 +65,7 @@ def train_cell(items: int, rows: int, dim: int, optimiser: str, work: Path) -> d
     count = rows + VALIDATION_ROWS
     lists = drawn(rng, items, (count // 10, LENGTH))
     candidate = drawn(rng, items, (count,))
-    whole = TrainingSet(
+    whole = Dataset(
         LabelledRows(
             np.full(count, "u", dtype=object),
             ids[candidate],
@@ -81,7 +81,7 @@ def train_cell(items: int, rows: int, dim: int, optimiser: str, work: Path) -> d
     )
     vocabulary = Vocabulary.fit(ids[1:])  # of all items, shown or not
     scaling = Scaling.fit(whole.features, 0.2)
-    parts = [TensorSet(whole.take(part), scaling, vocabulary) for part in (np.arange(rows), np.arange(rows, count))]
+    parts = [Batches(whole.take(part), scaling, vocabulary) for part in (np.arange(rows), np.arange(rows, count))]
     told = {"data_mb": peak_mb()}
     spec = TrainingSpec(epochs=EPOCHS, batch_rows=BATCH_ROWS, table_optimiser=optimiser, device="cpu")
     epochs: list[float] = []

@@ -77,7 +77,7 @@ def frame_cell(work: Path, rows: int, kind: str, facts: dict[str, Any]) -> dict[
     """Retrieve the features of all rows and keep them."""
     from ranking.data.caps import Caps
     from ranking.data.dataset import read_rows
-    from ranking.data.disk_frame import KeptFrame, stream_frame
+    from ranking.data.disk_frame import DiskFrame, write_disk_frame
     from ranking.data.split import TimeSplit
     from ranking.pipeline.prepare import Prepared
     from sidkit.core.repo import Repo
@@ -89,13 +89,13 @@ def frame_cell(work: Path, rows: int, kind: str, facts: dict[str, Any]) -> dict[
     caps, folder = Caps(NO_CAP, EVALUATION_ROWS), work / f"frame-{kind}"
     before, began = peak_mb(), time.process_time()
     if kind == "streamed":
-        stream_frame(repo, facts["codebook"], repo.labelled_rows, split, caps, folder)
+        write_disk_frame(repo, facts["codebook"], repo.labelled_rows, split, caps, folder)
     else:
         stages = Stages(work / f"stages-{kind}-{rows}.json", lambda *_: None)
         kept = Prepared(repo, stages, "synthetic", 0)
         kept.frame("frame", [began], facts["codebook"], read_rows(repo.labelled_rows), split, caps, folder)
     told = {"cpu_s": round(time.process_time() - began, 1), "before_mb": before, "peak_mb": peak_mb()}
-    data = KeptFrame.load(folder)
+    data = DiskFrame.load(folder)
     return {
         **told,
         "rows_per_cpu_s": round(rows / told["cpu_s"]),

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from sidkit.core.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from ranking.data.dataset import TrainingSet, build_training_set
+    from ranking.data.dataset import Dataset, build_dataset
     from ranking.serving.scorer import Scorer
     from ranking.training.ranker import Ranker
 
-__all__ = ["Ranker", "Scorer", "TrainingSet", "build_training_set"]
+__all__ = ["Dataset", "Ranker", "Scorer", "build_dataset"]
 
 if not TYPE_CHECKING:  # a typo stays an error for type checkers
     __getattr__ = lazy_names(
@@ -19,7 +19,7 @@ if not TYPE_CHECKING:  # a typo stays an error for type checkers
         {
             "Ranker": "ranking.training.ranker",
             "Scorer": "ranking.serving.scorer",
-            "TrainingSet": "ranking.data.dataset",
-            "build_training_set": "ranking.data.dataset",
+            "Dataset": "ranking.data.dataset",
+            "build_dataset": "ranking.data.dataset",
         },
     )

@@ -113,14 +113,14 @@ def rows_of_run(repo: Repo, folder: Path, most: int, seed: int) -> AuditedRows:
     seed : int
         Decides which.
     """
-    from ranking.data.disk_frame import KeptFrame
+    from ranking.data.disk_frame import DiskFrame
     from ranking.data.numeric_features import numeric_columns
     from sidkit.core.stages import read_facts
 
     if not (folder / "frame").is_dir():
         there = ", ".join(sorted(path.parent.name for path in repo.runs.glob("*/frame"))) or "none yet"
         raise ArtifactMissingError(f"{folder / 'frame'} is not there; runs with a kept frame: {there}")
-    data = KeptFrame.load(folder / "frame")
+    data = DiskFrame.load(folder / "frame")
     numbers = drawn(len(data), most, seed)
     part = data.take(numbers)
     names = numeric_columns()

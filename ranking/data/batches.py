@@ -12,22 +12,22 @@ import torch
 from torch import Tensor
 
 from ranking.data.batch import Batch, ItemBatch, MatchMoments, Seen
-from ranking.data.dataset import FrameRows, TrainingSet
-from ranking.data.disk_dataset import StreamedSet
+from ranking.data.dataset import Dataset, FrameRows
+from ranking.data.disk_dataset import DiskDataset
 from ranking.data.item_table import ItemTable
 from ranking.data.numeric_features import Scaling
 from ranking.data.time_gaps import TIME_BUCKETS, gap_bucket
 from ranking.data.vocabulary import Vocabulary
 from sidkit.core.arrays import Codes, Floats, Ints
 
-__all__ = ["TIME_BUCKETS", "Batch", "RowTensors", "TableTensors", "TensorSet", "Vocabulary", "gap_bucket", "seen_in"]
+__all__ = ["TIME_BUCKETS", "Batch", "Batches", "RowTensors", "TableTensors", "Vocabulary", "gap_bucket", "seen_in"]
 
 SCAN_ROWS = 4096
 """Rows of a batch where nothing is learned from it."""
 
 
 def seen_in(
-    data: TrainingSet | StreamedSet, vocabulary: Vocabulary, flat_vectors: Callable[[Codes], Floats] | None = None
+    data: Dataset | DiskDataset, vocabulary: Vocabulary, flat_vectors: Callable[[Codes], Floats] | None = None
 ) -> Seen:
     """What training rows showed, as the fit of a representation wants it; see :class:`Seen`."""
     shown, first_us = data.shown()
@@ -40,7 +40,7 @@ def seen_in(
     )
 
 
-def vocabulary_of(data: TrainingSet | StreamedSet) -> Vocabulary:
+def vocabulary_of(data: Dataset | DiskDataset) -> Vocabulary:
     """The ids of a training part's candidates."""
     return Vocabulary.fit(data.items.ids, shown=data.shown()[0])
 
@@ -61,7 +61,7 @@ class RowTensors:
         return len(self.label)
 
     @classmethod
-    def of(cls, data: TrainingSet | FrameRows, scaling: Scaling) -> Self:
+    def of(cls, data: Dataset | FrameRows, scaling: Scaling) -> Self:
         """The rows of a set."""
         return cls(
             numeric=torch.from_numpy(scaling.apply(data.features)),
@@ -97,7 +97,7 @@ class TableTensors:
     items : ItemTable
         Distinct item versions.
     history_items, history_us
-        Of a :class:`ranking.data.dataset.TrainingSet`.
+        Of a :class:`ranking.data.dataset.Dataset`.
     vocabulary : Vocabulary
         Of the item ids.
     """
@@ -152,12 +152,12 @@ class TableTensors:
         return self
 
 
-class TensorSet:
+class Batches:
     """The tensors of a training set.
 
     Parameters
     ----------
-    data : TrainingSet
+    data : Dataset
         Rows as arrays.
     scaling : Scaling
         Of the numeric features, from the training rows.
@@ -165,7 +165,7 @@ class TensorSet:
         Of the item ids, from the training rows.
     """
 
-    def __init__(self, data: TrainingSet, scaling: Scaling, vocabulary: Vocabulary) -> None:
+    def __init__(self, data: Dataset, scaling: Scaling, vocabulary: Vocabulary) -> None:
         self._rows = RowTensors.of(data, scaling)
         self._tables = TableTensors(data.items, data.history_items, data.history_us, vocabulary)
         self._matches: Tensor | None = None

@@ -70,7 +70,7 @@ class LabelledRows:
 
 
 @dataclass(frozen=True)
-class TrainingSet:
+class Dataset:
     """Rows as arrays.
 
     ``numeric`` float32 [rows, columns], counts as they are (:func:`ranking.data.numeric_features.numeric_columns` names the
@@ -90,9 +90,9 @@ class TrainingSet:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def take(self, index: Ints) -> TrainingSet:
+    def take(self, index: Ints) -> Dataset:
         """Some of the rows, on the same item and history tables."""
-        return TrainingSet(
+        return Dataset(
             self.rows.take(index), self.numeric[index], self.candidate[index], self.history[index], self.history_items,
             self.history_us, self.items,
         )  # fmt: skip
@@ -117,7 +117,7 @@ class TrainingSet:
         return model_features(self.numeric)
 
     def feature_chunks(self) -> Iterator[Floats]:
-        """The features of all rows, at once; see :class:`ranking.data.disk_dataset.StreamedSet`."""
+        """The features of all rows, at once; see :class:`ranking.data.disk_dataset.DiskDataset`."""
         yield self.features
 
 
@@ -152,9 +152,9 @@ def _flags(column: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
     return flags
 
 
-def build_training_set(
+def build_dataset(
     store: FeatureStore, service_name: str, codebook: Codebook, rows: LabelledRows, *, rate: float, history_length: int
-) -> TrainingSet:
+) -> Dataset:
     """Retrieve the features of some rows through a feature service and turn them into arrays.
 
     Parameters
@@ -199,7 +199,7 @@ def assemble(
     *,
     rate: float,
     history_length: int,
-) -> TrainingSet:
+) -> Dataset:
     """Arrays from views: the one path that training and serving share."""
     builder = FrameBuilder(codebook, look_up, rate=rate, history_length=history_length)
     return builder.training_set(builder.add(views, rows))
@@ -207,7 +207,7 @@ def assemble(
 
 @dataclass(frozen=True)
 class FrameRows:
-    """The rows of a :class:`TrainingSet` without its tables."""
+    """The rows of a :class:`Dataset` without its tables."""
 
     rows: LabelledRows
     numeric: Floats
@@ -216,7 +216,7 @@ class FrameRows:
 
     @property
     def features(self) -> Floats:
-        """As :attr:`TrainingSet.features`."""
+        """As :attr:`Dataset.features`."""
         return model_features(self.numeric)
 
     def take(self, index: Ints) -> FrameRows:
@@ -224,7 +224,7 @@ class FrameRows:
         return FrameRows(self.rows.take(index), self.numeric[index], self.candidate[index], self.history[index])
 
     @classmethod
-    def joined(cls, parts: Sequence[FrameRows | TrainingSet]) -> FrameRows:
+    def joined(cls, parts: Sequence[FrameRows | Dataset]) -> FrameRows:
         """All rows of some parts on the same tables, in their order."""
         return cls(
             LabelledRows.joined([part.rows for part in parts]),
@@ -273,7 +273,7 @@ class FrameBuilder:
             parts.append(self.add(views, chunk))
         return FrameRows.joined(parts)
 
-    def training_set(self, part: FrameRows) -> TrainingSet:
+    def training_set(self, part: FrameRows) -> Dataset:
         """Some rows on the tables of all rows so far."""
         items, moments = self._histories.arrays()
-        return TrainingSet(part.rows, part.numeric, part.candidate, part.history, items, moments, self._items.table())
+        return Dataset(part.rows, part.numeric, part.candidate, part.history, items, moments, self._items.table())

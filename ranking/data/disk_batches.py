@@ -10,28 +10,28 @@ import torch
 from torch import Tensor
 
 from ranking.data.batch import Batch, MatchMoments
-from ranking.data.batches import SCAN_ROWS, RowTensors, TableTensors, TensorSet
-from ranking.data.dataset import TrainingSet
-from ranking.data.disk_dataset import StreamedSet
+from ranking.data.batches import SCAN_ROWS, Batches, RowTensors, TableTensors
+from ranking.data.dataset import Dataset
+from ranking.data.disk_dataset import DiskDataset
 from ranking.data.numeric_features import Moments, Scaling
 from ranking.data.vocabulary import Vocabulary
 
 BUFFER_ROWS = 500_000
 
 
-class StreamedTensorSet:
-    """The tensors of a training part that lies on disk; :class:`ranking.data.batches.TensorSet` with less in memory.
+class DiskBatches:
+    """The tensors of a training part that lies on disk; :class:`ranking.data.batches.Batches` with less in memory.
 
     Shuffled batches come from a buffer: the groups of the file are drawn in random order, as many at a time as the buffer
     holds, and the buffer's rows are shuffled; rows that do not fill a batch stay for the next buffer. Each row comes once
     per epoch, and the generator's state decides the order. That is no full shuffle: two rows of one group are never
     further apart than a buffer, and which groups meet is drawn anew each epoch. A group holds requests of all times by
     their hash (see :mod:`ranking.data.labelled_rows`), so a buffer is a sample of the whole part: no day, no class fills it.
-    Where the buffer holds all rows, the order is a full shuffle, the one of ``TensorSet``.
+    Where the buffer holds all rows, the order is a full shuffle, the one of ``Batches``.
 
     Parameters
     ----------
-    data : StreamedSet
+    data : DiskDataset
         Rows on disk.
     scaling : Scaling
         Of the numeric features, from the training rows.
@@ -42,7 +42,7 @@ class StreamedTensorSet:
     """
 
     def __init__(
-        self, data: StreamedSet, scaling: Scaling, vocabulary: Vocabulary, buffer_rows: int = BUFFER_ROWS
+        self, data: DiskDataset, scaling: Scaling, vocabulary: Vocabulary, buffer_rows: int = BUFFER_ROWS
     ) -> None:
         self._data = data
         self._scaling = scaling
@@ -107,10 +107,8 @@ class StreamedTensorSet:
         return buffers
 
 
-def training_tensors(
-    data: TrainingSet | StreamedSet, scaling: Scaling, vocabulary: Vocabulary
-) -> TensorSet | StreamedTensorSet:
+def training_tensors(data: Dataset | DiskDataset, scaling: Scaling, vocabulary: Vocabulary) -> Batches | DiskBatches:
     """The tensors of a training part, wherever its rows lie."""
-    if isinstance(data, StreamedSet):
-        return StreamedTensorSet(data, scaling, vocabulary)
-    return TensorSet(data, scaling, vocabulary)
+    if isinstance(data, DiskDataset):
+        return DiskBatches(data, scaling, vocabulary)
+    return Batches(data, scaling, vocabulary)

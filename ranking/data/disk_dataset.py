@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ranking.data.dataset import FrameRows, LabelledRows, TrainingSet
+from ranking.data.dataset import Dataset, FrameRows, LabelledRows
 from ranking.data.feature_views import string_array
 from ranking.data.item_table import ItemTable, shown_items
 from ranking.data.numeric_features import feature_names, model_features, numeric_columns, undo_model_features
@@ -30,7 +30,7 @@ GROUP_ROWS = 50_000
 _NARROW = ("candidate", "history", "at_us", "label")
 
 
-class StreamWriter:
+class DiskDatasetWriter:
     """Writes the rows of a training part, some at a time.
 
     Parameters
@@ -71,13 +71,13 @@ class StreamWriter:
 
 
 @dataclass(frozen=True)
-class StreamedSet:
-    """The training part of a frame, as :class:`ranking.data.dataset.TrainingSet` has it, with its rows on disk.
+class DiskDataset:
+    """The training part of a frame, as :class:`ranking.data.dataset.Dataset` has it, with its rows on disk.
 
     Parameters
     ----------
     path : Path
-        What a :class:`StreamWriter` wrote.
+        What a :class:`DiskDatasetWriter` wrote.
     history_items, history_us, items
         As in a training set.
     """
@@ -103,12 +103,12 @@ class StreamedSet:
         """What a ranker trains on, of one group; its ids are empty strings."""
         return self._read(group, ids=False)
 
-    def chunks(self) -> Iterator[TrainingSet]:
+    def chunks(self) -> Iterator[Dataset]:
         """All rows, a group at a time, on the shared tables."""
         for group in range(len(self.group_rows)):
             yield self._on_tables(self._read(group, ids=True))
 
-    def take(self, index: Ints) -> TrainingSet:
+    def take(self, index: Ints) -> Dataset:
         """Some of the rows (``int64 [rows]``, rising), in memory."""
         ends = np.cumsum(self.group_rows)
         wanted = np.split(index, np.searchsorted(index, ends[:-1]))
@@ -120,7 +120,7 @@ class StreamedSet:
         ]
         return self._on_tables(FrameRows.joined(parts))
 
-    def thinned(self, most: int) -> TrainingSet:
+    def thinned(self, most: int) -> Dataset:
         """About ``most`` rows in memory, of a sample of users; see :func:`sidkit.datasets.user_sample.thin_by_user`."""
         parts = []
         for group in range(len(self.group_rows)):
@@ -195,7 +195,7 @@ class StreamedSet:
             history=narrow["history"],
         )
 
-    def _on_tables(self, part: FrameRows) -> TrainingSet:
-        return TrainingSet(
+    def _on_tables(self, part: FrameRows) -> Dataset:
+        return Dataset(
             part.rows, part.numeric, part.candidate, part.history, self.history_items, self.history_us, self.items
         )

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from ranking.data.caps import Caps
-from ranking.data.dataset import FrameBuilder, FrameRows, LabelledRows, TrainingSet, feature_readers
-from ranking.data.disk_dataset import GROUP_ROWS, StreamedSet, StreamWriter
+from ranking.data.dataset import Dataset, FrameBuilder, FrameRows, LabelledRows, feature_readers
+from ranking.data.disk_dataset import GROUP_ROWS, DiskDataset, DiskDatasetWriter
 from ranking.data.feature_views import Reader
 from ranking.data.labelled_rows import RowsFile, Window, positive_share, row_chunks
 from ranking.data.rows_used import part_rows
 from ranking.data.split import TimeSplit, check_classes
-from ranking.data.storage import TRAIN, load_training_set, write_arrays
+from ranking.data.storage import TRAIN, load_dataset, write_arrays
 from semantic_ids.catalog import Catalog
 from semantic_ids.codebook import Codebook
 from sidkit.core.arrays import Ints
@@ -33,7 +33,7 @@ CHUNK_ROWS = 4 * GROUP_ROWS
 
 
 @dataclass(frozen=True)
-class StreamedFrame:
+class FrameWriter:
     """Where the features of a streamed frame come from.
 
     Parameters
@@ -57,7 +57,7 @@ class StreamedFrame:
         training : iterable of LabelledRows
             The training part, a chunk at a time, in the order in which its groups are to lie.
         judging : LabelledRows
-            Validation and test rows, which are kept as :func:`ranking.data.storage.save_training_set` keeps all.
+            Validation and test rows, which are kept as :func:`ranking.data.storage.save_dataset` keeps all.
         folder : Path
             Where the frame lies.
         group_rows : int
@@ -70,7 +70,7 @@ class StreamedFrame:
         """
         rows = 0
         with folder_written_beside(folder) as temporary:
-            writer = StreamWriter(temporary / TRAIN, group_rows)
+            writer = DiskDatasetWriter(temporary / TRAIN, group_rows)
             try:
                 for chunk in training:
                     writer.add(self.builder.retrieve(self.of_rows, chunk))
@@ -84,32 +84,32 @@ class StreamedFrame:
 
 
 @dataclass(frozen=True)
-class KeptFrame:
+class DiskFrame:
     """A frame as it lies in its folder: ``streamed`` the training part where it is larger than memory, else None; ``data``
     all other rows, on the same tables.
     """
 
-    streamed: StreamedSet | None
-    data: TrainingSet
+    streamed: DiskDataset | None
+    data: Dataset
 
     def __len__(self) -> int:
         return len(self.data) + (len(self.streamed) if self.streamed is not None else 0)
 
     @classmethod
-    def load(cls, folder: Path) -> KeptFrame:
-        """Read what :meth:`StreamedFrame.write` or :func:`ranking.data.storage.save_training_set` wrote."""
-        data = load_training_set(folder)
+    def load(cls, folder: Path) -> DiskFrame:
+        """Read what :meth:`FrameWriter.write` or :func:`ranking.data.storage.save_dataset` wrote."""
+        data = load_dataset(folder)
         if not (folder / TRAIN).exists():
             return cls(None, data)
-        return cls(StreamedSet(folder / TRAIN, data.history_items, data.history_us, data.items), data)
+        return cls(DiskDataset(folder / TRAIN, data.history_items, data.history_us, data.items), data)
 
-    def train(self, split: TimeSplit) -> TrainingSet | StreamedSet:
+    def train(self, split: TimeSplit) -> Dataset | DiskDataset:
         """The training part."""
         return (
             self.streamed if self.streamed is not None else self.data.take(split.parts(self.data.rows.at_us)["train"])
         )
 
-    def take(self, index: Ints) -> TrainingSet:
+    def take(self, index: Ints) -> Dataset:
         """Some of all rows (``int64 [rows]``, rising) in memory; those of a streamed training part come first."""
         if self.streamed is None:
             return self.data.take(index)
@@ -119,7 +119,9 @@ class KeptFrame:
         return replace(self.data, rows=both.rows, numeric=both.numeric, candidate=both.candidate, history=both.history)
 
 
-def stream_frame(repo: Repo, codebook: str, rows_path: Path, split: TimeSplit, caps: Caps, folder: Path) -> StageResult:
+def write_disk_frame(
+    repo: Repo, codebook: str, rows_path: Path, split: TimeSplit, caps: Caps, folder: Path
+) -> StageResult:
     """Retrieve the thinned rows of all parts of a file of labelled rows through a codebook's service, the training part as a
     stream, and keep them in a folder.
     """
@@ -145,7 +147,7 @@ def stream_frame(repo: Repo, codebook: str, rows_path: Path, split: TimeSplit, c
             Codebook.load(repo.codebooks / codebook), look_up, rate=rate,
             history_length=repo.settings.time.history_length,
         )  # fmt: skip
-        frame = StreamedFrame(of_rows, builder)
+        frame = FrameWriter(of_rows, builder)
         trained = frame.write(row_chunks(shuffled, CHUNK_ROWS), LabelledRows.joined(judging), folder)
     finally:
         remove(shuffled)

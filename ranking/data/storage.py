@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ranking.data.dataset import LabelledRows, TrainingSet
+from ranking.data.dataset import Dataset, LabelledRows
 from ranking.data.feature_views import string_array
 from ranking.data.item_table import ItemTable
 from ranking.data.numeric_features import undo_model_features
@@ -25,7 +25,7 @@ MODEL_FEATURES = "numeric"
 _ARRAYS, _ROWS, _ITEMS = "arrays.safetensors", "rows.parquet", "items.parquet"
 
 
-def save_training_set(data: TrainingSet, folder: Path) -> None:
+def save_dataset(data: Dataset, folder: Path) -> None:
     """Write a training set; an older one in its place is replaced."""
     remove(folder)
     with folder_written_beside(folder) as temporary:
@@ -33,7 +33,7 @@ def save_training_set(data: TrainingSet, folder: Path) -> None:
         seal_folder(temporary)
 
 
-def write_arrays(data: TrainingSet, folder: Path) -> None:
+def write_arrays(data: Dataset, folder: Path) -> None:
     """The files of a training set, into a folder that nobody reads yet."""
     from safetensors.numpy import save_file
 
@@ -58,8 +58,8 @@ def write_arrays(data: TrainingSet, folder: Path) -> None:
     pq.write_table(pa.table({"item_id": pa.array(data.items.ids)}), folder / _ITEMS, compression="zstd")
 
 
-def load_training_set(folder: Path) -> TrainingSet:
-    """Read what :func:`save_training_set` wrote; of a frame with a streamed training part, the validation and test rows.
+def load_dataset(folder: Path) -> Dataset:
+    """Read what :func:`save_dataset` wrote; of a frame with a streamed training part, the validation and test rows.
 
     Raises
     ------
@@ -72,7 +72,7 @@ def load_training_set(folder: Path) -> TrainingSet:
     arrays = load_file(folder / _ARRAYS)
     rows = pq.read_table(folder / _ROWS)
     names = set(rows.column_names)
-    return TrainingSet(
+    return Dataset(
         rows=LabelledRows(
             string_array(rows.column("user_id")),
             string_array(rows.column("item_id")),

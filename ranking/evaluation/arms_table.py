@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ranking.data.dataset import TrainingSet
+from ranking.data.dataset import Dataset
 from ranking.evaluation.judge import LEAST_POSITIVES, enough
 from ranking.evaluation.metrics import auc, calibration, gauc, group_aucs, log_loss, normalised_entropy
 from ranking.evaluation.resamples import Resamples, interval, mean_auc
@@ -66,7 +66,7 @@ class Evaluated:
     grouped_by: str
 
     @classmethod
-    def of(cls, data: TrainingSet) -> Evaluated:
+    def of(cls, data: Dataset) -> Evaluated:
         """Rows that name no request are grouped by user and moment; logs without requests by user."""
         user = pd.factorize(data.rows.user_ids)[0].astype(np.int64)
         if data.rows.request_ids is None:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ranking.data.dataset import TrainingSet
+from ranking.data.dataset import Dataset
 from ranking.evaluation.bootstrap import Interval
 from ranking.evaluation.metrics import auc, calibration, gauc, log_loss, normalised_entropy
 from ranking.evaluation.resamples import Resamples, interval, mean_auc
@@ -41,13 +41,13 @@ def refuse_leakage(evaluation_start_us: int, fit_ends_us: Mapping[str, int]) -> 
 
 
 def judge(
-    data: TrainingSet, predictions: Predictions, baselines: Sequence[str], oracle: npt.NDArray[np.float64] | None
+    data: Dataset, predictions: Predictions, baselines: Sequence[str], oracle: npt.NDArray[np.float64] | None
 ) -> dict[str, Any]:
     """Judge arms.
 
     Parameters
     ----------
-    data : TrainingSet
+    data : Dataset
         The test rows.
     predictions : mapping
         Arm -> one ``float64 [rows]`` per seed.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ranking.data.dataset import TrainingSet
+from ranking.data.dataset import Dataset
 from ranking.data.numeric_features import numeric_column
 from ranking.evaluation.slices import prior_interactions, slices
 from sidkit.core.arrays import Bools, Ints
@@ -36,7 +36,7 @@ class SliceCuts:
     trained: npt.NDArray[np.object_]
 
     @classmethod
-    def of(cls, training: TrainingSet, validation: TrainingSet) -> SliceCuts:
+    def of(cls, training: Dataset, validation: Dataset) -> SliceCuts:
         """Choose the cuts; no test row is looked at."""
         seen, hot = exposures_7d(validation), is_hot(validation)
         wanted = math.ceil(COINS_COLD_SHARE * len(validation))
@@ -49,18 +49,18 @@ class SliceCuts:
         return cls(theta, max(head_from, 1), tail_below, np.unique(training.rows.item_ids.astype(str)).astype(object))
 
 
-def exposures_7d(data: TrainingSet) -> Ints:
+def exposures_7d(data: Dataset) -> Ints:
     """Exposures of the row's item in the 7 days before it, or clicks where the log holds no others."""
     return np.maximum(_count(data, "item_exposures_7d"), _count(data, "item_clicks_7d"))
 
 
-def is_hot(data: TrainingSet) -> Bools:
+def is_hot(data: Dataset) -> Bools:
     """More than 3 clicks, or a conversion, in the 7 days before the row."""
     hot: Bools = (_count(data, "item_clicks_7d") > COINS_HOT_CLICKS) | (_count(data, "item_conversions_7d") > 0)
     return hot
 
 
-def paper_slices(data: TrainingSet, cuts: SliceCuts) -> dict[str, Bools]:
+def paper_slices(data: Dataset, cuts: SliceCuts) -> dict[str, Bools]:
     """Name -> rows: all of :func:`ranking.evaluation.slices.slices`, and those of the papers.
 
     ``prior 0-99`` is SaviorRec's bucket. Of the COINS rule, hot wins: ``COINS hot`` are the hot rows, and for each theta
@@ -81,5 +81,5 @@ def paper_slices(data: TrainingSet, cuts: SliceCuts) -> dict[str, Bools]:
     return {name: rows for name, rows in found.items() if rows.any()}
 
 
-def _count(data: TrainingSet, column: str) -> Ints:
+def _count(data: Dataset, column: str) -> Ints:
     return numeric_column(data.numeric, column).astype(np.int64)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ranking.data.dataset import TrainingSet
+from ranking.data.dataset import Dataset
 from ranking.data.numeric_features import numeric_column
 
 COLD_BELOW = 10
@@ -15,13 +15,13 @@ _PRIOR = ((0, 1, "prior 0"), (1, 10, "prior 1-9"), (10, 100, "prior 10-99"), (10
 _AGE_DAYS = ((0, 1, "age < 1 d"), (1, 3, "age 1-3 d"), (3, 7, "age 3-7 d"), (7, 30, "age 7-30 d"), (30, None, "age > 30 d"))  # fmt: skip  # noqa: E501
 
 
-def prior_interactions(data: TrainingSet) -> npt.NDArray[np.int64]:
+def prior_interactions(data: Dataset) -> npt.NDArray[np.int64]:
     """Earlier interactions with the row's item, as of the row: exposures, or positives where the log holds no others."""
     exposures, clicks = (numeric_column(data.numeric, f"item_{kind}_all") for kind in ("exposures", "clicks"))
     return np.maximum(exposures, clicks).astype(np.int64)
 
 
-def slices(data: TrainingSet) -> dict[str, npt.NDArray[np.bool_]]:
+def slices(data: Dataset) -> dict[str, npt.NDArray[np.bool_]]:
     """Name -> rows. ``all``, ``cold`` and ``warm``; buckets of earlier interactions and of item age; and, where users
     come back to items, first touches and returns.
     """

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ranking.data.dataset import build_training_set, read_rows
+from ranking.data.dataset import build_dataset, read_rows
 from ranking.evaluation.judge import judge, refuse_leakage
 from ranking.training.ranker import Ranker
 from semantic_ids.catalog import Catalog
@@ -71,7 +71,7 @@ def evaluate_ranker(repo: Repo, name: str, rows_path: Path, since_us: int | None
             f"the {len(rows):,} rows of {rows_path} from {iso(start)} on are all of label {rows.label[0]}: nothing can be "
             "ranked; expected rows of both labels"
         )
-    data = build_training_set(
+    data = build_dataset(
         open_store(repo), record.service, Codebook.load(repo.codebooks / codebook.name), rows,
         rate=ranker.scaling.rate, history_length=ranker.config.history_length,
     )  # fmt: skip

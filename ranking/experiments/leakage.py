@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ranking.data.dataset import TrainingSet
+from ranking.data.dataset import Dataset
 from ranking.data.feature_views import ITEM_STATS, USER_STATS, historical_views
 from ranking.data.numeric_features import numeric_columns, numeric_features
 from ranking.evaluation.bootstrap import Interval, auc_difference, auc_interval
@@ -38,14 +38,14 @@ SLICES = ("all", "cold", "warm")
 RESAMPLES = 400
 
 
-def leaked_aggregates(repo: Repo, data: TrainingSet, service: str, rate: float) -> TrainingSet:
+def leaked_aggregates(repo: Repo, data: Dataset, service: str, rate: float) -> Dataset:
     """The same rows with every count of item and user read as of the end of the log.
 
     Parameters
     ----------
     repo : Repo
         Whose tables are read.
-    data : TrainingSet
+    data : Dataset
         Point-in-time rows; ids, histories, content and codes stay as they are.
     service : str
         The feature service they came from.
@@ -54,7 +54,7 @@ def leaked_aggregates(repo: Repo, data: TrainingSet, service: str, rate: float) 
 
     Returns
     -------
-    TrainingSet
+    Dataset
         Equal to ``data`` but for the columns of ``numeric`` that are made of counts.
     """
     from sidkit.stores.feast_repo import feature_service, open_store
@@ -80,7 +80,7 @@ def is_aggregate(name: str) -> bool:
 
 
 def train_both(
-    context: TrainingContext, leaked: Mapping[str, TrainingSet], arm: str, spec: ArmSpec, seeds: int
+    context: TrainingContext, leaked: Mapping[str, Dataset], arm: str, spec: ArmSpec, seeds: int
 ) -> dict[str, list[Doubles]]:
     """Train one arm on leaked and on point-in-time counts.
 
@@ -116,13 +116,13 @@ def train_both(
     return scores
 
 
-def _twice(one: TrainingSet, other: TrainingSet) -> TrainingSet:
+def _twice(one: Dataset, other: Dataset) -> Dataset:
     """The same rows twice, with the numeric features of both."""
     rows = np.tile(np.arange(len(one)), 2)
     return dataclasses.replace(one.take(rows), numeric=np.concatenate([one.numeric, other.numeric]))
 
 
-def judge_leakage(test: TrainingSet, scores: Mapping[str, Sequence[Doubles]]) -> list[dict[str, Any]]:
+def judge_leakage(test: Dataset, scores: Mapping[str, Sequence[Doubles]]) -> list[dict[str, Any]]:
     """AUC of each way and its differences, with intervals over users, per slice.
 
     Slices are decided by point-in-time counts. A difference on fewer than 500 positives is no evidence.

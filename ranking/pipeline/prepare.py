@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ranking.data.caps import Caps
-from ranking.data.dataset import LabelledRows, TrainingSet, build_training_set
+from ranking.data.dataset import Dataset, LabelledRows, build_dataset
 from ranking.data.rows_used import part_rows
 from ranking.data.split import TimeSplit, check_both_classes
 from ranking.training.arm_spec import RankerSpec
@@ -175,9 +175,9 @@ class Prepared:
         self, name: str, inputs: Any, codebook: str, rows: Path, split: TimeSplit, caps: Caps, folder: Path
     ) -> StageResult:
         """The same of a file of labelled rows, whose training part is larger than memory."""
-        from ranking.data.disk_frame import stream_frame
+        from ranking.data.disk_frame import write_disk_frame
 
-        return self.stages.run(name, inputs, lambda: stream_frame(self.repo, codebook, rows, split, caps, folder))
+        return self.stages.run(name, inputs, lambda: write_disk_frame(self.repo, codebook, rows, split, caps, folder))
 
     def _synthetic(self, world: str) -> StageResult:
         from sidkit.core.files import remove
@@ -215,7 +215,7 @@ class Prepared:
         )
 
     def _frame(self, codebook: str, rows: LabelledRows, split: TimeSplit, caps: Caps, folder: Path) -> StageResult:
-        from ranking.data.storage import save_training_set
+        from ranking.data.storage import save_dataset
         from semantic_ids.codebook import Codebook
         from sidkit.stores.feast_repo import open_store
 
@@ -228,11 +228,11 @@ class Prepared:
         chosen = rows.take(np.concatenate(list(kept.values())))
         record = Catalog.open(self.repo).codebook(codebook)
         rate = float(chosen.label[: ends[0]].mean())
-        data = build_training_set(
+        data = build_dataset(
             open_store(self.repo), record.service_name, Codebook.load(self.repo.codebooks / codebook), chosen,
             rate=rate, history_length=self.repo.settings.time.history_length,
         )  # fmt: skip
-        save_training_set(data, folder)
+        save_dataset(data, folder)
         used = part_rows(*({name: len(part) for name, part in each.items()} for each in (kept, parts)))
         return StageResult(len(data), {"ends": ends, "rate": rate, "parts": used}, (folder,))
 
@@ -249,10 +249,10 @@ def training_context(
     first_epoch: bool = False,
 ) -> TrainingContext:
     """What all arms share that train on one kept frame; artefacts of rankers go to ``rankers`` (None: are not kept)."""
-    from ranking.data.disk_frame import KeptFrame
+    from ranking.data.disk_frame import DiskFrame
     from semantic_ids.codebook import Codebook
 
-    kept = KeptFrame.load(frame)
+    kept = DiskFrame.load(frame)
     book = Codebook.load(repo.codebooks / codebook)
     train = kept.train(split)
     judging = split.parts(kept.data.rows.at_us)
@@ -311,7 +311,7 @@ def end_of_log(repo: Repo, now_us: int | None = None) -> int:
     return min(end_us, present_us() if now_us is None else now_us)
 
 
-def oracle_of(repo: Repo, data: TrainingSet) -> npt.NDArray[np.float64] | None:
+def oracle_of(repo: Repo, data: Dataset) -> npt.NDArray[np.float64] | None:
     """True click probabilities ``float64 [rows]`` where the source is a synthetic world, else None."""
     source = resolved_url(repo.settings.source.url)
     path = Path(source) / "oracle.parquet"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ranking.data.dataset import LabelledRows, TrainingSet, assemble
+from ranking.data.dataset import Dataset, LabelledRows, assemble
 from ranking.data.feature_views import plain_views
 from semantic_ids.codebook import Codebook
 from sidkit.core.arrays import Ints
@@ -72,7 +72,7 @@ class Request:
     view was never in the catalogue, nor in the log. ``user_known`` says the same of the user.
     """
 
-    data: TrainingSet
+    data: Dataset
     known: npt.NDArray[np.bool_]
     user_known: bool
 

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ranking.data.control_codes import random_codes, shuffled_codes
-from ranking.data.dataset import TrainingSet
-from ranking.data.disk_dataset import StreamedSet
+from ranking.data.dataset import Dataset
+from ranking.data.disk_dataset import DiskDataset
 from ranking.data.numeric_features import Scaling, feature_names
 from ranking.training.arm_spec import ArmSpec, RankerSpec
 from sidkit.core.artifact import discard_damaged, written_before
@@ -45,9 +45,9 @@ class ArmResult:
 class TrainingContext:
     """What all arms of a job share: the split frame, the specs, and what a ranker's artefact must name."""
 
-    train: TrainingSet | StreamedSet
-    validation: TrainingSet
-    test: TrainingSet
+    train: Dataset | DiskDataset
+    validation: Dataset
+    test: Dataset
     spec: RankerSpec
     rate: float
     threads: int
@@ -60,9 +60,9 @@ class TrainingContext:
     first_epoch: bool = False
     """Also score the test rows by the model of the first epoch, so that one-epoch overfitting can be seen."""
 
-    def train_in_memory(self) -> TrainingSet:
+    def train_in_memory(self) -> Dataset:
         """The training rows; where they are streamed, those of a sample of users, as many rows as may lie in memory."""
-        if isinstance(self.train, TrainingSet):
+        if isinstance(self.train, Dataset):
             return self.train
         return self.train.thinned(self.spec.training.stream_rows)
 
@@ -92,7 +92,7 @@ def train_arm(
 def _train_neural(
     context: TrainingContext, arm: str, spec: ArmSpec, seed: int, name: str, budget: Budget | None
 ) -> ArmResult:
-    from ranking.data.batches import TensorSet, seen_in, vocabulary_of
+    from ranking.data.batches import Batches, seen_in, vocabulary_of
     from ranking.data.disk_batches import training_tensors
     from ranking.training.loop import train
     from ranking.training.ranker import METRICS, Ranker, fit_representations, make_model, scaling_of
@@ -119,7 +119,7 @@ def _train_neural(
     scaling = scaling_of(config)
     vocabulary = vocabulary_of(seen_rows)
     training = training_tensors(seen_rows, scaling, vocabulary)
-    validation = TensorSet(validation_rows, scaling, vocabulary)
+    validation = Batches(validation_rows, scaling, vocabulary)
     quantizer = context.quantizer
     seen = seen_in(seen_rows, vocabulary, quantizer.decode_flat if quantizer is not None else None)
     fitted = fit_representations(config, vocabulary, seen)
@@ -197,9 +197,7 @@ def _table_parameters(model: CtrModel) -> int:
     return sum(tables.values())
 
 
-def _told(
-    validation: TrainingSet, test: TrainingSet, ranker: Ranker, details: dict[str, Any], name: str | None
-) -> ArmResult:
+def _told(validation: Dataset, test: Dataset, ranker: Ranker, details: dict[str, Any], name: str | None) -> ArmResult:
     return ArmResult(max(details["validation_auc"]), ranker.score(validation), ranker.score(test), name, details)
 
 

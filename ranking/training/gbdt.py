@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ranking.data.dataset import TrainingSet
+from ranking.data.dataset import Dataset
 from ranking.evaluation.metrics import auc
 from sidkit.core.arrays import Floats
 
@@ -25,7 +25,7 @@ class Boosted:
     predictions: tuple[npt.NDArray[np.float64], ...]
 
 
-def boosted_features(data: TrainingSet, columns: tuple[int, int] | None = None) -> Floats:
+def boosted_features(data: Dataset, columns: tuple[int, int] | None = None) -> Floats:
     """``float32 [rows, features]``: the numeric features, the candidate's cosine with the mean and with the nearest of
     the history's contents, and the first principal axes of its content; of content, the ``columns`` from where to where
     that learned from no click (None: all).
@@ -48,9 +48,9 @@ def boosted_features(data: TrainingSet, columns: tuple[int, int] | None = None) 
 
 
 def boost(
-    training: TrainingSet,
-    validation: TrainingSet,
-    others: tuple[TrainingSet, ...],
+    training: Dataset,
+    validation: Dataset,
+    others: tuple[Dataset, ...],
     *,
     seed: int,
     trees: int = 400,

@@ -12,8 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from ranking.data.batches import SCAN_ROWS, TensorSet
-from ranking.data.disk_batches import StreamedTensorSet
+from ranking.data.batches import SCAN_ROWS, Batches
+from ranking.data.disk_batches import DiskBatches
 from ranking.data.split import check_both_classes
 from ranking.evaluation.metrics import auc
 from ranking.models.ctr_model import CtrModel
@@ -34,8 +34,8 @@ class Trained:
 
 def train(
     make_model: Callable[[], CtrModel],
-    training: TensorSet | StreamedTensorSet,
-    validation: TensorSet,
+    training: Batches | DiskBatches,
+    validation: Batches,
     spec: TrainingSpec,
     *,
     seed: int,
@@ -49,8 +49,8 @@ def train(
     ----------
     make_model : callable
         Called once, after the seed is set.
-    training : TensorSet or StreamedTensorSet
-    validation : TensorSet
+    training : Batches or DiskBatches
+    validation : Batches
         Validation decides when to stop and which epoch is kept, nothing else. Both move to the device of the training.
     spec : TrainingSpec
         Optimiser, stopping and device.
@@ -94,7 +94,7 @@ def train(
     return Trained(model.cpu().eval(), tuple(progress.curve), int(np.argmax(progress.curve)))
 
 
-def predict(model: CtrModel, data: TensorSet) -> npt.NDArray[np.float64]:
+def predict(model: CtrModel, data: Batches) -> npt.NDArray[np.float64]:
     """Click probabilities ``float64 [rows]``; the rows move to the model's device."""
     model.eval()
     data = data.to(next(model.parameters()).device)
@@ -105,7 +105,7 @@ def predict(model: CtrModel, data: TensorSet) -> npt.NDArray[np.float64]:
 
 def _epoch(
     model: CtrModel,
-    training: TensorSet | StreamedTensorSet,
+    training: Batches | DiskBatches,
     optimisers: list[torch.optim.Optimizer],
     order: torch.Generator,
     spec: TrainingSpec,

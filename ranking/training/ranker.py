@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 from torch import Tensor
 
 from ranking.data.batch import Seen
-from ranking.data.batches import TensorSet, Vocabulary
-from ranking.data.dataset import TrainingSet
+from ranking.data.batches import Batches, Vocabulary
+from ranking.data.dataset import Dataset
 from ranking.data.numeric_features import Scaling, feature_names
 from ranking.models.ctr_model import CtrModel, Fitted
 from ranking.models.representations import representation
@@ -80,9 +80,9 @@ class Ranker:
         """Of the numeric features."""
         return scaling_of(self.config)
 
-    def score(self, data: TrainingSet) -> npt.NDArray[np.float64]:
+    def score(self, data: Dataset) -> npt.NDArray[np.float64]:
         """Click probabilities ``float64 [rows]``; no score depends on the other rows."""
-        return predict(self.model, TensorSet(data, self.scaling, self.vocabulary))
+        return predict(self.model, Batches(data, self.scaling, self.vocabulary))
 
     def save(self, folder: Path, describe: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
         """Write the artefact; see :func:`sidkit.core.artifact.write_artifact`."""

@@ -85,7 +85,7 @@ class Facts:
         return max(self.residual_levels, 1)
 
 
-def gather(repo: Repo, name: str) -> Facts:
+def collect_facts(repo: Repo, name: str) -> Facts:
     """Read the facts of one published codebook.
 
     Raises

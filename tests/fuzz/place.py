@@ -174,7 +174,7 @@ class Place:
 
     def learn(self) -> Answers:
         """Ask the undamaged repo everything that cases compare with."""
-        from ranking.data.dataset import build_training_set, read_rows
+        from ranking.data.dataset import build_dataset, read_rows
         from ranking.training.ranker import Ranker
         from semantic_ids.catalog import Catalog
         from semantic_ids.codebook import Codebook
@@ -194,7 +194,7 @@ class Place:
         rows = read_rows(path)
         rows = rows.take(np.arange(len(rows)))  # a copy: the file's own arrays cannot be written
         ranker = Ranker.load(repo.rankers / record.name)
-        data = build_training_set(
+        data = build_dataset(
             open_store(repo), record.service, Codebook.load(repo.codebooks / record.codebook), rows,
             rate=ranker.scaling.rate, history_length=ranker.config.history_length,
         )  # fmt: skip

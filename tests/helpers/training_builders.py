@@ -9,7 +9,7 @@ import numpy as np
 
 from helpers.builders import DAY, START
 from ranking.data.batches import Vocabulary, seen_in
-from ranking.data.dataset import LabelledRows, TrainingSet
+from ranking.data.dataset import Dataset, LabelledRows
 from ranking.data.item_table import ItemTable
 from ranking.data.numeric_features import Scaling, feature_names, logged_columns, numeric_columns
 from ranking.models.ctr_model import Fitted
@@ -41,7 +41,7 @@ def random_items(rng: np.random.Generator, count: int) -> ItemTable:
     return ItemTable(ids, codes, content)
 
 
-def random_set(rows: int = 60, *, seed: int = 0, items: int = 15, users: int = 9, length: int = 5) -> TrainingSet:
+def random_set(rows: int = 60, *, seed: int = 0, items: int = 15, users: int = 9, length: int = 5) -> Dataset:
     """A training set by hand; labels follow the first numeric feature and the candidate's content."""
     rng = np.random.default_rng(seed)
     table = random_items(np.random.default_rng(7), items)
@@ -58,7 +58,7 @@ def random_set(rows: int = 60, *, seed: int = 0, items: int = 15, users: int = 9
     label = (rng.random(rows) < 1 / (1 + np.exp(-logit))).astype(np.int8)
     user_ids = np.array([f"u{number}" for number in history], dtype=object)
     rows_of = LabelledRows(user_ids, table.ids[candidate], at_us, label)
-    return TrainingSet(rows_of, seen_as(drawn), candidate, history, history_items, history_us, table)
+    return Dataset(rows_of, seen_as(drawn), candidate, history, history_items, history_us, table)
 
 
 def seen_as(features: Floats) -> Floats:
@@ -76,7 +76,7 @@ def ranker_config(parts: tuple[str, ...], model: ModelSpec, scaling: Scaling, **
     )  # fmt: skip
 
 
-def fitted_to(data: TrainingSet, shape: ItemShape, vocabulary: Vocabulary, spec: ModelSpec) -> Fitted:
+def fitted_to(data: Dataset, shape: ItemShape, vocabulary: Vocabulary, spec: ModelSpec) -> Fitted:
     """The fitted state of every representation, with codewords by hand."""
     seen = seen_in(data, vocabulary, flat_vectors=lambda codes: np.sin(1.0 + codes[:, 2:]).astype(np.float32))
     return {name: representation(name).fit(shape, spec, seen) for name in REPRESENTATIONS}
@@ -84,7 +84,7 @@ def fitted_to(data: TrainingSet, shape: ItemShape, vocabulary: Vocabulary, spec:
 
 def set_with(
     exposures: list[int], clicks: list[int] | None = None, age_days: list[float | None] | None = None
-) -> TrainingSet:
+) -> Dataset:
     """Rows whose item had so many exposures and clicks and was so old (None: of unknown age)."""
     data = random_set(len(exposures))
     numeric = np.zeros_like(data.numeric)

@@ -199,7 +199,7 @@ def test_the_public_surface_is_pinned() -> None:
 
     assert sorted(sidkit.__all__) == ["Repo", "Settings", "SidkitError", "__version__"]
     assert sorted(semantic_ids.__all__) == ["Catalog", "Codebook", "ItemVectors"]
-    assert sorted(ranking.__all__) == ["Ranker", "Scorer", "TrainingSet", "build_training_set"]
+    assert sorted(ranking.__all__) == ["Ranker", "Scorer", "Dataset", "build_dataset"]
     for package in (sidkit, semantic_ids, ranking):
         assert all(getattr(package, name) is not None for name in package.__all__)
     assert sorted(ENCODERS) == ["behaviour", "collaborative", "content"]

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from ranking.data.dataset import TrainingSet
+from ranking.data.dataset import Dataset
 from sidkit.core.repo import Repo
 from sidkit.tables import read_log
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 EXAMPLES, SHOWN, LEAST_HISTORY = 6, 8, 5
 
 
-def example_rows(data: TrainingSet, seed: int = 0) -> npt.NDArray[np.int64]:
+def example_rows(data: Dataset, seed: int = 0) -> npt.NDArray[np.int64]:
     """Random clicked rows of different users with some history: drawn, not chosen, and the same for every arm."""
     length = (data.history_items[data.history] > 0).sum(axis=1)
     fit = np.flatnonzero((data.rows.label == 1) & (length >= LEAST_HISTORY))
@@ -39,7 +39,7 @@ def item_titles(repo: Repo, ids: npt.NDArray[np.object_]) -> dict[str, str]:
     return {item: title for item, title in pairs if title is not None and item in wanted}
 
 
-def attention_examples(ranker: Ranker, data: TrainingSet, titles: Mapping[str, str]) -> list[dict[str, Any]] | None:
+def attention_examples(ranker: Ranker, data: Dataset, titles: Mapping[str, str]) -> list[dict[str, Any]] | None:
     """Per row: the candidate, the score, and per map of scores what got most weight; None without an attention.
 
     Each of ``maps`` has a ``name`` and ``items``: title, id and weight (a mean over heads), heaviest first.
@@ -65,12 +65,12 @@ def attention_examples(ranker: Ranker, data: TrainingSet, titles: Mapping[str, s
     return found
 
 
-def attention_weights(ranker: Ranker, data: TrainingSet) -> dict[str, npt.NDArray[np.float64]] | None:
+def attention_weights(ranker: Ranker, data: Dataset) -> dict[str, npt.NDArray[np.float64]] | None:
     """Weights ``float64 [rows, length]`` per map of scores, means over heads; None for a history without attention."""
-    from ranking.data.batches import TensorSet
+    from ranking.data.batches import Batches
     from ranking.experiments.comparison.explain import attention_maps
 
-    maps = attention_maps(ranker.model, TensorSet(data, ranker.scaling, ranker.vocabulary))
+    maps = attention_maps(ranker.model, Batches(data, ranker.scaling, ranker.vocabulary))
     return {name: each.mean(axis=1, dtype=np.float64) for name, each in maps.items()} or None
 
 

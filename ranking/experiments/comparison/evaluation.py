@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ranking.data.dataset import TrainingSet
-from ranking.data.storage import load_training_set
+from ranking.data.dataset import Dataset
+from ranking.data.storage import load_dataset
 from ranking.evaluation.arms_table import HIGHER_IS_BETTER, METRICS, RESAMPLES, Evaluated, Figure, Row, figures, row
 from ranking.evaluation.judge import enough, refuse_leakage
 from ranking.evaluation.metrics import auc, gauc
@@ -35,14 +35,14 @@ _ROLLED = ("all", "cold")
 class Parts:
     """The rows of one origin; predictions of all arms are of these test rows, in their order."""
 
-    train: TrainingSet
-    validation: TrainingSet
-    test: TrainingSet
+    train: Dataset
+    validation: Dataset
+    test: Dataset
 
     @classmethod
     def load(cls, plan: Plan, key: str) -> Parts:
         """Read a kept frame."""
-        data = load_training_set(plan.frames[key].folder)
+        data = load_dataset(plan.frames[key].folder)
         parts = plan.frames[key].split.parts(data.rows.at_us)
         return cls(*(data.take(parts[name]) for name in ("train", "validation", "test")))
 

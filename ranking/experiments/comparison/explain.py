@@ -6,14 +6,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ranking.data.batches import TensorSet
+from ranking.data.batches import Batches
 from ranking.models.ctr_model import CtrModel
 from ranking.models.representations.rq_opq_gate import RqOpqGateRepresentation
 
 _ROWS = 4096
 
 
-def gate_values(model: CtrModel, data: TensorSet) -> npt.NDArray[np.float64] | None:
+def gate_values(model: CtrModel, data: Batches) -> npt.NDArray[np.float64] | None:
     """The gate ``T`` of each row's candidate, ``float64 [rows]`` (1: the id alone, 0: the codes alone), or None for a model
     without one.
 
@@ -29,7 +29,7 @@ def gate_values(model: CtrModel, data: TensorSet) -> npt.NDArray[np.float64] | N
     return np.concatenate(parts) if parts else np.zeros(0)
 
 
-def attention_maps(model: CtrModel, data: TensorSet) -> dict[str, npt.NDArray[np.float32]]:
+def attention_maps(model: CtrModel, data: Batches) -> dict[str, npt.NDArray[np.float32]]:
     """How much each history item counted, ``float32 [rows, heads, length]`` per score map, newest first; padding has 0.
 
     ``attention`` under ``target_attention``, ``modality`` and ``behaviour`` under ``bidirectional``, nothing under ``mean``.

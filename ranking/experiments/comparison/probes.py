@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ranking.data.dataset import TrainingSet
-from ranking.data.storage import load_training_set
+from ranking.data.dataset import Dataset
+from ranking.data.storage import load_dataset
 from ranking.evaluation.slices import slices
 from ranking.experiments.comparison.attention_examples import attention_examples, example_rows, item_titles
 from ranking.experiments.comparison.trials import Plan
@@ -32,7 +32,7 @@ def probe(repo: Repo, plan: Plan) -> dict[str, Any]:
         :func:`attention_examples` say; arms without a gate or an attention are left out there.
     """
     found: dict[str, dict[str, Any]] = {"mutation": {}, "gates": {}, "attention": {}}
-    data: dict[str, TrainingSet] = {}
+    data: dict[str, Dataset] = {}
     for unit in plan.units:
         details = plan.details(unit)
         if unit.origin or unit.seed or details is None or details["ranker"] is None:
@@ -40,7 +40,7 @@ def probe(repo: Repo, plan: Plan) -> dict[str, Any]:
         if unit.frame not in data:
             data.clear()  # one frame at a time in memory
             frame = plan.frames[unit.frame]
-            whole = load_training_set(frame.folder)
+            whole = load_dataset(frame.folder)
             data[unit.frame] = whole.take(frame.split.parts(whole.rows.at_us)["test"])
         test, ranker = (
             data[unit.frame],
@@ -58,7 +58,7 @@ def probe(repo: Repo, plan: Plan) -> dict[str, Any]:
     return found
 
 
-def mutation(ranker: Ranker, data: TrainingSet, seed: int = 0) -> list[dict[str, Any]]:
+def mutation(ranker: Ranker, data: Dataset, seed: int = 0) -> list[dict[str, Any]]:
     """How far a score moves when the candidate is swapped for another item with the same first codes (after arXiv
     2504.02137, where the loss of such swaps falls as the prefix deepens).
 
@@ -129,15 +129,15 @@ def _partners(
     return np.where(choices > 0, pool[order][np.minimum(drawn, len(pool) - 1)], -1)
 
 
-def gate_curves(ranker: Ranker, data: TrainingSet) -> dict[str, list[dict[str, Any]]] | None:
+def gate_curves(ranker: Ranker, data: Dataset) -> dict[str, list[dict[str, Any]]] | None:
     """The gate by earlier interactions and by age of the item (papers, trap 20); None for an arm without a gate.
 
     ``prior`` and ``age`` list buckets, each with ``name``, ``rows``, the ``mean`` gate and its ``low`` and ``high`` decile.
     """
-    from ranking.data.batches import TensorSet
+    from ranking.data.batches import Batches
     from ranking.experiments.comparison.explain import gate_values
 
-    values = gate_values(ranker.model, TensorSet(data, ranker.scaling, ranker.vocabulary))
+    values = gate_values(ranker.model, Batches(data, ranker.scaling, ranker.vocabulary))
     if values is None:
         return None
     return {

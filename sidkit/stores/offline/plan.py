@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from sidkit.core.arrays import Ints
 from sidkit.stores.offline.parquet import FeatureFiles
-from sidkit.stores.offline.take import gather
+from sidkit.stores.offline.take import take_rows
 
 ROW = "__row"
 AT = "__at_us"
@@ -64,7 +64,7 @@ class ViewRows:
 
     def plain(self, threads: int = 1) -> pa.Table:
         """The features as one row per entity row, null where the view had nothing; so many columns are copied at a time."""
-        return pa.table(gather(self.table.columns, self.index, threads), names=self.table.column_names)
+        return pa.table(take_rows(self.table.columns, self.index, threads), names=self.table.column_names)
 
 
 def entity_rows(keys: dict[str, pa.Array | pa.ChunkedArray], at_us: pa.Array) -> pa.Table:

@@ -22,7 +22,7 @@ from sidkit.stores.offline.duckdb_join import look_up
 from sidkit.stores.offline.duckdb_limits import duckdb_for, told_of
 from sidkit.stores.offline.parquet import FeatureFiles
 from sidkit.stores.offline.plan import ViewPlan, ViewRows, entity_rows
-from sidkit.stores.offline.take import gather
+from sidkit.stores.offline.take import take_rows
 
 Keys = Mapping[str, pa.Array | pa.ChunkedArray]
 Found = TypeVar("Found")
@@ -196,7 +196,7 @@ class _Search:
         if self._kept is None:
             table = self._files.take(self._columns, numbers)
         else:
-            table = pa.table(gather(self._kept.columns, numbers), names=self._columns)
+            table = pa.table(take_rows(self._kept.columns, numbers), names=self._columns)
         place = np.full(len(seen) + 1, -1, dtype=np.int64)
         place[numbers] = np.arange(len(numbers))
         return place[index], self._named(table.combine_chunks())

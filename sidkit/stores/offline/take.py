@@ -19,7 +19,7 @@ _MOST_VALUES = 2**31 - 1
 """Arrow numbers the values of a list column, and the bytes of a string column, in 32 bits."""
 
 
-def gather(
+def take_rows(
     columns: Sequence[pa.ChunkedArray], index: npt.NDArray[np.signedinteger[Any]], threads: int = 1
 ) -> list[pa.ChunkedArray]:
     """``column[index]`` of each column.

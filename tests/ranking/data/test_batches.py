@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from helpers.builders import START
 from helpers.training_builders import random_set
-from ranking.data.batches import TIME_BUCKETS, TensorSet, Vocabulary, gap_bucket
-from ranking.data.dataset import TrainingSet
+from ranking.data.batches import TIME_BUCKETS, Batches, Vocabulary, gap_bucket
+from ranking.data.dataset import Dataset
 from ranking.data.numeric_features import Scaling, numeric_columns
 
 law = settings(max_examples=60, deadline=None, database=None)
@@ -20,10 +20,10 @@ RATE = numeric_columns().index("item_rate_1d")
 """A column that a model sees as it is."""
 
 
-def tensor_set(data: TrainingSet, vocabulary: Vocabulary | None = None) -> TensorSet:
+def tensor_set(data: Dataset, vocabulary: Vocabulary | None = None) -> Batches:
     """The tensors of a set, scaled and numbered by the set itself."""
     scaling = Scaling.fit(data.features, float(data.rows.label.mean()))
-    return TensorSet(data, scaling, vocabulary or Vocabulary.fit(data.rows.item_ids))
+    return Batches(data, scaling, vocabulary or Vocabulary.fit(data.rows.item_ids))
 
 
 def objects(*values: str) -> np.ndarray:
@@ -84,7 +84,7 @@ def test_a_longer_gap_never_has_a_smaller_bucket(gaps_us: list[int]) -> None:
 def test_batches_hold_every_row_exactly_once(rows: int, size: int, shuffled: bool) -> None:
     data = random_set(rows)
     data.numeric[:, RATE] = np.arange(rows)
-    tensors = TensorSet(data, Scaling(0.5, (0.0,) * data.numeric.shape[1], (0.01,) * data.numeric.shape[1]),
+    tensors = Batches(data, Scaling(0.5, (0.0,) * data.numeric.shape[1], (0.01,) * data.numeric.shape[1]),
                         Vocabulary(()))  # fmt: skip
     generator = torch.Generator().manual_seed(3) if shuffled else None
     batches = list(tensors.batches(size, generator))
@@ -139,6 +139,6 @@ def test_a_batch_holds_each_item_once() -> None:
 def test_numeric_features_are_scaled_by_the_scaling_that_is_given() -> None:
     data = random_set(30)
     width = data.numeric.shape[1]
-    tensors = TensorSet(data, Scaling(0.5, (1.0,) * width, (0.5,) * width), Vocabulary(()))
+    tensors = Batches(data, Scaling(0.5, (1.0,) * width, (0.5,) * width), Vocabulary(()))
     expected = np.clip((data.features - 1) / 2, -5, 5)
     assert torch.cat([batch.numeric for batch in tensors.batches(7)]).numpy() == pytest.approx(expected, abs=1e-6)

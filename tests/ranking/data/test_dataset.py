@@ -15,9 +15,9 @@ from helpers.builders import DAY, FinishedJob, complete, fresh_repo, set_world, 
 from helpers.commands import ask_well
 from oracle.features import Oracle
 from oracle.logs import LAST, World, random_world
-from ranking.data.dataset import LabelledRows, TrainingSet, build_training_set, read_rows
+from ranking.data.dataset import Dataset, LabelledRows, build_dataset, read_rows
 from ranking.data.numeric_features import feature_names
-from ranking.data.storage import load_training_set, save_training_set
+from ranking.data.storage import load_dataset, save_dataset
 from semantic_ids.codebook import Codebook
 from semantic_ids.item_vectors import ItemVectors
 from semantic_ids.lifecycle import CodebookSpec, fit, publish
@@ -76,7 +76,7 @@ def test_candidates_and_histories_hold_content_and_codes_as_of_the_row(versioned
     repo, world, codebook = versioned
     rows = rows_of(world.queries)
     length = world.settings.history_length
-    data = build_training_set(open_store(repo), "ctr_tiny", codebook, rows, rate=0.5, history_length=length)
+    data = build_dataset(open_store(repo), "ctr_tiny", codebook, rows, rate=0.5, history_length=length)
     seen = Seen(world, codebook)
     changed = 0
     for row, (user, item, at) in enumerate(world.queries):
@@ -101,7 +101,7 @@ def test_candidates_and_histories_hold_content_and_codes_as_of_the_row(versioned
 
 
 def test_history_excludes_the_click_it_predicts(finished: FinishedJob) -> None:
-    data = load_training_set(finished.repo.runs / "fast" / "frame")
+    data = load_dataset(finished.repo.runs / "fast" / "frame")
     positives = np.flatnonzero(data.rows.label == 1)
     assert len(positives) > 500
     delay = finished.repo.settings.time.delay_us
@@ -168,12 +168,8 @@ def test_every_feature_has_a_value_on_a_replayed_old_log(finished: FinishedJob) 
 def test_a_row_does_not_depend_on_the_other_rows(versioned: tuple[Repo, World, Codebook]) -> None:
     repo, world, codebook = versioned
     store, length = open_store(repo), world.settings.history_length
-    whole = build_training_set(
-        store, "ctr_tiny", codebook, rows_of(world.queries[:300]), rate=0.5, history_length=length
-    )
-    few = build_training_set(
-        store, "ctr_tiny", codebook, rows_of(world.queries[100:110]), rate=0.5, history_length=length
-    )
+    whole = build_dataset(store, "ctr_tiny", codebook, rows_of(world.queries[:300]), rate=0.5, history_length=length)
+    few = build_dataset(store, "ctr_tiny", codebook, rows_of(world.queries[100:110]), rate=0.5, history_length=length)
     np.testing.assert_array_equal(whole.numeric[100:110], few.numeric)
     for row in range(10):
         own, other = few.history_items[few.history[row]], whole.history_items[whole.history[100 + row]]
@@ -186,7 +182,7 @@ def test_rows_that_come_again_add_no_item_and_no_history(versioned: tuple[Repo, 
     repo, world, codebook = versioned
     store, length = open_store(repo), world.settings.history_length
     once, often = (
-        build_training_set(
+        build_dataset(
             store, "ctr_tiny", codebook, rows_of(world.queries[:200] * times), rate=0.5, history_length=length
         )
         for times in (1, 20)
@@ -202,26 +198,26 @@ def test_a_user_and_an_item_that_nobody_knows_give_finite_features(versioned: tu
     repo, world, codebook = versioned
     rows = rows_of([("nobody", "nothing", LAST), ("nobody", "i1", LAST)])
     length = world.settings.history_length
-    data = build_training_set(open_store(repo), "ctr_tiny", codebook, rows, rate=0.5, history_length=length)
+    data = build_dataset(open_store(repo), "ctr_tiny", codebook, rows, rate=0.5, history_length=length)
     assert np.isfinite(data.numeric).all()
     assert data.history.tolist() == [0, 0]
     assert data.numeric[0, feature_names().index("item_without_content")] == 1
 
 
-def test_a_saved_training_set_is_read_back_as_it_was(tmp_path: Path, versioned: tuple[Repo, World, Codebook]) -> None:
+def test_a_saved_dataset_is_read_back_as_it_was(tmp_path: Path, versioned: tuple[Repo, World, Codebook]) -> None:
     repo, world, codebook = versioned
     rows = rows_of(world.queries[:200])
     rows = replace(rows, request_ids=np.array([f"r{k // 3}" for k in range(200)], dtype=object))
     length = world.settings.history_length
-    data = build_training_set(open_store(repo), "ctr_tiny", codebook, rows, rate=0.5, history_length=length)
-    save_training_set(data, tmp_path / "frame")
-    again = load_training_set(tmp_path / "frame")
+    data = build_dataset(open_store(repo), "ctr_tiny", codebook, rows, rate=0.5, history_length=length)
+    save_dataset(data, tmp_path / "frame")
+    again = load_dataset(tmp_path / "frame")
     assert_equal(again, data)
-    save_training_set(data, tmp_path / "frame")
-    assert_equal(load_training_set(tmp_path / "frame"), data)
+    save_dataset(data, tmp_path / "frame")
+    assert_equal(load_dataset(tmp_path / "frame"), data)
 
 
-def assert_equal(left: TrainingSet, right: TrainingSet) -> None:
+def assert_equal(left: Dataset, right: Dataset) -> None:
     for name in ("numeric", "candidate", "history", "history_items", "history_us"):
         np.testing.assert_array_equal(getattr(left, name), getattr(right, name))
     for name in ("ids", "codes", "content"):

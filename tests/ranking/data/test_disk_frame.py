@@ -19,12 +19,12 @@ from helpers.builders import DAY, FAST_PRESET, START, FinishedJob, copy_of, run_
 from helpers.training_builders import random_set
 from ranking.audit.frames import rows_of_run
 from ranking.data.caps import Caps
-from ranking.data.dataset import FrameBuilder, LabelledRows, TrainingSet, feature_readers, read_rows
-from ranking.data.disk_dataset import StreamedSet
-from ranking.data.disk_frame import KeptFrame, StreamedFrame, stream_frame
+from ranking.data.dataset import Dataset, FrameBuilder, LabelledRows, feature_readers, read_rows
+from ranking.data.disk_dataset import DiskDataset
+from ranking.data.disk_frame import DiskFrame, FrameWriter, write_disk_frame
 from ranking.data.labelled_rows import RowsFile, Window, positive_share, read_moments, row_chunks
 from ranking.data.split import TimeSplit
-from ranking.data.storage import load_training_set, save_training_set
+from ranking.data.storage import load_dataset, save_dataset
 from ranking.pipeline.saved_run import read_run
 from ranking.serving.scorer import Scorer
 from semantic_ids.codebook import Codebook
@@ -118,12 +118,14 @@ def test_chunks_of_a_file_are_full_and_in_order(rows: int, size: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def streamed(finished: FinishedJob, tmp_path_factory: pytest.TempPathFactory) -> KeptFrame:
+def streamed(finished: FinishedJob, tmp_path_factory: pytest.TempPathFactory) -> DiskFrame:
     """The frame of the finished job, streamed."""
     folder = tmp_path_factory.mktemp("streamed") / "frame"
     repo = finished.repo
-    stream_frame(repo, finished.facts["codebook"], repo.labelled_rows, split_of(finished), caps_of(finished), folder)
-    return KeptFrame.load(folder)
+    write_disk_frame(
+        repo, finished.facts["codebook"], repo.labelled_rows, split_of(finished), caps_of(finished), folder
+    )
+    return DiskFrame.load(folder)
 
 
 def split_of(finished: FinishedJob) -> TimeSplit:
@@ -134,7 +136,7 @@ def caps_of(finished: FinishedJob) -> Caps:
     return Caps(15_000, 60_000)
 
 
-def by_row(data: TrainingSet) -> dict[tuple[str, str, int], tuple[object, ...]]:
+def by_row(data: Dataset) -> dict[tuple[str, str, int], tuple[object, ...]]:
     """Everything that a row says, by what it is."""
     rows, items = data.rows, data.items
     assert rows.had_before is not None
@@ -151,8 +153,8 @@ def by_row(data: TrainingSet) -> dict[tuple[str, str, int], tuple[object, ...]]:
     return found
 
 
-def test_a_streamed_frame_holds_what_the_frame_in_memory_holds(finished: FinishedJob, streamed: KeptFrame) -> None:
-    whole = load_training_set(finished.repo.runs / "fast" / "frame")
+def test_a_streamed_frame_holds_what_the_frame_in_memory_holds(finished: FinishedJob, streamed: DiskFrame) -> None:
+    whole = load_dataset(finished.repo.runs / "fast" / "frame")
     assert streamed.streamed is not None
     assert len(streamed) == len(whole)
     parts = split_of(finished).parts(whole.rows.at_us)
@@ -166,10 +168,10 @@ def test_a_streamed_frame_holds_what_the_frame_in_memory_holds(finished: Finishe
 def test_items_and_histories_are_distinct_over_all_chunks(finished: FinishedJob, tmp_path: Path) -> None:
     rows = read_rows(finished.repo.labelled_rows).take(np.arange(6000, 6900))
 
-    def written(size: int) -> KeptFrame:
+    def written(size: int) -> DiskFrame:
         chunks = (rows.take(np.arange(at, min(at + size, 900))) for at in range(0, 900, size))
         frame_of(finished).write(chunks, rows.take(np.arange(10)), tmp_path / str(size), group_rows=100)
-        return KeptFrame.load(tmp_path / str(size))
+        return DiskFrame.load(tmp_path / str(size))
 
     few, many = written(900), written(100)
     assert by_row(few.take(np.arange(900))) == by_row(many.take(np.arange(900)))
@@ -181,11 +183,11 @@ def test_items_and_histories_are_distinct_over_all_chunks(finished: FinishedJob,
         assert len(listed) == len(data.history_items) == len(few.data.history_items)
 
 
-def frame_of(finished: FinishedJob) -> StreamedFrame:
+def frame_of(finished: FinishedJob) -> FrameWriter:
     repo = finished.repo
     of_rows, look_up = feature_readers(open_store(repo), finished.told["artifacts"]["feature_service"])
     book = Codebook.load(repo.codebooks / finished.facts["codebook"])
-    return StreamedFrame(of_rows, FrameBuilder(book, look_up, rate=0.1, history_length=5))
+    return FrameWriter(of_rows, FrameBuilder(book, look_up, rate=0.1, history_length=5))
 
 
 def test_a_chunk_is_gone_before_the_next_but_one_comes(finished: FinishedJob, tmp_path: Path) -> None:
@@ -202,7 +204,7 @@ def test_a_chunk_is_gone_before_the_next_but_one_comes(finished: FinishedJob, tm
             del chunk
 
     frame_of(finished).write(chunks(), rows.take(np.arange(5)), tmp_path / "frame", group_rows=100)
-    assert KeptFrame.load(tmp_path / "frame").streamed is not None
+    assert DiskFrame.load(tmp_path / "frame").streamed is not None
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
@@ -210,7 +212,7 @@ def test_a_writer_that_dies_half_way_leaves_the_old_frame(
     finished: FinishedJob, tmp_path: Path, error: type[BaseException]
 ) -> None:
     folder, old = tmp_path / "frame", random_set(20)
-    save_training_set(old, folder)
+    save_dataset(old, folder)
     rows = read_rows(finished.repo.labelled_rows)
 
     def chunks() -> Iterator[LabelledRows]:
@@ -219,12 +221,12 @@ def test_a_writer_that_dies_half_way_leaves_the_old_frame(
 
     with pytest.raises(error):
         frame_of(finished).write(chunks(), rows.take(np.arange(5)), folder, group_rows=50)
-    np.testing.assert_array_equal(load_training_set(folder).numeric, old.numeric)
+    np.testing.assert_array_equal(load_dataset(folder).numeric, old.numeric)
     assert [path.name for path in tmp_path.iterdir()] == ["frame"]
     frame_of(finished).write(iter([rows.take(np.arange(200))]), rows.take(np.arange(5)), folder, group_rows=50)
-    assert len(KeptFrame.load(folder)) == 205
-    save_training_set(old, folder)
-    assert KeptFrame.load(folder).streamed is None
+    assert len(DiskFrame.load(folder)) == 205
+    save_dataset(old, folder)
+    assert DiskFrame.load(folder).streamed is None
 
 
 def test_a_job_that_streams_serves_its_rankers_and_is_audited(finished: FinishedJob, tmp_path: Path) -> None:
@@ -242,12 +244,12 @@ def test_a_job_that_streams_serves_its_rankers_and_is_audited(finished: Finished
     run = repo.runs / "fast"
     assert (run / "frame" / "train.parquet").exists()
     facts = read_facts(run / "stages.json", "frame")
-    assert facts["streamed"] and facts["ends"][-1] == len(KeptFrame.load(run / "frame"))
+    assert facts["streamed"] and facts["ends"][-1] == len(DiskFrame.load(run / "frame"))
     assert {arm["arm"]: arm["auc"] > 0.5 for arm in job.told["arms"]} == {"id_codes": True, "gbdt": True}
 
     ranker = job.told["artifacts"]["serving_ranker"]
     assert "id_codes" in ranker
-    item_ids = [str(item) for item in load_training_set(run / "frame").items.ids[1:6]]
+    item_ids = [str(item) for item in load_dataset(run / "frame").items.ids[1:6]]
     scores = Scorer(repo).score("u1", item_ids, job.facts["as_of_us"] + DAY)
     assert ((scores > 0) & (scores < 1)).all()
 
@@ -256,6 +258,6 @@ def test_a_job_that_streams_serves_its_rankers_and_is_audited(finished: Finished
     trained = audited.at_us < split_of(finished).train_end_us
     assert 20 < trained.sum() < 200, "training rows on disk are audited as the others are"
     context = read_run(repo, str(preset))
-    assert not isinstance(context.train, StreamedSet) and 0 < len(context.train) < facts["ends"][0]
+    assert not isinstance(context.train, DiskDataset) and 0 < len(context.train) < facts["ends"][0]
     again = run_fast_job(repo.path, preset)
     assert again.told["stages"] == job.told["stages"], "everything was kept"

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.builders import DAY, START
-from ranking.data.dataset import LabelledRows, TrainingSet, assemble
+from ranking.data.dataset import Dataset, LabelledRows, assemble
 from ranking.data.item_table import ItemTable, ItemTableBuilder
 from ranking.data.numeric_features import WINDOWS
 from semantic_ids.codebook import Codebook
@@ -256,7 +256,7 @@ def look_up(item_ids: np.ndarray, at_us: np.ndarray) -> Mapping[str, ViewRows]:
     }
 
 
-def assembled(histories: list[list[str] | None], index: list[int], at_us: list[int], length: int) -> TrainingSet:
+def assembled(histories: list[list[str] | None], index: list[int], at_us: list[int], length: int) -> Dataset:
     rows = LabelledRows(
         objects(*("u" for _ in index)), objects(*("candidate" for _ in index)), np.array(at_us),
         np.zeros(len(index), dtype=np.int8),

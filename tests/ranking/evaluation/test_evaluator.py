@@ -12,7 +12,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from helpers.builders import DAY, START, FinishedJob
 from helpers.training_builders import set_with
-from ranking.data.dataset import TrainingSet
+from ranking.data.dataset import Dataset
 from ranking.evaluation.bootstrap import auc_difference, auc_interval
 from ranking.evaluation.judge import LEAST_PER_CLASS, RESAMPLES, enough, judge, refuse_leakage
 from ranking.evaluation.metrics import gauc
@@ -23,7 +23,7 @@ from sidkit.core.clock import iso
 from sidkit.core.errors import EvaluationError, LeakageError
 
 
-def world(rows: int = 500, cold: int = 200, users: int = 40) -> tuple[TrainingSet, np.ndarray]:
+def world(rows: int = 500, cold: int = 200, users: int = 40) -> tuple[Dataset, np.ndarray]:
     """Rows of which the first ``cold`` are of cold items, and their true probabilities."""
     rng = np.random.default_rng(0)
     data = set_with([3] * cold + [50] * (rows - cold), age_days=[2.0] * rows)
@@ -38,7 +38,7 @@ NOISY = np.clip(TRUTH + 0.2 * np.random.default_rng(1).normal(size=len(TRUTH)), 
 NOISE = np.random.default_rng(2).uniform(0.01, 0.99, len(TRUTH))
 
 
-def relabelled(data: TrainingSet, **changes: np.ndarray) -> TrainingSet:
+def relabelled(data: Dataset, **changes: np.ndarray) -> Dataset:
     return dataclasses.replace(data, rows=dataclasses.replace(data.rows, **changes))
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.training_builders import random_set
-from ranking.data.dataset import TrainingSet
+from ranking.data.dataset import Dataset
 from ranking.data.numeric_features import numeric_columns
 from ranking.evaluation.paper_slices import SliceCuts, paper_slices
 from ranking.evaluation.slices import slices
@@ -26,7 +26,7 @@ ROWS = st.lists(
 )  # fmt: skip
 
 
-def told(rows: list[Row]) -> TrainingSet:
+def told(rows: list[Row]) -> Dataset:
     data = random_set(len(rows))
     names = numeric_columns()
     numeric = np.zeros_like(data.numeric)

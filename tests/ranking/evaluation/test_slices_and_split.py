@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from helpers.builders import DAY, START, moments
 from helpers.training_builders import set_with
-from ranking.data.dataset import TrainingSet, read_rows
+from ranking.data.dataset import Dataset, read_rows
 from ranking.data.split import TimeSplit, check_both_classes
 from ranking.evaluation.slices import COLD_BELOW, prior_interactions, slices
 from sidkit.core.config import SplitSettings
@@ -25,7 +25,7 @@ law = settings(max_examples=100, deadline=None, database=None)
 COUNTS = st.integers(0, 2_000_000)
 
 
-def rows_in(data: TrainingSet, name: str) -> list[int]:
+def rows_in(data: Dataset, name: str) -> list[int]:
     found = slices(data)
     return np.flatnonzero(found[name]).tolist() if name in found else []
 

@@ -19,7 +19,7 @@ from rich.console import Console
 from helpers.builders import copy_of, dies, reseal
 from helpers.commands import ask_well
 from helpers.comparison_builders import IMPRESSIONS, arm_file, compare, small_spec
-from ranking.data.storage import load_training_set
+from ranking.data.storage import load_dataset
 from ranking.evaluation.metrics import auc
 from ranking.experiments.comparison import trials
 from ranking.experiments.comparison.arms import load_arms
@@ -115,7 +115,7 @@ def test_the_rows_have_the_stated_shape_and_the_stated_baselines(every: Compared
 def test_the_means_are_those_of_the_predictions(every: Compared) -> None:
     repo, facts = every
     frames = repo.runs / "comparison" / "frames"
-    data = load_training_set(next(frames.glob("rqkmeans*-o0")))
+    data = load_dataset(next(frames.glob("rqkmeans*-o0")))
     label = data.rows.label[-facts["slices"]["all"]["rows"] :]
     means = {row["arm"]: row["mean"] for row in facts["rows"] if row["slice"] == "all" and row["metric"] == "auc"}
     for arm in facts["arms"]:
@@ -284,7 +284,7 @@ def test_an_earlier_origin_never_sees_what_comes_after_its_end(tmp_path: Path) -
     repo, facts = compare(tmp_path / "first", arms, calm, origins=2)
     frame = next(path for path in (repo.runs / "comparison" / "frames").iterdir() if path.name.endswith("-o0"))
     ends = read_facts(repo.runs / "comparison" / "stages.json", f"frame:{frame.name}")["ends"]
-    first_test_row = int(load_training_set(frame).rows.at_us[ends[1]])
+    first_test_row = int(load_dataset(frame).rows.at_us[ends[1]])
     # The earlier origin ends where the latest one's test rows begin.
     stormy = source_with_another_future(tmp_path / "stormy", Path(calm), first_test_row)
     other, _ = compare(tmp_path / "second", arms, stormy, origins=2)

@@ -12,9 +12,9 @@ import pytest
 from helpers.builders import FAST_PRESET, FinishedJob
 from helpers.commands import ask_well
 from helpers.training_builders import set_with
-from ranking.data.dataset import TrainingSet
+from ranking.data.dataset import Dataset
 from ranking.data.numeric_features import numeric_columns
-from ranking.data.storage import load_training_set
+from ranking.data.storage import load_dataset
 from ranking.evaluation.metrics import auc
 from ranking.experiments.leakage import is_aggregate, judge_leakage, leaked_aggregates, measure_leakage
 from semantic_ids.catalog import Catalog
@@ -22,20 +22,20 @@ from sidkit.core.errors import ArtifactMissingError, EvaluationError
 
 
 @pytest.fixture(scope="module")
-def sound(finished: FinishedJob) -> TrainingSet:
-    return load_training_set(finished.repo.runs / "fast" / "frame")
+def sound(finished: FinishedJob) -> Dataset:
+    return load_dataset(finished.repo.runs / "fast" / "frame")
 
 
 @pytest.fixture(scope="module")
-def leaked(finished: FinishedJob, sound: TrainingSet) -> TrainingSet:
+def leaked(finished: FinishedJob, sound: Dataset) -> Dataset:
     return leaked_aggregates(finished.repo, sound, Catalog.open(finished.repo).serving_codebook().service_name, 0.1)
 
 
-def column(data: TrainingSet, name: str) -> np.ndarray:
+def column(data: Dataset, name: str) -> np.ndarray:
     return data.numeric[:, numeric_columns().index(name)]
 
 
-def test_leaked_counts_are_those_of_the_whole_log(finished: FinishedJob, leaked: TrainingSet) -> None:
+def test_leaked_counts_are_those_of_the_whole_log(finished: FinishedJob, leaked: Dataset) -> None:
     log = (
         pq.read_table(finished.repo.labelled_rows).group_by("item_id").aggregate([("label", "sum"), ("label", "count")])
     )
@@ -47,7 +47,7 @@ def test_leaked_counts_are_those_of_the_whole_log(finished: FinishedJob, leaked:
     assert told == pytest.approx([shown[item] for item in leaked.rows.item_ids], rel=1e-4)
 
 
-def test_nothing_but_counts_is_leaked(sound: TrainingSet, leaked: TrainingSet) -> None:
+def test_nothing_but_counts_is_leaked(sound: Dataset, leaked: Dataset) -> None:
     for at, name in enumerate(numeric_columns()):
         same = np.array_equal(sound.numeric[:, at], leaked.numeric[:, at])
         assert same == (not is_aggregate(name)), name

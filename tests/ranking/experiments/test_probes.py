@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.training_builders import CONTENT_DIM, SIZES, random_set, seen_as
-from ranking.data.batches import TensorSet, Vocabulary
-from ranking.data.dataset import TrainingSet
+from ranking.data.batches import Batches, Vocabulary
+from ranking.data.dataset import Dataset
 from ranking.data.numeric_features import Scaling, feature_names
 from ranking.experiments.comparison.attention_examples import (
     LEAST_HISTORY,
@@ -36,7 +36,7 @@ DRAWN = random_set(300, items=40, users=30, length=8)
 DATA = dataclasses.replace(DRAWN, numeric=seen_as(np.abs(DRAWN.features)))  # counts are never negative
 
 
-def judge(score: Callable[[TrainingSet], np.ndarray]) -> Ranker:
+def judge(score: Callable[[Dataset], np.ndarray]) -> Ranker:
     """A ranker that scores as told."""
     config = SimpleNamespace(residual_levels=None, sizes=SIZES)
     return cast("Ranker", SimpleNamespace(config=config, score=score))
@@ -46,7 +46,7 @@ def judge(score: Callable[[TrainingSet], np.ndarray]) -> Ranker:
 def test_a_ranker_that_reads_so_many_codes_is_not_moved_by_swaps_that_share_them(deep: int) -> None:
     weight = np.array([100.0, 10.0, 1.0])[:deep]
 
-    def score(data: TrainingSet) -> np.ndarray:
+    def score(data: Dataset) -> np.ndarray:
         codes = data.items.codes[data.candidate][:, :deep]
         return (codes @ weight if deep else np.zeros(len(data))) + data.features[:, 0]
 
@@ -104,7 +104,7 @@ def ranker(representations: tuple[str, ...], **spec: Any) -> Ranker:
 
 def test_gates_are_told_by_bucket_and_only_where_there_are_gates() -> None:
     gated = ranker(("rq_opq_gate",))
-    values = gate_values(gated.model, TensorSet(DATA, gated.scaling, gated.vocabulary))
+    values = gate_values(gated.model, Batches(DATA, gated.scaling, gated.vocabulary))
     curves = gate_curves(gated, DATA)
     assert values is not None
     assert curves is not None

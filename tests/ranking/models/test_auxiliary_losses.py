@@ -312,7 +312,7 @@ def test_a_batch_without_codes_trains_without_nan() -> None:
 def test_training_adds_the_losses_of_the_parts() -> None:
     from helpers.training_builders import CONTENT_DIM, fitted_to, random_set
     from helpers.training_builders import SIZES as SET_SIZES
-    from ranking.data.batches import TensorSet, Vocabulary
+    from ranking.data.batches import Batches, Vocabulary
     from ranking.data.numeric_features import Scaling, feature_names
     from ranking.models.ctr_model import CtrModel
 
@@ -323,7 +323,7 @@ def test_training_adds_the_losses_of_the_parts() -> None:
     def weights(weight: float) -> dict[str, torch.Tensor]:
         spec = ModelSpec(dim=4, hidden=(8,), dropout=0.0, transfer_weight=weight, contrast_weight=0.0)
         fitted = fitted_to(data, shape, vocabulary, spec)
-        tensors = [TensorSet(data, scaling, vocabulary) for _ in range(2)]
+        tensors = [Batches(data, scaling, vocabulary) for _ in range(2)]
         once = TrainingSpec(epochs=1, batch_rows=40)
         return train(
             lambda: CtrModel(("rq_opq_gate",), shape, len(feature_names()), spec, fitted),

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.training_builders import random_set, ranker_config, seen_as
-from ranking.data.batches import TensorSet, vocabulary_of
-from ranking.data.dataset import TrainingSet
+from ranking.data.batches import Batches, vocabulary_of
+from ranking.data.dataset import Dataset
 from ranking.data.numeric_features import Scaling
 from ranking.models import numeric_bins
 from ranking.models.numeric_bins import Edges, NumericBins, binned, quantile_edges
@@ -70,7 +70,7 @@ def test_how_training_rows_are_cut_makes_no_difference(cut: int, monkeypatch: py
     assert quantile_edges(chunks, 4) == quantile_edges([rows], 4) == quantile_edges([rows[::8]], 4)
 
 
-def bump() -> TrainingSet:
+def bump() -> Dataset:
     """Rows whose label depends on the middle of one numeric feature, which no straight line finds."""
     data = random_set(4_000)
     features = np.zeros_like(data.features)
@@ -79,7 +79,7 @@ def bump() -> TrainingSet:
     return dataclasses.replace(data, numeric=seen_as(features), rows=rows)
 
 
-def config_of(data: TrainingSet, bins: int, **model: Any) -> RankerConfig:
+def config_of(data: Dataset, bins: int, **model: Any) -> RankerConfig:
     scaling = Scaling.fit(data.features, 0.3)
     if bins:
         scaling = binned(scaling, [data.features], bins)
@@ -87,10 +87,10 @@ def config_of(data: TrainingSet, bins: int, **model: Any) -> RankerConfig:
     return ranker_config(("id",), spec, scaling)
 
 
-def trained(data: TrainingSet, config: RankerConfig) -> tuple[Ranker, float]:
+def trained(data: Dataset, config: RankerConfig) -> tuple[Ranker, float]:
     vocabulary = vocabulary_of(data)
     scaling = Ranker(make_model(config, vocabulary), vocabulary, config).scaling
-    tensors = [TensorSet(data, scaling, vocabulary) for _ in range(2)]
+    tensors = [Batches(data, scaling, vocabulary) for _ in range(2)]
     spec = TrainingSpec(epochs=5, learning_rate=3e-2)
     found = train(lambda: make_model(config, vocabulary), *tensors, spec, seed=0, threads=1)
     return Ranker(found.model, vocabulary, config), max(found.validation_auc)

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.training_builders import CONTENT_DIM, random_set, ranker_config
-from ranking.data.batches import TensorSet, Vocabulary, seen_in
-from ranking.data.dataset import TrainingSet
+from ranking.data.batches import Batches, Vocabulary, seen_in
+from ranking.data.dataset import Dataset
 from ranking.data.numeric_features import Scaling
 from ranking.models.histories import HISTORIES
 from ranking.models.representations import BEHAVIOUR, REPRESENTATIONS
@@ -72,7 +72,7 @@ def test_a_score_depends_on_its_own_row_alone(ranker: Ranker, chosen: list[int],
     rows = np.array(chosen)
     alone = ranker.score(DATA)[rows]
     assert ranker.score(DATA.take(rows)) == pytest.approx(alone, abs=1e-6)
-    tensors = TensorSet(DATA.take(rows), SCALING, VOCABULARY)
+    tensors = Batches(DATA.take(rows), SCALING, VOCABULARY)
     with torch.inference_mode():
         told = torch.cat([torch.sigmoid(ranker.model(batch)) for batch in tensors.batches(size)])
     assert told.numpy() == pytest.approx(alone, abs=1e-6)
@@ -96,7 +96,7 @@ def test_neither_more_padding_nor_what_stands_in_it_changes_a_score(ranker: Rank
 @pytest.mark.parametrize("ranker", RANKERS, ids=NAMES)
 def test_an_empty_history_gives_zeros_whoever_asks(ranker: Ranker) -> None:
     empty = dataclasses.replace(DATA, history=np.zeros(len(DATA), dtype=np.int32))
-    batch = TensorSet(empty, SCALING, VOCABULARY).batch(torch.arange(len(DATA)))
+    batch = Batches(empty, SCALING, VOCABULARY).batch(torch.arange(len(DATA)))
     pooled: list[torch.Tensor] = []
     hooks = [pool.register_forward_hook(lambda *given: pooled.append(given[2])) for pool in ranker.model.pools]
     ranker.model(batch)
@@ -134,7 +134,7 @@ def test_items_that_training_never_saw_and_items_without_codes_get_finite_scores
 @pytest.mark.parametrize("case", CASES, ids=NAMES)
 def test_gradients_are_finite_and_reach_every_parameter(case: tuple[tuple[str, ...], ModelSpec]) -> None:
     model = ranker_of(*case).model.train()
-    batch = TensorSet(DATA, SCALING, VOCABULARY).batch(torch.arange(len(DATA)))
+    batch = Batches(DATA, SCALING, VOCABULARY).batch(torch.arange(len(DATA)))
     loss = torch.nn.functional.binary_cross_entropy_with_logits(model(batch), batch.label)
     sum(model.auxiliary(batch).values(), start=loss).backward()
     for name, parameter in model.named_parameters():
@@ -145,7 +145,7 @@ def test_gradients_are_finite_and_reach_every_parameter(case: tuple[tuple[str, .
 
 @pytest.mark.parametrize("ranker", RANKERS, ids=NAMES)
 def test_matches_computed_before_change_no_score(ranker: Ranker) -> None:
-    tensors = TensorSet(DATA, SCALING, VOCABULARY)
+    tensors = Batches(DATA, SCALING, VOCABULARY)
     plain = predict(ranker.model, tensors)
     with torch.no_grad():
         tensors.keep_matches(torch.cat([ranker.model.matches(batch) for batch in tensors.batches(7)]))
@@ -156,6 +156,6 @@ def test_every_representation_is_under_test() -> None:
     assert {name for parts, _ in CASES for name in parts} == set(REPRESENTATIONS)
 
 
-def test_a_training_set_on_no_rows_gives_no_scores() -> None:
-    none: TrainingSet = DATA.take(np.zeros(0, dtype=np.int64))
+def test_a_dataset_on_no_rows_gives_no_scores() -> None:
+    none: Dataset = DATA.take(np.zeros(0, dtype=np.int64))
     assert RANKERS[0].score(none).shape == (0,)

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from helpers.builders import FinishedJob, copy_of, sidkit
-from ranking.data.dataset import LabelledRows, build_training_set
+from ranking.data.dataset import LabelledRows, build_dataset
 from ranking.serving.scorer import Scorer
 from ranking.training.ranker import Ranker
 from semantic_ids import lifecycle
@@ -77,7 +77,7 @@ def offline_scores(repo: Repo, user: str, items: list[str], at_us: int) -> np.nd
     codebook = Codebook.load(repo.codebooks / record.codebook)
     length = ranker.config.history_length
     rate = ranker.scaling.rate
-    data = build_training_set(open_store(repo), record.service, codebook, rows, rate=rate, history_length=length)
+    data = build_dataset(open_store(repo), record.service, codebook, rows, rate=rate, history_length=length)
     return ranker.score(data)
 
 

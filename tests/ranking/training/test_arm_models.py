@@ -12,7 +12,7 @@ from test_arms import context_of
 
 from helpers.training_builders import SIZES, random_set
 from ranking.data.control_codes import random_codes
-from ranking.data.dataset import TrainingSet
+from ranking.data.dataset import Dataset
 from ranking.data.item_table import ItemTable
 from ranking.models.spec import ModelSpec
 from ranking.pipeline.presets import load_preset
@@ -159,7 +159,7 @@ def test_an_arm_is_trained_and_its_artefact_scores_the_same(tmp_path: Path, arm:
 def test_what_is_fitted_does_not_depend_on_validation_or_test_rows(tmp_path: Path) -> None:
     arm = ArmSpec(representations=("rq_opq_gate", "spm"))
 
-    def fitted(folder: str, **changes: TrainingSet) -> dict[str, np.ndarray]:
+    def fitted(folder: str, **changes: Dataset) -> dict[str, np.ndarray]:
         context = context_of(tmp_path / folder, **changes)
         context = dataclasses.replace(context, quantizer=codewords(), serving={**context.serving, "residual_levels": 1})
         train_arm(context, "arm", arm, 0, "ranker")

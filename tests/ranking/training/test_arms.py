@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.training_builders import DESCRIBE, SERVING, random_set, seen_as
-from ranking.data.dataset import TrainingSet
+from ranking.data.dataset import Dataset
 from ranking.data.item_table import ItemTable
 from ranking.data.numeric_features import Scaling
 from ranking.models.spec import ModelSpec
@@ -41,7 +41,7 @@ SPEC = RankerSpec(
 )
 
 
-def context_of(folder: Path, **changes: TrainingSet) -> TrainingContext:
+def context_of(folder: Path, **changes: Dataset) -> TrainingContext:
     parts = {
         "train": random_set(200, seed=1),
         "validation": random_set(100, seed=2),

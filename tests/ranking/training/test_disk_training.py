@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 from helpers.training_builders import CONTENT_DIM, DESCRIBE, SERVING, SIZES, fitted_to, random_set
 from ranking.data.batch import Batch
-from ranking.data.batches import TensorSet, Vocabulary, seen_in, vocabulary_of
-from ranking.data.dataset import FrameRows, TrainingSet
-from ranking.data.disk_batches import StreamedTensorSet
-from ranking.data.disk_dataset import StreamedSet, StreamWriter
+from ranking.data.batches import Batches, Vocabulary, seen_in, vocabulary_of
+from ranking.data.dataset import Dataset, FrameRows
+from ranking.data.disk_batches import DiskBatches
+from ranking.data.disk_dataset import DiskDataset, DiskDatasetWriter
 from ranking.data.numeric_features import Moments, Scaling, feature_names
 from ranking.models.ctr_model import CtrModel
 from ranking.models.representations.base import ItemShape
@@ -41,29 +41,29 @@ MODEL = ModelSpec(dim=4, hidden=(8,), dropout=0.3, id_dropout=0.2, history="bidi
 SPEC = TrainingSpec(epochs=3, patience=3, batch_rows=32, learning_rate=0.01, table_learning_rate=0.01)
 
 
-def streamed(data: TrainingSet, folder: Path, group_rows: int, chunk_rows: int | None = None) -> StreamedSet:
+def streamed(data: Dataset, folder: Path, group_rows: int, chunk_rows: int | None = None) -> DiskDataset:
     """The rows of a set on disk."""
-    writer = StreamWriter(folder / "train.parquet", group_rows)
+    writer = DiskDatasetWriter(folder / "train.parquet", group_rows)
     whole = FrameRows(data.rows, data.numeric, data.candidate, data.history)
     step = chunk_rows or len(data)
     for start in range(0, len(data), step):
         writer.add(whole.take(np.arange(start, min(start + step, len(data)))))
     writer.close()
-    return StreamedSet(folder / "train.parquet", data.history_items, data.history_us, data.items)
+    return DiskDataset(folder / "train.parquet", data.history_items, data.history_us, data.items)
 
 
-def numbered(rows: int) -> TrainingSet:
+def numbered(rows: int) -> Dataset:
     """Rows that their time tells apart."""
     data = random_set(rows)
     return dataclasses.replace(data, rows=dataclasses.replace(data.rows, at_us=np.arange(rows)))
 
 
 @cache
-def on_disk(rows: int, group_rows: int) -> StreamedSet:
+def on_disk(rows: int, group_rows: int) -> DiskDataset:
     return streamed(numbered(rows), Path(tempfile.mkdtemp(prefix="sidkit-test-")), group_rows)
 
 
-def order_of(tensors: StreamedTensorSet | TensorSet, size: int, generator: torch.Generator | None) -> list[list[int]]:
+def order_of(tensors: DiskBatches | Batches, size: int, generator: torch.Generator | None) -> list[list[int]]:
     return [batch.at_us.tolist() for batch in tensors.batches(size, generator)]
 
 
@@ -72,7 +72,7 @@ def order_of(tensors: StreamedTensorSet | TensorSet, size: int, generator: torch
 def test_every_row_comes_once_per_epoch_in_full_batches(
     rows: int, group_rows: int, buffer_rows: int, size: int, seed: int
 ) -> None:
-    tensors = StreamedTensorSet(on_disk(rows, group_rows), SCALING, VOCABULARY, buffer_rows)
+    tensors = DiskBatches(on_disk(rows, group_rows), SCALING, VOCABULARY, buffer_rows)
     assert len(tensors) == rows
     generator = torch.Generator().manual_seed(seed)
     for _ in range(2):
@@ -86,8 +86,8 @@ def test_every_row_comes_once_per_epoch_in_full_batches(
 @law
 @given(st.integers(1, 60), st.integers(1, 20), st.integers(1, 60), st.integers(0, 3))
 def test_a_batch_holds_what_its_rows_hold_in_memory(rows: int, group_rows: int, buffer_rows: int, seed: int) -> None:
-    tensors = StreamedTensorSet(on_disk(rows, group_rows), SCALING, VOCABULARY, buffer_rows)
-    memory = TensorSet(numbered(rows), SCALING, VOCABULARY)
+    tensors = DiskBatches(on_disk(rows, group_rows), SCALING, VOCABULARY, buffer_rows)
+    memory = Batches(numbered(rows), SCALING, VOCABULARY)
     for batch in tensors.batches(7, torch.Generator().manual_seed(seed)):
         assert same_batch(batch, memory.batch(batch.at_us))
 
@@ -104,7 +104,7 @@ def same_batch(left: Batch, right: Batch) -> bool:
 
 
 def test_the_seed_decides_the_order_and_each_epoch_has_its_own() -> None:
-    tensors = StreamedTensorSet(on_disk(60, 7), SCALING, VOCABULARY, 20)
+    tensors = DiskBatches(on_disk(60, 7), SCALING, VOCABULARY, 20)
     first, again, other = (torch.Generator().manual_seed(seed) for seed in (0, 0, 1))
     epochs = [[order_of(tensors, 8, generator) for _ in range(2)] for generator in (first, again, other)]
     assert epochs[0] == epochs[1] != epochs[2]
@@ -112,7 +112,7 @@ def test_the_seed_decides_the_order_and_each_epoch_has_its_own() -> None:
 
 
 def test_rows_of_one_group_part_and_rows_of_several_meet() -> None:
-    tensors = StreamedTensorSet(on_disk(70, 7), SCALING, VOCABULARY, 21)
+    tensors = DiskBatches(on_disk(70, 7), SCALING, VOCABULARY, 21)
     generator = torch.Generator().manual_seed(0)
     together = set()
     for _ in range(20):
@@ -124,7 +124,7 @@ def test_rows_of_one_group_part_and_rows_of_several_meet() -> None:
 
 
 def trained(
-    training: TensorSet | StreamedTensorSet, spec: TrainingSpec = SPEC, *, killed_at: int = -1, kept: Path | None = None
+    training: Batches | DiskBatches, spec: TrainingSpec = SPEC, *, killed_at: int = -1, kept: Path | None = None
 ) -> Trained:
     class Fragile(CtrModel):
         calls = 0
@@ -138,7 +138,7 @@ def trained(
     def made() -> CtrModel:
         return Fragile(PARTS, SHAPE, len(feature_names()), MODEL, fitted_to(DATA, SHAPE, VOCABULARY, MODEL))
 
-    validation = TensorSet(VALIDATION, SCALING, VOCABULARY)
+    validation = Batches(VALIDATION, SCALING, VOCABULARY)
     return train(made, training, validation, spec, seed=0, threads=1, checkpoint=kept)
 
 
@@ -146,8 +146,8 @@ def test_with_all_rows_in_one_buffer_the_weights_are_those_of_training_in_memory
     """The same order and the same numbers; of the matches, which are standardised by a mean and a deviation that are summed in
     another order, the last digit may differ. Everything else is the same bit by bit.
     """
-    ours = trained(StreamedTensorSet(streamed(DATA, tmp_path, 40), SCALING, VOCABULARY)).model.state_dict()
-    theirs = trained(TensorSet(DATA, SCALING, VOCABULARY)).model.state_dict()
+    ours = trained(DiskBatches(streamed(DATA, tmp_path, 40), SCALING, VOCABULARY)).model.state_dict()
+    theirs = trained(Batches(DATA, SCALING, VOCABULARY)).model.state_dict()
     for name in theirs:
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-4, atol=1e-5)
 
@@ -156,16 +156,16 @@ def test_without_matches_one_buffer_gives_the_same_weights_bit_by_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(CtrModel, "scale_matches", lambda model, matches: None)
-    ours = trained(StreamedTensorSet(streamed(DATA, tmp_path, 40), SCALING, VOCABULARY)).model.state_dict()
-    theirs = trained(TensorSet(DATA, SCALING, VOCABULARY)).model.state_dict()
+    ours = trained(DiskBatches(streamed(DATA, tmp_path, 40), SCALING, VOCABULARY)).model.state_dict()
+    theirs = trained(Batches(DATA, SCALING, VOCABULARY)).model.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 @pytest.mark.parametrize("killed_at", [3, 9, 14])
 def test_a_killed_streamed_training_ends_with_the_weights_it_would_have_had(tmp_path: Path, killed_at: int) -> None:
     # An epoch is five training batches, from four buffers, and one of validation.
-    def tensors() -> StreamedTensorSet:
-        return StreamedTensorSet(StreamedSet(data.path, data.history_items, data.history_us, data.items), SCALING,
+    def tensors() -> DiskBatches:
+        return DiskBatches(DiskDataset(data.path, data.history_items, data.history_us, data.items), SCALING,
                                  VOCABULARY, 40)  # fmt: skip
 
     data = streamed(DATA, tmp_path, 20)
@@ -216,14 +216,14 @@ def test_some_rows_are_taken_from_disk_as_from_memory(rows: int, group_rows: int
     assert_same_rows(ours, theirs)
 
 
-def assert_same_rows(left: TrainingSet, right: TrainingSet) -> None:
+def assert_same_rows(left: Dataset, right: Dataset) -> None:
     for name in ("numeric", "candidate", "history", "history_items", "history_us"):
         np.testing.assert_array_equal(getattr(left, name), getattr(right, name))
     for name in ("user_ids", "item_ids", "at_us", "label"):
         np.testing.assert_array_equal(getattr(left.rows, name), getattr(right.rows, name))
 
 
-def context_of(folder: Path, train_rows: TrainingSet | StreamedSet) -> TrainingContext:
+def context_of(folder: Path, train_rows: Dataset | DiskDataset) -> TrainingContext:
     return TrainingContext(
         train=train_rows, validation=VALIDATION, test=random_set(50, seed=3),
         spec=RankerSpec(model=MODEL.model_copy(update={"history": "target_attention"}), training=SPEC),
@@ -268,7 +268,7 @@ def test_a_run_that_was_kept_before_rows_could_be_streamed_is_still_the_same_run
     assert TrainingSpec(stream_rows=7).stream_rows == 7
 
 
-def parts_of(rows: TrainingSet, size: int) -> Iterator[TrainingSet]:
+def parts_of(rows: Dataset, size: int) -> Iterator[Dataset]:
     for start in range(0, len(rows), size):
         yield rows.take(np.arange(start, min(start + size, len(rows))))
 

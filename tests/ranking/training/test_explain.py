@@ -8,7 +8,7 @@ import torch
 from test_training_engine import DATA, SCALING, SHAPE, VOCABULARY
 
 from helpers.training_builders import fitted_to
-from ranking.data.batches import TensorSet
+from ranking.data.batches import Batches
 from ranking.data.numeric_features import feature_names
 from ranking.experiments.comparison.explain import attention_maps, gate_values
 from ranking.models.ctr_model import CtrModel
@@ -21,8 +21,8 @@ def model_of(parts: tuple[str, ...], history: str, **changes: object) -> CtrMode
     return CtrModel(parts, SHAPE, len(feature_names()), spec, fitted_to(DATA, SHAPE, VOCABULARY, spec))
 
 
-def tensors() -> TensorSet:
-    return TensorSet(DATA, SCALING, VOCABULARY)
+def tensors() -> Batches:
+    return Batches(DATA, SCALING, VOCABULARY)
 
 
 @pytest.mark.parametrize(

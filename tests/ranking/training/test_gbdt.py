@@ -12,13 +12,13 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 
 from helpers.training_builders import random_set
-from ranking.data.dataset import TrainingSet
+from ranking.data.dataset import Dataset
 from ranking.training.gbdt import boost, boosted_features
 
 law = settings(max_examples=30, deadline=None, database=None)
 
 
-def with_content(data: TrainingSet, content: np.ndarray) -> TrainingSet:
+def with_content(data: Dataset, content: np.ndarray) -> Dataset:
     return dataclasses.replace(data, items=dataclasses.replace(data.items, content=content.astype(np.float32)))
 
 
@@ -60,7 +60,7 @@ def test_features_do_not_depend_on_how_many_rows_are_asked_at_once(monkeypatch: 
     assert boosted_features(data) == pytest.approx(whole, abs=1e-6)
 
 
-def by_hand(training: TrainingSet, seed: int, trees: int) -> HistGradientBoostingClassifier:
+def by_hand(training: Dataset, seed: int, trees: int) -> HistGradientBoostingClassifier:
     model = HistGradientBoostingClassifier(
         max_iter=trees, learning_rate=0.05, max_leaf_nodes=31, min_samples_leaf=40, l2_regularization=1.0,
         early_stopping=False, random_state=seed,

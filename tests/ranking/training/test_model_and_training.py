@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.training_builders import CONTENT_DIM, SIZES, fitted_to, random_set
-from ranking.data.batches import Batch, TensorSet, Vocabulary
-from ranking.data.dataset import TrainingSet
+from ranking.data.batches import Batch, Batches, Vocabulary
+from ranking.data.dataset import Dataset
 from ranking.data.numeric_features import Scaling, feature_names
 from ranking.evaluation.metrics import auc
 from ranking.models.ctr_model import CtrModel
@@ -45,11 +45,11 @@ def model_of(representations: tuple[str, ...] = EVERY, spec: ModelSpec = SMALL, 
     return model.eval()
 
 
-def tensors_of(data: TrainingSet) -> TensorSet:
-    return TensorSet(data, SCALING, VOCABULARY)
+def tensors_of(data: Dataset) -> Batches:
+    return Batches(data, SCALING, VOCABULARY)
 
 
-def scores(model: CtrModel, data: TrainingSet) -> np.ndarray:
+def scores(model: CtrModel, data: Dataset) -> np.ndarray:
     return predict(model, tensors_of(data))
 
 
@@ -152,7 +152,7 @@ def test_an_unknown_representation_is_refused_and_the_known_ones_are_listed() ->
 
 
 def trained(
-    training: TrainingSet, validation: TrainingSet, spec: TrainingSpec = FAST, seed: int = 0, model: ModelSpec = SMALL
+    training: Dataset, validation: Dataset, spec: TrainingSpec = FAST, seed: int = 0, model: ModelSpec = SMALL
 ) -> Trained:
     return train(
         lambda: CtrModel(EVERY, SHAPE, len(feature_names()), model, FITTED),

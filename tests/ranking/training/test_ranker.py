@@ -18,9 +18,9 @@ from helpers.builders import DAY, FinishedJob
 from helpers.training_builders import CONTENT_DIM, SIZES, random_set, ranker_config
 from ranking.data.batch import MatchMoments
 from ranking.data.batches import Vocabulary, seen_in
-from ranking.data.dataset import TrainingSet
+from ranking.data.dataset import Dataset
 from ranking.data.numeric_features import Scaling, feature_names
-from ranking.data.storage import load_training_set, save_training_set
+from ranking.data.storage import load_dataset, save_dataset
 from ranking.evaluation.metrics import auc
 from ranking.models.representations import REPRESENTATIONS
 from ranking.models.spec import ModelSpec
@@ -178,9 +178,9 @@ def test_items_that_training_never_saw_are_scored_alike_by_an_id_ranker() -> Non
 # The rankers of a finished job.
 
 
-def parts_of(finished: FinishedJob) -> tuple[TrainingSet, Path]:
+def parts_of(finished: FinishedJob) -> tuple[Dataset, Path]:
     folder = finished.repo.runs / "fast"
-    data = load_training_set(folder / "frame")
+    data = load_dataset(folder / "frame")
     record = Catalog.open(finished.repo).ranker(finished.facts["serving_ranker"])
     return data.take(np.flatnonzero(data.rows.at_us >= record.fit_end_us)), folder / "predictions"
 
@@ -224,9 +224,9 @@ def test_a_ranker_names_all_that_it_must_be_served_with(finished: FinishedJob) -
 )
 def test_a_frame_comes_back_from_disk_as_it_was(tmp_path: Path, more: dict[str, np.ndarray]) -> None:
     data = dataclasses.replace(DATA, rows=dataclasses.replace(DATA.rows, **more))
-    save_training_set(DATA.take(np.arange(5)), tmp_path / "frame")
-    save_training_set(data, tmp_path / "frame")
-    back = load_training_set(tmp_path / "frame")
+    save_dataset(DATA.take(np.arange(5)), tmp_path / "frame")
+    save_dataset(data, tmp_path / "frame")
+    back = load_dataset(tmp_path / "frame")
     for name in ("numeric", "candidate", "history", "history_items", "history_us"):
         assert np.array_equal(getattr(back, name), getattr(data, name)), name
         assert getattr(back, name).dtype == getattr(data, name).dtype

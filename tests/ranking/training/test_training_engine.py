@@ -10,7 +10,7 @@ import torch
 
 from helpers.training_builders import CONTENT_DIM, SIZES, fitted_to, random_set
 from ranking.data.batch import Batch
-from ranking.data.batches import TensorSet, Vocabulary
+from ranking.data.batches import Batches, Vocabulary
 from ranking.data.numeric_features import Scaling, feature_names
 from ranking.models.ctr_model import CtrModel
 from ranking.models.representations.base import ItemShape, Table
@@ -51,13 +51,13 @@ def trained(
         model.killed_at = killed_at
         return model
 
-    parts = [TensorSet(part, SCALING, VOCABULARY) for part in (DATA, VALIDATION)]
+    parts = [Batches(part, SCALING, VOCABULARY) for part in (DATA, VALIDATION)]
     return train(made, *parts, spec, seed=seed, threads=1, checkpoint=checkpoint)
 
 
 def test_the_head_sees_matches_by_the_mean_and_deviation_of_the_training_rows() -> None:
     model = trained().model
-    parts = [TensorSet(part, SCALING, VOCABULARY) for part in (DATA, VALIDATION)]
+    parts = [Batches(part, SCALING, VOCABULARY) for part in (DATA, VALIDATION)]
     with torch.no_grad():
         matches = [torch.cat([model.matches(batch) for batch in part.batches(7)]).double() for part in parts]
     mean, deviation = matches[0].mean(dim=0), matches[0].std(dim=0, correction=0)
@@ -126,17 +126,17 @@ def test_bfloat16_trains_nearly_the_same_model_in_float32_weights() -> None:
     plain, half = trained(), trained(SPEC.model_copy(update={"bf16": True}))
     assert all(each.dtype == torch.float32 for each in half.model.parameters())
     assert not same(plain, half)
-    tensors = TensorSet(VALIDATION, SCALING, VOCABULARY)
+    tensors = Batches(VALIDATION, SCALING, VOCABULARY)
     assert np.abs(predict(half.model, tensors) - predict(plain.model, tensors)).max() < 0.1
 
 
 def test_a_trained_model_scores_other_rows_of_other_sets() -> None:
     # What was kept for the training rows must not be taken for the rows of another model.
-    parts = [TensorSet(part, SCALING, VOCABULARY) for part in (DATA, VALIDATION)]
+    parts = [Batches(part, SCALING, VOCABULARY) for part in (DATA, VALIDATION)]
     spec = ModelSpec(dim=4, hidden=(8,))
     first = train(lambda: CtrModel(("content",), SHAPE, len(feature_names()), spec), *parts, SPEC, seed=0, threads=1)
     other = CtrModel(("sid",), SHAPE, len(feature_names()), spec)
-    fresh = TensorSet(VALIDATION, SCALING, VOCABULARY)
+    fresh = Batches(VALIDATION, SCALING, VOCABULARY)
     assert np.array_equal(predict(other, parts[1]), predict(other, fresh))
     assert np.array_equal(predict(first.model, parts[1]), predict(first.model, fresh))
 
@@ -193,7 +193,7 @@ def test_large_tables_have_sparse_gradients_and_everything_is_trained_once() -> 
     optimisers = make_optimisers(model, spec)
     trained_by = [id(each) for optimiser in optimisers for group in optimiser.param_groups for each in group["params"]]
     assert sorted(trained_by) == sorted(id(each) for each in model.parameters())
-    batch = TensorSet(DATA, SCALING, VOCABULARY).batch(torch.arange(30))
+    batch = Batches(DATA, SCALING, VOCABULARY).batch(torch.arange(30))
     sum(model.auxiliary(batch).values(), start=model(batch).sum()).backward()
     tables = [module.weight for module in model.modules() if isinstance(module, Table)]
     assert len(tables) == 4

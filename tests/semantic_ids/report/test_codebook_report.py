@@ -37,7 +37,7 @@ from semantic_ids import lifecycle
 from semantic_ids.catalog import table_path
 from semantic_ids.quality.drift import stability
 from semantic_ids.report import write_report
-from semantic_ids.report.facts import Arrivals, Facts, gather
+from semantic_ids.report.facts import Arrivals, Facts, collect_facts
 from semantic_ids.report.figures import text
 from semantic_ids.report.page import project, render
 from semantic_ids.report.periods import MOST_PERIODS, by_period
@@ -61,7 +61,7 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Repo:
 
 @pytest.fixture(scope="module")
 def facts(repo: Repo) -> Facts:
-    return gather(repo, "a")
+    return collect_facts(repo, "a")
 
 
 def test_the_tree_is_that_of_the_table_counted_row_by_row(repo: Repo, facts: Facts) -> None:
@@ -254,7 +254,7 @@ def test_the_map_shows_items_with_codes_where_their_vectors_lie(repo: Repo, fact
 def test_a_sample_is_drawn_alike_every_time_and_not_by_id(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("semantic_ids.report.facts.MAP_ITEMS", 9)
     for _ in range(2):
-        drawn = gather(repo, "a")
+        drawn = collect_facts(repo, "a")
         shown = drawn.items.ids.take(drawn.sample.rows).to_pylist()
         assert shown == sorted(sorted(coded(repo), key=lambda item: hashlib.md5(item.encode()).hexdigest())[:9])
     assert "a sample of 9 of" in Parsed(render(drawn)).told

@@ -16,7 +16,7 @@ from helpers.builders import DAY
 from helpers.codebook_builders import CUT
 from helpers.report_builders import NASTY, UNTITLED, changed_once, coded, nothing
 from semantic_ids.report import write_report
-from semantic_ids.report.facts import Arrivals, Facts, Listed, Sampled, gather
+from semantic_ids.report.facts import Arrivals, Facts, Listed, Sampled, collect_facts
 from semantic_ids.report.page import render
 from semantic_ids.report.periods import by_period
 from sidkit.core.repo import Repo
@@ -30,7 +30,7 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Repo:
 
 @pytest.fixture(scope="module")
 def facts(repo: Repo) -> Facts:
-    return gather(repo, "a")
+    return collect_facts(repo, "a")
 
 
 def many(facts: Facts, count: int = 100_000) -> Facts:

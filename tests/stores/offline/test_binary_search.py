@@ -21,7 +21,7 @@ from sidkit.core.errors import ContractError
 from sidkit.stores.keys import as_declared
 from sidkit.stores.offline.binary_search import SearchIndex, micros, newest_rows
 from sidkit.stores.offline.key_numbers import KeyNumbers, UnlikeKeysError
-from sidkit.stores.offline.take import gather
+from sidkit.stores.offline.take import take_rows
 
 PROOF = bool(os.environ.get("SIDKIT_PROOF"))
 """`make proof` draws thousands of cases."""
@@ -128,10 +128,10 @@ def test_gathered_rows_are_those_of_the_index_and_null_where_it_is_minus_one(kin
     }
     column = pa.chunked_array([pa.array(values[kind][:2], kind), pa.array(values[kind][2:], kind)])
     index = np.array([2, -1, 0, 0, 1])
-    for taken in gather([column, column], index, threads):
+    for taken in take_rows([column, column], index, threads):
         assert taken.type == kind
         assert taken.to_pylist() == [None if at < 0 else values[kind][at] for at in index]
-    empty = gather([column.slice(0, 0)], np.array([-1, -1]))[0]
+    empty = take_rows([column.slice(0, 0)], np.array([-1, -1]))[0]
     assert empty.type == kind and empty.to_pylist() == [None, None]
 
 
