@@ -3,8 +3,8 @@
     python benchmarks/check.py [--bars]
 
 ``bench_offline.json`` and ``bench_online.json`` contain raw times, commands, shapes, versions and the ratios that the
-benchmark printed. A ratio that does not match its raw times, or an incomplete record, is an error; with ``--bars``, so is a
-ratio that misses its target.
+benchmark printed; ``bench.json`` is derived from them and not committed. A ratio that does not match its raw times, or an
+incomplete record, is an error; with ``--bars``, so is a ratio that misses its target.
 """
 
 from __future__ import annotations

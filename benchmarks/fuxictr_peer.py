@@ -76,7 +76,7 @@ def export(context: TrainingContext, folder: Path) -> None:
     remove(folder)
     vocabulary = Vocabulary.fit(context.train.rows.item_ids)
     users = pd.Index(pd.unique(context.train.rows.user_ids))
-    scaling = Scaling.fit(context.train.numeric, context.rate)
+    scaling = Scaling.fit(context.train.features, context.rate)
     number = vocabulary.numbers(context.train.items.ids)
     folder.mkdir(parents=True)
     np.save(folder / "lists.npy", np.ascontiguousarray(number[context.train.history_items][:, ::-1]))
@@ -86,7 +86,7 @@ def export(context: TrainingContext, folder: Path) -> None:
             "item": number[part.candidate],
             "user": users.get_indexer(pd.Index(part.rows.user_ids)) + 1,
             "history": part.history.astype(np.int64),
-            "numeric": scaling.apply(part.numeric),
+            "numeric": scaling.apply(part.features),
             "label": part.rows.label.astype(np.float32),
         }
         for key, array in arrays.items():

@@ -72,7 +72,7 @@ def train_cell(items: int, rows: int, dim: int, optimiser: str, work: Path) -> d
             np.sort(START_US + rng.integers(0, 30 * DAY_US, count)),
             (rng.random(count) < 0.2).astype(np.int8),
         ),
-        rng.normal(size=(count, len(feature_names()))).astype(np.float32),
+        np.abs(rng.normal(size=(count, len(feature_names())))).astype(np.float32),
         candidate,
         rng.integers(0, len(lists), count).astype(np.int32),
         lists,
@@ -80,7 +80,7 @@ def train_cell(items: int, rows: int, dim: int, optimiser: str, work: Path) -> d
         table,
     )
     vocabulary = Vocabulary.fit(ids[1:])  # of all items, shown or not
-    scaling = Scaling.fit(whole.numeric, 0.2)
+    scaling = Scaling.fit(whole.features, 0.2)
     parts = [Batches(whole.take(part), scaling, vocabulary) for part in (np.arange(rows), np.arange(rows, count))]
     told = {"data_mb": peak_mb()}
     spec = TrainingSpec(epochs=EPOCHS, batch_rows=BATCH_ROWS, table_optimiser=optimiser, device="cpu")

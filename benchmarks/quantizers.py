@@ -27,8 +27,8 @@ import numpy.typing as npt
 
 from semantic_ids.quality.code_metrics import collision_rate, perplexity, reconstruction_error
 from semantic_ids.quantizers import QUANTIZERS, Quantizer, ResidualKMeans, roundtrip_share, rq_vae_training
+from sidkit.core.arrays import Floats
 
-Floats = npt.NDArray[np.float32]
 Timed = tuple[float, Any]
 
 SIZES = (256, 256, 256)

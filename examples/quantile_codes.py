@@ -18,7 +18,8 @@ from ranking.data.batch import ItemBatch
 from ranking.models.representations.base import ItemShape, Representation
 from ranking.models.spec import ModelSpec
 from semantic_ids.pairs.mining import ItemPairs
-from semantic_ids.quantizers.base import Codes, Quantizer, check_beam, check_sizes, checked_vectors, int_codes
+from semantic_ids.quantizers.base import Quantizer, check_beam, check_sizes, checked_vectors, int_codes
+from sidkit.core.arrays import Codes
 
 
 class QuantileCodes(Quantizer):

@@ -90,7 +90,7 @@ def _open(repo: Repo) -> Catalog:
             file = Path(url.database or "")
             if is_retry or url.get_backend_name() != "sqlite" or not file.is_file():
                 raise CatalogUnreachableError(catalog.url, error) from error
-            file.rename(f"{file}.damaged")
+            file.replace(f"{file}.damaged")
         else:
             break
     return catalog

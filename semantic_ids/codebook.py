@@ -13,10 +13,10 @@ import numpy.typing as npt
 
 from semantic_ids.codebook_parts import make_encoder, make_quantizer, plugins_of
 from semantic_ids.encoders import ENCODER_NAMES, Encoder
-from semantic_ids.item_vectors import Floats, ItemVectors
+from semantic_ids.item_vectors import ItemVectors
 from semantic_ids.quantizers import QUANTIZER_NAMES, Quantizer
-from semantic_ids.quantizers.base import Codes
 from semantic_ids.records import CodebookRecord
+from sidkit.core.arrays import Codes, Floats
 from sidkit.core.artifact import read_manifest, tensors_under, write_artifact
 from sidkit.core.errors import ArtifactCorruptError
 from sidkit.core.files import read_json

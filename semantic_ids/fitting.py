@@ -15,7 +15,6 @@ from semantic_ids.catalog import Catalog
 from semantic_ids.codebook import Codebook
 from semantic_ids.codebook_parts import CodebookParts, make_encoder, make_quantizer
 from semantic_ids.encoders import ContentEncoder, Encoder
-from semantic_ids.item_vectors import Floats
 from semantic_ids.pairs.known_items import KnownItems, known_items, pairs_among
 from semantic_ids.pairs.mining import ItemPairs, PairSpec
 from semantic_ids.quality.code_metrics import code_quality
@@ -23,6 +22,7 @@ from semantic_ids.quality.floors import Floors, check_floors
 from semantic_ids.quantizers import QUANTIZER_NAMES, Quantizer
 from semantic_ids.quantizers.base import ROWS_PER_CODE, default_size, most_codes
 from semantic_ids.records import CodebookRecord
+from sidkit.core.arrays import Floats
 from sidkit.core.artifact import read_manifest
 from sidkit.core.clock import iso
 from sidkit.core.errors import ArtifactCorruptError, FitError, LifeCycleError, TooFewPairsError

@@ -10,10 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from sidkit.core.arrays import Bools, Floats, one_chunk
 from sidkit.core.errors import FitError
-
-Floats = npt.NDArray[np.float32]
-Mask = npt.NDArray[np.bool_]
 
 MOST_CODES = 1024
 """The largest default size of a level; ``distinct`` need not count further."""
@@ -29,15 +27,15 @@ class ItemVectors:
     """
 
     matrices: Mapping[str, Floats]
-    present: Mapping[str, Mask]
+    present: Mapping[str, Bools]
 
     def __len__(self) -> int:
         return len(next(iter(self.matrices.values())))
 
     @property
-    def any_present(self) -> Mask:
+    def any_present(self) -> Bools:
         """``bool [items]``: items with at least one modality; the others have no codes."""
-        any_modality: Mask = np.logical_or.reduce(list(self.present.values()))
+        any_modality: Bools = np.logical_or.reduce(list(self.present.values()))
         return any_modality
 
     def mark(self) -> str:
@@ -60,7 +58,7 @@ class ItemVectors:
                 return most
         return len(seen)
 
-    def rows(self, index: npt.NDArray[np.int64] | Mask) -> ItemVectors:
+    def rows(self, index: npt.NDArray[np.int64] | Bools) -> ItemVectors:
         """Select items by index or mask."""
         return ItemVectors(
             {name: matrix[index] for name, matrix in self.matrices.items()},
@@ -82,11 +80,9 @@ class ItemVectors:
         return cls(matrices, present)
 
 
-def matrix_of(column: pa.ChunkedArray, name: str) -> tuple[Floats, Mask]:
+def matrix_of(column: pa.ChunkedArray, name: str) -> tuple[Floats, Bools]:
     """Convert a list column to ``float32 [rows, width]`` (zero where null) and a mask of the non-null rows."""
-    array = column.combine_chunks()
-    if isinstance(array, pa.ChunkedArray):
-        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], pa.list_(pa.float32()))
+    array = one_chunk(column)
     if pa.types.is_null(array.type):
         array = array.cast(pa.list_(pa.float32()))
     mask = array.is_valid().to_numpy(zero_copy_only=False)

@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from semantic_ids.encoders.base import Encoder
-from semantic_ids.item_vectors import Floats, ItemVectors
+from semantic_ids.item_vectors import ItemVectors
 from semantic_ids.pairs.mining import ItemPairs
 from semantic_ids.quantizers.base import Quantizer
+from sidkit.core.arrays import Floats
 from sidkit.core.errors import PluginError
 
 _ITEMS, _DIM = 240, 8

@@ -210,17 +210,17 @@ def _difference(
         timeline = reference.timeline(base, rows.user_ids[at], rows.item_ids[at])
         before = [us for us, value in timeline if us <= rows.at_us[at]]
         moments = (before[-1] if before else None, _known_from(timeline, wanted[1], int(rows.at_us[at])))
-        shown = wanted if base.startswith(("item_stats", "user_stats")) else shown
-    name = base if shown != (_plainly(expected), _plainly(found)) else feature
+        if base.startswith(("item_stats", "user_stats")):
+            shown, feature = wanted, base
     return Difference(
-        int(rows.numbers[at]), rows.user_ids[at], rows.item_ids[at], iso(int(rows.at_us[at])), name, *shown,
+        int(rows.numbers[at]), rows.user_ids[at], rows.item_ids[at], iso(int(rows.at_us[at])), feature, *shown,
         *(iso(us) if us is not None else None for us in moments),
     )  # fmt: skip
 
 
 def _as_plain(name: str, value: Any) -> Any:
-    """A count of a saved frame as the count it was made of."""
-    return round(math.expm1(value)) if "_log_" in name and plain_name(name).count("_stats__") else value
+    """A count of a saved frame, which holds it as float32, as an integer."""
+    return round(value) if name != plain_name(name) and "_stats__" in plain_name(name) else value
 
 
 def _known_from(timeline: list[tuple[int, Any]], value: Any, at_us: int) -> int | None:

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 
 from ranking.audit.expected import HISTORY_CODES
 from ranking.audit.reference import Cells
-from ranking.data.feature_views import Ints, string_array
+from ranking.data.feature_views import string_array
+from sidkit.core.arrays import Ints
 from sidkit.core.errors import ArtifactMissingError, ContractError
 from sidkit.core.integrity import checked
 from sidkit.core.repo import Repo
@@ -112,7 +113,7 @@ def rows_of_run(repo: Repo, folder: Path, most: int, seed: int) -> AuditedRows:
         Decides which.
     """
     from ranking.data.disk_frame import DiskFrame
-    from ranking.data.numeric_features import feature_names
+    from ranking.data.numeric_features import numeric_columns
     from sidkit.core.stages import read_facts
 
     if not (folder / "frame").is_dir():
@@ -121,7 +122,7 @@ def rows_of_run(repo: Repo, folder: Path, most: int, seed: int) -> AuditedRows:
     data = DiskFrame.load(folder / "frame")
     numbers = drawn(len(data), most, seed)
     part = data.take(numbers)
-    names = feature_names()
+    names = numeric_columns()
     cells: list[Cells] = []
     for at in range(len(part)):
         filled = part.history_items[part.history[at]]

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ranking.data.feature_views import Ints
 from semantic_ids.codebook import Codebook
 from semantic_ids.item_vectors import ItemVectors
+from sidkit.core.arrays import Ints
 from sidkit.core.clock import DAY_US
 from sidkit.core.engine import connection, literal, quoted
 from sidkit.core.repo import Repo

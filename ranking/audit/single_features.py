@@ -19,15 +19,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ranking.data.dataset import read_rows
-from ranking.data.feature_views import Ints, historical_views
-from ranking.data.numeric_features import feature_names, numeric_features
+from ranking.data.feature_views import historical_views
+from ranking.data.numeric_features import numeric_columns, numeric_features
+from sidkit.core.arrays import Ints
 from sidkit.core.repo import Repo
 
 SUSPECT = 0.6
 """An AUC above it, or as far below one half, is warned of."""
 SAMPLE_ROWS = 20_000
 
-_LEFT_OUT = ("_rate_", "item_without_content", "item_log_price")  # of counts made, or of content
+_LEFT_OUT = ("_rate_", "item_without_content", "item_price")  # of counts made, or of content
 
 
 @dataclass(frozen=True)
@@ -88,14 +89,13 @@ def measure_single_features(
     values = numeric_features(views, rows.item_ids, rows.at_us, rate=0.5)
     group = pd.factorize(table.column("request_id").to_pandas())[0].astype(np.int64)
     auc, same = {}, []
-    for column, name in enumerate(feature_names()):
+    for column, name in enumerate(numeric_columns()):
         if any(part in name for part in _LEFT_OUT):
             continue
-        plain = name.replace("_log_", "_")
         if _varies(values[:, column], group):
-            auc[plain], _ = auc_within(rows.label, values[:, column], group)
+            auc[name], _ = auc_within(rows.label, values[:, column], group)
         else:
-            same.append(plain)
+            same.append(name)
     _, pairs = auc_within(rows.label, values[:, 0], group)
     return SingleFeatures(int(group.max(initial=-1)) + 1, len(rows), pairs, auc, tuple(same))
 

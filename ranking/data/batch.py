@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 
@@ -42,6 +44,23 @@ class Batch:
     label: Tensor
     at_us: Tensor
     matches: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class MatchMoments:
+    """Mean and population standard deviation of each match over rows, ``float64 [matches]``."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    @classmethod
+    def of(cls, matches: Tensor) -> Self:
+        """Compute the moments of ``float32 [rows, matches]``."""
+        if not matches.numel():  # a model without matches
+            none = matches.new_zeros(matches.shape[1], dtype=torch.float64)
+            return cls(none, none)
+        deviation, mean = torch.std_mean(matches.double(), dim=0, correction=0)
+        return cls(mean, deviation)
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ranking.data.batch import Batch, ItemBatch, Seen
+from ranking.data.batch import Batch, ItemBatch, MatchMoments, Seen
 from ranking.data.dataset import Dataset, FrameRows
 from ranking.data.disk_dataset import DiskDataset
-from ranking.data.feature_views import Ints
 from ranking.data.item_table import ItemTable
 from ranking.data.numeric_features import Scaling
 from ranking.data.time_gaps import TIME_BUCKETS, gap_bucket
 from ranking.data.vocabulary import Vocabulary
-from semantic_ids.item_vectors import Floats
-from semantic_ids.quantizers.base import Codes
+from sidkit.core.arrays import Codes, Floats, Ints
 
 __all__ = ["TIME_BUCKETS", "Batch", "Batches", "RowTensors", "TableTensors", "Vocabulary", "gap_bucket", "seen_in"]
 
@@ -66,7 +64,7 @@ class RowTensors:
     def of(cls, data: Dataset | FrameRows, scaling: Scaling) -> Self:
         """The rows of a dataset."""
         return cls(
-            numeric=torch.from_numpy(scaling.apply(data.numeric)),
+            numeric=torch.from_numpy(scaling.apply(data.features)),
             candidate=torch.from_numpy(data.candidate),
             history=torch.from_numpy(data.history),
             at_us=torch.from_numpy(np.ascontiguousarray(data.rows.at_us)),
@@ -195,15 +193,15 @@ class Batches:
         """Store precomputed match features of all rows (``float32 [rows, matches]``) for later batches, or None."""
         self._matches = matches
 
-    def learn_matches(self, matches: Callable[[Batch], Tensor]) -> Tensor:
-        """Compute, store and return the match features of all rows by a model's ``matches``. They do not depend on trained
-        weights, so one pass serves all epochs.
+    def learn_matches(self, matches: Callable[[Batch], Tensor]) -> MatchMoments:
+        """Compute and store the match features of all rows by a model's ``matches``, and return their moments. They do not
+        depend on trained weights, so one pass serves all epochs.
         """
         self.keep_matches(None)
         with torch.no_grad():
             computed = torch.cat([matches(batch) for batch in self.batches(SCAN_ROWS)])
         self.keep_matches(computed)
-        return computed
+        return MatchMoments.of(computed)
 
     def forget_matches(self) -> None:
         """Discard the stored match features; another model has different ones."""

@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from ranking.data.item_table import ItemTable
+from sidkit.core.hashing import splitmix64
 
 
 def shuffled_codes(items: ItemTable, seed: int) -> ItemTable:
@@ -47,13 +47,6 @@ def random_codes(items: ItemTable, sizes: Sequence[int], seed: int) -> ItemTable
     codes = np.empty((len(names), len(sizes)), dtype=np.int32)
     for level, size in enumerate(sizes):
         salt = np.random.default_rng([seed, level]).integers(0, 2**64, dtype=np.uint64)
-        codes[:, level] = _mixed(hashes ^ salt) % np.uint64(size)
+        codes[:, level] = splitmix64(hashes ^ salt) % np.uint64(size)
     coded = (items.codes >= 0).all(axis=1, keepdims=True)
     return dataclasses.replace(items, codes=np.where(coded, codes[back.ravel()], items.codes))
-
-
-def _mixed(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """The finalizer of splitmix64."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))

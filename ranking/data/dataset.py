@@ -15,13 +15,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ranking.data.feature_views import CONTENT, SID, USER_HISTORY, Ints, Reader, historical_reader, string_array
+from ranking.data.feature_views import CONTENT, SID, USER_HISTORY, Reader, historical_reader, string_array
 from ranking.data.history_table import ContentLookup, HistoryTableBuilder
 from ranking.data.item_table import ItemTable, ItemTableBuilder, shown_items
-from ranking.data.numeric_features import Matrix, numeric_features
+from ranking.data.numeric_features import model_features, numeric_features
 from semantic_ids.codebook import Codebook
 from sidkit.contract.row_files import checked_rows
 from sidkit.contract.schemas import LABELLED_ROWS
+from sidkit.core.arrays import Floats, Ints
 from sidkit.core.integrity import checked
 from sidkit.stores.offline.plan import ViewRows
 
@@ -74,13 +75,15 @@ class LabelledRows:
 class Dataset:
     """Labelled rows with their features as arrays; training, validation, test and served rows alike.
 
-    ``numeric`` float32 [rows, features], unscaled; ``candidate`` int32 [rows], indices into ``items``; ``history`` int32
-    [rows], indices into ``history_items`` int32 [histories, length] (indices into ``items``, newest first, 0 is padding)
-    and ``history_us`` int64 [histories, length] (microseconds UTC, 0 is padding). History 0 is empty.
+    ``numeric`` float32 [rows, columns], raw counts and unscaled values
+    (:func:`ranking.data.numeric_features.numeric_columns` names the columns); ``candidate`` int32 [rows], indices into
+    ``items``; ``history`` int32 [rows], indices into ``history_items`` int32 [histories, length] (indices into ``items``,
+    newest first, 0 is padding) and ``history_us`` int64 [histories, length] (microseconds UTC, 0 is padding). History 0 is
+    empty.
     """
 
     rows: LabelledRows
-    numeric: Matrix
+    numeric: Floats
     candidate: npt.NDArray[np.int32]
     history: npt.NDArray[np.int32]
     history_items: npt.NDArray[np.int32]
@@ -111,9 +114,14 @@ class Dataset:
         """See :func:`ranking.data.item_table.shown_items`."""
         return shown_items(self.candidate, self.rows.at_us, len(self.items))
 
-    def numeric_chunks(self) -> Iterator[Matrix]:
-        """The numeric features of all rows in one chunk; see :class:`ranking.data.disk_dataset.DiskDataset`."""
-        yield self.numeric
+    @property
+    def features(self) -> Floats:
+        """The model's features of ``numeric``, unscaled; see :func:`ranking.data.numeric_features.model_features`."""
+        return model_features(self.numeric)
+
+    def feature_chunks(self) -> Iterator[Floats]:
+        """The features of all rows in one chunk; see :class:`ranking.data.disk_dataset.DiskDataset`."""
+        yield self.features
 
 
 def read_rows(path: Path | pa.Table, *, may_be_empty: bool = False) -> LabelledRows:
@@ -205,9 +213,14 @@ class FrameRows:
     """The rows of a :class:`Dataset` without its tables."""
 
     rows: LabelledRows
-    numeric: Matrix
+    numeric: Floats
     candidate: npt.NDArray[np.int32]
     history: npt.NDArray[np.int32]
+
+    @property
+    def features(self) -> Floats:
+        """See :attr:`Dataset.features`."""
+        return model_features(self.numeric)
 
     def take(self, index: Ints) -> FrameRows:
         """Select rows by index."""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ranking.data.batch import Batch
+from ranking.data.batch import Batch, MatchMoments
 from ranking.data.batches import SCAN_ROWS, Batches, RowTensors, TableTensors
 from ranking.data.dataset import Dataset
 from ranking.data.disk_dataset import DiskDataset
@@ -58,15 +58,17 @@ class DiskBatches:
         self._tables, self._device = self._tables.to(device), device
         return self
 
-    def learn_matches(self, matches: Callable[[Batch], Tensor]) -> Tensor:
-        """Two rows ``float64 [2, matches]`` with the mean and standard deviation of the matches of all rows.
+    def learn_matches(self, matches: Callable[[Batch], Tensor]) -> MatchMoments:
+        """Compute the mean and standard deviation of the matches of all rows.
 
         The matches are not stored, because they grow with the rows; the model computes them per batch.
         """
         with torch.no_grad():
             moments = Moments.of(matches(batch).numpy(force=True) for batch in self.batches(SCAN_ROWS))
-        deviation = np.sqrt(moments.variance)
-        return torch.from_numpy(np.stack([moments.mean - deviation, moments.mean + deviation])).to(self._device)
+        mean, deviation = (
+            torch.from_numpy(each).to(self._device) for each in (moments.mean, np.sqrt(moments.variance))
+        )
+        return MatchMoments(mean, deviation)
 
     def forget_matches(self) -> None:
         """Do nothing: matches are not stored."""

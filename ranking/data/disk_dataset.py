@@ -1,7 +1,8 @@
 """A training set on disk: rows in the row groups of a Parquet file, distinct items and histories in memory.
 
-Every numeric feature is a named column. Each row group contains rows of all times (see :mod:`ranking.data.labelled_rows`),
-so a few groups are a representative sample.
+Every numeric column is stored under its name. Files of older releases contain the model's features instead; reading
+converts them back. Each row group contains rows of all times (see :mod:`ranking.data.labelled_rows`), so a few groups are a
+representative sample.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ranking.data.dataset import Dataset, FrameRows, LabelledRows
-from ranking.data.feature_views import Ints, string_array
+from ranking.data.feature_views import string_array
 from ranking.data.item_table import ItemTable, shown_items
-from ranking.data.numeric_features import Matrix, feature_names
+from ranking.data.numeric_features import feature_names, model_features, numeric_columns, undo_model_features
+from sidkit.core.arrays import Floats, Ints
 from sidkit.datasets.user_sample import kept_users
 
 GROUP_ROWS = 50_000
@@ -56,8 +58,8 @@ class DiskDatasetWriter:
         }
         if rows.had_before is not None:
             columns["had_before"] = pa.array(rows.had_before)
-        features = zip(feature_names(), part.numeric.T, strict=True)
-        columns |= {name: pa.array(np.ascontiguousarray(values)) for name, values in features}
+        numeric = zip(numeric_columns(), part.numeric.T, strict=True)
+        columns |= {name: pa.array(np.ascontiguousarray(values)) for name, values in numeric}
         table = pa.table(columns)
         self._writer = self._writer or pq.ParquetWriter(self._path, table.schema, compression="zstd")
         self._writer.write_table(table, self._group_rows)
@@ -138,10 +140,10 @@ class DiskDataset:
             first_us = np.minimum(first_us, earliest)
         return shown, first_us
 
-    def numeric_chunks(self) -> Iterator[Matrix]:
-        """The numeric features of all rows, ``float32 [rows, features]``, one group at a time."""
-        for table in self._tables(list(feature_names())):
-            yield _numeric(table)
+    def feature_chunks(self) -> Iterator[Floats]:
+        """The model's features of all rows, ``float32 [rows, features]``, unscaled, one group at a time."""
+        for table in self._tables(list(self._numeric_names)):
+            yield model_features(self._numeric(table))
 
     @property
     def rate(self) -> float:
@@ -152,6 +154,18 @@ class DiskDataset:
     def first_us(self) -> int:
         """The earliest row's time, microseconds UTC."""
         return min(int(table.column("at_us").to_numpy().min()) for table in self._tables(["at_us"]))
+
+    @cached_property
+    def _numeric_names(self) -> tuple[str, ...]:
+        """The names of the numeric columns in the file."""
+        held = set(self._metadata.schema.to_arrow_schema().names)
+        return numeric_columns() if held.issuperset(numeric_columns()) else feature_names()
+
+    def _numeric(self, table: pa.Table) -> Floats:
+        matrix = np.empty((len(table), len(self._numeric_names)), dtype=np.float32)
+        for column, name in enumerate(self._numeric_names):
+            matrix[:, column] = table.column(name).to_numpy()
+        return matrix if self._numeric_names == numeric_columns() else undo_model_features(matrix)
 
     def _opened(self) -> pq.ParquetFile:
         return pq.ParquetFile(self.path, metadata=self._metadata)
@@ -165,7 +179,7 @@ class DiskDataset:
         with self._opened() as opened:
             known = set(opened.schema_arrow.names)
             extra = [name for name in ("user_id", "had_before") if ids and name in known]
-            table = opened.read_row_group(group, [*_NARROW, *feature_names(), *extra])
+            table = opened.read_row_group(group, [*_NARROW, *self._numeric_names, *extra])
         narrow = {name: table.column(name).to_numpy().copy() for name in _NARROW}
         no_ids = np.full(len(table) if not ids else 0, "", dtype=object)
         return FrameRows(
@@ -176,7 +190,7 @@ class DiskDataset:
                 label=narrow["label"],
                 had_before=table.column("had_before").to_numpy() if "had_before" in extra else None,
             ),
-            numeric=_numeric(table),
+            numeric=self._numeric(table),
             candidate=narrow["candidate"],
             history=narrow["history"],
         )
@@ -185,11 +199,3 @@ class DiskDataset:
         return Dataset(
             part.rows, part.numeric, part.candidate, part.history, self.history_items, self.history_us, self.items
         )
-
-
-def _numeric(table: pa.Table) -> Matrix:
-    names = feature_names()
-    matrix = np.empty((len(table), len(names)), dtype=np.float32)
-    for column, name in enumerate(names):
-        matrix[:, column] = table.column(name).to_numpy()
-    return matrix

@@ -14,13 +14,14 @@ import numpy as np
 from ranking.data.caps import Caps
 from ranking.data.dataset import Dataset, FrameBuilder, FrameRows, LabelledRows, feature_readers
 from ranking.data.disk_dataset import GROUP_ROWS, DiskDataset, DiskDatasetWriter
-from ranking.data.feature_views import Ints, Reader
+from ranking.data.feature_views import Reader
 from ranking.data.labelled_rows import RowsFile, Window, positive_share, row_chunks
 from ranking.data.rows_used import part_rows
 from ranking.data.split import TimeSplit, check_classes
 from ranking.data.storage import TRAIN, load_dataset, write_arrays
 from semantic_ids.catalog import Catalog
 from semantic_ids.codebook import Codebook
+from sidkit.core.arrays import Ints
 from sidkit.core.files import folder_written_beside, remove
 from sidkit.core.integrity import seal_folder
 from sidkit.core.repo import Repo

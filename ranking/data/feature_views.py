@@ -15,13 +15,12 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
+from sidkit.core.arrays import Doubles, Ints, one_chunk
 from sidkit.stores.offline.plan import ViewRows
 
 if TYPE_CHECKING:
     from feast import FeatureService, FeatureStore
 
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
 Reader = Callable[[Mapping[str, npt.NDArray[np.object_]], Ints], dict[str, ViewRows]]
 
 CONTENT, SID, ITEM_STATS, USER_HISTORY, USER_STATS = (
@@ -101,15 +100,7 @@ def plain_views(table: pa.Table, service: FeatureService) -> dict[str, ViewRows]
     return views
 
 
-def one_chunk(column: pa.ChunkedArray) -> pa.Array:
-    """The column as one array."""
-    combined = column.combine_chunks()
-    if isinstance(combined, pa.ChunkedArray):
-        combined = pa.concat_arrays(combined.chunks) if combined.num_chunks else pa.array([], combined.type)
-    return combined
-
-
-def numbers(view: ViewRows, column: str) -> Floats:
+def numbers(view: ViewRows, column: str) -> Doubles:
     """A numeric column as ``float64 [rows]``; NaN where null or where the view has no row."""
     values = one_chunk(view.table.column(f"{view.name}__{column}"))
     distinct = values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)

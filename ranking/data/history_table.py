@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from ranking.data.feature_views import CONTENT, SID, Ints, one_chunk, string_array
+from ranking.data.feature_views import CONTENT, SID, string_array
 from ranking.data.item_table import ItemTableBuilder
+from sidkit.core.arrays import Ints, one_chunk
 from sidkit.stores.offline.plan import ViewRows
 
 ContentLookup = Callable[[npt.NDArray[np.object_], Ints], Mapping[str, ViewRows]]

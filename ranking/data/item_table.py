@@ -13,9 +13,11 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from ranking.data.feature_views import CONTENT, SID, Ints, one_chunk
+from ranking.data.feature_views import CONTENT, SID
 from semantic_ids.codebook import Codebook
 from semantic_ids.item_vectors import ItemVectors
+from sidkit.core.arrays import Ints, one_chunk
+from sidkit.core.hashing import GOLDEN_GAMMA
 from sidkit.stores.offline.plan import ViewRows
 
 PADDING = 0
@@ -132,7 +134,7 @@ def shown_items(candidate: npt.NDArray[np.int32], at_us: Ints, items: int) -> tu
 
 def _row_hashes(table: pa.Table) -> npt.NDArray[np.uint64]:
     """A 64-bit hash per row of list columns, by value; never 0."""
-    hashes = np.full(len(table), 0x9E3779B97F4A7C15, dtype=np.uint64)
+    hashes = np.full(len(table), GOLDEN_GAMMA, dtype=np.uint64)
     for column in table.columns:
         hashes = hashes * np.uint64(0xBF58476D1CE4E5B9) + _list_hashes(column)
     return np.where(hashes == _MISSING, np.uint64(1), hashes)

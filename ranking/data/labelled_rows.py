@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ranking.data.dataset import LabelledRows, read_rows
-from ranking.data.feature_views import Ints, string_array
+from ranking.data.feature_views import string_array
+from sidkit.core.arrays import Ints
 from sidkit.core.config import EngineSettings
 from sidkit.core.engine import connection, literal
 from sidkit.core.files import written_beside

@@ -1,7 +1,8 @@
 """Numeric features of a row, computed by the same function for training and serving.
 
-Counts go in as ``log1p``, rates smoothed towards the training rate, ages and gaps as ``log1p`` of days. What the log does
-not contain (null) is 0 for every row.
+A dataset holds raw counts, rates smoothed towards the training rate, and ages and gaps in days. What the log does not
+contain (null) is 0 for every row. A model's input is the ``log1p`` of counts, ages, gaps and prices
+(:func:`model_features`), then standardised (:class:`Scaling`).
 """
 
 from __future__ import annotations
@@ -16,11 +17,10 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from ranking.data.feature_views import CONTENT, ITEM_STATS, USER_HISTORY, USER_STATS, Ints, gathered, numbers, one_chunk
+from ranking.data.feature_views import CONTENT, ITEM_STATS, USER_HISTORY, USER_STATS, gathered, numbers
+from sidkit.core.arrays import Floats, Ints, one_chunk
 from sidkit.core.clock import DAY_US
 from sidkit.stores.offline.plan import ViewRows
-
-Matrix = npt.NDArray[np.float32]
 
 WINDOWS = ("1d", "7d", "30d", "all")
 SMOOTHING = 10.0
@@ -69,22 +69,22 @@ class Scaling:
     edges: tuple[tuple[float, ...], ...] = ()
 
     @classmethod
-    def fit(cls, features: Matrix, rate: float) -> Self:
+    def fit(cls, features: Floats, rate: float) -> Self:
         """Fit on ``float32 [rows, features]``; a constant feature is scaled to 0."""
         return cls.fit_chunks([features], rate)
 
     @classmethod
-    def fit_chunks(cls, chunks: Iterable[Matrix], rate: float) -> Self:
+    def fit_chunks(cls, chunks: Iterable[Floats], rate: float) -> Self:
         """The same from rows that come some at a time; how they are cut moves a mean or a deviation by its rounding."""
         moments = Moments.of(chunks)
         deviation = np.sqrt(moments.variance)
         scale = np.where(deviation > 1e-6, 1 / np.maximum(deviation, 1e-6), 0.0)
         return cls(rate, tuple(moments.mean.tolist()), tuple(scale.tolist()))
 
-    def apply(self, features: Matrix) -> Matrix:
+    def apply(self, features: Floats) -> Floats:
         """Standardised features, cut off at 5 deviations."""
         scaled = (features - np.asarray(self.mean, np.float32)) * np.asarray(self.scale, np.float32)
-        clipped: Matrix = np.clip(scaled, -5, 5)
+        clipped: Floats = np.clip(scaled, -5, 5)
         return clipped
 
 
@@ -95,7 +95,7 @@ def age_days(at_us: Ints, since_us: npt.NDArray[np.float64]) -> npt.NDArray[np.f
 
 
 def feature_names() -> tuple[str, ...]:
-    """The column names of :func:`numeric_features`."""
+    """Names of the model's features, in the order of :func:`numeric_columns`; rankers record them."""
     names = []
     for side in ("item", "user"):
         for window in WINDOWS:
@@ -105,10 +105,50 @@ def feature_names() -> tuple[str, ...]:
     return (*names, "history_length", "history_log_gap_days", "history_log_span_days", "item_in_history")
 
 
+@functools.cache
+def numeric_columns() -> tuple[str, ...]:
+    """Names of the columns of :func:`numeric_features`, which a dataset holds."""
+    return tuple(name.replace("_log_", "_") for name in feature_names())
+
+
+@functools.cache
+def logged_columns() -> tuple[int, ...]:
+    """Indices of the columns of which a model's feature is the ``log1p``: counts, ages, gaps and prices."""
+    names = zip(feature_names(), numeric_columns(), strict=True)
+    return tuple(at for at, (feature, column) in enumerate(names) if feature != column or column == "history_length")
+
+
+def numeric_column(numeric: Floats, name: str) -> Floats:
+    """One column by its name in :func:`numeric_columns`."""
+    column: Floats = numeric[:, numeric_columns().index(name)]
+    return column
+
+
+def model_features(numeric: Floats) -> Floats:
+    """A model's features, unscaled, of the numeric columns ``float32 [rows, columns]`` of a dataset."""
+    features = numeric.copy()
+    for at in logged_columns():
+        features[:, at] = np.log1p(numeric[:, at], dtype=np.float64)
+    return features
+
+
+def undo_model_features(features: Floats) -> Floats:
+    """Invert :func:`model_features`, for frames of older releases, which contain the features.
+
+    Counts up to some hundred thousand are restored exactly, ages, gaps and prices to seven digits.
+    """
+    numeric = features.copy()
+    for at in logged_columns():
+        name, raw = numeric_columns()[at], np.expm1(features[:, at], dtype=np.float64)
+        whole = name == "history_length" or any(kind in name for kind in ("_exposures_", "_clicks_", "_conversions_"))
+        numeric[:, at] = np.rint(raw) if whole else raw
+    return numeric
+
+
 def numeric_features(
     views: Mapping[str, ViewRows], item_ids: npt.NDArray[np.object_], at_us: Ints, rate: float
-) -> Matrix:
-    """Numeric features ``float32 [rows, len(feature_names())]``, not yet scaled.
+) -> Floats:
+    """Compute the numeric columns of rows, ``float32 [rows, len(numeric_columns())]``.
 
     Parameters
     ----------
@@ -127,14 +167,14 @@ def numeric_features(
             exposures, clicks = _count(views[side], f"exposures_{window}"), _count(views[side], f"clicks_{window}")
             is_logged = np.isfinite(numbers(views[side], f"exposures_{window}"))
             smoothed = (clicks + SMOOTHING * rate) / (np.maximum(exposures, clicks) + SMOOTHING)
-            columns += [np.log1p(exposures), np.log1p(clicks), np.where(is_logged, smoothed, rate)]
-    columns += [np.log1p(_count(views[ITEM_STATS], f"conversions_{window}")) for window in WINDOWS]
+            columns += [exposures, clicks, np.where(is_logged, smoothed, rate)]
+    columns += [_count(views[ITEM_STATS], f"conversions_{window}") for window in WINDOWS]
     age = age_days(at_us, numbers(views[CONTENT], "created_at_us"))
     price = numbers(views[CONTENT], "price")
     columns += [
-        np.log1p(np.nan_to_num(age)),
+        np.nan_to_num(age),
         np.isnan(age).astype(float),
-        np.log1p(np.maximum(np.nan_to_num(price), 0)),
+        np.maximum(np.nan_to_num(price), 0),
     ]
     columns += _history_features(views[USER_HISTORY], item_ids, at_us)
     return np.stack(columns, axis=1).astype(np.float32)
@@ -160,7 +200,7 @@ def _history_features(view: ViewRows, item_ids: npt.NDArray[np.object_], at_us: 
     length = gathered(lengths.astype(np.float64), view.index, 0.0)
     gap = np.nan_to_num(age_days(at_us, gathered(newest, view.index, np.nan)))
     span = np.nan_to_num(age_days(at_us, gathered(oldest, view.index, np.nan)))
-    return [np.log1p(length), np.log1p(gap), np.log1p(span), _in_history(items, view.index, item_ids)]
+    return [length, gap, span, _in_history(items, view.index, item_ids)]
 
 
 def _in_history(items: pa.ListArray, index: Ints, item_ids: npt.NDArray[np.object_]) -> npt.NDArray[np.float64]:

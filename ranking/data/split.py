@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ranking.data.feature_views import Ints
+from sidkit.core.arrays import Ints
 from sidkit.core.clock import iso
 from sidkit.core.config import SplitSettings
 from sidkit.core.errors import EvaluationError

@@ -12,11 +12,16 @@ import pyarrow.parquet as pq
 from ranking.data.dataset import Dataset, LabelledRows
 from ranking.data.feature_views import string_array
 from ranking.data.item_table import ItemTable
+from ranking.data.numeric_features import undo_model_features
 from sidkit.core.files import folder_written_beside, remove
 from sidkit.core.integrity import MANIFEST, read_verified, seal_folder
 
 TRAIN = "train.parquet"
 """File with the training rows of a frame that is larger than memory; see :mod:`ranking.data.disk_frame`."""
+NUMERIC = "numeric_columns"
+"""Array with the numeric columns of a dataset."""
+MODEL_FEATURES = "numeric"
+"""The array that older releases wrote instead: with ``log1p`` of counts, ages, gaps and prices, which reading inverts."""
 _ARRAYS, _ROWS, _ITEMS = "arrays.safetensors", "rows.parquet", "items.parquet"
 
 
@@ -33,7 +38,7 @@ def write_arrays(data: Dataset, folder: Path) -> None:
     from safetensors.numpy import save_file
 
     arrays: dict[str, npt.NDArray[np.generic]] = {
-        "numeric": data.numeric,
+        NUMERIC: data.numeric,
         "candidate": data.candidate,
         "history": data.history,
         "history_items": data.history_items,
@@ -76,7 +81,7 @@ def load_dataset(folder: Path) -> Dataset:
             string_array(rows.column("request_id")) if "request_id" in names else None,
             rows.column("had_before").to_numpy() if "had_before" in names else None,
         ),
-        numeric=arrays["numeric"],
+        numeric=arrays[NUMERIC] if NUMERIC in arrays else undo_model_features(arrays[MODEL_FEATURES]),
         candidate=arrays["candidate"],
         history=arrays["history"],
         history_items=arrays["history_items"],

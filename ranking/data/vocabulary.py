@@ -15,14 +15,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ranking.data.feature_views import Ints, one_chunk
+from sidkit.core.arrays import Hashes, Ints, one_chunk
 
 PADDING, UNKNOWN = 0, 1
 """Reserved rows: padding, and all items outside the training window."""
 _KNOWN = 2
 _CHUNK = 100_000
-Places = npt.NDArray[np.int64]
-_Hashes = npt.NDArray[np.uint64]
 
 
 class Vocabulary:
@@ -36,7 +34,7 @@ class Vocabulary:
 
     def __init__(self, ids: Sequence[str] | pa.Array | pa.ChunkedArray) -> None:
         array = pa.array(ids, pa.large_string()) if not isinstance(ids, pa.Array | pa.ChunkedArray) else ids
-        self.names: pa.LargeStringArray = one_chunk(pa.chunked_array([array]) if isinstance(array, pa.Array) else array)
+        self.names: pa.LargeStringArray = one_chunk(array)
         self.names = self.names.cast(pa.large_string())
 
     def __eq__(self, other: object) -> bool:
@@ -80,14 +78,14 @@ class Vocabulary:
         counts = np.add.reduceat(times[times > 0][order.to_numpy()], first)
         return cls(ranked.take(pa.array(first[counts >= least])))
 
-    def numbers(self, item_ids: npt.NDArray[np.object_]) -> Places:
+    def numbers(self, item_ids: npt.NDArray[np.object_]) -> Ints:
         """Rows ``int64 [items]`` of ids: 0 for the empty string (padding), 1 for an id that is not in the vocabulary."""
         rows = np.full(len(item_ids), UNKNOWN, dtype=np.int64)
         for start in range(0, len(item_ids), _CHUNK):
             rows[start : start + _CHUNK] = self._rows_of(item_ids[start : start + _CHUNK])
         return rows
 
-    def _rows_of(self, item_ids: npt.NDArray[np.object_]) -> Places:
+    def _rows_of(self, item_ids: npt.NDArray[np.object_]) -> Ints:
         sorted_hashes, order = self._by_hash
         hashes = _hashes_of(item_ids)
         at = np.searchsorted(sorted_hashes, hashes)
@@ -107,7 +105,7 @@ class Vocabulary:
         return rows
 
     @cached_property
-    def _by_hash(self) -> tuple[_Hashes, Places]:
+    def _by_hash(self) -> tuple[Hashes, Ints]:
         """The sorted 64-bit hashes of the ids, and the position of each id."""
         chunks = range(0, len(self.names), _CHUNK)
         parts = [_hashes_of(self.names.slice(at, _CHUNK).to_numpy(zero_copy_only=False)) for at in chunks]
@@ -116,6 +114,6 @@ class Vocabulary:
         return hashes[order], order
 
 
-def _hashes_of(ids: npt.NDArray[np.object_]) -> _Hashes:
-    hashes: _Hashes = pd.util.hash_array(ids, categorize=False)
+def _hashes_of(ids: npt.NDArray[np.object_]) -> Hashes:
+    hashes: Hashes = pd.util.hash_array(ids, categorize=False)
     return hashes

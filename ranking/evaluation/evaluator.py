@@ -24,6 +24,7 @@ from ranking.evaluation.metrics import (
     mean_auc,
     normalised_entropy,
 )
+from sidkit.core.arrays import Bools, Doubles, Ints
 from sidkit.core.bootstrap import LEAST_POSITIVES, Interval, Resamples, Verdict, finite, verdict_on
 from sidkit.core.clock import iso
 from sidkit.core.errors import LeakageError
@@ -35,9 +36,6 @@ LEAST_PER_CLASS = 50
 """Below so many rows of either class a slice has no AUC."""
 RESAMPLES = 1000
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 Labels = npt.NDArray[np.int8]
 
 
@@ -83,11 +81,11 @@ class MetricValue:
     value: float
     """The mean over seeds."""
     by_seed: tuple[float, ...]
-    draw: Callable[[], Floats] = field(repr=False)
+    draw: Callable[[], Doubles] = field(repr=False)
     """Computes :attr:`samples`."""
 
     @cached_property
-    def samples(self) -> Floats:
+    def samples(self) -> Doubles:
         """Bootstrap samples of the mean over seeds, ``float64 [samples]``."""
         return self.draw()
 
@@ -140,7 +138,7 @@ class SliceMetrics:
     """
 
     def __init__(
-        self, rows: EvaluationRows, scores: Sequence[Floats], part: Bools, resamples: Callable[[], Resamples]
+        self, rows: EvaluationRows, scores: Sequence[Doubles], part: Bools, resamples: Callable[[], Resamples]
     ) -> None:
         self._rows, self._scores, self._part, self._resamples = rows, scores, part, resamples
         label, group, taken = rows.label[part], rows.group[part], [score[part] for score in scores]
@@ -173,14 +171,14 @@ class SliceMetrics:
             (finite(bounds.low), finite(bounds.high)) if bounds is not None else None,
         )  # fmt: skip
 
-    def _samples(self, metric: str) -> Floats:
+    def _samples(self, metric: str) -> Doubles:
         if metric != "auc":
             return self._ratios[metric]
         taken = [score[self._part] for score in self._scores]
         return mean_auc(self._rows.label[self._part], taken, self._resamples())[1]
 
     @cached_property
-    def _ratios(self) -> dict[str, Floats]:
+    def _ratios(self) -> dict[str, Doubles]:
         """The samples of the metrics that are ratios of sums over rows, means over seeds."""
         label, group = self._rows.label[self._part], self._rows.group[self._part]
         sums = [_ratio_samples(label, score[self._part], group, self._resamples()) for score in self._scores]
@@ -259,7 +257,7 @@ class Evaluator:
             if not enough(self.rows.label[self.slices[name]])
         }
 
-    def evaluate(self, predictions: Sequence[Floats]) -> dict[str, SliceMetrics]:
+    def evaluate(self, predictions: Sequence[Doubles]) -> dict[str, SliceMetrics]:
         """Measure one arm: slice -> metrics.
 
         Parameters
@@ -299,7 +297,7 @@ class Evaluator:
             if name in self.slices and metric in own[name].metrics and metric in baseline[name].metrics
         }  # fmt: skip
 
-    def reference_auc(self, probability: Floats) -> dict[str, float | None]:
+    def reference_auc(self, probability: Doubles) -> dict[str, float | None]:
         """Slice -> the AUC of true probabilities ``float64 [rows]``, on the rows where they are not NaN."""
         found: dict[str, float | None] = {}
         for name, part in self.slices.items():
@@ -339,7 +337,7 @@ def refuse_leakage(evaluation_start_us: int, fit_ends_us: Mapping[str, int]) -> 
         raise LeakageError(iso(evaluation_start_us), late)
 
 
-def _ratio_samples(label: Labels, score: Floats, group: Ints, resamples: Resamples) -> dict[str, Floats]:
+def _ratio_samples(label: Labels, score: Doubles, group: Ints, resamples: Resamples) -> dict[str, Doubles]:
     p = np.clip(score, 1e-7, 1 - 1e-7)
     each = group_aucs(label, score, group)
     # A group's AUC counts once per row of it; a group belongs to one user.

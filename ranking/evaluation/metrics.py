@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from sidkit.core.arrays import Doubles
 from sidkit.core.bootstrap import Resamples
 
 BINS = 512
 """Distinct scores up to which the samples of :func:`auc_samples` are exact."""
 
 Array = npt.NDArray[np.number]
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class SortedScores:
         starts = np.flatnonzero(np.r_[True, risen[1:] != risen[:-1]]) if len(risen) else np.zeros(0, np.int64)
         return cls(order, starts)
 
-    def auc(self, label: Array, weight: Floats | None = None) -> float:
+    def auc(self, label: Array, weight: Doubles | None = None) -> float:
         """Weighted AUC: the share of (positive, negative) pairs in the right order, ties count half; NaN without both."""
         weight = np.ones(len(label)) if weight is None else weight
         positive = (weight * (label == 1))[self.order]
@@ -59,8 +59,8 @@ class GroupAucs:
     """Per group: its number, rows, and AUC (NaN where a class is missing)."""
 
     group: npt.NDArray[np.int64]
-    rows: Floats
-    auc: Floats
+    rows: Doubles
+    auc: Doubles
 
 
 def group_aucs(label: Array, scores: Array, group: npt.NDArray[np.int64]) -> GroupAucs:
@@ -131,7 +131,7 @@ def calibration(label: Array, probability: Array) -> float:
     return float(np.sum(probability)) / positives if positives else float("nan")
 
 
-def auc_samples(label: Array, scores: Array, resamples: Resamples) -> tuple[float, Floats]:
+def auc_samples(label: Array, scores: Array, resamples: Resamples) -> tuple[float, Doubles]:
     """The AUC of the bins, and that of every bootstrap sample ``float64 [samples]`` (NaN where a class was lost)."""
     place, count = _bins(scores)
     positive = label == 1
@@ -141,7 +141,7 @@ def auc_samples(label: Array, scores: Array, resamples: Resamples) -> tuple[floa
     return float(whole[0]), _auc_of(up, down)
 
 
-def mean_auc(label: Array, scores: Sequence[Array], resamples: Resamples) -> tuple[float, Floats]:
+def mean_auc(label: Array, scores: Sequence[Array], resamples: Resamples) -> tuple[float, Doubles]:
     """The exact AUC, a mean over seeds, and the samples of that mean, each as far from it as in the bins."""
     exact, samples = [], []
     for each in scores:
@@ -173,11 +173,11 @@ def _binned(
     return binned
 
 
-def _auc_of(up: npt.NDArray[np.number], down: npt.NDArray[np.number]) -> Floats:
+def _auc_of(up: npt.NDArray[np.number], down: npt.NDArray[np.number]) -> Doubles:
     """AUC per column of positives and negatives ``[bins, samples]`` in rising bins."""
     below = np.cumsum(down, axis=0)
     pairs = (up * (below - down / down.dtype.type(2))).sum(axis=0, dtype=np.float64)
     total = up.sum(axis=0, dtype=np.float64) * down.sum(axis=0, dtype=np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
-        found: Floats = np.where(total > 0, pairs / total, np.nan)
+        found: Doubles = np.where(total > 0, pairs / total, np.nan)
     return found

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ranking.data.dataset import Dataset
-from ranking.data.numeric_features import feature_names
+from ranking.data.numeric_features import numeric_column
 from ranking.evaluation.slices import prior_interactions, slices
+from sidkit.core.arrays import Bools, Ints
 
 COINS_THETA = 200
 """Exposures of 7 days below which an item is cold at Kuaishou (arXiv 2510.12604, section 6)."""
@@ -19,9 +20,6 @@ COINS_COLD_SHARE = 0.8
 """Their share of test rows on cold items: 400 of 500 million."""
 HEAD_SHARE, TORSO_SHARE = 0.25, 0.5
 """Of impressions (arXiv 2504.02137)."""
-
-Bools = npt.NDArray[np.bool_]
-Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -53,12 +51,12 @@ class SliceCuts:
 
 def exposures_7d(data: Dataset) -> Ints:
     """Exposures of the row's item in the 7 days before it, or clicks where the log holds no others."""
-    return np.maximum(_count(data, "item_log_exposures_7d"), _count(data, "item_log_clicks_7d"))
+    return np.maximum(_count(data, "item_exposures_7d"), _count(data, "item_clicks_7d"))
 
 
 def is_hot(data: Dataset) -> Bools:
     """More than 3 clicks, or a conversion, in the 7 days before the row."""
-    hot: Bools = (_count(data, "item_log_clicks_7d") > COINS_HOT_CLICKS) | (_count(data, "item_log_conversions_7d") > 0)
+    hot: Bools = (_count(data, "item_clicks_7d") > COINS_HOT_CLICKS) | (_count(data, "item_conversions_7d") > 0)
     return hot
 
 
@@ -83,7 +81,5 @@ def paper_slices(data: Dataset, cuts: SliceCuts) -> dict[str, Bools]:
     return {name: rows for name, rows in found.items() if rows.any()}
 
 
-def _count(data: Dataset, feature: str) -> Ints:
-    """A count that went in as ``log1p``."""
-    column = data.numeric[:, feature_names().index(feature)].astype(np.float64)
-    return np.rint(np.expm1(column)).astype(np.int64)
+def _count(data: Dataset, column: str) -> Ints:
+    return numeric_column(data.numeric, column).astype(np.int64)

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ranking.data.dataset import Dataset
-from ranking.data.numeric_features import feature_names
+from ranking.data.numeric_features import numeric_column
 
 COLD_BELOW = 10
 """An item with fewer earlier interactions is cold."""
@@ -17,10 +17,8 @@ _AGE_DAYS = ((0, 1, "age < 1 d"), (1, 3, "age 1-3 d"), (3, 7, "age 3-7 d"), (7, 
 
 def prior_interactions(data: Dataset) -> npt.NDArray[np.int64]:
     """Earlier interactions with the row's item, as of the row: exposures, or positives where the log holds no others."""
-    names = feature_names()
-    exposures = np.expm1(data.numeric[:, names.index("item_log_exposures_all")].astype(np.float64))
-    clicks = np.expm1(data.numeric[:, names.index("item_log_clicks_all")].astype(np.float64))
-    return np.rint(np.maximum(exposures, clicks)).astype(np.int64)
+    exposures, clicks = (numeric_column(data.numeric, f"item_{kind}_all") for kind in ("exposures", "clicks"))
+    return np.maximum(exposures, clicks).astype(np.int64)
 
 
 def slices(data: Dataset) -> dict[str, npt.NDArray[np.bool_]]:
@@ -31,9 +29,8 @@ def slices(data: Dataset) -> dict[str, npt.NDArray[np.bool_]]:
     found = {"all": np.ones(len(data), dtype=bool), "cold": prior < COLD_BELOW, "warm": prior >= COLD_BELOW}
     for low, high, name in _PRIOR:
         found[name] = (prior >= low) & (prior < (high or np.inf))
-    names = feature_names()
-    age = np.expm1(data.numeric[:, names.index("item_log_age_days")].astype(np.float64))
-    dated = data.numeric[:, names.index("item_without_content")] == 0
+    age = numeric_column(data.numeric, "item_age_days")
+    dated = numeric_column(data.numeric, "item_without_content") == 0
     for low, high, name in _AGE_DAYS:
         found[name] = dated & (age >= low) & (age < (high or np.inf))
     if data.rows.had_before is not None and data.rows.had_before.any():

@@ -17,17 +17,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ranking.data.dataset import Dataset
-from ranking.data.feature_views import ITEM_STATS, USER_STATS, Ints, historical_views
-from ranking.data.numeric_features import feature_names, numeric_features
+from ranking.data.feature_views import ITEM_STATS, USER_STATS, historical_views
+from ranking.data.numeric_features import numeric_columns, numeric_features
 from ranking.evaluation.evaluator import Difference, EvaluationRows, Evaluator
 from ranking.evaluation.slices import slices
 from ranking.pipeline.presets import load_preset
 from ranking.pipeline.saved_run import read_run
 from ranking.training.arm_spec import ArmSpec
 from ranking.training.arms import TrainingContext, train_arm
+from sidkit.core.arrays import Doubles, Ints
 from sidkit.core.bootstrap import Interval
 from sidkit.core.errors import EvaluationError
 from sidkit.core.repo import Repo
@@ -36,8 +36,6 @@ from sidkit.core.temporary import temporary_folder
 WAYS = ("promised", "delivered", "possible")
 SLICES = ("all", "cold", "warm")
 RESAMPLES = 400
-
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -110,13 +108,13 @@ def leaked_aggregates(repo: Repo, data: Dataset, service: str, rate: float) -> D
     last = historical_views(store, features, keys, end)
     mixed = {name: last[name] if name in {ITEM_STATS, USER_STATS} else view for name, view in views.items()}
     numeric = data.numeric.copy()
-    counted = [at for at, name in enumerate(feature_names()) if is_aggregate(name)]
+    counted = [at for at, name in enumerate(numeric_columns()) if is_aggregate(name)]
     numeric[:, counted] = numeric_features(mixed, data.rows.item_ids, data.rows.at_us, rate)[:, counted]
     return dataclasses.replace(data, numeric=numeric)
 
 
 def is_aggregate(name: str) -> bool:
-    """Whether a numeric feature is made of trailing counts."""
+    """Whether a numeric column is made of trailing counts."""
     return name.startswith(("item_", "user_")) and any(
         kind in name for kind in ("_exposures_", "_clicks_", "_conversions_", "_rate_")
     )
@@ -124,7 +122,7 @@ def is_aggregate(name: str) -> bool:
 
 def train_both(
     context: TrainingContext, leaked: Mapping[str, Dataset], arm: str, spec: ArmSpec, seeds: int
-) -> dict[str, list[Floats]]:
+) -> dict[str, list[Doubles]]:
     """Train one arm on leaked and on point-in-time counts.
 
     Parameters
@@ -143,7 +141,7 @@ def train_both(
     dict
         One of :data:`WAYS` -> test predictions ``float64 [rows]`` per seed.
     """
-    scores: dict[str, list[Floats]] = {way: [] for way in WAYS}
+    scores: dict[str, list[Doubles]] = {way: [] for way in WAYS}
     both = _twice(leaked["test"], context.test)
     with temporary_folder() as folder:  # rankers that leak are not saved
         for seed in range(seeds):
@@ -165,7 +163,7 @@ def _twice(one: Dataset, other: Dataset) -> Dataset:
     return dataclasses.replace(one.take(rows), numeric=np.concatenate([one.numeric, other.numeric]))
 
 
-def evaluate_leakage(test: Dataset, scores: Mapping[str, Sequence[Floats]]) -> tuple[SliceLeakage, ...]:
+def evaluate_leakage(test: Dataset, scores: Mapping[str, Sequence[Doubles]]) -> tuple[SliceLeakage, ...]:
     """AUC of each way and its differences, with intervals over users, per slice that has an AUC.
 
     Slices are decided by point-in-time counts.

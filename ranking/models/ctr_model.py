@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from ranking.data.batch import Batch
+from ranking.data.batch import Batch, MatchMoments
 from ranking.models.cross import CrossLayers
 from ranking.models.dropout import Dropout
 from ranking.models.histories import HISTORY_NAMES
@@ -127,15 +127,13 @@ class CtrModel(nn.Module):
         parts = [part.match(batch.items, batch.candidate, batch.history, batch.mask) for part in self.parts]
         return torch.cat(parts, dim=1)
 
-    def scale_matches(self, matches: Tensor) -> None:
-        """Standardise matches from now on by the mean and standard deviation of the training rows' ``float32 [rows,
-        matches]``. A mean cosine over many items has a small variance, which would slow down learning.
+    def scale_matches(self, moments: MatchMoments) -> None:
+        """Standardise matches from now on by the mean and standard deviation of those of the training rows. A mean cosine over
+        many items has a small variance, which would slow down learning.
         """
-        if not self.match_mean.numel():
-            return
-        deviation, mean = torch.std_mean(matches.double(), dim=0, correction=0)
-        self.match_mean.copy_(mean)
-        self.match_scale.copy_(torch.where(deviation > 1e-6, 1 / deviation.clamp(min=1e-6), 0.0))
+        scale = torch.where(moments.deviation > 1e-6, 1 / moments.deviation.clamp(min=1e-6), 0.0)
+        self.match_mean.copy_(moments.mean)
+        self.match_scale.copy_(scale)
 
     def auxiliary(self, batch: Batch) -> dict[str, Tensor]:
         """The weighted auxiliary losses of a training batch, by ``<representation>.<loss>``."""

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ranking.data.numeric_features import Matrix, Scaling
+from ranking.data.numeric_features import Scaling
+from sidkit.core.arrays import Floats
 
 SAMPLE_ROWS = 200_000
 """Maximum number of rows, evenly spaced, that quantiles are computed from."""
@@ -24,7 +25,7 @@ Edges = tuple[tuple[float, ...], ...]
 """Bin edges per feature, ascending and distinct; empty for a constant feature."""
 
 
-def quantile_edges(chunks: Iterable[Matrix], bins: int) -> Edges:
+def quantile_edges(chunks: Iterable[Floats], bins: int) -> Edges:
     """Quantile bin edges of each feature.
 
     Parameters
@@ -39,14 +40,14 @@ def quantile_edges(chunks: Iterable[Matrix], bins: int) -> Edges:
     return tuple(tuple(column.tolist()) if len(column) > 1 else () for column in distinct)
 
 
-def binned(scaling: Scaling, chunks: Iterable[Matrix], bins: int) -> Scaling:
+def binned(scaling: Scaling, chunks: Iterable[Floats], bins: int) -> Scaling:
     """Add bin edges to a scaling, computed from unscaled training rows ``float32 [rows, features]``."""
     return dataclasses.replace(scaling, edges=quantile_edges(map(scaling.apply, chunks), bins))
 
 
-def _evenly_sampled(chunks: Iterable[Matrix]) -> Matrix:
+def _evenly_sampled(chunks: Iterable[Floats]) -> Floats:
     """Every n-th row, where n is the smallest power of two that leaves at most SAMPLE_ROWS rows."""
-    sampled: list[Matrix] = []
+    sampled: list[Floats] = []
     step, seen = 1, 0
     for chunk in chunks:
         sampled.append(chunk[-seen % step :: step])

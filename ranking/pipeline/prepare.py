@@ -6,7 +6,6 @@ The main job and a comparison share them, so that both learn from the same rows 
 from __future__ import annotations
 
 import math
-import resource
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -354,12 +353,6 @@ def oracle_of(repo: Repo, data: Dataset) -> npt.NDArray[np.float64] | None:
     wanted = pd.MultiIndex.from_arrays([data.rows.request_ids, data.rows.item_ids])
     place = pd.MultiIndex.from_frame(known[["request_id", "item_id"]]).get_indexer(wanted)
     return np.where(place >= 0, known["probability"].to_numpy()[np.maximum(place, 0)], math.nan)
-
-
-def peak_rss_mb() -> float:
-    """The most memory that this process, or one of its children, held."""
-    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    return round(max(resource.getrusage(kind).ru_maxrss for kind in kinds) / 1024, 1)
 
 
 def _source_mark(repo: Repo) -> Any:

@@ -17,7 +17,7 @@ from ranking.data.rows_used import of_sample, rows_summary
 from ranking.data.split import TimeSplit
 from ranking.evaluation.evaluator import refuse_leakage
 from ranking.pipeline.evaluation import RunEvaluation, evaluate_arms
-from ranking.pipeline.prepare import Prepared, end_of_log, fallback_of, oracle_of, peak_rss_mb, training_context
+from ranking.pipeline.prepare import Prepared, end_of_log, fallback_of, oracle_of, training_context
 from ranking.pipeline.presets import Preset, arms_without_codes
 from ranking.pipeline.results import CodebookFacts, HitRates, LogChanges, RunResult, StageTime
 from ranking.training.arm_spec import ArmSpec
@@ -31,6 +31,7 @@ from semantic_ids.quantizers.base import LEAST_ITEMS
 from sidkit.core.artifact import discard_damaged, read_manifest
 from sidkit.core.config import content_hash
 from sidkit.core.files import write_json
+from sidkit.core.memory import peak_rss_mb
 from sidkit.core.names import codebook_stem
 from sidkit.core.records import read_record
 from sidkit.core.repo import Repo

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ranking.data.dataset import Dataset, LabelledRows, assemble
-from ranking.data.feature_views import Ints, plain_views
+from ranking.data.feature_views import plain_views
 from semantic_ids.codebook import Codebook
+from sidkit.core.arrays import Ints
 from sidkit.stores.feast_repo import feature_service
 from sidkit.stores.offline.plan import ViewRows
 from sidkit.stores.online.reader import packed_reader

@@ -217,9 +217,9 @@ def _config(context: TrainingContext, arm: str, spec: ArmSpec) -> RankerConfig:
     from ranking.training.ranker import RankerConfig
 
     rows, model = context.train, spec.model_spec(context.spec.model)
-    scaling = Scaling.fit_chunks(rows.numeric_chunks(), context.rate)
+    scaling = Scaling.fit_chunks(rows.feature_chunks(), context.rate)
     if model.numeric_bins:
-        scaling = binned(scaling, rows.numeric_chunks(), model.numeric_bins)
+        scaling = binned(scaling, rows.feature_chunks(), model.numeric_bins)
     return RankerConfig(
         arm=arm,
         representations=spec.representations,

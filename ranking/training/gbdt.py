@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ranking.data.dataset import Dataset
-from ranking.data.numeric_features import Matrix
 from ranking.evaluation.metrics import auc
+from sidkit.core.arrays import Floats
 
 _CONTENT_COLUMNS = 16
 _CHUNK = 20_000
@@ -27,7 +27,7 @@ class Boosted:
     predictions: tuple[npt.NDArray[np.float64], ...]
 
 
-def boosted_features(data: Dataset, columns: tuple[int, int] | None = None) -> Matrix:
+def boosted_features(data: Dataset, columns: tuple[int, int] | None = None) -> Floats:
     """``float32 [rows, features]``: the numeric features, the candidate's cosine with the mean and with the nearest of
     the history's contents, and the first principal axes of its content; of content, the half-open range ``columns``
     that was not trained on clicks (None: all).
@@ -46,7 +46,7 @@ def boosted_features(data: Dataset, columns: tuple[int, int] | None = None) -> M
         mean[rows] = np.einsum("bd,bd->b", own, profile) / np.maximum(length, 1e-9)
         nearest[rows] = np.where(there.any(axis=1), np.where(there, cosine, -1).max(axis=1), 0)
     axes = content[data.candidate][:, :_CONTENT_COLUMNS]
-    return np.concatenate([data.numeric, mean[:, None], nearest[:, None], axes], axis=1)
+    return np.concatenate([data.features, mean[:, None], nearest[:, None], axes], axis=1)
 
 
 def boost(
@@ -75,7 +75,7 @@ def boost(
     return Boosted(best, best_trees, predictions)
 
 
-def _staged(model: object, features: Matrix, trees: int) -> npt.NDArray[np.float64]:
+def _staged(model: object, features: Floats, trees: int) -> npt.NDArray[np.float64]:
     for number, probability in enumerate(model.staged_predict_proba(features), start=1):  # type: ignore[attr-defined]
         if number == trees:
             found: npt.NDArray[np.float64] = probability[:, 1]

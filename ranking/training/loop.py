@@ -74,8 +74,8 @@ def train(
     label = validation.label.numpy(force=True)
     check_both_classes(label, "validation")
     parts = (training.to(device), validation.to(device))
-    matches = [part.learn_matches(model.matches) for part in parts]
-    model.scale_matches(matches[0])
+    match_moments = [part.learn_matches(model.matches) for part in parts]
+    model.scale_matches(match_moments[0])
     saved_at = Checkpoint(checkpoint, [seed, spec.model_dump(mode="json"), len(training), len(validation)])
     progress = saved_at.resume(model, optimizers, order) or Progress([], copy.deepcopy(model.state_dict()))
     while len(progress.curve) < spec.epochs and not _given_up(progress.curve, spec.patience):

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from semantic_ids.estimator import Estimator
-from semantic_ids.item_vectors import Floats, ItemVectors
+from semantic_ids.item_vectors import ItemVectors
 from semantic_ids.pairs.mining import BacktestSplit, ItemPairs
+from sidkit.core.arrays import Floats
 from sidkit.core.errors import FitError, TooFewPairsError
 
 

@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from semantic_ids.encoders.base import Encoder, usable_pairs
 from semantic_ids.encoders.content import ContentEncoder
-from semantic_ids.item_vectors import Floats, ItemVectors
+from semantic_ids.item_vectors import ItemVectors
 from semantic_ids.pairs.mining import ItemPairs
+from sidkit.core.arrays import Floats
 from sidkit.core.artifact import tensors_under
 from sidkit.core.errors import FitError
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from semantic_ids.item_vectors import Floats, Mask
 from semantic_ids.losses import info_nce
 from semantic_ids.pairs.batches import KnownPairs, PairBatches
-from semantic_ids.pairs.mining import Ints, ItemPairs
+from semantic_ids.pairs.mining import ItemPairs
+from sidkit.core.arrays import Bools, Floats, Ints
 from sidkit.core.errors import TooFewPairsError
 
 STEPS_PER_EVALUATION = 25
@@ -226,7 +226,7 @@ def _scale_of_axes(content: Floats) -> Tensor:
     return torch.from_numpy(np.where(scale > 0, scale, 1).astype(np.float32))
 
 
-def _held_out(pairs: ItemPairs, share: float, rng: np.random.Generator) -> Mask:
+def _held_out(pairs: ItemPairs, share: float, rng: np.random.Generator) -> Bools:
     """``bool [pairs]``: all pairs of a random share of the items.
 
     Holding out single pairs does not work: the items of a few users are all paired with each other, so a held-out pair
@@ -234,7 +234,7 @@ def _held_out(pairs: ItemPairs, share: float, rng: np.random.Generator) -> Mask:
     """
     items = np.unique(np.concatenate([pairs.trigger, pairs.target]))
     chosen = rng.permutation(items)[: max(1, round(share * len(items)))]
-    is_held_out: Mask = np.isin(pairs.trigger, chosen) | np.isin(pairs.target, chosen)
+    is_held_out: Bools = np.isin(pairs.trigger, chosen) | np.isin(pairs.target, chosen)
     if is_held_out.all() or not is_held_out.any():
         raise TooFewPairsError(
             f"holding out {len(chosen)} of {len(items)} items leaves no pairs to train on or none to evaluate, of "

@@ -9,15 +9,15 @@ import numpy.typing as npt
 
 from semantic_ids.encoders.base import Encoder, usable_pairs
 from semantic_ids.encoders.content import ContentEncoder
-from semantic_ids.item_vectors import Floats, ItemVectors
+from semantic_ids.item_vectors import ItemVectors
 from semantic_ids.pairs.mining import ItemPairs
+from sidkit.core.arrays import Doubles, Floats
 from sidkit.core.artifact import tensors_under
 from sidkit.core.errors import FitError, TooFewPairsError
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-Doubles = npt.NDArray[np.float64]
 
 _DENSE_BELOW = 500  # items up to which the exact SVD is as fast
 _NO_SPREAD = 1e-9

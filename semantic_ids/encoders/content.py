@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from semantic_ids.encoders.base import Encoder
-from semantic_ids.item_vectors import Floats, ItemVectors
+from semantic_ids.item_vectors import ItemVectors
 from semantic_ids.pairs.mining import ItemPairs
+from sidkit.core.arrays import Floats
 from sidkit.core.errors import FitError
 
 _NO_SPREAD = 1e-5  # relative spread below which a modality is constant up to float32 rounding

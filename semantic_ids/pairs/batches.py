@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
 
-from semantic_ids.item_vectors import Mask
-from semantic_ids.pairs.mining import Ints, ItemPairs
+from semantic_ids.pairs.mining import ItemPairs
+from sidkit.core.arrays import Bools, Ints
 
 
 class PairBatches:
@@ -90,7 +90,7 @@ class KnownPairs:
         rows, columns = (pairs.trigger, pairs.target), (pairs.target, pairs.trigger)
         self._known = csr_array((ones, (np.concatenate(rows), np.concatenate(columns))), shape=(items, items))
 
-    def no_negatives(self, trigger: Ints, positive: Ints, candidates: Ints) -> Mask:
+    def no_negatives(self, trigger: Ints, positive: Ints, candidates: Ints) -> Bools:
         """``bool [rows, candidates]``: true where a candidate must not be a negative of a row.
 
         These are the row's trigger, its positive, and all known positives of the trigger.

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from semantic_ids.item_vectors import Floats, ItemVectors
+from semantic_ids.item_vectors import ItemVectors
 from semantic_ids.pairs.backtest import backtest_split, cut_before_newest
 from semantic_ids.pairs.mining import ItemPairs, PairSpec, mine_pairs
+from sidkit.core.arrays import Floats
 from sidkit.core.engine import connection, literal, quoted
 from sidkit.core.integrity import checked
 from sidkit.core.repo import Repo

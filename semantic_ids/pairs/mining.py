@@ -15,13 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
+from sidkit.core.arrays import Doubles, Ints
 from sidkit.core.clock import iso
 from sidkit.core.config import EngineSettings, Section
 from sidkit.core.engine import connection, literal, set_variables, working_on
 from sidkit.core.errors import FitError, TimeError
-
-Ints = npt.NDArray[np.int64]
-Doubles = npt.NDArray[np.float64]
 
 Source = Literal["user_to_item", "swing"]
 

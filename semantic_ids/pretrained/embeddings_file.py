@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +13,7 @@ import pyarrow.parquet as pq
 from sidkit.core.engine import literal, quoted
 from sidkit.core.errors import ArtifactError, ContractError, TableSchemaError
 from sidkit.core.files import remove, written_beside
+from sidkit.core.locks import locked_folder
 
 _TABLE = "item_embeddings"
 _KEYS = ("item_id", "updated_at")
@@ -31,9 +30,8 @@ def scratch_beside(out: Path) -> Iterator[Path]:
     """
     folder = out.with_name(f".writing-{out.stem}")
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        if not _locked(folder, descriptor):
+    with locked_folder(folder, wait=False) as held:
+        if not held:
             raise ArtifactError(
                 f"{out} is being written by another run; wait until it ends, then run the command again"
             )
@@ -43,16 +41,6 @@ def scratch_beside(out: Path) -> Iterator[Path]:
             yield folder
         finally:
             remove(folder)
-    finally:
-        os.close(descriptor)
-
-
-def _locked(folder: Path, descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return folder.stat().st_ino == os.fstat(descriptor).st_ino  # else its holder ended and removed it meanwhile
-    except OSError:
-        return False
 
 
 def older_columns(path: Path, modalities: Sequence[str]) -> tuple[str, ...]:

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from semantic_ids.item_vectors import Floats
-from semantic_ids.pairs.mining import Ints, ItemPairs
-from semantic_ids.quantizers.base import Codes, Doubles, Quantizer
+from semantic_ids.pairs.mining import ItemPairs
+from semantic_ids.quantizers.base import Quantizer
+from sidkit.core.arrays import Codes, Doubles, Floats, Ints
 from sidkit.core.errors import EvaluationError
 
 _COLUMNS = 32  # columns summed at once, which bounds the copy that sorting by group makes

@@ -21,9 +21,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from semantic_ids.catalog import Catalog, table_path
-from semantic_ids.item_vectors import Floats
-from semantic_ids.pairs.mining import Ints
-from semantic_ids.quantizers.base import Codes
+from sidkit.core.arrays import Codes, Floats, Ints, one_chunk
 from sidkit.core.config import EngineSettings, Section
 from sidkit.core.engine import connection, literal
 from sidkit.core.errors import ConfigError, LifeCycleError
@@ -207,7 +205,7 @@ def read_groups(table: Path, fit_end_us: int, engine: EngineSettings, spill: Pat
                 f"WHERE epoch_us(event_timestamp) {side} {int(fit_end_us)} QUALIFY row_number() OVER "
                 "(PARTITION BY item_id ORDER BY event_timestamp DESC) = 1) WHERE codes IS NOT NULL ORDER BY item_id"
             ).to_arrow_table()
-            listed = newest.column("codes").combine_chunks()
+            listed = one_chunk(newest.column("codes"))
             levels = int(listed.value_lengths().to_numpy()[0]) if len(newest) else 0
             flat = listed.flatten().to_numpy(zero_copy_only=False).astype(np.int32)
             norm = newest.column("residual_norm").to_numpy().astype(np.float32)

@@ -9,7 +9,6 @@ import numpy as np
 from semantic_ids.catalog import Catalog
 from semantic_ids.codebook import Codebook
 from semantic_ids.encoders import CollaborativeEncoder, ContentEncoder
-from semantic_ids.item_vectors import Floats
 from semantic_ids.pairs.known_items import KnownItems, known_items, pairs_among
 from semantic_ids.pairs.mining import EVALUATION_PAIRS, ItemPairs, PairSpec
 from semantic_ids.quality.hit_rate import (
@@ -23,6 +22,7 @@ from semantic_ids.quality.hit_rate import (
     held_out_pairs,
     hit_rates,
 )
+from sidkit.core.arrays import Floats
 from sidkit.core.artifact import read_manifest
 from sidkit.core.clock import iso
 from sidkit.core.errors import FitError

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from semantic_ids.item_vectors import Floats, Mask
-from semantic_ids.pairs.mining import Ints, ItemPairs
-from semantic_ids.quantizers.base import Codes, Doubles, Quantizer
+from semantic_ids.pairs.mining import ItemPairs
+from semantic_ids.quantizers.base import Quantizer
+from sidkit.core.arrays import Bools, Codes, Doubles, Floats, Ints
 from sidkit.core.bootstrap import Interval, mean_interval
 from sidkit.core.errors import EvaluationError
 
@@ -40,13 +40,13 @@ class HitPairs:
 
     trigger: Ints
     target: Ints
-    seen: Mask
+    seen: Bools
     items: int
 
     def __len__(self) -> int:
         return len(self.trigger)
 
-    def rows(self, part: str) -> Mask:
+    def rows(self, part: str) -> Bools:
         """``bool [pairs]``: the pairs of a slice, ``all``, ``seen`` or ``new``."""
         return {"all": np.ones(len(self), dtype=bool), "seen": self.seen, "new": ~self.seen}[part]
 
@@ -63,7 +63,7 @@ class NotMeasured:
 
 
 def held_out_pairs(
-    future: ItemPairs, known: Mask, training: ItemPairs | None = None, most_triggers: int | None = None, seed: int = 0
+    future: ItemPairs, known: Bools, training: ItemPairs | None = None, most_triggers: int | None = None, seed: int = 0
 ) -> HitPairs:
     """Distinct pairs of clicks after the cut-off that are not training pairs.
 
@@ -115,7 +115,7 @@ def held_out_pairs(
     return HitPairs(trigger, target, known[target], items)
 
 
-def by_vectors(vectors: Floats, present: Mask | None = None) -> Scores:
+def by_vectors(vectors: Floats, present: Bools | None = None) -> Scores:
     """Rank by cosine of ``float32 [items, dim]`` vectors.
 
     Computed in double precision and rounded once to ``float32``, so that equal vectors tie in every batch.
@@ -145,7 +145,7 @@ def by_vectors(vectors: Floats, present: Mask | None = None) -> Scores:
     return _among_present(scores, present)
 
 
-def by_reconstructions(quantizer: Quantizer, codes: Codes, present: Mask | None = None) -> Scores:
+def by_reconstructions(quantizer: Quantizer, codes: Codes, present: Bools | None = None) -> Scores:
     """Rank by cosine of the reconstructions of ``int32 [items, levels]`` codes; items of one bucket tie exactly.
 
     See :func:`by_vectors` for ``present``.
@@ -160,7 +160,7 @@ def by_reconstructions(quantizer: Quantizer, codes: Codes, present: Mask | None 
     return _among_present(scores, present)
 
 
-def by_codes(codes: Codes, present: Mask | None = None, residual_levels: int | None = None) -> Scores:
+def by_codes(codes: Codes, present: Bools | None = None, residual_levels: int | None = None) -> Scores:
     """Rank by the length of the common prefix of ``int32 [items, levels]`` codes.
 
     Parameters
@@ -298,7 +298,7 @@ def hit_rates(
     return HitReport(pairs, k, hits, resamples, seed)
 
 
-def _among_present(scores: Scores, present: Mask | None) -> Scores:
+def _among_present(scores: Scores, present: Bools | None) -> Scores:
     if present is None or present.all():
         return scores
 

@@ -21,8 +21,8 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from semantic_ids.codebook_parts import CodebookParts, make_encoder, make_quantizer
 from semantic_ids.encoders import ENCODER_NAMES, Encoder
-from semantic_ids.item_vectors import Floats, ItemVectors, Mask
-from semantic_ids.pairs.mining import BacktestSplit, Ints, ItemPairs
+from semantic_ids.item_vectors import ItemVectors
+from semantic_ids.pairs.mining import BacktestSplit, ItemPairs
 from semantic_ids.quality.code_metrics import (
     collision_rate,
     independent_code_rate,
@@ -33,7 +33,8 @@ from semantic_ids.quality.code_metrics import (
 from semantic_ids.quality.floors import Floors, below_floors
 from semantic_ids.quality.hit_rate import HitPairs, HitReport, by_codes, expected_hits
 from semantic_ids.quantizers import QUANTIZER_NAMES
-from semantic_ids.quantizers.base import Doubles, Quantizer
+from semantic_ids.quantizers.base import Quantizer
+from sidkit.core.arrays import Bools, Doubles, Floats, Ints
 from sidkit.core.config import Section
 from sidkit.core.errors import ConfigError, FitError
 
@@ -259,7 +260,7 @@ class _Bench:
         self.items, self.sampled, self.held_out = items, sampled, held_out
         self.pairs = pairs_within(pairs, sampled, len(items)) if pairs is not None else None
         self.evaluation, self.k, self.floors, self.force = evaluation, k, floors, force
-        self.present: Mask = items.any_present
+        self.present: Bools = items.any_present
         self._encoded: tuple[tuple[str, dict[str, Any]], Floats, float] | None = None
 
     def run(self, candidate: Candidate) -> tuple[Trial, Doubles]:

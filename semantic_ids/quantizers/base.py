@@ -10,13 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from semantic_ids.estimator import Estimator
-from semantic_ids.item_vectors import Floats
 from semantic_ids.pairs.mining import ItemPairs
+from sidkit.core.arrays import Codes, Floats
 from sidkit.core.errors import FitError
-
-Codes = npt.NDArray[np.int32]
-
-Doubles = npt.NDArray[np.float64]
 
 ROWS_PER_CODE = 20
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from semantic_ids.item_vectors import Floats
 from semantic_ids.quantizers.nearest import squared_distances
+from sidkit.core.arrays import Floats
 
 _BALANCE_CELLS = 2**24  # distances held while balancing: 128 MB in double
 _BALANCE_ROUNDS = 5

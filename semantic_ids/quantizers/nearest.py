@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from semantic_ids.item_vectors import Floats
-from semantic_ids.quantizers.base import Codes, Doubles
+from sidkit.core.arrays import Codes, Doubles, Floats
 
 _CELLS = 2**19  # scores held at once: 2 MB, which fit in cache
 _BEAM_CELLS = 2**23  # distances held at once by a beam: 64 MB

@@ -7,11 +7,11 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from semantic_ids.item_vectors import Floats
-from semantic_ids.quantizers.base import Codes, Doubles, checked_vectors
+from semantic_ids.quantizers.base import checked_vectors
 from semantic_ids.quantizers.kmeans import cluster, refine
 from semantic_ids.quantizers.nearest import nearest
 from semantic_ids.quantizers.pq import ProductQuantizer
+from sidkit.core.arrays import Codes, Doubles, Floats
 
 _STEP = 2**14  # rows rotated at once
 _SAMPLE = 2**16  # rows that the rotation is learned on

@@ -8,19 +8,11 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from semantic_ids.item_vectors import Floats
 from semantic_ids.pairs.mining import ItemPairs
-from semantic_ids.quantizers.base import (
-    Codes,
-    Quantizer,
-    canonical_order,
-    check_beam,
-    check_sizes,
-    checked_vectors,
-    int_codes,
-)
+from semantic_ids.quantizers.base import Quantizer, canonical_order, check_beam, check_sizes, checked_vectors, int_codes
 from semantic_ids.quantizers.kmeans import cluster
 from semantic_ids.quantizers.nearest import nearest
+from sidkit.core.arrays import Codes, Floats
 from sidkit.core.errors import FitError
 
 _TWINS = 1e-6  # codewords closer than this share of the longest vector are merged: rounding cannot separate them

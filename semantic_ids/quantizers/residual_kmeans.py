@@ -8,19 +8,11 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from semantic_ids.item_vectors import Floats
 from semantic_ids.pairs.mining import ItemPairs
-from semantic_ids.quantizers.base import (
-    Codes,
-    Quantizer,
-    canonical_order,
-    check_beam,
-    check_sizes,
-    checked_vectors,
-    int_codes,
-)
+from semantic_ids.quantizers.base import Quantizer, canonical_order, check_beam, check_sizes, checked_vectors, int_codes
 from semantic_ids.quantizers.kmeans import balance, cluster
 from semantic_ids.quantizers.nearest import nearest, residual_codes, residual_sum
+from sidkit.core.arrays import Codes, Floats
 
 
 class ResidualKMeans(Quantizer):

@@ -8,12 +8,12 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from semantic_ids.item_vectors import Floats
 from semantic_ids.pairs.mining import ItemPairs
-from semantic_ids.quantizers.base import Codes, Quantizer, check_sizes, checked_vectors, int_codes
+from semantic_ids.quantizers.base import Quantizer, check_sizes, checked_vectors, int_codes
 from semantic_ids.quantizers.opq import OptimizedProductQuantizer
 from semantic_ids.quantizers.pq import check_parts
 from semantic_ids.quantizers.residual_kmeans import ResidualKMeans
+from sidkit.core.arrays import Codes, Floats
 from sidkit.core.artifact import tensors_under
 from sidkit.core.errors import FitError
 

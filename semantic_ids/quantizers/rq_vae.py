@@ -9,19 +9,10 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from semantic_ids.item_vectors import Floats
-from semantic_ids.pairs.mining import Ints, ItemPairs
-from semantic_ids.quantizers.base import (
-    Codes,
-    Doubles,
-    Quantizer,
-    canonical_order,
-    check_beam,
-    check_sizes,
-    checked_vectors,
-    int_codes,
-)
+from semantic_ids.pairs.mining import ItemPairs
+from semantic_ids.quantizers.base import Quantizer, canonical_order, check_beam, check_sizes, checked_vectors, int_codes
 from semantic_ids.quantizers.nearest import residual_codes, residual_sum
+from sidkit.core.arrays import Codes, Doubles, Floats, Ints
 from sidkit.core.errors import FitError, TooFewPairsError
 
 _STEP = 2**13  # rows passed through a network at once

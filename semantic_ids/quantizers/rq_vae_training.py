@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from semantic_ids.item_vectors import Floats
 from semantic_ids.losses import info_nce
 from semantic_ids.pairs.batches import KnownPairs, PairBatches
 from semantic_ids.pairs.mining import ItemPairs
 from semantic_ids.quantizers.kmeans import cluster, refine
 from semantic_ids.quantizers.nearest import nearest
+from sidkit.core.arrays import Floats
 from sidkit.core.errors import TooFewPairsError
 
 TEMPERATURE = 0.07

@@ -7,13 +7,13 @@ from typing import Any
 
 import duckdb
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from semantic_ids.catalog import Catalog, table_path
 from semantic_ids.codebook import METRICS, Codebook, load_committed
-from semantic_ids.item_vectors import Floats, ItemVectors
+from semantic_ids.item_vectors import ItemVectors
 from semantic_ids.records import CodebookRecord
+from sidkit.core.arrays import Doubles, Floats, Ints, one_chunk
 from sidkit.core.engine import connection, literal, quoted
 from sidkit.core.errors import ArtifactMissingError, LifeCycleError
 from sidkit.core.integrity import checked, read_checked_json
@@ -22,9 +22,6 @@ from sidkit.tables import read_log
 
 MAP_ITEMS = 3_000
 """Maximum number of items on the map."""
-
-Longs = npt.NDArray[np.int64]
-Doubles = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -37,7 +34,7 @@ class Listed:
     ids: pa.Array
     titles: pa.Array
     categories: pa.Array
-    codes: Longs
+    codes: Ints
     residual_norm: Doubles
 
     def __len__(self) -> int:
@@ -48,8 +45,8 @@ class Listed:
 class Arrivals:
     """The first row with codes of each item, sorted by item id: time (microseconds UTC), first code and residual norm."""
 
-    moment_us: Longs
-    code: Longs
+    moment_us: Ints
+    code: Ints
     residual_norm: Doubles
 
 
@@ -57,7 +54,7 @@ class Arrivals:
 class Sampled:
     """A sample of the listed items: their row indices and encoder vectors ``float32 [rows, dim]``."""
 
-    rows: Longs
+    rows: Ints
     vectors: Floats
 
 
@@ -76,7 +73,7 @@ class Facts:
     """Rows of content that are newer than the last refresh."""
     assigned_us: tuple[int, int] | None
     """When the oldest and the newest codes were assigned, microseconds UTC."""
-    fit_codes: Longs
+    fit_codes: Ints
     """The first code of each item known at the end of the fit."""
     arrivals: Arrivals
     sample: Sampled
@@ -152,7 +149,7 @@ def _items(opened: duckdb.DuckDBPyConnection, levels: int) -> tuple[Listed, int]
         "SELECT item_id, title, category, codes, residual_norm::DOUBLE AS residual_norm FROM newest "
         "LEFT JOIN titled USING (item_id) LEFT JOIN filed USING (item_id) WHERE codes IS NOT NULL ORDER BY item_id"
     ).to_arrow_table()
-    columns = {field: _one_chunk(table.column(field)) for field in table.column_names}
+    columns = {field: one_chunk(table.column(field)) for field in table.column_names}
     codes = columns["codes"].flatten().to_numpy(zero_copy_only=False).astype(np.int64).reshape(-1, levels)
     listed = Listed(
         columns["item_id"],
@@ -169,7 +166,7 @@ def _assigned(opened: duckdb.DuckDBPyConnection) -> tuple[int, int] | None:
     return (int(row[0]), int(row[1])) if row and row[0] is not None else None
 
 
-def _fit_codes(opened: duckdb.DuckDBPyConnection, fit_end_us: int) -> Longs:
+def _fit_codes(opened: duckdb.DuckDBPyConnection, fit_end_us: int) -> Ints:
     rows = opened.execute(
         "WITH known AS (SELECT item_id, arg_max_null(codes, event_timestamp) AS codes FROM sid "
         f"WHERE epoch_us(event_timestamp) <= {fit_end_us} GROUP BY item_id) "
@@ -208,10 +205,6 @@ def _sample(opened: duckdb.DuckDBPyConnection, codebook: Codebook, items: Listed
     row_of = {item: row for row, item in enumerate(items.ids.to_pylist())}
     rows = np.array([row_of[item] for item in table.column("item_id").to_pylist()], dtype=np.int64)
     return Sampled(rows, codebook.vectors(ItemVectors.from_arrow(table, modalities)))
-
-
-def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
-    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
 
 
 def _number(opened: duckdb.DuckDBPyConnection, query: str) -> int:

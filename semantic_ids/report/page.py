@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from semantic_ids.item_vectors import Floats
 from semantic_ids.report import passages
-from semantic_ids.report.facts import Doubles, Facts, collect_facts
-from semantic_ids.report.inline import inline_page
+from semantic_ids.report.facts import Facts, collect_facts
+from semantic_ids.report.figures import figures, text
 from semantic_ids.report.periods import by_period
 from semantic_ids.report.tree import shortened, tree
+from sidkit.core.arrays import Doubles, Floats
 from sidkit.core.files import written_beside
 from sidkit.core.repo import Repo
+from sidkit.reports import render_page
 
-_FOLDER = Path(__file__).parent
-_SCRIPTS = ("base.js", "colours.js", "charts.js", "tree.js", "map.js")
+_SCRIPTS = ("colours.js", "charts.js", "tree.js", "map.js")
 
 
 def write_report(repo: Repo, name: str, out: Path) -> Path:
@@ -63,23 +62,22 @@ def render(facts: Facts) -> str:
         "map": _map(facts),
         "drift": [vars(period) for period in periods],
     }
-    slots = {
-        "name": escape(facts.record.name),
-        "state": escape(facts.record.state),
-        "summary": escape(passages.summary(facts)),
+    content = {
+        "name": facts.record.name,
+        "state": facts.record.state,
+        "summary": passages.summary(facts),
         "tiles": passages.tiles(facts),
         "described": passages.described(facts),
-        "figures": passages.figure_rows(facts),
-        "tree_note": escape(passages.tree_note(facts, len(data["tree"]["items"]["id"]))),
+        "figures": figures(facts),
+        "tree_note": passages.tree_note(facts, len(data["tree"]["items"]["id"])),
         "collisions": passages.collisions(facts),
-        "map_note": escape(passages.map_note(facts, data["map"]["kept_spread"])),
+        "map_note": passages.map_note(facts, data["map"]["kept_spread"]),
         "unit": unit,
-        "drift": passages.drift_rows(periods),
-        "drift_note": escape(passages.drift_note(facts, periods)),
+        "periods": periods,
+        "drift_note": passages.drift_note(facts, periods),
+        "text": text,
     }
-    return inline_page(
-        _FOLDER / "page.html", [_FOLDER / "style.css"], [_FOLDER / name for name in _SCRIPTS], data, slots
-    )
+    return render_page(__package__, scripts=_SCRIPTS, data=data, content=content)
 
 
 def project(vectors: Floats) -> tuple[Doubles, float]:

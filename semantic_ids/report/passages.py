@@ -1,15 +1,15 @@
-"""The passages of a report that need no script: what is told, listed and explained, as HTML."""
+"""The parts of a report that need no script, as plain text and lists: what the templates insert and escape."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from html import escape
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from semantic_ids.report.facts import Facts
-from semantic_ids.report.figures import figures, figures_now, text
+from semantic_ids.report.figures import figures_now, text
 from semantic_ids.report.periods import Period
 from semantic_ids.report.tree import shortened
 from sidkit.core.clock import from_us
@@ -20,27 +20,59 @@ BUCKET_ITEMS = 12
 """... with at most so many of their items."""
 
 
+@dataclass(frozen=True)
+class NamedItem:
+    """One item as it is listed; title and category are None where there is none."""
+
+    id: str
+    title: str | None
+    category: str | None
+
+
+@dataclass(frozen=True)
+class SharedCode:
+    """A full code that several items share."""
+
+    code: list[int]
+    count: int
+    listed: list[NamedItem]
+    """At most ``BUCKET_ITEMS`` of its items."""
+
+
+@dataclass(frozen=True)
+class Collisions:
+    """Items that share their full code with others."""
+
+    items: int
+    """Items with codes."""
+    shared_codes: int
+    """Full codes that more than one item has."""
+    sharing_items: int
+    """Items that have one of them."""
+    largest: list[SharedCode]
+    """At most ``BUCKETS`` of the shared codes, the fullest first."""
+
+
 def summary(facts: Facts) -> str:
     """One line under the name."""
     record = facts.record
     return f"{record.quantizer} of {_sizes(facts)} codes on {record.encoder} vectors"
 
 
-def tiles(facts: Facts) -> str:
-    """The four figures at the top."""
+def tiles(facts: Facts) -> list[tuple[str, str]]:
+    """The four figures at the top, each with what it counts."""
     now = figures_now(facts)
     used = now.get("utilisation", [])
-    shown = [
+    return [
         (text(len(facts.items)), "items with codes"),
         (_sizes(facts), "codes per level"),
         (text(min(used), "share") if used else "–", "of codes used on the least used level"),
         (text(now.get("independent_code_rate"), "share"), "of items have a unique code"),
     ]
-    return "".join(f"<li><b>{escape(figure)}</b> {escape(says)}</li>" for figure, says in shown)
 
 
-def described(facts: Facts) -> str:
-    """What the codebook is and when it was made, as entries of a list of terms."""
+def described(facts: Facts) -> list[tuple[str, str]]:
+    """What the codebook is and when it was made, as terms with their descriptions."""
     record, manifest = facts.record, facts.manifest
     spec: Mapping[str, Any] = manifest.get("spec", {})
     encoder, quantizer = (
@@ -65,16 +97,7 @@ def described(facts: Facts) -> str:
         entries.append(("Items without codes", f"{text(facts.without_codes)} (no content to encode)"))
     if facts.waiting:
         entries.append(("Awaiting a refresh", f"{text(facts.waiting)} rows of content have no codes yet"))
-    return "".join(f"<div><dt>{escape(term)}</dt><dd>{escape(told)}</dd></div>" for term, told in entries)
-
-
-def figure_rows(facts: Facts) -> str:
-    """The table of figures."""
-    return "".join(
-        f'<tr><th scope="row">{escape(row.label)}</th><td data-of="at the fit">{escape(row.at_fit)}</td>'
-        f'<td data-of="now">{escape(row.now)}</td><td class="says">{escape(row.says)}</td></tr>'
-        for row in figures(facts)
-    )
+    return entries
 
 
 def tree_note(facts: Facts, embedded: int) -> str:
@@ -95,46 +118,28 @@ def tree_note(facts: Facts, embedded: int) -> str:
     return " ".join(notes)
 
 
-def collisions(facts: Facts) -> str:
+def collisions(facts: Facts) -> Collisions:
     """The fullest shared codes with their items."""
     items = facts.items
-    if len(items) == 0:
-        return "<p>No item has codes.</p>"
     buckets, bucket_of, counts = np.unique(items.codes, axis=0, return_inverse=True, return_counts=True)
     shared = counts > 1
-    if not shared.any():
-        return "<p>No two items share a full code.</p>"
     largest = np.argsort(-counts, kind="stable")[: min(BUCKETS, int(shared.sum()))]
     by_bucket = np.argsort(bucket_of.ravel(), kind="stable")
     starts = np.cumsum(counts) - counts
-    blocks = []
+    listed = []
     for bucket in largest:
         rows = by_bucket[starts[bucket] : starts[bucket] + min(int(counts[bucket]), BUCKET_ITEMS)]
         named = [_item(facts, int(row)) for row in rows]
-        more = int(counts[bucket]) - len(rows)
-        left_out = f'<li class="more">and {text(more)} more</li>' if more else ""
-        code = ", ".join(map(str, buckets[bucket].tolist()))
-        blocks.append(
-            f"<details><summary><code>{code}</code> <b>{text(int(counts[bucket]))} items</b> "
-            f'<span class="examples">{named[0][0]}</span></summary>'
-            f'<ul class="items">{"".join(f"<li>{title}{rest}</li>" for title, rest in named)}{left_out}</ul></details>'
-        )
-    told = (
-        f"<p>{text(int(counts[shared].sum()))} items share {text(int(shared.sum()))} full codes with others; "
-        f"{'the largest' if len(largest) < shared.sum() else 'all'} {len(largest)} are listed.</p>"
+        listed.append(SharedCode(buckets[bucket].tolist(), int(counts[bucket]), named))
+    return Collisions(len(items), int(shared.sum()), int(counts[shared].sum()), listed)
+
+
+def _item(facts: Facts, row: int) -> NamedItem:
+    return NamedItem(
+        facts.items.ids[row].as_py(),
+        shortened(facts.items.titles[row].as_py()),
+        facts.items.categories[row].as_py(),
     )
-    return told + "".join(blocks)
-
-
-def _item(facts: Facts, row: int) -> tuple[str, str]:
-    """An item's title and what else is known of it, as HTML."""
-    identity = escape(facts.items.ids[row].as_py())
-    title = shortened(facts.items.titles[row].as_py())
-    category = facts.items.categories[row].as_py()
-    chip = f' <span class="chip"><bdi>{escape(category)}</bdi></span>' if category else ""
-    if title is None:
-        return f'<span class="title untitled"><bdi>{identity}</bdi></span>', chip
-    return f'<span class="title"><bdi>{escape(title)}</bdi></span>', f"{chip} <code><bdi>{identity}</bdi></code>"
 
 
 def map_note(facts: Facts, kept_spread: float) -> str:
@@ -144,16 +149,6 @@ def map_note(facts: Facts, kept_spread: float) -> str:
     return (
         f"Each dot is an item ({sample}), placed by the first two principal components of the encoder's vectors. They explain "
         f"{kept_spread:.0%} of the variance: items that look close may differ in the other components."
-    )
-
-
-def drift_rows(periods: list[Period]) -> str:
-    """The table behind the charts of drift."""
-    return "".join(
-        f'<tr><th scope="row">{escape(period.label)}</th><td>{"after" if period.after_fit else "before"}</td>'
-        f"<td>{text(period.items)}</td><td>{period.residual_norm:.4f}</td>"
-        f"<td>{period.stability:.3f}</td><td>{period.chance:.3f}</td></tr>"
-        for period in periods
     )
 
 

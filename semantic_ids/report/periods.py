@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from semantic_ids.quality.drift import stability
-from semantic_ids.report.facts import Arrivals, Longs
+from semantic_ids.report.facts import Arrivals
+from sidkit.core.arrays import Ints
 from sidkit.core.clock import DAY_US
 
 MOST_PERIODS = 36
@@ -28,7 +29,7 @@ class Period:
     """95 % point of ``stability`` without drift."""
 
 
-def by_period(arrivals: Arrivals, fit_codes: Longs, size: int, fit_end_us: int) -> tuple[str, list[Period]]:
+def by_period(arrivals: Arrivals, fit_codes: Ints, size: int, fit_end_us: int) -> tuple[str, list[Period]]:
     """The calendar unit and the periods with at least one arrival, oldest first.
 
     The unit is the finest of day, week, month, quarter, year and decade with at most ``MOST_PERIODS`` periods between
@@ -48,17 +49,17 @@ def by_period(arrivals: Arrivals, fit_codes: Longs, size: int, fit_end_us: int) 
     return unit, periods
 
 
-def _unit(moment_us: Longs) -> tuple[str, Longs]:
+def _unit(moment_us: Ints) -> tuple[str, Ints]:
     numbers = {unit: number(moment_us) for unit, number in _UNITS.items()}
     unit = next((unit for unit, held in numbers.items() if held.max() - held.min() < MOST_PERIODS), "decade")
     return unit, numbers[unit]
 
 
-def _months(moment_us: Longs) -> Longs:
+def _months(moment_us: Ints) -> Ints:
     return moment_us.astype("datetime64[us]").astype("datetime64[M]").astype(np.int64)
 
 
-_UNITS: dict[str, Callable[[Longs], Longs]] = {
+_UNITS: dict[str, Callable[[Ints], Ints]] = {
     "day": lambda moment_us: moment_us // DAY_US,
     # The epoch began on a Thursday; weeks begin on Mondays.
     "week": lambda moment_us: (moment_us // DAY_US + 3) // 7,

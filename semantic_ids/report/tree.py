@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from semantic_ids.report.facts import Listed, Longs
+from semantic_ids.report.facts import Listed
+from sidkit.core.arrays import Ints
 
 EMBEDDED_ITEMS = 30_000
 """Maximum number of items embedded in the page; branch counts include all items."""
@@ -66,7 +67,7 @@ def shortened(title: str | None) -> str | None:
     return title if title is None or len(title) <= LONGEST_TITLE else f"{title[: LONGEST_TITLE - 1]}…"
 
 
-def _branches(prefixes: Longs) -> Longs:
+def _branches(prefixes: Ints) -> Ints:
     """The branch index of each row; rows are sorted by prefix."""
     if len(prefixes) == 0:
         return np.zeros(0, dtype=np.int64)
@@ -74,7 +75,7 @@ def _branches(prefixes: Longs) -> Longs:
     return np.cumsum(starts, dtype=np.int64)
 
 
-def _embedded_rows(branch: list[Longs], residual_norm: np.ndarray[Any, np.dtype[np.float64]], most: int) -> Longs:
+def _embedded_rows(branch: list[Ints], residual_norm: np.ndarray[Any, np.dtype[np.float64]], most: int) -> Ints:
     """Rows to embed, ascending."""
     rows = len(residual_norm)
     if rows <= most:
@@ -91,7 +92,7 @@ def _embedded_rows(branch: list[Longs], residual_norm: np.ndarray[Any, np.dtype[
     return np.sort(np.lexsort((residual_norm, turn))[:most])
 
 
-def _categories(items: Listed) -> tuple[list[str], Longs]:
+def _categories(items: Listed) -> tuple[list[str], Ints]:
     """The sorted category names, and each item's index into them (-1 for none)."""
     coded = items.categories.dictionary_encode()
     numbers = coded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
@@ -101,7 +102,7 @@ def _categories(items: Listed) -> tuple[list[str], Longs]:
     return sorted(names), lookup[numbers]
 
 
-def _most_frequent(branch: Longs, category: Longs, categories: int) -> tuple[Longs, Longs]:
+def _most_frequent(branch: Ints, category: Ints, categories: int) -> tuple[Ints, Ints]:
     """Per branch: its most frequent category (ties go to the first by name; -1 for none) and its item count."""
     branches = int(branch[-1]) + 1 if len(branch) else 0
     frequent, share = np.full(branches, -1, dtype=np.int64), np.zeros(branches, dtype=np.int64)

@@ -64,7 +64,7 @@ def stage(source: Source, table: Table, chunk_rows: int, path: Path) -> Path:
 
 def _rewritten(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     old = path.with_name(f"{path.name}-narrow")
-    path.rename(old)
+    path.replace(old)
     writer = pq.ParquetWriter(path, schema, compression="zstd")
     try:
         with pq.ParquetFile(old) as staged:

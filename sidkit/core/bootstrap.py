@@ -13,12 +13,11 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from sidkit.core.arrays import Doubles, Ints
+
 LEAST_POSITIVES = 500
 """A difference on fewer positives is no evidence, whatever its interval."""
 NO_EVIDENCE = "no evidence"
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Interval:
     high: float
 
     @classmethod
-    def of(cls, value: float, samples: Floats) -> Interval:
+    def of(cls, value: float, samples: Doubles) -> Interval:
         """The percentile interval of bootstrap samples ``float64 [samples]``; samples that are NaN are left out.
 
         Bounds are NaN where fewer than two samples have a value.
@@ -126,18 +125,18 @@ class Resamples:
         """The same samples for some of the rows, ``bool [rows]``: what is compared across slices stays paired."""
         return Resamples(self.weights, self.cluster[rows])
 
-    def sums(self, values: Floats) -> Floats:
+    def sums(self, values: Doubles) -> Doubles:
         """Weighted sums over rows ``float64 [samples, columns]`` of ``float64 [rows, columns]``, in single precision."""
         clusters = len(self.weights)
         totals = np.stack(
             [np.bincount(self.cluster, weights=column, minlength=clusters) for column in values.T], axis=1
         )
         present = np.flatnonzero(np.bincount(self.cluster, minlength=clusters))
-        sums: Floats = (self.weights[present].T @ totals[present].astype(np.float32)).astype(np.float64)
+        sums: Doubles = (self.weights[present].T @ totals[present].astype(np.float32)).astype(np.float64)
         return sums
 
 
-def mean_interval(values: Floats, cluster: Ints, samples: int, seed: int = 0) -> Interval:
+def mean_interval(values: Doubles, cluster: Ints, samples: int, seed: int = 0) -> Interval:
     """The mean of ``float64 [rows]`` values and its interval over clusters, in double precision.
 
     Parameters

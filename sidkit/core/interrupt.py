@@ -38,7 +38,8 @@ class _Watch:
         self._told = threading.Lock()
         self._ended = threading.Event()
         self._reading, self._writing = os.pipe()
-        os.set_blocking(self._writing, False)
+        if sys.platform != "win32":  # there, pipes have no such mode before Python 3.12
+            os.set_blocking(self._writing, False)
         self._thread = threading.Thread(target=self._wait, name="sidkit-signals", daemon=True)
         self._thread.start()
 
@@ -139,6 +140,9 @@ def interruptible(grace_seconds: float = _GRACE_SECONDS) -> Iterator[Callable[[]
 @contextmanager
 def keyboard_left_to_parent() -> Iterator[None]:
     """Processes that are started in the block never see Ctrl-C: their parent does, and ends them."""
+    if sys.platform == "win32":  # no signal masks: a child sees Ctrl-C too, and ends by it
+        yield
+        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import json
 import os
@@ -10,14 +9,17 @@ import re
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from filelock import lock_descriptor
+
 from sidkit.core.config import Settings
 from sidkit.core.errors import RepoError, RepoLockedError, StorageError
 from sidkit.core.files import make_private, remove, remove_leftovers, typed_path, written_beside
+from sidkit.core.locks import locked_folder
 from sidkit.core.repo_format import keep_format, refuse_other_format, write_format
 
 SETTINGS_FILE = "sidkit.toml"
@@ -33,6 +35,10 @@ _TEMPLATE_FILES = (
     "semantic_id_views.py",
     "services.py",
 )
+
+
+_LOCKED_BYTES = 1
+"""Bytes of the lock file before the holder's name: Windows locks the first byte, which no other process can then read."""
 
 
 @dataclass(frozen=True)
@@ -143,14 +149,12 @@ class Repo:
             raise StorageError(path, error) from error
         with opened as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                file.seek(0)
-                raise RepoLockedError(self.path, file.read().strip() or "holder unknown") from error
-            try:
+                if not lock_descriptor(file.fileno(), blocking=False):
+                    file.seek(_LOCKED_BYTES if sys.platform == "win32" else 0)
+                    raise RepoLockedError(self.path, file.read().strip() or "holder unknown")
                 path.chmod(0o600)
                 file.truncate(0)
-                os.write(file.fileno(), f"pid {os.getpid()}: {_command()}".encode())
+                os.write(file.fileno(), f"{' ' * _LOCKED_BYTES}pid {os.getpid()}: {_command()}".encode())
             except OSError as error:
                 raise StorageError(path, error) from error
             remove_leftovers(self.data)
@@ -249,17 +253,10 @@ def _alone_in(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise StorageError(folder, error) from error
     try:
-        descriptor = os.open(folder, os.O_RDONLY)
+        with locked_folder(folder, wait=True):
+            yield
     except OSError as error:
         raise StorageError(folder, error) from error
-    try:
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    except OSError as error:
-        raise StorageError(folder, error) from error
-    finally:
-        os.close(descriptor)
 
 
 def remove_half_written_repo(path: Path) -> None:

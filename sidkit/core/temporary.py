@@ -7,10 +7,10 @@ which tries out each place with a file: readers work where no byte is free.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,6 +18,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from sidkit.core.errors import StorageError
+from sidkit.core.locks import locked_folder
 
 _PREFIX = "sidkit-tmp-"
 _YOUNG_SECONDS = 60  # a folder that was made just now may not be locked yet
@@ -41,15 +42,12 @@ def temporary_folder() -> Iterator[Path]:
     except OSError as error:
         raise StorageError(path, error) from error
     _live.add(path)
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
-        os.close(descriptor)
-        _live.discard(path)
+    with locked_folder(path, wait=False):
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+            _live.discard(path)
 
 
 @contextmanager
@@ -95,11 +93,13 @@ def _remove_abandoned(root: Path) -> None:
     for path in root.glob(f"{_PREFIX}*"):
         with suppress(OSError):
             found = path.stat(follow_symlinks=False)
-            if path.is_symlink() or found.st_uid != os.geteuid() or time.time() - found.st_mtime < _YOUNG_SECONDS:
+            if path.is_symlink() or not _is_own(found) or time.time() - found.st_mtime < _YOUNG_SECONDS:
                 continue
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(path, ignore_errors=True)
-            finally:
-                os.close(descriptor)
+            with locked_folder(path, wait=False) as abandoned:
+                if abandoned:
+                    shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_own(found: os.stat_result) -> bool:
+    """Whether this user owns it; Windows gives each user a folder for temporary files."""
+    return sys.platform == "win32" or found.st_uid == os.geteuid()

@@ -10,16 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from sidkit.core.arrays import Doubles, Hashes, Ints
 from sidkit.core.clock import DAY_US
+from sidkit.core.hashing import GOLDEN_GAMMA, splitmix64
 from sidkit.datasets.served_counts import WINDOW_DAYS
 from sidkit.datasets.touches import Touches
-
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
-Hashes = npt.NDArray[np.uint64]
 
 _BY_CREATION, _ANYWHERE, _BY_CLICK = 24, 8, 8
 _OFFERED = _BY_CREATION + _ANYWHERE + _BY_CLICK * (len(WINDOW_DAYS) + 1)
@@ -134,7 +131,7 @@ class Candidates:
         owner, offer = np.nonzero(item >= 0)
         return Offers(owner, item[owner, offer])
 
-    def chance(self, rows: Ints, item: Ints, clicks: Ints) -> Floats:
+    def chance(self, rows: Ints, item: Ints, clicks: Ints) -> Doubles:
         """About how likely :meth:`sample` is to offer an item to a positive.
 
         ``clicks`` int64 [rows, windows + 1] are those of the item as served at the positive's moment.
@@ -190,14 +187,11 @@ def row_keys(*columns: pd.Series) -> Hashes:
 def mixed(key: Hashes, other: Ints | Hashes, kind: int, seed: int) -> Hashes:
     """A random number per (key, other number, kind, seed): splitmix64."""
     with np.errstate(over="ignore"):
-        state = key + np.uint64(0x9E3779B97F4A7C15) * (np.asarray(other).astype(np.uint64) + np.uint64(1))
-        state = state ^ np.uint64((seed * 0x632BE59BD9B4E019 + kind * 0xD1B54A32D192ED03) % 2**64)
-        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return np.asarray(state ^ (state >> np.uint64(31)))
+        state = key + np.uint64(GOLDEN_GAMMA) * (np.asarray(other).astype(np.uint64) + np.uint64(1))
+        return splitmix64(state ^ np.uint64((seed * 0x632BE59BD9B4E019 + kind * 0xD1B54A32D192ED03) % 2**64))
 
 
-def uniform(number: Hashes) -> Floats:
+def uniform(number: Hashes) -> Doubles:
     """Random numbers as fractions, above 0 and below 1."""
     return np.asarray(((number >> np.uint64(12)).astype(np.float64) + 0.5) / 2.0**52)
 

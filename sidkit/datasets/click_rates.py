@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from sidkit.core.arrays import Doubles, Ints
 from sidkit.core.clock import DAY_US
 from sidkit.datasets.served_counts import WINDOW_DAYS
-
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
 
 _PRIOR_CLICKS = 1.0
 """Weight of what is expected, in clicks, where few clicks say little."""
@@ -45,7 +42,7 @@ class ClickRates:
         self._clicks = np.sort(group * (len(moment_us) + 1) + np.arange(len(moment_us)))
         self._before = np.searchsorted(self._clicks, np.arange(len(_AGES)) * (len(moment_us) + 1))
 
-    def at(self, item: Ints, moment_us: Ints, clicks: Ints) -> Floats:
+    def at(self, item: Ints, moment_us: Ints, clicks: Ints) -> Doubles:
         """The rates of some items at some moments, ``float64 [rows]``.
 
         The ratio of each window is drawn towards that of the next longer one, and the longest towards one. The geometric
@@ -61,9 +58,9 @@ class ClickRates:
         profile = self._profiles(moments)
         expected = np.concatenate([np.zeros((len(moments), 1)), np.cumsum(profile * np.diff(_AGES), axis=1)], axis=1)
 
-        def up_to(age: Floats) -> Floats:
+        def up_to(age: Doubles) -> Doubles:
             group = self._group(age)
-            found: Floats = expected[place, group] + profile[place, group] * (age - _AGES[group])
+            found: Doubles = expected[place, group] + profile[place, group] * (age - _AGES[group])
             return found
 
         age = np.maximum(moment_us - self._created_us[item], 0) / DAY_US
@@ -76,15 +73,15 @@ class ClickRates:
             usual = now - up_to(np.minimum(np.maximum(age - days, known_since), age))
             ratio = (clicks[:, window] + _PRIOR_CLICKS) / (usual + _PRIOR_CLICKS / ratio)
             logs += np.log(ratio)
-        rate: Floats = profile[place, self._group(age)] * np.exp(logs / clicks.shape[1])
+        rate: Doubles = profile[place, self._group(age)] * np.exp(logs / clicks.shape[1])
         return rate
 
-    def _group(self, age_days: Floats) -> Ints:
+    def _group(self, age_days: Doubles) -> Ints:
         """The age group of each age."""
         found: Ints = np.clip(np.searchsorted(_AGES, age_days, side="right") - 1, 0, len(_AGES) - 2)
         return found
 
-    def _profiles(self, moment_us: Ints) -> Floats:
+    def _profiles(self, moment_us: Ints) -> Doubles:
         """Clicks per day of an average item, by age group, as known at some moments: ``float64 [moments, groups]``."""
         known = np.searchsorted(self._moment_us, moment_us - self._delay_us, side="right")
         group = np.arange(len(_AGES) - 1)
@@ -94,11 +91,11 @@ class ClickRates:
         lived = self._lived(at[:, None] - _AGES) - self._lived(np.minimum(self._begin, at)[:, None] - _AGES)
         days = np.maximum(lived[:, :-1] - lived[:, 1:], 0)
         overall = (known + 1) / np.maximum(days.sum(axis=1), _LEAST_DAYS)
-        rates: Floats = (clicks + _PRIOR_CLICKS) / (days + _PRIOR_CLICKS / overall[:, None])
+        rates: Doubles = (clicks + _PRIOR_CLICKS) / (days + _PRIOR_CLICKS / overall[:, None])
         return rates
 
-    def _lived(self, at: Floats) -> Floats:
+    def _lived(self, at: Doubles) -> Doubles:
         """The days that all items together lived up to some moments."""
         born = np.searchsorted(self._created, at, side="right")
-        found: Floats = born * at - self._created_before[born]
+        found: Doubles = born * at - self._created_before[born]
         return found

@@ -21,8 +21,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from sidkit.core.arrays import Bools, Doubles, Ints
 from sidkit.core.clock import DAY_US
 from sidkit.core.config import NegativeSettings
 from sidkit.datasets.candidates import (
@@ -41,9 +41,6 @@ from sidkit.datasets.touches import NEVER, OLDER, RECENT
 
 __all__ = ["Catalogue", "Drawn", "Positives", "Serving", "draw_negatives", "row_keys"]
 
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
 
 _AT_ONCE = 400_000
 """Candidates that are weighed in one go."""
@@ -139,7 +136,7 @@ class _Sampler:
             found = offers.of_user(rows, recent=False, most=None) if of_user else offers.all_of(rows)
             drawing.fill(some, found, demand)
 
-    def position(self, item: Ints, moment_us: Ints) -> tuple[Floats, Ints]:
+    def position(self, item: Ints, moment_us: Ints) -> tuple[Doubles, Ints]:
         """Where items lie at some moments, in octaves of clicks and age ``[rows, windows + 2]``; and their clicks."""
         clicks = self.counts.at(item, moment_us)
         age = np.maximum(moment_us - self.catalogue.created_us[item], 0)
@@ -192,7 +189,7 @@ class _Drawing:
             good[asked] = kind == own if demand == "kind" else (kind == NEVER) == (own == NEVER)
         return good
 
-    def _scores(self, owner: Ints, item: Ints, *, sampled: bool) -> tuple[Floats, Floats]:
+    def _scores(self, owner: Ints, item: Ints, *, sampled: bool) -> tuple[Doubles, Doubles]:
         """The logarithm of each weight plus noise, so that the largest are a weighted draw (the Gumbel trick), and the
         largest difference to the positive in octaves.
         """

@@ -7,11 +7,9 @@ delay after its end. Asked for many (item, moment) pairs at once; memory grows w
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from sidkit.core.arrays import Ints
 from sidkit.core.clock import DAY_US
-
-Ints = npt.NDArray[np.int64]
 
 WINDOW_DAYS = (1, 7, 30)
 """Lengths of the trailing windows; the last column of :meth:`ServedCounts.at` counts from the beginning of the log."""

@@ -22,14 +22,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sidkit.contract.rows import MOMENT
+from sidkit.core.arrays import Floats, Ints
 from sidkit.core.clock import DAY_US
 from sidkit.core.errors import ConfigError
 from sidkit.core.files import folder_written_beside
 from sidkit.datasets.base import GeneratedDataset
 from sidkit.datasets.worlds import WORLDS, WorldParameters
-
-Floats = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
 
 _CATEGORY_WORDS = (
     "amber", "basil", "cedar", "delta", "ember", "fjord", "grove", "haven", "ivory", "jade", "karst", "lotus", "maple",

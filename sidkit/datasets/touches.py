@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-Ints = npt.NDArray[np.int64]
+from sidkit.core.arrays import Ints
 
 NEVER, OLDER, RECENT = 0, 1, 2
 """The user never had the item; had it, and the history does not list it any more; the history lists it."""

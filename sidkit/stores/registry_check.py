@@ -71,7 +71,7 @@ def set_damaged_registry_aside(repo: Repo) -> None:
     try:
         refuse_damaged_registry(repo)
     except RegistryDamagedError as error:
-        error.path.rename(f"{error.path}.damaged")
+        error.path.replace(f"{error.path}.damaged")
         for suffix in ("-wal", "-shm", "-journal"):
             Path(f"{error.path}{suffix}").unlink(missing_ok=True)
         _memory(repo).unlink(missing_ok=True)

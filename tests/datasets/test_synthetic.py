@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
@@ -15,12 +14,12 @@ from sklearn.metrics import r2_score, roc_auc_score
 
 from helpers.builders import fresh_repo
 from sidkit.cli.data import synthetic
+from sidkit.core.arrays import Doubles
 from sidkit.core.errors import ConfigError
 from sidkit.datasets.synthetic import Sizes, _draw_items, write_world
 from sidkit.datasets.worlds import WORLDS, worlds_hash
 from sidkit.tables import ingest
 
-Floats = npt.NDArray[np.float64]
 TABLES = ("interactions", "items", "item_embeddings", "oracle")
 SMALL = Sizes(2_400)
 P = WORLDS["strong"]
@@ -33,9 +32,9 @@ class World:
     log: pd.DataFrame
     oracle: pd.DataFrame
     items: pd.DataFrame
-    content: Floats  # [items, columns]: text, image (zeros where missing), one column per category
-    latent: Floats
-    quality: Floats
+    content: Doubles  # [items, columns]: text, image (zeros where missing), one column per category
+    latent: Doubles
+    quality: Doubles
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +78,7 @@ def strong(worlds: dict[str, World]) -> World:
     return worlds["strong"]
 
 
-def predictable(content: Floats, target: Floats) -> float:
+def predictable(content: Doubles, target: Doubles) -> float:
     """How much of the target a ridge regression finds in content, on items that it has not seen."""
     seen = np.arange(len(content)) % 2 == 0
     model = Ridge(10.0).fit(content[seen], target[seen])

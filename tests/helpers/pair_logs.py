@@ -5,15 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from helpers.builders import START, interactions_table
 from oracle.features import Event
 from semantic_ids.pairs.mining import ItemPairs, PairSpec, mine_pairs
+from sidkit.core.arrays import Floats
 from sidkit.core.config import EngineSettings
-
-Floats = npt.NDArray[np.float32]
 
 DELAY = 60
 ITEMS = [f"i{number}" for number in range(9)]

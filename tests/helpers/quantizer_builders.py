@@ -6,8 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from semantic_ids.quantizers import Quantizer
-
-Floats = npt.NDArray[np.float32]
+from sidkit.core.arrays import Floats
 
 DIM = 12
 

@@ -11,7 +11,7 @@ from helpers.builders import DAY, START
 from ranking.data.batches import Vocabulary, seen_in
 from ranking.data.dataset import Dataset, LabelledRows
 from ranking.data.item_table import ItemTable
-from ranking.data.numeric_features import Scaling, feature_names
+from ranking.data.numeric_features import Scaling, feature_names, logged_columns, numeric_columns
 from ranking.models.ctr_model import Fitted
 from ranking.models.representations import REPRESENTATIONS, representation
 from ranking.models.representations.base import ItemShape
@@ -19,6 +19,7 @@ from ranking.models.spec import ModelSpec
 from ranking.training.arms import TrainedOn
 from ranking.training.ranker import RankerConfig
 from ranking.training.serving_spec import ServingSpec
+from sidkit.core.arrays import Floats
 
 SIZES = (4, 3, 2)
 CONTENT_DIM = 6
@@ -47,7 +48,7 @@ def random_set(rows: int = 60, *, seed: int = 0, items: int = 15, users: int = 9
     rng = np.random.default_rng(seed)
     table = random_items(np.random.default_rng(7), items)
     at_us = np.sort(START + 10 * DAY + rng.integers(0, 5 * DAY, rows))
-    numeric = rng.normal(size=(rows, len(feature_names()))).astype(np.float32)
+    drawn = rng.normal(size=(rows, len(feature_names()))).astype(np.float32)
     candidate = rng.integers(1, items + 1, rows).astype(np.int32)
     lengths = rng.integers(1, length + 1, users)
     lengths[0] = 0
@@ -55,11 +56,18 @@ def random_set(rows: int = 60, *, seed: int = 0, items: int = 15, users: int = 9
     history_items = np.where(there, rng.integers(1, items + 1, (users, length)), 0).astype(np.int32)
     history_us = np.where(there, -np.sort(-(START + rng.integers(0, 10 * DAY, (users, length))), axis=1), 0)
     history = rng.integers(0, users, rows).astype(np.int32)
-    logit = 2 * numeric[:, 0] + 1.5 * table.content[candidate, 0]
+    logit = 2 * drawn[:, 0] + 1.5 * table.content[candidate, 0]
     label = (rng.random(rows) < 1 / (1 + np.exp(-logit))).astype(np.int8)
     user_ids = np.array([f"u{number}" for number in history], dtype=object)
     rows_of = LabelledRows(user_ids, table.ids[candidate], at_us, label)
-    return Dataset(rows_of, numeric, candidate, history, history_items, history_us, table)
+    return Dataset(rows_of, seen_as(drawn), candidate, history, history_items, history_us, table)
+
+
+def seen_as(features: Floats) -> Floats:
+    """Numeric columns that a model sees as these features; counts are no integers then, and may be negative."""
+    numeric = features.copy()
+    numeric[:, logged_columns()] = np.expm1(features[:, logged_columns()], dtype=np.float64)
+    return numeric
 
 
 def ranker_config(parts: tuple[str, ...], model: ModelSpec, scaling: Scaling, **changes: Any) -> RankerConfig:
@@ -82,10 +90,10 @@ def set_with(
     """Rows whose item had so many exposures and clicks and was so old (None: of unknown age)."""
     data = random_set(len(exposures))
     numeric = np.zeros_like(data.numeric)
-    names = feature_names()
-    numeric[:, names.index("item_log_exposures_all")] = np.log1p(exposures)
-    numeric[:, names.index("item_log_clicks_all")] = np.log1p(clicks or [0] * len(exposures))
+    names = numeric_columns()
+    numeric[:, names.index("item_exposures_all")] = exposures
+    numeric[:, names.index("item_clicks_all")] = clicks or [0] * len(exposures)
     ages = age_days or [0.0] * len(exposures)
-    numeric[:, names.index("item_log_age_days")] = [np.log1p(age or 0.0) for age in ages]
+    numeric[:, names.index("item_age_days")] = [age or 0.0 for age in ages]
     numeric[:, names.index("item_without_content")] = [age is None for age in ages]
     return dataclasses.replace(data, numeric=numeric)

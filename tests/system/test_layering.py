@@ -25,6 +25,7 @@ BELOW_RANKING = DATA | {"sidkit.stores"} | CODES
 MAY_IMPORT = {
     "sidkit.core": set(),
     "sidkit.presets": {"sidkit.core"},
+    "sidkit.reports": {"sidkit.core"},
     "sidkit.contract": GROUND,
     "sidkit.datasets": GROUND | {"sidkit.contract"},
     "sidkit.tables": GROUND | {"sidkit.contract", "sidkit.datasets"},
@@ -35,7 +36,7 @@ MAY_IMPORT = {
     "semantic_ids.quantizers": DATA | {"semantic_ids", "semantic_ids.pairs"},
     "semantic_ids.quality": DATA | CODES,
     "semantic_ids": DATA | CODES | {"sidkit.stores"},
-    "semantic_ids.report": DATA | CODES,
+    "semantic_ids.report": DATA | CODES | {"sidkit.reports"},
     "semantic_ids.pretrained": GROUND | {"sidkit.contract"},
     "ranking.data": BELOW_RANKING,
     "ranking.models": GROUND | {"ranking.data"},
@@ -46,7 +47,7 @@ MAY_IMPORT = {
     "ranking.audit": BELOW_RANKING | {"ranking.data"},
     "ranking.experiments": BELOW_RANKING
     | {
-        "semantic_ids.report",
+        "sidkit.reports",
         "ranking.data",
         "ranking.models",
         "ranking.evaluation",

@@ -25,13 +25,14 @@ from ranking.experiments.comparison.results import (
 )
 from ranking.experiments.comparison.time_origins import TimeOrigin, time_origins
 from ranking.experiments.comparison.trials import Frame, Plan, Trial, TrialDetails, context_of, work_through
-from ranking.pipeline.prepare import Prepared, end_of_log, peak_rss_mb
+from ranking.pipeline.prepare import Prepared, end_of_log
 from ranking.pipeline.results import StageTime
 from ranking.training.arm_spec import RankerSpec
 from sidkit.core.config import content_hash, resolved_url
 from sidkit.core.errors import EvaluationError
 from sidkit.core.files import written_beside
 from sidkit.core.interrupt import keyboard_left_to_parent
+from sidkit.core.memory import peak_rss_mb
 from sidkit.core.names import codebook_stem
 from sidkit.core.records import read_record, record_json
 from sidkit.core.redact import redacted

@@ -33,11 +33,10 @@ from ranking.experiments.comparison.trials import Plan, Trial, TrialDetails
 from ranking.pipeline.prepare import oracle_of
 from ranking.training.arms import FIRST_EPOCH, read_predictions
 from semantic_ids.catalog import Catalog
+from sidkit.core.arrays import Doubles
 from sidkit.core.bootstrap import Resamples
 from sidkit.core.errors import EvaluationError
 from sidkit.core.repo import Repo
-
-Floats = npt.NDArray[np.float64]
 
 _CURVE_BINS = 10
 _ROLLED = ("all", "cold")
@@ -111,7 +110,7 @@ def evaluate_comparison(repo: Repo, data: str, plan: Plan, places: Sequence[Time
     )
 
 
-def evaluate_external(data: str, plan: Plan, arm: str, scores: Sequence[Floats]) -> list[Row]:
+def evaluate_external(data: str, plan: Plan, arm: str, scores: Sequence[Doubles]) -> list[Row]:
     """Evaluate an external model's scores of the test rows, beside the saved predictions of the two shared baselines.
 
     Parameters
@@ -172,8 +171,8 @@ def baseline_trials(plan: Plan, arm: str) -> list[Trial]:
     return latest
 
 
-def _scores(plan: Plan, trials: Iterable[Trial], part: str = "test") -> dict[str, list[Floats]]:
-    found: dict[str, list[Floats]] = {}
+def _scores(plan: Plan, trials: Iterable[Trial], part: str = "test") -> dict[str, list[Doubles]]:
+    found: dict[str, list[Doubles]] = {}
     for trial in trials:
         found.setdefault(trial.arm, []).append(read_predictions(plan.path(trial), part))
     return found
@@ -215,7 +214,7 @@ def _rows(data: str, name: str, arms: Mapping[str, Metrics], own: Mapping[str, s
                 yield Row.of(data, arm, name, metric, metrics[metric], each, positives)
 
 
-def _oracle_rows(data: str, evaluator: Evaluator, probability: Floats | None) -> Iterable[Row]:
+def _oracle_rows(data: str, evaluator: Evaluator, probability: Doubles | None) -> Iterable[Row]:
     """The AUC of the true probabilities, where a world knows them: no arm can be better."""
     found = evaluator.reference_auc(probability) if probability is not None else {}
     for name, value in found.items():
@@ -224,7 +223,7 @@ def _oracle_rows(data: str, evaluator: Evaluator, probability: Floats | None) ->
             yield Row.of(data, "oracle", name, "auc", own, None, evaluator.sizes[name].positives)
 
 
-def _no_samples() -> Floats:
+def _no_samples() -> Doubles:
     return np.zeros(0)
 
 
@@ -311,7 +310,9 @@ def _grouped_share(evaluator: Evaluator, name: str) -> float:
     return gauc(label, label, evaluator.rows.group[part])[1]  # whatever the scores are
 
 
-def _calibration_curve(label: npt.NDArray[np.int8], scores: Sequence[Floats]) -> tuple[tuple[float, float, float], ...]:
+def _calibration_curve(
+    label: npt.NDArray[np.int8], scores: Sequence[Doubles]
+) -> tuple[tuple[float, float, float], ...]:
     """Mean prediction, share of positives and rows of ten equally full bins of the prediction, all seeds together."""
     predicted, true = np.concatenate(scores), np.tile(label, len(scores)).astype(np.float64)
     order = np.argsort(predicted, kind="stable")

@@ -19,13 +19,12 @@ from ranking.experiments.comparison.attention_examples import (
     item_titles,
 )
 from ranking.experiments.comparison.trials import Plan
+from sidkit.core.arrays import Ints
 from sidkit.core.names import LONGEST_MADE, check_name
 from sidkit.core.repo import Repo
 
 if TYPE_CHECKING:
     from ranking.training.ranker import Ranker
-
-Ints = npt.NDArray[np.int64]
 
 MUTATED_ROWS = 4000
 

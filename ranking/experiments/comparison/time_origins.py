@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ranking.data.feature_views import Ints
 from ranking.data.split import TimeSplit
+from sidkit.core.arrays import Ints
 from sidkit.core.clock import iso
 from sidkit.core.config import SplitSettings
 from sidkit.core.errors import EvaluationError

@@ -6,7 +6,6 @@ processes may work on one plan, and an interrupted plan resumes.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +21,7 @@ from ranking.training.arm_spec import RankerSpec
 from ranking.training.arms import ArmDetails, read_details, train_arm, write_predictions
 from sidkit.core.errors import ArtifactCorruptError
 from sidkit.core.integrity import say_discarded
+from sidkit.core.locks import locked_file
 from sidkit.core.records import record_of
 from sidkit.core.repo import Repo
 
@@ -150,13 +150,8 @@ def work_through(plan: Plan, announce: Callable[[Trial, TrialDetails], None] | N
 def _claimed(plan: Plan, trial: Trial, *, wait: bool) -> Iterator[bool]:
     path = plan.folder / TRIALS / f".{trial.name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-            return
-        yield True
+    with locked_file(path, wait=wait) as mine:
+        yield mine
 
 
 def _do(

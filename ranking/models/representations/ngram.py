@@ -14,8 +14,9 @@ from ranking.data.batch import ItemBatch
 from ranking.models.representations.base import ItemShape, Table
 from ranking.models.representations.coded import CodedRepresentation
 from ranking.models.spec import ModelSpec
+from sidkit.core.hashing import GOLDEN_GAMMA
 
-_ODD = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed integer: 2^64 / golden ratio, odd
+_ODD = GOLDEN_GAMMA - 2**64  # as a signed integer
 
 
 class NgramRepresentation(CodedRepresentation):

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from ranking.data.batch import Seen
+from sidkit.core.arrays import Ints
 from sidkit.core.errors import ConfigError
 
 _CHUNK = 2**22  # cosines held at once
-Ints = npt.NDArray[np.int64]
 
 
 def opq_neighbours(seen: Seen, residual_levels: int, sizes: tuple[int, ...], count: int) -> dict[str, Tensor]:

@@ -8,15 +8,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from sidkit.core.arrays import Ints
 from sidkit.core.errors import ConfigError
 
 # Each code of each level is mapped to a character of the private-use planes 15 and 16 of Unicode.
 _PLANES, _PLANE = (0xF0000, 0x100000), 0xFFFE
-Ints = npt.NDArray[np.int64]
 
 
 def learn_pieces(codes: Ints, counts: Ints, sizes: Sequence[int], pieces: int) -> bytes:

@@ -16,9 +16,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sidkit.core.arrays import Ints
 from sidkit.stores.offline.key_numbers import KeyNumbers
-
-Ints = npt.NDArray[np.int64]
 
 _BLOCK = 65_536
 _LONG_AGO = np.int64(-(2**62))

@@ -18,13 +18,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from sidkit.core.arrays import Ints
 from sidkit.stores.offline.parquet import FeatureFiles
 from sidkit.stores.offline.take import take_rows
-
-Index = npt.NDArray[np.int64]
 
 ROW = "__row"
 AT = "__at_us"
@@ -61,7 +59,7 @@ class ViewRows:
     """
 
     name: str
-    index: Index
+    index: Ints
     table: pa.Table
 
     def plain(self, threads: int = 1) -> pa.Table:

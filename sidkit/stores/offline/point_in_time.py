@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from sidkit.core.arrays import Ints
 from sidkit.core.config import EngineSettings
 from sidkit.core.engine import memory_bytes
 from sidkit.stores.keys import as_declared
@@ -24,7 +24,6 @@ from sidkit.stores.offline.parquet import FeatureFiles
 from sidkit.stores.offline.plan import ViewPlan, ViewRows, entity_rows
 from sidkit.stores.offline.take import take_rows
 
-Ints = npt.NDArray[np.int64]
 Keys = Mapping[str, pa.Array | pa.ChunkedArray]
 Found = TypeVar("Found")
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sidkit.core.arrays import one_chunk
 from sidkit.core.errors import ConfigError, ContractError
 from sidkit.core.files import written_beside
 from sidkit.stores.offline.binary_search import micros
@@ -117,15 +118,12 @@ class Retrieval:
                 if name not in lists:
                     columns[name] = narrow.column(name)
                     continue
-                distinct = view.table.column(name).combine_chunks()
-                distinct = pa.concat_arrays(distinct.chunks) if isinstance(distinct, pa.ChunkedArray) else distinct
+                distinct = one_chunk(view.table.column(name))
                 columns[name] = pa.chunked_array([pa.DictionaryArray.from_arrays(place, distinct)])
         return pa.table(columns)
 
     def _moments(self, rows: pa.Table) -> pa.Array:
-        moments = micros(rows.column(self.job.at_column))
-        combined = moments.combine_chunks() if isinstance(moments, pa.ChunkedArray) else moments
-        return pa.concat_arrays(combined.chunks) if isinstance(combined, pa.ChunkedArray) else combined
+        return one_chunk(micros(rows.column(self.job.at_column)))
 
 
 def retrieve(

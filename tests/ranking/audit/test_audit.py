@@ -25,7 +25,8 @@ from ranking.audit.frames import drawn
 from ranking.audit.reference import log_reference
 from ranking.audit.run import run_audit
 from ranking.data.export import write_frame
-from ranking.data.numeric_features import feature_names
+from ranking.data.numeric_features import numeric_columns
+from ranking.data.storage import NUMERIC
 from semantic_ids.catalog import Catalog, table_path
 from semantic_ids.lifecycle import refresh
 from sidkit.cli.audit import LEAK
@@ -119,7 +120,7 @@ def test_a_sound_repo_passes_whatever_frame_is_asked(finished: FinishedJob, tmp_
 def test_every_column_of_a_kept_frame_is_told_again(finished: FinishedJob) -> None:
     told = audited(finished.repo, rows=20, seed=0, preset="fast")
     # All numeric columns; and candidate, two of the history, codes, vector, codes of the history, had_before.
-    assert told["rows"]["cells"] == 20 * (len(feature_names()) + 7)
+    assert told["rows"]["cells"] == 20 * (len(numeric_columns()) + 7)
 
 
 def test_one_future_click_in_a_count_is_named(repo: Repo) -> None:
@@ -230,11 +231,12 @@ def corrupt_arrays(folder: Path, change: Callable[[dict[str, Any]], None]) -> No
 
 
 def more_clicks(arrays: dict[str, Any]) -> None:
-    arrays["numeric"][:, feature_names().index("item_log_clicks_7d")] += np.float32(np.log(2.0))
+    clicks = arrays[NUMERIC][:, numeric_columns().index("item_clicks_7d")]
+    clicks += clicks + 1
 
 
 def a_better_rate(arrays: dict[str, Any]) -> None:
-    arrays["numeric"][:, feature_names().index("user_rate_all")] = arrays["label"]
+    arrays[NUMERIC][:, numeric_columns().index("user_rate_all")] = arrays["label"]
 
 
 def newer_histories(arrays: dict[str, Any]) -> None:

@@ -12,15 +12,17 @@ from helpers.builders import START
 from helpers.training_builders import random_set
 from ranking.data.batches import TIME_BUCKETS, Batches, Vocabulary, gap_bucket
 from ranking.data.dataset import Dataset
-from ranking.data.numeric_features import Scaling
+from ranking.data.numeric_features import Scaling, numeric_columns
 
 law = settings(max_examples=60, deadline=None, database=None)
 MINUTE = 60_000_000
+RATE = numeric_columns().index("item_rate_1d")
+"""A column that a model sees as it is."""
 
 
 def tensor_set(data: Dataset, vocabulary: Vocabulary | None = None) -> Batches:
     """The tensors of a set, scaled and numbered by the set itself."""
-    scaling = Scaling.fit(data.numeric, float(data.rows.label.mean()))
+    scaling = Scaling.fit(data.features, float(data.rows.label.mean()))
     return Batches(data, scaling, vocabulary or Vocabulary.fit(data.rows.item_ids))
 
 
@@ -81,12 +83,12 @@ def test_a_longer_gap_never_has_a_smaller_bucket(gaps_us: list[int]) -> None:
 @given(st.integers(1, 50), st.integers(1, 60), st.booleans())
 def test_batches_hold_every_row_exactly_once(rows: int, size: int, shuffled: bool) -> None:
     data = random_set(rows)
-    data.numeric[:, 3] = np.arange(rows)
+    data.numeric[:, RATE] = np.arange(rows)
     tensors = Batches(data, Scaling(0.5, (0.0,) * data.numeric.shape[1], (0.01,) * data.numeric.shape[1]),
                         Vocabulary(()))  # fmt: skip
     generator = torch.Generator().manual_seed(3) if shuffled else None
     batches = list(tensors.batches(size, generator))
-    seen = torch.cat([batch.numeric[:, 3] for batch in batches]) * 100
+    seen = torch.cat([batch.numeric[:, RATE] for batch in batches]) * 100
     assert sorted(seen.round().int().tolist()) == list(range(rows))
     assert [len(batch.label) for batch in batches[:-1]] == [size] * (len(batches) - 1)
     if not shuffled:
@@ -138,5 +140,5 @@ def test_numeric_features_are_scaled_by_the_scaling_that_is_given() -> None:
     data = random_set(30)
     width = data.numeric.shape[1]
     tensors = Batches(data, Scaling(0.5, (1.0,) * width, (0.5,) * width), Vocabulary(()))
-    expected = np.clip((data.numeric - 1) / 2, -5, 5)
+    expected = np.clip((data.features - 1) / 2, -5, 5)
     assert torch.cat([batch.numeric for batch in tensors.batches(7)]).numpy() == pytest.approx(expected, abs=1e-6)

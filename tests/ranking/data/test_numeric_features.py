@@ -13,7 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.builders import DAY, START
-from ranking.data.numeric_features import SMOOTHING, WINDOWS, Scaling, age_days, feature_names, numeric_features
+from ranking.data.numeric_features import (
+    SMOOTHING,
+    WINDOWS,
+    Scaling,
+    age_days,
+    feature_names,
+    model_features,
+    numeric_column,
+    numeric_columns,
+    numeric_features,
+    undo_model_features,
+)
 from sidkit.stores.offline.plan import ViewRows
 
 law = settings(max_examples=80, deadline=None, database=None)
@@ -48,12 +59,12 @@ def view(name: str, rows: list[Row]) -> ViewRows:
 def features(
     rows: list[dict[str, Row]], items: list[str], at_us: list[int], rate: float = 0.1
 ) -> dict[str, list[float]]:
-    """Name -> the feature of each row; ``rows`` give the views' rows."""
+    """Name -> what a model sees of each row; ``rows`` give the views' rows."""
     views = {name: view(name, [row.get(name) for row in rows]) for name in TYPES}
     matrix = numeric_features(views, np.array(items, dtype=object), np.array(at_us, dtype=np.int64), rate)
     assert matrix.dtype == np.float32
     assert matrix.shape == (len(rows), len(feature_names()))
-    return {name: matrix[:, at].tolist() for at, name in enumerate(feature_names())}
+    return {name: column.tolist() for name, column in zip(feature_names(), model_features(matrix).T, strict=True)}
 
 
 def by_hand(row: dict[str, Row], item: str, at_us: int, rate: float) -> dict[str, float]:
@@ -175,6 +186,41 @@ def test_ages_are_days_never_negative_and_unknown_where_the_moment_is(pairs: lis
 
 def test_feature_names_are_unique() -> None:
     assert len(set(feature_names())) == len(feature_names())
+    assert len(set(numeric_columns())) == len(numeric_columns()) == len(feature_names())
+
+
+def test_a_data_set_holds_counts_days_and_prices_as_they_are() -> None:
+    row: dict[str, Row] = {
+        "item_stats": {"exposures_7d": 12_345_678, "clicks_7d": 3, "conversions_all": 1},
+        "user_stats": {"clicks_1d": 7},
+        "item_content": {"created_at_us": START - 3 * DAY // 2, "price": 19.5},
+        "user_history": {"item_ids": ["a", "b"], "timestamps_us": [START - DAY // 4, START - 2 * DAY]},
+    }
+    views = {name: view(name, [row.get(name)]) for name in TYPES}
+    matrix = numeric_features(views, np.array(["b"], dtype=object), np.array([START]), 0.1)
+    expected = {
+        "item_exposures_7d": 12_345_678, "item_clicks_7d": 3, "item_conversions_all": 1, "user_clicks_1d": 7,
+        "item_age_days": 1.5, "item_price": 19.5, "history_length": 2, "history_gap_days": 0.25, "history_span_days": 2,
+        "item_in_history": 1, "item_exposures_1d": 0,
+    }  # fmt: skip
+    assert {name: numeric_column(matrix, name)[0] for name in expected} == expected
+
+
+@law
+@given(st.integers(0, 10**6))
+def test_columns_come_back_from_the_features_that_older_frames_hold(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    numeric = np.exp(rng.uniform(-3, 12, (50, len(numeric_columns())))).astype(np.float32)
+    whole = [
+        at for at, name in enumerate(numeric_columns())
+        if any(kind in name for kind in ("exposures", "clicks", "conversions", "length"))
+    ]  # fmt: skip
+    numeric[:, whole] = np.rint(numeric[:, whole])
+    back = undo_model_features(model_features(numeric))
+    np.testing.assert_array_equal(back[:, whole], numeric[:, whole])
+    np.testing.assert_allclose(back, numeric, rtol=2e-6, atol=1e-6)
+    np.testing.assert_allclose(model_features(back), model_features(numeric), atol=1e-6)
+    assert model_features(numeric).dtype == back.dtype == np.float32
 
 
 def test_histories_in_a_slice_of_a_larger_table_are_read_by_their_own_rows() -> None:
@@ -185,7 +231,7 @@ def test_histories_in_a_slice_of_a_larger_table_are_read_by_their_own_rows() -> 
     views = {name: view(name, [None]) for name in TYPES}
     views["user_history"] = ViewRows("user_history", np.array([0]), whole.table.slice(1))
     matrix = numeric_features(views, np.array(["b"], dtype=object), np.array([START]), 0.1)
-    told = dict(zip(feature_names(), matrix[0].tolist(), strict=True))
+    told = dict(zip(feature_names(), model_features(matrix)[0].tolist(), strict=True))
     assert [told[name] for name in feature_names()[-4:]] == pytest.approx([math.log(3), math.log(2), math.log(4), 1.0])
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from helpers.training_builders import random_set
 from ranking.data.dataset import Dataset
-from ranking.data.numeric_features import feature_names
+from ranking.data.numeric_features import numeric_columns
 from ranking.evaluation.paper_slices import SliceCuts, paper_slices
 from ranking.evaluation.slices import slices
 
@@ -28,15 +28,15 @@ ROWS = st.lists(
 
 def told(rows: list[Row]) -> Dataset:
     data = random_set(len(rows))
-    names = feature_names()
+    names = numeric_columns()
     numeric = np.zeros_like(data.numeric)
     for place, (exposures, clicks, conversions, before, _) in enumerate(rows):
         counts = {
-            "item_log_exposures_7d": exposures, "item_log_clicks_7d": clicks, "item_log_conversions_7d": conversions,
-            "item_log_exposures_all": exposures + before,
+            "item_exposures_7d": exposures, "item_clicks_7d": clicks, "item_conversions_7d": conversions,
+            "item_exposures_all": exposures + before,
         }  # fmt: skip
         for name, count in counts.items():
-            numeric[place, names.index(name)] = np.log1p(count)
+            numeric[place, names.index(name)] = count
     items = np.array([f"i{row[4]}" for row in rows], dtype=object)
     return dataclasses.replace(data, numeric=numeric, rows=dataclasses.replace(data.rows, item_ids=items))
 

@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.training_builders import CONTENT_DIM, SIZES, random_set
+from helpers.training_builders import CONTENT_DIM, SIZES, random_set, seen_as
 from ranking.data.batches import Batches, Vocabulary
 from ranking.data.dataset import Dataset
 from ranking.data.numeric_features import Scaling, feature_names
@@ -33,7 +33,7 @@ from ranking.training.ranker import Ranker
 
 law = settings(max_examples=60, deadline=None, database=None)
 DRAWN = random_set(300, items=40, users=30, length=8)
-DATA = dataclasses.replace(DRAWN, numeric=np.abs(DRAWN.numeric))  # counts are never negative
+DATA = dataclasses.replace(DRAWN, numeric=seen_as(np.abs(DRAWN.features)))  # counts are never negative
 
 
 def scoring(score: Callable[[Dataset], np.ndarray]) -> Ranker:
@@ -48,7 +48,7 @@ def test_a_ranker_that_reads_so_many_codes_is_not_moved_by_swaps_that_share_them
 
     def score(data: Dataset) -> np.ndarray:
         codes = data.items.codes[data.candidate][:, :deep]
-        return (codes @ weight if deep else np.zeros(len(data))) + data.numeric[:, 0]
+        return (codes @ weight if deep else np.zeros(len(data))) + data.features[:, 0]
 
     told = mutation(scoring(score), DATA)
     assert [each.depth for each in told] == list(range(len(told)))
@@ -97,7 +97,7 @@ def ranker(representations: tuple[str, ...], **spec: Any) -> Ranker:
     vocabulary = Vocabulary.fit(DATA.rows.item_ids[:150])
     shape = ItemShape(vocabulary.size, SIZES, CONTENT_DIM, residual_levels=2)
     model = CtrModel(representations, shape, len(feature_names()), ModelSpec(dim=4, hidden=(8,), **spec)).eval()
-    scaling = Scaling.fit(DATA.numeric, 0.5)
+    scaling = Scaling.fit(DATA.features, 0.5)
     config = SimpleNamespace(scaling=scaling, residual_levels=2, sizes=SIZES)
     return Ranker(model, vocabulary, cast("Any", config))
 

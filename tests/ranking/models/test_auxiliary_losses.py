@@ -317,7 +317,7 @@ def test_training_adds_the_losses_of_the_parts() -> None:
     from ranking.models.ctr_model import CtrModel
 
     data = random_set(80)
-    vocabulary, scaling = Vocabulary.fit(data.rows.item_ids), Scaling.fit(data.numeric, 0.5)
+    vocabulary, scaling = Vocabulary.fit(data.rows.item_ids), Scaling.fit(data.features, 0.5)
     shape = ItemShape(vocabulary.size, SET_SIZES, CONTENT_DIM, residual_levels=2, numeric_dim=len(feature_names()))
 
     def weights(weight: float) -> dict[str, torch.Tensor]:

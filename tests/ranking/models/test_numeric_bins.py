@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.training_builders import random_set, ranker_config
+from helpers.training_builders import random_set, ranker_config, seen_as
 from ranking.data.batches import Batches, vocabulary_of
 from ranking.data.dataset import Dataset
 from ranking.data.numeric_features import Scaling
@@ -73,16 +73,16 @@ def test_how_training_rows_are_cut_makes_no_difference(cut: int, monkeypatch: py
 def bump() -> Dataset:
     """Rows whose label depends on the middle of one numeric feature, which no straight line finds."""
     data = random_set(4_000)
-    numeric = np.zeros_like(data.numeric)
-    numeric[:, 0] = np.random.default_rng(1).normal(size=len(data))
-    rows = dataclasses.replace(data.rows, label=(np.abs(numeric[:, 0]) < 0.5).astype(data.rows.label.dtype))
-    return dataclasses.replace(data, numeric=numeric, rows=rows)
+    features = np.zeros_like(data.features)
+    features[:, 0] = np.random.default_rng(1).normal(size=len(data))
+    rows = dataclasses.replace(data.rows, label=(np.abs(features[:, 0]) < 0.5).astype(data.rows.label.dtype))
+    return dataclasses.replace(data, numeric=seen_as(features), rows=rows)
 
 
 def config_of(data: Dataset, bins: int, **model: Any) -> RankerConfig:
-    scaling = Scaling.fit(data.numeric, 0.3)
+    scaling = Scaling.fit(data.features, 0.3)
     if bins:
-        scaling = binned(scaling, [data.numeric], bins)
+        scaling = binned(scaling, [data.features], bins)
     spec = ModelSpec(dim=2, history="mean", dropout=0.0, numeric_bins=bins, **model)
     return ranker_config(("id",), spec, scaling)
 
@@ -109,5 +109,5 @@ def test_a_saved_ranker_keeps_its_bins(tmp_path: Path) -> None:
     ranker.save(tmp_path / "ranker", {"name": "ranker"}, {})
     loaded = Ranker.load(tmp_path / "ranker")
     assert loaded.scaling == ranker.scaling
-    assert loaded.scaling.edges[0][0] == pytest.approx(ranker.scaling.apply(data.numeric)[:, 0].min())
+    assert loaded.scaling.edges[0][0] == pytest.approx(ranker.scaling.apply(data.features)[:, 0].min())
     assert np.array_equal(loaded.score(data), ranker.score(data))

@@ -25,7 +25,7 @@ from ranking.training.ranker import Ranker, fit_representations, make_model
 law = settings(max_examples=8, deadline=None, database=None)
 DATA = random_set(60)
 VOCABULARY = Vocabulary.fit(DATA.rows.item_ids[:40])
-SCALING = Scaling.fit(DATA.numeric, 0.5)
+SCALING = Scaling.fit(DATA.features, 0.5)
 BASE = ModelSpec(dim=4, heads=2, hidden=(8,), dropout=0.3, id_dropout=0.2, table_rows=30, spm_pieces=12, neighbours=3)
 
 

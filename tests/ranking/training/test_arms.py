@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.training_builders import SERVING, TRAINED_ON, random_set
+from helpers.training_builders import SERVING, TRAINED_ON, random_set, seen_as
 from ranking.data.dataset import Dataset
 from ranking.data.item_table import ItemTable
 from ranking.data.numeric_features import Scaling
@@ -153,14 +153,14 @@ def test_vocabulary_and_scaling_come_from_the_training_rows_alone(tmp_path: Path
     train_arm(context, "id", ID, 0, "few")
     ranker = Ranker.load(tmp_path / "few")
     assert set(ranker.vocabulary.ids) == set(context.train.rows.item_ids)
-    assert ranker.scaling == Scaling.fit(context.train.numeric, context.rate)
+    assert ranker.scaling == Scaling.fit(context.train.features, context.rate)
 
 
 @pytest.mark.parametrize("arm", [CODES, ArmSpec(kind="gbdt")], ids=["neural", "gbdt"])
 def test_the_test_rows_move_nothing_but_their_own_scores(tmp_path: Path, arm: ArmSpec) -> None:
     test = random_set(80, seed=3)
     touched = dataclasses.replace(
-        test, numeric=test.numeric * 3, rows=dataclasses.replace(test.rows, label=1 - test.rows.label)
+        test, numeric=seen_as(test.features * 3), rows=dataclasses.replace(test.rows, label=1 - test.rows.label)
     )
     kept, changed = (
         train_arm(context_of(tmp_path / name, test=each), "arm", arm, 0, "r")

@@ -42,7 +42,7 @@ def test_boosted_features_are_those_of_a_loop_over_the_rows(seed: int, dim: int)
     told = boosted_features(data)
     width = data.numeric.shape[1]
     assert told.dtype == np.float32
-    assert np.array_equal(told[:, :width], data.numeric)
+    assert np.array_equal(told[:, :width], data.features)
     assert np.array_equal(told[:, width + 2 :], data.items.content[data.candidate][:, :16])
     for row in range(len(data)):
         own = content[data.candidate[row]]

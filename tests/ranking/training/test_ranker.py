@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 
 from helpers.builders import DAY, FinishedJob
 from helpers.training_builders import CONTENT_DIM, SIZES, random_set, ranker_config
+from ranking.data.batch import MatchMoments
 from ranking.data.batches import Vocabulary, seen_in
 from ranking.data.dataset import Dataset
 from ranking.data.numeric_features import Scaling, feature_names
@@ -35,7 +36,7 @@ DATA = random_set(300)
 def untrained(parts: tuple[str, ...] = tuple(REPRESENTATIONS), **changes: object) -> Ranker:
     """A ranker with random weights; saving and loading need no more."""
     vocabulary = Vocabulary.fit(DATA.rows.item_ids)
-    config = ranker_config(parts, ModelSpec(dim=4), Scaling.fit(DATA.numeric, 1 / 3), residual_levels=2)
+    config = ranker_config(parts, ModelSpec(dim=4), Scaling.fit(DATA.features, 1 / 3), residual_levels=2)
     torch.manual_seed(0)
     fitted = fit_representations(
         config, vocabulary, seen_in(DATA, vocabulary, lambda codes: np.sin(1.0 + codes[:, 2:]))
@@ -66,7 +67,8 @@ def test_a_loaded_ranker_scores_bit_by_bit_as_the_saved_one(tmp_path: Path, repr
 def test_a_ranker_comes_back_with_the_columns_that_it_matches_and_with_its_scales(tmp_path: Path) -> None:
     ranker = untrained(("content", "mba"), content_columns=(2, CONTENT_DIM))
     model = make_model(ranker.config, ranker.vocabulary, {})
-    model.scale_matches(torch.randn(50, len(model.match_mean), generator=torch.Generator().manual_seed(1)))
+    matches = torch.randn(50, len(model.match_mean), generator=torch.Generator().manual_seed(1))
+    model.scale_matches(MatchMoments.of(matches))
     ranker = Ranker(model.eval(), ranker.vocabulary, ranker.config)
     ranker.save(tmp_path / "ranker", {"name": "ranker"}, {})
     loaded = Ranker.load(tmp_path / "ranker")

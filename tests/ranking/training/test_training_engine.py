@@ -23,7 +23,7 @@ from sidkit.core.errors import ConfigError
 
 DATA, VALIDATION = random_set(120, seed=1), random_set(60, seed=2)
 VOCABULARY = Vocabulary.fit(DATA.rows.item_ids)
-SCALING = Scaling.fit(DATA.numeric, 0.5)
+SCALING = Scaling.fit(DATA.features, 0.5)
 SHAPE = ItemShape(VOCABULARY.size, SIZES, CONTENT_DIM, residual_levels=2, numeric_dim=len(feature_names()))
 PARTS = ("mba", "rq_opq_gate")
 MODEL = ModelSpec(dim=4, hidden=(8,), dropout=0.3, id_dropout=0.2, history="bidirectional")

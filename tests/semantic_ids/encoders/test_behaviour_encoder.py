@@ -24,8 +24,6 @@ from semantic_ids.pairs.batches import KnownPairs, PairBatches
 from semantic_ids.pairs.mining import ItemPairs
 from sidkit.core.errors import FitError
 
-Doubles = npt.NDArray[np.float64]
-
 ROWS = 400
 SMALL: dict[str, Any] = {"dim": 8, "hidden": 16, "steps": 60, "batch": 64, "learning_rate": 0.02}
 

@@ -16,9 +16,8 @@ from semantic_ids.encoders import CollaborativeEncoder, ContentEncoder
 from semantic_ids.encoders.collaborative import shifted_ppmi, truncated_svd
 from semantic_ids.item_vectors import ItemVectors
 from semantic_ids.pairs.mining import ItemPairs
+from sidkit.core.arrays import Doubles
 from sidkit.core.errors import FitError
-
-Doubles = npt.NDArray[np.float64]
 
 ROWS = 300
 GROUPS = 6

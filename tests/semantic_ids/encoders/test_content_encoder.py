@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 
 from semantic_ids.encoders import ContentEncoder
 from semantic_ids.item_vectors import ItemVectors
+from sidkit.core.arrays import Doubles
 from sidkit.core.errors import FitError, SidkitError
-
-Doubles = npt.NDArray[np.float64]
 
 
 def content(

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from helpers.builders import START
-from helpers.pair_logs import DELAY, ITEMS, KNOWN, VECTORS, Floats, mined, random_log, the_same
+from helpers.pair_logs import DELAY, ITEMS, KNOWN, VECTORS, mined, random_log, the_same
 from oracle.features import Event
 from semantic_ids.pairs.mining import ItemPairs, PairSpec, mine_pairs
+from sidkit.core.arrays import Floats
 from sidkit.core.config import EngineSettings
 from sidkit.core.errors import FitError, TimeError
 

@@ -9,7 +9,6 @@ from collections import Counter, defaultdict
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -33,9 +32,8 @@ from semantic_ids.quality.code_metrics import (
 )
 from semantic_ids.quality.floors import Floors, below_floors, check_floors
 from semantic_ids.quantizers import ResidualKMeans
+from sidkit.core.arrays import Codes
 from sidkit.core.errors import ConfigError, EvaluationError, FitError
-
-Codes = npt.NDArray[np.int32]
 
 
 @st.composite

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semantic_ids.item_vectors import Floats
-from semantic_ids.pairs.mining import Ints, ItemPairs
+from semantic_ids.pairs.mining import ItemPairs
 from semantic_ids.quality import hit_rate
 from semantic_ids.quality.hit_rate import (
     HitPairs,
@@ -24,6 +23,7 @@ from semantic_ids.quality.hit_rate import (
     hit_rates,
 )
 from semantic_ids.quantizers import ResidualKMeans
+from sidkit.core.arrays import Floats, Ints
 from sidkit.core.errors import EvaluationError
 
 relaxed = settings(deadline=None, max_examples=60)

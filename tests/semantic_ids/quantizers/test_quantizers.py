@@ -15,9 +15,10 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from helpers.quantizer_builders import DIM, Floats, clustered, squared_error
+from helpers.quantizer_builders import DIM, clustered, squared_error
 from semantic_ids.quantizers import QUANTIZERS, Quantizer, ResidualOPQ, roundtrip_share
 from semantic_ids.quantizers.base import ROWS_PER_CODE, canonical_order, default_size
+from sidkit.core.arrays import Floats
 from sidkit.core.errors import FitError, SidkitError
 
 SIZES = (12, 7, 5)

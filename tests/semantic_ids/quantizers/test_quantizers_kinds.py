@@ -6,7 +6,6 @@ import subprocess
 import sys
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,9 +22,8 @@ from semantic_ids.quantizers import (
 )
 from semantic_ids.quantizers.kmeans import balance, equal_groups
 from semantic_ids.quantizers.nearest import nearest
+from sidkit.core.arrays import Floats
 from sidkit.core.errors import FitError
-
-Floats = npt.NDArray[np.float32]
 
 relaxed = settings(deadline=None, max_examples=25)
 

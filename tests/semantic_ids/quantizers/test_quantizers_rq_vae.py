@@ -13,10 +13,15 @@ from helpers.quantizer_builders import clustered, squared_error
 from semantic_ids.pairs.mining import ItemPairs
 from semantic_ids.quality.code_metrics import perplexity
 from semantic_ids.quantizers import RQVAE, ResidualKMeans
-from semantic_ids.quantizers.rq_vae_training import Contrast, MovingCodebook, Network, contrastive_loss, quantized
+from semantic_ids.quantizers.rq_vae_training import (
+    Contrast,
+    MovingCodebook,
+    Network,
+    contrastive_loss,
+    quantized,
+)
+from sidkit.core.arrays import Floats
 from sidkit.core.errors import FitError
-
-Floats = npt.NDArray[np.float32]
 
 SMALL: dict[str, Any] = {"epochs": 4, "hidden": (16,), "latent_dim": 8, "batch": 64, "force": True}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -40,7 +39,6 @@ from semantic_ids.quality.drift import stability
 from semantic_ids.report import write_report
 from semantic_ids.report.facts import Arrivals, Facts, collect_facts
 from semantic_ids.report.figures import text
-from semantic_ids.report.inline import json_in_html
 from semantic_ids.report.page import project, render
 from semantic_ids.report.periods import MOST_PERIODS, by_period
 from semantic_ids.report.tree import EXAMPLES, tree
@@ -276,17 +274,6 @@ def test_no_title_gets_out_of_its_place(facts: Facts) -> None:
     listed = Parsed(render(shown)).told
     for item in ("i001", "i002", "i003"):
         assert NASTY[item] in listed
-
-
-@given(
-    st.recursive(
-        st.text() | st.none() | st.integers(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
-    )
-)
-def test_json_in_a_page_reads_as_what_it_was_and_closes_no_element(value: Any) -> None:
-    embedded = json_in_html(value)
-    assert json.loads(embedded) == value
-    assert not set(embedded) & set("<>&\u2028\u2029")
 
 
 def test_a_page_loads_nothing(facts: Facts) -> None:
