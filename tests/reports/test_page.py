@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jinja2 import UndefinedError
 
@@ -75,6 +75,7 @@ def test_a_missing_variable_is_an_error(package: str) -> None:
         rendered(package)
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # the first text that a process draws takes seconds
 @given(
     st.recursive(
         st.text() | st.none() | st.integers(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
