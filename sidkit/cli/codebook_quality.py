@@ -1,4 +1,4 @@
-"""The commands that look at codes: health, report, sweep, and one code per item."""
+"""Commands about the quality of codes: health, report, sweep and suffixes."""
 
 from __future__ import annotations
 
@@ -20,26 +20,28 @@ STALE = 3
 
 @codebooks_app.command("health")
 def health(
-    name: Annotated[Optional[str], typer.Argument(help="The codebook's name; default: the serving one.")] = None,  # noqa: UP045
+    name: Annotated[Optional[str], typer.Argument(help="Codebook name; default: the serving codebook.")] = None,  # noqa: UP045
     repo: RepoOption = Path(),
     preset: Preset = "rqkmeans",
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Compare the codes of recent items with those of the fit; exits 3 when the codebook is stale.
+    """Compare the codes of recent items with those at fit time; exit 3 if the codebook is stale.
 
-    Items that have no codes yet are not seen: run `sidkit codebooks refresh` first.
+    Items without codes are not included: run `sidkit codebooks refresh` first.
     """
     from semantic_ids.quality.drift import DriftThresholds
-    from semantic_ids.quality.drift import health as look
+    from semantic_ids.quality.drift import health as codebook_health
     from sidkit.core.config import load_section
     from sidkit.core.repo import Repo
     from sidkit.presets import preset_path
 
-    report = look(Repo.open(repo), name, load_section(DriftThresholds, preset_path(preset), "health"))
+    report = codebook_health(Repo.open(repo), name, load_section(DriftThresholds, preset_path(preset), "health"))
     if as_json:
         typer.echo(json.dumps(report.as_json(), indent=2))
     else:
-        typer.echo(f"{report.verdict}: {report.recent_items:,} recent items against {report.fit_items:,} of the fit")
+        typer.echo(
+            f"{report.verdict}: {report.recent_items:,} recent items compared with {report.fit_items:,} items of the fit"
+        )
         for reason in report.reasons:
             typer.echo(f"  {reason}")
     if report.verdict == "stale":
@@ -50,9 +52,9 @@ def health(
 def report_(
     name: Name,
     repo: RepoOption = Path(),
-    out: Annotated[Optional[Path], typer.Option(help="The HTML file; default NAME.html.")] = None,  # noqa: UP045
+    out: Annotated[Optional[Path], typer.Option(help="HTML file; default: NAME.html.")] = None,  # noqa: UP045
 ) -> None:
-    """Write one self-contained HTML page about a codebook: figures, code tree, collisions, map, drift."""
+    """Write a self-contained HTML report on a codebook: metrics, code tree, collisions, map, drift."""
     from semantic_ids.report import write_report
     from sidkit.core.repo import Repo
 
@@ -64,10 +66,10 @@ def suffixes(
     name: Name,
     repo: RepoOption = Path(),
     rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Forget the record and number all items anew: for a damaged record.")
+        bool, typer.Option("--rebuild", help="Discard a damaged record and renumber all items.")
     ] = False,
 ) -> None:
-    """Give every item one code of its own: its codes and an append-only number within their bucket."""
+    """Give every item a unique code: its codes plus an append-only number within their bucket."""
     from semantic_ids.collisions import suffix_path, update_suffixes
     from sidkit.core.repo import Repo
 
@@ -83,15 +85,13 @@ def sweep_(
     preset: Preset = "rqkmeans",
     fit_end: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(
-            help="Only what was known by this moment is fitted on; later clicks judge. Default: 80 % of the log."
-        ),
+        typer.Option(help="Fit on data known by this time and evaluate on later clicks. Default: 80 % of the log."),
     ] = None,
-    sample: Annotated[int, typer.Option(min=100, help="Items fitted on; the others are held out.")] = 20_000,
-    seed: Annotated[int, typer.Option(min=0, help="Decides the sample and every fit.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    sample: Annotated[int, typer.Option(min=100, help="Number of items to fit on; the others are held out.")] = 20_000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the sample and of every fit.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Fit a small grid of quantizers, sizes and encoders on a sample, and recommend one without training a ranker."""
+    """Fit a small grid of quantizers, sizes and encoders on a sample and recommend one, without training a ranker."""
     from sidkit.core.clock import parse_time
     from sidkit.core.repo import Repo
 
@@ -123,17 +123,17 @@ def _sweep(repo: Repo, preset: str, fit_end_us: int | None, sample: int, seed: i
     known = known_items(repo, end_us)
     vectors = ContentEncoder().fit(known.content).encode(known.content)
     training = pairs_among(repo, known, vectors, end_us, spec.pairs)
-    # A user's most similar earlier item was chosen by content, which would favour content: only swing judges.
-    judge = spec.pairs.model_copy(update={"sources": ("swing",)})
-    judged = None
+    # User-to-item pairs are chosen by content similarity, which would favour content: evaluate on Swing pairs only.
+    evaluation_pairs = spec.pairs.model_copy(update={"sources": ("swing",)})
+    held_out = None
     if end_us < as_of_us:
-        future = pairs_among(repo, known, vectors, as_of_us, judge, start_us=end_us)
-        asked = questions(future, np.ones(len(known), dtype=bool), training, most_triggers=1000, seed=seed)
-        judged = asked if len(asked) else None
-    told = None if quiet else lambda text: typer.echo(text, err=True)
+        future = pairs_among(repo, known, vectors, as_of_us, evaluation_pairs, start_us=end_us)
+        queries = questions(future, np.ones(len(known), dtype=bool), training, most_triggers=1000, seed=seed)
+        held_out = queries if len(queries) else None
+    progress = None if quiet else lambda text: typer.echo(text, err=True)
     return sweep(
-        known.content, grid, sample, seed, floors=spec.floors, pairs=training if len(training) else None, judged=judged,
-        force=spec.force, told=told,
+        known.content, grid, sample, seed, floors=spec.floors, pairs=training if len(training) else None, judged=held_out,
+        force=spec.force, told=progress,
     )  # fmt: skip
 
 
@@ -142,7 +142,7 @@ def _show_sweep(report: SweepReport) -> None:
     from rich.table import Table
 
     rows: list[dict[str, Any]] = report.table().to_pylist()
-    table = Table(title=f"{report.sample:,} items fitted on, {report.held_out:,} held out")
+    table = Table(title=f"fitted on {report.sample:,} items, {report.held_out:,} held out")
     for column in rows[0] if rows else ():
         table.add_column(column, justify="right")
     for row in rows:

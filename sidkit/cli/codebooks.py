@@ -1,4 +1,4 @@
-"""The commands of codebooks."""
+"""``sidkit codebooks``: the life cycle of codebooks, and look-ups of codes and items."""
 
 from __future__ import annotations
 
@@ -18,18 +18,14 @@ if TYPE_CHECKING:
 def fit(
     name: Name,
     repo: RepoOption = Path(),
-    preset: Annotated[
-        str, typer.Option(help="Where [codebook] comes from: a preset or a path to a .toml.")
-    ] = "rqkmeans",
+    preset: Annotated[str, typer.Option(help="Preset name or path of a .toml file with [codebook].")] = "rqkmeans",
     fit_end: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(
-            help="Only items known by this moment are used, ISO-8601 with a zone; default: the tables' moment."
-        ),
+        typer.Option(help="Fit on items known by this time, ISO 8601 with a zone; default: the tables' as-of time."),
     ] = None,
-    force: Annotated[bool, typer.Option(help="Fit though there are under 20 items per code.")] = False,
+    force: Annotated[bool, typer.Option(help="Fit even with fewer than 20 items per code.")] = False,
 ) -> None:
-    """Fit a codebook on the items that were known at a moment."""
+    """Fit a codebook on the items known at a point in time."""
     from semantic_ids import lifecycle
     from sidkit.core.artifact import read_manifest
     from sidkit.core.clock import parse_time
@@ -47,13 +43,13 @@ def fit(
         record = lifecycle.fit(opened, name, spec, until)
     reason = read_manifest(opened.codebooks / name, verify=False).get("fallback")
     if reason:
-        typer.echo(f"warning: fitted by the encoder 'content', without behaviour: {reason}", err=True)
+        typer.echo(f"warning: fell back to the encoder 'content', without behaviour: {reason}", err=True)
     _show(record, opened.codebooks / name)
 
 
 @codebooks_app.command("publish")
 def publish(name: Name, repo: RepoOption = Path()) -> None:
-    """Assign codes to all items, register the view and its services, fill the online store."""
+    """Assign codes to all items, register the feature view and its services, and fill the online store."""
     from semantic_ids import lifecycle
     from sidkit.core.repo import Repo
 
@@ -61,13 +57,13 @@ def publish(name: Name, repo: RepoOption = Path()) -> None:
     with opened.locked():
         report = lifecycle.publish(opened, name)
     typer.echo(
-        f"{name}: {report.rows:,} rows of codes, {report.new_rows:,} new; {report.without_content:,} without content"
+        f"{name}: {report.rows:,} rows of codes ({report.new_rows:,} new), {report.without_content:,} without content"
     )
 
 
 @codebooks_app.command("promote")
 def promote(name: Name, repo: RepoOption = Path()) -> None:
-    """Make a published codebook the one that commands use by default."""
+    """Make a published codebook the serving one, which commands use by default."""
     from semantic_ids import lifecycle
     from sidkit.core.repo import Repo
 
@@ -79,19 +75,19 @@ def promote(name: Name, repo: RepoOption = Path()) -> None:
 
 @codebooks_app.command("retire")
 def retire(name: Name, repo: RepoOption = Path()) -> None:
-    """Take a codebook out of use; its view and data stay until it is purged."""
+    """Take a codebook out of use; its feature view and data remain until it is purged."""
     from semantic_ids import lifecycle
     from sidkit.core.repo import Repo
 
     opened = Repo.open(repo)
     with opened.locked():
         lifecycle.retire(opened, name)
-    typer.echo(f"{name} is retired; `sidkit codebooks purge {name}` removes its view, its codes and its files")
+    typer.echo(f"{name} is retired; `sidkit codebooks purge {name}` deletes its feature view, codes and files")
 
 
 @codebooks_app.command("purge")
 def purge(name: Name, repo: RepoOption = Path()) -> None:
-    """Remove a retired codebook for good."""
+    """Delete a retired codebook permanently."""
     from semantic_ids import lifecycle
     from sidkit.core.repo import Repo
 
@@ -103,7 +99,7 @@ def purge(name: Name, repo: RepoOption = Path()) -> None:
 
 @codebooks_app.command("repair")
 def repair(repo: RepoOption = Path()) -> None:
-    """Make damaged or lost records of the catalogue anew from the artefacts."""
+    """Rebuild damaged or lost catalogue records from the artefacts."""
     from semantic_ids.catalog_repair import repair_catalog
     from sidkit.core.repo import Repo
 
@@ -112,22 +108,22 @@ def repair(repo: RepoOption = Path()) -> None:
         done = repair_catalog(opened)
     for record in done:
         typer.echo(str(record))
-    typer.echo(f"{len(done)} records made anew; `sidkit codebooks list` and `sidkit rankers list` show all")
+    typer.echo(f"{len(done)} records rebuilt; `sidkit codebooks list` lists the codebooks")
 
 
 @codebooks_app.command("refresh")
 def refresh(
-    name: Annotated[Optional[str], typer.Argument(help="Default: all published codebooks.")] = None,  # noqa: UP045
+    name: Annotated[Optional[str], typer.Argument(help="Codebook name; default: all published codebooks.")] = None,  # noqa: UP045
     repo: RepoOption = Path(),
 ) -> None:
-    """Assign codes to content that came or changed since the last time."""
+    """Assign codes to items that are new or changed since the last refresh."""
     from semantic_ids import lifecycle
     from sidkit.core.repo import Repo
 
     opened = Repo.open(repo)
     with opened.locked():
         for report in lifecycle.refresh(opened, name):
-            typer.echo(f"{report.name}: {report.new_rows:,} new rows of {report.rows:,}")
+            typer.echo(f"{report.name}: {report.rows:,} rows, {report.new_rows:,} new")
 
 
 @codebooks_app.command("list")
@@ -152,7 +148,7 @@ def list_(repo: RepoOption = Path()) -> None:
 
 @codebooks_app.command("show")
 def show(name: Name, repo: RepoOption = Path()) -> None:
-    """Show one codebook: its window, its quality, where it lies."""
+    """Show one codebook: its fit window, quality metrics and path."""
     from semantic_ids.catalog import Catalog
     from sidkit.core.repo import Repo
 
@@ -164,44 +160,44 @@ def show(name: Name, repo: RepoOption = Path()) -> None:
 def codes(
     items: ItemsOption = None,
     item: ItemOption = None,
-    name: Annotated[Optional[str], typer.Option(help="Default: the serving codebook.")] = None,  # noqa: UP045
+    name: Annotated[Optional[str], typer.Option(help="Codebook name; default: the serving codebook.")] = None,  # noqa: UP045
     repo: RepoOption = Path(),
     strict: StrictOption = False,
-    json_: Annotated[bool, typer.Option("--json", help="Print one JSON list: item_id, codes, known.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print a JSON list of item_id, codes, known.")] = False,
 ) -> None:
-    """Look up the codes of items, as of the tables; ids that the tables do not know are reported."""
+    """Look up the codes of items, as of the tables; unknown ids are reported."""
     import json
 
     from semantic_ids.lookup import codes_of, known_ids
     from sidkit.core.errors import ConfigError
     from sidkit.core.repo import Repo
 
-    asked, opened = read_ids(items, item), Repo.open(repo)
-    known, found = known_ids(opened, asked), codes_of(opened, asked, name)
-    if unknown := unknown_items(asked, (each in known for each in asked)):
+    ids, opened = read_ids(items, item), Repo.open(repo)
+    known, code_of = known_ids(opened, ids), codes_of(opened, ids, name)
+    if unknown := unknown_items(ids, (each in known for each in ids)):
         if strict:
-            raise ConfigError(f"{unknown}; correct the ids, or leave --strict out")
+            raise ConfigError(f"{unknown}; correct the ids, or omit --strict")
         typer.echo(f"sidkit: {unknown}", err=True)
     if json_:
-        typer.echo(json.dumps([{"item_id": each, "codes": found[each], "known": each in known} for each in asked]))
+        typer.echo(json.dumps([{"item_id": each, "codes": code_of[each], "known": each in known} for each in ids]))
         return
-    for each in asked:
-        typer.echo(f"{each}\t{','.join(map(str, found[each] or ())) or 'no codes'}")
+    for each in ids:
+        typer.echo(f"{each}\t{','.join(map(str, code_of[each] or ())) or 'no codes'}")
 
 
 @codebooks_app.command("items")
 def items_(
-    codes: Annotated[str, typer.Option(help="A code, or its first levels, such as 17,3.")],
-    name: Annotated[Optional[str], typer.Option(help="Default: the serving codebook.")] = None,  # noqa: UP045
+    codes: Annotated[str, typer.Option(help="A code or a prefix of its levels, such as 17,3.")],
+    name: Annotated[Optional[str], typer.Option(help="Codebook name; default: the serving codebook.")] = None,  # noqa: UP045
     repo: RepoOption = Path(),
-    most: Annotated[int, typer.Option(help="List at most so many items.")] = 50,
+    most: Annotated[int, typer.Option(help="Maximum number of items to list.")] = 50,
 ) -> None:
-    """Look up the items of a code or of a prefix, as of the tables."""
+    """Look up the items of a code or a code prefix, as of the tables."""
     from semantic_ids.lookup import items_of
     from sidkit.core.repo import Repo
 
-    for item, found, title in items_of(Repo.open(repo), codes, name, most):
-        typer.echo(f"{item}\t{','.join(map(str, found))}\t{title or ''}")
+    for item, item_codes, title in items_of(Repo.open(repo), codes, name, most):
+        typer.echo(f"{item}\t{','.join(map(str, item_codes))}\t{title or ''}")
 
 
 def _show(record: CodebookRecord, folder: Path) -> None:
