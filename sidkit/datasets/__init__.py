@@ -1,1 +1,1 @@
-"""What writes the contract: synthetic worlds and sampled negatives."""
+"""Synthetic data sets, and negative sampling for logs of positives."""
