@@ -145,7 +145,7 @@ def test_the_only_published_codebook_is_the_default_and_of_two_none_is(repo: Rep
     add(catalog, "c", "fitted")
     assert catalog.serving_codebook().name == "a"
     add(catalog, "b", "published")
-    with pytest.raises(UnknownVersionError, match="known: a, b"):
+    with pytest.raises(UnknownVersionError, match="available: a, b"):
         catalog.serving_codebook()
     catalog.set_state("b", "serving")
     assert catalog.serving_codebook().name == "b"
@@ -156,7 +156,7 @@ def test_what_is_not_known_is_named_with_what_is(repo: Repo) -> None:
     add(catalog, "a")
     add_ranker(catalog, "r")
     for asked, known in ((catalog.codebook, "a"), (catalog.ranker, "r")):
-        with pytest.raises(UnknownVersionError, match=rf"'nope'; known: {known}\.") as caught:
+        with pytest.raises(UnknownVersionError, match=rf"'nope'; available: {known}\.") as caught:
             asked("nope")
         assert (caught.value.name, caught.value.known) == ("nope", [known])
     with pytest.raises(UnknownVersionError):

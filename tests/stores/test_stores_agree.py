@@ -78,10 +78,10 @@ FAULTS: dict[str, tuple[Callable[[Repo], None], str, bool]] = {
     ),
     "no registry": (
         lambda repo: (repo.data / "registry.sqlite").unlink(),
-        "registry.sqlite: there is no registry",
+        "registry.sqlite: the registry is missing",
         True,
     ),
-    "no online store": (lambda repo: (repo.data / "online.sqlite").unlink(), "there is no online store", True),
+    "no online store": (lambda repo: (repo.data / "online.sqlite").unlink(), "the online store is missing", True),
     "a definition that was edited": (
         lambda repo: edit(repo, "item_views.py", "schema=[", 'schema=[Field(name="extra", dtype=Float32),'),
         "feature view item_content: the registry differs from the definition in features",
@@ -153,12 +153,12 @@ def test_a_damaged_row_is_found_by_doctor_and_made_anew_by_materialize(repo: Rep
         online(repo, "a", ITEMS)
     done = run(repo, "materialize")
     assert done.exit_code == 0
-    assert "1 damaged rows of packed:sidkit_item_sid_a were removed and are made anew" in done.output
+    assert "1 damaged rows of packed:sidkit_item_sid_a were removed and are rebuilt" in done.output
     assert online(repo, "a", ITEMS) == before
     (repo.data / "online.sqlite").write_bytes(b"no database " * 999)
     done = run(repo, "materialize")
     assert done.exit_code == 0
-    assert "could not be read and is made anew" in done.output
+    assert "could not be read and is rebuilt" in done.output
     assert online(repo, "a", ITEMS) == before
 
 
@@ -190,7 +190,7 @@ def test_a_registry_that_feast_did_not_write_is_one_error_and_apply_makes_it_ane
             opened.execute(statement, (proto.replace(b"codes", b"coves"),))
         else:
             opened.execute(statement)
-    with pytest.raises(RepoError, match=rf"registry\.sqlite is damaged .*: run `sidkit apply --repo {repo.path}`"):
+    with pytest.raises(RepoError, match=rf"registry\.sqlite is damaged .*; run `sidkit apply --repo {repo.path}`"):
         open_store(repo)
     done = run(repo, "doctor")
     assert done.exit_code == 1

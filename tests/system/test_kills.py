@@ -22,13 +22,13 @@ from typing import Any
 
 import pytest
 import typer
+from kill_storm import copy
+from kill_storm import kills_of as killed_at_random
 
 from helpers.kill_points import Points, lasting_files
 from helpers.life_state import command, differences, forked, import_rooms, state
 from helpers.life_steps import PRESETS, STEPS, HashedTexts, Step, begin
 from helpers.switched import switched
-from kill_storm import copy
-from kill_storm import kills_of as killed_at_random
 from semantic_ids.catalog import read_definitions
 from sidkit.cli import build_app
 from sidkit.cli.codebook_quality import STALE

@@ -171,7 +171,7 @@ def test_an_interval_that_ends_years_after_the_newest_row_refuses_no_request_aft
 def test_no_candidates_and_unknown_rankers_are_refused(finished: FinishedJob) -> None:
     with pytest.raises(ServingError, match="at least one item id"):
         Scorer(finished.repo).score("u1", [], finished.facts["as_of_us"])
-    with pytest.raises(UnknownVersionError, match="no ranker named 'other'; known: fast_"):
+    with pytest.raises(UnknownVersionError, match="no ranker named 'other'; available: fast_"):
         Scorer(finished.repo, "other")
 
 

@@ -153,7 +153,7 @@ def test_a_source_without_vectors_keeps_the_contract_afterwards(minilm: Path, tm
     write_tables(source, {"interactions": interactions_table(log)})
     assert "item_embeddings: the table is missing" in sidkit("data", "check", source, cwd=tmp_path, expect=1).stderr
     embed_texts(source, minilm)
-    assert "the contract holds: feedback impressions, modalities text, 0 rows" in " ".join(
+    assert "the source is valid: feedback impressions, modalities text, 0 rows" in " ".join(
         sidkit("data", "check", source, cwd=tmp_path).stdout.split()
     )
 
@@ -170,7 +170,7 @@ def test_a_disk_that_fills_up_leaves_the_file_as_it_was_and_the_cache_filled(
 
     with monkeypatch.context() as patched:
         patched.setattr(pq.ParquetWriter, "write_table", full)
-        with pytest.raises(StorageError, match="free some room"):
+        with pytest.raises(StorageError, match="free some disk space"):
             embed_texts(source, minilm)
     assert (source / "item_embeddings.parquet").read_bytes() == before
     assert embed_texts(source, minilm).modalities["text"].from_cache == 6

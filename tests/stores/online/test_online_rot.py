@@ -148,7 +148,7 @@ def test_what_changed_is_one_error_that_names_file_table_and_remedy(sound: Path,
     message = str(caught.value)
     assert f"the online store {path} is damaged" in message
     assert "packed:shop_one" in message
-    assert "delete the file, run `feast apply` and `feast materialize`" in message
+    assert "delete the file, then run `feast apply` and `feast materialize`" in message
     assert "\n" not in message
     assert list(find_damage(path).rows) == ["shop_one"]
     repair(path)

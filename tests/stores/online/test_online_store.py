@@ -280,7 +280,7 @@ def test_tearing_down_deletes_the_file_and_a_new_start_works(stores: Stores) -> 
     stores.ours.teardown(stores.config, [stores.view], [])
     path = Path(stores.config.online_store.path)
     assert not list(path.parent.glob("online.sqlite*"))
-    with pytest.raises(OnlineStoreError, match=r"there is no online store at .*; run `feast apply`"):
+    with pytest.raises(OnlineStoreError, match=r"expected an online store at .*; run `feast apply`"):
         stores.read(["a"])
     assert not path.exists(), "reading makes no file"
     stores.ours.teardown(stores.config, [stores.view], [])
