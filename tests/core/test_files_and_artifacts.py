@@ -224,7 +224,7 @@ def edit_manifest(**values: Any) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("damage", "where"),
     [
-        (lambda folder: (folder / "tensors.bin").write_bytes(b"\x00\x01\x03"), "tensors.bin: the file differs"),
+        (lambda folder: (folder / "tensors.bin").write_bytes(b"\x00\x01\x03"), "tensors.bin: the file does not match"),
         (lambda folder: (folder / "deep" / "config.json").unlink(), "deep/config.json: the file is missing"),
         (lambda folder: (folder / "deep" / "extra.bin").write_bytes(b""), "deep/extra.bin"),
         (lambda folder: (folder / "manifest.json").unlink(), "the manifest cannot be read"),

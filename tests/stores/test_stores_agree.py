@@ -67,7 +67,7 @@ def drop_table(repo: Repo) -> None:
 FAULTS: dict[str, tuple[Callable[[Repo], None], str, bool]] = {
     "a view that the registry lacks": (
         drop_view,
-        "feature view item_sid_a: it is defined, and the registry lacks it",
+        "feature view item_sid_a: it is defined, but missing from the registry",
         True,
     ),
     "an online table that is missing": (drop_table, "feature view item_sid_a: it has no online table", True),
@@ -129,10 +129,10 @@ def test_a_view_that_nobody_defines_any_more_is_found(repo: Repo) -> None:
     edit(repo, "semantic_id_views.py", "name=codebook.view_name", 'name=f"{codebook.view_name}_new"')
     messages = [str(problem) for problem in examine_repo(repo)]
     assert any(
-        "feature view item_sid_a: the registry holds it, and it is not defined" in message for message in messages
+        "feature view item_sid_a: it is in the registry, but not defined" in message for message in messages
     )
     assert any(
-        "feature view item_sid_a_new: it is defined, and the registry lacks it" in message for message in messages
+        "feature view item_sid_a_new: it is defined, but missing from the registry" in message for message in messages
     )
 
 
@@ -146,7 +146,7 @@ def test_a_damaged_row_is_found_by_doctor_and_made_anew_by_materialize(repo: Rep
     )
     done = run(repo, "doctor")
     assert done.exit_code == 1
-    assert "packed:sidkit_item_sid_a: 1 rows are not what was written. Run `sidkit materialize`" in done.output
+    assert "packed:sidkit_item_sid_a: 1 rows do not match their checksum. Run `sidkit materialize`" in done.output
     with pytest.raises(
         OnlineStoreError, match=rf"packed:sidkit_item_sid_a; run `sidkit materialize --repo {repo.path}`"
     ):

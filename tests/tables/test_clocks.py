@@ -178,7 +178,7 @@ def test_a_repo_of_an_older_release_that_was_built_up_to_2150_is_not_locked(tmp_
     assert (report.unchanged, report.rows, report.removed, report.new_rows) == (False, 300, 1, 0)
     assert read_log(repo).last_us == frame["us"].max()
     built = build_tables(repo, end_of_log(repo))
-    assert "built as of 2150-01-01T00:02:00+00:00, after now; they are built anew" in built.restarted
+    assert "built as of 2150-01-01T00:02:00+00:00, which is in the future; rebuilding them" in built.restarted
     fresh = fresh_repo(tmp_path / "fresh", write(tmp_path / "sound", frame))
     ingest(fresh)
     build_tables(fresh, end_of_log(fresh))
@@ -232,13 +232,13 @@ UNITS = [
     (seconds_as_text, "seconds"),
     (
         lambda us: pd.to_datetime(pd.Series(us // 1_000_000), utc=True),
-        "seconds since 1970 that were taken for nanoseconds",
+        "seconds since 1970 read as nanoseconds",
     ),
     (
         lambda us: pd.to_datetime(pd.Series(us // 1_000), utc=True),
-        "milliseconds since 1970 that were taken for nanoseconds",
+        "milliseconds since 1970 read as nanoseconds",
     ),
-    (lambda us: pd.to_datetime(pd.Series(us), utc=True), "microseconds since 1970 that were taken for nanoseconds"),
+    (lambda us: pd.to_datetime(pd.Series(us), utc=True), "microseconds since 1970 read as nanoseconds"),
     (
         lambda us: pd.to_datetime(pd.Series(us // 1_000_000), unit="us", utc=True).astype("datetime64[us, UTC]"),
         "seconds",

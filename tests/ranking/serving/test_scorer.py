@@ -195,7 +195,7 @@ def test_a_hand_edited_ranker_is_refused_at_start(finished: FinishedJob, tmp_pat
     repo = copy_of(finished.repo, tmp_path / "repo")
     config = repo.rankers / Catalog.open(repo).serving_ranker().name / "config.json"
     config.write_text(config.read_text().replace('"history_length": 50', '"history_length": 51'))
-    with pytest.raises(ArtifactCorruptError, match=r"config\.json: the file differs from its SHA-256"):
+    with pytest.raises(ArtifactCorruptError, match=r"config\.json: the file does not match its SHA-256"):
         Scorer(repo)
 
 

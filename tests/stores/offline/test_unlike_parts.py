@@ -170,7 +170,7 @@ def test_a_column_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
     folder = write_tables(tmp_path / "source", changed("items", caf_=["a"] * N_ITEMS))
     path = folder / "items.parquet"
     path.write_bytes(path.read_bytes().replace(b"caf_", b"caf\xe9"))
-    with pytest.raises(TableSchemaError, match=r"items\.parquet has a column whose name is not UTF-8"):
+    with pytest.raises(TableSchemaError, match=r"expected column names in UTF-8.*items\.parquet"):
         read(folder, tmp_path / "work")
 
 
@@ -341,5 +341,5 @@ def test_a_part_that_is_no_file_is_refused_and_not_left_out(tmp_path: Path, kind
         broken.mkdir()
     else:
         broken.symlink_to(tmp_path / "nowhere")
-    with pytest.raises(ContractError, match=r"part-1\.parquet holds no Parquet file where a part is expected"):
+    with pytest.raises(ContractError, match=r"expected a Parquet file or a folder of them, got .*part-1\.parquet"):
         open_source(str(folder))

@@ -243,7 +243,7 @@ def test_a_file_of_the_release_before_is_refused_and_upgraded_in_place(tmp_path:
     path = tmp_path / "online.sqlite"
     write_old(path)
     with pytest.raises(
-        OnlineStoreError, match=r"got version 1. Run `sidkit upgrade`, or delete the file, run `feast apply`"
+        OnlineStoreError, match=r"got version 1. Run `sidkit upgrade`, or delete the file, then run `feast apply`"
     ):
         read(path)
     assert upgrade_online_file(path) == 2 * COUNT
@@ -289,5 +289,5 @@ def test_feasts_own_reads_give_the_same_error(tmp_path: Path) -> None:
         lambda: store.online_read(told, view, entity_keys(["a"])),
         lambda: store.online_write_batch(told, view, batch(view, rows), None),  # merges with what is there
     ):
-        with pytest.raises(OnlineStoreError, match="a row is not what was written in table packed:shop_thing; delete"):
+        with pytest.raises(OnlineStoreError, match="a row does not match its checksum in table packed:shop_thing; delete"):
             use()
