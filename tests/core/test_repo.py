@@ -143,9 +143,7 @@ def test_a_second_command_is_refused_at_once_with_the_holders_pid(tmp_path: Path
             pytest.fail("two writers")
         assert raised.value.path == repo.path
         done = run_sidkit("data", "ingest", "--repo", repo.path, cwd=elsewhere, expect=1)
-        assert done.stderr.startswith(
-            f"sidkit: {repo.path} is locked by another sidkit command (pid {os.getpid()}:"
-        )
+        assert done.stderr.startswith(f"sidkit: {repo.path} is locked by another sidkit command (pid {os.getpid()}:")
         assert "Wait for it to finish, or stop it" in done.stderr
     with repo.locked():
         pass

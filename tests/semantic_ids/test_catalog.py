@@ -362,7 +362,9 @@ def test_a_catalogue_that_forgot_what_the_disk_holds_is_lost(
     lose(repo.data / "catalog.sqlite")
     # Definitions first: a catalogue that was opened for writing has made its tables again, and is as lost.
     for reading in (lambda repo: read_definitions(repo.path), Catalog.open, lambda repo: read_definitions(repo.path)):
-        with pytest.raises(CatalogLostError, match="a missing from the catalogue at .*, but their files still exist") as caught:
+        with pytest.raises(
+            CatalogLostError, match="a missing from the catalogue at .*, but their files still exist"
+        ) as caught:
             reading(repo)
         assert caught.value.names == ["a"]
     (repo.data / "catalog.sqlite").write_bytes(kept)

@@ -128,9 +128,7 @@ def test_what_does_not_agree_is_found_by_doctor_audit_and_promote_and_its_remedy
 def test_a_view_that_nobody_defines_any_more_is_found(repo: Repo) -> None:
     edit(repo, "semantic_id_views.py", "name=codebook.view_name", 'name=f"{codebook.view_name}_new"')
     messages = [str(problem) for problem in examine_repo(repo)]
-    assert any(
-        "feature view item_sid_a: it is in the registry, but not defined" in message for message in messages
-    )
+    assert any("feature view item_sid_a: it is in the registry, but not defined" in message for message in messages)
     assert any(
         "feature view item_sid_a_new: it is defined, but missing from the registry" in message for message in messages
     )

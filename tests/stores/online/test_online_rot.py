@@ -289,5 +289,7 @@ def test_feasts_own_reads_give_the_same_error(tmp_path: Path) -> None:
         lambda: store.online_read(told, view, entity_keys(["a"])),
         lambda: store.online_write_batch(told, view, batch(view, rows), None),  # merges with what is there
     ):
-        with pytest.raises(OnlineStoreError, match="a row does not match its checksum in table packed:shop_thing; delete"):
+        with pytest.raises(
+            OnlineStoreError, match="a row does not match its checksum in table packed:shop_thing; delete"
+        ):
             use()
