@@ -108,7 +108,7 @@ def repair(repo: RepoOption = Path()) -> None:
         done = repair_catalog(opened)
     for record in done:
         typer.echo(str(record))
-    typer.echo(f"{len(done)} records rebuilt; `sidkit codebooks list` lists the codebooks")
+    typer.echo(f"{len(done)} records rebuilt; `sidkit codebooks list` and `sidkit ranker list` show all")
 
 
 @codebooks_app.command("refresh")

@@ -36,4 +36,4 @@ codebooks_app = typer.Typer(
 )
 data_app = typer.Typer(help="Source data: check, ingest, embed, or generate a synthetic set.", no_args_is_help=True)
 tables_app = typer.Typer(help="Feature tables and labelled rows.", no_args_is_help=True)
-ranker_app = typer.Typer(help="Rankers: compare, evaluate, list.", no_args_is_help=True)
+ranker_app = typer.Typer(help="Rankers: list, promote, evaluate, compare.", no_args_is_help=True)
