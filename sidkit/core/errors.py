@@ -56,8 +56,8 @@ class SettingsChangedError(ConfigError):
     def __init__(self, artifact: str, changed: Mapping[str, tuple[object, object]], remedy: str) -> None:
         self.artifact = artifact
         self.changed = dict(changed)
-        lines = [f"{key}: built with {was!r}, now {now!r}" for key, (was, now) in self.changed.items()]
-        super().__init__(f"{artifact} was built with other settings ({'; '.join(lines)}). {remedy}")
+        lines = [f"{key}: made with {was!r}, now {now!r}" for key, (was, now) in self.changed.items()]
+        super().__init__(f"{artifact} was made with other settings ({'; '.join(lines)}). {remedy}")
 
 
 class RepoError(SidkitError):

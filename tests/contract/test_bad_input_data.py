@@ -227,5 +227,5 @@ def test_the_check_command_prints_what_a_source_holds(tmp_path: Path, elsewhere:
 def test_the_check_command_refuses_with_the_reasons(tmp_path: Path, elsewhere: Path) -> None:
     done = sidkit("data", "check", dirty_source(tmp_path / "source", 50), cwd=elsewhere, expect=1)
     assert "50 x label is not 0 or 1" in done.stdout  # the table is printed before the refusal
-    assert done.stderr.startswith("sidkit: interactions: 50 of 200 XX")
+    assert done.stderr.startswith("sidkit: interactions: expected at most 1.00% rejected rows, got 50 of 200 (25.00%)")
     assert "Traceback" not in done.stderr

@@ -187,7 +187,7 @@ def test_a_log_read_under_other_settings_is_refused(tmp_path: Path, old: str, ne
     ingest(repo)
     before = identity(repo.log)
     (repo.path / "sidkit.toml").write_text((repo.path / "sidkit.toml").read_text().replace(old, new, 1))
-    with pytest.raises(SettingsChangedError, match=f"{key}: made with .*Put the old values back") as raised:
+    with pytest.raises(SettingsChangedError, match=f"{key}: made with .*Restore the old values") as raised:
         ingest(Repo.open(repo.path))
     assert list(raised.value.changed) == [key]
     assert identity(repo.log) == before
@@ -357,7 +357,7 @@ def test_an_empty_table_is_refused(tmp_path: Path, name: str) -> None:
 
 def test_text_labels_are_refused_with_the_remedy(tmp_path: Path) -> None:
     source = write(tmp_path / "source", [("u", "i1", START, "click")])  # type: ignore[list-item]
-    with pytest.raises(TableSchemaError, match=r"'label' holds string; 0 or 1 as an integer is needed.*== .click"):
+    with pytest.raises(TableSchemaError, match=r"expected 0 or 1 as an integer in column 'label', got string.*== .click"):
         ingest(fresh_repo(tmp_path / "repo", source))
 
 
