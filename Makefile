@@ -1,4 +1,4 @@
-# Two commands are all a newcomer needs: `make demo` and `make test`. Each makes the environment first.
+# Start with `make demo` and `make test`. Each creates the environment first.
 
 PYTHON ?= python3.11
 VENV := .venv
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SIDKIT_DATA ?= ../shared/data
 WORK := .work
 REAL := ml_latest_small uci_online_retail xwines_slim
-# On whose validation rows settings are chosen.
+# Data sets whose validation rows are used for tuning.
 SEARCHED = synthetic:strong $(REAL:%=$(SIDKIT_DATA)/%)
 
 .PHONY: demo test lint types unit lowest switched real kill-storm fuzz arms tune-arms tune-presets bench-fuxictr online-load proof bench bench-check clean
@@ -52,62 +52,62 @@ $(LOWEST)/.made: pyproject.toml constraints.txt tests/helpers/lowest.py
 lowest: $(LOWEST)/.made
 	$(LOWEST)/bin/python -m pytest -n 2 --dist loadfile $(LOWEST_TESTS)
 
-# All tests with one line of feature_store.yaml switched to Feast's own store, first the offline then the online one; a test
-# of what only the kit's own store does is skipped with its reason. TESTS says which test files, by default all.
+# All tests with Feast's own offline store, then with its own online store, in feature_store.yaml; tests of features that only
+# sidkit's stores have are skipped with a reason. TESTS selects test files, by default all.
 switched: $(VENV)/.made
 	PYTHONPATH=tests $(BIN)/python -m helpers.switched offline -n 2 --dist loadfile $(TESTS)
 	PYTHONPATH=tests $(BIN)/python -m helpers.switched online -n 2 --dist loadfile $(TESTS)
 
-# The main job on the three real data sets; SIDKIT_DATA is the folder that holds them.
+# `sidkit run` on the three real data sets; SIDKIT_DATA is their folder.
 real: $(VENV)/.made
 	@for name in $(REAL); do \
 	  if [ -d "$(SIDKIT_DATA)/$$name" ]; then \
 	    rm -rf $(WORK)/$$name && $(BIN)/sidkit run --data "$(SIDKIT_DATA)/$$name" --repo $(WORK)/$$name || exit 1; \
-	  else echo "SKIPPED $$name: $(SIDKIT_DATA)/$$name is not there; set SIDKIT_DATA"; fi; \
+	  else echo "SKIPPED $$name: $(SIDKIT_DATA)/$$name does not exist; set SIDKIT_DATA"; fi; \
 	done
 
-# Every command of a codebook's life is killed at all of its points and at 20 random moments per preset, and codebooks take
-# turns while readers ask. Up to an hour.
+# Kills every life-cycle command at each persistent change and at 20 random times per preset, and rotates codebooks next to
+# readers. Up to an hour.
 kill-storm: $(VENV)/.made
 	rm -rf $(WORK)/kills $(WORK)/rotation && mkdir -p $(WORK)/kills $(WORK)/rotation
 	PYTHONPATH=tests $(BIN)/python tests/system/test_kills.py $(WORK)/kills --all
 	PYTHONPATH=tests $(BIN)/python tests/system/test_rotation.py $(WORK)/rotation 10
 	PYTHONPATH=tests $(BIN)/python tests/system/kill_storm.py --out benchmarks/results/kill_storm.json
 
-# Malformed arguments, tables, settings and rows, damaged files and kills: 5,060 cases, about 35 minutes on 2 cores. A case is
-# repeated alone by `PYTHONPATH=tests .venv/bin/python -m fuzz --only KIND --case N`.
+# Malformed arguments, tables, settings and rows, damaged files and kills: 5,060 cases, about 35 minutes on 2 cores. Repeat a
+# single case with `PYTHONPATH=tests .venv/bin/python -m fuzz --only KIND --case N`.
 fuzz: $(VENV)/.made
 	PYTHONPATH=tests $(BIN)/python -m fuzz --out benchmarks/results/faults.json
 
-# All arms of both papers on six data sets; hours, and it goes on where it was stopped.
+# All arms of both papers on six data sets; takes hours and is resumable.
 arms: $(VENV)/.made
 	SIDKIT_DATA="$(SIDKIT_DATA)" $(BIN)/python benchmarks/arms.py --work $(WORK)/arms
 
-# FuxiCTR's DIN beside ours, on the frames that `make arms` leaves; FuxiCTR comes from PyPI into an environment of its own.
+# FuxiCTR's DIN compared with ours on the frames of `make arms`; FuxiCTR is installed from PyPI into its own environment.
 bench-fuxictr: $(VENV)/.made
 	SIDKIT_DATA="$(SIDKIT_DATA)" $(BIN)/python benchmarks/fuxictr_din.py --work $(WORK)/arms
 	SIDKIT_DATA="$(SIDKIT_DATA)" $(BIN)/python benchmarks/fuxictr_auc.py --work $(WORK)/arms
 
-# Settings of the arms, chosen on validation rows, one data set after the other; `make arms` reads what they were.
+# Tunes the arms on validation rows, one data set after the other; `make arms` reads the result.
 tune-arms: $(VENV)/.made
 	SIDKIT_DATA="$(SIDKIT_DATA)" $(BIN)/python benchmarks/tune_ranker.py --work $(WORK)/arms --data $(SEARCHED)
 
-# What the presets ship with: one choice for all data sets, on their validation rows.
+# Tunes the presets' defaults: one choice for all data sets, on their validation rows.
 tune-presets: $(VENV)/.made
 	SIDKIT_DATA="$(SIDKIT_DATA)" $(BIN)/python benchmarks/tune_presets.py --work $(WORK)/arms --data $(SEARCHED)
 
-# One writer and eight readers on a packed online store for a minute; a torn row or an error stops it.
+# One writer and eight readers on a packed online store for a minute; stops at a torn row or an error.
 online-load: $(VENV)/.made
 	PYTHONPATH=tests $(BIN)/python -m helpers.online_load 60
 
-# The laws of the stores, of their oracles and of mined pairs on thousands of random cases, and flipped bits at more places; CI
-# runs a part of them.
+# Property tests of the stores, their oracles and mined pairs on thousands of random cases, and bit flips at more positions; CI
+# runs a subset.
 proof: $(VENV)/.made
 	SIDKIT_PROOF=1 $(BIN)/python -m pytest -n 2 tests/stores/offline/test_asof_laws.py tests/stores/offline/test_binary_search.py \
 	  tests/stores/offline/test_asof_random.py tests/stores/offline/test_asof_versus_feast.py tests/oracle/test_oracle_worlds.py \
 	  tests/semantic_ids/pairs/test_mining.py tests/ranking/data/test_dataset_from_log.py tests/system/test_rot.py tests/ranking/pipeline/test_run.py
 
-# The stores beside their peers, one table; bench-check derives the ratios again from the raw times.
+# Benchmarks of the stores against alternatives; bench-check recomputes the ratios from the raw times.
 bench: $(VENV)/.made
 	$(BIN)/python benchmarks/retrieval.py
 	@if [ -f benchmarks/online.py ]; then $(BIN)/python benchmarks/online.py; fi

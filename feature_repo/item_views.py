@@ -1,4 +1,4 @@
-"""What is known of an item: its content and its trailing counts."""
+"""Feature views of items: content and trailing counts."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ item_content = FeatureView(
     ],
     source=item_content_source,
     owner=definitions.owner,
-    description="Content vectors and attributes, readable from creation or update + the availability delay on.",
+    description="Content vectors and attributes, available from creation or update + the availability delay.",
     tags=definitions.tags,
 )
 
@@ -30,12 +30,12 @@ item_stats = FeatureView(
     name="item_stats",
     entities=[item],
     schema=[
-        Field(name=f"{what}_{window}", dtype=Int64)
+        Field(name=f"{event}_{window}", dtype=Int64)
         for window in ("1d", "7d", "30d", "all")
-        for what in ("exposures", "clicks", "conversions")
+        for event in ("exposures", "clicks", "conversions")
     ],
     source=item_stats_source,
     owner=definitions.owner,
-    description="Events in (window end - window, window end], readable from window end + the availability delay on.",
+    description="Events in (window end - window, window end], available from window end + the availability delay.",
     tags=definitions.tags,
 )

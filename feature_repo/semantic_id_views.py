@@ -1,6 +1,6 @@
-"""One feature view per published codebook: code 17 of one codebook is not code 17 of another.
+"""One feature view per published codebook, since codes of different codebooks are not comparable.
 
-Retired codebooks stay defined until `sidkit codebooks purge`: a view that is missing here loses its online table.
+Retired codebooks stay defined until `sidkit codebooks purge`: Feast drops the online table of a view missing here.
 """
 
 from pathlib import Path
@@ -20,15 +20,15 @@ semantic_id_views = {
         entities=[item],
         schema=[
             Field(name="codes", dtype=Array(Int64), description=f"{codebook.levels} codes, coarse to fine."),
-            Field(name="residual_norm", dtype=Float32, description="Length of what the codes leave unexplained."),
+            Field(name="residual_norm", dtype=Float32, description="Norm of the residual after all levels."),
             Field(name="assigned_at_us", dtype=Int64, description="Wall clock of the assignment, microseconds UTC."),
         ],
         source=table_source(codebook.view_name, f"Codes of every item under codebook {codebook.name}."),
         owner=definitions.owner,
-        description=f"Semantic ids: {codebook.summary}. Readable whenever the item's content is.",
+        description=f"Semantic IDs: {codebook.summary}. Available whenever the item's content is.",
         tags={**definitions.tags, **codebook.tags},
     )
     for codebook in definitions.codebooks
 }
-# Feast collects module attributes, not what lies in a dict.
+# Feast collects module attributes, not the values of a dict.
 globals().update({view.name: view for view in semantic_id_views.values()})

@@ -1,6 +1,6 @@
-"""What a ranker reads: one set of services per codebook, all under the same feature names.
+"""Feature services of rankers: one set per codebook, all with the same feature names.
 
-`ctr_<codebook>` is the whole; `_user`, `_item` and `_content` are its parts, for reads that need one side only.
+`ctr_<codebook>` has all features; `_user`, `_item` and `_content` are parts of it, for reads of one side only.
 """
 
 from pathlib import Path
@@ -23,13 +23,13 @@ def services_of(codebook):
         "_item": [item_content, sid, item_stats],
         "_content": [item_content, sid],
     }
-    what = {"": "Everything", "_user": "The user's side", "_item": "The item's side", "_content": "Content and codes"}
+    part_of = {"": "All", "_user": "User", "_item": "Item", "_content": "Content and code"}
     return [
         FeatureService(
             name=f"{codebook.service_name}{suffix}",
             features=views,
             owner=definitions.owner,
-            description=f"{what[suffix]} of a ranker on codebook {codebook.name}.",
+            description=f"{part_of[suffix]} features of a ranker on codebook {codebook.name}.",
             tags={**definitions.tags, **codebook.tags},
         )
         for suffix, views in parts.items()

@@ -1,4 +1,4 @@
-"""Where the feature tables lie: one Parquet file per table, absolute, with the row's own available-at as both times."""
+"""Data sources: one Parquet file per feature table, with the availability time as event and created time."""
 
 from pathlib import Path
 

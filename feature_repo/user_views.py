@@ -1,4 +1,4 @@
-"""What is known of a user: the last positives and the trailing counts."""
+"""Feature views of users: recent positives and trailing counts."""
 
 from pathlib import Path
 
@@ -15,12 +15,12 @@ user_history = FeatureView(
     name="user_history",
     entities=[user],
     schema=[
-        Field(name="item_ids", dtype=Array(String), description="Newest first; of one moment by item id."),
+        Field(name="item_ids", dtype=Array(String), description="Newest first; ties in time by item id."),
         Field(name="timestamps_us", dtype=Array(Int64), description="Microseconds since the epoch, UTC."),
     ],
     source=user_history_source,
     owner=definitions.owner,
-    description="The last positives, readable from event + the availability delay on.",
+    description="The last positives, available from event + the availability delay.",
     tags=definitions.tags,
 )
 
@@ -28,12 +28,12 @@ user_stats = FeatureView(
     name="user_stats",
     entities=[user],
     schema=[
-        Field(name=f"{what}_{window}", dtype=Int64)
+        Field(name=f"{event}_{window}", dtype=Int64)
         for window in ("1d", "7d", "30d", "all")
-        for what in ("exposures", "clicks")
+        for event in ("exposures", "clicks")
     ],
     source=user_stats_source,
     owner=definitions.owner,
-    description="Events in (window end - window, window end], readable from window end + the availability delay on.",
+    description="Events in (window end - window, window end], available from window end + the availability delay.",
     tags=definitions.tags,
 )

@@ -1,7 +1,7 @@
 """sidkit: semantic IDs as ordinary features, from a raw click log to an online score.
 
-This package holds the ground floor (settings, errors, the input contract, feature tables, the Feast plug-ins) and the
-command line. ``semantic_ids`` makes codes, ``ranking`` uses features.
+The package holds settings, errors, the input contract, feature tables, the Feast stores and the command line.
+``semantic_ids`` fits codebooks; ``ranking`` trains and serves rankers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The command line: all Typer code of the kit, and nothing else. It imports next to nothing until a command runs."""
+"""The command line: all Typer code and nothing else. Heavy imports wait until a command runs."""
 
 from sidkit.cli.app import build_app, main
 

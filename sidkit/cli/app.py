@@ -1,6 +1,6 @@
-"""The command line: one Typer app, and how a command ends.
+"""The Typer app and the handling of errors and exit codes.
 
-Importing this module imports next to nothing, so that a signal during the imports of a command is already handled.
+Importing this module is cheap, so that a signal during the imports of a command is already handled.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @cache
 def build_app() -> typer.Typer:
-    """The app with all commands."""
+    """Build the app with all commands."""
     import typer
 
     # The groups' commands register themselves when their modules are imported.
@@ -37,7 +37,7 @@ def build_app() -> typer.Typer:
 
     app = typer.Typer(
         name="sidkit",
-        help="Semantic IDs as ordinary features: from a raw click log to an online score.",
+        help="Semantic IDs as ordinary features, from a raw click log to an online score.",
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
@@ -71,11 +71,11 @@ def _command() -> Callable[..., Any]:
 def main() -> None:
     """Run the command line.
 
-    What the kit refuses ends with one message on stderr and exit code 1, a wrong argument with 2, a signal with 143 or 130.
-    No message holds a password (:mod:`sidkit.core.redact`).
+    Exit codes: 1 with one message on stderr for expected errors, 2 for a wrong argument, 143 or 130 for a signal.
+    Messages contain no passwords (:mod:`sidkit.core.redact`).
     """
-    # OpenMP threads that spin while they wait make small models 10 times slower as soon as a neighbour wants a core.
-    # It is read when torch, faiss or scikit-learn are loaded, so it has to be said before.
+    # OpenMP threads that spin while waiting slow down small models 10 times when another process wants a core.
+    # The variable is read when torch, faiss or scikit-learn are loaded, so it is set before.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with interruptible() as interrupted:
         code = _run(interrupted)
@@ -87,11 +87,13 @@ def _run(interrupted: Callable[[], bool]) -> int:
     import traceback
 
     from sidkit.core.redact import remember, scrubbed
-    from sidkit.core.temporary import spare_the_trial
+    from sidkit.core.temporary import avoid_test_write
 
-    spare_the_trial()
+    avoid_test_write()
     if (empty := _empty_option(sys.argv[1:])) is not None:
-        sys.stderr.write(f"sidkit: {empty} is empty (an unset variable?): give a value or leave it out\n")
+        sys.stderr.write(
+            f"sidkit: expected a value for {empty}, got an empty text (an unset variable?); give a value or leave it out\n"
+        )
         return 2
     for argument in sys.argv[1:]:
         remember(argument.rpartition("=")[2] if argument.startswith("--") else argument)
@@ -107,7 +109,7 @@ def _run(interrupted: Callable[[], bool]) -> int:
         if not hasattr(error, "format_message"):
             sys.stderr.write(scrubbed(traceback.format_exc()))
             return 1
-        # Typer's own: a wrong argument, which it may repeat.
+        # Typer's own error about a wrong argument; its message may repeat the argument.
         if hasattr(error, "message"):
             error.message = scrubbed(error.message)
         error.show()  # type: ignore[attr-defined]
@@ -115,7 +117,7 @@ def _run(interrupted: Callable[[], bool]) -> int:
 
 
 def _empty_option(arguments: list[str]) -> str | None:
-    """What was given as an empty text, as a shell does with a variable that is not set; a prompt may be empty."""
+    """Name of the first empty argument, as from an unset shell variable, or None; ``--prompt`` may be empty."""
     for before, argument in zip(["", *arguments], arguments, strict=False):
         name = argument.removesuffix("=") if argument.startswith("--") and argument.endswith("=") else before
         if (argument == "" or name != before) and name != "--prompt":
@@ -124,7 +126,7 @@ def _empty_option(arguments: list[str]) -> str | None:
 
 
 def _refusal(error: Exception) -> Exception | str | None:
-    """The message for a user about an error that the kit, the disk or an argument has caused; None of a fault in the kit."""
+    """Message for an error caused by user input or the disk; None for a bug, which gets a traceback."""
     from sidkit.core.errors import SidkitError, StorageError
     from sidkit.core.files import disk_refused
 
@@ -133,9 +135,9 @@ def _refusal(error: Exception) -> Exception | str | None:
     if isinstance(error, OSError) and (disk_refused(error) or error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}):
         return StorageError(error.filename or "a file", error)
     if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}; give another path"
+        return f"{error.filename}: {error.strerror}; use another path"
     if isinstance(error, UnicodeEncodeError) and any("\udc80" <= letter <= "\udcff" for letter in "".join(sys.argv)):
-        return "an argument holds bytes that are no UTF-8 text; rename the file, or give another path"
+        return "expected arguments in UTF-8, got other bytes; rename the file or use another path"
     return None
 
 

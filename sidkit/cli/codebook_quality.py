@@ -91,7 +91,7 @@ def sweep_(
     seed: Annotated[int, typer.Option(min=0, help="Random seed of the sample and of every fit.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Fit a small grid of quantizers, sizes and encoders on a sample, and recommend one without training a ranker."""
+    """Fit a small grid of quantizers, sizes and encoders on a sample and recommend one, without training a ranker."""
     from sidkit.core.clock import parse_time
     from sidkit.core.repo import Repo
 
@@ -151,7 +151,7 @@ def _show_sweep(report: SweepReport) -> None:
     from rich.table import Table
 
     rows: list[dict[str, Any]] = report.table().to_pylist()
-    table = Table(title=f"{report.sample:,} items fitted on, {report.held_out:,} held out")
+    table = Table(title=f"fitted on {report.sample:,} items, {report.held_out:,} held out")
     for column in rows[0] if rows else ():
         table.add_column(column, justify="right")
     for row in rows:

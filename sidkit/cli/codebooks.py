@@ -61,7 +61,7 @@ def publish(name: Name, repo: RepoOption = Path()) -> None:
     with opened.locked():
         report = lifecycle.publish(opened, name)
     typer.echo(
-        f"{name}: {report.rows:,} rows of codes, {report.new_rows:,} new; {report.without_content:,} without content"
+        f"{name}: {report.rows:,} rows of codes ({report.new_rows:,} new), {report.without_content:,} without content"
     )
 
 
@@ -79,14 +79,14 @@ def promote(name: Name, repo: RepoOption = Path()) -> None:
 
 @codebooks_app.command("retire")
 def retire(name: Name, repo: RepoOption = Path()) -> None:
-    """Take a codebook out of use; its view and data stay until it is purged."""
+    """Take a codebook out of use; its feature view and data remain until it is purged."""
     from semantic_ids import lifecycle
     from sidkit.core.repo import Repo
 
     opened = Repo.open(repo)
     with opened.locked():
         lifecycle.retire(opened, name)
-    typer.echo(f"{name} is retired; `sidkit codebooks purge {name}` removes its view, its codes and its files")
+    typer.echo(f"{name} is retired; `sidkit codebooks purge {name}` deletes its feature view, codes and files")
 
 
 @codebooks_app.command("purge")
@@ -117,7 +117,7 @@ def repair(repo: RepoOption = Path()) -> None:
 
 @codebooks_app.command("refresh")
 def refresh(
-    name: Annotated[Optional[str], typer.Argument(help="Default: all published codebooks.")] = None,  # noqa: UP045
+    name: Annotated[Optional[str], typer.Argument(help="Codebook name; default: all published codebooks.")] = None,  # noqa: UP045
     repo: RepoOption = Path(),
 ) -> None:
     """Assign codes to content added or changed since the last refresh."""
@@ -127,7 +127,7 @@ def refresh(
     opened = Repo.open(repo)
     with opened.locked():
         for report in lifecycle.refresh(opened, name):
-            typer.echo(f"{report.name}: {report.new_rows:,} new rows of {report.rows:,}")
+            typer.echo(f"{report.name}: {report.rows:,} rows, {report.new_rows:,} new")
 
 
 @codebooks_app.command("list")
@@ -164,10 +164,10 @@ def show(name: Name, repo: RepoOption = Path()) -> None:
 def codes(
     items: ItemsOption = None,
     item: ItemOption = None,
-    name: Annotated[Optional[str], typer.Option(help="Default: the serving codebook.")] = None,  # noqa: UP045
+    name: Annotated[Optional[str], typer.Option(help="Codebook name; default: the serving codebook.")] = None,  # noqa: UP045
     repo: RepoOption = Path(),
     strict: StrictOption = False,
-    json_: Annotated[bool, typer.Option("--json", help="Print one JSON list: item_id, codes, known.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print a JSON list of item_id, codes, known.")] = False,
 ) -> None:
     """Look up the codes of items, as of the feature tables; unknown ids are reported on stderr."""
     import json

@@ -1,4 +1,4 @@
-"""``sidkit data`` and ``sidkit tables``: from a source to the log, its labelled rows and the feature tables."""
+"""``sidkit data`` and ``sidkit tables``: from a source to the log, the labelled rows and the feature tables."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ def check(
     source: Annotated[str, typer.Argument(help="A folder of Parquet files or a SQLAlchemy URL.")],
     rejects: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="Write the rows that break the contract here."),
+        typer.Option(help="Write rejected rows to this folder."),
     ] = None,
     repo: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--repo", "-r", help="Judge by this repo's settings instead of the defaults."),
+        typer.Option("--repo", "-r", help="Use this repository's settings instead of the defaults."),
     ] = None,
 ) -> None:
-    """Print what a source holds; exit 1 with the reasons when it must be refused."""
+    """Validate a source and print a summary per table; exit 1 with the reasons if it is rejected."""
     from sidkit.contract import inspect_source, open_source, validate
     from sidkit.core.config import Settings, SourceSettings
     from sidkit.core.engine import connection
@@ -42,9 +42,9 @@ def check(
     ):
         valid = validate(opened, settings, duck, work / "valid", rejects, report=_print_tables)
     typer.echo(
-        f"the contract holds: feedback {settings.source.feedback}, modalities {', '.join(settings.source.modalities)}, "
+        f"the source is valid: feedback {settings.source.feedback}, modalities {', '.join(settings.source.modalities)}, "
         f"{sum(report.rejected for report in valid.reports):,} rows rejected, "
-        f"{sum(report.merged for report in valid.reports):,} merged with another row of their event"
+        f"{sum(report.merged for report in valid.reports):,} merged as duplicates of an event"
     )
 
 
@@ -52,7 +52,7 @@ def _print_tables(reports: object) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="what was found")
+    table = Table(title="summary of the source")
     for column in ("table", "rows", "rejected", "merged", "facts", "reasons"):
         counts = column in {"rows", "rejected", "merged"}
         table.add_column(column, justify="right" if counts else "left", overflow="fold")
@@ -74,13 +74,15 @@ def _print_tables(reports: object) -> None:
 @data_app.command("synthetic")
 def synthetic(
     out: Annotated[Path, typer.Argument(help="A new folder.")],
-    world: Annotated[str, typer.Option(help="How much content sees of the item: strong, weak or none.")] = "strong",
-    impressions: Annotated[int, typer.Option(help="About how many impressions.")] = 200_000,
-    users: Annotated[Optional[int], typer.Option(help="Default: one per 100 impressions.")] = None,  # noqa: UP045
-    items: Annotated[Optional[int], typer.Option(help="Default: one per 50 impressions.")] = None,  # noqa: UP045
-    seed: Annotated[int, typer.Option(min=0, help="Decides everything random.")] = 0,
+    world: Annotated[
+        str, typer.Option(help="How much the content reveals about an item: strong, weak or none.")
+    ] = "strong",
+    impressions: Annotated[int, typer.Option(help="Approximate number of impressions.")] = 200_000,
+    users: Annotated[Optional[int], typer.Option(help="Number of users; default: one per 100 impressions.")] = None,  # noqa: UP045
+    items: Annotated[Optional[int], typer.Option(help="Number of items; default: one per 50 impressions.")] = None,  # noqa: UP045
+    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
 ) -> None:
-    """Write a deterministic world with real impressions and its oracle."""
+    """Write a deterministic synthetic data set with impressions and an oracle."""
     from sidkit.datasets.synthetic import Sizes, write_world
 
     written = write_world(out, world, Sizes(impressions, users, items), seed)
@@ -96,14 +98,15 @@ def ingest_(
     remove_vanished: Annotated[
         bool,
         typer.Option(
-            "--remove-vanished", help="Remove rows of the log that the source no longer holds; not for rotated sources."
+            "--remove-vanished", help="Remove log rows that are no longer in the source; not for rotated sources."
         ),
     ] = False,
     rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Forget the log and read the source anew: repairs a damaged log.")
+        bool,
+        typer.Option("--rebuild", help="Discard the log and read the whole source again, to repair a damaged log."),
     ] = False,
 ) -> None:
-    """Read the source, check it, append what is new to the repo's log and replace what was corrected."""
+    """Validate the source, append new rows to the repository's log and replace corrected ones."""
     from sidkit.core.repo import Repo
     from sidkit.tables import ingest
 
@@ -111,13 +114,14 @@ def ingest_(
     with opened.locked():
         report = ingest(opened, remove_vanished=remove_vanished, rebuild=rebuild)
     _print_tables(report.tables)
-    what = ["the source is unchanged" if report.unchanged else f"{report.new_rows:,} new rows"]
-    what += [f"{count:,} {name}" for name, count in (("changed", report.changed), ("removed", report.removed)) if count]
-    typer.echo(f"{', '.join(what)}; the log holds {report.rows:,} rows; rejects are in {opened.rejects}")
+    summary = ["the source is unchanged" if report.unchanged else f"{report.new_rows:,} new rows"]
+    counts = (("changed", report.changed), ("removed", report.removed))
+    summary += [f"{count:,} {name}" for name, count in counts if count]
+    typer.echo(f"{', '.join(summary)}; the log has {report.rows:,} rows; rejected rows are in {opened.rejects}")
     if report.vanished:
         typer.echo(
-            f"{report.vanished:,} rows of the log are not in the source any more, or are no longer valid there; they stay. "
-            "`sidkit data ingest --remove-vanished` removes them"
+            f"{report.vanished:,} rows of the log are no longer in the source, or no longer valid there; they were left in "
+            "place. `sidkit data ingest --remove-vanished` removes them"
         )
 
 
@@ -125,10 +129,10 @@ def ingest_(
 def build(
     repo: RepoOption = Path(),
     as_of: AsOfOption = None,
-    rebuild: Annotated[bool, typer.Option(help="Forget the earlier build.")] = False,
+    rebuild: Annotated[bool, typer.Option(help="Discard the previous build and start over.")] = False,
     allow_future: AllowFutureOption = False,
 ) -> None:
-    """Bring the feature tables up to a moment; only what is due since the last build is computed."""
+    """Update the feature tables to a point in time; only rows due since the last build are computed."""
     from sidkit.core.clock import iso, parse_time
     from sidkit.core.repo import Repo
     from sidkit.tables import build_tables
@@ -148,22 +152,22 @@ def rows_(
     repo: RepoOption = Path(),
     since: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="Only rows from this moment on, ISO-8601 with a zone; needs --out."),
+        typer.Option(help="Only rows from this time on, ISO 8601 with a zone; requires --out."),
     ] = None,
     until: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="Only rows before this moment, ISO-8601 with a zone; needs --out."),
+        typer.Option(help="Only rows before this time, ISO 8601 with a zone; requires --out."),
     ] = None,
     max_rows: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option(min=1, help="A sample of users with about so many rows; needs --out."),
+        typer.Option(min=1, help="Sample users with about this many rows in total; requires --out."),
     ] = None,
     out: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="Write the chosen rows here; default: all rows to the repo's own file."),
+        typer.Option(help="Write the selected rows to this file; default: all rows to the repository's own file."),
     ] = None,
 ) -> None:
-    """Write the labelled rows; on a log of positives only, negatives are sampled."""
+    """Write the labelled rows; negatives are sampled if the log has positives only."""
     from sidkit.core.clock import parse_time
     from sidkit.core.errors import ConfigError
     from sidkit.core.files import typed_path
@@ -172,10 +176,11 @@ def rows_(
 
     opened = Repo.open(repo)
     chosen = {"--since": since, "--until": until, "--max-rows": max_rows}
-    asked = [name for name, value in chosen.items() if value is not None]
-    if asked and out is None:
+    selecting = [name for name, value in chosen.items() if value is not None]
+    if selecting and out is None:
         raise ConfigError(
-            f"{', '.join(asked)} choose some of the rows, and {opened.labelled_rows} holds all; name another file with --out"
+            f"expected --out with {', '.join(selecting)}, which select some of the rows, because {opened.labelled_rows} is for "
+            "all of them; name another file with --out"
         )
     sample = None
     if out is not None:
@@ -189,6 +194,6 @@ def rows_(
     if report.sampled:
         typer.echo(
             f"of the sampled negatives {report.far:,} differ from their positive by more than a factor of four in age or in "
-            f"a count, and {report.other_touch:,} in whether the user had the item before; {report.missing:,} are missing "
-            "because no item was left"
+            f"a count, and {report.other_touch:,} in whether the user interacted with the item before; {report.missing:,} are "
+            "missing because no eligible item was left"
         )

@@ -73,7 +73,7 @@ def embed(
 
 @contextlib.contextmanager
 def progress_bar() -> Iterator[Progress]:
-    """A progress bar per modality on the terminal, as the ``progress`` of ``embed_items``."""
+    """Yield a ``progress`` callback for ``embed_items`` that shows one bar per modality."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bars
@@ -95,7 +95,7 @@ def _show(report: EmbedReport) -> None:
         cut = f", {done.cut:,} truncated to {done.max_tokens} tokens" if done.cut else ""
         typer.echo(
             f"{name}: {done.embedded:,} embedded, {done.from_cache:,} from the cache, "
-            f"{sum(done.missing.values()):,} without a vector{cut}; {done.width or 0} elements"
+            f"{sum(done.missing.values()):,} without a vector{cut}; {done.width or 0} dimensions"
         )
         for reason, count in done.missing.items():
             typer.echo(f"  {count:,} x {reason}")

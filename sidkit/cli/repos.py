@@ -1,4 +1,4 @@
-"""The commands about a whole repo: init, doctor, apply, upgrade, materialize."""
+"""Commands on a whole repository: init, doctor, apply, upgrade, materialize."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from sidkit.cli.options import AllowFutureOption, RepoOption
 
 
 def init(
-    folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
-    data: Annotated[str | None, typer.Option(help="A folder of Parquet files or a SQLAlchemy URL.")] = None,
+    folder: Annotated[Path, typer.Argument(help="New or empty folder.")],
+    data: Annotated[str | None, typer.Option(help="Folder of Parquet files, or a SQLAlchemy URL.")] = None,
 ) -> None:
-    """Write a fresh repo; with --data its settings are read off the data."""
+    """Create a repository; with --data its settings are inferred from the data."""
     from sidkit.contract import inspect_source, open_source
     from sidkit.core.repo import init_repo
 
@@ -25,16 +25,14 @@ def init(
         facts.warn()
     else:
         repo = init_repo(folder)
-    typer.echo(f"{repo.path} is a sidkit repo now; its settings are in {repo.path / 'sidkit.toml'}")
+    typer.echo(f"created a sidkit repository in {repo.path}; its settings are in {repo.path / 'sidkit.toml'}")
 
 
 def doctor(
     repo: RepoOption = Path(),
-    json_: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")
-    ] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
-    """Find what Feast would silently get wrong; exit 1 when there is anything."""
+    """Check the definitions for what Feast would silently mishandle; exit 1 if there is a problem."""
     import json
     from dataclasses import asdict
 
@@ -54,7 +52,7 @@ def doctor(
 
 
 def apply(repo: RepoOption = Path()) -> None:
-    """Do what `feast apply` does, from any working directory."""
+    """Register the definitions like `feast apply`, from any working directory."""
     from sidkit.core.repo import Repo
     from sidkit.stores.feast_repo import apply_repo
 
@@ -64,7 +62,7 @@ def apply(repo: RepoOption = Path()) -> None:
 
 
 def upgrade_(repo: RepoOption = Path()) -> None:
-    """Migrate a repo whose files an older release wrote; run again, it changes nothing."""
+    """Migrate a repository written by an older release; running it again changes nothing."""
     from sidkit.core.repo import Repo
     from sidkit.core.repo_format import FORMAT
     from sidkit.upgrade import upgrade
@@ -74,18 +72,18 @@ def upgrade_(repo: RepoOption = Path()) -> None:
         done = upgrade(opened)
     for line in done:
         typer.echo(line)
-    typer.echo(f"{opened.path}: format {FORMAT}{'' if done else ', nothing to do'}")
+    typer.echo(f"{opened.path}: format {FORMAT}{'' if done else ', already up to date'}")
 
 
 def materialize_(
     repo: RepoOption = Path(),
     as_of: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option("--as-of", help="Moment, ISO-8601 with a zone; default: that of the tables."),
+        typer.Option("--as-of", help="As-of time, ISO 8601 with a zone; default: that of the tables."),
     ] = None,
     allow_future: AllowFutureOption = False,
 ) -> None:
-    """Write the newest row of every key, as of a moment, to the online store."""
+    """Write the newest row of every key, as of a point in time, to the online store."""
     from sidkit.core.clock import check_as_of, iso, parse_time
     from sidkit.core.errors import TimeError
     from sidkit.core.repo import Repo
@@ -95,15 +93,16 @@ def materialize_(
     opened = Repo.open(repo)
     with opened.locked():
         built = read_build(opened)["as_of_us"]
-        moment = built if as_of is None else parse_time(as_of)
-        check_as_of(moment, allow_future=allow_future)
-        if moment > built:
+        as_of_us = built if as_of is None else parse_time(as_of)
+        check_as_of(as_of_us, allow_future=allow_future)
+        if as_of_us > built:
             raise TimeError(
-                f"the tables reach {iso(built)} and know nothing of {iso(moment)}; run `sidkit tables build` up to it first"
+                f"expected --as-of no later than the tables ({iso(built)}), got {iso(as_of_us)}; run `sidkit tables build` "
+                "first"
             )
         for finding in repair_online_store(opened):
             typer.echo(finding, err=True)
-        keys = materialize(opened, moment)
+        keys = materialize(opened, as_of_us)
     for name, count in keys.items():
         typer.echo(f"{name}: {count:,} keys")
-    typer.echo(f"as of {iso(moment)}")
+    typer.echo(f"as of {iso(as_of_us)}")

@@ -1,4 +1,4 @@
-"""The input contract: what a user brings, read in chunks, checked row by row, with nothing dropped silently."""
+"""The input contract: reads a user's tables in chunks and validates every row; no row is dropped silently."""
 
 from sidkit.contract.inspect import SourceFacts, inspect_source
 from sidkit.contract.reader import Source, open_source, same_source

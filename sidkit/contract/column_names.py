@@ -1,4 +1,4 @@
-"""Names of columns that the checks, SQL and Feast can work with."""
+"""Validation of column names for SQL and Feast."""
 
 from __future__ import annotations
 
@@ -9,41 +9,39 @@ from sidkit.core.errors import TableSchemaError
 
 _LONGEST_NAME = 255
 RESERVED_COLUMNS = frozenset({"reason", "nth", "first_seen", "file_row_number", "generation"})
-"""Names that the checks themselves use."""
+"""Column names reserved for the validation itself."""
 
 
-def check_columns(found: Sequence[str], table: Table, reserved: frozenset[str] = RESERVED_COLUMNS) -> None:
-    """Refuse a table that lacks a required column, or whose column names cannot be used (``reserved`` ones among them).
+def check_columns(names: Sequence[str], table: Table, reserved: frozenset[str] = RESERVED_COLUMNS) -> None:
+    """Reject a table that lacks a required column or has unusable or ``reserved`` column names.
 
     Raises
     ------
     TableSchemaError
-        Naming the columns.
+        Names the columns.
     """
-    taken = sorted(set(found) & reserved)
+    taken = sorted(set(names) & reserved)
     if taken:
-        raise TableSchemaError(
-            table.name, f"column {', '.join(map(repr, taken))} has a name that the checks use themselves; rename it"
-        )
-    check_names(found, table.name)
-    missing = [column.name for column in table.columns if column.required and column.name not in found]
+        raise TableSchemaError(table.name, f"column {', '.join(map(repr, taken))} has a reserved name; rename it")
+    check_names(names, table.name)
+    missing = [column.name for column in table.columns if column.required and column.name not in names]
     if missing:
         raise TableSchemaError(
-            table.name, f"column {', '.join(map(repr, missing))} is missing; the table has {', '.join(found)}"
+            table.name, f"expected column {', '.join(map(repr, missing))}, got {', '.join(names)}; add or rename it"
         )
 
 
-def check_names(found: Sequence[str], table: str, file: str = "") -> None:
-    """Refuse names of columns that SQL cannot distinguish or use; see :func:`check_columns`."""
+def check_names(names: Sequence[str], table: str, file: str = "") -> None:
+    """Reject column names that SQL cannot distinguish or use; see :func:`check_columns`."""
     where = f" of {file}" if file else ""
-    twice = sorted({name for name in found if list(found).count(name) > 1})
+    twice = sorted({name for name in names if list(names).count(name) > 1})
     if twice:
         raise TableSchemaError(
             table,
-            f"column{where} {', '.join(map(repr, twice))} is there more than once; expected each name once, rename one",
+            f"expected unique column names, got column{where} {', '.join(map(repr, twice))} more than once; rename one",
         )
     unusable = sorted(
-        repr(name[:40]) for name in found if not name or "\0" in name or len(name.encode()) > _LONGEST_NAME
+        repr(name[:40]) for name in names if not name or "\0" in name or len(name.encode()) > _LONGEST_NAME
     )
     if unusable:
         raise TableSchemaError(
@@ -52,7 +50,7 @@ def check_names(found: Sequence[str], table: str, file: str = "") -> None:
             "character; rename it",
         )
     by_folded: dict[str, str] = {}
-    for name in found:
-        other = by_folded.setdefault(name.lower(), name)  # SQL does not tell them apart
+    for name in names:
+        other = by_folded.setdefault(name.lower(), name)  # SQL is case-insensitive
         if other != name:
             raise TableSchemaError(table, f"columns{where} {other!r} and {name!r} differ in case only; rename one")

@@ -1,4 +1,4 @@
-"""Interactions: which columns make an event, when a row is a reject, and how two rows of one event become one."""
+"""Interactions: the event key, the rules for rejecting rows, and the merging of duplicate rows of an event."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ LOG_COLUMNS: dict[str, pa.DataType] = {
     "query": pa.string(),
     "rating": pa.float32(),
 }
-"""The columns of the validated log; what the source lacks is null."""
+"""Columns of the validated log; columns missing from the source are null."""
 
 EVENT_KEY = ("user_id", "item_id", "timestamp", "request_id", "position")
-"""What identifies an event (nulls are equal). The other columns are what is known of it, and may be corrected."""
+"""The columns that identify an event (nulls are equal). All other columns may be corrected later."""
 
 COPY = "an exact copy of another row"
-IN_1970 = "timestamp lies in 1970 (a clock that was never set, or a wrong unit)"
+IN_1970 = "timestamp is in 1970 (an unset clock or a wrong unit)"
 
 _SQL_TYPES = {
     "user_id": "VARCHAR",
@@ -44,12 +44,12 @@ _SQL_TYPES = {
 
 
 def after_now(column: str) -> str:
-    """The reason of a row whose moment has not come yet."""
-    return f"{column} lies after now"
+    """Rejection reason of a row with a time in the future."""
+    return f"{column} is in the future"
 
 
 def first_events(staged: Path, now_us: int) -> str:
-    """SQL for (item_id, first_seen) of the staged interactions that can be true."""
+    """SQL for (item_id, first_seen) of the staged interactions with plausible times."""
     return (
         f"SELECT item_id, min(timestamp) AS first_seen FROM read_parquet({literal(staged)}) "
         f"WHERE reason IS NULL AND epoch_us(timestamp) BETWEEN {FIRST_EVENT_US} AND {now_us} GROUP BY item_id"
@@ -57,7 +57,7 @@ def first_events(staged: Path, now_us: int) -> str:
 
 
 def classify_interactions(columns: Sequence[str], settings: Settings, work: Path, now_us: int) -> str:
-    """SQL for the staged interactions with the reason why each is a reject, or null."""
+    """SQL for the staged interactions with a rejection reason per row, or null."""
     listed = ", ".join(name for name in LOG_COLUMNS if name in columns)
     known = (
         f"WHEN item_id NOT IN (SELECT item_id FROM read_parquet({literal(work / 'items.parquet')})) "
@@ -71,7 +71,7 @@ def classify_interactions(columns: Sequence[str], settings: Settings, work: Path
         if name not in {"label", "converted", "position"}
     )
     flags = ", ".join(
-        # A reject keeps the value that came; the valid rows become TINYINT when they are written.
+        # A rejected row preserves the original value; valid rows become TINYINT when they are written.
         f"{name if name in columns else 'NULL'}::DOUBLE AS {name}"
         for name in ("label", "converted", "position")
     )
@@ -96,10 +96,10 @@ def classify_interactions(columns: Sequence[str], settings: Settings, work: Path
 
 
 def one_row_per_event(relation: str, order: str | None = None) -> str:
-    """SQL that gives each event of a relation one row with the columns of the log.
+    """SQL that merges a relation to one row per event, with the columns of the log.
 
-    Of rows that share a key the positive wins, and a conversion; of queries and ratings the last known one in the order
-    of the column ``order``, or without one the largest.
+    Among rows with the same key a positive label and a conversion win; queries and ratings take the last known value in the
+    order of the column ``order``, or the largest value without one.
     """
     last = f"arg_max({{0}}, {order})" if order else "max({0})"
     values = {"label": "max({0})", "converted": "max({0})", "query": last, "rating": last}

@@ -1,4 +1,4 @@
-"""Where the tables come from: a folder of Parquet files or a SQLAlchemy URL, both read in chunks."""
+"""Sources of the tables: a folder of Parquet files or a SQLAlchemy URL, both read in chunks."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 
 class Source(ABC):
-    """The tables of the contract, wherever they lie."""
+    """A source of the contract's tables."""
 
     url: str
 
     @abstractmethod
     def columns(self, table: str) -> dict[str, pa.DataType | None]:
-        """Column names and Arrow types (None where the source states none)."""
+        """Column names and Arrow types (None if the source has no type information)."""
 
     @abstractmethod
     def batches(self, table: str, columns: Sequence[str], chunk_rows: int) -> Iterator[pa.RecordBatch]:
@@ -40,35 +40,35 @@ class Source(ABC):
 
     @abstractmethod
     def fingerprint(self) -> str | None:
-        """Text that changes whenever the source may have changed; None when the source cannot tell."""
+        """Text that changes whenever the source may have changed; None if changes cannot be detected."""
 
 
 class ParquetSource(Source):
-    """A folder that holds ``<table>.parquet`` or a folder ``<table>/`` of Parquet files."""
+    """A folder with ``<table>.parquet`` files or ``<table>/`` folders of Parquet files."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.url = str(folder)  # open_source puts what the user wrote
+        self.url = str(folder)  # open_source replaces it with the user's text
         for table in TABLES:
             self._files(table.name)
 
     def _files(self, table: str) -> list[Path]:
         entries = sorted(self.folder.iterdir())
-        # Other tools write a table as a folder that is called like a file.
+        # Some tools write a table as a folder named like a file.
         places = [entry for entry in entries if entry.name == table or _is_parquet(entry.name, table)]
         files = {place: _parts_of(place) for place in places}
         filled = [place for place in places if files[place]]
         if not filled:
             raise MissingTableError(
                 table,
-                f"the table is missing: {self.folder / table}.parquet or Parquet files under {self.folder / table}/ are "
-                f"needed; the folder holds {', '.join(entry.name for entry in entries[:8]) or 'nothing'}",
+                f"expected {self.folder / table}.parquet or Parquet files under {self.folder / table}/, got a folder with "
+                f"{', '.join(entry.name for entry in entries[:8]) or 'nothing'}; add the table",
             )
         if len(filled) > 1:
             raise ContractError(
                 table,
-                f"the table is there more than once, as {' and '.join(place.name for place in filled)} in {self.folder}; "
-                "expected one file or one folder of files, move the others away",
+                f"expected one file or one folder of files, got {' and '.join(place.name for place in filled)} in "
+                f"{self.folder}; move the others away",
             )
         return files[filled[0]]
 
@@ -76,27 +76,27 @@ class ParquetSource(Source):
         """See :meth:`Source.columns`."""
         files = self._files(table)
         schemas = [self._schema(table, file) for file in files]
-        found: dict[str, pa.DataType | None] = {}
+        columns: dict[str, pa.DataType | None] = {}
         for schema, file in zip(schemas, files, strict=True):
             check_names(schema.names, table, file.name)
             if set(schema.names) != set(schemas[0].names):
                 odd = sorted(set(schema.names) ^ set(schemas[0].names))
                 raise TableSchemaError(
                     table,
-                    f"{file.name} and {files[0].name} differ in columns: {', '.join(odd)}; expected the same columns in every "
-                    "file, write the missing ones as nulls",
+                    f"expected the same columns in every file, got different ones in {file.name} and {files[0].name}: "
+                    f"{', '.join(odd)}; write missing columns as nulls",
                 )
             for field in schema:
-                known = found.get(field.name) or pa.null()
-                if pa.types.is_null(known):  # a part where nothing is known says nothing
-                    found[field.name] = field.type
+                known = columns.get(field.name) or pa.null()
+                if pa.types.is_null(known):  # an all-null part has no type information
+                    columns[field.name] = field.type
                 elif not pa.types.is_null(field.type) and is_list(known) != is_list(field.type):
                     raise TableSchemaError(
                         table,
-                        f"column {field.name!r} of {file.name} holds {field.type}, where an earlier file holds {known}; "
-                        "expected one type, write the files alike",
+                        f"expected one type for column {field.name!r}, got {field.type} in {file.name} and {known} in an "
+                        "earlier file; write the files with the same types",
                     )
-        return found
+        return columns
 
     def _schema(self, table: str, file: Path) -> pa.Schema:
         try:
@@ -106,7 +106,7 @@ class ParquetSource(Source):
             raise ContractError(table, f"{file} cannot be read as Parquet ({error}); write the file again") from error
         except UnicodeDecodeError as error:
             raise TableSchemaError(
-                table, f"{file} has a column whose name is not UTF-8 ({error.object!r}); rename it"
+                table, f"expected column names in UTF-8, got {error.object!r} in {file}; rename it"
             ) from error
         return schema
 
@@ -117,12 +117,12 @@ class ParquetSource(Source):
             try:
                 with pq.ParquetFile(file, memory_map=True) as parquet:
                     for batch in parquet.iter_batches(batch_size=chunk_rows, columns=list(columns), use_threads=False):
-                        # Parquet takes "a" for a prefix of a column called "a.b".
+                        # Parquet treats "a" as a prefix of a column named "a.b".
                         chosen = batch.select(list(columns))
                         yield chosen.replace_schema_metadata({PART: file.name}) if len(files) > 1 else chosen
             except (pa.ArrowException, OSError) as error:
                 raise ContractError(
-                    table, f"{file} cannot be read as Parquet ({error}); write it again, with vectors as list<float32>"
+                    table, f"{file} cannot be read as Parquet ({error}); write it again with vectors as list<float32>"
                 ) from error
 
     def fingerprint(self) -> str | None:
@@ -136,10 +136,10 @@ class ParquetSource(Source):
 
 
 class SqlSource(Source):
-    """The same tables behind a SQLAlchemy URL.
+    """Tables in a database, given by a SQLAlchemy URL.
 
-    Vectors are array columns where the database has them, else JSON text. Times are zone-aware columns, or ISO-8601
-    text with a zone where the database has no such type (SQLite).
+    Vectors are array columns if the database supports them, else JSON text. Times are zone-aware columns, or ISO 8601
+    text with a zone if the database has no such type (SQLite).
     """
 
     def __init__(self, url: str) -> None:
@@ -149,8 +149,10 @@ class SqlSource(Source):
         try:
             parsed = sa.engine.make_url(url)
             if parsed.get_backend_name() == "sqlite" and parsed.database and not Path(parsed.database).exists():
-                # Connecting would create an empty file of that name.
-                raise ContractError("source", f"{parsed.database} does not exist; give the path of a SQLite database")
+                # Connecting would create an empty file of this name.
+                raise ContractError(
+                    "source", f"{parsed.database} does not exist; use the path of an existing SQLite database"
+                )
             self.engine: Engine = sa.create_engine(url, hide_parameters=True)
             self.metadata = sa.MetaData()
             names = set(sa.inspect(self.engine).get_table_names())
@@ -160,17 +162,17 @@ class SqlSource(Source):
             if table.name not in names:
                 raise MissingTableError(
                     table.name,
-                    f"the database {redacted(url)} has no such table; it has {', '.join(sorted(names)) or 'none'}",
+                    f"expected a table of this name in {redacted(url)}, got {', '.join(sorted(names)) or 'no tables'}",
                 )
         with _answering(url):
             self.metadata.reflect(self.engine, only=[table.name for table in TABLES])
 
     def columns(self, table: str) -> dict[str, pa.DataType | None]:
-        """See :meth:`Source.columns`; a database's types are read from the values, so none is stated."""
+        """See :meth:`Source.columns`; types are None, since they are inferred from the values."""
         return {column.name: None for column in self.metadata.tables[table].columns}
 
     def batches(self, table: str, columns: Sequence[str], chunk_rows: int) -> Iterator[pa.RecordBatch]:
-        """See :meth:`Source.batches`; a server-side cursor where the driver has one."""
+        """See :meth:`Source.batches`; uses a server-side cursor if the driver supports it."""
         import sqlalchemy as sa
 
         chosen = [self.metadata.tables[table].columns[name] for name in columns]
@@ -186,7 +188,7 @@ class SqlSource(Source):
                 )
 
     def fingerprint(self) -> str | None:
-        """A database does not say whether it changed."""
+        """None: a database does not report changes."""
         return None
 
 
@@ -209,51 +211,53 @@ def _parts_of(place: Path) -> list[Path]:
         if not folder.is_file() and not any(folder in file.parents for file in files):
             raise ContractError(
                 place.stem,
-                f"{folder} holds no Parquet file where a part is expected; write the part again, or remove it",
+                f"expected a Parquet file or a folder of them, got {folder} without any; write the part again, or remove it",
             )
     return files
 
 
 def _is_hidden(path: Path) -> bool:
-    """Whether a file, or a folder on its way, is one that tools leave out: ``._part.parquet``, ``_temporary/...``."""
+    """Whether a file or one of its folders is hidden by convention: ``._part.parquet``, ``_temporary/...``."""
     return any(part.startswith((".", "_")) for part in path.parts)
 
 
 @contextmanager
 def _answering(url: str, table: str = "source") -> Iterator[None]:
-    """Report what a database driver says without the secrets of the URL, which it may repeat."""
+    """Re-raise errors of the database driver without the secrets of the URL, which they may repeat."""
     import sqlalchemy as sa
 
     try:
         yield
     except sa.exc.SQLAlchemyError as error:
-        said = str(scrubbed(error, url)).split("\n", 1)[0]
-        remedy = "; expected text in UTF-8, correct it in the database" if "UTF-8" in said or "decode" in said else ""
-        raise ContractError(table, f"reading {redacted(url)} failed ({said}){remedy}") from None
+        message = str(scrubbed(error, url)).split("\n", 1)[0]
+        remedy = (
+            "; expected text in UTF-8, correct it in the database" if "UTF-8" in message or "decode" in message else ""
+        )
+        raise ContractError(table, f"reading {redacted(url)} failed ({message}){remedy}") from None
 
 
 def open_source(url: str) -> Source:
-    """Open a source.
+    """Open a source of tables.
 
     Parameters
     ----------
     url : str
-        A folder, a SQLAlchemy URL such as ``postgresql+psycopg://host/db``, or ``env:NAME`` for either. The source's
-        ``url`` is what is stored: never the value of a variable.
+        A folder, a SQLAlchemy URL such as ``postgresql+psycopg://host/db``, or ``env:NAME`` for either. The returned
+        source's ``url`` is this text; a variable's value is never stored.
 
     Raises
     ------
     MissingTableError
-        When a table of the contract is not there.
+        When a required table is missing.
     ContractError
-        When the URL is empty or names nothing that can be opened.
+        When the URL is empty or cannot be opened.
     ConfigError
         When the environment variable is not set.
     """
     stated, url = url, resolved_url(url)
     if not url:
         raise ContractError(
-            "source", "no source is set: write source.url in sidkit.toml (a folder or a SQLAlchemy URL)"
+            "source", "expected a source, got none; set source.url in sidkit.toml to a folder or a SQLAlchemy URL"
         )
     if "://" in url:
         opened: Source = SqlSource(url)
@@ -261,7 +265,9 @@ def open_source(url: str) -> Source:
         folder = typed_path(url)
         if not folder.is_dir():
             shown = redacted(url) if looks_like_url(url) else folder
-            raise ContractError("source", f"{shown} is no folder; give a folder of Parquet files or a SQLAlchemy URL")
+            raise ContractError(
+                "source", f"expected a folder of Parquet files or a SQLAlchemy URL, got {shown}; check the path"
+            )
         opened = ParquetSource(folder)
     if stated != url:
         opened.url = stated
@@ -269,7 +275,7 @@ def open_source(url: str) -> Source:
 
 
 def same_source(one: str, other: str) -> bool:
-    """Whether two sources, as settings state them, are the same folder or URL."""
+    """Whether two sources, as written in settings, are the same folder or URL."""
     return one == other or _place(resolved_url(one)) == _place(resolved_url(other))
 
 

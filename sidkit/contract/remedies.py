@@ -1,6 +1,6 @@
-"""The line of pandas that turns a column of a wrong type into one that the contract accepts, by what was found.
+"""Remedies for columns of the wrong type: a line of pandas that converts the column.
 
-Every line that this module gives is executed by a test, on such a column, and leads to an accepted table.
+Every line is executed by a test on such a column and leads to a valid table.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _YES = ("click", "clicked", "yes", "y", "true", "t", "1", "1.0", "positive", "li
 
 
 def remedy(kind: str, name: str, array: pa.Array) -> str:
-    """A line of pandas for ``df[name]``; ``kind`` is what the column of the contract holds, ``array`` what was found."""
+    """A line of pandas for ``df[name]``; ``kind`` is the contract's column kind, ``array`` the actual values."""
     line = f"df[{name!r}] = {_LINES[kind](f'df[{name!r}]', array)}"
     line = line if '"' in line else line.replace("'", '"')
     if kind != "moment":
@@ -33,12 +33,12 @@ def remedy(kind: str, name: str, array: pa.Array) -> str:
     if "ISO8601" in line:
         return f"{line}  # or append 'Z' to the text"
     if '"mixed"' in line or any(form in line for form in ("%m/%d", "%m-%d")):
-        return f"{line}  # check that days and months are read as they are meant"
+        return f"{line}  # check that days and months are not swapped"
     return line
 
 
 def is_iso(text: str | None) -> bool:
-    """Whether a text is an ISO-8601 time or date; digits alone are a number."""
+    """Whether a text is an ISO 8601 time or date; digits alone count as a number."""
     try:
         return text is not None and not text.isdigit() and datetime.fromisoformat(text) is not None
     except ValueError:
@@ -66,10 +66,10 @@ def _string(column: str, array: pa.Array) -> str:
     return f"{column}.astype('string')"
 
 
-def _moment(column: str, array: pa.Array) -> str:  # noqa: PLR0911 (a line per found type)
+def _moment(column: str, array: pa.Array) -> str:  # noqa: PLR0911 (one line per type)
     kind = array.type
     if pa.types.is_timestamp(kind) and kind.tz is None:
-        return f"{column}.dt.tz_localize('UTC')  # if the clock was UTC"
+        return f"{column}.dt.tz_localize('UTC')  # if the times are in UTC"
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         newest = _newest(array)
         if 19_000_101 <= newest <= 22_000_101:
@@ -88,7 +88,7 @@ def _moment(column: str, array: pa.Array) -> str:  # noqa: PLR0911 (a line per f
 
 
 def _format_of(array: pa.Array) -> str:
-    """How pandas shall read times as text: never by guesses that swap days and months without a word."""
+    """Arguments for ``pd.to_datetime`` on text, never guesses that could silently swap days and months."""
     texts = [text for text in pc.unique(array).to_pylist()[:1000] if text is not None]
     if all(is_iso(text) for text in texts):
         return "format='ISO8601'"
@@ -112,11 +112,11 @@ def _flag(column: str, array: pa.Array) -> str:
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         if _all_numbers(array):
             return f"pd.to_numeric({column}).astype('float64')"
-        found = [str(value) for value in pc.unique(array).to_pylist() if value is not None]
+        values = [str(value) for value in pc.unique(array).to_pylist() if value is not None]
         positive = next(
-            (value for word in _YES for value in found if value.strip().lower() == word), (found or ["1"])[0]
+            (value for word in _YES for value in values if value.strip().lower() == word), (values or ["1"])[0]
         )
-        # What is missing stays missing: it is no negative.
+        # Missing values stay missing: they are not negatives.
         return f"({column} == {positive!r}).astype('float64').where({column}.notna())"
     if pa.types.is_decimal(kind):
         return f"{column}.astype('float64')"
@@ -125,7 +125,7 @@ def _flag(column: str, array: pa.Array) -> str:
     return f"{column}.notna().astype('int8')"
 
 
-def _number(column: str, array: pa.Array) -> str:  # noqa: PLR0911 (a line per found type)
+def _number(column: str, array: pa.Array) -> str:  # noqa: PLR0911 (one line per type)
     kind = array.type
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         return f"pd.to_numeric({column}.str.decode('utf-8'), errors='coerce')"
@@ -142,7 +142,7 @@ def _number(column: str, array: pa.Array) -> str:  # noqa: PLR0911 (a line per f
     return f"pd.to_numeric({column}, errors='coerce')"
 
 
-def _vector(column: str, array: pa.Array) -> str:  # noqa: PLR0911 (a line per found type)
+def _vector(column: str, array: pa.Array) -> str:  # noqa: PLR0911 (one line per type)
     kind = array.type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return f"{column}.str.strip('[]()').str.replace(',', ' ').str.split().map({_FLOATS}, na_action='ignore')"
@@ -166,7 +166,7 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 def _is_whole(array: pa.Array) -> bool:
-    """Whether these are numbers without fractions, which pandas writes where integers have gaps."""
+    """Whether these are floats without fractions, as pandas writes integers with missing values."""
     kind = array.type
     if pa.types.is_boolean(kind):
         return True
@@ -179,7 +179,7 @@ def _is_whole(array: pa.Array) -> bool:
 
 
 def _blob_reader(array: pa.Array) -> str:
-    """How the bytes of a vector are read: as an ``.npy`` file, or as the widest numbers that look like a vector's."""
+    """Expression that decodes a vector's bytes: as an ``.npy`` file, or as the dtype that gives plausible values."""
     blobs = [value for value in array.slice(0, 100).to_pylist() if value]
     if all(blob.startswith(b"\x93NUMPY") for blob in blobs):
         return "np.load(io.BytesIO(value)).astype('float32')"
@@ -192,7 +192,7 @@ def _blob_reader(array: pa.Array) -> str:
 def _looks_like_a_vector(values: np.ndarray[Any, Any]) -> bool:
     sizes = np.abs(values.astype(np.float64))
     plausible = np.isfinite(sizes) & ((sizes == 0) | ((sizes > 1e-9) & (sizes < 1e9)))
-    # Round numbers of 64 bits look like pairs of a zero and a number of 32 bits.
+    # Round float64 numbers look like pairs of a zero and a float32 number.
     halved = values.dtype == np.float32 and len(values) % 2 == 0 and not sizes[::2].any() and bool(sizes[1::2].any())
     return bool(plausible.all()) and not halved
 

@@ -1,4 +1,4 @@
-"""What a check found in one table."""
+"""Validation report of one table."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class TableReport:
-    """What one table held.
+    """Validation report of one table.
 
-    ``merged`` rows were further rows of an event that has a row already; they are no rejects. ``future_us`` is the
-    earliest moment (microseconds UTC) of the rows that were rejected because it lies after now. ``warnings`` are about
-    valid rows that will not do what their owner expects.
+    ``merged`` rows are duplicates of an event that already has a row; they do not count as rejected. ``future_us`` is the
+    earliest time (microseconds UTC) among rows rejected for lying in the future. ``warnings`` concern valid rows that may
+    not have the effect the user expects.
     """
 
     table: str
@@ -26,5 +26,5 @@ class TableReport:
 
     @property
     def valid(self) -> int:
-        """Rows that keep the contract."""
+        """Number of valid rows."""
         return self.rows - self.rejected

@@ -1,6 +1,6 @@
-"""Files of rows that a user hands in, such as `sidkit frame --rows`: the log's own checks, and no row left out.
+"""Validation of row files that a user passes, such as `sidkit frame --rows`: same checks as the log, all or nothing.
 
-A broken row is refused, not dropped: an answer on fewer rows than were asked for would be a silent loss.
+A file with an invalid row is rejected as a whole: a result for fewer rows than requested would be a silent loss.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CHUNK_ROWS = 100_000
 
 @dataclass
 class _Broken:
-    """Reasons why rows break the contract: how many rows each, and the first of them, counted from 0."""
+    """Rejection reasons: the number of rows per reason, and the index of the first one, counted from 0."""
 
     rows: int = 0
     counts: Counter[str] = field(default_factory=Counter)
@@ -45,7 +45,7 @@ class _Broken:
 
     def refuse(self, where: str, *, may_be_empty: bool = False) -> None:
         if not self.rows and not may_be_empty:
-            raise ContractError("rows", f"{where} holds no row; expected at least one")
+            raise ContractError("rows", f"expected at least one row, got none in {where}")
         if self.counts:
             listed = ", ".join(
                 f"{reason} ({count:,}, first in row {self.first[reason]:,})"
@@ -53,50 +53,50 @@ class _Broken:
             )
             raise ContractError(
                 "rows",
-                f"{self.counts.total():,} of {self.rows:,} rows of {where} cannot be used: {listed}; rows are counted from 0. "
+                f"{self.counts.total():,} of {self.rows:,} rows of {where} are invalid: {listed}; rows are counted from 0. "
                 f"{self._remedy()}Fix or remove these rows and try again",
             )
 
 
 def open_rows(path: Path, table: Table) -> pq.ParquetFile:
-    """Open a Parquet file of rows whose columns fit the contract.
+    """Open a Parquet file of rows and check its columns.
 
     Raises
     ------
     ContractError
-        When the path is no Parquet file, or a column is missing or there twice.
+        When the path is not a Parquet file, or a column is missing or duplicated.
     """
     if not path.is_file():
-        found = "is a folder" if path.is_dir() else "does not exist"
-        raise ContractError("rows", f"{path} {found}; expected one Parquet file")
+        problem = "is a folder" if path.is_dir() else "does not exist"
+        raise ContractError("rows", f"expected a Parquet file, got {path}, which {problem}")
     try:
         opened = pq.ParquetFile(path)
     except (OSError, pa.ArrowException) as error:
         raise ContractError(
             "rows",
-            f"{path} cannot be read as Parquet ({error}); write it with pandas' DataFrame.to_parquet, for example",
+            f"{path} cannot be read as Parquet ({error}); write it with DataFrame.to_parquet of pandas, for example",
         ) from error
     check_columns(opened.schema_arrow.names, table, reserved=frozenset())
     return opened
 
 
 def checked_rows(source: Path | pa.Table, table: Table, *, may_be_empty: bool = False) -> pa.Table:
-    """The columns of the contract's ``table`` that a source holds, in the contract's types, in the order of its rows.
+    """Validate rows and convert the columns of ``table`` to the contract's types, preserving the row order.
 
     Parameters
     ----------
     source : Path or pyarrow.Table
-        A Parquet file or the same in memory. Further columns are left out.
+        A Parquet file or an in-memory table. Other columns are ignored.
     table : Table
-        Such as :data:`sidkit.contract.schemas.LABELLED_ROWS`.
+        Schema, such as :data:`sidkit.contract.schemas.LABELLED_ROWS`.
     may_be_empty : bool
         Accept a source without rows.
 
     Raises
     ------
     ContractError
-        When there is no row, a column is missing, there twice or of a type that no row of it could be right with, or any
-        row breaks the contract; the message says how many rows, why and where.
+        When there is no row, a column is missing, duplicated or of a type that cannot be converted, or any row is
+        invalid; the message gives the number of rows, the reason and the position.
     """
     if isinstance(source, pa.Table):
         check_columns(source.column_names, table, reserved=frozenset())
@@ -106,7 +106,7 @@ def checked_rows(source: Path | pa.Table, table: Table, *, may_be_empty: bool = 
 
 
 def check_row_file(path: Path, table: Table) -> bool:
-    """Check a file as :func:`checked_rows` does, in chunks; returns whether its columns have the contract's types already."""
+    """Validate a file in chunks as :func:`checked_rows` does; return whether it already has the contract's types."""
     broken = _Broken()
     same = True
     with open_rows(path, table) as opened:
@@ -119,29 +119,29 @@ def check_row_file(path: Path, table: Table) -> bool:
 
 
 def normalised_batches(path: Path, table: Table) -> Iterator[pa.RecordBatch]:
-    """All columns of a file that :func:`check_row_file` accepted, those of the contract in its types."""
+    """Yield all columns of a validated file, with those of the contract converted to its types."""
     with open_rows(path, table) as opened:
         for batch in opened.iter_batches(CHUNK_ROWS):
             whole = pa.Table.from_batches([batch])
-            own = [name for name in whole.column_names if table.column(name)]
-            checked = normalise(batch.select(own), table)
-            for name in own:
+            known = [name for name in whole.column_names if table.column(name)]
+            checked = normalise(batch.select(known), table)
+            for name in known:
                 whole = whole.set_column(whole.column_names.index(name), name, checked.column(name))
             yield from whole.combine_chunks().to_batches()
 
 
 def _of_table(source: pa.Table, table: Table) -> Iterator[pa.RecordBatch]:
-    own = [name for name in source.column_names if table.column(name)]
-    chosen = source.select(own)
+    known = [name for name in source.column_names if table.column(name)]
+    chosen = source.select(known)
     yield from chosen.to_batches(max_chunksize=CHUNK_ROWS) or [pa.RecordBatch.from_pylist([], chosen.schema)]
 
 
 def _of_file(opened: pq.ParquetFile, path: Path, table: Table) -> Iterator[pa.RecordBatch]:
-    own = [name for name in opened.schema_arrow.names if table.column(name)]
+    known = [name for name in opened.schema_arrow.names if table.column(name)]
     try:
-        yield from opened.iter_batches(CHUNK_ROWS, columns=own)
+        yield from opened.iter_batches(CHUNK_ROWS, columns=known)
         if not opened.metadata.num_rows:
-            yield pa.RecordBatch.from_pylist([], pa.schema([opened.schema_arrow.field(name) for name in own]))
+            yield pa.RecordBatch.from_pylist([], pa.schema([opened.schema_arrow.field(name) for name in known]))
     except (OSError, pa.ArrowException) as error:
         raise ContractError("rows", f"{path} is damaged ({error}); write it again") from error
 

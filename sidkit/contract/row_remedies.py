@@ -1,6 +1,6 @@
-"""The line of pandas that helps against rows which break the contract, by the reason why they do.
+"""Remedies for invalid rows: a line of pandas for each rejection reason.
 
-Every line that this module gives is executed by a test, on such rows, and leads to a table without them.
+Every line is executed by a test on such rows and leads to a table without them.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ _LINES: tuple[tuple[str, str], ...] = (
         r"(\w+) is outside 1970\.\.2200",
         'df = df[df["{0}"].between(pd.Timestamp(0, tz="UTC"), pd.Timestamp.now("UTC"))]',
     ),
-    (r"(\w+) lies after now", 'df = df[df["{0}"] <= pd.Timestamp.now("UTC")]'),
-    (r"(\w+) lies in 1970 .*", 'df = df[df["{0}"] >= pd.Timestamp("1971-01-01", tz="UTC")]'),
+    (r"(\w+) is in the future", 'df = df[df["{0}"] <= pd.Timestamp.now("UTC")]'),
+    (r"(\w+) is in 1970 .*", 'df = df[df["{0}"] >= pd.Timestamp("1971-01-01", tz="UTC")]'),
     (
-        r"(\w+) is no ISO-8601 time",
+        r"(\w+) is not an ISO 8601 time",
         'df["{0}"] = pd.to_datetime(df["{0}"], utc=True, format="ISO8601", errors="coerce")',
     ),
-    (r"(\w+) is no 32-bit integer", 'df["{0}"] = df["{0}"].where((df["{0}"] % 1 == 0) & (df["{0}"].abs() < 2**31))'),
+    (r"(\w+) is not a 32-bit integer", 'df["{0}"] = df["{0}"].where((df["{0}"] % 1 == 0) & (df["{0}"].abs() < 2**31))'),
     (r"(\w+) is infinite", 'df["{0}"] = df["{0}"].replace([np.inf, -np.inf], np.nan)'),
     (r"(\w+) is an empty list", 'df = df[df["{0}"].str.len() != 0]'),
-    (r"(\w+) has \d+ elements where the column has (\d+)", 'df = df[df["{0}"].isna() | (df["{0}"].str.len() == {1})]'),
+    (r"(\w+) has \d+ elements, the column has (\d+)", 'df = df[df["{0}"].isna() | (df["{0}"].str.len() == {1})]'),
     (
-        r"(\w+) holds (?:NaN, infinite or missing elements|elements beyond .*)",
+        r"(\w+) has (?:NaN, infinite or missing elements|elements beyond .*)",
         'df = df[df["{0}"].map(lambda value: bool((np.abs(np.asarray(value, "float32")) < 1e15).all()), '
         'na_action="ignore") != False]',
     ),
@@ -48,17 +48,17 @@ _MOST_ARE_WRONG = (
 
 
 def row_remedy(reason: str, share: float) -> str:
-    """A line of pandas for the rows ``df`` of a table that have this reason; empty where none helps.
+    """A line of pandas that fixes or removes the rows of ``df`` with this reason; empty if there is none.
 
     Parameters
     ----------
     reason : str
-        As :func:`sidkit.contract.rows.normalise` and the checks of whole tables give it.
+        A reason given by :func:`sidkit.contract.rows.normalise` or the checks of whole tables.
     share : float
-        The share of the table's rows that have it: where most labels are neither 0 nor 1, they are ratings or shares.
+        Share of the table's rows with this reason: if most labels are neither 0 nor 1, they are ratings.
     """
     for pattern, line in (*((_MOST_ARE_WRONG,) if share > 0.5 else ()), *_LINES):
-        found = re.fullmatch(pattern, reason)
-        if found:
-            return str(line.format(*found.groups()))
+        match = re.fullmatch(pattern, reason)
+        if match:
+            return str(line.format(*match.groups()))
     return ""

@@ -1,4 +1,4 @@
-"""One batch of a table in the contract's types, with the first reason why a row breaks the contract beside it."""
+"""Conversion of a batch to the contract's types, with a rejection reason per row."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from sidkit.core.errors import TableSchemaError, TimeError
 
 REASON = "reason"
 PART = b"sidkit.part"
-"""Metadata of a batch: the file that it is of, where a table has several."""
+"""Key of a batch's metadata: the name of its file, if a table has several."""
 ODD = b"sidkit.odd"
-"""Metadata of a field: the places, as a JSON list, of values of another type, which are null in the array."""
+"""Key of a field's metadata: JSON list of the rows with a value of another type, which is null in the array."""
 MOMENT = pa.timestamp("us", tz="UTC")
 _TYPES: dict[str, pa.DataType] = {
     "id": pa.string(),
     "moment": MOMENT,
-    "flag": pa.float64(),  # until the row check has seen it, so that a reject still shows what came
+    "flag": pa.float64(),  # until after the row check, so that a rejected row shows its original value
     "integer": pa.float64(),  # as the flags
     "number": pa.float32(),
     "string": pa.string(),
@@ -33,30 +33,30 @@ _TYPES: dict[str, pa.DataType] = {
 _EARLIEST = pa.scalar(0, MOMENT)
 _LATEST = pa.scalar(7_258_118_400_000_000, MOMENT)  # 2200-01-01
 _LARGEST = 1e15
-"""Elements of vectors stay below: squares and sums of larger ones leave float32."""
+"""Upper bound on vector elements: squares and sums of larger ones overflow float32."""
 _ZONED = r"(?:[zZ]|[+-]\d{2}:?\d{2})$"
 
 
 def normalise(batch: pa.RecordBatch, table: Table) -> pa.Table:
-    """Bring one batch into the contract's types.
+    """Convert one batch to the contract's types.
 
     Parameters
     ----------
     batch : pyarrow.RecordBatch
-        Rows as the source gave them.
+        Rows as read from the source.
     table : Table
         The contract's table.
 
     Returns
     -------
     pyarrow.Table
-        The same rows and columns; ids as strings, moments as ``timestamp[us, UTC]``, vectors as ``list<float32>``; and
-        one string column ``reason``, null where the row keeps the contract as far as one row can tell.
+        The same rows and columns; ids as strings, times as ``timestamp[us, UTC]``, vectors as ``list<float32>``; and
+        a string column ``reason``, null for rows that pass all checks of single rows.
 
     Raises
     ------
     TableSchemaError
-        When a column has a type that no row of it could be right with (naive timestamps, text labels, ...).
+        When a column has a type that cannot be converted (naive timestamps, text labels, ...).
     """
     reasons = _Reasons(batch.num_rows)
     arrays, names = [], []
@@ -71,7 +71,7 @@ def normalise(batch: pa.RecordBatch, table: Table) -> pa.Table:
         if odd:
             mask = np.zeros(len(array), dtype=bool)
             mask[odd] = True
-            reasons.add(pa.array(mask), f"{field.name} is of another type than the other rows")
+            reasons.add(pa.array(mask), f"{field.name} has another type than in the other rows")
         try:
             arrays.append(_normalised(array, column, table.name, reasons))
         except TableSchemaError as error:
@@ -86,7 +86,7 @@ class _Reasons:
         self._texts = np.full(rows, None, dtype=object)
 
     def add(self, broken: pa.Array, text: str) -> None:
-        """Note a reason where ``broken`` holds and no earlier reason stands."""
+        """Set a reason for the ``broken`` rows that have none yet."""
         mask = np.asarray(pc.fill_null(broken, False)) & (self._texts == None)  # noqa: E711 (elementwise)
         self._texts[mask] = text
 
@@ -95,8 +95,8 @@ class _Reasons:
 
 
 def _carried(array: pa.Array) -> pa.Array:
-    """A further attribute as it can be stored: text that is not UTF-8 with signs in place of what cannot be read, and no
-    value where a moment lies beyond what microseconds can say.
+    """Convert an additional attribute to a type that can be stored: invalid UTF-8 is replaced, and times outside the range of
+    microseconds become null.
     """
     if isinstance(array, pa.ExtensionArray):
         array = array.storage
@@ -109,13 +109,13 @@ def _carried(array: pa.Array) -> pa.Array:
         return pc.if_else(pc.less(pc.abs_checked(pc.max_element_wise(numbers, -furthest)), furthest), array, None)
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return _valid_text(array, kind)[0]
-    if pa.types.is_decimal256(kind):  # DuckDB reads its bytes as a number of another size
+    if pa.types.is_decimal256(kind):  # DuckDB misreads its bytes as a number of another size
         return array.cast(pa.string())
     return array
 
 
 def can_be_carried(kind: pa.DataType | None) -> bool:
-    """Whether a further attribute of this type can be stored and read by Arrow and DuckDB alike, whatever its values."""
+    """Whether Arrow and DuckDB can store and read any values of this type."""
     if kind is None:
         return True
     if isinstance(kind, pa.BaseExtensionType):
@@ -124,7 +124,7 @@ def can_be_carried(kind: pa.DataType | None) -> bool:
         return kind.num_fields > 0 and all(_has_no_wild_values(field.type) for field in kind)
     if pa.types.is_map(kind):
         return _has_no_wild_values(kind.key_type) and _has_no_wild_values(kind.item_type)
-    if pa.types.is_fixed_size_list(kind):  # Arrow cannot read one with a null back
+    if pa.types.is_fixed_size_list(kind):  # Arrow cannot read back one with a null
         return False
     return not is_list(kind) or _has_no_wild_values(kind.value_type)
 
@@ -135,7 +135,7 @@ def _has_no_wild_values(kind: pa.DataType) -> bool:
 
 
 def is_list(kind: pa.DataType) -> bool:
-    """Whether each value of a type is a list."""
+    """Whether a type is a list type."""
     if isinstance(kind, pa.BaseExtensionType):
         return is_list(kind.storage_type)
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
@@ -164,7 +164,7 @@ def _normalised(array: pa.Array, column: Column, table: str, reasons: _Reasons) 
 
 
 def _valid_text(array: pa.Array, kind: pa.DataType) -> tuple[pa.Array, pa.Array | None]:
-    """The texts with signs in place of what is not UTF-8, and which rows had such; None where all texts are right."""
+    """Replace invalid UTF-8 in texts; also return a mask of the affected rows, or None if all texts are valid."""
     try:
         array.validate(full=True)
     except pa.ArrowInvalid:
@@ -199,7 +199,7 @@ def _read_moment(array: pa.Array, column: Column, table: str, reasons: _Reasons)
         zoned = pc.match_substring_regex(array, _ZONED)
         naive = array.filter(pc.invert(pc.fill_null(zoned, True)))
         if any(is_iso(text) for text in naive.unique().to_pylist()):
-            raise _refused(table, column, array, "ISO-8601 text with a zone", "text without a time zone")
+            raise _refused(table, column, array, "ISO 8601 text with a zone", "text without a time zone")
         try:
             if len(naive):
                 raise pa.ArrowInvalid
@@ -208,7 +208,7 @@ def _read_moment(array: pa.Array, column: Column, table: str, reasons: _Reasons)
             moments = _parsed_one_by_one(array, column, reasons)
             if moments.null_count == len(moments):
                 raise _refused(
-                    table, column, array, "ISO-8601 text with a zone", "text that is no ISO-8601 time"
+                    table, column, array, "ISO 8601 text with a zone", "text that is not an ISO 8601 time"
                 ) from None
             return _in_range(moments, column, reasons)
     if not pa.types.is_timestamp(kind):
@@ -216,7 +216,7 @@ def _read_moment(array: pa.Array, column: Column, table: str, reasons: _Reasons)
     if kind.tz is None:
         raise _refused(table, column, array, "timestamp[us, UTC]", "naive timestamps (no time zone)")
     if kind.unit in {"s", "ms"}:
-        # A coarse moment far outside would wrap around on its way to microseconds.
+        # Extreme values in coarse units would overflow when converted to microseconds.
         furthest = 2**62 // (1_000_000 if kind.unit == "s" else 1_000)
         bounded = pc.max_element_wise(array.cast(pa.int64()), -furthest, skip_nulls=False)
         bounded = pc.min_element_wise(bounded, furthest, skip_nulls=False)
@@ -225,7 +225,7 @@ def _read_moment(array: pa.Array, column: Column, table: str, reasons: _Reasons)
 
 
 def _parsed_one_by_one(array: pa.Array, column: Column, reasons: _Reasons) -> pa.Array:
-    """Texts of which some are no ISO-8601 times: those become rejects."""
+    """Parse times one by one; rows that are not ISO 8601 times are rejected."""
     moments: list[int | None] = []
     wrong = np.zeros(len(array), dtype=bool)
     for place, text in enumerate(array.to_pylist()):
@@ -234,12 +234,12 @@ def _parsed_one_by_one(array: pa.Array, column: Column, reasons: _Reasons) -> pa
         except (ValueError, OverflowError, TimeError):
             moments.append(None)
             wrong[place] = True
-    reasons.add(pa.array(wrong), f"{column.name} is no ISO-8601 time")
+    reasons.add(pa.array(wrong), f"{column.name} is not an ISO 8601 time")
     return pa.array(moments, pa.int64()).cast(MOMENT)
 
 
 def _in_range(moments: pa.Array, column: Column, reasons: _Reasons) -> pa.Array:
-    # What lies outside is a wrong unit (seconds read as microseconds, say), not a time.
+    # Values outside the range have a wrong unit, such as seconds read as microseconds.
     outside = pc.or_(pc.less(moments, _EARLIEST), pc.greater_equal(moments, _LATEST))
     reasons.add(outside, outside_range(column.name))
     return moments
@@ -252,7 +252,7 @@ def _read_flag(array: pa.Array, column: Column, table: str, reasons: _Reasons) -
     if pa.types.is_boolean(kind):
         array = array.cast(pa.int8())
     values = array.cast(pa.float64(), safe=False)
-    # NaN is what pandas writes for a missing number.
+    # pandas writes missing numbers as NaN.
     values = pc.if_else(pc.is_nan(values), pa.scalar(None, pa.float64()), values)
     outside = pc.and_(pc.not_equal(values, 0.0), pc.not_equal(values, 1.0))
     reasons.add(outside, f"{column.name} is not 0 or 1")
@@ -266,7 +266,7 @@ def _read_integer(array: pa.Array, column: Column, table: str, reasons: _Reasons
     values = array.cast(pa.float64(), safe=False)
     values = pc.if_else(pc.is_nan(values), pa.scalar(None, pa.float64()), values)
     whole = pc.and_(pc.equal(pc.floor(values), values), pc.less(pc.abs(values), 2.0**31))
-    reasons.add(pc.invert(whole), f"{column.name} is no 32-bit integer")
+    reasons.add(pc.invert(whole), f"{column.name} is not a 32-bit integer")
     return values
 
 
@@ -291,39 +291,39 @@ def _read_vector(array: pa.Array, column: Column, table: str, reasons: _Reasons)
                 column,
                 array,
                 "a list of float32 per row, or its JSON text",
-                "text that is no JSON list of numbers",
+                "text that is not a JSON list of numbers",
             )
-        reasons.add(pa.array(wrong), f"{column.name} is no JSON list of numbers")
+        reasons.add(pa.array(wrong), f"{column.name} is not a JSON list of numbers")
         array = pa.array(vectors, pa.list_(pa.float64()))
         kind = array.type
     inner = kind.value_type if is_list(kind) else None
     if inner is None or not (pa.types.is_floating(inner) or pa.types.is_integer(inner) or pa.types.is_null(inner)):
         raise _refused(table, column, array, "a list of float32 per row")
     array = array.cast(pa.list_(pa.float32()), safe=False)
-    reasons.add(_rows_beyond(array, np.inf), f"{column.name} holds NaN, infinite or missing elements")
-    reasons.add(_rows_beyond(array, _LARGEST), f"{column.name} holds elements beyond {_LARGEST:g}")
+    reasons.add(_rows_beyond(array, np.inf), f"{column.name} has NaN, infinite or missing elements")
+    reasons.add(_rows_beyond(array, _LARGEST), f"{column.name} has elements beyond {_LARGEST:g}")
     reasons.add(pc.equal(pc.list_value_length(array), 0), f"{column.name} is an empty list")
     return array
 
 
 def vector_of(text: str | None) -> list[float | None] | None:
-    """The list of numbers that a JSON text holds, gaps included; None where it holds none."""
+    """Parse a JSON list of numbers, which may contain nulls; None if the text is anything else."""
     if text is None:
         return None
     try:
-        found = json.loads(text)
-        if not isinstance(found, list) or not all(
-            element is None or type(element) in {int, float} for element in found
+        parsed = json.loads(text)
+        if not isinstance(parsed, list) or not all(
+            element is None or type(element) in {int, float} for element in parsed
         ):
             return None
-        return [None if element is None else float(element) for element in found]
+        return [None if element is None else float(element) for element in parsed]
     except (ValueError, RecursionError, OverflowError):
         return None
 
 
 def _rows_beyond(array: pa.ListArray, most: float) -> pa.Array:
-    """True for each row whose list has an element that is missing, NaN, or not below ``most`` in size."""
-    flat = array.flatten()  # skips null rows, whatever lies under them
+    """Mask of rows whose list has an element that is missing, NaN, or not below ``most`` in magnitude."""
+    flat = array.flatten()  # skips null rows and their hidden values
     elements = pc.fill_null(flat, float("nan")).to_numpy(zero_copy_only=False)
     lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
     bad = np.concatenate([[0], np.cumsum(~(np.abs(elements) < most))])
@@ -331,10 +331,10 @@ def _rows_beyond(array: pa.ListArray, most: float) -> pa.Array:
     return pa.array((bad[ends] - bad[ends - lengths]) > 0)
 
 
-def _refused(table: str, column: Column, array: pa.Array, needed: str, found: str = "") -> TableSchemaError:
+def _refused(table: str, column: Column, array: pa.Array, expected: str, got: str = "") -> TableSchemaError:
     return TableSchemaError(
         table,
-        f"column {column.name!r} holds {found or array.type}; {needed} is needed. For example: "
+        f"expected {expected} in column {column.name!r}, got {got or array.type}. For example: "
         f"{remedy(column.kind, column.name, array)}",
     )
 

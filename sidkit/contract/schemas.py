@@ -1,4 +1,4 @@
-"""The tables of the contract: their columns and what each column accepts."""
+"""Schemas of the input contract: tables and the columns that each one accepts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Kind = Literal["id", "moment", "flag", "integer", "number", "string", "vector"]
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its name, what it holds, whether it must be there and whether each row must have a value."""
+    """A column: its name, its kind, whether it is required, and whether values may be missing."""
 
     name: str
     kind: Kind
@@ -20,13 +20,13 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """One table: its name and the columns that mean something to the kit."""
+    """A table: its name and the columns that sidkit uses."""
 
     name: str
     columns: tuple[Column, ...]
 
     def column(self, name: str) -> Column | None:
-        """The column of that name, or None for a further attribute."""
+        """Return a column by name, or None for an additional attribute."""
         return next((column for column in self.columns if column.name == name), None)
 
 
@@ -72,7 +72,7 @@ ENTITY_ROWS = Table(
         Column("event_timestamp", "moment", required=True, nullable=False),
     ),
 )
-"""Rows whose features are asked for."""
+"""Rows to compute features for."""
 LABELLED_ROWS = Table(
     "rows",
     (
@@ -82,11 +82,11 @@ LABELLED_ROWS = Table(
         Column("had_before", "flag"),
     ),
 )
-"""Rows that a ranker learns from or is evaluated on."""
+"""Rows to train or evaluate a ranker on."""
 TABLES = (INTERACTIONS, ITEMS, EMBEDDINGS)
 
 
 def with_modalities(modalities: tuple[str, ...]) -> Table:
-    """``item_embeddings`` with one vector column per modality."""
+    """Return ``item_embeddings`` with one vector column per modality."""
     vectors = tuple(Column(name, "vector", required=True) for name in modalities)
     return Table(EMBEDDINGS.name, EMBEDDINGS.columns + vectors)

@@ -1,4 +1,4 @@
-"""What the tables of a source hold of each other: shares of the catalogue, not of whatever rows happen to be there."""
+"""Facts across the tables of a source, as shares of the catalogue's items or of the events."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from sidkit.core.engine import literal, quoted, working_on
 def with_shares(
     opened: duckdb.DuckDBPyConnection, reports: Sequence[TableReport], work: Path, settings: Settings
 ) -> list[TableReport]:
-    """The reports with the facts that only several tables together show.
+    """Add facts to the reports that need several tables.
 
-    For the catalogue: how many of its items have events, and how many were created after all of their events, which are
-    then items without content at the time of their clicks (a warning). For each modality: the share of the catalogue's items
-    that have a vector, and how many vectors are distinct or zero where not all tell items apart. For the log: the share of
-    events of items that have any vector, and where there are such, events before their item was created, without a request
-    among others with one, and positives of unknown conversion.
+    Catalogue: the number of items with events, and of items created after all of their events, which thus have no content
+    at the time of their clicks (a warning). Each modality: the share of the catalogue's items with a vector, and the number
+    of distinct and of zero vectors if not all vectors are distinct. Log: the share of events whose item has any vector and,
+    where they exist, events before their item's creation, events without a request while others have one, and positives
+    whose conversion is unknown.
 
     Parameters
     ----------
     opened : duckdb.DuckDBPyConnection
         Any connection.
     reports : sequence of TableReport
-        One per table of the valid tables in ``work``.
+        One report per table.
     work : Path
-        The folder of the valid tables.
+        Folder of the valid tables.
     settings : Settings
-        ``source.modalities`` names the vector columns.
+        Settings with the vector columns in ``source.modalities``.
     """
     items, vectors, events = (
         f"read_parquet({literal(work / f'{name}.parquet')})" for name in ("items", "item_embeddings", "interactions")
@@ -56,7 +56,7 @@ def with_shares(
     if late:
         of_items["created after all their events"] = _of(late, catalogue, "the catalogue's items")
         warnings.append(
-            f"{late:,} items were created after all of their events: their content counts from created_at on, so these events "
+            f"{late:,} items were created after all of their events: content is available from created_at on, so these events "
             "have none. Correct created_at, or leave it empty and set "
             'source.missing_created_at = "first_interaction" in sidkit.toml'
         )
@@ -66,7 +66,7 @@ def with_shares(
     if 0 < no_request < total:
         of_events["without request_id"] = _of(no_request, total, "the events")
     if settings.source.conversions and unknown:
-        of_events["positives of unknown conversion"] = f"{unknown:,}"
+        of_events["positives with unknown conversion"] = f"{unknown:,}"
     any_vector = " OR ".join(f"{quoted(name)} IS NOT NULL" for name in settings.source.modalities)
     covered = opened.execute(f"""
         SELECT count(*) FROM {events} WHERE item_id IN (SELECT item_id FROM {vectors} WHERE {any_vector})
@@ -104,11 +104,11 @@ def _of_vectors(opened: duckdb.DuckDBPyConnection, vectors: str, catalogue: int,
     return facts
 
 
-def _of(count: int, total: int, what: str) -> str:
-    """A share that is 100.0% or 0.0% only where it is exactly that."""
+def _of(count: int, total: int, of_what: str) -> str:
+    """Format a share; 100.0% and 0.0% only if exact."""
     share = f"{count / total:.1%}" if total else "0.0%"
     if share == "100.0%" and count < total:
         share = "over 99.9%"
     if share == "0.0%" and count:
         share = "under 0.1%"
-    return f"{share} of {what} ({count:,} of {total:,})"
+    return f"{share} of {of_what} ({count:,} of {total:,})"

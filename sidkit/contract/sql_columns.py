@@ -1,4 +1,4 @@
-"""Columns of a database as Arrow arrays, also where the database lets a column hold values of several types."""
+"""Conversion of database columns to Arrow arrays, including columns with values of several types."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _NUMBERS = frozenset({bool, int, float})
 
 
 def sql_column(table: str, name: str, values: list[Any]) -> tuple[pa.Field, pa.Array]:
-    """The values of one column with its field.
+    """Convert the values of one column to a field and an array.
 
-    Where types mix, most values decide on the type. A value of another type becomes one of that type if it means the same
-    (7 among texts is "7", "7" among numbers is 7); otherwise it is null here, its place is noted in the field's metadata, and
-    :func:`sidkit.contract.rows.normalise` rejects its row. In a column that means nothing to the contract all values become
-    text.
+    If types are mixed, the most frequent one wins. A value of another type is converted if it means the same
+    (7 among texts becomes "7", "7" among numbers becomes 7); otherwise it is null here, its row is noted in the field's
+    metadata, and :func:`sidkit.contract.rows.normalise` rejects the row. In a column that is not part of the contract all
+    values become text.
 
     Raises
     ------
     TableSchemaError
-        When the values have one type and Arrow cannot hold them.
+        When the values have one type that Arrow does not support.
     """
     kinds = Counter(type(value) for value in values if value is not None)
     if len(kinds) > 1 and not set(kinds) <= {int, float}:
@@ -46,17 +46,17 @@ def sql_column(table: str, name: str, values: list[Any]) -> tuple[pa.Field, pa.A
         listed = ", ".join(sorted(kind.__name__ for kind in kinds))
         raise TableSchemaError(
             table,
-            f"column {name!r} holds values of type {listed} that Arrow cannot hold ({error}); cast the column in the database",
+            f"expected values that Arrow supports in column {name!r}, got {listed} ({error}); cast the column in the database",
         ) from error
 
 
 def _by_majority(name: str, values: list[Any], kind: type) -> tuple[pa.Field, pa.Array]:
     numbers = kind in _NUMBERS
-    kept = [None if value is None else _as_number(value) if numbers else _as(kind, value) for value in values]
+    converted = [None if value is None else _as_number(value) if numbers else _as(kind, value) for value in values]
     odd = [
-        place for place, (value, own) in enumerate(zip(values, kept, strict=True)) if value is not None and own is None
+        row for row, (value, new) in enumerate(zip(values, converted, strict=True)) if value is not None and new is None
     ]
-    field, array = _field(name, pa.array(kept, pa.float64()) if numbers else pa.array(kept))
+    field, array = _field(name, pa.array(converted, pa.float64()) if numbers else pa.array(converted))
     return field.with_metadata({ODD: json.dumps(odd)}), array
 
 

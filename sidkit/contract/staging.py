@@ -1,4 +1,4 @@
-"""A table of the source as one Parquet file in the contract's types, with the reasons of single rows."""
+"""Staging: a table of the source as one Parquet file in the contract's types, with a rejection reason per row."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from sidkit.core.files import written_beside
 
 
 def stage(source: Source, table: Table, chunk_rows: int, path: Path) -> Path:
-    """Read a table in chunks and write what :func:`sidkit.contract.rows.normalise` makes of it to ``path``.
+    """Read a table in chunks, apply :func:`sidkit.contract.rows.normalise` and write the result to ``path``.
 
-    Further attributes of items come along; those of a type that DuckDB may not read are left out. A further attribute that has
-    several types in several parts gets one that holds all of its values.
+    Additional attributes of items are included, except those of a type that DuckDB may not read. An additional attribute
+    whose type differs between parts gets a common type.
 
     Raises
     ------
     ContractError
-        When the table holds no row.
+        When the table is empty.
     TableSchemaError
-        When a column is missing, of a wrong type, or of types in several parts that no type holds together.
+        When a column is missing or has the wrong type, or its types in several parts have no common type.
     """
-    found = source.columns(table.name)
-    check_columns(list(found), table)
+    columns = source.columns(table.name)
+    check_columns(list(columns), table)
     wanted = [
         name
-        for name, kind in found.items()
+        for name, kind in columns.items()
         if table.column(name) is not None or (table is ITEMS and can_be_carried(kind))
     ]
     chunks = _chunks(source, table, wanted, chunk_rows)
     first = next(chunks, None)
     if first is None:
-        raise ContractError(table.name, "the table holds no row; nothing can be learned from it")
+        raise ContractError(table.name, "expected at least one row, got an empty table")
     with written_beside(path) as temporary:
         schema, writer = first[0].schema, pq.ParquetWriter(temporary, first[0].schema, compression="zstd")
         try:
@@ -54,8 +54,8 @@ def stage(source: Source, table: Table, chunk_rows: int, path: Path) -> Path:
                 except pa.ArrowException as error:
                     raise TableSchemaError(
                         table.name,
-                        f"{part or 'a later part of the table'} has other column types ({error}); expected one type that holds "
-                        "all values, write the parts alike",
+                        f"expected one type per column in all parts, got others in {part or 'a later part of the table'} "
+                        f"({error}); write the parts with the same types",
                     ) from error
         finally:
             writer.close()

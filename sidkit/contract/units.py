@@ -1,4 +1,4 @@
-"""Moments in a wrong unit: seconds read as microseconds, say, lie within days of 1970."""
+"""Detection of times in a wrong unit, such as seconds read as microseconds, which fall within days of 1970."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from sidkit.core.errors import TableSchemaError
 
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
-_OLDEST_S, _NEWEST_S = 315_532_800, 7_258_118_400  # 1980 and 2200: in no two units is a number within both
+_OLDEST_S, _NEWEST_S = 315_532_800, 7_258_118_400  # 1980 and 2200: a number is in this range for one unit at most
 
 
 def refuse_wrong_units(
     opened: duckdb.DuckDBPyConnection, table: Table, types: dict[str, pa.DataType | None], now_us: int
 ) -> None:
-    """Refuse a table whose times all lie within days of 1970; it is the relation ``staged``.
+    """Reject a table (the relation ``staged``) if all of its times are within days of 1970.
 
     Raises
     ------
     TableSchemaError
-        Naming the column, the unit that its numbers look like, and the line of pandas that reads them.
+        Names the column, the likely unit, and the line of pandas that converts the column.
     """
     for column in table.columns:
         if column.kind != "moment" or column.name not in types:
@@ -35,18 +35,18 @@ def refuse_wrong_units(
         newest_us = row[0] if row else None
         if newest_us is None:
             _refuse_all_outside(opened, table, column.name, types[column.name])
-        # An item of unknown age may be given the beginning of time; an event cannot.
+        # An item of unknown age may be dated 1970-01-01; an event may not.
         if newest_us is None or newest_us >= FIRST_EVENT_US or (newest_us == 0 and table is not INTERACTIONS):
             continue
         raise TableSchemaError(
             table.name,
-            f"column {column.name!r} holds no time after {iso(newest_us)}: all lie within days of 1970, so they were read "
+            f"column {column.name!r} has no time after {iso(newest_us)}: all times are within days of 1970, so they were read "
             f"in a wrong unit. {_remedy(column.name, newest_us, types[column.name])}",
         )
 
 
 def _refuse_all_outside(opened: duckdb.DuckDBPyConnection, table: Table, name: str, kind: pa.DataType | None) -> None:
-    """The other side: milliseconds read as seconds, say, lie after 2200."""
+    """Reject times in the opposite wrong unit, such as milliseconds read as seconds, which fall after 2200."""
     outside, rows, middle = opened.execute(
         f"SELECT count(*) FILTER (reason = {literal(outside_range(name))}), count(*), "
         f"quantile_disc(epoch_us({quoted(name)}), 0.5) FILTER (reason = {literal(outside_range(name))}) FROM staged"
@@ -54,13 +54,13 @@ def _refuse_all_outside(opened: duckdb.DuckDBPyConnection, table: Table, name: s
     if middle is not None and 2 * outside > rows:
         raise TableSchemaError(
             table.name,
-            f"column {name!r}: {outside:,} of {rows:,} times lie outside 1970..2200, so they were read in a wrong unit. "
+            f"column {name!r}: {outside:,} of {rows:,} times are outside 1970..2200, so they were read in a wrong unit. "
             f"{_remedy(name, middle, kind)}",
         )
 
 
 def outside_range(column: str) -> str:
-    """The reason of a row whose moment lies outside the range of the contract."""
+    """Rejection reason of a row with a time outside the valid range."""
     return f"{column} is outside 1970..2200"
 
 
@@ -68,16 +68,16 @@ def _remedy(name: str, newest_us: int, kind: pa.DataType | None) -> str:
     stored = kind.unit if kind is not None and pa.types.is_timestamp(kind) else "us"
     number = newest_us * _PER_SECOND[stored] // 10**6
     column = f'df["{name}"]'
-    integers = f'{column}.astype("datetime64[{stored}, UTC]").astype("int64")'  # a frame may hold them in another unit
+    integers = f'{column}.astype("datetime64[{stored}, UTC]").astype("int64")'  # a frame may store them in another unit
     if kind is None or not pa.types.is_timestamp(kind):
         integers = f'pd.to_datetime({column}, utc=True).astype("datetime64[us, UTC]").astype("int64")'
     unit = unit_of(number)
     if unit is not None:
         return (
-            f"The numbers look like {_NAMES[unit]} since 1970 that were taken for {_NAMES[stored]}. For example: "
+            f"The numbers look like {_NAMES[unit]} since 1970 read as {_NAMES[stored]}. For example: "
             f'{column} = pd.to_datetime({integers}, unit="{unit}", utc=True)'
         )
-    # Parquet has no whole seconds: they come as milliseconds.
+    # Parquet has no unit of seconds: they are stored as milliseconds.
     for factor, dates in ((1, integers), (1000, f"({integers} // 1000)")):
         if number % factor == 0 and 19_000_101 <= number // factor <= 22_000_101:
             return (
@@ -87,15 +87,15 @@ def _remedy(name: str, newest_us: int, kind: pa.DataType | None) -> str:
     unit = unit_of(number * 1000)
     if unit is not None and stored != "ns":
         return (
-            f"The numbers look like {_NAMES[unit]} since 1970 that were taken for {_NAMES['ns']} and cut off. Write the "
-            f'column anew from the original numbers. For example: {column} = pd.to_datetime(numbers, unit="{unit}", utc=True)'
+            f"The numbers look like {_NAMES[unit]} since 1970 read as {_NAMES['ns']} and truncated. Rewrite the "
+            f'column from the original numbers. For example: {column} = pd.to_datetime(numbers, unit="{unit}", utc=True)'
         )
     return (
-        "Write the column anew from the original numbers in their own unit. For example: "
+        "Rewrite the column from the original numbers in their original unit. For example: "
         f'{column} = pd.to_datetime(numbers, unit="s", utc=True)'
     )
 
 
 def unit_of(number: int) -> str | None:
-    """The unit (s, ms, us or ns) in which a number since 1970 lies between 1980 and 2200."""
+    """The unit (s, ms, us or ns) in which a number since 1970 is a time between 1980 and 2200."""
     return next((unit for unit, per in _PER_SECOND.items() if _OLDEST_S <= number / per < _NEWEST_S), None)

@@ -1,4 +1,4 @@
-"""From a source to valid tables and rejects: what one row shows is checked per chunk, what only the whole shows in SQL."""
+"""Validation of a source: single rows are checked per chunk, whole tables in SQL; rejected rows get a reason."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from sidkit.core.files import written_beside
 
 @dataclass(frozen=True)
 class ValidatedTables:
-    """Paths of the valid tables (Parquet) and one report per table."""
+    """Paths of the validated tables (Parquet) and one report per table."""
 
     interactions: Path
     items: Path
@@ -44,31 +44,31 @@ def validate(
     report: Callable[[Sequence[TableReport]], None] = lambda _: None,
     now_us: int | None = None,
 ) -> ValidatedTables:
-    """Read, check and split a source.
+    """Read and validate a source, and split it into valid and rejected rows.
 
     Parameters
     ----------
     source : Source
-        Where the tables lie.
+        Source of the tables.
     settings : Settings
-        ``[source]`` says how strict to be.
+        Settings; ``[source]`` determines how strict the validation is.
     opened : duckdb.DuckDBPyConnection
         A connection of :func:`sidkit.core.engine.connection`.
     work : Path
-        A folder for the staged and the valid tables.
+        Folder for the staged and the valid tables.
     rejects : Path or None
-        A folder for ``<table>.parquet`` with the rejected rows and their ``reason``; None counts them only.
+        Folder for ``<table>.parquet`` with the rejected rows and their ``reason``; None only counts them.
     report : callable
-        Told what was found before anything is refused.
+        Called with the table reports before any error is raised.
     now_us : int, optional
-        The present, microseconds UTC: rows with a later ``timestamp``, ``created_at`` or ``updated_at`` are rejects.
-        ``removed_at`` may lie ahead, as a plan.
+        Current time, microseconds UTC: rows with a later ``timestamp``, ``created_at`` or ``updated_at`` are rejected.
+        ``removed_at`` may be in the future.
 
     Raises
     ------
     ContractError
-        When a table must be refused as a whole, or more rows are rejected than ``max_reject_share`` allows. The
-        rejects are written before.
+        When a table is rejected as a whole, or more rows are rejected than ``max_reject_share`` allows. The rejected rows
+        are written before.
     """
     work.mkdir(parents=True, exist_ok=True)
     now = present_us() if now_us is None else now_us
@@ -95,7 +95,7 @@ def validate(
                 checked = _split(opened, table, query, work / f"{table.name}.parquet", rejects)
             left_out = sorted(set(source.columns(table.name)) - set(columns)) if table is ITEMS else []
             if left_out:
-                checked = replace(checked, facts={**checked.facts, "columns left out": ", ".join(left_out)})
+                checked = replace(checked, facts={**checked.facts, "ignored columns": ", ".join(left_out)})
             reports.append(checked)
         reports = with_shares(opened, reports, work, settings)
         report(reports)
@@ -121,13 +121,13 @@ def _classify_items(columns: Sequence[str], settings: Settings, work: Path, now_
         if fallback
         else "(SELECT NULL::VARCHAR AS item_id, NULL::TIMESTAMPTZ AS first_seen)"
     )
-    kept = ", ".join(quoted(name) for name in columns if name not in {REASON, "created_at", "item_id"})
+    attributes = ", ".join(quoted(name) for name in columns if name not in {REASON, "created_at", "item_id"})
     return f"""
         WITH dated AS (
-            SELECT staged.item_id, coalesce(created_at, first_seen) AS created_at, {kept + "," if kept else ""}
+            SELECT staged.item_id, coalesce(created_at, first_seen) AS created_at, {attributes + "," if attributes else ""}
                    reason, file_row_number
             FROM staged LEFT JOIN {first_seen} AS seen ON seen.item_id = staged.item_id
-        ), judged AS (
+        ), checked AS (
             SELECT * EXCLUDE (reason), CASE
                 WHEN reason IS NOT NULL THEN reason
                 WHEN created_at IS NULL THEN 'created_at is missing'
@@ -138,7 +138,7 @@ def _classify_items(columns: Sequence[str], settings: Settings, work: Path, now_
             END AS reason FROM dated
         ), numbered AS (
             SELECT *, row_number() OVER (PARTITION BY reason IS NULL, {", ".join(key)} ORDER BY file_row_number) AS nth
-            FROM judged
+            FROM checked
         )
         SELECT * EXCLUDE (reason, nth, file_row_number), CASE
             WHEN reason IS NOT NULL THEN reason
@@ -156,7 +156,7 @@ def _classify_embeddings(columns: Sequence[str], settings: Settings, work: Path,
     widths = ", ".join(f"mode(len({quoted(name)})) FILTER (reason IS NULL) AS {quoted(name)}" for name in modalities)
     wrong = "\n".join(
         f"""WHEN len(numbered.{quoted(name)}) <> widths.{quoted(name)}
-            THEN format('{name} has {{}} elements where the column has {{}}', len(numbered.{quoted(name)}),
+            THEN format('{name} has {{}} elements, the column has {{}}', len(numbered.{quoted(name)}),
                         widths.{quoted(name)})"""
         for name in modalities
     )
@@ -207,10 +207,10 @@ def _split(
     else:
         chosen = "SELECT * EXCLUDE (reason) FROM classified WHERE reason IS NULL"
         order = "item_id, file_row_number"
-    kept = "*" if table is INTERACTIONS else "* EXCLUDE (file_row_number)"
+    columns = "*" if table is INTERACTIONS else "* EXCLUDE (file_row_number)"
     with written_beside(valid) as temporary:
         opened.execute(
-            f"COPY (SELECT {kept} FROM ({chosen}) ORDER BY {order}) "
+            f"COPY (SELECT {columns} FROM ({chosen}) ORDER BY {order}) "
             f"TO {literal(temporary)} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 122880)"
         )
     facts = _facts(opened, table, valid)
@@ -222,10 +222,10 @@ def _split(
 
 
 def _earliest_future(opened: duckdb.DuckDBPyConnection, table: Table) -> int | None:
-    there = {row[0] for row in opened.execute("DESCRIBE classified").fetchall()}
-    moments = [column.name for column in table.columns if column.kind == "moment" and column.name in there]
-    cases = " ".join(f"WHEN {literal(after_now(name))} THEN epoch_us({quoted(name)})" for name in moments)
-    row = opened.execute(f"SELECT min(CASE reason {cases} END) FROM classified").fetchone() if moments else None
+    present = {row[0] for row in opened.execute("DESCRIBE classified").fetchall()}
+    times = [column.name for column in table.columns if column.kind == "moment" and column.name in present]
+    cases = " ".join(f"WHEN {literal(after_now(name))} THEN epoch_us({quoted(name)})" for name in times)
+    row = opened.execute(f"SELECT min(CASE reason {cases} END) FROM classified").fetchone() if times else None
     return int(row[0]) if row and row[0] is not None else None
 
 
@@ -277,28 +277,30 @@ def _check_feedback(opened: duckdb.DuckDBPyConnection, work: Path, settings: Set
         if not _one(opened, f"SELECT count({quoted(name)}) FROM {embeddings}"):
             raise TableSchemaError(
                 "item_embeddings",
-                f"modality {name!r} holds no vector at all; fill it, or take it out of source.modalities in sidkit.toml",
+                f"expected vectors in modality {name!r}, got none; fill it, or remove it from source.modalities",
             )
     positives = _one(opened, f"SELECT count(*) FILTER (label = 1) FROM {interactions}")
     negatives = _one(opened, f"SELECT count(*) FILTER (label = 0) FROM {interactions}")
     if not positives:
         raise ContractError(
-            "interactions", "no row has label 1; a ranker needs positives (1 = click or other positive)"
+            "interactions", "expected rows with label 1 (a click or other positive), got none; a ranker needs positives"
         )
     if settings.source.feedback == "positives_only" and negatives:
         raise ContractError(
             "interactions",
-            f'{negatives:,} rows have label 0 but source.feedback is "positives_only"; set it to "impressions" in a '
-            "fresh repo (counts would change their meaning in this one)",
+            f'expected no row with label 0, since source.feedback is "positives_only", got {negatives:,}; set it to '
+            '"impressions" in a new repository (counts would change their meaning in this one)',
         )
     if settings.source.feedback == "impressions" and not negatives:
         raise ContractError(
             "interactions",
-            'no row has label 0 but source.feedback is "impressions"; set it to "positives_only" in a fresh repo, and '
-            "negatives are sampled",
+            'expected rows with label 0, since source.feedback is "impressions", got none; set it to "positives_only" in a '
+            "new repository to sample negatives",
         )
     if settings.source.conversions and not _one(opened, f"SELECT count(converted) FROM {interactions}"):
-        raise ContractError("interactions", "source.conversions is true but no row has a value in 'converted'")
+        raise ContractError(
+            "interactions", "expected values in 'converted' (source.conversions is true), got none; fill the column"
+        )
 
 
 def _one(opened: duckdb.DuckDBPyConnection, query: str) -> int:

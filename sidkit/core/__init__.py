@@ -1,1 +1,1 @@
-"""What every other room stands on: settings, errors, files, moments, artefacts, and the repo's folder and lock."""
+"""Shared foundations: settings, errors, files, time, artefacts, and the repository folder with its lock."""

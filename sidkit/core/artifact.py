@@ -1,4 +1,4 @@
-"""Immutable artefact folders: files first, ``manifest.json`` with their hashes last, renamed into place, verified on load."""
+"""Immutable artefact folders: written beside their target, sealed by a ``manifest.json`` of hashes, verified on load."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def write_artifact(folder: Path, describe: Mapping[str, Any], write_files: Calla
     Parameters
     ----------
     folder : Path
-        Where it will lie. If an artefact with the same content is there already, that one is kept.
+        Target folder. An artefact with the same content that exists already is left as it is.
     describe : mapping
-        What the manifest says besides the hashes (kind, name, fit window in microseconds UTC, parents, settings).
+        Manifest fields besides the hashes (kind, name, fit window in microseconds UTC, parents, settings).
     write_files : callable
-        Writes the files into the temporary folder it is given.
+        Writes the files into the temporary folder that it receives.
 
     Returns
     -------
@@ -37,19 +37,19 @@ def write_artifact(folder: Path, describe: Mapping[str, Any], write_files: Calla
     Raises
     ------
     ArtifactCorruptError
-        When ``folder`` holds another artefact: a version is never overwritten.
+        When ``folder`` holds a different artefact: a version is never overwritten.
     StorageError
         When the disk refuses the write.
     """
-    there = written_before(folder, describe)
+    existing = written_before(folder, describe)
     with folder_written_beside(folder) as temporary:
         write_files(temporary)
         files = hashes_of(temporary)
-        if there is not None:
-            if there["files"] != files:
-                raise ArtifactCorruptError(folder, "an artefact with other content has this name already")
+        if existing is not None:
+            if existing["files"] != files:
+                raise ArtifactCorruptError(folder, "an artefact of this name with different content already exists")
             remove(temporary)
-            return there
+            return existing
         manifest = seal(
             {
                 **describe,
@@ -63,25 +63,25 @@ def write_artifact(folder: Path, describe: Mapping[str, Any], write_files: Calla
 
 
 def written_before(folder: Path, describe: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The manifest of an artefact that was made from the same inputs, or None where there is none.
+    """Return the manifest of an existing artefact made from the same inputs, or None if there is none.
 
     Raises
     ------
     ArtifactCorruptError
-        When ``folder`` holds an artefact made from other inputs, or one that was changed.
+        When ``folder`` holds an artefact made from other inputs, or one that was modified.
     """
     if not folder.exists():
         return None
-    there = read_manifest(folder)
-    if content_hash({key: there.get(key) for key in describe}) != content_hash(dict(describe)):
-        raise ArtifactCorruptError(folder, "an artefact made from other inputs has this name already")
-    return there
+    existing = read_manifest(folder)
+    if content_hash({key: existing.get(key) for key in describe}) != content_hash(dict(describe)):
+        raise ArtifactCorruptError(folder, "an artefact of this name made from other inputs already exists")
+    return existing
 
 
 def read_manifest(folder: Path, *, verify: bool = True) -> dict[str, Any]:
     """Read an artefact's manifest, verify its own hash and, by default, every file against it.
 
-    A file that was verified before in this process, and has not changed since, is not read again.
+    A file that this process has already verified is not read again unless it changed.
 
     Raises
     ------
@@ -91,30 +91,28 @@ def read_manifest(folder: Path, *, verify: bool = True) -> dict[str, Any]:
         When the manifest is missing or unreadable, or a file is missing, added, or differs from its hash.
     """
     if not folder.is_dir():
-        raise ArtifactMissingError(
-            f"{folder} does not exist; the catalogue lists what there is (`sidkit codebooks list`)"
-        )
+        raise ArtifactMissingError(f"{folder} does not exist; list the existing artefacts with `sidkit codebooks list`")
     path = folder / MANIFEST
     try:
         manifest = read_json(path)
         files, stated = manifest["files"], manifest[MANIFEST_HASH]
         if any(Path(name).is_absolute() or ".." in Path(name).parts for name in files):
-            raise ArtifactCorruptError(path, "it names files outside of the folder")
+            raise ArtifactCorruptError(path, "it lists files outside the folder")
     except ArtifactCorruptError as error:
         raise ArtifactCorruptError(path, f"the manifest cannot be read ({error.problem})") from error
     except (OSError, KeyError, TypeError) as error:
         raise ArtifactCorruptError(path, f"the manifest cannot be read ({type(error).__name__}: {error})") from error
-    # `content_hash` is of the files alone, so it cannot tell that something else in the manifest was changed.
+    # `content_hash` covers the files only, so it misses changes elsewhere in the manifest.
     if not is_sealed(manifest) or not isinstance(files, dict) or not isinstance(stated, str):
         raise ArtifactCorruptError(path, "the manifest was edited or is damaged")
     if verify:
         verify_all(folder, manifest)
-    found: dict[str, Any] = manifest
-    return found
+    checked_manifest: dict[str, Any] = manifest
+    return checked_manifest
 
 
 def discard_damaged(folder: Path) -> bool:
-    """Remove an artefact that is damaged, so that its maker writes it anew; says so. Returns whether it did."""
+    """Remove a damaged artefact, with a warning on stderr, so that it can be rebuilt; return whether it was removed."""
     if not folder.exists():
         return False
     try:
@@ -137,5 +135,5 @@ def _library_versions() -> dict[str, str]:
 
 
 def tensors_under(tensors: Mapping[str, T], prefix: str) -> dict[str, T]:
-    """The tensors whose names begin with a prefix, without it: a part's own state."""
+    """Select the tensors whose names start with ``prefix`` and strip it: the state of one component."""
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

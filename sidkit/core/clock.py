@@ -1,4 +1,4 @@
-"""Moments: microseconds since the Unix epoch, UTC, as plain integers; text only at the edges."""
+"""Timestamps as integers: microseconds since the Unix epoch, UTC. Text is used only for input and output."""
 
 from __future__ import annotations
 
@@ -9,50 +9,52 @@ from sidkit.core.errors import TimeError
 MICROS = 1_000_000
 DAY_US = 86_400 * MICROS
 END_US = 7_258_118_400 * MICROS
-"""2200-01-01: the contract has no later time."""
+"""2200-01-01: the upper bound of valid timestamps."""
 FIRST_EVENT_US = 365 * DAY_US
-"""1971-01-01: an event before it comes from a clock that was never set, or was read in a wrong unit."""
+"""1971-01-01: earlier events come from an unset clock or a wrong time unit."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def to_us(moment: datetime) -> int:
-    """Microseconds since the epoch of an aware ``datetime``, exact (no float in between)."""
+    """Convert an aware ``datetime`` to microseconds since the epoch, exactly (without floats)."""
     if moment.tzinfo is None:
-        raise TimeError(f"{moment.isoformat()} has no time zone; write it with one, such as {moment.isoformat()}+00:00")
+        raise TimeError(
+            f"expected a time with a zone, got {moment.isoformat()}; write it as {moment.isoformat()}+00:00"
+        )
     return (moment - _EPOCH) // timedelta(microseconds=1)
 
 
 def from_us(micros: int) -> datetime:
-    """The aware UTC ``datetime`` of a moment in microseconds.
+    """Convert microseconds since the epoch to an aware UTC ``datetime``.
 
     Raises
     ------
     TimeError
-        When the moment lies outside the years 1 to 9999.
+        When the time is outside the years 1 to 9999.
     """
     try:
         return _EPOCH + timedelta(microseconds=int(micros))
     except OverflowError as error:
-        raise TimeError(f"expected a moment of the years 1 to 9999, got {micros} microseconds since 1970") from error
+        raise TimeError(f"expected a time in the years 1 to 9999, got {micros} microseconds since 1970") from error
 
 
 def iso(micros: int) -> str:
-    """ISO-8601 text in UTC, such as ``2024-01-31T08:00:00+00:00``."""
+    """Format as ISO 8601 in UTC, such as ``2024-01-31T08:00:00+00:00``."""
     return from_us(micros).isoformat()
 
 
 def present_us() -> int:
-    """The present, microseconds since the Unix epoch."""
+    """Current time in microseconds since the Unix epoch."""
     return to_us(datetime.now(UTC))
 
 
 def parse_time(text: str | None) -> int:
-    """Read a moment that a user typed.
+    """Parse a time typed by a user.
 
     Parameters
     ----------
     text : str or None
-        ISO-8601 with a time zone (``2024-01-31T08:00:00Z``), or None for now.
+        ISO 8601 with a time zone (``2024-01-31T08:00:00Z``), or None for now.
 
     Returns
     -------
@@ -62,41 +64,41 @@ def parse_time(text: str | None) -> int:
     Raises
     ------
     TimeError
-        When the text is no time or names no zone.
+        When the text is not a time or has no time zone.
     """
     if text is None:
         return present_us()
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as error:
-        raise TimeError(f"{text!r} is not a time; write ISO-8601 with a zone, such as 2024-01-31T08:00:00Z") from error
+        raise TimeError(f"expected an ISO 8601 time with a zone, such as 2024-01-31T08:00:00Z, got {text!r}") from error
     return to_us(moment)
 
 
 def check_as_of(as_of_us: int, *, allow_future: bool = False, now_us: int | None = None) -> None:
-    """Refuse to make features as of a moment at which no log has events, or that has not come yet.
+    """Reject an as-of time that lies outside the valid range of events or in the future.
 
     Parameters
     ----------
     as_of_us, now_us : int
-        Microseconds UTC; ``now_us`` is the present by default.
+        Microseconds UTC; ``now_us`` defaults to the current time.
     allow_future : bool
-        Accept a moment after now.
+        Accept a time after ``now_us``.
 
     Raises
     ------
     TimeError
-        Naming both moments and the option.
+        Names both times and the option.
     """
     if not FIRST_EVENT_US <= as_of_us < END_US:
         raise TimeError(
-            f"expected --as-of within {iso(FIRST_EVENT_US)} and {iso(END_US)}, where the contract has its events, got "
+            f"expected --as-of between {iso(FIRST_EVENT_US)} and {iso(END_US)}, the range of valid events, got "
             f"{iso(as_of_us)}; correct the year"
         )
     now_us = present_us() if now_us is None else now_us
     if as_of_us > now_us and not allow_future:
         raise TimeError(
-            f"expected --as-of up to now ({iso(now_us)}), got {iso(as_of_us)}: counts of trailing windows would decay as if "
-            "nothing happened until then, and the tables cannot go back afterwards. Give an earlier moment, or --allow-future "
-            "where the log is a simulation"
+            f"expected --as-of no later than now ({iso(now_us)}), got {iso(as_of_us)}: counts of trailing windows would decay "
+            "as if nothing happened until then, and the tables cannot go back afterwards. Use an earlier time, or "
+            "--allow-future if the log is a simulation"
         )

@@ -1,4 +1,4 @@
-"""DuckDB connections with the repo's limits, and SQL files run on them."""
+"""DuckDB connections with the repository's resource limits, and helpers for SQL text."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from sidkit.core.errors import MemoryLimitError
 
 @contextmanager
 def connection(engine: EngineSettings, spill: Path | None) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A DuckDB connection in memory that spills under ``spill`` and knows no time zone but UTC.
+    """Open an in-memory DuckDB connection that uses UTC and spills to ``spill``.
 
-    Where that folder cannot be made, as in a repo that is only read, or is None, nothing is spilled.
+    Nothing is spilled if ``spill`` is None or cannot be written, as in a read-only repository.
 
     Raises
     ------
     MemoryLimitError
-        When what is done with the connection reaches the memory limit; :func:`working_on` says what that was.
+        When a query reaches the memory limit; :func:`working_on` names the step.
     """
     spills = ""
     if spill is not None:
@@ -46,47 +46,47 @@ def connection(engine: EngineSettings, spill: Path | None) -> Iterator[duckdb.Du
     except Exception as error:
         if not _is_out_of_memory(error):
             raise
-        what = next(iter(getattr(error, "__notes__", ())), "this step")
-        raise MemoryLimitError(what, engine.memory_limit, str(error).splitlines()[0]) from error
+        step = next(iter(getattr(error, "__notes__", ())), "this step")
+        raise MemoryLimitError(step, engine.memory_limit, str(error).splitlines()[0]) from error
     finally:
         if opened is not None:
             opened.close()
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    # An Arrow reader of a query's result passes DuckDB's error on as one of its own.
+    # An Arrow reader of a query result re-raises DuckDB's error as its own type.
     return isinstance(error, duckdb.OutOfMemoryException) or "Out of Memory Error" in str(error)
 
 
 @contextmanager
-def working_on(what: str) -> Iterator[None]:
-    """Name what is computed inside the block, for :class:`sidkit.core.errors.MemoryLimitError`."""
+def working_on(step: str) -> Iterator[None]:
+    """Name the step that runs inside the block, for :class:`sidkit.core.errors.MemoryLimitError`."""
     try:
         yield
     except Exception as error:
         if _is_out_of_memory(error):
-            error.add_note(what)
+            error.add_note(step)
         raise
 
 
 def set_variables(opened: duckdb.DuckDBPyConnection, values: Mapping[str, int | float | bool | str]) -> None:
-    """Set the variables that an SQL file reads with ``getvariable('name')``."""
+    """Set variables for an SQL file, which reads them with ``getvariable('name')``."""
     for name, value in values.items():
         opened.execute(f"SET VARIABLE {name} = $value", {"value": value})
 
 
 def quoted(name: str) -> str:
-    """An SQL identifier."""
+    """Quote an SQL identifier."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def literal(text: str | Path) -> str:
-    """An SQL string literal."""
+    """Quote an SQL string literal."""
     return "'" + str(text).replace("'", "''") + "'"
 
 
 def memory_bytes(limit: str) -> int:
-    """A limit such as ``1500MB`` or ``2 GiB`` in bytes."""
+    """Convert a limit such as ``1500MB`` or ``2 GiB`` to bytes."""
     number = limit.rstrip("BiKMGT ")
     unit = limit[len(number) :].strip()
     return int(float(number) * (1024 if "i" in unit else 1000) ** " KMGT".index(unit[0]))

@@ -1,17 +1,17 @@
-"""Every error of the kit.
+"""All exceptions of sidkit.
 
 ::
 
     SidkitError
     ├── ConfigError                 a settings file that cannot be used
     │   ├── SettingsChangedError    settings differ from those an artefact was made with
-    │   └── PluginError             a class of a user's own that cannot be used
-    ├── RepoError                   a folder that is no usable repo
-    │   ├── RepoLockedError         another command writes to it
-    │   ├── RegistryDamagedError    the registry is not what Feast wrote
-    │   └── DefinitionsError        definitions that Feast would silently get wrong
+    │   └── PluginError             a user's own class that cannot be used
+    ├── RepoError                   a folder that is not a usable repository
+    │   ├── RepoLockedError         another command holds the write lock
+    │   ├── RegistryDamagedError    the registry was modified or is damaged
+    │   └── DefinitionsError        definitions that Feast would silently mishandle
     ├── ContractError               input that breaks the contract
-    │   ├── MissingTableError       a table is not there
+    │   ├── MissingTableError       a table is missing
     │   ├── TableSchemaError        a column is missing or of the wrong type
     │   └── RejectedRowsError       more rows were rejected than the settings allow
     ├── ArtifactError               a codebook, a ranker or a table on disk
@@ -20,21 +20,21 @@
     │   └── PluginChangedError      a class of a user's own is not the one that it was made with
     ├── CatalogError                the catalogue of versions
     │   ├── CatalogUnreachableError
-    │   ├── CatalogCorruptError     a record is not what was written
-    │   ├── CatalogLostError        the catalogue forgot what the disk still holds
+    │   ├── CatalogCorruptError     a record was modified or is damaged
+    │   ├── CatalogLostError        codebooks on disk are missing from the catalogue
     │   ├── UnknownVersionError     no codebook or ranker of that name
-    │   └── LifeCycleError          a step out of order
-    ├── TimeError                   a moment that cannot be used
-    │   └── LeakageError            an evaluation that starts before its artefacts were fitted
-    ├── FitError                    data on which nothing can be fitted
+    │   └── LifeCycleError          a life-cycle step that the current state does not allow
+    ├── TimeError                   an invalid time
+    │   └── LeakageError            an evaluation that starts before its artefacts' fit_end
+    ├── FitError                    data that cannot be fitted on
     │   └── TooFewPairsError        too little behaviour to learn from
-    ├── EvaluationError             data on which nothing can be measured
+    ├── EvaluationError             data that cannot be evaluated on
     ├── ServingError                a request that cannot be answered
     ├── OnlineStoreError            an online store that cannot be read or written
     ├── MemoryLimitError            DuckDB reached its memory limit
     └── StorageError                the disk refused a write
 
-Each says what came, what is needed and how to mend it; the same facts are attributes.
+Each message says what was expected, what was given and how to fix it; the same facts are attributes.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from pathlib import Path
 
 
 class SidkitError(Exception):
-    """Root of all errors that the kit raises on purpose."""
+    """Base class of all errors that sidkit raises."""
 
 
 class ConfigError(SidkitError):
@@ -67,29 +67,29 @@ class PluginError(ConfigError):
 
 
 class RepoError(SidkitError):
-    """A folder that is no usable sidkit repo."""
+    """A folder that is not a usable sidkit repository."""
 
 
 class RepoLockedError(RepoError):
-    """Another command is writing to the repo."""
+    """Another command is writing to the repository."""
 
     def __init__(self, path: Path, holder: str) -> None:
         self.path = path
         self.holder = holder
         super().__init__(
-            f"{path} is being written by another sidkit command ({holder}). Wait for it to end, or stop it: "
-            "its work is kept and the next run resumes from there."
+            f"{path} is locked by another sidkit command ({holder}). Wait for it to finish, or stop it: "
+            "its work is saved and the next run resumes from there."
         )
 
 
 class DefinitionsError(RepoError):
-    """Definitions that Feast would take and silently get wrong."""
+    """Definitions that Feast would accept and silently mishandle."""
 
     def __init__(self, where: str, problems: Sequence[str]) -> None:
         self.where = where
         self.problems = list(problems)
         listed = "".join(f"\n- {problem}" for problem in problems)
-        super().__init__(f"{where} was not applied, Feast would get it wrong ({len(self.problems)}):{listed}")
+        super().__init__(f"{where} was not applied, because Feast would mishandle it ({len(self.problems)}):{listed}")
 
 
 class ContractError(SidkitError):
@@ -102,11 +102,11 @@ class ContractError(SidkitError):
 
 
 class MissingTableError(ContractError):
-    """A table of the contract is not there."""
+    """A required table is missing."""
 
 
 class TableSchemaError(ContractError):
-    """A column is missing or has a type that the contract refuses."""
+    """A column is missing or has a type that the contract does not allow."""
 
 
 class RejectedRowsError(ContractError):
@@ -122,22 +122,22 @@ class RejectedRowsError(ContractError):
         listed = ", ".join(f"{reason} ({count:,})" for reason, count in self.reasons.items())
         super().__init__(
             table,
-            f"{rejected:,} of {total:,} rows ({rejected / max(total, 1):.2%}) break the contract and the limit is "
-            f"{limit:.2%}: {listed}. Fix the source{f' ({remedy})' if remedy else ''}, or raise source.max_reject_share in "
-            "sidkit.toml if these rows may be left out.",
+            f"expected at most {limit:.2%} rejected rows, got {rejected:,} of {total:,} ({rejected / max(total, 1):.2%}): "
+            f"{listed}. Fix the source data{f' ({remedy})' if remedy else ''}, or raise source.max_reject_share in "
+            "sidkit.toml if these rows can be dropped.",
         )
 
 
 class ArtifactError(SidkitError):
-    """Something is wrong with an artefact on disk."""
+    """An artefact on disk is missing or damaged."""
 
 
 class ArtifactMissingError(ArtifactError):
-    """An artefact is not where it should be."""
+    """An artefact does not exist."""
 
 
 class ArtifactCorruptError(ArtifactError):
-    """A file that the kit wrote is damaged or was edited: it differs from its manifest, or cannot be read.
+    """A file written by sidkit is damaged or was edited: it differs from its manifest or cannot be read.
 
     Parameters
     ----------
@@ -146,7 +146,7 @@ class ArtifactCorruptError(ArtifactError):
     problem : str
         What is wrong with it.
     remedy : str, optional
-        What makes it anew, as an imperative; by default :func:`sidkit.core.remedies.remedy` says it.
+        How to rebuild it, as an imperative; defaults to :func:`sidkit.core.remedies.remedy`.
     """
 
     def __init__(self, path: Path, problem: str, remedy: str | None = None) -> None:
@@ -185,48 +185,47 @@ class PluginChangedError(ArtifactError):
 
 
 class CatalogError(SidkitError):
-    """Something is wrong with the catalogue of versions."""
+    """The catalogue of versions cannot be used as requested."""
 
 
 class CatalogUnreachableError(CatalogError):
-    """The catalogue's database does not answer."""
+    """The catalogue's database cannot be reached."""
 
     def __init__(self, url: str, cause: object) -> None:
         self.url = url
         super().__init__(
             f"the catalogue at {url} cannot be read ({cause}). Without it the feature definitions are unknown and "
-            "`feast apply` would drop the views of every published codebook, so nothing was applied. Bring the "
-            "database back, or correct catalog.url in sidkit.toml; a damaged SQLite file is made anew from the artefacts by "
+            "`feast apply` would drop the views of every published codebook, so nothing was applied. Restore access to the "
+            "database, or correct catalog.url in sidkit.toml; a damaged SQLite file is rebuilt from the artefacts by "
             "`sidkit codebooks repair`."
         )
 
 
 class CatalogCorruptError(CatalogError):
-    """A record of the catalogue is not what was written."""
+    """A record of the catalogue was modified or is damaged."""
 
     def __init__(self, url: str, kind: str, name: str) -> None:
         self.url = url
         self.kind = kind
         self.name = name
         super().__init__(
-            f"the catalogue at {url} is damaged: the record of {kind} {name!r} is not what was written, so nothing was "
-            "applied. Run `sidkit codebooks repair`, which makes records anew from the artefacts, or restore the "
-            "catalogue from a copy."
+            f"the catalogue at {url} is damaged: the record of {kind} {name!r} does not match its checksum, so nothing was "
+            "applied. Rebuild the records from the artefacts with `sidkit codebooks repair`, or restore the "
+            "catalogue from a backup."
         )
 
 
 class CatalogLostError(CatalogError):
-    """The catalogue forgot codebooks that the disk still holds."""
+    """Codebooks that exist on disk are missing from the catalogue."""
 
     def __init__(self, url: str, names: Sequence[str]) -> None:
         self.url = url
         self.names = list(names)
         super().__init__(
-            f"the catalogue at {url} does not know {', '.join(names)}, but their files are still here: it was emptied, "
-            "replaced by an older copy, or points elsewhere. Applying now would drop their online tables, so nothing was "
-            "applied. "
-            "Restore the catalogue from a copy, correct catalog.url in sidkit.toml, or make the records anew from the "
-            "artefacts with `sidkit codebooks repair`; to give the codebooks up, "
+            f"{', '.join(names)} missing from the catalogue at {url}, but their files still exist: the catalogue was emptied, "
+            "replaced by an older copy, or catalog.url points elsewhere. Applying now would drop their online tables, so "
+            "nothing was applied. Restore the catalogue from a backup, correct catalog.url in sidkit.toml, or rebuild the "
+            "records from the artefacts with `sidkit codebooks repair`; to give up the codebooks, "
             "delete their folders under artifacts/codebooks, their tables data/tables/item_sid_*.parquet, and "
             "data/defined.json."
         )
@@ -239,12 +238,12 @@ class UnknownVersionError(CatalogError):
         self.kind = kind
         self.name = name
         self.known = list(known)
-        there = ", ".join(known) if known else "none yet"
-        super().__init__(f"no {kind} named {name!r}; known: {there}.{remedy and f' {remedy}'}")
+        available = ", ".join(known) if known else "none yet"
+        super().__init__(f"no {kind} named {name!r}; available: {available}.{remedy and f' {remedy}'}")
 
 
 class LifeCycleError(CatalogError):
-    """A life-cycle step out of order."""
+    """A life-cycle step that the current state does not allow."""
 
     def __init__(self, name: str, state: str, problem: str) -> None:
         self.name = name
@@ -253,11 +252,11 @@ class LifeCycleError(CatalogError):
 
 
 class TimeError(SidkitError):
-    """A moment that cannot be used."""
+    """An invalid time."""
 
 
 class LeakageError(TimeError):
-    """An evaluation that starts before one of its artefacts was fitted."""
+    """An evaluation that starts before the fit_end of one of its artefacts."""
 
     def __init__(self, evaluation_start: str, parents: Mapping[str, str]) -> None:
         self.evaluation_start = evaluation_start
@@ -265,21 +264,21 @@ class LeakageError(TimeError):
         listed = ", ".join(f"{name} (fit_end {end})" for name, end in self.parents.items())
         super().__init__(
             f"the evaluation starts at {evaluation_start}, before these artefacts were fitted: {listed}. They have "
-            "seen the rows they would be judged on. Evaluate from the latest fit_end on, or fit again with an earlier "
+            "seen the evaluation rows. Start the evaluation at the latest fit_end, or fit again with an earlier "
             "cut-off."
         )
 
 
 class FitError(SidkitError):
-    """Data on which nothing can be fitted."""
+    """Data that a model or codebook cannot be fitted on."""
 
 
 class TooFewPairsError(FitError):
-    """Too little behaviour for what learns from pairs of items; the same fit without pairs may succeed."""
+    """Too few co-interaction pairs to learn from; the same fit without pairs may succeed."""
 
 
 class EvaluationError(SidkitError):
-    """Data on which nothing can be measured."""
+    """Data that a model cannot be evaluated on."""
 
 
 class ServingError(SidkitError):
@@ -293,23 +292,23 @@ class OnlineStoreError(SidkitError):
 class MemoryLimitError(SidkitError):
     """DuckDB reached its memory limit and could not spill."""
 
-    def __init__(self, what: str, limit: str, cause: str) -> None:
-        self.what = what
+    def __init__(self, step: str, limit: str, cause: str) -> None:
+        self.what = step
         self.limit = limit
         super().__init__(
-            f"{what} needs more memory than engine.memory_limit allows, which is {limit} ({cause}). Raise engine.memory_limit "
-            "in sidkit.toml, or lower engine.threads, which each hold a part of it"
+            f"{step} needs more memory than engine.memory_limit allows, which is {limit} ({cause}). Raise engine.memory_limit "
+            "in sidkit.toml, or lower engine.threads, since each thread holds part of it"
         )
 
 
 class RegistryDamagedError(RepoError):
-    """The registry is not what Feast wrote."""
+    """The registry was modified or is damaged."""
 
     def __init__(self, path: Path, problem: str, repo: Path) -> None:
         self.path = path
         self.problem = problem
         super().__init__(
-            f"the registry {path} is damaged ({problem}): run `sidkit apply --repo {repo}`, which makes it anew from the "
+            f"the registry {path} is damaged ({problem}); run `sidkit apply --repo {repo}` to rebuild it from the "
             "definitions"
         )
 
@@ -322,12 +321,12 @@ class StorageError(SidkitError):
         why = cause.strerror if isinstance(cause, OSError) and cause.strerror else cause
         number = cause.errno if isinstance(cause, OSError) else None
         if number in {errno.EACCES, errno.EPERM, errno.EROFS}:
-            remedy = "make the folder writable for this user, or work on a copy of the repo that is"
+            remedy = "make the folder writable for this user, or work on a writable copy of the repository"
         elif number in {errno.EISDIR, errno.ENOTDIR}:
             remedy = "give the path of a file"
         else:
-            remedy = "free some room"
+            remedy = "free some disk space"
         super().__init__(
-            f"writing {path} failed: {why}. Nothing that existed was changed; {remedy} and run the same command again, "
-            "finished stages are kept."
+            f"writing {path} failed: {why}. Existing files are unchanged; {remedy} and run the same command again "
+            "(finished stages are reused)."
         )

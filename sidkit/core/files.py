@@ -1,4 +1,4 @@
-"""Writing so that a reader sees the old file or the new one, and a killed writer leaves nothing behind that counts."""
+"""Atomic writes: a reader sees either the old file or the new one, and a killed writer leaves only a temporary file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def written_beside(path: Path) -> Iterator[Path]:
     Raises
     ------
     StorageError
-        When ``path`` is a folder, or the disk is full or refuses the write; ``path`` is then what it was.
+        When ``path`` is a folder, or the disk is full or refuses the write; ``path`` is then unchanged.
     """
     check_output(path)
     temporary = _temporary_of(path)
@@ -49,12 +49,12 @@ def written_beside(path: Path) -> Iterator[Path]:
 
 
 def check_output(path: Path) -> None:
-    """Refuse a path that cannot become a file, before hours of work are put into it.
+    """Reject an output path that cannot be written, before hours of work are spent on it.
 
     Raises
     ------
     StorageError
-        When it is a folder, lies below a file, or in a folder that this user may not write.
+        When it is a folder, is below a file, or is in a folder that this user cannot write.
     """
     number = 0
     above = next((folder for folder in path.absolute().parents if folder.exists()), Path("/"))
@@ -70,7 +70,7 @@ def check_output(path: Path) -> None:
 
 @contextmanager
 def temporary_beside(path: Path, prefix: str) -> Iterator[Path]:
-    """Yield the path of a file in the same folder that is removed in the end; one of a killed process counts as a leftover."""
+    """Yield a temporary path in the same folder and remove it on exit; leftovers of killed processes are removed too."""
     temporary = path.with_name(f"{_LEFTOVER}{os.getpid()}-{prefix}{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ def temporary_beside(path: Path, prefix: str) -> Iterator[Path]:
 
 @contextmanager
 def folder_written_beside(path: Path) -> Iterator[Path]:
-    """Like :func:`written_beside` for a whole folder that must not exist yet; removing it gives the write up."""
+    """Like :func:`written_beside` for a folder that must not exist yet; removing the temporary folder cancels the write."""
     temporary = _temporary_of(path)
     try:
         _remove_leftovers_of(path)
@@ -111,12 +111,12 @@ def folder_written_beside(path: Path) -> Iterator[Path]:
 
 
 def make_private(path: Path) -> None:
-    """Make an empty file that only its owner may read, where none is; a database that is made in it stays so.
+    """Create an empty file readable by its owner only, if missing; a database created in it keeps that mode.
 
     Raises
     ------
     StorageError
-        When it cannot be made.
+        When it cannot be created.
     """
     if path.exists():
         return
@@ -128,35 +128,35 @@ def make_private(path: Path) -> None:
 
 
 def typed_path(path: Path | str) -> Path:
-    """The absolute path of what a user typed.
+    """Resolve a path typed by a user to an absolute path.
 
     Raises
     ------
     ConfigError
-        When no file system takes such a name: too long, a NUL character, a home of nobody.
+        When it cannot be a path: too long, a NUL character, an unknown home directory.
     """
     try:
-        found = Path(path).expanduser().resolve()
-        found.is_dir()
+        resolved = Path(path).expanduser().resolve()
+        resolved.is_dir()
     except (OSError, RuntimeError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise ConfigError(f"{str(path)[:120]!r} cannot be a path ({reason}); give another one") from error
-    return found
+        raise ConfigError(f"expected a path, got {str(path)[:120]!r} ({reason}); use another one") from error
+    return resolved
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file in one rename."""
+    """Write a JSON file atomically."""
     with written_beside(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file that the kit wrote.
+    """Read a JSON file written by sidkit.
 
     Raises
     ------
     ArtifactCorruptError
-        When it is no JSON.
+        When it is not valid JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -171,7 +171,7 @@ def sha256(path: Path) -> str:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder if it is there."""
+    """Remove a file or a folder if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -179,14 +179,14 @@ def remove(path: Path) -> None:
 
 
 def remove_leftovers(root: Path) -> None:
-    """Remove what killed writers left under ``root``; call it only while holding the repo's lock."""
+    """Remove temporary files of killed writers under ``root``; call it only while holding the repository lock."""
     if root.is_dir():
         for leftover in sorted(root.rglob(f"{_LEFTOVER}*")):
             remove(leftover)
 
 
 def _remove_leftovers_of(path: Path) -> None:
-    """Remove what killed writers of ``path`` left; those that still live keep theirs."""
+    """Remove temporary files of killed writers of ``path``, but not those of running processes."""
     for leftover in path.parent.glob(f"{_LEFTOVER}*-{glob.escape(path.name)}"):
         writer = leftover.name.removeprefix(_LEFTOVER).split("-", maxsplit=1)[0]
         if writer.isdigit() and not _lives(int(writer)):
@@ -206,20 +206,22 @@ def _lives(process: int) -> bool:
 
 
 def disk_refused(error: BaseException) -> bool:
-    """Whether an error means that the disk has no room (ours, Arrow's, SQLite's or DuckDB's wording)."""
+    """Whether an error means that the disk is full (by errno, or in the words of Arrow, SQLite or DuckDB)."""
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}:
         return True
     return any(phrase in str(error) for phrase in (*_FULL, "database or disk is full"))
 
 
 def _forbidden(error: BaseException, path: Path) -> bool:
-    """Whether an error means that a file may not be written beside ``path`` (ours, or Arrow's and DuckDB's wording)."""
+    """Whether an error means that the folder of ``path`` is not writable (by errno, or in the words of Arrow or DuckDB)."""
     if isinstance(error, OSError) and error.filename is not None:
         denied = error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}
         temporary = _temporary_of(path).absolute()
         return denied and Path(error.filename).absolute() in {path.absolute(), temporary, *temporary.parents}
-    told = str(error)
-    return str(_temporary_of(path)) in told and ("Permission denied" in told or "Read-only file system" in told)
+    message = str(error)
+    return str(_temporary_of(path)) in message and (
+        "Permission denied" in message or "Read-only file system" in message
+    )
 
 
 def _temporary_of(path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Lists on the command line: names separated by commas, and ids that may themselves hold a comma."""
+"""Lists on the command line: comma-separated names, and ids that may themselves contain a comma."""
 
 from __future__ import annotations
 
@@ -11,72 +11,74 @@ _SHOWN = 3
 
 
 def comma_separated(text: str) -> list[str]:
-    """The parts of a text between commas, without the spaces around them; empty ones are left out."""
+    """Split a text at commas, strip the parts and drop empty ones."""
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def read_ids(lists: Sequence[str] | None, exact: Sequence[str] | None = None) -> list[str]:
-    """The ids that ``--items`` and ``--item`` name.
+    """Read the ids given with ``--items`` and ``--item``.
 
     Parameters
     ----------
     lists : sequence of str
         Ids separated by commas, or ``@FILE``: a UTF-8 file (with or without a byte order mark) with one id per line. Spaces
-        around ids and empty lines do not count.
+        around ids and empty lines are ignored.
     exact : sequence of str
-        Ids that are taken as they are.
+        Ids that are used verbatim.
 
     Returns
     -------
     list of str
-        Those of the lists, then the exact ones; duplicates are kept.
+        Ids from ``lists``, then from ``exact``; duplicates are preserved.
 
     Raises
     ------
     ConfigError
-        When no id is left, a file cannot be read, or an id is no UTF-8.
+        When there are no ids, a file cannot be read, or an id is not valid UTF-8.
     """
-    found: list[str] = []
+    ids: list[str] = []
     for text in lists or ():
-        found += _lines(Path(text[1:])) if text.startswith("@") else comma_separated(text)
-    found += [item for item in exact or () if item]
-    if not found:
-        raise ConfigError("no item ids came; write --items ID,ID or --items @FILE (one id per line) or --item ID")
-    for item in found:
+        ids += _lines(Path(text[1:])) if text.startswith("@") else comma_separated(text)
+    ids += [item for item in exact or () if item]
+    if not ids:
+        raise ConfigError(
+            "expected item ids, got none; write --items ID,ID or --items @FILE (one id per line) or --item ID"
+        )
+    for item in ids:
         refuse_broken_text(item)
-    return found
+    return ids
 
 
 def refuse_broken_text(identifier: str) -> None:
-    """Refuse an id that the shell gave in another encoding than UTF-8.
+    """Reject an id that the shell passed in an encoding other than UTF-8.
 
     Raises
     ------
     ConfigError
-        When it cannot be written as UTF-8.
+        When it cannot be encoded as UTF-8.
     """
     try:
         identifier.encode()
     except UnicodeEncodeError as error:
-        raise ConfigError(f"the id {identifier!r} is no UTF-8 text; write it in UTF-8") from error
+        raise ConfigError(f"expected ids in UTF-8, got {identifier!r}; convert it to UTF-8") from error
 
 
 def unknown_items(item_ids: Sequence[str], known: Iterable[bool]) -> str:
-    """How many of some ids are unknown and the first few of them, for a message of one line; empty when all are known."""
-    strangers = list(dict.fromkeys(item for item, there in zip(item_ids, known, strict=True) if not there))
-    if not strangers:
+    """One-line summary of unknown ids: their number and the first few; empty if all are known."""
+    unknown = list(dict.fromkeys(item for item, is_known in zip(item_ids, known, strict=True) if not is_known))
+    if not unknown:
         return ""
-    shown = ", ".join(map(repr, strangers[:_SHOWN])) + (", ..." if len(strangers) > _SHOWN else "")
-    return f"{len(strangers):,} unknown item{'' if len(strangers) == 1 else 's'} ({shown})"
+    shown = ", ".join(map(repr, unknown[:_SHOWN])) + (", ..." if len(unknown) > _SHOWN else "")
+    return f"{len(unknown):,} unknown item{'' if len(unknown) == 1 else 's'} ({shown})"
 
 
 def _lines(path: Path) -> list[str]:
     try:
         text = path.expanduser().read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigError(
-            f"the ids in {str(path)!r} cannot be read ({why}); give a UTF-8 file, one id per line. An id that "
-            "begins with @ is given with --item"
+            f"the ids in {str(path)!r} cannot be read ({why}); use a UTF-8 file with one id per line. Pass an id that "
+            "begins with @ with --item"
         ) from error
     return [line.strip() for line in text.split("\n") if line.strip()]

@@ -1,11 +1,11 @@
-"""One SHA-256 per file in every manifest, verified once per process.
+"""Integrity of files: every manifest lists SHA-256 hashes, and each file is verified once per process.
 
 A manifest is a JSON object with the keys ``files`` (name -> SHA-256 of the file, names relative to the manifest's folder) and
-``manifest_hash`` (of everything else in it), besides what else it says. ``manifest.json`` lists files of its folder and below;
-``<stem>.json`` lists ``<stem>.<suffix>``. A file that no manifest lists is read as it is: users' own files are such.
+``manifest_hash`` (a hash of all other keys), besides its own fields. ``manifest.json`` lists files of its folder and below;
+``<stem>.json`` lists ``<stem>.<suffix>``. A file that no manifest lists, such as a user's own file, is read unverified.
 
-A file that is replaced while its manifest stays is announced first: ``pending`` holds the hash of the next content, so that a
-reader accepts the old file and the new one, and a killed writer leaves nothing that looks damaged.
+Replacing a file under an existing manifest takes two steps: the hash of the new content is first recorded in ``pending``, then
+the file is renamed. A reader accepts either hash, so a killed writer leaves nothing that looks damaged.
 """
 
 from __future__ import annotations
@@ -27,93 +27,93 @@ MANIFEST_HASH = "manifest_hash"
 FILES, PENDING = "files", "pending"
 _THREADS = 4
 _SETTLED_NS = 100_000_000
-"""Only the hash of a file that was last written so long ago is kept: a second write within one tick of the file system's
-clock leaves size, time and inode as they were."""
+"""Only hashes of files last written at least this long ago are cached: a second write within one tick of the file system's
+clock leaves size, time and inode unchanged."""
 
 _State = tuple[str, int, int, int]
 _known: dict[_State, str] = {}
 
 
 def seal(stated: Mapping[str, Any]) -> dict[str, Any]:
-    """The manifest with the hash of its own content."""
+    """Add the hash of its own content to a manifest."""
     content = {key: value for key, value in stated.items() if key != MANIFEST_HASH}
     return {**content, MANIFEST_HASH: content_hash(content)}
 
 
 def is_sealed(stated: object) -> bool:
-    """Whether a value is a manifest whose hash fits its content."""
+    """Whether a value is a manifest whose hash matches its content."""
     return isinstance(stated, dict) and MANIFEST_HASH in stated and seal(stated) == stated
 
 
 def write_sealed(path: Path, stated: Mapping[str, Any]) -> None:
-    """Write a manifest in one rename."""
+    """Write a manifest atomically."""
     write_json(path, seal(stated))
 
 
 def update_sealed(path: Path, stated: Mapping[str, Any]) -> None:
-    """Write a manifest unless it says the same already: a writer may have been killed before it did."""
+    """Write a manifest unless the file already has the same content."""
     if _stated_at(path) != seal(stated):
         write_sealed(path, stated)
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
-    """Read a manifest and verify the hash of its content; the files that it lists are not read.
+    """Read a manifest and verify its own hash; the files that it lists are not read.
 
     Raises
     ------
     ArtifactCorruptError
-        When it is missing, no JSON object, or its content differs from its hash.
+        When it is missing, not a JSON object, or its content does not match its hash.
     """
     if not path.is_file():
         raise ArtifactCorruptError(path, "the file is missing")
     manifest = read_json(path)
     if not isinstance(manifest, dict) or MANIFEST_HASH not in manifest:
-        raise ArtifactCorruptError(path, "it holds no hash of its own content")
+        raise ArtifactCorruptError(path, "it has no manifest_hash")
     if not is_sealed(manifest):
-        raise ArtifactCorruptError(path, "its content differs from the hash that it states")
+        raise ArtifactCorruptError(path, "its content does not match its manifest_hash")
     return manifest
 
 
 def hash_of(path: Path) -> str:
-    """SHA-256 of a file in hex, computed once per process and state of the file (size, time of change, inode)."""
+    """SHA-256 of a file in hex, cached per process by size, modification time and inode."""
     state = _state(path)
     if state in _known:
         return _known[state]
-    found = sha256(path)
+    digest = sha256(path)
     if time.time_ns() - state[2] > _SETTLED_NS:
-        _known[state] = found
-    return found
+        _known[state] = digest
+    return digest
 
 
 def hashes_of(folder: Path, names: Sequence[str] | None = None) -> dict[str, str]:
-    """SHA-256 of some files of a folder, by default of all in it and below besides its manifest."""
+    """SHA-256 of some files of a folder, by default of all files in it and below except its manifest."""
     listed = sorted(names) if names is not None else [name for name in _names_in(folder) if name != MANIFEST]
     return {name: hash_of(folder / name) for name in listed}
 
 
 def seal_folder(folder: Path, stated: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Write ``manifest.json`` over all files of a folder; returns it."""
+    """Write and return a ``manifest.json`` that lists all files of a folder."""
     manifest = seal({**(stated or {}), FILES: hashes_of(folder)})
     write_json(folder / MANIFEST, manifest)
     return manifest
 
 
 def verify(folder: Path, manifest: Mapping[str, Any], names: Sequence[str] | None = None) -> None:
-    """Compare files with the hashes in their manifest; those that were compared before in this process cost nothing.
+    """Compare files with the hashes in their manifest; files already verified in this process are not read again.
 
     Parameters
     ----------
     folder : Path
-        Of the manifest.
+        The manifest's folder.
     manifest : mapping
-        What :func:`read_sealed` gave.
+        A manifest from :func:`read_sealed`.
     names : sequence of str, optional
-        Which files; by default all that are listed.
+        Files to compare; defaults to all listed files.
 
     Raises
     ------
     ArtifactCorruptError
-        When a file is missing or differs. It is named, with the command that makes it anew.
+        When a file is missing or differs; names the file and the command that rebuilds it.
     """
     wanted = list(manifest.get(FILES, {})) if names is None else list(names)
     for name in wanted:
@@ -122,22 +122,22 @@ def verify(folder: Path, manifest: Mapping[str, Any], names: Sequence[str] | Non
     paths = [folder / name for name in wanted]
     if any(_state(path) not in _known for path in paths[1:]):
         with ThreadPoolExecutor(min(_THREADS, len(paths))) as pool:
-            found = list(pool.map(hash_of, paths))
+            digests = list(pool.map(hash_of, paths))
     else:
-        found = list(map(hash_of, paths))
-    for name, digest in zip(wanted, found, strict=True):
+        digests = list(map(hash_of, paths))
+    for name, digest in zip(wanted, digests, strict=True):
         accepted = {manifest.get(FILES, {}).get(name), manifest.get(PENDING, {}).get(name)}
         if digest not in accepted:
-            raise ArtifactCorruptError(folder / name, "the file differs from its SHA-256 in the manifest")
+            raise ArtifactCorruptError(folder / name, "the file does not match its SHA-256 in the manifest")
 
 
 def verify_all(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Like :func:`verify`, for all files that are listed; a file that is there and not listed is refused too.
+    """Like :func:`verify` for all listed files; unlisted files are errors too.
 
     Raises
     ------
     ArtifactCorruptError
-        When a file is missing, added or differs.
+        When a file is missing, unlisted or differs.
     """
     verify(folder, manifest)
     for name in sorted(set(_names_in(folder)) - set(manifest[FILES]) - {MANIFEST}):
@@ -145,7 +145,7 @@ def verify_all(folder: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def checked(path: Path) -> Path:
-    """The same path, after the file was compared with the manifest that lists it; a file that none lists is not compared.
+    """Verify a file against the manifest that lists it, if any, and return its path.
 
     Raises
     ------
@@ -159,7 +159,7 @@ def checked(path: Path) -> Path:
 
 
 def read_checked_json(path: Path) -> Any:
-    """Read a JSON file after it was compared with the manifest that lists it.
+    """Verify a JSON file against the manifest that lists it, then read it.
 
     Raises
     ------
@@ -170,14 +170,14 @@ def read_checked_json(path: Path) -> Any:
 
 
 def read_verified(path: Path, names: Sequence[str] | None = None) -> dict[str, Any]:
-    """Read a manifest and compare files with it; a writer may replace both meanwhile.
+    """Read a manifest and verify files against it, while a writer may replace both.
 
     Parameters
     ----------
     path : Path
         The manifest.
     names : sequence of str, optional
-        Which files; by default all that are listed.
+        Files to compare; defaults to all listed files.
 
     Raises
     ------
@@ -198,9 +198,9 @@ def read_verified(path: Path, names: Sequence[str] | None = None) -> dict[str, A
 
 @contextmanager
 def replaced(path: Path, manifest: Path) -> Iterator[Path]:
-    """Yield a temporary path; on success its hash is announced in the manifest, then it replaces ``path``.
+    """Yield a temporary path; on success record its hash as pending in the manifest, then rename it to ``path``.
 
-    Where there is no manifest yet, or one without a hash, nothing is announced: nobody compares the file then.
+    Without a sealed manifest nothing is recorded, since readers do not verify the file.
     """
     with written_beside(path) as temporary:
         yield temporary
@@ -211,12 +211,12 @@ def replaced(path: Path, manifest: Path) -> Iterator[Path]:
 
 
 def say_discarded(path: Path, problem: str) -> None:
-    """Say in one line on stderr that a damaged cache is made anew."""
-    sys.stderr.write(f"sidkit: {path}: {problem}; it is discarded and made again\n")
+    """Warn on stderr that a damaged cache is discarded and rebuilt."""
+    sys.stderr.write(f"sidkit: {path}: {problem}; discarding and rebuilding it\n")
 
 
 def _manifest_of(path: Path) -> Path | None:
-    """The manifest that lists a file, if there is one."""
+    """The manifest that lists a file, or None."""
     for at in (path.with_suffix(".json"), path.parent / MANIFEST, path.parent.parent / MANIFEST):
         stated = _stated_at(at) if at != path else None
         if stated is None or MANIFEST_HASH not in stated:
@@ -232,7 +232,7 @@ def _sealed_at(path: Path) -> dict[str, Any] | None:
 
 
 def _stated_at(path: Path) -> dict[str, Any] | None:
-    """A manifest as it stands; None where there is none, and for what is no JSON object, which is none of the kit's."""
+    """Read a manifest without verifying it; None if it is missing or not a JSON object."""
     try:
         stated = read_json(path) if path.is_file() else None
     except ArtifactCorruptError:

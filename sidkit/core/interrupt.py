@@ -1,8 +1,8 @@
-"""SIGTERM and Ctrl-C end a command as an error does: what it holds is released and removed, and one line says so.
+"""SIGTERM and Ctrl-C end a command like an error: locks are released, temporary files removed, one line is printed.
 
-A signal becomes an exception in the main thread, as soon as that runs Python code again. Inside a long call of DuckDB, torch
-or faiss it does not; then a second thread ends the process after a while, with the same line. Nothing that counts depends
-on the tidy way: files are renamed into place and databases have transactions.
+A signal becomes an exception in the main thread as soon as that thread runs Python code again. During a long call into DuckDB,
+torch or faiss it does not; after a grace period a second thread then ends the process with the same line. Correctness does
+not depend on a clean exit: files are renamed into place and databases use transactions.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _AGAIN_SECONDS = 0.02
 
 
 class Interrupted(BaseException):
-    """The process was asked to end; like ``KeyboardInterrupt``, no ``except Exception`` catches it."""
+    """A termination signal arrived; like ``KeyboardInterrupt``, not caught by ``except Exception``."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -30,12 +30,12 @@ class Interrupted(BaseException):
 
 
 class _Watch:
-    """What was received, and whether it was reported."""
+    """State of the signal handler: the signal received, and whether it was reported."""
 
     def __init__(self, grace_seconds: float) -> None:
         self.number: int | None = None
         self._grace = grace_seconds
-        self._told = threading.Lock()
+        self._reported = threading.Lock()
         self._ended = threading.Event()
         self._reading, self._writing = os.pipe()
         if sys.platform != "win32":  # there, pipes have no such mode before Python 3.12
@@ -45,16 +45,16 @@ class _Watch:
 
     @property
     def wakeup(self) -> int:
-        """Where the interpreter writes each signal's number at once, whatever the main thread is doing."""
+        """File descriptor to which the interpreter writes signal numbers at once, even while the main thread is busy."""
         return self._writing
 
     def received(self, number: int, _: FrameType | None) -> None:
-        if self.number is None:  # cleaning up is not interrupted again
+        if self.number is None:  # do not interrupt the cleanup
             self.number = number
             raise Interrupted(number)
 
     def swallowed(self, unraisable: sys.UnraisableHookArgs) -> bool:
-        """Whether the exception of a signal was lost, because it was raised while an object was deleted; it comes again."""
+        """Whether a signal's exception was swallowed by an object's finalizer; if so, raise it again."""
         if not isinstance(unraisable.exc_value, Interrupted):
             return False
         number, self.number = unraisable.exc_value.number, None
@@ -62,12 +62,12 @@ class _Watch:
         return True
 
     def tell(self, number: int) -> int:
-        """Report the end once; returns the exit code."""
-        if self._told.acquire(blocking=False):
+        """Report the interruption once and return the exit code."""
+        if self._reported.acquire(blocking=False):
             name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
             line = (
-                f"sidkit: interrupted by {name}; finished work is kept and unfinished work was taken back. Run the same "
-                "command again to go on\n"
+                f"sidkit: interrupted by {name}; finished stages are saved and partial work was rolled back. Run the same "
+                "command again to resume\n"
             )
             with suppress(OSError):
                 os.write(2, line.encode())
@@ -94,28 +94,28 @@ class _Watch:
 
 @contextmanager
 def interruptible(grace_seconds: float = _GRACE_SECONDS) -> Iterator[Callable[[], bool]]:
-    """End the process with one line and exit code 143 (SIGTERM) or 130 (Ctrl-C) when it is asked to while in the block.
+    """End the process with one line and exit code 143 (SIGTERM) or 130 (Ctrl-C) if a signal arrives in the block.
 
     Parameters
     ----------
     grace_seconds : float
-        How long a call that runs no Python code may go on before the process ends without it.
+        How long to wait for a native call to return before the process is ended.
 
     Yields
     ------
     callable
-        Whether a signal came. An error that is raised after one is a consequence of it: leave it to this block.
+        Returns whether a signal arrived. Errors raised after it are its consequences: let this block handle them.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: False  # only the main thread may say what a signal does
+        yield lambda: False  # only the main thread can set signal handlers
         return
     watch = _Watch(grace_seconds)
     before = {number: signal.signal(number, watch.received) for number in SIGNALS}
     unraisable = sys.unraisablehook
 
-    def hook(found: sys.UnraisableHookArgs) -> None:
-        if not watch.swallowed(found):
-            unraisable(found)
+    def hook(event: sys.UnraisableHookArgs) -> None:
+        if not watch.swallowed(event):
+            unraisable(event)
 
     sys.unraisablehook = hook
     wakeup = signal.set_wakeup_fd(watch.wakeup, warn_on_full_buffer=False)
@@ -127,7 +127,7 @@ def interruptible(grace_seconds: float = _GRACE_SECONDS) -> Iterator[Callable[[]
         except Exception:
             if watch.number is None:
                 raise
-            # A library turned the interruption into an error of its own, as DuckDB does.
+            # Some libraries, such as DuckDB, turn the interruption into their own error.
             raise SystemExit(watch.tell(watch.number)) from None
     finally:
         signal.set_wakeup_fd(wakeup)
@@ -139,8 +139,8 @@ def interruptible(grace_seconds: float = _GRACE_SECONDS) -> Iterator[Callable[[]
 
 @contextmanager
 def keyboard_left_to_parent() -> Iterator[None]:
-    """Processes that are started in the block never see Ctrl-C: their parent does, and ends them."""
-    if sys.platform == "win32":  # no signal masks: a child sees Ctrl-C too, and ends by it
+    """Start child processes that ignore Ctrl-C; the parent receives it and ends them."""
+    if sys.platform == "win32":  # no signal masks: the child receives Ctrl-C too, and ends
         yield
         return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

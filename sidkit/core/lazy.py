@@ -1,4 +1,4 @@
-"""Public names of a package, imported on first use: torch and Feast take seconds, and few commands need both."""
+"""Lazy public names of a package: importing torch and Feast takes seconds, and few commands need both."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
-    """A module's ``__getattr__`` that imports a public name from its module when somebody uses it (PEP 562).
+    """Build a module ``__getattr__`` that imports public names on first use (PEP 562).
 
     Parameters
     ----------

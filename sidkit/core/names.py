@@ -1,8 +1,8 @@
-"""The one rule for names that become part of a path, of an SQL name or of a Feast name.
+"""Rules for names that become part of a path, an SQL name or a Feast name.
 
-Letters, digits, ``_``, ``-`` and ``.`` (ASCII), the first one a letter, a digit or ``_``, the last one no dot, and not the
-name of a device. So a name is one component of a path on every system and never leaves its folder. A codebook's name is
-narrower still: it is part of the names of a feature view, of its services and of its online table.
+A name has letters, digits, ``_``, ``-`` and ``.`` (ASCII); it starts with a letter, a digit or ``_``, does not end with a dot,
+and is not a device name. It is thus a single path component on every system and cannot escape its folder. Codebook names are
+more restricted: they are part of the names of a feature view, its services and its online table.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import re
 from sidkit.core.errors import ConfigError
 
 LONGEST = 48
-"""Characters of the name of a preset or of an arm: names of codebooks and rankers are made of them."""
+"""Maximum length of a preset or arm name; names of codebooks and rankers are derived from them."""
 LONGEST_MADE = 128
-"""Characters of a name that is made of others: a ranker's, a feature service's."""
+"""Maximum length of a derived name, such as a ranker's or a feature service's."""
 LONGEST_CODEBOOK = 63
 
-RULE = "letters, digits, '_', '-' and '.', no '-' or '.' first, no '.' last, no name of a device such as CON"
+RULE = "letters, digits, '_', '-' and '.', not starting with '-' or '.', not ending with '.', and not a device name such as CON"
 CODEBOOK_RULE = (
-    f"lower-case letters, digits and underscores, a letter first, at most {LONGEST_CODEBOOK} characters (it becomes part of a "
-    "feature view's and a table's name), and none of _user, _item, _content at its end (they end its services' names)"
+    f"expected lower-case letters, digits and underscores, starting with a letter, at most {LONGEST_CODEBOOK} characters (it "
+    "becomes part of a feature view's and a table's name), not ending in _user, _item or _content (the suffixes of services)"
 )
 
 _NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_-])?")
@@ -30,44 +30,46 @@ _SERVICE_PARTS = ("_user", "_item", "_content")
 
 
 def is_name(name: str, longest: int = LONGEST) -> bool:
-    """Whether a text keeps the rule."""
+    """Whether a text is a valid name."""
     return len(name) <= longest and bool(_NAME.fullmatch(name)) and not _DEVICE.fullmatch(name)
 
 
 def check_name(kind: str, name: str, longest: int = LONGEST) -> str:
-    """The name, when it keeps the rule.
+    """Return the name if it is valid.
 
     Parameters
     ----------
     kind : str
-        What is named, for the message: ``preset``, ``arm`` and the like.
+        Kind of object, for the message, such as ``preset`` or ``arm``.
     name : str
         Any text.
     longest : int
-        Most characters.
+        Maximum number of characters.
 
     Raises
     ------
     ConfigError
-        When it does not.
+        When it is not.
     """
     if not is_name(name, longest):
-        raise ConfigError(f"{_shown(name)} cannot name {_a(kind)}: at most {longest} characters of {RULE}; rename it")
+        raise ConfigError(
+            f"{_shown(name)} cannot name {_a(kind)}: expected at most {longest} characters of {RULE}; rename it"
+        )
     return name
 
 
 def is_codebook_name(name: str) -> bool:
-    """Whether a text can name a codebook."""
+    """Whether a text is a valid codebook name."""
     return is_name(name, LONGEST_CODEBOOK) and bool(_CODEBOOK.fullmatch(name)) and not name.endswith(_SERVICE_PARTS)
 
 
 def check_codebook_name(name: str) -> str:
-    """The name, when it can be a codebook's.
+    """Return the name if it is a valid codebook name.
 
     Raises
     ------
     ConfigError
-        When it cannot.
+        When it is not.
     """
     if not is_codebook_name(name):
         raise ConfigError(f"{_shown(name)} cannot name a codebook: {CODEBOOK_RULE}; choose another name")
@@ -75,7 +77,7 @@ def check_codebook_name(name: str) -> str:
 
 
 def codebook_stem(preset: str) -> str:
-    """The beginning of the names of a preset's codebooks: its own name, in the characters that a codebook's may have."""
+    """Prefix for the names of a preset's codebooks: the preset name, restricted to characters allowed there."""
     text = re.sub(r"[^a-z0-9_]", "_", preset.lower())
     return text if text[0].isalpha() else f"c{text}"
 

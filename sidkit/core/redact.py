@@ -1,8 +1,8 @@
-"""URLs without their passwords, for every place that prints or stores one.
+"""Redaction of secrets in everything that is printed or stored.
 
-:func:`redacted` takes one URL. :func:`scrubbed` takes any text, such as the message of a database driver, which may repeat
-the URL or the password alone: what looks like a secret is hidden, and so are the secrets of all URLs that this process has
-read (:func:`remember`).
+:func:`redacted` handles one URL. :func:`scrubbed` handles any text, such as the message of a database driver that repeats the
+URL or the password alone: it hides whatever looks like a secret, and the secrets of all URLs that this process has read
+(:func:`remember`).
 """
 
 from __future__ import annotations
@@ -19,37 +19,35 @@ _SHOWN_KEYS = frozenset(
     {"application_name", "charset", "client_encoding", "connect_timeout", "driver", "host", "mode", "port", "sslmode"}
     | {"timeout", "uri"}
 )
-"""Keys of a query whose values are no secrets; the values of all others are hidden."""
+"""Query keys whose values are shown; the values of all other keys are hidden."""
 _SECRET_KEY = r"(?:passw(?:or)?d|passphrase|pwd|secret|token|api_?key|access_?key|credentials?)"
 _SECRET_NAME = re.compile(rf"(?i)[\w\-]*{_SECRET_KEY}")
-# No pattern below scans a text again and again: a value of a megabyte takes no longer than reading it.
+# All patterns below run in linear time, so that a value of a megabyte is no problem.
 _USERINFO = re.compile(r"([A-Za-z0-9+.\-]:/+[^\s:/@'\"]*):[^\s'\"]*@")
 _PAIR = re.compile(rf"(?i)({_SECRET_KEY})(\s*=\s*|['\"]\s*:\s*)('[^']*'|\"[^\"]*\"|[^\s&;,'\")}}\]]+)")
 _LEAST = 4
-"""Characters of a secret that is looked for in any text; a shorter one would be found in ordinary words."""
+"""Minimum length of a secret searched for in any text; a shorter one would match ordinary words."""
 
 _remembered: set[str] = set()
 
 
 def looks_like_url(text: str) -> bool:
-    """Whether a source is a URL, if only a mistyped one, and no path."""
+    """Whether a source is a URL (possibly mistyped) rather than a path."""
     return "://" in text or bool(re.match(r"[A-Za-z][A-Za-z0-9+.\-]+:.*@", text, re.DOTALL))
 
 
 def redacted(text: str) -> str:
-    """A URL without its password and without the values of its query; a path as it is.
+    """Hide a URL's password and the values of its query; a path is returned unchanged.
 
-    A URL that cannot be parsed is hidden up to its last ``@``, wherever a password could be.
+    A URL that cannot be parsed is hidden up to its last ``@``, since a password could be anywhere before it.
     """
-    found = _URL.fullmatch(text) if looks_like_url(text) else None
-    if found is None:
+    match = _URL.fullmatch(text) if looks_like_url(text) else None
+    if match is None:
         return text
-    scheme, rest = found.groups()
+    scheme, rest = match.groups()
     userinfo, at, place = rest.rpartition("@")
     user, colon, _ = userinfo.partition(":")
-    if "?" in user or (
-        at and "//" not in scheme and not colon
-    ):  # the last @ is one of the query, or no user is in sight
+    if "?" in user or (at and "//" not in scheme and not colon):  # the last @ is in the query, or no user is given
         user = HIDDEN
     place, mark, query = place.partition("?")
     shown = f"{user}:{HIDDEN}@" if colon else f"{user}@" if at else ""
@@ -57,21 +55,21 @@ def redacted(text: str) -> str:
 
 
 def remember(url: str) -> None:
-    """Note the secrets of a URL, so that :func:`scrubbed` finds them in any text of this process."""
+    """Register the secrets of a URL, so that :func:`scrubbed` hides them in any text of this process."""
     _remembered.update(secret for secret in _secrets(url) if len(secret) >= _LEAST)
 
 
 def scrubbed(text: object, *urls: str) -> str:
-    """A text without secrets: those of some URLs, those of all remembered URLs, and what looks like one."""
-    told = str(text)
+    """Hide secrets in a text: those of ``urls``, those of all remembered URLs, and whatever looks like one."""
+    shown = str(text)
     for secret in sorted({*_remembered, *_long(urls)}, key=len, reverse=True):
-        told = told.replace(secret, HIDDEN)
-    told = _USERINFO.sub(rf"\1:{HIDDEN}@", told)
-    return _PAIR.sub(rf"\1\2{HIDDEN}", told)
+        shown = shown.replace(secret, HIDDEN)
+    shown = _USERINFO.sub(rf"\1:{HIDDEN}@", shown)
+    return _PAIR.sub(rf"\1\2{HIDDEN}", shown)
 
 
 def scrubbed_value(value: Any, key: str = "") -> Any:
-    """A value of a settings file as it may be shown: URLs redacted, also inside; hidden where its key names a secret."""
+    """Redact a settings value for display, recursively: URLs, and values whose key names a secret."""
     if isinstance(value, dict):
         return {name: scrubbed_value(inner, str(name)) for name, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -82,14 +80,14 @@ def scrubbed_value(value: Any, key: str = "") -> Any:
 
 
 def _query(query: str) -> str:
-    told = []
+    shown = []
     for pair in query.split("&"):
         key, equals, _ = pair.partition("=")
         if not pair or key.lower() in _SHOWN_KEYS:
-            told.append(pair)
+            shown.append(pair)
         else:
-            told.append(f"{key}={HIDDEN}" if equals else HIDDEN)
-    return "&".join(told)
+            shown.append(f"{key}={HIDDEN}" if equals else HIDDEN)
+    return "&".join(shown)
 
 
 def _long(urls: Iterable[str]) -> set[str]:
@@ -97,19 +95,19 @@ def _long(urls: Iterable[str]) -> set[str]:
 
 
 def _secrets(url: str) -> set[str]:
-    """The parts of a URL that :func:`redacted` hides, as they are written and as a driver may write them."""
-    found = _URL.fullmatch(url) if looks_like_url(url) else None
-    if found is None:
+    """The parts of a URL that :func:`redacted` hides, as written and in the encodings that a driver may use."""
+    match = _URL.fullmatch(url) if looks_like_url(url) else None
+    if match is None:
         return set()
-    userinfo, _, place = found[2].rpartition("@")
+    userinfo, _, place = match[2].rpartition("@")
     password = userinfo.partition(":")[2]
     secrets = {password, password.partition("@")[0]}  # SQLAlchemy ends a password at the first @
     for pair in place.partition("?")[2].split("&"):
         key, _, value = pair.partition("=")
         if key.lower() not in _SHOWN_KEYS:
             secrets.add(value)
-    told = {secret for secret in secrets if secret}
-    return {form for secret in told for form in (secret, unquote(secret), unquote_plus(secret), *_quoted(secret))}
+    secrets.discard("")
+    return {form for secret in secrets for form in (secret, unquote(secret), unquote_plus(secret), *_quoted(secret))}
 
 
 def _quoted(secret: str) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""One repo: where everything lies, its settings, its lock."""
+"""A sidkit repository: its paths, settings and write lock."""
 
 from __future__ import annotations
 
@@ -43,37 +43,37 @@ _LOCKED_BYTES = 1
 
 @dataclass(frozen=True)
 class Repo:
-    """A Feast repo with a ``sidkit.toml``.
+    """A Feast repository with a ``sidkit.toml``.
 
     Parameters
     ----------
     path : Path
-        The repo's folder, absolute. Use :meth:`open`, which checks it.
+        Absolute path of the repository. Use :meth:`open`, which validates it.
     """
 
     path: Path
 
     @classmethod
     def open(cls, path: Path | str, *, any_format: bool = False) -> Repo:
-        """Open an existing repo.
+        """Open an existing repository.
 
         Parameters
         ----------
         path : Path or str
-            Its folder.
+            Path of the repository.
         any_format : bool
-            Accept one whose files another release wrote (``sidkit upgrade``).
+            Accept files written by another release (for ``sidkit upgrade``).
 
         Raises
         ------
         RepoError
-            When the folder is no sidkit repo, or its files have another format than this release reads.
+            When the folder is not a sidkit repository, or its format is not the one that this release reads.
         """
         folder = typed_path(path)
         for name in (FEAST_FILE, SETTINGS_FILE):
             if not (folder / name).is_file():
                 raise RepoError(
-                    f"{folder} is no sidkit repo: {name} is missing. Give its path with --repo, or write a fresh one "
+                    f"{folder} is not a sidkit repository: {name} is missing. Pass its path with --repo, or create one "
                     f"with `sidkit init {path}`."
                 )
         if not any_format:
@@ -87,7 +87,7 @@ class Repo:
 
     @property
     def data(self) -> Path:
-        """Everything that can be computed again from the source."""
+        """Data that can be recomputed from the source (``data``)."""
         return self.path / "data"
 
     @property
@@ -112,7 +112,7 @@ class Repo:
 
     @property
     def defined(self) -> Path:
-        """Codebooks whose views the registry may hold, whatever the catalogue says (``data/defined.json``)."""
+        """Codebooks whose views may be in the registry, independent of the catalogue (``data/defined.json``)."""
         return self.data / "defined.json"
 
     @property
@@ -127,19 +127,19 @@ class Repo:
 
     @property
     def runs(self) -> Path:
-        """What ``sidkit run`` keeps per preset (``artifacts/runs``)."""
+        """Saved runs, one folder per preset (``artifacts/runs``)."""
         return self.path / "artifacts" / "runs"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the repo's write lock; a killed holder frees it.
+        """Hold the repository's write lock; it is released when the process ends, even if killed.
 
         Raises
         ------
         RepoLockedError
-            When another command holds it. Nothing waits: a second writer is told at once.
+            When another command holds it; there is no waiting.
         StorageError
-            When the repo cannot be written.
+            When the repository cannot be written.
         """
         path = self.path / ".sidkit.lock"
         make_private(path)
@@ -168,7 +168,7 @@ class Repo:
 
     @contextmanager
     def locked_or_held(self) -> Iterator[None]:
-        """As :meth:`locked`, inside which this thread may already be."""
+        """Like :meth:`locked`, but reentrant within one thread."""
         if _holders.get(self.path) == _this_thread():
             yield
         else:
@@ -177,7 +177,7 @@ class Repo:
 
 
 _holders: dict[Path, tuple[int, int]] = {}
-"""Repo -> process and thread that hold its lock."""
+"""Repository -> (process id, thread id) of the lock's holder."""
 
 
 def _this_thread() -> tuple[int, int]:
@@ -185,13 +185,13 @@ def _this_thread() -> tuple[int, int]:
 
 
 def _command() -> str:
-    """The command of this process, without its options and their values."""
+    """The command line of this process without options and their values."""
     words = [Path(sys.argv[0]).name, *sys.argv[1:3]]
     return " ".join(itertools.takewhile(re.compile(r"[a-z_][a-z_.-]*").fullmatch, words)) or "python"
 
 
 def template_folder() -> Path:
-    """The folder that ``sidkit init`` copies: packaged data, or ``feature_repo/`` of a source checkout."""
+    """Template folder copied by ``sidkit init``: packaged data, or ``feature_repo/`` of a source checkout."""
     package = Path(__file__).parent.parent
     packaged = package / "_template"
     return packaged if packaged.is_dir() else package.parent / "feature_repo"
@@ -205,27 +205,27 @@ def init_repo(
     feedback: str = "impressions",
     conversions: bool = False,
 ) -> Repo:
-    """Write a fresh repo.
+    """Create a repository from the template.
 
     Parameters
     ----------
     path : Path or str
-        A folder that is new or empty.
+        A new or empty folder.
     source_url, modalities, feedback, conversions
-        Go to ``[source]`` of ``sidkit.toml``; :class:`sidkit.core.config.SourceSettings` says what they mean.
+        Values of ``[source]`` in ``sidkit.toml``; see :class:`sidkit.core.config.SourceSettings`.
 
     Raises
     ------
     RepoError
-        When the folder already holds something.
+        When the folder is not empty.
     """
     folder = typed_path(path)
     with _alone_in(folder):
         remove_half_written_repo(folder)
         if any(folder.iterdir()):
-            raise RepoError(f"{folder} is not empty; `sidkit init` writes into a new or empty folder only")
+            raise RepoError(f"expected a new or empty folder, got {folder}, which is not empty; choose another one")
         (folder / "data").mkdir()
-        # sidkit.toml goes last: until it is there, the folder is no repo, and a killed init can be seen.
+        # sidkit.toml is written last: a folder without it is a half-written repository of a killed init.
         for name in sorted(_TEMPLATE_FILES, key=lambda name: name == SETTINGS_FILE):
             text = _template_text(name, folder)
             if name == SETTINGS_FILE:
@@ -243,13 +243,13 @@ def init_repo(
 
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """Make a folder and keep every other `sidkit init` out of it; its lock leaves no file and ends with the process."""
+    """Create a folder and lock it against any other `sidkit init`; the lock leaves no file and ends with the process."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
-        raise RepoError(f"{folder} is not empty; `sidkit init` writes into a new or empty folder only") from error
+        raise RepoError(f"expected a new or empty folder, got the file {folder}; choose another one") from error
     except NotADirectoryError as error:
-        raise RepoError(f"{folder} cannot be made: a part of its path is a file; give another folder") from error
+        raise RepoError(f"{folder} cannot be created: a part of its path is a file; choose another folder") from error
     except OSError as error:
         raise StorageError(folder, error) from error
     try:
@@ -260,7 +260,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 
 def remove_half_written_repo(path: Path) -> None:
-    """Empty the folder of an ``init`` that was killed: template files without ``sidkit.toml`` and nothing else."""
+    """Empty the folder of a killed ``init`` if it holds only template files and no ``sidkit.toml``."""
     if not path.is_dir() or (path / SETTINGS_FILE).exists():
         return
     remove_leftovers(path)
@@ -281,11 +281,11 @@ def _is_untouched_template(entry: Path, folder: Path) -> bool:
 def _template_text(name: str, folder: Path) -> str:
     text = (template_folder() / name).read_text(encoding="utf-8")
     if name == FEAST_FILE:
-        # Feast resolves a relative registry path against the working directory, so a repo gets its own.
-        # JSON's quotes are YAML's, whatever the folder is called.
+        # Feast resolves a relative registry path against the working directory, so it is made absolute here.
+        # JSON quoting is valid YAML for any folder name.
         text = re.sub(
             r"sqlite:///data/(\S*)",
-            lambda found: json.dumps(f"sqlite:///{folder}/data/{found[1]}", ensure_ascii=False),
+            lambda match: json.dumps(f"sqlite:///{folder}/data/{match[1]}", ensure_ascii=False),
             text,
         )
     return text

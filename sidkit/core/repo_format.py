@@ -1,6 +1,6 @@
-"""The format of a repo's files: one number in ``data/format.json``.
+"""Format version of a repository's files: one number in ``data/format.json``.
 
-1 is that of releases that wrote no number. A repo of an older format is refused with the command that migrates it.
+Format 1 is that of releases that wrote no number. Repositories of an older format must be migrated by ``sidkit upgrade``.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from sidkit.core.files import read_json
 from sidkit.core.integrity import MANIFEST, MANIFEST_HASH, read_sealed, write_sealed
 
 FORMAT = 2
-"""2: manifests hold hashes, the record of stages and the kept tables too."""
+"""Format 2: manifests, stage records and sealed tables hold hashes."""
 _WITHOUT_NUMBER = 1
 
 
 def format_of(repo: Path) -> int:
-    """The format of the repo in a folder.
+    """Return the format of a repository.
 
     Raises
     ------
@@ -31,12 +31,12 @@ def format_of(repo: Path) -> int:
     try:
         return int(read_sealed(path)["format"])
     except (ArtifactCorruptError, KeyError, TypeError, ValueError) as error:
-        problem = error.problem if isinstance(error, ArtifactCorruptError) else "it states no format"
+        problem = error.problem if isinstance(error, ArtifactCorruptError) else "it has no format number"
         raise ArtifactCorruptError(path, problem, f"run `sidkit upgrade --repo {shlex.quote(str(repo))}`") from error
 
 
 def format_to_upgrade(repo: Path) -> int:
-    """The format from which a repo has to be migrated; the oldest where the number cannot be read."""
+    """The format to migrate from; the oldest one if the number cannot be read."""
     try:
         return format_of(repo)
     except ArtifactCorruptError:
@@ -44,35 +44,35 @@ def format_to_upgrade(repo: Path) -> int:
 
 
 def refuse_other_format(repo: Path) -> None:
-    """Refuse a repo that this release does not read.
+    """Reject a repository whose format this release cannot read.
 
     Raises
     ------
     RepoError
-        Naming the command that migrates it.
+        Names the command that migrates it.
     ArtifactCorruptError
         When the number cannot be read.
     """
-    found = format_of(repo)
-    if found < FORMAT:
+    number = format_of(repo)
+    if number < FORMAT:
         raise RepoError(
-            f"{repo} has files of format {found} and this release reads format {FORMAT}; run "
+            f"expected files of format {FORMAT}, got format {number} in {repo}; run "
             f"`sidkit upgrade --repo {shlex.quote(str(repo))}`"
         )
-    if found > FORMAT:
+    if number > FORMAT:
         raise RepoError(
-            f"{repo} has files of format {found} and this release reads format {FORMAT}; install the release that wrote them, "
+            f"expected files of format {FORMAT}, got format {number} in {repo}; install the release that wrote them, "
             "or a later one"
         )
 
 
 def write_format(repo: Path, number: int = FORMAT) -> None:
-    """Write the number in one rename."""
+    """Write the format number atomically."""
     write_sealed(_path(repo), {"format": number})
 
 
 def keep_format(repo: Path) -> None:
-    """Write the number where it is missing and nothing in the repo is older."""
+    """Write the format number if it is missing and the repository has no older files."""
     if not _path(repo).is_file() and not _has_old_files(repo):
         write_format(repo)
 
@@ -89,7 +89,7 @@ def _has_old_files(repo: Path) -> bool:
         try:
             stated = read_json(path)
         except ArtifactCorruptError:
-            continue  # it is damaged, which whoever reads it says
+            continue  # damaged: its reader reports it
         if isinstance(stated, dict) and MANIFEST_HASH not in stated:
             return True
     return False

@@ -1,4 +1,4 @@
-"""Small tables with facts, in Parquet files that hold a hash of both: nothing else needs to list them."""
+"""Small tables with JSON metadata in self-verifying Parquet files that hold a hash of both."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _DETAILS, _HASH = b"details", b"sha256"
 
 
 def write_kept_table(path: Path, table: pa.Table, details: Mapping[str, Any]) -> None:
-    """Write a table of strings and numbers in one rename.
+    """Write a table of strings and numbers atomically.
 
     Parameters
     ----------
     path : Path
-        The file.
+        Target file.
     table : pyarrow.Table
-        Without nulls.
+        Table without nulls.
     details : mapping
-        JSON values; they go to the file's metadata.
+        JSON values, stored in the file's metadata.
     """
     text = json.dumps(details)
     metadata = {_DETAILS: text.encode(), _HASH: _digest(table, text).encode()}
@@ -37,14 +37,14 @@ def write_kept_table(path: Path, table: pa.Table, details: Mapping[str, Any]) ->
 
 
 def read_kept_table(path: Path, *, without_hash: bool = False) -> tuple[pa.Table, dict[str, Any]]:
-    """The table and its details.
+    """Read a table and its details.
 
     Parameters
     ----------
     path : Path
-        What :func:`write_kept_table` wrote.
+        A file written by :func:`write_kept_table`.
     without_hash : bool
-        Read a file of a release that kept no hash.
+        Read a file of a release that stored no hash.
 
     Raises
     ------
@@ -60,7 +60,7 @@ def read_kept_table(path: Path, *, without_hash: bool = False) -> tuple[pa.Table
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         raise ArtifactCorruptError(path, f"it cannot be read ({type(error).__name__}: {error})") from error
     if not whole:
-        raise ArtifactCorruptError(path, "it differs from the SHA-256 that was kept with it")
+        raise ArtifactCorruptError(path, "its content does not match its stored SHA-256")
     return table.replace_schema_metadata(None), details
 
 

@@ -1,7 +1,7 @@
-"""The stages of a job: done once, kept, and done again only when their inputs changed or their files are damaged.
+"""Resumable stages of a job: a stage runs again only if its inputs changed or its files are missing or damaged.
 
-The record is one JSON file with a hash of its own content. Files of the run's own folder are listed with their SHA-256; what
-lies elsewhere in the repo has a manifest of its own. A record or a file of the run that is damaged is discarded and made again.
+The record is one JSON file with a hash of its own content. It lists the files in the run's folder with their SHA-256; files
+elsewhere in the repository have their own manifests. A damaged record or run file is discarded and rebuilt.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _STAGES = "stages"
 
 @dataclass(frozen=True)
 class StageResult:
-    """What a stage gave: rows it handled, small JSON facts for later stages, and the files that must still be there."""
+    """Result of a stage: number of rows, small JSON facts for later stages, and the files it must have left."""
 
     rows: int
     facts: dict[str, Any] = field(default_factory=dict)
@@ -31,14 +31,14 @@ class StageResult:
 
 
 class Stages:
-    """A record of finished stages in one JSON file.
+    """Runs stages and records the finished ones in one JSON file.
 
     Parameters
     ----------
     path : Path
-        The file; written after each stage, in one rename.
+        The record; written atomically after each stage.
     announce : callable
-        Called with (name, rows, seconds, kept) when a stage is done or was found done.
+        Called with (name, rows, seconds, reused) when a stage has run or was reused.
     """
 
     def __init__(self, path: Path, announce: Callable[[str, int, float, bool], None]) -> None:
@@ -48,27 +48,27 @@ class Stages:
         self._ran: list[str] = []
 
     def run(self, name: str, inputs: Any, work: Callable[[], StageResult]) -> StageResult:
-        """Do a stage, or keep it when it was done on the same inputs and its files are there.
+        """Run a stage, or reuse its result if it ran on the same inputs and its files are intact.
 
         Parameters
         ----------
         name : str
             Unique in the job.
         inputs : JSON value
-            Everything that decides the result.
+            Everything that determines the result.
         work : callable
-            Does it; it must be safe to be killed and called again.
+            Does the work; must be safe to kill and call again.
         """
         mark = content_hash(inputs)
-        there = self._done.get(name)
+        previous = self._done.get(name)
         self._ran.append(name)
-        # Relative to the record, so that a repo can be moved.
-        files = tuple(self._path.parent / file for file in there["files"]) if there else ()
-        if there and there["inputs"] == mark and self._whole(there["files"]):
-            self._announce(name, there["rows"], there["seconds"], True)
-            return StageResult(there["rows"], there["facts"], files)
+        # Relative to the record, so that a repository can be moved.
+        files = tuple(self._path.parent / file for file in previous["files"]) if previous else ()
+        if previous and previous["inputs"] == mark and self._whole(previous["files"]):
+            self._announce(name, previous["rows"], previous["seconds"], True)
+            return StageResult(previous["rows"], previous["facts"], files)
         if self._done.pop(name, None):
-            # From here on the files may be half new: what was recorded of them is no longer true.
+            # From here on the files may be partly rewritten, so the old entry must not stay.
             self._write()
         began = time.monotonic()
         result = work()
@@ -88,18 +88,18 @@ class Stages:
         write_sealed(self._path, {_STAGES: self._done})
 
     def _hash(self, file: Path) -> str | None:
-        """What the record holds of a file: nothing where a manifest of its own does."""
-        own = self._path.parent.resolve() in file.resolve().parents
-        return hash_of(file) if own and file.is_file() else None
+        """Hash to record for a file of the run's folder; None if it has its own manifest."""
+        in_run_folder = self._path.parent.resolve() in file.resolve().parents
+        return hash_of(file) if in_run_folder and file.is_file() else None
 
     def _whole(self, files: Mapping[str, str | None]) -> bool:
-        """Whether the files of a stage are there and are what they were."""
+        """Whether the files of a stage exist and are unchanged."""
         for name, expected in files.items():
             file = self._path.parent / name
             if not file.exists():
                 return False
             if expected is not None and hash_of(file) != expected:
-                say_discarded(file.resolve(), "the file differs from its SHA-256 in the record of the stages")
+                say_discarded(file.resolve(), "the file does not match its SHA-256 in the stage record")
                 return False
             try:
                 _verify(file)
@@ -117,7 +117,7 @@ class Stages:
         return facts
 
     def report(self) -> Sequence[dict[str, Any]]:
-        """Name, rows and seconds of the stages of this run, in order; a kept stage shows what it once took."""
+        """Name, rows and seconds of the stages of this run, in order; a reused stage shows its original seconds."""
         return [
             {"name": name, "rows": self._done[name]["rows"], "seconds": self._done[name]["seconds"]}
             for name in self._ran
@@ -125,34 +125,34 @@ class Stages:
 
 
 def read_facts(path: Path, stage: str) -> dict[str, Any]:
-    """The facts that a finished stage left in a record.
+    """Read the facts of a finished stage from a record.
 
     Raises
     ------
     ArtifactCorruptError
-        When the record is damaged or has no such stage.
+        When the record is damaged or lacks the stage.
     """
     done = read_sealed(path).get(_STAGES, {})
     if stage not in done:
-        raise ArtifactCorruptError(path, f"it records no finished stage {stage!r}")
+        raise ArtifactCorruptError(path, f"it has no finished stage {stage!r}")
     facts: dict[str, Any] = done[stage]["facts"]
     return facts
 
 
 def _recorded(path: Path) -> dict[str, Any]:
-    """The finished stages of a record; none where it is damaged, so that all are done again."""
+    """The finished stages of a record; empty if it is damaged, so that all stages run again."""
     if not path.exists():
         return {}
     try:
         done: dict[str, Any] = read_sealed(path)[_STAGES]
     except (ArtifactCorruptError, KeyError) as error:
-        say_discarded(path, error.problem if isinstance(error, ArtifactCorruptError) else "it records no stages")
+        say_discarded(path, error.problem if isinstance(error, ArtifactCorruptError) else "it has no stages")
         return {}
     return done
 
 
 def _verify(file: Path) -> None:
-    """Compare what lies at a path with the manifest that lists it."""
+    """Verify a file or folder against the manifest that lists it."""
     file = file.resolve()
     if file.is_dir():
         read_verified(file / MANIFEST)

@@ -1,8 +1,8 @@
-"""Temporary folders that do not outlive their process: removed when it ends, however it ends, or by the next one.
+"""Temporary folders that are removed when their process ends, or by the next process if it was killed.
 
-A live folder is locked by its process. The lock ends with the process, so a folder without one was left by a process that
-was killed, and is removed the next time that a folder is made. Nothing is written to make one, unlike in ``tempfile``,
-which tries out each place with a file: readers work where no byte is free.
+A process locks its temporary folder. The lock ends with the process, so an unlocked folder was left by a killed process and
+is removed the next time a folder is created. Unlike ``tempfile``, which tests each location by writing a file, nothing is
+written to create one: read-only commands work on a full disk.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from sidkit.core.errors import StorageError
 from sidkit.core.locks import locked_folder
 
 _PREFIX = "sidkit-tmp-"
-_YOUNG_SECONDS = 60  # a folder that was made just now may not be locked yet
+_YOUNG_SECONDS = 60  # a new folder may not be locked yet
 
 _live: set[Path] = set()
 
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """Yield a folder for this block alone.
+    """Yield a temporary folder that is removed on exit.
 
     Raises
     ------
     StorageError
-        When no place for temporary files can be written.
+        When no location for temporary files is writable.
     """
     path = _root() / f"{_PREFIX}{os.getpid()}-{secrets.token_hex(6)}"
     _remove_abandoned(path.parent)
@@ -52,7 +52,7 @@ def temporary_folder() -> Iterator[Path]:
 
 @contextmanager
 def spill_folder() -> Iterator[Path | None]:
-    """As :func:`temporary_folder`, for what is seldom needed: None where no place can be written."""
+    """Like :func:`temporary_folder`, but None if no location is writable."""
     with ExitStack() as stack:
         try:
             folder: Path | None = stack.enter_context(temporary_folder())
@@ -61,8 +61,8 @@ def spill_folder() -> Iterator[Path | None]:
         yield folder
 
 
-def spare_the_trial() -> None:
-    """Say where temporary files go before ``tempfile`` tries it out by writing one: libraries ask it when they are imported."""
+def avoid_test_write() -> None:
+    """Set ``tempfile.tempdir`` where ``tempfile`` cannot write its test file, so that importing libraries works."""
     if tempfile.tempdir is None:
         try:
             tempfile.gettempdir()
@@ -71,7 +71,7 @@ def spare_the_trial() -> None:
 
 
 def remove_temporary_folders() -> None:
-    """Remove the folders of this process, which is about to end in the middle of its work."""
+    """Remove the temporary folders of this process before a forced exit."""
     for path in list(_live):
         shutil.rmtree(path, ignore_errors=True)
 
@@ -79,7 +79,7 @@ def remove_temporary_folders() -> None:
 def _root() -> Path:
     places = _places()
     if not places:
-        raise StorageError("temporary files", "no folder for them can be written; name one with TMPDIR")
+        raise StorageError("temporary files", "no location is writable; set TMPDIR to a writable folder")
     return places[0].absolute()
 
 
@@ -92,8 +92,8 @@ def _places() -> list[Path]:
 def _remove_abandoned(root: Path) -> None:
     for path in root.glob(f"{_PREFIX}*"):
         with suppress(OSError):
-            found = path.stat(follow_symlinks=False)
-            if path.is_symlink() or not _is_own(found) or time.time() - found.st_mtime < _YOUNG_SECONDS:
+            status = path.stat(follow_symlinks=False)
+            if path.is_symlink() or not _is_own(status) or time.time() - status.st_mtime < _YOUNG_SECONDS:
                 continue
             with locked_folder(path, wait=False) as abandoned:
                 if abandoned:

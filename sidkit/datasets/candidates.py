@@ -1,8 +1,8 @@
-"""The items that are looked at as negatives of a positive: a sample that holds near ones, or all there are.
+"""Candidate items for negative sampling: a sample that includes items near the positive, or all items.
 
-Catalogues are large and near items are few, so a plain sample would miss them. Offered are items created next to the
-positive's, items of clicks within each window before its moment, and any items. How often an item is offered is known, so
-that the draw can take the offer's own preferences out again.
+Catalogues are large and near items are few, so a uniform sample would miss them. Candidates are items created next to the
+positive's, items clicked within each window before its time, and uniformly drawn items. The probability that an item is
+offered is known, so that sampling weights can correct for it.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from sidkit.datasets.touches import Touches
 _BY_CREATION, _ANYWHERE, _BY_CLICK = 24, 8, 8
 _OFFERED = _BY_CREATION + _ANYWHERE + _BY_CLICK * (len(WINDOW_DAYS) + 1)
 _ENOUGH_FOR = 8
-"""Negatives of a positive that so many candidates are enough for; for more there are more in proportion."""
+"""Number of negatives per positive that one set of candidates serves; more negatives get proportionally more."""
 
 
 @dataclass(frozen=True)
 class Positives:
     """The positives of a log in time order.
 
-    ``user``, ``item`` and ``request`` are dense indices, ``moment_us`` microseconds UTC; ``key`` is a 64-bit hash of each
-    row that decides its draws.
+    ``user``, ``item`` and ``request`` are dense indices, ``moment_us`` microseconds UTC; ``key`` is a 64-bit hash per row
+    that seeds its draws.
     """
 
     user: Ints
@@ -41,7 +41,7 @@ class Positives:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """The items of a log: from when to when each exists (microseconds UTC), and a 64-bit hash of its id."""
+    """The items of a log: creation and removal times (microseconds UTC), and a 64-bit hash of each id."""
 
     created_us: Ints
     removed_us: Ints
@@ -50,7 +50,7 @@ class Catalogue:
 
 @dataclass(frozen=True)
 class Serving:
-    """What decides what serving knew at a moment: the delay, the distance of window ends, the length of histories."""
+    """Settings that determine what serving knew at a time: delay, window cadence, history length."""
 
     delay_us: int
     cadence_us: int
@@ -59,25 +59,25 @@ class Serving:
 
 @dataclass(frozen=True)
 class Offers:
-    """Candidates ``item`` int64 and whose they are: ``owner`` int64, a place among the rows that were asked for."""
+    """Candidates ``item`` (int64) with ``owner`` (int64), the index of the requested row each belongs to."""
 
     owner: Ints
     item: Ints
 
 
 class Candidates:
-    """Offers items to positives.
+    """Draws candidate items for positives.
 
     Parameters
     ----------
     positives, catalogue, serving
-        The log.
+        The log and the serving settings.
     seed : int
-        Decides the sample.
+        Seed of the sample.
     per_positive : int
-        How many of them will be drawn.
+        Number of negatives per positive.
     anywhere : bool
-        Offer any items with the same chance, near or not.
+        Offer all items with equal probability, whether near or not.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Candidates:
         self._rank[self._by_creation] = np.arange(len(self._by_creation))
 
     def sample(self, rows: Ints) -> Offers:
-        """``offered`` items for each positive, some of them twice, or all that were created where they are so few."""
+        """Draw ``offered`` items per positive, possibly with repeats, or all existing items if there are that few."""
         moment, born = self._p.moment_us[rows], self._born(rows)
         place = np.arange(self.offered)
         number = mixed(self._p.key[rows][:, None], place, 0, self._seed)
@@ -112,13 +112,13 @@ class Candidates:
         rank = np.where(few, place, any_rank)
         if not self._even:
             near = slice(0, _BY_CREATION * self._times)
-            # Steps of any size are as likely by the octave: items of the same hour, and of the same year.
+            # Step sizes are log-uniform: items of the same hour as well as of the same year.
             step = np.floor(np.maximum(born, 2)[:, None] ** uniform(number[:, near])).astype(np.int64)
             forwards = (number[:, near] & np.uint64(1)).astype(bool)
             stepped = self._rank[self._p.item[rows]][:, None] + np.where(forwards, step, -step)
             rank[:, near] = np.where(few, rank[:, near], stepped)
-        there = (rank >= 0) & (rank < born[:, None])
-        item = np.where(there, self._by_creation[np.clip(rank, 0, len(self._by_creation) - 1)], -1)
+        valid = (rank >= 0) & (rank < born[:, None])
+        item = np.where(valid, self._by_creation[np.clip(rank, 0, len(self._by_creation) - 1)], -1)
         if not self._even:
             first, last = self._clicks(moment)
             column, width = (_BY_CREATION + _ANYWHERE) * self._times, _BY_CLICK * self._times
@@ -132,9 +132,9 @@ class Candidates:
         return Offers(owner, item[owner, offer])
 
     def chance(self, rows: Ints, item: Ints, clicks: Ints) -> Doubles:
-        """About how likely :meth:`sample` is to offer an item to a positive.
+        """Approximate probability that :meth:`sample` offers an item to a positive.
 
-        ``clicks`` int64 [rows, windows + 1] are those of the item as served at the positive's moment.
+        ``clicks`` int64 [rows, windows + 1] are the item's counts as served at the positive's time.
         """
         born = np.maximum(self._born(rows), 1)
         if self._even:
@@ -146,7 +146,7 @@ class Candidates:
         return np.where(born <= self.offered, 1.0, -np.expm1(-often * self._times))
 
     def of_user(self, rows: Ints, *, recent: bool, most: int | None) -> Offers:
-        """Items that the user of each positive had: those of the history, or all; a sample of ``most`` where they are more."""
+        """Items that each positive's user had before: those in the history, or all, sampled down to ``most``."""
         listed = self.touches.recent if recent else self.touches.had
         items, begin, length = listed(self._p.user[rows], self._p.moment_us[rows])
         taken = length if most is None else np.minimum(length, most)
@@ -158,19 +158,19 @@ class Candidates:
         return Offers(owner, items[begin[owner] + place])
 
     def all_of(self, rows: Ints) -> Offers:
-        """All items that were created before each positive's moment."""
+        """All items created before each positive's time."""
         owner, place = _ragged(self._born(rows))
         return Offers(owner, self._by_creation[place])
 
     def lengths(self, rows: Ints, *, of_user: bool) -> Ints:
-        """How many items :meth:`of_user` (of all) or :meth:`all_of` would offer."""
+        """Number of items that :meth:`of_user` (without a limit) or :meth:`all_of` would offer."""
         return self.touches.had(self._p.user[rows], self._p.moment_us[rows])[2] if of_user else self._born(rows)
 
     def _born(self, rows: Ints) -> Ints:
         return np.searchsorted(self._created, self._p.moment_us[rows], side="right")
 
     def _clicks(self, moment_us: Ints) -> tuple[Ints, Ints]:
-        """The clicks known at some moments: where those of each window begin ``[rows, windows + 1]``, and where they end."""
+        """Index ranges of the clicks known at some times: starts per window ``[rows, windows + 1]``, and the end."""
         last = np.searchsorted(self._p.moment_us, moment_us - self._delay_us, side="right")
         begin = [
             np.searchsorted(self._p.moment_us, moment_us - self._delay_us - days * DAY_US, side="right")
@@ -180,23 +180,23 @@ class Candidates:
 
 
 def row_keys(*columns: pd.Series) -> Hashes:
-    """A 64-bit hash per row of some columns."""
+    """Compute a 64-bit hash per row of some columns."""
     return np.asarray(pd.util.hash_pandas_object(pd.concat(columns, axis=1), index=False), dtype=np.uint64)
 
 
 def mixed(key: Hashes, other: Ints | Hashes, kind: int, seed: int) -> Hashes:
-    """A random number per (key, other number, kind, seed): splitmix64."""
+    """Hash (key, other number, kind, seed) to a pseudo-random number with splitmix64."""
     with np.errstate(over="ignore"):
         state = key + np.uint64(GOLDEN_GAMMA) * (np.asarray(other).astype(np.uint64) + np.uint64(1))
         return splitmix64(state ^ np.uint64((seed * 0x632BE59BD9B4E019 + kind * 0xD1B54A32D192ED03) % 2**64))
 
 
 def uniform(number: Hashes) -> Doubles:
-    """Random numbers as fractions, above 0 and below 1."""
+    """Map random numbers to fractions in the open interval (0, 1)."""
     return np.asarray(((number >> np.uint64(12)).astype(np.float64) + 0.5) / 2.0**52)
 
 
 def _ragged(length: Ints) -> tuple[Ints, Ints]:
-    """Lists of these lengths one after the other: whose each entry is, and its place in its list."""
+    """Owner and position of every entry of consecutive lists with the given lengths."""
     owner = np.repeat(np.arange(len(length)), length)
     return owner, np.arange(len(owner)) - np.repeat(np.cumsum(length) - length, length)

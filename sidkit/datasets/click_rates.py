@@ -1,4 +1,4 @@
-"""How often an item is clicked, estimated from what was known at a moment."""
+"""Click rates of items, estimated from the clicks known at a time."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from sidkit.core.clock import DAY_US
 from sidkit.datasets.served_counts import WINDOW_DAYS
 
 _PRIOR_CLICKS = 1.0
-"""Weight of what is expected, in clicks, where few clicks say little."""
+"""Weight of the prior, in clicks."""
 _LEAST_DAYS = 1 / 24
 _AGES = np.concatenate([[0.0], 2.0 ** (np.arange(88) / 4) / 96])
-"""Edges of the age groups in days: a quarter of an hour, then quarters of an octave, up to some 35,000 days."""
+"""Edges of the age groups in days: a quarter of an hour, then quarter octaves, up to about 35,000 days."""
 
 
 class ClickRates:
     """Click rates of items, in clicks per day.
 
-    Items are read at some ages more than at others: news die, and classics do not. So an item's clicks in a window are
-    compared with those that an average item has at the same ages, and the ratio is applied to the age that it has now.
+    Items are clicked more at some ages than at others: news fade quickly, classics do not. So an item's clicks in a window
+    are compared with those of an average item at the same ages, and the ratio is applied to the item's current age.
 
     Parameters
     ----------
     created_us : int64 [items]
-        When each item came into being, microseconds UTC.
+        Creation time of each item, microseconds UTC.
     item, moment_us : int64 [clicks]
-        Whose the clicks are, and when they happened, rising.
+        Item and time of each click, ascending in time.
     delay_us : int
-        A click is known so much later.
+        Delay after which a click is known.
     """
 
     def __init__(self, created_us: Ints, item: Ints, moment_us: Ints, delay_us: int) -> None:
@@ -36,23 +36,23 @@ class ClickRates:
         self._origin = int(created_us.min(initial=0))
         created = np.sort((created_us - self._origin) / DAY_US)
         self._created, self._created_before = created, np.concatenate([[0.0], np.cumsum(created)])
-        # Of the time before the log nothing is known.
+        # Nothing is known about the time before the log.
         self._begin = (int(moment_us[0]) - self._origin) / DAY_US if len(moment_us) else 0.0
         group = self._group(np.maximum(moment_us - created_us[item], 0) / DAY_US)
         self._clicks = np.sort(group * (len(moment_us) + 1) + np.arange(len(moment_us)))
         self._before = np.searchsorted(self._clicks, np.arange(len(_AGES)) * (len(moment_us) + 1))
 
     def at(self, item: Ints, moment_us: Ints, clicks: Ints) -> Doubles:
-        """The rates of some items at some moments, ``float64 [rows]``.
+        """Click rates of items at given times, ``float64 [rows]``.
 
-        The ratio of each window is drawn towards that of the next longer one, and the longest towards one. The geometric
-        mean over the windows counts.
+        The ratio of each window is shrunk towards that of the next longer one, and the longest towards one. The result is
+        the geometric mean over the windows.
 
         Parameters
         ----------
         item, moment_us : int64 [rows]
         clicks : int64 [rows, windows + 1]
-            As :meth:`sidkit.datasets.served_counts.ServedCounts.at` gives them.
+            Counts from :meth:`sidkit.datasets.served_counts.ServedCounts.at`.
         """
         moments, place = np.unique(moment_us, return_inverse=True)
         profile = self._profiles(moments)
@@ -60,13 +60,13 @@ class ClickRates:
 
         def up_to(age: Doubles) -> Doubles:
             group = self._group(age)
-            found: Doubles = expected[place, group] + profile[place, group] * (age - _AGES[group])
-            return found
+            cumulative: Doubles = expected[place, group] + profile[place, group] * (age - _AGES[group])
+            return cumulative
 
         age = np.maximum(moment_us - self._created_us[item], 0) / DAY_US
         known_since = np.maximum(
             age - ((moment_us - self._origin) / DAY_US - self._begin), 0
-        )  # the age as the log began
+        )  # the age when the log began
         now = up_to(age)
         ratio, logs = np.ones(len(item)), np.zeros(len(item))
         for window, days in reversed(list(enumerate((*WINDOW_DAYS, np.inf)))):
@@ -77,12 +77,12 @@ class ClickRates:
         return rate
 
     def _group(self, age_days: Doubles) -> Ints:
-        """The age group of each age."""
-        found: Ints = np.clip(np.searchsorted(_AGES, age_days, side="right") - 1, 0, len(_AGES) - 2)
-        return found
+        """Index of the age group of each age."""
+        group: Ints = np.clip(np.searchsorted(_AGES, age_days, side="right") - 1, 0, len(_AGES) - 2)
+        return group
 
     def _profiles(self, moment_us: Ints) -> Doubles:
-        """Clicks per day of an average item, by age group, as known at some moments: ``float64 [moments, groups]``."""
+        """Clicks per day of an average item, by age group, as known at given times: ``float64 [moments, groups]``."""
         known = np.searchsorted(self._moment_us, moment_us - self._delay_us, side="right")
         group = np.arange(len(_AGES) - 1)
         reached = np.searchsorted(self._clicks, group * (len(self._moment_us) + 1) + known[:, None])
@@ -95,7 +95,7 @@ class ClickRates:
         return rates
 
     def _lived(self, at: Doubles) -> Doubles:
-        """The days that all items together lived up to some moments."""
+        """Total number of days that all items together existed up to given times."""
         born = np.searchsorted(self._created, at, side="right")
-        found: Doubles = born * at - self._created_before[born]
-        return found
+        days: Doubles = born * at - self._created_before[born]
+        return days

@@ -1,18 +1,18 @@
-"""Negatives for a log of positives only: drawn as of the positive's own moment, so that no count and no age tells them apart.
+"""Negative sampling for logs of positives only, as of the positive's own time, so that no count or age reveals the label.
 
-For each positive, ``per_positive`` items are drawn that exist at that moment, are no positive of the same request, and
-that the user had before exactly if the user had the positive before (where users come back to items, "it is in the
-history" would otherwise give the label away).
+For each positive, ``per_positive`` items are drawn that exist at that time, are not positives of the same request, and
+match the positive in whether the user had the item before (where users return to items, "it is in the history" would
+otherwise reveal the label).
 
-``stratified`` draws an item with a weight of two factors. The first falls with the distance between item and positive in
-age and in the clicks of 1, 7, 30 and all days, in octaves, as serving knew them at that very moment: a dormant or new
-positive has dormant or new negatives. The second is the item's click rate. Positives are clicked in proportion to their
-rate, so without it the negatives would lie on the side where items abound, the less active one; with it, of two near items
-either is as often the negative of the other as its positive. An item without near neighbours takes the nearest there are.
-``uniform`` has no weights.
+``stratified`` weights an item by two factors. The first decreases with the distance between item and positive in age and in
+the clicks of 1, 7, 30 and all days, in octaves, as served at that time: a dormant or new positive gets dormant or new
+negatives. The second is the item's click rate. Positives are clicked in proportion to their rate, so without this factor
+negatives would lie where most items are, among the less active ones; with it, of two near items either is as often the
+negative of the other as its positive. An item without near neighbours gets the nearest ones.
+``uniform`` uses no weights.
 
-Draws depend on the positive, the seed and what was known at its moment: not on the order of the rows, nor on the rows that
-others are drawn for, and a longer log keeps the negatives of a shorter one.
+Draws depend on the positive, the seed and what was known at its time: not on the order of the rows, nor on which other
+rows get negatives, and a longer log preserves the negatives of a shorter one.
 """
 
 from __future__ import annotations
@@ -43,26 +43,26 @@ __all__ = ["Catalogue", "Drawn", "Positives", "Serving", "draw_negatives", "row_
 
 
 _AT_ONCE = 400_000
-"""Candidates that are weighed in one go."""
+"""Number of candidates scored per batch."""
 _REACH = 1.5
-"""Octaves of distance at which the first factor has fallen to exp(-1/2)."""
+"""Distance in octaves at which the first factor is exp(-1/2)."""
 _YOUNG_US = DAY_US // 96
-"""Ages differ by the octave from here on."""
+"""Ages are compared in octaves above this value."""
 _FAR = 2.0
-"""A negative that differs by more octaves in age or in a count is far from its positive."""
+"""Difference in octaves, in age or a count, above which a negative counts as far from its positive."""
 _SCORES_WITHIN = 2.0**16
-"""More than two scores of one positive can differ by."""
-_NOISE = 2  # apart from the numbers that decide the offers
+"""Upper bound on the difference of two scores of one positive."""
+_NOISE = 2  # distinct from the kinds that candidates use
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """Negatives and how well they match.
+    """Sampled negatives and how well they match.
 
-    ``items`` is ``int64 [rows, per_positive]``: item indices, distinct per row, -1 where no item was left to draw.
+    ``items`` is ``int64 [rows, per_positive]``: item indices, distinct per row, -1 if no eligible item was left.
     ``far`` counts the negatives that differ from their positive by more than a factor of four in age or in a count,
-    ``other_touch`` those that the user had before though the positive is new to them, or the other way round, and
-    ``missing`` the places that stayed empty.
+    ``other_touch`` those that differ from their positive in whether the user had the item before, and
+    ``missing`` the empty slots.
     """
 
     items: Ints
@@ -74,18 +74,18 @@ class Drawn:
 def draw_negatives(
     positives: Positives, catalogue: Catalogue, settings: NegativeSettings, serving: Serving, rows: Ints | None = None
 ) -> Drawn:
-    """Draw negatives.
+    """Draw negatives for positives.
 
     Parameters
     ----------
     positives, catalogue
-        The log; every positive counts for what was known.
+        The log; all positives enter the served counts.
     settings : NegativeSettings
-        How many, by which strategy, under which seed.
+        Number per positive, strategy and seed.
     serving : Serving
-        What was known when.
+        Settings that determine what was known when.
     rows : int64 [rows], optional
-        The positives that get negatives; default all.
+        Positives to draw negatives for; default: all.
     """
     sampler = _Sampler(positives, catalogue, settings, serving)
     wanted = np.arange(len(positives.user)) if rows is None else rows
@@ -111,7 +111,7 @@ class _Sampler:
         )
 
     def draw(self, rows: Ints) -> Drawn:
-        """The negatives of some positives: of near candidates first, and where those are too few, of all there are."""
+        """Draw the negatives of some positives, from near candidates first, and from all items if those are too few."""
         drawing, offers = _Drawing(self, rows), self.candidates
         new = np.flatnonzero(drawing.kind == NEVER)
         drawing.fill(new, offers.sample(rows[new]), "kind", sampled=True)
@@ -128,23 +128,23 @@ class _Sampler:
         return Drawn(drawing.items, drawing.far, filled - matching, drawing.items.size - filled)
 
     def _exhaust(self, drawing: _Drawing, places: Ints, demand: str, *, of_user: bool) -> None:
-        """Look at every candidate, so that none is missed."""
+        """Score every candidate, so that none is missed."""
         offers = self.candidates
         for part in _parts_of(offers.lengths(drawing.rows[places], of_user=of_user)):
             some = places[part]
             rows = drawing.rows[some]
-            found = offers.of_user(rows, recent=False, most=None) if of_user else offers.all_of(rows)
-            drawing.fill(some, found, demand)
+            candidates = offers.of_user(rows, recent=False, most=None) if of_user else offers.all_of(rows)
+            drawing.fill(some, candidates, demand)
 
     def position(self, item: Ints, moment_us: Ints) -> tuple[Doubles, Ints]:
-        """Where items lie at some moments, in octaves of clicks and age ``[rows, windows + 2]``; and their clicks."""
+        """Coordinates of items at given times, in octaves of clicks and age ``[rows, windows + 2]``; and their clicks."""
         clicks = self.counts.at(item, moment_us)
         age = np.maximum(moment_us - self.catalogue.created_us[item], 0)
         return np.column_stack([np.log2(1.0 + clicks), np.log2(1 + age / _YOUNG_US)]), clicks
 
 
 class _Drawing:
-    """The negatives of some positives while they are drawn: ``items`` int64 [rows, per_positive], filled from the left."""
+    """State of one draw: ``items`` int64 [rows, per_positive], filled from the left."""
 
     def __init__(self, sampler: _Sampler, rows: Ints) -> None:
         self._sampler, self.rows = sampler, rows
@@ -156,12 +156,12 @@ class _Drawing:
         self.far = 0
 
     def lacking(self, *, had: bool | None = None) -> Ints:
-        """Places of the rows with empty slots; with ``had`` only those whose user had the positive, or had not."""
+        """Indices of rows with empty slots, optionally restricted by whether the user had the positive before."""
         empty = self.items[:, -1] < 0
         return np.flatnonzero(empty if had is None else empty & ((self.kind != NEVER) == had))
 
     def fill(self, places: Ints, offers: Offers, demand: str, *, sampled: bool = False) -> None:
-        """Fill empty slots of the rows at some places from offers, whose owners are numbers in ``places``."""
+        """Fill empty slots of the rows ``places`` from offers, whose owners are indices into ``places``."""
         owner, item = places[offers.owner], offers.item
         good = self._allowed(owner, item, demand)
         owner, item = owner[good], item[good]
@@ -182,16 +182,16 @@ class _Drawing:
         for slot in range(self.items.shape[1]):
             good &= self.items[owner, slot] != item
         if demand != "any":
-            asked = np.flatnonzero(good)
-            whose = owner[asked]
-            kind = sampler.candidates.touches.kind(self._user[whose], item[asked], moment[asked])
-            own = self.kind[whose]
-            good[asked] = kind == own if demand == "kind" else (kind == NEVER) == (own == NEVER)
+            eligible = np.flatnonzero(good)
+            owners = owner[eligible]
+            kind = sampler.candidates.touches.kind(self._user[owners], item[eligible], moment[eligible])
+            wanted = self.kind[owners]
+            good[eligible] = kind == wanted if demand == "kind" else (kind == NEVER) == (wanted == NEVER)
         return good
 
     def _scores(self, owner: Ints, item: Ints, *, sampled: bool) -> tuple[Doubles, Doubles]:
-        """The logarithm of each weight plus noise, so that the largest are a weighted draw (the Gumbel trick), and the
-        largest difference to the positive in octaves.
+        """Log weights plus Gumbel noise, so that the largest scores are a weighted sample, and the largest difference to
+        the positive in octaves.
         """
         sampler, rows = self._sampler, self.rows[owner]
         key = mixed(sampler.positives.key[rows], sampler.catalogue.key[item], _NOISE, sampler.settings.seed)
@@ -208,7 +208,7 @@ class _Drawing:
 
 
 def _parts_of(lengths: Ints) -> Iterator[slice]:
-    """Slices whose lengths add up to about what is weighed in one go."""
+    """Slices whose lengths add up to about one batch."""
     cuts = np.flatnonzero(np.diff(np.cumsum(lengths) // _AT_ONCE, prepend=0)) if len(lengths) else np.zeros(0, np.int64)
     for start, end in zip(np.r_[0, cuts], np.r_[cuts, len(lengths)], strict=True):
         if end > start:

@@ -1,8 +1,8 @@
-"""An invented news log: positives only, items that live two days, half of the clicks on items of the last day.
+"""A synthetic news log: positives only, items that live two days, half of the clicks on items of the last day.
 
-Nothing moves faster than this among ordinary logs, so it shows what sampling gives away. Most items are hardly read and a
-few by many: an item's appeal is log-normal, and the clicks of a moment fall on items of the last day, and on older ones, in
-proportion to it.
+It changes faster than ordinary logs, so it reveals flaws of negative sampling. Most items have few readers and a few have
+many: an item's appeal is log-normal, and the clicks at a time are distributed over items of the last day, and over older
+ones, in proportion to it.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ def write_news(
     removed_at: bool = True,
     seed: int = 0,
 ) -> dict[str, int]:
-    """Write the log in the input contract.
+    """Write the log as tables of the input contract.
 
     Parameters
     ----------
     folder : Path
-        Where the tables go.
+        Output folder.
     days, items_per_day, clicks_per_day, users : int
-        Sizes; clicks begin after the first day.
+        Sizes; clicks start after the first day.
     removed_at : bool
-        Say when an item's life ends; otherwise it stays and is read no more.
+        Write the end of an item's life; otherwise it remains without further clicks.
     seed : int
-        Decides everything random.
+        Random seed.
 
     Returns
     -------
     dict
-        ``clicks``, ``items`` and ``users`` written.
+        ``clicks``, ``items`` and ``users`` as written.
     """
     random = np.random.default_rng(seed)
     count, clicks = days * items_per_day, (days - 1) * clicks_per_day
@@ -57,7 +57,7 @@ def write_news(
     moment = np.sort(_START_US + DAY_US + random.integers(0, (days - 1) * DAY_US, clicks))
     item = _clicked(random, created, appeal, moment)
     user = random.integers(0, users, clicks)
-    _, once = np.unique(np.stack([user, item]), axis=1, return_index=True)  # nobody reads a piece twice
+    _, once = np.unique(np.stack([user, item]), axis=1, return_index=True)  # nobody reads an article twice
     once.sort()
     names = np.array([f"n{number:06d}" for number in range(count)])
     folder.mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,7 @@ def _clicked(
     appeal: np.ndarray[tuple[int], np.dtype[np.float64]],
     moment: np.ndarray[tuple[int], np.dtype[np.int64]],
 ) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """The item of each click."""
+    """Draw the item of each click."""
     born = np.searchsorted(created, moment, side="right")
     fresh = np.searchsorted(created, moment - DAY_US, side="right")
     alive = np.searchsorted(created, moment - _LIFE_US, side="right")

@@ -1,7 +1,7 @@
-"""The click counts of items as serving had them at any moment, from the positives of a log.
+"""Click counts of items as served at any time, computed from the positives of a log.
 
-They are the numbers of ``item_stats``: windows end at multiples of the cadence, and a window is readable one availability
-delay after its end. Asked for many (item, moment) pairs at once; memory grows with the log, not with the questions.
+They equal the counts of ``item_stats``: windows end at multiples of the cadence, and a window is available one availability
+delay after its end. Queries are vectorised over (item, time) pairs; memory grows with the log, not with the queries.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from sidkit.core.arrays import Ints
 from sidkit.core.clock import DAY_US
 
 WINDOW_DAYS = (1, 7, 30)
-"""Lengths of the trailing windows; the last column of :meth:`ServedCounts.at` counts from the beginning of the log."""
+"""Lengths of the trailing windows; the last column of :meth:`ServedCounts.at` counts from the start of the log."""
 
 
 class ServedCounts:
@@ -21,11 +21,11 @@ class ServedCounts:
     Parameters
     ----------
     item : int64 [events]
-        Dense item numbers.
+        Dense item indices.
     moment_us : int64 [events]
-        When each click happened, microseconds UTC.
+        Time of each click, microseconds UTC.
     delay_us, cadence_us : int
-        The availability delay, and the distance of window ends.
+        The availability delay, and the interval between window ends.
     """
 
     def __init__(self, item: Ints, moment_us: Ints, delay_us: int, cadence_us: int) -> None:
@@ -42,12 +42,12 @@ class ServedCounts:
         self._before = np.searchsorted(item, np.arange(item.max(initial=-1) + 2))
 
     def at(self, item: Ints, moment_us: Ints) -> Ints:
-        """Counts ``int64 [rows, windows + 1]`` of some items as served at some moments."""
+        """Counts ``int64 [rows, windows + 1]`` of items as served at given times."""
         end = (moment_us - self._delay_us) // self._cadence_us - self._first
-        asked = item * self._span + np.clip(end, 0, self._span - 1)
-        order = np.argsort(asked)  # a search for rising values is many times faster
-        rising = asked[order]
-        entered, *left = (np.searchsorted(moves, rising, side="right") for moves in (self._enter, *self._leave))
+        query = item * self._span + np.clip(end, 0, self._span - 1)
+        order = np.argsort(query)  # searching for ascending values is many times faster
+        ascending = query[order]
+        entered, *left = (np.searchsorted(moves, ascending, side="right") for moves in (self._enter, *self._leave))
         before = self._before[np.minimum(item, len(self._before) - 1)][order]
         counts = np.empty((len(item), len(left) + 1), dtype=np.int64)
         counts[order] = np.stack([*(entered - each for each in left), entered - before], axis=1)

@@ -1,11 +1,11 @@
-"""Deterministic worlds with real impressions, whose true click probabilities are known.
+"""Deterministic synthetic worlds with impressions and known click probabilities.
 
 Users and items have latent vectors that drift. An impression is clicked with probability
 
     sigmoid(intercept + affinity + quality + position bias)
 
-``text`` and ``image`` see the item latent as it was at the item's creation, through noise; how much they see is the
-world's name. The same seed gives the same users, items, impressions and clicks in every world: worlds differ in content
+``text`` and ``image`` are noisy views of the item's latent vector at its creation; how much of it they reveal depends on the
+world. The same seed gives the same users, items, impressions and clicks in every world: worlds differ in content
 only, so that ``none`` is the control of ``strong``.
 """
 
@@ -39,7 +39,7 @@ _CATEGORY_WORDS = (
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large a world is."""
+    """Size of a world."""
 
     impressions: int = 200_000
     users: int | None = None
@@ -47,12 +47,12 @@ class Sizes:
 
     @property
     def user_count(self) -> int:
-        """Users; by default one per 100 impressions."""
+        """Number of users; default: one per 100 impressions."""
         return self.users or max(50, self.impressions // 100)
 
     @property
     def item_count(self) -> int:
-        """Items; by default one per 50 impressions, at most 200,000."""
+        """Number of items; default: one per 50 impressions, at most 200,000."""
         return self.items or min(200_000, max(100, self.impressions // 50))
 
 
@@ -63,7 +63,7 @@ class _Items:
     quality: Floats
     popularity: Floats
     created_us: Ints
-    removed_us: Ints  # a moment after the end where the item stays
+    removed_us: Ints  # after the end of the log if the item stays
 
 
 @dataclass(frozen=True)
@@ -74,18 +74,18 @@ class _Users:
 
 
 def write_world(out: Path, world: str, sizes: Sizes, seed: int = 0) -> dict[str, int | float]:
-    """Write one world as a folder in the input contract, with ``oracle.parquet`` beside.
+    """Write one world as a folder of the input contract's tables, with ``oracle.parquet``.
 
     Parameters
     ----------
     out : Path
-        A folder that does not exist yet.
+        New folder; must not exist.
     world : str
         ``strong``, ``weak`` or ``none``.
     sizes : Sizes
         Impressions (approximately), users and items.
     seed : int
-        Decides everything random.
+        Random seed.
 
     Returns
     -------
@@ -98,19 +98,19 @@ def write_world(out: Path, world: str, sizes: Sizes, seed: int = 0) -> dict[str,
         When the world is unknown, the sizes are too small, or ``out`` exists.
     """
     if world not in WORLDS:
-        raise ConfigError(f"no world named {world!r}; there are {', '.join(WORLDS)}")
+        raise ConfigError(f"no world named {world!r}; available: {', '.join(WORLDS)}")
     parameters = WORLDS[world]
     for name, count in (("users", sizes.users), ("items", sizes.items)):
         if count is not None and count < 1:
-            raise ConfigError(f"{count} {name} came; at least 1 is needed")
+            raise ConfigError(f"expected at least 1 of {name}, got {count}")
     least = parameters.slots * parameters.days * parameters.epochs_per_day
     if sizes.impressions < least or sizes.item_count < 2 * parameters.candidates:
         raise ConfigError(
-            f"{sizes.impressions:,} impressions of {sizes.item_count:,} items are too few: at least {least:,} "
-            f"impressions and {2 * parameters.candidates} items are needed"
+            f"expected at least {least:,} impressions and {2 * parameters.candidates} items, got {sizes.impressions:,} "
+            f"impressions and {sizes.item_count:,} items; raise --impressions or --items"
         )
     if out.exists():
-        raise ConfigError(f"{out} exists already; give a new folder")
+        raise ConfigError(f"expected a new folder, got {out}, which exists; choose another one")
     streams = [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(4)]
     items = _draw_items(parameters, sizes.item_count, streams[0])
     users = _draw_users(parameters, sizes.user_count, items, streams[1])
@@ -151,7 +151,7 @@ def _draw_items(p: WorldParameters, count: int, rng: np.random.Generator) -> _It
 
 
 def _draw_users(p: WorldParameters, count: int, items: _Items, rng: np.random.Generator) -> _Users:
-    # A user likes what a few items stand for, so that tastes lie where items are.
+    # A user's taste is a mixture of a few items, so that tastes are distributed like items.
     liked = rng.integers(0, len(items.quality), (count, p.user_interests))
     weight = rng.dirichlet(np.ones(p.user_interests), count)[:, :, None]
     start = _unit((items.latent[liked] * weight).sum(axis=1) + 0.3 * rng.standard_normal((count, p.latent_dim)))
@@ -195,7 +195,7 @@ def _write_impressions(
                     "request_id": request, "position": position, "converted": pa.array(chunk.converted, pa.int8()),
                 }
             )  # fmt: skip
-            truth = pa.table(
+            probabilities = pa.table(
                 {
                     "request_id": request, "position": position, "user_id": user, "item_id": item, "timestamp": moment,
                     "probability": pa.array(chunk.probability, pa.float64()),
@@ -204,9 +204,9 @@ def _write_impressions(
             interactions = interactions or pq.ParquetWriter(
                 folder / "interactions.parquet", log.schema, compression="zstd"
             )
-            oracle = oracle or pq.ParquetWriter(folder / "oracle.parquet", truth.schema, compression="zstd")
+            oracle = oracle or pq.ParquetWriter(folder / "oracle.parquet", probabilities.schema, compression="zstd")
             interactions.write_table(log)
-            oracle.write_table(truth)
+            oracle.write_table(probabilities)
             shown += len(log)
             clicks += int(chunk.click.sum())
     finally:
@@ -260,7 +260,7 @@ def _page(
     first_request: int,
     rng: np.random.Generator,
 ) -> _Chunk:
-    # Distinct items per page: a repeated draw goes to the end, where it is cut off.
+    # Distinct items per page: repeated draws are moved to the end and cut off.
     order = np.argsort(chosen, axis=1, kind="stable")
     in_order = np.take_along_axis(chosen, order, axis=1)
     repeat = np.zeros_like(chosen, dtype=bool)
@@ -298,9 +298,9 @@ def _write_content(folder: Path, p: WorldParameters, items: _Items, rng: np.rand
     count = len(items.quality)
     elapsed = np.maximum(items.created_us - p.start_us, 0) / (p.days * DAY_US)
     at_birth = items.latent + elapsed[:, None].astype(np.float32) * items.drift
-    # What content shows: the latent, or a stranger's latent of the same distribution.
-    stranger = _mixture(p, count, rng)
-    seen = p.content_sight * at_birth + np.sqrt(1 - p.content_sight**2) * stranger
+    # Content reveals a mixture of the latent and an unrelated latent of the same distribution.
+    unrelated = _mixture(p, count, rng)
+    seen = p.content_sight * at_birth + np.sqrt(1 - p.content_sight**2) * unrelated
     text = _view(seen, p.text_dim, p.text_noise, rng)
     image = _view(seen, p.image_dim, p.image_noise, rng)
     without_image = rng.random(count) < p.image_missing

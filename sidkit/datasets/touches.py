@@ -1,4 +1,4 @@
-"""Which items a user had before a moment, and which of them the served history lists, from the positives of a log."""
+"""Earlier positives per user as known at any time, and which of them the served history contains."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ import numpy as np
 from sidkit.core.arrays import Ints
 
 NEVER, OLDER, RECENT = 0, 1, 2
-"""The user never had the item; had it, and the history does not list it any more; the history lists it."""
+"""The user never had the item; had it, but it is no longer in the history; it is in the history."""
 
 
 class Touches:
-    """What users had, as known at any moment.
+    """Earlier positives of users, as known at any time.
 
     Parameters
     ----------
     user, item : int64 [events]
-        Dense numbers.
+        Dense indices.
     moment_us : int64 [events]
-        When, microseconds UTC, rising.
+        Times, microseconds UTC, ascending.
     items : int
-        How many items there are.
+        Number of items.
     delay_us : int
-        A touch is known so much later.
+        Delay after which a positive is known.
     history_length : int
-        Touches that the served history lists, newest first; those of one moment in the order of their items.
+        Length of the served history, newest first; positives of the same time are ordered by item.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class Touches:
     ) -> None:
         self._items, self._length = items, history_length
         self._count = len(user)
-        # A history that ends inside a basket lists its first items: they are the newest.
+        # A history that ends inside a basket contains the basket's first items, which count as the newest.
         order = np.lexsort((-item, moment_us, user))
         self._item, self._known_us = item[order], moment_us[order] + delay_us
         self._start = np.searchsorted(user[order], np.arange(user.max(initial=-1) + 2))
@@ -41,39 +41,39 @@ class Touches:
         self._pairs, first, number = np.unique(pair[place], return_index=True, return_inverse=True)
         self._since = self._known_us[place[first]]
         self._visits = number * (self._count + 1) + place
-        # Per user, the items in the order in which they were first had: what was had by a moment is a prefix.
+        # Per user, items by their first positive: the items known at a time are a prefix.
         owner = self._pairs // max(items, 1)
         order = np.lexsort((self._pairs, self._since, owner))
         self._had, self._had_since = (self._pairs % max(items, 1))[order], self._since[order]
         self._had_start = np.searchsorted(owner, np.arange(user.max(initial=-1) + 2))
 
     def kind(self, user: Ints, item: Ints, moment_us: Ints) -> Ints:
-        """``NEVER``, ``OLDER`` or ``RECENT`` of each row."""
+        """``NEVER``, ``OLDER`` or ``RECENT`` for each row."""
         if not self._count:
             return np.zeros(len(user), dtype=np.int64)
         pair = user * self._items + item
         place = np.minimum(np.searchsorted(self._pairs, pair), len(self._pairs) - 1)
         had = (self._pairs[place] == pair) & (self._since[place] <= moment_us)
-        found = np.where(had, OLDER, NEVER)
-        asked = np.flatnonzero(had)
-        newest = self._start[user[asked]] + self.known(user[asked], moment_us[asked])
-        visit = np.searchsorted(self._visits, place[asked] * (self._count + 1) + newest) - 1
-        latest = self._visits[visit] - place[asked] * (self._count + 1)
-        found[asked[latest >= newest - self._length]] = RECENT
-        return found
+        kind = np.where(had, OLDER, NEVER)
+        rows = np.flatnonzero(had)
+        newest = self._start[user[rows]] + self.known(user[rows], moment_us[rows])
+        visit = np.searchsorted(self._visits, place[rows] * (self._count + 1) + newest) - 1
+        latest = self._visits[visit] - place[rows] * (self._count + 1)
+        kind[rows[latest >= newest - self._length]] = RECENT
+        return kind
 
     def known(self, user: Ints, moment_us: Ints) -> Ints:
-        """How many touches of each user are known."""
+        """Number of known positives of each user."""
         return _count_before(self._known_us, self._start[user], self._start[user + 1], moment_us)
 
     def recent(self, user: Ints, moment_us: Ints) -> tuple[Ints, Ints, Ints]:
-        """An array of items, and where in it each user's history begins and how many it lists."""
+        """An array of items, and the start and length of each user's history in it."""
         known = self.known(user, moment_us)
         length = np.minimum(known, self._length)
         return self._item, self._start[user] + known - length, length
 
     def had(self, user: Ints, moment_us: Ints) -> tuple[Ints, Ints, Ints]:
-        """An array of items, and where in it the distinct items that each user had begin and how many they are."""
+        """An array of items, and the start and number of each user's distinct items in it."""
         start = self._had_start[user]
         return self._had, start, _count_before(self._had_since, start, self._had_start[user + 1], moment_us)
 

@@ -1,4 +1,4 @@
-"""A sample of users, whole or not at all: a user's id alone decides."""
+"""Sampling of rows by user: a user is included entirely or not at all, depending on the id alone."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import pandas as pd
 
 
 def thin_by_user(user_ids: npt.NDArray[np.object_], most: int | None) -> npt.NDArray[np.int64]:
-    """Row numbers of a sample of users that has about ``most`` rows (None: of all); a user is in it whole or not at all.
+    """Row indices of a sample of users with about ``most`` rows (None: all rows).
 
-    Which users are in it depends on their ids alone.
+    A user is included entirely or not at all, depending on the id alone.
     """
     if most is None or len(user_ids) <= most:
         return np.arange(len(user_ids))
@@ -18,7 +18,7 @@ def thin_by_user(user_ids: npt.NDArray[np.object_], most: int | None) -> npt.NDA
 
 
 def kept_users(user_ids: npt.NDArray[np.object_], share: float) -> npt.NDArray[np.bool_]:
-    """Which rows ``bool [rows]`` are of users in a sample of about ``share`` of them; a user's id alone decides."""
+    """Mask ``bool [rows]`` of the rows of about ``share`` of the users, selected by a hash of the id."""
     codes, names = pd.factorize(user_ids)
     mark = pd.util.hash_array(names).astype(np.float64) / 2.0**64
     kept: npt.NDArray[np.bool_] = mark[codes] < share

@@ -1,4 +1,4 @@
-"""The frozen parameters of the synthetic worlds. A test pins their hash: nobody tunes a world to a model later."""
+"""Frozen parameters of the synthetic worlds. A test pins their hash, so that no world is tuned to a model."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from sidkit.core.config import content_hash
 
 @dataclass(frozen=True)
 class WorldParameters:
-    """Everything that decides what a synthetic world does; sizes and the seed are arguments, not parameters."""
+    """All parameters of a synthetic world except sizes and the seed, which are arguments."""
 
     days: int = 60
     start_us: int = 1_704_067_200_000_000  # 2024-01-01T00:00:00Z
-    epochs_per_day: int = 4  # the set of items on show is renewed so often
+    epochs_per_day: int = 4  # how often the set of available items is renewed
     slots: int = 10
     candidates: int = 16  # drawn per request; the distinct first `slots` are shown
 
     latent_dim: int = 16
     clusters: int = 40
-    cluster_spread: float = 0.55  # of an item around its cluster, where cluster centres have unit variance per axis
+    cluster_spread: float = 0.55  # of items around their cluster centre; centres have unit variance per axis
     user_interests: int = 3  # clusters that a user mixes
-    user_drift: float = 0.9  # radians by which a user's taste turns over the whole time
+    user_drift: float = 0.9  # radians that a user's taste rotates over the whole time
     item_drift: float = 0.5  # length of an item's move over the whole time, in units of the spread of items
 
     intercept: float = -2.93
     affinity_weight: float = 0.9
-    quality_weight: float = 0.6  # quality is N(0, 1) and no content shows it
+    quality_weight: float = 0.6  # quality is N(0, 1) and not visible in content
     position_weight: float = -0.12  # per position
     conversion_intercept: float = -2.3
     conversion_quality: float = 0.5
@@ -36,11 +36,11 @@ class WorldParameters:
     new_item_days: float = 3.0
     new_item_exposure: float = 0.35  # factor on the exposure of items younger than that
     user_activity_spread: float = 1.0
-    policy_quality: float = 0.3  # how far the order on the page follows quality
+    policy_quality: float = 0.3  # how much the ranking of a page depends on quality
 
-    late_share: float = 0.3  # items born in the last `late_window` of the time
+    late_share: float = 0.3  # items created in the last `late_window` of the time
     late_window: float = 0.4
-    early_share: float = 0.2  # items born in the time before; the rest is older than the log
+    early_share: float = 0.2  # items created before that; the rest are older than the log
     older_days: float = 60.0
     removed_share: float = 0.05
 
@@ -49,7 +49,7 @@ class WorldParameters:
     text_noise: float = 0.5  # standard deviation per axis, in units of the signal's
     image_noise: float = 1.2
     image_missing: float = 0.2
-    content_sight: float = 0.0  # correlation of what content shows with the item latent
+    content_sight: float = 0.0  # correlation of content with the item latent
 
 
 WORLDS: dict[str, WorldParameters] = {
@@ -60,5 +60,5 @@ WORLDS: dict[str, WorldParameters] = {
 
 
 def worlds_hash() -> str:
-    """The hash of all worlds' parameters, which a test pins."""
+    """Hash of the parameters of all worlds, pinned by a test."""
     return content_hash({name: asdict(parameters) for name, parameters in WORLDS.items()})

@@ -1,4 +1,4 @@
-"""Presets: which parts make a system, one small TOML each. Each room reads its own tables of the file."""
+"""Presets: one TOML file per system (codebook, ranker, arms). Each package reads its own tables of the file."""
 
 from __future__ import annotations
 
@@ -8,44 +8,44 @@ from sidkit.core.errors import ConfigError
 from sidkit.core.names import check_name
 
 COMPARISON = "comparison"
-"""The folder of ``artifacts/runs`` that comparisons take; no preset may be called so."""
+"""Folder of ``artifacts/runs`` reserved for comparisons; not allowed as a preset name."""
 _FOLDER = Path(__file__).parent
 ARMS = _FOLDER / "arms"
-"""The folder of the arms that are shipped."""
+"""Folder of the built-in arms."""
 
 
 def preset_names() -> list[str]:
-    """The presets that are shipped."""
+    """Names of the built-in presets."""
     return sorted(path.stem for path in _FOLDER.glob("*.toml"))
 
 
 def preset_name(preset: str) -> str:
-    """What a preset is called: the name that was given, or that of its file without ``.toml``.
+    """Name of a preset: the given name, or that of its file without ``.toml``.
 
     Raises
     ------
     ConfigError
-        When it cannot be the name of a folder (:mod:`sidkit.core.names`), or is taken by comparisons.
+        When it is not a valid name (:mod:`sidkit.core.names`), or is reserved for comparisons.
     """
     name = Path(preset).name.removesuffix(".toml") if preset.endswith(".toml") else preset
     check_name("preset", name)
     if name.lower() == COMPARISON:
-        raise ConfigError(f"a preset cannot be called {name!r}, comparisons keep their work under it; rename the file")
+        raise ConfigError(f"the preset name {name!r} is reserved for comparisons; rename the file")
     return name
 
 
 def preset_path(name: str) -> Path:
-    """The file of a preset: a shipped one by name, or the user's own by a path that ends in ``.toml``.
+    """Path of a preset: a built-in one by name, or the user's own file by a path that ends in ``.toml``.
 
     Raises
     ------
     ConfigError
-        When there is no such file, or its name cannot be one (:func:`preset_name`).
+        When the file does not exist or its name is invalid (:func:`preset_name`).
     """
     preset_name(name)
     path = Path(name) if name.endswith(".toml") else _FOLDER / f"{name}.toml"
     if not path.is_file():
         raise ConfigError(
-            f"no preset {name!r}; there are {', '.join(preset_names())}, or give the path of a .toml file"
+            f"no preset named {name!r}; available: {', '.join(preset_names())}, or pass the path of a .toml file"
         )
     return path

@@ -1,4 +1,4 @@
-"""Feast: the offline and the online store, the registry, and the way this kit opens, applies and checks a Feast repo.
+"""Feast integration: offline and online stores, registry, and opening, applying and checking a Feast repository.
 
-Nothing is imported here: importing Feast takes seconds, so each module does it when it is needed.
+Nothing is imported here: importing Feast takes seconds, so each module imports it only when needed.
 """

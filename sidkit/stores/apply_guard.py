@@ -1,9 +1,9 @@
-"""Definitions that were read before a codebook was published or purged are not applied after it.
+"""Guard against applying definitions that are out of date because a codebook was published or purged meanwhile.
 
-``feast apply`` reads the definitions first and drops what they lack last. Where a codebook is published in between, its
-new view and its online table would go. So the definitions, when they are imported, name a function that says which
-views there must be now; the apply that follows takes the repo's lock, asks it, and reads the definitions again where they
-are out of date. Feast has no plug-in point between the two, so the one function that it applies with is wrapped.
+``feast apply`` reads the definitions first and drops missing objects last. If a codebook is published in between, its
+new view and its online table would be dropped. So the definitions register, on import, a function that returns the
+views required now; the following apply takes the repository lock, calls it, and reads the definitions again if they
+are out of date. Feast has no plug-in point between the two, so its apply function is wrapped.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from sidkit.core.repo import Repo
 
 @dataclass(frozen=True)
 class ViewsNow:
-    """Names of feature views that the definitions must hold now, and of those that they must not hold."""
+    """Names of feature views that the definitions must contain now, and of those that they must not contain."""
 
     defined: frozenset[str]
     gone: frozenset[str]
 
     def problems(self, views: Iterable[str]) -> list[str]:
-        """What is out of date in definitions with these views."""
+        """Describe how definitions with these views are out of date."""
         names = set(views)
-        lost = [f"they lack {name}, which the catalogue defines" for name in sorted(self.defined - names)]
-        return lost + [f"they hold {name}, which the catalogue purged" for name in sorted(self.gone & names)]
+        lost = [f"{name} is missing, but the catalogue defines it" for name in sorted(self.defined - names)]
+        return lost + [f"{name} is defined, but the catalogue purged it" for name in sorted(self.gone & names)]
 
 
-_asked: dict[Path, Callable[[], ViewsNow]] = {}
+_views_now: dict[Path, Callable[[], ViewsNow]] = {}
 
 
 def check_before_apply(folder: Path, views_now: Callable[[], ViewsNow]) -> None:
-    """Let what Feast applies in a repo, in this process, be compared with ``views_now()`` at that moment."""
-    _asked[folder.resolve()] = views_now
+    """Compare the definitions with ``views_now()`` whenever Feast applies the repository in this process."""
+    _views_now[folder.resolve()] = views_now
     operations: Any = sys.modules.get("feast.repo_operations")
     if operations is None or hasattr(operations.apply_total_with_repo_instance, "__wrapped__"):
         return
@@ -47,7 +47,7 @@ def check_before_apply(folder: Path, views_now: Callable[[], ViewsNow]) -> None:
     @functools.wraps(by_feast)
     def apply(store: Any, project_name: str, registry: Any, contents: Any, *rest: Any, **named: Any) -> Any:
         folder = Path(store.config.repo_path or ".").resolve()
-        if folder not in _asked:
+        if folder not in _views_now:
             return by_feast(store, project_name, registry, contents, *rest, **named)
         with Repo(folder).locked_or_held():
             current = _up_to_date(folder, contents)
@@ -58,20 +58,23 @@ def check_before_apply(folder: Path, views_now: Callable[[], ViewsNow]) -> None:
 
 
 def refuse_drop(folder: Path | str | None, views: Iterable[str]) -> None:
-    """Refuse to drop online tables of views that the catalogue defines.
+    """Raise if online tables of views that the catalogue defines would be dropped.
 
     Raises
     ------
     DefinitionsError
-        When one is to be dropped.
+        When such a table would be dropped.
     """
-    views_now = _asked.get(Path(folder).resolve()) if folder else None
+    views_now = _views_now.get(Path(folder).resolve()) if folder else None
     names = set(views)
-    kept = sorted(views_now().defined & names) if views_now and names else []
-    if kept:
+    protected = sorted(views_now().defined & names) if views_now and names else []
+    if protected:
         raise DefinitionsError(
             str(folder),
-            [f"the online table of {name} was to be dropped, and the catalogue defines it. {_REMEDY}" for name in kept],
+            [
+                f"the online table of {name} would be dropped, but the catalogue defines it. {_REMEDY}"
+                for name in protected
+            ],
         )
 
 
@@ -79,7 +82,7 @@ _REMEDY = "Run `sidkit apply`, then `sidkit materialize`."
 
 
 def _up_to_date(folder: Path, contents: Any) -> Any:
-    """The definitions as they are now; read again where they are out of date."""
+    """Return the definitions, read again if they are out of date."""
     if not _problems(folder, contents):
         return contents
     from feast.repo_operations import parse_repo
@@ -95,7 +98,7 @@ def _up_to_date(folder: Path, contents: Any) -> Any:
         raise DefinitionsError(
             str(folder),
             [
-                f"{problem}. Let semantic_id_views.py make one view per codebook that it is given; `sidkit codebooks "
+                f"{problem}. Let semantic_id_views.py define one view per codebook in the catalogue; `sidkit codebooks "
                 "purge` removes a codebook and its view"
                 for problem in problems
             ],
@@ -104,4 +107,4 @@ def _up_to_date(folder: Path, contents: Any) -> Any:
 
 
 def _problems(folder: Path, contents: Any) -> list[str]:
-    return _asked[folder]().problems(view.name for view in contents.feature_views)
+    return _views_now[folder]().problems(view.name for view in contents.feature_views)

@@ -1,7 +1,7 @@
-"""What Feast would silently get wrong in some definitions, found before they are applied.
+"""Checks of Feast definitions for mistakes that Feast would silently mishandle, before they are applied.
 
-Each check of definitions stands for a wrong answer or a late crash that was reproduced with Feast 0.67: the definitions and
-the heads of the Parquet files tell, no row is read unless a file lacks statistics.
+Each check corresponds to a wrong result or a late crash reproduced with Feast 0.67. The checks read the definitions and the
+footers of the Parquet files, and rows only if a file lacks statistics.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 _STOCK = "duckdb"
 _WRONG_STORES = {
-    "dask": "drops entity rows that have no feature or come twice",
-    "file": "is the dask store, which drops entity rows that have no feature or come twice",
-    "ray": "ignores the TTL, so rows see features that had expired",
+    "dask": "drops entity rows that have no feature or are duplicated",
+    "file": "is the dask store, which drops entity rows that have no feature or are duplicated",
+    "ray": "ignores the TTL, so rows get expired features",
 }
 _RESERVED = frozenset({"event_timestamp", "created_timestamp", "entity_row_id", "event_expire_timestamp"})
 _EXACT = 2**53
@@ -35,7 +35,7 @@ _EXACT = 2**53
 
 @dataclass(frozen=True)
 class Problem:
-    """One finding: which rule (``code``), where, what is wrong and how to mend it."""
+    """One finding: the rule (``code``), the object, the problem and the remedy."""
 
     code: str
     where: str
@@ -47,7 +47,7 @@ class Problem:
 
 
 def refuse(problems: Sequence[Problem], where: Path) -> None:
-    """Refuse what has problems, naming all of them.
+    """Raise if there are problems, naming all of them.
 
     Raises
     ------
@@ -59,22 +59,22 @@ def refuse(problems: Sequence[Problem], where: Path) -> None:
 
 
 def examine(views: Sequence[FeatureView], entities: Sequence[Entity], offline: str, folder: Path) -> list[Problem]:
-    """All problems of some definitions.
+    """Check definitions and return all problems.
 
     Parameters
     ----------
     views, entities : sequences of FeatureView and Entity
-        As the repo defines them.
+        The repository's definitions.
     offline : str
         ``offline_store.type`` of ``feature_store.yaml``.
     folder : Path
-        The repo's folder, to which relative paths are taken.
+        Path of the repository, against which relative paths are resolved.
     """
-    found = list(_of_store(offline))
+    problems = list(_of_store(offline))
     for view in views:
-        found += _of_names(view, offline)
-        found += _of_source(view, entities, folder, offline)
-    return found
+        problems += _of_names(view, offline)
+        problems += _of_source(view, entities, folder, offline)
+    return problems
 
 
 def _of_store(offline: str) -> Iterator[Problem]:
@@ -99,8 +99,8 @@ def _of_names(view: FeatureView, offline: str) -> Iterator[Problem]:
             yield Problem(
                 "reserved-name",
                 where,
-                f"the feature {feature.name!r} has a name that joins need for themselves",
-                "Rename the column, for instance through field_mapping of the source.",
+                f"the feature name {feature.name!r} is reserved for joins",
+                "Rename it, for instance with field_mapping in the source.",
             )
         if offline == _STOCK and feature.name.endswith("_y"):
             yield Problem(
@@ -115,7 +115,7 @@ def _of_names(view: FeatureView, offline: str) -> Iterator[Problem]:
             "mixed-ttl",
             where,
             f"Feast's duckdb store fails on a TTL of days and seconds together, such as {ttl}",
-            "Take whole days, or seconds under a day, or use sidkit.stores.offline.AsofDuckDBOfflineStore.",
+            "Use whole days or less than a day, or use sidkit.stores.offline.AsofDuckDBOfflineStore.",
         )
 
 
@@ -130,9 +130,9 @@ def _of_source(view: FeatureView, entities: Sequence[Entity], folder: Path, offl
         yield Problem(
             "no-created-column",
             where,
-            "without a created timestamp column which of two rows of one moment wins is up to chance, and a backfill "
+            "without a created timestamp column the winner among rows with the same timestamp is arbitrary, and a backfill "
             "leaks into the past",
-            "Write the moment from which the row could be read, and name it as created_timestamp_column.",
+            "Write the time from which the row was available, and set it as created_timestamp_column.",
         )
     if "://" in source.path:
         return
@@ -141,8 +141,8 @@ def _of_source(view: FeatureView, entities: Sequence[Entity], folder: Path, offl
         yield Problem(
             "relative-path",
             where,
-            f"the path {source.path!r} names another file from every working directory",
-            "Write Path(__file__).resolve().parent / ... in the definitions.",
+            f"the path {source.path!r} depends on the working directory",
+            "Use Path(__file__).resolve().parent / ... in the definitions.",
         )
         path = folder / path
     files = parquet_files(path)
@@ -161,7 +161,7 @@ def _of_files(
     try:
         parts = SourceParts.of(source.name, files, source.field_mapping, declared)
     except ContractError as error:
-        yield Problem("unreadable", where, error.problem, "Write it again.")
+        yield Problem("unreadable", where, error.problem, "Write the file again.")
         return
     for number, column in enumerate(filter(None, (source.timestamp_field, source.created_timestamp_column))):
         yield from _of_time(parts, old.get(column, column), where, needed=number == 0)
@@ -179,15 +179,15 @@ def _of_files(
             yield Problem(
                 "declared-type",
                 where,
-                f"{field.name} is declared {field.dtype} and the file has {kind}: offline would give what the file has, "
-                "online what is declared",
-                "Declare what the file has, or cast the column when it is written.",
+                f"{field.name} is declared as {field.dtype}, but the file has {kind}: offline reads would return the file's "
+                "type, online reads the declared one",
+                "Declare the file's type, or cast the column when writing it.",
             )
         elif pa.types.is_integer(kind) and kind.bit_width == 64 and _wide_beside_null(files, name):
             yield Problem(
                 "nullable-64-bit",
                 where,
-                f"{field.name} has nulls beside numbers beyond 2^53, which Feast rounds on the way online",
+                f"{field.name} has nulls and numbers beyond 2^53, which Feast rounds on materialization",
                 "Fill the nulls, or write the column as text and declare String.",
             )
 
@@ -202,25 +202,25 @@ def _of_time(parts: SourceParts, column: str, where: str, *, needed: bool) -> It
             yield Problem(
                 "no-time",
                 where,
-                f"the time {column} is {kind}",
-                "Write timestamp[us, UTC]: a number has no known unit.",
+                f"the timestamp column {column} has type {kind}",
+                "Write it as timestamp[us, UTC]: the unit of a number is unknown.",
             )
         elif pa.types.is_timestamp(kind) and kind.unit == "ns":
             yield Problem(
                 "nanosecond-times",
                 where,
-                f"the time {column} has nanoseconds, which DuckDB 2 cannot cast and Feast cuts off",
-                "Write timestamp[us, UTC], for instance with .astype('datetime64[us, UTC]').",
+                f"the timestamp column {column} has nanoseconds, which DuckDB 2 cannot cast and Feast truncates",
+                "Write it as timestamp[us, UTC], for instance with .astype('datetime64[us, UTC]').",
             )
 
 
 def _of_unlike(parts: SourceParts, column: str, where: str, offline: str) -> Iterator[Problem]:
-    """A column that files store as different types, or that some of them lack."""
+    """Check a column that has different types in several files, or is missing from some."""
     if offline == _STOCK:
         yield Problem(
             "unlike-files",
             where,
-            f"its files store {column} as different types, and Feast's duckdb store reads all of them as the first one",
+            f"{column} has different types in several files, and Feast's duckdb store reads all of them as the first one",
             "Write all files with one type, or use sidkit.stores.offline.AsofDuckDBOfflineStore.",
         )
         return
@@ -231,7 +231,7 @@ def _of_unlike(parts: SourceParts, column: str, where: str, offline: str) -> Ite
 
 
 def _keys(view: FeatureView, entities: Sequence[Entity]) -> list[Any]:
-    """The join keys as fields; the view itself knows them only once it was applied."""
+    """Join keys as fields; a view knows its own only after it was applied."""
     from feast import Field, ValueType
     from feast.types import from_value_type
 
@@ -246,13 +246,13 @@ def _missing(where: str, column: str, part: Part) -> Problem:
     return Problem(
         "missing-column",
         where,
-        f"{part.path.name} lacks {column}; it has {', '.join(part.schema.names)}",
+        f"expected the column {column} in {part.path.name}, got {', '.join(part.schema.names)}",
         "Write the column, or correct its name in the definitions.",
     )
 
 
 def _declared(field: Any) -> pa.DataType | None:
-    """The Arrow type of a Feast field, None where Feast knows none."""
+    """Arrow type of a Feast field, or None if Feast has none."""
     from feast.types import from_feast_to_pyarrow_type
 
     try:
@@ -286,20 +286,20 @@ def _holds(declared: pa.DataType, kind: pa.DataType) -> bool:
 
 
 def _wide_beside_null(files: list[Path], column: str) -> bool:
-    """Whether a column holds a null in one row and a number beyond 2^53 in another."""
+    """Whether a column has both nulls and numbers beyond 2^53."""
     null, wide = False, False
     for path in files:
         with pq.ParquetFile(checked(path)) as opened:
             place = opened.schema_arrow.get_field_index(column)
             metadata = opened.metadata
-            if metadata.num_columns != len(opened.schema_arrow):  # nested columns shift the places
+            if metadata.num_columns != len(opened.schema_arrow):  # nested columns shift the indices
                 names = [metadata.schema.column(at).path for at in range(metadata.num_columns)]
                 place = names.index(column)
             for group in range(metadata.num_row_groups):
-                told = metadata.row_group(group).column(place).statistics
-                if told is not None and told.has_min_max and told.has_null_count:
-                    null |= told.null_count > 0
-                    wide |= max(abs(int(told.min)), abs(int(told.max))) > _EXACT
+                statistics = metadata.row_group(group).column(place).statistics
+                if statistics is not None and statistics.has_min_max and statistics.has_null_count:
+                    null |= statistics.null_count > 0
+                    wide |= max(abs(int(statistics.min)), abs(int(statistics.max))) > _EXACT
                     continue
                 values = opened.read_row_group(group, columns=[column]).column(0)
                 null |= values.null_count > 0

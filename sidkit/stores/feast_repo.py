@@ -1,4 +1,4 @@
-"""The kit's own way to open, apply and materialize a Feast repo, in process and from any working directory."""
+"""Opening, applying and materializing a Feast repository in process, from any working directory."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _BEGINNING = datetime(1970, 1, 2, tzinfo=UTC)
 
 
 def open_store(repo: Repo) -> FeatureStore:
-    """The repo's feature store.
+    """Open the repository's feature store.
 
     Raises
     ------
     RepoError
-        When the repo is a copy that names the original's registry, or the registry is damaged.
+        When the repository is a copy that refers to the original's registry, or the registry is damaged.
     """
     quiet_feast()
     from feast import FeatureStore
@@ -44,37 +44,37 @@ def open_store(repo: Repo) -> FeatureStore:
 
 
 def feature_service(store: FeatureStore, name: str) -> FeatureService:
-    """A feature service of the registry.
+    """Get a feature service from the registry.
 
     Raises
     ------
     UnknownVersionError
-        When the registry has none of that name.
+        When the registry has no service of this name.
     """
     from feast.errors import FeatureServiceNotFoundException
 
     try:
         return store.get_feature_service(name)
     except FeatureServiceNotFoundException as error:
-        known = sorted(found.name for found in store.list_feature_services())
-        remedy = "If the repo was moved, or its registry was emptied, run `sidkit apply` and `sidkit materialize`"
+        known = sorted(service.name for service in store.list_feature_services())
+        remedy = "If the repository was moved or its registry was emptied, run `sidkit apply` and `sidkit materialize`"
         raise UnknownVersionError("feature service", name, known, remedy) from error
 
 
 def apply_repo(repo: Repo) -> str:
-    """Do what ``feast apply`` does and return what it printed.
+    """Apply the definitions like ``feast apply`` and return the printed output.
 
-    The definitions are imported as Feast imports them, by their bare names, and forgotten afterwards, so that several
-    repos can be applied in one process.
+    The definitions are imported by their bare names, as Feast does, and removed from ``sys.modules`` afterwards, so that
+    several repositories can be applied in one process.
 
     Raises
     ------
     CatalogError
-        When the definitions cannot learn which codebooks there are; nothing was applied then.
+        When the definitions cannot read the list of codebooks; nothing was applied then.
     DefinitionsError
-        When Feast would silently get the definitions wrong (:mod:`sidkit.stores.doctor`); nothing was applied then.
+        When Feast would silently mishandle the definitions (:mod:`sidkit.stores.doctor`); nothing was applied then.
     RepoError
-        When Feast refuses the definitions, or the repo is a copy that names the original's registry.
+        When Feast rejects the definitions, or the repository is a copy that refers to the original's registry.
     """
     quiet_feast()
     from feast.repo_config import load_repo_config
@@ -100,7 +100,7 @@ def apply_repo(repo: Repo) -> str:
             raise
         except SystemExit as error:
             raise RepoError(
-                f"feast refused the definitions of {repo.path}: {scrubbed(printed.getvalue().strip())}"
+                f"feast rejected the definitions of {repo.path}: {scrubbed(printed.getvalue().strip())}"
             ) from error
         except Exception as error:
             raise RepoError(f"feast could not apply {repo.path} ({type(error).__name__}: {scrubbed(error)})") from error
@@ -108,7 +108,7 @@ def apply_repo(repo: Repo) -> str:
 
 
 def read_definitions(repo: Repo) -> tuple[list[FeatureView], list[Entity], str]:
-    """The feature views and entities that a repo defines, and the type of its offline store; nothing is applied.
+    """Read the feature views, entities and offline store type of a repository without applying it.
 
     Raises
     ------
@@ -132,26 +132,26 @@ def read_definitions(repo: Repo) -> tuple[list[FeatureView], list[Entity], str]:
 
 
 def materialize(repo: Repo, as_of_us: int, views: list[str] | None = None) -> dict[str, int]:
-    """Write the newest row of every key, as of a moment, to the online store.
+    """Write the newest row of every key, as of a point in time, to the online store.
 
-    Feast's incremental materialization starts at the last end, so it misses rows that a late event rebuilt before it,
-    and its first run starts 52 weeks ago, so it misses older logs. This one always looks at the whole table, and takes rows
-    that left it out of the packed online store (:mod:`sidkit.tables.withdrawn`). On that store columns go straight to rows
-    (:mod:`sidkit.stores.online.bulk`).
+    Feast's incremental materialization starts at the previous end, so it misses rows that a late event rebuilt before it;
+    its first run starts 52 weeks ago, so it misses older logs. This function always reads the whole table, and deletes
+    withdrawn rows from the packed online store (:mod:`sidkit.tables.withdrawn`). For that store it writes columns directly
+    as rows (:mod:`sidkit.stores.online.bulk`).
 
     Parameters
     ----------
     repo : Repo
-        Applied before.
+        An applied repository.
     as_of_us : int
-        The end, microseconds UTC, inclusive.
+        End time, microseconds UTC, inclusive.
     views : list of str, optional
-        Feature views; by default all whose table exists.
+        Feature views; default: all whose table exists.
 
     Returns
     -------
     dict
-        Rows (keys) per view.
+        Number of rows (keys) per view.
     """
     from sidkit.stores.online.bulk import in_bulk
     from sidkit.stores.online.withdrawn import drop_withdrawn, outdate_withdrawn
@@ -170,17 +170,17 @@ def materialize(repo: Repo, as_of_us: int, views: list[str] | None = None) -> di
 
 
 def repair_online_store(repo: Repo) -> list[str]:
-    """Take what is damaged out of the packed online store, so that :func:`materialize` makes it anew.
+    """Remove damaged rows from the packed online store, so that :func:`materialize` rebuilds them.
 
     Returns
     -------
     list of str
-        One sentence per finding; empty where nothing is damaged or the online store is another one.
+        One sentence per finding; empty if nothing is damaged or another online store is used.
 
     Raises
     ------
     OnlineStoreError
-        When the file is of another release, or another process holds it.
+        When the file is from another release or locked by another process.
     """
     from sidkit.stores.online.repair import repair
     from sidkit.stores.online.store import PackedSqliteOnlineStore
@@ -190,52 +190,52 @@ def repair_online_store(repo: Repo) -> list[str]:
     if not isinstance(online, PackedSqliteOnlineStore):
         return []
     file = online.file(store.config)
-    found = repair(file.path)
-    if not found:
+    damage = repair(file.path)
+    if not damage:
         return []
     views = [*store.list_feature_views(), *store.list_stream_feature_views()]
     online.update(store.config, [], views, [], [], partial=False)
-    if found.unreadable:
-        return [f"{file.path} could not be read and is made anew; rows that were only pushed are lost"]
+    if damage.unreadable:
+        return [f"{file.path} could not be read and is rebuilt; rows that were only pushed are lost"]
     return [
-        f"{file.path}: {count:,} damaged rows of packed:{view} were removed and are made anew"
-        for view, count in found.rows.items()
+        f"{file.path}: {count:,} damaged rows of packed:{view} were removed and are rebuilt"
+        for view, count in damage.rows.items()
     ]
 
 
 def find_online_damage(repo: Repo) -> list[tuple[str, str]]:
-    """Tables of the packed online store that are not what was written, each with what was found.
+    """Damaged tables of the packed online store, each with a description of the damage.
 
     Raises
     ------
     OnlineStoreError
-        When the file is of another release, or another process holds it.
+        When the file is from another release or locked by another process.
     """
     from sidkit.stores.online.repair import find_damage
     from sidkit.stores.online.store import PackedSqliteOnlineStore
     from sidkit.stores.registry_check import registry_file
 
     registry = registry_file(repo)
-    if registry is not None and not registry.exists():  # opening the store would make it
+    if registry is not None and not registry.exists():  # opening the store would create it
         return []
     store = open_store(repo)
     online = store._get_provider().online_store
     if not isinstance(online, PackedSqliteOnlineStore):
         return []
     path = online.file(store.config).path
-    found = find_damage(path)
-    if found.unreadable:
+    damage = find_damage(path)
+    if damage.unreadable:
         return [(str(path), "SQLite cannot read it")]
     return [
-        (f"{path}, packed:{view}", f"{count:,} rows are not what was written") for view, count in found.rows.items()
+        (f"{path}, packed:{view}", f"{count:,} rows do not match their checksum") for view, count in damage.rows.items()
     ]
 
 
 def drop_online_table(repo: Repo, view: str) -> None:
-    """Drop the packed online tables of a view that is defined no more, those of all its versions.
+    """Drop the packed online tables of a view that is no longer defined, for all its versions.
 
-    ``feast apply`` does so too, but one that was killed between registry and online store does not know of it any more.
-    Feast's own SQLite store is left to Feast, which keeps a list of its tables.
+    ``feast apply`` does so too, but not after it was killed between registry and online store. Feast's own SQLite store is
+    left to Feast, which keeps a list of its tables.
     """
     from sidkit.stores.online.store import PackedSqliteOnlineStore
 
@@ -259,9 +259,9 @@ def _keys(repo: Repo, view: str, as_of_us: int) -> int:
 
 @contextlib.contextmanager
 def imported_as_feast_does(folder: Path) -> Iterator[None]:
-    """Change into the repo and make its files importable by their bare names; undo both."""
+    """Change into the repository and make its files importable by their bare names; undo both on exit."""
     names = {path.stem for path in folder.glob("*.py")}
-    kept = {name: sys.modules.pop(name) for name in names if name in sys.modules}
+    saved = {name: sys.modules.pop(name) for name in names if name in sys.modules}
     working, path, bytecode = Path.cwd(), list(sys.path), sys.dont_write_bytecode
     sys.path.insert(0, str(folder))
     sys.path_importer_cache.pop(str(folder), None)
@@ -274,16 +274,16 @@ def imported_as_feast_does(folder: Path) -> Iterator[None]:
         sys.dont_write_bytecode = bytecode
         for name in names:
             sys.modules.pop(name, None)
-        sys.modules.update(kept)
+        sys.modules.update(saved)
 
 
 def quiet_feast() -> None:
-    """Import Feast without run-time type instrumentation, which takes seconds, and without files for server metrics."""
+    """Import Feast without run-time type checks, which take seconds, and without files for server metrics."""
     if "feast" in sys.modules:
         return
     import typeguard
 
-    # Feast decorates 240 methods with typeguard, which re-compiles each at import: half of Feast's start-up time.
+    # Feast decorates 240 methods with typeguard, which recompiles each at import: half of Feast's start-up time.
     original = typeguard.typechecked
     typeguard.typechecked = _unchanged  # type: ignore[assignment]
     try:
@@ -295,13 +295,13 @@ def quiet_feast() -> None:
 
 @contextlib.contextmanager
 def _without_metric_files() -> Iterator[None]:
-    """Let Feast count what its server does in memory: it makes a folder in the temporary files of every process otherwise,
-    which a killed one leaves behind, and cannot be imported where no byte is free."""
+    """Keep Feast's server metrics in memory: otherwise every process creates a folder in the temporary files, which a killed
+    process leaves behind, and the import fails on a full disk."""
     names = ("PROMETHEUS_MULTIPROCESS_DIR", "PROMETHEUS_MULTIPROC_DIR")
     if any(name in os.environ for name in (*names, "prometheus_multiproc_dir")):
-        yield  # whoever starts the process collects them
+        yield  # the parent process collects them
         return
-    import prometheus_client  # noqa: F401  (decides now, without the variables, where values are held)
+    import prometheus_client  # noqa: F401  (chooses in-memory values now, without the variables)
 
     os.environ.update(dict.fromkeys(names, ""))
     try:
@@ -316,7 +316,7 @@ def _unchanged(target: object = None, **_: object) -> object:
 
 
 def service_features(store: FeatureStore, service_name: str) -> dict[str, str]:
-    """Full feature name -> Feast type of a feature service."""
+    """Map full feature names of a feature service to their Feast types."""
     service = feature_service(store, service_name)
     return {
         f"{projection.name_to_use()}__{feature.name}": str(feature.dtype)

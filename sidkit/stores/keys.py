@@ -1,8 +1,8 @@
-"""Join keys in the type that their entity declares, as Feast's online stores convert them.
+"""Join keys in the type that their entity declares, converted like Feast's online stores do.
 
-Offline, two keys are equal where they are one key online: integers under a declared text are their digits, digits under a
-declared integer are their number, and "001" and "1" are two texts. Whatever Feast would convert by chance (a float to
-the text "1.0", bytes to "b'a'") is refused, and so is any comparison that SQL would settle with a cast of its own.
+Offline, two keys are equal exactly if they are one key online: integers with a declared text type are their digits, digits
+with a declared integer type are their number, and "001" and "1" are two texts. Conversions that Feast would do by accident
+(a float to the text "1.0", bytes to "b'a'") are rejected, and so are comparisons that SQL would decide by an implicit cast.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sidkit.core.errors import ContractError
 Column: TypeAlias = pa.Array | pa.ChunkedArray
 
 INTEGERS = {"INT32": 32, "INT64": 64}
-"""Declared integers -> their bits."""
+"""Declared integer types -> number of bits."""
 FLOATS = frozenset({"FLOAT", "DOUBLE"})
 UUIDS = frozenset({"UUID", "TIME_UUID"})
 _EXACT = 2**53
@@ -27,18 +27,18 @@ _DIGITS = "^[+-]?[0-9]+$"
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Whether a type is one of Arrow's texts."""
+    """Whether a type is an Arrow text type."""
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def is_binary(kind: pa.DataType) -> bool:
-    """Whether a type is one of Arrow's bytes."""
+    """Whether a type is an Arrow binary type."""
     plain = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
     return bool(plain or pa.types.is_binary_view(kind))
 
 
 def is_time(kind: pa.DataType) -> bool:
-    """Whether a type holds moments or days."""
+    """Whether a type is a timestamp or a date."""
     return bool(pa.types.is_timestamp(kind) or pa.types.is_date(kind))
 
 
@@ -52,12 +52,12 @@ _REMEDIES: tuple[tuple[str, Callable[[pa.DataType], bool], str], ...] = (
 )
 
 
-def declared_or_found(declared: str, found: pa.DataType) -> str:
-    """The declared value type of a key, or that of its column where none is declared."""
+def declared_or_found(declared: str, actual: pa.DataType) -> str:
+    """The declared value type of a key, or that of its column if none is declared."""
     if declared not in {"", "UNKNOWN", "INVALID"}:
         return declared
-    if pa.types.is_dictionary(found):
-        found = found.value_type
+    if pa.types.is_dictionary(actual):
+        actual = actual.value_type
     for kind, test in (
         ("INT64", pa.types.is_integer),
         ("STRING", is_text),
@@ -66,33 +66,33 @@ def declared_or_found(declared: str, found: pa.DataType) -> str:
         ("DOUBLE", pa.types.is_floating),
         ("UNIX_TIMESTAMP", is_time),
     ):
-        if test(found):
+        if test(actual):
             return kind
     return "STRING"
 
 
 def as_declared(column: Column, kind: str, table: str, name: str) -> Column:
-    """A key column in its declared type.
+    """Convert a key column to its declared type.
 
     Parameters
     ----------
     column : pyarrow.Array or ChunkedArray
         The keys of entity rows or of a feature table.
     kind : str
-        The name of Feast's value type that the entity declares, such as ``STRING`` or ``INT64``.
+        Name of the Feast value type that the entity declares, such as ``STRING`` or ``INT64``.
     table, name : str
-        What an error names: the table and its column.
+        Table and column, for error messages.
 
     Returns
     -------
     pyarrow.Array or ChunkedArray
-        Texts, integers, bytes, booleans or float64 (any width of Arrow's); a moment is int64 seconds, a UUID its
-        canonical text. Nulls, and NaN where pandas means null, stay null.
+        Texts, integers, bytes, booleans or float64 (any of Arrow's widths); a timestamp becomes int64 seconds, a UUID its
+        canonical text. Nulls, and NaN that pandas uses for null, stay null.
 
     Raises
     ------
     ContractError
-        When the column's type, or one of its values, is no key of that type.
+        When the column's type, or one of its values, cannot be converted.
     """
     if getattr(column.type, "extension_name", "") == "arrow.uuid":
         column = column.cast(column.type.storage_type)
@@ -101,18 +101,21 @@ def as_declared(column: Column, kind: str, table: str, name: str) -> Column:
     if pa.types.is_null(column.type):
         return column.cast(_canonical(kind))
     try:
-        found = _converted(column, kind)
+        converted = _converted(column, kind)
     except pa.ArrowInvalid as error:
-        raise ContractError(table, f"{name} holds a value that is no {kind} key ({error}); correct it") from error
-    if found is None:
         raise ContractError(
-            table, f"{name} came as {column.type}, its entity declares {kind}. {_remedy(column.type, kind, name)}"
+            table, f"expected {kind} keys in {name}, got another value ({error}); correct it"
+        ) from error
+    if converted is None:
+        raise ContractError(
+            table,
+            f"expected {name} as {kind}, its entity's type, got {column.type}. {_remedy(column.type, kind, name)}",
         )
-    return found
+    return converted
 
 
 def _converted(column: Column, kind: str) -> Column | None:
-    """None where the type does not convert."""
+    """Convert a key column; None if the type cannot be converted."""
     if kind in INTEGERS:
         return _integers(column, INTEGERS[kind])
     if kind in FLOATS:
@@ -148,23 +151,23 @@ def _canonical(kind: str) -> pa.DataType:
 
 
 def _integers(column: Column, bits: int) -> Column | None:
-    found = column.type
-    if is_text(found):
+    actual = column.type
+    if is_text(actual):
         trimmed = pc.utf8_trim_whitespace(_utf8(column))
         digits = pc.match_substring_regex(trimmed, _DIGITS)
         if pc.all(digits).as_py() not in (True, None):
             wrong = trimmed.filter(pc.invert(digits.fill_null(True)))[0].as_py()
-            raise pa.ArrowInvalid(f"{wrong!r} is no integer")
+            raise pa.ArrowInvalid(f"{wrong!r} is not an integer")
         column = pc.replace_substring_regex(trimmed, r"^\+", "").cast(pa.int64())
-    elif pa.types.is_floating(found):
-        # pandas makes floats of integers beside nulls.
+    elif pa.types.is_floating(actual):
+        # pandas stores integers with nulls as floats.
         column = _nan_is_null(column.cast(pa.float64()))
         if pc.any(pc.greater_equal(pc.abs(column), _EXACT)).as_py():
-            raise pa.ArrowInvalid("a float beyond 2^53 stands for several integers")
+            raise pa.ArrowInvalid("a float beyond 2^53 does not identify one integer")
         column = column.cast(pa.int64())
-    elif pa.types.is_decimal(found) or pa.types.is_uint64(found):
+    elif pa.types.is_decimal(actual) or pa.types.is_uint64(actual):
         column = column.cast(pa.int64())
-    elif not pa.types.is_integer(found):
+    elif not pa.types.is_integer(actual):
         return None
     if column.type.bit_width > bits or pa.types.is_uint32(column.type):
         column.cast(pa.int32() if bits == 32 else pa.int64())
@@ -201,7 +204,7 @@ def _uuids(column: Column) -> Column | None:
                 None if value is None else str(uuid.UUID(bytes=value) if isinstance(value, bytes) else uuid.UUID(value))
             )
         except ValueError as error:
-            raise pa.ArrowInvalid(f"{value!r} is no UUID") from error
+            raise pa.ArrowInvalid(f"{value!r} is not a UUID") from error
 
     encoded = column.dictionary_encode()
     encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
@@ -211,9 +214,9 @@ def _uuids(column: Column) -> Column | None:
     return texts.take(encoded.indices)
 
 
-def _remedy(found: pa.DataType, kind: str, name: str) -> str:
+def _remedy(actual: pa.DataType, kind: str, name: str) -> str:
     for declared, test, call in _REMEDIES:
-        if declared == kind and test(found):
+        if declared == kind and test(actual):
             text = call.format(name=name)
             return f"Convert them, in pandas with frame{text}"
-    return "Give keys of that type, or declare the entity with the value_type of the keys"
+    return "Pass keys of that type, or declare the entity with the value_type of the keys"

@@ -1,6 +1,6 @@
-"""Class paths that ``feature_store.yaml`` had before version 0.1.0: they work for one release, with a warning.
+"""Deprecated class paths in ``feature_store.yaml`` from before version 0.1.0: they work for one release, with a warning.
 
-Feast imports a class path before any advice of this kit could be read, so the old modules stay and forward.
+Feast imports a class path before sidkit could report anything, so the old modules remain and forward to the new ones.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ LINES = (
     ("online_store", "sidkit.stores.online.PackedSqliteOnlineStore"),
     ("batch_engine", "sidkit.stores.online.PackedComputeEngine"),
 )
-"""The three lines of ``feature_store.yaml`` as they are now: section, ``type``."""
+"""The current lines of ``feature_store.yaml``: section, ``type``."""
 
 
 def warn_of_old_path(module: str) -> None:
-    """Warn once per process and module, visibly (``FutureWarning``), with the lines to write."""
+    """Emit a ``FutureWarning``, once per process and module, with the lines to write."""
     lines = "; ".join(f"{section}.type: {path}" for section, path in LINES)
     warnings.warn(
         f"{module} has moved and will be removed in the next release. Change the types in feature_store.yaml to "

@@ -1,4 +1,4 @@
-"""The old class path of ``online_store.type``, for one release: it warns, and works."""
+"""Deprecated class path of ``online_store.type``: works for one release, with a warning."""
 
 from sidkit.stores.old_paths import warn_of_old_path
 from sidkit.stores.online import PackedSqliteOnlineStore, PackedSqliteOnlineStoreConfig

@@ -1,6 +1,6 @@
-"""The old path of ``sidkit.stores.online.infra``: registries of repos that an older release applied name its class.
+"""Old path of ``sidkit.stores.online.infra``, referenced by registries that an older release applied.
 
-Feast imports the class from there for `feast plan` and `feast teardown`; the next `feast apply` writes the new path.
+Feast imports the class from here for `feast plan` and `feast teardown`; the next `feast apply` writes the new path.
 """
 
 from sidkit.stores.online.infra import PackedTable

@@ -1,4 +1,4 @@
-"""Whether registry and online store hold what the definitions and the catalogue say."""
+"""Consistency of the registry and the online store with the definitions and the catalogue."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 APPLY, MATERIALIZE = "Run `sidkit apply`.", "Run `sidkit apply`, then `sidkit materialize`."
 UNREADABLE = "the online store"
-"""Where a difference lies that is the error of reading the online store."""
+"""The ``where`` of a difference that is an error in reading the online store."""
 _KINDS = {
     "DATA_SOURCE": "data source",
     "ENTITY": "entity",
@@ -27,7 +27,7 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class Difference:
-    """One object that is not as it should be: where, what is wrong, and the command that puts it right."""
+    """One inconsistent object: where, the problem, and the command that fixes it."""
 
     where: str
     problem: str
@@ -38,7 +38,7 @@ class Difference:
 
 
 def differences(repo: Repo) -> list[Difference]:
-    """What registry and packed online store hold otherwise than the definitions say; empty before the first apply.
+    """Differences of the registry and packed online store from the definitions; empty before the first apply.
 
     Raises
     ------
@@ -51,30 +51,30 @@ def differences(repo: Repo) -> list[Difference]:
     from sidkit.stores.registry_check import registry_file
 
     registry = registry_file(repo)
-    if registry is not None and not registry.exists():  # opening the store would make it
-        return [Difference(str(registry), "there is no registry", MATERIALIZE)] if repo.defined.exists() else []
+    if registry is not None and not registry.exists():  # opening the store would create it
+        return [Difference(str(registry), "the registry is missing", MATERIALIZE)] if repo.defined.exists() else []
     store = open_store(repo)
     with imported_as_feast_does(repo.path), contextlib.redirect_stdout(io.StringIO()):
         contents = parse_repo(repo.path)
         if not store.list_feature_views() and not any("codebook" in view.tags for view in contents.feature_views):
             return []
-        found = list(_of_registry(store, contents))
+        result = list(_of_registry(store, contents))
     codebooks = {view.name for view in contents.feature_views if "codebook" in view.tags}
-    return found + _of_online_store(store, contents.feature_views, codebooks)
+    return result + _of_online_store(store, contents.feature_views, codebooks)
 
 
 def of_codebook(repo: Repo, view: str, service: str, content_hash: str) -> list[Difference]:
-    """What a codebook that the catalogue says can be read lacks in registry and packed online store.
+    """What is missing from the registry and packed online store for a readable codebook.
 
     Parameters
     ----------
     repo : Repo
     view : str
-        The codebook's feature view.
+        Name of the codebook's feature view.
     service : str
-        The feature service of rankers on it.
+        Name of the feature service for rankers on it.
     content_hash : str
-        That of its artefact, which the view's tags hold.
+        Content hash of its artefact, stored in the view's tags.
     """
     from feast.errors import FeatureViewNotFoundException
 
@@ -85,15 +85,17 @@ def of_codebook(repo: Repo, view: str, service: str, content_hash: str) -> list[
     try:
         registered = store.get_feature_view(view)
     except FeatureViewNotFoundException:
-        return [Difference(where, "the catalogue defines it, and the registry lacks it", MATERIALIZE)]
-    found = []
+        return [Difference(where, "the catalogue defines it, but it is missing from the registry", MATERIALIZE)]
+    result = []
     if registered.tags.get("codebook_hash") != content_hash:
-        found.append(Difference(where, "the registry holds it for another codebook's hash", APPLY))
+        result.append(Difference(where, "the registry has it with the hash of another codebook", APPLY))
     if service not in {registered.name for registered in store.list_feature_services()}:
-        found.append(
-            Difference(f"feature service {service}", "the catalogue defines it, and the registry lacks it", APPLY)
+        result.append(
+            Difference(
+                f"feature service {service}", "the catalogue defines it, but it is missing from the registry", APPLY
+            )
         )
-    return found + _of_online_store(store, [registered], {view})
+    return result + _of_online_store(store, [registered], {view})
 
 
 def _of_registry(store: FeatureStore, contents: Any) -> Iterator[Difference]:
@@ -109,9 +111,9 @@ def _of_registry(store: FeatureStore, contents: Any) -> Iterator[Difference]:
             continue
         where = f"{_KINDS[kind]} {diff.name}"
         if change == "CREATE":
-            yield Difference(where, "it is defined, and the registry lacks it", APPLY)
+            yield Difference(where, "it is defined, but missing from the registry", APPLY)
         elif change == "DELETE":
-            yield Difference(where, "the registry holds it, and it is not defined", APPLY)
+            yield Difference(where, "it is in the registry, but not defined", APPLY)
         else:
             changed = [part.property_name for part in diff.feast_object_property_diffs if _differs(part)]
             if changed:
@@ -119,8 +121,8 @@ def _of_registry(store: FeatureStore, contents: Any) -> Iterator[Difference]:
 
 
 def _differs(part: Any) -> bool:
-    """Whether a property differs in more than what Feast notes itself: when, and in which project."""
-    told = []
+    """Whether a property differs in more than the fields that Feast sets itself (times and project)."""
+    serialized = []
     for value in (part.val_existing, part.val_declared):
         if not hasattr(value, "CopyFrom"):
             return True
@@ -129,30 +131,30 @@ def _differs(part: Any) -> bool:
         for field in ("meta", "project"):
             if field in plain.DESCRIPTOR.fields_by_name:
                 plain.ClearField(field)
-        told.append(plain.SerializeToString(deterministic=True))
-    return bool(told[0] != told[1])
+        serialized.append(plain.SerializeToString(deterministic=True))
+    return bool(serialized[0] != serialized[1])
 
 
 def _of_online_store(store: FeatureStore, views: Sequence[Any], codebooks: set[str]) -> list[Difference]:
-    """Tables that are missing, and those of codebooks that hold no rows or belong to none."""
+    """Missing online tables, and empty ones of codebooks."""
     from sidkit.core.errors import OnlineStoreError
     from sidkit.stores.online.store import PackedSqliteOnlineStore, view_id
 
     online = store._get_provider().online_store
     if not isinstance(online, PackedSqliteOnlineStore):
         return []
-    file, found = online.file(store.config), []
+    file, result = online.file(store.config), []
     names = {view_id(store.config, view): view.name for view in views if view.online}
     try:
         if not Path(file.path).exists():
-            return [Difference(str(file.path), "there is no online store", MATERIALIZE)]
+            return [Difference(str(file.path), "the online store is missing", MATERIALIZE)]
         with file.reading() as reading:
-            there = set(reading.views())
+            existing = set(reading.views())
             for stored, name in names.items():
-                if stored not in there:
-                    found.append(Difference(f"feature view {name}", "it has no online table", MATERIALIZE))
+                if stored not in existing:
+                    result.append(Difference(f"feature view {name}", "it has no online table", MATERIALIZE))
                 elif name in codebooks and next(reading.keys(stored), None) is None:
-                    found.append(Difference(f"feature view {name}", "its online table is empty", MATERIALIZE))
+                    result.append(Difference(f"feature view {name}", "its online table is empty", MATERIALIZE))
     except OnlineStoreError as error:
         return [Difference(UNREADABLE, str(error), "")]
-    return found
+    return result

@@ -1,8 +1,8 @@
-"""Rot in the registry: Feast keeps no check values, so the kit remembers what each object was.
+"""Detection of damage in the registry: Feast stores no checksums, so sidkit records one per object.
 
-``data/tmp/registry.seen`` holds, per object of a SQLite registry, when Feast last wrote it and the SHA-256 of its bytes (JSON).
-An object that Feast has not written since and whose bytes differ is damaged. The file is a cache: one that is deleted or half
-written is ignored, and what the registry holds then is remembered anew.
+``data/tmp/registry.seen`` (JSON) has, per object of a SQLite registry, the time of Feast's last write and the SHA-256 of its
+bytes. An object with the same time but other bytes is damaged. The file is a cache: if it is deleted or incomplete, it is
+ignored and recorded again.
 """
 
 from __future__ import annotations
@@ -28,46 +28,46 @@ _OBJECTS = {
     "feature_views": "feature_view",
     "feature_services": "feature_service",
 }
-_SETTLED_SECONDS = 2  # Feast counts whole seconds: what it wrote just now, it may write again under the same time
+_SETTLED_SECONDS = 2  # Feast's times are whole seconds: an object may be written again with the same time
 
 Seen = dict[str, tuple[int, str]]
-"""Object -> when Feast wrote it (seconds UTC), SHA-256."""
+"""Object -> (time of Feast's last write in seconds UTC, SHA-256)."""
 
 
 def refuse_damaged_registry(repo: Repo) -> None:
-    """Refuse a SQLite registry that is not what Feast wrote; other registries are not looked at.
+    """Raise if a SQLite registry is damaged; other registries are not checked.
 
     Raises
     ------
     RegistryDamagedError
-        When an object changed that Feast did not write, or SQLite cannot read the file.
+        When an object changed without a write by Feast, or SQLite cannot read the file.
     """
     path = registry_file(repo)
     if path is None or not path.is_file():
         return
-    memory = _memory(repo)
+    cache = _memory(repo)
     try:
         with contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as opened:
             problem, now = _read(opened)
     except sqlite3.OperationalError as error:
         if "malformed" not in str(error) and "decode" not in str(error):
-            return  # locked, or a file that cannot be opened: Feast itself will say so
+            return  # locked or not readable: Feast itself reports it
         problem, now = str(error), {}
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         problem, now = str(error), {}
-    remembered = _remembered(memory)
+    remembered = _remembered(cache)
     problem = problem or _changed(remembered, now)
     if problem:
         raise RegistryDamagedError(path, problem, repo.path)
     settled = {name: seen for name, seen in now.items() if seen[0] < time.time() - _SETTLED_SECONDS}
     if settled != remembered:
-        with contextlib.suppress(OSError):  # a folder that cannot be written is only read
-            memory.parent.mkdir(parents=True, exist_ok=True)
-            memory.write_text(json.dumps(settled, indent=1), encoding="utf-8")
+        with contextlib.suppress(OSError):  # a read-only folder
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            cache.write_text(json.dumps(settled, indent=1), encoding="utf-8")
 
 
 def set_damaged_registry_aside(repo: Repo) -> None:
-    """Rename a damaged registry to ``<name>.damaged``, so that an apply makes it anew."""
+    """Rename a damaged registry to ``<name>.damaged``, so that an apply rebuilds it."""
     try:
         refuse_damaged_registry(repo)
     except RegistryDamagedError as error:
@@ -78,7 +78,7 @@ def set_damaged_registry_aside(repo: Repo) -> None:
 
 
 def registry_file(repo: Repo) -> Path | None:
-    """The file of a SQLite registry, None where it is another kind."""
+    """The file of a SQLite registry, or None for other registries."""
     from feast.repo_config import load_repo_config
 
     registry = load_repo_config(repo.path, repo.path / FEAST_FILE).registry
@@ -93,16 +93,16 @@ def _read(opened: sqlite3.Connection) -> tuple[str, Seen]:
     [state] = opened.execute("PRAGMA quick_check(1)").fetchone()
     if state != "ok":
         return str(state).replace("\n", " "), {}
-    there = {name for (name,) in opened.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    found: Seen = {}
-    for table in sorted(there & _OBJECTS.keys()):
+    existing = {name for (name,) in opened.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    objects: Seen = {}
+    for table in sorted(existing & _OBJECTS.keys()):
         kind = _OBJECTS[table]
         columns = f"{kind}_name, project_id, last_updated_timestamp, {kind}_proto"
         for name, project, written, proto in opened.execute(f"SELECT {columns} FROM {table}"):
             if not isinstance(proto, bytes) or not isinstance(written, int) or not _parses(kind, proto):
                 return f"{kind} {name} cannot be read", {}
-            found[f"{kind} {name}@{project}"] = (written, hashlib.sha256(proto).hexdigest())
-    return "", found
+            objects[f"{kind} {name}@{project}"] = (written, hashlib.sha256(proto).hexdigest())
+    return "", objects
 
 
 def _parses(kind: str, proto: bytes) -> bool:
@@ -124,14 +124,14 @@ def _parses(kind: str, proto: bytes) -> bool:
 
 
 def _changed(remembered: Seen, now: Seen) -> str:
-    """Which object is not what it was."""
+    """Describe the first damaged object, or return an empty text."""
     for name, (written, digest) in now.items():
         if name in remembered and remembered[name][0] == written and remembered[name][1] != digest:
-            return f"{name.partition('@')[0]} is not what Feast wrote"
-    gone = {seen for name, seen in remembered.items() if name not in now}
+            return f"{name.partition('@')[0]} does not match what Feast wrote"
+    missing = {seen for name, seen in remembered.items() if name not in now}
     for name, seen in now.items():
-        if name not in remembered and seen in gone:
-            return f"{name.partition('@')[0]} had another name when Feast wrote it"
+        if name not in remembered and seen in missing:
+            return f"{name.partition('@')[0]} was renamed without a write by Feast"
     return ""
 
 
@@ -139,9 +139,9 @@ def _memory(repo: Repo) -> Path:
     return repo.data / "tmp" / "registry.seen"
 
 
-def _remembered(memory: Path) -> Seen:
+def _remembered(cache: Path) -> Seen:
     try:
-        told = json.loads(memory.read_text(encoding="utf-8"))
-        return {str(name): (int(written), str(digest)) for name, (written, digest) in told.items()}
+        stored = json.loads(cache.read_text(encoding="utf-8"))
+        return {str(name): (int(written), str(digest)) for name, (written, digest) in stored.items()}
     except (OSError, ValueError, AttributeError, TypeError):
         return {}

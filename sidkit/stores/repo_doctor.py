@@ -1,6 +1,6 @@
-"""The doctor of a whole repo: its definitions, and what registry and online store hold otherwise than they say.
+"""The doctor for a whole repository: its definitions, and the consistency of registry and online store with them.
 
-The packed online store is read as a whole.
+The packed online store is read completely.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sidkit.stores.registered import UNREADABLE, differences
 
 
 def examine_repo(repo: Repo) -> list[Problem]:
-    """All problems of a repo, without applying it.
+    """Check a repository without applying it, and return all problems.
 
     Raises
     ------
@@ -27,13 +27,13 @@ def examine_repo(repo: Repo) -> list[Problem]:
 
 
 def _of_stores(repo: Repo) -> Iterator[Problem]:
-    """What registry and online store hold otherwise than the definitions say, or not as it was written."""
+    """Inconsistencies and damage in the registry and the online store."""
     try:
         different = differences(repo)
-        for found in different:
-            yield Problem("not-as-defined", found.where, found.problem, found.remedy)
-        if any(found.where == UNREADABLE for found in different):
-            return  # its error is among them
+        for difference in different:
+            yield Problem("not-as-defined", difference.where, difference.problem, difference.remedy)
+        if any(difference.where == UNREADABLE for difference in different):
+            return  # the error is among the differences
         for where, problem in find_online_damage(repo):
             yield Problem("damaged", where, problem, "Run `sidkit materialize`.")
     except RegistryDamagedError as error:

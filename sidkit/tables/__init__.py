@@ -1,4 +1,4 @@
-"""Feature tables: from a source to a validated log, from the log to point-in-time tables, all in DuckDB."""
+"""Feature tables, computed in DuckDB: source -> validated log -> point-in-time tables."""
 
 from sidkit.tables.builder import BuildReport, build_tables, read_build
 from sidkit.tables.ingest import IngestReport, ingest, must_read_again, read_log

@@ -1,10 +1,9 @@
-"""From the log to the feature tables: incremental by watermark, bounded by ``as_of``, safe to run twice.
+"""Incremental builds of the feature tables from the log, bounded by ``as_of`` and idempotent.
 
-``data/tables/manifest.json`` is written last. It says up to which moment, from which parts of the log, under which
-settings and in which ``generation`` (the number of builds from scratch) the tables were built. A build computes the rows
-that are due since then; an event that comes late, is corrected or leaves the log rebuilds its own keys from its own time
-on. Every table is written beside and renamed. A build that was killed half way is repeated from the same manifest and ends
-in the same tables.
+``data/tables/manifest.json`` is written last. It records the as-of time, the parts of the log, the settings and the
+``generation`` (the number of builds from scratch) of the tables. A build computes the rows that became due since then; an
+event that arrives late, is corrected or is removed from the log rebuilds the rows of its keys from its time on. Every table
+is written beside its target and renamed. Rerunning a killed build starts from the same manifest and gives the same tables.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from sidkit.tables.ingest import Log, read_log
 from sidkit.tables.withdrawn import withdraw
 
 TABLES = ("item_content", "item_stats", "user_history", "user_stats")
-"""The tables that come from the log alone; ``item_sid_<codebook>`` comes from a codebook."""
+"""Tables computed from the log alone; ``item_sid_<codebook>`` comes from a codebook."""
 
 _MANIFEST = "manifest.json"
 _SQL = Path(__file__).parent
@@ -34,9 +33,9 @@ _SQL = Path(__file__).parent
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What one build did: rows per table, how many of them are new, and whether there was nothing to do.
+    """Result of a build: rows per table, new rows per table, and whether nothing changed.
 
-    ``restarted`` says why an earlier build was forgotten though nobody asked for it, else it is empty.
+    ``restarted`` is the reason for an automatic build from scratch, else empty.
     """
 
     as_of_us: int
@@ -54,23 +53,23 @@ def build_tables(
     Parameters
     ----------
     repo : Repo
-        A repo whose log was ingested.
+        Repository with an ingested log.
     as_of_us : int
-        No row lies beyond this moment (microseconds UTC); counts decay up to it though nothing arrives.
+        No row is later than this time (microseconds UTC); counts decay up to it even without events.
     rebuild : bool
-        Forget the earlier build. Needed to go back in time, or after other settings.
+        Build from scratch. Required to go back in time, or after a change of settings.
     allow_future : bool
-        Accept an ``as_of_us`` after now.
+        Accept an ``as_of_us`` in the future.
     now_us : int, optional
-        The present, microseconds UTC. An earlier build that reaches beyond it was made up to a wrong clock and is
-        forgotten.
+        Current time, microseconds UTC. A previous build with a later as-of time was made with a wrong clock and is
+        discarded.
 
     Raises
     ------
     TimeError
-        When ``as_of_us`` lies before the earlier build, after now, or where no log has events.
+        When ``as_of_us`` is before the previous build, in the future, or outside the valid range of events.
     SettingsChangedError
-        When the earlier build, or an artefact made from it, had other settings.
+        When the previous build, or an artefact made from it, had other settings.
     ArtifactMissingError
         When there is no log.
     """
@@ -85,20 +84,22 @@ def build_tables(
         if content_hash(previous["settings"]) != content_hash(stated):
             raise SettingsChangedError(
                 "data/tables", changed_settings(previous["settings"], stated),
-                "Put the old values back, or build the tables anew with `sidkit tables build --rebuild`.",
+                "Restore the old values, or rebuild the tables with `sidkit tables build --rebuild`.",
             )  # fmt: skip
         if previous["as_of_us"] > max(as_of_us, now) and not allow_future:
-            restarted = f"the tables were built as of {iso(previous['as_of_us'])}, after now; they are built anew"
+            restarted = (
+                f"the tables were built as of {iso(previous['as_of_us'])}, which is in the future; rebuilding them"
+            )
         elif not log.continues(previous["log"]):
-            restarted = "the tables were built from another log; they are built anew"
+            restarted = "the tables were built from another log; rebuilding them"
         rebuild = bool(restarted)
     before = None if rebuild else previous
     generation = before["generation"] if before is not None else _next_generation(repo)
     if before is not None:
         if as_of_us < before["as_of_us"]:
             raise TimeError(
-                f"the tables hold rows up to {iso(before['as_of_us'])} and cannot go back to {iso(as_of_us)}; give a "
-                "later --as-of, or build them anew with `sidkit tables build --rebuild`"
+                f"expected --as-of no earlier than the tables ({iso(before['as_of_us'])}), got {iso(as_of_us)}; use a "
+                "later --as-of, or rebuild the tables with `sidkit tables build --rebuild`"
             )
         if as_of_us == before["as_of_us"] and log.is_that_of(before["log"]):
             return BuildReport(as_of_us, before["rows"], dict.fromkeys(before["rows"], 0), unchanged=True)
@@ -107,23 +108,25 @@ def build_tables(
 
 
 def read_build(repo: Repo) -> dict[str, Any]:
-    """The manifest of the tables: ``as_of_us``, ``rows``, ``settings``, ``log``.
+    """Read the manifest of the tables: ``as_of_us``, ``rows``, ``settings``, ``log``.
 
     Raises
     ------
     ArtifactMissingError
-        When nothing was built yet.
+        When no tables were built yet.
     ArtifactCorruptError
-        When the manifest is damaged. The tables themselves are verified where they are read.
+        When the manifest is damaged. The tables themselves are verified when they are read.
     """
     manifest = _previous(repo)
     if manifest is None:
-        raise ArtifactMissingError(f"{repo.tables} holds no tables; run `sidkit tables build --repo {repo.path}` first")
+        raise ArtifactMissingError(
+            f"expected feature tables in {repo.tables}, got none; run `sidkit tables build --repo {repo.path}` first"
+        )
     return manifest
 
 
 def changed_settings(was: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[object, object]]:
-    """The settings that differ, each with the old and the new value."""
+    """The settings that differ, each with its old and new value."""
     return {key: (was.get(key), now.get(key)) for key in {**was, **now} if was.get(key) != now.get(key)}
 
 
@@ -134,30 +137,30 @@ def _previous(repo: Repo, *, verify: bool = False) -> dict[str, Any] | None:
     for name in TABLES:
         if not (repo.tables / f"{name}.parquet").is_file():
             raise ArtifactMissingError(
-                f"{repo.tables / name}.parquet is missing although {path.name} lists it; build the tables anew with "
+                f"{repo.tables / name}.parquet is missing although {path.name} lists it; rebuild the tables with "
                 "`sidkit tables build --rebuild`"
             )
     return read_verified(path) if verify else read_sealed(path)
 
 
 def _next_generation(repo: Repo) -> int:
-    """The number of a build from scratch: higher than any that a readable file knows of, since codes refer to it."""
+    """Number of the next build from scratch: higher than in any readable file, since codes refer to it."""
     known = [-1]
     for path in (repo.tables / _MANIFEST, *repo.tables.glob("item_sid_*.json")):
         try:
             known.append(int(read_sealed(path)["generation"]))
         except (ArtifactCorruptError, KeyError):
-            continue  # damaged: this build makes it anew, or the next refresh does
+            continue  # damaged: rebuilt by this build or the next refresh
     return max(known) + 1
 
 
 def refuse_settings_of_artifacts(repo: Repo) -> None:
-    """Refuse to go on under other feature settings than existing artefacts were made with.
+    """Raise if existing artefacts were made with other feature settings.
 
     Raises
     ------
     SettingsChangedError
-        Naming the first such artefact and what changed.
+        Names the first such artefact and the changed settings.
     """
     stated = repo.settings.feature_settings()
     for folder in (repo.codebooks, repo.rankers):
@@ -165,11 +168,11 @@ def refuse_settings_of_artifacts(repo: Repo) -> None:
             try:
                 made_with = read_manifest(path.parent, verify=False).get("feature_settings")
             except ArtifactCorruptError:
-                continue  # nothing is served with it until it is made anew, from these settings
+                continue  # not served until it is rebuilt, with the current settings
             if made_with is not None and content_hash(made_with) != content_hash(stated):
                 raise SettingsChangedError(
                     f"{path.parent.name} in {path.parent.parent.name}", changed_settings(made_with, stated),
-                    "Put the old values back, purge the artefact, or start a fresh repo with `sidkit init`.",
+                    "Restore the old values, purge the artefact, or create a new repository with `sidkit init`.",
                 )  # fmt: skip
 
 
@@ -216,7 +219,7 @@ def _build(
 
 
 def _read_events(opened: duckdb.DuckDBPyConnection, log: Log, before: dict[str, Any] | None) -> None:
-    """Views ``events`` (all that may be used) and ``new_events`` (those that came or went since the last build)."""
+    """Create the views ``events`` (up to ``as_of``) and ``new_events`` (added or removed since the last build)."""
     columns = "user_id, item_id, epoch_us(timestamp) AS ts_us, label, converted"
     bounded = "epoch_us(timestamp) + getvariable('delay_us') <= getvariable('as_of_us')"
     changed = log.since(before["log"]) if before else log.parts
@@ -303,10 +306,10 @@ def _prepare_history(opened: duckdb.DuckDBPyConnection, before: dict[str, Any] |
 
 
 def _merge_by_restart(name: str, old: Path | None, delay_us: int) -> str:
-    """Old rows before each key's restart, and the new ones."""
+    """SQL for old rows before each key's restart time, and new rows after it."""
     new = (_SQL / f"{name}.sql").read_text(encoding="utf-8")
     key = _key(name)
-    kept = (
+    preserved = (
         f"SELECT old.*, false AS fresh FROM read_parquet({literal(old)}) AS old "
         f"LEFT JOIN restart ON restart.entity_id = old.{key} "
         f"WHERE epoch_us(event_timestamp) - {delay_us} < coalesce(restart_us, getvariable('default_restart_us')) "
@@ -314,15 +317,15 @@ def _merge_by_restart(name: str, old: Path | None, delay_us: int) -> str:
         if old
         else ""
     )
-    return f"{kept} SELECT *, true AS fresh FROM ({new})"
+    return f"{preserved} SELECT *, true AS fresh FROM ({new})"
 
 
 def _merge_content(old: Path | None, modalities: list[str]) -> str:
-    """Old rows as they are, and the new ones.
+    """SQL for the old rows unchanged, and the new ones.
 
-    Content that changed in place, under the same version time, was readable only from this build on: it becomes a row
-    at ``as_of``, and the row that serving had until then stays. The same goes for a version that comes late, between
-    versions that are there already.
+    Content that was modified without a new version time became available only with this build: it gets a row at ``as_of``,
+    and the previous row stays as it was served until then. The same applies to a version that arrives late, between
+    existing versions.
     """
     new = (_SQL / "item_content.sql").read_text(encoding="utf-8")
     if old is None:
@@ -359,10 +362,10 @@ def _merge_content(old: Path | None, modalities: list[str]) -> str:
 def _withdraw(
     opened: duckdb.DuckDBPyConnection, tables: Path, name: str, log: Log, before: dict[str, Any] | None, now_us: int
 ) -> None:
-    """Note which rows the next table lacks though the last one had them; rows that are only ahead of ``as_of`` stay online."""
+    """Record rows missing from the new table but present in the old one; rows merely later than ``as_of`` stay online."""
     path = tables / f"{name}.parquet"
     if not path.exists() or not _is_whole(path):
-        return  # what a damaged table had cannot be told
+        return  # the rows of a damaged table are unknown
     old = f"SELECT * FROM read_parquet({literal(path)}) AS old"
     if before is None:
         ahead = f"epoch_us(event_timestamp) > getvariable('as_of_us') AND epoch_us(event_timestamp) <= {now_us}"
@@ -380,7 +383,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def _write(opened: duckdb.DuckDBPyConnection, name: str, path: Path, before: dict[str, Any] | None) -> tuple[int, int]:
-    """Write the relation ``written`` where it differs from the table; returns its rows, and how many are new."""
+    """Write the relation ``written`` if it differs from the table; return its number of rows and of new rows."""
     counts = opened.execute("SELECT count(*), count(*) FILTER (fresh) FROM written").fetchone() or (0, 0)
     if before is None or counts[1] or counts[0] != before["rows"][name]:
         with replaced(path, path.parent / _MANIFEST) as temporary:

@@ -1,9 +1,9 @@
-"""From the source to the validated log: ``data/log`` and ``data/rejects``.
+"""Ingestion of the source into the validated log: ``data/log`` and ``data/rejects``.
 
-The log holds one row per event (:data:`sidkit.contract.events.EVENT_KEY`). Each ingest adds one part with the rows that no
-earlier part holds, so that a builder can tell which events are new, however late they come. A row that was corrected in the
-source replaces the old one (:mod:`sidkit.tables.log_changes`). Items and embeddings are kept as snapshots. ``manifest.json``
-is written last; files that it does not list do not count.
+The log has one row per event (:data:`sidkit.contract.events.EVENT_KEY`). Each ingest adds one part with the rows that no
+earlier part has, so that a build can identify new events, however late they arrive. A row corrected in the source
+replaces the old one (:mod:`sidkit.tables.log_changes`). Items and embeddings are stored as snapshots. ``manifest.json``
+is written last; files that it does not list are ignored.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from sidkit.tables.log_changes import compare, mark_of, number_of, write_added, 
 _MANIFEST = "manifest.json"
 _PARTS = "interactions"
 _FORMAT = 2
-"""2: one row per event, none after the moment of the ingest. Without a number: a log of an older release."""
+"""Format 2: one row per event, none later than the ingest. A log without a number is from an older release."""
 
 
 @dataclass(frozen=True)
 class Log:
-    """The validated log of a repo."""
+    """The validated log of a repository."""
 
     parts: tuple[Path, ...]
     items: Path
@@ -41,61 +41,61 @@ class Log:
 
     @property
     def mark(self) -> dict[str, Any]:
-        """What the log holds, as JSON values that are the same for the same rows."""
+        """Fingerprint of the log's rows as JSON values."""
         snapshots = {name: snapshot["mark"] for name, snapshot in self.manifest["snapshots"].items()}
         return {"parts": [part["mark"] for part in self.manifest["parts"]], **snapshots}
 
     @property
     def folder(self) -> Path:
-        """Where the parts lie."""
+        """Folder of the parts."""
         return self.items.parent / _PARTS
 
     @property
     def consumed(self) -> dict[str, Any]:
-        """What a build notes of the log that it read, for the methods below."""
+        """State of the log that a build records, for the methods below."""
         parts = [part["file"] for part in self.manifest["parts"]]
         return {"id": self.manifest.get("id"), "parts": parts, "mark": self.mark, "ingests": _ingests(self.manifest)}
 
     def continues(self, consumed: dict[str, Any]) -> bool:
-        """Whether this log grew out of the one that a build noted: a log that was deleted and made anew did not."""
+        """Whether this log is a continuation of the recorded one, rather than one that was deleted and recreated."""
         known = consumed.get("id")
         return known in {None, self.manifest.get("id")} and _ingests(self.manifest) >= _ingests(consumed)
 
     def is_that_of(self, consumed: dict[str, Any]) -> bool:
-        """Whether the log holds what a build noted, and nothing else."""
+        """Whether the log is unchanged since a build recorded its state."""
         return all(consumed[name] == self.consumed[name] for name in ("parts", "mark"))
 
     def since(self, consumed: dict[str, Any]) -> tuple[Path, ...]:
-        """The files whose rows came, or were taken out, after a build noted what it read."""
+        """Files with rows added or removed since a build recorded the log's state."""
         entries = [*self.manifest["parts"], *self.manifest.get("removed", [])]
         return tuple(self.folder / entry["file"] for entry in entries if number_of(entry) >= _ingests(consumed))
 
     def lost_since(self, consumed: dict[str, Any]) -> bool:
-        """Whether rows were taken out after a build noted what it read."""
+        """Whether rows were removed since a build recorded the log's state."""
         return any(number_of(entry) >= _ingests(consumed) for entry in self.manifest.get("removed", []))
 
     @property
     def rows(self) -> int:
-        """Interactions in all parts."""
+        """Number of interactions in all parts."""
         return sum(part["rows"] for part in self.manifest["parts"])
 
     @property
     def first_us(self) -> int:
-        """The moment of the first event, microseconds UTC."""
+        """Time of the first event, microseconds UTC."""
         return min(int(part["first_us"]) for part in self.manifest["parts"])
 
     @property
     def last_us(self) -> int:
-        """The moment of the last event, microseconds UTC."""
+        """Time of the last event, microseconds UTC."""
         return max(int(part["last_us"]) for part in self.manifest["parts"])
 
 
 @dataclass(frozen=True)
 class IngestReport:
-    """What one ingest did.
+    """Result of an ingest.
 
-    ``new_rows`` events were not in the log before, ``changed`` were corrected, ``removed`` were taken out. ``vanished``
-    are in the log and not, or no longer as valid rows, in the source. ``rows`` are in the log now.
+    ``new_rows`` events are new in the log, ``changed`` were corrected, ``removed`` were removed. ``vanished`` events are in
+    the log but missing or no longer valid in the source. ``rows`` is the size of the log.
     """
 
     new_rows: int
@@ -110,28 +110,28 @@ class IngestReport:
 def ingest(
     repo: Repo, *, remove_vanished: bool = False, rebuild: bool = False, now_us: int | None = None
 ) -> IngestReport:
-    """Read the source, check it, append what is new to the log and replace what was corrected.
+    """Read and validate the source, append new events to the log and replace corrected ones.
 
     Parameters
     ----------
     repo : Repo
-        Its settings name the source.
+        Repository whose settings name the source.
     remove_vanished : bool
-        Take events out of the log that the source no longer holds. Not for sources that are rotated.
+        Remove events from the log that are no longer in the source. Not for rotated sources.
     rebuild : bool
-        Forget the log and read the source as if for the first time: repairs a damaged log. Events that the source no
-        longer holds are lost.
+        Discard the log and read the whole source again, to repair a damaged log. Events that are no longer in the source
+        are lost.
     now_us : int, optional
-        The present, microseconds UTC: later rows are rejects. A row that was a reject for this reason alone is read
-        again by the first ingest after its time.
+        Current time, microseconds UTC: later rows are rejected. A row rejected for this reason alone is read again by the
+        first ingest after its time.
 
     Raises
     ------
     ContractError
-        When the source breaks the contract beyond what the settings allow. The log is then what it was; the rejects
+        When the source breaks the contract beyond the limits in the settings. The log is then unchanged; the rejected rows
         are in ``data/rejects``.
     SettingsChangedError
-        When the log was read under other settings.
+        When the log was ingested with other settings.
     """
     now = present_us() if now_us is None else now_us
     source = open_source(repo.settings.source.url)
@@ -143,7 +143,7 @@ def ingest(
         to_remove = remove_vanished and before.get("vanished", 0)
         if fingerprint is not None and same and not to_remove and not _outdated(before, now):
             rows = sum(part["rows"] for part in before["parts"])
-            _remove_unlisted(repo.log, before)  # an ingest may have been killed before it did
+            _remove_unlisted(repo.log, before)  # a killed ingest may have left some
             reports = tuple(TableReport(**table) for table in before["tables"])
             return IngestReport(0, rows, True, reports, vanished=before["vanished"])
     first_number = _next_number(repo.log) if rebuild else 0
@@ -153,10 +153,10 @@ def ingest(
 
 
 def must_read_again(repo: Repo, now_us: int) -> bool:
-    """Whether the source of an existing log must be read again though it did not change.
+    """Whether the source of an existing log must be read again although it did not change.
 
-    That is so when an older release made the log, and when the time of a row has come that was a reject because it lay
-    after the present (``now_us``, microseconds UTC).
+    This is the case if the log is from an older release, or if a row was rejected for lying in the future and its time has
+    come (``now_us``, microseconds UTC).
     """
     path = repo.log / _MANIFEST
     return path.exists() and _outdated(read_sealed(path), now_us)
@@ -220,18 +220,20 @@ def _ingest(
 
 
 def read_log(repo: Repo) -> Log:
-    """The validated log of a repo.
+    """Read the validated log of a repository.
 
     Raises
     ------
     ArtifactMissingError
-        When nothing was ingested yet.
+        When no log was ingested yet.
     ArtifactCorruptError
         When a file of the log is missing or damaged.
     """
     path = repo.log / _MANIFEST
     if not path.exists():
-        raise ArtifactMissingError(f"{repo.log} holds no log yet; run `sidkit data ingest --repo {repo.path}` first")
+        raise ArtifactMissingError(
+            f"expected a log in {repo.log}, got none; run `sidkit data ingest --repo {repo.path}` first"
+        )
     manifest = read_verified(path)
     parts = tuple(repo.log / _PARTS / part["file"] for part in manifest["parts"])
     items, embeddings = (repo.log / manifest["snapshots"][name]["file"] for name in ("items", "item_embeddings"))
@@ -245,7 +247,7 @@ def _append(opened: duckdb.DuckDBPyConnection, repo: Repo, number: int) -> dict[
 def _take_out(
     opened: duckdb.DuckDBPyConnection, repo: Repo, parts: list[dict[str, Any]], number: int
 ) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
-    """The parts without the rows that are true no more, and the file of those rows."""
+    """Remove outdated rows from the parts; return the entries of the parts and of the file of removed rows."""
     removed = write_removed(opened, repo.log / _PARTS / f"removed-{number:05d}.parquet")
     if removed is None:
         return parts, None
@@ -260,17 +262,17 @@ def _merge_snapshot(
     before: dict[str, Any] | None,
     first_number: int,
 ) -> dict[str, str]:
-    """Write the next snapshot of a table; one that would say the same as the last keeps its file."""
+    """Write the next snapshot of a table; an unchanged snapshot keeps its file."""
     last: dict[str, str] | None = before["snapshots"][name] if before else None
     query = f"SELECT *, 1 AS generation FROM read_parquet({literal(fresh)})"
     if last:
-        # What the source no longer lists stays: rows of the log still refer to it.
+        # Items missing from the source stay: rows of the log still refer to them.
         query += f" UNION ALL BY NAME SELECT *, 0 AS generation FROM read_parquet({literal(folder / last['file'])})"
     opened.execute(f"CREATE OR REPLACE TEMP TABLE snapshot AS {query}")
-    there = {row[0] for row in opened.execute("DESCRIBE snapshot").fetchall()}
-    # A version counts from updated_at, or else from the item's creation: see the builder.
-    moment = ", ".join(column for column in ("updated_at", "created_at") if column in there)
-    same = f"item_id, coalesce({moment})" if "updated_at" in there else "item_id"
+    columns = {row[0] for row in opened.execute("DESCRIBE snapshot").fetchall()}
+    # A version starts at updated_at, or else at the item's creation; see the builder.
+    version = ", ".join(column for column in ("updated_at", "created_at") if column in columns)
+    same = f"item_id, coalesce({version})" if "updated_at" in columns else "item_id"
     opened.execute(
         f"CREATE OR REPLACE TEMP TABLE merged AS SELECT * EXCLUDE generation FROM snapshot "
         f"QUALIFY row_number() OVER (PARTITION BY {same} ORDER BY generation DESC) = 1"
@@ -288,7 +290,7 @@ def _merge_snapshot(
 
 
 def _remove_unlisted(folder: Path, manifest: dict[str, Any]) -> None:
-    """Remove parts and snapshots that the manifest does not list any more, or never did."""
+    """Remove parts and snapshots that the manifest does not list."""
     listed = set(listed_files(manifest))
     for file in (*folder.glob("*.parquet"), *(folder / _PARTS).glob("*.parquet")):
         if file.relative_to(folder).as_posix() not in listed:
@@ -296,7 +298,7 @@ def _remove_unlisted(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 def _next_number(folder: Path) -> int:
-    """A number that no file of the log has: one that is read anew leaves the old one whole until it is done."""
+    """A number unused by any file of the log, so that a rebuild leaves the old files intact until it is done."""
     numbers = [number_of({"file": file.name}) for file in folder.rglob("*-[0-9]*.parquet")]
     return max(numbers, default=-1) + 1
 
@@ -308,7 +310,7 @@ def listed_files(manifest: dict[str, Any]) -> list[str]:
 
 
 def _ingests(noted: dict[str, Any]) -> int:
-    """How many ingests changed the events of a log, by its manifest or by what a build noted of it."""
+    """Number of ingests that changed a log's events, from its manifest or a build's record of it."""
     return int(noted.get("ingests", len(noted["parts"])))
 
 
@@ -332,5 +334,5 @@ def _refuse_other_settings(before: dict[str, Any], now: dict[str, Any]) -> None:
             key: (before["settings"].get(key), now[key]) for key in now if before["settings"].get(key) != now[key]
         }
         raise SettingsChangedError(
-            "the log in data/log", changed, "Put the old values back, or start a fresh repo with `sidkit init`."
+            "the log in data/log", changed, "Restore the old values, or create a new repository with `sidkit init`."
         )

@@ -1,8 +1,8 @@
--- item_content: what is known of an item, one row per moment at which its attributes or its vectors change.
+-- item_content: attributes and vectors of items, one row per change.
 --
 -- Reads   item_versions(item_id, version_us, category, price, created_at_us)
 --         embedding_versions(item_id, version_us, <one list per modality>)
--- Both hold only versions that could be read by as_of. Vectors count from the item's creation on.
+-- Both have only versions that were available by as_of. Vectors are available from the item's creation on.
 WITH first_seen AS (
     SELECT item_id, min(version_us) AS first_us FROM item_versions GROUP BY item_id
 ),
@@ -13,7 +13,7 @@ moments AS (
     FROM embedding_versions INNER JOIN first_seen USING (item_id)
     WHERE version_us > first_us
 ),
--- The joins in time carry keys only; the wide columns are fetched by key afterwards.
+-- The temporal joins use keys only; wide columns are joined by key afterwards.
 attributed AS (
     SELECT moments.item_id, moments.version_us, item_versions.version_us AS item_version_us
     FROM moments ASOF JOIN item_versions

@@ -1,5 +1,5 @@
 -- item_stats: trailing counts per item, one row per window end at which any count changes.
--- What the log does not say is null: exposures on a log of positives only, conversions where none are logged.
+-- Unknown counts are null: exposures for a log of positives only, conversions if the log has none.
 SELECT
     entity_id AS item_id,
     make_timestamptz(window_end_us + getvariable('delay_us')) AS event_timestamp,

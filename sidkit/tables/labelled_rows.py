@@ -1,11 +1,11 @@
-"""The labelled rows that rankers train and are evaluated on: ``data/rows.parquet``.
+"""The labelled rows for training and evaluation of rankers: ``data/rows.parquet``.
 
-On a log of impressions they are its rows. On a log of positives they are the positives and the negatives sampled for
-them; sampled rows never enter counts or histories. A :class:`RowSample` asks for some of the rows only, and for a file of
-their own: negatives that nobody trains on are not drawn, and a row's negatives are the same in every file.
+For a log of impressions they are its rows. For a log of positives they are the positives and their sampled negatives;
+sampled rows never enter counts or histories. A :class:`RowSample` selects part of the rows for a file of its own: only the
+negatives of selected rows are drawn, and a row's negatives are the same in every file.
 
-Columns: ``user_id``, ``item_id``, ``event_timestamp``, ``label`` int8, ``request_id`` (null where there are none),
-``sampled`` bool, ``had_before`` bool (the user had a positive with this item, as known at the row's moment).
+Columns: ``user_id``, ``item_id``, ``event_timestamp``, ``label`` int8, ``request_id`` (may be null),
+``sampled`` bool, ``had_before`` bool (the user had a positive with this item, as known at the row's time).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _FAR = np.iinfo(np.int64).max
 
 @dataclass(frozen=True)
 class SampledWindow:
-    """Rows from ``from_us`` on and before ``until_us`` (microseconds UTC), thinned by user to about ``most`` (None: all)."""
+    """Rows in ``[from_us, until_us)`` (microseconds UTC), sampled by user to about ``most`` rows (None: all)."""
 
     from_us: int
     until_us: int
@@ -43,7 +43,7 @@ class SampledWindow:
 
 @dataclass(frozen=True)
 class RowSample:
-    """Some of the labelled rows: those of some windows, which do not overlap, in the file ``path``."""
+    """A selection of the labelled rows, by non-overlapping windows, for the file ``path``."""
 
     path: Path
     windows: tuple[SampledWindow, ...]
@@ -51,10 +51,10 @@ class RowSample:
 
 @dataclass(frozen=True)
 class RowsReport:
-    """How many labelled rows there are in ``path``, and how many of them are sampled negatives.
+    """Number of labelled rows in ``path`` and how many of them are sampled negatives.
 
-    ``available`` are the rows that each window of a sample has without thinning (about: a positive without enough items to
-    draw has fewer). ``far``, ``other_touch`` and ``missing`` say how well negatives match; see
+    ``available`` is the number of rows that each window has before sampling by user (approximate: a positive without enough
+    eligible items has fewer negatives). ``far``, ``other_touch`` and ``missing`` measure how well negatives match; see
     :class:`sidkit.datasets.negatives.Drawn`.
     """
 
@@ -69,27 +69,27 @@ class RowsReport:
 
 
 def log_moments(repo: Repo, until_us: int | None = None) -> npt.NDArray[np.int64]:
-    """The moments of all rows of the log up to ``until_us``, ``int64 [rows]`` microseconds UTC, rising.
+    """Times of all rows of the log up to ``until_us``, ``int64 [rows]`` microseconds UTC, ascending.
 
-    Sampled negatives stand at the moment of their positive, so that shares of these are shares of the labelled rows.
+    Sampled negatives have the time of their positive, so shares of these times are shares of the labelled rows.
     """
     with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
         _open_log(opened, read_log(repo), until_us)
-        found = opened.execute("SELECT epoch_us(timestamp) AS moment_us FROM log ORDER BY 1").fetchnumpy()
-    moments: npt.NDArray[np.int64] = found["moment_us"].astype(np.int64)
+        columns = opened.execute("SELECT epoch_us(timestamp) AS moment_us FROM log ORDER BY 1").fetchnumpy()
+    moments: npt.NDArray[np.int64] = columns["moment_us"].astype(np.int64)
     return moments
 
 
 def rows_per_event(repo: Repo) -> int:
-    """Labelled rows of one event of the log."""
+    """Number of labelled rows per event of the log."""
     positives_only = repo.settings.source.feedback == "positives_only"
     return 1 + repo.settings.negatives.per_positive if positives_only else 1
 
 
 def build_labelled_rows(repo: Repo, sample: RowSample | None = None, until_us: int | None = None) -> RowsReport:
-    """Write ``data/rows.parquet``, or the file of a sample; nothing is done when all is as it was the last time.
+    """Write ``data/rows.parquet``, or the file of a sample, unless it is up to date.
 
-    Events after ``until_us`` (microseconds UTC) are left out: a replay has no features for them.
+    Events after ``until_us`` (microseconds UTC) are excluded: a replay has no features for them.
     """
     log = read_log(repo)
     path = sample.path if sample is not None else repo.labelled_rows
@@ -101,7 +101,7 @@ def build_labelled_rows(repo: Repo, sample: RowSample | None = None, until_us: i
             "log": log.mark if positives_only else log.mark["parts"],
             "negatives": settings.negatives.model_dump(),
             "time": [settings.time.delay_us, settings.time.cadence_us, settings.time.history_length],
-            "method": 2,  # what is drawn changed with it
+            "method": 2,  # version of the sampling method
             "sample": [asdict(window) for window in sample.windows] if sample is not None else None,
             **({} if until_us is None else {"until_us": until_us}),
         }
@@ -121,15 +121,15 @@ def build_labelled_rows(repo: Repo, sample: RowSample | None = None, until_us: i
         drawn = _add_negatives(opened, repo, log) if positives_only else None
         _write(opened, path)
         counted = opened.execute("SELECT count(*), count(*) FILTER (sampled) FROM labelled").fetchone() or (0, 0)
-    told = {"inputs": inputs, "rows": counted[0], "sampled": counted[1], "available": available}
-    told |= {name: getattr(drawn, name, 0) for name in ("far", "other_touch", "missing")}
-    write_sealed(sidecar, {**told, "files": hashes_of(path.parent, [path.name])})
-    return _report(path, told, unchanged=False)
+    details = {"inputs": inputs, "rows": counted[0], "sampled": counted[1], "available": available}
+    details |= {name: getattr(drawn, name, 0) for name in ("far", "other_touch", "missing")}
+    write_sealed(sidecar, {**details, "files": hashes_of(path.parent, [path.name])})
+    return _report(path, details, unchanged=False)
 
 
-def _report(path: Path, told: dict[str, Any], *, unchanged: bool) -> RowsReport:
-    known = {name: told.get(name, 0) for name in ("rows", "sampled", "far", "other_touch", "missing")}
-    return RowsReport(path=path, unchanged=unchanged, available=tuple(told.get("available", ())), **known)
+def _report(path: Path, details: dict[str, Any], *, unchanged: bool) -> RowsReport:
+    known = {name: details.get(name, 0) for name in ("rows", "sampled", "far", "other_touch", "missing")}
+    return RowsReport(path=path, unchanged=unchanged, available=tuple(details.get("available", ())), **known)
 
 
 def _open_log(opened: duckdb.DuckDBPyConnection, log: Log, until_us: int | None) -> None:
@@ -139,13 +139,13 @@ def _open_log(opened: duckdb.DuckDBPyConnection, log: Log, until_us: int | None)
 
 
 def _choose(opened: duckdb.DuckDBPyConnection, sample: RowSample | None, each: int) -> list[int]:
-    """Make the table ``labelled`` of all rows of the log; ``wanted`` says which belong to the sample."""
+    """Create the table ``labelled`` with all rows of the log; ``wanted`` marks those of the sample."""
     rows = "user_id, item_id, timestamp AS event_timestamp, label, request_id, false AS sampled"
     if sample is None:
         opened.execute(f"CREATE TEMP TABLE labelled AS SELECT {rows}, true AS wanted FROM log")
         return []
     available = []
-    opened.execute("CREATE TEMP TABLE kept (user_id VARCHAR, from_us BIGINT, until_us BIGINT)")
+    opened.execute("CREATE TEMP TABLE selected (user_id VARCHAR, from_us BIGINT, until_us BIGINT)")
     for window in sample.windows:
         bounds = {"from_us": window.from_us, "until_us": window.until_us}
         users = opened.execute(
@@ -154,13 +154,13 @@ def _choose(opened: duckdb.DuckDBPyConnection, sample: RowSample | None, each: i
         available.append(each * len(users))
         some = thin_by_user(users, None if window.most is None else max(window.most // each, 1))
         opened.register("thinned", pa.table({"user_id": pa.array(pd.unique(users[some]), pa.string())}))
-        opened.execute("INSERT INTO kept SELECT user_id, $from_us, $until_us FROM thinned", bounds)
+        opened.execute("INSERT INTO selected SELECT user_id, $from_us, $until_us FROM thinned", bounds)
         opened.unregister("thinned")
     opened.execute(f"""
         CREATE TEMP TABLE labelled AS
         SELECT {rows}, EXISTS (
-            SELECT 1 FROM kept
-            WHERE kept.user_id = log.user_id AND epoch_us(timestamp) >= from_us AND epoch_us(timestamp) < until_us
+            SELECT 1 FROM selected
+            WHERE selected.user_id = log.user_id AND epoch_us(timestamp) >= from_us AND epoch_us(timestamp) < until_us
         ) AS wanted
         FROM log
     """)
@@ -169,7 +169,7 @@ def _choose(opened: duckdb.DuckDBPyConnection, sample: RowSample | None, each: i
 
 @working_on("writing the labelled rows")
 def _add_negatives(opened: duckdb.DuckDBPyConnection, repo: Repo, log: Log) -> Drawn:
-    # Where the log names no requests, the positives of one user at one moment are one (a basket, a page).
+    # Without request ids, positives of one user at one time form one request (a basket, a page).
     opened.execute("""
         UPDATE labelled SET request_id = user_id || '@' || epoch_us(event_timestamp)::VARCHAR WHERE request_id IS NULL
     """)
@@ -186,7 +186,7 @@ def _add_negatives(opened: duckdb.DuckDBPyConnection, repo: Repo, log: Log) -> D
         ORDER BY event_timestamp, user_id, request_id, item_id
     """).df()
     item = pd.Index(items["item_id"]).get_indexer(pd.Index(rows["item_id"]))
-    known = item >= 0  # items that the catalogue lacks have no age to match
+    known = item >= 0  # items missing from the catalogue have no age to match
     rows, item = rows[known].reset_index(drop=True), item[known].astype(np.int64)
     wanted = np.flatnonzero(rows["wanted"].to_numpy())
     time = repo.settings.time

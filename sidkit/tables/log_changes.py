@@ -1,8 +1,8 @@
-"""What an ingest changes in the log: which rows of the source are new, and which rows of the log are true no more.
+"""Changes of an ingest: which rows of the source are new, and which rows of the log are outdated.
 
-An event is identified by :data:`sidkit.contract.events.EVENT_KEY`. A row whose key is known and whose other columns differ
-replaces the old row. Parts of the log are never changed in place: a part that loses rows is written anew under another
-name, and the rows that it lost are kept in a ``removed`` file, so that builders know whose past changed and from when on.
+An event is identified by :data:`sidkit.contract.events.EVENT_KEY`. A row with a known key and other values replaces the old
+row. Parts of the log are never modified in place: a part that loses rows is rewritten under another name, and its removed
+rows go to a ``removed`` file, so that builds know which keys to rebuild from which time on.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _KEY = ", ".join(EVENT_KEY)
 
 @dataclass(frozen=True)
 class Changes:
-    """How the valid rows of a source differ from the log, in events.
+    """Differences between the valid rows of a source and the log, in events.
 
-    ``new`` have no row in the log yet, ``changed`` replace one. ``vanished`` are in the log but not in the source, and
-    stay; ``removed`` leave the log without a successor.
+    ``new`` events are not in the log yet, ``changed`` ones replace a row. ``vanished`` ones are in the log but not in the
+    source, and stay; ``removed`` ones leave the log without replacement.
     """
 
     new: int
@@ -46,22 +46,22 @@ def compare(
     remove_vanished: bool,
     keyed: bool,
 ) -> Changes:
-    """Compare valid rows with the parts of a log; the relations ``added`` and ``removed`` hold what is to be done.
+    """Compare valid rows with the parts of a log, and create the relations ``added`` and ``removed``.
 
     Parameters
     ----------
     opened : duckdb.DuckDBPyConnection
-        The relations are made here.
+        Connection in which the relations are created.
     valid : Path
-        The valid interactions, one row per event.
+        File of valid interactions, one row per event.
     parts : sequence of Path
-        The parts of the log; none at the first ingest.
+        Parts of the log; empty at the first ingest.
     now_us : int
-        Rows of the log after this moment (microseconds UTC) are removed: older releases took them.
+        Rows of the log after this time (microseconds UTC) are removed: older releases accepted them.
     remove_vanished : bool
-        Remove what the source no longer holds.
+        Remove events that are no longer in the source.
     keyed : bool
-        Whether the log holds one row per event. In logs of older releases the rows of one event become one.
+        Whether the log has one row per event. In logs of older releases the rows of an event are merged.
     """
     opened.execute(f"CREATE OR REPLACE TEMP VIEW valid AS SELECT {_COLUMNS} FROM read_parquet({literal(valid)})")
     if not parts:
@@ -77,19 +77,19 @@ def compare(
         ) GROUP BY {_COLUMNS} HAVING count(*) = 1
     """)
     opened.execute(f"""
-        CREATE OR REPLACE TEMP TABLE gone AS
+        CREATE OR REPLACE TEMP TABLE outdated AS
         SELECT difference.* EXCLUDE (fresh), CASE
             WHEN epoch_us(difference.timestamp) > {now_us} THEN 'after now'
-            WHEN there THEN 'replaced'
+            WHEN in_source THEN 'replaced'
             ELSE 'vanished'
         END AS cause
-        FROM difference LEFT JOIN (SELECT {_KEY}, true AS there FROM valid) AS known
+        FROM difference LEFT JOIN (SELECT {_KEY}, true AS in_source FROM valid) AS known
             ON {_same("difference", "known", EVENT_KEY)}
         WHERE NOT fresh
     """)
     merged = 0 if keyed or remove_vanished else _merge_vanished(opened)
-    kept = "" if remove_vanished else "WHERE cause <> 'vanished'"
-    opened.execute(f"CREATE OR REPLACE TEMP TABLE removed AS SELECT * FROM gone {kept}")
+    condition = "" if remove_vanished else "WHERE cause <> 'vanished'"
+    opened.execute(f"CREATE OR REPLACE TEMP TABLE removed AS SELECT * FROM outdated {condition}")
     opened.execute(f"CREATE OR REPLACE TEMP VIEW added AS SELECT {_COLUMNS} FROM difference WHERE fresh")
     opened.execute(
         f"CREATE OR REPLACE TEMP TABLE replaced AS SELECT DISTINCT {_KEY} FROM removed WHERE cause = 'replaced'"
@@ -97,38 +97,38 @@ def compare(
     return Changes(
         new=_count(opened, f"added ANTI JOIN replaced ON {_same('added', 'replaced', EVENT_KEY)}"),
         changed=_count(opened, "replaced"),
-        vanished=0 if remove_vanished else merged + _count(opened, "gone WHERE cause = 'vanished'"),
+        vanished=0 if remove_vanished else merged + _count(opened, "outdated WHERE cause = 'vanished'"),
         removed=_count(opened, f"(SELECT DISTINCT {_KEY} FROM removed WHERE cause <> 'replaced')"),
     )
 
 
 def _merge_vanished(opened: duckdb.DuckDBPyConnection) -> int:
-    """Let several rows of one event that the source no longer holds become one; returns how many such events there are."""
+    """Merge several rows of one event that is no longer in the source; return the number of such events."""
     opened.execute(f"""
         CREATE OR REPLACE TEMP TABLE repeated AS
-        SELECT {_KEY} FROM gone WHERE cause = 'vanished' GROUP BY {_KEY} HAVING count(*) > 1
+        SELECT {_KEY} FROM outdated WHERE cause = 'vanished' GROUP BY {_KEY} HAVING count(*) > 1
     """)
-    same = _same("gone", "repeated", EVENT_KEY)
-    several = f"(SELECT {_COLUMNS} FROM gone SEMI JOIN repeated ON {same})"
+    same = _same("outdated", "repeated", EVENT_KEY)
+    several = f"(SELECT {_COLUMNS} FROM outdated SEMI JOIN repeated ON {same})"
     opened.execute(f"INSERT INTO difference SELECT *, true FROM ({one_row_per_event(several)})")
-    opened.execute(f"UPDATE gone SET cause = 'replaced' FROM repeated WHERE {same}")
+    opened.execute(f"UPDATE outdated SET cause = 'replaced' FROM repeated WHERE {same}")
     return _count(opened, "repeated")
 
 
 def write_added(opened: duckdb.DuckDBPyConnection, path: Path) -> dict[str, Any] | None:
-    """Write the relation ``added`` as a part; returns its entry in the manifest, None where there is nothing."""
+    """Write the relation ``added`` as a part; return its manifest entry, or None if it is empty."""
     return _write_part(opened, f"SELECT {_COLUMNS} FROM added", path)
 
 
 def write_removed(opened: duckdb.DuckDBPyConnection, path: Path) -> dict[str, Any] | None:
-    """Write the relation ``removed``, with its ``cause``; returns its entry in the manifest, None where there is nothing."""
+    """Write the relation ``removed``, with its ``cause``; return its manifest entry, or None if it is empty."""
     return _write_part(opened, f"SELECT {_COLUMNS}, cause FROM removed", path)
 
 
 def write_without_removed(
     opened: duckdb.DuckDBPyConnection, folder: Path, parts: Sequence[dict[str, Any]], number: int
 ) -> list[dict[str, Any]]:
-    """The entries of the parts after the rows of ``removed`` were taken out; a part that loses rows gets a new file."""
+    """Remove the rows of ``removed`` from the parts; return their entries. A part that loses rows gets a new file."""
     files = [folder / part["file"] for part in parts]
     same = _same("part", "removed", tuple(LOG_COLUMNS))
     touched = {
@@ -149,12 +149,12 @@ def write_without_removed(
 
 
 def number_of(entry: dict[str, Any]) -> int:
-    """Which ingest read the rows of a part, or removed those of a ``removed`` file; counted from 0."""
+    """Number of the ingest that wrote a part or a ``removed`` file, counted from 0."""
     return int(entry["file"].removesuffix(".parquet").split("-")[1])
 
 
 def mark_of(opened: duckdb.DuckDBPyConnection, relation: str) -> str:
-    """Text that is the same for the same set of rows."""
+    """Fingerprint of a relation's set of rows."""
     row = opened.execute(f"SELECT count(*), bit_xor(hash(held)) FROM {relation} AS held").fetchone()
     return "-".join(map(str, row or ()))
 

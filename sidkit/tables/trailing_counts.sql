@@ -1,12 +1,12 @@
 -- Trailing counts per entity: shared by item_stats.sql and user_stats.sql.
 --
 -- Reads   entity_events(entity_id, ts_us, exposures, clicks, conversions)   events up to as_of
---         restart(entity_id, restart_us)          entities whose past changed: from which window end on
---         previous(entity_id, window_end_us, exposures_all, clicks_all, conversions_all)   rows of the last build
--- Gives   one row per entity and window end >= its restart at which any count changes.
+--         restart(entity_id, restart_us)          entities whose past changed: first window end to recompute
+--         previous(entity_id, window_end_us, exposures_all, clicks_all, conversions_all)   rows of the previous build
+-- Returns one row per entity and window end >= its restart at which any count changes.
 --
 -- A window that ends at W counts events in (W - window, W]. An event enters at the first multiple of the cadence at or
--- after it, and leaves a window at the first multiple at or after event + window: each is one move of a running sum.
+-- after it, and leaves a window at the first multiple at or after event + window: each is one step of a running sum.
 CREATE OR REPLACE TEMP TABLE trailing_counts AS
 WITH dated AS (
     SELECT

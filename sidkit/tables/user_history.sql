@@ -1,5 +1,5 @@
--- user_history: the last N positives of a user, newest first, one row per user and moment of a positive.
--- A row holds all positives up to its moment; positives of one moment are ordered by item id.
+-- user_history: the last N positives of a user, newest first, one row per user and time of a positive.
+-- A row has all positives up to its time; positives of the same time are ordered by item id.
 --
 -- Reads   events(user_id, item_id, ts_us, label), restart(entity_id, restart_us)
 WITH positives AS (
@@ -10,7 +10,7 @@ WITH positives AS (
     FROM events LEFT JOIN restart ON restart.entity_id = events.user_id
     WHERE label = 1 AND ts_us + getvariable('delay_us') <= getvariable('as_of_us')
 ),
-needed AS (  -- all from the restart on, and the N before it that its first row still shows
+needed AS (  -- all from the restart on, and the N before it that its first row includes
     SELECT * FROM positives
     QUALIFY ts_us >= restart_us
         OR row_number() OVER (PARTITION BY user_id, ts_us >= restart_us ORDER BY nth) <= getvariable('history_length')

@@ -1,5 +1,5 @@
 -- user_stats: trailing counts per user, one row per window end at which any count changes.
--- What the log does not say is null: exposures on a log of positives only.
+-- Unknown counts are null: exposures for a log of positives only.
 SELECT
     entity_id AS user_id,
     make_timestamptz(window_end_us + getvariable('delay_us')) AS event_timestamp,

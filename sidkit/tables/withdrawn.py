@@ -1,7 +1,7 @@
-"""Rows that left the feature tables: an online store may hold them, and no older row would replace them there.
+"""Rows removed from the feature tables that the online store may still have, where no older row would replace them.
 
-``data/tables/withdrawn.parquet`` lists them (``view``, ``key``, ``event_us`` microseconds UTC) from the build that dropped
-them until they were taken out of the online store.
+``data/tables/withdrawn.parquet`` lists them (``view``, ``key``, ``event_us`` microseconds UTC) from the build that removed
+them until they are deleted from the online store.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ _FILE = "withdrawn.parquet"
 
 @dataclass(frozen=True)
 class Withdrawn:
-    """The rows of one view that left its table: keys, and the event time of each in microseconds UTC."""
+    """Withdrawn rows of one view: keys, and the event time of each in microseconds UTC."""
 
     keys: list[str]
     events_us: list[int]
 
 
 def withdraw(opened: duckdb.DuckDBPyConnection, tables: Path, view: str, key: str, old_rows: str) -> None:
-    """Note the rows of ``old_rows`` (SQL) that the relation ``written``, the view's next table, no longer has."""
-    gone = (
+    """Record the rows of ``old_rows`` (SQL) that are missing from ``written``, the view's new table."""
+    missing = (
         f"SELECT {literal(view)} AS view, {key} AS key, epoch_us(event_timestamp) AS event_us "
         f"FROM ({old_rows}) AS old ANTI JOIN written USING ({key}, event_timestamp)"
     )
-    opened.execute(f"CREATE OR REPLACE TEMP TABLE withdrawn AS {gone}")
+    opened.execute(f"CREATE OR REPLACE TEMP TABLE withdrawn AS {missing}")
     counted = opened.execute("SELECT count(*) FROM withdrawn").fetchone()
     if not counted or not counted[0]:
         return
     path = tables / _FILE
-    if _is_there(path):
+    if _is_intact(path):
         opened.execute(f"INSERT INTO withdrawn SELECT view, key, event_us FROM read_parquet({literal(path)})")
     _write(opened, "(SELECT DISTINCT * FROM withdrawn ORDER BY ALL)", path)
 
 
 def read_withdrawn(tables: Path, view: str) -> Withdrawn:
-    """The rows of a view that are to be taken out of the online store."""
+    """Read the withdrawn rows of a view, which must be deleted from the online store."""
     path = tables / _FILE
-    if not _is_there(path):
+    if not _is_intact(path):
         return Withdrawn([], [])
     with duckdb.connect() as opened:
         rows = opened.execute(
@@ -57,24 +57,24 @@ def read_withdrawn(tables: Path, view: str) -> Withdrawn:
 
 
 def forget_withdrawn(tables: Path, views: list[str]) -> None:
-    """Forget the rows of these views: they are in the online store no more."""
+    """Clear the withdrawn rows of these views after they were deleted from the online store."""
     path = tables / _FILE
-    if not _is_there(path):
+    if not _is_intact(path):
         return
     listed = ", ".join(map(literal, views))
     with duckdb.connect() as opened:
         opened.execute(
-            f"CREATE TEMP TABLE kept AS SELECT * FROM read_parquet({literal(path)}) WHERE NOT view IN ({listed})"
+            f"CREATE TEMP TABLE remaining AS SELECT * FROM read_parquet({literal(path)}) WHERE NOT view IN ({listed})"
         )
-        counted = opened.execute("SELECT count(*) FROM kept").fetchone()
+        counted = opened.execute("SELECT count(*) FROM remaining").fetchone()
         if counted and counted[0]:
-            _write(opened, "kept", path)
+            _write(opened, "remaining", path)
         else:
             _remove(path)
 
 
-def _is_there(path: Path) -> bool:
-    """Whether there is a list; a damaged one is discarded: what it listed stays in the online store until it changes."""
+def _is_intact(path: Path) -> bool:
+    """Whether the list exists; a damaged one is discarded, and its rows stay online until they change."""
     if not path.exists():
         return False
     try:

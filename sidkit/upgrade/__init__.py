@@ -1,7 +1,7 @@
-"""Migrations of repos of older formats (``sidkit upgrade``): one file per step, one line per step in the registry below.
+"""Migrations of repositories of older formats (``sidkit upgrade``): one file per step, registered in ``STEPS``.
 
-A step is a function of the repo. It changes nothing that is of its format already, writes each file in one rename, and
-returns what it did, so that an upgrade that was killed is run again. Steps may edit any file of a repo, also
+A step is a function of the repository. It skips what already has the new format, writes each file atomically and returns
+what it did, so that a killed upgrade can be run again. Steps may edit any file of a repository, including
 ``feature_store.yaml``; the number in ``data/format.json`` is written after the last step of a format.
 """
 
@@ -30,9 +30,9 @@ class Step:
     Parameters
     ----------
     to : int
-        The format that the repo has once all steps of that number are done.
+        Format of the repository after all steps with this number.
     run : callable
-        Does it; returns one line per thing that it did.
+        Performs the step; returns one line per change.
     """
 
     to: int
@@ -48,28 +48,28 @@ STEPS = (
     Step(2, seal_runs),
     Step(2, check_online_rows),
 )
-"""In the order in which they are done."""
+"""Migration steps in order of execution."""
 
 
 def upgrade(repo: Repo) -> list[str]:
-    """Bring a repo to this release's format; call it while holding the repo's lock.
+    """Migrate a repository to this release's format; call it while holding the repository lock.
 
     Returns
     -------
     list of str
-        What was done, a line each; empty where the repo has this format already.
+        One line per change; empty if the repository is up to date.
 
     Raises
     ------
     RepoError
-        When a later release wrote the repo.
+        When a later release wrote the repository.
     """
     began = format_to_upgrade(repo.path)
     if began > FORMAT:
-        raise RepoError(f"{repo.path} has format {began}, later than this release's {FORMAT}; install a later release")
+        raise RepoError(f"expected format {FORMAT} or earlier, got {began} in {repo.path}; install a later release")
     done = rename_class_paths(repo)
     if began < FORMAT:
-        write_format(repo.path, began)  # one that is killed is known to be unfinished
+        write_format(repo.path, began)  # marks a killed upgrade as unfinished
     for number in range(began + 1, FORMAT + 1):
         for step in STEPS:
             if step.to == number:

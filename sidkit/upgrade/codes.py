@@ -1,4 +1,4 @@
-"""Format 2: the files beside tables of codes hold their hashes, and records of suffixes get such a file."""
+"""Format 2: the JSON files beside tables of codes have hashes, and suffix records get such a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Format 2: the list of defined codebooks holds a hash of itself."""
+"""Format 2: the list of defined codebooks has a hash of its content."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def seal_defined(repo: Repo) -> list[str]:
     try:
         names = read_json(repo.defined)
     except ArtifactCorruptError:
-        return [f"{repo.defined}: is damaged and was left as it is"]
+        return [f"{repo.defined}: damaged, left unchanged"]
     if not isinstance(names, list):
         return []
     write_sealed(repo.defined, {"names": names})
-    return [f"{repo.defined}: a hash of itself"]
+    return [f"{repo.defined}: added a hash of its content"]

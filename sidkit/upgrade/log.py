@@ -1,6 +1,6 @@
 """Format 2: the log's manifest lists a hash per file.
 
-Its rows are left as they are: the next ingest reads the source again, since the manifest is of an older release.
+The rows are not changed: the next ingest reads the source again, since the manifest is from an older release.
 """
 
 from __future__ import annotations

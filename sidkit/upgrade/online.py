@@ -1,4 +1,4 @@
-"""The online file: a check value per row."""
+"""Format 2: a checksum per row of the online store."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sidkit.core.repo import Repo
 
 
 def check_online_rows(repo: Repo) -> list[str]:
-    """Convert the packed online store in place; other online stores are left as they are."""
+    """Convert the packed online store in place; other online stores are left unchanged."""
     from sidkit.stores.feast_repo import quiet_feast
 
     quiet_feast()
@@ -23,4 +23,4 @@ def check_online_rows(repo: Repo) -> list[str]:
         return []
     path = Path(online.path) if Path(online.path).is_absolute() else repo.path / online.path
     rows = upgrade_online_file(path) if path.is_file() else 0
-    return [f"{path.relative_to(repo.path)}: {rows:,} rows have check values now"] if rows else []
+    return [f"{path.relative_to(repo.path)}: added checksums to {rows:,} rows"] if rows else []

@@ -1,4 +1,4 @@
-"""Format 2: the file beside the labelled rows holds their hash."""
+"""Format 2: the JSON file beside the labelled rows has their hash."""
 
 from __future__ import annotations
 

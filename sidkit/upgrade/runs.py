@@ -1,4 +1,4 @@
-"""Format 2: records of stages, kept frames and kept predictions hold hashes; checkpoints of unfinished trainings go."""
+"""Format 2: stage records, saved frames and saved predictions have hashes; old checkpoints are removed."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from sidkit.core.sealed_table import has_hash, read_kept_table, write_kept_table
 
 
 def seal_runs(repo: Repo) -> list[str]:
-    """Add hashes to what ``sidkit run`` and ``sidkit ranker compare`` keep."""
+    """Add hashes to the saved runs of ``sidkit run`` and ``sidkit ranker compare``."""
     done = []
     for run in sorted(repo.runs.glob("*")):
         for frame in (run / "frame", *sorted((run / "frames").glob("*"))):
             if frame.is_dir() and not (frame / MANIFEST).exists():
                 seal_folder(frame)
-                done.append(f"{frame}: hashes of its files")
+                done.append(f"{frame}: added hashes of its files")
         for folder in (run / "predictions", run / "units"):
             for path in sorted(folder.glob("*.parquet")):
                 done += _seal_predictions(path)
-        done += _seal_stages(run / "stages.json")  # last: it lists the predictions
+        done += _seal_stages(run / "stages.json")  # last, since it lists the predictions
     for checkpoint in sorted(repo.path.glob("artifacts/**/.checkpoint-*.safetensors")):
         remove(checkpoint)
-        done.append(f"{checkpoint}: removed; that training begins anew")
+        done.append(f"{checkpoint}: removed; the training starts over")
     return done
 
 
@@ -39,9 +39,9 @@ def _seal_predictions(path: Path) -> list[str]:
         table, details = read_kept_table(path, without_hash=True)
     except (ArtifactCorruptError, OSError, pa.ArrowException):
         remove(path)
-        return [f"{path}: was damaged and is removed; the next run makes it anew"]
+        return [f"{path}: damaged, removed; the next run rebuilds it"]
     write_kept_table(path, table, details)
-    return [f"{path}: a hash of itself"]
+    return [f"{path}: added a hash of its content"]
 
 
 def _seal_stages(path: Path) -> list[str]:
@@ -53,15 +53,15 @@ def _seal_stages(path: Path) -> list[str]:
             return []
         write_sealed(path, {"stages": {name: _with_hashes(path.parent, stage) for name, stage in stages.items()}})
     except (ArtifactCorruptError, KeyError, TypeError, AttributeError):
-        return [f"{path}: is damaged and was left as it is; the next run does its stages again"]
-    return [f"{path}: hashes of the files of {len(stages)} stages"]
+        return [f"{path}: damaged, left unchanged; the next run repeats its stages"]
+    return [f"{path}: added hashes of the files of {len(stages)} stages"]
 
 
 def _with_hashes(folder: Path, stage: dict[str, Any]) -> dict[str, Any]:
-    """A stage with the hashes of the files that lie in the run's own folder."""
+    """Add hashes of the files in the run's folder to a stage."""
     files = {name: folder / name for name in stage["files"]}
-    own = {
+    hashes = {
         name: hash_of(file) if folder.resolve() in file.resolve().parents and file.is_file() else None
         for name, file in files.items()
     }
-    return {**stage, "files": own}
+    return {**stage, "files": hashes}

@@ -1,4 +1,4 @@
-"""What the steps of format 2 share: a manifest without hashes gets those of the files as they are."""
+"""Shared by the steps of format 2: adding hashes of the current files to a manifest."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from sidkit.core.files import read_json
 from sidkit.core.integrity import FILES, MANIFEST_HASH, hashes_of, write_sealed
 
 Listing = Callable[[dict[str, Any]], Sequence[str]]
-"""The files of a manifest, relative to its folder."""
+"""Maps a manifest to its files, relative to its folder."""
 
 
 def exactly(*names: str) -> Listing:
-    """The same files, whatever the manifest says."""
+    """List fixed files, independent of the manifest."""
     return lambda _: names
 
 
 def seal_manifest(path: Path, listed: Listing) -> list[str]:
-    """Add hashes to a manifest that has none; returns what was done.
+    """Add hashes to a manifest without any; return one line per change.
 
     Parameters
     ----------
     path : Path
-        The manifest. One that is missing, or has hashes, is left as it is; so is one that is damaged: whoever reads it says
-        so, with the command that makes it anew.
+        The manifest. It is left unchanged if it is missing, damaged or already has hashes; a damaged one is reported by its
+        reader, with the command that rebuilds it.
     listed : callable
         The files of a manifest, relative to its folder.
     """
@@ -38,9 +38,9 @@ def seal_manifest(path: Path, listed: Listing) -> list[str]:
             return []
         names = list(listed(stated))
     except (ArtifactCorruptError, KeyError, TypeError):
-        return [f"{path}: is damaged and was left as it is"]
+        return [f"{path}: damaged, left unchanged"]
     missing = [name for name in names if not (path.parent / name).is_file()]
     if missing:
-        return [f"{path}: {', '.join(missing)} is missing; the manifest was left as it is"]
+        return [f"{path}: {', '.join(missing)} is missing; the manifest was left unchanged"]
     write_sealed(path, {**stated, FILES: hashes_of(path.parent, names)})
-    return [f"{path}: hashes of {len(names)} files"]
+    return [f"{path}: added hashes of {len(names)} files"]

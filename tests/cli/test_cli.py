@@ -48,8 +48,8 @@ def test_a_repo_lives_through_all_commands(tmp_path: Path, abroad: Path) -> None
 
     size = ("--impressions", 7_200, "--users", 72, "--items", 200)
     assert "7,200 impressions" in run("data", "synthetic", source, "--world", "weak", *size, "--seed", 3)
-    assert "the contract holds" in run("data", "check", source)
-    assert "is a sidkit repo now" in run("init", path, "--data", source)
+    assert "the source is valid" in run("data", "check", source)
+    assert "created a sidkit repository" in run("init", path, "--data", source)
     repo = Repo.open(path)
     assert repo.settings.source.conversions
     assert "7,200 new rows" in run("data", "ingest", "--repo", path)
@@ -94,7 +94,9 @@ def test_a_repo_lives_through_all_commands(tmp_path: Path, abroad: Path) -> None
     assert "item_sid_b:" in alone("materialize", "--repo", path)
     later = run("tables", "build", "--repo", path, "--as-of", "2024-03-05T00:00:00Z")
     assert "item_content" in later
-    assert "the tables reach" in run("materialize", "--repo", path, "--as-of", "2025-01-01T00:00:00Z", expect=1)
+    assert "expected --as-of no later than the tables" in run(
+        "materialize", "--repo", path, "--as-of", "2025-01-01T00:00:00Z", expect=1
+    )
     assert "b: 0 new rows" in run("codebooks", "refresh", "--repo", path)
     rows = pq.read_table(path / "data" / "rows.parquet").slice(6_000, 500)
     pq.write_table(rows, tmp_path / "rows.parquet")
@@ -104,7 +106,7 @@ def test_a_repo_lives_through_all_commands(tmp_path: Path, abroad: Path) -> None
     frame = pq.read_table(tmp_path / "frame.parquet")
     assert frame.column_names[:7] == rows.column_names
     assert frame.select(rows.column_names).equals(rows)
-    assert "known: ctr_" in run(
+    assert "available: ctr_" in run(
         "frame",
         "--repo",
         path,
@@ -196,7 +198,7 @@ def test_help_imports_neither_torch_nor_feast() -> None:
 
 def test_a_folder_that_is_no_repo_is_refused_with_the_remedy(tmp_path: Path) -> None:
     done = sidkit("apply", "--repo", tmp_path / "none", cwd=tmp_path, expect=1)
-    assert "is no sidkit repo" in done.stderr and "sidkit init" in done.stderr
+    assert "is not a sidkit repository" in done.stderr and "sidkit init" in done.stderr
 
 
 def test_a_time_without_a_zone_is_refused(finished: FinishedJob) -> None:

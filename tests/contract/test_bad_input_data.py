@@ -39,9 +39,9 @@ from sidkit.core.errors import ContractError
         (event(9, timestamp=-1), "timestamp is outside 1970..2200"),
         (event(9, timestamp=END), "timestamp is outside 1970..2200"),
         (event(9, timestamp=START // 1_000_000_000_000 * -(10**15)), "timestamp is outside 1970..2200"),
-        (event(9, timestamp=FIRST - 1), "timestamp lies in 1970 (a clock that was never set, or a wrong unit)"),
-        (event(9, timestamp=NOW + 1), "timestamp lies after now"),
-        (event(9, timestamp=END - 1), "timestamp lies after now"),
+        (event(9, timestamp=FIRST - 1), "timestamp is in 1970 (an unset clock or a wrong unit)"),
+        (event(9, timestamp=NOW + 1), "timestamp is in the future"),
+        (event(9, timestamp=END - 1), "timestamp is in the future"),
         (event(9, label=None), "label is missing"),
         (event(9, label=NAN), "label is missing"),
         (event(9, label=2.0), "label is not 0 or 1"),
@@ -49,9 +49,9 @@ from sidkit.core.errors import ContractError
         (event(9, label=-1.0), "label is not 0 or 1"),
         (event(9, label=INF), "label is not 0 or 1"),
         (event(9, converted=2.0), "converted is not 0 or 1"),
-        (event(9, position=1.5), "position is no 32-bit integer"),
-        (event(9, position=3e9), "position is no 32-bit integer"),
-        (event(9, position=INF), "position is no 32-bit integer"),
+        (event(9, position=1.5), "position is not a 32-bit integer"),
+        (event(9, position=3e9), "position is not a 32-bit integer"),
+        (event(9, position=INF), "position is not a 32-bit integer"),
         (event(9, rating=-INF), "rating is infinite"),
         (event(9, item_id="i9"), "the item is not in the catalogue"),
         (event(0), "an exact copy of another row"),
@@ -105,12 +105,12 @@ def test_versions_of_an_item_are_told_apart_by_updated_at() -> None:
         (vector(None), "item_id is missing"),
         (vector("i9"), "the item is not in the catalogue"),
         (vector("i2"), "a second row of this item"),
-        (vector("i2", text=[NAN, 1.0], updated_at=START), "text holds NaN, infinite or missing elements"),
-        (vector("i2", text=[1.0, -INF], updated_at=START), "text holds NaN, infinite or missing elements"),
-        (vector("i2", text=[None, 1.0], updated_at=START), "text holds NaN, infinite or missing elements"),
-        (vector("i2", text=[1e300, 1.0], updated_at=START), "text holds NaN, infinite or missing elements"),
+        (vector("i2", text=[NAN, 1.0], updated_at=START), "text has NaN, infinite or missing elements"),
+        (vector("i2", text=[1.0, -INF], updated_at=START), "text has NaN, infinite or missing elements"),
+        (vector("i2", text=[None, 1.0], updated_at=START), "text has NaN, infinite or missing elements"),
+        (vector("i2", text=[1e300, 1.0], updated_at=START), "text has NaN, infinite or missing elements"),
         (vector("i2", text=[], updated_at=START), "text is an empty list"),
-        (vector("i2", text=[1.0], updated_at=START), "text has 1 elements where the column has 2"),
+        (vector("i2", text=[1.0], updated_at=START), "text has 1 elements, the column has 2"),
         (vector("i2", updated_at=END), "updated_at is outside 1970..2200"),
     ],
 )
@@ -122,7 +122,7 @@ def test_a_broken_vector_is_rejected_with_its_reason(row: dict[str, Any], reason
     ("name", "column", "reason"),
     [
         ("interactions", "label", "label is not 0 or 1"),
-        ("interactions", "position", "position is no 32-bit integer"),
+        ("interactions", "position", "position is not a 32-bit integer"),
         ("items", "price", None),
     ],
 )
@@ -194,17 +194,17 @@ def dirty_source(folder: Path, bad: int) -> Path:
 @pytest.mark.parametrize(
     ("name", "rows", "source", "message"),
     [
-        ("interactions", [event(n, label=0.0) for n in range(4)], {}, "no row has label 1"),
+        ("interactions", [event(n, label=0.0) for n in range(4)], {}, "expected rows with label 1"),
         (
             "interactions",
             [event(n) for n in range(4)],
             {"feedback": "positives_only"},
-            "2 rows have label 0.*impressions",
+            "expected no row with label 0.*got 2.*impressions",
         ),
-        ("interactions", [event(n, label=1.0) for n in range(4)], {}, "no row has label 0.*positives_only"),
-        ("interactions", [event(n) for n in range(4)], {"conversions": True}, "no row has a value in 'converted'"),
-        ("item_embeddings", [vector(f"i{n}", text=None) for n in range(3)], {}, "'text' holds no vector at all"),
-        ("item_embeddings", [vector("i9")], {}, "1 of 1 rows .* the item is not in the catalogue"),
+        ("interactions", [event(n, label=1.0) for n in range(4)], {}, "expected rows with label 0.*positives_only"),
+        ("interactions", [event(n) for n in range(4)], {"conversions": True}, "expected values in 'converted'"),
+        ("item_embeddings", [vector(f"i{n}", text=None) for n in range(3)], {}, "expected vectors in modality 'text'"),
+        ("item_embeddings", [vector("i9")], {}, "got 1 of 1 .* the item is not in the catalogue"),
         ("items", [item("i0", created_at=None)], {}, "created_at is missing"),
     ],
 )
@@ -220,12 +220,12 @@ def test_the_check_command_prints_what_a_source_holds(tmp_path: Path, elsewhere:
     source = dirty_source(tmp_path / "source", 2)
     done = sidkit("data", "check", source, "--rejects", tmp_path / "rejects", cwd=elsewhere)
     assert "2 x label is not 0 or 1" in done.stdout
-    assert "the contract holds: feedback impressions, modalities text, 2 rows rejected" in done.stdout
+    assert "the source is valid: feedback impressions, modalities text, 2 rows rejected" in done.stdout
     assert len(read_rows(tmp_path / "rejects" / "interactions.parquet")) == 2
 
 
 def test_the_check_command_refuses_with_the_reasons(tmp_path: Path, elsewhere: Path) -> None:
     done = sidkit("data", "check", dirty_source(tmp_path / "source", 50), cwd=elsewhere, expect=1)
     assert "50 x label is not 0 or 1" in done.stdout  # the table is printed before the refusal
-    assert done.stderr.startswith("sidkit: interactions: 50 of 200 rows (25.00%) break the contract")
+    assert done.stderr.startswith("sidkit: interactions: expected at most 1.00% rejected rows, got 50 of 200 (25.00%)")
     assert "Traceback" not in done.stderr

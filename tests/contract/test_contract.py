@@ -58,7 +58,7 @@ def test_parts_whose_types_cannot_be_joined_are_refused(tmp_path: Path, odd: pa.
     (folder / "items").mkdir()
     pq.write_table(items.slice(0, 2).append_column("size", pa.array([1, 2])), folder / "items" / "a.parquet")
     pq.write_table(items.slice(2).append_column("size", odd), folder / "items" / "b.parquet")
-    with pytest.raises(TableSchemaError, match=r"items: .*b\.parquet h(as other column types|olds )"):
+    with pytest.raises(TableSchemaError, match=r"items: expected one type .*b\.parquet"):
         read(folder, tmp_path / "work")
 
 
@@ -82,17 +82,17 @@ def test_a_missing_table_is_named_with_what_is_there(tmp_path: Path) -> None:
     ) as told:
         open_source(str(folder))
     assert told.value.table == "items"
-    with pytest.raises(MissingTableError, match=r"items.*it has interactions, item_embeddings"):
+    with pytest.raises(MissingTableError, match=r"items.*got interactions, item_embeddings"):
         open_source(sqlite(tmp_path / "log.db", tables))
 
 
 def test_a_source_that_is_not_there_is_refused_with_the_remedy(tmp_path: Path) -> None:
-    with pytest.raises(ContractError, match=r"write source\.url in sidkit\.toml"):
+    with pytest.raises(ContractError, match=r"set source\.url in sidkit\.toml"):
         open_source("")
-    with pytest.raises(ContractError, match="is no folder; give a folder of Parquet files or a SQLAlchemy URL"):
+    with pytest.raises(ContractError, match="expected a folder of Parquet files or a SQLAlchemy URL"):
         open_source(str(tmp_path / "nowhere"))
     (tmp_path / "bare").mkdir()
-    with pytest.raises(MissingTableError, match="the folder holds nothing"):
+    with pytest.raises(MissingTableError, match="got a folder with nothing"):
         open_source(str(tmp_path / "bare"))
 
 
@@ -127,7 +127,9 @@ def test_a_database_reads_like_the_same_parquet(tmp_path: Path, chunk_rows: int)
 def test_naive_text_times_of_a_database_are_refused_with_the_remedy(tmp_path: Path) -> None:
     texts = ["2020-01-01T00:00:00Z"] * (N_EVENTS - 1) + ["2020-01-01T00:00:00"]
     url = sqlite(tmp_path / "log.db", changed("interactions", timestamp=texts, position=range(N_EVENTS)))
-    with pytest.raises(TableSchemaError, match=r"text without a time zone.*ISO-8601 text with a zone is needed.*'Z'"):
+    with pytest.raises(
+        TableSchemaError, match=r"expected ISO 8601 text with a zone .*got text without a time zone.*'Z'"
+    ):
         read(url, tmp_path / "work")
 
 
@@ -167,7 +169,7 @@ def test_the_facts_of_a_source_decide_its_settings(tmp_path: Path) -> None:
 
 def test_a_source_without_vectors_is_refused_with_what_was_found(tmp_path: Path) -> None:
     source = write_tables(tmp_path / "source", changed("item_embeddings", text=["red"] * N_ITEMS))
-    with pytest.raises(TableSchemaError, match=r"no column holds vectors.*found text \(string\)"):
+    with pytest.raises(TableSchemaError, match=r"expected a column of vectors.*got text \(string\)"):
         inspect_source(open_source(str(source)))
 
 

@@ -156,7 +156,7 @@ def test_the_message_counts_rows_and_names_the_first() -> None:
     labels = table.column("label").to_pylist()
     labels[17], labels[90] = None, None
     with pytest.raises(
-        ContractError, match=r"2 of 120 rows of the table cannot be used: label is missing \(2, first in row 17\)"
+        ContractError, match=r"2 of 120 rows of the table are invalid: label is missing \(2, first in row 17\)"
     ):
         checked_rows(table.set_column(3, "label", pa.array(labels, pa.int8())), LABELLED_ROWS)
 

@@ -71,7 +71,7 @@ def test_an_unknown_key_is_refused_with_its_path(tmp_path: Path, text: str, key:
 def test_a_wrong_value_is_refused_with_file_key_and_what_was_found(
     tmp_path: Path, text: str, key: str, found: str
 ) -> None:
-    with pytest.raises(ConfigError, match=rf"sidkit\.toml: {key}: .*\(found {found}\)"):
+    with pytest.raises(ConfigError, match=rf"sidkit\.toml: {key}: .*\(got {found}\)"):
         load(tmp_path, text)
 
 
@@ -83,7 +83,7 @@ def test_all_wrong_values_are_named_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("share", [0.1, 0.2])
 def test_a_split_leaves_something_to_test_on(tmp_path: Path, share: float) -> None:
     assert load(tmp_path, f"[split]\ntrain = 0.8\nvalidation = {share / 2}").split.validation == share / 2
-    with pytest.raises(ConfigError, match=r"split\.train \+ split\.validation must stay below 1"):
+    with pytest.raises(ConfigError, match=r"expected split\.train \+ split\.validation below 1"):
         load(tmp_path, f"[split]\ntrain = 0.9\nvalidation = {share}")
 
 
@@ -176,7 +176,7 @@ def test_moments_are_exact_to_the_microsecond(moment: datetime) -> None:
 
 
 def test_naive_times_are_refused_with_the_remedy() -> None:
-    remedy = r"2024-01-31T08:00:00 has no time zone; write it with one, such as 2024-01-31T08:00:00\+00:00"
+    remedy = r"expected a time with a zone, got 2024-01-31T08:00:00; write it as 2024-01-31T08:00:00\+00:00"
     with pytest.raises(TimeError, match=remedy):
         to_us(datetime(2024, 1, 31, 8))
     for text in ("2024-01-31T08:00:00", "2024-01-31 08:00"):
@@ -186,7 +186,7 @@ def test_naive_times_are_refused_with_the_remedy() -> None:
 
 @pytest.mark.parametrize("text", ["", "soon", "2024-13-01T00:00:00Z", "1706688000"])
 def test_what_is_no_time_is_refused_with_an_example(text: str) -> None:
-    with pytest.raises(TimeError, match="is not a time; write ISO-8601 with a zone, such as 2024-01-31T08:00:00Z"):
+    with pytest.raises(TimeError, match="expected an ISO 8601 time with a zone, such as 2024-01-31T08:00:00Z"):
         parse_time(text)
 
 

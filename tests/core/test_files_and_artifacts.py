@@ -75,7 +75,9 @@ def test_a_crash_while_writing_leaves_the_old_file_and_nothing_else(
 def test_a_full_disk_is_named_with_the_file_and_leaves_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "file.txt"
     path.write_text("old")
-    with pytest.raises(StorageError, match=r"writing .*file\.txt failed: .*No space left.*free some room") as raised:
+    with pytest.raises(
+        StorageError, match=r"writing .*file\.txt failed: .*No space left.*free some disk space"
+    ) as raised:
         write_half(path, full_disk())
     assert raised.value.path == path
     assert [file.read_text() for file in tmp_path.iterdir()] == ["old"]
@@ -222,7 +224,7 @@ def edit_manifest(**values: Any) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("damage", "where"),
     [
-        (lambda folder: (folder / "tensors.bin").write_bytes(b"\x00\x01\x03"), "tensors.bin: the file differs"),
+        (lambda folder: (folder / "tensors.bin").write_bytes(b"\x00\x01\x03"), "tensors.bin: the file does not match"),
         (lambda folder: (folder / "deep" / "config.json").unlink(), "deep/config.json: the file is missing"),
         (lambda folder: (folder / "deep" / "extra.bin").write_bytes(b""), "deep/extra.bin"),
         (lambda folder: (folder / "manifest.json").unlink(), "the manifest cannot be read"),
@@ -244,12 +246,12 @@ def edit_manifest(**values: Any) -> Callable[[Path], None]:
 )
 def test_a_changed_artifact_is_found_out(artifact: Path, damage: Callable[[Path], object], where: str) -> None:
     damage(artifact)
-    with pytest.raises(ArtifactCorruptError, match=f"{where}.*restore the folder from a copy"):
+    with pytest.raises(ArtifactCorruptError, match=f"{where}.*restore the folder from a backup"):
         read_manifest(artifact)
 
 
 def test_a_missing_artifact_is_named_with_where_to_look(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactMissingError, match="v9 does not exist; the catalogue lists what there is"):
+    with pytest.raises(ArtifactMissingError, match="v9 does not exist; list the existing artefacts"):
         read_manifest(tmp_path / "v9")
 
 
@@ -262,14 +264,14 @@ def test_the_same_artifact_written_again_keeps_the_folder(artifact: Path) -> Non
 
 def test_another_artifact_of_the_same_name_is_refused(artifact: Path) -> None:
     before = (artifact / "tensors.bin").read_bytes()
-    with pytest.raises(ArtifactCorruptError, match="an artefact made from other inputs has this name already"):
+    with pytest.raises(ArtifactCorruptError, match="an artefact of this name made from other inputs already exists"):
         write_artifact(artifact, {**DESCRIBED, "fit_end_us": 2_000}, write_files)
     assert (artifact / "tensors.bin").read_bytes() == before
 
 
 def test_a_damaged_artifact_is_not_taken_for_one_written_before(artifact: Path) -> None:
     (artifact / "tensors.bin").write_bytes(b"")
-    with pytest.raises(ArtifactCorruptError, match="the file differs from its SHA-256"):
+    with pytest.raises(ArtifactCorruptError, match="the file does not match its SHA-256"):
         write_artifact(artifact, DESCRIBED, write_files)
 
 

@@ -43,7 +43,7 @@ def test_options_repeat_and_exact_ids_come_last_as_they_are(lists: list[list[str
     expected = [item for part in lists for item in part] + [item for item in exact if item]
     texts = [" , ".join(part) for part in lists]
     if not expected:
-        with pytest.raises(ConfigError, match="no item ids came; write --items ID,ID or --items @FILE"):
+        with pytest.raises(ConfigError, match="expected item ids, got none; write --items ID,ID or --items @FILE"):
             read_ids(texts, exact)
     elif not any(text.startswith("@") for text in texts):
         assert read_ids(texts, exact) == expected
@@ -65,13 +65,13 @@ def test_a_file_holds_one_id_per_line(
 @pytest.mark.parametrize(
     ("lists", "exact", "problem"),
     [
-        ([""], None, "no item ids came"),
-        ([" , ,"], [""], "no item ids came"),
+        ([""], None, "expected item ids, got none"),
+        ([" , ,"], [""], "expected item ids, got none"),
         (["@no-such-file"], None, r"'no-such-file' cannot be read \(No such file or directory\)"),
         (["@"], None, "cannot be read"),
         (["@a\0b"], None, "cannot be read"),
-        (["i1,\udcff"], None, "is no UTF-8 text"),
-        (None, ["\udcff"], "is no UTF-8 text"),
+        (["i1,\udcff"], None, "expected ids in UTF-8"),
+        (None, ["\udcff"], "expected ids in UTF-8"),
     ],
 )
 def test_what_cannot_be_read_is_refused_in_one_line(lists: list[str], exact: list[str] | None, problem: str) -> None:
@@ -82,7 +82,7 @@ def test_what_cannot_be_read_is_refused_in_one_line(lists: list[str], exact: lis
 
 def test_a_file_that_is_no_utf8_is_refused(tmp_path: Path) -> None:
     (tmp_path / "ids").write_bytes(b"i1\n\xff\n")
-    with pytest.raises(ConfigError, match="it is no UTF-8 text"):
+    with pytest.raises(ConfigError, match="it is not UTF-8 text"):
         read_ids([f"@{tmp_path / 'ids'}"])
 
 

@@ -24,7 +24,7 @@ from sidkit.core.interrupt import interruptible, keyboard_left_to_parent
 from sidkit.core.repo import Repo, init_repo
 from sidkit.core.temporary import remove_temporary_folders, spill_folder, temporary_folder
 
-LINE = "finished work is kept and unfinished work was taken back. Run the same command again to go on\n"
+LINE = "finished stages are saved and partial work was rolled back. Run the same command again to resume\n"
 
 
 @pytest.fixture
@@ -203,7 +203,7 @@ def test_where_nothing_can_be_written_a_folder_is_refused_and_spilling_left_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sidkit.core.temporary, "_places", list)
-    with pytest.raises(StorageError, match="name one with TMPDIR"), temporary_folder():
+    with pytest.raises(StorageError, match="set TMPDIR to a writable folder"), temporary_folder():
         pytest.fail("made")
     with spill_folder() as spill:
         assert spill is None
@@ -225,7 +225,7 @@ def test_of_several_inits_at_once_one_succeeds_and_the_repo_is_whole(tmp_path: P
     ended = [process.communicate("x") for process in started]  # they wait for each other's imports
     codes = sorted(process.returncode for process in started)
     assert codes == [0, 1, 1], ended
-    assert sum("is not empty; `sidkit init` writes into a new or empty folder only" in told for _, told in ended) == 2
+    assert sum("expected a new or empty folder" in told for _, told in ended) == 2
     whole = init_repo(tmp_path / "other", source_url="/data").path
     assert {file.name for file in path.iterdir()} == {file.name for file in whole.iterdir()}
     assert (path / "sidkit.toml").read_bytes() == (whole / "sidkit.toml").read_bytes()

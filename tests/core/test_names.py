@@ -48,7 +48,9 @@ def test_a_name_is_one_component_of_a_path(name: str) -> None:
         assert (Path("/repo") / name).resolve().parent == Path("/repo")
         assert is_codebook_name(f"{codebook_stem(name)}_0a1b2c")
     else:
-        with pytest.raises(ConfigError, match="cannot name an arm: at most 48 characters of letters") as raised:
+        with pytest.raises(
+            ConfigError, match="cannot name an arm: expected at most 48 characters of letters"
+        ) as raised:
             check_name("arm", name)
         assert "\n" not in str(raised.value) and len(str(raised.value)) < 400
 
@@ -65,7 +67,7 @@ def test_no_hostile_name_passes(name: str) -> None:
 @pytest.mark.parametrize("file", ["...toml", "a b.toml", "-x.toml", "CON.toml", "comparison.toml", "x" * 60 + ".toml"])
 def test_a_presets_file_is_named_by_the_rule(tmp_path: Path, file: str) -> None:
     (tmp_path / file).write_text(FAST_PRESET.read_text())
-    with pytest.raises(ConfigError, match="cannot (name a preset|be called)"):
+    with pytest.raises(ConfigError, match="cannot name a preset|is reserved for comparisons"):
         load_preset(str(tmp_path / file))
     if file != "comparison.toml":
         with pytest.raises(ConfigError, match="cannot name an arm"):
@@ -122,5 +124,5 @@ def test_definitions_are_not_made_of_a_catalogue_with_a_hostile_codebook(tmp_pat
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/../../b"])
 def test_a_manifest_that_lists_files_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
     write_json(tmp_path / MANIFEST, {"files": {name: "0"}, "manifest_hash": ""})
-    with pytest.raises(ArtifactCorruptError, match="it names files outside of the folder"):
+    with pytest.raises(ArtifactCorruptError, match="it lists files outside the folder"):
         read_manifest(tmp_path)

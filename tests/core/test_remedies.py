@@ -164,7 +164,7 @@ def test_vectors_whose_products_leave_float32_are_rejects(tmp_path: Path) -> Non
     vectors = good()["item_embeddings"].column("text").to_pylist()
     vectors[0] = [1e30] * len(vectors[0])
     source = write_tables(tmp_path / "source", changed("item_embeddings", text=pa.array(vectors)))
-    with pytest.raises(RejectedRowsError, match="text holds elements beyond 1e\\+15"):
+    with pytest.raises(RejectedRowsError, match="text has elements beyond 1e\\+15"):
         read(source, tmp_path / "work")
 
 
@@ -174,7 +174,7 @@ def test_a_vector_column_that_cannot_be_a_feature_is_refused_at_once(name: str, 
     vectors = tables["item_embeddings"].column("text")
     tables["item_embeddings"] = tables["item_embeddings"].append_column(name, vectors)
     source = open_source(str(write_tables(tmp_path / "source", tables)))
-    with pytest.raises(TableSchemaError, match="cannot be the name of a feature.*rename it in the source"):
+    with pytest.raises(TableSchemaError, match="is not a valid feature name.*rename it in the source"):
         inspect_source(source)
 
 
@@ -265,5 +265,5 @@ def test_shares_are_of_the_catalogue_and_items_younger_than_their_events_are_rep
 def test_a_settings_file_nested_without_end_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "sidkit.toml"
     path.write_text("x = " + "[" * 100_000 + "]" * 100_000)
-    with pytest.raises(ConfigError, match="nested too deeply|not valid TOML"):
+    with pytest.raises(ConfigError, match="levels of nesting|not valid TOML"):
         Settings.load(path)

@@ -64,12 +64,12 @@ def test_feast_finds_the_registry_inside_the_repo_whatever_its_name(tmp_path: Pa
 def test_init_refuses_a_folder_that_holds_something(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     for path in (tmp_path, tmp_path / "notes.txt"):
-        with pytest.raises(RepoError, match="is not empty; `sidkit init` writes into a new or empty folder only"):
+        with pytest.raises(RepoError, match="expected a new or empty folder"):
             init(path)
     assert contents(tmp_path) == {"notes.txt": "mine"}
     init_repo(tmp_path / "repo", source_url="/data/log")
     before = contents(tmp_path / "repo")
-    with pytest.raises(RepoError, match="is not empty"):
+    with pytest.raises(RepoError, match="expected a new or empty folder"):
         init(tmp_path / "repo")
     assert contents(tmp_path / "repo") == before
 
@@ -91,7 +91,7 @@ def test_a_killed_init_can_be_repeated(tmp_path: Path, monkeypatch: pytest.Monke
         with pytest.raises(KeyboardInterrupt):
             init(tmp_path / "repo")
     assert not (tmp_path / "repo" / "sidkit.toml").exists()
-    with pytest.raises(RepoError, match=r"is no sidkit repo: .* is missing.*sidkit init"):
+    with pytest.raises(RepoError, match=r"is not a sidkit repository: .* is missing.*sidkit init"):
         Repo.open(tmp_path / "repo")
     init(tmp_path / "repo")
     assert set(contents(tmp_path / "repo")) == TEMPLATE | {"data/format.json"}
@@ -102,7 +102,7 @@ def test_a_feast_repo_of_the_users_own_is_never_taken_for_a_killed_init(tmp_path
     (tmp_path / "feature_store.yaml").write_text("project: mine\n")
     (tmp_path / "entities.py").write_text("my_entity = 1\n")
     before = contents(tmp_path)
-    with pytest.raises(RepoError, match="is not empty"):
+    with pytest.raises(RepoError, match="expected a new or empty folder"):
         init(tmp_path)
     assert contents(tmp_path) == before
     remove_half_written_repo(tmp_path)
@@ -120,7 +120,7 @@ def test_half_a_repo_with_work_in_it_is_not_removed(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_no_repo_is_refused_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(
-        RepoError, match=r"feature_store\.yaml is missing. Give its path with --repo, or .*`sidkit init"
+        RepoError, match=r"feature_store\.yaml is missing. Pass its path with --repo, or .*`sidkit init"
     ):
         Repo.open(tmp_path)
     (tmp_path / "feature_store.yaml").write_text("project: mine\n")
@@ -143,10 +143,8 @@ def test_a_second_command_is_refused_at_once_with_the_holders_pid(tmp_path: Path
             pytest.fail("two writers")
         assert raised.value.path == repo.path
         done = run_sidkit("data", "ingest", "--repo", repo.path, cwd=elsewhere, expect=1)
-        assert done.stderr.startswith(
-            f"sidkit: {repo.path} is being written by another sidkit command (pid {os.getpid()}:"
-        )
-        assert "Wait for it to end, or stop it" in done.stderr
+        assert done.stderr.startswith(f"sidkit: {repo.path} is locked by another sidkit command (pid {os.getpid()}:")
+        assert "Wait for it to finish, or stop it" in done.stderr
     with repo.locked():
         pass
 

@@ -26,7 +26,7 @@ def moved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     repo = unpack(tmp_path_factory.mktemp("moved"))
     refused = ask("codebooks", "list", "--repo", repo)
     assert refused.code == 1
-    assert f"reads format {FORMAT}; run `sidkit upgrade --repo {repo}`" in refused.err
+    assert f"in {repo}; run `sidkit upgrade --repo {repo}`" in refused.err
     assert f"format {FORMAT}" in ask_well("upgrade", "--repo", repo).out
     refused = ask("apply", "--repo", repo)
     assert refused.code == 1
@@ -67,7 +67,7 @@ def test_what_was_kept_is_still_kept_after_a_migration(tmp_path: Path) -> None:
 
 def test_a_migration_changes_nothing_the_second_time(moved: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in moved.rglob("*.json")}
-    assert "nothing to do" in ask_well("upgrade", "--repo", moved).out
+    assert "already up to date" in ask_well("upgrade", "--repo", moved).out
     write_format(moved, 1)
     told = ask_well("upgrade", "--repo", moved).out.splitlines()
     assert told[0] == f"data/format.json: format {FORMAT}"
@@ -166,7 +166,7 @@ def test_a_fresh_repo_states_its_format_and_a_later_one_is_refused(tmp_path: Pat
     repo = init_repo(tmp_path / "repo")
     assert json.loads((repo.data / "format.json").read_text())["format"] == FORMAT
     write_format(repo.path, FORMAT + 1)
-    with pytest.raises(RepoError, match=f"format {FORMAT + 1} and this release reads format {FORMAT}; install"):
+    with pytest.raises(RepoError, match=f"expected files of format {FORMAT}, got format {FORMAT + 1} .*; install"):
         Repo.open(repo.path)
     refused = ask("upgrade", "--repo", repo.path)
     assert refused.code == 1 and "install a later release" in refused.err

@@ -219,12 +219,12 @@ def test_a_world_keeps_the_input_contract(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("world", "sizes", "message"),
     [
-        ("stronger", SMALL, "no world named 'stronger'; there are strong, weak, none"),
-        ("strong", Sizes(2_399), "2,399 impressions of 100 items are too few: at least 2,400 impressions and 32 items"),
-        ("strong", Sizes(4_000, items=31), "4,000 impressions of 31 items are too few"),
-        ("strong", Sizes(4_000, items=0), "0 items came; at least 1"),
-        ("strong", Sizes(4_000, users=0), "0 users came; at least 1"),
-        ("strong", Sizes(4_000, users=-5), "-5 users came; at least 1"),
+        ("stronger", SMALL, "no world named 'stronger'; available: strong, weak, none"),
+        ("strong", Sizes(2_399), "at least 2,400 impressions and 32 items, got 2,399 impressions and 100 items"),
+        ("strong", Sizes(4_000, items=31), "got 4,000 impressions and 31 items"),
+        ("strong", Sizes(4_000, items=0), "expected at least 1 of items, got 0"),
+        ("strong", Sizes(4_000, users=0), "expected at least 1 of users, got 0"),
+        ("strong", Sizes(4_000, users=-5), "expected at least 1 of users, got -5"),
     ],
 )
 def test_an_impossible_world_is_refused_before_anything_is_written(
@@ -241,7 +241,7 @@ def test_the_smallest_world_can_be_made(tmp_path: Path) -> None:
 
 def test_an_existing_folder_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(ConfigError, match="exists already; give a new folder"):
+    with pytest.raises(ConfigError, match="expected a new folder"):
         write_world(tmp_path, "strong", SMALL)
     assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
 

@@ -90,7 +90,7 @@ def _ingest(tried: Tried, wanted: Expected, count: int, draw: random.Random) -> 
         if tried.refused and not tried.stored.odd and not (wanted.hopeless or wanted.doubtful):
             tried.verdict.wrong("init refuses a source that keeps the contract")
         return False
-    for name in re.findall(r"column '([^']+)' of item_embeddings .* is left out", done.err):
+    for name in re.findall(r"column '([^']+)' of item_embeddings .* is ignored", done.err):
         # A column without vectors is said to be one, and the other modalities are used.
         tried.stored.must_refuse = False
         for row in wanted.embeddings:
@@ -150,7 +150,7 @@ def _iso(micros: int) -> str:
 
 def _check_account(tried: Tried, wanted: Expected, count: int, ingested: Ran, first: bool) -> None:
     """Rows of the source = rows of the log + rejects + rows that are reported as the same event."""
-    held = re.search(r"log holds ([\d,]+) rows", ingested.out)
+    held = re.search(r"log has ([\d,]+) rows", ingested.out)
     if held is None:
         tried.verdict.wrong(f"ingest does not say how many rows the log holds: {ingested.out[-300:]}")
         return

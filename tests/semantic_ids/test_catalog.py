@@ -145,7 +145,7 @@ def test_the_only_published_codebook_is_the_default_and_of_two_none_is(repo: Rep
     add(catalog, "c", "fitted")
     assert catalog.serving_codebook().name == "a"
     add(catalog, "b", "published")
-    with pytest.raises(UnknownVersionError, match="known: a, b"):
+    with pytest.raises(UnknownVersionError, match="available: a, b"):
         catalog.serving_codebook()
     catalog.set_state("b", "serving")
     assert catalog.serving_codebook().name == "b"
@@ -156,7 +156,7 @@ def test_what_is_not_known_is_named_with_what_is(repo: Repo) -> None:
     add(catalog, "a")
     add_ranker(catalog, "r")
     for asked, known in ((catalog.codebook, "a"), (catalog.ranker, "r")):
-        with pytest.raises(UnknownVersionError, match=rf"'nope'; known: {known}\.") as caught:
+        with pytest.raises(UnknownVersionError, match=rf"'nope'; available: {known}\.") as caught:
             asked("nope")
         assert (caught.value.name, caught.value.known) == ("nope", [known])
     with pytest.raises(UnknownVersionError):
@@ -362,7 +362,9 @@ def test_a_catalogue_that_forgot_what_the_disk_holds_is_lost(
     lose(repo.data / "catalog.sqlite")
     # Definitions first: a catalogue that was opened for writing has made its tables again, and is as lost.
     for reading in (lambda repo: read_definitions(repo.path), Catalog.open, lambda repo: read_definitions(repo.path)):
-        with pytest.raises(CatalogLostError, match="does not know a, but their files are still here") as caught:
+        with pytest.raises(
+            CatalogLostError, match="a missing from the catalogue at .*, but their files still exist"
+        ) as caught:
             reading(repo)
         assert caught.value.names == ["a"]
     (repo.data / "catalog.sqlite").write_bytes(kept)

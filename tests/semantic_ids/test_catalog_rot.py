@@ -76,7 +76,7 @@ def test_a_changed_record_is_one_error_and_comes_back_exactly_as_it_was(repo: Re
     name = "q" if what == "name" else "a"
     for use in (Catalog.open, lambda repo: read_definitions(repo.path)):
         with pytest.raises(
-            CatalogCorruptError, match=rf"record of codebook '{name}' is not what was written.*nothing was app"
+            CatalogCorruptError, match=rf"record of codebook '{name}' does not match its checksum.*nothing was app"
         ):
             use(repo)
     done = CliRunner().invoke(build_app(), ["codebooks", "list", "--repo", str(repo.path)])

@@ -144,7 +144,7 @@ def test_a_fit_that_failed_leaves_its_name_free(repo: Repo) -> None:
 
 def test_a_codebook_needs_tables_made_with_the_settings_of_the_others(tmp_path: Path, repo: Repo) -> None:
     empty = fresh_repo(tmp_path / "empty", tmp_path / "source")
-    with pytest.raises(ArtifactMissingError, match="holds no tables"):
+    with pytest.raises(ArtifactMissingError, match="expected feature tables"):
         lifecycle.fit(empty, "a", SPEC, CUT)
     lifecycle.fit(repo, "a", SPEC, CUT)
     toml = repo.path / "sidkit.toml"

@@ -51,7 +51,7 @@ def test_gaps_in_requests_and_conversions_are_counted() -> None:
     tables = changed("interactions", request_id=["r", *[None] * 11], converted=pa.array([None, 1, *[None] * 10]))
     found = facts(tables, "interactions", conversions=True)
     assert found["without request_id"] == f"91.7% of the events (11 of {N_EVENTS})"
-    assert found["positives of unknown conversion"] == "5"
+    assert found["positives with unknown conversion"] == "5"
     assert "without request_id" not in facts(good(), "interactions")
 
 

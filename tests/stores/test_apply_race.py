@@ -112,9 +112,9 @@ def test_definitions_that_leave_a_published_codebook_out_are_refused_and_nothing
     path = repo.path / "semantic_id_views.py"
     path.write_text(path.read_text().replace("for codebook in definitions.codebooks", "for codebook in ()"))
     (repo.path / "services.py").write_text("")
-    with pytest.raises(DefinitionsError, match="they lack item_sid_a, which the catalogue defines"):
+    with pytest.raises(DefinitionsError, match="item_sid_a is missing, but the catalogue defines it"):
         feast_apply(repo, lambda: None)
-    with pytest.raises(DefinitionsError, match="they lack item_sid_a"):
+    with pytest.raises(DefinitionsError, match="item_sid_a is missing"):
         apply_repo(repo)
     assert registered(repo) == before
     assert any(codes is not None for codes in online(repo, "a", ITEMS).values())
@@ -126,7 +126,7 @@ def test_the_online_store_drops_no_table_of_a_codebook_that_the_catalogue_define
     apply_repo(repo)  # the definitions were read in this process
     store = open_store(repo)
     view = store.get_feature_view("item_sid_a")
-    with pytest.raises(DefinitionsError, match=r"item_sid_a was to be dropped.*Run `sidkit apply`, then `sidkit mat"):
+    with pytest.raises(DefinitionsError, match=r"item_sid_a would be dropped.*Run `sidkit apply`, then `sidkit mat"):
         store.apply([], objects_to_delete=[view], partial=False)
     apply_repo(repo)
     assert "item_sid_a" in registered(repo)[0]

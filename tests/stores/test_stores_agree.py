@@ -67,7 +67,7 @@ def drop_table(repo: Repo) -> None:
 FAULTS: dict[str, tuple[Callable[[Repo], None], str, bool]] = {
     "a view that the registry lacks": (
         drop_view,
-        "feature view item_sid_a: it is defined, and the registry lacks it",
+        "feature view item_sid_a: it is defined, but missing from the registry",
         True,
     ),
     "an online table that is missing": (drop_table, "feature view item_sid_a: it has no online table", True),
@@ -78,10 +78,10 @@ FAULTS: dict[str, tuple[Callable[[Repo], None], str, bool]] = {
     ),
     "no registry": (
         lambda repo: (repo.data / "registry.sqlite").unlink(),
-        "registry.sqlite: there is no registry",
+        "registry.sqlite: the registry is missing",
         True,
     ),
-    "no online store": (lambda repo: (repo.data / "online.sqlite").unlink(), "there is no online store", True),
+    "no online store": (lambda repo: (repo.data / "online.sqlite").unlink(), "the online store is missing", True),
     "a definition that was edited": (
         lambda repo: edit(repo, "item_views.py", "schema=[", 'schema=[Field(name="extra", dtype=Float32),'),
         "feature view item_content: the registry differs from the definition in features",
@@ -130,11 +130,9 @@ def test_what_does_not_agree_is_found_by_doctor_audit_and_promote_and_its_remedy
 def test_a_view_that_nobody_defines_any_more_is_found(repo: Repo) -> None:
     edit(repo, "semantic_id_views.py", "name=codebook.view_name", 'name=f"{codebook.view_name}_new"')
     messages = [str(problem) for problem in examine_repo(repo)]
+    assert any("feature view item_sid_a: it is in the registry, but not defined" in message for message in messages)
     assert any(
-        "feature view item_sid_a: the registry holds it, and it is not defined" in message for message in messages
-    )
-    assert any(
-        "feature view item_sid_a_new: it is defined, and the registry lacks it" in message for message in messages
+        "feature view item_sid_a_new: it is defined, but missing from the registry" in message for message in messages
     )
 
 
@@ -148,19 +146,19 @@ def test_a_damaged_row_is_found_by_doctor_and_made_anew_by_materialize(repo: Rep
     )
     done = run(repo, "doctor")
     assert done.exit_code == 1
-    assert "packed:sidkit_item_sid_a: 1 rows are not what was written. Run `sidkit materialize`" in done.output
+    assert "packed:sidkit_item_sid_a: 1 rows do not match their checksum. Run `sidkit materialize`" in done.output
     with pytest.raises(
         OnlineStoreError, match=rf"packed:sidkit_item_sid_a; run `sidkit materialize --repo {repo.path}`"
     ):
         online(repo, "a", ITEMS)
     done = run(repo, "materialize")
     assert done.exit_code == 0
-    assert "1 damaged rows of packed:sidkit_item_sid_a were removed and are made anew" in done.output
+    assert "1 damaged rows of packed:sidkit_item_sid_a were removed and are rebuilt" in done.output
     assert online(repo, "a", ITEMS) == before
     (repo.data / "online.sqlite").write_bytes(b"no database " * 999)
     done = run(repo, "materialize")
     assert done.exit_code == 0
-    assert "could not be read and is made anew" in done.output
+    assert "could not be read and is rebuilt" in done.output
     assert online(repo, "a", ITEMS) == before
 
 
@@ -192,7 +190,7 @@ def test_a_registry_that_feast_did_not_write_is_one_error_and_apply_makes_it_ane
             opened.execute(statement, (proto.replace(b"codes", b"coves"),))
         else:
             opened.execute(statement)
-    with pytest.raises(RepoError, match=rf"registry\.sqlite is damaged .*: run `sidkit apply --repo {repo.path}`"):
+    with pytest.raises(RepoError, match=rf"registry\.sqlite is damaged .*; run `sidkit apply --repo {repo.path}`"):
         open_store(repo)
     done = run(repo, "doctor")
     assert done.exit_code == 1

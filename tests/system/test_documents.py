@@ -13,6 +13,7 @@ import warnings
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
@@ -21,6 +22,9 @@ from nbclient import NotebookClient
 from helpers.builders import FAST_PRESET
 from helpers.commands import ask_well
 from helpers.places import ROOT, TESTS
+from semantic_ids.pairs.mining import ItemPairs
+from semantic_ids.quality.code_metrics import code_quality
+from semantic_ids.quantizers import ResidualKMeans
 from sidkit.datasets.synthetic import Sizes, write_world
 
 README = (ROOT / "README.md").read_text()
@@ -71,7 +75,7 @@ def test_the_commands_for_your_own_data_work_as_written(tmp_path: Path, monkeypa
         )
         assert done.returncode == 0, f"{line}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
         told += done.stdout
-    assert "the contract holds" in told and "item_sid_fast" in told
+    assert "the source is valid" in told and "item_sid_fast" in told
     (code,) = blocks("python", "Your own data in five minutes")
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), warnings.catch_warnings(action="ignore"):
@@ -115,6 +119,21 @@ def test_every_setting_is_explained_and_every_explained_setting_exists() -> None
     assert explained == existing
 
 
+def test_the_glossary_defines_every_metric_that_codebooks_show_prints() -> None:
+    vectors = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+    quantizer = ResidualKMeans((4, 3), force=True).fit(vectors)
+    pairs = ItemPairs(np.array([0, 1]), np.array([2, 3]), np.ones(2, np.float32), np.ones(60, np.int64), end_us=0)
+    printed = code_quality(quantizer, vectors, quantizer.encode(vectors), pairs)
+    glossary = (ROOT / "docs" / "glossary.md").read_text()
+    section = glossary.split("\n## Codebook metrics\n")[1]
+    defined = re.findall(r"^\| `(\w+)` \| [^|]*\| [^|]+\|$", section, flags=re.MULTILINE)
+    assert sorted(defined) == sorted(printed)
+    assert "(docs/glossary.md)" in README and "(docs/glossary.md#codebook-metrics)" in README
+    terms = ("Semantic ID", "Codebook", "level", "Arm", "Gate", "GAUC", "OPQ", "InfoNCE", "MBA", "Mined pair", "Floor")
+    for term in (*terms, "Promote", "Serving", "Cold", "Hit rate"):
+        assert re.search(rf"\*\*[^*]*\b{term}\b[^*]*\*\*", glossary), term
+
+
 def test_the_template_of_settings_holds_the_defaults() -> None:
     from sidkit.core.config import Settings
 
@@ -130,7 +149,7 @@ few_trees.__enter__()
 """
 """What the kernel runs before a notebook."""
 NOTEBOOKS = {
-    "01_quickstart": ("the contract holds", "best possible"),
+    "01_quickstart": ("the source is valid", "best possible"),
     "02_leakage": ("possible", "the log agrees", "STOPPED at the first difference", "AFTER the row"),
 }
 """What each notebook prints."""

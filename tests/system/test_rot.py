@@ -27,7 +27,7 @@ from sidkit.core.integrity import checked
 from sidkit.core.repo import Repo
 
 CODEBOOK = expected()["codebook"]
-DISCARDED = "it is discarded and made again"
+DISCARDED = "discarding and rebuilding it"
 PROOF = bool(os.environ.get("SIDKIT_PROOF"))
 
 
@@ -249,7 +249,7 @@ def test_a_file_is_read_once_per_process_and_state(repo: Path, monkeypatch: pyte
         checked(path)
     assert read == [path]
     flip(path, 0)
-    with pytest.raises(ArtifactCorruptError, match="differs from its SHA-256"):
+    with pytest.raises(ArtifactCorruptError, match="does not match its SHA-256"):
         checked(path)
 
 

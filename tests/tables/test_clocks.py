@@ -76,8 +76,8 @@ def told(reports: tuple[TableReport, ...], name: str) -> dict[str, int]:
 @pytest.mark.parametrize(
     ("at", "reason"),
     [
-        (YEAR_2150, "timestamp lies after now"),
-        (0, "timestamp lies in 1970 (a clock that was never set, or a wrong unit)"),
+        (YEAR_2150, "timestamp is in the future"),
+        (0, "timestamp is in 1970 (an unset clock or a wrong unit)"),
     ],
 )
 def test_one_event_with_a_wrong_clock_changes_nothing_else(tmp_path: Path, at: int, reason: str) -> None:
@@ -116,10 +116,10 @@ def test_every_moment_column_is_checked_and_a_planned_removal_is_kept(tmp_path: 
     )
     repo = fresh_repo(tmp_path / "repo", source, toml={"max_reject_share = 0.01": "max_reject_share = 0.5"})
     report = ingest(repo)
-    assert told(report.tables, "items") == {"created_at lies after now": 1, "updated_at lies after now": 1}
+    assert told(report.tables, "items") == {"created_at is in the future": 1, "updated_at is in the future": 1}
     assert told(report.tables, "item_embeddings") == {
         "the item is not in the catalogue": 2,
-        "updated_at lies after now": 1,
+        "updated_at is in the future": 1,
     }
     items = pq.read_table(read_log(repo).items).to_pylist()
     assert {row["item_id"] for row in items} == {f"i{n}" for n in range(10) if n not in {1, 2}}
@@ -178,7 +178,7 @@ def test_a_repo_of_an_older_release_that_was_built_up_to_2150_is_not_locked(tmp_
     assert (report.unchanged, report.rows, report.removed, report.new_rows) == (False, 300, 1, 0)
     assert read_log(repo).last_us == frame["us"].max()
     built = build_tables(repo, end_of_log(repo))
-    assert "built as of 2150-01-01T00:02:00+00:00, after now; they are built anew" in built.restarted
+    assert "built as of 2150-01-01T00:02:00+00:00, which is in the future; rebuilding them" in built.restarted
     fresh = fresh_repo(tmp_path / "fresh", write(tmp_path / "sound", frame))
     ingest(fresh)
     build_tables(fresh, end_of_log(fresh))
@@ -232,13 +232,13 @@ UNITS = [
     (seconds_as_text, "seconds"),
     (
         lambda us: pd.to_datetime(pd.Series(us // 1_000_000), utc=True),
-        "seconds since 1970 that were taken for nanoseconds",
+        "seconds since 1970 read as nanoseconds",
     ),
     (
         lambda us: pd.to_datetime(pd.Series(us // 1_000), utc=True),
-        "milliseconds since 1970 that were taken for nanoseconds",
+        "milliseconds since 1970 read as nanoseconds",
     ),
-    (lambda us: pd.to_datetime(pd.Series(us), utc=True), "microseconds since 1970 that were taken for nanoseconds"),
+    (lambda us: pd.to_datetime(pd.Series(us), utc=True), "microseconds since 1970 read as nanoseconds"),
     (
         lambda us: pd.to_datetime(pd.Series(us // 1_000_000), unit="us", utc=True).astype("datetime64[us, UTC]"),
         "seconds",
@@ -262,7 +262,7 @@ def test_a_wrong_unit_is_named_and_the_advice_reads_the_times(tmp_path: Path, re
     wrong = frame.drop(columns="us").assign(timestamp=read(frame["us"].to_numpy()))
     wrong.to_parquet(source / "interactions.parquet")
     repo = fresh_repo(tmp_path / "repo", source)
-    with pytest.raises(TableSchemaError, match=rf"all lie within days of 1970.*look like {unit}") as raised:
+    with pytest.raises(TableSchemaError, match=rf"all times are within days of 1970.*look like {unit}") as raised:
         ingest(repo)
     [line] = re.findall(r"For example: (.*)$", str(raised.value))
     df = pd.read_parquet(source / "interactions.parquet")
@@ -318,7 +318,7 @@ def test_as_of_beyond_now_is_refused_and_the_option_named(built: Repo, command: 
     for text in ("2100-01-01T00:00:00Z", iso(present_us() + 3_600_000_000)):
         code, said = run(*command.split(), *where, "--repo", built.path, "--as-of", text)
         assert code == 1
-        assert "expected --as-of up to now" in said
+        assert "expected --as-of no later than now" in said
         assert "--allow-future" in said
     assert read_build(built)["as_of_us"] == START + 40 * DAY
 
@@ -331,7 +331,7 @@ def test_an_as_of_that_no_log_can_have_is_refused_in_one_line(built: Repo, comma
     where = ["--data", built.settings.source.url] if command == "run" else []
     code, said = run(*command.split(), *where, "--allow-future", "--repo", built.path, "--as-of", text)
     assert code == 1
-    assert re.search(r"expected --as-of within 1971-01-01|expected a moment of the years 1 to 9999", said), said
+    assert re.search(r"expected --as-of between 1971-01-01|expected a time in the years 1 to 9999", said), said
     assert "Traceback" not in said
 
 
@@ -340,12 +340,12 @@ def test_a_simulation_may_go_beyond_now(tmp_path: Path) -> None:
     ingest(repo)
     code, _ = run("tables", "build", "--repo", repo.path, "--as-of", "2199-12-31T00:00:00Z", "--allow-future")
     assert code == 0
-    with pytest.raises(TimeError, match="cannot go back"):
+    with pytest.raises(TimeError, match="expected --as-of no earlier than the tables"):
         build_tables(repo, YEAR_2150, allow_future=True)
     for wild in (FIRST_EVENT_US - 1, END_US):
-        with pytest.raises(TimeError, match="expected --as-of within"):
+        with pytest.raises(TimeError, match="expected --as-of between"):
             build_tables(repo, wild, allow_future=True)
-    with pytest.raises(TimeError, match="expected a moment of the years 1 to 9999"):
+    with pytest.raises(TimeError, match="expected a time in the years 1 to 9999"):
         iso(2**62)
 
 

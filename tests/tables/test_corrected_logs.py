@@ -155,14 +155,14 @@ def test_an_event_that_vanishes_is_reported_and_removed_when_asked(tmp_path: Pat
     write(source, left)
     run = CliRunner()
     told = run.invoke(build_app(), ["data", "ingest", "--repo", str(repo.path)]).output
-    assert "4 rows of the log are not in the source any more" in told
+    assert "4 rows of the log are no longer in the source" in told
     assert "`sidkit data ingest --remove-vanished` removes them" in told
     assert read_log(repo).rows == 14
     assert ingest(repo).unchanged
     assert ingest(repo).vanished == 4
     told = run.invoke(build_app(), ["data", "ingest", "--remove-vanished", "--repo", str(repo.path)]).output
-    assert "0 new rows, 4 removed; the log holds 10 rows" in told
-    assert "not in the source" not in told
+    assert "0 new rows, 4 removed; the log has 10 rows" in told
+    assert "no longer in the source" not in told
     build_tables(repo, as_of)
     assert "u2" not in tables_of(repo)["user_stats"]["user_id"].to_pylist()
     same_as_fresh(repo, repo_of(tmp_path / "fresh", source), as_of)

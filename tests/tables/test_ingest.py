@@ -187,7 +187,7 @@ def test_a_log_read_under_other_settings_is_refused(tmp_path: Path, old: str, ne
     ingest(repo)
     before = identity(repo.log)
     (repo.path / "sidkit.toml").write_text((repo.path / "sidkit.toml").read_text().replace(old, new, 1))
-    with pytest.raises(SettingsChangedError, match=f"{key}: made with .*Put the old values back") as raised:
+    with pytest.raises(SettingsChangedError, match=f"{key}: made with .*Restore the old values") as raised:
         ingest(Repo.open(repo.path))
     assert list(raised.value.changed) == [key]
     assert identity(repo.log) == before
@@ -234,7 +234,7 @@ def test_a_killed_ingest_run_again_gives_the_log_of_an_undisturbed_one(
     if earlier:
         assert sorted(rows_of(read_log(killed))) == sorted(FIRST)
     else:
-        with pytest.raises(ArtifactMissingError, match="holds no log yet; run `sidkit data ingest"):
+        with pytest.raises(ArtifactMissingError, match="expected a log in .*; run `sidkit data ingest"):
             read_log(killed)
     ingest(killed)
     assert content(killed) == content(calm)
@@ -312,7 +312,7 @@ def test_a_full_disk_is_named_and_leaves_the_old_log_readable(tmp_path: Path) ->
     assert [Path(name).stem for name, _ in told] == list(steps.values())
     for _, message in told:
         assert "File too large" in message
-        assert "free some room and run the same command again" in message
+        assert "free some disk space and run the same command again" in message
     after = identity(repo.log)
     assert [before[name] for name in ("manifest.json", "part-00000.parquet")] == [
         after[name] for name in ("manifest.json", "part-00000.parquet")
@@ -337,7 +337,7 @@ def test_one_reject_too_many_stops_the_run_after_the_rejects_are_written(tmp_pat
     before = identity(repo.log)
     write(tmp_path / "source", [*rows[3:], *[(user, item, time, 2.0) for user, item, time, _ in rows[:3]]])
     with pytest.raises(
-        RejectedRowsError, match=r"3 of 200 rows \(1\.50%\).*limit is 1\.00%.*label is not 0 or 1"
+        RejectedRowsError, match=r"at most 1\.00% rejected rows, got 3 of 200 \(1\.50%\).*label is not 0 or 1"
     ) as told:
         ingest(repo)
     assert (told.value.table, told.value.rejected, told.value.total) == ("interactions", 3, 200)
@@ -351,13 +351,15 @@ def test_an_empty_table_is_refused(tmp_path: Path, name: str) -> None:
     source = write(tmp_path / "source", FIRST)
     path = source / f"{name}.parquet"
     pq.write_table(pq.read_table(path).slice(0, 0), path)
-    with pytest.raises(ContractError, match=f"{name}: the table holds no row"):
+    with pytest.raises(ContractError, match=f"{name}: expected at least one row"):
         ingest(fresh_repo(tmp_path / "repo", source))
 
 
 def test_text_labels_are_refused_with_the_remedy(tmp_path: Path) -> None:
     source = write(tmp_path / "source", [("u", "i1", START, "click")])  # type: ignore[list-item]
-    with pytest.raises(TableSchemaError, match=r"'label' holds string; 0 or 1 as an integer is needed.*== .click"):
+    with pytest.raises(
+        TableSchemaError, match=r"expected 0 or 1 as an integer in column 'label', got string.*== .click"
+    ):
         ingest(fresh_repo(tmp_path / "repo", source))
 
 
@@ -377,6 +379,6 @@ def test_the_ingest_command_tells_what_is_new(
 ) -> None:
     repo = fresh_repo(tmp_path / "repo", write(tmp_path / "source", FIRST))
     told = sidkit("data", "ingest", cwd=elsewhere, SIDKIT_REPO=str(repo.path)).stdout
-    assert "12 new rows; the log holds 12 rows" in told
+    assert "12 new rows; the log has 12 rows" in told
     ingest_(repo.path)
-    assert "the source is unchanged; the log holds 12 rows" in capsys.readouterr().out
+    assert "the source is unchanged; the log has 12 rows" in capsys.readouterr().out

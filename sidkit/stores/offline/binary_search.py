@@ -1,9 +1,9 @@
-"""The as-of join in memory: one binary search per entity row, all rows at once.
+"""The as-of join in memory: a vectorised binary search over all entity rows.
 
-Feature rows are sorted once by (key, moment from which they can win). A key is a number, so its rows are one range of the
-sorted table, and the row that wins is the last of that range whose moment is not after the entity row's time. Entity
-rows need no order and are looked up in blocks that fit the processor's cache: cost is linear in rows and grows with the
-logarithm of the versions of a key.
+Feature rows are sorted once by (key, time from which they can win). Keys are numbered, so the rows of a key are one range of
+the sorted table, and the winner is the last row of that range whose time is not after the entity row's time. Entity rows
+need no order and are looked up in blocks that fit the processor's cache: cost is linear in the rows and logarithmic in the
+versions per key.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _LONG_AGO = np.int64(-(2**62))
 
 @dataclass(frozen=True)
 class SearchIndex:
-    """The rows of one feature table, sorted for the search.
+    """One feature table, sorted for the binary search.
 
-    ``start`` int64 [keys + 1] says where each key's rows begin; ``moment`` int64 [rows + 1] (microseconds UTC), ``event``
-    (None where it is the moment) and ``number`` (row numbers of the table) are parallel; entry 0 is nobody's.
+    ``start`` int64 [keys + 1] is the start of each key's rows; ``moment`` int64 [rows + 1] (microseconds UTC), ``event``
+    (None if equal to ``moment``) and ``number`` (row numbers of the table) are parallel; entry 0 is a sentinel.
     """
 
     numbers: KeyNumbers
@@ -46,16 +46,16 @@ class SearchIndex:
         *,
         filter_by_created: bool = False,
     ) -> SearchIndex:
-        """Sort a feature table.
+        """Sort a feature table into an index.
 
         Parameters
         ----------
         keys : sequence of arrays
-            The key columns; none for a view without entities.
+            Key columns; empty for a view without entities.
         event_us, created_us : int64 arrays
-            Microseconds UTC, null where missing.
+            Microseconds UTC, null if missing.
         filter_by_created : bool
-            A row can win only from the moment on at which it was created, too.
+            Let a row win only from its created time on.
         """
         cut = filter_by_created and created_us is not None
         present = pc.is_valid(event_us)
@@ -63,8 +63,8 @@ class SearchIndex:
             present = pc.and_(present, pc.is_valid(column))
         rows = np.flatnonzero(_numpy(present))
         whole = len(rows) == len(event_us)
-        kept = list(keys) if whole else [column.filter(present) for column in keys]
-        numbers, code = KeyNumbers.learn(kept, len(rows))
+        valid_keys = list(keys) if whole else [column.filter(present) for column in keys]
+        numbers, code = KeyNumbers.learn(valid_keys, len(rows))
         event = _numpy(event_us if whole else event_us.filter(present))
         created = None
         if created_us is not None:
@@ -76,8 +76,8 @@ class SearchIndex:
 
     @classmethod
     def _cut(cls, numbers: KeyNumbers, code: Ints, event: Ints, created: Ints, rows: Ints) -> SearchIndex:
-        # What wins from a moment on is the best of all rows that exist by then, so each place carries the best so far.
-        # The best is the one of the highest rank; ranks of later keys are higher, so that no key sees another's.
+        # The winner from a time on is the best of all rows that exist by then, so each position carries the best so far.
+        # The best has the highest rank; ranks of later keys are higher, so that no key sees another key's rows.
         by_merit = np.lexsort((created, event, code))
         rank = np.empty(len(rows), dtype=np.int64)
         rank[by_merit] = np.arange(len(rows))
@@ -88,35 +88,35 @@ class SearchIndex:
         return cls(numbers, starts, _led(moment[order]), _led(event[best]), _led(rows[best]))
 
     def find(self, keys: Sequence[pa.Array | pa.ChunkedArray], at_us: pa.Array, ttl_us: int | None = None) -> Ints:
-        """Look entity rows up.
+        """Look up the feature row of each entity row.
 
         Parameters
         ----------
         keys : sequence of arrays
-            The key columns of the entity rows, in the order of :meth:`build`.
+            Key columns of the entity rows, in the order of :meth:`build`.
         at_us : int64 array
-            Microseconds UTC, null where missing.
+            Microseconds UTC, null if missing.
         ttl_us : int, optional
-            How long a feature row is seen, microseconds, inclusive.
+            Time to live of a feature row, microseconds, inclusive.
 
         Returns
         -------
         numpy.ndarray
-            ``int64 [rows]``: the number of the feature row, -1 where there is none.
+            ``int64 [rows]``: the number of the feature row, or -1.
 
         Raises
         ------
         UnlikeKeysError
-            When the keys are of another kind than those of the feature table.
+            When the key types differ from those of the feature table.
         """
         code = self.numbers.look_up(keys, len(at_us))
         at = _numpy(at_us.fill_null(int(_LONG_AGO)))
-        found = np.empty(len(at), dtype=np.int64)
+        numbers = np.empty(len(at), dtype=np.int64)
         most = int(np.diff(self.start).max(initial=0))
         for first in range(0, len(at), _BLOCK):
             block = slice(first, first + _BLOCK)
-            found[block] = self._search(code[block], at[block], most, ttl_us)
-        return found
+            numbers[block] = self._search(code[block], at[block], most, ttl_us)
+        return numbers
 
     def _search(self, code: Ints, at: Ints, most: int, ttl_us: int | None) -> Ints:
         known = code >= 0
@@ -146,9 +146,9 @@ def newest_rows(
     start_us: int | None,
     end_us: int | None,
 ) -> Ints:
-    """The numbers of the newest row of each key with an event time in ``[start_us, end_us]``, growing.
+    """Row numbers of the newest row per key with an event time in ``[start_us, end_us]``, ascending.
 
-    A null key is a key of its own, as in Feast's own stores.
+    Null keys count as one key, as in Feast's own stores.
     """
     event = _numpy(event_us.fill_null(int(_LONG_AGO)))
     inside = event != _LONG_AGO
@@ -157,8 +157,8 @@ def newest_rows(
     if end_us is not None:
         inside &= event <= end_us
     rows = np.flatnonzero(inside)
-    kept = [column.take(pa.array(rows)) for column in keys]
-    _, code = KeyNumbers.learn(kept, len(rows))
+    chosen_keys = [column.take(pa.array(rows)) for column in keys]
+    _, code = KeyNumbers.learn(chosen_keys, len(rows))
     created = _numpy(created_us.fill_null(int(_LONG_AGO)))[rows] if created_us is not None else None
     order = _order(code, event[rows], created)
     ordered = code[order]
@@ -168,7 +168,7 @@ def newest_rows(
 
 
 def micros(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    """Times or dates as int64 microseconds UTC; a naive one holds the UTC clock, fractions are rounded down."""
+    """Convert times or dates to int64 microseconds UTC; naive times are UTC, fractions are rounded down."""
     kind = column.type
     if pa.types.is_timestamp(kind) and kind.unit == "ns":
         nanos = column.cast(pa.timestamp("ns")).cast(pa.int64())
@@ -178,7 +178,7 @@ def micros(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
 
 
 def _order(code: Ints, moment: Ints, created: Ints | None) -> Ints:
-    """Row numbers sorted by key, moment, created time, and the order in which they came."""
+    """Row numbers sorted by key, time, created time and file order."""
     if len(code) == 0:
         return np.zeros(0, dtype=np.int64)
     first, span = moment.min(), int(moment.max()) - int(moment.min()) + 1
@@ -200,7 +200,7 @@ def _led(values: Ints) -> Ints:
 
 
 def _numpy(column: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.int64]:
-    found: npt.NDArray[np.int64] = (
+    array: npt.NDArray[np.int64] = (
         column.to_numpy() if isinstance(column, pa.ChunkedArray) else column.to_numpy(zero_copy_only=False)
     )
-    return found
+    return array

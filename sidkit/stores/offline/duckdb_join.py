@@ -1,6 +1,6 @@
-"""The as-of join in DuckDB: for feature tables that do not fit in memory, or that only a database reads.
+"""The as-of join in DuckDB, for feature tables that do not fit in memory or that only DuckDB can read.
 
-DuckDB keeps to its memory limit and spills the rest to disk.
+DuckDB respects its memory limit and spills to disk.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ _ID = "__id"
 def look_up(
     opened: duckdb.DuckDBPyConnection, plan: ViewPlan, rows: pa.Table, *, filter_by_created: bool = False
 ) -> ViewRows:
-    """Find for each entity row the feature row that it sees, and read the distinct ones.
+    """Find the feature row of each entity row, and read the distinct ones.
 
     Parameters
     ----------
     opened : duckdb.DuckDBPyConnection
         A connection of :func:`sidkit.core.engine.connection`.
     plan : ViewPlan
-        The view.
+        Plan of the view.
     rows : pyarrow.Table
-        As :func:`entity_rows` makes it.
+        Table from :func:`entity_rows`.
     filter_by_created : bool
-        Also require that the feature row was created by the entity row's time.
+        Use only feature rows created by the entity row's time.
     """
     source = plan.source()
     opened.register("entity_rows", rows)
@@ -55,7 +55,7 @@ def look_up(
 
 
 def _candidates(plan: ViewPlan, source: str, filter_by_created: bool) -> str:
-    """Feature rows by key and the moment from which they can win: one row per key and moment."""
+    """SQL for feature rows by key and the time from which they can win, one row per key and time."""
     keys = [quoted(column) for column, _ in plan.keys]
     moment = _micros(plan.timestamp)
     created = _micros(plan.created) if plan.created else "NULL::BIGINT"
@@ -69,8 +69,8 @@ def _candidates(plan: ViewPlan, source: str, filter_by_created: bool) -> str:
             SELECT {listed}at_us, at_us AS event_us, {_ID} FROM ({rows}) WHERE {present}
             QUALIFY row_number() OVER ({by_key_and} ORDER BY created_us DESC NULLS LAST, {_ID} DESC) = 1
         """
-    # With the cut-off a row can win only once it exists: from the later of its two times on. What wins from then on is
-    # the best of all rows that exist by then, so each moment carries the best row so far.
+    # With the created cut-off a row can win only from the later of its two times on. The winner is the best of all rows that
+    # exist by then, so each time carries the best row so far.
     better = "struct_pack(event_us := event_us, created_us := created_us, id := " + _ID + ")"
     return f"""
         SELECT {listed}at_us, best.event_us AS event_us, best.id AS {_ID} FROM (

@@ -1,4 +1,4 @@
-"""DuckDB under the offline store's limits, and its errors in the words of the repo."""
+"""DuckDB connections with the offline store's limits, and translation of DuckDB's errors."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ _SETTING = "offline_store.memory_limit in feature_store.yaml"
 
 @contextmanager
 def duckdb_for(engine: EngineSettings) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A fresh connection that spills to a temporary folder, which is deleted afterwards."""
+    """Open a new connection that spills to a temporary folder, deleted on exit."""
     with spill_folder() as spill, connection(engine, spill) as opened:
         yield opened
 
 
 @contextmanager
-def told_of(table: str, engine: EngineSettings) -> Iterator[None]:
-    """Raise DuckDB's errors as errors of the kit that name a table.
+def translated_errors(table: str, engine: EngineSettings) -> Iterator[None]:
+    """Re-raise DuckDB's errors as sidkit errors that name a table.
 
     Raises
     ------
     ContractError
-        When the memory limit is reached, or the table holds what cannot be read.
+        When the memory limit is reached, or the table cannot be read.
     StorageError
-        When the disk refuses the spilled rows.
+        When spilling to disk fails.
     """
     try:
         yield
@@ -50,6 +50,6 @@ def told_of(table: str, engine: EngineSettings) -> Iterator[None]:
 
 
 def _line(error: Exception) -> str:
-    """The first line of DuckDB's message, without its kind."""
+    """The first line of DuckDB's message, without the error type."""
     line = str(error).strip().splitlines()[0]
     return line.split(": ", 1)[-1] if line.split(": ", 1)[0].endswith("Error") else line

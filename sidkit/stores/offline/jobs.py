@@ -1,4 +1,4 @@
-"""Retrieval jobs of the as-of store: what Feast is given, and what the kit asks them for beyond Feast's interface."""
+"""Retrieval jobs of the as-of store: Feast's interface, and methods that sidkit uses beyond it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from feast.saved_dataset import SavedDatasetStorage
 from sidkit.core.clock import from_us
 from sidkit.core.config import EngineSettings
 from sidkit.core.errors import ConfigError, ContractError
-from sidkit.stores.offline.duckdb_limits import duckdb_for, told_of
+from sidkit.stores.offline.duckdb_limits import duckdb_for, translated_errors
 from sidkit.stores.offline.entity_rows import entity_table, key_column, moments
 from sidkit.stores.offline.plan import ViewPlan, ViewRows
 from sidkit.stores.offline.point_in_time import PointInTime
@@ -27,7 +27,7 @@ BATCH_ROWS = 65_536
 
 
 class ArrowJob(RetrievalJob):  # type: ignore[misc]
-    """A retrieval job whose result is an Arrow table; subclasses say which."""
+    """Base class of retrieval jobs whose result is an Arrow table."""
 
     def __init__(self, config: RepoConfig) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class ArrowJob(RetrievalJob):  # type: ignore[misc]
 
     @property
     def full_feature_names(self) -> bool:
-        """Whether feature columns carry their view's name."""
+        """Whether feature columns are prefixed with their view's name."""
         return False
 
     @property
@@ -49,7 +49,7 @@ class ArrowJob(RetrievalJob):  # type: ignore[misc]
 
     @property
     def metadata(self) -> RetrievalMetadata | None:
-        """What was asked."""
+        """Metadata of the request."""
         return None
 
     def persist(self, storage: SavedDatasetStorage, allow_overwrite: bool = False, timeout: int | None = None) -> None:
@@ -63,7 +63,7 @@ class ArrowJob(RetrievalJob):  # type: ignore[misc]
 
 
 class PulledJob(ArrowJob):
-    """Rows of one feature table, in a stream of batches or as a table."""
+    """Rows of one feature table, as a stream of batches or as a table."""
 
     def __init__(
         self, config: RepoConfig, stream: Callable[[int], Iterator[pa.RecordBatch]], schema: Callable[[], pa.Schema]
@@ -73,16 +73,16 @@ class PulledJob(ArrowJob):
         self._schema = schema
 
     def batches(self, rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
-        """The result at most ``rows`` at a time, so that it need not fit in memory."""
+        """Yield the result in batches of at most ``rows`` rows, so that it need not fit in memory."""
         return self._stream(rows)
 
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
-        found = list(self.batches())
-        return pa.Table.from_batches(found) if found else self._schema().empty_table()
+        batches = list(self.batches())
+        return pa.Table.from_batches(batches) if batches else self._schema().empty_table()
 
 
 class AsofRetrievalJob(ArrowJob):
-    """A point-in-time retrieval; :meth:`views` gives it undiluted, ``to_arrow`` and ``to_df`` as Feast does."""
+    """A point-in-time retrieval; ``to_arrow`` and ``to_df`` follow Feast, :meth:`views` avoids copies."""
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class AsofRetrievalJob(ArrowJob):
         self._check_columns()
 
     def views(self) -> list[ViewRows]:
-        """What each feature view gave: an index per entity row and the distinct feature rows."""
+        """Per feature view, an index per entity row into the distinct feature rows."""
         kinds = self.join.key_types
         keys = {name: key_column(self._entity_df[name], kinds[name]) for name in self.join.keys}
         return self.join.views(keys, self._moments)
@@ -118,9 +118,9 @@ class AsofRetrievalJob(ArrowJob):
         return self.features_beside(rows, self._moments)
 
     def features_beside(self, rows: pa.Table, at_us: pa.Array) -> pa.Table:
-        """Entity rows with their features, as Feast's stores give them: without the on-demand views that Feast adds."""
-        found = self.join.columns({name: rows.column(name) for name in self.join.keys}, at_us)
-        result = pa.table({**dict(zip(rows.column_names, rows.columns, strict=True)), **found})
+        """Entity rows with their features, as Feast's stores return them, before Feast adds on-demand views."""
+        features = self.join.columns({name: rows.column(name) for name in self.join.keys}, at_us)
+        result = pa.table({**dict(zip(rows.column_names, rows.columns, strict=True)), **features})
         substrait = [view for view in self._odfvs if view.mode == "substrait"]
         if substrait:
             import ibis
@@ -132,7 +132,7 @@ class AsofRetrievalJob(ArrowJob):
         return result
 
     def complete(self, rows: pa.Table, at_us: pa.Array) -> pa.Table:
-        """Other entity rows of the same columns with all that was asked for, on-demand views included."""
+        """Other entity rows with the same columns and all requested features, including on-demand views."""
         if not self.on_demand_feature_views:
             return self.features_beside(rows, at_us)
         return _Complete(self._config, self, self.features_beside(rows, at_us)).to_arrow()
@@ -143,16 +143,19 @@ class AsofRetrievalJob(ArrowJob):
         twice = sorted({name for name in produced if produced.count(name) > 1 or name in columns})
         if twice:
             raise ConfigError(
-                f"the columns {', '.join(twice)} would be there twice; ask with full_feature_names=True, or rename the "
+                f"expected unique column names, got {', '.join(twice)} twice; use full_feature_names=True, or rename the "
                 "columns of the entity dataframe"
             )
         missing = sorted(set(self.join.keys) - set(columns))
         if missing:
-            raise ContractError("entity_df", f"lacks {', '.join(missing)}; it has {', '.join(map(str, columns))}")
+            raise ContractError(
+                "entity_df",
+                f"expected the join keys {', '.join(missing)}, got {', '.join(map(str, columns))}; add them",
+            )
 
     @property
     def full_feature_names(self) -> bool:
-        """Whether feature columns carry their view's name."""
+        """Whether feature columns are prefixed with their view's name."""
         return self._full_feature_names
 
     @property
@@ -162,7 +165,7 @@ class AsofRetrievalJob(ArrowJob):
 
     @property
     def metadata(self) -> RetrievalMetadata | None:
-        """What was asked."""
+        """Metadata of the request."""
         valid = self._moments.drop_null().to_numpy()
         bounds: list[datetime] = []
         with suppress(OverflowError):  # a time beyond the year 9999
@@ -200,13 +203,13 @@ class _Complete(ArrowJob):
 
 
 def engine_of(config: RepoConfig) -> EngineSettings:
-    """Threads and memory of the offline store's settings."""
+    """Threads and memory limit from the offline store's settings."""
     store = config.offline_store
     return EngineSettings(threads=getattr(store, "threads", 2), memory_limit=getattr(store, "memory_limit", "1500MB"))
 
 
 class Query:
-    """An SQL query on a source, run on a fresh DuckDB connection each time that it is asked."""
+    """An SQL query on a source, executed on a new DuckDB connection each time."""
 
     def __init__(self, config: RepoConfig, source: str, text: str) -> None:
         self._engine = engine_of(config)
@@ -214,11 +217,11 @@ class Query:
         self._text = text
 
     def batches(self, rows: int) -> Iterator[pa.RecordBatch]:
-        """The result at most ``rows`` at a time."""
-        with told_of(self._source, self._engine), duckdb_for(self._engine) as opened:
+        """Yield the result in batches of at most ``rows`` rows."""
+        with translated_errors(self._source, self._engine), duckdb_for(self._engine) as opened:
             yield from opened.execute(self._text).to_arrow_reader(rows)
 
     def schema(self) -> pa.Schema:
-        """The columns of the result."""
-        with told_of(self._source, self._engine), duckdb_for(self._engine) as opened:
+        """The schema of the result."""
+        with translated_errors(self._source, self._engine), duckdb_for(self._engine) as opened:
             return opened.execute(f"SELECT * FROM ({self._text}) LIMIT 0").to_arrow_table().schema

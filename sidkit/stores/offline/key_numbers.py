@@ -1,4 +1,4 @@
-"""Join keys as small numbers: whatever the type of the keys and however many columns, a key becomes one integer."""
+"""Numbering of join keys: keys of any type and number of columns become one dense integer."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Column: TypeAlias = pa.Array | pa.ChunkedArray
 
 
 class UnlikeKeysError(TypeError):
-    """Keys whose types differ; :func:`sidkit.stores.keys.as_declared` gives both sides one type before."""
+    """Key types that differ; :func:`sidkit.stores.keys.as_declared` converts both sides to one type first."""
 
 
 @dataclass(frozen=True)
 class _Numbering:
-    """One column's: by place in a dense range of integers, or by place in the distinct values."""
+    """Numbering of one column: by offset in a dense integer range, or by index in the distinct values."""
 
     kind: pa.DataType
     low: int
@@ -59,7 +59,7 @@ class _Numbering:
 
 @dataclass(frozen=True)
 class KeyNumbers:
-    """The numbers of the keys of one table: ``count`` of them, from 0 on."""
+    """Numbering of the keys of one table, from 0 to ``count - 1``."""
 
     count: int
     columns: tuple[_Numbering, ...]
@@ -72,50 +72,50 @@ class KeyNumbers:
         Parameters
         ----------
         keys : sequence of arrays
-            Columns of one length; without any, all rows have key 0.
+            Columns of equal length; if empty, all rows have key 0.
         rows : int
-            That length.
+            Number of rows.
 
         Returns
         -------
         KeyNumbers, numpy.ndarray
-            The numbering and ``int64 [rows]``.
+            The numbering, and the numbers of the rows, ``int64 [rows]``.
         """
         code = np.zeros(rows, dtype=np.int64)
         count = 1
         columns: list[_Numbering] = []
         pairs: list[_Numbering] = []
         for at, column in enumerate(keys):
-            numbering, own = _Numbering.learn(column)
+            numbering, column_code = _Numbering.learn(column)
             columns.append(numbering)
             if at == 0:
-                code, count = own, numbering.count
+                code, count = column_code, numbering.count
                 continue
-            pair, code = _Numbering.learn(pa.array(code * numbering.count + own))
+            pair, code = _Numbering.learn(pa.array(code * numbering.count + column_code))
             pairs.append(pair)
             count = pair.count
         return cls(count, tuple(columns), tuple(pairs)), code
 
     def look_up(self, keys: Sequence[Column], rows: int) -> Ints:
-        """The numbers of other rows' keys, where the table lacks them -1 or a number of no row; -1 where a key is null.
+        """Numbers of other rows' keys; -1 (or a number without rows) for unknown keys, -1 for null keys.
 
         Raises
         ------
         UnlikeKeysError
-            When a column is of another kind than the table's.
+            When a column's type differs from the table's.
         """
         if not keys:
             return np.zeros(rows, dtype=np.int64)
         code = self.columns[0].look_up(keys[0])
         for column, numbering, pair in zip(keys[1:], self.columns[1:], self.pairs, strict=True):
-            own = numbering.look_up(column)
-            known = (code >= 0) & (own >= 0)
-            code = np.where(known, pair.look_up(pa.array(code * numbering.count + own)), -1)
+            column_code = numbering.look_up(column)
+            known = (code >= 0) & (column_code >= 0)
+            code = np.where(known, pair.look_up(pa.array(code * numbering.count + column_code)), -1)
         return code
 
 
 def comparable(kind: pa.DataType) -> bool:
-    """Whether a table's key column of this type can be numbered here."""
+    """Whether a key column of this type can be numbered."""
     try:
         _canonical(pa.array([], kind))
     except UnlikeKeysError:
@@ -137,26 +137,26 @@ def _canonical(column: Column) -> Column:
         return column.cast(pa.large_binary())
     if pa.types.is_boolean(kind) or pa.types.is_float64(kind):
         return column
-    raise UnlikeKeysError(f"keys of type {kind}")
+    raise UnlikeKeysError(f"unsupported keys of type {kind}")
 
 
 def _converted(column: Column, kind: pa.DataType) -> Column:
     if pa.types.is_null(column.type):
         return column.cast(kind)
-    found = _canonical(column)
-    if found.type != kind:
-        raise UnlikeKeysError(f"keys of type {column.type} beside {kind}")
-    return found
+    canonical = _canonical(column)
+    if canonical.type != kind:
+        raise UnlikeKeysError(f"expected keys of type {kind}, got {column.type}")
+    return canonical
 
 
 def _int64(column: Column) -> Ints:
     values = column.to_numpy() if isinstance(column, pa.ChunkedArray) else column.to_numpy(zero_copy_only=False)
-    found: Ints = values.astype(np.int64, copy=False)
-    return found
+    integers: Ints = values.astype(np.int64, copy=False)
+    return integers
 
 
 def _bool(column: Column) -> npt.NDArray[np.bool_]:
-    found: npt.NDArray[np.bool_] = (
+    flags: npt.NDArray[np.bool_] = (
         column.to_numpy() if isinstance(column, pa.ChunkedArray) else column.to_numpy(zero_copy_only=False)
     )
-    return found
+    return flags

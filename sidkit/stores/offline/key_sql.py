@@ -1,4 +1,4 @@
-"""SQL of what :mod:`sidkit.stores.keys` does to the keys of a feature table, for the engine in DuckDB."""
+"""SQL equivalent of :mod:`sidkit.stores.keys`, for feature tables that DuckDB joins."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ _CANONICAL = {
 
 
 def key_sql(read: str, stored: pa.DataType, key: str, failed: str) -> str | None:
-    """A key in its declared type.
+    """SQL that converts a key to its declared type.
 
     Parameters
     ----------
     read : str
-        SQL of the key as it is stored.
+        SQL expression of the stored key.
     stored : pyarrow.DataType
-        Its type.
+        Type of the stored key.
     key : str
-        The declared value type.
+        Declared value type.
     failed : str
-        SQL that raises; it is reached by a value that is no key of that type.
+        SQL that raises an error, used for values that cannot be converted.
 
     Returns
     -------
     str or None
-        SQL; None where the stored type does not convert.
+        SQL expression; None if the stored type cannot be converted.
     """
     kind = plain(stored)
     if pa.types.is_null(kind):

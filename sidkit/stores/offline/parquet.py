@@ -1,6 +1,6 @@
-"""The Parquet files of a feature table, read as little as an as-of join needs.
+"""Reading the Parquet files of a feature table with as little I/O as an as-of join needs.
 
-Keys and times of all rows first; then of the features only the rows that somebody sees, a few row groups at a time.
+Keys and times of all rows are read first; features only for the rows that are needed, a few row groups at a time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _BATCH_ROWS = 65_536
 
 @dataclass(frozen=True)
 class FeatureFiles:
-    """Files of a source whose columns are read here under the types that ``kinds`` gives."""
+    """Files of a source, whose columns are read with the types in ``kinds``."""
 
     parts: SourceParts
     kinds: Mapping[str, pa.DataType]
@@ -36,12 +36,12 @@ class FeatureFiles:
     def of(
         cls, parts: SourceParts, keys: Sequence[str], times: Sequence[str], features: Sequence[str]
     ) -> FeatureFiles | None:
-        """The files of a source, None where only DuckDB gives some of these columns their meaning.
+        """The files of a source, or None if some of these columns must be read by DuckDB.
 
         Parameters
         ----------
         parts : SourceParts
-            Checked (:meth:`SourceParts.check`) for the same columns.
+            Parts that passed :meth:`SourceParts.check` for the same columns.
         keys, times, features : sequence of str
             Columns of the table.
         """
@@ -53,10 +53,10 @@ class FeatureFiles:
             if column in times:
                 if is_text(plain(kind)):
                     return None
-                # A day is its first moment; where files differ in units and zones, microseconds hold all.
+                # A date is its midnight; if files differ in units and zones, microseconds hold all values.
                 kinds[column] = kind if pa.types.is_timestamp(kind) and parts.alike(column) else UTC_MICROS
-            elif (found := _as_duckdb(kind)) is not None and (column not in keys or comparable(found)):
-                kinds[column] = found
+            elif (plain_kind := _as_duckdb(kind)) is not None and (column not in keys or comparable(plain_kind)):
+                kinds[column] = plain_kind
             elif pa.types.is_null(kind) or (column in keys and comparable(kind)):
                 kinds[column] = plain(kind)
             else:
@@ -65,39 +65,40 @@ class FeatureFiles:
 
     @cached_property
     def rows(self) -> int:
-        """Rows of all files."""
+        """Number of rows in all files."""
         return sum(int(part.metadata.num_rows) for part in self.parts.parts)
 
     def moments_of(self, values: pa.ChunkedArray, column: str) -> pa.ChunkedArray:
-        """A column of times as int64 microseconds UTC, fractions rounded down.
+        """Convert a column of times to int64 microseconds UTC, fractions rounded down.
 
         Raises
         ------
         ContractError
-            When microseconds cannot count that far.
+            When a time is out of the range of microseconds.
         """
         try:
             return micros(values)
         except pa.ArrowInvalid as error:
             raise ContractError(
-                self.parts.source, f"the time {self.parts.stored(column)} holds {error}; correct it"
+                self.parts.source,
+                f"expected times in the range of microseconds in {self.parts.stored(column)}, got {error}; correct it",
             ) from error
 
     def bytes_of(self, columns: Sequence[str]) -> int:
-        """About how much memory all rows of some columns take."""
-        asked = set(map(self.parts.stored, columns))
+        """Approximate memory of some columns of all rows, in bytes."""
+        wanted = set(map(self.parts.stored, columns))
         total = 0
         for part in self.parts.parts:
             for group in range(part.metadata.num_row_groups):
                 listed = part.metadata.row_group(group)
                 for at in range(listed.num_columns):
                     chunk = listed.column(at)
-                    if chunk.path_in_schema.split(".")[0] in asked:
+                    if chunk.path_in_schema.split(".")[0] in wanted:
                         total += max(int(chunk.total_uncompressed_size), 8 * int(chunk.num_values))
         return total
 
     def read(self, columns: Sequence[str]) -> pa.Table:
-        """Some columns of all rows."""
+        """Read some columns of all rows."""
         tables = []
         for part in self.parts.parts:
             with pq.ParquetFile(part.path, metadata=part.metadata) as opened:
@@ -109,20 +110,20 @@ class FeatureFiles:
         return pa.concat_tables(tables)
 
     def take(self, columns: Sequence[str], numbers: npt.NDArray[np.int64]) -> pa.Table:
-        """Some columns of some rows; what lies between is read in passing and not kept.
+        """Read some columns of some rows.
 
         Parameters
         ----------
         columns : sequence of str
             Columns of the table.
         numbers : int64 [rows]
-            Row numbers across all files, growing.
+            Row numbers across all files, ascending.
         """
-        kept = list(self.batches(columns, numbers))
-        return pa.Table.from_batches(kept) if kept else self.empty(columns)
+        batches = list(self.batches(columns, numbers))
+        return pa.Table.from_batches(batches) if batches else self.empty(columns)
 
     def batches(self, columns: Sequence[str], numbers: npt.NDArray[np.int64]) -> Iterator[pa.RecordBatch]:
-        """As :meth:`take`, a batch at a time."""
+        """Like :meth:`take`, one batch at a time."""
         start = 0
         for part in self.parts.parts:
             stop = start + int(part.metadata.num_rows)
@@ -152,7 +153,7 @@ class FeatureFiles:
             start = end
 
     def empty(self, columns: Sequence[str]) -> pa.Table:
-        """No rows of some columns."""
+        """An empty table with some columns."""
         return pa.schema([(column, self.kinds[column]) for column in columns]).empty_table()
 
     def _stored(self, part: Part, columns: Sequence[str]) -> list[str]:
@@ -160,12 +161,12 @@ class FeatureFiles:
         return [name for name in names if name in part.kinds]
 
     def _named(self, part: Part, table: pa.Table, columns: Sequence[str]) -> pa.Table:
-        found = {}
+        named = {}
         for column in columns:
             name, kind = self.parts.stored(column), self.kinds[column]
             values = table.column(name) if name in part.kinds else pa.chunked_array([pa.nulls(len(table), kind)])
-            found[column] = self._typed(part, column, values, kind)
-        return pa.table(found)
+            named[column] = self._typed(part, column, values, kind)
+        return pa.table(named)
 
     def _typed(self, part: Part, column: str, values: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
         if is_text(plain(values.type)):
@@ -184,12 +185,12 @@ def _refuse_other_bytes(part: Part, name: str, values: pa.ChunkedArray) -> None:
         values.validate(full=True)
     except pa.ArrowInvalid as error:
         raise ContractError(
-            str(part.path), f"the text {name} holds bytes that are no UTF-8 ({error}). Write it as UTF-8, or as binary"
+            str(part.path), f"expected UTF-8 text in {name}, got other bytes ({error}). Write it as UTF-8 or as binary"
         ) from error
 
 
 def _as_duckdb(kind: pa.DataType) -> pa.DataType | None:
-    """The type under which DuckDB, and so Feast's own store, hands a column of a file out; None where it is not plain."""
+    """The type with which DuckDB, and thus Feast's own store, returns a column of a file; None if not simple."""
     if pa.types.is_dictionary(kind):
         return _as_duckdb(kind.value_type)
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):

@@ -1,6 +1,6 @@
-"""One type for a column whose Parquet files store several: every value survives, or the file is refused.
+"""Common types for columns that have different types in several Parquet files: values are preserved, or the file is rejected.
 
-DuckDB reads all files under the schema of the first one and rounds what differs, so nothing is left to it here.
+DuckDB reads all files with the schema of the first one and rounds other values, so files are cast one by one here.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ UTC_MICROS = pa.timestamp("us", "UTC")
 
 
 def is_list(kind: pa.DataType) -> bool:
-    """Whether a type is one of Arrow's lists."""
+    """Whether a type is an Arrow list type."""
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
 def plain(kind: pa.DataType) -> pa.DataType:
-    """A type without what does not change a value: dictionaries, large offsets, fixed sizes, names of zones."""
+    """Simplify a type where it does not change values: dictionaries, large offsets, fixed sizes, zone names."""
     if pa.types.is_dictionary(kind):
         return plain(kind.value_type)
     if is_text(kind):
@@ -36,33 +36,33 @@ def plain(kind: pa.DataType) -> pa.DataType:
 
 
 def common_type(kinds: Sequence[pa.DataType], declared: pa.DataType | None) -> pa.DataType | None:
-    """The type under which all files of a column are handed out.
+    """The type with which a column of several files is returned.
 
     Parameters
     ----------
     kinds : sequence of pyarrow.DataType
-        What the files store.
+        Types in the files.
     declared : pyarrow.DataType, optional
-        What the feature view declares.
+        Type declared by the feature view.
 
     Returns
     -------
     pyarrow.DataType or None
-        The only type, where it is one; else the declared one where all convert to it; else the one that holds all; None
-        where there is none.
+        The only type, if there is just one; else the declared one, if all types convert to it; else the smallest type that
+        holds all values; None if there is none.
     """
-    found = list(dict.fromkeys(plain(kind) for kind in kinds if not pa.types.is_null(kind)))
-    if not found:
+    distinct = list(dict.fromkeys(plain(kind) for kind in kinds if not pa.types.is_null(kind)))
+    if not distinct:
         return pa.null()
-    if len(found) == 1:
-        return found[0]
-    if declared is not None and all(converts(kind, plain(declared)) for kind in found):
+    if len(distinct) == 1:
+        return distinct[0]
+    if declared is not None and all(converts(kind, plain(declared)) for kind in distinct):
         return plain(declared)
-    return _holding(found)
+    return _holding(distinct)
 
 
 def converts(kind: pa.DataType, target: pa.DataType) -> bool:
-    """Whether values of a type may be values of another one; :func:`cast` looks at each."""
+    """Whether values of a type may convert to another one; :func:`cast` checks each value."""
     if is_list(target):
         return is_list(kind) and converts(plain(kind).value_type, plain(target).value_type)
     if _is_number(target):
@@ -73,7 +73,7 @@ def converts(kind: pa.DataType, target: pa.DataType) -> bool:
 
 
 def cast(column: pa.ChunkedArray, target: pa.DataType) -> pa.ChunkedArray:
-    """A column in another type.
+    """Cast a column to another type.
 
     Raises
     ------
@@ -88,19 +88,19 @@ def cast(column: pa.ChunkedArray, target: pa.DataType) -> pa.ChunkedArray:
             cast(pa.chunked_array([chunk.flatten()]), target.value_type)
         return column.cast(target, safe=False)
     if pa.types.is_floating(kind) and pa.types.is_integer(target):
-        # NaN is how pandas writes a null among floats.
+        # pandas writes nulls among floats as NaN.
         return pc.if_else(pc.is_nan(column), None, column).cast(target)
     if _is_number(kind) and pa.types.is_floating(target) and not pa.types.is_integer(kind):
-        found = column.cast(target, safe=False)
-        _same(column, found.cast(kind, safe=False), kind)
-        return found
+        narrowed = column.cast(target, safe=False)
+        _same(column, narrowed.cast(kind, safe=False), kind)
+        return narrowed
     if pa.types.is_timestamp(target) and is_time(kind):
         column = column.cast(pa.timestamp(target.unit, kind.tz if pa.types.is_timestamp(kind) else None))
     return column.cast(target)
 
 
 def sql_type(kind: pa.DataType) -> str | None:
-    """DuckDB's name of a type, None where parts of different types cannot have it."""
+    """DuckDB's name of a type, or None if it is not supported as a common type."""
     if pa.types.is_decimal(kind):
         return f"DECIMAL({kind.precision}, {kind.scale})"
     if is_list(kind):
@@ -120,14 +120,14 @@ def sql_type(kind: pa.DataType) -> str | None:
 
 
 def sql_cast(expression: str, kind: pa.DataType, target: pa.DataType, failed: str) -> str:
-    """SQL of :func:`cast`; ``failed`` is SQL that raises."""
+    """SQL equivalent of :func:`cast`; ``failed`` is SQL that raises an error."""
     source, wanted = sql_type(plain(kind)), sql_type(target)
     nan = f"WHEN isnan({expression}) THEN NULL " if pa.types.is_floating(kind) and pa.types.is_integer(target) else ""
-    there = f"TRY_CAST({expression} AS {wanted})"
-    back = f"TRY_CAST({there} AS {source})"
+    forth = f"TRY_CAST({expression} AS {wanted})"
+    back = f"TRY_CAST({forth} AS {source})"
     return (
         f"CASE WHEN {expression} IS NULL THEN NULL {nan}"
-        f"WHEN {back} IS NOT DISTINCT FROM {expression} THEN {there} ELSE {failed} END"
+        f"WHEN {back} IS NOT DISTINCT FROM {expression} THEN {forth} ELSE {failed} END"
     )
 
 

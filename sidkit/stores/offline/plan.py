@@ -1,15 +1,15 @@
-"""Point-in-time joins as as-of joins: which feature row does each entity row see?
+"""Plans of point-in-time joins, which are executed as as-of joins.
 
-The answer of a join is an index per row into the feature rows that were seen at all. Wide features (lists) are then read
-once per distinct feature row, and copied per row only where someone asks for a plain table.
+The result of a join is an index per row into the distinct feature rows used. Wide features (lists) are then read once per
+distinct feature row, and copied per row only if a plain table is requested.
 
-Rules, as Feast's own stores have them where they agree: a feature row is seen from its event timestamp on, inclusive;
+Rules, as in Feast's own stores where they agree: a feature row is valid from its event timestamp on, inclusive;
 with a TTL until event timestamp + TTL, inclusive; the newest event timestamp wins, then the newest created timestamp (a
 missing one loses), then the last row of the file; null features of the winning row stay null; with the
-created-timestamp cut-off only rows created by the entity row's time take part; a null key or time sees nothing.
+created-timestamp cut-off only rows created by the entity row's time are considered; a null key or time matches nothing.
 
-Two engines keep these rules: :mod:`sidkit.stores.offline.binary_search` in memory, and
-:mod:`sidkit.stores.offline.duckdb_join` in DuckDB for feature tables that are larger than the memory limit or of unusual form.
+Two engines implement these rules: :mod:`sidkit.stores.offline.binary_search` in memory, and
+:mod:`sidkit.stores.offline.duckdb_join` in DuckDB for feature tables that exceed the memory limit or need DuckDB to be read.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ AT = "__at_us"
 
 @dataclass(frozen=True)
 class ViewPlan:
-    """What one feature view contributes to a retrieval.
+    """What to read from one feature view for a retrieval.
 
-    ``source`` gives SQL that reads the view's rows, keys in their declared types, with a unique integer column ``__id`` that
-    grows in file order; ``files`` are the same rows as they are stored, for the engine in memory, None where it cannot read
+    ``source`` returns SQL that reads the view's rows, keys in their declared types, with a unique integer column ``__id``
+    that increases in file order; ``files`` are the same rows as stored, for the in-memory engine, or None if it cannot read
     them.
     """
 
@@ -45,17 +45,16 @@ class ViewPlan:
     features: tuple[tuple[str, str], ...]  # (column of the source, column of the result)
     ttl_us: int | None
     files: FeatureFiles | None = None
-    key_types: tuple[
-        str, ...
-    ] = ()  # the value type of each key, by its name in Feast; without them keys stay as they are
+    # Value type of each key, by its name in Feast; if empty, keys are not converted.
+    key_types: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class ViewRows:
-    """The feature rows that one view gave to a set of entity rows.
+    """The feature rows of one view for a set of entity rows.
 
-    ``index`` is ``int64 [rows]`` into ``table``, -1 where the view had nothing; ``table`` holds each feature row that
-    was seen once.
+    ``index`` is ``int64 [rows]`` into ``table``, -1 for rows without features; ``table`` has each feature row that is
+    used once.
     """
 
     name: str
@@ -63,10 +62,10 @@ class ViewRows:
     table: pa.Table
 
     def plain(self, threads: int = 1) -> pa.Table:
-        """The features as one row per entity row, null where the view had nothing; so many columns are copied at a time."""
+        """Features as one row per entity row, null without a match; ``threads`` columns are copied in parallel."""
         return pa.table(take_rows(self.table.columns, self.index, threads), names=self.table.column_names)
 
 
 def entity_rows(keys: dict[str, pa.Array | pa.ChunkedArray], at_us: pa.Array) -> pa.Table:
-    """The narrow table that joins run on: key columns, time in microseconds UTC, row number."""
+    """Build the narrow table for joins: key columns, time in microseconds UTC, row number."""
     return pa.table({**keys, AT: at_us, ROW: pa.array(np.arange(len(at_us), dtype=np.int64))})

@@ -1,7 +1,7 @@
 """Point-in-time retrieval without pandas: Arrow or Parquet in; a table, a stream, or Parquet out.
 
-Feast's own ``get_historical_features`` takes a pandas frame, so what it can answer is bounded by memory. Here rows are read,
-joined and written a chunk at a time, and wide lists may stay an index per row beside the distinct feature rows.
+Feast's own ``get_historical_features`` takes a pandas frame, so its results are bounded by memory. Here rows are read,
+joined and written in chunks, and wide lists can be returned as an index per row into the distinct feature rows.
 """
 
 from __future__ import annotations
@@ -31,45 +31,45 @@ CHUNK_ROWS = 200_000
 
 @dataclass(frozen=True)
 class Retrieval:
-    """Rows and what was asked of them; nothing is read until one of the methods is called.
+    """A lazy point-in-time retrieval; nothing is read until one of the methods is called.
 
-    The rows' own columns come back as they were, in their order, before the features.
+    Results have the rows' own columns unchanged and in order, followed by the features.
     """
 
     rows: pa.Table | Path
     job: AsofRetrievalJob
 
     def views(self) -> list[ViewRows]:
-        """What each feature view gave: an index per row and the distinct feature rows. On-demand views are left out."""
-        asked = [*self.job.join.keys, self.job.at_column]
-        rows = self.rows if isinstance(self.rows, pa.Table) else pq.read_table(self.rows, columns=asked)
+        """Per feature view, an index per row into the distinct feature rows, without on-demand views."""
+        needed = [*self.job.join.keys, self.job.at_column]
+        rows = self.rows if isinstance(self.rows, pa.Table) else pq.read_table(self.rows, columns=needed)
         return self.job.join.views({key: rows.column(key) for key in self.job.join.keys}, self._moments(rows))
 
     def to_arrow(self, *, dictionary: bool = False) -> pa.Table:
-        """Everything as one table.
+        """Return the result as one table.
 
         Parameters
         ----------
         dictionary : bool
-            Lists come as dictionary arrays: an int32 index per row and the distinct lists once.
+            Return lists as dictionary arrays: an int32 index per row into the distinct lists.
         """
         return self._answer(self.rows if isinstance(self.rows, pa.Table) else pq.read_table(self.rows), dictionary)
 
     def batches(self, rows: int = CHUNK_ROWS, *, dictionary: bool = False) -> Iterator[pa.RecordBatch]:
-        """A stream of batches of at most ``rows`` rows; memory holds one of them and the feature tables.
+        """Yield batches of at most ``rows`` rows; memory holds one of them and the feature tables.
 
-        With ``dictionary`` each batch has dictionaries of its own. An on-demand view sees one batch at a time.
+        With ``dictionary`` each batch has its own dictionaries. On-demand views are computed per batch.
         """
         for chunk in self._chunks(rows):
             yield from self._answer(chunk, dictionary).combine_chunks().to_batches()
 
     def to_parquet(self, path: Path, rows: int = CHUNK_ROWS) -> int:
-        """Write everything to a Parquet file, ``rows`` rows at a time, and rename it into place.
+        """Write the result to a Parquet file, ``rows`` rows at a time, atomically.
 
         Returns
         -------
         int
-            Rows written.
+            Number of rows written.
 
         Raises
         ------
@@ -88,7 +88,7 @@ class Retrieval:
                 if writer is not None:
                     writer.close()
             if writer is None:
-                raise ContractError("rows", f"{_told(self.rows)} holds no row; nothing to retrieve")
+                raise ContractError("rows", f"expected at least one row, got none in {_described(self.rows)}")
         return count
 
     def _chunks(self, rows: int) -> Iterator[pa.Table]:
@@ -106,8 +106,8 @@ class Retrieval:
             return self.job.complete(rows, self._moments(rows))
         if self.job.on_demand_feature_views:
             raise ConfigError(
-                f"{', '.join(view.name for view in self.job.on_demand_feature_views)} are computed from plain columns; "
-                "retrieve them without dictionary=True"
+                "expected no on-demand views with dictionary=True, got "
+                f"{', '.join(view.name for view in self.job.on_demand_feature_views)}; retrieve them without it"
             )
         columns = dict(zip(rows.column_names, rows.columns, strict=True))
         for view in self.job.join.views({key: rows.column(key) for key in self.job.join.keys}, self._moments(rows)):
@@ -134,42 +134,42 @@ def retrieve(
     full_feature_names: bool = False,
     filter_by_created_timestamp: bool = False,
 ) -> Retrieval:
-    """Ask for the point-in-time features of some rows.
+    """Retrieve the point-in-time features of rows.
 
     Parameters
     ----------
     store : FeatureStore
-        Its offline store is ``sidkit.stores.offline.AsofDuckDBOfflineStore``.
+        Store whose offline store is ``sidkit.stores.offline.AsofDuckDBOfflineStore``.
     rows : pyarrow.Table or Path
-        Entity rows, or a Parquet file of them: the join keys, a time column (``event_timestamp``, or the only column of
-        times; naive times are UTC), and any further columns, which are kept.
+        Entity rows, or a Parquet file of them: the join keys, a time column (``event_timestamp``, or the only timestamp
+        column; naive times are UTC), and any other columns, which are returned unchanged.
     features : FeatureService or sequence of str
-        As ``get_historical_features`` takes them.
+        As in ``get_historical_features``.
     full_feature_names : bool
-        Whether feature columns carry their view's name.
+        Prefix feature columns with their view's name.
     filter_by_created_timestamp : bool
-        Only feature rows that were created by the row's time take part.
+        Use only feature rows created by the row's time.
 
     Returns
     -------
     Retrieval
-        From which tables, streams and files are taken.
+        Gives a table, a stream or a file.
 
     Raises
     ------
     ContractError
-        When the rows lack a column, or their time is no timestamp.
+        When the rows lack a column, or their time is not a timestamp.
     ConfigError
-        When the store is another one, or a source is no local Parquet, or a column would be there twice.
+        When another offline store is used, a source is not local Parquet, or a column would be duplicated.
     """
     from sidkit.stores.offline.jobs import AsofRetrievalJob
 
-    found = rows if isinstance(rows, pa.Table) else Path(rows)
+    source = rows if isinstance(rows, pa.Table) else Path(rows)
     try:
-        schema = found.schema if isinstance(found, pa.Table) else pq.read_schema(found)
+        schema = source.schema if isinstance(source, pa.Table) else pq.read_schema(source)
     except (OSError, pa.ArrowInvalid) as error:
-        raise ContractError("rows", f"{found} cannot be read as Parquet ({error})") from error
-    # Feast resolves names on a frame with the same columns and no row.
+        raise ContractError("rows", f"{source} cannot be read as Parquet ({error})") from error
+    # Feast resolves names on an empty frame with the same columns.
     job = store.get_historical_features(
         schema.remove_metadata().empty_table().to_pandas(),
         features=features if not isinstance(features, Sequence) else list(features),
@@ -178,21 +178,22 @@ def retrieve(
     )
     if not isinstance(job, AsofRetrievalJob):
         raise ConfigError(
-            f"retrieve cannot stream from {type(job).__name__}: it needs offline_store.type "
-            "sidkit.stores.offline.AsofDuckDBOfflineStore and sources that are local Parquet; elsewhere call "
-            "get_historical_features"
+            "expected offline_store.type sidkit.stores.offline.AsofDuckDBOfflineStore and sources that are local Parquet, "
+            f"got {type(job).__name__}, which retrieve cannot stream from; call get_historical_features instead"
         )
     kind = schema.field(job.at_column).type
     if not pa.types.is_timestamp(kind):
-        raise ContractError("rows", f"{job.at_column} is {kind}; a timestamp is needed, best timestamp[us, UTC]")
-    return Retrieval(found, job)
+        raise ContractError(
+            "rows", f"expected a timestamp in {job.at_column}, preferably timestamp[us, UTC], got {kind}"
+        )
+    return Retrieval(source, job)
 
 
 def streams_from(store: FeatureStore) -> bool:
-    """Whether a store's offline store is the one that :func:`retrieve` needs."""
+    """Whether :func:`retrieve` supports a store's offline store."""
     kind = str(getattr(store.config.offline_store, "type", ""))
     return NEW_PATHS.get(kind, kind) == "sidkit.stores.offline.AsofDuckDBOfflineStore"
 
 
-def _told(rows: pa.Table | Path) -> str:
+def _described(rows: pa.Table | Path) -> str:
     return "the table" if isinstance(rows, pa.Table) else str(rows)

@@ -1,7 +1,7 @@
-"""The Parquet files of a source: which they are, what they store, and the SQL that reads them as one table.
+"""The Parquet files of a source: finding them, reading their schemas, and the SQL that reads them as one table.
 
-Names and types of all files are read once, from their footers. A column that every file stores alike keeps its type; one
-that files store differently is cast file by file (:mod:`sidkit.stores.offline.part_types`), or the file is refused.
+Names and types are read once, from the footers. A column with the same type in every file keeps it; one with different
+types is cast file by file (:mod:`sidkit.stores.offline.part_types`), or the file is rejected.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ _ROW_NUMBERS = ("file_index", "file_row_number")
 
 
 def parquet_files(path: Path) -> list[Path]:
-    """The Parquet files of a path (a file, a folder, or a pattern), in the order in which their rows count.
+    """The Parquet files of a path (a file, a folder, or a glob pattern), in the order of their rows.
 
-    In a folder, names that begin with a dot or an underscore are no parts of the table, as under Spark and Arrow; the
-    suffix may be written in capitals.
+    In a folder, names that begin with a dot or an underscore are ignored, as in Spark and Arrow; the suffix is
+    case-insensitive.
     """
     try:
         if path.is_dir():
             return sorted(
-                found
-                for found in path.rglob("*")
-                if found.suffix.lower() == ".parquet"
-                and not any(part.startswith((".", "_")) for part in found.relative_to(path).parts)
-                and found.is_file()
+                file
+                for file in path.rglob("*")
+                if file.suffix.lower() == ".parquet"
+                and not any(part.startswith((".", "_")) for part in file.relative_to(path).parts)
+                and file.is_file()
             )
         if path.is_file():
             return [path]
@@ -51,8 +51,8 @@ def parquet_files(path: Path) -> list[Path]:
         return []
     pattern = path.relative_to(path.anchor)
     hidden = pattern.name.startswith((".", "_"))
-    found = (file for file in Path(path.anchor).glob(str(pattern)) if hidden or not file.name.startswith((".", "_")))
-    return sorted(file for file in found if file.is_file())
+    files = (file for file in Path(path.anchor).glob(str(pattern)) if hidden or not file.name.startswith((".", "_")))
+    return sorted(file for file in files if file.is_file())
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Part:
 
     @cached_property
     def schema(self) -> pa.Schema:
-        """Names and types."""
+        """The file's Arrow schema."""
         return self.metadata.schema.to_arrow_schema()
 
     @cached_property
@@ -75,18 +75,18 @@ class Part:
 
 @dataclass(frozen=True)
 class SourceParts:
-    """The files of a source, under the names of the table that it stands for.
+    """The files of a source, with the column names of its table.
 
     Parameters
     ----------
     source : str
-        What errors name.
+        Name of the source, for error messages.
     parts : tuple of Part
-        At least one.
+        At least one part.
     names : mapping
-        Column of the table -> column of the files, where they differ.
+        Column of the table -> column of the files, if they differ.
     declared : mapping
-        Column of the table -> the Arrow type that its feature view declares, where that is known.
+        Column of the table -> Arrow type declared by its feature view, if known.
     """
 
     source: str
@@ -103,9 +103,9 @@ class SourceParts:
         Parameters
         ----------
         source : str
-            What errors name.
+            Name of the source, for error messages.
         path : Path
-            A file, a folder, or a pattern; absolute.
+            Absolute path of a file or folder, or a glob pattern.
         mapping : mapping
             Column of the files -> column of the table.
         declared : mapping, optional
@@ -114,15 +114,15 @@ class SourceParts:
         Raises
         ------
         ArtifactMissingError
-            When there is no file.
+            When there are no files.
         ContractError
-            When a file is no Parquet.
+            When a file is not Parquet.
         """
         paths = parquet_files(path)
         if not paths:
             raise ArtifactMissingError(
-                f"{path}, the source {source!r}, holds no Parquet file yet or does not exist yet. Feature tables come "
-                "from `sidkit tables build`, those of codebooks from `sidkit codebooks publish`."
+                f"expected Parquet files in {path}, the source {source!r}, got none. Create feature tables with "
+                "`sidkit tables build`, those of codebooks with `sidkit codebooks publish`."
             )
         return cls.of(source, paths, mapping, declared or {})
 
@@ -130,7 +130,7 @@ class SourceParts:
     def of(
         cls, source: str, paths: Sequence[Path], mapping: Mapping[str, str], declared: Mapping[str, pa.DataType]
     ) -> SourceParts:
-        """As :meth:`find`, of files that are known."""
+        """Like :meth:`find`, for known files."""
         parts = []
         for file in paths:
             try:
@@ -138,29 +138,29 @@ class SourceParts:
             except (OSError, pa.ArrowInvalid) as error:
                 raise ContractError(
                     source,
-                    f"{file} is no readable Parquet file ({error}). Write it again, or take it out of the folder",
+                    f"{file} cannot be read as Parquet ({error}). Write it again, or remove it from the folder",
                 ) from error
         return cls(source, tuple(parts), {new: old for old, new in mapping.items()}, declared)
 
     @property
     def partitioned(self) -> bool:
-        """Whether a folder's name, such as ``day=3``, is a column to DuckDB."""
+        """Whether a folder name such as ``day=3`` makes DuckDB add a column."""
         return any("=" in name for part in self.parts for name in part.path.parts)
 
     def stored(self, column: str) -> str:
-        """The name of a column in the files."""
+        """Name of a column in the files."""
         return self.names.get(column, column)
 
     def check(self, keys: Iterable[str], times: Sequence[str], features: Iterable[str]) -> None:
-        """Refuse what no engine could read rightly.
+        """Validate columns, so that every engine reads them correctly.
 
         Raises
         ------
         ContractError
-            When a file lacks a key or the event time, a time is no time, or files store types of one column that have
-            nothing in common.
+            When a file lacks a key or the event time, a time has another type, or the types of a column in several files
+            have no common type.
         ConfigError
-            When a column is there twice, or differs from another one in case only.
+            When a column is duplicated, or differs from another one in case only.
         """
         keys = list(keys)
         for column in dict.fromkeys([*keys, *times, *features]):
@@ -176,25 +176,27 @@ class SourceParts:
             elif self.target(column) is None and not self.alike(column):
                 raise ContractError(
                     self.source,
-                    f"its files store {name} as {self._told(name)}, which no one type holds. Write all files with one type",
+                    f"expected one type of {name} in all files, got {self._kinds_of(name)}. Write all files with one type",
                 )
 
     def _refuse_look_alikes(self, part: Part, name: str) -> None:
-        found = [other for other in part.schema.names if other.lower() == name.lower()]
-        if len(found) > 1 and found.count(name) == 1:
+        similar = [other for other in part.schema.names if other.lower() == name.lower()]
+        if len(similar) > 1 and similar.count(name) == 1:
             raise ConfigError(
-                f"{part.path}, of the source {self.source}, has columns that differ in case only: {', '.join(found)}. "
-                "DuckDB cannot tell them apart; rename them"
+                f"expected column names that differ in more than case, got {', '.join(similar)} in {part.path} of the source "
+                f"{self.source}. DuckDB cannot distinguish them; rename them"
             )
-        if len(found) > 1:
-            raise ConfigError(f"{part.path}, of the source {self.source}, has the column {name} twice; rename one")
+        if len(similar) > 1:
+            raise ConfigError(
+                f"expected unique column names, got {name} twice in {part.path} of the source {self.source}; rename one"
+            )
 
     def _lacks(self, part: Part, name: str) -> None:
         if self._in_folder_names(part, name):
             return
         raise ContractError(
             self.source,
-            f"{part.path} lacks the column {name}; it has {', '.join(part.schema.names)}. Write the column, or correct "
+            f"expected the column {name} in {part.path}, got {', '.join(part.schema.names)}. Write the column, or correct "
             "its name in the definitions",
         )
 
@@ -208,38 +210,38 @@ class SourceParts:
                 continue
             raise ContractError(
                 self.source,
-                f"{part.path} has the time {self.stored(column)} as {kind}, which has no known unit. Write "
+                f"expected timestamps in {self.stored(column)} of {part.path}, got {kind}, which has no known unit. Write "
                 "timestamp[us, UTC]",
             )
 
-    def _told(self, name: str) -> str:
-        told: dict[str, str] = {}
+    def _kinds_of(self, name: str) -> str:
+        files: dict[str, str] = {}
         for part in self.parts:
-            told.setdefault(str(part.kinds.get(name, "nothing")), part.path.name)
-        return ", ".join(f"{kind} ({path})" for kind, path in told.items())
+            files.setdefault(str(part.kinds.get(name, "nothing")), part.path.name)
+        return ", ".join(f"{kind} ({path})" for kind, path in files.items())
 
     def alike(self, column: str) -> bool:
-        """Whether every file has a column, with one type that only differs in what changes no value."""
+        """Whether every file has a column, with types that differ at most where values do not change."""
         name = self.stored(column)
-        found = {str(plain(part.kinds[name])) if name in part.kinds else None for part in self.parts}
-        return len(found) == 1
+        kinds = {str(plain(part.kinds[name])) if name in part.kinds else None for part in self.parts}
+        return len(kinds) == 1
 
     def kind(self, column: str) -> pa.DataType:
-        """The type of a column: what its files store alike, or the one to which they are cast."""
+        """The type of a column: the common one of its files, or the one to which they are cast."""
         name = self.stored(column)
         if self.alike(column):
-            return self.parts[0].kinds.get(name, pa.string())  # a name of a folder is a text
+            return self.parts[0].kinds.get(name, pa.string())  # a folder name is a text
         return self.target(column) or pa.null()
 
     def target(self, column: str) -> pa.DataType | None:
-        """The type to which files of different types are cast, None where there is none."""
+        """The type to which files of different types are cast, or None."""
         name = self.stored(column)
         kinds = [part.kinds[name] for part in self.parts if name in part.kinds]
-        found = common_type(kinds, self.declared.get(column))
-        return found if found is not None and sql_type(found) else None
+        common = common_type(kinds, self.declared.get(column))
+        return common if common is not None and sql_type(common) else None
 
     def cast(self, part: Part, column: str, values: pa.ChunkedArray, target: pa.DataType) -> pa.ChunkedArray:
-        """Values of one file in the type of all.
+        """Cast values of one file to the common type.
 
         Raises
         ------
@@ -252,12 +254,12 @@ class SourceParts:
             raise ContractError(self.source, self._changes(part, column, target, f" ({error})")) from error
 
     def verify(self, column: str) -> None:
-        """Read a column of the files that store it differently from the others, and refuse what would change.
+        """Read a column from the files with another type, and check that no value would change.
 
         Raises
         ------
         ContractError
-            When a value would change, or no one type holds all.
+            When a value would change, or there is no common type.
         """
         self.check([], [], [column])
         target, name = self.target(column), self.stored(column)
@@ -269,28 +271,30 @@ class SourceParts:
     def _changes(self, part: Part, column: str, target: pa.DataType, why: str) -> str:
         name = self.stored(column)
         return (
-            f"{part.path} stores {name} as {part.kinds.get(name)} and not all of its values are {target}{why}. Write all "
-            "files with one type, or declare the type that holds all values"
+            f"expected {name} as {target}, got {part.kinds.get(name)} in {part.path}, not all of whose values convert{why}. "
+            "Write all files with one type, or declare the type that holds all values"
         )
 
     def sql(self, keys: Mapping[str, str], times: Sequence[str], features: Sequence[str]) -> str:
-        """SQL over all files with ``__id``, a unique integer that grows in file order.
+        """SQL over all files with ``__id``, a unique integer that increases in file order.
 
         Parameters
         ----------
         keys : mapping
-            Key -> the name of the value type in which it is compared, empty to hand it out as it is stored.
+            Key -> name of the value type for comparison; empty to return it as stored.
         times, features : sequence of str
-            Further columns; a time that is no timestamp becomes one.
+            Other columns; times of other types are cast to timestamps.
         """
         columns = list(dict.fromkeys([*keys, *times, *features]))
         for name in map(self.stored, columns):
             if "\0" in name:
-                raise ConfigError(f"the source {self.source} has the column {name!r}, which SQL cannot name; rename it")
+                raise ConfigError(
+                    f"expected column names without NUL characters, got {name!r} in the source {self.source}; rename it"
+                )
         taken = [name for name in _ROW_NUMBERS if any(name in part.kinds for part in self.parts)]
         if taken:
             raise ConfigError(
-                f"the source {self.source} has the column {taken[0]}, a name that DuckDB needs; rename it"
+                f"the column name {taken[0]} in the source {self.source} is reserved by DuckDB; rename it"
             )
         queries, first = [], 0
         for _, group in itertools.groupby(self.parts, lambda part: [self._read(part, column) for column in columns]):
@@ -308,7 +312,7 @@ class SourceParts:
         return " UNION ALL ".join(queries)
 
     def _read(self, part: Part, column: str) -> str:
-        """SQL of a column of one file, in the type of all files."""
+        """SQL of a column of one file, in the common type of all files."""
         name = self.stored(column)
         target = None if self.alike(column) else self.target(column)
         if name not in part.kinds and not self._in_folder_names(part, name):
@@ -334,12 +338,12 @@ class SourceParts:
 
     def _key(self, read: str, column: str, key: str) -> str:
         kind, name = self.kind(column), self.stored(column)
-        wrong = f"{self.source}: {name} holds a value that is no {key} key; correct it"
-        found = key_sql(read, kind, key, f"error({literal(wrong)})")
-        if found is None:
+        wrong = f"{self.source}: expected {key} keys in {name}, got a value that cannot be one; correct it"
+        sql = key_sql(read, kind, key, f"error({literal(wrong)})")
+        if sql is None:
             raise ContractError(
                 self.source,
-                f"{name} is stored as {kind}, its entity declares {key}. Write keys of that type, or declare the entity "
+                f"expected {name} as {key}, its entity's type, got {kind}. Write keys of that type, or declare the entity "
                 "with the value_type of the keys",
             )
-        return found
+        return sql

@@ -1,14 +1,14 @@
-"""A Feast offline store on DuckDB that answers point-in-time queries with as-of joins.
+"""A Feast offline store on DuckDB with point-in-time joins as as-of joins.
 
-Name it in ``feature_store.yaml``::
+Select it in ``feature_store.yaml``::
 
     offline_store:
       type: sidkit.stores.offline.AsofDuckDBOfflineStore
 
-It subclasses Feast's DuckDB store and gives the same answers, with these differences: the row order of the entity
-dataframe is kept; cost is linear in rows and versions (Feast's inequality join pairs each row with every older version);
-any TTL works, feature names may end in ``_y``, times with nanoseconds are accepted, and a view without entities can be
-materialized.
+It subclasses Feast's DuckDB store and gives the same results, with these differences: the row order of the entity
+dataframe is preserved; cost is linear in rows and versions (Feast's inequality join pairs each row with every older
+version); any TTL works, feature names may end in ``_y``, times with nanoseconds are accepted, and a view without entities
+can be materialized.
 """
 
 from __future__ import annotations
@@ -69,13 +69,13 @@ class AsofDuckDBOfflineStore(DuckDBOfflineStore):  # type: ignore[misc]
         start_date: datetime | None = None,
         end_date: datetime | None = None,
     ) -> RetrievalJob:
-        """Feast's own signature; the work is done when the job is asked for its result."""
+        """Implement Feast's interface; the job computes its result lazily."""
         if entity_df is None:
             raise ContractError("entity_df", _needs_rows(feature_views[0], start_date, end_date))
         if not isinstance(entity_df, pd.DataFrame):
             raise ContractError(
                 "entity_df",
-                f"came as {type(entity_df).__name__}; a pandas DataFrame with the join keys and event_timestamp is needed",
+                f"expected a pandas DataFrame with the join keys and event_timestamp, got {type(entity_df).__name__}",
             )
         if not all(is_local_parquet(view.batch_source) for view in feature_views):
             job: RetrievalJob = DuckDBOfflineStore.get_historical_features(
@@ -104,18 +104,18 @@ class AsofDuckDBOfflineStore(DuckDBOfflineStore):  # type: ignore[misc]
         start_date: datetime,
         end_date: datetime,
     ) -> RetrievalJob:
-        """The newest row per key in ``[start_date, end_date]``: what materialization writes online."""
+        """The newest row per key in ``[start_date, end_date]``, for materialization."""
         if not is_local_parquet(data_source):
             job: RetrievalJob = DuckDBOfflineStore.pull_latest_from_table_or_query(
                 config, data_source, join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column,
                 start_date, end_date,
             )  # fmt: skip
             return job
-        asked = _Pulled(
+        pulled = _Pulled(
             config, data_source, join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column,
             start_date, end_date,
         )  # fmt: skip
-        return asked.latest()
+        return pulled.latest()
 
     @staticmethod
     def pull_all_from_table_or_query(
@@ -135,16 +135,16 @@ class AsofDuckDBOfflineStore(DuckDBOfflineStore):  # type: ignore[misc]
                 start_date, end_date,
             )  # fmt: skip
             return job
-        asked = _Pulled(
+        pulled = _Pulled(
             config, data_source, join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column,
             start_date, end_date,
         )  # fmt: skip
-        return asked.everything()
+        return pulled.everything()
 
 
 @dataclass(frozen=True)
 class _Pulled:
-    """What is pulled from one source, as Feast asks for it."""
+    """Rows pulled from one source, with the arguments of Feast's interface."""
 
     config: RepoConfig
     source: DataSource
@@ -154,7 +154,7 @@ class _Pulled:
     created: str | None
     start: datetime | None
     end: datetime | None
-    declared: Mapping[str, pa.DataType] | None = None  # by the names in the files; None where they must be looked up
+    declared: Mapping[str, pa.DataType] | None = None  # by the names in the files; None if they must be looked up
 
     def latest(self) -> PulledJob:
         """The newest row per key."""
@@ -211,7 +211,7 @@ class _Pulled:
         return PulledJob(self.config, query.batches, query.schema)
 
     def _keyed(self, rows: _Rows) -> _Rows:
-        """The rows with the key that Feast gives to all rows of a view without entities."""
+        """Add the key that Feast uses for all rows of a view without entities."""
         if self.keys:
             return rows
         return rows.append_column(DUMMY_ENTITY_ID, pa.array([DUMMY_ENTITY_VAL] * rows.num_rows, pa.string()))
@@ -226,7 +226,7 @@ class _Pulled:
 
 
 def _needs_rows(view: FeatureView, start: datetime | None, end: datetime | None) -> str:
-    """Feast hands a range of dates without entity rows to stores that make the rows themselves; this one does not."""
+    """Message for a request without entity rows: Feast passes a range of dates, which this store does not support."""
     source = view.batch_source
     columns = [
         source.timestamp_field,
@@ -238,7 +238,7 @@ def _needs_rows(view: FeatureView, start: datetime | None, end: datetime | None)
     renamed = {name: renamed[name] for name in columns if renamed.get(name, name) != name}
     rename = f".rename(columns={renamed})" if renamed else ""
     return (
-        f"expected a pandas DataFrame, got only the dates {start} to {end}. Give the rows whose features are wanted; those "
+        f"expected a pandas DataFrame, got only the dates {start} to {end}. Pass the rows to retrieve features for; those "
         f"of {view.name} are pandas.read_parquet({getattr(source, 'path', '')!r}, columns={columns}){rename}"
     )
 

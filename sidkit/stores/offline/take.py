@@ -1,4 +1,4 @@
-"""Copy feature rows out to the entity rows that see them: the part of a retrieval that costs most.
+"""Copying of feature rows to entity rows, the most expensive part of a retrieval.
 
 Lists go through Polars, which gathers them several times faster than Arrow; everything else through Arrow.
 """
@@ -16,27 +16,27 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 _MOST_VALUES = 2**31 - 1
-"""Arrow numbers the values of a list column, and the bytes of a string column, in 32 bits."""
+"""Arrow's offsets of list values and string bytes have 32 bits."""
 
 
 def take_rows(
     columns: Sequence[pa.ChunkedArray], index: npt.NDArray[np.signedinteger[Any]], threads: int = 1
 ) -> list[pa.ChunkedArray]:
-    """``column[index]`` of each column.
+    """Compute ``column[index]`` for each column.
 
     Parameters
     ----------
     columns : sequence of pyarrow.ChunkedArray
-        The distinct rows.
+        Columns of the distinct rows.
     index : int32 or int64 [rows]
-        Numbers of rows; -1 gives null.
+        Row numbers; -1 gives null.
     threads : int
-        Columns taken at a time.
+        Number of columns copied in parallel.
 
     Returns
     -------
     list of pyarrow.ChunkedArray
-        Of the types of ``columns``.
+        Columns with the types of ``columns``.
     """
     width: type[np.signedinteger[Any]] = np.int32 if len(columns) and len(columns[0]) < _MOST_VALUES else np.int64
     numbers = index.astype(width, copy=False)
@@ -51,7 +51,7 @@ def _gathered(column: pa.ChunkedArray, index: pa.Array) -> pa.ChunkedArray:
     if len(index) == 0 or len(column) == 0:
         nothing = pa.nulls(len(index), column.type)
         return pa.chunked_array([nothing], type=column.type)
-    # Slices keep the 32-bit offsets of the result from overflowing.
+    # Slices prevent an overflow of the result's 32-bit offsets.
     step = max(1, _MOST_VALUES // max(_widest(column), 1))
     pieces: list[pa.ChunkedArray] = [_taken(column, index.slice(at, step)) for at in range(0, len(index), step)]
     return pa.chunked_array([chunk for piece in pieces for chunk in piece.chunks], type=column.type)
@@ -59,11 +59,11 @@ def _gathered(column: pa.ChunkedArray, index: pa.Array) -> pa.ChunkedArray:
 
 def _taken(column: pa.ChunkedArray, index: pa.Array) -> pa.ChunkedArray:
     if not (pa.types.is_list(column.type) and _plain(column.type.value_type)):
-        found = column.take(index)
-        return found if isinstance(found, pa.ChunkedArray) else pa.chunked_array([found], type=column.type)
+        copied = column.take(index)
+        return copied if isinstance(copied, pa.ChunkedArray) else pa.chunked_array([copied], type=column.type)
     lists, numbers = pl.from_arrow(column), pl.from_arrow(index)
     if not (isinstance(lists, pl.Series) and isinstance(numbers, pl.Series)):
-        raise TypeError(f"{column.type} became {type(lists).__name__}")
+        raise TypeError(f"expected a Polars series for {column.type}, got {type(lists).__name__}")
     return pa.chunked_array([lists.gather(numbers).to_arrow(compat_level=pl.CompatLevel.oldest()).cast(column.type)])
 
 
@@ -73,7 +73,7 @@ def _plain(kind: Any) -> bool:
 
 
 def _widest(column: pa.ChunkedArray) -> int:
-    """The most values of a list, or bytes of a text."""
+    """Maximum number of values of a list, or bytes of a text."""
     if pa.types.is_list(column.type):
         return int(pc.max(pc.list_value_length(column)).as_py() or 0)
     if pa.types.is_string(column.type) or pa.types.is_binary(column.type):

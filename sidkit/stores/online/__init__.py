@@ -1,4 +1,4 @@
-"""The online store on SQLite: one packed row per entity and feature view, and the engine that fills it.
+"""The online store on SQLite: one packed row per entity and feature view, and its compute engine.
 
 In a ``feature_store.yaml``, ``online_store.type`` is ``sidkit.stores.online.PackedSqliteOnlineStore`` and
 ``batch_engine.type`` is ``sidkit.stores.online.PackedComputeEngine``.

@@ -1,4 +1,4 @@
-"""Arrow columns to the cells of packed rows and back, without a Python object per value."""
+"""Conversion between Arrow columns and the cells of packed rows, without a Python object per value."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TYPES: dict[str, pa.DataType] = {
     "BYTES": pa.binary(),
 }
 _INTEGERS = (pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.uint8(), pa.uint16(), pa.uint32())
-# What converts to a kind without changing a value in a way that Feast's own conversion would not.
+# Types that convert to a kind with the same values as Feast's own conversion.
 _FROM: dict[str, tuple[pa.DataType, ...]] = {
     "BOOL": (pa.bool_(),),
     "INT32": _INTEGERS,
@@ -37,7 +37,7 @@ _FROM: dict[str, tuple[pa.DataType, ...]] = {
 
 
 def cells_of(column: pa.Array, kind: str) -> Cells | None:
-    """A column as cells; None where only a conversion value by value, as Feast does it, gives the right ones.
+    """Convert a column to cells; None if it must be converted value by value, as Feast does.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def _lists(column: pa.Array, kind: str, element: str) -> Cells | None:
     listed = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
     if not (listed or pa.types.is_fixed_size_list(column.type)):
         return None
-    elements = column.flatten()  # leaves out what lies under a null
+    elements = column.flatten()  # omits values hidden under nulls
     if elements.type not in _FROM.get(element, ()) or elements.null_count:
         return None
     lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
@@ -79,7 +79,7 @@ def _scalars(column: pa.Array, kind: str, *, nan_is_null: bool = True) -> Cells:
         column = pc.fill_null(column, False if kind == "BOOL" else 0)
     values = column.to_numpy(zero_copy_only=False).astype(SCALARS[kind], copy=False)
     if nan_is_null and kind in {"FLOAT", "DOUBLE"} and np.isnan(values).any():
-        # Feast's own conversion writes a missing value for a NaN.
+        # Feast's own conversion writes NaN as a missing value.
         nan = np.isnan(values)
         null = nan if null is None else null | nan
         values = np.where(nan, values.dtype.type(0), values)
@@ -103,13 +103,13 @@ def _null(column: pa.Array) -> npt.NDArray[np.bool_] | None:
 
 
 def arrow_type(kind: str) -> pa.DataType:
-    """The Arrow type of a kind other than ``PROTO``; moments are seconds as ``int64``."""
+    """The Arrow type of a kind other than ``PROTO``; timestamps are seconds as ``int64``."""
     element = _TYPES[kind.removesuffix("_LIST")]
     return pa.list_(element) if kind in LISTS or kind in TEXT_LISTS else element
 
 
 def to_arrow(cells: Cells) -> pa.Array:
-    """The cells as an Arrow array that shares their memory, of the type that :func:`arrow_type` says."""
+    """Convert cells to an Arrow array of type :func:`arrow_type` that shares their memory."""
     count = len(cells)
     kind, valid, nulls = cells.kind, *_validity(cells)
     if kind in SCALARS:
@@ -141,19 +141,19 @@ def _validity(cells: Cells) -> tuple[pa.Buffer | None, int]:
 
 
 def entity_keys(columns: Mapping[str, pa.Array], value_types: Mapping[str, str]) -> list[bytes] | None:
-    """Entity keys as Feast serializes them (version 3): names sorted, then type, length and bytes of each value.
+    """Serialize entity keys like Feast (version 3): sorted names, then type, length and bytes of each value.
 
     Parameters
     ----------
     columns : mapping
-        Join key -> its column.
+        Join key -> column.
     value_types : mapping
-        Join key -> the name of its value type.
+        Join key -> name of its value type.
 
     Returns
     -------
     list of bytes or None
-        None where a key is missing or only Feast can convert it.
+        None if a key is missing or only Feast can convert it.
     """
     parts: list[list[bytes]] = []
     for name in sorted(columns):
@@ -169,7 +169,7 @@ def entity_keys(columns: Mapping[str, pa.Array], value_types: Mapping[str, str])
 
 
 def text_keys(name: str, values: Sequence[Any]) -> list[bytes] | None:
-    """As :func:`entity_keys`, for one join key of type text and plain strings; None where a value is none."""
+    """Like :func:`entity_keys` for one text join key and plain strings; None if a value is not a string."""
     try:
         texts = [value.encode() for value in values]
     except AttributeError:
@@ -179,16 +179,16 @@ def text_keys(name: str, values: Sequence[Any]) -> list[bytes] | None:
 
 
 KEY_TYPES: dict[str, int] = {"BYTES": 1, "STRING": 2, "INT32": 3, "INT64": 4}
-"""Value types of keys that are converted here -> their numbers in Feast's protobuf."""
+"""Supported value types of keys -> their numbers in Feast's protobuf."""
 
 
 def key_prefix(names: Sequence[str] | Mapping[str, Any]) -> bytes:
-    """What the serialized keys of some join keys begin with."""
-    told = [len(names).to_bytes(4, "little")]
+    """The common prefix of all serialized keys with these join keys."""
+    parts = [len(names).to_bytes(4, "little")]
     for name in sorted(names):
         text = name.encode()
-        told += [(2).to_bytes(4, "little"), len(text).to_bytes(4, "little"), text]
-    return b"".join(told)
+        parts += [(2).to_bytes(4, "little"), len(text).to_bytes(4, "little"), text]
+    return b"".join(parts)
 
 
 def _key_values(column: Cells) -> list[bytes]:

@@ -1,8 +1,8 @@
-"""Materialization from Arrow straight to packed rows, under Feast's own bookkeeping.
+"""Materialization of Arrow columns directly to packed rows, under Feast's own bookkeeping.
 
-``FeatureStore.materialize`` stays in charge of what is materialized, of states, lineage and the registry's intervals; only
-the step that moves one view's rows is exchanged, where the packed store and Feast's local engine would do it and the view
-is a plain one.
+``FeatureStore.materialize`` still controls what is materialized, and states, lineage and the registry's intervals; only the
+step that writes one view's rows is replaced, if the packed store and Feast's local engine are used and the view is
+a plain one.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _BATCH_ROWS = 20_000
 
 @contextmanager
 def in_bulk(store: FeatureStore) -> Iterator[dict[str, int]]:
-    """Inside, ``store.materialize`` and ``materialize_incremental`` write in bulk where they can.
+    """Make ``store.materialize`` and ``materialize_incremental`` write in bulk where possible, inside the block.
 
     Yields
     ------
     dict
-        View name -> rows, of each view that was written in bulk; it is filled as views are done.
+        View name -> rows of each view written in bulk; filled as views finish.
     """
     from feast.infra.compute_engines.local.compute import LocalComputeEngine
 
@@ -59,7 +59,7 @@ def in_bulk(store: FeatureStore) -> Iterator[dict[str, int]]:
 
 
 def is_plain(view: Any) -> bool:
-    """Whether a view's rows are those of its source, written online only, for entities."""
+    """Whether a view's rows are simply those of its source, online only, with entities."""
     from feast.feature_view import DUMMY_ENTITY_NAME, FeatureView
 
     plain = type(view) is FeatureView and view.batch_source is not None and view.stream_source is None
@@ -71,7 +71,7 @@ def is_plain(view: Any) -> bool:
 def newest_rows(
     offline: Any, config: Any, view: Any, start_date: datetime, end_date: datetime
 ) -> Iterable[pa.RecordBatch]:
-    """The newest row per key, with the view's names for the source's columns."""
+    """Yield the newest row per key, with the column names of the view."""
     from sidkit.stores.offline.jobs import PulledJob
     from sidkit.stores.offline.view_plans import time_of
 
@@ -91,7 +91,7 @@ def newest_rows(
         start_date=start_date,
         end_date=end_date,
     )
-    # Feast's own stores give the table as a whole, the kit's a part at a time.
+    # Feast's own stores return a whole table, sidkit's a stream of batches.
     batches = job.batches(_BATCH_ROWS) if isinstance(job, PulledJob) else job.to_arrow().to_batches(_BATCH_ROWS)
     for batch in batches:
         yield batch.rename_columns([named.get(name, name) for name in batch.schema.names])

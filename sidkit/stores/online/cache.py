@@ -1,8 +1,8 @@
-"""Rows that one connection has read and that the file still holds.
+"""Cache of rows that a connection has read, valid until the next commit to the file.
 
-SQLite's search for a key costs about a microsecond, for 500 keys of two views more than everything else in a read. Between
-two commits the same key gives the same row, so a reader keeps what it has found. SQLite says, for one connection, whether
-another one has committed since (``PRAGMA data_version``); after any commit, of whatever table, everything is forgotten.
+SQLite's search for a key takes about a microsecond, for 500 keys of two views more than the rest of a read. Between two
+commits the same key gives the same row, so a reader caches rows. ``PRAGMA data_version`` tells a connection whether another
+one has committed; after any commit, to any table, the cache is cleared.
 """
 
 from __future__ import annotations
@@ -12,73 +12,73 @@ from typing import Any
 
 Group = tuple[str, ...]
 """Views that are read together."""
-Found = tuple[Any, ...]
-"""Of one key: the row of each view, None where there is none."""
+Entry = tuple[Any, ...]
+"""The row of each view for one key, or None."""
 
 _ENTRY_BYTES = 200
-"""What a key costs beside its bytes and those of its rows: a place in a hash table, the key's and the tuple's heads."""
+"""Overhead per key: a slot in a hash table, and the headers of the key and the tuple."""
 _ROW_BYTES = 57
-"""What a row costs beside its bytes: its head and its place in the tuple, rounded up."""
+"""Overhead per row: its header and its slot in the tuple, rounded up."""
 
 
 class RowCache:
-    """The rows of one connection, not safe between threads.
+    """Cached rows of one connection; not thread-safe.
 
-    There are two generations, each of at most half the bytes: new rows and those that were asked for again are in the
-    younger one, and when that is full it becomes the older one and what the older one held is forgotten.
+    It has two generations, each limited to half the bytes: new and reused rows are in the young one; when that is full it
+    becomes the old one, and the previous old one is dropped.
 
     Parameters
     ----------
     most_bytes : int
-        What keys and rows may take, with Python's own cost per object.
+        Maximum bytes of keys and rows, including Python's overhead per object.
     """
 
     def __init__(self, most_bytes: int) -> None:
         self._half = most_bytes // 2
         self._version: int | None = None
-        self._young: dict[Group, dict[bytes, Found]] = {}
-        self._old: dict[Group, dict[bytes, Found]] = {}
+        self._young: dict[Group, dict[bytes, Entry]] = {}
+        self._old: dict[Group, dict[bytes, Entry]] = {}
         self._young_bytes = self._old_bytes = 0
 
     @property
     def size(self) -> int:
-        """The bytes that are kept now, with Python's own cost."""
+        """Current size in bytes, including Python's overhead."""
         return self._young_bytes + self._old_bytes
 
     def forget(self) -> None:
-        """Keep nothing."""
+        """Clear the cache."""
         self._young, self._old = {}, {}
         self._young_bytes = self._old_bytes = 0
 
     def at(self, version: int) -> None:
-        """Say which version of the file the connection reads now; what was kept of another one is forgotten."""
+        """Set the version of the file that the connection reads now; entries of another version are cleared."""
         if version != self._version:
             self.forget()
             self._version = version
 
-    def look_up(self, group: Group, keys: Sequence[bytes], fetch: Callable[[list[bytes]], list[Found]]) -> list[Found]:
-        """What is known of each key, after :meth:`at` was told the version; ``fetch`` reads the others."""
-        found = list(map(self._young.get(group, {}).get, keys))
-        if all(found):
-            return found  # type: ignore[return-value]
+    def look_up(self, group: Group, keys: Sequence[bytes], fetch: Callable[[list[bytes]], list[Entry]]) -> list[Entry]:
+        """Return the entry of each key, after a call of :meth:`at`; ``fetch`` reads the missing ones."""
+        entries = list(map(self._young.get(group, {}).get, keys))
+        if all(entries):
+            return entries  # type: ignore[return-value]
         older = self._old.get(group, {})
         missing, again = [], {}
-        for place, there in enumerate(found):
-            if there is None:
+        for place, entry in enumerate(entries):
+            if entry is None:
                 key = keys[place]
-                kept = older.get(key)
-                if kept is None:
+                old = older.get(key)
+                if old is None:
                     missing.append(key)
                 else:
-                    found[place] = again[key] = kept
+                    entries[place] = again[key] = old
         fetched = fetch(missing)
         self._keep(group, {**again, **dict(zip(missing, fetched, strict=True))})
         if len(missing) == len(keys):
             return fetched
         rest = iter(fetched)
-        return [next(rest) if there is None else there for there in found]
+        return [next(rest) if entry is None else entry for entry in entries]
 
-    def _keep(self, group: Group, entries: dict[bytes, Found]) -> None:
+    def _keep(self, group: Group, entries: dict[bytes, Entry]) -> None:
         size = (_ENTRY_BYTES + _ROW_BYTES * len(group)) * len(entries) + _length(entries)
         for rows in zip(*entries.values(), strict=True):
             size += _length(filter(None, rows))

@@ -1,4 +1,4 @@
-"""Columns to rows of bytes and back, many rows at a time; the format is :mod:`sidkit.stores.online.layout`'s."""
+"""Vectorised conversion between columns and packed rows, in the format of :mod:`sidkit.stores.online.layout`."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ _COUNT = struct.Struct("<I")
 
 
 def layout_number(row: bytes) -> int:
-    """The number of a row's layout."""
+    """Read the layout number of a row."""
     return int(_NUMBER.unpack_from(row)[0])
 
 
 def pack(layout: Layout, number: int, cells: Sequence[Cells]) -> list[bytes]:
-    """Rows of bytes.
+    """Pack columns into rows of bytes.
 
     Parameters
     ----------
     layout : Layout
-        How a row lies.
+        Layout of the rows.
     number : int
-        The layout's number in its file.
+        Number of the layout in its file.
     cells : sequence of Cells
         One per feature, in the layout's order.
 
     Returns
     -------
     list of bytes
-        One per row, without times and check value.
+        One per row, without times and checksum.
     """
     count = len(cells[0]) if cells else 0
     head = np.zeros(count, dtype=layout.dtype)
@@ -73,7 +73,7 @@ def pack(layout: Layout, number: int, cells: Sequence[Cells]) -> list[bytes]:
 
 
 def _payload(column: Cells) -> tuple[bytes, npt.NDArray[np.int64]]:
-    """The bytes of a feature of the variable part, all rows behind each other, and where each row's begin."""
+    """Concatenated bytes of a variable-length feature, and the offset of each row."""
     assert column.offsets is not None
     if column.kind in LISTS:
         elements = np.ascontiguousarray(column.flat, dtype=LISTS[column.kind])
@@ -86,9 +86,9 @@ def _payload(column: Cells) -> tuple[bytes, npt.NDArray[np.int64]]:
     ends = column.inner[1:] - np.repeat(column.inner[column.offsets[:-1]], counts)
     listed, places, spans = ends.astype("<u4").tobytes(), (column.offsets * 4).tolist(), column.inner[column.offsets]
     numbers, bounds = counts.astype("<u4").tobytes(), spans.tolist()
-    nothing = column.nulls().tolist()
+    is_null = column.nulls().tolist()
     rows = [
-        b"" if nothing[row] else
+        b"" if is_null[row] else
         numbers[4 * row : 4 * row + 4] + listed[places[row] : places[row + 1]] + texts[bounds[row] : bounds[row + 1]]
         for row in range(len(column))
     ]  # fmt: skip
@@ -98,18 +98,18 @@ def _payload(column: Cells) -> tuple[bytes, npt.NDArray[np.int64]]:
 def unpack(
     layout: Layout, rows: Sequence[bytes], wanted: Sequence[str] | None = None, number: int | None = None
 ) -> dict[str, Cells]:
-    """Some features of rows that share one layout.
+    """Unpack features of rows with the same layout.
 
     Parameters
     ----------
     layout : Layout
-        That of all rows.
+        Layout of all rows.
     rows : sequence of bytes
-        As they lie in the file: :func:`pack` and :func:`sidkit.stores.online.checksums.sealed` made them.
+        Rows as stored, from :func:`pack` and :func:`sidkit.stores.online.checksums.sealed`.
     wanted : sequence of str, optional
-        Features; by default all. Those that the layout lacks are left out.
+        Features to unpack; default: all. Features missing from the layout are ignored.
     number : int, optional
-        The layout's number in the file, which all rows must have.
+        Expected layout number of all rows.
 
     Raises
     ------
@@ -120,15 +120,15 @@ def unpack(
     whole, size = b"".join(rows), layout.dtype.itemsize
     even = len(set(map(len, rows))) == 1
     if even:
-        # Rows of one length need no slices: they are one array with a gap behind each head.
+        # Rows of equal length need no slices: they are one array with a gap after each head.
         rest = len(rows[0]) - size
         head = np.frombuffer(whole, np.dtype([*layout.fields, ("rest", f"V{rest}")]) if rest else layout.dtype)
     else:
         head = np.frombuffer(b"".join([row[:size] for row in rows]), layout.dtype)
     if number is not None and (head["layout"] != number).any():
-        raise OnlineStoreError(f"a row has another layout than {number}")
+        raise OnlineStoreError(f"expected layout {number} in all rows, got another one")
     nulls = head["nulls"] if layout.columns and head["nulls"].any() else None
-    found = {}
+    features = {}
     for place in range(len(layout.columns)) if places is None else places:
         name, kind = layout.columns[place]
         null = None
@@ -136,10 +136,10 @@ def unpack(
             bits = nulls[:, place >> 3] & np.uint8(1 << (place & 7))
             null = bits.astype(np.bool_) if bits.any() else None
         if kind in SCALARS:
-            found[name] = Cells(kind, np.ascontiguousarray(head[str(place)]), null=null)
+            features[name] = Cells(kind, np.ascontiguousarray(head[str(place)]), null=null)
         else:
-            found[name] = _variable(layout, place, head, rows, whole if even else None, null)
-    return found
+            features[name] = _variable(layout, place, head, rows, whole if even else None, null)
+    return features
 
 
 def _variable(
@@ -150,7 +150,7 @@ def _variable(
     whole: bytes | None,
     null: npt.NDArray[np.bool_] | None,
 ) -> Cells:
-    """One feature of the variable part; ``whole`` is all rows behind each other where they share one length."""
+    """Unpack a variable-length feature; ``whole`` is the concatenation of all rows if they have equal length."""
     kind, size, count = layout.columns[place][1], layout.dtype.itemsize, len(rows)
     number = layout.variable.index(place)
     ends = head[str(place)].astype(np.int64)
@@ -191,7 +191,7 @@ def _text_lists(kind: str, payload: bytes, offsets: npt.NDArray[np.int64], null:
 
 
 def _starts(lengths: Sequence[int]) -> npt.NDArray[np.int64]:
-    """``int64 [rows + 1]``: where each of some pieces begins, and the end of all."""
+    """Offsets of consecutive pieces, ``int64 [rows + 1]``."""
     starts = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=starts[1:])
     return starts

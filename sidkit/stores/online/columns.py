@@ -1,4 +1,4 @@
-"""Columns of a feature table as the online store keeps them: keys, times and cells, or an error that names the column."""
+"""Conversion of feature table columns for the online store: keys, times and cells; errors name the column."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ _LAST_SECOND = to_us(datetime.max.replace(tzinfo=UTC)) // MICROS
 
 
 def keys_of(part: pa.RecordBatch, view: FeatureView, version: int) -> list[bytes]:
-    """The serialized entity keys of some rows, in the types that the view's entities declare.
+    """Serialize the entity keys of rows, in the types declared by the view's entities.
 
     Raises
     ------
     ContractError
-        When a key is missing or is none of its type.
+        When a key is missing or cannot be converted to its type.
     """
     source = f"source {view.batch_source.name}"
     types = {column.name: column.dtype.to_value_type().name for column in view.entity_columns}
     keyed = {name: as_declared(part.column(name), kind, source, name) for name, kind in types.items()}
     _refuse_null_keys(keyed, source)
-    found = entity_keys(keyed, types)
-    return _keys_by_feast(part, view, version) if found is None else found
+    serialized = entity_keys(keyed, types)
+    return _keys_by_feast(part, view, version) if serialized is None else serialized
 
 
 def cells_of_feature(column: pa.Array, feature: Any, source: str) -> Cells:
-    """A feature's column as cells of its declared type.
+    """Convert a feature's column to cells of its declared type.
 
     Raises
     ------
     ContractError
-        When a value does not convert.
+        When a value cannot be converted.
     """
     value_type = feature.dtype.to_value_type()
     try:
@@ -57,8 +57,8 @@ def cells_of_feature(column: pa.Array, feature: Any, source: str) -> Cells:
     except (ValueError, TypeError, OverflowError, AssertionError) as error:
         raise ContractError(
             source,
-            f"{feature.name} is stored as {column.type} and declared {feature.dtype}, to which it does not convert "
-            f"({error}). Declare what the files store, or write what is declared",
+            f"expected {feature.name} as {feature.dtype}, its declared type, got {column.type}, which does not convert "
+            f"({error}). Declare the stored type, or write the declared one",
         ) from error
     if cells.kind in {"UNIX_TIMESTAMP", "UNIX_TIMESTAMP_LIST"} and len(cells.flat):
         assert isinstance(cells.flat, np.ndarray)
@@ -66,7 +66,7 @@ def cells_of_feature(column: pa.Array, feature: Any, source: str) -> Cells:
         if ((seconds < _FIRST_SECOND) | (seconds > _LAST_SECOND)).any():
             raise ContractError(
                 source,
-                f"{feature.name} holds a time outside the years 1 to 9999, which Feast cannot hand out; correct it",
+                f"expected times in the years 1 to 9999 in {feature.name}, got others, which Feast cannot return",
             )
     return cells
 
@@ -76,8 +76,8 @@ def _refuse_null_keys(keys: dict[str, pa.Array], source: str) -> None:
         if column.null_count:
             raise ContractError(
                 source,
-                f"{column.null_count} of the rows to materialize have no {name}, and nobody could ask for them online. "
-                "Leave them out of the source",
+                f"expected {name} in every row to materialize, got {column.null_count} rows without it. "
+                "Remove them from the source",
             )
 
 
@@ -94,31 +94,32 @@ def _keys_by_feast(part: pa.RecordBatch, table: FeatureView, version: int) -> li
 
 
 def moments_of(part: pa.RecordBatch, name: str | None) -> list[int | None]:
-    """A column of times as microseconds UTC; all None without a name."""
+    """Convert a column of times to microseconds UTC; all None without a column name."""
     if not name:
         return [None] * part.num_rows
     column = part.column(name)
     if pa.types.is_timestamp(column.type):
-        # Nanoseconds beyond the microsecond are cut off, as Feast does.
+        # Nanoseconds are truncated, as Feast does.
         return plain_integers(column.cast(pa.timestamp("us", column.type.tz), safe=False).cast(pa.int64()))
     if pa.types.is_date(column.type):
         return plain_integers(column.cast(pa.timestamp("us")).cast(pa.int64()))
     if is_text(column.type):
         return plain_integers(moments(pd.Series(column.to_pylist(), name=name), "materialization"))
     raise ContractError(
-        "materialization", f"the time {name} is {column.type}, which has no known unit. Write timestamp[us, UTC]"
+        "materialization",
+        f"expected timestamps in {name}, got {column.type}, which has no known unit. Write timestamp[us, UTC]",
     )
 
 
 def event_times_of(part: pa.RecordBatch, name: str) -> list[int]:
-    """As :func:`moments_of`.
+    """Like :func:`moments_of`, for event times.
 
     Raises
     ------
     OnlineStoreError
-        When one is missing.
+        When a time is missing.
     """
-    found = moments_of(part, name)
-    if None in found:
-        raise OnlineStoreError(f"row {found.index(None)} came without an event time; give every row one")
-    return found  # type: ignore[return-value]
+    times = moments_of(part, name)
+    if None in times:
+        raise OnlineStoreError(f"expected an event time in every row, got none in row {times.index(None)}")
+    return times  # type: ignore[return-value]

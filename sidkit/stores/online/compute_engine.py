@@ -1,15 +1,15 @@
-"""A Feast compute engine under which ``feast materialize`` writes columns straight to packed rows.
+"""A Feast compute engine with which ``feast materialize`` writes columns directly to packed rows.
 
-Name it in ``feature_store.yaml``::
+Select it in ``feature_store.yaml``::
 
     batch_engine:
       type: sidkit.stores.online.PackedComputeEngine
       backend: polars
 
 It subclasses Feast's local engine and leaves to it every view whose rows are not simply the newest of its source, and
-everything where the online store is not :class:`~sidkit.stores.online.PackedSqliteOnlineStore`. Of a plain view no
-value becomes a Python object on its way; the table and the registry's intervals are the same, but 64-bit integers beside nulls
-are exact, which they are not in Feast's own conversion.
+everything if the online store is not :class:`~sidkit.stores.online.PackedSqliteOnlineStore`. For a plain view no
+value becomes a Python object; the table and the registry's intervals are the same, but 64-bit integers in columns with nulls
+are exact, unlike in Feast's own conversion.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class PackedComputeEngine(LocalComputeEngine):  # type: ignore[misc]
         try:
             batches = newest_rows(self.offline_store, self.repo_config, view, task.start_time, task.end_time)
             online.write_arrow(self.repo_config, view, batches)
-        except Exception as failed:  # noqa: BLE001 - Feast's provider asks the job for it and raises it
+        except Exception as failed:  # noqa: BLE001 - Feast's provider reads it from the job and raises it
             status, error = MaterializationJobStatus.ERROR, failed
         job_id = f"{view.name}-{task.start_time}-{task.end_time}"
         return LocalMaterializationJob(job_id=job_id, status=status, error=error)

@@ -1,4 +1,4 @@
-"""Connections to the SQLite file of packed rows: its format, its version, and a folder in which nothing can be written."""
+"""Connections to the SQLite file of packed rows: format, version, and read-only folders."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from sidkit.core.errors import OnlineStoreError
 from sidkit.core.files import make_private
 
 VERSION = 2
-"""The version of the file; version 1 had no check values (:mod:`sidkit.stores.online.repair` converts it)."""
+"""Version of the file; version 1 had no checksums (:mod:`sidkit.stores.online.repair` converts it)."""
 FORMAT, LAYOUTS = '"packed:format"', '"packed:layouts"'
-ANEW = "delete the file, run `feast apply` and `feast materialize`"
-"""How to make a file anew in a repo that only Feast knows."""
+REBUILD = "delete the file, then run `feast apply` and `feast materialize`"
+"""How to rebuild a file in a repository without sidkit.toml."""
 _UNWRITABLE = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL}
 
 FileState = tuple[int, ...]
 
 
-def open_to_write(path: Path, patience_seconds: float, remedy: str = ANEW) -> sqlite3.Connection:
-    """Open the file in WAL mode, with its tables of the format made where they are missing.
+def open_to_write(path: Path, patience_seconds: float, remedy: str = REBUILD) -> sqlite3.Connection:
+    """Open the file in WAL mode, and create the format tables if missing.
 
     Raises
     ------
     OnlineStoreError
-        When the file is of another version.
+        When the file has another version.
     """
     make_private(path)
     opened = _open(path, "rwc", patience_seconds, remedy)
@@ -39,21 +39,21 @@ def open_to_write(path: Path, patience_seconds: float, remedy: str = ANEW) -> sq
 
 
 def open_to_read(
-    path: Path, patience_seconds: float, remedy: str = ANEW
+    path: Path, patience_seconds: float, remedy: str = REBUILD
 ) -> tuple[sqlite3.Connection, FileState | None]:
-    """Open the file for reading, wherever it lies.
+    """Open the file for reading, even in a read-only folder.
 
-    Where not even the index of SQLite's log can be written (a read-only folder, a disk without room), SQLite takes the file
-    for one that never changes, and its state is returned: a reader compares it with :func:`state_of` before every read.
+    If not even the index of SQLite's log can be written (a read-only folder, a full disk), the file is opened as immutable and
+    its state is returned: a reader compares it with :func:`state_of` before every read.
 
     Raises
     ------
     OnlineStoreError
-        When the file is missing or of another version, or the folder cannot be written and the newest commits are only in
-        the log beside the file.
+        When the file is missing or has another version, or the folder is read-only and the newest commits are only in the
+        log.
     """
     if not path.exists():
-        raise OnlineStoreError(f"there is no online store at {path}; run `feast apply` and materialize")
+        raise OnlineStoreError(f"expected an online store at {path}, got none; run `feast apply` and materialize")
     try:
         return _open(path, "rw", patience_seconds, remedy), None
     except sqlite3.OperationalError as error:
@@ -63,8 +63,8 @@ def open_to_read(
         if log.exists() and log.stat().st_size:
             raise OnlineStoreError(
                 f"the online store {path} was not closed by its last writer: its newest commits are in {log.name}, which "
-                f"can only be read where the folder can be written ({error}). Run `sidkit materialize` on the repo where it "
-                "can be, then copy it again"
+                f"can be read only in a writable folder ({error}). Run `sidkit materialize` on the writable repository, then "
+                "copy it again"
             ) from error
         state = state_of(path)
         return _open(path, "ro&immutable=1", patience_seconds, remedy), state
@@ -76,14 +76,16 @@ def _open(path: Path, mode: str, patience_seconds: float, remedy: str) -> sqlite
         check_same_thread=False, timeout=patience_seconds, cached_statements=512,
     )  # fmt: skip
     try:
-        opened.execute("PRAGMA page_size = 8192")  # rows lie in the leaves: wide ones want wide pages
+        opened.execute("PRAGMA page_size = 8192")  # rows are stored in the leaves: wide rows need large pages
         if "immutable" not in mode and opened.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
             opened.execute("PRAGMA journal_mode = WAL")
-        opened.execute("PRAGMA synchronous = NORMAL")  # a power cut may lose the last commits, never the file
+        opened.execute(
+            "PRAGMA synchronous = NORMAL"
+        )  # a power cut may lose the last commits, but never corrupts the file
         opened.execute("PRAGMA cache_size = -32768")
         opened.execute("PRAGMA mmap_size = 4294967296")
         opened.execute("PRAGMA wal_autocheckpoint = 8000")
-        # The first read, which also fails where the log's index cannot be written.
+        # The first read, which also fails if the log's index cannot be written.
         _refuse_other_version(opened, path, remedy)
     except BaseException:
         opened.close()
@@ -92,8 +94,8 @@ def _open(path: Path, mode: str, patience_seconds: float, remedy: str) -> sqlite
 
 
 def _make_format(opened: sqlite3.Connection) -> None:
-    there = "SELECT 1 FROM sqlite_master WHERE name = 'packed:layouts'"
-    if opened.execute(there).fetchone():
+    query = "SELECT 1 FROM sqlite_master WHERE name = 'packed:layouts'"
+    if opened.execute(query).fetchone():
         return
     opened.execute("BEGIN IMMEDIATE")
     try:
@@ -110,7 +112,7 @@ def _make_format(opened: sqlite3.Connection) -> None:
 
 
 def version_of(opened: sqlite3.Connection) -> Any:
-    """The version of a file; None where there is nothing of this store in it."""
+    """The version of a file, or None if it has no tables of this store."""
     if not opened.execute("SELECT 1 FROM sqlite_master WHERE name = 'packed:format'").fetchone():
         return None
     versions = [version for (version,) in opened.execute(f"SELECT version FROM {FORMAT}")]
@@ -126,15 +128,15 @@ def _refuse_other_version(opened: sqlite3.Connection, path: Path, remedy: str) -
             f"the online store {path} was written by an earlier release: expected version {VERSION}, got version 1. "
             f"Run `sidkit upgrade`, or {remedy}"
         )
-    anew = remedy if remedy.startswith("delete") else f"delete the file and {remedy}"
+    advice = remedy if remedy.startswith("delete") else f"delete the file and {remedy}"
     raise OnlineStoreError(
-        f"the online store {path} has version {version!r}; this release reads version {VERSION}. Use the release "
-        f"that wrote it, or {anew}"
+        f"expected version {VERSION} of the online store {path}, got version {version!r}. Use the release that wrote it, or "
+        f"{advice}"
     )
 
 
 def state_of(path: Path) -> FileState:
-    """What changes when a file, or the write-ahead log beside it, changes."""
-    found = path.stat()
+    """State that changes whenever a file or its write-ahead log changes."""
+    status = path.stat()
     log = Path(f"{path}-wal")
-    return found.st_ino, found.st_size, found.st_mtime_ns, log.stat().st_size if log.exists() else 0
+    return status.st_ino, status.st_size, status.st_mtime_ns, log.stat().st_size if log.exists() else 0

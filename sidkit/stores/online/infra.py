@@ -1,4 +1,4 @@
-"""The table of one feature view, as Feast's plans speak of infrastructure."""
+"""Infrastructure objects of the packed online store, for ``feast plan`` and ``feast teardown``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sidkit.stores.online.sqlite_file import PackedFile
 
 
 class PackedTable(InfraObject):  # type: ignore[misc]
-    """The table of one feature view, as ``feast plan`` lists it."""
+    """The online table of one feature view."""
 
     def __init__(self, path: str, name: str, layout: Layout) -> None:
         super().__init__(name)
@@ -21,26 +21,26 @@ class PackedTable(InfraObject):  # type: ignore[misc]
         self._layout = layout
 
     def to_infra_object_proto(self) -> InfraObjectProto:
-        """The table's protobuf with its class path."""
+        """Convert to a protobuf with the class path."""
         path = f"{type(self).__module__}.{type(self).__qualname__}"
         return InfraObjectProto(infra_object_class_type=path, sqlite_table=self.to_proto())
 
     def to_proto(self) -> SqliteTableProto:
-        """Path and name."""
+        """Convert to a protobuf with path and name."""
         return SqliteTableProto(path=self.path, name=self.name)
 
     @staticmethod
     def from_infra_object_proto(infra_object_proto: InfraObjectProto) -> PackedTable:
-        """The table that :meth:`to_infra_object_proto` told of."""
+        """Create a table from the result of :meth:`to_infra_object_proto`."""
         return PackedTable.from_proto(infra_object_proto.sqlite_table)
 
     @staticmethod
     def from_proto(sqlite_table_proto: SqliteTableProto) -> PackedTable:
-        """The table that :meth:`to_proto` told of; its layout is the one in the file."""
+        """Create a table from the result of :meth:`to_proto`; its layout is the one in the file."""
         return PackedTable(sqlite_table_proto.path, sqlite_table_proto.name, Layout(()))
 
     def update(self) -> None:
-        """Make the table."""
+        """Create the table."""
         with PackedFile(Path(self.path), 60.0).writing() as writing:
             writing.make(self.name, self._layout)
 

@@ -1,13 +1,13 @@
-"""How the features of one entity lie in one row of bytes.
+"""The format of packed rows: the features of one entity in one byte string.
 
-A row is ``[number of the layout: u16] [one null bit per feature] [fixed part] [variable part]``, little-endian; in the file
-its times and a check value follow (:mod:`sidkit.stores.online.checksums`). A scalar lies
-in the fixed part; for a text, a list or anything else the fixed part holds where it ends (``u32``, counted from the start of
-the variable part), and features follow each other in order. A list is its elements as they lie in memory; a list of texts
-is ``[count: u32] [end of each: u32] [bytes]``; a type that is none of these is the serialized protobuf value of Feast.
+A row is ``[layout number: u16] [one null bit per feature] [fixed part] [variable part]``, little-endian; in the file its
+times and a checksum follow (:mod:`sidkit.stores.online.checksums`). Scalars are stored in the fixed part; for a text, a list
+or any other type the fixed part has its end (``u32``, relative to the start of the variable part), in the order of the
+features. A list is the memory of its elements; a list of texts is ``[count: u32] [end of each: u32] [bytes]``; any other
+type is the serialized protobuf value of Feast.
 
-A layout is the ordered list of (feature, kind) and is kept beside the rows as JSON, so a row can be read without knowing the
-feature view that it was written for.
+A layout is the ordered list of (feature, kind) and is stored next to the rows as JSON, so that a row can be read without
+the feature view that it was written for.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy.typing as npt
 from sidkit.core.errors import OnlineStoreError
 
 VERSION = 1
-"""The number of this way to lay out rows; it is kept in every layout."""
+"""Version of the row format, stored in every layout."""
 
 SCALARS: dict[str, str] = {
     "BOOL": "|u1",
@@ -34,7 +34,7 @@ SCALARS: dict[str, str] = {
     "DOUBLE": "<f8",
     "UNIX_TIMESTAMP": "<i8",
 }
-"""Kind -> dtype of a value in the fixed part. Kinds carry the names of Feast's value types; moments are seconds, as there."""
+"""Kind -> dtype in the fixed part. Kinds have the names of Feast's value types; timestamps are in seconds."""
 
 LISTS: dict[str, str] = {f"{kind}_LIST": dtype for kind, dtype in SCALARS.items()}
 TEXTS = frozenset({"STRING", "BYTES"})
@@ -45,7 +45,7 @@ PROTO = "PROTO"
 
 @dataclass(frozen=True)
 class Cells:
-    """One feature of many rows, as Arrow lays a column out.
+    """One feature of many rows, in a column layout like Arrow's.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ class Cells:
     inner : numpy.ndarray, optional
         ``int64 [elements + 1]`` into the bytes; for lists of texts only.
     null : numpy.ndarray, optional
-        ``bool [rows]``; None where nothing is null. What lies under a null is zero or empty.
+        ``bool [rows]``; None without nulls. Values under nulls are zero or empty.
     """
 
     kind: str
@@ -71,7 +71,7 @@ class Cells:
         return len(self.flat) if self.offsets is None else len(self.offsets) - 1
 
     def nulls(self) -> npt.NDArray[np.bool_]:
-        """``bool [rows]``."""
+        """Mask of nulls, ``bool [rows]``."""
         return self.null if self.null is not None else np.zeros(len(self), dtype=np.bool_)
 
 
@@ -83,17 +83,17 @@ class Layout:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """The features in their order."""
+        """Names of the features, in order."""
         return tuple(name for name, _ in self.columns)
 
     @cached_property
     def places(self) -> dict[str, int]:
-        """Feature -> its number."""
+        """Feature -> index."""
         return {name: place for place, (name, _) in enumerate(self.columns)}
 
     @cached_property
     def fields(self) -> list[tuple[str, str] | tuple[str, str, tuple[int]]]:
-        """The fields of :attr:`dtype`: ``layout``, ``nulls``, then one per feature, named by its number."""
+        """Fields of :attr:`dtype`: ``layout``, ``nulls``, then one per feature, named by its index."""
         parts: list[tuple[str, str] | tuple[str, str, tuple[int]]] = [("layout", "<u2")]
         if self.columns:
             parts.append(("nulls", "u1", (-(-len(self.columns) // 8),)))
@@ -101,47 +101,47 @@ class Layout:
 
     @cached_property
     def dtype(self) -> np.dtype[Any]:
-        """The head and the fixed part of a row."""
+        """dtype of the head and the fixed part of a row."""
         return np.dtype(self.fields)
 
     @cached_property
     def variable(self) -> tuple[int, ...]:
-        """The numbers of the features in the variable part."""
+        """Indices of the features in the variable part."""
         return tuple(place for place, (_, kind) in enumerate(self.columns) if kind not in SCALARS)
 
     def to_json(self) -> str:
-        """The layout as text, equal for equal layouts."""
+        """Serialize the layout; equal layouts give equal text."""
         return json.dumps({"version": VERSION, "columns": self.columns}, ensure_ascii=False, separators=(",", ":"))
 
 
 @lru_cache(maxsize=1024)
 def layout_from_json(text: str) -> Layout:
-    """The layout that :meth:`Layout.to_json` wrote.
+    """Parse a layout from :meth:`Layout.to_json`.
 
     Raises
     ------
     OnlineStoreError
-        When another release of the kit wrote it.
+        When another release wrote it.
     """
-    told = json.loads(text)
-    columns = tuple((str(name), str(kind)) for name, kind in told.get("columns", ()))
+    stored = json.loads(text)
+    columns = tuple((str(name), str(kind)) for name, kind in stored.get("columns", ()))
     known = {*SCALARS, *LISTS, *TEXTS, *TEXT_LISTS, PROTO}
-    strange = sorted({kind for _, kind in columns} - known)
-    if told.get("version") != VERSION or strange:
-        found = f"kinds {', '.join(strange)}" if strange else f"version {told.get('version')!r}"
+    unknown = sorted({kind for _, kind in columns} - known)
+    if stored.get("version") != VERSION or unknown:
+        actual = f"kinds {', '.join(unknown)}" if unknown else f"version {stored.get('version')!r}"
         raise OnlineStoreError(
-            f"rows of the online store are laid out with {found}; this release reads version {VERSION}. Use the release that "
-            "wrote them, or delete the file and materialize again"
+            f"expected rows of the online store in layout version {VERSION}, got {actual}. Use the release that wrote them, "
+            "or delete the file and materialize again"
         )
     return Layout(columns)
 
 
 def kind_of(value_type: str) -> str:
-    """The kind in which values of one of Feast's value types are kept."""
+    """The kind in which values of a Feast value type are stored."""
     plain = value_type in SCALARS or value_type in LISTS or value_type in TEXTS or value_type in TEXT_LISTS
     return value_type if plain else PROTO
 
 
 def layout_of(features: Sequence[tuple[str, str]]) -> Layout:
-    """The layout of a feature view: (feature, name of its value type)."""
+    """Create the layout of features given as (name, value type name)."""
     return Layout(tuple((name, kind_of(value_type)) for name, value_type in features))

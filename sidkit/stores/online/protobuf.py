@@ -1,4 +1,4 @@
-"""Feast's protobuf values to cells of packed rows and back, a column at a time."""
+"""Conversion between Feast's protobuf values and cells of packed rows, by column."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _STRING_FIELD = 0x12  # tag and wire type of Value.string_val
 _made: Callable[..., Value] = Value
 _SERIALIZATION = 3
 _LISTS_AT_ONCE = 256
-_SHORT = 126  # texts below this have lengths of one byte, in their own message and in the one around it
+_SHORT = 126  # shorter texts have one-byte lengths, in their own message and in the enclosing one
 
 
 def view_layout(view: Any) -> Layout:
@@ -40,19 +40,19 @@ def view_layout(view: Any) -> Layout:
 
 
 def cells_of_values(values: Sequence[Value], kind: str) -> Cells:
-    """A column of Feast's values as cells.
+    """Convert a column of Feast's values to cells.
 
     Parameters
     ----------
     values : sequence of feast.types.Value
         One per row.
     kind : str
-        The kind that is wanted.
+        Requested kind.
 
     Returns
     -------
     Cells
-        Of that kind, or ``PROTO`` where a value is of another type than the feature was declared with.
+        Cells of that kind, or ``PROTO`` if a value has another type than declared.
     """
     if kind == PROTO:
         return _as_proto(values)
@@ -69,9 +69,9 @@ def cells_of_values(values: Sequence[Value], kind: str) -> Cells:
     listed = attrgetter(f"{_field(kind)}.val")
     lengths: list[int] = []
     elements: list[Any] = []
-    # A few hundred lists at a time: as many as the garbage collector lets pass without a walk.
+    # A few hundred lists at a time, below the threshold of the garbage collector.
     for at in range(0, len(values), _LISTS_AT_ONCE):
-        part = [found[:] for found in map(listed, values[at : at + _LISTS_AT_ONCE])]
+        part = [values[:] for values in map(listed, values[at : at + _LISTS_AT_ONCE])]
         lengths += map(len, part)
         elements += chain.from_iterable(part)
     same, null = _nulls(values, lengths, kind)
@@ -92,17 +92,17 @@ def _field(kind: str) -> str:
 def _nulls(values: Sequence[Value], plain: Sequence[Any], kind: str) -> tuple[bool, npt.NDArray[np.bool_] | None]:
     """Whether all values are of a kind, and which are missing.
 
-    What is not the default of its type was set, so only the defaults need a look.
+    A value other than its type's default was set, so only defaults need a check.
     """
     if all(plain):
         return True, None
     null = np.zeros(len(plain), dtype=np.bool_)
     for row, value in enumerate(plain):
         if not value:
-            found = values[row].WhichOneof("val")
-            if found is not None and found != _field(kind):
+            field = values[row].WhichOneof("val")
+            if field is not None and field != _field(kind):
                 return False, None
-            null[row] = found is None
+            null[row] = field is None
     return True, null if null.any() else None
 
 
@@ -120,7 +120,7 @@ def _as_proto(values: Sequence[Value]) -> Cells:
 
 
 def values_of_cells(cells: Cells) -> list[Value]:
-    """Cells as Feast's values; an empty value where null."""
+    """Convert cells to Feast's values; nulls become empty values."""
     kind = cells.kind
     if cells.offsets is None:
         assert isinstance(cells.flat, np.ndarray)
@@ -131,8 +131,8 @@ def values_of_cells(cells: Cells) -> list[Value]:
         bounds = list(pairwise(places))
         if kind in TEXTS:
             texts = bytes(cells.flat)
-            found = [texts[start:end] for start, end in bounds]
-            values = [_made(**{_field(kind): text.decode() if kind == "STRING" else text}) for text in found]
+            encoded = [texts[start:end] for start, end in bounds]
+            values = [_made(**{_field(kind): text.decode() if kind == "STRING" else text}) for text in encoded]
         elif kind == PROTO:
             texts = bytes(cells.flat)
             values = [Value.FromString(texts[start:end]) for start, end in bounds]
@@ -152,12 +152,12 @@ def _elements(cells: Cells) -> list[Any]:
         plain: list[Any] = (cells.flat.astype(np.bool_) if cells.kind == "BOOL_LIST" else cells.flat).tolist()
         return plain
     texts, places = bytes(cells.flat), cells.inner.tolist()
-    found = [texts[start:end] for start, end in pairwise(places)]
-    return [text.decode() for text in found] if cells.kind == "STRING_LIST" else found
+    encoded = [texts[start:end] for start, end in pairwise(places)]
+    return [text.decode() for text in encoded] if cells.kind == "STRING_LIST" else encoded
 
 
 def serialized_keys(entity_keys: Sequence[EntityKey], version: int = _SERIALIZATION) -> list[bytes]:
-    """Entity keys as Feast serializes them; the ordinary one, a single text, without a look at its parts."""
+    """Serialize entity keys like Feast, with a fast path for the common case of a single text."""
     if not entity_keys:
         return []
     first = entity_keys[0]
@@ -182,25 +182,25 @@ def serialized_keys(entity_keys: Sequence[EntityKey], version: int = _SERIALIZAT
 
 
 def micros(moments: Sequence[datetime | None]) -> list[int | None]:
-    """Microseconds since the epoch of some moments; those without a zone are UTC."""
+    """Convert times to microseconds since the epoch; naive times are UTC."""
     return plain_integers(pa.array(moments, pa.timestamp("us"), from_pandas=True).cast(pa.int64()))
 
 
 def plain_integers(column: pa.Array) -> list[int | None]:
-    """Integers as Python's; None where null."""
-    found: list[int | None] = column.to_pylist() if column.null_count else column.to_numpy().tolist()
-    return found
+    """Convert an Arrow column of integers to Python integers; nulls become None."""
+    integers: list[int | None] = column.to_pylist() if column.null_count else column.to_numpy().tolist()
+    return integers
 
 
 def event_times(moments: Sequence[datetime]) -> list[int]:
-    """As :func:`micros`, for event times.
+    """Like :func:`micros`, for event times.
 
     Raises
     ------
     OnlineStoreError
-        When one is missing.
+        When a time is missing.
     """
-    found = micros(moments)
-    if None in found:
-        raise OnlineStoreError(f"row {found.index(None)} came without an event time; give every row one")
-    return found  # type: ignore[return-value]
+    times = micros(moments)
+    if None in times:
+        raise OnlineStoreError(f"expected an event time in every row, got none in row {times.index(None)}")
+    return times  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""Keys to Arrow arrays on the packed online store, without a Python object per value."""
+"""Reading features by key from the packed online store as Arrow, without a Python object per value."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _NO_ENTITY, _NO_VALUE = "__dummy_id", ""  # Feast's DUMMY_ENTITY_ID and DUMMY_EN
 
 @dataclass(frozen=True)
 class _View:
-    """What is read of one view: ``columns`` are (feature, column, kind), ``keys`` (key, column of the request, type).
+    """One view to read: ``columns`` are (feature, column, kind), ``keys`` (key, column of the request, type).
 
-    A view without entities has one row, whose key is Feast's and in no request.
+    A view without entities has one row, with Feast's dummy key, which is not in the request.
     """
 
     name: str
@@ -39,7 +39,7 @@ class _View:
 
 
 class PackedReader:
-    """Reads the views of one feature service; :func:`packed_reader` makes it."""
+    """Reads the views of one feature service; created by :func:`packed_reader`."""
 
     def __init__(self, file: Any, clock: Callable[[], int], views: Sequence[_View]) -> None:
         self._file = file
@@ -51,46 +51,46 @@ class PackedReader:
         self._groups = list(by_keys.values())
 
     def read(self, keys: Mapping[str, Sequence[Any]], at_us: int | None = None) -> dict[str, ViewRows]:
-        """The features of some rows, all from one snapshot.
+        """Read the features of rows, all from one snapshot.
 
         Parameters
         ----------
         keys : mapping
-            Join key (by the service's name for it) -> its values; all of one length, which is also the number of rows of
+            Join key (by the service's name for it) -> values; all of equal length, which is also the number of rows of
             a view without entities.
         at_us : int, optional
-            The moment by which TTLs are judged, microseconds UTC; by default the store's clock.
+            Time for the TTLs, microseconds UTC; defaults to the store's clock.
 
         Returns
         -------
         dict
-            View name (the alias where the service gives one) -> rows. Columns have Feast's full names and the types that
-            the view declares; ``index`` is -1 where there is no row or it is older than the TTL.
+            View name (or its alias in the service) -> rows. Columns have Feast's full names and the declared types;
+            ``index`` is -1 if there is no row or it is older than the TTL.
 
         Raises
         ------
         ServingError
-            When a key of a view is missing or of another type.
+            When a key of a view is missing or has another type.
         OnlineStoreError
             When the store cannot be read.
         """
-        told = {}
+        result = {}
         rows = len(next(iter(keys.values()), ()))
         whole = {_NO_ENTITY: [_NO_VALUE] * rows, **keys}
         serialized = [_serialized(views[0], whole) for views in self._groups]
         with self._file.reading() as reading:
-            for views, asked in zip(self._groups, serialized, strict=True):
+            for views, group_keys in zip(self._groups, serialized, strict=True):
                 now = self._clock() if at_us is None else at_us
                 stored = [(view.stored, None if view.ttl_us is None else now - view.ttl_us) for view in views]
-                for view, found in zip(views, reading.rows_of(stored, asked), strict=True):
-                    told[view.name] = _rows(reading, view, found)
-        return {view.name: told[view.name] for view in self._views}
+                for view, view_rows in zip(views, reading.rows_of(stored, group_keys), strict=True):
+                    result[view.name] = _rows(reading, view, view_rows)
+        return {view.name: result[view.name] for view in self._views}
 
 
 def packed_reader(store: FeatureStore, service: FeatureService) -> PackedReader | None:
-    """A reader for a feature service; None where the online store is another one or a feature has no plain Arrow type.
+    """Create a reader for a feature service; None for another online store or a feature without a plain Arrow type.
 
-    What the registry says of the service's views is read once, here.
+    The definitions of the service's views are read from the registry once, here.
     """
     from feast.types import from_feast_to_pyarrow_type
 
@@ -116,7 +116,7 @@ def packed_reader(store: FeatureStore, service: FeatureService) -> PackedReader 
         odd = any(kind == PROTO for _, _, kind in columns) or any(kind not in KEY_TYPES for _, _, kind in keys)
         if odd or not keys or not getattr(view, "batch_source", None):
             return None
-        # Moments are kept as seconds and Feast has no Arrow type for bytes; the others are what Feast says.
+        # Timestamps are stored as seconds, and Feast has no Arrow type for bytes; other types are Feast's.
         types = tuple(
             from_feast_to_pyarrow_type(feature.dtype) if kind.startswith("UNIX_TIMESTAMP") else arrow_type(kind)
             for feature, (_, _, kind) in zip(projection.features, columns, strict=True)
@@ -127,37 +127,37 @@ def packed_reader(store: FeatureStore, service: FeatureService) -> PackedReader 
     return PackedReader(online.file(store.config), online.clock, views)
 
 
-def _serialized(view: _View, asked: Mapping[str, Sequence[Any]]) -> list[bytes]:
-    missing = [name for _, name, _ in view.keys if name not in asked]
+def _serialized(view: _View, request: Mapping[str, Sequence[Any]]) -> list[bytes]:
+    missing = [name for _, name, _ in view.keys if name not in request]
     if missing:
-        came = [name for name in asked if name != _NO_ENTITY]
+        given = [name for name in request if name != _NO_ENTITY]
         raise ServingError(
-            f"{view.name} is read by {', '.join(missing)}; the request has {', '.join(came) or 'no keys'}"
+            f"expected the keys {', '.join(missing)} for {view.name}, got {', '.join(given) or 'no keys'}; add them"
         )
     keys = None
     if len(view.keys) == 1 and view.keys[0][2] == "STRING":
         key, name, _ = view.keys[0]
-        keys = text_keys(key, asked[name])
+        keys = text_keys(key, request[name])
     else:
-        columns = {key: pa.array(asked[name]) for key, name, _ in view.keys}
+        columns = {key: pa.array(request[name]) for key, name, _ in view.keys}
         keys = entity_keys(columns, {key: value_type for key, _, value_type in view.keys})
     if keys is None:
         needed = ", ".join(f"{name} ({value_type.lower()})" for _, name, value_type in view.keys)
-        typed = ", ".join(f"{name} as {pa.array(asked[name]).type}" for _, name, _ in view.keys)
-        raise ServingError(f"{view.name} is read by {needed} without nulls; the request came with {typed}")
+        typed = ", ".join(f"{name} as {pa.array(request[name]).type}" for _, name, _ in view.keys)
+        raise ServingError(f"expected {needed} without nulls for {view.name}, got {typed}; convert the keys")
     return keys
 
 
-def _rows(reading: Reading, view: _View, found: Sequence[bytes | None]) -> ViewRows:
-    rows = [row for row in found if row is not None]
+def _rows(reading: Reading, view: _View, found_rows: Sequence[bytes | None]) -> ViewRows:
+    rows = [row for row in found_rows if row is not None]
     layouts = reading.layouts(view.stored)
     if rows and not layouts:
-        raise reading.damaged(view.stored, "no layout of its rows is there")
-    if len(rows) == len(found):
-        index = np.arange(len(found))
+        raise reading.damaged(view.stored, "the layouts of its rows are missing")
+    if len(rows) == len(found_rows):
+        index = np.arange(len(found_rows))
     else:
-        there = np.array([row is not None for row in found], dtype=np.bool_)
-        index = np.where(there, np.cumsum(there) - 1, -1)
+        present = np.array([row is not None for row in found_rows], dtype=np.bool_)
+        index = np.where(present, np.cumsum(present) - 1, -1)
     if len(layouts) > 1:
         return _of_layouts(reading, view, index, rows, layouts)
     number, layout = next(iter(layouts.items()), (0, Layout(())))
@@ -167,14 +167,14 @@ def _rows(reading: Reading, view: _View, found: Sequence[bytes | None]) -> ViewR
 def _of_layouts(
     reading: Reading, view: _View, index: Any, rows: Sequence[bytes], layouts: Mapping[int, Layout]
 ) -> ViewRows:
-    """As :func:`_rows`, where rows may lie differently: they are read by layout and their index follows them."""
+    """Like :func:`_rows` for rows with several layouts: rows are read by layout and the index is permuted."""
     numbers = np.array([layout_number(row) for row in rows], dtype=np.int64)
     tables, order = [], []
     for number in np.unique(numbers).tolist():
         places = np.flatnonzero(numbers == number)
         order.append(places)
         if number not in layouts:
-            raise reading.damaged(view.stored, f"layout {number} is not there")
+            raise reading.damaged(view.stored, f"layout {number} is missing")
         tables.append(_table(reading, view, number, layouts[number], [rows[place] for place in places.tolist()]))
     if not tables:
         return ViewRows(view.name, index, _table(reading, view, 0, Layout(()), []))
@@ -184,7 +184,7 @@ def _of_layouts(
 
 
 def _table(reading: Reading, view: _View, number: int, layout: Layout, rows: Sequence[bytes]) -> pa.Table:
-    """The view's columns; null where a row's layout lacks a feature or has it in another type."""
+    """The view's columns, null if a row's layout lacks a feature or has it with another type."""
     try:
         cells = unpack(layout, rows, [feature for feature, _, _ in view.columns], number)
     except OnlineStoreError as error:
@@ -204,7 +204,7 @@ def _table(reading: Reading, view: _View, number: int, layout: Layout, rows: Seq
 
 
 def _declared(array: pa.Array, declared: pa.DataType) -> pa.Array:
-    """Moments are kept as seconds; their declared type is a timestamp."""
+    """Cast to the declared type: timestamps are stored as seconds."""
     if pa.types.is_timestamp(declared):
         return array.cast(pa.timestamp("s")).cast(pa.timestamp(declared.unit)).cast(declared)
     if pa.types.is_list(declared) and pa.types.is_timestamp(declared.value_type):
@@ -214,7 +214,7 @@ def _declared(array: pa.Array, declared: pa.DataType) -> pa.Array:
 
 
 def _from_values(cells: Any, kind: str, declared: pa.DataType) -> pa.Array:
-    """Values that were written in another type than the declared one: those that are of it after all, else null."""
+    """Values written with another type than declared: those of the declared type, else null."""
     from sidkit.stores.online.protobuf import cells_of_values, values_of_cells
 
     arrays = []

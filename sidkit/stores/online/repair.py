@@ -1,6 +1,6 @@
-"""Files of packed rows that are not as they should be: of an earlier release, or damaged.
+"""Upgrade and repair of files of packed rows from an earlier release or with damage.
 
-Every change is one SQLite transaction: a killed one leaves the file as it was.
+Every change is one SQLite transaction, so a killed one leaves the file unchanged.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from sidkit.stores.online.sql import table_of, table_statement
 
 _ROWS = 20_000
 _PATIENCE_SECONDS = 60.0
-_COPY = "packed~copy"  # no view has such a name: it goes before the transaction ends
+_COPY = "packed~copy"  # not a valid view name; removed before the transaction ends
 
 KeyedRows = Iterable[tuple[bytes, bytes]]
 
 
 @dataclass(frozen=True)
 class Damage:
-    """What of a file is not what was written.
+    """Damage of a file.
 
-    ``unreadable`` says that SQLite cannot read it as a whole; ``rows`` are the damaged rows per view, at least one for a view
-    whose layouts are damaged, so that none of its rows can be read.
+    ``unreadable`` is True if SQLite cannot read the file at all; ``rows`` counts damaged rows per view, at least one for a
+    view whose layouts are damaged, which makes its rows unreadable.
     """
 
     unreadable: bool
@@ -47,22 +47,22 @@ _UNREADABLE = Damage(unreadable=True, rows={})
 
 
 def upgrade_online_file(path: Path) -> int:
-    """Bring a file of an earlier release to this one's format, in place.
+    """Convert a file of an earlier release to the current format, in place.
 
     Parameters
     ----------
     path : Path
-        An online store's file. One that is missing, is of this format, or holds nothing of this store is left as it is.
+        File of an online store. It is left unchanged if missing, current, or without tables of this store.
 
     Returns
     -------
     int
-        Rows that were converted.
+        Number of converted rows.
 
     Raises
     ------
     OnlineStoreError
-        When the file is of an unknown version, is damaged, or another process writes to it; it is as it was then.
+        When the file has an unknown version, is damaged, or is being written; it is then unchanged.
     """
     if not path.exists():
         return 0
@@ -80,7 +80,7 @@ def upgrade_online_file(path: Path) -> int:
             return count
     except sqlite3.DatabaseError as error:
         raise OnlineStoreError(
-            f"the online store {path} cannot be upgraded ({error}): stop what uses it, or delete it and run `sidkit apply` "
+            f"the online store {path} cannot be upgraded ({error}): stop its users, or delete it and run `sidkit apply` "
             "and `sidkit materialize`"
         ) from error
 
@@ -90,7 +90,9 @@ def _convert(opened: sqlite3.Connection, path: Path) -> int:
     if version in {None, VERSION}:
         return 0
     if version != 1:
-        raise OnlineStoreError(f"the online store {path} has version {version!r}; versions 1 and {VERSION} are known")
+        raise OnlineStoreError(
+            f"expected version 1 or {VERSION} of the online store {path}, got {version!r}; use the release that wrote it"
+        )
     count = 0
     for view in _views(opened):
         count += _rewrite(opened, view, _converted(opened, view))
@@ -105,7 +107,7 @@ def _convert(opened: sqlite3.Connection, path: Path) -> int:
 
 
 def _converted(opened: sqlite3.Connection, view: str) -> Iterator[tuple[bytes, bytes]]:
-    """The rows of a table of version 1, as they lie in this version."""
+    """Convert the rows of a version 1 table to the current version."""
     read = opened.execute(f"SELECT key, event_us, created_us, row FROM {table_of(view)}")
     while part := read.fetchmany(_ROWS):
         keys, events, created, rows = zip(*part, strict=True)
@@ -113,12 +115,12 @@ def _converted(opened: sqlite3.Connection, view: str) -> Iterator[tuple[bytes, b
 
 
 def find_damage(path: Path) -> Damage:
-    """Read a whole file and find what is not what was written; a missing file has no damage.
+    """Read a whole file and find damage; a missing file has none.
 
     Raises
     ------
     OnlineStoreError
-        When the file is of another version, or locked.
+        When the file has another version or is locked.
     """
     if not path.exists():
         return Damage(unreadable=False, rows={})
@@ -129,7 +131,7 @@ def find_damage(path: Path) -> Damage:
     except sqlite3.OperationalError as error:
         if "locked" in str(error) or "unable to open" in str(error):
             raise OnlineStoreError(
-                f"the online store {path} does not answer ({error}): another writer may hold it"
+                f"the online store {path} cannot be read ({error}): another writer may be using it; try again"
             ) from error
         return _UNREADABLE
     except (sqlite3.DatabaseError, UnicodeDecodeError):
@@ -137,30 +139,30 @@ def find_damage(path: Path) -> Damage:
 
 
 def repair(path: Path) -> Damage:
-    """Take damaged rows out of a file, so that they are missing instead of wrong and can be materialized anew.
+    """Delete damaged rows, so that they are missing instead of wrong and can be materialized again.
 
     A table whose layouts are damaged is dropped; a file that SQLite cannot read is deleted.
 
     Returns
     -------
     Damage
-        As :func:`find_damage` found it.
+        Result of :func:`find_damage` before the repair.
     """
-    found = find_damage(path)
-    if found.unreadable:
+    damage = find_damage(path)
+    if damage.unreadable:
         for suffix in ("", "-wal", "-shm"):
             Path(f"{path}{suffix}").unlink(missing_ok=True)
-    elif found:
+    elif damage:
         with closing(_opened(path)) as opened:
             opened.execute("BEGIN IMMEDIATE")
-            for view in found.rows:
+            for view in damage.rows:
                 if _known_layouts(opened, view) is None:
                     opened.execute(f"DROP TABLE IF EXISTS {table_of(view)}")
                     opened.execute(f"DELETE FROM {LAYOUTS} WHERE view = ?", (view,))
                 else:
                     _rewrite(opened, view, _sound(opened, view))
             opened.execute("COMMIT")
-    return found
+    return damage
 
 
 def _damage(opened: sqlite3.Connection) -> Damage:
@@ -168,17 +170,17 @@ def _damage(opened: sqlite3.Connection) -> Damage:
         return Damage(unreadable=False, rows={})
     if opened.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
         return _UNREADABLE
-    found = {}
+    damage = {}
     for view in _views(opened):
         rows = opened.execute(f"SELECT count(*) FROM {table_of(view)}").fetchone()[0]
         damaged = rows - sum(1 for _ in _sound(opened, view))
         if damaged or _known_layouts(opened, view) is None:
-            found[view] = max(damaged, 1)
-    return Damage(unreadable=False, rows=found)
+            damage[view] = max(damaged, 1)
+    return Damage(unreadable=False, rows=damage)
 
 
 def _sound(opened: sqlite3.Connection, view: str) -> Iterator[tuple[bytes, bytes]]:
-    """The rows of a table that are what was written, in the order in which they lie in the file."""
+    """Yield the intact rows of a table, in file order."""
     layouts = _known_layouts(opened, view) or set()
     read = opened.execute(f"SELECT key, row FROM {table_of(view)}")
     while part := read.fetchmany(_ROWS):
@@ -194,22 +196,22 @@ def _sound(opened: sqlite3.Connection, view: str) -> Iterator[tuple[bytes, bytes
 
 
 def _known_layouts(opened: sqlite3.Connection, view: str) -> set[int] | None:
-    """The numbers of a view's layouts; None where one is not what was written, or there is none."""
-    told = opened.execute(f"SELECT number, columns, checked FROM {LAYOUTS} WHERE view = ?", (view,)).fetchall()
-    if not told or any(record_check(view, number, columns) != checked for number, columns, checked in told):
+    """Numbers of a view's layouts; None if one is damaged or there are none."""
+    records = opened.execute(f"SELECT number, columns, checked FROM {LAYOUTS} WHERE view = ?", (view,)).fetchall()
+    if not records or any(record_check(view, number, columns) != checked for number, columns, checked in records):
         return None
-    for _, columns, _ in told:
+    for _, columns, _ in records:
         layout_from_json(columns)
-    return {int(number) for number, _, _ in told}
+    return {int(number) for number, _, _ in records}
 
 
 def _views(opened: sqlite3.Connection) -> list[str]:
-    found = opened.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name GLOB 'packed:*_*'")
-    return sorted(name.removeprefix("packed:") for (name,) in found.fetchall())
+    names = opened.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name GLOB 'packed:*_*'")
+    return sorted(name.removeprefix("packed:") for (name,) in names.fetchall())
 
 
 def _rewrite(opened: sqlite3.Connection, view: str, rows: KeyedRows) -> int:
-    """Put other rows into a view's table."""
+    """Replace the rows of a view's table."""
     opened.execute(f"DROP TABLE IF EXISTS {quoted(_COPY)}")
     opened.execute(table_statement(quoted(_COPY)))
     before = opened.total_changes

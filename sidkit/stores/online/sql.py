@@ -1,4 +1,4 @@
-"""The SQL of packed tables; each statement is made once per view and size."""
+"""SQL statements of packed tables, cached per view and size."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from sidkit.core.engine import quoted
 from sidkit.stores.online.cache import Group
 from sidkit.stores.online.checksums import TAIL
 
-_READ_KEYS = (1, 8, 64, 512, 4096)  # a statement per size is prepared once; unused places are null and find nothing
+_READ_KEYS = (1, 8, 64, 512, 4096)  # one prepared statement per size; unused places are null and match nothing
 
 
 def table_of(view: str) -> str:
-    """The quoted name of a view's table; a colon cannot be in a name that Feast makes, so other stores' tables stay apart."""
+    """The quoted name of a view's table; Feast's names have no colon, so tables of other stores do not collide."""
     return quoted(f"packed:{view}")
 
 
 def parts(keys: Sequence[bytes]) -> Iterator[tuple[int, list[Any], int]]:
-    """Keys in statements: (size of the statement, its values, how many of them are keys)."""
+    """Split keys into statements: (size of the statement, its values, number of keys)."""
     at = 0
     while at < len(keys):
         left = len(keys) - at
         size = next((size for size in _READ_KEYS if size >= left), _READ_KEYS[-1])
         part: list[Any] = list(keys[at : at + size])
-        asked = len(part)
-        yield size, part + [None] * (size - asked), asked
+        count = len(part)
+        yield size, part + [None] * (size - count), count
         at += size
 
 
 def table_statement(name: str) -> str:
-    """How the table of a view is made."""
+    """SQL that creates the table of a view."""
     return f"CREATE TABLE IF NOT EXISTS {name} (key BLOB PRIMARY KEY, row BLOB NOT NULL) WITHOUT ROWID"
 
 
 @lru_cache(maxsize=1024)
 def select(group: Group, size: int) -> str:
-    """The rows of several views for the same keys."""
-    # The left side of a left join is the outer loop, so rows come in the order of the values.
+    """SQL that reads the rows of several views for the same keys."""
+    # The left side of a left join is the outer loop, so results are in the order of the values.
     joined = [f"LEFT JOIN {table_of(view)} AS t{place} ON t{place}.key = v.column1" for place, view in enumerate(group)]
     columns = ", ".join(f"t{place}.row" for place in range(len(group)))
     return f"SELECT {columns} FROM (VALUES {','.join(['(?)'] * size)}) AS v {' '.join(joined)}"
@@ -46,20 +46,20 @@ def select(group: Group, size: int) -> str:
 
 @lru_cache(maxsize=1024)
 def beside(view: str, size: int) -> str:
-    """Key and row, in one value, of what lies before and behind each key."""
-    # A row that is null is no row: an empty value, which no check takes, stands for it.
-    found = (
+    """SQL that reads, as one value each, key and row of the neighbours before and after each key."""
+    # A null row is damage: it is read as an empty value, which fails the checksum.
+    neighbour = (
         f"(SELECT ifnull(CAST(key || row AS BLOB), x'') FROM {table_of(view)} WHERE key {{}} v.column1 "
         "ORDER BY key {} LIMIT 1)"
     )
     places = ",".join(["(?)"] * size)
-    return f"SELECT {found.format('<=', 'DESC')}, {found.format('>=', 'ASC')} FROM (VALUES {places}) AS v"
+    return f"SELECT {neighbour.format('<=', 'DESC')}, {neighbour.format('>=', 'ASC')} FROM (VALUES {places}) AS v"
 
 
 @lru_cache(maxsize=1024)
 def upsert(view: str, size: int) -> str:
-    """Write rows, except those that are older than what is there."""
-    # A row's times are the bytes before its check value, and compare as these do.
+    """SQL that writes rows, except those older than the existing ones."""
+    # A row's times are the bytes before its checksum, and compare like bytes.
     values, times = ",".join(["(?,?)"] * size), f"-{TAIL}, 16"
     return (
         f"INSERT INTO {table_of(view)} AS t (key, row) VALUES {values} ON CONFLICT (key) DO UPDATE SET row = excluded.row "

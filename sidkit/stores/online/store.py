@@ -1,18 +1,18 @@
-"""A Feast online store on SQLite that keeps one packed row per entity and feature view.
+"""A Feast online store on SQLite with one packed row per entity and feature view.
 
-Name it in ``feature_store.yaml``::
+Select it in ``feature_store.yaml``::
 
     online_store:
       type: sidkit.stores.online.PackedSqliteOnlineStore
       path: data/online.sqlite
 
-It answers what Feast's own SQLite store answers, with these differences: an older write never overwrites a newer one (event
-time, then created time; of equal ones the later write stays); event times keep their microseconds; a row beyond the view's
-TTL is not found; a read takes any number of keys; readers and one writer do not wait for each other. Both stores can use one
-file, as their tables have different names.
+It behaves like Feast's own SQLite store, with these differences: an older write never overwrites a newer one (event
+time, then created time; among equal ones the later write wins); event times keep microseconds; a row older than the view's
+TTL is not returned; a read takes any number of keys; readers and one writer do not block each other. Both stores can use one
+file, since their tables have different names.
 
-The kit's own reader (:mod:`sidkit.stores.online.reader`) keeps the rows that it read until the next commit to the file, at most
-``row_cache_mb`` per thread that reads.
+sidkit's own reader (:mod:`sidkit.stores.online.reader`) caches rows until the next commit to the file, at most
+``row_cache_mb`` per reading thread.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from sidkit.stores.apply_guard import refuse_drop
 from sidkit.stores.offline.view_plans import time_of
 from sidkit.stores.online.codec import layout_number, pack, unpack
 from sidkit.stores.online.columns import cells_of_feature, event_times_of, keys_of, moments_of
-from sidkit.stores.online.connection import ANEW
+from sidkit.stores.online.connection import REBUILD
 from sidkit.stores.online.infra import PackedTable
 from sidkit.stores.online.layout import PROTO, Layout
 from sidkit.stores.online.protobuf import (
@@ -70,7 +70,7 @@ _TRANSACTION_ROWS = 20_000
 
 
 def now_us() -> int:
-    """The clock of an online store unless it is given another one: microseconds UTC."""
+    """Default clock of an online store: current time in microseconds UTC."""
     return to_us(datetime.now(UTC))
 
 
@@ -78,9 +78,9 @@ class PackedSqliteOnlineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]
     """Settings under ``online_store`` in ``feature_store.yaml``."""
 
     type: StrictStr = "sidkit.stores.online.PackedSqliteOnlineStore"
-    path: StrictStr = "data/online.sqlite"  # relative to the repo
+    path: StrictStr = "data/online.sqlite"  # relative to the repository
     patience_seconds: StrictFloat = 60.0  # how long a writer waits for another one
-    row_cache_mb: Annotated[StrictInt, Field(ge=0)] = 128  # rows that a reading thread keeps between commits
+    row_cache_mb: Annotated[StrictInt, Field(ge=0)] = 128  # size of the row cache per reading thread
 
 
 class PackedSqliteOnlineStore(OnlineStore):  # type: ignore[misc]
@@ -89,7 +89,7 @@ class PackedSqliteOnlineStore(OnlineStore):  # type: ignore[misc]
     Parameters
     ----------
     clock : callable, optional
-        Gives the present moment, microseconds UTC, by which a TTL is judged.
+        Returns the current time in microseconds UTC, used for TTLs.
     """
 
     _versioned_read_supported = True
@@ -106,8 +106,9 @@ class PackedSqliteOnlineStore(OnlineStore):  # type: ignore[misc]
             path = Path(config.repo_path) / path
         path = path.absolute()
         if path not in self._files:
-            told = config.online_store
-            self._files[path] = PackedFile(path, told.patience_seconds, told.row_cache_mb << 20, made_anew(config))
+            options = config.online_store
+            cache_bytes = options.row_cache_mb << 20
+            self._files[path] = PackedFile(path, options.patience_seconds, cache_bytes, rebuild_remedy(config))
         return self._files[path]
 
     def online_write_batch(
@@ -117,9 +118,9 @@ class PackedSqliteOnlineStore(OnlineStore):  # type: ignore[misc]
         data: list[FeatureRow],
         progress: Callable[[int], Any] | None,
     ) -> None:
-        """Write rows in few transactions, each of which is there as a whole or not at all.
+        """Write rows in a few atomic transactions.
 
-        A row without some of the view's features keeps what is there of them.
+        Features missing from a row keep their existing values.
         """
         view, declared = view_id(config, table), view_layout(table)
         version = config.entity_key_serialization_version
@@ -142,21 +143,21 @@ class PackedSqliteOnlineStore(OnlineStore):  # type: ignore[misc]
                 progress(len(part))
 
     def write_arrow(self, config: RepoConfig, table: FeatureView, batches: Iterable[pa.RecordBatch]) -> int:
-        """Write columns without a Python object per value: the same rows as Feast's conversion and ``online_write_batch``.
+        """Write columns without a Python object per value; rows equal those of Feast's conversion.
 
-        Where Feast's conversion is not exact - 64-bit integers beside nulls go through floats - this one is.
+        Unlike Feast's conversion, 64-bit integers in columns with nulls do not go through floats and stay exact.
 
         Parameters
         ----------
         config, table
-            The repo's configuration and a feature view with a batch source.
+            The repository's configuration and a feature view with a batch source.
         batches : iterable of pyarrow.RecordBatch
             Join keys, features, and the source's timestamp columns, all by their names in the view.
 
         Returns
         -------
         int
-            Rows.
+            Number of rows.
         """
         view, layout, source = view_id(config, table), view_layout(table), table.batch_source
         event, created_column, count = str(time_of(source)), time_of(source, created=True), 0
@@ -171,7 +172,7 @@ class PackedSqliteOnlineStore(OnlineStore):  # type: ignore[misc]
                     cells_of_feature(part.column(feature.name), feature, f"source {source.name}")
                     for feature in table.features
                 ]
-                stored = Layout(tuple((name, found.kind) for name, found in zip(layout.names, cells, strict=True)))
+                stored = Layout(tuple((name, cell.kind) for name, cell in zip(layout.names, cells, strict=True)))
                 with self.file(config).writing() as writing:
                     rows = pack(stored, writing.make(view, stored), cells)
                     writing.put(view, keys, events, created, rows)
@@ -185,7 +186,7 @@ class PackedSqliteOnlineStore(OnlineStore):  # type: ignore[misc]
         entity_keys: list[EntityKey],
         requested_features: list[str] | None = None,
     ) -> list[tuple[datetime | None, dict[str, Value] | None]]:
-        """The newest row of each key: its event time and features; ``(None, None)`` where there is none within the TTL."""
+        """Read event time and features of each key's newest row; ``(None, None)`` if there is none within the TTL."""
         keys = serialized_keys(entity_keys, config.entity_key_serialization_version)
         view = view_id(config, table)
         with self.file(config).reading() as reading:
@@ -193,9 +194,9 @@ class PackedSqliteOnlineStore(OnlineStore):  # type: ignore[misc]
             layouts = reading.layouts_of(view, [row for row, _ in rows])
         packed = [row for row, _ in rows if row is not None]
         features = _values(packed, layouts, requested_features, view_layout(table))
-        found = iter(features)
+        remaining = iter(features)
         return [
-            (None, None) if row is None or event_us is None else (from_us(event_us), next(found))
+            (None, None) if row is None or event_us is None else (from_us(event_us), next(remaining))
             for row, event_us in rows
         ]
 
@@ -208,15 +209,15 @@ class PackedSqliteOnlineStore(OnlineStore):  # type: ignore[misc]
         entities_to_keep: Sequence[Entity],
         partial: bool,
     ) -> None:
-        """Make and drop tables.
+        """Create and drop tables.
 
-        A view whose schema changed keeps its rows: a new feature is not found and a dropped one not shown until rows are
-        written anew; a feature whose type changed is not found either.
+        A view whose schema changed keeps its rows: a new feature is missing and a dropped one hidden until rows are
+        written again; a feature whose type changed is missing too.
 
         Raises
         ------
         DefinitionsError
-            When the table of a codebook that the catalogue defines would be dropped; nothing was dropped then.
+            When the table of a codebook in the catalogue would be dropped; nothing is dropped then.
         """
         refuse_drop(config.repo_path, [table.name for table in tables_to_delete])
         with self.file(config).writing() as writing:
@@ -226,19 +227,19 @@ class PackedSqliteOnlineStore(OnlineStore):  # type: ignore[misc]
                 writing.drop(view_id(config, table))
 
     def drop_undefined(self, config: RepoConfig, name: str, defined: Sequence[Any]) -> None:
-        """Drop the tables of a view that is defined no more: one, or one per version where Feast keeps several.
+        """Drop the tables of a view that is no longer defined: one, or one per version if Feast versions views.
 
-        A table that a view in ``defined`` uses or used stays, though its name looks like a version's.
+        A table that a view in ``defined`` uses or used is not dropped, even if its name looks like a version's.
         """
         base = table_ids(config, name)
-        kept = [table_ids(config, view.name) for view in defined]
+        protected = [table_ids(config, view.name) for view in defined]
         with self.file(config).writing() as writing:
             for stored in writing.views():
-                if base.fullmatch(stored) and not any(other.fullmatch(stored) for other in kept):
+                if base.fullmatch(stored) and not any(other.fullmatch(stored) for other in protected):
                     writing.drop(stored)
 
     def plan(self, config: RepoConfig, desired_registry_proto: RegistryProto) -> list[InfraObject]:
-        """The tables that a registry needs."""
+        """List the tables that a registry needs."""
         views = [FeatureView.from_proto(view) for view in desired_registry_proto.feature_views]
         views += [StreamFeatureView.from_proto(view) for view in desired_registry_proto.stream_feature_views]
         views += [LabelView.from_proto(view) for view in desired_registry_proto.label_views if view.spec.online]
@@ -255,37 +256,37 @@ class PackedSqliteOnlineStore(OnlineStore):  # type: ignore[misc]
             file.close()
 
 
-def made_anew(config: RepoConfig) -> str:
-    """How the file of a repo is made anew."""
+def rebuild_remedy(config: RepoConfig) -> str:
+    """How to rebuild a repository's file, for error messages."""
     if config.repo_path and (Path(config.repo_path) / SETTINGS_FILE).is_file():
         return f"run `sidkit materialize --repo {Path(config.repo_path).resolve()}`"
-    return ANEW
+    return REBUILD
 
 
 @cache
 def freeze_imports() -> None:
-    """Spare the garbage collector, once per process, the 300,000 objects that importing Feast leaves for good.
+    """Exclude the 300,000 permanent objects of the Feast import from garbage collection, once per process.
 
-    Walking them again and again takes a good part of a materialization and makes the slowest reads.
+    Traversing them repeatedly takes a large part of a materialization and causes the slowest reads.
     """
     gc.collect()
     gc.freeze()
 
 
 def view_id(config: RepoConfig, table: Any) -> str:
-    """A view's name in the file: with its project, and its version where Feast keeps several."""
+    """Name of a view in the file: with its project, and its version if Feast versions views."""
     name: str = compute_table_id(config.project, table, config.registry.enable_online_feature_view_versioning)
     return name
 
 
 def table_ids(config: RepoConfig, name: str) -> re.Pattern[str]:
-    """What :func:`view_id` may say of the versions of a view."""
+    """Pattern of the names that :func:`view_id` gives to the versions of a view."""
     versions = r"(_v\d+)?" if config.registry.enable_online_feature_view_versioning else ""
     return re.compile(re.escape(compute_table_id(config.project, SimpleNamespace(name=name))) + versions)
 
 
 def since_us(table: Any, at_us: int) -> int | None:
-    """The oldest event time that a view's TTL lets through at a moment, inclusive; None without a TTL."""
+    """The oldest event time allowed by a view's TTL at a time, inclusive; None without a TTL."""
     ttl: timedelta | None = getattr(table, "ttl", None)
     return at_us - ttl // timedelta(microseconds=1) if ttl else None
 
@@ -293,9 +294,9 @@ def since_us(table: Any, at_us: int) -> int | None:
 def _runs(
     declared: Layout, values: Sequence[dict[str, Value]]
 ) -> Iterator[tuple[tuple[str, ...], list[Sequence[Value]], int]]:
-    """Rows behind each other that have the same features, by column: (features, columns, rows).
+    """Group consecutive rows with the same features: (features, columns, number of rows).
 
-    Features come in the declared order, those that the view does not declare at the end.
+    Features are in the declared order, undeclared ones last.
     """
     if declared.names and set(map(len, values)) == {len(declared.names)}:
         columns = None
@@ -308,13 +309,13 @@ def _runs(
     def names(row: dict[str, Value]) -> tuple[str, ...]:
         return (*(name for name in declared.names if name in row), *sorted(row.keys() - declared.places.keys()))
 
-    for found, group in groupby(values, names):
+    for features, group in groupby(values, names):
         run = list(group)
-        yield found, _columns(found, run), len(run)
+        yield features, _columns(features, run), len(run)
 
 
 def _columns(names: Sequence[str], rows: Sequence[dict[str, Value]]) -> list[Sequence[Value]]:
-    # A tuple per row would be one more object for the garbage collector to walk.
+    # A tuple per row would be another object for the garbage collector to traverse.
     return [[row[name] for row in rows] for name in names]
 
 
@@ -323,7 +324,7 @@ def _packed(
 ) -> list[bytes]:
     kinds = dict(declared.columns)
     cells = [cells_of_values(column, kinds.get(name, PROTO)) for name, column in zip(names, columns, strict=True)]
-    stored = Layout(tuple((name, found.kind) for name, found in zip(names, cells, strict=True)))
+    stored = Layout(tuple((name, cell.kind) for name, cell in zip(names, cells, strict=True)))
     number = writing.make(view, stored)
     return pack(stored, number, cells) if cells else [number.to_bytes(2, "little")] * count
 
@@ -337,12 +338,12 @@ def _merge(
     created_us: Sequence[int | None],
     rows: Sequence[dict[str, Value]],
 ) -> None:
-    """Write rows that lack features, one by one: what is there of the others stays."""
+    """Write rows that lack features one by one, merged with the existing rows."""
     for key, event, created, row in zip(keys, events_us, created_us, rows, strict=True):
-        [there] = writing.rows(view, [key])
-        [old] = (
-            _values([there], writing.layouts_of(view, [there]), declared.names, declared) if there is not None else [{}]
-        )
+        [existing] = writing.rows(view, [key])
+        old: dict[str, Value] = {}
+        if existing is not None:
+            [old] = _values([existing], writing.layouts_of(view, [existing]), declared.names, declared)
         merged = old | row
         names, columns, _ = next(_runs(declared, [merged]))
         writing.put(view, [key], [event], [created], _packed(writing, view, declared, names, columns, 1))
@@ -351,19 +352,19 @@ def _merge(
 def _values(
     rows: Sequence[bytes], layouts: dict[int, Layout], wanted: Sequence[str] | None, declared: Layout
 ) -> list[dict[str, Value]]:
-    """The features of packed rows, each by its own layout, without those that were declared with another type then."""
+    """Unpack the features of rows, each by its layout, without features written with another declared type."""
     kinds = dict(declared.columns)
     numbers = [layout_number(row) for row in rows]
-    told: list[dict[str, Value]] = [{} for _ in rows]
+    result: list[dict[str, Value]] = [{} for _ in rows]
     for number in set(numbers):
         places = [place for place, other in enumerate(numbers) if other == number]
         layout = layouts[number]
         if not layout.columns:
             continue
         fitting = [name for name, kind in layout.columns if kind in (kinds.get(name, kind), PROTO)]
-        asked = fitting if wanted is None else [name for name in wanted if name in fitting]
-        found = unpack(layout, [rows[place] for place in places], asked)
-        columns = [values_of_cells(cells) for cells in found.values()]
+        chosen = fitting if wanted is None else [name for name in wanted if name in fitting]
+        unpacked = unpack(layout, [rows[place] for place in places], chosen)
+        columns = [values_of_cells(cells) for cells in unpacked.values()]
         for place, row in zip(places, zip(*columns, strict=True), strict=False):
-            told[place] = dict(zip(found, row, strict=True))
-    return told
+            result[place] = dict(zip(unpacked, row, strict=True))
+    return result

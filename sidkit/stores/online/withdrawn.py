@@ -1,4 +1,4 @@
-"""Takes rows that left the feature tables out of the packed online store, where no older row would replace them."""
+"""Deletion of withdrawn rows from the packed online store, where no older row would replace them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def outdate_withdrawn(store: FeatureStore, tables: Path, names: Sequence[str]) -> list[str]:
-    """Let older rows replace the withdrawn ones of these views; returns the views where there were any.
+    """Allow older rows to replace the withdrawn ones of these views; return the views that had any.
 
-    Other online stores than the packed one let any write replace a row, so nothing is done there.
+    Other online stores let any write replace a row, so nothing is needed there.
     """
     from sidkit.stores.online.arrow import entity_keys
     from sidkit.stores.online.store import PackedSqliteOnlineStore, view_id
@@ -43,7 +43,7 @@ def outdate_withdrawn(store: FeatureStore, tables: Path, names: Sequence[str]) -
 
 
 def drop_withdrawn(store: FeatureStore, names: Sequence[str]) -> None:
-    """Drop the withdrawn rows of these views whose keys have no row any more."""
+    """Delete the withdrawn rows of these views that were not replaced."""
     from sidkit.stores.online.store import view_id
 
     online = store._get_provider().online_store

@@ -336,7 +336,7 @@ def test_changed_missing_and_left_over_artefacts_are_named(repo: Repo) -> None:
     stamp = table_path(repo, book.name).with_suffix(".json")
     write_sealed(stamp, {**json.loads(stamp.read_text()), "codebook_hash": "0"})
     found = problems(repo)
-    assert "differs from its SHA-256" in found[first.name] and "does not exist" in found[second.name]
+    assert "does not match its SHA-256" in found[first.name] and "does not exist" in found[second.name]
     assert "codes of another codebook" in found[book.name]
     told = ask_well("audit", "--repo", repo.path, "--rows", 5, "--json", expect=LEAK).out
     assert {problem["artifact"] for problem in json.loads(told)["artifacts"]["problems"]} == set(found)

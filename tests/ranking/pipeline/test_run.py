@@ -154,7 +154,7 @@ def test_two_runs_at_once_on_one_repo_are_refused(finished: FinishedJob, tmp_pat
     with repo.locked():
         done = sidkit("run", "--data", "synthetic", "--repo", repo.path, cwd=tmp_path, expect=1)
         assert f"pid {os.getpid()}" in done.stderr
-        assert "is being written by another sidkit command" in done.stderr
+        assert "is locked by another sidkit command" in done.stderr
     with repo.locked(), pytest.raises(RepoLockedError), Repo.open(repo.path).locked():
         pass
 

@@ -172,7 +172,7 @@ def test_an_interval_that_ends_years_after_the_newest_row_refuses_no_request_aft
 def test_no_candidates_and_unknown_rankers_are_refused(finished: FinishedJob) -> None:
     with pytest.raises(ServingError, match="at least one item id"):
         Scorer(finished.repo).score("u1", [], finished.result.as_of_us)
-    with pytest.raises(UnknownVersionError, match="no ranker named 'other'; known: fast_"):
+    with pytest.raises(UnknownVersionError, match="no ranker named 'other'; available: fast_"):
         Scorer(finished.repo, "other")
 
 
@@ -196,7 +196,7 @@ def test_a_hand_edited_ranker_is_refused_at_start(finished: FinishedJob, tmp_pat
     repo = copy_of(finished.repo, tmp_path / "repo")
     config = repo.rankers / Catalog.open(repo).serving_ranker().name / "config.json"
     config.write_text(config.read_text().replace('"history_length": 50', '"history_length": 51'))
-    with pytest.raises(ArtifactCorruptError, match=r"config\.json: the file differs from its SHA-256"):
+    with pytest.raises(ArtifactCorruptError, match=r"config\.json: the file does not match its SHA-256"):
         Scorer(repo)
 
 

@@ -211,4 +211,4 @@ def test_a_damaged_checkpoint_is_discarded_and_the_training_begins_anew(
     data[int(place * len(data))] ^= 16
     file.write_bytes(data)
     assert same(trained(checkpoint=file), trained())
-    assert "run.safetensors: the checkpoint is damaged; it is discarded and made again" in capsys.readouterr().err
+    assert "run.safetensors: the checkpoint is damaged; discarding and rebuilding it" in capsys.readouterr().err

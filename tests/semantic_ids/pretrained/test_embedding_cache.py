@@ -66,7 +66,7 @@ def test_a_damaged_cache_is_discarded_and_made_again(
         whole = cache.get(_keys(2000))
         assert len(whole) == (1999 if damage == "one_vector" else 0)
         told = capsys.readouterr().err
-        assert path.name in told and told.count("it is discarded and made again") == 1
+        assert path.name in told and told.count("discarding and rebuilding it") == 1
         _put(cache, 2000, width=64)
         assert len(cache.get(_keys(2000))) == 2000
 

@@ -107,7 +107,7 @@ def test_what_cannot_be_embedded_is_refused_before_a_model_is_loaded(
     with pytest.raises(TableSchemaError, match="column 'title' holds double"):
         embed_texts(write_tables(tmp_path / "c", {"items": pa.table({"item_id": ["x"], "title": [0.5]})}), minilm)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(MissingTableError, match="items: the table is missing"):
+    with pytest.raises(MissingTableError, match="items: expected .*items.parquet"):
         embed_texts(tmp_path / "empty", minilm)
     with pytest.raises(ContractError, match="is not a folder"):
         embed_texts(tmp_path / "nowhere", minilm)
@@ -152,9 +152,9 @@ def test_a_source_without_vectors_keeps_the_contract_afterwards(minilm: Path, tm
     log = [Event("u1", item, START + 10 + place, place % 2, None) for place, item in enumerate(TITLES)]
     source = write_items(tmp_path / "s", {**TITLES, "bare": None}, created_at=moments([START] * 7))
     write_tables(source, {"interactions": interactions_table(log)})
-    assert "item_embeddings: the table is missing" in ask_well("data", "check", source, expect=1).err
+    assert "item_embeddings: expected" in ask_well("data", "check", source, expect=1).err
     embed_texts(source, minilm)
-    assert "the contract holds: feedback impressions, modalities text, 0 rows" in " ".join(
+    assert "the source is valid: feedback impressions, modalities text, 0 rows" in " ".join(
         ask_well("data", "check", source).out.split()
     )
 
@@ -171,7 +171,7 @@ def test_a_disk_that_fills_up_leaves_the_file_as_it_was_and_the_cache_filled(
 
     with monkeypatch.context() as patched:
         patched.setattr(pq.ParquetWriter, "write_table", full)
-        with pytest.raises(StorageError, match="free some room"):
+        with pytest.raises(StorageError, match="free some disk space"):
             embed_texts(source, minilm)
     assert (source / "item_embeddings.parquet").read_bytes() == before
     assert embed_texts(source, minilm).modalities["text"].from_cache == 6

@@ -207,7 +207,7 @@ def test_streamed_rows_take_the_declared_type_too(tmp_path: Path) -> None:
     rows = part(tmp_path / "rows.parquet", k=[1, 108775015], event_timestamp=times)
     assert retrieve(store, rows, ["v:f"]).to_arrow()["f"].to_pylist() == [0, None]
     floats = pa.table({"k": [1.0, None], "event_timestamp": times})
-    with pytest.raises(ContractError, match=r"entity_df: k came as double, its entity declares STRING"):
+    with pytest.raises(ContractError, match=r"entity_df: expected k as STRING, its entity's type, got double"):
         retrieve(store, floats, ["v:f"]).to_arrow()
 
 
@@ -232,7 +232,7 @@ def test_the_remedy_of_a_refused_key_leads_to_the_right_rows(tmp_path: Path, cas
         tmp_path / "repo", *view_of(part(tmp_path / "t.parquet", k=stored, f=[0, 1]), {"k": kind}, {"f": Int64})
     )
     frame = pd.DataFrame({"k": pd.Series(asked, dtype=dtype)})
-    with pytest.raises(ContractError, match="entity_df: k ") as refused:
+    with pytest.raises(ContractError, match="entity_df: expected .*k[ ,]") as refused:
         offline(store, frame)
     advice = re.search(r'(frame\["k"\].*)$', str(refused.value))
     assert advice, refused.value
@@ -248,7 +248,7 @@ def test_moments_uuids_and_floats_are_keys_offline() -> None:
     moments = pa.array([datetime(1969, 12, 31, 23, 59, 59, 1, tzinfo=UTC), AT, None], pa.timestamp("us", "UTC"))
     assert as_declared(moments, "UNIX_TIMESTAMP", "t", "k").to_pylist() == [-1, int(AT.timestamp()), None]
     assert as_declared(pa.array([0.5, float("nan"), -0.0]), "FLOAT", "t", "k").to_pylist() == [0.5, None, 0.0]
-    with pytest.raises(ContractError, match="t: k holds a value that is no UUID key"):
+    with pytest.raises(ContractError, match="t: expected UUID keys in k"):
         as_declared(pa.array(["x"]), "UUID", "t", "k")
 
 
@@ -258,5 +258,5 @@ def test_a_missing_key_is_refused_on_the_way_online_with_its_source(tmp_path: Pa
     path = part(tmp_path / "t.parquet", k=[1, None], f=[0, 1])
     store = store_of(tmp_path / "repo", *view_of(path, {"k": "STRING"}, {"f": Int64}))
     assert offline(store, pd.DataFrame({"k": [1]})) == [0]
-    with pytest.raises(ContractError, match="source s: 1 of the rows to materialize have no k"):
+    with pytest.raises(ContractError, match="source s: expected k in every row to materialize, got 1 rows without it"):
         materialize(store)

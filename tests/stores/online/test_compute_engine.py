@@ -82,7 +82,9 @@ def test_an_integer_that_does_not_fit_stops_the_view_and_leaves_no_interval(tmp_
     path, at = tmp_path / "source.parquet", pa.array([BASE_US], pa.timestamp("us", "UTC"))
     columns = {"item_id": ["a"], "event_timestamp": at, "created_timestamp": at, "small": pa.array([2**40])}
     pq.write_table(pa.table(columns), path)
-    with pytest.raises(ContractError, match="thing_source: small is stored as int64 and declared Int32.*not in range"):
+    with pytest.raises(
+        ContractError, match="thing_source: expected small as Int32, its declared type, got int64.*not in range"
+    ):
         materialized(tmp_path / "repo", [feature_view("thing", {"small": "Int32"}, path=str(path))])
     store = feast_repo(tmp_path / "repo", PACKED, [], engine=ENGINE)
     assert store.get_feature_view("thing").materialization_intervals == []

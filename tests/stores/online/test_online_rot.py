@@ -148,7 +148,7 @@ def test_what_changed_is_one_error_that_names_file_table_and_remedy(sound: Path,
     message = str(caught.value)
     assert f"the online store {path} is damaged" in message
     assert "packed:shop_one" in message
-    assert "delete the file, run `feast apply` and `feast materialize`" in message
+    assert "delete the file, then run `feast apply` and `feast materialize`" in message
     assert "\n" not in message
     assert list(find_damage(path).rows) == ["shop_one"]
     repair(path)
@@ -243,7 +243,7 @@ def test_a_file_of_the_release_before_is_refused_and_upgraded_in_place(tmp_path:
     path = tmp_path / "online.sqlite"
     write_old(path)
     with pytest.raises(
-        OnlineStoreError, match=r"got version 1. Run `sidkit upgrade`, or delete the file, run `feast apply`"
+        OnlineStoreError, match=r"got version 1. Run `sidkit upgrade`, or delete the file, then run `feast apply`"
     ):
         read(path)
     assert upgrade_online_file(path) == 2 * COUNT
@@ -289,5 +289,7 @@ def test_feasts_own_reads_give_the_same_error(tmp_path: Path) -> None:
         lambda: store.online_read(told, view, entity_keys(["a"])),
         lambda: store.online_write_batch(told, view, batch(view, rows), None),  # merges with what is there
     ):
-        with pytest.raises(OnlineStoreError, match="a row is not what was written in table packed:shop_thing; delete"):
+        with pytest.raises(
+            OnlineStoreError, match="a row does not match its checksum in table packed:shop_thing; delete"
+        ):
             use()

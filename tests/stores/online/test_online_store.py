@@ -197,7 +197,7 @@ def test_naive_times_are_utc_in_any_zone_and_keep_their_microseconds(
 def test_a_row_without_an_event_time_is_refused_and_nothing_of_its_batch_is_written(stores: Stores) -> None:
     rows = batch(stores.view, [("a", {"whole": 1}, BASE_US, None), ("b", {"whole": 1}, BASE_US, None)])
     rows[1] = (*rows[1][:2], None, None)
-    with pytest.raises(OnlineStoreError, match="row 1 came without an event time"):
+    with pytest.raises(OnlineStoreError, match="expected an event time in every row, got none in row 1"):
         stores.ours.online_write_batch(stores.config, stores.view, rows, None)
     assert stores.read(["a"]) == [(None, None)]
 
@@ -280,7 +280,7 @@ def test_tearing_down_deletes_the_file_and_a_new_start_works(stores: Stores) -> 
     stores.ours.teardown(stores.config, [stores.view], [])
     path = Path(stores.config.online_store.path)
     assert not list(path.parent.glob("online.sqlite*"))
-    with pytest.raises(OnlineStoreError, match=r"there is no online store at .*; run `feast apply`"):
+    with pytest.raises(OnlineStoreError, match=r"expected an online store at .*; run `feast apply`"):
         stores.read(["a"])
     assert not path.exists(), "reading makes no file"
     stores.ours.teardown(stores.config, [stores.view], [])
@@ -297,7 +297,7 @@ def test_a_file_of_another_version_is_refused(stores: Stores) -> None:
         lambda store: store.online_read(stores.config, stores.view, entity_keys(["a"])),
         lambda store: store.update(stores.config, [], [stores.view], [], [], partial=False),
     ):
-        with pytest.raises(OnlineStoreError, match="has version 3; this release reads version 2"):
+        with pytest.raises(OnlineStoreError, match="expected version 2 of the online store .*got version 3"):
             use(PackedSqliteOnlineStore())
 
 
@@ -306,7 +306,7 @@ def test_a_damaged_file_is_refused_with_its_name(tmp_path: Path) -> None:
 
     view, told = feature_view(), config(tmp_path)
     Path(told.online_store.path).write_bytes(b"no database at all " * 999)
-    with pytest.raises(OnlineStoreError, match=r"online\.sqlite is damaged or no SQLite file"):
+    with pytest.raises(OnlineStoreError, match=r"online\.sqlite is damaged or not a SQLite file"):
         PackedSqliteOnlineStore().online_read(told, view, entity_keys(["a"]))
 
 

@@ -189,9 +189,9 @@ def test_what_has_no_plain_type_is_read_through_feast(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"user_id": ["u"]}, "first is read by item_id; the request has user_id"),
-        ({"item_id": [None, "a"]}, r"first is read by item_id \(string\) without nulls; the request came with item_id"),
-        ({"item_id": [1]}, "the request came with item_id as int64"),
+        ({"user_id": ["u"]}, "expected the keys item_id for first, got user_id"),
+        ({"item_id": [None, "a"]}, r"expected item_id \(string\) without nulls for first, got item_id"),
+        ({"item_id": [1]}, "got item_id as int64"),
     ],
 )
 def test_a_request_with_other_keys_is_refused(packed: Any, keys: dict[str, Any], message: str) -> None:

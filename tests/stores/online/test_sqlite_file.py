@@ -52,7 +52,7 @@ def test_a_writer_waits_for_another_one_and_then_says_so(tmp_path: Path) -> None
         writing.make(VIEW, LAYOUT)
         with (
             pytest.raises(
-                OnlineStoreError, match=r"does not answer \(database is locked\): another writer may hold it"
+                OnlineStoreError, match=r"cannot be used \(database is locked\): another writer may be using it"
             ),
             impatient.writing(),
         ):
