@@ -131,7 +131,7 @@ def test_in_a_browser_every_plot_is_drawn_and_follows_what_is_chosen(two: list[d
         assert "oracle" in arms_in("buckets")
         assert arms_in("calibration") == sorted(ARMS)
         assert arms_in("gates") == ["gated"]
-        assert arms_in("mutation") == ["id", "id_codes", "gated", "two_maps"]
+        assert arms_in("mutation") == ["gated", "id", "id_codes", "two_maps"]
         drawn = page.do("[...document.querySelectorAll('svg[role=img] path')].map((path) => path.getAttribute('d'))")
         assert drawn and not any("NaN" in path or "undefined" in path for path in drawn)
         # An arm that is switched off goes from all plots that share the legend.
