@@ -104,7 +104,7 @@ def test_what_cannot_be_embedded_is_refused_before_a_model_is_loaded(
         embed_texts(write_tables(tmp_path / "a", {"items": pa.table({"title": ["x"]})}), minilm)
     with pytest.raises(TableSchemaError, match="columns 'text' and 'title' are missing"):
         embed_texts(write_tables(tmp_path / "b", {"items": pa.table({"item_id": ["x"]})}), minilm)
-    with pytest.raises(TableSchemaError, match="column 'title' holds double"):
+    with pytest.raises(TableSchemaError, match="expected a string in column 'title', got double"):
         embed_texts(write_tables(tmp_path / "c", {"items": pa.table({"item_id": ["x"], "title": [0.5]})}), minilm)
     (tmp_path / "empty").mkdir()
     with pytest.raises(MissingTableError, match="items: expected .*items.parquet"):
