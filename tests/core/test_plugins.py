@@ -168,8 +168,8 @@ def test_a_reference_finds_its_source_in_another_process(own: Path) -> None:
     spec = spec_in(own)
     assert isinstance(pickle.loads(pickle.dumps(spec.quantizer)), Reference)
     script = (
-        "import pickle, sys; spec = pickle.load(sys.stdin.buffer); from semantic_ids.fitting import made; "
-        "print(type(made(spec, 100)[1]).__name__)"
+        "import pickle, sys; spec = pickle.load(sys.stdin.buffer); from semantic_ids.fitting import build_models; "
+        "print(type(build_models(spec, 100)[1]).__name__)"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], input=pickle.dumps(spec), capture_output=True, check=True, cwd=ROOT
@@ -221,7 +221,7 @@ def test_another_source_is_another_codebook(repo: Repo, own: Path) -> None:
     lifecycle.fit(repo, "a", spec_in(own), CUT)
     lifecycle.fit(repo, "a", spec_in(own), CUT)  # the same again is kept
     (own / "own.py").write_text(f"{OWN}\n# a remark\n")
-    with pytest.raises(LifeCycleError, match="other data or with other arguments"):
+    with pytest.raises(LifeCycleError, match="on different data or with different arguments"):
         lifecycle.fit(repo, "a", spec_in(own), CUT)
 
 

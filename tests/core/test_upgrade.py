@@ -153,7 +153,7 @@ def test_upgrade_writes_the_new_class_paths_and_nothing_else(moved: Path, tmp_pa
     told = ask_well("upgrade", "--repo", repo).out.splitlines()
     assert told[:3] == [f"{FEAST_FILE}: {old} is now {new}" for old, new in NEW_PATHS.items()]
     assert path.read_text() == before
-    assert "nothing to do" in ask_well("upgrade", "--repo", repo).out
+    assert "already up to date" in ask_well("upgrade", "--repo", repo).out
 
 
 def test_feast_finds_the_class_of_a_table_that_an_older_release_registered() -> None:

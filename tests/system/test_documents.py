@@ -150,7 +150,7 @@ few_trees.__enter__()
 """What the kernel runs before a notebook."""
 NOTEBOOKS = {
     "01_quickstart": ("the source is valid", "best possible"),
-    "02_leakage": ("possible", "the log agrees", "STOPPED at the first difference", "AFTER the row"),
+    "02_leakage": ("possible", "the log agrees", "STOPPED at the first mismatch", "AFTER the row"),
 }
 """What each notebook prints."""
 

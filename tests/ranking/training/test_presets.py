@@ -60,7 +60,7 @@ def test_a_preset_is_frozen() -> None:
 
 
 def test_an_unknown_preset_lists_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=r"no preset 'savior'; there are .*rqkmeans.*\.toml"):
+    with pytest.raises(ConfigError, match=r"no preset named 'savior'; available: .*rqkmeans.*\.toml"):
         load_preset("savior")
 
 
