@@ -143,9 +143,16 @@ class Catalog(CatalogTables):
         """
         existing = self.check_free(name)
         values = {
-            "state": "fitting", "defined": False, "content_hash": "", "quantizer": quantizer, "encoder": encoder,
-            "sizes": "x".join(map(str, sizes)), "fit_start_us": 0, "fit_end_us": 0, "changed_at_us": now_us(),
-        }  # fmt: skip
+            "state": "fitting",
+            "defined": False,
+            "content_hash": "",
+            "quantizer": quantizer,
+            "encoder": encoder,
+            "sizes": "x".join(map(str, sizes)),
+            "fit_start_us": 0,
+            "fit_end_us": 0,
+            "changed_at_us": now_us(),
+        }
         with self._transaction() as connection:
             if existing is None:
                 connection.execute(sa.insert(CODEBOOKS).values(**with_hash(CODEBOOKS, {"name": name, **values})))
@@ -164,9 +171,13 @@ class Catalog(CatalogTables):
     ) -> None:
         """Commit a fit: ``fitting -> fitted``."""
         self._set_codebook(
-            name, state="fitted", content_hash=content_hash, sizes="x".join(map(str, sizes)),
-            fit_start_us=fit_start_us, fit_end_us=fit_end_us,
-        )  # fmt: skip
+            name,
+            state="fitted",
+            content_hash=content_hash,
+            sizes="x".join(map(str, sizes)),
+            fit_start_us=fit_start_us,
+            fit_end_us=fit_end_us,
+        )
 
     def define(self, name: str) -> None:
         """Include the codebook's view in the feature definitions from now on.
@@ -277,9 +288,15 @@ class Catalog(CatalogTables):
                 raise LifeCycleError(name, existing.state, "a ranker is never overwritten; train under a new name")
             return
         values = {
-            "name": name, "state": "fitted", "content_hash": content_hash, "codebook": codebook, "service": service,
-            "arm": arm, "fit_end_us": fit_end_us, "changed_at_us": now_us(),
-        }  # fmt: skip
+            "name": name,
+            "state": "fitted",
+            "content_hash": content_hash,
+            "codebook": codebook,
+            "service": service,
+            "arm": arm,
+            "fit_end_us": fit_end_us,
+            "changed_at_us": now_us(),
+        }
         with self._transaction() as connection:
             connection.execute(sa.insert(RANKERS).values(**with_hash(RANKERS, values)))
 

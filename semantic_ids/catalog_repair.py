@@ -106,10 +106,13 @@ def _codebooks_on_disk(repo: Repo) -> dict[str, Record]:
             continue
         spec = manifest["spec"]
         records[folder.name] = {
-            "content_hash": manifest["content_hash"], "quantizer": spec["quantizer"], "encoder": spec["encoder"],
-            "sizes": "x".join(map(str, codebook.sizes)), "fit_start_us": manifest["fit_start_us"],
+            "content_hash": manifest["content_hash"],
+            "quantizer": spec["quantizer"],
+            "encoder": spec["encoder"],
+            "sizes": "x".join(map(str, codebook.sizes)),
+            "fit_start_us": manifest["fit_start_us"],
             "fit_end_us": manifest["fit_end_us"],
-        }  # fmt: skip
+        }
     return records
 
 

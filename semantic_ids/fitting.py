@@ -152,11 +152,18 @@ def without_codes(spec: CodebookSpec) -> CodebookSpec:
     """
     return spec.model_copy(
         update={
-            "encoder": "content", "encoder_arguments": {}, "quantizer": "residual_kmeans", "quantizer_arguments": {},
-            "levels": 1, "sizes": (2,), "falling": False, "beam": 1, "force": True,
+            "encoder": "content",
+            "encoder_arguments": {},
+            "quantizer": "residual_kmeans",
+            "quantizer_arguments": {},
+            "levels": 1,
+            "sizes": (2,),
+            "falling": False,
+            "beam": 1,
+            "force": True,
             "floors": Floors(utilisation=0.0, perplexity=0.0),
         }
-    )  # fmt: skip
+    )
 
 
 def build_models(spec: CodebookSpec, items: int, distinct: int | None = None) -> tuple[Encoder, Quantizer]:
@@ -240,10 +247,11 @@ def _restore(
     if manifest["content_hash"] != committed.content_hash:
         remove(beside)
         raise LifeCycleError(
-            committed.name, committed.state,
+            committed.name,
+            committed.state,
             "its files are damaged or missing, and this fit does not reproduce the codebook recorded in the catalogue; "
             "restore its folder from a backup, or fit under a new name",
-        )  # fmt: skip
+        )
     remove(folder)
     beside.rename(folder)
     return committed

@@ -43,9 +43,11 @@ class _Window:
         """Parents are names, or ``{"name": ..., "fit_end_us": ...}``."""
         parents = [parent if isinstance(parent, dict) else {"name": parent} for parent in manifest.get("parents", [])]
         return cls(
-            manifest["fit_start_us"], manifest["fit_end_us"],
-            tuple((parent["name"], parent.get("fit_end_us")) for parent in parents), manifest.get("feature_settings"),
-        )  # fmt: skip
+            manifest["fit_start_us"],
+            manifest["fit_end_us"],
+            tuple((parent["name"], parent.get("fit_end_us")) for parent in parents),
+            manifest.get("feature_settings"),
+        )
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from ranking.audit.expected import HISTORY_CODES, plain_name, saved_cells
 from ranking.audit.frames import AuditedRows
 from ranking.audit.reference import Cells, LogReference
 from sidkit.core.clock import iso
+from sidkit.core.engine import literal
 from sidkit.core.integrity import checked
 from sidkit.core.repo import Repo
 from sidkit.tables import read_log
@@ -137,8 +138,6 @@ def _corrected(repo: Repo) -> dict[str, int]:
         return {}
     import duckdb
 
-    from sidkit.core.engine import literal
-
     delay_us = repo.settings.time.delay_us
     has = {path: set(pq.read_schema(path).names) for path in (log.items, log.embeddings)}
     own = "coalesce(updated_at, created_at)" if "updated_at" in has[log.items] else "created_at"
@@ -213,9 +212,14 @@ def _difference(
         if base.startswith(("item_stats", "user_stats")):
             shown, feature = wanted, base
     return Difference(
-        int(rows.numbers[at]), rows.user_ids[at], rows.item_ids[at], iso(int(rows.at_us[at])), feature, *shown,
+        int(rows.numbers[at]),
+        rows.user_ids[at],
+        rows.item_ids[at],
+        iso(int(rows.at_us[at])),
+        feature,
+        *shown,
         *(iso(us) if us is not None else None for us in moments),
-    )  # fmt: skip
+    )
 
 
 def _as_plain(name: str, value: Any) -> Any:

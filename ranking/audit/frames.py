@@ -17,6 +17,7 @@ from sidkit.core.arrays import Ints
 from sidkit.core.errors import ArtifactMissingError, ContractError
 from sidkit.core.integrity import checked
 from sidkit.core.repo import Repo
+from sidkit.core.stages import read_facts
 
 _KEYS = ("user_id", "item_id", "event_timestamp")
 
@@ -114,7 +115,6 @@ def rows_of_run(repo: Repo, folder: Path, most: int, seed: int) -> AuditedRows:
     """
     from ranking.data.disk_frame import DiskFrame
     from ranking.data.numeric_features import numeric_columns
-    from sidkit.core.stages import read_facts
 
     if not (folder / "frame").is_dir():
         there = ", ".join(sorted(path.parent.name for path in repo.runs.glob("*/frame"))) or "none yet"

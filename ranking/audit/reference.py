@@ -100,10 +100,13 @@ class LogReference:
         end = (at - self.delay_us) // self.cadence_us * self.cadence_us
         asked = pa.table(
             {
-                "place": np.arange(count), "user_id": pa.array(list(user_ids), pa.string()),
-                "item_id": pa.array(list(item_ids), pa.string()), "until_us": at - self.delay_us, "end_us": end,
+                "place": np.arange(count),
+                "user_id": pa.array(list(user_ids), pa.string()),
+                "item_id": pa.array(list(item_ids), pa.string()),
+                "until_us": at - self.delay_us,
+                "end_us": end,
             }
-        )  # fmt: skip
+        )
         found: list[Cells] = [{} for _ in range(count)]
         self._opened.register("asked", asked)
         try:
@@ -242,8 +245,9 @@ class LogReference:
             return [(int(moment), row[feature]) for moment, row in zip(at, rows, strict=True)]
         moments = self._moments(
             "SELECT since_us FROM item_versions WHERE item_id = $key UNION "
-            "SELECT since_us FROM vector_versions WHERE item_id = $key", item_id,
-        )  # fmt: skip
+            "SELECT since_us FROM vector_versions WHERE item_id = $key",
+            item_id,
+        )
         at = np.array(moments, dtype=np.int64) + self.delay_us
         numbers = self.content_numbers([item_id] * len(at), at)
         return [(int(moment), self.content(number).get(feature)) for moment, number in zip(at, numbers, strict=True)]

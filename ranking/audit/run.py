@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from ranking.audit.artifacts import ArtifactsAudit, audit_artifacts
 from ranking.audit.compare_cells import RowsAudit, audit_rows
+from ranking.audit.reference import log_reference
 from ranking.audit.single_features import SingleFeatures, measure_single_features
+from semantic_ids.codebook import Codebook
+from sidkit.core.errors import ArtifactError, ArtifactMissingError, ConfigError, UnknownVersionError
+from sidkit.core.stages import read_facts
+from sidkit.presets import preset_name
+from sidkit.tables import read_build, read_log
 
 if TYPE_CHECKING:
     from semantic_ids.records import CodebookRecord
@@ -76,10 +82,6 @@ def run_audit(
         When no published codebook has such a service.
     """
     from ranking.audit.frames import rows_of_file, rows_of_run, rows_of_service
-    from ranking.audit.reference import log_reference
-    from semantic_ids.codebook import Codebook
-    from sidkit.core.errors import ArtifactError, ConfigError
-    from sidkit.presets import preset_name
 
     if preset is not None and frame is not None:
         raise ConfigError("give --preset (the frame that a run saved) or --frame (a file), not both")
@@ -108,8 +110,6 @@ def run_audit(
 
 def _record(repo: Repo, folder: Path | None, service: str | None) -> CodebookRecord:
     from semantic_ids.catalog import Catalog
-    from sidkit.core.errors import UnknownVersionError
-    from sidkit.core.stages import read_facts
 
     catalog = Catalog.open(repo)
     if service is not None:
@@ -127,8 +127,6 @@ def _refuse_stale(repo: Repo, codebook: str) -> None:
     import pyarrow.parquet as pq
 
     from semantic_ids.catalog import table_path
-    from sidkit.core.errors import ArtifactMissingError
-    from sidkit.tables import read_build, read_log
 
     if not read_log(repo).is_that_of(read_build(repo)["log"]):
         raise ArtifactMissingError(

@@ -96,9 +96,14 @@ class Dataset:
     def take(self, index: Ints) -> Dataset:
         """Select rows by index; the item and history tables are shared."""
         return Dataset(
-            self.rows.take(index), self.numeric[index], self.candidate[index], self.history[index], self.history_items,
-            self.history_us, self.items,
-        )  # fmt: skip
+            self.rows.take(index),
+            self.numeric[index],
+            self.candidate[index],
+            self.history[index],
+            self.history_items,
+            self.history_us,
+            self.items,
+        )
 
     @property
     def rate(self) -> float:

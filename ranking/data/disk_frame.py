@@ -144,9 +144,11 @@ def write_disk_frame(
         rate = positive_share(shuffled)
         of_rows, look_up = feature_readers(open_store(repo), record.service_name)
         builder = FrameBuilder(
-            Codebook.load(repo.codebooks / codebook), look_up, rate=rate,
+            Codebook.load(repo.codebooks / codebook),
+            look_up,
+            rate=rate,
             history_length=repo.settings.time.history_length,
-        )  # fmt: skip
+        )
         frame = FrameWriter(of_rows, builder)
         trained = frame.write(row_chunks(shuffled, CHUNK_ROWS), LabelledRows.joined(evaluation), folder)
     finally:

@@ -166,10 +166,15 @@ class SliceMetrics:
         ranked = self.metrics.get("auc")
         bounds = ranked.interval if ranked is not None and interval else None
         return ArmMetrics(
-            value["auc"], value["gauc"], self.gauc_share, value["logloss"], value["normalised_entropy"],
-            value["calibration"], ranked.by_seed if ranked is not None else None,
+            value["auc"],
+            value["gauc"],
+            self.gauc_share,
+            value["logloss"],
+            value["normalised_entropy"],
+            value["calibration"],
+            ranked.by_seed if ranked is not None else None,
             (finite(bounds.low), finite(bounds.high)) if bounds is not None else None,
-        )  # fmt: skip
+        )
 
     def _samples(self, metric: str) -> Doubles:
         if metric != "auc":
@@ -290,12 +295,15 @@ class Evaluator:
         """
         return {
             name: difference(
-                own[name].metrics[metric], baseline[name].metrics[metric], own[name].positives, metric,
+                own[name].metrics[metric],
+                baseline[name].metrics[metric],
+                own[name].positives,
+                metric,
                 self.least_positives,
             )
             for name in (self.slices if slices is None else slices)
             if name in self.slices and metric in own[name].metrics and metric in baseline[name].metrics
-        }  # fmt: skip
+        }
 
     def reference_auc(self, probability: Doubles) -> dict[str, float | None]:
         """Slice -> the AUC of true probabilities ``float64 [rows]``, on the rows where they are not NaN."""
@@ -344,9 +352,13 @@ def _ratio_samples(label: Labels, score: Doubles, group: Ints, resamples: Resamp
     per_row = each.auc[np.searchsorted(each.group, group)]
     both = np.isfinite(per_row)
     columns = [
-        np.ones(len(label)), label == 1, score, -np.where(label == 1, np.log(p), np.log1p(-p)), both,
+        np.ones(len(label)),
+        label == 1,
+        score,
+        -np.where(label == 1, np.log(p), np.log1p(-p)),
+        both,
         np.where(both, per_row, 0.0),
-    ]  # fmt: skip
+    ]
     rows, positives, predicted, loss, grouped, ranked = resamples.sums(np.stack(columns, axis=1).astype(np.float64)).T
     with np.errstate(invalid="ignore", divide="ignore"):
         rate = positives / rows

@@ -11,8 +11,20 @@ from ranking.data.numeric_features import numeric_column
 COLD_BELOW = 10
 """An item with fewer earlier interactions is cold."""
 
-_PRIOR = ((0, 1, "prior 0"), (1, 10, "prior 1-9"), (10, 100, "prior 10-99"), (100, 1000, "prior 100-999"), (1000, None, "prior 1000+"))  # fmt: skip  # noqa: E501
-_AGE_DAYS = ((0, 1, "age < 1 d"), (1, 3, "age 1-3 d"), (3, 7, "age 3-7 d"), (7, 30, "age 7-30 d"), (30, None, "age > 30 d"))  # fmt: skip  # noqa: E501
+_PRIOR = (
+    (0, 1, "prior 0"),
+    (1, 10, "prior 1-9"),
+    (10, 100, "prior 10-99"),
+    (100, 1000, "prior 100-999"),
+    (1000, None, "prior 1000+"),
+)
+_AGE_DAYS = (
+    (0, 1, "age < 1 d"),
+    (1, 3, "age 1-3 d"),
+    (3, 7, "age 3-7 d"),
+    (7, 30, "age 7-30 d"),
+    (30, None, "age > 30 d"),
+)
 
 
 def prior_interactions(data: Dataset) -> npt.NDArray[np.int64]:

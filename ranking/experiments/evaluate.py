@@ -99,9 +99,13 @@ def evaluate_ranker(repo: Repo, name: str, rows_path: Path, since_us: int | None
             "ranked; expected rows of both labels"
         )
     data = build_dataset(
-        open_store(repo), record.service, Codebook.load(repo.codebooks / codebook.name), rows,
-        rate=ranker.scaling.rate, history_length=ranker.config.history_length,
-    )  # fmt: skip
+        open_store(repo),
+        record.service,
+        Codebook.load(repo.codebooks / codebook.name),
+        rows,
+        rate=ranker.scaling.rate,
+        history_length=ranker.config.history_length,
+    )
     found = evaluate_arms(data, {record.arm: [ranker.score(data)]}, [], None)
     return RankerEvaluation(
         name,

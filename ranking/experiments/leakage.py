@@ -146,9 +146,12 @@ def train_both(
     with temporary_folder() as folder:  # rankers that leak are not saved
         for seed in range(seeds):
             leaky = dataclasses.replace(
-                context, train=leaked["train"], validation=leaked["validation"], test=both,
+                context,
+                train=leaked["train"],
+                validation=leaked["validation"],
+                test=both,
                 rankers=folder / "leaked",
-            )  # fmt: skip
+            )
             promised, delivered = np.split(train_arm(leaky, arm, spec, seed, f"{arm}_s{seed}").test, 2)
             sound = dataclasses.replace(context, rankers=folder / "sound")
             possible = train_arm(sound, arm, spec, seed, f"{arm}_s{seed}").test

@@ -131,16 +131,23 @@ def _batch() -> Batch:
     content[0] = 0
     mask = torch.arange(_LENGTH) < (_LENGTH - torch.arange(_ROWS)).clamp(min=0)[:, None]
     return Batch(
-        numeric=torch.randn(_ROWS, _SHAPE.numeric_dim), items=ItemBatch(torch.arange(_ITEMS), codes, content),
-        candidate=torch.randint(1, _ITEMS, (_ROWS,)), history=torch.randint(1, _ITEMS, (_ROWS, _LENGTH)) * mask,
-        mask=mask, gap_bucket=torch.zeros(_ROWS, _LENGTH, dtype=torch.int64), label=torch.rand(_ROWS).round(),
+        numeric=torch.randn(_ROWS, _SHAPE.numeric_dim),
+        items=ItemBatch(torch.arange(_ITEMS), codes, content),
+        candidate=torch.randint(1, _ITEMS, (_ROWS,)),
+        history=torch.randint(1, _ITEMS, (_ROWS, _LENGTH)) * mask,
+        mask=mask,
+        gap_bucket=torch.zeros(_ROWS, _LENGTH, dtype=torch.int64),
+        label=torch.rand(_ROWS).round(),
         at_us=torch.arange(_ROWS),
-    )  # fmt: skip
+    )
 
 
 def _seen(items: ItemBatch) -> Seen:
     count = np.arange(_ITEMS)
     return Seen(
-        count, count, items.index.numpy(), items.codes.numpy(),
+        count,
+        count,
+        items.index.numpy(),
+        items.codes.numpy(),
         lambda codes: np.sin(1.0 + codes[:, 2:]).astype(np.float32),
-    )  # fmt: skip
+    )

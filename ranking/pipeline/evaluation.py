@@ -46,9 +46,15 @@ class ArmDifference:
         """As it is written."""
         interval = found.interval
         return cls(
-            arm, baseline, name, interval.value, finite(interval.low), finite(interval.high), found.positives,
+            arm,
+            baseline,
+            name,
+            interval.value,
+            finite(interval.low),
+            finite(interval.high),
+            found.positives,
             found.verdict.outcome,
-        )  # fmt: skip
+        )
 
     @property
     def reasoned(self) -> Verdict:

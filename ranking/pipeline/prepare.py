@@ -103,9 +103,12 @@ def _record_dataset(repo: Repo, dataset: NamedDataset | None) -> None:
         stated = read_sealed(path)["plugin"]
         if plugin is None or plugin.sha256 != stated["sha256"] or plugin.version != stated.get("version"):
             raise PluginChangedError(
-                path, stated["reference"], stated["sha256"], plugin.sha256 if plugin else dataset.name,
+                path,
+                stated["reference"],
+                stated["sha256"],
+                plugin.sha256 if plugin else dataset.name,
                 f"restore the code that wrote {source}, give that folder as --data to go on with its rows, or another --repo",
-            )  # fmt: skip
+            )
     elif plugin is not None:
         if source.exists():
             raise ConfigError(f"{repo.path} was made for other data than {plugin.reference}; give another --repo")
@@ -220,19 +223,20 @@ class Prepared:
     def _read_source(self) -> StageResult:
         report = ingest(self.repo)
         facts = {
-            "new": report.new_rows, "changed": report.changed, "removed": report.removed, "vanished": report.vanished,
+            "new": report.new_rows,
+            **{name: getattr(report, name) for name in ("changed", "removed", "vanished")},
             "merged": {table.table: table.merged for table in report.tables if table.merged},
             "rejected": {table.table: table.reasons for table in report.tables if table.rejected},
-        }  # fmt: skip
+        }
         return StageResult(report.rows, facts, (self.repo.log / "manifest.json",))
 
     def _rows(self, sample: RowSample | None, until_us: int | None) -> StageResult:
         report = build_labelled_rows(self.repo, sample, until_us)
         facts = {
-            "rows": report.rows, "sampled": report.sampled, "negatives": self.repo.settings.negatives.model_dump(),
-            "available": list(report.available), "far": report.far, "other_touch": report.other_touch,
-            "missing": report.missing,
-        }  # fmt: skip
+            **{name: getattr(report, name) for name in ("rows", "sampled", "far", "other_touch", "missing")},
+            "negatives": self.repo.settings.negatives.model_dump(),
+            "available": list(report.available),
+        }
         return StageResult(report.rows, facts, (report.path,))
 
     def _tables(self, as_of_us: int) -> StageResult:
@@ -258,9 +262,13 @@ class Prepared:
         record = Catalog.open(self.repo).codebook(codebook)
         rate = float(chosen.label[: ends[0]].mean())
         data = build_dataset(
-            open_store(self.repo), record.service_name, Codebook.load(self.repo.codebooks / codebook), chosen,
-            rate=rate, history_length=self.repo.settings.time.history_length,
-        )  # fmt: skip
+            open_store(self.repo),
+            record.service_name,
+            Codebook.load(self.repo.codebooks / codebook),
+            chosen,
+            rate=rate,
+            history_length=self.repo.settings.time.history_length,
+        )
         save_dataset(data, folder)
         used = part_rows(*({name: len(part) for name, part in each.items()} for each in (thinned, parts)))
         return StageResult(len(data), {"ends": ends, "rate": rate, "parts": used}, (folder,))
@@ -305,7 +313,7 @@ def training_context(
         rankers=rankers,
         quantizer=book.quantizer,
         first_epoch=first_epoch,
-    )  # fmt: skip
+    )
 
 
 def _serving(repo: Repo, record: CodebookRecord, codebook: Codebook) -> ServingSpec:

@@ -39,8 +39,11 @@ class CodebookFacts:
         record = Catalog.open(repo).codebook(name)
         path = repo.codebooks / name / "metrics.json"
         described = {
-            "name": name, "quantizer": record.quantizer, "levels": record.levels, "service": record.service_name,
-        }  # fmt: skip
+            "name": name,
+            "quantizer": record.quantizer,
+            "levels": record.levels,
+            "service": record.service_name,
+        }
         return record_of(cls, {**read_checked_json(path), **described}, path)
 
 

@@ -218,9 +218,14 @@ class Job:
 
     def _context(self, codebook: str, split: TimeSplit) -> TrainingContext:
         return training_context(
-            self.repo, codebook, split, self.folder / "frame", self.preset.ranker, self.repo.rankers,
+            self.repo,
+            codebook,
+            split,
+            self.folder / "frame",
+            self.preset.ranker,
+            self.repo.rankers,
             threads=self.repo.settings.engine.threads,
-        )  # fmt: skip
+        )
 
     def _train(
         self, shared: Callable[[], TrainingContext], arm: str, spec: ArmSpec, seed: int, name: str, path: Path
@@ -234,9 +239,14 @@ class Job:
             folder = self.repo.rankers / result.ranker
             manifest = read_manifest(folder)
             Catalog.open(self.repo).add_ranker(
-                result.ranker, content_hash=manifest["content_hash"], codebook=context.serving.codebook,
-                service=context.serving.service, arm=arm, fit_end_us=manifest["fit_end_us"], anew=anew,
-            )  # fmt: skip
+                result.ranker,
+                content_hash=manifest["content_hash"],
+                codebook=context.serving.codebook,
+                service=context.serving.service,
+                arm=arm,
+                fit_end_us=manifest["fit_end_us"],
+                anew=anew,
+            )
             files = (path, folder / "manifest.json")
         facts = {"ranker": result.ranker, "validation_auc": result.validation_auc}
         return StageResult(result.details.train_rows or len(context.train), facts, files)

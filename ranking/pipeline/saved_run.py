@@ -45,7 +45,12 @@ def read_run(repo: Repo, preset: str) -> TrainingContext:
     split = TimeSplit.of(log_moments(repo), repo.settings.split)
     codebook = check_codebook_name(read_facts(folder / "stages.json", "codebook")["name"])
     context = training_context(
-        repo, codebook, split, folder / "frame", load_preset(preset).ranker, None,
+        repo,
+        codebook,
+        split,
+        folder / "frame",
+        load_preset(preset).ranker,
+        None,
         threads=repo.settings.engine.threads,
-    )  # fmt: skip
+    )
     return replace(context, train=context.train_in_memory())

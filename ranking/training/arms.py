@@ -182,9 +182,15 @@ def _train_neural(
             first.append(Ranker(model, vocabulary, config).score(test_rows))
 
     trained = train(
-        lambda: make_model(config, vocabulary, fitted), training, validation, context.spec.training, seed=seed,
-        threads=context.threads, checkpoint=checkpoint, after_epoch=after_epoch,
-    )  # fmt: skip
+        lambda: make_model(config, vocabulary, fitted),
+        training,
+        validation,
+        context.spec.training,
+        seed=seed,
+        threads=context.threads,
+        checkpoint=checkpoint,
+        after_epoch=after_epoch,
+    )
     ranker = Ranker(trained.model, vocabulary, config)
     details = ArmDetails(
         validation_auc=trained.validation_auc,

@@ -62,9 +62,14 @@ def boost(
     from sklearn.ensemble import HistGradientBoostingClassifier
 
     model = HistGradientBoostingClassifier(
-        max_iter=TREES if trees is None else trees, learning_rate=0.05, max_leaf_nodes=31, min_samples_leaf=40,
-        l2_regularization=1.0, early_stopping=False, random_state=seed,
-    )  # fmt: skip
+        max_iter=TREES if trees is None else trees,
+        learning_rate=0.05,
+        max_leaf_nodes=31,
+        min_samples_leaf=40,
+        l2_regularization=1.0,
+        early_stopping=False,
+        random_state=seed,
+    )
     model.fit(boosted_features(training, columns), training.rows.label)
     label = validation.rows.label
     best, best_trees = -1.0, _STEP

@@ -60,10 +60,12 @@ class RankerConfig(ServingSpec):
         read: dict[str, Any] = {
             "model": ModelSpec(**told["model"]),
             "scaling": Scaling(
-                float(scaling["rate"]), tuple(scaling["mean"]), tuple(scaling["scale"]),
+                float(scaling["rate"]),
+                tuple(scaling["mean"]),
+                tuple(scaling["scale"]),
                 tuple(map(tuple, scaling.get("edges", ()))),
             ),
-        }  # fmt: skip
+        }
         return cls(**{key: _tupled(value) for key, value in told.items() if key not in read}, **read)
 
 
@@ -148,8 +150,13 @@ class Ranker:
 def make_model(config: RankerConfig, vocabulary: Vocabulary, fitted: Fitted | None = None) -> CtrModel:
     """An untrained model of a configuration, with the state that its representations were fitted to."""
     return CtrModel(
-        config.representations, _shape(config, vocabulary), len(config.numeric), config.model, fitted, config.scaling.edges,
-    )  # fmt: skip
+        config.representations,
+        _shape(config, vocabulary),
+        len(config.numeric),
+        config.model,
+        fitted,
+        config.scaling.edges,
+    )
 
 
 def fit_representations(config: RankerConfig, vocabulary: Vocabulary, seen: Seen) -> Fitted:
@@ -160,9 +167,14 @@ def fit_representations(config: RankerConfig, vocabulary: Vocabulary, seen: Seen
 
 def _shape(config: RankerConfig, vocabulary: Vocabulary) -> ItemShape:
     return ItemShape(
-        vocabulary.size, config.sizes, config.content_dim, config.residual_levels, len(config.numeric),
-        config.content_columns, config.match_codes,
-    )  # fmt: skip
+        vocabulary.size,
+        config.sizes,
+        config.content_dim,
+        config.residual_levels,
+        len(config.numeric),
+        config.content_columns,
+        config.match_codes,
+    )
 
 
 def _fitted_in(tensors: Mapping[str, Tensor], config: RankerConfig) -> Fitted:

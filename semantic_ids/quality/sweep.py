@@ -89,15 +89,18 @@ class SweepGrid(Section):
         """All candidates, grouped by encoder."""
         return [
             Candidate(
-                encoder=encoder, encoder_arguments=self.encoder_arguments.get(encoder, {}),
-                quantizer=quantizer, quantizer_arguments=self.quantizer_arguments.get(quantizer, {}),
-                sizes=(size,) * levels, beam=self.beam,
+                encoder=encoder,
+                encoder_arguments=self.encoder_arguments.get(encoder, {}),
+                quantizer=quantizer,
+                quantizer_arguments=self.quantizer_arguments.get(quantizer, {}),
+                sizes=(size,) * levels,
+                beam=self.beam,
             )
             for encoder in self.encoders
             for quantizer in self.quantizers
             for levels in self.levels
             for size in self.sizes
-        ]  # fmt: skip
+        ]
 
 
 @dataclass(frozen=True)
@@ -154,12 +157,12 @@ class SweepReport:
         texts, floats = pa.string(), pa.list_(pa.float64())
         schema = pa.schema(
             {
-                "label": texts, "recommended": pa.bool_(), "bits": pa.float64(), "utilisation": floats,
-                "perplexity": floats, "collision_rate": pa.float64(), "independent_code_rate": pa.float64(),
-                "largest_bucket": pa.int64(), "held_out_error": pa.float64(), "hit_rate": pa.float64(),
-                "fit_seconds": pa.float64(), "failed": pa.list_(texts), "refused": texts,
+                **{"label": texts, "recommended": pa.bool_(), "bits": pa.float64()},
+                **{"utilisation": floats, "perplexity": floats, "collision_rate": pa.float64()},
+                **{"independent_code_rate": pa.float64(), "largest_bucket": pa.int64(), "held_out_error": pa.float64()},
+                **{"hit_rate": pa.float64(), "fit_seconds": pa.float64(), "failed": pa.list_(texts), "refused": texts},
             }
-        )  # fmt: skip
+        )
         return pa.Table.from_pylist(rows, schema)
 
     def as_json(self) -> dict[str, Any]:
@@ -254,9 +257,16 @@ class _Bench:
     """Runs candidates on a shared sample; each encoder is fitted once for all its quantizers."""
 
     def __init__(
-        self, items: ItemVectors, sampled: Ints, held_out: Ints, pairs: ItemPairs | None,
-        evaluation: HitPairs | None, k: int, floors: Floors, force: bool,
-    ) -> None:  # fmt: skip
+        self,
+        items: ItemVectors,
+        sampled: Ints,
+        held_out: Ints,
+        pairs: ItemPairs | None,
+        evaluation: HitPairs | None,
+        k: int,
+        floors: Floors,
+        force: bool,
+    ) -> None:
         self.items, self.sampled, self.held_out = items, sampled, held_out
         self.pairs = pairs_within(pairs, sampled, len(items)) if pairs is not None else None
         self.evaluation, self.k, self.floors, self.force = evaluation, k, floors, force
@@ -281,12 +291,17 @@ class _Bench:
         fitted, known = codes[self.sampled], codes[self.present]
         used, evenness = utilisation(fitted, quantizer.sizes), perplexity(fitted, quantizer.sizes)
         trial = Trial(
-            candidate, bits,
+            candidate,
+            bits,
             failed=tuple(below_floors({"utilisation": used, "perplexity": evenness}, self.floors)),
-            utilisation=tuple(used), perplexity=tuple(evenness), collision_rate=collision_rate(known),
-            independent_code_rate=independent_code_rate(known), largest_bucket=largest_bucket(known),
-            held_out_error=self._held_out_error(vectors, quantizer.decode(codes[self.held_out])), fit_seconds=seconds,
-        )  # fmt: skip
+            utilisation=tuple(used),
+            perplexity=tuple(evenness),
+            collision_rate=collision_rate(known),
+            independent_code_rate=independent_code_rate(known),
+            largest_bucket=largest_bucket(known),
+            held_out_error=self._held_out_error(vectors, quantizer.decode(codes[self.held_out])),
+            fit_seconds=seconds,
+        )
         if self.evaluation is None:
             return trial, np.zeros(0)
         hits = expected_hits(by_codes(codes, self.present, quantizer.residual_levels), self.evaluation, self.k)

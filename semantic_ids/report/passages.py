@@ -90,7 +90,7 @@ def described(facts: Facts) -> list[tuple[str, str]]:
         ("In this state since", _window(record.changed_at_us, record.changed_at_us)),
         ("Content hash", record.content_hash),
         ("Made with", ", ".join(f"{key} {value}" for key, value in manifest.get("libraries", {}).items()) or "–"),
-    ]  # fmt: skip
+    ]
     if manifest.get("parents"):
         entries.append(("Made from", text(manifest["parents"])))
     if facts.without_codes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,17 +22,17 @@ def audit(
     rows: Annotated[int, typer.Option(min=1, help="Rows of the sample.")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Decides the sample.")] = 0,
     preset: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(
             help="Audit the frame that `sidkit run` with this preset saved, instead of the service's answers."
         ),
     ] = None,
     frame: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(help="Audit this file of `sidkit frame`, instead of the service's answers."),
     ] = None,
     service: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="The feature service; default: that of the run, or of the serving codebook."),
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,

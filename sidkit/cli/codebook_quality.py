@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,7 +20,7 @@ STALE = 3
 
 @codebooks_app.command("health")
 def health(
-    name: Annotated[Optional[str], typer.Argument(help="Name of the codebook. Default: the serving one.")] = None,  # noqa: UP045
+    name: Annotated[str | None, typer.Argument(help="Name of the codebook. Default: the serving one.")] = None,
     repo: RepoOption = Path(),
     preset: Preset = "rqkmeans",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -52,7 +52,7 @@ def health(
 def report_(
     name: Name,
     repo: RepoOption = Path(),
-    out: Annotated[Optional[Path], typer.Option(help="Output HTML file. Default: NAME.html.")] = None,  # noqa: UP045
+    out: Annotated[Path | None, typer.Option(help="Output HTML file. Default: NAME.html.")] = None,
 ) -> None:
     """Write a self-contained HTML page about a codebook: metrics, code tree, collisions, map and drift."""
     from semantic_ids.report import write_report
@@ -84,7 +84,7 @@ def sweep_(
     repo: RepoOption = Path(),
     preset: Preset = "rqkmeans",
     fit_end: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="Fit on data known by this time and evaluate on later clicks. Default: 80 % of the log."),
     ] = None,
     sample: Annotated[int, typer.Option(min=100, help="Items to fit on; the others are held out.")] = 20_000,
@@ -131,9 +131,16 @@ def _sweep(repo: Repo, preset: str, fit_end_us: int | None, sample: int, seed: i
         pairs = held_out_pairs(future, np.ones(len(known), dtype=bool), training, most_triggers=1000, seed=seed)
         evaluation = pairs if len(pairs) else None
     return sweep(
-        known.content, grid, sample, seed, floors=spec.floors, pairs=training if len(training) else None,
-        evaluation=evaluation, force=spec.force, on_trial=None if quiet else _print_trial,
-    )  # fmt: skip
+        known.content,
+        grid,
+        sample,
+        seed,
+        floors=spec.floors,
+        pairs=training if len(training) else None,
+        evaluation=evaluation,
+        force=spec.force,
+        on_trial=None if quiet else _print_trial,
+    )
 
 
 def _print_trial(trial: Trial) -> None:

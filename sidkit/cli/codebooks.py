@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,7 +22,7 @@ def fit(
         str, typer.Option(help="Preset name, or path of a .toml file, with the codebook section to use.")
     ] = "rqkmeans",
     fit_end: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(
             help="Use only items and clicks known by this time, ISO-8601 with a time zone. Default: the tables' as-of time."
         ),
@@ -117,7 +117,7 @@ def repair(repo: RepoOption = Path()) -> None:
 
 @codebooks_app.command("refresh")
 def refresh(
-    name: Annotated[Optional[str], typer.Argument(help="Codebook name; default: all published codebooks.")] = None,  # noqa: UP045
+    name: Annotated[str | None, typer.Argument(help="Codebook name; default: all published codebooks.")] = None,
     repo: RepoOption = Path(),
 ) -> None:
     """Assign codes to content added or changed since the last refresh."""
@@ -164,7 +164,7 @@ def show(name: Name, repo: RepoOption = Path()) -> None:
 def codes(
     items: ItemsOption = None,
     item: ItemOption = None,
-    name: Annotated[Optional[str], typer.Option(help="Codebook name; default: the serving codebook.")] = None,  # noqa: UP045
+    name: Annotated[str | None, typer.Option(help="Codebook name; default: the serving codebook.")] = None,
     repo: RepoOption = Path(),
     strict: StrictOption = False,
     json_: Annotated[bool, typer.Option("--json", help="Print a JSON list of item_id, codes, known.")] = False,
@@ -193,7 +193,7 @@ def codes(
 @codebooks_app.command("items")
 def items_(
     codes: Annotated[str, typer.Option(help="Full codes or a prefix of them, such as 17,3.")],
-    name: Annotated[Optional[str], typer.Option(help="Default: the serving codebook.")] = None,  # noqa: UP045
+    name: Annotated[str | None, typer.Option(help="Default: the serving codebook.")] = None,
     repo: RepoOption = Path(),
     most: Annotated[int, typer.Option(help="Maximum number of items.")] = 50,
 ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -25,11 +25,11 @@ def compare(
         str, typer.Option(help="Whose [ranker] all arms share: widths, optimizer, stopping.")
     ] = "rqkmeans",
     max_train_rows: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(min=1, help="Thin training rows to about so many, by user; default: the preset's, or all."),
     ] = None,
     max_evaluation_rows: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(min=1, help="The same of validation rows and of test rows."),
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Processes that train, one thread each.")] = 1,
@@ -41,10 +41,10 @@ def compare(
         ),
     ] = False,
     results: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(help="A JSON list of rows; those of this data are replaced, others stay."),
     ] = None,
-    html: Annotated[Optional[Path], typer.Option(help="Write one self-contained page.")] = None,  # noqa: UP045
+    html: Annotated[Path | None, typer.Option(help="Write one self-contained page.")] = None,
     json_: Annotated[
         bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")
     ] = False,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -14,11 +14,11 @@ from sidkit.cli.options import AllowFutureOption, AsOfOption, RepoOption, data_a
 def check(
     source: Annotated[str, typer.Argument(help="A folder of Parquet files or a SQLAlchemy URL.")],
     rejects: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(help="Write rejected rows to this folder."),
     ] = None,
     repo: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--repo", "-r", help="Use this repository's settings instead of the defaults."),
     ] = None,
 ) -> None:
@@ -78,8 +78,8 @@ def synthetic(
         str, typer.Option(help="How much the content reveals about an item: strong, weak or none.")
     ] = "strong",
     impressions: Annotated[int, typer.Option(help="Approximate number of impressions.")] = 200_000,
-    users: Annotated[Optional[int], typer.Option(help="Number of users; default: one per 100 impressions.")] = None,  # noqa: UP045
-    items: Annotated[Optional[int], typer.Option(help="Number of items; default: one per 50 impressions.")] = None,  # noqa: UP045
+    users: Annotated[int | None, typer.Option(help="Number of users; default: one per 100 impressions.")] = None,
+    items: Annotated[int | None, typer.Option(help="Number of items; default: one per 50 impressions.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
 ) -> None:
     """Write a deterministic synthetic data set with impressions and an oracle."""
@@ -151,19 +151,19 @@ def build(
 def rows_(
     repo: RepoOption = Path(),
     since: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="Only rows from this time on, ISO 8601 with a zone; requires --out."),
     ] = None,
     until: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="Only rows before this time, ISO 8601 with a zone; requires --out."),
     ] = None,
     max_rows: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(min=1, help="Sample users with about this many rows in total; requires --out."),
     ] = None,
     out: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(help="Write the selected rows to this file; default: all rows to the repository's own file."),
     ] = None,
 ) -> None:

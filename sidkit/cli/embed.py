@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def embed(
     source: Annotated[str, typer.Argument(help="Folder with items.parquet, or SQLAlchemy URL.")],
     out: Annotated[
-        Optional[Path],  # noqa: UP045 (Typer reads the annotation)
+        Path | None,
         typer.Option(help="Output folder or .parquet file. Default: the source's folder."),
     ] = None,
     text: Annotated[str, typer.Option(help="Text model: folder, or model name of sentence-transformers.")] = "",
@@ -28,18 +28,18 @@ def embed(
         str, typer.Option(help="Columns separated by commas; the first non-blank one is used. Default: text,title.")
     ] = "",
     prompt: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="Prompt prepended to every text. Default: the model's own."),
     ] = None,
-    max_tokens: Annotated[Optional[int], typer.Option(min=3, help="Truncate texts to this many tokens.")] = None,  # noqa: UP045
+    max_tokens: Annotated[int | None, typer.Option(min=3, help="Truncate texts to this many tokens.")] = None,
     image: Annotated[
         str, typer.Option(help="Image model: folder, or model name such as openai/clip-vit-base-patch32.")
     ] = "",
     pictures: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(help="Folder with <item_id>.jpg or .png, or base folder of the paths in --picture-column."),
     ] = None,
-    picture_column: Annotated[Optional[str], typer.Option(help="Column of items with image paths.")] = None,  # noqa: UP045
+    picture_column: Annotated[str | None, typer.Option(help="Column of items with image paths.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Texts or images per batch.")] = 32,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0 or mps.")] = "auto",
     cache: Annotated[

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -16,7 +16,7 @@ DataOption = Annotated[
 ]
 RepoOption = Annotated[Path, typer.Option("--repo", "-r", help="The repo's folder.", envvar="SIDKIT_REPO")]
 AsOfOption = Annotated[
-    Optional[str],  # noqa: UP045 (Typer reads the annotation)
+    str | None,
     typer.Option("--as-of", help="Build the tables up to this time, ISO-8601 with a time zone. Default: now."),
 ]
 AllowFutureOption = Annotated[
@@ -24,14 +24,14 @@ AllowFutureOption = Annotated[
 ]
 
 ItemsOption = Annotated[
-    Optional[list[str]],  # noqa: UP045 (Typer reads the annotation)
+    list[str] | None,
     typer.Option(
         "--items",
         help="Item ids separated by commas (spaces around them are ignored), or @FILE with one id per line. Repeatable.",
     ),
 ]
 ItemOption = Annotated[
-    Optional[list[str]],  # noqa: UP045
+    list[str] | None,
     typer.Option("--item", help="One item id, used verbatim, for ids with commas or spaces. Repeatable."),
 ]
 StrictOption = Annotated[bool, typer.Option("--strict", help="Exit with code 1 if an id is unknown.")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -18,7 +18,7 @@ def frame(
     out: Annotated[Path, typer.Option(help="Where the frame is written (Parquet).")],
     repo: RepoOption = Path(),
     service: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="The feature service; default: that of the serving codebook."),
     ] = None,
 ) -> None:
@@ -38,10 +38,10 @@ def score(
     item: ItemOption = None,
     repo: RepoOption = Path(),
     at: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="The request's moment, ISO-8601 with a zone; default now."),
     ] = None,
-    ranker: Annotated[Optional[str], typer.Option(help="Default: the serving ranker.")] = None,  # noqa: UP045
+    ranker: Annotated[str | None, typer.Option(help="Default: the serving ranker.")] = None,
     strict: StrictOption = False,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -138,11 +138,11 @@ def evaluate(
     name: Annotated[str, typer.Argument(help="The ranker's name.")],
     repo: RepoOption = Path(),
     rows: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(help="Labelled rows (Parquet); default: the repo's own."),
     ] = None,
     since: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="Only rows from this moment on, ISO-8601 with a zone; default: the ranker's fit_end."),
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -78,7 +78,7 @@ def upgrade_(repo: RepoOption = Path()) -> None:
 def materialize_(
     repo: RepoOption = Path(),
     as_of: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option("--as-of", help="As-of time, ISO 8601 with a zone; default: that of the tables."),
     ] = None,
     allow_future: AllowFutureOption = False,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -16,7 +16,7 @@ def run(
     preset: Annotated[str, typer.Option(help="Which system: a preset's name, or a path to a .toml.")] = "rqkmeans",
     seeds: Annotated[int, typer.Option(min=1, help="Train each arm with so many seeds.")] = 1,
     as_of: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option("--as-of", help="Build features up to this moment; default: the end of the log."),
     ] = None,
     allow_future: AllowFutureOption = False,

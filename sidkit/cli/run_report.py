@@ -106,9 +106,11 @@ def print_report(console: Console, result: RunResult) -> None:
         f"peak memory {result.peak_rss_mb:,.0f} MB; test window from {result.split.describe()['validation_end']}"
     )
     places = {
-        "codebook": repo.codebooks / book.name, "verdict": result.folder / "verdict.json", "tables": repo.tables,
+        "codebook": repo.codebooks / book.name,
+        "verdict": result.folder / "verdict.json",
+        "tables": repo.tables,
         "rejects": repo.rejects,
-    }  # fmt: skip
+    }
     for name, path in places.items():
         console.print(f"{name}: {path}", soft_wrap=True)
     if result.serving_ranker:

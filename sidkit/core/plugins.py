@@ -93,11 +93,9 @@ class Plugin:
 
     def describe(self, *, copied: bool = True) -> dict[str, str]:
         """What a manifest says of it; ``copied`` where it lies in the artefact's folder."""
-        stated = {
-            "reference": str(self.reference), "group": self.reference.group, "sha256": self.sha256,
-            "file": self.file if copied else None, "distribution": self.distribution, "version": self.version,
-            "module": self.module,
-        }  # fmt: skip
+        stated: dict[str, str | None] = {"reference": str(self.reference), "group": self.reference.group}
+        stated |= {"sha256": self.sha256, "file": self.file if copied else None}
+        stated |= {"distribution": self.distribution, "version": self.version, "module": self.module}
         return {key: value for key, value in stated.items() if value is not None}
 
 

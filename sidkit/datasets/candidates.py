@@ -94,9 +94,13 @@ class Candidates:
         self._times = -(-per_positive // _ENOUGH_FOR)
         self.offered = _OFFERED * self._times
         self.touches = Touches(
-            positives.user, positives.item, positives.moment_us, items=len(catalogue.created_us),
-            delay_us=serving.delay_us, history_length=serving.history_length,
-        )  # fmt: skip
+            positives.user,
+            positives.item,
+            positives.moment_us,
+            items=len(catalogue.created_us),
+            delay_us=serving.delay_us,
+            history_length=serving.history_length,
+        )
         self._by_creation = np.lexsort((catalogue.key, catalogue.created_us))
         self._created = catalogue.created_us[self._by_creation]
         self._rank = np.empty_like(self._by_creation)

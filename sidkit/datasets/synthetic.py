@@ -27,14 +27,7 @@ from sidkit.core.clock import DAY_US
 from sidkit.core.errors import ConfigError
 from sidkit.core.files import folder_written_beside
 from sidkit.datasets.base import GeneratedDataset
-from sidkit.datasets.worlds import WORLDS, WorldParameters
-
-_CATEGORY_WORDS = (
-    "amber", "basil", "cedar", "delta", "ember", "fjord", "grove", "haven", "ivory", "jade", "karst", "lotus", "maple",
-    "north", "ocean", "pearl", "quartz", "raven", "sable", "thyme", "umber", "violet", "willow", "xenon", "yarrow",
-    "zephyr", "agate", "birch", "coral", "dune", "elm", "fern", "garnet", "hazel", "iris", "juniper", "kelp", "lilac",
-    "moss", "nectar",
-)  # fmt: skip
+from sidkit.datasets.worlds import CATEGORY_WORDS, WORLDS, WorldParameters
 
 
 @dataclass(frozen=True)
@@ -191,16 +184,25 @@ def _write_impressions(
             position = pa.array(chunk.position, pa.int32())
             log = pa.table(
                 {
-                    "user_id": user, "item_id": item, "timestamp": moment, "label": pa.array(chunk.click, pa.int8()),
-                    "request_id": request, "position": position, "converted": pa.array(chunk.converted, pa.int8()),
+                    "user_id": user,
+                    "item_id": item,
+                    "timestamp": moment,
+                    "label": pa.array(chunk.click, pa.int8()),
+                    "request_id": request,
+                    "position": position,
+                    "converted": pa.array(chunk.converted, pa.int8()),
                 }
-            )  # fmt: skip
+            )
             probabilities = pa.table(
                 {
-                    "request_id": request, "position": position, "user_id": user, "item_id": item, "timestamp": moment,
+                    "request_id": request,
+                    "position": position,
+                    "user_id": user,
+                    "item_id": item,
+                    "timestamp": moment,
                     "probability": pa.array(chunk.probability, pa.float64()),
                 }
-            )  # fmt: skip
+            )
             interactions = interactions or pq.ParquetWriter(
                 folder / "interactions.parquet", log.schema, compression="zstd"
             )
@@ -304,12 +306,12 @@ def _write_content(folder: Path, p: WorldParameters, items: _Items, rng: np.rand
     text = _view(seen, p.text_dim, p.text_noise, rng)
     image = _view(seen, p.image_dim, p.image_noise, rng)
     without_image = rng.random(count) < p.image_missing
-    anchors = rng.standard_normal((len(_CATEGORY_WORDS), p.latent_dim))
+    anchors = rng.standard_normal((len(CATEGORY_WORDS), p.latent_dim))
     category = np.argmax(seen @ anchors.T, axis=1)
     price = np.round(np.exp(2 + 0.5 * rng.standard_normal(count) + 0.3 * (category % 5)), 2)
     end = p.start_us + p.days * DAY_US
     names = [f"i{index}" for index in range(count)]
-    words = [_CATEGORY_WORDS[index] for index in category]
+    words = [CATEGORY_WORDS[index] for index in category]
     removed = pa.array(items.removed_us, mask=items.removed_us > end).cast(pa.timestamp("us")).cast(MOMENT)
     pq.write_table(
         pa.table(

@@ -62,3 +62,48 @@ WORLDS: dict[str, WorldParameters] = {
 def worlds_hash() -> str:
     """Hash of the parameters of all worlds, pinned by a test."""
     return content_hash({name: asdict(parameters) for name, parameters in WORLDS.items()})
+
+
+CATEGORY_WORDS = (
+    "amber",
+    "basil",
+    "cedar",
+    "delta",
+    "ember",
+    "fjord",
+    "grove",
+    "haven",
+    "ivory",
+    "jade",
+    "karst",
+    "lotus",
+    "maple",
+    "north",
+    "ocean",
+    "pearl",
+    "quartz",
+    "raven",
+    "sable",
+    "thyme",
+    "umber",
+    "violet",
+    "willow",
+    "xenon",
+    "yarrow",
+    "zephyr",
+    "agate",
+    "birch",
+    "coral",
+    "dune",
+    "elm",
+    "fern",
+    "garnet",
+    "hazel",
+    "iris",
+    "juniper",
+    "kelp",
+    "lilac",
+    "moss",
+    "nectar",
+)
+"""One word per category of items, for their titles."""

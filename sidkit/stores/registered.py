@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sidkit.core.errors import OnlineStoreError
 from sidkit.core.repo import Repo
 
 if TYPE_CHECKING:
@@ -102,9 +103,14 @@ def _of_registry(store: FeatureStore, contents: Any) -> Iterator[Difference]:
     from feast.diff.registry_diff import diff_between
 
     store._make_inferences(
-        contents.data_sources, contents.entities, contents.feature_views, contents.on_demand_feature_views,
-        contents.stream_feature_views, contents.feature_services, contents.label_views,
-    )  # fmt: skip
+        contents.data_sources,
+        contents.entities,
+        contents.feature_views,
+        contents.on_demand_feature_views,
+        contents.stream_feature_views,
+        contents.feature_services,
+        contents.label_views,
+    )
     for diff in diff_between(store.registry, store.project, contents).feast_object_diffs:
         kind, change = diff.feast_object_type.name, diff.transition_type.name
         if kind not in _KINDS or change == "UNCHANGED":
@@ -137,7 +143,6 @@ def _differs(part: Any) -> bool:
 
 def _of_online_store(store: FeatureStore, views: Sequence[Any], codebooks: set[str]) -> list[Difference]:
     """Missing online tables, and empty ones of codebooks."""
-    from sidkit.core.errors import OnlineStoreError
     from sidkit.stores.online.store import PackedSqliteOnlineStore, view_id
 
     online = store._get_provider().online_store

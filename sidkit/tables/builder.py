@@ -82,10 +82,8 @@ def build_tables(
     restarted = ""
     if previous is not None:
         if content_hash(previous["settings"]) != content_hash(stated):
-            raise SettingsChangedError(
-                "data/tables", changed_settings(previous["settings"], stated),
-                "Restore the old values, or rebuild the tables with `sidkit tables build --rebuild`.",
-            )  # fmt: skip
+            remedy = "Restore the old values, or rebuild the tables with `sidkit tables build --rebuild`."
+            raise SettingsChangedError("data/tables", changed_settings(previous["settings"], stated), remedy)
         if previous["as_of_us"] > max(as_of_us, now) and not allow_future:
             restarted = (
                 f"the tables were built as of {iso(previous['as_of_us'])}, which is in the future; rebuilding them"
@@ -171,9 +169,10 @@ def refuse_settings_of_artifacts(repo: Repo) -> None:
                 continue  # not served until it is rebuilt, with the current settings
             if made_with is not None and content_hash(made_with) != content_hash(stated):
                 raise SettingsChangedError(
-                    f"{path.parent.name} in {path.parent.parent.name}", changed_settings(made_with, stated),
+                    f"{path.parent.name} in {path.parent.parent.name}",
+                    changed_settings(made_with, stated),
                     "Restore the old values, purge the artefact, or create a new repository with `sidkit init`.",
-                )  # fmt: skip
+                )
 
 
 def _build(

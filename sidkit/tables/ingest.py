@@ -147,9 +147,7 @@ def ingest(
             reports = tuple(TableReport(**table) for table in before["tables"])
             return IngestReport(0, rows, True, reports, vanished=before["vanished"])
     first_number = _next_number(repo.log) if rebuild else 0
-    return _ingest(
-        repo, source, fingerprint, before, now, remove_vanished=remove_vanished, first_number=first_number
-    )  # fmt: skip
+    return _ingest(repo, source, fingerprint, before, now, remove_vanished=remove_vanished, first_number=first_number)
 
 
 def must_read_again(repo: Repo, now_us: int) -> bool:
@@ -214,9 +212,7 @@ def _ingest(
     write_sealed(repo.log / _MANIFEST, {**manifest, "files": hashes_of(repo.log, listed_files(manifest))})
     _remove_unlisted(repo.log, manifest)
     rows = sum(entry["rows"] for entry in parts)
-    return IngestReport(
-        changes.new, rows, False, valid.reports, changes.changed, changes.vanished, changes.removed
-    )  # fmt: skip
+    return IngestReport(changes.new, rows, False, valid.reports, changes.changed, changes.vanished, changes.removed)
 
 
 def read_log(repo: Repo) -> Log:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sidkit.core.repo import Repo
+from sidkit.core.repo import FEAST_FILE, Repo
+from sidkit.stores.online.repair import upgrade_online_file
 
 
 def check_online_rows(repo: Repo) -> list[str]:
@@ -14,8 +15,6 @@ def check_online_rows(repo: Repo) -> list[str]:
     quiet_feast()
     from feast.repo_config import load_repo_config
 
-    from sidkit.core.repo import FEAST_FILE
-    from sidkit.stores.online.repair import upgrade_online_file
     from sidkit.stores.online.store import PackedSqliteOnlineStoreConfig
 
     online = load_repo_config(repo.path, repo.path / FEAST_FILE).online_store

@@ -37,17 +37,35 @@ class Row:
 
     @classmethod
     def of(
-        cls, data: str, arm: str, name: str, metric: str, own: MetricValue, against: tuple[str, Difference] | None,
+        cls,
+        data: str,
+        arm: str,
+        name: str,
+        metric: str,
+        own: MetricValue,
+        against: tuple[str, Difference] | None,
         positives: int,
-    ) -> Row:  # fmt: skip
+    ) -> Row:
         """A line, with figures to 6 digits: more would only tell rounding apart."""
         mean = own.interval.as_json(digits=6)
         baseline, difference = against if against is not None else (None, None)
         delta = difference.interval.as_json(digits=6) if difference is not None else dict.fromkeys(mean)
         return cls(
-            data, arm, len(own.by_seed), name, metric, mean["value"], mean["low"], mean["high"], baseline, delta["value"],
-            delta["low"], delta["high"], positives, difference.verdict.outcome if difference is not None else None,
-        )  # fmt: skip
+            data,
+            arm,
+            len(own.by_seed),
+            name,
+            metric,
+            mean["value"],
+            mean["low"],
+            mean["high"],
+            baseline,
+            delta["value"],
+            delta["low"],
+            delta["high"],
+            positives,
+            difference.verdict.outcome if difference is not None else None,
+        )
 
     def as_json(self) -> dict[str, Any]:
         """As it stands in ``arms.json``."""

@@ -49,11 +49,15 @@ def budgets(arms: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, int, int, 
     arms = {arm_name(arm): facts for arm, facts in arms.items()}
     base = arms.get(CODES_AS_FEATURES, {}).get("parameters")
     return [
-        (arm, facts["parameters"], facts["parameters"] - facts["table_parameters"],
-         facts["parameters"] / base if base else None)
+        (
+            arm,
+            facts["parameters"],
+            facts["parameters"] - facts["table_parameters"],
+            facts["parameters"] / base if base else None,
+        )
         for arm, facts in arms.items()
         if facts["parameters"]
-    ]  # fmt: skip
+    ]
 
 
 def markdown(rows: Sequence[Mapping[str, Any]], slices: Sequence[str] = SHORT) -> str:

@@ -6,6 +6,7 @@ processes may work on one plan, and an interrupted plan resumes.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -202,6 +203,5 @@ def context_of(repo: Repo, frame: Frame, spec: RankerSpec, rankers: Path | None 
 
 
 def _without_artefacts(context: TrainingContext) -> TrainingContext:
-    import dataclasses
 
     return dataclasses.replace(context, rankers=None)

@@ -21,9 +21,12 @@ HISTORIES = {
 }
 
 HISTORY_NAMES: Registry[History] = Registry(
-    "history", "sidkit.histories", "ranking.models.histories.base:History", HISTORIES,
+    "history",
+    "sidkit.histories",
+    "ranking.models.histories.base:History",
+    HISTORIES,
     takes=("modality_dim", "behaviour_dim", "spec"),
-)  # fmt: skip
+)
 """What ``[ranker.model] history`` may name: the above, and plug-ins."""
 
 __all__ = ["HISTORIES", "HISTORY_NAMES"]

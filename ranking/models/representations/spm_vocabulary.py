@@ -51,12 +51,26 @@ def learn_pieces(codes: Ints, counts: Ints, sizes: Sequence[int], pieces: int) -
     model = io.BytesIO()
     _library().SentencePieceTrainer.train(
         sentence_iterator=(f"{text}\t{count}" for text, count in zip(texts, counts.tolist(), strict=True)),
-        input_format="tsv", model_writer=model, model_type="bpe",
-        vocab_size=max(pieces, len(np.unique(numbered))) + 1, hard_vocab_limit=False, character_coverage=1.0,
-        max_sentencepiece_length=len(sizes), normalization_rule_name="identity", add_dummy_prefix=False,
-        remove_extra_whitespaces=False, split_by_unicode_script=False, split_by_number=False, split_by_whitespace=False,
-        unk_id=0, bos_id=-1, eos_id=-1, pad_id=-1, num_threads=1, minloglevel=2,
-    )  # fmt: skip
+        input_format="tsv",
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=max(pieces, len(np.unique(numbered))) + 1,
+        hard_vocab_limit=False,
+        character_coverage=1.0,
+        max_sentencepiece_length=len(sizes),
+        normalization_rule_name="identity",
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+        split_by_unicode_script=False,
+        split_by_number=False,
+        split_by_whitespace=False,
+        unk_id=0,
+        bos_id=-1,
+        eos_id=-1,
+        pad_id=-1,
+        num_threads=1,
+        minloglevel=2,
+    )
     return model.getvalue()
 
 

@@ -57,9 +57,12 @@ class ArrowJob(RetrievalJob):  # type: ignore[misc]
         import ibis
 
         _write_data_source(
-            ibis.memtable(self._to_arrow_internal(timeout)), storage.to_data_source(), str(self._config.repo_path),
-            "overwrite", allow_overwrite,
-        )  # fmt: skip
+            ibis.memtable(self._to_arrow_internal(timeout)),
+            storage.to_data_source(),
+            str(self._config.repo_path),
+            "overwrite",
+            allow_overwrite,
+        )
 
 
 class PulledJob(ArrowJob):

@@ -8,9 +8,14 @@ from sidkit.stores.keys import FLOATS, INTEGERS, UUIDS, is_binary, is_text, is_t
 from sidkit.stores.offline.part_types import converts, plain, sql_cast
 
 _CANONICAL = {
-    "INT32": "BIGINT", "INT64": "BIGINT", "UNIX_TIMESTAMP": "BIGINT", "FLOAT": "DOUBLE", "DOUBLE": "DOUBLE",
-    "BYTES": "BLOB", "BOOL": "BOOLEAN",
-}  # fmt: skip
+    "INT32": "BIGINT",
+    "INT64": "BIGINT",
+    "UNIX_TIMESTAMP": "BIGINT",
+    "FLOAT": "DOUBLE",
+    "DOUBLE": "DOUBLE",
+    "BYTES": "BLOB",
+    "BOOL": "BOOLEAN",
+}
 
 
 def key_sql(read: str, stored: pa.DataType, key: str, failed: str) -> str | None:

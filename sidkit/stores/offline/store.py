@@ -79,9 +79,15 @@ class AsofDuckDBOfflineStore(DuckDBOfflineStore):  # type: ignore[misc]
             )
         if not all(is_local_parquet(view.batch_source) for view in feature_views):
             job: RetrievalJob = DuckDBOfflineStore.get_historical_features(
-                config, feature_views, feature_refs, entity_df, registry, project, full_feature_names,
+                config,
+                feature_views,
+                feature_refs,
+                entity_df,
+                registry,
+                project,
+                full_feature_names,
                 filter_by_created_timestamp,
-            )  # fmt: skip
+            )
             return job
         return AsofRetrievalJob(
             config=config,
@@ -107,14 +113,26 @@ class AsofDuckDBOfflineStore(DuckDBOfflineStore):  # type: ignore[misc]
         """The newest row per key in ``[start_date, end_date]``, for materialization."""
         if not is_local_parquet(data_source):
             job: RetrievalJob = DuckDBOfflineStore.pull_latest_from_table_or_query(
-                config, data_source, join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column,
-                start_date, end_date,
-            )  # fmt: skip
+                config,
+                data_source,
+                join_key_columns,
+                feature_name_columns,
+                timestamp_field,
+                created_timestamp_column,
+                start_date,
+                end_date,
+            )
             return job
         pulled = _Pulled(
-            config, data_source, join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column,
-            start_date, end_date,
-        )  # fmt: skip
+            config,
+            data_source,
+            join_key_columns,
+            feature_name_columns,
+            timestamp_field,
+            created_timestamp_column,
+            start_date,
+            end_date,
+        )
         return pulled.latest()
 
     @staticmethod
@@ -131,14 +149,26 @@ class AsofDuckDBOfflineStore(DuckDBOfflineStore):  # type: ignore[misc]
         """All rows in ``[start_date, end_date]``."""
         if not is_local_parquet(data_source):
             job: RetrievalJob = DuckDBOfflineStore.pull_all_from_table_or_query(
-                config, data_source, join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column,
-                start_date, end_date,
-            )  # fmt: skip
+                config,
+                data_source,
+                join_key_columns,
+                feature_name_columns,
+                timestamp_field,
+                created_timestamp_column,
+                start_date,
+                end_date,
+            )
             return job
         pulled = _Pulled(
-            config, data_source, join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column,
-            start_date, end_date,
-        )  # fmt: skip
+            config,
+            data_source,
+            join_key_columns,
+            feature_name_columns,
+            timestamp_field,
+            created_timestamp_column,
+            start_date,
+            end_date,
+        )
         return pulled.everything()
 
 

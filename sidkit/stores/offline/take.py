@@ -68,8 +68,13 @@ def _taken(column: pa.ChunkedArray, index: pa.Array) -> pa.ChunkedArray:
 
 
 def _plain(kind: Any) -> bool:
-    return bool(pa.types.is_integer(kind) or pa.types.is_float32(kind) or pa.types.is_float64(kind) or
-                pa.types.is_string(kind) or pa.types.is_boolean(kind))  # fmt: skip
+    return bool(
+        pa.types.is_integer(kind)
+        or pa.types.is_float32(kind)
+        or pa.types.is_float64(kind)
+        or pa.types.is_string(kind)
+        or pa.types.is_boolean(kind)
+    )
 
 
 def _widest(column: pa.ChunkedArray) -> int:

@@ -88,10 +88,13 @@ def _payload(column: Cells) -> tuple[bytes, npt.NDArray[np.int64]]:
     numbers, bounds = counts.astype("<u4").tobytes(), spans.tolist()
     is_null = column.nulls().tolist()
     rows = [
-        b"" if is_null[row] else
-        numbers[4 * row : 4 * row + 4] + listed[places[row] : places[row + 1]] + texts[bounds[row] : bounds[row + 1]]
+        b""
+        if is_null[row]
+        else numbers[4 * row : 4 * row + 4]
+        + listed[places[row] : places[row + 1]]
+        + texts[bounds[row] : bounds[row + 1]]
         for row in range(len(column))
-    ]  # fmt: skip
+    ]
     return b"".join(rows), _starts([len(row) for row in rows])
 
 

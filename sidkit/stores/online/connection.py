@@ -72,9 +72,13 @@ def open_to_read(
 
 def _open(path: Path, mode: str, patience_seconds: float, remedy: str) -> sqlite3.Connection:
     opened = sqlite3.connect(
-        f"file:{quote(str(path))}?mode={mode}", uri=True, isolation_level=None,
-        check_same_thread=False, timeout=patience_seconds, cached_statements=512,
-    )  # fmt: skip
+        f"file:{quote(str(path))}?mode={mode}",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=patience_seconds,
+        cached_statements=512,
+    )
     try:
         opened.execute("PRAGMA page_size = 8192")  # rows are stored in the leaves: wide rows need large pages
         if "immutable" not in mode and opened.execute("PRAGMA journal_mode").fetchone()[0] != "wal":

@@ -23,10 +23,16 @@ from sidkit.stores.online.layout import LISTS, PROTO, SCALARS, TEXTS, Cells, Lay
 _LIST_MESSAGES = {
     f"{kind}_LIST": getattr(Value_pb2, message)
     for kind, message in {
-        "BOOL": "BoolList", "INT32": "Int32List", "INT64": "Int64List", "FLOAT": "FloatList", "DOUBLE": "DoubleList",
-        "UNIX_TIMESTAMP": "Int64List", "STRING": "StringList", "BYTES": "BytesList",
+        "BOOL": "BoolList",
+        "INT32": "Int32List",
+        "INT64": "Int64List",
+        "FLOAT": "FloatList",
+        "DOUBLE": "DoubleList",
+        "UNIX_TIMESTAMP": "Int64List",
+        "STRING": "StringList",
+        "BYTES": "BytesList",
     }.items()
-}  # fmt: skip
+}
 _STRING_FIELD = 0x12  # tag and wire type of Value.string_val
 _made: Callable[..., Value] = Value
 _SERIALIZATION = 3

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from sidkit.stores.online.arrow import entity_keys
 from sidkit.tables.withdrawn import read_withdrawn
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ def outdate_withdrawn(store: FeatureStore, tables: Path, names: Sequence[str]) -
 
     Other online stores let any write replace a row, so nothing is needed there.
     """
-    from sidkit.stores.online.arrow import entity_keys
     from sidkit.stores.online.store import PackedSqliteOnlineStore, view_id
 
     online = store._get_provider().online_store

@@ -110,16 +110,25 @@ def _arm_table(facts: Mapping[str, Any]) -> _Table:
         epochs = [epoch + 1 for epoch in own["best_epoch"] if epoch is not None]
         texts = [
             *(f"{value:,}" if value else "–" for value in (whole, bare)),
-            f"{ratio:.2f}" if ratio else "–", f"{first:.4f}" if first else "–",
+            f"{ratio:.2f}" if ratio else "–",
+            f"{first:.4f}" if first else "–",
             f"{sum(seeds) / len(seeds):.4f}" if seeds else "–",
-            f"{min(seeds):.4f} to {max(seeds):.4f}" if seeds else "–", ", ".join(map(str, epochs)) or "–",
+            f"{min(seeds):.4f} to {max(seeds):.4f}" if seeds else "–",
+            ", ".join(map(str, epochs)) or "–",
             f"{sum(own['seconds']) / len(own['seconds']):.1f}",
-        ]  # fmt: skip
+        ]
         body.append([_arm(facts, arm), *map(_Cell, texts)])
     head = [
-        "arm", "parameters", "without tables", f"of {CODES_AS_FEATURES}", "AUC after epoch 1", "AUC of the best epoch",
-        "over seeds", "best epochs", "seconds a seed",
-    ]  # fmt: skip
+        "arm",
+        "parameters",
+        "without tables",
+        f"of {CODES_AS_FEATURES}",
+        "AUC after epoch 1",
+        "AUC of the best epoch",
+        "over seeds",
+        "best epochs",
+        "seconds a seed",
+    ]
     return _Table("Parameters, epochs and time", head, body)
 
 
