@@ -1,8 +1,8 @@
-"""A quantizer and an item representation of one's own, in one file; ``quantile_codes.toml`` names both.
+"""A custom quantizer and a custom item representation in one file, used by ``quantile_codes.toml``.
 
     sidkit run --data examples/toy_world.py:ToyWorld --repo work/toy --preset examples/quantile_codes.toml
 
-Run from the clone. The codebook and the ranker that come out hold a copy of this file, and its SHA-256.
+Run from the repository root. The resulting codebook and ranker contain a copy of this file and its SHA-256.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from sidkit.core.arrays import Codes
 
 
 class QuantileCodes(Quantizer):
-    """Level ``l`` of the code is the quantile bin of column ``l`` of the vector; the encoder ``content`` gives principal axes.
+    """Code level ``l`` is the quantile bin of column ``l``; with the encoder ``content``, columns are principal components.
 
     Parameters
     ----------
     sizes : sequence of int
-        Bins per column, at most as many columns as the vectors have.
+        Number of bins of each leading column; at most one entry per column of the vectors.
     force : bool
-        Fit though there are under 20 rows per bin.
+        Fit even with fewer than 20 rows per bin.
     """
 
     def __init__(self, sizes: Sequence[int] = (16, 8), force: bool = False) -> None:
@@ -39,11 +39,11 @@ class QuantileCodes(Quantizer):
 
     @property
     def residual_levels(self) -> int:
-        """0: the columns stand side by side, none refines another."""
+        """0, since no level refines another."""
         return 0
 
     def fit(self, vectors: np.ndarray, pairs: ItemPairs | None = None) -> Self:
-        """Learn the edges of the bins and the mean of each bin."""
+        """Fit the bin edges and the mean of each bin."""
         rows = checked_vectors(vectors)
         check_sizes(self.sizes, len(rows), force=self.force)
         self.edges_ = [
@@ -54,7 +54,7 @@ class QuantileCodes(Quantizer):
         codes = self.encode(rows)
         self.centres_ = []
         for level, size in enumerate(self.sizes):
-            ordered = np.sort(rows[:, level])  # the same sums whatever the order of the rows
+            ordered = np.sort(rows[:, level])  # sums do not depend on the row order
             total = np.bincount(np.searchsorted(self.edges_[level], ordered, side="right"), ordered, size)
             self.centres_.append(
                 (total / np.maximum(np.bincount(codes[:, level], minlength=size), 1)).astype(np.float32)
@@ -62,14 +62,14 @@ class QuantileCodes(Quantizer):
         return self
 
     def encode(self, vectors: np.ndarray, beam: int = 1) -> Codes:
-        """Codes ``int32 [items, levels]``, whatever ``beam``."""
+        """Return codes ``int32 [items, levels]``; ``beam`` has no effect."""
         check_beam(beam)
         rows = checked_vectors(vectors, len(self.mean_))
         columns = [np.searchsorted(edges, rows[:, level], side="right") for level, edges in enumerate(self.edges_)]
         return np.stack(columns, axis=1).astype(np.int32)
 
     def decode(self, codes: Codes) -> np.ndarray:
-        """Means of the bins, and of the whole column where no code speaks of it, ``float32 [items, dim]``."""
+        """Return vectors ``float32 [items, dim]``: bin means, and the column mean for columns without a code."""
         checked = int_codes(codes, self.sizes)
         rows = np.tile(self.mean_, (len(checked), 1))
         for level, centres in enumerate(self.centres_):
@@ -77,14 +77,14 @@ class QuantileCodes(Quantizer):
         return rows
 
     def tensors(self) -> dict[str, np.ndarray]:
-        """The fitted state."""
+        """Return the fitted state."""
         lists = {"edges": self.edges_, "centres": self.centres_}
         return {"mean": self.mean_} | {
-            f"{key}.{at}": each for key, held in lists.items() for at, each in enumerate(held)
+            f"{key}.{level}": values for key, levels in lists.items() for level, values in enumerate(levels)
         }
 
     def load_tensors(self, tensors: dict[str, np.ndarray]) -> Self:
-        """Take up a fitted state."""
+        """Restore a fitted state."""
         self.mean_ = tensors["mean"]
         self.edges_ = [tensors[f"edges.{level}"] for level in range(len(self.sizes))]
         self.centres_ = [tensors[f"centres.{level}"] for level in range(len(self.sizes))]
@@ -92,9 +92,9 @@ class QuantileCodes(Quantizer):
 
 
 class OrdinalCodes(Representation):
-    """Codes as numbers: each level's bin, scaled to -1..1, through one linear layer. It has a handful of weights.
+    """Codes as numbers: the bin of each level, scaled to [-1, 1], through one linear layer.
 
-    ``[ranker.model.options]`` may hold ``ordinal_bias = false``.
+    Set ``ordinal_bias = false`` in ``[ranker.model.options]`` to disable the bias.
     """
 
     def __init__(self, sizes: Sequence[int], dim: int, bias: bool = True) -> None:
@@ -104,10 +104,10 @@ class OrdinalCodes(Representation):
 
     @classmethod
     def from_spec(cls, shape: ItemShape, spec: ModelSpec, fitted: Mapping[str, Tensor] | None = None) -> Self:
-        """See :class:`Representation`."""
+        """Create from a model specification; see :class:`Representation`."""
         return cls(shape.sizes, spec.dim, spec.options.get("ordinal_bias", True))
 
     def forward(self, items: ItemBatch) -> Tensor:
-        """Vectors ``float32 [items, dim]``; an item without codes (-1) stands in the middle of every level."""
+        """Return vectors ``float32 [items, dim]``; items without codes (-1) are at the middle of every level."""
         scaled = torch.where(items.codes >= 0, items.codes / self.middle - 1, 0.0)
         return self.project(scaled)

@@ -1,4 +1,4 @@
-"""A data set of one's own: users click items that lie near their taste.
+"""A custom data set: users click items close to their taste vector.
 
 sidkit run --data examples/toy_world.py:ToyWorld --impressions 3000 --repo work/toy --preset examples/quantile_codes.toml
 """
@@ -18,12 +18,12 @@ ITEMS, USERS, DIM = 90, 40, 6
 
 
 class ToyWorld(GeneratedDataset):
-    """Random impressions over thirty days; ``ToyWorld:noisy`` clicks at random."""
+    """Random impressions over 30 days; with ``ToyWorld:noisy``, clicks are random."""
 
     modalities = ("text",)
 
     def write(self, folder: Path, impressions: int) -> int:
-        """See :class:`GeneratedDataset`."""
+        """Write the tables and return the number of impressions; see :class:`GeneratedDataset`."""
         rng = np.random.default_rng(0)
         items, users = rng.normal(size=(ITEMS, DIM)), rng.normal(size=(USERS, DIM))
         item, user = rng.integers(0, ITEMS, impressions), rng.integers(0, USERS, impressions)

@@ -1,4 +1,4 @@
-"""The encoder, the quantizer and the search of a codebook by name: what a preset, a sweep and an artefact say of them."""
+"""Encoder, quantizer and search of a codebook by name, as given in presets, sweeps and artefacts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class CodebookParts(Section):
-    """What decides a codebook besides the data and the sizes of its levels."""
+    """Encoder, quantizer and beam width of a codebook."""
 
     encoder: str = "content"
     """A name in :data:`semantic_ids.encoders.ENCODERS`, or a plug-in (:mod:`sidkit.core.plugins`)."""
@@ -27,7 +27,7 @@ class CodebookParts(Section):
     """A name in :data:`semantic_ids.quantizers.QUANTIZERS`, or a plug-in."""
     quantizer_arguments: dict[str, Any] = Field(default_factory=dict)
     beam: int = Field(default=1, ge=1)
-    """Paths of the search at ``encode``."""
+    """Beam width of the search in ``encode``."""
 
     @field_validator("encoder")
     @classmethod
@@ -41,56 +41,58 @@ class CodebookParts(Section):
 
     @property
     def needs_pairs(self) -> bool:
-        """Whether the encoder or the quantizer learns from pairs of items; nothing is built to answer.
+        """Whether the encoder or the quantizer learns from pairs of items; neither is instantiated.
 
         Raises
         ------
         ConfigError
-            When there is no such encoder or quantizer, or an argument is of a wrong type.
+            When the encoder or quantizer is unknown, or an argument has the wrong type.
         """
-        asked = (
+        parts = (
             (ENCODER_NAMES.find(self.encoder), self.encoder_arguments),
             (QUANTIZER_NAMES.find(self.quantizer), self.quantizer_arguments),
         )
         try:
-            return any(kind.needs_pairs_with(arguments) for kind, arguments in asked)
+            return any(kind.needs_pairs_with(arguments) for kind, arguments in parts)
         except TypeError as error:
             raise ConfigError(f"{self.encoder}, {self.quantizer}: {error}") from error
 
 
 def make_encoder(name: str, arguments: Mapping[str, Any]) -> Encoder:
-    """An encoder by its name in the registry, or a plug-in's.
+    """Instantiate an encoder by its registered name or the name of a plug-in.
 
     Raises
     ------
     ConfigError
-        When there is none, or it does not take an argument.
+        When the name is unknown, or the constructor does not accept an argument.
     """
-    return _made(ENCODER_NAMES, name, arguments)
+    return _instantiate(ENCODER_NAMES, name, arguments)
 
 
 def make_quantizer(name: str, arguments: Mapping[str, Any]) -> Quantizer:
-    """A quantizer by its name in the registry, or a plug-in's; ``force`` is left out where the constructor has none.
+    """Instantiate a quantizer by its registered name or the name of a plug-in.
+
+    ``force`` is dropped if the constructor does not accept it.
 
     Raises
     ------
     ConfigError
-        When there is none, or it does not take an argument.
+        When the name is unknown, or the constructor does not accept an argument.
     """
-    if not _takes(QUANTIZER_NAMES.find(name), "force"):
+    if not _accepts(QUANTIZER_NAMES.find(name), "force"):
         arguments = {key: value for key, value in arguments.items() if key != "force"}
-    return _made(QUANTIZER_NAMES, name, arguments)
+    return _instantiate(QUANTIZER_NAMES, name, arguments)
 
 
 def plugins_of(encoder: Encoder, quantizer: Quantizer) -> list[Plugin | None]:
-    """The plug-ins that an encoder and a quantizer are."""
+    """Return the plug-ins of an encoder and a quantizer, None for built-in ones."""
     return [
         ENCODER_NAMES.plugin(ENCODER_NAMES.name_of(encoder)),
         QUANTIZER_NAMES.plugin(QUANTIZER_NAMES.name_of(quantizer)),
     ]
 
 
-def _made(registry: Registry[T], name: str, arguments: Mapping[str, Any]) -> T:
+def _instantiate(registry: Registry[T], name: str, arguments: Mapping[str, Any]) -> T:
     kind = registry.find(name)
     try:
         return kind(**arguments)
@@ -98,6 +100,6 @@ def _made(registry: Registry[T], name: str, arguments: Mapping[str, Any]) -> T:
         raise ConfigError(f"{name}: {error}") from error
 
 
-def _takes(kind: type[Any], argument: str) -> bool:
+def _accepts(kind: type[Any], argument: str) -> bool:
     parameters = inspect.signature(kind).parameters
-    return argument in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+    return argument in parameters or any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())

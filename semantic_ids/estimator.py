@@ -1,4 +1,4 @@
-"""What encoders and quantizers share: a name, and a configuration read from the constructor's signature."""
+"""Base class of encoders and quantizers: a name, and a configuration read from the constructor's signature."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from sidkit.core.errors import ConfigError
 
 
 class Estimator:
-    """An object that is built again from its constructor's arguments and its fitted state.
+    """An object that is restored from its constructor's arguments and its fitted state.
 
     As in scikit-learn, the constructor stores each argument unchanged under the argument's name.
     """
 
     name: str = ""
-    """What it is recorded as; by default the name of the class."""
+    """Name in artefacts and the catalogue; default: the name of the class."""
     needs_pairs: bool = False
-    """Whether ``fit`` learns from pairs of items; the others ignore them."""
+    """Whether ``fit`` learns from pairs of items; otherwise pairs are ignored."""
     runtime_arguments: ClassVar[frozenset[str]] = frozenset({"threads", "force"})
     """Arguments that are runtime-only and not saved."""
 
@@ -29,18 +29,18 @@ class Estimator:
 
     @classmethod
     def needs_pairs_with(cls, arguments: Mapping[str, Any]) -> bool:
-        """Whether an object made with these arguments learns from pairs of items; nothing is built to answer."""
+        """Whether an object with these arguments learns from pairs of items, without instantiating it."""
         return cls.needs_pairs
 
     def config(self) -> dict[str, Any]:
-        """The constructor's arguments as JSON values, without :attr:`runtime_arguments`.
+        """Return the constructor's arguments as JSON values, without :attr:`runtime_arguments`.
 
         Raises
         ------
         ConfigError
-            When the constructor does not store an argument under its own name.
+            When the constructor does not store an argument under the argument's name.
         """
-        found = {}
+        arguments = {}
         for name, parameter in inspect.signature(type(self)).parameters.items():
             if name in self.runtime_arguments or parameter.kind in {parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL}:
                 continue
@@ -50,5 +50,5 @@ class Estimator:
                     "constructor, or override `config`"
                 )
             value = getattr(self, name)
-            found[name] = list(value) if isinstance(value, tuple) else value
-        return found
+            arguments[name] = list(value) if isinstance(value, tuple) else value
+        return arguments

@@ -1,6 +1,6 @@
-"""The laws that every quantizer and encoder keeps, as one call each for the author of a plug-in.
+"""Contract checks of quantizers and encoders, for authors of plug-ins.
 
-The kit's own classes are tested more closely in ``tests/semantic_ids/quantizers`` and ``tests/semantic_ids/encoders``.
+The built-in classes have additional tests in ``tests/semantic_ids/quantizers`` and ``tests/semantic_ids/encoders``.
 """
 
 from __future__ import annotations
@@ -20,111 +20,143 @@ from sidkit.core.errors import PluginError
 
 _ITEMS, _DIM = 240, 8
 _PARTS = [*(slice(row, row + 1) for row in range(16)), slice(16, None)]
-"""A batch in parts: sixteen rows alone, and the rest."""
+"""Slices of a batch: sixteen single rows, and the rest."""
 
 
 def check_quantizer(kind: type[Quantizer], **arguments: Any) -> None:
-    """Fit a quantizer on 240 random vectors of width 8 and check what fitting, publishing and serving rely on.
+    """Fit a quantizer on 240 random vectors of width 8 and check the contract.
 
     Parameters
     ----------
     kind : type
-        A class on :class:`~semantic_ids.quantizers.base.Quantizer`.
+        Subclass of :class:`~semantic_ids.quantizers.base.Quantizer`.
     **arguments
-        Of its constructor, such as ``sizes=(8, 4)``.
+        Constructor arguments, such as ``sizes=(8, 4)``.
 
     Raises
     ------
     PluginError
-        At the first law that is broken; it says which.
+        When the class violates the contract; the message names the first violated requirement.
     """
     rows = np.random.default_rng(0).normal(size=(_ITEMS, _DIM)).astype(np.float32)
     pairs = _pairs() if kind.needs_pairs_with(arguments) else None
     quantizer = kind(**arguments).fit(rows, pairs)
-    codes, sizes, who = quantizer.encode(rows), quantizer.sizes, kind.__name__
+    codes, sizes, name = quantizer.encode(rows), quantizer.sizes, kind.__name__
     shape = (_ITEMS, len(sizes))
-    _law(
+    _check(
         codes.shape == shape and codes.dtype == np.int32,
-        who,
-        f"encode gives int32 {shape}, got {codes.dtype} {codes.shape}",
+        name,
+        f"encode must return int32 {shape}, got {codes.dtype} {codes.shape}",
     )
-    _law(bool(((codes >= 0) & (codes < np.array(sizes))).all()), who, f"codes lie within 0 and sizes {sizes}")
+    _check(
+        bool(((codes >= 0) & (codes < np.array(sizes))).all()),
+        name,
+        f"codes must be at least 0 and less than sizes {sizes}",
+    )
     decoded = quantizer.decode(codes)
-    _law(decoded.shape == rows.shape and decoded.dtype == np.float32, who, f"decode gives float32 {rows.shape}")
-    _law(bool(np.isfinite(decoded).all()), who, "decode gives finite vectors")
-    _law(quantizer.encode(rows[:0]).shape == (0, len(sizes)), who, "no rows have no codes, with as many levels")
+    _check(
+        decoded.shape == rows.shape and decoded.dtype == np.float32,
+        name,
+        f"decode must return float32 {rows.shape}, got {decoded.dtype} {decoded.shape}",
+    )
+    _check(bool(np.isfinite(decoded).all()), name, "decode must return finite vectors")
+    _check(
+        quantizer.encode(rows[:0]).shape == (0, len(sizes)),
+        name,
+        f"encode of no rows must return shape (0, {len(sizes)})",
+    )
     parts = np.concatenate([quantizer.encode(rows[part]) for part in _PARTS])
-    _law(_same(parts, codes), who, "the code of a row does not depend on the other rows of its batch")
-    _law(
+    _check(_same(parts, codes), name, "the code of a row must not depend on the other rows of its batch")
+    _check(
         _same(kind(**arguments).fit(rows, pairs).encode(rows), codes),
-        who,
-        "the same arguments and rows give the same codes",
+        name,
+        "the same arguments and rows must give the same codes",
     )
     if pairs is None:
         order = np.random.default_rng(1).permutation(_ITEMS)
-        _law(
+        _check(
             _same(kind(**arguments).fit(rows[order]).encode(rows), codes),
-            who,
-            "the order of the rows at fit changes nothing",
+            name,
+            "codes must not depend on the order of the rows in fit",
         )
-    again = kind(**json.loads(json.dumps(quantizer.config()))).load_tensors(_saved(quantizer.tensors(), who))
-    _law(again.sizes == sizes and _same(again.encode(rows), codes), who, "config and tensors give the same codes again")
-    _law(_same(again.decode(codes), decoded), who, "config and tensors give the same vectors again")
+    restored = kind(**json.loads(json.dumps(quantizer.config()))).load_tensors(_saved(quantizer.tensors(), name))
+    _check(
+        restored.sizes == sizes and _same(restored.encode(rows), codes),
+        name,
+        "an object restored from config and tensors must give the same codes",
+    )
+    _check(
+        _same(restored.decode(codes), decoded),
+        name,
+        "an object restored from config and tensors must decode the same vectors",
+    )
 
 
 def check_encoder(kind: type[Encoder], **arguments: Any) -> None:
-    """Fit an encoder on 240 random items of two modalities, with gaps, and check what the codebook relies on.
+    """Fit an encoder on 240 random items of two modalities, with missing values, and check the contract.
 
     Parameters
     ----------
     kind : type
-        A class on :class:`~semantic_ids.encoders.base.Encoder`.
+        Subclass of :class:`~semantic_ids.encoders.base.Encoder`.
     **arguments
-        Of its constructor.
+        Constructor arguments.
 
     Raises
     ------
     PluginError
-        At the first law that is broken; it says which.
+        When the class violates the contract; the message names the first violated requirement.
     """
-    items, who = _items(), kind.__name__
+    items, name = _items(), kind.__name__
     pairs = _pairs() if kind.needs_pairs_with(arguments) else None
     encoder = kind(**arguments).fit(items, pairs)
     vectors = encoder.encode(items)
     shape = (_ITEMS, encoder.output_dim)
-    right = vectors.shape == shape and vectors.dtype == np.float32
-    _law(right, who, f"encode gives float32 {shape} (output_dim), got {vectors.dtype} {vectors.shape}")
-    _law(bool(np.isfinite(vectors).all()), who, "vectors are finite")
-    _law(not vectors[~items.any_present].any(), who, "an item without any modality has a vector of zeros")
+    valid = vectors.shape == shape and vectors.dtype == np.float32
+    _check(valid, name, f"encode must return float32 {shape} (output_dim), got {vectors.dtype} {vectors.shape}")
+    _check(bool(np.isfinite(vectors).all()), name, "vectors must be finite")
+    _check(not vectors[~items.any_present].any(), name, "an item without any modality must have a zero vector")
     modalities = tuple(sorted(items.matrices))
-    _law(getattr(encoder, "modalities_", None) == modalities, who, f"fit sets modalities_ to {modalities}")
+    _check(getattr(encoder, "modalities_", None) == modalities, name, f"fit must set modalities_ to {modalities}")
     start, stop = encoder.content_columns
-    _law(0 <= start <= stop <= shape[1], who, "content_columns lie within output_dim")
+    _check(
+        0 <= start <= stop <= shape[1],
+        name,
+        f"content_columns must be within output_dim {shape[1]}, got {start}, {stop}",
+    )
     index = np.arange(_ITEMS)
     parts = np.concatenate([encoder.encode(items.rows(index[part])) for part in _PARTS])
-    _law(_same(parts, vectors), who, "the vector of an item does not depend on the other items of its batch")
-    again = kind(**json.loads(json.dumps(encoder.config()))).load_tensors(_saved(encoder.tensors(), who))
-    _law(_same(again.encode(items), vectors), who, "config and tensors give the same vectors again")
+    _check(_same(parts, vectors), name, "the vector of an item must not depend on the other items of its batch")
+    restored = kind(**json.loads(json.dumps(encoder.config()))).load_tensors(_saved(encoder.tensors(), name))
+    _check(
+        _same(restored.encode(items), vectors),
+        name,
+        "an object restored from config and tensors must give the same vectors",
+    )
 
 
-def _law(kept: bool, who: str, law: str) -> None:
-    if not kept:
-        raise PluginError(f"{who} breaks a law of its contract: {law}")
+def _check(condition: bool, name: str, requirement: str) -> None:
+    if not condition:
+        raise PluginError(f"{name} violates its contract: {requirement}")
 
 
-def _same(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> bool:
-    return np.array_equal(one, other)
+def _same(left: npt.NDArray[Any], right: npt.NDArray[Any]) -> bool:
+    return np.array_equal(left, right)
 
 
-def _saved(tensors: dict[str, npt.NDArray[np.generic]], who: str) -> dict[str, npt.NDArray[np.generic]]:
-    """Tensors as an artefact gives them back."""
+def _saved(tensors: dict[str, npt.NDArray[np.generic]], name: str) -> dict[str, npt.NDArray[np.generic]]:
+    """Save and load tensors, as an artefact does."""
     from safetensors.numpy import load, save
 
-    _law(all(isinstance(each, np.ndarray) for each in tensors.values()), who, "tensors gives numpy arrays by name")
-    found: dict[str, npt.NDArray[np.generic]] = load(
-        save({key: np.ascontiguousarray(each) for key, each in tensors.items()})
+    _check(
+        all(isinstance(tensor, np.ndarray) for tensor in tensors.values()),
+        name,
+        "tensors must return numpy arrays by name",
     )
-    return found
+    loaded: dict[str, npt.NDArray[np.generic]] = load(
+        save({key: np.ascontiguousarray(tensor) for key, tensor in tensors.items()})
+    )
+    return loaded
 
 
 def _items() -> ItemVectors:

@@ -1,1 +1,1 @@
-"""The leakage audit: a sample of a training frame recomputed from the log alone, and the windows of all artefacts."""
+"""Leakage audit: recompute a sample of a training frame from the log, and check the fit windows of all artefacts."""

@@ -1,4 +1,4 @@
-"""The windows of everything learned: hashes, parents that end before an evaluation starts, settings, and the catalogue."""
+"""Check artefacts: hashes, fit windows of an artefact and its parents, feature settings, and catalogue records."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sidkit.tables.builder import changed_settings
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with one artefact."""
+    """A problem of one artefact."""
 
     artifact: str
     problem: str
@@ -30,17 +30,17 @@ class Problem:
 
 @dataclass(frozen=True)
 class _Window:
-    """What a manifest says of the data that an artefact learned from."""
+    """Fit window, parents and feature settings from the manifest of an artefact."""
 
     fit_start_us: int
     fit_end_us: int
     parents: tuple[tuple[str, int | None], ...]
-    """Name and, where the manifest states it, the end of its own window."""
+    """Name and, if the manifest has it, the parent's ``fit_end_us``."""
     feature_settings: Mapping[str, Any] | None
 
     @classmethod
     def of(cls, manifest: Mapping[str, Any]) -> _Window:
-        """Parents are names, or ``{"name": ..., "fit_end_us": ...}``."""
+        """Read a manifest; parents are names, or ``{"name": ..., "fit_end_us": ...}``."""
         parents = [parent if isinstance(parent, dict) else {"name": parent} for parent in manifest.get("parents", [])]
         return cls(
             manifest["fit_start_us"],
@@ -52,17 +52,17 @@ class _Window:
 
 @dataclass(frozen=True)
 class ArtifactsAudit:
-    """How many artefacts were looked at, and what was found."""
+    """Number of artefacts checked, and their problems."""
 
     checked: int
     problems: tuple[Problem, ...]
 
 
 def audit_artifacts(repo: Repo) -> ArtifactsAudit:
-    """Check every codebook, ranker and table of a repo.
+    """Check every codebook, ranker and table of a repository.
 
-    A ranker is evaluated from its own ``fit_end`` on, so no parent may have been fitted later; the same holds for whatever
-    else a manifest lists under ``parents``, by name or as ``{"name": ..., "fit_end_us": ...}``.
+    A ranker is evaluated from its ``fit_end`` on, so no parent may have been fitted on later data. The same holds for all
+    other artefacts that a manifest lists under ``parents``, by name or as ``{"name": ..., "fit_end_us": ...}``.
     """
     try:
         catalog = Catalog.open(repo)
@@ -82,96 +82,102 @@ def audit_artifacts(repo: Repo) -> ArtifactsAudit:
 
 
 def _tables(repo: Repo) -> list[Problem]:
-    made_with, stated = read_build(repo)["settings"], repo.settings.feature_settings()
+    made_with, current = read_build(repo)["settings"], repo.settings.feature_settings()
     try:
         read_verified(repo.tables / MANIFEST)
     except ArtifactCorruptError as error:
         return [Problem("data/tables", str(error))]
-    if content_hash(made_with) == content_hash(stated):
+    if content_hash(made_with) == content_hash(current):
         return []
-    return [Problem("data/tables", f"built with other settings: {_changes(made_with, stated)}")]
+    return [Problem("data/tables", f"built with different settings: {_changes(made_with, current)}")]
 
 
 def _codebook(repo: Repo, record: CodebookRecord, windows: dict[str, _Window]) -> list[Problem]:
     folder, table = repo.codebooks / record.name, table_path(repo, record.name)
     if record.state == "purged":
         left = [str(path.relative_to(repo.path)) for path in (folder, table) if path.exists()]
-        return [Problem(record.name, f"is purged, and {', '.join(left)} is still there")] if left else []
+        return [Problem(record.name, f"is purged, but still has files: {', '.join(left)}")] if left else []
     if record.state == "fitting":
         return []
-    found = _manifest(folder, record, windows)
+    problems = _manifest(folder, record, windows)
     if record.has_codes:
-        stamp = table.with_suffix(".json")
-        if not table.is_file() or not stamp.is_file():
-            found.append(Problem(record.name, f"is {record.state}, and {table.relative_to(repo.path)} is missing"))
+        metadata_path = table.with_suffix(".json")
+        if not table.is_file() or not metadata_path.is_file():
+            problems.append(Problem(record.name, f"is {record.state}, but {table.relative_to(repo.path)} is missing"))
         else:
-            found += _codes(repo, record, table, stamp)
+            problems += _codes(repo, record, table, metadata_path)
         stored = of_codebook(repo, record.view_name, record.service_name, record.content_hash)
-        found += [Problem(record.name, str(difference)) for difference in stored]
-    return found
+        problems += [Problem(record.name, str(difference)) for difference in stored]
+    return problems
 
 
-def _codes(repo: Repo, record: CodebookRecord, table: Path, stamp: Path) -> list[Problem]:
+def _codes(repo: Repo, record: CodebookRecord, table: Path, metadata_path: Path) -> list[Problem]:
     try:
-        stated = read_verified(stamp)
+        metadata = read_verified(metadata_path)
     except ArtifactCorruptError as error:
         return [Problem(record.name, str(error))]
-    if stated.get("codebook_hash") == record.content_hash:
+    if metadata.get("codebook_hash") == record.content_hash:
         return []
-    return [Problem(record.name, f"{table.relative_to(repo.path)} holds the codes of another codebook")]
+    return [Problem(record.name, f"{table.relative_to(repo.path)} contains codes of another codebook")]
 
 
 def _ranker(
     repo: Repo, record: RankerRecord, books: dict[str, CodebookRecord], windows: dict[str, _Window]
 ) -> list[Problem]:
-    found = _manifest(repo.rankers / record.name, record, windows)
+    problems = _manifest(repo.rankers / record.name, record, windows)
     book = books.get(record.codebook)
     if book is None or book.state == "purged":
-        found.append(Problem(record.name, f"its codebook {record.codebook} is {book.state if book else 'unknown'}"))
-    return found
+        problems.append(
+            Problem(
+                record.name, f"its codebook {record.codebook} is {book.state if book else 'missing from the catalogue'}"
+            )
+        )
+    return problems
 
 
 def _manifest(folder: Path, record: CodebookRecord | RankerRecord, windows: dict[str, _Window]) -> list[Problem]:
-    """Read and verify a manifest, and compare it with what the catalogue committed."""
+    """Read and verify a manifest, and compare it with the catalogue's record."""
     try:
         manifest = read_manifest(folder)
     except ArtifactError as error:
         return [Problem(record.name, str(error))]
     windows[record.name] = _Window.of(manifest)
-    stated = {"name": record.name, "content_hash": record.content_hash, "fit_end_us": record.fit_end_us}
+    recorded = {"name": record.name, "content_hash": record.content_hash, "fit_end_us": record.fit_end_us}
     return [
-        Problem(record.name, f"the manifest says {key} {manifest.get(key)!r}, the catalogue {value!r}")
-        for key, value in stated.items()
+        Problem(record.name, f"{key} is {manifest.get(key)!r} in the manifest, but {value!r} in the catalogue")
+        for key, value in recorded.items()
         if manifest.get(key) != value
     ]
 
 
 def _order(name: str, window: _Window, windows: dict[str, _Window], fit_ends_us: dict[str, int]) -> list[Problem]:
     start, end = window.fit_start_us, window.fit_end_us
-    found = [Problem(name, f"fitted from {iso(start)} to {iso(end)}: it ends before it starts")] if start > end else []
+    problems = []
+    if start > end:
+        problems.append(Problem(name, f"expected fit_start no later than fit_end, got {iso(start)} and {iso(end)}"))
     for parent, stated_end in window.parents:
         known = windows[parent].fit_end_us if parent in windows else fit_ends_us.get(parent)
         parent_end = stated_end if stated_end is not None else known
         if parent_end is None:
-            found.append(Problem(name, f"its parent {parent} is missing, so its window is unknown"))
+            problems.append(Problem(name, f"its parent {parent} is missing, so the parent's fit_end is unknown"))
         elif parent_end > end:
-            found.append(
+            problems.append(
                 Problem(
                     name,
-                    f"its parent {parent} was fitted up to {iso(parent_end)}, after its own fit_end {iso(end)}: "
-                    "rows on which it is evaluated from then on were seen",
+                    f"its parent {parent} was fitted up to {iso(parent_end)}, after {name}'s fit_end {iso(end)}: "
+                    "it has seen rows on which it is evaluated",
                 )
             )
-    return found
+    return problems
 
 
 def _settings(repo: Repo, name: str, window: _Window) -> list[Problem]:
-    made_with, stated = window.feature_settings, repo.settings.feature_settings()
-    if made_with is None or content_hash(made_with) == content_hash(stated):
+    made_with, current = window.feature_settings, repo.settings.feature_settings()
+    if made_with is None or content_hash(made_with) == content_hash(current):
         return []
-    return [Problem(name, f"made with other feature settings: {_changes(made_with, stated)}")]
+    return [Problem(name, f"made with different feature settings: {_changes(made_with, current)}")]
 
 
-def _changes(made_with: Mapping[str, Any], stated: Mapping[str, Any]) -> str:
-    changed = changed_settings(dict(made_with), dict(stated))
+def _changes(made_with: Mapping[str, Any], current: Mapping[str, Any]) -> str:
+    changed = changed_settings(dict(made_with), dict(current))
     return "; ".join(f"{key}: made with {was!r}, now {now!r}" for key, (was, now) in changed.items())

@@ -23,10 +23,11 @@ _NOT_RECOMPUTED = frozenset({"item_sid__assigned_at_us"})  # the wall clock of t
 
 @dataclass(frozen=True)
 class Difference:
-    """One cell in which a frame and the log disagree.
+    """A cell of a frame that differs from the value recomputed from the log.
 
-    ``expected_known_from`` and ``found_known_from`` are the moments (ISO-8601, UTC) from which serving could read the two
-    values, None where it never could: a ``found_known_from`` after ``at`` is the future.
+    ``expected_known_from`` and ``found_known_from`` are the times (ISO-8601, UTC) from which serving could read the two
+    values; None for a value that the log never contained. If ``found_known_from`` is later than ``at``, the value leaked
+    from the future.
     """
 
     row: int
@@ -40,25 +41,28 @@ class Difference:
     found_known_from: str | None
 
     def as_text(self) -> str:
-        """Two values and when each was known."""
-        expected, found = _apart(self.expected, self.found)
-        known = f"; the log knows it from {self.expected_known_from} on" if self.expected_known_from else ""
+        """Format both values and the times from which they were known."""
+        expected, actual = _format_values(self.expected, self.found)
+        known = f" (known from {self.expected_known_from})" if self.expected_known_from else ""
         if self.found_known_from is None:
-            origin = "; the log never says that"
+            origin = " (not in the log)"
         elif self.found_known_from > self.at:
-            origin = f"; that was known from {self.found_known_from} on, AFTER the row"
+            origin = f" (known from {self.found_known_from}, AFTER the row)"
         else:
-            origin = f"; that was known from {self.found_known_from} on, and it was out of date"
+            origin = f" (known from {self.found_known_from}, outdated at the time of the row)"
         return (
             f"row {self.row} (user {self.user_id}, item {self.item_id}, at {self.at}): {self.feature}\n"
-            f"  expected {expected}{known}\n  found    {found}{origin}"
+            f"  expected {expected}{known}\n  got      {actual}{origin}"
         )
 
 
 @dataclass(frozen=True)
 class RowsAudit:
-    """What was compared: rows, cells, cells that the log can no longer tell (content corrected in place), columns of
-    the frame that the audit knows nothing of, and the first difference.
+    """Result of comparing the rows of a frame with the log.
+
+    ``cells`` counts the compared cells. ``not_recomputable`` counts the cells that were skipped because the log only has the
+    corrected content of their items. ``not_audited`` lists the frame's columns that the audit does not recompute.
+    ``difference`` is the first mismatch.
     """
 
     source: str
@@ -70,7 +74,7 @@ class RowsAudit:
     difference: Difference | None
 
     def as_json(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Return JSON values."""
         return asdict(self)
 
 
@@ -80,58 +84,60 @@ def audit_rows(repo: Repo, rows: AuditedRows, reference: LogReference) -> RowsAu
     Parameters
     ----------
     repo : Repo
-        Whose log and tables they are.
+        Repository of the log and the tables.
     rows : AuditedRows
-        The sample.
+        Sampled rows of a frame.
     reference : LogReference
-        Of the same repo, with the codebook of the frame's feature service.
+        Reference of the same repository, with the codebook of the frame's feature service.
     """
     plain = reference.cells(rows.user_ids, rows.item_ids, rows.at_us)
     expected = plain if rows.rate is None else _expected(rows, plain, reference)
     corrected = _corrected(repo)
     compared, skipped, difference = 0, 0, None
-    strangers = set().union(*(row.keys() for row in rows.cells)) - (set().union(*(row.keys() for row in expected)))
-    for at, found in enumerate(rows.cells):
-        stale = corrected.get(rows.item_ids[at], -math.inf) > rows.at_us[at]
-        listed = bool(corrected) and not corrected.keys().isdisjoint(plain[at]["user_history__item_ids"] or [])
-        for feature, wanted in expected[at].items():
-            if feature not in found or feature in _NOT_RECOMPUTED:
+    extra = set().union(*(row.keys() for row in rows.cells)) - (set().union(*(row.keys() for row in expected)))
+    for index, actual in enumerate(rows.cells):
+        stale_item = corrected.get(rows.item_ids[index], -math.inf) > rows.at_us[index]
+        stale_history = bool(corrected) and not corrected.keys().isdisjoint(
+            plain[index]["user_history__item_ids"] or []
+        )
+        for feature, value in expected[index].items():
+            if feature not in actual or feature in _NOT_RECOMPUTED:
                 continue
-            of_content = plain_name(feature).startswith(("item_content", "item_sid"))
-            if (stale and of_content) or (listed and feature == HISTORY_CODES):
+            is_content = plain_name(feature).startswith(("item_content", "item_sid"))
+            if (stale_item and is_content) or (stale_history and feature == HISTORY_CODES):
                 skipped += 1
                 continue
             compared += 1
-            if not _same(feature, wanted, found[feature], plain[at], reference):
-                difference = _difference(rows, at, feature, wanted, found[feature], reference)
+            if not _same(feature, value, actual[feature], plain[index], reference):
+                difference = _difference(rows, index, feature, value, actual[feature], reference)
                 break
         if difference:
             break
-    unknown = tuple(sorted(name for name in strangers - _NOT_RECOMPUTED if "__" in name or rows.rate is not None))
-    return RowsAudit(rows.source, rows.total, len(rows), compared, skipped, unknown, difference)
+    not_audited = tuple(sorted(name for name in extra - _NOT_RECOMPUTED if "__" in name or rows.rate is not None))
+    return RowsAudit(rows.source, rows.total, len(rows), compared, skipped, not_audited, difference)
 
 
 def _expected(rows: AuditedRows, plain: list[Cells], reference: LogReference) -> list[Cells]:
-    """What a saved frame must say, the codes of the history's items as of the row's time included."""
+    """Recompute the cells of a saved frame, including the codes of the history's items at the row's time."""
     if rows.rate is None:
-        raise ValueError("only a saved frame has a rate")
+        raise ValueError("expected the rows of a saved frame, got rows without a rate")
     lengths = [len(row["user_history__item_ids"] or []) for row in plain]
     ids = np.array([item for row in plain for item in row["user_history__item_ids"] or []], dtype=object)
     numbers = iter(reference.content_numbers(ids, np.repeat(rows.at_us, lengths)))
     expected = []
-    before = reference.had_before(rows.user_ids, rows.item_ids, rows.at_us)
-    for at, row in enumerate(plain):
-        cells = saved_cells(row, rows.item_ids[at], int(rows.at_us[at]), rows.rate)
+    had_before = reference.had_before(rows.user_ids, rows.item_ids, rows.at_us)
+    for index, row in enumerate(plain):
+        cells = saved_cells(row, rows.item_ids[index], int(rows.at_us[index]), rows.rate)
         cells[HISTORY_CODES] = [reference.content(next(numbers)) for _ in row["user_history__item_ids"] or []]
-        cells["had_before"] = before[at]
+        cells["had_before"] = had_before[index]
         expected.append(cells)
     return expected
 
 
 def _corrected(repo: Repo) -> dict[str, int]:
-    """Items whose content was corrected in place, and from when on (microseconds UTC).
+    """Map items whose content was corrected in place to the time of the correction (microseconds UTC).
 
-    The log keeps the corrected content only, so what serving had before cannot be recomputed from it.
+    The log has the corrected content only, so the content that serving used before cannot be recomputed.
     """
     log = read_log(repo)
     if log.items.stem.endswith("-00000") and log.embeddings.stem.endswith("-00000"):
@@ -139,112 +145,115 @@ def _corrected(repo: Repo) -> dict[str, int]:
     import duckdb
 
     delay_us = repo.settings.time.delay_us
-    has = {path: set(pq.read_schema(path).names) for path in (log.items, log.embeddings)}
-    own = "coalesce(updated_at, created_at)" if "updated_at" in has[log.items] else "created_at"
+    columns = {path: set(pq.read_schema(path).names) for path in (log.items, log.embeddings)}
+    item_time = "coalesce(updated_at, created_at)" if "updated_at" in columns[log.items] else "created_at"
     vectors = (
         f"UNION SELECT item_id, epoch_us(updated_at) FROM read_parquet({literal(log.embeddings)})"
-        if "updated_at" in has[log.embeddings]
+        if "updated_at" in columns[log.embeddings]
         else ""
     )
     with duckdb.connect() as opened:
-        found = opened.execute(f"""
-            WITH stated AS (
-                SELECT item_id, epoch_us({own}) AS us FROM read_parquet({literal(log.items)})
+        rows = opened.execute(f"""
+            WITH log_versions AS (
+                SELECT item_id, epoch_us({item_time}) AS us FROM read_parquet({literal(log.items)})
                 UNION SELECT item_id, epoch_us(created_at) FROM read_parquet({literal(log.items)}) {vectors}
             )
             SELECT item_id, max(us) FROM (
                 SELECT item_id, epoch_us(event_timestamp) - {delay_us} AS us
                 FROM read_parquet({literal(checked(repo.tables / "item_content.parquet"))})
-            ) AS rows ANTI JOIN stated USING (item_id, us) GROUP BY item_id
+            ) AS rows ANTI JOIN log_versions USING (item_id, us) GROUP BY item_id
         """).fetchall()
-    return {item: us + delay_us for item, us in found}
+    return {item: us + delay_us for item, us in rows}
 
 
-def _same(feature: str, expected: Any, found: Any, plain: Cells, reference: LogReference) -> bool:
+def _same(feature: str, expected: Any, actual: Any, plain: Cells, reference: LogReference) -> bool:
     if feature == "item_content":
-        wanted = np.zeros_like(found) if expected is None else expected
-        return bool(np.allclose(found, wanted, rtol=1e-3, atol=1e-4))
+        vector = np.zeros_like(actual) if expected is None else expected
+        return bool(np.allclose(actual, vector, rtol=1e-3, atol=1e-4))
     if feature == HISTORY_CODES:
-        return len(expected) == len(found) and all(
+        return len(expected) == len(actual) and all(
             _same("item_sid__codes", item["item_sid__codes"], codes, item, reference)
-            for item, codes in zip(expected, found, strict=True)
+            for item, codes in zip(expected, actual, strict=True)
         )
-    if feature == "item_sid__codes" and None not in (expected, found) and expected != found:
-        return _tie(plain["item_content"], expected, found, reference)
-    return _equal(expected, found, 1e-3 if feature == "item_sid__residual_norm" else 1e-5)
+    if feature == "item_sid__codes" and None not in (expected, actual) and expected != actual:
+        return _tie(plain["item_content"], expected, actual, reference)
+    return _equal(expected, actual, 1e-3 if feature == "item_sid__residual_norm" else 1e-5)
 
 
-def _equal(expected: Any, found: Any, tolerance: float) -> bool:
-    if isinstance(expected, float) and isinstance(found, float):
-        close = math.isclose(expected, found, rel_tol=tolerance, abs_tol=tolerance / 10)
-        return close or (math.isnan(expected) and math.isnan(found))
-    if isinstance(expected, list) and isinstance(found, list):
-        return len(expected) == len(found) and all(
-            _equal(one, other, tolerance) for one, other in zip(expected, found, strict=True)
+def _equal(expected: Any, actual: Any, tolerance: float) -> bool:
+    if isinstance(expected, float) and isinstance(actual, float):
+        close = math.isclose(expected, actual, rel_tol=tolerance, abs_tol=tolerance / 10)
+        return close or (math.isnan(expected) and math.isnan(actual))
+    if isinstance(expected, list) and isinstance(actual, list):
+        return len(expected) == len(actual) and all(
+            _equal(left, right, tolerance) for left, right in zip(expected, actual, strict=True)
         )
-    return bool(expected == found)
+    return bool(expected == actual)
 
 
-def _tie(vector: Any, expected: list[int], found: list[int], reference: LogReference) -> bool:
-    """Whether both codes are equally near to the vector: which of them a search gives depends on the batch."""
+def _tie(vector: Any, expected: list[int], actual: list[int], reference: LogReference) -> bool:
+    """Whether both codes are equally close to the vector: which of the two a search returns depends on the batch."""
     quantizer = reference.codebook.quantizer
-    if len(expected) != len(found) or any(
-        not 0 <= code < size for code, size in zip(found, quantizer.sizes, strict=True)
+    if len(expected) != len(actual) or any(
+        not 0 <= code < size for code, size in zip(actual, quantizer.sizes, strict=True)
     ):
         return False
-    one, other = np.linalg.norm(quantizer.decode(np.array([expected, found], dtype=np.int32)) - vector, axis=1)
-    return math.isclose(one, other, rel_tol=1e-5, abs_tol=1e-6)
+    left, right = np.linalg.norm(quantizer.decode(np.array([expected, actual], dtype=np.int32)) - vector, axis=1)
+    return math.isclose(left, right, rel_tol=1e-5, abs_tol=1e-6)
 
 
 def _difference(
-    rows: AuditedRows, at: int, feature: str, expected: Any, found: Any, reference: LogReference
+    rows: AuditedRows, index: int, feature: str, expected: Any, actual: Any, reference: LogReference
 ) -> Difference:
     base = plain_name(feature)
-    moments: tuple[int | None, int | None] = (None, None)
+    times_us: tuple[int | None, int | None] = (None, None)
     if feature == HISTORY_CODES:
         expected = [item["item_sid__codes"] for item in expected]
-    shown = (_plainly(expected), _plainly(found))
-    if "__" in base and not isinstance(found, np.ndarray):
-        wanted = (_as_plain(feature, expected), _as_plain(feature, found))
-        timeline = reference.timeline(base, rows.user_ids[at], rows.item_ids[at])
-        before = [us for us, value in timeline if us <= rows.at_us[at]]
-        moments = (before[-1] if before else None, _known_from(timeline, wanted[1], int(rows.at_us[at])))
+    shown = (_to_list(expected), _to_list(actual))
+    at_us = int(rows.at_us[index])
+    if "__" in base and not isinstance(actual, np.ndarray):
+        values = (_round_count(feature, expected), _round_count(feature, actual))
+        timeline = reference.timeline(base, rows.user_ids[index], rows.item_ids[index])
+        before = [us for us, _ in timeline if us <= at_us]
+        times_us = (before[-1] if before else None, _known_from(timeline, values[1], at_us))
         if base.startswith(("item_stats", "user_stats")):
-            shown, feature = wanted, base
+            shown, feature = values, base
     return Difference(
-        int(rows.numbers[at]),
-        rows.user_ids[at],
-        rows.item_ids[at],
-        iso(int(rows.at_us[at])),
+        int(rows.numbers[index]),
+        rows.user_ids[index],
+        rows.item_ids[index],
+        iso(at_us),
         feature,
         *shown,
-        *(iso(us) if us is not None else None for us in moments),
+        *(iso(us) if us is not None else None for us in times_us),
     )
 
 
-def _as_plain(name: str, value: Any) -> Any:
-    """A count of a saved frame, which holds it as float32, as an integer."""
+def _round_count(name: str, value: Any) -> Any:
+    """Convert a count of a saved frame, stored as float32, to an integer; return other values unchanged."""
     return round(value) if name != plain_name(name) and "_stats__" in plain_name(name) else value
 
 
 def _known_from(timeline: list[tuple[int, Any]], value: Any, at_us: int) -> int | None:
-    """The first moment after the row at which serving read this value, or else the last one before it."""
-    there = [us for us, each in timeline if each == value]
-    later = [us for us in there if us > at_us]
-    return later[0] if later else (there[-1] if there else None)
+    """First time after ``at_us`` at which serving read ``value``, else the last time before it, else None."""
+    matching = [us for us, known in timeline if known == value]
+    later = [us for us in matching if us > at_us]
+    return later[0] if later else (matching[-1] if matching else None)
 
 
-def _plainly(value: Any) -> Any:
+def _to_list(value: Any) -> Any:
     return value.tolist() if isinstance(value, np.ndarray) else value
 
 
-def _apart(expected: Any, found: Any) -> tuple[str, str]:
-    """Two values as text; of long lists only where they part."""
-    if not (isinstance(expected, list) and isinstance(found, list) and max(len(expected), len(found)) > 8):
-        return repr(expected), repr(found)
+def _format_values(expected: Any, actual: Any) -> tuple[str, str]:
+    """Format two values; long lists are shown from their first difference on."""
+    if not (isinstance(expected, list) and isinstance(actual, list) and max(len(expected), len(actual)) > 8):
+        return repr(expected), repr(actual)
     first = next(
-        (at for at, (one, other) in enumerate(zip(expected, found, strict=False)) if one != other),
-        min(len(expected), len(found)),
+        (index for index, (left, right) in enumerate(zip(expected, actual, strict=False)) if left != right),
+        min(len(expected), len(actual)),
     )
-    texts = [f"... {value[first : first + 3]!r} ... from place {first} of {len(value)}" for value in (expected, found)]
+    texts = [
+        f"... {value[first : first + 3]!r} ... from index {first}, length {len(value)}" for value in (expected, actual)
+    ]
     return texts[0], texts[1]

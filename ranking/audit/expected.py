@@ -1,7 +1,7 @@
-"""What a saved frame must hold of a row: the arithmetic of its columns, repeated from the row's plain features.
+"""Expected cells of a saved frame, recomputed from the plain features of a row.
 
-A saved frame holds counts, rates smoothed towards the training rate with the weight of ten exposures, ages and gaps in
-days, and 0 where serving knew nothing.
+A saved frame contains counts, rates smoothed towards the training rate with a weight of ten exposures, and ages and gaps in
+days. A feature that was missing at serving time is 0.
 """
 
 from __future__ import annotations
@@ -11,53 +11,53 @@ import math
 from ranking.audit.reference import WINDOWS_US, Cells
 
 HISTORY_CODES = "codes of the history"
-"""A saved frame's codes of the history's items, as of the row's time."""
+"""Key of the codes of the history's items in a saved frame, as of the row's time."""
 
 _DAY_US = 86_400_000_000
 _WEIGHT = 10.0
 
 
 def saved_cells(plain: Cells, item_id: str, at_us: int, rate: float) -> Cells:
-    """The columns of a saved frame.
+    """Compute the columns of a saved frame.
 
     Parameters
     ----------
     plain : mapping
-        The row's features by Feast's full names, None where serving had nothing.
+        The row's features by Feast's full names, None for a missing value.
     item_id : str
-        The candidate.
+        Candidate item.
     at_us : int
-        The row's time, microseconds UTC.
+        Time of the row, microseconds UTC.
     rate : float
-        The share of positives among the training rows.
+        Positive rate of the training rows.
     """
-    found: Cells = {"candidate": item_id}
+    cells: Cells = {"candidate": item_id}
     for side in ("item", "user"):
         for window in WINDOWS_US:
             exposures, clicks = plain[f"{side}_stats__exposures_{window}"], plain[f"{side}_stats__clicks_{window}"]
-            found[f"{side}_exposures_{window}"] = float(exposures or 0)
-            found[f"{side}_clicks_{window}"] = float(clicks or 0)
+            cells[f"{side}_exposures_{window}"] = float(exposures or 0)
+            cells[f"{side}_clicks_{window}"] = float(clicks or 0)
             shown = max(exposures or 0, clicks or 0)
             smoothed = ((clicks or 0) + _WEIGHT * rate) / (shown + _WEIGHT)
-            found[f"{side}_rate_{window}"] = rate if exposures is None else smoothed
+            cells[f"{side}_rate_{window}"] = rate if exposures is None else smoothed
     for window in WINDOWS_US:
-        found[f"item_conversions_{window}"] = float(plain[f"item_stats__conversions_{window}"] or 0)
+        cells[f"item_conversions_{window}"] = float(plain[f"item_stats__conversions_{window}"] or 0)
     created = plain["item_content__created_at_us"]
-    found["item_age_days"] = 0.0 if created is None else _days(at_us - created)
-    found["item_without_content"] = float(created is None)
+    cells["item_age_days"] = 0.0 if created is None else _days(at_us - created)
+    cells["item_without_content"] = float(created is None)
     price = plain["item_content__price"]
-    found["item_price"] = 0.0 if price is None or math.isnan(price) else max(price, 0.0)
-    ids, moments = plain["user_history__item_ids"] or [], plain["user_history__timestamps_us"] or []
-    found["history_length"] = float(len(ids))
-    found["history_gap_days"] = _days(at_us - moments[0]) if moments else 0.0
-    found["history_span_days"] = _days(at_us - moments[-1]) if moments else 0.0
-    found["item_in_history"] = float(item_id in ids)
-    found |= {"user_history__item_ids": ids, "user_history__timestamps_us": moments}
-    return found | {"item_sid__codes": plain["item_sid__codes"], "item_content": plain["item_content"]}
+    cells["item_price"] = 0.0 if price is None or math.isnan(price) else max(price, 0.0)
+    ids, times_us = plain["user_history__item_ids"] or [], plain["user_history__timestamps_us"] or []
+    cells["history_length"] = float(len(ids))
+    cells["history_gap_days"] = _days(at_us - times_us[0]) if times_us else 0.0
+    cells["history_span_days"] = _days(at_us - times_us[-1]) if times_us else 0.0
+    cells["item_in_history"] = float(item_id in ids)
+    cells |= {"user_history__item_ids": ids, "user_history__timestamps_us": times_us}
+    return cells | {"item_sid__codes": plain["item_sid__codes"], "item_content": plain["item_content"]}
 
 
 def plain_name(name: str) -> str:
-    """The feature of which a column of a saved frame is made (itself when it is made of no single one)."""
+    """Return the feature from which a column of a saved frame is computed, or the name itself if it has no single source."""
     for side in ("item", "user"):
         for kind in ("exposures", "clicks", "conversions"):
             if name.startswith(f"{side}_{kind}_"):

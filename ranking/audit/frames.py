@@ -1,4 +1,4 @@
-"""The rows of a training frame that are audited, from wherever the frame lies."""
+"""Sample rows to audit from a feature service, a file or a saved run."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _KEYS = ("user_id", "item_id", "event_timestamp")
 
 @dataclass(frozen=True)
 class AuditedRows:
-    """A sample of a frame: the row numbers within it, the rows' keys and times, and what the frame holds of them.
+    """Sampled rows of a frame: row numbers, keys, times and cells.
 
-    ``cells`` holds one mapping per row. ``rate`` is the share of positives to which a saved frame smooths its rates, None
-    for a frame of plain features.
+    ``cells`` has one mapping per row. ``rate`` is the positive rate that a saved frame smooths its rates towards, None for a
+    frame of plain features.
     """
 
     source: str
@@ -43,51 +43,55 @@ class AuditedRows:
         return len(self.numbers)
 
 
-def drawn(total: int, most: int, seed: int) -> Ints:
-    """Row numbers of a sample, in rising order; which rows it holds depends on the three arguments alone."""
-    return np.sort(np.random.default_rng(seed).choice(total, min(most, total), replace=False)).astype(np.int64)
+def sample_rows(total: int, n_rows: int, seed: int) -> Ints:
+    """Sample row numbers without replacement, in ascending order; the same arguments give the same numbers."""
+    return np.sort(np.random.default_rng(seed).choice(total, min(n_rows, total), replace=False)).astype(np.int64)
 
 
-def rows_of_service(repo: Repo, service: str, most: int, seed: int) -> AuditedRows:
-    """A sample of the labelled rows, with the features that the service gives for them now."""
+def rows_of_service(repo: Repo, service: str, n_rows: int, seed: int) -> AuditedRows:
+    """Sample the labelled rows and retrieve their features from a feature service."""
     import pandas as pd
 
     from sidkit.stores.feast_repo import feature_service, open_store
 
     if not repo.labelled_rows.exists():
         raise ArtifactMissingError(
-            f"{repo.labelled_rows} is missing; run `sidkit tables rows --repo {repo.path}` first"
+            f"expected labelled rows in {repo.labelled_rows}, got no such file; run `sidkit tables rows --repo {repo.path}` "
+            "first"
         )
     table = pq.read_table(checked(repo.labelled_rows), columns=list(_KEYS))
-    numbers = drawn(len(table), most, seed)
+    numbers = sample_rows(len(table), n_rows, seed)
     table = table.take(pa.array(numbers))
     entities = pd.DataFrame({key: table.column(key).to_pandas() for key in _KEYS})
     entities["__row"] = range(len(entities))
     store = open_store(repo)
     job = store.get_historical_features(entities, features=feature_service(store, service), full_feature_names=True)
-    found = job.to_arrow().sort_by("__row").drop_columns(["__row", *_KEYS])
-    return _plain(f"feature service {service}", pq.read_metadata(repo.labelled_rows).num_rows, numbers, table, found)
+    features = job.to_arrow().sort_by("__row").drop_columns(["__row", *_KEYS])
+    return _plain(f"feature service {service}", pq.read_metadata(repo.labelled_rows).num_rows, numbers, table, features)
 
 
-def rows_of_file(path: Path, most: int, seed: int) -> AuditedRows:
-    """A sample of a frame as `sidkit frame` writes it.
+def rows_of_file(path: Path, n_rows: int, seed: int) -> AuditedRows:
+    """Sample a frame that `sidkit frame` wrote.
 
     Raises
     ------
     ContractError
-        When it is no such frame.
+        When the file is not such a frame.
     """
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
-        raise ContractError("frame", f"{path} cannot be read as Parquet ({error})") from error
+        raise ContractError(
+            "frame", f"{path} cannot be read as Parquet ({error}); write it again with `sidkit frame`"
+        ) from error
     missing = [key for key in _KEYS if key not in table.column_names]
     if missing or not len(table):
         raise ContractError(
             "frame",
-            f"{path} has {len(table):,} rows and lacks {', '.join(missing) or 'nothing'}; `sidkit frame` writes one",
+            f"expected at least one row and the columns {', '.join(_KEYS)} in {path}, got {len(table):,} rows, missing "
+            f"columns: {', '.join(missing) or 'none'}; write the file with `sidkit frame`",
         )
-    numbers = drawn(len(table), most, seed)
+    numbers = sample_rows(len(table), n_rows, seed)
     total = len(table)
     table = table.take(pa.array(numbers))
     return _plain(str(path), total, numbers, table, table.drop_columns(list(_KEYS)))
@@ -99,47 +103,49 @@ def _plain(source: str, total: int, numbers: Ints, keys: pa.Table, features: pa.
     return AuditedRows(source, total, numbers, users, items, at_us, features.to_pylist())
 
 
-def rows_of_run(repo: Repo, folder: Path, most: int, seed: int) -> AuditedRows:
-    """A sample of the frame that a run of the main job saved, decoded into the features that it was made of.
+def rows_of_run(repo: Repo, folder: Path, n_rows: int, seed: int) -> AuditedRows:
+    """Sample the frame of a saved run, decoded into its features.
 
     Parameters
     ----------
     repo : Repo
-        The run's repo.
+        Repository of the run.
     folder : Path
-        The run (``artifacts/runs/<preset>``).
-    most : int
-        Rows.
+        Folder of the saved run (``artifacts/runs/<preset>``).
+    n_rows : int
+        Number of rows.
     seed : int
-        Decides which.
+        Random seed of the sample.
     """
     from ranking.data.disk_frame import DiskFrame
     from ranking.data.numeric_features import numeric_columns
 
     if not (folder / "frame").is_dir():
-        there = ", ".join(sorted(path.parent.name for path in repo.runs.glob("*/frame"))) or "none yet"
-        raise ArtifactMissingError(f"{folder / 'frame'} is missing; runs with a saved frame: {there}")
+        available = ", ".join(sorted(path.parent.name for path in repo.runs.glob("*/frame"))) or "none yet"
+        raise ArtifactMissingError(
+            f"expected a saved frame in {folder / 'frame'}, got no such folder; runs with a saved frame: {available}"
+        )
     data = DiskFrame.load(folder / "frame")
-    numbers = drawn(len(data), most, seed)
+    numbers = sample_rows(len(data), n_rows, seed)
     part = data.take(numbers)
     names = numeric_columns()
     cells: list[Cells] = []
-    for at in range(len(part)):
-        filled = part.history_items[part.history[at]]
+    for row in range(len(part)):
+        filled = part.history_items[part.history[row]]
         filled = filled[filled != 0]
-        listed = part.history_us[part.history[at]][: len(filled)]
-        row: Cells = {
-            "candidate": part.items.ids[part.candidate[at]],
+        times_us = part.history_us[part.history[row]][: len(filled)]
+        features: Cells = {
+            "candidate": part.items.ids[part.candidate[row]],
             "user_history__item_ids": part.items.ids[filled].tolist(),
-            "user_history__timestamps_us": listed.tolist(),
-            "item_sid__codes": _codes(part.items.codes[part.candidate[at]]),
-            "item_content": part.items.content[part.candidate[at]],
+            "user_history__timestamps_us": times_us.tolist(),
+            "item_sid__codes": _codes(part.items.codes[part.candidate[row]]),
+            "item_content": part.items.content[part.candidate[row]],
             HISTORY_CODES: [_codes(codes) for codes in part.items.codes[filled]],
-            **{name: float(value) for name, value in zip(names, part.numeric[at], strict=True)},
+            **{name: float(value) for name, value in zip(names, part.numeric[row], strict=True)},
         }
         if part.rows.had_before is not None:
-            row["had_before"] = bool(part.rows.had_before[at])
-        cells.append(row)
+            features["had_before"] = bool(part.rows.had_before[row])
+        cells.append(features)
     rate = float(read_facts(folder / "stages.json", "frame")["rate"])
     rows = part.rows
     return AuditedRows(str(folder / "frame"), len(data), numbers, rows.user_ids, rows.item_ids, rows.at_us, cells, rate)

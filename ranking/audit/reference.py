@@ -1,7 +1,7 @@
-"""What serving could have known of a row, recomputed from the ingested log by plain SQL.
+"""Reference features: the values that serving could have read for a row, recomputed from the ingested log with plain SQL.
 
-Nothing here reads a feature table, a running sum or an as-of join: each query is one scan of the log, bounded by the row's
-own moment. It is slow and independent.
+It uses no feature table, running sum or as-of join: each query is one scan of the log up to the time of the row. This is slow,
+but independent of the code under audit.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from sidkit.core.repo import Repo
 from sidkit.tables import read_build, read_log
 
 Cells = dict[str, Any]
-"""Feast's full feature name -> value, None where serving had nothing."""
+"""Feast's full feature name -> value, None if it is missing at serving time."""
 
 WINDOWS_US: dict[str, int | None] = {"1d": DAY_US, "7d": 7 * DAY_US, "30d": 30 * DAY_US, "all": None}
 
 
 @contextmanager
 def log_reference(repo: Repo, codebook: Codebook) -> Iterator[LogReference]:
-    """Open the log of a repo for questions; codes are those that ``codebook`` gives to the content of the log."""
+    """Open the reference of a repository; codes are computed by ``codebook`` from the content in the log."""
     with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
         yield LogReference(repo, codebook, opened)
 
 
 class LogReference:
-    """Answers about keys and moments from the log alone; open it with :func:`log_reference`.
+    """Features of keys at given times, computed from the log alone; open it with :func:`log_reference`.
 
-    Moments later than the last build see what it saw: the tables hold nothing later.
+    Times after the last build of the tables are clipped to the as-of time of that build.
     """
 
     def __init__(self, repo: Repo, codebook: Codebook, opened: duckdb.DuckDBPyConnection) -> None:
@@ -71,14 +71,14 @@ class LogReference:
         self._number: dict[tuple[int, int], int] = {}
 
     def _read_versions(self) -> None:
-        has = {
+        columns = {
             source: {row[0] for row in self._opened.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()}
             for source in (self._items, self._vectors)
         }
-        since = "coalesce(updated_at, created_at)" if "updated_at" in has[self._items] else "created_at"
-        changed = "epoch_us(updated_at)" if "updated_at" in has[self._vectors] else "NULL::BIGINT"
+        since = "coalesce(updated_at, created_at)" if "updated_at" in columns[self._items] else "created_at"
+        changed = "epoch_us(updated_at)" if "updated_at" in columns[self._vectors] else "NULL::BIGINT"
         self._attributes = ", ".join(
-            f"items.{name}" if name in has[self._items] else f"NULL AS {name}" for name in ("category", "price")
+            f"items.{name}" if name in columns[self._items] else f"NULL AS {name}" for name in ("category", "price")
         )
         self._opened.execute(f"""
             CREATE TEMP TABLE item_versions AS
@@ -94,11 +94,11 @@ class LogReference:
     def cells(
         self, user_ids: Sequence[str] | npt.NDArray[np.object_], item_ids: npt.NDArray[np.object_], at_us: Ints
     ) -> list[Cells]:
-        """All features of some rows, one mapping per row; a view of which serving had no row gives None throughout."""
+        """Compute all features of rows, one mapping per row; all features of a view without a row are None."""
         count = len(at_us)
         at = np.minimum(at_us, self.as_of_us)
         end = (at - self.delay_us) // self.cadence_us * self.cadence_us
-        asked = pa.table(
+        queries = pa.table(
             {
                 "place": np.arange(count),
                 "user_id": pa.array(list(user_ids), pa.string()),
@@ -107,97 +107,97 @@ class LogReference:
                 "end_us": end,
             }
         )
-        found: list[Cells] = [{} for _ in range(count)]
-        self._opened.register("asked", asked)
+        cells: list[Cells] = [{} for _ in range(count)]
+        self._opened.register("queries", queries)
         try:
             for side, kinds in (("item", ("exposures", "clicks", "conversions")), ("user", ("exposures", "clicks"))):
-                self._count(side, kinds, found)
-            self._list(found)
+                self._add_counts(side, kinds, cells)
+            self._add_histories(cells)
         finally:
-            self._opened.unregister("asked")
+            self._opened.unregister("queries")
         return [
-            row | self.content(number) for row, number in zip(found, self.content_numbers(item_ids, at), strict=True)
+            row | self.content(number) for row, number in zip(cells, self.content_numbers(item_ids, at), strict=True)
         ]
 
-    def _count(self, side: str, kinds: Sequence[str], found: list[Cells]) -> None:
+    def _add_counts(self, side: str, kinds: Sequence[str], cells: list[Cells]) -> None:
         names = [f"{kind}_{window}" for window in WINDOWS_US for kind in kinds]
         sums = ", ".join(
             f"sum({kind})" + (f" FILTER (ts_us > end_us - {length})" if length else "")
             for length in WINDOWS_US.values()
             for kind in kinds
         )
-        for row in found:
+        for row in cells:
             row.update(dict.fromkeys((f"{side}_stats__{name}" for name in names), None))
-        answers = self._opened.execute(
-            f"SELECT place, {sums} FROM asked INNER JOIN events USING ({side}_id) WHERE ts_us <= end_us GROUP BY place"
+        results = self._opened.execute(
+            f"SELECT place, {sums} FROM queries INNER JOIN events USING ({side}_id) WHERE ts_us <= end_us GROUP BY place"
         ).fetchall()
-        for place, *values in answers:
+        for place, *values in results:
             for name, value in zip(names, values, strict=True):
                 unknown = self._unknown[name.split("_")[0]]
-                found[place][f"{side}_stats__{name}"] = None if unknown else int(value or 0)
+                cells[place][f"{side}_stats__{name}"] = None if unknown else int(value or 0)
 
-    def _list(self, found: list[Cells]) -> None:
-        for row in found:
+    def _add_histories(self, cells: list[Cells]) -> None:
+        for row in cells:
             row.update({"user_history__item_ids": None, "user_history__timestamps_us": None})
-        answers = self._opened.execute(f"""
+        results = self._opened.execute(f"""
             SELECT place, list(events.item_id ORDER BY ts_us DESC, events.item_id)[:{self.history_length}],
                    list(ts_us ORDER BY ts_us DESC, events.item_id)[:{self.history_length}]
-            FROM asked INNER JOIN events USING (user_id) WHERE clicks = 1 AND ts_us <= until_us GROUP BY place
+            FROM queries INNER JOIN events USING (user_id) WHERE clicks = 1 AND ts_us <= until_us GROUP BY place
         """).fetchall()
-        for place, ids, moments in answers:
-            found[place].update({"user_history__item_ids": ids, "user_history__timestamps_us": moments})
+        for place, ids, times_us in results:
+            cells[place].update({"user_history__item_ids": ids, "user_history__timestamps_us": times_us})
 
     def had_before(
         self, user_ids: npt.NDArray[np.object_], item_ids: npt.NDArray[np.object_], at_us: Ints
     ) -> list[bool]:
-        """Whether each row's user had a readable positive with its item."""
-        asked = {"place": np.arange(len(at_us)), "user_id": user_ids, "item_id": item_ids}
-        self._opened.register("asked_pairs", pa.table({**asked, "until_us": at_us - self.delay_us}))
+        """Whether the user of each row had an earlier positive with its item that serving could read."""
+        keys = {"place": np.arange(len(at_us)), "user_id": user_ids, "item_id": item_ids}
+        self._opened.register("query_pairs", pa.table({**keys, "until_us": at_us - self.delay_us}))
         try:
             places = self._opened.execute("""
-                SELECT DISTINCT place FROM asked_pairs INNER JOIN events USING (user_id, item_id)
+                SELECT DISTINCT place FROM query_pairs INNER JOIN events USING (user_id, item_id)
                 WHERE clicks = 1 AND ts_us <= until_us
             """).fetchnumpy()["place"]
         finally:
-            self._opened.unregister("asked_pairs")
-        found: list[bool] = np.isin(np.arange(len(at_us)), places).tolist()
-        return found
+            self._opened.unregister("query_pairs")
+        flags: list[bool] = np.isin(np.arange(len(at_us)), places).tolist()
+        return flags
 
     def content_numbers(self, item_ids: Sequence[str] | npt.NDArray[np.object_], at_us: Ints) -> list[int]:
-        """Which content each item had at its moment, as numbers for :meth:`content`; 0 where serving had none."""
-        asked = pa.table(
+        """Return the content version of each item at a time, as a number for :meth:`content`; 0 if it had none."""
+        queries = pa.table(
             {
                 "place": np.arange(len(at_us)),
                 "item_id": pa.array(list(item_ids), pa.string()),
                 "until_us": np.minimum(at_us, self.as_of_us) - self.delay_us,
             }
         )
-        self._opened.register("asked_content", asked)
+        self._opened.register("query_items", queries)
         try:
-            answers = self._opened.execute("""
+            results = self._opened.execute("""
                 SELECT place, item_place, vector_place FROM (
-                    SELECT asked_content.place, max(struct_pack(a := since_us, b := versions.place)).b AS item_place
-                    FROM asked_content INNER JOIN item_versions AS versions USING (item_id)
+                    SELECT query_items.place, max(struct_pack(a := since_us, b := versions.place)).b AS item_place
+                    FROM query_items INNER JOIN item_versions AS versions USING (item_id)
                     WHERE since_us <= until_us GROUP BY ALL
                 ) LEFT JOIN (
-                    SELECT asked_content.place,
+                    SELECT query_items.place,
                            max(struct_pack(a := since_us, c := changed_us, b := versions.place)).b AS vector_place
-                    FROM asked_content INNER JOIN vector_versions AS versions USING (item_id)
+                    FROM query_items INNER JOIN vector_versions AS versions USING (item_id)
                     WHERE since_us <= until_us GROUP BY ALL
                 ) USING (place)
             """).fetchall()
         finally:
-            self._opened.unregister("asked_content")
-        fresh = {(item, -1 if vector is None else vector) for _, item, vector in answers} - set(self._number)
+            self._opened.unregister("query_items")
+        fresh = {(item, -1 if vector is None else vector) for _, item, vector in results} - set(self._number)
         if fresh:
             self._read_contents(sorted(fresh))
         numbers = [0] * len(at_us)
-        for place, item, vector in answers:
+        for place, item, vector in results:
             numbers[place] = self._number[item, -1 if vector is None else vector]
         return numbers
 
     def _read_contents(self, fresh: Sequence[tuple[int, int]]) -> None:
-        """Read attributes and vectors of some versions and let the codebook say their codes."""
+        """Read the attributes and vectors of content versions, and encode them with the codebook."""
         columns = ", ".join(f"vectors.{quoted(name)}" for name in self.modalities)
         places = np.array(fresh, dtype=np.int64)
         keyed = pa.table({"nth": np.arange(len(fresh)), "item_place": places[:, 0], "vector_place": places[:, 1]})
@@ -227,45 +227,47 @@ class LogReference:
             )
 
     def content(self, number: int) -> Cells:
-        """Content and codes by the number of :meth:`content_numbers`; ``item_content`` is the encoder's vector."""
+        """Return content and codes of a number from :meth:`content_numbers`; ``item_content`` is the encoder's vector."""
         if number:
             return self._contents[number]
         names = [*(f"item_content__{name}" for name in (*self.modalities, "category", "price", "created_at_us"))]
         return dict.fromkeys([*names, "item_sid__codes", "item_sid__residual_norm", "item_content"])
 
     def timeline(self, feature: str, user_id: str, item_id: str) -> list[tuple[int, Any]]:
-        """From when on (microseconds UTC) serving read which value of one feature of one key, oldest first."""
+        """Return pairs (first time served in microseconds UTC, value) of a feature of a key, oldest first."""
         view, _, name = feature.partition("__")
         if view.endswith("_stats"):
-            return self._counts_in_time(view, name, user_id if view.startswith("user") else item_id)
+            return self._count_timeline(view, name, user_id if view.startswith("user") else item_id)
         if view == "user_history":
-            moments = self._moments("SELECT DISTINCT ts_us FROM events WHERE user_id = $key AND clicks = 1", user_id)
-            at = np.array(moments, dtype=np.int64) + self.delay_us
+            times_us = self._query_times(
+                "SELECT DISTINCT ts_us FROM events WHERE user_id = $key AND clicks = 1", user_id
+            )
+            at = np.array(times_us, dtype=np.int64) + self.delay_us
             rows = self.cells([user_id] * len(at), np.array([item_id] * len(at), dtype=object), at)
-            return [(int(moment), row[feature]) for moment, row in zip(at, rows, strict=True)]
-        moments = self._moments(
+            return [(int(us), row[feature]) for us, row in zip(at, rows, strict=True)]
+        times_us = self._query_times(
             "SELECT since_us FROM item_versions WHERE item_id = $key UNION "
             "SELECT since_us FROM vector_versions WHERE item_id = $key",
             item_id,
         )
-        at = np.array(moments, dtype=np.int64) + self.delay_us
+        at = np.array(times_us, dtype=np.int64) + self.delay_us
         numbers = self.content_numbers([item_id] * len(at), at)
-        return [(int(moment), self.content(number).get(feature)) for moment, number in zip(at, numbers, strict=True)]
+        return [(int(us), self.content(number).get(feature)) for us, number in zip(at, numbers, strict=True)]
 
-    def _moments(self, query: str, key: str) -> list[int]:
+    def _query_times(self, query: str, key: str) -> list[int]:
         return sorted(row[0] for row in self._opened.execute(query, {"key": key}).fetchall())
 
-    def _counts_in_time(self, view: str, name: str, key: str) -> list[tuple[int, Any]]:
+    def _count_timeline(self, view: str, name: str, key: str) -> list[tuple[int, Any]]:
         kind, _, window = name.partition("_")
         side, length = view.removesuffix("_stats"), WINDOWS_US[window]
         events = self._opened.execute(
             f"SELECT ts_us, {kind} FROM events WHERE {side}_id = $key ORDER BY ts_us", {"key": key}
         ).fetchnumpy()
-        moments, weights = events["ts_us"].astype(np.int64), events[kind].astype(np.int64)
+        times_us, weights = events["ts_us"].astype(np.int64), events[kind].astype(np.int64)
         total = np.concatenate([[0], np.cumsum(weights)])
-        leaving = [moments + length] if length else []
-        ends = np.unique(-(-np.concatenate([moments, *leaving]) // self.cadence_us) * self.cadence_us)
-        counts = total[np.searchsorted(moments, ends, side="right")]
+        expiry_us = [times_us + length] if length else []
+        ends = np.unique(-(-np.concatenate([times_us, *expiry_us]) // self.cadence_us) * self.cadence_us)
+        counts = total[np.searchsorted(times_us, ends, side="right")]
         if length:
-            counts = counts - total[np.searchsorted(moments, ends - length, side="right")]
+            counts = counts - total[np.searchsorted(times_us, ends - length, side="right")]
         return list(zip((ends + self.delay_us).tolist(), counts.tolist(), strict=True))

@@ -1,4 +1,4 @@
-"""The audit: does a training frame hold what serving could have known, and was nothing learned from the future?"""
+"""Run the leakage audit: compare a training frame with the log, and check that no artefact was fitted on future data."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AuditResult:
-    """What an audit found."""
+    """Result of an audit."""
 
     service: str
-    """The feature service of the audited rows."""
+    """Feature service of the audited rows."""
     rows: RowsAudit
     single_features: SingleFeatures | None
-    """None where no negative is sampled."""
+    """None if no negatives are sampled."""
     artifacts: ArtifactsAudit
 
     @property
@@ -57,34 +57,36 @@ def run_audit(
     frame: Path | None = None,
     service: str | None = None,
 ) -> AuditResult:
-    """Do the audit.
+    """Audit a training frame and all artefacts of a repository.
 
     Parameters
     ----------
     repo : Repo
-        With built tables and a published codebook.
+        A repository with built tables and a published codebook.
     rows, seed : int
-        Size of the sample, and what decides it.
+        Number of sampled rows, and random seed of the sample.
     preset : str, optional
         Audit the frame that the run of this preset saved.
     frame : Path, optional
         Audit a file that `sidkit frame` wrote.
     service : str, optional
-        A codebook's feature service; by default that of the run's codebook, or of the serving one.
+        Feature service of a codebook; default: that of the run's codebook, or of the serving codebook.
 
     Raises
     ------
     ConfigError
         When both a preset and a frame are given.
     ArtifactMissingError
-        When there is no such frame, or the tables are older than the log.
+        When the frame is missing, or the tables are older than the log.
     UnknownVersionError
-        When no published codebook has such a service.
+        When no codebook has this feature service.
     """
     from ranking.audit.frames import rows_of_file, rows_of_run, rows_of_service
 
     if preset is not None and frame is not None:
-        raise ConfigError("give --preset (the frame that a run saved) or --frame (a file), not both")
+        raise ConfigError(
+            "expected either --preset (the frame of a saved run) or --frame (a file), got both; drop one of them"
+        )
     artifacts = audit_artifacts(repo)
     folder = repo.runs / preset_name(preset) if preset else None
     record = _record(repo, folder, service)
@@ -123,17 +125,17 @@ def _record(repo: Repo, folder: Path | None, service: str | None) -> CodebookRec
 
 
 def _refuse_stale(repo: Repo, codebook: str) -> None:
-    """Refuse to compare tables with a log, or codes with content, that they have not seen yet."""
+    """Raise if the tables are older than the log, or the codes older than the item content."""
     import pyarrow.parquet as pq
 
     from semantic_ids.catalog import table_path
 
     if not read_log(repo).is_that_of(read_build(repo)["log"]):
         raise ArtifactMissingError(
-            f"{repo.tables} was built before the last `sidkit data ingest`; run `sidkit tables build` and audit then"
+            f"{repo.tables} is older than the last `sidkit data ingest`; run `sidkit tables build`, then audit again"
         )
     table, content = table_path(repo, codebook), repo.tables / "item_content.parquet"
     if table.exists() and pq.read_metadata(table).num_rows < pq.read_metadata(content).num_rows:
         raise ArtifactMissingError(
-            f"{table} lacks codes of content that came since; run `sidkit codebooks refresh` and audit then"
+            f"{table} has no codes for the newest item content; run `sidkit codebooks refresh`, then audit again"
         )

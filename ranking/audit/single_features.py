@@ -1,8 +1,8 @@
-"""How well one count or one age alone predicts the label, where negatives are sampled.
+"""AUC of single counts and ages within requests, for data with sampled negatives.
 
-Sampling decides what a negative looks like. If negatives are older, or less clicked, than positives of the same request,
-a ranker learns the sampler. So each count and age is measured alone: how often is it larger for the positive than for a
-negative of the same request? One half says nothing.
+If sampled negatives are older or less clicked than the positives of the same request, a ranker learns the sampling instead of
+the user's interest. This module measures each count and age alone: the share of pairs (positive, negative) of one request in
+which the positive has the larger value. 0.5 is uninformative.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from sidkit.core.arrays import Ints
 from sidkit.core.repo import Repo
 
 SUSPECT = 0.6
-"""An AUC above it, or as far below one half, is warned of."""
+"""Threshold of the warning: an AUC above it, or below 1 - ``SUSPECT``."""
 SAMPLE_ROWS = 20_000
 
-_LEFT_OUT = ("_rate_", "item_without_content", "item_price")  # of counts made, or of content
+_EXCLUDED = ("_rate_", "item_without_content", "item_price")  # derived from counts, or content
 
 
 @dataclass(frozen=True)
 class SingleFeatures:
     """Within-request AUC of single features on a sample of requests.
 
-    ``auc`` holds the features that differ within some request; a value is the share of pairs (a positive and a sampled
-    negative of one request) in which the positive's is larger, ties half. ``same`` names the features that do not differ.
+    ``auc`` has the features that vary within at least one request: the share of pairs (positive, sampled negative) of one
+    request in which the positive has the larger value; ties count half. ``same`` lists the features that never vary.
     """
 
     requests: int
@@ -47,11 +47,11 @@ class SingleFeatures:
 
     @property
     def suspects(self) -> dict[str, float]:
-        """The features that alone tell positives from negatives."""
+        """Features that separate positives from negatives alone."""
         return {name: value for name, value in self.auc.items() if not 1 - SUSPECT <= value <= SUSPECT}
 
     def as_json(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Return JSON values."""
         sizes = {"requests": self.requests, "rows": self.rows, "pairs": self.pairs}
         return {**sizes, "auc": self.auc, "same": list(self.same), "suspects": list(self.suspects), "above": SUSPECT}
 
@@ -59,28 +59,28 @@ class SingleFeatures:
 def measure_single_features(
     repo: Repo, service: str, seed: int = 0, most_rows: int = SAMPLE_ROWS
 ) -> SingleFeatures | None:
-    """Measure the counts and ages that a feature service gives for sampled rows; None where no row is sampled.
+    """Measure the counts and ages of a feature service on sampled rows; None if no row is sampled.
 
     Parameters
     ----------
     repo : Repo
-        With built tables, and labelled rows.
+        A repository with built tables and labelled rows.
     service : str
-        The feature service.
+        Name of the feature service.
     seed : int
-        Decides which requests are looked at.
+        Random seed of the sampled requests.
     most_rows : int
-        About how many rows they have.
+        Approximate maximum number of rows.
     """
     from sidkit.stores.feast_repo import feature_service, open_store
 
     path = _rows_file(repo)
     if path is None or repo.settings.source.feedback != "positives_only":
         return None
-    request = _sampled_requests(path, most_rows, seed)
-    if request is None:
+    request_ids = _sampled_requests(path, most_rows, seed)
+    if request_ids is None:
         return None
-    table = pq.read_table(path, filters=pc.field("request_id").isin(request))
+    table = pq.read_table(path, filters=pc.field("request_id").isin(request_ids))
     rows = read_rows(table)
     store = open_store(repo)
     views = historical_views(
@@ -90,7 +90,7 @@ def measure_single_features(
     group = pd.factorize(table.column("request_id").to_pandas())[0].astype(np.int64)
     auc, same = {}, []
     for column, name in enumerate(numeric_columns()):
-        if any(part in name for part in _LEFT_OUT):
+        if any(part in name for part in _EXCLUDED):
             continue
         if _varies(values[:, column], group):
             auc[name], _ = auc_within(rows.label, values[:, column], group)
@@ -101,9 +101,9 @@ def measure_single_features(
 
 
 def auc_within(label: npt.NDArray[np.int8], value: npt.NDArray[np.floating], group: Ints) -> tuple[float, int]:
-    """The share of pairs (positive, negative) of one group in which the positive's value is larger, ties half; and the pairs.
+    """Compute the AUC within groups, and the number of pairs (positive, negative) of one group.
 
-    One half where there is no pair.
+    The AUC is the share of pairs in which the positive has the larger value; ties count half. It is 0.5 without pairs.
     """
     rows = pd.DataFrame({"group": group, "label": label == 1, "value": value})
     rows["rank"] = rows.groupby("group")["value"].rank()
@@ -121,7 +121,7 @@ def _varies(value: npt.NDArray[np.floating], group: Ints) -> bool:
 
 
 def _rows_file(repo: Repo) -> Path | None:
-    """The labelled rows; where only a part of them was made, the newest part."""
+    """Return the file of labelled rows; if only parts of it exist, the newest part."""
     if repo.labelled_rows.exists():
         return repo.labelled_rows
     parts = sorted(repo.data.glob("rows-*.parquet"), key=lambda path: path.stat().st_mtime_ns)
@@ -129,12 +129,12 @@ def _rows_file(repo: Repo) -> Path | None:
 
 
 def _sampled_requests(path: Path, most_rows: int, seed: int) -> pa.Array | None:
-    """The names of some requests that have sampled rows; which depends on the file and the seed alone."""
+    """Sample ids of requests with sampled negatives; the same file and seed give the same ids."""
     table = pq.read_table(path, columns=["request_id"], filters=pc.field("sampled"))
     if not len(table):
         return None
     counted = table.column("request_id").combine_chunks().value_counts()
-    names, rows = counted.field("values"), counted.field("counts").to_numpy()
-    order = np.random.default_rng(seed).permutation(len(names))
-    taken = max(int(np.searchsorted(np.cumsum(rows[order]), most_rows * 0.8, side="right")), 1)
-    return names.take(pa.array(order[:taken]))
+    ids, rows = counted.field("values"), counted.field("counts").to_numpy()
+    order = np.random.default_rng(seed).permutation(len(ids))
+    count = max(int(np.searchsorted(np.cumsum(rows[order]), most_rows * 0.8, side="right")), 1)
+    return ids.take(pa.array(order[:count]))

@@ -1,1 +1,1 @@
-"""How rankers are evaluated: metrics, slices as of the row, and one evaluator with intervals over users."""
+"""Evaluation of rankers: metrics, point-in-time slices, and an evaluator with bootstrap intervals over users."""

@@ -1,7 +1,7 @@
-"""The evaluator: metrics of arms per slice, intervals over users, and paired differences with a verdict.
+"""Evaluator: metrics of arms per slice, bootstrap intervals over users, and paired differences with a verdict.
 
-Every arm is measured on the same rows and resampled by the same draws of users, so differences are paired. Samples are
-computed when an interval or a difference is first used.
+All arms are evaluated on the same rows and the same bootstrap samples of users, so differences are paired. Samples are
+computed lazily, when an interval or a difference is first needed.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from sidkit.core.errors import LeakageError
 
 METRICS = ("auc", "gauc", "logloss", "normalised_entropy", "calibration")
 HIGHER_IS_BETTER = {"auc": True, "gauc": True, "logloss": False, "normalised_entropy": False}
-"""Calibration is best at 1: a difference of it says nothing, so none is given."""
+"""Calibration is best at 1, so differences in calibration are not compared."""
 LEAST_PER_CLASS = 50
-"""Below so many rows of either class a slice has no AUC."""
+"""Minimum rows of each class for a slice to have an AUC."""
 RESAMPLES = 1000
 
 Labels = npt.NDArray[np.int8]
@@ -41,20 +41,20 @@ Labels = npt.NDArray[np.int8]
 
 @dataclass(frozen=True)
 class EvaluationRows:
-    """The rows on which arms are measured."""
+    """Rows on which arms are evaluated."""
 
     label: Labels
-    """0 or 1, int8 [rows]."""
+    """Labels 0 or 1, int8 [rows]."""
     user: Ints
-    """Whose row it is, int64 [rows]; users are resampled."""
+    """User of each row, int64 [rows]; users are resampled."""
     group: Ints
-    """Within which group GAUC ranks, int64 [rows]: the row's request, or its user."""
+    """GAUC group of each row, int64 [rows]: its request or its user."""
     grouped_by: str
     """``request`` or ``user``."""
 
     @classmethod
     def of(cls, data: Dataset) -> EvaluationRows:
-        """Rows that name no request are grouped by user and moment; logs without requests by user."""
+        """Build from a data set; rows without a request are grouped by user and time, logs without requests by user."""
         user = pd.factorize(data.rows.user_ids)[0].astype(np.int64)
         if data.rows.request_ids is None:
             return cls(data.rows.label, user, user, "user")
@@ -67,7 +67,7 @@ class EvaluationRows:
 
 @dataclass(frozen=True)
 class SliceSize:
-    """How many rows, positives and users a slice has."""
+    """Number of rows, positives and users of a slice."""
 
     rows: int
     positives: int
@@ -97,7 +97,7 @@ class MetricValue:
 
 @dataclass(frozen=True)
 class Difference:
-    """A metric of one arm minus that of its baseline, paired by row."""
+    """Paired difference of a metric between an arm and its baseline."""
 
     interval: Interval
     positives: int
@@ -106,62 +106,62 @@ class Difference:
 
 @dataclass(frozen=True)
 class ArmMetrics:
-    """Metrics of one arm on one slice, means over seeds; None where a metric is undefined."""
+    """Metrics of one arm on one slice, averaged over seeds; undefined metrics are None."""
 
     auc: float | None
-    """None where a class has fewer than 50 rows."""
+    """None if a class has fewer than 50 rows."""
     gauc: float | None
     gauc_kept: float
-    """Share of rows in groups that have both classes."""
+    """Share of rows in groups with both classes."""
     logloss: float | None
     """Nats per row."""
     normalised_entropy: float | None
     calibration: float | None
     auc_by_seed: tuple[float, ...] | None
     auc_interval: tuple[float | None, float | None] | None = None
-    """Bounds of the 95 % interval of the AUC; None where it was not computed."""
+    """Bounds of the 95 % interval of the AUC; None if not computed."""
 
 
 class SliceMetrics:
-    """What one arm's scores come to on one slice.
+    """Metrics of one arm on one slice, with bootstrap samples.
 
     Parameters
     ----------
     rows : EvaluationRows
-        All rows.
+        All evaluation rows.
     scores : sequence of float64 [rows]
-        Probabilities of all rows, one array per seed.
+        Predicted probabilities of all rows, one array per seed.
     part : bool [rows]
-        The slice.
+        Mask of the slice.
     resamples : callable
-        Gives the draws of users for the slice's rows, when they are needed.
+        Returns the bootstrap samples for the slice's rows; called lazily.
     """
 
     def __init__(
         self, rows: EvaluationRows, scores: Sequence[Doubles], part: Bools, resamples: Callable[[], Resamples]
     ) -> None:
         self._rows, self._scores, self._part, self._resamples = rows, scores, part, resamples
-        label, group, taken = rows.label[part], rows.group[part], [score[part] for score in scores]
-        grouped = [gauc(label, score, group) for score in taken]
+        label, group, selected = rows.label[part], rows.group[part], [score[part] for score in scores]
+        grouped = [gauc(label, score, group) for score in selected]
         self.positives = int(label.sum())
         self.gauc_share = float(np.mean([share for _, share in grouped]))
-        """Share of the slice's rows in groups that have both classes inside it."""
+        """Share of the slice's rows in groups with both classes within the slice."""
         exact = {
-            "auc": [auc(label, score) for score in taken] if enough(label) else [float("nan")],
+            "auc": [auc(label, score) for score in selected] if enough(label) else [float("nan")],
             "gauc": [value for value, _ in grouped],
-            "logloss": [log_loss(label, score) for score in taken],
-            "normalised_entropy": [normalised_entropy(label, score) for score in taken],
-            "calibration": [calibration(label, score) for score in taken],
+            "logloss": [log_loss(label, score) for score in selected],
+            "normalised_entropy": [normalised_entropy(label, score) for score in selected],
+            "calibration": [calibration(label, score) for score in selected],
         }
         self.metrics = {
             name: MetricValue(float(np.mean(values)), tuple(values), partial(self._samples, name))
             for name, values in exact.items()
             if np.isfinite(values).all()
         }
-        """Metric -> its value; undefined metrics are left out."""
+        """Metric -> value; undefined metrics are omitted."""
 
     def summary(self, *, interval: bool) -> ArmMetrics:
-        """The figures without their samples; ``interval`` adds that of the AUC, where there is one."""
+        """Return the metrics without samples; ``interval`` adds the AUC's interval if it is defined."""
         value = {name: self.metrics[name].value if name in self.metrics else None for name in METRICS}
         ranked = self.metrics.get("auc")
         bounds = ranked.interval if ranked is not None and interval else None
@@ -179,32 +179,32 @@ class SliceMetrics:
     def _samples(self, metric: str) -> Doubles:
         if metric != "auc":
             return self._ratios[metric]
-        taken = [score[self._part] for score in self._scores]
-        return mean_auc(self._rows.label[self._part], taken, self._resamples())[1]
+        selected = [score[self._part] for score in self._scores]
+        return mean_auc(self._rows.label[self._part], selected, self._resamples())[1]
 
     @cached_property
     def _ratios(self) -> dict[str, Doubles]:
-        """The samples of the metrics that are ratios of sums over rows, means over seeds."""
+        """Samples of the metrics that are ratios of sums over rows, averaged over seeds."""
         label, group = self._rows.label[self._part], self._rows.group[self._part]
         sums = [_ratio_samples(label, score[self._part], group, self._resamples()) for score in self._scores]
-        return {name: np.mean([each[name] for each in sums], axis=0) for name in sums[0]}
+        return {name: np.mean([samples[name] for samples in sums], axis=0) for name in sums[0]}
 
 
 class Evaluator:
-    """Measures arms on the same rows, slices and draws of users.
+    """Evaluates arms on the same rows, slices and bootstrap samples of users.
 
     Parameters
     ----------
     rows : EvaluationRows
         Labels, users and requests.
     slices : mapping
-        Name -> ``bool [rows]``.
+        Slice name -> ``bool [rows]``.
     resamples : int or Resamples
-        Bootstrap samples, or draws of users that other rows share.
+        Number of bootstrap samples, or samples shared with other rows.
     redraw : bool
-        Draw each slice's own users, as many as it has, instead of taking one set of draws of all users for all slices.
+        Resample the users of each slice separately, instead of resampling all users once for all slices.
     least_positives : int
-        A difference on fewer positives is no evidence.
+        Minimum number of positives for a verdict other than ``no evidence``.
 
     Examples
     --------
@@ -234,7 +234,7 @@ class Evaluator:
         return given if isinstance(given, Resamples) else Resamples.draw(self.rows.user, given)
 
     def resamples(self, name: str) -> Resamples:
-        """The draws of users for the rows of a slice."""
+        """Return the bootstrap samples for the rows of a slice."""
         if name not in self._of_slice:
             part = self.slices[name]
             if self._redraw and not isinstance(self._given, Resamples):
@@ -245,7 +245,7 @@ class Evaluator:
 
     @cached_property
     def sizes(self) -> dict[str, SliceSize]:
-        """Slice -> its rows, positives and users."""
+        """Slice -> number of rows, positives and users."""
         label, user = self.rows.label, self.rows.user
         return {
             name: SliceSize(int(part.sum()), int(label[part].sum()), len(np.unique(user[part])))
@@ -254,21 +254,21 @@ class Evaluator:
 
     @property
     def without_auc(self) -> dict[str, str]:
-        """Slice -> why it has no AUC."""
+        """Slice -> reason why it has no AUC."""
         return {
-            name: f"{size.positives} positives and {size.rows - size.positives} negatives; an AUC needs "
-            f"{LEAST_PER_CLASS} of each"
+            name: f"{size.positives} positives and {size.rows - size.positives} negatives; an AUC requires at "
+            f"least {LEAST_PER_CLASS} of each"
             for name, size in self.sizes.items()
             if not enough(self.rows.label[self.slices[name]])
         }
 
     def evaluate(self, predictions: Sequence[Doubles]) -> dict[str, SliceMetrics]:
-        """Measure one arm: slice -> metrics.
+        """Evaluate one arm: slice -> metrics.
 
         Parameters
         ----------
         predictions : sequence of float64 [rows]
-            Click probabilities (or scores of any kind, for AUC and GAUC alone), one array per seed.
+            Click probabilities, one array per seed; any scores if only AUC and GAUC are used.
         """
         return {
             name: SliceMetrics(self.rows, predictions, part, partial(self.resamples, name))
@@ -277,49 +277,49 @@ class Evaluator:
 
     def compare(
         self,
-        own: Mapping[str, SliceMetrics],
+        arm: Mapping[str, SliceMetrics],
         baseline: Mapping[str, SliceMetrics],
         metric: str = "auc",
         slices: Iterable[str] | None = None,
     ) -> dict[str, Difference]:
-        """Slice -> the paired difference of one arm to a baseline, on the slices where both have the metric.
+        """Compare an arm with a baseline: slice -> paired difference, on the slices where both have the metric.
 
         Parameters
         ----------
-        own, baseline : mapping
-            What :meth:`evaluate` gave.
+        arm, baseline : mapping
+            Results of :meth:`evaluate`.
         metric : str
             One of :data:`HIGHER_IS_BETTER`.
         slices : iterable of str, optional
-            Only these; by default all.
+            Slices to compare; default: all.
         """
         return {
             name: difference(
-                own[name].metrics[metric],
+                arm[name].metrics[metric],
                 baseline[name].metrics[metric],
-                own[name].positives,
+                arm[name].positives,
                 metric,
                 self.least_positives,
             )
             for name in (self.slices if slices is None else slices)
-            if name in self.slices and metric in own[name].metrics and metric in baseline[name].metrics
+            if name in self.slices and metric in arm[name].metrics and metric in baseline[name].metrics
         }
 
     def reference_auc(self, probability: Doubles) -> dict[str, float | None]:
-        """Slice -> the AUC of true probabilities ``float64 [rows]``, on the rows where they are not NaN."""
-        found: dict[str, float | None] = {}
+        """Slice -> AUC of the true probabilities ``float64 [rows]``, on the rows where they are not NaN."""
+        reference: dict[str, float | None] = {}
         for name, part in self.slices.items():
             known = part & np.isfinite(probability)
             label = self.rows.label[known]
-            found[name] = auc(label, probability[known]) if enough(label) else None
-        return found
+            reference[name] = auc(label, probability[known]) if enough(label) else None
+        return reference
 
 
 def difference(
-    own: MetricValue, baseline: MetricValue, positives: int, metric: str = "auc", least_positives: int = LEAST_POSITIVES
+    arm: MetricValue, baseline: MetricValue, positives: int, metric: str = "auc", least_positives: int = LEAST_POSITIVES
 ) -> Difference:
-    """One metric of an arm minus its baseline's; both have samples by the same draws."""
-    interval = Interval.of(own.value - baseline.value, own.samples - baseline.samples)
+    """Difference of a metric between an arm and its baseline, whose bootstrap samples must be paired."""
+    interval = Interval.of(arm.value - baseline.value, arm.samples - baseline.samples)
     verdict = verdict_on(
         interval, positives, higher_is_better=HIGHER_IS_BETTER[metric], least_positives=least_positives
     )
@@ -327,18 +327,18 @@ def difference(
 
 
 def enough(label: Labels) -> bool:
-    """Whether both classes have rows enough for an AUC."""
+    """Whether both classes have enough rows for an AUC."""
     positives = int((label == 1).sum())
     return min(positives, len(label) - positives) >= LEAST_PER_CLASS
 
 
 def refuse_leakage(evaluation_start_us: int, fit_ends_us: Mapping[str, int]) -> None:
-    """Refuse an evaluation that starts before one of its artefacts was fitted.
+    """Raise if an evaluation starts before the fit end of one of its artefacts.
 
     Raises
     ------
     LeakageError
-        Naming the artefacts and both dates.
+        Names the artefacts, their fit ends and the evaluation start.
     """
     late = {name: iso(end) for name, end in fit_ends_us.items() if evaluation_start_us < end}
     if late:
@@ -347,9 +347,9 @@ def refuse_leakage(evaluation_start_us: int, fit_ends_us: Mapping[str, int]) -> 
 
 def _ratio_samples(label: Labels, score: Doubles, group: Ints, resamples: Resamples) -> dict[str, Doubles]:
     p = np.clip(score, 1e-7, 1 - 1e-7)
-    each = group_aucs(label, score, group)
-    # A group's AUC counts once per row of it; a group belongs to one user.
-    per_row = each.auc[np.searchsorted(each.group, group)]
+    groups = group_aucs(label, score, group)
+    # A group's AUC is weighted by its rows; each group belongs to one user.
+    per_row = groups.auc[np.searchsorted(groups.group, group)]
     both = np.isfinite(per_row)
     columns = [
         np.ones(len(label)),

@@ -1,8 +1,8 @@
 """Ranking and probability metrics, exact with ties, and the AUC of bootstrap samples.
 
-The AUC of many samples is two sparse products: rows fall into bins of equal scores, and the weighted positives and negatives
-of each bin decide it. With more than :data:`BINS` distinct scores neighbours share a bin and count as ties, which moves a
-sample by some hundred-thousandths, far less than samples differ; the point estimate is exact.
+The AUC of many samples is computed by two sparse products: rows are binned by score, and the AUC follows from the weighted
+positives and negatives per bin. With more than :data:`BINS` distinct scores, neighbouring scores share a bin and count as
+ties. This changes a sample by about 1e-5, far less than samples vary; the point estimate is exact.
 """
 
 from __future__ import annotations
@@ -17,28 +17,30 @@ from sidkit.core.arrays import Doubles
 from sidkit.core.bootstrap import Resamples
 
 BINS = 512
-"""Distinct scores up to which the samples of :func:`auc_samples` are exact."""
+"""Number of distinct scores up to which the samples of :func:`auc_samples` are exact."""
 
 Array = npt.NDArray[np.number]
 
 
 @dataclass(frozen=True)
 class SortedScores:
-    """Scores in rising order with their groups of equal values, so that many weightings can be measured fast."""
+    """Scores sorted in ascending order and grouped by value, to compute the AUC for many row weights."""
 
     order: npt.NDArray[np.int64]
     starts: npt.NDArray[np.int64]
 
     @classmethod
     def of(cls, scores: Array) -> SortedScores:
-        """Sort once."""
+        """Sort the scores."""
         order = np.argsort(scores, kind="stable")
-        risen = scores[order]
-        starts = np.flatnonzero(np.r_[True, risen[1:] != risen[:-1]]) if len(risen) else np.zeros(0, np.int64)
+        ascending = scores[order]
+        starts = (
+            np.flatnonzero(np.r_[True, ascending[1:] != ascending[:-1]]) if len(ascending) else np.zeros(0, np.int64)
+        )
         return cls(order, starts)
 
     def auc(self, label: Array, weight: Doubles | None = None) -> float:
-        """Weighted AUC: the share of (positive, negative) pairs in the right order, ties count half; NaN without both."""
+        """Weighted AUC: share of correctly ordered (positive, negative) pairs, ties count half; NaN if a class is missing."""
         weight = np.ones(len(label)) if weight is None else weight
         positive = (weight * (label == 1))[self.order]
         negative = (weight * (label == 0))[self.order]
@@ -50,13 +52,13 @@ class SortedScores:
 
 
 def auc(label: Array, scores: Array) -> float:
-    """Area under the ROC curve; NaN when one class is missing."""
+    """Area under the ROC curve; NaN if a class is missing."""
     return SortedScores.of(scores).auc(label)
 
 
 @dataclass(frozen=True)
 class GroupAucs:
-    """Per group: its number, rows, and AUC (NaN where a class is missing)."""
+    """Id, number of rows and AUC of each group; the AUC is NaN if a class is missing."""
 
     group: npt.NDArray[np.int64]
     rows: Doubles
@@ -64,7 +66,7 @@ class GroupAucs:
 
 
 def group_aucs(label: Array, scores: Array, group: npt.NDArray[np.int64]) -> GroupAucs:
-    """The AUC of each group of rows, ties count half; groups in rising order."""
+    """Compute the AUC of each group, ties count half; groups are in ascending order."""
     order = np.lexsort((scores, group))
     g, y, s = group[order], label[order].astype(np.float64), scores[order]
     first = np.r_[True, g[1:] != g[:-1]][: len(g)]
@@ -85,7 +87,7 @@ def group_aucs(label: Array, scores: Array, group: npt.NDArray[np.int64]) -> Gro
 
 
 def gauc(label: Array, scores: Array, group: npt.NDArray[np.int64]) -> tuple[float, float]:
-    """Group AUC: the mean of the groups' AUC weighted by rows, over groups with both classes.
+    """Group AUC: mean AUC of the groups with both classes, weighted by rows.
 
     Parameters
     ----------
@@ -97,16 +99,16 @@ def gauc(label: Array, scores: Array, group: npt.NDArray[np.int64]) -> tuple[flo
     Returns
     -------
     tuple of float
-        The GAUC (NaN when no group has both classes) and the share of rows in such groups.
+        The GAUC (NaN if no group has both classes) and the share of rows in such groups.
     """
     if not len(label):
         return float("nan"), 0.0
-    found = group_aucs(label, scores, group)
-    both = np.isfinite(found.auc)
+    groups = group_aucs(label, scores, group)
+    both = np.isfinite(groups.auc)
     if not both.any():
         return float("nan"), 0.0
-    rows = found.rows[both]
-    return float((found.auc[both] * rows).sum() / rows.sum()), float(rows.sum() / len(label))
+    rows = groups.rows[both]
+    return float((groups.auc[both] * rows).sum() / rows.sum()), float(rows.sum() / len(label))
 
 
 def log_loss(label: Array, probability: Array) -> float:
@@ -118,7 +120,7 @@ def log_loss(label: Array, probability: Array) -> float:
 
 
 def normalised_entropy(label: Array, probability: Array) -> float:
-    """Log-loss over the entropy of the base rate; below 1 is better than always saying the rate."""
+    """Log-loss divided by the entropy of the base rate; below 1 is better than predicting the base rate."""
     rate = float(np.mean(label)) if len(label) else float("nan")
     if not 0 < rate < 1:
         return float("nan")
@@ -126,13 +128,13 @@ def normalised_entropy(label: Array, probability: Array) -> float:
 
 
 def calibration(label: Array, probability: Array) -> float:
-    """Mean prediction over the share of positives; 1 is calibrated. NaN without positives."""
+    """Mean prediction divided by the share of positives; 1 is calibrated. NaN without positives."""
     positives = float(np.sum(label == 1))
     return float(np.sum(probability)) / positives if positives else float("nan")
 
 
 def auc_samples(label: Array, scores: Array, resamples: Resamples) -> tuple[float, Doubles]:
-    """The AUC of the bins, and that of every bootstrap sample ``float64 [samples]`` (NaN where a class was lost)."""
+    """Compute the binned AUC, and that of each bootstrap sample ``float64 [samples]`` (NaN if it lacks a class)."""
     place, count = _bins(scores)
     positive = label == 1
     up, down = (_binned(place[part], resamples, part, count) for part in (positive, ~positive))
@@ -142,17 +144,17 @@ def auc_samples(label: Array, scores: Array, resamples: Resamples) -> tuple[floa
 
 
 def mean_auc(label: Array, scores: Sequence[Array], resamples: Resamples) -> tuple[float, Doubles]:
-    """The exact AUC, a mean over seeds, and the samples of that mean, each as far from it as in the bins."""
+    """Compute the exact AUC, averaged over seeds, and its bootstrap samples (binned, shifted to the exact AUC)."""
     exact, samples = [], []
-    for each in scores:
-        value, (binned, drawn) = auc(label, each), auc_samples(label, each, resamples)
+    for score in scores:
+        value, (binned, resampled) = auc(label, score), auc_samples(label, score, resamples)
         exact.append(value)
-        samples.append(drawn + (value - binned))
+        samples.append(resampled + (value - binned))
     return float(np.mean(exact)), np.mean(samples, axis=0)
 
 
 def _bins(scores: Array) -> tuple[npt.NDArray[np.int64], int]:
-    """Bin of each row, rising with the score, equal scores together; and how many bins there are."""
+    """Bin of each row, ascending with the score, equal scores in one bin; and the number of bins."""
     prepared = SortedScores.of(scores)
     few = len(prepared.starts) <= BINS
     starts = np.arange(len(prepared.starts)) if few else prepared.starts * BINS // len(scores)
@@ -164,7 +166,7 @@ def _bins(scores: Array) -> tuple[npt.NDArray[np.int64], int]:
 def _binned(
     place: npt.NDArray[np.int64], resamples: Resamples, part: npt.NDArray[np.bool_], count: int
 ) -> npt.NDArray[np.float32]:
-    """Weighted rows of each bin and sample ``float32 [bins, samples]``, of the rows of a part."""
+    """Weighted row counts ``float32 [bins, samples]`` of the rows in ``part``."""
     from scipy.sparse import csr_matrix
 
     weights, cluster = resamples.weights, resamples.cluster[part]
@@ -174,10 +176,10 @@ def _binned(
 
 
 def _auc_of(up: npt.NDArray[np.number], down: npt.NDArray[np.number]) -> Doubles:
-    """AUC per column of positives and negatives ``[bins, samples]`` in rising bins."""
+    """AUC per column of positives and negatives ``[bins, samples]``, with ascending bins."""
     below = np.cumsum(down, axis=0)
     pairs = (up * (below - down / down.dtype.type(2))).sum(axis=0, dtype=np.float64)
     total = up.sum(axis=0, dtype=np.float64) * down.sum(axis=0, dtype=np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
-        found: Doubles = np.where(total > 0, pairs / total, np.nan)
-    return found
+        aucs: Doubles = np.where(total > 0, pairs / total, np.nan)
+    return aucs

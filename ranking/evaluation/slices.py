@@ -1,4 +1,4 @@
-"""Slices of the evaluated rows, each decided by what was known as of the row."""
+"""Slices of the evaluation rows, computed point-in-time."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ _AGE_DAYS = (
 
 
 def prior_interactions(data: Dataset) -> npt.NDArray[np.int64]:
-    """Earlier interactions with the row's item, as of the row: exposures, or positives where the log holds no others."""
+    """Interactions with the row's item before the row: exposures, or positives if the log has only positives."""
     exposures, clicks = (numeric_column(data.numeric, f"item_{kind}_all") for kind in ("exposures", "clicks"))
     return np.maximum(exposures, clicks).astype(np.int64)
 
 
 def slices(data: Dataset) -> dict[str, npt.NDArray[np.bool_]]:
-    """Name -> rows. ``all``, ``cold`` and ``warm``; buckets of earlier interactions and of item age; and, where users
-    come back to items, first touches and returns.
+    """Slice name -> mask: ``all``, ``cold`` and ``warm``; buckets of earlier interactions and of item age; and, if users
+    revisit items, first and repeated interactions. Empty slices are omitted.
     """
     prior = prior_interactions(data)
-    found = {"all": np.ones(len(data), dtype=bool), "cold": prior < COLD_BELOW, "warm": prior >= COLD_BELOW}
+    masks = {"all": np.ones(len(data), dtype=bool), "cold": prior < COLD_BELOW, "warm": prior >= COLD_BELOW}
     for low, high, name in _PRIOR:
-        found[name] = (prior >= low) & (prior < (high or np.inf))
+        masks[name] = (prior >= low) & (prior < (high or np.inf))
     age = numeric_column(data.numeric, "item_age_days")
     dated = numeric_column(data.numeric, "item_without_content") == 0
     for low, high, name in _AGE_DAYS:
-        found[name] = dated & (age >= low) & (age < (high or np.inf))
+        masks[name] = dated & (age >= low) & (age < (high or np.inf))
     if data.rows.had_before is not None and data.rows.had_before.any():
-        found |= {"first touch": ~data.rows.had_before, "returning": data.rows.had_before}
-    return {name: rows for name, rows in found.items() if rows.any()}
+        masks |= {"first touch": ~data.rows.had_before, "returning": data.rows.had_before}
+    return {name: rows for name, rows in masks.items() if rows.any()}

@@ -1,1 +1,1 @@
-"""Experiments around the main job: comparisons of arms, the cost of leakage, evaluation of one ranker."""
+"""Experiments beyond ``sidkit run``: comparisons of arms, the cost of leakage, evaluation of one ranker."""

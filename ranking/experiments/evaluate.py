@@ -1,4 +1,4 @@
-"""Evaluate one trained ranker on labelled rows, refused when it has seen them."""
+"""Evaluate a trained ranker on labelled rows that it was not trained on."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from sidkit.tables import read_build
 
 @dataclass(frozen=True)
 class GivenRows:
-    """The labelled rows that came, and how many of them were evaluated."""
+    """Counts of the input rows, and of the rows excluded from the evaluation."""
 
     rows: int
     before_start: int
-    """Rows before the evaluation's start, which are left out."""
+    """Rows before the start of the evaluation, which are excluded."""
     start: str
     """ISO-8601, UTC."""
     after_tables: int
-    """Evaluated rows after the moment up to which the tables were built."""
+    """Evaluated rows later than the time up to which the tables were built."""
     of_unknown_items: int
 
 
 @dataclass(frozen=True)
 class RankerEvaluation:
-    """What a ranker comes to on rows that it has not seen."""
+    """Metrics of a ranker on held-out rows."""
 
     ranker: str
     slices: dict[str, ArmMetrics]
@@ -60,22 +60,23 @@ def evaluate_ranker(repo: Repo, name: str, rows_path: Path, since_us: int | None
     Parameters
     ----------
     repo : Repo
-        With built tables.
+        Repository with built tables.
     name : str
-        The ranker.
+        Name of the ranker.
     rows_path : Path
-        Labelled rows.
+        File with labelled rows.
     since_us : int, optional
-        Only rows from this moment on (microseconds UTC); by default the latest ``fit_end`` of the ranker and its parents.
+        Evaluate only rows at or after this time (microseconds UTC). Default: the latest ``fit_end`` of the ranker and its
+        codebook.
 
     Raises
     ------
     ContractError
-        When a row breaks the contract of the log.
+        If a row violates the log contract.
     LeakageError
-        When ``since_us`` lies before a ``fit_end``.
+        If ``since_us`` is before a ``fit_end``.
     EvaluationError
-        When no rows are left, or all have one label.
+        If no rows remain, or all have the same label.
     """
     from sidkit.stores.feast_repo import open_store
 
@@ -90,13 +91,13 @@ def evaluate_ranker(repo: Repo, name: str, rows_path: Path, since_us: int | None
     rows = given.take(np.flatnonzero(given.at_us >= start))
     if not len(rows):
         raise EvaluationError(
-            f"{rows_path} has no row from the evaluation's start on: {len(given):,} rows came, the last at "
-            f"{iso(int(given.at_us.max()))}, and the evaluation starts at {iso(start)}"
+            f"expected rows at or after {iso(start)}, where the evaluation starts; the last of the {len(given):,} rows of "
+            f"{rows_path} is at {iso(int(given.at_us.max()))}; add later rows"
         )
     if rows.label.min() == rows.label.max():
         raise EvaluationError(
-            f"the {len(rows):,} rows of {rows_path} from {iso(start)} on are all of label {rows.label[0]}: nothing can be "
-            "ranked; expected rows of both labels"
+            f"expected rows of both labels; all {len(rows):,} rows of {rows_path} at or after {iso(start)} have label "
+            f"{rows.label[0]}; add rows of the other label"
         )
     data = build_dataset(
         open_store(repo),
@@ -106,12 +107,12 @@ def evaluate_ranker(repo: Repo, name: str, rows_path: Path, since_us: int | None
         rate=ranker.scaling.rate,
         history_length=ranker.config.history_length,
     )
-    found = evaluate_arms(data, {record.arm: [ranker.score(data)]}, [], None)
+    evaluated = evaluate_arms(data, {record.arm: [ranker.score(data)]}, [], None)
     return RankerEvaluation(
         name,
-        found.arms[record.arm],
-        found.rows,
-        found.gauc_by,
+        evaluated.arms[record.arm],
+        evaluated.rows,
+        evaluated.gauc_by,
         GivenRows(
             rows=len(given),
             before_start=len(given) - len(rows),

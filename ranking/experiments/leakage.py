@@ -1,12 +1,12 @@
-"""Point-in-time results, next to what leaked features would have promised: one model on whole-log and point-in-time counts.
+"""Compare point-in-time results with what leaked features would have promised.
 
-The leak is the commonest one: counts of items and users are read as of the end of the log for every row (one
-``GROUP BY``, or one join on the newest feature row), so they hold the clicks to be predicted and those after them. Three
-AUCs show what it costs, each on the same test rows:
+The leak is a common one: item and user counts are read as of the end of the log for every row (one ``GROUP BY``, or one
+join on the newest feature row), so they include the clicks to be predicted and later ones. Three AUCs on the same test
+rows show its cost:
 
-- *promised*: trained and tested on leaked counts, which is what an offline report would say;
-- *delivered*: the same trained model on the counts that serving would have had;
-- *possible*: the same kind of model trained and tested on the counts that serving would have had.
+- *promised*: trained and tested on leaked counts, as in an offline report;
+- *delivered*: the same trained model on point-in-time counts, as available in serving;
+- *possible*: the same architecture, trained and tested on point-in-time counts.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ RESAMPLES = 400
 
 @dataclass(frozen=True)
 class SliceLeakage:
-    """What the leak promises and costs on one slice; the intervals are AUCs."""
+    """AUCs and differences on one slice."""
 
     slice: str
     rows: int
@@ -54,49 +54,49 @@ class SliceLeakage:
     """Delivered minus possible."""
 
     def as_json(self) -> dict[str, Any]:
-        """Figures to 6 digits."""
+        """Return the JSON object, with values rounded to 6 digits."""
         aucs = {way: getattr(self, way).as_json("auc", 6) for way in WAYS}
         differences = {
-            name: each.interval.as_json("delta", 6) | {"verdict": each.verdict.outcome}
-            for name, each in (("broken_promise", self.broken_promise), ("cost", self.cost))
+            name: difference.interval.as_json("delta", 6) | {"verdict": difference.verdict.outcome}
+            for name, difference in (("broken_promise", self.broken_promise), ("cost", self.cost))
         }
         return {"slice": self.slice, "rows": self.rows, "positives": self.positives, **aucs, **differences}
 
 
 @dataclass(frozen=True)
 class LeakageResult:
-    """The price of leakage on one run."""
+    """The cost of leakage on one run."""
 
     preset: str
     codebook: str
     seeds: dict[str, int]
-    """Arm -> trainings of each kind."""
+    """Arm -> number of trainings on leaked and on point-in-time counts each."""
     arms: dict[str, tuple[SliceLeakage, ...]]
 
     def as_json(self) -> dict[str, Any]:
-        """The JSON object of ``sidkit leakage --json``."""
+        """Return the JSON object of ``sidkit leakage --json``."""
         arms = {arm: [row.as_json() for row in rows] for arm, rows in self.arms.items()}
         return {"preset": self.preset, "codebook": self.codebook, "seeds": self.seeds, "arms": arms}
 
 
 def leaked_aggregates(repo: Repo, data: Dataset, service: str, rate: float) -> Dataset:
-    """The same rows with every count of item and user read as of the end of the log.
+    """Return the same rows with all item and user counts read as of the end of the log.
 
     Parameters
     ----------
     repo : Repo
-        Whose tables are read.
+        Repository with the feature tables.
     data : Dataset
-        Point-in-time rows; ids, histories, content and codes stay as they are.
+        Point-in-time rows; ids, histories, content and codes are unchanged.
     service : str
-        The feature service they came from.
+        The feature service of the rows.
     rate : float
-        The share of positives to which their rates were smoothed.
+        The positive rate that rates are smoothed towards.
 
     Returns
     -------
     Dataset
-        Equal to ``data`` but for the columns of ``numeric`` that are made of counts.
+        Equal to ``data``, except for the columns of ``numeric`` that are derived from counts.
     """
     from sidkit.stores.feast_repo import feature_service, open_store
     from sidkit.tables import read_build
@@ -114,7 +114,7 @@ def leaked_aggregates(repo: Repo, data: Dataset, service: str, rate: float) -> D
 
 
 def is_aggregate(name: str) -> bool:
-    """Whether a numeric column is made of trailing counts."""
+    """Return whether a numeric column is derived from trailing counts."""
     return name.startswith(("item_", "user_")) and any(
         kind in name for kind in ("_exposures_", "_clicks_", "_conversions_", "_rate_")
     )
@@ -128,13 +128,13 @@ def train_both(
     Parameters
     ----------
     context : TrainingContext
-        With point-in-time parts.
+        Training context with point-in-time parts.
     leaked : mapping
         ``train``, ``validation`` and ``test`` with leaked counts.
     arm, spec : str, ArmSpec
-        The competitor.
+        Name and specification of the arm.
     seeds : int
-        Trainings of each kind.
+        Number of trainings on leaked and on point-in-time counts each.
 
     Returns
     -------
@@ -142,7 +142,7 @@ def train_both(
         One of :data:`WAYS` -> test predictions ``float64 [rows]`` per seed.
     """
     scores: dict[str, list[Doubles]] = {way: [] for way in WAYS}
-    both = _twice(leaked["test"], context.test)
+    both = _stacked(leaked["test"], context.test)
     with temporary_folder() as folder:  # rankers that leak are not saved
         for seed in range(seeds):
             leaky = dataclasses.replace(
@@ -153,28 +153,28 @@ def train_both(
                 rankers=folder / "leaked",
             )
             promised, delivered = np.split(train_arm(leaky, arm, spec, seed, f"{arm}_s{seed}").test, 2)
-            sound = dataclasses.replace(context, rankers=folder / "sound")
-            possible = train_arm(sound, arm, spec, seed, f"{arm}_s{seed}").test
+            point_in_time = dataclasses.replace(context, rankers=folder / "point_in_time")
+            possible = train_arm(point_in_time, arm, spec, seed, f"{arm}_s{seed}").test
             for way, score in zip(WAYS, (promised, delivered, possible), strict=True):
                 scores[way].append(score)
     return scores
 
 
-def _twice(one: Dataset, other: Dataset) -> Dataset:
-    """The same rows twice, with the numeric features of both."""
-    rows = np.tile(np.arange(len(one)), 2)
-    return dataclasses.replace(one.take(rows), numeric=np.concatenate([one.numeric, other.numeric]))
+def _stacked(first: Dataset, second: Dataset) -> Dataset:
+    """Return the rows of ``first`` twice, with the numeric features of ``first`` and of ``second``."""
+    rows = np.tile(np.arange(len(first)), 2)
+    return dataclasses.replace(first.take(rows), numeric=np.concatenate([first.numeric, second.numeric]))
 
 
 def evaluate_leakage(test: Dataset, scores: Mapping[str, Sequence[Doubles]]) -> tuple[SliceLeakage, ...]:
-    """AUC of each way and its differences, with intervals over users, per slice that has an AUC.
+    """Compute the three AUCs and their differences per slice, with confidence intervals over users.
 
-    Slices are decided by point-in-time counts.
+    Slices are based on point-in-time counts; slices without both labels are omitted.
 
     Parameters
     ----------
     test : Dataset
-        The rows.
+        Test rows.
     scores : mapping
         One of :data:`WAYS` -> ``float64 [rows]`` per seed.
     """
@@ -200,25 +200,25 @@ def evaluate_leakage(test: Dataset, scores: Mapping[str, Sequence[Doubles]]) -> 
 
 
 def measure_leakage(repo: Repo, preset_name: str, arms: Sequence[str], seeds: int) -> LeakageResult:
-    """Measure the price of leakage on the saved frame of a finished run.
+    """Measure the cost of leakage on the saved frame of a finished run.
 
     Parameters
     ----------
     repo : Repo
-        On which ``sidkit run`` with the preset has finished.
+        Repository in which ``sidkit run`` with the preset has finished.
     preset_name : str
         The preset.
     arms : sequence of str
         Arms of the preset.
     seeds : int
-        Trainings per neural arm and kind.
+        Number of trainings per neural arm, on leaked and on point-in-time counts each.
 
     Raises
     ------
     ArtifactMissingError
-        When the run has no saved frame.
+        If the run has no saved frame.
     EvaluationError
-        When the preset has no such arm.
+        If the preset does not have one of the arms.
     """
     preset = load_preset(preset_name)
     unknown = [arm for arm in arms if arm not in preset.arms]
@@ -234,10 +234,10 @@ def measure_leakage(repo: Repo, preset_name: str, arms: Sequence[str], seeds: in
             ("test", context.test),
         )
     }
-    # Boosting draws nothing on so few rows: another seed gives the same trees.
+    # On so few rows gradient boosting samples nothing, so every seed gives the same trees.
     trained = {arm: 1 if preset.arms[arm].kind == "gbdt" else seeds for arm in arms}
-    found = {
+    results = {
         arm: evaluate_leakage(context.test, train_both(context, leaked, arm, preset.arms[arm], trained[arm]))
         for arm in arms
     }
-    return LeakageResult(preset_name, context.serving.codebook, trained, found)
+    return LeakageResult(preset_name, context.serving.codebook, trained, results)

@@ -1,6 +1,6 @@
-"""The laws that every item representation and every history keeps, as one call each for the author of a plug-in.
+"""Contract checks of item representations and histories, for authors of plug-ins.
 
-The kit's own classes are tested more closely in ``tests/ranking/models``.
+The built-in classes have additional tests in ``tests/ranking/models``.
 """
 
 from __future__ import annotations
@@ -22,43 +22,53 @@ _ITEMS, _ROWS, _LENGTH = 10, 8, 4
 
 
 def check_representation(kind: type[Representation], spec: ModelSpec | None = None) -> None:
-    """Build a representation for ten random items and check what model, training and serving rely on.
+    """Build a representation for ten random items and check the contract.
 
     Parameters
     ----------
     kind : type
-        A class on :class:`~ranking.models.representations.base.Representation`.
+        Subclass of :class:`~ranking.models.representations.base.Representation`.
     spec : ModelSpec, optional
-        With the options that it reads; by default the defaults.
+        Options of the model; default: ``ModelSpec()``.
 
     Raises
     ------
     PluginError
-        At the first law that is broken; it says which.
+        When the class violates the contract; the message names the first violated requirement.
     """
-    spec, who, batch = spec or ModelSpec(), kind.__name__, _batch()
+    spec, name, batch = spec or ModelSpec(), kind.__name__, _batch()
     fitted = kind.fit(_SHAPE, spec, _seen(batch.items))
     part = kind.from_spec(_SHAPE, spec, fitted).eval()
     with torch.no_grad():
         vectors = part(batch.items)
         expected = (_ITEMS, part.dim)
-        _law(
-            tuple(vectors.shape) == expected, who, f"forward gives float32 {expected} (dim), got {tuple(vectors.shape)}"
+        _check(
+            tuple(vectors.shape) == expected,
+            name,
+            f"forward must return float32 {expected} (dim), got {tuple(vectors.shape)}",
         )
-        _law(bool(torch.isfinite(vectors).all()), who, "items that are unknown, or have no codes, have finite vectors")
-        alone = torch.cat([part(batch.items.take(torch.tensor([place]))) for place in range(_ITEMS)])
-        _law(_close(alone, vectors), who, "the vector of an item does not depend on the other items of its batch")
-        own, candidates = part.encode(batch)
-        right = own.shape == vectors.shape and tuple(candidates.shape) == (_ROWS, part.dim)
-        _law(right, who, f"encode gives vectors of the items and of the candidates, [{_ROWS}, dim]")
+        _check(
+            bool(torch.isfinite(vectors).all()), name, "unknown items and items without codes must have finite vectors"
+        )
+        alone = torch.cat([part(batch.items.take(torch.tensor([index]))) for index in range(_ITEMS)])
+        _check(_close(alone, vectors), name, "the vector of an item must not depend on the other items of its batch")
+        items, candidates = part.encode(batch)
+        valid = items.shape == vectors.shape and tuple(candidates.shape) == (_ROWS, part.dim)
+        _check(
+            valid, name, f"encode must return vectors of the items [{_ITEMS}, dim] and of the candidates [{_ROWS}, dim]"
+        )
         matches = part.match(batch.items, batch.candidate, batch.history, batch.mask)
-        _law(tuple(matches.shape) == (_ROWS, part.match_dim), who, f"match gives [{_ROWS}, match_dim]")
-        again = kind.from_spec(_SHAPE, spec, fitted)
-        again.load_state_dict(part.state_dict())
-        _law(
-            _close(again.eval()(batch.items), vectors),
-            who,
-            "its state_dict, loaded into a new one, gives the same vectors",
+        _check(
+            tuple(matches.shape) == (_ROWS, part.match_dim),
+            name,
+            f"match must return [{_ROWS}, match_dim], got {tuple(matches.shape)}",
+        )
+        restored = kind.from_spec(_SHAPE, spec, fitted)
+        restored.load_state_dict(part.state_dict())
+        _check(
+            _close(restored.eval()(batch.items), vectors),
+            name,
+            "a new object with the same state_dict must give the same vectors",
         )
     losses = part.train().auxiliary(batch)
     loss = sum((loss for loss in losses.values()), start=part.encode(batch)[1].square().sum())
@@ -67,51 +77,55 @@ def check_representation(kind: type[Representation], spec: ModelSpec | None = No
     bad = [
         name for name, grad in gradients.items() if grad is not None and not bool(torch.isfinite(_dense(grad)).all())
     ]
-    _law(not bad, who, f"gradients are finite, not so of {', '.join(bad)}")
+    _check(not bad, name, f"gradients must be finite, got infinite or NaN values for {', '.join(bad)}")
 
 
 def check_history(kind: type[History], spec: ModelSpec | None = None) -> None:
-    """Pool eight random histories and check what the model relies on.
+    """Pool eight random histories and check the contract.
 
     Parameters
     ----------
     kind : type
-        A class on :class:`~ranking.models.histories.base.History`.
+        Subclass of :class:`~ranking.models.histories.base.History`.
     spec : ModelSpec, optional
-        With the options that it reads; by default the defaults.
+        Options of the model; default: ``ModelSpec()``.
 
     Raises
     ------
     PluginError
-        At the first law that is broken; it says which.
+        When the class violates the contract; the message names the first violated requirement.
     """
-    spec, who, batch = spec or ModelSpec(), kind.__name__, _batch()
+    spec, name, batch = spec or ModelSpec(), kind.__name__, _batch()
     torch.manual_seed(0)
     history = kind(modality_dim=6, behaviour_dim=4, spec=spec).eval()
     rows = [torch.randn(_ITEMS, width) for width in (6, 4)]
     with torch.no_grad():
-        pooled = history(*(_space(each, batch) for each in rows), batch)
+        pooled = history(*(_space(vectors, batch) for vectors in rows), batch)
         expected = (_ROWS, history.dim)
-        _law(tuple(pooled.shape) == expected, who, f"forward gives float32 {expected} (dim), got {tuple(pooled.shape)}")
-        _law(bool((pooled[~batch.mask.any(dim=1)] == 0).all()), who, "an empty history gives zeros")
-        padding = [torch.cat([torch.full((1, each.shape[1]), 9.0), each[1:]]) for each in rows]
-        moved = history(*(_space(each, batch) for each in padding), batch)
-        _law(_close(moved, pooled), who, "what lies in the padding (item 0, where mask is false) changes nothing")
+        _check(
+            tuple(pooled.shape) == expected,
+            name,
+            f"forward must return float32 {expected} (dim), got {tuple(pooled.shape)}",
+        )
+        _check(bool((pooled[~batch.mask.any(dim=1)] == 0).all()), name, "an empty history must give zeros")
+        padding = [torch.cat([torch.full((1, vectors.shape[1]), 9.0), vectors[1:]]) for vectors in rows]
+        repadded = history(*(_space(vectors, batch) for vectors in padding), batch)
+        _check(_close(repadded, pooled), name, "padding (item 0, where mask is false) must not change the result")
         first = dataclasses.replace(
             batch,
             **{name: getattr(batch, name)[:1] for name in ("candidate", "history", "mask", "gap_bucket", "numeric")},
         )
-        alone = history(*(_space(each, first) for each in rows), first)
-        _law(_close(alone, pooled[:1]), who, "a row does not depend on the other rows of its batch")
+        alone = history(*(_space(vectors, first) for vectors in rows), first)
+        _check(_close(alone, pooled[:1]), name, "the result of a row must not depend on the other rows of its batch")
 
 
-def _law(kept: bool, who: str, law: str) -> None:
-    if not kept:
-        raise PluginError(f"{who} breaks a law of its contract: {law}")
+def _check(condition: bool, name: str, requirement: str) -> None:
+    if not condition:
+        raise PluginError(f"{name} violates its contract: {requirement}")
 
 
-def _close(one: Tensor, other: Tensor) -> bool:
-    return torch.allclose(one, other, atol=1e-5)
+def _close(left: Tensor, right: Tensor) -> bool:
+    return torch.allclose(left, right, atol=1e-5)
 
 
 def _dense(grad: Tensor) -> Tensor:
@@ -123,7 +137,7 @@ def _space(items: Tensor, batch: Batch) -> Space:
 
 
 def _batch() -> Batch:
-    """Item 0 is padding, item 1 unknown, item 3 has no codes; the first row's history is full, the last one's empty."""
+    """Make a batch: item 0 is padding, 1 is unknown, 3 has no codes; the first history is full, the last one empty."""
     torch.manual_seed(0)
     codes = torch.stack([torch.randint(0, size, (_ITEMS,)) for size in _SHAPE.sizes], dim=1)
     codes[[0, 3]] = -1

@@ -1,1 +1,1 @@
-"""The main job (`sidkit run`): from a click log to an online score, stage by stage, resumable."""
+"""The main job (`sidkit run`): resumable stages from a click log to online scores."""

@@ -1,4 +1,4 @@
-"""The evaluation of a run's arms (``verdict.json``): metrics per slice, and AUC differences to baselines."""
+"""Evaluation of a run's arms (``verdict.json``): metrics per slice, and AUC differences to baselines."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Predictions = Mapping[str, Sequence[npt.NDArray[np.float64]]]
 
 @dataclass(frozen=True)
 class ArmDifference:
-    """The AUC of an arm minus that of a baseline on one slice; bounds are None where one user leaves no interval."""
+    """AUC difference of an arm to a baseline on one slice; bounds are None if the slice has only one user."""
 
     arm: str
     baseline: str
@@ -42,9 +42,9 @@ class ArmDifference:
     verdict: Literal["better", "worse", "no evidence"]
 
     @classmethod
-    def of(cls, arm: str, baseline: str, name: str, found: Difference) -> ArmDifference:
-        """As it is written."""
-        interval = found.interval
+    def of(cls, arm: str, baseline: str, name: str, difference: Difference) -> ArmDifference:
+        """Build from a difference of the evaluator."""
+        interval = difference.interval
         return cls(
             arm,
             baseline,
@@ -52,8 +52,8 @@ class ArmDifference:
             interval.value,
             finite(interval.low),
             finite(interval.high),
-            found.positives,
-            found.verdict.outcome,
+            difference.positives,
+            difference.verdict.outcome,
         )
 
     @property
@@ -65,30 +65,30 @@ class ArmDifference:
 
 @dataclass(frozen=True)
 class RunEvaluation:
-    """What ``verdict.json`` holds."""
+    """Contents of ``verdict.json``."""
 
     arms: dict[str, dict[str, ArmMetrics]]
     """Arm -> slice -> metrics."""
     differences: tuple[ArmDifference, ...]
     rows: dict[str, SliceSize]
-    """Slice -> its size."""
+    """Slice -> size."""
     reasons: dict[str, str]
-    """Slice -> why it has no AUC."""
+    """Slice -> reason why it has no AUC."""
     oracle: dict[str, float | None] | None
-    """Slice -> the AUC of the true probabilities; None where the data has none."""
+    """Slice -> AUC of the true probabilities; None if they are unknown."""
     gauc_by: str
     """``request`` or ``user``."""
 
     def as_json(self) -> dict[str, Any]:
-        """As JSON values; ``auc_interval`` stands only on slices that have one."""
-        return {**record_json(self), "arms": {arm: slices_json(each) for arm, each in self.arms.items()}}
+        """Return JSON values; ``auc_interval`` is omitted from slices without one."""
+        return {**record_json(self), "arms": {arm: slices_json(metrics) for arm, metrics in self.arms.items()}}
 
 
-def slices_json(found: Mapping[str, ArmMetrics]) -> dict[str, dict[str, Any]]:
-    """Slice -> metrics, as JSON values."""
+def slices_json(metrics: Mapping[str, ArmMetrics]) -> dict[str, dict[str, Any]]:
+    """Return metrics per slice as JSON values."""
     return {
-        name: {key: value for key, value in record_json(each).items() if key != "auc_interval" or value is not None}
-        for name, each in found.items()
+        name: {key: value for key, value in record_json(values).items() if key != "auc_interval" or value is not None}
+        for name, values in metrics.items()
     }
 
 
@@ -109,26 +109,26 @@ def evaluate_arms(
     predictions : mapping
         Arm -> one ``float64 [rows]`` per seed.
     baselines : sequence of str
-        Arms against which the others are compared; those without predictions are left out.
+        Arms that the others are compared with; those without predictions are skipped.
     oracle : float64 [rows], optional
         True click probabilities, NaN where unknown.
     least_positives : int
-        A difference on fewer positives is no evidence.
+        Minimum number of positives for a verdict other than ``no evidence``.
     """
     parts = slices(data)
     evaluator = Evaluator(EvaluationRows.of(data), parts, RESAMPLES, redraw=True, least_positives=least_positives)
-    measured = {arm: evaluator.evaluate(scores) for arm, scores in predictions.items()}
+    results = {arm: evaluator.evaluate(scores) for arm, scores in predictions.items()}
     return RunEvaluation(
         arms={
-            arm: {name: each.summary(interval=name in COMPARED) for name, each in found.items()}
-            for arm, found in measured.items()
+            arm: {name: metrics.summary(interval=name in COMPARED) for name, metrics in by_slice.items()}
+            for arm, by_slice in results.items()
         },
         differences=tuple(
-            ArmDifference.of(arm, baseline, name, each)
+            ArmDifference.of(arm, baseline, name, difference)
             for baseline in baselines
-            for arm in measured
-            if baseline in measured and arm != baseline
-            for name, each in evaluator.compare(measured[arm], measured[baseline], slices=COMPARED).items()
+            for arm in results
+            if baseline in results and arm != baseline
+            for name, difference in evaluator.compare(results[arm], results[baseline], slices=COMPARED).items()
         ),
         rows=evaluator.sizes,
         reasons=evaluator.without_auc,

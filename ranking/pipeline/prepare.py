@@ -1,6 +1,6 @@
-"""The stages that come before any ranker: the log, its labelled rows, the feature tables, codebooks and frames.
+"""Stages before training: the log, its labelled rows, the feature tables, codebooks and frames.
 
-The main job and a comparison share them, so that both learn from the same rows and the same codes.
+The main job and comparisons share these stages, so that both train on the same rows and codes.
 """
 
 from __future__ import annotations
@@ -43,21 +43,21 @@ if TYPE_CHECKING:
     from semantic_ids.records import CodebookRecord
 
 DATASET_FILE = "dataset.json"
-"""In ``data/`` of a repo whose source a plug-in wrote: which, with its hash."""
+"""File in ``data/`` that records the plug-in that wrote the repo's source, with its hash."""
 
 
 def prepare_repo(data: str, path: Path) -> Repo:
-    """Open the repo, or write a fresh one whose ``[source]`` fits the data.
+    """Open a repo, or create one whose ``[source]`` matches the data.
 
-    A data set of a user's own (:func:`sidkit.datasets.named_dataset`) is recorded in ``data/dataset.json`` by its hash. Its
-    rows stay in ``data/source``, so no copy of its code is made: that folder can be given as the data instead.
+    A user-defined data set (:func:`sidkit.datasets.named_dataset`) is recorded in ``data/dataset.json`` by its hash. Its code
+    is not copied, since its rows are saved in ``data/source``; that folder can be passed as the data instead.
 
     Raises
     ------
     ConfigError
-        When the repo was made for other data.
+        When the repo was created for other data.
     PluginChangedError
-        When the repo's source was written by another version of the data set's code.
+        When another version of the data set's code wrote the repo's source.
     ContractError
         When the data cannot be read.
     """
@@ -69,26 +69,26 @@ def prepare_repo(data: str, path: Path) -> Repo:
     url = str(folder / "data" / "source") if dataset else open_source(data).url
     if not (folder / SETTINGS_FILE).exists():
         if dataset:
-            made_by = dataset.make()
-            facts = SourceFacts(made_by.modalities, made_by.feedback, made_by.conversions)
+            writer = dataset.make()
+            facts = SourceFacts(writer.modalities, writer.feedback, writer.conversions)
         else:
             facts = inspect_source(open_source(data))
         try:
-            made = init_repo(folder, source_url=url, **facts.settings())
+            created = init_repo(folder, source_url=url, **facts.settings())
         except RepoError:
             if not (folder / SETTINGS_FILE).exists():
-                raise  # else another process made it meanwhile
+                raise  # otherwise another process has created it
         else:
             facts.warn()
-            _record_dataset(made, dataset)
-            return made
+            _record_dataset(created, dataset)
+            return created
     repo = Repo.open(folder)
-    stated = repo.settings.source.url
-    if not same_source(stated, url):
-        shown, given = redacted(stated), redacted(url)
-        why = " (they differ in what is not shown)" if shown == given else ""
+    expected = repo.settings.source.url
+    if not same_source(expected, url):
+        shown, given = redacted(expected), redacted(url)
+        why = " (they differ in redacted parts)" if shown == given else ""
         raise ConfigError(
-            f"{folder} was made for {shown!r}, not for {given!r}{why}; give another --repo, or change source.url in its "
+            f"{folder} was created for {shown!r}, got {given!r}{why}; use another --repo, or change source.url in its "
             "sidkit.toml"
         )
     _record_dataset(repo, dataset)
@@ -96,7 +96,7 @@ def prepare_repo(data: str, path: Path) -> Repo:
 
 
 def _record_dataset(repo: Repo, dataset: NamedDataset | None) -> None:
-    """Record the plug-in that writes a repo's source, before it does; refuse another one than that which did."""
+    """Record the plug-in before it writes the repo's source; raise if another one was recorded."""
     path, source = repo.data / DATASET_FILE, repo.data / "source"
     plugin = dataset.plugin if dataset else None
     if path.is_file() and dataset:
@@ -107,30 +107,30 @@ def _record_dataset(repo: Repo, dataset: NamedDataset | None) -> None:
                 stated["reference"],
                 stated["sha256"],
                 plugin.sha256 if plugin else dataset.name,
-                f"restore the code that wrote {source}, give that folder as --data to go on with its rows, or another --repo",
+                f"restore the code that wrote {source}, pass that folder as --data to use its rows, or use another --repo",
             )
     elif plugin is not None:
         if source.exists():
-            raise ConfigError(f"{repo.path} was made for other data than {plugin.reference}; give another --repo")
+            raise ConfigError(f"{repo.path} was created for other data than {plugin.reference}; use another --repo")
         write_sealed(path, {"plugin": plugin.describe(copied=False)})
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """The stages of a repo up to its codebooks; each is done once and saved.
+    """Stages of a repo up to the frame; finished stages are reused.
 
     Parameters
     ----------
     repo : Repo
-        Held by the caller.
+        Repo whose lock the caller holds.
     stages : Stages
-        Where finished stages are recorded.
+        Record of finished stages.
     data : str
-        What :func:`prepare_repo` was given.
+        The data passed to :func:`prepare_repo`.
     impressions : int
-        Size of a synthetic world.
+        Number of impressions of a generated data set.
     allow_future : bool
-        Accept tables up to a moment after now.
+        Accept tables as of a future time.
     """
 
     repo: Repo
@@ -140,22 +140,22 @@ class Prepared:
     allow_future: bool = False
 
     def ingest(self) -> Any:
-        """Read the source; returns the mark of the log, which later stages take as an input."""
+        """Ingest the source; returns the log's fingerprint, an input of later stages."""
         if dataset := named_dataset(self.data):
             built_in = dataset.name == SYNTHETIC
             made_of = [dataset.variant or "strong"] if built_in else [dataset.name, dataset.variant]
             stage = SYNTHETIC if built_in else "dataset"
             self.stages.run(stage, [*made_of, self.impressions], lambda: self._write_dataset(dataset))
-        # The source may have grown: always look; an unchanged source costs nothing.
+        # Always check for new events; an unchanged source is skipped by its fingerprint.
         self.stages.run("ingest", _source_mark(self.repo), self._read_source)
         return read_log(self.repo).mark
 
     def rows(
         self, log: Any, sample: RowSample | None = None, mark: str = "", until_us: int | None = None
     ) -> StageResult:
-        """The labelled rows, the file ``files[0]``; ``facts`` say how many, and how many of them are sampled.
+        """Build the labelled rows; they are written to ``files[0]`` and counted in ``facts``.
 
-        ``mark`` ends the name of the stage. A replay has rows up to its moment ``until_us``, microseconds UTC.
+        ``mark`` is a suffix of the stage name. ``until_us``, microseconds UTC, limits the rows of a replay.
         """
         settings = self.repo.settings
         inputs = [log, settings.negatives.model_dump(), settings.time.model_dump()]
@@ -166,15 +166,15 @@ class Prepared:
         return self.stages.run(f"rows{mark}", inputs, lambda: self._rows(sample, until_us))
 
     def tables(self, log: Any, as_of_us: int) -> StageResult:
-        """The feature tables up to a moment."""
+        """Build the feature tables as of a time."""
         inputs = [log, as_of_us, self.repo.settings.feature_settings()]
         return self.stages.run("tables", inputs, lambda: self._tables(as_of_us))
 
     def codebook(self, stem: str, spec: CodebookSpec, fit_end_us: int, inputs: Any, mark: str = "") -> str:
-        """Fit a codebook on what was known at ``fit_end_us`` and publish it; returns its name.
+        """Fit a codebook on the data known at ``fit_end_us`` and publish it; returns its name.
 
-        The name is ``stem`` and a hash of the spec, the moment, and the content and clicks it may learn from: another
-        comparison on the same repo finds the same codebook. ``mark`` ends the names of the two stages.
+        The name is ``stem`` and a hash of the spec, the fit end, and the content and clicks used, so that runs on the same
+        repo share codebooks. ``mark`` is a suffix of the names of the two stages.
         """
         made_of = [spec.model_dump(mode="json"), fit_end_us, _content_mark(self.repo, fit_end_us)]
         if spec.needs_pairs:
@@ -198,16 +198,16 @@ class Prepared:
     def frame(
         self, name: str, inputs: Any, codebook: str, rows: LabelledRows, split: TimeSplit, caps: Caps, folder: Path
     ) -> StageResult:
-        """Retrieve the thinned rows of all parts through the codebook's service and save them in a folder.
+        """Retrieve the features of the thinned rows through the codebook's service and save them to a folder.
 
-        ``facts["parts"]`` says how many rows of each part are used, of how many.
+        ``facts["parts"]`` contains the used and available rows of each part.
         """
         return self.stages.run(name, inputs, lambda: self._frame(codebook, rows, split, caps, folder))
 
     def streamed_frame(
         self, name: str, inputs: Any, codebook: str, rows: Path, split: TimeSplit, caps: Caps, folder: Path
     ) -> StageResult:
-        """The same of a file of labelled rows, whose training part is larger than memory."""
+        """Like :meth:`frame`, for a file of labelled rows whose training part exceeds memory."""
         from ranking.data.disk_frame import write_disk_frame
 
         return self.stages.run(name, inputs, lambda: write_disk_frame(self.repo, codebook, rows, split, caps, folder))
@@ -254,7 +254,7 @@ class Prepared:
 
         parts, thinned = split.parts(rows.at_us), {}
         for name, part in parts.items():
-            if name != "test":  # whose figures are null where a class is missing; nothing is learned from it
+            if name != "test":  # the test part may lack a class; its metrics are then null
                 check_both_classes(rows.label[part], name)
             thinned[name] = part[thin_by_user(rows.user_ids[part], caps.of_part(name))]
         ends = np.cumsum([len(part) for part in thinned.values()]).tolist()
@@ -285,7 +285,7 @@ def training_context(
     threads: int,
     first_epoch: bool = False,
 ) -> TrainingContext:
-    """What all arms share that train on one saved frame; artefacts of rankers go to ``rankers`` (None: are not saved)."""
+    """Load a saved frame for training; rankers are saved to the folder ``rankers`` (None: not saved)."""
     from ranking.data.disk_frame import DiskFrame
     from semantic_ids.codebook import Codebook
 
@@ -303,7 +303,7 @@ def training_context(
         threads=threads,
         trained_on=TrainedOn(
             fit_start_us=train.first_us,
-            # Validation chose the epoch, so it has been seen too.
+            # Validation rows select the epoch, so they count as seen.
             fit_end_us=split.validation_end_us,
             parents=(record.name,),
             feature_settings=repo.settings.feature_settings(),
@@ -333,15 +333,15 @@ def _serving(repo: Repo, record: CodebookRecord, codebook: Codebook) -> ServingS
 
 
 def fallback_of(repo: Repo, codebook: str) -> str | None:
-    """Why a codebook was fitted without behaviour although its preset asks for it; None where it was not."""
+    """Describe why a codebook fell back to content although its preset learns from behaviour; None if it did not."""
     reason = read_manifest(repo.codebooks / codebook, verify=False).get("fallback")
     return f"codebook {codebook} was fitted by the encoder 'content', without behaviour: {reason}" if reason else None
 
 
 def end_of_log(repo: Repo, now_us: int | None = None) -> int:
-    """The moment from which every event of the log can be read, but at most now, microseconds UTC.
+    """Time from which all events of the log are available, at most now, microseconds UTC.
 
-    That is the last event's window end and the delay. What happened just now cannot be read yet.
+    This is the end of the last event's window plus the delay.
     """
     time = repo.settings.time
     end_us = -(-read_log(repo).last_us // time.cadence_us) * time.cadence_us + time.delay_us
@@ -349,7 +349,7 @@ def end_of_log(repo: Repo, now_us: int | None = None) -> int:
 
 
 def oracle_of(repo: Repo, data: Dataset) -> npt.NDArray[np.float64] | None:
-    """True click probabilities ``float64 [rows]`` where the source is a synthetic world, else None."""
+    """True click probabilities ``float64 [rows]`` if the source is synthetic, else None."""
     source = resolved_url(repo.settings.source.url)
     path = Path(source) / "oracle.parquet"
     if "://" in source or not path.exists() or data.rows.request_ids is None:
@@ -358,8 +358,8 @@ def oracle_of(repo: Repo, data: Dataset) -> npt.NDArray[np.float64] | None:
 
     with duckdb.connect() as opened:
         known = opened.execute(f"SELECT request_id, item_id, probability FROM read_parquet({literal(path)})").df()
-    wanted = pd.MultiIndex.from_arrays([data.rows.request_ids, data.rows.item_ids])
-    place = pd.MultiIndex.from_frame(known[["request_id", "item_id"]]).get_indexer(wanted)
+    rows = pd.MultiIndex.from_arrays([data.rows.request_ids, data.rows.item_ids])
+    place = pd.MultiIndex.from_frame(known[["request_id", "item_id"]]).get_indexer(rows)
     return np.where(place >= 0, known["probability"].to_numpy()[np.maximum(place, 0)], math.nan)
 
 
@@ -368,16 +368,16 @@ def _source_mark(repo: Repo) -> Any:
 
     source = open_source(repo.settings.source.url)
     mark = source.fingerprint()
-    # A database cannot say whether it changed, so it is read each time.
-    again = mark is None or must_read_again(repo, present_us())
+    # A database has no fingerprint, so it is always read.
+    read_again = mark is None or must_read_again(repo, present_us())
     return [
         repo.settings.source.model_dump(mode="json", exclude={"url"}),
-        np.random.default_rng().random() if again else mark,
+        np.random.default_rng().random() if read_again else mark,
     ]
 
 
 def _content_mark(repo: Repo, until_us: int) -> str:
-    """Text that changes when the content that was known at a moment changes."""
+    """Fingerprint of the content known at a time."""
     columns = ", ".join(quoted(name) for name in repo.settings.source.modalities)
     with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
         row = opened.execute(
@@ -389,7 +389,7 @@ def _content_mark(repo: Repo, until_us: int) -> str:
 
 
 def _behaviour_mark(repo: Repo, until_us: int) -> str:
-    """Text that changes when the clicks that were known at a moment change."""
+    """Fingerprint of the clicks known at a time."""
     parts = ", ".join(literal(part) for part in read_log(repo).parts)
     with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
         row = opened.execute(

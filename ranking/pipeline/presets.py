@@ -1,4 +1,4 @@
-"""Presets: a whole system in one TOML file, codebook, ranker and arms."""
+"""Presets: TOML files that configure the codebook, the ranker and the arms."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from sidkit.presets import preset_path
 
 
 class Preset(Section):
-    """A whole system."""
+    """Configuration of a codebook, its health checks, a ranker and arms."""
 
     codebook: CodebookSpec = CodebookSpec()
     sweep: SweepGrid = SweepGrid()
-    """What `sidkit codebooks sweep` tries."""
+    """Grid of `sidkit codebooks sweep`."""
     health: DriftThresholds = DriftThresholds()
-    """When `sidkit codebooks health` calls a codebook stale."""
+    """Thresholds by which `sidkit codebooks health` reports a codebook as stale."""
     ranker: RankerSpec = RankerSpec()
     arms: dict[str, ArmSpec] = Field(min_length=1)
 
@@ -36,7 +36,9 @@ class Preset(Section):
             raise ValueError(f"codebook: {error}") from error
         for name, arm in self.arms.items():
             if not is_name(name):
-                raise ValueError(f"{name!r} cannot name an arm: at most {LONGEST} characters of {RULE}")
+                raise ValueError(
+                    f"{name!r} cannot name an arm: expected at most {LONGEST} characters of {RULE}; rename it"
+                )
             try:
                 arm.model_spec(self.ranker.model)
             except ConfigError as error:
@@ -45,40 +47,40 @@ class Preset(Section):
 
     @model_validator(mode="after")
     def _can_serve(self) -> Preset:
-        wrong = [name for name in self.ranker.serve if name not in self.arms or not self.arms[name].can_serve]
-        if wrong:
-            fit = [name for name, arm in self.arms.items() if arm.can_serve]
+        invalid = [name for name in self.ranker.serve if name not in self.arms or not self.arms[name].can_serve]
+        if invalid:
+            valid = [name for name, arm in self.arms.items() if arm.can_serve]
             raise ValueError(
-                f"ranker.serve names {', '.join(wrong)}, which cannot serve; the arms that can are {', '.join(fit)}"
+                f"ranker.serve: expected arms that can serve ({', '.join(valid)}), got {', '.join(invalid)}; remove them"
             )
         return self
 
 
 def arms_without_codes(preset: Preset) -> Preset:
-    """The preset with those of its arms that read no codes.
+    """Return the preset without the arms that read codes.
 
     Raises
     ------
     FitError
-        When there are none.
+        When all arms read codes.
     """
     shared = preset.ranker.model
     arms = {name: arm for name, arm in preset.arms.items() if not arm.uses_codes(shared)}
     if not arms:
         raise FitError(
-            f"all arms of the preset ({', '.join(preset.arms)}) read codes, and no codes can be learned from this catalogue; "
-            'add an arm without codes, such as representations = ["id", "content"], or bring at least 40 items with vectors'
+            f"all arms of the preset ({', '.join(preset.arms)}) read codes, but no codes can be fitted on this catalogue; "
+            'add an arm without codes, such as representations = ["id", "content"], or provide at least 40 items with vectors'
         )
     ranker = preset.ranker.model_copy(update={"serve": tuple(name for name in preset.ranker.serve if name in arms)})
     return preset.model_copy(update={"arms": arms, "ranker": ranker, "codebook": without_codes(preset.codebook)})
 
 
 def load_preset(name: str) -> Preset:
-    """Read a preset by name, or from a path that ends in ``.toml``.
+    """Load a preset by name, or from a ``.toml`` path.
 
     Raises
     ------
     ConfigError
-        When there is no such preset, or it holds something unknown.
+        When the preset is missing or invalid.
     """
     return load_model(Preset, preset_path(name))

@@ -1,4 +1,4 @@
-"""What the main job comes to, as typed records; :mod:`sidkit.cli.run_report` makes JSON and tables of them."""
+"""Typed results of the main job; :mod:`sidkit.cli.run_report` formats them as JSON and tables."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from sidkit.core.repo import Repo
 
 @dataclass(frozen=True)
 class CodebookFacts:
-    """The codebook of a run and the figures of its codes."""
+    """The codebook of a run with metrics of its codes."""
 
     name: str
     quantizer: str
     levels: int
     utilisation: tuple[float, ...]
-    """Share of each level's codes that some item has."""
+    """Share of codes in use, per level."""
     perplexity: tuple[float, ...]
-    """Perplexity of each level's codes over its number of codes."""
+    """Perplexity of the codes divided by the number of codes, per level."""
     collision_rate: float
-    """Share of items that share all codes with another."""
+    """Share of items that share all codes with another item."""
     service: str
-    """The feature service of its rankers."""
+    """Feature service of its rankers."""
 
     @classmethod
     def read(cls, repo: Repo, name: str) -> CodebookFacts:
-        """Read the catalogue and the codebook's metrics."""
+        """Read from the catalogue and the codebook's metrics."""
         record = Catalog.open(repo).codebook(name)
         path = repo.codebooks / name / "metrics.json"
         described = {
@@ -49,52 +49,53 @@ class CodebookFacts:
 
 @dataclass(frozen=True)
 class HitRates:
-    """Item-to-item hit rates at 30 of a codebook's vectors; all None, with the reason, where they were not measured."""
+    """Item-to-item hit rates at 30 of a codebook's vectors; None, with a reason, if not measured."""
 
     seen: float | None
-    """For targets that were known at the fit."""
+    """Hit rate for targets known at the fit."""
     new: float | None
-    """For targets that were not."""
+    """Hit rate for targets added after the fit."""
     reason: str | None = None
 
     @classmethod
     def read(cls, path: Path, codebook: str) -> HitRates:
-        """Read the file of a run's stage ``hit_rate``."""
-        found = read_json(path) or NotMeasured("no later click").as_json()
-        if found["rates"] is None:
-            return cls(None, None, found["reason"])
-        rates = found["rates"][codebook]
+        """Read the output of a run's stage ``hit_rate``."""
+        hits = read_json(path) or NotMeasured("no later click").as_json()
+        if hits["rates"] is None:
+            return cls(None, None, hits["reason"])
+        rates = hits["rates"][codebook]
         seen, new = (rates[part]["value"] if rates[part] else None for part in ("seen", "new"))
         return cls(seen, new)
 
     def as_json(self) -> dict[str, float | None] | None:
-        """``seen`` and ``new``; null where nothing was measured."""
+        """Return ``seen`` and ``new``, or None if not measured."""
         return None if self.reason is not None else {"seen": self.seen, "new": self.new}
 
 
 @dataclass(frozen=True)
 class LogChanges:
-    """What the last ingest that read the source did, in events and rows."""
+    """Changes of the log in the last ingest that read the source."""
 
     new: int
+    """New events."""
     changed: int
     removed: int
     vanished: int
-    """Events that are no longer in the source."""
+    """Events no longer in the source."""
     merged: dict[str, int]
-    """Table -> rows merged with another row of their event."""
+    """Table -> rows merged with another row of the same event."""
     rejected: dict[str, dict[str, int]]
-    """Table -> reason -> rows."""
+    """Table -> reason -> rejected rows."""
 
     @classmethod
     def of(cls, facts: Any, path: Path) -> LogChanges:
-        """From the facts of the stage ``ingest`` in the record ``path``."""
+        """Build from the facts of the stage ``ingest`` in the stage record ``path``."""
         return record_of(cls, facts, path)
 
 
 @dataclass(frozen=True)
 class StageTime:
-    """A stage of a job; of one that was not done again, what it once took."""
+    """Rows and seconds of a stage; a reused stage has its original seconds."""
 
     name: str
     rows: int
@@ -103,24 +104,24 @@ class StageTime:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run of the main job came to."""
+    """Result of the main job."""
 
     data: str
-    """As it was given."""
+    """The data as passed by the user."""
     preset: str
     repo: Repo
     folder: Path
-    """Of the run: ``verdict.json``, ``hit_rate.json``, the frame and the predictions."""
+    """Folder of the run: ``verdict.json``, ``hit_rate.json``, the frame and the predictions."""
     codebook: CodebookFacts
     split: TimeSplit
     as_of_us: int
-    """Up to when features were built, microseconds UTC."""
+    """Time as of which features were built, microseconds UTC."""
     serving_ranker: str | None
-    """The ranker that was promoted; None where no arm may serve."""
+    """The promoted ranker; None if no arm may serve."""
     hit_rate: HitRates
     evaluation: RunEvaluation
     rankers: dict[str, tuple[str | None, ...]]
-    """Arm -> the artefact of each seed; None for an arm that cannot serve."""
+    """Arm -> ranker artefact of each seed; None for an arm that cannot serve."""
     log: LogChanges
     stages: tuple[StageTime, ...]
     peak_rss_mb: float
@@ -128,4 +129,4 @@ class RunResult:
     """Labelled rows that are sampled negatives."""
     warnings: tuple[str, ...]
     parts: PartRows
-    """How many rows of each part were used, of how many."""
+    """Used and available rows of each part."""

@@ -1,4 +1,4 @@
-"""The main job: from a click log to an online score, stage by stage, resumable."""
+"""The main job: resumable stages from a click log to online scores."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ from sidkit.tables import read_log
 from sidkit.tables.labelled_rows import log_moments
 
 _SMALL = 10_000
-"""Rows of item_content above which a catalogue is large enough for codes without looking at its vectors."""
+"""Rows of item_content above which the item vectors are not checked before fitting codes."""
 
 
 @dataclass(frozen=True)
 class JobOptions:
-    """The options of the main job."""
+    """Options of the main job."""
 
     data: str
     preset_name: str
@@ -60,14 +60,14 @@ class JobOptions:
 @dataclass(frozen=True)
 class _TrainedArms:
     ranker_of: dict[str, tuple[str | None, ...]]
-    """Arm -> the artefact of each seed; None for an arm that cannot serve."""
+    """Arm -> ranker artefact of each seed; None for an arm that cannot serve."""
     validation_auc: dict[str, tuple[float, ...]]
-    """Arm -> by seed."""
+    """Arm -> validation AUC of each seed."""
     evaluation: RunEvaluation
 
 
 class Job:
-    """One run of a preset on a repo; call :meth:`run` while holding the repo's lock."""
+    """A run of a preset on a repo; hold the repo's lock while calling :meth:`run`."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class Job:
         self.repo = repo
         self.options = options
         self.preset = options.preset
-        """As it can be used on this data: :meth:`run` leaves out what a small catalogue does not allow."""
+        """The preset in use; on a small catalogue, :meth:`run` drops the arms that read codes."""
         self.warnings: list[str] = []
         self._warn = warn
         self.remark = remark
@@ -89,7 +89,7 @@ class Job:
         self.prepared = Prepared(repo, self.stages, options.data, options.impressions, options.allow_future)
 
     def run(self) -> RunResult:
-        """Do all stages and return what came of them; :mod:`sidkit.cli.run_report` prints it."""
+        """Run all stages and return the result; :mod:`sidkit.cli.run_report` prints it."""
         repo, options, prepared = self.repo, self.options, self.prepared
         log = prepared.ingest()
         for table in read_log(repo).manifest["tables"]:
@@ -111,16 +111,18 @@ class Job:
         self._note(fallback_of(self.repo, codebook))
         self._hit_rate(codebook, codebook_inputs)
         context_inputs = [log, codebook, labelled, tables.facts, asdict(split), asdict(caps)]
-        left = Caps() if sample is not None else caps  # a sample is thin already
-        training_rows = min(count_before(rows_file, split.train_end_us), left.train or FAR)
-        if training_rows > (most := self.preset.ranker.training.stream_rows):
-            context_inputs = [*context_inputs, "streamed", most]
+        remaining = Caps() if sample is not None else caps  # sampled rows are already thinned
+        training_rows = min(count_before(rows_file, split.train_end_us), remaining.train or FAR)
+        if training_rows > (limit := self.preset.ranker.training.stream_rows):
+            context_inputs = [*context_inputs, "streamed", limit]
             frame = prepared.streamed_frame(
-                "frame", context_inputs, codebook, rows_file, split, left, self.folder / "frame"
+                "frame", context_inputs, codebook, rows_file, split, remaining, self.folder / "frame"
             )
         else:
-            there = read_rows(rows_file)
-            frame = prepared.frame("frame", context_inputs, codebook, there, split, left, self.folder / "frame")
+            in_memory = read_rows(rows_file)
+            frame = prepared.frame(
+                "frame", context_inputs, codebook, in_memory, split, remaining, self.folder / "frame"
+            )
         parts = of_sample(frame.facts["parts"], labelled["available"]) if sample else frame.facts["parts"]
         self.remark(rows_summary(parts))
         arms = self._arms(codebook, split, [context_inputs, frame.facts])
@@ -147,7 +149,7 @@ class Job:
         )
 
     def _usable_preset(self, fit_end_us: int) -> Preset:
-        """The preset, or its arms without codes where the catalogue is too small to learn codes from."""
+        """Return the preset, without the arms that read codes if the catalogue is too small to fit codes."""
         preset = self.options.preset
         content = pq.read_metadata(self.repo.tables / "item_content.parquet").num_rows
         if preset.codebook.sizes is not None or preset.codebook.force or content > _SMALL:
@@ -157,17 +159,17 @@ class Job:
         if len(known) >= LEAST_ITEMS and distinct > 1:
             return preset
         usable = arms_without_codes(preset)
-        left_out = [name for name in preset.arms if name not in usable.arms]
-        what = (
-            f"{len(known)} items with vectors are known at the end of training and codes need {LEAST_ITEMS}"
+        dropped = [name for name in preset.arms if name not in usable.arms]
+        reason = (
+            f"codes require {LEAST_ITEMS} items with vectors at the end of training, got {len(known)}"
             if len(known) < LEAST_ITEMS
-            else f"all {len(known)} items known at the end of training have the same vector"
+            else f"codes require distinct item vectors, but all {len(known)} items at the end of training have the same vector"
         )
-        self._note(f"{what}: the arms without codes run, {', '.join(left_out)} do not")
+        self._note(f"{reason}; skipping the arms that read codes: {', '.join(dropped)}")
         return usable
 
     def _note(self, text: str | None) -> None:
-        """Warn of what was done in another way than the preset says."""
+        """Record and print a warning, if any."""
         if text is not None:
             self.warnings.append(text)
             self._warn(text)
@@ -175,12 +177,12 @@ class Job:
     def _hit_rate(self, codebook: str, inputs: Any) -> None:
         path = self.folder / "hit_rate.json"
 
-        def hits() -> StageResult:
-            found = future_hits(self.repo, [codebook], self.options.as_of_us or end_of_log(self.repo))
-            write_json(path, found.as_json())
-            return StageResult(len(found.pairs) if isinstance(found, HitReport) else 0, files=(path,))
+        def measure() -> StageResult:
+            hits = future_hits(self.repo, [codebook], self.options.as_of_us or end_of_log(self.repo))
+            write_json(path, hits.as_json())
+            return StageResult(len(hits.pairs) if isinstance(hits, HitReport) else 0, files=(path,))
 
-        self.stages.run("hit_rate", [*inputs, codebook], hits)
+        self.stages.run("hit_rate", [*inputs, codebook], measure)
 
     def _arms(self, codebook: str, split: TimeSplit, inputs: Any) -> _TrainedArms:
         ranker_of: dict[str, tuple[str | None, ...]] = {}
@@ -188,7 +190,7 @@ class Job:
         context: list[TrainingContext] = []
 
         def shared() -> TrainingContext:
-            # Loaded once, and only when an arm has still to be trained.
+            # Loaded at most once, and only if a stage needs it.
             if not context:
                 context.append(self._context(codebook, split))
             return context[0]
@@ -207,14 +209,14 @@ class Job:
         verdict_path = self.folder / "verdict.json"
 
         def evaluate() -> StageResult:
-            evaluation = self._evaluate(shared(), split)
-            write_json(verdict_path, evaluation.as_json())
-            return StageResult(evaluation.rows["all"].rows, files=(verdict_path,))
+            evaluated = self._evaluate(shared(), split)
+            write_json(verdict_path, evaluated.as_json())
+            return StageResult(evaluated.rows["all"].rows, files=(verdict_path,))
 
         self.stages.run("evaluate", [inputs, files], evaluate)
-        found = read_record(RunEvaluation, verdict_path)
-        in_order = {arm: found.arms[arm] for arm in self.preset.arms}  # the file sorts its keys
-        return _TrainedArms(ranker_of, validation, replace(found, arms=in_order))
+        evaluation = read_record(RunEvaluation, verdict_path)
+        in_order = {arm: evaluation.arms[arm] for arm in self.preset.arms}  # keys are sorted in the file
+        return _TrainedArms(ranker_of, validation, replace(evaluation, arms=in_order))
 
     def _context(self, codebook: str, split: TimeSplit) -> TrainingContext:
         return training_context(
@@ -271,7 +273,7 @@ class Job:
         return StageResult(sum(keys.values()), {"keys": keys}, (self.repo.data / "online.sqlite",))
 
     def _promote(self, codebook: str, arms: _TrainedArms) -> str | None:
-        """Promote the codebook and the ranker that was best on validation, of the arms that may serve."""
+        """Promote the codebook and, among the arms that may serve, the ranker with the best validation AUC."""
         catalog = Catalog.open(self.repo)
         if catalog.codebook(codebook).state != "serving":
             lifecycle.promote(self.repo, codebook)

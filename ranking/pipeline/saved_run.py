@@ -1,4 +1,4 @@
-"""The saved frame of a finished run, split as it was, ready to train on again."""
+"""Saved runs: the frame of a finished run with its split, to train on again."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from sidkit.tables.labelled_rows import log_moments
 
 
 def read_run(repo: Repo, preset: str) -> TrainingContext:
-    """Read the saved frame of a run.
+    """Load the frame of a saved run.
 
     Parameters
     ----------
     repo : Repo
-        On which ``sidkit run`` with the preset has finished.
+        Repo on which ``sidkit run`` with the preset has finished.
     preset : str
-        The preset's name, or its path.
+        Name or path of the preset.
 
     Returns
     -------
     TrainingContext
-        Train, validation and test rows as the run had them, all in memory (of training rows that were streamed, a sample
-        of users); rankers that are trained on it are not saved.
+        Training, validation and test rows of the run, in memory; streamed training rows are thinned by user. Rankers that
+        are trained on it are not saved.
 
     Raises
     ------
     ArtifactMissingError
-        When the run has no saved frame.
+        When the saved frame is missing.
     """
     folder = repo.runs / preset_name(preset)
     if not (folder / "frame").is_dir():

@@ -1,1 +1,1 @@
-"""Online scores: features from the online store, the same arrays, the same model."""
+"""Online scoring with features from the online store, converted to the same arrays as in training."""

@@ -1,4 +1,4 @@
-"""Features of one request from the online store, as the same views that training reads."""
+"""Read the features of one request from the online store, as the same views that training reads."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
 
 class ServiceReader:
-    """Keys in, arrays out, for one feature service.
+    """Reads the online features of one feature service as arrays.
 
-    On the kit's packed store rows of bytes become arrays without a Python object per value; on any other online store
-    Feast's ``get_online_features`` is used. The arrays are the same.
+    sidkit's packed store decodes rows into arrays without a Python object per value. Other online stores are read with
+    Feast's ``get_online_features``. The arrays are the same.
 
     Parameters
     ----------
     store : FeatureStore
-        The repo's store.
+        Feature store of the repository.
     service : FeatureService
-        What to read; its views are looked up in the registry once.
+        Feature service to read; its views are looked up in the registry once.
     """
 
     def __init__(self, store: FeatureStore, service: FeatureService) -> None:
@@ -41,21 +41,21 @@ class ServiceReader:
         self._packed = packed_reader(store, service)
 
     def read(self, keys: Mapping[str, Sequence[Any]], at_us: int | None = None) -> dict[str, ViewRows]:
-        """The features of some rows.
+        """Read the features of rows.
 
         Parameters
         ----------
         keys : mapping
-            Join key -> its values, all of one length.
+            Join key -> values, all of the same length.
         at_us : int, optional
-            The moment at which the packed store checks TTLs, microseconds UTC; by default now. Feast's other stores do
-            not check them.
+            Time at which the packed store checks TTLs, microseconds UTC; default: now. Feast's other stores do not check
+            them.
 
         Returns
         -------
         dict
-            View name (the alias where the service gives one) -> rows; columns have Feast's full names and the types that
-            the view declares.
+            View name (or its alias in the service) -> rows; columns have Feast's full names and the types that the view
+            declares.
         """
         if self._packed is not None:
             return self._packed.read(keys, at_us)
@@ -66,10 +66,10 @@ class ServiceReader:
 
 @dataclass(frozen=True)
 class Request:
-    """One request as arrays, and which of its keys the online store knows.
+    """One request as arrays, with flags for keys that are missing from the online store.
 
-    ``known`` is ``bool [items]``: whether any view has a row of the item. One without vectors is known; one that is in no
-    view was never in the catalogue, nor in the log. ``user_known`` says the same of the user.
+    ``known`` is ``bool [items]``: whether any view has a row for the item. An item without vectors is known; an item in no
+    view was never in the item table or the log. ``user_known`` is the same for the user.
     """
 
     data: Dataset
@@ -78,16 +78,16 @@ class Request:
 
 
 class OnlineFeatures:
-    """Reads a request's features through the parts of a feature service.
+    """Reads the features of a request from the user, item and content parts of a feature service.
 
     Parameters
     ----------
     store : FeatureStore
-        The repo's store.
+        Feature store of the repository.
     service_name : str
         ``ctr_<codebook>``.
     codebook : Codebook
-        The service's codebook.
+        Codebook of the service.
     """
 
     def __init__(self, store: FeatureStore, service_name: str, codebook: Codebook) -> None:
@@ -100,18 +100,18 @@ class OnlineFeatures:
     def request(
         self, user_id: str, item_ids: Sequence[str], at_us: int, *, rate: float, history_length: int
     ) -> Request:
-        """The rows (user, item) of one request at one moment, as arrays.
+        """Read the rows (user, item) of one request at one time, as arrays.
 
-        Reads the user once, the candidates, then the items of the user's history.
+        Reads the candidates, the user once, and the items of the user's history.
         """
         items = np.array(item_ids, dtype=object)
-        moments = np.full(len(items), at_us, dtype=np.int64)
+        times_us = np.full(len(items), at_us, dtype=np.int64)
         views = self._item.read({"item_id": item_ids}, at_us)
         known = known_in(views.values(), len(items))
         user = self._user.read({"user_id": [user_id]}, at_us)
         for name, view in user.items():
             views[name] = ViewRows(name, np.repeat(view.index, len(items)), view.table)
-        rows = LabelledRows(np.full(len(items), user_id, dtype=object), items, moments, np.zeros(len(items), np.int8))
+        rows = LabelledRows(np.full(len(items), user_id, dtype=object), items, times_us, np.zeros(len(items), np.int8))
 
         def look_up(history: npt.NDArray[np.object_], _: Ints) -> Mapping[str, ViewRows]:
             return self._content.read({"item_id": history.tolist()}, at_us)
@@ -121,8 +121,8 @@ class OnlineFeatures:
 
 
 def known_in(views: Iterable[ViewRows], rows: int) -> npt.NDArray[np.bool_]:
-    """Whether any of the views has something, per row."""
-    found = np.zeros(rows, dtype=np.bool_)
+    """Whether any of the views has a row, per requested row."""
+    known = np.zeros(rows, dtype=np.bool_)
     for view in views:
-        found |= np.asarray(view.index) >= 0
-    return found
+        known |= np.asarray(view.index) >= 0
+    return known

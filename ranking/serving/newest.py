@@ -1,4 +1,4 @@
-"""Up to which moment an online store knows anything: a request before it cannot be answered."""
+"""Newest event time in an online store: requests for an earlier time cannot be answered."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ if TYPE_CHECKING:
 
 
 def newest_row_us(store: FeatureStore, service_name: str, tables: Path) -> int:
-    """The newest event time of a feature service's views in the online store, microseconds UTC; 0 where there is none.
+    """Return the newest event time of a feature service's views in the online store, microseconds UTC; 0 if it is empty.
 
-    Feast notes the end of each materialized interval, which may lie years after the newest row. On the packed store the
-    rows are read; on others the rows of ``tables`` up to that end, which are what was materialized or newer.
+    Feast records the end of each materialized interval, which may be years after the newest row. The packed store is read
+    directly. For other stores, the newest row of ``tables`` up to that end is used, which is never earlier than the newest
+    materialized row.
     """
     newest = 0
     for projection in feature_service(store, service_name).feature_view_projections:
@@ -27,7 +28,7 @@ def newest_row_us(store: FeatureStore, service_name: str, tables: Path) -> int:
 
 
 def materialized_until(store: FeatureStore, service_name: str) -> int:
-    """The latest end of the materialized intervals of a feature service's views, microseconds UTC; 0 where there is none."""
+    """Return the latest end of the materialized intervals of a feature service's views, microseconds UTC; 0 if none."""
     ends = [
         store.get_feature_view(projection.name).most_recent_end_time
         for projection in feature_service(store, service_name).feature_view_projections
@@ -42,8 +43,8 @@ def _newest_of(store: FeatureStore, view: Any, end_us: int, tables: Path) -> int
     if isinstance(online, PackedSqliteOnlineStore):
         with online.file(store.config).reading() as reading:
             stored = view_id(store.config, view)
-            found = reading.newest_us(stored) if stored in reading.views() else None
-            return min(end_us, found or 0)
+            newest_us = reading.newest_us(stored) if stored in reading.views() else None
+            return min(end_us, newest_us or 0)
     path = tables / f"{view.name}.parquet"
     if not path.exists():
         return end_us

@@ -1,4 +1,4 @@
-"""The scorer: everything that can be refused is refused when it starts, not at the first request."""
+"""The scorer: checks ranker, codebook, settings and features when it starts, not at the first request."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Scores:
-    """The answer to one request.
+    """Scores of one request.
 
     Parameters
     ----------
     values : numpy.ndarray
         Click probabilities ``float64 [items]``, in the order of the candidates.
     known : numpy.ndarray
-        ``bool [items]``: whether the online store has anything of the item. The score of one that it does not know says
-        nothing of the item: it may not exist.
+        ``bool [items]``: whether the online store has a row for the item. The score of an unknown item is uninformative: the
+        item may not exist.
     user_known : bool
-        The same of the user; one who never did anything is unknown, which is ordinary.
+        The same for the user. A user without interactions is unknown, which is common.
     """
 
     values: npt.NDArray[np.float64]
@@ -54,19 +54,19 @@ class Scorer:
     Parameters
     ----------
     repo : Repo
-        With a trained ranker and materialized features.
+        A repository with a trained ranker and materialized features.
     ranker : str, optional
-        Its name; by default the one in state ``serving``.
+        Name of the ranker; default: the one in state ``serving``.
 
     Raises
     ------
     UnknownVersionError
-        When there is no such ranker.
+        When the ranker does not exist.
     ServingError
-        When the ranker's codebook is not in use, or the feature service gives other features or types than it was
+        When the ranker's codebook is not published, or the feature service has other features or types than the ranker was
         trained on.
     SettingsChangedError
-        When the repo's feature settings changed since it was trained.
+        When the repository's feature settings changed after training.
     """
 
     def __init__(self, repo: Repo, ranker: str | None = None) -> None:
@@ -89,36 +89,36 @@ class Scorer:
         return newest_row_us(self._store, self.record.service, self._tables)
 
     def score(self, user_id: str, item_ids: Sequence[str], at_us: int) -> npt.NDArray[np.float64]:
-        """Click probabilities ``float64 [items]``: the values of :meth:`answer`, which also says which ids are unknown."""
+        """Return click probabilities ``float64 [items]``; :meth:`answer` also returns which ids are unknown."""
         return self.answer(user_id, item_ids, at_us).values
 
     def answer(self, user_id: str, item_ids: Sequence[str], at_us: int, *, strict: bool = False) -> Scores:
-        """Click probabilities, and which ids the online store does not know.
+        """Return click probabilities, with flags for ids that are missing from the online store.
 
         Parameters
         ----------
         user_id : str
-            A user; one without features gets what the items alone say.
+            User id; an unknown user is scored from the item features alone.
         item_ids : sequence of str
             Candidates.
         at_us : int
-            The request's moment, microseconds UTC: ages and time gaps are taken from it.
+            Time of the request, microseconds UTC; ages and time gaps are relative to it.
         strict : bool
-            Refuse unknown items and an unknown user.
+            Raise if an item or the user is unknown.
 
         Raises
         ------
         ServingError
-            When there are no candidates, or with ``strict`` an id is unknown.
+            When there are no candidates, or with ``strict`` if an id is unknown.
         TimeError
-            When the moment lies before the newest row of the online store: it knows no past.
+            When the time is earlier than the newest row of the online store, which has no past values.
         """
         if not item_ids:
-            raise ServingError("no candidates came; give at least one item id")
+            raise ServingError("expected at least one item id, got none; pass the candidates")
         if at_us < self._materialized_until_us and at_us < self._newest_us:
             raise TimeError(
-                f"the online store was filled as of {iso(self._newest_us)}, its newest row, and cannot answer for "
-                f"{iso(at_us)}; ask for that moment or a later one (--at), or materialize as of an earlier one into a fresh "
+                f"expected a time no earlier than the newest row of the online store ({iso(self._newest_us)}), got "
+                f"{iso(at_us)}; use that time or a later one (--at), or materialize as of an earlier time into an empty "
                 "online store"
             )
         config = self._ranker.config
@@ -127,12 +127,12 @@ class Scorer:
         )
         unknown = unknown_ids(user_id, item_ids, request.known, request.user_known)
         if strict and unknown:
-            raise ServingError(f"{unknown}; correct the ids, or leave --strict out to score without their features")
+            raise ServingError(f"{unknown}; correct the ids, or omit --strict to score without their features")
         return Scores(self._ranker.score(request.data), request.known, request.user_known)
 
 
 def unknown_ids(user_id: str, item_ids: Sequence[str], known: npt.NDArray[np.bool_], user_known: bool) -> str:
-    """One line that names the ids of a request which the online store does not know; empty when it knows all."""
+    """Return a line that lists the ids of a request that are missing from the online store; empty if all are known."""
     parts = [items] if (items := unknown_items(item_ids, known.tolist())) else []
     if not user_known:
         parts.append(f"unknown user {user_id!r}")
@@ -140,10 +140,12 @@ def unknown_ids(user_id: str, item_ids: Sequence[str], known: npt.NDArray[np.boo
 
 
 def _refuse_other_settings(manifest: dict[str, object], repo: Repo) -> None:
-    made_with, stated = manifest["feature_settings"], repo.settings.feature_settings()
-    if isinstance(made_with, dict) and content_hash(made_with) != content_hash(stated):
+    made_with, current = manifest["feature_settings"], repo.settings.feature_settings()
+    if isinstance(made_with, dict) and content_hash(made_with) != content_hash(current):
         raise SettingsChangedError(
-            f"ranker {manifest['name']}", changed_settings(made_with, stated), "Put the old values back, or train anew."
+            f"ranker {manifest['name']}",
+            changed_settings(made_with, current),
+            "Restore the old values, or train the ranker again.",
         )
 
 
@@ -157,7 +159,7 @@ def _codebook(repo: Repo, catalog: Catalog, record: RankerRecord, ranker: Ranker
     if codebook.content_hash != ranker.config.codebook_hash:
         raise ServingError(
             f"ranker {record.name} was trained on codebook {codebook.name} with hash {ranker.config.codebook_hash}, the "
-            f"catalogue's has {codebook.content_hash}: its codes mean something else. Train a ranker on the present one"
+            f"catalogue has {codebook.content_hash}, so its codes have another meaning. Train a ranker on the current codebook"
         )
     return Codebook.load(repo.codebooks / codebook.name)
 
@@ -168,16 +170,19 @@ def _refuse_other_features(store: FeatureStore, ranker: Ranker) -> None:
     from sidkit.stores.feast_repo import service_features
 
     try:
-        found = service_features(store, ranker.config.service)
+        features = service_features(store, ranker.config.service)
     except FeatureServiceNotFoundException as error:
         raise ServingError(
-            f"the registry has no feature service {ranker.config.service!r}, which the ranker reads; run `sidkit apply`"
+            f"expected feature service {ranker.config.service!r}, which the ranker reads, in the registry; it is missing. Run "
+            "`sidkit apply`"
         ) from error
-    wrong = {name for name, kind in ranker.config.features.items() if found.get(name) != kind}
-    if wrong:
+    changed = {name for name, kind in ranker.config.features.items() if features.get(name) != kind}
+    if changed:
         listed = ", ".join(
-            f"{name} ({ranker.config.features[name]}, now {found.get(name, 'gone')})" for name in sorted(wrong)
+            f"{name} (expected {ranker.config.features[name]}, got {features.get(name, 'nothing')})"
+            for name in sorted(changed)
         )
         raise ServingError(
-            f"feature service {ranker.config.service} differs from what the ranker was trained on: {listed}"
+            f"feature service {ranker.config.service} differs from the one the ranker was trained on: {listed}. Restore its "
+            "definition and run `sidkit apply`, or train the ranker again"
         )

@@ -1,1 +1,1 @@
-"""Training: arms, the loop with early stopping, checkpoints, and the ranker as an artefact on disk."""
+"""Training of rankers: arms, early stopping, checkpoints, and ranker artefacts."""

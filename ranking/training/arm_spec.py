@@ -1,4 +1,4 @@
-"""Arms of a preset, and how rankers are built and trained, without torch."""
+"""Configuration of arms and rankers; does not import torch."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from sidkit.core.errors import ConfigError
 
 
 class ArmSpec(Section):
-    """One competitor of a comparison (``[arms.<name>]``)."""
+    """One arm of a comparison (``[arms.<name>]``)."""
 
     kind: Literal["neural", "gbdt"] = "neural"
     representations: tuple[str, ...] = ()
-    """Item representations of a neural arm, concatenated: names in :data:`ranking.models.representations.REPRESENTATIONS`, or
+    """Item representations of a neural arm, concatenated: names from :data:`ranking.models.representations.REPRESENTATIONS`, or
     plug-ins (:mod:`sidkit.core.plugins`)."""
     model: ModelSpec = ModelSpec()
-    """What this arm's model has of its own (``[arms.<name>.model]``); what is not written there is as in ``ranker.model``."""
+    """Model settings of this arm (``[arms.<name>.model]``); unset keys are inherited from ``ranker.model``."""
     shuffle_codes: bool = False
-    """Give each item the codes of another: the same marginals and parameters, no meaning."""
+    """Permute the codes among items: same marginals and number of parameters, but no semantics."""
     random_codes: bool = False
-    """Give each item codes by a hash of its id: the same table sizes, every code equally likely, no meaning."""
+    """Replace the codes by a hash of the item id: same table sizes, uniform codes, no semantics."""
 
     @field_validator("representations")
     @classmethod
@@ -35,35 +35,38 @@ class ArmSpec(Section):
     @model_validator(mode="after")
     def _can_be_built(self) -> ArmSpec:
         if (self.kind == "neural") != bool(self.representations):
-            raise ValueError("a neural arm needs at least one item representation, a gbdt arm has none")
+            raise ValueError(
+                "expected at least one representation for a neural arm and none for a gbdt arm, got "
+                f"{len(self.representations)} for kind {self.kind!r}; set representations or kind"
+            )
         if self.kind == "neural":
             try:
                 check_representations(self.representations, "target_attention")
             except ConfigError as error:
                 raise ValueError(str(error)) from error
         elif self.model.model_fields_set or self.is_control:
-            raise ValueError(
-                "a gbdt arm has neither a model nor codes; leave model, shuffle_codes and random_codes out"
-            )
+            raise ValueError("a gbdt arm has neither a model nor codes; remove model, shuffle_codes and random_codes")
         if self.shuffle_codes and self.random_codes:
-            raise ValueError("shuffle_codes and random_codes are two controls; make two arms of them")
+            raise ValueError(
+                "expected at most one of shuffle_codes and random_codes, got both; define one arm for each"
+            )
         return self
 
     @field_serializer("model")
-    def _what_is_written(self, model: ModelSpec) -> dict[str, Any]:
-        # A default that is written overrides; one that is not does not. A dump must tell the two apart.
+    def _dump_overrides(self, model: ModelSpec) -> dict[str, Any]:
+        # A key that is set to its default still overrides ranker.model, so a dump must keep set and unset keys apart.
         return model.model_dump(mode="json", exclude_unset=True)
 
     def model_spec(self, shared: ModelSpec) -> ModelSpec:
-        """The arm's model: ``shared`` (``ranker.model``) with what the arm overrides.
+        """Merge ``shared`` (``ranker.model``) with the arm's overrides.
 
         Raises
         ------
         ConfigError
-            When the arm's representations do not suit its history.
+            When the arm's representations are incompatible with its history encoder.
         """
-        own = {name: getattr(self.model, name) for name in self.model.model_fields_set}
-        spec = shared.model_copy(update=own)
+        overrides = {name: getattr(self.model, name) for name in self.model.model_fields_set}
+        spec = shared.model_copy(update=overrides)
         if self.kind == "neural":
             check_representations(self.representations, spec.history)
         return spec
@@ -74,14 +77,14 @@ class ArmSpec(Section):
         return self.shuffle_codes or self.random_codes
 
     def uses_codes(self, shared: ModelSpec) -> bool:
-        """Whether the arm reads codes: by a representation, or by matching them with the history."""
+        """Whether the arm reads codes, through a representation or by matching them against the history."""
         return self.kind == "neural" and (
             any(map(reads_codes, self.representations)) or self.model_spec(shared).sid_match != "none"
         )
 
     @property
     def can_serve(self) -> bool:
-        """Controls and the boosting baseline are trained to be compared with, not to serve."""
+        """Whether the arm may serve: controls and the boosting baseline are only compared."""
         return self.kind == "neural" and not self.is_control
 
 
@@ -89,6 +92,6 @@ class RankerSpec(Section):
     """How rankers are built and trained (``[ranker]``)."""
 
     serve: tuple[str, ...] = ()
-    """Arms that may serve; the best of them on validation is promoted."""
+    """Arms that may serve; the one with the best validation AUC is promoted."""
     model: ModelSpec = ModelSpec()
     training: TrainingSpec = TrainingSpec()

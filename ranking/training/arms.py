@@ -1,4 +1,4 @@
-"""Training one arm: one competitor, one seed."""
+"""Training of one arm with one seed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ranking.training.arm_spec import ArmSpec, RankerSpec
 from ranking.training.serving_spec import ServingSpec
 from sidkit.core.artifact import discard_damaged, written_before
 from sidkit.core.records import read_record, record_json
-from sidkit.core.sealed_table import read_kept_table, write_kept_table
+from sidkit.core.sealed_table import read_sealed_table, write_sealed_table
 
 if TYPE_CHECKING:
     from ranking.models.ctr_model import CtrModel
@@ -32,24 +32,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ArmDetails:
-    """What a training came to; None for what its kind of arm does not have."""
+    """Training details of an arm; fields that do not apply to its kind are None."""
 
     validation_auc: tuple[float, ...] | None = None
-    """Of each epoch of a neural arm."""
+    """Validation AUC per epoch of a neural arm."""
     best_epoch: int | None = None
     """The epoch whose weights were saved, from 0."""
     parameters: int | None = None
+    """Number of model parameters."""
     dim: int | None = None
-    """Width of the embeddings."""
+    """Embedding dimension."""
     table_parameters: int | None = None
-    """Parameters that are rows of embedding tables, of which one row of data touches a few only."""
+    """Number of parameters in embedding tables, of which a row of data looks up only a few."""
     trees: int | None = None
-    """Of boosting."""
+    """Number of trees of a gbdt arm."""
     train_rows: int | None = None
-    """Rows that boosting learned from."""
+    """Training rows of a gbdt arm."""
 
     def as_json(self) -> dict[str, Any]:
-        """JSON values, without what the arm does not have."""
+        """Return JSON values without fields that are None."""
         return {key: value for key, value in record_json(self).items() if value is not None}
 
 
@@ -58,59 +59,60 @@ class ArmResult:
     """The predictions of a trained arm."""
 
     validation_auc: float
-    """The best epoch's."""
+    """Validation AUC of the best epoch."""
     validation: npt.NDArray[np.float64]
     """Click probabilities of the validation rows, ``float64 [rows]``."""
     test: npt.NDArray[np.float64]
-    """The same of the test rows."""
+    """Click probabilities of the test rows, ``float64 [rows]``."""
     ranker: str | None
-    """The name of its artefact; None for an arm that cannot serve."""
+    """Name of the ranker artefact; None for an arm that cannot serve."""
     details: ArmDetails
     test_first_epoch: npt.NDArray[np.float64] | None = None
-    """Of the test rows, by the model of the first epoch."""
+    """Click probabilities of the test rows by the model after the first epoch."""
 
 
 @dataclass(frozen=True)
 class TrainedOn:
-    """What rankers of a job learned from; it stands in the manifest of each."""
+    """Training data of a job's rankers, recorded in each manifest."""
 
     fit_start_us: int
-    """The first training row, microseconds UTC."""
+    """Timestamp of the first training row, microseconds UTC."""
     fit_end_us: int
-    """The end of the validation rows, which chose the epoch and so have been seen too."""
+    """End of the validation window, microseconds UTC; validation rows select the epoch, so they count as seen."""
     parents: tuple[str, ...]
-    """The codebook."""
+    """Name of the codebook."""
     feature_settings: Mapping[str, Any]
-    """The settings in ``sidkit.toml`` that decide features."""
+    """Settings in ``sidkit.toml`` that affect features."""
     rows: int
-    """Training rows."""
+    """Number of training rows."""
 
     def as_json(self) -> dict[str, Any]:
-        """Keys of a manifest."""
+        """Return the keys to store in a manifest."""
         return {**vars(self), "parents": list(self.parents)}
 
 
 @dataclass(frozen=True)
 class TrainingContext:
-    """What all arms of a job share: the split frame, the specs, and what a ranker's artefact must name."""
+    """Inputs shared by all arms of a job: the split data, the specs, and the metadata of ranker artefacts."""
 
     train: Dataset | DiskDataset
     validation: Dataset
     test: Dataset
     spec: RankerSpec
     rate: float
+    """Base rate of the training rows."""
     threads: int
     trained_on: TrainedOn
     serving: ServingSpec
     rankers: Path | None
-    """Where artefacts of rankers go; None saves none."""
+    """Folder for ranker artefacts; None saves none."""
     quantizer: Quantizer | None = None
-    """The codebook's, for representations that learn from its codewords."""
+    """The codebook's quantizer, for representations that use its codewords."""
     first_epoch: bool = False
-    """Also score the test rows by the model of the first epoch, so that one-epoch overfitting can be seen."""
+    """Also score the test rows after the first epoch, to expose one-epoch overfitting."""
 
     def train_in_memory(self) -> Dataset:
-        """The training rows; where they are streamed, those of a sample of users, as many rows as may lie in memory."""
+        """Return the training rows; streamed rows are thinned by user to ``training.stream_rows`` rows."""
         if isinstance(self.train, Dataset):
             return self.train
         return self.train.thinned(self.spec.training.stream_rows)
@@ -119,21 +121,19 @@ class TrainingContext:
 def train_arm(
     context: TrainingContext, arm: str, spec: ArmSpec, seed: int, name: str, budget: Budget | None = None
 ) -> ArmResult:
-    """Train one arm with one seed; a neural arm that is no control is saved as a ranker artefact.
+    """Train one arm with one seed; neural arms other than controls are saved as ranker artefacts.
 
-    With a budget its model is first brought to that many parameters.
-
-    The test rows are scored by the model that validation chose (and, where the context asks for it, by that of the first
-    epoch, which decides nothing).
+    With a budget, the model is first resized to that number of parameters. The test rows are scored by the model with the
+    best validation AUC and, if ``context.first_epoch`` is set, also by the model after the first epoch.
     """
     if spec.kind == "gbdt":
         from ranking.training.gbdt import boost
 
         columns = context.serving.content_columns
         others = (context.validation, context.test)
-        held = context.train_in_memory()
-        boosted = boost(held, context.validation, others, seed=seed, columns=columns)
-        details = ArmDetails(trees=boosted.trees, train_rows=len(held))
+        rows = context.train_in_memory()
+        boosted = boost(rows, context.validation, others, seed=seed, columns=columns)
+        details = ArmDetails(trees=boosted.trees, train_rows=len(rows))
         return ArmResult(boosted.validation_auc, boosted.predictions[0], boosted.predictions[1], None, details)
     return _train_neural(context, arm, spec, seed, name, budget)
 
@@ -152,7 +152,7 @@ def _train_neural(
     if folder is not None:
         discard_damaged(folder)
     if folder is not None and not context.first_epoch and written_before(folder, describe) is not None:
-        # Killed after the artefact, before its predictions.
+        # Interrupted after saving the ranker, before saving its predictions.
         ranker, details = Ranker.load(folder), read_record(ArmDetails, folder / METRICS)
         return _scored(context.validation, context.test, ranker, details, name)
 
@@ -206,7 +206,7 @@ def _train_neural(
 
 
 def parameters_before_training(context: TrainingContext, arm: str, spec: ArmSpec) -> int:
-    """How many parameters a neural arm's model will have."""
+    """Count the parameters of a neural arm's model without training it."""
     from ranking.data.batches import seen_in, vocabulary_of
     from ranking.training.ranker import fit_representations
     from ranking.training.sizing import parameters_of
@@ -218,7 +218,7 @@ def parameters_before_training(context: TrainingContext, arm: str, spec: ArmSpec
 
 
 def _config(context: TrainingContext, arm: str, spec: ArmSpec) -> RankerConfig:
-    """What an arm's ranker is, before any training."""
+    """Build the configuration of an arm's ranker."""
     from ranking.models.numeric_bins import binned
     from ranking.training.ranker import RankerConfig
 
@@ -238,14 +238,14 @@ def _config(context: TrainingContext, arm: str, spec: ArmSpec) -> RankerConfig:
 
 
 def _table_parameters(model: CtrModel) -> int:
-    """How many of the parameters are rows of embedding tables, of which one row of data touches a few only."""
+    """Count the parameters in embedding tables, without counting shared ones twice."""
     from torch import nn
 
     tables = {
-        id(each): each.numel()
-        for part in model.modules()
-        if isinstance(part, nn.Embedding)
-        for each in part.parameters()
+        id(parameter): parameter.numel()
+        for module in model.modules()
+        if isinstance(module, nn.Embedding)
+        for parameter in module.parameters()
     }
     return sum(tables.values())
 
@@ -258,7 +258,7 @@ FIRST_EPOCH = "test, first epoch"
 
 
 def write_predictions(path: Path, result: ArmResult, facts: Mapping[str, Any] | None = None) -> None:
-    """Save an arm's predictions (Parquet: part, probability) with its facts in the file's metadata."""
+    """Save an arm's predictions as Parquet (part, probability), with its details in the file's metadata."""
     parts = {"validation": result.validation, "test": result.test}
     if result.test_first_epoch is not None:
         parts[FIRST_EPOCH] = result.test_first_epoch
@@ -268,17 +268,17 @@ def write_predictions(path: Path, result: ArmResult, facts: Mapping[str, Any] | 
             "probability": np.concatenate(list(parts.values())),
         }
     )
-    write_kept_table(path, table, {**result.details.as_json(), **(facts or {})})
+    write_sealed_table(path, table, {**result.details.as_json(), **(facts or {})})
 
 
 def read_predictions(path: Path, part: str = "test") -> npt.NDArray[np.float64]:
-    """The predictions of an arm on one part, by default the test rows; none where the file lacks the part."""
-    table, _ = read_kept_table(path)
+    """Read an arm's predictions on one part; empty if the file does not have the part."""
+    table, _ = read_sealed_table(path)
     table = table.filter(pc.equal(table.column("part"), part))
-    found: npt.NDArray[np.float64] = table.column("probability").to_numpy()
-    return found
+    probability: npt.NDArray[np.float64] = table.column("probability").to_numpy()
+    return probability
 
 
 def read_details(path: Path) -> dict[str, Any]:
-    """The facts that were saved with an arm's predictions."""
-    return read_kept_table(path)[1]
+    """Read the details that were saved with an arm's predictions."""
+    return read_sealed_table(path)[1]

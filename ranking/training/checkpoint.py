@@ -1,4 +1,4 @@
-"""What a training run needs to go on after it was killed: written after every epoch, in one file, without pickle."""
+"""Checkpoints to resume an interrupted training run: one safetensors file, written after every epoch, without pickle."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ _HASH = "sha256"
 
 @dataclass
 class Progress:
-    """How far a run is: validation AUC per finished epoch, and the weights of the best one."""
+    """Progress of a run: validation AUC per finished epoch, and the weights of the best epoch."""
 
     curve: list[float]
     best: Tensors
 
 
 class Checkpoint:
-    """A run's state on disk.
+    """The state of a training run on disk.
 
     Parameters
     ----------
     path : Path or None
         The file; None saves nothing.
     run : Any
-        JSON values that identify the run; a file of another run is ignored and overwritten.
+        JSON values that identify the run; a checkpoint of another run is ignored and overwritten.
     """
 
     def __init__(self, path: Path | None, run: Any) -> None:
@@ -46,20 +46,20 @@ class Checkpoint:
     def save(
         self, progress: Progress, model: nn.Module, optimizers: list[torch.optim.Optimizer], order: torch.Generator
     ) -> None:
-        """Write the state after an epoch, in one rename."""
+        """Write the state after an epoch atomically."""
         if self._path is None:
             return
         from safetensors.torch import save_file
 
-        tensors = {f"model.{name}": each for name, each in model.state_dict().items()}
-        tensors |= {f"kept.{name}": each for name, each in progress.best.items()}
+        tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+        tensors |= {f"kept.{name}": tensor for name, tensor in progress.best.items()}
         for number, optimizer in enumerate(optimizers):
             for parameter, state in optimizer.state_dict()["state"].items():
                 tensors |= {f"optimiser.{number}.{parameter}.{key}": value for key, value in state.items()}
         tensors |= {"random": torch.get_rng_state(), "order": order.get_state()}
         if torch.cuda.is_available():
             tensors["random_cuda"] = torch.cuda.get_rng_state()
-        copied = {name: each.detach().cpu().clone().contiguous() for name, each in tensors.items()}
+        copied = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
         with written_beside(self._path) as temporary:
             facts = {"run": self._mark, "curve": json.dumps(progress.curve)}
             save_file(copied, temporary, {**facts, _HASH: _digest(copied, facts)})
@@ -67,18 +67,18 @@ class Checkpoint:
     def resume(
         self, model: nn.Module, optimizers: list[torch.optim.Optimizer], order: torch.Generator
     ) -> Progress | None:
-        """Bring everything to where the last finished epoch left it.
+        """Restore the state after the last finished epoch.
 
-        Returns None where there is nothing to resume; a damaged file is discarded, and the training begins anew.
+        Returns None if there is no checkpoint of this run; a damaged checkpoint is discarded and training restarts.
         """
         if self._path is None or not self._path.exists():
             return None
-        found = _read(self._path)
-        if found is None:
+        saved = _read(self._path)
+        if saved is None:
             say_discarded(self._path, "the checkpoint is damaged")
             self.remove()
             return None
-        tensors, facts = found
+        tensors, facts = saved
         if facts["run"] != self._mark:
             return None
         model.load_state_dict(tensors_under(tensors, "model."))
@@ -95,13 +95,13 @@ class Checkpoint:
         return Progress(json.loads(facts["curve"]), tensors_under(tensors, "kept."))
 
     def remove(self) -> None:
-        """Drop the file: the run is finished."""
+        """Delete the checkpoint of a finished run."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> tuple[Tensors, dict[str, str]] | None:
-    """Tensors and facts of a checkpoint; None where they differ from their hash, or cannot be read."""
+    """Read tensors and metadata of a checkpoint; None if it is unreadable or does not match its hash."""
     from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file
 
@@ -116,7 +116,7 @@ def _read(path: Path) -> tuple[Tensors, dict[str, str]] | None:
 
 
 def _digest(tensors: Tensors, facts: dict[str, str]) -> str:
-    """SHA-256 of all that a checkpoint holds."""
+    """SHA-256 of the tensors and metadata of a checkpoint."""
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -1,4 +1,4 @@
-"""Where training runs."""
+"""Selection of the training device."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import torch
 from sidkit.core.errors import ConfigError
 
 
-def training_device(wanted: str) -> torch.device:
-    """``auto`` is the first CUDA device where there is one, else the CPU.
+def training_device(name: str) -> torch.device:
+    """Return the training device; ``auto`` selects CUDA if available, else the CPU.
 
     Raises
     ------
     ConfigError
         When the device is ``cuda`` and no CUDA device is available.
     """
-    there = torch.cuda.is_available()
-    if wanted == "cuda" and not there:
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
         raise ConfigError(
-            'training.device = "cuda" came and torch finds no CUDA device; use "auto" or "cpu", or install a CUDA build'
+            'training.device is "cuda", but no CUDA device is available; use "auto" or "cpu", or install a CUDA build of torch'
         )
-    return torch.device("cuda" if there and wanted != "cpu" else "cpu")
+    return torch.device("cuda" if available and name != "cpu" else "cpu")

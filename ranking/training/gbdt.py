@@ -1,4 +1,4 @@
-"""The gradient-boosting baseline on the same point-in-time features: the baseline to beat."""
+"""Gradient-boosting baseline on the same point-in-time features as the neural arms."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _CONTENT_COLUMNS = 16
 _CHUNK = 20_000
 _STEP = 10
 TREES = 400
-"""How many trees are fitted at most; validation rows decide how many of them are kept."""
+"""Maximum number of trees; the validation AUC selects how many are used."""
 
 
 @dataclass(frozen=True)
 class Boosted:
-    """Validation AUC of the best number of trees, and the predictions of the other sets."""
+    """Validation AUC at the best number of trees, and the predictions on the other sets."""
 
     validation_auc: float
     trees: int
@@ -28,9 +28,10 @@ class Boosted:
 
 
 def boosted_features(data: Dataset, columns: tuple[int, int] | None = None) -> Floats:
-    """``float32 [rows, features]``: the numeric features, the candidate's cosine with the mean and with the nearest of
-    the history's contents, and the first principal axes of its content; of content, the half-open range ``columns``
-    that was not trained on clicks (None: all).
+    """Features ``float32 [rows, features]``: numeric features; cosine similarity of the candidate's content to the mean and
+    to the nearest item of the history; and the first principal axes of the candidate's content.
+
+    ``columns`` is the half-open range of content columns that was not trained on clicks (None: all).
     """
     content = data.items.content[:, slice(*columns) if columns is not None else slice(None)]
     unit = content / np.maximum(np.linalg.norm(content, axis=1, keepdims=True), 1e-9)
@@ -38,13 +39,13 @@ def boosted_features(data: Dataset, columns: tuple[int, int] | None = None) -> F
     for start in range(0, len(data), _CHUNK):
         rows = slice(start, start + _CHUNK)
         history = data.history_items[data.history[rows]]
-        there = history != 0
-        own = unit[data.candidate[rows]]
-        cosine = np.einsum("bd,bld->bl", own, unit[history])
-        profile = np.einsum("bld,bl->bd", unit[history], there.astype(np.float32))
+        valid = history != 0
+        candidate = unit[data.candidate[rows]]
+        cosine = np.einsum("bd,bld->bl", candidate, unit[history])
+        profile = np.einsum("bld,bl->bd", unit[history], valid.astype(np.float32))
         length = np.linalg.norm(profile, axis=1)
-        mean[rows] = np.einsum("bd,bd->b", own, profile) / np.maximum(length, 1e-9)
-        nearest[rows] = np.where(there.any(axis=1), np.where(there, cosine, -1).max(axis=1), 0)
+        mean[rows] = np.einsum("bd,bd->b", candidate, profile) / np.maximum(length, 1e-9)
+        nearest[rows] = np.where(valid.any(axis=1), np.where(valid, cosine, -1).max(axis=1), 0)
     axes = content[data.candidate][:, :_CONTENT_COLUMNS]
     return np.concatenate([data.features, mean[:, None], nearest[:, None], axes], axis=1)
 
@@ -58,7 +59,7 @@ def boost(
     trees: int | None = None,
     columns: tuple[int, int] | None = None,
 ) -> Boosted:
-    """Fit scikit-learn's histogram gradient boosting; validation decides the number of trees, :data:`TREES` at most."""
+    """Fit scikit-learn's histogram gradient boosting; the validation AUC selects the number of trees, at most :data:`TREES`."""
     from sklearn.ensemble import HistGradientBoostingClassifier
 
     model = HistGradientBoostingClassifier(
@@ -83,6 +84,6 @@ def boost(
 def _staged(model: object, features: Floats, trees: int) -> npt.NDArray[np.float64]:
     for number, probability in enumerate(model.staged_predict_proba(features), start=1):  # type: ignore[attr-defined]
         if number == trees:
-            found: npt.NDArray[np.float64] = probability[:, 1]
-            return found
+            positive: npt.NDArray[np.float64] = probability[:, 1]
+            return positive
     raise AssertionError(f"the model has fewer than {trees} trees")

@@ -1,4 +1,4 @@
-"""Training with early stopping on validation AUC, and scoring in batches. Deterministic by seed on one thread."""
+"""Training with early stopping on validation AUC, and batched prediction; deterministic for a seed on one CPU thread."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ranking.training.spec import TrainingSpec
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model, on the CPU, and how it got there: validation AUC per epoch, the best epoch (from 0)."""
+    """A trained model on the CPU, with its validation AUC per epoch and the best epoch (from 0)."""
 
     model: CtrModel
     validation_auc: tuple[float, ...]
@@ -51,19 +51,18 @@ def train(
         Called once, after the seed is set.
     training : Batches or DiskBatches
     validation : Batches
-        Validation decides when to stop and which epoch is best, nothing else. Both move to the device of the training.
+        Used only for early stopping and to select the best epoch. Both sets are moved to the training device.
     spec : TrainingSpec
         Optimizer, stopping and device.
     seed : int
-        Decides weights, dropout and the order of the rows.
+        Seed of initialization, dropout and row order.
     threads : int
-        CPU threads; on one thread of a CPU the same seed gives the same weights bit by bit.
+        CPU threads; with one thread on the CPU, the same seed gives bit-identical weights.
     checkpoint : Path, optional
-        A file that holds the state after every epoch. An interrupted run that is started again with the same seed, spec and
-        rows resumes after its last finished epoch and ends with the weights it would have had; the file is removed at the end.
+        File for the state after every epoch. An interrupted run that is restarted with the same seed, spec and rows resumes
+        after its last finished epoch and yields the weights of an uninterrupted run. The file is removed at the end.
     after_epoch : callable, optional
-        Called with the number of each epoch (from 0) that is trained in this process, and the model as it then is, which
-        it must not modify.
+        Called after each epoch of this process with the epoch (from 0) and the model, which it must not modify.
     """
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
@@ -78,7 +77,7 @@ def train(
     model.scale_matches(match_moments[0])
     saved_at = Checkpoint(checkpoint, [seed, spec.model_dump(mode="json"), len(training), len(validation)])
     progress = saved_at.resume(model, optimizers, order) or Progress([], copy.deepcopy(model.state_dict()))
-    while len(progress.curve) < spec.epochs and not _given_up(progress.curve, spec.patience):
+    while len(progress.curve) < spec.epochs and not _patience_exhausted(progress.curve, spec.patience):
         _epoch(model, training, optimizers, order, spec)
         reached = auc(label, predict(model, validation))
         if reached > max(progress.curve, default=-1.0):
@@ -95,7 +94,7 @@ def train(
 
 
 def predict(model: CtrModel, data: Batches) -> npt.NDArray[np.float64]:
-    """Click probabilities ``float64 [rows]``; the rows move to the model's device."""
+    """Predict click probabilities ``float64 [rows]``; rows are moved to the model's device."""
     model.eval()
     data = data.to(next(model.parameters()).device)
     with torch.inference_mode():
@@ -115,13 +114,13 @@ def _epoch(
         with torch.autocast(batch.label.device.type, torch.bfloat16, enabled=spec.bf16):
             logits, auxiliary = model(batch), model.auxiliary(batch)
         loss = nn.functional.binary_cross_entropy_with_logits(logits.float(), batch.label)
-        loss = sum((each.float() for each in auxiliary.values()), start=loss)
+        loss = sum((term.float() for term in auxiliary.values()), start=loss)
         model.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         for optimizer in optimizers:
             optimizer.step()
 
 
-def _given_up(curve: list[float], patience: int) -> bool:
-    """Whether so many epochs in a row were no better than the best one."""
+def _patience_exhausted(curve: list[float], patience: int) -> bool:
+    """Whether the last ``patience`` epochs did not improve on the best AUC."""
     return bool(curve) and len(curve) - 1 - int(np.argmax(curve)) >= patience

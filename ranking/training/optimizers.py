@@ -14,9 +14,9 @@ from ranking.training.spec import TrainingSpec
 class RowwiseAdagrad(torch.optim.Optimizer):
     """Adagrad with one accumulator per table row, for sparse gradients.
 
-    Costs grow with the rows that a batch looks up, not with the table, and an untouched row neither moves nor decays. No step
-    of a row is longer (as a root mean square) than the learning rate, and steps shrink as a row's evidence grows: Adam's
-    averages forget, so that under it a rare row jumps anew each time.
+    The cost is proportional to the rows that a batch looks up, not to the table, and other rows are neither updated nor
+    decayed. The root mean square of a row's step is at most the learning rate, and steps shrink as the row's gradients
+    accumulate. Under Adam, whose moving averages decay, a rare row takes a large step at each update.
 
     Parameters
     ----------
@@ -25,9 +25,9 @@ class RowwiseAdagrad(torch.optim.Optimizer):
     lr : float
         Learning rate.
     weight_decay : float
-        Decoupled decay, ``weight -= lr * weight_decay * weight``, of the rows that a batch looked up.
+        Decoupled weight decay, ``weight -= lr * weight_decay * weight``, of the rows that a batch looked up.
     eps : float
-        Added to the root of the accumulator.
+        Added to the square root of the accumulator.
     """
 
     def __init__(self, tables: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0, eps: float = 1e-8) -> None:
@@ -35,7 +35,7 @@ class RowwiseAdagrad(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Move the rows that have a gradient."""
+        """Update the rows that have a gradient."""
         for group in self.param_groups:
             for table in group["params"]:
                 if table.grad is None:
@@ -46,15 +46,15 @@ class RowwiseAdagrad(torch.optim.Optimizer):
                 if not state:
                     state["sum"] = torch.zeros(len(table), device=table.device)
                 total = state["sum"]
-                reached = total.index_select(0, rows) + values.square().mean(dim=1)
-                total.index_copy_(0, rows, reached)
-                move = values / (reached.sqrt() + group["eps"])[:, None]
-                move += group["weight_decay"] * table.index_select(0, rows)
-                table.index_add_(0, rows, move, alpha=-group["lr"])
+                updated = total.index_select(0, rows) + values.square().mean(dim=1)
+                total.index_copy_(0, rows, updated)
+                update = values / (updated.sqrt() + group["eps"])[:, None]
+                update += group["weight_decay"] * table.index_select(0, rows)
+                table.index_add_(0, rows, update, alpha=-group["lr"])
 
 
 def make_optimizers(model: nn.Module, spec: TrainingSpec) -> list[torch.optim.Optimizer]:
-    """The optimizers of a model's layers and tables; sparse ones switch the tables' gradients to sparse."""
+    """Make the optimizers of a model's layers and tables; row-wise Adagrad enables sparse gradients on the tables."""
     sparse = spec.table_optimiser == "rowwise_adagrad"
     rowwise: list[nn.Parameter] = []
     tables: list[nn.Parameter] = []

@@ -1,4 +1,4 @@
-"""A trained ranker on disk: weights, vocabulary, scaling, and the names of all that it must be served with."""
+"""Ranker artefacts: weights, vocabulary, scaling, and the codebook and feature service required for serving."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ TENSORS, CONFIG, METRICS, VOCABULARY = "tensors.safetensors", "config.json", "me
 
 @dataclass(frozen=True, kw_only=True)
 class RankerConfig(ServingSpec):
-    """What decides a ranker's scores besides its weights."""
+    """Configuration of a ranker: everything besides its weights that affects scores."""
 
     arm: str
     representations: tuple[str, ...]
@@ -45,20 +45,20 @@ class RankerConfig(ServingSpec):
     content_dim: int
     """Width of the content vectors."""
     numeric: tuple[str, ...]
-    """Names of the numeric features, in their order."""
+    """Names of the numeric features, in column order."""
     scaling: Scaling
-    """Of the numeric features."""
+    """Scaling of the numeric features."""
 
     def as_json(self) -> dict[str, Any]:
-        """The values of ``config.json``."""
+        """Return the values of ``config.json``."""
         return {**vars(self), "model": self.model.model_dump(mode="json"), "scaling": asdict(self.scaling)}
 
     @classmethod
-    def of_json(cls, told: Mapping[str, Any]) -> RankerConfig:
-        """From the values of :meth:`as_json`; a key that is missing or unknown is a TypeError, KeyError or ValueError."""
-        scaling = told["scaling"]
+    def of_json(cls, values: Mapping[str, Any]) -> RankerConfig:
+        """Build from the values of :meth:`as_json`; missing or unknown keys raise TypeError, KeyError or ValueError."""
+        scaling = values["scaling"]
         read: dict[str, Any] = {
-            "model": ModelSpec(**told["model"]),
+            "model": ModelSpec(**values["model"]),
             "scaling": Scaling(
                 float(scaling["rate"]),
                 tuple(scaling["mean"]),
@@ -66,7 +66,7 @@ class RankerConfig(ServingSpec):
                 tuple(map(tuple, scaling.get("edges", ()))),
             ),
         }
-        return cls(**{key: _tupled(value) for key, value in told.items() if key not in read}, **read)
+        return cls(**{key: _tupled(value) for key, value in values.items() if key not in read}, **read)
 
 
 class Ranker:
@@ -75,11 +75,11 @@ class Ranker:
     Parameters
     ----------
     model : CtrModel
-        Trained.
+        The trained model.
     vocabulary : Vocabulary
         Item ids of the training window.
     config : RankerConfig
-        Everything else.
+        Configuration of the model and of serving.
     """
 
     def __init__(self, model: CtrModel, vocabulary: Vocabulary, config: RankerConfig) -> None:
@@ -89,17 +89,17 @@ class Ranker:
 
     @property
     def scaling(self) -> Scaling:
-        """Of the numeric features."""
+        """Scaling of the numeric features."""
         return self.config.scaling
 
     def score(self, data: Dataset) -> npt.NDArray[np.float64]:
-        """Click probabilities ``float64 [rows]``; no score depends on the other rows."""
+        """Predict click probabilities ``float64 [rows]``; scores do not depend on other rows."""
         return predict(self.model, Batches(data, self.scaling, self.vocabulary))
 
     def save(self, folder: Path, describe: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
         """Write the artefact; see :func:`sidkit.core.artifact.write_artifact`.
 
-        Plug-ins are recorded in the manifest, and files among them copied: see :mod:`sidkit.core.plugins`.
+        Plug-ins are recorded in the manifest and their source files are copied; see :mod:`sidkit.core.plugins`.
         """
         from safetensors.torch import save_file
 
@@ -122,9 +122,9 @@ class Ranker:
         Raises
         ------
         ArtifactError
-            When the folder is missing or was changed, or a plug-in is not the one that it was made with.
+            When the folder is missing or modified, or a plug-in differs from the one used in training.
         PluginError
-            When a plug-in cannot be imported here.
+            When a plug-in cannot be imported.
         """
         from safetensors.torch import load_file
 
@@ -148,7 +148,7 @@ class Ranker:
 
 
 def make_model(config: RankerConfig, vocabulary: Vocabulary, fitted: Fitted | None = None) -> CtrModel:
-    """An untrained model of a configuration, with the state that its representations were fitted to."""
+    """Build an untrained model from a configuration and the fitted state of its representations."""
     return CtrModel(
         config.representations,
         _shape(config, vocabulary),
@@ -160,7 +160,7 @@ def make_model(config: RankerConfig, vocabulary: Vocabulary, fitted: Fitted | No
 
 
 def fit_representations(config: RankerConfig, vocabulary: Vocabulary, seen: Seen) -> Fitted:
-    """The fitted state of a configuration's representations, from what the training rows showed."""
+    """Fit a configuration's representations on the training rows."""
     shape = _shape(config, vocabulary)
     return {name: representation(name).fit(shape, config.model, seen) for name in config.representations}
 
@@ -178,7 +178,7 @@ def _shape(config: RankerConfig, vocabulary: Vocabulary) -> ItemShape:
 
 
 def _fitted_in(tensors: Mapping[str, Tensor], config: RankerConfig) -> Fitted:
-    """The fitted state among a model's tensors; its shapes are known from nowhere else."""
+    """Extract the fitted state of the representations from a model's tensors, which alone determine its shapes."""
     return {
         name: tensors_under(tensors, f"representations.{place}.{FITTED}")
         for place, name in enumerate(config.representations)

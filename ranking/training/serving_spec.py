@@ -1,4 +1,4 @@
-"""What a ranker must be served with."""
+"""Serving requirements of a ranker."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class ServingSpec:
-    """The codebook and the feature service of a ranker: what it reads in training, and must read in serving."""
+    """The codebook and the feature service of a ranker; serving must use those of training."""
 
     codebook: str
     codebook_hash: str
-    """The content hash of the codebook; codes of another mean something else."""
+    """Content hash of the codebook; codes of different codebooks are not comparable."""
     service: str
-    """The feature service."""
+    """Name of the feature service."""
     features: dict[str, str]
-    """Features that the service must give -> their Feast types."""
+    """Required features of the service -> their Feast types."""
     history_length: int
-    """Items of a user's history."""
+    """Maximum number of items in a user's history."""
     sizes: tuple[int, ...]
-    """Codes per level of the codebook."""
+    """Number of codes per level of the codebook."""
     residual_levels: int | None = None
-    """How many of the first levels refine each other (None: all)."""
+    """Number of leading residual levels (None: all)."""
     content_columns: tuple[int, int] | None = None
     """Half-open column range of the content vectors that was not trained on clicks (None: all columns)."""
     match_codes: bool = True
-    """Whether the codes were not trained on clicks, so that they may be matched with the history's."""
+    """Whether codes may be matched against the history's; False if the codes were trained on clicks."""

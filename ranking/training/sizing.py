@@ -1,4 +1,4 @@
-"""The size that brings an arm to a comparison's budget of parameters, so that none wins by having more."""
+"""Sizing of arms to a common parameter budget, so that no arm wins by having more parameters."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ _LARGEST = 1 << 20
 
 @dataclass(frozen=True)
 class Budget:
-    """How many parameters an arm should have, and the key of its model by which it gets there."""
+    """Target number of parameters, and the model key that is adjusted to meet it."""
 
     parameters: int
     sized_by: SizedBy
 
 
 def parameters_of(config: RankerConfig, vocabulary: Vocabulary, fitted: Fitted | None = None) -> int:
-    """Parameters of a configuration's model; no weight is made."""
+    """Count the parameters of a configuration's model without allocating weights."""
     with torch.device("meta"):
         model = make_model(config, vocabulary, fitted)
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def sized(config: RankerConfig, vocabulary: Vocabulary, fitted: Fitted, budget: Budget) -> RankerConfig:
-    """The configuration at the size whose parameters come nearest to the budget; the smaller of two that are as near.
+    """Return the configuration at the size closest to the budget; ties go to the smaller size.
 
     Parameters
     ----------
     config : RankerConfig
-        With any size; all else stays.
+        Configuration of any size; only ``budget.sized_by`` is changed.
     vocabulary : Vocabulary
-        Of the training rows.
+        Vocabulary of the training rows.
     fitted : mapping
-        Of the representations; it does not depend on the size.
+        Fitted state of the representations; independent of the size.
     budget : Budget
-        To be met.
+        The parameter budget.
     """
 
     def at(size: int) -> RankerConfig:
@@ -56,7 +56,7 @@ def sized(config: RankerConfig, vocabulary: Vocabulary, fitted: Fitted, budget: 
     low, high = 1, 1
     while excess(high) < 0 and high < _LARGEST:
         low, high = high, 2 * high
-    # Parameters grow with the size: excess(low) < 0 <= excess(high), unless 1 is too many or no size is enough.
+    # Parameters increase with size: excess(low) < 0 <= excess(high), unless size 1 exceeds or _LARGEST misses the budget.
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if excess(middle) < 0 else (low, middle)

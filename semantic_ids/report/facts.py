@@ -90,11 +90,11 @@ def collect_facts(repo: Repo, name: str) -> Facts:
     Raises
     ------
     UnknownVersionError
-        When there is no such codebook.
+        If the codebook does not exist.
     LifeCycleError
-        When it is not published and so has no codes.
+        If it is not published and so has no codes.
     ArtifactError
-        When its files are missing or were changed.
+        If its files are missing or modified.
     """
     record = Catalog.open(repo).codebook(name)
     if not record.has_codes:

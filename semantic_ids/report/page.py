@@ -1,4 +1,4 @@
-"""One self-contained HTML page about one codebook: no other file, no network, the same bytes for the same inputs."""
+"""Self-contained HTML report on a codebook: one file, no network access, identical bytes for identical input."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _SCRIPTS = ("colours.js", "charts.js", "tree.js", "map.js")
 
 
 def write_report(repo: Repo, name: str, out: Path) -> Path:
-    """Write the page about a published codebook.
+    """Write the report on a published codebook.
 
     Parameters
     ----------
     repo : Repo
-        With the codebook and its table.
+        Repository with the codebook and its table.
     name : str
         The codebook's name.
     out : Path
-        The HTML file; one that is there is replaced.
+        The HTML file; an existing file is replaced.
 
     Returns
     -------
@@ -40,11 +40,11 @@ def write_report(repo: Repo, name: str, out: Path) -> Path:
     Raises
     ------
     UnknownVersionError
-        When there is no such codebook.
+        If the codebook does not exist.
     LifeCycleError
-        When it is not published.
+        If it is not published.
     ArtifactError
-        When its files are missing or were changed.
+        If its files are missing or modified.
     """
     page = render(collect_facts(repo, name))
     with written_beside(out) as temporary:
@@ -53,7 +53,7 @@ def write_report(repo: Repo, name: str, out: Path) -> Path:
 
 
 def render(facts: Facts) -> str:
-    """The page, as text."""
+    """Return the page as text."""
     unit, periods = by_period(facts.arrivals, facts.fit_codes, facts.record.sizes[0], facts.record.fit_end_us)
     data: dict[str, Any] = {
         "tree": tree(facts.items, facts.tree_levels),
@@ -81,9 +81,10 @@ def render(facts: Facts) -> str:
 
 
 def project(vectors: Floats) -> tuple[Doubles, float]:
-    """Vectors on their first two principal axes, ``float64 [rows, 2]``, and the share of the spread these hold.
+    """Project vectors on their first two principal axes.
 
-    The sign of an axis is such that its largest loading is positive.
+    Returns ``float64 [rows, 2]`` and the share of the variance explained. The sign of each axis makes its largest loading
+    positive.
     """
     centred = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64) if len(vectors) else vectors
     flat = np.zeros((len(vectors), 2))
@@ -99,7 +100,7 @@ def project(vectors: Floats) -> tuple[Doubles, float]:
 
 
 def _levels(facts: Facts) -> list[dict[str, Any]]:
-    """Per code of an item: all used codes, most items first."""
+    """Return the used codes of each level, most frequent first."""
     levels = []
     for level, size in enumerate(facts.record.sizes):
         counts = np.bincount(facts.items.codes[:, level], minlength=size)
@@ -117,7 +118,7 @@ def _levels(facts: Facts) -> list[dict[str, Any]]:
 
 def _map(facts: Facts) -> dict[str, Any]:
     flat, kept_spread = project(facts.sample.vectors)
-    # One scale for both axes: a distance on the map is one of the plane.
+    # One scale for both axes preserves distances.
     reach = float(np.abs(flat).max()) if flat.size else 0.0
     places = np.rint(flat / reach * 10_000).astype(np.int64) if reach > 0 else flat.astype(np.int64)
     rows = facts.sample.rows

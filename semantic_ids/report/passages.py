@@ -1,4 +1,4 @@
-"""The parts of a report that need no script, as plain text and lists: what the templates insert and escape."""
+"""Text and lists of a report for the templates, which escape them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from semantic_ids.report.tree import shortened
 from sidkit.core.clock import from_us
 
 BUCKETS = 20
-"""At most so many shared codes are listed ..."""
+"""Maximum number of shared codes listed."""
 BUCKET_ITEMS = 12
-"""... with at most so many of their items."""
+"""Maximum number of items listed per shared code."""
 
 
 @dataclass(frozen=True)
 class NamedItem:
-    """One item as it is listed; title and category are None where there is none."""
+    """A listed item; ``title`` and ``category`` are None if missing."""
 
     id: str
     title: str | None
@@ -31,7 +31,7 @@ class NamedItem:
 
 @dataclass(frozen=True)
 class SharedCode:
-    """A full code that several items share."""
+    """A full code shared by several items."""
 
     code: list[int]
     count: int
@@ -41,26 +41,26 @@ class SharedCode:
 
 @dataclass(frozen=True)
 class Collisions:
-    """Items that share their full code with others."""
+    """Items whose full code is not unique."""
 
     items: int
     """Items with codes."""
     shared_codes: int
     """Full codes that more than one item has."""
     sharing_items: int
-    """Items that have one of them."""
+    """Items with one of these codes."""
     largest: list[SharedCode]
-    """At most ``BUCKETS`` of the shared codes, the fullest first."""
+    """At most ``BUCKETS`` of the shared codes, largest first."""
 
 
 def summary(facts: Facts) -> str:
-    """One line under the name."""
+    """Return the one-line summary below the name."""
     record = facts.record
     return f"{record.quantizer} of {_sizes(facts)} codes on {record.encoder} vectors"
 
 
 def tiles(facts: Facts) -> list[tuple[str, str]]:
-    """The four figures at the top, each with what it counts."""
+    """Return the four headline numbers with their captions."""
     now = figures_now(facts)
     used = now.get("utilisation", [])
     return [
@@ -72,7 +72,7 @@ def tiles(facts: Facts) -> list[tuple[str, str]]:
 
 
 def described(facts: Facts) -> list[tuple[str, str]]:
-    """What the codebook is and when it was made, as terms with their descriptions."""
+    """Return the description of the codebook as pairs of term and value."""
     record, manifest = facts.record, facts.manifest
     spec: Mapping[str, Any] = manifest.get("spec", {})
     encoder, quantizer = (
@@ -101,7 +101,7 @@ def described(facts: Facts) -> list[tuple[str, str]]:
 
 
 def tree_note(facts: Facts, embedded: int) -> str:
-    """What the tree holds and what it leaves out."""
+    """Say what the tree contains and what it omits."""
     listed = len(facts.items)
     notes = [f"{text(listed)} items have codes."]
     if facts.without_codes:
@@ -119,7 +119,7 @@ def tree_note(facts: Facts, embedded: int) -> str:
 
 
 def collisions(facts: Facts) -> Collisions:
-    """The fullest shared codes with their items."""
+    """Return the largest shared codes with their items."""
     items = facts.items
     buckets, bucket_of, counts = np.unique(items.codes, axis=0, return_inverse=True, return_counts=True)
     shared = counts > 1
@@ -143,7 +143,7 @@ def _item(facts: Facts, row: int) -> NamedItem:
 
 
 def map_note(facts: Facts, kept_spread: float) -> str:
-    """What the map shows."""
+    """Describe the map."""
     drawn = len(facts.sample.rows)
     sample = "all" if drawn == len(facts.items) else f"a sample of {text(drawn)} of {text(len(facts.items))}"
     return (
@@ -153,7 +153,7 @@ def map_note(facts: Facts, kept_spread: float) -> str:
 
 
 def drift_note(facts: Facts, periods: list[Period]) -> str:
-    """A one-sentence summary of the drift since the fit."""
+    """Summarize the drift since the fit."""
     after = facts.arrivals.moment_us > facts.record.fit_end_us
     if not after.any():
         return "No items have arrived after the fit."
@@ -185,6 +185,6 @@ def _sizes(facts: Facts) -> str:
 
 
 def _window(first_us: int, last_us: int) -> str:
-    """Two times to the minute, or one if they are equal."""
+    """Format two times to the minute, or one if they are equal."""
     minutes = dict.fromkeys(f"{from_us(micros):%Y-%m-%d %H:%M}" for micros in (first_us, last_us))
     return f"{' to '.join(minutes)} UTC"

@@ -23,7 +23,7 @@ def tree(items: Listed, levels: int, most: int = EMBEDDED_ITEMS) -> dict[str, An
     most frequent category and the number of items with it; -1 and 0 if no item has a category). ``items`` holds the
     embedded items in leaf order, smallest residual norm first: ``id``, ``title`` (null if missing), ``category`` (an index
     into ``categories``, or -1), and ``extra``, the codes that are not levels of the tree. With more than ``most`` items,
-    every branch embeds its ``EXAMPLES`` items of smallest residual norm as far as they fit, coarse branches first; the
+    every branch embeds its ``EXAMPLES`` items of smallest residual norm as space permits, coarse branches first; the
     rest is filled leaf by leaf.
     """
     order = np.lexsort((items.residual_norm, *items.codes[:, :levels].T[::-1]))

@@ -1,4 +1,4 @@
-"""`sidkit audit`: does a training frame hold what serving could have known, and was nothing learned from the future?"""
+"""`sidkit audit`: compare a training frame with the log, and check that no artefact was fitted on future data."""
 
 from __future__ import annotations
 
@@ -14,33 +14,32 @@ if TYPE_CHECKING:
     from ranking.audit.single_features import SingleFeatures
 
 LEAK = 4
-"""Exit code of ``sidkit audit`` when a row or an artefact fails."""
+"""Exit code of ``sidkit audit`` if a row or an artefact fails the audit."""
 
 
 def audit(
     repo: RepoOption = Path(),
-    rows: Annotated[int, typer.Option(min=1, help="Rows of the sample.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Decides the sample.")] = 0,
+    rows: Annotated[int, typer.Option(min=1, help="Number of rows to sample.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of the sample.")] = 0,
     preset: Annotated[
         str | None,
-        typer.Option(
-            help="Audit the frame that `sidkit run` with this preset saved, instead of the service's answers."
-        ),
+        typer.Option(help="Audit the frame saved by `sidkit run` with this preset, instead of the feature service."),
     ] = None,
     frame: Annotated[
         Path | None,
-        typer.Option(help="Audit this file of `sidkit frame`, instead of the service's answers."),
+        typer.Option(help="Audit a file written by `sidkit frame`, instead of the feature service."),
     ] = None,
     service: Annotated[
         str | None,
-        typer.Option(help="The feature service; default: that of the run, or of the serving codebook."),
+        typer.Option(help="Feature service; default: that of the run, or of the serving codebook."),
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Recompute a random sample of a training frame from the raw log, and check the window of every artefact.
+    """Recompute a random sample of a training frame from the raw log, and check the fit window of every artefact.
 
-    Exits 4 at the first cell that differs, naming row, feature, both values and from when on they were known. Where
-    negatives are sampled, prints the AUC of each count and age alone within a request, and warns above .6.
+    Stops at the first cell that differs, prints the row, the feature, both values and the times from which they were known,
+    and exits with code 4. If negatives are sampled, also prints the AUC of each count and age alone within requests, with a
+    warning above .6.
     """
     import json
 
@@ -66,8 +65,8 @@ def _print(result: AuditResult) -> None:
         typer.echo(f"not audited: {', '.join(rows.not_audited)}")
     if rows.not_recomputable:
         typer.echo(
-            f"{rows.not_recomputable:,} cells lie before a correction of their item's content; the log no longer "
-            "holds what serving had"
+            f"{rows.not_recomputable:,} cells skipped: their item's content was corrected later, and the log no longer has "
+            "the content that serving used"
         )
     verdict = "the log agrees" if not rows.difference else "STOPPED at the first mismatch"
     typer.echo(f"{rows.source}: {rows.rows:,} of {rows.total:,} rows, {rows.cells:,} cells: {verdict}")
@@ -77,20 +76,20 @@ def _print(result: AuditResult) -> None:
     typer.echo(f"{result.artifacts.checked} artefacts: windows, hashes, settings and catalogue {windows}")
 
 
-def _print_single(found: SingleFeatures) -> None:
-    """A table of the AUC of each count and age alone, and a warning for those that tell too much."""
+def _print_single(features: SingleFeatures) -> None:
+    """Print the AUC of each count and age alone, with a warning for suspiciously predictive ones."""
     typer.echo(
-        f"sampled negatives: within-request AUC of single features, {found.requests:,} requests, "
-        f"{found.pairs:,} pairs (.5 says nothing)"
+        f"sampled negatives: within-request AUC of single features, {features.requests:,} requests, "
+        f"{features.pairs:,} pairs (.5 is uninformative)"
     )
     from ranking.audit.single_features import SUSPECT
 
-    suspects = found.suspects
-    for name, value in found.auc.items():
+    suspects = features.suspects
+    for name, value in features.auc.items():
         typer.echo(f"  {name:<28} {value:.3f}{'  WARNING' if name in suspects else ''}")
     if suspects:
         typer.echo(
-            f"WARNING: {', '.join(suspects)} alone tells positives from sampled negatives (expected "
-            f"{1 - SUSPECT:.1f} to {SUSPECT:.1f}). A ranker learns the sampling. Fix by setting "
+            f"WARNING: {', '.join(suspects)} alone separates positives from sampled negatives (expected an AUC of "
+            f"{1 - SUSPECT:.1f} to {SUSPECT:.1f}). A ranker would learn the sampling. Fix by setting "
             'negatives.strategy = "stratified" in sidkit.toml and running `sidkit tables rows`, then train again'
         )

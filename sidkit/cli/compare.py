@@ -13,43 +13,43 @@ from sidkit.core.id_lists import comma_separated
 
 def compare(
     data: DataOption,
-    repo: Annotated[Path, typer.Option("--repo", "-r", help="The repo's folder; a fresh one is written.")],
+    repo: Annotated[Path, typer.Option("--repo", "-r", help="The repo's folder; it is created if missing.")],
     arms: Annotated[
         str,
-        typer.Option(help="Arms, separated by commas: names, numbers of the papers' table, paths to .toml, or all."),
+        typer.Option(help="Comma-separated arms: names, numbers in the papers' table, paths of .toml files, or all."),
     ] = "all",
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds of each arm at the latest time origin.")] = 5,
-    origins: Annotated[int, typer.Option(min=1, help="Time origins; earlier ones take the arms that roll.")] = 1,
-    origin_seeds: Annotated[int, typer.Option(min=1, help="Seeds at the earlier origins.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds per arm at the latest time origin.")] = 5,
+    origins: Annotated[
+        int, typer.Option(min=1, help="Number of time origins; earlier ones run only rolling arms.")
+    ] = 1,
+    origin_seeds: Annotated[int, typer.Option(min=1, help="Number of seeds per arm at earlier time origins.")] = 1,
     preset: Annotated[
-        str, typer.Option(help="Whose [ranker] all arms share: widths, optimizer, stopping.")
+        str, typer.Option(help="Preset whose ranker settings all arms share: widths, optimizer, early stopping.")
     ] = "rqkmeans",
     max_train_rows: Annotated[
         int | None,
-        typer.Option(min=1, help="Thin training rows to about so many, by user; default: the preset's, or all."),
+        typer.Option(min=1, help="Sample users to about this many training rows. Default: the preset's, or all."),
     ] = None,
     max_evaluation_rows: Annotated[
         int | None,
-        typer.Option(min=1, help="The same of validation rows and of test rows."),
+        typer.Option(min=1, help="The same limit for validation rows and for test rows."),
     ] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes that train, one thread each.")] = 1,
-    impressions: Annotated[int, typer.Option(help="Size of a data set that code writes.")] = 200_000,
+    jobs: Annotated[int, typer.Option(min=1, help="Number of training processes, one thread each.")] = 1,
+    impressions: Annotated[int, typer.Option(help="Number of impressions of a generated data set.")] = 200_000,
     own_sizes: Annotated[
         bool,
         typer.Option(
-            "--own-sizes", help="Leave arms at the preset's widths; else they get as many parameters as id_codes."
+            "--own-sizes", help="Use the preset's widths instead of scaling arms to the parameter count of id_codes."
         ),
     ] = False,
     results: Annotated[
         Path | None,
-        typer.Option(help="A JSON list of rows; those of this data are replaced, others stay."),
+        typer.Option(help="Write the result rows to this JSON file, replacing its rows of the same data."),
     ] = None,
-    html: Annotated[Path | None, typer.Option(help="Write one self-contained page.")] = None,
-    json_: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")
-    ] = False,
+    html: Annotated[Path | None, typer.Option(help="Write a self-contained HTML page to this file.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout, and nothing else.")] = False,
 ) -> None:
-    """Train and evaluate arms on equal terms: same rows, same features, paired differences. An interrupted run resumes."""
+    """Train and compare arms on the same rows and features, with paired differences. An interrupted run resumes."""
     import json
 
     from rich.console import Console
@@ -65,15 +65,15 @@ def compare(
     for path in filter(None, (results, html)):
         check_output(path)
     console = Console(stderr=json_, emoji=False)
-    chosen = load_arms(comma_separated(arms))
+    selected = load_arms(comma_separated(arms))
     spec = load_preset(preset).ranker
-    given = {"max_train_rows": max_train_rows, "max_evaluation_rows": max_evaluation_rows}
-    caps = {name: most for name, most in given.items() if most is not None}
+    limits = {"max_train_rows": max_train_rows, "max_evaluation_rows": max_evaluation_rows}
+    caps = {name: limit for name, limit in limits.items() if limit is not None}
     spec = spec.model_copy(update={"training": spec.training.model_copy(update=caps)})
-    options = CompareOptions(data, chosen, spec, seeds, origins, origin_seeds, jobs, impressions, not own_sizes)
+    options = CompareOptions(data, selected, spec, seeds, origins, origin_seeds, jobs, impressions, not own_sizes)
 
-    def announce(name: str, rows: int, seconds: float, kept: bool) -> None:
-        mark = "[dim]kept[/]" if kept else "[green]done[/]"
+    def announce(name: str, rows: int, seconds: float, reused: bool) -> None:
+        mark = "[dim]kept[/]" if reused else "[green]done[/]"
         console.print(f"{mark} {name:<34} {rows:>12,} rows {seconds:>8.1f} s", highlight=False)
 
     opened = prepare_repo(data, repo)

@@ -1,4 +1,4 @@
-"""What ``sidkit ranker compare`` prints at its end."""
+"""Terminal report of ``sidkit ranker compare``."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from sidkit.core.records import record_json
 
 
 def print_comparison(console: Console, result: ComparisonResult) -> None:
-    """Budgets, then the short table of AUC with differences to codes as features, then what it took."""
+    """Print parameter counts, the short AUC table with differences to ``id_codes``, and durations."""
     arms = result.evaluation.arms
     table = Table(title="parameters")
     for column in ("arm", "paper", "", "all", "without tables", f"of {CODES_AS_FEATURES}"):
         table.add_column(column, justify="left" if column in {"arm", "paper", ""} else "right")
-    for arm, whole, bare, ratio in budgets({arm: record_json(each) for arm, each in arms.items()}):
+    for arm, total, without_tables, ratio in budgets({arm: record_json(facts) for arm, facts in arms.items()}):
         share = "-" if ratio is None else f"{ratio:.2f}"
-        table.add_row(arm, paper_number(arm), arms[arm].title, f"{whole:,}", f"{bare:,}", share)
+        table.add_row(arm, paper_number(arm), arms[arm].title, f"{total:,}", f"{without_tables:,}", share)
     console.print(table)
     console.print(_auc_table(result))
     for number, origin in enumerate(result.origins):
@@ -36,23 +36,23 @@ def print_comparison(console: Console, result: ComparisonResult) -> None:
 
 
 def _auc_table(result: ComparisonResult) -> Table:
-    found = result.evaluation
-    slices = [name for name in SHORT if name in found.slices]
+    evaluation = result.evaluation
+    slices = [name for name in SHORT if name in evaluation.slices]
     table = Table(title=f"{result.data}: AUC, and difference to {CODES_AS_FEATURES} with its 95 % interval over users")
     table.add_column("arm")
     for name in slices:
-        table.add_column(f"{name}\n{found.slices[name].positives:,} positives", justify="right")
-    rows = [row for row in found.rows if row.metric == "auc"]
+        table.add_column(f"{name}\n{evaluation.slices[name].positives:,} positives", justify="right")
+    rows = [row for row in evaluation.rows if row.metric == "auc"]
     against = {(row.arm, row.slice): row for row in rows if row.baseline in {CODES_AS_FEATURES, None}}
     alone = {(row.arm, row.slice): row for row in rows if (row.arm, row.slice) not in against}
-    for arm in [*found.arms, *({"oracle"} if any(key[0] == "oracle" for key in against) else ())]:
+    for arm in [*evaluation.arms, *({"oracle"} if any(key[0] == "oracle" for key in against) else ())]:
         cells = (_cell(against.get((arm, name)), alone.get((arm, name))) for name in slices)
         table.add_row(arm, *cells, style="dim" if arm == "oracle" else "")
     return table
 
 
 def _cell(against: Row | None, alone: Row | None) -> str:
-    """The AUC, and the difference where the row is against the baseline."""
+    """Format the AUC, and the difference if the row has a baseline."""
     row = against or alone
     if row is None or row.mean is None:
         return "-"

@@ -1,4 +1,4 @@
-"""`sidkit leakage`: promised, delivered and possible AUC on the user's own log."""
+"""``sidkit leakage``: AUC promised by leaked counts, delivered in serving, and possible without the leak."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ if TYPE_CHECKING:
 def leakage(
     repo: RepoOption = Path(),
     preset: Annotated[str, typer.Option(help="The preset of a finished `sidkit run` on this repo.")] = "rqkmeans",
-    arms: Annotated[str, typer.Option(help="Arms of the preset, separated by commas.")] = "gbdt",
-    seeds: Annotated[int, typer.Option(min=1, help="Trainings per neural arm and kind.")] = 1,
+    arms: Annotated[str, typer.Option(help="Comma-separated arms of the preset.")] = "gbdt",
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings per neural arm, with and without the leak.")] = 1,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Tell what counts over the whole log promise, what they deliver, and what point-in-time counts could have given."""
+    """Measure the cost of leakage: the AUC promised by leaked counts, delivered in serving, and possible without the leak."""
     import json
 
     from ranking.experiments.leakage import measure_leakage
     from sidkit.core.repo import Repo
 
-    found = measure_leakage(Repo.open(repo), preset, comma_separated(arms), seeds)
-    typer.echo(json.dumps(found.as_json()) if json_ else as_text(found))
+    result = measure_leakage(Repo.open(repo), preset, comma_separated(arms), seeds)
+    typer.echo(json.dumps(result.as_json()) if json_ else as_text(result))
 
 
-def as_text(found: LeakageResult) -> str:
-    """The figures as lines of text."""
+def as_text(result: LeakageResult) -> str:
+    """Format the result as text."""
     lines = [
         f"{'arm':<14} {'slice':<6} {'rows':>8}  {'promised':>8}  {'delivered':>9}  {'possible':>8}  delivered - possible"
     ]
-    for arm, rows in found.arms.items():
+    for arm, rows in result.arms.items():
         for row in rows:
             cost = row.cost.interval
             interval = "-" if math.isnan(cost.low) else f"[{cost.low:+.4f}, {cost.high:+.4f}]"

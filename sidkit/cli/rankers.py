@@ -1,4 +1,4 @@
-"""The commands of trained rankers, frames and scores."""
+"""Commands for rankers, frames and scores."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from sidkit.core.id_lists import read_ids, refuse_broken_text
 
 def frame(
     rows: Annotated[
-        Path, typer.Option(help="Parquet with user_id, item_id, event_timestamp; further columns are kept.")
+        Path, typer.Option(help="Parquet file with user_id, item_id, event_timestamp; further columns are copied.")
     ],
-    out: Annotated[Path, typer.Option(help="Where the frame is written (Parquet).")],
+    out: Annotated[Path, typer.Option(help="Output file (Parquet).")],
     repo: RepoOption = Path(),
     service: Annotated[
         str | None,
-        typer.Option(help="The feature service; default: that of the serving codebook."),
+        typer.Option(help="Feature service; default: that of the serving codebook."),
     ] = None,
 ) -> None:
-    """Write the point-in-time features of any rows: the frame that the ranker trains on."""
+    """Write the point-in-time features of rows, as a ranker trains on them."""
     from ranking.data.export import write_frame
     from sidkit.core.repo import Repo
 
@@ -39,13 +39,13 @@ def score(
     repo: RepoOption = Path(),
     at: Annotated[
         str | None,
-        typer.Option(help="The request's moment, ISO-8601 with a zone; default now."),
+        typer.Option(help="Time of the request, ISO-8601 with a zone; default: now."),
     ] = None,
-    ranker: Annotated[str | None, typer.Option(help="Default: the serving ranker.")] = None,
+    ranker: Annotated[str | None, typer.Option(help="Name of the ranker; default: the serving ranker.")] = None,
     strict: StrictOption = False,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Score candidates for a user from the online store; ids that it does not know are reported."""
+    """Score candidates for a user with features from the online store; unknown ids are reported."""
     import json
 
     from ranking.serving.scorer import Scorer, unknown_ids
@@ -54,26 +54,26 @@ def score(
 
     candidates = read_ids(items, item)
     refuse_broken_text(user)
-    moment = parse_time(at)
+    at_us = parse_time(at)
     scorer = Scorer(Repo.open(repo), ranker)
-    answer = scorer.answer(user, candidates, moment, strict=strict)
-    if unknown := unknown_ids(user, candidates, answer.known, answer.user_known):
+    scores = scorer.answer(user, candidates, at_us, strict=strict)
+    if unknown := unknown_ids(user, candidates, scores.known, scores.user_known):
         typer.echo(f"sidkit: {unknown}: scored without their features", err=True)
-    values, known = answer.values.tolist(), answer.known.tolist()
+    values, known = scores.values.tolist(), scores.known.tolist()
     if json_:
         rows = [
-            {"item_id": candidate, "score": value, "known": there}
-            for candidate, value, there in zip(candidates, values, known, strict=True)
+            {"item_id": candidate, "score": value, "known": is_known}
+            for candidate, value, is_known in zip(candidates, values, known, strict=True)
         ]
-        found = {"ranker": scorer.record.name, "user": user, "user_known": answer.user_known, "at": iso(moment)}
-        typer.echo(json.dumps({**found, "scores": dict(zip(candidates, values, strict=True)), "items": rows}))
+        request = {"ranker": scorer.record.name, "user": user, "user_known": scores.user_known, "at": iso(at_us)}
+        typer.echo(json.dumps({**request, "scores": dict(zip(candidates, values, strict=True)), "items": rows}))
         return
     for candidate, value in sorted(zip(candidates, values, strict=True), key=lambda pair: -pair[1]):
         typer.echo(f"{candidate}\t{value:.6f}")
 
 
 def _warn_of_rows(repo: Path, ahead: int, unknown: int) -> None:
-    """Say which rows of a user's file were answered with less than they may have meant."""
+    """Warn of rows later than the tables, and of rows with unknown items."""
     from sidkit.core.clock import iso
     from sidkit.core.repo import Repo
     from sidkit.tables import read_build
@@ -81,14 +81,14 @@ def _warn_of_rows(repo: Path, ahead: int, unknown: int) -> None:
     if ahead:
         built = iso(read_build(Repo.open(repo))["as_of_us"])
         typer.echo(
-            f"warning: {ahead:,} rows lie after {built}, up to which the tables were built; their features are those of that "
-            "moment. Run `sidkit tables build` with a later --as-of first",
+            f"warning: {ahead:,} rows are later than the as-of time of the tables, {built}, and get the features of that time. "
+            "Run `sidkit tables build` with a later --as-of first",
             err=True,
         )
     if unknown:
         typer.echo(
-            f"warning: {unknown:,} rows are of items that the tables do not know; they have no item features. Expected ids as "
-            "the log has them (`sidkit codebooks codes --item ID` shows whether one is known)",
+            f"warning: {unknown:,} rows have item ids that are missing from the tables, and get no item features. Expected ids "
+            "as in the log (`sidkit codebooks codes --item ID` checks an id)",
             err=True,
         )
 
@@ -121,14 +121,14 @@ def list_(repo: RepoOption = Path()) -> None:
 
 @ranker_app.command("promote")
 def promote(name: Annotated[str, typer.Argument(help="The ranker's name.")], repo: RepoOption = Path()) -> None:
-    """Make a ranker the one that `sidkit score` uses by default."""
+    """Make a ranker the default of `sidkit score`."""
     from ranking.serving.scorer import Scorer
     from semantic_ids.catalog import Catalog
     from sidkit.core.repo import Repo
 
     opened = Repo.open(repo)
     with opened.locked():
-        Scorer(opened, name)  # refuses what could not serve
+        Scorer(opened, name)  # raises if the ranker cannot serve
         Catalog.open(opened).set_ranker_state(name, "serving")
     typer.echo(f"{name} is serving")
 
@@ -139,15 +139,15 @@ def evaluate(
     repo: RepoOption = Path(),
     rows: Annotated[
         Path | None,
-        typer.Option(help="Labelled rows (Parquet); default: the repo's own."),
+        typer.Option(help="Labelled rows (Parquet); default: those of the repository."),
     ] = None,
     since: Annotated[
         str | None,
-        typer.Option(help="Only rows from this moment on, ISO-8601 with a zone; default: the ranker's fit_end."),
+        typer.Option(help="Evaluate rows from this time on, ISO-8601 with a zone; default: the ranker's fit_end."),
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Evaluate a ranker on labelled rows that it has not seen; refused when they begin before it was fitted."""
+    """Evaluate a ranker on held-out labelled rows; fails if they start before its fit_end."""
     import json
 
     from ranking.experiments.evaluate import evaluate_ranker
@@ -155,18 +155,16 @@ def evaluate(
     from sidkit.core.repo import Repo
 
     opened = Repo.open(repo)
-    found = evaluate_ranker(opened, name, rows or opened.labelled_rows, parse_time(since) if since else None)
+    result = evaluate_ranker(opened, name, rows or opened.labelled_rows, parse_time(since) if since else None)
     if json_:
-        typer.echo(json.dumps(found.as_json()))
+        typer.echo(json.dumps(result.as_json()))
         return
-    given = found.given
-    typer.echo(
-        f"{given.rows - given.before_start:,} of {given.rows:,} rows lie from {given.start} on and are evaluated"
-    )
+    given = result.given
+    typer.echo(f"evaluating {given.rows - given.before_start:,} of {given.rows:,} rows: those from {given.start} on")
     _warn_of_rows(repo, given.after_tables, given.of_unknown_items)
-    for slice_name, metrics in found.slices.items():
+    for slice_name, metrics in result.slices.items():
         auc = "-" if metrics.auc is None else f"{metrics.auc:.4f}"
         typer.echo(
-            f"{slice_name:<16} {found.rows[slice_name].rows:>9,} rows  AUC {auc}  log-loss {metrics.logloss:.4f}  "
+            f"{slice_name:<16} {result.rows[slice_name].rows:>9,} rows  AUC {auc}  log-loss {metrics.logloss:.4f}  "
             f"calibration {metrics.calibration if metrics.calibration is None else round(metrics.calibration, 3)}"
         )

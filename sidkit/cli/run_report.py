@@ -1,4 +1,4 @@
-"""What the main job says at its end: one table for people, one JSON object for programs."""
+"""Report of the main job: tables for the terminal, or a JSON object."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from sidkit.core.redact import redacted
 
 ORDER = ("all", "cold", "warm")
 _SHOWN = {("content", "id"), ("id_codes", "id"), ("id_codes", "shuffled_codes")}
-"""Pairs that the table shows besides those against gbdt; ``verdict.json`` holds all."""
+"""Pairs shown in the table besides those against gbdt; ``verdict.json`` contains all pairs."""
 
 
 def as_json(result: RunResult) -> dict[str, Any]:
-    """The JSON object of ``sidkit run --json``."""
-    repo, book, found = result.repo, result.codebook, result.evaluation
+    """Return the JSON object of ``sidkit run --json``."""
+    repo, book, evaluation = result.repo, result.codebook, result.evaluation
     return {
         "data": redacted(result.data),
         "preset": result.preset,
@@ -36,12 +36,12 @@ def as_json(result: RunResult) -> dict[str, Any]:
             "hit_rate_30": result.hit_rate.as_json(),
             "hit_rate_30_reason": result.hit_rate.reason,
         },
-        "arms": [_arm_json(found, arm) for arm in found.arms],
+        "arms": [_arm_json(evaluation, arm) for arm in evaluation.arms],
         "log": record_json(result.log),
         "rows": result.parts,
         "stages": [record_json(stage) for stage in result.stages],
         "warnings": list(result.warnings),
-        "without_auc": found.reasons,
+        "without_auc": evaluation.reasons,
         "peak_rss_mb": result.peak_rss_mb,
         "artifacts": {
             "repo": str(repo.path),
@@ -58,42 +58,42 @@ def as_json(result: RunResult) -> dict[str, Any]:
     }
 
 
-def _arm_json(found: RunEvaluation, arm: str) -> dict[str, Any]:
-    slices = found.arms[arm]
-    every = slices["all"]
+def _arm_json(evaluation: RunEvaluation, arm: str) -> dict[str, Any]:
+    slices = evaluation.arms[arm]
+    overall = slices["all"]
     return {
         "arm": arm,
-        "auc": every.auc,
-        "gauc": every.gauc,
-        "logloss": every.logloss,
+        "auc": overall.auc,
+        "gauc": overall.gauc,
+        "logloss": overall.logloss,
         "auc_cold": slices["cold"].auc if "cold" in slices else None,
         "auc_warm": slices["warm"].auc if "warm" in slices else None,
-        "rows": found.rows["all"].rows,
-        "rows_cold": _cold_rows(found),
-        "oracle_auc": found.oracle["all"] if found.oracle else None,
+        "rows": evaluation.rows["all"].rows,
+        "rows_cold": _cold_rows(evaluation),
+        "oracle_auc": evaluation.oracle["all"] if evaluation.oracle else None,
     }
 
 
-def _cold_rows(found: RunEvaluation) -> int:
-    return found.rows["cold"].rows if "cold" in found.rows else 0
+def _cold_rows(evaluation: RunEvaluation) -> int:
+    return evaluation.rows["cold"].rows if "cold" in evaluation.rows else 0
 
 
 def print_report(console: Console, result: RunResult) -> None:
-    """The tables at the end of ``sidkit run``."""
-    repo, book, found = result.repo, result.codebook, result.evaluation
+    """Print the tables at the end of ``sidkit run``."""
+    repo, book, evaluation = result.repo, result.codebook, result.evaluation
     console.print(_arms_table(result))
-    compared = _differences_table(found.differences)
-    if compared.row_count:
-        console.print(compared)
-    if "all" in found.reasons:
-        console.print(f"no AUC over all rows: {found.reasons['all']}")
+    differences = _differences_table(evaluation.differences)
+    if differences.row_count:
+        console.print(differences)
+    if "all" in evaluation.reasons:
+        console.print(f"no AUC over all rows: {evaluation.reasons['all']}")
     console.print(
         f"[bold]codebook[/] {book.name}: {book.quantizer}, {book.levels} levels; utilisation "
         f"{_listed(book.utilisation)}, perplexity {_listed(book.perplexity)} of the codes, "
-        f"{book.collision_rate:.1%} of items share all codes with another"
+        f"{book.collision_rate:.1%} of items share all codes with another item"
     )
     if result.hit_rate.reason:
-        console.print(f"hit rate at 30: not measured, {result.hit_rate.reason}")
+        console.print(f"hit rate at 30: not measured ({result.hit_rate.reason})")
     stages = Table(title="stages")
     for column in ("stage", "rows", "seconds"):
         stages.add_column(column, justify="left" if column == "stage" else "right")
@@ -122,29 +122,29 @@ def print_report(console: Console, result: RunResult) -> None:
 
 
 def _log_line(log: LogChanges) -> str:
-    """What the last ingest that read the source did."""
+    """Summarize the last ingest that read the source."""
     merged = sum(log.merged.values())
     rejected = sum(count for reasons in log.rejected.values() for count in reasons.values())
     return (
         f"log: {log.new:,} new events, {log.changed:,} changed, {log.removed:,} removed, {log.vanished:,} no "
-        f"longer in the source; {rejected:,} rows rejected, {merged:,} merged with another row of their event"
+        f"longer in the source; {rejected:,} rows rejected, {merged:,} merged with another row of the same event"
     )
 
 
 def _arms_table(result: RunResult) -> Table:
-    found = result.evaluation
+    evaluation = result.evaluation
     table = Table(
-        title=f"{redacted(result.data)}: test window, {found.rows['all'].rows:,} rows, {_cold_rows(found):,} cold "
-        f"(item with under 10 earlier interactions); GAUC by {found.gauc_by}"
+        title=f"{redacted(result.data)}: test window, {evaluation.rows['all'].rows:,} rows, {_cold_rows(evaluation):,} cold "
+        f"(item with under 10 earlier interactions); GAUC by {evaluation.gauc_by}"
     )
     for column in ("arm", "AUC", "cold AUC", "warm AUC", "GAUC", "log-loss"):
         table.add_column(column, justify="left" if column == "arm" else "right")
-    for arm, slices in found.arms.items():
+    for arm, slices in evaluation.arms.items():
         aucs = [slices[name].auc if name in slices else None for name in ORDER]
         shown = [*aucs, slices["all"].gauc, slices["all"].logloss]
         table.add_row(arm, *(_number(value) for value in shown))
-    if found.oracle:
-        table.add_row("(oracle)", *(_number(found.oracle.get(name)) for name in ORDER), "", "", style="dim")
+    if evaluation.oracle:
+        table.add_row("(oracle)", *(_number(evaluation.oracle.get(name)) for name in ORDER), "", "", style="dim")
     return table
 
 
@@ -153,11 +153,11 @@ def _differences_table(differences: Sequence[ArmDifference]) -> Table:
     for column in ("arm - baseline", *ORDER):
         table.add_column(column, justify="left" if column == "arm - baseline" else "right")
     pairs: dict[tuple[str, str], dict[str, str]] = {}
-    for each in differences:
-        verdict = each.reasoned
+    for difference in differences:
+        verdict = difference.reasoned
         reason = f"\n({verdict.reason})" if verdict.outcome == NO_EVIDENCE else ""
-        text = f"{each.value:+.4f} {_interval(each)}\n{verdict.outcome}{reason}"
-        pairs.setdefault((each.arm, each.baseline), {})[each.slice] = text
+        text = f"{difference.value:+.4f} {_interval(difference)}\n{verdict.outcome}{reason}"
+        pairs.setdefault((difference.arm, difference.baseline), {})[difference.slice] = text
     for (arm, baseline), cells in pairs.items():
         if (arm, baseline) not in _SHOWN and baseline != "gbdt":
             continue
@@ -165,8 +165,8 @@ def _differences_table(differences: Sequence[ArmDifference]) -> Table:
     return table
 
 
-def _interval(each: ArmDifference) -> str:
-    return "" if each.low is None else f"[{each.low:+.4f}, {each.high:+.4f}]"
+def _interval(difference: ArmDifference) -> str:
+    return "" if difference.low is None else f"[{difference.low:+.4f}, {difference.high:+.4f}]"
 
 
 def _number(value: float | None) -> str:

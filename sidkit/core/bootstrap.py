@@ -1,7 +1,7 @@
-"""The bootstrap over clusters (users, triggers), intervals of 95 %, and the verdict on a difference.
+"""Cluster bootstrap (users, triggers), 95 % intervals, and the verdict on a difference.
 
-Rows of one user are not independent, so users are drawn with replacement, not rows. A sample is how often each cluster was
-drawn; all that is compared uses the same samples, which pairs it.
+Rows of a user are not independent, so users, not rows, are sampled with replacement. A sample consists of the number of times
+each cluster was drawn. Compared estimates use the same samples, so their differences are paired.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import numpy.typing as npt
 from sidkit.core.arrays import Doubles, Ints
 
 LEAST_POSITIVES = 500
-"""A difference on fewer positives is no evidence, whatever its interval."""
+"""Minimum number of positives for a verdict other than ``no evidence``."""
 NO_EVIDENCE = "no evidence"
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and its 95 % interval; bounds are NaN where there was nothing to resample."""
+    """An estimate and its 95 % interval; bounds are NaN if there was nothing to resample."""
 
     value: float
     low: float
@@ -30,9 +30,9 @@ class Interval:
 
     @classmethod
     def of(cls, value: float, samples: Doubles) -> Interval:
-        """The percentile interval of bootstrap samples ``float64 [samples]``; samples that are NaN are left out.
+        """Compute the percentile interval of bootstrap samples ``float64 [samples]``; NaN samples are ignored.
 
-        Bounds are NaN where fewer than two samples have a value.
+        Bounds are NaN if fewer than two samples are finite.
         """
         finite = samples[np.isfinite(samples)]
         if len(finite) < 2:
@@ -41,61 +41,61 @@ class Interval:
         return cls(value, float(low), float(high))
 
     @property
-    def leaves_out_zero(self) -> bool:
-        """Whether the whole interval lies on one side of 0; False where it has no bounds."""
+    def excludes_zero(self) -> bool:
+        """Whether the interval excludes 0; False if it has no bounds."""
         return self.low > 0 or self.high < 0
 
     def as_json(self, name: str = "value", digits: int | None = None) -> dict[str, float | None]:
-        """``value`` (under another name where one is given), ``low`` and ``high``, rounded to ``digits``; null for NaN."""
+        """Return the value (under ``name``), ``low`` and ``high``, rounded to ``digits``; None for NaN."""
         values = {name: self.value, "low": self.low, "high": self.high}
         return {key: finite(value if digits is None else round(value, digits)) for key, value in values.items()}
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a difference to a baseline shows."""
+    """Verdict on a difference to a baseline."""
 
     outcome: Literal["better", "worse", "no evidence"]
-    """``no evidence`` where the data does not tell the two apart."""
+    """``no evidence`` if the difference is not significant."""
     reason: str
-    """Why, such as ``interval holds 0`` or ``fewer than 500 positives``."""
+    """Reason, such as ``interval contains 0`` or ``fewer than 500 positives``."""
 
     def __str__(self) -> str:
-        """The outcome, and the reason where nothing was shown."""
+        """Return the outcome, with the reason if it is ``no evidence``."""
         return f"{self.outcome} ({self.reason})" if self.outcome == NO_EVIDENCE else self.outcome
 
 
 def verdict_on(
     difference: Interval, positives: int, *, higher_is_better: bool = True, least_positives: int = LEAST_POSITIVES
 ) -> Verdict:
-    """Decide whether one side is better than its baseline.
+    """Decide whether a metric is better than its baseline.
 
     Parameters
     ----------
     difference : Interval
-        Of the metric, the side's minus the baseline's.
+        The metric minus that of the baseline.
     positives : int
-        Positive rows on which both were measured.
+        Number of positive rows on which both were evaluated.
     higher_is_better : bool
-        Of the metric.
+        Whether higher values of the metric are better.
     least_positives : int
-        Fewer positives are no evidence.
+        Minimum number of positives for a verdict other than ``no evidence``.
     """
     if positives < least_positives:
         return Verdict("no evidence", f"fewer than {least_positives} positives")
     if np.isnan(difference.low) or np.isnan(difference.high):
         return Verdict("no evidence", "no interval: one user, or one class")
-    if not difference.leaves_out_zero:
-        return Verdict("no evidence", "interval holds 0")
-    return Verdict("better" if (difference.low > 0) == higher_is_better else "worse", "interval leaves out 0")
+    if not difference.excludes_zero:
+        return Verdict("no evidence", "interval contains 0")
+    return Verdict("better" if (difference.low > 0) == higher_is_better else "worse", "interval excludes 0")
 
 
 @dataclass(frozen=True)
 class Resamples:
-    """Bootstrap samples of clusters: ``weights`` float32 [clusters, samples], how often each was drawn, and ``cluster``
-    int64 [rows], the cluster of each row.
+    """Bootstrap samples of clusters: ``weights`` float32 [clusters, samples], the number of times each was drawn, and
+    ``cluster`` int64 [rows], the cluster of each row.
 
-    Sums of weights stay exact: they are whole numbers below 2**24.
+    Sums of weights are exact, since they are integers below 2**24.
     """
 
     weights: npt.NDArray[np.float32]
@@ -103,30 +103,30 @@ class Resamples:
 
     @classmethod
     def draw(cls, cluster: Ints, samples: int, seed: int = 0) -> Resamples:
-        """Draw clusters with replacement, as many as there are, so many times.
+        """Draw bootstrap samples: all clusters, with replacement.
 
         Parameters
         ----------
         cluster : int64 [rows]
-            The cluster of each row, by any numbers. One cluster alone cannot be resampled: there are no samples then.
+            The cluster of each row, any integers. A single cluster cannot be resampled and yields no samples.
         samples : int
-            Bootstrap samples.
+            Number of bootstrap samples.
         seed : int
-            Decides the draws.
+            Random seed.
         """
         number = np.unique(cluster, return_inverse=True)[1].ravel().astype(np.int64)
         clusters = int(number.max(initial=-1)) + 1
         weights = np.empty((clusters, samples if clusters > 1 else 0), dtype=np.float32)
-        for sample, times in enumerate(_drawn(clusters, weights.shape[1], seed)):
+        for sample, times in enumerate(_draws(clusters, weights.shape[1], seed)):
             weights[:, sample] = times
         return cls(weights, number)
 
     def take(self, rows: npt.NDArray[np.bool_]) -> Resamples:
-        """The same samples for some of the rows, ``bool [rows]``: what is compared across slices stays paired."""
+        """Return the same samples for a mask of rows, ``bool [rows]``, so that slices stay paired."""
         return Resamples(self.weights, self.cluster[rows])
 
     def sums(self, values: Doubles) -> Doubles:
-        """Weighted sums over rows ``float64 [samples, columns]`` of ``float64 [rows, columns]``, in single precision."""
+        """Sum ``float64 [rows, columns]`` per sample: ``float64 [samples, columns]``, computed in single precision."""
         clusters = len(self.weights)
         totals = np.stack(
             [np.bincount(self.cluster, weights=column, minlength=clusters) for column in values.T], axis=1
@@ -137,31 +137,31 @@ class Resamples:
 
 
 def mean_interval(values: Doubles, cluster: Ints, samples: int, seed: int = 0) -> Interval:
-    """The mean of ``float64 [rows]`` values and its interval over clusters, in double precision.
+    """Compute the mean of values ``float64 [rows]`` and its interval over clusters, in double precision.
 
     Parameters
     ----------
     values : float64 [rows]
-        At least one.
+        At least one value.
     cluster : int64 [rows]
         The cluster of each row.
     samples, seed : int
-        As for :meth:`Resamples.draw`, with the same draws.
+        As in :meth:`Resamples.draw`; the samples are the same.
     """
     number = np.unique(cluster, return_inverse=True)[1].ravel()
     total, count = np.bincount(number, values), np.bincount(number).astype(np.float64)
-    drawn = _drawn(len(count), samples if len(count) > 1 else 0, seed)
-    means = [float(times @ total) / float(times @ count) for times in drawn]
+    draws = _draws(len(count), samples if len(count) > 1 else 0, seed)
+    means = [float(times @ total) / float(times @ count) for times in draws]
     return Interval.of(float(total.sum() / count.sum()), np.array(means))
 
 
 def finite(value: float | None) -> float | None:
-    """The value as JSON holds it: None for NaN and infinity."""
+    """Return the value for JSON: None for NaN and infinity."""
     return value if value is not None and np.isfinite(value) else None
 
 
-def _drawn(clusters: int, samples: int, seed: int) -> Iterator[Ints]:
-    """Per sample: how often each cluster was drawn, ``int64 [clusters]``."""
+def _draws(clusters: int, samples: int, seed: int) -> Iterator[Ints]:
+    """Yield, per sample, the number of times each cluster was drawn, ``int64 [clusters]``."""
     rng = np.random.default_rng(seed)
     for _ in range(samples):
         yield np.bincount(rng.integers(0, clusters, clusters), minlength=clusters)

@@ -5,7 +5,7 @@
     SidkitError
     ├── ConfigError                 a settings file that cannot be used
     │   ├── SettingsChangedError    settings differ from those an artefact was made with
-    │   └── PluginError             a user's own class that cannot be used
+    │   └── PluginError             a user-defined class that cannot be used
     ├── RepoError                   a folder that is not a usable repository
     │   ├── RepoLockedError         another command holds the write lock
     │   ├── RegistryDamagedError    the registry was modified or is damaged
@@ -17,7 +17,7 @@
     ├── ArtifactError               a codebook, a ranker or a table on disk
     │   ├── ArtifactMissingError
     │   ├── ArtifactCorruptError    a file differs from its manifest
-    │   └── PluginChangedError      a class of a user's own is not the one that it was made with
+    │   └── PluginChangedError      the source of a user-defined class is missing or changed
     ├── CatalogError                the catalogue of versions
     │   ├── CatalogUnreachableError
     │   ├── CatalogCorruptError     a record was modified or is damaged
@@ -27,14 +27,14 @@
     ├── TimeError                   an invalid time
     │   └── LeakageError            an evaluation that starts before its artefacts' fit_end
     ├── FitError                    data that cannot be fitted on
-    │   └── TooFewPairsError        too little behaviour to learn from
+    │   └── TooFewPairsError        too few pairs to learn from
     ├── EvaluationError             data that cannot be evaluated on
     ├── ServingError                a request that cannot be answered
     ├── OnlineStoreError            an online store that cannot be read or written
     ├── MemoryLimitError            DuckDB reached its memory limit
     └── StorageError                the disk refused a write
 
-Each message says what was expected, what was given and how to fix it; the same facts are attributes.
+Each message states what was expected, what was given and how to fix it; the exception has the same facts as attributes.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class SettingsChangedError(ConfigError):
 
 
 class PluginError(ConfigError):
-    """A class of a user's own that is missing, cannot be imported, or does not keep its contract."""
+    """A user-defined class that is missing, cannot be imported, or does not implement its contract."""
 
 
 class RepoError(SidkitError):
@@ -159,7 +159,7 @@ class ArtifactCorruptError(ArtifactError):
 
 
 class PluginChangedError(ArtifactError):
-    """A class of a user's own is missing or is not the one that an artefact was made with.
+    """The source of a user-defined class is missing, or differs from the one that an artefact was made with.
 
     Parameters
     ----------
@@ -167,20 +167,20 @@ class PluginChangedError(ArtifactError):
         The file that differs, or the artefact's folder.
     reference : str
         The plug-in, with its hash.
-    expected, found : str
-        SHA-256, with the distribution where the plug-in belongs to one; ``found`` is None where there is nothing.
+    expected, actual : str
+        SHA-256, with the distribution if the plug-in belongs to one; ``actual`` is None if the source is missing.
     remedy : str
-        What to do about it, as an imperative.
+        How to fix it, as an imperative.
     """
 
-    def __init__(self, path: Path, reference: str, expected: str, found: str | None, remedy: str) -> None:
+    def __init__(self, path: Path, reference: str, expected: str, actual: str | None, remedy: str) -> None:
         self.path = path
         self.reference = reference
         self.expected = expected
-        self.found = found
+        self.actual = actual
         super().__init__(
-            f"{path}: the plug-in {reference} is {'missing' if found is None else 'not the one that was used'}: expected "
-            f"{expected}, found {found or 'nothing'}. It was not executed. To repair it, {remedy}."
+            f"{path}: the plug-in {reference} is {'missing' if actual is None else 'not the one that was used'}: expected "
+            f"{expected}, got {actual or 'nothing'}. It was not executed. To repair it, {remedy}."
         )
 
 
@@ -274,7 +274,7 @@ class FitError(SidkitError):
 
 
 class TooFewPairsError(FitError):
-    """Too few co-interaction pairs to learn from; the same fit without pairs may succeed."""
+    """Too few co-interaction pairs to learn from; a fit without pairs may succeed."""
 
 
 class EvaluationError(SidkitError):

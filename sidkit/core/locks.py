@@ -1,4 +1,4 @@
-"""Locks that end with their process: ``flock`` on POSIX systems and ``LockFileEx`` on Windows, both by filelock."""
+"""File locks that are released when the process ends: ``flock`` on POSIX, ``LockFileEx`` on Windows (via filelock)."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from filelock import lock_descriptor
 
 @contextmanager
 def locked_file(path: Path, *, wait: bool) -> Iterator[bool]:
-    """Lock a file for the block; created if missing, and not removed.
+    """Lock a file for the duration of the block; it is created if missing and not removed.
 
     Parameters
     ----------
     path : Path
-        Its folder must exist.
+        The file; its folder must exist.
     wait : bool
-        Wait until another holder releases it; otherwise return at once.
+        Wait for another holder to release the lock; otherwise return immediately.
 
     Yields
     ------
     bool
-        Whether the lock is held; False when another holds it, or on a file system without locks.
+        Whether the lock was acquired; False if another process holds it, or the file system does not support locks.
 
     Raises
     ------
@@ -33,26 +33,26 @@ def locked_file(path: Path, *, wait: bool) -> Iterator[bool]:
         When the file cannot be opened.
     """
     with path.open("ab") as file:
-        yield _taken(file.fileno(), wait=wait)
+        yield _acquire(file.fileno(), wait=wait)
 
 
 @contextmanager
 def locked_folder(folder: Path, *, wait: bool) -> Iterator[bool]:
-    """Lock an existing folder for the block, without writing anything into it.
+    """Lock an existing folder for the duration of the block, without writing into it.
 
-    On Windows, where a folder cannot be opened, a hidden file beside it is locked instead, and removed in the end.
+    On Windows, where folders cannot be opened, a hidden file next to it is locked instead, and removed afterwards.
 
     Parameters
     ----------
     folder : Path
-        Not followed where it is a symbolic link.
+        The folder; symbolic links are not followed.
     wait : bool
         As in :func:`locked_file`.
 
     Yields
     ------
     bool
-        As :func:`locked_file` does; False as well when the folder was removed or replaced meanwhile.
+        As :func:`locked_file`; also False if the folder was removed or replaced in the meantime.
 
     Raises
     ------
@@ -63,25 +63,25 @@ def locked_folder(folder: Path, *, wait: bool) -> Iterator[bool]:
         beside = folder.with_name(f".{folder.name}.lock")
         with locked_file(beside, wait=wait) as held:
             yield held
-        with suppress(OSError):  # refused while another process has it open, which keeps the lock one and the same
+        with suppress(OSError):  # Windows refuses while another process has it open, so a lock in use is not removed
             beside.unlink()
         return
     descriptor = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW)
     try:
-        yield _taken(descriptor, wait=wait) and _is(folder, descriptor)
+        yield _acquire(descriptor, wait=wait) and _is_same(folder, descriptor)
     finally:
         os.close(descriptor)
 
 
-def _taken(descriptor: int, *, wait: bool) -> bool:
+def _acquire(descriptor: int, *, wait: bool) -> bool:
     try:
         return lock_descriptor(descriptor, blocking=wait)
     except OSError:
         return False
 
 
-def _is(folder: Path, descriptor: int) -> bool:
-    """Whether a path still refers to the opened folder."""
+def _is_same(folder: Path, descriptor: int) -> bool:
+    """Whether the path still refers to the opened folder."""
     try:
         return os.path.samestat(folder.stat(follow_symlinks=False), os.fstat(descriptor))
     except OSError:

@@ -1,4 +1,4 @@
-"""The peak memory of the process."""
+"""Peak memory of the process."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 
 def peak_rss_mb() -> float:
-    """The most memory that this process or one of its children used, in MiB; on Windows that of this process alone."""
+    """Peak resident memory of this process or any of its children, in MiB; on Windows, of this process only."""
     if sys.platform == "win32":
         import psutil
 

@@ -1,23 +1,23 @@
-"""Plug-ins: a class of a user's own, named where a preset, a command or an artefact names one of the kit's.
+"""Plug-ins: user-defined classes, used in presets, commands and artefacts like the built-in ones.
 
 A plug-in is named in one of two ways:
 
-- ``path/to/file.py:Class``: a class in one Python file. The path is relative to the file that names it (a preset), else to the
-  working directory. What the file imports must be installed: a second file beside it is not part of the plug-in.
+- ``path/to/file.py:Class``: a class in one Python file. The path is relative to the preset that names it, else to the working
+  directory. The file may import installed packages only: other files in its folder are not part of the plug-in.
 - the name of a Python entry point of an installed distribution, in the group of its kind (``sidkit.quantizers``,
   ``sidkit.encoders``, ``sidkit.representations``, ``sidkit.histories``, ``sidkit.datasets``).
 
-A name is resolved once, when the preset is read: the file is executed, the class is compared with the contract (the base class
-of its kind), and the name becomes a **reference** that holds a hash, ``file.py:Class@<hash>`` or ``name@<version>+<hash>``.
-References stand wherever built-in names do, in specs, the catalogue and artefacts, so another source is another codebook.
+A name is resolved once, when the preset is read: the file is executed, the class is checked against the contract (the base
+class of its kind), and the name becomes a **reference** with a hash, ``file.py:Class@<hash>`` or ``name@<version>+<hash>``.
+References are used like built-in names in specs, the catalogue and artefacts, so a changed source gives another codebook.
 
-An artefact whose preset named a file holds a **copy of that file** in ``plugins/``, listed in its manifest as ``plugins`` with
-its SHA-256. The artefact is loaded from the copy: it can be moved, served from another folder, and outlives later edits of the
-original. A plug-in of a distribution is not copied, since a package is more than one module: the manifest holds distribution,
-version and the SHA-256 of the module's file, and the same must be installed where the artefact is loaded. In both cases a
-source that is missing or differs is refused before it is executed.
+An artefact whose preset names a file has a **copy of that file** in ``plugins/``, listed in its manifest as ``plugins`` with
+its SHA-256. The artefact is loaded from the copy, so it can be moved, served from another folder, and is unaffected by later
+edits of the original. A plug-in of a distribution is not copied, since a package has more than one module: the manifest has
+the distribution, its version and the SHA-256 of the module's file, and the same must be installed where the artefact is
+loaded. In both cases, a missing or changed source raises an error before it is executed.
 
-Nothing is unpickled, and no code of a user's is executed unless a preset, a command or an artefact names it.
+Nothing is unpickled, and user code is executed only if a preset, a command or an artefact names it.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ from sidkit.core.remedies import remedy
 T = TypeVar("T")
 
 FOLDER = "plugins"
-"""The folder of an artefact that holds the sources of its plug-ins, and the key of its manifest that lists them."""
+"""Folder of an artefact with the sources of its plug-ins, and the manifest key that lists them."""
 LONGEST = 64
-"""Characters of a reference: the catalogue's columns are no wider."""
+"""Maximum characters of a reference: the width of the catalogue's columns."""
 _SHOWN = 12  # hex digits of a SHA-256 in a reference
 _FILE = re.compile(r"(?P<path>.+\.py):(?P<name>[^\W\d]\w*)", re.DOTALL)
 
 
 class Reference(str):
-    """The name of a plug-in with its hash; it knows where its source lies, in another process too."""
+    """Name of a plug-in with its hash, and the path of its source; both survive pickling to another process."""
 
     __slots__ = ("group", "path")
     group: str
@@ -59,10 +59,10 @@ class Reference(str):
 
     @classmethod
     def of(cls, text: str, group: str, path: Path | None) -> Reference:
-        """``path`` is the file of the source; None for a distribution's."""
-        made = cls(text)
-        made.group, made.path = group, path
-        return made
+        """Create a reference; ``path`` is the source file, None for a plug-in of a distribution."""
+        reference = cls(text)
+        reference.group, reference.path = group, path
+        return reference
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Reference.of, (str(self), self.group, self.path)
@@ -70,10 +70,10 @@ class Reference(str):
 
 @dataclass(frozen=True)
 class Plugin:
-    """A class of a user's own, and what it is recorded by.
+    """A user-defined class and its source.
 
-    ``source`` is the text of its file as it was executed; None for a class of a distribution, which ``distribution``,
-    ``version`` and ``module`` name.
+    ``source`` is the content of the executed file; None for a class of a distribution, which is identified by
+    ``distribution``, ``version`` and ``module``.
     """
 
     reference: Reference
@@ -86,17 +86,17 @@ class Plugin:
 
     @property
     def file(self) -> str | None:
-        """Where an artefact holds its source, relative to the artefact's folder."""
+        """Path of the copied source, relative to the artefact's folder."""
         if self.source is None or self.reference.path is None:
             return None
         return f"{FOLDER}/{self.reference.path.stem.split('@')[0]}@{self.sha256[:_SHOWN]}.py"
 
     def describe(self, *, copied: bool = True) -> dict[str, str]:
-        """What a manifest says of it; ``copied`` where it lies in the artefact's folder."""
-        stated: dict[str, str | None] = {"reference": str(self.reference), "group": self.reference.group}
-        stated |= {"sha256": self.sha256, "file": self.file if copied else None}
-        stated |= {"distribution": self.distribution, "version": self.version, "module": self.module}
-        return {key: value for key, value in stated.items() if value is not None}
+        """Return the manifest entry; ``copied`` if the source is copied to the artefact's folder."""
+        entry: dict[str, str | None] = {"reference": str(self.reference), "group": self.reference.group}
+        entry |= {"sha256": self.sha256, "file": self.file if copied else None}
+        entry |= {"distribution": self.distribution, "version": self.version, "module": self.module}
+        return {key: value for key, value in entry.items() if value is not None}
 
 
 _registries: dict[str, Registry[Any]] = {}
@@ -104,24 +104,24 @@ _known: dict[tuple[str, str], Plugin] = {}
 _reference_of: dict[type[Any], Reference] = {}
 _modules: dict[str, ModuleType] = {}
 _imported_as: dict[str, str] = {}
-"""Module of an entry point -> SHA-256 of its file when it was imported."""
+"""Module of an entry point -> SHA-256 of its file at import."""
 
 
 class Registry(Generic[T]):
-    """The built-in classes of one kind by name, and the plug-ins beside them.
+    """Maps names to the built-in classes and plug-ins of one kind.
 
     Parameters
     ----------
     noun : str
-        What is named, for messages: ``quantizer``.
+        Name of the kind in messages, such as ``quantizer``.
     group : str
-        The group of entry points.
+        Entry point group.
     contract : str
-        The base class that a plug-in derives from, ``module:Class``; imported when a plug-in is resolved.
+        Base class of plug-ins, ``module:Class``; imported when a plug-in is resolved.
     built_in : mapping
-        Name -> class, or ``module:Class`` of one that is imported on use.
+        Name -> class, or ``module:Class`` of a class that is imported on use.
     takes : tuple of str
-        Arguments that the constructor must take.
+        Arguments that the constructor must accept.
     """
 
     def __init__(
@@ -137,151 +137,158 @@ class Registry(Generic[T]):
         _registries[group] = self
 
     def resolved(self, name: str, folder: Path | None = None) -> str:
-        """The reference of a plug-in; a built-in name, or one that names nothing, as it is (:meth:`find` refuses the latter).
+        """Resolve the name of a plug-in to its reference; return a built-in or unknown name unchanged.
+
+        :meth:`find` raises for unknown names.
 
         Parameters
         ----------
         name : str
-            As a user wrote it, or a reference.
+            Built-in name, plug-in name or reference.
         folder : Path, optional
-            What a path is relative to, before the working directory.
+            Folder that a path is relative to, tried before the working directory.
 
         Raises
         ------
         PluginError
-            When the file or the class is missing, cannot be imported, or does not keep the contract.
+            When the file or the class is missing, cannot be imported, or does not implement the contract.
         """
         if name in self.built_in:
             return name
         if (self.group, name) in _known:
             return _known[self.group, name].reference
-        if isinstance(name, Reference) and name.path is not None:  # of another process
-            plugin = self._of_file(name.path, name.partition("@")[0].rpartition(":")[2])
-        elif stated := _FILE.fullmatch(name):
-            plugin = self._of_file(_found(stated["path"], folder, self.noun), stated["name"])
+        if isinstance(name, Reference) and name.path is not None:  # from another process
+            plugin = self._from_file(name.path, name.partition("@")[0].rpartition(":")[2])
+        elif match := _FILE.fullmatch(name):
+            plugin = self._from_file(_locate(match["path"], folder, self.noun), match["name"])
         elif point := self._entry_point(name.partition("@")[0]):
-            plugin = self._of_entry_point(point)
+            plugin = self._from_entry_point(point)
         else:
             return name
         if "@" in name.rpartition(":")[2] and plugin.reference != name:
-            raise PluginError(f"the {self.noun} {name} has changed: found {plugin.reference}. Run the command again")
+            raise PluginError(
+                f"expected the {self.noun} {name}, got {plugin.reference}: its source changed. Run the command again"
+            )
         return plugin.reference
 
     def resolved_field(self, name: str, info: ValidationInfo) -> str:
-        """:meth:`resolved` for a field of a model, relative to the file that is read; problems as pydantic wants them."""
+        """Resolve the field of a pydantic model, relative to the file that is read; raise ``ValueError`` on failure."""
         try:
             return self.resolved(name, (info.context or {}).get("folder"))
         except PluginError as error:
             raise ValueError(str(error)) from error
 
     def find(self, name: str) -> type[T]:
-        """The class of a built-in name, of a reference or of a plug-in's name.
+        """Return the class of a built-in name, a plug-in name or a reference.
 
         Raises
         ------
         ConfigError
-            When there is none; it lists what there is.
+            When the name is unknown; the message lists the available names.
         """
         if name in self.built_in:
             kind = self.built_in[name]
-            return cast("type[T]", _imported(kind)) if isinstance(kind, str) else kind
+            return cast("type[T]", _import(kind)) if isinstance(kind, str) else kind
         plugin = self.plugin(name)
         if plugin is None:
-            raise ConfigError(f"no {self.noun} {name!r}; there are {self._listed()}")
+            raise ConfigError(f"no {self.noun} named {name!r}; available: {self._available()}")
         return plugin.kind
 
     def plugin(self, name: str) -> Plugin | None:
-        """The plug-in of a name or a reference; None for a built-in name and for one that names nothing."""
+        """Return the plug-in of a name or a reference; None for a built-in or unknown name."""
         return _known.get((self.group, self.resolved(name)))
 
     def name_of(self, part: object) -> str:
-        """What a part is recorded as: the reference of its plug-in, or its own ``name``."""
+        """Return the name that identifies a part in artefacts: the reference of its plug-in, or its ``name``."""
         reference = _reference_of.get(type(part))
         return str(reference if reference is not None else part.name)  # type: ignore[attr-defined]
 
-    def _listed(self) -> str:
+    def _available(self) -> str:
         installed = sorted({point.name for point in importlib.metadata.entry_points(group=self.group)})
-        return f"{', '.join([*self.built_in, *installed])}, or a class of your own as path/to/file.py:Class"
+        return f"{', '.join([*self.built_in, *installed])}, or a user-defined class as path/to/file.py:Class"
 
     def _entry_point(self, name: str) -> importlib.metadata.EntryPoint | None:
-        found = [point for point in importlib.metadata.entry_points(group=self.group) if point.name == name]
-        if len(found) > 1:
-            owners = ", ".join(sorted(point.dist.name for point in found if point.dist is not None))
+        points = [point for point in importlib.metadata.entry_points(group=self.group) if point.name == name]
+        if len(points) > 1:
+            owners = ", ".join(sorted(point.dist.name for point in points if point.dist is not None))
             raise PluginError(
-                f"the {self.noun} {name!r} is an entry point of several distributions ({owners}); uninstall all but one, or "
-                "name the class as path/to/file.py:Class"
+                f"expected one distribution with the {self.noun} {name!r} as an entry point, got {owners}; uninstall all but "
+                "one, or name the class as path/to/file.py:Class"
             )
-        return found[0] if found else None
+        return points[0] if points else None
 
-    def _of_file(self, path: Path, name: str) -> Plugin:
+    def _from_file(self, path: Path, name: str) -> Plugin:
         try:
             source = path.read_bytes()
         except OSError as error:
             raise PluginError(
                 f"the {self.noun} in {path} cannot be read ({error.strerror}); correct the path"
             ) from error
-        return self._of_source(source, path, name)
+        return self._from_source(source, path, name)
 
-    def _of_source(self, source: bytes, path: Path, name: str) -> Plugin:
+    def _from_source(self, source: bytes, path: Path, name: str) -> Plugin:
         digest = hashlib.sha256(source).hexdigest()
-        module = _executed(source, digest, path)
+        module = _execute(source, digest, path)
         if not hasattr(module, name):
-            own = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
-            raise PluginError(f"{path} has no {name!r}; it has {', '.join(own) or 'no class'}")
-        kind = self._checked(getattr(module, name), f"{path}:{name}")
+            defined = [
+                key for key, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__
+            ]
+            raise PluginError(f"{path} has no class {name!r}; available: {', '.join(defined) or 'none'}")
+        kind = self._validated(getattr(module, name), f"{path}:{name}")
         file = path.name.partition("@")[0].removesuffix(".py")
         reference = Reference.of(f"{file}.py:{name}@{digest[:_SHOWN]}", self.group, path)
-        return self._taken_up(Plugin(reference, kind, digest, source))
+        return self._register(Plugin(reference, kind, digest, source))
 
-    def _of_entry_point(self, point: importlib.metadata.EntryPoint) -> Plugin:
+    def _from_entry_point(self, point: importlib.metadata.EntryPoint) -> Plugin:
         file, digest = _module_file(point, self.noun)
         if point.dist is None:
             raise PluginError(
-                f"the {self.noun} {point.name!r} belongs to no distribution; install the package that has it"
+                f"expected an installed distribution for the {self.noun} {point.name!r}, got none; install its package"
             )
         try:
             loaded = point.load()
-        except Exception as error:  # a user's module may raise anything
+        except Exception as error:  # a user-defined module may raise anything
             raise PluginError(
-                f"the {self.noun} {point.name!r} ({point.value} in {file}) cannot be imported ({type(error).__name__}: {error})"
+                f"the {self.noun} {point.name!r} ({point.value} in {file}) cannot be imported "
+                f"({type(error).__name__}: {error}); fix the module"
             ) from error
         if _imported_as.setdefault(point.module, digest) != digest:
-            raise PluginError(f"{file} changed after this process imported it; start the process again")
-        kind = self._checked(loaded, f"{point.name} ({point.value})")
+            raise PluginError(f"{file} changed after this process imported it; restart the process")
+        kind = self._validated(loaded, f"{point.name} ({point.value})")
         reference = Reference.of(f"{point.name}@{point.dist.version}+{digest[:_SHOWN]}", self.group, None)
         plugin = Plugin(reference, kind, digest, None, point.dist.name, point.dist.version, point.module)
-        return self._taken_up(plugin)
+        return self._register(plugin)
 
-    def _checked(self, kind: object, named: str) -> type[T]:
-        """The class, when it keeps the contract."""
-        contract = _imported(self.contract)
+    def _validated(self, kind: object, label: str) -> type[T]:
+        """Return the class if it implements the contract; raise otherwise."""
+        contract = _import(self.contract)
         base = self.contract.replace(":", ".")
         if not isinstance(kind, type):
-            raise PluginError(f"{named} is {kind!r:.80}; expected a class that derives from {base}")
+            raise PluginError(f"{label} is {kind!r:.80}; expected a class that derives from {base}")
         missing = sorted(name for name in dir(contract) if _is_abstract(contract, name) and _is_abstract(kind, name))
         if missing:
             raise PluginError(
-                f"{named} lacks {', '.join(missing)} of the contract {base}; write {'it' if len(missing) == 1 else 'them'}: "
-                "the base class says what comes in and what goes out"
+                f"{label} does not implement {', '.join(missing)} of {base}; add {'it' if len(missing) == 1 else 'them'} as "
+                "documented in the base class"
             )
         if not issubclass(kind, contract):
             raise PluginError(
-                f"{named} does not derive from {base}; write `class {kind.__name__}({contract.__name__})`"
+                f"{label} does not derive from {base}; write `class {kind.__name__}({contract.__name__})`"
             )
         parameters = inspect.signature(kind).parameters
-        if not any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
             unknown = [name for name in self.takes if name not in parameters]
             if unknown:
                 raise PluginError(
-                    f"the constructor of {named} does not take {', '.join(unknown)}, which {base} asks for"
+                    f"the constructor of {label} does not accept {', '.join(unknown)}, required by {base}; add the argument"
                 )
         return cast("type[T]", kind)
 
-    def _taken_up(self, plugin: Plugin) -> Plugin:
+    def _register(self, plugin: Plugin) -> Plugin:
         if len(plugin.reference) > LONGEST:
             raise PluginError(
-                f"{plugin.reference} has {len(plugin.reference)} characters and the catalogue holds {LONGEST}; shorten the "
-                "name of the file or of the class"
+                f"expected at most {LONGEST} characters, got {len(plugin.reference)} in {plugin.reference}; shorten the name "
+                "of the file or of the class"
             )
         _known[self.group, str(plugin.reference)] = plugin
         _reference_of[plugin.kind] = plugin.reference
@@ -289,13 +296,13 @@ class Registry(Generic[T]):
 
 
 def described(plugins: Iterable[Plugin | None]) -> dict[str, list[dict[str, str]]]:
-    """What a manifest says of the plug-ins of an artefact: nothing where there are none."""
-    stated = {plugin.reference: plugin.describe() for plugin in plugins if plugin is not None}
-    return {FOLDER: list(stated.values())} if stated else {}
+    """Return the manifest entries of an artefact's plug-ins; empty if it has none."""
+    entries = {plugin.reference: plugin.describe() for plugin in plugins if plugin is not None}
+    return {FOLDER: list(entries.values())} if entries else {}
 
 
 def write_sources(folder: Path, plugins: Iterable[Plugin | None]) -> None:
-    """Copy the sources of plug-ins that are files into the folder of an artefact."""
+    """Copy the sources of plug-in files to the folder of an artefact."""
     for plugin in plugins:
         if plugin is not None and plugin.source is not None and plugin.file is not None:
             (folder / FOLDER).mkdir(exist_ok=True)
@@ -303,69 +310,69 @@ def write_sources(folder: Path, plugins: Iterable[Plugin | None]) -> None:
 
 
 def load_plugins(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Take up the plug-ins that an artefact's manifest lists, so that its references can be resolved.
+    """Register the plug-ins listed in an artefact's manifest, so that its references can be resolved.
 
     Parameters
     ----------
     folder : Path
-        The artefact's.
+        Folder of the artefact.
     manifest : mapping
-        With its own hash verified; a source is compared with it before it is executed.
+        Manifest whose hash was verified; each source is compared with it before it is executed.
 
     Raises
     ------
     PluginChangedError
-        When a source is missing or differs from its hash, or a distribution is not installed or of another version.
+        When a source is missing or does not match its hash, or a distribution is missing or has another version.
     PluginError
-        When a source cannot be imported here, such as for a missing library.
+        When a source cannot be imported, for example because a library is missing.
     """
-    for stated in manifest.get(FOLDER, ()):
-        registry = _registries[stated["group"]]
-        if "file" in stated:
-            path = folder / stated["file"]
+    for entry in manifest.get(FOLDER, ()):
+        registry = _registries[entry["group"]]
+        if "file" in entry:
+            path = folder / entry["file"]
             source = path.read_bytes() if path.is_file() else None
-            found = None if source is None else hashlib.sha256(source).hexdigest()
-            if source is None or found != stated["sha256"]:
-                raise PluginChangedError(path, stated["reference"], stated["sha256"], found, remedy(path))
-            if (registry.group, stated["reference"]) not in _known:
-                registry._of_source(source, path, stated["reference"].partition("@")[0].rpartition(":")[2])
+            actual = None if source is None else hashlib.sha256(source).hexdigest()
+            if source is None or actual != entry["sha256"]:
+                raise PluginChangedError(path, entry["reference"], entry["sha256"], actual, remedy(path))
+            if (registry.group, entry["reference"]) not in _known:
+                registry._from_source(source, path, entry["reference"].partition("@")[0].rpartition(":")[2])
             continue
-        expected = f"{stated['distribution']} {stated['version']}, {stated['module']} {stated['sha256']}"
-        found = None
-        point = registry._entry_point(stated["reference"].partition("@")[0])
+        expected = f"{entry['distribution']} {entry['version']}, {entry['module']} {entry['sha256']}"
+        actual = None
+        point = registry._entry_point(entry["reference"].partition("@")[0])
         if point is not None and point.dist is not None:
-            found = f"{point.dist.name} {point.dist.version}, {point.module} {_module_file(point, registry.noun)[1]}"
-        if found != expected:
-            install = f"install {stated['distribution']}=={stated['version']} as it was, or make the artefact again"
-            raise PluginChangedError(folder, stated["reference"], expected, found, install)
-        registry.resolved(stated["reference"])
+            actual = f"{point.dist.name} {point.dist.version}, {point.module} {_module_file(point, registry.noun)[1]}"
+        if actual != expected:
+            install = (
+                f"install {entry['distribution']}=={entry['version']} with the same files, or fit the artefact again"
+            )
+            raise PluginChangedError(folder, entry["reference"], expected, actual, install)
+        registry.resolved(entry["reference"])
 
 
-def _found(text: str, folder: Path | None, noun: str) -> Path:
-    """The file of a plug-in: relative to the file that names it, else to the working directory."""
-    places = [place / text for place in (folder, Path.cwd()) if place is not None]
-    for path in places:
+def _locate(text: str, folder: Path | None, noun: str) -> Path:
+    """Return the file of a plug-in, relative to the preset's folder, else to the working directory."""
+    candidates = [parent / text for parent in (folder, Path.cwd()) if parent is not None]
+    for path in candidates:
         if path.is_file():
             return path.resolve()
-    listed = " and not ".join(dict.fromkeys(str(path) for path in places))
-    raise PluginError(
-        f"the file of the {noun} {text!r} is missing: not {listed}; correct the path in front of the colon"
-    )
+    tried = " and ".join(dict.fromkeys(str(path) for path in candidates))
+    raise PluginError(f"no file {text!r} of the {noun}: looked for {tried}; correct the path before the colon")
 
 
-def _executed(source: bytes, digest: str, path: Path) -> ModuleType:
-    """The module of a source, executed once per process; its name holds its hash."""
+def _execute(source: bytes, digest: str, path: Path) -> ModuleType:
+    """Execute a source as a module, once per process; the module's name contains the hash."""
     if digest in _modules:
         return _modules[digest]
     module = ModuleType(f"sidkit_plugin_{digest[:_SHOWN]}")
     module.__file__ = str(path)
-    sys.modules[module.__name__] = module  # dataclasses and torch look their classes' module up
+    sys.modules[module.__name__] = module  # dataclasses and torch look up the module of a class
     try:
         exec(compile(source, str(path), "exec"), module.__dict__)
     except Exception as error:
         del sys.modules[module.__name__]
         raise PluginError(
-            f"{path} cannot be imported ({type(error).__name__}: {error}). A plug-in is one file, and what it imports must be "
+            f"{path} cannot be imported ({type(error).__name__}: {error}). A plug-in is one file, and its imports must be "
             "installed"
         ) from error
     _modules[digest] = module
@@ -373,26 +380,26 @@ def _executed(source: bytes, digest: str, path: Path) -> ModuleType:
 
 
 def _module_file(point: importlib.metadata.EntryPoint, noun: str) -> tuple[Path, str]:
-    """The file of an entry point's module and its SHA-256; the module itself is not executed."""
+    """Return the file of an entry point's module and its SHA-256, without executing the module."""
     try:
         spec = importlib.util.find_spec(point.module)
-    except Exception as error:  # so may the package around it
+    except Exception as error:  # its parent package is imported, and may raise anything
         raise PluginError(
             f"the {noun} {point.name!r} cannot be imported ({type(error).__name__}: {error}); install its distribution again"
         ) from error
     if spec is None or spec.origin is None or not Path(spec.origin).is_file():
         raise PluginError(
-            f"the {noun} {point.name!r} is in {point.module}, which is missing; install its distribution again"
+            f"expected module {point.module} of the {noun} {point.name!r}, got no such file; install its distribution again"
         )
     path = Path(spec.origin)
     return path, hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _imported(name: str) -> type[Any]:
+def _import(name: str) -> type[Any]:
     module, _, attribute = name.partition(":")
     return cast("type[Any]", getattr(importlib.import_module(module), attribute))
 
 
 def _is_abstract(kind: type[Any], name: str) -> bool:
-    """Whether a class has not got a method, or its base's abstract one only."""
+    """Whether a class does not implement a method."""
     return not hasattr(kind, name) or bool(getattr(getattr(kind, name), "__isabstractmethod__", False))

@@ -1,4 +1,4 @@
-"""Results as frozen dataclasses, and JSON at the edge."""
+"""Conversion between frozen dataclasses and JSON."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ _adapters: dict[type[Any], TypeAdapter[Any]] = {}
 
 
 def record_json(record: Any) -> Any:
-    """A dataclass, and what it holds, as JSON values: its fields by name, tuples as lists."""
+    """Convert a dataclass to JSON values: fields by name, tuples as lists, recursively."""
     return _adapter(type(record)).dump_python(record, mode="json")
 
 
-def record_of(kind: type[Record], told: Any, path: Path) -> Record:
-    """A dataclass from the JSON values of :func:`record_json`; fields that the dataclass does not have are left out.
+def record_of(kind: type[Record], values: Any, path: Path) -> Record:
+    """Build a dataclass from the JSON values of :func:`record_json`; unknown fields are ignored.
 
     Parameters
     ----------
     kind : type
-        A dataclass.
-    told : JSON value
-        Its fields by name.
+        The dataclass.
+    values : JSON value
+        Fields by name.
     path : Path
-        Where they were read, for the error.
+        File of the values, for the error message.
 
     Raises
     ------
     ArtifactCorruptError
-        When a field is missing or of another type.
+        When a field is missing or has the wrong type.
     """
     try:
-        record: Record = _adapter(kind).validate_python(told)
+        record: Record = _adapter(kind).validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the file"
-        raise ArtifactCorruptError(path, f"it holds no {kind.__name__}: {place}: {first['msg']}") from error
+        raise ArtifactCorruptError(path, f"it is not a valid {kind.__name__}: {place}: {first['msg']}") from error
     return record
 
 
 def read_record(kind: type[Record], path: Path) -> Record:
-    """A dataclass from a JSON file; errors are those of :func:`record_of`."""
+    """Read a dataclass from a JSON file; raises the errors of :func:`record_of`."""
     return record_of(kind, read_json(path), path)
 
 

@@ -18,7 +18,7 @@ from sidkit.core.files import written_beside
 _DETAILS, _HASH = b"details", b"sha256"
 
 
-def write_kept_table(path: Path, table: pa.Table, details: Mapping[str, Any]) -> None:
+def write_sealed_table(path: Path, table: pa.Table, details: Mapping[str, Any]) -> None:
     """Write a table of strings and numbers atomically.
 
     Parameters
@@ -36,13 +36,13 @@ def write_kept_table(path: Path, table: pa.Table, details: Mapping[str, Any]) ->
         pq.write_table(table.replace_schema_metadata(metadata), temporary, compression="zstd")
 
 
-def read_kept_table(path: Path, *, without_hash: bool = False) -> tuple[pa.Table, dict[str, Any]]:
+def read_sealed_table(path: Path, *, without_hash: bool = False) -> tuple[pa.Table, dict[str, Any]]:
     """Read a table and its details.
 
     Parameters
     ----------
     path : Path
-        A file written by :func:`write_kept_table`.
+        A file written by :func:`write_sealed_table`.
     without_hash : bool
         Read a file of a release that stored no hash.
 
@@ -55,11 +55,11 @@ def read_kept_table(path: Path, *, without_hash: bool = False) -> tuple[pa.Table
         table = pq.read_table(path)
         metadata = table.schema.metadata or {}
         text = metadata[_DETAILS].decode()
-        whole = without_hash or metadata[_HASH].decode() == _digest(table, text)
+        intact = without_hash or metadata[_HASH].decode() == _digest(table, text)
         details: dict[str, Any] = json.loads(text)
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         raise ArtifactCorruptError(path, f"it cannot be read ({type(error).__name__}: {error})") from error
-    if not whole:
+    if not intact:
         raise ArtifactCorruptError(path, "its content does not match its stored SHA-256")
     return table.replace_schema_metadata(None), details
 

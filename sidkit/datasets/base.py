@@ -1,4 +1,4 @@
-"""The contract of a data set that code writes."""
+"""Base class of generated data sets."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from sidkit.core.config import Feedback
 
 
 class GeneratedDataset(ABC):
-    """A data set that is written into a repo: a synthetic world, a download, an export of another system.
+    """A data set written by code: synthetic data, a download, an export of another system.
 
-    The class attributes become ``[source]`` of the repo's ``sidkit.toml`` (:class:`sidkit.core.config.SourceSettings` says what
-    they mean).
+    The class attributes become ``[source]`` of the repository's ``sidkit.toml``; see
+    :class:`sidkit.core.config.SourceSettings`.
 
     Parameters
     ----------
     variant : str
-        What follows the name on the command line, ``weak`` of ``synthetic:weak``; empty where nothing does.
+        Text after the name on the command line, such as ``weak`` in ``synthetic:weak``; empty by default.
 
     Examples
     --------
@@ -49,10 +49,10 @@ class GeneratedDataset(ABC):
         folder : Path
             An empty folder.
         impressions : int
-            About how many rows of ``interactions`` are wanted (``--impressions``); a data set of a fixed size ignores it.
+            Approximate number of rows of ``interactions`` (``--impressions``); ignored by a data set of fixed size.
 
         Returns
         -------
         int
-            Rows of ``interactions``.
+            Number of rows of ``interactions``.
         """

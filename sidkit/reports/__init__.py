@@ -1,4 +1,4 @@
-"""What the HTML reports share: the layout, the style, the base script, and the rendering of a page into one file."""
+"""Shared parts of the HTML reports: layout, style, base script, and rendering of a page into one file."""
 
 from sidkit.reports.page import render_page
 

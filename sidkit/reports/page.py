@@ -1,4 +1,4 @@
-"""Self-contained HTML pages: Jinja2 templates with style, scripts and data inlined; a page may load nothing else."""
+"""Self-contained HTML pages: Jinja2 templates with style, scripts and data inlined; pages load no other resources."""
 
 from __future__ import annotations
 
@@ -27,35 +27,35 @@ def render_page(
         A package with ``templates/page.html``, which extends the shared ``layout.html``, and with the files of
         ``styles`` and ``scripts`` in ``static/``.
     styles, scripts : sequence of str
-        File names, joined in their order after the shared ``style.css`` and ``base.js``. All scripts share one scope
+        File names, appended in order to the shared ``style.css`` and ``base.js``. All scripts share one scope
         and run in strict mode.
     data : JSON value
-        What the scripts read.
+        Data for the scripts.
     content : mapping
-        Variables of the template. Their text is escaped when it is inserted.
+        Variables of the template; text is escaped on insertion.
 
     Returns
     -------
     str
-        The page: the same text for the same arguments.
+        The page; identical arguments give identical text.
     """
     style = _joined("style.css", package, styles)
     script = f'"use strict";\n(() => {{\n{_joined("base.js", package, scripts)}\n}})();\n'
     policy = f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; img-src data:"
-    # Markup: these four are our own files, hashes of them, and JSON that is escaped for a script element.
-    own = {"policy": policy, "style": style, "script": script, "data": json_in_html(data)}
+    # Markup is safe: trusted files, their hashes, and JSON escaped for a script element.
+    trusted = {"policy": policy, "style": style, "script": script, "data": json_in_html(data)}
     page = _environment(package).get_template("page.html")
-    return page.render({**content, **{name: Markup(text) for name, text in own.items()}})
+    return page.render({**content, **{name: Markup(text) for name, text in trusted.items()}})
 
 
 def json_in_html(value: Any) -> str:
-    """JSON that can stand in a ``<script>`` element whatever its strings are."""
+    """Return JSON that is safe inside a ``<script>`` element."""
     dumped = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return re.sub("[<>&\u2028\u2029]", lambda found: f"\\u{ord(found[0]):04x}", dumped)
+    return re.sub("[<>&\u2028\u2029]", lambda match: f"\\u{ord(match[0]):04x}", dumped)
 
 
 def _environment(package: str) -> Environment:
-    """Templates of the package first, then the shared ones; every inserted value is escaped, a missing one is an error."""
+    """Load templates of the package, then shared ones; escape every value and reject missing variables."""
     return Environment(
         loader=ChoiceLoader([PackageLoader(package), PackageLoader(_SHARED)]),
         autoescape=True,
@@ -67,8 +67,8 @@ def _environment(package: str) -> Environment:
 
 
 def _joined(shared: str, package: str, names: Sequence[str]) -> str:
-    own = files(package) / "static"
-    parts = [files(_SHARED) / "static" / shared, *(own / name for name in names)]
+    static = files(package) / "static"
+    parts = [files(_SHARED) / "static" / shared, *(static / name for name in names)]
     return "\n".join(part.read_text(encoding="utf-8") for part in parts)
 
 

@@ -64,13 +64,13 @@ def upgrade(repo: Repo) -> list[str]:
     RepoError
         When a later release wrote the repository.
     """
-    began = format_to_upgrade(repo.path)
-    if began > FORMAT:
-        raise RepoError(f"expected format {FORMAT} or earlier, got {began} in {repo.path}; install a later release")
+    current = format_to_upgrade(repo.path)
+    if current > FORMAT:
+        raise RepoError(f"expected format {FORMAT} or earlier, got {current} in {repo.path}; install a later release")
     done = rename_class_paths(repo)
-    if began < FORMAT:
-        write_format(repo.path, began)  # marks a killed upgrade as unfinished
-    for number in range(began + 1, FORMAT + 1):
+    if current < FORMAT:
+        write_format(repo.path, current)  # marks a killed upgrade as unfinished
+    for number in range(current + 1, FORMAT + 1):
         for step in STEPS:
             if step.to == number:
                 done += step.run(repo)

@@ -10,9 +10,9 @@ from sidkit.stores.old_paths import NEW_PATHS
 
 
 def rename_class_paths(repo: Repo) -> list[str]:
-    """Write the new class paths where the file names old ones; every other character stays as it is.
+    """Replace old class paths by the new ones; the rest of the file is unchanged.
 
-    It belongs to no format, because the file is the user's: a repo may name an old path whatever its other files hold.
+    The step runs for every format, because users edit this file: it may name an old path in a repository of any format.
     """
     path = repo.path / FEAST_FILE
     text = path.read_text(encoding="utf-8")
@@ -22,4 +22,4 @@ def rename_class_paths(repo: Repo) -> list[str]:
         return []
     with written_beside(path) as temporary:
         temporary.write_text(renamed, encoding="utf-8")
-    return [f"{FEAST_FILE}: {found} is now {NEW_PATHS[found]}" for found in dict.fromkeys(old.findall(text))]
+    return [f"{FEAST_FILE}: {name} is now {NEW_PATHS[name]}" for name in dict.fromkeys(old.findall(text))]

@@ -11,7 +11,7 @@ from sidkit.core.errors import ArtifactCorruptError
 from sidkit.core.files import read_json, remove
 from sidkit.core.integrity import MANIFEST, MANIFEST_HASH, hash_of, seal_folder, write_sealed
 from sidkit.core.repo import Repo
-from sidkit.core.sealed_table import has_hash, read_kept_table, write_kept_table
+from sidkit.core.sealed_table import has_hash, read_sealed_table, write_sealed_table
 
 
 def seal_runs(repo: Repo) -> list[str]:
@@ -36,11 +36,11 @@ def _seal_predictions(path: Path) -> list[str]:
     try:
         if has_hash(path):
             return []
-        table, details = read_kept_table(path, without_hash=True)
+        table, details = read_sealed_table(path, without_hash=True)
     except (ArtifactCorruptError, OSError, pa.ArrowException):
         remove(path)
         return [f"{path}: damaged, removed; the next run rebuilds it"]
-    write_kept_table(path, table, details)
+    write_sealed_table(path, table, details)
     return [f"{path}: added a hash of its content"]
 
 

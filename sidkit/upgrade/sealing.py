@@ -33,14 +33,14 @@ def seal_manifest(path: Path, listed: Listing) -> list[str]:
     if not path.is_file():
         return []
     try:
-        stated = read_json(path)
-        if not isinstance(stated, dict) or MANIFEST_HASH in stated:
+        manifest = read_json(path)
+        if not isinstance(manifest, dict) or MANIFEST_HASH in manifest:
             return []
-        names = list(listed(stated))
+        names = list(listed(manifest))
     except (ArtifactCorruptError, KeyError, TypeError):
         return [f"{path}: damaged, left unchanged"]
     missing = [name for name in names if not (path.parent / name).is_file()]
     if missing:
         return [f"{path}: {', '.join(missing)} is missing; the manifest was left unchanged"]
-    write_sealed(path, {**stated, FILES: hashes_of(path.parent, names)})
+    write_sealed(path, {**manifest, FILES: hashes_of(path.parent, names)})
     return [f"{path}: added hashes of {len(names)} files"]

@@ -260,9 +260,9 @@ def test_an_evaluation_says_which_rows_it_left_out_and_which_it_knows_little_of(
     ]
     done = CliRunner().invoke(build_app(), arguments)
     assert done.exit_code == 0, repr(done.exception)
-    assert "400 of 500 rows lie from " in done.stdout
-    assert "warning: 3 rows lie after " in done.stderr
-    assert "warning: 7 rows are of items that the tables do not know" in done.stderr
+    assert "evaluating 400 of 500 rows: those from " in done.stdout
+    assert "warning: 3 rows are later than " in done.stderr
+    assert "warning: 7 rows have item ids that are missing from the tables" in done.stderr
     given = json.loads(CliRunner().invoke(build_app(), [*arguments, "--json"]).stdout)["given"]
     assert (given["rows"], given["before_start"], given["after_tables"], given["of_unknown_items"]) == (500, 100, 3, 7)
 
@@ -286,5 +286,5 @@ def test_rows_of_one_label_are_refused_by_the_file(finished: FinishedJob, tmp_pa
         late.set_column(late.column_names.index("label"), "label", pa.array([1] * 50)), tmp_path / "rows.parquet"
     )
     name = finished.told["artifacts"]["serving_ranker"]
-    with pytest.raises(EvaluationError, match=r"the 50 rows of .*rows\.parquet from .* on are all of label 1"):
+    with pytest.raises(EvaluationError, match=r"all 50 rows of .*rows\.parquet at or after .* have label 1"):
         evaluate_ranker(finished.repo, name, tmp_path / "rows.parquet")

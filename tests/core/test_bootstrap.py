@@ -167,8 +167,8 @@ def test_resamples_that_lost_a_class_are_left_out() -> None:
 @pytest.mark.parametrize(
     ("low", "high", "positives", "outcome", "reason"),
     [
-        (0.01, 0.02, 500, "better", "interval leaves out 0"), (-0.2, -0.1, 900, "worse", "interval leaves out 0"),
-        (0.01, 0.02, 499, "no evidence", "fewer than 500 positives"), (-0.1, 0.1, 500, "no evidence", "interval holds 0"),
+        (0.01, 0.02, 500, "better", "interval excludes 0"), (-0.2, -0.1, 900, "worse", "interval excludes 0"),
+        (0.01, 0.02, 499, "no evidence", "fewer than 500 positives"), (-0.1, 0.1, 500, "no evidence", "interval contains 0"),
         (math.nan, math.nan, 500, "no evidence", "no interval: one user, or one class"),
     ],
 )  # fmt: skip

@@ -73,7 +73,7 @@ def test_a_path_is_relative_to_the_file_that_names_it_then_to_the_working_direct
 ) -> None:
     reference = f"own.py:Mine@{sha256(own / 'own.py')[:12]}"
     assert spec_in(own).quantizer == reference
-    with pytest.raises(PluginError, match=r"'own.py' is missing: not .*own.py; correct the path"):
+    with pytest.raises(PluginError, match=r"no file 'own.py' of the quantizer: looked for .*own.py; correct the path"):
         QUANTIZER_NAMES.resolved("own.py:Mine")
     monkeypatch.chdir(own)
     assert QUANTIZER_NAMES.resolved("own.py:Mine") == reference
@@ -84,9 +84,11 @@ def test_a_path_is_relative_to_the_file_that_names_it_then_to_the_working_direct
 def test_built_in_names_are_what_they_were_and_unknown_ones_are_refused_with_what_there_is() -> None:
     assert QUANTIZER_NAMES.resolved("pq") == "pq"
     assert QUANTIZER_NAMES.plugin("pq") is None
-    with pytest.raises(ConfigError, match=r"no quantizer 'nope'; there are residual_kmeans, .*path/to/file.py:Class"):
+    with pytest.raises(
+        ConfigError, match=r"no quantizer named 'nope'; available: residual_kmeans, .*path/to/file.py:Class"
+    ):
         QUANTIZER_NAMES.find("nope")
-    with pytest.raises(ValueError, match=r"no history 'nope'; there are mean"):
+    with pytest.raises(ValueError, match=r"no history named 'nope'; available: mean"):
         ModelSpec(history="nope")
 
 
@@ -135,15 +137,15 @@ number = 3
 @pytest.mark.parametrize(
     ("make", "problem"),
     [
-        (lambda path: CodebookSpec(quantizer=f"{path}:NoEncode"), r"NoEncode lacks encode of the contract .*Quantizer"),
-        (lambda path: CodebookSpec(quantizer=f"{path}:NoSizes"), r"constructor of .*NoSizes does not take sizes"),
+        (lambda path: CodebookSpec(quantizer=f"{path}:NoEncode"), r"NoEncode does not implement encode of .*Quantizer"),
+        (lambda path: CodebookSpec(quantizer=f"{path}:NoSizes"), r"constructor of .*NoSizes does not accept sizes"),
         (lambda path: CodebookSpec(quantizer=f"{path}:NoBase"), r"NoBase does not derive from .*class NoBase\(Quantizer\)"),
         (lambda path: CodebookSpec(quantizer=f"{path}:number"), r"number is 3; expected a class that derives from"),
-        (lambda path: CodebookSpec(quantizer=f"{path}:Gone"), r"has no 'Gone'; it has NoEncode, NoSizes"),
-        (lambda path: CodebookSpec(encoder=f"{path}:NoWidth"), r"NoWidth lacks output_dim of the contract .*Encoder"),
-        (lambda path: ArmSpec(representations=(f"{path}:NoSpec",)), r"NoSpec lacks from_spec of the contract"),
-        (lambda path: ModelSpec(history=f"{path}:NoForward"), r"NoForward lacks forward of the contract"),
-        (lambda path: named_dataset(f"{path}:NoWrite"), r"NoWrite lacks write of the contract"),
+        (lambda path: CodebookSpec(quantizer=f"{path}:Gone"), r"has no class 'Gone'; available: NoEncode, NoSizes"),
+        (lambda path: CodebookSpec(encoder=f"{path}:NoWidth"), r"NoWidth does not implement output_dim of .*Encoder"),
+        (lambda path: ArmSpec(representations=(f"{path}:NoSpec",)), r"NoSpec does not implement from_spec of"),
+        (lambda path: ModelSpec(history=f"{path}:NoForward"), r"NoForward does not implement forward of"),
+        (lambda path: named_dataset(f"{path}:NoWrite"), r"NoWrite does not implement write of"),
     ],
 )  # fmt: skip
 def test_a_class_that_does_not_keep_its_contract_is_refused_when_it_is_named(
@@ -160,7 +162,7 @@ def test_a_file_that_cannot_be_imported_and_a_name_that_is_too_long_are_refused(
     with pytest.raises(PluginError, match=r"broken.py cannot be imported \(ModuleNotFoundError.*must be installed"):
         QUANTIZER_NAMES.resolved("broken.py:Any", tmp_path)
     (tmp_path / f"{'long' * 20}.py").write_text(OWN)
-    with pytest.raises(PluginError, match=r"characters and the catalogue holds 64; shorten"):
+    with pytest.raises(PluginError, match=r"expected at most 64 characters, got .*; shorten"):
         QUANTIZER_NAMES.resolved(f"{'long' * 20}.py:Mine", tmp_path)
 
 
@@ -208,10 +210,10 @@ def test_a_codebook_whose_plug_in_changed_or_is_missing_is_refused_with_both_has
     path = folder / read_manifest(folder)["plugins"][0]["file"]
     text = path.read_text()
     path.write_text(f"raise SystemExit('it was executed')\n{text}")
-    with pytest.raises(PluginChangedError, match=f"expected {digest}, found {sha256(path)}.*not executed.*restore"):
+    with pytest.raises(PluginChangedError, match=f"expected {digest}, got {sha256(path)}.*not executed.*restore"):
         Codebook.load(folder)
     path.unlink()
-    with pytest.raises(PluginChangedError, match=f"is missing: expected {digest}, found nothing"):
+    with pytest.raises(PluginChangedError, match=f"is missing: expected {digest}, got nothing"):
         Codebook.load(folder)
     path.write_text(text)
     assert Codebook.load(folder).sizes == (6, 4)
@@ -265,19 +267,17 @@ def test_an_entry_point_is_recorded_by_distribution_version_and_hash(repo: Repo,
 
     metadata = acme / "acme_codes-1.2.dist-info" / "METADATA"
     metadata.write_text(metadata.read_text().replace("1.2", "1.3"))
-    with pytest.raises(PluginChangedError, match=r"expected acme-codes 1.2, .*found acme-codes 1.3, .*acme-codes==1.2"):
+    with pytest.raises(PluginChangedError, match=r"expected acme-codes 1.2, .*got acme-codes 1.3, .*acme-codes==1.2"):
         Codebook.load(folder)
     metadata.write_text(metadata.read_text().replace("1.3", "1.2"))
     (acme / "acme_codes.py").write_text(f"{ACME}# patched\n")
-    with pytest.raises(PluginChangedError, match=f"expected acme-codes 1.2, acme_codes {digest}, found .*not executed"):
+    with pytest.raises(PluginChangedError, match=f"expected acme-codes 1.2, acme_codes {digest}, got .*not executed"):
         Codebook.load(folder)
-    with pytest.raises(
-        ValueError, match=r"acme_codes.py changed after this process imported it; start the process again"
-    ):
+    with pytest.raises(ValueError, match=r"acme_codes.py changed after this process imported it; restart the process"):
         CodebookSpec(quantizer="acme")
     sys.path.remove(str(acme))
     with pytest.raises(
-        PluginChangedError, match=r"is missing: expected acme-codes 1.2.*found nothing.*install acme-codes"
+        PluginChangedError, match=r"is missing: expected acme-codes 1.2.*got nothing.*install acme-codes"
     ):
         Codebook.load(folder)
 
@@ -322,10 +322,10 @@ class Wide(ResidualKMeans):
 
 @pytest.mark.parametrize(
     ("kind", "law"),
-    [(Forgetful, "give the same codes again"), (Shifted, "other rows of its batch"), (Wide, "gives int32")],
+    [(Forgetful, "must give the same codes"), (Shifted, "other rows of its batch"), (Wide, "must return int32")],
 )
 def test_a_broken_law_is_named(kind: type[ResidualKMeans], law: str) -> None:
-    with pytest.raises(PluginError, match=rf"{kind.__name__} breaks a law of its contract: .*{law}"):
+    with pytest.raises(PluginError, match=rf"{kind.__name__} violates its contract: .*{law}"):
         check_quantizer(kind, sizes=(8, 4), force=True)
 
 
@@ -341,15 +341,13 @@ def test_a_repo_refuses_another_version_of_the_code_that_wrote_its_source(tmp_pa
     prepare_repo(data, repo.path)
     before = sha256(tmp_path / "world.py")
     (tmp_path / "world.py").write_text(f"{(EXAMPLES / 'toy_world.py').read_text()}# later\n")
-    with pytest.raises(
-        PluginChangedError, match=f"expected {before}, found {sha256(tmp_path / 'world.py')}.*as --data"
-    ):
+    with pytest.raises(PluginChangedError, match=f"expected {before}, got {sha256(tmp_path / 'world.py')}.*as --data"):
         prepare_repo(data, repo.path)
-    with pytest.raises(PluginChangedError, match="found synthetic"):
+    with pytest.raises(PluginChangedError, match="got synthetic"):
         prepare_repo("synthetic", repo.path)
     made = prepare_repo("synthetic", tmp_path / "other")
     (made.data / "source").mkdir()
-    with pytest.raises(ConfigError, match="was made for other data than world.py:ToyWorld"):
+    with pytest.raises(ConfigError, match="was created for other data than world.py:ToyWorld"):
         prepare_repo(data, made.path)
 
 

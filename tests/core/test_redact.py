@@ -135,7 +135,7 @@ def test_a_source_may_come_from_the_environment_and_is_never_stored(
     assert NUMBER not in "".join(file.read_text() for file in repo.path.rglob("*") if file.is_file())
     monkeypatch.setenv("LOG", url.replace(NUMBER, "47114712"))
     with pytest.raises(
-        ConfigError, match=r"was made for 'env:LOG', not for '.*cached_statements=\*\*\*'; give another --repo"
+        ConfigError, match=r"was created for 'env:LOG', got '.*cached_statements=\*\*\*'; use another --repo"
     ):
         prepare_repo(url, repo.path)
     monkeypatch.delenv("LOG")
@@ -147,7 +147,7 @@ def test_two_urls_that_differ_in_their_passwords_only_are_told_apart(tmp_path: P
     url = sqlite(tmp_path / "log.db", good())
     repo = prepare_repo(f"{url}?cached_statements={NUMBER}", tmp_path / "repo")
     with pytest.raises(
-        ConfigError, match=r"cached_statements=\*\*\*' \(they differ in what is not shown\); give another"
+        ConfigError, match=r"cached_statements=\*\*\*' \(they differ in redacted parts\); use another"
     ) as raised:
         prepare_repo(f"{url}?cached_statements=47114712", repo.path)
     assert "4711" not in str(raised.value)

@@ -62,5 +62,5 @@ def test_a_ranker_whose_plug_in_changed_is_refused(job: FinishedJob, tmp_path: P
     (stated,) = read_manifest(folder)["plugins"]
     Ranker.load(folder)
     (folder / stated["file"]).write_text("raise SystemExit\n")
-    with pytest.raises(PluginChangedError, match=f"expected {stated['sha256']}, found"):
+    with pytest.raises(PluginChangedError, match=f"expected {stated['sha256']}, got"):
         Ranker.load(folder)

@@ -219,13 +219,13 @@ def test_a_codebook_of_a_kind_that_this_version_lacks_is_refused_by_name(
         (temporary / CONFIG).write_text(json.dumps(config))
 
     write_artifact(tmp_path / "b", {"kind": "codebook", "name": "b"}, write_files)
-    with pytest.raises(ConfigError, match=rf"no {part} 'of_the_future'; there are .*{known}"):
+    with pytest.raises(ConfigError, match=rf"no {part} named 'of_the_future'; available: .*{known}"):
         Codebook.load(tmp_path / "b")
 
 
 @pytest.mark.parametrize("make", [make_encoder, make_quantizer])
 def test_a_kind_or_an_argument_that_there_is_not_is_refused_by_name(make: Any) -> None:
-    with pytest.raises(ConfigError, match="no (encoder|quantizer) 'nothing'; there are"):
+    with pytest.raises(ConfigError, match="no (encoder|quantizer) named 'nothing'; available:"):
         make("nothing", {})
     name = "content" if make is make_encoder else "residual_kmeans"
     with pytest.raises(ConfigError, match=f"{name}.*'colour'"):

@@ -115,8 +115,8 @@ def test_a_fit_that_cannot_be_is_refused_before_anything_is_written(repo: Repo) 
     refused: list[tuple[type[Exception], str, CodebookSpec, int]] = [
         (FitError, "is later than the feature tables", SPEC, AS_OF + 1),
         (FitError, "no item with content was known", SPEC, START + DELAY - 1),
-        (ConfigError, "no encoder 'nothing'", SPEC.model_copy(update={"encoder": "nothing"}), CUT),
-        (ConfigError, "no quantizer 'nothing'", SPEC.model_copy(update={"quantizer": "nothing"}), CUT),
+        (ConfigError, "no encoder named 'nothing'", SPEC.model_copy(update={"encoder": "nothing"}), CUT),
+        (ConfigError, "no quantizer named 'nothing'", SPEC.model_copy(update={"quantizer": "nothing"}), CUT),
     ]
     for error, message, spec, cut in refused:
         with pytest.raises(error, match=message):

@@ -44,7 +44,7 @@ def test_a_catalogue_too_small_for_codes_runs_the_arms_without_codes(tmp_path: P
     told = run_small_job(tmp_path, write_log(tmp_path / "source", 12, users=20, test_label=0)).told
     (warning,) = told["warnings"]
     assert warning == (
-        "12 items with vectors are known at the end of training and codes need 40: the arms without codes run, id_codes do not"
+        "codes require 40 items with vectors at the end of training, got 12; skipping the arms that read codes: id_codes"
     )
     assert [arm["arm"] for arm in told["arms"]] == ["id"]
     assert told["arms"][0]["auc"] is None, "the test window holds no click"

@@ -1,1 +1,1 @@
-"""Comparisons: many arms, seeds and time origins on one log, resumable, in one table."""
+"""Resumable comparisons of arms over several seeds and time origins on one log."""

@@ -1,4 +1,4 @@
-"""A comparison from a log to its table: codebooks and frames once per time origin, then trials, then the evaluation."""
+"""Run a comparison: codebooks and frames for each time origin, then the trials, then the evaluation."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ from sidkit.tables.labelled_rows import log_moments, rows_per_event
 
 _POLL_SECONDS = 0.5
 _EVALUATION = "judge"
-"""The name of the stage, which repos of earlier versions hold too."""
+"""Name of the stage; unchanged so that repositories of earlier versions stay valid."""
 
 
 @dataclass(frozen=True)
 class CompareOptions:
     """The options of a comparison.
 
-    ``spec`` is what all arms share: widths, optimizer, stopping, and the most rows of each part. Earlier origins take
-    the first ``origin_seeds`` seeds of the arms that say ``rolling``. With ``equal_budgets`` every neural arm is brought to
-    as many parameters as ``id_codes`` has at the same time origin, where it is compared.
+    All arms share ``spec``: widths, optimizer, early stopping and row limits. Earlier time origins run the first
+    ``origin_seeds`` seeds of the ``rolling`` arms. With ``equal_budgets``, each neural arm is scaled to the parameter count
+    of ``id_codes`` at the same time origin, if ``id_codes`` is among the arms.
     """
 
     data: str
@@ -68,7 +68,7 @@ class CompareOptions:
 
 
 class Comparison:
-    """One comparison on a repo; call :meth:`run` while holding the repo's lock."""
+    """One comparison in a repository; hold the repository's lock while calling :meth:`run`."""
 
     def __init__(
         self,
@@ -87,19 +87,19 @@ class Comparison:
         self.prepared = Prepared(repo, self.stages, options.data, options.impressions)
 
     def run(self) -> ComparisonResult:
-        """Do all that is not done yet, and evaluate it."""
+        """Run the unfinished trials, then evaluate all."""
         from ranking.experiments.comparison.evaluation import evaluate_comparison
 
-        began = time.monotonic()
-        plan, places = self.plan()
+        started = time.monotonic()
+        plan, origins = self.plan()
         self._train(plan)
         verdict = self.folder / "verdict.json"
 
         def evaluate() -> StageResult:
-            found = evaluate_comparison(self.repo, self.name, plan, places)
-            with written_beside(verdict) as temporary:  # in the order of arms and slices
-                temporary.write_text(json.dumps(record_json(found), allow_nan=False))
-            return StageResult(found.slices["all"].rows, files=(verdict,))
+            evaluation = evaluate_comparison(self.repo, self.name, plan, origins)
+            with written_beside(verdict) as temporary:
+                temporary.write_text(json.dumps(record_json(evaluation), allow_nan=False))
+            return StageResult(evaluation.slices["all"].rows, files=(verdict,))
 
         marks = sorted(f"{trial.name} {trial.mark}" for trial in plan.trials)
         self.stages.run(_EVALUATION, [self.name, marks], evaluate)
@@ -109,14 +109,14 @@ class Comparison:
             data=self.name,
             evaluation=read_record(ComparisonEvaluation, verdict),
             trials=trials,
-            origins=tuple(self._facts_of(origin) for origin in places),
+            origins=tuple(self._facts_of(origin) for origin in origins),
             stages=stages,
             seconds=Seconds(
                 prepare=round(sum(stage.seconds for stage in stages if stage.name != _EVALUATION), 1),
                 trials=round(sum(trial.seconds for trial in trials), 1),
                 trials_cpu=round(sum(trial.cpu_seconds for trial in trials), 1),
                 evaluate=stages[-1].seconds,
-                this_run=round(time.monotonic() - began, 1),
+                this_run=round(time.monotonic() - started, 1),
             ),
             peak_rss_mb=peak_rss_mb(),
         )
@@ -128,20 +128,20 @@ class Comparison:
 
     @property
     def name(self) -> str:
-        """What the data is called in the table: the world, or the folder's name."""
+        """The name of the data in the results; see :func:`data_name`."""
         return data_name(self.options.data)
 
     def plan(self) -> tuple[Plan, list[TimeOrigin]]:
-        """Prepare the log, the tables, and the codebooks and frames of every origin; say which trials there are."""
+        """Prepare the log, tables, codebooks and frames of every time origin, and list the trials."""
         options, prepared = self.options, self.prepared
         log = prepared.ingest()
         tables = prepared.tables(log, end_of_log(self.repo)).facts
         moments = log_moments(self.repo)
-        places = time_origins(moments, self.repo.settings.split, options.origins)
+        origins = time_origins(moments, self.repo.settings.split, options.origins)
         whole: tuple[Any, LabelledRows] | None = None
         frames: dict[str, Frame] = {}
         trials = []
-        for origin in places:
+        for origin in origins:
             seeds = options.seeds if origin.number == 0 else min(options.seeds, options.origin_seeds)
             caps = self._caps(int((moments < origin.split.train_end_us).sum()))
             sample = caps.sample_of(self.repo, origin.split, origin.end_us, f"-o{origin.number}")
@@ -149,18 +149,20 @@ class Comparison:
                 labelled, rows = self._rows(prepared.rows(log, sample, f":o{origin.number}"))
             else:
                 labelled, rows = whole = whole or self._rows(prepared.rows(log))
-            left = Caps() if sample is not None else caps  # a sample is thin already
-            seen = rows.take(origin.rows(rows.at_us))
+            frame_caps = Caps() if sample is not None else caps  # the sample already respects the caps
+            visible = rows.take(origin.rows(rows.at_us))
             inputs = [log, labelled, tables, asdict(origin.split), origin.end_us]
             keys = {}
             for arm, spec in self._arms_at(origin):
-                book, chosen = codebook_stem(preset_name(spec.codebook)), spec.codebook_spec()
-                keys[arm] = key = f"{book}_{content_hash(chosen.model_dump(mode='json'))[:6]}-o{origin.number}"
+                stem, codebook = codebook_stem(preset_name(spec.codebook)), spec.codebook_spec()
+                keys[arm] = key = f"{stem}_{content_hash(codebook.model_dump(mode='json'))[:6]}-o{origin.number}"
                 if key not in frames:
-                    name = prepared.codebook(book, chosen, origin.split.train_end_us, inputs, f":{key}")
+                    name = prepared.codebook(stem, codebook, origin.split.train_end_us, inputs, f":{key}")
                     folder = self.folder / "frames" / key
-                    marked = [inputs, name, asdict(caps)]
-                    frame = prepared.frame(f"frame:{key}", marked, name, seen, origin.split, left, folder)
+                    frame_inputs = [inputs, name, asdict(caps)]
+                    frame = prepared.frame(
+                        f"frame:{key}", frame_inputs, name, visible, origin.split, frame_caps, folder
+                    )
                     parts = frame.facts["parts"]
                     parts = of_sample(parts, labelled["available"]) if sample is not None else parts
                     if origin.number not in self.parts:
@@ -172,97 +174,99 @@ class Comparison:
                 base = frames[keys[CODES_AS_FEATURES]]
                 budget = self._budget(f"budget:o{origin.number}", [inputs, asdict(caps), base.codebook], base)
             for arm, spec in self._arms_at(origin):
-                made_of = [
+                trial_inputs = [
                     inputs,
                     asdict(caps),
                     frames[keys[arm]].codebook,
                     spec.trained_by(),
                     _trained_by(options.spec),
                 ]
-                fitted_to = budget if spec.kind == "neural" else None
-                if fitted_to is not None:
-                    made_of += [fitted_to, spec.sized_by]
+                arm_budget = budget if spec.kind == "neural" else None
+                if arm_budget is not None:
+                    trial_inputs += [arm_budget, spec.sized_by]
                 trials += [
-                    Trial(arm, seed, origin.number, keys[arm], content_hash([*made_of, seed]), fitted_to)
+                    Trial(arm, seed, origin.number, keys[arm], content_hash([*trial_inputs, seed]), arm_budget)
                     for seed in range(seeds)
                 ]
-        return Plan(self.repo.path, self.folder, options.spec, options.arms, frames, tuple(trials)), places
+        return Plan(self.repo.path, self.folder, options.spec, options.arms, frames, tuple(trials)), origins
 
     @staticmethod
-    def _rows(made: StageResult) -> tuple[Any, LabelledRows]:
-        return made.facts, read_rows(made.files[0])
+    def _rows(result: StageResult) -> tuple[Any, LabelledRows]:
+        return result.facts, read_rows(result.files[0])
 
     def _caps(self, events: int) -> Caps:
-        """Those of the options; training rows lie in memory, so there are never more than a run would hold there."""
+        """Return the row caps of the options; without a training cap, cap at ``stream_rows``, since rows are held in memory."""
         training = self.options.spec.training
-        caps, most = training.caps, training.stream_rows
-        held = caps.train is not None or events * rows_per_event(self.repo) <= most
-        return caps if held else Caps(most, caps.evaluation)
+        caps, limit = training.caps, training.stream_rows
+        fits = caps.train is not None or events * rows_per_event(self.repo) <= limit
+        return caps if fits else Caps(limit, caps.evaluation)
 
     def _budget(self, name: str, inputs: Sequence[Any], frame: Frame) -> int:
-        """How many parameters codes as features have."""
+        """Return the parameter count of ``id_codes``."""
         spec = self.options.arms[CODES_AS_FEATURES]
 
         def count() -> StageResult:
             from ranking.training.arms import parameters_before_training
 
             context = context_of(self.repo, frame, self.options.spec)
-            found = parameters_before_training(context, CODES_AS_FEATURES, spec)
-            return StageResult(len(context.train), {"parameters": found})
+            parameters = parameters_before_training(context, CODES_AS_FEATURES, spec)
+            return StageResult(len(context.train), {"parameters": parameters})
 
-        made_of = [*inputs, spec.trained_by(), _trained_by(self.options.spec)]
-        return int(self.stages.run(name, made_of, count).facts["parameters"])
+        stage_inputs = [*inputs, spec.trained_by(), _trained_by(self.options.spec)]
+        return int(self.stages.run(name, stage_inputs, count).facts["parameters"])
 
     def _arms_at(self, origin: TimeOrigin) -> Iterable[tuple[str, ComparedArm]]:
         return [(arm, spec) for arm, spec in self.options.arms.items() if origin.number == 0 or spec.rolling]
 
     def _train(self, plan: Plan) -> None:
-        open_trials = []
+        pending = []
         for trial in plan.trials:
             details = plan.details(trial)
             if details is None:
-                open_trials.append(trial)
+                pending.append(trial)
             else:
                 self.announce(trial.name, details.train_rows or 0, details.seconds, True)
-        if not open_trials:
+        if not pending:
             return
 
-        def done_now(trial: Trial, details: TrialDetails) -> None:
+        def announce_done(trial: Trial, details: TrialDetails) -> None:
             self.announce(trial.name, details.train_rows or 0, details.seconds, False)
 
         if self.options.jobs == 1:
-            work_through(plan, done_now)
+            work_through(plan, announce_done)
             return
-        workers = _started(plan, min(self.options.jobs, len(open_trials)))
+        workers = _started(plan, min(self.options.jobs, len(pending)))
         with _ended(workers):
-            while open_trials:
-                done = {trial: details for trial in open_trials if (details := plan.details(trial)) is not None}
+            while pending:
+                done = {trial: details for trial in pending if (details := plan.details(trial)) is not None}
                 for trial, details in done.items():
-                    done_now(trial, details)
-                open_trials = [trial for trial in open_trials if trial not in done]
+                    announce_done(trial, details)
+                pending = [trial for trial in pending if trial not in done]
                 if not any(worker.is_alive() for worker in workers):
                     break
                 time.sleep(_POLL_SECONDS)
             for worker in workers:
                 worker.join()
-        left = [trial.name for trial in plan.trials if plan.details(trial) is None]
-        if left:
+        missing = [trial.name for trial in plan.trials if plan.details(trial) is None]
+        if missing:
             raise EvaluationError(
-                f"{len(left)} trials were not finished ({', '.join(left[:5])}{', ...' if len(left) > 5 else ''}): a worker "
-                "stopped, and said why above. What is finished is saved; run the same command again"
+                f"{len(missing)} trials did not finish ({', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}): a "
+                "worker stopped; see its error above. Finished trials are saved; run the same command again to resume"
             )
 
 
 def data_name(data: str) -> str:
-    """``synthetic_strong`` of ``synthetic:strong``, ``MyWorld_large`` of ``my_world.py:MyWorld:large``, the last part of a
+    """Return the name of a data source in results.
+
+    ``synthetic_strong`` for ``synthetic:strong``, ``MyWorld_large`` for ``my_world.py:MyWorld:large``, the last part of a
     path, the database of a URL.
     """
     if dataset := named_dataset(data):
         default = "strong" if dataset.name == SYNTHETIC else ""
-        called = dataset.name.partition("@")[0].rpartition(":")[2]
-        return f"{called}_{dataset.variant or default}".rstrip("_")
-    place = redacted(resolved_url(data)).partition("?")[0]
-    return Path(place.rstrip("/")).name
+        stem = dataset.name.partition("@")[0].rpartition(":")[2]
+        return f"{stem}_{dataset.variant or default}".rstrip("_")
+    location = redacted(resolved_url(data)).partition("?")[0]
+    return Path(location.rstrip("/")).name
 
 
 def _time_of(trial: Trial, plan: Plan) -> TrialTime:
@@ -276,7 +280,7 @@ def _trained_by(spec: RankerSpec) -> Any:
 
 @contextmanager
 def _ended(workers: Sequence[multiprocessing.process.BaseProcess]) -> Iterator[None]:
-    """Let no worker outlive the block when it ends with an error or an interruption."""
+    """Terminate the workers if the block ends with an error or an interrupt."""
     try:
         yield
     except BaseException:
@@ -288,7 +292,7 @@ def _ended(workers: Sequence[multiprocessing.process.BaseProcess]) -> Iterator[N
 
 
 def _started(plan: Plan, count: int) -> Sequence[multiprocessing.process.BaseProcess]:
-    """Workers in fresh interpreters, one thread each: OpenMP reads its number of threads when it is loaded."""
+    """Start workers in fresh interpreters with one thread each; OpenMP reads its thread count when it is loaded."""
     context = multiprocessing.get_context("spawn")
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"

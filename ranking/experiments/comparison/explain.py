@@ -1,4 +1,4 @@
-"""Gates and attention weights of a trained model, for curves and examples."""
+"""Extract gate values and attention weights from a trained model."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ _ROWS = 4096
 
 
 def gate_values(model: CtrModel, data: Batches) -> npt.NDArray[np.float64] | None:
-    """The gate ``T`` of each row's candidate, ``float64 [rows]`` (1: the id alone, 0: the codes alone), or None for a model
-    without one.
+    """Return the gate ``T`` of each candidate, ``float64 [rows]`` (1: id only, 0: codes only); None for a model without a gate.
 
-    It must rise with age and with clicks; where it does not, it has not learned what it is for.
+    A gate that works as intended rises with the item's age and clicks.
     """
     gates = [part for part in model.parts if isinstance(part, RqOpqGateRepresentation) and part.gated]
     if not gates:
@@ -30,15 +29,15 @@ def gate_values(model: CtrModel, data: Batches) -> npt.NDArray[np.float64] | Non
 
 
 def attention_maps(model: CtrModel, data: Batches) -> dict[str, npt.NDArray[np.float32]]:
-    """How much each history item counted, ``float32 [rows, heads, length]`` per score map, newest first; padding has 0.
+    """Return attention weights ``float32 [rows, heads, length]`` per attention map, newest item first; padding has weight 0.
 
-    ``attention`` under ``target_attention``, ``modality`` and ``behaviour`` under ``bidirectional``, nothing under ``mean``.
+    Keys: ``attention`` for ``target_attention``; ``modality`` and ``behaviour`` for ``bidirectional``; none for ``mean``.
     """
     model.eval()
     data = data.to(next(model.parameters()).device)
-    found: dict[str, list[npt.NDArray[np.float32]]] = {}
+    collected: dict[str, list[npt.NDArray[np.float32]]] = {}
     with torch.inference_mode():
         for batch in data.batches(_ROWS):
             for name, weights in model.history.weights(*model.spaces(batch), batch).items():
-                found.setdefault(name, []).append(weights.numpy(force=True))
-    return {name: np.concatenate(parts) for name, parts in found.items()}
+                collected.setdefault(name, []).append(weights.numpy(force=True))
+    return {name: np.concatenate(parts) for name, parts in collected.items()}

@@ -1,4 +1,4 @@
-"""Probes of the saved rankers on test rows: the mutation test, gates and attention."""
+"""Probe saved rankers on test rows: mutation test, gates and attention."""
 
 from __future__ import annotations
 
@@ -31,34 +31,34 @@ MUTATED_ROWS = 4000
 
 @dataclass(frozen=True)
 class MutationStep:
-    """How far scores move when candidates are swapped for items that share their first codes."""
+    """Change of the scores when candidates are replaced by items that share their first ``depth`` codes."""
 
     depth: int
-    """So many first codes are shared."""
+    """Number of leading codes that are shared."""
     rows: int
-    """Rows that have such an item."""
+    """Rows for which such an item exists."""
     change: float
-    """Their mean absolute change of the probability."""
+    """Mean absolute change of the probability on these rows."""
     random: float
-    """The same of these rows for a swap with any item."""
+    """Mean absolute change on the same rows for a replacement by any item."""
 
 
 @dataclass(frozen=True)
 class GateBucket:
-    """The gate on the rows of a bucket."""
+    """Distribution of the gate on the rows of a bucket."""
 
     name: str
     rows: int
     mean: float
     low: float
-    """The lowest decile."""
+    """10 % quantile."""
     high: float
-    """The highest decile."""
+    """90 % quantile."""
 
 
 @dataclass(frozen=True)
 class GateCurves:
-    """The gate by earlier interactions and by age of the item."""
+    """The gate by earlier interactions and by item age."""
 
     prior: tuple[GateBucket, ...]
     age: tuple[GateBucket, ...]
@@ -66,7 +66,7 @@ class GateCurves:
 
 @dataclass(frozen=True)
 class Probes:
-    """The probes of the arms that could serve, arm by arm; arms without a gate or attention are left out there."""
+    """Probe results by arm, for arms with a saved ranker; ``gates`` and ``attention`` omit arms without them."""
 
     mutation: dict[str, tuple[MutationStep, ...]]
     gates: dict[str, GateCurves]
@@ -74,7 +74,7 @@ class Probes:
 
 
 def probe(repo: Repo, plan: Plan) -> Probes:
-    """Probe the saved ranker of each arm that could serve: the first seed's, at the latest time origin."""
+    """Probe the saved ranker of each arm: the first seed at the latest time origin."""
     from ranking.training.ranker import Ranker
 
     probes = Probes({}, {}, {})
@@ -102,17 +102,17 @@ def probe(repo: Repo, plan: Plan) -> Probes:
 
 
 def mutation(ranker: Ranker, data: Dataset, seed: int = 0) -> tuple[MutationStep, ...]:
-    """How far a score moves when the candidate is swapped for another item with the same first codes (after arXiv
-    2504.02137, where the loss of such swaps falls as the prefix deepens), per depth; depth 0 is the random swap.
+    """Measure how much scores change when the candidate is replaced by an item with the same first codes, per depth.
 
-    The row's numeric features stay, so that what moves the score is what the model makes of the item itself. Candidates
-    of the rows are what may be swapped in.
+    Follows arXiv 2504.02137, where the loss from such replacements falls as the prefix deepens. Depth 0 replaces by any
+    item. The row's numeric features are unchanged, so the score changes only through the item's representation.
+    Replacements are sampled from the candidates of ``data``.
     """
     rng = np.random.default_rng(seed)
     coded = np.flatnonzero((data.items.codes[data.candidate] >= 0).all(axis=1))
     rows = np.sort(rng.permutation(coded)[:MUTATED_ROWS])
     sample = data.take(rows)
-    pool = _one_version_each(data.items.ids, np.unique(data.candidate[coded]).astype(np.int64))
+    pool = _last_version(data.items.ids, np.unique(data.candidate[coded]).astype(np.int64))
     before = ranker.score(sample)
     levels = ranker.config.residual_levels
     codes = data.items.codes[:, : len(ranker.config.sizes) if levels is None else levels]
@@ -120,20 +120,20 @@ def mutation(ranker: Ranker, data: Dataset, seed: int = 0) -> tuple[MutationStep
     random: npt.NDArray[np.float64] | None = None
     for depth in range(codes.shape[1] + 1):
         swapped = _partners(data.items.ids, codes[:, :depth], pool, sample.candidate.astype(np.int64), rng)
-        there = np.flatnonzero(swapped >= 0)
-        if not len(there):
+        swappable = np.flatnonzero(swapped >= 0)
+        if not len(swappable):
             break
-        mutated = dataclasses.replace(sample.take(there), candidate=swapped[there].astype(np.int32))
-        change = np.abs(ranker.score(mutated) - before[there])
+        mutated = dataclasses.replace(sample.take(swappable), candidate=swapped[swappable].astype(np.int32))
+        change = np.abs(ranker.score(mutated) - before[swappable])
         if random is None:
             random = np.full(len(sample), np.nan)
-            random[there] = change
-        steps.append(MutationStep(depth, len(there), float(change.mean()), float(np.nanmean(random[there]))))
+            random[swappable] = change
+        steps.append(MutationStep(depth, len(swappable), float(change.mean()), float(np.nanmean(random[swappable]))))
     return tuple(steps)
 
 
-def _one_version_each(ids: npt.NDArray[np.object_], numbers: Ints) -> Ints:
-    """The last of the numbers of each item."""
+def _last_version(ids: npt.NDArray[np.object_], numbers: Ints) -> Ints:
+    """Return the last index of each item."""
     _, first = np.unique(ids[numbers[::-1]].astype(str), return_index=True)
     return numbers[::-1][first]
 
@@ -145,7 +145,7 @@ def _partners(
     candidates: Ints,
     rng: np.random.Generator,
 ) -> Ints:
-    """For each candidate a random other item of the pool with the same prefix, -1 where there is none."""
+    """Sample for each candidate another item of the pool with the same prefix; -1 if none exists."""
     both = np.concatenate([pool, candidates])
     group = np.unique(prefixes[both], axis=0, return_inverse=True)[1].ravel() if prefixes.shape[1] else both * 0
     item = np.unique(ids[both].astype(str), return_inverse=True)[1].ravel()
@@ -153,19 +153,19 @@ def _partners(
     keys = group[: len(pool)][order] * (len(both) + 1) + item[: len(pool)][order]
     start = np.searchsorted(group[: len(pool)][order], group[len(pool) :], side="left")
     size = np.searchsorted(group[: len(pool)][order], group[len(pool) :], side="right") - start
-    # The item itself may be in its group, in another version too: it is stepped over.
-    own = np.searchsorted(keys, group[len(pool) :] * (len(both) + 1) + item[len(pool) :])
-    inside = (own < len(keys)) & (
-        keys[np.minimum(own, len(keys) - 1)] == group[len(pool) :] * (len(both) + 1) + item[len(pool) :]
+    # The group may contain the item itself, possibly another version of it; sampling skips it.
+    itself = np.searchsorted(keys, group[len(pool) :] * (len(both) + 1) + item[len(pool) :])
+    in_group = (itself < len(keys)) & (
+        keys[np.minimum(itself, len(keys) - 1)] == group[len(pool) :] * (len(both) + 1) + item[len(pool) :]
     )
-    choices = size - inside
+    choices = size - in_group
     drawn = start + np.floor(rng.random(len(candidates)) * np.maximum(choices, 1)).astype(np.int64)
-    drawn += inside & (drawn >= own)
+    drawn += in_group & (drawn >= itself)
     return np.where(choices > 0, pool[order][np.minimum(drawn, len(pool) - 1)], -1)
 
 
 def gate_curves(ranker: Ranker, data: Dataset) -> GateCurves | None:
-    """The gate by earlier interactions and by age of the item (papers, trap 20); None for an arm without a gate."""
+    """Return the gate by earlier interactions and by item age (papers, trap 20); None for an arm without a gate."""
     from ranking.data.batches import Batches
     from ranking.experiments.comparison.explain import gate_values
 

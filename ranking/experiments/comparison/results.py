@@ -1,4 +1,4 @@
-"""What a comparison comes to, as typed records: lines of the table, facts of arms and slices, and times."""
+"""Typed results of a comparison: result rows, metadata of arms and slices, and times."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from sidkit.core.records import record_json, record_of
 
 @dataclass(frozen=True)
 class Row:
-    """One line of ``arms.json``: a metric of an arm on a slice, and its difference to one baseline."""
+    """One row of ``arms.json``: a metric of an arm on a slice, and its difference to one baseline."""
 
     data: str
     arm: str
     seeds: int
-    """Averaged."""
+    """Number of seeds averaged over."""
     slice: str
     metric: str
     mean: float | None
     low: float | None
     high: float | None
     baseline: str | None
-    """None where there is nothing to compare with."""
+    """None if no baseline applies."""
     delta: float | None
     """The arm minus the baseline."""
     delta_low: float | None
     delta_high: float | None
     positives: int
-    """Of the slice."""
+    """Positives in the slice."""
     verdict: Literal["better", "worse", "no evidence"] | None
 
     @classmethod
@@ -42,18 +42,18 @@ class Row:
         arm: str,
         name: str,
         metric: str,
-        own: MetricValue,
+        value: MetricValue,
         against: tuple[str, Difference] | None,
         positives: int,
     ) -> Row:
-        """A line, with figures to 6 digits: more would only tell rounding apart."""
-        mean = own.interval.as_json(digits=6)
+        """Create a row with values rounded to 6 digits, below which only rounding errors differ."""
+        mean = value.interval.as_json(digits=6)
         baseline, difference = against if against is not None else (None, None)
         delta = difference.interval.as_json(digits=6) if difference is not None else dict.fromkeys(mean)
         return cls(
             data,
             arm,
-            len(own.by_seed),
+            len(value.by_seed),
             name,
             metric,
             mean["value"],
@@ -68,65 +68,65 @@ class Row:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """As it stands in ``arms.json``."""
+        """Return the JSON object of ``arms.json``."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class SliceFacts:
-    """How many test rows, positives and users a slice has."""
+    """Size of a slice of the test rows."""
 
     rows: int
     positives: int
     users: int
     gauc_kept: float
-    """Share of the rows in groups that have both classes inside the slice."""
+    """Share of the rows in groups with both classes within the slice."""
 
 
 @dataclass(frozen=True)
 class CutFacts:
-    """Where the slices are cut; exposures are of the item, in the 7 days before the row."""
+    """Cut points of the slices, in exposures of the item in the 7 days before the row."""
 
     theta_80: int
-    """Fewer exposures are cold, so that about 80 % of the validation rows are."""
+    """Items with fewer exposures are cold; chosen so that about 80 % of the validation rows are cold."""
     head_from: int
     tail_below: int
     hot_share: float
-    """Of the test rows."""
+    """Share of the test rows that are hot."""
 
 
 @dataclass(frozen=True)
 class ArmFacts:
-    """What an arm is and what its trainings did at the latest time origin; lists hold one entry per seed."""
+    """Description and training results of an arm at the latest time origin; sequences have one entry per seed."""
 
     title: str
     baseline: str | None
-    """Its ablation baseline."""
+    """Ablation baseline."""
     codebook: str
     parameters: int | None
-    """None for boosting, as are the next two."""
+    """None for gradient boosting, as are the next two."""
     table_parameters: int | None
     dim: int | None
     auc_by_seed: dict[str, tuple[float, ...]]
     """Slice -> AUC per seed."""
     validation_curves: tuple[tuple[float, ...], ...] | None
-    """Validation AUC per epoch; None for boosting."""
+    """Validation AUC per epoch; None for gradient boosting."""
     best_epoch: tuple[int | None, ...]
     first_epoch_auc: dict[str, float]
-    """Slice -> AUC of the model of the first epoch, a mean over seeds."""
+    """Slice -> AUC after the first epoch, averaged over seeds."""
     seconds: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class ComparisonEvaluation:
-    """What ``verdict.json`` of a comparison holds."""
+    """Contents of ``verdict.json`` of a comparison."""
 
     rows: tuple[Row, ...]
     slices: dict[str, SliceFacts]
     cuts: CutFacts
     arms: dict[str, ArmFacts]
     calibration: dict[str, tuple[tuple[float, float, float], ...]]
-    """Arm -> mean prediction, share of positives and rows of ten equally full bins of the prediction."""
+    """Arm -> mean prediction, positive rate and rows of ten equal-frequency bins of the prediction."""
     gauc_by: str
     """``request`` or ``user``."""
     train_rows: int
@@ -135,24 +135,24 @@ class ComparisonEvaluation:
 
 @dataclass(frozen=True)
 class TrialTime:
-    """One training and what it took."""
+    """One trial and its cost."""
 
     arm: str
     seed: int
     origin: int
-    """Its time origin; 0 is the latest."""
+    """Number of the time origin; 0 is the latest."""
     frame: str
     mark: str
-    """Changes when anything changes that decides the training."""
+    """Hash of everything that determines the result."""
     budget: int | None
-    """Parameters that its model should have."""
+    """Target parameter count."""
     seconds: float
     cpu_seconds: float
 
 
 @dataclass(frozen=True)
 class OriginFacts:
-    """The cuts of a time origin (ISO-8601, UTC) and the rows used of each part."""
+    """The cuts of a time origin (ISO-8601, UTC) and the number of rows used per part."""
 
     train_end: str
     validation_end: str
@@ -162,7 +162,7 @@ class OriginFacts:
 
 @dataclass(frozen=True)
 class Seconds:
-    """What a comparison took; trainings are sums over all trials, whenever they were done."""
+    """Durations of a comparison; ``trials`` and ``trials_cpu`` are sums over all trials, including those of earlier runs."""
 
     prepare: float
     trials: float
@@ -173,7 +173,7 @@ class Seconds:
 
 @dataclass(frozen=True)
 class ComparisonResult:
-    """What ``sidkit ranker compare`` comes to."""
+    """Result of ``sidkit ranker compare``."""
 
     data: str
     evaluation: ComparisonEvaluation
@@ -184,7 +184,7 @@ class ComparisonResult:
     peak_rss_mb: float
 
     def as_json(self) -> dict[str, Any]:
-        """The JSON object of ``--json``, which is also what the page is made of."""
+        """Return the JSON object of ``--json``, which is also the input of the HTML page."""
         values = record_json(self)
         seconds = {_OLD_SECONDS.get(name, name): value for name, value in values["seconds"].items()}
         return {
@@ -199,12 +199,12 @@ class ComparisonResult:
 
     @classmethod
     def of_json(cls, values: dict[str, Any], path: Path) -> ComparisonResult:
-        """From the values of :meth:`as_json`, read from ``path``.
+        """Create from the values of :meth:`as_json`, read from ``path``.
 
         Raises
         ------
         ArtifactCorruptError
-            When a field is missing or of another type.
+            If a field is missing or has the wrong type.
         """
         names = {old: name for name, old in _OLD_SECONDS.items()}
         seconds = {names.get(name, name): value for name, value in values["seconds"].items()}
@@ -212,4 +212,4 @@ class ComparisonResult:
 
 
 _OLD_SECONDS = {"trials": "units", "trials_cpu": "units_cpu", "evaluate": "judge"}
-"""Field -> its key in the JSON, which results of earlier versions hold too."""
+"""Field -> JSON key, as in results of earlier versions."""

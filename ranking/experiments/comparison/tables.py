@@ -1,6 +1,6 @@
-"""The rows of comparisons: merged into one file, and as Markdown tables.
+"""Merge the rows of comparisons into one file, and format them as Markdown tables.
 
-Rows of earlier versions name arms by their numbers in the papers' table (``A3``); tables show today's names.
+Rows of earlier versions identify arms by number (``A3``); the tables show current names.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from sidkit.core.bootstrap import NO_EVIDENCE
 from sidkit.core.files import read_json, written_beside
 
 SHORT = ("all", "cold", "prior 0-99", "strict cold", "COINS cold, theta 80 %")
-"""Slices of the short table; the file holds all."""
+"""Slices of the short table; the results file contains all slices."""
 _SHARED_BASELINES = {CODES_AS_FEATURES, ID_ALONE, SHUFFLED, BOOSTING, None}
 
 
 def named_today(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row with today's names of its arm and baseline."""
+    """Return a row with the current names of its arm and baseline."""
     baseline = row["baseline"]
     return {**row, "arm": arm_name(row["arm"]), "baseline": None if baseline is None else arm_name(baseline)}
 
 
 def merge_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Put the rows of one or more data sets into a JSON list, one a line, and remove older rows of the same data."""
-    fresh = {row["data"] for row in rows}
-    others = [row for row in read_json(path) if row["data"] not in fresh] if path.exists() else []
-    lines = ",\n".join(json.dumps(row, ensure_ascii=False, allow_nan=False) for row in [*others, *rows])
+    """Write rows to a JSON list, one per line, replacing existing rows of the same data sets."""
+    replaced = {row["data"] for row in rows}
+    remaining = [row for row in read_json(path) if row["data"] not in replaced] if path.exists() else []
+    lines = ",\n".join(json.dumps(row, ensure_ascii=False, allow_nan=False) for row in [*remaining, *rows])
     with written_beside(path) as temporary:
         temporary.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
 
 
 def budgets(arms: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, int, int, float | None]]:
-    """Per neural arm: parameters, those without tables, and all of them over those of codes as features (None without it).
+    """Return name, parameters, parameters without tables, and parameters relative to ``id_codes`` per neural arm.
 
-    ``arms`` are the arms of :meth:`ComparisonResult.as_json`.
+    The ratio is None without ``id_codes``. ``arms`` is the ``arms`` object of :meth:`ComparisonResult.as_json`.
     """
     arms = {arm_name(arm): facts for arm, facts in arms.items()}
     base = arms.get(CODES_AS_FEATURES, {}).get("parameters")
@@ -61,18 +61,18 @@ def budgets(arms: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, int, int, 
 
 
 def markdown(rows: Sequence[Mapping[str, Any]], slices: Sequence[str] = SHORT) -> str:
-    """AUC and differences to codes as features as one Markdown table per data set; ``**`` marks better or worse."""
+    """Format AUC and differences to ``id_codes`` as one Markdown table per data set; ``**`` marks better or worse."""
     parts = []
     rows = [named_today(row) for row in rows]
     for data in dict.fromkeys(row["data"] for row in rows):
-        own = [row for row in rows if row["data"] == data and row["metric"] == "auc"]
-        by = {(row["arm"], row["slice"]): row for row in own if row["baseline"] != CODES_AS_FEATURES}
-        by |= {(row["arm"], row["slice"]): row for row in own if row["baseline"] == CODES_AS_FEATURES}
+        of_data = [row for row in rows if row["data"] == data and row["metric"] == "auc"]
+        by = {(row["arm"], row["slice"]): row for row in of_data if row["baseline"] != CODES_AS_FEATURES}
+        by |= {(row["arm"], row["slice"]): row for row in of_data if row["baseline"] == CODES_AS_FEATURES}
         shown = [name for name in slices if any(key[1] == name for key in by)]
         positives = {key[1]: row["positives"] for key, row in by.items()}
         heads = "".join(f" {name} ({positives[name]:,}) |" for name in shown)
         lines = [f"**{data}**", "", f"| arm | paper |{heads}", "| --- | --- |" + " --- |" * len(shown)]
-        for arm in dict.fromkeys(row["arm"] for row in own):
+        for arm in dict.fromkeys(row["arm"] for row in of_data):
             cells = [_markdown_cell(by.get((arm, name))) for name in shown]
             lines.append(f"| {arm} | {paper_number(arm)} | {' | '.join(cells)} |")
         parts.append("\n".join(lines))
@@ -80,16 +80,16 @@ def markdown(rows: Sequence[Mapping[str, Any]], slices: Sequence[str] = SHORT) -
 
 
 def markdown_of_ideas(rows: Sequence[Mapping[str, Any]], slices: Sequence[str] = SHORT) -> str:
-    """AUC differences of arms to their ablation baselines: what the idea gives on the same inputs.
+    """Format AUC differences of arms to their ablation baselines.
 
-    One Markdown table for all data sets; empty without such an arm.
+    One Markdown table for all data sets; empty if no arm has an ablation baseline.
     """
     named = [named_today(row) for row in rows]
     return _differences([row for row in named if row["baseline"] not in _SHARED_BASELINES], "ablation baseline", slices)
 
 
 def markdown_of_boosting(rows: Sequence[Mapping[str, Any]], slices: Sequence[str] = SHORT) -> str:
-    """AUC differences of all arms to gradient boosting, likewise."""
+    """Format AUC differences of all arms to gradient boosting as one Markdown table."""
     named = [named_today(row) for row in rows]
     return _differences([row for row in named if row["baseline"] == BOOSTING], "baseline", slices)
 

@@ -1,4 +1,4 @@
-"""Rolling time origins: the same split, moved back by one test window at a time."""
+"""Rolling time origins: the same split, each moved back by one test window."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ from sidkit.core.errors import EvaluationError
 
 @dataclass(frozen=True)
 class TimeOrigin:
-    """One time origin: 0 is the latest. Rows from ``end_us`` on (None: none) lie in its future and are left out."""
+    """One time origin; 0 is the latest. Rows at or after ``end_us`` are in its future and excluded; None excludes none."""
 
     number: int
     split: TimeSplit
     end_us: int | None
 
     def rows(self, at_us: Ints) -> Ints:
-        """Indices of the rows that the time origin may see."""
+        """Return the indices of the rows before the end of the time origin."""
         return np.arange(len(at_us)) if self.end_us is None else np.flatnonzero(at_us < self.end_us)
 
     def describe(self) -> dict[str, str]:
-        """The cuts as text."""
+        """Return the cuts as text."""
         return {**self.split.describe(), "end": iso(self.end_us) if self.end_us is not None else "end of the log"}
 
 
 def time_origins(at_us: Ints, settings: SplitSettings, count: int) -> list[TimeOrigin]:
-    """The latest time origin and those before it; their test windows follow each other and do not overlap.
+    """Return the latest time origin and the preceding ones; their test windows are adjacent and do not overlap.
 
     Parameters
     ----------
     at_us : int64 [rows]
         Sorted row times, microseconds UTC.
     settings : SplitSettings
-        Shares of training and validation; the rest is the test window, and the step between time origins.
+        Training and validation shares; the rest is the test window, which is also the step between time origins.
     count : int
-        How many.
+        Number of time origins.
 
     Raises
     ------
     EvaluationError
-        When a part of some time origin would be empty.
+        If a part of a time origin would be empty.
     """
-    found = [TimeOrigin(0, TimeSplit.of(at_us, settings), None)]
+    origins = [TimeOrigin(0, TimeSplit.of(at_us, settings), None)]
     for number in range(1, count):
         window = len(at_us) - int(len(at_us) * (settings.train + settings.validation))
         back = number * window
@@ -58,8 +58,9 @@ def time_origins(at_us: Ints, settings: SplitSettings, count: int) -> list[TimeO
         )
         if not 0 < first < second < end or not at_us[0] < at_us[first] < at_us[second] < at_us[end]:
             raise EvaluationError(
-                f"{len(at_us):,} rows have no room for time origin {number}: its training, validation or test rows would be "
-                "none. Use fewer time origins, or make the test window shorter (split.train, split.validation in sidkit.toml)"
+                f"{len(at_us):,} rows have no room for time origin {number}: its training, validation or test part "
+                "would be empty. Use fewer time origins, or shorten the test window (split.train and split.validation in "
+                "sidkit.toml)"
             )
-        found.append(TimeOrigin(number, TimeSplit(int(at_us[first]), int(at_us[second])), int(at_us[end])))
-    return found
+        origins.append(TimeOrigin(number, TimeSplit(int(at_us[first]), int(at_us[second])), int(at_us[end])))
+    return origins

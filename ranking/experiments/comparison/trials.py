@@ -1,7 +1,7 @@
-"""The trials of a comparison: one arm, one seed, one time origin. Each is a file, written in one rename, and done once.
+"""Trials of a comparison: one arm, one seed, one time origin each, stored in one file that is written atomically.
 
-Workers share nothing but files. A trial is claimed by a lock that is released when its holder ends or dies, so any number of
-processes may work on one plan, and an interrupted plan resumes.
+Workers share only files. A trial is claimed with a lock that is released when its holder exits or dies, so any number of
+processes can work on one plan, and an interrupted plan resumes.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
 
 TRIALS = "units"
-"""The folder of trials in that of the comparison."""
+"""Folder of the trials within the folder of the comparison."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """A saved frame: the rows of one time origin with the features of one codebook."""
+    """A saved frame: the rows of one time origin, with the codes of one codebook."""
 
     folder: Path
     codebook: str
@@ -45,9 +45,10 @@ class Frame:
 
 @dataclass(frozen=True)
 class Trial:
-    """One arm with one seed at one time origin, trained on one frame; ``mark`` changes when anything changes that decides it.
+    """One arm with one seed at one time origin, trained on one frame.
 
-    ``budget`` is how many parameters its model should have; None leaves it as it is.
+    ``mark`` is a hash of everything that determines the result. ``budget`` is the target parameter count; None leaves the
+    model's size unchanged.
     """
 
     arm: str
@@ -59,27 +60,27 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """Of its file."""
+        """Stem of the trial's file."""
         return f"{self.arm}-s{self.seed}-o{self.origin}"
 
 
 @dataclass(frozen=True)
 class TrialDetails(ArmDetails):
-    """What a trial came to and what it took."""
+    """The result and cost of a finished trial."""
 
     mark: str = ""
-    """Of the trial that was done."""
+    """Mark of the trial that produced the result."""
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     validation: float | None = None
     """AUC on the validation rows."""
     ranker: str | None = None
-    """The saved artefact; None where none was saved."""
+    """Name of the saved artefact; None if none was saved."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that a worker needs to know."""
+    """All inputs of a worker."""
 
     repo: Path
     folder: Path
@@ -90,15 +91,15 @@ class Plan:
 
     @property
     def ablation_baselines(self) -> dict[str, str]:
-        """Arm -> its ablation baseline, of the arms that name one."""
+        """Arm -> ablation baseline, for the arms that have one."""
         return {arm: spec.baseline for arm, spec in self.arms.items() if spec.baseline}
 
     def path(self, trial: Trial) -> Path:
-        """Where the trial's predictions lie, once it is done."""
+        """Path of the trial's predictions."""
         return self.folder / TRIALS / f"{trial.name}.parquet"
 
     def details(self, trial: Trial) -> TrialDetails | None:
-        """What a finished trial came to; None where it has still to be done, or was done on other inputs."""
+        """Return the details of a finished trial, or None if it has not run on the current inputs."""
         path = self.path(trial)
         if not path.exists():
             return None
@@ -111,51 +112,51 @@ class Plan:
         return details if details.mark == trial.mark else None
 
     def ranker(self, trial: Trial) -> str:
-        """The name of the artefact in ``rankers`` of the folder; only the first seed of the latest origin has one."""
+        """Return the artefact name within ``rankers``; only the first seed of the latest time origin is saved."""
         return f"{trial.arm}_{trial.mark[:8]}"
 
     @property
     def rankers(self) -> Path:
-        """Artefacts for :mod:`ranking.experiments.comparison.probes`."""
+        """Folder of the artefacts for :mod:`ranking.experiments.comparison.probes`."""
         return self.folder / "rankers"
 
 
 def work_through(plan: Plan, announce: Callable[[Trial, TrialDetails], None] | None = None) -> None:
-    """Do all trials that are not done yet; those that another process holds are waited for.
+    """Run all unfinished trials; wait for those that another process has claimed.
 
     Parameters
     ----------
     plan : Plan
-        What there is to do.
+        The trials to run.
     announce : callable, optional
-        Called with each trial that was done here, and what it came to.
+        Called with each trial that this process finishes, and its details.
     """
     parent = os.getppid()
     contexts: dict[str, TrainingContext] = {}
-    held = []
-    # Trials of one frame stand together: it is loaded once.
+    claimed_elsewhere = []
+    # Trials of the same frame are adjacent, so that each frame is loaded once.
     for trial in sorted(plan.trials, key=lambda trial: (trial.origin, trial.frame)):
         if os.getppid() != parent:
-            return  # nobody waits for this any more
-        with _claimed(plan, trial, wait=False) as mine:
-            if not mine:
-                held.append(trial)
+            return  # the parent has died
+        with _claimed(plan, trial, wait=False) as claimed:
+            if not claimed:
+                claimed_elsewhere.append(trial)
                 continue
-            _do(plan, trial, contexts, announce)
-    for trial in held:
+            _run(plan, trial, contexts, announce)
+    for trial in claimed_elsewhere:
         with _claimed(plan, trial, wait=True):
-            _do(plan, trial, contexts, announce)
+            _run(plan, trial, contexts, announce)
 
 
 @contextmanager
 def _claimed(plan: Plan, trial: Trial, *, wait: bool) -> Iterator[bool]:
     path = plan.folder / TRIALS / f".{trial.name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with locked_file(path, wait=wait) as mine:
-        yield mine
+    with locked_file(path, wait=wait) as acquired:
+        yield acquired
 
 
-def _do(
+def _run(
     plan: Plan,
     trial: Trial,
     contexts: dict[str, TrainingContext],
@@ -167,12 +168,11 @@ def _do(
         contexts.clear()  # one frame at a time in memory
         contexts[trial.frame] = _context(plan, trial)
     context = contexts[trial.frame]
-    saved = trial.seed == 0 and trial.origin == 0
-    if not saved:
+    if trial.seed != 0 or trial.origin != 0:
         context = _without_artefacts(context)
     from ranking.training.sizing import Budget
 
-    began, worked = time.monotonic(), time.process_time()
+    started, cpu_started = time.monotonic(), time.process_time()
     spec = plan.arms[trial.arm]
     budget = Budget(trial.budget, spec.sized_by) if trial.budget is not None else None
     result = train_arm(context, trial.arm, spec, trial.seed, plan.ranker(trial), budget)
@@ -180,8 +180,8 @@ def _do(
         **{
             **vars(result.details),
             "mark": trial.mark,
-            "seconds": round(time.monotonic() - began, 2),
-            "cpu_seconds": round(time.process_time() - worked, 2),
+            "seconds": round(time.monotonic() - started, 2),
+            "cpu_seconds": round(time.process_time() - cpu_started, 2),
             "validation": result.validation_auc,
             "ranker": result.ranker,
             "train_rows": len(context.train),
@@ -198,10 +198,9 @@ def _context(plan: Plan, trial: Trial) -> TrainingContext:
 
 
 def context_of(repo: Repo, frame: Frame, spec: RankerSpec, rankers: Path | None = None) -> TrainingContext:
-    """What all arms share that train on a saved frame, one thread each."""
+    """Return the training context of a saved frame, with one thread per arm."""
     return training_context(repo, frame.codebook, frame.split, frame.folder, spec, rankers, threads=1, first_epoch=True)
 
 
 def _without_artefacts(context: TrainingContext) -> TrainingContext:
-
     return dataclasses.replace(context, rankers=None)

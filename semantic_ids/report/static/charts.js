@@ -8,7 +8,7 @@ data.levels.forEach((level, number) => {
   const log = top > 30 * Math.max(median, 1);
   const caption = used
     ? `${counted(used)} of ${counted(size)} codes used. Fullest: code ${codes[0]} with ${plural(top, "item", "items")}; ` +
-      `median of the used: ${counted(median)}.${log ? " The scale is logarithmic." : ""}`
+      `median of used codes: ${counted(median)}.${log ? " The scale is logarithmic." : ""}`
     : "No item has codes.";
   const note = make("p", {}, caption);
   const chart = make("div");
@@ -61,7 +61,7 @@ data.levels.forEach((level, number) => {
 const periods = data.drift;
 const firstAfter = periods.findIndex((period) => period.after_fit);
 
-// The frame of one drift chart: lines, labels of periods, and where the fit ended.
+// The frame of one drift chart: grid lines, period labels, and the end of the fit.
 function frame(width, height, top, label) {
   const [left, base] = [56, height - 24];
   const step = (width - left) / periods.length;
@@ -89,7 +89,7 @@ function frame(width, height, top, label) {
   return { svg, x, y, step, base };
 }
 
-const inWords = (period) => `${period.label}, ${period.after_fit ? "after" : "before"} the fit: ${plural(period.items, "item", "items")}`;
+const describePeriod = (period) => `${period.label}, ${period.after_fit ? "after" : "before"} the fit: ${plural(period.items, "item", "items")}`;
 
 function chart(title, caption, height, paint) {
   const box = make("div");
@@ -105,7 +105,7 @@ if (periods.length) {
     svg.append(draw("path", { class: "trend", d: `M${points.join("L")}` }));
     periods.forEach((period, place) => {
       const dot = draw("circle", { class: "dot", cx: x(place), cy: y(period.residual_norm), r: 4.5 });
-      dot.append(draw("title", {}, `${inWords(period)}, ${period.residual_norm.toFixed(4)}`));
+      dot.append(draw("title", {}, `${describePeriod(period)}, ${period.residual_norm.toFixed(4)}`));
       svg.append(dot);
     });
     return svg;
@@ -120,7 +120,7 @@ if (periods.length) {
         class: period.stability > period.chance ? "beyond" : "fill",
         x: x(place) - wide / 2, width: wide, y: at, height: Math.max(base - at, 1),
       });
-      bar.append(draw("title", {}, `${inWords(period)}, ${period.stability.toFixed(3)} (chance ${period.chance.toFixed(3)})`));
+      bar.append(draw("title", {}, `${describePeriod(period)}, ${period.stability.toFixed(3)} (chance ${period.chance.toFixed(3)})`));
       const tick = y(period.chance);
       svg.append(bar, draw("line", { class: "chance", x1: x(place) - wide * 0.75, x2: x(place) + wide * 0.75, y1: tick, y2: tick }));
     });
@@ -133,7 +133,7 @@ if (periods.length) {
     periods.forEach((period, place) => {
       const at = y(period.items);
       const bar = draw("rect", { class: "fill", x: x(place) - wide / 2, width: wide, y: at, height: Math.max(base - at, 1) });
-      bar.append(draw("title", {}, inWords(period)));
+      bar.append(draw("title", {}, describePeriod(period)));
       svg.append(bar);
     });
     return svg;

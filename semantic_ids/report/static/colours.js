@@ -1,4 +1,4 @@
-// First codes by their number of items: neighbours in that order get colours far apart.
+// First codes ranked by number of items; adjacent ranks get distant colours.
 const rankOfCode = new Map(data.levels.length ? data.levels[0].codes.map((code, rank) => [code, rank]) : []);
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
 

@@ -1,9 +1,9 @@
-// Items in the plane, on a canvas: dots are drawn once, and again when the window, the theme or the highlight changes.
+// The item map, on a canvas that is redrawn when the size, the theme or the highlight changes.
 const dots = data.map;
 const mapBox = document.getElementById("map");
 const highlight = document.getElementById("highlight");
-const told = document.getElementById("map-told");
-const NEAR = 14;
+const detail = document.getElementById("map-detail");
+const HOVER_RADIUS = 14;
 const SOME_CODES = 12;
 let places = [];
 let repaint = () => {};
@@ -12,7 +12,7 @@ function nameOfDot(dot) {
   return dots.title[dot] ?? dots.id[dot];
 }
 
-function wordsOf(dot) {
+function detailsOf(dot) {
   const title = dots.title[dot] === null ? "" : `, ${dots.id[dot]}`;
   const category = dots.category[dot] === null ? "" : `, ${dots.category[dot]}`;
   return `codes ${dots.codes[dot].join(", ")}${category}${title}`;
@@ -25,9 +25,9 @@ function showOnMap(code) {
   highlight.focus({ preventScroll: true });
 }
 
-function mapped() {
-  const canvas = make("canvas", { tabindex: "0", role: "img", "aria-describedby": "map-told",
-    "aria-label": `A map of ${plural(dots.id.length, "item", "items")}; the left and right arrow keys go from dot to dot.` });
+function drawMap() {
+  const canvas = make("canvas", { tabindex: "0", role: "img", "aria-describedby": "map-detail",
+    "aria-label": `A map of ${plural(dots.id.length, "item", "items")}; the left and right arrow keys move from dot to dot.` });
   const tip = make("div", { class: "tip", hidden: "" });
   mapBox.append(canvas, tip);
   const pen = canvas.getContext("2d");
@@ -38,7 +38,7 @@ function mapped() {
       highlight.append(make("option", { value: code }, `code ${code} (${plural(onTheMap.get(code), "dot", "dots")})`));
     }
   });
-  // The largest codes as buttons: what most of their items are is what makes a colour mean something.
+  // Buttons for the largest codes, each with the most frequent category of its items.
   const { code: codes, category, count } = depths[0];
   const buttons = data.levels[0].codes.slice(0, SOME_CODES).map((code) => {
     const branch = codes.indexOf(code);
@@ -50,12 +50,12 @@ function mapped() {
     return button;
   });
   document.getElementById("legend").append(...buttons);
-  // Left to right: the order in which the arrow keys go.
+  // Left to right: the order of the arrow keys.
   const walk = dots.x.map((_, dot) => dot).sort((one, other) => dots.x[one] - dots.x[other] || one - other);
   const [xs, ys] = [dots.x, dots.y].map((axis) => [Math.min(...axis), Math.max(...axis)]);
   let [width, height, chosen] = [0, 0, -1];
 
-  const wanted = (dot) => highlight.value === "" || String(dots.codes[dot][0]) === highlight.value;
+  const highlighted = (dot) => highlight.value === "" || String(dots.codes[dot][0]) === highlight.value;
 
   repaint = () => {
     for (const button of buttons) {
@@ -66,7 +66,7 @@ function mapped() {
     [canvas.width, canvas.height] = [width * ratio, height * ratio];
     canvas.style.height = `${height}px`;
     pen.setTransform(ratio, 0, 0, ratio, 0, 0);
-    // One scale for both axes, so that distances are true.
+    // One scale for both axes preserves distances.
     const margin = 24;
     const scale = Math.min((width - 2 * margin) / Math.max(xs[1] - xs[0], 1), (height - 2 * margin) / Math.max(ys[1] - ys[0], 1));
     places = dots.x.map((x, dot) => [
@@ -74,10 +74,10 @@ function mapped() {
       height / 2 - (dots.y[dot] - (ys[0] + ys[1]) / 2) * scale,
     ]);
     const radius = dots.x.length > 1500 ? 2.6 : 3.6;
-    const faintFirst = [...places.keys()].sort((one, other) => wanted(one) - wanted(other) || one - other);
+    const faintFirst = [...places.keys()].sort((one, other) => highlighted(one) - highlighted(other) || one - other);
     for (const dot of faintFirst) {
-      pen.fillStyle = colour(dots.codes[dot][0], !wanted(dot));
-      pen.globalAlpha = wanted(dot) ? 0.85 : 1;
+      pen.fillStyle = colour(dots.codes[dot][0], !highlighted(dot));
+      pen.globalAlpha = highlighted(dot) ? 0.85 : 1;
       pen.beginPath();
       pen.arc(places[dot][0], places[dot][1], radius, 0, 2 * Math.PI);
       pen.fill();
@@ -98,8 +98,8 @@ function mapped() {
     repaint();
     tip.hidden = dot < 0;
     if (dot < 0) return;
-    tip.replaceChildren(bidi(nameOfDot(dot)), make("small", {}, bidi(wordsOf(dot))));
-    told.replaceChildren(bidi(nameOfDot(dot)), `: ${wordsOf(dot)}`);
+    tip.replaceChildren(bidi(nameOfDot(dot)), make("small", {}, bidi(detailsOf(dot))));
+    detail.replaceChildren(bidi(nameOfDot(dot)), `: ${detailsOf(dot)}`);
     const [x, y] = places[dot];
     tip.style.left = `${Math.max(8, Math.min(x + 14, width - tip.offsetWidth - 8))}px`;
     tip.style.top = `${Math.max(8, Math.min(y + 14, height - tip.offsetHeight - 8))}px`;
@@ -108,10 +108,10 @@ function mapped() {
   const nearest = (event) => {
     const box = canvas.getBoundingClientRect();
     const [x, y] = [event.clientX - box.left, event.clientY - box.top];
-    let [best, distance] = [-1, NEAR * NEAR];
+    let [best, distance] = [-1, HOVER_RADIUS * HOVER_RADIUS];
     places.forEach((place, dot) => {
       const away = (place[0] - x) ** 2 + (place[1] - y) ** 2;
-      if (away < distance && wanted(dot)) [best, distance] = [dot, away];
+      if (away < distance && highlighted(dot)) [best, distance] = [dot, away];
     });
     return best;
   };
@@ -124,7 +124,7 @@ function mapped() {
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     if (!step) return;
     event.preventDefault();
-    const shown = walk.filter(wanted);
+    const shown = walk.filter(highlighted);
     choose(shown[(shown.indexOf(chosen) + step + shown.length) % shown.length]);
   });
   highlight.addEventListener("change", () => {
@@ -142,5 +142,5 @@ function mapped() {
   });
 }
 
-if (dots.id.length) mapped();
-else mapBox.append(make("p", { class: "told" }, "No item can be drawn."));
+if (dots.id.length) drawMap();
+else mapBox.append(make("p", { class: "detail" }, "No items to draw."));

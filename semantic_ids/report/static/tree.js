@@ -1,17 +1,17 @@
-// The tree of codes. Branches are made when they are opened, some at a time.
+// The code tree. Branches are created when they are opened, in batches.
 const SOME_BRANCHES = 50;
 const SOME_ITEMS = 100;
-const SOME_FOUND = 12;
+const SOME_RESULTS = 12;
 const { levels: depths, items, categories } = data.tree;
 const last = depths.length - 1;
 
-// first[d][i]: the number of branch i's first child (at the last depth: of its first embedded item).
+// first[d][i]: index of the first child of branch i (at the last depth: of its first embedded item).
 const first = depths.map(({ children }) => {
   const starts = new Int32Array(children.length + 1);
   children.forEach((number, branch) => { starts[branch + 1] = starts[branch] + number; });
   return starts;
 });
-// leaves[d][i]: the number of branch i's first leaf.
+// leaves[d][i]: index of the first leaf of branch i.
 const leaves = [];
 for (let depth = last; depth >= 0; depth -= 1) {
   leaves[depth] = Int32Array.from(first[depth], (child, branch) => (depth === last ? branch : leaves[depth + 1][child]));
@@ -26,7 +26,7 @@ function orderOf(depth, from, to) {
   return largestFirst ? branches.sort((one, other) => count[other] - count[one] || one - other) : branches;
 }
 
-// Titles of the best described items in a branch's fullest leaves.
+// Titles of the items with the smallest residuals in the largest leaves of a branch.
 function examples(depth, branch) {
   const { count } = depths[last];
   const best = [];
@@ -53,10 +53,10 @@ function itemRow(item) {
     make("span", { class: items.title[item] === null ? "title untitled" : "title" }, bidi(nameOf(item))),
     category >= 0 ? make("span", { class: "chip" }, bidi(categories[category])) : null,
     items.title[item] === null ? null : make("code", {}, bidi(items.id[item])),
-    extra ? make("span", { class: "told" }, `further codes ${extra}`) : null);
+    extra ? make("span", { class: "detail" }, `further codes ${extra}`) : null);
 }
 
-// A list that is filled some rows at a time; `until` fills it as far as a given member.
+// A list that grows in batches; `until` extends it up to a given member.
 function growing(list, members, some, rowOf, what) {
   const rows = new Map();
   const button = make("button", { type: "button", class: "more-button" });
@@ -88,7 +88,7 @@ function leafOf(branch, path) {
   const members = Array.from({ length: to - from }, (_, place) => from + place);
   const grown = growing(list, members, SOME_ITEMS, itemRow, "items");
   const left = missing
-    ? make("p", { class: "told left-out" }, `${plural(missing, "more item", "more items")} with this code, not included in this page. ` +
+    ? make("p", { class: "detail left-out" }, `${plural(missing, "more item", "more items")} with this code, not included in this page. ` +
         `sidkit codebooks items --codes ${path.join(",")} lists them.`)
     : null;
   return { node: make("div", { class: "inside" }, list, grown.button, left), until: grown.until };
@@ -107,7 +107,7 @@ function branchRow(depth, branch, above, siblings, most) {
   const path = [...above, code[branch]];
   const paint = colour(path[0]);
   const shown = examples(depth, branch);
-  const kind = category[branch] < 0 ? make("span") : make("span", { class: "chip" },
+  const chip = category[branch] < 0 ? make("span") : make("span", { class: "chip" },
     bidi(categories[category[branch]]), ` ${percent(share[branch], count[branch])}`);
   const hint = make("span", { class: "examples" });
   shown.forEach((title, place) => hint.append(place ? " · " : "", bidi(title)));
@@ -118,27 +118,27 @@ function branchRow(depth, branch, above, siblings, most) {
     make("span", { class: "bar", "aria-hidden": "true" },
       make("span", { style: { background: paint, width: `${Math.max((100 * count[branch]) / most, 1.5)}%` } })),
     make("span", { class: "counted" }, plural(count[branch], "item", "items"), " ", make("small", {}, percent(count[branch], siblings))),
-    kind, hint);
+    chip, hint);
   const node = make("li", {}, button);
   let inside = null;
   const row = {
     node,
     button,
-    open(wanted = true) {
-      button.setAttribute("aria-expanded", String(wanted));
-      if (wanted && !inside) {
+    open(expanded = true) {
+      button.setAttribute("aria-expanded", String(expanded));
+      if (expanded && !inside) {
         inside = depth === last
           ? leafOf(branch, path)
           : branchesOf(depth + 1, first[depth][branch], first[depth][branch + 1], path, count[branch]);
-        const told = make("p", { class: "told" }, `Codes ${path.join(", ")}: ${plural(count[branch], "item", "items")}` +
+        const detail = make("p", { class: "detail" }, `Codes ${path.join(", ")}: ${plural(count[branch], "item", "items")}` +
           (depth === last ? "." : ` in ${plural(first[depth][branch + 1] - first[depth][branch], "branch", "branches")}.`));
         if (depth === 0 && data.map.id.length) {
-          told.append(make("button", { type: "button", class: "show-button", onclick: () => showOnMap(code[branch]) }, "Show on the map"));
+          detail.append(make("button", { type: "button", class: "show-button", onclick: () => showOnMap(code[branch]) }, "Show on the map"));
         }
-        inside.node.prepend(told);
+        inside.node.prepend(detail);
         node.append(inside.node);
       }
-      if (inside) inside.node.hidden = !wanted;
+      if (inside) inside.node.hidden = !expanded;
       return inside;
     },
   };
@@ -159,29 +159,29 @@ document.getElementById("order").addEventListener("change", (event) => {
 });
 
 treeBox.addEventListener("keydown", (event) => {
-  const here = event.target.closest(".branch");
-  if (!here || event.altKey || event.ctrlKey || event.metaKey) return;
+  const branch = event.target.closest(".branch");
+  if (!branch || event.altKey || event.ctrlKey || event.metaKey) return;
   const visible = [...treeBox.querySelectorAll(".branch")].filter((button) => button.offsetParent !== null);
-  const place = visible.indexOf(here);
-  const isOpen = here.getAttribute("aria-expanded") === "true";
+  const place = visible.indexOf(branch);
+  const isOpen = branch.getAttribute("aria-expanded") === "true";
   let next = null;
   if (event.key === "ArrowDown") next = visible[place + 1];
   else if (event.key === "ArrowUp") next = visible[place - 1];
   else if (event.key === "Home") [next] = visible;
   else if (event.key === "End") next = visible.at(-1);
   else if (event.key === "ArrowRight") {
-    if (isOpen) next = here.parentElement.querySelector(":scope > .inside .branch");
-    else here.click();
+    if (isOpen) next = branch.parentElement.querySelector(":scope > .inside .branch");
+    else branch.click();
   } else if (event.key === "ArrowLeft") {
-    if (isOpen) here.click();
-    else next = here.closest("ul").closest("li")?.querySelector(".branch");
+    if (isOpen) branch.click();
+    else next = branch.closest("ul").closest("li")?.querySelector(".branch");
   } else return;
   event.preventDefault();
   next?.focus();
 });
 
-// The branch that holds a child: the last one that starts at or before it and is not empty.
-function holder(starts, child) {
+// The parent branch of a child: the last non-empty branch that starts at or before it.
+function parentOf(starts, child) {
   let [low, high] = [0, starts.length - 2];
   while (low < high) {
     const middle = (low + high + 1) >> 1;
@@ -191,18 +191,18 @@ function holder(starts, child) {
   return low;
 }
 
-function lineOf(item) {
-  const line = [];
+function pathTo(item) {
+  const path = [];
   for (let depth = last, child = item; depth >= 0; depth -= 1) {
-    child = holder(first[depth], child);
-    line.unshift(child);
+    child = parentOf(first[depth], child);
+    path.unshift(child);
   }
-  return line;
+  return path;
 }
 
 function reveal(item) {
   let level = root;
-  for (const branch of lineOf(item)) level = level.until(branch).open();
+  for (const branch of pathTo(item)) level = level.until(branch).open();
   const row = level.until(item);
   treeBox.querySelectorAll(".sought").forEach((old) => old.classList.remove("sought"));
   row.classList.add("sought");
@@ -211,23 +211,23 @@ function reveal(item) {
   row.scrollIntoView({ block: "center" });
 }
 
-const foundBox = document.getElementById("found");
+const resultsBox = document.getElementById("search-results");
 let lowered = null;
 let waiting = 0;
-function find(sought) {
-  const wanted = sought.trim().toLowerCase();
-  if (!wanted) return foundBox.replaceChildren();
+function find(text) {
+  const query = text.trim().toLowerCase();
+  if (!query) return resultsBox.replaceChildren();
   lowered ??= items.id.map((id, item) => `${items.title[item] ?? ""}\n${id}`.toLowerCase());
   const hits = [];
-  lowered.forEach((name, item) => { if (name.includes(wanted)) hits.push(item); });
-  if (!hits.length) return foundBox.replaceChildren(make("p", {}, "No item in this page matches."));
+  lowered.forEach((name, item) => { if (name.includes(query)) hits.push(item); });
+  if (!hits.length) return resultsBox.replaceChildren(make("p", {}, "No item in this page matches."));
   const list = make("ul");
-  for (const item of hits.slice(0, SOME_FOUND)) {
-    const codes = lineOf(item).map((branch, depth) => depths[depth].code[branch]).join(", ");
+  for (const item of hits.slice(0, SOME_RESULTS)) {
+    const codes = pathTo(item).map((branch, depth) => depths[depth].code[branch]).join(", ");
     list.append(make("li", {}, make("button", { type: "button", onclick: () => reveal(item) }, bidi(nameOf(item)), make("code", {}, codes))));
   }
-  const more = hits.length - SOME_FOUND;
-  return foundBox.replaceChildren(list, ...(more > 0 ? [make("p", {}, `and ${counted(more)} more; refine the search`)] : []));
+  const more = hits.length - SOME_RESULTS;
+  return resultsBox.replaceChildren(list, ...(more > 0 ? [make("p", {}, `and ${counted(more)} more; refine the search`)] : []));
 }
 document.getElementById("find").addEventListener("input", (event) => {
   clearTimeout(waiting);

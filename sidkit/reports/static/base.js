@@ -24,7 +24,7 @@ const make = (tag, attributes = {}, ...children) => filled(document.createElemen
 const draw = (tag, attributes = {}, ...children) => filled(document.createElementNS(drawing, tag), attributes, children);
 const bidi = (text) => make("bdi", {}, text);
 
-// Draws into a box at its current width, and again when the width changes.
+// Draws into a box at its current width, and redraws when the width changes.
 function sized(box, paint) {
   let width = 0;
   const again = () => {
@@ -38,10 +38,10 @@ function sized(box, paint) {
   again();
 }
 
-// About `wanted` round tick marks that cover 0..top.
-function steps(top, wanted = 4) {
+// About `count` round tick marks that cover 0..top.
+function steps(top, count = 4) {
   if (!(top > 0)) return [0];
-  const rough = top / wanted;
+  const rough = top / count;
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((factor) => factor * power).find((size) => size >= rough);
   const marks = [];

@@ -21,7 +21,7 @@ from helpers.restored import RestoredRepo
 from oracle.features import Oracle
 from oracle.logs import LAST, random_world
 from ranking.audit.artifacts import audit_artifacts
-from ranking.audit.frames import drawn
+from ranking.audit.frames import sample_rows
 from ranking.audit.reference import log_reference
 from ranking.audit.run import run_audit
 from ranking.data.export import write_frame
@@ -81,7 +81,7 @@ def micros(row: dict[str, Any], name: str = "event_timestamp") -> int:
 
 def sampled(repo: Repo, seed: int = 0) -> list[dict[str, Any]]:
     table = pq.read_table(repo.labelled_rows)
-    return table.take(pa.array(drawn(len(table), ROWS, seed))).to_pylist()
+    return table.take(pa.array(sample_rows(len(table), ROWS, seed))).to_pylist()
 
 
 def seen(rows: list[dict[str, Any]], key: str, value: str, at_us: int) -> dict[str, Any]:

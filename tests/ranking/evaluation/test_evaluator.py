@@ -242,7 +242,7 @@ def test_a_comparison_says_why_it_shows_nothing() -> None:
     truth, noise = evaluator.evaluate([TRUTH]), evaluator.evaluate([NOISE])
     assert evaluator.compare(truth, noise)["all"].verdict.reason == "fewer than 500 positives"
     some = Evaluator(EvaluationRows.of(DATA), slices(DATA), 50, least_positives=10)
-    assert some.compare(truth, truth)["all"].verdict.reason == "interval holds 0"
+    assert some.compare(truth, truth)["all"].verdict.reason == "interval contains 0"
     assert some.compare(truth, noise)["all"].verdict.outcome == "better"
     assert some.compare(truth, noise, "logloss", ["all"])["all"].verdict.outcome == "better"
     assert list(some.compare(truth, noise, slices=["cold", "absent"])) == ["cold"]

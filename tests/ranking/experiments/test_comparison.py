@@ -181,12 +181,12 @@ def test_an_external_models_scores_are_evaluated_on_the_same_rows_and_draws(few:
             assert (row["delta"], row["delta_low"], row["delta_high"]) == (0, 0, 0)
         else:
             assert row == {**ours[row["slice"], row["metric"], row["baseline"]], "arm": "external"}
-    with pytest.raises(EvaluationError, match="external came with 5, 5 scores per seed; the comparison has"):
+    with pytest.raises(EvaluationError, match="got 5, 5 scores per seed for external"):
         evaluate_external("synthetic_strong", plan, "external", [np.zeros(5)] * 2)
     broken = [scores[0], np.where(np.arange(len(scores[1])) < 3, np.nan, scores[1])]
-    with pytest.raises(EvaluationError, match=r"external came with 0, 3 scores per seed that are NaN or infinite"):
+    with pytest.raises(EvaluationError, match=r"got 0, 3 per seed that are NaN or infinite for external"):
         evaluate_external("synthetic_strong", plan, "external", broken)
-    with pytest.raises(EvaluationError, match=r"id-s0-o0.*is trained; run the comparison"):
+    with pytest.raises(EvaluationError, match=r"id-s0-o0.*are missing; run the comparison"):
         evaluate_external(
             "synthetic_strong", dataclasses.replace(plan, folder=repo.path / "elsewhere"), "external", scores
         )
@@ -247,7 +247,7 @@ def test_a_worker_that_stops_is_told_and_what_is_finished_is_kept(few: Compared,
     arrays = next((folder / "frames").glob("*-o0")) / "arrays.safetensors"
     arrays.write_bytes(b"broken")
     reseal(arrays)  # else the damage is found, and the frame made again
-    with pytest.raises(EvaluationError, match=r"1 trials were not finished \(id-s0-o0\).*run the same command again"):
+    with pytest.raises(EvaluationError, match=r"1 trials did not finish \(id-s0-o0\).*run the same command again"):
         compare(repo.path, FEW, seeds=2, origins=2, jobs=2)
 
 

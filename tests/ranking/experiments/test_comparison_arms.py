@@ -100,14 +100,14 @@ def test_an_arm_that_could_never_train_is_refused_when_it_is_read(tmp_path: Path
 
 
 def test_unknown_names_twice_the_same_name_and_no_name_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no arm 'A99'; there are id.*gbdt"):
+    with pytest.raises(ConfigError, match=r"unknown arm 'A99'; expected one of id.*gbdt"):
         load_arms(["A99"])
-    with pytest.raises(ConfigError, match="two arms are called 'id'"):
+    with pytest.raises(ConfigError, match="two arms have the name 'id'"):
         load_arms(["id", own(tmp_path, 'title = "t"\nrepresentations = ["id"]\n', "id")])
-    with pytest.raises(ConfigError, match="no arm is named"):
+    with pytest.raises(ConfigError, match="no arms given"):
         load_arms([])
     text = 'title = "t"\nrepresentations = ["id"]\n[codebook_changes]\nlevel = 5\n'
-    with pytest.raises(ConfigError, match=r"codebook_changes names level; .*levels"):
+    with pytest.raises(ConfigError, match=r"codebook_changes has unknown keys: level; .*levels"):
         load_arms([own(tmp_path, text)])["mine"].codebook_spec()
 
 

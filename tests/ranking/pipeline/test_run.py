@@ -163,7 +163,7 @@ def test_a_repo_of_other_data_is_refused(finished: FinishedJob, tmp_path: Path) 
     source = finished.repo.settings.source.url
     repo = prepare_repo(source, tmp_path / "repo")
     assert prepare_repo(source, repo.path).path == repo.path
-    with pytest.raises(ConfigError, match=r"was made for .* not for .*give another --repo"):
+    with pytest.raises(ConfigError, match=r"was created for .* got .*use another --repo"):
         prepare_repo("synthetic", repo.path)
 
 

@@ -147,7 +147,7 @@ def test_ages_and_gaps_are_taken_from_the_request_moment(finished: FinishedJob) 
 
 
 def test_a_moment_before_the_last_materialization_is_refused(finished: FinishedJob) -> None:
-    with pytest.raises(TimeError, match="filled as of"):
+    with pytest.raises(TimeError, match="newest row of the online store"):
         Scorer(finished.repo).score("u1", ["i1"], finished.result.as_of_us - 1)
 
 
@@ -165,7 +165,7 @@ def test_an_interval_that_ends_years_after_the_newest_row_refuses_no_request_aft
     np.testing.assert_array_equal(
         Scorer(repo).score(users[0], items[:9], as_of), Scorer(finished.repo).score(users[0], items[:9], as_of)
     )
-    with pytest.raises(TimeError, match=r"filled as of .*, its newest row, and cannot answer for"):
+    with pytest.raises(TimeError, match=r"expected a time no earlier than the newest row of the online store .*, got"):
         Scorer(repo).score(users[0], items[:9], as_of - 1)
 
 
@@ -218,5 +218,5 @@ def test_a_service_with_other_feature_types_is_refused_at_start(
     )
     monkeypatch.setattr("sidkit.stores.doctor.refuse", lambda *_: None)  # plain `feast apply` asks no doctor
     apply_repo(repo)
-    with pytest.raises(ServingError, match=r"item_content__price \(Float32, now Int64\)"):
+    with pytest.raises(ServingError, match=r"item_content__price \(expected Float32, got Int64\)"):
         Scorer(repo)

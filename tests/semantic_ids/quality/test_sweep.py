@@ -262,7 +262,7 @@ def test_what_cannot_be_swept_is_refused() -> None:
         sweep(items, SMALL, sample=0)
     with pytest.raises(FitError, match="got 1 items and"):
         sweep(items.rows(np.array([0, 1])), SMALL)
-    with pytest.raises(ConfigError, match="no quantizer 'nope'; there are"):
+    with pytest.raises(ConfigError, match="no quantizer named 'nope'; available:"):
         sweep(items, [candidate(4, quantizer="nope")])
     with pytest.raises(ConfigError, match="dimm"):
         sweep(items, [Candidate(sizes=(4,), encoder_arguments={"dimm": 3})])

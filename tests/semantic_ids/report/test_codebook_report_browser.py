@@ -118,7 +118,7 @@ def test_in_a_browser_the_keyboard_walks_and_the_search_finds(repo: Repo, tmp_pa
         # The map tells each dot that the arrow keys come to.
         page.do("document.querySelector('canvas').focus()")
         page.press("ArrowRight")
-        told = page.do("document.getElementById('map-told').textContent")
+        told = page.do("document.getElementById('map-detail').textContent")
         (item,) = [item for item in coded(repo) if re.search(rf"\b{item}\b", told)]
         assert f"codes {', '.join(map(str, coded(repo)[item]['codes']))}" in told
         # A title that is found is shown at its place in the tree.
@@ -129,8 +129,8 @@ def test_in_a_browser_the_keyboard_walks_and_the_search_finds(repo: Repo, tmp_pa
                 order.value = "{order}"; order.dispatchEvent(new Event("change"));
                 const find = document.getElementById("find");
                 find.value = "<IMG src"; find.dispatchEvent(new Event("input"));
-                while (!document.querySelector("#found button")) await new Promise((done) => setTimeout(done, 20));
-                document.querySelector("#found button").click();
+                while (!document.querySelector("#search-results button")) await new Promise((done) => setTimeout(done, 20));
+                document.querySelector("#search-results button").click();
                 const row = document.querySelector(".sought");
                 return [row.querySelector(".title").textContent, row === document.activeElement,
                     row.closest("ul").closest("li").querySelector(".branch").dataset.path]; }})()"""

@@ -1,4 +1,4 @@
-"""A comparison as one HTML page."""
+"""HTML report on comparisons."""
 
 from ranking.experiments.comparison.report.page import write_page
 

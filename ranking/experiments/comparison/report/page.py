@@ -1,4 +1,4 @@
-"""One self-contained HTML page about one or more comparisons: no other file, no network, the same bytes for the same facts."""
+"""Self-contained HTML report on comparisons: one file, no network access, identical bytes for identical input."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _ROW = ("arm", "slice", "metric", "baseline", "mean", "low", "high", "delta", "d
 
 @dataclass(frozen=True)
 class _Cell:
-    """One cell: its text, and a difference and a note in small type beside or below it."""
+    """A cell: its text, and an optional difference and note in small type."""
 
     text: str
     delta: str = ""
     note: str = ""
     evidence: bool = False
-    """Whether the verdict on the difference is other than no evidence."""
+    """Whether the verdict is better or worse."""
 
 
 @dataclass(frozen=True)
@@ -38,21 +38,21 @@ class _Table:
 
 
 def write_page(comparisons: Sequence[Mapping[str, Any]], out: Path) -> Path:
-    """Write the page about comparisons of the same arms on several data sets; one that is there is replaced."""
+    """Write the report on comparisons of the same arms on several data sets; an existing file is replaced."""
     with written_beside(out) as temporary:
         temporary.write_text(render(comparisons), encoding="utf-8")
     return out
 
 
 def render(comparisons: Sequence[Mapping[str, Any]]) -> str:
-    """The page, as text. ``comparisons`` are the facts that :meth:`Comparison.run` gives."""
+    """Return the page as text; ``comparisons`` are results of :meth:`ComparisonResult.as_json`."""
     data = [
         {
             "data": facts["data"],
             "columns": _ROW,
             "rows": [[row[key] for key in _ROW] for row in facts["rows"]],
             "slices": facts["slices"],
-            "titles": {arm: own["title"] for arm, own in facts["arms"].items()},
+            "titles": {arm: arm_facts["title"] for arm, arm_facts in facts["arms"].items()},
             "calibration": facts["calibration"],
             "probes": facts["probes"],
         }
@@ -84,7 +84,7 @@ def _auc_table(facts: Mapping[str, Any]) -> _Table:
     arms = dict.fromkeys(row["arm"] for row in rows)
     head = ["arm", *(f"{name} ({facts['slices'][name]['positives']:,} positives)" for name in slices)]
     return _Table(
-        "AUC, and its difference to the first baseline with a 95 % interval over users; bold where there is evidence",
+        "AUC, and its difference to the first baseline with a 95 % confidence interval over users; bold: better or worse",
         head,
         [[_arm(facts, arm), *(_auc(by.get((arm, name))) for name in slices)] for arm in arms],
     )
@@ -100,22 +100,22 @@ def _auc(row: Mapping[str, Any] | None) -> _Cell:
 
 
 def _arm_table(facts: Mapping[str, Any]) -> _Table:
-    """Sizes, epochs and time of every arm."""
-    sizes = {arm: (whole, bare, ratio) for arm, whole, bare, ratio in budgets(facts["arms"])}
+    """Build the table of sizes, epochs and times per arm."""
+    sizes = {arm: (total, without_tables, ratio) for arm, total, without_tables, ratio in budgets(facts["arms"])}
     body = []
-    for arm, own in facts["arms"].items():
-        whole, bare, ratio = sizes.get(arm, (None, None, None))
-        seeds = own["auc_by_seed"].get("all", [])
-        first = own["first_epoch_auc"].get("all")
-        epochs = [epoch + 1 for epoch in own["best_epoch"] if epoch is not None]
+    for arm, arm_facts in facts["arms"].items():
+        total, without_tables, ratio = sizes.get(arm, (None, None, None))
+        seeds = arm_facts["auc_by_seed"].get("all", [])
+        first = arm_facts["first_epoch_auc"].get("all")
+        epochs = [epoch + 1 for epoch in arm_facts["best_epoch"] if epoch is not None]
         texts = [
-            *(f"{value:,}" if value else "–" for value in (whole, bare)),
+            *(f"{value:,}" if value else "–" for value in (total, without_tables)),
             f"{ratio:.2f}" if ratio else "–",
             f"{first:.4f}" if first else "–",
             f"{sum(seeds) / len(seeds):.4f}" if seeds else "–",
             f"{min(seeds):.4f} to {max(seeds):.4f}" if seeds else "–",
             ", ".join(map(str, epochs)) or "–",
-            f"{sum(own['seconds']) / len(own['seconds']):.1f}",
+            f"{sum(arm_facts['seconds']) / len(arm_facts['seconds']):.1f}",
         ]
         body.append([_arm(facts, arm), *map(_Cell, texts)])
     head = [
@@ -139,8 +139,8 @@ def _slice_table(facts: Mapping[str, Any]) -> _Table:
         for name, size in facts["slices"].items()
     ]
     note = (
-        f"Slices of the test rows. Theta 80 % is {cuts['theta_80']:,} exposures of 7 days; head from {cuts['head_from']:,}, "
-        f"tail below {cuts['tail_below']:,}; all chosen on validation rows. GAUC by {facts['gauc_by']}"
+        f"Slices of the test rows. Theta 80 % is {cuts['theta_80']:,} exposures in 7 days; head from {cuts['head_from']:,}, "
+        f"tail below {cuts['tail_below']:,}; thresholds are chosen on validation rows. GAUC by {facts['gauc_by']}"
     )
     return _Table(
         note, ["slice", "rows", "positives", "users", "ranked by GAUC"], [[_Cell(text) for text in row] for row in body]
@@ -148,5 +148,5 @@ def _slice_table(facts: Mapping[str, Any]) -> _Table:
 
 
 def _arm(facts: Mapping[str, Any], arm: str) -> _Cell:
-    """The row header of an arm."""
+    """Build the row header of an arm."""
     return _Cell(arm, note=facts["arms"].get(arm, {}).get("title", "the true probabilities"))

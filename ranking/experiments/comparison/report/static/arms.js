@@ -1,4 +1,4 @@
-// The forest of differences, AUC from cold to warm, calibration.
+// Forest plot of differences, AUC from cold to warm items, calibration.
 fill(choose("data"), data.map((each) => each.data));
 choose("data").addEventListener("change", () => {
   state.at = data.findIndex((each) => each.data === choose("data").value);
@@ -7,8 +7,8 @@ choose("data").addEventListener("change", () => {
 const signed = (value) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(4)}`;
 
 function fillChoices() {
-  const told = now().rows.map(asRow).filter((row) => row.delta !== null && row.delta_low !== null);
-  const distinct = (key) => [...new Set(told.map((row) => row[key]))];
+  const comparable = now().rows.map(asRow).filter((row) => row.delta !== null && row.delta_low !== null);
+  const distinct = (key) => [...new Set(comparable.map((row) => row[key]))];
   fill(choose("slice"), distinct("slice"));
   fill(choose("metric"), distinct("metric"));
   fill(choose("baseline"), distinct("baseline"));
@@ -21,12 +21,12 @@ painted(() => {
 for (const id of ["slice", "metric", "baseline"]) choose(id).addEventListener("change", () => forest());
 
 function forest() {
-  const wanted = { slice: choose("slice").value, metric: choose("metric").value, baseline: choose("baseline").value };
-  const rows = rowsOf(wanted).filter((row) => row.delta_low !== null);
-  const slice = now().slices[wanted.slice];
-  choose("deltas-told").textContent = rows.length
-    ? `${wanted.metric} against ${wanted.baseline} on "${wanted.slice}"${slice ? `: ${plural(slice.rows, "row", "rows")}, ${plural(slice.positives, "positive", "positives")}` : ""}.`
-    : "No arm has this difference on this slice.";
+  const selection = { slice: choose("slice").value, metric: choose("metric").value, baseline: choose("baseline").value };
+  const rows = rowsOf(selection).filter((row) => row.delta_low !== null);
+  const slice = now().slices[selection.slice];
+  choose("deltas-detail").textContent = rows.length
+    ? `${selection.metric} against ${selection.baseline} on "${selection.slice}"${slice ? `: ${plural(slice.rows, "row", "rows")}, ${plural(slice.positives, "positive", "positives")}` : ""}.`
+    : "No arm has a difference to this baseline on this slice.";
   const box = make("div");
   choose("deltas").replaceChildren(box);
   if (!rows.length) return;
@@ -35,7 +35,7 @@ function forest() {
     const [left, right, line] = [width > 620 ? 250 : 70, width > 620 ? 200 : 10, 28];
     const height = rows.length * line + 30;
     const x = (value) => left + ((value + reach) / (2 * reach)) * (width - left - right);
-    const svg = draw("svg", { width, height, role: "img", "aria-label": "Differences with their intervals; the numbers are in the tables below." });
+    const svg = draw("svg", { width, height, role: "img", "aria-label": "Differences with confidence intervals; the numbers are in the tables below." });
     for (const mark of marksBetween(-reach, reach, 4)) {
       svg.append(draw("line", { class: "grid", x1: x(mark), x2: x(mark), y1: 0, y2: height - 24 }),
         draw("text", { x: x(mark), y: height - 8, "text-anchor": "middle" }, mark.toFixed(3)));
@@ -43,23 +43,23 @@ function forest() {
     svg.append(draw("line", { class: "zero", x1: x(0), x2: x(0), y1: 0, y2: height - 24 }));
     rows.forEach((row, place) => {
       const y = place * line + line / 2;
-      const told = `${signed(row.delta)} [${signed(row.delta_low)}, ${signed(row.delta_high)}]`;
+      const label = `${signed(row.delta)} [${signed(row.delta_low)}, ${signed(row.delta_high)}]`;
       const group = draw("g", { class: `row ${row.verdict.replace(" ", "-")}`, "data-arm": row.arm },
-        draw("title", {}, `${row.arm}: ${told}, ${row.verdict}`),
+        draw("title", {}, `${row.arm}: ${label}, ${row.verdict}`),
         draw("text", { class: "name", x: 0, y: y + 4 }, width > 620 ? `${row.arm}  ${now().titles[row.arm] ?? ""}` : row.arm),
         draw("line", { class: "interval", x1: x(row.delta_low), x2: x(row.delta_high), y1: y, y2: y }),
         draw("circle", { class: "mark", cx: x(row.delta), cy: y, r: 5 }));
-      if (right > 50) group.append(draw("text", { x: width, y: y + 4, "text-anchor": "end" }, told));
+      if (right > 50) group.append(draw("text", { x: width, y: y + 4, "text-anchor": "end" }, label));
       svg.append(group);
     });
     box.replaceChildren(svg);
   });
 }
 
-// Six lines can be told apart; the others are one click away. The oracle would flatten all that lies below it.
-const plain = new Set(["id", "id_content", "id_codes", "saviorrec", "smile", "gbdt"]);
+// Show six arms by default, since more lines are hard to distinguish. The oracle is hidden because it compresses the scale.
+const shownFirst = new Set(["id", "id_content", "id_codes", "saviorrec", "smile", "gbdt"]);
 state.hidden.add("oracle");
-for (const arm of allArms) if (allArms.length > 7 && !plain.has(arm)) state.hidden.add(arm);
+for (const arm of allArms) if (allArms.length > 7 && !shownFirst.has(arm)) state.hidden.add(arm);
 
 painted(() => {
   const names = Object.keys(now().slices).filter((name) => name.startsWith("prior ") && name !== "prior 0-99");

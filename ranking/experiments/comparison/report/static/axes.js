@@ -1,21 +1,21 @@
-// What all plots share: the chosen data, colours of arms, axes.
+// Shared by all plots: the selected data, arm colours and axes.
 const choose = (id) => document.getElementById(id);
 const state = { at: 0, hidden: new Set() };
 const now = () => data[state.at];
 const columns = data[0].columns;
 const asRow = (values) => Object.fromEntries(columns.map((name, place) => [name, values[place]]));
-const rowsOf = (wanted) => now().rows.map(asRow).filter((row) => Object.entries(wanted).every(([key, value]) => row[key] === value));
+const rowsOf = (filter) => now().rows.map(asRow).filter((row) => Object.entries(filter).every(([key, value]) => row[key] === value));
 const painters = [];
 
-// Paints now, and again whenever what was chosen changes.
+// Draws now, and again when the selection changes.
 function painted(paint) {
   painters.push(paint);
   paint();
 }
 const repaint = () => painters.forEach((paint) => paint());
 
-function fill(select, values, wanted) {
-  const before = wanted ?? select.value;
+function fill(select, values, selected) {
+  const before = selected ?? select.value;
   select.replaceChildren(...values.map((value) => make("option", { value }, value)));
   select.value = values.includes(before) ? before : values[0] ?? "";
 }
@@ -28,7 +28,7 @@ function hue(arm) {
   return `oklch(${(dark.matches ? 72 : 55) + [0, 8, -8][place % 3]}% 0.14 ${((25 + place * 137.508) % 360).toFixed(1)})`;
 }
 
-// A legend whose buttons show and hide arms in a set.
+// A legend with one button per arm that adds it to or removes it from the set of hidden arms.
 function legend(box, arms, hidden, again) {
   box.replaceChildren(
     ...arms.map((arm) =>
@@ -40,9 +40,9 @@ function legend(box, arms, hidden, again) {
   );
 }
 
-// Round marks between two numbers.
-function marksBetween(low, high, wanted = 5) {
-  const rough = (high - low) / wanted || 1;
+// Round tick marks between two numbers.
+function marksBetween(low, high, count = 5) {
+  const rough = (high - low) / count || 1;
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((factor) => factor * power).find((size) => size >= rough * 0.999);
   const marks = [];
@@ -50,7 +50,7 @@ function marksBetween(low, high, wanted = 5) {
   return marks;
 }
 
-// A vertical axis over named places; returns where things go.
+// A vertical axis over named positions; returns the coordinate functions.
 function grid(width, height, names, low, high, label, digits = 3) {
   const [left, base] = [56, height - 26];
   const step = (width - left) / Math.max(names.length, 1);

@@ -1,4 +1,4 @@
-// Probes of the saved models: gates, the mutation test, attention.
+// Probes of the saved rankers: gates, mutation test, attention.
 painted(() => {
   const gates = Object.entries(now().probes.gates ?? {});
   const box = choose("gates");
@@ -7,12 +7,12 @@ painted(() => {
   for (const kind of gates.length ? ["prior", "age"] : []) {
     const names = [...new Set(gates.flatMap(([, curves]) => curves[kind].map((bucket) => bucket.name)))];
     const chart = make("div");
-    const said = kind === "prior" ? "by the item's earlier interactions" : "by the item's age";
-    box.append(make("div", { "data-kind": kind }, make("h3", {}, "Gate ", make("small", {}, said)),
+    const caption = kind === "prior" ? "by the item's earlier interactions" : "by the item's age";
+    box.append(make("div", { "data-kind": kind }, make("h3", {}, "Gate ", make("small", {}, caption)),
       make("div", { class: "legend" }, ...gates.map(([arm]) =>
         make("span", { class: "chip" }, make("span", { class: "swatch-line inline", style: { background: hue(arm) } }), ` ${arm}`))), chart));
     sized(chart, (width) => {
-      const { svg, x, y, step } = grid(width, 220, names, 0, 1, `Mean gate ${said}`, 1);
+      const { svg, x, y, step } = grid(width, 220, names, 0, 1, `Mean gate ${caption}`, 1);
       gates.forEach(([arm, curves], place) => {
         const shift = (place - (gates.length - 1) / 2) * Math.min(12, (step * 0.7) / gates.length);
         const points = curves[kind].map((bucket) => [x(names.indexOf(bucket.name)) + shift, bucket]);
@@ -32,13 +32,13 @@ painted(() => {
 });
 
 painted(() => {
-  const told = Object.entries(now().probes.mutation ?? {}).filter(([, depths]) => depths.length);
-  legend(choose("mutation-legend"), told.map(([arm]) => arm), state.hidden, repaint);
+  const tested = Object.entries(now().probes.mutation ?? {}).filter(([, depths]) => depths.length);
+  legend(choose("mutation-legend"), tested.map(([arm]) => arm), state.hidden, repaint);
   const box = make("div");
   choose("mutation").replaceChildren(box);
-  const shown = told.filter(([arm]) => !state.hidden.has(arm));
+  const shown = tested.filter(([arm]) => !state.hidden.has(arm));
   if (!shown.length) {
-    box.append(make("p", { class: "hint" }, "No arm is shown."));
+    box.append(make("p", { class: "hint" }, "All arms are hidden."));
     return;
   }
   sized(box, (width) => {
@@ -64,7 +64,7 @@ function attention() {
   const examples = (now().probes.attention ?? {})[choose("attention-arm").value] ?? [];
   const named = (item) => bidi(item.title ?? item.id);
   choose("attention").replaceChildren(
-    ...(examples.length ? [] : [make("p", { class: "hint" }, "Nothing to show: no clicked test row has a history long enough.")]),
+    ...(examples.length ? [] : [make("p", { class: "hint" }, "Nothing to show: no clicked test row has a long enough history.")]),
     ...examples.map((example) => make("div", { class: "example" },
       make("h3", {}, "Candidate: ", named(example), " ", make("small", {}, `score ${example.score.toFixed(3)}, history of ${plural(example.history, "item", "items")}`)),
       make("div", { class: "maps" }, ...example.maps.map((map) => make("div", {}, make("small", {}, map.name),
