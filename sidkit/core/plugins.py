@@ -11,13 +11,11 @@ A name is resolved once, when the preset is read: the file is executed, the clas
 class of its kind), and the name becomes a **reference** with a hash, ``file.py:Class@<hash>`` or ``name@<version>+<hash>``.
 References are used like built-in names in specs, the catalogue and artefacts, so a changed source gives another codebook.
 
-An artefact whose preset names a file has a **copy of that file** in ``plugins/``, listed in its manifest as ``plugins`` with
-its SHA-256. The artefact is loaded from the copy, so it can be moved, served from another folder, and is unaffected by later
-edits of the original. A plug-in of a distribution is not copied, since a package has more than one module: the manifest has
-the distribution, its version and the SHA-256 of the module's file, and the same must be installed where the artefact is
-loaded. In both cases, a missing or changed source raises an error before it is executed.
-
-Nothing is unpickled, and user code is executed only if a preset, a command or an artefact names it.
+An artefact whose preset names a file has a **copy of that file** in ``plugins/``, listed in its manifest with its SHA-256, and
+is loaded from the copy: it can be moved and served from another folder. A plug-in of a distribution is not copied: the
+manifest has the distribution, its version and the SHA-256 of the module's file. In both cases, a missing or changed source
+raises an error before it is executed. Nothing is unpickled, and user code is executed only if a preset, a command or an
+artefact names it.
 """
 
 from __future__ import annotations
