@@ -123,15 +123,10 @@ class Registry(Generic[T]):
     """
 
     def __init__(
-        self,
-        noun: str,
-        group: str,
-        contract: str,
-        built_in: Mapping[str, type[T]] | Mapping[str, str],
-        takes: tuple[str, ...] = (),
+        self, noun: str, group: str, contract: str, built_in: Mapping[str, type[T] | str], takes: tuple[str, ...] = ()
     ) -> None:
         self.noun, self.group, self.contract, self.takes = noun, group, contract, takes
-        self.built_in: Mapping[str, type[T] | str] = built_in
+        self.built_in = built_in
         _registries[group] = self
 
     def resolved(self, name: str, folder: Path | None = None) -> str:
