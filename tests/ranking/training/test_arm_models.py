@@ -81,7 +81,10 @@ def test_an_arm_is_frozen() -> None:
         (("dim = 16", "dims = 16"), r"arms\.saviorrec\.model\.dims"),
         (('representations = ["id"]', 'kind = "gbdt"\nmodel = {dim = 3}'), r"gbdt arm has neither a model nor codes"),
         (('representations = ["id"]', 'kind = "gbdt"\nrandom_codes = true'), r"gbdt arm has neither a model nor codes"),
-        (('representations = ["id"]', 'representations = ["id"]\nrandom_codes = true\nshuffle_codes = true'), "two arms"),
+        (
+            ('representations = ["id"]', 'representations = ["id"]\nrandom_codes = true\nshuffle_codes = true'),
+            "at most one of shuffle_codes and random_codes",
+        ),
         (('representations = ["id"]', 'representations = ["id", "id"]'), "is listed more than once"),
     ],
 )  # fmt: skip
