@@ -16,7 +16,7 @@ from semantic_ids.item_vectors import ItemVectors
 from semantic_ids.pairs.mining import ItemPairs
 from semantic_ids.quantizers.base import Quantizer
 from sidkit.core.arrays import Floats
-from sidkit.core.errors import PluginError
+from sidkit.core.laws import require
 
 _ITEMS, _DIM = 240, 8
 _PARTS = [*(slice(row, row + 1) for row in range(16)), slice(16, None)]
@@ -43,49 +43,49 @@ def check_quantizer(kind: type[Quantizer], **arguments: Any) -> None:
     quantizer = kind(**arguments).fit(rows, pairs)
     codes, sizes, name = quantizer.encode(rows), quantizer.sizes, kind.__name__
     shape = (_ITEMS, len(sizes))
-    _check(
+    require(
         codes.shape == shape and codes.dtype == np.int32,
         name,
         f"encode must return int32 {shape}, got {codes.dtype} {codes.shape}",
     )
-    _check(
+    require(
         bool(((codes >= 0) & (codes < np.array(sizes))).all()),
         name,
         f"codes must be at least 0 and less than sizes {sizes}",
     )
     decoded = quantizer.decode(codes)
-    _check(
+    require(
         decoded.shape == rows.shape and decoded.dtype == np.float32,
         name,
         f"decode must return float32 {rows.shape}, got {decoded.dtype} {decoded.shape}",
     )
-    _check(bool(np.isfinite(decoded).all()), name, "decode must return finite vectors")
-    _check(
+    require(bool(np.isfinite(decoded).all()), name, "decode must return finite vectors")
+    require(
         quantizer.encode(rows[:0]).shape == (0, len(sizes)),
         name,
         f"encode of no rows must return shape (0, {len(sizes)})",
     )
     parts = np.concatenate([quantizer.encode(rows[part]) for part in _PARTS])
-    _check(_same(parts, codes), name, "the code of a row must not depend on the other rows of its batch")
-    _check(
+    require(_same(parts, codes), name, "the code of a row must not depend on the other rows of its batch")
+    require(
         _same(kind(**arguments).fit(rows, pairs).encode(rows), codes),
         name,
         "the same arguments and rows must give the same codes",
     )
     if pairs is None:
         order = np.random.default_rng(1).permutation(_ITEMS)
-        _check(
+        require(
             _same(kind(**arguments).fit(rows[order]).encode(rows), codes),
             name,
             "codes must not depend on the order of the rows in fit",
         )
     restored = kind(**json.loads(json.dumps(quantizer.config()))).load_tensors(_saved(quantizer.tensors(), name))
-    _check(
+    require(
         restored.sizes == sizes and _same(restored.encode(rows), codes),
         name,
         "an object restored from config and tensors must give the same codes",
     )
-    _check(
+    require(
         _same(restored.decode(codes), decoded),
         name,
         "an object restored from config and tensors must decode the same vectors",
@@ -113,31 +113,26 @@ def check_encoder(kind: type[Encoder], **arguments: Any) -> None:
     vectors = encoder.encode(items)
     shape = (_ITEMS, encoder.output_dim)
     valid = vectors.shape == shape and vectors.dtype == np.float32
-    _check(valid, name, f"encode must return float32 {shape} (output_dim), got {vectors.dtype} {vectors.shape}")
-    _check(bool(np.isfinite(vectors).all()), name, "vectors must be finite")
-    _check(not vectors[~items.any_present].any(), name, "an item without any modality must have a zero vector")
+    require(valid, name, f"encode must return float32 {shape} (output_dim), got {vectors.dtype} {vectors.shape}")
+    require(bool(np.isfinite(vectors).all()), name, "vectors must be finite")
+    require(not vectors[~items.any_present].any(), name, "an item without any modality must have a zero vector")
     modalities = tuple(sorted(items.matrices))
-    _check(getattr(encoder, "modalities_", None) == modalities, name, f"fit must set modalities_ to {modalities}")
+    require(getattr(encoder, "modalities_", None) == modalities, name, f"fit must set modalities_ to {modalities}")
     start, stop = encoder.content_columns
-    _check(
+    require(
         0 <= start <= stop <= shape[1],
         name,
         f"content_columns must be within output_dim {shape[1]}, got {start}, {stop}",
     )
     index = np.arange(_ITEMS)
     parts = np.concatenate([encoder.encode(items.rows(index[part])) for part in _PARTS])
-    _check(_same(parts, vectors), name, "the vector of an item must not depend on the other items of its batch")
+    require(_same(parts, vectors), name, "the vector of an item must not depend on the other items of its batch")
     restored = kind(**json.loads(json.dumps(encoder.config()))).load_tensors(_saved(encoder.tensors(), name))
-    _check(
+    require(
         _same(restored.encode(items), vectors),
         name,
         "an object restored from config and tensors must give the same vectors",
     )
-
-
-def _check(condition: bool, name: str, requirement: str) -> None:
-    if not condition:
-        raise PluginError(f"{name} violates its contract: {requirement}")
 
 
 def _same(left: npt.NDArray[Any], right: npt.NDArray[Any]) -> bool:
@@ -148,7 +143,7 @@ def _saved(tensors: dict[str, npt.NDArray[np.generic]], name: str) -> dict[str, 
     """Save and load tensors, as an artefact does."""
     from safetensors.numpy import load, save
 
-    _check(
+    require(
         all(isinstance(tensor, np.ndarray) for tensor in tensors.values()),
         name,
         "tensors must return numpy arrays by name",

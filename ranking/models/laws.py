@@ -15,7 +15,7 @@ from ranking.data.batch import Batch, ItemBatch, Seen
 from ranking.models.histories.base import History, Space
 from ranking.models.representations.base import ItemShape, Representation
 from ranking.models.spec import ModelSpec
-from sidkit.core.errors import PluginError
+from sidkit.core.laws import require
 
 _SHAPE = ItemShape(vocabulary=12, sizes=(4, 3, 2), content_dim=6, residual_levels=2, numeric_dim=5)
 _ITEMS, _ROWS, _LENGTH = 10, 8, 4
@@ -42,30 +42,30 @@ def check_representation(kind: type[Representation], spec: ModelSpec | None = No
     with torch.no_grad():
         vectors = part(batch.items)
         expected = (_ITEMS, part.dim)
-        _check(
+        require(
             tuple(vectors.shape) == expected,
             name,
             f"forward must return float32 {expected} (dim), got {tuple(vectors.shape)}",
         )
-        _check(
+        require(
             bool(torch.isfinite(vectors).all()), name, "unknown items and items without codes must have finite vectors"
         )
         alone = torch.cat([part(batch.items.take(torch.tensor([index]))) for index in range(_ITEMS)])
-        _check(_close(alone, vectors), name, "the vector of an item must not depend on the other items of its batch")
+        require(_close(alone, vectors), name, "the vector of an item must not depend on the other items of its batch")
         items, candidates = part.encode(batch)
         valid = items.shape == vectors.shape and tuple(candidates.shape) == (_ROWS, part.dim)
-        _check(
+        require(
             valid, name, f"encode must return vectors of the items [{_ITEMS}, dim] and of the candidates [{_ROWS}, dim]"
         )
         matches = part.match(batch.items, batch.candidate, batch.history, batch.mask)
-        _check(
+        require(
             tuple(matches.shape) == (_ROWS, part.match_dim),
             name,
             f"match must return [{_ROWS}, match_dim], got {tuple(matches.shape)}",
         )
         restored = kind.from_spec(_SHAPE, spec, fitted)
         restored.load_state_dict(part.state_dict())
-        _check(
+        require(
             _close(restored.eval()(batch.items), vectors),
             name,
             "a new object with the same state_dict must give the same vectors",
@@ -77,7 +77,7 @@ def check_representation(kind: type[Representation], spec: ModelSpec | None = No
     bad = [
         name for name, grad in gradients.items() if grad is not None and not bool(torch.isfinite(_dense(grad)).all())
     ]
-    _check(not bad, name, f"gradients must be finite, got infinite or NaN values for {', '.join(bad)}")
+    require(not bad, name, f"gradients must be finite, got infinite or NaN values for {', '.join(bad)}")
 
 
 def check_history(kind: type[History], spec: ModelSpec | None = None) -> None:
@@ -102,26 +102,21 @@ def check_history(kind: type[History], spec: ModelSpec | None = None) -> None:
     with torch.no_grad():
         pooled = history(*(_space(vectors, batch) for vectors in rows), batch)
         expected = (_ROWS, history.dim)
-        _check(
+        require(
             tuple(pooled.shape) == expected,
             name,
             f"forward must return float32 {expected} (dim), got {tuple(pooled.shape)}",
         )
-        _check(bool((pooled[~batch.mask.any(dim=1)] == 0).all()), name, "an empty history must give zeros")
+        require(bool((pooled[~batch.mask.any(dim=1)] == 0).all()), name, "an empty history must give zeros")
         padding = [torch.cat([torch.full((1, vectors.shape[1]), 9.0), vectors[1:]]) for vectors in rows]
         repadded = history(*(_space(vectors, batch) for vectors in padding), batch)
-        _check(_close(repadded, pooled), name, "padding (item 0, where mask is false) must not change the result")
+        require(_close(repadded, pooled), name, "padding (item 0, where mask is false) must not change the result")
         first = dataclasses.replace(
             batch,
             **{name: getattr(batch, name)[:1] for name in ("candidate", "history", "mask", "gap_bucket", "numeric")},
         )
         alone = history(*(_space(vectors, first) for vectors in rows), first)
-        _check(_close(alone, pooled[:1]), name, "the result of a row must not depend on the other rows of its batch")
-
-
-def _check(condition: bool, name: str, requirement: str) -> None:
-    if not condition:
-        raise PluginError(f"{name} violates its contract: {requirement}")
+        require(_close(alone, pooled[:1]), name, "the result of a row must not depend on the other rows of its batch")
 
 
 def _close(left: Tensor, right: Tensor) -> bool:

@@ -31,21 +31,13 @@ def written_beside(path: Path) -> Iterator[Path]:
     """
     check_output(path)
     temporary = _temporary_of(path)
-    try:
+    with _removed_on_failure(temporary, path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers_of(path)
         yield temporary
         _sync(temporary)
         temporary.replace(path)
         _sync(path.parent)
-    except Exception as error:
-        remove(temporary)
-        if disk_refused(error) or _forbidden(error, path):
-            raise StorageError(path, error) from error
-        raise
-    except BaseException:
-        remove(temporary)
-        raise
 
 
 def check_output(path: Path) -> None:
@@ -88,7 +80,7 @@ def temporary_beside(path: Path, prefix: str) -> Iterator[Path]:
 def folder_written_beside(path: Path) -> Iterator[Path]:
     """Like :func:`written_beside` for a folder that must not exist yet; removing the temporary folder cancels the write."""
     temporary = _temporary_of(path)
-    try:
+    with _removed_on_failure(temporary, path):
         _remove_leftovers_of(path)
         remove(temporary)
         temporary.mkdir(parents=True)
@@ -100,6 +92,13 @@ def folder_written_beside(path: Path) -> Iterator[Path]:
         _sync(temporary)
         temporary.rename(path)
         _sync(path.parent)
+
+
+@contextmanager
+def _removed_on_failure(temporary: Path, path: Path) -> Iterator[None]:
+    """Remove ``temporary`` if the block fails; raise StorageError if the disk refuses to write ``path``."""
+    try:
+        yield
     except Exception as error:
         remove(temporary)
         if disk_refused(error) or _forbidden(error, path):

@@ -111,19 +111,7 @@ class AsofDuckDBOfflineStore(DuckDBOfflineStore):  # type: ignore[misc]
         end_date: datetime,
     ) -> RetrievalJob:
         """The newest row per key in ``[start_date, end_date]``, for materialization."""
-        if not is_local_parquet(data_source):
-            job: RetrievalJob = DuckDBOfflineStore.pull_latest_from_table_or_query(
-                config,
-                data_source,
-                join_key_columns,
-                feature_name_columns,
-                timestamp_field,
-                created_timestamp_column,
-                start_date,
-                end_date,
-            )
-            return job
-        pulled = _Pulled(
+        arguments = (
             config,
             data_source,
             join_key_columns,
@@ -133,7 +121,10 @@ class AsofDuckDBOfflineStore(DuckDBOfflineStore):  # type: ignore[misc]
             start_date,
             end_date,
         )
-        return pulled.latest()
+        if not is_local_parquet(data_source):
+            job: RetrievalJob = DuckDBOfflineStore.pull_latest_from_table_or_query(*arguments)
+            return job
+        return _Pulled(*arguments).latest()
 
     @staticmethod
     def pull_all_from_table_or_query(
@@ -147,19 +138,7 @@ class AsofDuckDBOfflineStore(DuckDBOfflineStore):  # type: ignore[misc]
         end_date: datetime | None = None,
     ) -> RetrievalJob:
         """All rows in ``[start_date, end_date]``."""
-        if not is_local_parquet(data_source):
-            job: RetrievalJob = DuckDBOfflineStore.pull_all_from_table_or_query(
-                config,
-                data_source,
-                join_key_columns,
-                feature_name_columns,
-                timestamp_field,
-                created_timestamp_column,
-                start_date,
-                end_date,
-            )
-            return job
-        pulled = _Pulled(
+        arguments = (
             config,
             data_source,
             join_key_columns,
@@ -169,7 +148,10 @@ class AsofDuckDBOfflineStore(DuckDBOfflineStore):  # type: ignore[misc]
             start_date,
             end_date,
         )
-        return pulled.everything()
+        if not is_local_parquet(data_source):
+            job: RetrievalJob = DuckDBOfflineStore.pull_all_from_table_or_query(*arguments)
+            return job
+        return _Pulled(*arguments).everything()
 
 
 @dataclass(frozen=True)
