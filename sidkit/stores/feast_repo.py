@@ -33,12 +33,14 @@ def open_store(repo: Repo) -> FeatureStore:
     quiet_feast()
     from feast import FeatureStore
 
+    from sidkit.stores.registry_cache import hold_cached_registries
     from sidkit.stores.registry_check import refuse_damaged_registry
     from sidkit.stores.registry_path import make_registry_private, refuse_copied_registry, resolve_registry_against_repo
 
     refuse_copied_registry(repo)
     make_registry_private(repo)
     resolve_registry_against_repo()
+    hold_cached_registries()
     refuse_damaged_registry(repo)
     return FeatureStore(repo_path=str(repo.path))
 
@@ -81,11 +83,13 @@ def apply_repo(repo: Repo) -> str:
     from feast.repo_operations import apply_total, parse_repo
 
     from sidkit.stores.doctor import examine, refuse
+    from sidkit.stores.registry_cache import hold_cached_registries
     from sidkit.stores.registry_check import set_damaged_registry_aside
     from sidkit.stores.registry_path import make_registry_private, refuse_copied_registry, resolve_registry_against_repo
 
     refuse_copied_registry(repo)
     resolve_registry_against_repo()
+    hold_cached_registries()
     printed = io.StringIO()
     with repo.locked_or_held(), imported_as_feast_does(repo.path), contextlib.redirect_stdout(printed):
         try:

@@ -38,9 +38,11 @@ from sidkit.stores.offline.parquet import FeatureFiles
 from sidkit.stores.offline.point_in_time import BYTES_PER_ROW
 from sidkit.stores.offline.sources import SourceParts
 from sidkit.stores.offline.view_plans import declared_of, is_local_parquet, path_of, plan_view
+from sidkit.stores.registry_cache import hold_cached_registries
 from sidkit.stores.registry_path import resolve_registry_against_repo
 
 resolve_registry_against_repo()
+hold_cached_registries()
 
 _Rows = TypeVar("_Rows", pa.RecordBatch, pa.Table)
 

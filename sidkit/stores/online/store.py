@@ -61,9 +61,11 @@ from sidkit.stores.online.protobuf import (
     view_layout,
 )
 from sidkit.stores.online.sqlite_file import PackedFile, Writing
+from sidkit.stores.registry_cache import hold_cached_registries
 from sidkit.stores.registry_path import resolve_registry_against_repo
 
 resolve_registry_against_repo()
+hold_cached_registries()
 
 FeatureRow = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
 _TRANSACTION_ROWS = 20_000
