@@ -27,7 +27,7 @@ def codes_of(repo: Repo, item_ids: Sequence[str], name: str | None = None) -> di
     LifeCycleError
         When it is not published.
     """
-    record = _published(repo, name)
+    record = published(repo, name)
     table = literal(checked(table_path(repo, record.name)))
     with _purge_reported(repo, record), connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
         opened.register("requested", pa.table({"item_id": pa.array(item_ids, pa.string())}))
@@ -38,6 +38,23 @@ def codes_of(repo: Repo, item_ids: Sequence[str], name: str | None = None) -> di
             ).fetchall()
         )
     return {item: codes.get(item) for item in item_ids}
+
+
+def all_codes(repo: Repo, name: str | None = None) -> pa.Table:
+    """The newest codes of all items: columns ``item_id`` and ``codes`` (null without content), sorted by id.
+
+    Raises
+    ------
+    UnknownVersionError, LifeCycleError
+        See :func:`codes_of`.
+    """
+    record = published(repo, name)
+    table = literal(checked(table_path(repo, record.name)))
+    with _purge_reported(repo, record), connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
+        return opened.execute(
+            f"SELECT item_id, arg_max_null(codes, event_timestamp) AS codes FROM read_parquet({table}) "
+            "GROUP BY item_id ORDER BY item_id"
+        ).to_arrow_table()
 
 
 def known_ids(repo: Repo, item_ids: Sequence[str]) -> set[str]:
@@ -83,7 +100,7 @@ def items_of(
     ConfigError
         When the codes cannot be parsed or are more than the codebook's levels.
     """
-    record = _published(repo, name)
+    record = published(repo, name)
     try:
         prefix = [int(code) for code in codes.split(",")]
     except ValueError as error:
@@ -115,7 +132,8 @@ def items_of(
         ).fetchall()
 
 
-def _published(repo: Repo, name: str | None) -> CodebookRecord:
+def published(repo: Repo, name: str | None) -> CodebookRecord:
+    """The record of a published codebook, by default of the serving one; see :func:`codes_of` for errors."""
     catalog = Catalog.open(repo)
     record = catalog.codebook(name) if name else catalog.serving_codebook()
     if not record.has_codes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Self
 
 import numpy as np
@@ -44,6 +44,53 @@ class Batch:
     label: Tensor
     at_us: Tensor
     matches: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.at_us)
+
+    @property
+    def candidate_index(self) -> Tensor:
+        """``int64 [rows]``: the candidates' rows of an id table (0 padding, 1 unknown)."""
+        return self.items.index[self.candidate]
+
+    @property
+    def candidate_codes(self) -> Tensor:
+        """``int64 [rows, levels]``: the candidates' codes, -1 without codes."""
+        return self.items.codes[self.candidate]
+
+    @property
+    def candidate_content(self) -> Tensor:
+        """``float32 [rows, content_dim]``: the candidates' content vectors."""
+        return self.items.content[self.candidate]
+
+    @property
+    def history_index(self) -> Tensor:
+        """``int64 [rows, length]``: the history items' rows of an id table, newest first (0 padding, 1 unknown)."""
+        return self.items.index[self.history]
+
+    @property
+    def history_codes(self) -> Tensor:
+        """``int64 [rows, length, levels]``: the history items' codes, -1 for padding and without codes."""
+        return self.items.codes[self.history]
+
+    @property
+    def history_content(self) -> Tensor:
+        """``float32 [rows, length, content_dim]``: the history items' content vectors."""
+        return self.items.content[self.history]
+
+    def without_labels(self) -> Batch:
+        """The same rows with NaN as labels."""
+        return replace(self, label=torch.full_like(self.label, torch.nan))
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Copy all tensors to a device."""
+        moved = {
+            each.name: value.to(device)
+            for each in fields(self)
+            if isinstance(value := getattr(self, each.name), Tensor)
+        }
+        items = ItemBatch(self.items.index.to(device), self.items.codes.to(device), self.items.content.to(device))
+        return replace(self, items=items, **moved)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 from sidkit.core.errors import TimeError
 
+Moment = str | datetime
+"""A time as users pass it: ISO 8601 text, or a ``datetime`` (also ``pandas.Timestamp``); both with a time zone."""
+
 MICROS = 1_000_000
 DAY_US = 86_400 * MICROS
 END_US = 7_258_118_400 * MICROS
@@ -73,6 +76,31 @@ def parse_time(text: str | None) -> int:
     except ValueError as error:
         raise TimeError(f"expected an ISO 8601 time with a zone, such as 2024-01-31T08:00:00Z, got {text!r}") from error
     return to_us(moment)
+
+
+def moment_us(moment: Moment | None) -> int:
+    """Convert a time passed to the Python API to microseconds since the epoch, UTC.
+
+    Parameters
+    ----------
+    moment : str, datetime or None
+        ISO 8601 text, or a ``datetime`` (``pandas.Timestamp`` is one), with a time zone; None for now.
+
+    Raises
+    ------
+    TimeError
+        When it is of another type, is missing (``NaT``), or has no time zone.
+    """
+    if moment is None or isinstance(moment, str):
+        return parse_time(moment)
+    if not isinstance(moment, datetime):
+        raise TimeError(
+            f"expected a datetime or ISO 8601 text, both with a time zone, got {moment!r} ({type(moment).__name__}); write "
+            "datetime(2024, 1, 31, tzinfo=UTC) or '2024-01-31T00:00:00Z'"
+        )
+    if str(moment) == "NaT":
+        raise TimeError("expected a time, got NaT; drop the missing value, or pass None for now")
+    return int(to_us(moment))
 
 
 def check_as_of(as_of_us: int, *, allow_future: bool = False, now_us: int | None = None) -> None:

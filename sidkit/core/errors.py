@@ -48,6 +48,10 @@ class SidkitError(Exception):
     """Base class of all errors that sidkit raises."""
 
 
+class SidkitWarning(UserWarning):
+    """Something that a user should know about and that does not stop the work; commands print it on stderr."""
+
+
 class ConfigError(SidkitError):
     """A settings file that cannot be used."""
 

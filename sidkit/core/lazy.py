@@ -15,12 +15,13 @@ def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]
     package : str
         ``__name__`` of the package.
     modules : mapping
-        Public name -> module that defines it.
+        Public name -> module that defines it, or ``module:name`` where the module has another name for it.
     """
 
     def imported(name: str) -> Any:
         if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(modules[name]), name)
+        module, _, own_name = modules[name].partition(":")
+        return getattr(importlib.import_module(module), own_name or name)
 
     return imported

@@ -10,8 +10,10 @@ from __future__ import annotations
 import os.path
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sidkit.core.files import remove
 from sidkit.core.plugins import Plugin, Registry
 
 if TYPE_CHECKING:
@@ -45,6 +47,12 @@ class NamedDataset:
     def make(self) -> GeneratedDataset:
         """Instantiate the data set."""
         return DATASET_NAMES.find(self.name)(variant=self.variant)
+
+    def write(self, out: Path, impressions: int) -> int:
+        """Write the tables to a folder, in place of earlier ones; returns the number of interactions."""
+        remove(out)
+        out.mkdir(parents=True)
+        return self.make().write(out, impressions)
 
 
 def named_dataset(data: str) -> NamedDataset | None:

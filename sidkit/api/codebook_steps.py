@@ -1,0 +1,177 @@
+"""Steps of the life of a codebook."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sidkit.api.base import ProjectBase, warn
+from sidkit.api.codebooks import ProjectCodebook
+from sidkit.core.clock import Moment, moment_us
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from semantic_ids.catalog_repair import Repaired
+    from semantic_ids.lifecycle import RefreshReport
+    from semantic_ids.quality.drift import DriftReport
+    from semantic_ids.records import CodebookRecord
+
+
+class CodebookSteps(ProjectBase):
+    """Methods of a project on its codebooks."""
+
+    def codebooks(self) -> pd.DataFrame:
+        """All codebooks: name, state, quantizer, sizes, encoder, fit_start, fit_end, content_hash."""
+        from semantic_ids.catalog import Catalog
+        from sidkit.api.tables import records_frame
+
+        columns = ("name", "state", "quantizer", "sizes", "encoder", "fit_start_us", "fit_end_us", "content_hash")
+        return records_frame(Catalog.open(self.repo).codebooks(), columns, times=("fit_start_us", "fit_end_us"))
+
+    def codebook(self, name: str | None = None) -> ProjectCodebook:
+        """A published codebook, by default the serving one; see :class:`ProjectCodebook`."""
+        return ProjectCodebook(self.repo, name)
+
+    def fit(
+        self, name: str, preset: str = "rqkmeans", *, fit_end: Moment | None = None, force: bool = False
+    ) -> CodebookRecord:
+        """Fit a codebook on the items known at a point in time.
+
+        Parameters
+        ----------
+        name : str
+            A new name: a lower-case letter, then letters, digits and ``_``.
+        preset : str
+            Preset whose ``[codebook]`` section is used: a built-in name or the path of a ``.toml`` file.
+        fit_end : str or datetime, optional
+            Use only items and clicks known by this time; default: the as-of time of the tables.
+        force : bool
+            Fit even with fewer than 20 items per code.
+
+        Raises
+        ------
+        ConfigError
+            When the name or the preset is invalid.
+        FitError
+            When the items are too few.
+        LifeCycleError
+            When the name is taken.
+        """
+        from semantic_ids import lifecycle
+        from sidkit.core.artifact import read_manifest
+        from sidkit.core.config import load_section
+        from sidkit.core.names import check_codebook_name
+        from sidkit.presets import preset_path
+        from sidkit.tables import read_build
+
+        check_codebook_name(name)
+        spec = load_section(lifecycle.CodebookSpec, preset_path(preset), "codebook").model_copy(update={"force": force})
+        with self.repo.locked():
+            until = read_build(self.repo)["as_of_us"] if fit_end is None else moment_us(fit_end)
+            record = lifecycle.fit(self.repo, name, spec, until)
+        if reason := read_manifest(self.repo.codebooks / name, verify=False).get("fallback"):
+            warn(f"fell back to the encoder 'content', which uses no behaviour: {reason}")
+        return record
+
+    def publish(self, name: str) -> RefreshReport:
+        """Assign codes to all items, register the feature view and its services, and fill the online store.
+
+        Raises
+        ------
+        LifeCycleError
+            When the codebook is not fitted, or retired.
+        """
+        from semantic_ids import lifecycle
+
+        with self.repo.locked():
+            return lifecycle.publish(self.repo, name)
+
+    def retire(self, name: str) -> None:
+        """Take a codebook out of use; its feature view and data remain until it is purged.
+
+        Raises
+        ------
+        LifeCycleError
+            When it is serving, or a serving ranker uses it.
+        """
+        from semantic_ids import lifecycle
+
+        with self.repo.locked():
+            lifecycle.retire(self.repo, name)
+
+    def purge(self, name: str) -> None:
+        """Permanently delete a retired codebook: feature view, online table, codes and files.
+
+        Raises
+        ------
+        LifeCycleError
+            When it is not retired.
+        """
+        from semantic_ids import lifecycle
+
+        with self.repo.locked():
+            lifecycle.purge(self.repo, name)
+
+    def refresh(self, name: str | None = None) -> list[RefreshReport]:
+        """Assign codes to content added or changed since the last refresh, for one or all published codebooks.
+
+        Raises
+        ------
+        LifeCycleError
+            When the codebook is not published.
+        """
+        from semantic_ids import lifecycle
+
+        with self.repo.locked():
+            return lifecycle.refresh(self.repo, name)
+
+    def health(self, name: str | None = None, preset: str = "rqkmeans") -> DriftReport:
+        """Compare the codes of recent items with those of the fit; ``verdict`` is ``ok``, ``watch`` or ``stale``.
+
+        Parameters
+        ----------
+        name : str, optional
+            Default: the serving codebook.
+        preset : str
+            Preset whose ``[health]`` section has the thresholds.
+        """
+        from semantic_ids.quality.drift import DriftThresholds, health
+        from sidkit.core.config import load_section
+        from sidkit.presets import preset_path
+
+        return health(self.repo, name, load_section(DriftThresholds, preset_path(preset), "health"))
+
+    def codebook_report(self, name: str, out: str | Path | None = None) -> Path:
+        """Write a self-contained HTML page about a codebook; returns its path (default: ``NAME.html``)."""
+        from semantic_ids.report import write_report
+
+        return write_report(self.repo, name, Path(out) if out is not None else Path(f"{name}.html"))
+
+    def suffixes(self, name: str, *, rebuild: bool = False) -> Path:
+        """Make codes unique: append to each item's codes a number within its bucket that never changes.
+
+        Parameters
+        ----------
+        name : str
+            The codebook.
+        rebuild : bool
+            Discard the table and number all items again, for a damaged table.
+
+        Returns
+        -------
+        Path
+            Parquet file with ``item_id``, ``codes`` and the suffix.
+        """
+        from semantic_ids.collisions import suffix_path, update_suffixes
+
+        with self.repo.locked():
+            update_suffixes(self.repo, name, rebuild=rebuild)
+        return suffix_path(self.repo, name)
+
+    def repair_catalog(self) -> list[Repaired]:
+        """Recreate damaged or lost catalogue records from the artefacts."""
+        from semantic_ids.catalog_repair import repair_catalog
+
+        with self.repo.locked():
+            return repair_catalog(self.repo)

@@ -1,0 +1,178 @@
+"""Steps from the source to the feature tables and the online store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sidkit.api.base import ProjectBase, warn
+from sidkit.api.source import add_to_source, tables_of
+from sidkit.api.tables import TableLike
+from sidkit.core.clock import Moment, check_as_of, iso, moment_us
+from sidkit.core.errors import ConfigError, TimeError
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+
+    from sidkit.stores.doctor import Problem
+    from sidkit.tables import BuildReport, IngestReport
+    from sidkit.tables.labelled_rows import RowsReport
+
+
+class DataSteps(ProjectBase):
+    """Methods of a project on its data: ingest, build, write labelled rows, materialize, apply, doctor, upgrade."""
+
+    def ingest(
+        self,
+        interactions: TableLike | None = None,
+        items: TableLike | None = None,
+        item_embeddings: TableLike | None = None,
+        *,
+        remove_vanished: bool = False,
+        rebuild: bool = False,
+    ) -> IngestReport:
+        """Validate the source, append new rows to the log and replace corrected ones.
+
+        Parameters
+        ----------
+        interactions, items, item_embeddings : TableLike, optional
+            New rows of a project that was created from tables in memory. Interactions are appended; a row of the other
+            tables replaces the row of the same item, unless the table has ``updated_at``.
+        remove_vanished : bool
+            Remove rows of the log that are no longer in the source; not for rotated sources.
+        rebuild : bool
+            Discard the log and read the whole source again, to repair a damaged log.
+
+        Raises
+        ------
+        ContractError
+            When the source breaks the input contract.
+        ConfigError
+            When tables are given for a project with a source of its own.
+        """
+        from sidkit.tables import ingest
+
+        with self.repo.locked():
+            add_to_source(self.repo, tables_of(interactions, items, item_embeddings))
+            return ingest(self.repo, remove_vanished=remove_vanished, rebuild=rebuild)
+
+    def build(self, as_of: Moment | None = None, *, rebuild: bool = False, allow_future: bool = False) -> BuildReport:
+        """Update the feature tables to a point in time; only rows due since the last build are computed.
+
+        Parameters
+        ----------
+        as_of : str or datetime, optional
+            The time, with a zone; default: now. A replay of an old log passes the end of the log.
+        rebuild : bool
+            Discard the previous build and start over.
+        allow_future : bool
+            Accept a time in the future, for simulated logs.
+
+        Raises
+        ------
+        TimeError
+            When the time has no zone or is in the future.
+        """
+        from sidkit.tables import build_tables
+
+        with self.repo.locked():
+            return build_tables(self.repo, moment_us(as_of), rebuild=rebuild, allow_future=allow_future)
+
+    def write_rows(
+        self,
+        out: str | Path | None = None,
+        *,
+        since: Moment | None = None,
+        until: Moment | None = None,
+        max_rows: int | None = None,
+    ) -> RowsReport:
+        """Write the labelled rows to a Parquet file; negatives are sampled if the log has positives only.
+
+        Parameters
+        ----------
+        out : str or Path, optional
+            The file; default: the repository's own, which holds all rows.
+        since, until : str or datetime, optional
+            Only rows in this half-open window; requires ``out``.
+        max_rows : int, optional
+            Sample users with about this many rows in total; requires ``out``.
+
+        Raises
+        ------
+        ConfigError
+            When rows are selected without ``out``.
+        """
+        from sidkit.core.files import typed_path
+        from sidkit.tables.labelled_rows import RowSample, SampledWindow, build_labelled_rows
+
+        chosen = {"since": since, "until": until, "max_rows": max_rows}
+        selecting = [name for name, value in chosen.items() if value is not None]
+        if selecting and out is None:
+            raise ConfigError(
+                f"expected out (--out) with {', '.join(selecting)}, which select some of the rows, because "
+                f"{self.repo.labelled_rows} is for all of them; name another file"
+            )
+        sample = None
+        if out is not None:
+            begin = -(2**62) if since is None else moment_us(since)
+            end = 2**62 if until is None else moment_us(until)
+            sample = RowSample(typed_path(out), (SampledWindow(begin, end, max_rows),))
+        with self.repo.locked():
+            return build_labelled_rows(self.repo, sample)
+
+    def materialize(self, as_of: Moment | None = None, *, allow_future: bool = False) -> dict[str, int]:
+        """Write the newest row of every key to the online store; returns the number of keys per feature view.
+
+        Parameters
+        ----------
+        as_of : str or datetime, optional
+            The time, with a zone; default: that of the tables.
+        allow_future : bool
+            Accept a time in the future, for simulated logs.
+
+        Raises
+        ------
+        TimeError
+            When the time is later than that of the tables.
+        """
+        from sidkit.stores.feast_repo import materialize, repair_online_store
+        from sidkit.tables import read_build
+
+        with self.repo.locked():
+            built = read_build(self.repo)["as_of_us"]
+            as_of_us = built if as_of is None else moment_us(as_of)
+            check_as_of(as_of_us, allow_future=allow_future)
+            if as_of_us > built:
+                raise TimeError(
+                    f"expected --as-of no later than the tables ({iso(built)}), got {iso(as_of_us)}; run `sidkit tables build` "
+                    "first"
+                )
+            for finding in repair_online_store(self.repo):
+                warn(finding)
+            return materialize(self.repo, as_of_us)
+
+    def apply(self) -> str:
+        """Register the definitions like ``feast apply``, from any working directory; returns Feast's report."""
+        from sidkit.stores.feast_repo import apply_repo
+
+        with self.repo.locked():
+            return apply_repo(self.repo).strip()
+
+    def store(self) -> FeatureStore:
+        """The repository's ``feast.FeatureStore``."""
+        from sidkit.stores.feast_repo import open_store
+
+        return open_store(self.repo)
+
+    def doctor(self) -> list[Problem]:
+        """Definitions that Feast would silently mishandle, and differences between registry, catalogue and stores."""
+        from sidkit.stores.repo_doctor import examine_repo
+
+        return examine_repo(self.repo)
+
+    def upgrade(self) -> list[str]:
+        """Migrate files written by an older release; returns a line per change. Repeating it changes nothing."""
+        from sidkit.upgrade import upgrade
+
+        with self.repo.locked():
+            return upgrade(self.repo)

@@ -1,0 +1,74 @@
+"""Point-in-time features of rows as arrays, for models of one's own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+if TYPE_CHECKING:
+    from ranking.data.dataset import Dataset
+    from ranking.data.torch_dataset import TorchDataset
+    from semantic_ids.records import CodebookRecord
+
+
+class ProjectDataset:
+    """Rows with the features that a ranker reads: numeric features, codes and content of candidates and histories.
+
+    Parameters
+    ----------
+    data : Dataset
+        The arrays.
+    codebook : CodebookRecord
+        The codebook of the codes and the content vectors.
+    labelled : bool
+        Whether the rows have labels.
+    """
+
+    def __init__(self, data: Dataset, codebook: CodebookRecord, *, labelled: bool) -> None:
+        self.data = data
+        self.codebook = codebook
+        self.labelled = labelled
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __repr__(self) -> str:
+        kind = "labelled rows" if self.labelled else "rows without labels"
+        return f"<dataset of {len(self):,} {kind}, {len(self.data.items) - 1:,} items, codebook {self.codebook.name}>"
+
+    @property
+    def numeric(self) -> pd.DataFrame:
+        """The numeric features, unscaled (counts, rates, ages in days), one column each; for tree models, for example."""
+        from ranking.data.numeric_features import numeric_columns
+
+        return pd.DataFrame(self.data.numeric, columns=list(numeric_columns()))
+
+    @property
+    def label(self) -> npt.NDArray[np.int8] | None:
+        """Labels ``int8 [rows]``, 0 or 1; None without labels."""
+        return self.data.rows.label if self.labelled else None
+
+    @property
+    def codes(self) -> npt.NDArray[np.int32]:
+        """Codes of the candidates ``int32 [rows, levels]``, -1 for an item without codes at the row's time."""
+        return self.data.items.codes[self.data.candidate]
+
+    @property
+    def content(self) -> npt.NDArray[np.float32]:
+        """Content vectors of the candidates ``float32 [rows, dim]``, by the codebook's encoder; zero without content."""
+        return self.data.items.content[self.data.candidate]
+
+    def to_torch(self, *, like: TorchDataset | None = None) -> TorchDataset:
+        """The rows as a ``torch`` dataset, see :class:`ranking.data.torch_dataset.TorchDataset`.
+
+        Parameters
+        ----------
+        like : TorchDataset, optional
+            The training data, whose scaling and item vocabulary are used; default: those of these rows.
+        """
+        from ranking.data.torch_dataset import TorchDataset
+
+        return TorchDataset(self.data, self.codebook.sizes, labelled=self.labelled, like=like)

@@ -1,0 +1,186 @@
+"""A project: one repository, with a method for every step of its life."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sidkit.api.base import warn
+from sidkit.api.codebook_steps import CodebookSteps
+from sidkit.api.data_steps import DataSteps
+from sidkit.api.ranker_steps import RankerSteps
+from sidkit.api.source import source_folder, tables_of, write_source
+from sidkit.api.tables import TableLike
+from sidkit.core.errors import ConfigError, LifeCycleError
+from sidkit.core.repo import Repo
+
+if TYPE_CHECKING:
+    from sidkit.contract import SourceFacts
+
+
+class Project(DataSteps, CodebookSteps, RankerSteps):
+    """A repository with a method for every step: from a click log to feature tables, codebooks, rankers and scores.
+
+    Create one with :func:`sidkit.init`, or open one with :func:`sidkit.open`. Methods that write take the repository's
+    lock; times are ISO 8601 text or datetimes with a zone.
+
+    Parameters
+    ----------
+    repo : Repo
+        The repository.
+    """
+
+    def __repr__(self) -> str:
+        return f"<sidkit project in {self.path}>"
+
+    def promote(self, name: str) -> None:
+        """Make a published codebook, or a ranker, the one that is used by default.
+
+        Parameters
+        ----------
+        name : str
+            Name of a codebook or of a ranker.
+
+        Raises
+        ------
+        UnknownVersionError
+            When there is neither.
+        LifeCycleError
+            When there are both, or the codebook is not published.
+        ServingError
+            When the ranker cannot serve.
+        """
+        from semantic_ids.catalog import Catalog
+
+        catalog = Catalog.open(self.repo)
+        rankers = {record.name for record in catalog.rankers()}
+        if name in rankers and name in {record.name for record in catalog.codebooks()}:
+            raise LifeCycleError(name, "both a codebook and a ranker", "use promote_codebook or promote_ranker")
+        if name in rankers:
+            self.promote_ranker(name)
+        else:
+            self.promote_codebook(name)
+
+    def promote_codebook(self, name: str) -> None:
+        """Make a published codebook the default of all look-ups and frames; see :meth:`promote`."""
+        from semantic_ids import lifecycle
+
+        with self.repo.locked():
+            lifecycle.promote(self.repo, name)
+
+    def promote_ranker(self, name: str) -> None:
+        """Make a ranker the default of scores; see :meth:`promote`."""
+        from ranking.serving.scorer import Scorer
+        from semantic_ids.catalog import Catalog
+
+        with self.repo.locked():
+            Scorer(self.repo, name)  # raises if the ranker cannot serve
+            Catalog.open(self.repo).set_ranker_state(name, "serving")
+
+
+def open_project(path: str | Path) -> Project:
+    """Open a repository.
+
+    Parameters
+    ----------
+    path : str or Path
+        Its folder.
+
+    Raises
+    ------
+    RepoError
+        When it is not a sidkit repository, or was written by another release (``sidkit upgrade`` migrates it).
+    """
+    return Project(Repo.open(path))
+
+
+def init(
+    path: str | Path,
+    data: str | Path | None = None,
+    *,
+    interactions: TableLike | None = None,
+    items: TableLike | None = None,
+    item_embeddings: TableLike | None = None,
+    impressions: int = 200_000,
+) -> Project:
+    """Create a project. The settings of its source are inferred from the data; ``sidkit.toml`` holds them.
+
+    Parameters
+    ----------
+    path : str or Path
+        A new or empty folder.
+    data : str or Path, optional
+        A folder of Parquet files, a SQLAlchemy URL (``env:NAME`` reads it from an environment variable), or
+        ``synthetic[:strong|weak|none]``, which writes a generated data set into the project.
+    interactions, items, item_embeddings : TableLike, optional
+        The tables of the input contract in memory (pandas, Polars or Arrow), instead of ``data``. They are saved in the
+        project's folder ``source``; :meth:`Project.ingest` adds rows.
+    impressions : int
+        Number of impressions of a generated data set.
+
+    Raises
+    ------
+    RepoError
+        When the folder is not empty.
+    ContractError
+        When the data break the input contract.
+    ConfigError
+        When both ``data`` and tables are given, or one of the three tables is missing.
+    """
+    tables = tables_of(interactions, items, item_embeddings)
+    given = [name for name, table in tables.items() if table is not None]
+    if given and data is not None:
+        raise ConfigError(
+            f"expected either data or tables in memory, got data and {', '.join(given)}; drop one of them"
+        )
+    if given:
+        return Project(_init_in_memory(Path(path), tables))
+    if data is None:
+        from sidkit.core.repo import init_repo
+
+        return Project(init_repo(path))
+    return Project(_init_from(Path(path), str(data), impressions))
+
+
+def _init_in_memory(path: Path, tables: dict[str, TableLike | None]) -> Repo:
+    """Write the tables into a temporary folder, infer the settings, and move the folder into the new repository."""
+    from sidkit.contract import inspect_source, open_source
+    from sidkit.core.files import typed_path
+    from sidkit.core.repo import init_repo
+    from sidkit.core.temporary import temporary_folder
+
+    folder = typed_path(path)
+    with temporary_folder() as work:
+        write_source(work / "source", tables)
+        facts = inspect_source(open_source(str(work / "source")))
+        repo = init_repo(folder, source_url=str(source_folder(folder)), **facts.settings())
+        shutil.move(work / "source", source_folder(folder))
+    _warn_of(facts)
+    return repo
+
+
+def _init_from(path: Path, data: str, impressions: int) -> Repo:
+    from sidkit.contract import inspect_source, open_source
+    from sidkit.core.repo import init_repo
+    from sidkit.datasets import named_dataset
+
+    if dataset := named_dataset(data):
+        from ranking.pipeline.prepare import prepare_repo
+
+        if path.is_dir() and any(path.iterdir()):
+            init_repo(path)  # raises: the folder is not empty
+        repo = prepare_repo(data, path)
+        with repo.locked():
+            dataset.write(Path(repo.settings.source.url), impressions)
+        return repo
+    source = open_source(data)
+    facts = inspect_source(source)
+    repo = init_repo(path, source_url=source.url, **facts.settings())
+    _warn_of(facts)
+    return repo
+
+
+def _warn_of(facts: SourceFacts) -> None:
+    for text in facts.left_out:
+        warn(text)

@@ -1,0 +1,82 @@
+"""Online scores of a project's ranker."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from sidkit.core.clock import Moment, moment_us
+from sidkit.core.repo import Repo
+
+if TYPE_CHECKING:
+    from semantic_ids.records import RankerRecord
+
+
+class ProjectScorer:
+    """Scores candidates from the online store. Loading takes seconds, a request milliseconds: create one and reuse it.
+
+    Parameters
+    ----------
+    repo : Repo
+        A repository with a trained ranker and materialized features.
+    ranker : str, optional
+        Name of the ranker; default: the one in state ``serving``.
+
+    Raises
+    ------
+    UnknownVersionError, ServingError, SettingsChangedError
+        See :class:`ranking.serving.scorer.Scorer`.
+    """
+
+    def __init__(self, repo: Repo, ranker: str | None = None) -> None:
+        from ranking.serving.scorer import Scorer
+
+        self._scorer = Scorer(repo, ranker)
+
+    @property
+    def record(self) -> RankerRecord:
+        """The ranker's record in the catalogue."""
+        return self._scorer.record
+
+    def __repr__(self) -> str:
+        return f"<scorer of {self.record.name}>"
+
+    def score(
+        self, user: str, items: str | Sequence[str], at: Moment | None = None, *, strict: bool = False
+    ) -> pd.DataFrame:
+        """Click probabilities of candidates for a user.
+
+        Parameters
+        ----------
+        user : str
+            User id; an unknown user is scored from the item features alone.
+        items : str or sequence of str
+            Candidate ids.
+        at : str or datetime, optional
+            Time of the request, with a time zone; default: now. A replay passes its own time.
+        strict : bool
+            Raise if the user or an item is unknown.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row per candidate, in their order: ``item_id``, ``score``, and ``known``, whether the online store has a row
+            for the item. ``attrs`` holds ``ranker``, ``user_known`` and ``at``.
+
+        Raises
+        ------
+        ServingError
+            When there are no candidates, or with ``strict`` if an id is unknown.
+        TimeError
+            When the time has no zone, or is earlier than the newest row of the online store.
+        """
+        from sidkit.core.clock import iso
+
+        candidates = [items] if isinstance(items, str) else [str(item) for item in items]
+        at_us = moment_us(at)
+        scores = self._scorer.answer(str(user), candidates, at_us, strict=strict)
+        frame = pd.DataFrame({"item_id": candidates, "score": scores.values, "known": scores.known})
+        frame.attrs.update(ranker=self.record.name, user_known=scores.user_known, at=iso(at_us))
+        return frame
