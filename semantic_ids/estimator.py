@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from semantic_ids.estimator_files import CONFIG, TENSORS, check_kind, existing_folder, write_tensors
 from semantic_ids.pairs.given import item_pairs
+from semantic_ids.pairs.mining import ItemPairs
 from sidkit.core.artifact import read_manifest, write_artifact
 from sidkit.core.errors import ArtifactCorruptError, ArtifactError, ConfigError, FitError
 from sidkit.core.files import read_json
@@ -260,8 +261,9 @@ def _prepared_fit(fit: Callable[..., Any]) -> Callable[..., Any]:
         call = signature.bind(self, *given, **named)
         data = list(signature.parameters)[1]
         call.arguments[data], rows, columns = self._rows(call.arguments[data])
-        if "pairs" in call.arguments:
-            call.arguments["pairs"] = item_pairs(call.arguments["pairs"], rows) if self.needs_pairs else None
+        pairs = call.arguments.get("pairs")
+        if not isinstance(pairs, ItemPairs | None):  # a pipeline's labels, unless this step learns from pairs
+            call.arguments["pairs"] = item_pairs(pairs, rows) if self.needs_pairs else None
         fitted = fit(*call.args, **call.kwargs)
         self.n_features_in_ = columns
         return fitted

@@ -56,6 +56,4 @@ def check_kind(folder: Path, manifest: Mapping[str, Any], kind: str) -> None:
     if actual != kind:
         loader = _LOADERS.get(str(actual))
         remedy = f"load it with {loader}" if loader else "give another folder"
-        raise ArtifactError(
-            f"expected a saved {kind} in {folder}, got kind {actual!r}; {remedy}"
-        )
+        raise ArtifactError(f"expected a saved {kind} in {folder}, got kind {actual!r}; {remedy}")

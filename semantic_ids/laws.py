@@ -87,6 +87,12 @@ def check_quantizer(kind: type[Quantizer], **arguments: Any) -> None:
         name,
         "an object restored from config and tensors must give the same codes",
     )
+    loaded = kind(**quantizer.get_params()).load_tensors(_saved(quantizer.tensors(), name))
+    require(
+        (loaded.sizes or loaded._sizes) is not None and loaded.sizes_ == sizes and _same(loaded.encode(rows), codes),
+        name,
+        "load_tensors must restore sizes_ that were chosen at fit",
+    )
     require(
         _same(restored.decode(codes), decoded),
         name,

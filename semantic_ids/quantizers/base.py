@@ -54,6 +54,8 @@ class Quantizer(Estimator):
     def sizes_(self) -> tuple[int, ...]:
         """Codes per level of a fitted quantizer, of all levels that ``encode`` gives.
 
+        A subclass that does not set them has those of its argument ``sizes``.
+
         Raises
         ------
         FitError

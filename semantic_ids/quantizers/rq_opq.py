@@ -91,6 +91,7 @@ class ResidualOPQ(Quantizer):
     @property
     def residual_levels(self) -> int:
         """Number of leading levels that refine each other; the OPQ codes follow."""
+        self._refuse_unfitted()
         return len(self.residual_.sizes_)
 
     @property

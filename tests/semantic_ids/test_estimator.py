@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
 from helpers.places import ROOT
@@ -32,6 +33,7 @@ from semantic_ids import (
 )
 from semantic_ids.encoders import ENCODERS, Encoder
 from semantic_ids.estimator import Estimator
+from semantic_ids.laws import check_encoder, check_quantizer
 from semantic_ids.quantizers import QUANTIZER_NAMES, QUANTIZERS, Quantizer
 from semantic_ids.quantizers.sizes import LEAST_ITEMS
 from sidkit.core.arrays import Floats
@@ -42,6 +44,7 @@ from sidkit.core.errors import (
     ConfigError,
     FitError,
     PluginChangedError,
+    PluginError,
     TooFewPairsError,
 )
 
@@ -177,6 +180,15 @@ def test_a_pipeline_of_encoder_and_quantizer_is_the_two_in_turn() -> None:
     np.testing.assert_array_equal(pipeline.transform(ROWS[:7]), codes[:7])
     assert pipeline.set_params(residualkmeans__sizes=(4,)).fit_transform(ROWS).shape == (320, 1)
     assert clone(pipeline).get_params()["contentencoder__dim"] == 4
+
+
+def test_a_parameter_search_finds_the_sizes_with_the_lowest_error() -> None:
+    def score(quantizer: Quantizer, rows: Floats, _: Any = None) -> float:
+        return -float(((rows - quantizer.inverse_transform(quantizer.transform(rows))) ** 2).mean())
+
+    search = GridSearchCV(ResidualKMeans(force=True), {"sizes": [(2,), (8, 8)], "seed": [0, 1]}, scoring=score, cv=2)
+    assert search.fit(ROWS).best_params_["sizes"] == (8, 8)
+    assert search.best_estimator_.sizes_ == (8, 8)
 
 
 def test_a_pipeline_passes_pairs_to_the_steps_that_learn_from_them() -> None:
@@ -377,6 +389,29 @@ def test_classes_of_ones_own_take_arrays_and_work_in_pipelines(tmp_path: Path) -
     np.testing.assert_array_equal(scaled.load(tmp_path / "scaled").transform(ROWS), 3 * ROWS)
     with pytest.raises(ArtifactError, match=r"expected a saved Encoder in .*, got Scaled .*load it with Scaled.load"):
         Encoder.load(tmp_path / "scaled")
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_the_contract_checks_pass_with_the_default_sizes(kind: str) -> None:
+    check: Any = check_quantizer if kind in QUANTIZERS else check_encoder
+    check(KINDS[kind], **SMALL.get(kind, {}))
+
+
+def test_the_contract_checks_name_what_a_class_breaks() -> None:
+    class Forgets(ResidualKMeans):
+        def load_tensors(self, tensors: Any) -> Forgets:
+            super().load_tensors(tensors)
+            self._sizes = None
+            return self
+
+    class Copies(ResidualKMeans):
+        def __init__(self, sizes: Any) -> None:
+            super().__init__(list(sizes))
+
+    with pytest.raises(PluginError, match=r"Forgets violates its contract: .*sizes_"):
+        check_quantizer(Forgets, force=True)
+    with pytest.raises(PluginError, match=r"Copies .* must store the argument 'sizes' unchanged"):
+        check_quantizer(Copies, sizes=(4, 4))
 
 
 class FixedSizes(Quantizer):
