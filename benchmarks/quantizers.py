@@ -80,10 +80,10 @@ def measured(quantizer: Quantizer, train: Floats, held: Floats) -> dict[str, Any
         "fit_s": fit,
         "encode_s": encode,
         "error": reconstruction_error(held, quantizer.decode(quantizer.encode(held))),
-        "perplexity": perplexity(codes, quantizer.sizes),
+        "perplexity": perplexity(codes, quantizer.sizes_),
         "collision": collision_rate(codes),
         "comes_back": roundtrip_share(quantizer, codes),
-        "bits": float(np.log2(quantizer.sizes).sum()),
+        "bits": float(np.log2(quantizer.sizes_).sum()),
         "arguments": quantizer.config(),
     }
 

@@ -18,7 +18,7 @@ from ranking.data.batch import ItemBatch
 from ranking.models.representations.base import ItemShape, Representation
 from ranking.models.spec import ModelSpec
 from semantic_ids.pairs.mining import ItemPairs
-from semantic_ids.quantizers.base import Quantizer, check_beam, check_sizes, checked_vectors, int_codes
+from semantic_ids.quantizers.base import Quantizer, check_beam, checked_vectors, int_codes
 from sidkit.core.arrays import Codes
 
 
@@ -27,14 +27,15 @@ class QuantileCodes(Quantizer):
 
     Parameters
     ----------
-    sizes : sequence of int
-        Number of bins of each leading column; at most one entry per column of the vectors.
+    sizes : sequence of int, optional
+        Number of bins of each leading column; at most one entry per column of the vectors. Default: three equal numbers,
+        chosen at ``fit`` from the number of rows.
     force : bool
         Fit even with fewer than 20 rows per bin.
     """
 
-    def __init__(self, sizes: Sequence[int] = (16, 8), force: bool = False) -> None:
-        self.sizes = tuple(sizes)
+    def __init__(self, sizes: Sequence[int] | None = None, force: bool = False) -> None:
+        self.sizes = sizes
         self.force = force
 
     @property
@@ -45,15 +46,15 @@ class QuantileCodes(Quantizer):
     def fit(self, vectors: np.ndarray, pairs: ItemPairs | None = None) -> Self:
         """Fit the bin edges and the mean of each bin."""
         rows = checked_vectors(vectors)
-        check_sizes(self.sizes, len(rows), force=self.force)
+        self.sizes_ = self.sizes_for(rows)
         self.edges_ = [
             np.quantile(rows[:, level], np.arange(1, size) / size).astype(np.float32)
-            for level, size in enumerate(self.sizes)
+            for level, size in enumerate(self.sizes_)
         ]
         self.mean_ = np.sort(rows, axis=0).mean(axis=0, dtype=np.float64).astype(np.float32)
         codes = self.encode(rows)
         self.centres_ = []
-        for level, size in enumerate(self.sizes):
+        for level, size in enumerate(self.sizes_):
             ordered = np.sort(rows[:, level])  # sums do not depend on the row order
             total = np.bincount(np.searchsorted(self.edges_[level], ordered, side="right"), ordered, size)
             self.centres_.append(
@@ -70,7 +71,7 @@ class QuantileCodes(Quantizer):
 
     def decode(self, codes: Codes) -> np.ndarray:
         """Return vectors ``float32 [items, dim]``: bin means, and the column mean for columns without a code."""
-        checked = int_codes(codes, self.sizes)
+        checked = int_codes(codes, self.sizes_)
         rows = np.tile(self.mean_, (len(checked), 1))
         for level, centres in enumerate(self.centres_):
             rows[:, level] = centres[checked[:, level]]
@@ -86,8 +87,10 @@ class QuantileCodes(Quantizer):
     def load_tensors(self, tensors: dict[str, np.ndarray]) -> Self:
         """Restore a fitted state."""
         self.mean_ = tensors["mean"]
-        self.edges_ = [tensors[f"edges.{level}"] for level in range(len(self.sizes))]
-        self.centres_ = [tensors[f"centres.{level}"] for level in range(len(self.sizes))]
+        levels = sum(key.startswith("centres.") for key in tensors)
+        self.edges_ = [tensors[f"edges.{level}"] for level in range(levels)]
+        self.centres_ = [tensors[f"centres.{level}"] for level in range(levels)]
+        self.sizes_ = tuple(len(centres) for centres in self.centres_)
         return self
 
 

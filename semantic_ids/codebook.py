@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from semantic_ids.codebook_parts import make_encoder, make_quantizer, plugins_of
 from semantic_ids.encoders import ENCODER_NAMES, Encoder
-from semantic_ids.item_vectors import ItemVectors
+from semantic_ids.encoders.base import Items
+from semantic_ids.estimator_files import CONFIG, TENSORS, check_kind, existing_folder, write_tensors
 from semantic_ids.quantizers import QUANTIZER_NAMES, Quantizer
 from semantic_ids.records import CodebookRecord
 from sidkit.core.arrays import Codes, Floats
@@ -23,8 +24,6 @@ from sidkit.core.files import read_json
 from sidkit.core.integrity import verify_all
 from sidkit.core.plugins import described, load_plugins, write_sources
 
-TENSORS = "tensors.safetensors"
-CONFIG = "config.json"
 METRICS = "metrics.json"
 
 
@@ -50,6 +49,28 @@ class Codebook:
         Both fitted.
     beam : int
         Beam width of the code search; part of the version, because it changes the codes.
+
+    Attributes
+    ----------
+    sizes : tuple of int
+        Codes per level.
+    learned_from_clicks : bool
+        Whether the codes depend on clicks.
+
+    Examples
+    --------
+    A codebook of a repository is loaded by :func:`load_codebook`. One can also be made of any two fitted parts:
+
+    >>> import numpy as np
+    >>> from semantic_ids import Codebook, ContentEncoder, ResidualKMeans
+    >>> x = np.random.default_rng(0).normal(size=(500, 16)).astype("float32")
+    >>> encoder = ContentEncoder(dim=8).fit(x)
+    >>> quantizer = ResidualKMeans(sizes=(16, 8)).fit(encoder.transform(x))
+    >>> book = Codebook("toy", encoder, quantizer)
+    >>> book
+    Codebook('toy', encoder=ContentEncoder(dim=8), quantizer=ResidualKMeans(sizes=(16, 8)), beam=1)
+    >>> book.encode(x).shape, book.sizes
+    ((500, 2), (16, 8))
     """
 
     def __init__(self, name: str, encoder: Encoder, quantizer: Quantizer, beam: int = 1) -> None:
@@ -61,27 +82,38 @@ class Codebook:
     @property
     def sizes(self) -> tuple[int, ...]:
         """Codes per level."""
-        return self.quantizer.sizes
+        return self.quantizer.sizes_
 
     @property
     def learned_from_clicks(self) -> bool:
         """Whether the codes depend on clicks. If so, they look better inside their own fit window than after it."""
         return self.encoder.needs_pairs or self.quantizer.needs_pairs
 
-    def vectors(self, items: ItemVectors) -> Floats:
+    def vectors(self, items: Items) -> Floats:
         """The encoder's vectors, ``float32 [items, dim]``."""
-        return self.encoder.encode(items)
+        return self.encoder.transform(items)
+
+    def encode(self, items: Items) -> Codes:
+        """Codes ``int32 [items, levels]`` of item vectors, or of a matrix ``[items, dim]`` of one modality.
+
+        The codes of an item without any modality mean nothing; :meth:`assign` marks these items.
+        """
+        return self.codes_of(self.vectors(items))
 
     def codes_of(self, vectors: Floats) -> Codes:
         """Codes ``int32 [items, levels]`` of the encoder's vectors."""
         return self.quantizer.encode(vectors, beam=self.beam)
 
-    def assign(self, items: ItemVectors) -> Assignment:
+    def assign(self, items: Items) -> Assignment:
         """Codes of any items, including items that appeared after the fit."""
+        items = self.encoder.as_items(items)
         vectors = self.vectors(items)
         codes = self.codes_of(vectors)
         residual = np.linalg.norm(vectors - self.quantizer.decode(codes), axis=1).astype(np.float32)
         return Assignment(codes, residual, items.any_present)
+
+    def __repr__(self) -> str:
+        return f"Codebook({self.name!r}, encoder={self.encoder!r}, quantizer={self.quantizer!r}, beam={self.beam})"
 
     def config(self) -> dict[str, Any]:
         """All constructor arguments, as JSON values."""
@@ -91,25 +123,27 @@ class Codebook:
             "quantizer": {"name": QUANTIZER_NAMES.name_of(self.quantizer), "arguments": self.quantizer.config()},
         }
 
-    def save(self, folder: Path, describe: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
+    def save(
+        self, folder: str | Path, describe: Mapping[str, Any] | None = None, metrics: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
         """Write the artefact; see :func:`sidkit.core.artifact.write_artifact`.
+
+        ``describe`` are fields of the manifest, and ``metrics`` the quality of the codes; both are empty by default.
 
         Plug-ins are recorded in the manifest, and files among them copied: see :mod:`sidkit.core.plugins`.
         """
-        from safetensors.numpy import save_file
-
         plugins = plugins_of(self.encoder, self.quantizer)
 
         def write_files(temporary: Path) -> None:
             tensors = {f"encoder.{key}": value for key, value in self.encoder.tensors().items()}
             tensors |= {f"quantizer.{key}": value for key, value in self.quantizer.tensors().items()}
-            save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, temporary / TENSORS)
+            write_tensors(temporary, tensors)
             (temporary / CONFIG).write_text(json.dumps(self.config(), indent=2, sort_keys=True) + "\n")
-            (temporary / METRICS).write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
+            (temporary / METRICS).write_text(json.dumps(metrics or {}, indent=2, sort_keys=True) + "\n")
             write_sources(temporary, plugins)
 
-        stated = {"kind": "codebook", "name": self.name, **describe, **described(plugins)}
-        return write_artifact(folder, stated, write_files)
+        stated = {"kind": "codebook", "name": self.name, **(describe or {}), **described(plugins)}
+        return write_artifact(Path(folder), stated, write_files)
 
     @classmethod
     def load(cls, folder: Path) -> Codebook:
@@ -118,13 +152,14 @@ class Codebook:
         Raises
         ------
         ArtifactError
-            When the folder is missing or was changed, or a plug-in is not the one that it was made with.
+            When the folder is missing, was changed or holds something else, or a plug-in is not the one that it was made with.
         PluginError
             When a plug-in cannot be imported here.
         """
         from safetensors.numpy import load_file
 
         manifest = read_manifest(folder, verify=False)
+        check_kind(folder, manifest, "codebook")
         load_plugins(folder, manifest)
         verify_all(folder, manifest)
         try:
@@ -137,6 +172,43 @@ class Codebook:
         encoder.load_tensors(tensors_under(tensors, "encoder."))
         quantizer.load_tensors(tensors_under(tensors, "quantizer."))
         return cls(manifest["name"], encoder, quantizer, config["beam"])
+
+
+def load_codebook(path: str | Path) -> Codebook:
+    """Load a codebook from its folder, such as ``<repository>/artifacts/codebooks/<name>``, and verify its hashes.
+
+    Parameters
+    ----------
+    path : str or Path
+        The folder.
+
+    Returns
+    -------
+    Codebook
+        ``encode`` gives the codes of any items.
+
+    Raises
+    ------
+    ArtifactError
+        When the folder is missing, was changed or holds something else, or a plug-in is not the one that it was made with.
+    PluginError
+        When a plug-in cannot be imported here.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from semantic_ids import Codebook, ContentEncoder, ResidualKMeans, load_codebook
+    >>> x = np.random.default_rng(0).normal(size=(500, 16)).astype("float32")
+    >>> encoder = ContentEncoder(dim=8).fit(x)
+    >>> book = Codebook("toy", encoder, ResidualKMeans(sizes=(16, 8)).fit(encoder.transform(x)))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = book.save(f"{folder}/toy")
+    ...     loaded = load_codebook(f"{folder}/toy")
+    >>> bool((loaded.encode(x) == book.encode(x)).all())
+    True
+    """
+    return Codebook.load(existing_folder(path))
 
 
 def load_committed(folder: Path, record: CodebookRecord) -> tuple[Codebook, dict[str, Any]]:

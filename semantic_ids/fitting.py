@@ -5,7 +5,6 @@ Idempotent: an interrupted fit can be run again with the same result. The catalo
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,7 +19,7 @@ from semantic_ids.pairs.mining import ItemPairs, PairSpec
 from semantic_ids.quality.code_metrics import code_quality
 from semantic_ids.quality.floors import Floors, check_floors
 from semantic_ids.quantizers import QUANTIZER_NAMES, Quantizer
-from semantic_ids.quantizers.base import ROWS_PER_CODE, default_size, most_codes
+from semantic_ids.quantizers.sizes import default_sizes
 from semantic_ids.records import CodebookRecord
 from sidkit.core.arrays import Floats
 from sidkit.core.artifact import read_manifest
@@ -118,7 +117,7 @@ def fit(repo: Repo, name: str, spec: CodebookSpec, fit_end_us: int) -> CodebookR
     check_floors(metrics, spec.floors)
     if committed is not None:
         return _restore(repo, codebook, committed, {**describe, "fallback": fallback}, metrics)
-    catalog.begin_fit(name, spec.quantizer, spec.encoder, quantizer.sizes)
+    catalog.begin_fit(name, spec.quantizer, spec.encoder, codebook.sizes)
     try:
         manifest = codebook.save(repo.codebooks / name, {**describe, "fallback": fallback}, metrics)
     except BaseException:
@@ -177,26 +176,9 @@ def build_models(spec: CodebookSpec, items: int, distinct: int | None = None) ->
         When the encoder or quantizer is unknown, or does not accept an argument.
     """
     encoder = make_encoder(spec.encoder, spec.encoder_arguments)
-    chosen = falling_sizes(items, spec.levels) if spec.falling else (default_size(items),) * spec.levels
-    if distinct is not None:
-        chosen = tuple(min(size, max(2, 2 ** (distinct.bit_length() - 1))) for size in chosen)
-    arguments = {"sizes": spec.sizes or chosen, "force": spec.force, **spec.quantizer_arguments}
+    sizes = spec.sizes or default_sizes(items, spec.levels, falling=spec.falling, distinct=distinct)
+    arguments = {"sizes": sizes, "force": spec.force, **spec.quantizer_arguments}
     return encoder, make_quantizer(spec.quantizer, arguments)
-
-
-def falling_sizes(items: int, levels: int = 3) -> tuple[int, ...]:
-    """Decreasing codes per level, as powers of two.
-
-    The last three levels have the ratio 8 : 2 : 1 and each earlier level is 4 times the next; the product of all levels
-    is about 6.5 times the items: (128, 32, 16) for 10,000 items, (256, 64, 32) for 100,000. Our rule, modelled on the
-    sizes (4096, 1024, 512) of OneSearch (arXiv 2509.03236). Sizes shrink until every code has at least 20 items.
-    """
-    ratios = [1, 2, *(8 * 4**step for step in range(levels))][:levels][::-1]
-    last = (6.5 * items / math.prod(ratios)) ** (1 / levels)
-    unit = 2 ** max(1, round(math.log2(max(last, 2))))
-    while unit > 2 and ROWS_PER_CODE * unit * ratios[0] > items:
-        unit //= 2
-    return tuple(min(unit * ratio, most_codes(items)) for ratio in ratios)
 
 
 def _pairs(

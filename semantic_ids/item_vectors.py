@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,15 +16,42 @@ from sidkit.core.errors import FitError
 
 MOST_CODES = 1024
 """The largest default size of a level; ``distinct`` need not count further."""
+CONTENT = "content"
+"""The modality of a plain matrix."""
 _CHUNK = 4096
 
 
 @dataclass(frozen=True)
 class ItemVectors:
-    """Unprocessed content vectors.
+    """Unprocessed content vectors of items, with one or several modalities that an item may lack.
 
-    ``matrices[m]`` is ``float32 [items, width of m]``, zero where an item lacks modality ``m``; ``present[m]`` is
-    ``bool [items]``.
+    :meth:`of` makes them from one plain matrix, :meth:`from_arrow` from list columns of a table.
+
+    Parameters
+    ----------
+    matrices : mapping of str to ndarray
+        ``float32 [items, width of m]`` for each modality ``m``, zero where an item lacks it.
+    present : mapping of str to ndarray
+        ``bool [items]`` for each modality: whether an item has it.
+
+    Attributes
+    ----------
+    any_present : ndarray
+        ``bool [items]``: items with at least one modality; the others have no codes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from semantic_ids import ItemVectors
+    >>> items = ItemVectors.of(np.ones((3, 4)))
+    >>> len(items), list(items.matrices)
+    (3, ['content'])
+    >>> text, image = np.ones((3, 4), "float32"), np.ones((3, 2), "float32")
+    >>> has_image = np.array([True, False, True])
+    >>> image[~has_image] = 0
+    >>> items = ItemVectors({"text": text, "image": image}, {"text": np.ones(3, bool), "image": has_image})
+    >>> items.width
+    6
     """
 
     matrices: Mapping[str, Floats]
@@ -37,6 +65,11 @@ class ItemVectors:
         """``bool [items]``: items with at least one modality; the others have no codes."""
         any_modality: Bools = np.logical_or.reduce(list(self.present.values()))
         return any_modality
+
+    @property
+    def width(self) -> int:
+        """Number of columns of all modalities together."""
+        return sum(matrix.shape[1] for matrix in self.matrices.values())
 
     def mark(self) -> str:
         """Hex SHA-256 fingerprint of all vectors and masks, in order."""
@@ -66,6 +99,20 @@ class ItemVectors:
         )
 
     @classmethod
+    def of(cls, vectors: ItemVectors | npt.ArrayLike, modality: str = CONTENT) -> ItemVectors:
+        """A matrix ``[items, dim]`` as one modality that every item has; item vectors are returned unchanged.
+
+        Raises
+        ------
+        FitError
+            When the vectors are not a numeric matrix.
+        """
+        if isinstance(vectors, ItemVectors):
+            return vectors
+        matrix = float_matrix(vectors)
+        return cls({modality: matrix}, {modality: np.ones(len(matrix), dtype=bool)})
+
+    @classmethod
     def from_arrow(cls, table: pa.Table, modalities: Sequence[str], prefix: str = "") -> ItemVectors:
         """Read list columns (``list<float32>``, null where an item lacks the modality).
 
@@ -78,6 +125,30 @@ class ItemVectors:
         for name in modalities:
             matrices[name], present[name] = matrix_of(table.column(prefix + name), name)
         return cls(matrices, present)
+
+
+def float_matrix(vectors: npt.ArrayLike) -> Floats:
+    """The vectors as a contiguous ``float32`` matrix ``[items, dim]``; elements may be NaN or infinite.
+
+    Raises
+    ------
+    FitError
+        When they are not numbers, or not a matrix.
+    """
+    try:
+        array = np.asarray(vectors)
+    except ValueError as error:
+        raise FitError("expected vectors of shape (items, dim), got rows of different lengths") from error
+    numeric = array.dtype.kind in "fiub"
+    if array.dtype.kind == "O":  # such as a frame with columns of several types
+        with contextlib.suppress(TypeError, ValueError):
+            array, numeric = array.astype(np.float64), True
+    if not numeric:
+        raise FitError(f"expected vectors of numbers, got {array.dtype}; convert them to float32 first")
+    if array.ndim != 2:
+        raise FitError(f"expected vectors of shape (items, dim), got {array.shape}")
+    with np.errstate(over="ignore"):  # beyond float32 is infinite, which callers refuse
+        return np.ascontiguousarray(array, dtype=np.float32)
 
 
 def matrix_of(column: pa.ChunkedArray, name: str) -> tuple[Floats, Bools]:

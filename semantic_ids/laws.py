@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from semantic_ids.encoders.base import Encoder
+from semantic_ids.estimator import Estimator
 from semantic_ids.item_vectors import ItemVectors
 from semantic_ids.pairs.mining import ItemPairs
 from semantic_ids.quantizers.base import Quantizer
@@ -40,8 +41,9 @@ def check_quantizer(kind: type[Quantizer], **arguments: Any) -> None:
     """
     rows = np.random.default_rng(0).normal(size=(_ITEMS, _DIM)).astype(np.float32)
     pairs = _pairs() if kind.needs_pairs_with(arguments) else None
+    _check_arguments(kind, arguments)
     quantizer = kind(**arguments).fit(rows, pairs)
-    codes, sizes, name = quantizer.encode(rows), quantizer.sizes, kind.__name__
+    codes, sizes, name = quantizer.encode(rows), quantizer.sizes_, kind.__name__
     shape = (_ITEMS, len(sizes))
     require(
         codes.shape == shape and codes.dtype == np.int32,
@@ -51,7 +53,7 @@ def check_quantizer(kind: type[Quantizer], **arguments: Any) -> None:
     require(
         bool(((codes >= 0) & (codes < np.array(sizes))).all()),
         name,
-        f"codes must be at least 0 and less than sizes {sizes}",
+        f"codes must be at least 0 and less than sizes_ {sizes}",
     )
     decoded = quantizer.decode(codes)
     require(
@@ -81,9 +83,15 @@ def check_quantizer(kind: type[Quantizer], **arguments: Any) -> None:
         )
     restored = kind(**json.loads(json.dumps(quantizer.config()))).load_tensors(_saved(quantizer.tensors(), name))
     require(
-        restored.sizes == sizes and _same(restored.encode(rows), codes),
+        restored.sizes_ == sizes and _same(restored.encode(rows), codes),
         name,
         "an object restored from config and tensors must give the same codes",
+    )
+    loaded = kind(**quantizer.get_params()).load_tensors(_saved(quantizer.tensors(), name))
+    require(
+        (loaded.sizes or loaded._sizes) is not None and loaded.sizes_ == sizes and _same(loaded.encode(rows), codes),
+        name,
+        "load_tensors must restore sizes_ that were chosen at fit",
     )
     require(
         _same(restored.decode(codes), decoded),
@@ -109,6 +117,7 @@ def check_encoder(kind: type[Encoder], **arguments: Any) -> None:
     """
     items, name = _items(), kind.__name__
     pairs = _pairs() if kind.needs_pairs_with(arguments) else None
+    _check_arguments(kind, arguments)
     encoder = kind(**arguments).fit(items, pairs)
     vectors = encoder.encode(items)
     shape = (_ITEMS, encoder.output_dim)
@@ -133,6 +142,17 @@ def check_encoder(kind: type[Encoder], **arguments: Any) -> None:
         name,
         "an object restored from config and tensors must give the same vectors",
     )
+
+
+def _check_arguments(kind: type[Estimator], arguments: dict[str, Any]) -> None:
+    """Require that the constructor stores its arguments unchanged, as ``clone`` of scikit-learn does."""
+    stored = kind(**arguments).get_params()
+    for key, value in arguments.items():
+        require(
+            key not in stored or stored[key] is value,
+            kind.__name__,
+            f"the constructor must store the argument {key!r} unchanged (`self.{key} = {key}`)",
+        )
 
 
 def _same(left: npt.NDArray[Any], right: npt.NDArray[Any]) -> bool:

@@ -195,7 +195,7 @@ def _tie(vector: Any, expected: list[int], actual: list[int], reference: LogRefe
     """Whether both codes are equally close to the vector: which of the two a search returns depends on the batch."""
     quantizer = reference.codebook.quantizer
     if len(expected) != len(actual) or any(
-        not 0 <= code < size for code, size in zip(actual, quantizer.sizes, strict=True)
+        not 0 <= code < size for code, size in zip(actual, quantizer.sizes_, strict=True)
     ):
         return False
     left, right = np.linalg.norm(quantizer.decode(np.array([expected, actual], dtype=np.int32)) - vector, axis=1)

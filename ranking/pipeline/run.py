@@ -27,7 +27,7 @@ from semantic_ids.catalog import Catalog
 from semantic_ids.pairs.known_items import known_items
 from semantic_ids.quality.future_hit_rate import future_hits
 from semantic_ids.quality.hit_rate import HitReport
-from semantic_ids.quantizers.base import LEAST_ITEMS
+from semantic_ids.quantizers.sizes import LEAST_ITEMS
 from sidkit.core.artifact import discard_damaged, read_manifest
 from sidkit.core.config import content_hash
 from sidkit.core.files import write_json

@@ -2,37 +2,75 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import replace
-from typing import Self
+from typing import Any, Self
 
-import numpy as np
 import numpy.typing as npt
 
 from semantic_ids.estimator import Estimator
-from semantic_ids.item_vectors import ItemVectors
+from semantic_ids.item_vectors import CONTENT, ItemVectors
+from semantic_ids.pairs.given import Pairs, item_pairs
 from semantic_ids.pairs.mining import BacktestSplit, ItemPairs
 from sidkit.core.arrays import Floats
 from sidkit.core.errors import FitError, TooFewPairsError
 
+Items = ItemVectors | npt.ArrayLike
+"""What encoders accept as items: item vectors, or a matrix ``[items, dim]``, which counts as one modality."""
 
-class Encoder(Estimator, ABC):
-    """Map content vectors to one ``float32 [items, dim]`` matrix.
+
+class Encoder(Estimator):
+    """Map content vectors to one ``float32 [items, dim]`` matrix; a scikit-learn transformer.
 
     The constructor stores its arguments unchanged; ``fit`` sets attributes that end in ``_``; ``config`` and ``tensors``
-    together restore a fitted encoder.
+    together restore a fitted encoder. ``fit`` of a subclass receives :class:`ItemVectors` and
+    :class:`~semantic_ids.pairs.mining.ItemPairs`, even where the caller has arrays.
     """
 
+    group = "sidkit.encoders"
     modalities_: tuple[str, ...]
     """The modalities that ``fit`` saw, in alphabetical order; ``encode`` is given the same."""
 
     @abstractmethod
-    def fit(self, items: ItemVectors, pairs: ItemPairs | None = None) -> Self:
-        """Fit on the items known at the cut-off, and on pairs of them."""
+    def fit(self, items: Items, pairs: Pairs = None) -> Self:
+        """Fit on the items known at the cut-off, and on pairs of them.
+
+        Parameters
+        ----------
+        items : ItemVectors or array-like
+            An array ``[items, dim]`` counts as one modality.
+        pairs : ItemPairs or array-like, optional
+            Pairs of the items, for an encoder that learns from them; an array has shape ``[pairs, 2]``.
+        """
 
     @abstractmethod
-    def encode(self, items: ItemVectors) -> Floats:
+    def encode(self, items: Items) -> Floats:
         """Vectors ``float32 [items, dim]``; zeros for an item without any modality."""
+
+    def transform(self, items: Items) -> Floats:
+        """Vectors ``float32 [items, dim]``: the same as :meth:`encode`."""
+        return self.encode(self.as_items(items))
+
+    def fit_transform(self, items: Items, pairs: Pairs = None) -> Floats:
+        """Fit on the items, and return their vectors, ``float32 [items, dim]``."""
+        given = ItemVectors.of(items)
+        return self.fit(given, pairs).encode(given)
+
+    def as_items(self, items: Items) -> ItemVectors:
+        """Item vectors for ``encode``: a matrix becomes the modality of the fit, if that had only one.
+
+        Raises
+        ------
+        FitError
+            When the items are an array that is not a numeric matrix.
+        """
+        fitted: tuple[str, ...] = getattr(self, "modalities_", ())
+        return ItemVectors.of(items, fitted[0] if len(fitted) == 1 else CONTENT)
+
+    @staticmethod
+    def _rows(data: Any) -> tuple[ItemVectors, int, int]:
+        items = ItemVectors.of(data)
+        return items, len(items), items.width
 
     @property
     @abstractmethod
@@ -48,21 +86,8 @@ class Encoder(Estimator, ABC):
         """
         return (0, 0 if self.needs_pairs else self.output_dim)
 
-    @abstractmethod
-    def tensors(self) -> dict[str, npt.NDArray[np.generic]]:
-        """The fitted state, as named arrays."""
 
-    @abstractmethod
-    def load_tensors(self, tensors: dict[str, npt.NDArray[np.generic]]) -> Self:
-        """Restore a fitted state."""
-
-    def _refuse_unfitted(self, state: str) -> None:
-        """Raise FitError if ``state``, an attribute set by ``fit``, is missing."""
-        if not hasattr(self, state):
-            raise FitError("this encoder is not fitted; call fit first")
-
-
-def usable_pairs(encoder: str, items: ItemVectors, pairs: ItemPairs | None) -> ItemPairs:
+def usable_pairs(encoder: str, items: ItemVectors, pairs: Pairs) -> ItemPairs:
     """The pairs in which both items have content.
 
     Raises
@@ -71,9 +96,11 @@ def usable_pairs(encoder: str, items: ItemVectors, pairs: ItemPairs | None) -> I
         When there are none, or the pairs were mined for a different set of items.
     """
     remedy = (
-        "mine them from the clicks before the cut-off (semantic_ids.pairs.mining.mine_pairs), move the cut-off to "
-        "a time with clicks, or use the encoder 'content', which needs no pairs"
+        "pass an (n, 2) array of the rows of trigger and target, mine them from the clicks before the cut-off "
+        "(semantic_ids.pairs.mining.mine_pairs), move the cut-off to a time with clicks, or use the encoder 'content', which "
+        "needs no pairs"
     )
+    pairs = item_pairs(pairs, len(items))
     if pairs is None or not len(pairs):
         raise TooFewPairsError(f"the encoder {encoder!r} learns from pairs of items, got none; {remedy}")
     largest = int(max(pairs.trigger.max(), pairs.target.max()))

@@ -8,10 +8,10 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from semantic_ids.encoders.base import Encoder, usable_pairs
+from semantic_ids.encoders.base import Encoder, Items, usable_pairs
 from semantic_ids.encoders.content import ContentEncoder
 from semantic_ids.item_vectors import ItemVectors
-from semantic_ids.pairs.mining import ItemPairs
+from semantic_ids.pairs.given import Pairs
 from sidkit.core.arrays import Floats
 from sidkit.core.artifact import tensors_under
 from sidkit.core.errors import FitError
@@ -70,7 +70,39 @@ class BehaviourEncoder(Encoder):
     seed : int
         Random seed.
     threads : int
-        Torch threads during ``fit``; not saved. A different number can change the last bits.
+        Torch threads during ``fit``; not saved in codebooks. A different number can change the last bits.
+
+    Attributes
+    ----------
+    modalities_ : tuple of str
+        The modalities of the fit, in alphabetical order.
+    content_ : ContentEncoder
+        The fitted encoder of the input.
+    curve_ : tuple of float
+        Mean log rank of the evaluation pairs at each evaluation, starting with that of content.
+    output_dim : int
+        Width of the vectors.
+    n_features_in_ : int
+        Number of columns of all modalities.
+
+    References
+    ----------
+    SaviorRec (arXiv 2508.01375), figure 2; van den Oord, Li, Vinyals: Representation Learning with Contrastive Predictive
+    Coding (arXiv 1807.03748), for InfoNCE; Yi et al., RecSys 2019, for the logQ correction.
+
+    Examples
+    --------
+    Pairs are row numbers of a trigger and a target; :func:`semantic_ids.pairs.mining.mine_pairs` mines them from clicks.
+
+    >>> import numpy as np
+    >>> from semantic_ids import BehaviourEncoder
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.normal(size=(200, 16)).astype("float32")
+    >>> trigger = rng.integers(0, 200, 1000)
+    >>> pairs = np.stack([trigger, (trigger + rng.integers(1, 200, 1000)) % 200], axis=1)
+    >>> vectors = BehaviourEncoder(dim=8, hidden=16, steps=25).fit_transform(x, pairs)
+    >>> vectors.shape, bool(np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-4))
+    ((200, 8), True)
     """
 
     name = "behaviour"
@@ -110,7 +142,7 @@ class BehaviourEncoder(Encoder):
         self.seed = seed
         self.threads = threads
 
-    def fit(self, items: ItemVectors, pairs: ItemPairs | None = None) -> Self:
+    def fit(self, items: Items, pairs: Pairs = None) -> Self:
         """Fit on ``items`` and on pairs of them.
 
         ``curve_`` is the mean log rank of the evaluation pairs at each evaluation, starting with that of content.
@@ -121,6 +153,7 @@ class BehaviourEncoder(Encoder):
             When there are no or too few pairs, an argument is out of range, or the content cannot be used.
         """
         self._check_arguments()
+        items = ItemVectors.of(items)
         pairs = usable_pairs(self.name, items, pairs)
         content = ContentEncoder(self.input_dim, self.ridge).fit(items)
         from semantic_ids.encoders.behaviour_training import BehaviourTraining, train
@@ -136,7 +169,7 @@ class BehaviourEncoder(Encoder):
         self.curve_ = learned.curve
         return self
 
-    def encode(self, items: ItemVectors) -> Floats:
+    def encode(self, items: Items) -> Floats:
         """Vectors ``float32 [items, dim]`` of length 1; zeros for an item without any modality.
 
         Raises
@@ -144,7 +177,8 @@ class BehaviourEncoder(Encoder):
         FitError
             When it is not fitted, modalities or widths differ from those of ``fit``, or a vector is not finite.
         """
-        self._refuse_unfitted("straight_")
+        self._refuse_unfitted()
+        items = self.as_items(items)
         content = self.content_.encode(items)
         vectors = np.zeros((len(items), self.output_dim), dtype=np.float32)
         for start in range(0, len(items), _ROWS_AT_ONCE):

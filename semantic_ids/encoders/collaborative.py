@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import numpy.typing as npt
 
-from semantic_ids.encoders.base import Encoder, usable_pairs
+from semantic_ids.encoders.base import Encoder, Items, usable_pairs
 from semantic_ids.encoders.content import ContentEncoder
 from semantic_ids.item_vectors import ItemVectors
+from semantic_ids.pairs.given import Pairs
 from semantic_ids.pairs.mining import ItemPairs
 from sidkit.core.arrays import Doubles, Floats
 from sidkit.core.artifact import tensors_under
@@ -48,6 +49,34 @@ class CollaborativeEncoder(Encoder):
         Ridge penalty, relative to the sample weights; also passed to :class:`ContentEncoder`.
     seed : int
         Seed of the sparse SVD's start vector.
+
+    Attributes
+    ----------
+    modalities_ : tuple of str
+        The modalities of the fit, in alphabetical order.
+    content_ : ContentEncoder
+        The fitted encoder of the input.
+    centre_, matrix_ : ndarray
+        The linear map of content vectors, ``float32 [width]`` and ``[width, dim]``.
+    output_dim : int
+        Width of the vectors.
+    n_features_in_ : int
+        Number of columns of all modalities.
+
+    References
+    ----------
+    Levy, Goldberg: Neural Word Embedding as Implicit Matrix Factorization, NIPS 2014, section 3.3.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from semantic_ids import CollaborativeEncoder
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.normal(size=(200, 16)).astype("float32")
+    >>> trigger = rng.integers(0, 200, 1000)
+    >>> pairs = np.stack([trigger, (trigger + rng.integers(1, 200, 1000)) % 200], axis=1)
+    >>> CollaborativeEncoder(dim=8).fit_transform(x, pairs).shape
+    (200, 8)
     """
 
     name = "collaborative"
@@ -71,7 +100,7 @@ class CollaborativeEncoder(Encoder):
         self.ridge = ridge
         self.seed = seed
 
-    def fit(self, items: ItemVectors, pairs: ItemPairs | None = None) -> Self:
+    def fit(self, items: Items, pairs: Pairs = None) -> Self:
         """Fit on ``items`` and on pairs of them.
 
         Raises
@@ -83,6 +112,7 @@ class CollaborativeEncoder(Encoder):
         for name in ("dim", "content_dim", "input_dim", "shift"):
             if not 1 <= getattr(self, name) < np.inf:
                 raise FitError(f"{name} must be at least 1, got {getattr(self, name)}")
+        items = ItemVectors.of(items)
         pairs = usable_pairs(self.name, items, pairs)
         content = ContentEncoder(max(self.input_dim, self.content_dim), self.ridge).fit(items)
         features = content.encode(items).astype(np.float64)
@@ -110,7 +140,7 @@ class CollaborativeEncoder(Encoder):
         self.matrix_: Floats = np.hstack(scaled).astype(np.float32)
         return self
 
-    def encode(self, items: ItemVectors) -> Floats:
+    def encode(self, items: Items) -> Floats:
         """Vectors ``float32 [items, dim]``; zeros for an item without any modality.
 
         Raises
@@ -118,7 +148,8 @@ class CollaborativeEncoder(Encoder):
         FitError
             When it is not fitted, modalities or widths differ from those of ``fit``, or a vector is not finite.
         """
-        self._refuse_unfitted("matrix_")
+        self._refuse_unfitted()
+        items = self.as_items(items)
         centred = self.content_.encode(items).astype(np.float64) - self.centre_
         vectors = (centred @ self.matrix_.astype(np.float64)).astype(np.float32)
         vectors[~items.any_present] = 0

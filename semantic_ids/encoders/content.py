@@ -7,9 +7,9 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from semantic_ids.encoders.base import Encoder
+from semantic_ids.encoders.base import Encoder, Items
 from semantic_ids.item_vectors import ItemVectors
-from semantic_ids.pairs.mining import ItemPairs
+from semantic_ids.pairs.given import Pairs
 from sidkit.core.arrays import Floats
 from sidkit.core.errors import FitError
 
@@ -34,14 +34,38 @@ class ContentEncoder(Encoder):
     ridge : float
         Ridge penalty, relative to the number of items the regression is fitted on.
 
+    Attributes
+    ----------
+    modalities_ : tuple of str
+        The modalities of the fit, in alphabetical order; ``("content",)`` for a plain array.
+    axes_ : ndarray
+        The principal axes, ``float32 [columns of all modalities, dim]``.
+    output_dim : int
+        Width of the vectors.
+    n_features_in_ : int
+        Number of columns of all modalities.
+
+    References
+    ----------
+    Jolliffe: Principal Component Analysis, 2nd edition 2002, chapters 2 and 3. The weighting of the modalities and the
+    imputation are ours.
+
     Examples
     --------
     >>> import numpy as np
-    >>> from semantic_ids.item_vectors import ItemVectors
+    >>> from semantic_ids import ContentEncoder, ItemVectors
     >>> text = np.random.default_rng(0).normal(size=(50, 8)).astype("float32")
-    >>> items = ItemVectors({"text": text}, {"text": np.ones(50, bool)})
-    >>> ContentEncoder(dim=4).fit(items).encode(items).shape
+    >>> ContentEncoder(dim=4).fit_transform(text).shape
     (50, 4)
+
+    Two modalities, of which only 30 items have the second one:
+
+    >>> image, has_image = np.random.default_rng(1).normal(size=(50, 3)).astype("float32"), np.arange(50) < 30
+    >>> image[~has_image] = 0
+    >>> items = ItemVectors({"text": text, "image": image}, {"text": np.ones(50, bool), "image": has_image})
+    >>> encoder = ContentEncoder(dim=4).fit(items)
+    >>> encoder.transform(items).shape, encoder.modalities_
+    ((50, 4), ('image', 'text'))
     """
 
     name = "content"
@@ -50,7 +74,7 @@ class ContentEncoder(Encoder):
         self.dim = dim
         self.ridge = ridge
 
-    def fit(self, items: ItemVectors, pairs: ItemPairs | None = None) -> Self:
+    def fit(self, items: Items, pairs: Pairs = None) -> Self:
         """Learn means, scales, regressions and principal axes.
 
         Raises
@@ -60,6 +84,7 @@ class ContentEncoder(Encoder):
         """
         if self.dim < 1:
             raise FitError(f"dim must be at least 1, got {self.dim}")
+        items = ItemVectors.of(items)
         self.modalities_ = tuple(sorted(items.matrices))
         self.mean_: dict[str, Floats] = {}
         self.scale_: dict[str, float] = {}
@@ -89,7 +114,7 @@ class ContentEncoder(Encoder):
         self.axes_: Floats = axes.astype(np.float32)
         return self
 
-    def encode(self, items: ItemVectors) -> Floats:
+    def encode(self, items: Items) -> Floats:
         """Vectors ``float32 [items, dim]``; zeros for an item without any modality.
 
         Raises
@@ -97,7 +122,8 @@ class ContentEncoder(Encoder):
         FitError
             When it is not fitted, modalities or widths differ from those of ``fit``, or a vector is not finite.
         """
-        self._refuse_unfitted("axes_")
+        self._refuse_unfitted()
+        items = self.as_items(items)
         if tuple(sorted(items.matrices)) != self.modalities_:
             raise FitError(f"expected modalities {self.modalities_}, as at fit, got {tuple(items.matrices)}")
         for name, matrix in items.matrices.items():

@@ -95,7 +95,7 @@ def reconstruction_errors(quantizer: Quantizer, vectors: Floats, codes: Codes) -
     None where a prefix cannot be decoded: before the last level if the quantizer has no ``decode_prefix(codes, depth)``,
     and past ``residual_levels``, where levels do not refine each other.
     """
-    levels = len(quantizer.sizes)
+    levels = len(quantizer.sizes_)
     decode = getattr(quantizer, "decode_prefix", None)
     errors: list[float | None] = []
     for depth in range(1, levels):
@@ -223,14 +223,14 @@ def code_quality(quantizer: Quantizer, vectors: Floats, codes: Codes, pairs: Ite
     dict
         JSON values; lists have one value per level or depth, null where undefined.
     """
-    reachable, possible = prefix_utilisation(codes, quantizer.sizes)
+    reachable, possible = prefix_utilisation(codes, quantizer.sizes_)
     quality: dict[str, Any] = {
         "items": len(codes),
-        "utilisation": utilisation(codes, quantizer.sizes),
+        "utilisation": utilisation(codes, quantizer.sizes_),
         "prefix_utilisation": reachable,
         "prefix_utilisation_of_all": possible,
-        "perplexity": perplexity(codes, quantizer.sizes),
-        "gini": gini(codes, quantizer.sizes),
+        "perplexity": perplexity(codes, quantizer.sizes_),
+        "gini": gini(codes, quantizer.sizes_),
         "collision_rate": collision_rate(codes),
         "independent_code_rate": independent_code_rate(codes),
         "largest_bucket": largest_bucket(codes),

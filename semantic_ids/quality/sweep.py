@@ -286,10 +286,10 @@ class _Bench:
             seconds += time.perf_counter() - began
         except FitError as error:
             return Trial(candidate, bits, refused=str(error)), np.zeros(0)
-        bits = sum(math.log2(size) for size in quantizer.sizes)
+        bits = sum(math.log2(size) for size in quantizer.sizes_)
         codes = quantizer.encode(vectors, beam=candidate.beam)
         fitted, known = codes[self.sampled], codes[self.present]
-        used, evenness = utilisation(fitted, quantizer.sizes), perplexity(fitted, quantizer.sizes)
+        used, evenness = utilisation(fitted, quantizer.sizes_), perplexity(fitted, quantizer.sizes_)
         trial = Trial(
             candidate,
             bits,

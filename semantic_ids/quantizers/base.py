@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
@@ -10,23 +10,94 @@ import numpy as np
 import numpy.typing as npt
 
 from semantic_ids.estimator import Estimator
-from semantic_ids.pairs.mining import ItemPairs
+from semantic_ids.item_vectors import ItemVectors, float_matrix
+from semantic_ids.pairs.given import Pairs
+from semantic_ids.quantizers.sizes import as_sizes, check_sizes, default_sizes
 from sidkit.core.arrays import Codes, Floats
 from sidkit.core.errors import FitError
 
-ROWS_PER_CODE = 20
+__all__ = [
+    "Quantizer",
+    "canonical_order",
+    "check_beam",
+    "check_sizes",
+    "checked_vectors",
+    "int_codes",
+    "numbered",
+    "roundtrip_share",
+]
 
 
-class Quantizer(Estimator, ABC):
-    """Vectors ``float32 [items, dim]`` in, codes ``int32 [items, levels]`` out, and back.
+class Quantizer(Estimator):
+    """Vectors ``float32 [items, dim]`` in, codes ``int32 [items, levels]`` out, and back; a scikit-learn transformer.
 
-    The constructor takes ``sizes`` (codes per level), ``force`` where it can refuse data that are too few, and stores its
-    arguments unchanged; ``fit`` sets attributes that end in ``_``. New rows never change the codes of old ones: ``encode``
-    depends on nothing but the row and the fitted state. :func:`semantic_ids.laws.check_quantizer` checks all of this.
+    The constructor takes ``sizes`` (codes per level, or None to choose them at ``fit``), ``force`` where it can refuse data
+    that are too few, and stores its arguments unchanged; ``fit`` sets attributes that end in ``_``. New rows never change the
+    codes of old ones: ``encode`` depends on nothing but the row and the fitted state.
+    :func:`semantic_ids.laws.check_quantizer` checks all of this.
+
+    A subclass that chooses its sizes sets :attr:`sizes_` in ``fit`` (``self.sizes_ = self.sizes_for(rows)``) and in
+    ``load_tensors``.
+
+    Attributes
+    ----------
+    sizes_ : tuple of int
+        Codes per level, of all levels that ``encode`` gives.
     """
 
-    sizes: tuple[int, ...]
-    """Codes per level, of all levels that ``encode`` gives."""
+    group = "sidkit.quantizers"
+    sizes: Sequence[int] | None
+    """The constructor's argument."""
+    _sizes: tuple[int, ...] | None = None
+
+    @property
+    def sizes_(self) -> tuple[int, ...]:
+        """Codes per level of a fitted quantizer, of all levels that ``encode`` gives.
+
+        A subclass that does not set them has those of its argument ``sizes``.
+
+        Raises
+        ------
+        FitError
+            When the sizes are chosen at ``fit``, and it was not called.
+        """
+        if self._sizes is not None:
+            return self._sizes
+        if self.sizes is None:
+            raise FitError(f"this {type(self).__name__} is not fitted, and its sizes are chosen at fit; call fit first")
+        return tuple(self.sizes)
+
+    @sizes_.setter
+    def sizes_(self, sizes: tuple[int, ...]) -> None:
+        self._sizes = sizes
+
+    def sizes_for(self, rows: Floats) -> tuple[int, ...]:
+        """The sizes to fit on ``rows``: the argument ``sizes`` or, if it is None, those of :meth:`default_sizes`.
+
+        Raises
+        ------
+        FitError
+            When they are not integers of at least 2, or the rows are too few for them.
+        """
+        sizes = self.default_sizes(rows) if self.sizes is None else as_sizes(self.sizes)
+        check_sizes(sizes, len(rows), force=bool(getattr(self, "force", False)))
+        return sizes
+
+    def default_sizes(self, rows: Floats) -> tuple[int, ...]:
+        """The sizes for which None stands: three equal levels, :func:`semantic_ids.quantizers.sizes.default_size`."""
+        return default_sizes(len(rows), distinct=ItemVectors.of(rows).distinct())
+
+    def config(self) -> dict[str, Any]:
+        """Return the constructor's arguments as JSON values; sizes that were chosen at ``fit`` are those that were chosen."""
+        arguments = super().config()
+        if arguments.get("sizes", ()) is None and self._sizes is not None:
+            arguments["sizes"] = list(self._sizes[: self._argument_levels])
+        return arguments
+
+    @property
+    def _argument_levels(self) -> int | None:
+        """Number of leading levels that the argument ``sizes`` describes; None for all."""
+        return None
 
     @classmethod
     def arguments_without_pairs(cls, arguments: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -36,14 +107,22 @@ class Quantizer(Estimator, ABC):
     @property
     def residual_levels(self) -> int:
         """Number of leading levels that refine each other, so that a prefix of them is a coarser code."""
-        return len(self.sizes)
+        return len(self.sizes_)
 
     @abstractmethod
-    def fit(self, vectors: Floats, pairs: ItemPairs | None = None) -> Self:
-        """Learn the codebooks; ``pairs`` are of the rows of ``vectors``."""
+    def fit(self, vectors: npt.ArrayLike, pairs: Pairs = None) -> Self:
+        """Learn the codebooks.
+
+        Parameters
+        ----------
+        vectors : array-like
+            ``[items, dim]``.
+        pairs : ItemPairs or array-like, optional
+            Pairs of the rows, for a quantizer that learns from them; an array has shape ``[pairs, 2]``.
+        """
 
     @abstractmethod
-    def encode(self, vectors: Floats, beam: int = 1) -> Codes:
+    def encode(self, vectors: npt.ArrayLike, beam: int = 1) -> Codes:
         """Codes ``int32 [items, levels]``; ``beam`` > 1 searches for closer combinations in residual quantizers."""
 
     @abstractmethod
@@ -55,13 +134,23 @@ class Quantizer(Estimator, ABC):
         decoded = self.decode(codes)
         return decoded if self.residual_levels == 0 else np.zeros_like(decoded)
 
-    @abstractmethod
-    def tensors(self) -> dict[str, npt.NDArray[np.generic]]:
-        """The fitted state, as named arrays."""
+    def transform(self, vectors: npt.ArrayLike) -> Codes:
+        """Codes ``int32 [items, levels]``, by greedy search: the same as :meth:`encode`."""
+        return self.encode(float_matrix(vectors))
 
-    @abstractmethod
-    def load_tensors(self, tensors: dict[str, npt.NDArray[np.generic]]) -> Self:
-        """Restore a fitted state."""
+    def fit_transform(self, vectors: npt.ArrayLike, pairs: Pairs = None) -> Codes:
+        """Fit on the vectors, and return their codes, ``int32 [items, levels]``."""
+        matrix = float_matrix(vectors)
+        return self.fit(matrix, pairs).encode(matrix)
+
+    def inverse_transform(self, codes: npt.ArrayLike) -> Floats:
+        """Reconstruct vectors from codes, ``float32 [items, dim]``: the same as :meth:`decode`."""
+        return self.decode(np.asarray(codes))
+
+    @staticmethod
+    def _rows(data: Any) -> tuple[Floats, int, int]:
+        matrix = float_matrix(data)
+        return matrix, *matrix.shape
 
 
 def roundtrip_share(quantizer: Quantizer, codes: Codes, beam: int = 1) -> float:
@@ -75,35 +164,15 @@ def roundtrip_share(quantizer: Quantizer, codes: Codes, beam: int = 1) -> float:
     return float((quantizer.encode(quantizer.decode(codes), beam=beam) == codes).all(axis=1).mean())
 
 
-LEAST_ITEMS = 2 * ROWS_PER_CODE
-"""With fewer items, not even levels of 2 codes have 20 items per code."""
-
-
-def most_codes(items: int) -> int:
-    """The largest power of two of codes with 20 items per code, at least 2."""
-    return int(2 ** max(1, (items // ROWS_PER_CODE).bit_length() - 1))
-
-
-def default_size(items: int) -> int:
-    """The default level size: the power of two nearest to items / 40, within 16..1024.
-
-    Fewer than 320 items cannot fill 16 codes; the size is then the largest power of two with 20 items per code, at least 2.
-    """
-    powers = 2 ** np.arange(4, 11)
-    return min(int(powers[np.abs(powers - items / 40).argmin()]), most_codes(items))
-
-
 def checked_vectors(vectors: npt.ArrayLike, dim: int | None = None) -> Floats:
     """The vectors as a contiguous ``float32`` matrix.
 
     Raises
     ------
     FitError
-        When they are not a matrix, have the wrong width, or are not finite.
+        When they are not a numeric matrix, have the wrong width, or are not finite.
     """
-    matrix = np.ascontiguousarray(vectors, dtype=np.float32)
-    if matrix.ndim != 2:
-        raise FitError(f"expected vectors of shape (items, dim), got {matrix.shape}")
+    matrix = float_matrix(vectors)
     if dim is not None and matrix.shape[1] != dim:
         raise FitError(f"expected vectors of shape (items, {dim}), as at fit, got {matrix.shape}")
     step = max(1, 2**22 // max(1, matrix.shape[1]))
@@ -111,40 +180,6 @@ def checked_vectors(vectors: npt.ArrayLike, dim: int | None = None) -> Floats:
     if rows:
         raise FitError(f"{rows} of {len(matrix)} vectors contain NaN or infinite values; drop those rows first")
     return matrix
-
-
-def check_sizes(sizes: Sequence[int], rows: int, *, force: bool) -> None:
-    """Check that the data can fill levels of these sizes.
-
-    Raises
-    ------
-    FitError
-        When a level has more codes than rows, or fewer than 20 rows per code and ``force`` is false.
-    """
-    if not sizes or min(sizes) < 2:
-        raise FitError(f"sizes must have at least one level, and at least 2 codes per level, got {tuple(sizes)}")
-    if max(sizes) > rows:
-        raise FitError(
-            f"a level of {max(sizes)} codes is larger than the data ({rows} rows). Set `sizes` in the preset's [codebook] to "
-            f"at most {most_codes(rows)} codes per level, or fit on more items"
-        )
-    if rows < ROWS_PER_CODE * max(sizes) and not force:
-        raise FitError(
-            f"{rows} rows for {max(sizes)} codes is {rows / max(sizes):.1f} per code; with fewer than {ROWS_PER_CODE} per "
-            f"code the codes are noise. {_remedy(rows)}"
-        )
-
-
-def _remedy(rows: int) -> str:
-    force = (
-        "set `force = true` in the preset's [codebook] (`--force` of `sidkit codebooks fit`, `force=True` in Python)"
-    )
-    if rows < LEAST_ITEMS:
-        return f"Fit on at least {LEAST_ITEMS} items, or {force}"
-    return (
-        f"Set `sizes` in the preset's [codebook] to at most {rows // ROWS_PER_CODE} codes per level (the default for "
-        f"{rows} items is {default_size(rows)}), or {force}"
-    )
 
 
 def canonical_order(vectors: Floats) -> npt.NDArray[np.int64]:
@@ -183,3 +218,9 @@ def int_codes(codes: npt.ArrayLike, sizes: Sequence[int]) -> Codes:
         wrong = array[out_of_range.any(axis=1)][0].tolist()
         raise FitError(f"expected codes from 0 to below {list(sizes)}, the sizes of the levels, got {wrong}")
     return array.astype(np.int32)
+
+
+def numbered(tensors: Mapping[str, npt.NDArray[np.generic]], prefix: str) -> list[Floats]:
+    """The tensors ``<prefix>0``, ``<prefix>1``, ... as ``float32`` arrays, in order."""
+    count = sum(key.startswith(prefix) for key in tensors)
+    return [tensors[f"{prefix}{at}"].astype(np.float32) for at in range(count)]

@@ -31,18 +31,45 @@ class OptimizedProductQuantizer(ProductQuantizer):
     ----------
     sizes, iterations, seed, threads, force
         As for :class:`~semantic_ids.quantizers.pq.ProductQuantizer`.
+
+    Attributes
+    ----------
+    sizes_ : tuple of int
+        Codes per part.
+    codebooks_ : list of ndarray
+        Codewords of each part of the rotated vectors, ``float32 [codes, dim / parts]``.
+    rotation_ : ndarray
+        ``float64 [dim, dim]``, orthogonal; applied as ``rows @ rotation_``.
+    n_features_in_ : int
+        Width of the vectors.
+
+    References
+    ----------
+    Ge, He, Ke, Sun: Optimized Product Quantization, CVPR 2013, sections 3.1 and 3.2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from semantic_ids import OptimizedProductQuantizer
+    >>> x = np.random.default_rng(0).normal(size=(1000, 8)).astype("float32")
+    >>> quantizer = OptimizedProductQuantizer(sizes=(16, 16)).fit(x)
+    >>> quantizer.transform(x).shape
+    (1000, 2)
+    >>> bool(np.allclose(quantizer.rotation_ @ quantizer.rotation_.T, np.eye(8)))
+    True
     """
 
     name = "opq"
 
-    def _prepared(self, rows: Floats) -> Floats:
-        self.rotation_ = _rotation(rows, self.sizes, self.seed, self.threads)
+    def _prepared(self, rows: Floats, sizes: tuple[int, ...]) -> Floats:
+        self.rotation_ = _rotation(rows, sizes, self.seed, self.threads)
         return _rotated(rows, self.rotation_)
 
-    def encode(self, vectors: Floats, beam: int = 1) -> Codes:
+    def encode(self, vectors: npt.ArrayLike, beam: int = 1) -> Codes:
         """Codes ``int32 [items, parts]``: the nearest codeword of each part; ``beam`` has no effect."""
+        self._refuse_unfitted()
         rows = checked_vectors(vectors, self._dim)
-        codes = np.empty((len(rows), len(self.sizes)), dtype=np.int32)
+        codes = np.empty((len(rows), len(self.sizes_)), dtype=np.int32)
         for start in range(0, len(rows), _STEP):
             rotated = _rotated(rows[start : start + _STEP], self.rotation_)
             codes[start : start + _STEP] = super().encode(rotated, beam=beam)
@@ -52,6 +79,7 @@ class OptimizedProductQuantizer(ProductQuantizer):
 
     def decode(self, codes: Codes) -> Floats:
         """The concatenated codewords, rotated back, ``float32 [items, dim]``."""
+        self._refuse_unfitted()
         return _rotated(super().decode(codes), self.rotation_.T)
 
     def tensors(self) -> dict[str, npt.NDArray[np.generic]]:

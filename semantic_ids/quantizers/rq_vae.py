@@ -9,8 +9,9 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from semantic_ids.pairs.given import Pairs, item_pairs
 from semantic_ids.pairs.mining import ItemPairs
-from semantic_ids.quantizers.base import Quantizer, canonical_order, check_beam, check_sizes, checked_vectors, int_codes
+from semantic_ids.quantizers.base import Quantizer, canonical_order, check_beam, checked_vectors, int_codes, numbered
 from semantic_ids.quantizers.nearest import residual_codes, residual_sum
 from sidkit.core.arrays import Codes, Doubles, Floats, Ints
 from sidkit.core.errors import FitError, TooFewPairsError
@@ -19,7 +20,7 @@ _STEP = 2**13  # rows passed through a network at once
 
 
 class RQVAE(Quantizer):
-    r"""Residual-quantized variational autoencoder, behaviour-aware if pairs are given.
+    r"""Residual-quantized autoencoder; it learns from vectors alone, or from pairs of items too if ``contrast`` is above 0.
 
     With the encoder :math:`E`, the decoder :math:`D` and the codewords :math:`e^l_k`,
 
@@ -41,8 +42,9 @@ class RQVAE(Quantizer):
 
     Parameters
     ----------
-    sizes : sequence of int
-        Codes per level, coarse to fine.
+    sizes : sequence of int, optional
+        Codes per level, coarse to fine. Default: three equal levels, chosen at ``fit`` from the number of rows (about
+        rows / 40).
     latent_dim : int
         Width of the latent space, at most that of the vectors.
     hidden : sequence of int
@@ -56,7 +58,8 @@ class RQVAE(Quantizer):
     commitment : float
         The factor beta.
     contrast : float
-        The factor lambda. Values above 0 require pairs.
+        The factor lambda. At 0, the default, the codes are learned from vectors alone and pairs are ignored; a value above 0
+        requires pairs.
     decay : float
         Of the codewords' moving averages.
     seed : int
@@ -65,13 +68,47 @@ class RQVAE(Quantizer):
         Threads during ``fit``. A different number can give slightly different codebooks.
     force : bool
         Fit even with fewer than 20 rows per code.
+
+    Attributes
+    ----------
+    sizes_ : tuple of int
+        Codes per level.
+    codebooks_ : list of ndarray
+        Codewords of each level, ``float32 [codes, latent_dim]``.
+    encoder_, decoder_ : list of ndarray
+        Matrices of the networks: the linear path, then weights and bias of each layer.
+    mean_, scale_ : ndarray
+        ``float32 [dim]`` and ``[1]``; vectors are standardised by them.
+    n_features_in_ : int
+        Width of the vectors.
+
+    References
+    ----------
+    TIGER (arXiv 2305.05065), which introduced RQ-VAE codes as item ids; SaviorRec (arXiv 2508.01375), figure 2; Lee et al.:
+    Autoregressive Image Generation using Residual Quantization, CVPR 2022, section 3.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from semantic_ids import RQVAE
+    >>> x = np.random.default_rng(0).normal(size=(400, 8)).astype("float32")
+    >>> quantizer = RQVAE(sizes=(8, 8), latent_dim=4, hidden=(16,), epochs=3)
+    >>> codes = quantizer.fit_transform(x)
+    >>> codes.shape, quantizer.inverse_transform(codes).shape
+    ((400, 2), (400, 8))
+
+    With pairs of similar items, here row 0 with 1, row 2 with 3, ...:
+
+    >>> pairs = np.arange(400).reshape(-1, 2)
+    >>> quantizer.set_params(contrast=0.1).fit(x, pairs).transform(x[:5]).shape
+    (5, 2)
     """
 
     name = "rq_vae"
 
     def __init__(
         self,
-        sizes: Sequence[int] = (256, 256, 256),
+        sizes: Sequence[int] | None = None,
         latent_dim: int = 32,
         hidden: Sequence[int] = (256,),
         epochs: int = 15,
@@ -84,9 +121,9 @@ class RQVAE(Quantizer):
         threads: int = 1,
         force: bool = False,
     ) -> None:
-        self.sizes = tuple(sizes)
+        self.sizes = sizes
         self.latent_dim = latent_dim
-        self.hidden = tuple(hidden)
+        self.hidden = hidden
         self.epochs = epochs
         self.batch = batch
         self.learning_rate = learning_rate
@@ -96,7 +133,11 @@ class RQVAE(Quantizer):
         self.seed = seed
         self.threads = threads
         self.force = force
-        self.needs_pairs = self.needs_pairs_with({"contrast": contrast})
+
+    @property
+    def needs_pairs(self) -> bool:  # type: ignore[override]
+        """Whether ``contrast`` is above 0."""
+        return self.needs_pairs_with({"contrast": self.contrast})
 
     @classmethod
     def needs_pairs_with(cls, arguments: Mapping[str, Any]) -> bool:
@@ -108,7 +149,7 @@ class RQVAE(Quantizer):
         """``contrast`` set to 0 where it is above."""
         return {**arguments, "contrast": 0.0} if cls.needs_pairs_with(arguments) else dict(arguments)
 
-    def fit(self, vectors: Floats, pairs: ItemPairs | None = None) -> Self:
+    def fit(self, vectors: npt.ArrayLike, pairs: Pairs = None) -> Self:
         """Train encoder, codebooks and decoder; ``pairs`` are used only if ``contrast`` is above 0.
 
         Raises
@@ -118,10 +159,10 @@ class RQVAE(Quantizer):
             above 0 and the pairs are missing, were mined for other items, or all share items.
         """
         rows = checked_vectors(vectors)
-        check_sizes(self.sizes, len(rows), force=self.force)
+        sizes = self.sizes_for(rows)
         self._check_arguments()
         order = canonical_order(rows)
-        known = _ordered_pairs(pairs, order) if self.contrast > 0 else None
+        known = _ordered_pairs(item_pairs(pairs, len(rows)), order) if self.contrast > 0 else None
         ordered = rows[order]
         self.mean_: Floats = ordered.mean(axis=0, dtype=np.float64).astype(np.float32)
         scale = float(np.sqrt(np.mean((ordered - self.mean_).astype(np.float64) ** 2)))
@@ -129,11 +170,13 @@ class RQVAE(Quantizer):
 
         from semantic_ids.quantizers.rq_vae_training import RQVAETraining, train
 
-        training = RQVAETraining(**{field.name: getattr(self, field.name) for field in fields(RQVAETraining)})
+        own = {field.name: getattr(self, field.name) for field in fields(RQVAETraining)}
+        training = RQVAETraining(**{**own, "sizes": sizes, "hidden": tuple(self.hidden)})
         learned = train(training, (ordered - self.mean_) / self.scale_, known)
         self.codebooks_: list[Floats] = learned.codebooks
         self.encoder_: list[Floats] = learned.encoder
         self.decoder_: list[Floats] = learned.decoder
+        self.sizes_ = sizes
         return self
 
     def _check_arguments(self) -> None:
@@ -150,23 +193,25 @@ class RQVAE(Quantizer):
                 f"{self.learning_rate}, {self.commitment} and {self.contrast}"
             )
 
-    def latents(self, vectors: Floats) -> Floats:
+    def latents(self, vectors: npt.ArrayLike) -> Floats:
         """The encoder's latent vectors, ``float32 [items, latent_dim]``."""
+        self._refuse_unfitted()
         rows = checked_vectors(vectors, len(self.mean_))
         return _forward(self.encoder_, rows, lambda part: (part - self.mean_) / self.scale_)
 
-    def encode(self, vectors: Floats, beam: int = 1) -> Codes:
+    def encode(self, vectors: npt.ArrayLike, beam: int = 1) -> Codes:
         """Codes ``int32 [items, levels]`` of the latent vectors, by greedy search or beam search of width ``beam``."""
         check_beam(beam)
         return residual_codes(self.latents(vectors), self.codebooks_, beam)
 
     def decode(self, codes: Codes) -> Floats:
         """The decoder's output for the sum of the codewords, ``float32 [items, dim]``."""
-        return self.decode_prefix(codes, len(self.sizes))
+        return self.decode_prefix(codes, len(self.sizes_))
 
     def decode_prefix(self, codes: Codes, depth: int) -> Floats:
         """The decoder's output for the sum of the first ``depth`` codewords, ``float32 [items, dim]``."""
-        total = residual_sum(int_codes(codes, self.sizes)[:, :depth], self.codebooks_)
+        self._refuse_unfitted()
+        total = residual_sum(int_codes(codes, self.sizes_)[:, :depth], self.codebooks_)
         return _forward(self.decoder_, total, lambda part: part) * self.scale_ + self.mean_
 
     def tensors(self) -> dict[str, npt.NDArray[np.generic]]:
@@ -177,10 +222,10 @@ class RQVAE(Quantizer):
 
     def load_tensors(self, tensors: dict[str, npt.NDArray[np.generic]]) -> Self:
         """Restore a fitted state."""
-        parts = 2 * len(self.hidden) + 3
-        self.codebooks_ = [tensors[f"codebook.{at}"].astype(np.float32) for at in range(len(self.sizes))]
-        self.encoder_ = [tensors[f"encoder.{at}"].astype(np.float32) for at in range(parts)]
-        self.decoder_ = [tensors[f"decoder.{at}"].astype(np.float32) for at in range(parts)]
+        self.codebooks_ = numbered(tensors, "codebook.")
+        self.encoder_ = numbered(tensors, "encoder.")
+        self.decoder_ = numbered(tensors, "decoder.")
+        self.sizes_ = tuple(len(codebook) for codebook in self.codebooks_)
         self.mean_, self.scale_ = tensors["mean"].astype(np.float32), tensors["scale"].astype(np.float32)
         return self
 

@@ -97,7 +97,7 @@ class Plugin:
         return {key: value for key, value in entry.items() if value is not None}
 
 
-_registries: dict[str, Registry[Any]] = {}
+registries: dict[str, Registry[Any]] = {}  # by entry point group
 _known: dict[tuple[str, str], Plugin] = {}
 _reference_of: dict[type[Any], Reference] = {}
 _modules: dict[str, ModuleType] = {}
@@ -127,7 +127,7 @@ class Registry(Generic[T]):
     ) -> None:
         self.noun, self.group, self.contract, self.takes = noun, group, contract, takes
         self.built_in = built_in
-        _registries[group] = self
+        registries[group] = self
 
     def resolved(self, name: str, folder: Path | None = None) -> str:
         """Resolve the name of a plug-in to its reference; return a built-in or unknown name unchanged.
@@ -320,7 +320,7 @@ def load_plugins(folder: Path, manifest: Mapping[str, Any]) -> None:
         When a source cannot be imported, for example because a library is missing.
     """
     for entry in manifest.get(FOLDER, ()):
-        registry = _registries[entry["group"]]
+        registry = registries[entry["group"]]
         if "file" in entry:
             path = folder / entry["file"]
             source = path.read_bytes() if path.is_file() else None

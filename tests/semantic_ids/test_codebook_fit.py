@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from helpers.builders import DAY, START, fresh_repo
@@ -13,10 +14,10 @@ from ranking.pipeline.presets import load_preset
 from semantic_ids import lifecycle
 from semantic_ids.catalog import Catalog
 from semantic_ids.codebook import Codebook
-from semantic_ids.fitting import build_models, falling_sizes
+from semantic_ids.fitting import build_models
 from semantic_ids.lifecycle import CodebookSpec
 from semantic_ids.quality.floors import Floors
-from semantic_ids.quantizers.base import ROWS_PER_CODE
+from semantic_ids.quantizers.sizes import ROWS_PER_CODE, falling_sizes
 from sidkit.core.artifact import read_manifest
 from sidkit.core.errors import (
     ArtifactMissingError,
@@ -164,5 +165,7 @@ def test_falling_sizes_follow_the_house_rule_and_can_be_filled(items: int, sizes
 
 def test_a_preset_of_falling_levels_fits_a_small_catalogue() -> None:
     _, quantizer = build_models(load_preset("smile").codebook, 1_000)
-    assert quantizer.sizes == (32, 8, 4, 4, 4)
+    assert quantizer.sizes == (32, 8, 4)
+    quantizer.fit(np.random.default_rng(0).normal(size=(1_000, 8)).astype(np.float32))
+    assert quantizer.sizes_ == (32, 8, 4, 4, 4)
     assert quantizer.residual_levels == 3

@@ -14,11 +14,10 @@ from helpers.codebook_builders import CUT, built_repo
 from helpers.small_logs import run_small_job, write_log
 from semantic_ids import lifecycle
 from semantic_ids.catalog import Catalog
-from semantic_ids.fitting import falling_sizes
 from semantic_ids.item_vectors import ItemVectors
 from semantic_ids.lifecycle import CodebookSpec
 from semantic_ids.quantizers import ResidualKMeans, ResidualOPQ
-from semantic_ids.quantizers.base import check_sizes, default_size
+from semantic_ids.quantizers.sizes import check_sizes, default_size, falling_sizes
 from sidkit.core.artifact import read_manifest
 from sidkit.core.errors import FitError
 from sidkit.core.repo import Repo

@@ -198,7 +198,21 @@ def test_the_public_surface_is_pinned() -> None:
     from semantic_ids.quantizers import QUANTIZERS
 
     assert sorted(sidkit.__all__) == ["Repo", "Settings", "SidkitError", "__version__"]
-    assert sorted(semantic_ids.__all__) == ["Catalog", "Codebook", "ItemVectors"]
+    assert sorted(semantic_ids.__all__) == [
+        "BehaviourEncoder",
+        "Catalog",
+        "Codebook",
+        "CollaborativeEncoder",
+        "ContentEncoder",
+        "ItemPairs",
+        "ItemVectors",
+        "OptimizedProductQuantizer",
+        "ProductQuantizer",
+        "RQVAE",
+        "ResidualKMeans",
+        "ResidualOPQ",
+        "load_codebook",
+    ]
     assert sorted(ranking.__all__) == ["Dataset", "Ranker", "Scorer", "build_dataset"]
     for package in (sidkit, semantic_ids, ranking):
         assert all(getattr(package, name) is not None for name in package.__all__)

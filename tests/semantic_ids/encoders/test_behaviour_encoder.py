@@ -284,7 +284,7 @@ def test_no_pairs_is_refused_with_a_remedy() -> None:
     items, known, _ = world(60)
     empty = ItemPairs(known.trigger[:0], known.target[:0], known.weight[:0], known.clicks, 0)
     for pairs in (None, empty):
-        with pytest.raises(FitError, match=r"'behaviour' learns from pairs.*got none; mine them.*'content'"):
+        with pytest.raises(FitError, match=r"'behaviour' learns from pairs.*got none; pass .*mine them.*'content'"):
             BehaviourEncoder().fit(items, pairs)
 
 

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from helpers.quantizer_builders import DIM, clustered, squared_error
 from semantic_ids.quantizers import QUANTIZERS, Quantizer, ResidualOPQ, roundtrip_share
-from semantic_ids.quantizers.base import ROWS_PER_CODE, canonical_order, default_size
+from semantic_ids.quantizers.base import canonical_order
+from semantic_ids.quantizers.sizes import ROWS_PER_CODE, default_size
 from sidkit.core.arrays import Floats
 from sidkit.core.errors import FitError, SidkitError
 
@@ -68,7 +69,7 @@ def test_codes_are_int32_one_per_level_within_any_sizes(kind: str, sizes: tuple[
 
 
 def test_every_code_of_the_first_level_is_used_on_the_data_of_the_fit(fitted: Quantizer) -> None:
-    assert len(np.unique(fitted.encode(clustered())[:, 0])) == fitted.sizes[0]
+    assert len(np.unique(fitted.encode(clustered())[:, 0])) == fitted.sizes_[0]
 
 
 def test_the_same_seed_gives_the_same_codes_and_some_other_seed_others(kind: str) -> None:
@@ -82,7 +83,7 @@ def test_a_saved_quantizer_gives_identical_codes(fitted: Quantizer) -> None:
     arguments = json.loads(json.dumps(fitted.config()))
     again = type(fitted)(**arguments).load_tensors(fitted.tensors())
     rows = clustered(300, seed=2)
-    assert again.sizes == fitted.sizes
+    assert again.sizes_ == fitted.sizes_
     for beam in (1, 4):
         np.testing.assert_array_equal(again.encode(rows, beam=beam), fitted.encode(rows, beam=beam))
     codes = fitted.encode(rows)
@@ -187,10 +188,10 @@ def test_new_rows_never_change_the_codes_of_old_ones(fitted: Quantizer) -> None:
 def between_codes(quantizer: Quantizer, rows: int = 800) -> Floats:
     """Rows half way between two reconstructions that differ in one level: rounding alone decides their codes."""
     rng = np.random.default_rng(7)
-    one = (rng.random((rows, len(quantizer.sizes))) * quantizer.sizes).astype(np.int32)
+    one = (rng.random((rows, len(quantizer.sizes_))) * quantizer.sizes_).astype(np.int32)
     other = one.copy()
-    level = rng.integers(0, len(quantizer.sizes), rows)
-    other[np.arange(rows), level] = (one[np.arange(rows), level] + 1) % np.array(quantizer.sizes)[level]
+    level = rng.integers(0, len(quantizer.sizes_), rows)
+    other[np.arange(rows), level] = (one[np.arange(rows), level] + 1) % np.array(quantizer.sizes_)[level]
     return (quantizer.decode(one) + quantizer.decode(other)) / 2
 
 

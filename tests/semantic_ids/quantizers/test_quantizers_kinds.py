@@ -177,7 +177,7 @@ def test_rq_opq_is_residual_kmeans_with_codes_for_what_it_leaves() -> None:
     coarse = ResidualKMeans((16, 8), balance_last=True).fit(rows)
     fine = ResidualOPQ((16, 8), (6, 5), balance_last=True).fit(rows)
     codes = fine.encode(rows)
-    assert fine.sizes == (16, 8, 6, 5)
+    assert fine.sizes_ == (16, 8, 6, 5)
     assert fine.residual_levels == 2
     np.testing.assert_array_equal(codes[:, :2], coarse.encode(rows))
     np.testing.assert_array_equal(fine.decode_prefix(codes, 2), coarse.decode(codes[:, :2]))
@@ -201,7 +201,7 @@ def test_what_codes_that_refine_no_other_stand_for_is_the_rest_of_the_whole() ->
 
 
 def test_rq_opq_has_two_more_codes_unless_told_and_never_none() -> None:
-    assert ResidualOPQ((16, 8)).sizes == (16, 8, 8, 8)
+    assert ResidualOPQ((16, 8)).fit(clustered(500)).sizes_ == (16, 8, 8, 8)
     assert ResidualOPQ((16, 8)).config()["opq_sizes"] is None
     with pytest.raises(FitError, match="opq_sizes must have at least one size"):
         ResidualOPQ((16, 8), ()).fit(clustered(500))

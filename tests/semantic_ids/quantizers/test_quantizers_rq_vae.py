@@ -113,7 +113,7 @@ def test_it_reconstructs_no_worse_than_residual_kmeans_of_as_many_principal_axes
     back = flat.decode(flat.encode(low_held)) @ axes.T + train.mean(axis=0)
     deep = RQVAE((16, 8, 8), **{**SMALL, "epochs": 10}).fit(train)
     assert squared_error(deep, held).mean() < 1.03 * ((held - back) ** 2).sum(axis=1).mean()
-    assert min(perplexity(deep.encode(train), deep.sizes)) > 0.6
+    assert min(perplexity(deep.encode(train), deep.sizes_)) > 0.6
 
 
 def test_fitting_leaves_torchs_random_state_and_threads_alone() -> None:
