@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sidkit.core.config import Settings
 from sidkit.core.errors import SidkitWarning
 from sidkit.core.repo import Repo
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
 
 
 class ProjectBase:
@@ -25,6 +29,12 @@ class ProjectBase:
     def settings(self) -> Settings:
         """The settings in ``sidkit.toml``."""
         return self.repo.settings
+
+    def store(self) -> FeatureStore:
+        """The repository's ``feast.FeatureStore``."""
+        from sidkit.stores.feast_repo import open_store
+
+        return open_store(self.repo)
 
 
 def warn(text: str) -> None:

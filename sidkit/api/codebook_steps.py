@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from semantic_ids.catalog_repair import Repaired
     from semantic_ids.lifecycle import RefreshReport
     from semantic_ids.quality.drift import DriftReport
+    from semantic_ids.quality.sweep import SweepReport, Trial
     from semantic_ids.records import CodebookRecord
 
 
@@ -141,6 +143,36 @@ class CodebookSteps(ProjectBase):
         from sidkit.presets import preset_path
 
         return health(self.repo, name, load_section(DriftThresholds, preset_path(preset), "health"))
+
+    def sweep(
+        self,
+        preset: str = "rqkmeans",
+        *,
+        fit_end: Moment | None = None,
+        sample: int = 20_000,
+        seed: int = 0,
+        on_trial: Callable[[Trial], None] | None = None,
+    ) -> SweepReport:
+        """Fit a small grid of quantizers, sizes and encoders on a sample and recommend one, without training a ranker.
+
+        Parameters
+        ----------
+        preset : str
+            Preset whose ``[sweep]`` section is the grid.
+        fit_end : str or datetime, optional
+            Fit on data known by this time and evaluate on later clicks; default: 80 % of the log.
+        sample : int
+            Items to fit on; the others are held out.
+        seed : int
+            Seed of the sample and of every fit.
+        on_trial : callable, optional
+            Called after each trial.
+        """
+        from semantic_ids.quality.repo_sweep import sweep_repo
+        from sidkit.presets import preset_path
+
+        fit_end_us = None if fit_end is None else moment_us(fit_end)
+        return sweep_repo(self.repo, preset_path(preset), fit_end_us, sample, seed, on_trial)
 
     def codebook_report(self, name: str, out: str | Path | None = None) -> Path:
         """Write a self-contained HTML page about a codebook; returns its path (default: ``NAME.html``)."""

@@ -12,8 +12,6 @@ from sidkit.core.clock import Moment, check_as_of, iso, moment_us
 from sidkit.core.errors import ConfigError, TimeError
 
 if TYPE_CHECKING:
-    from feast import FeatureStore
-
     from sidkit.stores.doctor import Problem
     from sidkit.tables import BuildReport, IngestReport
     from sidkit.tables.labelled_rows import RowsReport
@@ -157,12 +155,6 @@ class DataSteps(ProjectBase):
 
         with self.repo.locked():
             return apply_repo(self.repo).strip()
-
-    def store(self) -> FeatureStore:
-        """The repository's ``feast.FeatureStore``."""
-        from sidkit.stores.feast_repo import open_store
-
-        return open_store(self.repo)
 
     def doctor(self) -> list[Problem]:
         """Definitions that Feast would silently mishandle, and differences between registry, catalogue and stores."""

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from sidkit.api.base import warn
 from sidkit.api.codebook_steps import CodebookSteps
 from sidkit.api.data_steps import DataSteps
 from sidkit.api.ranker_steps import RankerSteps
@@ -14,9 +12,6 @@ from sidkit.api.source import source_folder, tables_of, write_source
 from sidkit.api.tables import TableLike
 from sidkit.core.errors import ConfigError, LifeCycleError
 from sidkit.core.repo import Repo
-
-if TYPE_CHECKING:
-    from sidkit.contract import SourceFacts
 
 
 class Project(DataSteps, CodebookSteps, RankerSteps):
@@ -156,7 +151,7 @@ def _init_in_memory(path: Path, tables: dict[str, TableLike | None]) -> Repo:
         facts = inspect_source(open_source(str(work / "source")))
         repo = init_repo(folder, source_url=str(source_folder(folder)), **facts.settings())
         shutil.move(work / "source", source_folder(folder))
-    _warn_of(facts)
+    facts.warn()
     return repo
 
 
@@ -177,10 +172,5 @@ def _init_from(path: Path, data: str, impressions: int) -> Repo:
     source = open_source(data)
     facts = inspect_source(source)
     repo = init_repo(path, source_url=source.url, **facts.settings())
-    _warn_of(facts)
+    facts.warn()
     return repo
-
-
-def _warn_of(facts: SourceFacts) -> None:
-    for text in facts.left_out:
-        warn(text)

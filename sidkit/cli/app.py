@@ -39,7 +39,7 @@ def build_app() -> typer.Typer:
         name="sidkit",
         help="Semantic IDs as ordinary features, from a raw click log to an online score.",
         no_args_is_help=True,
-        add_completion=False,
+        rich_markup_mode=None,  # Rich would take [codebook] in a help text for markup
         pretty_exceptions_enable=False,
     )
     app.command()(init)
@@ -65,7 +65,11 @@ def _command() -> Callable[..., Any]:
     """The command of the app: Typer would derive the parameters of all its commands again at each call."""
     from typer.main import get_command
 
-    return get_command(build_app())
+    from sidkit.cli.shared_options import add_shared_options
+
+    command = get_command(build_app())
+    add_shared_options(command)
+    return command
 
 
 def main() -> None:
@@ -86,6 +90,7 @@ def main() -> None:
 def _run(interrupted: Callable[[], bool]) -> int:
     import traceback
 
+    from sidkit.cli.output import VERBOSITY, Verbosity, measured, warnings_on_stderr
     from sidkit.core.redact import remember, scrubbed
     from sidkit.core.temporary import avoid_test_write
 
@@ -97,13 +102,17 @@ def _run(interrupted: Callable[[], bool]) -> int:
         return 2
     for argument in sys.argv[1:]:
         remember(argument.rpartition("=")[2] if argument.startswith("--") else argument)
+    VERBOSITY.quiet, VERBOSITY.verbose = Verbosity().quiet, Verbosity().verbose
     try:
-        code = _command()(standalone_mode=False)
+        with warnings_on_stderr(), measured():
+            code = _command()(standalone_mode=False)
         return code if isinstance(code, int) else 0
     except Exception as error:
         if interrupted():
             raise
         if (message := _refusal(error)) is not None:
+            if VERBOSITY.verbose:
+                sys.stderr.write(scrubbed(traceback.format_exc()))
             sys.stderr.write(f"sidkit: {scrubbed(message)}\n")
             return 1
         if not hasattr(error, "format_message"):

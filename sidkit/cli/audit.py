@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sidkit.cli.options import RepoOption
+from sidkit.cli.options import JsonOption, RepoOption
+from sidkit.cli.output import show, show_json
 
 if TYPE_CHECKING:
     from ranking.audit.run import AuditResult
@@ -33,22 +34,19 @@ def audit(
         str | None,
         typer.Option(help="Feature service; default: that of the run, or of the serving codebook."),
     ] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json_: JsonOption = False,
 ) -> None:
-    """Recompute a random sample of a training frame from the raw log, and check the fit window of every artefact.
+    """Check a training frame against the raw log.
 
-    Stops at the first cell that differs, prints the row, the feature, both values and the times from which they were known,
-    and exits with code 4. If negatives are sampled, also prints the AUC of each count and age alone within requests, with a
-    warning above .6.
+    Recomputes a random sample of rows by independent code, and checks the fit window of every artefact. Stops at the first
+    cell that differs, prints the row, the feature, both values and the times from which they were known, and exits with
+    code 4. If negatives are sampled, also prints the AUC of each count and age alone within requests, with a warning above .6.
     """
-    import json
+    import sidkit
 
-    from ranking.audit.run import run_audit
-    from sidkit.core.repo import Repo
-
-    result = run_audit(Repo.open(repo), rows=rows, seed=seed, preset=preset, frame=frame, service=service)
+    result = sidkit.open(repo).audit(rows=rows, seed=seed, preset=preset, frame=frame, service=service)
     if json_:
-        typer.echo(json.dumps(result.as_json(), ensure_ascii=False))
+        show_json(result.as_json())
     else:
         _print(result)
     if not result.ok:
@@ -58,27 +56,27 @@ def audit(
 def _print(result: AuditResult) -> None:
     rows, problems = result.rows, result.artifacts.problems
     for problem in problems:
-        typer.echo(f"{problem.artifact}: {problem.problem}")
+        show(f"{problem.artifact}: {problem.problem}")
     if rows.difference:
-        typer.echo(rows.difference.as_text())
+        show(rows.difference.as_text())
     if rows.not_audited:
-        typer.echo(f"not audited: {', '.join(rows.not_audited)}")
+        show(f"not audited: {', '.join(rows.not_audited)}")
     if rows.not_recomputable:
-        typer.echo(
+        show(
             f"{rows.not_recomputable:,} cells skipped: their item's content was corrected later, and the log no longer has "
             "the content that serving used"
         )
     verdict = "the log agrees" if not rows.difference else "STOPPED at the first mismatch"
-    typer.echo(f"{rows.source}: {rows.rows:,} of {rows.total:,} rows, {rows.cells:,} cells: {verdict}")
+    show(f"{rows.source}: {rows.rows:,} of {rows.total:,} rows, {rows.cells:,} cells: {verdict}")
     if result.single_features:
         _print_single(result.single_features)
     windows = "in order" if not problems else f"{len(problems)} PROBLEMS"
-    typer.echo(f"{result.artifacts.checked} artefacts: windows, hashes, settings and catalogue {windows}")
+    show(f"{result.artifacts.checked} artefacts: windows, hashes, settings and catalogue {windows}")
 
 
 def _print_single(features: SingleFeatures) -> None:
     """Print the AUC of each count and age alone, with a warning for suspiciously predictive ones."""
-    typer.echo(
+    show(
         f"sampled negatives: within-request AUC of single features, {features.requests:,} requests, "
         f"{features.pairs:,} pairs (.5 is uninformative)"
     )
@@ -86,9 +84,9 @@ def _print_single(features: SingleFeatures) -> None:
 
     suspects = features.suspects
     for name, value in features.auc.items():
-        typer.echo(f"  {name:<28} {value:.3f}{'  WARNING' if name in suspects else ''}")
+        show(f"  {name:<28} {value:.3f}{'  WARNING' if name in suspects else ''}")
     if suspects:
-        typer.echo(
+        show(
             f"WARNING: {', '.join(suspects)} alone separates positives from sampled negatives (expected an AUC of "
             f"{1 - SUSPECT:.1f} to {SUSPECT:.1f}). A ranker would learn the sampling. Fix by setting "
             'negatives.strategy = "stratified" in sidkit.toml and running `sidkit tables rows`, then train again'

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sidkit.cli.options import ItemOption, ItemsOption, Name, RepoOption, StrictOption, codebooks_app
+from sidkit.cli.options import ItemOption, ItemsOption, JsonOption, Name, RepoOption, StrictOption, codebooks_app
+from sidkit.cli.output import VERBOSITY, json_records, say, show, show_json, table
 from sidkit.core.id_lists import read_ids, unknown_items
 
 if TYPE_CHECKING:
@@ -27,92 +28,68 @@ def fit(
             help="Use only items and clicks known by this time, ISO-8601 with a time zone. Default: the tables' as-of time."
         ),
     ] = None,
-    force: Annotated[bool, typer.Option(help="Fit even with fewer than 20 items per code.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Fit even with fewer than 20 items per code.")] = False,
 ) -> None:
     """Fit a codebook on the items known at a point in time."""
-    from semantic_ids import lifecycle
-    from sidkit.core.artifact import read_manifest
-    from sidkit.core.clock import parse_time
-    from sidkit.core.config import load_section
-    from sidkit.core.names import check_codebook_name
-    from sidkit.core.repo import Repo
-    from sidkit.presets import preset_path
-    from sidkit.tables import read_build
+    import sidkit
 
-    check_codebook_name(name)
-    spec = load_section(lifecycle.CodebookSpec, preset_path(preset), "codebook").model_copy(update={"force": force})
-    opened = Repo.open(repo)
-    with opened.locked():
-        until = parse_time(fit_end) if fit_end else read_build(opened)["as_of_us"]
-        record = lifecycle.fit(opened, name, spec, until)
-    reason = read_manifest(opened.codebooks / name, verify=False).get("fallback")
-    if reason:
-        typer.echo(f"warning: fell back to the encoder 'content', which uses no behaviour: {reason}", err=True)
-    _show(record, opened.codebooks / name)
+    project = sidkit.open(repo)
+    record = project.fit(name, preset, fit_end=fit_end, force=force)
+    if not VERBOSITY.quiet:
+        _show(record, project.repo.codebooks / name)
 
 
 @codebooks_app.command("publish")
 def publish(name: Name, repo: RepoOption = Path()) -> None:
-    """Assign codes to all items, register the feature view and its services, and fill the online store."""
-    from semantic_ids import lifecycle
-    from sidkit.core.repo import Repo
+    """Assign codes to all items and register them.
 
-    opened = Repo.open(repo)
-    with opened.locked():
-        report = lifecycle.publish(opened, name)
-    typer.echo(
-        f"{name}: {report.rows:,} rows of codes ({report.new_rows:,} new), {report.without_content:,} without content"
-    )
+    Registers the feature view of the codebook and its services, and fills the online store.
+    """
+    import sidkit
+
+    report = sidkit.open(repo).publish(name)
+    say(f"{name}: {report.rows:,} rows of codes ({report.new_rows:,} new), {report.without_content:,} without content")
 
 
 @codebooks_app.command("promote")
 def promote(name: Name, repo: RepoOption = Path()) -> None:
     """Make a published codebook the default of all commands."""
-    from semantic_ids import lifecycle
-    from sidkit.core.repo import Repo
+    import sidkit
 
-    opened = Repo.open(repo)
-    with opened.locked():
-        lifecycle.promote(opened, name)
-    typer.echo(f"{name} is serving")
+    sidkit.open(repo).promote_codebook(name)
+    say(f"{name} is serving")
 
 
 @codebooks_app.command("retire")
 def retire(name: Name, repo: RepoOption = Path()) -> None:
-    """Take a codebook out of use; its feature view and data remain until it is purged."""
-    from semantic_ids import lifecycle
-    from sidkit.core.repo import Repo
+    """Take a codebook out of use.
 
-    opened = Repo.open(repo)
-    with opened.locked():
-        lifecycle.retire(opened, name)
-    typer.echo(f"{name} is retired; `sidkit codebooks purge {name}` deletes its feature view, codes and files")
+    Its feature view and data remain until it is purged.
+    """
+    import sidkit
+
+    sidkit.open(repo).retire(name)
+    say(f"{name} is retired; `sidkit codebooks purge {name}` deletes its feature view, codes and files")
 
 
 @codebooks_app.command("purge")
 def purge(name: Name, repo: RepoOption = Path()) -> None:
     """Permanently delete a retired codebook."""
-    from semantic_ids import lifecycle
-    from sidkit.core.repo import Repo
+    import sidkit
 
-    opened = Repo.open(repo)
-    with opened.locked():
-        lifecycle.purge(opened, name)
-    typer.echo(f"{name} is purged")
+    sidkit.open(repo).purge(name)
+    say(f"{name} is purged")
 
 
 @codebooks_app.command("repair")
 def repair(repo: RepoOption = Path()) -> None:
-    """Recreate damaged or lost catalogue records from the artefacts."""
-    from semantic_ids.catalog_repair import repair_catalog
-    from sidkit.core.repo import Repo
+    """Recreate damaged or lost catalogue records."""
+    import sidkit
 
-    opened = Repo.open(repo)
-    with opened.locked():
-        done = repair_catalog(opened)
+    done = sidkit.open(repo).repair_catalog()
     for record in done:
-        typer.echo(str(record))
-    typer.echo(f"{len(done)} records recreated; `sidkit codebooks list` and `sidkit rankers list` show all")
+        say(str(record))
+    say(f"{len(done)} records recreated; `sidkit codebooks list` and `sidkit ranker list` show all")
 
 
 @codebooks_app.command("refresh")
@@ -120,44 +97,72 @@ def refresh(
     name: Annotated[str | None, typer.Argument(help="Codebook name; default: all published codebooks.")] = None,
     repo: RepoOption = Path(),
 ) -> None:
-    """Assign codes to content added or changed since the last refresh."""
-    from semantic_ids import lifecycle
-    from sidkit.core.repo import Repo
+    """Assign codes to new and changed content."""
+    import sidkit
 
-    opened = Repo.open(repo)
-    with opened.locked():
-        for report in lifecycle.refresh(opened, name):
-            typer.echo(f"{report.name}: {report.rows:,} rows, {report.new_rows:,} new")
+    for report in sidkit.open(repo).refresh(name):
+        say(f"{report.name}: {report.rows:,} rows, {report.new_rows:,} new")
 
 
 @codebooks_app.command("list")
-def list_(repo: RepoOption = Path()) -> None:
+def list_(repo: RepoOption = Path(), json_: JsonOption = False) -> None:
     """List all codebooks and their states."""
-    from rich.console import Console
-    from rich.table import Table
+    import sidkit
 
-    from semantic_ids.catalog import Catalog
-    from sidkit.core.clock import iso
-    from sidkit.core.repo import Repo
-
-    table = Table()
-    for column in ("name", "state", "quantizer", "codes", "encoder", "fit end", "hash"):
-        table.add_column(column, overflow="fold")
-    for record in Catalog.open(Repo.open(repo)).codebooks():
-        sizes = "x".join(map(str, record.sizes))
-        end = iso(record.fit_end_us) if record.fit_end_us else "-"
-        table.add_row(record.name, record.state, record.quantizer, sizes, record.encoder, end, record.content_hash)
-    Console().print(table)
+    codebooks = sidkit.open(repo).codebooks()
+    if json_:
+        show_json(json_records(codebooks))
+        return
+    rows = [
+        [
+            each.name,
+            each.state,
+            each.quantizer,
+            "x".join(map(str, each.sizes)),
+            each.encoder,
+            "-" if each.fit_end is None or each.fit_end != each.fit_end else f"{each.fit_end:%Y-%m-%d}",
+        ]
+        for each in codebooks.itertuples()
+    ]
+    show(table(("NAME", "STATE", "QUANTIZER", "CODES", "ENCODER", "FIT END"), rows))
 
 
 @codebooks_app.command("show")
-def show(name: Name, repo: RepoOption = Path()) -> None:
+def show_(name: Name, repo: RepoOption = Path(), json_: JsonOption = False) -> None:
     """Show one codebook: fit window, quality metrics and folder."""
+    import sidkit
     from semantic_ids.catalog import Catalog
-    from sidkit.core.repo import Repo
 
-    opened = Repo.open(repo)
-    _show(Catalog.open(opened).codebook(name), opened.codebooks / name)
+    project = sidkit.open(repo)
+    record, folder = Catalog.open(project.repo).codebook(name), project.repo.codebooks / name
+    if json_:
+        codebooks = project.codebooks()
+        stated = json_records(codebooks[codebooks["name"] == name])[0]
+        show_json({**stated, "metrics": _metrics(folder), "folder": str(folder)})
+    else:
+        _show(record, folder)
+
+
+@codebooks_app.command("similar")
+def similar(
+    item: Annotated[str, typer.Argument(help="Item id.")],
+    name: Annotated[str | None, typer.Option(help="Codebook name; default: the serving codebook.")] = None,
+    repo: RepoOption = Path(),
+    most: Annotated[int, typer.Option(min=1, help="Number of items.")] = 10,
+    json_: JsonOption = False,
+) -> None:
+    """List the items with the most similar vectors.
+
+    Prints item id, cosine similarity and codes, by the vectors of the codebook's encoder.
+    """
+    import sidkit
+
+    near = sidkit.open(repo).codebook(name).similar(item, most)
+    if json_:
+        show_json(json_records(near))
+        return
+    for each in near.itertuples():
+        show(f"{each.item_id}\t{each.similarity:.4f}\t{','.join(map(str, each.codes or ()))}")
 
 
 @codebooks_app.command("codes")
@@ -169,9 +174,10 @@ def codes(
     strict: StrictOption = False,
     json_: Annotated[bool, typer.Option("--json", help="Print a JSON list of item_id, codes, known.")] = False,
 ) -> None:
-    """Look up the codes of items, as of the feature tables; unknown ids are reported on stderr."""
-    import json
+    """Look up the codes of items.
 
+    They are as of the feature tables. Unknown ids are reported on stderr.
+    """
     from semantic_ids.lookup import codes_of, known_ids
     from sidkit.core.errors import ConfigError
     from sidkit.core.repo import Repo
@@ -184,10 +190,10 @@ def codes(
         typer.echo(f"sidkit: {unknown}", err=True)
     if json_:
         rows = [{"item_id": each, "codes": codes_by_id[each], "known": each in known} for each in item_ids]
-        typer.echo(json.dumps(rows))
+        show_json(rows)
         return
     for each in item_ids:
-        typer.echo(f"{each}\t{','.join(map(str, codes_by_id[each] or ())) or 'no codes'}")
+        show(f"{each}\t{','.join(map(str, codes_by_id[each] or ())) or 'no codes'}")
 
 
 @codebooks_app.command("items")
@@ -196,26 +202,37 @@ def items_(
     name: Annotated[str | None, typer.Option(help="Default: the serving codebook.")] = None,
     repo: RepoOption = Path(),
     most: Annotated[int, typer.Option(help="Maximum number of items.")] = 50,
+    json_: JsonOption = False,
 ) -> None:
-    """List the items with given codes or a code prefix, as of the feature tables."""
+    """List the items with given codes or a code prefix."""
     from semantic_ids.lookup import items_of
     from sidkit.core.repo import Repo
 
-    for item, item_codes, title in items_of(Repo.open(repo), codes, name, most):
-        typer.echo(f"{item}\t{','.join(map(str, item_codes))}\t{title or ''}")
+    found = items_of(Repo.open(repo), codes, name, most)
+    if json_:
+        show_json([{"item_id": item, "codes": own, "title": title} for item, own, title in found])
+        return
+    for item, item_codes, title in found:
+        show(f"{item}\t{','.join(map(str, item_codes))}\t{title or ''}")
+
+
+def _metrics(folder: Path) -> Any:
+    from sidkit.core.integrity import read_checked_json
+
+    path = folder / "metrics.json"
+    return read_checked_json(path) if path.is_file() else None
 
 
 def _show(record: CodebookRecord, folder: Path) -> None:
     import json
 
     from sidkit.core.clock import iso
-    from sidkit.core.integrity import read_checked_json
 
-    typer.echo(f"{record.name}: {record.state}, {record.summary}")
+    show(f"{record.name}: {record.state}, {record.summary}")
     if record.fit_end_us:
-        typer.echo(
+        show(
             f"fitted on content from {iso(record.fit_start_us)} to {iso(record.fit_end_us)}, hash {record.content_hash}"
         )
-    if (folder / "metrics.json").is_file():
-        typer.echo(json.dumps(read_checked_json(folder / "metrics.json"), indent=2))
-        typer.echo(str(folder))
+    if (metrics := _metrics(folder)) is not None:
+        show(json.dumps(metrics, indent=2))
+        show(str(folder))

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sidkit.cli.options import RepoOption
+from sidkit.cli.options import JsonOption, RepoOption
+from sidkit.cli.output import show, show_json
 from sidkit.core.id_lists import comma_separated
 
 if TYPE_CHECKING:
@@ -20,16 +21,19 @@ def leakage(
     preset: Annotated[str, typer.Option(help="The preset of a finished `sidkit run` on this repo.")] = "rqkmeans",
     arms: Annotated[str, typer.Option(help="Comma-separated arms of the preset.")] = "gbdt",
     seeds: Annotated[int, typer.Option(min=1, help="Trainings per neural arm, with and without the leak.")] = 1,
-    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json_: JsonOption = False,
 ) -> None:
-    """Measure the cost of leakage: the AUC promised by leaked counts, delivered in serving, and possible without the leak."""
-    import json
+    """Measure the cost of leakage.
 
-    from ranking.experiments.leakage import measure_leakage
-    from sidkit.core.repo import Repo
+    Prints the AUC promised by leaked counts, delivered in serving, and possible without the leak.
+    """
+    import sidkit
 
-    result = measure_leakage(Repo.open(repo), preset, comma_separated(arms), seeds)
-    typer.echo(json.dumps(result.as_json()) if json_ else as_text(result))
+    result = sidkit.open(repo).leakage(preset, comma_separated(arms), seeds=seeds)
+    if json_:
+        show_json(result.as_json())
+    else:
+        show(as_text(result))
 
 
 def as_text(result: LeakageResult) -> str:

@@ -19,6 +19,10 @@ AsOfOption = Annotated[
     str | None,
     typer.Option("--as-of", help="Build the tables up to this time, ISO-8601 with a time zone. Default: now."),
 ]
+AtOption = Annotated[
+    str | None,
+    typer.Option("--at", help="Time of the request, ISO 8601 with a time zone. Default: now."),
+]
 AllowFutureOption = Annotated[
     bool, typer.Option("--allow-future", help="Accept an --as-of in the future, for simulated logs.")
 ]
@@ -34,6 +38,7 @@ ItemOption = Annotated[
     list[str] | None,
     typer.Option("--item", help="One item id, used verbatim, for ids with commas or spaces. Repeatable."),
 ]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
 StrictOption = Annotated[bool, typer.Option("--strict", help="Exit with code 1 if an id is unknown.")]
 Preset = Annotated[str, typer.Option(help="Name of a preset, or path of a .toml file.")]
 Name = Annotated[str, typer.Argument(help="The codebook's name.")]

@@ -7,8 +7,11 @@ from typing import Annotated
 
 import typer
 
-from sidkit.cli.options import ItemOption, ItemsOption, RepoOption, StrictOption, ranker_app
+from sidkit.cli.options import AtOption, ItemOption, ItemsOption, JsonOption, RepoOption, StrictOption, ranker_app
+from sidkit.cli.output import json_records, say, show, show_json, table
 from sidkit.core.id_lists import read_ids, refuse_broken_text
+
+RankerName = Annotated[str, typer.Argument(help="The ranker's name.")]
 
 
 def frame(
@@ -22,14 +25,14 @@ def frame(
         typer.Option(help="Feature service; default: that of the serving codebook."),
     ] = None,
 ) -> None:
-    """Write the point-in-time features of rows, as a ranker trains on them."""
-    from ranking.data.export import write_frame
-    from sidkit.core.repo import Repo
+    """Write the point-in-time features of rows.
 
-    opened = Repo.open(repo)
-    written = write_frame(opened, rows, out, service)
-    _warn_of_rows(repo, written.ahead, written.unknown)
-    typer.echo(f"{out}: {written.rows:,} rows, {written.columns} columns, from feature service {written.service}")
+    They are the features that a ranker trains on.
+    """
+    import sidkit
+
+    written = sidkit.open(repo).write_frame(rows, out, service)
+    say(f"{out}: {written.rows:,} rows, {written.columns} columns, from feature service {written.service}")
 
 
 def score(
@@ -37,105 +40,83 @@ def score(
     items: ItemsOption = None,
     item: ItemOption = None,
     repo: RepoOption = Path(),
-    at: Annotated[
-        str | None,
-        typer.Option(help="Time of the request, ISO-8601 with a zone; default: now."),
-    ] = None,
+    at: AtOption = None,
     ranker: Annotated[str | None, typer.Option(help="Name of the ranker; default: the serving ranker.")] = None,
     strict: StrictOption = False,
-    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json_: JsonOption = False,
 ) -> None:
-    """Score candidates for a user with features from the online store; unknown ids are reported."""
-    import json
+    """Score candidates for a user from the online store.
 
-    from ranking.serving.scorer import Scorer, unknown_ids
-    from sidkit.core.clock import iso, parse_time
-    from sidkit.core.repo import Repo
+    Prints the item ids and their click probabilities, the best first. Unknown ids are reported on stderr.
+    """
+    import sidkit
+    from ranking.serving.scorer import unknown_ids
 
     candidates = read_ids(items, item)
     refuse_broken_text(user)
-    at_us = parse_time(at)
-    scorer = Scorer(Repo.open(repo), ranker)
-    scores = scorer.answer(user, candidates, at_us, strict=strict)
-    if unknown := unknown_ids(user, candidates, scores.known, scores.user_known):
+    scores = sidkit.open(repo).scorer(ranker).score(user, candidates, at, strict=strict)
+    known, user_known = scores["known"].to_numpy(), scores.attrs["user_known"]
+    if unknown := unknown_ids(user, candidates, known, user_known):
         typer.echo(f"sidkit: {unknown}: scored without their features", err=True)
-    values, known = scores.values.tolist(), scores.known.tolist()
     if json_:
-        rows = [
-            {"item_id": candidate, "score": value, "known": is_known}
-            for candidate, value, is_known in zip(candidates, values, known, strict=True)
-        ]
-        request = {"ranker": scorer.record.name, "user": user, "user_known": scores.user_known, "at": iso(at_us)}
-        typer.echo(json.dumps({**request, "scores": dict(zip(candidates, values, strict=True)), "items": rows}))
+        show_json(
+            {
+                "ranker": scores.attrs["ranker"],
+                "user": user,
+                "user_known": user_known,
+                "at": scores.attrs["at"],
+                "scores": dict(zip(candidates, scores["score"].tolist(), strict=True)),
+                "items": scores.to_dict("records"),
+            }
+        )
         return
-    for candidate, value in sorted(zip(candidates, values, strict=True), key=lambda pair: -pair[1]):
-        typer.echo(f"{candidate}\t{value:.6f}")
-
-
-def _warn_of_rows(repo: Path, ahead: int, unknown: int) -> None:
-    """Warn of rows later than the tables, and of rows with unknown items."""
-    from sidkit.core.clock import iso
-    from sidkit.core.repo import Repo
-    from sidkit.tables import read_build
-
-    if ahead:
-        built = iso(read_build(Repo.open(repo))["as_of_us"])
-        typer.echo(
-            f"warning: {ahead:,} rows are later than the as-of time of the tables, {built}, and get the features of that time. "
-            "Run `sidkit tables build` with a later --as-of first",
-            err=True,
-        )
-    if unknown:
-        typer.echo(
-            f"warning: {unknown:,} rows have item ids that are missing from the tables, and get no item features. Expected ids "
-            "as in the log (`sidkit codebooks codes --item ID` checks an id)",
-            err=True,
-        )
+    for row in scores.sort_values("score", ascending=False, kind="stable").itertuples():
+        show(f"{row.item_id}\t{row.score:.6f}")
 
 
 @ranker_app.command("list")
-def list_(repo: RepoOption = Path()) -> None:
-    """List all rankers and their states."""
-    from rich.console import Console
-    from rich.table import Table
+def list_(repo: RepoOption = Path(), json_: JsonOption = False) -> None:
+    """List all rankers and their states; `ranker show NAME` prints the rest."""
+    import sidkit
 
+    rankers = sidkit.open(repo).rankers()
+    if json_:
+        show_json(json_records(rankers))
+        return
+    rows = [[each.name, each.state, f"{each.fit_end:%Y-%m-%d %H:%M}"] for each in rankers.itertuples()]
+    show(table(("NAME", "STATE", "FIT END (UTC)"), rows))
+
+
+@ranker_app.command("show")
+def show_(name: RankerName, repo: RepoOption = Path(), json_: JsonOption = False) -> None:
+    """Show one ranker: state, arm, codebook, feature service, end of its fit, and hash."""
+    import sidkit
     from semantic_ids.catalog import Catalog
-    from sidkit.core.clock import iso
-    from sidkit.core.repo import Repo
 
-    table = Table()
-    for column in ("name", "state", "arm", "codebook", "service", "fit end", "hash"):
-        table.add_column(column, overflow="fold")
-    for record in Catalog.open(Repo.open(repo)).rankers():
-        table.add_row(
-            record.name,
-            record.state,
-            record.arm,
-            record.codebook,
-            record.service,
-            iso(record.fit_end_us),
-            record.content_hash,
-        )
-    Console().print(table)
+    project = sidkit.open(repo)
+    Catalog.open(project.repo).ranker(name)  # raises if it is unknown
+    rankers = project.rankers()
+    record = json_records(rankers[rankers["name"] == name])[0]
+    record["folder"] = str(project.repo.rankers / name)
+    if json_:
+        show_json(record)
+    else:
+        for key, value in record.items():
+            show(f"{key:<13} {value}")
 
 
 @ranker_app.command("promote")
-def promote(name: Annotated[str, typer.Argument(help="The ranker's name.")], repo: RepoOption = Path()) -> None:
+def promote(name: RankerName, repo: RepoOption = Path()) -> None:
     """Make a ranker the default of `sidkit score`."""
-    from ranking.serving.scorer import Scorer
-    from semantic_ids.catalog import Catalog
-    from sidkit.core.repo import Repo
+    import sidkit
 
-    opened = Repo.open(repo)
-    with opened.locked():
-        Scorer(opened, name)  # raises if the ranker cannot serve
-        Catalog.open(opened).set_ranker_state(name, "serving")
-    typer.echo(f"{name} is serving")
+    sidkit.open(repo).promote_ranker(name)
+    say(f"{name} is serving")
 
 
 @ranker_app.command("evaluate")
 def evaluate(
-    name: Annotated[str, typer.Argument(help="The ranker's name.")],
+    name: RankerName,
     repo: RepoOption = Path(),
     rows: Annotated[
         Path | None,
@@ -145,26 +126,27 @@ def evaluate(
         str | None,
         typer.Option(help="Evaluate rows from this time on, ISO-8601 with a zone; default: the ranker's fit_end."),
     ] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json_: JsonOption = False,
 ) -> None:
-    """Evaluate a ranker on held-out labelled rows; fails if they start before its fit_end."""
-    import json
+    """Evaluate a ranker on held-out labelled rows.
 
-    from ranking.experiments.evaluate import evaluate_ranker
-    from sidkit.core.clock import parse_time
-    from sidkit.core.repo import Repo
+    Fails if the rows start before the end of its fit.
+    """
+    import sidkit
 
-    opened = Repo.open(repo)
-    result = evaluate_ranker(opened, name, rows or opened.labelled_rows, parse_time(since) if since else None)
+    result = sidkit.open(repo).evaluate(name, rows, since=since)
     if json_:
-        typer.echo(json.dumps(result.as_json()))
+        show_json(result.as_json())
         return
     given = result.given
-    typer.echo(f"evaluating {given.rows - given.before_start:,} of {given.rows:,} rows: those from {given.start} on")
-    _warn_of_rows(repo, given.after_tables, given.of_unknown_items)
-    for slice_name, metrics in result.slices.items():
-        auc = "-" if metrics.auc is None else f"{metrics.auc:.4f}"
-        typer.echo(
-            f"{slice_name:<16} {result.rows[slice_name].rows:>9,} rows  AUC {auc}  log-loss {metrics.logloss:.4f}  "
-            f"calibration {metrics.calibration if metrics.calibration is None else round(metrics.calibration, 3)}"
-        )
+    say(f"evaluating {given.rows - given.before_start:,} of {given.rows:,} rows: those from {given.start} on")
+    columns = ("slice", "rows", "AUC", "log-loss", "calibration")
+    shown = [
+        [slice_name, f"{result.rows[slice_name].rows:,}", *map(_number, (each.auc, each.logloss, each.calibration))]
+        for slice_name, each in result.slices.items()
+    ]
+    show(table(columns, shown, right=columns[1:]))
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

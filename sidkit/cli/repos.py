@@ -7,72 +7,74 @@ from typing import Annotated
 
 import typer
 
-from sidkit.cli.options import AllowFutureOption, RepoOption
+from sidkit.cli.options import AllowFutureOption, JsonOption, RepoOption
+from sidkit.cli.output import say, show, show_json
 
 
 def init(
     folder: Annotated[Path, typer.Argument(help="New or empty folder.")],
-    data: Annotated[str | None, typer.Option(help="Folder of Parquet files, or a SQLAlchemy URL.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="A folder of Parquet files, a SQLAlchemy URL, or synthetic[:strong|weak|none]."),
+    ] = None,
+    impressions: Annotated[int, typer.Option(help="Number of impressions of a generated data set.")] = 200_000,
 ) -> None:
-    """Create a repository; with --data its settings are inferred from the data."""
-    from sidkit.contract import inspect_source, open_source
-    from sidkit.core.repo import init_repo
+    """Create a repository.
 
-    if data is not None:
-        source = open_source(data)
-        facts = inspect_source(source)
-        repo = init_repo(folder, source_url=source.url, **facts.settings())
-        facts.warn()
-    else:
-        repo = init_repo(folder)
-    typer.echo(f"created a sidkit repository in {repo.path}; its settings are in {repo.path / 'sidkit.toml'}")
+    With --data, the settings of the source are inferred from the data.
+    """
+    import sidkit
+
+    project = sidkit.init(folder, data, impressions=impressions)
+    say(f"created a sidkit repository in {project.path}; its settings are in {project.path / 'sidkit.toml'}")
 
 
-def doctor(
-    repo: RepoOption = Path(),
-    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
-) -> None:
-    """Check the definitions for what Feast would silently mishandle; exit 1 if there is a problem."""
-    import json
+def doctor(repo: RepoOption = Path(), json_: JsonOption = False) -> None:
+    """Check the definitions and stores of a repository.
+
+    Lists what Feast would silently mishandle, and differences between registry, catalogue and stores. Exits with code 1 if
+    there is a problem.
+    """
     from dataclasses import asdict
 
-    from sidkit.core.repo import Repo
-    from sidkit.stores.repo_doctor import examine_repo
+    import sidkit
 
-    opened = Repo.open(repo)
-    problems = examine_repo(opened)
+    project = sidkit.open(repo)
+    problems = project.doctor()
     if json_:
-        typer.echo(json.dumps({"repo": str(opened.path), "problems": [asdict(problem) for problem in problems]}))
+        show_json({"repo": str(project.path), "problems": [asdict(problem) for problem in problems]})
     else:
         for problem in problems:
-            typer.echo(f"- {problem}")
-        typer.echo(f"{opened.path}: {len(problems) or 'no'} problem{'' if len(problems) == 1 else 's'}")
+            show(f"- {problem}")
+        say(f"{project.path}: {len(problems) or 'no'} problem{'' if len(problems) == 1 else 's'}")
     if problems:
         raise typer.Exit(1)
 
 
 def apply(repo: RepoOption = Path()) -> None:
-    """Register the definitions like `feast apply`, from any working directory."""
-    from sidkit.core.repo import Repo
-    from sidkit.stores.feast_repo import apply_repo
+    """Register the definitions, from any folder.
 
-    opened = Repo.open(repo)
-    with opened.locked():
-        typer.echo(apply_repo(opened).strip())
+    Does what `feast apply` does.
+    """
+    import sidkit
+
+    say(sidkit.open(repo).apply())
 
 
 def upgrade_(repo: RepoOption = Path()) -> None:
-    """Migrate a repository written by an older release; running it again changes nothing."""
+    """Migrate the files of an older release.
+
+    Running it again changes nothing.
+    """
+    from sidkit.api import Project
     from sidkit.core.repo import Repo
     from sidkit.core.repo_format import FORMAT
-    from sidkit.upgrade import upgrade
 
-    opened = Repo.open(repo, any_format=True)
-    with opened.locked():
-        done = upgrade(opened)
+    project = Project(Repo.open(repo, any_format=True))
+    done = project.upgrade()
     for line in done:
-        typer.echo(line)
-    typer.echo(f"{opened.path}: format {FORMAT}{'' if done else ', already up to date'}")
+        say(line)
+    say(f"{project.path}: format {FORMAT}{'' if done else ', already up to date'}")
 
 
 def materialize_(
@@ -83,26 +85,13 @@ def materialize_(
     ] = None,
     allow_future: AllowFutureOption = False,
 ) -> None:
-    """Write the newest row of every key, as of a point in time, to the online store."""
-    from sidkit.core.clock import check_as_of, iso, parse_time
-    from sidkit.core.errors import TimeError
-    from sidkit.core.repo import Repo
-    from sidkit.stores.feast_repo import materialize, repair_online_store
+    """Write the newest row of every key to the online store."""
+    import sidkit
+    from sidkit.core.clock import iso, parse_time
     from sidkit.tables import read_build
 
-    opened = Repo.open(repo)
-    with opened.locked():
-        built = read_build(opened)["as_of_us"]
-        as_of_us = built if as_of is None else parse_time(as_of)
-        check_as_of(as_of_us, allow_future=allow_future)
-        if as_of_us > built:
-            raise TimeError(
-                f"expected --as-of no later than the tables ({iso(built)}), got {iso(as_of_us)}; run `sidkit tables build` "
-                "first"
-            )
-        for finding in repair_online_store(opened):
-            typer.echo(finding, err=True)
-        keys = materialize(opened, as_of_us)
+    project = sidkit.open(repo)
+    keys = project.materialize(as_of, allow_future=allow_future)
     for name, count in keys.items():
-        typer.echo(f"{name}: {count:,} keys")
-    typer.echo(f"as of {iso(as_of_us)}")
+        say(f"{name}: {count:,} keys")
+    say(f"as of {iso(parse_time(as_of) if as_of else read_build(project.repo)['as_of_us'])}")

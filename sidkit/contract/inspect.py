@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from sidkit.contract.remedies import remedy
 from sidkit.contract.rows import REASON, is_list, normalise, vector_of
 from sidkit.contract.schemas import EMBEDDINGS, INTERACTIONS
 from sidkit.core.config import FEATURE_NAME_RULE, Feedback, is_feature_name
-from sidkit.core.errors import TableSchemaError
+from sidkit.core.errors import SidkitWarning, TableSchemaError
 
 _CHUNK_ROWS = 200_000
 
@@ -43,9 +43,9 @@ class SourceFacts:
         return {"modalities": self.modalities, "feedback": self.feedback, "conversions": self.conversions}
 
     def warn(self) -> None:
-        """Warn on stderr about ignored columns."""
+        """Issue a :class:`SidkitWarning` for each ignored column."""
         for line in self.left_out:
-            sys.stderr.write(f"warning: {line}\n")
+            warnings.warn(line, SidkitWarning, stacklevel=2)
 
 
 def inspect_source(source: Source) -> SourceFacts:
