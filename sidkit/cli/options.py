@@ -34,6 +34,8 @@ ItemOption = Annotated[
     list[str] | None,
     typer.Option("--item", help="One item id, used verbatim, for ids with commas or spaces. Repeatable."),
 ]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Print one line per epoch too.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress.")]
 StrictOption = Annotated[bool, typer.Option("--strict", help="Exit with code 1 if an id is unknown.")]
 Preset = Annotated[str, typer.Option(help="Name of a preset, or path of a .toml file.")]
 Name = Annotated[str, typer.Argument(help="The codebook's name.")]

@@ -27,8 +27,8 @@ def render_page(
         A package with ``templates/page.html``, which extends the shared ``layout.html``, and with the files of
         ``styles`` and ``scripts`` in ``static/``.
     styles, scripts : sequence of str
-        File names, appended in order to the shared ``style.css`` and ``base.js``. All scripts share one scope
-        and run in strict mode.
+        File names, appended in order to the shared ``style.css`` and ``base.js``; a file that the package lacks is a shared
+        one, such as ``colours.js`` and ``tree.js`` of the code tree. All scripts share one scope and run in strict mode.
     data : JSON value
         Data for the scripts.
     content : mapping
@@ -67,8 +67,9 @@ def _environment(package: str) -> Environment:
 
 
 def _joined(shared: str, package: str, names: Sequence[str]) -> str:
-    static = files(package) / "static"
-    parts = [files(_SHARED) / "static" / shared, *(static / name for name in names)]
+    own, common = files(package) / "static", files(_SHARED) / "static"
+    chosen = ((own if (own / name).is_file() else common) / name for name in names)
+    parts = [common / shared, *chosen]
     return "\n".join(part.read_text(encoding="utf-8") for part in parts)
 
 

@@ -43,7 +43,8 @@ MAY_IMPORT = {
     "ranking.evaluation": GROUND | {"ranking.data"},
     "ranking.training": GROUND | CODES | {"ranking.data", "ranking.models", "ranking.evaluation"},
     "ranking.serving": BELOW_RANKING | {"ranking.data", "ranking.training"},
-    "ranking.pipeline": BELOW_RANKING | {"ranking.data", "ranking.training", "ranking.evaluation"},
+    "ranking.pipeline": BELOW_RANKING
+    | {"sidkit.reports", "semantic_ids.report", "ranking.data", "ranking.training", "ranking.evaluation"},
     "ranking.audit": BELOW_RANKING | {"ranking.data"},
     "ranking.experiments": BELOW_RANKING
     | {
