@@ -15,7 +15,7 @@ from ranking.pipeline.evaluation import ArmDifference, RunEvaluation
 from ranking.pipeline.questions import Question
 from sidkit.core.bootstrap import LEAST_POSITIVES, NO_EVIDENCE
 
-_SLICES = {"cold": "on cold rows", "all": "over all rows"}
+_SLICES = {"cold": "on cold rows", "all": "on all rows"}
 _CONTROLS = ("shuffled codes", "random codes")
 
 
@@ -97,7 +97,7 @@ def gain_sentence(evaluation: RunEvaluation, question: Question) -> str:
         if difference is not None:
             clauses.append(_clause(difference, where))
         elif name in evaluation.rows:
-            clauses.append(f"not measured {where}: {evaluation.reasons.get(name, 'an arm has no AUC')}")
+            clauses.append(f"not measured {where}, which have too few {_scarce(evaluation, name)} for an AUC")
     said = "; ".join(clauses) or "not measured: no rows"
     return f"Codes over {question.over} ({question.arm} against {question.baseline}): {said}."
 
@@ -116,6 +116,11 @@ def next_steps(evaluation: RunEvaluation, asked: Sequence[Question], facts: RunF
             'No arm reads codes; add one, such as representations = ["id", "prefix_ngram"] under [arms.id_codes].'
         )
     yield from steps or [f"Next, compare all arms of the papers on the same rows: `{compare}`."]
+
+
+def _scarce(evaluation: RunEvaluation, name: str) -> str:
+    size = evaluation.rows[name]
+    return "positives" if size.positives <= size.rows - size.positives else "negatives"
 
 
 def _clause(difference: ArmDifference, where: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -110,8 +111,15 @@ def print_report(console: Console, result: RunResult) -> None:
     console.print()
     console.print(Text("conclusions", "bold"))
     for sentence in result.conclusions:
-        console.print(Text(f"- {sentence}"), soft_wrap=True)
+        console.print(Text(_wrapped(sentence, console.width)), soft_wrap=True)
     console.print(Text(f"report: {result.report}"), soft_wrap=True)
+
+
+def _wrapped(sentence: str, width: int) -> str:
+    """Break a sentence between words only, so that names and paths can be copied."""
+    return textwrap.fill(
+        sentence, width, initial_indent="- ", subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _log_line(log: LogChanges) -> str:

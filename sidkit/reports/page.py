@@ -32,7 +32,7 @@ def render_page(
     data : JSON value
         Data for the scripts.
     content : mapping
-        Variables of the template; text is escaped on insertion.
+        Variables of the template; text is escaped on insertion. ``policy``, ``style``, ``script`` and ``data`` are reserved.
 
     Returns
     -------
@@ -44,6 +44,8 @@ def render_page(
     policy = f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; img-src data:"
     # Markup is safe: trusted files, their hashes, and JSON escaped for a script element.
     trusted = {"policy": policy, "style": style, "script": script, "data": json_in_html(data)}
+    if reserved := sorted(trusted.keys() & content.keys()):
+        raise ValueError(f"expected content without the reserved names, got {', '.join(reserved)}; rename them")
     page = _environment(package).get_template("page.html")
     return page.render({**content, **{name: Markup(text) for name, text in trusted.items()}})
 

@@ -48,8 +48,8 @@ def render(result: RunResult, facts: Facts) -> str:
     first = [each for pair in asked for each in pairs.get(pair, [])]
     others = [each for pair, listed in pairs.items() if pair not in asked for each in listed]
     content = {
-        "preset": result.preset,
-        "data": redacted(result.data),
+        "preset": result.folder.name,
+        "source": redacted(result.data),
         "summary": f"features as of {iso(result.as_of_us)}, {rows_summary(result.parts)}",
         "conclusions": result.conclusions,
         "warnings": result.warnings,
