@@ -19,6 +19,8 @@ from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch is loaded
 
+from rich.console import Console
+
 from ranking.experiments.comparison.arms import load_arms
 from ranking.experiments.comparison.comparison import CompareOptions, Comparison, data_name
 from ranking.experiments.comparison.report import write_page
@@ -33,6 +35,7 @@ from ranking.experiments.comparison.tables import (
 from ranking.pipeline.prepare import prepare_repo
 from ranking.pipeline.presets import load_preset
 from ranking.training.arm_spec import RankerSpec
+from sidkit.api.progress import LineProgress
 from sidkit.core.files import read_json
 
 ROOT = Path(__file__).parent.parent
@@ -102,12 +105,8 @@ def settings_of(name: str) -> dict[str, Any]:
 def compared(data: str, work: Path, options: argparse.Namespace) -> dict[str, Any]:
     asked = options_of(data, options, options.arms.split(","))
     repo = prepare_repo(data, work)
-
-    def announce(name: str, rows: int, seconds: float, kept: bool) -> None:
-        print(f"  {'kept' if kept else 'done'} {name:36} {rows:>12,} rows {seconds:>8.1f} s", flush=True)
-
     with repo.locked():
-        return Comparison(repo, asked, announce).run().as_json()
+        return Comparison(repo, asked, LineProgress(Console())).run().as_json()
 
 
 def fragment(rows: list[dict[str, Any]], held: dict[str, dict[str, Any]]) -> str:

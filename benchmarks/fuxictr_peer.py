@@ -99,7 +99,7 @@ def prepared(data: str, arms: list[str], options: argparse.Namespace) -> tuple[R
     """The plan of a comparison, with missing frames prepared, and each arm's training context."""
     repo = prepare_repo(data, options.work / data_name(data))
     with repo.locked():
-        plan, _ = Comparison(repo, options_of(data, options, arms), lambda *_: None).plan()
+        plan, _ = Comparison(repo, options_of(data, options, arms)).plan()
     contexts: dict[str, TrainingContext] = {}
     for trial in plan.trials:
         if trial.origin == 0 and trial.arm not in contexts:

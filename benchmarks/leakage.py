@@ -32,7 +32,7 @@ def measured(name: str, data: str, work: Path, arms: list[str], seeds: int) -> d
     repo = prepare_repo(data, work / name)
     began = time.monotonic()
     with repo.locked():
-        Job(repo, JobOptions(data, str(PRESET), load_preset(str(PRESET))), lambda *_: None).run()
+        Job(repo, JobOptions(data, str(PRESET), load_preset(str(PRESET)))).run()
     ready = time.monotonic()
     found = measure_leakage(repo, str(PRESET), arms, seeds)
     print(

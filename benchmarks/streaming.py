@@ -48,7 +48,7 @@ def prepared(work: Path, impressions: int) -> dict[str, Any]:
         repo.labelled_rows.write_bytes(own.read_bytes())
     options = JobOptions("synthetic", "rqkmeans", load_preset("rqkmeans"), impressions=impressions)
     with repo.locked():
-        stages = Prepared(repo, Stages(work / "repo" / "stages.json", lambda *_: None), "synthetic", impressions)
+        stages = Prepared(repo, Stages(work / "repo" / "stages.json"), "synthetic", impressions)
         log = stages.ingest()
         stages.rows(log)
         stages.tables(log, end_of_log(repo))
@@ -90,7 +90,7 @@ def frame_cell(work: Path, rows: int, kind: str, facts: dict[str, Any]) -> dict[
     if kind == "streamed":
         write_disk_frame(repo, facts["codebook"], repo.labelled_rows, split, caps, folder)
     else:
-        stages = Stages(work / f"stages-{kind}-{rows}.json", lambda *_: None)
+        stages = Stages(work / f"stages-{kind}-{rows}.json")
         kept = Prepared(repo, stages, "synthetic", 0)
         kept.frame("frame", [began], facts["codebook"], read_rows(repo.labelled_rows), split, caps, folder)
     told = {"cpu_s": round(time.process_time() - began, 1), "before_mb": before, "peak_mb": peak_mb()}

@@ -79,7 +79,7 @@ def prepared(data: str, options: argparse.Namespace, arms: Sequence[str]) -> tup
     """Training contexts of a data set, by frame, with the validation rows in place of the test rows."""
     repo = prepare_repo(data, options.work / data_name(data))
     with repo.locked():
-        plan, _ = Comparison(repo, options_of(data, options, arms, tuned=False), lambda *_: None).plan()
+        plan, _ = Comparison(repo, options_of(data, options, arms, tuned=False)).plan()
     contexts = {}
     for name in {trial.frame for trial in plan.trials}:
         whole = context_of(repo, plan.frames[name], plan.spec)

@@ -25,6 +25,7 @@ from sidkit.core.arrays import Floats
 from sidkit.core.artifact import read_manifest
 from sidkit.core.clock import iso
 from sidkit.core.errors import ArtifactCorruptError, FitError, LifeCycleError, TooFewPairsError
+from sidkit.core.extras import require
 from sidkit.core.files import remove
 from sidkit.core.integrity import say_discarded
 from sidkit.core.repo import Repo
@@ -68,6 +69,8 @@ def fit(repo: Repo, name: str, spec: CodebookSpec, fit_end_us: int) -> CodebookR
 
     Raises
     ------
+    MissingExtraError
+        When an optional package is not installed.
     FitError
         When too few items are known, their vectors cannot be used, or the codes fall below the floors. The fit then
         leaves no record.
@@ -76,6 +79,7 @@ def fit(repo: Repo, name: str, spec: CodebookSpec, fit_end_us: int) -> CodebookR
     SettingsChangedError
         When existing artefacts were made with other feature settings.
     """
+    require(*codebook_modules(spec), purpose="this codebook", extra="codes")
     build = read_build(repo)
     refuse_settings_of_artifacts(repo)
     if fit_end_us > build["as_of_us"]:
@@ -132,6 +136,15 @@ def _learn(
 ) -> tuple[Codebook, Floats]:
     vectors = encoder.fit(known.content, pairs).encode(known.content)
     return Codebook(name, encoder, quantizer.fit(vectors, pairs), spec.beam), vectors
+
+
+def codebook_modules(spec: CodebookSpec) -> list[str]:
+    """Return the optional modules that fitting a codebook needs; plug-ins check their own."""
+    modules = ["safetensors"]
+    modules += ["faiss"] if spec.quantizer in QUANTIZER_NAMES.built_in else []
+    modules += ["torch"] if spec.quantizer == "rq_vae" else []
+    modules += {"behaviour": ["torch", "scipy"], "collaborative": ["scipy"]}.get(spec.encoder, [])
+    return modules
 
 
 def without_pairs(spec: CodebookSpec) -> CodebookSpec:

@@ -12,12 +12,12 @@ import pyarrow as pa
 from ranking.data.dataset import build_dataset, read_rows
 from ranking.evaluation.evaluator import ArmMetrics, SliceSize, refuse_leakage
 from ranking.pipeline.evaluation import evaluate_arms, slices_json
-from ranking.training.ranker import Ranker
 from semantic_ids.catalog import Catalog
 from semantic_ids.codebook import Codebook
 from semantic_ids.lookup import count_unknown
 from sidkit.core.clock import iso
 from sidkit.core.errors import EvaluationError
+from sidkit.core.extras import require
 from sidkit.core.records import record_json
 from sidkit.core.repo import Repo
 from sidkit.tables import read_build
@@ -78,6 +78,8 @@ def evaluate_ranker(repo: Repo, name: str, rows_path: Path, since_us: int | None
     EvaluationError
         If no rows remain, or all have the same label.
     """
+    require("torch", "safetensors", "scipy", purpose="evaluating a ranker", extra="rank")
+    from ranking.training.ranker import Ranker
     from sidkit.stores.feast_repo import open_store
 
     catalog = Catalog.open(repo)

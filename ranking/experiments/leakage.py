@@ -23,13 +23,14 @@ from ranking.data.feature_views import ITEM_STATS, USER_STATS, historical_views
 from ranking.data.numeric_features import numeric_columns, numeric_features
 from ranking.evaluation.evaluator import Difference, EvaluationRows, Evaluator
 from ranking.evaluation.slices import slices
-from ranking.pipeline.presets import load_preset
+from ranking.pipeline.presets import arm_modules, load_preset
 from ranking.pipeline.saved_run import read_run
 from ranking.training.arm_spec import ArmSpec
 from ranking.training.arms import TrainingContext, train_arm
 from sidkit.core.arrays import Doubles, Ints
 from sidkit.core.bootstrap import Interval
 from sidkit.core.errors import EvaluationError
+from sidkit.core.extras import require
 from sidkit.core.repo import Repo
 from sidkit.core.temporary import temporary_folder
 
@@ -224,6 +225,8 @@ def measure_leakage(repo: Repo, preset_name: str, arms: Sequence[str], seeds: in
     unknown = [arm for arm in arms if arm not in preset.arms]
     if unknown:
         raise EvaluationError(f"{preset_name} has no arm {', '.join(unknown)}; it has {', '.join(preset.arms)}")
+    modules = arm_modules(preset.arms[arm] for arm in arms)
+    require("torch", "safetensors", *modules, purpose="measuring leakage", extra="rank")
     context = read_run(repo, preset_name)
     service = context.serving.service
     leaked = {

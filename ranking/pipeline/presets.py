@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from pydantic import Field, model_validator
 
 from ranking.training.arm_spec import ArmSpec, RankerSpec
 from semantic_ids.encoders import ENCODER_NAMES
-from semantic_ids.fitting import CodebookSpec, without_codes
+from semantic_ids.fitting import CodebookSpec, codebook_modules, without_codes
 from semantic_ids.quality.drift import DriftThresholds
 from semantic_ids.quality.sweep import SweepGrid
 from semantic_ids.quantizers import QUANTIZER_NAMES
 from sidkit.core.config import Section, load_model
 from sidkit.core.errors import ConfigError, FitError
+from sidkit.core.extras import require
 from sidkit.core.names import LONGEST, RULE, is_name
 from sidkit.presets import preset_path
 
@@ -73,6 +76,27 @@ def arms_without_codes(preset: Preset) -> Preset:
         )
     ranker = preset.ranker.model_copy(update={"serve": tuple(name for name in preset.ranker.serve if name in arms)})
     return preset.model_copy(update={"arms": arms, "ranker": ranker, "codebook": without_codes(preset.codebook)})
+
+
+def check_extras(preset: Preset) -> None:
+    """Check that the optional packages of a preset are installed, before any work.
+
+    Raises
+    ------
+    MissingExtraError
+        When one is missing.
+    """
+    modules = ["torch", "safetensors", *codebook_modules(preset.codebook), *arm_modules(preset.arms.values())]
+    require(*modules, purpose="this preset", extra="rank")
+
+
+def arm_modules(arms: Iterable[ArmSpec]) -> list[str]:
+    """Return the optional modules that training and evaluating arms needs besides torch."""
+    modules = ["scipy"]
+    for arm in arms:
+        modules += ["sklearn"] if arm.kind == "gbdt" else []
+        modules += ["sentencepiece"] if "spm" in arm.representations else []
+    return modules
 
 
 def load_preset(name: str) -> Preset:

@@ -1,19 +1,26 @@
-"""Typed results of the main job; :mod:`sidkit.cli.run_report` formats them as JSON and tables."""
+"""Typed results of the main job, as data frames, sentences and HTML; :mod:`sidkit.cli.run_report` prints them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from ranking.data.rows_used import PartRows
 from ranking.data.split import TimeSplit
-from ranking.pipeline.evaluation import RunEvaluation
+from ranking.pipeline.conclusions import RunFacts, ServingChoice, conclusions
+from ranking.pipeline.evaluation import COMPARED, RunEvaluation
+from ranking.pipeline.questions import Question
 from semantic_ids.catalog import Catalog
 from semantic_ids.quality.hit_rate import NotMeasured
 from sidkit.core.files import read_json
 from sidkit.core.integrity import read_checked_json
 from sidkit.core.records import record_of
+from sidkit.core.redact import redacted
 from sidkit.core.repo import Repo
 
 
@@ -102,9 +109,16 @@ class StageTime:
     seconds: float
 
 
-@dataclass(frozen=True)
+REPORT = "report.html"
+"""File of the HTML report in the folder of a run."""
+
+
+@dataclass(frozen=True, repr=False)
 class RunResult:
-    """Result of the main job."""
+    """Result of the main job.
+
+    In a notebook it shows the arms, what codes gained, and the conclusions; :attr:`report` is the page with everything.
+    """
 
     data: str
     """The data as passed by the user."""
@@ -116,8 +130,13 @@ class RunResult:
     split: TimeSplit
     as_of_us: int
     """Time as of which features were built, microseconds UTC."""
-    serving_ranker: str | None
-    """The promoted ranker; None if no arm may serve."""
+    serving: ServingChoice
+    """The promoted ranker, and what it was chosen from."""
+    questions: tuple[Question, ...]
+    """The pairs of arms that show what codes gain."""
+    seeds: int
+    impressions: int | None
+    """Impressions of a generated data set; None for the user's own data."""
     hit_rate: HitRates
     evaluation: RunEvaluation
     rankers: dict[str, tuple[str | None, ...]]
@@ -130,3 +149,91 @@ class RunResult:
     warnings: tuple[str, ...]
     parts: PartRows
     """Used and available rows of each part."""
+
+    @property
+    def ranker(self) -> str | None:
+        """Name of the serving ranker; None if no arm may serve."""
+        return self.serving.ranker
+
+    @property
+    def report(self) -> Path:
+        """The HTML report: one file that needs no network."""
+        return self.folder / REPORT
+
+    @property
+    def arms(self) -> pd.DataFrame:
+        """Metrics, one row per arm and slice: ``all``, ``cold`` and ``warm``; undefined values are NaN.
+
+        ``low`` and ``high`` are the bounds of the AUC's 95 % interval over users.
+        """
+        evaluation = self.evaluation
+        rows = []
+        for arm, slices in evaluation.arms.items():
+            for name in (name for name in COMPARED if name in slices):
+                metrics, size = slices[name], evaluation.rows[name]
+                low, high = metrics.auc_interval or (None, None)
+                rows.append(
+                    {
+                        "arm": arm,
+                        "slice": name,
+                        "rows": size.rows,
+                        "positives": size.positives,
+                        "auc": metrics.auc,
+                        "low": low,
+                        "high": high,
+                        "gauc": metrics.gauc,
+                        "logloss": metrics.logloss,
+                        "calibration": metrics.calibration,
+                    }
+                )
+        return pd.DataFrame(rows).astype(dict.fromkeys(("auc", "low", "high", "gauc", "logloss", "calibration"), float))
+
+    @property
+    def comparisons(self) -> pd.DataFrame:
+        """AUC differences, one row per arm, baseline and slice, with 95 % interval, outcome and the reason for it."""
+        columns = ["arm", "baseline", "slice", "difference", "low", "high", "positives", "outcome", "reason"]
+        rows = [
+            (
+                each.arm,
+                each.baseline,
+                each.slice,
+                each.value,
+                each.low,
+                each.high,
+                each.positives,
+                each.reasoned.outcome,
+                each.reasoned.reason,
+            )
+            for each in self.evaluation.differences
+        ]
+        return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(("difference", "low", "high"), float))
+
+    @cached_property
+    def conclusions(self) -> tuple[str, ...]:
+        """Sentences: which ranker serves and why, what codes gained, and what to do next."""
+        facts = RunFacts(
+            repo=str(self.repo.path),
+            data=redacted(self.data),
+            preset=self.preset,
+            codebook=self.codebook.name,
+            seeds=self.seeds,
+            impressions=self.impressions,
+        )
+        return conclusions(self.evaluation, self.questions, self.serving, facts)
+
+    def __repr__(self) -> str:
+        """Name the preset, the arms, the serving ranker and the report."""
+        arms = ", ".join(self.evaluation.arms)
+        return f"RunResult(preset={self.preset!r}, arms=[{arms}], ranker={self.ranker!r}, report={str(self.report)!r})"
+
+    def _repr_html_(self) -> str:
+        """Show conclusions and tables in a notebook."""
+        said = "".join(f"<li>{escape(sentence)}</li>" for sentence in self.conclusions)
+        asked = {(question.arm, question.baseline) for question in self.questions}
+        compared = self.comparisons
+        shown = compared[[pair in asked for pair in zip(compared["arm"], compared["baseline"], strict=True)]]
+        tables = "".join(
+            frame.to_html(index=False, float_format=lambda value: f"{value:.4f}", na_rep="", border=0)
+            for frame in (self.arms, shown)
+        )
+        return f"<ul>{said}</ul>{tables}<p>Report: {escape(str(self.report))}</p>"

@@ -16,9 +16,12 @@ from ranking.data.labelled_rows import FAR, count_before
 from ranking.data.rows_used import of_sample, rows_summary
 from ranking.data.split import TimeSplit
 from ranking.evaluation.evaluator import refuse_leakage
+from ranking.pipeline.conclusions import ServingChoice
 from ranking.pipeline.evaluation import RunEvaluation, evaluate_arms
-from ranking.pipeline.prepare import Prepared, end_of_log, fallback_of, oracle_of, training_context
-from ranking.pipeline.presets import Preset, arms_without_codes
+from ranking.pipeline.prepare import Prepared, end_of_log, fallback_of, oracle_of, prepare_repo, training_context
+from ranking.pipeline.presets import Preset, arms_without_codes, check_extras, load_preset
+from ranking.pipeline.questions import baselines, questions
+from ranking.pipeline.report import write_report
 from ranking.pipeline.results import CodebookFacts, HitRates, LogChanges, RunResult, StageTime
 from ranking.training.arm_spec import ArmSpec
 from ranking.training.arms import ArmResult, TrainingContext, read_predictions, train_arm, write_predictions
@@ -29,13 +32,16 @@ from semantic_ids.quality.future_hit_rate import future_hits
 from semantic_ids.quality.hit_rate import HitReport
 from semantic_ids.quantizers.sizes import LEAST_ITEMS
 from sidkit.core.artifact import discard_damaged, read_manifest
+from sidkit.core.clock import check_as_of
 from sidkit.core.config import content_hash
 from sidkit.core.files import write_json
 from sidkit.core.memory import peak_rss_mb
 from sidkit.core.names import codebook_stem
+from sidkit.core.progress import SILENT, Progress
 from sidkit.core.records import read_record
 from sidkit.core.repo import Repo
 from sidkit.core.stages import StageResult, Stages
+from sidkit.datasets import named_dataset
 from sidkit.presets import preset_name
 from sidkit.tables import read_log
 from sidkit.tables.labelled_rows import log_moments
@@ -66,30 +72,77 @@ class _TrainedArms:
     evaluation: RunEvaluation
 
 
+def run_preset(
+    repo: Repo | Path,
+    data: str,
+    preset: str,
+    *,
+    seeds: int = 1,
+    as_of_us: int | None = None,
+    impressions: int = 200_000,
+    allow_future: bool = False,
+    progress: Progress | None = None,
+) -> RunResult:
+    """Run all stages of a preset, from the log to a serving ranker, and write the HTML report.
+
+    Holds the repo's lock. Stages that ran before on the same inputs are reused, so an interrupted run resumes.
+
+    Parameters
+    ----------
+    repo : Repo or Path
+        The repo or its folder, which is created if missing.
+    data : str
+        A folder, a SQLAlchemy URL, a built-in data set or a plug-in; see :func:`ranking.pipeline.prepare.prepare_repo`.
+    preset : str
+        Name of a preset, or path of a ``.toml`` file.
+    seeds : int
+        Number of seeds per arm.
+    as_of_us : int, optional
+        Build features up to this time, microseconds UTC; default: the end of the log.
+    impressions : int
+        Number of impressions of a generated data set.
+    allow_future : bool
+        Accept a future ``as_of_us``.
+    progress : Progress, optional
+        Receives events while the job runs; default: none.
+
+    Raises
+    ------
+    ConfigError
+        When the preset is invalid, or the repo was created for other data.
+    MissingExtraError
+        When an optional package of the preset is not installed; nothing has been written then.
+    RepoLockedError
+        When another command is writing to the repo.
+    SidkitError
+        When a stage fails; see its message.
+    """
+    loaded = load_preset(preset)
+    check_extras(loaded)
+    if as_of_us is not None:
+        check_as_of(as_of_us, allow_future=allow_future)
+    opened = prepare_repo(data, repo.path if isinstance(repo, Repo) else repo)
+    options = JobOptions(data, preset, loaded, seeds, as_of_us, impressions, allow_future)
+    with opened.locked():
+        return Job(opened, options, progress or SILENT).run()
+
+
 class Job:
     """A run of a preset on a repo; hold the repo's lock while calling :meth:`run`."""
 
-    def __init__(
-        self,
-        repo: Repo,
-        options: JobOptions,
-        announce: Callable[[str, int, float, bool], None],
-        warn: Callable[[str], None] = lambda _: None,
-        remark: Callable[[str], None] = lambda _: None,
-    ) -> None:
+    def __init__(self, repo: Repo, options: JobOptions, progress: Progress = SILENT) -> None:
         self.repo = repo
         self.options = options
         self.preset = options.preset
         """The preset in use; on a small catalogue, :meth:`run` drops the arms that read codes."""
         self.warnings: list[str] = []
-        self._warn = warn
-        self.remark = remark
+        self.progress = progress
         self.folder = repo.runs / preset_name(options.preset_name)
-        self.stages = Stages(self.folder / "stages.json", announce)
+        self.stages = Stages(self.folder / "stages.json", progress)
         self.prepared = Prepared(repo, self.stages, options.data, options.impressions, options.allow_future)
 
     def run(self) -> RunResult:
-        """Run all stages and return the result; :mod:`sidkit.cli.run_report` prints it."""
+        """Run all stages, write the HTML report and return the result; :mod:`sidkit.cli.run_report` prints it."""
         repo, options, prepared = self.repo, self.options, self.prepared
         log = prepared.ingest()
         for table in read_log(repo).manifest["tables"]:
@@ -124,11 +177,11 @@ class Job:
                 "frame", context_inputs, codebook, in_memory, split, remaining, self.folder / "frame"
             )
         parts = of_sample(frame.facts["parts"], labelled["available"]) if sample else frame.facts["parts"]
-        self.remark(rows_summary(parts))
+        self.progress.remark(rows_summary(parts))
         arms = self._arms(codebook, split, [context_inputs, frame.facts])
         self.stages.run("materialize", [codebook, tables.facts], lambda: self._materialize(as_of_us))
         serving = self._promote(codebook, arms)
-        return RunResult(
+        result = RunResult(
             data=options.data,
             preset=options.preset_name,
             repo=repo,
@@ -136,7 +189,10 @@ class Job:
             codebook=CodebookFacts.read(repo, codebook),
             split=split,
             as_of_us=as_of_us,
-            serving_ranker=serving,
+            serving=serving,
+            questions=questions(self.preset, arms.validation_auc),
+            seeds=options.seeds,
+            impressions=options.impressions if named_dataset(options.data) else None,
             hit_rate=HitRates.read(self.folder / "hit_rate.json", codebook),
             evaluation=arms.evaluation,
             rankers=arms.ranker_of,
@@ -147,6 +203,8 @@ class Job:
             warnings=tuple(self.warnings),
             parts=parts,
         )
+        write_report(result)
+        return result
 
     def _usable_preset(self, fit_end_us: int) -> Preset:
         """Return the preset, without the arms that read codes if the catalogue is too small to fit codes."""
@@ -172,7 +230,7 @@ class Job:
         """Record and print a warning, if any."""
         if text is not None:
             self.warnings.append(text)
-            self._warn(text)
+            self.progress.warning(text)
 
     def _hit_rate(self, codebook: str, inputs: Any) -> None:
         path = self.folder / "hit_rate.json"
@@ -213,7 +271,7 @@ class Job:
             write_json(verdict_path, evaluated.as_json())
             return StageResult(evaluated.rows["all"].rows, files=(verdict_path,))
 
-        self.stages.run("evaluate", [inputs, files], evaluate)
+        self.stages.run("evaluate", [inputs, files, baselines(self.preset)], evaluate)
         evaluation = read_record(RunEvaluation, verdict_path)
         in_order = {arm: evaluation.arms[arm] for arm in self.preset.arms}  # keys are sorted in the file
         return _TrainedArms(ranker_of, validation, replace(evaluation, arms=in_order))
@@ -234,7 +292,7 @@ class Job:
     ) -> StageResult:
         context = shared()
         anew = discard_damaged(self.repo.rankers / name) or not (self.repo.rankers / name).exists()
-        result: ArmResult = train_arm(context, arm, spec, seed, name)
+        result: ArmResult = train_arm(context, arm, spec, seed, name, progress=self.progress)
         write_predictions(path, result)
         files: tuple[Path, ...] = (path,)
         if result.ranker is not None:
@@ -263,8 +321,7 @@ class Job:
             ]
             for arm in self.preset.arms
         }
-        baselines = [arm for arm in ("id", "shuffled_codes", "gbdt") if arm in arms]
-        return evaluate_arms(context.test, arms, baselines, oracle_of(self.repo, context.test))
+        return evaluate_arms(context.test, arms, baselines(self.preset), oracle_of(self.repo, context.test))
 
     def _materialize(self, as_of_us: int) -> StageResult:
         from sidkit.stores.feast_repo import materialize
@@ -272,20 +329,18 @@ class Job:
         keys = materialize(self.repo, as_of_us)
         return StageResult(sum(keys.values()), {"keys": keys}, (self.repo.data / "online.sqlite",))
 
-    def _promote(self, codebook: str, arms: _TrainedArms) -> str | None:
+    def _promote(self, codebook: str, arms: _TrainedArms) -> ServingChoice:
         """Promote the codebook and, among the arms that may serve, the ranker with the best validation AUC."""
         catalog = Catalog.open(self.repo)
         if catalog.codebook(codebook).state != "serving":
             lifecycle.promote(self.repo, codebook)
         candidates = [
-            (score, name)
+            (score, name, arm)
             for arm in self.preset.ranker.serve
             for score, name in zip(arms.validation_auc.get(arm, ()), arms.ranker_of.get(arm, ()), strict=True)
             if name is not None
         ]
-        if not candidates:
-            return None
-        best = max(candidates)[1]
-        if catalog.ranker(best).state != "serving":
-            catalog.set_ranker_state(best, "serving")
-        return best
+        choice = ServingChoice.of(candidates)
+        if choice.ranker is not None and catalog.ranker(choice.ranker).state != "serving":
+            catalog.set_ranker_state(choice.ranker, "serving")
+        return choice

@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from ranking.serving.features import OnlineFeatures
 from ranking.serving.newest import materialized_until, newest_row_us
-from ranking.training.ranker import Ranker
 from semantic_ids.catalog import Catalog
 from semantic_ids.codebook import Codebook
 from semantic_ids.records import RankerRecord
@@ -20,12 +19,15 @@ from sidkit.core.artifact import read_manifest
 from sidkit.core.clock import iso
 from sidkit.core.config import content_hash
 from sidkit.core.errors import ServingError, SettingsChangedError, TimeError
+from sidkit.core.extras import require
 from sidkit.core.id_lists import unknown_items
 from sidkit.core.repo import Repo
 from sidkit.tables.builder import changed_settings
 
 if TYPE_CHECKING:
     from feast import FeatureStore
+
+    from ranking.training.ranker import Ranker
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class Scorer:
 
     Raises
     ------
+    MissingExtraError
+        When torch or safetensors is not installed.
     UnknownVersionError
         When the ranker does not exist.
     ServingError
@@ -70,6 +74,8 @@ class Scorer:
     """
 
     def __init__(self, repo: Repo, ranker: str | None = None) -> None:
+        require("torch", "safetensors", purpose="scoring", extra="rank")
+        from ranking.training.ranker import Ranker
         from sidkit.stores.feast_repo import open_store
 
         catalog = Catalog.open(repo)

@@ -20,6 +20,7 @@ from ranking.data.numeric_features import Scaling, feature_names
 from ranking.training.arm_spec import ArmSpec, RankerSpec
 from ranking.training.serving_spec import ServingSpec
 from sidkit.core.artifact import discard_damaged, written_before
+from sidkit.core.progress import SILENT, EpochDone, Progress, TreesGrown
 from sidkit.core.records import read_record, record_json
 from sidkit.core.sealed_table import read_sealed_table, write_sealed_table
 
@@ -119,7 +120,13 @@ class TrainingContext:
 
 
 def train_arm(
-    context: TrainingContext, arm: str, spec: ArmSpec, seed: int, name: str, budget: Budget | None = None
+    context: TrainingContext,
+    arm: str,
+    spec: ArmSpec,
+    seed: int,
+    name: str,
+    budget: Budget | None = None,
+    progress: Progress = SILENT,
 ) -> ArmResult:
     """Train one arm with one seed; neural arms other than controls are saved as ranker artefacts.
 
@@ -133,17 +140,18 @@ def train_arm(
         others = (context.validation, context.test)
         rows = context.train_in_memory()
         boosted = boost(rows, context.validation, others, seed=seed, columns=columns)
+        progress.trees_grown(TreesGrown(arm, seed, boosted.trees, boosted.grown, boosted.validation_auc))
         details = ArmDetails(trees=boosted.trees, train_rows=len(rows))
         return ArmResult(boosted.validation_auc, boosted.predictions[0], boosted.predictions[1], None, details)
-    return _train_neural(context, arm, spec, seed, name, budget)
+    return _train_neural(context, arm, spec, seed, name, budget, progress)
 
 
 def _train_neural(
-    context: TrainingContext, arm: str, spec: ArmSpec, seed: int, name: str, budget: Budget | None
+    context: TrainingContext, arm: str, spec: ArmSpec, seed: int, name: str, budget: Budget | None, progress: Progress
 ) -> ArmResult:
     from ranking.data.batches import Batches, seen_in, vocabulary_of
     from ranking.data.disk_batches import training_tensors
-    from ranking.training.loop import train
+    from ranking.training.loop import Epoch, train
     from ranking.training.ranker import METRICS, Ranker, fit_representations, make_model
     from ranking.training.sizing import sized
 
@@ -181,6 +189,10 @@ def _train_neural(
         if context.first_epoch and epoch == 0:
             first.append(Ranker(model, vocabulary, config).score(test_rows))
 
+    def report(epoch: Epoch) -> None:
+        epochs = context.spec.training.epochs
+        progress.epoch_finished(EpochDone(arm, seed, epoch.number, epochs, epoch.loss, epoch.validation_auc))
+
     trained = train(
         lambda: make_model(config, vocabulary, fitted),
         training,
@@ -190,6 +202,7 @@ def _train_neural(
         threads=context.threads,
         checkpoint=checkpoint,
         after_epoch=after_epoch,
+        report=report,
     )
     ranker = Ranker(trained.model, vocabulary, config)
     details = ArmDetails(

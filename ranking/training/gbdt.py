@@ -24,6 +24,8 @@ class Boosted:
 
     validation_auc: float
     trees: int
+    grown: int
+    """Number of trees that were trained."""
     predictions: tuple[npt.NDArray[np.float64], ...]
 
 
@@ -78,7 +80,7 @@ def boost(
         if number % _STEP == 0 and (reached := auc(label, probability[:, 1])) > best:
             best, best_trees = reached, number
     predictions = tuple(_staged(model, boosted_features(data, columns), best_trees) for data in others)
-    return Boosted(best, best_trees, predictions)
+    return Boosted(best, best_trees, int(model.n_iter_), predictions)
 
 
 def _staged(model: object, features: Floats, trees: int) -> npt.NDArray[np.float64]:

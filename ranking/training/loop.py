@@ -24,6 +24,15 @@ from ranking.training.spec import TrainingSpec
 
 
 @dataclass(frozen=True)
+class Epoch:
+    """A finished epoch: its number (from 1), the mean training loss over its rows, and the validation AUC."""
+
+    number: int
+    loss: float
+    validation_auc: float
+
+
+@dataclass(frozen=True)
 class Trained:
     """A trained model on the CPU, with its validation AUC per epoch and the best epoch (from 0)."""
 
@@ -42,6 +51,7 @@ def train(
     threads: int,
     checkpoint: Path | None = None,
     after_epoch: Callable[[int, CtrModel], None] | None = None,
+    report: Callable[[Epoch], None] | None = None,
 ) -> Trained:
     """Train a model.
 
@@ -63,6 +73,8 @@ def train(
         after its last finished epoch and yields the weights of an uninterrupted run. The file is removed at the end.
     after_epoch : callable, optional
         Called after each epoch of this process with the epoch (from 0) and the model, which it must not modify.
+    report : callable, optional
+        Called after each epoch of this process with its loss and validation AUC.
     """
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
@@ -78,7 +90,7 @@ def train(
     saved_at = Checkpoint(checkpoint, [seed, spec.model_dump(mode="json"), len(training), len(validation)])
     progress = saved_at.resume(model, optimizers, order) or Progress([], copy.deepcopy(model.state_dict()))
     while len(progress.curve) < spec.epochs and not _patience_exhausted(progress.curve, spec.patience):
-        _epoch(model, training, optimizers, order, spec)
+        loss = _epoch(model, training, optimizers, order, spec)
         reached = auc(label, predict(model, validation))
         if reached > max(progress.curve, default=-1.0):
             progress.best = copy.deepcopy(model.state_dict())
@@ -86,6 +98,8 @@ def train(
         if after_epoch is not None:
             after_epoch(len(progress.curve) - 1, model)
         saved_at.save(progress, model, optimizers, order)
+        if report is not None:
+            report(Epoch(len(progress.curve), loss, reached))
     for part in parts:
         part.forget_matches()
     model.load_state_dict(progress.best)
@@ -108,8 +122,11 @@ def _epoch(
     optimizers: list[torch.optim.Optimizer],
     order: torch.Generator,
     spec: TrainingSpec,
-) -> None:
+) -> float:
+    """Train on all rows once; returns the mean loss per row."""
     model.train()
+    # Summed on the device: reading the loss of every batch would wait for the device at every step.
+    total = torch.zeros((), device=next(model.parameters()).device, dtype=torch.float64)
     for batch in training.batches(spec.batch_rows, order):
         with torch.autocast(batch.label.device.type, torch.bfloat16, enabled=spec.bf16):
             logits, auxiliary = model(batch), model.auxiliary(batch)
@@ -119,6 +136,8 @@ def _epoch(
         loss.backward()  # type: ignore[no-untyped-call]
         for optimizer in optimizers:
             optimizer.step()
+        total.add_(loss.detach(), alpha=len(batch.label))
+    return float(total.item()) / max(len(training), 1)
 
 
 def _patience_exhausted(curve: list[float], patience: int) -> bool:

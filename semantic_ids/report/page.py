@@ -11,7 +11,7 @@ from semantic_ids.report import passages
 from semantic_ids.report.facts import Facts, collect_facts
 from semantic_ids.report.figures import figures, text
 from semantic_ids.report.periods import by_period
-from semantic_ids.report.tree import shortened, tree
+from semantic_ids.report.tree import EMBEDDED_ITEMS, shortened, tree
 from sidkit.core.arrays import Doubles, Floats
 from sidkit.core.files import written_beside
 from sidkit.core.repo import Repo
@@ -55,13 +55,7 @@ def write_report(repo: Repo, name: str, out: Path) -> Path:
 def render(facts: Facts) -> str:
     """Return the page as text."""
     unit, periods = by_period(facts.arrivals, facts.fit_codes, facts.record.sizes[0], facts.record.fit_end_us)
-    data: dict[str, Any] = {
-        "tree": tree(facts.items, facts.tree_levels),
-        "total": len(facts.items),
-        "levels": _levels(facts),
-        "map": _map(facts),
-        "drift": [vars(period) for period in periods],
-    }
+    data = {**tree_data(facts), "map": _map(facts), "drift": [vars(period) for period in periods]}
     content = {
         "name": facts.record.name,
         "state": facts.record.state,
@@ -78,6 +72,11 @@ def render(facts: Facts) -> str:
         "text": text,
     }
     return render_page(__package__, scripts=_SCRIPTS, data=data, content=content)
+
+
+def tree_data(facts: Facts, most: int = EMBEDDED_ITEMS) -> dict[str, Any]:
+    """Return the data of the shared scripts ``colours.js`` and ``tree.js``, with at most that many items."""
+    return {"tree": tree(facts.items, facts.tree_levels, most), "total": len(facts.items), "levels": _levels(facts)}
 
 
 def project(vectors: Floats) -> tuple[Doubles, float]:

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sidkit.api.codebook_steps import CodebookSteps
 from sidkit.api.data_steps import DataSteps
 from sidkit.api.ranker_steps import RankerSteps
 from sidkit.api.source import source_folder, tables_of, write_source
 from sidkit.api.tables import TableLike
+from sidkit.core.clock import Moment, moment_us
 from sidkit.core.errors import ConfigError, LifeCycleError
-from sidkit.core.repo import Repo
+from sidkit.core.repo import Repo, source_of
+
+if TYPE_CHECKING:
+    from ranking.experiments.comparison.results import ComparisonResult
+    from ranking.pipeline.results import RunResult
+    from sidkit.core.progress import Progress
 
 
 class Project(DataSteps, CodebookSteps, RankerSteps):
@@ -28,6 +37,97 @@ class Project(DataSteps, CodebookSteps, RankerSteps):
 
     def __repr__(self) -> str:
         return f"<sidkit project in {self.path}>"
+
+    def run(
+        self,
+        preset: str = "rqkmeans",
+        *,
+        seeds: int = 1,
+        as_of: Moment | None = None,
+        allow_future: bool = False,
+        progress: bool | Progress = False,
+    ) -> RunResult:
+        """Run all stages: read the log, build features, fit a codebook, train and evaluate rankers, fill the online store.
+
+        Stages that ran before on the same inputs are reused, so an interrupted run resumes.
+
+        Parameters
+        ----------
+        preset : str
+            Name of a preset, or path of a ``.toml`` file.
+        seeds : int
+            Number of seeds per arm.
+        as_of : str or datetime, optional
+            Build features up to this time; default: the end of the log.
+        allow_future : bool
+            Accept a time in the future, for simulated logs.
+        progress : bool or Progress
+            Print progress, or a receiver of the events (:class:`sidkit.core.progress.Progress`).
+
+        Returns
+        -------
+        RunResult
+            ``arms`` and ``comparisons`` (DataFrames), ``codebook``, ``ranker``, ``conclusions`` (sentences), ``report`` (path
+            of an HTML page).
+
+        Raises
+        ------
+        ConfigError
+            When the preset is invalid.
+        MissingExtraError
+            When an optional package of the preset is not installed; nothing has been written then.
+        """
+        from ranking.pipeline.run import run_preset
+
+        as_of_us = None if as_of is None else moment_us(as_of)
+        with shown(progress) as receiver:
+            return run_preset(
+                self.repo,
+                source_of(self.path),
+                preset,
+                seeds=seeds,
+                as_of_us=as_of_us,
+                allow_future=allow_future,
+                progress=receiver,
+            )
+
+    def compare(
+        self,
+        arms: Sequence[str] = ("all",),
+        *,
+        seeds: int = 5,
+        origins: int = 1,
+        origin_seeds: int = 1,
+        preset: str = "rqkmeans",
+        max_train_rows: int | None = None,
+        max_evaluation_rows: int | None = None,
+        jobs: int = 1,
+        own_sizes: bool = False,
+        html: str | Path | None = None,
+        progress: bool | Progress = False,
+    ) -> ComparisonResult:
+        """Train and compare arms on the same rows and features, with paired differences.
+
+        See :func:`ranking.experiments.comparison.compare.compare_arms` for the parameters. Finished trials are reused.
+        """
+        from ranking.experiments.comparison.compare import compare_arms
+
+        with shown(progress) as receiver:
+            return compare_arms(
+                self.repo,
+                source_of(self.path),
+                arms,
+                seeds=seeds,
+                origins=origins,
+                origin_seeds=origin_seeds,
+                preset=preset,
+                max_train_rows=max_train_rows,
+                max_evaluation_rows=max_evaluation_rows,
+                jobs=jobs,
+                own_sizes=own_sizes,
+                html=None if html is None else Path(html),
+                progress=receiver,
+            )
 
     def promote(self, name: str) -> None:
         """Make a published codebook, or a ranker, the one that is used by default.
@@ -72,6 +172,18 @@ class Project(DataSteps, CodebookSteps, RankerSteps):
         with self.repo.locked():
             Scorer(self.repo, name)  # raises if the ranker cannot serve
             Catalog.open(self.repo).set_ranker_state(name, "serving")
+
+
+@contextmanager
+def shown(progress: bool | Progress) -> Iterator[Progress | None]:
+    """The receiver of a job's events: the one given, one that prints, or None."""
+    if progress is True:
+        from sidkit.api.progress import shown_progress
+
+        with shown_progress() as printed:
+            yield printed
+    else:
+        yield progress or None
 
 
 def open_project(path: str | Path) -> Project:

@@ -137,10 +137,13 @@ def _empty_option(arguments: list[str]) -> str | None:
 def _refusal(error: Exception) -> Exception | str | None:
     """Message for an error caused by user input or the disk; None for a bug, which gets a traceback."""
     from sidkit.core.errors import SidkitError, StorageError
+    from sidkit.core.extras import EXTRAS_OF, missing_extra
     from sidkit.core.files import disk_refused
 
     if isinstance(error, SidkitError):
         return error
+    if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS_OF:
+        return missing_extra([error.name], "this command")
     if isinstance(error, OSError) and (disk_refused(error) or error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}):
         return StorageError(error.filename or "a file", error)
     if isinstance(error, OSError) and error.filename is not None:

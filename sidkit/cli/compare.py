@@ -7,13 +7,16 @@ from typing import Annotated
 
 import typer
 
-from sidkit.cli.options import DataOption
+from sidkit.cli.options import DataOrOwnOption, JsonOption
+from sidkit.cli.output import VERBOSITY, show_json
 from sidkit.core.id_lists import comma_separated
 
 
 def compare(
-    data: DataOption,
-    repo: Annotated[Path, typer.Option("--repo", "-r", help="The repo's folder; it is created if missing.")],
+    data: DataOrOwnOption = None,
+    repo: Annotated[
+        Path, typer.Option("--repo", "-r", envvar="SIDKIT_REPO", help="The repo's folder; it is created if missing.")
+    ] = Path(),
     arms: Annotated[
         str,
         typer.Option(help="Comma-separated arms: names, numbers in the papers' table, paths of .toml files, or all."),
@@ -47,45 +50,35 @@ def compare(
         typer.Option(help="Write the result rows to this JSON file, replacing its rows of the same data."),
     ] = None,
     html: Annotated[Path | None, typer.Option(help="Write a self-contained HTML page to this file.")] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout, and nothing else.")] = False,
+    json_: JsonOption = False,
 ) -> None:
     """Train and compare arms on the same rows and features, with paired differences. An interrupted run resumes."""
-    import json
-
     from rich.console import Console
 
-    from ranking.experiments.comparison.arms import load_arms
-    from ranking.experiments.comparison.comparison import CompareOptions, Comparison
-    from ranking.experiments.comparison.tables import merge_rows
-    from ranking.pipeline.prepare import prepare_repo
-    from ranking.pipeline.presets import load_preset
+    from ranking.experiments.comparison.compare import compare_arms
+    from sidkit.api.progress import shown_progress
     from sidkit.cli.compare_report import print_comparison
-    from sidkit.core.files import check_output
+    from sidkit.core.repo import source_of
 
-    for path in filter(None, (results, html)):
-        check_output(path)
-    console = Console(stderr=json_, emoji=False)
-    selected = load_arms(comma_separated(arms))
-    spec = load_preset(preset).ranker
-    limits = {"max_train_rows": max_train_rows, "max_evaluation_rows": max_evaluation_rows}
-    caps = {name: limit for name, limit in limits.items() if limit is not None}
-    spec = spec.model_copy(update={"training": spec.training.model_copy(update=caps)})
-    options = CompareOptions(data, selected, spec, seeds, origins, origin_seeds, jobs, impressions, not own_sizes)
-
-    def announce(name: str, rows: int, seconds: float, reused: bool) -> None:
-        mark = "[dim]kept[/]" if reused else "[green]done[/]"
-        console.print(f"{mark} {name:<34} {rows:>12,} rows {seconds:>8.1f} s", highlight=False)
-
-    opened = prepare_repo(data, repo)
-    with opened.locked():
-        result = Comparison(opened, options, announce, lambda text: console.print(text, highlight=False)).run()
-    if results is not None:
-        merge_rows(results, [row.as_json() for row in result.evaluation.rows])
-    if html is not None:
-        from ranking.experiments.comparison.report import write_page
-
-        write_page([result.as_json()], html)
+    with shown_progress(stderr=json_, verbose=VERBOSITY.verbose, quiet=VERBOSITY.quiet) as progress:
+        result = compare_arms(
+            repo,
+            data or source_of(repo),
+            comma_separated(arms),
+            seeds=seeds,
+            origins=origins,
+            origin_seeds=origin_seeds,
+            preset=preset,
+            max_train_rows=max_train_rows,
+            max_evaluation_rows=max_evaluation_rows,
+            jobs=jobs,
+            impressions=impressions,
+            own_sizes=own_sizes,
+            results=results,
+            html=html,
+            progress=progress,
+        )
     if json_:
-        typer.echo(json.dumps(result.as_json()))
+        show_json(result.as_json())
     else:
-        print_comparison(console, result)
+        print_comparison(Console(emoji=False, highlight=False), result)

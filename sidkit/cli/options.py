@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-DataOption = Annotated[
-    str,
+DataOrOwnOption = Annotated[
+    str | None,
     typer.Option(
         help="A folder, a SQLAlchemy URL, synthetic[:strong|weak|none], or a class of your own that writes the tables: "
-        "path/to/file.py:Class."
+        "path/to/file.py:Class. Default: the source of the repo."
     ),
 ]
 RepoOption = Annotated[Path, typer.Option("--repo", "-r", help="The repo's folder.", envvar="SIDKIT_REPO")]

@@ -7,12 +7,15 @@ from typing import Annotated
 
 import typer
 
-from sidkit.cli.options import AllowFutureOption, DataOption
+from sidkit.cli.options import AllowFutureOption, DataOrOwnOption, JsonOption
+from sidkit.cli.output import VERBOSITY, show_json
 
 
 def run(
-    data: DataOption,
-    repo: Annotated[Path, typer.Option("--repo", "-r", help="The repo's folder; it is created if missing.")],
+    data: DataOrOwnOption = None,
+    repo: Annotated[
+        Path, typer.Option("--repo", "-r", envvar="SIDKIT_REPO", help="The repo's folder; it is created if missing.")
+    ] = Path(),
     preset: Annotated[str, typer.Option(help="Name of a preset, or path of a .toml file.")] = "rqkmeans",
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds per arm.")] = 1,
     as_of: Annotated[
@@ -23,36 +26,34 @@ def run(
     ] = None,
     allow_future: AllowFutureOption = False,
     impressions: Annotated[int, typer.Option(help="Number of impressions of a generated data set.")] = 200_000,
-    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout, and nothing else.")] = False,
+    json_: JsonOption = False,
 ) -> None:
-    """Run all stages: read the log, build features, fit a codebook, train and evaluate rankers, fill the online store."""
-    import json
+    """Run all stages, from the log to a serving ranker.
 
+    Reads the log, builds features, fits a codebook, trains and evaluates rankers, and fills the online store. An interrupted
+    run resumes when it is started again.
+    """
     from rich.console import Console
 
-    from ranking.pipeline.prepare import prepare_repo
-    from ranking.pipeline.presets import load_preset
-    from ranking.pipeline.run import Job, JobOptions
+    from ranking.pipeline.run import run_preset
+    from sidkit.api.progress import shown_progress
     from sidkit.cli.run_report import as_json, print_report
-    from sidkit.core.clock import check_as_of, parse_time
+    from sidkit.core.clock import parse_time
+    from sidkit.core.repo import source_of
 
-    console = Console(stderr=json_, emoji=False)
     as_of_us = None if as_of is None else parse_time(as_of)
-    if as_of_us is not None:
-        check_as_of(as_of_us, allow_future=allow_future)
-    options = JobOptions(data, preset, load_preset(preset), seeds, as_of_us, impressions, allow_future)
-    opened = prepare_repo(data, repo)
-
-    def announce(name: str, rows: int, seconds: float, reused: bool) -> None:
-        mark = "[dim]kept[/]" if reused else "[green]done[/]"
-        console.print(f"{mark} {name:<24} {rows:>12,} rows {seconds:>8.1f} s", highlight=False)
-
-    def warn(text: str) -> None:
-        typer.echo(f"warning: {text}", err=True)
-
-    with opened.locked():
-        result = Job(opened, options, announce, warn, lambda text: console.print(text, highlight=False)).run()
+    with shown_progress(stderr=json_, verbose=VERBOSITY.verbose, quiet=VERBOSITY.quiet) as progress:
+        result = run_preset(
+            repo,
+            data or source_of(repo),
+            preset,
+            seeds=seeds,
+            as_of_us=as_of_us,
+            impressions=impressions,
+            allow_future=allow_future,
+            progress=progress,
+        )
     if json_:
-        typer.echo(json.dumps(as_json(result)))
+        show_json(as_json(result))
     else:
-        print_report(console, result)
+        print_report(Console(emoji=False, highlight=False), result)

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import shlex
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from ranking.data.rows_used import rows_summary
-from ranking.pipeline.evaluation import ArmDifference, RunEvaluation
+from ranking.evaluation.evaluator import ArmMetrics
+from ranking.evaluation.slices import COLD_BELOW
+from ranking.pipeline.evaluation import COMPARED, ArmDifference, RunEvaluation
 from ranking.pipeline.results import LogChanges, RunResult
-from sidkit.core.bootstrap import NO_EVIDENCE
+from sidkit.cli.tables import Rows, print_table
 from sidkit.core.records import record_json
 from sidkit.core.redact import redacted
-
-ORDER = ("all", "cold", "warm")
-_SHOWN = {("content", "id"), ("id_codes", "id"), ("id_codes", "shuffled_codes")}
-"""Pairs shown in the table besides those against gbdt; ``verdict.json`` contains all pairs."""
 
 
 def as_json(result: RunResult) -> dict[str, Any]:
@@ -41,6 +41,8 @@ def as_json(result: RunResult) -> dict[str, Any]:
         "rows": result.parts,
         "stages": [record_json(stage) for stage in result.stages],
         "warnings": list(result.warnings),
+        "conclusions": list(result.conclusions),
+        "report": str(result.report),
         "without_auc": evaluation.reasons,
         "peak_rss_mb": result.peak_rss_mb,
         "artifacts": {
@@ -49,7 +51,7 @@ def as_json(result: RunResult) -> dict[str, Any]:
             "rankers": {
                 arm: [str(repo.rankers / name) for name in names if name] for arm, names in result.rankers.items()
             },
-            "serving_ranker": result.serving_ranker,
+            "serving_ranker": result.ranker,
             "feature_service": book.service,
             "tables": str(repo.tables),
             "rejects": str(repo.rejects),
@@ -79,46 +81,45 @@ def _cold_rows(evaluation: RunEvaluation) -> int:
 
 
 def print_report(console: Console, result: RunResult) -> None:
-    """Print the tables at the end of ``sidkit run``."""
+    """Print the tables, places and conclusions at the end of ``sidkit run``."""
     repo, book, evaluation = result.repo, result.codebook, result.evaluation
-    console.print(_arms_table(result))
-    differences = _differences_table(evaluation.differences)
-    if differences.row_count:
-        console.print(differences)
+    _print_arms(console, result)
+    _print_differences(console, result)
+    lines = [
+        f"codebook {book.name}: {book.quantizer}, {book.levels} levels; utilisation {_listed(book.utilisation)}, perplexity "
+        f"{_listed(book.perplexity)} of the codes, {book.collision_rate:.1%} of items share all codes with another item",
+        _log_line(result.log),
+        rows_summary(result.parts),
+        f"peak memory {result.peak_rss_mb:,.0f} MB; test window from {result.split.describe()['validation_end']}",
+    ]
     if "all" in evaluation.reasons:
-        console.print(f"no AUC over all rows: {evaluation.reasons['all']}")
-    console.print(
-        f"[bold]codebook[/] {book.name}: {book.quantizer}, {book.levels} levels; utilisation "
-        f"{_listed(book.utilisation)}, perplexity {_listed(book.perplexity)} of the codes, "
-        f"{book.collision_rate:.1%} of items share all codes with another item"
-    )
+        lines.insert(0, f"no AUC over all rows: {evaluation.reasons['all']}")
     if result.hit_rate.reason:
-        console.print(f"hit rate at 30: not measured ({result.hit_rate.reason})")
-    stages = Table(title="stages")
-    for column in ("stage", "rows", "seconds"):
-        stages.add_column(column, justify="left" if column == "stage" else "right")
-    for stage in result.stages:
-        stages.add_row(stage.name, f"{stage.rows:,}", f"{stage.seconds:.1f}")
-    console.print(stages)
-    console.print(_log_line(result.log))
-    console.print(rows_summary(result.parts), highlight=False)
-    console.print(
-        f"peak memory {result.peak_rss_mb:,.0f} MB; test window from {result.split.describe()['validation_end']}"
-    )
+        lines.append(f"hit rate at 30: not measured ({result.hit_rate.reason})")
     places = {
         "codebook": repo.codebooks / book.name,
         "verdict": result.folder / "verdict.json",
         "tables": repo.tables,
         "rejects": repo.rejects,
     }
-    for name, path in places.items():
-        console.print(f"{name}: {path}", soft_wrap=True)
-    if result.serving_ranker:
-        console.print(
-            f"serving: {result.serving_ranker}. Score with: sidkit score --repo {repo.path} "
-            "--user USER --items ITEM,ITEM",
-            soft_wrap=True,
-        )
+    lines += [f"{name}: {path}" for name, path in places.items()]
+    if result.ranker:
+        lines.append(f"Score with: sidkit score --repo {shlex.quote(str(repo.path))} --user USER --items ITEM,ITEM")
+    console.print()
+    for line in lines:
+        console.print(Text(line), soft_wrap=True)
+    console.print()
+    console.print(Text("conclusions", "bold"))
+    for sentence in result.conclusions:
+        console.print(Text(_wrapped(sentence, console.width)), soft_wrap=True)
+    console.print(Text(f"report: {result.report}"), soft_wrap=True)
+
+
+def _wrapped(sentence: str, width: int) -> str:
+    """Break a sentence between words only, so that names and paths can be copied."""
+    return textwrap.fill(
+        sentence, width, initial_indent="- ", subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _log_line(log: LogChanges) -> str:
@@ -131,38 +132,45 @@ def _log_line(log: LogChanges) -> str:
     )
 
 
-def _arms_table(result: RunResult) -> Table:
+def _print_arms(console: Console, result: RunResult) -> None:
     evaluation = result.evaluation
-    table = Table(
-        title=f"{redacted(result.data)}: test window, {evaluation.rows['all'].rows:,} rows, {_cold_rows(evaluation):,} cold "
-        f"(item with under 10 earlier interactions); GAUC by {evaluation.gauc_by}"
-    )
-    for column in ("arm", "AUC", "cold AUC", "warm AUC", "GAUC", "log-loss"):
-        table.add_column(column, justify="left" if column == "arm" else "right")
-    for arm, slices in evaluation.arms.items():
-        aucs = [slices[name].auc if name in slices else None for name in ORDER]
-        shown = [*aucs, slices["all"].gauc, slices["all"].logloss]
-        table.add_row(arm, *(_number(value) for value in shown))
+    rows = [
+        Rows(arm, [_arm_cells(evaluation, name, slices[name]) for name in COMPARED if name in slices])
+        for arm, slices in evaluation.arms.items()
+    ]
     if evaluation.oracle:
-        table.add_row("(oracle)", *(_number(evaluation.oracle.get(name)) for name in ORDER), "", "", style="dim")
-    return table
+        oracle = evaluation.oracle
+        names = [name for name in COMPARED if name in evaluation.rows]
+        cells = [[name, f"{evaluation.rows[name].rows:,}", _number(oracle.get(name)), "", ""] for name in names]
+        rows.append(Rows("(oracle)", cells, dim=True))
+    title = f"{redacted(result.data)}: test window; cold rows have an item with under {COLD_BELOW} earlier interactions"
+    print_table(
+        console,
+        title,
+        ("arm", "slice", "rows", "AUC", f"GAUC by {evaluation.gauc_by}", "log-loss"),
+        rows,
+        left=("slice",),
+    )
 
 
-def _differences_table(differences: Sequence[ArmDifference]) -> Table:
-    table = Table(title="AUC differences, paired by row, 95 % interval over users")
-    for column in ("arm - baseline", *ORDER):
-        table.add_column(column, justify="left" if column == "arm - baseline" else "right")
-    pairs: dict[tuple[str, str], dict[str, str]] = {}
-    for difference in differences:
-        verdict = difference.reasoned
-        reason = f"\n({verdict.reason})" if verdict.outcome == NO_EVIDENCE else ""
-        text = f"{difference.value:+.4f} {_interval(difference)}\n{verdict.outcome}{reason}"
-        pairs.setdefault((difference.arm, difference.baseline), {})[difference.slice] = text
-    for (arm, baseline), cells in pairs.items():
-        if (arm, baseline) not in _SHOWN and baseline != "gbdt":
-            continue
-        table.add_row(f"{arm} - {baseline}", *(cells.get(name, "") for name in ORDER))
-    return table
+def _arm_cells(evaluation: RunEvaluation, name: str, metrics: ArmMetrics) -> list[str]:
+    numbers = (_number(value) for value in (metrics.auc, metrics.gauc, metrics.logloss))
+    return [name, f"{evaluation.rows[name].rows:,}", *numbers]
+
+
+def _print_differences(console: Console, result: RunResult) -> None:
+    asked = [(question.arm, question.baseline) for question in result.questions]
+    groups: dict[str, list[list[str]]] = {}
+    for arm, baseline in asked:
+        for each in result.evaluation.differences:
+            if (each.arm, each.baseline) == (arm, baseline):
+                cells = [each.slice, f"{each.value:+.4f}", _interval(each), str(each.reasoned)]
+                groups.setdefault(f"{arm} - {baseline}", []).append(cells)
+    if groups:
+        title = "AUC differences, paired by row, 95 % interval over users"
+        head = ("arm - baseline", "slice", "AUC", "interval", "verdict")
+        rows = [Rows(name, cells) for name, cells in groups.items()]
+        print_table(console, title, head, rows, left=("slice", "verdict"))
 
 
 def _interval(difference: ArmDifference) -> str:

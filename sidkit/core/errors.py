@@ -31,6 +31,7 @@
     ├── EvaluationError             data that cannot be evaluated on
     ├── ServingError                a request that cannot be answered
     ├── OnlineStoreError            an online store that cannot be read or written
+    ├── MissingExtraError           an optional package that is not installed
     ├── MemoryLimitError            DuckDB reached its memory limit
     └── StorageError                the disk refused a write
 
@@ -68,6 +69,31 @@ class SettingsChangedError(ConfigError):
 
 class PluginError(ConfigError):
     """A user-defined class that is missing, cannot be imported, or does not implement its contract."""
+
+
+class MissingExtraError(SidkitError):
+    """Optional packages that are needed are not installed.
+
+    Parameters
+    ----------
+    purpose : str
+        What needs them.
+    packages : sequence of str
+        The missing packages.
+    extras : sequence of str
+        The extras of sidkit that install them.
+    """
+
+    def __init__(self, purpose: str, packages: Sequence[str], extras: Sequence[str]) -> None:
+        self.purpose = purpose
+        self.packages = tuple(packages)
+        self.extras = tuple(extras)
+        *others, last = self.packages
+        listed = f"{', '.join(others)} and {last}" if others else last
+        verb = "are" if others else "is"
+        super().__init__(
+            f"{purpose} needs {listed}, which {verb} not installed; run: pip install 'sidkit[{','.join(self.extras)}]'"
+        )
 
 
 class RepoError(SidkitError):

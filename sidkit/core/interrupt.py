@@ -87,6 +87,8 @@ class _Watch:
                 if number in SIGNALS and not self._ended.wait(self._grace):
                     from sidkit.core.temporary import remove_temporary_folders
 
+                    if os.isatty(2):
+                        os.write(2, b"\n")  # a live progress line has no end of its own
                     code = self.tell(number)
                     remove_temporary_folders()
                     os._exit(code)

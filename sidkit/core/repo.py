@@ -17,7 +17,7 @@ from pathlib import Path
 from filelock import lock_descriptor
 
 from sidkit.core.config import Settings
-from sidkit.core.errors import RepoError, RepoLockedError, StorageError
+from sidkit.core.errors import ConfigError, RepoError, RepoLockedError, StorageError
 from sidkit.core.files import make_private, remove, remove_leftovers, typed_path, written_beside
 from sidkit.core.locks import locked_folder
 from sidkit.core.repo_format import keep_format, refuse_other_format, write_format
@@ -188,6 +188,25 @@ def _command() -> str:
     """The command line of this process without options and their values."""
     words = [Path(sys.argv[0]).name, *sys.argv[1:3]]
     return " ".join(itertools.takewhile(re.compile(r"[a-z_][a-z_.-]*").fullmatch, words)) or "python"
+
+
+def source_of(path: Path | str) -> str:
+    """The source of an existing repository, to be passed as data.
+
+    Raises
+    ------
+    ConfigError
+        When there is no repository, or it has no source.
+    """
+    folder = typed_path(path)
+    if not (folder / SETTINGS_FILE).is_file():
+        raise ConfigError(f"expected --data, because {folder} is no repository yet; pass the data, or another --repo")
+    url = Repo.open(folder).settings.source.url
+    if not url:
+        raise ConfigError(
+            f"expected --data, because {folder / SETTINGS_FILE} has no source.url; pass the data, or set it"
+        )
+    return url
 
 
 def template_folder() -> Path:

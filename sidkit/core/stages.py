@@ -17,6 +17,7 @@ from sidkit.core.artifact import read_manifest
 from sidkit.core.config import content_hash
 from sidkit.core.errors import ArtifactCorruptError, ArtifactError
 from sidkit.core.integrity import MANIFEST, checked, hash_of, read_sealed, read_verified, say_discarded, write_sealed
+from sidkit.core.progress import SILENT, Progress, StageDone
 
 _STAGES = "stages"
 
@@ -37,13 +38,13 @@ class Stages:
     ----------
     path : Path
         The record; written atomically after each stage.
-    announce : callable
-        Called with (name, rows, seconds, reused) when a stage has run or was reused.
+    progress : Progress
+        Receives the start of each stage that runs, and the end of all.
     """
 
-    def __init__(self, path: Path, announce: Callable[[str, int, float, bool], None]) -> None:
+    def __init__(self, path: Path, progress: Progress = SILENT) -> None:
         self._path = path
-        self._announce = announce
+        self._progress = progress
         self._done = _recorded(path)
         self._ran: list[str] = []
 
@@ -65,11 +66,12 @@ class Stages:
         # Relative to the record, so that a repository can be moved.
         files = tuple(self._path.parent / file for file in previous["files"]) if previous else ()
         if previous and previous["inputs"] == mark and self._whole(previous["files"]):
-            self._announce(name, previous["rows"], previous["seconds"], True)
+            self._progress.stage_finished(StageDone(name, previous["rows"], previous["seconds"], reused=True))
             return StageResult(previous["rows"], previous["facts"], files)
         if self._done.pop(name, None):
             # From here on the files may be partly rewritten, so the old entry must not stay.
             self._write()
+        self._progress.stage_started(name)
         began = time.monotonic()
         result = work()
         seconds = round(time.monotonic() - began, 3)
@@ -81,7 +83,7 @@ class Stages:
             "files": {os.path.relpath(file, self._path.parent): self._hash(file) for file in result.files},
         }
         self._write()
-        self._announce(name, result.rows, seconds, False)
+        self._progress.stage_finished(StageDone(name, result.rows, seconds, reused=False))
         return result
 
     def _write(self) -> None:

@@ -27,12 +27,12 @@ def render_page(
         A package with ``templates/page.html``, which extends the shared ``layout.html``, and with the files of
         ``styles`` and ``scripts`` in ``static/``.
     styles, scripts : sequence of str
-        File names, appended in order to the shared ``style.css`` and ``base.js``. All scripts share one scope
-        and run in strict mode.
+        File names, appended in order to the shared ``style.css`` and ``base.js``; a file that the package lacks is a shared
+        one, such as ``colours.js`` and ``tree.js`` of the code tree. All scripts share one scope and run in strict mode.
     data : JSON value
         Data for the scripts.
     content : mapping
-        Variables of the template; text is escaped on insertion.
+        Variables of the template; text is escaped on insertion. ``policy``, ``style``, ``script`` and ``data`` are reserved.
 
     Returns
     -------
@@ -44,6 +44,8 @@ def render_page(
     policy = f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; img-src data:"
     # Markup is safe: trusted files, their hashes, and JSON escaped for a script element.
     trusted = {"policy": policy, "style": style, "script": script, "data": json_in_html(data)}
+    if reserved := sorted(trusted.keys() & content.keys()):
+        raise ValueError(f"expected content without the reserved names, got {', '.join(reserved)}; rename them")
     page = _environment(package).get_template("page.html")
     return page.render({**content, **{name: Markup(text) for name, text in trusted.items()}})
 
@@ -67,8 +69,9 @@ def _environment(package: str) -> Environment:
 
 
 def _joined(shared: str, package: str, names: Sequence[str]) -> str:
-    static = files(package) / "static"
-    parts = [files(_SHARED) / "static" / shared, *(static / name for name in names)]
+    own, common = files(package) / "static", files(_SHARED) / "static"
+    chosen = ((own if (own / name).is_file() else common) / name for name in names)
+    parts = [common / shared, *chosen]
     return "\n".join(part.read_text(encoding="utf-8") for part in parts)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from sidkit.core.progress import Progress, StageDone
 from sidkit.core.stages import StageResult, Stages
 
 
@@ -29,8 +30,22 @@ class Work:
         return work
 
 
-def fresh(folder: Path, told: list[tuple[str, bool]] | None = None) -> Stages:
-    return Stages(folder / "run" / "stages.json", lambda name, _rows, _seconds, kept: (told or []).append((name, kept)))
+class Received(Progress):
+    """Lists the events of stages."""
+
+    def __init__(self) -> None:
+        self.started: list[str] = []
+        self.finished: list[StageDone] = []
+
+    def stage_started(self, name: str) -> None:
+        self.started.append(name)
+
+    def stage_finished(self, done: StageDone) -> None:
+        self.finished.append(done)
+
+
+def fresh(folder: Path) -> Stages:
+    return Stages(folder / "run" / "stages.json")
 
 
 def test_a_stage_that_is_done_is_not_run_again(tmp_path: Path) -> None:
@@ -109,18 +124,20 @@ def test_a_run_that_was_moved_keeps_its_stages(tmp_path: Path) -> None:
 
 
 def test_what_happened_is_announced_and_reported_in_order(tmp_path: Path) -> None:
-    told: list[tuple[str, int, float, bool]] = []
+    received = Received()
     work = Work(tmp_path)
     for _ in range(2):
-        stages = Stages(tmp_path / "stages.json", lambda *each: told.append(each))
+        stages = Stages(tmp_path / "stages.json", received)
         stages.run("fit", 1, work())
         stages.run("train", 1, work())
-    assert [(name, rows, kept) for name, rows, _, kept in told] == [
+    assert received.started == ["fit", "train"]
+    assert [(done.name, done.rows, done.reused) for done in received.finished] == [
         ("fit", 7, False), ("train", 7, False), ("fit", 7, True), ("train", 7, True),
     ]  # fmt: skip
     assert [(each["name"], each["rows"]) for each in stages.report()] == [("fit", 7), ("train", 7)]
-    # A kept stage shows what it once took.
-    assert [seconds for _, _, seconds, _ in told[:2]] == [seconds for _, _, seconds, _ in told[2:]]
+    # A reused stage has the seconds of the run that computed it.
+    seconds = [done.seconds for done in received.finished]
+    assert seconds[:2] == seconds[2:]
 
 
 def test_the_report_lists_only_the_stages_of_this_run(tmp_path: Path) -> None:

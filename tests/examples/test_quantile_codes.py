@@ -28,9 +28,9 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> FinishedJob:
 
 def test_the_run_trains_and_serves_the_arm_of_ones_own(job: FinishedJob) -> None:
     assert {arm["arm"] for arm in job.told["arms"]} == {"id", "ordinal"}
-    assert job.result.serving_ranker.split("_s0_")[0].endswith("_ordinal")
+    assert job.result.ranker.split("_s0_")[0].endswith("_ordinal")
     assert job.result.stages[0].name == "dataset"
-    manifest = read_manifest(job.repo.rankers / job.result.serving_ranker)
+    manifest = read_manifest(job.repo.rankers / job.result.ranker)
     (stated,) = manifest["plugins"]
     assert stated["reference"].startswith("quantile_codes.py:OrdinalCodes@")
     assert json.loads((job.repo.data / "dataset.json").read_text())["plugin"]["reference"].startswith(
@@ -58,7 +58,7 @@ def test_it_is_scored_from_another_folder_without_the_files_that_made_it(job: Fi
 
 def test_a_ranker_whose_plug_in_changed_is_refused(job: FinishedJob, tmp_path: Path) -> None:
     folder = tmp_path / "ranker"
-    shutil.copytree(job.repo.rankers / job.result.serving_ranker, folder)
+    shutil.copytree(job.repo.rankers / job.result.ranker, folder)
     (stated,) = read_manifest(folder)["plugins"]
     Ranker.load(folder)
     (folder / stated["file"]).write_text("raise SystemExit\n")

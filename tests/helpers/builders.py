@@ -57,7 +57,7 @@ def run_fast_job(
     one_thread(repo)
     options = JobOptions(data, str(preset), load_preset(str(preset)), seeds, None, impressions)
     with repo.locked(), few_trees():
-        result = Job(repo, options, lambda *_: None).run()
+        result = Job(repo, options).run()
     return FinishedJob(repo, result, as_json(result))
 
 

@@ -22,7 +22,7 @@ def compare(path: Path, arms: Sequence[str], data: str = "synthetic", **options:
     one_thread(repo)
     told: Mapping[str, Any] = {"seeds": 1, "impressions": IMPRESSIONS, "spec": small_spec(), **options}
     with repo.locked(), few_trees():
-        result = Comparison(repo, CompareOptions(data, load_arms(arms), **told), lambda *_: None).run()
+        result = Comparison(repo, CompareOptions(data, load_arms(arms), **told)).run()
     return repo, result.as_json()
 
 

@@ -6,7 +6,7 @@ import json
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,6 +34,7 @@ from sidkit.core.files import written_beside
 from sidkit.core.interrupt import keyboard_left_to_parent
 from sidkit.core.memory import peak_rss_mb
 from sidkit.core.names import codebook_stem
+from sidkit.core.progress import SILENT, Progress
 from sidkit.core.records import read_record, record_json
 from sidkit.core.redact import redacted
 from sidkit.core.repo import Repo
@@ -74,16 +75,14 @@ class Comparison:
         self,
         repo: Repo,
         options: CompareOptions,
-        announce: Callable[[str, int, float, bool], None],
-        remark: Callable[[str], None] = lambda _: None,
+        progress: Progress = SILENT,
     ) -> None:
         self.repo = repo
         self.options = options
-        self.announce = announce
-        self.remark = remark
+        self.progress = progress
         self.parts: dict[int, PartRows] = {}
         self.folder = repo.runs / COMPARISON
-        self.stages = Stages(self.folder / "stages.json", announce)
+        self.stages = Stages(self.folder / "stages.json", progress)
         self.prepared = Prepared(repo, self.stages, options.data, options.impressions)
 
     def run(self) -> ComparisonResult:
@@ -166,7 +165,7 @@ class Comparison:
                     parts = frame.facts["parts"]
                     parts = of_sample(parts, labelled["available"]) if sample is not None else parts
                     if origin.number not in self.parts:
-                        self.remark(f"origin {origin.number}: {rows_summary(parts)}")
+                        self.progress.remark(f"origin {origin.number}: {rows_summary(parts)}")
                     self.parts[origin.number] = parts
                     frames[key] = Frame(folder, name, origin.split)
             budget = None
@@ -225,22 +224,21 @@ class Comparison:
             if details is None:
                 pending.append(trial)
             else:
-                self.announce(trial.name, details.train_rows or 0, details.seconds, True)
+                self.progress.stage_finished(trial.done(details, reused=True))
         if not pending:
             return
 
-        def announce_done(trial: Trial, details: TrialDetails) -> None:
-            self.announce(trial.name, details.train_rows or 0, details.seconds, False)
-
         if self.options.jobs == 1:
-            work_through(plan, announce_done)
+            work_through(plan, self.progress)
             return
+        # Workers share only files, so their epochs are not shown.
+        self.progress.stage_started(f"{len(pending)} trials in {min(self.options.jobs, len(pending))} processes")
         workers = _started(plan, min(self.options.jobs, len(pending)))
         with _ended(workers):
             while pending:
                 done = {trial: details for trial in pending if (details := plan.details(trial)) is not None}
                 for trial, details in done.items():
-                    announce_done(trial, details)
+                    self.progress.stage_finished(trial.done(details, reused=False))
                 pending = [trial for trial in pending if trial not in done]
                 if not any(worker.is_alive() for worker in workers):
                     break

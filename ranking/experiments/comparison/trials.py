@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from ranking.training.arms import ArmDetails, read_details, train_arm, write_pre
 from sidkit.core.errors import ArtifactCorruptError
 from sidkit.core.integrity import say_discarded
 from sidkit.core.locks import locked_file
+from sidkit.core.progress import SILENT, Progress, StageDone
 from sidkit.core.records import record_of
 from sidkit.core.repo import Repo
 
@@ -62,6 +63,10 @@ class Trial:
     def name(self) -> str:
         """Stem of the trial's file."""
         return f"{self.arm}-s{self.seed}-o{self.origin}"
+
+    def done(self, details: TrialDetails, *, reused: bool) -> StageDone:
+        """Return the event of the finished trial."""
+        return StageDone(self.name, details.train_rows or 0, details.seconds, reused)
 
 
 @dataclass(frozen=True)
@@ -121,15 +126,15 @@ class Plan:
         return self.folder / "rankers"
 
 
-def work_through(plan: Plan, announce: Callable[[Trial, TrialDetails], None] | None = None) -> None:
+def work_through(plan: Plan, progress: Progress = SILENT) -> None:
     """Run all unfinished trials; wait for those that another process has claimed.
 
     Parameters
     ----------
     plan : Plan
         The trials to run.
-    announce : callable, optional
-        Called with each trial that this process finishes, and its details.
+    progress : Progress
+        Receives each trial that this process runs as a stage, and its epochs.
     """
     parent = os.getppid()
     contexts: dict[str, TrainingContext] = {}
@@ -142,10 +147,10 @@ def work_through(plan: Plan, announce: Callable[[Trial, TrialDetails], None] | N
             if not claimed:
                 claimed_elsewhere.append(trial)
                 continue
-            _run(plan, trial, contexts, announce)
+            _run(plan, trial, contexts, progress)
     for trial in claimed_elsewhere:
         with _claimed(plan, trial, wait=True):
-            _run(plan, trial, contexts, announce)
+            _run(plan, trial, contexts, progress)
 
 
 @contextmanager
@@ -156,14 +161,10 @@ def _claimed(plan: Plan, trial: Trial, *, wait: bool) -> Iterator[bool]:
         yield acquired
 
 
-def _run(
-    plan: Plan,
-    trial: Trial,
-    contexts: dict[str, TrainingContext],
-    announce: Callable[[Trial, TrialDetails], None] | None,
-) -> None:
+def _run(plan: Plan, trial: Trial, contexts: dict[str, TrainingContext], progress: Progress) -> None:
     if plan.details(trial) is not None:
         return
+    progress.stage_started(trial.name)
     if trial.frame not in contexts:
         contexts.clear()  # one frame at a time in memory
         contexts[trial.frame] = _context(plan, trial)
@@ -175,7 +176,7 @@ def _run(
     started, cpu_started = time.monotonic(), time.process_time()
     spec = plan.arms[trial.arm]
     budget = Budget(trial.budget, spec.sized_by) if trial.budget is not None else None
-    result = train_arm(context, trial.arm, spec, trial.seed, plan.ranker(trial), budget)
+    result = train_arm(context, trial.arm, spec, trial.seed, plan.ranker(trial), budget, progress)
     details = TrialDetails(
         **{
             **vars(result.details),
@@ -188,8 +189,7 @@ def _run(
         }
     )
     write_predictions(plan.path(trial), result, details.as_json())
-    if announce is not None:
-        announce(trial, details)
+    progress.stage_finished(trial.done(details, reused=False))
 
 
 def _context(plan: Plan, trial: Trial) -> TrainingContext:

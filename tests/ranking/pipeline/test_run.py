@@ -50,6 +50,7 @@ def test_the_json_object_has_the_stated_shape(finished: FinishedJob) -> None:
     told = finished.told
     assert set(told) == {
         "data", "preset", "codebook", "arms", "log", "rows", "stages", "warnings", "without_auc", "peak_rss_mb", "artifacts",
+        "conclusions", "report",
     }  # fmt: skip
     assert told["warnings"] == []
     assert told["log"]["new"] == told["stages"][1]["rows"]
@@ -84,7 +85,7 @@ def test_json_is_all_that_is_on_stdout_and_a_second_run_keeps_everything(
         cwd=elsewhere,
     )  # fmt: skip
     told = json.loads(done.stdout)
-    assert [line.split()[0] for line in done.stderr.splitlines() if "rows" in line] == ["kept"] * len(STAGES)
+    assert [line.split()[0] for line in done.stderr.splitlines() if "rows" in line] == ["reused"] * len(STAGES)
     for name in ("codebook", "arms", "stages"):
         assert told[name] == finished.told[name]
     assert changed_files(before, repo) == set()

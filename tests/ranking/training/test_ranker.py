@@ -181,7 +181,7 @@ def test_items_that_training_never_saw_are_scored_alike_by_an_id_ranker() -> Non
 def parts_of(finished: FinishedJob) -> tuple[Dataset, Path]:
     folder = finished.repo.runs / "fast"
     data = load_dataset(folder / "frame")
-    record = Catalog.open(finished.repo).ranker(finished.result.serving_ranker)
+    record = Catalog.open(finished.repo).ranker(finished.result.ranker)
     return data.take(np.flatnonzero(data.rows.at_us >= record.fit_end_us)), folder / "predictions"
 
 

@@ -1,0 +1,72 @@
+"""Which arms of a preset are compared: codes against ids, shuffled codes, content and boosting, by what each arm reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ranking.pipeline.presets import Preset
+
+
+@dataclass(frozen=True)
+class Question:
+    """What an arm with codes gains over one baseline."""
+
+    arm: str
+    baseline: str
+    over: str
+    """What the baseline has instead of codes: ``ids``, ``shuffled codes``, ``random codes``, ``content`` or ``boosting``."""
+
+
+def baselines(preset: Preset) -> list[str]:
+    """Arms that the others are compared with: those without codes, the controls, and gradient boosting."""
+    roles = {arm: _role(preset, arm) for arm in preset.arms}
+    order = ("ids", "content", "shuffled codes", "random codes", "boosting")
+    return [arm for role in order for arm in preset.arms if roles[arm] == role]
+
+
+def questions(preset: Preset, validation_auc: Mapping[str, Sequence[float]]) -> tuple[Question, ...]:
+    """Return what to say about codes: one question per baseline.
+
+    The arm is the one with codes that has the best mean validation AUC; against a control it is the arm with the control's
+    representations, so that both differ in the codes alone.
+
+    Parameters
+    ----------
+    preset : Preset
+        The preset in use.
+    validation_auc : mapping
+        Arm -> validation AUC of each seed.
+    """
+    coded = [arm for arm in preset.arms if _role(preset, arm) == "codes" and validation_auc.get(arm)]
+    if not coded:
+        return ()
+    best = max(coded, key=lambda arm: float(np.mean(validation_auc[arm])))
+    pairs = []
+    for baseline in baselines(preset):
+        arm = best
+        if preset.arms[baseline].is_control:
+            same = [name for name in coded if _inputs(preset, name) == _inputs(preset, baseline)]
+            if not same:
+                continue
+            arm = same[0]
+        pairs.append(Question(arm, baseline, _role(preset, baseline)))
+    return tuple(pairs)
+
+
+def _role(preset: Preset, arm: str) -> str:
+    spec = preset.arms[arm]
+    if spec.kind == "gbdt":
+        return "boosting"
+    if spec.is_control:
+        return "shuffled codes" if spec.shuffle_codes else "random codes"
+    if spec.uses_codes(preset.ranker.model):
+        return "codes"
+    return "content" if "content" in spec.representations else "ids"
+
+
+def _inputs(preset: Preset, arm: str) -> tuple[object, ...]:
+    spec = preset.arms[arm]
+    return (*spec.representations, spec.model_spec(preset.ranker.model))

@@ -1,0 +1,118 @@
+"""Geometry of the report's charts: bars of arms and a forest of differences, in percent of the width."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ranking.pipeline.evaluation import ArmDifference, RunEvaluation
+from sidkit.core.bootstrap import NO_EVIDENCE
+
+_CHANCE = 0.5
+_MARGIN = 0.04
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One row of a chart: a value with its interval on a common axis."""
+
+    label: str
+    note: str
+    """The values as text."""
+    start: float
+    """Where the bar starts: chance, or no difference."""
+    value: float
+    low: float | None
+    high: float | None
+    kind: str
+    """``arm``, ``oracle``, ``better``, ``worse`` or ``none``; selects the colour."""
+    outcome: str = ""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Rows on one axis; ``ends`` are its least and greatest value as text."""
+
+    title: str
+    marks: tuple[Mark, ...]
+    ends: tuple[str, str]
+    zero: float | None = None
+    """Where 0 is on the axis, in percent; None for bars that start at chance."""
+
+
+@dataclass(frozen=True)
+class _Axis:
+    low: float
+    high: float
+
+    @classmethod
+    def over(cls, values: Iterable[float | None]) -> _Axis:
+        known = [value for value in values if value is not None]
+        low, high = min(known), max(known)
+        margin = max(high - low, 1e-6) * _MARGIN
+        return cls(low - margin, high + margin)
+
+    def at(self, value: float) -> float:
+        return round(100 * (value - self.low) / (self.high - self.low), 2)
+
+    def at_bound(self, value: float | None) -> float | None:
+        return None if value is None else self.at(value)
+
+
+def arm_charts(evaluation: RunEvaluation, names: Sequence[str]) -> list[Chart]:
+    """Return one chart of AUCs per slice that has any, as bars from 0.5."""
+    charts = []
+    for name in names:
+        known = {arm: slices[name] for arm, slices in evaluation.arms.items() if name in slices}
+        values = {arm: metrics for arm, metrics in known.items() if metrics.auc is not None}
+        if not values:
+            continue
+        oracle = evaluation.oracle.get(name) if evaluation.oracle else None
+        bounds = [bound for metrics in values.values() for bound in (metrics.auc, *(metrics.auc_interval or ()))]
+        axis = _Axis.over([*bounds, oracle, _CHANCE])
+        marks = []
+        for arm, metrics in values.items():
+            low, high = metrics.auc_interval or (None, None)
+            auc = metrics.auc or 0.0
+            note = f"{auc:.4f}{bounds_text(low, high, signed=False)}"
+            marks.append(
+                Mark(arm, note, axis.at(_CHANCE), axis.at(auc), axis.at_bound(low), axis.at_bound(high), "arm")
+            )
+        if oracle is not None:
+            start = axis.at(_CHANCE)
+            marks.append(Mark("true probabilities", f"{oracle:.4f}", start, axis.at(oracle), None, None, "oracle"))
+        size = evaluation.rows[name]
+        title = f"{name} rows: {size.rows:,} with {size.positives:,} positives"
+        charts.append(Chart(title, tuple(marks), (f"{axis.low:.3f}", f"{axis.high:.3f}")))
+    return charts
+
+
+def forest(title: str, differences: Sequence[ArmDifference]) -> Chart | None:
+    """Return a forest plot of AUC differences; None without any."""
+    if not differences:
+        return None
+    axis = _Axis.over([0.0, *(bound for each in differences for bound in (each.value, each.low, each.high))])
+    marks = []
+    for each in differences:
+        verdict = each.reasoned
+        kind = "none" if verdict.outcome == NO_EVIDENCE else verdict.outcome
+        marks.append(
+            Mark(
+                f"{each.arm} against {each.baseline}, {each.slice} rows",
+                f"{each.value:+.4f}{bounds_text(each.low, each.high)}",
+                axis.at(0.0),
+                axis.at(each.value),
+                axis.at_bound(each.low),
+                axis.at_bound(each.high),
+                kind,
+                str(verdict),
+            )
+        )
+    return Chart(title, tuple(marks), (f"{axis.low:+.3f}", f"{axis.high:+.3f}"), axis.at(0.0))
+
+
+def bounds_text(low: float | None, high: float | None, *, signed: bool = True) -> str:
+    """Return an interval as text, with a leading space; empty without bounds."""
+    if low is None or high is None:
+        return ""
+    return f" [{low:+.4f}, {high:+.4f}]" if signed else f" [{low:.4f}, {high:.4f}]"

@@ -1,0 +1,164 @@
+"""The sentences at the end of a run: claims follow verdicts, reasons are named, each step is a command or a setting."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ranking.evaluation.evaluator import SliceSize
+from ranking.pipeline.conclusions import (
+    RunFacts,
+    ServingChoice,
+    conclusions,
+    gain_sentence,
+    next_steps,
+    rows_sentence,
+    serving_sentence,
+)
+from ranking.pipeline.evaluation import ArmDifference, RunEvaluation
+from ranking.pipeline.presets import load_preset
+from ranking.pipeline.questions import Question, baselines, questions
+from sidkit.core.bootstrap import Interval, verdict_on
+from sidkit.presets import preset_names
+
+IDS = Question("id_codes", "id", "ids")
+CONTENT = Question("id_codes", "content", "content")
+SHUFFLED = Question("id_codes", "shuffled_codes", "shuffled codes")
+BOOSTING = Question("id_codes", "gbdt", "boosting")
+ALL = (IDS, CONTENT, SHUFFLED, BOOSTING)
+GAIN, LOSS, NONE = (0.02, 0.01, 0.03), (-0.02, -0.03, -0.01), (0.002, -0.01, 0.014)
+FACTS = RunFacts("my repo", "my_data", "rqkmeans", "cb_1", 1, None)
+
+
+def evaluation(differences: dict[Question, Any], cold: int = 600, overall: int = 4000) -> RunEvaluation:
+    """An invented evaluation; each question has a (value, low, high), or one per slice."""
+    sizes = {"all": SliceSize(40_000, overall, 900), "cold": SliceSize(5_000, cold, 500)}
+    listed = []
+    for question, values in differences.items():
+        for name, positives in (("all", overall), ("cold", cold)):
+            of_slice = values[name] if isinstance(values, dict) else values
+            if of_slice is not None:
+                outcome = verdict_on(Interval(*of_slice), positives).outcome
+                listed.append(ArmDifference(question.arm, question.baseline, name, *of_slice, positives, outcome))
+    return RunEvaluation({}, tuple(listed), sizes, {}, None, "request")
+
+
+def steps(*arguments: Any, **facts: Any) -> str:
+    return " ".join(next_steps(*arguments, RunFacts(**{**vars(FACTS), **facts})))
+
+
+def test_a_gain_has_its_interval_on_cold_and_on_all_rows() -> None:
+    said = gain_sentence(evaluation({IDS: {"cold": GAIN, "all": LOSS}}), IDS)
+    assert said == (
+        "Codes over ids (id_codes against id): a gain of 0.0200 AUC on cold rows [+0.0100, +0.0300]; a loss of 0.0200 AUC on "
+        "all rows [-0.0300, -0.0100]."
+    )
+
+
+def test_no_evidence_names_which_reason_holds() -> None:
+    wide, few = evaluation({IDS: NONE}), evaluation({IDS: GAIN}, cold=312)
+    assert gain_sentence(wide, IDS).count("the interval contains 0") == 2
+    said = gain_sentence(few, IDS)
+    assert "no evidence on cold rows (+0.0200 AUC [+0.0100, +0.0300]): 312 positives, fewer than 500;" in said
+    assert "a gain of 0.0200 AUC on all rows" in said
+
+
+def test_a_slice_without_an_auc_is_not_measured() -> None:
+    said = gain_sentence(evaluation({IDS: {"cold": None, "all": GAIN}}, cold=20), IDS)
+    assert "not measured on cold rows, which have too few positives for an AUC" in said
+
+
+bounds = st.floats(-0.2, 0.2, allow_nan=False)
+
+
+@given(
+    st.lists(st.tuples(bounds, bounds, bounds).map(lambda drawn: tuple(sorted(drawn))), min_size=8, max_size=8),
+    st.integers(0, 2000),
+    st.integers(0, 2000),
+    st.integers(1, 3),
+)
+def test_no_sentence_claims_what_its_interval_or_positives_do_not_support(
+    drawn: list[tuple[float, float, float]], cold: int, more: int, seeds: int
+) -> None:
+    values = {
+        question: {"all": (all_[1], all_[0], all_[2]), "cold": (cold_[1], cold_[0], cold_[2])}
+        for question, all_, cold_ in zip(ALL, drawn[:4], drawn[4:], strict=True)
+    }
+    found = evaluation(values, cold, cold + more)
+    choice = ServingChoice.of([(0.61, "r", "id")])
+    sentences = conclusions(found, ALL, choice, RunFacts("r", "d", "smile", "c", seeds, 1000))
+    for question, sentence in zip(ALL, sentences[2:6], strict=True):
+        for name, where in (("cold", "on cold rows"), ("all", "on all rows")):
+            _, low, high = values[question][name]
+            enough = found.rows[name].positives >= 500
+            claims = re.findall(rf"a (gain|loss) of [\d.]+ AUC {where}", sentence)
+            assert claims == (["gain"] if enough and low > 0 else ["loss"] if enough and high < 0 else [])
+            assert (f"no evidence {where}" in sentence) == (not claims)
+    for sentence in sentences[6:]:
+        assert "gain of" not in sentence
+        if "is ahead of codes" in sentence:
+            question = CONTENT if sentence.startswith("Content") else BOOSTING
+            behind = [values[question][name][2] < 0 for name in ("cold", "all") if found.rows[name].positives >= 500]
+            assert any(behind)
+    assert all(sentence.endswith(".") and "\n" not in sentence for sentence in sentences)
+
+
+def test_the_serving_ranker_is_the_best_on_validation_rows_with_the_others_beside() -> None:
+    choice = ServingChoice.of([(0.60, "a_id", "id"), (0.65, "a_codes", "id_codes"), (0.61, "b_id", "id")])
+    assert serving_sentence(choice) == (
+        "a_codes serves: arm id_codes, validation AUC 0.6500, the best validation AUC of the arms that may serve, ahead of id "
+        "0.6100."
+    )
+    assert "the only arm that may serve" in serving_sentence(ServingChoice.of([(0.6, "a", "id")]))
+    assert "ranker.serve" in serving_sentence(ServingChoice.of([]))
+
+
+def test_the_number_of_cold_rows_and_positives_is_stated() -> None:
+    said = rows_sentence(evaluation({}, cold=312))
+    assert "5,000 with 312 positives, of 40,000 test rows with 4,000 positives" in said
+    assert "under 10 earlier interactions" in said
+
+
+def test_too_few_positives_say_how_many_rows_are_needed() -> None:
+    few = evaluation({IDS: GAIN}, cold=125)
+    assert "the cold rows have 125: 4.0 times as many rows" in steps(few, ALL)
+    assert "split.train in sidkit.toml" in steps(few, ALL)
+    assert "--impressions 800000" in steps(few, ALL, impressions=200_000)
+
+
+def test_codes_that_are_not_ahead_of_shuffled_ones_send_to_the_code_tree_and_another_preset() -> None:
+    same = evaluation({SHUFFLED: NONE})
+    assert "`sidkit codebooks report cb_1 --repo 'my repo'`" in steps(same, [SHUFFLED])
+    assert "--preset smile" in steps(same, [SHUFFLED])
+    assert "--preset saviorrec" in steps(same, [SHUFFLED], preset="smile")
+    assert "codebooks report" not in steps(evaluation({SHUFFLED: GAIN}), [SHUFFLED])
+
+
+@pytest.mark.parametrize(("question", "names"), [(CONTENT, "prefix_ngram"), (BOOSTING, "numeric_bins")])
+def test_a_baseline_that_is_ahead_names_a_setting(question: Question, names: str) -> None:
+    assert names in steps(evaluation({question: LOSS}), [question])
+    assert names not in steps(evaluation({question: NONE}), [question])
+
+
+def test_one_seed_without_a_decision_asks_for_more_and_a_clear_gain_for_the_comparison() -> None:
+    assert "--seeds 3" in steps(evaluation({IDS: NONE}), [IDS])
+    assert "--seeds" not in steps(evaluation({IDS: NONE}), [IDS], seeds=3)
+    assert "`sidkit ranker compare --data my_data --repo 'my repo'`" in steps(evaluation({IDS: GAIN}), [IDS])
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_asks_about_ids_content_shuffled_codes_and_boosting(name: str) -> None:
+    preset = load_preset(name)
+    best = {arm: (0.7 if arm == name else 0.6,) for arm in preset.arms}
+    asked = questions(preset, best)
+    assert [question.over for question in asked] == ["ids", "content", "shuffled codes", "boosting"]
+    # The control has the inputs of id_codes, so only that arm is compared with it.
+    expected = name if name in preset.arms else "id_codes"
+    assert {question.over: question.arm for question in asked} == {
+        "ids": expected, "content": expected, "shuffled codes": "id_codes", "boosting": expected,
+    }  # fmt: skip
+    assert baselines(preset) == ["id", "content", "shuffled_codes", "gbdt"]
