@@ -199,7 +199,8 @@ def test_the_public_surface_is_pinned() -> None:
     from semantic_ids.encoders import ENCODERS
     from semantic_ids.quantizers import QUANTIZERS
 
-    assert sorted(sidkit.__all__) == ["Repo", "Settings", "SidkitError", "__version__"]
+    names = ["Project", "Repo", "Settings", "SidkitError", "SidkitWarning", "__version__", "init", "open"]
+    assert sorted(sidkit.__all__) == names
     assert sorted(semantic_ids.__all__) == [
         "BehaviourEncoder",
         "Catalog",
