@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from mkdocs.structure.files import Files
 
 log = get_plugin_logger(__name__)
-_ROLE = re.compile(r":(?:attr|class|data|exc|func|meth|mod):<code>~?(?:[\w.]*\.)?(\w+)</code>")
+_ROLE = re.compile(r":(?:attr|class|data|exc|func|math|meth|mod):<code>~?(?:[\w.]*\.)?([^<]*)</code>")
+_DIRECTIVE = re.compile(r"<p>(?:\.\. math)?::</p>\n?")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -45,8 +46,8 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """Shorten Sphinx roles in docstrings, such as ``:class:`semantic_ids.Codebook```, to the name."""
-    return _ROLE.sub(r"<code>\1</code>", html)
+    """Replace what Sphinx reads in docstrings: a role by its name as code, a directive by the block below it."""
+    return _DIRECTIVE.sub("", _ROLE.sub(r"<code>\1</code>", html))
 
 
 def on_post_build(config: MkDocsConfig) -> None:

@@ -32,7 +32,8 @@ This page is generated from the commands.
 
 def cli_page() -> str:
     """One section per command, in the order of the help."""
-    return _HEAD + "".join(_section(path, command) for path, command in commands())
+    shared = _parameters(get_command(build_app()))
+    return _HEAD + shared + "\n" + "".join(_section(path, command) for path, command in commands())
 
 
 def commands() -> Iterator[tuple[tuple[str, ...], Any]]:

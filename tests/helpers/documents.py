@@ -21,7 +21,7 @@ from helpers.commands import ask_well
 from helpers.places import ROOT
 
 _BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', flags=re.DOTALL | re.MULTILINE)
-_SNIPPET = re.compile(r'^--8<-- "([^"]+)"$', flags=re.MULTILINE)
+_SNIPPET = re.compile(r"^--8<--\n(\S+)\n--8<--\n", flags=re.MULTILINE)
 
 
 @dataclass(frozen=True)
