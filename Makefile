@@ -9,7 +9,7 @@ REAL := ml_latest_small uci_online_retail xwines_slim
 # Data sets whose validation rows are used for tuning.
 SEARCHED = synthetic:strong $(REAL:%=$(SIDKIT_DATA)/%)
 
-.PHONY: demo test lint types unit lowest switched real kill-storm fuzz arms tune-arms tune-presets bench-fuxictr online-load proof bench bench-check clean
+.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz arms tune-arms tune-presets bench-fuxictr online-load proof bench bench-check clean
 
 $(VENV): $(VENV)/.made
 
@@ -25,6 +25,11 @@ demo: $(VENV)/.made
 	$(BIN)/sidkit score --repo demo --user u1 --items i1,i2,i3,i4,i5 --at 2024-03-02T00:00:00Z
 
 test: lint types unit
+
+# The documentation in .work/docs; a warning, a broken link and a request to another host are errors. `mkdocs serve` shows it.
+docs: $(VENV)/.made
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "open $(WORK)/docs/index.html"
 
 lint: $(VENV)/.made
 	$(BIN)/ruff check .

@@ -110,7 +110,7 @@ def compared(data: str, work: Path, options: argparse.Namespace) -> dict[str, An
 
 
 def fragment(rows: list[dict[str, Any]], held: dict[str, dict[str, Any]]) -> str:
-    """Markdown for RESULTS.md: time and memory, budgets, and the table of every data set."""
+    """Markdown for docs/results: time and memory, budgets, and the table of every data set."""
     lines = [
         "AUC; after it the difference to id_codes with its 95 % interval over users, bold where there is evidence.",
         "",

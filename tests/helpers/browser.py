@@ -27,7 +27,7 @@ def chromium() -> str:
 class Page:
     """One page in a headless Chromium, driven over its pipe (messages are JSON and end in NUL)."""
 
-    def __init__(self, file: Path, folder: Path) -> None:
+    def __init__(self, file: Path | str, folder: Path) -> None:
         binary = chromium()
         folder.mkdir()
         commands, self._commands = os.pipe()
@@ -39,7 +39,8 @@ class Page:
             "os.dup2(commands, 3); os.dup2(answers, 4); os.execv(sys.argv[3], sys.argv[3:])"
         )
         flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", "--no-first-run",
-                 "--disable-background-networking", "--disable-dev-shm-usage", "--host-resolver-rules=MAP * ~NOTFOUND",
+                 "--disable-background-networking", "--disable-dev-shm-usage",
+                 "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
                  "--window-size=1280,900", f"--user-data-dir={folder}"]  # fmt: skip
         self._process = subprocess.Popen(
             [sys.executable, "-c", launch, *map(str, moved), binary, *flags],
@@ -60,9 +61,10 @@ class Page:
             self.close()
             raise
 
-    def open(self, file: Path) -> None:
+    def open(self, file: Path | str) -> None:
+        """Open a file, or an address on this machine."""
         self.events.clear()
-        self.call("Page.navigate", url=file.resolve().as_uri())
+        self.call("Page.navigate", url=file if isinstance(file, str) else file.resolve().as_uri())
         while "Page.loadEventFired" not in {event["method"] for event in self.events}:
             self._next()
 

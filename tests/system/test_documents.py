@@ -16,11 +16,10 @@ import nbformat
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from click.testing import CliRunner
 from nbclient import NotebookClient
 
 from helpers.builders import FAST_PRESET
-from helpers.commands import ask_well
+from helpers.documents import blocks_below, in_process, words
 from helpers.places import ROOT, TESTS
 from semantic_ids.pairs.mining import ItemPairs
 from semantic_ids.quality.code_metrics import code_quality
@@ -35,9 +34,8 @@ COMMAND = 'subprocess.run([sys.executable, "-m", "sidkit", *map(str, arguments)]
 
 
 def blocks(language: str, heading: str) -> list[str]:
-    """Code blocks of a language under a heading."""
-    section = README.split(f"\n## {heading}\n")[1].split("\n## ")[0]
-    return re.findall(rf"```{language}\n(.*?)```", section, flags=re.DOTALL)
+    """Code blocks of a language under a heading of the README."""
+    return blocks_below(ROOT / "README.md", language, heading)
 
 
 def test_the_two_commands_are_targets_of_the_makefile() -> None:
@@ -81,25 +79,6 @@ def test_the_commands_for_your_own_data_work_as_written(tmp_path: Path, monkeypa
     with contextlib.redirect_stdout(printed), warnings.catch_warnings(action="ignore"):
         exec(code, {})
     assert printed.getvalue().startswith("[")
-
-
-def words(line: str) -> list[str]:
-    """The words that the shell makes of a command."""
-    assert not set("|&;<>*") & set(line.split(" #", maxsplit=1)[0]), "a shell has to run it"
-    done = subprocess.run(["bash", "-euc", f"printf '%s\\0' {line}"], capture_output=True, text=True, check=True)
-    return done.stdout.split("\0")[:-1]
-
-
-def in_process(program: str, *arguments: str) -> str:
-    """What a command of the clone's environment prints, run in this process."""
-    if program == "sidkit":
-        return ask_well(*arguments).out
-    from feast.cli.cli import cli
-
-    assert program == "feast"
-    done = CliRunner().invoke(cli, list(arguments), catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    return done.output
 
 
 def test_every_setting_is_explained_and_every_explained_setting_exists() -> None:
@@ -190,3 +169,12 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_the_notebooks_run(printed: dict[str, str], name: str) -> None:
     assert all(text in printed[name] for text in NOTEBOOKS[name]), printed[name]
+
+
+def test_the_page_of_results_links_to_every_page_of_the_documentation() -> None:
+    page = (ROOT / "benchmarks" / "RESULTS.md").read_text()
+    linked = {(ROOT / "benchmarks" / path).resolve() for path in re.findall(r"\]\((\.\./docs/[^)#]+)\)", page)}
+    assert all(path.is_file() for path in linked)
+    single = {path for path in linked if not path.stem.startswith("rankers-")}
+    assert single == {path for path in (ROOT / "docs" / "results").glob("*.md") if not path.stem.startswith("rankers-")}
+    assert len(page.splitlines()) < 40
