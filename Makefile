@@ -18,11 +18,14 @@ $(VENV)/.made: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-# From a raw click log to an online score, on a synthetic world.
+# From a raw click log to an online score, on a synthetic world. The second run reuses every stage and prints the result.
+DEMO := --data synthetic --repo demo --impressions 100000
+
 demo: $(VENV)/.made
 	rm -rf demo
-	$(BIN)/sidkit run --data synthetic --repo demo --impressions 100000
+	$(BIN)/sidkit run $(DEMO) --json > /dev/null
 	$(BIN)/sidkit score --repo demo --user u1 --items i1,i2,i3,i4,i5 --at 2024-03-02T00:00:00Z
+	$(BIN)/sidkit run $(DEMO) --quiet
 
 test: lint types unit
 

@@ -168,8 +168,8 @@ def _codes_without_meaning(evaluation: RunEvaluation, asked: Sequence[Question],
         outcomes = _outcomes(evaluation, question)
         if question.over in _CONTROLS and enough and outcomes and "better" not in outcomes.values():
             yield (
-                f"No gain over {question.over} is shown, so the codes add no meaning that this ranker uses: see the code "
-                f"tree (`sidkit codebooks report {facts.codebook} --repo {shlex.quote(facts.repo)}`), and try codes learned "
+                f"No gain over {question.over} is shown, so it is open whether the codes carry meaning: see the code tree "
+                f"(`sidkit codebooks report {facts.codebook} --repo {shlex.quote(facts.repo)}`), and try codes learned "
                 f"from behaviour (--preset {_other_preset(facts.preset)})."
             )
             return

@@ -403,6 +403,16 @@ def test_people_are_told_budgets_differences_and_times(few: Compared) -> None:
     assert f"{row['mean']:.4f}" in told and f"{row['delta']:+.4f}" in told
 
 
+def test_at_80_columns_every_line_fits_and_every_name_is_whole(every: Compared) -> None:
+    out = io.StringIO()
+    print_comparison(Console(width=80, file=out), ComparisonResult.of_json(every[1], Path("facts.json")))
+    tables = out.getvalue().split("time origin 0")[0].splitlines()
+    for arm in every[1]["arms"]:
+        assert any(line.split()[:1] in ([arm], [f"{arm}:"]) for line in tables), arm
+    titles = [line for line in tables if "with the 95 %" in line or line.startswith("positives:")]
+    assert max(len(line) for line in tables if line not in titles) <= 80
+
+
 def test_the_command_writes_rows_and_a_page_and_json_is_all_on_stdout(few: Compared, tmp_path: Path) -> None:
     repo = copy_of(few[0], tmp_path / "repo")
     done = ask_well(

@@ -31,6 +31,7 @@ from ranking.training.arms import (
 from ranking.training.ranker import Ranker
 from ranking.training.spec import TrainingSpec
 from sidkit.core.artifact import read_manifest
+from sidkit.core.progress import EpochDone, Progress, TreesGrown
 
 law = settings(max_examples=40, deadline=None, database=None)
 ID = ArmSpec(representations=("id",))
@@ -217,3 +218,32 @@ def test_predictions_come_back_bit_by_bit(
     assert read_predictions(path).tolist() == test
     metadata = pq.read_schema(path).metadata
     assert json.loads(metadata[b"details"]) == {"trees": 30}
+
+
+class Received(Progress):
+    """Lists the events of training."""
+
+    def __init__(self) -> None:
+        self.events: list[EpochDone | TreesGrown] = []
+
+    def epoch_finished(self, done: EpochDone) -> None:
+        self.events.append(done)
+
+    def trees_grown(self, done: TreesGrown) -> None:
+        self.events.append(done)
+
+
+def test_every_epoch_and_the_number_of_trees_are_reported(tmp_path: Path) -> None:
+    context, received = context_of(tmp_path), Received()
+    neural = train_arm(context, "id", ID, 3, "r", progress=received)
+    curve = neural.details.validation_auc or ()
+    epochs = [event for event in received.events if isinstance(event, EpochDone)]
+    assert [(event.arm, event.seed, event.epoch, event.epochs) for event in epochs] == [
+        ("id", 3, number, SPEC.training.epochs) for number in range(1, len(curve) + 1)
+    ]
+    assert [event.validation_auc for event in epochs] == list(curve)
+    assert all(event.loss > 0 for event in epochs)
+    boosted = train_arm(context, "gbdt", ArmSpec(kind="gbdt"), 0, "b", progress=received)
+    (trees,) = [event for event in received.events if isinstance(event, TreesGrown)]
+    assert (trees.trees, trees.validation_auc) == (boosted.details.trees, boosted.validation_auc)
+    assert trees.trees <= trees.most

@@ -20,7 +20,7 @@ from ranking.models.ctr_model import CtrModel
 from ranking.models.representations import REPRESENTATIONS
 from ranking.models.representations.base import ItemShape
 from ranking.models.spec import ModelSpec
-from ranking.training.loop import Trained, predict, train
+from ranking.training.loop import Epoch, Trained, predict, train
 from ranking.training.spec import TrainingSpec
 from sidkit.core.errors import ConfigError, SidkitError
 
@@ -278,3 +278,26 @@ def test_the_seed_decides_the_order_of_the_rows() -> None:
 
     assert same(ordered(0), ordered(0))
     assert not same(ordered(0), ordered(1))
+
+
+def test_the_reported_loss_is_the_mean_over_rows_and_reporting_changes_no_weight() -> None:
+    training, validation = random_set(100, seed=3), random_set(60, seed=4)
+    # Steps too small to change a score: every batch, also the short last one, is scored by the same model.
+    still = FAST.model_copy(update={"epochs": 2, "learning_rate": 1e-12, "table_learning_rate": 1e-12})
+    calm = SMALL.model_copy(update={"dropout": 0.0, "id_dropout": 0.0})
+    epochs: list[Epoch] = []
+
+    def run(spec: TrainingSpec, model: ModelSpec, report: object = None) -> Trained:
+        return train(
+            lambda: CtrModel(("id",), SHAPE, len(feature_names()), model, FITTED),
+            tensors_of(training), tensors_of(validation), spec, seed=0, threads=1, report=report,  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    result = run(still, calm, epochs.append)
+    p = predict(result.model, tensors_of(training))
+    label = training.rows.label
+    expected = -np.mean(np.where(label == 1, np.log(p), np.log1p(-p)))
+    assert [epoch.number for epoch in epochs] == [1, 2]
+    assert [epoch.loss for epoch in epochs] == pytest.approx([expected, expected], rel=1e-4)
+    assert [epoch.validation_auc for epoch in epochs] == list(result.validation_auc)
+    assert same(weights(run(FAST, SMALL)), weights(run(FAST, SMALL, epochs.append)))

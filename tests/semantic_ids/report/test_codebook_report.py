@@ -110,7 +110,7 @@ def test_what_a_light_page_leaves_out_is_counted_and_told(
     facts: Facts, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, _ = unrolled(tree(facts.items, 3))
-    monkeypatch.setattr("semantic_ids.report.page.tree", lambda items, levels: tree(items, levels, most))
+    monkeypatch.setattr("semantic_ids.report.page.tree", lambda items, levels, _: tree(items, levels, most))
     parsed = Parsed(render(facts))
     counts, leaves = unrolled(parsed.data["tree"])
     assert counts == whole
