@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 log = get_plugin_logger(__name__)
 _ROLE = re.compile(r":(?:attr|class|data|exc|func|math|meth|mod):<code>~?(?:[\w.]*\.)?([^<]*)</code>")
 _DIRECTIVE = re.compile(r"<p>(?:\.\. math)?::</p>\n?")
+_FORMULA = re.compile(r"<p>\.\. math::\s(.*?)</p>", flags=re.DOTALL)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -47,7 +48,8 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def on_page_content(html: str, **_: Any) -> str:
     """Replace what Sphinx reads in docstrings: a role by its name as code, a directive by the block below it."""
-    return _DIRECTIVE.sub("", _ROLE.sub(r"<code>\1</code>", html))
+    html = _FORMULA.sub(r"<pre><code>\1</code></pre>", _DIRECTIVE.sub("", html))
+    return _ROLE.sub(r"<code>\1</code>", html)
 
 
 def on_post_build(config: MkDocsConfig) -> None:

@@ -97,6 +97,12 @@ def test_every_guide_has_a_block_that_runs() -> None:
 
 
 def test_a_wrong_command_is_reported() -> None:
-    for line in ("sidkit fly", "sidkit run --data x", "make nothing", "python benchmarks/arms.py --fly", "feast fly"):
+    for line in (
+        "sidkit fly",
+        "sidkit run --data x --repo y --fly 1",
+        "make nothing",
+        "python benchmarks/arms.py --fly",
+        "feast fly",
+    ):
         with pytest.raises(Exception, match=r"."):
             check_command(line)
