@@ -1,7 +1,7 @@
 """The figure of the README: AUC on cold rows by arm, from the verdict of a run.
 
-    sidkit run --data ../shared/data/ml_latest_small --repo .work/ml --seeds 3
-    python benchmarks/readme_figure.py .work/ml/artifacts/runs/rqkmeans/verdict.json
+sidkit run --data ../shared/data/ml_latest_small --repo .work/ml --seeds 3
+python benchmarks/readme_figure.py .work/ml/artifacts/runs/rqkmeans/verdict.json
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def figure(verdict: dict[str, Any]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 720 {height}" role="img" aria-label="AUC on cold items by arm">',
         f"<style>{STYLE}</style>",
         '<text class="title" x="16" y="24">AUC on cold items of MovieLens latest-small</text>',
-        f'<text class="note" x="16" y="44">items with under 10 earlier ratings: {rows["rows"]:,} test rows, {rows["positives"]:,} '
-        "positives; 3 seeds; lines: 95 % intervals over users</text>",
+        f'<text class="note" x="16" y="44">items with under 10 earlier ratings: {rows["rows"]:,} test rows, '
+        f"{rows['positives']:,} positives; 3 seeds; lines: 95 % intervals over users</text>",
     ]
     ticks = [tick / 100 for tick in range(100) if low <= tick / 100 <= high]
     for tick in ticks:

@@ -23,9 +23,11 @@ class CodebookParts(Section):
     encoder: str = "content"
     """A name in :data:`semantic_ids.encoders.ENCODERS`, or a plug-in (:mod:`sidkit.core.plugins`)."""
     encoder_arguments: dict[str, Any] = Field(default_factory=dict)
+    """Constructor arguments of the encoder."""
     quantizer: str = "residual_kmeans"
     """A name in :data:`semantic_ids.quantizers.QUANTIZERS`, or a plug-in."""
     quantizer_arguments: dict[str, Any] = Field(default_factory=dict)
+    """Constructor arguments of the quantizer."""
     beam: int = Field(default=1, ge=1)
     """Beam width of the search in ``encode``."""
 

@@ -37,6 +37,7 @@ class CodebookSpec(CodebookParts):
     """Configuration of a codebook (``[codebook]`` of a preset)."""
 
     levels: int = Field(default=3, ge=1)
+    """Number of residual levels."""
     sizes: tuple[int, ...] | None = None
     """Codes per level; by default the power of two nearest to items / 40 on every level."""
     falling: bool = False

@@ -16,34 +16,6 @@ from site_text import cell, field_docs, summary, table
 
 _WORDS = {int: "integer", float: "number", str: "text", bool: "true or false"}
 _BOUNDS = {Ge: ("at least", "ge"), Gt: ("above", "gt"), Le: ("at most", "le"), Lt: ("below", "lt")}
-UNDOCUMENTED = {
-    "SplitSettings.train": "Share of the labelled rows, the earliest ones, to train on.",
-    "SplitSettings.validation": "Share of the following rows to choose settings and epochs on; the rest is the test window.",
-    "NegativeSettings.per_positive": "Sampled negatives per positive.",
-    "NegativeSettings.strategy": "`stratified` matches a negative to its positive in age and clicks; `uniform` does not.",
-    "NegativeSettings.seed": "Seed of the sample.",
-    "EngineSettings.threads": "Threads of one process.",
-    "EngineSettings.chunk_rows": "Rows that are read or joined at a time.",
-    "CodebookParts.encoder_arguments": "Constructor arguments of the encoder.",
-    "CodebookParts.quantizer_arguments": "Constructor arguments of the quantizer.",
-    "CodebookSpec.levels": "Number of residual levels.",
-    "SweepGrid.encoders": "Encoders to try.",
-    "SweepGrid.quantizers": "Quantizers to try.",
-    "SweepGrid.levels": "Numbers of levels to try.",
-    "SweepGrid.beam": "Beam width of the search.",
-    "DriftThresholds.watch_psi": "Population stability index of a level above which the verdict is `watch`.",
-    "DriftThresholds.stale_psi": "The same for `stale`.",
-    "DriftThresholds.stale_residual": "The same growth for `stale`.",
-    "ModelSpec.dropout": "Dropout in the head.",
-    "ModelSpec.transfer_temperature": "`rq_opq_gate`: temperature of the transfer loss.",
-    "ModelSpec.contrast_temperature": "`rq_opq_gate`: temperature of the contrastive loss.",
-    "TrainingSpec.batch_rows": "Rows per batch.",
-    "TrainingSpec.learning_rate": "Learning rate of all weights outside embedding tables.",
-    "TrainingSpec.weight_decay": "Weight decay of all weights outside embedding tables.",
-    "TrainingSpec.table_weight_decay": "Weight decay of embedding tables.",
-    "ArmSpec.kind": "A neural ranker, or gradient boosting on the same features.",
-}
-"""Meaning of fields without a docstring."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +44,7 @@ def keys(model: type[BaseModel]) -> list[Key]:
     """The keys of a model that are not tables of their own."""
     docs = field_docs(model)
     return [
-        Key(name, _kind_of(info), _default_of(info), docs.get(name) or _undocumented(model, name))
+        Key(name, _kind_of(info), _default_of(info), docs.get(name) or _refuse_undocumented(model, name))
         for name, info in model.model_fields.items()
         if _section_of(info.annotation)[0] is None
     ]
@@ -85,10 +57,7 @@ def section_text(path: str, model: type[BaseModel], level: int = 2) -> str:
     return f"{'#' * level} `[{path}]` {{#{path.lower().replace('.', '-')}}}\n\n{summary(model)}\n\n{listed}\n"
 
 
-def _undocumented(model: type[BaseModel], name: str) -> str:
-    for kind in model.__mro__:
-        if text := UNDOCUMENTED.get(f"{kind.__name__}.{name}"):
-            return text
+def _refuse_undocumented(model: type[BaseModel], name: str) -> str:
     raise ValueError(f"{model.__name__}.{name} has no docstring; add one below the field")
 
 

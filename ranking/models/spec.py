@@ -26,6 +26,7 @@ class ModelSpec(Section):
     cross_layers: int = Field(default=0, ge=0)
     """DCN-v2 cross layers in parallel to the deep layers."""
     dropout: float = Field(default=0.2, ge=0, lt=1)
+    """Dropout in the head."""
     history: str = "target_attention"
     """Pooling of the history: a name in :data:`ranking.models.histories.HISTORIES`, or a plug-in."""
     numeric_bins: int = Field(default=0, ge=0)
@@ -59,9 +60,11 @@ class ModelSpec(Section):
     transfer_weight: float = Field(default=0.01, ge=0)
     """``rq_opq_gate``: weight of the transfer loss."""
     transfer_temperature: float = Field(default=1.0, gt=0)
+    """``rq_opq_gate``: temperature of the transfer loss."""
     contrast_weight: float = Field(default=0.05, ge=0)
     """``rq_opq_gate``: weight of the contrastive loss on OPQ vectors."""
     contrast_temperature: float = Field(default=0.1, gt=0)
+    """``rq_opq_gate``: temperature of the contrastive loss."""
     contrast_negatives: int = Field(default=512, ge=1)
     """``rq_opq_gate``: maximum number of in-batch negatives, sampled for each batch."""
     neighbours: int = Field(default=10, ge=1)

@@ -17,6 +17,7 @@ class ArmSpec(Section):
     """One arm of a comparison (``[arms.<name>]``)."""
 
     kind: Literal["neural", "gbdt"] = "neural"
+    """A neural ranker, or gradient boosting on the same features."""
     representations: tuple[str, ...] = ()
     """Item representations of a neural arm, concatenated: names from :data:`ranking.models.representations.REPRESENTATIONS`, or
     plug-ins (:mod:`sidkit.core.plugins`)."""

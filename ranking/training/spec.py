@@ -18,11 +18,15 @@ class TrainingSpec(Section):
     patience: int = Field(default=2, ge=1)
     """Stop after this many epochs without a better validation AUC; the best epoch's weights are saved."""
     batch_rows: int = Field(default=512, ge=1)
+    """Rows per batch."""
     learning_rate: float = Field(default=5e-4, gt=0)
+    """Learning rate of all weights outside embedding tables."""
     table_learning_rate: float = Field(default=5e-4, gt=0)
     """Learning rate of embedding tables, which overfit first."""
     weight_decay: float = Field(default=0.01, ge=0)
+    """Weight decay of all weights outside embedding tables."""
     table_weight_decay: float = Field(default=1.0, ge=0)
+    """Weight decay of embedding tables."""
     table_optimiser: Literal["adamw", "rowwise_adagrad"] = "adamw"
     """``adamw`` updates and decays every row at every step. ``rowwise_adagrad`` updates only the rows that a batch looks up,
     with steps that shrink as a row's gradients accumulate; use it for tables of millions of rows, or if rare rows are unstable.

@@ -35,11 +35,14 @@ class DriftThresholds(Section):
     """Thresholds for drift (``[health]``)."""
 
     watch_psi: float = Field(default=0.1, gt=0)
+    """Population stability index of a level above which the verdict is ``watch``."""
     stale_psi: float = Field(default=0.25, gt=0)
+    """The same for ``stale``."""
     watch_residual: float = Field(default=0.25, gt=0)
     """Growth of the residual norm relative to the items of the fit. Without any drift, the norm of new items is 10 to 20 %
     larger at 30 items per code, because the codebook was fitted on the old ones."""
     stale_residual: float = Field(default=0.5, gt=0)
+    """The same growth for ``stale``."""
     min_recent: int = Field(default=200, ge=2)
     """With fewer recent items the verdict is ``unknown``."""
     items_per_bin: int = Field(default=20, ge=1)

@@ -55,15 +55,19 @@ class SweepGrid(Section):
     """Grid of a sweep (``[sweep]``): every combination is a candidate."""
 
     encoders: tuple[str, ...] = ("content",)
+    """Encoders to try."""
     encoder_arguments: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Arguments by encoder name."""
     quantizers: tuple[str, ...] = ("residual_kmeans",)
+    """Quantizers to try."""
     quantizer_arguments: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Arguments by quantizer name."""
     levels: tuple[int, ...] = (2, 3)
+    """Numbers of levels to try."""
     sizes: tuple[int, ...] = (16, 64, 256)
     """Codes per level, the same on every level."""
     beam: int = Field(default=1, ge=1)
+    """Beam width of the search."""
 
     @field_validator("encoders")
     @classmethod

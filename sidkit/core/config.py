@@ -134,15 +134,20 @@ class NegativeSettings(Section):
     """Negative sampling for logs that have positives only (``[negatives]``)."""
 
     per_positive: int = Field(default=4, ge=1, le=100)
+    """Sampled negatives per positive."""
     strategy: Literal["stratified", "uniform"] = "stratified"
+    """``stratified`` matches a negative to its positive in age and clicks; ``uniform`` does not."""
     seed: int = Field(default=0, ge=0, lt=2**63)
+    """Seed of the sample."""
 
 
 class SplitSettings(Section):
     """The global temporal split, as shares of the labelled rows (``[split]``)."""
 
     train: float = Field(default=0.8, gt=0, lt=1)
+    """Share of the labelled rows, the earliest ones, to train on."""
     validation: float = Field(default=0.1, gt=0, lt=1)
+    """Share of the following rows to choose settings and epochs on; the rest is the test window."""
 
     @model_validator(mode="after")
     def _something_is_left(self) -> SplitSettings:
@@ -165,9 +170,11 @@ class EngineSettings(Section):
     """Resources of one process (``[engine]``)."""
 
     threads: int = Field(default=2, ge=1, le=1024)
+    """Threads of one process."""
     memory_limit: str = Field(default="1500MB", pattern=r"^0*[1-9]\d{0,8}(\.\d{1,6})? ?[KMGT]i?B$")
     """DuckDB's memory limit; larger intermediates spill to ``data/tmp``."""
     chunk_rows: int = Field(default=200_000, ge=1, le=100_000_000)
+    """Rows that are read or joined at a time."""
 
 
 class Settings(Section):

@@ -5,7 +5,6 @@ A block with a title is a file; it is written before the blocks below it run.
 
 from __future__ import annotations
 
-import re
 import shutil
 import tomllib
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import Any
 
 import pytest
 
-import sidkit
 from helpers.commands import ask_well
 from helpers.documents import Block, blocks_of, check_command, in_process, run_python, words
 from helpers.places import EXAMPLES, ROOT
@@ -25,8 +23,6 @@ DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 GUIDES = ("start", "how-to")
 """Folders whose commands are run; those of other pages are parsed."""
-API = hasattr(sidkit, "init")
-"""Whether the Python API exists; until then, pages that use it are only parsed."""
 TOO_LONG = ("sidkit ranker compare",)
 """Commands of guides that take minutes: parsed only."""
 
@@ -49,8 +45,7 @@ def test_the_blocks_of_a_page_run(page: Path, work: Path, monkeypatch: pytest.Mo
     assert {block.language for block in blocks} <= known
     monkeypatch.chdir(work)
     monkeypatch.syspath_prepend("")
-    runs = API or not re.search(r"^(import sidkit|from semantic_ids import)", page.read_text(), flags=re.MULTILINE)
-    runs_commands = runs and page.relative_to(DOCS).parts[0] in GUIDES
+    runs_commands = page.relative_to(DOCS).parts[0] in GUIDES
     namespace: dict[str, Any] = {"__name__": "__main__"}
     for block in blocks:
         if block.title:
@@ -59,9 +54,7 @@ def test_the_blocks_of_a_page_run(page: Path, work: Path, monkeypatch: pytest.Mo
         if block.language == "toml":
             check_toml(block)
         elif block.language == "python" and not block.title:
-            code = compile(block.text, block.place, "exec")
-            if runs:
-                run_python(code, namespace)
+            run_python(compile(block.text, block.place, "exec"), namespace)
         elif block.language == "bash":
             for line in block.commands:
                 check_command(line)

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from helpers.places import ROOT
-from sidkit.cli.progress import LineProgress, LiveProgress, epoch_text, shown_progress
+from sidkit.api.progress import LineProgress, LiveProgress, epoch_text, shown_progress
 from sidkit.core.progress import EpochDone, Progress, StageDone, TreesGrown
 
 
@@ -83,7 +83,7 @@ def test_a_terminal_shows_the_running_epoch_with_the_time_left() -> None:
 SCRIPT = """
 import sys, time
 from sidkit.core.interrupt import interruptible
-from sidkit.cli.progress import shown_progress
+from sidkit.api.progress import shown_progress
 from sidkit.core.progress import EpochDone, StageDone
 with interruptible():
     with shown_progress() as progress:
