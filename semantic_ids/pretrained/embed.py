@@ -23,12 +23,15 @@ from semantic_ids.pretrained.text import TextEmbedder, TextSpec
 from sidkit.core.config import EngineSettings, SourceSettings
 from sidkit.core.engine import connection
 from sidkit.core.errors import ConfigError, ContractError
+from sidkit.core.extras import require
 from sidkit.core.files import written_beside
 
 Progress: TypeAlias = Callable[[str, int, int | None], None]
 """Called with the modality, the processed rows of ``items``, and the total (None if the source does not know it)."""
 
 CHUNK_ROWS = 4096
+_TEXT = ("sentence_transformers", "torch", "safetensors")
+_IMAGE = ("transformers", "PIL", "torch", "safetensors")
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,9 @@ def embed_items(
     Raises
     ------
     ConfigError
-        When an extra is not installed, or a model or image folder is missing or unusable.
+        When an extra cannot be imported, or a model or image folder is missing or unusable.
+    MissingExtraError
+        When an extra is not installed; nothing has been written then.
     ContractError
         When ``items`` or an existing ``out`` cannot be used.
     ArtifactError
@@ -121,6 +126,9 @@ def embed_items(
     """
     started = time.monotonic()
     _check_names(specs)
+    for spec in specs.values():
+        extra, modules = ("text", _TEXT) if isinstance(spec, TextSpec) else ("image", _IMAGE)
+        require(*modules, purpose=f"this {extra} model", extra=extra)
     out = out if out.suffix == ".parquet" else out / "item_embeddings.parquet"
     items = Items(str(source))
     with contextlib.ExitStack() as stack:

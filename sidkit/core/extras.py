@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
 from collections.abc import Iterable
 from itertools import combinations
 
@@ -53,8 +52,6 @@ def missing_extra(modules: Iterable[str], purpose: str, extra: str | None = None
 
 
 def _installed(module: str) -> bool:
-    if module in sys.modules:
-        return sys.modules[module] is not None
     return importlib.util.find_spec(module) is not None
 
 

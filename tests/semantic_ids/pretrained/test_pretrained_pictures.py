@@ -15,7 +15,7 @@ import pytest
 
 from helpers.pretrained_builders import vectors_of, write_items
 from semantic_ids.pretrained import EmbedReport, ImageSpec, embed_items
-from sidkit.core.errors import ConfigError, TableSchemaError
+from sidkit.core.errors import ConfigError, MissingExtraError, TableSchemaError
 
 ABSENT = "pretrained model absent"
 pytestmark = pytest.mark.usefixtures("no_network")
@@ -239,5 +239,5 @@ def test_an_extra_that_is_not_installed_or_broken_is_named(
         with pytest.raises(ConfigError, match=r"cannot be imported \(operator torchvision.*uninstall torchvision"):
             embed_items(source, source, {"image": spec}, source / "cache")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "PIL" else found(name))
-    with pytest.raises(ConfigError, match=r"PIL is not installed; run: pip install 'sidkit\[image\]'"):
+    with pytest.raises(MissingExtraError, match=r"pillow, which is not installed; run: pip install 'sidkit\[image\]'"):
         embed_items(source, source, {"image": spec}, source / "cache")

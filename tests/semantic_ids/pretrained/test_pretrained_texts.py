@@ -18,7 +18,7 @@ from helpers.commands import ask_well
 from helpers.pretrained_builders import TITLES, embed_texts, vectors_of, write_items
 from semantic_ids.item_vectors import ItemVectors
 from semantic_ids.pretrained import TextSpec, embed_items
-from sidkit.core.errors import ConfigError
+from sidkit.core.errors import ConfigError, MissingExtraError
 
 pytestmark = pytest.mark.usefixtures("no_network")
 
@@ -158,7 +158,7 @@ def test_a_model_that_cannot_be_used_is_named(minilm: Path, tmp_path: Path, monk
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "sentence_transformers" else found(name)
     )
-    with pytest.raises(ConfigError, match=r"not installed; run: pip install 'sidkit\[text\]'"):
+    with pytest.raises(MissingExtraError, match=r"sentence-transformers, .* run: pip install 'sidkit\[text\]'"):
         embed_texts(source, minilm)
 
 
