@@ -103,11 +103,11 @@ class DataSteps(ProjectBase):
         from sidkit.core.files import typed_path
         from sidkit.tables.labelled_rows import RowSample, SampledWindow, build_labelled_rows
 
-        chosen = {"since": since, "until": until, "max_rows": max_rows}
+        chosen = {"--since": since, "--until": until, "--max-rows": max_rows}
         selecting = [name for name, value in chosen.items() if value is not None]
         if selecting and out is None:
             raise ConfigError(
-                f"expected out (--out) with {', '.join(selecting)}, which select some of the rows, because "
+                f"expected --out with {', '.join(selecting)}, which select some of the rows, because "
                 f"{self.repo.labelled_rows} is for all of them; name another file"
             )
         sample = None

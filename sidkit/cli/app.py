@@ -34,6 +34,7 @@ def build_app() -> typer.Typer:
     from sidkit.cli.rankers import frame, score
     from sidkit.cli.repos import apply, doctor, init, materialize_, upgrade_
     from sidkit.cli.run import run
+    from sidkit.cli.shared_options import with_warnings
 
     app = typer.Typer(
         name="sidkit",
@@ -42,6 +43,7 @@ def build_app() -> typer.Typer:
         rich_markup_mode=None,  # Rich would take [codebook] in a help text for markup
         pretty_exceptions_enable=False,
     )
+    app.callback()(with_warnings)
     app.command()(init)
     app.add_typer(data_app, name="data")
     app.add_typer(tables_app, name="tables")
@@ -90,7 +92,7 @@ def main() -> None:
 def _run(interrupted: Callable[[], bool]) -> int:
     import traceback
 
-    from sidkit.cli.output import VERBOSITY, Verbosity, measured, warnings_on_stderr
+    from sidkit.cli.output import VERBOSITY, Verbosity, measured
     from sidkit.core.redact import remember, scrubbed
     from sidkit.core.temporary import avoid_test_write
 
@@ -104,7 +106,7 @@ def _run(interrupted: Callable[[], bool]) -> int:
         remember(argument.rpartition("=")[2] if argument.startswith("--") else argument)
     VERBOSITY.quiet, VERBOSITY.verbose = Verbosity().quiet, Verbosity().verbose
     try:
-        with warnings_on_stderr(), measured():
+        with measured():
             code = _command()(standalone_mode=False)
         return code if isinstance(code, int) else 0
     except Exception as error:

@@ -32,7 +32,9 @@ def fit(
 ) -> None:
     """Fit a codebook on the items known at a point in time."""
     import sidkit
+    from sidkit.core.names import check_codebook_name
 
+    check_codebook_name(name)
     project = sidkit.open(repo)
     record = project.fit(name, preset, fit_end=fit_end, force=force)
     if not VERBOSITY.quiet:

@@ -7,7 +7,12 @@ from typing import Annotated, Any
 import typer
 from typer.main import get_command
 
-from sidkit.cli.output import VERBOSITY
+from sidkit.cli.output import VERBOSITY, warnings_on_stderr
+
+
+def with_warnings(context: typer.Context) -> None:
+    """Semantic IDs as ordinary features, from a raw click log to an online score."""
+    context.with_resource(warnings_on_stderr())
 
 
 def _quiet(value: bool) -> None:
