@@ -59,7 +59,7 @@ def test_what_was_kept_is_still_kept_after_a_migration(tmp_path: Path) -> None:
     assert "discarded" not in told.err
     assert ask_well("audit", "--repo", repo, "--rows", 20, "--preset", "frozen").code == 0
     again = ask_well("run", "--data", tmp_path / "source", "--repo", repo, "--preset", PRESET, "--json").err
-    done = [line.split()[:2] for line in again.splitlines() if line.startswith(("kept ", "done "))]
+    done = [line.split()[:2] for line in again.splitlines() if line.startswith(("reused ", "done "))]
     # The log of an older release is read once more; after that all is kept.
     assert [name for what, name in done if what == "done"] in ([], ["ingest"])
     assert len(done) == 11
