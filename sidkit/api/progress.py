@@ -128,7 +128,7 @@ def epoch_text(done: EpochDone) -> str:
 def shown_progress(
     *, stderr: bool = False, verbose: bool = False, quiet: bool = False, console: Console | None = None
 ) -> Iterator[Progress]:
-    """Show the progress of a job while the block runs: live on a terminal, else as plain lines.
+    """Show the progress of a job while the block runs: live on a terminal, else, also in notebooks, as plain lines.
 
     Parameters
     ----------
@@ -141,10 +141,10 @@ def shown_progress(
     console : rich.console.Console, optional
         Print to this console instead.
     """
-    console = console or Console(stderr=stderr, emoji=False, highlight=False)
+    console = console or Console(stderr=stderr, emoji=False, highlight=False, force_jupyter=False)
     if quiet:
         yield _WarningsOnly()
-    elif console.is_terminal and not console.is_jupyter:
+    elif console.is_terminal:
         with LiveProgress(console, verbose=verbose) as live:
             yield live
     else:
