@@ -1,4 +1,4 @@
-"""The figure of the README: AUC on cold rows by arm, from the verdict of a run.
+"""The figure of the README: gains over item ids on cold rows by arm, from the verdict of a run.
 
 sidkit run --data ../shared/data/ml_latest_small --repo .work/ml --seeds 3
 python benchmarks/readme_figure.py .work/ml/artifacts/runs/rqkmeans/verdict.json
@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 OUT = Path(__file__).parent.parent / "docs" / "assets" / "movielens.svg"
+TITLE = "Gain in AUC over item ids alone, on cold items"
 NAMES = {
-    "id": "item ids alone",
     "shuffled_codes": "ids + shuffled codes",
     "gbdt": "gradient boosting",
     "id_codes": "ids + semantic IDs",
@@ -25,6 +25,7 @@ STYLE = """
   .title { font-weight: 600; font-size: 15px }
   .note { font-size: 12px; fill: #57606a }
   .bar { fill: #8c959f } .own { fill: #0969da } .range { stroke: #24292f; stroke-width: 1.5 } .grid { stroke: #d0d7de }
+  .zero { stroke: #8c959f }
   @media (prefers-color-scheme: dark) {
     text { fill: #e6edf3 } .note { fill: #9198a1 } .range { stroke: #e6edf3 } .grid { stroke: #3d444d } .own { fill: #4493f8 }
   }
@@ -33,36 +34,38 @@ STYLE = """
 
 def figure(verdict: dict[str, Any]) -> str:
     """The figure as SVG."""
-    arms = sorted(
-        ((name, slices["cold"]) for name, slices in verdict["arms"].items()), key=lambda pair: float(pair[1]["auc"])
+    gains = sorted(
+        (each for each in verdict["differences"] if (each["baseline"], each["slice"]) == ("id", "cold")),
+        key=lambda each: float(each["value"]),
     )
-    ends = [end for _, cold in arms for end in cold["auc_interval"]]
-    low, high = min(ends) - 0.005, max(ends) + 0.005
+    low, high = min(each["low"] for each in gains) - 0.002, max(each["high"] for each in gains) + 0.002
 
     def x(value: float) -> float:
         return LEFT + (RIGHT - LEFT) * (value - low) / (high - low)
 
     rows = verdict["rows"]["cold"]
-    height = TOP + STEP * len(arms) + 30
+    height = TOP + STEP * len(gains) + 30
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 720 {height}" role="img" aria-label="AUC on cold items by arm">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 720 {height}" role="img" aria-label="{TITLE}">',
         f"<style>{STYLE}</style>",
-        '<text class="title" x="16" y="24">AUC on cold items of MovieLens latest-small</text>',
-        f'<text class="note" x="16" y="44">items with under 10 earlier ratings: {rows["rows"]:,} test rows, '
-        f"{rows['positives']:,} positives; 3 seeds; lines: 95 % intervals over users</text>",
+        f'<text class="title" x="16" y="24">{TITLE}</text>',
+        f'<text class="note" x="16" y="44">MovieLens latest-small, items with under 10 earlier ratings: {rows["rows"]:,} test '
+        f"rows, {rows['positives']:,} positives; 3 seeds; 95 % intervals</text>",
     ]
-    ticks = [tick / 100 for tick in range(100) if low <= tick / 100 <= high]
-    for tick in ticks:
-        parts.append(f'<line class="grid" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{TOP}" y2="{height - 26}"/>')
-        parts.append(f'<text class="note" text-anchor="middle" x="{x(tick):.1f}" y="{height - 10}">{tick:.2f}</text>')
-    for number, (name, cold) in enumerate(arms):
-        y = TOP + STEP * number + STEP // 2
-        first, last = cold["auc_interval"]
+    for tick in (-0.02, -0.01, 0.0, 0.01, 0.02):
+        if low <= tick <= high:
+            kind = "zero" if tick == 0 else "grid"
+            parts += [
+                f'<line class="{kind}" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{TOP}" y2="{height - 26}"/>',
+                f'<text class="note" text-anchor="middle" x="{x(tick):.1f}" y="{height - 10}">{tick:+.2f}</text>',
+            ]
+    for number, gain in enumerate(gains):
+        y, name = TOP + STEP * number + STEP // 2, gain["arm"]
         parts += [
             f'<text text-anchor="end" x="{LEFT - 12}" y="{y + 5}">{NAMES[name]}</text>',
-            f'<line class="range" x1="{x(first):.1f}" x2="{x(last):.1f}" y1="{y}" y2="{y}"/>',
-            f'<circle class="{"own" if name == "id_codes" else "bar"}" cx="{x(cold["auc"]):.1f}" cy="{y}" r="6"/>',
-            f'<text x="{RIGHT + 14}" y="{y + 5}">{cold["auc"]:.4f}</text>',
+            f'<line class="range" x1="{x(gain["low"]):.1f}" x2="{x(gain["high"]):.1f}" y1="{y}" y2="{y}"/>',
+            f'<circle class="{"own" if name == "id_codes" else "bar"}" cx="{x(gain["value"]):.1f}" cy="{y}" r="6"/>',
+            f'<text x="{RIGHT + 14}" y="{y + 5}">{gain["value"]:+.4f}</text>',
         ]
     return "\n".join([*parts, "</svg>", ""])
 
