@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import io
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -48,12 +47,6 @@ def ask_well(*arguments: object, expect: int = 0) -> Answer:
     answer = ask(*arguments)
     assert answer.code == expect, (arguments, answer)
     return answer
-
-
-def as_process(arguments: Sequence[object]) -> subprocess.CompletedProcess[str]:
-    """A command in this process that looks like one in a process of its own."""
-    answer = ask(*arguments)
-    return subprocess.CompletedProcess(["sidkit", *map(str, arguments)], answer.code, answer.out, answer.err)
 
 
 @contextlib.contextmanager
