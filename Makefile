@@ -43,7 +43,7 @@ types: $(VENV)/.made
 	$(BIN)/mypy
 
 unit: $(VENV)/.made
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # The lowest versions that pyproject.toml allows, in an environment of their own, and the tests that touch every dependency.
 LOWEST := .venv-lowest
@@ -113,7 +113,7 @@ online-load: $(VENV)/.made
 proof: $(VENV)/.made
 	SIDKIT_PROOF=1 $(BIN)/python -m pytest -n 2 tests/stores/offline/test_asof_laws.py tests/stores/offline/test_binary_search.py \
 	  tests/stores/offline/test_asof_random.py tests/stores/offline/test_asof_versus_feast.py tests/oracle/test_oracle_worlds.py \
-	  tests/semantic_ids/pairs/test_mining.py tests/ranking/data/test_dataset_from_log.py tests/system/test_rot.py tests/ranking/pipeline/test_run.py
+	  tests/semantic_ids/pairs/test_mining.py tests/ranking/data/test_dataset_from_log.py tests/system/test_rot.py tests/ranking/pipeline/test_run.py tests/docs/test_site.py
 
 # Benchmarks of the stores against alternatives; bench-check recomputes the ratios from the raw times.
 bench: $(VENV)/.made

@@ -14,10 +14,15 @@ from typing import Any
 # One thread makes scores repeat bit by bit; it has to be said before numpy, faiss or torch are loaded.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import hypothesis
 import pytest
 
 from helpers.builders import FAST_PRESET, FinishedJob, few_trees, run_fast_job
 from helpers.switched import switched
+
+# A deadline would be a timed assertion, on machines of unknown load.
+hypothesis.settings.register_profile("sidkit", deadline=None)
+hypothesis.settings.load_profile("sidkit")
 
 ROOT = Path(__file__).parent.parent
 SIDKIT_DATA = Path(os.environ.get("SIDKIT_DATA", ROOT.parent / "shared" / "data"))
@@ -38,7 +43,17 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
+SLOW_FIRST = (
+    "test_comparison.py", "test_kills.py", "test_documents.py", "test_blocks.py", "test_site.py", "test_run.py",
+    "test_dataset_from_log.py", "test_cli.py", "test_feast_cli.py", "test_upgrade.py", "test_apply_race.py",
+    "test_project.py", "test_pretrained_texts.py", "test_quantizers.py", "test_scorer.py",
+)  # fmt: skip
+"""Files that take longest run first, so that no worker is left with one of them at the end."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {name: number for number, name in enumerate(SLOW_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))  # stable: others keep their order
     off = switched()
     for item in items:
         for mark in item.iter_markers("own_store"):

@@ -52,7 +52,10 @@ def compare(
     html: Annotated[Path | None, typer.Option(help="Write a self-contained HTML page to this file.")] = None,
     json_: JsonOption = False,
 ) -> None:
-    """Train and compare arms on the same rows and features, with paired differences. An interrupted run resumes."""
+    """Train and compare arms.
+
+    All arms have the same rows and features, and are compared by paired differences. An interrupted run resumes.
+    """
     from rich.console import Console
 
     from ranking.experiments.comparison.compare import compare_arms

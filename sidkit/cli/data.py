@@ -73,7 +73,10 @@ def synthetic(
     items: Annotated[int | None, typer.Option(help="Number of items; default: one per 50 impressions.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
 ) -> None:
-    """Write a deterministic synthetic data set with impressions and an oracle."""
+    """Write a deterministic synthetic data set.
+
+    It has impressions and an oracle: the true click probabilities.
+    """
     from sidkit.datasets.synthetic import Sizes, write_world
 
     written = write_world(out, world, Sizes(impressions, users, items), seed)

@@ -46,7 +46,10 @@ def embed(
         Path | None, typer.Option(help="Cache folder. Default: embedding_cache next to the output file.")
     ] = None,
 ) -> None:
-    """Embed item texts and images with pretrained models; unchanged items come from the cache."""
+    """Embed item texts and images with pretrained models.
+
+    Unchanged items come from the cache.
+    """
     from semantic_ids.pretrained import ImageSpec, TextSpec, embed_items
     from sidkit.core.config import resolved_url, validated
     from sidkit.core.errors import ConfigError

@@ -43,9 +43,7 @@ StrictOption = Annotated[bool, typer.Option("--strict", help="Exit with code 1 i
 Preset = Annotated[str, typer.Option(help="Name of a preset, or path of a .toml file.")]
 Name = Annotated[str, typer.Argument(help="The codebook's name.")]
 
-codebooks_app = typer.Typer(
-    help="Codebooks: fit, publish, promote, retire, purge, refresh, look up.", no_args_is_help=True
-)
-data_app = typer.Typer(help="Source data: check, ingest, embed, or generate synthetic data.", no_args_is_help=True)
-tables_app = typer.Typer(help="The feature tables.", no_args_is_help=True)
-ranker_app = typer.Typer(help="Trained rankers.", no_args_is_help=True)
+codebooks_app = typer.Typer(help="Fit, publish, rotate and look up codebooks.", no_args_is_help=True)
+data_app = typer.Typer(help="Check, ingest, embed or generate data.", no_args_is_help=True)
+tables_app = typer.Typer(help="Build the feature tables.", no_args_is_help=True)
+ranker_app = typer.Typer(help="List, promote, evaluate and compare rankers.", no_args_is_help=True)

@@ -76,7 +76,10 @@ def score(
 
 @ranker_app.command("list")
 def list_(repo: RepoOption = Path(), json_: JsonOption = False) -> None:
-    """List all rankers and their states; `ranker show NAME` prints the rest."""
+    """List all rankers and their states.
+
+    `sidkit ranker show NAME` prints the rest.
+    """
     import sidkit
 
     rankers = sidkit.open(repo).rankers()
@@ -89,7 +92,10 @@ def list_(repo: RepoOption = Path(), json_: JsonOption = False) -> None:
 
 @ranker_app.command("show")
 def show_(name: RankerName, repo: RepoOption = Path(), json_: JsonOption = False) -> None:
-    """Show one ranker: state, arm, codebook, feature service, end of its fit, and hash."""
+    """Show one ranker.
+
+    Prints state, arm, codebook, feature service, end of the fit, and hash.
+    """
     import sidkit
     from semantic_ids.catalog import Catalog
 

@@ -65,7 +65,7 @@ def test_names_can_be_copied_from_a_list(finished: FinishedJob) -> None:
 
 
 def test_quiet_prints_results_only(tmp_path: Path) -> None:
-    assert ask_well("data", "synthetic", tmp_path / "a", "--impressions", 2_000, "-q").out == ""
+    assert ask_well("data", "synthetic", tmp_path / "a", "--impressions", 3_000, "-q").out == ""
     assert ask_well("data", "check", tmp_path / "a").out != ""
     assert ask_well("-q", "init", tmp_path / "repo", "--data", tmp_path / "a").out == ""
     assert ask_well("data", "ingest", "--repo", tmp_path / "repo", "-q").out == ""

@@ -166,7 +166,8 @@ def browser(address: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def test_the_pages_render_at_1280_and_400_pixels(site: Path, address: str, browser: Page) -> None:
-    for path in sorted(site.rglob("index.html")):
+    pages = sorted(site.rglob("index.html"))
+    for path in pages if os.environ.get("SIDKIT_PROOF") else pages[:: len(pages) // 12]:  # all with `make proof`
         name = path.relative_to(site)
         browser.open(f"{address}/{name}")
         browser.do("document.head.insertAdjacentHTML('beforeend', '<style>* { transition: none !important }</style>')")
@@ -188,7 +189,7 @@ def test_the_pages_render_at_1280_and_400_pixels(site: Path, address: str, brows
 
 def test_no_text_of_a_diagram_is_cut_off(address: str, browser: Page) -> None:
     diagrams = sorted((DOCS / "assets").glob("*.svg"))
-    assert len(diagrams) == 4
+    assert {path.stem for path in diagrams} == {"cold-start", "movielens", "semantic-ids", "time", "versions"}
     for path in diagrams:
         browser.open(f"{address}/assets/{path.name}")
         right, width = browser.do(

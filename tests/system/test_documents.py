@@ -138,7 +138,7 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         ends[name] = len(cells)
     whole = nbformat.v4.new_notebook(cells=cells)
     with pytest.MonkeyPatch.context() as patched, warnings.catch_warnings(action="default"):  # the kernel's own warn
-        patched.setenv("SIDKIT_NOTEBOOK_IMPRESSIONS", "8000")
+        patched.setenv("SIDKIT_NOTEBOOK_IMPRESSIONS", "5000")
         patched.setenv("PYTHONPATH", str(TESTS))
         NotebookClient(whole, timeout=900, kernel_name="python3").execute()
     starts = dict(zip(ends, [0, *ends.values()], strict=False))

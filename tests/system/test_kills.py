@@ -42,12 +42,14 @@ ALL = "--all"
 READING = (
     ("codebooks", "list"), ("codebooks", "show", "new"), ("codebooks", "codes", "--items", "i001,nothing"),
     ("codebooks", "items", "--codes", "0"), ("codebooks", "health", "new"), ("ranker", "list"),
+    ("codebooks", "similar", "i001"),
     ("audit",), ("doctor",),
 )  # fmt: skip
 ELSEWHERE = {
     "init": "test_repo.py", "data check": "writes rejects only", "data synthetic": "one rename: test_synthetic.py",
     "codebooks sweep": "writes nothing: test_sweep.py", "run": "test_job.py: killed at every stage",
     "frame": "one rename, outside the repo", "score": "reads", "ranker promote": "test_job.py", "ranker evaluate": "reads",
+    "ranker show": "reads",
     "ranker compare": "test_comparison.py: killed twice", "leakage": "reads", "codebooks repair": "test_catalog_rot.py",
     "upgrade": "test_upgrade.py: killed after every step",
 }  # fmt: skip
