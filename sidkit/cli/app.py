@@ -107,7 +107,7 @@ def _run(interrupted: Callable[[], bool]) -> int:
     VERBOSITY.quiet, VERBOSITY.verbose = Verbosity().quiet, Verbosity().verbose
     try:
         with measured():
-            code = _command()(standalone_mode=False)
+            code = _command()(prog_name="sidkit", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except Exception as error:
         if interrupted():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sidkit.cli.options import JsonOption, Name, Preset, RepoOption, codebooks_app
-from sidkit.cli.output import say, show, show_json, table
+from sidkit.cli.output import VERBOSITY, say, show, show_json, table
 
 if TYPE_CHECKING:
     from semantic_ids.quality.sweep import SweepReport, Trial
@@ -94,7 +94,7 @@ def sweep_(
     """
     import sidkit
 
-    on_trial = None if json_ else _print_trial
+    on_trial = None if json_ or VERBOSITY.quiet else _print_trial
     report = sidkit.open(repo).sweep(preset, fit_end=fit_end, sample=sample, seed=seed, on_trial=on_trial)
     if json_:
         show_json(report.as_json())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sidkit.cli.options import data_app
+from sidkit.cli.output import VERBOSITY, say
 from sidkit.core.id_lists import comma_separated
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def progress_bar() -> Iterator[Progress]:
     from rich.progress import Progress as Bars
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Bars(*columns, console=Console(stderr=True)) as bars:
+    with Bars(*columns, console=Console(stderr=True), disable=VERBOSITY.quiet) as bars:
         tasks: dict[str, Any] = {}
 
         def on_progress(modality: str, done: int, total: int | None) -> None:
@@ -96,13 +97,13 @@ def progress_bar() -> Iterator[Progress]:
 def _show(report: EmbedReport) -> None:
     for name, done in report.modalities.items():
         cut = f", {done.cut:,} truncated to {done.max_tokens} tokens" if done.cut else ""
-        typer.echo(
+        say(
             f"{name}: {done.embedded:,} embedded, {done.from_cache:,} from the cache, "
             f"{sum(done.missing.values()):,} without a vector{cut}; {done.width or 0} dimensions"
         )
         for reason, count in done.missing.items():
-            typer.echo(f"  {count:,} x {reason}")
+            say(f"  {count:,} x {reason}")
     for reason, count in report.refused.items():
-        typer.echo(f"skipped: {count:,} x {reason}")
+        say(f"skipped: {count:,} x {reason}")
     carried_over = f", carried over {', '.join(report.carried_over)}" if report.carried_over else ""
-    typer.echo(f"{report.rows:,} rows in {report.out}{carried_over}")
+    say(f"{report.rows:,} rows in {report.out}{carried_over}")
