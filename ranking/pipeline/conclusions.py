@@ -55,14 +55,14 @@ class RunFacts:
 
 
 def conclusions(
-    evaluation: RunEvaluation, asked: Sequence[Question], choice: ServingChoice, facts: RunFacts
+    evaluation: RunEvaluation, questions: Sequence[Question], choice: ServingChoice, facts: RunFacts
 ) -> tuple[str, ...]:
     """Return the sentences in the order in which they are shown."""
     return (
         serving_sentence(choice),
         rows_sentence(evaluation),
-        *(gain_sentence(evaluation, question) for question in asked),
-        *next_steps(evaluation, asked, facts),
+        *(gain_sentence(evaluation, question) for question in questions),
+        *next_steps(evaluation, questions, facts),
     )
 
 
@@ -102,16 +102,16 @@ def gain_sentence(evaluation: RunEvaluation, question: Question) -> str:
     return f"Codes over {question.over} ({question.arm} against {question.baseline}): {said}."
 
 
-def next_steps(evaluation: RunEvaluation, asked: Sequence[Question], facts: RunFacts) -> Iterator[str]:
+def next_steps(evaluation: RunEvaluation, questions: Sequence[Question], facts: RunFacts) -> Iterator[str]:
     """Yield what to do next; each step names a command or a setting."""
     steps = [
         *_more_positives(evaluation, facts),
-        *_codes_without_meaning(evaluation, asked, facts),
-        *_ahead(evaluation, asked, facts),
-        *_more_seeds(evaluation, asked, facts),
+        *_codes_without_meaning(evaluation, questions, facts),
+        *_ahead(evaluation, questions, facts),
+        *_more_seeds(evaluation, questions, facts),
     ]
     compare = f"sidkit ranker compare --data {shlex.quote(facts.data)} --repo {shlex.quote(facts.repo)}"
-    if not asked:
+    if not questions:
         steps.append(
             'No arm reads codes; add one, such as representations = ["id", "prefix_ngram"] under [arms.id_codes].'
         )
@@ -142,8 +142,8 @@ def _difference(evaluation: RunEvaluation, question: Question, name: str) -> Arm
 
 def _outcomes(evaluation: RunEvaluation, question: Question) -> dict[str, str]:
     """Slice -> outcome, for the slices with a difference."""
-    found = {name: _difference(evaluation, question, name) for name in _SLICES}
-    return {name: difference.reasoned.outcome for name, difference in found.items() if difference is not None}
+    differences = {name: _difference(evaluation, question, name) for name in _SLICES}
+    return {name: difference.reasoned.outcome for name, difference in differences.items() if difference is not None}
 
 
 def _more_positives(evaluation: RunEvaluation, facts: RunFacts) -> Iterator[str]:
@@ -162,9 +162,9 @@ def _more_positives(evaluation: RunEvaluation, facts: RunFacts) -> Iterator[str]
         return
 
 
-def _codes_without_meaning(evaluation: RunEvaluation, asked: Sequence[Question], facts: RunFacts) -> Iterator[str]:
+def _codes_without_meaning(evaluation: RunEvaluation, questions: Sequence[Question], facts: RunFacts) -> Iterator[str]:
     enough = evaluation.rows["all"].positives >= LEAST_POSITIVES
-    for question in asked:
+    for question in questions:
         outcomes = _outcomes(evaluation, question)
         if question.over in _CONTROLS and enough and outcomes and "better" not in outcomes.values():
             yield (
@@ -175,8 +175,8 @@ def _codes_without_meaning(evaluation: RunEvaluation, asked: Sequence[Question],
             return
 
 
-def _ahead(evaluation: RunEvaluation, asked: Sequence[Question], facts: RunFacts) -> Iterator[str]:
-    for question in asked:
+def _ahead(evaluation: RunEvaluation, questions: Sequence[Question], facts: RunFacts) -> Iterator[str]:
+    for question in questions:
         behind = [_SLICES[name] for name, outcome in _outcomes(evaluation, question).items() if outcome == "worse"]
         if not behind:
             continue
@@ -193,9 +193,11 @@ def _ahead(evaluation: RunEvaluation, asked: Sequence[Question], facts: RunFacts
             )
 
 
-def _more_seeds(evaluation: RunEvaluation, asked: Sequence[Question], facts: RunFacts) -> Iterator[str]:
+def _more_seeds(evaluation: RunEvaluation, questions: Sequence[Question], facts: RunFacts) -> Iterator[str]:
     undecided = any(
-        NO_EVIDENCE in _outcomes(evaluation, question).values() for question in asked if question.over not in _CONTROLS
+        NO_EVIDENCE in _outcomes(evaluation, question).values()
+        for question in questions
+        if question.over not in _CONTROLS
     )
     if facts.seeds == 1 and undecided and evaluation.rows["all"].positives >= LEAST_POSITIVES:
         yield "One seed per arm adds noise of its own: --seeds 3 averages three trainings per arm and reuses the first."

@@ -229,9 +229,9 @@ class RunResult:
     def _repr_html_(self) -> str:
         """Show conclusions and tables in a notebook."""
         said = "".join(f"<li>{escape(sentence)}</li>" for sentence in self.conclusions)
-        asked = {(question.arm, question.baseline) for question in self.questions}
+        pairs_shown = {(question.arm, question.baseline) for question in self.questions}
         compared = self.comparisons
-        shown = compared[[pair in asked for pair in zip(compared["arm"], compared["baseline"], strict=True)]]
+        shown = compared[[pair in pairs_shown for pair in zip(compared["arm"], compared["baseline"], strict=True)]]
         tables = "".join(
             frame.to_html(index=False, float_format=lambda value: f"{value:.4f}", na_rep="", border=0)
             for frame in (self.arms, shown)

@@ -210,11 +210,11 @@ def items_(
     from semantic_ids.lookup import items_of
     from sidkit.core.repo import Repo
 
-    found = items_of(Repo.open(repo), codes, name, most)
+    items = items_of(Repo.open(repo), codes, name, most)
     if json_:
-        show_json([{"item_id": item, "codes": own, "title": title} for item, own, title in found])
+        show_json([{"item_id": item, "codes": own, "title": title} for item, own, title in items])
         return
-    for item, item_codes, title in found:
+    for item, item_codes, title in items:
         show(f"{item}\t{','.join(map(str, item_codes))}\t{title or ''}")
 
 

@@ -159,9 +159,9 @@ def _arm_cells(evaluation: RunEvaluation, name: str, metrics: ArmMetrics) -> lis
 
 
 def _print_differences(console: Console, result: RunResult) -> None:
-    asked = [(question.arm, question.baseline) for question in result.questions]
+    pairs_shown = [(question.arm, question.baseline) for question in result.questions]
     groups: dict[str, list[list[str]]] = {}
-    for arm, baseline in asked:
+    for arm, baseline in pairs_shown:
         for each in result.evaluation.differences:
             if (each.arm, each.baseline) == (arm, baseline):
                 cells = [each.slice, f"{each.value:+.4f}", _interval(each), str(each.reasoned)]

@@ -41,12 +41,12 @@ def render(result: RunResult, facts: Facts) -> str:
     """Return the page as text."""
     evaluation = result.evaluation
     data = {**tree_data(facts, _TREE_ITEMS), "map": {"id": []}}
-    asked = [(question.arm, question.baseline) for question in result.questions]
+    first_pairs = [(question.arm, question.baseline) for question in result.questions]
     pairs: dict[tuple[str, str], list[ArmDifference]] = {}
     for each in evaluation.differences:
         pairs.setdefault((each.arm, each.baseline), []).append(each)
-    first = [each for pair in asked for each in pairs.get(pair, [])]
-    others = [each for pair, listed in pairs.items() if pair not in asked for each in listed]
+    first = [each for pair in first_pairs for each in pairs.get(pair, [])]
+    others = [each for pair, listed in pairs.items() if pair not in first_pairs for each in listed]
     content = {
         "preset": result.folder.name,
         "source": redacted(result.data),
