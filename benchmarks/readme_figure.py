@@ -49,8 +49,8 @@ def figure(verdict: dict[str, Any]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 720 {height}" role="img" aria-label="{TITLE}">',
         f"<style>{STYLE}</style>",
         f'<text class="title" x="16" y="24">{TITLE}</text>',
-        f'<text class="note" x="16" y="44">MovieLens latest-small, items with under 10 earlier ratings: {rows["rows"]:,} test '
-        f"rows, {rows['positives']:,} positives; 3 seeds; 95 % intervals</text>",
+        f'<text class="note" x="16" y="44">MovieLens latest-small, items with under 10 earlier ratings: {rows["rows"]:,} rows, '
+        f"{rows['positives']:,} positives; 3 seeds, 95 % intervals</text>",
     ]
     for tick in (-0.02, -0.01, 0.0, 0.01, 0.02):
         if low <= tick <= high:
