@@ -215,7 +215,10 @@ class Catalog(CatalogTables):
             return serving[0]
         if len(published) == 1:
             return published[0]
-        raise UnknownVersionError("serving codebook", "(default)", [record.name for record in published])
+        remedy = "Name one, or promote one with `sidkit codebooks promote NAME`"
+        if not published:
+            remedy = "Fit one with `sidkit codebooks fit NAME` and publish it, or start `sidkit run`"
+        raise UnknownVersionError("serving codebook", "", [record.name for record in published], remedy)
 
     def rankers(self) -> list[RankerRecord]:
         """All rankers by name."""
@@ -259,7 +262,10 @@ class Catalog(CatalogTables):
         for record in records:
             if record.state == "serving":
                 return record
-        raise UnknownVersionError("serving ranker", "(default)", [record.name for record in records])
+        remedy = (
+            "Name one, or promote one with `sidkit ranker promote NAME`" if records else "Train one with `sidkit run`"
+        )
+        raise UnknownVersionError("serving ranker", "", [record.name for record in records], remedy)
 
     def add_ranker(
         self,

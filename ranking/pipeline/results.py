@@ -36,7 +36,9 @@ class CodebookFacts:
     perplexity: tuple[float, ...]
     """Perplexity of the codes divided by the number of codes, per level."""
     collision_rate: float
-    """Share of items that share all codes with another item."""
+    """1 - distinct codes / items."""
+    independent_code_rate: float
+    """Share of items that share all codes with no other item."""
     service: str
     """Feature service of its rankers."""
 

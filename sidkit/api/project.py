@@ -251,8 +251,8 @@ def init(
 
 
 def _init_in_memory(path: Path, tables: dict[str, TableLike | None]) -> Repo:
-    """Write the tables into a temporary folder, infer the settings, and move the folder into the new repository."""
-    from sidkit.contract import inspect_source, open_source
+    """Write the tables into a temporary folder, validate them, and move the folder into the new repository."""
+    from sidkit.api.checks import check_source
     from sidkit.core.files import typed_path
     from sidkit.core.repo import init_repo
     from sidkit.core.temporary import temporary_folder
@@ -260,10 +260,9 @@ def _init_in_memory(path: Path, tables: dict[str, TableLike | None]) -> Repo:
     folder = typed_path(path)
     with temporary_folder() as work:
         write_source(work / "source", tables)
-        facts = inspect_source(open_source(str(work / "source")))
-        repo = init_repo(folder, source_url=str(source_folder(folder)), **facts.settings())
+        checked = check_source(work / "source")
+        repo = init_repo(folder, source_url=str(source_folder(folder)), **checked.settings)
         shutil.move(work / "source", source_folder(folder))
-    facts.warn()
     return repo
 
 

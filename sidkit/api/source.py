@@ -41,7 +41,7 @@ def write_source(folder: Path, tables: Mapping[str, TableLike | None]) -> None:
     if missing:
         raise ConfigError(
             f"expected interactions=, items= and item_embeddings= together, got none for {', '.join(missing)}; pass all three, "
-            "or data= with a folder or a URL"
+            "or data= with a folder or a URL (`sidkit data embed` computes the vectors of items in a folder)"
         )
     converted = {name: to_arrow(table, name) for name, table in tables.items() if table is not None}
     for name, table in converted.items():

@@ -87,7 +87,8 @@ def print_report(console: Console, result: RunResult) -> None:
     _print_differences(console, result)
     lines = [
         f"codebook {book.name}: {book.quantizer}, {book.levels} levels; utilisation {_listed(book.utilisation)}, perplexity "
-        f"{_listed(book.perplexity)} of the codes, {book.collision_rate:.1%} of items share all codes with another item",
+        f"{_listed(book.perplexity)} of the codes, {1 - book.independent_code_rate:.1%} of items share all codes with another "
+        "item",
         _log_line(result.log),
         rows_summary(result.parts),
         f"peak memory {result.peak_rss_mb:,.0f} MB; test window from {result.split.describe()['validation_end']}",
@@ -154,7 +155,9 @@ def _print_arms(console: Console, result: RunResult) -> None:
 
 
 def _arm_cells(evaluation: RunEvaluation, name: str, metrics: ArmMetrics) -> list[str]:
-    numbers = (_number(value) for value in (metrics.auc, metrics.gauc, metrics.logloss))
+    numbers = (
+        _number(value) for value in (metrics.auc, None if metrics.auc is None else metrics.gauc, metrics.logloss)
+    )
     return [name, f"{evaluation.rows[name].rows:,}", *numbers]
 
 

@@ -11,6 +11,9 @@ _LONGEST_NAME = 255
 RESERVED_COLUMNS = frozenset({"reason", "nth", "first_seen", "file_row_number", "generation"})
 """Column names reserved for the validation itself."""
 
+_HINTS = {"label": '. For a log of positives only: df["label"] = 1'}
+"""Column -> what else may help if it is missing."""
+
 
 def check_columns(names: Sequence[str], table: Table, reserved: frozenset[str] = RESERVED_COLUMNS) -> None:
     """Reject a table that lacks a required column or has unusable or ``reserved`` column names.
@@ -27,7 +30,9 @@ def check_columns(names: Sequence[str], table: Table, reserved: frozenset[str] =
     missing = [column.name for column in table.columns if column.required and column.name not in names]
     if missing:
         raise TableSchemaError(
-            table.name, f"expected column {', '.join(map(repr, missing))}, got {', '.join(names)}; add or rename it"
+            table.name,
+            f"expected column {', '.join(map(repr, missing))}, got {', '.join(names)}; add or rename it"
+            f"{_HINTS.get(missing[0], '')}",
         )
 
 

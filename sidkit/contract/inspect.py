@@ -19,6 +19,7 @@ from sidkit.core.config import FEATURE_NAME_RULE, Feedback, is_feature_name
 from sidkit.core.errors import SidkitWarning, TableSchemaError
 
 _CHUNK_ROWS = 200_000
+_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,15 @@ def _modalities(source: Source) -> tuple[tuple[str, ...], tuple[str, ...]]:
         for name, kind in left_out.items()
     }
     if not chosen:
-        listed = ", ".join(f"{name} ({kind})" for name, kind in stated.items()) or "no further column"
+        shown = [f"{name} ({kind})" for name, kind in list(stated.items())[:_SHOWN]]
+        listed = ", ".join(shown + [f"{len(stated) - _SHOWN} more"] * (len(stated) > _SHOWN)) or "no further column"
         line = next(filter(None, lines.values()), "")
+        numbers = [name for name, kind in stated.items() if kind is not None and _is_number(kind)]
+        if not line and len(numbers) > 1:
+            first = f'df = df[["item_id"]].assign(text=list(df[{numbers[:1]!r} + [...]].to_numpy("float32")))'
+            if len(numbers) == len(stated):
+                first = 'df = df[["item_id"]].assign(text=list(df.drop(columns="item_id").to_numpy("float32")))'
+            line = f". For example, to pack one column per dimension: {first}"
         raise TableSchemaError(
             EMBEDDINGS.name, f"expected a column of vectors (a list of float32 per row), got {listed}{line}"
         )
@@ -105,6 +113,10 @@ def _modalities(source: Source) -> tuple[tuple[str, ...], tuple[str, ...]]:
         f"float32 per row){lines[name]}"
         for name, kind in left_out.items()
     )
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind))
 
 
 def _holds_vectors(kind: pa.DataType, head: pa.RecordBatch | None, name: str) -> bool:

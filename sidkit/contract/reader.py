@@ -59,10 +59,15 @@ class ParquetSource(Source):
         files = {place: _parts_of(place) for place in places}
         filled = [place for place in places if files[place]]
         if not filled:
+            csv = self.folder / f"{table}.csv"
+            hint = (
+                f", for example with pandas: pd.read_csv({str(csv)!r}).to_parquet({str(csv.with_suffix('.parquet'))!r})"
+            )
+            hint = hint if csv in entries else ""
             raise MissingTableError(
                 table,
                 f"expected {self.folder / table}.parquet or Parquet files under {self.folder / table}/, got a folder with "
-                f"{', '.join(entry.name for entry in entries[:8]) or 'nothing'}; add the table",
+                f"{', '.join(entry.name for entry in entries[:8]) or 'nothing'}; add the table{hint}",
             )
         if len(filled) > 1:
             raise ContractError(

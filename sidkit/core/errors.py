@@ -269,7 +269,8 @@ class UnknownVersionError(CatalogError):
         self.name = name
         self.known = list(known)
         available = ", ".join(known) if known else "none yet"
-        super().__init__(f"no {kind} named {name!r}; available: {available}.{remedy and f' {remedy}'}")
+        named = f" named {name!r}" if name else ""
+        super().__init__(f"no {kind}{named}; available: {available}.{remedy and f' {remedy}'}")
 
 
 class LifeCycleError(CatalogError):

@@ -242,7 +242,16 @@ def init_repo(
     with _alone_in(folder):
         remove_half_written_repo(folder)
         if any(folder.iterdir()):
-            raise RepoError(f"expected a new or empty folder, got {folder}, which is not empty; choose another one")
+            continues = f"continue there with `sidkit run --repo {folder}`, sidkit.open({str(folder)!r}) in Python, or "
+            raise RepoError(
+                f"expected a new or empty folder, got {folder}, which "
+                + (
+                    f"is a sidkit repository already; {continues}"
+                    if (folder / SETTINGS_FILE).exists()
+                    else "is not empty; "
+                )
+                + "choose another one"
+            )
         (folder / "data").mkdir()
         # sidkit.toml is written last: a folder without it is a half-written repository of a killed init.
         for name in sorted(_TEMPLATE_FILES, key=lambda name: name == SETTINGS_FILE):

@@ -104,7 +104,7 @@ def test_init_refuses_what_it_cannot_use(frames: dict[str, pd.DataFrame], tmp_pa
         sidkit.init(tmp_path / "a", **{**frames, "items": [1]})
     with pytest.raises(ContractError, match="column names as text"):
         sidkit.init(tmp_path / "a", **{**frames, "items": frames["items"].rename(columns={"title": 3})})
-    with pytest.raises(RepoError, match="not empty"):
+    with pytest.raises(RepoError, match="is a sidkit repository already"):
         sidkit.init(project.path, **frames)
     with pytest.raises(RepoError, match="not a sidkit repository"):
         sidkit.open(tmp_path / "nothing")
@@ -286,3 +286,26 @@ def test_a_finished_job_is_scored_evaluated_and_audited(finished: FinishedJob) -
         evaluated = made.evaluate()
     assert evaluated.ranker == name and 0 < evaluated.slices["all"].auc < 1
     assert made.audit(rows=50).ok
+
+
+def test_what_ingest_would_reject_is_refused_by_init(frames: dict[str, pd.DataFrame], tmp_path: Path) -> None:
+    items, log = frames["items"], frames["interactions"]
+    broken = {
+        "created_at": {**frames, "items": items.assign(created_at=items["created_at"].dt.strftime("%Y-%m-%d"))},
+        "expected column 'label'.*For a log of positives only": {**frames, "interactions": log.drop(columns="label")},
+        "rejected rows": {**frames, "interactions": log.assign(label=5)},
+        "to pack one column per dimension: df = ": {
+            **frames,
+            "item_embeddings": pd.DataFrame({"item_id": items["item_id"], "emb_0": 0.5, "emb_1": 1.0}),
+        },
+    }
+    for message, tables in broken.items():
+        with pytest.raises(ContractError, match=message):
+            sidkit.init(tmp_path / "repo", **tables)
+        assert not (tmp_path / "repo").exists(), message
+    wide = pd.DataFrame({"item_id": items["item_id"], "emb_0": 0.5, "emb_1": np.arange(len(items)) / 10})
+    packed = wide[["item_id"]].assign(text=list(wide.drop(columns="item_id").to_numpy("float32")))  # the advice
+    made = sidkit.init(tmp_path / "repo", **{**frames, "item_embeddings": packed})
+    assert made.settings.source.modalities == ("text",)
+    with pytest.raises(RepoError, match=r"is a sidkit repository already; continue there with.*sidkit\.open"):
+        sidkit.init(tmp_path / "repo", **frames)

@@ -84,7 +84,7 @@ def test_the_commands_for_your_own_data_work_as_written(tmp_path: Path, monkeypa
     with contextlib.redirect_stdout(printed), warnings.catch_warnings(action="ignore"):
         exec(code.replace('"rqkmeans"', repr(str(preset))), {})
     assert " serves: arm id_codes" in printed.getvalue() and "similarity" in printed.getvalue()
-    assert all(item in printed.getvalue() for item in ("i1", "i2", "i3"))
+    assert "score  known" in printed.getvalue()
 
 
 def test_the_glossary_defines_every_metric_that_codebooks_show_prints() -> None:
@@ -138,7 +138,7 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         ends[name] = len(cells)
     whole = nbformat.v4.new_notebook(cells=cells)
     with pytest.MonkeyPatch.context() as patched, warnings.catch_warnings(action="default"):  # the kernel's own warn
-        patched.setenv("SIDKIT_NOTEBOOK_IMPRESSIONS", "5000")
+        patched.setenv("SIDKIT_NOTEBOOK_IMPRESSIONS", "8000")
         patched.setenv("PYTHONPATH", str(TESTS))
         NotebookClient(whole, timeout=900, kernel_name="python3").execute()
     starts = dict(zip(ends, [0, *ends.values()], strict=False))
