@@ -147,7 +147,7 @@ def _check_python(arguments: list[str]) -> None:
 
 def _check_pip(arguments: list[str]) -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    requirement = re.fullmatch(r"sidkit\[([\w,]+)\]", arguments[-1])
+    requirement = re.fullmatch(r"(?:sidkit|\.)\[([\w,]+)\]", arguments[-1])
     assert arguments[0] == "install" and requirement and set(requirement[1].split(",")) <= extras.keys()
 
 
