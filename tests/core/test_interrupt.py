@@ -250,4 +250,4 @@ def test_an_init_waits_for_another_one(tmp_path: Path) -> None:
     (folder / "sidkit.toml").write_text("")
     os.close(descriptor)
     thread.join()
-    assert "is not empty" in str(refused[0])
+    assert "is a sidkit repository already" in str(refused[0])
