@@ -50,7 +50,7 @@ class CodebookSpec(CodebookParts):
     """Fit even with fewer than 20 items per code."""
 
 
-def fit(repo: Repo, name: str, spec: CodebookSpec, fit_end_us: int) -> CodebookRecord:
+def fit(repo: Repo, name: str, spec: CodebookSpec, fit_end_us: int | None = None) -> CodebookRecord:
     """Fit a codebook on the items known at ``fit_end_us``.
 
     If the spec learns from item pairs but the log yields too few, it falls back to the ``content`` encoder and the
@@ -65,8 +65,9 @@ def fit(repo: Repo, name: str, spec: CodebookSpec, fit_end_us: int) -> CodebookR
         provided the fit reproduces the content hash recorded in the catalogue.
     spec : CodebookSpec
         Encoder, quantizer and their arguments.
-    fit_end_us : int
+    fit_end_us : int, optional
         The cut-off, microseconds UTC: only content and clicks available by then are used. Evaluation may start here.
+        Default: the as-of time of the tables.
 
     Raises
     ------
@@ -83,6 +84,8 @@ def fit(repo: Repo, name: str, spec: CodebookSpec, fit_end_us: int) -> CodebookR
     require(*codebook_modules(spec), purpose="this codebook", extra="codes")
     build = read_build(repo)
     refuse_settings_of_artifacts(repo)
+    if fit_end_us is None:
+        fit_end_us = int(build["as_of_us"])
     if fit_end_us > build["as_of_us"]:
         raise FitError(
             f"the cut-off {iso(fit_end_us)} is later than the feature tables ({iso(build['as_of_us'])}); rebuild the "

@@ -121,6 +121,11 @@ class ArmMetrics:
     auc_interval: tuple[float | None, float | None] | None = None
     """Bounds of the 95 % interval of the AUC; None if not computed."""
 
+    @property
+    def shown_gauc(self) -> float | None:
+        """GAUC as reports show it: None where the AUC is None, because the rows are too few for either."""
+        return None if self.auc is None else self.gauc
+
 
 class SliceMetrics:
     """Metrics of one arm on one slice, with bootstrap samples.

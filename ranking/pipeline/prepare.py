@@ -29,7 +29,7 @@ from sidkit.core.clock import present_us
 from sidkit.core.config import content_hash, resolved_url
 from sidkit.core.engine import connection, literal, quoted
 from sidkit.core.errors import ConfigError, PluginChangedError, RepoError
-from sidkit.core.files import remove, typed_path
+from sidkit.core.files import typed_path
 from sidkit.core.integrity import checked, read_sealed, write_sealed
 from sidkit.core.repo import SETTINGS_FILE, Repo, init_repo
 from sidkit.core.stages import StageResult, Stages
@@ -214,9 +214,7 @@ class Prepared:
 
     def _write_dataset(self, dataset: NamedDataset) -> StageResult:
         out = Path(self.repo.settings.source.url)
-        remove(out)
-        out.mkdir(parents=True)
-        rows = dataset.make().write(out, self.impressions)
+        rows = dataset.write(out, self.impressions)
         facts = {"plugin": dataset.plugin.describe(copied=False)} if dataset.plugin else {}
         return StageResult(rows, facts, tuple(sorted(out.glob("interactions.parquet"))))
 

@@ -61,20 +61,15 @@ class CodebookSteps(ProjectBase):
             When the name is taken.
         """
         from semantic_ids import lifecycle
-        from semantic_ids.fitting import codebook_modules
         from sidkit.core.artifact import read_manifest
         from sidkit.core.config import load_section
-        from sidkit.core.extras import require
         from sidkit.core.names import check_codebook_name
         from sidkit.presets import preset_path
-        from sidkit.tables import read_build
 
         check_codebook_name(name)
         spec = load_section(lifecycle.CodebookSpec, preset_path(preset), "codebook").model_copy(update={"force": force})
-        require(*codebook_modules(spec), purpose="this codebook", extra="codes")
         with self.repo.locked():
-            until = read_build(self.repo)["as_of_us"] if fit_end is None else moment_us(fit_end)
-            record = lifecycle.fit(self.repo, name, spec, until)
+            record = lifecycle.fit(self.repo, name, spec, None if fit_end is None else moment_us(fit_end))
         if reason := read_manifest(self.repo.codebooks / name, verify=False).get("fallback"):
             warn(f"fell back to the encoder 'content', which uses no behaviour: {reason}")
         return record

@@ -49,17 +49,11 @@ class RankerSteps(ProjectBase):
         import pyarrow.compute as pc
 
         from ranking.data.split import TimeSplit
-        from sidkit.core.errors import ArtifactMissingError
-        from sidkit.core.integrity import checked
         from sidkit.tables.labelled_rows import log_moments
 
         if part is not None and part not in PARTS:
             raise ConfigError(f"expected one of the parts {', '.join(PARTS)}, got {part!r}")
-        if not self.repo.labelled_rows.is_file():
-            raise ArtifactMissingError(
-                self.repo.labelled_rows, "write them with `sidkit tables rows` or Project.write_rows()"
-            )
-        table = pq.read_table(checked(self.repo.labelled_rows))
+        table = self._labelled_rows()
         if part is not None:
             at_us = table.column("event_timestamp").cast(pa.int64()).to_numpy()
             split = TimeSplit.of(log_moments(self.repo), self.settings.split)
@@ -67,6 +61,16 @@ class RankerSteps(ProjectBase):
         if "request_id" in table.column_names and pc.all(pc.is_null(table.column("request_id"))).as_py():
             table = table.drop_columns(["request_id"])
         return table.to_pandas()
+
+    def _labelled_rows(self, columns: list[str] | None = None) -> pa.Table:
+        from sidkit.core.errors import ArtifactMissingError
+        from sidkit.core.integrity import checked
+
+        if not self.repo.labelled_rows.is_file():
+            raise ArtifactMissingError(
+                self.repo.labelled_rows, "write them with `sidkit tables rows` or Project.write_rows()"
+            )
+        return pq.read_table(checked(self.repo.labelled_rows), columns=columns)
 
     def frame(self, rows: TableLike, service: str | None = None) -> Any:
         """The point-in-time features of rows, as a ranker trains on them.
@@ -159,8 +163,9 @@ class RankerSteps(ProjectBase):
         return ProjectDataset(data, record, labelled=labelled)
 
     def _rate_before(self, until_us: int) -> float:
-        rows = self.rows()
-        known = rows["label"][rows["event_timestamp"].astype("datetime64[us, UTC]").astype("int64") < until_us]
+        rows = self._labelled_rows(["event_timestamp", "label"])
+        at_us = rows.column("event_timestamp").cast(pa.int64()).to_numpy()
+        known = rows.column("label").to_numpy()[at_us < until_us]
         if not len(known):
             raise ConfigError(
                 "expected labelled rows before the end of the codebook's fit, to compute the base rate of positives, got none; "

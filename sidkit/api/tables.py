@@ -51,11 +51,7 @@ def to_arrow(table: TableLike, name: str) -> pa.Table:
         raise ContractError(
             name, f"a column cannot be converted to Arrow ({error}); give every column values of one type"
         ) from error
-    return pa.table(
-        {field.name: _plain(arrow.column(at)) for at, field in enumerate(arrow.schema)}
-        if len(set(arrow.column_names)) == arrow.num_columns
-        else arrow
-    )
+    return pa.Table.from_arrays([_plain(column) for column in arrow.columns], names=arrow.column_names)
 
 
 def _check_pandas(table: pd.DataFrame, name: str) -> None:

@@ -92,7 +92,7 @@ def main() -> None:
 def _run(interrupted: Callable[[], bool]) -> int:
     import traceback
 
-    from sidkit.cli.output import VERBOSITY, Verbosity, measured
+    from sidkit.cli.output import VERBOSITY, measured
     from sidkit.core.redact import remember, scrubbed
     from sidkit.core.temporary import avoid_test_write
 
@@ -104,7 +104,7 @@ def _run(interrupted: Callable[[], bool]) -> int:
         return 2
     for argument in sys.argv[1:]:
         remember(argument.rpartition("=")[2] if argument.startswith("--") else argument)
-    VERBOSITY.quiet, VERBOSITY.verbose = Verbosity().quiet, Verbosity().verbose
+    VERBOSITY.quiet = VERBOSITY.verbose = False
     try:
         with measured():
             code = _command()(prog_name="sidkit", standalone_mode=False)

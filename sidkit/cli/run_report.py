@@ -155,9 +155,7 @@ def _print_arms(console: Console, result: RunResult) -> None:
 
 
 def _arm_cells(evaluation: RunEvaluation, name: str, metrics: ArmMetrics) -> list[str]:
-    numbers = (
-        _number(value) for value in (metrics.auc, None if metrics.auc is None else metrics.gauc, metrics.logloss)
-    )
+    numbers = (_number(value) for value in (metrics.auc, metrics.shown_gauc, metrics.logloss))
     return [name, f"{evaluation.rows[name].rows:,}", *numbers]
 
 

@@ -77,8 +77,7 @@ def _rows_of_arms(result: RunResult) -> list[list[str]]:
     rows = []
     for arm, slices in evaluation.arms.items():
         for name, metrics in slices.items():
-            gauc = None if metrics.auc is None else metrics.gauc  # too few rows for either
-            values = (metrics.auc, gauc, metrics.logloss, metrics.calibration)
+            values = (metrics.auc, metrics.shown_gauc, metrics.logloss, metrics.calibration)
             numbers = ["–" if value is None else f"{value:.4f}" for value in values]
             rows.append([arm, name, f"{evaluation.rows[name].rows:,}", *numbers])
     return rows
