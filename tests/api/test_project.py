@@ -280,7 +280,8 @@ def test_a_finished_job_is_scored_evaluated_and_audited(finished: FinishedJob) -
     assert scores["score"].between(0, 1).all() and scores["known"].tolist() == [True] * 5 + [False]
     assert scores.attrs["ranker"] == name
     again = scorer.score("u1", items, at.isoformat())
-    assert again["score"].tolist() == scores["score"].tolist()[:5]
+    # A matrix product rounds differently with the number of rows.
+    assert again["score"].tolist() == pytest.approx(scores["score"].tolist()[:5], rel=1e-5)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SidkitWarning)
         evaluated = made.evaluate()
