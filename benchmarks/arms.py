@@ -1,6 +1,6 @@
 """Compare all arms on six data sets: the results behind the claims about rankers.
 
-    python benchmarks/arms.py [--data DATA...] [--work FOLDER] [--jobs 2] [--seeds 5] [--origins 3]
+    python benchmarks/arms.py [--data DATA...] [--work FOLDER] [--jobs 2] [--seeds 3] [--origins 3]
 
 Runs ``sidkit ranker compare`` for each data set; an interrupted run resumes. Rows are written to
 ``benchmarks/results/arms.json`` (replacing those of the same data set), tables as Markdown to ``benchmarks/results/arms.md``,
@@ -75,7 +75,7 @@ def options_of(data: str, options: argparse.Namespace, arms: Sequence[str], *, t
     }
     spec = with_settings(spec, {**given, **(settings_of(data_name(data)) if tuned else {})})
     return CompareOptions(
-        data, load_arms(arms), spec, options.seeds, options.origins, options.origin_seeds, options.jobs,
+        data, load_arms(arms), spec, options.seeds, options.origins, options.jobs,
         options.impressions,
     )  # fmt: skip
 
@@ -141,9 +141,8 @@ def parser_of(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", nargs="+", default=defaults())
     parser.add_argument("--work", type=Path, default=Path(".work") / "arms")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--origins", type=int, default=3)
-    parser.add_argument("--origin-seeds", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--max-train-rows", type=int, default=150_000)
     parser.add_argument("--max-evaluation-rows", type=int, default=120_000)

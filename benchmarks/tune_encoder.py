@@ -56,7 +56,7 @@ def gains(repo: Repo, window: tuple[float, float], seeds: int) -> list[dict[str,
         for seed in range(seeds):
             encoder = BehaviourEncoder(**{**arguments, "seed": seed}).fit(before.content, pairs)
             ways[f"{seed}"] = by_vectors(encoder.encode(items.content))
-        report = hit_rates(ways, asked, resamples=2)
+        report = hit_rates(ways, asked)
         row = {"window": window, **dict(zip(GRID, setting, strict=True)), "seeds": seeds}
         for part in ("seen", "new"):
             found = [report.difference(f"{seed}", "content", part) for seed in range(seeds)]

@@ -35,8 +35,8 @@ from ranking.experiments.comparison.trials import Plan, Trial, context_of
 from ranking.pipeline.prepare import prepare_repo
 from ranking.training.arms import TrainingContext, train_arm
 from ranking.training.sizing import Budget
-from sidkit.core.bootstrap import LEAST_POSITIVES
 from sidkit.core.files import read_json, write_json
+from sidkit.core.intervals import LEAST_POSITIVES
 
 RESULTS = ROOT / "benchmarks" / "results" / "tune_ranker.json"
 ARMS = ["id_content", "id_codes", "saviorrec", "smile"]

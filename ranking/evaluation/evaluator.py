@@ -1,7 +1,7 @@
-"""Evaluator: metrics of arms per slice, bootstrap intervals over users, and paired differences with a verdict.
+"""Evaluator: metrics of arms per slice, intervals over users, items and seeds, and paired differences with a verdict.
 
-All arms are evaluated on the same rows and the same bootstrap samples of users, so differences are paired. Samples are
-computed lazily, when an interval or a difference is first needed.
+All arms are evaluated on the same rows, so differences are paired; see :mod:`sidkit.core.intervals`. Influences are computed
+lazily, when an interval or a difference is first needed.
 """
 
 from __future__ import annotations
@@ -15,26 +15,36 @@ import numpy.typing as npt
 import pandas as pd
 
 from ranking.data.dataset import Dataset
-from ranking.evaluation.metrics import (
-    auc,
-    calibration,
-    gauc,
-    group_aucs,
-    log_loss,
-    mean_auc,
-    normalised_entropy,
+from ranking.evaluation.influence import (
+    auc_influence,
+    calibration_influence,
+    gauc_influence,
+    log_loss_influence,
+    normalised_entropy_influence,
 )
+from ranking.evaluation.metrics import auc, calibration, gauc, log_loss, normalised_entropy
 from sidkit.core.arrays import Bools, Doubles, Ints
-from sidkit.core.bootstrap import LEAST_POSITIVES, Interval, Resamples, Verdict, finite, verdict_on
 from sidkit.core.clock import iso
 from sidkit.core.errors import LeakageError
+from sidkit.core.intervals import (
+    LEAST_POSITIVES,
+    LEAST_USERS,
+    Changes,
+    Clusters,
+    Influence,
+    Interval,
+    Support,
+    Variance,
+    Verdict,
+    finite,
+    verdict_on,
+)
 
 METRICS = ("auc", "gauc", "logloss", "normalised_entropy", "calibration")
 HIGHER_IS_BETTER = {"auc": True, "gauc": True, "logloss": False, "normalised_entropy": False}
 """Calibration is best at 1, so differences in calibration are not compared."""
 LEAST_PER_CLASS = 50
 """Minimum rows of each class for a slice to have an AUC."""
-RESAMPLES = 1000
 
 Labels = npt.NDArray[np.int8]
 
@@ -45,8 +55,8 @@ class EvaluationRows:
 
     label: Labels
     """Labels 0 or 1, int8 [rows]."""
-    user: Ints
-    """User of each row, int64 [rows]; users are resampled."""
+    clusters: Clusters
+    """User and item of each row."""
     group: Ints
     """GAUC group of each row, int64 [rows]: its request or its user."""
     grouped_by: str
@@ -55,14 +65,14 @@ class EvaluationRows:
     @classmethod
     def of(cls, data: Dataset) -> EvaluationRows:
         """Build from a data set; rows without a request are grouped by user and time, logs without requests by user."""
-        user = pd.factorize(data.rows.user_ids)[0].astype(np.int64)
+        clusters = Clusters.of(pd.factorize(data.rows.user_ids)[0], pd.factorize(data.rows.item_ids)[0])
         if data.rows.request_ids is None:
-            return cls(data.rows.label, user, user, "user")
+            return cls(data.rows.label, clusters, clusters.user, "user")
         requests = [
             request if request is not None else f"{who}@{at}"
             for request, who, at in zip(data.rows.request_ids, data.rows.user_ids, data.rows.at_us, strict=True)
         ]
-        return cls(data.rows.label, user, pd.factorize(np.array(requests, object))[0].astype(np.int64), "request")
+        return cls(data.rows.label, clusters, pd.factorize(np.array(requests, object))[0].astype(np.int64), "request")
 
 
 @dataclass(frozen=True)
@@ -72,6 +82,8 @@ class SliceSize:
     rows: int
     positives: int
     users: int
+    effective_users: float = float("nan")
+    """Kish's effective number of users, by their rows of the rarer class; NaN in files of earlier versions."""
 
 
 @dataclass(frozen=True)
@@ -81,18 +93,41 @@ class MetricValue:
     value: float
     """The mean over seeds."""
     by_seed: tuple[float, ...]
-    draw: Callable[[], Doubles] = field(repr=False)
-    """Computes :attr:`samples`."""
+    support: Support
+    change: Callable[[], Sequence[Changes]] = field(repr=False)
+    """Computes the changes of each seed's value if a user, an item or a pair of both is left out."""
 
     @cached_property
-    def samples(self) -> Doubles:
-        """Bootstrap samples of the mean over seeds, ``float64 [samples]``."""
-        return self.draw()
+    def by_seed_changes(self) -> Sequence[Changes]:
+        """The result of :attr:`change`."""
+        return self.change()
+
+    @cached_property
+    def changes(self) -> Changes:
+        """Changes of the mean over seeds."""
+        return Changes.mean(self.by_seed_changes)
+
+    @property
+    def training(self) -> Variance | None:
+        """Variance of the mean over seeds because of training; None if it is unknown.
+
+        The variance over seeds on these rows, minus the part that comes from the rows: there, seeds differ by chance too, and
+        the variance of :attr:`changes` contains it.
+        """
+        seeds = len(self.by_seed)
+        if seeds < 2:
+            return None
+        over_seeds = Variance.of_mean(self.by_seed)
+        if over_seeds.value == 0:
+            return over_seeds
+        of_rows = [(each - self.changes).variance(self.support).value for each in self.by_seed_changes]
+        by_chance = float(np.mean(of_rows)) / (seeds - 1)
+        return Variance(max(over_seeds.value - by_chance, 0.0), over_seeds.degrees)
 
     @property
     def interval(self) -> Interval:
-        """The value and its 95 % interval over users."""
-        return Interval.of(self.value, self.samples)
+        """The value and its 95 % interval over users and items and, with several seeds, over trainings."""
+        return _interval(self.value, self.changes.variance(self.support), [self.training])
 
 
 @dataclass(frozen=True)
@@ -100,8 +135,13 @@ class Difference:
     """Paired difference of a metric between an arm and its baseline."""
 
     interval: Interval
-    positives: int
+    support: Support
     verdict: Verdict
+
+    @property
+    def positives(self) -> int:
+        """Number of positive rows."""
+        return self.support.positives
 
 
 @dataclass(frozen=True)
@@ -128,7 +168,7 @@ class ArmMetrics:
 
 
 class SliceMetrics:
-    """Metrics of one arm on one slice, with bootstrap samples.
+    """Metrics of one arm on one slice.
 
     Parameters
     ----------
@@ -138,17 +178,15 @@ class SliceMetrics:
         Predicted probabilities of all rows, one array per seed.
     part : bool [rows]
         Mask of the slice.
-    resamples : callable
-        Returns the bootstrap samples for the slice's rows; called lazily.
+    support : Support
+        Clusters and positives of the slice.
     """
 
-    def __init__(
-        self, rows: EvaluationRows, scores: Sequence[Doubles], part: Bools, resamples: Callable[[], Resamples]
-    ) -> None:
-        self._rows, self._scores, self._part, self._resamples = rows, scores, part, resamples
+    def __init__(self, rows: EvaluationRows, scores: Sequence[Doubles], part: Bools, support: Support) -> None:
+        self._rows, self._scores, self._part = rows, scores, part
         label, group, selected = rows.label[part], rows.group[part], [score[part] for score in scores]
         grouped = [gauc(label, score, group) for score in selected]
-        self.positives = int(label.sum())
+        self.positives = support.positives
         self.gauc_share = float(np.mean([share for _, share in grouped]))
         """Share of the slice's rows in groups with both classes within the slice."""
         exact = {
@@ -159,7 +197,7 @@ class SliceMetrics:
             "calibration": [calibration(label, score) for score in selected],
         }
         self.metrics = {
-            name: MetricValue(float(np.mean(values)), tuple(values), partial(self._samples, name))
+            name: MetricValue(float(np.mean(values)), tuple(values), support, partial(self._changes, name))
             for name, values in exact.items()
             if np.isfinite(values).all()
         }
@@ -169,7 +207,7 @@ class SliceMetrics:
         """Return the metrics without samples; ``interval`` adds the AUC's interval if it is defined."""
         value = {name: self.metrics[name].value if name in self.metrics else None for name in METRICS}
         ranked = self.metrics.get("auc")
-        bounds = ranked.interval if ranked is not None and interval else None
+        bounds = ranked.interval.within(0.0, 1.0) if ranked is not None and interval else None
         return ArmMetrics(
             value["auc"],
             value["gauc"],
@@ -181,35 +219,24 @@ class SliceMetrics:
             (finite(bounds.low), finite(bounds.high)) if bounds is not None else None,
         )
 
-    def _samples(self, metric: str) -> Doubles:
-        if metric != "auc":
-            return self._ratios[metric]
-        selected = [score[self._part] for score in self._scores]
-        return mean_auc(self._rows.label[self._part], selected, self._resamples())[1]
-
-    @cached_property
-    def _ratios(self) -> dict[str, Doubles]:
-        """Samples of the metrics that are ratios of sums over rows, averaged over seeds."""
+    def _changes(self, metric: str) -> list[Changes]:
         label, group = self._rows.label[self._part], self._rows.group[self._part]
-        sums = [_ratio_samples(label, score[self._part], group, self._resamples()) for score in self._scores]
-        return {name: np.mean([samples[name] for samples in sums], axis=0) for name in sums[0]}
+        clusters = self._rows.clusters.take(self._part)
+        influence = _influence(metric)
+        return [influence(label, score[self._part], group).changes(clusters) for score in self._scores]
 
 
 class Evaluator:
-    """Evaluates arms on the same rows, slices and bootstrap samples of users.
+    """Evaluates arms on the same rows and slices.
 
     Parameters
     ----------
     rows : EvaluationRows
-        Labels, users and requests.
+        Labels, users, items and requests.
     slices : mapping
         Slice name -> ``bool [rows]``.
-    resamples : int or Resamples
-        Number of bootstrap samples, or samples shared with other rows.
-    redraw : bool
-        Resample the users of each slice separately, instead of resampling all users once for all slices.
-    least_positives : int
-        Minimum number of positives for a verdict other than ``no evidence``.
+    least_positives, least_users : int
+        Minimum number of positives and effective number of users for a verdict other than ``no evidence``.
 
     Examples
     --------
@@ -222,39 +249,27 @@ class Evaluator:
         self,
         rows: EvaluationRows,
         slices: Mapping[str, Bools],
-        resamples: int | Resamples = RESAMPLES,
         *,
-        redraw: bool = False,
         least_positives: int = LEAST_POSITIVES,
+        least_users: int = LEAST_USERS,
     ) -> None:
         self.rows = rows
         self.slices = slices
-        self.least_positives = least_positives
-        self._given, self._redraw = resamples, redraw
-        self._of_slice: dict[str, Resamples] = {}
+        self.least_positives, self.least_users = least_positives, least_users
 
     @cached_property
-    def _of_all(self) -> Resamples:
-        given = self._given
-        return given if isinstance(given, Resamples) else Resamples.draw(self.rows.user, given)
-
-    def resamples(self, name: str) -> Resamples:
-        """Return the bootstrap samples for the rows of a slice."""
-        if name not in self._of_slice:
-            part = self.slices[name]
-            if self._redraw and not isinstance(self._given, Resamples):
-                self._of_slice[name] = Resamples.draw(self.rows.user[part], self._given)
-            else:
-                self._of_slice[name] = self._of_all.take(part)
-        return self._of_slice[name]
+    def support(self) -> dict[str, Support]:
+        """Slice -> its clusters and positives."""
+        return {
+            name: Support.of(self.rows.label[part], self.rows.clusters.take(part)) for name, part in self.slices.items()
+        }
 
     @cached_property
     def sizes(self) -> dict[str, SliceSize]:
         """Slice -> number of rows, positives and users."""
-        label, user = self.rows.label, self.rows.user
         return {
-            name: SliceSize(int(part.sum()), int(label[part].sum()), len(np.unique(user[part])))
-            for name, part in self.slices.items()
+            name: SliceSize(int(self.slices[name].sum()), of.positives, of.users, of.effective_users)
+            for name, of in self.support.items()
         }
 
     @property
@@ -276,8 +291,7 @@ class Evaluator:
             Click probabilities, one array per seed; any scores if only AUC and GAUC are used.
         """
         return {
-            name: SliceMetrics(self.rows, predictions, part, partial(self.resamples, name))
-            for name, part in self.slices.items()
+            name: SliceMetrics(self.rows, predictions, part, self.support[name]) for name, part in self.slices.items()
         }
 
     def compare(
@@ -302,9 +316,9 @@ class Evaluator:
             name: difference(
                 arm[name].metrics[metric],
                 baseline[name].metrics[metric],
-                arm[name].positives,
                 metric,
-                self.least_positives,
+                least_positives=self.least_positives,
+                least_users=self.least_users,
             )
             for name in (self.slices if slices is None else slices)
             if name in self.slices and metric in arm[name].metrics and metric in baseline[name].metrics
@@ -321,14 +335,31 @@ class Evaluator:
 
 
 def difference(
-    arm: MetricValue, baseline: MetricValue, positives: int, metric: str = "auc", least_positives: int = LEAST_POSITIVES
+    arm: MetricValue,
+    baseline: MetricValue,
+    metric: str = "auc",
+    *,
+    least_positives: int = LEAST_POSITIVES,
+    least_users: int = LEAST_USERS,
 ) -> Difference:
-    """Difference of a metric between an arm and its baseline, whose bootstrap samples must be paired."""
-    interval = Interval.of(arm.value - baseline.value, arm.samples - baseline.samples)
+    """Difference of a metric between an arm and its baseline on the same rows; their trainings are independent."""
+    trainings = [arm.training, baseline.training]
+    variance = (arm.changes - baseline.changes).variance(arm.support)
+    interval = _interval(arm.value - baseline.value, variance, trainings)
     verdict = verdict_on(
-        interval, positives, higher_is_better=HIGHER_IS_BETTER[metric], least_positives=least_positives
+        interval,
+        arm.support.positives,
+        arm.support.effective_users,
+        seeds_known=None not in trainings,
+        higher_is_better=HIGHER_IS_BETTER[metric],
+        least_positives=least_positives,
+        least_users=least_users,
     )
-    return Difference(interval, positives, verdict)
+    return Difference(interval, arm.support, verdict)
+
+
+def _interval(value: float, variance: Variance, trainings: Iterable[Variance | None]) -> Interval:
+    return Interval.of(value, Variance.total([variance, *(training for training in trainings if training is not None)]))
 
 
 def enough(label: Labels) -> bool:
@@ -350,27 +381,13 @@ def refuse_leakage(evaluation_start_us: int, fit_ends_us: Mapping[str, int]) -> 
         raise LeakageError(iso(evaluation_start_us), late)
 
 
-def _ratio_samples(label: Labels, score: Doubles, group: Ints, resamples: Resamples) -> dict[str, Doubles]:
-    p = np.clip(score, 1e-7, 1 - 1e-7)
-    groups = group_aucs(label, score, group)
-    # A group's AUC is weighted by its rows; each group belongs to one user.
-    per_row = groups.auc[np.searchsorted(groups.group, group)]
-    both = np.isfinite(per_row)
-    columns = [
-        np.ones(len(label)),
-        label == 1,
-        score,
-        -np.where(label == 1, np.log(p), np.log1p(-p)),
-        both,
-        np.where(both, per_row, 0.0),
-    ]
-    rows, positives, predicted, loss, grouped, ranked = resamples.sums(np.stack(columns, axis=1).astype(np.float64)).T
-    with np.errstate(invalid="ignore", divide="ignore"):
-        rate = positives / rows
-        entropy = -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate))
-        return {
-            "gauc": ranked / grouped,
-            "logloss": loss / rows,
-            "normalised_entropy": loss / rows / entropy,
-            "calibration": predicted / positives,
-        }
+def _influence(metric: str) -> Callable[[Labels, Doubles, Ints], Influence]:
+    if metric == "gauc":
+        return gauc_influence
+    ungrouped = {
+        "auc": auc_influence,
+        "logloss": log_loss_influence,
+        "normalised_entropy": normalised_entropy_influence,
+        "calibration": calibration_influence,
+    }[metric]
+    return lambda label, score, group: ungrouped(label, score)

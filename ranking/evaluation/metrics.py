@@ -1,23 +1,13 @@
-"""Ranking and probability metrics, exact with ties, and the AUC of bootstrap samples.
-
-The AUC of many samples is computed by two sparse products: rows are binned by score, and the AUC follows from the weighted
-positives and negatives per bin. With more than :data:`BINS` distinct scores, neighbouring scores share a bin and count as
-ties. This changes a sample by about 1e-5, far less than samples vary; the point estimate is exact.
-"""
+"""Ranking and probability metrics, exact with ties."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from sidkit.core.arrays import Doubles
-from sidkit.core.bootstrap import Resamples
-
-BINS = 512
-"""Number of distinct scores up to which the samples of :func:`auc_samples` are exact."""
+from sidkit.core.arrays import Doubles, Ints
 
 Array = npt.NDArray[np.number]
 
@@ -56,37 +46,66 @@ def auc(label: Array, scores: Array) -> float:
     return SortedScores.of(scores).auc(label)
 
 
+def placements(label: Array, prepared: SortedScores) -> Doubles:
+    """Share of the other class that each row is ordered correctly against, ``float64 [rows]``, ties count half; NaN if a class
+    is missing. The mean over either class is the AUC.
+    """
+    ordered = (label == 1)[prepared.order].astype(np.float64)
+    run = np.repeat(np.arange(len(prepared.starts)), np.diff(prepared.starts, append=len(ordered)))
+    placed = np.empty(len(ordered))
+    placed[prepared.order] = _placed(ordered, run, np.zeros(len(ordered), np.int64))
+    return placed
+
+
 @dataclass(frozen=True)
-class GroupAucs:
-    """Id, number of rows and AUC of each group; the AUC is NaN if a class is missing."""
+class WithinGroups:
+    """Of each row: the AUC of its group, its placement within the group (see :func:`placements`), and the numbers of rows of
+    its group and of its class within the group, all ``float64 [rows]``. AUC and placement are NaN if the group lacks a class.
+    """
 
-    group: npt.NDArray[np.int64]
-    rows: Doubles
     auc: Doubles
+    placement: Doubles
+    group_rows: Doubles
+    class_rows: Doubles
 
 
-def group_aucs(label: Array, scores: Array, group: npt.NDArray[np.int64]) -> GroupAucs:
-    """Compute the AUC of each group, ties count half; groups are in ascending order."""
+def within_groups(label: Array, scores: Array, group: Ints) -> WithinGroups:
+    """Compute AUCs and placements within groups, ``int64 [rows]``."""
     order = np.lexsort((scores, group))
-    g, y, s = group[order], label[order].astype(np.float64), scores[order]
-    first = np.r_[True, g[1:] != g[:-1]][: len(g)]
-    number = np.cumsum(first) - 1
-    rows = np.bincount(number).astype(np.float64)
-    positives = np.bincount(number, weights=y)
-    # Mid-ranks within each group, so that ties count half.
-    tie = np.r_[True, (g[1:] != g[:-1]) | (s[1:] != s[:-1])][: len(g)]
-    tie_number = np.cumsum(tie) - 1
-    starts = np.flatnonzero(tie)
-    lengths = np.diff(np.r_[starts, len(g)])
-    begin = np.flatnonzero(first)[number]
-    rank = (starts - begin[starts] + (lengths + 1) / 2)[tie_number]
-    pairs = positives * (rows - positives)
-    above = np.bincount(number, weights=rank * y) - positives * (positives + 1) / 2
+    g, y, s = group[order], (label[order] == 1).astype(np.float64), scores[order]
+    new_group = np.r_[True, g[1:] != g[:-1]][: len(g)]
+    new_run = new_group | np.r_[True, s[1:] != s[:-1]][: len(g)]
+    number = np.cumsum(new_group) - 1
+    placed = _placed(y, np.cumsum(new_run) - 1, number)
+    rows, positives = np.bincount(number).astype(np.float64), np.bincount(number, y)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return GroupAucs(g[first], rows, np.where(pairs > 0, above / pairs, np.nan))
+        aucs = np.bincount(number, np.where(y == 1, placed, 0.0)) / positives
+    aucs[(positives == 0) | (positives == rows)] = np.nan
+    columns = (aucs[number], placed, rows[number], np.where(y == 1, positives[number], (rows - positives)[number]))
+    unsorted = np.empty((4, len(g)))
+    unsorted[:, order] = np.stack(columns)
+    return WithinGroups(*unsorted)
 
 
-def gauc(label: Array, scores: Array, group: npt.NDArray[np.int64]) -> tuple[float, float]:
+def _placed(positive: Doubles, run: Ints, group: Ints) -> Doubles:
+    """Placements of rows that are sorted by group and score; rows of one run are tied."""
+    up, down = np.bincount(run, positive), np.bincount(run, 1 - positive)
+    below, above = np.cumsum(down) - down, up.sum() - np.cumsum(up)
+    group_of_run = group[np.flatnonzero(np.r_[True, run[1:] != run[:-1]][: len(run)])]
+    ups, downs = (np.bincount(group_of_run, counts) for counts in (up, down))
+    below -= (np.cumsum(downs) - downs)[group_of_run]
+    above -= (ups.sum() - np.cumsum(ups))[group_of_run]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        placed = np.where(
+            positive == 1,
+            ((below + down / 2) / downs[group_of_run])[run],
+            ((above + up / 2) / ups[group_of_run])[run],
+        )
+    placed[(ups == 0)[group] | (downs == 0)[group]] = np.nan
+    return placed
+
+
+def gauc(label: Array, scores: Array, group: Ints) -> tuple[float, float]:
     """Group AUC: mean AUC of the groups with both classes, weighted by rows.
 
     Parameters
@@ -103,12 +122,9 @@ def gauc(label: Array, scores: Array, group: npt.NDArray[np.int64]) -> tuple[flo
     """
     if not len(label):
         return float("nan"), 0.0
-    groups = group_aucs(label, scores, group)
-    both = np.isfinite(groups.auc)
-    if not both.any():
-        return float("nan"), 0.0
-    rows = groups.rows[both]
-    return float((groups.auc[both] * rows).sum() / rows.sum()), float(rows.sum() / len(label))
+    aucs = within_groups(label, scores, group).auc
+    both = np.isfinite(aucs)
+    return (float(aucs[both].mean()), float(both.mean())) if both.any() else (float("nan"), 0.0)
 
 
 def log_loss(label: Array, probability: Array) -> float:
@@ -131,55 +147,3 @@ def calibration(label: Array, probability: Array) -> float:
     """Mean prediction divided by the share of positives; 1 is calibrated. NaN without positives."""
     positives = float(np.sum(label == 1))
     return float(np.sum(probability)) / positives if positives else float("nan")
-
-
-def auc_samples(label: Array, scores: Array, resamples: Resamples) -> tuple[float, Doubles]:
-    """Compute the binned AUC, and that of each bootstrap sample ``float64 [samples]`` (NaN if it lacks a class)."""
-    place, count = _bins(scores)
-    positive = label == 1
-    up, down = (_binned(place[part], resamples, part, count) for part in (positive, ~positive))
-    plain = [np.bincount(place[part], minlength=count)[:, None] for part in (positive, ~positive)]
-    whole = _auc_of(*(counts.astype(np.float64) for counts in plain))
-    return float(whole[0]), _auc_of(up, down)
-
-
-def mean_auc(label: Array, scores: Sequence[Array], resamples: Resamples) -> tuple[float, Doubles]:
-    """Compute the exact AUC, averaged over seeds, and its bootstrap samples (binned, shifted to the exact AUC)."""
-    exact, samples = [], []
-    for score in scores:
-        value, (binned, resampled) = auc(label, score), auc_samples(label, score, resamples)
-        exact.append(value)
-        samples.append(resampled + (value - binned))
-    return float(np.mean(exact)), np.mean(samples, axis=0)
-
-
-def _bins(scores: Array) -> tuple[npt.NDArray[np.int64], int]:
-    """Bin of each row, ascending with the score, equal scores in one bin; and the number of bins."""
-    prepared = SortedScores.of(scores)
-    few = len(prepared.starts) <= BINS
-    starts = np.arange(len(prepared.starts)) if few else prepared.starts * BINS // len(scores)
-    place = np.empty(len(scores), dtype=np.int64)
-    place[prepared.order] = np.repeat(starts, np.diff(prepared.starts, append=len(scores)))
-    return place, int(starts[-1]) + 1 if len(starts) else 0
-
-
-def _binned(
-    place: npt.NDArray[np.int64], resamples: Resamples, part: npt.NDArray[np.bool_], count: int
-) -> npt.NDArray[np.float32]:
-    """Weighted row counts ``float32 [bins, samples]`` of the rows in ``part``."""
-    from scipy.sparse import csr_matrix
-
-    weights, cluster = resamples.weights, resamples.cluster[part]
-    rows = csr_matrix((np.ones(len(place), np.float32), (place, cluster)), shape=(count, len(weights)))
-    binned: npt.NDArray[np.float32] = rows @ weights
-    return binned
-
-
-def _auc_of(up: npt.NDArray[np.number], down: npt.NDArray[np.number]) -> Doubles:
-    """AUC per column of positives and negatives ``[bins, samples]``, with ascending bins."""
-    below = np.cumsum(down, axis=0)
-    pairs = (up * (below - down / down.dtype.type(2))).sum(axis=0, dtype=np.float64)
-    total = up.sum(axis=0, dtype=np.float64) * down.sum(axis=0, dtype=np.float64)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        aucs: Doubles = np.where(total > 0, pairs / total, np.nan)
-    return aucs

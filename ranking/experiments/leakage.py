@@ -28,15 +28,14 @@ from ranking.pipeline.saved_run import read_run
 from ranking.training.arm_spec import ArmSpec
 from ranking.training.arms import TrainingContext, train_arm
 from sidkit.core.arrays import Doubles, Ints
-from sidkit.core.bootstrap import Interval
 from sidkit.core.errors import EvaluationError
 from sidkit.core.extras import require
+from sidkit.core.intervals import Interval
 from sidkit.core.repo import Repo
 from sidkit.core.temporary import temporary_folder
 
 WAYS = ("promised", "delivered", "possible")
 SLICES = ("all", "cold", "warm")
-RESAMPLES = 400
 
 
 @dataclass(frozen=True)
@@ -168,7 +167,7 @@ def _stacked(first: Dataset, second: Dataset) -> Dataset:
 
 
 def evaluate_leakage(test: Dataset, scores: Mapping[str, Sequence[Doubles]]) -> tuple[SliceLeakage, ...]:
-    """Compute the three AUCs and their differences per slice, with confidence intervals over users.
+    """Compute the three AUCs and their differences per slice, with 95 % intervals.
 
     Slices are based on point-in-time counts; slices without both labels are omitted.
 
@@ -180,7 +179,7 @@ def evaluate_leakage(test: Dataset, scores: Mapping[str, Sequence[Doubles]]) -> 
         One of :data:`WAYS` -> ``float64 [rows]`` per seed.
     """
     parts = {name: rows for name, rows in slices(test).items() if name in SLICES}
-    evaluator = Evaluator(EvaluationRows.of(test), parts, RESAMPLES, redraw=True)
+    evaluator = Evaluator(EvaluationRows.of(test), parts)
     promised, delivered, possible = (evaluator.evaluate(scores[way]) for way in WAYS)
     broken = evaluator.compare(delivered, promised)
     cost = evaluator.compare(delivered, possible)

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ranking.evaluation.slices import COLD_BELOW
 from ranking.pipeline.evaluation import ArmDifference, RunEvaluation
 from ranking.pipeline.questions import Question
-from sidkit.core.bootstrap import LEAST_POSITIVES, NO_EVIDENCE
+from sidkit.core.intervals import LEAST_POSITIVES, LEAST_USERS, NO_EVIDENCE, ONE_SEED, too_small
 
 _SLICES = {"cold": "on cold rows", "all": "on all rows"}
 _CONTROLS = ("shuffled codes", "random codes")
@@ -58,12 +58,29 @@ def conclusions(
     evaluation: RunEvaluation, questions: Sequence[Question], choice: ServingChoice, facts: RunFacts
 ) -> tuple[str, ...]:
     """Return the sentences in the order in which they are shown."""
+    undecided = undecided_slices(evaluation, facts) if questions else {}
     return (
         serving_sentence(choice),
         rows_sentence(evaluation),
-        *(gain_sentence(evaluation, question) for question in questions),
+        *_no_verdict(evaluation, questions, undecided),
+        *(
+            gain_sentence(evaluation, question, undecided)
+            for question in questions
+            if undecided.keys() != _SLICES.keys()
+        ),
         *next_steps(evaluation, questions, facts),
     )
+
+
+def undecided_slices(evaluation: RunEvaluation, facts: RunFacts) -> dict[str, str]:
+    """Slice -> why no difference on it can have a verdict, for the slices where that is so."""
+    reasons = {}
+    for name in _SLICES:
+        size = evaluation.rows.get(name)
+        small = too_small(size.positives, size.effective_users) if size is not None else "no rows"
+        if small is not None or facts.seeds == 1:
+            reasons[name] = small or ONE_SEED
+    return reasons
 
 
 def serving_sentence(choice: ServingChoice) -> str:
@@ -89,11 +106,34 @@ def rows_sentence(evaluation: RunEvaluation) -> str:
     )
 
 
-def gain_sentence(evaluation: RunEvaluation, question: Question) -> str:
-    """Say what codes gain over one baseline, on cold rows and over all rows."""
+def _no_verdict(
+    evaluation: RunEvaluation, questions: Sequence[Question], undecided: Mapping[str, str]
+) -> Iterator[str]:
+    """Say once, instead of once per baseline, where no verdict is possible and why, and what was measured there."""
+    for reason in dict.fromkeys(undecided.values()):
+        slices = [name for name in _SLICES if undecided.get(name) == reason and name in evaluation.rows]
+        if slices:
+            yield f"No verdict on codes {' or '.join(_SLICES[name] for name in slices)}: {reason}."
+    measured = []
+    for question in questions:
+        values = [
+            f"{difference.value:+.4f} {_SLICES[name]}"
+            for name in undecided
+            if (difference := _difference(evaluation, question, name)) is not None
+        ]
+        if values:
+            measured.append(f"{question.over} {', '.join(values)}")
+    if measured:
+        yield f"Measured AUC of codes without a verdict, over {'; over '.join(measured)}."
+
+
+def gain_sentence(evaluation: RunEvaluation, question: Question, undecided: Collection[str] = ()) -> str:
+    """Say what codes gain over one baseline, on cold rows and over all rows, except on ``undecided`` slices."""
     clauses = []
     for name, where in _SLICES.items():
         difference = _difference(evaluation, question, name)
+        if name in undecided:
+            continue
         if difference is not None:
             clauses.append(_clause(difference, where))
         elif name in evaluation.rows:
@@ -105,10 +145,10 @@ def gain_sentence(evaluation: RunEvaluation, question: Question) -> str:
 def next_steps(evaluation: RunEvaluation, questions: Sequence[Question], facts: RunFacts) -> Iterator[str]:
     """Yield what to do next; each step names a command or a setting."""
     steps = [
-        *_more_positives(evaluation, facts),
+        *_more_rows(evaluation, facts),
         *_codes_without_meaning(evaluation, questions, facts),
         *_ahead(evaluation, questions, facts),
-        *_more_seeds(evaluation, questions, facts),
+        *(_more_seeds(evaluation, facts) if questions else ()),
     ]
     compare = f"sidkit ranker compare --data {shlex.quote(facts.data)} --repo {shlex.quote(facts.repo)}"
     if not questions:
@@ -128,8 +168,6 @@ def _clause(difference: ArmDifference, where: str) -> str:
     bounds = "" if difference.low is None else f" [{difference.low:+.4f}, {difference.high:+.4f}]"
     if verdict.outcome == NO_EVIDENCE:
         reason = f"the {verdict.reason}" if verdict.reason.startswith("interval") else verdict.reason
-        if difference.positives < LEAST_POSITIVES:
-            reason = f"{difference.positives:,} positives, fewer than {LEAST_POSITIVES}"
         return f"no evidence {where} ({difference.value:+.4f} AUC{bounds}): {reason}"
     kind = "gain" if verdict.outcome == "better" else "loss"
     return f"a {kind} of {abs(difference.value):.4f} AUC {where}{bounds}"
@@ -146,24 +184,28 @@ def _outcomes(evaluation: RunEvaluation, question: Question) -> dict[str, str]:
     return {name: difference.reasoned.outcome for name, difference in differences.items() if difference is not None}
 
 
-def _more_positives(evaluation: RunEvaluation, facts: RunFacts) -> Iterator[str]:
+def _more_rows(evaluation: RunEvaluation, facts: RunFacts) -> Iterator[str]:
     for name, rows in (("cold", "the cold rows"), ("all", "the test rows")):
         size = evaluation.rows.get(name)
-        if size is None or size.positives >= LEAST_POSITIVES:
+        if size is None or too_small(size.positives, size.effective_users) is None:
             continue
-        times = math.ceil(10 * LEAST_POSITIVES / max(size.positives, 1)) / 10
+        lacks = [
+            least / max(have, 1)
+            for least, have in ((LEAST_POSITIVES, size.positives), (LEAST_USERS, size.effective_users))
+        ]
+        times = math.ceil(10 * max(lacks)) / 10
         more = "a longer log, or a smaller split.train in sidkit.toml"
         if facts.impressions is not None:
             more = f"--impressions {math.ceil(facts.impressions * times / 10_000) * 10_000} and another --repo"
         yield (
-            f"A verdict needs {LEAST_POSITIVES} positives and {rows} have {size.positives:,}: {times:,.1f} times as many rows "
-            f"would do ({more})."
+            f"A verdict needs {LEAST_POSITIVES} positives of {LEAST_USERS} effective users, and {rows} have "
+            f"{size.positives:,} of {size.effective_users:,.0f}: {times:,.1f} times as many rows would do ({more})."
         )
         return
 
 
 def _codes_without_meaning(evaluation: RunEvaluation, questions: Sequence[Question], facts: RunFacts) -> Iterator[str]:
-    enough = evaluation.rows["all"].positives >= LEAST_POSITIVES
+    enough = "all" not in undecided_slices(evaluation, facts)
     for question in questions:
         outcomes = _outcomes(evaluation, question)
         if question.over in _CONTROLS and enough and outcomes and "better" not in outcomes.values():
@@ -193,14 +235,9 @@ def _ahead(evaluation: RunEvaluation, questions: Sequence[Question], facts: RunF
             )
 
 
-def _more_seeds(evaluation: RunEvaluation, questions: Sequence[Question], facts: RunFacts) -> Iterator[str]:
-    undecided = any(
-        NO_EVIDENCE in _outcomes(evaluation, question).values()
-        for question in questions
-        if question.over not in _CONTROLS
-    )
-    if facts.seeds == 1 and undecided and evaluation.rows["all"].positives >= LEAST_POSITIVES:
-        yield "One seed per arm adds noise of its own: --seeds 3 averages three trainings per arm and reuses the first."
+def _more_seeds(evaluation: RunEvaluation, facts: RunFacts) -> Iterator[str]:
+    if facts.seeds == 1 and ONE_SEED in undecided_slices(evaluation, facts).values():
+        yield "A verdict needs the variance of training: --seeds 3 trains each arm three times and reuses the first."
 
 
 def _other_preset(preset: str) -> str:

@@ -18,19 +18,21 @@ from ranking.evaluation.evaluator import (
     SliceSize,
 )
 from ranking.evaluation.slices import slices
-from sidkit.core.bootstrap import LEAST_POSITIVES, Interval, Verdict, finite, verdict_on
+from sidkit.core.intervals import LEAST_POSITIVES, LEAST_USERS, Verdict, finite
 from sidkit.core.records import record_json
 
 COMPARED = ("all", "cold", "warm")
 """Slices with intervals and differences."""
-RESAMPLES = 400
 
 Predictions = Mapping[str, Sequence[npt.NDArray[np.float64]]]
 
 
 @dataclass(frozen=True)
 class ArmDifference:
-    """AUC difference of an arm to a baseline on one slice; bounds are None if the slice has only one user."""
+    """AUC difference of an arm to a baseline on one slice; bounds are None if the slice has only one user.
+
+    The interval is over users, items and, with two seeds or more, trainings.
+    """
 
     arm: str
     baseline: str
@@ -39,7 +41,9 @@ class ArmDifference:
     low: float | None
     high: float | None
     positives: int
-    verdict: Literal["better", "worse", "no evidence"]
+    verdict: Literal["better", "worse", "no evidence", "not exercised"]
+    reason: str = ""
+    """Why there is no evidence; empty in files of earlier versions."""
 
     @classmethod
     def of(cls, arm: str, baseline: str, name: str, difference: Difference) -> ArmDifference:
@@ -54,13 +58,13 @@ class ArmDifference:
             finite(interval.high),
             difference.positives,
             difference.verdict.outcome,
+            difference.verdict.reason,
         )
 
     @property
     def reasoned(self) -> Verdict:
         """The verdict with its reason."""
-        low, high = (float("nan") if bound is None else bound for bound in (self.low, self.high))
-        return verdict_on(Interval(self.value, low, high), self.positives)
+        return Verdict(self.verdict, self.reason)
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,7 @@ def evaluate_arms(
     oracle: npt.NDArray[np.float64] | None,
     *,
     least_positives: int = LEAST_POSITIVES,
+    least_users: int = LEAST_USERS,
 ) -> RunEvaluation:
     """Evaluate arms on test rows.
 
@@ -112,11 +117,11 @@ def evaluate_arms(
         Arms that the others are compared with; those without predictions are skipped.
     oracle : float64 [rows], optional
         True click probabilities, NaN where unknown.
-    least_positives : int
-        Minimum number of positives for a verdict other than ``no evidence``.
+    least_positives, least_users : int
+        Minimum number of positives and effective number of users for a verdict other than ``no evidence``.
     """
     parts = slices(data)
-    evaluator = Evaluator(EvaluationRows.of(data), parts, RESAMPLES, redraw=True, least_positives=least_positives)
+    evaluator = Evaluator(EvaluationRows.of(data), parts, least_positives=least_positives, least_users=least_users)
     results = {arm: evaluator.evaluate(scores) for arm, scores in predictions.items()}
     return RunEvaluation(
         arms={

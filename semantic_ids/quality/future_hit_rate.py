@@ -52,7 +52,7 @@ def future_hits(
     baselines : bool
         Also evaluate the three baselines.
     seed : int
-        Seed of the sample of triggers and of the bootstrap.
+        Seed of the sample of triggers.
 
     Returns
     -------
@@ -99,7 +99,7 @@ def future_hits(
         if len(known_pairs):
             collaborative = CollaborativeEncoder().fit(before.content, known_pairs)
             rankings["collaborative"] = by_vectors(collaborative.encode(items.content))
-    return hit_rates(rankings, evaluated, seed=seed)
+    return hit_rates(rankings, evaluated)
 
 
 def _training_pairs(repo: Repo, names: Sequence[str], items: KnownItems, vectors: Floats, end_us: int) -> ItemPairs:

@@ -17,11 +17,10 @@ import numpy as np
 from semantic_ids.pairs.mining import ItemPairs
 from semantic_ids.quantizers.base import Quantizer
 from sidkit.core.arrays import Bools, Codes, Doubles, Floats, Ints
-from sidkit.core.bootstrap import Interval, mean_interval
 from sidkit.core.errors import EvaluationError
+from sidkit.core.intervals import Interval, mean_interval
 
 K = 30
-RESAMPLES = 1000
 SLICES = ("all", "seen", "new")
 
 _CELLS = 2**23  # scores held at once: 32 MB as float32, and a few copies while the k-th best is searched
@@ -241,15 +240,12 @@ def expected_hits(scores: Scores, pairs: HitPairs, k: int = K) -> Doubles:
 class HitReport:
     """Hits of several rankings on the same pairs.
 
-    ``hits[name]`` is ``float64 [pairs]``. Intervals are bootstrapped over triggers, because pairs of one trigger are not
-    independent; all rankings share the samples drawn with ``seed``.
+    ``hits[name]`` is ``float64 [pairs]``. Intervals are over triggers, because pairs of one trigger are not independent.
     """
 
     pairs: HitPairs
     k: int
     hits: Mapping[str, Doubles]
-    resamples: int = RESAMPLES
-    seed: int = 0
 
     def rate(self, name: str, part: str = "all") -> Interval | None:
         """Hit rate (mean over pairs) with its interval; None for a slice without pairs."""
@@ -273,12 +269,10 @@ class HitReport:
         rows = self.pairs.rows(part)
         if not rows.any():
             return None
-        return mean_interval(values[rows], self.pairs.trigger[rows], self.resamples, self.seed)
+        return mean_interval(values[rows], self.pairs.trigger[rows])
 
 
-def hit_rates(
-    rankings: Mapping[str, Scores], pairs: HitPairs, k: int = K, resamples: int = RESAMPLES, seed: int = 0
-) -> HitReport:
+def hit_rates(rankings: Mapping[str, Scores], pairs: HitPairs, k: int = K) -> HitReport:
     """Evaluate several rankings on the same pairs.
 
     Parameters
@@ -289,13 +283,9 @@ def hit_rates(
         From :func:`held_out_pairs`.
     k : int
         Items retrieved per trigger.
-    resamples : int
-        Bootstrap samples of triggers.
-    seed : int
-        Seed of the bootstrap.
     """
     hits = {name: expected_hits(scores, pairs, k) for name, scores in rankings.items()}
-    return HitReport(pairs, k, hits, resamples, seed)
+    return HitReport(pairs, k, hits)
 
 
 def _among_present(scores: Scores, present: Bools | None) -> Scores:

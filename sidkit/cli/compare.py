@@ -21,11 +21,11 @@ def compare(
         str,
         typer.Option(help="Comma-separated arms: names, numbers in the papers' table, paths of .toml files, or all."),
     ] = "all",
-    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds per arm at the latest time origin.")] = 5,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds per arm and time origin.")] = 3,
     origins: Annotated[
-        int, typer.Option(min=1, help="Number of time origins; earlier ones run only rolling arms.")
-    ] = 1,
-    origin_seeds: Annotated[int, typer.Option(min=1, help="Number of seeds per arm at earlier time origins.")] = 1,
+        int,
+        typer.Option(min=1, help="Number of time origins: the split, moved back by one test window at a time."),
+    ] = 3,
     preset: Annotated[
         str, typer.Option(help="Preset whose ranker settings all arms share: widths, optimizer, early stopping.")
     ] = "rqkmeans",
@@ -70,7 +70,6 @@ def compare(
             comma_separated(arms),
             seeds=seeds,
             origins=origins,
-            origin_seeds=origin_seeds,
             preset=preset,
             max_train_rows=max_train_rows,
             max_evaluation_rows=max_evaluation_rows,

@@ -6,11 +6,11 @@ from rich.console import Console
 from rich.text import Text
 
 from ranking.data.rows_used import rows_summary
-from ranking.experiments.comparison.arms import CODES_AS_FEATURES, paper_number
+from ranking.experiments.comparison.arms import CODES_AS_FEATURES, CONTENT, paper_number
 from ranking.experiments.comparison.results import ComparisonResult, Row
 from ranking.experiments.comparison.tables import SHORT, budgets
 from sidkit.cli.tables import Rows, print_table
-from sidkit.core.bootstrap import LEAST_POSITIVES, NO_EVIDENCE
+from sidkit.core.intervals import too_small
 from sidkit.core.records import record_json
 
 
@@ -48,27 +48,37 @@ def _print_aucs(console: Console, result: ComparisonResult) -> None:
     evaluation = result.evaluation
     slices = [name for name in SHORT if name in evaluation.slices]
     auc = [row for row in evaluation.rows if row.metric == "auc"]
-    against = {(row.arm, row.slice): row for row in auc if row.baseline in {CODES_AS_FEATURES, None}}
-    alone = {(row.arm, row.slice): row for row in auc if (row.arm, row.slice) not in against}
+    by = {(row.arm, row.slice, row.baseline): row for row in auc}
+    mean = {(row.arm, row.slice): row.mean for row in auc}
     rows = []
-    for arm in [*evaluation.arms, *({"oracle"} if any(key[0] == "oracle" for key in against) else ())]:
-        cells = [[name, *_cells(against.get((arm, name)), alone.get((arm, name)))] for name in slices]
-        rows.append(Rows(arm, cells, dim=arm == "oracle"))
-    title = f"{result.data}: AUC, and its difference to {CODES_AS_FEATURES} with the 95 % interval over users"
-    print_table(console, title, ("arm", "slice", "AUC", "difference", "interval"), rows, left=("slice",))
+    for arm in dict.fromkeys(row.arm for row in auc):
+        cells = [
+            [
+                name,
+                "-" if (value := mean.get((arm, name))) is None else f"{value:.4f}",
+                *_difference(by.get((arm, name, CODES_AS_FEATURES))),
+                _difference(by.get((arm, name, CONTENT)))[0],
+            ]
+            for name in slices
+        ]
+        rows.append(Rows(arm, cells, dim=arm not in evaluation.arms))
+    title = f"{result.data}: AUC, and its differences to {CODES_AS_FEATURES} (with the 95 % interval) and to {CONTENT}"
+    head = ("arm", "slice", "AUC", f"- {CODES_AS_FEATURES}", "interval", f"- {CONTENT}")
+    print_table(console, title, head, rows, left=("slice",))
+    small = {name: too_small(size.positives, size.effective_users or 0) for name, size in evaluation.slices.items()}
     counted = ", ".join(f"{name} {evaluation.slices[name].positives:,}" for name in slices)
-    console.print(
-        Text(f"* the interval excludes 0 and the slice has at least {LEAST_POSITIVES} positives"), soft_wrap=True
-    )
-    console.print(Text(f"positives: {counted}"), soft_wrap=True)
+    lines = [
+        "* better or worse: the interval over users, items and trainings excludes 0",
+        f"positives: {counted}",
+        *(f"no verdict on {name}: {small[name]}" for name in slices if small[name] is not None),
+    ]
+    for line in lines:
+        console.print(Text(line), soft_wrap=True)
 
 
-def _cells(against: Row | None, alone: Row | None) -> list[str]:
-    """Format the AUC, and the difference and interval if the row has a baseline."""
-    row = against or alone
-    if row is None or row.mean is None:
-        return ["-", "", ""]
-    if against is None or row.delta is None or row.delta_low is None:
-        return [f"{row.mean:.4f}", "", ""]
-    mark = " " if row.verdict == NO_EVIDENCE else "*"
-    return [f"{row.mean:.4f}", f"{row.delta:+.4f}{mark}", f"[{row.delta_low:+.4f}, {row.delta_high:+.4f}]"]
+def _difference(row: Row | None) -> tuple[str, str]:
+    """Format a difference, marked if it has a verdict, and its interval."""
+    if row is None or row.delta is None or row.delta_low is None:
+        return "", ""
+    mark = "*" if row.verdict in ("better", "worse") else " "
+    return f"{row.delta:+.4f}{mark}", f"[{row.delta_low:+.4f}, {row.delta_high:+.4f}]"

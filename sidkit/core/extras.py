@@ -13,7 +13,7 @@ EXTRAS_OF: dict[str, tuple[str, tuple[str, ...]]] = {
     "safetensors": ("safetensors", ("rank", "codes", "text", "image")),
     "faiss": ("faiss-cpu", ("codes", "rank")),
     "sklearn": ("scikit-learn", ("rank",)),
-    "scipy": ("scipy", ("codes",)),
+    "scipy": ("scipy", ("codes", "rank")),
     "sentencepiece": ("sentencepiece", ("rank",)),
     "sentence_transformers": ("sentence-transformers", ("text",)),
     "transformers": ("transformers", ("image",)),

@@ -20,7 +20,7 @@ def compare(path: Path, arms: Sequence[str], data: str = "synthetic", **options:
 
     repo = prepare_repo(data, path)
     one_thread(repo)
-    told: Mapping[str, Any] = {"seeds": 1, "impressions": IMPRESSIONS, "spec": small_spec(), **options}
+    told: Mapping[str, Any] = {"seeds": 1, "origins": 1, "impressions": IMPRESSIONS, "spec": small_spec(), **options}
     with repo.locked(), few_trees():
         result = Comparison(repo, CompareOptions(data, load_arms(arms), **told)).run()
     return repo, result.as_json()

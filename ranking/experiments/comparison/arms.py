@@ -26,11 +26,13 @@ CODES_AS_FEATURES = "id_codes"
 """The baseline of every comparison; with equal budgets, neural arms are sized to its parameter count."""
 ID_ALONE = "id"
 """The second shared baseline: the item's id without content or codes."""
+CONTENT = "id_content"
+"""The third shared baseline, the strongest plain one on cold items: the item's id and its content vector."""
 SHUFFLED = "id_codes_shuffled"
 """The control for :data:`CODES_AS_FEATURES`: the same capacity, with codes that carry no meaning."""
 BOOSTING = "gbdt"
 """The baseline to beat."""
-_TRAINING_IRRELEVANT = {"title", "paper", "rolling", "extra", "baseline", "codebook", "codebook_changes", "sized_by"}
+_TRAINING_IRRELEVANT = {"title", "paper", "extra", "baseline", "codebook", "codebook_changes", "sized_by"}
 
 
 class ComparedArm(ArmSpec):
@@ -50,8 +52,6 @@ class ComparedArm(ArmSpec):
     """The ablation baseline: an arm with the same inputs but without the tested component."""
     sized_by: SizedBy = "dim"
     """What is scaled to match the parameter count of :data:`CODES_AS_FEATURES`: the width, or the rows of a hashed table."""
-    rolling: bool = False
-    """Whether the arm is also evaluated at earlier time origins."""
 
     @field_validator("codebook_changes")
     @classmethod

@@ -23,9 +23,8 @@ def compare_arms(
     data: str,
     arms: Sequence[str] = ("all",),
     *,
-    seeds: int = 5,
-    origins: int = 1,
-    origin_seeds: int = 1,
+    seeds: int = 3,
+    origins: int = 3,
     preset: str = "rqkmeans",
     max_train_rows: int | None = None,
     max_evaluation_rows: int | None = None,
@@ -48,8 +47,9 @@ def compare_arms(
         A folder, a SQLAlchemy URL, a built-in data set or a plug-in.
     arms : sequence of str
         Names, numbers in the papers' table, paths of ``.toml`` files, or ``all``.
-    seeds, origins, origin_seeds : int
-        Seeds per arm at the latest time origin, number of time origins, and seeds per arm at earlier ones.
+    seeds, origins : int
+        Seeds per arm and time origin, and number of time origins: the split, moved back by one test window at a time. With
+        one seed there are no verdicts.
     preset : str
         Preset whose ranker settings all arms share.
     max_train_rows, max_evaluation_rows : int, optional
@@ -88,7 +88,7 @@ def compare_arms(
     limits = {"max_train_rows": max_train_rows, "max_evaluation_rows": max_evaluation_rows}
     caps = {name: limit for name, limit in limits.items() if limit is not None}
     spec = spec.model_copy(update={"training": spec.training.model_copy(update=caps)})
-    options = CompareOptions(data, selected, spec, seeds, origins, origin_seeds, jobs, impressions, not own_sizes)
+    options = CompareOptions(data, selected, spec, seeds, origins, jobs, impressions, not own_sizes)
     opened = prepare_repo(data, repo.path if isinstance(repo, Repo) else repo)
     with opened.locked():
         result = Comparison(opened, options, progress or SILENT).run()

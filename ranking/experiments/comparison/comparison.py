@@ -6,7 +6,7 @@ import json
 import multiprocessing
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -52,17 +52,16 @@ _EVALUATION = "judge"
 class CompareOptions:
     """The options of a comparison.
 
-    All arms share ``spec``: widths, optimizer, early stopping and row limits. Earlier time origins run the first
-    ``origin_seeds`` seeds of the ``rolling`` arms. With ``equal_budgets``, each neural arm is scaled to the parameter count
+    All arms share ``spec``: widths, optimizer, early stopping and row limits. All arms are trained at every time origin with
+    every seed. With ``equal_budgets``, each neural arm is scaled to the parameter count
     of ``id_codes`` at the same time origin, if ``id_codes`` is among the arms.
     """
 
     data: str
     arms: Mapping[str, ComparedArm]
     spec: RankerSpec
-    seeds: int = 5
-    origins: int = 1
-    origin_seeds: int = 1
+    seeds: int = 3
+    origins: int = 3
     jobs: int = 1
     impressions: int = 200_000
     equal_budgets: bool = True
@@ -141,7 +140,6 @@ class Comparison:
         frames: dict[str, Frame] = {}
         trials = []
         for origin in origins:
-            seeds = options.seeds if origin.number == 0 else min(options.seeds, options.origin_seeds)
             caps = self._caps(int((moments < origin.split.train_end_us).sum()))
             sample = caps.sample_of(self.repo, origin.split, origin.end_us, f"-o{origin.number}")
             if sample is not None:
@@ -152,7 +150,7 @@ class Comparison:
             visible = rows.take(origin.rows(rows.at_us))
             inputs = [log, labelled, tables, asdict(origin.split), origin.end_us]
             keys = {}
-            for arm, spec in self._arms_at(origin):
+            for arm, spec in options.arms.items():
                 stem, codebook = codebook_stem(preset_name(spec.codebook)), spec.codebook_spec()
                 keys[arm] = key = f"{stem}_{content_hash(codebook.model_dump(mode='json'))[:6]}-o{origin.number}"
                 if key not in frames:
@@ -172,7 +170,7 @@ class Comparison:
             if options.equal_budgets and CODES_AS_FEATURES in keys:
                 base = frames[keys[CODES_AS_FEATURES]]
                 budget = self._budget(f"budget:o{origin.number}", [inputs, asdict(caps), base.codebook], base)
-            for arm, spec in self._arms_at(origin):
+            for arm, spec in options.arms.items():
                 trial_inputs = [
                     inputs,
                     asdict(caps),
@@ -185,7 +183,7 @@ class Comparison:
                     trial_inputs += [arm_budget, spec.sized_by]
                 trials += [
                     Trial(arm, seed, origin.number, keys[arm], content_hash([*trial_inputs, seed]), arm_budget)
-                    for seed in range(seeds)
+                    for seed in range(options.seeds)
                 ]
         return Plan(self.repo.path, self.folder, options.spec, options.arms, frames, tuple(trials)), origins
 
@@ -213,9 +211,6 @@ class Comparison:
 
         stage_inputs = [*inputs, spec.trained_by(), _trained_by(self.options.spec)]
         return int(self.stages.run(name, stage_inputs, count).facts["parameters"])
-
-    def _arms_at(self, origin: TimeOrigin) -> Iterable[tuple[str, ComparedArm]]:
-        return [(arm, spec) for arm, spec in self.options.arms.items() if origin.number == 0 or spec.rolling]
 
     def _train(self, plan: Plan) -> None:
         pending = []

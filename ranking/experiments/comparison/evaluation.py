@@ -1,9 +1,13 @@
-"""Evaluate a comparison: from the predictions of its trials to the rows of ``arms.json`` and the data of the HTML page."""
+"""Evaluate a comparison: from the predictions of its trials to the rows of ``arms.json`` and the data of the HTML page.
+
+Metrics are means over the time origins: at each, the arms were trained and evaluated anew. A user or item that appears at
+several origins is one cluster.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +18,6 @@ from ranking.data.storage import load_dataset
 from ranking.evaluation.evaluator import (
     HIGHER_IS_BETTER,
     METRICS,
-    RESAMPLES,
     EvaluationRows,
     Evaluator,
     MetricValue,
@@ -25,7 +28,7 @@ from ranking.evaluation.evaluator import (
 )
 from ranking.evaluation.metrics import auc, gauc
 from ranking.evaluation.paper_slices import SliceCuts, is_hot, paper_slices
-from ranking.experiments.comparison.arms import BOOSTING, CODES_AS_FEATURES, ID_ALONE, SHUFFLED
+from ranking.experiments.comparison.arms import BOOSTING, CODES_AS_FEATURES, CONTENT, ID_ALONE, SHUFFLED
 from ranking.experiments.comparison.probes import probe
 from ranking.experiments.comparison.results import ArmFacts, ComparisonEvaluation, CutFacts, Row, SliceFacts
 from ranking.experiments.comparison.time_origins import TimeOrigin
@@ -34,12 +37,13 @@ from ranking.pipeline.prepare import oracle_of
 from ranking.training.arms import FIRST_EPOCH, read_predictions
 from semantic_ids.catalog import Catalog
 from sidkit.core.arrays import Doubles
-from sidkit.core.bootstrap import Resamples
 from sidkit.core.errors import EvaluationError
+from sidkit.core.intervals import Changes, Clusters, Support
 from sidkit.core.repo import Repo
 
 _CURVE_BINS = 10
-_ROLLED = ("all", "cold")
+_BY_ORIGIN = ("all", "cold")
+"""Slices whose AUC is also reported at each time origin."""
 _FIRST_EPOCH_SLICES = ("all", "cold", "prior 0-99")
 
 Metrics = Mapping[str, MetricValue]
@@ -85,29 +89,61 @@ def evaluate_comparison(repo: Repo, data: str, plan: Plan, origins: Sequence[Tim
     for frame in plan.frames.values():
         record = catalog.codebook(frame.codebook)
         refuse_leakage(frame.split.train_end_us, {record.name: record.fit_end_us})
-    latest = [trial for trial in plan.trials if trial.origin == 0]
-    parts = Parts.load(plan, latest[0].frame)
-    cuts = SliceCuts.of(parts.train, parts.validation)
-    evaluator = Evaluator(EvaluationRows.of(parts.test), paper_slices(parts.test, cuts))
-    scores = _scores(plan, latest)
-    arms = {arm: evaluator.evaluate(by_seed) for arm, by_seed in scores.items()}
+    at_origins = _at_origins(plan, origins)
+    latest = at_origins[0]
+    evaluator, arms = latest.evaluator, latest.arms
     return ComparisonEvaluation(
         rows=(
-            *_slice_rows(data, evaluator, arms, plan.ablation_baselines),
-            *_oracle_rows(data, evaluator, oracle_of(repo, parts.test)),
-            *_rolling_rows(data, plan, origins),
+            *_pooled_rows(data, at_origins, plan.ablation_baselines),
+            *_oracle_rows(data, evaluator, oracle_of(repo, latest.parts.test)),
+            *_rows_by_origin(data, at_origins, plan.ablation_baselines),
         ),
-        slices={
-            name: SliceFacts(size.rows, size.positives, size.users, _grouped_share(evaluator, name))
-            for name, size in evaluator.sizes.items()
+        slices=_slice_facts(at_origins),
+        cuts=CutFacts(
+            latest.cuts.theta, latest.cuts.head_from, latest.cuts.tail_below, float(is_hot(latest.parts.test).mean())
+        ),
+        arms={arm: _arm_facts(plan, latest.trials, arm, metrics, evaluator) for arm, metrics in arms.items()},
+        calibration={
+            arm: _calibration_curve(evaluator.rows.label, by_seed)
+            for arm, by_seed in _scores(plan, latest.trials).items()
         },
-        cuts=CutFacts(cuts.theta, cuts.head_from, cuts.tail_below, float(is_hot(parts.test).mean())),
-        arms={arm: _arm_facts(plan, latest, arm, metrics, evaluator) for arm, metrics in arms.items()},
-        calibration={arm: _calibration_curve(evaluator.rows.label, by_seed) for arm, by_seed in scores.items()},
         gauc_by=evaluator.rows.grouped_by,
-        train_rows=len(parts.train),
+        train_rows=len(latest.parts.train),
         probes=probe(repo, plan),
     )
+
+
+@dataclass(frozen=True)
+class AtOrigin:
+    """The evaluated arms of one time origin."""
+
+    trials: list[Trial]
+    parts: Parts
+    cuts: SliceCuts
+    evaluator: Evaluator
+    arms: dict[str, dict[str, SliceMetrics]]
+    """Arm -> slice -> metrics."""
+
+
+def _at_origins(plan: Plan, origins: Sequence[TimeOrigin]) -> list[AtOrigin]:
+    """Evaluate the trials of each time origin, with users and items numbered over all of them."""
+    trials = [[trial for trial in plan.trials if trial.origin == origin.number] for origin in origins]
+    parts = [Parts.load(plan, of_origin[0].frame) for of_origin in trials]
+    users, items = (
+        pd.factorize(np.concatenate([getattr(part.test.rows, kind) for part in parts]))[0]
+        for kind in ("user_ids", "item_ids")
+    )
+    clusters, start = Clusters.of(users, items), 0
+    evaluated = []
+    for of_origin, part in zip(trials, parts, strict=True):
+        rows = np.arange(start, start := start + len(part.test))
+        cuts = SliceCuts.of(part.train, part.validation)
+        evaluator = Evaluator(
+            replace(EvaluationRows.of(part.test), clusters=clusters.take(rows)), paper_slices(part.test, cuts)
+        )
+        arms = {arm: evaluator.evaluate(by_seed) for arm, by_seed in _scores(plan, of_origin).items()}
+        evaluated.append(AtOrigin(of_origin, part, cuts, evaluator, arms))
+    return evaluated
 
 
 def evaluate_external(data: str, plan: Plan, arm: str, scores: Sequence[Doubles]) -> list[Row]:
@@ -181,10 +217,12 @@ def _scores(plan: Plan, trials: Iterable[Trial], part: str = "test") -> dict[str
 def _baselines(arm: str, arms: Iterable[str], ablations: Mapping[str, str]) -> list[str]:
     """Return the baselines of an arm that were run: the shared ones, then its ablation baseline.
 
-    The shared baselines are ``id_codes``, ``id`` and ``gbdt``; ``id_codes`` itself has ``id_codes_shuffled`` as control.
+    The shared baselines are ``id_codes``, ``id_content``, ``id`` and ``gbdt``; ``id_codes`` itself has ``id_codes_shuffled``
+    as control.
     """
-    candidates = [ID_ALONE, SHUFFLED] if arm == CODES_AS_FEATURES else [CODES_AS_FEATURES, ID_ALONE]
-    candidates.append(BOOSTING)
+    candidates = [CODES_AS_FEATURES, CONTENT, ID_ALONE, BOOSTING]
+    if arm == CODES_AS_FEATURES:
+        candidates = [ID_ALONE, SHUFFLED, CONTENT, BOOSTING]
     candidates += [ablations[arm]] if ablations.get(arm) and ablations[arm] not in candidates else []
     present = set(arms)
     return [baseline for baseline in candidates if baseline in present and baseline != arm]
@@ -194,84 +232,74 @@ def _slice_rows(
     data: str, evaluator: Evaluator, arms: Mapping[str, Mapping[str, SliceMetrics]], ablations: Mapping[str, str]
 ) -> Iterable[Row]:
     """Yield the rows of all arms, slice by slice."""
-    for name, size in evaluator.sizes.items():
+    for name in evaluator.slices:
         metrics = {arm: by_slice[name].metrics for arm, by_slice in arms.items()}
-        yield from _rows(data, name, metrics, ablations, size.positives)
+        yield from _rows(data, name, metrics, ablations)
 
 
-def _rows(
-    data: str, name: str, arms: Mapping[str, Metrics], ablations: Mapping[str, str], positives: int
-) -> Iterable[Row]:
+def _rows(data: str, name: str, arms: Mapping[str, Metrics], ablations: Mapping[str, str]) -> Iterable[Row]:
     """Yield the rows of all arms on one slice; ``ablations`` maps arms to their ablation baselines."""
     for arm, metrics in arms.items():
         for metric in METRICS:
             if metric not in metrics:
                 continue
             against = [
-                (baseline, difference(metrics[metric], arms[baseline][metric], positives, metric))
+                (baseline, difference(metrics[metric], arms[baseline][metric], metric))
                 for baseline in _baselines(arm, arms, ablations)
                 if metric in arms[baseline] and metric in HIGHER_IS_BETTER
             ]
             # AUC is compared with all baselines; the other metrics only with the first.
             selected = against if metric == "auc" else against[:1]
             for pair in selected or (None,):
-                yield Row.of(data, arm, name, metric, metrics[metric], pair, positives)
+                yield Row.of(data, arm, name, metric, metrics[metric], pair)
 
 
 def _oracle_rows(data: str, evaluator: Evaluator, probability: Doubles | None) -> Iterable[Row]:
-    """Yield the AUC of the true probabilities, an upper bound, for data sets that know them."""
+    """Yield the AUC of the true probabilities at the latest time origin, for data sets that know them."""
     aucs = evaluator.reference_auc(probability) if probability is not None else {}
     for name, value in aucs.items():
         if value is not None:
-            metric = MetricValue(value, (value,), _no_samples)
-            yield Row.of(data, "oracle", name, "auc", metric, None, evaluator.sizes[name].positives)
+            yield Row.of_reference(data, "oracle", name, value, evaluator.sizes[name].positives)
 
 
-def _no_samples() -> Doubles:
-    return np.zeros(0)
+def _pooled_rows(data: str, at_origins: Sequence[AtOrigin], ablations: Mapping[str, str]) -> Iterable[Row]:
+    """Yield the rows of every slice, as means over the time origins that have the metric on it."""
+    for name in _slice_names(at_origins):
+        pooled: dict[str, Metrics] = {}
+        for arm in at_origins[0].arms:
+            found = [at.arms[arm][name].metrics for at in at_origins if name in at.evaluator.slices]
+            pooled[arm] = {
+                metric: _pooled([metrics[metric] for metrics in found if metric in metrics])
+                for metric in METRICS
+                if any(metric in metrics for metrics in found)
+            }
+        yield from _rows(data, name, pooled, ablations)
 
 
-def _rolling_rows(data: str, plan: Plan, origins: Sequence[TimeOrigin]) -> list[Row]:
-    """Return the AUC of the rolling arms at each time origin, and over all origins with users resampled jointly."""
-    if len(origins) < 2:
-        return []
-    user_ids: list[str] = []
-    loaded = []
-    for origin in origins:
-        trials = [trial for trial in plan.trials if trial.origin == origin.number]
-        loaded.append((Parts.load(plan, trials[0].frame), trials))
-        user_ids += list(dict.fromkeys(loaded[-1][0].test.rows.user_ids))
-    seeds = 1 + max(trial.seed for trial in plan.trials if trial.origin == origins[-1].number)
-    rolling = {trial.arm for trial in plan.trials if trial.origin == origins[-1].number}
-    users = pd.Index(dict.fromkeys(user_ids))
-    all_users = Resamples.draw(np.arange(len(users)), RESAMPLES)
-    aucs: dict[str, dict[str, list[MetricValue]]] = {name: {} for name in _ROLLED}
-    positives: dict[str, list[int]] = {name: [] for name in _ROLLED}
-    rows: list[Row] = []
-    for origin, (parts, trials) in zip(origins, loaded, strict=True):
-        slices = paper_slices(parts.test, SliceCuts.of(parts.train, parts.validation))
-        resamples = Resamples(all_users.weights, users.get_indexer(parts.test.rows.user_ids).astype(np.int64))
-        rolled = {name: slices[name] for name in _ROLLED if name in slices}
-        evaluator = Evaluator(EvaluationRows.of(parts.test), rolled, resamples)
-        scores = _scores(plan, [trial for trial in trials if trial.arm in rolling and trial.seed < seeds])
-        arms = {arm: evaluator.evaluate(by_seed) for arm, by_seed in scores.items()}
-        for name in rolled:
-            if name in evaluator.without_auc:
-                continue
-            positives[name].append(evaluator.sizes[name].positives)
-            at_origin = {arm: {"auc": by_slice[name].metrics["auc"]} for arm, by_slice in arms.items()}
-            rows += _rows(
-                data, f"{name} @ origin {origin.number}", at_origin, plan.ablation_baselines, positives[name][-1]
-            )
-            for arm, metrics in at_origin.items():
-                aucs[name].setdefault(arm, []).append(metrics["auc"])
-    for name, by_arm in aucs.items():
-        if len(positives[name]) == len(origins):
-            pooled = {arm: {"auc": _pooled(values)} for arm, values in by_arm.items()}
-            rows += _rows(
-                data, f"{name} @ {len(origins)} origins", pooled, plan.ablation_baselines, sum(positives[name])
-            )
-    return rows
+def _rows_by_origin(data: str, at_origins: Sequence[AtOrigin], ablations: Mapping[str, str]) -> Iterable[Row]:
+    """Yield the AUC rows of each of several time origins."""
+    for number, at in enumerate(at_origins if len(at_origins) > 1 else ()):
+        for name in _BY_ORIGIN:
+            if name in at.evaluator.slices and name not in at.evaluator.without_auc:
+                aucs = {arm: {"auc": _pooled([by_slice[name].metrics["auc"]])} for arm, by_slice in at.arms.items()}
+                yield from _rows(data, f"{name} @ origin {number}", aucs, ablations)
+
+
+def _slice_names(at_origins: Sequence[AtOrigin]) -> list[str]:
+    return list(dict.fromkeys(name for at in at_origins for name in at.evaluator.slices))
+
+
+def _slice_facts(at_origins: Sequence[AtOrigin]) -> dict[str, SliceFacts]:
+    """Return the size of each slice over all time origins."""
+    facts = {}
+    for name in _slice_names(at_origins):
+        present = [at for at in at_origins if name in at.evaluator.slices]
+        sizes = [at.evaluator.sizes[name] for at in present]
+        support = Support.pooled([at.evaluator.support[name] for at in present])
+        rows = sum(size.rows for size in sizes)
+        grouped = sum(size.rows * _grouped_share(at.evaluator, name) for at, size in zip(present, sizes, strict=True))
+        facts[name] = SliceFacts(rows, support.positives, support.users, grouped / rows, support.effective_users)
+    return facts
 
 
 def _pooled(values: Sequence[MetricValue]) -> MetricValue:
@@ -280,7 +308,9 @@ def _pooled(values: Sequence[MetricValue]) -> MetricValue:
     return MetricValue(
         float(np.mean([value.value for value in values])),
         by_seed,
-        lambda: np.mean([value.samples for value in values], axis=0),
+        Support.pooled([value.support for value in values]),
+        # Of the values, not their cached changes, which would stay in memory for every slice.
+        lambda: [Changes.mean(seed) for seed in zip(*(value.change() for value in values), strict=True)],
     )
 
 

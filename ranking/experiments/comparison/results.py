@@ -33,7 +33,11 @@ class Row:
     delta_high: float | None
     positives: int
     """Positives in the slice."""
-    verdict: Literal["better", "worse", "no evidence"] | None
+    verdict: Literal["better", "worse", "no evidence", "not exercised"] | None
+    reason: str | None = None
+    """Reason of the verdict; None without a baseline, and in files of earlier versions."""
+    effective_users: float | None = None
+    """Kish's effective number of users in the slice."""
 
     @classmethod
     def of(
@@ -44,7 +48,6 @@ class Row:
         metric: str,
         value: MetricValue,
         against: tuple[str, Difference] | None,
-        positives: int,
     ) -> Row:
         """Create a row with values rounded to 6 digits, below which only rounding errors differ."""
         mean = value.interval.as_json(digits=6)
@@ -63,9 +66,17 @@ class Row:
             delta["value"],
             delta["low"],
             delta["high"],
-            positives,
+            value.support.positives,
             difference.verdict.outcome if difference is not None else None,
+            difference.verdict.reason if difference is not None else None,
+            round(value.support.effective_users, 1),
         )
+
+    @classmethod
+    def of_reference(cls, data: str, arm: str, name: str, auc: float, positives: int) -> Row:
+        """Create the row of a reference that is no arm, such as the true probabilities."""
+        value = round(auc, 6)
+        return cls(data, arm, 1, name, "auc", value, None, None, None, None, None, None, positives, None)
 
     def as_json(self) -> dict[str, Any]:
         """Return the JSON object of ``arms.json``."""
@@ -74,13 +85,15 @@ class Row:
 
 @dataclass(frozen=True)
 class SliceFacts:
-    """Size of a slice of the test rows."""
+    """Size of a slice of the test rows, over all time origins."""
 
     rows: int
     positives: int
     users: int
     gauc_kept: float
     """Share of the rows in groups with both classes within the slice."""
+    effective_users: float | None = None
+    """Kish's effective number of users, by their rows of the rarer class; None in files of earlier versions."""
 
 
 @dataclass(frozen=True)

@@ -13,17 +13,17 @@ from typing import Any
 from ranking.experiments.comparison.arms import (
     BOOSTING,
     CODES_AS_FEATURES,
+    CONTENT,
     ID_ALONE,
     SHUFFLED,
     arm_name,
     paper_number,
 )
-from sidkit.core.bootstrap import NO_EVIDENCE
 from sidkit.core.files import read_json, written_beside
 
 SHORT = ("all", "cold", "prior 0-99", "strict cold", "COINS cold, theta 80 %")
 """Slices of the short table; the results file contains all slices."""
-_SHARED_BASELINES = {CODES_AS_FEATURES, ID_ALONE, SHUFFLED, BOOSTING, None}
+_SHARED_BASELINES = {CODES_AS_FEATURES, CONTENT, ID_ALONE, SHUFFLED, BOOSTING, None}
 
 
 def named_today(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,19 +61,23 @@ def budgets(arms: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, int, int, 
 
 
 def markdown(rows: Sequence[Mapping[str, Any]], slices: Sequence[str] = SHORT) -> str:
-    """Format AUC and differences to ``id_codes`` as one Markdown table per data set; ``**`` marks better or worse."""
+    """Format AUC and differences to ``id_codes``, then to ``id_content``, as one Markdown table per data set.
+
+    ``**`` marks better or worse.
+    """
     parts = []
     rows = [named_today(row) for row in rows]
     for data in dict.fromkeys(row["data"] for row in rows):
         of_data = [row for row in rows if row["data"] == data and row["metric"] == "auc"]
         by = {(row["arm"], row["slice"]): row for row in of_data if row["baseline"] != CODES_AS_FEATURES}
         by |= {(row["arm"], row["slice"]): row for row in of_data if row["baseline"] == CODES_AS_FEATURES}
+        content = {(row["arm"], row["slice"]): row for row in of_data if row["baseline"] == CONTENT}
         shown = [name for name in slices if any(key[1] == name for key in by)]
         positives = {key[1]: row["positives"] for key, row in by.items()}
         heads = "".join(f" {name} ({positives[name]:,}) |" for name in shown)
         lines = [f"**{data}**", "", f"| arm | paper |{heads}", "| --- | --- |" + " --- |" * len(shown)]
         for arm in dict.fromkeys(row["arm"] for row in of_data):
-            cells = [_markdown_cell(by.get((arm, name))) for name in shown]
+            cells = [_markdown_cell(by.get((arm, name)), content.get((arm, name))) for name in shown]
             lines.append(f"| {arm} | {paper_number(arm)} | {' | '.join(cells)} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
@@ -106,17 +110,19 @@ def _differences(rows: Sequence[Mapping[str, Any]], head: str, slices: Sequence[
     return "\n".join(lines) + "\n"
 
 
-def _markdown_cell(row: Mapping[str, Any] | None) -> str:
+def _markdown_cell(row: Mapping[str, Any] | None, to_content: Mapping[str, Any] | None) -> str:
     if row is None or row["mean"] is None:
         return "-"
-    value = f"{row['mean']:.4f}"[1:]
-    if row["baseline"] != CODES_AS_FEATURES or row["delta_low"] is None:
-        return value
-    return f"{value} {_difference(row)}"
+    parts = [f"{row['mean']:.4f}"[1:]]
+    if row["baseline"] == CODES_AS_FEATURES and row["delta_low"] is not None:
+        parts.append(_difference(row))
+    if to_content is not None and to_content["delta_low"] is not None:
+        parts.append(f"({_difference(to_content)})")
+    return " ".join(parts)
 
 
 def _difference(row: Mapping[str, Any] | None) -> str:
     if row is None or row["delta_low"] is None:
         return "-"
     text = f"{row['delta']:+.4f} [{row['delta_low']:+.4f}, {row['delta_high']:+.4f}]"
-    return text if row["verdict"] == NO_EVIDENCE else f"**{text}**"
+    return f"**{text}**" if row["verdict"] in ("better", "worse") else text

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ranking.pipeline.evaluation import ArmDifference, RunEvaluation
-from sidkit.core.bootstrap import NO_EVIDENCE
+from sidkit.core.intervals import NO_EVIDENCE
 
 _CHANCE = 0.5
 _MARGIN = 0.04

@@ -15,14 +15,14 @@ from helpers.builders import DAY, START, FinishedJob
 from helpers.training_builders import set_with
 from ranking.data.dataset import Dataset
 from ranking.evaluation.evaluator import LEAST_PER_CLASS, EvaluationRows, Evaluator, enough, refuse_leakage
-from ranking.evaluation.metrics import gauc, mean_auc
+from ranking.evaluation.metrics import gauc
 from ranking.evaluation.slices import slices
 from ranking.experiments.evaluate import evaluate_ranker
-from ranking.pipeline.evaluation import RESAMPLES, evaluate_arms
+from ranking.pipeline.evaluation import evaluate_arms
 from semantic_ids.catalog import Catalog
-from sidkit.core.bootstrap import Interval, Resamples
 from sidkit.core.clock import iso
 from sidkit.core.errors import EvaluationError, LeakageError
+from sidkit.core.intervals import ONE_SEED
 
 
 def world(rows: int = 500, cold: int = 200, users: int = 40) -> tuple[Dataset, np.ndarray]:
@@ -49,16 +49,29 @@ def evaluated(*arguments: Any, **options: Any) -> dict[str, Any]:
     return evaluate_arms(*arguments, **options).as_json()
 
 
-def auc_interval(label: np.ndarray, scores: list[np.ndarray], user: np.ndarray) -> Interval:
-    return Interval.of(*mean_auc(label, scores, Resamples.draw(user, RESAMPLES)))
+def auc_difference(label: np.ndarray, scores: list[np.ndarray], base: list[np.ndarray], rows: np.ndarray) -> float:
+    return float(
+        np.mean(
+            [
+                roc_auc_score(label[rows], one[rows]) - roc_auc_score(label[rows], other[rows])
+                for one, other in zip(scores, base, strict=True)
+            ]
+        )
+    )
 
 
-def auc_difference(
-    label: np.ndarray, scores: list[np.ndarray], baseline: list[np.ndarray], user: np.ndarray
-) -> Interval:
-    drawn = Resamples.draw(user, RESAMPLES)
-    (value, one), (other, others) = mean_auc(label, scores, drawn), mean_auc(label, baseline, drawn)
-    return Interval.of(value - other, one - others)
+def resampled_differences(
+    label: np.ndarray, scores: list[np.ndarray], base: list[np.ndarray], user: np.ndarray
+) -> list[float]:
+    """Differences on samples of users with replacement."""
+    rng, users = np.random.default_rng(0), np.unique(user)
+    rows_of = [np.flatnonzero(user == one) for one in users]
+    return [
+        auc_difference(
+            label, scores, base, np.concatenate([rows_of[one] for one in rng.integers(0, len(users), len(users))])
+        )
+        for _ in range(200)
+    ]
 
 
 def number(names: np.ndarray) -> np.ndarray:
@@ -82,6 +95,7 @@ def test_each_slice_has_its_own_figures_averaged_over_seeds() -> None:
 def test_rows_positives_and_users_of_each_slice_are_told() -> None:
     told = evaluated(DATA, {"arm": [TRUTH]}, [], None)["rows"]
     for name, rows in slices(DATA).items():
+        assert 0 < told[name].pop("effective_users") <= told[name]["users"]
         assert told[name] == {
             "rows": rows.sum(), "positives": DATA.rows.label[rows].sum(), "users": len(set(DATA.rows.user_ids[rows])),
         }  # fmt: skip
@@ -127,18 +141,21 @@ def test_a_slice_with_fewer_than_fifty_rows_of_a_class_has_no_auc(positives: int
 
 
 def test_differences_are_paired_by_row_and_seed_for_every_arm_and_slice() -> None:
-    arms = {"arm": [TRUTH, NOISY], "base": [NOISY, NOISE], "third": [NOISE, NOISE]}
-    told = evaluated(DATA, arms, ["base", "absent"], None, least_positives=10)["differences"]
+    arms = {"arm": [TRUTH, TRUTH**2], "base": [NOISY, NOISY**2], "third": [NOISE, NOISE]}
+    # Every row has an item of its own, so that users are the only clusters of several rows.
+    data = relabelled(DATA, item_ids=np.arange(len(DATA)).astype(str).astype(object))
+    told = evaluated(data, arms, ["base", "absent"], None, least_positives=10, least_users=10)["differences"]
     assert [(row["arm"], row["baseline"], row["slice"]) for row in told] == [
         (arm, "base", name) for arm in ("arm", "third") for name in ("all", "cold", "warm")
     ]
     for row in told:
         rows = slices(DATA)[row["slice"]]
         scores, base = ([each[rows] for each in arms[name]] for name in (row["arm"], "base"))
-        user = number(DATA.rows.user_ids[rows])
-        expected = auc_difference(DATA.rows.label[rows], scores, base, user)
-        assert row["value"] == pytest.approx(expected.value)
-        assert (row["low"], row["high"]) == pytest.approx((expected.low, expected.high), abs=0.02)
+        label, user = DATA.rows.label[rows], number(DATA.rows.user_ids[rows])
+        drawn = resampled_differences(label, scores, base, user)
+        assert row["value"] == pytest.approx(auc_difference(label, scores, base, np.arange(len(label))))
+        # Users resampled: as wide as the interval, which has few items and seeds that hardly differ.
+        assert row["high"] - row["low"] == pytest.approx(2 * 2.03 * np.std(drawn), rel=0.25)
         assert row["low"] <= row["value"] <= row["high"]
     assert told[0]["verdict"] == "better"
     assert told[3]["verdict"] == "worse"
@@ -156,10 +173,24 @@ def test_an_arm_that_equals_its_baseline_gives_no_evidence() -> None:
         assert (row["value"], row["low"], row["high"], row["verdict"]) == (0, 0, 0, "no evidence")
 
 
-def test_intervals_are_over_users() -> None:
-    told = evaluated(DATA, {"arm": [NOISY]}, [], None)["arms"]["arm"]["all"]["auc_interval"]
-    expected = auc_interval(DATA.rows.label, [NOISY], number(DATA.rows.user_ids))
-    assert told == pytest.approx([expected.low, expected.high], abs=0.02)
+def test_one_seed_per_arm_has_intervals_but_no_verdict() -> None:
+    (row, *_) = evaluated(DATA, {"arm": [TRUTH], "base": [NOISE]}, ["base"], None, least_positives=10, least_users=10)[
+        "differences"
+    ]
+    assert row["low"] > 0
+    assert (row["verdict"], row["reason"]) == ("no evidence", ONE_SEED)
+
+
+def test_items_of_many_rows_widen_the_interval() -> None:
+    items = np.array([f"i{number % 5}" for number in range(len(DATA))], dtype=object)
+    # All rows of an item share its label, so five items are all that the rows know of.
+    label = np.isin(items, ["i1", "i3"]).astype(np.int8)
+    few, many = (
+        evaluated(relabelled(DATA, label=label, item_ids=ids), {"arm": [NOISY]}, [], None)["arms"]["arm"]["all"]
+        for ids in (items, np.arange(len(DATA)).astype(str).astype(object))
+    )
+    widths = [row["auc_interval"][1] - row["auc_interval"][0] for row in (few, many)]
+    assert widths[0] > widths[1]
 
 
 def test_the_oracle_is_the_auc_of_the_truth_where_it_is_known() -> None:
@@ -223,25 +254,13 @@ def test_a_ranker_evaluated_again_on_the_test_window_gets_the_figures_of_the_job
             assert found == (None if figure is None else pytest.approx(figure, rel=1e-6)), (slice_name, metric)
 
 
-def test_slices_may_share_one_set_of_draws_or_draw_their_own_users() -> None:
-    rows, parts = EvaluationRows.of(DATA), slices(DATA)
-    shared, own = (Evaluator(rows, parts, 20, redraw=redraw) for redraw in (False, True))
-    cold = parts["cold"]
-    everyone = Resamples.draw(rows.user, 20)
-    np.testing.assert_array_equal(shared.resamples("cold").weights, everyone.weights)
-    np.testing.assert_array_equal(own.resamples("cold").weights, Resamples.draw(rows.user[cold], 20).weights)
-    for evaluator in (shared, own):
-        measured = evaluator.evaluate([NOISY])["cold"].metrics["auc"]
-        expected = mean_auc(rows.label[cold], [NOISY[cold]], evaluator.resamples("cold"))
-        assert measured.value == expected[0]
-        np.testing.assert_array_equal(measured.samples, expected[1])
-
-
 def test_a_comparison_says_why_it_shows_nothing() -> None:
-    evaluator = Evaluator(EvaluationRows.of(DATA), slices(DATA), 50)
+    evaluator = Evaluator(EvaluationRows.of(DATA), slices(DATA))
     truth, noise = evaluator.evaluate([TRUTH]), evaluator.evaluate([NOISE])
-    assert evaluator.compare(truth, noise)["all"].verdict.reason == "fewer than 500 positives"
-    some = Evaluator(EvaluationRows.of(DATA), slices(DATA), 50, least_positives=10)
+    assert evaluator.compare(truth, noise)["all"].verdict.reason == (
+        f"{DATA.rows.label.sum()} positives (500 needed) and 36 effective users (200 needed)"
+    )
+    some = Evaluator(EvaluationRows.of(DATA), slices(DATA), least_positives=10, least_users=10)
     assert some.compare(truth, truth)["all"].verdict.reason == "interval contains 0"
     assert some.compare(truth, noise)["all"].verdict.outcome == "better"
     assert some.compare(truth, noise, "logloss", ["all"])["all"].verdict.outcome == "better"

@@ -40,7 +40,7 @@ FEW = ["id", "id_codes", "gbdt"]
 Compared = tuple[Repo, dict[str, Any]]
 SHAPE = [
     "data", "arm", "seeds", "slice", "metric", "mean", "low", "high", "baseline", "delta", "delta_low", "delta_high",
-    "positives", "verdict",
+    "positives", "verdict", "reason", "effective_users",
 ]  # fmt: skip
 
 
@@ -113,8 +113,9 @@ def test_the_rows_have_the_stated_shape_and_the_stated_baselines(every: Compared
     assert ("saviorrec", "id_content_codes_saviorrec") in own and ("smile", "id_codes_smile") in own
     arms = [arm for arm in every[1]["arms"] if arm not in {"id", "id_codes"}]
     assert pairs == {
-        *((arm, base) for arm in arms for base in ("id", "id_codes")), ("id", "id_codes"), ("id_codes", "id"),
-        ("id_codes", "id_codes_shuffled"), ("oracle", None),
+        *((arm, base) for arm in arms for base in ("id", "id_codes", "id_content") if arm != base), ("id", "id_codes"),
+        ("id", "id_content"), ("id_codes", "id"), ("id_codes", "id_content"), ("id_codes", "id_codes_shuffled"),
+        ("oracle", None),
         *own, *((arm, "gbdt") for arm in every[1]["arms"] if arm != "gbdt"),
     }  # fmt: skip
     keys = [(row["arm"], row["slice"], row["metric"], row["baseline"]) for row in rows]
@@ -149,24 +150,30 @@ def test_origins_have_their_own_codebooks_trials_and_lines(few: Compared) -> Non
     repo, facts = few
     books = {unit["frame"]: unit["origin"] for unit in facts["units"]}
     assert sorted(books.values()) == [0, 1]
-    # Earlier origins take one seed.
-    assert {name for name in predictions(repo) if name.endswith("o1")} == {f"{arm}-s0-o1" for arm in FEW}
+    assert set(predictions(repo)) == {f"{arm}-s{seed}-o{number}" for arm in FEW for seed in (0, 1) for number in (0, 1)}
     slices = {row["slice"] for row in facts["rows"] if "@" in row["slice"]}
-    assert {"all @ origin 0", "all @ origin 1", "all @ 2 origins"} <= slices
+    assert {"all @ origin 0", "all @ origin 1"} <= slices
     told = {
         row["slice"]: row
         for row in facts["rows"]
         if row["arm"] == "gbdt" and row["baseline"] == "id_codes" and row["metric"] == "auc"
     }
     each = [told[f"all @ origin {number}"] for number in (0, 1)]
-    assert told["all @ 2 origins"]["delta"] == pytest.approx((each[0]["delta"] + each[1]["delta"]) / 2, abs=2e-6)
-    assert told["all @ 2 origins"]["positives"] == each[0]["positives"] + each[1]["positives"]
+    # Without a name of an origin, a slice is the mean over all of them, on the rows of all of them.
+    assert told["all"]["delta"] == pytest.approx((each[0]["delta"] + each[1]["delta"]) / 2, abs=2e-6)
+    assert (
+        told["all"]["positives"] == each[0]["positives"] + each[1]["positives"] == facts["slices"]["all"]["positives"]
+    )
+    assert told["all"]["delta_high"] - told["all"]["delta_low"] < max(
+        row["delta_high"] - row["delta_low"] for row in each
+    )
+    assert facts["slices"]["all"]["users"] < sum(row["effective_users"] for row in each) * 2
     for origin in facts["origins"]:
         assert origin["rows"]["train"]["used"] < origin["rows"]["train"]["available"], "the caps of small_spec"
         assert origin["rows"]["test"]["used"] == origin["rows"]["test"]["available"] > 0
 
 
-def test_an_external_models_scores_are_evaluated_on_the_same_rows_and_draws(few: Compared) -> None:
+def test_an_external_models_scores_are_evaluated_on_the_same_rows(few: Compared) -> None:
     repo, facts = few
     options = CompareOptions("synthetic", load_arms(FEW), small_spec(), seeds=2, origins=2, impressions=IMPRESSIONS)
     plan = Comparison(repo, options).plan()[0]
@@ -175,13 +182,14 @@ def test_an_external_models_scores_are_evaluated_on_the_same_rows_and_draws(few:
     assert {row["arm"] for row in told} == {"external"} and {row["baseline"] for row in told} >= {"id", "id_codes"}
     ours = {
         (row["slice"], row["metric"], row["baseline"]): row
-        for row in facts["rows"] if row["arm"] == "id" and "@" not in row["slice"]
+        for row in facts["rows"] if row["arm"] == "id" and "@ origin 0" in row["slice"]
     }  # fmt: skip
     for row in told:
         if row["baseline"] == "id":
-            assert (row["delta"], row["delta_low"], row["delta_high"]) == (0, 0, 0)
-        else:
-            assert row == {**ours[row["slice"], row["metric"], row["baseline"]], "arm": "external"}
+            assert row["delta"] == 0 and row["verdict"] == "no evidence"
+        elif row["metric"] == "auc" and row["slice"] in ("all", "cold"):
+            at_origin = ours[f"{row['slice']} @ origin 0", "auc", row["baseline"]]
+            assert row == {**at_origin, "arm": "external", "slice": row["slice"]}
     with pytest.raises(EvaluationError, match="got 5, 5 scores per seed for external"):
         evaluate_external("synthetic_strong", plan, "external", [np.zeros(5)] * 2)
     broken = [scores[0], np.where(np.arange(len(scores[1])) < 3, np.nan, scores[1])]
@@ -257,7 +265,7 @@ def test_another_seed_or_arm_does_only_what_is_new(few: Compared, tmp_path: Path
     facts = compare(repo.path, ["id", "id_content", "id_codes", "gbdt"], seeds=3, origins=2)[1]
     after = {path.name: path.stat().st_mtime_ns for path in (repo.runs / "comparison" / "units").glob("*.parquet")}
     assert before.items() <= after.items()
-    assert len(after) == 12 + 3
+    assert len(after) == 4 * 3 * 2
     assert {row["seeds"] for row in facts["rows"] if row["arm"] != "oracle" and "@" not in row["slice"]} == {3}
 
 
@@ -283,7 +291,7 @@ def source_with_another_future(folder: Path, origin: Path, from_us: int) -> str:
 def test_an_earlier_origin_never_sees_what_comes_after_its_end(tmp_path: Path) -> None:
     # Codes that are learned from clicks, a ranker that learns neighbours of codes, and trees.
     write_world(tmp_path / "world", "strong", Sizes(IMPRESSIONS), seed=1)
-    smile = 'codebook = "smile"\nrolling = true\n'
+    smile = 'codebook = "smile"\n'
     arms = [
         arm_file(tmp_path, "gated", f'{smile}representations = ["rq_opq_gate"]\n'),
         arm_file(tmp_path, "trees", f'{smile}kind = "gbdt"\n'),

@@ -57,7 +57,6 @@ def test_nothing_but_counts_is_leaked(sound: Dataset, leaked: Dataset) -> None:
 def test_the_leak_promises_more_than_it_delivers_and_delivers_less_than_was_possible(
     finished: FinishedJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ranking.experiments.leakage.RESAMPLES", 100)
     arguments = ("--repo", finished.repo.path, "--preset", FAST_PRESET, "--arms", "gbdt,content", "--json")
     told = json.loads(ask_well("leakage", *arguments).out)
     assert set(told["arms"]) == {"gbdt", "content"}

@@ -22,7 +22,7 @@ from ranking.pipeline.conclusions import (
 from ranking.pipeline.evaluation import ArmDifference, RunEvaluation
 from ranking.pipeline.presets import load_preset
 from ranking.pipeline.questions import Question, baselines, questions
-from sidkit.core.bootstrap import Interval, verdict_on
+from sidkit.core.intervals import Interval, verdict_on
 from sidkit.presets import preset_names
 
 IDS = Question("id_codes", "id", "ids")
@@ -31,19 +31,23 @@ SHUFFLED = Question("id_codes", "shuffled_codes", "shuffled codes")
 BOOSTING = Question("id_codes", "gbdt", "boosting")
 ALL = (IDS, CONTENT, SHUFFLED, BOOSTING)
 GAIN, LOSS, NONE = (0.02, 0.01, 0.03), (-0.02, -0.03, -0.01), (0.002, -0.01, 0.014)
-FACTS = RunFacts("my repo", "my_data", "rqkmeans", "cb_1", 1, None)
+FACTS = RunFacts("my repo", "my_data", "rqkmeans", "cb_1", 3, None)
 
 
 def evaluation(differences: dict[Question, Any], cold: int = 600, overall: int = 4000) -> RunEvaluation:
     """An invented evaluation; each question has a (value, low, high), or one per slice."""
-    sizes = {"all": SliceSize(40_000, overall, 900), "cold": SliceSize(5_000, cold, 500)}
+    sizes = {"all": SliceSize(40_000, overall, 900, 700.0), "cold": SliceSize(5_000, cold, 500, 300.0)}
     listed = []
     for question, values in differences.items():
         for name, positives in (("all", overall), ("cold", cold)):
             of_slice = values[name] if isinstance(values, dict) else values
             if of_slice is not None:
-                outcome = verdict_on(Interval(*of_slice), positives).outcome
-                listed.append(ArmDifference(question.arm, question.baseline, name, *of_slice, positives, outcome))
+                verdict = verdict_on(Interval(*of_slice), positives, sizes[name].effective_users)
+                listed.append(
+                    ArmDifference(
+                        question.arm, question.baseline, name, *of_slice, positives, verdict.outcome, verdict.reason
+                    )
+                )
     return RunEvaluation({}, tuple(listed), sizes, {}, None, "request")
 
 
@@ -63,8 +67,34 @@ def test_no_evidence_names_which_reason_holds() -> None:
     wide, few = evaluation({IDS: NONE}), evaluation({IDS: GAIN}, cold=312)
     assert gain_sentence(wide, IDS).count("the interval contains 0") == 2
     said = gain_sentence(few, IDS)
-    assert "no evidence on cold rows (+0.0200 AUC [+0.0100, +0.0300]): 312 positives, fewer than 500;" in said
+    assert "no evidence on cold rows (+0.0200 AUC [+0.0100, +0.0300]): 312 positives (500 needed);" in said
     assert "a gain of 0.0200 AUC on all rows" in said
+
+
+def test_a_log_that_is_too_small_says_so_once() -> None:
+    few = evaluation(dict.fromkeys(ALL, GAIN), cold=12, overall=66)
+    said = conclusions(few, ALL, ServingChoice.of([(0.61, "r", "id")]), FACTS)
+    assert said[2:4] == (
+        "No verdict on codes on cold rows: 12 positives (500 needed).",
+        "No verdict on codes on all rows: 66 positives (500 needed).",
+    )
+    assert said[4] == (
+        "Measured AUC of codes without a verdict, over ids +0.0200 on cold rows, +0.0200 on all rows; over content +0.0200 on "
+        "cold rows, +0.0200 on all rows; over shuffled codes +0.0200 on cold rows, +0.0200 on all rows; over boosting +0.0200 "
+        "on cold rows, +0.0200 on all rows."
+    )
+    assert len(said) == 6 and "times as many rows would do" in said[5]
+
+
+def test_one_seed_is_named_once_as_the_reason() -> None:
+    said = conclusions(
+        evaluation({IDS: GAIN}), [IDS], ServingChoice.of([(0.61, "r", "id")]), RunFacts(**{**vars(FACTS), "seeds": 1})
+    )
+    assert said[2] == (
+        "No verdict on codes on cold rows or on all rows: one seed, so the variance of training is unknown."
+    )
+    assert not any("gain of" in sentence for sentence in said)
+    assert "--seeds 3" in said[-1]
 
 
 def test_a_slice_without_an_auc_is_not_measured() -> None:
@@ -91,14 +121,20 @@ def test_no_sentence_claims_what_its_interval_or_positives_do_not_support(
     found = evaluation(values, cold, cold + more)
     choice = ServingChoice.of([(0.61, "r", "id")])
     sentences = conclusions(found, ALL, choice, RunFacts("r", "d", "smile", "c", seeds, 1000))
-    for question, sentence in zip(ALL, sentences[2:6], strict=True):
+    decided = {name: found.rows[name].positives >= 500 and seeds > 1 for name in ("cold", "all")}
+    of_question = {
+        question: next((s for s in sentences if s.startswith(f"Codes over {question.over} ")), "") for question in ALL
+    }
+    assert all(of_question.values()) == any(of_question.values()) == any(decided.values())
+    for question, sentence in of_question.items():
         for name, where in (("cold", "on cold rows"), ("all", "on all rows")):
             _, low, high = values[question][name]
-            enough = found.rows[name].positives >= 500
             claims = re.findall(rf"a (gain|loss) of [\d.]+ AUC {where}", sentence)
-            assert claims == (["gain"] if enough and low > 0 else ["loss"] if enough and high < 0 else [])
-            assert (f"no evidence {where}" in sentence) == (not claims)
-    for sentence in sentences[6:]:
+            assert claims == (["gain"] if decided[name] and low > 0 else ["loss"] if decided[name] and high < 0 else [])
+            assert (f"no evidence {where}" in sentence) == (decided[name] and not claims)
+    for name, where in (("cold", "on cold rows"), ("all", "on all rows")):
+        assert any(s.startswith("No verdict") and where in s for s in sentences) == (not decided[name])
+    for sentence in set(sentences) - set(of_question.values()):
         assert "gain of" not in sentence
         if "is ahead of codes" in sentence:
             question = CONTENT if sentence.startswith("Content") else BOOSTING
@@ -125,7 +161,7 @@ def test_the_number_of_cold_rows_and_positives_is_stated() -> None:
 
 def test_too_few_positives_say_how_many_rows_are_needed() -> None:
     few = evaluation({IDS: GAIN}, cold=125)
-    assert "the cold rows have 125: 4.0 times as many rows" in steps(few, ALL)
+    assert "the cold rows have 125 of 300: 4.0 times as many rows" in steps(few, ALL)
     assert "split.train in sidkit.toml" in steps(few, ALL)
     assert "--impressions 800000" in steps(few, ALL, impressions=200_000)
 
@@ -144,8 +180,8 @@ def test_a_baseline_that_is_ahead_names_a_setting(question: Question, names: str
     assert names not in steps(evaluation({question: NONE}), [question])
 
 
-def test_one_seed_without_a_decision_asks_for_more_and_a_clear_gain_for_the_comparison() -> None:
-    assert "--seeds 3" in steps(evaluation({IDS: NONE}), [IDS])
+def test_one_seed_asks_for_more_and_a_clear_gain_for_the_comparison() -> None:
+    assert "--seeds 3" in steps(evaluation({IDS: NONE}), [IDS], seeds=1)
     assert "--seeds" not in steps(evaluation({IDS: NONE}), [IDS], seeds=3)
     assert "`sidkit ranker compare --data my_data --repo 'my repo'`" in steps(evaluation({IDS: GAIN}), [IDS])
 

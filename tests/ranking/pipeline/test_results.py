@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from helpers.builders import FinishedJob
-from sidkit.core.bootstrap import NO_EVIDENCE
+from sidkit.core.intervals import NO_EVIDENCE
 
 
 def test_arms_have_one_row_per_arm_and_slice(finished: FinishedJob) -> None:

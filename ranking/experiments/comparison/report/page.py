@@ -9,7 +9,6 @@ from typing import Any
 
 from ranking.experiments.comparison.arms import CODES_AS_FEATURES
 from ranking.experiments.comparison.tables import SHORT, budgets
-from sidkit.core.bootstrap import NO_EVIDENCE
 from sidkit.core.files import written_beside
 from sidkit.reports import render_page
 
@@ -84,7 +83,7 @@ def _auc_table(facts: Mapping[str, Any]) -> _Table:
     arms = dict.fromkeys(row["arm"] for row in rows)
     head = ["arm", *(f"{name} ({facts['slices'][name]['positives']:,} positives)" for name in slices)]
     return _Table(
-        "AUC, and its difference to the first baseline with a 95 % confidence interval over users; bold: better or worse",
+        "AUC, and its difference to the first baseline with a 95 % interval; bold: better or worse",
         head,
         [[_arm(facts, arm), *(_auc(by.get((arm, name))) for name in slices)] for arm in arms],
     )
@@ -96,7 +95,7 @@ def _auc(row: Mapping[str, Any] | None) -> _Cell:
     if row["delta_low"] is None:
         return _Cell(f"{row['mean']:.4f}")
     delta = f"{row['delta']:+.4f} [{row['delta_low']:+.4f}, {row['delta_high']:+.4f}]"
-    return _Cell(f"{row['mean']:.4f}", delta, f"to {row['baseline']}", row["verdict"] != NO_EVIDENCE)
+    return _Cell(f"{row['mean']:.4f}", delta, f"to {row['baseline']}", row["verdict"] in ("better", "worse"))
 
 
 def _arm_table(facts: Mapping[str, Any]) -> _Table:
