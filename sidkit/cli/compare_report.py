@@ -9,6 +9,7 @@ from ranking.data.rows_used import rows_summary
 from ranking.experiments.comparison.arms import CODES_AS_FEATURES, paper_number
 from ranking.experiments.comparison.results import ComparisonResult, Row
 from ranking.experiments.comparison.tables import SHORT, budgets
+from ranking.pipeline.world import CEILING, ORACLE
 from sidkit.cli.tables import Rows, print_table
 from sidkit.core.bootstrap import LEAST_POSITIVES, NO_EVIDENCE
 from sidkit.core.records import record_json
@@ -51,9 +52,10 @@ def _print_aucs(console: Console, result: ComparisonResult) -> None:
     against = {(row.arm, row.slice): row for row in auc if row.baseline in {CODES_AS_FEATURES, None}}
     alone = {(row.arm, row.slice): row for row in auc if (row.arm, row.slice) not in against}
     rows = []
-    for arm in [*evaluation.arms, *({"oracle"} if any(key[0] == "oracle" for key in against) else ())]:
+    ceilings = [name for name in (CEILING, ORACLE) if any(key[0] == name for key in against)]
+    for arm in [*evaluation.arms, *ceilings]:
         cells = [[name, *_cells(against.get((arm, name)), alone.get((arm, name)))] for name in slices]
-        rows.append(Rows(arm, cells, dim=arm == "oracle"))
+        rows.append(Rows(arm, cells, dim=arm in ceilings))
     title = f"{result.data}: AUC, and its difference to {CODES_AS_FEATURES} with the 95 % interval over users"
     print_table(console, title, ("arm", "slice", "AUC", "difference", "interval"), rows, left=("slice",))
     counted = ", ".join(f"{name} {evaluation.slices[name].positives:,}" for name in slices)

@@ -30,7 +30,7 @@ from ranking.experiments.comparison.probes import probe
 from ranking.experiments.comparison.results import ArmFacts, ComparisonEvaluation, CutFacts, Row, SliceFacts
 from ranking.experiments.comparison.time_origins import TimeOrigin
 from ranking.experiments.comparison.trials import Plan, Trial, TrialDetails
-from ranking.pipeline.prepare import oracle_of
+from ranking.pipeline.world import WorldProbabilities, world_probabilities
 from ranking.training.arms import FIRST_EPOCH, read_predictions
 from semantic_ids.catalog import Catalog
 from sidkit.core.arrays import Doubles
@@ -94,7 +94,7 @@ def evaluate_comparison(repo: Repo, data: str, plan: Plan, origins: Sequence[Tim
     return ComparisonEvaluation(
         rows=(
             *_slice_rows(data, evaluator, arms, plan.ablation_baselines),
-            *_oracle_rows(data, evaluator, oracle_of(repo, parts.test)),
+            *_world_rows(data, evaluator, world_probabilities(repo, parts.test)),
             *_rolling_rows(data, plan, origins),
         ),
         slices={
@@ -218,13 +218,13 @@ def _rows(
                 yield Row.of(data, arm, name, metric, metrics[metric], pair, positives)
 
 
-def _oracle_rows(data: str, evaluator: Evaluator, probability: Doubles | None) -> Iterable[Row]:
-    """Yield the AUC of the true probabilities, an upper bound, for data sets that know them."""
-    aucs = evaluator.reference_auc(probability) if probability is not None else {}
-    for name, value in aucs.items():
-        if value is not None:
-            metric = MetricValue(value, (value,), _no_samples)
-            yield Row.of(data, "oracle", name, "auc", metric, None, evaluator.sizes[name].positives)
+def _world_rows(data: str, evaluator: Evaluator, known: WorldProbabilities | None) -> Iterable[Row]:
+    """Yield the AUC of the true and of the knowable probabilities, upper bounds, for data sets that have them."""
+    for arm, probability in (known.by_name() if known else {}).items():
+        for name, value in evaluator.reference_auc(probability).items():
+            if value is not None:
+                metric = MetricValue(value, (value,), _no_samples)
+                yield Row.of(data, arm, name, "auc", metric, None, evaluator.sizes[name].positives)
 
 
 def _no_samples() -> Doubles:
