@@ -325,7 +325,7 @@ class Evaluator:
         }
 
     def reference_auc(self, probability: Doubles) -> dict[str, float | None]:
-        """Slice -> AUC of the true probabilities ``float64 [rows]``, on the rows where they are not NaN."""
+        """Slice -> AUC of known probabilities ``float64 [rows]``, on the rows where they are not NaN."""
         reference: dict[str, float | None] = {}
         for name, part in self.slices.items():
             known = part & np.isfinite(probability)

@@ -82,6 +82,8 @@ class RunEvaluation:
     """Slice -> AUC of the true probabilities; None if they are unknown."""
     gauc_by: str
     """``request`` or ``user``."""
+    ceiling: dict[str, float | None] | None = None
+    """Slice -> AUC of the probabilities that can be known at serving time; None if they are unknown."""
 
     def as_json(self) -> dict[str, Any]:
         """Return JSON values; ``auc_interval`` is omitted from slices without one."""
@@ -102,6 +104,7 @@ def evaluate_arms(
     baselines: Sequence[str],
     oracle: npt.NDArray[np.float64] | None,
     *,
+    ceiling: npt.NDArray[np.float64] | None = None,
     least_positives: int = LEAST_POSITIVES,
     least_users: int = LEAST_USERS,
 ) -> RunEvaluation:
@@ -117,6 +120,8 @@ def evaluate_arms(
         Arms that the others are compared with; those without predictions are skipped.
     oracle : float64 [rows], optional
         True click probabilities, NaN where unknown.
+    ceiling : float64 [rows], optional
+        Click probabilities that can be known at serving time, NaN where unknown.
     least_positives, least_users : int
         Minimum number of positives and effective number of users for a verdict other than ``no evidence``.
     """
@@ -139,4 +144,5 @@ def evaluate_arms(
         reasons=evaluator.without_auc,
         oracle=evaluator.reference_auc(oracle) if oracle is not None else None,
         gauc_by=evaluator.rows.grouped_by,
+        ceiling=evaluator.reference_auc(ceiling) if ceiling is not None else None,
     )

@@ -5,17 +5,14 @@ The main job and comparisons share these stages, so that both train on the same 
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import duckdb
 import numpy as np
-import numpy.typing as npt
 
 from ranking.data.caps import Caps
-from ranking.data.dataset import Dataset, LabelledRows, build_dataset
+from ranking.data.dataset import LabelledRows, build_dataset
 from ranking.data.rows_used import part_rows
 from ranking.data.split import TimeSplit, check_both_classes
 from ranking.training.arm_spec import RankerSpec
@@ -26,7 +23,7 @@ from semantic_ids.catalog import Catalog
 from semantic_ids.lifecycle import CodebookSpec
 from sidkit.core.artifact import read_manifest
 from sidkit.core.clock import present_us
-from sidkit.core.config import content_hash, resolved_url
+from sidkit.core.config import content_hash
 from sidkit.core.engine import connection, literal, quoted
 from sidkit.core.errors import ConfigError, PluginChangedError, RepoError
 from sidkit.core.files import typed_path
@@ -344,21 +341,6 @@ def end_of_log(repo: Repo, now_us: int | None = None) -> int:
     time = repo.settings.time
     end_us = -(-read_log(repo).last_us // time.cadence_us) * time.cadence_us + time.delay_us
     return min(end_us, present_us() if now_us is None else now_us)
-
-
-def oracle_of(repo: Repo, data: Dataset) -> npt.NDArray[np.float64] | None:
-    """True click probabilities ``float64 [rows]`` if the source is synthetic, else None."""
-    source = resolved_url(repo.settings.source.url)
-    path = Path(source) / "oracle.parquet"
-    if "://" in source or not path.exists() or data.rows.request_ids is None:
-        return None
-    import pandas as pd
-
-    with duckdb.connect() as opened:
-        known = opened.execute(f"SELECT request_id, item_id, probability FROM read_parquet({literal(path)})").df()
-    rows = pd.MultiIndex.from_arrays([data.rows.request_ids, data.rows.item_ids])
-    place = pd.MultiIndex.from_frame(known[["request_id", "item_id"]]).get_indexer(rows)
-    return np.where(place >= 0, known["probability"].to_numpy()[np.maximum(place, 0)], math.nan)
 
 
 def _source_mark(repo: Repo) -> Any:

@@ -18,11 +18,12 @@ from ranking.data.split import TimeSplit
 from ranking.evaluation.evaluator import refuse_leakage
 from ranking.pipeline.conclusions import ServingChoice
 from ranking.pipeline.evaluation import RunEvaluation, evaluate_arms
-from ranking.pipeline.prepare import Prepared, end_of_log, fallback_of, oracle_of, prepare_repo, training_context
+from ranking.pipeline.prepare import Prepared, end_of_log, fallback_of, prepare_repo, training_context
 from ranking.pipeline.presets import Preset, arms_without_codes, check_extras, load_preset
 from ranking.pipeline.questions import baselines, questions
 from ranking.pipeline.report import write_report
 from ranking.pipeline.results import CodebookFacts, HitRates, LogChanges, RunResult, StageTime
+from ranking.pipeline.world import world_probabilities
 from ranking.training.arm_spec import ArmSpec
 from ranking.training.arms import ArmResult, TrainingContext, read_predictions, train_arm, write_predictions
 from semantic_ids import lifecycle
@@ -321,7 +322,14 @@ class Job:
             ]
             for arm in self.preset.arms
         }
-        return evaluate_arms(context.test, arms, baselines(self.preset), oracle_of(self.repo, context.test))
+        known = world_probabilities(self.repo, context.test)
+        return evaluate_arms(
+            context.test,
+            arms,
+            baselines(self.preset),
+            known.oracle if known else None,
+            ceiling=known.ceiling if known else None,
+        )
 
     def _materialize(self, as_of_us: int) -> StageResult:
         from sidkit.stores.feast_repo import materialize

@@ -217,7 +217,7 @@ def init(
         A new or empty folder.
     data : str or Path, optional
         A folder of Parquet files, a SQLAlchemy URL (``env:NAME`` reads it from an environment variable), or
-        ``synthetic[:strong|weak|none]``, which writes a generated data set into the project.
+        ``synthetic[:strong|weak|none|clustered]``, which writes a generated data set into the project.
     interactions, items, item_embeddings : TableLike, optional
         The tables of the input contract in memory (pandas, Polars or Arrow), instead of ``data``. They are saved in the
         project's folder ``source``; :meth:`Project.ingest` adds rows.

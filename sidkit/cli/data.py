@@ -66,7 +66,10 @@ def _print_tables(reports: Sequence[TableReport]) -> None:
 def synthetic(
     out: Annotated[Path, typer.Argument(help="A new folder.")],
     world: Annotated[
-        str, typer.Option(help="How much the content reveals about an item: strong, weak or none.")
+        str,
+        typer.Option(
+            help="How much the content reveals about an item: strong, weak or none; in clustered, items also share quality."
+        ),
     ] = "strong",
     impressions: Annotated[int, typer.Option(help="Approximate number of impressions.")] = 200_000,
     users: Annotated[int | None, typer.Option(help="Number of users; default: one per 100 impressions.")] = None,
@@ -75,7 +78,7 @@ def synthetic(
 ) -> None:
     """Write a deterministic synthetic data set.
 
-    It has impressions and an oracle: the true click probabilities.
+    It has impressions, and the click probabilities that are true and that can be known at serving time.
     """
     from sidkit.datasets.synthetic import Sizes, write_world
 

@@ -15,7 +15,7 @@ def init(
     folder: Annotated[Path, typer.Argument(help="New or empty folder.")],
     data: Annotated[
         str | None,
-        typer.Option(help="A folder of Parquet files, a SQLAlchemy URL, or synthetic[:strong|weak|none]."),
+        typer.Option(help="A folder of Parquet files, a SQLAlchemy URL, or synthetic[:strong|weak|none|clustered]."),
     ] = None,
     impressions: Annotated[int, typer.Option(help="Number of impressions of a generated data set.")] = 200_000,
 ) -> None:

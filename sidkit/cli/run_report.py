@@ -15,6 +15,7 @@ from ranking.evaluation.evaluator import ArmMetrics
 from ranking.evaluation.slices import COLD_BELOW
 from ranking.pipeline.evaluation import COMPARED, ArmDifference, RunEvaluation
 from ranking.pipeline.results import LogChanges, RunResult
+from ranking.pipeline.world import CEILING, ORACLE
 from sidkit.cli.tables import Rows, print_table
 from sidkit.core.records import record_json
 from sidkit.core.redact import redacted
@@ -73,6 +74,7 @@ def _arm_json(evaluation: RunEvaluation, arm: str) -> dict[str, Any]:
         "rows": evaluation.rows["all"].rows,
         "rows_cold": _cold_rows(evaluation),
         "oracle_auc": evaluation.oracle["all"] if evaluation.oracle else None,
+        "ceiling_auc": evaluation.ceiling["all"] if evaluation.ceiling else None,
     }
 
 
@@ -139,11 +141,11 @@ def _print_arms(console: Console, result: RunResult) -> None:
         Rows(arm, [_arm_cells(evaluation, name, slices[name]) for name in COMPARED if name in slices])
         for arm, slices in evaluation.arms.items()
     ]
-    if evaluation.oracle:
-        oracle = evaluation.oracle
-        names = [name for name in COMPARED if name in evaluation.rows]
-        cells = [[name, f"{evaluation.rows[name].rows:,}", _number(oracle.get(name)), "", ""] for name in names]
-        rows.append(Rows("(oracle)", cells, dim=True))
+    for label, by_slice in ((CEILING, evaluation.ceiling), (ORACLE, evaluation.oracle)):
+        if by_slice:
+            names = [name for name in COMPARED if name in evaluation.rows]
+            cells = [[name, f"{evaluation.rows[name].rows:,}", _number(by_slice.get(name)), "", ""] for name in names]
+            rows.append(Rows(f"({label})", cells, dim=True))
     title = f"{redacted(result.data)}: test window; cold rows have an item with under {COLD_BELOW} earlier interactions"
     print_table(
         console,

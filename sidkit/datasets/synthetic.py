@@ -5,8 +5,14 @@ Users and items have latent vectors that drift. An impression is clicked with pr
     sigmoid(intercept + affinity + quality + position bias)
 
 ``text`` and ``image`` are noisy views of the item's latent vector at its creation; how much of it they reveal depends on the
-world. The same seed gives the same users, items, impressions and clicks in every world: worlds differ in content
-only, so that ``none`` is the control of ``strong``.
+world. The same seed gives the same users, items, impressions and clicks in ``strong``, ``weak`` and ``none``: they differ in
+content only, so that ``none`` is the control of ``strong``.
+
+In ``clustered``, the quality of an item is mostly that of its cluster, which content shows, so that items can share what is
+learned of them. Pages depend on the user's affinity, and on quality only as far as clusters share it. New items keep coming.
+
+``oracle.parquet`` has two probabilities per impression: ``probability``, from which the click was drawn, and
+``knowable_probability``, the expectation given what can be known at serving time (:mod:`sidkit.datasets.knowledge`).
 """
 
 from __future__ import annotations
@@ -22,11 +28,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sidkit.contract.rows import MOMENT
-from sidkit.core.arrays import Floats, Ints
+from sidkit.core.arrays import Doubles, Floats, Ints
 from sidkit.core.clock import DAY_US
 from sidkit.core.errors import ConfigError
 from sidkit.core.files import folder_written_beside
 from sidkit.datasets.base import GeneratedDataset
+from sidkit.datasets.knowledge import Impressions, Knowledge
+from sidkit.datasets.population import Items, Users, draw_content, draw_items, draw_users
 from sidkit.datasets.worlds import CATEGORY_WORDS, WORLDS, WorldParameters
 
 
@@ -43,27 +51,9 @@ class Sizes:
         """Number of users; default: one per 100 impressions."""
         return self.users or max(50, self.impressions // 100)
 
-    @property
-    def item_count(self) -> int:
-        """Number of items; default: one per 50 impressions, at most 200,000."""
-        return self.items or min(200_000, max(100, self.impressions // 50))
-
-
-@dataclass(frozen=True)
-class _Items:
-    latent: Floats  # [items, k] at the start of the log
-    drift: Floats  # [items, k] over the whole time
-    quality: Floats
-    popularity: Floats
-    created_us: Ints
-    removed_us: Ints  # after the end of the log if the item stays
-
-
-@dataclass(frozen=True)
-class _Users:
-    start: Floats  # [users, k]
-    turn: Floats  # [users, k], orthogonal to start
-    activity: Floats
+    def item_count(self, impressions_per_item: int) -> int:
+        """Number of items; default: from the number of impressions, at least 100 and at most 200,000."""
+        return self.items or min(200_000, max(100, self.impressions // impressions_per_item))
 
 
 def write_world(out: Path, world: str, sizes: Sizes, seed: int = 0) -> dict[str, int | float]:
@@ -74,7 +64,7 @@ def write_world(out: Path, world: str, sizes: Sizes, seed: int = 0) -> dict[str,
     out : Path
         New folder; must not exist.
     world : str
-        ``strong``, ``weak`` or ``none``.
+        ``strong``, ``weak``, ``none`` or ``clustered``.
     sizes : Sizes
         Impressions (approximately), users and items.
     seed : int
@@ -97,79 +87,33 @@ def write_world(out: Path, world: str, sizes: Sizes, seed: int = 0) -> dict[str,
         if count is not None and count < 1:
             raise ConfigError(f"expected at least 1 of {name}, got {count}")
     least = parameters.slots * parameters.days * parameters.epochs_per_day
-    if sizes.impressions < least or sizes.item_count < 2 * parameters.candidates:
+    item_count = sizes.item_count(parameters.impressions_per_item)
+    if sizes.impressions < least or item_count < 2 * parameters.candidates:
         raise ConfigError(
             f"expected at least {least:,} impressions and {2 * parameters.candidates} items, got {sizes.impressions:,} "
-            f"impressions and {sizes.item_count:,} items; raise --impressions or --items"
+            f"impressions and {item_count:,} items; raise --impressions or --items"
         )
     if out.exists():
         raise ConfigError(f"expected a new folder, got {out}, which exists; choose another one")
-    streams = [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(4)]
-    items = _draw_items(parameters, sizes.item_count, streams[0])
-    users = _draw_users(parameters, sizes.user_count, items, streams[1])
+    streams = [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(5)]
+    items = draw_items(parameters, item_count, streams[0], streams[4])
+    users = draw_users(parameters, sizes.user_count, items, streams[1])
+    content = draw_content(parameters, items, streams[3])
+    knowledge = Knowledge(parameters, items, content)
     with folder_written_beside(out) as folder:
-        _write_content(folder, parameters, items, streams[3])
-        counts = _write_impressions(folder, parameters, items, users, sizes, streams[2])
-    return {**counts, "items": sizes.item_count, "users": sizes.user_count}
-
-
-def _draw_items(p: WorldParameters, count: int, rng: np.random.Generator) -> _Items:
-    latent = _mixture(p, count, rng)
-    quality = rng.standard_normal(count).astype(np.float32)
-    popularity = np.exp(p.popularity_spread * rng.standard_normal(count) + p.popularity_quality * quality)
-    span = p.days * DAY_US
-    birth = rng.random(count)
-    kind = rng.random(count)
-    late = kind < p.late_share
-    early = ~late & (kind < p.late_share + p.early_share)
-    offset = np.where(
-        late,
-        span * (1 - p.late_window + p.late_window * birth),
-        np.where(early, span * (1 - p.late_window) * birth, -p.older_days * DAY_US * birth - DAY_US),
-    )
-    created = p.start_us + offset.astype(np.int64)
-    stays = rng.random(count) >= p.removed_share
-    end = p.start_us + span
-    left = np.maximum(created, p.start_us) + (rng.random(count) * (end - np.maximum(created, p.start_us))).astype(
-        np.int64
-    )
-    return _Items(
-        latent=latent,
-        drift=(p.item_drift * _unit(rng.standard_normal((count, p.latent_dim)))).astype(np.float32),
-        quality=quality,
-        popularity=popularity.astype(np.float32),
-        created_us=created,
-        removed_us=np.where(stays, end + DAY_US, left),
-    )
-
-
-def _draw_users(p: WorldParameters, count: int, items: _Items, rng: np.random.Generator) -> _Users:
-    # A user's taste is a mixture of a few items, so that tastes are distributed like items.
-    liked = rng.integers(0, len(items.quality), (count, p.user_interests))
-    weight = rng.dirichlet(np.ones(p.user_interests), count)[:, :, None]
-    start = _unit((items.latent[liked] * weight).sum(axis=1) + 0.3 * rng.standard_normal((count, p.latent_dim)))
-    turn = rng.standard_normal((count, p.latent_dim))
-    turn = _unit(turn - (turn * start).sum(axis=1, keepdims=True) * start)
-    activity = np.exp(p.user_activity_spread * rng.standard_normal(count))
-    return _Users(start.astype(np.float32), turn.astype(np.float32), activity.astype(np.float32))
-
-
-def _mixture(p: WorldParameters, count: int, rng: np.random.Generator) -> Floats:
-    centres = rng.standard_normal((p.clusters, p.latent_dim))
-    share = 1 / np.arange(1, p.clusters + 1) ** 0.5
-    cluster = rng.choice(p.clusters, count, p=share / share.sum())
-    points = centres[cluster] + p.cluster_spread * rng.standard_normal((count, p.latent_dim))
-    scaled: Floats = (points / np.sqrt(1 + p.cluster_spread**2)).astype(np.float32)
-    return scaled
-
-
-def _unit(vectors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    length: npt.NDArray[np.float64] = np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
-    return vectors / length
+        _write_content(folder, parameters, items, content.seen, streams[3])
+        counts = _write_impressions(folder, parameters, items, users, knowledge, sizes, streams[2])
+    return {**counts, "items": item_count, "users": sizes.user_count}
 
 
 def _write_impressions(
-    folder: Path, p: WorldParameters, items: _Items, users: _Users, sizes: Sizes, rng: np.random.Generator
+    folder: Path,
+    p: WorldParameters,
+    items: Items,
+    users: Users,
+    knowledge: Knowledge,
+    sizes: Sizes,
+    rng: np.random.Generator,
 ) -> dict[str, int | float]:
     user_names = pa.array([f"u{index}" for index in range(len(users.activity))])
     item_names = pa.array([f"i{index}" for index in range(len(items.quality))])
@@ -177,17 +121,18 @@ def _write_impressions(
     interactions: pq.ParquetWriter | None = None
     oracle: pq.ParquetWriter | None = None
     try:
-        for chunk in _epochs(p, items, users, sizes, rng):
-            user, item = user_names.take(pa.array(chunk.user)), item_names.take(pa.array(chunk.item))
+        for chunk, knowable in _epochs(p, items, users, knowledge, sizes, rng):
+            rows = chunk.impressions
+            user, item = user_names.take(pa.array(chunk.user)), item_names.take(pa.array(rows.item))
             request = pc.binary_join_element_wise("r", pa.array(chunk.request).cast(pa.string()), "")
             moment = pa.array(chunk.moment).cast(pa.timestamp("us")).cast(MOMENT)
-            position = pa.array(chunk.position, pa.int32())
+            position = pa.array(rows.position, pa.int32())
             log = pa.table(
                 {
                     "user_id": user,
                     "item_id": item,
                     "timestamp": moment,
-                    "label": pa.array(chunk.click, pa.int8()),
+                    "label": pa.array(rows.click, pa.int8()),
                     "request_id": request,
                     "position": position,
                     "converted": pa.array(chunk.converted, pa.int8()),
@@ -201,6 +146,7 @@ def _write_impressions(
                     "item_id": item,
                     "timestamp": moment,
                     "probability": pa.array(chunk.probability, pa.float64()),
+                    "knowable_probability": pa.array(knowable, pa.float64()),
                 }
             )
             interactions = interactions or pq.ParquetWriter(
@@ -210,7 +156,7 @@ def _write_impressions(
             interactions.write_table(log)
             oracle.write_table(probabilities)
             shown += len(log)
-            clicks += int(chunk.click.sum())
+            clicks += int(rows.click.sum())
     finally:
         for writer in (interactions, oracle):
             if writer is not None:
@@ -222,17 +168,16 @@ def _write_impressions(
 class _Chunk:
     request: Ints
     user: Ints
-    item: Ints
-    position: Ints
+    impressions: Impressions
     moment: Ints
-    probability: npt.NDArray[np.float64]
-    click: npt.NDArray[np.int8]
+    probability: Doubles
     converted: npt.NDArray[np.int8]
 
 
 def _epochs(
-    p: WorldParameters, items: _Items, users: _Users, sizes: Sizes, rng: np.random.Generator
-) -> Iterator[_Chunk]:
+    p: WorldParameters, items: Items, users: Users, knowledge: Knowledge, sizes: Sizes, rng: np.random.Generator
+) -> Iterator[tuple[_Chunk, Doubles]]:
+    """Yield the impressions of each epoch, with their knowable click probabilities."""
     epochs = p.days * p.epochs_per_day
     length = DAY_US // p.epochs_per_day
     cumulated = np.cumsum(users.activity, dtype=np.float64)
@@ -242,20 +187,21 @@ def _epochs(
         count = int(requests[epoch])
         begin = p.start_us + epoch * length
         on_show = np.flatnonzero((items.created_us <= begin) & (items.removed_us > begin + length))
-        weight = items.popularity[on_show].astype(np.float64)
-        weight *= np.where(begin - items.created_us[on_show] < p.new_item_days * DAY_US, p.new_item_exposure, 1.0)
+        ramp = np.where(begin - items.created_us[on_show] < p.new_item_days * DAY_US, p.new_item_exposure, 1.0)
+        weight = items.popularity[on_show].astype(np.float64) * ramp
         drawn = np.searchsorted(np.cumsum(weight), rng.random((count, p.candidates)) * weight.sum(), side="right")
         chosen = on_show[np.minimum(drawn, len(on_show) - 1)]
         user = np.searchsorted(cumulated, rng.random(count) * cumulated[-1], side="right")
         moment = np.sort(begin + (rng.random(count) * length).astype(np.int64))
-        yield _page(p, items, users, chosen, np.minimum(user, len(cumulated) - 1), moment, first, rng)
+        chunk = _page(p, items, users, chosen, np.minimum(user, len(cumulated) - 1), moment, first, rng)
+        yield chunk, knowledge.observe(chunk.impressions, on_show, ramp)
         first += count
 
 
 def _page(
     p: WorldParameters,
-    items: _Items,
-    users: _Users,
+    items: Items,
+    users: Users,
     chosen: Ints,
     user: Ints,
     moment: Ints,
@@ -267,42 +213,49 @@ def _page(
     in_order = np.take_along_axis(chosen, order, axis=1)
     repeat = np.zeros_like(chosen, dtype=bool)
     np.put_along_axis(repeat, order[:, 1:], in_order[:, 1:] == in_order[:, :-1], axis=1)
-    score = p.policy_quality * items.quality[chosen] + rng.gumbel(size=chosen.shape)
+    elapsed = ((moment - p.start_us) / (p.days * DAY_US)).astype(np.float32)
+    angle = (p.user_drift * elapsed)[:, None]
+    taste = np.cos(angle) * users.start[user] + np.sin(angle) * users.turn[user]  # [requests, k]
+    score = p.policy_quality * items.policy_quality[chosen] + rng.gumbel(size=chosen.shape)
+    if p.policy_affinity:
+        score += p.policy_affinity * _affinity(items, taste, chosen, elapsed)
     ranked = np.argsort(np.where(repeat, np.inf, -score), axis=1, kind="stable")[:, : p.slots]
     item = np.take_along_axis(chosen, ranked, axis=1)
     shown = ~np.take_along_axis(repeat, ranked, axis=1)
 
-    elapsed = ((moment - p.start_us) / (p.days * DAY_US)).astype(np.float32)
-    angle = (p.user_drift * elapsed)[:, None]
-    taste = np.cos(angle) * users.start[user] + np.sin(angle) * users.turn[user]  # [requests, k]
-    latent = items.latent[item] + elapsed[:, None, None] * items.drift[item]  # [requests, slots, k]
-    affinity = np.einsum("rk,rsk->rs", taste, latent, dtype=np.float64)
+    affinity = _affinity(items, taste, item, elapsed)
     position = np.broadcast_to(np.arange(item.shape[1]), item.shape)
     quality = items.quality[item].astype(np.float64)
     logit = p.intercept + p.affinity_weight * affinity + p.quality_weight * quality + p.position_weight * position
     probability = 1 / (1 + np.exp(-logit))
     click = rng.random(item.shape) < probability
     buys = rng.random(item.shape) < 1 / (1 + np.exp(-(p.conversion_intercept + p.conversion_quality * quality)))
-    request = np.broadcast_to(first_request + np.arange(len(user))[:, None], item.shape)
+    page = np.broadcast_to(np.arange(len(user))[:, None], item.shape)[shown]
     return _Chunk(
-        request=request[shown],
-        user=np.broadcast_to(user[:, None], item.shape)[shown],
-        item=item[shown],
-        position=position[shown],
-        moment=np.broadcast_to(moment[:, None], item.shape)[shown],
+        request=first_request + page,
+        user=user[page],
+        impressions=Impressions(
+            item=item[shown],
+            taste=taste[page],
+            elapsed=elapsed[page],
+            position=position[shown],
+            click=click[shown].astype(np.int8),
+        ),
+        moment=moment[page],
         probability=probability[shown],
-        click=click[shown].astype(np.int8),
         converted=(click & buys)[shown].astype(np.int8),
     )
 
 
-def _write_content(folder: Path, p: WorldParameters, items: _Items, rng: np.random.Generator) -> None:
+def _affinity(items: Items, taste: Floats, item: Ints, elapsed: Floats) -> Doubles:
+    """Affinity of each request's user to its items, ``[requests, slots]``."""
+    latent = items.mixture.points[item] + elapsed[:, None, None] * items.drift[item]  # [requests, slots, k]
+    affinity: Doubles = np.einsum("rk,rsk->rs", taste, latent, dtype=np.float64)
+    return affinity
+
+
+def _write_content(folder: Path, p: WorldParameters, items: Items, seen: Doubles, rng: np.random.Generator) -> None:
     count = len(items.quality)
-    elapsed = np.maximum(items.created_us - p.start_us, 0) / (p.days * DAY_US)
-    at_birth = items.latent + elapsed[:, None].astype(np.float32) * items.drift
-    # Content reveals a mixture of the latent and an unrelated latent of the same distribution.
-    unrelated = _mixture(p, count, rng)
-    seen = p.content_sight * at_birth + np.sqrt(1 - p.content_sight**2) * unrelated
     text = _view(seen, p.text_dim, p.text_noise, rng)
     image = _view(seen, p.image_dim, p.image_noise, rng)
     without_image = rng.random(count) < p.image_missing
@@ -338,7 +291,7 @@ def _write_content(folder: Path, p: WorldParameters, items: _Items, rng: np.rand
     )
 
 
-def _view(seen: npt.NDArray[np.floating], dim: int, noise: float, rng: np.random.Generator) -> Floats:
+def _view(seen: Doubles, dim: int, noise: float, rng: np.random.Generator) -> Floats:
     projection = rng.standard_normal((seen.shape[1], dim)) / np.sqrt(dim)
     blur = noise * np.sqrt(seen.shape[1] / dim) * rng.standard_normal((len(seen), dim))
     shown: Floats = (seen @ projection + blur).astype(np.float32)
@@ -351,7 +304,7 @@ def _vectors(matrix: Floats, missing: npt.NDArray[np.bool_]) -> pa.Array:
 
 
 class SyntheticDataset(GeneratedDataset):
-    """The world that ``--data synthetic[:strong|weak|none]`` names; by default the strong one."""
+    """The world that ``--data synthetic[:strong|weak|none|clustered]`` names; by default the strong one."""
 
     modalities = ("text", "image")
     conversions = True

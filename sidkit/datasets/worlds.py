@@ -26,7 +26,7 @@ class WorldParameters:
 
     intercept: float = -2.93
     affinity_weight: float = 0.9
-    quality_weight: float = 0.6  # quality is N(0, 1) and not visible in content
+    quality_weight: float = 0.6  # quality is N(0, 1); content shows only the part that clusters share
     position_weight: float = -0.12  # per position
     conversion_intercept: float = -2.3
     conversion_quality: float = 0.5
@@ -51,17 +51,50 @@ class WorldParameters:
     image_missing: float = 0.2
     content_sight: float = 0.0  # correlation of content with the item latent
 
+    quality_from_cluster: float = 0.0  # correlation of quality with a quality that the items of a cluster share
+    policy_affinity: float = 0.0  # how much the ranking of a page depends on the user's affinity
+    impressions_per_item: int = 50  # the default number of items
+
 
 WORLDS: dict[str, WorldParameters] = {
     "strong": WorldParameters(content_sight=0.97),
     "weak": WorldParameters(content_sight=0.6),
     "none": WorldParameters(content_sight=0.0),
+    # Items of a cluster share most of their quality, pages depend on the user, and new items keep coming.
+    "clustered": WorldParameters(
+        content_sight=0.97,
+        clusters=80,
+        intercept=-3.3,
+        quality_from_cluster=0.8,
+        quality_weight=0.8,
+        candidates=32,
+        policy_affinity=1.0,
+        impressions_per_item=15,
+        late_share=0.5,
+        early_share=0.4,
+        new_item_exposure=1.0,
+    ),
 }
 
+_ADDED_LATER = ("quality_from_cluster", "policy_affinity", "impressions_per_item")
 
-def worlds_hash() -> str:
-    """Hash of the parameters of all worlds, pinned by a test."""
-    return content_hash({name: asdict(parameters) for name, parameters in WORLDS.items()})
+
+def worlds_hash(*names: str) -> str:
+    """Hash of the parameters of worlds, pinned by tests.
+
+    Parameters that were added after the first worlds count only where they differ from their default, so that the hash of
+    the first worlds stays what it was.
+    """
+    default = asdict(WorldParameters())
+    parameters = {
+        name: {
+            key: value
+            for key, value in asdict(WORLDS[name]).items()
+            if key not in _ADDED_LATER or value != default[key]
+        }
+        for name in names
+    }
+    return content_hash(parameters)
 
 
 CATEGORY_WORDS = (

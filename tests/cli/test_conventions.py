@@ -42,7 +42,7 @@ def test_every_option_explains_itself_and_brackets_are_shown() -> None:
     for path, command in ALL:
         for parameter in command.params:
             assert getattr(parameter, "help", None), f"{' '.join(path)}: {parameter.name}"
-    assert "synthetic[:strong|weak|none]" in "".join(ask_well("init", "-h").out.split())
+    assert "synthetic[:strong|weak|none|clustered]" in "".join(ask_well("init", "-h").out.split())
 
 
 @pytest.mark.parametrize("path", [("ranker", "list"), ("codebooks", "list"), ("doctor",)], ids=" ".join)

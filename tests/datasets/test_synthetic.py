@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,13 +17,16 @@ from helpers.builders import fresh_repo
 from sidkit.cli.data import synthetic
 from sidkit.core.arrays import Doubles
 from sidkit.core.errors import ConfigError
-from sidkit.datasets.synthetic import Sizes, _draw_items, write_world
+from sidkit.datasets.population import draw_items
+from sidkit.datasets.synthetic import Sizes, write_world
 from sidkit.datasets.worlds import WORLDS, worlds_hash
 from sidkit.tables import ingest
 
 TABLES = ("interactions", "items", "item_embeddings", "oracle")
 SMALL = Sizes(2_400)
 P = WORLDS["strong"]
+FIRST = ("strong", "weak", "none")
+"""The worlds that differ in content only."""
 
 
 @dataclass
@@ -40,9 +44,9 @@ class World:
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("worlds")
-    for world in WORLDS:
+    for world in FIRST:
         write_world(root / world, world, Sizes())
-    return {world: root / world for world in WORLDS}
+    return {world: root / world for world in FIRST}
 
 
 def read(folder: Path) -> World:
@@ -54,7 +58,7 @@ def read(folder: Path) -> World:
     categories = pd.get_dummies(items["category"]).to_numpy(float)
     # The first of the generator's random streams makes the items; their creation times show that these are they.
     stream = np.random.default_rng(np.random.SeedSequence(0).spawn(4)[0])
-    drawn = _draw_items(P, len(items), stream)
+    drawn = draw_items(P, len(items), stream, stream)
     created = items["created_at"].astype("int64").to_numpy()
     np.testing.assert_array_equal(drawn.created_us, created)
     elapsed = np.maximum(created - P.start_us, 0)[:, None] / (P.days * 86_400e6)
@@ -63,7 +67,7 @@ def read(folder: Path) -> World:
         oracle=pq.read_table(folder / "oracle.parquet").to_pandas(),
         items=items,
         content=np.hstack([text, image, categories]),
-        latent=drawn.latent + elapsed * drawn.drift,
+        latent=drawn.mixture.points + elapsed * drawn.drift,
         quality=drawn.quality.astype(float),
     )
 
@@ -93,13 +97,39 @@ def same(left: Path, right: Path, tables: tuple[str, ...] = TABLES) -> list[bool
 def test_worlds_are_frozen() -> None:
     # A world that is tuned to a model after the fact proves nothing: whoever changes this hash, or the counts below,
     # makes every published number of a synthetic world void and has to say so.
-    assert worlds_hash() == "3ced9129da719bb6"
+    assert worlds_hash(*FIRST) == "3ced9129da719bb6"
+    assert worlds_hash("clustered") == "4057bad72b1ba3e2"
+    assert {*FIRST, "clustered"} == set(WORLDS)
 
 
-def test_the_generator_is_frozen_too(tmp_path: Path) -> None:
-    assert write_world(tmp_path / "world", "strong", Sizes(12_000)) == {
-        "impressions": 11_997, "clicks": 1_045, "items": 240, "users": 120,
-    }  # fmt: skip
+def fingerprint(folder: Path) -> str:
+    """Hash of everything generated that is not a floating-point number, whose last digits depend on the machine."""
+    hashed = hashlib.sha256()
+    for name in ("interactions", "items", "oracle"):
+        table = pq.read_table(folder / f"{name}.parquet").to_pandas()
+        exact = table[[column for column in table if not pd.api.types.is_float_dtype(table[column])]]
+        hashed.update(exact.to_csv(index=False).encode())
+    return hashed.hexdigest()[:16]
+
+
+@pytest.mark.parametrize(
+    ("world", "clicks", "items", "hashed", "probability", "knowable"),
+    [
+        ("strong", 1_045, 240, "4a3adc3136148224", 188.8487083, 183.8963504),
+        ("weak", 1_045, 240, "ba1457107f2c3e13", 188.8487083, 174.2236328),
+        ("none", 1_045, 240, "dc636407d287ee2c", 188.8487083, 138.3513533),
+        ("clustered", 1_076, 800, "f4a107f779512805", 210.8564206, 169.0231780),
+    ],
+)
+def test_the_generator_is_frozen_too(
+    tmp_path: Path, world: str, clicks: int, items: int, hashed: str, probability: float, knowable: float
+) -> None:
+    written = write_world(tmp_path / "world", world, Sizes(12_000))
+    assert (written["clicks"], written["items"], written["users"]) == (clicks, items, 120)
+    assert fingerprint(tmp_path / "world") == hashed
+    oracle = pq.read_table(tmp_path / "world" / "oracle.parquet").to_pandas()
+    assert oracle["probability"].pow(2).sum() == pytest.approx(probability, rel=1e-6)
+    assert oracle["knowable_probability"].pow(2).sum() == pytest.approx(knowable, rel=1e-5)
 
 
 def test_the_same_seed_gives_the_same_tables_and_another_seed_others(tmp_path: Path) -> None:
@@ -111,7 +141,12 @@ def test_the_same_seed_gives_the_same_tables_and_another_seed_others(tmp_path: P
 
 def test_worlds_of_one_seed_differ_in_content_only(folders: dict[str, Path]) -> None:
     for other in ("weak", "none"):
-        assert same(folders["strong"], folders[other]) == [True, False, False, True]
+        assert same(folders["strong"], folders[other]) == [True, False, False, False]
+        true = [
+            pq.read_table(folders[world] / "oracle.parquet").drop_columns(["knowable_probability"])
+            for world in ("strong", other)
+        ]
+        assert true[0].equals(true[1])
         lives = [
             pq.read_table(folders[world] / "items.parquet", columns=["item_id", "created_at", "removed_at"])
             for world in ("strong", other)
@@ -219,7 +254,7 @@ def test_a_world_keeps_the_input_contract(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("world", "sizes", "message"),
     [
-        ("stronger", SMALL, "no world named 'stronger'; available: strong, weak, none"),
+        ("stronger", SMALL, "no world named 'stronger'; available: strong, weak, none, clustered"),
         ("strong", Sizes(2_399), "at least 2,400 impressions and 32 items, got 2,399 impressions and 100 items"),
         ("strong", Sizes(4_000, items=31), "got 4,000 impressions and 31 items"),
         ("strong", Sizes(4_000, items=0), "expected at least 1 of items, got 0"),

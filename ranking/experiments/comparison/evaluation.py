@@ -33,7 +33,7 @@ from ranking.experiments.comparison.probes import probe
 from ranking.experiments.comparison.results import ArmFacts, ComparisonEvaluation, CutFacts, Row, SliceFacts
 from ranking.experiments.comparison.time_origins import TimeOrigin
 from ranking.experiments.comparison.trials import Plan, Trial, TrialDetails
-from ranking.pipeline.prepare import oracle_of
+from ranking.pipeline.world import WorldProbabilities, world_probabilities
 from ranking.training.arms import FIRST_EPOCH, read_predictions
 from semantic_ids.catalog import Catalog
 from sidkit.core.arrays import Doubles
@@ -95,7 +95,7 @@ def evaluate_comparison(repo: Repo, data: str, plan: Plan, origins: Sequence[Tim
     return ComparisonEvaluation(
         rows=(
             *_pooled_rows(data, at_origins, plan.ablation_baselines),
-            *_oracle_rows(data, evaluator, oracle_of(repo, latest.parts.test)),
+            *_world_rows(data, evaluator, world_probabilities(repo, latest.parts.test)),
             *_rows_by_origin(data, at_origins, plan.ablation_baselines),
         ),
         slices=_slice_facts(at_origins),
@@ -254,12 +254,12 @@ def _rows(data: str, name: str, arms: Mapping[str, Metrics], ablations: Mapping[
                 yield Row.of(data, arm, name, metric, metrics[metric], pair)
 
 
-def _oracle_rows(data: str, evaluator: Evaluator, probability: Doubles | None) -> Iterable[Row]:
-    """Yield the AUC of the true probabilities at the latest time origin, for data sets that know them."""
-    aucs = evaluator.reference_auc(probability) if probability is not None else {}
-    for name, value in aucs.items():
-        if value is not None:
-            yield Row.of_reference(data, "oracle", name, value, evaluator.sizes[name].positives)
+def _world_rows(data: str, evaluator: Evaluator, known: WorldProbabilities | None) -> Iterable[Row]:
+    """Yield the AUC of the true and of the knowable probabilities at the latest time origin, for worlds that have them."""
+    for arm, probability in (known.by_name() if known else {}).items():
+        for name, value in evaluator.reference_auc(probability).items():
+            if value is not None:
+                yield Row.of_reference(data, arm, name, value, evaluator.sizes[name].positives)
 
 
 def _pooled_rows(data: str, at_origins: Sequence[AtOrigin], ablations: Mapping[str, str]) -> Iterable[Row]:

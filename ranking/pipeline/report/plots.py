@@ -25,7 +25,7 @@ class Mark:
     low: float | None
     high: float | None
     kind: str
-    """``arm``, ``oracle``, ``better``, ``worse`` or ``none``; selects the colour."""
+    """``arm``, ``ceiling``, ``better``, ``worse`` or ``none``; selects the colour."""
     outcome: str = ""
 
 
@@ -67,9 +67,9 @@ def arm_charts(evaluation: RunEvaluation, names: Sequence[str]) -> list[Chart]:
         values = {arm: metrics for arm, metrics in known.items() if metrics.auc is not None}
         if not values:
             continue
-        oracle = evaluation.oracle.get(name) if evaluation.oracle else None
+        ceilings = _ceilings(evaluation, name)
         bounds = [bound for metrics in values.values() for bound in (metrics.auc, *(metrics.auc_interval or ()))]
-        axis = _Axis.over([*bounds, oracle, _CHANCE])
+        axis = _Axis.over([*bounds, *ceilings.values(), _CHANCE])
         marks = []
         for arm, metrics in values.items():
             low, high = metrics.auc_interval or (None, None)
@@ -78,13 +78,22 @@ def arm_charts(evaluation: RunEvaluation, names: Sequence[str]) -> list[Chart]:
             marks.append(
                 Mark(arm, note, axis.at(_CHANCE), axis.at(auc), axis.at_bound(low), axis.at_bound(high), "arm")
             )
-        if oracle is not None:
-            start = axis.at(_CHANCE)
-            marks.append(Mark("true probabilities", f"{oracle:.4f}", start, axis.at(oracle), None, None, "oracle"))
+        for label, value in ceilings.items():
+            marks.append(Mark(label, f"{value:.4f}", axis.at(_CHANCE), axis.at(value), None, None, "ceiling"))
         size = evaluation.rows[name]
         title = f"{name} rows: {size.rows:,} with {size.positives:,} positives"
         charts.append(Chart(title, tuple(marks), (f"{axis.low:.3f}", f"{axis.high:.3f}")))
     return charts
+
+
+def _ceilings(evaluation: RunEvaluation, name: str) -> dict[str, float]:
+    """Label -> AUC on a slice of the world's own probabilities, where they are known."""
+    labelled = {
+        "fair ceiling (what can be known)": evaluation.ceiling,
+        "oracle (true probabilities)": evaluation.oracle,
+    }
+    values = {label: by_slice.get(name) if by_slice else None for label, by_slice in labelled.items()}
+    return {label: value for label, value in values.items() if value is not None}
 
 
 def forest(title: str, differences: Sequence[ArmDifference]) -> Chart | None:

@@ -201,6 +201,8 @@ def test_the_oracle_is_the_auc_of_the_truth_where_it_is_known() -> None:
     assert told["oracle"]["all"] == pytest.approx(roc_auc_score(DATA.rows.label[rows], known[rows]))
     assert set(told["oracle"]) == set(told["rows"])
     assert evaluated(DATA, {"arm": [NOISY]}, [], None)["oracle"] is None
+    assert told["ceiling"] is None
+    assert evaluated(DATA, {"arm": [NOISY]}, [], None, ceiling=known)["ceiling"] == told["oracle"]
     assert evaluated(DATA, {"arm": [NOISY]}, [], np.full(len(DATA), np.nan))["oracle"]["all"] is None
 
 

@@ -66,7 +66,7 @@ def test_the_json_object_has_the_stated_shape(finished: FinishedJob) -> None:
     assert [arm["arm"] for arm in told["arms"]] == ["id", "content", "id_codes", "shuffled_codes", "gbdt"]
     for arm in told["arms"]:
         assert set(arm) == {
-            "arm", "auc", "gauc", "logloss", "auc_cold", "auc_warm", "rows", "rows_cold", "oracle_auc",
+            "arm", "auc", "gauc", "logloss", "auc_cold", "auc_warm", "rows", "rows_cold", "oracle_auc", "ceiling_auc",
         }  # fmt: skip
         assert 0.5 < arm["auc"] < arm["oracle_auc"] < 1, arm
     assert [stage["name"] for stage in told["stages"]] == STAGES

@@ -20,10 +20,11 @@ function fill(select, values, selected) {
   select.value = values.includes(before) ? before : values[0] ?? "";
 }
 
+const ceilings = new Set(["oracle", "fair ceiling"]); // of a synthetic world, not of a model
 const allArms = [...new Set(data.flatMap((each) => Object.keys(each.titles)))];
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
 function hue(arm) {
-  if (arm === "oracle") return "var(--soft)";
+  if (ceilings.has(arm)) return "var(--soft)";
   const place = Math.max(allArms.indexOf(arm), 0);
   return `oklch(${(dark.matches ? 72 : 55) + [0, 8, -8][place % 3]}% 0.14 ${((25 + place * 137.508) % 360).toFixed(1)})`;
 }
