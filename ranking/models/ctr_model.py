@@ -17,7 +17,7 @@ from ranking.models.histories.base import History, Space
 from ranking.models.histories.sid_match import SidMatchHistory
 from ranking.models.numeric_bins import NumericBins
 from ranking.models.parts import Part, parts_in
-from ranking.models.representations import check_representations, knows_ids, representation
+from ranking.models.representations import check_representations, knows_ids, representation, short_names
 from ranking.models.representations.base import ItemShape
 from ranking.models.spec import ModelSpec
 
@@ -148,11 +148,5 @@ class CtrModel(nn.Module):
     def evaluated_parts(self) -> tuple[Part, ...]:
         """The attentions, embedding tables and gates, by ``<representation or history>.<path>``."""
         modules: list[nn.Module] = [*self.parts, *self.pools]
-        names = [*labels(self.names), *labels((self.history_name,)), *("sid_match" for _ in self.pools[1:])]
+        names = [*short_names(self.names), *short_names((self.history_name,)), *("sid_match" for _ in self.pools[1:])]
         return tuple(part for name, module in zip(names, modules, strict=True) for part in parts_in(module, name))
-
-
-def labels(names: Sequence[str]) -> tuple[str, ...]:
-    """Short names of representations or histories: a plug-in's class, or its whole reference if two classes have one name."""
-    short = [name.rpartition(":")[2].partition("@")[0] for name in names]
-    return tuple(name if short.count(each) > 1 else each for name, each in zip(names, short, strict=True))

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from helpers.training_builders import random_set, ranker_config
 from ranking.data.batches import Batches, Vocabulary, seen_in
 from ranking.data.numeric_features import Scaling
-from ranking.models.ctr_model import CtrModel, labels
+from ranking.models.ctr_model import CtrModel
 from ranking.models.histories import HISTORIES
 from ranking.models.histories.base import History, Space
 from ranking.models.laws import check_history, check_representation
 from ranking.models.parts import Attention, Gate, Part, forced_off, listening, parts_in
-from ranking.models.representations import REPRESENTATIONS
+from ranking.models.representations import REPRESENTATIONS, short_names
 from ranking.models.representations.base import Representation
 from ranking.models.spec import ModelSpec
 from ranking.training.loop import predict
@@ -194,8 +194,11 @@ def test_embedding_tables_need_no_declaration_and_shared_ones_are_listed_once() 
 
 
 def test_plug_ins_have_short_names_unless_two_have_the_same() -> None:
-    assert labels(("id", "a/first.py:Codes@0123")) == ("id", "Codes")
-    assert labels(("first.py:Codes@0123", "second.py:Codes@4567")) == ("first.py:Codes@0123", "second.py:Codes@4567")
+    assert short_names(("id", "a/first.py:Codes@0123")) == ("id", "Codes")
+    assert short_names(("first.py:Codes@0123", "second.py:Codes@4567")) == (
+        "first.py:Codes@0123",
+        "second.py:Codes@4567",
+    )
 
 
 class Stubborn(Attention):
