@@ -26,6 +26,7 @@ from ranking.evaluation.evaluator import (
 from ranking.evaluation.metrics import auc, gauc
 from ranking.evaluation.paper_slices import SliceCuts, is_hot, paper_slices
 from ranking.experiments.comparison.arms import BOOSTING, CODES_AS_FEATURES, ID_ALONE, SHUFFLED
+from ranking.experiments.comparison.liveness import arm_liveness
 from ranking.experiments.comparison.probes import probe
 from ranking.experiments.comparison.results import ArmFacts, ComparisonEvaluation, CutFacts, Row, SliceFacts
 from ranking.experiments.comparison.time_origins import TimeOrigin
@@ -107,6 +108,7 @@ def evaluate_comparison(repo: Repo, data: str, plan: Plan, origins: Sequence[Tim
         gauc_by=evaluator.rows.grouped_by,
         train_rows=len(parts.train),
         probes=probe(repo, plan),
+        liveness=arm_liveness(plan),
     )
 
 
