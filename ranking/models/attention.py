@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ranking.data.gather_rows import gather_rows
+from ranking.models.parts import Attention
 
 _BLOCK = 256
 """Rows per block on a CPU, so that the gathered histories fit in cache."""
 
 
-class TargetAttention(nn.Module):
+class TargetAttention(Attention):
     """Multi-head scaled dot-product attention of a candidate over a history.
 
     ``softmax_j((Q c) . (K h_j) / sqrt(head_dim) + recency[gap_j])`` weighs the history vectors ``h_j``. Padding is
@@ -43,16 +44,23 @@ class TargetAttention(nn.Module):
     def queries(self, candidate: Tensor) -> Tensor:
         """Queries ``float32 [batch, heads, dim]`` whose dot products with the unprojected items are the scores.
 
-        ``(Q c) . (K h) = (c Q' K) . h``: multiplying the two matrices first avoids projecting the history.
+        ``(Q c) . (K h) = (c Q' K) . h``: multiplying the two matrices first avoids projecting the history. Zeros for an
+        attention that is forced off, as in :meth:`biases`: all scores are equal then.
         """
+        if self.is_off:
+            return candidate.new_zeros((len(candidate), self.heads, candidate.shape[1]))
         shape = (self.heads, self.head_dim, candidate.shape[1])
         both = torch.einsum("hdi,hde->ihe", self.query.weight.view(shape), self.key.weight.view(shape))
         projected = candidate @ (both.flatten(1) / math.sqrt(self.head_dim))
         return projected.view(len(candidate), self.heads, candidate.shape[1])
 
+    def biases(self) -> Tensor:
+        """Recency biases ``float32 [buckets, heads]``."""
+        return torch.zeros_like(self.recency.weight) if self.is_off else self.recency.weight
+
     def weights(self, candidate: Tensor, items: Tensor, history: Tensor, mask: Tensor, gap_bucket: Tensor) -> Tensor:
         """Attention weights ``float32 [batch, heads, length]``, summing to 1 over the unmasked items; see ``forward``."""
-        return attend(self.queries(candidate), items, history, mask, gap_bucket, self.recency.weight)[1]
+        return attend(self.queries(candidate), items, history, mask, gap_bucket, self.biases())[1]
 
     def forward(self, candidate: Tensor, items: Tensor, history: Tensor, mask: Tensor, gap_bucket: Tensor) -> Tensor:
         """Pool the history.
@@ -75,7 +83,9 @@ class TargetAttention(nn.Module):
         Tensor
             ``float32 [batch, heads * dim]``.
         """
-        return attend(self.queries(candidate), items, history, mask, gap_bucket, self.recency.weight)[0].flatten(1)
+        pooled, weights = attend(self.queries(candidate), items, history, mask, gap_bucket, self.biases())
+        self.observe(weights, mask)
+        return pooled.flatten(1)
 
 
 def attend(

@@ -16,7 +16,8 @@ from ranking.models.histories import HISTORY_NAMES
 from ranking.models.histories.base import History, Space
 from ranking.models.histories.sid_match import SidMatchHistory
 from ranking.models.numeric_bins import NumericBins
-from ranking.models.representations import check_representations, knows_ids, representation
+from ranking.models.parts import Part, parts_in
+from ranking.models.representations import check_representations, knows_ids, representation, short_names
 from ranking.models.representations.base import ItemShape
 from ranking.models.spec import ModelSpec
 
@@ -68,6 +69,7 @@ class CtrModel(nn.Module):
         self.parts = [representation(name).from_spec(shape, spec, (fitted or {}).get(name)) for name in representations]
         self.representations = nn.ModuleList(self.parts)
         self.names = representations
+        self.history_name = spec.history
         behaviour = sum(part.dim for name, part in zip(representations, self.parts, strict=True) if knows_ids(name))
         items = sum(part.dim for part in self.parts)
         self.history: History = HISTORY_NAMES.find(spec.history)(
@@ -142,3 +144,9 @@ class CtrModel(nn.Module):
             for name, part in zip(self.names, self.parts, strict=True)
             for loss, value in part.auxiliary(batch).items()
         }
+
+    def evaluated_parts(self) -> tuple[Part, ...]:
+        """The attentions, embedding tables and gates, by ``<representation or history>.<path>``."""
+        modules: list[nn.Module] = [*self.parts, *self.pools]
+        names = [*short_names(self.names), *short_names((self.history_name,)), *("sid_match" for _ in self.pools[1:])]
+        return tuple(part for name, module in zip(names, modules, strict=True) for part in parts_in(module, name))

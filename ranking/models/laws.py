@@ -6,15 +6,17 @@ The built-in classes have additional tests in ``tests/ranking/models``.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ranking.data.batch import Batch, ItemBatch, Seen
 from ranking.models.histories.base import History, Space
+from ranking.models.parts import Part, forced_off, listening, parts_in
 from ranking.models.representations.base import ItemShape, Representation
-from ranking.models.spec import ModelSpec
+from ranking.models.spec import ModelSpec, with_weight
 from sidkit.core.laws import require
 
 _SHAPE = ItemShape(vocabulary=12, sizes=(4, 3, 2), content_dim=6, residual_levels=2, numeric_dim=5)
@@ -70,6 +72,8 @@ def check_representation(kind: type[Representation], spec: ModelSpec | None = No
             name,
             "a new object with the same state_dict must give the same vectors",
         )
+        _check_parts(part, name, lambda: torch.cat(part.encode(batch)))
+    _check_losses(kind, spec, fitted, batch)
     losses = part.train().auxiliary(batch)
     loss = sum((loss for loss in losses.values()), start=part.encode(batch)[1].square().sum())
     loss.backward()  # type: ignore[no-untyped-call]
@@ -117,6 +121,50 @@ def check_history(kind: type[History], spec: ModelSpec | None = None) -> None:
         )
         alone = history(*(_space(vectors, first) for vectors in rows), first)
         require(_close(alone, pooled[:1]), name, "the result of a row must not depend on the other rows of its batch")
+        _check_parts(history, name, lambda: history(*(_space(vectors, batch) for vectors in rows), batch))
+
+
+def _check_parts(module: nn.Module, name: str, output: Callable[[], Tensor]) -> None:
+    """Check that every part of a module can be forced off, and that nothing of it remains afterwards."""
+    state = {key: tensor.clone() for key, tensor in module.state_dict().items()}
+    before = output()
+    for part in parts_in(module, name):
+        for value in part.off_values:
+            with forced_off(part, value):
+                off = output()
+                if part.kind == "attention":
+                    _check_uniform(part, name, output)
+            require(bool(torch.isfinite(off).all()), name, f"vectors must be finite with {part.name} forced off")
+            same = all(torch.equal(state[key], tensor) for key, tensor in module.state_dict().items())
+            require(
+                same and torch.equal(output(), before),
+                name,
+                f"forcing {part.name} off must not change the state afterwards",
+            )
+
+
+def _check_uniform(part: Part, name: str, output: Callable[[], Tensor]) -> None:
+    observed: list[tuple[Tensor, Tensor]] = []
+    with listening(part, lambda weights, mask: observed.append((weights, mask))):
+        output()
+    require(bool(observed), name, f"{part.name} must pass its weights to observe")
+    for weights, mask in observed:
+        uniform = mask / mask.sum(dim=1, keepdim=True).clamp(min=1)
+        require(
+            _close(weights, uniform[:, None].expand_as(weights)), name, f"{part.name} must be uniform while it is off"
+        )
+
+
+def _check_losses(kind: type[Representation], spec: ModelSpec, fitted: dict[str, Tensor], batch: Batch) -> None:
+    """Check that each declared loss has no effect when its weight is 0."""
+    for loss, key in kind.losses(spec).items():
+        without = kind.from_spec(_SHAPE, with_weight(spec, key, 0.0), fitted).train()
+        value = without.auxiliary(batch).get(loss)
+        require(
+            value is None or bool((value == 0).all()),
+            kind.__name__,
+            f"the loss {loss} must be 0 or absent if {key} is 0",
+        )
 
 
 def _close(left: Tensor, right: Tensor) -> bool:

@@ -90,3 +90,13 @@ class ModelSpec(Section):
         if not self.options:
             written.pop("options", None)
         return written
+
+
+def with_weight(spec: ModelSpec, key: str, weight: float) -> ModelSpec:
+    """Return a spec with another weight of an auxiliary loss; ``key`` is a field, or ``options.<name>`` of a plug-in.
+
+    Fields that were not set remain unset, so an arm still inherits them.
+    """
+    field, _, option = key.partition(".")
+    value = {**spec.options, option: weight} if option else weight
+    return spec.model_copy(update={field: value})

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import ValidationInfo, field_serializer, field_validator, model_validator
 
-from ranking.models.representations import REPRESENTATION_NAMES, check_representations, reads_codes
-from ranking.models.spec import ModelSpec
+from ranking.models.representations import (
+    REPRESENTATION_NAMES,
+    check_representations,
+    reads_codes,
+    representation,
+    short_names,
+)
+from ranking.models.spec import ModelSpec, with_weight
 from ranking.training.spec import TrainingSpec
 from sidkit.core.config import Section
 from sidkit.core.errors import ConfigError
+
+AnyArm = TypeVar("AnyArm", bound="ArmSpec")
 
 
 class ArmSpec(Section):
@@ -87,6 +95,34 @@ class ArmSpec(Section):
     def can_serve(self) -> bool:
         """Whether the arm may serve: controls and the boosting baseline are only compared."""
         return self.kind == "neural" and not self.is_control
+
+
+def losses_of(arm: ArmSpec, shared: ModelSpec) -> dict[str, str]:
+    """Return the auxiliary losses of an arm, ``<representation>.<loss>``, each with the key of its weight; imports torch."""
+    if arm.kind != "neural":
+        return {}
+    spec = arm.model_spec(shared)
+    return {
+        f"{label}.{loss}": key
+        for label, name in zip(short_names(arm.representations), arm.representations, strict=True)
+        for loss, key in representation(name).losses(spec).items()
+    }
+
+
+def without_loss(arm: AnyArm, shared: ModelSpec, loss: str) -> AnyArm:
+    """Return the arm with the weight of one of its auxiliary losses set to 0.
+
+    Raises
+    ------
+    ConfigError
+        When the arm has no such loss.
+    """
+    losses = losses_of(arm, shared)
+    if loss not in losses:
+        raise ConfigError(f"expected a loss of the arm, one of {', '.join(losses) or 'none'}, got {loss!r}")
+    changed = with_weight(arm.model_spec(shared), losses[loss], 0.0)
+    field = losses[loss].partition(".")[0]
+    return arm.model_copy(update={"model": arm.model.model_copy(update={field: getattr(changed, field)})})
 
 
 class RankerSpec(Section):

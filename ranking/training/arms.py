@@ -18,6 +18,7 @@ from ranking.data.dataset import Dataset
 from ranking.data.disk_dataset import DiskDataset
 from ranking.data.numeric_features import Scaling, feature_names
 from ranking.training.arm_spec import ArmSpec, RankerSpec
+from ranking.training.liveness import PartLiveness, TableChange
 from ranking.training.serving_spec import ServingSpec
 from sidkit.core.artifact import discard_damaged, written_before
 from sidkit.core.progress import SILENT, EpochDone, Progress, TreesGrown
@@ -70,6 +71,8 @@ class ArmResult:
     details: ArmDetails
     test_first_epoch: npt.NDArray[np.float64] | None = None
     """Click probabilities of the test rows by the model after the first epoch."""
+    liveness: tuple[PartLiveness, ...] | None = None
+    """What the parts of the model contribute; None for gradient boosting, and if it was not measured."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,8 @@ class TrainingContext:
     """The codebook's quantizer, for representations that use its codewords."""
     first_epoch: bool = False
     """Also score the test rows after the first epoch, to expose one-epoch overfitting."""
+    liveness: bool = False
+    """Also measure what the parts of the model contribute, on validation rows."""
 
     def train_in_memory(self) -> Dataset:
         """Return the training rows; streamed rows are thinned by user to ``training.stream_rows`` rows."""
@@ -203,6 +208,7 @@ def _train_neural(
         checkpoint=checkpoint,
         after_epoch=after_epoch,
         report=report,
+        trace_tables=context.liveness,
     )
     ranker = Ranker(trained.model, vocabulary, config)
     details = ArmDetails(
@@ -215,7 +221,16 @@ def _train_neural(
     if folder is not None:
         ranker.save(folder, describe, details.as_json())
     result = _scored(validation_rows, test_rows, ranker, details, name if folder is not None else None)
-    return dataclasses.replace(result, test_first_epoch=first[0] if first else None)
+    liveness = _liveness(ranker, validation_rows, trained.tables) if context.liveness else None
+    return dataclasses.replace(result, test_first_epoch=first[0] if first else None, liveness=liveness)
+
+
+def _liveness(ranker: Ranker, validation: Dataset, tables: Mapping[str, TableChange]) -> tuple[PartLiveness, ...]:
+    from ranking.data.batches import Batches
+    from ranking.training.measure_liveness import liveness_rows, measure_liveness
+
+    rows = Batches(liveness_rows(validation), ranker.scaling, ranker.vocabulary)
+    return measure_liveness(ranker.model, rows, tables)
 
 
 def parameters_before_training(context: TrainingContext, arm: str, spec: ArmSpec) -> int:

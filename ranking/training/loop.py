@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +19,10 @@ from ranking.evaluation.metrics import auc
 from ranking.models.ctr_model import CtrModel
 from ranking.training.checkpoint import Checkpoint, Progress
 from ranking.training.device import training_device
+from ranking.training.liveness import TableChange
 from ranking.training.optimizers import make_optimizers
 from ranking.training.spec import TrainingSpec
+from ranking.training.table_changes import TableTrace
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Trained:
     model: CtrModel
     validation_auc: tuple[float, ...]
     best_epoch: int
+    tables: Mapping[str, TableChange] = field(default_factory=dict)
+    """Changes of the embedding tables by name of the part, if they were traced."""
 
 
 def train(
@@ -52,6 +56,7 @@ def train(
     checkpoint: Path | None = None,
     after_epoch: Callable[[int, CtrModel], None] | None = None,
     report: Callable[[Epoch], None] | None = None,
+    trace_tables: bool = False,
 ) -> Trained:
     """Train a model.
 
@@ -75,11 +80,14 @@ def train(
         Called after each epoch of this process with the epoch (from 0) and the model, which it must not modify.
     report : callable, optional
         Called after each epoch of this process with its loss and validation AUC.
+    trace_tables : bool
+        Compare the embedding tables of the result with their initial weights, which are copied for this.
     """
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     device = training_device(spec.device)
     model = make_model().to(device)
+    trace = TableTrace(model) if trace_tables else None
     optimizers = make_optimizers(model, spec)
     order = torch.Generator().manual_seed(seed)
     label = validation.label.numpy(force=True)
@@ -104,7 +112,8 @@ def train(
         part.forget_matches()
     model.load_state_dict(progress.best)
     saved_at.remove()
-    return Trained(model.cpu().eval(), tuple(progress.curve), int(np.argmax(progress.curve)))
+    tables = trace.changes(model, optimizers) if trace is not None else {}
+    return Trained(model.cpu().eval(), tuple(progress.curve), int(np.argmax(progress.curve)), tables)
 
 
 def predict(model: CtrModel, data: Batches) -> npt.NDArray[np.float64]:

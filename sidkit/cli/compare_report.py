@@ -9,15 +9,17 @@ from ranking.data.rows_used import rows_summary
 from ranking.experiments.comparison.arms import CODES_AS_FEATURES, CONTENT, paper_number
 from ranking.experiments.comparison.results import ComparisonResult, Row
 from ranking.experiments.comparison.tables import SHORT, budgets
+from sidkit.cli.liveness_report import print_liveness
 from sidkit.cli.tables import Rows, print_table
 from sidkit.core.intervals import too_small
 from sidkit.core.records import record_json
 
 
 def print_comparison(console: Console, result: ComparisonResult) -> None:
-    """Print parameter counts, the short AUC table with differences to ``id_codes``, and durations."""
+    """Print parameter counts, the short AUC table with differences to ``id_codes``, liveness, and durations."""
     _print_parameters(console, result)
     _print_aucs(console, result)
+    print_liveness(console, result.evaluation.liveness)
     console.print()
     for number, origin in enumerate(result.origins):
         if origin.rows is not None:

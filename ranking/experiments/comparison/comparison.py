@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from ranking.experiments.comparison.time_origins import TimeOrigin, time_origins
 from ranking.experiments.comparison.trials import Frame, Plan, Trial, TrialDetails, context_of, work_through
 from ranking.pipeline.prepare import Prepared, end_of_log
 from ranking.pipeline.results import StageTime
-from ranking.training.arm_spec import RankerSpec
+from ranking.training.arm_spec import RankerSpec, losses_of, without_loss
 from sidkit.core.config import content_hash, resolved_url
 from sidkit.core.errors import EvaluationError
 from sidkit.core.files import written_beside
@@ -99,10 +99,10 @@ class Comparison:
                 temporary.write_text(json.dumps(record_json(evaluation), allow_nan=False))
             return StageResult(evaluation.slices["all"].rows, files=(verdict,))
 
-        marks = sorted(f"{trial.name} {trial.mark}" for trial in plan.trials)
+        marks = sorted(f"{trial.name} {trial.mark}" for trial in plan.all_trials)
         self.stages.run(_EVALUATION, [self.name, marks], evaluate)
         stages = tuple(StageTime(**stage) for stage in self.stages.report())
-        trials = tuple(_time_of(trial, plan) for trial in plan.trials)
+        trials = tuple(_time_of(trial, plan) for trial in plan.all_trials)
         return ComparisonResult(
             data=self.name,
             evaluation=read_record(ComparisonEvaluation, verdict),
@@ -138,7 +138,8 @@ class Comparison:
         origins = time_origins(moments, self.repo.settings.split, options.origins)
         whole: tuple[Any, LabelledRows] | None = None
         frames: dict[str, Frame] = {}
-        trials = []
+        trials: list[Trial] = []
+        loss_trials: list[Trial] = []
         for origin in origins:
             caps = self._caps(int((moments < origin.split.train_end_us).sum()))
             sample = caps.sample_of(self.repo, origin.split, origin.end_us, f"-o{origin.number}")
@@ -171,21 +172,22 @@ class Comparison:
                 base = frames[keys[CODES_AS_FEATURES]]
                 budget = self._budget(f"budget:o{origin.number}", [inputs, asdict(caps), base.codebook], base)
             for arm, spec in options.arms.items():
-                trial_inputs = [
-                    inputs,
-                    asdict(caps),
-                    frames[keys[arm]].codebook,
-                    spec.trained_by(),
-                    _trained_by(options.spec),
-                ]
-                arm_budget = budget if spec.kind == "neural" else None
-                if arm_budget is not None:
-                    trial_inputs += [arm_budget, spec.sized_by]
-                trials += [
-                    Trial(arm, seed, origin.number, keys[arm], content_hash([*trial_inputs, seed]), arm_budget)
-                    for seed in range(options.seeds)
-                ]
-        return Plan(self.repo.path, self.folder, options.spec, options.arms, frames, tuple(trials)), origins
+                trial = Trial(arm, 0, origin.number, keys[arm], "", budget if spec.kind == "neural" else None)
+                trial_inputs = [inputs, asdict(caps), frames[keys[arm]].codebook]
+                trials += self._seeds_of(trial, spec, trial_inputs)
+                for loss in losses_of(spec, options.spec.model) if origin.number == 0 else ():
+                    without = replace(trial, without=loss)
+                    changed = without_loss(spec, options.spec.model, loss)
+                    loss_trials += self._seeds_of(without, changed, trial_inputs)
+        every = (tuple(trials), tuple(loss_trials))
+        return Plan(self.repo.path, self.folder, options.spec, options.arms, frames, *every), origins
+
+    def _seeds_of(self, trial: Trial, spec: ComparedArm, inputs: Sequence[Any]) -> list[Trial]:
+        """Return one trial per seed, each with the mark of its inputs and settings."""
+        marked = [*inputs, spec.trained_by(), _trained_by(self.options.spec)]
+        if trial.budget is not None:
+            marked += [trial.budget, spec.sized_by]
+        return [replace(trial, seed=seed, mark=content_hash([*marked, seed])) for seed in range(self.options.seeds)]
 
     @staticmethod
     def _rows(result: StageResult) -> tuple[Any, LabelledRows]:
@@ -214,7 +216,7 @@ class Comparison:
 
     def _train(self, plan: Plan) -> None:
         pending = []
-        for trial in plan.trials:
+        for trial in plan.all_trials:
             details = plan.details(trial)
             if details is None:
                 pending.append(trial)
@@ -240,7 +242,7 @@ class Comparison:
                 time.sleep(_POLL_SECONDS)
             for worker in workers:
                 worker.join()
-        missing = [trial.name for trial in plan.trials if plan.details(trial) is None]
+        missing = [trial.name for trial in plan.all_trials if plan.details(trial) is None]
         if missing:
             raise EvaluationError(
                 f"{len(missing)} trials did not finish ({', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}): a "

@@ -7,7 +7,7 @@ several origins is one cluster.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from ranking.data.storage import load_dataset
 from ranking.evaluation.evaluator import (
     HIGHER_IS_BETTER,
     METRICS,
+    Difference,
     EvaluationRows,
     Evaluator,
     MetricValue,
@@ -29,6 +30,7 @@ from ranking.evaluation.evaluator import (
 from ranking.evaluation.metrics import auc, gauc
 from ranking.evaluation.paper_slices import SliceCuts, is_hot, paper_slices
 from ranking.experiments.comparison.arms import BOOSTING, CODES_AS_FEATURES, CONTENT, ID_ALONE, SHUFFLED
+from ranking.experiments.comparison.liveness import arm_liveness, without_verdict
 from ranking.experiments.comparison.probes import probe
 from ranking.experiments.comparison.results import ArmFacts, ComparisonEvaluation, CutFacts, Row, SliceFacts
 from ranking.experiments.comparison.time_origins import TimeOrigin
@@ -38,7 +40,7 @@ from ranking.training.arms import FIRST_EPOCH, read_predictions
 from semantic_ids.catalog import Catalog
 from sidkit.core.arrays import Doubles
 from sidkit.core.errors import EvaluationError
-from sidkit.core.intervals import Changes, Clusters, Support
+from sidkit.core.intervals import Changes, Clusters, Support, Verdict
 from sidkit.core.repo import Repo
 
 _CURVE_BINS = 10
@@ -91,12 +93,14 @@ def evaluate_comparison(repo: Repo, data: str, plan: Plan, origins: Sequence[Tim
         refuse_leakage(frame.split.train_end_us, {record.name: record.fit_end_us})
     at_origins = _at_origins(plan, origins)
     latest = at_origins[0]
+    liveness = arm_liveness(plan)
+    baselines = Baselines(plan.ablation_baselines, without_verdict(plan, liveness))
     evaluator, arms = latest.evaluator, latest.arms
     return ComparisonEvaluation(
         rows=(
-            *_pooled_rows(data, at_origins, plan.ablation_baselines),
+            *_pooled_rows(data, at_origins, baselines),
             *_world_rows(data, evaluator, world_probabilities(repo, latest.parts.test)),
-            *_rows_by_origin(data, at_origins, plan.ablation_baselines),
+            *_rows_by_origin(data, at_origins, baselines),
         ),
         slices=_slice_facts(at_origins),
         cuts=CutFacts(
@@ -110,6 +114,7 @@ def evaluate_comparison(repo: Repo, data: str, plan: Plan, origins: Sequence[Tim
         gauc_by=evaluator.rows.grouped_by,
         train_rows=len(latest.parts.train),
         probes=probe(repo, plan),
+        liveness=liveness,
     )
 
 
@@ -186,7 +191,7 @@ def evaluate_external(data: str, plan: Plan, arm: str, scores: Sequence[Doubles]
         )
     evaluator = Evaluator(rows, paper_slices(parts.test, SliceCuts.of(parts.train, parts.validation)))
     arms = {name: evaluator.evaluate(by_seed) for name, by_seed in {arm: scores, **_scores(plan, latest)}.items()}
-    return [row for row in _slice_rows(data, evaluator, arms, {}) if row.arm == arm]
+    return [row for row in _slice_rows(data, evaluator, arms, Baselines()) if row.arm == arm]
 
 
 def baseline_trials(plan: Plan, arm: str) -> list[Trial]:
@@ -214,38 +219,53 @@ def _scores(plan: Plan, trials: Iterable[Trial], part: str = "test") -> dict[str
     return scores
 
 
-def _baselines(arm: str, arms: Iterable[str], ablations: Mapping[str, str]) -> list[str]:
-    """Return the baselines of an arm that were run: the shared ones, then its ablation baseline.
+@dataclass(frozen=True)
+class Baselines:
+    """Which baselines each arm is compared with."""
 
-    The shared baselines are ``id_codes``, ``id_content``, ``id`` and ``gbdt``; ``id_codes`` itself has ``id_codes_shuffled``
-    as control.
-    """
-    candidates = [CODES_AS_FEATURES, CONTENT, ID_ALONE, BOOSTING]
-    if arm == CODES_AS_FEATURES:
-        candidates = [ID_ALONE, SHUFFLED, CONTENT, BOOSTING]
-    candidates += [ablations[arm]] if ablations.get(arm) and ablations[arm] not in candidates else []
-    present = set(arms)
-    return [baseline for baseline in candidates if baseline in present and baseline != arm]
+    ablations: Mapping[str, str] = field(default_factory=dict)
+    """Arm -> ablation baseline."""
+    not_exercised: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """Arm and baseline -> why their difference says nothing of the arm's mechanism."""
+
+    def of(self, arm: str, arms: Iterable[str]) -> list[str]:
+        """Return the baselines of an arm that were run: the shared ones, then its ablation baseline.
+
+        The shared baselines are ``id_codes``, ``id_content``, ``id`` and ``gbdt``; ``id_codes`` itself is compared with its
+        control ``id_codes_shuffled``.
+        """
+        candidates = [CODES_AS_FEATURES, CONTENT, ID_ALONE, BOOSTING]
+        if arm == CODES_AS_FEATURES:
+            candidates = [ID_ALONE, SHUFFLED, CONTENT, BOOSTING]
+        candidates += [self.ablations[arm]] if self.ablations.get(arm) else []
+        present = set(arms)
+        return [baseline for baseline in dict.fromkeys(candidates) if baseline in present and baseline != arm]
+
+    def difference(self, arm: str, baseline: str, metric: str, own: MetricValue, other: MetricValue) -> Difference:
+        """Return the difference of an arm to a baseline, without a verdict if the arm's mechanism does not act."""
+        found = difference(own, other, metric)
+        reason = self.not_exercised.get((arm, baseline))
+        return found if reason is None else replace(found, verdict=Verdict("not exercised", reason))
 
 
 def _slice_rows(
-    data: str, evaluator: Evaluator, arms: Mapping[str, Mapping[str, SliceMetrics]], ablations: Mapping[str, str]
+    data: str, evaluator: Evaluator, arms: Mapping[str, Mapping[str, SliceMetrics]], baselines: Baselines
 ) -> Iterable[Row]:
     """Yield the rows of all arms, slice by slice."""
     for name in evaluator.slices:
         metrics = {arm: by_slice[name].metrics for arm, by_slice in arms.items()}
-        yield from _rows(data, name, metrics, ablations)
+        yield from _rows(data, name, metrics, baselines)
 
 
-def _rows(data: str, name: str, arms: Mapping[str, Metrics], ablations: Mapping[str, str]) -> Iterable[Row]:
-    """Yield the rows of all arms on one slice; ``ablations`` maps arms to their ablation baselines."""
+def _rows(data: str, name: str, arms: Mapping[str, Metrics], baselines: Baselines) -> Iterable[Row]:
+    """Yield the rows of all arms on one slice."""
     for arm, metrics in arms.items():
         for metric in METRICS:
             if metric not in metrics:
                 continue
             against = [
-                (baseline, difference(metrics[metric], arms[baseline][metric], metric))
-                for baseline in _baselines(arm, arms, ablations)
+                (baseline, baselines.difference(arm, baseline, metric, metrics[metric], arms[baseline][metric]))
+                for baseline in baselines.of(arm, arms)
                 if metric in arms[baseline] and metric in HIGHER_IS_BETTER
             ]
             # AUC is compared with all baselines; the other metrics only with the first.
@@ -262,7 +282,7 @@ def _world_rows(data: str, evaluator: Evaluator, known: WorldProbabilities | Non
                 yield Row.of_reference(data, arm, name, value, evaluator.sizes[name].positives)
 
 
-def _pooled_rows(data: str, at_origins: Sequence[AtOrigin], ablations: Mapping[str, str]) -> Iterable[Row]:
+def _pooled_rows(data: str, at_origins: Sequence[AtOrigin], baselines: Baselines) -> Iterable[Row]:
     """Yield the rows of every slice, as means over the time origins that have the metric on it."""
     for name in _slice_names(at_origins):
         pooled: dict[str, Metrics] = {}
@@ -273,16 +293,16 @@ def _pooled_rows(data: str, at_origins: Sequence[AtOrigin], ablations: Mapping[s
                 for metric in METRICS
                 if any(metric in metrics for metrics in found)
             }
-        yield from _rows(data, name, pooled, ablations)
+        yield from _rows(data, name, pooled, baselines)
 
 
-def _rows_by_origin(data: str, at_origins: Sequence[AtOrigin], ablations: Mapping[str, str]) -> Iterable[Row]:
+def _rows_by_origin(data: str, at_origins: Sequence[AtOrigin], baselines: Baselines) -> Iterable[Row]:
     """Yield the AUC rows of each of several time origins."""
     for number, at in enumerate(at_origins if len(at_origins) > 1 else ()):
         for name in _BY_ORIGIN:
             if name in at.evaluator.slices and name not in at.evaluator.without_auc:
                 aucs = {arm: {"auc": _pooled([by_slice[name].metrics["auc"]])} for arm, by_slice in at.arms.items()}
-                yield from _rows(data, f"{name} @ origin {number}", aucs, ablations)
+                yield from _rows(data, f"{name} @ origin {number}", aucs, baselines)
 
 
 def _slice_names(at_origins: Sequence[AtOrigin]) -> list[str]:

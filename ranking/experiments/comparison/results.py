@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import pandas as pd
+
 from ranking.evaluation.evaluator import Difference, MetricValue
+from ranking.experiments.comparison.liveness import ArmPart
 from ranking.experiments.comparison.probes import Probes
 from ranking.pipeline.results import StageTime
 from sidkit.core.records import record_json, record_of
@@ -144,6 +147,8 @@ class ComparisonEvaluation:
     """``request`` or ``user``."""
     train_rows: int
     probes: Probes
+    liveness: dict[str, tuple[ArmPart, ...]] = field(default_factory=dict)
+    """Arm -> what its parts contribute; empty in files of earlier releases."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +166,8 @@ class TrialTime:
     """Target parameter count."""
     seconds: float
     cpu_seconds: float
+    without: str | None = None
+    """Auxiliary loss that the arm was trained without."""
 
 
 @dataclass(frozen=True)
@@ -195,6 +202,30 @@ class ComparisonResult:
     stages: tuple[StageTime, ...]
     seconds: Seconds
     peak_rss_mb: float
+
+    @property
+    def liveness(self) -> pd.DataFrame:
+        """What the parts of each arm contribute: one row per arm, part and replacement; undefined values are NaN.
+
+        ``own`` is whether the arm's ablation baseline lacks the part. ``off`` is what it was replaced by: mean pooling,
+        zeros, a gate of 0 or 1, or training without the loss. A part is ``alive`` if the change ``delta_auc`` of the
+        validation AUC exceeds ``deviation``, the standard deviation of the arm's AUC over seeds; None if unknown.
+        """
+        numbers = ["entropy_over_log_n", "size", "start", "size_over_start", "moved", "auc"]
+        off = ["auc_off", "delta_auc"]
+        columns = ["arm", "part", "kind", "own", "off", "seeds", *numbers, *off, "deviation", "alive"]
+        rows = [
+            (
+                *(arm, part.name, part.kind, part.own, replacement, part.seeds),
+                *(getattr(part, name) for name in numbers),
+                *(auc_off, delta, part.deviation, part.alive),
+            )
+            for arm, parts in self.evaluation.liveness.items()
+            for part in parts
+            for replacement, auc_off, delta in zip(part.off, part.auc_off, part.delta_auc, strict=True)
+        ]
+        frame = pd.DataFrame(rows, columns=columns)
+        return frame.astype({**dict.fromkeys([*numbers, *off, "deviation"], float), "own": object, "alive": object})
 
     def as_json(self) -> dict[str, Any]:
         """Return the JSON object of ``--json``, which is also the input of the HTML page."""

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 from ranking.data.split import TimeSplit
 from ranking.experiments.comparison.arms import ComparedArm
 from ranking.pipeline.prepare import training_context
-from ranking.training.arm_spec import RankerSpec
+from ranking.training.arm_spec import RankerSpec, without_loss
 from ranking.training.arms import ArmDetails, read_details, train_arm, write_predictions
+from ranking.training.liveness import PartLiveness
 from sidkit.core.errors import ArtifactCorruptError
 from sidkit.core.integrity import say_discarded
 from sidkit.core.locks import locked_file
@@ -49,7 +50,7 @@ class Trial:
     """One arm with one seed at one time origin, trained on one frame.
 
     ``mark`` is a hash of everything that determines the result. ``budget`` is the target parameter count; None leaves the
-    model's size unchanged.
+    model's size unchanged. ``without`` names an auxiliary loss that the arm is trained without.
     """
 
     arm: str
@@ -58,11 +59,13 @@ class Trial:
     frame: str
     mark: str
     budget: int | None = None
+    without: str | None = None
 
     @property
     def name(self) -> str:
         """Stem of the trial's file."""
-        return f"{self.arm}-s{self.seed}-o{self.origin}"
+        arm = self.arm if self.without is None else f"{self.arm}-without-{self.without}"
+        return f"{arm}-s{self.seed}-o{self.origin}"
 
     def done(self, details: TrialDetails, *, reused: bool) -> StageDone:
         """Return the event of the finished trial."""
@@ -81,6 +84,8 @@ class TrialDetails(ArmDetails):
     """AUC on the validation rows."""
     ranker: str | None = None
     """Name of the saved artefact; None if none was saved."""
+    liveness: tuple[PartLiveness, ...] | None = None
+    """What the parts of the model contribute; None for gradient boosting, a trial without a loss, or an earlier release."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,13 @@ class Plan:
     arms: Mapping[str, ComparedArm]
     frames: Mapping[str, Frame]
     trials: tuple[Trial, ...]
+    loss_trials: tuple[Trial, ...] = ()
+    """The arms at the latest time origin, trained without each of their auxiliary losses."""
+
+    @property
+    def all_trials(self) -> tuple[Trial, ...]:
+        """All trials to run."""
+        return (*self.trials, *self.loss_trials)
 
     @property
     def ablation_baselines(self) -> dict[str, str]:
@@ -140,7 +152,7 @@ def work_through(plan: Plan, progress: Progress = SILENT) -> None:
     contexts: dict[str, TrainingContext] = {}
     claimed_elsewhere = []
     # Trials of the same frame are adjacent, so that each frame is loaded once.
-    for trial in sorted(plan.trials, key=lambda trial: (trial.origin, trial.frame)):
+    for trial in sorted(plan.all_trials, key=lambda trial: (trial.origin, trial.frame)):
         if os.getppid() != parent:
             return  # the parent has died
         with _claimed(plan, trial, wait=False) as claimed:
@@ -169,12 +181,16 @@ def _run(plan: Plan, trial: Trial, contexts: dict[str, TrainingContext], progres
         contexts.clear()  # one frame at a time in memory
         contexts[trial.frame] = _context(plan, trial)
     context = contexts[trial.frame]
-    if trial.seed != 0 or trial.origin != 0:
-        context = _without_artefacts(context)
+    if trial.without is not None:
+        context = dataclasses.replace(context, rankers=None, liveness=False, first_epoch=False)
+    elif trial.seed != 0 or trial.origin != 0:
+        context = dataclasses.replace(context, rankers=None)
     from ranking.training.sizing import Budget
 
     started, cpu_started = time.monotonic(), time.process_time()
     spec = plan.arms[trial.arm]
+    if trial.without is not None:
+        spec = without_loss(spec, plan.spec.model, trial.without)
     budget = Budget(trial.budget, spec.sized_by) if trial.budget is not None else None
     result = train_arm(context, trial.arm, spec, trial.seed, plan.ranker(trial), budget, progress)
     details = TrialDetails(
@@ -185,6 +201,7 @@ def _run(plan: Plan, trial: Trial, contexts: dict[str, TrainingContext], progres
             "cpu_seconds": round(time.process_time() - cpu_started, 2),
             "validation": result.validation_auc,
             "ranker": result.ranker,
+            "liveness": result.liveness,
             "train_rows": len(context.train),
         }
     )
@@ -194,13 +211,10 @@ def _run(plan: Plan, trial: Trial, contexts: dict[str, TrainingContext], progres
 
 def _context(plan: Plan, trial: Trial) -> TrainingContext:
     frame = plan.frames[trial.frame]
-    return context_of(Repo.open(plan.repo), frame, plan.spec, plan.rankers)
+    context = context_of(Repo.open(plan.repo), frame, plan.spec, plan.rankers)
+    return dataclasses.replace(context, liveness=True)
 
 
 def context_of(repo: Repo, frame: Frame, spec: RankerSpec, rankers: Path | None = None) -> TrainingContext:
     """Return the training context of a saved frame, with one thread per arm."""
     return training_context(repo, frame.codebook, frame.split, frame.folder, spec, rankers, threads=1, first_epoch=True)
-
-
-def _without_artefacts(context: TrainingContext) -> TrainingContext:
-    return dataclasses.replace(context, rankers=None)

@@ -6,10 +6,11 @@ from abc import abstractmethod
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ranking.data.batch import Batch
 from ranking.data.gather_rows import gather_rows
+from ranking.models.parts import DeclaresRoles
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,15 @@ class Space:
         return gather_rows(self.items, batch.history)
 
 
-class History(nn.Module):
+class History(DeclaresRoles):
     """Pools the histories of a batch to one vector per row.
 
     The constructor takes ``modality_dim`` and ``behaviour_dim``, the widths of the two spaces, and ``spec``, the
     :class:`~ranking.models.spec.ModelSpec` with the options; it sets ``dim``. An empty history gives zeros, and padding
     has no influence.
+
+    An attention that derives from :class:`~ranking.models.parts.Attention` is listed among the parts of the model, as are all
+    embedding tables, and comparisons measure what they contribute.
     """
 
     dim: int

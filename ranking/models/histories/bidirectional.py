@@ -29,7 +29,9 @@ class BidirectionalHistory(History):
 
     def forward(self, modality: Space, behaviour: Space, batch: Batch) -> Tensor:
         """See :class:`History`."""
-        pooled_heads, _ = self._attend(modality, behaviour, batch)
+        pooled_heads, maps = self._attend(modality, behaviour, batch)
+        for attention, weights in zip((self.modality, self.behaviour), maps.chunk(2, dim=1), strict=True):
+            attention.observe(weights, batch.mask)
         widths = [modality.items.shape[1], behaviour.items.shape[1]]
         pooled = [
             unit.flatten(1) for heads in pooled_heads.chunk(2, dim=1) for unit in torch.split(heads, widths, dim=2)
@@ -53,6 +55,6 @@ class BidirectionalHistory(History):
             ],
             dim=1,
         )
-        recency = torch.cat([self.modality.recency.weight, self.behaviour.recency.weight], dim=1)
+        recency = torch.cat([self.modality.biases(), self.behaviour.biases()], dim=1)
         items = joined(modality, behaviour).items
         return attend(queries, items, batch.history, batch.mask, batch.gap_bucket, recency)

@@ -58,6 +58,7 @@ __all__ = [
     "knows_ids",
     "reads_codes",
     "representation",
+    "short_names",
 ]
 
 
@@ -106,3 +107,9 @@ def check_representations(names: Sequence[str], history: str) -> None:
             f'history = "bidirectional" needs a representation in the {missing} space, got {", ".join(names)}; add one of '
             f"{', '.join(fit)}, or use another history"
         )
+
+
+def short_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Short names of representations or histories: a plug-in's class, or its whole reference if two classes have one name."""
+    short = [name.rpartition(":")[2].partition("@")[0] for name in names]
+    return tuple(name if short.count(each) > 1 else each for name, each in zip(names, short, strict=True))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ranking.data.batch import Batch, ItemBatch, Seen
 from ranking.data.gather_rows import gather_rows
+from ranking.models.parts import DeclaresRoles
 from ranking.models.spec import ModelSpec
 
 FITTED = "fitted_"
@@ -55,7 +56,7 @@ class ItemShape:
         return len(self.sizes) if self.residual_levels is None else self.residual_levels
 
 
-class Representation(nn.Module):
+class Representation(DeclaresRoles):
     """Map items to ``float32 [items, dim]``; padding need not be zero, because the model masks it.
 
     A representation may also
@@ -64,6 +65,9 @@ class Representation(nn.Module):
     - add auxiliary losses (``auxiliary``),
     - have fitted state, computed from the training rows before training (``fit``),
     - compute ``match_dim`` parameter-free match features of candidate and history for the head (``match``).
+
+    Comparisons measure what its parts contribute (:mod:`ranking.models.parts`): all embedding tables, gates that are passed
+    through a :class:`~ranking.models.parts.Gate`, and the losses that :meth:`losses` declares.
     """
 
     knows_ids: bool = False
@@ -101,6 +105,14 @@ class Representation(nn.Module):
 
     def auxiliary(self, batch: Batch) -> dict[str, Tensor]:
         """Weighted auxiliary losses of a training batch, scalars by name; none by default."""
+        return {}
+
+    @classmethod
+    def losses(cls, spec: ModelSpec) -> dict[str, str]:
+        """The auxiliary losses of a model with this spec by name, each with the key of the spec that holds its weight.
+
+        The key of a plug-in's option is ``options.<name>``. A comparison trains an arm once more without each of them.
+        """
         return {}
 
     def match(self, items: ItemBatch, candidate: Tensor, history: Tensor, mask: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple, Self
+from typing import ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from ranking.data.batch import Batch, ItemBatch, Seen
 from ranking.data.gather_rows import gather_rows
 from ranking.data.vocabulary import UNKNOWN
 from ranking.models.losses import directional_transfer, masked_info_nce
+from ranking.models.parts import Gate
 from ranking.models.representations.base import ItemShape, Table
 from ranking.models.representations.code_tables import CodeTables
 from ranking.models.representations.coded import CodedRepresentation
@@ -63,6 +64,12 @@ class RqOpqGateRepresentation(CodedRepresentation):
     """
 
     knows_ids = True
+    # Plain id and code embeddings, which the ablation baseline has too.
+    part_roles: ClassVar[Mapping[str, str]] = {
+        "table": "id.table",
+        "rq.table": "sid.codes.table",
+        "opq.table": "sid.codes.table",
+    }
 
     def __init__(self, shape: ItemShape, spec: ModelSpec, fitted: Mapping[str, Tensor]) -> None:
         super().__init__(shape, spec.dim)
@@ -86,6 +93,7 @@ class RqOpqGateRepresentation(CodedRepresentation):
             last = nn.Linear(spec.gate_hidden, 1)
             nn.init.constant_(last.bias, spec.gate_bias)
             self.gate_net = nn.Sequential(nn.Linear(shape.numeric_dim, spec.gate_hidden), nn.ReLU(), last)
+            self.candidate_gate, self.history_gate = Gate(), Gate()
             self.log_evidence = nn.Parameter(torch.tensor(float(np.log(spec.gate_evidence))))
         if self.has_opq:
             flat = shape.sizes[self.residual_levels :]
@@ -138,13 +146,14 @@ class RqOpqGateRepresentation(CodedRepresentation):
     def _gate(self, numeric: Tensor, coded: Tensor, known: Tensor) -> Tensor:
         gate = torch.sigmoid(self.gate_net(numeric).squeeze(1))
         gate = torch.where(known, gate, gate.clamp(max=self.spec.gate_unknown))
-        return torch.where(coded, gate, 1.0)
+        return torch.where(coded, self.candidate_gate(gate), 1.0)
 
     def _in_history(self, items: ItemBatch, parts: _Parts) -> Tensor:
         if not self.gated:
             return parts.id + parts.opq
         count = torch.where(parts.known, self.fitted_counts[items.index], 0.0)
-        gate = torch.where(parts.coded, count / (count + self.log_evidence.exp()), 1.0)[:, None]
+        gate = self.history_gate(count / (count + self.log_evidence.exp()))
+        gate = torch.where(parts.coded, gate, 1.0)[:, None]
         return gate * parts.id + (1 - gate) * parts.rq + parts.opq
 
     def _parts(self, items: ItemBatch) -> _Parts:
@@ -163,6 +172,13 @@ class RqOpqGateRepresentation(CodedRepresentation):
         """OPQ vectors; zeros for items without codes."""
         joined: Tensor = self.opq_join(self.opq(codes[:, self.residual_levels :]).flatten(1))
         return torch.where((codes >= 0).all(dim=1)[:, None], joined, 0.0)
+
+    @classmethod
+    def losses(cls, spec: ModelSpec) -> dict[str, str]:
+        """``transfer`` and ``contrast``, where the model has the parts and a weight above 0."""
+        weights = {"transfer": spec.transfer_weight, "contrast": spec.contrast_weight}
+        absent = {"rq": "contrast", "opq": "transfer"}.get(spec.gate_parts)
+        return {name: f"{name}_weight" for name, weight in weights.items() if weight > 0 and name != absent}
 
     def auxiliary(self, batch: Batch) -> dict[str, Tensor]:
         """Transfer and contrastive loss, averaged over the distinct candidates of the batch, so head items count once."""

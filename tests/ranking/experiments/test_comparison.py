@@ -29,7 +29,7 @@ from ranking.experiments.comparison.evaluation import evaluate_external
 from ranking.experiments.comparison.results import ComparisonResult
 from ranking.experiments.comparison.tables import markdown, markdown_of_boosting, markdown_of_ideas, merge_rows
 from ranking.experiments.comparison.trials import Plan, Trial
-from ranking.training.arms import FIRST_EPOCH, read_predictions
+from ranking.training.arms import FIRST_EPOCH, read_details, read_predictions
 from sidkit.cli.compare_report import print_comparison
 from sidkit.core.errors import EvaluationError
 from sidkit.core.repo import Repo
@@ -58,7 +58,8 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Compared:
 
 def predictions(repo: Repo) -> dict[str, np.ndarray]:
     folder = repo.runs / "comparison" / "units"
-    return {path.stem: read_predictions(path) for path in sorted(folder.glob("*.parquet"))}
+    paths = (path for path in sorted(folder.glob("*.parquet")) if "-without-" not in path.name)
+    return {path.stem: read_predictions(path) for path in paths}
 
 
 def test_every_arm_trains_and_is_in_the_table(every: Compared) -> None:
@@ -139,6 +140,23 @@ def test_the_means_are_those_of_the_predictions(every: Compared) -> None:
             assert facts["arms"][arm]["first_epoch_auc"]["all"] == pytest.approx(means[arm], abs=1e-6)
 
 
+def test_losses_are_removed_in_trials_of_their_own(every: Compared) -> None:
+    repo, facts = every
+    extra = [unit for unit in facts["units"] if unit["without"]]
+    assert {(unit["arm"], unit["without"].partition(".")[2]) for unit in extra} == {
+        ("smile", "transfer"), ("smile", "contrast"), ("smile_rq", "transfer"), ("smile_opq", "contrast"),
+        ("saviorrec_smile", "transfer"), ("saviorrec_smile", "contrast"),
+    }  # fmt: skip
+    for unit in extra:
+        name = f"{unit['arm']}-without-{unit['without']}-s0-o0"
+        validation = read_details(repo.runs / "comparison" / "units" / f"{name}.parquet")["validation"]
+        whole = read_details(repo.runs / "comparison" / "units" / f"{unit['arm']}-s0-o0.parquet")["validation"]
+        (part,) = [part for part in facts["liveness"][unit["arm"]] if part["name"] == unit["without"]]
+        assert (part["auc"], part["auc_off"]) == (whole, [validation])
+        assert part["own"] and part["alive"] is None, "one seed"
+    assert not any("without" in arm for arm in [*facts["arms"], *facts["liveness"]])
+
+
 def test_codebooks_and_frames_are_made_once(every: Compared) -> None:
     names = [stage["name"] for stage in every[1]["stages"]]
     for kind in ("codebook", "publish", "frame"):
@@ -209,6 +227,7 @@ def test_a_second_run_keeps_everything(few: Compared) -> None:
     assert {path: path.stat().st_mtime_ns for path in files} == before
     assert again["rows"] == facts["rows"]
     assert again["units"] == facts["units"]
+    assert again["liveness"] == facts["liveness"] and set(facts["liveness"]) == {"id", "id_codes"}
 
 
 def dying(path: Path, after: int) -> None:

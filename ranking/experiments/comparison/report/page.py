@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ranking.experiments.comparison.arms import CODES_AS_FEATURES
+from ranking.experiments.comparison.liveness import ArmPart
+from ranking.experiments.comparison.liveness_table import liveness_cells
 from ranking.experiments.comparison.tables import SHORT, budgets
 from sidkit.core.files import written_beside
 from sidkit.reports import render_page
@@ -69,6 +71,7 @@ def render(comparisons: Sequence[Mapping[str, Any]]) -> str:
                 "auc": _auc_table(facts),
                 "arms": _arm_table(facts),
                 "slices": _slice_table(facts),
+                "liveness": _liveness_table(facts),
             }
             for facts in comparisons
         ],
@@ -144,6 +147,38 @@ def _slice_table(facts: Mapping[str, Any]) -> _Table:
     return _Table(
         note, ["slice", "rows", "positives", "users", "ranked by GAUC"], [[_Cell(text) for text in row] for row in body]
     )
+
+
+def _liveness_table(facts: Mapping[str, Any]) -> _Table:
+    """Build the table of the parts of all arms, one row per part."""
+    body = []
+    for arm, parts in facts.get("liveness", {}).items():
+        for values in parts:
+            part = ArmPart(**values)
+            cells = liveness_cells(part)
+            texts = [
+                part.kind,
+                {True: "yes", False: "no", None: "unknown"}[part.own],
+                cells.entropy,
+                cells.size,
+                "-" if part.moved is None else f"{part.moved:.2f}",
+                cells.off,
+                "-" if part.deviation is None else f"{part.deviation:.4f}",
+                cells.alive,
+            ]
+            body.append([_Cell(arm, note=part.name), *map(_Cell, texts)])
+    head = [
+        "arm and part",
+        "kind",
+        "own",
+        "entropy / log n",
+        "size / start",
+        "moved",
+        "AUC with it off",
+        "SD over seeds",
+        "alive",
+    ]
+    return _Table("Liveness of the parts, on validation rows" if body else "Liveness was not measured", head, body)
 
 
 def _arm(facts: Mapping[str, Any], arm: str) -> _Cell:
