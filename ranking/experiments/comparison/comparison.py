@@ -27,7 +27,7 @@ from ranking.experiments.comparison.time_origins import TimeOrigin, time_origins
 from ranking.experiments.comparison.trials import Frame, Plan, Trial, TrialDetails, context_of, work_through
 from ranking.pipeline.prepare import Prepared, end_of_log
 from ranking.pipeline.results import StageTime
-from ranking.training.arm_spec import RankerSpec
+from ranking.training.arm_spec import RankerSpec, members_first
 from sidkit.core.config import content_hash, resolved_url
 from sidkit.core.errors import EvaluationError
 from sidkit.core.files import written_beside
@@ -139,7 +139,7 @@ class Comparison:
         origins = time_origins(moments, self.repo.settings.split, options.origins)
         whole: tuple[Any, LabelledRows] | None = None
         frames: dict[str, Frame] = {}
-        trials = []
+        trials: list[Trial] = []
         for origin in origins:
             seeds = options.seeds if origin.number == 0 else min(options.seeds, options.origin_seeds)
             caps = self._caps(int((moments < origin.split.train_end_us).sum()))
@@ -183,10 +183,17 @@ class Comparison:
                 arm_budget = budget if spec.kind == "neural" else None
                 if arm_budget is not None:
                     trial_inputs += [arm_budget, spec.sized_by]
-                trials += [
-                    Trial(arm, seed, origin.number, keys[arm], content_hash([*trial_inputs, seed]), arm_budget)
-                    for seed in range(seeds)
-                ]
+                for seed in range(seeds):
+                    members = dict.fromkeys(spec.of, seed)
+                    marks = sorted(
+                        trial.mark
+                        for trial in trials
+                        if trial.origin == origin.number and members.get(trial.arm) == trial.seed
+                    )
+                    mark = content_hash([*trial_inputs, seed, *marks])
+                    trials.append(Trial(arm, seed, origin.number, keys[arm], mark, arm_budget))
+        order = list(options.arms)
+        trials.sort(key=lambda trial: (trial.origin, order.index(trial.arm), trial.seed))
         return Plan(self.repo.path, self.folder, options.spec, options.arms, frames, tuple(trials)), origins
 
     @staticmethod
@@ -215,7 +222,9 @@ class Comparison:
         return int(self.stages.run(name, stage_inputs, count).facts["parameters"])
 
     def _arms_at(self, origin: TimeOrigin) -> Iterable[tuple[str, ComparedArm]]:
-        return [(arm, spec) for arm, spec in self.options.arms.items() if origin.number == 0 or spec.rolling]
+        """Return the arms of a time origin, each blend after its members."""
+        arms = {arm: self.options.arms[arm] for arm in members_first(self.options.arms)}
+        return [(arm, spec) for arm, spec in arms.items() if origin.number == 0 or spec.rolling]
 
     def _train(self, plan: Plan) -> None:
         pending = []

@@ -57,7 +57,7 @@ function forest() {
 }
 
 // Show six arms by default, since more lines are hard to distinguish. The oracle is hidden because it compresses the scale.
-const shownFirst = new Set(["id", "id_content", "id_codes", "saviorrec", "smile", "gbdt"]);
+const shownFirst = new Set(["id", "id_content", "id_codes", "saviorrec", "smile", "gbdt", "blend"]);
 state.hidden.add("oracle");
 for (const arm of allArms) if (allArms.length > 7 && !shownFirst.has(arm)) state.hidden.add(arm);
 
