@@ -9,7 +9,7 @@ REAL := ml_latest_small uci_online_retail xwines_slim
 # Data sets whose validation rows are used for tuning.
 SEARCHED = synthetic:strong $(REAL:%=$(SIDKIT_DATA)/%)
 
-.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz arms tune-arms tune-presets bench-fuxictr online-load proof bench bench-check clean
+.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz arms tune-arms tune-presets tune-boosting bench-fuxictr online-load proof bench bench-check clean
 
 $(VENV): $(VENV)/.made
 
@@ -91,7 +91,7 @@ fuzz: $(VENV)/.made
 arms: $(VENV)/.made
 	SIDKIT_DATA="$(SIDKIT_DATA)" $(BIN)/python benchmarks/arms.py --work $(WORK)/arms
 
-# FuxiCTR's DIN compared with ours on the frames of `make arms`; FuxiCTR is installed from PyPI into its own environment.
+# FuxiCTR's DIN, DCNv2 and FinalMLP compared with ours on the frames of `make arms`; FuxiCTR is installed from PyPI into its own environment.
 bench-fuxictr: $(VENV)/.made
 	SIDKIT_DATA="$(SIDKIT_DATA)" $(BIN)/python benchmarks/fuxictr_din.py --work $(WORK)/arms
 	SIDKIT_DATA="$(SIDKIT_DATA)" $(BIN)/python benchmarks/fuxictr_auc.py --work $(WORK)/arms
@@ -103,6 +103,10 @@ tune-arms: $(VENV)/.made
 # Tunes the presets' defaults: one choice for all data sets, on their validation rows.
 tune-presets: $(VENV)/.made
 	SIDKIT_DATA="$(SIDKIT_DATA)" $(BIN)/python benchmarks/tune_presets.py --work $(WORK)/arms --data $(SEARCHED)
+
+# Tunes gradient boosting, on the validation rows of each data set; `make arms` reads the result.
+tune-boosting: $(VENV)/.made
+	SIDKIT_DATA="$(SIDKIT_DATA)" $(BIN)/python benchmarks/tune_boosting.py --work $(WORK)/arms --data $(SEARCHED)
 
 # One writer and eight readers on a packed online store for a minute; stops at a torn row or an error.
 online-load: $(VENV)/.made

@@ -21,7 +21,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does,
 
 from rich.console import Console
 
-from ranking.experiments.comparison.arms import load_arms
+from ranking.experiments.comparison.arms import ComparedArm, load_arms
 from ranking.experiments.comparison.comparison import CompareOptions, Comparison, data_name
 from ranking.experiments.comparison.report import write_page
 from ranking.experiments.comparison.tables import (
@@ -35,6 +35,7 @@ from ranking.experiments.comparison.tables import (
 from ranking.pipeline.prepare import prepare_repo
 from ranking.pipeline.presets import load_preset
 from ranking.training.arm_spec import RankerSpec
+from ranking.training.boosting_spec import BoostingSpec
 from sidkit.api.progress import LineProgress
 from sidkit.core.files import read_json
 
@@ -42,6 +43,7 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "arms.json"
 PEERS = RESULTS.with_name("fuxictr.json")
 TUNED = RESULTS.with_name("tune_ranker.json")
+BOOSTED = RESULTS.with_name("tune_boosting.json")
 WORLDS = ("synthetic:strong", "synthetic:weak", "synthetic:none")
 REAL = ("ml_latest_small", "xwines_slim", "uci_online_retail")
 
@@ -66,7 +68,9 @@ def defaults() -> list[str]:
 
 
 def options_of(data: str, options: argparse.Namespace, arms: Sequence[str], *, tuned: bool = True) -> CompareOptions:
-    """Options of the comparison on a data set: the settings chosen by ``benchmarks/tune_ranker.py``, or :data:`BASE`."""
+    """Options of the comparison on a data set: the settings chosen by ``benchmarks/tune_ranker.py`` and
+    ``benchmarks/tune_boosting.py``, or :data:`BASE` and the defaults.
+    """
     spec = load_preset("rqkmeans").ranker
     given = {
         **BASE,
@@ -74,10 +78,22 @@ def options_of(data: str, options: argparse.Namespace, arms: Sequence[str], *, t
         "training.max_evaluation_rows": options.max_evaluation_rows,
     }
     spec = with_settings(spec, {**given, **(settings_of(data_name(data)) if tuned else {})})
+    selected = with_boosting(load_arms(arms), data_name(data)) if tuned else load_arms(arms)
     return CompareOptions(
-        data, load_arms(arms), spec, options.seeds, options.origins, options.jobs,
+        data, selected, spec, options.seeds, options.origins, options.jobs,
         options.impressions,
     )  # fmt: skip
+
+
+def with_boosting(arms: Mapping[str, ComparedArm], name: str) -> dict[str, ComparedArm]:
+    """The arms with the boosting settings chosen by ``benchmarks/tune_boosting.py``."""
+    told = read_json(BOOSTED)["chosen"] if BOOSTED.exists() else {}
+    chosen = {key: value for key, value in told.get(tuned_as(name), {}).items() if key in BoostingSpec.model_fields}
+    boosting = BoostingSpec.model_validate(chosen)
+    return {
+        arm: spec.model_copy(update={"boosting": boosting}) if spec.kind == "gbdt" else spec
+        for arm, spec in arms.items()
+    }
 
 
 def with_settings(spec: RankerSpec, settings: Mapping[str, Any]) -> RankerSpec:

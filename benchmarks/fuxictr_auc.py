@@ -1,19 +1,22 @@
-"""Test AUC of FuxiCTR 2.3.10's DIN on the rows of a comparison, next to our arms.
+"""Test AUC of FuxiCTR 2.3.10's models on the rows of a comparison, next to our arms.
 
-    python benchmarks/fuxictr_auc.py --data DATA... [--work .work/arms] [--seeds 5]
+    python benchmarks/fuxictr_auc.py --data DATA... [--work .work/arms] [--seeds 5] [--peers fuxictr_dcnv2] [--tune-only]
 
-Run it after ``benchmarks/arms.py`` with the same options: differences are to the saved predictions of ``id_codes``
-and ``id``, paired by
-row, pooled over seeds and bootstrapped over users. FuxiCTR's DIN gets the item id, the history and our numeric features, like
-``id`` (``fuxictr_din``), or item id, history and user id only (``fuxictr_din_ids``). Learning rate, dropout and regularizer are
-chosen on validation rows with seed 0 (for the worlds, on those of ``strong``, which runs first); test rows are scored once
-per seed. Rows in the format of ``arms.json`` are written to ``auc`` in ``benchmarks/results/fuxictr.json``.
+Run it after ``benchmarks/arms.py`` with the same options: differences are to the saved predictions of ``id_codes`` and ``id``,
+paired by row, pooled over seeds and bootstrapped over users. FuxiCTR's DIN gets the item id, the history and our numeric
+features, like ``id`` (``fuxictr_din``), or item id, history and user id only (``fuxictr_din_ids``). Its DIN, DCNv2 and FinalMLP
+(``fuxictr_din_content``, ``fuxictr_dcnv2``, ``fuxictr_finalmlp``) also get the content vectors of the candidate and of the
+history. Settings are chosen on validation rows with seed 0 (for the worlds, on those of ``strong``, which runs first): of four
+for the former two, of twelve for the latter three. Every trial is saved and not repeated. Test rows are scored once per seed,
+and not at all with ``--tune-only``, which needs no comparison. Rows in the format of ``arms.json`` are written to ``auc`` in
+``benchmarks/results/fuxictr.json``, the trials to ``tried``.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+from dataclasses import dataclass
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch is loaded
@@ -28,27 +31,90 @@ from ranking.experiments.comparison.evaluation import baseline_trials, evaluate_
 from sidkit.core.files import write_json
 
 GRID = [(1e-3, 0.0, 0.0), (1e-3, 0.4, 1e-5), (1e-3, 0.4, 1e-4), (3e-4, 0.4, 1e-4)]
-"""Learning rate, dropout of the head and regularizer of the embeddings: chosen on validation rows, with seed 0."""
-INPUTS = {"fuxictr_din": ["context"], "fuxictr_din_ids": ["user_id"]}
-"""What each arm gets besides the item and the history: our numeric features, or the user's id."""
+"""Learning rate, dropout of the head and regularizer of the embeddings; the first trials of every model."""
+TRIALS = 12
+CHOICES: dict[str, list[Any]] = {
+    "learning_rate": [3e-4, 1e-3, 3e-3],
+    "dropout": [0.0, 0.2, 0.4],
+    "embedding_regularizer": [None, 1e-5, 1e-4, 1e-3],
+    "batch_norm": [False, True],
+    "hidden": [[64, 32], [128, 64]],
+    "cosines": [False, True],
+}
+"""``cosines`` adds those of the candidate's content with the mean and the nearest item of the history, as boosting has them."""
+OWN: dict[str, dict[str, list[Any]]] = {
+    "DIN": {"attention": [[64], [32, 16]]},
+    "DCNv2": {"cross_layers": [2, 1, 3]},
+    "FinalMLP": {"heads": [1, 2, 4]},
+}
+"""Settings that only one model has; the first value is that of the first trials."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A model of FuxiCTR's with the inputs it gets besides the item and the history."""
+
+    model: str
+    context: tuple[str, ...]
+    content: bool = False
+
+    def trials(self) -> list[dict[str, Any]]:
+        """The settings to choose from."""
+        first: list[dict[str, Any]] = [
+            {"learning_rate": rate, "dropout": drop, "embedding_regularizer": regularizer or None}
+            for rate, drop, regularizer in GRID
+        ]
+        if not self.content:
+            return first
+        own = OWN[self.model]
+        base = {
+            "batch_norm": False,
+            "hidden": HIDDEN,
+            "cosines": False,
+            **{key: values[0] for key, values in own.items()},
+        }
+        rng = np.random.default_rng(0)
+        drawn = [
+            {key: values[int(rng.integers(len(values)))] for key, values in {**CHOICES, **own}.items()}
+            for _ in range(TRIALS - len(first))
+        ]
+        return [*({**base, **one} for one in first), *drawn]
+
+    def asked(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """What the worker is asked for."""
+        context = [*self.context, *(["cosines"] if settings.get("cosines") else [])]
+        return {"hidden": HIDDEN, **settings, "model": self.model, "content": self.content, "context": context}
+
+
+PEERS = {
+    "fuxictr_din": Peer("DIN", ("context",)),
+    "fuxictr_din_ids": Peer("DIN", ("user_id",)),
+    "fuxictr_din_content": Peer("DIN", ("context",), content=True),
+    "fuxictr_dcnv2": Peer("DCNv2", ("context",), content=True),
+    "fuxictr_finalmlp": Peer("FinalMLP", ("context",), content=True),
+}
 
 
 def measure_auc(worker: Worker, data: str, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Rows of both arms."""
+    """Rows of all peers; with ``--tune-only``, the saved rows."""
     _, plan, contexts = prepared(data, [CODES_AS_FEATURES, ID_ALONE], options)
-    for arm in options.inputs:
+    for arm in options.peers if not options.tune_only else ():
         baseline_trials(plan, arm)  # before hours are spent
     name, context = data_name(data), contexts[CODES_AS_FEATURES]
     folder = WORK / name
     export(context, folder)
     (folder / "frame").mkdir()  # FuxiCTR keeps its checkpoints under the name of its data set
-    rows: list[dict[str, Any]] = []
-    for arm in options.inputs:
+    rows = [
+        row for row in kept()["auc"] if row["data"] == name and (options.tune_only or row["arm"] not in options.peers)
+    ]
+    for arm in options.peers:
         shared = {
-            "folder": str(folder), "root": str(folder), "out": str(folder / "scores"), "context": INPUTS[arm], "dim": DIM,
-            "hidden": HIDDEN, "batch": 512, "epochs": 8, "threads": options.threads,
+            "folder": str(folder), "root": str(folder), "out": str(folder / "scores"), "dim": DIM, "batch": options.batch,
+            "epochs": 8, "threads": options.threads,
         }  # fmt: skip
         chosen = _chosen(worker, name, arm, shared)
+        if options.tune_only:
+            continue
         scores = []
         for seed in range(options.seeds):
             worker.ask(do="fit", seed=seed, **chosen, **shared)
@@ -63,24 +129,28 @@ def measure_auc(worker: Worker, data: str, options: argparse.Namespace) -> list[
 
 def _chosen(worker: Worker, name: str, arm: str, shared: dict[str, Any]) -> dict[str, Any]:
     """The settings of an arm. Trials are saved in the results with their validation AUC and not repeated."""
+    peer = PEERS[arm]
     told = kept()
-    tried = told["tried"].get(tuned_as(name), {}).get(arm)
-    if tried is None:
-        tried = []
-        for rate, drop, regularizer in GRID:
-            settings = {"learning_rate": rate, "dropout": drop, "embedding_regularizer": regularizer or None}
-            found = worker.ask(do="fit", seed=0, **settings, **shared)
-            tried.append({"settings": settings, "validation_auc": found["best_validation_auc"]})
-        told["tried"].setdefault(name, {})[arm] = tried
+    known = told["tried"].get(tuned_as(name), {}).get(arm, [])
+    for settings in peer.trials():
+        if any(trial["settings"] == settings for trial in known):
+            continue
+        found = worker.ask(do="fit", seed=0, scored=["validation"], **peer.asked(settings), **shared)
+        known.append({"settings": settings, "validation_auc": found["best_validation_auc"]})
+        told["tried"].setdefault(tuned_as(name), {})[arm] = known
         write_json(OUT, told)
-    print(f"{name} {arm}: {tried}", flush=True)
-    best: dict[str, Any] = max(tried, key=lambda trial: trial["validation_auc"])["settings"]
-    return best
+        print(name, arm, known[-1], f"{found['seconds']:.0f} s", flush=True)
+    best: dict[str, Any] = max(known, key=lambda trial: trial["validation_auc"])["settings"]
+    return peer.asked(best)
 
 
 def main() -> None:
     parser = parser_of(__doc__)
-    parser.add_argument("--inputs", nargs="+", choices=[*INPUTS], default=[*INPUTS])
+    parser.add_argument("--peers", nargs="+", choices=[*PEERS], default=[*PEERS])
+    parser.add_argument(
+        "--tune-only", action="store_true", help="choose settings on validation rows, score no test row"
+    )
+    parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--threads", type=int, default=2)
     parser.set_defaults(origins=1)
     measure_all(parser, "auc", measure_auc)

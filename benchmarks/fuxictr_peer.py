@@ -22,6 +22,8 @@ from ranking.experiments.comparison.comparison import Comparison, data_name
 from ranking.experiments.comparison.trials import Plan, context_of
 from ranking.pipeline.prepare import prepare_repo
 from ranking.training.arms import TrainingContext
+from ranking.training.boosting_spec import BoostingSpec
+from ranking.training.gbdt import boosted_features
 from sidkit.core.files import read_json, remove, write_json
 from sidkit.core.repo import Repo
 
@@ -70,8 +72,10 @@ class Worker:
 
 
 def export(context: TrainingContext, folder: Path) -> None:
-    """Write a frame as plain arrays: per part ``item``, ``user``, ``history`` (numbers of lists), ``numeric``, ``label``; once
-    ``lists`` int64 [histories, length], oldest first, padding in front. Item 0 is padding, 1 unknown; user 0 unknown.
+    """Write a frame as plain arrays: per part ``item``, ``user``, ``history`` (numbers of lists), ``numeric``, ``label``,
+    ``candidate`` (the item's version) and ``cosines`` (of its content with the mean and the nearest item of the history); once
+    ``lists`` int64 [histories, length], oldest first, padding in front, ``versions`` of the same items, and ``content``
+    float32 [versions, dim], scaled to variance 1. Item 0 is padding, 1 unknown; user 0 unknown; version 0 is padding.
     """
     remove(folder)
     vocabulary = Vocabulary.fit(context.train.rows.item_ids)
@@ -79,7 +83,12 @@ def export(context: TrainingContext, folder: Path) -> None:
     scaling = Scaling.fit(context.train.features, context.rate)
     number = vocabulary.numbers(context.train.items.ids)
     folder.mkdir(parents=True)
-    np.save(folder / "lists.npy", np.ascontiguousarray(number[context.train.history_items][:, ::-1]))
+    oldest_first = np.ascontiguousarray(context.train.history_items[:, ::-1])
+    content = context.train.items.content
+    np.save(folder / "lists.npy", number[oldest_first])
+    np.save(folder / "versions.npy", oldest_first.astype(np.int64))
+    np.save(folder / "content.npy", content / max(float(content.std()), 1e-9))
+    columns, none = context.serving.content_columns, BoostingSpec(content_axes=0)
     for name, part in (("train", context.train), ("validation", context.validation), ("test", context.test)):
         (folder / name).mkdir()
         arrays = {
@@ -88,10 +97,17 @@ def export(context: TrainingContext, folder: Path) -> None:
             "history": part.history.astype(np.int64),
             "numeric": scaling.apply(part.features),
             "label": part.rows.label.astype(np.float32),
+            "candidate": part.candidate.astype(np.int64),
+            "cosines": boosted_features(part, columns, none)[:, -len(none.similarities) :],
         }
         for key, array in arrays.items():
             np.save(folder / name / f"{key}.npy", array)
-    facts = {"items": vocabulary.size, "users": len(users) + 1, "numeric": context.train.numeric.shape[1]}
+    facts = {
+        "items": vocabulary.size,
+        "users": len(users) + 1,
+        "numeric": context.train.numeric.shape[1],
+        "content": content.shape[1],
+    }
     (folder / "facts.json").write_text(json.dumps(facts))
 
 

@@ -1,4 +1,4 @@
-"""FuxiCTR's side of ``fuxictr_din.py``: runs in an environment with FuxiCTR and without sidkit.
+"""FuxiCTR's side of ``fuxictr_din.py`` and ``fuxictr_auc.py``: runs in an environment with FuxiCTR and without sidkit.
 
 Reads one JSON command per line on stdin and answers with one JSON line on stdout. ``{"folder": ...}`` names an exported data
 set; see ``export`` in ``fuxictr_peer.py``.
@@ -22,12 +22,16 @@ import numpy as np
 import torch
 from fuxictr.features import FeatureMap
 from fuxictr.pytorch.torch_utils import seed_everything
+from model_zoo.LongCTR.DCNv2.DCNv2 import DCNv2
 from model_zoo.LongCTR.DIN.DIN import DIN
+from model_zoo.LongCTR.FinalMLP.FinalMLP import FinalMLP
 from model_zoo.LongCTR.longctr_dataloader import LongCTRDataLoader
 
 LENGTH = 50
 NEVER = 10**12
-FROM = {"user_id": "user", "context": "numeric"}
+COSINES = 2
+"""Cosines of the candidate's content with the mean and the nearest item of the history."""
+FROM = {"user_id": "user", "context": "numeric", "cosines": "cosines"}
 """Feature of FuxiCTR's -> exported array."""
 
 
@@ -35,9 +39,15 @@ class Ready:
     """Batches cut from tensors in memory: the cost of FuxiCTR's model with a negligible loader."""
 
     def __init__(
-        self, arrays: dict[str, Any], size: int, context: list[str], shuffle: int | None, order: Any = None
+        self,
+        arrays: dict[str, Any],
+        size: int,
+        context: list[str],
+        shuffle: int | None,
+        order: Any = None,
+        content: bool = False,
     ) -> None:
-        self.arrays, self.size, self.context, self.order = arrays, size, context, order
+        self.arrays, self.size, self.context, self.order, self.content = arrays, size, context, order, content
         self.generator = torch.Generator().manual_seed(shuffle) if shuffle is not None else None
 
     def __len__(self) -> int:
@@ -54,16 +64,23 @@ class Ready:
         for start in range(0, len(order), self.size):
             rows = order[start : start + self.size]
             lists = self.arrays["lists"][self.arrays["history"][rows]]
-            lists = lists[:, LENGTH - max(1, int((lists > 0).sum(1).max())) :]  # as its own loader does
+            from_column = LENGTH - max(1, int((lists > 0).sum(1).max()))  # as its own loader does
+            lists = lists[:, from_column:]
             items = torch.cat([lists, self.arrays["item"][rows][:, None]], dim=1)
             batch = {"label": self.arrays["label"][rows]}
             batch |= {name: self.arrays[FROM[name]][rows] for name in self.context}
-            yield batch, {"item_id": items.flatten()}, (lists > 0).float()
+            of_items = {"item_id": items.flatten()}
+            if self.content:
+                past = self.arrays["versions"][self.arrays["history"][rows]][:, from_column:]
+                versions = torch.cat([past, self.arrays["candidate"][rows][:, None]], dim=1)
+                of_items["content"] = self.arrays["content"][versions.flatten()]
+            yield batch, of_items, (lists > 0).float()
 
 
 def load(folder: Path, part: str) -> dict[str, Any]:
     arrays = {path.stem: torch.from_numpy(np.load(path)) for path in (folder / part).glob("*.npy")}
-    return arrays | {"lists": torch.from_numpy(np.load(folder / "lists.npy"))}
+    shared = ("lists", "versions", "content")
+    return arrays | {name: torch.from_numpy(np.load(folder / f"{name}.npy")) for name in shared}
 
 
 def spread(total: int, count: int) -> Any:
@@ -83,22 +100,44 @@ def make(told: dict[str, Any]) -> Any:
     possible = {
         "user_id": {"source": "user", "type": "categorical", "vocab_size": facts["users"]},
         "context": {"source": "context", "type": "embedding", "pretrain_dim": wide, "embedding_dim": wide},
+        "cosines": {"source": "context", "type": "embedding", "pretrain_dim": COSINES, "embedding_dim": COSINES},
     }
     described += [(name, possible[name]) for name in told.get("context", [])]
     described.append(
         ("item_id", {"source": "item", "type": "categorical", "vocab_size": facts["items"], "padding_idx": 0})
     )
+    if told.get("content"):
+        projected = {"pretrain_dim": facts["content"], "embedding_dim": told["dim"]}
+        described.append(("content", {"source": "item", "type": "embedding", **projected}))
     # What its own loader reads of a row, besides what the model embeds.
     described += [(name, {"source": "meta", "type": "meta"}) for name in ("user_index", "item_index", "seq_len")]
     features.features = OrderedDict(described)
     features.num_fields = features.get_num_fields()
-    return DIN(
-        features, model_id=f"din{os.getpid()}", gpu=told.get("gpu", -1), embedding_dim=told["dim"],
-        dnn_hidden_units=told["hidden"], attention_hidden_units=told.get("attention", [64]),
-        net_dropout=told.get("dropout", 0.0), learning_rate=told.get("learning_rate", 1e-3),
-        embedding_regularizer=told.get("embedding_regularizer"), optimizer="adam", loss="binary_cross_entropy",
-        metrics=["AUC"], monitor="AUC", verbose=0, model_root=told["root"], early_stop_patience=2,
+    kind, own = _model(told)
+    return kind(
+        features, model_id=f"peer{os.getpid()}", gpu=told.get("gpu", -1), embedding_dim=told["dim"],
+        learning_rate=told.get("learning_rate", 1e-3), embedding_regularizer=told.get("embedding_regularizer"),
+        optimizer="adam", loss="binary_cross_entropy", metrics=["AUC"], monitor="AUC", verbose=0, model_root=told["root"],
+        early_stop_patience=2, **own,
     )  # fmt: skip
+
+
+def _model(told: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The class of FuxiCTR's, and its arguments that other models lack."""
+    hidden, drop, norm = told["hidden"], told.get("dropout", 0.0), told.get("batch_norm", False)
+    if told.get("model", "DIN") == "DIN":
+        attention = told.get("attention", [64])
+        own = {"dnn_hidden_units": hidden, "attention_hidden_units": attention, "net_dropout": drop, "batch_norm": norm}
+        return DIN, own
+    if told["model"] == "DCNv2":
+        own = {"parallel_dnn_hidden_units": hidden, "net_dropout": drop, "batch_norm": norm}
+        return DCNv2, {**own, "num_cross_layers": told["cross_layers"]}
+    towers = {
+        f"mlp{tower}_{name}": value
+        for tower in (1, 2)
+        for name, value in (("hidden_units", hidden), ("dropout", drop), ("batch_norm", norm))
+    }
+    return FinalMLP, {**towers, "use_fs": False, "num_heads": told["heads"]}
 
 
 def speed(told: dict[str, Any], kept: dict[str, Any]) -> dict[str, Any]:
@@ -153,15 +192,16 @@ def fit(told: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(told["threads"])
     folder = Path(told["folder"])
     parts = {name: load(folder, name) for name in ("train", "validation", "test")}
-    model, context = make(told), told.get("context", [])
+    model, context, content = make(told), told.get("context", []), told.get("content", False)
     began = time.perf_counter()
     model.fit(
-        Ready(parts["train"], told["batch"], context, told["seed"]), epochs=told["epochs"],
-        validation_data=Ready(parts["validation"], 4096, context, None), max_gradient_norm=10.0,
+        Ready(parts["train"], told["batch"], context, told["seed"], content=content), epochs=told["epochs"],
+        validation_data=Ready(parts["validation"], 4096, context, None, content=content), max_gradient_norm=10.0,
     )  # fmt: skip
     out = Path(told["out"])
-    for name in ("validation", "test"):
-        np.save(out.with_suffix(f".{name}.npy"), model.predict(Ready(parts[name], 4096, context, None)))
+    for name in told.get("scored", ("validation", "test")):
+        scores = model.predict(Ready(parts[name], 4096, context, None, content=content))
+        np.save(out.with_suffix(f".{name}.npy"), scores)
     weights = sum(parameter.numel() for parameter in model.parameters())
     return {
         "seconds": time.perf_counter() - began,

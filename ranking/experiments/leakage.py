@@ -224,6 +224,10 @@ def measure_leakage(repo: Repo, preset_name: str, arms: Sequence[str], seeds: in
     unknown = [arm for arm in arms if arm not in preset.arms]
     if unknown:
         raise EvaluationError(f"{preset_name} has no arm {', '.join(unknown)}; it has {', '.join(preset.arms)}")
+    if blends := [arm for arm in arms if preset.arms[arm].kind == "blend"]:
+        raise EvaluationError(
+            f"expected arms that are trained, got the blend {', '.join(blends)}; name its members instead"
+        )
     modules = arm_modules(preset.arms[arm] for arm in arms)
     require("torch", "safetensors", *modules, purpose="measuring leakage", extra="rank")
     context = read_run(repo, preset_name)
@@ -236,8 +240,9 @@ def measure_leakage(repo: Repo, preset_name: str, arms: Sequence[str], seeds: in
             ("test", context.test),
         )
     }
-    # On so few rows gradient boosting samples nothing, so every seed gives the same trees.
-    trained = {arm: 1 if preset.arms[arm].kind == "gbdt" else seeds for arm in arms}
+    # On so few rows boosting without random features samples nothing, so every seed gives the same trees.
+    specs = {arm: preset.arms[arm] for arm in arms}
+    trained = {arm: 1 if spec.kind == "gbdt" and not spec.boosting.is_random else seeds for arm, spec in specs.items()}
     results = {
         arm: evaluate_leakage(context.test, train_both(context, leaked, arm, preset.arms[arm], trained[arm]))
         for arm in arms

@@ -233,6 +233,11 @@ def _ahead(evaluation: RunEvaluation, questions: Sequence[Question], facts: RunF
                 f"Boosting is ahead of codes {where}: let the ranker read numeric features in bins (numeric_bins = 16 under "
                 "[ranker.model]), or train on more rows."
             )
+        elif question.over == "the blend":
+            yield (
+                f"The blend of arms without codes is ahead of codes {where}: name an arm with codes in its of, to see whether "
+                "codes add to it."
+            )
 
 
 def _more_seeds(evaluation: RunEvaluation, facts: RunFacts) -> Iterator[str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from pydantic import Field, model_validator
 
-from ranking.training.arm_spec import ArmSpec, RankerSpec
+from ranking.training.arm_spec import ArmSpec, RankerSpec, check_blends
 from semantic_ids.encoders import ENCODER_NAMES
 from semantic_ids.fitting import CodebookSpec, codebook_modules, without_codes
 from semantic_ids.quality.drift import DriftThresholds
@@ -46,6 +46,10 @@ class Preset(Section):
                 arm.model_spec(self.ranker.model)
             except ConfigError as error:
                 raise ValueError(f"arms.{name}: {error}") from error
+        try:
+            check_blends(self.arms)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
         return self
 
     @model_validator(mode="after")
@@ -60,7 +64,7 @@ class Preset(Section):
 
 
 def arms_without_codes(preset: Preset) -> Preset:
-    """Return the preset without the arms that read codes.
+    """Return the preset without the arms that read codes, and without blends of them.
 
     Raises
     ------
@@ -68,7 +72,8 @@ def arms_without_codes(preset: Preset) -> Preset:
         When all arms read codes.
     """
     shared = preset.ranker.model
-    arms = {name: arm for name, arm in preset.arms.items() if not arm.uses_codes(shared)}
+    usable = {name: arm for name, arm in preset.arms.items() if not arm.uses_codes(shared)}
+    arms = {name: arm for name, arm in usable.items() if set(arm.of) <= set(usable)}
     if not arms:
         raise FitError(
             f"all arms of the preset ({', '.join(preset.arms)}) read codes, but no codes can be fitted on this catalogue; "

@@ -1,4 +1,4 @@
-"""Which arms of a preset are compared: codes against ids, shuffled codes, content and boosting, by what each arm reads."""
+"""Which arms of a preset are compared: codes against arms without codes, by what each arm reads."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ class Question:
     arm: str
     baseline: str
     over: str
-    """What the baseline has instead of codes: ``ids``, ``shuffled codes``, ``random codes``, ``content`` or ``boosting``."""
+    """What the baseline has instead of codes: ``ids``, ``shuffled codes``, ``random codes``, ``content``, ``ids and
+    content``, ``boosting`` or
+    ``the blend``.
+    """
 
 
 def baselines(preset: Preset) -> list[str]:
-    """Arms that the others are compared with: those without codes, the controls, and gradient boosting."""
+    """Arms that the others are compared with: those without codes, the controls, boosting, and blends without codes."""
     roles = {arm: _role(preset, arm) for arm in preset.arms}
-    order = ("ids", "content", "shuffled codes", "random codes", "boosting")
+    order = ("ids", "content", "ids and content", "shuffled codes", "random codes", "boosting", "the blend")
     return [arm for role in order for arm in preset.arms if roles[arm] == role]
 
 
@@ -60,11 +63,16 @@ def _role(preset: Preset, arm: str) -> str:
     spec = preset.arms[arm]
     if spec.kind == "gbdt":
         return "boosting"
+    if spec.kind == "blend":
+        roles = {_role(preset, member) for member in spec.of}
+        return "the blend" if roles <= {"ids", "content", "ids and content", "boosting"} else "a blend with codes"
     if spec.is_control:
         return "shuffled codes" if spec.shuffle_codes else "random codes"
     if spec.uses_codes(preset.ranker.model):
         return "codes"
-    return "content" if "content" in spec.representations else "ids"
+    if "content" not in spec.representations:
+        return "ids"
+    return "content" if spec.representations == ("content",) else "ids and content"
 
 
 def _inputs(preset: Preset, arm: str) -> tuple[object, ...]:

@@ -24,8 +24,9 @@ from ranking.pipeline.questions import baselines, questions
 from ranking.pipeline.report import write_report
 from ranking.pipeline.results import CodebookFacts, HitRates, LogChanges, RunResult, StageTime
 from ranking.pipeline.world import world_probabilities
-from ranking.training.arm_spec import ArmSpec
+from ranking.training.arm_spec import ArmSpec, members_first
 from ranking.training.arms import ArmResult, TrainingContext, read_predictions, train_arm, write_predictions
+from ranking.training.blend import blend_arm
 from semantic_ids import lifecycle
 from semantic_ids.catalog import Catalog
 from semantic_ids.pairs.known_items import known_items
@@ -254,12 +255,14 @@ class Job:
                 context.append(self._context(codebook, split))
             return context[0]
 
-        files = {}
-        for arm, spec in self.preset.arms.items():
+        files: dict[str, str] = {}
+        for arm in members_first(self.preset.arms):
+            spec = self.preset.arms[arm]
             for seed in range(self.options.seeds):
                 marked = [inputs, spec.model_dump(), self.preset.ranker.model_dump(mode="json"), seed]
+                marked += [files[f"{member}-s{seed}"] for member in sorted(spec.of)]
                 name = f"{codebook}_{arm}_s{seed}_{content_hash(marked)[:6]}"
-                path = self.folder / "predictions" / f"{arm}-s{seed}.parquet"
+                path = self._predictions(arm, seed)
                 work = partial(self._train, shared, arm, spec, seed, name, path)
                 result = self.stages.run(f"train:{arm}:s{seed}", marked, work)
                 ranker_of[arm] = (*ranker_of.get(arm, ()), result.facts["ranker"])
@@ -275,7 +278,11 @@ class Job:
         self.stages.run("evaluate", [inputs, files, baselines(self.preset)], evaluate)
         evaluation = read_record(RunEvaluation, verdict_path)
         in_order = {arm: evaluation.arms[arm] for arm in self.preset.arms}  # keys are sorted in the file
-        return _TrainedArms(ranker_of, validation, replace(evaluation, arms=in_order))
+        rankers = {arm: ranker_of[arm] for arm in self.preset.arms}
+        return _TrainedArms(rankers, validation, replace(evaluation, arms=in_order))
+
+    def _predictions(self, arm: str, seed: int) -> Path:
+        return self.folder / "predictions" / f"{arm}-s{seed}.parquet"
 
     def _context(self, codebook: str, split: TimeSplit) -> TrainingContext:
         return training_context(
@@ -292,6 +299,12 @@ class Job:
         self, shared: Callable[[], TrainingContext], arm: str, spec: ArmSpec, seed: int, name: str, path: Path
     ) -> StageResult:
         context = shared()
+        if spec.kind == "blend":
+            members = {member: self._predictions(member, seed) for member in spec.of}
+            blended = blend_arm(arm, seed, context.validation.rows.label, members, self.progress)
+            write_predictions(path, blended)
+            blend_facts = {"ranker": None, "validation_auc": blended.validation_auc}
+            return StageResult(len(context.validation), blend_facts, (path,))
         anew = discard_damaged(self.repo.rankers / name) or not (self.repo.rankers / name).exists()
         result: ArmResult = train_arm(context, arm, spec, seed, name, progress=self.progress)
         write_predictions(path, result)
@@ -316,10 +329,7 @@ class Job:
         record = Catalog.open(self.repo).codebook(context.serving.codebook)
         refuse_leakage(split.validation_end_us, {record.name: record.fit_end_us})
         arms = {
-            arm: [
-                read_predictions(self.folder / "predictions" / f"{arm}-s{seed}.parquet")
-                for seed in range(self.options.seeds)
-            ]
+            arm: [read_predictions(self._predictions(arm, seed)) for seed in range(self.options.seeds)]
             for arm in self.preset.arms
         }
         known = world_probabilities(self.repo, context.test)

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
-from pydantic import ValidationInfo, field_serializer, field_validator, model_validator
+from pydantic import (
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from ranking.models.representations import (
     REPRESENTATION_NAMES,
@@ -14,23 +22,33 @@ from ranking.models.representations import (
     short_names,
 )
 from ranking.models.spec import ModelSpec, with_weight
+from ranking.training.boosting_spec import BoostingSpec
 from ranking.training.spec import TrainingSpec
 from sidkit.core.config import Section
 from sidkit.core.errors import ConfigError
 
 AnyArm = TypeVar("AnyArm", bound="ArmSpec")
+MOST_MEMBERS = 5
+"""Maximum number of members of a blend: the grid of weights grows fast with their number."""
+_FIELDS_OF = {"of": "blend", "boosting": "gbdt"}
+"""Field -> the kind of arm that has it."""
 
 
 class ArmSpec(Section):
     """One arm of a comparison (``[arms.<name>]``)."""
 
-    kind: Literal["neural", "gbdt"] = "neural"
-    """A neural ranker, or gradient boosting on the same features."""
+    kind: Literal["neural", "gbdt", "blend"] = "neural"
+    """A neural ranker, gradient boosting on the same features, or a blend: the weighted mean of other arms' logits, with
+    weights chosen on validation rows. A blend is a baseline and cannot serve."""
+    of: tuple[str, ...] = ()
+    """The arms of a blend: two to five other arms of the same run, in any order."""
     representations: tuple[str, ...] = ()
     """Item representations of a neural arm, concatenated: names from :data:`ranking.models.representations.REPRESENTATIONS`, or
     plug-ins (:mod:`sidkit.core.plugins`)."""
     model: ModelSpec = ModelSpec()
     """Model settings of this arm (``[arms.<name>.model]``); unset keys are inherited from ``ranker.model``."""
+    boosting: BoostingSpec = BoostingSpec()
+    """Settings of a gbdt arm (``[arms.<name>.boosting]``)."""
     shuffle_codes: bool = False
     """Permute the codes among items: same marginals and number of parameters, but no semantics."""
     random_codes: bool = False
@@ -45,8 +63,18 @@ class ArmSpec(Section):
     def _can_be_built(self) -> ArmSpec:
         if (self.kind == "neural") != bool(self.representations):
             raise ValueError(
-                "expected at least one representation for a neural arm and none for a gbdt arm, got "
+                f"expected at least one representation for a neural arm and none for a {_other(self.kind)} arm, got "
                 f"{len(self.representations)} for kind {self.kind!r}; set representations or kind"
+            )
+        for field, kind in _FIELDS_OF.items():
+            if field in self.model_fields_set and self.kind != kind and getattr(self, field):
+                raise ValueError(
+                    f"only a {kind} arm has {field!r}, got it for kind {self.kind!r}; remove it or set kind"
+                )
+        if self.kind == "blend" and not 2 <= len(set(self.of)) == len(self.of) <= MOST_MEMBERS:
+            raise ValueError(
+                f"expected two to {MOST_MEMBERS} distinct arms to blend, got {', '.join(self.of) or 'none'}; set of, such as "
+                'of = ["gbdt", "content"]'
             )
         if self.kind == "neural":
             try:
@@ -54,7 +82,9 @@ class ArmSpec(Section):
             except ConfigError as error:
                 raise ValueError(str(error)) from error
         elif self.model.model_fields_set or self.is_control:
-            raise ValueError("a gbdt arm has neither a model nor codes; remove model, shuffle_codes and random_codes")
+            raise ValueError(
+                f"a {self.kind} arm has neither a model nor codes; remove model, shuffle_codes and random_codes"
+            )
         if self.shuffle_codes and self.random_codes:
             raise ValueError(
                 "expected at most one of shuffle_codes and random_codes, got both; define one arm for each"
@@ -65,6 +95,11 @@ class ArmSpec(Section):
     def _dump_overrides(self, model: ModelSpec) -> dict[str, Any]:
         # A key that is set to its default still overrides ranker.model, so a dump must keep set and unset keys apart.
         return model.model_dump(mode="json", exclude_unset=True)
+
+    @model_serializer(mode="wrap")
+    def _dump_fields_of_kind(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Fields of other kinds stay out of dumps, so that results of earlier versions remain valid.
+        return {name: value for name, value in dump(self).items() if _FIELDS_OF.get(name, self.kind) == self.kind}
 
     def model_spec(self, shared: ModelSpec) -> ModelSpec:
         """Merge ``shared`` (``ranker.model``) with the arm's overrides.
@@ -93,7 +128,7 @@ class ArmSpec(Section):
 
     @property
     def can_serve(self) -> bool:
-        """Whether the arm may serve: controls and the boosting baseline are only compared."""
+        """Whether the arm may serve: controls, boosting and blends are only compared."""
         return self.kind == "neural" and not self.is_control
 
 
@@ -123,6 +158,37 @@ def without_loss(arm: AnyArm, shared: ModelSpec, loss: str) -> AnyArm:
     changed = with_weight(arm.model_spec(shared), losses[loss], 0.0)
     field = losses[loss].partition(".")[0]
     return arm.model_copy(update={"model": arm.model.model_copy(update={field: getattr(changed, field)})})
+
+
+def _other(kind: str) -> str:
+    return "gbdt" if kind == "neural" else kind
+
+
+def check_blends(arms: Mapping[str, ArmSpec]) -> None:
+    """Check that the members of every blend are other arms of the same run, and not blends.
+
+    Raises
+    ------
+    ConfigError
+        When a member is missing, is the blend itself, or is a blend.
+    """
+    for name, arm in arms.items():
+        for member in arm.of:
+            if member == name:
+                raise ConfigError(f"arms.{name}.of: the blend names itself; name other arms")
+            if member not in arms:
+                others = [other for other, spec in arms.items() if spec.kind != "blend"]
+                raise ConfigError(
+                    f"arms.{name}.of: expected arms of the same run ({', '.join(others)}), got {member!r}; add this arm or "
+                    "change of"
+                )
+            if arms[member].kind == "blend":
+                raise ConfigError(f"arms.{name}.of: {member!r} is a blend; name the arms that it blends instead")
+
+
+def members_first(arms: Mapping[str, ArmSpec]) -> list[str]:
+    """Return the names of the arms in their order, with blends last."""
+    return sorted(arms, key=lambda name: arms[name].kind == "blend")
 
 
 class RankerSpec(Section):

@@ -50,6 +50,8 @@ class ArmDetails:
     """Number of trees of a gbdt arm."""
     train_rows: int | None = None
     """Training rows of a gbdt arm."""
+    weights: dict[str, float] | None = None
+    """Member -> weight of its logit, of a blend."""
 
     def as_json(self) -> dict[str, Any]:
         """Return JSON values without fields that are None."""
@@ -133,7 +135,7 @@ def train_arm(
     budget: Budget | None = None,
     progress: Progress = SILENT,
 ) -> ArmResult:
-    """Train one arm with one seed; neural arms other than controls are saved as ranker artefacts.
+    """Train one neural or gbdt arm with one seed; neural arms other than controls are saved as ranker artefacts.
 
     With a budget, the model is first resized to that number of parameters. The test rows are scored by the model with the
     best validation AUC and, if ``context.first_epoch`` is set, also by the model after the first epoch.
@@ -144,10 +146,11 @@ def train_arm(
         columns = context.serving.content_columns
         others = (context.validation, context.test)
         rows = context.train_in_memory()
-        boosted = boost(rows, context.validation, others, seed=seed, columns=columns)
+        boosted = boost(rows, context.validation, others, seed=seed, spec=spec.boosting, columns=columns)
         progress.trees_grown(TreesGrown(arm, seed, boosted.trees, boosted.grown, boosted.validation_auc))
         details = ArmDetails(trees=boosted.trees, train_rows=len(rows))
         return ArmResult(boosted.validation_auc, boosted.predictions[0], boosted.predictions[1], None, details)
+    assert spec.kind == "neural", "a blend is not trained: see ranking.training.blend"
     return _train_neural(context, arm, spec, seed, name, budget, progress)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,13 +10,13 @@ import numpy.typing as npt
 
 from ranking.data.dataset import Dataset
 from ranking.evaluation.metrics import auc
+from ranking.training.boosting_spec import BoostingSpec
 from sidkit.core.arrays import Floats
 
-_CONTENT_COLUMNS = 16
 _CHUNK = 20_000
 _STEP = 10
-TREES = 400
-"""Maximum number of trees; the validation AUC selects how many are used."""
+_FEW = 5
+_DEFAULT = BoostingSpec()
 
 
 @dataclass(frozen=True)
@@ -29,27 +30,62 @@ class Boosted:
     predictions: tuple[npt.NDArray[np.float64], ...]
 
 
-def boosted_features(data: Dataset, columns: tuple[int, int] | None = None) -> Floats:
-    """Features ``float32 [rows, features]``: numeric features; cosine similarity of the candidate's content to the mean and
-    to the nearest item of the history; and the first principal axes of the candidate's content.
+def boosted_features(data: Dataset, columns: tuple[int, int] | None = None, spec: BoostingSpec = _DEFAULT) -> Floats:
+    """Features ``float32 [rows, features]``: numeric features; cosines of the candidate's content with the history; and the
+    first principal axes of the candidate's content and of the history's mean content.
 
-    ``columns`` is the half-open range of content columns that was not trained on clicks (None: all).
+    Parameters
+    ----------
+    data : Dataset
+        The rows.
+    columns : (int, int), optional
+        Half-open range of content columns that was not trained on clicks; default: all.
+    spec : BoostingSpec
+        Which features are used.
     """
     content = data.items.content[:, slice(*columns) if columns is not None else slice(None)]
     unit = content / np.maximum(np.linalg.norm(content, axis=1, keepdims=True), 1e-9)
-    mean, nearest = np.zeros(len(data), np.float32), np.zeros(len(data), np.float32)
+    axes = content[:, : spec.history_axes]
+    similar = np.zeros((len(data), len(spec.similarities)), np.float32)
+    profile = np.zeros((len(data), axes.shape[1]), np.float32)
     for start in range(0, len(data), _CHUNK):
         rows = slice(start, start + _CHUNK)
         history = data.history_items[data.history[rows]]
-        valid = history != 0
-        candidate = unit[data.candidate[rows]]
-        cosine = np.einsum("bd,bld->bl", candidate, unit[history])
-        profile = np.einsum("bld,bl->bd", unit[history], valid.astype(np.float32))
-        length = np.linalg.norm(profile, axis=1)
-        mean[rows] = np.einsum("bd,bd->b", candidate, profile) / np.maximum(length, 1e-9)
-        nearest[rows] = np.where(valid.any(axis=1), np.where(valid, cosine, -1).max(axis=1), 0)
-    axes = content[data.candidate][:, :_CONTENT_COLUMNS]
-    return np.concatenate([data.features, mean[:, None], nearest[:, None], axes], axis=1)
+        candidate, past = unit[data.candidate[rows]], unit[history]
+        for at, name in enumerate(spec.similarities):
+            similar[rows, at] = _SIMILARITIES[name](candidate, past, history != 0)
+        profile[rows] = axes[history].sum(axis=1) / np.maximum((history != 0).sum(axis=1, keepdims=True), 1)
+    own = content[data.candidate][:, : spec.content_axes]
+    return np.concatenate([data.features, similar, own, profile], axis=1)
+
+
+def _to_mean(candidate: Floats, history: Floats, valid: npt.NDArray[np.bool_]) -> Floats:
+    """Cosine to the mean of the history's unit vectors; 0 without a history."""
+    mean = np.einsum("bld,bl->bd", history, valid.astype(np.float32))
+    cosine: Floats = np.einsum("bd,bd->b", candidate, mean) / np.maximum(np.linalg.norm(mean, axis=1), 1e-9)
+    return cosine
+
+
+def _to_nearest(candidate: Floats, history: Floats, valid: npt.NDArray[np.bool_], count: int = 1) -> Floats:
+    """Mean of the highest cosines to items of the history; 0 without a history."""
+    cosine = np.where(valid, np.einsum("bd,bld->bl", candidate, history), -np.inf)
+    highest = -np.sort(-cosine, axis=1)[:, :count]
+    total = np.where(np.isfinite(highest), highest, 0).sum(axis=1)
+    mean: Floats = total / np.maximum(np.isfinite(highest).sum(axis=1), 1)
+    return mean
+
+
+_Cosine = Callable[[Floats, Floats, npt.NDArray[np.bool_]], Floats]
+_SIMILARITIES: dict[str, _Cosine] = {
+    "mean": _to_mean,
+    "nearest": _to_nearest,
+    "nearest_5": lambda candidate, history, valid: _to_nearest(candidate, history, valid, _FEW),
+    "newest": lambda candidate, history, valid: _to_mean(candidate, history[:, :1], valid[:, :1]),
+    "newest_5": lambda candidate, history, valid: _to_mean(candidate, history[:, :_FEW], valid[:, :_FEW]),
+}
+"""Similarity -> its cosine, given unit vectors of candidates ``[rows, dim]`` and of histories ``[rows, length, dim]`` (newest
+first), and which items of a history are not padding.
+"""
 
 
 def boost(
@@ -58,28 +94,45 @@ def boost(
     others: tuple[Dataset, ...],
     *,
     seed: int,
-    trees: int | None = None,
+    spec: BoostingSpec = _DEFAULT,
     columns: tuple[int, int] | None = None,
 ) -> Boosted:
-    """Fit scikit-learn's histogram gradient boosting; the validation AUC selects the number of trees, at most :data:`TREES`."""
+    """Fit scikit-learn's histogram gradient boosting; the validation AUC selects the number of trees.
+
+    Parameters
+    ----------
+    training, validation : Dataset
+        Rows to fit on, and to select the number of trees on.
+    others : tuple of Dataset
+        Rows to predict.
+    seed : int
+        Seed of the random features of a split.
+    spec : BoostingSpec
+        Trees and features.
+    columns : (int, int), optional
+        Half-open range of content columns that was not trained on clicks; default: all.
+    """
     from sklearn.ensemble import HistGradientBoostingClassifier
 
     model = HistGradientBoostingClassifier(
-        max_iter=TREES if trees is None else trees,
-        learning_rate=0.05,
-        max_leaf_nodes=31,
-        min_samples_leaf=40,
-        l2_regularization=1.0,
+        max_iter=spec.trees,
+        learning_rate=spec.learning_rate,
+        max_leaf_nodes=spec.leaves,
+        min_samples_leaf=spec.leaf_rows,
+        l2_regularization=spec.l2,
+        max_features=spec.feature_share,
         early_stopping=False,
         random_state=seed,
     )
-    model.fit(boosted_features(training, columns), training.rows.label)
+    model.fit(boosted_features(training, columns, spec), training.rows.label)
     label = validation.rows.label
     best, best_trees = -1.0, _STEP
-    for number, probability in enumerate(model.staged_predict_proba(boosted_features(validation, columns)), start=1):
+    for number, probability in enumerate(
+        model.staged_predict_proba(boosted_features(validation, columns, spec)), start=1
+    ):
         if number % _STEP == 0 and (reached := auc(label, probability[:, 1])) > best:
             best, best_trees = reached, number
-    predictions = tuple(_staged(model, boosted_features(data, columns), best_trees) for data in others)
+    predictions = tuple(_staged(model, boosted_features(data, columns, spec), best_trees) for data in others)
     return Boosted(best, best_trees, int(model.n_iter_), predictions)
 
 

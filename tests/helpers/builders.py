@@ -64,8 +64,17 @@ def run_fast_job(
 @contextlib.contextmanager
 def few_trees() -> Iterator[None]:
     """Let boosting fit few trees: what tests ask of a boosted arm does not depend on their number."""
+    from ranking.training import gbdt
+    from ranking.training.boosting_spec import BoostingSpec
+
+    whole = gbdt.boost
+
+    def few(*data: Any, spec: BoostingSpec | None = None, **rest: Any) -> gbdt.Boosted:
+        spec = spec or BoostingSpec()
+        return whole(*data, spec=spec.model_copy(update={"trees": min(spec.trees, 60)}), **rest)
+
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("ranking.training.gbdt.TREES", 60)
+        patched.setattr(gbdt, "boost", few)
         yield
 
 

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from ranking.models.spec import SizedBy
 from ranking.pipeline.presets import load_preset
-from ranking.training.arm_spec import ArmSpec
+from ranking.training.arm_spec import ArmSpec, check_blends
 from semantic_ids.encoders import ENCODER_NAMES
 from semantic_ids.lifecycle import CodebookSpec
 from semantic_ids.quantizers import QUANTIZER_NAMES
@@ -117,7 +117,8 @@ def load_arms(names: Sequence[str]) -> dict[str, ComparedArm]:
     Raises
     ------
     ConfigError
-        If an arm is unknown, its name is invalid (:mod:`sidkit.core.names`) or given twice, or a file has unknown keys.
+        If an arm is unknown, its name is invalid (:mod:`sidkit.core.names`) or given twice, a file has unknown keys, or a
+        blend names arms that are not given.
     """
     shipped = shipped_arms()
     default = [name for name, arm in shipped.items() if not arm.extra]
@@ -136,9 +137,10 @@ def load_arms(names: Sequence[str]) -> dict[str, ComparedArm]:
             raise ConfigError(f"two arms have the name {arm!r}; rename one of the files")
         spec = load_model(ComparedArm, Path(name)) if is_path else shipped[name]
         baseline = arm_name(spec.baseline) if spec.baseline is not None else None
-        arms[arm] = spec.model_copy(update={"baseline": baseline})
+        arms[arm] = spec.model_copy(update={"baseline": baseline, "of": tuple(map(arm_name, spec.of))})
     if not arms:
         raise ConfigError(f"no arms given; expected one or more of {', '.join(shipped)}, or `all`")
+    check_blends(arms)
     return arms
 
 

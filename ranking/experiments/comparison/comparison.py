@@ -27,7 +27,7 @@ from ranking.experiments.comparison.time_origins import TimeOrigin, time_origins
 from ranking.experiments.comparison.trials import Frame, Plan, Trial, TrialDetails, context_of, work_through
 from ranking.pipeline.prepare import Prepared, end_of_log
 from ranking.pipeline.results import StageTime
-from ranking.training.arm_spec import RankerSpec, losses_of, without_loss
+from ranking.training.arm_spec import RankerSpec, losses_of, members_first, without_loss
 from sidkit.core.config import content_hash, resolved_url
 from sidkit.core.errors import EvaluationError
 from sidkit.core.files import written_beside
@@ -171,23 +171,36 @@ class Comparison:
             if options.equal_budgets and CODES_AS_FEATURES in keys:
                 base = frames[keys[CODES_AS_FEATURES]]
                 budget = self._budget(f"budget:o{origin.number}", [inputs, asdict(caps), base.codebook], base)
-            for arm, spec in options.arms.items():
+            for arm in members_first(options.arms):
+                spec = options.arms[arm]
                 trial = Trial(arm, 0, origin.number, keys[arm], "", budget if spec.kind == "neural" else None)
                 trial_inputs = [inputs, asdict(caps), frames[keys[arm]].codebook]
-                trials += self._seeds_of(trial, spec, trial_inputs)
+                trials += self._seeds_of(trial, spec, trial_inputs, trials)
                 for loss in losses_of(spec, options.spec.model) if origin.number == 0 else ():
                     without = replace(trial, without=loss)
                     changed = without_loss(spec, options.spec.model, loss)
                     loss_trials += self._seeds_of(without, changed, trial_inputs)
+        order = list(options.arms)
+        trials.sort(key=lambda trial: (trial.origin, order.index(trial.arm), trial.seed))
         every = (tuple(trials), tuple(loss_trials))
         return Plan(self.repo.path, self.folder, options.spec, options.arms, frames, *every), origins
 
-    def _seeds_of(self, trial: Trial, spec: ComparedArm, inputs: Sequence[Any]) -> list[Trial]:
-        """Return one trial per seed, each with the mark of its inputs and settings."""
+    def _seeds_of(
+        self, trial: Trial, spec: ComparedArm, inputs: Sequence[Any], planned: Sequence[Trial] = ()
+    ) -> list[Trial]:
+        """Return one trial per seed, marked by its inputs and settings, and for a blend by its ``planned`` members."""
         marked = [*inputs, spec.trained_by(), _trained_by(self.options.spec)]
         if trial.budget is not None:
             marked += [trial.budget, spec.sized_by]
-        return [replace(trial, seed=seed, mark=content_hash([*marked, seed])) for seed in range(self.options.seeds)]
+        members = [other for other in planned if other.origin == trial.origin and other.arm in spec.of]
+        return [
+            replace(
+                trial,
+                seed=seed,
+                mark=content_hash([*marked, seed, *sorted(other.mark for other in members if other.seed == seed)]),
+            )
+            for seed in range(self.options.seeds)
+        ]
 
     @staticmethod
     def _rows(result: StageResult) -> tuple[Any, LabelledRows]:

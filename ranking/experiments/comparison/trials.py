@@ -19,7 +19,8 @@ from ranking.data.split import TimeSplit
 from ranking.experiments.comparison.arms import ComparedArm
 from ranking.pipeline.prepare import training_context
 from ranking.training.arm_spec import RankerSpec, without_loss
-from ranking.training.arms import ArmDetails, read_details, train_arm, write_predictions
+from ranking.training.arms import ArmDetails, ArmResult, read_details, train_arm, write_predictions
+from ranking.training.blend import blend_arm
 from ranking.training.liveness import PartLiveness
 from sidkit.core.errors import ArtifactCorruptError
 from sidkit.core.integrity import say_discarded
@@ -115,6 +116,12 @@ class Plan:
         """Path of the trial's predictions."""
         return self.folder / TRIALS / f"{trial.name}.parquet"
 
+    def members(self, trial: Trial) -> dict[str, Trial]:
+        """Member -> its trial of the same seed and time origin, for the trial of a blend."""
+        named = self.arms[trial.arm].of
+        at = (trial.seed, trial.origin)
+        return {other.arm: other for other in self.trials if other.arm in named and (other.seed, other.origin) == at}
+
     def details(self, trial: Trial) -> TrialDetails | None:
         """Return the details of a finished trial, or None if it has not run on the current inputs."""
         path = self.path(trial)
@@ -150,19 +157,22 @@ def work_through(plan: Plan, progress: Progress = SILENT) -> None:
     """
     parent = os.getppid()
     contexts: dict[str, TrainingContext] = {}
-    claimed_elsewhere = []
-    # Trials of the same frame are adjacent, so that each frame is loaded once.
-    for trial in sorted(plan.all_trials, key=lambda trial: (trial.origin, trial.frame)):
-        if os.getppid() != parent:
-            return  # the parent has died
-        with _claimed(plan, trial, wait=False) as claimed:
-            if not claimed:
-                claimed_elsewhere.append(trial)
-                continue
-            _run(plan, trial, contexts, progress)
-    for trial in claimed_elsewhere:
-        with _claimed(plan, trial, wait=True):
-            _run(plan, trial, contexts, progress)
+    # Blends come after all other trials, which include their members.
+    for blends in (False, True):
+        claimed_elsewhere = []
+        trials = [trial for trial in plan.all_trials if (plan.arms[trial.arm].kind == "blend") == blends]
+        # Trials of the same frame are adjacent, so that each frame is loaded once.
+        for trial in sorted(trials, key=lambda trial: (trial.origin, trial.frame)):
+            if os.getppid() != parent:
+                return  # the parent has died
+            with _claimed(plan, trial, wait=False) as claimed:
+                if not claimed:
+                    claimed_elsewhere.append(trial)
+                    continue
+                _run(plan, trial, contexts, progress)
+        for trial in claimed_elsewhere:
+            with _claimed(plan, trial, wait=True):
+                _run(plan, trial, contexts, progress)
 
 
 @contextmanager
@@ -181,18 +191,8 @@ def _run(plan: Plan, trial: Trial, contexts: dict[str, TrainingContext], progres
         contexts.clear()  # one frame at a time in memory
         contexts[trial.frame] = _context(plan, trial)
     context = contexts[trial.frame]
-    if trial.without is not None:
-        context = dataclasses.replace(context, rankers=None, liveness=False, first_epoch=False)
-    elif trial.seed != 0 or trial.origin != 0:
-        context = dataclasses.replace(context, rankers=None)
-    from ranking.training.sizing import Budget
-
     started, cpu_started = time.monotonic(), time.process_time()
-    spec = plan.arms[trial.arm]
-    if trial.without is not None:
-        spec = without_loss(spec, plan.spec.model, trial.without)
-    budget = Budget(trial.budget, spec.sized_by) if trial.budget is not None else None
-    result = train_arm(context, trial.arm, spec, trial.seed, plan.ranker(trial), budget, progress)
+    result = _trained(plan, trial, context, progress)
     details = TrialDetails(
         **{
             **vars(result.details),
@@ -207,6 +207,22 @@ def _run(plan: Plan, trial: Trial, contexts: dict[str, TrainingContext], progres
     )
     write_predictions(plan.path(trial), result, details.as_json())
     progress.stage_finished(trial.done(details, reused=False))
+
+
+def _trained(plan: Plan, trial: Trial, context: TrainingContext, progress: Progress) -> ArmResult:
+    spec = plan.arms[trial.arm]
+    if spec.kind == "blend":
+        paths = {arm: plan.path(member) for arm, member in plan.members(trial).items()}
+        return blend_arm(trial.arm, trial.seed, context.validation.rows.label, paths, progress)
+    if trial.without is not None:
+        context = dataclasses.replace(context, rankers=None, liveness=False, first_epoch=False)
+        spec = without_loss(spec, plan.spec.model, trial.without)
+    elif trial.seed != 0 or trial.origin != 0:
+        context = dataclasses.replace(context, rankers=None)
+    from ranking.training.sizing import Budget
+
+    budget = Budget(trial.budget, spec.sized_by) if trial.budget is not None else None
+    return train_arm(context, trial.arm, spec, trial.seed, plan.ranker(trial), budget, progress)
 
 
 def _context(plan: Plan, trial: Trial) -> TrainingContext:

@@ -30,6 +30,7 @@ from ranking.experiments.comparison.results import ComparisonResult
 from ranking.experiments.comparison.tables import markdown, markdown_of_boosting, markdown_of_ideas, merge_rows
 from ranking.experiments.comparison.trials import Plan, Trial
 from ranking.training.arms import FIRST_EPOCH, read_details, read_predictions
+from ranking.training.blend import logits, probabilities
 from sidkit.cli.compare_report import print_comparison
 from sidkit.core.errors import EvaluationError
 from sidkit.core.repo import Repo
@@ -37,6 +38,7 @@ from sidkit.core.stages import read_facts
 from sidkit.datasets.synthetic import Sizes, write_world
 
 FEW = ["id", "id_codes", "gbdt"]
+WITHOUT_PARAMETERS = {"gbdt", "blend"}
 Compared = tuple[Repo, dict[str, Any]]
 SHAPE = [
     "data", "arm", "seeds", "slice", "metric", "mean", "low", "high", "baseline", "delta", "delta_low", "delta_high",
@@ -73,8 +75,8 @@ def test_every_arm_trains_and_is_in_the_table(every: Compared) -> None:
         assert len(scores) == rows, name
     for arm, told in facts["arms"].items():
         assert told["seconds"] and told["auc_by_seed"]["all"]
-        assert (told["parameters"] is None) == (arm == "gbdt")
-        if arm != "gbdt":
+        assert (told["parameters"] is None) == (arm in WITHOUT_PARAMETERS)
+        if arm not in WITHOUT_PARAMETERS:
             assert 0 < told["table_parameters"] < told["parameters"]
     assert (
         facts["arms"]["id_codes"]["parameters"]
@@ -133,7 +135,7 @@ def test_the_means_are_those_of_the_predictions(every: Compared) -> None:
         scores = predictions(repo)[f"{arm}-s0-o0"]
         assert means[arm] == pytest.approx(auc(label, scores), abs=1e-6)
         assert means[arm] < means["oracle"]
-        if arm != "gbdt":
+        if arm not in WITHOUT_PARAMETERS:
             first = read_predictions(repo.runs / "comparison" / "units" / f"{arm}-s0-o0.parquet", FIRST_EPOCH)
             # With one epoch the first is the best.
             np.testing.assert_array_equal(first, scores)
@@ -309,6 +311,28 @@ def source_with_another_future(folder: Path, origin: Path, from_us: int) -> str:
     for name in ("items", "item_embeddings"):
         pq.write_table(pq.read_table(origin / f"{name}.parquet"), folder / f"{name}.parquet")
     return str(folder)
+
+
+def test_a_blend_uses_its_members_predictions_wherever_it_is_listed(few: Compared, tmp_path: Path) -> None:
+    repo = copy_of(few[0], tmp_path / "repo")
+    mine = arm_file(tmp_path, "mine", 'kind = "blend"\nof = ["id", "gbdt"]\n')
+    facts = compare(repo.path, [mine, *FEW], seeds=2, origins=2)[1]
+    assert list(facts["arms"]) == ["mine", *FEW]
+    assert few[1]["units"] == [unit for unit in facts["units"] if unit["arm"] != "mine"], (
+        "members are not trained again"
+    )
+    made = predictions(repo)
+    assert {name for name in made if name.startswith("mine")} == {
+        f"mine-s{seed}-o{origin}" for seed in (0, 1) for origin in (0, 1)
+    }
+    for name in ("s0-o0", "s1-o0", "s0-o1", "s1-o1"):
+        weights = read_details(repo.runs / "comparison" / "units" / f"mine-{name}.parquet")["weights"]
+        blended = sum(weights[arm] * logits(made[f"{arm}-{name}"]) for arm in ("id", "gbdt"))
+        assert made[f"mine-{name}"] == pytest.approx(probabilities(blended))
+    mine = arm_file(tmp_path, "mine", 'kind = "blend"\nof = ["gbdt", "id"]\n')
+    compare(repo.path, [*FEW, mine], seeds=2, origins=2)
+    for name, scores in predictions(repo).items():
+        assert np.array_equal(scores, made[name]), name
 
 
 def test_an_earlier_origin_never_sees_what_comes_after_its_end(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from helpers.builders import DAY, FAST_PRESET, START
 from ranking.data.split import TimeSplit
-from ranking.experiments.comparison.arms import arm_name, arm_names, load_arms, paper_number
+from ranking.experiments.comparison.arms import arm_name, arm_names, load_arms, paper_number, shipped_arms
 from ranking.experiments.comparison.comparison import data_name
 from ranking.experiments.comparison.time_origins import time_origins
 from ranking.pipeline.presets import load_preset
@@ -30,14 +30,14 @@ def test_the_arms_of_the_protocol_are_shipped_and_all_is_those() -> None:
     arms = load_arms(["all"])
     # Beside the papers' arms, what their inputs give without their ideas.
     without = {"id_codes_smile", "id_content_codes_smile", "id_content_codes_saviorrec"}
-    assert set(arms) == {*PAPERS, *without, "smile_content"}
+    assert set(arms) == {*PAPERS, *without, "smile_content", "blend"}
     assert [arm for arm in arms if arm in PAPERS] == PAPERS
-    assert {arm.baseline for arm in arms.values()} == {*without, None}
+    assert {arm.baseline for arm in arms.values()} == {*without, "id_content", None}
 
 
 @pytest.mark.parametrize("name", arm_names())
 def test_every_shipped_arm_loads_and_its_codebook_can_be_made(name: str) -> None:
-    (arm,) = load_arms([name]).values()
+    arm = load_arms(list(dict.fromkeys([name, *shipped_arms()[name].of])))[name]
     assert arm.title
     assert arm.codebook_spec().levels >= 3
     arm.model_spec(load_preset("rqkmeans").ranker.model)
@@ -63,7 +63,8 @@ def test_numbers_of_the_papers_table_name_arms_too(tmp_path: Path) -> None:
     found = list(load_arms(["A3", "id", "A12_content", "T_pq", "A0"]))
     assert found == ["id_codes", "id", "smile_content", "id_codes_pq"]
     assert [paper_number(arm) for arm in PAPERS] == [*(f"A{number}" for number in range(14)), ""]
-    assert len({arm_name(paper_number(arm)) for arm in arm_names()} - {""}) == len(arm_names()) - 1
+    unnumbered = ["gbdt", "blend"]
+    assert len({arm_name(paper_number(arm)) for arm in arm_names()} - {""}) == len(arm_names()) - len(unnumbered)
     text = 'title = "t"\nrepresentations = ["id"]\nbaseline = "A3_smile"\n'
     assert load_arms([own(tmp_path, text)])["mine"].baseline == "id_codes_smile"
     with pytest.raises(ConfigError, match="'A0' is the number of the shipped arm 'id'; rename the file"):
@@ -95,6 +96,15 @@ def test_a_user_brings_arms_by_path(tmp_path: Path) -> None:
 def test_an_arm_that_could_never_train_is_refused_when_it_is_read(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         load_arms([own(tmp_path, text)])
+
+
+def test_a_blend_names_given_arms_by_name_or_number_and_is_refused_without_them(tmp_path: Path) -> None:
+    text = 'title = "t"\nkind = "blend"\nof = ["A0", "gbdt"]\n'
+    assert load_arms([own(tmp_path, text), "gbdt", "id"])["mine"].of == ("id", "gbdt")
+    with pytest.raises(
+        ConfigError, match=r"arms\.blend\.of: expected arms of the same run \(id\), got 'gbdt'; add this arm"
+    ):
+        load_arms(["blend", "id"])
 
 
 def test_unknown_names_twice_the_same_name_and_no_name_are_refused(tmp_path: Path) -> None:

@@ -93,5 +93,7 @@ def test_figures_are_told_per_slice_of_point_in_time_counts() -> None:
 def test_what_cannot_be_measured_is_refused_with_the_remedy(finished: FinishedJob, tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match="has no arm x; it has id, content"):
         measure_leakage(finished.repo, str(FAST_PRESET), ["x"], 1)
+    with pytest.raises(EvaluationError, match="got the blend blend; name its members instead"):
+        measure_leakage(finished.repo, str(FAST_PRESET), ["blend"], 1)
     with pytest.raises(ArtifactMissingError, match="sidkit run --preset rqkmeans"):
         measure_leakage(finished.repo, "rqkmeans", ["gbdt"], 1)

@@ -29,6 +29,7 @@ IDS = Question("id_codes", "id", "ids")
 CONTENT = Question("id_codes", "content", "content")
 SHUFFLED = Question("id_codes", "shuffled_codes", "shuffled codes")
 BOOSTING = Question("id_codes", "gbdt", "boosting")
+BLEND = Question("id_codes", "blend", "the blend")
 ALL = (IDS, CONTENT, SHUFFLED, BOOSTING)
 GAIN, LOSS, NONE = (0.02, 0.01, 0.03), (-0.02, -0.03, -0.01), (0.002, -0.01, 0.014)
 FACTS = RunFacts("my repo", "my_data", "rqkmeans", "cb_1", 3, None)
@@ -174,7 +175,9 @@ def test_codes_that_are_not_ahead_of_shuffled_ones_send_to_the_code_tree_and_ano
     assert "codebooks report" not in steps(evaluation({SHUFFLED: GAIN}), [SHUFFLED])
 
 
-@pytest.mark.parametrize(("question", "names"), [(CONTENT, "prefix_ngram"), (BOOSTING, "numeric_bins")])
+@pytest.mark.parametrize(
+    ("question", "names"), [(CONTENT, "prefix_ngram"), (BOOSTING, "numeric_bins"), (BLEND, "in its of")]
+)
 def test_a_baseline_that_is_ahead_names_a_setting(question: Question, names: str) -> None:
     assert names in steps(evaluation({question: LOSS}), [question])
     assert names not in steps(evaluation({question: NONE}), [question])
@@ -187,14 +190,24 @@ def test_one_seed_asks_for_more_and_a_clear_gain_for_the_comparison() -> None:
 
 
 @pytest.mark.parametrize("name", preset_names())
-def test_every_preset_asks_about_ids_content_shuffled_codes_and_boosting(name: str) -> None:
+def test_every_preset_asks_about_ids_content_shuffled_codes_boosting_and_the_blend(name: str) -> None:
     preset = load_preset(name)
     best = {arm: (0.7 if arm == name else 0.6,) for arm in preset.arms}
     asked = questions(preset, best)
-    assert [question.over for question in asked] == ["ids", "content", "shuffled codes", "boosting"]
+    assert [question.over for question in asked] == [
+        "ids", "content", "ids and content", "shuffled codes", "boosting", "the blend",
+    ]  # fmt: skip
     # The control has the inputs of id_codes, so only that arm is compared with it.
     expected = name if name in preset.arms else "id_codes"
     assert {question.over: question.arm for question in asked} == {
-        "ids": expected, "content": expected, "shuffled codes": "id_codes", "boosting": expected,
+        "ids": expected, "content": expected, "ids and content": expected, "shuffled codes": "id_codes", "boosting": expected,
+        "the blend": expected,
     }  # fmt: skip
-    assert baselines(preset) == ["id", "content", "shuffled_codes", "gbdt"]
+    assert baselines(preset) == ["id", "content", "id_content", "shuffled_codes", "gbdt", "blend"]
+
+
+def test_a_blend_with_codes_is_no_baseline_for_codes() -> None:
+    preset = load_preset("rqkmeans")
+    coded = preset.arms["blend"].model_copy(update={"of": ("gbdt", "id_codes")})
+    preset = preset.model_copy(update={"arms": {**preset.arms, "blend": coded}})
+    assert baselines(preset) == ["id", "content", "id_content", "shuffled_codes", "gbdt"]

@@ -26,7 +26,7 @@ def test_arms_have_one_row_per_arm_and_slice(finished: FinishedJob) -> None:
 def test_comparisons_have_an_outcome_and_its_reason(finished: FinishedJob) -> None:
     frame = finished.result.comparisons
     assert len(frame) == len(finished.result.evaluation.differences)
-    assert {"id", "content", "shuffled_codes", "gbdt"} == set(frame["baseline"])
+    assert {"id", "content", "shuffled_codes", "gbdt", "blend"} == set(frame["baseline"])
     undecided = frame[frame["outcome"] == NO_EVIDENCE]
     assert set(undecided["reason"]) <= {"interval contains 0", "fewer than 500 positives"}
     decided = frame[frame["outcome"] != NO_EVIDENCE]

@@ -26,7 +26,7 @@ PROOF = bool(os.environ.get("SIDKIT_PROOF"))
 """Kill at every stage; without it at every second one."""
 STAGES = [
     "synthetic", "ingest", "rows", "tables", "codebook", "publish", "hit_rate", "frame", "train:id:s0", "train:content:s0",
-    "train:id_codes:s0", "train:shuffled_codes:s0", "train:gbdt:s0", "evaluate", "materialize",
+    "train:id_codes:s0", "train:shuffled_codes:s0", "train:gbdt:s0", "train:blend:s0", "evaluate", "materialize",
 ]  # fmt: skip
 
 
@@ -63,7 +63,7 @@ def test_the_json_object_has_the_stated_shape(finished: FinishedJob) -> None:
     assert (
         len(told["codebook"]["utilisation"]) == len(told["codebook"]["perplexity"]) == told["codebook"]["levels"] == 3
     )
-    assert [arm["arm"] for arm in told["arms"]] == ["id", "content", "id_codes", "shuffled_codes", "gbdt"]
+    assert [arm["arm"] for arm in told["arms"]] == ["id", "content", "id_codes", "shuffled_codes", "gbdt", "blend"]
     for arm in told["arms"]:
         assert set(arm) == {
             "arm", "auc", "gauc", "logloss", "auc_cold", "auc_warm", "rows", "rows_cold", "oracle_auc", "ceiling_auc",

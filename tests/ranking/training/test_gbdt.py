@@ -13,6 +13,7 @@ from sklearn.metrics import roc_auc_score
 
 from helpers.training_builders import random_set
 from ranking.data.dataset import Dataset
+from ranking.training.boosting_spec import BoostingSpec
 from ranking.training.gbdt import boost, boosted_features
 
 law = settings(max_examples=30, deadline=None, database=None)
@@ -53,6 +54,30 @@ def test_boosted_features_are_those_of_a_loop_over_the_rows(seed: int, dim: int)
         assert told[row, width + 1] == pytest.approx(nearest, abs=1e-5)
 
 
+@law
+@given(st.integers(0, 10**6))
+def test_further_history_features_are_those_of_a_loop_over_the_rows(seed: int) -> None:
+    data = random_set(20, seed=seed, length=9)
+    spec = BoostingSpec(content_axes=0, history_axes=3, similarities=("nearest_5", "newest", "newest_5"))
+    told, content, width = boosted_features(data, None, spec), data.items.content, data.numeric.shape[1]
+    assert told.shape[1] == width + 3 + 3
+    for row in range(len(data)):
+        own = content[data.candidate[row]]
+        past = [content[item] for item in data.history_items[data.history[row]] if item]
+        cosines = sorted((cosine(own, other) for other in past), reverse=True)
+        few = np.mean([unit(other) for other in past[:5]], axis=0) if past else np.zeros_like(own)
+        expected = [np.mean(cosines[:5]) if past else 0.0, cosine(own, past[0]) if past else 0.0, cosine(own, few)]
+        assert told[row, width : width + 3] == pytest.approx(expected, abs=1e-4)
+        profile = np.mean(past, axis=0)[:3] if past else np.zeros(3)
+        assert told[row, width + 3 :] == pytest.approx(profile, abs=1e-5)
+
+
+def test_columns_trained_on_clicks_are_left_out_of_all_features() -> None:
+    data, spec = random_set(30), BoostingSpec(history_axes=2, similarities=("mean", "newest_5"))
+    part = with_content(data, data.items.content[:, 2:5])
+    assert np.array_equal(boosted_features(data, (2, 5), spec), boosted_features(part, None, spec))
+
+
 def test_features_do_not_depend_on_how_many_rows_are_asked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     data = random_set(53)
     whole = boosted_features(data)
@@ -70,7 +95,7 @@ def by_hand(training: Dataset, seed: int, trees: int) -> HistGradientBoostingCla
 
 def test_validation_decides_the_number_of_trees_and_the_others_are_scored_with_it() -> None:
     training, validation, test = (random_set(rows, seed=seed) for rows, seed in [(300, 4), (250, 54), (100, 3)])
-    found = boost(training, validation, (validation, test), seed=4, trees=60)
+    found = boost(training, validation, (validation, test), seed=4, spec=BoostingSpec(trees=60))
     auc_of = {
         trees: roc_auc_score(
             validation.rows.label, by_hand(training, 4, trees).predict_proba(boosted_features(validation))[:, 1]
@@ -88,26 +113,64 @@ def test_validation_decides_the_number_of_trees_and_the_others_are_scored_with_i
 def test_the_test_rows_change_nothing_but_their_own_scores() -> None:
     training, validation, test = (random_set(rows, seed=seed) for rows, seed in [(200, 1), (100, 2), (100, 3)])
     flipped = dataclasses.replace(test, rows=dataclasses.replace(test.rows, label=1 - test.rows.label))
-    first = boost(training, validation, (validation, test), seed=0, trees=20)
-    again = boost(training, validation, (validation, flipped), seed=0, trees=20)
-    other = boost(training, validation, (validation, test.take(np.arange(5))), seed=0, trees=20)
+    few = BoostingSpec(trees=20)
+    first = boost(training, validation, (validation, test), seed=0, spec=few)
+    again = boost(training, validation, (validation, flipped), seed=0, spec=few)
+    other = boost(training, validation, (validation, test.take(np.arange(5))), seed=0, spec=few)
     assert np.array_equal(first.predictions[1], again.predictions[1])
     assert np.array_equal(first.predictions[0], other.predictions[0])
     assert np.array_equal(first.predictions[1][:5], other.predictions[1])
     assert first.trees == again.trees == other.trees
 
 
-def test_so_many_trees_are_fitted_as_the_module_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    training, validation, test = (random_set(rows, seed=seed) for rows, seed in [(300, 4), (250, 54), (100, 3)])
-    for trees in (10, 60):
-        monkeypatch.setattr("ranking.training.gbdt.TREES", trees)
-        found = boost(training, validation, (test,), seed=4)
-        told = boost(training, validation, (test,), seed=4, trees=trees)
-        assert found.trees == told.trees <= trees
-        assert np.array_equal(found.predictions[0], told.predictions[0])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"learning_rate": 0.3}, {"leaves": 4}, {"leaf_rows": 5}, {"l2": 50.0}, {"feature_share": 0.3}, {"content_axes": 0},
+        {"history_axes": 4},
+    ],
+    ids=lambda change: next(iter(change)),
+)  # fmt: skip
+def test_every_setting_changes_the_predictions(change: dict[str, object]) -> None:
+    training, validation = random_set(300, seed=4), random_set(100, seed=54)
+    default, changed = (
+        boost(
+            training,
+            validation,
+            (validation,),
+            seed=4,
+            spec=BoostingSpec.model_validate({"trees": 30, "leaf_rows": 10, **settings_}),
+        )
+        for settings_ in ({}, change)
+    )
+    assert default.grown == changed.grown == 30
+    assert not np.array_equal(default.predictions[0], changed.predictions[0])
+
+
+def test_a_listed_similarity_that_decides_the_label_is_learned() -> None:
+    spec = BoostingSpec(trees=20, content_axes=0, similarities=("newest",))
+    width = random_set(1).numeric.shape[1]
+    parts = []
+    for data in (random_set(400, seed=4), random_set(200, seed=54)):
+        label = (boosted_features(data, None, spec)[:, width] > 0).astype(np.int8)
+        parts.append(dataclasses.replace(data, rows=dataclasses.replace(data.rows, label=label)))
+    told, untold = (
+        boost(*parts, (), seed=0, spec=spec.model_copy(update={"similarities": names})).validation_auc
+        for names in (("newest",), ())
+    )
+    assert told > 0.99 > untold
+
+
+def test_the_seed_matters_only_with_random_features() -> None:
+    training, validation = random_set(300, seed=4), random_set(100, seed=54)
+    for spec in (BoostingSpec(trees=10), BoostingSpec(trees=10, feature_share=0.3)):
+        first, other = (
+            boost(training, validation, (validation,), seed=seed, spec=spec).predictions[0] for seed in (0, 1)
+        )
+        assert np.array_equal(first, other) != spec.is_random
 
 
 def test_boosting_learns_what_the_features_tell() -> None:
-    found = boost(random_set(1500, seed=1), random_set(500, seed=2), (), seed=0, trees=50)
+    found = boost(random_set(1500, seed=1), random_set(500, seed=2), (), seed=0, spec=BoostingSpec(trees=50))
     assert found.validation_auc > 0.8
     assert found.predictions == ()

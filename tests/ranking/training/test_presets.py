@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from helpers.builders import FAST_PRESET
 from ranking.models.representations import REPRESENTATIONS
 from ranking.models.spec import ModelSpec
-from ranking.pipeline.presets import load_preset
+from ranking.pipeline.presets import arms_without_codes, load_preset
 from ranking.training.spec import TrainingSpec
 from semantic_ids.encoders import ENCODERS
 from semantic_ids.quantizers import QUANTIZERS
@@ -21,6 +21,8 @@ from sidkit.core.errors import ConfigError
 from sidkit.presets import preset_names
 
 GOOD = '[ranker]\nserve = ["id"]\n\n[arms.id]\nrepresentations = ["id"]\n'
+BLENDED = GOOD + '[arms.trees]\nkind = "gbdt"\n\n[arms.mix]\nkind = "blend"\nof = ["trees", "id"]\n'
+MORE = '\n[arms.more]\nkind = "blend"\nof = ["trees", "id"]\n'
 
 
 def written(folder: Path, text: str) -> str:
@@ -116,12 +118,57 @@ def test_text_that_is_no_toml_is_refused(tmp_path: Path) -> None:
         (GOOD.replace('representations = ["id"]', "representations = []"), r"arms\.id"),
         (GOOD.replace('serve = ["id"]', 'serve = ["content"]'), "content"),
         (GOOD.replace('serve = ["id"]', 'serve = ["trees"]') + '[arms.trees]\nkind = "gbdt"\n', "trees"),
+        (BLENDED.replace('serve = ["id"]', 'serve = ["mix"]'), "arms that can serve .id., got mix"),
+        (
+            BLENDED.replace('"trees", "id"', '"trees", "idd"'),
+            r"arms\.mix\.of: expected arms of the same run .id, trees.*'idd'",
+        ),
+        (BLENDED.replace('"trees", "id"', '"trees", "mix"'), r"arms\.mix\.of: the blend names itself"),
+        (
+            BLENDED.replace('"trees", "id"', '"trees", "more"') + MORE,
+            r"arms\.mix\.of: 'more' is a blend; name the arms",
+        ),
+        (BLENDED.replace('"trees", "id"', '"id"'), "two to 5 distinct arms to blend, got id"),
+        (BLENDED.replace('"trees", "id"', '"id", "id"'), "two to 5 distinct arms to blend, got id, id"),
+        (GOOD + 'of = ["a", "b"]\n', "only a blend arm has 'of', got it for kind 'neural'"),
+        (GOOD + "boosting = {leaves = 8}\n", "only a gbdt arm has 'boosting'"),
+        (BLENDED + "shuffle_codes = true\n", "a blend arm has neither a model nor codes"),
+        (GOOD + '[arms.trees]\nkind = "gbdt"\nboosting = {similarities = ["mean", "mean"]}\n', "distinct similarities"),
+        (GOOD + '[arms.trees]\nkind = "gbdt"\nboosting = {leaves = 1}\n', r"arms\.trees\.boosting\.leaves"),
     ],
-    ids=["unknown representation", "no representation", "serves an unknown arm", "serves what cannot serve"],
+    ids=[
+        "unknown representation",
+        "no representation",
+        "serves an unknown arm",
+        "serves what cannot serve",
+        "serves a blend",
+        "unknown member",
+        "itself",
+        "blend of a blend",
+        "one member",
+        "one member twice",
+        "members of a neural arm",
+        "boosting of a neural arm",
+        "codes of a blend",
+        "a similarity twice",
+        "one leaf",
+    ],
 )
 def test_a_preset_that_could_never_work_is_refused_when_it_is_read(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         load_preset(written(tmp_path, text))
+
+
+def test_a_dump_holds_only_the_fields_of_an_arms_kind(tmp_path: Path) -> None:
+    arms = load_preset(written(tmp_path, BLENDED)).arms
+    held = {name: set(arm.model_dump()) & {"of", "boosting"} for name, arm in arms.items()}
+    assert held == {"id": set(), "trees": {"boosting"}, "mix": {"of"}}
+
+
+def test_on_a_catalogue_without_codes_a_blend_of_codes_is_dropped_and_others_stay(tmp_path: Path) -> None:
+    coded = '[arms.codes]\nrepresentations = ["id", "sid"]\n' + MORE.replace('"id"', '"codes"')
+    usable = arms_without_codes(load_preset(written(tmp_path, BLENDED + coded)))
+    assert list(usable.arms) == ["id", "trees", "mix"]
 
 
 def test_reading_a_preset_needs_no_torch() -> None:

@@ -57,7 +57,7 @@ function forest() {
 }
 
 // Show six arms by default, since more lines are hard to distinguish. The ceilings are hidden because they compress the scale.
-const shownFirst = new Set(["id", "id_content", "id_codes", "saviorrec", "smile", "gbdt"]);
+const shownFirst = new Set(["id", "id_content", "id_codes", "saviorrec", "smile", "gbdt", "blend"]);
 for (const ceiling of ceilings) state.hidden.add(ceiling);
 for (const arm of allArms) if (allArms.length > 7 && !shownFirst.has(arm)) state.hidden.add(arm);
 
