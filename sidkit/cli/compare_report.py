@@ -10,6 +10,7 @@ from ranking.experiments.comparison.arms import CODES_AS_FEATURES, paper_number
 from ranking.experiments.comparison.results import ComparisonResult, Row
 from ranking.experiments.comparison.tables import SHORT, budgets
 from ranking.pipeline.world import CEILING, ORACLE
+from ranking.training.calibration import SAMPLED_METRICS
 from sidkit.cli.tables import Rows, print_table
 from sidkit.core.bootstrap import LEAST_POSITIVES, NO_EVIDENCE
 from sidkit.core.records import record_json
@@ -56,13 +57,16 @@ def _print_aucs(console: Console, result: ComparisonResult) -> None:
     for arm in [*evaluation.arms, *ceilings]:
         cells = [[name, *_cells(against.get((arm, name)), alone.get((arm, name)))] for name in slices]
         rows.append(Rows(arm, cells, dim=arm in ceilings))
-    title = f"{result.data}: AUC, and its difference to {CODES_AS_FEATURES} with the 95 % interval over users"
+    compared = f"its difference to {CODES_AS_FEATURES} with the 95 % interval over users"
+    title = f"{result.data}, target {evaluation.target}: AUC, and {compared}"
     print_table(console, title, ("arm", "slice", "AUC", "difference", "interval"), rows, left=("slice",))
     counted = ", ".join(f"{name} {evaluation.slices[name].positives:,}" for name in slices)
     console.print(
         Text(f"* the interval excludes 0 and the slice has at least {LEAST_POSITIVES} positives"), soft_wrap=True
     )
     console.print(Text(f"positives: {counted}"), soft_wrap=True)
+    if evaluation.sampled_negatives:
+        console.print(Text(SAMPLED_METRICS), soft_wrap=True)
 
 
 def _cells(against: Row | None, alone: Row | None) -> list[str]:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from ranking.data.dataset import Dataset
 from ranking.data.storage import load_dataset
+from ranking.data.targets import CLICKED
 from ranking.evaluation.evaluator import (
     HIGHER_IS_BETTER,
     METRICS,
@@ -85,6 +86,7 @@ def evaluate_comparison(repo: Repo, data: str, plan: Plan, origins: Sequence[Tim
     for frame in plan.frames.values():
         record = catalog.codebook(frame.codebook)
         refuse_leakage(frame.split.train_end_us, {record.name: record.fit_end_us})
+    target = plan.spec.training.target
     latest = [trial for trial in plan.trials if trial.origin == 0]
     parts = Parts.load(plan, latest[0].frame)
     cuts = SliceCuts.of(parts.train, parts.validation)
@@ -94,7 +96,7 @@ def evaluate_comparison(repo: Repo, data: str, plan: Plan, origins: Sequence[Tim
     return ComparisonEvaluation(
         rows=(
             *_slice_rows(data, evaluator, arms, plan.ablation_baselines),
-            *_world_rows(data, evaluator, world_probabilities(repo, parts.test)),
+            *_world_rows(data, evaluator, world_probabilities(repo, parts.test) if target == CLICKED else None),
             *_rolling_rows(data, plan, origins),
         ),
         slices={
@@ -107,6 +109,8 @@ def evaluate_comparison(repo: Repo, data: str, plan: Plan, origins: Sequence[Tim
         gauc_by=evaluator.rows.grouped_by,
         train_rows=len(parts.train),
         probes=probe(repo, plan),
+        target=target,
+        sampled_negatives=repo.settings.source.feedback == "positives_only",
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ranking.data.targets import CLICKED, Target
 from ranking.evaluation.evaluator import Difference, MetricValue
 from ranking.experiments.comparison.probes import Probes
 from ranking.pipeline.results import StageTime
@@ -131,6 +132,10 @@ class ComparisonEvaluation:
     """``request`` or ``user``."""
     train_rows: int
     probes: Probes
+    target: Target = CLICKED
+    """What arms predict."""
+    sampled_negatives: bool = False
+    """Whether log-loss and calibration are those of rows with sampled negatives, and scores are not rates."""
 
 
 @dataclass(frozen=True)
