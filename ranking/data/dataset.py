@@ -7,22 +7,25 @@ history table, and batches look them up. Memory grows with distinct items and hi
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ranking.data.feature_views import CONTENT, SID, USER_HISTORY, Reader, historical_reader, string_array
 from ranking.data.history_table import ContentLookup, HistoryTableBuilder
 from ranking.data.item_table import ItemTable, ItemTableBuilder, shown_items
 from ranking.data.numeric_features import model_features, numeric_features
+from ranking.data.targets import CLICKED, CONVERTED, Target
 from semantic_ids.codebook import Codebook
 from sidkit.contract.row_files import checked_rows
 from sidkit.contract.schemas import LABELLED_ROWS
 from sidkit.core.arrays import Floats, Ints
+from sidkit.core.errors import ContractError
 from sidkit.core.integrity import checked
 from sidkit.stores.offline.plan import ViewRows
 
@@ -36,7 +39,8 @@ CHUNK_ROWS = 200_000
 @dataclass(frozen=True)
 class LabelledRows:
     """Labelled impressions: ``user_ids`` and ``item_ids`` object, ``at_us`` int64 microseconds UTC, ``label`` int8 (0 or 1),
-    and optionally ``request_ids`` and whether the user ``had_before`` the item.
+    and optionally ``request_ids``, whether the user ``had_before`` the item, whether a row is a ``sampled`` negative, and
+    ``clicked`` int8 if the label is not the click.
     """
 
     user_ids: npt.NDArray[np.object_]
@@ -45,20 +49,21 @@ class LabelledRows:
     label: npt.NDArray[np.int8]
     request_ids: npt.NDArray[np.object_] | None = None
     had_before: npt.NDArray[np.bool_] | None = None
+    sampled: npt.NDArray[np.bool_] | None = None
+    clicked: npt.NDArray[np.int8] | None = None
 
     def __len__(self) -> int:
         return len(self.at_us)
 
+    @property
+    def click_rate(self) -> float:
+        """The share of clicked rows."""
+        return float((self.label if self.clicked is None else self.clicked).mean())
+
     def take(self, index: Ints) -> LabelledRows:
         """Select rows by index."""
-        return LabelledRows(
-            self.user_ids[index],
-            self.item_ids[index],
-            self.at_us[index],
-            self.label[index],
-            self.request_ids[index] if self.request_ids is not None else None,
-            self.had_before[index] if self.had_before is not None else None,
-        )
+        columns = {each.name: getattr(self, each.name) for each in fields(self)}
+        return replace(self, **{name: column[index] for name, column in columns.items() if column is not None})
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
@@ -106,9 +111,9 @@ class Dataset:
         )
 
     @property
-    def rate(self) -> float:
-        """The share of positives."""
-        return float(self.rows.label.mean())
+    def click_rate(self) -> float:
+        """The share of clicked rows."""
+        return self.rows.click_rate
 
     @property
     def first_us(self) -> int:
@@ -129,29 +134,47 @@ class Dataset:
         yield self.features
 
 
-def read_rows(path: Path | pa.Table, *, may_be_empty: bool = False) -> LabelledRows:
+def read_rows(path: Path | pa.Table, *, target: Target = CLICKED, may_be_empty: bool = False) -> LabelledRows:
     """Read and validate labelled rows from a Parquet file or an Arrow table.
 
     Columns ``user_id``, ``item_id`` (text or integers), ``event_timestamp`` (with a time zone) and ``label`` (0 or 1), all
-    without nulls; optionally ``request_id`` and ``had_before``.
+    without nulls; optionally ``request_id``, ``had_before``, ``sampled`` and ``converted``. With the target ``converted``, the
+    label is the conversion: a row without a click has none, and clicked rows whose conversion is unknown (null) are left out.
 
     Raises
     ------
     ContractError
-        When a column is missing or has the wrong type, or any row is invalid.
+        When a column is missing or has the wrong type, or any row is invalid; when the target is ``converted`` and there is no
+        such column.
     """
     table = checked_rows(
         path if isinstance(path, pa.Table) else checked(path), LABELLED_ROWS, may_be_empty=may_be_empty
     )
+    if target == CONVERTED:
+        table = _with_known_conversion(table)
     requests = table.column("request_id") if "request_id" in table.column_names else None
+    click = table.column("label").to_numpy().astype(np.int8)
     return LabelledRows(
         string_array(table.column("user_id")),
         string_array(table.column("item_id")),
         table.column("event_timestamp").cast(pa.int64()).to_numpy(),
-        table.column("label").to_numpy().astype(np.int8),
+        _flags(table.column("converted")).astype(np.int8) if target == CONVERTED else click,
         string_array(requests) if requests is not None and requests.null_count < len(table) else None,
         _flags(table.column("had_before")) if "had_before" in table.column_names else None,
+        _flags(table.column("sampled")) if "sampled" in table.column_names else None,
+        click if target == CONVERTED else None,
     )
+
+
+def _with_known_conversion(table: pa.Table) -> pa.Table:
+    if "converted" not in table.column_names:
+        raise ContractError(
+            "rows",
+            'expected a column converted (0 or 1) for the target "converted", got none; write the rows of a log with '
+            "conversions (`sidkit tables rows`), or add the column",
+        )
+    unknown = pc.and_(pc.equal(table.column("label"), 1), pc.is_null(table.column("converted")))
+    return table.filter(pc.invert(unknown))
 
 
 def _flags(column: pa.ChunkedArray) -> npt.NDArray[np.bool_]:

@@ -56,8 +56,9 @@ class DiskDatasetWriter:
             "at_us": pa.array(rows.at_us),
             "label": pa.array(rows.label),
         }
-        if rows.had_before is not None:
-            columns["had_before"] = pa.array(rows.had_before)
+        for name, values in (("had_before", rows.had_before), ("clicked", rows.clicked)):
+            if values is not None:
+                columns[name] = pa.array(values)
         numeric = zip(numeric_columns(), part.numeric.T, strict=True)
         columns |= {name: pa.array(np.ascontiguousarray(values)) for name, values in numeric}
         table = pa.table(columns)
@@ -146,9 +147,10 @@ class DiskDataset:
             yield model_features(self._numeric(table))
 
     @property
-    def rate(self) -> float:
-        """The share of positives."""
-        return sum(int(table.column("label").to_numpy().sum()) for table in self._tables(["label"])) / len(self)
+    def click_rate(self) -> float:
+        """The share of clicked rows."""
+        name = "clicked" if "clicked" in self._metadata.schema.to_arrow_schema().names else "label"
+        return sum(int(table.column(name).to_numpy().sum()) for table in self._tables([name])) / len(self)
 
     @property
     def first_us(self) -> int:

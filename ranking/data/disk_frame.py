@@ -15,10 +15,11 @@ from ranking.data.caps import Caps
 from ranking.data.dataset import Dataset, FrameBuilder, FrameRows, LabelledRows, feature_readers
 from ranking.data.disk_dataset import GROUP_ROWS, DiskDataset, DiskDatasetWriter
 from ranking.data.feature_views import Reader
-from ranking.data.labelled_rows import RowsFile, Window, positive_share, row_chunks
+from ranking.data.labelled_rows import RowsFile, Window, click_share, row_chunks
 from ranking.data.rows_used import part_rows
 from ranking.data.split import TimeSplit, check_classes
 from ranking.data.storage import TRAIN, load_dataset, write_arrays
+from ranking.data.targets import CLICKED, Target
 from semantic_ids.catalog import Catalog
 from semantic_ids.codebook import Codebook
 from sidkit.core.arrays import Ints
@@ -120,13 +121,13 @@ class DiskFrame:
 
 
 def write_disk_frame(
-    repo: Repo, codebook: str, rows_path: Path, split: TimeSplit, caps: Caps, folder: Path
+    repo: Repo, codebook: str, rows_path: Path, split: TimeSplit, caps: Caps, folder: Path, target: Target = CLICKED
 ) -> StageResult:
     """Retrieve the (thinned) train, validation and test rows of a file of labelled rows through a codebook's feature service
     and write them to a folder as a frame, the training part in chunks.
     """
     record = Catalog.open(repo).codebook(codebook)
-    rows = RowsFile(rows_path, repo.settings.engine, repo.data / "tmp" / "duckdb")
+    rows = RowsFile(rows_path, repo.settings.engine, repo.data / "tmp" / "duckdb", target)
     windows = {
         "train": Window(until_us=split.train_end_us),
         "validation": Window(split.train_end_us, split.validation_end_us),
@@ -141,7 +142,7 @@ def write_disk_frame(
     shuffled = repo.data / "tmp" / f"{folder.name}-train.parquet"
     try:
         rows.shuffle(windows["train"], caps.train, shuffled)
-        rate = positive_share(shuffled)
+        rate = click_share(shuffled)
         of_rows, look_up = feature_readers(open_store(repo), record.service_name)
         builder = FrameBuilder(
             Codebook.load(repo.codebooks / codebook),
@@ -150,7 +151,7 @@ def write_disk_frame(
             history_length=repo.settings.time.history_length,
         )
         frame = FrameWriter(of_rows, builder)
-        trained = frame.write(row_chunks(shuffled, CHUNK_ROWS), LabelledRows.joined(evaluation), folder)
+        trained = frame.write(row_chunks(shuffled, CHUNK_ROWS, target), LabelledRows.joined(evaluation), folder)
     finally:
         remove(shuffled)
     used = [trained, *map(len, evaluation)]

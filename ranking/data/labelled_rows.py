@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from ranking.data.dataset import LabelledRows, read_rows
 from ranking.data.feature_views import string_array
+from ranking.data.targets import CLICKED, CONVERTED, Target
 from sidkit.core.arrays import Ints
 from sidkit.core.config import EngineSettings
 from sidkit.core.engine import connection, literal
@@ -58,11 +59,14 @@ class RowsFile:
         Limits of DuckDB.
     spill : Path
         Folder for DuckDB's spill files.
+    target : str
+        What :meth:`read` returns as the label; rows whose label is unknown are left out everywhere.
     """
 
     path: Path
     engine: EngineSettings
     spill: Path
+    target: Target = CLICKED
 
     def classes(self, window: Window) -> tuple[int, int]:
         """Number of positives and number of rows of a window."""
@@ -73,7 +77,7 @@ class RowsFile:
         """Read the rows of a window in file order, thinned by user to about ``most`` (None: all)."""
         with connection(self.engine, self.spill) as opened:
             table = opened.execute(f"SELECT * EXCLUDE (row) FROM ({self._sampled(opened, window, most)}) ORDER BY row")
-            return read_rows(table.to_arrow_table(), may_be_empty=True)
+            return read_rows(table.to_arrow_table(), target=self.target, may_be_empty=True)
 
     def shuffle(self, window: Window, most: int | None, out: Path) -> None:
         """Write the rows of a window, thinned by user to about ``most`` (None: all), ordered by a hash of their request.
@@ -90,8 +94,9 @@ class RowsFile:
             """)
 
     def _classes(self, opened: duckdb.DuckDBPyConnection, window: Window) -> tuple[int, int]:
+        label = "converted" if self.target == CONVERTED else "label"
         counted = opened.execute(
-            f"SELECT count(*) FILTER (label = 1), count(*) FROM ({self._within(window)})"
+            f"SELECT count(*) FILTER ({label} = 1), count(*) FROM ({self._within(window)})"
         ).fetchone()
         positives, rows = counted or (0, 0)
         return int(positives), int(rows)
@@ -108,15 +113,17 @@ class RowsFile:
         return f"SELECT * FROM ({within}) WHERE user_id IN (SELECT user_id FROM sampled_users)"
 
     def _within(self, window: Window) -> str:
+        known = "NOT (label = 1 AND converted IS NULL)" if self.target == CONVERTED else "true"
         return f"""
             SELECT * EXCLUDE (file_row_number), file_row_number AS row
             FROM read_parquet({literal(self.path)}, file_row_number = true)
             WHERE epoch_us(event_timestamp) >= {window.from_us} AND epoch_us(event_timestamp) < {window.until_us}
+                AND {known}
         """
 
 
-def positive_share(path: Path) -> float:
-    """The share of positives among the rows of a file."""
+def click_share(path: Path) -> float:
+    """The share of clicked rows in a file."""
     positives = rows = 0
     with pq.ParquetFile(path) as opened:
         for batch in opened.iter_batches(columns=["label"]):
@@ -125,7 +132,7 @@ def positive_share(path: Path) -> float:
     return positives / rows
 
 
-def row_chunks(path: Path, rows: int) -> Iterator[LabelledRows]:
+def row_chunks(path: Path, rows: int, target: Target = CLICKED) -> Iterator[LabelledRows]:
     """Read a file in chunks of at most ``rows`` rows."""
     waiting: list[pa.Table] = []
     count = 0
@@ -135,7 +142,7 @@ def row_chunks(path: Path, rows: int) -> Iterator[LabelledRows]:
             count += len(batch)
             if count >= rows:
                 whole = pa.concat_tables(waiting)
-                yield read_rows(whole.slice(0, rows))
+                yield read_rows(whole.slice(0, rows), target=target)
                 waiting, count = [whole.slice(rows)], count - rows
     if count:
-        yield read_rows(pa.concat_tables(waiting))
+        yield read_rows(pa.concat_tables(waiting), target=target)

@@ -48,6 +48,8 @@ def write_arrays(data: Dataset, folder: Path) -> None:
         "at_us": data.rows.at_us,
         "label": data.rows.label,
     }
+    if data.rows.clicked is not None:
+        arrays["clicked"] = data.rows.clicked
     save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / _ARRAYS)
     rows = {"user_id": pa.array(data.rows.user_ids), "item_id": pa.array(data.rows.item_ids)}
     if data.rows.request_ids is not None:
@@ -80,6 +82,7 @@ def load_dataset(folder: Path) -> Dataset:
             arrays["label"],
             string_array(rows.column("request_id")) if "request_id" in names else None,
             rows.column("had_before").to_numpy() if "had_before" in names else None,
+            clicked=arrays.get("clicked"),
         ),
         numeric=arrays[NUMERIC] if NUMERIC in arrays else undo_model_features(arrays[MODEL_FEATURES]),
         candidate=arrays["candidate"],

@@ -10,8 +10,10 @@ import numpy as np
 import pyarrow as pa
 
 from ranking.data.dataset import build_dataset, read_rows
+from ranking.data.targets import Target
 from ranking.evaluation.evaluator import ArmMetrics, SliceSize, refuse_leakage
 from ranking.pipeline.evaluation import evaluate_arms, slices_json
+from ranking.training.calibration import SAMPLED_ROWS, Calibration
 from semantic_ids.catalog import Catalog
 from semantic_ids.codebook import Codebook
 from semantic_ids.lookup import count_unknown
@@ -48,10 +50,19 @@ class RankerEvaluation:
     gauc_by: str
     """``request`` or ``user``."""
     given: GivenRows
+    target: Target
+    """What the ranker predicts; the label of the rows."""
+    calibration: Calibration
+    """Whether log-loss and calibration are those of rates."""
 
     def as_json(self) -> dict[str, Any]:
         """The JSON object of ``sidkit ranker evaluate --json``."""
-        return {**record_json(self), "slices": slices_json(self.slices)}
+        return {
+            **record_json(self),
+            "slices": slices_json(self.slices),
+            "calibrated": self.calibration.calibrated,
+            "calibration": self.calibration.reason,
+        }
 
 
 def evaluate_ranker(repo: Repo, name: str, rows_path: Path, since_us: int | None = None) -> RankerEvaluation:
@@ -89,7 +100,7 @@ def evaluate_ranker(repo: Repo, name: str, rows_path: Path, since_us: int | None
     start = max(ends.values()) if since_us is None else since_us
     refuse_leakage(start, ends)
     ranker = Ranker.load(repo.rankers / name)
-    given = read_rows(rows_path)
+    given = read_rows(rows_path, target=ranker.config.target)
     rows = given.take(np.flatnonzero(given.at_us >= start))
     if not len(rows):
         raise EvaluationError(
@@ -109,7 +120,10 @@ def evaluate_ranker(repo: Repo, name: str, rows_path: Path, since_us: int | None
         rate=ranker.scaling.rate,
         history_length=ranker.config.history_length,
     )
-    evaluated = evaluate_arms(data, {record.arm: [ranker.score(data)]}, [], None)
+    calibration = Calibration.of(repo.settings, ranker.config.target, ranker.scaling.rate)
+    if rows.sampled is not None and rows.sampled.any():
+        calibration = SAMPLED_ROWS
+    evaluated = evaluate_arms(data, {record.arm: [calibration.apply(ranker.score(data))]}, [], None)
     return RankerEvaluation(
         name,
         evaluated.arms[record.arm],
@@ -122,4 +136,6 @@ def evaluate_ranker(repo: Repo, name: str, rows_path: Path, since_us: int | None
             after_tables=int((rows.at_us > read_build(repo)["as_of_us"]).sum()),
             of_unknown_items=count_unknown(repo, pa.array(rows.item_ids, pa.string())),
         ),
+        ranker.config.target,
+        calibration,
     )

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ranking.data.dataset import Dataset
+from ranking.data.targets import CLICKED, Target
 from ranking.evaluation.evaluator import (
     ArmMetrics,
     Difference,
@@ -84,6 +85,8 @@ class RunEvaluation:
     """``request`` or ``user``."""
     ceiling: dict[str, float | None] | None = None
     """Slice -> AUC of the probabilities that can be known at serving time; None if they are unknown."""
+    target: Target = CLICKED
+    """What arms predict."""
 
     def as_json(self) -> dict[str, Any]:
         """Return JSON values; ``auc_interval`` is omitted from slices without one."""
@@ -105,6 +108,7 @@ def evaluate_arms(
     oracle: npt.NDArray[np.float64] | None,
     *,
     ceiling: npt.NDArray[np.float64] | None = None,
+    target: Target = CLICKED,
     least_positives: int = LEAST_POSITIVES,
     least_users: int = LEAST_USERS,
 ) -> RunEvaluation:
@@ -122,6 +126,8 @@ def evaluate_arms(
         True click probabilities, NaN where unknown.
     ceiling : float64 [rows], optional
         Click probabilities that can be known at serving time, NaN where unknown.
+    target : str
+        What the labels are.
     least_positives, least_users : int
         Minimum number of positives and effective number of users for a verdict other than ``no evidence``.
     """
@@ -145,4 +151,5 @@ def evaluate_arms(
         oracle=evaluator.reference_auc(oracle) if oracle is not None else None,
         gauc_by=evaluator.rows.grouped_by,
         ceiling=evaluator.reference_auc(ceiling) if ceiling is not None else None,
+        target=target,
     )

@@ -15,6 +15,7 @@ from ranking.data.caps import Caps
 from ranking.data.dataset import LabelledRows, build_dataset
 from ranking.data.rows_used import part_rows
 from ranking.data.split import TimeSplit, check_both_classes
+from ranking.data.targets import CLICKED, Target, target_inputs
 from ranking.training.arm_spec import RankerSpec
 from ranking.training.arms import TrainedOn, TrainingContext
 from ranking.training.serving_spec import ServingSpec
@@ -148,11 +149,17 @@ class Prepared:
         return read_log(self.repo).mark
 
     def rows(
-        self, log: Any, sample: RowSample | None = None, mark: str = "", until_us: int | None = None
+        self,
+        log: Any,
+        sample: RowSample | None = None,
+        mark: str = "",
+        until_us: int | None = None,
+        target: Target = CLICKED,
     ) -> StageResult:
         """Build the labelled rows; they are written to ``files[0]`` and counted in ``facts``.
 
-        ``mark`` is a suffix of the stage name. ``until_us``, microseconds UTC, limits the rows of a replay.
+        ``mark`` is a suffix of the stage name. ``until_us``, microseconds UTC, limits the rows of a replay. The labels of
+        ``target`` are among the columns.
         """
         settings = self.repo.settings
         inputs = [log, settings.negatives.model_dump(), settings.time.model_dump()]
@@ -160,6 +167,7 @@ class Prepared:
             inputs.append([sample.path.name, [asdict(window) for window in sample.windows]])
         if until_us is not None:
             inputs.append(until_us)
+        inputs += target_inputs(target)
         return self.stages.run(f"rows{mark}", inputs, lambda: self._rows(sample, until_us))
 
     def tables(self, log: Any, as_of_us: int) -> StageResult:
@@ -202,12 +210,23 @@ class Prepared:
         return self.stages.run(name, inputs, lambda: self._frame(codebook, rows, split, caps, folder))
 
     def streamed_frame(
-        self, name: str, inputs: Any, codebook: str, rows: Path, split: TimeSplit, caps: Caps, folder: Path
+        self,
+        name: str,
+        inputs: Any,
+        codebook: str,
+        rows: Path,
+        split: TimeSplit,
+        caps: Caps,
+        folder: Path,
+        target: Target = CLICKED,
     ) -> StageResult:
         """Like :meth:`frame`, for a file of labelled rows whose training part exceeds memory."""
         from ranking.data.disk_frame import write_disk_frame
 
-        return self.stages.run(name, inputs, lambda: write_disk_frame(self.repo, codebook, rows, split, caps, folder))
+        def write() -> StageResult:
+            return write_disk_frame(self.repo, codebook, rows, split, caps, folder, target)
+
+        return self.stages.run(name, inputs, write)
 
     def _write_dataset(self, dataset: NamedDataset) -> StageResult:
         out = Path(self.repo.settings.source.url)
@@ -255,7 +274,7 @@ class Prepared:
         ends = np.cumsum([len(part) for part in thinned.values()]).tolist()
         chosen = rows.take(np.concatenate(list(thinned.values())))
         record = Catalog.open(self.repo).codebook(codebook)
-        rate = float(chosen.label[: ends[0]].mean())
+        rate = chosen.take(np.arange(ends[0])).click_rate
         data = build_dataset(
             open_store(self.repo),
             record.service_name,
@@ -294,7 +313,7 @@ def training_context(
         validation=saved.data.take(evaluation["validation"]),
         test=saved.data.take(evaluation["test"]),
         spec=spec,
-        rate=train.rate,
+        rate=train.click_rate,
         threads=threads,
         trained_on=TrainedOn(
             fit_start_us=train.first_us,
@@ -304,20 +323,21 @@ def training_context(
             feature_settings=repo.settings.feature_settings(),
             rows=len(train),
         ),
-        serving=_serving(repo, record, book),
+        serving=_serving(repo, record, book, spec.training.target),
         rankers=rankers,
         quantizer=book.quantizer,
         first_epoch=first_epoch,
     )
 
 
-def _serving(repo: Repo, record: CodebookRecord, codebook: Codebook) -> ServingSpec:
+def _serving(repo: Repo, record: CodebookRecord, codebook: Codebook, target: Target) -> ServingSpec:
     from sidkit.stores.feast_repo import open_store, service_features
 
     return ServingSpec(
         sizes=record.sizes,
         residual_levels=codebook.quantizer.residual_levels,
         content_columns=codebook.encoder.content_columns,
+        target=target,
         match_codes=not codebook.learned_from_clicks,
         codebook=record.name,
         codebook_hash=record.content_hash,

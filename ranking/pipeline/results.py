@@ -15,6 +15,7 @@ from ranking.data.split import TimeSplit
 from ranking.pipeline.conclusions import RunFacts, ServingChoice, conclusions
 from ranking.pipeline.evaluation import COMPARED, RunEvaluation
 from ranking.pipeline.questions import Question
+from ranking.training.calibration import SAMPLED_METRICS, Calibration
 from semantic_ids.catalog import Catalog
 from semantic_ids.quality.hit_rate import NotMeasured
 from sidkit.core.files import read_json
@@ -151,6 +152,14 @@ class RunResult:
     warnings: tuple[str, ...]
     parts: PartRows
     """Used and available rows of each part."""
+    calibration: Calibration
+    """Whether scores are rates, with the reason."""
+
+    @property
+    def scores(self) -> str:
+        """What scores predict, whether they are rates, and on which rows log-loss and calibration are measured."""
+        sentence = f"Target: {self.evaluation.target}. {self.calibration.sentence}"
+        return f"{sentence} {SAMPLED_METRICS}" if self.sampled else sentence
 
     @property
     def ranker(self) -> str | None:

@@ -15,6 +15,7 @@ from ranking.data.dataset import read_rows
 from ranking.data.labelled_rows import FAR, count_before
 from ranking.data.rows_used import of_sample, rows_summary
 from ranking.data.split import TimeSplit
+from ranking.data.targets import CLICKED, check_target, target_inputs
 from ranking.evaluation.evaluator import refuse_leakage
 from ranking.pipeline.conclusions import ServingChoice
 from ranking.pipeline.evaluation import RunEvaluation, evaluate_arms
@@ -27,6 +28,7 @@ from ranking.pipeline.world import world_probabilities
 from ranking.training.arm_spec import ArmSpec, members_first
 from ranking.training.arms import ArmResult, TrainingContext, read_predictions, train_arm, write_predictions
 from ranking.training.blend import blend_arm
+from ranking.training.calibration import Calibration
 from semantic_ids import lifecycle
 from semantic_ids.catalog import Catalog
 from semantic_ids.pairs.known_items import known_items
@@ -124,6 +126,7 @@ def run_preset(
     if as_of_us is not None:
         check_as_of(as_of_us, allow_future=allow_future)
     opened = prepare_repo(data, repo.path if isinstance(repo, Repo) else repo)
+    check_target(opened.settings, loaded.ranker.training.target)
     options = JobOptions(data, preset, loaded, seeds, as_of_us, impressions, allow_future)
     with opened.locked():
         return Job(opened, options, progress or SILENT).run()
@@ -137,6 +140,7 @@ class Job:
         self.options = options
         self.preset = options.preset
         """The preset in use; on a small catalogue, :meth:`run` drops the arms that read codes."""
+        self.target = self.preset.ranker.training.target
         self.warnings: list[str] = []
         self.progress = progress
         self.folder = repo.runs / preset_name(options.preset_name)
@@ -155,7 +159,7 @@ class Job:
         split = TimeSplit.of(moments, repo.settings.split)
         caps = options.preset.ranker.training.caps
         sample = caps.sample_of(repo, split)
-        rows = prepared.rows(log, sample, until_us=options.as_of_us)
+        rows = prepared.rows(log, sample, until_us=options.as_of_us, target=self.target)
         labelled, rows_file = rows.facts, rows.files[0]
         tables = prepared.tables(log, as_of_us)
         codebook_inputs = [log, tables.facts, asdict(split)]
@@ -165,16 +169,24 @@ class Job:
         )
         self._note(fallback_of(self.repo, codebook))
         self._hit_rate(codebook, codebook_inputs)
-        context_inputs = [log, codebook, labelled, tables.facts, asdict(split), asdict(caps)]
+        context_inputs = [
+            log,
+            codebook,
+            labelled,
+            tables.facts,
+            asdict(split),
+            asdict(caps),
+            *target_inputs(self.target),
+        ]
         remaining = Caps() if sample is not None else caps  # sampled rows are already thinned
         training_rows = min(count_before(rows_file, split.train_end_us), remaining.train or FAR)
         if training_rows > (limit := self.preset.ranker.training.stream_rows):
             context_inputs = [*context_inputs, "streamed", limit]
             frame = prepared.streamed_frame(
-                "frame", context_inputs, codebook, rows_file, split, remaining, self.folder / "frame"
+                "frame", context_inputs, codebook, rows_file, split, remaining, self.folder / "frame", self.target
             )
         else:
-            in_memory = read_rows(rows_file)
+            in_memory = read_rows(rows_file, target=self.target)
             frame = prepared.frame(
                 "frame", context_inputs, codebook, in_memory, split, remaining, self.folder / "frame"
             )
@@ -204,6 +216,7 @@ class Job:
             sampled=labelled["sampled"],
             warnings=tuple(self.warnings),
             parts=parts,
+            calibration=Calibration.of(repo.settings, self.target, frame.facts["rate"]),
         )
         write_report(result)
         return result
@@ -332,13 +345,14 @@ class Job:
             arm: [read_predictions(self._predictions(arm, seed)) for seed in range(self.options.seeds)]
             for arm in self.preset.arms
         }
-        known = world_probabilities(self.repo, context.test)
+        known = world_probabilities(self.repo, context.test) if self.target == CLICKED else None
         return evaluate_arms(
             context.test,
             arms,
             baselines(self.preset),
             known.oracle if known else None,
             ceiling=known.ceiling if known else None,
+            target=self.target,
         )
 
     def _materialize(self, as_of_us: int) -> StageResult:

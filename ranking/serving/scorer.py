@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from ranking.data.targets import Target
 from ranking.serving.features import OnlineFeatures
 from ranking.serving.newest import materialized_until, newest_row_us
+from ranking.training.calibration import Calibration
 from semantic_ids.catalog import Catalog
 from semantic_ids.codebook import Codebook
 from semantic_ids.records import RankerRecord
@@ -37,7 +39,8 @@ class Scores:
     Parameters
     ----------
     values : numpy.ndarray
-        Click probabilities ``float64 [items]``, in the order of the candidates.
+        Probabilities ``float64 [items]`` of the ranker's target, in the order of the candidates; rates only if the scorer's
+        ``calibration`` says so.
     known : numpy.ndarray
         ``bool [items]``: whether the online store has a row for the item. The score of an unknown item is uninformative: the
         item may not exist.
@@ -83,6 +86,7 @@ class Scorer:
         manifest = read_manifest(repo.rankers / self.record.name)
         _refuse_other_settings(manifest, repo)
         self._ranker = Ranker.load(repo.rankers / self.record.name)
+        self.calibration = Calibration.of(repo.settings, self.target, self._ranker.scaling.rate)
         codebook = _codebook(repo, catalog, self.record, self._ranker)
         self._store = open_store(repo)
         _refuse_other_features(self._store, self._ranker)
@@ -90,16 +94,21 @@ class Scorer:
         self._tables = repo.tables
         self._materialized_until_us = materialized_until(self._store, self.record.service)
 
+    @property
+    def target(self) -> Target:
+        """What scores predict."""
+        return self._ranker.config.target
+
     @cached_property
     def _newest_us(self) -> int:
         return newest_row_us(self._store, self.record.service, self._tables)
 
     def score(self, user_id: str, item_ids: Sequence[str], at_us: int) -> npt.NDArray[np.float64]:
-        """Return click probabilities ``float64 [items]``; :meth:`answer` also returns which ids are unknown."""
+        """Return probabilities ``float64 [items]``; :meth:`answer` also returns which ids are unknown."""
         return self.answer(user_id, item_ids, at_us).values
 
     def answer(self, user_id: str, item_ids: Sequence[str], at_us: int, *, strict: bool = False) -> Scores:
-        """Return click probabilities, with flags for ids that are missing from the online store.
+        """Return probabilities, with flags for ids that are missing from the online store.
 
         Parameters
         ----------
@@ -134,7 +143,8 @@ class Scorer:
         unknown = unknown_ids(user_id, item_ids, request.known, request.user_known)
         if strict and unknown:
             raise ServingError(f"{unknown}; correct the ids, or omit --strict to score without their features")
-        return Scores(self._ranker.score(request.data), request.known, request.user_known)
+        values = self.calibration.apply(self._ranker.score(request.data))
+        return Scores(values, request.known, request.user_known)
 
 
 def unknown_ids(user_id: str, item_ids: Sequence[str], known: npt.NDArray[np.bool_], user_known: bool) -> str:

@@ -106,7 +106,7 @@ class TrainingContext:
     test: Dataset
     spec: RankerSpec
     rate: float
-    """Base rate of the training rows."""
+    """Share of clicked training rows, towards which click rates are smoothed."""
     threads: int
     trained_on: TrainedOn
     serving: ServingSpec

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ranking.data.targets import CLICKED, Target
+
 
 @dataclass(frozen=True, kw_only=True)
 class ServingSpec:
@@ -24,5 +26,7 @@ class ServingSpec:
     """Number of leading residual levels (None: all)."""
     content_columns: tuple[int, int] | None = None
     """Half-open column range of the content vectors that was not trained on clicks (None: all columns)."""
+    target: Target = CLICKED
+    """What scores predict."""
     match_codes: bool = True
     """Whether codes may be matched against the history's; False if the codes were trained on clicks."""

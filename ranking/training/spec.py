@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from ranking.data.caps import Caps
+from ranking.data.targets import CLICKED, Target
 from sidkit.core.config import Section
 
 
@@ -33,6 +34,10 @@ class TrainingSpec(Section):
     """
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto`` selects CUDA if available, else the CPU. Weights are bit-identical only on one CPU thread."""
+    target: Target = Field(default=CLICKED, exclude=True)
+    """What the ranker predicts: ``clicked``, or ``converted``, the conversion of an exposure, clicked or not. Histories are
+    those of clicks in both cases."""
+    # Excluded from dumps: it is an input of the stages of rows and frames, so that earlier runs stay valid.
     bf16: bool = False
     """Train with bfloat16 autocast."""
     max_train_rows: int | None = Field(default=None, ge=1)

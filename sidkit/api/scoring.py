@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from sidkit.api.base import warn
 from sidkit.core.clock import Moment, moment_us
 from sidkit.core.repo import Repo
 
@@ -46,7 +47,9 @@ class ProjectScorer:
     def score(
         self, user: str, items: str | Sequence[str], at: Moment | None = None, *, strict: bool = False
     ) -> pd.DataFrame:
-        """Click probabilities of candidates for a user.
+        """Score candidates for a user: probabilities of the ranker's target, clicks by default.
+
+        Issues a :class:`SidkitWarning` if the scores are not rates because negatives were sampled.
 
         Parameters
         ----------
@@ -63,7 +66,8 @@ class ProjectScorer:
         -------
         pandas.DataFrame
             One row per candidate, in their order: ``item_id``, ``score``, and ``known``, whether the online store has a row
-            for the item. ``attrs`` holds ``ranker``, ``user_known`` and ``at``.
+            for the item. ``attrs`` holds ``ranker``, ``user_known``, ``at``, ``target``, ``calibrated`` (whether scores are
+            rates) and ``calibration`` (the reason).
 
         Raises
         ------
@@ -78,5 +82,15 @@ class ProjectScorer:
         at_us = moment_us(at)
         scores = self._scorer.answer(str(user), candidates, at_us, strict=strict)
         frame = pd.DataFrame({"item_id": candidates, "score": scores.values, "known": scores.known})
-        frame.attrs.update(ranker=self.record.name, user_known=scores.user_known, at=iso(at_us))
+        calibration = self._scorer.calibration
+        frame.attrs.update(
+            ranker=self.record.name,
+            user_known=scores.user_known,
+            at=iso(at_us),
+            target=self._scorer.target,
+            calibrated=calibration.calibrated,
+            calibration=calibration.reason,
+        )
+        if not calibration.calibrated:
+            warn(calibration.sentence)
         return frame

@@ -9,6 +9,7 @@ from ranking.data.rows_used import rows_summary
 from ranking.experiments.comparison.arms import CODES_AS_FEATURES, CONTENT, paper_number
 from ranking.experiments.comparison.results import ComparisonResult, Row
 from ranking.experiments.comparison.tables import SHORT, budgets
+from ranking.training.calibration import SAMPLED_METRICS
 from sidkit.cli.liveness_report import print_liveness
 from sidkit.cli.tables import Rows, print_table
 from sidkit.core.intervals import too_small
@@ -64,7 +65,8 @@ def _print_aucs(console: Console, result: ComparisonResult) -> None:
             for name in slices
         ]
         rows.append(Rows(arm, cells, dim=arm not in evaluation.arms))
-    title = f"{result.data}: AUC, and its differences to {CODES_AS_FEATURES} (with the 95 % interval) and to {CONTENT}"
+    compared = f"its differences to {CODES_AS_FEATURES} (with the 95 % interval) and to {CONTENT}"
+    title = f"{result.data}, target {evaluation.target}: AUC, and {compared}"
     head = ("arm", "slice", "AUC", f"- {CODES_AS_FEATURES}", "interval", f"- {CONTENT}")
     print_table(console, title, head, rows, left=("slice",))
     small = {name: too_small(size.positives, size.effective_users or 0) for name, size in evaluation.slices.items()}
@@ -74,6 +76,7 @@ def _print_aucs(console: Console, result: ComparisonResult) -> None:
         f"positives: {counted}",
         *(f"no verdict on {name}: {small[name]}" for name in slices if small[name] is not None),
     ]
+    lines += [SAMPLED_METRICS] if evaluation.sampled_negatives else []
     for line in lines:
         console.print(Text(line), soft_wrap=True)
 

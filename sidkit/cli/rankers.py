@@ -47,7 +47,8 @@ def score(
 ) -> None:
     """Score candidates for a user from the online store.
 
-    Prints the item ids and their click probabilities, the best first. Unknown ids are reported on stderr.
+    Prints the item ids and their scores, the best first: probabilities of the ranker's target. Unknown ids, and scores that
+    are not rates because negatives were sampled, are reported on stderr.
     """
     import sidkit
     from ranking.serving.scorer import unknown_ids
@@ -65,6 +66,9 @@ def score(
                 "user": user,
                 "user_known": user_known,
                 "at": scores.attrs["at"],
+                "target": scores.attrs["target"],
+                "calibrated": scores.attrs["calibrated"],
+                "calibration": scores.attrs["calibration"],
                 "scores": dict(zip(candidates, scores["score"].tolist(), strict=True)),
                 "items": scores.to_dict("records"),
             }
@@ -146,6 +150,7 @@ def evaluate(
         return
     given = result.given
     say(f"evaluating {given.rows - given.before_start:,} of {given.rows:,} rows: those from {given.start} on")
+    say(f"target {result.target}; {result.calibration.sentence}")
     columns = ("slice", "rows", "AUC", "log-loss", "calibration")
     shown = [
         [slice_name, f"{result.rows[slice_name].rows:,}", *map(_number, (each.auc, each.logloss, each.calibration))]

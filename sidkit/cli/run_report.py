@@ -37,6 +37,9 @@ def as_json(result: RunResult) -> dict[str, Any]:
             "hit_rate_30": result.hit_rate.as_json(),
             "hit_rate_30_reason": result.hit_rate.reason,
         },
+        "target": evaluation.target,
+        "calibrated": result.calibration.calibrated,
+        "calibration": result.calibration.reason,
         "arms": [_arm_json(evaluation, arm) for arm in evaluation.arms],
         "log": record_json(result.log),
         "rows": result.parts,
@@ -93,6 +96,7 @@ def print_report(console: Console, result: RunResult) -> None:
         "item",
         _log_line(result.log),
         rows_summary(result.parts),
+        result.scores,
         f"peak memory {result.peak_rss_mb:,.0f} MB; test window from {result.split.describe()['validation_end']}",
     ]
     if "all" in evaluation.reasons:
@@ -146,7 +150,8 @@ def _print_arms(console: Console, result: RunResult) -> None:
             names = [name for name in COMPARED if name in evaluation.rows]
             cells = [[name, f"{evaluation.rows[name].rows:,}", _number(by_slice.get(name)), "", ""] for name in names]
             rows.append(Rows(f"({label})", cells, dim=True))
-    title = f"{redacted(result.data)}: test window; cold rows have an item with under {COLD_BELOW} earlier interactions"
+    cold = f"cold rows have an item with under {COLD_BELOW} earlier interactions"
+    title = f"{redacted(result.data)}: test window, target {evaluation.target}; {cold}"
     print_table(
         console,
         title,

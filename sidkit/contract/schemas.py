@@ -80,6 +80,8 @@ LABELLED_ROWS = Table(
         Column("label", "flag", required=True, nullable=False),
         Column("request_id", "id"),
         Column("had_before", "flag"),
+        Column("sampled", "flag"),
+        Column("converted", "flag"),
     ),
 )
 """Rows to train or evaluate a ranker on."""

@@ -139,6 +139,9 @@ class NegativeSettings(Section):
     """``stratified`` matches a negative to its positive in age and clicks; ``uniform`` does not."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of the sample."""
+    base_rate: float | None = Field(default=None, gt=0, lt=1, exclude=True)
+    """Share of positives among real exposures. Scores are shifted to it, so that they are rates; without it they only rank."""
+    # Excluded from dumps: it applies to scores, so rows and rankers stay valid when it changes.
 
 
 class SplitSettings(Section):
@@ -189,6 +192,15 @@ class Settings(Section):
     split: SplitSettings = SplitSettings()
     catalog: CatalogSettings = CatalogSettings()
     engine: EngineSettings = EngineSettings()
+
+    @model_validator(mode="after")
+    def _base_rate_is_used(self) -> Settings:
+        if self.negatives.base_rate is not None and self.source.feedback == "impressions":
+            raise ValueError(
+                'negatives.base_rate: expected only with source.feedback = "positives_only", got "impressions", whose scores '
+                "are rates already; remove it"
+            )
+        return self
 
     @classmethod
     def load(cls, path: Path) -> Settings:

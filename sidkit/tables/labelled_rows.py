@@ -5,7 +5,8 @@ sampled rows never enter counts or histories. A :class:`RowSample` selects part 
 negatives of selected rows are drawn, and a row's negatives are the same in every file.
 
 Columns: ``user_id``, ``item_id``, ``event_timestamp``, ``label`` int8, ``request_id`` (may be null),
-``sampled`` bool, ``had_before`` bool (the user had a positive with this item, as known at the row's time).
+``sampled`` bool, ``had_before`` bool (the user had a positive with this item, as known at the row's time), and ``converted``
+int8 if the log has conversions (null where unknown; 0 for sampled rows).
 """
 
 from __future__ import annotations
@@ -104,6 +105,7 @@ def build_labelled_rows(repo: Repo, sample: RowSample | None = None, until_us: i
             "method": 2,  # version of the sampling method
             "sample": [asdict(window) for window in sample.windows] if sample is not None else None,
             **({} if until_us is None else {"until_us": until_us}),
+            **({"conversions": True} if settings.source.conversions else {}),
         }
     )
     if path.exists() and sidecar.exists():
@@ -117,7 +119,7 @@ def build_labelled_rows(repo: Repo, sample: RowSample | None = None, until_us: i
     with connection(settings.engine, repo.data / "tmp" / "duckdb") as opened:
         set_variables(opened, {"delay_us": settings.time.delay_us})
         _open_log(opened, log, until_us)
-        available = _choose(opened, sample, rows_per_event(repo))
+        available = _choose(opened, sample, rows_per_event(repo), conversions=settings.source.conversions)
         drawn = _add_negatives(opened, repo, log) if positives_only else None
         _write(opened, path)
         counted = opened.execute("SELECT count(*), count(*) FILTER (sampled) FROM labelled").fetchone() or (0, 0)
@@ -138,9 +140,11 @@ def _open_log(opened: duckdb.DuckDBPyConnection, log: Log, until_us: int | None)
     opened.execute(f"CREATE TEMP VIEW log AS SELECT * FROM read_parquet([{listed}]) WHERE {bounded}")
 
 
-def _choose(opened: duckdb.DuckDBPyConnection, sample: RowSample | None, each: int) -> list[int]:
+def _choose(opened: duckdb.DuckDBPyConnection, sample: RowSample | None, each: int, *, conversions: bool) -> list[int]:
     """Create the table ``labelled`` with all rows of the log; ``wanted`` marks those of the sample."""
     rows = "user_id, item_id, timestamp AS event_timestamp, label, request_id, false AS sampled"
+    if conversions:
+        rows += ", converted::TINYINT AS converted"
     if sample is None:
         opened.execute(f"CREATE TEMP TABLE labelled AS SELECT {rows}, true AS wanted FROM log")
         return []
@@ -219,9 +223,11 @@ def _add_negatives(opened: duckdb.DuckDBPyConnection, repo: Repo, log: Log) -> D
     }
     for name, table in tables.items():
         opened.register(name, table)
-    opened.execute("""
-        INSERT INTO labelled
-        SELECT user_id, item_id, make_timestamptz(moment_us), 0::TINYINT, request_id, true, true
+    converted = ", 0::TINYINT AS converted" if repo.settings.source.conversions else ""
+    opened.execute(f"""
+        INSERT INTO labelled BY NAME
+        SELECT user_id, item_id, make_timestamptz(moment_us) AS event_timestamp, 0::TINYINT AS label, request_id,
+               true AS sampled, true AS wanted{converted}
         FROM negatives INNER JOIN positives USING (row) INNER JOIN catalogue USING (item)
     """)
     for name in tables:

@@ -15,6 +15,7 @@ from typing import Any
 from ranking.data.caps import Caps
 from ranking.data.dataset import LabelledRows, read_rows
 from ranking.data.rows_used import PartRows, of_sample, rows_summary
+from ranking.data.targets import check_target, target_inputs
 from ranking.experiments.comparison.arms import CODES_AS_FEATURES, ComparedArm
 from ranking.experiments.comparison.results import (
     ComparisonEvaluation,
@@ -76,6 +77,7 @@ class Comparison:
         options: CompareOptions,
         progress: Progress = SILENT,
     ) -> None:
+        check_target(repo.settings, options.spec.training.target)
         self.repo = repo
         self.options = options
         self.progress = progress
@@ -132,6 +134,7 @@ class Comparison:
     def plan(self) -> tuple[Plan, list[TimeOrigin]]:
         """Prepare the log, tables, codebooks and frames of every time origin, and list the trials."""
         options, prepared = self.options, self.prepared
+        target = options.spec.training.target
         log = prepared.ingest()
         tables = prepared.tables(log, end_of_log(self.repo)).facts
         moments = log_moments(self.repo)
@@ -144,12 +147,12 @@ class Comparison:
             caps = self._caps(int((moments < origin.split.train_end_us).sum()))
             sample = caps.sample_of(self.repo, origin.split, origin.end_us, f"-o{origin.number}")
             if sample is not None:
-                labelled, rows = self._rows(prepared.rows(log, sample, f":o{origin.number}"))
+                labelled, rows = self._rows(prepared.rows(log, sample, f":o{origin.number}", target=target))
             else:
-                labelled, rows = whole = whole or self._rows(prepared.rows(log))
+                labelled, rows = whole = whole or self._rows(prepared.rows(log, target=target))
             frame_caps = Caps() if sample is not None else caps  # the sample already respects the caps
             visible = rows.take(origin.rows(rows.at_us))
-            inputs = [log, labelled, tables, asdict(origin.split), origin.end_us]
+            inputs = [log, labelled, tables, asdict(origin.split), origin.end_us, *target_inputs(target)]
             keys = {}
             for arm, spec in options.arms.items():
                 stem, codebook = codebook_stem(preset_name(spec.codebook)), spec.codebook_spec()
@@ -202,9 +205,8 @@ class Comparison:
             for seed in range(self.options.seeds)
         ]
 
-    @staticmethod
-    def _rows(result: StageResult) -> tuple[Any, LabelledRows]:
-        return result.facts, read_rows(result.files[0])
+    def _rows(self, result: StageResult) -> tuple[Any, LabelledRows]:
+        return result.facts, read_rows(result.files[0], target=self.options.spec.training.target)
 
     def _caps(self, events: int) -> Caps:
         """Return the row caps of the options; without a training cap, cap at ``stream_rows``, since rows are held in memory."""

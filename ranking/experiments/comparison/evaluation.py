@@ -15,6 +15,7 @@ import pandas as pd
 
 from ranking.data.dataset import Dataset
 from ranking.data.storage import load_dataset
+from ranking.data.targets import CLICKED
 from ranking.evaluation.evaluator import (
     HIGHER_IS_BETTER,
     METRICS,
@@ -91,6 +92,7 @@ def evaluate_comparison(repo: Repo, data: str, plan: Plan, origins: Sequence[Tim
     for frame in plan.frames.values():
         record = catalog.codebook(frame.codebook)
         refuse_leakage(frame.split.train_end_us, {record.name: record.fit_end_us})
+    target = plan.spec.training.target
     at_origins = _at_origins(plan, origins)
     latest = at_origins[0]
     liveness = arm_liveness(plan)
@@ -99,7 +101,7 @@ def evaluate_comparison(repo: Repo, data: str, plan: Plan, origins: Sequence[Tim
     return ComparisonEvaluation(
         rows=(
             *_pooled_rows(data, at_origins, baselines),
-            *_world_rows(data, evaluator, world_probabilities(repo, latest.parts.test)),
+            *_world_rows(data, evaluator, world_probabilities(repo, latest.parts.test) if target == CLICKED else None),
             *_rows_by_origin(data, at_origins, baselines),
         ),
         slices=_slice_facts(at_origins),
@@ -115,6 +117,8 @@ def evaluate_comparison(repo: Repo, data: str, plan: Plan, origins: Sequence[Tim
         train_rows=len(latest.parts.train),
         probes=probe(repo, plan),
         liveness=liveness,
+        target=target,
+        sampled_negatives=repo.settings.source.feedback == "positives_only",
     )
 
 

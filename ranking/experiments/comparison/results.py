@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from ranking.data.targets import CLICKED, Target
 from ranking.evaluation.evaluator import Difference, MetricValue
 from ranking.experiments.comparison.liveness import ArmPart
 from ranking.experiments.comparison.probes import Probes
@@ -149,6 +150,10 @@ class ComparisonEvaluation:
     probes: Probes
     liveness: dict[str, tuple[ArmPart, ...]] = field(default_factory=dict)
     """Arm -> what its parts contribute; empty in files of earlier releases."""
+    target: Target = CLICKED
+    """What arms predict."""
+    sampled_negatives: bool = False
+    """Whether log-loss and calibration are those of rows with sampled negatives, and scores are not rates."""
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,7 @@ def render(result: RunResult, facts: Facts) -> str:
         "summary": f"features as of {iso(result.as_of_us)}, {rows_summary(result.parts)}",
         "conclusions": result.conclusions,
         "warnings": result.warnings,
+        "scores": result.scores,
         "world": evaluation.oracle is not None,
         "charts": arm_charts(evaluation, COMPARED),
         "reasons": {name: reason for name, reason in evaluation.reasons.items() if name in COMPARED},

@@ -22,7 +22,7 @@ from ranking.data.caps import Caps
 from ranking.data.dataset import Dataset, FrameBuilder, LabelledRows, feature_readers, read_rows
 from ranking.data.disk_dataset import DiskDataset
 from ranking.data.disk_frame import DiskFrame, FrameWriter, write_disk_frame
-from ranking.data.labelled_rows import RowsFile, Window, positive_share, read_moments, row_chunks
+from ranking.data.labelled_rows import RowsFile, Window, click_share, read_moments, row_chunks
 from ranking.data.split import TimeSplit
 from ranking.data.storage import load_dataset, save_dataset
 from ranking.pipeline.saved_run import read_run
@@ -79,7 +79,7 @@ def test_a_window_of_the_file_holds_the_rows_and_the_users_that_memory_would(row
             back = np.argsort([int(item[1:]) for item in shuffled.item_ids])
             assert_same(shuffled.take(back), expected)
             if len(shuffled):
-                assert positive_share(Path(name) / "out.parquet") == expected.label.mean()
+                assert click_share(Path(name) / "out.parquet") == expected.label.mean()
 
 
 def test_neither_a_day_nor_a_class_fills_a_group(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def test_the_json_object_has_the_stated_shape(finished: FinishedJob) -> None:
     told = finished.told
     assert set(told) == {
         "data", "preset", "codebook", "arms", "log", "rows", "stages", "warnings", "without_auc", "peak_rss_mb", "artifacts",
-        "conclusions", "report",
+        "conclusions", "report", "target", "calibrated", "calibration",
     }  # fmt: skip
     assert told["warnings"] == []
     assert told["log"]["new"] == told["stages"][1]["rows"]
@@ -68,7 +68,7 @@ def test_the_json_object_has_the_stated_shape(finished: FinishedJob) -> None:
         assert set(arm) == {
             "arm", "auc", "gauc", "logloss", "auc_cold", "auc_warm", "rows", "rows_cold", "oracle_auc", "ceiling_auc",
         }  # fmt: skip
-        assert 0.5 < arm["auc"] < arm["oracle_auc"] < 1, arm
+        assert 0.5 < arm["auc"] < arm["ceiling_auc"] < arm["oracle_auc"] < 1, arm
     assert [stage["name"] for stage in told["stages"]] == STAGES
     for stage in told["stages"]:
         assert set(stage) == {"name", "rows", "seconds"}

@@ -192,7 +192,7 @@ def test_what_is_learned_of_the_rows_does_not_depend_on_where_they_lie(rows: int
         left, right = (seen_in(each, VOCABULARY) for each in (disk, memory))
         for name in ("shown", "first_us", "index", "codes"):
             np.testing.assert_array_equal(getattr(left, name), getattr(right, name))
-        assert (disk.rate, disk.first_us) == (memory.rate, memory.first_us)
+        assert (disk.click_rate, disk.first_us) == (memory.click_rate, memory.first_us)
 
 
 @law

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ranking.data.targets import CLICKED
 from ranking.experiments.comparison.arms import CODES_AS_FEATURES
 from ranking.experiments.comparison.liveness import ArmPart
 from ranking.experiments.comparison.liveness_table import liveness_cells
 from ranking.experiments.comparison.tables import SHORT, budgets
+from ranking.training.calibration import SAMPLED_METRICS
 from sidkit.core.files import written_beside
 from sidkit.reports import render_page
 
@@ -140,9 +142,11 @@ def _slice_table(facts: Mapping[str, Any]) -> _Table:
         [name, *(f"{size[key]:,}" for key in ("rows", "positives", "users")), f"{size['gauc_kept']:.0%}"]
         for name, size in facts["slices"].items()
     ]
+    sampled = f". {SAMPLED_METRICS.rstrip('.')}" if facts.get("sampled_negatives") else ""
     note = (
         f"Slices of the test rows. Theta 80 % is {cuts['theta_80']:,} exposures in 7 days; head from {cuts['head_from']:,}, "
-        f"tail below {cuts['tail_below']:,}; thresholds are chosen on validation rows. GAUC by {facts['gauc_by']}"
+        f"tail below {cuts['tail_below']:,}; thresholds are chosen on validation rows. GAUC by {facts['gauc_by']}; "
+        f"target: {facts.get('target', CLICKED)}{sampled}"
     )
     return _Table(
         note, ["slice", "rows", "positives", "users", "ranked by GAUC"], [[_Cell(text) for text in row] for row in body]
