@@ -156,14 +156,14 @@ def _at_origins(plan: Plan, origins: Sequence[TimeOrigin]) -> list[AtOrigin]:
 
 
 def evaluate_external(data: str, plan: Plan, arm: str, scores: Sequence[Doubles]) -> list[Row]:
-    """Evaluate an external model's test scores against the saved predictions of the two shared baselines.
+    """Evaluate an external model's test scores against the saved predictions of the shared baselines.
 
     Parameters
     ----------
     data : str
         Name of the data in the results.
     plan : Plan
-        Its trials of both baselines at the latest time origin must be finished.
+        Its trials of the shared baselines at the latest time origin must be finished; ``id`` and ``id_codes`` are required.
     arm : str
         Name of the external model.
     scores : sequence of float64 [test rows]
@@ -199,16 +199,17 @@ def evaluate_external(data: str, plan: Plan, arm: str, scores: Sequence[Doubles]
 
 
 def baseline_trials(plan: Plan, arm: str) -> list[Trial]:
-    """Return the trials of the two shared baselines that an external model is compared with.
+    """Return the trials of the shared baselines that an external model is compared with, those that the plan has.
 
     Raises
     ------
     EvaluationError
         If trials are missing.
     """
-    latest = [trial for trial in plan.trials if trial.origin == 0 and trial.arm in {CODES_AS_FEATURES, ID_ALONE}]
+    shared = {CODES_AS_FEATURES, CONTENT, ID_ALONE, BOOSTING}
+    latest = [trial for trial in plan.trials if trial.origin == 0 and trial.arm in shared]
     missing = [trial.name for trial in latest if plan.details(trial) is None]
-    if missing or not latest:
+    if missing or not {CODES_AS_FEATURES, ID_ALONE} <= {trial.arm for trial in latest}:
         raise EvaluationError(
             f"{arm} is compared with {CODES_AS_FEATURES} and {ID_ALONE}, but their trials "
             f"{', '.join(missing) + ' ' if missing else ''}are missing; run the comparison with the same options first"
