@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -156,6 +157,11 @@ def materialize(repo: Repo, as_of_us: int, views: list[str] | None = None) -> di
     -------
     dict
         Number of rows (keys) per view.
+
+    Raises
+    ------
+    RepoError
+        When the registry has no feature view with a table, so that nothing would be written.
     """
     from sidkit.stores.online.bulk import in_bulk
     from sidkit.stores.online.withdrawn import drop_withdrawn, outdate_withdrawn
@@ -164,6 +170,11 @@ def materialize(repo: Repo, as_of_us: int, views: list[str] | None = None) -> di
     store = open_store(repo)
     names = views if views is not None else [view.name for view in store.list_feature_views()]
     names = [name for name in names if (repo.tables / f"{name}.parquet").exists()]
+    if views is None and not names:
+        raise RepoError(
+            f"nothing to materialize: expected feature views of the tables in {repo.tables} in the registry, got none; run "
+            f"`sidkit apply --repo {shlex.quote(str(repo.path))}` first"
+        )
     outdated = outdate_withdrawn(store, repo.tables, names)
     quiet = io.StringIO()
     with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet), in_bulk(store) as written:

@@ -134,25 +134,25 @@ def test_the_commands_of_rankers(
     monkeypatch.setenv("COLUMNS", "300")
     listed = ask_well("ranker", "list", "--repo", repo.path).out
     assert listed.count("fast_") >= 3 and "serving" in listed
-    names = [Path(paths[0]).name for paths in finished.told["artifacts"]["rankers"].values() if paths]
+    names = [Path(paths[0]).name for paths in finished.output["artifacts"]["rankers"].values() if paths]
     ask_well("ranker", "promote", names[0], "--repo", repo.path)
     told = json.loads(
         sidkit("score", "--repo", repo.path, "--user", "u1", "--items", "i1", "--json", cwd=abroad, **ZONE).stdout
     )
     assert told["ranker"] == names[0]
     judged = json.loads(ask_well("ranker", "evaluate", names[0], "--repo", repo.path, "--json").out)
-    assert judged["rows"]["all"]["rows"] == finished.told["arms"][0]["rows"]
-    arm = next(arm for arm in finished.told["arms"] if f"_{arm['arm']}_s0_" in names[0])
+    assert judged["rows"]["all"]["rows"] == finished.output["arms"][0]["rows"]
+    arm = next(arm for arm in finished.output["arms"] if f"_{arm['arm']}_s0_" in names[0])
     assert abs(judged["slices"]["all"]["auc"] - arm["auc"]) < 1e-6
     early = iso(finished.result.as_of_us - 50 * 86_400_000_000)
     refused = ask_well("ranker", "evaluate", names[0], "--repo", repo.path, "--since", early, expect=1)
     assert "before these artefacts were fitted" in refused.err
-    assert names[0] in refused.err and finished.told["codebook"]["name"] in refused.err
+    assert names[0] in refused.err and finished.output["codebook"]["name"] in refused.err
 
 
 def test_the_commands_that_look_at_codes(finished: FinishedJob, tmp_path: Path, abroad: Path) -> None:
     repo = copy_of(finished.repo, tmp_path / "repo")
-    name = finished.told["codebook"]["name"]
+    name = finished.output["codebook"]["name"]
 
     def run(*arguments: object, expect: int = 0) -> str:
         return ask_well(*arguments, "--repo", repo.path, expect=expect).out

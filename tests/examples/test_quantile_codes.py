@@ -27,7 +27,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> FinishedJob:
 
 
 def test_the_run_trains_and_serves_the_arm_of_ones_own(job: FinishedJob) -> None:
-    assert {arm["arm"] for arm in job.told["arms"]} == {"id", "ordinal"}
+    assert {arm["arm"] for arm in job.output["arms"]} == {"id", "ordinal"}
     assert job.result.ranker.split("_s0_")[0].endswith("_ordinal")
     assert job.result.stages[0].name == "dataset"
     manifest = read_manifest(job.repo.rankers / job.result.ranker)

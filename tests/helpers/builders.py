@@ -37,11 +37,11 @@ START = 1_577_836_800_000_000  # 2020-01-01
 
 @dataclass(frozen=True)
 class FinishedJob:
-    """A repo on which the main job has run, with what it told."""
+    """A repo on which the main job has run, with the JSON object that `sidkit run --json` prints."""
 
     repo: Repo
     result: RunResult
-    told: dict[str, Any]
+    output: dict[str, Any]
 
 
 def run_fast_job(

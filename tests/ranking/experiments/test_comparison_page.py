@@ -149,7 +149,7 @@ def test_in_a_browser_every_plot_is_drawn_and_follows_what_is_chosen(two: list[d
         assert "No arm of this comparison has a gate" in page.do("document.getElementById('gates').textContent")
         assert "Nothing to show" in page.do("document.getElementById('attention').textContent")
         assert page.do("document.querySelectorAll('img').length") == 0
-        assert page.told("Runtime.exceptionThrown", "Log.entryAdded") == []
-        assert len({event["params"]["request"]["url"] for event in page.told("Network.requestWillBeSent")}) == 1
+        assert page.events_of("Runtime.exceptionThrown", "Log.entryAdded") == []
+        assert len({event["params"]["request"]["url"] for event in page.events_of("Network.requestWillBeSent")}) == 1
     finally:
         page.close()

@@ -25,7 +25,7 @@ def facts(finished: FinishedJob) -> Facts:
 def test_a_run_leaves_a_page_with_its_sentences_arms_differences_stages_and_commands(finished: FinishedJob) -> None:
     result = finished.result
     page = Parsed(result.report.read_text(encoding="utf-8"))
-    said = " ".join(page.told.split())
+    said = " ".join(page.text.split())
     for sentence in result.conclusions:
         assert sentence in said
     for arm in result.evaluation.arms:
@@ -78,8 +78,8 @@ def test_in_a_browser_the_page_fits_and_the_tree_opens(finished: FinishedJob, tm
         assert page.do("document.querySelectorAll('rect.bar-arm').length") >= len(finished.result.evaluation.arms)
         page.do("document.querySelector('.branch').click()")
         assert page.do("document.querySelectorAll('.tree .inside .branch').length") > 0
-        assert page.told("Runtime.exceptionThrown", "Log.entryAdded") == []
-        requested = {event["params"]["request"]["url"] for event in page.told("Network.requestWillBeSent")}
+        assert page.events_of("Runtime.exceptionThrown", "Log.entryAdded") == []
+        requested = {event["params"]["request"]["url"] for event in page.events_of("Network.requestWillBeSent")}
         assert requested == {finished.result.report.resolve().as_uri()}
     finally:
         page.close()

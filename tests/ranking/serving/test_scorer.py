@@ -48,7 +48,7 @@ def same(left: Any, right: Any) -> bool:
 
 def test_the_offline_frame_at_materialization_equals_the_online_read_cell_by_cell(finished: FinishedJob) -> None:
     store = open_store(finished.repo)
-    service = store.get_feature_service(finished.told["artifacts"]["feature_service"])
+    service = store.get_feature_service(finished.output["artifacts"]["feature_service"])
     users, items = keys_of(finished.repo)
     count = max(len(users), len(items))
     keys = {
