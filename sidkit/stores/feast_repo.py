@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import os
 import shlex
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from sidkit.core.clock import from_us
@@ -293,10 +295,12 @@ def imported_as_feast_does(folder: Path) -> Iterator[None]:
 
 
 def quiet_feast() -> None:
-    """Import Feast without run-time type checks, which take seconds, and without files for server metrics."""
+    """Import Feast without torch and run-time type checks, which take seconds, and without files for server metrics."""
     if "feast" in sys.modules:
         return
     import typeguard
+
+    sys.modules["feast.torch_wrapper"] = _lazy_torch()
 
     # Feast decorates 240 methods with typeguard, which recompiles each at import: half of Feast's start-up time.
     original = typeguard.typechecked
@@ -306,6 +310,13 @@ def quiet_feast() -> None:
             import feast  # noqa: F401
     finally:
         typeguard.typechecked = original
+
+
+def _lazy_torch() -> ModuleType:
+    """Stand-in for ``feast.torch_wrapper`` that imports torch when Feast makes tensors, not when Feast is imported."""
+    wrapper = ModuleType("feast.torch_wrapper")
+    wrapper.get_torch = lambda: importlib.import_module("torch")  # type: ignore[attr-defined]
+    return wrapper
 
 
 @contextlib.contextmanager

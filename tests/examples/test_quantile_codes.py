@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.builders import FinishedJob, run_fast_job, sidkit
+from helpers.builders import FinishedJob, forked_sidkit, run_fast_job
 from helpers.places import EXAMPLES
 from ranking.training.ranker import Ranker
 from sidkit.core.artifact import read_manifest
@@ -51,7 +51,7 @@ def test_it_is_scored_from_another_folder_without_the_files_that_made_it(job: Fi
         "2024-02-01T00:00:00Z",
         "--json",
     )
-    scores = json.loads(sidkit(*asked, cwd=tmp_path).stdout)["scores"]
+    scores = json.loads(forked_sidkit(*asked, cwd=tmp_path).stdout)["scores"]
     assert set(scores) == {"i1", "i2", "i3"}
     assert len(set(scores.values())) > 1
 

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from helpers.builders import FAST_PRESET, FinishedJob, copy_of, dies, run_fast_job, sidkit
+from helpers.builders import FAST_PRESET, FinishedJob, copy_of, dies, forked_sidkit, run_fast_job
 from helpers.commands import ask_well
 from helpers.kill_points import Points
 from ranking.pipeline.prepare import prepare_repo
@@ -80,7 +80,7 @@ def test_json_is_all_that_is_on_stdout_and_a_second_run_keeps_everything(
 ) -> None:
     repo = copy_of(finished.repo, tmp_path / "repo")
     before = files_of(repo)
-    done = sidkit(
+    done = forked_sidkit(
         "run", "--data", "synthetic", "--repo", repo.path, "--preset", FAST_PRESET, "--impressions", 24_000, "--json",
         cwd=elsewhere,
     )  # fmt: skip
@@ -153,7 +153,7 @@ def test_the_same_seed_and_data_give_the_same_codes_and_scores(brief: tuple[Path
 def test_two_runs_at_once_on_one_repo_are_refused(finished: FinishedJob, tmp_path: Path) -> None:
     repo = copy_of(finished.repo, tmp_path / "repo")
     with repo.locked():
-        done = sidkit("run", "--data", "synthetic", "--repo", repo.path, cwd=tmp_path, expect=1)
+        done = forked_sidkit("run", "--data", "synthetic", "--repo", repo.path, cwd=tmp_path, expect=1)
         assert f"pid {os.getpid()}" in done.stderr
         assert "is locked by another sidkit command" in done.stderr
     with repo.locked(), pytest.raises(RepoLockedError), Repo.open(repo.path).locked():
