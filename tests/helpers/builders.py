@@ -156,27 +156,35 @@ def forked_sidkit(
     *arguments: object, cwd: Path, expect: int = 0, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run the command line like :func:`sidkit`, in a process that is forked after the imports."""
+    script = "from sidkit.cli import main; main()"
+    return forked_script(script, *arguments, cwd=cwd, expect=expect, **environment)
+
+
+def forked_script(
+    script: str, *arguments: object, cwd: Path, expect: int = 0, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a script like ``python -c``, in a process that is forked after the imports."""
     command = ["sidkit", *map(str, arguments)]
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / name for name in ("stdout", "stderr")]
-        code = _apart(_commanding, command, cwd, {**os.environ, **environment}, files, seconds=600)
+        code = _apart(_scripted, script, command, cwd, {**os.environ, **environment}, files, seconds=600)
         out, err = (file.read_text() for file in files)
     assert code == expect, f"exit {code}\n{out}\n{err}"
     return subprocess.CompletedProcess(command, expect, out, err)
 
 
-def _commanding(command: list[str], cwd: Path, environment: Mapping[str, str], files: Sequence[Path]) -> None:
-    from sidkit.cli import main
-
+def _scripted(
+    script: str, command: list[str], cwd: Path, environment: Mapping[str, str], files: Sequence[Path]
+) -> None:
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
     time.tzset()
-    sys.path.insert(0, str(cwd))  # as `python -m` does
+    sys.path.insert(0, str(cwd))  # as Python does for -c and -m
     for number, file in enumerate(files, start=1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     sys.argv = command
-    main()
+    exec(script, {"__name__": "__main__"})
 
 
 SENTINEL_US = START - 400 * DAY
