@@ -26,12 +26,13 @@ from sidkit.core.artifact import read_manifest
 from sidkit.core.clock import present_us
 from sidkit.core.config import content_hash
 from sidkit.core.engine import connection, literal, quoted
-from sidkit.core.errors import ConfigError, PluginChangedError, RepoError
+from sidkit.core.errors import RepoError
 from sidkit.core.files import typed_path
-from sidkit.core.integrity import checked, read_sealed, write_sealed
-from sidkit.core.repo import SETTINGS_FILE, Repo, init_repo
+from sidkit.core.integrity import checked
+from sidkit.core.repo import SETTINGS_FILE, Repo
 from sidkit.core.stages import StageResult, Stages
 from sidkit.datasets import SYNTHETIC, NamedDataset, named_dataset
+from sidkit.datasets.data_repo import create_repo, refuse_other_data
 from sidkit.datasets.user_sample import thin_by_user
 from sidkit.tables import build_tables, ingest, must_read_again, read_log
 from sidkit.tables.labelled_rows import RowSample, build_labelled_rows
@@ -40,15 +41,9 @@ if TYPE_CHECKING:
     from semantic_ids.codebook import Codebook
     from semantic_ids.records import CodebookRecord
 
-DATASET_FILE = "dataset.json"
-"""File in ``data/`` that records the plug-in that wrote the repo's source, with its hash."""
-
 
 def prepare_repo(data: str, path: Path) -> Repo:
-    """Open a repo, or create one whose ``[source]`` matches the data.
-
-    A user-defined data set (:func:`sidkit.datasets.named_dataset`) is recorded in ``data/dataset.json`` by its hash. Its code
-    is not copied, since its rows are saved in ``data/source``; that folder can be passed as the data instead.
+    """Open a repo, or create one whose ``[source]`` matches the data (:func:`sidkit.datasets.data_repo.create_repo`).
 
     Raises
     ------
@@ -59,58 +54,16 @@ def prepare_repo(data: str, path: Path) -> Repo:
     ContractError
         When the data cannot be read.
     """
-    from sidkit.contract import SourceFacts, inspect_source, open_source, same_source
-    from sidkit.core.redact import redacted
-
     folder = typed_path(path)
-    dataset = named_dataset(data)
-    url = str(folder / "data" / "source") if dataset else open_source(data).url
     if not (folder / SETTINGS_FILE).exists():
-        if dataset:
-            writer = dataset.make()
-            facts = SourceFacts(writer.modalities, writer.feedback, writer.conversions)
-        else:
-            facts = inspect_source(open_source(data))
         try:
-            created = init_repo(folder, source_url=url, **facts.settings())
+            return create_repo(folder, data)
         except RepoError:
             if not (folder / SETTINGS_FILE).exists():
                 raise  # otherwise another process has created it
-        else:
-            facts.warn()
-            _record_dataset(created, dataset)
-            return created
     repo = Repo.open(folder)
-    expected = repo.settings.source.url
-    if not same_source(expected, url):
-        shown, given = redacted(expected), redacted(url)
-        why = " (they differ in redacted parts)" if shown == given else ""
-        raise ConfigError(
-            f"{folder} was created for {shown!r}, got {given!r}{why}; use another --repo, or change source.url in its "
-            "sidkit.toml"
-        )
-    _record_dataset(repo, dataset)
+    refuse_other_data(repo, data)
     return repo
-
-
-def _record_dataset(repo: Repo, dataset: NamedDataset | None) -> None:
-    """Record the plug-in before it writes the repo's source; raise if another one was recorded."""
-    path, source = repo.data / DATASET_FILE, repo.data / "source"
-    plugin = dataset.plugin if dataset else None
-    if path.is_file() and dataset:
-        stated = read_sealed(path)["plugin"]
-        if plugin is None or plugin.sha256 != stated["sha256"] or plugin.version != stated.get("version"):
-            raise PluginChangedError(
-                path,
-                stated["reference"],
-                stated["sha256"],
-                plugin.sha256 if plugin else dataset.name,
-                f"restore the code that wrote {source}, pass that folder as --data to use its rows, or use another --repo",
-            )
-    elif plugin is not None:
-        if source.exists():
-            raise ConfigError(f"{repo.path} was created for other data than {plugin.reference}; use another --repo")
-        write_sealed(path, {"plugin": plugin.describe(copied=False)})
 
 
 @dataclass(frozen=True)

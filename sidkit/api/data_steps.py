@@ -132,6 +132,8 @@ class DataSteps(ProjectBase):
         ------
         TimeError
             When the time is later than that of the tables.
+        RepoError
+            When the registry has no feature view, because :meth:`apply` never ran.
         """
         from sidkit.stores.feast_repo import materialize, repair_online_store
         from sidkit.tables import read_build

@@ -265,21 +265,11 @@ def _init_in_memory(path: Path, tables: dict[str, TableLike | None]) -> Repo:
 
 
 def _init_from(path: Path, data: str, impressions: int) -> Repo:
-    from sidkit.contract import inspect_source, open_source
-    from sidkit.core.repo import init_repo
     from sidkit.datasets import named_dataset
+    from sidkit.datasets.data_repo import create_repo
 
+    repo = create_repo(path, data)
     if dataset := named_dataset(data):
-        from ranking.pipeline.prepare import prepare_repo
-
-        if path.is_dir() and any(path.iterdir()):
-            init_repo(path)  # raises: the folder is not empty
-        repo = prepare_repo(data, path)
         with repo.locked():
             dataset.write(Path(repo.settings.source.url), impressions)
-        return repo
-    source = open_source(data)
-    facts = inspect_source(source)
-    repo = init_repo(path, source_url=source.url, **facts.settings())
-    facts.warn()
     return repo

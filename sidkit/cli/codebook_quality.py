@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sidkit.cli.options import JsonOption, Name, Preset, RepoOption, codebooks_app
-from sidkit.cli.output import VERBOSITY, say, show, show_json, table
+from sidkit.cli.output import VERBOSITY, say, show, show_json
+from sidkit.cli.tables import table
 
 if TYPE_CHECKING:
     from semantic_ids.quality.sweep import SweepReport, Trial
@@ -113,7 +114,6 @@ def _print_trial(trial: Trial) -> None:
 
 
 def _show_sweep(report: SweepReport) -> None:
-    columns = ("CANDIDATE", "LEAST USED", "COLLISIONS", "ERROR", "HIT RATE", "")
     rows = [
         [
             trial.candidate.label,
@@ -126,7 +126,7 @@ def _show_sweep(report: SweepReport) -> None:
         for trial in report.trials
     ]
     say(f"fitted on {report.sample:,} items, {report.held_out:,} held out; all metrics: --json")
-    show(table(columns, rows, right=columns[1:-1]))
+    show(table(("CANDIDATE", "LEAST USED", "COLLISIONS", "ERROR", "HIT RATE", ""), rows, left=("",)))
     show(report.reason)
 
 

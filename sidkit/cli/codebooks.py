@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sidkit.cli.options import ItemOption, ItemsOption, JsonOption, Name, RepoOption, StrictOption, codebooks_app
-from sidkit.cli.output import VERBOSITY, json_records, say, show, show_json, table
+from sidkit.cli.output import VERBOSITY, json_records, say, show, show_json
+from sidkit.cli.tables import table
 from sidkit.core.id_lists import read_ids, unknown_items
 
 if TYPE_CHECKING:
@@ -126,7 +127,8 @@ def list_(repo: RepoOption = Path(), json_: JsonOption = False) -> None:
         ]
         for each in codebooks.itertuples()
     ]
-    show(table(("NAME", "STATE", "QUANTIZER", "CODES", "ENCODER", "FIT END"), rows))
+    head = ("NAME", "STATE", "QUANTIZER", "CODES", "ENCODER", "FIT END")
+    show(table(head, rows, left=head[1:]))
 
 
 @codebooks_app.command("show")

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sidkit.cli.options import AllowFutureOption, AsOfOption, JsonOption, RepoOption, data_app, tables_app
-from sidkit.cli.output import VERBOSITY, say, show, show_json, table
+from sidkit.cli.output import VERBOSITY, say, show, show_json
+from sidkit.cli.tables import table
 
 if TYPE_CHECKING:
     from sidkit.contract import TableReport
@@ -50,8 +51,7 @@ def check(
 def _print_tables(reports: Sequence[TableReport]) -> None:
     """Print the counts per table, then the facts and the reasons of rejects."""
     counts = [[each.table, f"{each.rows:,}", f"{each.rejected:,}", f"{each.merged:,}"] for each in reports]
-    columns = ("table", "rows", "rejected", "merged")
-    show(table(columns, counts, right=columns[1:]))
+    show(table(("table", "rows", "rejected", "merged"), counts))
     for report in reports:
         facts = [f"{name}: {value}" for name, value in report.facts.items()]
         reasons = [f"rejected: {count:,} x {reason}" for reason, count in report.reasons.items()]

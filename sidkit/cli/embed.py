@@ -77,21 +77,26 @@ def embed(
 
 @contextlib.contextmanager
 def progress_bar() -> Iterator[Progress]:
-    """Yield a ``progress`` callback for ``embed_items`` that shows one bar per modality."""
+    """Yield a ``progress`` callback for ``embed_items`` that shows one bar per modality, from its first call on."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bars
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Bars(*columns, console=Console(stderr=True), disable=VERBOSITY.quiet) as bars:
-        tasks: dict[str, Any] = {}
+    bars = Bars(*columns, console=Console(stderr=True), disable=VERBOSITY.quiet)
+    tasks: dict[str, Any] = {}
 
-        def on_progress(modality: str, done: int, total: int | None) -> None:
-            if modality not in tasks:
-                tasks[modality] = bars.add_task(modality, total=total)
-            bars.update(tasks[modality], completed=done)
+    def on_progress(modality: str, done: int, total: int | None) -> None:
+        if modality not in tasks:
+            bars.start()
+            tasks[modality] = bars.add_task(modality, total=total)
+        bars.update(tasks[modality], completed=done)
 
+    try:
         yield on_progress
+    finally:
+        if tasks:  # bars that stop without a task print an empty line, in front of the error that came first
+            bars.stop()
 
 
 def _show(report: EmbedReport) -> None:

@@ -1,7 +1,6 @@
-"""What commands print: status lines, results, tables and warnings.
+"""What commands print: status lines, results and warnings.
 
-Results go to stdout. Status lines go there too and are left out with ``--quiet``. Warnings go to stderr. Tables have plain
-columns and never wrap or cut a value, so that names can be copied.
+Results go to stdout. Status lines go there too and are left out with ``--quiet``. Warnings go to stderr.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -53,19 +52,6 @@ def json_records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows of a frame as JSON values; times are ISO 8601 text."""
     records: list[dict[str, Any]] = json.loads(frame.to_json(orient="records", date_format="iso", date_unit="s"))
     return records
-
-
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> str:
-    """A table as text: one line per row, two spaces between columns, columns in ``right`` aligned to the right."""
-    lines = [list(columns), *([str(value) for value in row] for row in rows)]
-    widths = [max(len(line[at]) for line in lines) for at in range(len(columns))]
-    return "\n".join(
-        "  ".join(
-            value.rjust(width) if name in right else value.ljust(width)
-            for name, value, width in zip(columns, line, widths, strict=True)
-        ).rstrip()
-        for line in lines
-    )
 
 
 @contextmanager

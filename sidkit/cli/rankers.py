@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from sidkit.cli.options import AtOption, ItemOption, ItemsOption, JsonOption, RepoOption, StrictOption, ranker_app
-from sidkit.cli.output import json_records, say, show, show_json, table
+from sidkit.cli.output import json_records, say, show, show_json
+from sidkit.cli.tables import table
 from sidkit.core.id_lists import read_ids, refuse_broken_text
 
 RankerName = Annotated[str, typer.Argument(help="The ranker's name.")]
@@ -91,7 +92,8 @@ def list_(repo: RepoOption = Path(), json_: JsonOption = False) -> None:
         show_json(json_records(rankers))
         return
     rows = [[each.name, each.state, f"{each.fit_end:%Y-%m-%d %H:%M}"] for each in rankers.itertuples()]
-    show(table(("NAME", "STATE", "FIT END (UTC)"), rows))
+    head = ("NAME", "STATE", "FIT END (UTC)")
+    show(table(head, rows, left=head[1:]))
 
 
 @ranker_app.command("show")
@@ -151,12 +153,11 @@ def evaluate(
     given = result.given
     say(f"evaluating {given.rows - given.before_start:,} of {given.rows:,} rows: those from {given.start} on")
     say(f"target {result.target}; {result.calibration.sentence}")
-    columns = ("slice", "rows", "AUC", "log-loss", "calibration")
     shown = [
         [slice_name, f"{result.rows[slice_name].rows:,}", *map(_number, (each.auc, each.logloss, each.calibration))]
         for slice_name, each in result.slices.items()
     ]
-    show(table(columns, shown, right=columns[1:]))
+    show(table(("slice", "rows", "AUC", "log-loss", "calibration"), shown))
 
 
 def _number(value: float | None) -> str:

@@ -1,15 +1,20 @@
-"""Tables that stay readable at 80 columns: one row per name and slice, and names are never wrapped or cut."""
+"""Tables as text: plain columns that never wrap or cut a value, so that names can be copied.
+
+A list is one :func:`table`. The reports of a run and of a comparison have several rows per name; :func:`print_table` stays
+readable at 80 columns with long names.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.text import Text
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _GAP = "  "
-_INDENT = 2
+_INDENT = "  "
 
 
 @dataclass(frozen=True)
@@ -19,6 +24,21 @@ class Rows:
     name: str
     cells: Sequence[Sequence[str]]
     dim: bool = False
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[str] = ()) -> str:
+    """Return a table as text: the head and one line per row, with two spaces between columns.
+
+    Parameters
+    ----------
+    head : sequence of str
+        Column names.
+    rows : sequence of sequence of str
+        Cells as text.
+    left : sequence of str
+        Columns, besides the first, that are aligned to the left; the others are aligned to the right.
+    """
+    return "\n".join(_lines(head, rows, {head[0], *left}))
 
 
 def print_table(
@@ -39,26 +59,33 @@ def print_table(
     left : sequence of str
         Columns, besides the first, that are aligned to the left.
     """
-    cells = [row for group in rows for row in group.cells]
-    widths = [max(map(len, column)) for column in zip(head[1:], *cells, strict=True)]
-    named = max(len(head[0]), *(len(group.name) for group in rows))
-    total = named + sum(len(_GAP) + width for width in widths)
-    apart = total > console.width
+    from rich.text import Text
 
-    def line(first: str, row: Sequence[str]) -> str:
-        aligned = [
-            text.ljust(width) if name in left else text.rjust(width)
-            for text, width, name in zip(row, widths, head[1:], strict=True)
-        ]
-        start = " " * _INDENT if apart else first.ljust(named) + _GAP
-        return (start + _GAP.join(aligned)).rstrip()
-
+    named = [[group.name, *row] for group in rows for row in group.cells]
+    top, *lines = _lines(head, named, {head[0], *left})
+    apart = max(map(len, (top, *lines))) > console.width
+    if apart:
+        top, *lines = (_INDENT + line for line in _lines(head[1:], [row[1:] for row in named], set(left)))
     console.print()
     console.print(Text(title, "bold"), soft_wrap=True)
-    console.print(Text(line(head[0], head[1:]), "underline"), soft_wrap=True)
+    console.print(Text(top, "underline"), soft_wrap=True)
+    following = iter(lines)
     for group in rows:
         style = "dim" if group.dim else ""
         if apart:
             console.print(Text(group.name, style), soft_wrap=True)
-        for row in group.cells:
-            console.print(Text(line(group.name, row), style), soft_wrap=True)
+        for _ in group.cells:
+            console.print(Text(next(following), style), soft_wrap=True)
+
+
+def _lines(head: Sequence[str], rows: Sequence[Sequence[str]], left: set[str]) -> list[str]:
+    """Return the head and the rows as aligned lines."""
+    lines = [head, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [
+        _GAP.join(
+            text.ljust(width) if name in left else text.rjust(width)
+            for name, text, width in zip(head, line, widths, strict=True)
+        ).rstrip()
+        for line in lines
+    ]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from sidkit.core.clock import from_us
@@ -156,6 +159,11 @@ def materialize(repo: Repo, as_of_us: int, views: list[str] | None = None) -> di
     -------
     dict
         Number of rows (keys) per view.
+
+    Raises
+    ------
+    RepoError
+        When the registry has no feature view with a table, so that nothing would be written.
     """
     from sidkit.stores.online.bulk import in_bulk
     from sidkit.stores.online.withdrawn import drop_withdrawn, outdate_withdrawn
@@ -164,6 +172,11 @@ def materialize(repo: Repo, as_of_us: int, views: list[str] | None = None) -> di
     store = open_store(repo)
     names = views if views is not None else [view.name for view in store.list_feature_views()]
     names = [name for name in names if (repo.tables / f"{name}.parquet").exists()]
+    if views is None and not names:
+        raise RepoError(
+            f"nothing to materialize: expected feature views of the tables in {repo.tables} in the registry, got none; run "
+            f"`sidkit apply --repo {shlex.quote(str(repo.path))}` first"
+        )
     outdated = outdate_withdrawn(store, repo.tables, names)
     quiet = io.StringIO()
     with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet), in_bulk(store) as written:
@@ -282,10 +295,12 @@ def imported_as_feast_does(folder: Path) -> Iterator[None]:
 
 
 def quiet_feast() -> None:
-    """Import Feast without run-time type checks, which take seconds, and without files for server metrics."""
+    """Import Feast without torch and run-time type checks, which take seconds, and without files for server metrics."""
     if "feast" in sys.modules:
         return
     import typeguard
+
+    sys.modules["feast.torch_wrapper"] = _lazy_torch()
 
     # Feast decorates 240 methods with typeguard, which recompiles each at import: half of Feast's start-up time.
     original = typeguard.typechecked
@@ -295,6 +310,13 @@ def quiet_feast() -> None:
             import feast  # noqa: F401
     finally:
         typeguard.typechecked = original
+
+
+def _lazy_torch() -> ModuleType:
+    """Stand-in for ``feast.torch_wrapper`` that imports torch when Feast makes tensors, not when Feast is imported."""
+    wrapper = ModuleType("feast.torch_wrapper")
+    wrapper.get_torch = lambda: importlib.import_module("torch")  # type: ignore[attr-defined]
+    return wrapper
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from helpers.builders import FAST_PRESET, FinishedJob, copy_of, reseal, sidkit
+from helpers.builders import FAST_PRESET, FinishedJob, copy_of, forked_sidkit, reseal, sidkit
 from helpers.commands import ask_well, time_zone
 from helpers.switched import switched
 from semantic_ids.catalog import Catalog
@@ -41,11 +41,6 @@ def test_a_repo_lives_through_all_commands(tmp_path: Path, abroad: Path) -> None
         assert "Traceback" not in done.err
         return done.out if expect == 0 else done.err
 
-    def alone(*arguments: object) -> str:
-        done = sidkit(*arguments, cwd=abroad, **ZONE)
-        assert "Traceback" not in done.stderr
-        return done.stdout
-
     size = ("--impressions", 7_200, "--users", 72, "--items", 200)
     assert "7,200 impressions" in run("data", "synthetic", source, "--world", "weak", *size, "--seed", 3)
     assert "the source is valid" in run("data", "check", source)
@@ -58,13 +53,16 @@ def test_a_repo_lives_through_all_commands(tmp_path: Path, abroad: Path) -> None
     built = run("tables", "build", "--repo", path, "--as-of", moment)
     assert all(name in built for name in TABLES) and "2024-03-01T00:00:00+00:00" in built
     assert "7,200 rows, 0 of them sampled" in run("tables", "rows", "--repo", path)
+    early = run("materialize", "--repo", path, expect=1)
+    assert "nothing to materialize" in early and f"run `sidkit apply --repo {path}` first" in early
     # Feast tells a store's own steps where the store plans them, and that it asks it otherwise.
     deployed = (
         "Created sqlite table sidkit_item_stats"
         if "online" in switched()
         else "Deploying infrastructure for item_stats"
     )
-    assert deployed in alone("apply", "--repo", path)
+    applied = sidkit("apply", "--repo", path, cwd=abroad, **ZONE)
+    assert deployed in applied.stdout and "Traceback" not in applied.stderr
 
     assert "no codebook named 'a'" in run("codebooks", "publish", "a", "--repo", path, expect=1)
     fitted = run(
@@ -91,7 +89,7 @@ def test_a_repo_lives_through_all_commands(tmp_path: Path, abroad: Path) -> None
     prefix = found.splitlines()[0].split("\t")[1].split(",")[0]
     assert "i1\t" in run("codebooks", "items", "--codes", prefix, "--most", 1000, "--repo", path)
 
-    assert "item_sid_b:" in alone("materialize", "--repo", path)
+    assert "item_sid_b:" in forked_sidkit("materialize", "--repo", path, cwd=abroad, **ZONE).stdout
     later = run("tables", "build", "--repo", path, "--as-of", "2024-03-05T00:00:00Z")
     assert "item_content" in later
     assert "expected --as-of no later than the tables" in run(
@@ -134,25 +132,25 @@ def test_the_commands_of_rankers(
     monkeypatch.setenv("COLUMNS", "300")
     listed = ask_well("ranker", "list", "--repo", repo.path).out
     assert listed.count("fast_") >= 3 and "serving" in listed
-    names = [Path(paths[0]).name for paths in finished.told["artifacts"]["rankers"].values() if paths]
+    names = [Path(paths[0]).name for paths in finished.output["artifacts"]["rankers"].values() if paths]
     ask_well("ranker", "promote", names[0], "--repo", repo.path)
     told = json.loads(
         sidkit("score", "--repo", repo.path, "--user", "u1", "--items", "i1", "--json", cwd=abroad, **ZONE).stdout
     )
     assert told["ranker"] == names[0]
     judged = json.loads(ask_well("ranker", "evaluate", names[0], "--repo", repo.path, "--json").out)
-    assert judged["rows"]["all"]["rows"] == finished.told["arms"][0]["rows"]
-    arm = next(arm for arm in finished.told["arms"] if f"_{arm['arm']}_s0_" in names[0])
+    assert judged["rows"]["all"]["rows"] == finished.output["arms"][0]["rows"]
+    arm = next(arm for arm in finished.output["arms"] if f"_{arm['arm']}_s0_" in names[0])
     assert abs(judged["slices"]["all"]["auc"] - arm["auc"]) < 1e-6
     early = iso(finished.result.as_of_us - 50 * 86_400_000_000)
     refused = ask_well("ranker", "evaluate", names[0], "--repo", repo.path, "--since", early, expect=1)
     assert "before these artefacts were fitted" in refused.err
-    assert names[0] in refused.err and finished.told["codebook"]["name"] in refused.err
+    assert names[0] in refused.err and finished.output["codebook"]["name"] in refused.err
 
 
 def test_the_commands_that_look_at_codes(finished: FinishedJob, tmp_path: Path, abroad: Path) -> None:
     repo = copy_of(finished.repo, tmp_path / "repo")
-    name = finished.told["codebook"]["name"]
+    name = finished.output["codebook"]["name"]
 
     def run(*arguments: object, expect: int = 0) -> str:
         return ask_well(*arguments, "--repo", repo.path, expect=expect).out
@@ -197,7 +195,7 @@ def test_help_imports_neither_torch_nor_feast() -> None:
 
 
 def test_a_folder_that_is_no_repo_is_refused_with_the_remedy(tmp_path: Path) -> None:
-    done = sidkit("apply", "--repo", tmp_path / "none", cwd=tmp_path, expect=1)
+    done = forked_sidkit("apply", "--repo", tmp_path / "none", cwd=tmp_path, expect=1)
     assert "is not a sidkit repository" in done.stderr and "sidkit init" in done.stderr
 
 

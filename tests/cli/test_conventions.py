@@ -14,7 +14,7 @@ from helpers.builders import FinishedJob
 from helpers.commands import ask, ask_well
 from sidkit import __version__
 from sidkit.cli.app import build_app
-from sidkit.cli.output import table
+from sidkit.cli.tables import table
 
 
 def commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -87,5 +87,5 @@ def test_completion_knows_the_commands(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_table_is_as_wide_as_its_values() -> None:
-    shown = table(("NAME", "ROWS"), [["a", "1"], ["a long name", "12"]], right=("ROWS",))
-    assert shown.splitlines() == ["NAME         ROWS", "a               1", "a long name    12"]
+    shown = table(("NAME", "KIND", "ROWS"), [["a", "x", "1"], ["a long name", "", "12"]], left=("KIND",))
+    assert shown.splitlines() == ["NAME         KIND  ROWS", "a            x        1", "a long name          12"]

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from helpers.builders import DAY, START, sidkit, write_tables
+from helpers.builders import DAY, START, forked_sidkit, write_tables
 from helpers.dirty_builders import (
     END,
     FIRST,
@@ -218,14 +218,14 @@ def test_a_table_that_cannot_serve_is_refused_as_a_whole(
 
 def test_the_check_command_prints_what_a_source_holds(tmp_path: Path, elsewhere: Path) -> None:
     source = dirty_source(tmp_path / "source", 2)
-    done = sidkit("data", "check", source, "--rejects", tmp_path / "rejects", cwd=elsewhere)
+    done = forked_sidkit("data", "check", source, "--rejects", tmp_path / "rejects", cwd=elsewhere)
     assert "2 x label is not 0 or 1" in done.stdout
     assert "the source is valid: feedback impressions, modalities text, 2 rows rejected" in done.stdout
     assert len(read_rows(tmp_path / "rejects" / "interactions.parquet")) == 2
 
 
 def test_the_check_command_refuses_with_the_reasons(tmp_path: Path, elsewhere: Path) -> None:
-    done = sidkit("data", "check", dirty_source(tmp_path / "source", 50), cwd=elsewhere, expect=1)
+    done = forked_sidkit("data", "check", dirty_source(tmp_path / "source", 50), cwd=elsewhere, expect=1)
     assert "50 x label is not 0 or 1" in done.stdout  # the table is printed before the refusal
     assert done.stderr.startswith("sidkit: interactions: expected at most 1.00% rejected rows, got 50 of 200 (25.00%)")
     assert "Traceback" not in done.stderr

@@ -190,7 +190,7 @@ def test_a_path_that_is_no_parquet_ends_in_one_line(
     FILES[case](path)
     arguments = {
         "frame": ["frame", "--rows", str(path), "--out", str(tmp_path / "out.parquet")],
-        "evaluate": ["ranker", "evaluate", finished.told["artifacts"]["serving_ranker"], "--rows", str(path)],
+        "evaluate": ["ranker", "evaluate", finished.output["artifacts"]["serving_ranker"], "--rows", str(path)],
     }[command]
     done = CliRunner().invoke(build_app(), [*arguments, "--repo", str(finished.repo.path)])
     assert isinstance(done.exception, SidkitError), repr(done.exception)
@@ -239,7 +239,7 @@ def test_an_evaluation_says_which_rows_it_left_out_and_which_it_knows_little_of(
     finished: FinishedJob, tmp_path: Path
 ) -> None:
     own = pq.read_table(finished.repo.labelled_rows)
-    as_of, name = finished.result.as_of_us, finished.told["artifacts"]["serving_ranker"]
+    as_of, name = finished.result.as_of_us, finished.output["artifacts"]["serving_ranker"]
     late = own.slice(len(own) - 400)
     items = late.column("item_id").to_pylist()
     items[:7] = [f"nobody {number}" for number in range(7)]
@@ -285,6 +285,6 @@ def test_rows_of_one_label_are_refused_by_the_file(finished: FinishedJob, tmp_pa
     pq.write_table(
         late.set_column(late.column_names.index("label"), "label", pa.array([1] * 50)), tmp_path / "rows.parquet"
     )
-    name = finished.told["artifacts"]["serving_ranker"]
+    name = finished.output["artifacts"]["serving_ranker"]
     with pytest.raises(EvaluationError, match=r"all 50 rows of .*rows\.parquet at or after .* have label 1"):
         evaluate_ranker(finished.repo, name, tmp_path / "rows.parquet")

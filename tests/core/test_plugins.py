@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from helpers.builders import one_thread
+from helpers.builders import forked_script, one_thread
 from helpers.codebook_builders import CUT, built_repo
 from helpers.places import EXAMPLES, ROOT
 from ranking.experiments.comparison.arms import load_arms
@@ -199,7 +199,7 @@ def test_a_codebook_keeps_the_source_of_its_plug_ins_and_outlives_the_original(r
         "import sys; from pathlib import Path; from semantic_ids.codebook import Codebook; "
         "book = Codebook.load(Path(sys.argv[1])); print(type(book.quantizer).__name__, book.encoder.output_dim)"
     )
-    done = subprocess.run([sys.executable, "-c", script, folder], capture_output=True, text=True, check=True, cwd=ROOT)
+    done = forked_script(script, folder, cwd=ROOT)
     assert done.stdout.split() == ["Mine", "6"]
     lifecycle.publish(repo, "a")
 

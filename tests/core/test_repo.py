@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 import yaml
 
 import sidkit.core.repo
-from helpers.builders import sidkit as run_sidkit
+from helpers.builders import forked_sidkit as run_sidkit
 from sidkit.cli.repos import init
 from sidkit.core.errors import RepoError, RepoLockedError
 from sidkit.core.files import written_beside
@@ -95,6 +96,17 @@ def test_a_killed_init_can_be_repeated(tmp_path: Path, monkeypatch: pytest.Monke
         Repo.open(tmp_path / "repo")
     init(tmp_path / "repo")
     assert set(contents(tmp_path / "repo")) == TEMPLATE | {"data/format.json"}
+
+
+def test_a_killed_init_can_be_repeated_with_data(tmp_path: Path) -> None:
+    folder = tmp_path / "repo"
+    (folder / "data").mkdir(parents=True)
+    shutil.copy(template_folder() / "entities.py", folder)
+    created = sidkit.init(folder, "synthetic", impressions=3_000)
+    assert created.settings.source.url == str(folder / "data" / "source")
+    assert (folder / "data" / "source" / "interactions.parquet").exists()
+    with pytest.raises(RepoError, match="is a sidkit repository already"):
+        sidkit.init(folder, "synthetic", impressions=3_000)
 
 
 def test_a_feast_repo_of_the_users_own_is_never_taken_for_a_killed_init(tmp_path: Path) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from helpers.builders import forked_sidkit
 from helpers.commands import ask, ask_well
 from helpers.frozen_repo import PRESET, expected, frame, move_in, score, unpack
 from sidkit import upgrade as upgrading
@@ -130,16 +129,12 @@ def test_a_repo_with_the_old_class_paths_still_applies_materializes_and_scores(m
     shutil.copytree(moved.parent / "source", tmp_path / "source")
     with_old_paths(repo)
     move_in(repo)
-    script = "import sys; from sidkit.cli import main; main()"
     for command in (
         ["apply"],
         ["materialize"],
         ["score", "--user", expected()["user"], "--items", expected()["items"][0]],
     ):
-        done = subprocess.run(
-            [sys.executable, "-c", script, *command, "--repo", str(repo)], capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
+        done = forked_sidkit(*command, "--repo", repo, cwd=tmp_path)
         for new in NEW_PATHS.values():
             section = next(section for section, path in LINES if path == new)
             assert f"{section}.type: {new}" in done.stderr

@@ -181,9 +181,9 @@ def test_the_pages_render_at_1280_and_400_pixels(site: Path, address: str, brows
             )
             assert seen[0] <= width, f"{name} overflows at {width} pixels: {seen[0]}"
             assert seen[1] > 0 and seen[2] == 0, (name, width, seen)
-        errors = [each for each in browser.told("Log.entryAdded") if each["params"]["entry"]["level"] == "error"]
-        assert not errors and not browser.told("Runtime.exceptionThrown"), (name, errors)
-        requests = {each["params"]["request"]["url"] for each in browser.told("Network.requestWillBeSent")}
+        errors = [each for each in browser.events_of("Log.entryAdded") if each["params"]["entry"]["level"] == "error"]
+        assert not errors and not browser.events_of("Runtime.exceptionThrown"), (name, errors)
+        requests = {each["params"]["request"]["url"] for each in browser.events_of("Network.requestWillBeSent")}
         assert all(url.startswith((address, "data:", "blob:")) for url in requests), (name, requests)
 
 

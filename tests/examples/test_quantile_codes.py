@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.builders import FinishedJob, run_fast_job, sidkit
+from helpers.builders import FinishedJob, forked_sidkit, run_fast_job
 from helpers.places import EXAMPLES
 from ranking.training.ranker import Ranker
 from sidkit.core.artifact import read_manifest
@@ -27,7 +27,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> FinishedJob:
 
 
 def test_the_run_trains_and_serves_the_arm_of_ones_own(job: FinishedJob) -> None:
-    assert {arm["arm"] for arm in job.told["arms"]} == {"id", "ordinal"}
+    assert {arm["arm"] for arm in job.output["arms"]} == {"id", "ordinal"}
     assert job.result.ranker.split("_s0_")[0].endswith("_ordinal")
     assert job.result.stages[0].name == "dataset"
     manifest = read_manifest(job.repo.rankers / job.result.ranker)
@@ -51,7 +51,7 @@ def test_it_is_scored_from_another_folder_without_the_files_that_made_it(job: Fi
         "2024-02-01T00:00:00Z",
         "--json",
     )
-    scores = json.loads(sidkit(*asked, cwd=tmp_path).stdout)["scores"]
+    scores = json.loads(forked_sidkit(*asked, cwd=tmp_path).stdout)["scores"]
     assert set(scores) == {"i1", "i2", "i3"}
     assert len(set(scores.values())) > 1
 

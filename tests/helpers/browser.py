@@ -98,7 +98,7 @@ class Page:
         os.close(self._commands)
         os.close(self._answers)
 
-    def told(self, *methods: str) -> list[dict[str, Any]]:
+    def events_of(self, *methods: str) -> list[dict[str, Any]]:
         return [event for event in self.events if event["method"] in methods]
 
     def _next(self) -> dict[str, Any]:

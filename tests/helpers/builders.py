@@ -9,8 +9,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from helpers.life_state import IMPORTED_ONCE
-from helpers.places import PRESETS
+from helpers.places import PRESETS, TESTS
 from oracle.features import EmbeddingVersion, Event, ItemVersion
 from oracle.logs import MODALITIES, World
 from sidkit.core.files import sha256
@@ -37,11 +39,11 @@ START = 1_577_836_800_000_000  # 2020-01-01
 
 @dataclass(frozen=True)
 class FinishedJob:
-    """A repo on which the main job has run, with what it told."""
+    """A repo on which the main job has run, with the JSON object that `sidkit run --json` prints."""
 
     repo: Repo
     result: RunResult
-    told: dict[str, Any]
+    output: dict[str, Any]
 
 
 def run_fast_job(
@@ -150,17 +152,50 @@ def fresh_repo(path: Path, source: Path | str, **settings: Any) -> Repo:
 
 
 def sidkit(*arguments: object, cwd: Path, expect: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a process of its own."""
+    """Run the command line in a process of its own, with a fresh interpreter. Most of its time goes into imports."""
+    command = [sys.executable, "-m", "sidkit", *map(str, arguments)]
     done = subprocess.run(
-        [sys.executable, "-m", "sidkit", *map(str, arguments)],
-        cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, timeout=600, check=False,
-    )  # fmt: skip
+        command, cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, timeout=600, check=False
+    )
     assert done.returncode == expect, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
 
 
-PRELOADED = [*IMPORTED_ONCE, "sklearn.ensemble", "scipy.sparse", "sidkit.cli.run_report", "ranking.training.ranker"]
-"""What a run imports while it works: the server of forks has it already."""
+def forked_sidkit(
+    *arguments: object, cwd: Path, expect: int = 0, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the command line like :func:`sidkit`, in a process that is forked after the imports."""
+    script = "from sidkit.cli import main; main()"
+    return forked_script(script, *arguments, cwd=cwd, expect=expect, **environment)
+
+
+def forked_script(
+    script: str, *arguments: object, cwd: Path, expect: int = 0, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a script like ``python -c``, in a process that is forked after the imports."""
+    command = ["sidkit", *map(str, arguments)]
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / name for name in ("stdout", "stderr")]
+        code = _apart(_scripted, script, command, cwd, {**os.environ, **environment}, files, seconds=600)
+        out, err = (file.read_text() for file in files)
+    assert code == expect, f"exit {code}\n{out}\n{err}"
+    return subprocess.CompletedProcess(command, expect, out, err)
+
+
+def _scripted(
+    script: str, command: list[str], cwd: Path, environment: Mapping[str, str], files: Sequence[Path]
+) -> None:
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(environment)
+    time.tzset()
+    sys.path.insert(0, str(cwd))  # as Python does for -c and -m
+    for number, file in enumerate(files, start=1):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    sys.argv = command
+    exec(script, {"__name__": "__main__"})
+
+
 SENTINEL_US = START - 400 * DAY
 """Long before any drawn time: a world's source always holds both labels, a conversion and both modalities."""
 
@@ -274,7 +309,10 @@ def _apart(work: Callable[..., object], *arguments: object, seconds: float = 180
     process would inherit the locks of their thread pools.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
+    context.set_forkserver_preload(["helpers.fork_server"])
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("PYTHONPATH", str(TESTS), prepend=os.pathsep)
+        forkserver.ensure_running()
     child = context.Process(target=work, args=arguments)
     child.start()
     child.join(seconds)

@@ -106,7 +106,7 @@ class Parsed(HTMLParser):
         super().__init__()
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.scripts: list[str] = []
-        self.told = ""
+        self.text = ""
         self._raw = ""
         self.feed(page)
         self.close()
@@ -124,7 +124,7 @@ class Parsed(HTMLParser):
         if self._raw == "script":
             self.scripts[-1] += data
         elif not self._raw:
-            self.told += data
+            self.text += data
 
     @property
     def data(self) -> dict[str, Any]:

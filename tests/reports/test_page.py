@@ -20,8 +20,12 @@ from sidkit.reports.page import json_in_html
 
 NASTY = "</script></style>\"'<img src=x onerror=alert(1)>{{ data }}{% raw %}"
 TEMPLATE = """{% extends "layout.html" %}
+{% set skip_to = ("first", "the first section") %}
+{% set sections = [("first", "First"), ("second", "Second & last")] %}
 {% block title %}{{ name }}{% endblock %}
-{% block body %}
+{% block kicker %}A page{% endblock %}
+{% block heading %}Heading{% endblock %}
+{% block main %}
 <p title="{{ name }}">{{ name }}</p>
 {% endblock %}
 {% block without_scripts %}Needs JavaScript.{% endblock %}
@@ -46,7 +50,18 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def rendered(package: str, **content: Any) -> str:
-    return render_page(package, styles=["own.css"], scripts=["own.js"], data=[NASTY], content=content)
+    facts = {"summary": "A page & its summary", **content}
+    return render_page(package, styles=["own.css"], scripts=["own.js"], data=[NASTY], content=facts)
+
+
+def test_the_header_links_the_sections(package: str) -> None:
+    page = rendered(package, name="a")
+    assert '<a class="skip" href="#first-section">Skip to the first section</a>' in page
+    assert re.findall(r'<a href="#(.*)">(.*)</a>', page) == [
+        ("first-section", "First"),
+        ("second-section", "Second &amp; last"),
+    ]
+    assert "<h1>Heading</h1>" in page and "A page &amp; its summary" in page
 
 
 def test_content_is_escaped_in_text_and_in_attributes(package: str) -> None:

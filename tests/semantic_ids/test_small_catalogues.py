@@ -28,7 +28,7 @@ def test_a_log_of_sessions_runs_to_its_end_and_says_why_figures_are_missing(tmp_
     told = run_small_job(
         tmp_path, write_log(tmp_path / "source", 41, users=0, width=5),
         encoder="behaviour", encoder_arguments="encoder_arguments = {dim = 5}", quantizer="rq_opq", falling="true",
-    ).told  # fmt: skip
+    ).output  # fmt: skip
     assert told["codebook"]["hit_rate_30"] is None
     assert "no pairs of clicks after" in told["codebook"]["hit_rate_30_reason"]
     (warning,) = told["warnings"]
@@ -40,7 +40,7 @@ def test_a_log_of_sessions_runs_to_its_end_and_says_why_figures_are_missing(tmp_
 
 
 def test_a_catalogue_too_small_for_codes_runs_the_arms_without_codes(tmp_path: Path) -> None:
-    told = run_small_job(tmp_path, write_log(tmp_path / "source", 12, users=20, test_label=0)).told
+    told = run_small_job(tmp_path, write_log(tmp_path / "source", 12, users=20, test_label=0)).output
     (warning,) = told["warnings"]
     assert warning == (
         "codes require 40 items with vectors at the end of training, got 12; skipping the arms that read codes: id_codes"

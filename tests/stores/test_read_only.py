@@ -212,7 +212,7 @@ def test_every_reader_works_and_every_writer_names_what_it_cannot_write(
 ) -> None:
     import_rooms()
     repo = copy_of(finished.repo, tmp_path / "repo").path  # another worker reads the original
-    names = {"codebook": finished.told["codebook"]["name"], "ranker": finished.told["artifacts"]["serving_ranker"]}
+    names = {"codebook": finished.output["codebook"]["name"], "ranker": finished.output["artifacts"]["serving_ranker"]}
     modes = {path: path.stat().st_mode for path in [repo, *repo.rglob("*")]}
     shutil.rmtree(repo / "data" / "tmp", ignore_errors=True)
     if hinder is bound_by_permissions:

@@ -85,7 +85,7 @@ def test_attributes_arrive_unchanged(both: tuple[FinishedJob, FinishedJob]) -> N
 
 def test_arms_scores_and_frames_are_those_of_plain_names(both: tuple[FinishedJob, FinishedJob], tmp_path: Path) -> None:
     plain, hostile = both
-    for one, other in zip(plain.told["arms"], hostile.told["arms"], strict=True):
+    for one, other in zip(plain.output["arms"], hostile.output["arms"], strict=True):
         assert one == other
     at = plain.result.as_of_us
     scores, frames = [], []

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.builders import DAY, START, fresh_repo, moments, sidkit, write_tables
+from helpers.builders import DAY, START, forked_sidkit, fresh_repo, moments, write_tables
 from sidkit.cli.data import ingest_
 from sidkit.core.errors import (
     ArtifactCorruptError,
@@ -378,7 +378,7 @@ def test_the_ingest_command_tells_what_is_new(
     tmp_path: Path, elsewhere: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     repo = fresh_repo(tmp_path / "repo", write(tmp_path / "source", FIRST))
-    told = sidkit("data", "ingest", cwd=elsewhere, SIDKIT_REPO=str(repo.path)).stdout
+    told = forked_sidkit("data", "ingest", cwd=elsewhere, SIDKIT_REPO=str(repo.path)).stdout
     assert "12 new rows; the log has 12 rows" in told
     ingest_(repo.path)
     assert "the source is unchanged; the log has 12 rows" in capsys.readouterr().out

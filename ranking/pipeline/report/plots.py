@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,8 @@ from sidkit.core.intervals import NO_EVIDENCE
 
 _CHANCE = 0.5
 _MARGIN = 0.04
+_TICKS = 4
+"""About how many ticks an axis has."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +33,21 @@ class Mark:
 
 
 @dataclass(frozen=True)
+class Tick:
+    """A round number on an axis."""
+
+    at: float
+    """In percent of the width."""
+    text: str
+
+
+@dataclass(frozen=True)
 class Chart:
-    """Rows on one axis; ``ends`` are its least and greatest value as text."""
+    """Rows on one axis with round ticks."""
 
     title: str
     marks: tuple[Mark, ...]
-    ends: tuple[str, str]
+    ticks: tuple[Tick, ...]
     zero: float | None = None
     """Where 0 is on the axis, in percent; None for bars that start at chance."""
 
@@ -54,6 +66,16 @@ class _Axis:
 
     def at(self, value: float) -> float:
         return round(100 * (value - self.low) / (self.high - self.low), 2)
+
+    def ticks(self, *, signed: bool = False) -> tuple[Tick, ...]:
+        """Multiples of 1, 2 or 5 times a power of 10; their texts have the decimals of the step, so that none is rounded."""
+        rough = (self.high - self.low) / _TICKS
+        power = 10.0 ** math.floor(math.log10(rough))
+        step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= 0.999 * rough)
+        digits = max(0, -math.floor(math.log10(1.001 * step)))
+        values = [place * step for place in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
+        sign = "+" if signed else ""
+        return tuple(Tick(self.at(value), f"{value:{sign if value else ''}.{digits}f}") for value in values)
 
     def at_bound(self, value: float | None) -> float | None:
         return None if value is None else self.at(value)
@@ -82,7 +104,7 @@ def arm_charts(evaluation: RunEvaluation, names: Sequence[str]) -> list[Chart]:
             marks.append(Mark(label, f"{value:.4f}", axis.at(_CHANCE), axis.at(value), None, None, "ceiling"))
         size = evaluation.rows[name]
         title = f"{name} rows: {size.rows:,} with {size.positives:,} positives"
-        charts.append(Chart(title, tuple(marks), (f"{axis.low:.3f}", f"{axis.high:.3f}")))
+        charts.append(Chart(title, tuple(marks), axis.ticks()))
     return charts
 
 
@@ -117,7 +139,7 @@ def forest(title: str, differences: Sequence[ArmDifference]) -> Chart | None:
                 str(verdict),
             )
         )
-    return Chart(title, tuple(marks), (f"{axis.low:+.3f}", f"{axis.high:+.3f}"), axis.at(0.0))
+    return Chart(title, tuple(marks), axis.ticks(signed=True), axis.at(0.0))
 
 
 def bounds_text(low: float | None, high: float | None, *, signed: bool = True) -> str:

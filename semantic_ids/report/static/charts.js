@@ -30,13 +30,14 @@ data.levels.forEach((level, number) => {
       const from = left + place * step;
       bars += `M${from.toFixed(2)} ${base}V${y(count).toFixed(2)}H${(from + step - gap).toFixed(2)}V${base}Z`;
     });
-    const marks = log ? [1, 10, 100, 1000, 10000, 100000].filter((mark) => mark <= top) : steps(top, 4).filter(Number.isInteger);
+    const powers = [1, 10, 100, 1000, 10000, 100000].map((at) => ({ at, text: counted(at) }));
+    const marks = log ? powers.filter(({ at }) => at <= top) : ticks(0, top).filter(({ at }) => Number.isInteger(at));
     const even = data.total / size;
     const svg = draw("svg", { width, height, role: "img", "aria-label": `Level ${number + 1}: ${caption}` });
-    for (const mark of marks) {
+    for (const { at, text } of marks) {
       svg.append(
-        draw("line", { class: "grid", x1: left, x2: width, y1: y(mark), y2: y(mark) }),
-        draw("text", { x: left - 6, y: y(mark) + 4, "text-anchor": "end" }, counted(mark)),
+        draw("line", { class: "grid", x1: left, x2: width, y1: y(at), y2: y(at) }),
+        draw("text", { x: left - 6, y: y(at) + 4, "text-anchor": "end" }, text),
       );
     }
     svg.append(draw("path", { class: "fill", d: bars }));
@@ -68,10 +69,10 @@ function frame(width, height, top, label) {
   const x = (place) => left + (place + 0.5) * step;
   const y = (value) => base - (value / (top || 1)) * (base - 16);
   const svg = draw("svg", { width, height, role: "img", "aria-label": label });
-  for (const mark of steps(top, 5)) {
+  for (const { at, text } of ticks(0, top, 5)) {
     svg.append(
-      draw("line", { class: "grid", x1: left, x2: width, y1: y(mark), y2: y(mark) }),
-      draw("text", { x: left - 8, y: y(mark) + 4, "text-anchor": "end" }, counted(mark)),
+      draw("line", { class: "grid", x1: left, x2: width, y1: y(at), y2: y(at) }),
+      draw("text", { x: left - 8, y: y(at) + 4, "text-anchor": "end" }, text),
     );
   }
   const every = Math.max(1, Math.ceil(84 / step));

@@ -38,13 +38,17 @@ function sized(box, paint) {
   again();
 }
 
-// About `count` round tick marks that cover 0..top.
-function steps(top, count = 4) {
-  if (!(top > 0)) return [0];
-  const rough = top / count;
+// About `count` round tick marks within low..high. Their texts have the decimals of the step, so that none is rounded.
+function ticks(low, high, count = 4) {
+  if (!(high > low)) return [{ at: low, text: counted(low) }];
+  const rough = (high - low) / count;
   const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map((factor) => factor * power).find((size) => size >= rough);
+  const step = [1, 2, 5, 10].map((factor) => factor * power).find((size) => size >= rough * 0.999);
+  const digits = Math.max(0, -Math.floor(Math.log10(step * 1.001)));
   const marks = [];
-  for (let mark = 0; mark <= top * 1.0001; mark += step) marks.push(Number(mark.toPrecision(6)));
+  for (let place = Math.ceil(low / step - 1e-6); place * step <= high + step * 1e-6; place += 1) {
+    const at = Number((place * step).toPrecision(8)) + 0; // + 0 makes -0 a 0
+    marks.push({ at, text: at.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits }) });
+  }
   return marks;
 }

@@ -140,7 +140,7 @@ def thinned(tmp_path_factory: pytest.TempPathFactory) -> FinishedJob:
 
 
 def test_a_job_says_what_it_uses_and_draws_for_nothing_else(thinned: FinishedJob) -> None:
-    rows, repo = thinned.told["rows"], thinned.repo
+    rows, repo = thinned.output["rows"], thinned.repo
     assert not repo.labelled_rows.exists()
     file = next(repo.data.glob("rows-*.parquet"))
     assert sum(part["used"] for part in rows.values()) == pq.read_metadata(file).num_rows

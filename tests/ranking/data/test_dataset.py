@@ -147,7 +147,7 @@ def test_every_feature_has_a_value_on_a_replayed_old_log(finished: FinishedJob) 
     rows = read_rows(finished.repo.labelled_rows)
     late = rows.take(np.arange(len(rows) - 2000, len(rows)))
     store = open_store(finished.repo)
-    service = store.get_feature_service(finished.told["artifacts"]["feature_service"])
+    service = store.get_feature_service(finished.output["artifacts"]["feature_service"])
     import pandas as pd
 
     entities = pd.DataFrame(

@@ -185,7 +185,7 @@ def test_items_and_histories_are_distinct_over_all_chunks(finished: FinishedJob,
 
 def frame_of(finished: FinishedJob) -> FrameWriter:
     repo = finished.repo
-    of_rows, look_up = feature_readers(open_store(repo), finished.told["artifacts"]["feature_service"])
+    of_rows, look_up = feature_readers(open_store(repo), finished.output["artifacts"]["feature_service"])
     book = Codebook.load(repo.codebooks / finished.result.codebook.name)
     return FrameWriter(of_rows, FrameBuilder(book, look_up, rate=0.1, history_length=5))
 
@@ -245,9 +245,9 @@ def test_a_job_that_streams_serves_its_rankers_and_is_audited(finished: Finished
     assert (run / "frame" / "train.parquet").exists()
     facts = read_facts(run / "stages.json", "frame")
     assert facts["streamed"] and facts["ends"][-1] == len(DiskFrame.load(run / "frame"))
-    assert {arm["arm"]: arm["auc"] > 0.5 for arm in job.told["arms"]} == {"id_codes": True, "gbdt": True}
+    assert {arm["arm"]: arm["auc"] > 0.5 for arm in job.output["arms"]} == {"id_codes": True, "gbdt": True}
 
-    ranker = job.told["artifacts"]["serving_ranker"]
+    ranker = job.output["artifacts"]["serving_ranker"]
     assert "id_codes" in ranker
     item_ids = [str(item) for item in load_dataset(run / "frame").items.ids[1:6]]
     scores = Scorer(repo).score("u1", item_ids, job.result.as_of_us + DAY)
@@ -260,4 +260,4 @@ def test_a_job_that_streams_serves_its_rankers_and_is_audited(finished: Finished
     context = read_run(repo, str(preset))
     assert not isinstance(context.train, DiskDataset) and 0 < len(context.train) < facts["ends"][0]
     again = run_fast_job(repo.path, preset)
-    assert again.told["stages"] == job.told["stages"], "everything was kept"
+    assert again.output["stages"] == job.output["stages"], "everything was kept"

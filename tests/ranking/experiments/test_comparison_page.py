@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from helpers.browser import Page
@@ -120,6 +121,10 @@ def test_in_a_browser_every_plot_is_drawn_and_follows_what_is_chosen(two: list[d
                 if (row["metric"], row["baseline"], row["slice"]) == (metric, baseline, name) and row["delta_low"] is not None
             ]  # fmt: skip
             assert arms_in("deltas") == sorted(row["arm"] for row in told) != []
+            marks = page.do(
+                "[...document.querySelectorAll('#deltas .grid + text')].map((each) => Number(each.textContent))"
+            )
+            assert len(marks) >= 2 and np.diff(marks) == pytest.approx(marks[1] - marks[0]), "ticks are not rounded"
             for row in told:
                 drawn = page.do(
                     f"""document.querySelector('#deltas g[data-arm="{row["arm"]}"]').getAttribute("class")"""
@@ -149,7 +154,7 @@ def test_in_a_browser_every_plot_is_drawn_and_follows_what_is_chosen(two: list[d
         assert "No arm of this comparison has a gate" in page.do("document.getElementById('gates').textContent")
         assert "Nothing to show" in page.do("document.getElementById('attention').textContent")
         assert page.do("document.querySelectorAll('img').length") == 0
-        assert page.told("Runtime.exceptionThrown", "Log.entryAdded") == []
-        assert len({event["params"]["request"]["url"] for event in page.told("Network.requestWillBeSent")}) == 1
+        assert page.events_of("Runtime.exceptionThrown", "Log.entryAdded") == []
+        assert len({event["params"]["request"]["url"] for event in page.events_of("Network.requestWillBeSent")}) == 1
     finally:
         page.close()

@@ -62,14 +62,14 @@ def test_the_leak_promises_more_than_it_delivers_and_delivers_less_than_was_poss
     assert set(told["arms"]) == {"gbdt", "content"}
     for rows in told["arms"].values():
         every = rows[0]
-        assert every["slice"] == "all" and every["rows"] == finished.told["arms"][0]["rows"]
+        assert every["slice"] == "all" and every["rows"] == finished.output["arms"][0]["rows"]
         assert every["promised"]["auc"] > every["possible"]["auc"]
         assert every["broken_promise"]["high"] < 0 and every["broken_promise"]["delta"] == pytest.approx(
             every["delivered"]["auc"] - every["promised"]["auc"], abs=1e-5
         )
         assert every["cost"]["delta"] == pytest.approx(every["delivered"]["auc"] - every["possible"]["auc"], abs=1e-5)
     # What was possible is what the job itself measured.
-    job = {arm["arm"]: arm["auc"] for arm in finished.told["arms"]}
+    job = {arm["arm"]: arm["auc"] for arm in finished.output["arms"]}
     assert told["arms"]["gbdt"][0]["possible"]["auc"] == pytest.approx(job["gbdt"], abs=1e-5)
     assert told["arms"]["content"][0]["possible"]["auc"] == pytest.approx(job["content"], abs=1e-5)
     assert not list(finished.repo.rankers.glob("*leak*"))

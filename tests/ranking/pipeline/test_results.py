@@ -35,10 +35,10 @@ def test_comparisons_have_an_outcome_and_its_reason(finished: FinishedJob) -> No
 
 def test_a_result_names_its_ranker_its_codebook_and_its_report(finished: FinishedJob) -> None:
     result = finished.result
-    assert result.ranker == finished.told["artifacts"]["serving_ranker"]
+    assert result.ranker == finished.output["artifacts"]["serving_ranker"]
     assert result.report.is_file()
-    assert finished.told["report"] == str(result.report)
-    assert finished.told["conclusions"] == list(result.conclusions)
+    assert finished.output["report"] == str(result.report)
+    assert finished.output["conclusions"] == list(result.conclusions)
     assert result.conclusions[0].startswith(f"{result.ranker} serves: arm ")
     assert repr(result) == str(result)
     assert result.ranker is not None and result.ranker in repr(result)

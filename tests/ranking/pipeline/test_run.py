@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from helpers.builders import FAST_PRESET, FinishedJob, copy_of, dies, run_fast_job, sidkit
+from helpers.builders import FAST_PRESET, FinishedJob, copy_of, dies, forked_sidkit, run_fast_job
 from helpers.commands import ask_well
 from helpers.kill_points import Points
 from ranking.pipeline.prepare import prepare_repo
@@ -47,7 +47,7 @@ def brief_job(path: Path, preset: Path, data: str = "synthetic") -> FinishedJob:
 
 
 def test_the_json_object_has_the_stated_shape(finished: FinishedJob) -> None:
-    told = finished.told
+    told = finished.output
     assert set(told) == {
         "data", "preset", "codebook", "arms", "log", "rows", "stages", "warnings", "without_auc", "peak_rss_mb", "artifacts",
         "conclusions", "report", "target", "calibrated", "calibration",
@@ -80,14 +80,14 @@ def test_json_is_all_that_is_on_stdout_and_a_second_run_keeps_everything(
 ) -> None:
     repo = copy_of(finished.repo, tmp_path / "repo")
     before = files_of(repo)
-    done = sidkit(
+    done = forked_sidkit(
         "run", "--data", "synthetic", "--repo", repo.path, "--preset", FAST_PRESET, "--impressions", 24_000, "--json",
         cwd=elsewhere,
     )  # fmt: skip
     told = json.loads(done.stdout)
     assert [line.split()[0] for line in done.stderr.splitlines() if "rows" in line] == ["reused"] * len(STAGES)
     for name in ("codebook", "arms", "stages"):
-        assert told[name] == finished.told[name]
+        assert told[name] == finished.output[name]
     assert changed_files(before, repo) == set()
 
 
@@ -134,7 +134,7 @@ def test_the_same_seed_and_data_give_the_same_codes_and_scores(brief: tuple[Path
     again = brief_job(tmp_path / "repo", preset)
     assert same_result(again, first)
     tables = [
-        pq.read_table(job.repo.tables / f"item_sid_{job.told['codebook']['name']}.parquet").drop_columns(
+        pq.read_table(job.repo.tables / f"item_sid_{job.output['codebook']['name']}.parquet").drop_columns(
             "assigned_at_us"
         )
         for job in (again, first)
@@ -153,7 +153,7 @@ def test_the_same_seed_and_data_give_the_same_codes_and_scores(brief: tuple[Path
 def test_two_runs_at_once_on_one_repo_are_refused(finished: FinishedJob, tmp_path: Path) -> None:
     repo = copy_of(finished.repo, tmp_path / "repo")
     with repo.locked():
-        done = sidkit("run", "--data", "synthetic", "--repo", repo.path, cwd=tmp_path, expect=1)
+        done = forked_sidkit("run", "--data", "synthetic", "--repo", repo.path, cwd=tmp_path, expect=1)
         assert f"pid {os.getpid()}" in done.stderr
         assert "is locked by another sidkit command" in done.stderr
     with repo.locked(), pytest.raises(RepoLockedError), Repo.open(repo.path).locked():
@@ -182,11 +182,11 @@ def test_new_rows_in_the_source_are_taken_up_and_old_versions_stay(
     first = brief_job(tmp_path / "repo", preset, str(source))
     pq.write_table(log, source / "interactions.parquet")
     second = brief_job(tmp_path / "repo", preset, str(source))
-    assert second.told["stages"][0]["rows"] == len(log)
-    assert first.told["codebook"]["name"] != second.told["codebook"]["name"]
-    for name in (first.told["codebook"]["name"], second.told["codebook"]["name"]):
+    assert second.output["stages"][0]["rows"] == len(log)
+    assert first.output["codebook"]["name"] != second.output["codebook"]["name"]
+    for name in (first.output["codebook"]["name"], second.output["codebook"]["name"]):
         assert (second.repo.codebooks / name / "manifest.json").exists()
-    assert second.told["arms"][0]["rows"] != first.told["arms"][0]["rows"]
+    assert second.output["arms"][0]["rows"] != first.output["arms"][0]["rows"]
 
 
 def files_of(repo: Repo) -> dict[str, tuple[int, int]]:
@@ -211,9 +211,11 @@ def changed_files(before: dict[str, tuple[int, int]], repo: Repo) -> set[str]:
 
 
 def same_result(left: FinishedJob, right: FinishedJob) -> bool:
-    assert left.told["codebook"] == right.told["codebook"]
-    assert left.told["arms"] == right.told["arms"]
-    return Path(left.told["artifacts"]["serving_ranker"]).name == Path(right.told["artifacts"]["serving_ranker"]).name
+    assert left.output["codebook"] == right.output["codebook"]
+    assert left.output["arms"] == right.output["arms"]
+    return (
+        Path(left.output["artifacts"]["serving_ranker"]).name == Path(right.output["artifacts"]["serving_ranker"]).name
+    )
 
 
 def promotes_until_killed(path: Path, name: str, point: str) -> None:

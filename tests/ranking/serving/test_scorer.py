@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from helpers.builders import FinishedJob, copy_of, sidkit
+from helpers.builders import FinishedJob, copy_of, forked_sidkit
 from helpers.commands import ask_well
 from ranking.data.dataset import LabelledRows, build_dataset
 from ranking.serving.scorer import Scorer
@@ -48,7 +48,7 @@ def same(left: Any, right: Any) -> bool:
 
 def test_the_offline_frame_at_materialization_equals_the_online_read_cell_by_cell(finished: FinishedJob) -> None:
     store = open_store(finished.repo)
-    service = store.get_feature_service(finished.told["artifacts"]["feature_service"])
+    service = store.get_feature_service(finished.output["artifacts"]["feature_service"])
     users, items = keys_of(finished.repo)
     count = max(len(users), len(items))
     keys = {
@@ -82,12 +82,12 @@ def offline_scores(repo: Repo, user: str, items: list[str], at_us: int) -> np.nd
     return ranker.score(data)
 
 
-def test_score_in_a_fresh_process_equals_the_offline_model(finished: FinishedJob, elsewhere: Path) -> None:
+def test_score_in_a_process_of_its_own_equals_the_offline_model(finished: FinishedJob, elsewhere: Path) -> None:
     users, items = keys_of(finished.repo)
     as_of = finished.result.as_of_us
     for user, zone in ((users[0], "Asia/Tokyo"), ("nobody", "America/Los_Angeles")):
         asked = [*items[:40], "nothing"]
-        done = sidkit(
+        done = forked_sidkit(
             "score", "--repo", finished.repo.path, "--user", user, "--items", ",".join(asked), "--at", iso(as_of), "--json",
             cwd=elsewhere, TZ=zone,
         )  # fmt: skip

@@ -191,7 +191,7 @@ def test_the_artefact_scores_the_test_rows_bit_by_bit_as_the_job_did(finished: F
     ranker = Ranker.load(finished.repo.rankers / finished.result.rankers[arm][0])
     told = ranker.score(test)
     assert np.array_equal(told, read_predictions(predictions / f"{arm}-s0.parquet"))
-    stated = next(each["auc"] for each in finished.told["arms"] if each["arm"] == arm)
+    stated = next(each["auc"] for each in finished.output["arms"] if each["arm"] == arm)
     assert auc(test.rows.label, told) == pytest.approx(stated)
 
 

@@ -139,6 +139,12 @@ def test_a_second_writer_of_the_file_is_told(minilm: Path, tmp_path: Path) -> No
     embed_items(source, source, {"text": TextSpec(model=str(minilm))}, tmp_path / "cache", progress=told)
 
 
+def test_an_error_is_the_only_line(tmp_path: Path) -> None:
+    source = write_items(tmp_path / "s", dict(TITLES))
+    refused = ask_well("data", "embed", source, "--text", tmp_path / "no_model", expect=1)
+    assert refused.err.startswith("sidkit: ") and refused.err.count("\n") == 1
+
+
 def test_progress_reaches_the_end(minilm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = write_items(tmp_path / "s", dict(TITLES))
     with progress_bar() as told:

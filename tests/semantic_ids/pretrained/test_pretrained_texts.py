@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from helpers.builders import dies, sidkit
+from helpers.builders import dies, forked_sidkit
 from helpers.commands import ask_well
 from helpers.pretrained_builders import TITLES, embed_texts, vectors_of, write_items
 from semantic_ids.item_vectors import ItemVectors
@@ -217,7 +217,7 @@ def test_importing_the_package_loads_no_heavy_library() -> None:
 
 def test_the_command_embeds_only_what_is_new(minilm: Path, tmp_path: Path, elsewhere: Path) -> None:
     source = write_items(tmp_path / "source", {"a": "red shoes", "b": "a kettle", "c": " "})
-    first = sidkit("data", "embed", source, "--text", minilm, cwd=elsewhere, TZ="Asia/Kathmandu").stdout
+    first = forked_sidkit("data", "embed", source, "--text", minilm, cwd=elsewhere, TZ="Asia/Kathmandu").stdout
     assert "text: 2 embedded, 0 from the cache, 1 without a vector" in first
     assert f"3 rows in {source / 'item_embeddings.parquet'}" in first
     write_items(source, {"a": "red shoes", "b": "a teapot", "c": " "})

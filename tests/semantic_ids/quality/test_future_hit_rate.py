@@ -14,7 +14,7 @@ from sidkit.core.files import read_json
 
 
 def test_a_codebook_is_judged_beside_its_baselines(finished: FinishedJob) -> None:
-    name = finished.told["codebook"]["name"]
+    name = finished.output["codebook"]["name"]
     report = future_hits(finished.repo, [name], end_of_log(finished.repo), baselines=True)
     assert report is not None
     assert set(report.hits) == {name, f"{name}:decoded", f"{name}:codes", "popularity", "content", "collaborative"}
@@ -24,13 +24,13 @@ def test_a_codebook_is_judged_beside_its_baselines(finished: FinishedJob) -> Non
 
 
 def test_the_job_tells_the_figures_of_seen_and_new_targets(finished: FinishedJob) -> None:
-    name, told = finished.told["codebook"]["name"], finished.told["codebook"]["hit_rate_30"]
+    name, told = finished.output["codebook"]["name"], finished.output["codebook"]["hit_rate_30"]
     kept = read_json(finished.repo.runs / "fast" / "hit_rate.json")["rates"][name]
     assert told == {part: kept[part]["value"] for part in ("seen", "new")}
 
 
 def test_nothing_after_the_fit_gives_no_figures(finished: FinishedJob) -> None:
-    record = Catalog.open(finished.repo).codebook(finished.told["codebook"]["name"])
+    record = Catalog.open(finished.repo).codebook(finished.output["codebook"]["name"])
     found = future_hits(finished.repo, [record.name], record.fit_end_us)
     assert isinstance(found, NotMeasured)
     assert "no later event is known" in found.reason

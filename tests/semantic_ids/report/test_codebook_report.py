@@ -117,7 +117,7 @@ def test_what_a_light_page_leaves_out_is_counted_and_told(
     kept = {path: len(rows) for path, rows in leaves.items() if rows}
     assert sum(kept.values()) == most
     listed = len(facts.items)
-    assert f"{most} items are included" in parsed.told and f"{listed - most} are omitted" in parsed.told
+    assert f"{most} items are included" in parsed.text and f"{listed - most} are omitted" in parsed.text
     if most >= EXAMPLES * sum(len(path) == 1 for path in whole):
         for code in (path[0] for path in whole if len(path) == 1):
             shown = sum(size for path, size in kept.items() if path[0] == code)
@@ -134,10 +134,10 @@ def test_codes_that_refine_nothing_are_no_levels_but_stand_with_the_items(repo: 
         table[held["items"]["id"][row]]["codes"] for rows in leaves.values() for row in rows
     ]
     assert [level["extra"] for level in parsed.data["levels"]] == [False, False, True]
-    assert "2 levels, each refining the one before; 1 more that do not refine others" in parsed.told
+    assert "2 levels, each refining the one before; 1 more that do not refine others" in parsed.text
     side_by_side = Parsed(render(replace(facts, residual_levels=0)))
     assert len(side_by_side.data["tree"]["levels"]) == 1
-    assert "do not refine each other, so the tree groups items by the first code only" in side_by_side.told
+    assert "do not refine each other, so the tree groups items by the first code only" in side_by_side.text
 
 
 def test_bars_and_figures_are_those_of_the_table(repo: Repo, facts: Facts) -> None:
@@ -151,11 +151,11 @@ def test_bars_and_figures_are_those_of_the_table(repo: Repo, facts: Facts) -> No
         )
     buckets = Counter(map(tuple, codes))
     own = sum(count == 1 for count in buckets.values()) / len(codes)
-    assert f"{text(own, 'share')} of items have a unique code" in parsed.told
-    assert f"Largest bucket{facts.metrics['largest_bucket']}{max(buckets.values())}" in parsed.told
-    assert f"{len(BARE)} without codes are not in the tree" in parsed.told
+    assert f"{text(own, 'share')} of items have a unique code" in parsed.text
+    assert f"Largest bucket{facts.metrics['largest_bucket']}{max(buckets.values())}" in parsed.text
+    assert f"{len(BARE)} without codes are not in the tree" in parsed.text
     for told in ("a", "published", facts.record.content_hash, "residual_kmeans", "8×6×4", "2020-01-21 00:00 UTC"):
-        assert told in parsed.told
+        assert told in parsed.text
 
 
 def test_collisions_are_listed_fullest_first_with_their_items(repo: Repo, facts: Facts) -> None:
@@ -171,8 +171,8 @@ def test_collisions_are_listed_fullest_first_with_their_items(repo: Repo, facts:
         for (count, codes), block in zip(shared, re.findall(r'<ul class="items">(.*?)</ul>', page), strict=False):
             told = Parsed(block)
             for item in sorted(buckets[codes])[:12]:
-                assert item in told.told
-            assert (f"and {-count - 12} more" in told.told) is (-count > 12)
+                assert item in told.text
+            assert (f"and {-count - 12} more" in told.text) is (-count > 12)
 
 
 def test_each_item_counts_in_the_period_of_its_arrival_with_its_first_codes(repo: Repo, facts: Facts) -> None:
@@ -257,7 +257,7 @@ def test_a_sample_is_drawn_alike_every_time_and_not_by_id(repo: Repo, monkeypatc
         drawn = collect_facts(repo, "a")
         shown = drawn.items.ids.take(drawn.sample.rows).to_pylist()
         assert shown == sorted(sorted(coded(repo), key=lambda item: hashlib.md5(item.encode()).hexdigest())[:9])
-    assert "a sample of 9 of" in Parsed(render(drawn)).told
+    assert "a sample of 9 of" in Parsed(render(drawn)).text
 
 
 def test_no_title_gets_out_of_its_place(facts: Facts) -> None:
@@ -271,7 +271,7 @@ def test_no_title_gets_out_of_its_place(facts: Facts) -> None:
     assert policy and policy.startswith("default-src 'none'; ") and f"script-src 'sha256-{digest}'" in policy
     assert "{{" not in page.replace("{{data}} {{script}}", "")
     shown = replace(facts, items=replace(facts.items, codes=facts.items.codes * 0))
-    listed = Parsed(render(shown)).told
+    listed = Parsed(render(shown)).text
     for item in ("i001", "i002", "i003"):
         assert NASTY[item] in listed
 
@@ -306,7 +306,7 @@ def test_only_a_published_codebook_has_a_page(tmp_path: Path, without_feast: Non
         write_report(repo, "a", out)
     lifecycle.publish(repo, "a")
     lifecycle.retire(repo, "a")
-    assert "retired" in Parsed(write_report(repo, "a", out).read_text()).told
+    assert "retired" in Parsed(write_report(repo, "a", out).read_text()).text
     lifecycle.purge(repo, "a")
     with pytest.raises(LifeCycleError, match="a is 'purged'"):
         write_report(repo, "a", out)
@@ -323,13 +323,13 @@ def test_one_level_no_titles_and_content_that_waits(tmp_path: Path, without_feas
     held = parsed.data["tree"]
     assert set(held["items"]["title"]) == {None}
     assert unrolled(held)[0] == Counter(tuple(row["codes"]) for row in coded(repo).values())
-    assert "1 rows of content have no codes yet" in parsed.told
+    assert "1 rows of content have no codes yet" in parsed.text
 
 
 def test_without_any_codes_the_page_says_so(facts: Facts) -> None:
     parsed = Parsed(render(nothing(facts)))
     assert unrolled(parsed.data["tree"]) == (Counter(), {})
-    assert "No item has codes." in parsed.told and "No items have arrived after the fit." in parsed.told
+    assert "No item has codes." in parsed.text and "No items have arrived after the fit." in parsed.text
 
 
 def test_figures_of_any_shape_are_told_and_missing_ones_are_dashes(facts: Facts) -> None:
@@ -340,10 +340,10 @@ def test_figures_of_any_shape_are_told_and_missing_ones_are_dashes(facts: Facts)
         "strange_figure": {"a": [1, 2.5], "b": "<i>text</i>", "c": True},
         "empty": [],
     }
-    told = Parsed(render(replace(facts, metrics=metrics))).told
+    told = Parsed(render(replace(facts, metrics=metrics))).text
     assert "Utilisation per level50% · 100% · –" in told
     assert "Hit rate at 30seen 25% · new ––How often" in told
     assert "Balance lastbefore 0.1235 · after 1e-05–How evenly" in told
     assert "Strange figurea 1 · 2.5 · b <i>text</i> · c True–Value from the artefact" in told
     assert "Empty––" in told
-    assert "Largest bucket–" in Parsed(render(replace(facts, metrics={}))).told
+    assert "Largest bucket–" in Parsed(render(replace(facts, metrics={}))).text

@@ -83,8 +83,8 @@ def test_in_a_browser_one_clicks_from_the_first_code_to_the_items(repo: Repo, fa
         # Nothing of a title ran, nothing was asked of a network, and no rule of the page was broken.
         assert page.do("document.title") == "Codebook a"
         assert page.do("document.querySelectorAll('img, b b, .tree b').length") == 0
-        assert page.told("Runtime.exceptionThrown", "Log.entryAdded") == []
-        assert {event["params"]["request"]["url"] for event in page.told("Network.requestWillBeSent")} == {
+        assert page.events_of("Runtime.exceptionThrown", "Log.entryAdded") == []
+        assert {event["params"]["request"]["url"] for event in page.events_of("Network.requestWillBeSent")} == {
             file.as_uri()
         }
         # The charts and the map are drawn.
@@ -136,7 +136,7 @@ def test_in_a_browser_the_keyboard_walks_and_the_search_finds(repo: Repo, tmp_pa
                     row.closest("ul").closest("li").querySelector(".branch").dataset.path]; }})()"""
             )
             assert found == [NASTY["i002"], True, ",".join(map(str, coded(repo)["i002"]["codes"]))]
-        assert page.told("Runtime.exceptionThrown", "Log.entryAdded") == []
+        assert page.events_of("Runtime.exceptionThrown", "Log.entryAdded") == []
     finally:
         page.close()
 
@@ -171,6 +171,6 @@ def test_in_a_browser_a_hundred_thousand_items_are_drawn_a_few_at_a_time(facts: 
         assert seen[3] < 10_000
         page.open(empty)
         assert "No item has codes." in page.do("document.getElementById('tree').textContent")
-        assert page.told("Runtime.exceptionThrown", "Log.entryAdded") == []
+        assert page.events_of("Runtime.exceptionThrown", "Log.entryAdded") == []
     finally:
         page.close()

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from helpers.builders import forked_script
 from helpers.pit_oracle import (
     BASE_US,
     DAY_US,
@@ -29,7 +27,7 @@ from helpers.pit_oracle import (
     some_times,
     write,
 )  # fmt: skip
-from helpers.places import ROOT, TESTS
+from helpers.places import ROOT
 from sidkit.core.errors import ArtifactMissingError, ConfigError, ContractError
 
 
@@ -246,21 +244,11 @@ print(json.dumps(told, default=str))
 
 
 def _told_in(zone: str, folder: Path) -> Any:
-    done = subprocess.run(
-        [sys.executable, "-c", ZONE_SCRIPT, str(folder), json.dumps(ZONE_TIMES)],
-        env={**os.environ, "TZ": zone, "PYTHONPATH": str(TESTS)},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return json.loads(forked_script(ZONE_SCRIPT, folder, json.dumps(ZONE_TIMES), cwd=ROOT, TZ=zone).stdout)
 
 
 def test_the_time_zone_of_the_process_changes_nothing(asking: Asking) -> None:
-    with ThreadPoolExecutor(2) as pool:
-        tokyo, los_angeles = pool.map(lambda zone: _told_in(zone, asking.ground.folder), (TOKYO, LOS_ANGELES))
+    tokyo, los_angeles = (_told_in(zone, asking.ground.folder) for zone in (TOKYO, LOS_ANGELES))
     assert tokyo == los_angeles
     aware, naive, texts, objects, pulled = tokyo
     assert naive == texts == objects == aware

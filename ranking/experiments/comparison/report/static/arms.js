@@ -36,9 +36,9 @@ function forest() {
     const height = rows.length * line + 30;
     const x = (value) => left + ((value + reach) / (2 * reach)) * (width - left - right);
     const svg = draw("svg", { width, height, role: "img", "aria-label": "Differences with confidence intervals; the numbers are in the tables below." });
-    for (const mark of marksBetween(-reach, reach, 4)) {
-      svg.append(draw("line", { class: "grid", x1: x(mark), x2: x(mark), y1: 0, y2: height - 24 }),
-        draw("text", { x: x(mark), y: height - 8, "text-anchor": "middle" }, mark.toFixed(3)));
+    for (const { at, text } of ticks(-reach, reach)) {
+      svg.append(draw("line", { class: "grid", x1: x(at), x2: x(at), y1: 0, y2: height - 24 }),
+        draw("text", { x: x(at), y: height - 8, "text-anchor": "middle" }, text));
     }
     svg.append(draw("line", { class: "zero", x1: x(0), x2: x(0), y1: 0, y2: height - 24 }));
     rows.forEach((row, place) => {
@@ -102,7 +102,7 @@ painted(() => {
     const top = 1.05 * Math.max(...shown.flatMap(([, bins]) => bins.flatMap(([predicted, clicked]) => [predicted, clicked])));
     const { svg, y } = grid(width, 360, [], 0, top, "Share of clicks by predicted probability");
     const x = (value) => 56 + (value / top) * (width - 66);
-    for (const mark of marksBetween(0, top)) svg.append(draw("text", { x: x(mark), y: 354, "text-anchor": "middle" }, mark.toFixed(2)));
+    for (const { at, text } of ticks(0, top, 5)) svg.append(draw("text", { x: x(at), y: 354, "text-anchor": "middle" }, text));
     svg.append(draw("path", { class: "same", d: pathOf([[x(0), y(0)], [x(top), y(top)]]) }));
     for (const [arm, bins] of shown) {
       const group = draw("g", { "data-arm": arm }, draw("path", { class: "series", style: { stroke: hue(arm) }, d: pathOf(bins.map(([predicted, clicked]) => [x(predicted), y(clicked)])) }));

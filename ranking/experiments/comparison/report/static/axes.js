@@ -41,27 +41,17 @@ function legend(box, arms, hidden, again) {
   );
 }
 
-// Round tick marks between two numbers.
-function marksBetween(low, high, count = 5) {
-  const rough = (high - low) / count || 1;
-  const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map((factor) => factor * power).find((size) => size >= rough * 0.999);
-  const marks = [];
-  for (let at = Math.ceil(low / step) * step; at <= high + step * 1e-6; at += step) marks.push(Number(at.toPrecision(8)));
-  return marks;
-}
-
 // A vertical axis over named positions; returns the coordinate functions.
-function grid(width, height, names, low, high, label, digits = 3) {
+function grid(width, height, names, low, high, label) {
   const [left, base] = [56, height - 26];
   const step = (width - left) / Math.max(names.length, 1);
   const x = (place) => left + (place + 0.5) * step;
   const y = (value) => base - ((value - low) / (high - low || 1)) * (base - 12);
   const svg = draw("svg", { width, height, role: "img", "aria-label": label });
-  for (const mark of marksBetween(low, high)) {
+  for (const { at, text } of ticks(low, high, 5)) {
     svg.append(
-      draw("line", { class: "grid", x1: left, x2: width, y1: y(mark), y2: y(mark) }),
-      draw("text", { x: left - 8, y: y(mark) + 4, "text-anchor": "end" }, mark.toFixed(digits)),
+      draw("line", { class: "grid", x1: left, x2: width, y1: y(at), y2: y(at) }),
+      draw("text", { x: left - 8, y: y(at) + 4, "text-anchor": "end" }, text),
     );
   }
   names.forEach((name, place) => svg.append(draw("text", { x: x(place), y: height - 6, "text-anchor": "middle" }, name)));

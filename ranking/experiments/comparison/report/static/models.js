@@ -12,7 +12,7 @@ painted(() => {
       make("div", { class: "legend" }, ...gates.map(([arm]) =>
         make("span", { class: "chip" }, make("span", { class: "swatch-line inline", style: { background: hue(arm) } }), ` ${arm}`))), chart));
     sized(chart, (width) => {
-      const { svg, x, y, step } = grid(width, 220, names, 0, 1, `Mean gate ${caption}`, 1);
+      const { svg, x, y, step } = grid(width, 220, names, 0, 1, `Mean gate ${caption}`);
       gates.forEach(([arm, curves], place) => {
         const shift = (place - (gates.length - 1) / 2) * Math.min(12, (step * 0.7) / gates.length);
         const points = curves[kind].map((bucket) => [x(names.indexOf(bucket.name)) + shift, bucket]);

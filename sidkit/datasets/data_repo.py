@@ -1,0 +1,96 @@
+"""Repositories created for given data: their ``[source]`` matches it, and a plug-in that writes it is recorded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sidkit.contract import SourceFacts, inspect_source, open_source, same_source
+from sidkit.core.errors import ConfigError, PluginChangedError
+from sidkit.core.files import typed_path
+from sidkit.core.integrity import read_sealed, write_sealed
+from sidkit.core.redact import redacted
+from sidkit.core.repo import Repo, init_repo
+from sidkit.datasets import NamedDataset, named_dataset
+
+DATASET_FILE = "dataset.json"
+"""File in ``data/`` that records the plug-in that wrote the repo's source, with its hash."""
+
+
+def create_repo(path: Path | str, data: str) -> Repo:
+    """Create a repository whose ``[source]`` matches the data.
+
+    The tables of a generated data set (:func:`sidkit.datasets.named_dataset`) are not written yet; they belong in
+    ``data/source``. A user-defined data set is recorded in ``data/dataset.json`` by its hash. Its code is not copied, since its
+    rows are saved in ``data/source``; that folder can be passed as the data instead.
+
+    Parameters
+    ----------
+    path : Path or str
+        A new or empty folder, or that of a killed creation.
+    data : str
+        A folder of Parquet files, a SQLAlchemy URL, or a generated data set.
+
+    Raises
+    ------
+    RepoError
+        When the folder is not empty.
+    ContractError
+        When the data cannot be read.
+    """
+    folder = typed_path(path)
+    dataset = named_dataset(data)
+    if dataset:
+        writer = dataset.make()
+        facts = SourceFacts(writer.modalities, writer.feedback, writer.conversions)
+    else:
+        facts = inspect_source(open_source(data))
+    repo = init_repo(folder, source_url=_source_url(folder, data, dataset), **facts.settings())
+    facts.warn()
+    _record_dataset(repo, dataset)
+    return repo
+
+
+def refuse_other_data(repo: Repo, data: str) -> None:
+    """Raise unless the repository was created for the data.
+
+    Raises
+    ------
+    ConfigError
+        When it was created for other data.
+    PluginChangedError
+        When another version of the data set's code wrote the repository's source.
+    """
+    dataset = named_dataset(data)
+    expected, url = repo.settings.source.url, _source_url(repo.path, data, dataset)
+    if not same_source(expected, url):
+        shown, given = redacted(expected), redacted(url)
+        why = " (they differ in redacted parts)" if shown == given else ""
+        raise ConfigError(
+            f"{repo.path} was created for {shown!r}, got {given!r}{why}; use another --repo, or change source.url in its "
+            "sidkit.toml"
+        )
+    _record_dataset(repo, dataset)
+
+
+def _source_url(folder: Path, data: str, dataset: NamedDataset | None) -> str:
+    return str(folder / "data" / "source") if dataset else open_source(data).url
+
+
+def _record_dataset(repo: Repo, dataset: NamedDataset | None) -> None:
+    """Record the plug-in before it writes the repo's source; raise if another one was recorded."""
+    path, source = repo.data / DATASET_FILE, repo.data / "source"
+    plugin = dataset.plugin if dataset else None
+    if path.is_file() and dataset:
+        stated = read_sealed(path)["plugin"]
+        if plugin is None or plugin.sha256 != stated["sha256"] or plugin.version != stated.get("version"):
+            raise PluginChangedError(
+                path,
+                stated["reference"],
+                stated["sha256"],
+                plugin.sha256 if plugin else dataset.name,
+                f"restore the code that wrote {source}, pass that folder as --data to use its rows, or use another --repo",
+            )
+    elif plugin is not None:
+        if source.exists():
+            raise ConfigError(f"{repo.path} was created for other data than {plugin.reference}; use another --repo")
+        write_sealed(path, {"plugin": plugin.describe(copied=False)})
