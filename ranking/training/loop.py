@@ -150,5 +150,8 @@ def _epoch(
 
 
 def _patience_exhausted(curve: list[float], patience: int) -> bool:
-    """Whether the last ``patience`` epochs did not improve on the best AUC."""
-    return bool(curve) and len(curve) - 1 - int(np.argmax(curve)) >= patience
+    """Whether the last ``patience`` epochs did not improve on the best AUC, once the model is better than chance.
+
+    Worse than chance, a model has learned nothing yet; stopping there would return its initial weights.
+    """
+    return bool(curve) and max(curve) > 0.5 and len(curve) - 1 - int(np.argmax(curve)) >= patience

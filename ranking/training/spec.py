@@ -17,7 +17,7 @@ class TrainingSpec(Section):
     epochs: int = Field(default=8, ge=1)
     """Maximum number of epochs."""
     patience: int = Field(default=2, ge=1)
-    """Stop after this many epochs without a better validation AUC; the best epoch's weights are saved."""
+    """Stop after this many epochs without a better validation AUC, once it is above .5; the best epoch's weights are saved."""
     batch_rows: int = Field(default=512, ge=1)
     """Rows per batch."""
     learning_rate: float = Field(default=5e-4, gt=0)

@@ -200,14 +200,23 @@ def test_the_kept_model_is_that_of_the_epoch_with_the_best_validation_auc() -> N
 
 
 @pytest.mark.parametrize("patience", [1, 2, 4])
-def test_training_stops_after_so_many_epochs_without_a_better_one(patience: int) -> None:
-    training = random_set(600, seed=1)
-    # The better the model, the worse it looks: the first epoch stays the best.
-    opposite = dataclasses.replace(training, rows=dataclasses.replace(training.rows, label=1 - training.rows.label))
-    spec = FAST.model_copy(update={"epochs": 20, "patience": patience, "batch_rows": 100})
-    result = trained(training, opposite, spec, model=SMALL.model_copy(update={"dropout": 0.0}))
+def test_training_stops_after_so_many_epochs_without_a_better_one(
+    patience: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    falling = iter(np.linspace(0.9, 0.6, 20).tolist())
+    monkeypatch.setattr("ranking.training.loop.auc", lambda *_: next(falling))
+    spec = FAST.model_copy(update={"epochs": 20, "patience": patience})
+    result = trained(random_set(100, seed=1), random_set(50), spec)
     assert result.best_epoch == 0
     assert len(result.validation_auc) == patience + 1
+
+
+def test_training_does_not_stop_while_the_model_is_worse_than_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    late = iter([0.48, 0.47, 0.46, 0.45, 0.7, 0.69, 0.68, 0.67, 0.66])
+    monkeypatch.setattr("ranking.training.loop.auc", lambda *_: next(late))
+    result = trained(random_set(100, seed=1), random_set(50), FAST.model_copy(update={"epochs": 9, "patience": 2}))
+    assert result.validation_auc == (0.48, 0.47, 0.46, 0.45, 0.7, 0.69, 0.68)
+    assert result.best_epoch == 4
 
 
 def test_training_runs_no_more_epochs_than_asked() -> None:
