@@ -7,11 +7,11 @@ from rich.text import Text
 
 from ranking.data.rows_used import rows_summary
 from ranking.experiments.comparison.arms import CODES_AS_FEATURES, paper_number
-from ranking.experiments.comparison.results import ComparisonResult, Row
+from ranking.experiments.comparison.results import EVIDENCE, ComparisonResult, Row
 from ranking.experiments.comparison.tables import SHORT, budgets
 from sidkit.cli.liveness_report import print_liveness
 from sidkit.cli.tables import Rows, print_table
-from sidkit.core.bootstrap import LEAST_POSITIVES, NO_EVIDENCE
+from sidkit.core.bootstrap import LEAST_POSITIVES
 from sidkit.core.records import record_json
 
 
@@ -72,5 +72,5 @@ def _cells(against: Row | None, alone: Row | None) -> list[str]:
         return ["-", "", ""]
     if against is None or row.delta is None or row.delta_low is None:
         return [f"{row.mean:.4f}", "", ""]
-    mark = " " if row.verdict == NO_EVIDENCE else "*"
+    mark = "*" if row.verdict in EVIDENCE else " "
     return [f"{row.mean:.4f}", f"{row.delta:+.4f}{mark}", f"[{row.delta_low:+.4f}, {row.delta_high:+.4f}]"]

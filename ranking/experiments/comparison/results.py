@@ -14,6 +14,9 @@ from ranking.experiments.comparison.probes import Probes
 from ranking.pipeline.results import StageTime
 from sidkit.core.records import record_json, record_of
 
+EVIDENCE = frozenset({"better", "worse"})
+"""The verdicts that state a difference."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -36,7 +39,7 @@ class Row:
     delta_high: float | None
     positives: int
     """Positives in the slice."""
-    verdict: Literal["better", "worse", "no evidence"] | None
+    verdict: Literal["better", "worse", "no evidence", "not exercised"] | None
 
     @classmethod
     def of(
