@@ -7,7 +7,7 @@ from rich.text import Text
 
 from ranking.data.rows_used import rows_summary
 from ranking.experiments.comparison.arms import CODES_AS_FEATURES, CONTENT, paper_number
-from ranking.experiments.comparison.results import ComparisonResult, Row
+from ranking.experiments.comparison.results import EVIDENCE, ComparisonResult, Row
 from ranking.experiments.comparison.tables import SHORT, budgets
 from ranking.training.calibration import SAMPLED_METRICS
 from sidkit.cli.liveness_report import print_liveness
@@ -85,5 +85,5 @@ def _difference(row: Row | None) -> tuple[str, str]:
     """Format a difference, marked if it has a verdict, and its interval."""
     if row is None or row.delta is None or row.delta_low is None:
         return "", ""
-    mark = "*" if row.verdict in ("better", "worse") else " "
+    mark = "*" if row.verdict in EVIDENCE else " "
     return f"{row.delta:+.4f}{mark}", f"[{row.delta_low:+.4f}, {row.delta_high:+.4f}]"

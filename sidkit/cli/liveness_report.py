@@ -12,9 +12,9 @@ from sidkit.cli.tables import Rows, print_table
 _LEGEND = (
     "* the ablation baseline of the arm lacks the part",
     "entropy: of the attention weights / log n; 1 is uniform",
-    "size: of the table / at its start; 0 + its size if it starts at 0",
+    "size: of the table / at its start; 0+ its size if it starts at 0",
     "AUC with it off: change of the validation AUC; of a gate at 0 and at 1",
-    "alive: the change exceeds the SD of the arm's validation AUC over seeds",
+    "alive: the change exceeds the SD of the arm's validation AUC; ?: one seed",
 )
 
 
@@ -35,4 +35,10 @@ def _deviation(part: ArmPart) -> str:
 
 def _cells(part: ArmPart) -> list[str]:
     cells = liveness_cells(part)
-    return [f"{part.name}{'*' if part.own else ''}", cells.entropy, cells.size, cells.off, cells.alive]
+    return [
+        f"{part.name}{'*' if part.own else ''}",
+        cells.entropy,
+        cells.size,
+        cells.off,
+        "?" if part.alive is None else cells.alive,
+    ]

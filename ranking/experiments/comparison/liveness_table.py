@@ -14,7 +14,7 @@ class LivenessCells:
     entropy: str
     """Entropy over log n of an attention."""
     size: str
-    """Size over start of a table; ``0 + x`` for a zero-initialised one of size x."""
+    """Size over start of a table; ``0+x`` for a zero-initialised one of size x."""
     off: str
     """Changes of the validation AUC."""
     alive: str
@@ -34,4 +34,4 @@ def liveness_cells(part: ArmPart) -> LivenessCells:
 def _size(part: ArmPart) -> str:
     if part.size is None:
         return "-"
-    return f"0 + {part.size:.2g}" if part.size_over_start is None else f"x {part.size_over_start:.2f}"
+    return f"0+{part.size:.1e}" if part.size_over_start is None else f"x {part.size_over_start:.2f}"

@@ -15,6 +15,9 @@ from ranking.experiments.comparison.probes import Probes
 from ranking.pipeline.results import StageTime
 from sidkit.core.records import record_json, record_of
 
+EVIDENCE = frozenset({"better", "worse"})
+"""The verdicts that state a difference."""
+
 
 @dataclass(frozen=True)
 class Row:

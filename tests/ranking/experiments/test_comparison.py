@@ -145,10 +145,14 @@ def test_the_means_are_those_of_the_predictions(every: Compared) -> None:
 def test_losses_are_removed_in_trials_of_their_own(every: Compared) -> None:
     repo, facts = every
     extra = [unit for unit in facts["units"] if unit["without"]]
-    assert {(unit["arm"], unit["without"].partition(".")[2]) for unit in extra} == {
-        ("smile", "transfer"), ("smile", "contrast"), ("smile_rq", "transfer"), ("smile_opq", "contrast"),
-        ("saviorrec_smile", "transfer"), ("saviorrec_smile", "contrast"),
-    }  # fmt: skip
+    both = {"transfer", "contrast"}
+    expected = {
+        **dict.fromkeys(("smile", "smile_content", "saviorrec_smile"), both),
+        "smile_rq": {"transfer"},
+        "smile_opq": {"contrast"},
+    }
+    trained = {(unit["arm"], unit["without"]) for unit in extra}
+    assert trained == {(arm, f"rq_opq_gate.{loss}") for arm, losses in expected.items() for loss in losses}
     for unit in extra:
         name = f"{unit['arm']}-without-{unit['without']}-s0-o0"
         validation = read_details(repo.runs / "comparison" / "units" / f"{name}.parquet")["validation"]

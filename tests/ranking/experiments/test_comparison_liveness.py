@@ -24,8 +24,18 @@ from ranking.training.liveness import PartLiveness
 from sidkit.cli.liveness_report import print_liveness
 from sidkit.core.records import record_json
 
-IDS = PartLiveness("id.table", "table", "id.table", size=0.4, start=0.1, size_over_start=4.0, moved=3.9,
-                   auc=0.7, auc_off=(0.6,), delta_auc=(-0.1,))  # fmt: skip
+IDS = PartLiveness(
+    "id.table",
+    "table",
+    "id.table",
+    size=0.4,
+    start=0.1,
+    size_over_start=4.0,
+    moved=3.9,
+    auc=0.7,
+    auc_off=(0.6,),
+    delta_auc=(-0.1,),
+)
 Aucs = Mapping[str, Sequence[float]]
 
 
@@ -117,9 +127,13 @@ def test_an_arm_without_parts_of_its_own_gets_its_verdict(tmp_path: Path) -> Non
 def smile(folder: Path, gate: tuple[float, float], transfer: float) -> Plan:
     """Two seeds of smile with a gate, and without its transfer loss."""
     own = PartLiveness(
-        "rq_opq_gate.candidate_gate", "gate", "rq_opq_gate.candidate_gate", auc=0.7,
-        auc_off=(0.7 + gate[0], 0.7 + gate[1]), delta_auc=gate,
-    )  # fmt: skip
+        "rq_opq_gate.candidate_gate",
+        "gate",
+        "rq_opq_gate.candidate_gate",
+        auc=0.7,
+        auc_off=(0.7 + gate[0], 0.7 + gate[1]),
+        delta_auc=gate,
+    )
     ids = dataclasses.replace(IDS, name="rq_opq_gate.table")
     without = {"rq_opq_gate.transfer": [auc + transfer for auc in STEADY]}
     arms = {"id_codes_smile": BASE_PARTS, "smile": [ids, own]}
@@ -148,9 +162,16 @@ def test_a_loss_is_compared_with_the_same_seeds_trained_without_it(tmp_path: Pat
 
 def result_of(plan: Plan) -> ComparisonResult:
     evaluation = ComparisonEvaluation(
-        rows=(), slices={}, cuts=CutFacts(0, 0, 0, 0.0), arms={}, calibration={}, gauc_by="user", train_rows=0,
-        probes=Probes({}, {}, {}), liveness=arm_liveness(plan),
-    )  # fmt: skip
+        rows=(),
+        slices={},
+        cuts=CutFacts(0, 0, 0, 0.0),
+        arms={},
+        calibration={},
+        gauc_by="user",
+        train_rows=0,
+        probes=Probes({}, {}, {}),
+        liveness=arm_liveness(plan),
+    )
     return ComparisonResult("world", evaluation, (), (), (), Seconds(0, 0, 0, 0, 0), 0.0)
 
 
@@ -184,11 +205,24 @@ def test_the_terminal_and_the_page_have_a_row_per_part(tmp_path: Path) -> None:
     assert max(map(len, lines)) <= 80
     assert "mba: SD over seeds 0.0071" in lines
     cells = [line.split() for line in lines]
-    assert ["mba.codes.table*", "-", "0", "+", "0.02", "+0.0010", "no"] in cells
+    assert ["mba.codes.table*", "-", "0+2.0e-02", "+0.0010", "no"] in cells
     assert ["id.table", "-", "x", "4.00", "-0.1000", "yes"] in cells
     page = _liveness_table({"liveness": record_json(result_of(compared(tmp_path, 0.001)))["evaluation"]["liveness"]})
     rows = [[cell.text for cell in row] for row in page.rows if row[0].note == "mba.codes.table"]
-    assert rows == [["mba", "table", "yes", "-", "0 + 0.02", "-", "+0.0010", "0.0071", "no"]]
+    assert rows == [["mba", "table", "yes", "-", "0+2.0e-02", "-", "+0.0010", "0.0071", "no"]]
+    widest = [
+        table("bidirectional.behaviour.recency", 0.0, size=0.00005, start=0.0),
+        PartLiveness("rq_opq_gate.candidate_gate", "gate", "gate", auc=0.7, auc_off=(0.6, 0.6), delta_auc=(-0.1, -0.1)),
+    ]
+    wide = io.StringIO()
+    arms = {BASE: BASE_PARTS, "saviorrec": widest}
+    print_liveness(
+        Console(width=80, file=wide), arm_liveness(plan_of(tmp_path / "wide", arms, dict.fromkeys(arms, (0.7,))))
+    )
+    assert max(map(len, wide.getvalue().splitlines())) <= 80
+    assert ["bidirectional.behaviour.recency*", "-", "0+5.0e-05", "+0.0000", "?"] in [
+        line.split() for line in wide.getvalue().splitlines()
+    ]
     nothing = io.StringIO()
     print_liveness(Console(file=nothing), {})
     assert nothing.getvalue() == ""

@@ -74,6 +74,10 @@ def test_the_tables_hold_every_arm_with_its_figures(facts: dict[str, Any]) -> No
         if told["parameters"]:
             assert f"{told['parameters']:,}" in cells
             assert f"{told['first_epoch_auc']['all']:.4f}" in cells
+    assert set(facts["liveness"]) == set(ARMS) - {"gbdt"}
+    for arm, parts in facts["liveness"].items():
+        for part in parts:
+            assert f"{arm} {part['name']} | {part['kind']}" in cells
     for name, told in facts["slices"].items():
         assert f"{name} | {told['rows']:,} | {told['positives']:,} | {told['users']:,}" in cells
 

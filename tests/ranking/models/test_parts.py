@@ -63,17 +63,20 @@ PARTS = {
         "rq_opq_gate.candidate_gate": "gate",
         "rq_opq_gate.history_gate": "gate",
     },
-}  # fmt: skip
+}
 HISTORY_PARTS = {
     "mean": {},
     "target_attention": {
-        "target_attention.attention": "attention", "target_attention.attention.recency": "table",
+        "target_attention.attention": "attention",
+        "target_attention.attention.recency": "table",
     },
     "bidirectional": {
-        "bidirectional.modality": "attention", "bidirectional.modality.recency": "table",
-        "bidirectional.behaviour": "attention", "bidirectional.behaviour.recency": "table",
+        "bidirectional.modality": "attention",
+        "bidirectional.modality.recency": "table",
+        "bidirectional.behaviour": "attention",
+        "bidirectional.behaviour.recency": "table",
     },
-}  # fmt: skip
+}
 
 
 def test_every_built_in_representation_is_in_the_inventory() -> None:

@@ -110,8 +110,13 @@ def trained(spec: TrainingSpec) -> tuple[Trained, CtrModel]:
     start = make_model(ranker_config(("id", "content"), SPEC, SCALING, residual_levels=2), VOCABULARY)
     result = train(
         lambda: make_model(ranker_config(("id", "content"), SPEC, SCALING, residual_levels=2), VOCABULARY),
-        tensors_of(DATA.take(np.arange(20))), tensors_of(DATA), spec, seed=3, threads=1, trace_tables=True,
-    )  # fmt: skip
+        tensors_of(DATA.take(np.arange(20))),
+        tensors_of(DATA),
+        spec,
+        seed=3,
+        threads=1,
+        trace_tables=True,
+    )
     return result, start
 
 
@@ -136,8 +141,12 @@ def test_tables_are_traced_only_on_request_and_tracing_changes_no_weight() -> No
     result, _ = trained(FAST)
     plain = train(
         lambda: make_model(ranker_config(("id", "content"), SPEC, SCALING, residual_levels=2), VOCABULARY),
-        tensors_of(DATA.take(np.arange(20))), tensors_of(DATA), FAST, seed=3, threads=1,
-    )  # fmt: skip
+        tensors_of(DATA.take(np.arange(20))),
+        tensors_of(DATA),
+        FAST,
+        seed=3,
+        threads=1,
+    )
     assert plain.tables == {}
     assert all(torch.equal(plain.model.state_dict()[name], each) for name, each in result.model.state_dict().items())
 
@@ -166,10 +175,16 @@ def test_the_rows_are_whole_users_the_same_in_every_call() -> None:
 def test_an_arm_is_measured_without_changing_its_predictions() -> None:
     arm = ArmSpec(representations=("rq_opq_gate",), model=ModelSpec(gate_parts="rq"))
     plain = TrainingContext(
-        train=random_set(200, seed=1), validation=random_set(100, seed=2), test=random_set(80, seed=3),
-        spec=RankerSpec(model=SPEC, training=FAST), rate=0.5, threads=1, trained_on=TRAINED_ON,
-        serving=dataclasses.replace(SERVING, residual_levels=2), rankers=None,
-    )  # fmt: skip
+        train=random_set(200, seed=1),
+        validation=random_set(100, seed=2),
+        test=random_set(80, seed=3),
+        spec=RankerSpec(model=SPEC, training=FAST),
+        rate=0.5,
+        threads=1,
+        trained_on=TRAINED_ON,
+        serving=dataclasses.replace(SERVING, residual_levels=2),
+        rankers=None,
+    )
     result = train_arm(dataclasses.replace(plain, liveness=True), "smile", arm, 0, "smile")
     unmeasured = train_arm(plain, "smile", arm, 0, "smile")
     np.testing.assert_array_equal(result.test, unmeasured.test)

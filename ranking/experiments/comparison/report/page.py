@@ -11,6 +11,7 @@ from ranking.data.targets import CLICKED
 from ranking.experiments.comparison.arms import CODES_AS_FEATURES
 from ranking.experiments.comparison.liveness import ArmPart
 from ranking.experiments.comparison.liveness_table import liveness_cells
+from ranking.experiments.comparison.results import EVIDENCE
 from ranking.experiments.comparison.tables import SHORT, budgets
 from ranking.training.calibration import SAMPLED_METRICS
 from sidkit.core.files import written_beside
@@ -100,7 +101,7 @@ def _auc(row: Mapping[str, Any] | None) -> _Cell:
     if row["delta_low"] is None:
         return _Cell(f"{row['mean']:.4f}")
     delta = f"{row['delta']:+.4f} [{row['delta_low']:+.4f}, {row['delta_high']:+.4f}]"
-    return _Cell(f"{row['mean']:.4f}", delta, f"to {row['baseline']}", row["verdict"] in ("better", "worse"))
+    return _Cell(f"{row['mean']:.4f}", delta, f"to {row['baseline']}", row["verdict"] in EVIDENCE)
 
 
 def _arm_table(facts: Mapping[str, Any]) -> _Table:
