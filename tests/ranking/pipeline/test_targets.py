@@ -145,6 +145,19 @@ def test_rows_of_unknown_conversion_are_left_out_in_memory_and_on_disk(
     np.testing.assert_array_equal(on_disk.read(Window(), None).label, rows.label)
 
 
+def test_a_training_part_on_disk_has_the_labels_of_one_in_memory(
+    conversions: FinishedJob, world: Path, tmp_path: Path
+) -> None:
+    lines = 'target = "converted"\nstream_rows = 5000'
+    streamed = run_fast_job(tmp_path / "repo", preset(tmp_path, lines), str(world))
+    assert (streamed.result.folder / "frame" / "train.parquet").exists()
+    assert streamed.told["rows"] == conversions.told["rows"]
+    assert streamed.result.evaluation.rows == conversions.result.evaluation.rows
+    rankers = [Ranker.load(job.repo.rankers / str(job.result.ranker)) for job in (streamed, conversions)]
+    assert rankers[0].scaling.rate == pytest.approx(rankers[1].scaling.rate)
+    assert rankers[0].config.target == "converted"
+
+
 def test_conversions_of_a_log_without_them_are_refused_before_any_work(positives: FinishedJob, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="expected a log with conversions"):
         run_preset(positives.repo.path, positives.result.data, str(preset(tmp_path, 'target = "converted"')))
