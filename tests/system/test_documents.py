@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import re
 import shlex
@@ -16,11 +17,10 @@ import nbformat
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from nbclient import NotebookClient
 
-from helpers.builders import FAST_PRESET
+from helpers.builders import FAST_PRESET, forked_script
 from helpers.documents import blocks_below, in_process, words
-from helpers.places import ROOT, TESTS
+from helpers.places import ROOT
 from semantic_ids.pairs.mining import ItemPairs
 from semantic_ids.quality.code_metrics import code_quality
 from semantic_ids.quantizers import ResidualKMeans
@@ -108,14 +108,16 @@ def test_the_template_of_settings_holds_the_defaults() -> None:
     assert Settings.load(ROOT / "feature_repo" / "sidkit.toml") == Settings()
 
 
-BEFORE = """\
-import os
-from helpers import builders
-os.environ["SIDKIT_NOTEBOOK_WORK"] = {work!r}
-few_trees = builders.few_trees()
-few_trees.__enter__()
+CELLS = """\
+import json, sys
+from IPython.core.interactiveshell import InteractiveShell
+from helpers.builders import few_trees
+shell = InteractiveShell()
+with few_trees():
+    for cell in json.loads(sys.argv[1]):
+        shell.run_cell(cell).raise_error()
 """
-"""What the kernel runs before a notebook."""
+"""Runs cells as a kernel does, in a process that has the imports already."""
 NOTEBOOKS = {
     "01_quickstart": ("interactions: ", "best possible", "serves: arm"),
     "02_leakage": ("possible", "the log agrees", "STOPPED at the first mismatch", "AFTER the row"),
@@ -123,39 +125,14 @@ NOTEBOOKS = {
 """What each notebook prints."""
 
 
-@pytest.fixture(scope="module")
-def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What the notebooks print, one after the other in one kernel, so that its imports are paid for once."""
-    cells, ends = [], {}
-    for name in NOTEBOOKS:
-        notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
-        assert all(not cell.get("outputs") for cell in notebook.cells), "commit notebooks without outputs"
-        for cell in notebook.cells:
-            cell.id = f"{name}-{cell.id}"
-        before = BEFORE.format(work=str(tmp_path_factory.mktemp(name)))
-        # Each finds an empty namespace, as in a kernel of its own.
-        cells += [*map(nbformat.v4.new_code_cell, ("%reset -f", before)), *notebook.cells]
-        ends[name] = len(cells)
-    whole = nbformat.v4.new_notebook(cells=cells)
-    with pytest.MonkeyPatch.context() as patched, warnings.catch_warnings(action="default"):  # the kernel's own warn
-        patched.setenv("SIDKIT_NOTEBOOK_IMPRESSIONS", "8000")
-        patched.setenv("PYTHONPATH", str(TESTS))
-        NotebookClient(whole, timeout=900, kernel_name="python3").execute()
-    starts = dict(zip(ends, [0, *ends.values()], strict=False))
-    return {
-        name: "".join(
-            output.get("text", "")
-            for cell in whole.cells[starts[name] : end]
-            if cell.cell_type == "code"
-            for output in cell.outputs
-        )
-        for name, end in ends.items()
-    }
-
-
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_the_notebooks_run(printed: dict[str, str], name: str) -> None:
-    assert all(text in printed[name] for text in NOTEBOOKS[name]), printed[name]
+def test_the_notebooks_run(name: str, tmp_path: Path) -> None:
+    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+    assert all(not cell.get("outputs") for cell in notebook.cells), "commit notebooks without outputs"
+    cells = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    places = {"SIDKIT_NOTEBOOK_WORK": str(tmp_path), "IPYTHONDIR": str(tmp_path / "ipython")}
+    done = forked_script(CELLS, json.dumps(cells), cwd=tmp_path, SIDKIT_NOTEBOOK_IMPRESSIONS="8000", **places)
+    assert all(text in done.stdout for text in NOTEBOOKS[name]), done.stdout
 
 
 def test_the_page_of_results_links_to_every_page_of_the_documentation() -> None:
