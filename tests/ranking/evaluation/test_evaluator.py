@@ -258,7 +258,7 @@ def test_a_ranker_evaluated_again_on_the_test_window_gets_the_figures_of_the_job
 
 def test_a_comparison_says_why_it_shows_nothing() -> None:
     evaluator = Evaluator(EvaluationRows.of(DATA), slices(DATA))
-    truth, noise = evaluator.evaluate([TRUTH, TRUTH**2]), evaluator.evaluate([NOISE, NOISE**2])
+    truth, noise = evaluator.evaluate([TRUTH, 0.999 * TRUTH]), evaluator.evaluate([NOISE, 0.999 * NOISE])
     assert evaluator.compare(truth, noise)["all"].verdict.reason == (
         f"{DATA.rows.label.sum()} positives (500 needed) and 36 effective users (200 needed)"
     )
