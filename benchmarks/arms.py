@@ -86,7 +86,7 @@ def options_of(data: str, options: argparse.Namespace, arms: Sequence[str], *, t
 
 
 def with_boosting(arms: Mapping[str, ComparedArm], name: str) -> dict[str, ComparedArm]:
-    """The arms with the boosting settings chosen by ``benchmarks/tune_boosting.py``."""
+    """The arms with the boosting settings chosen by ``benchmarks/tune_boosting.py``; the defaults for other data sets."""
     told = read_json(BOOSTED)["chosen"] if BOOSTED.exists() else {}
     chosen = {key: value for key, value in told.get(tuned_as(name), {}).items() if key in BoostingSpec.model_fields}
     boosting = BoostingSpec.model_validate(chosen)

@@ -4,10 +4,13 @@
 
 Prepares the same data as ``benchmarks/arms.py`` in the same work folder. Trial 0 is ``BEFORE``, the fixed settings of earlier
 versions; the others are drawn once and are the same for all data sets and both libraries. A trial's figure is its validation
-AUC with one seed. ``chosen`` is the best trial of scikit-learn per data set, which ``benchmarks/arms.py`` reads; ``default`` is
+AUC with one seed. ``chosen`` is the best trial of scikit-learn per data set whose trials had all rows, which
+``benchmarks/arms.py`` reads; ``default`` is
 the one choice for all data sets, which is the default of ``[arms.NAME.boosting]``: the best mean gain over trial 0 among trials
-that lose nothing on any data set. LightGBM runs in an environment of its own (``.work/lightgbm``, installed from PyPI if
-missing) on the same features, also with a share of the rows per tree. Saved trials are not repeated. Results go to
+that lose nothing on any data set, with ``DEFAULT_TREES`` trees, since more trees cannot lower the best validation AUC. LightGBM
+runs in an environment of its own (``.work/lightgbm``, installed from PyPI if missing) on the same features, also with a share
+of the rows per tree. ``--confirm`` measures trial 0 and the default on all rows of the data sets whose trials had fewer
+(``--rows``), and writes them to ``confirmed``. Saved trials are not repeated. Results go to
 ``benchmarks/results/tune_boosting.json``.
 """
 
@@ -63,6 +66,7 @@ CHOICES: dict[str, list[Any]] = {
 }
 """``row_share`` is LightGBM's alone; scikit-learn grows every tree on all rows."""
 MOST_TREES = 400
+DEFAULT_TREES = 800
 LIBRARIES = ("sklearn", "lightgbm")
 
 
@@ -141,9 +145,11 @@ def summary(trials: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         for library in LIBRARIES
     }
     return {
-        "default": default["settings"],
+        "default": {**default["settings"], "trees": DEFAULT_TREES},
         "default_gain": gains(default, first, "sklearn"),
-        "chosen": {name: trial["settings"] for name, trial in best["sklearn"].items()},
+        "chosen": {
+            name: trial["settings"] for name, trial in best["sklearn"].items() if not trial["sklearn"][name]["thinned"]
+        },
         "best": {
             library: {name: trial[library][name]["auc"] for name, trial in by_name.items()}
             for library, by_name in best.items()
@@ -155,11 +161,12 @@ def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0, help="of the search")
+    parser.add_argument("--confirm", action="store_true", help="measure the default on all rows instead")
     parser.add_argument("--rows", type=int, default=150_000, help="rows of each part at most, evenly spaced")
     parser.add_argument("--libraries", nargs="+", choices=LIBRARIES, default=LIBRARIES)
     parser.set_defaults(seeds=1, origins=1)
     options = parser.parse_args()
-    held = read_json(BOOSTED)["trials"] if BOOSTED.exists() else []
+    held = read_json(BOOSTED).get("trials", []) if BOOSTED.exists() else []
     trials: list[dict[str, Any]] = [
         next(
             (one for one in held if one["settings"] == settings), {"settings": settings, "sklearn": {}, "lightgbm": {}}
@@ -167,7 +174,25 @@ def main() -> None:
         for settings in drawn(options.trials, options.seed)
     ]
     for data in options.data:
-        measured(data, options, trials)
+        if options.confirm:
+            confirmed(data, options)
+        else:
+            measured(data, options, trials)
+
+
+def confirmed(data: str, options: argparse.Namespace) -> None:
+    """Measure the former settings and the default on all rows of one data set."""
+    told, name = read_json(BOOSTED), data_name(data)
+    told |= summary(told["trials"])
+    known = told.setdefault("confirmed", {}).setdefault(name, {})
+    _, contexts = prepared(data, options, ["gbdt"])
+    (context,) = contexts.values()
+    rows = {"train": len(context.train), "validation": len(context.validation)}
+    for key, settings in (("former", BEFORE), ("default", told["default"])):
+        if known.get(key, {}).get("settings") != settings:
+            known[key] = {**by_sklearn(context, settings), "rows": rows, "settings": settings}
+            print(name, key, known[key], flush=True)
+            write_json(BOOSTED, told)
 
 
 def measured(data: str, options: argparse.Namespace, trials: list[dict[str, Any]]) -> None:
@@ -178,6 +203,7 @@ def measured(data: str, options: argparse.Namespace, trials: list[dict[str, Any]
         return
     _, contexts = prepared(data, options, ["gbdt"])
     (context,) = contexts.values()
+    whole = len(context.train)
     context = replace(
         context,
         train=thinned(context.train_in_memory(), options.rows),
@@ -186,9 +212,10 @@ def measured(data: str, options: argparse.Namespace, trials: list[dict[str, Any]
     rows = {"train": len(context.train), "validation": len(context.validation)}
     for trial, library in missing:
         measure = by_sklearn if library == "sklearn" else by_lightgbm
-        trial[library][name] = {**measure(context, trial["settings"]), "rows": rows}
+        trial[library][name] = {**measure(context, trial["settings"]), "rows": rows, "thinned": rows["train"] < whole}
         print(name, library, trials.index(trial), trial[library][name], flush=True)
-        write_json(BOOSTED, {**summary(trials), "trials": trials})
+        held = read_json(BOOSTED) if BOOSTED.exists() else {}
+        write_json(BOOSTED, {**held, **summary(trials), "trials": trials})
 
 
 if __name__ == "__main__":

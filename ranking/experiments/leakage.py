@@ -211,7 +211,8 @@ def measure_leakage(repo: Repo, preset_name: str, arms: Sequence[str], seeds: in
     arms : sequence of str
         Arms of the preset.
     seeds : int
-        Number of trainings per neural arm, on leaked and on point-in-time counts each.
+        Number of trainings per arm with random parts (neural, or boosting with random features), on leaked and on point-in-time
+        counts each.
 
     Raises
     ------

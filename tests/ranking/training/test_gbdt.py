@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -11,11 +12,17 @@ from hypothesis import strategies as st
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 
+from helpers.places import ROOT
 from helpers.training_builders import random_set
 from ranking.data.dataset import Dataset
 from ranking.training.boosting_spec import BoostingSpec
 from ranking.training.gbdt import boost, boosted_features
 
+PLAIN = BoostingSpec(
+    trees=60, learning_rate=0.05, leaves=31, leaf_rows=40, l2=1.0, feature_share=1.0, content_axes=16, history_axes=0,
+    similarities=("mean", "nearest"),
+)  # fmt: skip
+"""Whatever the defaults are."""
 law = settings(max_examples=30, deadline=None, database=None)
 
 
@@ -40,7 +47,7 @@ def test_boosted_features_are_those_of_a_loop_over_the_rows(seed: int, dim: int)
     content = np.random.default_rng(seed).normal(size=(len(data.items), dim))
     content[[0, 3, 8]] = 0  # padding, and items without content
     data = with_content(data, content)
-    told = boosted_features(data)
+    told = boosted_features(data, None, PLAIN)
     width = data.numeric.shape[1]
     assert told.dtype == np.float32
     assert np.array_equal(told[:, :width], data.features)
@@ -90,15 +97,16 @@ def by_hand(training: Dataset, seed: int, trees: int) -> HistGradientBoostingCla
         max_iter=trees, learning_rate=0.05, max_leaf_nodes=31, min_samples_leaf=40, l2_regularization=1.0,
         early_stopping=False, random_state=seed,
     )  # fmt: skip
-    return model.fit(boosted_features(training), training.rows.label)
+    return model.fit(boosted_features(training, None, PLAIN), training.rows.label)
 
 
 def test_validation_decides_the_number_of_trees_and_the_others_are_scored_with_it() -> None:
     training, validation, test = (random_set(rows, seed=seed) for rows, seed in [(300, 4), (250, 54), (100, 3)])
-    found = boost(training, validation, (validation, test), seed=4, spec=BoostingSpec(trees=60))
+    found = boost(training, validation, (validation, test), seed=4, spec=PLAIN)
     auc_of = {
         trees: roc_auc_score(
-            validation.rows.label, by_hand(training, 4, trees).predict_proba(boosted_features(validation))[:, 1]
+            validation.rows.label,
+            by_hand(training, 4, trees).predict_proba(boosted_features(validation, None, PLAIN))[:, 1],
         )
         for trees in range(10, 61, 10)
     }
@@ -107,7 +115,7 @@ def test_validation_decides_the_number_of_trees_and_the_others_are_scored_with_i
     assert 10 < found.trees < 60, "the example must overfit, or nothing is decided"
     kept = by_hand(training, 4, found.trees)
     for told, data in zip(found.predictions, (validation, test), strict=True):
-        assert told == pytest.approx(kept.predict_proba(boosted_features(data))[:, 1])
+        assert told == pytest.approx(kept.predict_proba(boosted_features(data, None, PLAIN))[:, 1])
 
 
 def test_the_test_rows_change_nothing_but_their_own_scores() -> None:
@@ -139,7 +147,7 @@ def test_every_setting_changes_the_predictions(change: dict[str, object]) -> Non
             validation,
             (validation,),
             seed=4,
-            spec=BoostingSpec.model_validate({"trees": 30, "leaf_rows": 10, **settings_}),
+            spec=BoostingSpec.model_validate({**PLAIN.model_dump(), "trees": 30, "leaf_rows": 10, **settings_}),
         )
         for settings_ in ({}, change)
     )
@@ -148,7 +156,7 @@ def test_every_setting_changes_the_predictions(change: dict[str, object]) -> Non
 
 
 def test_a_listed_similarity_that_decides_the_label_is_learned() -> None:
-    spec = BoostingSpec(trees=20, content_axes=0, similarities=("newest",))
+    spec = PLAIN.model_copy(update={"trees": 20, "content_axes": 0, "similarities": ("newest",)})
     width = random_set(1).numeric.shape[1]
     parts = []
     for data in (random_set(400, seed=4), random_set(200, seed=54)):
@@ -163,11 +171,18 @@ def test_a_listed_similarity_that_decides_the_label_is_learned() -> None:
 
 def test_the_seed_matters_only_with_random_features() -> None:
     training, validation = random_set(300, seed=4), random_set(100, seed=54)
-    for spec in (BoostingSpec(trees=10), BoostingSpec(trees=10, feature_share=0.3)):
+    for spec in (PLAIN, PLAIN.model_copy(update={"feature_share": 0.3})):
         first, other = (
             boost(training, validation, (validation,), seed=seed, spec=spec).predictions[0] for seed in (0, 1)
         )
         assert np.array_equal(first, other) != spec.is_random
+
+
+def test_the_defaults_are_those_that_the_benchmark_chose_on_validation_rows() -> None:
+    chosen = json.loads((ROOT / "benchmarks" / "results" / "tune_boosting.json").read_text())
+    told = {name: value for name, value in chosen["default"].items() if name != "row_share"}  # LightGBM's alone
+    assert BoostingSpec.model_validate(told) == BoostingSpec()
+    assert min(chosen["default_gain"].values()) >= 0, "on no data set worse than the settings of earlier versions"
 
 
 def test_boosting_learns_what_the_features_tell() -> None:
