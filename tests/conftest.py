@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-# One thread makes scores repeat bit by bit; it has to be said before numpy, faiss or torch are loaded.
+# One thread makes scores repeat bit by bit. Threads of repositories with two wait passively, as under the command line: next to
+# another worker they would spin on its core. Both are read when numpy, faiss or torch are loaded.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import hypothesis
 import pytest
