@@ -9,7 +9,7 @@ REAL := ml_latest_small uci_online_retail xwines_slim
 # Data sets whose validation rows are used for tuning.
 SEARCHED = synthetic:strong $(REAL:%=$(SIDKIT_DATA)/%)
 
-.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz arms tune-arms tune-presets tune-boosting bench-fuxictr online-load proof bench bench-check clean
+.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz coverage arms tune-arms tune-presets tune-boosting bench-fuxictr online-load proof bench bench-check clean
 
 $(VENV): $(VENV)/.made
 
@@ -86,6 +86,10 @@ kill-storm: $(VENV)/.made
 # single case with `PYTHONPATH=tests .venv/bin/python -m fuzz --only KIND --case N`.
 fuzz: $(VENV)/.made
 	PYTHONPATH=tests $(BIN)/python -m fuzz --out benchmarks/results/faults.json
+
+# Coverage of the intervals, simulated on the predictions of real arms; about an hour on 2 cores.
+coverage: $(VENV)/.made
+	SIDKIT_DATA="$(SIDKIT_DATA)" $(BIN)/python benchmarks/coverage.py --work $(WORK)/coverage
 
 # All arms of both papers on six data sets; takes hours and is resumable.
 arms: $(VENV)/.made
