@@ -1,6 +1,6 @@
 """Coverage of the 95 % intervals of AUC differences, simulated on the predictions of real arms.
 
-    python benchmarks/coverage.py [--data DATA...] [--work FOLDER] [--seeds 8] [--draws 1000]
+    python benchmarks/coverage.py [--data DATA...] [--work FOLDER] [--seeds 8] [--draws 400]
 
 Trains the arms of three kinds of differences (codes over shuffled codes, content over ids, boosting over content) with several
 seeds, and takes their test rows as the population. Each draw samples users with replacement, items with replacement (a row
@@ -26,6 +26,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import pandas as pd
+from rich.console import Console
 from scipy import sparse
 from scipy.special import expit, logit
 
@@ -49,7 +50,7 @@ KINDS = {
     "content over ids": (CONTENT, ID_ALONE),
     "boosting over content": (BOOSTING, CONTENT),
 }
-USERS = (None, 200, 400)
+USERS = (None, 200)
 """Numbers of users drawn; None: as many as the test rows have."""
 SEEDS = 3
 RESAMPLES = 200
@@ -87,7 +88,7 @@ def trained(data: str, options: argparse.Namespace) -> Plan:
     compared = CompareOptions(data, arms, spec, options.seeds, 1, impressions=options.impressions)
     repo = prepare_repo(data, options.work / data_name(data))
     with repo.locked():
-        comparison = Comparison(repo, compared, LineProgress())
+        comparison = Comparison(repo, compared, LineProgress(Console()))
         comparison.run()
         return comparison.plan()[0]
 
@@ -212,8 +213,8 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", default=[*real, "synthetic:strong"])
     parser.add_argument("--work", type=Path, default=ROOT / ".work" / "coverage")
     parser.add_argument("--seeds", type=int, default=8)
-    parser.add_argument("--draws", type=int, default=1000)
-    parser.add_argument("--bootstraps", type=int, default=200, help="Draws that also compute the bootstrap.")
+    parser.add_argument("--draws", type=int, default=400)
+    parser.add_argument("--bootstraps", type=int, default=20, help="Draws that also compute the bootstrap.")
     parser.add_argument("--max-rows", type=int, default=20_000)
     parser.add_argument("--impressions", type=int, default=100_000)
     options = parser.parse_args()
