@@ -112,7 +112,7 @@ def measure_auc(worker: Worker, data: str, options: argparse.Namespace) -> list[
             "folder": str(folder), "root": str(folder), "out": str(folder / "scores"), "dim": DIM, "batch": options.batch,
             "epochs": 8, "threads": options.threads,
         }  # fmt: skip
-        chosen = _chosen(worker, name, arm, shared)
+        chosen = _chosen(worker, name, arm, shared, options.trials)
         if options.tune_only:
             continue
         scores = []
@@ -127,12 +127,12 @@ def measure_auc(worker: Worker, data: str, options: argparse.Namespace) -> list[
     return rows
 
 
-def _chosen(worker: Worker, name: str, arm: str, shared: dict[str, Any]) -> dict[str, Any]:
+def _chosen(worker: Worker, name: str, arm: str, shared: dict[str, Any], trials: int) -> dict[str, Any]:
     """The settings of an arm. Trials are saved in the results with their validation AUC and not repeated."""
     peer = PEERS[arm]
     told = kept()
     known = told["tried"].get(tuned_as(name), {}).get(arm, [])
-    for settings in peer.trials():
+    for settings in peer.trials()[:trials]:
         if any(trial["settings"] == settings for trial in known):
             continue
         found = worker.ask(do="fit", seed=0, scored=["validation"], **peer.asked(settings), **shared)
@@ -149,6 +149,9 @@ def main() -> None:
     parser.add_argument("--peers", nargs="+", choices=[*PEERS], default=[*PEERS])
     parser.add_argument(
         "--tune-only", action="store_true", help="choose settings on validation rows, score no test row"
+    )
+    parser.add_argument(
+        "--trials", type=int, default=TRIALS, help="run the first trials only; a later run adds the others"
     )
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--threads", type=int, default=2)

@@ -20,7 +20,9 @@ def leakage(
     repo: RepoOption = Path(),
     preset: Annotated[str, typer.Option(help="The preset of a finished `sidkit run` on this repo.")] = "rqkmeans",
     arms: Annotated[str, typer.Option(help="Comma-separated arms of the preset.")] = "gbdt",
-    seeds: Annotated[int, typer.Option(min=1, help="Trainings per arm with random parts, with and without the leak.")] = 1,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Trainings per arm with random parts, with and without the leak.")
+    ] = 1,
     json_: JsonOption = False,
 ) -> None:
     """Measure the cost of leakage.
