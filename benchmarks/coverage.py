@@ -16,7 +16,6 @@ with the variance of training (:mod:`sidkit.core.intervals`). Results: ``benchma
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,6 +34,7 @@ from ranking.evaluation.metrics import SortedScores
 from ranking.experiments.comparison.arms import BOOSTING, CODES_AS_FEATURES, CONTENT, ID_ALONE, SHUFFLED, load_arms
 from ranking.experiments.comparison.comparison import CompareOptions, Comparison, data_name
 from ranking.experiments.comparison.evaluation import Parts
+from ranking.experiments.comparison.tables import merge_rows
 from ranking.experiments.comparison.trials import Plan
 from ranking.pipeline.prepare import prepare_repo
 from ranking.pipeline.presets import load_preset
@@ -218,9 +218,9 @@ def main() -> None:
     parser.add_argument("--max-rows", type=int, default=20_000)
     parser.add_argument("--impressions", type=int, default=100_000)
     options = parser.parse_args()
-    results = []
     for data in options.data:
         world = population(data_name(data), trained(data, options))
+        results = []
         for users in USERS:
             of_users = coverage(world, users, options.draws, options.bootstraps)
             results += of_users
@@ -229,7 +229,7 @@ def main() -> None:
                     f"{row['data']:18} {row['users']:5} users ({row['effective_users']:6} effective) {row['kind']:26} "
                     f"{row['method']:26} coverage {row['coverage']:.3f}  width {row['width']:.4f}"
                 )
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+        merge_rows(RESULTS, results)
 
 
 if __name__ == "__main__":

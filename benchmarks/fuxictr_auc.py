@@ -41,7 +41,7 @@ CHOICES: dict[str, list[Any]] = {
     "hidden": [[64, 32], [128, 64]],
     "cosines": [False, True],
 }
-"""``cosines`` adds those of the candidate's content with the mean and the nearest item of the history, as boosting has them."""
+"""``cosines`` adds those of the candidate's content with the history, as boosting has them."""
 OWN: dict[str, dict[str, list[Any]]] = {
     "DIN": {"attention": [[64], [32, 16]]},
     "DCNv2": {"cross_layers": [2, 1, 3]},

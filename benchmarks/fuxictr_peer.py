@@ -73,7 +73,7 @@ class Worker:
 
 def export(context: TrainingContext, folder: Path) -> None:
     """Write a frame as plain arrays: per part ``item``, ``user``, ``history`` (numbers of lists), ``numeric``, ``label``,
-    ``candidate`` (the item's version) and ``cosines`` (of its content with the mean and the nearest item of the history); once
+    ``candidate`` (the item's version) and ``cosines`` (of its content with the history, those of boosting); once
     ``lists`` int64 [histories, length], oldest first, padding in front, ``versions`` of the same items, and ``content``
     float32 [versions, dim], scaled to variance 1. Item 0 is padding, 1 unknown; user 0 unknown; version 0 is padding.
     """
@@ -88,7 +88,7 @@ def export(context: TrainingContext, folder: Path) -> None:
     np.save(folder / "lists.npy", number[oldest_first])
     np.save(folder / "versions.npy", oldest_first.astype(np.int64))
     np.save(folder / "content.npy", content / max(float(content.std()), 1e-9))
-    columns, none = context.serving.content_columns, BoostingSpec(content_axes=0)
+    columns, cosines = context.serving.content_columns, BoostingSpec(content_axes=0)
     for name, part in (("train", context.train), ("validation", context.validation), ("test", context.test)):
         (folder / name).mkdir()
         arrays = {
@@ -98,7 +98,7 @@ def export(context: TrainingContext, folder: Path) -> None:
             "numeric": scaling.apply(part.features),
             "label": part.rows.label.astype(np.float32),
             "candidate": part.candidate.astype(np.int64),
-            "cosines": boosted_features(part, columns, none)[:, -len(none.similarities) :],
+            "cosines": boosted_features(part, columns, cosines)[:, -len(cosines.similarities) :],
         }
         for key, array in arrays.items():
             np.save(folder / name / f"{key}.npy", array)
@@ -107,6 +107,7 @@ def export(context: TrainingContext, folder: Path) -> None:
         "users": len(users) + 1,
         "numeric": context.train.numeric.shape[1],
         "content": content.shape[1],
+        "cosines": len(cosines.similarities),
     }
     (folder / "facts.json").write_text(json.dumps(facts))
 

@@ -29,8 +29,6 @@ from model_zoo.LongCTR.longctr_dataloader import LongCTRDataLoader
 
 LENGTH = 50
 NEVER = 10**12
-COSINES = 2
-"""Cosines of the candidate's content with the mean and the nearest item of the history."""
 FROM = {"user_id": "user", "context": "numeric", "cosines": "cosines"}
 """Feature of FuxiCTR's -> exported array."""
 
@@ -96,11 +94,11 @@ def make(told: dict[str, Any]) -> Any:
     features.labels = ["label"]
     features.default_emb_dim = told["dim"]
     described: list[tuple[str, dict[str, Any]]] = []
-    wide = facts["numeric"]
+    wide, cosines = facts["numeric"], facts["cosines"]
     possible = {
         "user_id": {"source": "user", "type": "categorical", "vocab_size": facts["users"]},
         "context": {"source": "context", "type": "embedding", "pretrain_dim": wide, "embedding_dim": wide},
-        "cosines": {"source": "context", "type": "embedding", "pretrain_dim": COSINES, "embedding_dim": COSINES},
+        "cosines": {"source": "context", "type": "embedding", "pretrain_dim": cosines, "embedding_dim": cosines},
     }
     described += [(name, possible[name]) for name in told.get("context", [])]
     described.append(

@@ -1,7 +1,7 @@
-"""The figure of the README: gains over item ids on cold rows by arm, from the verdict of a run.
+"""The figure of the README: gains over item ids on cold rows by arm, over three time origins, from a comparison.
 
-sidkit run --data ../shared/data/ml_latest_small --repo .work/ml --seeds 3
-python benchmarks/readme_figure.py .work/ml/artifacts/runs/rqkmeans/verdict.json
+sidkit ranker compare --data ../shared/data/ml_latest_small --repo .work/ml --json > .work/ml.json
+python benchmarks/readme_figure.py .work/ml.json
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from typing import Any
 OUT = Path(__file__).parent.parent / "docs" / "assets" / "movielens.svg"
 TITLE = "Gain in AUC over item ids alone, on cold items"
 NAMES = {
-    "shuffled_codes": "ids + shuffled codes",
+    "id_codes_shuffled": "ids + shuffled codes",
     "gbdt": "gradient boosting",
     "id_codes": "ids + semantic IDs",
-    "content": "content vectors",
+    "id_content": "ids + content vectors",
+    "blend": "blend of the last two",
 }
 LEFT, RIGHT, TOP, STEP = 190, 640, 62, 34
 STYLE = """
@@ -32,18 +33,22 @@ STYLE = """
 """
 
 
-def figure(verdict: dict[str, Any]) -> str:
+def figure(comparison: dict[str, Any]) -> str:
     """The figure as SVG."""
     gains = sorted(
-        (each for each in verdict["differences"] if (each["baseline"], each["slice"]) == ("id", "cold")),
-        key=lambda each: float(each["value"]),
+        (
+            row
+            for row in comparison["rows"]
+            if (row["baseline"], row["slice"], row["metric"]) == ("id", "cold", "auc") and row["arm"] in NAMES
+        ),
+        key=lambda row: float(row["delta"]),
     )
-    low, high = min(each["low"] for each in gains) - 0.002, max(each["high"] for each in gains) + 0.002
+    low, high = min(row["delta_low"] for row in gains) - 0.002, max(row["delta_high"] for row in gains) + 0.002
 
     def x(value: float) -> float:
         return LEFT + (RIGHT - LEFT) * (value - low) / (high - low)
 
-    rows = verdict["rows"]["cold"]
+    rows = comparison["slices"]["cold"]
     height = TOP + STEP * len(gains) + 30
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 720 {height}" role="img" aria-label="{TITLE}">',
@@ -63,9 +68,9 @@ def figure(verdict: dict[str, Any]) -> str:
         y, name = TOP + STEP * number + STEP // 2, gain["arm"]
         parts += [
             f'<text text-anchor="end" x="{LEFT - 12}" y="{y + 5}">{NAMES[name]}</text>',
-            f'<line class="range" x1="{x(gain["low"]):.1f}" x2="{x(gain["high"]):.1f}" y1="{y}" y2="{y}"/>',
-            f'<circle class="{"own" if name == "id_codes" else "bar"}" cx="{x(gain["value"]):.1f}" cy="{y}" r="6"/>',
-            f'<text x="{RIGHT + 14}" y="{y + 5}">{gain["value"]:+.4f}</text>',
+            f'<line class="range" x1="{x(gain["delta_low"]):.1f}" x2="{x(gain["delta_high"]):.1f}" y1="{y}" y2="{y}"/>',
+            f'<circle class="{"own" if name == "id_codes" else "bar"}" cx="{x(gain["delta"]):.1f}" cy="{y}" r="6"/>',
+            f'<text x="{RIGHT + 14}" y="{y + 5}">{gain["delta"]:+.4f}</text>',
         ]
     return "\n".join([*parts, "</svg>", ""])
 
