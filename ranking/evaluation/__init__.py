@@ -1,1 +1,1 @@
-"""Evaluation of rankers: metrics, point-in-time slices, and an evaluator with bootstrap intervals over users."""
+"""Evaluation of rankers: metrics, point-in-time slices, and an evaluator with intervals that cover."""

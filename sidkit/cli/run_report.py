@@ -17,6 +17,7 @@ from ranking.pipeline.evaluation import COMPARED, ArmDifference, RunEvaluation
 from ranking.pipeline.results import LogChanges, RunResult
 from ranking.pipeline.world import CEILING, ORACLE
 from sidkit.cli.tables import Rows, print_table
+from sidkit.core.intervals import NO_EVIDENCE
 from sidkit.core.records import record_json
 from sidkit.core.redact import redacted
 
@@ -150,7 +151,7 @@ def _print_arms(console: Console, result: RunResult) -> None:
             names = [name for name in COMPARED if name in evaluation.rows]
             cells = [[name, f"{evaluation.rows[name].rows:,}", _number(by_slice.get(name)), "", ""] for name in names]
             rows.append(Rows(f"({label})", cells, dim=True))
-    cold = f"cold rows have an item with under {COLD_BELOW} earlier interactions"
+    cold = f"cold: under {COLD_BELOW} earlier interactions"
     title = f"{redacted(result.data)}: test window, target {evaluation.target}; {cold}"
     print_table(
         console,
@@ -169,16 +170,23 @@ def _arm_cells(evaluation: RunEvaluation, name: str, metrics: ArmMetrics) -> lis
 def _print_differences(console: Console, result: RunResult) -> None:
     pairs_shown = [(question.arm, question.baseline) for question in result.questions]
     groups: dict[str, list[list[str]]] = {}
+    reasons: dict[str, str] = {}
     for arm, baseline in pairs_shown:
         for each in result.evaluation.differences:
             if (each.arm, each.baseline) == (arm, baseline):
-                cells = [each.slice, f"{each.value:+.4f}", _interval(each), str(each.reasoned)]
+                verdict = str(each.reasoned)
+                if each.verdict == NO_EVIDENCE and not each.reason.startswith("interval"):
+                    # A property of the slice, or of the seeds, is stated once below the table.
+                    verdict, reasons[each.slice] = each.verdict, each.reason
+                cells = [each.slice, f"{each.value:+.4f}", _interval(each), verdict]
                 groups.setdefault(f"{arm} - {baseline}", []).append(cells)
     if groups:
-        title = "AUC differences, paired by row, 95 % interval over users"
+        title = "AUC differences, paired by row, with their 95 % interval"
         head = ("arm - baseline", "slice", "AUC", "interval", "verdict")
         rows = [Rows(name, cells) for name, cells in groups.items()]
         print_table(console, title, head, rows, left=("slice", "verdict"))
+    for name, reason in reasons.items():
+        console.print(Text(f"no verdict on {name} rows: {reason}"), soft_wrap=True)
 
 
 def _interval(difference: ArmDifference) -> str:

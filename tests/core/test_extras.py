@@ -47,11 +47,11 @@ def test_what_is_installed_is_not_imported_by_the_check() -> None:
             ["torch", "faiss"],
             "this preset needs torch and faiss-cpu, which are not installed; run: pip install 'sidkit[rank]'",
         ),
-        (["scipy"], "this preset needs scipy, which is not installed; run: pip install 'sidkit[codes]'"),
+        (["scipy"], "this preset needs scipy, which is not installed; run: pip install 'sidkit[rank]'"),
         (
             ["torch", "safetensors", "faiss", "scipy", "sklearn"],
             "this preset needs torch, safetensors, faiss-cpu, scipy and scikit-learn, which are not installed; run: "
-            "pip install 'sidkit[rank,codes]'",
+            "pip install 'sidkit[rank]'",
         ),
     ],
 )

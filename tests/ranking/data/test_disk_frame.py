@@ -236,7 +236,7 @@ def test_a_job_that_streams_serves_its_rankers_and_is_audited(finished: Finished
     text = text.replace('serve = ["id", "content", "id_codes"]', 'serve = ["id_codes"]').replace(
         "epochs = 2", "epochs = 1"
     )
-    for arm in ("id", "content", "shuffled_codes"):
+    for arm in ("id", "content", "shuffled_codes", "blend"):
         text = text.replace(f"[arms.{arm}]", f"[removed.{arm}]")
     kept = [block for block in text.split("\n\n") if not block.startswith("[removed.")]
     preset.write_text("\n\n".join(kept))

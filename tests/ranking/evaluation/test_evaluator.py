@@ -15,7 +15,7 @@ from helpers.builders import DAY, START, FinishedJob
 from helpers.training_builders import set_with
 from ranking.data.dataset import Dataset
 from ranking.evaluation.evaluator import LEAST_PER_CLASS, EvaluationRows, Evaluator, enough, refuse_leakage
-from ranking.evaluation.metrics import gauc
+from ranking.evaluation.metrics import auc, gauc
 from ranking.evaluation.slices import slices
 from ranking.experiments.evaluate import evaluate_ranker
 from ranking.pipeline.evaluation import evaluate_arms
@@ -53,7 +53,7 @@ def auc_difference(label: np.ndarray, scores: list[np.ndarray], base: list[np.nd
     return float(
         np.mean(
             [
-                roc_auc_score(label[rows], one[rows]) - roc_auc_score(label[rows], other[rows])
+                auc(label[rows], one[rows]) - auc(label[rows], other[rows])
                 for one, other in zip(scores, base, strict=True)
             ]
         )
@@ -70,7 +70,7 @@ def resampled_differences(
         auc_difference(
             label, scores, base, np.concatenate([rows_of[one] for one in rng.integers(0, len(users), len(users))])
         )
-        for _ in range(200)
+        for _ in range(60)
     ]
 
 
@@ -155,7 +155,7 @@ def test_differences_are_paired_by_row_and_seed_for_every_arm_and_slice() -> Non
         drawn = resampled_differences(label, scores, base, user)
         assert row["value"] == pytest.approx(auc_difference(label, scores, base, np.arange(len(label))))
         # Users resampled: as wide as the interval, which has few items and seeds that hardly differ.
-        assert row["high"] - row["low"] == pytest.approx(2 * 2.03 * np.std(drawn), rel=0.25)
+        assert row["high"] - row["low"] == pytest.approx(2 * 2.03 * np.std(drawn), rel=0.35)
         assert row["low"] <= row["value"] <= row["high"]
     assert told[0]["verdict"] == "better"
     assert told[3]["verdict"] == "worse"

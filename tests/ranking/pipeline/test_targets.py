@@ -90,7 +90,7 @@ def positives(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished
 def test_a_run_on_conversions_trains_and_evaluates_them(conversions: FinishedJob, world: Path) -> None:
     log = pq.read_table(world / "interactions.parquet").to_pandas()
     known = log[(log["label"] == 0) | log["converted"].notna()]
-    told = conversions.told
+    told = conversions.output
     assert (told["target"], told["calibrated"]) == ("converted", True)
     used = {name: counts["used"] for name, counts in told["rows"].items()}
     assert sum(used.values()) == len(known)
@@ -151,7 +151,7 @@ def test_a_training_part_on_disk_has_the_labels_of_one_in_memory(
     lines = 'target = "converted"\nstream_rows = 5000'
     streamed = run_fast_job(tmp_path / "repo", preset(tmp_path, lines), str(world))
     assert (streamed.result.folder / "frame" / "train.parquet").exists()
-    assert streamed.told["rows"] == conversions.told["rows"]
+    assert streamed.output["rows"] == conversions.output["rows"]
     assert streamed.result.evaluation.rows == conversions.result.evaluation.rows
     rankers = [Ranker.load(job.repo.rankers / str(job.result.ranker)) for job in (streamed, conversions)]
     assert rankers[0].scaling.rate == pytest.approx(rankers[1].scaling.rate)
@@ -165,8 +165,8 @@ def test_conversions_of_a_log_without_them_are_refused_before_any_work(positives
 
 def test_every_output_says_that_scores_of_sampled_negatives_are_no_rates(positives: FinishedJob) -> None:
     result, repo = positives.result, positives.repo.path
-    assert positives.told["calibrated"] is False
-    assert "base_rate" in positives.told["calibration"]
+    assert positives.output["calibrated"] is False
+    assert "base_rate" in positives.output["calibration"]
     assert "Scores rank rows but are not rates" in result.report.read_text()
     assert read_json(result.folder / "verdict.json")["target"] == "clicked"
     project = sidkit.open(repo)
@@ -221,7 +221,7 @@ def test_a_stated_base_rate_shifts_scores_without_training_again(positives: Fini
         assert after.slices["all"].auc == pytest.approx(before.slices["all"].auc)
         assert after.slices["all"].calibration != pytest.approx(before.slices["all"].calibration)
         again = run_fast_job(repo, Path(positives.result.preset), positives.result.data)
-        assert again.told["calibrated"] is True
+        assert again.output["calibrated"] is True
         assert again.result.ranker == positives.result.ranker
     finally:
         file.write_text(text)
