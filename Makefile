@@ -19,7 +19,7 @@ $(VENV)/.made: pyproject.toml constraints.txt
 	@touch $@
 
 # From a raw click log to an online score, on a synthetic world. The second run reuses every stage and prints the result.
-DEMO := --data synthetic --repo demo --impressions 100000
+DEMO := --data synthetic:clustered --repo demo --impressions 100000
 
 demo: $(VENV)/.made
 	rm -rf demo
