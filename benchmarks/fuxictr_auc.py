@@ -3,7 +3,7 @@
     python benchmarks/fuxictr_auc.py --data DATA... [--work .work/arms] [--seeds 5] [--peers fuxictr_dcnv2] [--tune-only]
 
 Run it after ``benchmarks/arms.py`` with the same options: differences are to the saved predictions of ``id_codes`` and ``id``,
-paired by row, pooled over seeds and bootstrapped over users. FuxiCTR's DIN gets the item id, the history and our numeric
+paired by row and averaged over seeds, with 95 % intervals. FuxiCTR's DIN gets the item id, the history and our numeric
 features, like ``id`` (``fuxictr_din``), or item id, history and user id only (``fuxictr_din_ids``). Its DIN, DCNv2 and FinalMLP
 (``fuxictr_din_content``, ``fuxictr_dcnv2``, ``fuxictr_finalmlp``) also get the content vectors of the candidate and of the
 history. Settings are chosen on validation rows with seed 0 (for the worlds, on those of ``strong``, which runs first): of four

@@ -4,7 +4,7 @@
 
 DATA is a folder in the input contract, or ``synthetic``, ``synthetic:weak`` and so on. Every codebook is fitted on the data
 before the 80 % quantile of the labelled rows' times and evaluated on Swing pairs of later clicks, excluding training pairs.
-Baselines are popularity, raw content and co-occurrence. Intervals are bootstrapped over triggers; results of several seeds
+Baselines are popularity, raw content and co-occurrence. Intervals are over triggers; results of several seeds
 are averaged per pair. Results go to ``benchmarks/results/hit_rates.json``.
 """
 
