@@ -50,7 +50,7 @@ def built(data: str, folder: Path, sizes: Sizes) -> Repo:
     return repo
 
 
-def judged(repo: Repo, seeds: int) -> tuple[HitReport, dict[str, Any]]:
+def evaluated(repo: Repo, seeds: int) -> tuple[HitReport, dict[str, Any]]:
     split = TimeSplit.of(read_rows(repo.labelled_rows).at_us, repo.settings.split)
     presets = {name: load_preset(name).codebook for name in ("saviorrec", "smile")}
     mined = presets["saviorrec"].pairs  # the same behaviour for all
@@ -117,7 +117,7 @@ def main() -> None:
     for data in options.data:
         name = Path(data).name.replace(":", "_")
         repo = built(data, options.work / name, Sizes(options.impressions, options.users, options.items))
-        report, facts = judged(repo, options.seeds)
+        report, facts = evaluated(repo, options.seeds)
         kept[name] = {**facts, "rows": rows_of(name, report, options.seeds)}
         for row in kept[name]["rows"]:
             gain = row["minus_content"]

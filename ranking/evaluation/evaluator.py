@@ -186,7 +186,6 @@ class SliceMetrics:
         self._rows, self._scores, self._part = rows, scores, part
         label, group, selected = rows.label[part], rows.group[part], [score[part] for score in scores]
         grouped = [gauc(label, score, group) for score in selected]
-        self.positives = support.positives
         self.gauc_share = float(np.mean([share for _, share in grouped]))
         """Share of the slice's rows in groups with both classes within the slice."""
         exact = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ranking.evaluation.metrics import Array, SortedScores, placements, within_groups
+from ranking.evaluation.metrics import Array, SortedScores, base_entropy, placements, row_losses, within_groups
 from sidkit.core.arrays import Doubles, Ints
 from sidkit.core.intervals import Influence
 
@@ -50,7 +50,7 @@ def normalised_entropy_influence(label: Array, probability: Array) -> Influence:
     """Influence of the log-loss divided by the entropy of the base rate; both classes must be present."""
     loss = row_losses(label, probability)
     rate, mean, rows = float(np.mean(label)), float(loss.mean()), len(label)
-    entropy = -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate))
+    entropy = base_entropy(rate)
     slope = np.log1p(-rate) - np.log(rate)  # of the entropy
     psi = (loss - mean) / entropy - mean / entropy**2 * slope * (label - rate)
     return Influence(psi[:, None] / rows, np.full((rows, 1), 1 / rows))
@@ -59,13 +59,6 @@ def normalised_entropy_influence(label: Array, probability: Array) -> Influence:
 def calibration_influence(label: Array, probability: Array) -> Influence:
     """Influence of the mean prediction divided by the share of positives."""
     return ratio_influence(probability.astype(np.float64), (label == 1).astype(np.float64))
-
-
-def row_losses(label: Array, probability: Array) -> Doubles:
-    """Negative log-likelihood of each row in nats; probabilities are clipped 1e-7 away from 0 and 1."""
-    p = np.clip(probability.astype(np.float64), 1e-7, 1 - 1e-7)
-    losses: Doubles = -np.where(label == 1, np.log(p), np.log1p(-p))
-    return losses
 
 
 def _by_class(values: Doubles, positive: npt.NDArray[np.bool_]) -> Doubles:

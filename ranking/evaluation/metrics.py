@@ -131,8 +131,19 @@ def log_loss(label: Array, probability: Array) -> float:
     """Mean negative log-likelihood in nats; probabilities are clipped 1e-7 away from 0 and 1. NaN without rows."""
     if not len(label):
         return float("nan")
+    return float(np.mean(row_losses(label, probability)))
+
+
+def row_losses(label: Array, probability: Array) -> Doubles:
+    """Negative log-likelihood of each row in nats, clipped as in :func:`log_loss`."""
     p = np.clip(probability.astype(np.float64), 1e-7, 1 - 1e-7)
-    return float(-np.mean(np.where(label == 1, np.log(p), np.log1p(-p))))
+    losses: Doubles = -np.where(label == 1, np.log(p), np.log1p(-p))
+    return losses
+
+
+def base_entropy(rate: float) -> float:
+    """Entropy in nats of a base rate between 0 and 1: the log-loss of predicting it."""
+    return float(-(rate * np.log(rate) + (1 - rate) * np.log1p(-rate)))
 
 
 def normalised_entropy(label: Array, probability: Array) -> float:
@@ -140,7 +151,7 @@ def normalised_entropy(label: Array, probability: Array) -> float:
     rate = float(np.mean(label)) if len(label) else float("nan")
     if not 0 < rate < 1:
         return float("nan")
-    return log_loss(label, probability) / float(-(rate * np.log(rate) + (1 - rate) * np.log1p(-rate)))
+    return log_loss(label, probability) / base_entropy(rate)
 
 
 def calibration(label: Array, probability: Array) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from ranking.evaluation.evaluator import (
     SliceSize,
 )
 from ranking.evaluation.slices import slices
-from sidkit.core.intervals import LEAST_POSITIVES, LEAST_USERS, Verdict, finite
+from sidkit.core.intervals import LEAST_POSITIVES, LEAST_USERS, Outcome, Verdict, finite
 from sidkit.core.records import record_json
 
 COMPARED = ("all", "cold", "warm")
@@ -42,7 +42,7 @@ class ArmDifference:
     low: float | None
     high: float | None
     positives: int
-    verdict: Literal["better", "worse", "no evidence", "not exercised"]
+    verdict: Outcome
     reason: str = ""
     """Why there is no evidence; empty in files of earlier versions."""
 

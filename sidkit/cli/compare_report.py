@@ -7,12 +7,12 @@ from rich.text import Text
 
 from ranking.data.rows_used import rows_summary
 from ranking.experiments.comparison.arms import CODES_AS_FEATURES, CONTENT, paper_number
-from ranking.experiments.comparison.results import EVIDENCE, ComparisonResult, Row
+from ranking.experiments.comparison.results import ComparisonResult, Row
 from ranking.experiments.comparison.tables import SHORT, budgets
 from ranking.training.calibration import SAMPLED_METRICS
 from sidkit.cli.liveness_report import print_liveness
 from sidkit.cli.tables import Rows, print_table
-from sidkit.core.intervals import too_small
+from sidkit.core.intervals import EVIDENCE, too_small
 from sidkit.core.records import record_json
 
 

@@ -25,7 +25,12 @@ LEAST_POSITIVES = 500
 """Minimum number of positives for a verdict other than ``no evidence``."""
 LEAST_USERS = 200
 """Minimum effective number of users for a verdict other than ``no evidence``."""
+Outcome = Literal["better", "worse", "no evidence", "not exercised"]
+"""``no evidence`` if a difference is not significant or cannot be tested; ``not exercised`` if the mechanism that an arm adds
+does not act (:mod:`ranking.experiments.comparison.liveness`)."""
 NO_EVIDENCE = "no evidence"
+EVIDENCE = frozenset({"better", "worse"})
+"""Outcomes that claim a difference."""
 CONFIDENCE = 0.95
 
 
@@ -227,7 +232,7 @@ class Support:
     @cached_property
     def effective(self) -> tuple[float, float]:
         """Kish's effective number of users and of items: 1 / sum of squared shares; 0 without rows."""
-        users, items = (1 / total if (total := float(share @ share)) else 0.0 for share in self.shares)
+        users, items = map(_kish, self.shares)
         return users, items
 
     @property
@@ -240,15 +245,13 @@ class Support:
 class Verdict:
     """Verdict on a difference to a baseline."""
 
-    outcome: Literal["better", "worse", "no evidence", "not exercised"]
-    """``no evidence`` if the difference is not significant or cannot be tested; ``not exercised`` if the mechanism that the arm
-    adds does not act (:mod:`ranking.experiments.comparison.liveness`)."""
+    outcome: Outcome
     reason: str
     """Reason, such as ``interval contains 0`` or ``312 positives (500 needed)``."""
 
     def __str__(self) -> str:
         """Return the outcome, with the reason if it is neither ``better`` nor ``worse``."""
-        return self.outcome if self.outcome in ("better", "worse") else f"{self.outcome} ({self.reason})"
+        return self.outcome if self.outcome in EVIDENCE else f"{self.outcome} ({self.reason})"
 
 
 def verdict_on(
@@ -308,7 +311,7 @@ def too_small(
 def effective_number(cluster: Ints) -> float:
     """Return Kish's effective number of clusters of rows ``int64 [rows]``; 0 without rows."""
     counts = np.unique(cluster, return_counts=True)[1].astype(np.float64)
-    return float(counts.sum() ** 2 / (counts @ counts)) if len(counts) else 0.0
+    return _kish(counts / counts.sum())
 
 
 def mean_interval(values: Doubles, cluster: Ints) -> Interval:
@@ -333,6 +336,11 @@ def mean_interval(values: Doubles, cluster: Ints) -> Interval:
 def finite(value: float | None) -> float | None:
     """Return the value for JSON: None for NaN and infinity."""
     return value if value is not None and np.isfinite(value) else None
+
+
+def _kish(share: Doubles) -> float:
+    total = float(share @ share)
+    return 1 / total if total else 0.0
 
 
 def _numbered(values: npt.ArrayLike) -> tuple[Ints, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
@@ -13,10 +13,8 @@ from ranking.evaluation.evaluator import Difference, MetricValue
 from ranking.experiments.comparison.liveness import ArmPart
 from ranking.experiments.comparison.probes import Probes
 from ranking.pipeline.results import StageTime
+from sidkit.core.intervals import Outcome
 from sidkit.core.records import record_json, record_of
-
-EVIDENCE = frozenset({"better", "worse"})
-"""The verdicts that state a difference."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ class Row:
     delta_high: float | None
     positives: int
     """Positives in the slice."""
-    verdict: Literal["better", "worse", "no evidence", "not exercised"] | None
+    verdict: Outcome | None
     reason: str | None = None
     """Reason of the verdict; None without a baseline, and in files of earlier versions."""
     effective_users: float | None = None

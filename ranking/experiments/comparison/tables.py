@@ -20,6 +20,7 @@ from ranking.experiments.comparison.arms import (
     paper_number,
 )
 from sidkit.core.files import read_json, written_beside
+from sidkit.core.intervals import EVIDENCE
 
 SHORT = ("all", "cold", "prior 0-99", "strict cold", "COINS cold, theta 80 %")
 """Slices of the short table; the results file contains all slices."""
@@ -125,4 +126,4 @@ def _difference(row: Mapping[str, Any] | None) -> str:
     if row is None or row["delta_low"] is None:
         return "-"
     text = f"{row['delta']:+.4f} [{row['delta_low']:+.4f}, {row['delta_high']:+.4f}]"
-    return f"**{text}**" if row["verdict"] in ("better", "worse") else text
+    return f"**{text}**" if row["verdict"] in EVIDENCE else text

@@ -11,10 +11,10 @@ from ranking.data.targets import CLICKED
 from ranking.experiments.comparison.arms import CODES_AS_FEATURES
 from ranking.experiments.comparison.liveness import ArmPart
 from ranking.experiments.comparison.liveness_table import liveness_cells
-from ranking.experiments.comparison.results import EVIDENCE
 from ranking.experiments.comparison.tables import SHORT, budgets
 from ranking.training.calibration import SAMPLED_METRICS
 from sidkit.core.files import written_beside
+from sidkit.core.intervals import EVIDENCE
 from sidkit.reports import render_page
 
 _SCRIPTS = ("axes.js", "arms.js", "models.js")
