@@ -329,6 +329,7 @@ def read_definitions(repo_path: Path) -> Definitions:
     return Definitions(
         modalities=settings.source.modalities,
         codebooks=tuple(record for record in records if record.defined),
+        features=settings.features,
         owner=OWNER,
         tags={
             "availability_delay_seconds": f"{settings.time.availability_delay_seconds:g}",

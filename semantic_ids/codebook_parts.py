@@ -10,9 +10,9 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from semantic_ids.encoders import ENCODER_NAMES, Encoder
 from semantic_ids.quantizers import QUANTIZER_NAMES, Quantizer
-from sidkit.core.config import Section
 from sidkit.core.errors import ConfigError
 from sidkit.core.plugins import Plugin, Registry
+from sidkit.core.section import Section
 
 T = TypeVar("T")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sidkit.core.clock import iso
+from sidkit.core.feature_settings import FeatureSettings
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,10 @@ class RankerRecord:
 
 @dataclass(frozen=True)
 class Definitions:
-    """Input of ``feature_repo/*.py``: content modalities, codebooks with a view, owner and tags."""
+    """Input of ``feature_repo/*.py``: content modalities, codebooks with a view, attributes, owner and tags."""
 
     modalities: tuple[str, ...]
     codebooks: tuple[CodebookRecord, ...]
+    features: FeatureSettings
     owner: str
     tags: dict[str, str]

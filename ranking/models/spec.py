@@ -7,8 +7,8 @@ from typing import Any, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, ValidationInfo, field_validator, model_serializer
 
 from ranking.models.histories import HISTORY_NAMES
-from sidkit.core.config import Section
 from sidkit.core.errors import ConfigError
+from sidkit.core.section import Section
 
 SizedBy = Literal["dim", "table_rows"]
 """What is adjusted to match a parameter budget: the width of all representations, or the rows of a hashed table."""

@@ -12,10 +12,11 @@ from semantic_ids.fitting import CodebookSpec, codebook_modules, without_codes
 from semantic_ids.quality.drift import DriftThresholds
 from semantic_ids.quality.sweep import SweepGrid
 from semantic_ids.quantizers import QUANTIZER_NAMES
-from sidkit.core.config import Section, load_model
+from sidkit.core.config import load_model
 from sidkit.core.errors import ConfigError, FitError
 from sidkit.core.extras import require
 from sidkit.core.names import LONGEST, RULE, is_name
+from sidkit.core.section import Section
 from sidkit.presets import preset_path
 
 

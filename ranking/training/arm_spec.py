@@ -24,8 +24,8 @@ from ranking.models.representations import (
 from ranking.models.spec import ModelSpec, with_weight
 from ranking.training.boosting_spec import BoostingSpec
 from ranking.training.spec import TrainingSpec
-from sidkit.core.config import Section
 from sidkit.core.errors import ConfigError
+from sidkit.core.section import Section
 
 AnyArm = TypeVar("AnyArm", bound="ArmSpec")
 MOST_MEMBERS = 5

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from sidkit.core.config import Section
+from sidkit.core.section import Section
 
 Similarity = Literal["mean", "nearest", "nearest_5", "newest", "newest_5"]
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from ranking.data.caps import Caps
 from ranking.data.targets import CLICKED, Target
-from sidkit.core.config import Section
+from sidkit.core.section import Section
 
 
 class TrainingSpec(Section):

@@ -17,9 +17,10 @@ from pydantic import Field
 
 from sidkit.core.arrays import Doubles, Ints
 from sidkit.core.clock import iso
-from sidkit.core.config import EngineSettings, Section
+from sidkit.core.config import EngineSettings
 from sidkit.core.engine import connection, literal, set_variables, working_on
 from sidkit.core.errors import FitError, TimeError
+from sidkit.core.section import Section
 
 Source = Literal["user_to_item", "swing"]
 

@@ -25,9 +25,9 @@ from semantic_ids.pretrained.model_folder import (
     model_folder,
     required,
 )
-from sidkit.core.config import Section
 from sidkit.core.errors import ConfigError, TableSchemaError
 from sidkit.core.files import sha256
+from sidkit.core.section import Section
 
 _EXTRA = "image"
 _ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})

@@ -13,9 +13,9 @@ from pydantic import Field
 
 from semantic_ids.pretrained.cache import Missing, Vectors
 from semantic_ids.pretrained.model_folder import check_files, content_of, device_of, loading, member, model_folder
-from sidkit.core.config import Section
 from sidkit.core.errors import ConfigError, TableSchemaError
 from sidkit.core.files import typed_path
+from sidkit.core.section import Section
 
 _EXTRA = "text"
 _DEFAULT_COLUMNS = ("text", "title")

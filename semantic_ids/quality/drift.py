@@ -22,11 +22,12 @@ from pydantic import Field, model_validator
 
 from semantic_ids.catalog import Catalog, table_path
 from sidkit.core.arrays import Codes, Floats, Ints, one_chunk
-from sidkit.core.config import EngineSettings, Section
+from sidkit.core.config import EngineSettings
 from sidkit.core.engine import connection, literal
 from sidkit.core.errors import ConfigError, LifeCycleError
 from sidkit.core.integrity import checked
 from sidkit.core.repo import Repo
+from sidkit.core.section import Section
 
 FRESH, WATCH, STALE, UNKNOWN = "fresh", "watch", "stale", "unknown"
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from sidkit.core.config import Section
 from sidkit.core.errors import ConfigError, FitError
+from sidkit.core.section import Section
 
 Share = Annotated[float, Field(ge=0, le=1)]
 

@@ -35,8 +35,8 @@ from semantic_ids.quality.hit_rate import HitPairs, HitReport, by_codes, expecte
 from semantic_ids.quantizers import QUANTIZER_NAMES
 from semantic_ids.quantizers.base import Quantizer
 from sidkit.core.arrays import Bools, Doubles, Floats, Ints
-from sidkit.core.config import Section
 from sidkit.core.errors import ConfigError, FitError
+from sidkit.core.section import Section
 
 
 class Candidate(CodebookParts):

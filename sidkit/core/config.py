@@ -7,14 +7,15 @@ import json
 import os
 import tomllib
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from sidkit.core.clock import MICROS
 from sidkit.core.errors import ConfigError
+from sidkit.core.feature_settings import FeatureSettings
 from sidkit.core.redact import remember, scrubbed, scrubbed_value
+from sidkit.core.section import Section
 
 _FROM_ENVIRONMENT = "env:"
 _DEEPEST = 50
@@ -40,41 +41,6 @@ def is_feature_name(name: str) -> bool:
     """Whether a vector column of this name can become a feature."""
     fits = name.isidentifier() and len(name.encode()) <= 100 and not name.startswith("_")
     return fits and not name.lower().endswith("_y") and name.lower() not in RESERVED_MODALITIES
-
-
-def _plain_types(annotation: Any) -> set[Any]:
-    """Types allowed by an annotation such as ``int | None``, or of a tuple's elements; a Literal counts as str."""
-    parts = get_args(annotation)
-    if not parts:
-        return {annotation}
-    if get_origin(annotation) is Literal:
-        return {type(part) for part in parts}
-    if get_origin(annotation) is Annotated:
-        return _plain_types(parts[0])
-    if get_origin(annotation) in {Union, UnionType, tuple}:
-        return set().union(*map(_plain_types, parts))
-    return {get_origin(annotation)}
-
-
-class Section(BaseModel):
-    """A frozen table of a TOML file that rejects unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _nothing_is_converted(cls, value: Any, info: ValidationInfo) -> Any:
-        """Reject quoted numbers and flags, and flags for numbers: pydantic would read "1500" as 1500 and true as 1."""
-        kinds = _plain_types(cls.model_fields[info.field_name or ""].annotation)
-        wanted = kinds & {bool, int, float}
-        if not wanted or kinds & {str, Any}:
-            return value
-        for each in value if isinstance(value, list | tuple) else (value,):
-            if isinstance(each, str) or (
-                isinstance(each, bool | int | float) and isinstance(each, bool) is not (bool in wanted)
-            ):
-                raise ValueError(f"expected {'true or false' if bool in wanted else 'a number without quotes'}")
-        return value
 
 
 class SourceSettings(Section):
@@ -190,6 +156,7 @@ class Settings(Section):
     time: TimeSettings = TimeSettings()
     negatives: NegativeSettings = NegativeSettings()
     split: SplitSettings = SplitSettings()
+    features: FeatureSettings = FeatureSettings()
     catalog: CatalogSettings = CatalogSettings()
     engine: EngineSettings = EngineSettings()
 
