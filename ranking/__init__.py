@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from sidkit.core.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from ranking.data.dataset import Dataset, build_dataset
+    from ranking.data.dataset import Dataset
+    from ranking.data.frame_builder import build_dataset
     from ranking.serving.scorer import Scorer
     from ranking.training.ranker import Ranker
 
@@ -20,6 +21,6 @@ if not TYPE_CHECKING:  # a typo stays an error for type checkers
             "Ranker": "ranking.training.ranker",
             "Scorer": "ranking.serving.scorer",
             "Dataset": "ranking.data.dataset",
-            "build_dataset": "ranking.data.dataset",
+            "build_dataset": "ranking.data.frame_builder",
         },
     )

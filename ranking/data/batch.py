@@ -32,7 +32,8 @@ class Batch:
     """A batch of rows: ``numeric`` float32 [rows, features], scaled; ``items``, the distinct items; ``candidate`` int64
     [rows] and ``history`` int64 [rows, length], indices into ``items``; ``mask`` bool [rows, length], false for padding;
     ``gap_bucket`` int64 [rows, length]; ``label`` float32 [rows]; ``at_us`` int64 [rows], microseconds UTC; ``matches``
-    float32 [rows, matches], precomputed match features, or None.
+    float32 [rows, matches], precomputed match features, or None; ``coded``, one tensor per coded feature, as described in
+    :class:`ranking.data.coded_inputs.CodedInputs`.
     """
 
     numeric: Tensor
@@ -44,6 +45,7 @@ class Batch:
     label: Tensor
     at_us: Tensor
     matches: Tensor | None = None
+    coded: tuple[Tensor, ...] = ()
 
     def __len__(self) -> int:
         return len(self.at_us)
@@ -90,7 +92,7 @@ class Batch:
             if isinstance(value := getattr(self, each.name), Tensor)
         }
         items = ItemBatch(self.items.index.to(device), self.items.codes.to(device), self.items.content.to(device))
-        return replace(self, items=items, **moved)
+        return replace(self, items=items, coded=tuple(each.to(device) for each in self.coded), **moved)
 
 
 @dataclass(frozen=True)

@@ -8,20 +8,26 @@ from typing import Self
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import torch
 from torch import Tensor
 
 from ranking.data.batch import Batch, ItemBatch, MatchMoments, Seen
-from ranking.data.dataset import Dataset, FrameRows
+from ranking.data.coded import Coded
+from ranking.data.coded_inputs import CodedInputs
+from ranking.data.dataset import Dataset
 from ranking.data.disk_dataset import DiskDataset
+from ranking.data.frame_rows import FrameRows, row_codes
 from ranking.data.item_table import ItemTable
 from ranking.data.numeric_features import Scaling
+from ranking.data.schema import BUILT_IN, FeatureSchema
 from ranking.data.time_gaps import TIME_BUCKETS, gap_bucket
 from ranking.data.vocabulary import Vocabulary
 from sidkit.core.arrays import Codes, Floats, Ints
 
 __all__ = ["TIME_BUCKETS", "Batch", "Batches", "RowTensors", "TableTensors", "Vocabulary", "gap_bucket", "seen_in"]
 
+NO_INPUTS = CodedInputs()
 SCAN_ROWS = 4096
 """Batch size of passes without training."""
 
@@ -48,7 +54,8 @@ def vocabulary_of(data: Dataset | DiskDataset) -> Vocabulary:
 @dataclass(frozen=True)
 class RowTensors:
     """Tensors with one entry per row: ``numeric`` float32 [rows, features], scaled; ``candidate`` and ``history`` int32
-    [rows], indices; ``at_us`` int64 [rows], microseconds UTC; ``label`` float32 [rows].
+    [rows], indices; ``at_us`` int64 [rows], microseconds UTC; ``label`` float32 [rows]; ``coded`` int32 [rows, features], the
+    coded features of rows.
     """
 
     numeric: Tensor
@@ -56,6 +63,7 @@ class RowTensors:
     history: Tensor
     at_us: Tensor
     label: Tensor
+    coded: Tensor
 
     def __len__(self) -> int:
         return len(self.label)
@@ -69,6 +77,7 @@ class RowTensors:
             history=torch.from_numpy(data.history),
             at_us=torch.from_numpy(np.ascontiguousarray(data.rows.at_us)),
             label=torch.from_numpy(data.rows.label.astype(np.float32)),
+            coded=torch.from_numpy(np.ascontiguousarray(row_codes(data))),
         )
 
     def take(self, rows: Tensor) -> Self:
@@ -100,10 +109,23 @@ class TableTensors:
         See :class:`ranking.data.dataset.Dataset`.
     vocabulary : Vocabulary
         Vocabulary of item ids.
+    inputs : CodedInputs
+        What the model reads of coded features.
+    schema : FeatureSchema
+        The features besides the built-in ones.
+    row_values : sequence of pyarrow.Array
+        The values of the coded features of rows.
     """
 
     def __init__(
-        self, items: ItemTable, history_items: npt.NDArray[np.int32], history_us: Ints, vocabulary: Vocabulary
+        self,
+        items: ItemTable,
+        history_items: npt.NDArray[np.int32],
+        history_us: Ints,
+        vocabulary: Vocabulary,
+        inputs: CodedInputs = NO_INPUTS,
+        schema: FeatureSchema = BUILT_IN,
+        row_values: Sequence[pa.Array] = (),
     ) -> None:
         # Stored as int32; a batch casts only the rows it gathers to int64.
         self._history_items = torch.from_numpy(history_items)
@@ -112,6 +134,9 @@ class TableTensors:
         self._codes = torch.from_numpy(items.codes)
         self._content = torch.from_numpy(items.content)
         self._place = torch.empty(len(items), dtype=torch.int64)
+        attributes = items.attributes if items.attributes is not None else Coded.none(len(items))
+        self._attributes = torch.from_numpy(np.ascontiguousarray(attributes.codes))
+        self._values = inputs.tables(schema, attributes, row_values)
 
     def batch(self, rows: RowTensors, matches: Tensor | None = None) -> Batch:
         """Build a batch by looking up the items and histories of some rows."""
@@ -132,7 +157,14 @@ class TableTensors:
             label=rows.label,
             at_us=rows.at_us,
             matches=matches,
+            coded=self._coded(rows),
         )
+
+    def _coded(self, rows: RowTensors) -> tuple[Tensor, ...]:
+        if not self._values:
+            return ()
+        codes = torch.cat([self._attributes.index_select(0, rows.candidate), rows.coded], dim=1)
+        return tuple(values.index_select(0, codes[:, at]) for at, values in enumerate(self._values))
 
     def _distinct(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """The distinct item indices and the inverse mapping, like ``torch.unique`` but without sorting.
@@ -148,7 +180,8 @@ class TableTensors:
     def to(self, device: torch.device) -> Self:
         """Move all tensors to a device, without copying tensors that are already on it."""
         for name, value in vars(self).items():
-            setattr(self, name, value.to(device))
+            moved = tuple(each.to(device) for each in value) if isinstance(value, tuple) else value.to(device)
+            setattr(self, name, moved)
         return self
 
 
@@ -163,11 +196,23 @@ class Batches:
         Scaling of the numeric features, from the training rows.
     vocabulary : Vocabulary
         Vocabulary of item ids, from the training rows.
+    inputs : CodedInputs
+        What the model reads of coded features, from the training rows.
     """
 
-    def __init__(self, data: Dataset, scaling: Scaling, vocabulary: Vocabulary) -> None:
+    def __init__(
+        self, data: Dataset, scaling: Scaling, vocabulary: Vocabulary, inputs: CodedInputs = NO_INPUTS
+    ) -> None:
         self._rows = RowTensors.of(data, scaling)
-        self._tables = TableTensors(data.items, data.history_items, data.history_us, vocabulary)
+        self._tables = TableTensors(
+            data.items,
+            data.history_items,
+            data.history_us,
+            vocabulary,
+            inputs,
+            data.schema,
+            data.coded.values if data.coded is not None else (),
+        )
         self._matches: Tensor | None = None
 
     def __len__(self) -> int:

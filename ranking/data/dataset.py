@@ -9,38 +9,32 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from ranking.data.feature_views import CONTENT, SID, USER_HISTORY, Reader, historical_reader, string_array
-from ranking.data.history_table import ContentLookup, HistoryTableBuilder
-from ranking.data.item_table import ItemTable, ItemTableBuilder, shown_items
-from ranking.data.numeric_features import model_features, numeric_features
+from ranking.data.coded import Coded, Codes32
+from ranking.data.feature_views import string_array
+from ranking.data.item_table import ItemTable, shown_items
+from ranking.data.numeric_features import model_features, numeric_columns
+from ranking.data.schema import BUILT_IN, FeatureSchema
 from ranking.data.targets import CLICKED, CONVERTED, Target
-from semantic_ids.codebook import Codebook
 from sidkit.contract.row_files import checked_rows
 from sidkit.contract.schemas import LABELLED_ROWS
-from sidkit.core.arrays import Floats, Ints
-from sidkit.core.errors import ContractError
+from sidkit.core.arrays import Floats, Ints, one_chunk
+from sidkit.core.errors import ContractError, EvaluationError
 from sidkit.core.integrity import checked
-from sidkit.stores.offline.plan import ViewRows
-
-if TYPE_CHECKING:
-    from feast import FeatureStore
-
-CHUNK_ROWS = 200_000
-"""Rows per retrieval of features."""
 
 
 @dataclass(frozen=True)
 class LabelledRows:
     """Labelled impressions: ``user_ids`` and ``item_ids`` object, ``at_us`` int64 microseconds UTC, ``label`` int8 (0 or 1),
-    and optionally ``request_ids``, whether the user ``had_before`` the item, whether a row is a ``sampled`` negative, and
-    ``clicked`` int8 if the label is not the click.
+    and optionally ``request_ids``, whether the user ``had_before`` the item, whether a row is a ``sampled`` negative,
+    ``clicked`` int8 if the label is not the click, and ``context``, further columns by name as Arrow arrays.
     """
 
     user_ids: npt.NDArray[np.object_]
@@ -51,6 +45,7 @@ class LabelledRows:
     had_before: npt.NDArray[np.bool_] | None = None
     sampled: npt.NDArray[np.bool_] | None = None
     clicked: npt.NDArray[np.int8] | None = None
+    context: Mapping[str, pa.Array] | None = None
 
     def __len__(self) -> int:
         return len(self.at_us)
@@ -62,8 +57,11 @@ class LabelledRows:
 
     def take(self, index: Ints) -> LabelledRows:
         """Select rows by index."""
-        columns = {each.name: getattr(self, each.name) for each in fields(self)}
-        return replace(self, **{name: column[index] for name, column in columns.items() if column is not None})
+        columns = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "context"}
+        taken = {name: column[index] for name, column in columns.items() if column is not None}
+        if self.context is not None:
+            taken["context"] = {name: column.take(pa.array(index)) for name, column in self.context.items()}
+        return replace(self, **taken)
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
@@ -73,7 +71,14 @@ class LabelledRows:
             columns = [getattr(part, name) for part in parts]
             return None if any(column is None for column in columns) else np.concatenate(columns)
 
-        return cls(*(concatenated(each.name) for each in fields(cls)))
+        joined = {each.name: concatenated(each.name) for each in fields(cls) if each.name != "context"}
+        contexts = [part.context for part in parts]
+        if all(context is not None for context in contexts):
+            joined["context"] = {
+                name: pa.concat_arrays([context[name] for context in contexts if context is not None])
+                for name in contexts[0] or ()
+            }
+        return cls(**joined)
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,8 @@ class Dataset:
     (:func:`ranking.data.numeric_features.numeric_columns` names the columns); ``candidate`` int32 [rows], indices into
     ``items``; ``history`` int32 [rows], indices into ``history_items`` int32 [histories, length] (indices into ``items``,
     newest first, 0 is padding) and ``history_us`` int64 [histories, length] (microseconds UTC, 0 is padding). History 0 is
-    empty.
+    empty. ``schema`` lists the features besides the built-in ones; ``coded`` holds those that are looked up in tables and do
+    not belong to items (None without any).
     """
 
     rows: LabelledRows
@@ -94,20 +100,45 @@ class Dataset:
     history_items: npt.NDArray[np.int32]
     history_us: Ints
     items: ItemTable
+    schema: FeatureSchema = BUILT_IN
+    coded: Coded | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def take(self, index: Ints) -> Dataset:
         """Select rows by index; the item and history tables are shared."""
-        return Dataset(
-            self.rows.take(index),
-            self.numeric[index],
-            self.candidate[index],
-            self.history[index],
-            self.history_items,
-            self.history_us,
-            self.items,
+        return replace(
+            self,
+            rows=self.rows.take(index),
+            numeric=self.numeric[index],
+            candidate=self.candidate[index],
+            history=self.history[index],
+            coded=self.coded.take(index) if self.coded is not None else None,
+        )
+
+    def narrowed(self, schema: FeatureSchema) -> Dataset:
+        """The same rows with some of the extra features.
+
+        Raises
+        ------
+        EvaluationError
+            When the schema has a feature that this dataset lacks.
+        """
+        if schema == self.schema:
+            return self
+        missing = [name for name in schema.names if name not in self.schema.names]
+        if missing:
+            raise EvaluationError(
+                f"expected a dataset with the features {', '.join(missing)}, got one without; build it with the ranker's schema: "
+                "build_dataset(..., schema=ranker.config.schema)"
+            )
+        return replace(
+            self,
+            schema=schema,
+            numeric=self.numeric[:, number_places(self.schema, schema)],
+            items=narrowed_items(self.items, self.schema, schema),
+            coded=narrowed_rows(self.coded, self.schema, schema),
         )
 
     @property
@@ -127,19 +158,54 @@ class Dataset:
     @property
     def features(self) -> Floats:
         """The model's features of ``numeric``, unscaled; see :func:`ranking.data.numeric_features.model_features`."""
-        return model_features(self.numeric)
+        return model_features(self.numeric, self.schema)
 
     def feature_chunks(self) -> Iterator[Floats]:
         """The features of all rows in one chunk; see :class:`ranking.data.disk_dataset.DiskDataset`."""
         yield self.features
 
+    def row_code_counts(self) -> list[Ints]:
+        """How many rows have each value of the coded features of rows, ``int64 [values]`` per feature."""
+        if self.coded is None:
+            return []
+        return code_counts(self.coded.codes, self.coded.values)
 
-def read_rows(path: Path | pa.Table, *, target: Target = CLICKED, may_be_empty: bool = False) -> LabelledRows:
+
+def code_counts(codes: Codes32, values: Sequence[pa.Array]) -> list[Ints]:
+    """Occurrences of each value, ``int64 [values]`` per feature."""
+    return [np.bincount(column, minlength=len(each)) for column, each in zip(codes.T, values, strict=True)]
+
+
+def number_places(before: FeatureSchema, after: FeatureSchema) -> list[int]:
+    """Indices of the numeric columns of a narrower schema."""
+    built_in = len(numeric_columns())
+    place = {each.name: built_in + at for at, each in enumerate(before.numbers)}
+    return [*range(built_in), *(place[each.name] for each in after.numbers)]
+
+
+def narrowed_items(items: ItemTable, before: FeatureSchema, after: FeatureSchema) -> ItemTable:
+    """Item versions with the coded features of a narrower schema."""
+    if items.attributes is None:
+        return items
+    kept = [before.item_coded.index(each) for each in after.item_coded]
+    return replace(items, attributes=items.attributes.select(kept) if kept else None)
+
+
+def narrowed_rows(coded: Coded | None, before: FeatureSchema, after: FeatureSchema) -> Coded | None:
+    """Coded features of rows of a narrower schema."""
+    kept = [before.row_coded.index(each) for each in after.row_coded]
+    return coded.select(kept) if coded is not None and kept else None
+
+
+def read_rows(
+    path: Path | pa.Table, *, target: Target = CLICKED, may_be_empty: bool = False, context: Sequence[str] = ()
+) -> LabelledRows:
     """Read and validate labelled rows from a Parquet file or an Arrow table.
 
     Columns ``user_id``, ``item_id`` (text or integers), ``event_timestamp`` (with a time zone) and ``label`` (0 or 1), all
     without nulls; optionally ``request_id``, ``had_before``, ``sampled`` and ``converted``. With the target ``converted``, the
     label is the conversion: a row without a click has none, and clicked rows whose conversion is unknown (null) are left out.
+    Columns named in ``context`` are read as they are.
 
     Raises
     ------
@@ -150,6 +216,8 @@ def read_rows(path: Path | pa.Table, *, target: Target = CLICKED, may_be_empty: 
     table = checked_rows(
         path if isinstance(path, pa.Table) else checked(path), LABELLED_ROWS, may_be_empty=may_be_empty
     )
+    if context:
+        table = _with_context(table, path, context)
     if target == CONVERTED:
         table = _with_known_conversion(table)
     requests = table.column("request_id") if "request_id" in table.column_names else None
@@ -163,6 +231,7 @@ def read_rows(path: Path | pa.Table, *, target: Target = CLICKED, may_be_empty: 
         _flags(table.column("had_before")) if "had_before" in table.column_names else None,
         _flags(table.column("sampled")) if "sampled" in table.column_names else None,
         click if target == CONVERTED else None,
+        {name: one_chunk(table.column(f"context__{name}")) for name in context} if context else None,
     )
 
 
@@ -183,128 +252,17 @@ def _flags(column: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
     return flags
 
 
-def build_dataset(
-    store: FeatureStore, service_name: str, codebook: Codebook, rows: LabelledRows, *, rate: float, history_length: int
-) -> Dataset:
-    """Retrieve the point-in-time features of rows through a feature service and build a dataset.
-
-    Parameters
-    ----------
-    store : FeatureStore
-        The repo's store.
-    service_name : str
-        ``ctr_<codebook>``; the service ``<service_name>_content`` provides the content and codes of history items.
-    codebook : Codebook
-        The service's codebook.
-    rows : LabelledRows
-        Any rows; features of a row do not depend on other rows.
-    rate : float
-        The share of positives among the training rows, towards which rates are smoothed.
-    history_length : int
-        Maximum items per history.
-    """
-    of_rows, look_up = feature_readers(store, service_name)
-    builder = FrameBuilder(codebook, look_up, rate=rate, history_length=history_length)
-    return builder.dataset(builder.retrieve(of_rows, rows))
-
-
-def feature_readers(store: FeatureStore, service_name: str) -> tuple[Reader, ContentLookup]:
-    """The readers of a feature service: row features (by ``user_id`` and ``item_id``), and content of history items."""
-    from sidkit.stores.feast_repo import feature_service
-
-    service = feature_service(store, service_name)
-    content = feature_service(store, f"{service_name}_content")
-    of_items = historical_reader(store, content, ["item_id"])
-
-    def look_up(item_ids: npt.NDArray[np.object_], at_us: Ints) -> Mapping[str, ViewRows]:
-        return of_items({"item_id": item_ids}, at_us)
-
-    return historical_reader(store, service, ["user_id", "item_id"]), look_up
-
-
-def assemble(
-    views: Mapping[str, ViewRows],
-    rows: LabelledRows,
-    codebook: Codebook,
-    look_up: ContentLookup,
-    *,
-    rate: float,
-    history_length: int,
-) -> Dataset:
-    """Build a dataset from feature views; shared by training and serving."""
-    builder = FrameBuilder(codebook, look_up, rate=rate, history_length=history_length)
-    return builder.dataset(builder.add(views, rows))
-
-
-@dataclass(frozen=True)
-class FrameRows:
-    """The rows of a :class:`Dataset` without its tables."""
-
-    rows: LabelledRows
-    numeric: Floats
-    candidate: npt.NDArray[np.int32]
-    history: npt.NDArray[np.int32]
-
-    @property
-    def features(self) -> Floats:
-        """See :attr:`Dataset.features`."""
-        return model_features(self.numeric)
-
-    def take(self, index: Ints) -> FrameRows:
-        """Select rows by index."""
-        return FrameRows(self.rows.take(index), self.numeric[index], self.candidate[index], self.history[index])
-
-    @classmethod
-    def joined(cls, parts: Sequence[FrameRows | Dataset]) -> FrameRows:
-        """Concatenate the rows of several parts that share their tables."""
-        return cls(
-            LabelledRows.joined([part.rows for part in parts]),
-            np.concatenate([part.numeric for part in parts]),
-            np.concatenate([part.candidate for part in parts]),
-            np.concatenate([part.history for part in parts]),
+def _with_context(table: pa.Table, path: Path | pa.Table, context: Sequence[str]) -> pa.Table:
+    """Append further columns of the source, in the same row order."""
+    held = path.column_names if isinstance(path, pa.Table) else pq.read_schema(path).names
+    missing = [name for name in context if name not in held]
+    if missing:
+        raise ContractError(
+            "rows",
+            f"expected the context columns {', '.join(context)}, which are features of the ranker, got none for "
+            f"{', '.join(missing)}; add them",
         )
-
-
-class FrameBuilder:
-    """Builds datasets from feature views, in any number of calls; items and histories are deduplicated over all calls.
-
-    Parameters
-    ----------
-    codebook : Codebook
-        Its encoder computes the content vectors.
-    look_up : callable
-        Looks up the content and codes of history items.
-    rate : float
-        The share of positives among the training rows.
-    history_length : int
-        Maximum items per history.
-    """
-
-    def __init__(self, codebook: Codebook, look_up: ContentLookup, *, rate: float, history_length: int) -> None:
-        self._rate = rate
-        self._items = ItemTableBuilder(codebook)
-        self._histories = HistoryTableBuilder(self._items, look_up, history_length)
-
-    def add(self, views: Mapping[str, ViewRows], rows: LabelledRows) -> FrameRows:
-        """The arrays of some rows; their indices stay valid as rows are added."""
-        candidate = self._items.add(rows.item_ids, views[CONTENT], views[SID])
-        return FrameRows(
-            rows=rows,
-            numeric=numeric_features(views, rows.item_ids, rows.at_us, self._rate),
-            candidate=candidate.astype(np.int32),
-            history=self._histories.add(views[USER_HISTORY], rows.at_us),
-        )
-
-    def retrieve(self, of_rows: Reader, rows: LabelledRows, chunk_rows: int = CHUNK_ROWS) -> FrameRows:
-        """Retrieve and add rows, ``chunk_rows`` at a time."""
-        parts = []
-        for start in range(0, max(len(rows), 1), chunk_rows):
-            chunk = rows.take(np.arange(start, min(start + chunk_rows, len(rows))))
-            views = of_rows({"user_id": chunk.user_ids, "item_id": chunk.item_ids}, chunk.at_us)
-            parts.append(self.add(views, chunk))
-        return FrameRows.joined(parts)
-
-    def dataset(self, part: FrameRows) -> Dataset:
-        """A dataset of some rows, with the tables of all rows so far."""
-        items, moments = self._histories.arrays()
-        return Dataset(part.rows, part.numeric, part.candidate, part.history, items, moments, self._items.table())
+    further = path.select(list(context)) if isinstance(path, pa.Table) else pq.read_table(path, columns=list(context))
+    for name in context:
+        table = table.append_column(f"context__{name}", further.column(name))
+    return table

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ranking.data.batch import Batch, MatchMoments
-from ranking.data.batches import SCAN_ROWS, Batches, RowTensors, TableTensors
+from ranking.data.batches import NO_INPUTS, SCAN_ROWS, Batches, RowTensors, TableTensors
+from ranking.data.coded_inputs import CodedInputs
 from ranking.data.dataset import Dataset
 from ranking.data.disk_dataset import DiskDataset
 from ranking.data.numeric_features import Moments, Scaling
@@ -39,14 +40,23 @@ class DiskBatches:
         Vocabulary of item ids, from the training rows.
     buffer_rows : int
         Rows of the buffer; a larger row group forms a buffer by itself.
+    inputs : CodedInputs
+        What the model reads of coded features, from the training rows.
     """
 
     def __init__(
-        self, data: DiskDataset, scaling: Scaling, vocabulary: Vocabulary, buffer_rows: int = BUFFER_ROWS
+        self,
+        data: DiskDataset,
+        scaling: Scaling,
+        vocabulary: Vocabulary,
+        buffer_rows: int = BUFFER_ROWS,
+        inputs: CodedInputs = NO_INPUTS,
     ) -> None:
         self._data = data
         self._scaling = scaling
-        self._tables = TableTensors(data.items, data.history_items, data.history_us, vocabulary)
+        self._tables = TableTensors(
+            data.items, data.history_items, data.history_us, vocabulary, inputs, data.schema, data.values
+        )
         self._buffer_rows = buffer_rows
         self._device = torch.device("cpu")
 
@@ -107,8 +117,10 @@ class DiskBatches:
         return buffers
 
 
-def training_tensors(data: Dataset | DiskDataset, scaling: Scaling, vocabulary: Vocabulary) -> Batches | DiskBatches:
+def training_tensors(
+    data: Dataset | DiskDataset, scaling: Scaling, vocabulary: Vocabulary, inputs: CodedInputs = NO_INPUTS
+) -> Batches | DiskBatches:
     """Batches of a dataset in memory or on disk."""
     if isinstance(data, DiskDataset):
-        return DiskBatches(data, scaling, vocabulary)
-    return Batches(data, scaling, vocabulary)
+        return DiskBatches(data, scaling, vocabulary, inputs=inputs)
+    return Batches(data, scaling, vocabulary, inputs)

@@ -8,7 +8,7 @@ representative sample.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -17,10 +17,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ranking.data.dataset import Dataset, FrameRows, LabelledRows
+from ranking.data.coded import Coded, Codes32
+from ranking.data.dataset import Dataset, LabelledRows, narrowed_items, narrowed_rows
 from ranking.data.feature_views import string_array
+from ranking.data.frame_rows import FrameRows, row_codes
 from ranking.data.item_table import ItemTable, shown_items
 from ranking.data.numeric_features import feature_names, model_features, numeric_columns, undo_model_features
+from ranking.data.schema import BUILT_IN, FeatureSchema
 from sidkit.core.arrays import Floats, Ints
 from sidkit.datasets.user_sample import kept_users
 
@@ -59,8 +62,10 @@ class DiskDatasetWriter:
         for name, values in (("had_before", rows.had_before), ("clicked", rows.clicked)):
             if values is not None:
                 columns[name] = pa.array(values)
-        numeric = zip(numeric_columns(), part.numeric.T, strict=True)
+        numeric = zip(numeric_columns(part.schema), part.numeric.T, strict=True)
         columns |= {name: pa.array(np.ascontiguousarray(values)) for name, values in numeric}
+        coded = zip(part.schema.row_coded, row_codes(part).T, strict=True)
+        columns |= {each.name: pa.array(np.ascontiguousarray(codes)) for each, codes in coded}
         table = pa.table(columns)
         self._writer = self._writer or pq.ParquetWriter(self._path, table.schema, compression="zstd")
         self._writer.write_table(table, self._group_rows)
@@ -79,14 +84,18 @@ class DiskDataset:
     ----------
     path : Path
         A file written by :class:`DiskDatasetWriter`.
-    history_items, history_us, items
+    history_items, history_us, items, schema
         See :class:`ranking.data.dataset.Dataset`.
+    values : tuple of pyarrow.Array
+        The values of the coded features of rows.
     """
 
     path: Path
     history_items: npt.NDArray[np.int32]
     history_us: Ints
     items: ItemTable
+    schema: FeatureSchema = BUILT_IN
+    values: tuple[pa.Array, ...] = ()
 
     def __len__(self) -> int:
         return int(self._metadata.num_rows)
@@ -129,6 +138,24 @@ class DiskDataset:
             parts.append(part.take(np.flatnonzero(kept_users(part.rows.user_ids, most / len(self)))))
         return self._on_tables(FrameRows.joined(parts))
 
+    def narrowed(self, schema: FeatureSchema) -> DiskDataset:
+        """See :meth:`ranking.data.dataset.Dataset.narrowed`."""
+        coded = narrowed_rows(Coded(np.zeros((0, len(self.values)), np.int32), self.values), self.schema, schema)
+        return replace(
+            self,
+            schema=schema,
+            items=narrowed_items(self.items, self.schema, schema),
+            values=coded.values if coded is not None else (),
+        )
+
+    def row_code_counts(self) -> list[Ints]:
+        """See :meth:`ranking.data.dataset.Dataset.row_code_counts`."""
+        counts = [np.zeros(len(values), dtype=np.int64) for values in self.values]
+        for table in self._tables([each.name for each in self.schema.row_coded]):
+            for at, each in enumerate(self.schema.row_coded):
+                counts[at] += np.bincount(table.column(each.name).to_numpy(), minlength=len(counts[at]))
+        return counts
+
     def shown(self) -> tuple[Ints, Ints]:
         """See :func:`ranking.data.item_table.shown_items`."""
         shown = np.zeros(len(self.items), dtype=np.int64)
@@ -144,7 +171,7 @@ class DiskDataset:
     def feature_chunks(self) -> Iterator[Floats]:
         """The model's features of all rows, ``float32 [rows, features]``, unscaled, one group at a time."""
         for table in self._tables(list(self._numeric_names)):
-            yield model_features(self._numeric(table))
+            yield model_features(self._numeric(table), self.schema)
 
     @property
     def click_rate(self) -> float:
@@ -161,13 +188,13 @@ class DiskDataset:
     def _numeric_names(self) -> tuple[str, ...]:
         """The names of the numeric columns in the file."""
         held = set(self._metadata.schema.to_arrow_schema().names)
-        return numeric_columns() if held.issuperset(numeric_columns()) else feature_names()
+        return numeric_columns(self.schema) if held.issuperset(numeric_columns()) else feature_names()
 
     def _numeric(self, table: pa.Table) -> Floats:
         matrix = np.empty((len(table), len(self._numeric_names)), dtype=np.float32)
         for column, name in enumerate(self._numeric_names):
             matrix[:, column] = table.column(name).to_numpy()
-        return matrix if self._numeric_names == numeric_columns() else undo_model_features(matrix)
+        return matrix if self._numeric_names == numeric_columns(self.schema) else undo_model_features(matrix)
 
     def _opened(self) -> pq.ParquetFile:
         return pq.ParquetFile(self.path, metadata=self._metadata)
@@ -181,7 +208,8 @@ class DiskDataset:
         with self._opened() as opened:
             known = set(opened.schema_arrow.names)
             extra = [name for name in ("user_id", "had_before") if ids and name in known]
-            table = opened.read_row_group(group, [*_NARROW, *self._numeric_names, *extra])
+            coded = [each.name for each in self.schema.row_coded]
+            table = opened.read_row_group(group, [*_NARROW, *self._numeric_names, *coded, *extra])
         narrow = {name: table.column(name).to_numpy().copy() for name in _NARROW}
         no_ids = np.full(len(table) if not ids else 0, "", dtype=object)
         return FrameRows(
@@ -195,9 +223,26 @@ class DiskDataset:
             numeric=self._numeric(table),
             candidate=narrow["candidate"],
             history=narrow["history"],
+            coded=_matrix(table, coded),
+            schema=self.schema,
         )
 
     def _on_tables(self, part: FrameRows) -> Dataset:
         return Dataset(
-            part.rows, part.numeric, part.candidate, part.history, self.history_items, self.history_us, self.items
+            part.rows,
+            part.numeric,
+            part.candidate,
+            part.history,
+            self.history_items,
+            self.history_us,
+            self.items,
+            self.schema,
+            Coded(row_codes(part), self.values) if self.values else None,
         )
+
+
+def _matrix(table: pa.Table, columns: list[str]) -> Codes32:
+    matrix = np.zeros((len(table), len(columns)), dtype=np.int32)
+    for at, name in enumerate(columns):
+        matrix[:, at] = table.column(name).to_numpy()
+    return matrix

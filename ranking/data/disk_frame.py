@@ -12,11 +12,14 @@ from pathlib import Path
 import numpy as np
 
 from ranking.data.caps import Caps
-from ranking.data.dataset import Dataset, FrameBuilder, FrameRows, LabelledRows, feature_readers
+from ranking.data.dataset import Dataset, LabelledRows
 from ranking.data.disk_dataset import GROUP_ROWS, DiskDataset, DiskDatasetWriter
 from ranking.data.feature_views import Reader
+from ranking.data.frame_builder import FrameBuilder, feature_readers
+from ranking.data.frame_rows import FrameRows, row_codes
 from ranking.data.labelled_rows import RowsFile, Window, click_share, row_chunks
 from ranking.data.rows_used import part_rows
+from ranking.data.service_schema import service_schema
 from ranking.data.split import TimeSplit, check_classes
 from ranking.data.storage import TRAIN, load_dataset, write_arrays
 from ranking.data.targets import CLICKED, Target
@@ -102,7 +105,9 @@ class DiskFrame:
         data = load_dataset(folder)
         if not (folder / TRAIN).exists():
             return cls(None, data)
-        return cls(DiskDataset(folder / TRAIN, data.history_items, data.history_us, data.items), data)
+        values = data.coded.values if data.coded is not None else ()
+        train = DiskDataset(folder / TRAIN, data.history_items, data.history_us, data.items, data.schema, values)
+        return cls(train, data)
 
     def train(self, split: TimeSplit) -> Dataset | DiskDataset:
         """The training part."""
@@ -117,7 +122,14 @@ class DiskFrame:
         training = len(self.streamed)
         parts = [self.streamed.take(index[index < training]), self.data.take(index[index >= training] - training)]
         both = FrameRows.joined(parts)
-        return replace(self.data, rows=both.rows, numeric=both.numeric, candidate=both.candidate, history=both.history)
+        return replace(
+            self.data,
+            rows=both.rows,
+            numeric=both.numeric,
+            candidate=both.candidate,
+            history=both.history,
+            coded=replace(self.data.coded, codes=row_codes(both)) if self.data.coded is not None else None,
+        )
 
 
 def write_disk_frame(
@@ -127,7 +139,8 @@ def write_disk_frame(
     and write them to a folder as a frame, the training part in chunks.
     """
     record = Catalog.open(repo).codebook(codebook)
-    rows = RowsFile(rows_path, repo.settings.engine, repo.data / "tmp" / "duckdb", target)
+    context = tuple(repo.settings.features.context)
+    rows = RowsFile(rows_path, repo.settings.engine, repo.data / "tmp" / "duckdb", target, context)
     windows = {
         "train": Window(until_us=split.train_end_us),
         "validation": Window(split.train_end_us, split.validation_end_us),
@@ -143,15 +156,19 @@ def write_disk_frame(
     try:
         rows.shuffle(windows["train"], caps.train, shuffled)
         rate = click_share(shuffled)
-        of_rows, look_up = feature_readers(open_store(repo), record.service_name)
+        store = open_store(repo)
+        of_rows, look_up = feature_readers(store, record.service_name)
         builder = FrameBuilder(
             Codebook.load(repo.codebooks / codebook),
             look_up,
             rate=rate,
             history_length=repo.settings.time.history_length,
+            schema=service_schema(store, record.service_name, repo.settings.features),
         )
         frame = FrameWriter(of_rows, builder)
-        trained = frame.write(row_chunks(shuffled, CHUNK_ROWS, target), LabelledRows.joined(evaluation), folder)
+        trained = frame.write(
+            row_chunks(shuffled, CHUNK_ROWS, target, context), LabelledRows.joined(evaluation), folder
+        )
     finally:
         remove(shuffled)
     used = [trained, *map(len, evaluation)]

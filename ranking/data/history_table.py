@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from ranking.data.feature_views import CONTENT, SID, string_array
+from ranking.data.feature_views import string_array
+from ranking.data.grown import Grown
 from ranking.data.item_table import ItemTableBuilder
 from sidkit.core.arrays import Ints, one_chunk
 from sidkit.stores.offline.plan import ViewRows
 
 ContentLookup = Callable[[npt.NDArray[np.object_], Ints], Mapping[str, ViewRows]]
-"""(item ids, times) -> the views of content and codes of history items, as of the row's time."""
+"""(item ids, times) -> the views of content, codes and attributes of history items, as of the row's time."""
 
 _CHUNK_ROWS = 100_000
 _DIGEST_BYTES = 16
@@ -42,10 +43,10 @@ class HistoryTableBuilder:
     look_up: ContentLookup
     length: int
     _number: dict[bytes, int] = field(default_factory=dict)
-    _items: list[npt.NDArray[np.int32]] = field(default_factory=list)
-    _moments: list[Ints] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self._items = Grown(np.zeros((0, self.length), dtype=np.int32))
+        self._moments = Grown(np.zeros((0, self.length), dtype=np.int64))
         self._add(np.zeros((1, self.length), dtype=np.int32), np.zeros((1, self.length), dtype=np.int64))
 
     def add(self, view: ViewRows, at_us: Ints) -> npt.NDArray[np.int32]:
@@ -79,7 +80,7 @@ class HistoryTableBuilder:
 
     def arrays(self) -> tuple[npt.NDArray[np.int32], Ints]:
         """All histories so far: item indices ``int32 [histories, length]`` and times ``int64 [histories, length]``."""
-        return np.concatenate(self._items), np.concatenate(self._moments)
+        return self._items.array, self._moments.array
 
     def _add(self, items: npt.NDArray[np.int32], moments: Ints) -> npt.NDArray[np.int32]:
         keyed = np.concatenate([items.view(np.uint8), np.ascontiguousarray(moments).view(np.uint8)], axis=1)
@@ -91,8 +92,8 @@ class HistoryTableBuilder:
                 self._number[digest] = len(self._number)
                 fresh.append(row)
             numbers[row] = self._number[digest]
-        self._items.append(items[fresh])
-        self._moments.append(moments[fresh])
+        self._items.extend(items[fresh])
+        self._moments.extend(moments[fresh])
         return numbers
 
 
@@ -108,7 +109,7 @@ def _versions(
     distinct, back = np.unique(np.stack([codes, at], axis=1), axis=0, return_inverse=True)
     item_ids, moments = names[distinct[:, 0]], distinct[:, 1]
     views = look_up(item_ids, moments)
-    numbers = builder.add(item_ids, views[CONTENT], views[SID])
+    numbers = builder.add(item_ids, views)
     result = np.zeros(taken.shape, dtype=np.int32)
     result[filled] = numbers[back.ravel()]
     return result

@@ -1,10 +1,11 @@
-"""The distinct items of a dataset: one entry per version of content and codes, to which rows refer by index.
+"""The distinct items of a dataset: one entry per version of content, codes and attributes, to which rows refer by index.
 
 Index 0 is padding. An item whose content and codes were not yet available at a row's time is a separate entry.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +14,10 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
+from ranking.data.coded import Coded, ValueIndex
 from ranking.data.feature_views import CONTENT, SID
+from ranking.data.grown import Grown
+from ranking.data.schema import FeatureSchema
 from semantic_ids.codebook import Codebook
 from semantic_ids.item_vectors import ItemVectors
 from sidkit.core.arrays import Ints, one_chunk
@@ -31,12 +35,14 @@ class ItemTable:
     """Distinct item versions.
 
     ``ids`` ``object [items]``; ``codes`` ``int32 [items, levels]``, -1 for items without codes; ``content`` ``float32
-    [items, dim]``, the encoder's vectors of the content as of the row, zero without content. Entry 0 is padding.
+    [items, dim]``, the encoder's vectors of the content as of the row, zero without content; ``attributes``, the coded
+    features of items (:attr:`ranking.data.schema.FeatureSchema.item_coded`), None without any. Entry 0 is padding.
     """
 
     ids: npt.NDArray[np.object_]
     codes: npt.NDArray[np.int32]
     content: npt.NDArray[np.float32]
+    attributes: Coded | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -47,7 +53,9 @@ class ItemTableBuilder:
     """Collects item versions over several retrievals and assigns their indices."""
 
     codebook: Codebook
-    _number: dict[tuple[str, int, int], int] = field(default_factory=dict)
+    schema: FeatureSchema = field(default_factory=FeatureSchema)
+    _number: dict[tuple[str, int, int, bytes], int] = field(default_factory=dict)
+    _identity: dict[str, int] = field(default_factory=lambda: {"": 0})
     _ids: list[str] = field(default_factory=lambda: [""])
     _codes: list[npt.NDArray[np.int32]] = field(default_factory=list)
     _content: list[npt.NDArray[np.float32]] = field(default_factory=list)
@@ -55,16 +63,19 @@ class ItemTableBuilder:
     def __post_init__(self) -> None:
         self._codes.append(np.full((1, len(self.codebook.sizes)), NO_CODE, dtype=np.int32))
         self._content.append(np.zeros((1, self.codebook.encoder.output_dim), dtype=np.float32))
+        self._index = ValueIndex(self.schema.item_coded)
+        self._attributes = Grown(np.zeros((1, len(self.schema.item_coded)), dtype=np.int32))
+        self._identities = Grown(np.zeros(1, dtype=np.int64))
 
-    def add(self, item_ids: npt.NDArray[np.object_], content: ViewRows, sid: ViewRows) -> Ints:
+    def add(self, item_ids: npt.NDArray[np.object_], views: Mapping[str, ViewRows]) -> Ints:
         """Add the items of some rows.
 
         Parameters
         ----------
         item_ids : object [rows]
             The items.
-        content, sid : ViewRows
-            Their content and codes, as of each row.
+        views : mapping
+            Their content, codes and attributes, as of each row.
 
         Returns
         -------
@@ -73,33 +84,49 @@ class ItemTableBuilder:
         """
         if len(item_ids) == 0:
             return np.zeros(0, dtype=np.int64)
+        content, sid = views[CONTENT], views[SID]
+        attributes = self._index.codes(views, None, len(item_ids))
         modalities = self.codebook.encoder.modalities_
         content_hashes = _row_hashes(content.table.select([f"{CONTENT}__{name}" for name in modalities]))
         code_hashes = _row_hashes(sid.table.select([f"{SID}__codes"]))
         place, names = pd.factorize(item_ids)
-        rows = pd.DataFrame({"item": place, "content": content.index, "sid": sid.index})
-        distinct = rows.drop_duplicates()
-        group = pd.MultiIndex.from_frame(distinct).get_indexer(pd.MultiIndex.from_frame(rows))
-        numbers = np.empty(len(distinct), dtype=np.int64)
+        group_of = _groups(place, content.index + 1, sid.index + 1, *attributes.T)
+        first = np.unique(group_of, return_index=True)[1]
+        numbers = np.empty(len(first), dtype=np.int64)
         fresh = []
-        for at, (item, at_content, at_sid) in enumerate(distinct.itertuples(index=False)):
+        for at, row in enumerate(first.tolist()):
+            at_content, at_sid = int(content.index[row]), int(sid.index[row])
             key = (
-                names[item],
+                names[place[row]],
                 int(content_hashes[at_content]) if at_content >= 0 else 0,
                 int(code_hashes[at_sid]) if at_sid >= 0 else 0,
+                attributes[row].tobytes(),
             )
             if key not in self._number:
                 self._number[key] = len(self._ids)
-                self._ids.append(names[item])
-                fresh.append((at_content, at_sid))
+                self._ids.append(key[0])
+                fresh.append(row)
             numbers[at] = self._number[key]
         if fresh:
             self._append(np.array(fresh, dtype=np.int64), content, sid)
-        indices: Ints = numbers[group]
+            self._attributes.extend(attributes[fresh])
+            known = self._identity
+            self._identities.extend(np.array([known.setdefault(names[place[row]], len(known)) for row in fresh]))
+        indices: Ints = numbers[group_of]
         return indices
 
+    @property
+    def identities(self) -> Ints:
+        """A number per entry so far, ``int64 [items]``: the same for all versions of an item, 0 for padding."""
+        return self._identities.array
+
+    @property
+    def attributes(self) -> Coded:
+        """The coded features of all entries so far."""
+        return Coded(self._attributes.array, self._index.values())
+
     def _append(self, fresh: Ints, content: ViewRows, sid: ViewRows) -> None:
-        at_content, at_sid = fresh[:, 0], fresh[:, 1]
+        at_content, at_sid = content.index[fresh], sid.index[fresh]
         has_content, has_codes = at_content >= 0, at_sid >= 0
         vectors = np.zeros((len(fresh), self._content[0].shape[1]), dtype=np.float32)
         if has_content.any():
@@ -119,7 +146,16 @@ class ItemTableBuilder:
     def table(self) -> ItemTable:
         """All items so far."""
         ids = np.array(self._ids, dtype=object)
-        return ItemTable(ids, np.concatenate(self._codes), np.concatenate(self._content))
+        attributes = self.attributes if self.schema.item_coded else None
+        return ItemTable(ids, np.concatenate(self._codes), np.concatenate(self._content), attributes)
+
+
+def _groups(*columns: npt.NDArray[Any]) -> Ints:
+    """A number per row, the same for rows that are equal in all columns of non-negative integers."""
+    groups = columns[0].astype(np.int64)
+    for column in columns[1:]:
+        groups = pd.factorize(groups * (int(column.max()) + 1) + column)[0].astype(np.int64)
+    return groups
 
 
 def shown_items(candidate: npt.NDArray[np.int32], at_us: Ints, items: int) -> tuple[Ints, Ints]:

@@ -61,12 +61,15 @@ class RowsFile:
         Folder for DuckDB's spill files.
     target : str
         What :meth:`read` returns as the label; rows whose label is unknown are left out everywhere.
+    context : tuple of str
+        Further columns that :meth:`read` returns.
     """
 
     path: Path
     engine: EngineSettings
     spill: Path
     target: Target = CLICKED
+    context: tuple[str, ...] = ()
 
     def classes(self, window: Window) -> tuple[int, int]:
         """Number of positives and number of rows of a window."""
@@ -77,7 +80,8 @@ class RowsFile:
         """Read the rows of a window in file order, thinned by user to about ``most`` (None: all)."""
         with connection(self.engine, self.spill) as opened:
             table = opened.execute(f"SELECT * EXCLUDE (row) FROM ({self._sampled(opened, window, most)}) ORDER BY row")
-            return read_rows(table.to_arrow_table(), target=self.target, may_be_empty=True)
+            read = table.to_arrow_table()
+            return read_rows(read, target=self.target, may_be_empty=True, context=self.context)
 
     def shuffle(self, window: Window, most: int | None, out: Path) -> None:
         """Write the rows of a window, thinned by user to about ``most`` (None: all), ordered by a hash of their request.
@@ -132,7 +136,9 @@ def click_share(path: Path) -> float:
     return positives / rows
 
 
-def row_chunks(path: Path, rows: int, target: Target = CLICKED) -> Iterator[LabelledRows]:
+def row_chunks(
+    path: Path, rows: int, target: Target = CLICKED, context: tuple[str, ...] = ()
+) -> Iterator[LabelledRows]:
     """Read a file in chunks of at most ``rows`` rows."""
     waiting: list[pa.Table] = []
     count = 0
@@ -142,7 +148,7 @@ def row_chunks(path: Path, rows: int, target: Target = CLICKED) -> Iterator[Labe
             count += len(batch)
             if count >= rows:
                 whole = pa.concat_tables(waiting)
-                yield read_rows(whole.slice(0, rows), target=target)
+                yield read_rows(whole.slice(0, rows), target=target, context=context)
                 waiting, count = [whole.slice(rows)], count - rows
     if count:
-        yield read_rows(pa.concat_tables(waiting), target=target)
+        yield read_rows(pa.concat_tables(waiting), target=target, context=context)

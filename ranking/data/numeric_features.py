@@ -2,7 +2,7 @@
 
 A dataset holds raw counts, rates smoothed towards the training rate, and ages and gaps in days. What the log does not
 contain (null) is 0 for every row. A model's input is the ``log1p`` of counts, ages, gaps and prices
-(:func:`model_features`), then standardised (:class:`Scaling`).
+(:func:`model_features`), then standardised (:class:`Scaling`). Numbers of a schema follow the built-in ones.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
+from ranking.data.extra_numbers import number_feature_names, number_features
 from ranking.data.feature_views import CONTENT, ITEM_STATS, USER_HISTORY, USER_STATS, gathered, numbers
+from ranking.data.schema import BUILT_IN, FeatureSchema
 from sidkit.core.arrays import Floats, Ints, one_chunk
 from sidkit.core.clock import DAY_US
 from sidkit.stores.offline.plan import ViewRows
@@ -29,9 +31,10 @@ SMOOTHING = 10.0
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean and variance (of the population) of each column, ``float64 [columns]``, over so many rows."""
+    """Mean and variance (of the population) of each column, ``float64 [columns]``, over its rows that are not NaN: so many,
+    ``int64 [columns]``."""
 
-    rows: int
+    rows: Ints
     mean: npt.NDArray[np.float64]
     variance: npt.NDArray[np.float64]
 
@@ -42,16 +45,21 @@ class Moments:
         One chunk gives NumPy's own mean and variance; cut otherwise, a result differs by the rounding of float64, some
         1e-13 of the column's largest value.
         """
-        parts = (
-            cls(len(chunk), chunk.mean(axis=0, dtype=np.float64), chunk.var(axis=0, dtype=np.float64))
-            for chunk in chunks
-            if len(chunk)
-        )
-        return functools.reduce(cls._joined, parts)
+        return functools.reduce(cls._joined, (cls._of_one(chunk) for chunk in chunks if len(chunk)))
+
+    @classmethod
+    def _of_one(cls, chunk: npt.NDArray[np.float32]) -> Self:
+        rows = np.full(chunk.shape[1], len(chunk), dtype=np.int64)
+        mean, variance = chunk.mean(axis=0, dtype=np.float64), chunk.var(axis=0, dtype=np.float64)
+        for column in np.flatnonzero(np.isnan(mean)):
+            known = chunk[np.isfinite(chunk[:, column]), column].astype(np.float64)
+            rows[column] = len(known)
+            mean[column], variance[column] = (known.mean(), known.var()) if len(known) else (0.0, 0.0)
+        return cls(rows, mean, variance)
 
     def _joined(self, other: Self) -> Self:
         rows = self.rows + other.rows
-        share, apart = other.rows / rows, other.mean - self.mean
+        share, apart = other.rows / np.maximum(rows, 1), other.mean - self.mean
         variance = (1 - share) * self.variance + share * other.variance + share * (1 - share) * apart**2
         return type(self)(rows, self.mean + share * apart, variance)
 
@@ -82,9 +90,9 @@ class Scaling:
         return cls(rate, tuple(moments.mean.tolist()), tuple(scale.tolist()))
 
     def apply(self, features: Floats) -> Floats:
-        """Standardised features, cut off at 5 deviations."""
+        """Standardised features, cut off at 5 deviations; a missing one (NaN) is at its mean."""
         scaled = (features - np.asarray(self.mean, np.float32)) * np.asarray(self.scale, np.float32)
-        clipped: Floats = np.clip(scaled, -5, 5)
+        clipped: Floats = np.nan_to_num(np.clip(scaled, -5, 5), copy=False)
         return clipped
 
 
@@ -94,8 +102,15 @@ def age_days(at_us: Ints, since_us: npt.NDArray[np.float64]) -> npt.NDArray[np.f
     return days
 
 
-def feature_names() -> tuple[str, ...]:
-    """Names of the model's features, in the order of :func:`numeric_columns`; rankers record them."""
+def feature_names(schema: FeatureSchema = BUILT_IN) -> tuple[str, ...]:
+    """Names of the model's features: the built-in ones in the order of :func:`numeric_columns`, then those of
+    :func:`ranking.data.extra_numbers.number_feature_names`; rankers record them.
+    """
+    return (*_built_in_names(), *number_feature_names(schema))
+
+
+@functools.cache
+def _built_in_names() -> tuple[str, ...]:
     names = []
     for side in ("item", "user"):
         for window in WINDOWS:
@@ -105,31 +120,38 @@ def feature_names() -> tuple[str, ...]:
     return (*names, "history_length", "history_log_gap_days", "history_log_span_days", "item_in_history")
 
 
+def numeric_columns(schema: FeatureSchema = BUILT_IN) -> tuple[str, ...]:
+    """Names of the numeric columns of a dataset: those of :func:`numeric_features`, then the numbers of the schema."""
+    return (*_built_in_columns(), *(each.name for each in schema.numbers))
+
+
 @functools.cache
-def numeric_columns() -> tuple[str, ...]:
-    """Names of the columns of :func:`numeric_features`, which a dataset holds."""
-    return tuple(name.replace("_log_", "_") for name in feature_names())
+def _built_in_columns() -> tuple[str, ...]:
+    return tuple(name.replace("_log_", "_") for name in _built_in_names())
 
 
 @functools.cache
 def logged_columns() -> tuple[int, ...]:
     """Indices of the columns of which a model's feature is the ``log1p``: counts, ages, gaps and prices."""
-    names = zip(feature_names(), numeric_columns(), strict=True)
+    names = zip(_built_in_names(), _built_in_columns(), strict=True)
     return tuple(at for at, (feature, column) in enumerate(names) if feature != column or column == "history_length")
 
 
 def numeric_column(numeric: Floats, name: str) -> Floats:
-    """One column by its name in :func:`numeric_columns`."""
-    column: Floats = numeric[:, numeric_columns().index(name)]
+    """One of the built-in columns by its name in :func:`numeric_columns`."""
+    column: Floats = numeric[:, _built_in_columns().index(name)]
     return column
 
 
-def model_features(numeric: Floats) -> Floats:
-    """A model's features, unscaled, of the numeric columns ``float32 [rows, columns]`` of a dataset."""
-    features = numeric.copy()
+def model_features(numeric: Floats, schema: FeatureSchema = BUILT_IN) -> Floats:
+    """A model's features, unscaled, of the numeric columns ``float32 [rows, columns]`` of a dataset; NaN where missing."""
+    built_in = len(_built_in_columns())
+    features = numeric[:, :built_in].copy()
     for at in logged_columns():
         features[:, at] = np.log1p(numeric[:, at], dtype=np.float64)
-    return features
+    if not schema.numbers:
+        return features
+    return np.concatenate([features, number_features(schema, numeric[:, built_in:])], axis=1)
 
 
 def undo_model_features(features: Floats) -> Floats:

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset as MapDataset
 
 from ranking.data.batch import Batch
 from ranking.data.batches import Batches, vocabulary_of
+from ranking.data.coded_inputs import CodedInputs
 from ranking.data.numeric_features import Scaling, feature_names
 from ranking.data.vocabulary import Vocabulary
 from sidkit.core.errors import EvaluationError
@@ -55,7 +56,10 @@ class TorchDataset(MapDataset[Batch]):
         """Width of the content vectors."""
         self.history_length: int = data.history_items.shape[1]
         """Columns of a history."""
-        self._batches = Batches(data, self.scaling, self.vocabulary)
+        self.inputs: CodedInputs = like.inputs if like else CodedInputs.fit(data)
+        """The coded features: one tensor each in ``Batch.coded``."""
+        self._schema = data.schema
+        self._batches = Batches(data, self.scaling, self.vocabulary, self.inputs)
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -63,7 +67,7 @@ class TorchDataset(MapDataset[Batch]):
     @property
     def numeric_names(self) -> tuple[str, ...]:
         """Names of the columns of ``Batch.numeric``."""
-        return feature_names()
+        return feature_names(self._schema)
 
     @property
     def vocabulary_size(self) -> int:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ranking.data.dataset import build_dataset, read_rows
+from ranking.data.dataset import read_rows
+from ranking.data.frame_builder import build_dataset
 from ranking.data.targets import Target
 from ranking.evaluation.evaluator import ArmMetrics, SliceSize, refuse_leakage
 from ranking.pipeline.evaluation import evaluate_arms, slices_json
@@ -100,7 +101,7 @@ def evaluate_ranker(repo: Repo, name: str, rows_path: Path, since_us: int | None
     start = max(ends.values()) if since_us is None else since_us
     refuse_leakage(start, ends)
     ranker = Ranker.load(repo.rankers / name)
-    given = read_rows(rows_path, target=ranker.config.target)
+    given = read_rows(rows_path, target=ranker.config.target, context=ranker.config.schema.context)
     rows = given.take(np.flatnonzero(given.at_us >= start))
     if not len(rows):
         raise EvaluationError(
@@ -119,6 +120,7 @@ def evaluate_ranker(repo: Repo, name: str, rows_path: Path, since_us: int | None
         rows,
         rate=ranker.scaling.rate,
         history_length=ranker.config.history_length,
+        schema=ranker.config.schema,
     )
     calibration = Calibration.of(repo.settings, ranker.config.target, ranker.scaling.rate)
     if rows.sampled is not None and rows.sampled.any():

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ranking.data.batch import Batch, MatchMoments
+from ranking.data.coded_inputs import CodedInputs
+from ranking.models.coded_layers import CodedLayers
 from ranking.models.cross import CrossLayers
 from ranking.models.dropout import Dropout
 from ranking.models.histories import HISTORY_NAMES
@@ -31,7 +33,8 @@ class CtrModel(nn.Module):
     """Predict click logits.
 
     The head's input is the concatenation of the candidate in every representation, the pooled history and its product
-    with the candidate, the matches of each representation, the numeric features and their piecewise linear encoding.
+    with the candidate, the matches of each representation, the numeric features and their piecewise linear encoding, and the
+    coded features.
 
     Parameters
     ----------
@@ -47,6 +50,8 @@ class CtrModel(nn.Module):
         Fitted state of the representations, from their ``fit``.
     edges : sequence of sequences of float, optional
         Bin edges of the numeric features, in scaled units; by default there are no bins.
+    inputs : CodedInputs, optional
+        The coded features; by default there are none.
 
     Raises
     ------
@@ -62,6 +67,7 @@ class CtrModel(nn.Module):
         spec: ModelSpec,
         fitted: Fitted | None = None,
         edges: Sequence[Sequence[float]] = (),
+        inputs: CodedInputs | None = None,
     ) -> None:
         super().__init__()
         check_representations(representations, spec.history)
@@ -83,7 +89,8 @@ class CtrModel(nn.Module):
         self.register_buffer("match_mean", torch.zeros(matches))
         self.register_buffer("match_scale", torch.ones(matches))
         self.bins = NumericBins(edges)
-        width = items + sum(pool.dim for pool in self.pools) + matches + numeric_dim + self.bins.dim
+        self.coded = CodedLayers(inputs or CodedInputs())
+        width = items + sum(pool.dim for pool in self.pools) + matches + numeric_dim + self.bins.dim + self.coded.dim
         layers: list[nn.Module] = []
         for wide, narrow in itertools.pairwise([width, *spec.hidden]):
             layers += [nn.Linear(wide, narrow), nn.ReLU(), Dropout(spec.dropout)]
@@ -101,7 +108,7 @@ class CtrModel(nn.Module):
         pooled = [pool(modality, behaviour, batch) for pool in self.pools]
         matches = self.matches(batch) if batch.matches is None else batch.matches
         matches = ((matches - self.match_mean) * self.match_scale).clamp(-_CUT, _CUT)
-        numbers = [batch.numeric, self.bins(batch.numeric)]
+        numbers = [batch.numeric, self.bins(batch.numeric), self.coded(batch.coded, batch.numeric)]
         features = torch.cat([modality.candidate, behaviour.candidate, *pooled, matches, *numbers], dim=1)
         hidden = self.deep(features)
         if self.cross is not None:
@@ -147,6 +154,7 @@ class CtrModel(nn.Module):
 
     def evaluated_parts(self) -> tuple[Part, ...]:
         """The attentions, embedding tables and gates, by ``<representation or history>.<path>``."""
-        modules: list[nn.Module] = [*self.parts, *self.pools]
+        modules: list[nn.Module] = [*self.parts, *self.pools, self.coded]
         names = [*short_names(self.names), *short_names((self.history_name,)), *("sid_match" for _ in self.pools[1:])]
+        names.append("features")
         return tuple(part for name, module in zip(names, modules, strict=True) for part in parts_in(module, name))

@@ -15,9 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ranking.data.numeric_features import Scaling
+from ranking.data.numeric_features import Scaling, feature_names
+from ranking.data.schema import FeatureSchema
 from sidkit.core.arrays import Floats
 
+EXTRA_BINS = 8
+"""Bins of a number of the user's own, whose scale and shape are unknown."""
 SAMPLE_ROWS = 200_000
 """Maximum number of rows, evenly spaced, that quantiles are computed from."""
 
@@ -25,22 +28,33 @@ Edges = tuple[tuple[float, ...], ...]
 """Bin edges per feature, ascending and distinct; empty for a constant feature."""
 
 
-def quantile_edges(chunks: Iterable[Floats], bins: int) -> Edges:
+def quantile_edges(chunks: Iterable[Floats], bins: int | Sequence[int]) -> Edges:
     """Quantile bin edges of each feature.
 
     Parameters
     ----------
     chunks : iterable of float32 [rows, features]
         Scaled training rows; the result does not depend on the chunk size.
-    bins : int
-        Maximum bins per feature, at least 1. Equal quantiles are merged, so a feature may have fewer.
+    bins : int or sequence of int
+        Maximum bins of every feature, or of each one (0: none). Equal quantiles are merged, so a feature may have fewer.
     """
-    quantiles = np.quantile(_evenly_sampled(chunks), np.linspace(0, 1, bins + 1), axis=0)
-    distinct = [np.unique(column.astype(np.float32)) for column in quantiles.T]
+    sampled = _evenly_sampled(chunks)
+    counts = [bins] * sampled.shape[1] if isinstance(bins, int) else bins
+    distinct = [
+        np.unique(np.quantile(column, np.linspace(0, 1, count + 1)).astype(np.float32)) if count else np.zeros(0)
+        for column, count in zip(sampled.T, counts, strict=True)
+    ]
     return tuple(tuple(column.tolist()) if len(column) > 1 else () for column in distinct)
 
 
-def binned(scaling: Scaling, chunks: Iterable[Floats], bins: int) -> Scaling:
+def bins_of(schema: FeatureSchema, bins: int) -> list[int]:
+    """Bins of each feature: ``bins`` of the built-in ones, at least :data:`EXTRA_BINS` of further numbers, none of flags."""
+    built_in, named = len(feature_names()), feature_names(schema)
+    extra = len(schema.numbers)
+    return [bins] * built_in + [max(bins, EXTRA_BINS)] * extra + [0] * (len(named) - built_in - extra)
+
+
+def binned(scaling: Scaling, chunks: Iterable[Floats], bins: int | Sequence[int]) -> Scaling:
     """Add bin edges to a scaling, computed from unscaled training rows ``float32 [rows, features]``."""
     return dataclasses.replace(scaling, edges=quantile_edges(map(scaling.apply, chunks), bins))
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ranking.data.caps import Caps
-from ranking.data.dataset import LabelledRows, build_dataset
+from ranking.data.dataset import LabelledRows
+from ranking.data.frame_builder import build_dataset
 from ranking.data.rows_used import part_rows
 from ranking.data.split import TimeSplit, check_both_classes
 from ranking.data.targets import CLICKED, Target, target_inputs
@@ -27,6 +28,7 @@ from sidkit.core.clock import present_us
 from sidkit.core.config import content_hash
 from sidkit.core.engine import connection, literal, quoted
 from sidkit.core.errors import RepoError
+from sidkit.core.feature_settings import FeatureSettings
 from sidkit.core.files import typed_path
 from sidkit.core.integrity import checked
 from sidkit.core.repo import SETTINGS_FILE, Repo
@@ -215,6 +217,7 @@ class Prepared:
         )
 
     def _frame(self, codebook: str, rows: LabelledRows, split: TimeSplit, caps: Caps, folder: Path) -> StageResult:
+        from ranking.data.service_schema import service_schema
         from ranking.data.storage import save_dataset
         from semantic_ids.codebook import Codebook
         from sidkit.stores.feast_repo import open_store
@@ -228,13 +231,15 @@ class Prepared:
         chosen = rows.take(np.concatenate(list(thinned.values())))
         record = Catalog.open(self.repo).codebook(codebook)
         rate = chosen.take(np.arange(ends[0])).click_rate
+        store = open_store(self.repo)
         data = build_dataset(
-            open_store(self.repo),
+            store,
             record.service_name,
             Codebook.load(self.repo.codebooks / codebook),
             chosen,
             rate=rate,
             history_length=self.repo.settings.time.history_length,
+            schema=service_schema(store, record.service_name, self.repo.settings.features),
         )
         save_dataset(data, folder)
         used = part_rows(*({name: len(part) for name, part in each.items()} for each in (thinned, parts)))
@@ -298,6 +303,12 @@ def _serving(repo: Repo, record: CodebookRecord, codebook: Codebook, target: Tar
         features=service_features(open_store(repo), record.service_name),
         history_length=repo.settings.time.history_length,
     )
+
+
+def feature_inputs(features: FeatureSettings) -> list[Any]:
+    """Inputs of the frame: ``[features]`` if anything is set, so that frames of repositories without it stay valid."""
+    written = features.model_dump(mode="json")
+    return [written] if any(written.values()) else []
 
 
 def fallback_of(repo: Repo, codebook: str) -> str | None:

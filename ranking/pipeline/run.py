@@ -19,7 +19,14 @@ from ranking.data.targets import CLICKED, check_target, target_inputs
 from ranking.evaluation.evaluator import refuse_leakage
 from ranking.pipeline.conclusions import ServingChoice
 from ranking.pipeline.evaluation import RunEvaluation, evaluate_arms
-from ranking.pipeline.prepare import Prepared, end_of_log, fallback_of, prepare_repo, training_context
+from ranking.pipeline.prepare import (
+    Prepared,
+    end_of_log,
+    fallback_of,
+    feature_inputs,
+    prepare_repo,
+    training_context,
+)
 from ranking.pipeline.presets import Preset, arms_without_codes, check_extras, load_preset
 from ranking.pipeline.questions import baselines, questions
 from ranking.pipeline.report import write_report
@@ -177,6 +184,7 @@ class Job:
             asdict(split),
             asdict(caps),
             *target_inputs(self.target),
+            *feature_inputs(repo.settings.features),
         ]
         remaining = Caps() if sample is not None else caps  # sampled rows are already thinned
         training_rows = min(count_before(rows_file, split.train_end_us), remaining.train or FAR)
@@ -186,7 +194,7 @@ class Job:
                 "frame", context_inputs, codebook, rows_file, split, remaining, self.folder / "frame", self.target
             )
         else:
-            in_memory = read_rows(rows_file, target=self.target)
+            in_memory = read_rows(rows_file, target=self.target, context=tuple(repo.settings.features.context))
             frame = prepared.frame(
                 "frame", context_inputs, codebook, in_memory, split, remaining, self.folder / "frame"
             )

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ranking.data.dataset import Dataset, LabelledRows, assemble
+from ranking.data.dataset import Dataset, LabelledRows
 from ranking.data.feature_views import plain_views
+from ranking.data.frame_builder import assemble
+from ranking.data.schema import BUILT_IN, FeatureSchema
 from semantic_ids.codebook import Codebook
 from sidkit.core.arrays import Ints
 from sidkit.stores.feast_repo import feature_service
@@ -98,7 +100,14 @@ class OnlineFeatures:
         )
 
     def request(
-        self, user_id: str, item_ids: Sequence[str], at_us: int, *, rate: float, history_length: int
+        self,
+        user_id: str,
+        item_ids: Sequence[str],
+        at_us: int,
+        *,
+        rate: float,
+        history_length: int,
+        schema: FeatureSchema = BUILT_IN,
     ) -> Request:
         """Read the rows (user, item) of one request at one time, as arrays.
 
@@ -116,7 +125,7 @@ class OnlineFeatures:
         def look_up(history: npt.NDArray[np.object_], _: Ints) -> Mapping[str, ViewRows]:
             return self._content.read({"item_id": history.tolist()}, at_us)
 
-        data = assemble(views, rows, self._codebook, look_up, rate=rate, history_length=history_length)
+        data = assemble(views, rows, self._codebook, look_up, rate=rate, history_length=history_length, schema=schema)
         return Request(data, known, bool(known_in(user.values(), 1)[0]))
 
 

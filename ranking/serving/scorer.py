@@ -138,7 +138,12 @@ class Scorer:
             )
         config = self._ranker.config
         request = self._features.request(
-            user_id, item_ids, at_us, rate=self._ranker.scaling.rate, history_length=config.history_length
+            user_id,
+            item_ids,
+            at_us,
+            rate=self._ranker.scaling.rate,
+            history_length=config.history_length,
+            schema=config.schema,
         )
         unknown = unknown_ids(user_id, item_ids, request.known, request.user_known)
         if strict and unknown:

@@ -49,6 +49,9 @@ class ArmSpec(Section):
     """Model settings of this arm (``[arms.<name>.model]``); unset keys are inherited from ``ranker.model``."""
     boosting: BoostingSpec = BoostingSpec()
     """Settings of a gbdt arm (``[arms.<name>.boosting]``)."""
+    features: tuple[str, ...] | None = None
+    """Patterns of the features besides the built-in ones that this arm reads, such as ``["item_attributes__*"]``; unset:
+    those of ``ranker.features``. An empty list reads none."""
     shuffle_codes: bool = False
     """Permute the codes among items: same marginals and number of parameters, but no semantics."""
     random_codes: bool = False
@@ -99,7 +102,8 @@ class ArmSpec(Section):
     @model_serializer(mode="wrap")
     def _dump_fields_of_kind(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Fields of other kinds stay out of dumps, so that results of earlier versions remain valid.
-        return {name: value for name, value in dump(self).items() if _FIELDS_OF.get(name, self.kind) == self.kind}
+        written = {name: value for name, value in dump(self).items() if _FIELDS_OF.get(name, self.kind) == self.kind}
+        return {name: value for name, value in written.items() if name != "features" or value is not None}
 
     def model_spec(self, shared: ModelSpec) -> ModelSpec:
         """Merge ``shared`` (``ranker.model``) with the arm's overrides.
@@ -196,5 +200,13 @@ class RankerSpec(Section):
 
     serve: tuple[str, ...] = ()
     """Arms that may serve; the one with the best validation AUC is promoted."""
+    features: tuple[str, ...] | None = None
+    """Patterns of the features besides the built-in ones that arms read, such as ``["*"]`` or ``["user_attributes__country"]``;
+    unset: all. ``sidkit features list`` shows their names."""
     model: ModelSpec = ModelSpec()
     training: TrainingSpec = TrainingSpec()
+
+    @model_serializer(mode="wrap")
+    def _dump_features_if_set(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Left out if unset, so that results of earlier versions remain valid.
+        return {name: value for name, value in dump(self).items() if name != "features" or value is not None}

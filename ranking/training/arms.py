@@ -119,6 +119,25 @@ class TrainingContext:
     liveness: bool = False
     """Also measure what the parts of the model contribute, on validation rows."""
 
+    def narrowed(self, arm: ArmSpec) -> TrainingContext:
+        """The same data with the features that an arm reads.
+
+        Raises
+        ------
+        ConfigError
+            When the arm, or the preset, names a feature that the data lack.
+        """
+        patterns = arm.features if arm.features is not None else self.spec.features
+        if patterns is None:
+            return self
+        schema = self.train.schema.select(patterns)
+        return dataclasses.replace(
+            self,
+            train=self.train.narrowed(schema),
+            validation=self.validation.narrowed(schema),
+            test=self.test.narrowed(schema),
+        )
+
     def train_in_memory(self) -> Dataset:
         """Return the training rows; streamed rows are thinned by user to ``training.stream_rows`` rows."""
         if isinstance(self.train, Dataset):
@@ -140,6 +159,7 @@ def train_arm(
     With a budget, the model is first resized to that number of parameters. The test rows are scored by the model with the
     best validation AUC and, if ``context.first_epoch`` is set, also by the model after the first epoch.
     """
+    context = context.narrowed(spec)
     if spec.kind == "gbdt":
         from ranking.training.gbdt import boost
 
@@ -181,8 +201,8 @@ def _train_neural(
     config = _config(context, arm, spec)
     scaling = config.scaling
     vocabulary = vocabulary_of(seen_rows)
-    training = training_tensors(seen_rows, scaling, vocabulary)
-    validation = Batches(validation_rows, scaling, vocabulary)
+    training = training_tensors(seen_rows, scaling, vocabulary, config.inputs)
+    validation = Batches(validation_rows, scaling, vocabulary, config.inputs)
     quantizer = context.quantizer
     seen = seen_in(seen_rows, vocabulary, quantizer.decode_flat if quantizer is not None else None)
     fitted = fit_representations(config, vocabulary, seen)
@@ -229,11 +249,9 @@ def _train_neural(
 
 
 def _liveness(ranker: Ranker, validation: Dataset, tables: Mapping[str, TableChange]) -> tuple[PartLiveness, ...]:
-    from ranking.data.batches import Batches
     from ranking.training.measure_liveness import liveness_rows, measure_liveness
 
-    rows = Batches(liveness_rows(validation), ranker.scaling, ranker.vocabulary)
-    return measure_liveness(ranker.model, rows, tables)
+    return measure_liveness(ranker.model, ranker.batches(liveness_rows(validation)), tables)
 
 
 def parameters_before_training(context: TrainingContext, arm: str, spec: ArmSpec) -> int:
@@ -242,6 +260,7 @@ def parameters_before_training(context: TrainingContext, arm: str, spec: ArmSpec
     from ranking.training.ranker import fit_representations
     from ranking.training.sizing import parameters_of
 
+    context = context.narrowed(spec)
     config = _config(context, arm, spec)
     vocabulary = vocabulary_of(context.train)
     seen = seen_in(context.train, vocabulary, context.quantizer.decode_flat if context.quantizer else None)
@@ -250,19 +269,23 @@ def parameters_before_training(context: TrainingContext, arm: str, spec: ArmSpec
 
 def _config(context: TrainingContext, arm: str, spec: ArmSpec) -> RankerConfig:
     """Build the configuration of an arm's ranker."""
-    from ranking.models.numeric_bins import binned
+    from ranking.data.coded_inputs import CodedInputs
+    from ranking.models.numeric_bins import binned, bins_of
     from ranking.training.ranker import RankerConfig
 
     rows, model = context.train, spec.model_spec(context.spec.model)
     scaling = Scaling.fit_chunks(rows.feature_chunks(), context.rate)
-    if model.numeric_bins:
-        scaling = binned(scaling, rows.feature_chunks(), model.numeric_bins)
+    bins = bins_of(rows.schema, model.numeric_bins)
+    if any(bins):
+        scaling = binned(scaling, rows.feature_chunks(), bins)
     return RankerConfig(
         arm=arm,
         representations=spec.representations,
         model=model,
-        numeric=feature_names(),
+        numeric=feature_names(rows.schema),
         scaling=scaling,
+        schema=rows.schema,
+        inputs=CodedInputs.fit(rows),
         content_dim=context.train.items.content.shape[1],
         **vars(context.serving),
     )

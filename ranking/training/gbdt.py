@@ -8,8 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ranking.data.batches import NO_INPUTS
+from ranking.data.coded_inputs import CodedInputs
 from ranking.data.dataset import Dataset
 from ranking.evaluation.metrics import auc
+from ranking.training.boosted_categories import categorical_places, coded_columns
 from ranking.training.boosting_spec import BoostingSpec
 from sidkit.core.arrays import Floats
 
@@ -30,9 +33,15 @@ class Boosted:
     predictions: tuple[npt.NDArray[np.float64], ...]
 
 
-def boosted_features(data: Dataset, columns: tuple[int, int] | None = None, spec: BoostingSpec = _DEFAULT) -> Floats:
-    """Features ``float32 [rows, features]``: numeric features; cosines of the candidate's content with the history; and the
-    first principal axes of the candidate's content and of the history's mean content.
+def boosted_features(
+    data: Dataset,
+    columns: tuple[int, int] | None = None,
+    spec: BoostingSpec = _DEFAULT,
+    inputs: CodedInputs = NO_INPUTS,
+) -> Floats:
+    """Features ``float32 [rows, features]``: numeric features; cosines of the candidate's content with the history; the first
+    principal axes of the candidate's content and of the history's mean content; and the coded features, of which
+    :func:`ranking.training.boosted_categories.coded_columns` tells the form.
 
     Parameters
     ----------
@@ -42,6 +51,8 @@ def boosted_features(data: Dataset, columns: tuple[int, int] | None = None, spec
         Half-open range of content columns that was not trained on clicks; default: all.
     spec : BoostingSpec
         Which features are used.
+    inputs : CodedInputs
+        The coded features, from the training rows; default: none.
     """
     content = data.items.content[:, slice(*columns) if columns is not None else slice(None)]
     unit = content / np.maximum(np.linalg.norm(content, axis=1, keepdims=True), 1e-9)
@@ -56,7 +67,7 @@ def boosted_features(data: Dataset, columns: tuple[int, int] | None = None, spec
             similar[rows, at] = _SIMILARITIES[name](candidate, past, history != 0)
         profile[rows] = axes[history].sum(axis=1) / np.maximum((history != 0).sum(axis=1, keepdims=True), 1)
     own = content[data.candidate][:, : spec.content_axes]
-    return np.concatenate([data.features, similar, own, profile], axis=1)
+    return np.concatenate([data.features, similar, own, profile, coded_columns(data, inputs)], axis=1)
 
 
 def _to_mean(candidate: Floats, history: Floats, valid: npt.NDArray[np.bool_]) -> Floats:
@@ -114,7 +125,10 @@ def boost(
     """
     from sklearn.ensemble import HistGradientBoostingClassifier
 
+    inputs = CodedInputs.fit(training)
+    rows = boosted_features(training, columns, spec, inputs)
     model = HistGradientBoostingClassifier(
+        categorical_features=categorical_places(rows.shape[1], inputs) or None,
         max_iter=spec.trees,
         learning_rate=spec.learning_rate,
         max_leaf_nodes=spec.leaves,
@@ -124,15 +138,15 @@ def boost(
         early_stopping=False,
         random_state=seed,
     )
-    model.fit(boosted_features(training, columns, spec), training.rows.label)
+    model.fit(rows, training.rows.label)
     label = validation.rows.label
     best, best_trees = -1.0, _STEP
     for number, probability in enumerate(
-        model.staged_predict_proba(boosted_features(validation, columns, spec)), start=1
+        model.staged_predict_proba(boosted_features(validation, columns, spec, inputs)), start=1
     ):
         if number % _STEP == 0 and (reached := auc(label, probability[:, 1])) > best:
             best, best_trees = reached, number
-    predictions = tuple(_staged(model, boosted_features(data, columns, spec), best_trees) for data in others)
+    predictions = tuple(_staged(model, boosted_features(data, columns, spec, inputs), best_trees) for data in others)
     return Boosted(best, best_trees, int(model.n_iter_), predictions)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
+from ranking.models.coded_layers import CategoryTable
 from ranking.models.representations.base import Table
 from ranking.training.spec import TrainingSpec
 
@@ -60,7 +61,7 @@ def make_optimizers(model: nn.Module, spec: TrainingSpec) -> list[torch.optim.Op
     tables: list[nn.Parameter] = []
     known: set[int] = set()
     for module in model.modules():
-        if isinstance(module, nn.Embedding):
+        if isinstance(module, nn.Embedding) and not isinstance(module, CategoryTable):
             (parameter,) = module.parameters()
             known.add(id(parameter))
             if isinstance(module, Table):

@@ -15,9 +15,11 @@ import pyarrow.parquet as pq
 from torch import Tensor
 
 from ranking.data.batch import Seen
-from ranking.data.batches import Batches, Vocabulary
+from ranking.data.batches import NO_INPUTS, Batches, Vocabulary
+from ranking.data.coded_inputs import CodedInputs
 from ranking.data.dataset import Dataset
 from ranking.data.numeric_features import Scaling, feature_names
+from ranking.data.schema import BUILT_IN, FeatureSchema
 from ranking.models.ctr_model import CtrModel, Fitted
 from ranking.models.histories import HISTORY_NAMES
 from ranking.models.representations import REPRESENTATION_NAMES, representation
@@ -48,10 +50,15 @@ class RankerConfig(ServingSpec):
     """Names of the numeric features, in column order."""
     scaling: Scaling
     """Scaling of the numeric features."""
+    schema: FeatureSchema = BUILT_IN
+    """The features besides the built-in ones."""
+    inputs: CodedInputs = NO_INPUTS
+    """What the model reads of coded features."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the values of ``config.json``."""
-        return {**vars(self), "model": self.model.model_dump(mode="json"), "scaling": asdict(self.scaling)}
+        written = {**vars(self), "model": self.model.model_dump(mode="json"), "scaling": asdict(self.scaling)}
+        return {**written, "schema": self.schema.as_json(), "inputs": self.inputs.as_json()}
 
     @classmethod
     def of_json(cls, values: Mapping[str, Any]) -> RankerConfig:
@@ -65,6 +72,8 @@ class RankerConfig(ServingSpec):
                 tuple(scaling["scale"]),
                 tuple(map(tuple, scaling.get("edges", ()))),
             ),
+            "schema": FeatureSchema.of_json(values.get("schema", ())),
+            "inputs": CodedInputs.of_json(values.get("inputs", ())),
         }
         return cls(**{key: _tupled(value) for key, value in values.items() if key not in read}, **read)
 
@@ -94,7 +103,12 @@ class Ranker:
 
     def score(self, data: Dataset) -> npt.NDArray[np.float64]:
         """Predict click probabilities ``float64 [rows]``; scores do not depend on other rows."""
-        return predict(self.model, Batches(data, self.scaling, self.vocabulary))
+        return predict(self.model, self.batches(data))
+
+    def batches(self, data: Dataset) -> Batches:
+        """The model's input of a dataset, which has at least the ranker's features."""
+        rows = data.narrowed(self.config.schema)
+        return Batches(rows, self.scaling, self.vocabulary, self.config.inputs)
 
     def save(self, folder: Path, describe: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
         """Write the artefact; see :func:`sidkit.core.artifact.write_artifact`.
@@ -139,7 +153,7 @@ class Ranker:
             model.load_state_dict(tensors)
         except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
             raise ArtifactCorruptError(folder, f"cannot be read ({type(error).__name__}: {error})") from error
-        if config.numeric != feature_names():
+        if config.numeric != feature_names(config.schema):
             raise ArtifactCorruptError(
                 folder, "was trained on other numeric features than this version of sidkit computes"
             )
@@ -156,6 +170,7 @@ def make_model(config: RankerConfig, vocabulary: Vocabulary, fitted: Fitted | No
         config.model,
         fitted,
         config.scaling.edges,
+        config.inputs,
     )
 
 

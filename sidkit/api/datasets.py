@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
 
 if TYPE_CHECKING:
     from ranking.data.dataset import Dataset
@@ -41,10 +42,28 @@ class ProjectDataset:
 
     @property
     def numeric(self) -> pd.DataFrame:
-        """The numeric features, unscaled (counts, rates, ages in days), one column each; for tree models, for example."""
+        """The numeric features, unscaled (counts, rates, ages in days), one column each; for tree models, for example.
+        Numbers of your own features are NaN where missing.
+        """
         from ranking.data.numeric_features import numeric_columns
 
-        return pd.DataFrame(self.data.numeric, columns=list(numeric_columns()))
+        return pd.DataFrame(self.data.numeric, columns=list(numeric_columns(self.data.schema)))
+
+    @property
+    def attributes(self) -> pd.DataFrame:
+        """The coded features: categories as ``category``, lists and vectors as objects; None where missing."""
+        data = self.data
+        columns = {}
+        for features, coded, rows in (
+            (data.schema.item_coded, data.items.attributes, data.candidate),
+            (data.schema.row_coded, data.coded, np.arange(len(data))),
+        ):
+            if coded is None:
+                continue
+            for at, feature in enumerate(features):
+                values = coded.values[at].take(pa.array(coded.codes[rows, at])).to_pandas()
+                columns[feature.name] = values.astype("category") if feature.kind == "category" else values
+        return pd.DataFrame(columns, index=range(len(data)))
 
     @property
     def label(self) -> npt.NDArray[np.int8] | None:

@@ -143,7 +143,9 @@ class RankerSteps(ProjectBase):
         ContractError
             When a column is missing, or a row is invalid.
         """
-        from ranking.data.dataset import build_dataset, read_rows
+        from ranking.data.dataset import read_rows
+        from ranking.data.frame_builder import build_dataset
+        from ranking.data.service_schema import service_schema
         from semantic_ids.codebook import load_committed
         from semantic_ids.lookup import published
 
@@ -152,13 +154,15 @@ class RankerSteps(ProjectBase):
         labelled = "label" in table.column_names
         if not labelled:
             table = table.append_column("label", pa.array([0] * len(table), pa.int8()))
+        store = self.store()
         data = build_dataset(
-            self.store(),
+            store,
             record.service_name,
             load_committed(self.repo.codebooks / record.name, record)[0],
-            read_rows(table),
+            read_rows(table, context=tuple(self.settings.features.context)),
             rate=self._rate_before(record.fit_end_us) if rate is None else rate,
             history_length=self.settings.time.history_length,
+            schema=service_schema(store, record.service_name, self.settings.features),
         )
         return ProjectDataset(data, record, labelled=labelled)
 

@@ -174,7 +174,8 @@ class Place:
 
     def learn(self) -> Answers:
         """Ask the undamaged repo everything that cases compare with."""
-        from ranking.data.dataset import build_dataset, read_rows
+        from ranking.data.dataset import read_rows
+        from ranking.data.frame_builder import build_dataset
         from ranking.training.ranker import Ranker
         from semantic_ids.catalog import Catalog
         from semantic_ids.codebook import Codebook

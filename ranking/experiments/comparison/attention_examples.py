@@ -88,10 +88,9 @@ def attention_examples(ranker: Ranker, data: Dataset, titles: Mapping[str, str])
 
 def attention_weights(ranker: Ranker, data: Dataset) -> dict[str, npt.NDArray[np.float64]] | None:
     """Return weights ``float64 [rows, length]`` per attention map, averaged over heads; None without attention."""
-    from ranking.data.batches import Batches
     from ranking.experiments.comparison.explain import attention_maps
 
-    maps = attention_maps(ranker.model, Batches(data, ranker.scaling, ranker.vocabulary))
+    maps = attention_maps(ranker.model, ranker.batches(data))
     return {name: weights.mean(axis=1, dtype=np.float64) for name, weights in maps.items()} or None
 
 

@@ -206,7 +206,8 @@ class Comparison:
         ]
 
     def _rows(self, result: StageResult) -> tuple[Any, LabelledRows]:
-        return result.facts, read_rows(result.files[0], target=self.options.spec.training.target)
+        context = tuple(self.repo.settings.features.context)
+        return result.facts, read_rows(result.files[0], target=self.options.spec.training.target, context=context)
 
     def _caps(self, events: int) -> Caps:
         """Return the row caps of the options; without a training cap, cap at ``stream_rows``, since rows are held in memory."""

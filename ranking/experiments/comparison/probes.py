@@ -166,10 +166,9 @@ def _partners(
 
 def gate_curves(ranker: Ranker, data: Dataset) -> GateCurves | None:
     """Return the gate by earlier interactions and by item age (papers, trap 20); None for an arm without a gate."""
-    from ranking.data.batches import Batches
     from ranking.experiments.comparison.explain import gate_values
 
-    values = gate_values(ranker.model, Batches(data, ranker.scaling, ranker.vocabulary))
+    values = gate_values(ranker.model, ranker.batches(data))
     if values is None:
         return None
     parts = slices(data)

@@ -15,7 +15,8 @@ from helpers.builders import DAY, FinishedJob, complete, fresh_repo, set_world, 
 from helpers.commands import ask_well
 from oracle.features import Oracle
 from oracle.logs import LAST, World, random_world
-from ranking.data.dataset import Dataset, LabelledRows, build_dataset, read_rows
+from ranking.data.dataset import Dataset, LabelledRows, read_rows
+from ranking.data.frame_builder import build_dataset
 from ranking.data.numeric_features import feature_names
 from ranking.data.storage import load_dataset, save_dataset
 from semantic_ids.codebook import Codebook

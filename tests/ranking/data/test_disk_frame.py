@@ -19,9 +19,10 @@ from helpers.builders import DAY, FAST_PRESET, START, FinishedJob, copy_of, run_
 from helpers.training_builders import random_set
 from ranking.audit.frames import rows_of_run
 from ranking.data.caps import Caps
-from ranking.data.dataset import Dataset, FrameBuilder, LabelledRows, feature_readers, read_rows
+from ranking.data.dataset import Dataset, LabelledRows, read_rows
 from ranking.data.disk_dataset import DiskDataset
 from ranking.data.disk_frame import DiskFrame, FrameWriter, write_disk_frame
+from ranking.data.frame_builder import FrameBuilder, feature_readers
 from ranking.data.labelled_rows import RowsFile, Window, click_share, read_moments, row_chunks
 from ranking.data.split import TimeSplit
 from ranking.data.storage import load_dataset, save_dataset

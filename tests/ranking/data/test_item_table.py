@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.builders import DAY, START
-from ranking.data.dataset import Dataset, LabelledRows, assemble
+from ranking.data.dataset import Dataset, LabelledRows
+from ranking.data.frame_builder import assemble
 from ranking.data.item_table import ItemTable, ItemTableBuilder
 from ranking.data.numeric_features import WINDOWS
 from semantic_ids.codebook import Codebook
@@ -76,6 +77,10 @@ def entry(table: ItemTable, number: int) -> tuple[str, list[int], np.ndarray]:
     return table.ids[number], table.codes[number].tolist(), table.content[number]
 
 
+def added(builder: ItemTableBuilder, ids: np.ndarray, content: ViewRows, sid: ViewRows) -> np.ndarray:
+    return builder.add(ids, {"item_content": content, "item_sid": sid})
+
+
 def test_entry_zero_is_padding() -> None:
     table = ItemTableBuilder(CODEBOOK).table()
     assert len(table) == 1
@@ -85,14 +90,14 @@ def test_entry_zero_is_padding() -> None:
 
 def test_no_rows_add_nothing() -> None:
     builder = ItemTableBuilder(CODEBOOK)
-    assert builder.add(objects(), content_view([], []), sid_view([], [])).tolist() == []
+    assert added(builder, objects(), content_view([], []), sid_view([], [])).tolist() == []
     assert len(builder.table()) == 1
 
 
 def test_another_content_or_other_codes_make_another_entry_of_the_same_item() -> None:
     builder = ItemTableBuilder(CODEBOOK)
     versions = [(vector(1), None), (vector(2), None)]
-    numbers = builder.add(
+    numbers = added(builder, 
         objects("a", "a", "a", "a", "b"), content_view([0, 0, 1, 0, 0], versions),
         sid_view([0, 0, 0, 1, 0], [[1, 2], [3, 2]]),
     )  # fmt: skip
@@ -122,7 +127,7 @@ def test_every_row_finds_its_item_with_its_codes_and_content(data: st.DataObject
         rows = data.draw(st.lists(st.tuples(st.sampled_from("abc"), st.integers(-1, len(versions) - 1),
                                             st.integers(-1, len(codes) - 1)), max_size=12))  # fmt: skip
         asked += rows
-        numbers += builder.add(
+        numbers += added(builder, 
             objects(*(item for item, _, _ in rows)), content_view([at for _, at, _ in rows], vectors),
             sid_view([at for _, _, at in rows], codes),
         ).tolist()  # fmt: skip
@@ -149,10 +154,10 @@ def test_every_row_finds_its_item_with_its_codes_and_content(data: st.DataObject
 
 def test_the_same_version_from_two_retrievals_is_one_entry() -> None:
     builder = ItemTableBuilder(CODEBOOK)
-    first = builder.add(objects("a"), content_view([0], [(vector(1), vector(2, IMAGE))]), sid_view([0], [[1, 2]]))
+    first = added(builder, objects("a"), content_view([0], [(vector(1), vector(2, IMAGE))]), sid_view([0], [[1, 2]]))
     # The second retrieval holds the version at another place, among others.
     others = [(None, None), (vector(8), None), (vector(1), vector(2, IMAGE))]
-    again = builder.add(objects("b", "a"), content_view([1, 2], others), sid_view([0, 1], [None, [1, 2]]))
+    again = added(builder, objects("b", "a"), content_view([1, 2], others), sid_view([0, 1], [None, [1, 2]]))
     assert again[1] == first[0]
     assert len(builder.table()) == 3
 
@@ -161,7 +166,7 @@ def test_lists_that_the_online_store_widened_are_the_same_version() -> None:
     builder = ItemTableBuilder(CODEBOOK)
     versions = [(vector(1), vector(2, IMAGE))]
     narrow, wide = (
-        builder.add(objects("a"), content_view([0], versions, width), sid_view([0], [[1, 2]]))
+        added(builder, objects("a"), content_view([0], versions, width), sid_view([0], [[1, 2]]))
         for width in (FLOAT32, FLOAT64)
     )
     assert narrow.tolist() == wide.tolist()
@@ -172,7 +177,7 @@ def test_vectors_that_differ_in_the_last_bit_or_in_their_order_are_different_ver
     base = vector(1)
     nudged = [*base[:-1], float(np.nextafter(np.float32(base[-1]), np.float32(9)))]
     versions = [(base, None), (nudged, None), (base[::-1], None)]
-    numbers = ItemTableBuilder(CODEBOOK).add(
+    numbers = added(ItemTableBuilder(CODEBOOK), 
         objects("a", "a", "a"), content_view([0, 1, 2], versions), sid_view([0, 0, 0], [[0, 0]])
     )
     assert len(set(numbers.tolist())) == 3
@@ -180,7 +185,7 @@ def test_vectors_that_differ_in_the_last_bit_or_in_their_order_are_different_ver
 
 def test_text_and_image_that_change_places_are_another_version() -> None:
     versions = [(vector(1), vector(2)), (vector(2), vector(1)), (vector(1), None), (None, vector(1))]
-    numbers = ItemTableBuilder(CODEBOOK).add(
+    numbers = added(ItemTableBuilder(CODEBOOK), 
         objects("a", "a", "a", "a"), content_view([0, 1, 2, 3], versions), sid_view([0] * 4, [[0, 0]])
     )
     assert len(set(numbers.tolist())) == 4
@@ -188,7 +193,7 @@ def test_text_and_image_that_change_places_are_another_version() -> None:
 
 def test_codes_in_another_order_are_another_version() -> None:
     content = content_view([0, 0], [(vector(1), None)])
-    numbers = ItemTableBuilder(CODEBOOK).add(objects("a", "a"), content, sid_view([0, 1], [[1, 2], [2, 1]]))
+    numbers = added(ItemTableBuilder(CODEBOOK), objects("a", "a"), content, sid_view([0, 1], [[1, 2], [2, 1]]))
     assert numbers[0] != numbers[1]
 
 
@@ -197,7 +202,7 @@ def test_slices_of_larger_tables_are_read_by_their_own_rows() -> None:
     sliced = ViewRows("item_content", np.array([0, 1]), whole.table.slice(1))
     codes = sid_view([0], [[3, 1], [1, 2], [2, 0]])
     builder = ItemTableBuilder(CODEBOOK)
-    builder.add(objects("a", "b"), sliced, ViewRows("item_sid", np.array([0, 1]), codes.table.slice(1)))
+    added(builder, objects("a", "b"), sliced, ViewRows("item_sid", np.array([0, 1]), codes.table.slice(1)))
     table = builder.table()
     assert table.codes[1:].tolist() == [[1, 2], [2, 0]]
     assert table.content[1] == pytest.approx(encoded(vector(1), None), abs=1e-6)

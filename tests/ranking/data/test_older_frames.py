@@ -12,8 +12,9 @@ from safetensors.numpy import load_file, save_file
 
 from helpers.builders import reseal
 from helpers.training_builders import random_set
-from ranking.data.dataset import Dataset, FrameRows
+from ranking.data.dataset import Dataset
 from ranking.data.disk_dataset import DiskDataset, DiskDatasetWriter
+from ranking.data.frame_rows import FrameRows
 from ranking.data.numeric_features import feature_names, model_features, numeric_columns
 from ranking.data.storage import MODEL_FEATURES, NUMERIC, load_dataset, save_dataset
 

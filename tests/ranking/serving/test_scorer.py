@@ -13,7 +13,8 @@ import pytest
 
 from helpers.builders import FinishedJob, copy_of, forked_sidkit
 from helpers.commands import ask_well
-from ranking.data.dataset import LabelledRows, build_dataset
+from ranking.data.dataset import LabelledRows
+from ranking.data.frame_builder import build_dataset
 from ranking.serving.scorer import Scorer
 from ranking.training.ranker import Ranker
 from semantic_ids import lifecycle
@@ -78,7 +79,10 @@ def offline_scores(repo: Repo, user: str, items: list[str], at_us: int) -> np.nd
     codebook = Codebook.load(repo.codebooks / record.codebook)
     length = ranker.config.history_length
     rate = ranker.scaling.rate
-    data = build_dataset(open_store(repo), record.service, codebook, rows, rate=rate, history_length=length)
+    data = build_dataset(
+        open_store(repo), record.service, codebook, rows,
+        rate=rate, history_length=length, schema=ranker.config.schema,
+    )  # fmt: skip
     return ranker.score(data)
 
 

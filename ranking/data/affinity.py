@@ -1,0 +1,132 @@
+"""Affinity: how often, how recently and at what share of their positives a user had the candidate's values before.
+
+Computed from the history as of the row's time, with the attributes that its items had at that time. Of an attribute with a
+list of values, a history item counts with the share of the candidate's values that it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ranking.data.coded import Codes32
+from ranking.data.schema import IDENTITY, ExtraFeature, FeatureSchema
+from sidkit.core.arrays import Doubles, Floats, Ints
+from sidkit.core.clock import DAY_US
+
+_ROWS = 20_000
+_SQUARE = 2_000
+"""Maximum number of distinct lists whose overlaps are computed for all pairs."""
+
+Flags = npt.NDArray[np.bool_]
+
+
+def affinities(
+    schema: FeatureSchema,
+    identity: Ints,
+    codes: Codes32,
+    values: Sequence[pa.Array],
+    candidate: npt.NDArray[np.integer],
+    history: npt.NDArray[np.integer],
+    history_us: Ints,
+    at_us: Ints,
+) -> dict[str, Doubles]:
+    """Affinity features of rows, ``float64 [rows]`` each; a gap without such a positive is NaN.
+
+    Parameters
+    ----------
+    schema : FeatureSchema
+        Features; those of kind ``count``, ``share`` and ``gap`` with ``of`` are computed.
+    identity : int64 [items]
+        A number per item, the same for all its versions.
+    codes : int32 [items, item_coded]
+        Coded attributes of the item versions.
+    values : sequence of pyarrow.Array
+        Their values.
+    candidate : int [rows]
+        Item version of the candidate.
+    history : int [rows, length]
+        Item versions of the history, newest first; 0 is padding.
+    history_us : int64 [rows, length]
+        Times of the history, microseconds UTC.
+    at_us : int64 [rows]
+        Times of the rows.
+    """
+    place = {each.name: at for at, each in enumerate(schema.item_coded)}
+    wanted = {each.of for each in schema.numbers if each.of}
+    computed: dict[str, tuple[Doubles, Doubles]] = {}
+    lengths = np.maximum((history != 0).sum(axis=1), 1)
+    for name in sorted(wanted):
+        counts, gaps = np.zeros(len(at_us)), np.full(len(at_us), np.nan)
+        weigh: _Same | _Overlap
+        if name == IDENTITY:
+            weigh = _Same(identity)
+        elif schema.item_coded[place[name]].kind == "category":
+            weigh = _Same(codes[:, place[name]].astype(np.int64))
+        else:
+            weigh = _Overlap(codes[:, place[name]], values[place[name]])
+        for start in range(0, len(at_us), _ROWS):
+            rows = slice(start, start + _ROWS)
+            weight = weigh(candidate[rows], history[rows]) * (history[rows] != 0)
+            counts[rows] = weight.sum(axis=1)
+            had = weight > 0
+            newest = history_us[rows][np.arange(len(had)), had.argmax(axis=1)]
+            gaps[rows] = np.where(had.any(axis=1), np.maximum(at_us[rows] - newest, 0) / DAY_US, np.nan)
+        computed[name] = counts, gaps
+    return {each.name: _one(each, computed, lengths) for each in schema.numbers if each.of}
+
+
+def _one(feature: ExtraFeature, computed: dict[str, tuple[Doubles, Doubles]], lengths: Ints) -> Doubles:
+    counts, gaps = computed[feature.of]
+    if feature.kind == "gap":
+        return gaps
+    return counts / lengths if feature.kind == "share" else counts
+
+
+class _Same:
+    """1 where the value is the same and not missing."""
+
+    def __init__(self, value: Ints) -> None:
+        self._value = value
+
+    def __call__(self, candidate: npt.NDArray[np.integer], history: npt.NDArray[np.integer]) -> Floats:
+        own = self._value[candidate][:, None]
+        same: Floats = ((self._value[history] == own) & (own != 0)).astype(np.float32)
+        return same
+
+
+class _Overlap:
+    """The share of the candidate's values that a history item has."""
+
+    def __init__(self, codes: Codes32, lists: pa.Array) -> None:
+        from scipy import sparse
+
+        used, self._codes = np.unique(codes, return_inverse=True)
+        taken = lists.take(pa.array(used))
+        lengths = pc.fill_null(pc.list_value_length(taken), 0).to_numpy(zero_copy_only=False)
+        flat = taken.flatten().dictionary_encode()
+        owner = np.repeat(np.arange(len(used)), lengths)
+        shape = (len(used), max(len(flat.dictionary), 1))
+        held = sparse.csr_matrix(
+            (np.ones(len(owner), np.float32), (owner, flat.indices.to_numpy(zero_copy_only=False))), shape=shape
+        )
+        held.data[:] = 1  # a value listed twice counts once
+        own = np.maximum(np.asarray(held.sum(axis=1)).ravel(), 1)
+        self._held, self._own = held, own.astype(np.float32)
+        self._square = (held @ held.T).toarray() / self._own[:, None] if len(used) <= _SQUARE else None
+
+    def __call__(self, candidate: npt.NDArray[np.integer], history: npt.NDArray[np.integer]) -> Floats:
+        own, past = self._codes[candidate], self._codes[history]
+        if self._square is not None:
+            shares: Floats = self._square[own[:, None], past]
+            return shares
+        pairs = own[:, None].astype(np.int64) * len(self._own) + past
+        distinct, back = np.unique(pairs, return_inverse=True)
+        left, right = distinct // len(self._own), distinct % len(self._own)
+        common = np.asarray(self._held[left].multiply(self._held[right]).sum(axis=1)).ravel() / self._own[left]
+        shared: Floats = common.astype(np.float32)[back.reshape(pairs.shape)]
+        return shared

@@ -1,0 +1,187 @@
+"""Build datasets from feature views, offline and online."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ranking.data.affinity import affinities
+from ranking.data.coded import Coded, ValueIndex
+from ranking.data.dataset import Dataset, LabelledRows
+from ranking.data.extra_numbers import history_ages, stacked, stored_numbers
+from ranking.data.feature_views import USER_HISTORY, Reader, historical_reader
+from ranking.data.frame_rows import FrameRows, row_codes
+from ranking.data.history_table import ContentLookup, HistoryTableBuilder
+from ranking.data.item_table import ItemTableBuilder
+from ranking.data.numeric_features import numeric_features
+from ranking.data.schema import BUILT_IN, FeatureSchema
+from semantic_ids.codebook import Codebook
+from sidkit.core.arrays import Floats, Ints
+from sidkit.stores.offline.plan import ViewRows
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+
+CHUNK_ROWS = 200_000
+"""Rows per retrieval of features."""
+
+
+def build_dataset(
+    store: FeatureStore,
+    service_name: str,
+    codebook: Codebook,
+    rows: LabelledRows,
+    *,
+    rate: float,
+    history_length: int,
+    schema: FeatureSchema = BUILT_IN,
+) -> Dataset:
+    """Retrieve the point-in-time features of rows through a feature service and build a dataset.
+
+    Parameters
+    ----------
+    store : FeatureStore
+        The repo's store.
+    service_name : str
+        ``ctr_<codebook>``; the service ``<service_name>_content`` provides the content and codes of history items.
+    codebook : Codebook
+        The service's codebook.
+    rows : LabelledRows
+        Any rows; features of a row do not depend on other rows.
+    rate : float
+        The share of positives among the training rows, towards which rates are smoothed.
+    history_length : int
+        Maximum items per history.
+    schema : FeatureSchema
+        The features besides the built-in ones; default: none.
+    """
+    of_rows, look_up = feature_readers(store, service_name)
+    builder = FrameBuilder(codebook, look_up, rate=rate, history_length=history_length, schema=schema)
+    return builder.dataset(builder.retrieve(of_rows, rows))
+
+
+def feature_readers(store: FeatureStore, service_name: str) -> tuple[Reader, ContentLookup]:
+    """The readers of a feature service: row features (by ``user_id`` and ``item_id``), and content of history items."""
+    from sidkit.stores.feast_repo import feature_service
+
+    service = feature_service(store, service_name)
+    content = feature_service(store, f"{service_name}_content")
+    of_items = historical_reader(store, content, ["item_id"])
+
+    def look_up(item_ids: npt.NDArray[np.object_], at_us: Ints) -> Mapping[str, ViewRows]:
+        return of_items({"item_id": item_ids}, at_us)
+
+    return historical_reader(store, service, ["user_id", "item_id"]), look_up
+
+
+def assemble(
+    views: Mapping[str, ViewRows],
+    rows: LabelledRows,
+    codebook: Codebook,
+    look_up: ContentLookup,
+    *,
+    rate: float,
+    history_length: int,
+    schema: FeatureSchema = BUILT_IN,
+) -> Dataset:
+    """Build a dataset from feature views; shared by training and serving."""
+    builder = FrameBuilder(codebook, look_up, rate=rate, history_length=history_length, schema=schema)
+    return builder.dataset(builder.add(views, rows))
+
+
+class FrameBuilder:
+    """Builds datasets from feature views, in any number of calls; items and histories are deduplicated over all calls.
+
+    Parameters
+    ----------
+    codebook : Codebook
+        Its encoder computes the content vectors.
+    look_up : callable
+        Looks up the content and codes of history items.
+    rate : float
+        The share of positives among the training rows.
+    history_length : int
+        Maximum items per history.
+    schema : FeatureSchema
+        The features besides the built-in ones; default: none.
+    """
+
+    def __init__(
+        self,
+        codebook: Codebook,
+        look_up: ContentLookup,
+        *,
+        rate: float,
+        history_length: int,
+        schema: FeatureSchema = BUILT_IN,
+    ) -> None:
+        self._rate = rate
+        self.schema = schema
+        self._values = ValueIndex(schema.row_coded)
+        self._items = ItemTableBuilder(codebook, schema)
+        self._histories = HistoryTableBuilder(self._items, look_up, history_length)
+
+    def add(self, views: Mapping[str, ViewRows], rows: LabelledRows) -> FrameRows:
+        """The arrays of some rows; their indices stay valid as rows are added."""
+        candidate = self._items.add(rows.item_ids, views)
+        history = self._histories.add(views[USER_HISTORY], rows.at_us)
+        numeric = numeric_features(views, rows.item_ids, rows.at_us, self._rate)
+        if self.schema.numbers:
+            numeric = np.concatenate([numeric, self._numbers(views, rows, candidate, history)], axis=1)
+        return FrameRows(
+            rows=rows,
+            numeric=numeric,
+            candidate=candidate.astype(np.int32),
+            history=history,
+            coded=self._values.codes(views, rows.context, len(rows)),
+            schema=self.schema,
+        )
+
+    def _numbers(
+        self, views: Mapping[str, ViewRows], rows: LabelledRows, candidate: Ints, history: npt.NDArray[np.int32]
+    ) -> Floats:
+        history_items, history_us = self._histories.arrays()
+        items, times_us = history_items[history], history_us[history]
+        attributes = self._items.attributes
+        columns = {
+            **stored_numbers(self.schema, views, rows.context, rows.at_us),
+            **affinities(
+                self.schema,
+                self._items.identities,
+                attributes.codes,
+                attributes.values,
+                candidate,
+                items,
+                times_us,
+                rows.at_us,
+            ),
+            **history_ages(times_us, rows.at_us),
+        }
+        return stacked(self.schema, columns, len(rows))
+
+    def retrieve(self, of_rows: Reader, rows: LabelledRows, chunk_rows: int = CHUNK_ROWS) -> FrameRows:
+        """Retrieve and add rows, ``chunk_rows`` at a time."""
+        parts = []
+        for start in range(0, max(len(rows), 1), chunk_rows):
+            chunk = rows.take(np.arange(start, min(start + chunk_rows, len(rows))))
+            views = of_rows({"user_id": chunk.user_ids, "item_id": chunk.item_ids}, chunk.at_us)
+            parts.append(self.add(views, chunk))
+        return FrameRows.joined(parts)
+
+    def dataset(self, part: FrameRows) -> Dataset:
+        """A dataset of some rows, with the tables of all rows so far."""
+        items, moments = self._histories.arrays()
+        return Dataset(
+            part.rows,
+            part.numeric,
+            part.candidate,
+            part.history,
+            items,
+            moments,
+            self._items.table(),
+            self.schema,
+            Coded(row_codes(part), self._values.values()) if self.schema.row_coded else None,
+        )
