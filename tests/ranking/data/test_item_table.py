@@ -97,7 +97,7 @@ def test_no_rows_add_nothing() -> None:
 def test_another_content_or_other_codes_make_another_entry_of_the_same_item() -> None:
     builder = ItemTableBuilder(CODEBOOK)
     versions = [(vector(1), None), (vector(2), None)]
-    numbers = added(builder, 
+    numbers = added(builder,
         objects("a", "a", "a", "a", "b"), content_view([0, 0, 1, 0, 0], versions),
         sid_view([0, 0, 0, 1, 0], [[1, 2], [3, 2]]),
     )  # fmt: skip
@@ -127,7 +127,7 @@ def test_every_row_finds_its_item_with_its_codes_and_content(data: st.DataObject
         rows = data.draw(st.lists(st.tuples(st.sampled_from("abc"), st.integers(-1, len(versions) - 1),
                                             st.integers(-1, len(codes) - 1)), max_size=12))  # fmt: skip
         asked += rows
-        numbers += added(builder, 
+        numbers += added(builder,
             objects(*(item for item, _, _ in rows)), content_view([at for _, at, _ in rows], vectors),
             sid_view([at for _, _, at in rows], codes),
         ).tolist()  # fmt: skip
@@ -177,16 +177,22 @@ def test_vectors_that_differ_in_the_last_bit_or_in_their_order_are_different_ver
     base = vector(1)
     nudged = [*base[:-1], float(np.nextafter(np.float32(base[-1]), np.float32(9)))]
     versions = [(base, None), (nudged, None), (base[::-1], None)]
-    numbers = added(ItemTableBuilder(CODEBOOK), 
-        objects("a", "a", "a"), content_view([0, 1, 2], versions), sid_view([0, 0, 0], [[0, 0]])
+    numbers = added(
+        ItemTableBuilder(CODEBOOK),
+        objects("a", "a", "a"),
+        content_view([0, 1, 2], versions),
+        sid_view([0, 0, 0], [[0, 0]]),
     )
     assert len(set(numbers.tolist())) == 3
 
 
 def test_text_and_image_that_change_places_are_another_version() -> None:
     versions = [(vector(1), vector(2)), (vector(2), vector(1)), (vector(1), None), (None, vector(1))]
-    numbers = added(ItemTableBuilder(CODEBOOK), 
-        objects("a", "a", "a", "a"), content_view([0, 1, 2, 3], versions), sid_view([0] * 4, [[0, 0]])
+    numbers = added(
+        ItemTableBuilder(CODEBOOK),
+        objects("a", "a", "a", "a"),
+        content_view([0, 1, 2, 3], versions),
+        sid_view([0] * 4, [[0, 0]]),
     )
     assert len(set(numbers.tolist())) == 4
 
