@@ -1,11 +1,11 @@
-"""Feature views of items: content and trailing counts."""
+"""Feature views of items: content, trailing counts and, if [features.items] lists any, attributes."""
 
 from pathlib import Path
 
 from entities import item
 from feast import FeatureView, Field
 from feast.types import Array, Float32, Int64, String
-from sources import item_content_source, item_stats_source
+from sources import attribute_fields, item_content_source, item_stats_source, table_source
 
 from semantic_ids.catalog import read_definitions
 
@@ -39,3 +39,14 @@ item_stats = FeatureView(
     description="Events in (window end - window, window end], available from window end + the availability delay.",
     tags=definitions.tags,
 )
+
+if definitions.features.items:
+    item_attributes = FeatureView(
+        name="item_attributes",
+        entities=[item],
+        schema=attribute_fields(definitions.features.items),
+        source=table_source("item_attributes", "Attributes of items, one row per version."),
+        owner=definitions.owner,
+        description="Attributes in [features.items], available from creation or update + the availability delay.",
+        tags=definitions.tags,
+    )

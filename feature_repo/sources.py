@@ -2,9 +2,25 @@
 
 from pathlib import Path
 
-from feast import FileSource
+from feast import Field, FileSource
+from feast.types import Array, Bool, Float32, Float64, Int64, String
 
 TABLES = Path(__file__).resolve().parent / "data" / "tables"
+
+
+# Types of the kinds of [features] in sidkit.toml; dates are microseconds since the epoch, UTC.
+ATTRIBUTE_TYPES = {
+    "category": String,
+    "categories": Array(String),
+    "number": Float64,
+    "flag": Bool,
+    "date": Int64,
+    "vector": Array(Float32),
+}
+
+
+def attribute_fields(columns: dict[str, str]) -> list[Field]:
+    return [Field(name=name, dtype=ATTRIBUTE_TYPES[kind], tags={"kind": kind}) for name, kind in columns.items()]
 
 
 def table_source(name: str, description: str) -> FileSource:

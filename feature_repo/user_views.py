@@ -1,11 +1,11 @@
-"""Feature views of users: recent positives and trailing counts."""
+"""Feature views of users: recent positives, trailing counts and, if [features.users] lists any, attributes."""
 
 from pathlib import Path
 
 from entities import user
 from feast import FeatureView, Field
 from feast.types import Array, Int64, String
-from sources import user_history_source, user_stats_source
+from sources import attribute_fields, table_source, user_history_source, user_stats_source
 
 from semantic_ids.catalog import read_definitions
 
@@ -37,3 +37,14 @@ user_stats = FeatureView(
     description="Events in (window end - window, window end], available from window end + the availability delay.",
     tags=definitions.tags,
 )
+
+if definitions.features.users:
+    user_attributes = FeatureView(
+        name="user_attributes",
+        entities=[user],
+        schema=attribute_fields(definitions.features.users),
+        source=table_source("user_attributes", "Attributes of users, one row per version."),
+        owner=definitions.owner,
+        description="Attributes in [features.users], available from update or creation + the availability delay.",
+        tags=definitions.tags,
+    )

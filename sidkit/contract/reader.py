@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from sidkit.contract.column_names import check_names
 from sidkit.contract.rows import PART, is_list
-from sidkit.contract.schemas import TABLES
+from sidkit.contract.schemas import OPTIONAL_TABLES, TABLES
 from sidkit.contract.sql_columns import sql_column
 from sidkit.core.config import resolved_url
 from sidkit.core.errors import ContractError, MissingTableError, TableSchemaError
@@ -29,6 +29,10 @@ class Source(ABC):
     """A source of the contract's tables."""
 
     url: str
+
+    @abstractmethod
+    def has(self, table: str) -> bool:
+        """Whether the source has a table; it always has the required ones."""
 
     @abstractmethod
     def columns(self, table: str) -> dict[str, pa.DataType | None]:
@@ -52,10 +56,18 @@ class ParquetSource(Source):
         for table in TABLES:
             self._files(table.name)
 
-    def _files(self, table: str) -> list[Path]:
-        entries = sorted(self.folder.iterdir())
+    def has(self, table: str) -> bool:
+        """See :meth:`Source.has`."""
+        return any(_parts_of(place) for place in self._places(table))
+
+    def _places(self, table: str) -> list[Path]:
         # Some tools write a table as a folder named like a file.
-        places = [entry for entry in entries if entry.name == table or _is_parquet(entry.name, table)]
+        return [
+            entry for entry in sorted(self.folder.iterdir()) if entry.name == table or _is_parquet(entry.name, table)
+        ]
+
+    def _files(self, table: str) -> list[Path]:
+        entries, places = sorted(self.folder.iterdir()), self._places(table)
         files = {place: _parts_of(place) for place in places}
         filled = [place for place in places if files[place]]
         if not filled:
@@ -133,7 +145,7 @@ class ParquetSource(Source):
     def fingerprint(self) -> str | None:
         """Names, sizes and modification times of the files."""
         facts = []
-        for table in TABLES:
+        for table in (*TABLES, *(table for table in OPTIONAL_TABLES if self.has(table.name))):
             for file in self._files(table.name):
                 stat = file.stat()
                 facts.append([str(file.relative_to(self.folder)), stat.st_size, stat.st_mtime_ns])
@@ -170,7 +182,12 @@ class SqlSource(Source):
                     f"expected a table of this name in {redacted(url)}, got {', '.join(sorted(names)) or 'no tables'}",
                 )
         with _answering(url):
-            self.metadata.reflect(self.engine, only=[table.name for table in TABLES])
+            optional = [table.name for table in OPTIONAL_TABLES if table.name in names]
+            self.metadata.reflect(self.engine, only=[*(table.name for table in TABLES), *optional])
+
+    def has(self, table: str) -> bool:
+        """See :meth:`Source.has`."""
+        return table in self.metadata.tables
 
     def columns(self, table: str) -> dict[str, pa.DataType | None]:
         """See :meth:`Source.columns`; types are None, since they are inferred from the values."""

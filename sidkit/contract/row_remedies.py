@@ -38,6 +38,12 @@ _LINES: tuple[tuple[str, str], ...] = (
         '.duplicated(["item_id", "at"], keep="last")]',
     ),
     (r"a second row of this item", 'df = df.drop_duplicates("item_id", keep="last")'),
+    (
+        r"a second row of this user and updated_at",
+        'df = df[~df.assign(at=df["updated_at"].fillna(df.get("created_at", df["updated_at"])))'
+        '.duplicated(["user_id", "at"], keep="last")]',
+    ),
+    (r"a second row of this user", 'df = df.drop_duplicates("user_id", keep="last")'),
     (r"an exact copy of another row", "df = df.drop_duplicates()"),
     (r"(\w+) is before (created_at)", 'df = df[~(df["{0}"] < df["{1}"])]'),
 )

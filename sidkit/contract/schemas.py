@@ -64,6 +64,14 @@ EMBEDDINGS = Table(
         Column("updated_at", "moment"),
     ),
 )
+USERS = Table(
+    "users",
+    (
+        Column("user_id", "id", required=True, nullable=False),
+        Column("updated_at", "moment"),
+        Column("created_at", "moment"),
+    ),
+)
 ENTITY_ROWS = Table(
     "rows",
     (
@@ -86,6 +94,11 @@ LABELLED_ROWS = Table(
 )
 """Rows to train or evaluate a ranker on."""
 TABLES = (INTERACTIONS, ITEMS, EMBEDDINGS)
+"""Required tables of a source."""
+OPTIONAL_TABLES = (USERS,)
+"""Tables that a source may lack."""
+WITH_ATTRIBUTES = (ITEMS, USERS)
+"""Tables whose further columns are attributes, which are stored in the log."""
 
 
 def with_modalities(modalities: tuple[str, ...]) -> Table:

@@ -77,6 +77,12 @@ def with_shares(
         "item_embeddings": _of_vectors(opened, vectors, catalogue, settings),
         "interactions": of_events,
     }
+    if any(report.table == "users" for report in reports):
+        users, described = opened.execute(f"""
+            SELECT count(*), count(*) FILTER (user_id IN (SELECT user_id FROM read_parquet({literal(work / "users.parquet")})))
+            FROM (SELECT DISTINCT user_id FROM {events})
+        """).fetchone() or (0, 0)
+        added["users"] = {"users with events": _of(described, users, "the log's users")}
     return [
         replace(
             report,

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from sidkit.contract.rows import ODD
-from sidkit.contract.schemas import EMBEDDINGS, TABLES
+from sidkit.contract.schemas import EMBEDDINGS, OPTIONAL_TABLES, TABLES
 from sidkit.core.errors import TableSchemaError
 
 _NUMBERS = frozenset({bool, int, float})
@@ -30,7 +30,7 @@ def sql_column(table: str, name: str, values: list[Any]) -> tuple[pa.Field, pa.A
     """
     kinds = Counter(type(value) for value in values if value is not None)
     if len(kinds) > 1 and not set(kinds) <= {int, float}:
-        known = next((each for each in TABLES if each.name == table), EMBEDDINGS)
+        known = next((each for each in (*TABLES, *OPTIONAL_TABLES) if each.name == table), EMBEDDINGS)
         column = known.column(name)
         if column is None and known is not EMBEDDINGS:
             return _field(name, pa.array([_text(value) for value in values], pa.string()))

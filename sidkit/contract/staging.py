@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from sidkit.contract.column_names import check_columns
 from sidkit.contract.reader import Source
 from sidkit.contract.rows import PART, can_be_carried, normalise
-from sidkit.contract.schemas import ITEMS, Table
+from sidkit.contract.schemas import WITH_ATTRIBUTES, Table
 from sidkit.core.errors import ContractError, TableSchemaError
 from sidkit.core.files import written_beside
 
@@ -19,8 +19,8 @@ from sidkit.core.files import written_beside
 def stage(source: Source, table: Table, chunk_rows: int, path: Path) -> Path:
     """Read a table in chunks, apply :func:`sidkit.contract.rows.normalise` and write the result to ``path``.
 
-    Additional attributes of items are included, except those of a type that DuckDB may not read. An additional attribute
-    whose type differs between parts gets a common type.
+    Additional attributes of items and users are included, except those of a type that DuckDB may not read. An additional
+    attribute whose type differs between parts gets a common type.
 
     Raises
     ------
@@ -34,7 +34,7 @@ def stage(source: Source, table: Table, chunk_rows: int, path: Path) -> Path:
     wanted = [
         name
         for name, kind in columns.items()
-        if table.column(name) is not None or (table is ITEMS and can_be_carried(kind))
+        if table.column(name) is not None or (table in WITH_ATTRIBUTES and can_be_carried(kind))
     ]
     chunks = _chunks(source, table, wanted, chunk_rows)
     first = next(chunks, None)

@@ -14,10 +14,11 @@ from sidkit.contract.reader import Source
 from sidkit.contract.report import TableReport
 from sidkit.contract.row_remedies import row_remedy
 from sidkit.contract.rows import REASON
-from sidkit.contract.schemas import INTERACTIONS, ITEMS, Table, with_modalities
+from sidkit.contract.schemas import INTERACTIONS, ITEMS, USERS, WITH_ATTRIBUTES, Table, with_modalities
 from sidkit.contract.shares import with_shares
 from sidkit.contract.staging import stage
 from sidkit.contract.units import refuse_wrong_units
+from sidkit.contract.users import classify_users
 from sidkit.core.clock import present_us
 from sidkit.core.config import Settings
 from sidkit.core.engine import literal, quoted, working_on
@@ -27,12 +28,13 @@ from sidkit.core.files import written_beside
 
 @dataclass(frozen=True)
 class ValidatedTables:
-    """Paths of the validated tables (Parquet) and one report per table."""
+    """Paths of the validated tables (Parquet; None for a missing optional table) and one report per table."""
 
     interactions: Path
     items: Path
     embeddings: Path
     reports: tuple[TableReport, ...]
+    users: Path | None = None
 
 
 def validate(
@@ -73,9 +75,10 @@ def validate(
     work.mkdir(parents=True, exist_ok=True)
     now = present_us() if now_us is None else now_us
     embeddings = with_modalities(settings.source.modalities)
+    has_users = source.has(USERS.name)
     staged = {
         table.name: stage(source, table, settings.engine.chunk_rows, work / f"staged-{table.name}.parquet")
-        for table in (ITEMS, embeddings, INTERACTIONS)
+        for table in (ITEMS, embeddings, INTERACTIONS, *([USERS] if has_users else []))
     }
     reports = []
     try:
@@ -83,6 +86,7 @@ def validate(
             (ITEMS, _classify_items),
             (embeddings, _classify_embeddings),
             (INTERACTIONS, classify_interactions),
+            *([(USERS, classify_users)] if has_users else []),
         ):
             columns = pq.read_schema(staged[table.name]).names
             opened.execute(
@@ -93,7 +97,7 @@ def validate(
             query = classify(columns, settings, work, now)
             with working_on(f"checking the table {table.name}"):
                 checked = _split(opened, table, query, work / f"{table.name}.parquet", rejects)
-            left_out = sorted(set(source.columns(table.name)) - set(columns)) if table is ITEMS else []
+            left_out = sorted(set(source.columns(table.name)) - set(columns)) if table in WITH_ATTRIBUTES else []
             if left_out:
                 checked = replace(checked, facts={**checked.facts, "ignored columns": ", ".join(left_out)})
             reports.append(checked)
@@ -109,6 +113,7 @@ def validate(
         items=work / "items.parquet",
         embeddings=work / "item_embeddings.parquet",
         reports=tuple(reports),
+        users=work / "users.parquet" if has_users else None,
     )
 
 
@@ -206,7 +211,7 @@ def _split(
         order = "timestamp, user_id, item_id, request_id NULLS FIRST, position NULLS FIRST"
     else:
         chosen = "SELECT * EXCLUDE (reason) FROM classified WHERE reason IS NULL"
-        order = "item_id, file_row_number"
+        order = f"{'user_id' if table is USERS else 'item_id'}, file_row_number"
     columns = "*" if table is INTERACTIONS else "* EXCLUDE (file_row_number)"
     with written_beside(valid) as temporary:
         opened.execute(
@@ -239,6 +244,8 @@ def _facts(opened: duckdb.DuckDBPyConnection, table: Table, valid: Path) -> dict
         query = """
             SELECT count(DISTINCT item_id) AS items, min(created_at)::VARCHAR AS first_created,
                    max(created_at)::VARCHAR AS last_created"""
+    elif table is USERS:
+        query = "SELECT count(DISTINCT user_id) AS users"
     else:
         vectors = [column.name for column in table.columns if column.kind == "vector"]
         query = "SELECT " + ", ".join(f"max(len({quoted(name)})) AS {quoted(f'{name} width')}" for name in vectors)

@@ -8,6 +8,7 @@ is written beside its target and renamed. Rerunning a killed build starts from t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,23 +20,29 @@ from sidkit.core.clock import check_as_of, iso, present_us
 from sidkit.core.config import content_hash
 from sidkit.core.engine import connection, literal, quoted, set_variables, working_on
 from sidkit.core.errors import ArtifactCorruptError, ArtifactMissingError, SettingsChangedError, TimeError
+from sidkit.core.feature_settings import FeatureSettings
 from sidkit.core.integrity import checked, hashes_of, read_sealed, read_verified, replaced, write_sealed
 from sidkit.core.repo import Repo
+from sidkit.tables.attributes import ATTRIBUTE_TABLES, changes_of, defined_tables, read_versions, remove_undefined
 from sidkit.tables.ingest import Log, read_log
+from sidkit.tables.versions import merge_versions
 from sidkit.tables.withdrawn import withdraw
 
 TABLES = ("item_content", "item_stats", "user_history", "user_stats")
-"""Tables computed from the log alone; ``item_sid_<codebook>`` comes from a codebook."""
+"""Tables computed from the log alone, besides those of ``[features]``; ``item_sid_<codebook>`` comes from a codebook."""
 
 _MANIFEST = "manifest.json"
 _SQL = Path(__file__).parent
+_NO_FEATURES = FeatureSettings().table_settings
+"""Attributes of tables that an older release built."""
 
 
 @dataclass(frozen=True)
 class BuildReport:
     """Result of a build: rows per table, new rows per table, and whether nothing changed.
 
-    ``restarted`` is the reason for an automatic build from scratch, else empty.
+    ``restarted`` is the reason for an automatic build from scratch, else empty. ``notes`` are sentences on attribute tables
+    that were rebuilt because ``[features]`` changed, and on values that could not be read.
     """
 
     as_of_us: int
@@ -43,6 +50,7 @@ class BuildReport:
     new_rows: dict[str, int]
     unchanged: bool
     restarted: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def build_tables(
@@ -99,14 +107,16 @@ def build_tables(
                 f"expected --as-of no earlier than the tables ({iso(before['as_of_us'])}), got {iso(as_of_us)}; use a "
                 "later --as-of, or rebuild the tables with `sidkit tables build --rebuild`"
             )
-        if as_of_us == before["as_of_us"] and log.is_that_of(before["log"]):
+        same = as_of_us == before["as_of_us"] and log.is_that_of(before["log"])
+        if same and before.get("features", _NO_FEATURES) == repo.settings.features.table_settings:
             return BuildReport(as_of_us, before["rows"], dict.fromkeys(before["rows"], 0), unchanged=True)
-    report = _build(repo, log, as_of_us, before, {"settings": stated, "generation": generation}, now)
+    noted = {"settings": stated, "features": repo.settings.features.table_settings, "generation": generation}
+    report = _build(repo, log, as_of_us, before, noted, now)
     return replace(report, restarted=restarted)
 
 
 def read_build(repo: Repo) -> dict[str, Any]:
-    """Read the manifest of the tables: ``as_of_us``, ``rows``, ``settings``, ``log``.
+    """Read the manifest of the tables: ``as_of_us``, ``rows``, ``settings``, ``features``, ``log``.
 
     Raises
     ------
@@ -132,7 +142,7 @@ def _previous(repo: Repo, *, verify: bool = False) -> dict[str, Any] | None:
     path = repo.tables / _MANIFEST
     if not path.exists():
         return None
-    for name in TABLES:
+    for name in read_sealed(path)["rows"]:
         if not (repo.tables / f"{name}.parquet").is_file():
             raise ArtifactMissingError(
                 f"{repo.tables / name}.parquet is missing although {path.name} lists it; rebuild the tables with "
@@ -193,28 +203,48 @@ def _build(
         )
         _read_events(opened, log, before)
         _read_content(opened, log, noted["settings"]["source.modalities"])
+        defined = defined_tables(noted["features"])
+        changed = changes_of(before.get("features", _NO_FEATURES), noted["features"]) if before else {}
+        attributes = {
+            name: read_versions(
+                opened, name, columns, log, before["shapes"][name] if before and name not in changed else None
+            )
+            for name, columns in defined.items()
+        }
         rows, new = {}, {}
-        for name in TABLES:
-            old = repo.tables / f"{name}.parquet" if before else None
+        for name in (*TABLES, *attributes):
+            known = None if name in changed else before
+            old = repo.tables / f"{name}.parquet" if known else None
             with working_on(f"building the table {name}"):
                 if name.endswith("_stats"):
                     _prepare_counts(opened, name.removesuffix("_stats"), old, before, time.delay_us, time.cadence_us)
                 elif name == "user_history":
                     _prepare_history(opened, before, time.delay_us)
+                payload = list(defined.get(name, ()))
+                if name == "item_content":
+                    payload = [*noted["settings"]["source.modalities"], "category", "price", "created_at_us"]
                 merged = (
-                    _merge_content(old, noted["settings"]["source.modalities"])
-                    if name == "item_content"
+                    merge_versions(_query(name), old, _key(name), payload)
+                    if payload
                     else _merge_by_restart(name, old, time.delay_us)
                 )
                 opened.execute(f"CREATE OR REPLACE TEMP TABLE written AS {merged}")
-                _withdraw(opened, repo.tables, name, log, before, now_us)
-                rows[name], new[name] = _write(opened, name, repo.tables / f"{name}.parquet", before)
-    files = hashes_of(repo.tables, [f"{name}.parquet" for name in TABLES])
+                _withdraw(opened, repo.tables, name, log, known, now_us)
+                rows[name], new[name] = _write(opened, name, repo.tables / f"{name}.parquet", known)
+    noted["shapes"] = {name: table.shapes for name, table in attributes.items()}
+    files = hashes_of(repo.tables, [f"{name}.parquet" for name in rows])
     write_sealed(
         repo.tables / _MANIFEST,
         {"as_of_us": as_of_us, "log": log.consumed, "rows": rows, "files": files, **noted},
     )
-    return BuildReport(as_of_us, rows, new, unchanged=False)
+    remove_undefined(repo.tables, defined)
+    notes = [f"{change}; {_done(name, defined)}" for name, change in changed.items()]
+    notes += [note for table in attributes.values() for note in table.notes]
+    return BuildReport(as_of_us, rows, new, unchanged=False, notes=tuple(notes))
+
+
+def _done(name: str, defined: Mapping[str, object]) -> str:
+    return f"{name} was rebuilt" if name in defined else f"{name} was removed"
 
 
 def _read_events(opened: duckdb.DuckDBPyConnection, log: Log, before: dict[str, Any] | None) -> None:
@@ -306,56 +336,20 @@ def _prepare_history(opened: duckdb.DuckDBPyConnection, before: dict[str, Any] |
 
 def _merge_by_restart(name: str, old: Path | None, delay_us: int) -> str:
     """SQL for old rows before each key's restart time, and new rows after it."""
-    new = (_SQL / f"{name}.sql").read_text(encoding="utf-8")
-    key = _key(name)
+    new, key = _query(name), _key(name)
     preserved = (
-        f"SELECT old.*, false AS fresh FROM read_parquet({literal(old)}) AS old "
+        f"SELECT old.*, false AS _fresh FROM read_parquet({literal(old)}) AS old "
         f"LEFT JOIN restart ON restart.entity_id = old.{key} "
         f"WHERE epoch_us(event_timestamp) - {delay_us} < coalesce(restart_us, getvariable('default_restart_us')) "
         "UNION ALL BY NAME "
         if old
         else ""
     )
-    return f"{preserved} SELECT *, true AS fresh FROM ({new})"
+    return f"{preserved} SELECT *, true AS _fresh FROM ({new})"
 
 
-def _merge_content(old: Path | None, modalities: list[str]) -> str:
-    """SQL for the old rows unchanged, and the new ones.
-
-    Content that was modified without a new version time became available only with this build: it gets a row at ``as_of``,
-    and the previous row stays as it was served until then. The same applies to a version that arrives late, between
-    existing versions.
-    """
-    new = (_SQL / "item_content.sql").read_text(encoding="utf-8")
-    if old is None:
-        return f"SELECT *, true AS fresh FROM ({new})"
-    payload = ", ".join([*map(quoted, modalities), "category", "price", "created_at_us"])
-    return f"""
-        WITH old_rows AS (SELECT *, false AS fresh FROM read_parquet({literal(old)})),
-        computed AS (SELECT *, true AS fresh FROM ({new})),
-        merged AS (
-            SELECT * FROM old_rows
-            UNION ALL BY NAME
-            SELECT * FROM computed ANTI JOIN old_rows USING (item_id, event_timestamp)
-        ),
-        latest_merged AS (
-            SELECT item_id, hash({payload}) AS payload FROM merged
-            QUALIFY row_number() OVER (PARTITION BY item_id ORDER BY event_timestamp DESC) = 1
-        ),
-        latest_computed AS (
-            SELECT *, hash({payload}) AS payload FROM computed
-            QUALIFY row_number() OVER (PARTITION BY item_id ORDER BY event_timestamp DESC) = 1
-        )
-        SELECT * FROM merged
-        UNION ALL BY NAME
-        SELECT latest_computed.* EXCLUDE (payload) REPLACE (
-            make_timestamptz(getvariable('as_of_us')) AS event_timestamp,
-            make_timestamptz(getvariable('as_of_us')) AS created_timestamp
-        )
-        FROM latest_computed INNER JOIN latest_merged USING (item_id)
-        WHERE latest_computed.payload <> latest_merged.payload
-            AND latest_computed.event_timestamp < make_timestamptz(getvariable('as_of_us'))
-    """
+def _query(name: str) -> str:
+    return (_SQL / f"{name}.sql").read_text(encoding="utf-8")
 
 
 def _withdraw(
@@ -369,7 +363,7 @@ def _withdraw(
     if before is None:
         ahead = f"epoch_us(event_timestamp) > getvariable('as_of_us') AND epoch_us(event_timestamp) <= {now_us}"
         withdraw(opened, tables, name, _key(name), f"{old} WHERE NOT ({ahead})")
-    elif log.lost_since(before["log"]) and name != "item_content":
+    elif log.lost_since(before["log"]) and name not in {"item_content", *ATTRIBUTE_TABLES}:
         withdraw(opened, tables, name, _key(name), f"{old} SEMI JOIN restart ON restart.entity_id = old.{_key(name)}")
 
 
@@ -383,11 +377,11 @@ def _is_whole(path: Path) -> bool:
 
 def _write(opened: duckdb.DuckDBPyConnection, name: str, path: Path, before: dict[str, Any] | None) -> tuple[int, int]:
     """Write the relation ``written`` if it differs from the table; return its number of rows and of new rows."""
-    counts = opened.execute("SELECT count(*), count(*) FILTER (fresh) FROM written").fetchone() or (0, 0)
-    if before is None or counts[1] or counts[0] != before["rows"][name]:
+    counts = opened.execute("SELECT count(*), count(*) FILTER (_fresh) FROM written").fetchone() or (0, 0)
+    if before is None or counts[1] or counts[0] != before["rows"].get(name):
         with replaced(path, path.parent / _MANIFEST) as temporary:
             opened.execute(
-                f"COPY (SELECT * EXCLUDE fresh FROM written ORDER BY event_timestamp, {_key(name)}) "
+                f"COPY (SELECT * EXCLUDE _fresh FROM written ORDER BY event_timestamp, {_key(name)}) "
                 f"TO {literal(temporary)} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 122880)"
             )
     opened.execute("DROP TABLE written")

@@ -2,7 +2,7 @@
 
 The log has one row per event (:data:`sidkit.contract.events.EVENT_KEY`). Each ingest adds one part with the rows that no
 earlier part has, so that a build can identify new events, however late they arrive. A row corrected in the source
-replaces the old one (:mod:`sidkit.tables.log_changes`). Items and embeddings are stored as snapshots. ``manifest.json``
+replaces the old one (:mod:`sidkit.tables.log_changes`). Items, embeddings and users are stored as snapshots. ``manifest.json``
 is written last; files that it does not list are ignored.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 
 import duckdb
 
-from sidkit.contract import Source, TableReport, open_source, validate
+from sidkit.contract import Source, TableReport, ValidatedTables, open_source, validate
 from sidkit.core.clock import present_us
 from sidkit.core.config import content_hash
 from sidkit.core.engine import connection, literal
@@ -32,11 +32,12 @@ _FORMAT = 2
 
 @dataclass(frozen=True)
 class Log:
-    """The validated log of a repository."""
+    """The validated log of a repository; ``users`` is None if the source has no such table."""
 
     parts: tuple[Path, ...]
     items: Path
     embeddings: Path
+    users: Path | None
     manifest: dict[str, Any]
 
     @property
@@ -188,10 +189,7 @@ def _ingest(
             changes = compare(opened, valid.interactions, known, now_us, remove_vanished=remove_vanished, keyed=keyed)
             parts, taken_out = _take_out(opened, repo, parts, number)
             part = _append(opened, repo, number)
-            snapshots = {
-                name: _merge_snapshot(opened, repo.log, name, fresh, before, first_number)
-                for name, fresh in (("items", valid.items), ("item_embeddings", valid.embeddings))
-            }
+            snapshots = _merge_snapshots(opened, repo.log, valid, before, first_number)
     finally:
         remove(work)
     parts += [part] if part else []
@@ -232,8 +230,8 @@ def read_log(repo: Repo) -> Log:
         )
     manifest = read_verified(path)
     parts = tuple(repo.log / _PARTS / part["file"] for part in manifest["parts"])
-    items, embeddings = (repo.log / manifest["snapshots"][name]["file"] for name in ("items", "item_embeddings"))
-    return Log(parts, items, embeddings, manifest)
+    snapshots = {name: repo.log / snapshot["file"] for name, snapshot in manifest["snapshots"].items()}
+    return Log(parts, snapshots["items"], snapshots["item_embeddings"], snapshots.get("users"), manifest)
 
 
 def _append(opened: duckdb.DuckDBPyConnection, repo: Repo, number: int) -> dict[str, Any] | None:
@@ -250,25 +248,43 @@ def _take_out(
     return write_without_removed(opened, repo.log / _PARTS, parts, number), removed
 
 
+def _merge_snapshots(
+    opened: duckdb.DuckDBPyConnection,
+    folder: Path,
+    valid: ValidatedTables,
+    before: dict[str, Any] | None,
+    first_number: int,
+) -> dict[str, dict[str, str]]:
+    """Write the next snapshots; a table that is no longer in the source keeps its last one."""
+    fresh = {"items": valid.items, "item_embeddings": valid.embeddings}
+    if valid.users is not None:
+        fresh["users"] = valid.users
+    last = before["snapshots"] if before else {}
+    merged = {
+        name: _merge_snapshot(opened, folder, name, path, last.get(name), first_number) for name, path in fresh.items()
+    }
+    return {**last, **merged}
+
+
 def _merge_snapshot(
     opened: duckdb.DuckDBPyConnection,
     folder: Path,
     name: str,
     fresh: Path,
-    before: dict[str, Any] | None,
+    last: dict[str, str] | None,
     first_number: int,
 ) -> dict[str, str]:
     """Write the next snapshot of a table; an unchanged snapshot keeps its file."""
-    last: dict[str, str] | None = before["snapshots"][name] if before else None
+    key = "user_id" if name == "users" else "item_id"
     query = f"SELECT *, 1 AS generation FROM read_parquet({literal(fresh)})"
     if last:
-        # Items missing from the source stay: rows of the log still refer to them.
+        # Items and users missing from the source stay: rows of the log still refer to them.
         query += f" UNION ALL BY NAME SELECT *, 0 AS generation FROM read_parquet({literal(folder / last['file'])})"
     opened.execute(f"CREATE OR REPLACE TEMP TABLE snapshot AS {query}")
     columns = {row[0] for row in opened.execute("DESCRIBE snapshot").fetchall()}
-    # A version starts at updated_at, or else at the item's creation; see the builder.
+    # A version starts at updated_at, or else at the creation; see the builder.
     version = ", ".join(column for column in ("updated_at", "created_at") if column in columns)
-    same = f"item_id, coalesce({version})" if "updated_at" in columns else "item_id"
+    same = f"{key}, coalesce({version})" if "updated_at" in columns else key
     opened.execute(
         f"CREATE OR REPLACE TEMP TABLE merged AS SELECT * EXCLUDE generation FROM snapshot "
         f"QUALIFY row_number() OVER (PARTITION BY {same} ORDER BY generation DESC) = 1"
