@@ -214,12 +214,12 @@ def feature_readers(store: FeatureStore, service_name: str) -> tuple[Reader, Con
 
     service = feature_service(store, service_name)
     content = feature_service(store, f"{service_name}_content")
-    of_items = historical_reader(store, content, ["item_id"])
+    of_items = historical_reader(store, content)
 
     def look_up(item_ids: npt.NDArray[np.object_], at_us: Ints) -> Mapping[str, ViewRows]:
         return of_items({"item_id": item_ids}, at_us)
 
-    return historical_reader(store, service, ["user_id", "item_id"]), look_up
+    return historical_reader(store, service), look_up
 
 
 def assemble(

@@ -1,0 +1,60 @@
+"""Context of a request: values that the caller knows, such as the device, for own views and on-demand views."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sidkit.core.errors import ServingError
+from sidkit.stores.offline.plan import ViewRows
+
+if TYPE_CHECKING:
+    from ranking.serving.features import ServiceReader
+
+Context = Mapping[str, Any]
+"""Name -> one value for all items, or a list (or array) with one value per item."""
+
+
+def read_context_views(
+    reader: ServiceReader, user_id: str, item_ids: Sequence[str], at_us: int, context: Context
+) -> dict[str, ViewRows]:
+    """Read the views of a request that need more than the user's id or the item's id.
+
+    Parameters
+    ----------
+    reader : ServiceReader
+        Reader of ``ctr_<codebook>_context``.
+    user_id, item_ids, at_us
+        The request.
+    context : mapping
+        Further join keys and request inputs.
+
+    Raises
+    ------
+    ServingError
+        When a value is missing, is no list of the items' length, or has the wrong type.
+    """
+    keys = {**per_item(context, len(item_ids)), "user_id": [user_id] * len(item_ids), "item_id": list(item_ids)}
+    return reader.read(keys, at_us)
+
+
+def per_item(context: Context, items: int) -> dict[str, list[Any]]:
+    """Repeat each single value of a context for all items.
+
+    Raises
+    ------
+    ServingError
+        When a list has another length.
+    """
+    columns = {}
+    for name, value in context.items():
+        is_list = isinstance(value, list | tuple | np.ndarray) or hasattr(value, "to_pylist")
+        columns[name] = list(value) if is_list else [value] * items
+        if len(columns[name]) != items:
+            raise ServingError(
+                f"expected one value of the context {name}, or a list of {items}, one per item, got "
+                f"{len(columns[name])} values; correct its length"
+            )
+    return columns
