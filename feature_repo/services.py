@@ -1,10 +1,13 @@
 """Feature services of rankers: one set per codebook, all with the same feature names.
 
-`ctr_<codebook>` has all features; `_user`, `_item` and `_content` are parts of it, for reads of one side only.
+`ctr_<codebook>` has all features; the others are parts of it, for reads of one side only: `_user`, `_item`, `_content` (items
+of a history) and, if needed, `_context` (own views with other keys or request inputs).
 """
 
 from pathlib import Path
 
+import item_views
+import user_views
 from feast import FeatureService
 from item_views import item_content, item_stats
 from semantic_id_views import semantic_id_views
@@ -12,27 +15,36 @@ from user_views import user_history, user_stats
 
 from semantic_ids.catalog import read_definitions
 
+# Own views named in `features.extra` of sidkit.toml: import them here, as in `from my_views import driver_stats`.
+
 definitions = read_definitions(Path(__file__).resolve().parent)
+
+own = definitions.own_views(globals())
+item_attributes = vars(item_views).get("item_attributes")  # only with attributes in sidkit.toml
+user_attributes = vars(user_views).get("user_attributes")
 
 
 def services_of(codebook):
-    sid = semantic_id_views[codebook.name].with_name("item_sid")
+    sid = semantic_id_views[codebook.name][["codes", "residual_norm"]].with_name("item_sid")
+    user = [*filter(None, (user_history, user_stats, user_attributes)), *own["user"]]
+    item = [*filter(None, (item_content, sid, item_stats, item_attributes)), *own["item"]]
     parts = {
-        "": [item_content, sid, item_stats, user_history, user_stats],
-        "_user": [user_history, user_stats],
-        "_item": [item_content, sid, item_stats],
-        "_content": [item_content, sid],
+        "": ("All", [*item, *user, *own["context"]]),
+        "_user": ("User", user),
+        "_item": ("Item", item),
+        "_content": ("Content and code", list(filter(None, (item_content, sid, item_attributes)))),
+        "_context": ("Context", own["context"]),
     }
-    part_of = {"": "All", "_user": "User", "_item": "Item", "_content": "Content and code"}
     return [
         FeatureService(
             name=f"{codebook.service_name}{suffix}",
             features=views,
             owner=definitions.owner,
-            description=f"{part_of[suffix]} features of a ranker on codebook {codebook.name}.",
+            description=f"{title} features of a ranker on codebook {codebook.name}.",
             tags={**definitions.tags, **codebook.tags},
         )
-        for suffix, views in parts.items()
+        for suffix, (title, views) in parts.items()
+        if views
     ]
 
 

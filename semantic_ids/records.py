@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from semantic_ids.own_views import own_views
 from sidkit.core.clock import iso
-from sidkit.core.feature_settings import FeatureSettings
+from sidkit.core.feature_settings import ITEM_ATTRIBUTES, USER_ATTRIBUTES, FeatureSettings
+
+BUILT_IN_VIEWS = ("item_content", "item_stats", "user_history", "user_stats", ITEM_ATTRIBUTES, USER_ATTRIBUTES)
+"""Names of the feature views of every repository, besides those of codebooks."""
 
 
 @dataclass(frozen=True)
@@ -85,3 +91,19 @@ class Definitions:
     features: FeatureSettings
     owner: str
     tags: dict[str, str]
+
+    def own_views(self, imported: Mapping[str, Any]) -> dict[str, list[Any]]:
+        """Own feature views that ``features.extra`` names, by the keys that they need; see :mod:`semantic_ids.own_views`.
+
+        Parameters
+        ----------
+        imported : mapping
+            Variables of ``services.py`` (``globals()``), among which the views are looked up by name.
+
+        Raises
+        ------
+        ConfigError
+            When a view is not imported, lacks a feature, or is in every service anyway.
+        """
+        built_in = {*BUILT_IN_VIEWS, *(codebook.view_name for codebook in self.codebooks)}
+        return own_views(self.features.extra, imported, built_in)

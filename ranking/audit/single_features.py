@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ranking.data.dataset import read_rows
-from ranking.data.feature_views import historical_views
+from ranking.data.feature_views import built_in_views
 from ranking.data.numeric_features import numeric_columns, numeric_features
 from sidkit.core.arrays import Ints
 from sidkit.core.repo import Repo
@@ -72,7 +72,7 @@ def measure_single_features(
     most_rows : int
         Approximate maximum number of rows.
     """
-    from sidkit.stores.feast_repo import feature_service, open_store
+    from sidkit.stores.feast_repo import open_store
 
     path = _rows_file(repo)
     if path is None or repo.settings.source.feedback != "positives_only":
@@ -83,9 +83,7 @@ def measure_single_features(
     table = pq.read_table(path, filters=pc.field("request_id").isin(request_ids))
     rows = read_rows(table)
     store = open_store(repo)
-    views = historical_views(
-        store, feature_service(store, service), {"user_id": rows.user_ids, "item_id": rows.item_ids}, rows.at_us
-    )
+    views = built_in_views(store, service, {"user_id": rows.user_ids, "item_id": rows.item_ids}, rows.at_us)
     values = numeric_features(views, rows.item_ids, rows.at_us, rate=0.5)
     group = pd.factorize(table.column("request_id").to_pandas())[0].astype(np.int64)
     auc, same = {}, []

@@ -7,7 +7,7 @@ shared.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,11 +17,12 @@ import pyarrow as pa
 
 from sidkit.core.arrays import Doubles, Ints, one_chunk
 from sidkit.stores.offline.plan import ViewRows
+from sidkit.stores.on_demand import ServiceViews, Values, array_of, required
 
 if TYPE_CHECKING:
     from feast import FeatureService, FeatureStore
 
-Reader = Callable[[Mapping[str, npt.NDArray[np.object_]], Ints], dict[str, ViewRows]]
+Reader = Callable[[Mapping[str, Values], Ints], dict[str, ViewRows]]
 
 CONTENT, SID, ITEM_STATS, USER_HISTORY, USER_STATS = (
     "item_content",
@@ -32,67 +33,92 @@ CONTENT, SID, ITEM_STATS, USER_HISTORY, USER_STATS = (
 )
 
 
-def historical_reader(store: FeatureStore, service: FeatureService, join_keys: Sequence[str]) -> Reader:
+def historical_reader(store: FeatureStore, service: FeatureService) -> Reader:
     """Build a function that maps keys and times to point-in-time features.
 
     Parameters
     ----------
     store, service
-        The feature store, and the feature service to retrieve.
-    join_keys : sequence of str
-        Join keys of the rows; all are strings.
+        The feature store, and the feature service to retrieve; on-demand views are computed by the functions in their
+        definitions.
 
     Returns
     -------
     callable
-        ``(keys, at_us)`` -> view name (or its alias in the service) -> rows. Keys map join key -> ``object [rows]`` of
-        strings, times are ``int64 [rows]`` microseconds UTC; columns have Feast's full names. The kit's as-of store reads
-        each feature table only once for all calls.
+        ``(keys, at_us)`` -> view name (or its alias in the service) -> rows. Keys map join key or request input -> values, one
+        per row, as a NumPy or Arrow array (``user_id`` and ``item_id`` are strings); others are ignored. Times are ``int64
+        [rows]`` microseconds UTC, and also the request input ``at_us``. Columns have Feast's full names. The kit's as-of store
+        reads each feature table only once for all calls. A missing key or request input raises a ``ServingError``.
     """
     from sidkit.stores.offline.retrieve import retrieve, streams_from
 
-    if streams_from(store):
+    views = ServiceViews.of(store, service)
+    if streams_from(store) and views.local:
+        fields = {key: pa.string() for key in views.keys} | views.request
         moment = pa.field("event_timestamp", pa.timestamp("us", "UTC"))
-        entity_rows = pa.schema([*(pa.field(key, pa.string()) for key in join_keys), moment]).empty_table()
+        entity_rows = pa.schema([*fields.items(), moment]).empty_table()
         join = retrieve(store, entity_rows, service, full_feature_names=True).job.join
 
-        def look_up(keys: Mapping[str, npt.NDArray[np.object_]], at_us: Ints) -> dict[str, ViewRows]:
-            columns = {key: pa.array(keys[key], pa.string()) for key in join.keys}
-            return {view.name: view for view in join.views(columns, pa.array(at_us))}
+        def look_up(keys: Mapping[str, Values], at_us: Ints) -> dict[str, ViewRows]:
+            columns = {key: _key(required(keys, key, views.names)) for key in join.keys}
+            return views.completed({view.name: view for view in join.views(columns, pa.array(at_us))}, keys, at_us)
 
         return look_up
 
-    def look_up_with_feast(keys: Mapping[str, npt.NDArray[np.object_]], at_us: Ints) -> dict[str, ViewRows]:
+    def look_up_with_feast(keys: Mapping[str, Values], at_us: Ints) -> dict[str, ViewRows]:
         # Other stores return plain columns in any order; a row number restores it.
-        entities = pd.DataFrame({**keys, "event_timestamp": pd.to_datetime(at_us, unit="us", utc=True).as_unit("us")})
+        given = {key: _key(required(keys, key, views.names)).to_pandas() for key in views.keys}
+        given |= {name: column.to_pandas() for name, column in views.columns(keys, at_us).items()}
+        entities = pd.DataFrame({**given, "event_timestamp": pd.to_datetime(at_us, unit="us", utc=True).as_unit("us")})
         entities["__row"] = np.arange(len(entities))
         job = store.get_historical_features(entities, features=service, full_feature_names=True)
-        return plain_views(job.to_arrow().sort_by("__row"), service)
+        return plain_views(job.to_arrow().sort_by("__row"), service.feature_view_projections)
 
     return look_up_with_feast
 
 
-def historical_views(
-    store: FeatureStore, service: FeatureService, keys: Mapping[str, npt.NDArray[np.object_]], at_us: Ints
+def built_in_views(
+    store: FeatureStore, service_name: str, keys: Mapping[str, Values], at_us: Ints
 ) -> dict[str, ViewRows]:
-    """Point-in-time features of some rows; see :func:`historical_reader` for repeated calls."""
-    return historical_reader(store, service, list(keys))(keys, at_us)
+    """Point-in-time views of some rows (``user_id``, ``item_id``) that need no context: the user's and the item's."""
+    from sidkit.stores.feast_repo import feature_service
+
+    parts = (feature_service(store, f"{service_name}_{part}") for part in ("item", "user"))
+    return {name: view for part in parts for name, view in historical_reader(store, part)(keys, at_us).items()}
 
 
-def plain_views(table: pa.Table, service: FeatureService) -> dict[str, ViewRows]:
+def _key(values: Values) -> pa.Array:
+    """A join key of rows; objects are strings."""
+    is_object = isinstance(values, np.ndarray) and values.dtype == object
+    return array_of(values, pa.string() if is_object else None)
+
+
+def plain_views(table: pa.Table, projections: Iterable[Any], *, aliased: bool = True) -> dict[str, ViewRows]:
     """Split a table with one row per entity row into views, casting columns to the declared feature types.
 
     A store may widen a type (online, lists of float32 are returned as float64) or lose it (a column of nulls).
+
+    Parameters
+    ----------
+    table : pyarrow.Table
+        Features by their full names.
+    projections : iterable of FeatureViewProjection
+        The views of a feature service.
+    aliased : bool
+        Whether full names begin with a view's alias in the service, if it has one; else they begin with its name.
     """
     from feast.types import from_feast_to_pyarrow_type
 
     views = {}
-    for projection in service.feature_view_projections:
+    for projection in projections:
         name = projection.name_to_use()
+        prefix = name if aliased else projection.name
         columns, names = [], []
         seen = np.zeros(len(table), dtype=bool)
         for feature in projection.features:
-            column = table.column(f"{name}__{feature.name}").cast(from_feast_to_pyarrow_type(feature.dtype), safe=False)
+            column = table.column(f"{prefix}__{feature.name}").cast(
+                from_feast_to_pyarrow_type(feature.dtype), safe=False
+            )
             seen |= column.is_valid().to_numpy()
             columns.append(column)
             names.append(f"{name}__{feature.name}")

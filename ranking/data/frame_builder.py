@@ -69,12 +69,12 @@ def feature_readers(store: FeatureStore, service_name: str) -> tuple[Reader, Con
 
     service = feature_service(store, service_name)
     content = feature_service(store, f"{service_name}_content")
-    of_items = historical_reader(store, content, ["item_id"])
+    of_items = historical_reader(store, content)
 
     def look_up(item_ids: npt.NDArray[np.object_], at_us: Ints) -> Mapping[str, ViewRows]:
         return of_items({"item_id": item_ids}, at_us)
 
-    return historical_reader(store, service, ["user_id", "item_id"]), look_up
+    return historical_reader(store, service), look_up
 
 
 def assemble(
@@ -167,7 +167,8 @@ class FrameBuilder:
         parts = []
         for start in range(0, max(len(rows), 1), chunk_rows):
             chunk = rows.take(np.arange(start, min(start + chunk_rows, len(rows))))
-            views = of_rows({"user_id": chunk.user_ids, "item_id": chunk.item_ids}, chunk.at_us)
+            keys = {**(chunk.context or {}), "user_id": chunk.user_ids, "item_id": chunk.item_ids}
+            views = of_rows(keys, chunk.at_us)
             parts.append(self.add(views, chunk))
         return FrameRows.joined(parts)
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ranking.data.dataset import Dataset
-from ranking.data.feature_views import ITEM_STATS, USER_STATS, historical_views
+from ranking.data.feature_views import ITEM_STATS, USER_STATS, built_in_views
 from ranking.data.numeric_features import numeric_columns, numeric_features
 from ranking.evaluation.evaluator import Difference, EvaluationRows, Evaluator
 from ranking.evaluation.slices import slices
@@ -98,14 +98,14 @@ def leaked_aggregates(repo: Repo, data: Dataset, service: str, rate: float) -> D
     Dataset
         Equal to ``data``, except for the columns of ``numeric`` that are derived from counts.
     """
-    from sidkit.stores.feast_repo import feature_service, open_store
+    from sidkit.stores.feast_repo import open_store
     from sidkit.tables import read_build
 
     store = open_store(repo)
-    features, keys = feature_service(store, service), {"user_id": data.rows.user_ids, "item_id": data.rows.item_ids}
-    views = historical_views(store, features, keys, data.rows.at_us)
+    keys = {"user_id": data.rows.user_ids, "item_id": data.rows.item_ids}
+    views = built_in_views(store, service, keys, data.rows.at_us)
     end: Ints = np.full(len(data), read_build(repo)["as_of_us"], dtype=np.int64)
-    last = historical_views(store, features, keys, end)
+    last = built_in_views(store, service, keys, end)
     mixed = {name: last[name] if name in {ITEM_STATS, USER_STATS} else view for name, view in views.items()}
     numeric = data.numeric.copy()
     counted = [at for at, name in enumerate(numeric_columns()) if is_aggregate(name)]

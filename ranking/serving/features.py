@@ -13,10 +13,13 @@ from ranking.data.dataset import Dataset, LabelledRows
 from ranking.data.feature_views import plain_views
 from ranking.data.frame_builder import assemble
 from ranking.data.schema import BUILT_IN, FeatureSchema
+from ranking.serving.context import Context, context_columns, read_context_views
 from semantic_ids.codebook import Codebook
 from sidkit.core.arrays import Ints
+from sidkit.core.clock import present_us
 from sidkit.stores.feast_repo import feature_service
 from sidkit.stores.offline.plan import ViewRows
+from sidkit.stores.on_demand import ServiceViews, required
 from sidkit.stores.online.reader import packed_reader
 
 if TYPE_CHECKING:
@@ -40,30 +43,56 @@ class ServiceReader:
     def __init__(self, store: FeatureStore, service: FeatureService) -> None:
         self._store = store
         self._service = service
-        self._packed = packed_reader(store, service)
+        self._views = ServiceViews.of(store, service)
+        self._packed = packed_reader(store, self._views.stored)
+
+    def stored(self, views: Mapping[str, ViewRows]) -> list[ViewRows]:
+        """Those of the views read that are stored; on-demand views have a row for every key."""
+        computed = {view.name for view in self._views.on_demand}
+        return [view for name, view in views.items() if name not in computed]
 
     def read(self, keys: Mapping[str, Sequence[Any]], at_us: int | None = None) -> dict[str, ViewRows]:
-        """Read the features of rows.
+        """Read the features of rows; on-demand views are computed from them.
 
         Parameters
         ----------
         keys : mapping
-            Join key -> values, all of the same length.
+            Join key or request input -> values, all of the same length.
         at_us : int, optional
-            Time at which the packed store checks TTLs, microseconds UTC; default: now. Feast's other stores do not check
-            them.
+            Time at which the packed store checks TTLs, and request input ``at_us``, microseconds UTC; default: now. Feast's
+            other stores do not check TTLs.
 
         Returns
         -------
         dict
             View name (or its alias in the service) -> rows; columns have Feast's full names and the types that the view
             declares.
+
+        Raises
+        ------
+        ServingError
+            When a key or request input is missing, or has the wrong type.
         """
-        if self._packed is not None:
-            return self._packed.read(keys, at_us)
-        rows = {name: list(values) for name, values in keys.items()}
-        response = self._store.get_online_features(features=self._service, entity_rows=rows, full_feature_names=True)
-        return plain_views(response.to_arrow(), self._service)
+        keys = self._views.whole_keys(keys)
+        views = self._packed.read(keys, at_us) if self._packed is not None else self._read_with_feast(keys)
+        if not self._views.on_demand:
+            return views
+        count = len(next(iter(keys.values()), ()))
+        times_us: Ints = np.full(count, present_us() if at_us is None else at_us, dtype=np.int64)
+        return self._views.completed(views, keys, times_us)
+
+    def _read_with_feast(self, keys: Mapping[str, Sequence[Any]]) -> dict[str, ViewRows]:
+        """The stored views. On-demand ones are left to sidkit: Feast loses those in Python mode with full names."""
+        rows: dict[str, Any] = {name: list(required(keys, name, self._views.names)) for name in self._views.keys}
+        rows = rows or {
+            name: list(values) for name, values in keys.items()
+        }  # how many rows, for views without entities
+        projections = [view.projection for view in self._views.stored]
+        features: Any = self._service
+        if self._views.on_demand:
+            features = list(dict.fromkeys(f"{each.name}:{of.name}" for each in projections for of in each.features))
+        response = self._store.get_online_features(features=features, entity_rows=rows, full_feature_names=True)
+        return plain_views(response.to_arrow(), projections, aliased=not self._views.on_demand)
 
 
 @dataclass(frozen=True)
@@ -98,6 +127,9 @@ class OnlineFeatures:
             ServiceReader(store, feature_service(store, f"{service_name}_{part}"))
             for part in ("user", "item", "content")
         )
+        context = f"{service_name}_context"
+        has_context = any(service.name == context for service in store.list_feature_services(allow_cache=True))
+        self._context = ServiceReader(store, feature_service(store, context)) if has_context else None
 
     def request(
         self,
@@ -108,25 +140,34 @@ class OnlineFeatures:
         rate: float,
         history_length: int,
         schema: FeatureSchema = BUILT_IN,
+        context: Context | None = None,
     ) -> Request:
         """Read the rows (user, item) of one request at one time, as arrays.
 
-        Reads the candidates, the user once, and the items of the user's history.
+        Reads the candidates, the user once, the items of the user's history, and views that need the ``context``.
         """
         items = np.array(item_ids, dtype=object)
         times_us = np.full(len(items), at_us, dtype=np.int64)
         views = self._item.read({"item_id": item_ids}, at_us)
-        known = known_in(views.values(), len(items))
+        known = known_in(self._item.stored(views), len(items))
         user = self._user.read({"user_id": [user_id]}, at_us)
         for name, view in user.items():
             views[name] = ViewRows(name, np.repeat(view.index, len(items)), view.table)
-        rows = LabelledRows(np.full(len(items), user_id, dtype=object), items, times_us, np.zeros(len(items), np.int8))
+        if self._context is not None:
+            views |= read_context_views(self._context, user_id, item_ids, at_us, context or {})
+        rows = LabelledRows(
+            np.full(len(items), user_id, dtype=object),
+            items,
+            times_us,
+            np.zeros(len(items), np.int8),
+            context=context_columns(schema, context or {}, len(items)),
+        )
 
         def look_up(history: npt.NDArray[np.object_], _: Ints) -> Mapping[str, ViewRows]:
             return self._content.read({"item_id": history.tolist()}, at_us)
 
         data = assemble(views, rows, self._codebook, look_up, rate=rate, history_length=history_length, schema=schema)
-        return Request(data, known, bool(known_in(user.values(), 1)[0]))
+        return Request(data, known, bool(known_in(self._user.stored(user), 1)[0]))
 
 
 def known_in(views: Iterable[ViewRows], rows: int) -> npt.NDArray[np.bool_]:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ranking.data.targets import Target
+from ranking.serving.context import Context
 from ranking.serving.features import OnlineFeatures
 from ranking.serving.newest import materialized_until, newest_row_us
 from ranking.training.calibration import Calibration
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from feast import FeatureStore
 
     from ranking.training.ranker import Ranker
+
+_NEVER_READ = frozenset({"item_sid__assigned_at_us"})
+"""Features of older services that rankers recorded and no ranker reads."""
 
 
 @dataclass(frozen=True)
@@ -103,11 +107,21 @@ class Scorer:
     def _newest_us(self) -> int:
         return newest_row_us(self._store, self.record.service, self._tables)
 
-    def score(self, user_id: str, item_ids: Sequence[str], at_us: int) -> npt.NDArray[np.float64]:
+    def score(
+        self, user_id: str, item_ids: Sequence[str], at_us: int, *, context: Context | None = None
+    ) -> npt.NDArray[np.float64]:
         """Return probabilities ``float64 [items]``; :meth:`answer` also returns which ids are unknown."""
-        return self.answer(user_id, item_ids, at_us).values
+        return self.answer(user_id, item_ids, at_us, context=context).values
 
-    def answer(self, user_id: str, item_ids: Sequence[str], at_us: int, *, strict: bool = False) -> Scores:
+    def answer(
+        self,
+        user_id: str,
+        item_ids: Sequence[str],
+        at_us: int,
+        *,
+        strict: bool = False,
+        context: Context | None = None,
+    ) -> Scores:
         """Return probabilities, with flags for ids that are missing from the online store.
 
         Parameters
@@ -120,11 +134,14 @@ class Scorer:
             Time of the request, microseconds UTC; ages and time gaps are relative to it.
         strict : bool
             Raise if an item or the user is unknown.
+        context : mapping, optional
+            Values that the request brings, for features that need them: one for all items, or a list of one per item.
 
         Raises
         ------
         ServingError
-            When there are no candidates, or with ``strict`` if an id is unknown.
+            When there are no candidates, a value of the context is missing or has the wrong type, or with
+            ``strict`` if an id is unknown.
         TimeError
             When the time is earlier than the newest row of the online store, which has no past values.
         """
@@ -144,6 +161,7 @@ class Scorer:
             rate=self._ranker.scaling.rate,
             history_length=config.history_length,
             schema=config.schema,
+            context=context,
         )
         unknown = unknown_ids(user_id, item_ids, request.known, request.user_known)
         if strict and unknown:
@@ -197,7 +215,8 @@ def _refuse_other_features(store: FeatureStore, ranker: Ranker) -> None:
             f"expected feature service {ranker.config.service!r}, which the ranker reads, in the registry; it is missing. Run "
             "`sidkit apply`"
         ) from error
-    changed = {name for name, kind in ranker.config.features.items() if features.get(name) != kind}
+    read = {name: kind for name, kind in ranker.config.features.items() if name not in _NEVER_READ}
+    changed = {name for name, kind in read.items() if features.get(name) != kind}
     if changed:
         listed = ", ".join(
             f"{name} (expected {ranker.config.features[name]}, got {features.get(name, 'nothing')})"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -45,7 +45,13 @@ class ProjectScorer:
         return f"<scorer of {self.record.name}>"
 
     def score(
-        self, user: str, items: str | Sequence[str], at: Moment | None = None, *, strict: bool = False
+        self,
+        user: str,
+        items: str | Sequence[str],
+        at: Moment | None = None,
+        *,
+        strict: bool = False,
+        context: Mapping[str, Any] | None = None,
     ) -> pd.DataFrame:
         """Score candidates for a user: probabilities of the ranker's target, clicks by default.
 
@@ -61,6 +67,9 @@ class ProjectScorer:
             Time of the request, with a time zone; default: now. A replay passes its own time.
         strict : bool
             Raise if the user or an item is unknown.
+        context : mapping, optional
+            Values that the request brings, such as ``{"device": "mobile"}``, for features that need them: one value for all
+            items, or a list of one per item.
 
         Returns
         -------
@@ -72,7 +81,8 @@ class ProjectScorer:
         Raises
         ------
         ServingError
-            When there are no candidates, or with ``strict`` if an id is unknown.
+            When there are no candidates, a value of the context is missing or has the wrong type, or with
+            ``strict`` if an id is unknown.
         TimeError
             When the time has no zone, or is earlier than the newest row of the online store.
         """
@@ -80,7 +90,7 @@ class ProjectScorer:
 
         candidates = [items] if isinstance(items, str) else [str(item) for item in items]
         at_us = moment_us(at)
-        scores = self._scorer.answer(str(user), candidates, at_us, strict=strict)
+        scores = self._scorer.answer(str(user), candidates, at_us, strict=strict, context=context)
         frame = pd.DataFrame({"item_id": candidates, "score": scores.values, "known": scores.known})
         calibration = self._scorer.calibration
         frame.attrs.update(

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from sidkit.cli.context import ContextOption, read_context
 from sidkit.cli.options import AtOption, ItemOption, ItemsOption, JsonOption, RepoOption, StrictOption, ranker_app
 from sidkit.cli.output import json_records, say, show, show_json
 from sidkit.cli.tables import table
@@ -44,6 +45,7 @@ def score(
     at: AtOption = None,
     ranker: Annotated[str | None, typer.Option(help="Name of the ranker; default: the serving ranker.")] = None,
     strict: StrictOption = False,
+    context: ContextOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Score candidates for a user from the online store.
@@ -56,7 +58,7 @@ def score(
 
     candidates = read_ids(items, item)
     refuse_broken_text(user)
-    scores = sidkit.open(repo).scorer(ranker).score(user, candidates, at, strict=strict)
+    scores = sidkit.open(repo).scorer(ranker).score(user, candidates, at, strict=strict, context=read_context(context))
     known, user_known = scores["known"].to_numpy(), scores.attrs["user_known"]
     if unknown := unknown_ids(user, candidates, known, user_known):
         typer.echo(f"sidkit: {unknown}: scored without their features", err=True)

@@ -8,6 +8,7 @@ import io
 import os
 import shlex
 import sys
+import warnings
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -94,7 +95,14 @@ def apply_repo(repo: Repo) -> str:
     resolve_registry_against_repo()
     hold_cached_registries()
     printed = io.StringIO()
-    with repo.locked_or_held(), imported_as_feast_does(repo.path), contextlib.redirect_stdout(printed):
+    with (
+        repo.locked_or_held(),
+        imported_as_feast_does(repo.path),
+        contextlib.redirect_stdout(printed),
+        warnings.catch_warnings(),
+    ):
+        # They do scale: sidkit computes them in chunks (sidkit.stores.on_demand).
+        warnings.filterwarnings("ignore", "On demand feature view is an experimental feature", RuntimeWarning)
         try:
             config = load_repo_config(repo.path, repo.path / "feature_store.yaml")
             offline = str(getattr(config.offline_store, "type", ""))

@@ -182,7 +182,7 @@ def test_services_of_two_codebooks_give_the_same_feature_names(own_copy: Repo) -
     assert list(one) == list(two)
     assert one["item_sid__codes"] != two["item_sid__codes"]
     assert {name for name in one if one[name] != two[name]} <= {
-        "item_sid__codes", "item_sid__residual_norm", "item_sid__assigned_at_us",
+        "item_sid__codes", "item_sid__residual_norm",
     }  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from sidkit.stores.online.layout import PROTO, Layout, kind_of
 from sidkit.stores.online.sqlite_file import Reading
 
 if TYPE_CHECKING:
-    from feast import FeatureService, FeatureStore
+    from feast import FeatureStore
 
 
 _NO_ENTITY, _NO_VALUE = "__dummy_id", ""  # Feast's DUMMY_ENTITY_ID and DUMMY_ENTITY_VAL
@@ -87,10 +87,10 @@ class PackedReader:
         return {view.name: result[view.name] for view in self._views}
 
 
-def packed_reader(store: FeatureStore, service: FeatureService) -> PackedReader | None:
-    """Create a reader for a feature service; None for another online store or a feature without a plain Arrow type.
+def packed_reader(store: FeatureStore, stored: Iterable[Any]) -> PackedReader | None:
+    """Create a reader for the stored views of a feature service (:class:`sidkit.stores.on_demand.ServiceViews`).
 
-    The definitions of the service's views are read from the registry once, here.
+    None for another online store, for a feature without a plain Arrow type, and for on-demand views with online tables.
     """
     from feast.types import from_feast_to_pyarrow_type
 
@@ -100,9 +100,8 @@ def packed_reader(store: FeatureStore, service: FeatureService) -> PackedReader 
     if not isinstance(online, PackedSqliteOnlineStore):
         return None
     views = []
-    for projection in service.feature_view_projections:
-        view = store.registry.get_any_feature_view(projection.name, store.project, allow_cache=True)
-        view = view.with_projection(projection)
+    for view in stored:
+        projection = view.projection
         name = projection.name_to_use()
         columns = tuple(
             (feature.name, f"{name}__{feature.name}", kind_of(feature.dtype.to_value_type().name))

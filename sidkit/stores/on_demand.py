@@ -1,0 +1,299 @@
+"""On-demand feature views: which features and request inputs they need, and their values from the rows of stored views."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from sidkit.core.arrays import Ints
+from sidkit.core.errors import ConfigError, ServingError
+from sidkit.stores.offline.plan import ViewRows
+
+if TYPE_CHECKING:
+    from feast import FeatureService, FeatureStore
+
+ROW_TIME = "at_us"
+"""Request input that sidkit provides: the row's time, microseconds UTC."""
+CHUNK_ROWS = 50_000
+
+Values: TypeAlias = "Sequence[Any] | npt.NDArray[Any] | pa.Array | pa.ChunkedArray"
+
+
+@dataclass(frozen=True)
+class OnDemandView:
+    """One on-demand view of a feature service.
+
+    Parameters
+    ----------
+    name : str
+        Its name (or alias) in the service.
+    view : feast.OnDemandFeatureView
+        The view with its transformation.
+    features : tuple of (str, pyarrow.DataType)
+        The features of the service, with their declared types.
+    sources : tuple of str
+        Names of its source views.
+    request : mapping
+        Request input -> type.
+    """
+
+    name: str
+    view: Any
+    features: tuple[tuple[str, pa.DataType], ...]
+    sources: tuple[str, ...]
+    request: Mapping[str, pa.DataType]
+
+    def rows(self, views: Mapping[str, ViewRows], inputs: Mapping[str, pa.Array], count: int) -> ViewRows:
+        """Compute the view's features for rows, a chunk at a time.
+
+        Parameters
+        ----------
+        views : mapping
+            The rows of its source views.
+        inputs : mapping
+            Request input -> values of its type, one per row.
+        count : int
+            Number of rows.
+
+        Raises
+        ------
+        ConfigError
+            When the transformation fails, or does not return the declared features.
+        """
+        parts = []
+        for start in range(0, max(count, 1), CHUNK_ROWS):
+            size = min(CHUNK_ROWS, count - start)
+            columns = {name: inputs[name].slice(start, size) for name in self.request}
+            for source in self.sources:
+                view = views[source]
+                plain = ViewRows(source, view.index[start : start + size], view.table).plain()
+                columns |= dict(zip(plain.column_names, plain.columns, strict=True))
+            parts.append(self._transformed(pa.table(columns), size))
+        return ViewRows(self.name, np.arange(count), pa.concat_tables(parts).combine_chunks())
+
+    def _transformed(self, table: pa.Table, rows: int) -> pa.Table:
+        names = [f"{self.name}__{feature}" for feature, _ in self.features]
+        if rows == 0:
+            return pa.schema([(name, kind) for name, (_, kind) in zip(names, self.features, strict=True)]).empty_table()
+        try:
+            if self.view.mode == "substrait":
+                import ibis
+
+                made = self.view.transform_ibis(ibis.memtable(table), True).to_pyarrow()
+            else:
+                made = self.view.transform_arrow(table, True)
+            missing = [name for name in names if name not in made.column_names]
+            if not missing and len(made) == rows:
+                columns = [_cast(made.column(name), kind) for name, (_, kind) in zip(names, self.features, strict=True)]
+                return pa.table(columns, names=names)
+        except Exception as error:
+            raise ConfigError(
+                f"the on-demand view {self.name} failed ({type(error).__name__}: {error}). Its function gets the columns "
+                f"{', '.join(table.column_names)} (and each without its view's name) and no others; correct it, and run "
+                "`sidkit apply`"
+            ) from error
+        expected = ", ".join(feature for feature, _ in self.features)
+        got = f"no {', '.join(missing)}" if missing else f"{len(made)} rows"
+        raise ConfigError(
+            f"the on-demand view {self.name}: expected one value of {expected} for each of {rows} rows, got {got}; correct "
+            "its function, and run `sidkit apply`"
+        )
+
+
+def _cast(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    return column if column.type == kind else column.cast(kind, safe=False)
+
+
+@dataclass(frozen=True)
+class ServiceViews:
+    """What a feature service needs: stored views to read, on-demand views to compute, keys and request inputs."""
+
+    names: tuple[str, ...]
+    """Names (or aliases) of the service's views, in its order."""
+    stored: tuple[Any, ...]
+    """Stored views to read, each with the projection to read, those of on-demand views' sources included."""
+    on_demand: tuple[OnDemandView, ...]
+    keys: Mapping[str, pa.DataType]
+    """Join key of the stored views, by the service's name for it -> its type."""
+
+    @classmethod
+    def of(cls, store: FeatureStore, service: FeatureService) -> ServiceViews:
+        """Look up the views of a service in the registry, once.
+
+        Raises
+        ------
+        ConfigError
+            When an on-demand view computes one row at a time (``singleton``), which Feast does not support offline.
+        """
+        stored: dict[str, Any] = {}
+        on_demand = []
+
+        def look_up(projection: Any) -> Any:
+            view = store.registry.get_any_feature_view(projection.name, store.project, allow_cache=True)
+            return view.with_projection(projection)
+
+        def read(projection: Any) -> None:
+            view = look_up(projection)
+            existing = stored.setdefault(view.projection.name_to_use(), view).projection
+            known = {feature.name for feature in existing.features}
+            existing.features += [feature for feature in projection.features if feature.name not in known]
+
+        for projection in service.feature_view_projections:
+            view = look_up(projection)
+            if _is_on_demand(view):
+                on_demand.append(_on_demand(view))
+                for source in view.source_feature_view_projections.values():
+                    read(_copied(source, alias=None))  # Feast ignores an alias here
+            else:
+                read(_copied(projection, alias=projection.name_alias))
+        keys = {name: kind for view in stored.values() for name, kind in _keys_of(view).items()}
+        names = tuple(projection.name_to_use() for projection in service.feature_view_projections)
+        return cls(names, tuple(stored.values()), tuple(on_demand), keys)
+
+    @property
+    def local(self) -> bool:
+        """Whether all stored views have local Parquet files, which the kit's offline store joins itself."""
+        from sidkit.stores.offline.view_plans import is_local_parquet
+
+        return all(is_local_parquet(view.batch_source) for view in self.stored)
+
+    @property
+    def request(self) -> dict[str, pa.DataType]:
+        """Request input -> type, of all on-demand views."""
+        return {name: kind for view in self.on_demand for name, kind in view.request.items()}
+
+    def columns(self, values: Mapping[str, Values], at_us: Ints) -> dict[str, pa.Array]:
+        """The request inputs of rows as arrays of their declared types.
+
+        Raises
+        ------
+        ServingError
+            When one is missing, or cannot be converted.
+        """
+        columns = {}
+        for name, kind in self.request.items():
+            given = at_us if name == ROW_TIME else required(values, name, self.names)
+            try:
+                columns[name] = array_of(given, kind)
+            except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+                raise ServingError(
+                    f"expected the request input {name} as {kind}, got another type ({error})"
+                ) from error
+        return columns
+
+    def whole_keys(self, values: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
+        """Join keys and other values, with texts read as integers where a key is one.
+
+        Raises
+        ------
+        ServingError
+            When a text is no integer.
+        """
+        typed = dict(values)
+        for name, kind in self.keys.items():
+            if pa.types.is_integer(kind) and name in values:
+                try:
+                    typed[name] = array_of(values[name], kind).to_pylist()
+                except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+                    raise ServingError(
+                        f"expected the key {name} as {kind}, got another type ({error}); convert it"
+                    ) from error
+        return typed
+
+    def completed(
+        self, views: Mapping[str, ViewRows], values: Mapping[str, Values], at_us: Ints
+    ) -> dict[str, ViewRows]:
+        """The service's views in its order: those of ``views`` (the stored ones) and the on-demand ones.
+
+        Parameters
+        ----------
+        views : mapping
+            Rows of :attr:`stored`.
+        values : mapping
+            Request inputs; other entries are ignored.
+        at_us : int64 [rows]
+            The rows' times, microseconds UTC.
+        """
+        if not self.on_demand:
+            return {name: views[name] for name in self.names}
+        columns = self.columns(values, at_us)
+        made = {view.name: view.rows(views, columns, len(at_us)) for view in self.on_demand}
+        return {name: made[name] if name in made else views[name] for name in self.names}
+
+
+def _keys_of(view: Any) -> dict[str, pa.DataType]:
+    """Join keys of a view, by the names that a service gives them, without Feast's key for views without entities."""
+    from feast.feature_view import DUMMY_ENTITY_ID
+    from feast.types import from_feast_to_pyarrow_type
+
+    mapped = view.projection.join_key_map or {}
+    return {
+        mapped.get(key.name, key.name): from_feast_to_pyarrow_type(key.dtype)
+        for key in view.entity_columns
+        if key.name != DUMMY_ENTITY_ID
+    }
+
+
+def required(values: Mapping[str, Values], name: str, views: Sequence[str]) -> Values:
+    """An input of rows.
+
+    Raises
+    ------
+    ServingError
+        When it is missing.
+    """
+    if name not in values:
+        raise ServingError(
+            f"expected a value of {name}, which {', '.join(views)} read, got {', '.join(values) or 'none'}. Pass it as "
+            f"context: {name}=VALUE"
+        )
+    return values[name]
+
+
+def array_of(values: Values, kind: pa.DataType | None = None) -> pa.Array:
+    """Values as one array, of a type if given; texts are read, and microseconds since the epoch may become timestamps."""
+    if isinstance(values, pa.ChunkedArray):
+        values = values.combine_chunks()
+    if isinstance(values, pa.Array):
+        return values if kind is None or values.type == kind else values.cast(kind)
+    array = pa.array(values, from_pandas=True)
+    if kind is None or array.type == kind:
+        return array
+    if pa.types.is_timestamp(kind) and pa.types.is_integer(array.type):
+        array = array.cast(pa.timestamp("us"))
+    return array.cast(kind)
+
+
+def _is_on_demand(view: Any) -> bool:
+    return hasattr(view, "source_feature_view_projections")
+
+
+def _copied(projection: Any, *, alias: str | None) -> Any:
+    """A projection under another name, whose list of features may be extended."""
+    copied = copy.copy(projection)
+    copied.name_alias, copied.features = alias, list(projection.features)
+    return copied
+
+
+def _on_demand(view: Any) -> OnDemandView:
+    from feast.types import from_feast_to_pyarrow_type, from_value_type
+
+    arrow: Callable[[Any], pa.DataType] = from_feast_to_pyarrow_type
+    if view.singleton:
+        raise ConfigError(
+            f"expected an on-demand view over all rows, got {view.name} with singleton=True, which Feast cannot compute "
+            "offline. Remove singleton=True and return lists, and run `sidkit apply`"
+        )
+    return OnDemandView(
+        view.projection.name_to_use(),
+        view,
+        tuple((feature.name, arrow(feature.dtype)) for feature in view.projection.features),
+        tuple(dict.fromkeys(source.name for source in view.source_feature_view_projections.values())),
+        {name: arrow(from_value_type(kind)) for name, kind in view.get_request_data_schema().items()},
+    )
