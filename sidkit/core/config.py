@@ -7,14 +7,15 @@ import json
 import os
 import tomllib
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from sidkit.core.clock import MICROS
 from sidkit.core.errors import ConfigError
 from sidkit.core.redact import remember, scrubbed, scrubbed_value
+from sidkit.core.section import Section as Section  # noqa: PLC0414 (settings models elsewhere import it from here)
+from sidkit.core.source_inputs import LabelSettings, TimesSettings, VectorSettings
 
 _FROM_ENVIRONMENT = "env:"
 _DEEPEST = 50
@@ -42,49 +43,14 @@ def is_feature_name(name: str) -> bool:
     return fits and not name.lower().endswith("_y") and name.lower() not in RESERVED_MODALITIES
 
 
-def _plain_types(annotation: Any) -> set[Any]:
-    """Types allowed by an annotation such as ``int | None``, or of a tuple's elements; a Literal counts as str."""
-    parts = get_args(annotation)
-    if not parts:
-        return {annotation}
-    if get_origin(annotation) is Literal:
-        return {type(part) for part in parts}
-    if get_origin(annotation) is Annotated:
-        return _plain_types(parts[0])
-    if get_origin(annotation) in {Union, UnionType, tuple}:
-        return set().union(*map(_plain_types, parts))
-    return {get_origin(annotation)}
-
-
-class Section(BaseModel):
-    """A frozen table of a TOML file that rejects unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _nothing_is_converted(cls, value: Any, info: ValidationInfo) -> Any:
-        """Reject quoted numbers and flags, and flags for numbers: pydantic would read "1500" as 1500 and true as 1."""
-        kinds = _plain_types(cls.model_fields[info.field_name or ""].annotation)
-        wanted = kinds & {bool, int, float}
-        if not wanted or kinds & {str, Any}:
-            return value
-        for each in value if isinstance(value, list | tuple) else (value,):
-            if isinstance(each, str) or (
-                isinstance(each, bool | int | float) and isinstance(each, bool) is not (bool in wanted)
-            ):
-                raise ValueError(f"expected {'true or false' if bool in wanted else 'a number without quotes'}")
-        return value
-
-
 class SourceSettings(Section):
     """Location of the user's tables and how strictly they are validated (``[source]``)."""
 
     url: str = ""
-    """A folder of Parquet files, or a SQLAlchemy URL, with the tables of the input contract; ``env:NAME`` reads either one
-    from an environment variable each time it is used."""
+    """A folder of Parquet, CSV or JSON-lines files, or a SQLAlchemy URL, with the tables of the input contract; ``env:NAME``
+    reads either one from an environment variable each time it is used."""
     modalities: tuple[str, ...] = ("text",)
-    """The vector columns of ``item_embeddings`` that become features."""
+    """The vector columns of ``item_embeddings`` that become features; ``[]`` for a source without vectors."""
     feedback: Feedback = "impressions"
     """``positives_only`` if the log has no negatives: they are then sampled, and exposures are unknown (null)."""
     conversions: bool = False
@@ -92,15 +58,23 @@ class SourceSettings(Section):
     unknown_items: Literal["reject", "keep"] = "reject"
     """Interactions with items missing from ``items``: reject them, or keep them as items without content."""
     missing_created_at: Literal["reject", "first_interaction"] = "reject"
-    """Items without ``created_at``: reject them, or use the time of their first interaction."""
+    """Items without ``created_at``: reject them, or use the time of their first interaction. If no item has one, an item
+    without interactions takes the time of the log's last interaction."""
     max_reject_share: float = Field(default=0.01, ge=0, le=1)
     """The run stops when a larger share of one table's rows is rejected."""
+    tables: dict[str, str | tuple[str, ...]] = Field(default_factory=dict)
+    """Table of the contract -> the file, folder or database table with its rows, such as ``interactions = "clicks.csv"``. A
+    list joins several by ``item_id``: ``items = ["products.csv", "categories.csv"]``."""
+    columns: dict[str, str | dict[str, str]] = Field(default_factory=dict)
+    """Column of the contract -> its name in the source, such as ``timestamp = "ts"``, for every table that has the named
+    column; ``[source.columns.items]`` is for one table only."""
+    label: LabelSettings = LabelSettings()
+    times: TimesSettings = TimesSettings()
+    vectors: VectorSettings = VectorSettings()
 
     @field_validator("modalities")
     @classmethod
     def _names_are_usable(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        if not names:
-            raise ValueError("expected at least one vector column of item_embeddings, got none")
         for name in names:
             if not is_feature_name(name):
                 raise ValueError(f"{name[:200]!r} cannot be a feature name: {FEATURE_NAME_RULE}")
