@@ -130,8 +130,8 @@ class Dataset:
         missing = [name for name in schema.names if name not in self.schema.names]
         if missing:
             raise EvaluationError(
-                f"expected a dataset with the features {', '.join(missing)}, got one without; build it with the ranker's schema: "
-                "build_dataset(..., schema=ranker.config.schema)"
+                f"expected a dataset with the features {', '.join(missing)}, got one without; build it with the ranker's "
+                "schema: build_dataset(..., schema=ranker.config.schema)"
             )
         return replace(
             self,

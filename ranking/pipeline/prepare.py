@@ -330,7 +330,7 @@ def end_of_log(repo: Repo, now_us: int | None = None) -> int:
 def _source_mark(repo: Repo) -> Any:
     from sidkit.contract import open_source
 
-    source = open_source(repo.settings.source.url)
+    source = open_source(repo.settings.source.url, repo.settings.source)
     mark = source.fingerprint()
     # A database has no fingerprint, so it is always read.
     read_again = mark is None or must_read_again(repo, present_us())

@@ -67,9 +67,14 @@ def context_columns(schema: FeatureSchema, context: Context, items: int) -> dict
 
 
 def _column(feature: ExtraFeature, values: list[Any]) -> pa.Array:
+    items = len(values)
     try:
         if feature.kind == "category":
-            return as_text(pa.array(values)) if any(value is not None for value in values) else pa.nulls(len(values), pa.string())
+            return (
+                as_text(pa.array(values))
+                if any(value is not None for value in values)
+                else pa.nulls(len(values), pa.string())
+            )
         if feature.kind == "date":
             return pa.array([None if each is None else moment_us(each) for each in values], pa.int64())
         return pa.array(values, _TYPES[feature.kind])

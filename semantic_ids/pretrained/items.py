@@ -4,58 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from sidkit.contract.reader import ParquetSource, Source, SqlSource
+from sidkit.contract import open_source
 from sidkit.contract.rows import REASON, normalise
 from sidkit.contract.schemas import ITEMS, Column, Table
-from sidkit.core.config import resolved_url
-from sidkit.core.errors import ContractError, MissingTableError, TableSchemaError
-from sidkit.core.files import typed_path
-from sidkit.core.redact import redacted, scrubbed
-
-
-class _ParquetItems(ParquetSource):
-    """A folder that needs to contain only ``items``."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.url = str(folder)
-        self._files(ITEMS.name)
-
-    def rows(self) -> int:
-        return sum(pq.read_metadata(file).num_rows for file in self._files(ITEMS.name))
-
-
-class _SqlItems(SqlSource):
-    """A database that needs to contain only ``items``."""
-
-    def __init__(self, url: str) -> None:
-        import sqlalchemy as sa
-
-        self.url = url
-        try:
-            parsed = sa.engine.make_url(url)
-            shown = redacted(url)
-            if parsed.get_backend_name() == "sqlite" and parsed.database and not Path(parsed.database).exists():
-                raise ContractError("source", f"{parsed.database} does not exist; give the path of a SQLite database")
-            self.engine = sa.create_engine(url, hide_parameters=True)
-            self.metadata = sa.MetaData()
-            names = sa.inspect(self.engine).get_table_names()
-        except (sa.exc.SQLAlchemyError, ImportError, ValueError) as error:
-            raise ContractError(
-                "source", f"{redacted(url)} cannot be opened ({scrubbed(error, url)}); check the URL"
-            ) from None
-        if ITEMS.name not in names:
-            raise MissingTableError(
-                ITEMS.name,
-                f"the database {shown} has no such table; its tables are {', '.join(sorted(names)) or 'none'}",
-            )
-        self.metadata.reflect(self.engine, only=[ITEMS.name])
+from sidkit.core.config import SourceSettings
+from sidkit.core.errors import TableSchemaError
 
 
 class Items:
@@ -64,7 +21,9 @@ class Items:
     Parameters
     ----------
     url : str
-        A folder with ``items.parquet`` (or a folder ``items/`` of Parquet files), a SQLAlchemy URL, or ``env:NAME``.
+        A folder with the table ``items``, a SQLAlchemy URL, or ``env:NAME``.
+    settings : SourceSettings, optional
+        How the source is read; see :func:`sidkit.contract.open_source`.
 
     Raises
     ------
@@ -76,22 +35,11 @@ class Items:
         When the source cannot be opened.
     """
 
-    def __init__(self, url: str) -> None:
-        url = resolved_url(url)
-        self.folder: Path | None = None
-        self.rows: int | None = None
-        if "://" in url:
-            self.source: Source = _SqlItems(url)
-        else:
-            self.folder = typed_path(url)
-            if not url or not self.folder.is_dir():
-                raise ContractError(
-                    "source", f"{redacted(url)!r} is not a folder; pass a folder of Parquet files or a SQLAlchemy URL"
-                )
-            self.source = _ParquetItems(self.folder)
+    def __init__(self, url: str, settings: SourceSettings | None = None) -> None:
+        self.source = open_source(url, settings, required=(ITEMS.name,))
+        self.folder = self.source.folder
+        self.rows = self.source.rows(ITEMS.name)
         self.columns = tuple(self.source.columns(ITEMS.name))
-        if isinstance(self.source, _ParquetItems):
-            self.rows = self.source.rows()
         if "item_id" not in self.columns:
             raise TableSchemaError(ITEMS.name, f"column 'item_id' is missing; the table has {', '.join(self.columns)}")
         self.refused: Counter[str] = Counter()

@@ -1,8 +1,9 @@
 """The input contract: reads a user's tables in chunks and validates every row; no row is dropped silently."""
 
 from sidkit.contract.inspect import SourceFacts, inspect_source
-from sidkit.contract.reader import Source, open_source, same_source
+from sidkit.contract.reader import open_source, same_source
 from sidkit.contract.report import TableReport
+from sidkit.contract.source import Source
 from sidkit.contract.validator import ValidatedTables, validate
 
 __all__ = [

@@ -10,9 +10,9 @@ import duckdb
 import pyarrow as pa
 
 from sidkit.contract.attribute_values import SEPARATORS, types_of
-from sidkit.contract.reader import Source
 from sidkit.contract.rows import can_be_carried
 from sidkit.contract.schemas import INTERACTIONS, ITEMS, USERS, Table
+from sidkit.contract.source import Source
 from sidkit.core.engine import literal, quoted
 from sidkit.core.feature_settings import OUTCOMES, AttributeKind, is_attribute_name
 

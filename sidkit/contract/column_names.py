@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sidkit.contract.schemas import Table
+from sidkit.contract.suggestions import suggestion
 from sidkit.core.errors import TableSchemaError
 
 _LONGEST_NAME = 255
 RESERVED_COLUMNS = frozenset({"reason", "nth", "first_seen", "file_row_number", "generation"})
 """Column names reserved for the validation itself."""
 
-_HINTS = {"label": '. For a log of positives only: df["label"] = 1'}
+_HINTS = {
+    "label": '. For a log of positives only: df["label"] = 1, or positive = "true" below [source.label] in sidkit.toml',
+    "created_at": '. If it is unknown: missing_created_at = "first_interaction" below [source] in sidkit.toml',
+}
 """Column -> what else may help if it is missing."""
 
 
@@ -29,10 +33,11 @@ def check_columns(names: Sequence[str], table: Table, reserved: frozenset[str] =
     check_names(names, table.name)
     missing = [column.name for column in table.columns if column.required and column.name not in names]
     if missing:
+        lines = suggestion(missing, names, table)
         raise TableSchemaError(
             table.name,
             f"expected column {', '.join(map(repr, missing))}, got {', '.join(names)}; add or rename it"
-            f"{_HINTS.get(missing[0], '')}",
+            f"{_HINTS.get(missing[0], '')}" + (f". Or write into sidkit.toml:\n{lines}" if lines else ""),
         )
 
 

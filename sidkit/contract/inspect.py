@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sidkit.contract.column_names import check_columns
-from sidkit.contract.reader import Source
 from sidkit.contract.remedies import remedy
 from sidkit.contract.rows import REASON, is_list, normalise, vector_of
 from sidkit.contract.schemas import EMBEDDINGS, INTERACTIONS
+from sidkit.contract.source import Source
 from sidkit.core.config import FEATURE_NAME_RULE, Feedback, is_feature_name
 from sidkit.core.errors import SidkitWarning, TableSchemaError
 

@@ -184,12 +184,13 @@ def _blob_reader(array: pa.Array) -> str:
     if all(blob.startswith(b"\x93NUMPY") for blob in blobs):
         return "np.load(io.BytesIO(value)).astype('float32')"
     for kind, size in (("float32", 4), ("float64", 8), ("float16", 2)):
-        if all(len(blob) % size == 0 and _looks_like_a_vector(np.frombuffer(blob, kind)) for blob in blobs):
+        if all(len(blob) % size == 0 and looks_like_a_vector(np.frombuffer(blob, kind)) for blob in blobs):
             return f"np.frombuffer(value, {kind!r}).astype('float32')"
     return "np.frombuffer(value, 'float32')"
 
 
-def _looks_like_a_vector(values: np.ndarray[Any, Any]) -> bool:
+def looks_like_a_vector(values: np.ndarray[Any, Any]) -> bool:
+    """Whether the numbers are plausible as a vector: neither wild nor pairs of a zero and a number."""
     sizes = np.abs(values.astype(np.float64))
     plausible = np.isfinite(sizes) & ((sizes == 0) | ((sizes > 1e-9) & (sizes < 1e9)))
     # Round float64 numbers look like pairs of a zero and a float32 number.

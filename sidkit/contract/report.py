@@ -4,6 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal, TypedDict
+
+
+class ColumnUse(TypedDict):
+    """What becomes of one column of a table."""
+
+    column: str
+    """Its name in the source."""
+    use: Literal["used", "kept", "ignored"]
+    """``used``: a column of the contract is made from it; ``kept``: stored in the log under its own name; ``ignored``."""
+    reason: str
+    """Which column it becomes and how it is read, or why it is ignored."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +35,7 @@ class TableReport:
     merged: int = 0
     future_us: int | None = None
     warnings: Sequence[str] = ()
+    columns: Sequence[ColumnUse] = ()
 
     @property
     def valid(self) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sidkit.contract.outputs import REASONS
 from sidkit.contract.remedies import is_iso, remedy
 from sidkit.contract.schemas import Column, Table
 from sidkit.contract.units import outside_range
@@ -34,6 +35,7 @@ _EARLIEST = pa.scalar(0, MOMENT)
 _LATEST = pa.scalar(7_258_118_400_000_000, MOMENT)  # 2200-01-01
 _LARGEST = 1e15
 """Upper bound on vector elements: squares and sums of larger ones overflow float32."""
+_ZONE_HINT = 'write assume_timezone = "UTC", or your zone, below [source.times] in sidkit.toml, or convert them'
 _ZONED = r"(?:[zZ]|[+-]\d{2}:?\d{2})$"
 
 
@@ -67,11 +69,11 @@ def normalise(batch: pa.RecordBatch, table: Table) -> pa.Table:
         if column is None:
             arrays.append(_carried(array))
             continue
+        for reason, rows in json.loads((field.metadata or {}).get(REASONS, b"{}")).items():
+            reasons.add(_mask(rows, len(array)), reason)
         odd = json.loads((field.metadata or {}).get(ODD, b"[]"))
         if odd:
-            mask = np.zeros(len(array), dtype=bool)
-            mask[odd] = True
-            reasons.add(pa.array(mask), f"{field.name} has another type than in the other rows")
+            reasons.add(_mask(odd, len(array)), f"{field.name} has another type than in the other rows")
         try:
             arrays.append(_normalised(array, column, table.name, reasons))
         except TableSchemaError as error:
@@ -79,6 +81,12 @@ def normalise(batch: pa.RecordBatch, table: Table) -> pa.Table:
                 raise
             raise TableSchemaError(table.name, f"{part.decode()}: {error.problem}") from error
     return pa.table([*arrays, reasons.array()], names=[*names, REASON])
+
+
+def _mask(rows: list[int], length: int) -> pa.Array:
+    mask = np.zeros(length, dtype=bool)
+    mask[rows] = True
+    return pa.array(mask)
 
 
 class _Reasons:
@@ -199,7 +207,7 @@ def _read_moment(array: pa.Array, column: Column, table: str, reasons: _Reasons)
         zoned = pc.match_substring_regex(array, _ZONED)
         naive = array.filter(pc.invert(pc.fill_null(zoned, True)))
         if any(is_iso(text) for text in naive.unique().to_pylist()):
-            raise _refused(table, column, array, "ISO 8601 text with a zone", "text without a time zone")
+            raise _refused(table, column, array, "ISO 8601 text with a zone", f"text without a time zone; {_ZONE_HINT}")
         try:
             if len(naive):
                 raise pa.ArrowInvalid
@@ -212,9 +220,10 @@ def _read_moment(array: pa.Array, column: Column, table: str, reasons: _Reasons)
                 ) from None
             return _in_range(moments, column, reasons)
     if not pa.types.is_timestamp(kind):
-        raise _refused(table, column, array, "a timestamp in UTC")
+        got = f"{kind}; {_ZONE_HINT}" if pa.types.is_date(kind) else ""
+        raise _refused(table, column, array, "a timestamp in UTC", got)
     if kind.tz is None:
-        raise _refused(table, column, array, "timestamp[us, UTC]", "naive timestamps (no time zone)")
+        raise _refused(table, column, array, "timestamp[us, UTC]", f"naive timestamps (no time zone); {_ZONE_HINT}")
     if kind.unit in {"s", "ms"}:
         # Extreme values in coarse units would overflow when converted to microseconds.
         furthest = 2**62 // (1_000_000 if kind.unit == "s" else 1_000)

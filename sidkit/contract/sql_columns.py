@@ -9,14 +9,13 @@ from typing import Any
 import pyarrow as pa
 
 from sidkit.contract.rows import ODD
-from sidkit.contract.schemas import EMBEDDINGS, OPTIONAL_TABLES, TABLES
 from sidkit.core.errors import TableSchemaError
 
 _NUMBERS = frozenset({bool, int, float})
 
 
-def sql_column(table: str, name: str, values: list[Any]) -> tuple[pa.Field, pa.Array]:
-    """Convert the values of one column to a field and an array.
+def sql_column(table: str, name: str, values: list[Any], kind: str | None) -> tuple[pa.Field, pa.Array]:
+    """Convert the values of one column to a field and an array; ``kind`` is the contract's kind, None for another column.
 
     If types are mixed, the most frequent one wins. A value of another type is converted if it means the same
     (7 among texts becomes "7", "7" among numbers becomes 7); otherwise it is null here, its row is noted in the field's
@@ -30,12 +29,9 @@ def sql_column(table: str, name: str, values: list[Any]) -> tuple[pa.Field, pa.A
     """
     kinds = Counter(type(value) for value in values if value is not None)
     if len(kinds) > 1 and not set(kinds) <= {int, float}:
-        known = next((each for each in (*TABLES, *OPTIONAL_TABLES) if each.name == table), EMBEDDINGS)
-        column = known.column(name)
-        if column is None and known is not EMBEDDINGS:
+        if kind is None:
             return _field(name, pa.array([_text(value) for value in values], pa.string()))
-        text = column is not None and column.kind in {"id", "string"}
-        return _by_majority(name, values, str if text else kinds.most_common(1)[0][0])
+        return _by_majority(name, values, str if kind in {"id", "string"} else kinds.most_common(1)[0][0])
     try:
         return _field(name, pa.array(values))
     except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sidkit.contract.column_names import check_columns
-from sidkit.contract.reader import Source
 from sidkit.contract.rows import PART, can_be_carried, normalise
 from sidkit.contract.schemas import WITH_ATTRIBUTES, Table
+from sidkit.contract.source import Source
 from sidkit.core.errors import ContractError, TableSchemaError
 from sidkit.core.files import written_beside
 

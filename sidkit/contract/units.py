@@ -11,7 +11,8 @@ from sidkit.core.engine import literal, quoted
 from sidkit.core.errors import TableSchemaError
 
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
-_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
+UNIT_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
+"""Unit -> its name."""
 _OLDEST_S, _NEWEST_S = 315_532_800, 7_258_118_400  # 1980 and 2200: a number is in this range for one unit at most
 
 
@@ -74,7 +75,7 @@ def _remedy(name: str, newest_us: int, kind: pa.DataType | None) -> str:
     unit = unit_of(number)
     if unit is not None:
         return (
-            f"The numbers look like {_NAMES[unit]} since 1970 read as {_NAMES[stored]}. For example: "
+            f"The numbers look like {UNIT_NAMES[unit]} since 1970 read as {UNIT_NAMES[stored]}. For example: "
             f'{column} = pd.to_datetime({integers}, unit="{unit}", utc=True)'
         )
     # Parquet has no unit of seconds: they are stored as milliseconds.
@@ -87,7 +88,7 @@ def _remedy(name: str, newest_us: int, kind: pa.DataType | None) -> str:
     unit = unit_of(number * 1000)
     if unit is not None and stored != "ns":
         return (
-            f"The numbers look like {_NAMES[unit]} since 1970 read as {_NAMES['ns']} and truncated. Rewrite the "
+            f"The numbers look like {UNIT_NAMES[unit]} since 1970 read as {UNIT_NAMES['ns']} and truncated. Rewrite the "
             f'column from the original numbers. For example: {column} = pd.to_datetime(numbers, unit="{unit}", utc=True)'
         )
     return (
@@ -99,3 +100,8 @@ def _remedy(name: str, newest_us: int, kind: pa.DataType | None) -> str:
 def unit_of(number: int) -> str | None:
     """The unit (s, ms, us or ns) in which a number since 1970 is a time between 1980 and 2200."""
     return next((unit for unit, per in _PER_SECOND.items() if _OLDEST_S <= number / per < _NEWEST_S), None)
+
+
+def unit_ranges() -> dict[str, tuple[int, int]]:
+    """For each unit the half-open range of numbers that are times between 1980 and 2200; no two ranges overlap."""
+    return {unit: (_OLDEST_S * per, _NEWEST_S * per) for unit, per in _PER_SECOND.items()}

@@ -10,12 +10,12 @@ import duckdb
 import pyarrow.parquet as pq
 
 from sidkit.contract.events import after_now, classify_interactions, first_events, one_row_per_event
-from sidkit.contract.reader import Source
 from sidkit.contract.report import TableReport
 from sidkit.contract.row_remedies import row_remedy
 from sidkit.contract.rows import REASON
 from sidkit.contract.schemas import INTERACTIONS, ITEMS, USERS, WITH_ATTRIBUTES, Table, with_modalities
 from sidkit.contract.shares import with_shares
+from sidkit.contract.source import Source
 from sidkit.contract.staging import stage
 from sidkit.contract.units import refuse_wrong_units
 from sidkit.contract.users import classify_users
@@ -100,6 +100,8 @@ def validate(
             left_out = sorted(set(source.columns(table.name)) - set(columns)) if table in WITH_ATTRIBUTES else []
             if left_out:
                 checked = replace(checked, facts={**checked.facts, "ignored columns": ", ".join(left_out)})
+            checked = replace(checked, facts={**checked.facts, **source.facts(table.name)})
+            checked = replace(checked, columns=source.uses(table.name, columns))
             reports.append(checked)
         reports = with_shares(opened, reports, work, settings)
         report(reports)

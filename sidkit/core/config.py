@@ -16,6 +16,7 @@ from sidkit.core.errors import ConfigError
 from sidkit.core.feature_settings import FeatureSettings
 from sidkit.core.redact import remember, scrubbed, scrubbed_value
 from sidkit.core.section import Section
+from sidkit.core.source_inputs import LabelSettings, TimesSettings, VectorSettings
 
 _FROM_ENVIRONMENT = "env:"
 _DEEPEST = 50
@@ -47,10 +48,10 @@ class SourceSettings(Section):
     """Location of the user's tables and how strictly they are validated (``[source]``)."""
 
     url: str = ""
-    """A folder of Parquet files, or a SQLAlchemy URL, with the tables of the input contract; ``env:NAME`` reads either one
-    from an environment variable each time it is used."""
+    """A folder of Parquet, CSV or JSON-lines files, or a SQLAlchemy URL, with the tables of the input contract; ``env:NAME``
+    reads either one from an environment variable each time it is used."""
     modalities: tuple[str, ...] = ("text",)
-    """The vector columns of ``item_embeddings`` that become features."""
+    """The vector columns of ``item_embeddings`` that become features; ``[]`` for a source without vectors."""
     feedback: Feedback = "impressions"
     """``positives_only`` if the log has no negatives: they are then sampled, and exposures are unknown (null)."""
     conversions: bool = False
@@ -58,15 +59,23 @@ class SourceSettings(Section):
     unknown_items: Literal["reject", "keep"] = "reject"
     """Interactions with items missing from ``items``: reject them, or keep them as items without content."""
     missing_created_at: Literal["reject", "first_interaction"] = "reject"
-    """Items without ``created_at``: reject them, or use the time of their first interaction."""
+    """Items without ``created_at``: reject them, or use the time of their first interaction. If no item has one, an item
+    without interactions takes the time of the log's last interaction."""
     max_reject_share: float = Field(default=0.01, ge=0, le=1)
     """The run stops when a larger share of one table's rows is rejected."""
+    tables: dict[str, str | tuple[str, ...]] = Field(default_factory=dict)
+    """Table of the contract -> the file, folder or database table with its rows, such as ``interactions = "clicks.csv"``. A
+    list joins several by ``item_id``: ``items = ["products.csv", "categories.csv"]``."""
+    columns: dict[str, str | dict[str, str]] = Field(default_factory=dict)
+    """Column of the contract -> its name in the source, such as ``timestamp = "ts"``, for every table that has the named
+    column; ``[source.columns.items]`` is for one table only."""
+    label: LabelSettings = LabelSettings()
+    times: TimesSettings = TimesSettings()
+    vectors: VectorSettings = VectorSettings()
 
     @field_validator("modalities")
     @classmethod
     def _names_are_usable(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        if not names:
-            raise ValueError("expected at least one vector column of item_embeddings, got none")
         for name in names:
             if not is_feature_name(name):
                 raise ValueError(f"{name[:200]!r} cannot be a feature name: {FEATURE_NAME_RULE}")

@@ -135,7 +135,7 @@ def ingest(
         When the log was ingested with other settings.
     """
     now = present_us() if now_us is None else now_us
-    source = open_source(repo.settings.source.url)
+    source = open_source(repo.settings.source.url, repo.settings.source)
     fingerprint = source.fingerprint()
     before = read_log(repo).manifest if (repo.log / _MANIFEST).exists() and not rebuild else None
     if before is not None:
@@ -328,7 +328,11 @@ def _ingests(noted: dict[str, Any]) -> int:
 
 def _strictness(repo: Repo) -> list[Any]:
     source = repo.settings.source
-    return [source.unknown_items, source.missing_created_at, source.max_reject_share]
+    stated = [source.unknown_items, source.missing_created_at, source.max_reject_share]
+    forms = source.model_dump(
+        mode="json", include={"tables", "columns", "label", "times", "vectors"}, exclude_defaults=True
+    )
+    return [*stated, forms] if forms else stated  # as logs of earlier releases have it
 
 
 def _log_settings(repo: Repo) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def read(url: object, work: Path, chunk_rows: int = 1000, **source: Any) -> Tabl
         source=SourceSettings(url=str(url), **source), engine=EngineSettings(threads=1, chunk_rows=chunk_rows)
     )
     with connection(settings.engine, work / "spill") as opened:
-        valid = validate(open_source(str(url)), settings, opened, work / "valid", None)
+        valid = validate(open_source(str(url), settings.source), settings, opened, work / "valid", None)
     assert all(report.rejected == 0 for report in valid.reports), valid.reports
     paths = {"interactions": valid.interactions, "items": valid.items, "item_embeddings": valid.embeddings}
     return {name: pq.read_table(path) for name, path in paths.items()}
