@@ -97,6 +97,8 @@ class Prepared:
         if dataset := named_dataset(self.data):
             built_in = dataset.name == SYNTHETIC
             made_of = [dataset.variant or "strong"] if built_in else [dataset.name, dataset.variant]
+            if files := dataset.make().fingerprint():
+                made_of.append(files)
             stage = SYNTHETIC if built_in else "dataset"
             self.stages.run(stage, [*made_of, self.impressions], lambda: self._write_dataset(dataset))
         # Always check for new events; an unchanged source is skipped by its fingerprint.

@@ -201,6 +201,7 @@ class Job:
         parts = of_sample(frame.facts["parts"], labelled["available"]) if sample else frame.facts["parts"]
         self.progress.remark(rows_summary(parts))
         arms = self._arms(codebook, split, [context_inputs, frame.facts])
+        dataset = named_dataset(options.data)
         self.stages.run("materialize", [codebook, tables.facts], lambda: self._materialize(as_of_us))
         serving = self._promote(codebook, arms)
         result = RunResult(
@@ -214,7 +215,7 @@ class Job:
             serving=serving,
             questions=questions(self.preset, arms.validation_auc),
             seeds=options.seeds,
-            impressions=options.impressions if named_dataset(options.data) else None,
+            impressions=options.impressions if dataset is not None and dataset.is_sized else None,
             hit_rate=HitRates.read(self.folder / "hit_rate.json", codebook),
             evaluation=arms.evaluation,
             rankers=arms.ranker_of,

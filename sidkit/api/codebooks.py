@@ -1,9 +1,10 @@
-"""A codebook of a project: look-ups of codes, items and similar items."""
+"""A codebook of a project: look-ups of codes, items and similar items, and exports."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +14,7 @@ from sidkit.core.repo import Repo
 
 if TYPE_CHECKING:
     from semantic_ids.codebook import Codebook
+    from semantic_ids.export import ExportReport
     from semantic_ids.records import CodebookRecord
     from semantic_ids.similar import ItemNeighbours
 
@@ -143,6 +145,24 @@ class ProjectCodebook:
         codes = [None if row is None else tuple(int(code) for code in row) for row in table.column("codes").to_pylist()]
         ids = table.column("item_id").to_numpy(zero_copy_only=False).astype(object)
         return pd.DataFrame({"item_id": np.asarray(ids, dtype=object), "codes": pd.Series(codes, dtype=object)})
+
+    def export(self, path: str | Path) -> ExportReport:
+        """Write the newest codes of all items to a file; see :func:`semantic_ids.export.export_codes`.
+
+        Parameters
+        ----------
+        path : str or Path
+            A ``.parquet`` or ``.csv`` file, or a ``.json`` file for a prefix trie.
+
+        Raises
+        ------
+        ConfigError
+            When the suffix is another one.
+        """
+        from semantic_ids.export import export_codes
+        from sidkit.core.files import typed_path
+
+        return export_codes(self._repo, typed_path(path), self.name)
 
     def _repr_html_(self) -> str:
         from markupsafe import escape

@@ -1,4 +1,4 @@
-"""The ``codebooks`` commands: fit, publish, promote, retire, purge, repair, refresh, and look-ups."""
+"""The ``codebooks`` commands: fit, publish, promote, retire, purge, repair, refresh, look-ups and export."""
 
 from __future__ import annotations
 
@@ -218,6 +218,25 @@ def items_(
         return
     for item, item_codes, title in items:
         show(f"{item}\t{','.join(map(str, item_codes))}\t{title or ''}")
+
+
+@codebooks_app.command("export")
+def export(
+    name: Name,
+    out: Annotated[Path, typer.Option("--out", help="File: .parquet, .csv, or .json for a prefix trie.")],
+    repo: RepoOption = Path(),
+) -> None:
+    """Write the codes of all items to a file.
+
+    A .json file is a prefix trie for constrained decoding: nested objects by code, with lists of item ids as leaves.
+    """
+    import sidkit
+
+    report = sidkit.open(repo).codebook(name).export(out)
+    say(
+        f"{report.path}: {report.items:,} items with {report.distinct:,} distinct codes; {report.colliding:,} share their "
+        f"codes with another item, {report.without_codes:,} have none"
+    )
 
 
 def _metrics(folder: Path) -> Any:

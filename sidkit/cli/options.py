@@ -10,8 +10,9 @@ import typer
 DataOrOwnOption = Annotated[
     str | None,
     typer.Option(
-        help="A folder, a SQLAlchemy URL, synthetic[:strong|weak|none|clustered], or a class of your own that writes "
-        "the tables: path/to/file.py:Class. Default: the source of the repo."
+        help="A folder, a SQLAlchemy URL, synthetic[:strong|weak|none|clustered], a published data set with the "
+        "folder of its files (movielens, amazon_reviews, mind, kuairand, hm or yambda, as NAME:PATH), or a class of your own "
+        "that writes the tables: path/to/file.py:Class. Default: the source of the repo."
     ),
 ]
 RepoOption = Annotated[Path, typer.Option("--repo", "-r", help="The repo's folder.", envvar="SIDKIT_REPO")]

@@ -56,3 +56,10 @@ class GeneratedDataset(ABC):
         int
             Number of rows of ``interactions``.
         """
+
+    def fingerprint(self) -> str:
+        """Text that changes whenever :meth:`write` may write other rows for the same arguments; empty by default.
+
+        A data set that reads files names them here with their sizes and times, so that ``sidkit run`` writes it again.
+        """
+        return ""

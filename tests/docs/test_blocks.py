@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from helpers import published_files
 from helpers.commands import ask_well
 from helpers.documents import Block, blocks_of, check_command, in_process, run_python, words
 from helpers.places import EXAMPLES, ROOT
@@ -23,17 +24,19 @@ DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 GUIDES = ("start", "how-to")
 """Folders whose commands are run; those of other pages are parsed."""
-TOO_LONG = ("sidkit ranker compare",)
+TOO_LONG = ("sidkit ranker compare", "sidkit run --data movielens:")
 """Commands of guides that take minutes: parsed only."""
 
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a source, a repository on which `sidkit run` finished, and the examples."""
+    """A folder with a source, a repository on which `sidkit run` finished, published files, and the examples."""
     folder = tmp_path_factory.mktemp("docs")
     write_world(folder / "my_data", "strong", Sizes(3_000), seed=1)
     ask_well("run", "--data", folder / "my_data", "--repo", folder / "my_repo")
     (folder / "demo").symlink_to("my_repo")
+    published_files.movielens_1m(folder / "ml-1m")
+    published_files.yambda(folder / "yambda")
     shutil.copytree(EXAMPLES, folder / "examples")
     return folder
 

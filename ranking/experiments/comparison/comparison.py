@@ -40,7 +40,7 @@ from sidkit.core.records import read_record, record_json
 from sidkit.core.redact import redacted
 from sidkit.core.repo import Repo
 from sidkit.core.stages import StageResult, Stages
-from sidkit.datasets import SYNTHETIC, named_dataset
+from sidkit.datasets import PUBLISHED, SYNTHETIC, named_dataset
 from sidkit.presets import COMPARISON, preset_name
 from sidkit.tables.labelled_rows import log_moments, rows_per_event
 
@@ -269,13 +269,14 @@ class Comparison:
 def data_name(data: str) -> str:
     """Return the name of a data source in results.
 
-    ``synthetic_strong`` for ``synthetic:strong``, ``MyWorld_large`` for ``my_world.py:MyWorld:large``, the last part of a
-    path, the database of a URL.
+    ``synthetic_strong`` for ``synthetic:strong``, ``movielens_ml-1m`` for ``movielens:data/ml-1m``, ``MyWorld_large`` for
+    ``my_world.py:MyWorld:large``, the last part of a path, the database of a URL.
     """
     if dataset := named_dataset(data):
         default = "strong" if dataset.name == SYNTHETIC else ""
         stem = dataset.name.partition("@")[0].rpartition(":")[2]
-        return f"{stem}_{dataset.variant or default}".rstrip("_")
+        variant = Path(dataset.variant).name if dataset.name in PUBLISHED else dataset.variant
+        return f"{stem}_{variant or default}".rstrip("_")
     location = redacted(resolved_url(data)).partition("?")[0]
     return Path(location.rstrip("/")).name
 
