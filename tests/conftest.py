@@ -20,7 +20,10 @@ import hypothesis
 import pytest
 
 from helpers.builders import FAST_PRESET, FinishedJob, few_trees, run_fast_job
+from helpers.no_sync import wait_for_no_disk
 from helpers.switched import switched
+
+wait_for_no_disk()
 
 # A deadline would be a timed assertion, on machines of unknown load.
 hypothesis.settings.register_profile("sidkit", deadline=None)

@@ -75,7 +75,14 @@ def _digest(table: pa.Table, details: str) -> str:
         column = table.column(name)
         digest.update(f"{name} {column.type}".encode())
         if pa.types.is_string(column.type):
-            digest.update(json.dumps(column.to_pylist()).encode())
+            digest.update(_json_list(column).encode())
         else:
             digest.update(np.ascontiguousarray(column.to_numpy()).data)
     return digest.hexdigest()
+
+
+def _json_list(column: pa.ChunkedArray) -> str:
+    """The JSON list of a column of strings; each distinct string is encoded once."""
+    found = column.combine_chunks().dictionary_encode()
+    texts = np.array([json.dumps(text) for text in found.dictionary.to_pylist()], dtype=object)
+    return f"[{', '.join(texts[found.indices.to_numpy()])}]"

@@ -17,6 +17,7 @@ learned of them. Pages depend on the user's affinity, and on quality only as far
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,9 @@ from sidkit.datasets.base import GeneratedDataset
 from sidkit.datasets.knowledge import Impressions, Knowledge
 from sidkit.datasets.population import Items, Users, draw_content, draw_items, draw_users
 from sidkit.datasets.worlds import CATEGORY_WORDS, WORLDS, WorldParameters
+
+_GROUP_ROWS = 100_000
+"""Least number of rows of a row group, but for the last one."""
 
 
 @dataclass(frozen=True)
@@ -118,9 +122,10 @@ def _write_impressions(
     user_names = pa.array([f"u{index}" for index in range(len(users.activity))])
     item_names = pa.array([f"i{index}" for index in range(len(items.quality))])
     shown, clicks = 0, 0
-    interactions: pq.ParquetWriter | None = None
-    oracle: pq.ParquetWriter | None = None
-    try:
+    with (
+        contextlib.closing(_Rows(folder / "interactions.parquet")) as interactions,
+        contextlib.closing(_Rows(folder / "oracle.parquet")) as oracle,
+    ):
         for chunk, knowable in _epochs(p, items, users, knowledge, sizes, rng):
             rows = chunk.impressions
             user, item = user_names.take(pa.array(chunk.user)), item_names.take(pa.array(rows.item))
@@ -149,19 +154,37 @@ def _write_impressions(
                     "knowable_probability": pa.array(knowable, pa.float64()),
                 }
             )
-            interactions = interactions or pq.ParquetWriter(
-                folder / "interactions.parquet", log.schema, compression="zstd"
-            )
-            oracle = oracle or pq.ParquetWriter(folder / "oracle.parquet", probabilities.schema, compression="zstd")
-            interactions.write_table(log)
-            oracle.write_table(probabilities)
+            interactions.add(log)
+            oracle.add(probabilities)
             shown += len(log)
             clicks += int(rows.click.sum())
-    finally:
-        for writer in (interactions, oracle):
-            if writer is not None:
-                writer.close()
     return {"impressions": shown, "clicks": clicks}
+
+
+class _Rows:
+    """A Parquet file that is written in large row groups from small tables."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._waiting: list[pa.Table] = []
+        self._writer: pq.ParquetWriter | None = None
+
+    def add(self, table: pa.Table) -> None:
+        self._waiting.append(table)
+        if sum(map(len, self._waiting)) >= _GROUP_ROWS:
+            self._write()
+
+    def close(self) -> None:
+        if self._waiting:
+            self._write()
+        if self._writer is not None:
+            self._writer.close()
+
+    def _write(self) -> None:
+        table = pa.concat_tables(self._waiting)
+        self._waiting.clear()
+        self._writer = self._writer or pq.ParquetWriter(self._path, table.schema, compression="zstd")
+        self._writer.write_table(table)
 
 
 @dataclass(frozen=True)

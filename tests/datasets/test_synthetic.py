@@ -45,7 +45,7 @@ class World:
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("worlds")
     for world in FIRST:
-        write_world(root / world, world, Sizes())
+        write_world(root / world, world, Sizes(100_000))
     return {world: root / world for world in FIRST}
 
 
@@ -165,7 +165,7 @@ def test_the_counts_are_those_of_the_files(tmp_path: Path) -> None:
 
 
 def test_about_one_impression_in_twelve_is_clicked(strong: World) -> None:
-    assert len(strong.log) == 200_000
+    assert len(strong.log) == 100_000
     assert 0.07 < strong.log["label"].mean() < 0.09
     assert set(strong.log["label"]) == {0, 1}
 

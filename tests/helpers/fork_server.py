@@ -8,8 +8,10 @@ from __future__ import annotations
 import importlib
 
 from helpers.life_state import IMPORTED_ONCE
+from helpers.no_sync import wait_for_no_disk
 from sidkit.stores.feast_repo import quiet_feast
 
+wait_for_no_disk()
 quiet_feast()
 for name in (
     *IMPORTED_ONCE,

@@ -38,7 +38,7 @@ def rows_of(queries: list[tuple[str, str, int]]) -> LabelledRows:
 def versioned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Repo, World, Codebook]:
     """A world whose items change their content, with a published codebook."""
     folder = tmp_path_factory.mktemp("versioned")
-    world = complete(random_world(random.Random(5), n_users=12, n_items=40, n_events=1500, n_queries=1500))
+    world = complete(random_world(random.Random(5), n_users=12, n_items=40, n_events=1500, n_queries=400))
     fresh_repo(folder / "repo", folder / "source", modalities=("text", "image"))
     repo = set_world(folder / "repo", folder / "source", world)
     ingest(repo)
