@@ -67,14 +67,10 @@ def context_columns(schema: FeatureSchema, context: Context, items: int) -> dict
 
 
 def _column(feature: ExtraFeature, values: list[Any]) -> pa.Array:
-    items = len(values)
     try:
         if feature.kind == "category":
-            return (
-                as_text(pa.array(values))
-                if any(value is not None for value in values)
-                else pa.nulls(len(values), pa.string())
-            )
+            column = pa.array(values)
+            return pa.nulls(len(values), pa.string()) if column.null_count == len(values) else as_text(column)
         if feature.kind == "date":
             return pa.array([None if each is None else moment_us(each) for each in values], pa.int64())
         return pa.array(values, _TYPES[feature.kind])
