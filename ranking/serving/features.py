@@ -128,7 +128,7 @@ class OnlineFeatures:
             for part in ("user", "item", "content")
         )
         context = f"{service_name}_context"
-        has_context = any(service.name == context for service in store.list_feature_services(allow_cache=True))
+        has_context = any(service.name == context for service in store.list_feature_services())
         self._context = ServiceReader(store, feature_service(store, context)) if has_context else None
 
     def request(
