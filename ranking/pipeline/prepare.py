@@ -258,6 +258,7 @@ def training_context(
     *,
     threads: int,
     first_epoch: bool = False,
+    importance: bool = False,
 ) -> TrainingContext:
     """Load a saved frame for training; rankers are saved to the folder ``rankers`` (None: not saved)."""
     from ranking.data.disk_frame import DiskFrame
@@ -287,6 +288,7 @@ def training_context(
         rankers=rankers,
         quantizer=book.quantizer,
         first_epoch=first_epoch,
+        importance=importance,
     )
 
 

@@ -14,6 +14,7 @@ from ranking.data.rows_used import PartRows
 from ranking.data.split import TimeSplit
 from ranking.pipeline.conclusions import RunFacts, ServingChoice, conclusions
 from ranking.pipeline.evaluation import COMPARED, RunEvaluation
+from ranking.pipeline.feature_importance import read_importance
 from ranking.pipeline.questions import Question
 from ranking.training.calibration import SAMPLED_METRICS, Calibration
 from semantic_ids.catalog import Catalog
@@ -218,6 +219,13 @@ class RunResult:
             for each in self.evaluation.differences
         ]
         return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(("difference", "low", "high"), float))
+
+    @property
+    def importance(self) -> pd.DataFrame:
+        """Permutation importance on validation rows, one row per arm, feature and slice: the ``drop`` of the AUC when the
+        feature is shuffled, and its ``spread`` over repeats. Of boosting and of the serving ranker.
+        """
+        return read_importance(self.folder)
 
     @cached_property
     def conclusions(self) -> tuple[str, ...]:

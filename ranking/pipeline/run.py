@@ -19,6 +19,7 @@ from ranking.data.targets import CLICKED, check_target, target_inputs
 from ranking.evaluation.evaluator import refuse_leakage
 from ranking.pipeline.conclusions import ServingChoice
 from ranking.pipeline.evaluation import RunEvaluation, evaluate_arms
+from ranking.pipeline.feature_importance import measure
 from ranking.pipeline.prepare import (
     Prepared,
     end_of_log,
@@ -204,6 +205,8 @@ class Job:
         dataset = named_dataset(options.data)
         self.stages.run("materialize", [codebook, tables.facts], lambda: self._materialize(as_of_us))
         serving = self._promote(codebook, arms)
+        if serving.ranker is not None:
+            self.stages.run("importance", [serving.ranker], lambda: self._importance(codebook, split, serving))
         result = RunResult(
             data=options.data,
             preset=options.preset_name,
@@ -315,6 +318,7 @@ class Job:
             self.preset.ranker,
             self.repo.rankers,
             threads=self.repo.settings.engine.threads,
+            importance=True,
         )
 
     def _train(
@@ -363,6 +367,10 @@ class Job:
             ceiling=known.ceiling if known else None,
             target=self.target,
         )
+
+    def _importance(self, codebook: str, split: TimeSplit, serving: ServingChoice) -> StageResult:
+        validation = self._context(codebook, split).validation
+        return measure(self.folder, self.repo.rankers, serving.ranker or "", serving.arm or "", validation)
 
     def _materialize(self, as_of_us: int) -> StageResult:
         from sidkit.stores.feast_repo import materialize

@@ -177,6 +177,19 @@ class RankerSteps(ProjectBase):
             )
         return float(known.mean())
 
+    def features(self, preset: str | None = None) -> pd.DataFrame:
+        """The features of rankers, one row each: feature, source, kind, filled (share of rows with a value), distinct, arms
+        that read it, and per measured arm ``drop <arm>``, the drop of the validation AUC when the feature is shuffled.
+
+        Parameters
+        ----------
+        preset : str, optional
+            A finished run; default: the newest one.
+        """
+        from ranking.pipeline.feature_list import features_frame, list_features
+
+        return features_frame(list_features(self.repo, preset))
+
     def rankers(self) -> pd.DataFrame:
         """All rankers: name, state, arm, codebook, service, fit_end, content_hash."""
         from semantic_ids.catalog import Catalog

@@ -29,6 +29,7 @@ def build_app() -> typer.Typer:
     from sidkit.cli import codebook_quality, codebooks, data, embed, rankers  # noqa: F401
     from sidkit.cli.audit import audit
     from sidkit.cli.compare import compare
+    from sidkit.cli.features import features_app
     from sidkit.cli.leakage import leakage
     from sidkit.cli.options import codebooks_app, data_app, ranker_app, tables_app
     from sidkit.cli.rankers import frame, score
@@ -52,6 +53,7 @@ def build_app() -> typer.Typer:
     app.command("upgrade")(upgrade_)
     app.command("materialize")(materialize_)
     app.add_typer(codebooks_app, name="codebooks")
+    app.add_typer(features_app, name="features")
     app.command()(run)
     app.command()(frame)
     app.command()(score)
