@@ -29,12 +29,14 @@ from sidkit.core.engine import connection, literal, quoted
 from sidkit.core.errors import RepoError
 from sidkit.core.files import typed_path
 from sidkit.core.integrity import checked
+from sidkit.core.progress import SILENT, Progress
 from sidkit.core.repo import SETTINGS_FILE, Repo
 from sidkit.core.stages import StageResult, Stages
 from sidkit.datasets import SYNTHETIC, NamedDataset, named_dataset
 from sidkit.datasets.data_repo import create_repo, refuse_other_data
 from sidkit.datasets.user_sample import thin_by_user
 from sidkit.tables import build_tables, ingest, must_read_again, read_log
+from sidkit.tables.builder import TABLES
 from sidkit.tables.labelled_rows import RowSample, build_labelled_rows
 
 if TYPE_CHECKING:
@@ -82,6 +84,8 @@ class Prepared:
         Number of impressions of a generated data set.
     allow_future : bool
         Accept tables as of a future time.
+    progress : Progress
+        Receives remarks on tables that were rebuilt.
     """
 
     repo: Repo
@@ -89,6 +93,7 @@ class Prepared:
     data: str
     impressions: int
     allow_future: bool = False
+    progress: Progress = SILENT
 
     def ingest(self) -> Any:
         """Ingest the source; returns the log's fingerprint, an input of later stages."""
@@ -124,8 +129,10 @@ class Prepared:
         return self.stages.run(f"rows{mark}", inputs, lambda: self._rows(sample, until_us))
 
     def tables(self, log: Any, as_of_us: int) -> StageResult:
-        """Build the feature tables as of a time."""
+        """Build the feature tables as of a time; ``facts["features"]`` has what determines those of attributes, if any."""
         inputs = [log, as_of_us, self.repo.settings.feature_settings()]
+        if self.repo.settings.features_hash():
+            inputs.append(self.repo.settings.features.table_settings)
         return self.stages.run("tables", inputs, lambda: self._tables(as_of_us))
 
     def codebook(self, stem: str, spec: CodebookSpec, fit_end_us: int, inputs: Any, mark: str = "") -> str:
@@ -145,12 +152,15 @@ class Prepared:
             items = read_manifest(self.repo.codebooks / name)["rows"]
             return StageResult(items, {"name": name}, (self.repo.codebooks / name / "manifest.json",))
 
+        from sidkit.stores.feast_repo import apply_changed_features
+
         def publish() -> StageResult:
             report = lifecycle.publish(self.repo, name)
             return StageResult(report.rows, {}, (self.repo.tables / f"item_sid_{name}.parquet",))
 
         self.stages.run(f"codebook{mark}", marked, fit)
         self.stages.run(f"publish{mark}", marked, publish)
+        apply_changed_features(self.repo)
         return name
 
     def frame(
@@ -208,9 +218,14 @@ class Prepared:
 
     def _tables(self, as_of_us: int) -> StageResult:
         report = build_tables(self.repo, as_of_us, allow_future=self.allow_future)
+        for note in report.notes:
+            self.progress.remark(note)
+        facts: dict[str, Any] = {"as_of_us": as_of_us, "rows": {name: report.rows[name] for name in TABLES}}
+        if self.repo.settings.features_hash():
+            facts["features"] = [self.repo.settings.features.table_settings, report.rows]
         return StageResult(
             sum(report.rows.values()),
-            {"as_of_us": as_of_us, "rows": report.rows},
+            facts,
             tuple(self.repo.tables / f"{name}.parquet" for name in report.rows),
         )
 

@@ -147,6 +147,8 @@ def build(
     report = sidkit.open(repo).build(as_of, rebuild=rebuild, allow_future=allow_future)
     if report.restarted:
         say(report.restarted)
+    for note in report.notes:
+        say(note)
     for name, rows in report.rows.items():
         say(f"{name}: {rows:,} rows, {report.new_rows[name]:,} new")
     say(f"as of {iso(report.as_of_us)}")
