@@ -119,13 +119,13 @@ class Prepared:
         ``mark`` is a suffix of the stage name. ``until_us``, microseconds UTC, limits the rows of a replay. The labels of
         ``target`` are among the columns.
         """
-        settings = self.repo.settings
+        settings, context = self.repo.settings, dict(self.repo.settings.features.context)
         inputs = [log, settings.negatives.model_dump(), settings.time.model_dump()]
         if sample is not None:
             inputs.append([sample.path.name, [asdict(window) for window in sample.windows]])
         if until_us is not None:
             inputs.append(until_us)
-        inputs += target_inputs(target)
+        inputs += [*target_inputs(target), *([{"context": context}] if context else [])]
         return self.stages.run(f"rows{mark}", inputs, lambda: self._rows(sample, until_us))
 
     def tables(self, log: Any, as_of_us: int) -> StageResult:
@@ -199,6 +199,8 @@ class Prepared:
 
     def _read_source(self) -> StageResult:
         report = ingest(self.repo)
+        if report.read_again:
+            self.progress.remark(report.read_again)
         facts = {
             "new": report.new_rows,
             **{name: getattr(report, name) for name in ("changed", "removed", "vanished")},
@@ -214,6 +216,8 @@ class Prepared:
             "negatives": self.repo.settings.negatives.model_dump(),
             "available": list(report.available),
         }
+        if context := dict(self.repo.settings.features.context):
+            facts["context"] = context
         return StageResult(report.rows, facts, (report.path,))
 
     def _tables(self, as_of_us: int) -> StageResult:
@@ -338,9 +342,11 @@ def _source_mark(repo: Repo) -> Any:
     mark = source.fingerprint()
     # A database has no fingerprint, so it is always read.
     read_again = mark is None or must_read_again(repo, present_us())
+    context = dict(repo.settings.features.context)
     return [
         repo.settings.source.model_dump(mode="json", exclude={"url"}),
         np.random.default_rng().random() if read_again else mark,
+        *([context] if context else []),
     ]
 
 

@@ -123,6 +123,8 @@ def ingest_(
     counts = (("changed", report.changed), ("removed", report.removed))
     summary += [f"{count:,} {name}" for name, count in counts if count]
     say(f"{', '.join(summary)}; the log has {report.rows:,} rows; rejected rows are in {project.repo.rejects}")
+    if report.read_again:
+        say(report.read_again)
     if report.vanished:
         say(
             f"{report.vanished:,} rows of the log are no longer in the source, or no longer valid there; they were left in "
