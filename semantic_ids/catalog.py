@@ -334,6 +334,7 @@ def read_definitions(repo_path: Path) -> Definitions:
         tags={
             "availability_delay_seconds": f"{settings.time.availability_delay_seconds:g}",
             "settings_hash": content_hash(settings.feature_settings()),
+            **({"features_hash": settings.features_hash()} if settings.features_hash() else {}),
         },
     )
 

@@ -153,7 +153,7 @@ class Job:
         self.progress = progress
         self.folder = repo.runs / preset_name(options.preset_name)
         self.stages = Stages(self.folder / "stages.json", progress)
-        self.prepared = Prepared(repo, self.stages, options.data, options.impressions, options.allow_future)
+        self.prepared = Prepared(repo, self.stages, options.data, options.impressions, options.allow_future, progress)
 
     def run(self) -> RunResult:
         """Run all stages, write the HTML report and return the result; :mod:`sidkit.cli.run_report` prints it."""
@@ -170,7 +170,8 @@ class Job:
         rows = prepared.rows(log, sample, until_us=options.as_of_us, target=self.target)
         labelled, rows_file = rows.facts, rows.files[0]
         tables = prepared.tables(log, as_of_us)
-        codebook_inputs = [log, tables.facts, asdict(split)]
+        # Codebooks do not depend on attributes.
+        codebook_inputs = [log, {name: tables.facts[name] for name in ("as_of_us", "rows")}, asdict(split)]
         self.preset = self._usable_preset(split.train_end_us)
         codebook = prepared.codebook(
             codebook_stem(preset_name(options.preset_name)), self.preset.codebook, split.train_end_us, codebook_inputs

@@ -207,9 +207,10 @@ def init(
     interactions: TableLike | None = None,
     items: TableLike | None = None,
     item_embeddings: TableLike | None = None,
+    users: TableLike | None = None,
     impressions: int = 200_000,
 ) -> Project:
-    """Create a project. The settings of its source are inferred from the data; ``sidkit.toml`` holds them.
+    """Create a project. The settings of its source and its attributes are inferred from the data; ``sidkit.toml`` holds them.
 
     Parameters
     ----------
@@ -218,9 +219,9 @@ def init(
     data : str or Path, optional
         A folder of Parquet files, a SQLAlchemy URL (``env:NAME`` reads it from an environment variable), or
         ``synthetic[:strong|weak|none|clustered]``, which writes a generated data set into the project.
-    interactions, items, item_embeddings : TableLike, optional
-        The tables of the input contract in memory (pandas, Polars or Arrow), instead of ``data``. They are saved in the
-        project's folder ``source``; :meth:`Project.ingest` adds rows.
+    interactions, items, item_embeddings, users : TableLike, optional
+        The tables of the input contract in memory (pandas, Polars or Arrow), instead of ``data``; ``users`` may be missing.
+        They are saved in the project's folder ``source``; :meth:`Project.ingest` adds rows.
     impressions : int
         Number of impressions of a generated data set.
 
@@ -231,9 +232,9 @@ def init(
     ContractError
         When the data break the input contract.
     ConfigError
-        When both ``data`` and tables are given, or one of the three tables is missing.
+        When both ``data`` and tables are given, or one of the three required tables is missing.
     """
-    tables = tables_of(interactions, items, item_embeddings)
+    tables = tables_of(interactions, items, item_embeddings, users)
     given = [name for name, table in tables.items() if table is not None]
     if given and data is not None:
         raise ConfigError(
@@ -251,6 +252,7 @@ def init(
 def _init_in_memory(path: Path, tables: dict[str, TableLike | None]) -> Repo:
     """Write the tables into a temporary folder, validate them, and move the folder into the new repository."""
     from sidkit.api.checks import check_source
+    from sidkit.contract import features_section, open_source
     from sidkit.core.files import typed_path
     from sidkit.core.repo import init_repo
     from sidkit.core.temporary import temporary_folder
@@ -259,7 +261,8 @@ def _init_in_memory(path: Path, tables: dict[str, TableLike | None]) -> Repo:
     with temporary_folder() as work:
         write_source(work / "source", tables)
         checked = check_source(work / "source")
-        repo = init_repo(folder, source_url=str(source_folder(folder)), **checked.settings)
+        features = features_section(open_source(str(work / "source")))
+        repo = init_repo(folder, source_url=str(source_folder(folder)), features=features, **checked.settings)
         shutil.move(work / "source", source_folder(folder))
     return repo
 

@@ -123,6 +123,8 @@ def ingest_(
     counts = (("changed", report.changed), ("removed", report.removed))
     summary += [f"{count:,} {name}" for name, count in counts if count]
     say(f"{', '.join(summary)}; the log has {report.rows:,} rows; rejected rows are in {project.repo.rejects}")
+    if report.read_again:
+        say(report.read_again)
     if report.vanished:
         say(
             f"{report.vanished:,} rows of the log are no longer in the source, or no longer valid there; they were left in "
@@ -147,6 +149,8 @@ def build(
     report = sidkit.open(repo).build(as_of, rebuild=rebuild, allow_future=allow_future)
     if report.restarted:
         say(report.restarted)
+    for note in report.notes:
+        say(note)
     for name, rows in report.rows.items():
         say(f"{name}: {rows:,} rows, {report.new_rows[name]:,} new")
     say(f"as of {iso(report.as_of_us)}")

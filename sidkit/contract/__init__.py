@@ -1,5 +1,6 @@
 """The input contract: reads a user's tables in chunks and validates every row; no row is dropped silently."""
 
+from sidkit.contract.feature_section import features_section
 from sidkit.contract.inspect import SourceFacts, inspect_source
 from sidkit.contract.reader import open_source, same_source
 from sidkit.contract.report import TableReport
@@ -11,6 +12,7 @@ __all__ = [
     "SourceFacts",
     "TableReport",
     "ValidatedTables",
+    "features_section",
     "inspect_source",
     "open_source",
     "same_source",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import duckdb
 import pyarrow.parquet as pq
 
+from sidkit.contract.attribute_values import Shape
+from sidkit.contract.context import context_facts, log_types, read_context
 from sidkit.contract.events import after_now, classify_interactions, first_events, one_row_per_event
 from sidkit.contract.report import TableReport
 from sidkit.contract.row_remedies import row_remedy
@@ -35,6 +38,8 @@ class ValidatedTables:
     embeddings: Path
     reports: tuple[TableReport, ...]
     users: Path | None = None
+    shapes: dict[str, Shape] = field(default_factory=dict)
+    """Context column -> shape of its values, to be reused by later ingests."""
 
 
 def validate(
@@ -45,6 +50,7 @@ def validate(
     rejects: Path | None,
     report: Callable[[Sequence[TableReport]], None] = lambda _: None,
     now_us: int | None = None,
+    shapes: Mapping[str, Shape] | None = None,
 ) -> ValidatedTables:
     """Read and validate a source, and split it into valid and rejected rows.
 
@@ -65,6 +71,8 @@ def validate(
     now_us : int, optional
         Current time, microseconds UTC: rows with a later ``timestamp``, ``created_at`` or ``updated_at`` are rejected.
         ``removed_at`` may be in the future.
+    shapes : mapping, optional
+        Shapes of context columns from an earlier ingest.
 
     Raises
     ------
@@ -77,17 +85,28 @@ def validate(
     embeddings = with_modalities(settings.source.modalities)
     has_users = source.has(USERS.name)
     staged = {
-        table.name: stage(source, table, settings.engine.chunk_rows, work / f"staged-{table.name}.parquet")
+        table.name: stage(
+            source,
+            table,
+            settings.engine.chunk_rows,
+            work / f"staged-{table.name}.parquet",
+            settings.features.context if table is INTERACTIONS else (),
+        )
         for table in (ITEMS, embeddings, INTERACTIONS, *([USERS] if has_users else []))
     }
     reports = []
     try:
-        for table, classify in (
+        staged_events = f"read_parquet({literal(staged[INTERACTIONS.name])})"
+        context = read_context(opened, staged_events, settings.features.context, shapes or {})
+        types = log_types(settings.features.context)
+        values = {name: column.sql(name) for name, column in context.items()}
+        steps: list[tuple[Table, Callable[[Sequence[str], Settings, Path, int], str]]] = [
             (ITEMS, _classify_items),
             (embeddings, _classify_embeddings),
-            (INTERACTIONS, classify_interactions),
+            (INTERACTIONS, partial(classify_interactions, context=values)),
             *([(USERS, classify_users)] if has_users else []),
-        ):
+        ]
+        for table, classify in steps:
             columns = pq.read_schema(staged[table.name]).names
             opened.execute(
                 f"CREATE OR REPLACE TEMP VIEW staged AS SELECT * FROM "
@@ -96,7 +115,9 @@ def validate(
             refuse_wrong_units(opened, table, source.columns(table.name), now)
             query = classify(columns, settings, work, now)
             with working_on(f"checking the table {table.name}"):
-                checked = _split(opened, table, query, work / f"{table.name}.parquet", rejects)
+                checked = _split(opened, table, query, work / f"{table.name}.parquet", rejects, types)
+            if table is INTERACTIONS:
+                checked = replace(checked, facts={**checked.facts, **context_facts(opened, staged_events, context)})
             left_out = sorted(set(source.columns(table.name)) - set(columns)) if table in WITH_ATTRIBUTES else []
             if left_out:
                 checked = replace(checked, facts={**checked.facts, "ignored columns": ", ".join(left_out)})
@@ -116,6 +137,7 @@ def validate(
         embeddings=work / "item_embeddings.parquet",
         reports=tuple(reports),
         users=work / "users.parquet" if has_users else None,
+        shapes={name: column.shape for name, column in context.items() if column.shape},
     )
 
 
@@ -192,7 +214,12 @@ def _classify_embeddings(columns: Sequence[str], settings: Settings, work: Path,
 
 
 def _split(
-    opened: duckdb.DuckDBPyConnection, table: Table, query: str, valid: Path, rejects: Path | None
+    opened: duckdb.DuckDBPyConnection,
+    table: Table,
+    query: str,
+    valid: Path,
+    rejects: Path | None,
+    types: Mapping[str, str],
 ) -> TableReport:
     opened.execute(f"CREATE OR REPLACE TEMP TABLE classified AS {query}")
     reasons = dict(
@@ -209,7 +236,7 @@ def _split(
                 f"ORDER BY file_row_number) TO {literal(temporary)} (FORMAT parquet)"
             )
     if table is INTERACTIONS:
-        chosen = one_row_per_event("(SELECT * FROM classified WHERE reason IS NULL)", "file_row_number")
+        chosen = one_row_per_event("(SELECT * FROM classified WHERE reason IS NULL)", types, "file_row_number")
         order = "timestamp, user_id, item_id, request_id NULLS FIRST, position NULLS FIRST"
     else:
         chosen = "SELECT * EXCLUDE (reason) FROM classified WHERE reason IS NULL"

@@ -189,6 +189,11 @@ class Settings(Section):
         """
         return load_model(cls, path)
 
+    def features_hash(self) -> str:
+        """Hash of what determines the views and services of ``[features]``; empty if there are none."""
+        stated = {**self.features.table_settings, "extra": list(self.features.extra)}
+        return content_hash(stated) if any(stated.values()) else ""
+
     def feature_settings(self) -> dict[str, Any]:
         """The settings that determine the contents of the feature tables, as a flat dict of JSON values."""
         return {

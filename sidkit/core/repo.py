@@ -223,6 +223,7 @@ def init_repo(
     modalities: tuple[str, ...] = ("text",),
     feedback: str = "impressions",
     conversions: bool = False,
+    features: str = "",
 ) -> Repo:
     """Create a repository from the template.
 
@@ -232,6 +233,8 @@ def init_repo(
         A new or empty folder.
     source_url, modalities, feedback, conversions
         Values of ``[source]`` in ``sidkit.toml``; see :class:`sidkit.core.config.SourceSettings`.
+    features : str
+        TOML of the tables ``[features.items]``, ``[features.users]`` and ``[features.context]``.
 
     Raises
     ------
@@ -261,6 +264,7 @@ def init_repo(
                 text = _set(text, "modalities", "[" + ", ".join(f'"{name}"' for name in modalities) + "]")
                 text = _set(text, "feedback", f'"{feedback}"')
                 text = _set(text, "conversions", "true" if conversions else "false")
+                text = _with_features(text, features)
             with written_beside(folder / name) as temporary:
                 if name == SETTINGS_FILE:
                     make_private(temporary)  # a URL may hold a password
@@ -321,6 +325,12 @@ def _template_text(name: str, folder: Path) -> str:
 
 def _set(text: str, key: str, value: str) -> str:
     return re.sub(rf"(?m)^{key} = .*?(?=\s*(#.*)?$)", lambda _: f"{key} = {value}", text, count=1)
+
+
+def _with_features(text: str, features: str) -> str:
+    """Insert tables behind the keys of ``[features]``."""
+    end = text.index("\n[", text.index("[features]"))
+    return f"{text[:end]}\n{features.rstrip()}\n{text[end:]}" if features else text
 
 
 def _toml_string(text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sidkit.contract import SourceFacts, inspect_source, open_source, same_source
+from sidkit.contract import SourceFacts, features_section, inspect_source, open_source, same_source
 from sidkit.core.errors import ConfigError, PluginChangedError
 from sidkit.core.files import typed_path
 from sidkit.core.integrity import read_sealed, write_sealed
@@ -17,7 +17,7 @@ DATASET_FILE = "dataset.json"
 
 
 def create_repo(path: Path | str, data: str) -> Repo:
-    """Create a repository whose ``[source]`` matches the data.
+    """Create a repository whose ``[source]`` matches the data, and whose ``[features]`` lists its attributes.
 
     The tables of a generated data set (:func:`sidkit.datasets.named_dataset`) are not written yet; they belong in
     ``data/source``. A user-defined data set is recorded in ``data/dataset.json`` by its hash. Its code is not copied, since its
@@ -38,13 +38,14 @@ def create_repo(path: Path | str, data: str) -> Repo:
         When the data cannot be read.
     """
     folder = typed_path(path)
-    dataset = named_dataset(data)
+    dataset, features = named_dataset(data), ""
     if dataset:
         writer = dataset.make()
         facts = SourceFacts(writer.modalities, writer.feedback, writer.conversions)
     else:
-        facts = inspect_source(open_source(data))
-    repo = init_repo(folder, source_url=_source_url(folder, data, dataset), **facts.settings())
+        source = open_source(data)
+        facts, features = inspect_source(source), features_section(source)
+    repo = init_repo(folder, source_url=_source_url(folder, data, dataset), features=features, **facts.settings())
     facts.warn()
     _record_dataset(repo, dataset)
     return repo

@@ -122,6 +122,35 @@ def apply_repo(repo: Repo) -> str:
     return printed.getvalue()
 
 
+def apply_changed_features(repo: Repo) -> bool:
+    """Apply the definitions if ``[features]`` changed since the last apply; return whether it did.
+
+    Raises
+    ------
+    RepoError
+        When the definitions lack the views of attributes, because an older release wrote them.
+    """
+    from sidkit.core.feature_settings import ITEM_ATTRIBUTES, USER_ATTRIBUTES
+
+    features = repo.settings.features
+    wanted = [name for name, used in ((ITEM_ATTRIBUTES, features.items), (USER_ATTRIBUTES, features.users)) if used]
+    registered = {view.name: view for view in open_store(repo).list_feature_views()}
+    if "item_content" not in registered:
+        return False  # publishing a codebook applies the definitions
+    known = registered["item_content"].tags.get("features_hash", "")
+    if known == repo.settings.features_hash() and registered.keys() >= set(wanted):
+        return False
+    apply_repo(repo)
+    defined = {view.name for view in open_store(repo).list_feature_views()}
+    missing = [name for name in wanted if name not in defined]
+    if missing:
+        raise RepoError(
+            f"expected the feature views {', '.join(missing)} of [features] in the definitions of {repo.path}, got none; copy "
+            "sources.py, item_views.py and user_views.py from a new repository (`sidkit init`)"
+        )
+    return True
+
+
 def read_definitions(repo: Repo) -> tuple[list[FeatureView], list[Entity], str]:
     """Read the feature views, entities and offline store type of a repository without applying it.
 
