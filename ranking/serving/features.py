@@ -126,7 +126,7 @@ class OnlineFeatures:
             for part in ("user", "item", "content")
         )
         context = f"{service_name}_context"
-        has_context = any(service.name == context for service in store.list_feature_services(allow_cache=True))
+        has_context = any(service.name == context for service in store.list_feature_services())
         self._context = ServiceReader(store, feature_service(store, context)) if has_context else None
 
     def request(
@@ -151,7 +151,7 @@ class OnlineFeatures:
         for name, view in user.items():
             views[name] = ViewRows(name, np.repeat(view.index, len(items)), view.table)
         if self._context is not None:
-            views |= read_context_views(self._context, user_id, item_ids, at_us, context or {})
+            views |= read_context_views(self._context.read, user_id, item_ids, at_us, context or {})
         rows = LabelledRows(np.full(len(items), user_id, dtype=object), items, times_us, np.zeros(len(items), np.int8))
 
         def look_up(history: npt.NDArray[np.object_], _: Ints) -> Mapping[str, ViewRows]:
