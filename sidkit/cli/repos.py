@@ -62,9 +62,9 @@ def apply(repo: RepoOption = Path()) -> None:
 
 
 def relocate(repo: RepoOption = Path()) -> None:
-    """Make a copied or moved repository independent of its former folder.
+    """Rewrite the paths of a copied or moved repository.
 
-    Rewrites absolute paths in its settings and its registry. Running it again changes nothing.
+    It no longer refers to its former folder. Running it again changes nothing.
     """
     import sidkit
 
