@@ -159,6 +159,16 @@ class DataSteps(ProjectBase):
         with self.repo.locked():
             return apply_repo(self.repo).strip()
 
+    def relocate(self) -> list[str]:
+        """Rewrite the absolute paths of a copied or moved repository; returns a line per change.
+
+        See :func:`sidkit.stores.relocate.relocate`.
+        """
+        from sidkit.stores.relocate import relocate
+
+        with self.repo.locked():
+            return relocate(self.repo)
+
     def doctor(self) -> list[Problem]:
         """Definitions that Feast would silently mishandle, and differences between registry, catalogue and stores."""
         from sidkit.stores.repo_doctor import examine_repo

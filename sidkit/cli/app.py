@@ -33,7 +33,7 @@ def build_app() -> typer.Typer:
     from sidkit.cli.leakage import leakage
     from sidkit.cli.options import codebooks_app, data_app, ranker_app, tables_app
     from sidkit.cli.rankers import frame, score
-    from sidkit.cli.repos import apply, doctor, init, materialize_, upgrade_
+    from sidkit.cli.repos import apply, doctor, init, materialize_, relocate, upgrade_
     from sidkit.cli.run import run
     from sidkit.cli.shared_options import with_warnings
 
@@ -50,6 +50,7 @@ def build_app() -> typer.Typer:
     app.add_typer(tables_app, name="tables")
     app.command()(doctor)
     app.command()(apply)
+    app.command()(relocate)
     app.command("upgrade")(upgrade_)
     app.command("materialize")(materialize_)
     app.add_typer(codebooks_app, name="codebooks")

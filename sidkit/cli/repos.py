@@ -1,4 +1,4 @@
-"""Commands on a whole repository: init, doctor, apply, upgrade, materialize."""
+"""Commands on a whole repository: init, doctor, apply, relocate, upgrade, materialize."""
 
 from __future__ import annotations
 
@@ -59,6 +59,20 @@ def apply(repo: RepoOption = Path()) -> None:
     import sidkit
 
     say(sidkit.open(repo).apply())
+
+
+def relocate(repo: RepoOption = Path()) -> None:
+    """Rewrite the paths of a copied or moved repository.
+
+    It no longer refers to its former folder. Running it again changes nothing.
+    """
+    import sidkit
+
+    project = sidkit.open(repo)
+    changes = project.relocate()
+    for line in changes:
+        say(line)
+    say(f"{project.path}: {'relocated' if changes else 'nothing to relocate'}")
 
 
 def upgrade_(repo: RepoOption = Path()) -> None:

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 
 from sidkit.contract.attributes import ColumnKind, attribute_kinds
-from sidkit.contract.reader import Source
 from sidkit.contract.schemas import INTERACTIONS, ITEMS, USERS
+from sidkit.contract.source import Source
 
 _HEAD = {
     "items": "Attributes of items that rankers read; remove a line to ignore the column.",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import re
 import sys
@@ -37,6 +36,8 @@ _TEMPLATE_FILES = (
 )
 
 
+_INSIDE = "./"
+"""Start of a source's path that is relative to the repository."""
 _LOCKED_BYTES = 1
 """Bytes of the lock file before the holder's name: Windows locks the first byte, which no other process can then read."""
 
@@ -82,8 +83,12 @@ class Repo:
 
     @cached_property
     def settings(self) -> Settings:
-        """The settings in ``sidkit.toml``."""
-        return Settings.load(self.path / SETTINGS_FILE)
+        """The settings in ``sidkit.toml``, with a source inside the repository as an absolute path."""
+        settings = Settings.load(self.path / SETTINGS_FILE)
+        if not settings.source.url.startswith(_INSIDE):
+            return settings
+        source = settings.source.model_copy(update={"url": str(self.path / settings.source.url)})
+        return settings.model_copy(update={"source": source})
 
     @property
     def data(self) -> Path:
@@ -258,9 +263,9 @@ def init_repo(
         (folder / "data").mkdir()
         # sidkit.toml is written last: a folder without it is a half-written repository of a killed init.
         for name in sorted(_TEMPLATE_FILES, key=lambda name: name == SETTINGS_FILE):
-            text = _template_text(name, folder)
+            text = _template_text(name)
             if name == SETTINGS_FILE:
-                text = _set(text, "url", f'"{_toml_string(source_url)}"')
+                text = _set(text, "url", f'"{_toml_string(within(folder, source_url))}"')
                 text = _set(text, "modalities", "[" + ", ".join(f'"{name}"' for name in modalities) + "]")
                 text = _set(text, "feedback", f'"{feedback}"')
                 text = _set(text, "conversions", "true" if conversions else "false")
@@ -297,30 +302,27 @@ def remove_half_written_repo(path: Path) -> None:
         return
     remove_leftovers(path)
     entries = list(path.iterdir())
-    if all(_is_untouched_template(entry, path) for entry in entries):
+    if all(_is_untouched_template(entry) for entry in entries):
         for entry in entries:
             remove(entry)
 
 
-def _is_untouched_template(entry: Path, folder: Path) -> bool:
+def _is_untouched_template(entry: Path) -> bool:
     if entry.name == "data":
         return entry.is_dir() and not any(entry.iterdir())
     if entry.name not in _TEMPLATE_FILES or not entry.is_file():
         return False
-    return entry.read_bytes() == _template_text(entry.name, folder).encode()
+    return entry.read_bytes() == _template_text(entry.name).encode()
 
 
-def _template_text(name: str, folder: Path) -> str:
-    text = (template_folder() / name).read_text(encoding="utf-8")
-    if name == FEAST_FILE:
-        # Feast resolves a relative registry path against the working directory, so it is made absolute here.
-        # JSON quoting is valid YAML for any folder name.
-        text = re.sub(
-            r"sqlite:///data/(\S*)",
-            lambda match: json.dumps(f"sqlite:///{folder}/data/{match[1]}", ensure_ascii=False),
-            text,
-        )
-    return text
+def _template_text(name: str) -> str:
+    return (template_folder() / name).read_text(encoding="utf-8")
+
+
+def within(folder: Path, source_url: str) -> str:
+    """A source's path as it is written in settings: relative if it is inside the repository, so that it may be moved."""
+    is_inside = source_url.startswith("/") and folder in Path(source_url).parents
+    return f"{_INSIDE}{Path(source_url).relative_to(folder).as_posix()}" if is_inside else source_url
 
 
 def _set(text: str, key: str, value: str) -> str:

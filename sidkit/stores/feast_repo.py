@@ -32,21 +32,28 @@ def open_store(repo: Repo) -> FeatureStore:
     Raises
     ------
     RepoError
-        When the repository is a copy that refers to the original's registry, or the registry is damaged.
+        When the repository is a copy that would read the original's registry or feature tables, or the registry is damaged.
     """
     quiet_feast()
     from feast import FeatureStore
 
+    from sidkit.stores.offline.retrieve import streams_from
     from sidkit.stores.registry_cache import hold_cached_registries
     from sidkit.stores.registry_check import refuse_damaged_registry
-    from sidkit.stores.registry_path import make_registry_private, refuse_copied_registry, resolve_registry_against_repo
+    from sidkit.stores.registry_path import (
+        make_registry_private,
+        refuse_registry_elsewhere,
+        resolve_registry_against_repo,
+    )
 
-    refuse_copied_registry(repo)
+    refuse_registry_elsewhere(repo, reads_recorded_paths=False)
     make_registry_private(repo)
     resolve_registry_against_repo()
     hold_cached_registries()
     refuse_damaged_registry(repo)
-    return FeatureStore(repo_path=str(repo.path))
+    store = FeatureStore(repo_path=str(repo.path))
+    refuse_registry_elsewhere(repo, reads_recorded_paths=not streams_from(store))
+    return store
 
 
 def feature_service(store: FeatureStore, name: str) -> FeatureService:
@@ -80,7 +87,7 @@ def apply_repo(repo: Repo) -> str:
     DefinitionsError
         When Feast would silently mishandle the definitions (:mod:`sidkit.stores.doctor`); nothing was applied then.
     RepoError
-        When Feast rejects the definitions, or the repository is a copy that refers to the original's registry.
+        When Feast rejects the definitions.
     """
     quiet_feast()
     from feast.repo_config import load_repo_config
@@ -89,9 +96,10 @@ def apply_repo(repo: Repo) -> str:
     from sidkit.stores.doctor import examine, refuse
     from sidkit.stores.registry_cache import hold_cached_registries
     from sidkit.stores.registry_check import set_damaged_registry_aside
-    from sidkit.stores.registry_path import make_registry_private, refuse_copied_registry, resolve_registry_against_repo
+    from sidkit.stores.registry_path import make_registry_private, own_registry, resolve_registry_against_repo
 
-    refuse_copied_registry(repo)
+    with repo.locked_or_held():
+        own_registry(repo)
     resolve_registry_against_repo()
     hold_cached_registries()
     printed = io.StringIO()
