@@ -16,7 +16,8 @@ definitions = read_definitions(Path(__file__).resolve().parent)
 
 
 def services_of(codebook):
-    sid = semantic_id_views[codebook.name].with_name("item_sid")
+    # Not assigned_at_us: the wall clock of the assignment says when a code was computed, not anything about the item.
+    sid = semantic_id_views[codebook.name].with_name("item_sid")[["codes", "residual_norm"]]
     parts = {
         "": [item_content, sid, item_stats, user_history, user_stats],
         "_user": [user_history, user_stats],

@@ -92,6 +92,16 @@ class Ranker:
         """Scaling of the numeric features."""
         return self.config.scaling
 
+    @property
+    def smoothing_rate(self) -> float:
+        """Share of positives towards which click rates are smoothed: that of the training rows."""
+        return self.config.scaling.rate
+
+    @property
+    def positive_rate(self) -> float:
+        """Share of positives among the training rows."""
+        return self.config.scaling.rate
+
     def score(self, data: Dataset) -> npt.NDArray[np.float64]:
         """Predict click probabilities ``float64 [rows]``; scores do not depend on other rows."""
         return predict(self.model, Batches(data, self.scaling, self.vocabulary))
