@@ -305,10 +305,9 @@ def _config(context: TrainingContext, arm: str, spec: ArmSpec) -> RankerConfig:
         model=model,
         numeric=feature_names(rows.schema),
         scaling=scaling,
-        schema=rows.schema,
         inputs=CodedInputs.fit(rows),
         content_dim=context.train.items.content.shape[1],
-        **vars(context.serving),
+        **{**vars(context.serving), "schema": rows.schema},
     )
 
 
