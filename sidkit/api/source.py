@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sidkit.api.tables import TableLike, to_arrow
+from sidkit.contract.column_mapping import mapped_columns
 from sidkit.contract.schemas import EMBEDDINGS, INTERACTIONS, ITEMS, TABLES
 from sidkit.core.errors import ConfigError, ContractError
 from sidkit.core.files import written_beside
@@ -28,7 +29,7 @@ def source_folder(repo_path: Path) -> Path:
 
 
 def write_source(folder: Path, tables: Mapping[str, TableLike | None]) -> None:
-    """Write the three tables to a new folder.
+    """Write the tables to a new folder; vectors may be missing.
 
     Raises
     ------
@@ -37,11 +38,12 @@ def write_source(folder: Path, tables: Mapping[str, TableLike | None]) -> None:
     ContractError
         When a table cannot be converted, or has no rows.
     """
-    missing = [name for name, table in tables.items() if table is None]
+    missing = [name for name, table in tables.items() if table is None and name != EMBEDDINGS.name]
     if missing:
         raise ConfigError(
-            f"expected interactions=, items= and item_embeddings= together, got none for {', '.join(missing)}; pass all three, "
-            "or data= with a folder or a URL (`sidkit data embed` computes the vectors of items in a folder)"
+            f"expected interactions= and items= together, got none for {', '.join(missing)}; pass both, and item_embeddings= "
+            "with vectors if there are any, or data= with a folder or a URL (`sidkit data embed` computes the vectors of items "
+            "in a folder)"
         )
     converted = {name: to_arrow(table, name) for name, table in tables.items() if table is not None}
     for name, table in converted.items():
@@ -79,7 +81,7 @@ def add_to_source(repo: Repo, tables: Mapping[str, TableLike | None]) -> None:
             _write(table, folder / name / _part(number))
         else:
             path = folder / f"{name}.parquet"
-            _write(_merged(pq.read_table(path), table), path)
+            _write(_merged(pq.read_table(path), table, repo.settings.source.columns, name), path)
 
 
 def _check_columns(folder: Path, name: str, table: pa.Table) -> None:
@@ -93,12 +95,15 @@ def _check_columns(folder: Path, name: str, table: pa.Table) -> None:
         )
 
 
-def _merged(old: pa.Table, new: pa.Table) -> pa.Table:
+def _merged(old: pa.Table, new: pa.Table, columns: Mapping[str, str | dict[str, str]], name: str) -> pa.Table:
     """The rows of both tables; without ``updated_at``, new rows replace old ones of the same item."""
     new = new.select(old.column_names)
-    if "updated_at" not in old.column_names:
-        ids = pc.cast(new.column("item_id"), pa.string())
-        old = old.filter(pc.invert(pc.is_in(pc.cast(old.column("item_id"), pa.string()), ids.combine_chunks())))
+    table = next(each for each in TABLES if each.name == name)
+    mapping = mapped_columns(table, columns, old.column_names)
+    key = mapping.get("item_id", "item_id")
+    if mapping.get("updated_at", "updated_at") not in old.column_names:
+        ids = pc.cast(new.column(key), pa.string())
+        old = old.filter(pc.invert(pc.is_in(pc.cast(old.column(key), pa.string()), ids.combine_chunks())))
     return pa.concat_tables([old, new], promote_options="permissive")
 
 

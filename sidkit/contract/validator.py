@@ -9,7 +9,8 @@ from pathlib import Path
 import duckdb
 import pyarrow.parquet as pq
 
-from sidkit.contract.events import after_now, classify_interactions, first_events, one_row_per_event
+from sidkit.contract.events import after_now, classify_interactions, first_events, one_row_per_event, undated
+from sidkit.contract.placeholders import write_placeholders
 from sidkit.contract.report import TableReport
 from sidkit.contract.row_remedies import row_remedy
 from sidkit.contract.rows import REASON
@@ -73,17 +74,18 @@ def validate(
     work.mkdir(parents=True, exist_ok=True)
     now = present_us() if now_us is None else now_us
     embeddings = with_modalities(settings.source.modalities)
+    tables: dict[Table, Callable[[Sequence[str], Settings, Path, int], str]] = {
+        ITEMS: _classify_items,
+        **({embeddings: _classify_embeddings} if settings.source.modalities else {}),
+        INTERACTIONS: classify_interactions,
+    }
     staged = {
         table.name: stage(source, table, settings.engine.chunk_rows, work / f"staged-{table.name}.parquet")
-        for table in (ITEMS, embeddings, INTERACTIONS)
+        for table in tables
     }
     reports = []
     try:
-        for table, classify in (
-            (ITEMS, _classify_items),
-            (embeddings, _classify_embeddings),
-            (INTERACTIONS, classify_interactions),
-        ):
+        for table, classify in tables.items():
             columns = pq.read_schema(staged[table.name]).names
             opened.execute(
                 f"CREATE OR REPLACE TEMP VIEW staged AS SELECT * FROM "
@@ -99,6 +101,8 @@ def validate(
             checked = replace(checked, facts={**checked.facts, **source.facts(table.name)})
             checked = replace(checked, columns=source.uses(table.name, columns))
             reports.append(checked)
+        if not settings.source.modalities:
+            write_placeholders(opened, work)
         reports = with_shares(opened, reports, work, settings)
         report(reports)
         _check_shares(reports, settings)
@@ -118,17 +122,17 @@ def _classify_items(columns: Sequence[str], settings: Settings, work: Path, now_
     fallback = settings.source.missing_created_at == "first_interaction"
     optional = {name: name if name in columns else "NULL::TIMESTAMPTZ" for name in ("updated_at", "removed_at")}
     key = ["item_id", "coalesce(updated_at, created_at)"] if "updated_at" in columns else ["item_id"]
-    first_seen = (
+    seen = (
         f"({first_events(work / 'staged-interactions.parquet', now_us)})"
         if fallback
-        else "(SELECT NULL::VARCHAR AS item_id, NULL::TIMESTAMPTZ AS first_seen)"
+        else "(SELECT NULL::VARCHAR AS item_id)"
     )
     attributes = ", ".join(quoted(name) for name in columns if name not in {REASON, "created_at", "item_id"})
     return f"""
         WITH dated AS (
-            SELECT staged.item_id, coalesce(created_at, first_seen) AS created_at, {attributes + "," if attributes else ""}
-                   reason, file_row_number
-            FROM staged LEFT JOIN {first_seen} AS seen ON seen.item_id = staged.item_id
+            SELECT staged.item_id, {undated("created_at", columns) if fallback else "created_at"} AS created_at,
+                   {attributes + "," if attributes else ""} reason, file_row_number
+            FROM staged LEFT JOIN {seen} AS seen ON seen.item_id = staged.item_id
         ), checked AS (
             SELECT * EXCLUDE (reason), CASE
                 WHEN reason IS NOT NULL THEN reason

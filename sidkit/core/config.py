@@ -31,6 +31,9 @@ RESERVED_MODALITIES = frozenset(
 )
 """Names used by the tables, feature views or checks, compared case-insensitively."""
 
+NO_VECTORS = "no_vectors"
+"""Vector column of a source without vectors: the same single zero for every item, which no arm reads."""
+
 FEATURE_NAME_RULE = (
     "use letters, digits and underscores, starting with a letter, at most 100 bytes, not ending in '_y' "
     f"(Feast drops it), and none of {', '.join(sorted(RESERVED_MODALITIES))} in any case"
@@ -71,6 +74,11 @@ class SourceSettings(Section):
     label: LabelSettings = LabelSettings()
     times: TimesSettings = TimesSettings()
     vectors: VectorSettings = VectorSettings()
+
+    @property
+    def content_vectors(self) -> tuple[str, ...]:
+        """The vector columns of ``item_content``: the modalities, or :data:`NO_VECTORS` for a source without vectors."""
+        return self.modalities or (NO_VECTORS,)
 
     @field_validator("modalities")
     @classmethod
@@ -190,7 +198,7 @@ class Settings(Section):
     def feature_settings(self) -> dict[str, Any]:
         """The settings that determine the contents of the feature tables, as a flat dict of JSON values."""
         return {
-            "source.modalities": list(self.source.modalities),
+            "source.modalities": list(self.source.content_vectors),
             "source.feedback": self.source.feedback,
             "source.conversions": self.source.conversions,
             "time.availability_delay_seconds": self.time.availability_delay_seconds,

@@ -8,11 +8,12 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from filelock import lock_descriptor
 
@@ -21,6 +22,7 @@ from sidkit.core.errors import ConfigError, RepoError, RepoLockedError, StorageE
 from sidkit.core.files import make_private, remove, remove_leftovers, typed_path, written_beside
 from sidkit.core.locks import locked_folder
 from sidkit.core.repo_format import keep_format, refuse_other_format, write_format
+from sidkit.core.toml_text import toml_key, toml_tables, toml_value
 
 SETTINGS_FILE = "sidkit.toml"
 FEAST_FILE = "feature_store.yaml"
@@ -223,6 +225,7 @@ def init_repo(
     modalities: tuple[str, ...] = ("text",),
     feedback: str = "impressions",
     conversions: bool = False,
+    further: Mapping[str, Any] | None = None,
 ) -> Repo:
     """Create a repository from the template.
 
@@ -232,6 +235,8 @@ def init_repo(
         A new or empty folder.
     source_url, modalities, feedback, conversions
         Values of ``[source]`` in ``sidkit.toml``; see :class:`sidkit.core.config.SourceSettings`.
+    further : mapping, optional
+        Its other keys, as JSON values.
 
     Raises
     ------
@@ -261,6 +266,7 @@ def init_repo(
                 text = _set(text, "modalities", "[" + ", ".join(f'"{name}"' for name in modalities) + "]")
                 text = _set(text, "feedback", f'"{feedback}"')
                 text = _set(text, "conversions", "true" if conversions else "false")
+                text = _with_further(text, further or {})
             with written_beside(folder / name) as temporary:
                 if name == SETTINGS_FILE:
                     make_private(temporary)  # a URL may hold a password
@@ -321,6 +327,19 @@ def _template_text(name: str, folder: Path) -> str:
 
 def _set(text: str, key: str, value: str) -> str:
     return re.sub(rf"(?m)^{key} = .*?(?=\s*(#.*)?$)", lambda _: f"{key} = {value}", text, count=1)
+
+
+def _with_further(text: str, further: Mapping[str, Any]) -> str:
+    """The text with further keys of ``[source]``: plain values in its table, tables after it."""
+    tables = {key: value for key, value in further.items() if isinstance(value, Mapping)}
+    for key, value in further.items():
+        if key in tables:
+            continue
+        line = f"{key} = {toml_value(value)}"
+        known = re.search(rf"(?m)^{key} = ", text) is not None
+        text = _set(text, key, toml_value(value)) if known else text.replace("\n\n[time]", f"\n{line}\n\n[time]", 1)
+    written = "".join(toml_tables(f"source.{toml_key(key)}", value) for key, value in tables.items())
+    return text.replace("\n[time]", f"{written}\n[time]", 1) if written else text
 
 
 def _toml_string(text: str) -> str:

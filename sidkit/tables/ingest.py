@@ -313,7 +313,9 @@ def _ingests(noted: dict[str, Any]) -> int:
 def _strictness(repo: Repo) -> list[Any]:
     source = repo.settings.source
     stated = [source.unknown_items, source.missing_created_at, source.max_reject_share]
-    forms = source.model_dump(mode="json", include={"tables", "columns", "label", "times", "vectors"}, exclude_defaults=True)
+    forms = source.model_dump(
+        mode="json", include={"tables", "columns", "label", "times", "vectors"}, exclude_defaults=True
+    )
     return [*stated, forms] if forms else stated  # as logs of earlier releases have it
 
 
