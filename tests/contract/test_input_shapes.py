@@ -34,7 +34,12 @@ def test_every_shape_is_read_as_the_same_tables(make: Callable[[Path], Path], ex
 @pytest.mark.parametrize("write", [as_csv, as_json])
 def test_attributes_have_one_type_whatever_the_chunk(write: Any, tmp_path: Path) -> None:
     tables = numbered()
-    items = {"code": ["01", "2", "3", "4"], "size": [1, 2, 3, 4], "cost": [1, 2, 3, 4.5], "note": ["a\nb", 'say "x"', "", None]}
+    items = {
+        "code": ["01", "2", "3", "4"],
+        "size": [1, 2, 3, 4],
+        "cost": [1, 2, 3, 4.5],
+        "note": ["a\nb", 'say "x"', "", None],
+    }
     for name, values in items.items():
         tables["items"] = put(tables["items"], name, values)
     folder = write_tables(tmp_path / "source", {name: tables[name] for name in ("interactions", "item_embeddings")})
@@ -104,7 +109,9 @@ def test_files_of_several_formats_are_refused_and_accepted_apart(tmp_path: Path)
     (folder / "interactions").mkdir()
     pq.write_table(log.slice(0, 5), folder / "interactions" / "a.parquet")
     as_csv(folder / "interactions" / "b.csv", log.slice(5))
-    with pytest.raises(ContractError, match=r"expected files of one format .*a\.parquet and b\.csv.*move the others away"):
+    with pytest.raises(
+        ContractError, match=r"expected files of one format .*a\.parquet and b\.csv.*move the others away"
+    ):
         read(folder, tmp_path / "work")
     (folder / "interactions" / "b.csv").rename(tmp_path / "b.csv")
     assert len(read(folder, tmp_path / "work")["interactions"]) == 5
@@ -154,7 +161,9 @@ def test_a_row_without_some_dimensions_is_rejected_and_one_without_any_has_no_ve
 def test_bytes_of_another_type_need_the_setting(dtype: Any, tmp_path: Path) -> None:
     tables = numbered()
     blobs = [np.array(vector, dtype).tobytes() for vector in tables["item_embeddings"]["text"].to_pylist()]
-    folder = write_tables(tmp_path / "source", {**tables, "item_embeddings": put(tables["item_embeddings"], "text", blobs)})
+    folder = write_tables(
+        tmp_path / "source", {**tables, "item_embeddings": put(tables["item_embeddings"], "text", blobs)}
+    )
     got = read(folder, tmp_path / "work", vectors={"dtype": dtype})["item_embeddings"]
     assert got["text"].to_pylist() == tables["item_embeddings"]["text"].to_pylist()
 
@@ -165,7 +174,9 @@ def test_one_value_that_is_no_vector_rejects_its_row(tmp_path: Path) -> None:
     tables = good()
     blobs = [np.array(vector, "float32").tobytes() for vector in tables["item_embeddings"]["text"].to_pylist()]
     blobs[1] = b"abc"
-    folder = write_tables(tmp_path / "source", {**tables, "item_embeddings": put(tables["item_embeddings"], "text", blobs)})
+    folder = write_tables(
+        tmp_path / "source", {**tables, "item_embeddings": put(tables["item_embeddings"], "text", blobs)}
+    )
     checked = check_source(folder, source={"max_reject_share": 0.5, "vectors": {"dtype": "float32"}})
     report = next(table for table in checked.tables if table.table == "item_embeddings")
     assert report.reasons == {"text is not a sequence of float32 in bytes": 1}

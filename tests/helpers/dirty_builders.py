@@ -85,7 +85,9 @@ def check(tables: Mapping[str, Rows | pa.Table], chunk_rows: int = 1000, **sourc
             engine=EngineSettings(threads=1, chunk_rows=chunk_rows),
         )
         with connection(settings.engine, folder / "spill") as opened:
-            valid = validate(open_source(url, settings.source), settings, opened, folder / "valid", folder / "rejects", now_us=NOW)
+            valid = validate(
+                open_source(url, settings.source), settings, opened, folder / "valid", folder / "rejects", now_us=NOW
+            )
         paths = {"interactions": valid.interactions, "items": valid.items, "item_embeddings": valid.embeddings}
         return Checked(
             {report.table: report for report in valid.reports},

@@ -22,7 +22,11 @@ ZONE = "Europe/Berlin"
 def numbered() -> Tables:
     """The good tables with ids that CSV readers like to take for numbers: 000, 001, ..."""
     tables = good()
-    for name, columns in (("interactions", ("user_id", "item_id")), ("items", ("item_id",)), ("item_embeddings", ("item_id",))):
+    for name, columns in (
+        ("interactions", ("user_id", "item_id")),
+        ("items", ("item_id",)),
+        ("item_embeddings", ("item_id",)),
+    ):
         for column in columns:
             texts = [f"00{text[1:]}" for text in tables[name][column].to_pylist()]
             tables[name] = put(tables[name], column, pa.array(texts))
@@ -40,13 +44,16 @@ def put(table: pa.Table, name: str, values: Any) -> pa.Table:
 def texts(table: pa.Table) -> list[dict[str, Any]]:
     """Rows as JSON values: times in ISO 8601."""
     rows = table.to_pylist()
-    return [{key: value.isoformat() if hasattr(value, "isoformat") else value for key, value in row.items()} for row in rows]
+    return [
+        {key: value.isoformat() if hasattr(value, "isoformat") else value for key, value in row.items()} for row in rows
+    ]
 
 
 def as_csv(path: Path, table: pa.Table, separator: str = ",", squeeze: Callable[[bytes], bytes] = bytes) -> None:
     """Write a table as CSV; lists become JSON text."""
     rows = [
-        {key: json.dumps(value) if isinstance(value, list) else value for key, value in row.items()} for row in texts(table)
+        {key: json.dumps(value) if isinstance(value, list) else value for key, value in row.items()}
+        for row in texts(table)
     ]
     plain = pa.table({name: [row[name] for row in rows] for name in table.column_names})
     sink = pa.BufferOutputStream()
@@ -107,7 +114,9 @@ def partitions(folder: Path) -> Path:
     for label in (0, 1):
         place = folder / "interactions.parquet" / f"label={label}"
         place.mkdir(parents=True)
-        pq.write_table(log.filter(pa.compute.equal(log["label"], label)).drop_columns(["label"]), place / "part.parquet")
+        pq.write_table(
+            log.filter(pa.compute.equal(log["label"], label)).drop_columns(["label"]), place / "part.parquet"
+        )
     return folder
 
 
