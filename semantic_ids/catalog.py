@@ -327,7 +327,7 @@ def read_definitions(repo_path: Path) -> Definitions:
     check_before_apply(repo.path, lambda: _views_now(repo))
     settings = repo.settings
     return Definitions(
-        modalities=settings.source.modalities,
+        modalities=settings.source.content_vectors,
         codebooks=tuple(record for record in records if record.defined),
         features=settings.features,
         owner=OWNER,

@@ -367,7 +367,7 @@ def _source_mark(repo: Repo) -> Any:
 
 def _content_mark(repo: Repo, until_us: int) -> str:
     """Fingerprint of the content known at a time."""
-    columns = ", ".join(quoted(name) for name in repo.settings.source.modalities)
+    columns = ", ".join(quoted(name) for name in repo.settings.source.content_vectors)
     with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
         row = opened.execute(
             f"SELECT count(*), bit_xor(hash(item_id, event_timestamp, {columns})) "

@@ -237,6 +237,7 @@ class RunResult:
             codebook=self.codebook.name,
             seeds=self.seeds,
             impressions=self.impressions,
+            has_vectors=bool(self.repo.settings.source.modalities),
         )
         return conclusions(self.evaluation, self.questions, self.serving, facts)
 

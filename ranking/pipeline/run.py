@@ -237,6 +237,8 @@ class Job:
     def _usable_preset(self, fit_end_us: int) -> Preset:
         """Return the preset, without the arms that read codes if the catalogue is too small to fit codes."""
         preset = self.options.preset
+        if not self.repo.settings.source.modalities:
+            return self._without_vectors(preset)
         content = pq.read_metadata(self.repo.tables / "item_content.parquet").num_rows
         if preset.codebook.sizes is not None or preset.codebook.force or content > _SMALL:
             return preset
@@ -252,6 +254,15 @@ class Job:
             else f"codes require distinct item vectors, but all {len(known)} items at the end of training have the same vector"
         )
         self._note(f"{reason}; skipping the arms that read codes: {', '.join(dropped)}")
+        return usable
+
+    def _without_vectors(self, preset: Preset) -> Preset:
+        usable = arms_without_codes(preset, content=False)
+        dropped = [name for name in preset.arms if name not in usable.arms]
+        self._note(
+            f"the source has no vectors (source.modalities = []); skipping the arms that read content or codes: "
+            f"{', '.join(dropped)}. `sidkit data embed` computes vectors; then create a new repository"
+        )
         return usable
 
     def _note(self, text: str | None) -> None:

@@ -61,6 +61,7 @@ def register_ranker(repo: Repo, name: str, model: ExternalRanker, trained_on: Se
         service=record.service_name,
         features=service_features(open_store(repo), record.service_name),
         history_length=repo.settings.time.history_length,
+        schema=first.data.schema,
     )
     arm = type(model).__name__
     facts = {"name": name, "codebook": record.name, "service": record.service_name, "arm": arm}

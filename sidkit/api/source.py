@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sidkit.api.tables import TableLike, to_arrow
+from sidkit.contract.column_mapping import mapped_columns
 from sidkit.contract.schemas import EMBEDDINGS, INTERACTIONS, ITEMS, OPTIONAL_TABLES, TABLES, USERS
 from sidkit.core.errors import ConfigError, ContractError
 from sidkit.core.files import written_beside
@@ -30,7 +31,7 @@ def source_folder(repo_path: Path) -> Path:
 
 
 def write_source(folder: Path, tables: Mapping[str, TableLike | None]) -> None:
-    """Write the tables to a new folder.
+    """Write the tables to a new folder; vectors and users may be missing.
 
     Raises
     ------
@@ -39,11 +40,12 @@ def write_source(folder: Path, tables: Mapping[str, TableLike | None]) -> None:
     ContractError
         When a table cannot be converted, or has no rows.
     """
-    missing = [table.name for table in TABLES if tables.get(table.name) is None]
+    missing = [table.name for table in (INTERACTIONS, ITEMS) if tables.get(table.name) is None]
     if missing:
         raise ConfigError(
-            f"expected interactions=, items= and item_embeddings= together, got none for {', '.join(missing)}; pass all three "
-            "(users= is optional), or data= with a folder or a URL (`sidkit data embed` computes vectors of items in a folder)"
+            f"expected interactions= and items= together, got none for {', '.join(missing)}; pass both, and item_embeddings= "
+            "with vectors if there are any, or data= with a folder or a URL (`sidkit data embed` computes the vectors of items "
+            "in a folder)"
         )
     converted = {name: to_arrow(table, name) for name, table in tables.items() if table is not None}
     for name, table in converted.items():
@@ -82,7 +84,8 @@ def add_to_source(repo: Repo, tables: Mapping[str, TableLike | None]) -> None:
             _write(table, folder / name / _part(number))
         else:
             path = folder / f"{name}.parquet"
-            _write(_merged(pq.read_table(path), table, KEYS[name]) if path.exists() else table, path)
+            columns = repo.settings.source.columns
+            _write(_merged(pq.read_table(path), table, columns, name) if path.exists() else table, path)
 
 
 def _check_columns(folder: Path, name: str, table: pa.Table) -> None:
@@ -98,10 +101,13 @@ def _check_columns(folder: Path, name: str, table: pa.Table) -> None:
         )
 
 
-def _merged(old: pa.Table, new: pa.Table, key: str) -> pa.Table:
+def _merged(old: pa.Table, new: pa.Table, columns: Mapping[str, str | dict[str, str]], name: str) -> pa.Table:
     """The rows of both tables; without ``updated_at``, new rows replace old ones of the same key."""
     new = new.select(old.column_names)
-    if "updated_at" not in old.column_names:
+    table = next(each for each in (*TABLES, *OPTIONAL_TABLES) if each.name == name)
+    mapping = mapped_columns(table, columns, old.column_names)
+    key = mapping.get(KEYS[name], KEYS[name])
+    if mapping.get("updated_at", "updated_at") not in old.column_names:
         ids = pc.cast(new.column(key), pa.string())
         old = old.filter(pc.invert(pc.is_in(pc.cast(old.column(key), pa.string()), ids.combine_chunks())))
     return pa.concat_tables([old, new], promote_options="permissive")

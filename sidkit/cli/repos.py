@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sidkit.cli.options import AllowFutureOption, JsonOption, RepoOption
+from sidkit.cli.options import AllowFutureOption, JsonOption, RepoOption, SettingsOption
 from sidkit.cli.output import say, show, show_json
 
 
@@ -15,8 +15,9 @@ def init(
     folder: Annotated[Path, typer.Argument(help="New or empty folder.")],
     data: Annotated[
         str | None,
-        typer.Option(help="A folder of Parquet files, a SQLAlchemy URL, or synthetic[:strong|weak|none|clustered]."),
+        typer.Option(help="A folder of files, a SQLAlchemy URL, or synthetic[:strong|weak|none|clustered]."),
     ] = None,
+    settings: SettingsOption = None,
     impressions: Annotated[int, typer.Option(help="Number of impressions of a generated data set.")] = 200_000,
 ) -> None:
     """Create a repository.
@@ -25,7 +26,7 @@ def init(
     """
     import sidkit
 
-    project = sidkit.init(folder, data, impressions=impressions)
+    project = sidkit.init(folder, data, settings_file=settings, impressions=impressions)
     say(f"created a sidkit repository in {project.path}; its settings are in {project.path / 'sidkit.toml'}")
 
 

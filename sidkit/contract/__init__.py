@@ -5,6 +5,7 @@ from sidkit.contract.inspect import SourceFacts, inspect_source
 from sidkit.contract.reader import open_source, same_source
 from sidkit.contract.report import TableReport
 from sidkit.contract.source import Source
+from sidkit.contract.stated import stated_settings
 from sidkit.contract.validator import ValidatedTables, validate
 
 __all__ = [
@@ -16,5 +17,6 @@ __all__ = [
     "inspect_source",
     "open_source",
     "same_source",
+    "stated_settings",
     "validate",
 ]

@@ -36,10 +36,25 @@ def after_now(column: str) -> str:
 
 
 def first_events(staged: Path, now_us: int) -> str:
-    """SQL for (item_id, first_seen) of the staged interactions with plausible times."""
+    """SQL for (item_id, first_seen, log_end) of the staged interactions with plausible times."""
     return (
-        f"SELECT item_id, min(timestamp) AS first_seen FROM read_parquet({literal(staged)}) "
+        f"SELECT item_id, min(timestamp) AS first_seen, max(max(timestamp)) OVER () AS log_end "
+        f"FROM read_parquet({literal(staged)}) "
         f"WHERE reason IS NULL AND epoch_us(timestamp) BETWEEN {FIRST_EVENT_US} AND {now_us} GROUP BY item_id"
+    )
+
+
+def undated(column: str, columns: Sequence[str]) -> str:
+    """SQL for the creation time of a staged item joined to ``seen`` (:func:`first_events`): its own, or its first event.
+
+    If no item has a creation time, it is the first event or the first version, whichever comes first; an item without
+    either counts as created at the end of the log, since the source has it by then.
+    """
+    version = "min(updated_at) OVER (PARTITION BY staged.item_id)" if "updated_at" in columns else "NULL::TIMESTAMPTZ"
+    none = f"(SELECT count({column}) FROM staged) = 0"
+    return (
+        f"CASE WHEN {none} THEN coalesce(least(first_seen, {version}), max(log_end) OVER ()) "
+        f"ELSE coalesce({column}, first_seen) END"
     )
 
 

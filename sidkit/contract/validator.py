@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 
 from sidkit.contract.attribute_values import Shape
 from sidkit.contract.context import context_facts, log_types, read_context
-from sidkit.contract.events import after_now, classify_interactions, first_events, one_row_per_event
+from sidkit.contract.events import after_now, classify_interactions, first_events, one_row_per_event, undated
+from sidkit.contract.placeholders import write_placeholders
 from sidkit.contract.report import TableReport
 from sidkit.contract.row_remedies import row_remedy
 from sidkit.contract.rows import REASON
@@ -84,6 +85,7 @@ def validate(
     now = present_us() if now_us is None else now_us
     embeddings = with_modalities(settings.source.modalities)
     has_users = source.has(USERS.name)
+    vectors = [embeddings] if settings.source.modalities else []
     staged = {
         table.name: stage(
             source,
@@ -92,7 +94,7 @@ def validate(
             work / f"staged-{table.name}.parquet",
             settings.features.context if table is INTERACTIONS else (),
         )
-        for table in (ITEMS, embeddings, INTERACTIONS, *([USERS] if has_users else []))
+        for table in (ITEMS, *vectors, INTERACTIONS, *([USERS] if has_users else []))
     }
     reports = []
     try:
@@ -102,7 +104,7 @@ def validate(
         values = {name: column.sql(name) for name, column in context.items()}
         steps: list[tuple[Table, Callable[[Sequence[str], Settings, Path, int], str]]] = [
             (ITEMS, _classify_items),
-            (embeddings, _classify_embeddings),
+            *((table, _classify_embeddings) for table in vectors),
             (INTERACTIONS, partial(classify_interactions, context=values)),
             *([(USERS, classify_users)] if has_users else []),
         ]
@@ -124,6 +126,8 @@ def validate(
             checked = replace(checked, facts={**checked.facts, **source.facts(table.name)})
             checked = replace(checked, columns=source.uses(table.name, columns))
             reports.append(checked)
+        if not settings.source.modalities:
+            write_placeholders(opened, work)
         reports = with_shares(opened, reports, work, settings)
         report(reports)
         _check_shares(reports, settings)
@@ -145,17 +149,17 @@ def _classify_items(columns: Sequence[str], settings: Settings, work: Path, now_
     fallback = settings.source.missing_created_at == "first_interaction"
     optional = {name: name if name in columns else "NULL::TIMESTAMPTZ" for name in ("updated_at", "removed_at")}
     key = ["item_id", "coalesce(updated_at, created_at)"] if "updated_at" in columns else ["item_id"]
-    first_seen = (
+    seen = (
         f"({first_events(work / 'staged-interactions.parquet', now_us)})"
         if fallback
-        else "(SELECT NULL::VARCHAR AS item_id, NULL::TIMESTAMPTZ AS first_seen)"
+        else "(SELECT NULL::VARCHAR AS item_id)"
     )
     attributes = ", ".join(quoted(name) for name in columns if name not in {REASON, "created_at", "item_id"})
     return f"""
         WITH dated AS (
-            SELECT staged.item_id, coalesce(created_at, first_seen) AS created_at, {attributes + "," if attributes else ""}
-                   reason, file_row_number
-            FROM staged LEFT JOIN {first_seen} AS seen ON seen.item_id = staged.item_id
+            SELECT staged.item_id, {undated("created_at", columns) if fallback else "created_at"} AS created_at,
+                   {attributes + "," if attributes else ""} reason, file_row_number
+            FROM staged LEFT JOIN {seen} AS seen ON seen.item_id = staged.item_id
         ), checked AS (
             SELECT * EXCLUDE (reason), CASE
                 WHEN reason IS NOT NULL THEN reason

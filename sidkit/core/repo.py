@@ -7,11 +7,12 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from filelock import lock_descriptor
 
@@ -20,6 +21,7 @@ from sidkit.core.errors import ConfigError, RepoError, RepoLockedError, StorageE
 from sidkit.core.files import make_private, remove, remove_leftovers, typed_path, written_beside
 from sidkit.core.locks import locked_folder
 from sidkit.core.repo_format import keep_format, refuse_other_format, write_format
+from sidkit.core.toml_text import toml_key, toml_tables, toml_value
 
 SETTINGS_FILE = "sidkit.toml"
 FEAST_FILE = "feature_store.yaml"
@@ -229,6 +231,7 @@ def init_repo(
     feedback: str = "impressions",
     conversions: bool = False,
     features: str = "",
+    further: Mapping[str, Any] | None = None,
 ) -> Repo:
     """Create a repository from the template.
 
@@ -240,6 +243,8 @@ def init_repo(
         Values of ``[source]`` in ``sidkit.toml``; see :class:`sidkit.core.config.SourceSettings`.
     features : str
         TOML of the tables ``[features.items]``, ``[features.users]`` and ``[features.context]``.
+    further : mapping, optional
+        Its other keys, as JSON values.
 
     Raises
     ------
@@ -270,6 +275,7 @@ def init_repo(
                 text = _set(text, "feedback", f'"{feedback}"')
                 text = _set(text, "conversions", "true" if conversions else "false")
                 text = _with_features(text, features)
+                text = _with_further(text, further or {})
             with written_beside(folder / name) as temporary:
                 if name == SETTINGS_FILE:
                     make_private(temporary)  # a URL may hold a password
@@ -333,6 +339,19 @@ def _with_features(text: str, features: str) -> str:
     """Insert tables behind the keys of ``[features]``."""
     end = text.index("\n[", text.index("[features]"))
     return f"{text[:end]}\n{features.rstrip()}\n{text[end:]}" if features else text
+
+
+def _with_further(text: str, further: Mapping[str, Any]) -> str:
+    """The text with further keys of ``[source]``: plain values in its table, tables after it."""
+    tables = {key: value for key, value in further.items() if isinstance(value, Mapping)}
+    for key, value in further.items():
+        if key in tables:
+            continue
+        line = f"{key} = {toml_value(value)}"
+        known = re.search(rf"(?m)^{key} = ", text) is not None
+        text = _set(text, key, toml_value(value)) if known else text.replace("\n\n[time]", f"\n{line}\n\n[time]", 1)
+    written = "".join(toml_tables(f"source.{toml_key(key)}", value) for key, value in tables.items())
+    return text.replace("\n[time]", f"{written}\n[time]", 1) if written else text
 
 
 def _toml_string(text: str) -> str:
