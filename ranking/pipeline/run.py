@@ -10,7 +10,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from ranking.audit.context_columns import context_auc, refuse_revealing_context
 from ranking.data.caps import Caps
 from ranking.data.dataset import read_rows
 from ranking.data.labelled_rows import FAR, count_before
@@ -162,7 +161,6 @@ class Job:
         sample = caps.sample_of(repo, split)
         rows = prepared.rows(log, sample, until_us=options.as_of_us, target=self.target)
         labelled, rows_file = rows.facts, rows.files[0]
-        self._check_context(labelled, rows_file)
         tables = prepared.tables(log, as_of_us)
         # Codebooks do not depend on attributes.
         codebook_inputs = [log, {name: tables.facts[name] for name in ("as_of_us", "rows")}, asdict(split)]
@@ -243,19 +241,6 @@ class Job:
         )
         self._note(f"{reason}; skipping the arms that read codes: {', '.join(dropped)}")
         return usable
-
-    def _check_context(self, labelled: dict[str, Any], rows_file: Path) -> None:
-        """Raise if a context column predicts the label nearly alone."""
-        features = self.repo.settings.features
-        if not features.context:
-            return
-
-        def measure() -> StageResult:
-            auc = context_auc(rows_file, features.context)
-            return StageResult(labelled["rows"], {"auc": auc})
-
-        measured = self.stages.run("context", [labelled, read_log(self.repo).mark], measure)
-        refuse_revealing_context(measured.facts["auc"], features.context_waived)
 
     def _note(self, text: str | None) -> None:
         """Record and print a warning, if any."""
