@@ -115,6 +115,9 @@ class LogReference:
             self._add_histories(cells)
         finally:
             self._opened.unregister("queries")
+        for row, us in zip(cells, at_us.tolist(), strict=True):
+            newest_us = (row["user_history__timestamps_us"] or [None])[0]
+            row["user_recency__hours_since_last_click"] = None if newest_us is None else (us - newest_us) / 3.6e9
         return [
             row | self.content(number) for row, number in zip(cells, self.content_numbers(item_ids, at), strict=True)
         ]
@@ -238,7 +241,7 @@ class LogReference:
         view, _, name = feature.partition("__")
         if view.endswith("_stats"):
             return self._count_timeline(view, name, user_id if view.startswith("user") else item_id)
-        if view == "user_history":
+        if view in {"user_history", "user_recency"}:
             times_us = self._query_times(
                 "SELECT DISTINCT ts_us FROM events WHERE user_id = $key AND clicks = 1", user_id
             )
