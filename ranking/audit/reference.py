@@ -118,6 +118,9 @@ class LogReference:
             self._add_histories(cells)
         finally:
             self._opened.unregister("queries")
+        for row, us in zip(cells, at_us.tolist(), strict=True):
+            newest_us = (row["user_history__timestamps_us"] or [None])[0]
+            row["user_recency__hours_since_last_click"] = None if newest_us is None else (us - newest_us) / 3.6e9
         numbers, attributes = self.content_numbers(item_ids, at), self.attributes.cells(user_ids, item_ids, at)
         return [row | self.content(number) | own for row, number, own in zip(cells, numbers, attributes, strict=True)]
 
@@ -242,7 +245,7 @@ class LogReference:
             return self._count_timeline(view, name, user_id if view.startswith("user") else item_id)
         if view in {ITEM_ATTRIBUTES, USER_ATTRIBUTES}:
             return self.attributes.timeline(view, name, user_id if view == USER_ATTRIBUTES else item_id)
-        if view == "user_history":
+        if view in {"user_history", "user_recency"}:
             times_us = self._query_times(
                 "SELECT DISTINCT ts_us FROM events WHERE user_id = $key AND clicks = 1", user_id
             )

@@ -24,7 +24,7 @@ from sidkit.core.sqlite_url import sqlite_file
 
 TEMPLATE = {
     "feature_store.yaml", "sidkit.toml", ".feastignore", "entities.py", "sources.py", "item_views.py", "user_views.py",
-    "semantic_id_views.py", "services.py",
+    "semantic_id_views.py", "on_demand_views.py", "services.py",
 }  # fmt: skip
 
 
