@@ -19,7 +19,9 @@ ITEM_ATTRIBUTES, USER_ATTRIBUTES = "item_attributes", "user_attributes"
 CONTEXT = "context"
 """Prefix of context columns in feature names: ``context__device``."""
 
-COUNTS = tuple(f"{event}_{window}" for window in ("1d", "7d", "30d", "all") for event in ("exposures", "clicks"))
+WINDOWS = ("1d", "7d", "30d", "all")
+"""Windows of trailing counts."""
+COUNTS = tuple(f"{event}_{window}" for window in WINDOWS for event in ("exposures", "clicks"))
 """Columns of trailing counts per user."""
 OUTCOMES = frozenset({"label", "converted", "rating", "quantity", "dwell_time", "watch_time", "play_time"})
 """Columns of interactions that are known only after the user's reaction, and so are never features."""

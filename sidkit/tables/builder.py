@@ -234,7 +234,7 @@ def _build(
                 if name == "item_content":
                     payload = [*noted["settings"]["source.modalities"], "category", "price", "created_at_us"]
                 merged = (
-                    merge_versions(query, old, *key_columns(name), payload)
+                    merge_versions(query, old, key_columns(name)[0], payload)
                     if payload
                     else _merge_by_restart(query, key_columns(name), old, time.delay_us)
                 )
