@@ -26,6 +26,7 @@ user_attributes = vars(user_views).get("user_attributes")
 
 
 def services_of(codebook):
+    # Not assigned_at_us: the wall clock of the assignment says when a code was computed, not anything about the item.
     sid = semantic_id_views[codebook.name][["codes", "residual_norm"]].with_name("item_sid")
     user = [*filter(None, (user_history, user_stats, user_attributes)), *own["user"]]
     item = [*filter(None, (item_content, sid, item_stats, item_attributes)), *own["item"]]

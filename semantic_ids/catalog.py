@@ -327,13 +327,14 @@ def read_definitions(repo_path: Path) -> Definitions:
     check_before_apply(repo.path, lambda: _views_now(repo))
     settings = repo.settings
     return Definitions(
-        modalities=settings.source.modalities,
+        modalities=settings.source.content_vectors,
         codebooks=tuple(record for record in records if record.defined),
         features=settings.features,
         owner=OWNER,
         tags={
             "availability_delay_seconds": f"{settings.time.availability_delay_seconds:g}",
             "settings_hash": content_hash(settings.feature_settings()),
+            **({"features_hash": settings.features_hash()} if settings.features_hash() else {}),
         },
     )
 

@@ -91,6 +91,11 @@ def fit(repo: Repo, name: str, spec: CodebookSpec, fit_end_us: int | None = None
             f"the cut-off {iso(fit_end_us)} is later than the feature tables ({iso(build['as_of_us'])}); rebuild the "
             "tables with a later --as-of, or choose an earlier cut-off"
         )
+    if not repo.settings.source.modalities and spec != without_codes(spec):
+        raise FitError(
+            "expected vectors to fit codes on, got a source without any (source.modalities = []); compute them with "
+            "`sidkit data embed`, and create a new repository for the data with `sidkit init`"
+        )
     catalog = Catalog.open(repo)
     known = known_items(repo, fit_end_us)
     if len(known) == 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import importlib.util
 import os
 import pickle
@@ -65,6 +66,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             kind, why = mark.args
             if kind in off:
                 item.add_marker(pytest.mark.skip(reason=f"{SWITCHED} {kind} store: {why}"))
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector pass over what was imported: a million objects that stay."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

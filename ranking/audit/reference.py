@@ -45,7 +45,7 @@ class LogReference:
     def __init__(self, repo: Repo, codebook: Codebook, opened: duckdb.DuckDBPyConnection) -> None:
         self._opened = opened
         self.codebook = codebook
-        self.modalities = repo.settings.source.modalities
+        self.modalities = repo.settings.source.content_vectors
         self.delay_us = repo.settings.time.delay_us
         self.cadence_us = repo.settings.time.cadence_us
         self.history_length = repo.settings.time.history_length

@@ -14,6 +14,7 @@ from ranking.data.batch import Batch
 from ranking.data.batches import Batches, vocabulary_of
 from ranking.data.coded_inputs import CodedInputs
 from ranking.data.numeric_features import Scaling, feature_names
+from ranking.data.torch_inputs import TorchInputs
 from ranking.data.vocabulary import Vocabulary
 from sidkit.core.errors import EvaluationError
 
@@ -32,13 +33,18 @@ class TorchDataset(MapDataset[Batch]):
         Codes per level.
     labelled : bool
         Whether the labels are real; without labels, ``Batch.label`` is NaN.
-    like : TorchDataset, optional
-        Use the scaling and the vocabulary of another dataset. Pass the training data for validation and test data: then
-        nothing is fitted on them.
+    like : TorchDataset or TorchInputs, optional
+        Use the scaling and the vocabulary of another dataset. Pass the training data for validation and test data, or what was
+        saved of it (``inputs``) for served rows: then nothing is fitted on them.
     """
 
     def __init__(
-        self, data: Dataset, sizes: tuple[int, ...], *, labelled: bool = True, like: TorchDataset | None = None
+        self,
+        data: Dataset,
+        sizes: tuple[int, ...],
+        *,
+        labelled: bool = True,
+        like: TorchDataset | TorchInputs | None = None,
     ) -> None:
         if not len(data):
             raise EvaluationError(
@@ -56,13 +62,18 @@ class TorchDataset(MapDataset[Batch]):
         """Width of the content vectors."""
         self.history_length: int = data.history_items.shape[1]
         """Columns of a history."""
-        self.inputs: CodedInputs = like.inputs if like else CodedInputs.fit(data)
+        self.coded: CodedInputs = like.coded if like else CodedInputs.fit(data)
         """The coded features: one tensor each in ``Batch.coded``."""
         self._schema = data.schema
-        self._batches = Batches(data, self.scaling, self.vocabulary, self.inputs)
+        self._batches = Batches(data, self.scaling, self.vocabulary, self.coded)
 
     def __len__(self) -> int:
         return len(self._batches)
+
+    @property
+    def inputs(self) -> TorchInputs:
+        """What was fitted on these rows, to be saved with a model."""
+        return TorchInputs(self.scaling, self.vocabulary, self.coded)
 
     @property
     def numeric_names(self) -> tuple[str, ...]:

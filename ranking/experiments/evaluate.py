@@ -15,6 +15,7 @@ from ranking.data.targets import Target
 from ranking.evaluation.evaluator import ArmMetrics, SliceSize, refuse_leakage
 from ranking.pipeline.evaluation import evaluate_arms, slices_json
 from ranking.training.calibration import SAMPLED_ROWS, Calibration
+from ranking.training.load_ranker import load_ranker
 from semantic_ids.catalog import Catalog
 from semantic_ids.codebook import Codebook
 from semantic_ids.lookup import count_unknown
@@ -90,8 +91,7 @@ def evaluate_ranker(repo: Repo, name: str, rows_path: Path, since_us: int | None
     EvaluationError
         If no rows remain, or all have the same label.
     """
-    require("torch", "safetensors", "scipy", purpose="evaluating a ranker", extra="rank")
-    from ranking.training.ranker import Ranker
+    require("scipy", purpose="evaluating a ranker", extra="rank")
     from sidkit.stores.feast_repo import open_store
 
     catalog = Catalog.open(repo)
@@ -100,7 +100,7 @@ def evaluate_ranker(repo: Repo, name: str, rows_path: Path, since_us: int | None
     ends = {record.name: record.fit_end_us, codebook.name: codebook.fit_end_us}
     start = max(ends.values()) if since_us is None else since_us
     refuse_leakage(start, ends)
-    ranker = Ranker.load(repo.rankers / name)
+    ranker = load_ranker(repo.rankers / name, codebook, "evaluating a ranker")
     given = read_rows(rows_path, target=ranker.config.target, context=ranker.config.schema.context)
     rows = given.take(np.flatnonzero(given.at_us >= start))
     if not len(rows):
@@ -118,11 +118,11 @@ def evaluate_ranker(repo: Repo, name: str, rows_path: Path, since_us: int | None
         record.service,
         Codebook.load(repo.codebooks / codebook.name),
         rows,
-        rate=ranker.scaling.rate,
+        rate=ranker.smoothing_rate,
         history_length=ranker.config.history_length,
         schema=ranker.config.schema,
     )
-    calibration = Calibration.of(repo.settings, ranker.config.target, ranker.scaling.rate)
+    calibration = Calibration.of(repo.settings, ranker.config.target, ranker.positive_rate)
     if rows.sampled is not None and rows.sampled.any():
         calibration = SAMPLED_ROWS
     evaluated = evaluate_arms(data, {record.arm: [calibration.apply(ranker.score(data))]}, [], None)

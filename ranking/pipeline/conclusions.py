@@ -52,6 +52,8 @@ class RunFacts:
     seeds: int
     impressions: int | None
     """Impressions of a generated data set; None for data of the user's own."""
+    has_vectors: bool = True
+    """Whether the source has vectors; arms that read content or codes need them."""
 
 
 def conclusions(
@@ -154,6 +156,8 @@ def next_steps(evaluation: RunEvaluation, questions: Sequence[Question], facts: 
     if not questions:
         steps.append(
             'No arm reads codes; add one, such as representations = ["id", "prefix_ngram"] under [arms.id_codes].'
+            if facts.has_vectors
+            else "No arm reads content or codes, since the source has no vectors; `sidkit data embed` computes them."
         )
     yield from steps or [f"Next, compare all arms of the papers on the same rows: `{compare}`."]
 

@@ -31,12 +31,14 @@ from sidkit.core.errors import RepoError
 from sidkit.core.feature_settings import FeatureSettings
 from sidkit.core.files import typed_path
 from sidkit.core.integrity import checked
+from sidkit.core.progress import SILENT, Progress
 from sidkit.core.repo import SETTINGS_FILE, Repo
 from sidkit.core.stages import StageResult, Stages
 from sidkit.datasets import SYNTHETIC, NamedDataset, named_dataset
 from sidkit.datasets.data_repo import create_repo, refuse_other_data
 from sidkit.datasets.user_sample import thin_by_user
 from sidkit.tables import build_tables, ingest, must_read_again, read_log
+from sidkit.tables.builder import TABLES
 from sidkit.tables.labelled_rows import RowSample, build_labelled_rows
 
 if TYPE_CHECKING:
@@ -84,6 +86,8 @@ class Prepared:
         Number of impressions of a generated data set.
     allow_future : bool
         Accept tables as of a future time.
+    progress : Progress
+        Receives remarks on tables that were rebuilt.
     """
 
     repo: Repo
@@ -91,6 +95,7 @@ class Prepared:
     data: str
     impressions: int
     allow_future: bool = False
+    progress: Progress = SILENT
 
     def ingest(self) -> Any:
         """Ingest the source; returns the log's fingerprint, an input of later stages."""
@@ -118,18 +123,20 @@ class Prepared:
         ``mark`` is a suffix of the stage name. ``until_us``, microseconds UTC, limits the rows of a replay. The labels of
         ``target`` are among the columns.
         """
-        settings = self.repo.settings
+        settings, context = self.repo.settings, dict(self.repo.settings.features.context)
         inputs = [log, settings.negatives.model_dump(), settings.time.model_dump()]
         if sample is not None:
             inputs.append([sample.path.name, [asdict(window) for window in sample.windows]])
         if until_us is not None:
             inputs.append(until_us)
-        inputs += target_inputs(target)
+        inputs += [*target_inputs(target), *([{"context": context}] if context else [])]
         return self.stages.run(f"rows{mark}", inputs, lambda: self._rows(sample, until_us))
 
     def tables(self, log: Any, as_of_us: int) -> StageResult:
-        """Build the feature tables as of a time."""
+        """Build the feature tables as of a time; ``facts["features"]`` has what determines those of attributes, if any."""
         inputs = [log, as_of_us, self.repo.settings.feature_settings()]
+        if self.repo.settings.features_hash():
+            inputs.append(self.repo.settings.features.table_settings)
         return self.stages.run("tables", inputs, lambda: self._tables(as_of_us))
 
     def codebook(self, stem: str, spec: CodebookSpec, fit_end_us: int, inputs: Any, mark: str = "") -> str:
@@ -149,12 +156,15 @@ class Prepared:
             items = read_manifest(self.repo.codebooks / name)["rows"]
             return StageResult(items, {"name": name}, (self.repo.codebooks / name / "manifest.json",))
 
+        from sidkit.stores.feast_repo import apply_changed_features
+
         def publish() -> StageResult:
             report = lifecycle.publish(self.repo, name)
             return StageResult(report.rows, {}, (self.repo.tables / f"item_sid_{name}.parquet",))
 
         self.stages.run(f"codebook{mark}", marked, fit)
         self.stages.run(f"publish{mark}", marked, publish)
+        apply_changed_features(self.repo)
         return name
 
     def frame(
@@ -193,6 +203,8 @@ class Prepared:
 
     def _read_source(self) -> StageResult:
         report = ingest(self.repo)
+        if report.read_again:
+            self.progress.remark(report.read_again)
         facts = {
             "new": report.new_rows,
             **{name: getattr(report, name) for name in ("changed", "removed", "vanished")},
@@ -208,13 +220,20 @@ class Prepared:
             "negatives": self.repo.settings.negatives.model_dump(),
             "available": list(report.available),
         }
+        if context := dict(self.repo.settings.features.context):
+            facts["context"] = context
         return StageResult(report.rows, facts, (report.path,))
 
     def _tables(self, as_of_us: int) -> StageResult:
         report = build_tables(self.repo, as_of_us, allow_future=self.allow_future)
+        for note in report.notes:
+            self.progress.remark(note)
+        facts: dict[str, Any] = {"as_of_us": as_of_us, "rows": {name: report.rows[name] for name in TABLES}}
+        if self.repo.settings.features_hash():
+            facts["features"] = [self.repo.settings.features.table_settings, report.rows]
         return StageResult(
             sum(report.rows.values()),
-            {"as_of_us": as_of_us, "rows": report.rows},
+            facts,
             tuple(self.repo.tables / f"{name}.parquet" for name in report.rows),
         )
 
@@ -258,6 +277,7 @@ def training_context(
     *,
     threads: int,
     first_epoch: bool = False,
+    importance: bool = False,
 ) -> TrainingContext:
     """Load a saved frame for training; rankers are saved to the folder ``rankers`` (None: not saved)."""
     from ranking.data.disk_frame import DiskFrame
@@ -287,6 +307,7 @@ def training_context(
         rankers=rankers,
         quantizer=book.quantizer,
         first_epoch=first_epoch,
+        importance=importance,
     )
 
 
@@ -337,15 +358,17 @@ def _source_mark(repo: Repo) -> Any:
     mark = source.fingerprint()
     # A database has no fingerprint, so it is always read.
     read_again = mark is None or must_read_again(repo, present_us())
+    context = dict(repo.settings.features.context)
     return [
         repo.settings.source.model_dump(mode="json", exclude={"url"}),
         np.random.default_rng().random() if read_again else mark,
+        *([context] if context else []),
     ]
 
 
 def _content_mark(repo: Repo, until_us: int) -> str:
     """Fingerprint of the content known at a time."""
-    columns = ", ".join(quoted(name) for name in repo.settings.source.modalities)
+    columns = ", ".join(quoted(name) for name in repo.settings.source.content_vectors)
     with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
         row = opened.execute(
             f"SELECT count(*), bit_xor(hash(item_id, event_timestamp, {columns})) "

@@ -64,23 +64,34 @@ class Preset(Section):
         return self
 
 
-def arms_without_codes(preset: Preset) -> Preset:
-    """Return the preset without the arms that read codes, and without blends of them.
+def arms_without_codes(preset: Preset, *, content: bool = True) -> Preset:
+    """Return the preset without the arms that read codes, and without blends of them; ``content=False``: nor content.
+
+    If none of the arms that may serve is left, all others that can serve may.
 
     Raises
     ------
     FitError
-        When all arms read codes.
+        When no arm is left.
     """
     shared = preset.ranker.model
     usable = {name: arm for name, arm in preset.arms.items() if not arm.uses_codes(shared)}
+    if not content:
+        usable = {name: arm for name, arm in usable.items() if "content" not in arm.representations}
     arms = {name: arm for name, arm in usable.items() if set(arm.of) <= set(usable)}
+    if not arms and not content:
+        raise FitError(
+            f"all arms of the preset ({', '.join(preset.arms)}) read codes or content, but the source has no vectors; add "
+            'an arm such as representations = ["id"], or compute vectors with `sidkit data embed`'
+        )
     if not arms:
         raise FitError(
             f"all arms of the preset ({', '.join(preset.arms)}) read codes, but no codes can be fitted on this catalogue; "
             'add an arm without codes, such as representations = ["id", "content"], or provide at least 40 items with vectors'
         )
-    ranker = preset.ranker.model_copy(update={"serve": tuple(name for name in preset.ranker.serve if name in arms)})
+    serve = tuple(name for name in preset.ranker.serve if name in arms)
+    serve = serve or tuple(name for name, arm in arms.items() if arm.can_serve)
+    ranker = preset.ranker.model_copy(update={"serve": serve})
     return preset.model_copy(update={"arms": arms, "ranker": ranker, "codebook": without_codes(preset.codebook)})
 
 

@@ -14,6 +14,7 @@ from ranking.data.rows_used import PartRows
 from ranking.data.split import TimeSplit
 from ranking.pipeline.conclusions import RunFacts, ServingChoice, conclusions
 from ranking.pipeline.evaluation import COMPARED, RunEvaluation
+from ranking.pipeline.feature_importance import read_importance
 from ranking.pipeline.questions import Question
 from ranking.training.calibration import SAMPLED_METRICS, Calibration
 from semantic_ids.catalog import Catalog
@@ -219,6 +220,13 @@ class RunResult:
         ]
         return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(("difference", "low", "high"), float))
 
+    @property
+    def importance(self) -> pd.DataFrame:
+        """Permutation importance on validation rows, one row per arm, feature and slice: the ``drop`` of the AUC when the
+        feature is shuffled, and its ``spread`` over repeats. Of boosting and of the serving ranker.
+        """
+        return read_importance(self.folder)
+
     @cached_property
     def conclusions(self) -> tuple[str, ...]:
         """Sentences: which ranker serves and why, what codes gained, and what to do next."""
@@ -229,6 +237,7 @@ class RunResult:
             codebook=self.codebook.name,
             seeds=self.seeds,
             impressions=self.impressions,
+            has_vectors=bool(self.repo.settings.source.modalities),
         )
         return conclusions(self.evaluation, self.questions, self.serving, facts)
 

@@ -19,6 +19,7 @@ from ranking.data.targets import CLICKED, check_target, target_inputs
 from ranking.evaluation.evaluator import refuse_leakage
 from ranking.pipeline.conclusions import ServingChoice
 from ranking.pipeline.evaluation import RunEvaluation, evaluate_arms
+from ranking.pipeline.feature_importance import measure
 from ranking.pipeline.prepare import (
     Prepared,
     end_of_log,
@@ -152,7 +153,7 @@ class Job:
         self.progress = progress
         self.folder = repo.runs / preset_name(options.preset_name)
         self.stages = Stages(self.folder / "stages.json", progress)
-        self.prepared = Prepared(repo, self.stages, options.data, options.impressions, options.allow_future)
+        self.prepared = Prepared(repo, self.stages, options.data, options.impressions, options.allow_future, progress)
 
     def run(self) -> RunResult:
         """Run all stages, write the HTML report and return the result; :mod:`sidkit.cli.run_report` prints it."""
@@ -169,7 +170,8 @@ class Job:
         rows = prepared.rows(log, sample, until_us=options.as_of_us, target=self.target)
         labelled, rows_file = rows.facts, rows.files[0]
         tables = prepared.tables(log, as_of_us)
-        codebook_inputs = [log, tables.facts, asdict(split)]
+        # Codebooks do not depend on attributes.
+        codebook_inputs = [log, {name: tables.facts[name] for name in ("as_of_us", "rows")}, asdict(split)]
         self.preset = self._usable_preset(split.train_end_us)
         codebook = prepared.codebook(
             codebook_stem(preset_name(options.preset_name)), self.preset.codebook, split.train_end_us, codebook_inputs
@@ -204,6 +206,8 @@ class Job:
         dataset = named_dataset(options.data)
         self.stages.run("materialize", [codebook, tables.facts], lambda: self._materialize(as_of_us))
         serving = self._promote(codebook, arms)
+        if serving.ranker is not None:
+            self.stages.run("importance", [serving.ranker], lambda: self._importance(codebook, split, serving))
         result = RunResult(
             data=options.data,
             preset=options.preset_name,
@@ -233,6 +237,8 @@ class Job:
     def _usable_preset(self, fit_end_us: int) -> Preset:
         """Return the preset, without the arms that read codes if the catalogue is too small to fit codes."""
         preset = self.options.preset
+        if not self.repo.settings.source.modalities:
+            return self._without_vectors(preset)
         content = pq.read_metadata(self.repo.tables / "item_content.parquet").num_rows
         if preset.codebook.sizes is not None or preset.codebook.force or content > _SMALL:
             return preset
@@ -248,6 +254,15 @@ class Job:
             else f"codes require distinct item vectors, but all {len(known)} items at the end of training have the same vector"
         )
         self._note(f"{reason}; skipping the arms that read codes: {', '.join(dropped)}")
+        return usable
+
+    def _without_vectors(self, preset: Preset) -> Preset:
+        usable = arms_without_codes(preset, content=False)
+        dropped = [name for name in preset.arms if name not in usable.arms]
+        self._note(
+            f"the source has no vectors (source.modalities = []); skipping the arms that read content or codes: "
+            f"{', '.join(dropped)}. `sidkit data embed` computes vectors; then create a new repository"
+        )
         return usable
 
     def _note(self, text: str | None) -> None:
@@ -315,6 +330,7 @@ class Job:
             self.preset.ranker,
             self.repo.rankers,
             threads=self.repo.settings.engine.threads,
+            importance=True,
         )
 
     def _train(
@@ -363,6 +379,10 @@ class Job:
             ceiling=known.ceiling if known else None,
             target=self.target,
         )
+
+    def _importance(self, codebook: str, split: TimeSplit, serving: ServingChoice) -> StageResult:
+        validation = self._context(codebook, split).validation
+        return measure(self.folder, self.repo.rankers, serving.ranker or "", serving.arm or "", validation)
 
     def _materialize(self, as_of_us: int) -> StageResult:
         from sidkit.stores.feast_repo import materialize

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,23 +15,21 @@ from sidkit.core.errors import ServingError, TimeError
 from sidkit.core.feature_settings import CONTEXT
 from sidkit.stores.offline.plan import ViewRows
 
-if TYPE_CHECKING:
-    from ranking.serving.features import ServiceReader
-
 _TYPES = {"number": pa.float64(), "categories": pa.list_(pa.string()), "vector": pa.list_(pa.float32())}
 Context = Mapping[str, Any]
 """Name -> one value for all items, or a list (or array) with one value per item."""
+Read = Callable[[Mapping[str, Sequence[Any]], int | None], dict[str, ViewRows]]
 
 
 def read_context_views(
-    reader: ServiceReader, user_id: str, item_ids: Sequence[str], at_us: int, context: Context
+    read: Read, user_id: str, item_ids: Sequence[str], at_us: int, context: Context
 ) -> dict[str, ViewRows]:
     """Read the views of a request that need more than the user's id or the item's id.
 
     Parameters
     ----------
-    reader : ServiceReader
-        Reader of ``ctr_<codebook>_context``.
+    read : callable
+        Reads the features of ``ctr_<codebook>_context``; see :meth:`ranking.serving.features.ServiceReader.read`.
     user_id, item_ids, at_us
         The request.
     context : mapping
@@ -43,7 +41,7 @@ def read_context_views(
         When a value is missing, is no list of the items' length, or has the wrong type.
     """
     keys = {**per_item(context, len(item_ids)), "user_id": [user_id] * len(item_ids), "item_id": list(item_ids)}
-    return reader.read(keys, at_us)
+    return read(keys, at_us)
 
 
 def context_columns(schema: FeatureSchema, context: Context, items: int) -> dict[str, pa.Array] | None:

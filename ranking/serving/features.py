@@ -163,7 +163,7 @@ class OnlineFeatures:
         for name, view in user.items():
             views[name] = ViewRows(name, np.repeat(view.index, len(items)), view.table)
         if self._context is not None:
-            views |= read_context_views(self._context, user_id, item_ids, at_us, context or {})
+            views |= read_context_views(self._context.read, user_id, item_ids, at_us, context or {})
         rows = LabelledRows(
             np.full(len(items), user_id, dtype=object),
             items,

@@ -15,6 +15,7 @@ from ranking.serving.context import Context
 from ranking.serving.features import OnlineFeatures
 from ranking.serving.newest import materialized_until, newest_row_us
 from ranking.training.calibration import Calibration
+from ranking.training.load_ranker import LoadedRanker, load_ranker
 from semantic_ids.catalog import Catalog
 from semantic_ids.codebook import Codebook
 from semantic_ids.records import RankerRecord
@@ -22,7 +23,6 @@ from sidkit.core.artifact import read_manifest
 from sidkit.core.clock import iso
 from sidkit.core.config import content_hash
 from sidkit.core.errors import ServingError, SettingsChangedError, TimeError
-from sidkit.core.extras import require
 from sidkit.core.id_lists import unknown_items
 from sidkit.core.repo import Repo
 from sidkit.tables.builder import changed_settings
@@ -30,10 +30,8 @@ from sidkit.tables.builder import changed_settings
 if TYPE_CHECKING:
     from feast import FeatureStore
 
-    from ranking.training.ranker import Ranker
-
-_NEVER_READ = frozenset({"item_sid__assigned_at_us"})
-"""Features of older services that rankers recorded and no ranker reads."""
+_NOT_READ = frozenset({"item_sid__assigned_at_us"})
+"""A feature of services of earlier definitions: the wall clock of the assignment, which no ranker reads."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ class Scorer:
     Raises
     ------
     MissingExtraError
-        When torch or safetensors is not installed.
+        When torch or safetensors is not installed, and the ranker needs it.
     UnknownVersionError
         When the ranker does not exist.
     ServingError
@@ -81,16 +79,15 @@ class Scorer:
     """
 
     def __init__(self, repo: Repo, ranker: str | None = None) -> None:
-        require("torch", "safetensors", purpose="scoring", extra="rank")
-        from ranking.training.ranker import Ranker
         from sidkit.stores.feast_repo import open_store
 
         catalog = Catalog.open(repo)
         self.record = catalog.ranker(ranker) if ranker else catalog.serving_ranker()
         manifest = read_manifest(repo.rankers / self.record.name)
         _refuse_other_settings(manifest, repo)
-        self._ranker = Ranker.load(repo.rankers / self.record.name)
-        self.calibration = Calibration.of(repo.settings, self.target, self._ranker.scaling.rate)
+        record = catalog.codebook(self.record.codebook)
+        self._ranker = load_ranker(repo.rankers / self.record.name, record, "scoring")
+        self.calibration = Calibration.of(repo.settings, self.target, self._ranker.positive_rate)
         codebook = _codebook(repo, catalog, self.record, self._ranker)
         self._store = open_store(repo)
         _refuse_other_features(self._store, self._ranker)
@@ -159,7 +156,7 @@ class Scorer:
             user_id,
             item_ids,
             at_us,
-            rate=self._ranker.scaling.rate,
+            rate=self._ranker.smoothing_rate,
             history_length=config.history_length,
             context=context,
         )
@@ -188,7 +185,7 @@ def _refuse_other_settings(manifest: dict[str, object], repo: Repo) -> None:
         )
 
 
-def _codebook(repo: Repo, catalog: Catalog, record: RankerRecord, ranker: Ranker) -> Codebook:
+def _codebook(repo: Repo, catalog: Catalog, record: RankerRecord, ranker: LoadedRanker) -> Codebook:
     codebook = catalog.codebook(record.codebook)
     if codebook.state not in {"published", "serving"}:
         raise ServingError(
@@ -203,7 +200,7 @@ def _codebook(repo: Repo, catalog: Catalog, record: RankerRecord, ranker: Ranker
     return Codebook.load(repo.codebooks / codebook.name)
 
 
-def _refuse_other_features(store: FeatureStore, ranker: Ranker) -> None:
+def _refuse_other_features(store: FeatureStore, ranker: LoadedRanker) -> None:
     from feast.errors import FeatureServiceNotFoundException
 
     from ranking.data.service_schema import pinned_features
@@ -215,8 +212,9 @@ def _refuse_other_features(store: FeatureStore, ranker: Ranker) -> None:
             f"expected feature service {ranker.config.service!r}, which the ranker reads, in the registry; it is missing. Run "
             "`sidkit apply`"
         ) from error
-    read = {name: kind for name, kind in ranker.config.features.items() if name not in _NEVER_READ}
-    changed = {name for name, kind in read.items() if features.get(name) != kind}
+    changed = {
+        name for name, kind in ranker.config.features.items() if name not in _NOT_READ and features.get(name) != kind
+    }
     if changed:
         listed = ", ".join(
             f"{name} (expected {ranker.config.features[name]}, got {features.get(name, 'nothing')})"

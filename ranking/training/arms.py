@@ -17,6 +17,7 @@ from ranking.data.control_codes import random_codes, shuffled_codes
 from ranking.data.dataset import Dataset
 from ranking.data.disk_dataset import DiskDataset
 from ranking.data.numeric_features import Scaling, feature_names
+from ranking.evaluation.importance import Importance
 from ranking.training.arm_spec import ArmSpec, RankerSpec
 from ranking.training.liveness import PartLiveness, TableChange
 from ranking.training.serving_spec import ServingSpec
@@ -52,6 +53,10 @@ class ArmDetails:
     """Training rows of a gbdt arm."""
     weights: dict[str, float] | None = None
     """Member -> weight of its logit, of a blend."""
+    features: tuple[str, ...] | None = None
+    """Features besides the built-in ones that the arm reads."""
+    importance: tuple[Importance, ...] | None = None
+    """Permutation importance on validation rows of a gbdt arm."""
 
     def as_json(self) -> dict[str, Any]:
         """Return JSON values without fields that are None."""
@@ -118,6 +123,8 @@ class TrainingContext:
     """Also score the test rows after the first epoch, to expose one-epoch overfitting."""
     liveness: bool = False
     """Also measure what the parts of the model contribute, on validation rows."""
+    importance: bool = False
+    """Also measure the permutation importance of the features for gbdt arms, on validation rows."""
 
     def narrowed(self, arm: ArmSpec) -> TrainingContext:
         """The same data with the features that an arm reads.
@@ -166,9 +173,22 @@ def train_arm(
         columns = context.serving.content_columns
         others = (context.validation, context.test)
         rows = context.train_in_memory()
-        boosted = boost(rows, context.validation, others, seed=seed, spec=spec.boosting, columns=columns)
+        boosted = boost(
+            rows,
+            context.validation,
+            others,
+            seed=seed,
+            spec=spec.boosting,
+            columns=columns,
+            importance=context.importance,
+        )
         progress.trees_grown(TreesGrown(arm, seed, boosted.trees, boosted.grown, boosted.validation_auc))
-        details = ArmDetails(trees=boosted.trees, train_rows=len(rows))
+        details = ArmDetails(
+            trees=boosted.trees,
+            train_rows=len(rows),
+            features=rows.schema.names,
+            importance=boosted.importance or None,
+        )
         return ArmResult(boosted.validation_auc, boosted.predictions[0], boosted.predictions[1], None, details)
     assert spec.kind == "neural", "a blend is not trained: see ranking.training.blend"
     return _train_neural(context, arm, spec, seed, name, budget, progress)
@@ -240,6 +260,7 @@ def _train_neural(
         parameters=sum(parameter.numel() for parameter in trained.model.parameters()),
         dim=config.model.dim,
         table_parameters=_table_parameters(trained.model),
+        features=config.schema.names,
     )
     if folder is not None:
         ranker.save(folder, describe, details.as_json())
@@ -284,10 +305,9 @@ def _config(context: TrainingContext, arm: str, spec: ArmSpec) -> RankerConfig:
         model=model,
         numeric=feature_names(rows.schema),
         scaling=scaling,
-        schema=rows.schema,
         inputs=CodedInputs.fit(rows),
         content_dim=context.train.items.content.shape[1],
-        **vars(context.serving),
+        **{**vars(context.serving), "schema": rows.schema},
     )
 
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from ranking.data.batches import NO_INPUTS
 from ranking.data.coded_inputs import CodedInputs
 from ranking.data.dataset import Dataset
+from ranking.evaluation.importance import Importance, permutation_importance
 from ranking.evaluation.metrics import auc
 from ranking.training.boosted_categories import categorical_places, coded_columns
 from ranking.training.boosting_spec import BoostingSpec
@@ -31,6 +32,8 @@ class Boosted:
     grown: int
     """Number of trees that were trained."""
     predictions: tuple[npt.NDArray[np.float64], ...]
+    importance: tuple[Importance, ...] = ()
+    """Permutation importance on the validation rows, if it was measured."""
 
 
 def boosted_features(
@@ -107,6 +110,7 @@ def boost(
     seed: int,
     spec: BoostingSpec = _DEFAULT,
     columns: tuple[int, int] | None = None,
+    importance: bool = False,
 ) -> Boosted:
     """Fit scikit-learn's histogram gradient boosting; the validation AUC selects the number of trees.
 
@@ -122,6 +126,8 @@ def boost(
         Trees and features.
     columns : (int, int), optional
         Half-open range of content columns that was not trained on clicks; default: all.
+    importance : bool
+        Also measure the permutation importance of the features.
     """
     from sklearn.ensemble import HistGradientBoostingClassifier
 
@@ -147,7 +153,12 @@ def boost(
         if number % _STEP == 0 and (reached := auc(label, probability[:, 1])) > best:
             best, best_trees = reached, number
     predictions = tuple(_staged(model, boosted_features(data, columns, spec, inputs), best_trees) for data in others)
-    return Boosted(best, best_trees, int(model.n_iter_), predictions)
+    measured: tuple[Importance, ...] = ()
+    if importance:
+        measured = permutation_importance(
+            lambda data: _staged(model, boosted_features(data, columns, spec, inputs), best_trees), validation, seed
+        )
+    return Boosted(best, best_trees, int(model.n_iter_), predictions, measured)
 
 
 def _staged(model: object, features: Floats, trees: int) -> npt.NDArray[np.float64]:

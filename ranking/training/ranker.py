@@ -19,7 +19,7 @@ from ranking.data.batches import NO_INPUTS, Batches, Vocabulary
 from ranking.data.coded_inputs import CodedInputs
 from ranking.data.dataset import Dataset
 from ranking.data.numeric_features import Scaling, feature_names
-from ranking.data.schema import BUILT_IN, FeatureSchema
+from ranking.data.schema import FeatureSchema
 from ranking.models.ctr_model import CtrModel, Fitted
 from ranking.models.histories import HISTORY_NAMES
 from ranking.models.representations import REPRESENTATION_NAMES, representation
@@ -50,8 +50,6 @@ class RankerConfig(ServingSpec):
     """Names of the numeric features, in column order."""
     scaling: Scaling
     """Scaling of the numeric features."""
-    schema: FeatureSchema = BUILT_IN
-    """The features besides the built-in ones."""
     inputs: CodedInputs = NO_INPUTS
     """What the model reads of coded features."""
 
@@ -100,6 +98,16 @@ class Ranker:
     def scaling(self) -> Scaling:
         """Scaling of the numeric features."""
         return self.config.scaling
+
+    @property
+    def smoothing_rate(self) -> float:
+        """Share of positives towards which click rates are smoothed: that of the training rows."""
+        return self.config.scaling.rate
+
+    @property
+    def positive_rate(self) -> float:
+        """Share of positives among the training rows."""
+        return self.config.scaling.rate
 
     def score(self, data: Dataset) -> npt.NDArray[np.float64]:
         """Predict click probabilities ``float64 [rows]``; scores do not depend on other rows."""

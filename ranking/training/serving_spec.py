@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ranking.data.schema import BUILT_IN, FeatureSchema
 from ranking.data.targets import CLICKED, Target
 
 
@@ -30,3 +31,5 @@ class ServingSpec:
     """What scores predict."""
     match_codes: bool = True
     """Whether codes may be matched against the history's; False if the codes were trained on clicks."""
+    schema: FeatureSchema = BUILT_IN
+    """The features besides the built-in ones."""

@@ -33,7 +33,7 @@ class KnownItems:
 
 def known_items(repo: Repo, at_us: int) -> KnownItems:
     """The items whose content was available to serving at ``at_us``, microseconds UTC."""
-    modalities = repo.settings.source.modalities
+    modalities = repo.settings.source.content_vectors
     columns = ", ".join(quoted(name) for name in modalities)
     with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
         opened.execute(

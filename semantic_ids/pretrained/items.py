@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sidkit.contract import open_source
+from sidkit.contract import open_source, stated_settings
 from sidkit.contract.rows import REASON, normalise
 from sidkit.contract.schemas import ITEMS, Column, Table
 from sidkit.core.config import SourceSettings
@@ -23,7 +23,7 @@ class Items:
     url : str
         A folder with the table ``items``, a SQLAlchemy URL, or ``env:NAME``.
     settings : SourceSettings, optional
-        How the source is read; see :func:`sidkit.contract.open_source`.
+        How the source is read; default: :func:`sidkit.contract.stated_settings`.
 
     Raises
     ------
@@ -36,7 +36,7 @@ class Items:
     """
 
     def __init__(self, url: str, settings: SourceSettings | None = None) -> None:
-        self.source = open_source(url, settings, required=(ITEMS.name,))
+        self.source = open_source(url, settings or stated_settings(url), required=(ITEMS.name,))
         self.folder = self.source.folder
         self.rows = self.source.rows(ITEMS.name)
         self.columns = tuple(self.source.columns(ITEMS.name))

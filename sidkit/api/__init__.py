@@ -3,8 +3,8 @@
 The command line calls these methods, so that both do the same.
 """
 
+from ranking.data.project_dataset import ProjectDataset
 from sidkit.api.codebooks import ProjectCodebook
-from sidkit.api.datasets import ProjectDataset
 from sidkit.api.project import Project, init, open_project
 from sidkit.api.scoring import ProjectScorer
 

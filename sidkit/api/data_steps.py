@@ -25,6 +25,7 @@ class DataSteps(ProjectBase):
         interactions: TableLike | None = None,
         items: TableLike | None = None,
         item_embeddings: TableLike | None = None,
+        users: TableLike | None = None,
         *,
         remove_vanished: bool = False,
         rebuild: bool = False,
@@ -33,9 +34,9 @@ class DataSteps(ProjectBase):
 
         Parameters
         ----------
-        interactions, items, item_embeddings : TableLike, optional
+        interactions, items, item_embeddings, users : TableLike, optional
             New rows of a project that was created from tables in memory. Interactions are appended; a row of the other
-            tables replaces the row of the same item, unless the table has ``updated_at``.
+            tables replaces the row of the same item or user, unless the table has ``updated_at``.
         remove_vanished : bool
             Remove rows of the log that are no longer in the source; not for rotated sources.
         rebuild : bool
@@ -51,7 +52,7 @@ class DataSteps(ProjectBase):
         from sidkit.tables import ingest
 
         with self.repo.locked():
-            add_to_source(self.repo, tables_of(interactions, items, item_embeddings))
+            add_to_source(self.repo, tables_of(interactions, items, item_embeddings, users))
             return ingest(self.repo, remove_vanished=remove_vanished, rebuild=rebuild)
 
     def build(self, as_of: Moment | None = None, *, rebuild: bool = False, allow_future: bool = False) -> BuildReport:
@@ -157,6 +158,16 @@ class DataSteps(ProjectBase):
 
         with self.repo.locked():
             return apply_repo(self.repo).strip()
+
+    def relocate(self) -> list[str]:
+        """Rewrite the absolute paths of a copied or moved repository; returns a line per change.
+
+        See :func:`sidkit.stores.relocate.relocate`.
+        """
+        from sidkit.stores.relocate import relocate
+
+        with self.repo.locked():
+            return relocate(self.repo)
 
     def doctor(self) -> list[Problem]:
         """Definitions that Feast would silently mishandle, and differences between registry, catalogue and stores."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sidkit.api.codebook_steps import CodebookSteps
 from sidkit.api.data_steps import DataSteps
@@ -207,20 +207,28 @@ def init(
     interactions: TableLike | None = None,
     items: TableLike | None = None,
     item_embeddings: TableLike | None = None,
+    users: TableLike | None = None,
+    source: Mapping[str, Any] | None = None,
+    settings_file: str | Path | None = None,
     impressions: int = 200_000,
 ) -> Project:
-    """Create a project. The settings of its source are inferred from the data; ``sidkit.toml`` holds them.
+    """Create a project. The settings of its source and its attributes are inferred from the data; ``sidkit.toml`` holds them.
 
     Parameters
     ----------
     path : str or Path
         A new or empty folder.
     data : str or Path, optional
-        A folder of Parquet files, a SQLAlchemy URL (``env:NAME`` reads it from an environment variable), or
-        ``synthetic[:strong|weak|none|clustered]``, which writes a generated data set into the project.
-    interactions, items, item_embeddings : TableLike, optional
-        The tables of the input contract in memory (pandas, Polars or Arrow), instead of ``data``. They are saved in the
-        project's folder ``source``; :meth:`Project.ingest` adds rows.
+        A folder of Parquet, CSV or JSON-lines files, a SQLAlchemy URL (``env:NAME`` reads it from an environment variable),
+        or ``synthetic[:strong|weak|none|clustered]``, which writes a generated data set into the project.
+    interactions, items, item_embeddings, users : TableLike, optional
+        The tables of the input contract in memory (pandas, Polars or Arrow), instead of ``data``; vectors and users may be
+        missing. They are saved in the project's folder ``source``; :meth:`Project.ingest` adds rows.
+    source : mapping, optional
+        What the data call their columns and how they are read: keys of ``[source]`` in ``sidkit.toml``, such as
+        ``{"columns": {"timestamp": "ts"}, "label": {"positive": "rating >= 4"}, "times": {"assume_timezone": "UTC"}}``.
+    settings_file : str or Path, optional
+        A file with ``[source]`` instead; default: ``sidkit.toml`` in the folder of the data, if there is one.
     impressions : int
         Number of impressions of a generated data set.
 
@@ -231,26 +239,30 @@ def init(
     ContractError
         When the data break the input contract.
     ConfigError
-        When both ``data`` and tables are given, or one of the three tables is missing.
+        When both ``data`` and tables are given, or interactions or items are missing.
     """
-    tables = tables_of(interactions, items, item_embeddings)
+    tables = tables_of(interactions, items, item_embeddings, users)
+    file = None if settings_file is None else Path(settings_file)
     given = [name for name, table in tables.items() if table is not None]
     if given and data is not None:
         raise ConfigError(
             f"expected either data or tables in memory, got data and {', '.join(given)}; drop one of them"
         )
     if given:
-        return Project(_init_in_memory(Path(path), tables))
+        return Project(_init_in_memory(Path(path), tables, source, file))
     if data is None:
         from sidkit.core.repo import init_repo
 
         return Project(init_repo(path))
-    return Project(_init_from(Path(path), str(data), impressions))
+    return Project(_init_from(Path(path), str(data), impressions, source, file))
 
 
-def _init_in_memory(path: Path, tables: dict[str, TableLike | None]) -> Repo:
+def _init_in_memory(
+    path: Path, tables: dict[str, TableLike | None], source: Mapping[str, Any] | None, file: Path | None
+) -> Repo:
     """Write the tables into a temporary folder, validate them, and move the folder into the new repository."""
     from sidkit.api.checks import check_source
+    from sidkit.contract import features_section, open_source, stated_settings
     from sidkit.core.files import typed_path
     from sidkit.core.repo import init_repo
     from sidkit.core.temporary import temporary_folder
@@ -258,17 +270,20 @@ def _init_in_memory(path: Path, tables: dict[str, TableLike | None]) -> Repo:
     folder = typed_path(path)
     with temporary_folder() as work:
         write_source(work / "source", tables)
-        checked = check_source(work / "source")
-        repo = init_repo(folder, source_url=str(source_folder(folder)), **checked.settings)
+        checked = check_source(work / "source", source=source, settings_file=file)
+        opened = open_source(str(work / "source"), stated_settings(str(work / "source"), source, file))
+        repo = init_repo(
+            folder, source_url=str(source_folder(folder)), features=features_section(opened), **checked.settings
+        )
         shutil.move(work / "source", source_folder(folder))
     return repo
 
 
-def _init_from(path: Path, data: str, impressions: int) -> Repo:
+def _init_from(path: Path, data: str, impressions: int, source: Mapping[str, Any] | None, file: Path | None) -> Repo:
     from sidkit.datasets import named_dataset
     from sidkit.datasets.data_repo import create_repo
 
-    repo = create_repo(path, data)
+    repo = create_repo(path, data, source, file)
     if dataset := named_dataset(data):
         with repo.locked():
             dataset.write(Path(repo.settings.source.url), impressions)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ranking.data.project_dataset import ProjectDataset
 from sidkit.api.base import ProjectBase, warn
-from sidkit.api.datasets import ProjectDataset
 from sidkit.api.scoring import ProjectScorer
 from sidkit.api.tables import TableLike, like, to_arrow
 from sidkit.core.clock import Moment, iso, moment_us
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from ranking.data.export import WrittenFrame
     from ranking.experiments.evaluate import RankerEvaluation
     from ranking.experiments.leakage import LeakageResult
+    from ranking.training.external_ranker import ExternalRanker
+    from semantic_ids.records import RankerRecord
 
 PARTS = ("train", "validation", "test")
 
@@ -155,16 +157,17 @@ class RankerSteps(ProjectBase):
         if not labelled:
             table = table.append_column("label", pa.array([0] * len(table), pa.int8()))
         store = self.store()
+        smoothed = self._rate_before(record.fit_end_us) if rate is None else rate
         data = build_dataset(
             store,
             record.service_name,
             load_committed(self.repo.codebooks / record.name, record)[0],
             read_rows(table, context=tuple(self.settings.features.context)),
-            rate=self._rate_before(record.fit_end_us) if rate is None else rate,
+            rate=smoothed,
             history_length=self.settings.time.history_length,
             schema=service_schema(store, record.service_name, self.settings.features),
         )
-        return ProjectDataset(data, record, labelled=labelled)
+        return ProjectDataset(data, record, labelled=labelled, rate=smoothed)
 
     def _rate_before(self, until_us: int) -> float:
         rows = self._labelled_rows(["event_timestamp", "label"])
@@ -177,6 +180,19 @@ class RankerSteps(ProjectBase):
             )
         return float(known.mean())
 
+    def features(self, preset: str | None = None) -> pd.DataFrame:
+        """The features of rankers, one row each: feature, source, kind, filled (share of rows with a value), distinct, arms
+        that read it, and per measured arm ``drop <arm>``, the drop of the validation AUC when the feature is shuffled.
+
+        Parameters
+        ----------
+        preset : str, optional
+            A finished run; default: the newest one.
+        """
+        from ranking.pipeline.feature_list import features_frame, list_features
+
+        return features_frame(list_features(self.repo, preset))
+
     def rankers(self) -> pd.DataFrame:
         """All rankers: name, state, arm, codebook, service, fit_end, content_hash."""
         from semantic_ids.catalog import Catalog
@@ -184,6 +200,40 @@ class RankerSteps(ProjectBase):
 
         columns = ("name", "state", "arm", "codebook", "service", "fit_end_us", "content_hash")
         return records_frame(Catalog.open(self.repo).rankers(), columns, times=("fit_end_us",))
+
+    def register_ranker(
+        self, name: str, model: ExternalRanker, *, trained_on: ProjectDataset | Sequence[ProjectDataset]
+    ) -> RankerRecord:
+        """Register a model of one's own as a ranker, to be promoted, evaluated and served like the built-in ones.
+
+        The file of the model's class is copied into the artefact and is executed from there when the ranker is loaded. Before
+        the ranker is registered, it is saved, loaded, and scores some of the rows again.
+
+        Parameters
+        ----------
+        name : str
+            A new name.
+        model : ExternalRanker
+            The trained model: an instance of a class in a Python file that imports installed packages only.
+        trained_on : ProjectDataset or sequence of ProjectDataset
+            All labelled rows that the model has seen: training rows, and validation rows if they selected anything. They
+            state the codebook, and the end of the window before which the ranker is not evaluated.
+
+        Raises
+        ------
+        ConfigError
+            When the name is invalid, or the rows have no labels or differ in codebook or rate.
+        PluginError
+            When the class is not in a file of its own, when the loaded model scores otherwise than ``model``, or when a score
+            is no probability or depends on other rows.
+        LifeCycleError
+            When there is a ranker of this name, or the codebook is not published.
+        """
+        from ranking.serving.register import register_ranker
+
+        parts = [trained_on] if isinstance(trained_on, ProjectDataset) else list(trained_on)
+        with self.repo.locked():
+            return register_ranker(self.repo, name, model, parts)
 
     def scorer(self, ranker: str | None = None) -> ProjectScorer:
         """A scorer of candidates with features from the online store; default: the serving ranker."""

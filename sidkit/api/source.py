@@ -1,7 +1,7 @@
 """The source of a project that was created from tables in memory: Parquet files in the folder ``source`` of the repository.
 
-Interactions are appended as parts. A new row of ``items`` or ``item_embeddings`` replaces the row of the same item, unless
-the table has ``updated_at``: then it is a further version of the item.
+Interactions are appended as parts. A new row of ``items``, ``item_embeddings`` or ``users`` replaces the row of the same
+item or user, unless the table has ``updated_at``: then it is a further version.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sidkit.api.tables import TableLike, to_arrow
-from sidkit.contract.schemas import EMBEDDINGS, INTERACTIONS, ITEMS, TABLES
+from sidkit.contract.column_mapping import mapped_columns
+from sidkit.contract.schemas import EMBEDDINGS, INTERACTIONS, ITEMS, OPTIONAL_TABLES, TABLES, USERS
 from sidkit.core.errors import ConfigError, ContractError
 from sidkit.core.files import written_beside
 from sidkit.core.repo import Repo
 
 FOLDER = "source"
+KEYS = {ITEMS.name: "item_id", EMBEDDINGS.name: "item_id", USERS.name: "user_id"}
+"""Table -> column that identifies its rows."""
 
 
 def source_folder(repo_path: Path) -> Path:
@@ -28,20 +31,21 @@ def source_folder(repo_path: Path) -> Path:
 
 
 def write_source(folder: Path, tables: Mapping[str, TableLike | None]) -> None:
-    """Write the three tables to a new folder.
+    """Write the tables to a new folder; vectors and users may be missing.
 
     Raises
     ------
     ConfigError
-        When a table is missing.
+        When a required table is missing.
     ContractError
         When a table cannot be converted, or has no rows.
     """
-    missing = [name for name, table in tables.items() if table is None]
+    missing = [table.name for table in (INTERACTIONS, ITEMS) if tables.get(table.name) is None]
     if missing:
         raise ConfigError(
-            f"expected interactions=, items= and item_embeddings= together, got none for {', '.join(missing)}; pass all three, "
-            "or data= with a folder or a URL (`sidkit data embed` computes the vectors of items in a folder)"
+            f"expected interactions= and items= together, got none for {', '.join(missing)}; pass both, and item_embeddings= "
+            "with vectors if there are any, or data= with a folder or a URL (`sidkit data embed` computes the vectors of items "
+            "in a folder)"
         )
     converted = {name: to_arrow(table, name) for name, table in tables.items() if table is not None}
     for name, table in converted.items():
@@ -63,7 +67,8 @@ def add_to_source(repo: Repo, tables: Mapping[str, TableLike | None]) -> None:
     ContractError
         When a table cannot be converted, or its columns differ from those of the earlier rows.
     """
-    given = {table.name: tables[table.name] for table in TABLES if tables.get(table.name) is not None}
+    known = (*TABLES, *OPTIONAL_TABLES)
+    given = {table.name: tables[table.name] for table in known if tables.get(table.name) is not None}
     folder = source_folder(repo.path)
     if given and Path(repo.settings.source.url) != folder:
         raise ConfigError(
@@ -79,11 +84,14 @@ def add_to_source(repo: Repo, tables: Mapping[str, TableLike | None]) -> None:
             _write(table, folder / name / _part(number))
         else:
             path = folder / f"{name}.parquet"
-            _write(_merged(pq.read_table(path), table), path)
+            columns = repo.settings.source.columns
+            _write(_merged(pq.read_table(path), table, columns, name) if path.exists() else table, path)
 
 
 def _check_columns(folder: Path, name: str, table: pa.Table) -> None:
     path = next((folder / name).glob("*.parquet")) if name == INTERACTIONS.name else folder / f"{name}.parquet"
+    if not path.exists():
+        return  # the first rows of an optional table
     before, now = set(pq.read_schema(path).names), set(table.column_names)
     if before != now:
         raise ContractError(
@@ -93,12 +101,15 @@ def _check_columns(folder: Path, name: str, table: pa.Table) -> None:
         )
 
 
-def _merged(old: pa.Table, new: pa.Table) -> pa.Table:
-    """The rows of both tables; without ``updated_at``, new rows replace old ones of the same item."""
+def _merged(old: pa.Table, new: pa.Table, columns: Mapping[str, str | dict[str, str]], name: str) -> pa.Table:
+    """The rows of both tables; without ``updated_at``, new rows replace old ones of the same key."""
     new = new.select(old.column_names)
-    if "updated_at" not in old.column_names:
-        ids = pc.cast(new.column("item_id"), pa.string())
-        old = old.filter(pc.invert(pc.is_in(pc.cast(old.column("item_id"), pa.string()), ids.combine_chunks())))
+    table = next(each for each in (*TABLES, *OPTIONAL_TABLES) if each.name == name)
+    mapping = mapped_columns(table, columns, old.column_names)
+    key = mapping.get(KEYS[name], KEYS[name])
+    if mapping.get("updated_at", "updated_at") not in old.column_names:
+        ids = pc.cast(new.column(key), pa.string())
+        old = old.filter(pc.invert(pc.is_in(pc.cast(old.column(key), pa.string()), ids.combine_chunks())))
     return pa.concat_tables([old, new], promote_options="permissive")
 
 
@@ -112,7 +123,7 @@ def _part(number: int) -> str:
 
 
 def tables_of(
-    interactions: TableLike | None, items: TableLike | None, item_embeddings: TableLike | None
+    interactions: TableLike | None, items: TableLike | None, item_embeddings: TableLike | None, users: TableLike | None
 ) -> dict[str, TableLike | None]:
     """The tables by their names in the contract."""
-    return {INTERACTIONS.name: interactions, ITEMS.name: items, EMBEDDINGS.name: item_embeddings}
+    return {INTERACTIONS.name: interactions, ITEMS.name: items, EMBEDDINGS.name: item_embeddings, USERS.name: users}

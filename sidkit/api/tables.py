@@ -64,11 +64,15 @@ def _check_pandas(table: pd.DataFrame, name: str) -> None:
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A column whose fixed-size lists are lists, and whose dictionaries are values."""
+    """A column whose fixed-size lists are lists, whose dictionaries are values, and whose views are plain texts or bytes."""
     if pa.types.is_fixed_size_list(column.type):
         return column.cast(pa.list_(column.type.value_type))
     if pa.types.is_dictionary(column.type):
-        return column.cast(column.type.value_type)
+        return _plain(column.cast(column.type.value_type))
+    if pa.types.is_string_view(column.type):
+        return column.cast(pa.string())
+    if pa.types.is_binary_view(column.type):
+        return column.cast(pa.binary())
     return column
 
 

@@ -29,10 +29,11 @@ def build_app() -> typer.Typer:
     from sidkit.cli import codebook_quality, codebooks, data, embed, rankers  # noqa: F401
     from sidkit.cli.audit import audit
     from sidkit.cli.compare import compare
+    from sidkit.cli.features import features_app
     from sidkit.cli.leakage import leakage
     from sidkit.cli.options import codebooks_app, data_app, ranker_app, tables_app
     from sidkit.cli.rankers import frame, score
-    from sidkit.cli.repos import apply, doctor, init, materialize_, upgrade_
+    from sidkit.cli.repos import apply, doctor, init, materialize_, relocate, upgrade_
     from sidkit.cli.run import run
     from sidkit.cli.shared_options import with_warnings
 
@@ -49,9 +50,11 @@ def build_app() -> typer.Typer:
     app.add_typer(tables_app, name="tables")
     app.command()(doctor)
     app.command()(apply)
+    app.command()(relocate)
     app.command("upgrade")(upgrade_)
     app.command("materialize")(materialize_)
     app.add_typer(codebooks_app, name="codebooks")
+    app.add_typer(features_app, name="features")
     app.command()(run)
     app.command()(frame)
     app.command()(score)

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sidkit.cli.options import AllowFutureOption, AsOfOption, JsonOption, RepoOption, data_app, tables_app
+from sidkit.cli.options import (
+    AllowFutureOption,
+    AsOfOption,
+    JsonOption,
+    RepoOption,
+    SettingsOption,
+    data_app,
+    tables_app,
+)
 from sidkit.cli.output import VERBOSITY, say, show, show_json
 from sidkit.cli.tables import table
 
@@ -18,7 +27,7 @@ if TYPE_CHECKING:
 
 @data_app.command("check")
 def check(
-    source: Annotated[str, typer.Argument(help="A folder of Parquet files or a SQLAlchemy URL.")],
+    source: Annotated[str, typer.Argument(help="A folder of Parquet, CSV or JSON-lines files, or a SQLAlchemy URL.")],
     rejects: Annotated[
         Path | None,
         typer.Option(help="Write rejected rows to this folder."),
@@ -27,29 +36,63 @@ def check(
         Path | None,
         typer.Option("--repo", "-r", help="Use this repository's settings instead of the defaults."),
     ] = None,
+    settings: SettingsOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Validate a source and print a summary per table.
 
-    Exits with code 1 and the reasons if it is rejected.
+    Lists what becomes of every column. Exits with code 1 and the reasons if the source is rejected.
     """
     from dataclasses import asdict
 
     from sidkit.api.checks import check_source
 
-    checked = check_source(source, rejects=rejects, repo=repo, report=None if json_ else _print_tables)
+    report = None if json_ else partial(_print_tables, columns=True)
+    checked = check_source(source, rejects=rejects, repo=repo, settings_file=settings, report=report)
     if json_:
         show_json({"source": checked.settings, "tables": [asdict(report) for report in checked.tables]})
         return
+    modalities = ", ".join(checked.settings["modalities"]) or "none"
     say(
-        f"the source is valid: feedback {checked.settings['feedback']}, modalities "
-        f"{', '.join(checked.settings['modalities'])}, {sum(report.rejected for report in checked.tables):,} rows rejected, "
+        f"the source is valid: feedback {checked.settings['feedback']}, modalities {modalities}, "
+        f"{sum(report.rejected for report in checked.tables):,} rows rejected, "
         f"{sum(report.merged for report in checked.tables):,} merged as duplicates of an event"
     )
 
 
-def _print_tables(reports: Sequence[TableReport]) -> None:
-    """Print the counts per table, then the facts and the reasons of rejects."""
+@data_app.command("convert")
+def convert(
+    source: Annotated[str, typer.Argument(help="A folder of Parquet, CSV or JSON-lines files, or a SQLAlchemy URL.")],
+    out: Annotated[Path, typer.Argument(help="A new or empty folder.")],
+    repo: Annotated[
+        Path | None,
+        typer.Option("--repo", "-r", help="Use this repository's settings instead of the defaults."),
+    ] = None,
+    settings: SettingsOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Write a source as Parquet files of the input contract.
+
+    Columns have the contract's names and types. Rejected rows, each with its reason, are in the folder rejects.
+    """
+    from dataclasses import asdict
+
+    from sidkit.api.checks import convert_source
+
+    converted = convert_source(source, out, repo=repo, settings_file=settings)
+    if json_:
+        show_json({"source": converted.settings, "tables": [asdict(report) for report in converted.tables]})
+        return
+    if not VERBOSITY.quiet:
+        _print_tables(converted.tables, columns=True)
+    rows = ", ".join(f"{report.valid - report.merged:,} rows of {report.table}" for report in converted.tables)
+    say(
+        f"{out}: {rows}; {sum(report.rejected for report in converted.tables):,} rejected rows are in {out / 'rejects'}"
+    )
+
+
+def _print_tables(reports: Sequence[TableReport], *, columns: bool = False) -> None:
+    """Print the counts per table, then the facts and the reasons of rejects; with ``columns``, also what becomes of each."""
     counts = [[each.table, f"{each.rows:,}", f"{each.rejected:,}", f"{each.merged:,}"] for each in reports]
     show(table(("table", "rows", "rejected", "merged"), counts))
     for report in reports:
@@ -57,6 +100,9 @@ def _print_tables(reports: Sequence[TableReport]) -> None:
         reasons = [f"rejected: {count:,} x {reason}" for reason, count in report.reasons.items()]
         if facts or reasons:
             show("\n".join([f"{report.table}:", *(f"  {line}" for line in (*facts, *reasons))]))
+    uses = [[each.table, use["column"], use["use"], use["reason"]] for each in reports for use in each.columns]
+    if columns and uses:
+        show(table(("table", "column", "use", "how, or why not"), uses, left=("column", "use", "how, or why not")))
     for report in reports:
         for text in report.warnings:
             typer.echo(f"warning: {report.table}: {text}", err=True)
@@ -123,6 +169,8 @@ def ingest_(
     counts = (("changed", report.changed), ("removed", report.removed))
     summary += [f"{count:,} {name}" for name, count in counts if count]
     say(f"{', '.join(summary)}; the log has {report.rows:,} rows; rejected rows are in {project.repo.rejects}")
+    if report.read_again:
+        say(report.read_again)
     if report.vanished:
         say(
             f"{report.vanished:,} rows of the log are no longer in the source, or no longer valid there; they were left in "
@@ -147,6 +195,8 @@ def build(
     report = sidkit.open(repo).build(as_of, rebuild=rebuild, allow_future=allow_future)
     if report.restarted:
         say(report.restarted)
+    for note in report.notes:
+        say(note)
     for name, rows in report.rows.items():
         say(f"{name}: {rows:,} rows, {report.new_rows[name]:,} new")
     say(f"as of {iso(report.as_of_us)}")

@@ -40,6 +40,13 @@ ItemOption = Annotated[
     typer.Option("--item", help="One item id, used verbatim, for ids with commas or spaces. Repeatable."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
+SettingsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--settings",
+        help="A file with [source]: how columns and values of the data are read. Default: sidkit.toml in the data's folder.",
+    ),
+]
 StrictOption = Annotated[bool, typer.Option("--strict", help="Exit with code 1 if an id is unknown.")]
 Preset = Annotated[str, typer.Option(help="Name of a preset, or path of a .toml file.")]
 Name = Annotated[str, typer.Argument(help="The codebook's name.")]

@@ -1,4 +1,4 @@
-"""Commands on a whole repository: init, doctor, apply, upgrade, materialize."""
+"""Commands on a whole repository: init, doctor, apply, relocate, upgrade, materialize."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sidkit.cli.options import AllowFutureOption, JsonOption, RepoOption
+from sidkit.cli.options import AllowFutureOption, JsonOption, RepoOption, SettingsOption
 from sidkit.cli.output import say, show, show_json
 
 
@@ -15,8 +15,9 @@ def init(
     folder: Annotated[Path, typer.Argument(help="New or empty folder.")],
     data: Annotated[
         str | None,
-        typer.Option(help="A folder of Parquet files, a SQLAlchemy URL, or synthetic[:strong|weak|none|clustered]."),
+        typer.Option(help="A folder of files, a SQLAlchemy URL, or synthetic[:strong|weak|none|clustered]."),
     ] = None,
+    settings: SettingsOption = None,
     impressions: Annotated[int, typer.Option(help="Number of impressions of a generated data set.")] = 200_000,
 ) -> None:
     """Create a repository.
@@ -25,7 +26,7 @@ def init(
     """
     import sidkit
 
-    project = sidkit.init(folder, data, impressions=impressions)
+    project = sidkit.init(folder, data, settings_file=settings, impressions=impressions)
     say(f"created a sidkit repository in {project.path}; its settings are in {project.path / 'sidkit.toml'}")
 
 
@@ -59,6 +60,20 @@ def apply(repo: RepoOption = Path()) -> None:
     import sidkit
 
     say(sidkit.open(repo).apply())
+
+
+def relocate(repo: RepoOption = Path()) -> None:
+    """Rewrite the paths of a copied or moved repository.
+
+    It no longer refers to its former folder. Running it again changes nothing.
+    """
+    import sidkit
+
+    project = sidkit.open(repo)
+    changes = project.relocate()
+    for line in changes:
+        say(line)
+    say(f"{project.path}: {'relocated' if changes else 'nothing to relocate'}")
 
 
 def upgrade_(repo: RepoOption = Path()) -> None:

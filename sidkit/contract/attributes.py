@@ -10,7 +10,7 @@ import duckdb
 import pyarrow as pa
 
 from sidkit.contract.attribute_values import SEPARATORS, types_of
-from sidkit.contract.rows import can_be_carried
+from sidkit.contract.rows import can_be_carried, carried
 from sidkit.contract.schemas import INTERACTIONS, ITEMS, USERS, Table
 from sidkit.contract.source import Source
 from sidkit.core.engine import literal, quoted
@@ -105,9 +105,11 @@ def _sample(source: Source, table: Table, columns: list[str], key: str | None) -
 
 
 def _plain(column: pa.Array) -> pa.Array:
-    if isinstance(column, pa.ExtensionArray):
-        column = column.storage
-    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+    """The values as the log stores them."""
+    column = carried(column)
+    if pa.types.is_float16(column.type):  # DuckDB has no such type
+        return column.cast(pa.float32())
+    return column
 
 
 def _as_text(part: pa.Table) -> pa.Table:
@@ -121,14 +123,19 @@ def _as_text(part: pa.Table) -> pa.Table:
 
 
 def _by_values(sample: pa.Table, columns: list[str], key: str | None) -> dict[str, ColumnKind]:
+    kinds = {}
     with duckdb.connect() as opened:
         opened.execute("SET TimeZone = 'UTC'")
-        opened.register("given", sample)
-        # Versions of one item repeat its title: one row per item counts.
-        last = f"SELECT * FROM given QUALIFY row_number() OVER (PARTITION BY {quoted(key)}) = 1" if key else ""
-        opened.execute(f"CREATE TEMP TABLE sample AS {last or 'SELECT * FROM given'}")
-        types = types_of(opened, "sample")
-        return {name: _of_column(opened, name, types[name]) for name in columns}
+        for name in columns:
+            # Versions of one item repeat its title: one row per item counts.
+            once = f"QUALIFY row_number() OVER (PARTITION BY {quoted(key)}) = 1" if key else ""
+            try:
+                opened.register("given", sample.select([name, *([key] if key else [])]))
+                opened.execute(f"CREATE OR REPLACE TEMP TABLE sample AS SELECT {quoted(name)} FROM given {once}")
+                kinds[name] = _of_column(opened, name, types_of(opened, "sample")[name])
+            except (duckdb.Error, pa.ArrowException):
+                kinds[name] = ColumnKind(None, f"values of type {sample.schema.field(name).type} cannot be read")
+    return kinds
 
 
 def _of_column(  # noqa: PLR0911 (one line per type)

@@ -2,35 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-import pyarrow as pa
 
 from sidkit.core.clock import FIRST_EVENT_US
 from sidkit.core.config import Settings
-from sidkit.core.engine import literal
+from sidkit.core.engine import literal, quoted
 
-LOG_COLUMNS: dict[str, pa.DataType] = {
-    "user_id": pa.string(),
-    "item_id": pa.string(),
-    "timestamp": pa.timestamp("us", tz="UTC"),
-    "label": pa.int8(),
-    "request_id": pa.string(),
-    "position": pa.int32(),
-    "converted": pa.int8(),
-    "query": pa.string(),
-    "rating": pa.float32(),
-}
-"""Columns of the validated log; columns missing from the source are null."""
-
-EVENT_KEY = ("user_id", "item_id", "timestamp", "request_id", "position")
-"""The columns that identify an event (nulls are equal). All other columns may be corrected later."""
-
-COPY = "an exact copy of another row"
-IN_1970 = "timestamp is in 1970 (an unset clock or a wrong unit)"
-
-_SQL_TYPES = {
+LOG_TYPES = {
     "user_id": "VARCHAR",
     "item_id": "VARCHAR",
     "timestamp": "TIMESTAMPTZ",
@@ -41,6 +20,14 @@ _SQL_TYPES = {
     "query": "VARCHAR",
     "rating": "FLOAT",
 }
+"""Columns of every validated log with DuckDB's names of their types; columns missing from the source are null. Columns of
+``[features.context]`` follow them (:func:`sidkit.contract.context.log_types`)."""
+
+EVENT_KEY = ("user_id", "item_id", "timestamp", "request_id", "position")
+"""The columns that identify an event (nulls are equal). All other columns may be corrected later."""
+
+COPY = "an exact copy of another row"
+IN_1970 = "timestamp is in 1970 (an unset clock or a wrong unit)"
 
 
 def after_now(column: str) -> str:
@@ -49,16 +36,36 @@ def after_now(column: str) -> str:
 
 
 def first_events(staged: Path, now_us: int) -> str:
-    """SQL for (item_id, first_seen) of the staged interactions with plausible times."""
+    """SQL for (item_id, first_seen, log_end) of the staged interactions with plausible times."""
     return (
-        f"SELECT item_id, min(timestamp) AS first_seen FROM read_parquet({literal(staged)}) "
+        f"SELECT item_id, min(timestamp) AS first_seen, max(max(timestamp)) OVER () AS log_end "
+        f"FROM read_parquet({literal(staged)}) "
         f"WHERE reason IS NULL AND epoch_us(timestamp) BETWEEN {FIRST_EVENT_US} AND {now_us} GROUP BY item_id"
     )
 
 
-def classify_interactions(columns: Sequence[str], settings: Settings, work: Path, now_us: int) -> str:
-    """SQL for the staged interactions with a rejection reason per row, or null."""
-    listed = ", ".join(name for name in LOG_COLUMNS if name in columns)
+def undated(column: str, columns: Sequence[str]) -> str:
+    """SQL for the creation time of a staged item joined to ``seen`` (:func:`first_events`): its own, or its first event.
+
+    If no item has a creation time, it is the first event or the first version, whichever comes first; an item without
+    either counts as created at the end of the log, since the source has it by then.
+    """
+    version = "min(updated_at) OVER (PARTITION BY staged.item_id)" if "updated_at" in columns else "NULL::TIMESTAMPTZ"
+    none = f"(SELECT count({column}) FROM staged) = 0"
+    return (
+        f"CASE WHEN {none} THEN coalesce(least(first_seen, {version}), max(log_end) OVER ()) "
+        f"ELSE coalesce({column}, first_seen) END"
+    )
+
+
+def classify_interactions(
+    columns: Sequence[str], settings: Settings, work: Path, now_us: int, context: Mapping[str, str]
+) -> str:
+    """SQL for the staged interactions with a rejection reason per row, or null.
+
+    ``context`` maps the columns of ``[features.context]`` to SQL for their values.
+    """
+    listed = ", ".join([*(name for name in LOG_TYPES if name in columns), *map(quoted, context)])
     known = (
         f"WHEN item_id NOT IN (SELECT item_id FROM read_parquet({literal(work / 'items.parquet')})) "
         "THEN 'the item is not in the catalogue'"
@@ -66,8 +73,8 @@ def classify_interactions(columns: Sequence[str], settings: Settings, work: Path
         else ""
     )
     typed = ", ".join(
-        f"{name if name in columns else 'NULL'}::{_SQL_TYPES[name]} AS {name}"
-        for name in LOG_COLUMNS
+        f"{name if name in columns else 'NULL'}::{LOG_TYPES[name]} AS {name}"
+        for name in LOG_TYPES
         if name not in {"label", "converted", "position"}
     )
     flags = ", ".join(
@@ -75,6 +82,7 @@ def classify_interactions(columns: Sequence[str], settings: Settings, work: Path
         f"{name if name in columns else 'NULL'}::DOUBLE AS {name}"
         for name in ("label", "converted", "position")
     )
+    carried = "".join(f", {value} AS {quoted(name)}" for name, value in context.items())
     return f"""
         WITH examined AS (
             SELECT * EXCLUDE (reason), CASE
@@ -87,7 +95,7 @@ def classify_interactions(columns: Sequence[str], settings: Settings, work: Path
             SELECT *, row_number() OVER (PARTITION BY reason IS NULL, {listed} ORDER BY file_row_number) AS nth
             FROM examined
         )
-        SELECT {typed}, {flags}, CASE
+        SELECT {typed}, {flags}{carried}, CASE
             WHEN reason IS NOT NULL THEN reason
             WHEN nth > 1 THEN {literal(COPY)}
         END AS reason, file_row_number
@@ -95,13 +103,15 @@ def classify_interactions(columns: Sequence[str], settings: Settings, work: Path
     """
 
 
-def one_row_per_event(relation: str, order: str | None = None) -> str:
-    """SQL that merges a relation to one row per event, with the columns of the log.
+def one_row_per_event(relation: str, types: Mapping[str, str], order: str | None = None) -> str:
+    """SQL that merges a relation to one row per event, with the columns and types of the log.
 
-    Among rows with the same key a positive label and a conversion win; queries and ratings take the last known value in the
-    order of the column ``order``, or the largest value without one.
+    Among rows with the same key a positive label and a conversion win; queries, ratings and context columns take the last
+    known value in the order of the column ``order``, or the largest value without one.
     """
     last = f"arg_max({{0}}, {order})" if order else "max({0})"
-    values = {"label": "max({0})", "converted": "max({0})", "query": last, "rating": last}
-    chosen = ", ".join(f"{values.get(name, '{0}').format(name)}::{kind} AS {name}" for name, kind in _SQL_TYPES.items())
+    values = dict.fromkeys(EVENT_KEY, "{0}") | {"label": "max({0})", "converted": "max({0})"}
+    chosen = ", ".join(
+        f"{values.get(name, last).format(quoted(name))}::{kind} AS {quoted(name)}" for name, kind in types.items()
+    )
     return f"SELECT {chosen} FROM {relation} GROUP BY {', '.join(EVENT_KEY)}"

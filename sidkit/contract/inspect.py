@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,15 +12,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sidkit.contract.column_names import check_columns
+from sidkit.contract.mapped_source import MappedSource
 from sidkit.contract.remedies import remedy
 from sidkit.contract.rows import REASON, is_list, normalise, vector_of
-from sidkit.contract.schemas import EMBEDDINGS, INTERACTIONS
-from sidkit.contract.source import Source
+from sidkit.contract.schemas import EMBEDDINGS, INTERACTIONS, ITEMS
+from sidkit.contract.stated import further_keys
 from sidkit.core.config import FEATURE_NAME_RULE, Feedback, is_feature_name
 from sidkit.core.errors import SidkitWarning, TableSchemaError
 
 _CHUNK_ROWS = 200_000
 _SHOWN = 3
+_NO_VECTORS = (
+    "item_embeddings is missing: arms that read content or codes are skipped (modalities = []). `sidkit data embed` computes "
+    "vectors of texts and images"
+)
+_NO_CREATED_AT = (
+    "items has no column created_at: an item counts as created at its first interaction, or at the last one of the log if it "
+    'has none (missing_created_at = "first_interaction")'
+)
 
 
 @dataclass(frozen=True)
@@ -31,17 +41,22 @@ class SourceFacts:
     modalities, feedback, conversions
         Keys of ``[source]`` in ``sidkit.toml``.
     left_out : tuple of str
-        A message for each column of ``item_embeddings`` that is ignored because it has no vectors.
+        A message for each column of ``item_embeddings`` that is ignored because it has no vectors, and for each table or
+        column that is missing.
+    further : mapping
+        Other keys of ``[source]``: those that the user states, and what replaces a missing column.
     """
 
     modalities: tuple[str, ...]
     feedback: Feedback
     conversions: bool
     left_out: tuple[str, ...] = ()
+    further: Mapping[str, Any] = field(default_factory=dict)
 
     def settings(self) -> dict[str, Any]:
         """The settings as keys of ``[source]``."""
-        return {"modalities": self.modalities, "feedback": self.feedback, "conversions": self.conversions}
+        inferred = {"modalities": self.modalities, "feedback": self.feedback, "conversions": self.conversions}
+        return {**inferred, **({"further": dict(self.further)} if self.further else {})}
 
     def warn(self) -> None:
         """Issue a :class:`SidkitWarning` for each ignored column."""
@@ -49,7 +64,7 @@ class SourceFacts:
             warnings.warn(line, SidkitWarning, stacklevel=2)
 
 
-def inspect_source(source: Source) -> SourceFacts:
+def inspect_source(source: MappedSource) -> SourceFacts:
     """Infer the modalities, and whether the log has negatives and conversions.
 
     Raises
@@ -67,11 +82,22 @@ def inspect_source(source: Source) -> SourceFacts:
         chunk = chunk.filter(pc.is_null(chunk[REASON]))  # ignore rejected rows
         negatives += int(np.count_nonzero(np.asarray(pc.equal(chunk["label"], 0.0))))
         conversions |= "converted" in columns and chunk["converted"].null_count < len(chunk)
-    modalities, left_out = _modalities(source)
-    return SourceFacts(modalities, "impressions" if negatives else "positives_only", conversions, left_out)
+    modalities, left_out = _modalities(source) if source.has(EMBEDDINGS.name) else ((), (_NO_VECTORS,))
+    feedback: Feedback = "impressions" if negatives else "positives_only"
+    stated, further = source.settings, further_keys(source.settings)
+    if "created_at" not in source.columns(ITEMS.name) and "missing_created_at" not in stated.model_fields_set:
+        further["missing_created_at"] = "first_interaction"
+        left_out = (*left_out, _NO_CREATED_AT)
+    return SourceFacts(
+        stated.modalities if "modalities" in stated.model_fields_set else modalities,
+        stated.feedback if "feedback" in stated.model_fields_set else feedback,
+        stated.conversions if "conversions" in stated.model_fields_set else conversions,
+        left_out,
+        further,
+    )
 
 
-def _modalities(source: Source) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _modalities(source: MappedSource) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names of the vector columns, and a message for each other column."""
     columns = source.columns(EMBEDDINGS.name)
     check_columns(list(columns), EMBEDDINGS)

@@ -9,6 +9,17 @@ import re
 
 _LINES: tuple[tuple[str, str], ...] = (
     (r"created_at is missing", 'set source.missing_created_at = "first_interaction" in sidkit.toml'),
+    (r"(.+) is missing, so label is unknown", 'df = df.dropna(subset=["{0}"])'),
+    (
+        r"(.+) is not a number, so label is unknown",
+        'df["{0}"] = pd.to_numeric(df["{0}"], errors="coerce"); df = df.dropna(subset=["{0}"])',
+    ),
+    (r"(\w+) is not a number", 'df["{0}"] = pd.to_numeric(df["{0}"], errors="coerce")'),
+    (
+        r"(\w+) (?:does not exist|occurs twice) in (\S+) .*",
+        'df["{0}"] = pd.to_datetime(df["{0}"]).dt.tz_localize("{1}", ambiguous=np.ones(len(df), bool), '
+        'nonexistent="shift_forward")',
+    ),
     (r"(\w+) is missing", 'df = df.dropna(subset=["{0}"])'),
     (r"(\w+) is empty", 'df = df[df["{0}"] != ""]'),
     (r"(\w+) is not 0 or 1", 'df = df[df["{0}"].isin([0, 1])]'),

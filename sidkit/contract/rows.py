@@ -67,7 +67,7 @@ def normalise(batch: pa.RecordBatch, table: Table) -> pa.Table:
         column = table.column(field.name)
         names.append(field.name)
         if column is None:
-            arrays.append(_carried(array))
+            arrays.append(carried(array))
             continue
         for reason, rows in json.loads((field.metadata or {}).get(REASONS, b"{}")).items():
             reasons.add(_mask(rows, len(array)), reason)
@@ -102,7 +102,7 @@ class _Reasons:
         return pa.array(self._texts, type=pa.string())
 
 
-def _carried(array: pa.Array) -> pa.Array:
+def carried(array: pa.Array) -> pa.Array:
     """Convert an additional attribute to a type that can be stored: invalid UTF-8 is replaced, and times outside the range of
     microseconds become null.
     """

@@ -67,11 +67,12 @@ def with_shares(
         of_events["without request_id"] = _of(no_request, total, "the events")
     if settings.source.conversions and unknown:
         of_events["positives with unknown conversion"] = f"{unknown:,}"
-    any_vector = " OR ".join(f"{quoted(name)} IS NOT NULL" for name in settings.source.modalities)
-    covered = opened.execute(f"""
-        SELECT count(*) FROM {events} WHERE item_id IN (SELECT item_id FROM {vectors} WHERE {any_vector})
-    """).fetchone() or (0,)
-    of_events["of items with a vector"] = _of(covered[0], total, "the events")
+    if settings.source.modalities:
+        any_vector = " OR ".join(f"{quoted(name)} IS NOT NULL" for name in settings.source.modalities)
+        covered = opened.execute(f"""
+            SELECT count(*) FROM {events} WHERE item_id IN (SELECT item_id FROM {vectors} WHERE {any_vector})
+        """).fetchone() or (0,)
+        of_events["of items with a vector"] = _of(covered[0], total, "the events")
     added = {
         "items": of_items,
         "item_embeddings": _of_vectors(opened, vectors, catalogue, settings),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,11 +16,11 @@ from sidkit.core.errors import ContractError, TableSchemaError
 from sidkit.core.files import written_beside
 
 
-def stage(source: Source, table: Table, chunk_rows: int, path: Path) -> Path:
+def stage(source: Source, table: Table, chunk_rows: int, path: Path, further: Collection[str] = ()) -> Path:
     """Read a table in chunks, apply :func:`sidkit.contract.rows.normalise` and write the result to ``path``.
 
     Additional attributes of items and users are included, except those of a type that DuckDB may not read. An additional
-    attribute whose type differs between parts gets a common type.
+    attribute whose type differs between parts gets a common type. Of other tables, the columns in ``further`` are included.
 
     Raises
     ------
@@ -34,7 +34,7 @@ def stage(source: Source, table: Table, chunk_rows: int, path: Path) -> Path:
     wanted = [
         name
         for name, kind in columns.items()
-        if table.column(name) is not None or (table in WITH_ATTRIBUTES and can_be_carried(kind))
+        if table.column(name) is not None or ((table in WITH_ATTRIBUTES or name in further) and can_be_carried(kind))
     ]
     chunks = _chunks(source, table, wanted, chunk_rows)
     first = next(chunks, None)

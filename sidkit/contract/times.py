@@ -59,11 +59,11 @@ class NumberFacts:
             When the numbers have several units, or most of them have none.
         """
         if len(self.units) > 1:
-            listed = ", ".join(
-                f"{count:,} times like {self.examples[unit]:.0f} ({UNIT_NAMES[unit]})"
-                for unit, count in self.units.items()
+            counted = sorted(self.units.items(), key=lambda pair: -pair[1])
+            listed = " and ".join(
+                f"{count:,} like {self.examples[unit]:.0f} ({UNIT_NAMES[unit]})" for unit, count in counted
             )
-            most = max(self.units, key=lambda unit: self.units[unit])
+            most = counted[0][0]
             raise TableSchemaError(
                 table,
                 f"expected times of one unit in column {column!r}, got {listed}; correct the source, or reject the others "

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import duckdb
 import pyarrow.parquet as pq
 
-from sidkit.contract.events import after_now, classify_interactions, first_events, one_row_per_event
+from sidkit.contract.attribute_values import Shape
+from sidkit.contract.context import context_facts, log_types, read_context
+from sidkit.contract.events import after_now, classify_interactions, first_events, one_row_per_event, undated
+from sidkit.contract.placeholders import write_placeholders
 from sidkit.contract.report import TableReport
 from sidkit.contract.row_remedies import row_remedy
 from sidkit.contract.rows import REASON
@@ -35,6 +39,8 @@ class ValidatedTables:
     embeddings: Path
     reports: tuple[TableReport, ...]
     users: Path | None = None
+    shapes: dict[str, Shape] = field(default_factory=dict)
+    """Context column -> shape of its values, to be reused by later ingests."""
 
 
 def validate(
@@ -45,6 +51,7 @@ def validate(
     rejects: Path | None,
     report: Callable[[Sequence[TableReport]], None] = lambda _: None,
     now_us: int | None = None,
+    shapes: Mapping[str, Shape] | None = None,
 ) -> ValidatedTables:
     """Read and validate a source, and split it into valid and rejected rows.
 
@@ -65,6 +72,8 @@ def validate(
     now_us : int, optional
         Current time, microseconds UTC: rows with a later ``timestamp``, ``created_at`` or ``updated_at`` are rejected.
         ``removed_at`` may be in the future.
+    shapes : mapping, optional
+        Shapes of context columns from an earlier ingest.
 
     Raises
     ------
@@ -76,18 +85,30 @@ def validate(
     now = present_us() if now_us is None else now_us
     embeddings = with_modalities(settings.source.modalities)
     has_users = source.has(USERS.name)
+    vectors = [embeddings] if settings.source.modalities else []
     staged = {
-        table.name: stage(source, table, settings.engine.chunk_rows, work / f"staged-{table.name}.parquet")
-        for table in (ITEMS, embeddings, INTERACTIONS, *([USERS] if has_users else []))
+        table.name: stage(
+            source,
+            table,
+            settings.engine.chunk_rows,
+            work / f"staged-{table.name}.parquet",
+            settings.features.context if table is INTERACTIONS else (),
+        )
+        for table in (ITEMS, *vectors, INTERACTIONS, *([USERS] if has_users else []))
     }
     reports = []
     try:
-        for table, classify in (
+        staged_events = f"read_parquet({literal(staged[INTERACTIONS.name])})"
+        context = read_context(opened, staged_events, settings.features.context, shapes or {})
+        types = log_types(settings.features.context)
+        values = {name: column.sql(name) for name, column in context.items()}
+        steps: list[tuple[Table, Callable[[Sequence[str], Settings, Path, int], str]]] = [
             (ITEMS, _classify_items),
-            (embeddings, _classify_embeddings),
-            (INTERACTIONS, classify_interactions),
+            *((table, _classify_embeddings) for table in vectors),
+            (INTERACTIONS, partial(classify_interactions, context=values)),
             *([(USERS, classify_users)] if has_users else []),
-        ):
+        ]
+        for table, classify in steps:
             columns = pq.read_schema(staged[table.name]).names
             opened.execute(
                 f"CREATE OR REPLACE TEMP VIEW staged AS SELECT * FROM "
@@ -96,13 +117,17 @@ def validate(
             refuse_wrong_units(opened, table, source.columns(table.name), now)
             query = classify(columns, settings, work, now)
             with working_on(f"checking the table {table.name}"):
-                checked = _split(opened, table, query, work / f"{table.name}.parquet", rejects)
+                checked = _split(opened, table, query, work / f"{table.name}.parquet", rejects, types)
+            if table is INTERACTIONS:
+                checked = replace(checked, facts={**checked.facts, **context_facts(opened, staged_events, context)})
             left_out = sorted(set(source.columns(table.name)) - set(columns)) if table in WITH_ATTRIBUTES else []
             if left_out:
                 checked = replace(checked, facts={**checked.facts, "ignored columns": ", ".join(left_out)})
             checked = replace(checked, facts={**checked.facts, **source.facts(table.name)})
             checked = replace(checked, columns=source.uses(table.name, columns))
             reports.append(checked)
+        if not settings.source.modalities:
+            write_placeholders(opened, work)
         reports = with_shares(opened, reports, work, settings)
         report(reports)
         _check_shares(reports, settings)
@@ -116,6 +141,7 @@ def validate(
         embeddings=work / "item_embeddings.parquet",
         reports=tuple(reports),
         users=work / "users.parquet" if has_users else None,
+        shapes={name: column.shape for name, column in context.items() if column.shape},
     )
 
 
@@ -123,17 +149,17 @@ def _classify_items(columns: Sequence[str], settings: Settings, work: Path, now_
     fallback = settings.source.missing_created_at == "first_interaction"
     optional = {name: name if name in columns else "NULL::TIMESTAMPTZ" for name in ("updated_at", "removed_at")}
     key = ["item_id", "coalesce(updated_at, created_at)"] if "updated_at" in columns else ["item_id"]
-    first_seen = (
+    seen = (
         f"({first_events(work / 'staged-interactions.parquet', now_us)})"
         if fallback
-        else "(SELECT NULL::VARCHAR AS item_id, NULL::TIMESTAMPTZ AS first_seen)"
+        else "(SELECT NULL::VARCHAR AS item_id)"
     )
     attributes = ", ".join(quoted(name) for name in columns if name not in {REASON, "created_at", "item_id"})
     return f"""
         WITH dated AS (
-            SELECT staged.item_id, coalesce(created_at, first_seen) AS created_at, {attributes + "," if attributes else ""}
-                   reason, file_row_number
-            FROM staged LEFT JOIN {first_seen} AS seen ON seen.item_id = staged.item_id
+            SELECT staged.item_id, {undated("created_at", columns) if fallback else "created_at"} AS created_at,
+                   {attributes + "," if attributes else ""} reason, file_row_number
+            FROM staged LEFT JOIN {seen} AS seen ON seen.item_id = staged.item_id
         ), checked AS (
             SELECT * EXCLUDE (reason), CASE
                 WHEN reason IS NOT NULL THEN reason
@@ -192,7 +218,12 @@ def _classify_embeddings(columns: Sequence[str], settings: Settings, work: Path,
 
 
 def _split(
-    opened: duckdb.DuckDBPyConnection, table: Table, query: str, valid: Path, rejects: Path | None
+    opened: duckdb.DuckDBPyConnection,
+    table: Table,
+    query: str,
+    valid: Path,
+    rejects: Path | None,
+    types: Mapping[str, str],
 ) -> TableReport:
     opened.execute(f"CREATE OR REPLACE TEMP TABLE classified AS {query}")
     reasons = dict(
@@ -209,7 +240,7 @@ def _split(
                 f"ORDER BY file_row_number) TO {literal(temporary)} (FORMAT parquet)"
             )
     if table is INTERACTIONS:
-        chosen = one_row_per_event("(SELECT * FROM classified WHERE reason IS NULL)", "file_row_number")
+        chosen = one_row_per_event("(SELECT * FROM classified WHERE reason IS NULL)", types, "file_row_number")
         order = "timestamp, user_id, item_id, request_id NULLS FIRST, position NULLS FIRST"
     else:
         chosen = "SELECT * EXCLUDE (reason) FROM classified WHERE reason IS NULL"

@@ -83,7 +83,10 @@ def packed_output(columns: Sequence[str], name: str) -> Output:
 def is_bytes(kind: pa.DataType | None) -> bool:
     """Whether a type is one of bytes."""
     return kind is not None and bool(
-        pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
+        pa.types.is_binary_view(kind)
+        or pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+        or pa.types.is_fixed_size_binary(kind)
     )
 
 

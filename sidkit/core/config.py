@@ -32,6 +32,9 @@ RESERVED_MODALITIES = frozenset(
 )
 """Names used by the tables, feature views or checks, compared case-insensitively."""
 
+NO_VECTORS = "no_vectors"
+"""Vector column of a source without vectors: the same single zero for every item, which no arm reads."""
+
 FEATURE_NAME_RULE = (
     "use letters, digits and underscores, starting with a letter, at most 100 bytes, not ending in '_y' "
     f"(Feast drops it), and none of {', '.join(sorted(RESERVED_MODALITIES))} in any case"
@@ -72,6 +75,11 @@ class SourceSettings(Section):
     label: LabelSettings = LabelSettings()
     times: TimesSettings = TimesSettings()
     vectors: VectorSettings = VectorSettings()
+
+    @property
+    def content_vectors(self) -> tuple[str, ...]:
+        """The vector columns of ``item_content``: the modalities, or :data:`NO_VECTORS` for a source without vectors."""
+        return self.modalities or (NO_VECTORS,)
 
     @field_validator("modalities")
     @classmethod
@@ -189,10 +197,15 @@ class Settings(Section):
         """
         return load_model(cls, path)
 
+    def features_hash(self) -> str:
+        """Hash of what determines the views and services of ``[features]``; empty if there are none."""
+        stated = {**self.features.table_settings, "extra": list(self.features.extra)}
+        return content_hash(stated) if any(stated.values()) else ""
+
     def feature_settings(self) -> dict[str, Any]:
         """The settings that determine the contents of the feature tables, as a flat dict of JSON values."""
         return {
-            "source.modalities": list(self.source.modalities),
+            "source.modalities": list(self.source.content_vectors),
             "source.feedback": self.source.feedback,
             "source.conversions": self.source.conversions,
             "time.availability_delay_seconds": self.time.availability_delay_seconds,

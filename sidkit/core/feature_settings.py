@@ -25,6 +25,7 @@ COUNTS = tuple(f"{event}_{window}" for window in WINDOWS for event in ("exposure
 """Columns of trailing counts per user."""
 OUTCOMES = frozenset({"label", "converted", "rating", "quantity", "dwell_time", "watch_time", "play_time"})
 """Columns of interactions that are known only after the user's reaction, and so are never features."""
+_ROW_COLUMNS = frozenset({"sampled", "had_before", "cause"})
 _KEYS = frozenset({"user_id", "item_id", "timestamp", "event_timestamp", "created_timestamp", "request_id"})
 
 
@@ -60,6 +61,13 @@ class FeatureSettings(Section):
             raise ValueError(f"expected distinct columns (ignoring case), got {', '.join(columns)}")
         return columns
 
+    @field_validator("items")
+    @classmethod
+    def _no_removal(cls, columns: dict[str, AttributeKind]) -> dict[str, AttributeKind]:
+        if "removed_at" in columns:
+            raise ValueError("removed_at is no feature: it is known only once the item is gone; remove it")
+        return columns
+
     @field_validator("context")
     @classmethod
     def _no_outcomes(cls, columns: dict[str, AttributeKind]) -> dict[str, AttributeKind]:
@@ -67,6 +75,11 @@ class FeatureSettings(Section):
         if known_later:
             raise ValueError(
                 f"expected columns that are known before the user reacts, got {', '.join(known_later)}; remove it"
+            )
+        taken = [name for name in columns if name.lower() in _ROW_COLUMNS]
+        if taken:
+            raise ValueError(
+                f"{', '.join(taken)} is a column of the labelled rows or of the log; rename it with [source.columns]"
             )
         if "position" in columns:
             raise ValueError(

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from filelock import lock_descriptor
 
@@ -21,6 +21,7 @@ from sidkit.core.errors import ConfigError, RepoError, RepoLockedError, StorageE
 from sidkit.core.files import make_private, remove, remove_leftovers, typed_path, written_beside
 from sidkit.core.locks import locked_folder
 from sidkit.core.repo_format import keep_format, refuse_other_format, write_format
+from sidkit.core.toml_text import toml_key, toml_tables, toml_value
 
 SETTINGS_FILE = "sidkit.toml"
 FEAST_FILE = "feature_store.yaml"
@@ -37,6 +38,8 @@ _TEMPLATE_FILES = (
 )
 
 
+_INSIDE = "./"
+"""Start of a source's path that is relative to the repository."""
 _LOCKED_BYTES = 1
 """Bytes of the lock file before the holder's name: Windows locks the first byte, which no other process can then read."""
 
@@ -82,8 +85,12 @@ class Repo:
 
     @cached_property
     def settings(self) -> Settings:
-        """The settings in ``sidkit.toml``."""
-        return Settings.load(self.path / SETTINGS_FILE)
+        """The settings in ``sidkit.toml``, with a source inside the repository as an absolute path."""
+        settings = Settings.load(self.path / SETTINGS_FILE)
+        if not settings.source.url.startswith(_INSIDE):
+            return settings
+        source = settings.source.model_copy(update={"url": str(self.path / settings.source.url)})
+        return settings.model_copy(update={"source": source})
 
     @property
     def data(self) -> Path:
@@ -223,6 +230,8 @@ def init_repo(
     modalities: tuple[str, ...] = ("text",),
     feedback: str = "impressions",
     conversions: bool = False,
+    features: str = "",
+    further: Mapping[str, Any] | None = None,
 ) -> Repo:
     """Create a repository from the template.
 
@@ -232,6 +241,10 @@ def init_repo(
         A new or empty folder.
     source_url, modalities, feedback, conversions
         Values of ``[source]`` in ``sidkit.toml``; see :class:`sidkit.core.config.SourceSettings`.
+    features : str
+        TOML of the tables ``[features.items]``, ``[features.users]`` and ``[features.context]``.
+    further : mapping, optional
+        Its other keys, as JSON values.
 
     Raises
     ------
@@ -255,12 +268,14 @@ def init_repo(
         (folder / "data").mkdir()
         # sidkit.toml is written last: a folder without it is a half-written repository of a killed init.
         for name in sorted(_TEMPLATE_FILES, key=lambda name: name == SETTINGS_FILE):
-            text = _template_text(name, folder)
+            text = _template_text(name)
             if name == SETTINGS_FILE:
-                text = _set(text, "url", f'"{_toml_string(source_url)}"')
+                text = _set(text, "url", f'"{_toml_string(within(folder, source_url))}"')
                 text = _set(text, "modalities", "[" + ", ".join(f'"{name}"' for name in modalities) + "]")
                 text = _set(text, "feedback", f'"{feedback}"')
                 text = _set(text, "conversions", "true" if conversions else "false")
+                text = _with_features(text, features)
+                text = _with_further(text, further or {})
             with written_beside(folder / name) as temporary:
                 if name == SETTINGS_FILE:
                     make_private(temporary)  # a URL may hold a password
@@ -293,34 +308,50 @@ def remove_half_written_repo(path: Path) -> None:
         return
     remove_leftovers(path)
     entries = list(path.iterdir())
-    if all(_is_untouched_template(entry, path) for entry in entries):
+    if all(_is_untouched_template(entry) for entry in entries):
         for entry in entries:
             remove(entry)
 
 
-def _is_untouched_template(entry: Path, folder: Path) -> bool:
+def _is_untouched_template(entry: Path) -> bool:
     if entry.name == "data":
         return entry.is_dir() and not any(entry.iterdir())
     if entry.name not in _TEMPLATE_FILES or not entry.is_file():
         return False
-    return entry.read_bytes() == _template_text(entry.name, folder).encode()
+    return entry.read_bytes() == _template_text(entry.name).encode()
 
 
-def _template_text(name: str, folder: Path) -> str:
-    text = (template_folder() / name).read_text(encoding="utf-8")
-    if name == FEAST_FILE:
-        # Feast resolves a relative registry path against the working directory, so it is made absolute here.
-        # JSON quoting is valid YAML for any folder name.
-        text = re.sub(
-            r"sqlite:///data/(\S*)",
-            lambda match: json.dumps(f"sqlite:///{folder}/data/{match[1]}", ensure_ascii=False),
-            text,
-        )
-    return text
+def _template_text(name: str) -> str:
+    return (template_folder() / name).read_text(encoding="utf-8")
+
+
+def within(folder: Path, source_url: str) -> str:
+    """A source's path as it is written in settings: relative if it is inside the repository, so that it may be moved."""
+    is_inside = source_url.startswith("/") and folder in Path(source_url).parents
+    return f"{_INSIDE}{Path(source_url).relative_to(folder).as_posix()}" if is_inside else source_url
 
 
 def _set(text: str, key: str, value: str) -> str:
     return re.sub(rf"(?m)^{key} = .*?(?=\s*(#.*)?$)", lambda _: f"{key} = {value}", text, count=1)
+
+
+def _with_features(text: str, features: str) -> str:
+    """Insert tables behind the keys of ``[features]``."""
+    end = text.index("\n[", text.index("[features]"))
+    return f"{text[:end]}\n{features.rstrip()}\n{text[end:]}" if features else text
+
+
+def _with_further(text: str, further: Mapping[str, Any]) -> str:
+    """The text with further keys of ``[source]``: plain values in its table, tables after it."""
+    tables = {key: value for key, value in further.items() if isinstance(value, Mapping)}
+    for key, value in further.items():
+        if key in tables:
+            continue
+        line = f"{key} = {toml_value(value)}"
+        known = re.search(rf"(?m)^{key} = ", text) is not None
+        text = _set(text, key, toml_value(value)) if known else text.replace("\n\n[time]", f"\n{line}\n\n[time]", 1)
+    written = "".join(toml_tables(f"source.{toml_key(key)}", value) for key, value in tables.items())
+    return text.replace("\n[time]", f"{written}\n[time]", 1) if written else text
 
 
 def _toml_string(text: str) -> str:

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from sidkit.contract import SourceFacts, inspect_source, open_source, same_source
+from sidkit.contract import (
+    SourceFacts,
+    features_section,
+    inspect_source,
+    open_source,
+    same_source,
+    stated_settings,
+)
 from sidkit.core.errors import ConfigError, PluginChangedError
 from sidkit.core.files import typed_path
 from sidkit.core.integrity import read_sealed, write_sealed
@@ -16,8 +25,10 @@ DATASET_FILE = "dataset.json"
 """File in ``data/`` that records the plug-in that wrote the repo's source, with its hash."""
 
 
-def create_repo(path: Path | str, data: str) -> Repo:
-    """Create a repository whose ``[source]`` matches the data.
+def create_repo(
+    path: Path | str, data: str, source: Mapping[str, Any] | None = None, settings_file: Path | None = None
+) -> Repo:
+    """Create a repository whose ``[source]`` matches the data, and whose ``[features]`` lists its attributes.
 
     The tables of a generated data set (:func:`sidkit.datasets.named_dataset`) are not written yet; they belong in
     ``data/source``. A user-defined data set is recorded in ``data/dataset.json`` by its hash. Its code is not copied, since its
@@ -28,7 +39,9 @@ def create_repo(path: Path | str, data: str) -> Repo:
     path : Path or str
         A new or empty folder, or that of a killed creation.
     data : str
-        A folder of Parquet files, a SQLAlchemy URL, or a generated data set.
+        A folder of files, a SQLAlchemy URL, or a generated data set.
+    source, settings_file : optional
+        What the user states about the data; see :func:`sidkit.contract.stated_settings`.
 
     Raises
     ------
@@ -38,13 +51,14 @@ def create_repo(path: Path | str, data: str) -> Repo:
         When the data cannot be read.
     """
     folder = typed_path(path)
-    dataset = named_dataset(data)
+    dataset, features = named_dataset(data), ""
     if dataset:
         writer = dataset.make()
         facts = SourceFacts(writer.modalities, writer.feedback, writer.conversions)
     else:
-        facts = inspect_source(open_source(data))
-    repo = init_repo(folder, source_url=_source_url(folder, data, dataset), **facts.settings())
+        opened = open_source(data, stated_settings(data, source, settings_file))
+        facts, features = inspect_source(opened), features_section(opened)
+    repo = init_repo(folder, source_url=_source_url(folder, data, dataset), features=features, **facts.settings())
     facts.warn()
     _record_dataset(repo, dataset)
     return repo

@@ -33,21 +33,28 @@ def open_store(repo: Repo) -> FeatureStore:
     Raises
     ------
     RepoError
-        When the repository is a copy that refers to the original's registry, or the registry is damaged.
+        When the repository is a copy that would read the original's registry or feature tables, or the registry is damaged.
     """
     quiet_feast()
     from feast import FeatureStore
 
+    from sidkit.stores.offline.retrieve import streams_from
     from sidkit.stores.registry_cache import hold_cached_registries
     from sidkit.stores.registry_check import refuse_damaged_registry
-    from sidkit.stores.registry_path import make_registry_private, refuse_copied_registry, resolve_registry_against_repo
+    from sidkit.stores.registry_path import (
+        make_registry_private,
+        refuse_registry_elsewhere,
+        resolve_registry_against_repo,
+    )
 
-    refuse_copied_registry(repo)
+    refuse_registry_elsewhere(repo, reads_recorded_paths=False)
     make_registry_private(repo)
     resolve_registry_against_repo()
     hold_cached_registries()
     refuse_damaged_registry(repo)
-    return FeatureStore(repo_path=str(repo.path))
+    store = FeatureStore(repo_path=str(repo.path))
+    refuse_registry_elsewhere(repo, reads_recorded_paths=not streams_from(store))
+    return store
 
 
 def feature_service(store: FeatureStore, name: str) -> FeatureService:
@@ -81,7 +88,7 @@ def apply_repo(repo: Repo) -> str:
     DefinitionsError
         When Feast would silently mishandle the definitions (:mod:`sidkit.stores.doctor`); nothing was applied then.
     RepoError
-        When Feast rejects the definitions, or the repository is a copy that refers to the original's registry.
+        When Feast rejects the definitions.
     """
     quiet_feast()
     from feast.repo_config import load_repo_config
@@ -90,9 +97,10 @@ def apply_repo(repo: Repo) -> str:
     from sidkit.stores.doctor import examine, refuse
     from sidkit.stores.registry_cache import hold_cached_registries
     from sidkit.stores.registry_check import set_damaged_registry_aside
-    from sidkit.stores.registry_path import make_registry_private, refuse_copied_registry, resolve_registry_against_repo
+    from sidkit.stores.registry_path import make_registry_private, own_registry, resolve_registry_against_repo
 
-    refuse_copied_registry(repo)
+    with repo.locked_or_held():
+        own_registry(repo)
     resolve_registry_against_repo()
     hold_cached_registries()
     printed = io.StringIO()
@@ -121,6 +129,35 @@ def apply_repo(repo: Repo) -> str:
         except Exception as error:
             raise RepoError(f"feast could not apply {repo.path} ({type(error).__name__}: {scrubbed(error)})") from error
     return printed.getvalue()
+
+
+def apply_changed_features(repo: Repo) -> bool:
+    """Apply the definitions if ``[features]`` changed since the last apply; return whether it did.
+
+    Raises
+    ------
+    RepoError
+        When the definitions lack the views of attributes, because an older release wrote them.
+    """
+    from sidkit.core.feature_settings import ITEM_ATTRIBUTES, USER_ATTRIBUTES
+
+    features = repo.settings.features
+    wanted = [name for name, used in ((ITEM_ATTRIBUTES, features.items), (USER_ATTRIBUTES, features.users)) if used]
+    registered = {view.name: view for view in open_store(repo).list_feature_views()}
+    if "item_content" not in registered:
+        return False  # publishing a codebook applies the definitions
+    known = registered["item_content"].tags.get("features_hash", "")
+    if known == repo.settings.features_hash() and registered.keys() >= set(wanted):
+        return False
+    apply_repo(repo)
+    defined = {view.name for view in open_store(repo).list_feature_views()}
+    missing = [name for name in wanted if name not in defined]
+    if missing:
+        raise RepoError(
+            f"expected the feature views {', '.join(missing)} of [features] in the definitions of {repo.path}, got none; copy "
+            "sources.py, item_views.py and user_views.py from a new repository (`sidkit init`)"
+        )
+    return True
 
 
 def read_definitions(repo: Repo) -> tuple[list[FeatureView], list[Entity], str]:

@@ -198,12 +198,7 @@ class ServiceViews:
         typed = dict(values)
         for name, kind in self.keys.items():
             if pa.types.is_integer(kind) and name in values:
-                try:
-                    typed[name] = array_of(values[name], kind).to_pylist()
-                except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
-                    raise ServingError(
-                        f"expected the key {name} as {kind}, got another type ({error}); convert it"
-                    ) from error
+                typed[name] = _converted(values[name], kind, f"the key {name}").to_pylist()
         return typed
 
     def completed(
@@ -268,6 +263,13 @@ def array_of(values: Values, kind: pa.DataType | None = None) -> pa.Array:
     if pa.types.is_timestamp(kind) and pa.types.is_integer(array.type):
         array = array.cast(pa.timestamp("us"))
     return array.cast(kind)
+
+
+def _converted(values: Values, kind: pa.DataType, what: str) -> pa.Array:
+    try:
+        return array_of(values, kind)
+    except (pa.ArrowException, OverflowError) as error:
+        raise ServingError(f"expected {what} as {kind}, got another type ({error}); convert it") from error
 
 
 def _is_on_demand(view: Any) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 import duckdb
 
 from sidkit.contract import Source, TableReport, ValidatedTables, open_source, validate
+from sidkit.contract.context import further_columns, log_types
 from sidkit.core.clock import present_us
 from sidkit.core.config import content_hash
 from sidkit.core.engine import connection, literal
@@ -22,7 +23,15 @@ from sidkit.core.errors import ArtifactMissingError, SettingsChangedError
 from sidkit.core.files import remove, written_beside
 from sidkit.core.integrity import hashes_of, read_sealed, read_verified, write_sealed
 from sidkit.core.repo import Repo
-from sidkit.tables.log_changes import compare, mark_of, number_of, write_added, write_removed, write_without_removed
+from sidkit.tables.log_changes import (
+    compare,
+    mark_of,
+    number_of,
+    with_columns,
+    write_added,
+    write_removed,
+    write_without_removed,
+)
 
 _MANIFEST = "manifest.json"
 _PARTS = "interactions"
@@ -96,7 +105,8 @@ class IngestReport:
     """Result of an ingest.
 
     ``new_rows`` events are new in the log, ``changed`` were corrected, ``removed`` were removed. ``vanished`` events are in
-    the log but missing or no longer valid in the source. ``rows`` is the size of the log.
+    the log but missing or no longer valid in the source. ``rows`` is the size of the log. ``read_again`` says why the log was
+    read again from an unchanged source, if it was.
     """
 
     new_rows: int
@@ -106,6 +116,7 @@ class IngestReport:
     changed: int = 0
     vanished: int = 0
     removed: int = 0
+    read_again: str = ""
 
 
 def ingest(
@@ -142,7 +153,8 @@ def ingest(
         _refuse_other_settings(before, _log_settings(repo))
         same = [before["fingerprint"], before["strictness"]] == [fingerprint, _strictness(repo)]
         to_remove = remove_vanished and before.get("vanished", 0)
-        if fingerprint is not None and same and not to_remove and not _outdated(before, now):
+        again = _context_changes(before, repo)
+        if fingerprint is not None and same and not to_remove and not again and not _outdated(before, now):
             rows = sum(part["rows"] for part in before["parts"])
             _remove_unlisted(repo.log, before)  # a killed ingest may have left some
             reports = tuple(TableReport(**table) for table in before["tables"])
@@ -183,10 +195,16 @@ def _ingest(
     number = _ingests(before) if before else first_number
     try:
         with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
-            valid = validate(source, repo.settings, opened, work, repo.rejects, now_us=now_us)
+            shapes = _shapes(before, repo)
+            valid = validate(source, repo.settings, opened, work, repo.rejects, now_us=now_us, shapes=shapes)
+            types = log_types(repo.settings.features.context)
+            if again := _context_changes(before, repo) if before else "":
+                parts = _with_context(opened, repo, parts, valid.interactions, before or {})
             known = [repo.log / _PARTS / part["file"] for part in parts]
             keyed = before is not None and before.get("format") == _FORMAT
-            changes = compare(opened, valid.interactions, known, now_us, remove_vanished=remove_vanished, keyed=keyed)
+            changes = compare(
+                opened, valid.interactions, known, now_us, remove_vanished=remove_vanished, keyed=keyed, types=types
+            )
             parts, taken_out = _take_out(opened, repo, parts, number)
             part = _append(opened, repo, number)
             snapshots = _merge_snapshots(opened, repo.log, valid, before, first_number)
@@ -206,11 +224,14 @@ def _ingest(
         "settings": _log_settings(repo),
         "tables": [asdict(report) for report in valid.reports],
         "vanished": changes.vanished,
+        "context": _context(repo),
+        "shapes": valid.shapes,
     }
     write_sealed(repo.log / _MANIFEST, {**manifest, "files": hashes_of(repo.log, listed_files(manifest))})
     _remove_unlisted(repo.log, manifest)
     rows = sum(entry["rows"] for entry in parts)
-    return IngestReport(changes.new, rows, False, valid.reports, changes.changed, changes.vanished, changes.removed)
+    counts = (changes.changed, changes.vanished, changes.removed)
+    return IngestReport(changes.new, rows, False, valid.reports, *counts, read_again=again)
 
 
 def read_log(repo: Repo) -> Log:
@@ -245,7 +266,8 @@ def _take_out(
     removed = write_removed(opened, repo.log / _PARTS / f"removed-{number:05d}.parquet")
     if removed is None:
         return parts, None
-    return write_without_removed(opened, repo.log / _PARTS, parts, number), removed
+    types = log_types(repo.settings.features.context)
+    return write_without_removed(opened, repo.log / _PARTS, parts, number, types), removed
 
 
 def _merge_snapshots(
@@ -342,6 +364,39 @@ def _log_settings(repo: Repo) -> dict[str, Any]:
         "source.feedback": source.feedback,
         "source.conversions": source.conversions,
     }
+
+
+def _context(repo: Repo) -> dict[str, str]:
+    """The context columns of the log with their kinds."""
+    return dict(further_columns(repo.settings.features.context))
+
+
+def _context_changes(before: dict[str, Any], repo: Repo) -> str:
+    """Say how the context columns differ from those of an earlier ingest; empty if they do not."""
+    was, now = before.get("context", {}), _context(repo)
+    words = {
+        "added": [name for name in now if name not in was],
+        "removed": [name for name in was if name not in now],
+        "changed": [name for name in now if name in was and was[name] != now[name]],
+    }
+    listed = "; ".join(f"{word} {', '.join(names)}" for word, names in words.items() if names)
+    return f"features.context: {listed}; the log was read again from the source" if listed else ""
+
+
+def _shapes(before: dict[str, Any] | None, repo: Repo) -> dict[str, Any]:
+    """Shapes of the context columns whose kind is that of an earlier ingest."""
+    was, shapes = (before or {}).get("context", {}), (before or {}).get("shapes", {})
+    return {name: shapes[name] for name, kind in _context(repo).items() if was.get(name) == kind and name in shapes}
+
+
+def _with_context(
+    opened: duckdb.DuckDBPyConnection, repo: Repo, parts: list[dict[str, Any]], valid: Path, before: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Rewrite the parts with the context columns of the settings; their events stay, so that no table is rebuilt."""
+    was, now = before.get("context", {}), _context(repo)
+    types, mark = log_types(repo.settings.features.context), f"c{content_hash(now)[:8]}"
+    fresh = [name for name, kind in now.items() if was.get(name) != kind]
+    return with_columns(opened, repo.log / _PARTS, parts, valid, types, fresh, mark)
 
 
 def _refuse_other_settings(before: dict[str, Any], now: dict[str, Any]) -> None:

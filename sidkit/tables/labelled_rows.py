@@ -6,11 +6,13 @@ negatives of selected rows are drawn, and a row's negatives are the same in ever
 
 Columns: ``user_id``, ``item_id``, ``event_timestamp``, ``label`` int8, ``request_id`` (may be null),
 ``sampled`` bool, ``had_before`` bool (the user had a positive with this item, as known at the row's time), and ``converted``
-int8 if the log has conversions (null where unknown; 0 for sampled rows).
+int8 if the log has conversions (null where unknown; 0 for sampled rows). The columns of ``[features.context]`` follow, in the
+types of their kinds; a sampled negative has the context of its positive.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +23,13 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
+from sidkit.contract.attribute_values import shape_of, value_sql
+from sidkit.contract.context import further_columns
+from sidkit.contract.events import LOG_TYPES
 from sidkit.core.config import content_hash
-from sidkit.core.engine import connection, literal, set_variables, working_on
+from sidkit.core.engine import connection, literal, quoted, set_variables, working_on
 from sidkit.core.errors import ArtifactCorruptError
+from sidkit.core.feature_settings import AttributeKind
 from sidkit.core.integrity import hashes_of, read_verified, replaced, say_discarded, write_sealed
 from sidkit.core.repo import Repo
 from sidkit.datasets.negatives import Catalogue, Drawn, Positives, Serving, draw_negatives, row_keys
@@ -106,6 +112,7 @@ def build_labelled_rows(repo: Repo, sample: RowSample | None = None, until_us: i
             "sample": [asdict(window) for window in sample.windows] if sample is not None else None,
             **({} if until_us is None else {"until_us": until_us}),
             **({"conversions": True} if settings.source.conversions else {}),
+            **({"context": dict(settings.features.context)} if settings.features.context else {}),
         }
     )
     if path.exists() and sidecar.exists():
@@ -119,7 +126,9 @@ def build_labelled_rows(repo: Repo, sample: RowSample | None = None, until_us: i
     with connection(settings.engine, repo.data / "tmp" / "duckdb") as opened:
         set_variables(opened, {"delay_us": settings.time.delay_us})
         _open_log(opened, log, until_us)
-        available = _choose(opened, sample, rows_per_event(repo), conversions=settings.source.conversions)
+        context = _context(opened, settings.features.context)
+        further = [*(["converted::TINYINT AS converted"] if settings.source.conversions else []), *context]
+        available = _choose(opened, sample, rows_per_event(repo), further)
         drawn = _add_negatives(opened, repo, log) if positives_only else None
         _write(opened, path)
         counted = opened.execute("SELECT count(*), count(*) FILTER (sampled) FROM labelled").fetchone() or (0, 0)
@@ -140,13 +149,25 @@ def _open_log(opened: duckdb.DuckDBPyConnection, log: Log, until_us: int | None)
     opened.execute(f"CREATE TEMP VIEW log AS SELECT * FROM read_parquet([{listed}]) WHERE {bounded}")
 
 
-def _choose(opened: duckdb.DuckDBPyConnection, sample: RowSample | None, each: int, *, conversions: bool) -> list[int]:
-    """Create the table ``labelled`` with all rows of the log; ``wanted`` marks those of the sample."""
-    rows = "user_id, item_id, timestamp AS event_timestamp, label, request_id, false AS sampled"
-    if conversions:
-        rows += ", converted::TINYINT AS converted"
+def _context(opened: duckdb.DuckDBPyConnection, context: Mapping[str, AttributeKind]) -> list[str]:
+    """SQL for the context columns; those that the log has anyway (``query``) are converted here."""
+    carried = further_columns(context)
+    columns = []
+    for name, kind in context.items():
+        shape = {} if name in carried else shape_of(opened, "log", name, kind, LOG_TYPES[name])
+        value = quoted(name) if name in carried else value_sql(quoted(name), kind, LOG_TYPES[name], shape)
+        columns.append(f"{value} AS {quoted(name)}")
+    return columns
+
+
+def _choose(
+    opened: duckdb.DuckDBPyConnection, sample: RowSample | None, each: int, further: Sequence[str]
+) -> list[int]:
+    """Create the table ``labelled`` with all rows of the log; ``_wanted`` marks those of the sample."""
+    base = "user_id, item_id, timestamp AS event_timestamp, label, request_id, false AS sampled"
+    rows = ", ".join([base, *further])
     if sample is None:
-        opened.execute(f"CREATE TEMP TABLE labelled AS SELECT {rows}, true AS wanted FROM log")
+        opened.execute(f"CREATE TEMP TABLE labelled AS SELECT {rows}, true AS _wanted FROM log")
         return []
     available = []
     opened.execute("CREATE TEMP TABLE selected (user_id VARCHAR, from_us BIGINT, until_us BIGINT)")
@@ -164,8 +185,9 @@ def _choose(opened: duckdb.DuckDBPyConnection, sample: RowSample | None, each: i
         CREATE TEMP TABLE labelled AS
         SELECT {rows}, EXISTS (
             SELECT 1 FROM selected
-            WHERE selected.user_id = log.user_id AND epoch_us(timestamp) >= from_us AND epoch_us(timestamp) < until_us
-        ) AS wanted
+            WHERE selected.user_id = log.user_id
+                AND epoch_us(timestamp) >= selected.from_us AND epoch_us(timestamp) < selected.until_us
+        ) AS _wanted
         FROM log
     """)
     return available
@@ -185,22 +207,26 @@ def _add_negatives(opened: duckdb.DuckDBPyConnection, repo: Repo, log: Log) -> D
                {"coalesce(max(epoch_us(removed_at)), " + str(_FAR) + ")" if removed else str(_FAR)} AS removed_us
         FROM read_parquet({literal(log.items)}) GROUP BY item_id ORDER BY item_id
     """).df()
-    rows = opened.execute("""
-        SELECT user_id, item_id, request_id, epoch_us(event_timestamp) AS moment_us, wanted FROM labelled
+    names = list(repo.settings.features.context)
+    context = "".join(f", {quoted(name)}" for name in names)
+    table = opened.execute(f"""
+        SELECT user_id, item_id, request_id, epoch_us(event_timestamp) AS _moment_us, _wanted{context} FROM labelled
         ORDER BY event_timestamp, user_id, request_id, item_id
-    """).df()
+    """).to_arrow_table()
+    rows = table.drop_columns(names).to_pandas()
     item = pd.Index(items["item_id"]).get_indexer(pd.Index(rows["item_id"]))
     known = item >= 0  # items missing from the catalogue have no age to match
     rows, item = rows[known].reset_index(drop=True), item[known].astype(np.int64)
-    wanted = np.flatnonzero(rows["wanted"].to_numpy())
+    carried = table.select(names).filter(pa.array(known))
+    wanted = np.flatnonzero(rows["_wanted"].to_numpy())
     time = repo.settings.time
     drawn = draw_negatives(
         Positives(
             user=pd.factorize(rows["user_id"])[0].astype(np.int64),
             item=item,
             request=pd.factorize(rows["request_id"])[0].astype(np.int64),
-            moment_us=rows["moment_us"].to_numpy(np.int64),
-            key=row_keys(rows["user_id"], rows["item_id"], rows["request_id"], rows["moment_us"]),
+            moment_us=rows["_moment_us"].to_numpy(np.int64),
+            key=row_keys(rows["user_id"], rows["item_id"], rows["request_id"], rows["_moment_us"]),
         ),
         Catalogue(
             items["created_us"].to_numpy(np.int64), items["removed_us"].to_numpy(np.int64), row_keys(items["item_id"])
@@ -212,23 +238,24 @@ def _add_negatives(opened: duckdb.DuckDBPyConnection, repo: Repo, log: Log) -> D
     filled = drawn.items >= 0
     row, _ = np.nonzero(filled)
     tables = {
-        "negatives": pa.table({"row": wanted[row], "item": drawn.items[filled]}),
+        "negatives": pa.table({"_row": wanted[row], "_item": drawn.items[filled]}),
         "positives": pa.table(
             {
-                "row": np.arange(len(rows)),
-                **{name: pa.array(rows[name]) for name in ("user_id", "moment_us", "request_id")},
+                "_row": np.arange(len(rows)),
+                **{name: pa.array(rows[name]) for name in ("user_id", "_moment_us", "request_id")},
+                **{name: carried[name] for name in names},
             }
         ),
-        "catalogue": pa.table({"item": np.arange(len(items)), "item_id": pa.array(items["item_id"])}),
+        "catalogue": pa.table({"_item": np.arange(len(items)), "item_id": pa.array(items["item_id"])}),
     }
     for name, table in tables.items():
         opened.register(name, table)
     converted = ", 0::TINYINT AS converted" if repo.settings.source.conversions else ""
     opened.execute(f"""
         INSERT INTO labelled BY NAME
-        SELECT user_id, item_id, make_timestamptz(moment_us) AS event_timestamp, 0::TINYINT AS label, request_id,
-               true AS sampled, true AS wanted{converted}
-        FROM negatives INNER JOIN positives USING (row) INNER JOIN catalogue USING (item)
+        SELECT user_id, item_id, make_timestamptz(_moment_us) AS event_timestamp, 0::TINYINT AS label, request_id,
+               true AS sampled, true AS _wanted{converted}{context}
+        FROM negatives INNER JOIN positives USING (_row) INNER JOIN catalogue USING (_item)
     """)
     for name in tables:
         opened.unregister(name)
@@ -237,15 +264,15 @@ def _add_negatives(opened: duckdb.DuckDBPyConnection, repo: Repo, log: Log) -> D
 
 @working_on("writing the labelled rows")
 def _write(opened: duckdb.DuckDBPyConnection, path: Path) -> None:
-    opened.execute("DELETE FROM labelled WHERE NOT wanted")
+    opened.execute("DELETE FROM labelled WHERE NOT _wanted")
     with replaced(path, path.with_suffix(".json")) as temporary:
         opened.execute(f"""
             COPY (
-                SELECT labelled.* EXCLUDE (wanted), coalesce(
-                    epoch_us(event_timestamp) >= first_us + getvariable('delay_us'), false
+                SELECT labelled.* EXCLUDE (_wanted), coalesce(
+                    epoch_us(event_timestamp) >= _first_us + getvariable('delay_us'), false
                 ) AS had_before
                 FROM labelled LEFT JOIN (
-                    SELECT user_id, item_id, min(epoch_us(timestamp)) AS first_us FROM log WHERE label = 1 GROUP BY ALL
+                    SELECT user_id, item_id, min(epoch_us(timestamp)) AS _first_us FROM log WHERE label = 1 GROUP BY ALL
                 ) AS touched USING (user_id, item_id)
                 ORDER BY event_timestamp, user_id, request_id NULLS FIRST, sampled, item_id, label
             ) TO {literal(temporary)} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 122880)

@@ -7,18 +7,17 @@ rows go to a ``removed`` file, so that builds know which keys to rebuild from wh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
-from sidkit.contract.events import EVENT_KEY, LOG_COLUMNS, one_row_per_event
-from sidkit.core.engine import literal, working_on
+from sidkit.contract.events import EVENT_KEY, one_row_per_event
+from sidkit.core.engine import literal, quoted, working_on
 from sidkit.core.files import remove, written_beside
 
-_COLUMNS = ", ".join(LOG_COLUMNS)
 _KEY = ", ".join(EVENT_KEY)
 
 
@@ -45,6 +44,7 @@ def compare(
     *,
     remove_vanished: bool,
     keyed: bool,
+    types: Mapping[str, str],
 ) -> Changes:
     """Compare valid rows with the parts of a log, and create the relations ``added`` and ``removed``.
 
@@ -62,35 +62,38 @@ def compare(
         Remove events that are no longer in the source.
     keyed : bool
         Whether the log has one row per event. In logs of older releases the rows of an event are merged.
+    types : mapping
+        Columns of the log and of ``valid``, with their types.
     """
-    opened.execute(f"CREATE OR REPLACE TEMP VIEW valid AS SELECT {_COLUMNS} FROM read_parquet({literal(valid)})")
+    columns = _listed(types)
+    opened.execute(f"CREATE OR REPLACE TEMP VIEW valid AS SELECT {columns} FROM read_parquet({literal(valid)})")
     if not parts:
         opened.execute("CREATE OR REPLACE TEMP VIEW added AS SELECT * FROM valid")
         opened.execute("CREATE OR REPLACE TEMP TABLE removed AS SELECT *, '' AS cause FROM valid LIMIT 0")
         return Changes(_count(opened, "added"), 0, 0, 0)
     opened.execute(f"""
         CREATE OR REPLACE TEMP TABLE difference AS
-        SELECT {_COLUMNS}, any_value(fresh) AS fresh FROM (
-            SELECT *, true AS fresh FROM valid
+        SELECT {columns}, any_value(_fresh) AS _fresh FROM (
+            SELECT *, true AS _fresh FROM valid
             UNION ALL
-            SELECT {_COLUMNS}, false AS fresh FROM {_relation(parts)}
-        ) GROUP BY {_COLUMNS} HAVING count(*) = 1
+            SELECT {columns}, false AS _fresh FROM {_relation(parts)}
+        ) GROUP BY {columns} HAVING count(*) = 1
     """)
     opened.execute(f"""
         CREATE OR REPLACE TEMP TABLE outdated AS
-        SELECT difference.* EXCLUDE (fresh), CASE
+        SELECT difference.* EXCLUDE (_fresh), CASE
             WHEN epoch_us(difference.timestamp) > {now_us} THEN 'after now'
-            WHEN in_source THEN 'replaced'
+            WHEN _in_source THEN 'replaced'
             ELSE 'vanished'
         END AS cause
-        FROM difference LEFT JOIN (SELECT {_KEY}, true AS in_source FROM valid) AS known
+        FROM difference LEFT JOIN (SELECT {_KEY}, true AS _in_source FROM valid) AS known
             ON {_same("difference", "known", EVENT_KEY)}
-        WHERE NOT fresh
+        WHERE NOT _fresh
     """)
-    merged = 0 if keyed or remove_vanished else _merge_vanished(opened)
+    merged = 0 if keyed or remove_vanished else _merge_vanished(opened, types)
     condition = "" if remove_vanished else "WHERE cause <> 'vanished'"
     opened.execute(f"CREATE OR REPLACE TEMP TABLE removed AS SELECT * FROM outdated {condition}")
-    opened.execute(f"CREATE OR REPLACE TEMP VIEW added AS SELECT {_COLUMNS} FROM difference WHERE fresh")
+    opened.execute(f"CREATE OR REPLACE TEMP VIEW added AS SELECT {columns} FROM difference WHERE _fresh")
     opened.execute(
         f"CREATE OR REPLACE TEMP TABLE replaced AS SELECT DISTINCT {_KEY} FROM removed WHERE cause = 'replaced'"
     )
@@ -102,39 +105,43 @@ def compare(
     )
 
 
-def _merge_vanished(opened: duckdb.DuckDBPyConnection) -> int:
+def _merge_vanished(opened: duckdb.DuckDBPyConnection, types: Mapping[str, str]) -> int:
     """Merge several rows of one event that is no longer in the source; return the number of such events."""
     opened.execute(f"""
         CREATE OR REPLACE TEMP TABLE repeated AS
         SELECT {_KEY} FROM outdated WHERE cause = 'vanished' GROUP BY {_KEY} HAVING count(*) > 1
     """)
     same = _same("outdated", "repeated", EVENT_KEY)
-    several = f"(SELECT {_COLUMNS} FROM outdated SEMI JOIN repeated ON {same})"
-    opened.execute(f"INSERT INTO difference SELECT *, true FROM ({one_row_per_event(several)})")
+    several = f"(SELECT {_listed(types)} FROM outdated SEMI JOIN repeated ON {same})"
+    opened.execute(f"INSERT INTO difference SELECT *, true FROM ({one_row_per_event(several, types)})")
     opened.execute(f"UPDATE outdated SET cause = 'replaced' FROM repeated WHERE {same}")
     return _count(opened, "repeated")
 
 
 def write_added(opened: duckdb.DuckDBPyConnection, path: Path) -> dict[str, Any] | None:
     """Write the relation ``added`` as a part; return its manifest entry, or None if it is empty."""
-    return _write_part(opened, f"SELECT {_COLUMNS} FROM added", path)
+    return _write_part(opened, "SELECT * FROM added", path)
 
 
 def write_removed(opened: duckdb.DuckDBPyConnection, path: Path) -> dict[str, Any] | None:
     """Write the relation ``removed``, with its ``cause``; return its manifest entry, or None if it is empty."""
-    return _write_part(opened, f"SELECT {_COLUMNS}, cause FROM removed", path)
+    return _write_part(opened, "SELECT * FROM removed", path)
 
 
 def write_without_removed(
-    opened: duckdb.DuckDBPyConnection, folder: Path, parts: Sequence[dict[str, Any]], number: int
+    opened: duckdb.DuckDBPyConnection,
+    folder: Path,
+    parts: Sequence[dict[str, Any]],
+    number: int,
+    types: Mapping[str, str],
 ) -> list[dict[str, Any]]:
     """Remove the rows of ``removed`` from the parts; return their entries. A part that loses rows gets a new file."""
     files = [folder / part["file"] for part in parts]
-    same = _same("part", "removed", tuple(LOG_COLUMNS))
+    same = _same("part", "removed", types)
     touched = {
         Path(row[0]).name
         for row in opened.execute(
-            f"SELECT DISTINCT filename FROM read_parquet([{', '.join(map(literal, files))}], filename = true) AS part "
+            f"SELECT DISTINCT _file FROM read_parquet([{', '.join(map(literal, files))}], filename = '_file') AS part "
             f"SEMI JOIN removed ON {same}"
         ).fetchall()
     }
@@ -143,8 +150,49 @@ def write_without_removed(
         if part["file"] not in touched:
             entries.append(part)
             continue
-        left = f"SELECT {_COLUMNS} FROM read_parquet({literal(file)}) AS part ANTI JOIN removed ON {same}"
+        left = f"SELECT {_listed(types)} FROM read_parquet({literal(file)}) AS part ANTI JOIN removed ON {same}"
         entries.append(_write_part(opened, left, folder / f"part-{number_of(part):05d}-{number:05d}.parquet"))
+    return [entry for entry in entries if entry is not None]
+
+
+def with_columns(
+    opened: duckdb.DuckDBPyConnection,
+    folder: Path,
+    parts: Sequence[dict[str, Any]],
+    valid: Path,
+    types: Mapping[str, str],
+    from_source: Collection[str],
+    mark: str,
+) -> list[dict[str, Any]]:
+    """Rewrite parts with other context columns; return their entries, which keep their numbers.
+
+    Parameters
+    ----------
+    opened : duckdb.DuckDBPyConnection
+        Any connection.
+    folder : Path
+        Folder of the parts.
+    parts : sequence of dict
+        Entries of the parts.
+    valid : Path
+        File of valid interactions, one row per event.
+    types : mapping
+        Columns of the new parts, with their types.
+    from_source : collection of str
+        Columns whose values come from ``valid``, by event; null for an event that it lacks. The others are preserved.
+    mark : str
+        Suffix of the new files; differs from that of the old ones.
+    """
+    opened.execute(f"CREATE OR REPLACE TEMP VIEW valid AS SELECT {_listed(types)} FROM read_parquet({literal(valid)})")
+    values = ", ".join(
+        f"{'valid' if name in from_source else 'part'}.{quoted(name)}::{kind} AS {quoted(name)}"
+        for name, kind in types.items()
+    )
+    entries = []
+    for part in parts:
+        number, source = number_of(part), f"read_parquet({literal(folder / part['file'])})"
+        query = f"SELECT {values} FROM {source} AS part LEFT JOIN valid ON {_same('part', 'valid', EVENT_KEY)}"
+        entries.append(_write_part(opened, query, folder / f"part-{number:05d}-{mark}.parquet"))
     return [entry for entry in entries if entry is not None]
 
 
@@ -184,8 +232,12 @@ def _relation(files: Sequence[Path]) -> str:
     return f"read_parquet([{', '.join(map(literal, files))}])"
 
 
-def _same(left: str, right: str, columns: Sequence[str]) -> str:
-    return " AND ".join(f"{left}.{name} IS NOT DISTINCT FROM {right}.{name}" for name in columns)
+def _same(left: str, right: str, columns: Iterable[str]) -> str:
+    return " AND ".join(f"{left}.{quoted(name)} IS NOT DISTINCT FROM {right}.{quoted(name)}" for name in columns)
+
+
+def _listed(columns: Iterable[str]) -> str:
+    return ", ".join(map(quoted, columns))
 
 
 def _count(opened: duckdb.DuckDBPyConnection, relation: str) -> int:

@@ -109,7 +109,7 @@ def test_seconds_beyond_the_range_never_become_a_plausible_time(tmp_path: Path) 
     ("table", "column", "values", "remedy"),
     [
         ("interactions", "user_id", [1.5] * N_EVENTS, r"expected a string or an integer .*astype"),
-        ("interactions", "timestamp", [START] * N_EVENTS, r"expected a timestamp in UTC .*pd\.to_datetime"),
+        ("interactions", "timestamp", [20200101] * N_EVENTS, r"expected a timestamp in UTC .*pd\.to_datetime"),
         ("interactions", "timestamp", ["2020-01-01 00:00:00"] * N_EVENTS, "without a time zone.*append 'Z'"),
         ("interactions", "timestamp", ["yesterdayZ"] * N_EVENTS, "not an ISO 8601 time"),
         ("interactions", "label", ["click"] * N_EVENTS, "expected 0 or 1 as an integer"),

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import yaml
+from sqlalchemy import make_url
 
 import sidkit.core.repo
 from helpers.builders import forked_sidkit as run_sidkit
@@ -20,6 +20,7 @@ from sidkit.cli.repos import init
 from sidkit.core.errors import RepoError, RepoLockedError
 from sidkit.core.files import written_beside
 from sidkit.core.repo import Repo, init_repo, remove_half_written_repo, template_folder
+from sidkit.core.sqlite_url import sqlite_file
 
 TEMPLATE = {
     "feature_store.yaml", "sidkit.toml", ".feastignore", "entities.py", "sources.py", "item_views.py", "user_views.py",
@@ -57,9 +58,15 @@ def test_any_source_url_survives_the_settings_file(tmp_path: Path, url: str) -> 
 
 @pytest.mark.parametrize("name", ["repo", "my repo", "repo's", "ünï", "repo #2", "a: b"])
 def test_feast_finds_the_registry_inside_the_repo_whatever_its_name(tmp_path: Path, name: str) -> None:
+    from feast.repo_config import load_repo_config
+
+    from sidkit.stores.registry_path import resolve_registry_against_repo
+
     repo = init_repo(tmp_path / name)
-    config = yaml.safe_load((repo.path / "feature_store.yaml").read_text())
-    assert config["registry"]["path"].startswith(f"sqlite:///{repo.path}/data/")
+    assert str(tmp_path) not in (repo.path / "feature_store.yaml").read_text()
+    resolve_registry_against_repo()
+    config = load_repo_config(repo.path, repo.path / "feature_store.yaml")
+    assert sqlite_file(make_url(config.registry.path)) == repo.data / "registry.sqlite"
 
 
 def test_init_refuses_a_folder_that_holds_something(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ country = "category"
 [features.context]
 device = "category"
 """
-"""Settings of all columns of the world; replaces the line ``[features]`` of the template."""
+"""Settings of all columns of the world."""
 
 
 def attribute_tables(events: int = EVENTS, seed: int = 0) -> dict[str, pa.Table]:
@@ -106,7 +106,9 @@ def attribute_source(folder: Path, **changed: pa.Table) -> Path:
 
 def attribute_repo(path: Path, source: Path, features: str = FEATURES, **settings: Any) -> Repo:
     """A repo on the source with the features of the world."""
-    return fresh_repo(path, source, toml={"[features]\n": features.lstrip()}, **settings)
+    repo = fresh_repo(path, source, **settings)
+    set_features(repo, features)
+    return repo
 
 
 def set_features(repo: Repo, features: str) -> None:

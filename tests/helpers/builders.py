@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +74,7 @@ def few_trees() -> Iterator[None]:
 
     def few(*data: Any, spec: BoostingSpec | None = None, **rest: Any) -> gbdt.Boosted:
         spec = spec or BoostingSpec()
-        return whole(*data, spec=spec.model_copy(update={"trees": min(spec.trees, 60)}), **rest)
+        return whole(*data, spec=spec.model_copy(update={"trees": min(spec.trees, 20)}), **rest)
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(gbdt, "boost", few)
@@ -308,12 +309,17 @@ def _apart(work: Callable[..., object], *arguments: object, seconds: float = 180
     Processes are forked from a server that has imported the heavy libraries and used none of them: a fork of this
     process would inherit the locks of their thread pools.
     """
+    child = forking().Process(target=work, args=arguments)
+    child.start()
+    child.join(seconds)
+    return child.exitcode
+
+
+def forking() -> ForkServerContext:
+    """The context of processes that are forked from the server, which runs from now on."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["helpers.fork_server"])
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("PYTHONPATH", str(TESTS), prepend=os.pathsep)
         forkserver.ensure_running()
-    child = context.Process(target=work, args=arguments)
-    child.start()
-    child.join(seconds)
-    return child.exitcode
+    return context

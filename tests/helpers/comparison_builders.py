@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import multiprocessing
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from helpers.builders import few_trees, one_thread
+import pytest
+
+from helpers.builders import few_trees, forking, one_thread
 from sidkit.core.repo import Repo
 
 IMPRESSIONS = 6_000
@@ -24,6 +28,15 @@ def compare(path: Path, arms: Sequence[str], data: str = "synthetic", **options:
     with repo.locked(), few_trees():
         result = Comparison(repo, CompareOptions(data, load_arms(arms), **told)).run()
     return repo, result.as_json()
+
+
+@contextlib.contextmanager
+def forked_workers() -> Iterator[None]:
+    """Let the workers of a comparison be forked after the imports, which take longer than small trials."""
+    context = forking()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(multiprocessing, "get_context", lambda _: context)
+        yield
 
 
 def small_spec(max_train_rows: int = 2000) -> Any:

@@ -181,9 +181,8 @@ def test_services_of_two_codebooks_give_the_same_feature_names(own_copy: Repo) -
     one, two = online(own_copy, keys), online(own_copy, keys, "ctr_two")
     assert list(one) == list(two)
     assert one["item_sid__codes"] != two["item_sid__codes"]
-    assert {name for name in one if one[name] != two[name]} <= {
-        "item_sid__codes", "item_sid__residual_norm",
-    }  # fmt: skip
+    assert {name for name in one if one[name] != two[name]} <= {"item_sid__codes", "item_sid__residual_norm"}
+    assert "item_sid__assigned_at_us" not in one  # a wall clock is no feature
 
 
 def test_applying_again_changes_nothing(own_copy: Repo) -> None:

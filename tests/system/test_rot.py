@@ -131,8 +131,7 @@ def test_a_damaged_manifest_of_the_tables_is_named_and_built_again(repo: Path, t
     flip(path, 0)
     repaired(ask("materialize", "--repo", repo), path)
     ask_well("codebooks", "refresh", "--repo", repo)
-    again = frame(repo, tmp_path)
-    assert again == right
+    assert frame(repo, tmp_path) == right
 
 
 def test_damaged_codes_are_named_and_assigned_again(repo: Path) -> None:

@@ -84,7 +84,7 @@ class Comparison:
         self.parts: dict[int, PartRows] = {}
         self.folder = repo.runs / COMPARISON
         self.stages = Stages(self.folder / "stages.json", progress)
-        self.prepared = Prepared(repo, self.stages, options.data, options.impressions)
+        self.prepared = Prepared(repo, self.stages, options.data, options.impressions, progress=progress)
 
     def run(self) -> ComparisonResult:
         """Run the unfinished trials, then evaluate all."""

@@ -19,6 +19,8 @@ from sidkit.core.redact import redacted
 from sidkit.reports import render_page
 
 _SCRIPTS = ("colours.js", "tree.js")
+_FEATURES = 15
+"""Maximum number of features per arm in the table of importance."""
 _TREE_ITEMS = 5_000
 """Maximum number of items embedded in the code tree; `sidkit codebooks report` embeds more."""
 
@@ -65,6 +67,7 @@ def render(result: RunResult, facts: Facts) -> str:
         "tiles": passages.tiles(facts),
         "figures": figures(facts),
         "tree_note": passages.tree_note(facts, len(data["tree"]["items"]["id"])),
+        "importance": _rows_of_importance(result),
         "stages": result.stages,
         "seconds": sum(stage.seconds for stage in result.stages),
         "memory": f"{result.peak_rss_mb:,.0f} MB",
@@ -82,6 +85,18 @@ def _rows_of_arms(result: RunResult) -> list[list[str]]:
             values = (metrics.auc, metrics.shown_gauc, metrics.logloss, metrics.calibration)
             numbers = ["–" if value is None else f"{value:.4f}" for value in values]
             rows.append([arm, name, f"{evaluation.rows[name].rows:,}", *numbers])
+    return rows
+
+
+def _rows_of_importance(result: RunResult) -> list[tuple[str, str, list[str]]]:
+    """Return the arm, the feature, and the drops on all and on cold rows, of the features with the largest drops."""
+    measured = result.importance
+    rows = []
+    for arm, listed in measured.groupby("arm", sort=False):
+        wide = listed.pivot(index="feature", columns="slice", values="drop")
+        for feature in wide.sort_values("all", ascending=False).index[:_FEATURES]:
+            drops = [wide.loc[feature].get(name) for name in ("all", "cold")]
+            rows.append((str(arm), str(feature), ["–" if drop is None else f"{drop:+.4f}" for drop in drops]))
     return rows
 
 

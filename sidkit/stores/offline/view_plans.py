@@ -19,6 +19,7 @@ from sidkit.stores.keys import declared_or_found
 from sidkit.stores.offline.parquet import FeatureFiles
 from sidkit.stores.offline.plan import ViewPlan
 from sidkit.stores.offline.sources import SourceParts
+from sidkit.stores.registry_path import relocated
 
 
 def plan_view(view: FeatureView, feature_refs: list[str], full_feature_names: bool, repo_path: Path | None) -> ViewPlan:
@@ -104,7 +105,7 @@ def is_local_parquet(source: DataSource | None) -> bool:
 
 
 def path_of(source: FileSource, repo_path: Path | None) -> Path:
-    """Path of a source; a relative one is resolved against the repository.
+    """Path of a source in the repository's present folder; a relative one is resolved against the repository.
 
     Raises
     ------
@@ -112,7 +113,10 @@ def path_of(source: FileSource, repo_path: Path | None) -> Path:
         When it is a table written by sidkit that does not match its manifest.
     """
     path = Path(source.path)
-    path = path if path.is_absolute() else (Path(repo_path) if repo_path else Path.cwd()) / path
+    if not path.is_absolute():
+        path = (Path(repo_path) if repo_path else Path.cwd()) / path
+    elif repo_path:
+        path = relocated(path, Path(repo_path))
     with suppress(OSError):  # an invalid file name
         return checked(path) if path.is_file() else path
     return path

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from helpers.builders import copy_of, dies, reseal
 from helpers.commands import ask_well
-from helpers.comparison_builders import IMPRESSIONS, arm_file, compare, small_spec
+from helpers.comparison_builders import IMPRESSIONS, arm_file, compare, forked_workers, small_spec
 from ranking.data.storage import load_dataset
 from ranking.evaluation.metrics import auc
 from ranking.experiments.comparison import trials
@@ -266,7 +266,8 @@ def test_killed_between_trials_and_gone_on_with_by_two_processes_it_ends_as_an_u
     assert len(done()) == len(before) + after
     assert before.items() <= done().items(), "a finished trial was done again"
     before = done()
-    facts = compare(repo.path, FEW, seeds=2, origins=2, jobs=2)[1]
+    with forked_workers():
+        facts = compare(repo.path, FEW, seeds=2, origins=2, jobs=2)[1]
     assert before.items() <= done().items()
     assert facts["rows"] == few[1]["rows"]
     for name, scores in predictions(few[0]).items():
@@ -342,7 +343,8 @@ def test_a_blend_uses_its_members_predictions_wherever_it_is_listed(few: Compare
 def test_an_earlier_origin_never_sees_what_comes_after_its_end(tmp_path: Path) -> None:
     # Codes that are learned from clicks, a ranker that learns neighbours of codes, and trees.
     write_world(tmp_path / "world", "strong", Sizes(IMPRESSIONS), seed=1)
-    smile = 'codebook = "smile"\n'
+    short = "{dim = 16, hidden = 16, steps = 50, batch = 256}"
+    smile = f'codebook = "smile"\ncodebook_changes = {{encoder_arguments = {short}}}\n'
     arms = [
         arm_file(tmp_path, "gated", f'{smile}representations = ["rq_opq_gate"]\n'),
         arm_file(tmp_path, "trees", f'{smile}kind = "gbdt"\n'),

@@ -341,5 +341,5 @@ def test_a_part_that_is_no_file_is_refused_and_not_left_out(tmp_path: Path, kind
         broken.mkdir()
     else:
         broken.symlink_to(tmp_path / "nowhere")
-    with pytest.raises(ContractError, match=r"expected a Parquet file or a folder of them, got .*part-1\.parquet"):
+    with pytest.raises(ContractError, match=r"expected a file or a folder of files, got .*part-1\.parquet"):
         open_source(str(folder))

@@ -9,9 +9,12 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
+from sidkit.core.arrays import Ints
+
 if TYPE_CHECKING:
     from ranking.data.dataset import Dataset
     from ranking.data.torch_dataset import TorchDataset
+    from ranking.data.torch_inputs import TorchInputs
     from semantic_ids.records import CodebookRecord
 
 
@@ -26,12 +29,15 @@ class ProjectDataset:
         The codebook of the codes and the content vectors.
     labelled : bool
         Whether the rows have labels.
+    rate : float
+        The share of positives towards which click rates are smoothed.
     """
 
-    def __init__(self, data: Dataset, codebook: CodebookRecord, *, labelled: bool) -> None:
+    def __init__(self, data: Dataset, codebook: CodebookRecord, *, labelled: bool, rate: float) -> None:
         self.data = data
         self.codebook = codebook
         self.labelled = labelled
+        self.rate = rate
 
     def __len__(self) -> int:
         return len(self.data)
@@ -80,13 +86,18 @@ class ProjectDataset:
         """Content vectors of the candidates ``float32 [rows, dim]``, by the codebook's encoder; zero without content."""
         return self.data.items.content[self.data.candidate]
 
-    def to_torch(self, *, like: TorchDataset | None = None) -> TorchDataset:
+    def take(self, index: Ints) -> ProjectDataset:
+        """Select rows by index ``int64 [rows]``."""
+        return ProjectDataset(self.data.take(index), self.codebook, labelled=self.labelled, rate=self.rate)
+
+    def to_torch(self, *, like: TorchDataset | TorchInputs | None = None) -> TorchDataset:
         """The rows as a ``torch`` dataset, see :class:`ranking.data.torch_dataset.TorchDataset`.
 
         Parameters
         ----------
-        like : TorchDataset, optional
-            The training data, whose scaling and item vocabulary are used; default: those of these rows.
+        like : TorchDataset or TorchInputs, optional
+            The training data, or what was saved of it, whose scaling and item vocabulary are used; default: those of these
+            rows.
         """
         from ranking.data.torch_dataset import TorchDataset
 

@@ -1,0 +1,61 @@
+"""Load any ranker artefact, built-in or external."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from ranking.data.dataset import Dataset
+from ranking.training.registered_ranker import KIND, RegisteredRanker
+from ranking.training.serving_spec import ServingSpec
+from semantic_ids.records import CodebookRecord
+from sidkit.core.arrays import Doubles
+from sidkit.core.artifact import read_manifest
+from sidkit.core.extras import require
+
+
+class LoadedRanker(Protocol):
+    """What scoring and evaluation need of a ranker."""
+
+    @property
+    def config(self) -> ServingSpec:
+        """Codebook, feature service and features of training."""
+
+    @property
+    def smoothing_rate(self) -> float:
+        """Share of positives towards which click rates are smoothed."""
+
+    @property
+    def positive_rate(self) -> float:
+        """Share of positives among the training rows."""
+
+    def score(self, data: Dataset) -> Doubles:
+        """Predict probabilities ``float64 [rows]``."""
+
+
+def load_ranker(folder: Path, codebook: CodebookRecord, purpose: str) -> LoadedRanker:
+    """Read a ranker's artefact and verify its hashes.
+
+    Parameters
+    ----------
+    folder : Path
+        The artefact.
+    codebook : CodebookRecord
+        The ranker's codebook.
+    purpose : str
+        What the ranker is loaded for, for errors.
+
+    Raises
+    ------
+    MissingExtraError
+        When the ranker needs torch and safetensors and they are not installed.
+    ArtifactError, PluginError
+        See :meth:`ranking.training.ranker.Ranker.load` and
+        :meth:`ranking.training.registered_ranker.RegisteredRanker.load`.
+    """
+    if read_manifest(folder, verify=False).get("kind") == KIND:
+        return RegisteredRanker.load(folder, codebook)
+    require("torch", "safetensors", purpose=purpose, extra="rank")
+    from ranking.training.ranker import Ranker
+
+    return Ranker.load(folder)
