@@ -21,7 +21,6 @@ from ranking.data.schema import BUILT_IN, FeatureSchema
 from ranking.data.value_counts import value_counts
 from semantic_ids.codebook import Codebook
 from sidkit.core.arrays import Floats, Ints
-from sidkit.core.feature_settings import ITEM_ATTRIBUTES
 from sidkit.stores.offline.plan import ViewRows
 
 if TYPE_CHECKING:
@@ -93,8 +92,8 @@ def value_readers(store: FeatureStore, service_name: str, schema: FeatureSchema)
 
 
 def value_service(service_name: str, attribute: str) -> str:
-    """Name of the feature service of counts per user and value of an attribute, given its full name."""
-    return f"{service_name}_by_{attribute.removeprefix(f'{ITEM_ATTRIBUTES}__')}"
+    """Name of the feature service of counts per user and value of an attribute."""
+    return f"{service_name}_by_{attribute}"
 
 
 def assemble(

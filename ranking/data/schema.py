@@ -119,8 +119,9 @@ class FeatureSchema:
 
     @cached_property
     def by_value(self) -> dict[str, str]:
-        """Views that are read with the values of the candidate, each with the attribute's full name."""
-        return {each.view: each.of for each in self.numbers if each.view and each.of}
+        """Views that are read with the values of the candidate, each with the item attribute, their second key."""
+        named = {each.view: each.of for each in self.numbers if each.view and each.of}
+        return {view: of.removeprefix(f"{ITEM_ATTRIBUTES}__") for view, of in named.items()}
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -119,6 +119,12 @@ class FeatureSettings(Section):
         return self
 
     @property
+    def views(self) -> tuple[str, ...]:
+        """Names of the feature views, and tables, of attributes and of counts per value."""
+        attributes = [name for name, used in ((ITEM_ATTRIBUTES, self.items), (USER_ATTRIBUTES, self.users)) if used]
+        return (*attributes, *map(affinity_view, self.affinity))
+
+    @property
     def table_settings(self) -> dict[str, object]:
         """What determines the contents of the attribute tables, as JSON values."""
         return {"items": dict(self.items), "users": dict(self.users), "affinity": list(self.affinity)}

@@ -137,12 +137,9 @@ def apply_changed_features(repo: Repo) -> bool:
     Raises
     ------
     RepoError
-        When the definitions lack the views of attributes, because an older release wrote them.
+        When the definitions lack views of ``[features]``, because an older release wrote them.
     """
-    from sidkit.core.feature_settings import ITEM_ATTRIBUTES, USER_ATTRIBUTES
-
-    features = repo.settings.features
-    wanted = [name for name, used in ((ITEM_ATTRIBUTES, features.items), (USER_ATTRIBUTES, features.users)) if used]
+    wanted = repo.settings.features.views
     registered = {view.name: view for view in open_store(repo).list_feature_views()}
     if "item_content" not in registered:
         return False  # publishing a codebook applies the definitions
@@ -155,7 +152,7 @@ def apply_changed_features(repo: Repo) -> bool:
     if missing:
         raise RepoError(
             f"expected the feature views {', '.join(missing)} of [features] in the definitions of {repo.path}, got none; copy "
-            "sources.py, item_views.py and user_views.py from a new repository (`sidkit init`)"
+            "sources.py, item_views.py, user_views.py and services.py from a new repository (`sidkit init`)"
         )
     return True
 

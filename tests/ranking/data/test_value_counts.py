@@ -100,11 +100,11 @@ def test_the_features_come_last_and_name_their_view_and_attribute() -> None:
     ]
     assert [each.kind for each in counts[:3]] == ["count", "count", "share"]
     assert SCHEMA.by_value == {
-        "user_brand_stats": "item_attributes__brand",
-        "user_genres_stats": "item_attributes__genres",
+        "user_brand_stats": "brand",
+        "user_genres_stats": "genres",
     }
     assert len(counts) == 24
-    assert SCHEMA.select(["user_brand_*"]).by_value == {"user_brand_stats": "item_attributes__brand"}
+    assert SCHEMA.select(["user_brand_*"]).by_value == {"user_brand_stats": "brand"}
     assert FeatureSchema.of_json(SCHEMA.as_json()) == SCHEMA
 
 
