@@ -1,7 +1,8 @@
 """Feature services of rankers: one set per codebook, all with the same feature names.
 
 `ctr_<codebook>` has all features; the others are parts of it, for reads of one side only: `_user`, `_item`, `_content` (items
-of a history) and, if needed, `_context` (own views with other keys or request inputs).
+of a history) and, if needed, `_context` (own views with other keys or request inputs). `_by_<attribute>` has the counts per
+user and value of an attribute, which are read with the values of the candidates.
 """
 
 from pathlib import Path
@@ -12,7 +13,7 @@ from feast import FeatureService
 from item_views import item_content, item_stats
 from on_demand_views import user_recency  # noqa: F401  (own views that features.extra of sidkit.toml names: import them here)
 from semantic_id_views import semantic_id_views
-from user_views import user_history, user_stats
+from user_views import affinity_views, user_history, user_stats
 
 from semantic_ids.catalog import read_definitions
 
@@ -34,6 +35,7 @@ def services_of(codebook):
         "_item": ("Item", item),
         "_content": ("Content and code", list(filter(None, (item_content, sid, item_attributes)))),
         "_context": ("Context", own["context"]),
+        **{f"_by_{attribute}": (f"User x {attribute}", [view]) for attribute, view in affinity_views.items()},
     }
     return [
         FeatureService(

@@ -1,9 +1,9 @@
-"""Feature views of users: recent positives, trailing counts and, if [features.users] lists any, attributes."""
+"""Feature views of users: recent positives, trailing counts and, with [features], attributes and counts per value."""
 
 from pathlib import Path
 
 from entities import user
-from feast import FeatureView, Field
+from feast import Entity, FeatureView, Field, ValueType
 from feast.types import Array, Int64, String
 from sources import attribute_fields, table_source, user_history_push, user_stats_source
 
@@ -24,14 +24,15 @@ user_history = FeatureView(
     tags=definitions.tags,
 )
 
+counts = [
+    Field(name=f"{event}_{window}", dtype=Int64)
+    for window in ("1d", "7d", "30d", "all")
+    for event in ("exposures", "clicks")
+]
 user_stats = FeatureView(
     name="user_stats",
     entities=[user],
-    schema=[
-        Field(name=f"{event}_{window}", dtype=Int64)
-        for window in ("1d", "7d", "30d", "all")
-        for event in ("exposures", "clicks")
-    ],
+    schema=counts,
     source=user_stats_source,
     owner=definitions.owner,
     description="Events in (window end - window, window end], available from window end + the availability delay.",
@@ -48,3 +49,27 @@ if definitions.features.users:
         description="Attributes in [features.users], available from update or creation + the availability delay.",
         tags=definitions.tags,
     )
+
+values = {
+    attribute: Entity(
+        name=f"item_{attribute}",
+        join_keys=[attribute],
+        value_type=ValueType.STRING,
+        description=f"A value of the item attribute {attribute}.",
+    )
+    for attribute in definitions.features.affinity
+}
+affinity_views = {
+    attribute: FeatureView(
+        name=f"user_{attribute}_stats",
+        entities=[user, value],
+        schema=counts,
+        source=table_source(f"user_{attribute}_stats", f"Trailing counts per user and {attribute}."),
+        owner=definitions.owner,
+        description=f"Counts of user_stats per {attribute} of the items, available like those.",
+        tags=definitions.tags,
+    )
+    for attribute, value in values.items()
+}
+# Feast collects module attributes, not the values of a dict.
+globals().update({each.name: each for each in (*values.values(), *affinity_views.values())})

@@ -8,10 +8,10 @@ from typing import Any
 
 from semantic_ids.own_views import own_views
 from sidkit.core.clock import iso
-from sidkit.core.feature_settings import ITEM_ATTRIBUTES, USER_ATTRIBUTES, FeatureSettings
+from sidkit.core.feature_settings import ITEM_ATTRIBUTES, USER_ATTRIBUTES, FeatureSettings, affinity_view
 
 BUILT_IN_VIEWS = ("item_content", "item_stats", "user_history", "user_stats", ITEM_ATTRIBUTES, USER_ATTRIBUTES)
-"""Names of the feature views of every repository, besides those of codebooks."""
+"""Names of the feature views of every repository, besides those of codebooks and of ``features.affinity``."""
 
 
 @dataclass(frozen=True)
@@ -105,5 +105,6 @@ class Definitions:
         ConfigError
             When a view is not imported, lacks a feature, or is in every service anyway.
         """
-        built_in = {*BUILT_IN_VIEWS, *(codebook.view_name for codebook in self.codebooks)}
+        counts = map(affinity_view, self.features.affinity)
+        built_in = {*BUILT_IN_VIEWS, *counts, *(codebook.view_name for codebook in self.codebooks)}
         return own_views(self.features.extra, imported, built_in)

@@ -40,7 +40,7 @@ def affinities(
     Parameters
     ----------
     schema : FeatureSchema
-        Features; those of kind ``count``, ``share`` and ``gap`` with ``of`` are computed.
+        Features; those with ``of`` and without a view are computed.
     identity : int64 [items]
         A number per item, the same for all its versions.
     codes : int32 [items, item_coded]
@@ -57,7 +57,7 @@ def affinities(
         Times of the rows.
     """
     place = {each.name: at for at, each in enumerate(schema.item_coded)}
-    wanted = {each.of for each in schema.numbers if each.of}
+    wanted = {each.of for each in schema.numbers if each.of and not each.view}
     computed: dict[str, tuple[Doubles, Doubles]] = {}
     lengths = np.maximum((history != 0).sum(axis=1), 1)
     for name in sorted(wanted):
@@ -77,7 +77,7 @@ def affinities(
             newest = history_us[rows][np.arange(len(had)), had.argmax(axis=1)]
             gaps[rows] = np.where(had.any(axis=1), np.maximum(at_us[rows] - newest, 0) / DAY_US, np.nan)
         computed[name] = counts, gaps
-    return {each.name: _one(each, computed, lengths) for each in schema.numbers if each.of}
+    return {each.name: _one(each, computed, lengths) for each in schema.numbers if each.of and not each.view}
 
 
 def _one(feature: ExtraFeature, computed: dict[str, tuple[Doubles, Doubles]], lengths: Ints) -> Doubles:

@@ -28,7 +28,7 @@ def stored_numbers(
     """The numbers and dates of views and context columns, ``float64 [rows]`` per feature; NaN is missing."""
     columns = {}
     for feature in schema.numbers:
-        if not feature.view:
+        if not feature.view or feature.of:
             continue
         view = views.get(feature.view)
         if view is not None:

@@ -18,6 +18,7 @@ from ranking.data.history_table import ContentLookup, HistoryTableBuilder
 from ranking.data.item_table import ItemTableBuilder
 from ranking.data.numeric_features import numeric_features
 from ranking.data.schema import BUILT_IN, FeatureSchema
+from ranking.data.value_counts import value_counts
 from semantic_ids.codebook import Codebook
 from sidkit.core.arrays import Floats, Ints
 from sidkit.stores.offline.plan import ViewRows
@@ -59,7 +60,10 @@ def build_dataset(
         The features besides the built-in ones; default: none.
     """
     of_rows, look_up = feature_readers(store, service_name)
-    builder = FrameBuilder(codebook, look_up, rate=rate, history_length=history_length, schema=schema)
+    by_value = value_readers(store, service_name, schema)
+    builder = FrameBuilder(
+        codebook, look_up, rate=rate, history_length=history_length, schema=schema, by_value=by_value
+    )
     return builder.dataset(builder.retrieve(of_rows, rows))
 
 
@@ -77,6 +81,21 @@ def feature_readers(store: FeatureStore, service_name: str) -> tuple[Reader, Con
     return historical_reader(store, service), look_up
 
 
+def value_readers(store: FeatureStore, service_name: str, schema: FeatureSchema) -> dict[str, Reader]:
+    """Readers of the views by user and value (:attr:`FeatureSchema.by_value`), from the services of their attributes."""
+    from sidkit.stores.feast_repo import feature_service
+
+    return {
+        view: historical_reader(store, feature_service(store, value_service(service_name, attribute)))
+        for view, attribute in schema.by_value.items()
+    }
+
+
+def value_service(service_name: str, attribute: str) -> str:
+    """Name of the feature service of counts per user and value of an attribute."""
+    return f"{service_name}_by_{attribute}"
+
+
 def assemble(
     views: Mapping[str, ViewRows],
     rows: LabelledRows,
@@ -86,9 +105,12 @@ def assemble(
     rate: float,
     history_length: int,
     schema: FeatureSchema = BUILT_IN,
+    by_value: Mapping[str, Reader] | None = None,
 ) -> Dataset:
     """Build a dataset from feature views; shared by training and serving."""
-    builder = FrameBuilder(codebook, look_up, rate=rate, history_length=history_length, schema=schema)
+    builder = FrameBuilder(
+        codebook, look_up, rate=rate, history_length=history_length, schema=schema, by_value=by_value
+    )
     return builder.dataset(builder.add(views, rows))
 
 
@@ -107,6 +129,8 @@ class FrameBuilder:
         Maximum items per history.
     schema : FeatureSchema
         The features besides the built-in ones; default: none.
+    by_value : mapping, optional
+        View -> reader of that view, of the features by user and value; see :func:`value_readers`.
     """
 
     def __init__(
@@ -117,8 +141,10 @@ class FrameBuilder:
         rate: float,
         history_length: int,
         schema: FeatureSchema = BUILT_IN,
+        by_value: Mapping[str, Reader] | None = None,
     ) -> None:
         self._rate = rate
+        self._by_value = by_value or {}
         self.schema = schema
         self._values = ValueIndex(schema.row_coded)
         self._items = ItemTableBuilder(codebook, schema)
@@ -159,6 +185,7 @@ class FrameBuilder:
                 rows.at_us,
             ),
             **history_ages(times_us, rows.at_us),
+            **value_counts(self.schema, self._by_value, views, rows.user_ids, rows.at_us, self._rate),
         }
         return stacked(self.schema, columns, len(rows))
 

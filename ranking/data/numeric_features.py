@@ -22,9 +22,9 @@ from ranking.data.feature_views import CONTENT, ITEM_STATS, USER_HISTORY, USER_S
 from ranking.data.schema import BUILT_IN, FeatureSchema
 from sidkit.core.arrays import Floats, Ints, one_chunk
 from sidkit.core.clock import DAY_US
+from sidkit.core.feature_settings import WINDOWS
 from sidkit.stores.offline.plan import ViewRows
 
-WINDOWS = ("1d", "7d", "30d", "all")
 SMOOTHING = 10.0
 """Weight of the training rate in a smoothed rate, in exposures."""
 

@@ -13,7 +13,15 @@ from functools import cached_property
 from typing import Any, Literal
 
 from sidkit.core.errors import ConfigError
-from sidkit.core.feature_settings import CONTEXT, ITEM_ATTRIBUTES, USER_ATTRIBUTES, AttributeKind, FeatureSettings
+from sidkit.core.feature_settings import (
+    CONTEXT,
+    ITEM_ATTRIBUTES,
+    USER_ATTRIBUTES,
+    WINDOWS,
+    AttributeKind,
+    FeatureSettings,
+    affinity_view,
+)
 
 Kind = Literal["category", "categories", "vector", "number", "date", "count", "share", "gap"]
 """Attribute kinds, and of derived features: a ``count``, a ``share`` in [0, 1], a ``gap`` in days."""
@@ -55,7 +63,7 @@ class ExtraFeature:
     of_item : bool
         Whether it is read by the item alone, so that the items of a history have it too.
     of : str
-        The feature from which an affinity derives; empty otherwise.
+        The feature from which an affinity derives, or with whose values of the candidate the view is read; empty otherwise.
     """
 
     name: str
@@ -108,6 +116,12 @@ class FeatureSchema:
     def coded(self) -> tuple[ExtraFeature, ...]:
         """All coded features: those of the item, then those of the row."""
         return (*self.item_coded, *self.row_coded)
+
+    @cached_property
+    def by_value(self) -> dict[str, str]:
+        """Views that are read with the values of the candidate, each with the item attribute, their second key."""
+        named = {each.view: each.of for each in self.numbers if each.view and each.of}
+        return {view: of.removeprefix(f"{ITEM_ATTRIBUTES}__") for view, of in named.items()}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -167,7 +181,7 @@ def schema_of(settings: FeatureSettings, service: ServiceFeatures) -> FeatureSch
     Raises
     ------
     ConfigError
-        When a feature of the service has a type that no model reads.
+        When a feature of the service has a type that no model reads, or an attribute of ``features.affinity`` is missing.
     """
     stated: dict[str, AttributeKind] = {
         **{f"{ITEM_ATTRIBUTES}__{name}": kind for name, kind in settings.items.items()},
@@ -189,7 +203,8 @@ def schema_of(settings: FeatureSettings, service: ServiceFeatures) -> FeatureSch
             )
         features.append(ExtraFeature(name, kind, view, name in service.of_item))
     features += [ExtraFeature(f"{CONTEXT}__{name}", _kind(kind), CONTEXT) for name, kind in settings.context.items()]
-    return FeatureSchema((*features, *_derived(features)))
+    counts = [each for attribute in settings.affinity for each in _counts(attribute, service)]
+    return FeatureSchema((*features, *_derived(features), *counts))
 
 
 def _kind(kind: AttributeKind) -> Kind:
@@ -205,3 +220,15 @@ def _derived(features: Sequence[ExtraFeature]) -> list[ExtraFeature]:
         kinds: tuple[tuple[str, Kind], ...] = (("count", "count"), ("share", "share"), ("gap_days", "gap"))
         derived += [ExtraFeature(f"{stem}_{suffix}", kind, of=name) for suffix, kind in kinds]
     return [*derived, *(ExtraFeature(name, "gap") for name in AGES)]
+
+
+def _counts(attribute: str, service: ServiceFeatures) -> list[ExtraFeature]:
+    """Trailing counts and rates per user and value of an attribute."""
+    view, of = affinity_view(attribute), f"{ITEM_ATTRIBUTES}__{attribute}"
+    if of not in service.all:
+        raise ConfigError(
+            f"features.affinity: expected {of} in the feature service, got none; run `sidkit tables build`, `sidkit apply` and "
+            "`sidkit materialize`"
+        )
+    kinds: tuple[tuple[str, Kind], ...] = (("exposures", "count"), ("clicks", "count"), ("rate", "share"))
+    return [ExtraFeature(f"{view}__{stem}_{window}", kind, view, of=of) for window in WINDOWS for stem, kind in kinds]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ranking.data.schema import FeatureSchema, ServiceFeatures, schema_of
-from sidkit.core.feature_settings import FeatureSettings
+from sidkit.core.feature_settings import FeatureSettings, affinity_view
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -39,3 +39,22 @@ def service_schema(store: FeatureStore, service_name: str, settings: FeatureSett
     }
     of_item = service_features(store, f"{service_name}_content")
     return schema_of(settings, ServiceFeatures(service_features(store, service_name), of_item, view_of))
+
+
+def pinned_features(store: FeatureStore, service_name: str) -> dict[str, str]:
+    """Full name -> Feast type of the features that rankers on a service may read, those by user and value included.
+
+    Raises
+    ------
+    UnknownVersionError
+        When the registry has no such service.
+    """
+    from sidkit.stores.feast_repo import service_features
+
+    features = service_features(store, service_name)
+    prefix = f"{service_name}_by_"
+    for service in store.list_feature_services():
+        view = affinity_view(service.name.removeprefix(prefix))
+        if service.name.startswith(prefix) and [each.name for each in service.feature_view_projections] == [view]:
+            features |= service_features(store, service.name)
+    return features

@@ -329,7 +329,8 @@ def training_context(
 
 
 def _serving(repo: Repo, record: CodebookRecord, codebook: Codebook, target: Target) -> ServingSpec:
-    from sidkit.stores.feast_repo import open_store, service_features
+    from ranking.data.service_schema import pinned_features
+    from sidkit.stores.feast_repo import open_store
 
     return ServingSpec(
         sizes=record.sizes,
@@ -340,7 +341,7 @@ def _serving(repo: Repo, record: CodebookRecord, codebook: Codebook, target: Tar
         codebook=record.name,
         codebook_hash=record.content_hash,
         service=record.service_name,
-        features=service_features(open_store(repo), record.service_name),
+        features=pinned_features(open_store(repo), record.service_name),
         history_length=repo.settings.time.history_length,
     )
 

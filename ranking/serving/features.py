@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ranking.data.dataset import Dataset, LabelledRows
-from ranking.data.feature_views import plain_views
-from ranking.data.frame_builder import assemble
+from ranking.data.feature_views import Reader, plain_views
+from ranking.data.frame_builder import assemble, value_service
 from ranking.data.schema import BUILT_IN, FeatureSchema
 from ranking.serving.context import Context, context_columns, read_context_views
 from semantic_ids.codebook import Codebook
@@ -19,7 +19,7 @@ from sidkit.core.arrays import Ints
 from sidkit.core.clock import present_us
 from sidkit.stores.feast_repo import feature_service
 from sidkit.stores.offline.plan import ViewRows
-from sidkit.stores.on_demand import ServiceViews, required
+from sidkit.stores.on_demand import ServiceViews, Values, required
 from sidkit.stores.online.reader import packed_reader
 
 if TYPE_CHECKING:
@@ -119,10 +119,19 @@ class OnlineFeatures:
         ``ctr_<codebook>``.
     codebook : Codebook
         Codebook of the service.
+    schema : FeatureSchema
+        The features to read besides the built-in ones; default: none.
     """
 
-    def __init__(self, store: FeatureStore, service_name: str, codebook: Codebook) -> None:
+    def __init__(
+        self, store: FeatureStore, service_name: str, codebook: Codebook, schema: FeatureSchema = BUILT_IN
+    ) -> None:
         self._codebook = codebook
+        self._schema = schema
+        self._by_value = {
+            view: ServiceReader(store, feature_service(store, value_service(service_name, attribute)))
+            for view, attribute in schema.by_value.items()
+        }
         self._user, self._item, self._content = (
             ServiceReader(store, feature_service(store, f"{service_name}_{part}"))
             for part in ("user", "item", "content")
@@ -139,12 +148,12 @@ class OnlineFeatures:
         *,
         rate: float,
         history_length: int,
-        schema: FeatureSchema = BUILT_IN,
         context: Context | None = None,
     ) -> Request:
         """Read the rows (user, item) of one request at one time, as arrays.
 
-        Reads the candidates, the user once, the items of the user's history, and views that need the ``context``.
+        Reads the candidates, the user once, the items of the user's history, views that need the ``context``, and the user's
+        counts per value of the candidates.
         """
         items = np.array(item_ids, dtype=object)
         times_us = np.full(len(items), at_us, dtype=np.int64)
@@ -160,14 +169,30 @@ class OnlineFeatures:
             items,
             times_us,
             np.zeros(len(items), np.int8),
-            context=context_columns(schema, context or {}, len(items)),
+            context=context_columns(self._schema, context or {}, len(items)),
         )
 
         def look_up(history: npt.NDArray[np.object_], _: Ints) -> Mapping[str, ViewRows]:
             return self._content.read({"item_id": history.tolist()}, at_us)
 
-        data = assemble(views, rows, self._codebook, look_up, rate=rate, history_length=history_length, schema=schema)
+        data = assemble(
+            views,
+            rows,
+            self._codebook,
+            look_up,
+            rate=rate,
+            history_length=history_length,
+            schema=self._schema,
+            by_value={view: _at(reader, at_us) for view, reader in self._by_value.items()},
+        )
         return Request(data, known, bool(known_in(self._user.stored(user), 1)[0]))
+
+
+def _at(reader: ServiceReader, at_us: int) -> Reader:
+    def read(keys: Mapping[str, Values], _: Ints) -> dict[str, ViewRows]:
+        return reader.read({name: list(values) for name, values in keys.items()}, at_us)
+
+    return read
 
 
 def known_in(views: Iterable[ViewRows], rows: int) -> npt.NDArray[np.bool_]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ranking.data.project_dataset import ProjectDataset
+from ranking.data.service_schema import pinned_features
 from ranking.training.arms import TrainedOn
 from ranking.training.external_ranker import EXTERNAL_RANKERS, ExternalRanker
 from ranking.training.registered_ranker import RegisteredConfig, RegisteredRanker, checked_scores, loaded
@@ -31,7 +32,7 @@ def register_ranker(repo: Repo, name: str, model: ExternalRanker, trained_on: Se
 
     The caller must hold the repository's lock.
     """
-    from sidkit.stores.feast_repo import open_store, service_features
+    from sidkit.stores.feast_repo import open_store
 
     check_name("ranker", name, LONGEST_MADE)
     catalog = Catalog.open(repo)
@@ -59,7 +60,7 @@ def register_ranker(repo: Repo, name: str, model: ExternalRanker, trained_on: Se
         codebook=record.name,
         codebook_hash=record.content_hash,
         service=record.service_name,
-        features=service_features(open_store(repo), record.service_name),
+        features=pinned_features(open_store(repo), record.service_name),
         history_length=repo.settings.time.history_length,
         schema=first.data.schema,
     )

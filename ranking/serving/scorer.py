@@ -91,7 +91,8 @@ class Scorer:
         codebook = _codebook(repo, catalog, self.record, self._ranker)
         self._store = open_store(repo)
         _refuse_other_features(self._store, self._ranker)
-        self._features = OnlineFeatures(self._store, self.record.service, codebook)
+        schema = self._ranker.config.schema
+        self._features = OnlineFeatures(self._store, self.record.service, codebook, schema)
         self._tables = repo.tables
         self._materialized_until_us = materialized_until(self._store, self.record.service)
 
@@ -157,7 +158,6 @@ class Scorer:
             at_us,
             rate=self._ranker.smoothing_rate,
             history_length=config.history_length,
-            schema=config.schema,
             context=context,
         )
         unknown = unknown_ids(user_id, item_ids, request.known, request.user_known)
@@ -203,10 +203,10 @@ def _codebook(repo: Repo, catalog: Catalog, record: RankerRecord, ranker: Loaded
 def _refuse_other_features(store: FeatureStore, ranker: LoadedRanker) -> None:
     from feast.errors import FeatureServiceNotFoundException
 
-    from sidkit.stores.feast_repo import service_features
+    from ranking.data.service_schema import pinned_features
 
     try:
-        features = service_features(store, ranker.config.service)
+        features = pinned_features(store, ranker.config.service)
     except FeatureServiceNotFoundException as error:
         raise ServingError(
             f"expected feature service {ranker.config.service!r}, which the ranker reads, in the registry; it is missing. Run "

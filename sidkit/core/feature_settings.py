@@ -19,6 +19,10 @@ ITEM_ATTRIBUTES, USER_ATTRIBUTES = "item_attributes", "user_attributes"
 CONTEXT = "context"
 """Prefix of context columns in feature names: ``context__device``."""
 
+WINDOWS = ("1d", "7d", "30d", "all")
+"""Windows of trailing counts."""
+COUNTS = tuple(f"{event}_{window}" for window in WINDOWS for event in ("exposures", "clicks"))
+"""Columns of trailing counts per user."""
 OUTCOMES = frozenset({"label", "converted", "rating", "quantity", "dwell_time", "watch_time", "play_time"})
 """Columns of interactions that are known only after the user's reaction, and so are never features."""
 _ROW_COLUMNS = frozenset({"sampled", "had_before", "cause"})
@@ -38,7 +42,8 @@ class FeatureSettings(Section):
     context_waived: tuple[str, ...] = ()
     """Context columns that may predict the label nearly alone; others stop the run above an AUC of 0.9."""
     affinity: tuple[str, ...] = ()
-    """Categorical item attributes with trailing counts per user and value (``user_<attribute>_stats``)."""
+    """Item attributes of kind ``category`` or ``categories`` with trailing counts per user and value, such as the clicks of a
+    user on each category (view ``user_<attribute>_stats``)."""
     extra: tuple[str, ...] = ()
     """Features of your own feature views and on-demand views in this repository, as ``view:feature``."""
 
@@ -103,12 +108,31 @@ class FeatureSettings(Section):
             raise ValueError(
                 f"affinity: expected item attributes of kind category or categories ({listed}), got {', '.join(unknown)}"
             )
+        if len(set(self.affinity)) != len(self.affinity):
+            raise ValueError("affinity: expected each attribute once")
+        counts = [name for name in self.affinity if name.lower() in COUNTS]
+        if counts:
+            raise ValueError(
+                f"affinity: expected attributes not named like a count, got {', '.join(counts)}; rename the column with "
+                "[source.columns]"
+            )
         return self
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """Names of the feature views, and tables, of attributes and of counts per value."""
+        attributes = [name for name, used in ((ITEM_ATTRIBUTES, self.items), (USER_ATTRIBUTES, self.users)) if used]
+        return (*attributes, *map(affinity_view, self.affinity))
 
     @property
     def table_settings(self) -> dict[str, object]:
         """What determines the contents of the attribute tables, as JSON values."""
         return {"items": dict(self.items), "users": dict(self.users), "affinity": list(self.affinity)}
+
+
+def affinity_view(attribute: str) -> str:
+    """Name of the feature view and table of trailing counts per user and value of an item attribute."""
+    return f"user_{attribute}_stats"
 
 
 def is_attribute_name(name: str) -> bool:

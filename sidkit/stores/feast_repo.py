@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from sidkit.core.clock import from_us
+from sidkit.core.engine import quoted
 from sidkit.core.errors import CatalogError, ConfigError, RepoError, SidkitError, UnknownVersionError
 from sidkit.core.redact import scrubbed
 from sidkit.core.repo import Repo
@@ -136,12 +137,9 @@ def apply_changed_features(repo: Repo) -> bool:
     Raises
     ------
     RepoError
-        When the definitions lack the views of attributes, because an older release wrote them.
+        When the definitions lack views of ``[features]``, because an older release wrote them.
     """
-    from sidkit.core.feature_settings import ITEM_ATTRIBUTES, USER_ATTRIBUTES
-
-    features = repo.settings.features
-    wanted = [name for name, used in ((ITEM_ATTRIBUTES, features.items), (USER_ATTRIBUTES, features.users)) if used]
+    wanted = repo.settings.features.views
     registered = {view.name: view for view in open_store(repo).list_feature_views()}
     if "item_content" not in registered:
         return False  # publishing a codebook applies the definitions
@@ -154,7 +152,7 @@ def apply_changed_features(repo: Repo) -> bool:
     if missing:
         raise RepoError(
             f"expected the feature views {', '.join(missing)} of [features] in the definitions of {repo.path}, got none; copy "
-            "sources.py, item_views.py and user_views.py from a new repository (`sidkit init`)"
+            "sources.py, item_views.py, user_views.py and services.py from a new repository (`sidkit init`)"
         )
     return True
 
@@ -228,7 +226,7 @@ def materialize(repo: Repo, as_of_us: int, views: list[str] | None = None) -> di
         store.materialize(start_date=_BEGINNING, end_date=from_us(as_of_us), feature_views=names)
     drop_withdrawn(store, outdated)
     forget_withdrawn(repo.tables, names)
-    return {name: written[name] if name in written else _keys(repo, name, as_of_us) for name in names}
+    return {name: written[name] if name in written else _keys(store, repo, name, as_of_us) for name in names}
 
 
 def repair_online_store(repo: Repo) -> list[str]:
@@ -307,13 +305,13 @@ def drop_online_table(repo: Repo, view: str) -> None:
         online.drop_undefined(store.config, view, store.list_all_feature_views())
 
 
-def _keys(repo: Repo, view: str, as_of_us: int) -> int:
+def _keys(store: FeatureStore, repo: Repo, view: str, as_of_us: int) -> int:
     import duckdb
 
-    key = "user_id" if view.startswith("user_") else "item_id"
+    keys = ", ".join(quoted(column.name) for column in store.get_feature_view(view).entity_columns)
     with duckdb.connect() as opened:
         row = opened.execute(
-            f"SELECT count(DISTINCT {key}) FROM read_parquet($path) WHERE epoch_us(event_timestamp) <= $end",
+            f"SELECT count(*) FROM (SELECT DISTINCT {keys} FROM read_parquet($path) WHERE epoch_us(event_timestamp) <= $end)",
             {"path": str(repo.tables / f"{view}.parquet"), "end": as_of_us},
         ).fetchone()
     return int(row[0]) if row else 0

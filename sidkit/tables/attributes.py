@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -16,6 +15,7 @@ from sidkit.contract.attribute_values import SQL_TYPES, Shape, accepts, shape_of
 from sidkit.core.engine import literal, quoted
 from sidkit.core.errors import ConfigError
 from sidkit.core.feature_settings import ITEM_ATTRIBUTES, USER_ATTRIBUTES, AttributeKind
+from sidkit.tables.affinity import affinity_tables
 from sidkit.tables.ingest import Log
 
 ATTRIBUTE_TABLES = (ITEM_ATTRIBUTES, USER_ATTRIBUTES)
@@ -47,7 +47,7 @@ def defined_tables(settings: Mapping[str, Any]) -> dict[str, dict[str, Attribute
 
 
 def changes_of(was: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
-    """The attribute tables to rebuild after a change of ``FeatureSettings.table_settings``, each with what changed."""
+    """The tables to rebuild after a change of ``FeatureSettings.table_settings``, each with what changed."""
     changed = {}
     for name, section in ((ITEM_ATTRIBUTES, "items"), (USER_ATTRIBUTES, "users")):
         before, after = was.get(section, {}), now.get(section, {})
@@ -60,6 +60,13 @@ def changes_of(was: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]
         }
         listed = "; ".join(f"{word} {', '.join(columns)}" for word, columns in words.items() if columns)
         changed[name] = f"features.{section}: {listed or 'another order'}"
+    of_items = changed.get(ITEM_ATTRIBUTES)
+    for name, attribute in {**affinity_tables(was), **affinity_tables(now)}.items():
+        lists = [attribute in settings.get("affinity", ()) for settings in (was, now)]
+        if lists[0] != lists[1]:
+            changed[name] = f"features.affinity: {'added' if lists[1] else 'removed'} {attribute}"
+        elif of_items:  # its values come from that table
+            changed[name] = of_items
     return changed
 
 
@@ -119,13 +126,6 @@ def read_versions(
         WHERE coalesce(_version_us + getvariable('delay_us') <= getvariable('as_of_us'), true)
     """)
     return AttributeTable(name, columns, known, unreadable(opened, relation, filled))
-
-
-def remove_undefined(tables: Path, defined: Mapping[str, Any]) -> None:
-    """Remove attribute tables that the settings no longer define; call it after the manifest was written."""
-    for name in ATTRIBUTE_TABLES:
-        if name not in defined:
-            (tables / f"{name}.parquet").unlink(missing_ok=True)
 
 
 def _snapshot(

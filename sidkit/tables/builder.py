@@ -8,7 +8,7 @@ is written beside its target and renamed. Rerunning a killed build starts from t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,15 @@ from sidkit.core.clock import check_as_of, iso, present_us
 from sidkit.core.config import content_hash
 from sidkit.core.engine import connection, literal, quoted, set_variables, working_on
 from sidkit.core.errors import ArtifactCorruptError, ArtifactMissingError, SettingsChangedError, TimeError
-from sidkit.core.feature_settings import FeatureSettings
+from sidkit.core.feature_settings import ITEM_ATTRIBUTES, FeatureSettings
+from sidkit.core.files import remove
 from sidkit.core.integrity import checked, hashes_of, read_sealed, read_verified, replaced, write_sealed
 from sidkit.core.repo import Repo
-from sidkit.tables.attributes import ATTRIBUTE_TABLES, changes_of, defined_tables, read_versions, remove_undefined
+from sidkit.tables.affinity import EVENTS, NEW_EVENTS, affinity_tables, has_late_rows, read_valued_events, rows_query
+from sidkit.tables.attributes import ATTRIBUTE_TABLES, changes_of, defined_tables, read_versions
+from sidkit.tables.counts import count_events
 from sidkit.tables.ingest import Log, read_log
+from sidkit.tables.keys import entity_sql, key_columns
 from sidkit.tables.versions import merge_versions
 from sidkit.tables.withdrawn import withdraw
 
@@ -203,7 +207,7 @@ def _build(
         )
         _read_events(opened, log, before)
         _read_content(opened, log, noted["settings"]["source.modalities"])
-        defined = defined_tables(noted["features"])
+        defined, affinity = defined_tables(noted["features"]), affinity_tables(noted["features"])
         changed = changes_of(before.get("features", _NO_FEATURES), noted["features"]) if before else {}
         attributes = {
             name: read_versions(
@@ -212,39 +216,64 @@ def _build(
             for name, columns in defined.items()
         }
         rows, new = {}, {}
-        for name in (*TABLES, *attributes):
+        for name in (*TABLES, *attributes, *affinity):
             known = None if name in changed else before
             old = repo.tables / f"{name}.parquet" if known else None
             with working_on(f"building the table {name}"):
+                if name in affinity:
+                    kind = defined[ITEM_ATTRIBUTES][affinity[name]]
+                    read_valued_events(opened, affinity[name], kind, repo.tables / f"{ITEM_ATTRIBUTES}.parquet")
                 if name.endswith("_stats"):
-                    _prepare_counts(opened, name.removesuffix("_stats"), old, before, time.delay_us, time.cadence_us)
+                    events = (EVENTS, NEW_EVENTS) if name in affinity else ("events", "new_events")
+                    restart_us = _next_window_us(known, time.delay_us, time.cadence_us)
+                    count_events(opened, key_columns(name), old, restart_us, events, conversions=name == "item_stats")
                 elif name == "user_history":
                     _prepare_history(opened, before, time.delay_us)
+                query = rows_query(affinity[name]) if name in affinity else _query(name)
                 payload = list(defined.get(name, ()))
                 if name == "item_content":
                     payload = [*noted["settings"]["source.modalities"], "category", "price", "created_at_us"]
                 merged = (
-                    merge_versions(_query(name), old, _key(name), payload)
+                    merge_versions(query, old, key_columns(name)[0], payload)
                     if payload
-                    else _merge_by_restart(name, old, time.delay_us)
+                    else _merge_by_restart(query, key_columns(name), old, time.delay_us)
                 )
                 opened.execute(f"CREATE OR REPLACE TEMP TABLE written AS {merged}")
+                if name == ITEM_ATTRIBUTES and known and has_late_rows(opened, known):
+                    changed |= dict.fromkeys(affinity, "item_attributes got versions of earlier times")
                 _withdraw(opened, repo.tables, name, log, known, now_us)
                 rows[name], new[name] = _write(opened, name, repo.tables / f"{name}.parquet", known)
     noted["shapes"] = {name: table.shapes for name, table in attributes.items()}
     files = hashes_of(repo.tables, [f"{name}.parquet" for name in rows])
+    undefined = _listed(repo) - set(rows)
     write_sealed(
         repo.tables / _MANIFEST,
         {"as_of_us": as_of_us, "log": log.consumed, "rows": rows, "files": files, **noted},
     )
-    remove_undefined(repo.tables, defined)
-    notes = [f"{change}; {_done(name, defined)}" for name, change in changed.items()]
+    for name in undefined:
+        remove(repo.tables / f"{name}.parquet")
+    notes = [f"{change}; {name} was {_done(name, rows, before)}" for name, change in changed.items()]
     notes += [note for table in attributes.values() for note in table.notes]
     return BuildReport(as_of_us, rows, new, unchanged=False, notes=tuple(notes))
 
 
-def _done(name: str, defined: Mapping[str, object]) -> str:
-    return f"{name} was rebuilt" if name in defined else f"{name} was removed"
+def _done(name: str, rows: Mapping[str, int], before: dict[str, Any] | None) -> str:
+    if name not in rows:
+        return "removed"
+    return "rebuilt" if before and name in before["rows"] else "built"
+
+
+def _listed(repo: Repo) -> set[str]:
+    """Tables of the previous build; those of a damaged manifest are unknown."""
+    try:
+        return set(read_sealed(repo.tables / _MANIFEST)["rows"])
+    except (ArtifactCorruptError, FileNotFoundError, KeyError):
+        return set()
+
+
+def _next_window_us(before: dict[str, Any] | None, delay_us: int, cadence_us: int) -> int:
+    """First window end after those of the previous build, microseconds UTC."""
+    return ((before["as_of_us"] - delay_us) // cadence_us + 1) * cadence_us if before else 0
 
 
 def _read_events(opened: duckdb.DuckDBPyConnection, log: Log, before: dict[str, Any] | None) -> None:
@@ -289,41 +318,6 @@ def _read_content(opened: duckdb.DuckDBPyConnection, log: Log, modalities: list[
     """)
 
 
-def _prepare_counts(
-    opened: duckdb.DuckDBPyConnection,
-    entity: str,
-    old: Path | None,
-    before: dict[str, Any] | None,
-    delay_us: int,
-    cadence_us: int,
-) -> None:
-    key = f"{entity}_id"
-    default = ((before["as_of_us"] - delay_us) // cadence_us + 1) * cadence_us if before else 0
-    set_variables(opened, {"default_restart_us": default})
-    opened.execute(f"""
-        CREATE OR REPLACE TEMP VIEW entity_events AS
-        SELECT {key} AS entity_id, ts_us, 1 AS exposures, label AS clicks, coalesce(converted, 0) AS conversions FROM events
-    """)
-    opened.execute(f"""
-        CREATE OR REPLACE TEMP TABLE restart AS
-        SELECT {key} AS entity_id,
-               (min(ts_us) + getvariable('cadence_us') - 1) // getvariable('cadence_us') * getvariable('cadence_us')
-                   AS restart_us
-        FROM new_events GROUP BY 1
-        HAVING restart_us < getvariable('default_restart_us')
-    """)
-    conversions = "conversions_all" if entity == "item" else "NULL::BIGINT AS conversions_all"
-    previous = (
-        f"SELECT {key} AS entity_id, epoch_us(event_timestamp) - getvariable('delay_us') AS window_end_us, "
-        f"exposures_all, clicks_all, {conversions} FROM read_parquet({literal(old)})"
-        if old
-        else "SELECT NULL::VARCHAR AS entity_id, NULL::BIGINT AS window_end_us, NULL::BIGINT AS exposures_all, "
-        "NULL::BIGINT AS clicks_all, NULL::BIGINT AS conversions_all WHERE false"
-    )
-    opened.execute(f"CREATE OR REPLACE TEMP VIEW previous AS {previous}")
-    opened.execute((_SQL / "trailing_counts.sql").read_text(encoding="utf-8"))
-
-
 def _prepare_history(opened: duckdb.DuckDBPyConnection, before: dict[str, Any] | None, delay_us: int) -> None:
     default = before["as_of_us"] - delay_us + 1 if before else 0
     set_variables(opened, {"default_restart_us": default})
@@ -334,12 +328,11 @@ def _prepare_history(opened: duckdb.DuckDBPyConnection, before: dict[str, Any] |
     """)
 
 
-def _merge_by_restart(name: str, old: Path | None, delay_us: int) -> str:
+def _merge_by_restart(new: str, key: Sequence[str], old: Path | None, delay_us: int) -> str:
     """SQL for old rows before each key's restart time, and new rows after it."""
-    new, key = _query(name), _key(name)
     preserved = (
         f"SELECT old.*, false AS _fresh FROM read_parquet({literal(old)}) AS old "
-        f"LEFT JOIN restart ON restart.entity_id = old.{key} "
+        f"LEFT JOIN restart ON restart.entity_id = {entity_sql(key, 'old')} "
         f"WHERE epoch_us(event_timestamp) - {delay_us} < coalesce(restart_us, getvariable('default_restart_us')) "
         "UNION ALL BY NAME "
         if old
@@ -362,9 +355,10 @@ def _withdraw(
     old = f"SELECT * FROM read_parquet({literal(path)}) AS old"
     if before is None:
         ahead = f"epoch_us(event_timestamp) > getvariable('as_of_us') AND epoch_us(event_timestamp) <= {now_us}"
-        withdraw(opened, tables, name, _key(name), f"{old} WHERE NOT ({ahead})")
+        withdraw(opened, tables, name, f"{old} WHERE NOT ({ahead})")
     elif log.lost_since(before["log"]) and name not in {"item_content", *ATTRIBUTE_TABLES}:
-        withdraw(opened, tables, name, _key(name), f"{old} SEMI JOIN restart ON restart.entity_id = old.{_key(name)}")
+        entity = entity_sql(key_columns(name), "old")
+        withdraw(opened, tables, name, f"{old} SEMI JOIN restart ON restart.entity_id = {entity}")
 
 
 def _is_whole(path: Path) -> bool:
@@ -379,14 +373,11 @@ def _write(opened: duckdb.DuckDBPyConnection, name: str, path: Path, before: dic
     """Write the relation ``written`` if it differs from the table; return its number of rows and of new rows."""
     counts = opened.execute("SELECT count(*), count(*) FILTER (_fresh) FROM written").fetchone() or (0, 0)
     if before is None or counts[1] or counts[0] != before["rows"].get(name):
+        order = ", ".join(map(quoted, key_columns(name)))
         with replaced(path, path.parent / _MANIFEST) as temporary:
             opened.execute(
-                f"COPY (SELECT * EXCLUDE _fresh FROM written ORDER BY event_timestamp, {_key(name)}) "
+                f"COPY (SELECT * EXCLUDE _fresh FROM written ORDER BY event_timestamp, {order}) "
                 f"TO {literal(temporary)} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 122880)"
             )
     opened.execute("DROP TABLE written")
     return int(counts[0]), int(counts[1])
-
-
-def _key(name: str) -> str:
-    return "user_id" if name.startswith("user_") else "item_id"

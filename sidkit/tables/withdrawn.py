@@ -1,37 +1,41 @@
 """Rows removed from the feature tables that the online store may still have, where no older row would replace them.
 
 ``data/tables/withdrawn.parquet`` lists them (``view``, ``key``, ``event_us`` microseconds UTC) from the build that removed
-them until they are deleted from the online store.
+them until they are deleted from the online store. A key of several columns is a JSON array of their values.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
 
-from sidkit.core.engine import literal
+from sidkit.core.engine import literal, quoted
 from sidkit.core.errors import ArtifactCorruptError
 from sidkit.core.files import remove
 from sidkit.core.integrity import checked, hashes_of, replaced, say_discarded, write_sealed
+from sidkit.tables.keys import key_columns
 
 _FILE = "withdrawn.parquet"
 
 
 @dataclass(frozen=True)
 class Withdrawn:
-    """Withdrawn rows of one view: keys, and the event time of each in microseconds UTC."""
+    """Withdrawn rows of one view: keys, with one value per key column, and the event time of each in microseconds UTC."""
 
-    keys: list[str]
+    keys: list[tuple[str, ...]]
     events_us: list[int]
 
 
-def withdraw(opened: duckdb.DuckDBPyConnection, tables: Path, view: str, key: str, old_rows: str) -> None:
+def withdraw(opened: duckdb.DuckDBPyConnection, tables: Path, view: str, old_rows: str) -> None:
     """Record the rows of ``old_rows`` (SQL) that are missing from ``written``, the view's new table."""
+    columns = ", ".join(map(quoted, key_columns(view)))
+    key = f"to_json([{columns}])::VARCHAR" if len(key_columns(view)) > 1 else columns
     missing = (
         f"SELECT {literal(view)} AS view, {key} AS key, epoch_us(event_timestamp) AS event_us "
-        f"FROM ({old_rows}) AS old ANTI JOIN written USING ({key}, event_timestamp)"
+        f"FROM ({old_rows}) AS old ANTI JOIN written USING ({columns}, event_timestamp)"
     )
     opened.execute(f"CREATE OR REPLACE TEMP TABLE withdrawn AS {missing}")
     counted = opened.execute("SELECT count(*) FROM withdrawn").fetchone()
@@ -53,7 +57,10 @@ def read_withdrawn(tables: Path, view: str) -> Withdrawn:
             "SELECT key, event_us FROM read_parquet($path) WHERE view = $view ORDER BY ALL",
             {"path": str(path), "view": view},
         ).fetchall()
-    return Withdrawn([key for key, _ in rows], [event_us for _, event_us in rows])
+    several = len(key_columns(view)) > 1
+    return Withdrawn(
+        [tuple(json.loads(key)) if several else (key,) for key, _ in rows], [event_us for _, event_us in rows]
+    )
 
 
 def forget_withdrawn(tables: Path, views: list[str]) -> None:

@@ -76,21 +76,23 @@ def test_a_changed_section_rebuilds_its_table_alone_and_says_so(own: Repo) -> No
     assert build_tables(own, END).unchanged
     set_features(own, FEATURES.replace('weight = "number"\n', ""))
     report = build_tables(own, END)
-    assert report.notes == ("features.items: removed weight; item_attributes was rebuilt",)
+    tables = ("item_attributes", "user_category_stats")
+    assert report.notes == tuple(f"features.items: removed weight; {name} was rebuilt" for name in tables)
     assert "weight" not in pq.read_schema(own.tables / "item_attributes.parquet").names
     after = {path.name: path.read_bytes() for path in own.tables.glob("*.parquet")}
     assert {name for name in after if after[name] != before[name]} == {"item_attributes.parquet"}
     set_features(own, FEATURES)
-    assert build_tables(own, END).notes == ("features.items: added weight; item_attributes was rebuilt",)
+    assert build_tables(own, END).notes == tuple(f"features.items: added weight; {name} was rebuilt" for name in tables)
     assert {path.name: path.read_bytes() for path in own.tables.glob("*.parquet")} == before
 
 
 def test_without_features_the_tables_are_gone(own: Repo) -> None:
     set_features(own, "[features]")
     notes = build_tables(own, END).notes
-    assert [note.partition("; ")[2] for note in notes] == ["item_attributes was removed", "user_attributes was removed"]
+    gone = ("item_attributes", "user_attributes", "user_category_stats")
+    assert [note.partition("; ")[2] for note in notes] == [f"{name} was removed" for name in gone]
     assert sorted(read_build(own)["rows"]) == ["item_content", "item_stats", "user_history", "user_stats"]
-    assert not list(own.tables.glob("*_attributes.parquet"))
+    assert not [name for name in gone if (own.tables / f"{name}.parquet").exists()]
 
 
 def test_a_value_corrected_in_place_gets_a_row_at_as_of_and_the_old_one_stays(own: Repo, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from sidkit.stores.online.arrow import entity_keys
+from sidkit.tables.keys import key_columns
 from sidkit.tables.withdrawn import read_withdrawn
 
 if TYPE_CHECKING:
@@ -32,7 +33,12 @@ def outdate_withdrawn(store: FeatureStore, tables: Path, names: Sequence[str]) -
             continue
         view = store.get_feature_view(name)
         types = {column.name: column.dtype.to_value_type().name for column in view.entity_columns}
-        keys = entity_keys(dict.fromkeys(types, pa.array(rows.keys, pa.string())), types) if len(types) == 1 else None
+        names = key_columns(name) if len(types) > 1 else tuple(types)
+        if set(names) != set(types):
+            continue
+        values = zip(*rows.keys, strict=True)
+        columns = {key: pa.array(column, pa.string()) for key, column in zip(names, values, strict=True)}
+        keys = entity_keys(columns, types)
         if keys is None:
             continue
         with online.file(store.config).writing() as writing:

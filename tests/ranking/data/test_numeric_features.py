@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from helpers.builders import DAY, START
 from ranking.data.numeric_features import (
     SMOOTHING,
-    WINDOWS,
     Scaling,
     age_days,
     feature_names,
@@ -25,6 +24,7 @@ from ranking.data.numeric_features import (
     numeric_features,
     undo_model_features,
 )
+from sidkit.core.feature_settings import WINDOWS
 from sidkit.stores.offline.plan import ViewRows
 
 law = settings(max_examples=80, deadline=None, database=None)

@@ -69,10 +69,11 @@ def test_a_removed_and_an_added_attribute_reach_tables_and_registry(repo: Repo) 
     set_features(repo, FEATURES.replace('weight = "number"\n', ""))
     said = stages(repo)
     assert said.ran == ["tables"]
-    assert said.remarks == ["features.items: removed weight; item_attributes was rebuilt"]
+    tables = ("item_attributes", "user_category_stats")
+    assert said.remarks == [f"features.items: removed weight; {name} was rebuilt" for name in tables]
     assert "weight" not in fields(repo, "item_attributes")
     set_features(repo, FEATURES)
-    assert stages(repo).remarks == ["features.items: added weight; item_attributes was rebuilt"]
+    assert stages(repo).remarks == [f"features.items: added weight; {name} was rebuilt" for name in tables]
     assert "weight" in fields(repo, "item_attributes")
 
 
