@@ -11,12 +11,11 @@ import item_views
 import user_views
 from feast import FeatureService
 from item_views import item_content, item_stats
+from on_demand_views import user_recency  # noqa: F401  (own views that features.extra of sidkit.toml names: import them here)
 from semantic_id_views import semantic_id_views
 from user_views import affinity_views, user_history, user_stats
 
 from semantic_ids.catalog import read_definitions
-
-# Own views named in `features.extra` of sidkit.toml: import them here, as in `from my_views import driver_stats`.
 
 definitions = read_definitions(Path(__file__).resolve().parent)
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from feast import Field, FileSource
+from feast import Field, FileSource, PushSource
 from feast.types import Array, Bool, Float32, Float64, Int64, String
 
 TABLES = Path(__file__).resolve().parent / "data" / "tables"
@@ -37,3 +37,10 @@ item_content_source = table_source("item_content", "Attributes and content vecto
 item_stats_source = table_source("item_stats", "Trailing counts per item, one row per change of any count.")
 user_history_source = table_source("user_history", "The last positives per user, one row per positive.")
 user_stats_source = table_source("user_stats", "Trailing counts per user, one row per change of any count.")
+
+# store.push("user_history_push", rows) writes a user's history to the online store, without waiting for the next build.
+user_history_push = PushSource(
+    name="user_history_push",
+    batch_source=user_history_source,
+    description="The last positives of users, pushed when they happen.",
+)

@@ -5,7 +5,7 @@ from pathlib import Path
 from entities import user
 from feast import Entity, FeatureView, Field, ValueType
 from feast.types import Array, Int64, String
-from sources import attribute_fields, table_source, user_history_source, user_stats_source
+from sources import attribute_fields, table_source, user_history_push, user_stats_source
 
 from semantic_ids.catalog import read_definitions
 
@@ -18,7 +18,7 @@ user_history = FeatureView(
         Field(name="item_ids", dtype=Array(String), description="Newest first; ties in time by item id."),
         Field(name="timestamps_us", dtype=Array(Int64), description="Microseconds since the epoch, UTC."),
     ],
-    source=user_history_source,
+    source=user_history_push,
     owner=definitions.owner,
     description="The last positives, available from event + the availability delay.",
     tags=definitions.tags,

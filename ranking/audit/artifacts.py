@@ -87,6 +87,9 @@ def _tables(repo: Repo) -> list[Problem]:
         read_verified(repo.tables / MANIFEST)
     except ArtifactCorruptError as error:
         return [Problem("data/tables", str(error))]
+    features = repo.settings.features.table_settings
+    if read_build(repo).get("features", features) != features:
+        return [Problem("data/tables", "built with another [features]; run `sidkit tables build`")]
     if content_hash(made_with) == content_hash(current):
         return []
     return [Problem("data/tables", f"built with different settings: {_changes(made_with, current)}")]

@@ -14,6 +14,7 @@ from ranking.audit.frames import AuditedRows
 from ranking.audit.reference import Cells, LogReference
 from sidkit.core.clock import iso
 from sidkit.core.engine import literal
+from sidkit.core.feature_settings import USER_ATTRIBUTES
 from sidkit.core.integrity import checked
 from sidkit.core.repo import Repo
 from sidkit.tables import read_log
@@ -92,7 +93,7 @@ def audit_rows(repo: Repo, rows: AuditedRows, reference: LogReference) -> RowsAu
     """
     plain = reference.cells(rows.user_ids, rows.item_ids, rows.at_us)
     expected = plain if rows.rate is None else _expected(rows, plain, reference)
-    corrected = _corrected(repo)
+    corrected, corrected_attributes = _corrected(repo), reference.attributes.corrected()
     compared, skipped, difference = 0, 0, None
     extra = set().union(*(row.keys() for row in rows.cells)) - (set().union(*(row.keys() for row in expected)))
     for index, actual in enumerate(rows.cells):
@@ -100,11 +101,18 @@ def audit_rows(repo: Repo, rows: AuditedRows, reference: LogReference) -> RowsAu
         stale_history = bool(corrected) and not corrected.keys().isdisjoint(
             plain[index]["user_history__item_ids"] or []
         )
+        stale_views = {
+            view
+            for view, late_us in corrected_attributes.items()
+            if late_us.get((rows.user_ids if view == USER_ATTRIBUTES else rows.item_ids)[index], -math.inf)
+            > rows.at_us[index]
+        }
         for feature, value in expected[index].items():
             if feature not in actual or feature in _NOT_RECOMPUTED:
                 continue
             is_content = plain_name(feature).startswith(("item_content", "item_sid"))
-            if (stale_item and is_content) or (stale_history and feature == HISTORY_CODES):
+            stale = feature.partition("__")[0] in stale_views
+            if stale or (stale_item and is_content) or (stale_history and feature == HISTORY_CODES):
                 skipped += 1
                 continue
             compared += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +13,13 @@ import pyarrow.parquet as pq
 
 from ranking.audit.expected import HISTORY_CODES
 from ranking.audit.reference import Cells
-from ranking.data.feature_views import string_array
+from ranking.data.feature_views import historical_reader, string_array
 from sidkit.core.arrays import Ints
 from sidkit.core.errors import ArtifactMissingError, ContractError
 from sidkit.core.integrity import checked
 from sidkit.core.repo import Repo
 from sidkit.core.stages import read_facts
+from sidkit.stores.on_demand import ServiceViews
 
 _KEYS = ("user_id", "item_id", "event_timestamp")
 
@@ -50,8 +52,6 @@ def sample_rows(total: int, n_rows: int, seed: int) -> Ints:
 
 def rows_of_service(repo: Repo, service: str, n_rows: int, seed: int) -> AuditedRows:
     """Sample the labelled rows and retrieve their features from a feature service."""
-    import pandas as pd
-
     from sidkit.stores.feast_repo import feature_service, open_store
 
     if not repo.labelled_rows.exists():
@@ -59,15 +59,23 @@ def rows_of_service(repo: Repo, service: str, n_rows: int, seed: int) -> Audited
             f"expected labelled rows in {repo.labelled_rows}, got no such file; run `sidkit tables rows --repo {repo.path}` "
             "first"
         )
-    table = pq.read_table(checked(repo.labelled_rows), columns=list(_KEYS))
-    numbers = sample_rows(len(table), n_rows, seed)
-    table = table.take(pa.array(numbers))
-    entities = pd.DataFrame({key: table.column(key).to_pandas() for key in _KEYS})
-    entities["__row"] = range(len(entities))
     store = open_store(repo)
-    job = store.get_historical_features(entities, features=feature_service(store, service), full_feature_names=True)
-    features = job.to_arrow().sort_by("__row").drop_columns(["__row", *_KEYS])
-    return _plain(f"feature service {service}", pq.read_metadata(repo.labelled_rows).num_rows, numbers, table, features)
+    features_of = feature_service(store, service)
+    read = historical_reader(store, features_of)
+    path = checked(repo.labelled_rows)
+    inputs = set(ServiceViews.of(store, features_of).inputs)
+    table = pq.read_table(
+        path, columns=[name for name in pq.read_schema(path).names if name in inputs or name in _KEYS]
+    )
+    total, numbers = len(table), sample_rows(len(table), n_rows, seed)
+    table = table.take(pa.array(numbers))
+    views = read(dict(zip(table.column_names, table.columns, strict=True)), _moments(table))
+    features = {name: column for view in views.values() for name, column in _columns(view.plain())}
+    return _plain(f"feature service {service}", total, numbers, table, pa.table(features))
+
+
+def _columns(table: pa.Table) -> Iterator[tuple[str, pa.ChunkedArray]]:
+    return zip(table.column_names, table.columns, strict=True)
 
 
 def rows_of_file(path: Path, n_rows: int, seed: int) -> AuditedRows:
@@ -98,9 +106,14 @@ def rows_of_file(path: Path, n_rows: int, seed: int) -> AuditedRows:
 
 
 def _plain(source: str, total: int, numbers: Ints, keys: pa.Table, features: pa.Table) -> AuditedRows:
-    at_us = keys.column("event_timestamp").cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_numpy()
+    at_us = _moments(keys)
     users, items = (string_array(keys.column(name)) for name in ("user_id", "item_id"))
     return AuditedRows(source, total, numbers, users, items, at_us, features.to_pylist())
+
+
+def _moments(rows: pa.Table) -> Ints:
+    at_us: Ints = rows.column("event_timestamp").cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_numpy()
+    return at_us
 
 
 def rows_of_run(repo: Repo, folder: Path, n_rows: int, seed: int) -> AuditedRows:

@@ -15,11 +15,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from ranking.audit.attributes import AttributeReference
 from semantic_ids.codebook import Codebook
 from semantic_ids.item_vectors import ItemVectors
 from sidkit.core.arrays import Ints
 from sidkit.core.clock import DAY_US
 from sidkit.core.engine import connection, literal, quoted
+from sidkit.core.feature_settings import ITEM_ATTRIBUTES, USER_ATTRIBUTES
 from sidkit.core.repo import Repo
 from sidkit.tables import read_build, read_log
 
@@ -67,6 +69,7 @@ class LogReference:
             f"read_parquet({literal(path)}, file_row_number = true)" for path in (log.items, log.embeddings)
         )
         self._read_versions()
+        self.attributes = AttributeReference(repo)
         self._contents: list[Cells] = [{}]
         self._number: dict[tuple[int, int], int] = {}
 
@@ -115,9 +118,11 @@ class LogReference:
             self._add_histories(cells)
         finally:
             self._opened.unregister("queries")
-        return [
-            row | self.content(number) for row, number in zip(cells, self.content_numbers(item_ids, at), strict=True)
-        ]
+        for row, us in zip(cells, at_us.tolist(), strict=True):
+            newest_us = (row["user_history__timestamps_us"] or [None])[0]
+            row["user_recency__hours_since_last_click"] = None if newest_us is None else (us - newest_us) / 3.6e9
+        numbers, attributes = self.content_numbers(item_ids, at), self.attributes.cells(user_ids, item_ids, at)
+        return [row | self.content(number) | own for row, number, own in zip(cells, numbers, attributes, strict=True)]
 
     def _add_counts(self, side: str, kinds: Sequence[str], cells: list[Cells]) -> None:
         names = [f"{kind}_{window}" for window in WINDOWS_US for kind in kinds]
@@ -238,7 +243,9 @@ class LogReference:
         view, _, name = feature.partition("__")
         if view.endswith("_stats"):
             return self._count_timeline(view, name, user_id if view.startswith("user") else item_id)
-        if view == "user_history":
+        if view in {ITEM_ATTRIBUTES, USER_ATTRIBUTES}:
+            return self.attributes.timeline(view, name, user_id if view == USER_ATTRIBUTES else item_id)
+        if view in {"user_history", "user_recency"}:
             times_us = self._query_times(
                 "SELECT DISTINCT ts_us FROM events WHERE user_id = $key AND clicks = 1", user_id
             )

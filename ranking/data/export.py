@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ranking.data.feature_views import historical_reader
 from semantic_ids.catalog import Catalog
 from semantic_ids.lookup import count_unknown
 from sidkit.contract.row_files import check_row_file, normalised_batches
@@ -19,6 +20,7 @@ from sidkit.contract.schemas import ENTITY_ROWS
 from sidkit.core.errors import ContractError
 from sidkit.core.files import check_output, temporary_beside, written_beside
 from sidkit.core.repo import Repo
+from sidkit.stores.on_demand import ServiceViews
 from sidkit.tables import read_build
 
 if TYPE_CHECKING:
@@ -73,10 +75,11 @@ def write_frame(repo: Repo, rows: Path, out: Path, service: str | None = None) -
     features = feature_service(store, name)
     try:
         with _in_contract_types(rows, out) as typed:
+            _refuse_missing_inputs(store, features, typed)
             if streams_from(store):
                 count = retrieve(store, typed, features, full_feature_names=True).to_parquet(out, _CHUNK_ROWS)
             else:
-                count = _retrieve_with_pandas(store, pq.ParquetFile(typed), features, typed, out)
+                count = _retrieve_with_feast(store, pq.ParquetFile(typed), features, typed, out)
     except pa.ArrowException as error:  # the required columns were read before
         raise ContractError(
             "rows",
@@ -104,26 +107,23 @@ def _in_contract_types(rows: Path, out: Path) -> Iterator[Path]:
         yield typed
 
 
-def _retrieve_with_pandas(
+def _retrieve_with_feast(
     store: FeatureStore, source: pq.ParquetFile, features: FeatureService, rows: Path, out: Path
 ) -> int:
     """Retrieve through ``get_historical_features``, for offline stores other than the kit's own."""
-    import pandas as pd
-
     count = 0
+    read = historical_reader(store, features)
     with written_beside(out) as temporary:
         writer: pq.ParquetWriter | None = None
         try:
             for batch in source.iter_batches(batch_size=_CHUNK_ROWS):
                 table = pa.Table.from_batches([batch])
-                entities = pd.DataFrame(
-                    {key: table.column(key).to_pandas() for key in ("user_id", "item_id", "event_timestamp")}
-                )
-                entities["__row"] = range(len(entities))
-                joined = store.get_historical_features(entities, features=features, full_feature_names=True).to_arrow()
-                joined = joined.sort_by("__row").drop_columns(["__row", "user_id", "item_id", "event_timestamp"])
-                for column, values in zip(joined.column_names, joined.columns, strict=True):
-                    table = table.append_column(column, values)
+                moments = table.column("event_timestamp").cast(pa.timestamp("us", tz="UTC")).cast(pa.int64())
+                views = read(dict(zip(table.column_names, table.columns, strict=True)), moments.to_numpy())
+                for view in views.values():
+                    plain = view.plain()
+                    for column, values in zip(plain.column_names, plain.columns, strict=True):
+                        table = table.append_column(column, values)
                 writer = writer or pq.ParquetWriter(temporary, table.schema, compression="zstd")
                 writer.write_table(table.cast(writer.schema))
                 count += len(table)
@@ -133,3 +133,15 @@ def _retrieve_with_pandas(
         if writer is None:
             raise ContractError("rows", f"{rows} has no rows; pass at least one")
     return count
+
+
+def _refuse_missing_inputs(store: FeatureStore, features: FeatureService, rows: Path) -> None:
+    """Raise if the rows lack columns that own views read."""
+    columns = pq.read_schema(rows).names
+    missing = [name for name in ServiceViews.of(store, features).inputs if name not in columns]
+    if missing:
+        raise ContractError(
+            "rows",
+            f"expected the columns {', '.join(missing)}, which views of {features.name} read, got {', '.join(columns)}; add "
+            "them",
+        )

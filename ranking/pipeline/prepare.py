@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ranking.audit.context_columns import context_auc, refuse_revealing_context
 from ranking.data.caps import Caps
 from ranking.data.dataset import LabelledRows
 from ranking.data.frame_builder import build_dataset
@@ -122,6 +123,11 @@ class Prepared:
 
         ``mark`` is a suffix of the stage name. ``until_us``, microseconds UTC, limits the rows of a replay. The labels of
         ``target`` are among the columns.
+
+        Raises
+        ------
+        ContractError
+            When a context column alone predicts the label (:mod:`ranking.audit.context_columns`).
         """
         settings, context = self.repo.settings, dict(self.repo.settings.features.context)
         inputs = [log, settings.negatives.model_dump(), settings.time.model_dump()]
@@ -130,7 +136,10 @@ class Prepared:
         if until_us is not None:
             inputs.append(until_us)
         inputs += [*target_inputs(target), *([{"context": context}] if context else [])]
-        return self.stages.run(f"rows{mark}", inputs, lambda: self._rows(sample, until_us))
+        rows = self.stages.run(f"rows{mark}", inputs, lambda: self._rows(sample, until_us))
+        if context:
+            self._check_context(f"context{mark}", rows, [inputs, rows.facts])
+        return rows
 
     def tables(self, log: Any, as_of_us: int) -> StageResult:
         """Build the feature tables as of a time; ``facts["features"]`` has what determines those of attributes, if any."""
@@ -223,6 +232,14 @@ class Prepared:
         if context := dict(self.repo.settings.features.context):
             facts["context"] = context
         return StageResult(report.rows, facts, (report.path,))
+
+    def _check_context(self, name: str, rows: StageResult, inputs: Any) -> None:
+        features = self.repo.settings.features
+
+        def measure() -> StageResult:
+            return StageResult(rows.rows, {"auc": context_auc(rows.files[0], features.context)})
+
+        refuse_revealing_context(self.stages.run(name, inputs, measure).facts["auc"], features.context_waived)
 
     def _tables(self, as_of_us: int) -> StageResult:
         report = build_tables(self.repo, as_of_us, allow_future=self.allow_future)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +13,20 @@ from ranking.data.dataset import read_rows
 from ranking.data.labelled_rows import FAR, count_before
 from ranking.data.rows_used import of_sample, rows_summary
 from ranking.data.split import TimeSplit
-from ranking.data.targets import CLICKED, check_target, target_inputs
-from ranking.evaluation.evaluator import refuse_leakage
+from ranking.data.targets import check_target, target_inputs
+from ranking.pipeline.arm_stages import ArmStages, TrainedArms
 from ranking.pipeline.conclusions import ServingChoice
-from ranking.pipeline.evaluation import RunEvaluation, evaluate_arms
-from ranking.pipeline.feature_importance import measure
 from ranking.pipeline.prepare import (
     Prepared,
     end_of_log,
     fallback_of,
     feature_inputs,
     prepare_repo,
-    training_context,
 )
 from ranking.pipeline.presets import Preset, arms_without_codes, check_extras, load_preset
-from ranking.pipeline.questions import baselines, questions
+from ranking.pipeline.questions import questions
 from ranking.pipeline.report import write_report
 from ranking.pipeline.results import CodebookFacts, HitRates, LogChanges, RunResult, StageTime
-from ranking.pipeline.world import world_probabilities
-from ranking.training.arm_spec import ArmSpec, members_first
-from ranking.training.arms import ArmResult, TrainingContext, read_predictions, train_arm, write_predictions
-from ranking.training.blend import blend_arm
 from ranking.training.calibration import Calibration
 from semantic_ids import lifecycle
 from semantic_ids.catalog import Catalog
@@ -43,14 +34,11 @@ from semantic_ids.pairs.known_items import known_items
 from semantic_ids.quality.future_hit_rate import future_hits
 from semantic_ids.quality.hit_rate import HitReport
 from semantic_ids.quantizers.sizes import LEAST_ITEMS
-from sidkit.core.artifact import discard_damaged, read_manifest
 from sidkit.core.clock import check_as_of
-from sidkit.core.config import content_hash
 from sidkit.core.files import write_json
 from sidkit.core.memory import peak_rss_mb
 from sidkit.core.names import codebook_stem
 from sidkit.core.progress import SILENT, Progress
-from sidkit.core.records import read_record
 from sidkit.core.repo import Repo
 from sidkit.core.stages import StageResult, Stages
 from sidkit.datasets import named_dataset
@@ -73,15 +61,6 @@ class JobOptions:
     as_of_us: int | None = None
     impressions: int = 200_000
     allow_future: bool = False
-
-
-@dataclass(frozen=True)
-class _TrainedArms:
-    ranker_of: dict[str, tuple[str | None, ...]]
-    """Arm -> ranker artefact of each seed; None for an arm that cannot serve."""
-    validation_auc: dict[str, tuple[float, ...]]
-    """Arm -> validation AUC of each seed."""
-    evaluation: RunEvaluation
 
 
 def run_preset(
@@ -202,12 +181,13 @@ class Job:
             )
         parts = of_sample(frame.facts["parts"], labelled["available"]) if sample else frame.facts["parts"]
         self.progress.remark(rows_summary(parts))
-        arms = self._arms(codebook, split, [context_inputs, frame.facts])
+        trained = ArmStages(repo, self.stages, self.folder, self.preset, options.seeds, codebook, split, self.progress)
+        arms = trained.run([context_inputs, frame.facts])
         dataset = named_dataset(options.data)
         self.stages.run("materialize", [codebook, tables.facts], lambda: self._materialize(as_of_us))
         serving = self._promote(codebook, arms)
         if serving.ranker is not None:
-            self.stages.run("importance", [serving.ranker], lambda: self._importance(codebook, split, serving))
+            trained.measure_importance(serving)
         result = RunResult(
             data=options.data,
             preset=options.preset_name,
@@ -281,116 +261,13 @@ class Job:
 
         self.stages.run("hit_rate", [*inputs, codebook], measure)
 
-    def _arms(self, codebook: str, split: TimeSplit, inputs: Any) -> _TrainedArms:
-        ranker_of: dict[str, tuple[str | None, ...]] = {}
-        validation: dict[str, tuple[float, ...]] = {}
-        context: list[TrainingContext] = []
-
-        def shared() -> TrainingContext:
-            # Loaded at most once, and only if a stage needs it.
-            if not context:
-                context.append(self._context(codebook, split))
-            return context[0]
-
-        files: dict[str, str] = {}
-        for arm in members_first(self.preset.arms):
-            spec = self.preset.arms[arm]
-            for seed in range(self.options.seeds):
-                marked = [inputs, spec.model_dump(), self.preset.ranker.model_dump(mode="json"), seed]
-                marked += [files[f"{member}-s{seed}"] for member in sorted(spec.of)]
-                name = f"{codebook}_{arm}_s{seed}_{content_hash(marked)[:6]}"
-                path = self._predictions(arm, seed)
-                work = partial(self._train, shared, arm, spec, seed, name, path)
-                result = self.stages.run(f"train:{arm}:s{seed}", marked, work)
-                ranker_of[arm] = (*ranker_of.get(arm, ()), result.facts["ranker"])
-                validation[arm] = (*validation.get(arm, ()), result.facts["validation_auc"])
-                files[f"{arm}-s{seed}"] = content_hash(marked)
-        verdict_path = self.folder / "verdict.json"
-
-        def evaluate() -> StageResult:
-            evaluated = self._evaluate(shared(), split)
-            write_json(verdict_path, evaluated.as_json())
-            return StageResult(evaluated.rows["all"].rows, files=(verdict_path,))
-
-        self.stages.run("evaluate", [inputs, files, baselines(self.preset)], evaluate)
-        evaluation = read_record(RunEvaluation, verdict_path)
-        in_order = {arm: evaluation.arms[arm] for arm in self.preset.arms}  # keys are sorted in the file
-        rankers = {arm: ranker_of[arm] for arm in self.preset.arms}
-        return _TrainedArms(rankers, validation, replace(evaluation, arms=in_order))
-
-    def _predictions(self, arm: str, seed: int) -> Path:
-        return self.folder / "predictions" / f"{arm}-s{seed}.parquet"
-
-    def _context(self, codebook: str, split: TimeSplit) -> TrainingContext:
-        return training_context(
-            self.repo,
-            codebook,
-            split,
-            self.folder / "frame",
-            self.preset.ranker,
-            self.repo.rankers,
-            threads=self.repo.settings.engine.threads,
-            importance=True,
-        )
-
-    def _train(
-        self, shared: Callable[[], TrainingContext], arm: str, spec: ArmSpec, seed: int, name: str, path: Path
-    ) -> StageResult:
-        context = shared()
-        if spec.kind == "blend":
-            members = {member: self._predictions(member, seed) for member in spec.of}
-            blended = blend_arm(arm, seed, context.validation.rows.label, members, self.progress)
-            write_predictions(path, blended)
-            blend_facts = {"ranker": None, "validation_auc": blended.validation_auc}
-            return StageResult(len(context.validation), blend_facts, (path,))
-        anew = discard_damaged(self.repo.rankers / name) or not (self.repo.rankers / name).exists()
-        result: ArmResult = train_arm(context, arm, spec, seed, name, progress=self.progress)
-        write_predictions(path, result)
-        files: tuple[Path, ...] = (path,)
-        if result.ranker is not None:
-            folder = self.repo.rankers / result.ranker
-            manifest = read_manifest(folder)
-            Catalog.open(self.repo).add_ranker(
-                result.ranker,
-                content_hash=manifest["content_hash"],
-                codebook=context.serving.codebook,
-                service=context.serving.service,
-                arm=arm,
-                fit_end_us=manifest["fit_end_us"],
-                anew=anew,
-            )
-            files = (path, folder / "manifest.json")
-        facts = {"ranker": result.ranker, "validation_auc": result.validation_auc}
-        return StageResult(result.details.train_rows or len(context.train), facts, files)
-
-    def _evaluate(self, context: TrainingContext, split: TimeSplit) -> RunEvaluation:
-        record = Catalog.open(self.repo).codebook(context.serving.codebook)
-        refuse_leakage(split.validation_end_us, {record.name: record.fit_end_us})
-        arms = {
-            arm: [read_predictions(self._predictions(arm, seed)) for seed in range(self.options.seeds)]
-            for arm in self.preset.arms
-        }
-        known = world_probabilities(self.repo, context.test) if self.target == CLICKED else None
-        return evaluate_arms(
-            context.test,
-            arms,
-            baselines(self.preset),
-            known.oracle if known else None,
-            ceiling=known.ceiling if known else None,
-            target=self.target,
-        )
-
-    def _importance(self, codebook: str, split: TimeSplit, serving: ServingChoice) -> StageResult:
-        validation = self._context(codebook, split).validation
-        return measure(self.folder, self.repo.rankers, serving.ranker or "", serving.arm or "", validation)
-
     def _materialize(self, as_of_us: int) -> StageResult:
         from sidkit.stores.feast_repo import materialize
 
         keys = materialize(self.repo, as_of_us)
         return StageResult(sum(keys.values()), {"keys": keys}, (self.repo.data / "online.sqlite",))
 
-    def _promote(self, codebook: str, arms: _TrainedArms) -> ServingChoice:
+    def _promote(self, codebook: str, arms: TrainedArms) -> ServingChoice:
         """Promote the codebook and, among the arms that may serve, the ranker with the best validation AUC."""
         catalog = Catalog.open(self.repo)
         if catalog.codebook(codebook).state != "serving":

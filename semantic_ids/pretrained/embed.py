@@ -265,6 +265,8 @@ def _list_array(vectors: list[CachedVector | None]) -> pa.Array:
 
 
 def _check_names(specs: Mapping[str, TextSpec | ImageSpec]) -> None:
+    if not specs:
+        raise ConfigError("expected at least one modality to embed, got none; pass a text or an image model")
     try:
         SourceSettings(modalities=tuple(specs))
     except ValidationError as error:

@@ -44,7 +44,7 @@ def check_source(
     Parameters
     ----------
     data : str or Path
-        A folder of Parquet files or a SQLAlchemy URL.
+        A folder of files or a SQLAlchemy URL.
     rejects : Path, optional
         Write rejected rows to this folder.
     repo : Path, optional

@@ -45,7 +45,7 @@ class MappedSource(Source):
         missing = [name for name in self._names(table) if not self.relations.has(name)]
         if missing:
             stated = "" if missing[0] == table else f" (source.tables.{table} in sidkit.toml)"
-            hint = "add the table"
+            hint = f'add the table, or name another one below [source.tables] in sidkit.toml ({table} = "...")'
             if table == EMBEDDINGS.name:
                 hint += (
                     ", compute the vectors with `sidkit data embed`, or set modalities = [] below [source] in sidkit.toml "

@@ -53,9 +53,7 @@ def _relations(url: str) -> Relations:
     folder = typed_path(url)
     if not folder.is_dir():
         shown = redacted(url) if looks_like_url(url) else folder
-        raise ContractError(
-            "source", f"expected a folder of Parquet files or a SQLAlchemy URL, got {shown}; check the path"
-        )
+        raise ContractError("source", f"expected a folder of files or a SQLAlchemy URL, got {shown}; check the path")
     return FolderRelations(folder)
 
 

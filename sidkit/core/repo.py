@@ -34,6 +34,7 @@ _TEMPLATE_FILES = (
     "item_views.py",
     "user_views.py",
     "semantic_id_views.py",
+    "on_demand_views.py",
     "services.py",
 )
 

@@ -87,7 +87,7 @@ def refuse_other_data(repo: Repo, data: str) -> None:
 
 
 def _source_url(folder: Path, data: str, dataset: NamedDataset | None) -> str:
-    return str(folder / "data" / "source") if dataset else open_source(data).url
+    return str(folder / "data" / "source") if dataset else open_source(data, required=()).url
 
 
 def _record_dataset(repo: Repo, dataset: NamedDataset | None) -> None:

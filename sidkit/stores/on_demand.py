@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from sidkit.core.arrays import Ints
+from sidkit.core.arrays import Ints, one_chunk
 from sidkit.core.errors import ConfigError, ServingError
 from sidkit.stores.offline.plan import ViewRows
 
@@ -168,6 +168,11 @@ class ServiceViews:
         """Request input -> type, of all on-demand views."""
         return {name: kind for view in self.on_demand for name, kind in view.request.items()}
 
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Columns that each row needs: join keys, and request inputs besides :data:`ROW_TIME`."""
+        return tuple(dict.fromkeys([*self.keys, *(name for name in self.request if name != ROW_TIME)]))
+
     def columns(self, values: Mapping[str, Values], at_us: Ints) -> dict[str, pa.Array]:
         """The request inputs of rows as arrays of their declared types.
 
@@ -253,16 +258,23 @@ def required(values: Mapping[str, Values], name: str, views: Sequence[str]) -> V
 
 def array_of(values: Values, kind: pa.DataType | None = None) -> pa.Array:
     """Values as one array, of a type if given; texts are read, and microseconds since the epoch may become timestamps."""
-    if isinstance(values, pa.ChunkedArray):
-        values = values.combine_chunks()
-    if isinstance(values, pa.Array):
-        return values if kind is None or values.type == kind else values.cast(kind)
-    array = pa.array(values, from_pandas=True)
+    is_arrow = isinstance(values, pa.Array | pa.ChunkedArray)
+    array = one_chunk(values) if is_arrow else pa.array(values, from_pandas=True)
     if kind is None or array.type == kind:
         return array
     if pa.types.is_timestamp(kind) and pa.types.is_integer(array.type):
         array = array.cast(pa.timestamp("us"))
     return array.cast(kind)
+
+
+def reads_row_time(store: FeatureStore, features: FeatureService | Sequence[str]) -> bool:
+    """Whether an on-demand view of a service, or of references ``view:feature``, has the request input :data:`ROW_TIME`."""
+    if isinstance(features, Sequence):
+        names = [reference.split(":")[0] for reference in features]
+    else:
+        names = [projection.name for projection in features.feature_view_projections]
+    on_demand = {view.name: view for view in store.list_on_demand_feature_views()}
+    return any(name in on_demand and ROW_TIME in on_demand[name].get_request_data_schema() for name in names)
 
 
 def _converted(values: Values, kind: pa.DataType, what: str) -> pa.Array:

@@ -22,6 +22,7 @@ _KINDS = {
     "DATA_SOURCE": "data source",
     "ENTITY": "entity",
     "FEATURE_VIEW": "feature view",
+    "ON_DEMAND_FEATURE_VIEW": "on-demand feature view",
     "FEATURE_SERVICE": "feature service",
 }
 
@@ -134,11 +135,18 @@ def _differs(part: Any) -> bool:
             return True
         plain = type(value)()
         plain.CopyFrom(value)
-        for field in ("meta", "project"):
-            if field in plain.DESCRIPTOR.fields_by_name:
-                plain.ClearField(field)
+        _clear(plain)
         serialized.append(plain.SerializeToString(deterministic=True))
     return bool(serialized[0] != serialized[1])
+
+
+def _clear(message: Any) -> None:
+    """Clear the fields that Feast sets itself, also in a push source's batch source."""
+    for field in ("meta", "project"):
+        if field in message.DESCRIPTOR.fields_by_name:
+            message.ClearField(field)
+    if "batch_source" in message.DESCRIPTOR.fields_by_name and message.HasField("batch_source"):
+        _clear(message.batch_source)
 
 
 def _of_online_store(store: FeatureStore, views: Sequence[Any], codebooks: set[str]) -> list[Difference]:

@@ -26,6 +26,7 @@ _OBJECTS = {
     "entities": "entity",
     "data_sources": "data_source",
     "feature_views": "feature_view",
+    "on_demand_feature_views": "feature_view",
     "feature_services": "feature_service",
 }
 _SETTLED_SECONDS = 2  # Feast's times are whole seconds: an object may be written again with the same time
@@ -99,23 +100,31 @@ def _read(opened: sqlite3.Connection) -> tuple[str, Seen]:
         kind = _OBJECTS[table]
         columns = f"{kind}_name, project_id, last_updated_timestamp, {kind}_proto"
         for name, project, written, proto in opened.execute(f"SELECT {columns} FROM {table}"):
-            if not isinstance(proto, bytes) or not isinstance(written, int) or not _parses(kind, proto):
+            if not isinstance(proto, bytes) or not isinstance(written, int) or not _parses(table, proto):
                 return f"{kind} {name} cannot be read", {}
             objects[f"{kind} {name}@{project}"] = (written, hashlib.sha256(proto).hexdigest())
     return "", objects
 
 
-def _parses(kind: str, proto: bytes) -> bool:
-    from feast.protos.feast.core import DataSource_pb2, Entity_pb2, FeatureService_pb2, FeatureView_pb2, Project_pb2
+def _parses(table: str, proto: bytes) -> bool:
+    from feast.protos.feast.core import (
+        DataSource_pb2,
+        Entity_pb2,
+        FeatureService_pb2,
+        FeatureView_pb2,
+        OnDemandFeatureView_pb2,
+        Project_pb2,
+    )
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     message: Any = {
-        "project": Project_pb2.Project,
-        "entity": Entity_pb2.Entity,
-        "data_source": DataSource_pb2.DataSource,
-        "feature_view": FeatureView_pb2.FeatureView,
-        "feature_service": FeatureService_pb2.FeatureService,
-    }[kind]
+        "projects": Project_pb2.Project,
+        "entities": Entity_pb2.Entity,
+        "data_sources": DataSource_pb2.DataSource,
+        "feature_views": FeatureView_pb2.FeatureView,
+        "on_demand_feature_views": OnDemandFeatureView_pb2.OnDemandFeatureView,
+        "feature_services": FeatureService_pb2.FeatureService,
+    }[table]
     try:
         message.FromString(proto)
     except (DecodeError, UnicodeDecodeError):

@@ -14,24 +14,24 @@ from typing import Any
 
 import duckdb
 
-from sidkit.contract import Source, TableReport, ValidatedTables, open_source, validate
+from sidkit.contract import Source, TableReport, open_source, validate
 from sidkit.contract.context import further_columns, log_types
 from sidkit.core.clock import present_us
 from sidkit.core.config import content_hash
-from sidkit.core.engine import connection, literal
+from sidkit.core.engine import connection
 from sidkit.core.errors import ArtifactMissingError, SettingsChangedError
-from sidkit.core.files import remove, written_beside
+from sidkit.core.files import remove
 from sidkit.core.integrity import hashes_of, read_sealed, read_verified, write_sealed
 from sidkit.core.repo import Repo
 from sidkit.tables.log_changes import (
     compare,
-    mark_of,
     number_of,
     with_columns,
     write_added,
     write_removed,
     write_without_removed,
 )
+from sidkit.tables.snapshots import merge_snapshots
 
 _MANIFEST = "manifest.json"
 _PARTS = "interactions"
@@ -207,7 +207,7 @@ def _ingest(
             )
             parts, taken_out = _take_out(opened, repo, parts, number)
             part = _append(opened, repo, number)
-            snapshots = _merge_snapshots(opened, repo.log, valid, before, first_number)
+            snapshots = merge_snapshots(opened, repo.log, valid, before, first_number)
     finally:
         remove(work)
     parts += [part] if part else []
@@ -268,59 +268,6 @@ def _take_out(
         return parts, None
     types = log_types(repo.settings.features.context)
     return write_without_removed(opened, repo.log / _PARTS, parts, number, types), removed
-
-
-def _merge_snapshots(
-    opened: duckdb.DuckDBPyConnection,
-    folder: Path,
-    valid: ValidatedTables,
-    before: dict[str, Any] | None,
-    first_number: int,
-) -> dict[str, dict[str, str]]:
-    """Write the next snapshots; a table that is no longer in the source keeps its last one."""
-    fresh = {"items": valid.items, "item_embeddings": valid.embeddings}
-    if valid.users is not None:
-        fresh["users"] = valid.users
-    last = before["snapshots"] if before else {}
-    merged = {
-        name: _merge_snapshot(opened, folder, name, path, last.get(name), first_number) for name, path in fresh.items()
-    }
-    return {**last, **merged}
-
-
-def _merge_snapshot(
-    opened: duckdb.DuckDBPyConnection,
-    folder: Path,
-    name: str,
-    fresh: Path,
-    last: dict[str, str] | None,
-    first_number: int,
-) -> dict[str, str]:
-    """Write the next snapshot of a table; an unchanged snapshot keeps its file."""
-    key = "user_id" if name == "users" else "item_id"
-    query = f"SELECT *, 1 AS generation FROM read_parquet({literal(fresh)})"
-    if last:
-        # Items and users missing from the source stay: rows of the log still refer to them.
-        query += f" UNION ALL BY NAME SELECT *, 0 AS generation FROM read_parquet({literal(folder / last['file'])})"
-    opened.execute(f"CREATE OR REPLACE TEMP TABLE snapshot AS {query}")
-    columns = {row[0] for row in opened.execute("DESCRIBE snapshot").fetchall()}
-    # A version starts at updated_at, or else at the creation; see the builder.
-    version = ", ".join(column for column in ("updated_at", "created_at") if column in columns)
-    same = f"{key}, coalesce({version})" if "updated_at" in columns else key
-    opened.execute(
-        f"CREATE OR REPLACE TEMP TABLE merged AS SELECT * EXCLUDE generation FROM snapshot "
-        f"QUALIFY row_number() OVER (PARTITION BY {same} ORDER BY generation DESC) = 1"
-    )
-    mark = mark_of(opened, "merged")
-    if not last or last["mark"] != mark:
-        number = number_of(last) + 1 if last else first_number
-        last = {"file": f"{name}-{number:05d}.parquet", "mark": mark}
-        with written_beside(folder / last["file"]) as temporary:
-            opened.execute(
-                f"COPY (SELECT * FROM merged ORDER BY {same}) TO {literal(temporary)} (FORMAT parquet, COMPRESSION zstd)"
-            )
-    opened.execute("DROP TABLE snapshot; DROP TABLE merged")
-    return last
 
 
 def _remove_unlisted(folder: Path, manifest: dict[str, Any]) -> None:

@@ -96,7 +96,7 @@ def items_of(made: Project) -> Path:
 
 
 def test_init_refuses_what_it_cannot_use(frames: dict[str, pd.DataFrame], tmp_path: Path, project: Project) -> None:
-    with pytest.raises(ConfigError, match="got none for items, item_embeddings"):
+    with pytest.raises(ConfigError, match="got none for items"):
         sidkit.init(tmp_path / "a", interactions=frames["interactions"])
     with pytest.raises(ConfigError, match="got data and interactions"):
         sidkit.init(tmp_path / "a", "somewhere", **frames)
@@ -297,7 +297,7 @@ def test_what_ingest_would_reject_is_refused_by_init(frames: dict[str, pd.DataFr
         "rejected rows": {**frames, "interactions": log.assign(label=5)},
         "to pack one column per dimension: df = ": {
             **frames,
-            "item_embeddings": pd.DataFrame({"item_id": items["item_id"], "emb_0": 0.5, "emb_1": 1.0}),
+            "item_embeddings": pd.DataFrame({"item_id": items["item_id"], "emb_a": 0.5, "emb_b": 1.0}),
         },
     }
     for message, tables in broken.items():

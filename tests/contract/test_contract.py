@@ -89,7 +89,7 @@ def test_a_missing_table_is_named_with_what_is_there(tmp_path: Path) -> None:
 def test_a_source_that_is_not_there_is_refused_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(ContractError, match=r"set source\.url in sidkit\.toml"):
         open_source("")
-    with pytest.raises(ContractError, match="expected a folder of Parquet files or a SQLAlchemy URL"):
+    with pytest.raises(ContractError, match="expected a folder of files or a SQLAlchemy URL"):
         open_source(str(tmp_path / "nowhere"))
     (tmp_path / "bare").mkdir()
     with pytest.raises(MissingTableError, match="got a folder with nothing"):

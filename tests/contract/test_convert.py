@@ -76,7 +76,7 @@ def test_a_log_in_memory_needs_no_vectors(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ({"colums": {}}, "source: colums: Extra inputs"),
+        ({"kolumns": {}}, "source: kolumns: Extra inputs"),
         ({"times": {"unit": "hours"}}, "source: times.unit"),
         ({"label": {"column": "x"}}, "expected either positive, or column and values"),
     ],

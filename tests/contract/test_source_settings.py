@@ -507,3 +507,15 @@ def test_bytes_of_npy_files_are_vectors(tmp_path: Path) -> None:
 
     folder = write_tables(tmp_path / "source", changed("item_embeddings", text=[npy(vector) for vector in VECTORS]))
     assert read(folder, tmp_path / "work")["item_embeddings"]["text"].to_pylist() == VECTORS
+
+
+def test_a_missing_table_may_have_another_name(expected: Tables, tmp_path: Path) -> None:
+    folder = write_tables(tmp_path / "source", good())
+    (folder / "items.parquet").rename(folder / "products.parquet")
+    with pytest.raises(ContractError, match=r'below \[source\.tables\] in sidkit\.toml \(items = "\.\.\."\)'):
+        open_source(str(folder))
+    assert read(folder, tmp_path / "work", tables={"items": "products"}) == expected
+    with pytest.raises(ContractError, match=r"nowhere.*\(source\.tables\.items in sidkit\.toml\)"):
+        read(folder, tmp_path / "work", tables={"items": "nowhere"})
+    with pytest.raises(ConfigError, match=r"\[source\.tables\] orders: expected a table of the contract"):
+        read(folder, tmp_path / "work", tables={"orders": "products"})

@@ -109,7 +109,7 @@ def test_a_command_that_is_interrupted_shows_no_trace(
         os.kill(os.getpid(), signal.SIGTERM)
         threading.Event().wait(60)
 
-    monkeypatch.setattr("sidkit.contract.open_source", lambda _: None)
+    monkeypatch.setattr("sidkit.contract.open_source", lambda *_: None)
     monkeypatch.setattr("sidkit.contract.inspect_source", lambda _: SourceFacts(("text",), "impressions", False))
     monkeypatch.setattr("sidkit.contract.validate", validate)
     monkeypatch.setattr(sys, "argv", ["sidkit", "data", "check", str(tmp_path)])

@@ -24,7 +24,7 @@ from sidkit.core.sqlite_url import sqlite_file
 
 TEMPLATE = {
     "feature_store.yaml", "sidkit.toml", ".feastignore", "entities.py", "sources.py", "item_views.py", "user_views.py",
-    "semantic_id_views.py", "services.py",
+    "semantic_id_views.py", "on_demand_views.py", "services.py",
 }  # fmt: skip
 
 
@@ -53,7 +53,7 @@ def test_a_fresh_repo_holds_the_template_and_its_own_settings(tmp_path: Path, th
 def test_any_source_url_survives_the_settings_file(tmp_path: Path, url: str) -> None:
     repo = init_repo(tmp_path / "repo", source_url=url)
     assert repo.settings.source.url == url
-    assert "# a folder of Parquet files" in (repo.path / "sidkit.toml").read_text()  # the comments stay
+    assert "# a folder of Parquet, CSV" in (repo.path / "sidkit.toml").read_text()  # the comments stay
 
 
 @pytest.mark.parametrize("name", ["repo", "my repo", "repo's", "ünï", "repo #2", "a: b"])

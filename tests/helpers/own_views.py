@@ -10,7 +10,10 @@ import pyarrow.parquet as pq
 
 from sidkit.core.repo import Repo
 
+MARKED = "from on_demand_views import user_recency"
+"""The import of own views in ``services.py``."""
 EXTRA = (
+    "user_recency:hours_since_last_click",
     "trips:trips_today", "cells:load", "cells:zone", "click_gap:hours", "odds:budget_per_click", "odds:is_phone",
     "python_mode:doubled",
 )  # fmt: skip
@@ -109,5 +112,5 @@ def name_extra(repo: Path, extra: tuple[str, ...], imports: str = "") -> None:
     settings.write_text(text)
     if imports:
         services = repo / "services.py"
-        before, marked, after = services.read_text().partition("# Own views")
-        services.write_text(f"{before}{imports}\n{marked}{after}")
+        text = services.read_text()
+        services.write_text(text.replace(MARKED, f"{imports}\n{MARKED}"))

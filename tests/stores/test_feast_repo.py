@@ -99,7 +99,7 @@ def all_keys(repo: Repo) -> dict[str, list[str]]:
 def historical(repo: Repo, at_us: int, keys: dict[str, list[str]], service: str = "ctr_one") -> dict[str, list[Any]]:
     store = open_store(repo)
     frame = pd.DataFrame({**keys, "event_timestamp": pd.Timestamp(from_us(at_us))})
-    frame["row"] = range(len(frame))  # Feast's own store loses the order
+    frame["row"], frame["at_us"] = range(len(frame)), at_us  # Feast's own store loses the order
     job = store.get_historical_features(frame, store.get_feature_service(service), full_feature_names=True)
     table = job.to_arrow().sort_by("row")
     return cells(table, sorted(set(table.column_names) - set(frame.columns)))
@@ -107,8 +107,9 @@ def historical(repo: Repo, at_us: int, keys: dict[str, list[str]], service: str 
 
 def online(repo: Repo, keys: dict[str, list[str]], service: str = "ctr_one") -> dict[str, list[Any]]:
     store = open_store(repo)
-    answer = store.get_online_features(store.get_feature_service(service), keys, full_feature_names=True).to_arrow()
-    return cells(answer, sorted(set(answer.column_names) - set(keys)))
+    timed = {**keys, "at_us": [read_build(repo)["as_of_us"]] * len(keys["user_id"])}
+    answer = store.get_online_features(store.get_feature_service(service), timed, full_feature_names=True).to_arrow()
+    return cells(answer, sorted(set(answer.column_names) - set(timed)))
 
 
 def test_online_values_are_the_historical_ones_of_that_moment(published: Repo) -> None:
@@ -368,7 +369,7 @@ def test_feasts_own_offline_store_gives_the_same_values_on_the_same_repo(own_cop
     assert online(own_copy, keys) == online_before
     for moment, expected in ours.items():
         frame = pd.DataFrame({**keys, "event_timestamp": pd.Timestamp(from_us(moment))})
-        frame["row"] = range(len(frame))
+        frame["row"], frame["at_us"] = range(len(frame)), moment
         job = store.get_historical_features(frame, store.get_feature_service("ctr_one"), full_feature_names=True)
         assert cells(job.to_arrow().sort_by("row"), list(expected)) == expected
     assert ours[at_us] != ours[at_us - 20 * 86_400_000_000]

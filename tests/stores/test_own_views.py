@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from helpers.builders import copy_of
-from helpers.own_views import EXTRA, add_own_views, name_extra
+from helpers.own_views import EXTRA, MARKED, add_own_views, name_extra
 from ranking.data.feature_views import built_in_views, historical_reader
 from ranking.serving.context import per_item
 from ranking.serving.features import ServiceReader
@@ -84,7 +84,10 @@ def test_services_have_the_named_features_by_the_keys_that_they_need(repo: Repo)
 
     own = {part: features(part) & set(EXTRA) for part in ("", "_user", "_item", "_content", "_context")}
     assert own[""] == set(EXTRA)
-    assert own["_user"] == {"trips:trips_today", "click_gap:hours", "python_mode:doubled"}
+    assert own["_user"] == {
+        "trips:trips_today", "click_gap:hours", "python_mode:doubled", "user_recency:hours_since_last_click",
+    }  # fmt: skip
+
     assert own["_item"] == own["_content"] == set()
     assert own["_context"] == {"cells:load", "cells:zone", "odds:budget_per_click", "odds:is_phone"}
     assert {name for name in features("") if name.startswith("item_sid:")} == {
@@ -128,7 +131,12 @@ def test_online_own_views_equal_the_offline_ones_at_materialization(repo: Repo) 
     given = {name: values.tolist() for name, values in keys.items()}
     online = reader.read(given, as_of_us)
     assert plain(online) == offline
-    assert {view.name for view in reader.stored(online)} == online.keys() - {"click_gap", "odds", "python_mode"}
+    assert {view.name for view in reader.stored(online)} == online.keys() - {
+        "user_recency",
+        "click_gap",
+        "odds",
+        "python_mode",
+    }
     reader._packed = None  # as with any other online store
     by_feast = plain(reader.read(given, as_of_us))
     del by_feast["item_stats"], offline["item_stats"]  # Feast reads integers beside nulls otherwise
@@ -170,13 +178,11 @@ def own_copy(repo: Repo, tmp_path: Path) -> Repo:
 
 def test_the_definitions_say_which_line_is_missing_or_wrong(own_copy: Repo) -> None:
     services = own_copy.path / "services.py"
-    whole = services.read_text()
-    services.write_text(whole.replace("from my_views import trips, cells_view,", "from my_views import cells_view,"))
+    services.write_text(services.read_text().replace("import trips, cells_view,", "import cells_view,"))
     with pytest.raises(ConfigError, match="from MODULE import trips") as raised:
         apply_repo(own_copy)
     line = str(raised.value).split("`")[1].replace("MODULE", "my_views")
-    before, marked, after = services.read_text().partition("# Own views")
-    services.write_text(f"{before}{line}\n{marked}{after}")
+    services.write_text(services.read_text().replace(MARKED, f"{line}\n{MARKED}"))
     apply_repo(own_copy)
     for extra, said in (("trips:trips", "trips_today"), ("item_stats:clicks_1d", "every service contains; remove it")):
         name_extra(own_copy.path, (*EXTRA, extra))

@@ -131,7 +131,7 @@ def test_the_notebooks_run(name: str, tmp_path: Path) -> None:
     assert all(not cell.get("outputs") for cell in notebook.cells), "commit notebooks without outputs"
     cells = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
     places = {"SIDKIT_NOTEBOOK_WORK": str(tmp_path), "IPYTHONDIR": str(tmp_path / "ipython")}
-    done = forked_script(CELLS, json.dumps(cells), cwd=tmp_path, SIDKIT_NOTEBOOK_IMPRESSIONS="4000", **places)
+    done = forked_script(CELLS, json.dumps(cells), cwd=tmp_path, SIDKIT_NOTEBOOK_IMPRESSIONS="6000", **places)
     assert all(text in done.stdout for text in NOTEBOOKS[name]), done.stdout
 
 

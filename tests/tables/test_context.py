@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -204,3 +205,25 @@ def test_the_world_s_context_reaches_the_rows(tmp_path: Path) -> None:
     rows = pq.read_table(repo.labelled_rows)
     assert rows.schema.field("device").type == pa.string()
     assert "dwell_time" not in rows.column_names
+
+
+@pytest.mark.parametrize("step", ["compare", "merge_snapshots", "write_sealed", "_remove_unlisted"])
+def test_an_ingest_killed_while_it_adds_a_column_is_finished_by_the_next(
+    without: Repo, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    repo = without
+    before = [path.name for path in read_log(repo).parts]
+    set_features(repo, FEATURES)
+
+    def kill(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(importlib.import_module("sidkit.tables.ingest"), step, kill)
+        with pytest.raises(KeyboardInterrupt):
+            ingest(repo)
+    assert ([path.name for path in read_log(repo).parts] == before) == (step != "_remove_unlisted")
+    ingest(repo)
+    log = read_log(repo)
+    assert {path.name for path in (repo.log / "interactions").iterdir()} == {path.name for path in log.parts}
+    assert pa.concat_tables(pq.read_table(part) for part in log.parts)["device"].null_count == 0

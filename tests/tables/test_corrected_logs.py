@@ -208,7 +208,7 @@ def test_what_a_correction_takes_away_leaves_the_online_store_too(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "step", ["write_without_removed", "_append", "_merge_snapshot", "write_sealed", "_remove_unlisted"]
+    "step", ["write_without_removed", "_append", "merge_snapshots", "write_sealed", "_remove_unlisted"]
 )
 def test_an_ingest_killed_amid_a_correction_is_finished_by_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str

@@ -215,7 +215,7 @@ def test_a_stricter_limit_judges_an_unchanged_source_again(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("earlier", [False, True], ids=["first ingest", "second ingest"])
-@pytest.mark.parametrize("step", ["_take_out", "_append", "_merge_snapshot", "write_sealed"])
+@pytest.mark.parametrize("step", ["_take_out", "_append", "merge_snapshots", "write_sealed"])
 def test_a_killed_ingest_run_again_gives_the_log_of_an_undisturbed_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, earlier: bool
 ) -> None:
@@ -301,7 +301,7 @@ def test_a_full_disk_is_named_and_leaves_the_old_log_readable(tmp_path: Path) ->
     steps = {
         "validate": "staged-items",
         "_append": "part-00001",
-        "_merge_snapshot": "items-00001",
+        "merge_snapshots": "items-00001",
         "write_sealed": "manifest",
     }
     done = subprocess.run(

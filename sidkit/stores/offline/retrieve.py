@@ -20,6 +20,7 @@ from sidkit.core.files import written_beside
 from sidkit.stores.offline.binary_search import micros
 from sidkit.stores.offline.plan import ViewRows
 from sidkit.stores.old_paths import NEW_PATHS
+from sidkit.stores.on_demand import ROW_TIME, reads_row_time
 
 if TYPE_CHECKING:
     from feast import FeatureService, FeatureStore
@@ -38,6 +39,8 @@ class Retrieval:
 
     rows: pa.Table | Path
     job: AsofRetrievalJob
+    adds_row_time: bool = False
+    """Whether on-demand views get the rows' time, which is no column of the rows."""
 
     def views(self) -> list[ViewRows]:
         """Per feature view, an index per row into the distinct feature rows, without on-demand views."""
@@ -103,7 +106,10 @@ class Retrieval:
     def _answer(self, rows: pa.Table, dictionary: bool) -> pa.Table:
         rows = rows.replace_schema_metadata(None)
         if not dictionary:
-            return self.job.complete(rows, self._moments(rows))
+            if not self.adds_row_time:
+                return self.job.complete(rows, self._moments(rows))
+            timed = rows.append_column(ROW_TIME, self._moments(rows))
+            return self.job.complete(timed, self._moments(rows)).drop_columns([ROW_TIME])
         if self.job.on_demand_feature_views:
             raise ConfigError(
                 "expected no on-demand views with dictionary=True, got "
@@ -142,7 +148,8 @@ def retrieve(
         Store whose offline store is ``sidkit.stores.offline.AsofDuckDBOfflineStore``.
     rows : pyarrow.Table or Path
         Entity rows, or a Parquet file of them: the join keys, a time column (``event_timestamp``, or the only timestamp
-        column; naive times are UTC), and any other columns, which are returned unchanged.
+        column; naive times are UTC), and any other columns, which are returned unchanged. The request input ``at_us`` of
+        on-demand views is the time, unless the rows have a column of that name.
     features : FeatureService or sequence of str
         As in ``get_historical_features``.
     full_feature_names : bool
@@ -169,9 +176,13 @@ def retrieve(
         schema = source.schema if isinstance(source, pa.Table) else pq.read_schema(source)
     except (OSError, pa.ArrowInvalid) as error:
         raise ContractError("rows", f"{source} cannot be read as Parquet ({error})") from error
+    adds_row_time = ROW_TIME not in schema.names and reads_row_time(store, features)
+    columns = (
+        schema.remove_metadata().append(pa.field(ROW_TIME, pa.int64())) if adds_row_time else schema.remove_metadata()
+    )
     # Feast resolves names on an empty frame with the same columns.
     job = store.get_historical_features(
-        schema.remove_metadata().empty_table().to_pandas(),
+        columns.empty_table().to_pandas(),
         features=features if not isinstance(features, Sequence) else list(features),
         full_feature_names=full_feature_names,
         filter_by_created_timestamp=filter_by_created_timestamp,
@@ -186,7 +197,7 @@ def retrieve(
         raise ContractError(
             "rows", f"expected a timestamp in {job.at_column}, preferably timestamp[us, UTC], got {kind}"
         )
-    return Retrieval(source, job)
+    return Retrieval(source, job, adds_row_time)
 
 
 def streams_from(store: FeatureStore) -> bool:

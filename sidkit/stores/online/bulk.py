@@ -59,10 +59,12 @@ def in_bulk(store: FeatureStore) -> Iterator[dict[str, int]]:
 
 
 def is_plain(view: Any) -> bool:
-    """Whether a view's rows are simply those of its source, online only, with entities."""
+    """Whether a view's rows are simply those of its source, online only, with entities; rows may be pushed too."""
+    from feast.data_source import PushSource
     from feast.feature_view import DUMMY_ENTITY_NAME, FeatureView
 
-    plain = type(view) is FeatureView and view.batch_source is not None and view.stream_source is None
+    pushed = view.stream_source is None or isinstance(view.stream_source, PushSource)
+    plain = type(view) is FeatureView and view.batch_source is not None and pushed
     special = getattr(view, "source_views", None) or getattr(view, "feature_transformation", None)
     checked = getattr(view, "enable_validation", False)
     return plain and view.online and not (special or checked or view.offline or DUMMY_ENTITY_NAME in view.entities)

@@ -156,6 +156,7 @@ def test_every_feature_has_a_value_on_a_replayed_old_log(finished: FinishedJob) 
             "user_id": late.user_ids,
             "item_id": late.item_ids,
             "event_timestamp": pd.to_datetime(late.at_us, unit="us", utc=True),
+            "at_us": late.at_us,
         }
     )
     for cut_off in (False, True):

@@ -60,7 +60,7 @@ def preset(folder: Path, line: str = "") -> Path:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A log of impressions in which the conversion of some clicks is not known yet."""
     folder = tmp_path_factory.mktemp("source") / "world"
-    write_world(folder, "strong", Sizes(15_000, users=150, items=300))
+    write_world(folder, "strong", Sizes(30_000, users=150, items=300))
     log = pq.read_table(folder / "interactions.parquet").to_pandas()
     log["converted"] = log["converted"].astype("Int8")
     log.loc[log.index[log["label"] == 1][::10], "converted"] = pd.NA
@@ -148,7 +148,7 @@ def test_rows_of_unknown_conversion_are_left_out_in_memory_and_on_disk(
 def test_a_training_part_on_disk_has_the_labels_of_one_in_memory(
     conversions: FinishedJob, world: Path, tmp_path: Path
 ) -> None:
-    lines = 'target = "converted"\nstream_rows = 2500'
+    lines = 'target = "converted"\nstream_rows = 5000'
     streamed = run_fast_job(tmp_path / "repo", preset(tmp_path, lines), str(world))
     assert (streamed.result.folder / "frame" / "train.parquet").exists()
     assert streamed.output["rows"] == conversions.output["rows"]

@@ -56,6 +56,7 @@ def test_the_offline_frame_at_materialization_equals_the_online_read_cell_by_cel
         "user_id": [users[k % len(users)] for k in range(count)],
         "item_id": [items[k % len(items)] for k in range(count)],
     }
+    keys["at_us"] = [finished.result.as_of_us] * count
     online = store.get_online_features(features=service, entity_rows=keys, full_feature_names=True).to_dict()
     entities = pd.DataFrame(keys)
     entities["event_timestamp"] = pd.to_datetime(finished.result.as_of_us, unit="us", utc=True)
@@ -63,7 +64,7 @@ def test_the_offline_frame_at_materialization_equals_the_online_read_cell_by_cel
     asked = store.get_historical_features(entities, features=service, full_feature_names=True)
     offline = asked.to_arrow().sort_by("row").to_pydict()
     names = [name for name in offline if "__" in name]
-    assert len(names) == 29 and set(names) <= set(online)
+    assert len(names) == 30 and set(names) <= set(online)
     for name in names:
         wrong = [k for k in range(count) if not same(offline[name][k], online[name][k])]
         assert not wrong, f"{name}: {len(wrong)} cells, first {keys['user_id'][wrong[0]]}, {keys['item_id'][wrong[0]]}"

@@ -109,7 +109,7 @@ def test_what_cannot_be_embedded_is_refused_before_a_model_is_loaded(
     (tmp_path / "empty").mkdir()
     with pytest.raises(MissingTableError, match="items: expected .*items.parquet"):
         embed_texts(tmp_path / "empty", minilm)
-    with pytest.raises(ContractError, match="is not a folder"):
+    with pytest.raises(ContractError, match="expected a folder of files or a SQLAlchemy URL"):
         embed_texts(tmp_path / "nowhere", minilm)
     with pytest.raises(ConfigError, match="cannot be a feature name"):
         embed_items(source, source, {"item_id": TextSpec(model=str(minilm))}, tmp_path / "cache")
@@ -158,7 +158,7 @@ def test_a_source_without_vectors_keeps_the_contract_afterwards(minilm: Path, tm
     log = [Event("u1", item, START + 10 + place, place % 2, None) for place, item in enumerate(TITLES)]
     source = write_items(tmp_path / "s", {**TITLES, "bare": None}, created_at=moments([START] * 7))
     write_tables(source, {"interactions": interactions_table(log)})
-    assert "item_embeddings: expected" in ask_well("data", "check", source, expect=1).err
+    assert "`sidkit data embed`" in ask_well("data", "check", source).err
     embed_texts(source, minilm)
     assert "the source is valid: feedback impressions, modalities text, 0 rows" in " ".join(
         ask_well("data", "check", source).out.split()

@@ -1,0 +1,183 @@
+"""Stages of the main job that train, evaluate and explain the arms of a preset."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+from ranking.data.split import TimeSplit
+from ranking.data.targets import CLICKED
+from ranking.evaluation.evaluator import refuse_leakage
+from ranking.pipeline.conclusions import ServingChoice
+from ranking.pipeline.evaluation import RunEvaluation, evaluate_arms
+from ranking.pipeline.feature_importance import measure
+from ranking.pipeline.prepare import training_context
+from ranking.pipeline.presets import Preset
+from ranking.pipeline.questions import baselines
+from ranking.pipeline.world import world_probabilities
+from ranking.training.arm_spec import ArmSpec, members_first
+from ranking.training.arms import ArmResult, TrainingContext, read_predictions, train_arm, write_predictions
+from ranking.training.blend import blend_arm
+from semantic_ids.catalog import Catalog
+from sidkit.core.artifact import discard_damaged, read_manifest
+from sidkit.core.config import content_hash
+from sidkit.core.files import write_json
+from sidkit.core.progress import Progress
+from sidkit.core.records import read_record
+from sidkit.core.repo import Repo
+from sidkit.core.stages import StageResult, Stages
+
+
+@dataclass(frozen=True)
+class TrainedArms:
+    """Rankers, validation AUC and evaluation of all arms."""
+
+    ranker_of: dict[str, tuple[str | None, ...]]
+    """Arm -> ranker artefact of each seed; None for an arm that cannot serve."""
+    validation_auc: dict[str, tuple[float, ...]]
+    """Arm -> validation AUC of each seed."""
+    evaluation: RunEvaluation
+
+
+class ArmStages:
+    """Trains, evaluates and explains the arms of a preset on a saved frame, one stage per arm and seed.
+
+    Parameters
+    ----------
+    repo, stages, folder
+        The repository, whose lock the caller holds, the record of its stages, and the folder of the run.
+    preset : Preset
+        Its arms are trained.
+    seeds : int
+        Number of seeds per arm.
+    codebook : str
+        Name of the codebook of the frame.
+    split : TimeSplit
+        The parts of the frame.
+    progress : Progress
+        Receives events.
+    """
+
+    def __init__(
+        self,
+        repo: Repo,
+        stages: Stages,
+        folder: Path,
+        preset: Preset,
+        seeds: int,
+        codebook: str,
+        split: TimeSplit,
+        progress: Progress,
+    ) -> None:
+        self.repo = repo
+        self.stages = stages
+        self.folder = folder
+        self.preset = preset
+        self.seeds = seeds
+        self.codebook = codebook
+        self.split = split
+        self.progress = progress
+
+    def run(self, inputs: Any) -> TrainedArms:
+        """Train and evaluate all arms; ``inputs`` are those of the frame."""
+        ranker_of: dict[str, tuple[str | None, ...]] = {}
+        validation: dict[str, tuple[float, ...]] = {}
+        files: dict[str, str] = {}
+        for arm in members_first(self.preset.arms):
+            spec = self.preset.arms[arm]
+            for seed in range(self.seeds):
+                marked = [inputs, spec.model_dump(), self.preset.ranker.model_dump(mode="json"), seed]
+                marked += [files[f"{member}-s{seed}"] for member in sorted(spec.of)]
+                name = f"{self.codebook}_{arm}_s{seed}_{content_hash(marked)[:6]}"
+                path = self._predictions(arm, seed)
+                work = partial(self._train, arm, spec, seed, name, path)
+                result = self.stages.run(f"train:{arm}:s{seed}", marked, work)
+                ranker_of[arm] = (*ranker_of.get(arm, ()), result.facts["ranker"])
+                validation[arm] = (*validation.get(arm, ()), result.facts["validation_auc"])
+                files[f"{arm}-s{seed}"] = content_hash(marked)
+        verdict_path = self.folder / "verdict.json"
+
+        def evaluate() -> StageResult:
+            evaluated = self._evaluate(self._context)
+            write_json(verdict_path, evaluated.as_json())
+            return StageResult(evaluated.rows["all"].rows, files=(verdict_path,))
+
+        self.stages.run("evaluate", [inputs, files, baselines(self.preset)], evaluate)
+        evaluation = read_record(RunEvaluation, verdict_path)
+        in_order = {arm: evaluation.arms[arm] for arm in self.preset.arms}  # keys are sorted in the file
+        rankers = {arm: ranker_of[arm] for arm in self.preset.arms}
+        return TrainedArms(rankers, validation, replace(evaluation, arms=in_order))
+
+    def _predictions(self, arm: str, seed: int) -> Path:
+        return self.folder / "predictions" / f"{arm}-s{seed}.parquet"
+
+    @cached_property
+    def _context(self) -> TrainingContext:
+        """The frame and what arms share; loaded only if a stage needs it."""
+        return training_context(
+            self.repo,
+            self.codebook,
+            self.split,
+            self.folder / "frame",
+            self.preset.ranker,
+            self.repo.rankers,
+            threads=self.repo.settings.engine.threads,
+            importance=True,
+        )
+
+    def _train(self, arm: str, spec: ArmSpec, seed: int, name: str, path: Path) -> StageResult:
+        context = self._context
+        if spec.kind == "blend":
+            members = {member: self._predictions(member, seed) for member in spec.of}
+            blended = blend_arm(arm, seed, context.validation.rows.label, members, self.progress)
+            write_predictions(path, blended)
+            blend_facts = {"ranker": None, "validation_auc": blended.validation_auc}
+            return StageResult(len(context.validation), blend_facts, (path,))
+        anew = discard_damaged(self.repo.rankers / name) or not (self.repo.rankers / name).exists()
+        result: ArmResult = train_arm(context, arm, spec, seed, name, progress=self.progress)
+        write_predictions(path, result)
+        files: tuple[Path, ...] = (path,)
+        if result.ranker is not None:
+            folder = self.repo.rankers / result.ranker
+            manifest = read_manifest(folder)
+            Catalog.open(self.repo).add_ranker(
+                result.ranker,
+                content_hash=manifest["content_hash"],
+                codebook=context.serving.codebook,
+                service=context.serving.service,
+                arm=arm,
+                fit_end_us=manifest["fit_end_us"],
+                anew=anew,
+            )
+            files = (path, folder / "manifest.json")
+        facts = {"ranker": result.ranker, "validation_auc": result.validation_auc}
+        return StageResult(result.details.train_rows or len(context.train), facts, files)
+
+    def _evaluate(self, context: TrainingContext) -> RunEvaluation:
+        record = Catalog.open(self.repo).codebook(context.serving.codebook)
+        refuse_leakage(self.split.validation_end_us, {record.name: record.fit_end_us})
+        target = self.preset.ranker.training.target
+        arms = {
+            arm: [read_predictions(self._predictions(arm, seed)) for seed in range(self.seeds)]
+            for arm in self.preset.arms
+        }
+        known = world_probabilities(self.repo, context.test) if target == CLICKED else None
+        return evaluate_arms(
+            context.test,
+            arms,
+            baselines(self.preset),
+            known.oracle if known else None,
+            ceiling=known.ceiling if known else None,
+            target=target,
+        )
+
+    def measure_importance(self, serving: ServingChoice) -> None:
+        """Measure the permutation importance of the serving ranker's features on validation rows."""
+
+        def work() -> StageResult:
+            validation = self._context.validation
+            return measure(self.folder, self.repo.rankers, serving.ranker or "", serving.arm or "", validation)
+
+        self.stages.run("importance", [serving.ranker], work)

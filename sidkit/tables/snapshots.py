@@ -1,0 +1,66 @@
+"""Snapshots of ``items``, ``item_embeddings`` and ``users`` in the log: the newest known row per version."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from sidkit.contract import ValidatedTables
+from sidkit.core.engine import literal
+from sidkit.core.files import written_beside
+from sidkit.tables.log_changes import mark_of, number_of
+
+
+def merge_snapshots(
+    opened: duckdb.DuckDBPyConnection,
+    folder: Path,
+    valid: ValidatedTables,
+    before: dict[str, Any] | None,
+    first_number: int,
+) -> dict[str, dict[str, str]]:
+    """Write the next snapshots; a table that is no longer in the source keeps its last one."""
+    fresh = {"items": valid.items, "item_embeddings": valid.embeddings}
+    if valid.users is not None:
+        fresh["users"] = valid.users
+    last = before["snapshots"] if before else {}
+    merged = {
+        name: _merge_snapshot(opened, folder, name, path, last.get(name), first_number) for name, path in fresh.items()
+    }
+    return {**last, **merged}
+
+
+def _merge_snapshot(
+    opened: duckdb.DuckDBPyConnection,
+    folder: Path,
+    name: str,
+    fresh: Path,
+    last: dict[str, str] | None,
+    first_number: int,
+) -> dict[str, str]:
+    """Write the next snapshot of a table; an unchanged snapshot keeps its file."""
+    key = "user_id" if name == "users" else "item_id"
+    query = f"SELECT *, 1 AS generation FROM read_parquet({literal(fresh)})"
+    if last:
+        # Items and users missing from the source stay: rows of the log still refer to them.
+        query += f" UNION ALL BY NAME SELECT *, 0 AS generation FROM read_parquet({literal(folder / last['file'])})"
+    opened.execute(f"CREATE OR REPLACE TEMP TABLE snapshot AS {query}")
+    columns = {row[0] for row in opened.execute("DESCRIBE snapshot").fetchall()}
+    # A version starts at updated_at, or else at the creation; see the builder.
+    version = ", ".join(column for column in ("updated_at", "created_at") if column in columns)
+    same = f"{key}, coalesce({version})" if "updated_at" in columns else key
+    opened.execute(
+        f"CREATE OR REPLACE TEMP TABLE merged AS SELECT * EXCLUDE generation FROM snapshot "
+        f"QUALIFY row_number() OVER (PARTITION BY {same} ORDER BY generation DESC) = 1"
+    )
+    mark = mark_of(opened, "merged")
+    if not last or last["mark"] != mark:
+        number = number_of(last) + 1 if last else first_number
+        last = {"file": f"{name}-{number:05d}.parquet", "mark": mark}
+        with written_beside(folder / last["file"]) as temporary:
+            opened.execute(
+                f"COPY (SELECT * FROM merged ORDER BY {same}) TO {literal(temporary)} (FORMAT parquet, COMPRESSION zstd)"
+            )
+    opened.execute("DROP TABLE snapshot; DROP TABLE merged")
+    return last
