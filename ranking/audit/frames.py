@@ -141,7 +141,7 @@ def rows_of_run(repo: Repo, folder: Path, n_rows: int, seed: int) -> AuditedRows
     data = DiskFrame.load(folder / "frame")
     numbers = sample_rows(len(data), n_rows, seed)
     part = data.take(numbers)
-    names = numeric_columns()
+    names = numeric_columns(data.data.schema)
     cells: list[Cells] = []
     for row in range(len(part)):
         filled = part.history_items[part.history[row]]
@@ -154,7 +154,7 @@ def rows_of_run(repo: Repo, folder: Path, n_rows: int, seed: int) -> AuditedRows
             "item_sid__codes": _codes(part.items.codes[part.candidate[row]]),
             "item_content": part.items.content[part.candidate[row]],
             HISTORY_CODES: [_codes(codes) for codes in part.items.codes[filled]],
-            **{name: float(value) for name, value in zip(names, part.numeric[row, : len(names)], strict=True)},
+            **{name: float(value) for name, value in zip(names, part.numeric[row], strict=True)},
         }
         if part.rows.had_before is not None:
             features["had_before"] = bool(part.rows.had_before[row])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,17 @@ from helpers import own_rankers
 from helpers.attribute_world import set_features
 from helpers.builders import copy_of
 from helpers.habit_world import END, FEATURES, ITEMS, habit_repo
+from ranking.audit.compare_cells import RowsAudit, audit_rows
+from ranking.audit.frames import rows_of_run
+from ranking.audit.reference import log_reference
+from ranking.data.numeric_features import numeric_columns
 from ranking.data.project_dataset import ProjectDataset
 from ranking.data.schema import FeatureSchema
+from ranking.data.storage import save_dataset
 from ranking.evaluation.metrics import auc
+from ranking.training.boosting_spec import BoostingSpec
 from ranking.training.gbdt import boost
+from semantic_ids.codebook import Codebook
 from sidkit.api import Project
 from sidkit.core.clock import from_us
 from sidkit.core.errors import ServingError
@@ -44,7 +52,9 @@ def test_boosting_with_the_counts_beats_boosting_without(data: ProjectDataset) -
     measured = {}
     for name, schema in (("without", FeatureSchema()), ("with", data.data.schema.select([COUNTS]))):
         train, validation, test = (part.narrowed(schema) for part in parts)
-        measured[name] = auc(label, boost(train, validation, (test,), seed=0).predictions[0])
+        measured[name] = auc(
+            label, boost(train, validation, (test,), seed=0, spec=BoostingSpec(trees=20)).predictions[0]
+        )
     assert measured["without"] + 0.1 < measured["with"], measured
 
 
@@ -100,3 +110,26 @@ def test_without_the_counts_a_ranker_that_reads_them_is_refused(
     own.apply()
     with pytest.raises(ServingError, match=r"user_genres_stats__clicks_1d \(expected Int64, got nothing\)"):
         own.scorer("other")
+
+
+def test_the_audit_recomputes_them_from_the_log(
+    project: Project, data: ProjectDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ranking.audit.frames.read_facts", lambda *_: {"rate": 0.25})
+    codebook = Codebook.load(project.repo.codebooks / data.codebook.name)
+
+    def audited(numeric: np.ndarray) -> RowsAudit:
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        save_dataset(replace(data.data, numeric=numeric), folder / "frame")
+        with log_reference(project.repo, codebook) as reference:
+            return audit_rows(project.repo, rows_of_run(project.repo, folder, 200, 0), reference)
+
+    sound = audited(data.data.numeric)
+    assert sound.difference is None and sound.not_recomputable == 0
+    assert not [name for name in sound.not_audited if "_stats__" in name]
+    leaking = data.data.numeric.copy()
+    column = numeric_columns(data.data.schema).index("user_genres_stats__clicks_all")
+    leaking[:, column] += 1
+    difference = audited(leaking).difference
+    assert difference is not None and difference.feature == "user_genres_stats__clicks_all"
+    assert difference.found == difference.expected + 1
