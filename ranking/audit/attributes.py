@@ -46,7 +46,7 @@ class AttributeReference:
         cells: list[dict[str, Any]] = [{} for _ in range(len(at_us))]
         for view, (key, _, columns) in self._views.items():
             ids = list(user_ids if key == "user_id" else item_ids)
-            versions = self._versions(view, ids)
+            versions = self.versions(view, ids)
             for row, (name, us) in enumerate(zip(ids, np.minimum(at_us, self._as_of_us), strict=True)):
                 served = [values for since_us, values in versions.get(name, []) if since_us <= us]
                 values = served[-1] if served else dict.fromkeys(columns)
@@ -55,7 +55,7 @@ class AttributeReference:
 
     def timeline(self, view: str, column: str, key: str) -> list[tuple[int, Any]]:
         """Pairs (first time served in microseconds UTC, value) of a key, oldest first."""
-        return [(since_us, values[column]) for since_us, values in self._versions(view, [key]).get(key, [])]
+        return [(since_us, values[column]) for since_us, values in self.versions(view, [key]).get(key, [])]
 
     def corrected(self) -> dict[str, dict[str, int]]:
         """Per view, the keys whose attributes were corrected in place, with the time of the correction.
@@ -69,7 +69,7 @@ class AttributeReference:
             table = pq.read_table(self._tables / f"{view}.parquet", columns=[key, "event_timestamp"])
             times_us = table["event_timestamp"].cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_pylist()
             keys = table[key].to_pylist()
-            known = {name: {us for us, _ in versions} for name, versions in self._versions(view, keys).items()}
+            known = {name: {us for us, _ in versions} for name, versions in self.versions(view, keys).items()}
             late: dict[str, int] = {}
             for name, us in zip(keys, times_us, strict=True):
                 if us not in known.get(name, set()):
@@ -77,8 +77,8 @@ class AttributeReference:
             result[view] = late
         return result
 
-    def _versions(self, view: str, keys: Sequence[str]) -> dict[str, list[tuple[int, dict[str, Any]]]]:
-        """Versions of some keys, each with its first time served, oldest first."""
+    def versions(self, view: str, keys: Sequence[str]) -> dict[str, list[tuple[int, dict[str, Any]]]]:
+        """Versions of some keys: pairs (first time served in microseconds UTC, values by column), oldest first."""
         key, path, columns = self._views[view]
         shapes = self._shapes.get(view, {})
         schema = pq.read_schema(path)

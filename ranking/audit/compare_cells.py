@@ -63,7 +63,7 @@ class RowsAudit:
     """Result of comparing the rows of a frame with the log.
 
     ``cells`` counts the compared cells. ``not_recomputable`` counts the cells that were skipped because the log only has the
-    corrected content of their items. ``not_audited`` lists the frame's columns that the audit does not recompute.
+    corrected content or attributes of their items. ``not_audited`` lists the frame's columns that the audit does not recompute.
     ``difference`` is the first mismatch.
     """
 
@@ -96,6 +96,7 @@ def audit_rows(repo: Repo, rows: AuditedRows, reference: LogReference) -> RowsAu
     expected = plain if rows.rate is None else _expected(rows, plain, reference)
     corrected, corrected_attributes = _corrected(repo), reference.attributes.corrected()
     compared, skipped, difference = 0, 0, None
+    counted = tuple(f"{view}__" for view in reference.by_value.views)
     extra = set().union(*(row.keys() for row in rows.cells)) - (set().union(*(row.keys() for row in expected)))
     for index, actual in enumerate(rows.cells):
         stale_item = corrected.get(rows.item_ids[index], -math.inf) > rows.at_us[index]
@@ -111,6 +112,8 @@ def audit_rows(repo: Repo, rows: AuditedRows, reference: LogReference) -> RowsAu
         late_items = corrected_attributes.get(ITEM_ATTRIBUTES, {})
         past = {rows.item_ids[index], *(plain[index]["user_history__item_ids"] or [])}
         stale_affinity = bool(late_items) and not late_items.keys().isdisjoint(past)
+        if rows.rate is not None:
+            skipped += sum(each.startswith(counted) for each in actual.keys() - expected[index].keys())
         for feature, value in expected[index].items():
             if feature not in actual or feature in _NOT_RECOMPUTED:
                 continue
@@ -139,6 +142,7 @@ def _expected(rows: AuditedRows, plain: list[Cells], reference: LogReference) ->
     numbers = iter(reference.content_numbers(ids, at_us))
     attributes = iter(reference.attributes.cells([""] * len(ids), ids, at_us))
     expected = []
+    by_value = reference.by_value.cells(rows.user_ids, rows.item_ids, rows.at_us, rows.rate)
     had_before = reference.had_before(rows.user_ids, rows.item_ids, rows.at_us)
     for index, row in enumerate(plain):
         cells = saved_cells(row, rows.item_ids[index], int(rows.at_us[index]), rows.rate)
@@ -151,6 +155,7 @@ def _expected(rows: AuditedRows, plain: list[Cells], reference: LogReference) ->
             )
         ]
         cells |= derived_cells(rows.schema, row, rows.item_ids[index], int(rows.at_us[index]), history)
+        cells |= by_value[index]
         expected.append(cells)
     return expected
 
@@ -234,7 +239,7 @@ def _difference(
     at_us = int(rows.at_us[index])
     if "__" in base and not isinstance(actual, np.ndarray):
         values = (_round_count(feature, expected), _round_count(feature, actual))
-        timeline = reference.timeline(base, rows.user_ids[index], rows.item_ids[index])
+        timeline = reference.timeline(base, rows.user_ids[index], rows.item_ids[index], at_us)
         before = [us for us, _ in timeline if us <= at_us]
         times_us = (before[-1] if before else None, _known_from(timeline, values[1], at_us))
         if base.startswith(("item_stats", "user_stats")):

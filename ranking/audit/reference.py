@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ranking.audit.attributes import AttributeReference
+from ranking.audit.counts_by_value import CountsByValue
 from semantic_ids.codebook import Codebook
 from semantic_ids.item_vectors import ItemVectors
 from sidkit.core.arrays import Ints
@@ -70,6 +71,7 @@ class LogReference:
         )
         self._read_versions()
         self.attributes = AttributeReference(repo)
+        self.by_value = CountsByValue(repo, opened, self.attributes)
         self._contents: list[Cells] = [{}]
         self._number: dict[tuple[int, int], int] = {}
 
@@ -238,9 +240,14 @@ class LogReference:
         names = [*(f"item_content__{name}" for name in (*self.modalities, "category", "price", "created_at_us"))]
         return dict.fromkeys([*names, "item_sid__codes", "item_sid__residual_norm", "item_content"])
 
-    def timeline(self, feature: str, user_id: str, item_id: str) -> list[tuple[int, Any]]:
-        """Return pairs (first time served in microseconds UTC, value) of a feature of a key, oldest first."""
+    def timeline(self, feature: str, user_id: str, item_id: str, at_us: int) -> list[tuple[int, Any]]:
+        """Return pairs (first time served in microseconds UTC, value) of a feature of a key, oldest first.
+
+        ``at_us`` is the time of the row, at which counts per value take the values of the item.
+        """
         view, _, name = feature.partition("__")
+        if view in self.by_value.views:
+            return self.by_value.timeline(feature, user_id, item_id, at_us)
         if view.endswith("_stats"):
             return self._count_timeline(view, name, user_id if view.startswith("user") else item_id)
         if view in {ITEM_ATTRIBUTES, USER_ATTRIBUTES}:

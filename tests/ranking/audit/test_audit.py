@@ -405,6 +405,6 @@ def test_the_log_tells_what_the_brute_force_oracle_tells(tmp_path: Path, seed: i
                     assert value == (views[view] or {}).get(name), (cell, user, item, moment)
         user, item, _ = asked[0]
         for feature in ("item_stats__clicks_7d", "user_history__item_ids", "item_content__category"):
-            for since, value in reference.timeline(feature, user, item)[:8]:
+            for since, value in reference.timeline(feature, user, item, LAST)[:8]:
                 told_then = reference.cells([user], np.array([item], dtype=object), np.array([since]))[0][feature]
                 assert told_then is None or told_then == value
