@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -13,6 +15,7 @@ from helpers.attribute_world import FEATURES, attribute_repo, attribute_source, 
 from helpers.builders import DAY, START, copy_of, write_tables
 from sidkit.core.errors import ConfigError
 from sidkit.core.repo import Repo
+from sidkit.datasets.data_repo import create_repo
 from sidkit.tables import build_tables, ingest, read_build, read_log
 
 END = START + 41 * DAY
@@ -135,6 +138,34 @@ def test_a_column_that_cannot_be_read_is_refused_with_its_remedy(own: Repo, feat
         build_tables(own, END)
     set_features(own, "[features]")  # the remedy: remove the line
     build_tables(own, END)
+
+
+ODD: dict[str, Any] = {
+    "half": np.arange(60) % 7,
+    "huge": pa.array([2**61, 0, 5] * 20, pa.int64()).cast(pa.timestamp("us", tz="UTC")),
+    "coarse": pa.array([2**61, 0, 5] * 20, pa.int64()).cast(pa.timestamp("ms")),
+    "decimal": pa.array([Decimal(n % 9) for n in range(60)], pa.decimal256(40, 5)),
+    "view": pa.array(["a", "b"] * 30, pa.string_view()),
+    "large": pa.array([["a"], ["b", "c"]] * 30, pa.large_list(pa.string())),
+    "coded": pa.array(["a", "b"] * 30).dictionary_encode(),
+    "bytes": pa.array([b"a", b"b"] * 30),
+    "lasting": pa.array([1, 2] * 30, pa.duration("s")),
+    "nested": pa.array([[[1]], [[2]]] * 30),
+    "record": pa.array([{"a": 1}, {"a": 2}] * 30),
+    "mapped": pa.array([[("a", 1)], [("b", 2)]] * 30, pa.map_(pa.string(), pa.int64())),
+    "texts": pa.array(["it's", '"x"', "[1, 2]", "[a", "", "\t"] * 10),
+}
+
+
+def test_whatever_init_makes_of_a_column_can_be_built(tmp_path: Path) -> None:
+    tables = attribute_tables(events=200)
+    items = tables["items"].slice(0, 60).select(["item_id", "created_at"])
+    for name, values in {**ODD, "half": pa.array(ODD["half"].astype("f2"))}.items():
+        items = items.append_column(name, values)
+    repo = create_repo(tmp_path / "repo", str(write_tables(tmp_path / "source", {**tables, "items": items})))
+    assert {"half", "huge", "coarse", "decimal", "view", "large", "coded", "texts"} == set(repo.settings.features.items)
+    ingest(repo)
+    assert build_tables(repo, END).rows["item_attributes"] == 60
 
 
 def test_users_without_the_table_are_refused(tmp_path: Path) -> None:
