@@ -189,3 +189,25 @@ def test_a_table_that_left_the_source_keeps_its_last_snapshot(tmp_path: Path) ->
     (source / "users.parquet").unlink()
     ingest(repo)
     assert pq.read_table(read_log(repo).users).equals(users)
+
+
+@pytest.mark.parametrize("features", [FEATURES.replace('weight = "number"\n', ""), "[features]"], ids=["fewer", "none"])
+@pytest.mark.parametrize("step", ["write_sealed", "remove_undefined"])
+def test_a_rebuild_of_attributes_that_was_killed_is_finished_by_the_next_build(
+    own: Repo, monkeypatch: pytest.MonkeyPatch, step: str, features: str
+) -> None:
+    set_features(own, features)
+
+    def kill(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("sidkit.tables.builder." + step, kill)
+        with pytest.raises(KeyboardInterrupt):
+            build_tables(own, END)
+    build_tables(own, END)
+    listed = {f"{name}.parquet" for name in read_build(own)["rows"]}
+    assert {path.name for path in own.tables.glob("*.parquet")} == listed
+    set_features(own, FEATURES)
+    build_tables(own, END)
+    assert len(rows_of(own, "item_attributes", "i10")) == 2
