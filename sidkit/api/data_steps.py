@@ -122,6 +122,8 @@ class DataSteps(ProjectBase):
     def materialize(self, as_of: Moment | None = None, *, allow_future: bool = False) -> dict[str, int]:
         """Write the newest row of every key to the online store; returns the number of keys per feature view.
 
+        If ``[features]`` changed since the last apply, the definitions are applied first.
+
         Parameters
         ----------
         as_of : str or datetime, optional
@@ -136,7 +138,7 @@ class DataSteps(ProjectBase):
         RepoError
             When the registry has no feature view, because :meth:`apply` never ran.
         """
-        from sidkit.stores.feast_repo import materialize, repair_online_store
+        from sidkit.stores.feast_repo import apply_changed_features, materialize, repair_online_store
         from sidkit.tables import read_build
 
         with self.repo.locked():
@@ -148,6 +150,8 @@ class DataSteps(ProjectBase):
                     f"expected --as-of no later than the tables ({iso(built)}), got {iso(as_of_us)}; run `sidkit tables build` "
                     "first"
                 )
+            if apply_changed_features(self.repo):
+                warn("[features] changed since the last `sidkit apply`; the definitions were applied")
             for finding in repair_online_store(self.repo):
                 warn(finding)
             return materialize(self.repo, as_of_us)

@@ -113,6 +113,7 @@ def build_tables(
             )
         same = as_of_us == before["as_of_us"] and log.is_that_of(before["log"])
         if same and before.get("features", _NO_FEATURES) == repo.settings.features.table_settings:
+            remove_undefined(repo.tables, before["rows"])  # a killed build may have left some
             return BuildReport(as_of_us, before["rows"], dict.fromkeys(before["rows"], 0), unchanged=True)
     noted = {"settings": stated, "features": repo.settings.features.table_settings, "generation": generation}
     report = _build(repo, log, as_of_us, before, noted, now)
