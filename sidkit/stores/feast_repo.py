@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from sidkit.core.clock import from_us
-from sidkit.core.errors import CatalogError, ConfigError, RepoError, SidkitError, UnknownVersionError
+from sidkit.core.errors import CatalogError, ConfigError, RepoError, SidkitError, SidkitWarning, UnknownVersionError
 from sidkit.core.redact import scrubbed
 from sidkit.core.repo import Repo
 
@@ -115,7 +115,8 @@ def apply_repo(repo: Repo) -> str:
             config = load_repo_config(repo.path, repo.path / "feature_store.yaml")
             offline = str(getattr(config.offline_store, "type", ""))
             contents = parse_repo(repo.path)
-            refuse(examine(contents.feature_views, contents.entities, offline, repo.path), repo.path)
+            problems = examine(contents.feature_views, contents.entities, offline, repo.path)
+            refuse(problems, repo.path)
             make_registry_private(repo)
             set_damaged_registry_aside(repo)
             apply_total(config, repo.path, skip_source_validation=True)
@@ -127,6 +128,8 @@ def apply_repo(repo: Repo) -> str:
             ) from error
         except Exception as error:
             raise RepoError(f"feast could not apply {repo.path} ({type(error).__name__}: {scrubbed(error)})") from error
+    for problem in problems:
+        warnings.warn(str(problem), SidkitWarning, stacklevel=2)
     return printed.getvalue()
 
 

@@ -28,6 +28,7 @@ from feast import Entity, FeatureView, Field, FileSource, RequestSource, ValueTy
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Bool, Float64, Int64, String
 from item_views import item_stats
+from on_demand_views import row_time
 from user_views import user_history, user_stats
 
 OWN = Path(__file__).resolve().parent / "own"
@@ -46,7 +47,6 @@ cells_view = FeatureView(
     name="cells", entities=[cell], schema=[Field(name="load", dtype=Float64), Field(name="zone", dtype=String)],
     source=source("cells"),
 )
-row_time = RequestSource(name="row_time", schema=[Field(name="at_us", dtype=Int64)])
 request = RequestSource(name="request", schema=[Field(name="budget", dtype=Float64), Field(name="device", dtype=String)])
 
 
