@@ -16,7 +16,6 @@ from ranking.data.feature_views import built_in_views, historical_reader
 from ranking.serving.context import per_item
 from ranking.serving.features import ServiceReader
 from semantic_ids import lifecycle
-from sidkit.core.clock import from_us
 from sidkit.core.errors import ConfigError, ServingError, SidkitWarning
 from sidkit.core.repo import Repo
 from sidkit.datasets.synthetic import Sizes, write_world
@@ -41,12 +40,9 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Repo:
     build_tables(repo, end_us + 120_000_000)
     lifecycle.fit(repo, "one", lifecycle.CodebookSpec(force=True, sizes=(4, 4)), read_build(repo)["as_of_us"])
     add_own_views(repo)
-    repo.__dict__.pop("settings", None)
     lifecycle.publish(repo, "one")
     as_of_us = read_build(repo)["as_of_us"]
     materialize(repo, as_of_us)
-    with_feast = open_store(repo)
-    with_feast.materialize(from_us(0), from_us(as_of_us), ["trips", "cells"])
     return repo
 
 
