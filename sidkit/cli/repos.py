@@ -34,7 +34,7 @@ def doctor(repo: RepoOption = Path(), json_: JsonOption = False) -> None:
     """Check the definitions and stores of a repository.
 
     Lists what Feast would silently mishandle, and differences between registry, catalogue and stores. Exits with code 1 if
-    there is a problem.
+    there is a problem; findings in feature views of your own are warnings.
     """
     from dataclasses import asdict
 
@@ -47,8 +47,9 @@ def doctor(repo: RepoOption = Path(), json_: JsonOption = False) -> None:
     else:
         for problem in problems:
             show(f"- {problem}")
-        say(f"{project.path}: {len(problems) or 'no'} problem{'' if len(problems) == 1 else 's'}")
-    if problems:
+        count = sum(not problem.warning for problem in problems)
+        say(f"{project.path}: {count or 'no'} problem{'' if count == 1 else 's'}")
+    if any(not problem.warning for problem in problems):
         raise typer.Exit(1)
 
 

@@ -277,6 +277,19 @@ def reads_row_time(store: FeatureStore, features: FeatureService | Sequence[str]
     return any(name in on_demand and ROW_TIME in on_demand[name].get_request_data_schema() for name in names)
 
 
+def own_stored_views(store: FeatureStore, extra: Sequence[str]) -> list[Any]:
+    """The registered stored views with the features ``view:feature``, those of on-demand views' sources included."""
+    views = {view.name: view for view in store.list_all_feature_views()}
+    named = [views[name] for name in dict.fromkeys(each.split(":")[0] for each in extra) if name in views]
+    found: dict[str, Any] = {}
+    for view in named:
+        sources = getattr(view, "source_feature_view_projections", None)
+        for name in [view.name] if sources is None else [source.name for source in sources.values()]:
+            if name in views and getattr(views[name], "online", False):
+                found[name] = views[name]
+    return list(found.values())
+
+
 def _converted(values: Values, kind: pa.DataType, what: str) -> pa.Array:
     try:
         return array_of(values, kind)
