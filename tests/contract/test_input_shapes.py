@@ -15,6 +15,7 @@ from helpers.builders import write_tables
 from helpers.contract_builders import Tables, good, read
 from helpers.input_shapes import SHAPES, array_and_ids, as_csv, as_json, numbered, put
 from sidkit.contract import inspect_source, open_source
+from sidkit.core.config import SourceSettings
 from sidkit.core.errors import ContractError, TableSchemaError
 
 
@@ -164,6 +165,11 @@ def test_bytes_of_another_type_need_the_setting(dtype: Any, tmp_path: Path) -> N
     folder = write_tables(
         tmp_path / "source", {**tables, "item_embeddings": put(tables["item_embeddings"], "text", blobs)}
     )
+    if dtype == "float64":
+        with pytest.raises(TableSchemaError, match=r'below \[source\.vectors\] in sidkit\.toml \(dtype = "float64"\)'):
+            inspect_source(open_source(str(folder)))
+    stated = SourceSettings(vectors={"dtype": dtype})
+    assert inspect_source(open_source(str(folder), stated)).modalities == ("text",)
     got = read(folder, tmp_path / "work", vectors={"dtype": dtype})["item_embeddings"]
     assert got["text"].to_pylist() == tables["item_embeddings"]["text"].to_pylist()
 
