@@ -32,6 +32,21 @@ def test_every_shape_is_read_as_the_same_tables(make: Callable[[Path], Path], ex
     assert read(folder, tmp_path / "work", chunk_rows=5) == expected
 
 
+@pytest.mark.parametrize("ending", ["csv.gz", "csv.bz2", "csv.zst", "jsonl.gz", "ndjson.zst", "tsv"])
+def test_text_files_may_be_compressed(ending: str, expected: Tables, tmp_path: Path) -> None:
+    tables = numbered()
+    log = tables.pop("interactions")
+    folder = write_tables(tmp_path / "source", tables)
+    plain = tmp_path / "plain"
+    if ending == "tsv":
+        as_csv(plain, log, "\t")
+    else:
+        (as_csv if ending.startswith("csv") else as_json)(plain, log)
+    with pa.output_stream(folder / f"interactions.{ending}") as sink:  # compresses by the suffix
+        sink.write(plain.read_bytes())
+    assert read(folder, tmp_path / "work") == expected
+
+
 @pytest.mark.parametrize("write", [as_csv, as_json])
 def test_attributes_have_one_type_whatever_the_chunk(write: Any, tmp_path: Path) -> None:
     tables = numbered()
@@ -101,6 +116,9 @@ def test_a_damaged_text_file_is_refused_by_name(name: str, text: str, message: s
     with pytest.raises(ContractError, match=message) as refused:
         read(folder, tmp_path / "work")
     assert name in str(refused.value) or "more than once" in message
+    (folder / name).unlink()
+    (as_json if name.endswith("jsonl") else as_csv)(folder / name.removesuffix(".gz"), tables["interactions"])
+    assert len(read(folder, tmp_path / "work2")["interactions"]) == len(tables["interactions"])
 
 
 def test_files_of_several_formats_are_refused_and_accepted_apart(tmp_path: Path) -> None:
