@@ -15,7 +15,10 @@ def init(
     folder: Annotated[Path, typer.Argument(help="New or empty folder.")],
     data: Annotated[
         str | None,
-        typer.Option(help="A folder of files, a SQLAlchemy URL, or synthetic[:strong|weak|none|clustered]."),
+        typer.Option(
+            help="A folder of files, a SQLAlchemy URL, synthetic[:strong|weak|none|clustered], or a published data "
+            "set as NAME:PATH."
+        ),
     ] = None,
     settings: SettingsOption = None,
     impressions: Annotated[int, typer.Option(help="Number of impressions of a generated data set.")] = 200_000,
