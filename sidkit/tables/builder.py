@@ -25,7 +25,7 @@ from sidkit.core.files import remove
 from sidkit.core.integrity import checked, hashes_of, read_sealed, read_verified, replaced, write_sealed
 from sidkit.core.repo import Repo
 from sidkit.tables.affinity import EVENTS, NEW_EVENTS, affinity_tables, has_late_rows, read_valued_events, rows_query
-from sidkit.tables.attributes import ATTRIBUTE_TABLES, changes_of, defined_tables, read_versions
+from sidkit.tables.attributes import ATTRIBUTE_TABLES, changes_of, defined_tables, read_versions, remove_undefined
 from sidkit.tables.counts import count_events
 from sidkit.tables.ingest import Log, read_log
 from sidkit.tables.keys import entity_sql, key_columns
