@@ -240,7 +240,7 @@ def _build(
                     else _merge_by_restart(query, key_columns(name), old, time.delay_us)
                 )
                 opened.execute(f"CREATE OR REPLACE TEMP TABLE written AS {merged}")
-                if name == ITEM_ATTRIBUTES and known and has_late_rows(opened, known):
+                if name == ITEM_ATTRIBUTES and affinity and known and has_late_rows(opened, known):
                     changed |= dict.fromkeys(affinity, "item_attributes got versions of earlier times")
                 _withdraw(opened, repo.tables, name, log, known, now_us)
                 rows[name], new[name] = _write(opened, name, repo.tables / f"{name}.parquet", known)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from helpers.attribute_world import attribute_repo, set_features
-from helpers.builders import DAY, START, fresh_repo, moments, write_tables
+from helpers.builders import DAY, START, moments, write_tables
 from sidkit.core.feature_settings import COUNTS
 from sidkit.core.repo import Repo
 from sidkit.tables import build_tables, ingest
@@ -172,8 +172,7 @@ def test_removed_events_leave_the_counts(tmp_path: Path) -> None:
 
 def test_exposures_of_a_log_of_positives_are_null(tmp_path: Path) -> None:
     source = write_world(tmp_path / "source", [("u1", "i1", START, 1)], [("i1", START - DAY, "a", None)])
-    positives = {'feedback = "impressions"': 'feedback = "positives_only"', "[features]\n": FEATURES.lstrip()}
-    repo = fresh_repo(tmp_path / "repo", source, toml=positives)
+    repo = attribute_repo(tmp_path / "repo", source, FEATURES, feedback="positives_only")
     ingest(repo)
     build_tables(repo, END)
     (first, *_) = rows_of(repo, "category")
