@@ -63,12 +63,18 @@ def changes_of(was: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]
     return changed
 
 
+def kept_columns(was: Mapping[str, Any], now: Mapping[str, Any], name: str) -> list[str]:
+    """The columns of a table whose kind is the same under two ``FeatureSettings.table_settings``."""
+    before, after = (defined_tables(settings).get(name, {}) for settings in (was, now))
+    return [column for column, kind in after.items() if before.get(column) == kind]
+
+
 def read_versions(
     opened: duckdb.DuckDBPyConnection,
     name: str,
     columns: Mapping[str, AttributeKind],
     log: Log,
-    shapes: Mapping[str, Shape] | None,
+    shapes: Mapping[str, Shape],
 ) -> AttributeTable:
     """Create the view ``item_attribute_versions`` or ``user_attribute_versions``, which the table's SQL file reads.
 
@@ -82,8 +88,8 @@ def read_versions(
         Column -> kind.
     log : Log
         The log.
-    shapes : mapping or None
-        Shapes of the previous build, so that an incremental one converts alike; None determines them.
+    shapes : mapping
+        Shapes of the previous build, so that an incremental one converts alike; others are determined.
 
     Raises
     ------
@@ -102,7 +108,7 @@ def read_versions(
             )
     known = {
         column: shape_of(opened, relation, column, *kind) for column, kind in kinds.items() if column not in empty
-    } | dict(shapes or {})
+    } | dict(shapes)
     filled = {
         column: (kind, stored, known.get(column, {})) for column, (kind, stored) in kinds.items() if column not in empty
     }

@@ -18,14 +18,22 @@ import duckdb
 from sidkit.core.artifact import read_manifest
 from sidkit.core.clock import check_as_of, iso, present_us
 from sidkit.core.config import content_hash
-from sidkit.core.engine import connection, literal, quoted, set_variables, working_on
+from sidkit.core.engine import connection, literal, set_variables, working_on
 from sidkit.core.errors import ArtifactCorruptError, ArtifactMissingError, SettingsChangedError, TimeError
 from sidkit.core.feature_settings import FeatureSettings
 from sidkit.core.integrity import checked, hashes_of, read_sealed, read_verified, replaced, write_sealed
 from sidkit.core.repo import Repo
-from sidkit.tables.attributes import ATTRIBUTE_TABLES, changes_of, defined_tables, read_versions, remove_undefined
+from sidkit.tables.attributes import (
+    ATTRIBUTE_TABLES,
+    changes_of,
+    defined_tables,
+    kept_columns,
+    read_versions,
+    remove_undefined,
+)
+from sidkit.tables.content import read_content
 from sidkit.tables.ingest import Log, read_log
-from sidkit.tables.versions import merge_versions
+from sidkit.tables.versions import merge_versions, read_table, with_columns_of
 from sidkit.tables.withdrawn import withdraw
 
 TABLES = ("item_content", "item_stats", "user_history", "user_stats")
@@ -203,13 +211,13 @@ def _build(
             },
         )
         _read_events(opened, log, before)
-        _read_content(opened, log, noted["settings"]["source.modalities"])
+        read_content(opened, log, noted["settings"]["source.modalities"])
         defined = defined_tables(noted["features"])
-        changed = changes_of(before.get("features", _NO_FEATURES), noted["features"]) if before else {}
+        was = before.get("features", _NO_FEATURES) if before else _NO_FEATURES
+        changed = changes_of(was, noted["features"]) if before else {}
+        kept = {name: kept_columns(was, noted["features"], name) for name in defined}
         attributes = {
-            name: read_versions(
-                opened, name, columns, log, before["shapes"][name] if before and name not in changed else None
-            )
+            name: read_versions(opened, name, columns, log, _shapes_of(before, name, kept[name]))
             for name, columns in defined.items()
         }
         rows, new = {}, {}
@@ -224,8 +232,12 @@ def _build(
                 payload = list(defined.get(name, ()))
                 if name == "item_content":
                     payload = [*noted["settings"]["source.modalities"], "category", "price", "created_at_us"]
+                earlier = read_table(old) if old else None
+                if name in changed and kept[name]:  # corrections in place left rows that the log does not have
+                    path = repo.tables / f"{name}.parquet"
+                    earlier = with_columns_of(path, _query(name), _key(name), payload, kept[name])
                 merged = (
-                    merge_versions(_query(name), old, _key(name), payload)
+                    merge_versions(_query(name), earlier, _key(name), payload)
                     if payload
                     else _merge_by_restart(name, old, time.delay_us)
                 )
@@ -244,6 +256,11 @@ def _build(
     return BuildReport(as_of_us, rows, new, unchanged=False, notes=tuple(notes))
 
 
+def _shapes_of(before: dict[str, Any] | None, name: str, columns: list[str]) -> dict[str, Any]:
+    shapes = before.get("shapes", {}).get(name, {}) if before else {}
+    return {column: shape for column, shape in shapes.items() if column in columns}
+
+
 def _done(name: str, defined: Mapping[str, object]) -> str:
     return f"{name} was rebuilt" if name in defined else f"{name} was removed"
 
@@ -259,35 +276,6 @@ def _read_events(opened: duckdb.DuckDBPyConnection, log: Log, before: dict[str, 
         opened.execute(
             f"CREATE OR REPLACE TEMP VIEW {view} AS SELECT {columns} FROM read_parquet([{listed}]) WHERE {where}"
         )
-
-
-def _read_content(opened: duckdb.DuckDBPyConnection, log: Log, modalities: list[str]) -> None:
-    items, embeddings = f"read_parquet({literal(log.items)})", f"read_parquet({literal(log.embeddings)})"
-    has = {
-        table: {row[0] for row in opened.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()}
-        for table, source in (("items", items), ("embeddings", embeddings))
-    }
-    version = "coalesce(updated_at, created_at)" if "updated_at" in has["items"] else "created_at"
-    category = "category" if "category" in has["items"] else "NULL::VARCHAR AS category"
-    price = "price" if "price" in has["items"] else "NULL::FLOAT AS price"
-    opened.execute(f"""
-        CREATE OR REPLACE TEMP VIEW item_versions AS
-        SELECT item_id, epoch_us({version}) AS version_us, {category}, {price}, epoch_us(created_at) AS created_at_us
-        FROM {items} WHERE epoch_us({version}) + getvariable('delay_us') <= getvariable('as_of_us')
-    """)
-    lists = ", ".join(quoted(name) for name in modalities)
-    dated = "updated_at" in has["embeddings"]
-    updated = "greatest(coalesce(updated_at, born), born)" if dated else "born"
-    newest = "updated_at DESC NULLS LAST" if dated else "item_id"
-    opened.execute(f"""
-        CREATE OR REPLACE TEMP VIEW embedding_versions AS
-        SELECT item_id, epoch_us({updated}) AS version_us, {lists}
-        FROM {embeddings} INNER JOIN (SELECT item_id, min(created_at) AS born FROM {items} GROUP BY item_id) USING (item_id)
-        WHERE epoch_us({updated}) + getvariable('delay_us') <= getvariable('as_of_us')
-        QUALIFY row_number() OVER (
-            PARTITION BY item_id, epoch_us({updated}) ORDER BY {newest}
-        ) = 1
-    """)
 
 
 def _prepare_counts(
