@@ -112,6 +112,13 @@ def test_a_value_corrected_in_place_gets_a_row_at_as_of_and_the_old_one_stays(ow
     old, new = rows_of(own, "item_attributes", "i1")
     assert (new["weight"], new["event_timestamp"]) == (9.0, END + DAY)
     assert old["weight"] != 9.0
+    # Another attribute comes and goes: what serving knew before the correction is preserved.
+    set_features(own, FEATURES.replace('genres = "categories"\n', ""))
+    build_tables(own, END + DAY)
+    assert [row["weight"] for row in rows_of(own, "item_attributes", "i1")] == [old["weight"], 9.0]
+    set_features(own, FEATURES)
+    build_tables(own, END + DAY)
+    assert rows_of(own, "item_attributes", "i1") == [old, new]
 
 
 def test_values_of_another_kind_are_null_and_counted(own: Repo) -> None:
