@@ -27,7 +27,9 @@ demo: $(VENV)/.made
 	$(BIN)/sidkit score --repo demo --user u1 --items i1,i2,i3,i4,i5 --at 2024-03-02T00:00:00Z
 	$(BIN)/sidkit run $(DEMO) --quiet
 
-test: lint types unit
+# The types are checked beside the tests: mypy uses one core.
+test: lint
+	@$(MAKE) --no-print-directory --jobs 2 types unit
 
 # The documentation in .work/docs; a warning, a broken link and a request to another host are errors. `mkdocs serve` shows it.
 docs: $(VENV)/.made

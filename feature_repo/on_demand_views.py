@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from feast import Field, RequestSource
 from feast.on_demand_feature_view import on_demand_feature_view
@@ -30,5 +31,5 @@ row_time = RequestSource(
     tags=definitions.tags,
 )
 def user_recency(inputs: pd.DataFrame) -> pd.DataFrame:
-    newest = inputs["timestamps_us"].str[0].astype("float64")
+    newest = [np.nan if times is None or len(times) == 0 else times[0] for times in inputs["timestamps_us"]]
     return pd.DataFrame({"hours_since_last_click": (inputs["at_us"] - newest) / 3.6e9})

@@ -50,9 +50,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 SLOW_FIRST = (
-    "test_comparison.py", "test_kills.py", "test_documents.py", "test_blocks.py", "test_site.py", "test_run.py",
-    "test_dataset_from_log.py", "test_cli.py", "test_feast_cli.py", "test_upgrade.py", "test_apply_race.py",
-    "test_project.py", "test_pretrained_texts.py", "test_quantizers.py", "test_scorer.py",
+    "test_kills.py", "test_comparison.py", "test_documents.py", "test_run.py", "test_blocks.py", "test_lifecycle.py",
+    "test_targets.py", "test_dataset_from_log.py", "test_feast_cli.py", "test_audit.py", "test_site.py", "test_feast_repo.py",
+    "test_asof_versus_feast.py", "test_stores_agree.py", "test_oracle_worlds.py", "test_cli.py", "test_single_features.py",
+    "test_disk_training.py", "test_quantizers.py", "test_apply_race.py", "test_remedies.py", "test_synthetic.py",
+    "test_knowledge.py", "test_upgrade.py", "test_project.py", "test_pretrained_texts.py", "test_scorer.py",
 )  # fmt: skip
 """Files that take longest run first, so that no worker is left with one of them at the end."""
 

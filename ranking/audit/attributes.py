@@ -23,6 +23,8 @@ from sidkit.core.repo import Repo
 from sidkit.tables import read_build, read_log
 
 _BEGINNING_US = 86_400_000_000
+_DATES_US = (-62_135_510_400_000_000, 253_402_214_400_000_000)
+"""From 0001-01-02 to 9999-12-31; other dates are null."""
 _YES, _NO = frozenset({"true", "t", "yes", "y", "1"}), frozenset({"false", "f", "no", "n", "0"})
 
 
@@ -87,6 +89,10 @@ class AttributeReference:
         needed = list(dict.fromkeys([key, *times, *(name for name in columns if name in schema.names)]))
         table = pq.read_table(path, columns=needed, filters=pc.field(key).isin(wanted))
         stamps = [table[name].cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_pylist() for name in times]
+        for name in {name for name, kind in columns.items() if kind == "date"} & set(table.column_names):
+            if pa.types.is_timestamp(table.schema.field(name).type):  # Python has no dates after 9999
+                us = table[name].cast(pa.timestamp("us", tz="UTC"), safe=False).cast(pa.int64())
+                table = table.set_column(table.column_names.index(name), name, us)
         versions: dict[str, list[tuple[int, dict[str, Any]]]] = {}
         for at, row in enumerate(table.to_pylist()):
             known = [stamp[at] for stamp in stamps if stamp[at] is not None]
@@ -143,6 +149,8 @@ def _flag(value: Any, shape: Mapping[str, Any]) -> bool | None:
 
 
 def _date(value: Any, shape: Mapping[str, Any]) -> int | None:
+    if isinstance(value, int):
+        return value if _DATES_US[0] <= value < _DATES_US[1] else None
     if isinstance(value, str):
         try:
             value = datetime.fromisoformat(value.strip())
@@ -152,7 +160,7 @@ def _date(value: Any, shape: Mapping[str, Any]) -> int | None:
         value = datetime(value.year, value.month, value.day) if isinstance(value, date) else None
     if value is None:
         return None
-    return to_us(value if value.tzinfo else value.replace(tzinfo=UTC))
+    return _date(to_us(value if value.tzinfo else value.replace(tzinfo=UTC)), shape)
 
 
 def _vector(value: Any, shape: Mapping[str, Any]) -> list[float] | None:

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from ranking.audit.derived import PastItem, derived_cells
 from ranking.audit.expected import HISTORY_CODES, plain_name, saved_cells
 from ranking.audit.frames import AuditedRows
 from ranking.audit.reference import Cells, LogReference
 from sidkit.core.clock import iso
 from sidkit.core.engine import literal
-from sidkit.core.feature_settings import USER_ATTRIBUTES
+from sidkit.core.feature_settings import ITEM_ATTRIBUTES, USER_ATTRIBUTES
 from sidkit.core.integrity import checked
 from sidkit.core.repo import Repo
 from sidkit.tables import read_log
@@ -108,13 +109,16 @@ def audit_rows(repo: Repo, rows: AuditedRows, reference: LogReference) -> RowsAu
             if late_us.get((rows.user_ids if view == USER_ATTRIBUTES else rows.item_ids)[index], -math.inf)
             > rows.at_us[index]
         }
+        late_items = corrected_attributes.get(ITEM_ATTRIBUTES, {})
+        past = {rows.item_ids[index], *(plain[index]["user_history__item_ids"] or [])}
+        stale_affinity = bool(late_items) and not late_items.keys().isdisjoint(past)
         if rows.rate is not None:
             skipped += sum(each.startswith(counted) for each in actual.keys() - expected[index].keys())
         for feature, value in expected[index].items():
             if feature not in actual or feature in _NOT_RECOMPUTED:
                 continue
             is_content = plain_name(feature).startswith(("item_content", "item_sid"))
-            stale = feature.partition("__")[0] in stale_views
+            stale = feature.partition("__")[0] in stale_views or (stale_affinity and feature.startswith("affinity__"))
             if stale or (stale_item and is_content) or (stale_history and feature == HISTORY_CODES):
                 skipped += 1
                 continue
@@ -134,7 +138,9 @@ def _expected(rows: AuditedRows, plain: list[Cells], reference: LogReference) ->
         raise ValueError("expected the rows of a saved frame, got rows without a rate")
     lengths = [len(row["user_history__item_ids"] or []) for row in plain]
     ids = np.array([item for row in plain for item in row["user_history__item_ids"] or []], dtype=object)
-    numbers = iter(reference.content_numbers(ids, np.repeat(rows.at_us, lengths)))
+    at_us = np.repeat(rows.at_us, lengths)
+    numbers = iter(reference.content_numbers(ids, at_us))
+    attributes = iter(reference.attributes.cells([""] * len(ids), ids, at_us))
     expected = []
     by_value = reference.by_value.cells(rows.user_ids, rows.item_ids, rows.at_us, rows.rate)
     had_before = reference.had_before(rows.user_ids, rows.item_ids, rows.at_us)
@@ -142,6 +148,13 @@ def _expected(rows: AuditedRows, plain: list[Cells], reference: LogReference) ->
         cells = saved_cells(row, rows.item_ids[index], int(rows.at_us[index]), rows.rate)
         cells[HISTORY_CODES] = [reference.content(next(numbers)) for _ in row["user_history__item_ids"] or []]
         cells["had_before"] = had_before[index]
+        history = [
+            PastItem(item, us, next(attributes))
+            for item, us in zip(
+                row["user_history__item_ids"] or [], row["user_history__timestamps_us"] or [], strict=True
+            )
+        ]
+        cells |= derived_cells(rows.schema, row, rows.item_ids[index], int(rows.at_us[index]), history)
         cells |= by_value[index]
         expected.append(cells)
     return expected

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,9 @@ import pyarrow.parquet as pq
 
 from ranking.audit.expected import HISTORY_CODES
 from ranking.audit.reference import Cells
+from ranking.data.dataset import Dataset
 from ranking.data.feature_views import historical_reader, string_array
+from ranking.data.schema import BUILT_IN, FeatureSchema
 from sidkit.core.arrays import Ints
 from sidkit.core.errors import ArtifactMissingError, ContractError
 from sidkit.core.integrity import checked
@@ -40,6 +43,8 @@ class AuditedRows:
     at_us: Ints
     cells: list[Cells]
     rate: float | None = None
+    schema: FeatureSchema = BUILT_IN
+    """The features of a saved frame besides the built-in ones."""
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -141,7 +146,7 @@ def rows_of_run(repo: Repo, folder: Path, n_rows: int, seed: int) -> AuditedRows
     data = DiskFrame.load(folder / "frame")
     numbers = sample_rows(len(data), n_rows, seed)
     part = data.take(numbers)
-    names = numeric_columns(data.data.schema)
+    names, coded = numeric_columns(part.schema), _coded(part)
     cells: list[Cells] = []
     for row in range(len(part)):
         filled = part.history_items[part.history[row]]
@@ -155,13 +160,28 @@ def rows_of_run(repo: Repo, folder: Path, n_rows: int, seed: int) -> AuditedRows
             "item_content": part.items.content[part.candidate[row]],
             HISTORY_CODES: [_codes(codes) for codes in part.items.codes[filled]],
             **{name: float(value) for name, value in zip(names, part.numeric[row], strict=True)},
+            **{name: values[codes[row]] for name, (values, codes) in coded.items()},
         }
         if part.rows.had_before is not None:
             features["had_before"] = bool(part.rows.had_before[row])
         cells.append(features)
     rate = float(read_facts(folder / "stages.json", "frame")["rate"])
     rows = part.rows
-    return AuditedRows(str(folder / "frame"), len(data), numbers, rows.user_ids, rows.item_ids, rows.at_us, cells, rate)
+    keys = (rows.user_ids, rows.item_ids, rows.at_us)
+    return AuditedRows(str(folder / "frame"), len(data), numbers, *keys, cells, rate, part.schema)
+
+
+def _coded(part: Dataset) -> dict[str, tuple[list[Any], Ints]]:
+    """Coded feature -> its distinct values, and the index of each row's value."""
+    columns: dict[str, tuple[list[Any], Ints]] = {}
+    for features, held, rows in (
+        (part.schema.item_coded, part.items.attributes, part.candidate),
+        (part.schema.row_coded, part.coded, np.arange(len(part))),
+    ):
+        for at, feature in enumerate(features if held is not None else ()):
+            assert held is not None
+            columns[feature.name] = (held.values[at].to_pylist(), held.codes[rows, at].astype(np.int64))
+    return columns
 
 
 def _codes(codes: npt.NDArray[np.int32]) -> list[int] | None:

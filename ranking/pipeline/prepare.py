@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ranking.audit.context_columns import context_auc, refuse_revealing_context
 from ranking.data.caps import Caps
 from ranking.data.dataset import LabelledRows
 from ranking.data.frame_builder import build_dataset
 from ranking.data.rows_used import part_rows
 from ranking.data.split import TimeSplit, check_both_classes
 from ranking.data.targets import CLICKED, Target, target_inputs
+from ranking.evaluation.context_columns import context_auc, refuse_revealing_context
 from ranking.training.arm_spec import RankerSpec
 from ranking.training.arms import TrainedOn, TrainingContext
 from ranking.training.serving_spec import ServingSpec
@@ -127,7 +127,7 @@ class Prepared:
         Raises
         ------
         ContractError
-            When a context column alone predicts the label (:mod:`ranking.audit.context_columns`).
+            When a context column alone predicts the label (:mod:`ranking.evaluation.context_columns`).
         """
         settings, context = self.repo.settings, dict(self.repo.settings.features.context)
         inputs = [log, settings.negatives.model_dump(), settings.time.model_dump()]

@@ -14,6 +14,7 @@ from sidkit.core.clock import moment_us
 from sidkit.core.errors import ServingError, TimeError
 from sidkit.core.feature_settings import CONTEXT
 from sidkit.stores.offline.plan import ViewRows
+from sidkit.stores.on_demand import ServiceViews, required
 
 _TYPES = {"number": pa.float64(), "categories": pa.list_(pa.string()), "vector": pa.list_(pa.float32())}
 Context = Mapping[str, Any]
@@ -22,7 +23,7 @@ Read = Callable[[Mapping[str, Sequence[Any]], int | None], dict[str, ViewRows]]
 
 
 def read_context_views(
-    read: Read, user_id: str, item_ids: Sequence[str], at_us: int, context: Context
+    read: Read, views: ServiceViews, user_id: str, item_ids: Sequence[str], at_us: int, context: Context
 ) -> dict[str, ViewRows]:
     """Read the views of a request that need more than the user's id or the item's id.
 
@@ -30,6 +31,8 @@ def read_context_views(
     ----------
     read : callable
         Reads the features of ``ctr_<codebook>_context``; see :meth:`ranking.serving.features.ServiceReader.read`.
+    views : ServiceViews
+        What that service needs.
     user_id, item_ids, at_us
         The request.
     context : mapping
@@ -41,6 +44,8 @@ def read_context_views(
         When a value is missing, is no list of the items' length, or has the wrong type.
     """
     keys = {**per_item(context, len(item_ids)), "user_id": [user_id] * len(item_ids), "item_id": list(item_ids)}
+    for name in views.inputs:
+        required(keys, name, views.names)
     return read(keys, at_us)
 
 

@@ -37,18 +37,18 @@ class ServiceReader:
     store : FeatureStore
         Feature store of the repository.
     service : FeatureService
-        Feature service to read; its views are looked up in the registry once.
+        Feature service to read; its views are looked up in the registry once (``views``).
     """
 
     def __init__(self, store: FeatureStore, service: FeatureService) -> None:
         self._store = store
         self._service = service
-        self._views = ServiceViews.of(store, service)
-        self._packed = packed_reader(store, self._views.stored)
+        self.views = ServiceViews.of(store, service)
+        self._packed = packed_reader(store, self.views.stored)
 
     def stored(self, views: Mapping[str, ViewRows]) -> list[ViewRows]:
         """Those of the views read that are stored; on-demand views have a row for every key."""
-        computed = {view.name for view in self._views.on_demand}
+        computed = {view.name for view in self.views.on_demand}
         return [view for name, view in views.items() if name not in computed]
 
     def read(self, keys: Mapping[str, Sequence[Any]], at_us: int | None = None) -> dict[str, ViewRows]:
@@ -73,26 +73,26 @@ class ServiceReader:
         ServingError
             When a key or request input is missing, or has the wrong type.
         """
-        keys = self._views.whole_keys(keys)
+        keys = self.views.whole_keys(keys)
         views = self._packed.read(keys, at_us) if self._packed is not None else self._read_with_feast(keys)
-        if not self._views.on_demand:
+        if not self.views.on_demand:
             return views
         count = len(next(iter(keys.values()), ()))
         times_us: Ints = np.full(count, present_us() if at_us is None else at_us, dtype=np.int64)
-        return self._views.completed(views, keys, times_us)
+        return self.views.completed(views, keys, times_us)
 
     def _read_with_feast(self, keys: Mapping[str, Sequence[Any]]) -> dict[str, ViewRows]:
         """The stored views. On-demand ones are left to sidkit: Feast loses those in Python mode with full names."""
-        rows: dict[str, Any] = {name: list(required(keys, name, self._views.names)) for name in self._views.keys}
+        rows: dict[str, Any] = {name: list(required(keys, name, self.views.names)) for name in self.views.keys}
         rows = rows or {
             name: list(values) for name, values in keys.items()
         }  # how many rows, for views without entities
-        projections = [view.projection for view in self._views.stored]
+        projections = [view.projection for view in self.views.stored]
         features: Any = self._service
-        if self._views.on_demand:
+        if self.views.on_demand:
             features = list(dict.fromkeys(f"{each.name}:{of.name}" for each in projections for of in each.features))
         response = self._store.get_online_features(features=features, entity_rows=rows, full_feature_names=True)
-        return plain_views(response.to_arrow(), projections, aliased=not self._views.on_demand)
+        return plain_views(response.to_arrow(), projections, aliased=not self.views.on_demand)
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,9 @@ class OnlineFeatures:
         for name, view in user.items():
             views[name] = ViewRows(name, np.repeat(view.index, len(items)), view.table)
         if self._context is not None:
-            views |= read_context_views(self._context.read, user_id, item_ids, at_us, context or {})
+            views |= read_context_views(
+                self._context.read, self._context.views, user_id, item_ids, at_us, context or {}
+            )
         rows = LabelledRows(
             np.full(len(items), user_id, dtype=object),
             items,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sidkit.core.clock import to_us
 from sidkit.stores.feast_repo import feature_service
+from sidkit.stores.on_demand import ServiceViews
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -20,8 +21,7 @@ def newest_row_us(store: FeatureStore, service_name: str, tables: Path) -> int:
     materialized row.
     """
     newest = 0
-    for projection in feature_service(store, service_name).feature_view_projections:
-        view = store.get_feature_view(projection.name)
+    for view in _stored(store, service_name):
         if view.most_recent_end_time is not None:
             newest = max(newest, _newest_of(store, view, to_us(view.most_recent_end_time), tables))
     return newest
@@ -29,11 +29,14 @@ def newest_row_us(store: FeatureStore, service_name: str, tables: Path) -> int:
 
 def materialized_until(store: FeatureStore, service_name: str) -> int:
     """Return the latest end of the materialized intervals of a feature service's views, microseconds UTC; 0 if none."""
-    ends = [
-        store.get_feature_view(projection.name).most_recent_end_time
-        for projection in feature_service(store, service_name).feature_view_projections
-    ]
+    ends = [view.most_recent_end_time for view in _stored(store, service_name)]
     return max((to_us(end) for end in ends if end is not None), default=0)
+
+
+def _stored(store: FeatureStore, service_name: str) -> list[Any]:
+    """The stored views that a service reads, those of on-demand views included."""
+    views = ServiceViews.of(store, feature_service(store, service_name)).stored
+    return [store.registry.get_any_feature_view(view.name, store.project, allow_cache=True) for view in views]
 
 
 def _newest_of(store: FeatureStore, view: Any, end_us: int, tables: Path) -> int:

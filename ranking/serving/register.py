@@ -68,7 +68,7 @@ def register_ranker(repo: Repo, name: str, model: ExternalRanker, trained_on: Se
     facts = {"name": name, "codebook": record.name, "service": record.service_name, "arm": arm}
     trained = TrainedOn(
         fit_start_us=int(at_us.min()),
-        fit_end_us=int(at_us.max()) + 1,
+        fit_end_us=max(int(at_us.max()) + 1, record.fit_end_us),  # the codes have seen what their codebook has
         parents=(record.name,),
         feature_settings=repo.settings.feature_settings(),
         rows=len(label),

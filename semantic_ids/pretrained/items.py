@@ -38,8 +38,8 @@ class Items:
     def __init__(self, url: str, settings: SourceSettings | None = None) -> None:
         self.source = open_source(url, settings or stated_settings(url), required=(ITEMS.name,))
         self.folder = self.source.folder
-        self.rows = self.source.rows(ITEMS.name)
         self.columns = tuple(self.source.columns(ITEMS.name))
+        self.rows = self.source.rows(ITEMS.name)
         if "item_id" not in self.columns:
             raise TableSchemaError(ITEMS.name, f"column 'item_id' is missing; the table has {', '.join(self.columns)}")
         self.refused: Counter[str] = Counter()

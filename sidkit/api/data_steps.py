@@ -12,6 +12,7 @@ from sidkit.core.clock import Moment, check_as_of, iso, moment_us
 from sidkit.core.errors import ConfigError, TimeError
 
 if TYPE_CHECKING:
+    from sidkit.api.checks import CheckedSource
     from sidkit.stores.doctor import Problem
     from sidkit.tables import BuildReport, IngestReport
     from sidkit.tables.labelled_rows import RowsReport
@@ -54,6 +55,31 @@ class DataSteps(ProjectBase):
         with self.repo.locked():
             add_to_source(self.repo, tables_of(interactions, items, item_embeddings, users))
             return ingest(self.repo, remove_vanished=remove_vanished, rebuild=rebuild)
+
+    def convert(self, out: str | Path) -> CheckedSource:
+        """Write the source as Parquet files of the input contract; the log and the tables are not touched.
+
+        Parameters
+        ----------
+        out : str or Path
+            A new or empty folder, for ``interactions.parquet``, ``items.parquet``, ``item_embeddings.parquet`` (if there are
+            vectors), and the rejected rows in ``rejects``.
+
+        Returns
+        -------
+        CheckedSource
+            ``tables``: a report per table, with what becomes of every column.
+
+        Raises
+        ------
+        ContractError
+            When the source breaks the input contract.
+        ConfigError
+            When the folder is neither new nor empty.
+        """
+        from sidkit.api.checks import convert_source
+
+        return convert_source(self.settings.source.url, out, repo=self.path)
 
     def build(self, as_of: Moment | None = None, *, rebuild: bool = False, allow_future: bool = False) -> BuildReport:
         """Update the feature tables to a point in time; only rows due since the last build are computed.
@@ -122,6 +148,8 @@ class DataSteps(ProjectBase):
     def materialize(self, as_of: Moment | None = None, *, allow_future: bool = False) -> dict[str, int]:
         """Write the newest row of every key to the online store; returns the number of keys per feature view.
 
+        If ``[features]`` changed since the last apply, the definitions are applied first.
+
         Parameters
         ----------
         as_of : str or datetime, optional
@@ -136,7 +164,7 @@ class DataSteps(ProjectBase):
         RepoError
             When the registry has no feature view, because :meth:`apply` never ran.
         """
-        from sidkit.stores.feast_repo import materialize, repair_online_store
+        from sidkit.stores.feast_repo import apply_changed_features, materialize, repair_online_store
         from sidkit.tables import read_build
 
         with self.repo.locked():
@@ -148,6 +176,8 @@ class DataSteps(ProjectBase):
                     f"expected --as-of no later than the tables ({iso(built)}), got {iso(as_of_us)}; run `sidkit tables build` "
                     "first"
                 )
+            if apply_changed_features(self.repo):
+                warn("[features] changed since the last `sidkit apply`; the definitions were applied")
             for finding in repair_online_store(self.repo):
                 warn(finding)
             return materialize(self.repo, as_of_us)

@@ -217,7 +217,7 @@ class RankerSteps(ProjectBase):
             The trained model: an instance of a class in a Python file that imports installed packages only.
         trained_on : ProjectDataset or sequence of ProjectDataset
             All labelled rows that the model has seen: training rows, and validation rows if they selected anything. They
-            state the codebook, and the end of the window before which the ranker is not evaluated.
+            state the codebook. The ranker is evaluated on rows after the last of them and after the fit of the codebook.
 
         Raises
         ------

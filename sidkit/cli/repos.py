@@ -15,7 +15,10 @@ def init(
     folder: Annotated[Path, typer.Argument(help="New or empty folder.")],
     data: Annotated[
         str | None,
-        typer.Option(help="A folder of files, a SQLAlchemy URL, or synthetic[:strong|weak|none|clustered]."),
+        typer.Option(
+            help="A folder of files, a SQLAlchemy URL, synthetic[:strong|weak|none|clustered], or a published data "
+            "set as NAME:PATH."
+        ),
     ] = None,
     settings: SettingsOption = None,
     impressions: Annotated[int, typer.Option(help="Number of impressions of a generated data set.")] = 200_000,
@@ -34,7 +37,7 @@ def doctor(repo: RepoOption = Path(), json_: JsonOption = False) -> None:
     """Check the definitions and stores of a repository.
 
     Lists what Feast would silently mishandle, and differences between registry, catalogue and stores. Exits with code 1 if
-    there is a problem.
+    there is a problem; findings in feature views of your own are warnings.
     """
     from dataclasses import asdict
 
@@ -47,8 +50,9 @@ def doctor(repo: RepoOption = Path(), json_: JsonOption = False) -> None:
     else:
         for problem in problems:
             show(f"- {problem}")
-        say(f"{project.path}: {len(problems) or 'no'} problem{'' if len(problems) == 1 else 's'}")
-    if problems:
+        count = sum(not problem.warning for problem in problems)
+        say(f"{project.path}: {count or 'no'} problem{'' if count == 1 else 's'}")
+    if any(not problem.warning for problem in problems):
         raise typer.Exit(1)
 
 

@@ -31,6 +31,8 @@ Shape = dict[str, Any]
 """What a column's conversion depends on besides its kind, as JSON values: ``separator`` of categories in one text (empty: none)
 or ``width`` of vectors."""
 
+_FIRST_DATE, _LAST_DATE = "TIMESTAMPTZ '0001-01-02 00:00:00Z'", "TIMESTAMPTZ '9999-12-31 00:00:00Z'"
+"""Dates outside are in a wrong unit; many tools cannot represent them."""
 _NUMBER = re.compile(r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|FLOAT|DOUBLE|DECIMAL\(.*\)")
 _TIME = re.compile(r"DATE|TIMESTAMP.*")
 
@@ -150,7 +152,7 @@ def _flag(column: str, stored: str, shape: Shape) -> str:
 
 def _date(column: str, stored: str, shape: Shape) -> str:
     moment = f"TRY_CAST({column} AS TIMESTAMPTZ)"
-    return f"CASE WHEN isfinite({moment}) THEN {moment} END"
+    return f"CASE WHEN {moment} >= {_FIRST_DATE} AND {moment} < {_LAST_DATE} THEN {moment} END"
 
 
 def _vector(column: str, stored: str, shape: Shape) -> str:

@@ -99,7 +99,9 @@ class FolderRelations(Relations):
         parts = self._parts(name)
         partitions = [self._partition(name, part) for part in parts]
         for part, partition in zip(parts, partitions, strict=True):
-            own = part.columns() if any(partitions) or not part.same_columns else dict.fromkeys(columns)
+            own = {*columns} - {*partition}  # a part of JSON lines fills missing columns itself
+            if part.same_columns and any(partitions):
+                own = {*part.columns()}
             for batch in part.batches([column for column in columns if column in own], chunk_rows, kinds):
                 filled = _filled(batch, columns, partition)
                 yield filled.replace_schema_metadata({PART: part.path.name}) if len(parts) > 1 else filled

@@ -17,11 +17,13 @@ from sidkit.contract.remedies import remedy
 from sidkit.contract.rows import REASON, is_list, normalise, vector_of
 from sidkit.contract.schemas import EMBEDDINGS, INTERACTIONS, ITEMS
 from sidkit.contract.stated import further_keys
+from sidkit.contract.vector_columns import is_bytes
 from sidkit.core.config import FEATURE_NAME_RULE, Feedback, is_feature_name
 from sidkit.core.errors import SidkitWarning, TableSchemaError
 
 _CHUNK_ROWS = 200_000
 _SHOWN = 3
+_BYTES = '; state the type of their numbers below [source.vectors] in sidkit.toml (dtype = "float64"), or convert them'
 _NO_VECTORS = (
     "item_embeddings is missing: arms that read content or codes are skipped (modalities = []). `sidkit data embed` computes "
     "vectors of texts and images"
@@ -109,7 +111,7 @@ def _modalities(source: MappedSource) -> tuple[tuple[str, ...], tuple[str, ...]]
     chosen = tuple(name for name, kind in stated.items() if kind is not None and _holds_vectors(kind, head, name))
     left_out = {name: kind for name, kind in stated.items() if name not in chosen}
     lines = {
-        name: f". For example: {remedy('vector', name, _plain(head.column(name)))}"
+        name: f"{_BYTES if is_bytes(kind) else ''}. For example: {remedy('vector', name, _plain(head.column(name)))}"
         if head is not None and kind is not None and _may_hold_vectors(kind)
         else ""
         for name, kind in left_out.items()

@@ -114,7 +114,7 @@ def label_output(rule: LabelRule, table: str, source: str) -> Output:
         return done.reject(pc.and_(pc.is_null(labels), pc.invert(wrong)), f"{source} is missing, so label is unknown")
 
     note = rule.text if rule.column else "every row is positive"
-    return Output((source,), pa.float64(), read, note)
+    return Output((source,), pa.float64(), read, note, constant=not rule.column)
 
 
 def _comparable(values: pa.Array, rule: LabelRule, table: str) -> tuple[pa.Array, pa.Array]:

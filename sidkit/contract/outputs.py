@@ -37,13 +37,14 @@ class Output:
     """One column that a table has for the validation.
 
     ``inputs`` are the source's columns, ``kind`` is the Arrow type of the result (None if it follows from the values),
-    ``note`` says how it is read, for a report.
+    ``note`` says how it is read, for a report. A ``constant`` one reads only the number of rows from its input.
     """
 
     inputs: tuple[str, ...]
     kind: pa.DataType | None
     read: Read
     note: str = ""
+    constant: bool = False
 
 
 def unchanged(name: str, kind: pa.DataType | None) -> Output:

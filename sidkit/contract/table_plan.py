@@ -20,6 +20,7 @@ from sidkit.core.config import SourceSettings
 from sidkit.core.errors import TableSchemaError
 
 _SURVEY_ROWS = 100_000
+_UNDATED = "no such column; an item is created at its first interaction"
 _NUMERIC = frozenset({"flag", "integer", "number"})
 
 
@@ -39,12 +40,12 @@ class TablePlan:
         """Every column of the source's table; ``stored`` are the outputs that the log has."""
         made: dict[str, list[tuple[str, Output]]] = {}
         for name, output in self.outputs.items():
-            for source in output.inputs:
+            for source in () if output.constant else output.inputs:
                 made.setdefault(source, []).append((name, output))
         return [self._use(source, made.get(source, []), stored) for source in self.relation.columns()]
 
     def _use(self, source: str, made: Sequence[tuple[str, Output]], stored: Sequence[str]) -> ColumnUse:
-        present = [(name, output) for name, output in made if name in stored and not _is_absent(output)]
+        present = [(name, output) for name, output in made if name in stored]
         if present:
             known = any(self._is_known(name) for name, _ in present)
             texts = [
@@ -69,10 +70,10 @@ class TablePlan:
 
     def facts(self) -> dict[str, str]:
         """How columns are read that the source has in another form."""
+        noted = {name: output for name, output in self.outputs.items() if output.note}
         shown = {
-            name: f"{', '.join(output.inputs[:1])}, {output.note}" if output.inputs[0] != name else output.note
-            for name, output in self.outputs.items()
-            if output.note
+            name: output.note if output.constant or output.inputs[0] == name else f"{output.inputs[0]}, {output.note}"
+            for name, output in noted.items()
         }
         return {**shown, **self.relation.facts()}
 
@@ -118,7 +119,11 @@ class _Planner:
         if self._needs_created_at():
             first = next(iter(self.given))
             self.done.outputs["created_at"] = Output(
-                (first,), MOMENT, lambda arrays: Converted(pa.nulls(len(arrays[first]), MOMENT)), _ABSENT
+                (first,),
+                MOMENT,
+                lambda arrays: Converted(pa.nulls(len(arrays[first]), MOMENT)),
+                _UNDATED,
+                constant=True,
             )
         return self.done
 
@@ -242,10 +247,3 @@ class _Planner:
     def _needs_created_at(self) -> bool:
         dated_by_log = self.settings.missing_created_at == "first_interaction"
         return self.table.name == ITEMS.name and dated_by_log and "created_at" not in self.done.outputs
-
-
-_ABSENT = "no such column: the time of the first interaction"
-
-
-def _is_absent(output: Output) -> bool:
-    return output.note == _ABSENT

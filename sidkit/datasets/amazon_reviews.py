@@ -64,8 +64,7 @@ class AmazonReviews(PublishedDataset):
                    TRY_CAST(trim(price, '$ ') AS FLOAT) AS price,
                    concat_ws('. ', title, nullif(array_to_string(features, '. '), ''),
                              nullif(array_to_string(description, ' '), '')) AS text
-            FROM ({json_lines(self._files("items", "item metadata", _is_meta), _META)})
-            QUALIFY row_number() OVER (PARTITION BY parent_asin ORDER BY filename, title, store) = 1"""
+            FROM ({json_lines(self._files("items", "item metadata", _is_meta), _META)})"""
 
     def _reviews(self) -> str:
         return json_lines(self._files("interactions", "reviews", _is_review), _REVIEWS)

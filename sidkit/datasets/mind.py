@@ -75,8 +75,7 @@ class Mind(PublishedDataset):
                        regexp_extract_all(title_entities, '"WikidataId": "(Q\\d+)"', 1),
                        regexp_extract_all(abstract_entities, '"WikidataId": "(Q\\d+)"', 1)
                    )).list_sort() AS entities
-            FROM ({news})
-            QUALIFY row_number() OVER (PARTITION BY news_id ORDER BY filename) = 1"""
+            FROM ({news})"""
 
     def left_out(self, opened: duckdb.DuckDBPyConnection, interactions: Path) -> dict[str, int]:
         """See :meth:`PublishedDataset.left_out`."""

@@ -26,7 +26,9 @@ from sidkit.datasets.base import GeneratedDataset
 
 USERS = "users"
 """Name of the table of user attributes."""
-_UNDATED = ".undated.parquet"
+_DESCRIBED = ".described.parquet"
+_ROWS, _WIDE_ROWS = 122_880, 20_480
+"""Rows per row group, which are buffered while it is written; fewer of rows with long texts."""
 _UNSEEN = "an item without a date that appears in no interaction"
 _SPILL = ".spill"
 
@@ -71,8 +73,9 @@ class PublishedDataset(GeneratedDataset):
 
     @abstractmethod
     def items(self) -> str:
-        """SQL query for the described items: one row per ``item_id``, with ``published_at`` (TIMESTAMPTZ, may be null) and
-        attributes.
+        """SQL query for the described items: ``item_id``, ``published_at`` (TIMESTAMPTZ, may be null) and attributes.
+
+        Of several rows of an item, the first one is used.
         """
 
     def users(self) -> str | None:
@@ -82,7 +85,7 @@ class PublishedDataset(GeneratedDataset):
     def embeddings(self) -> str | None:
         """SQL query for the table ``item_embeddings``; None if the data set has no vectors.
 
-        It may read ``dated``, the items of the catalogue (``item_id``).
+        It may read ``dated``, the items that were written (``item_id``).
         """
         return None
 
@@ -134,30 +137,38 @@ class PublishedDataset(GeneratedDataset):
                 left_out = {_UNSEEN: undated, **self.left_out(opened, log)}
         finally:
             remove(folder / _SPILL)
-            remove(folder / _UNDATED)
+            remove(folder / _DESCRIBED)
         for what, count in left_out.items():
             if count:
                 warnings.warn(f"{self.name}: left out {count:,} x {what}", SidkitWarning, stacklevel=2)
         return rows
 
     def _write_items(self, opened: duckdb.DuckDBPyConnection, folder: Path, log: Path) -> int:
-        """Write the dated items; return the number of items without a date."""
+        """Write the dated items; return the number of items without a date.
+
+        Rows with long texts are only streamed: what is joined and sorted is their number in the file.
+        """
+        temporary, path = folder / _DESCRIBED, folder / f"{ITEMS.name}.parquet"
+        _copy(opened, self.items(), temporary, _WIDE_ROWS)
+        described = f"read_parquet({literal(temporary)}, file_row_number = true)"
         opened.execute(f"CREATE TEMP TABLE seen AS {self.appearances(log)}")
-        temporary = folder / _UNDATED
+        opened.execute(
+            f"""CREATE TEMP TABLE dated AS
+                SELECT coalesce(first.item_id, seen.item_id) AS item_id, least(published_at, seen_at) AS created_at, number
+                FROM (SELECT item_id, arg_min(published_at, file_row_number) AS published_at, min(file_row_number) AS number
+                      FROM {described} GROUP BY item_id) AS first
+                FULL JOIN seen ON seen.item_id = first.item_id"""
+        )
+        opened.execute("DROP TABLE seen")
         _copy(
             opened,
-            f"""SELECT coalesce(described.item_id, seen.item_id) AS item_id,
-                       least(described.published_at, seen.seen_at) AS created_at,
-                       described.* EXCLUDE (item_id, published_at)
-                FROM ({self.items()}) AS described FULL JOIN seen ON seen.item_id = described.item_id""",
-            temporary,
+            f"""SELECT described.item_id, created_at, described.* EXCLUDE (item_id, published_at, file_row_number)
+                FROM {described} AS described JOIN dated ON number = file_row_number WHERE created_at IS NOT NULL
+                UNION ALL BY NAME SELECT item_id, created_at FROM dated WHERE number IS NULL""",
+            path,
+            _WIDE_ROWS,
         )
-        everything = f"read_parquet({literal(temporary)})"
-        undated = opened.execute(f"SELECT count(*) FROM {everything} WHERE created_at IS NULL").fetchone()
-        opened.execute("DROP TABLE seen")
-        path = folder / f"{ITEMS.name}.parquet"
-        _copy(opened, f"SELECT * FROM {everything} WHERE created_at IS NOT NULL ORDER BY item_id", path)
-        opened.execute(f"CREATE TEMP VIEW dated AS SELECT item_id FROM read_parquet({literal(path)})")
+        undated = opened.execute("DELETE FROM dated WHERE created_at IS NULL").fetchone()
         return int(undated[0]) if undated else 0
 
     @contextmanager
@@ -181,8 +192,8 @@ def copies(opened: duckdb.DuckDBPyConnection, published: str, interactions: Path
     return (int(row[0]) if row else 0) - int(pq.read_metadata(interactions).num_rows)
 
 
-def _copy(opened: duckdb.DuckDBPyConnection, query: str, path: Path) -> int:
+def _copy(opened: duckdb.DuckDBPyConnection, query: str, path: Path, row_group: int = _ROWS) -> int:
     row = opened.execute(
-        f"COPY ({query}) TO {literal(path)} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 122880)"
+        f"COPY ({query}) TO {literal(path)} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {row_group})"
     ).fetchone()
     return int(row[0]) if row else 0

@@ -6,8 +6,8 @@ footers of the Parquet files, and rows only if a file lacks statistics.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,35 +31,44 @@ _WRONG_STORES = {
 }
 _RESERVED = frozenset({"event_timestamp", "created_timestamp", "entity_row_id", "event_expire_timestamp"})
 _EXACT = 2**53
+TAG, WAIVED = "sidkit", "waived"
+"""Tag of a view whose findings are known and accepted."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One finding: the rule (``code``), the object, the problem and the remedy."""
+    """One finding: the rule (``code``), the object, the problem and the remedy.
+
+    A ``warning`` concerns something that sidkit does not own, and does not prevent an apply.
+    """
 
     code: str
     where: str
     problem: str
     remedy: str
+    warning: bool = False
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.problem}. {self.remedy} [{self.code}]"
+        return f"{'warning: ' if self.warning else ''}{self.where}: {self.problem}. {self.remedy} [{self.code}]"
 
 
 def refuse(problems: Sequence[Problem], where: Path) -> None:
-    """Raise if there are problems, naming all of them.
+    """Raise if there are problems besides warnings, naming all of them.
 
     Raises
     ------
     DefinitionsError
         When there are any.
     """
-    if problems:
-        raise DefinitionsError(str(where), [str(problem) for problem in problems])
+    if refused := [str(problem) for problem in problems if not problem.warning]:
+        raise DefinitionsError(str(where), refused)
 
 
 def examine(views: Sequence[FeatureView], entities: Sequence[Entity], offline: str, folder: Path) -> list[Problem]:
     """Check definitions and return all problems.
+
+    A finding in a view that is not sidkit's own (:func:`is_own`) is a warning, or nothing if the view has the tag
+    ``sidkit: waived``.
 
     Parameters
     ----------
@@ -72,9 +81,40 @@ def examine(views: Sequence[FeatureView], entities: Sequence[Entity], offline: s
     """
     problems = list(_of_store(offline))
     for view in views:
-        problems += _of_names(view, offline)
-        problems += _of_source(view, entities, folder, offline)
+        if (view.tags or {}).get(TAG) == WAIVED:
+            continue
+        found = [*_of_names(view, offline), *_of_source(view, entities, folder, offline)]
+        problems += found if is_own(view) else [_warning(problem) for problem in found]
     return problems
+
+
+def is_own(view: FeatureView) -> bool:
+    """Whether a view is one of the template's, by the tags that the definitions of a repository give it."""
+    return "settings_hash" in (view.tags or {})
+
+
+def unread_features(service: str, features: Iterable[str], read: Iterable[str]) -> list[Problem]:
+    """Warn of features of a service that no ranker reads.
+
+    Parameters
+    ----------
+    service : str
+        Name of the feature service.
+    features : iterable of str
+        Its features by their full names.
+    read : iterable of str
+        Full names of the features that its rankers read.
+    """
+    unread = sorted(set(features) - set(read))
+    if not unread:
+        return []
+    remedy = "Train a ranker on them with `sidkit run`, or remove them from features.extra in sidkit.toml."
+    return [Problem("unread", f"feature service {service}", f"no ranker reads {', '.join(unread)}", remedy, True)]
+
+
+def _warning(problem: Problem) -> Problem:
+    remedy = f'{problem.remedy} Or set tags={{"{TAG}": "{WAIVED}"}} on the view.'
+    return replace(problem, remedy=remedy, warning=True)
 
 
 def _of_store(offline: str) -> Iterator[Problem]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from sidkit.core.clock import from_us
 from sidkit.core.engine import quoted
-from sidkit.core.errors import CatalogError, ConfigError, RepoError, SidkitError, UnknownVersionError
+from sidkit.core.errors import CatalogError, ConfigError, RepoError, SidkitError, SidkitWarning, UnknownVersionError
 from sidkit.core.redact import scrubbed
 from sidkit.core.repo import Repo
 
@@ -116,7 +116,8 @@ def apply_repo(repo: Repo) -> str:
             config = load_repo_config(repo.path, repo.path / "feature_store.yaml")
             offline = str(getattr(config.offline_store, "type", ""))
             contents = parse_repo(repo.path)
-            refuse(examine(contents.feature_views, contents.entities, offline, repo.path), repo.path)
+            problems = examine(contents.feature_views, contents.entities, offline, repo.path)
+            refuse(problems, repo.path)
             make_registry_private(repo)
             set_damaged_registry_aside(repo)
             apply_total(config, repo.path, skip_source_validation=True)
@@ -128,6 +129,8 @@ def apply_repo(repo: Repo) -> str:
             ) from error
         except Exception as error:
             raise RepoError(f"feast could not apply {repo.path} ({type(error).__name__}: {scrubbed(error)})") from error
+    for problem in problems:
+        warnings.warn(str(problem), SidkitWarning, stacklevel=2)
     return printed.getvalue()
 
 
@@ -196,24 +199,26 @@ def materialize(repo: Repo, as_of_us: int, views: list[str] | None = None) -> di
     as_of_us : int
         End time, microseconds UTC, inclusive.
     views : list of str, optional
-        Feature views; default: all whose table exists.
+        Feature views; default: all whose table exists, and own views that ``features.extra`` names.
 
     Returns
     -------
     dict
-        Number of rows (keys) per view.
+        Number of rows (keys) per view; own views are left out if Feast wrote them, which does not count.
 
     Raises
     ------
     RepoError
         When the registry has no feature view with a table, so that nothing would be written.
     """
+    from sidkit.stores.on_demand import own_stored_views
     from sidkit.stores.online.bulk import in_bulk
     from sidkit.stores.online.withdrawn import drop_withdrawn, outdate_withdrawn
     from sidkit.tables.withdrawn import forget_withdrawn
 
     store = open_store(repo)
     names = views if views is not None else [view.name for view in store.list_feature_views()]
+    own = own_stored_views(store, repo.settings.features.extra) if views is None else []
     names = [name for name in names if (repo.tables / f"{name}.parquet").exists()]
     if views is None and not names:
         raise RepoError(
@@ -223,10 +228,12 @@ def materialize(repo: Repo, as_of_us: int, views: list[str] | None = None) -> di
     outdated = outdate_withdrawn(store, repo.tables, names)
     quiet = io.StringIO()
     with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet), in_bulk(store) as written:
-        store.materialize(start_date=_BEGINNING, end_date=from_us(as_of_us), feature_views=names)
+        all_names = [*names, *(view.name for view in own if view.name not in names)]
+        store.materialize(start_date=_BEGINNING, end_date=from_us(as_of_us), feature_views=all_names)
     drop_withdrawn(store, outdated)
     forget_withdrawn(repo.tables, names)
-    return {name: written[name] if name in written else _keys(store, repo, name, as_of_us) for name in names}
+    counts = {name: written[name] if name in written else _keys(store, repo, name, as_of_us) for name in names}
+    return counts | {view.name: written[view.name] for view in own if view.name in written}
 
 
 def repair_online_store(repo: Repo) -> list[str]:

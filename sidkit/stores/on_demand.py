@@ -37,8 +37,8 @@ class OnDemandView:
         The view with its transformation.
     features : tuple of (str, pyarrow.DataType)
         The features of the service, with their declared types.
-    sources : tuple of str
-        Names of its source views.
+    sources : mapping
+        Source view -> full names of the features that it reads.
     request : mapping
         Request input -> type.
     """
@@ -46,7 +46,7 @@ class OnDemandView:
     name: str
     view: Any
     features: tuple[tuple[str, pa.DataType], ...]
-    sources: tuple[str, ...]
+    sources: Mapping[str, tuple[str, ...]]
     request: Mapping[str, pa.DataType]
 
     def rows(self, views: Mapping[str, ViewRows], inputs: Mapping[str, pa.Array], count: int) -> ViewRows:
@@ -70,9 +70,8 @@ class OnDemandView:
         for start in range(0, max(count, 1), CHUNK_ROWS):
             size = min(CHUNK_ROWS, count - start)
             columns = {name: inputs[name].slice(start, size) for name in self.request}
-            for source in self.sources:
-                view = views[source]
-                plain = ViewRows(source, view.index[start : start + size], view.table).plain()
+            for source, names in self.sources.items():
+                plain = _plain(views[source], names, start, size)
                 columns |= dict(zip(plain.column_names, plain.columns, strict=True))
             parts.append(self._transformed(pa.table(columns), size))
         return ViewRows(self.name, np.arange(count), pa.concat_tables(parts).combine_chunks())
@@ -82,16 +81,11 @@ class OnDemandView:
         if rows == 0:
             return pa.schema([(name, kind) for name, (_, kind) in zip(names, self.features, strict=True)]).empty_table()
         try:
-            if self.view.mode == "substrait":
-                import ibis
-
-                made = self.view.transform_ibis(ibis.memtable(table), True).to_pyarrow()
-            else:
-                made = self.view.transform_arrow(table, True)
-            missing = [name for name in names if name not in made.column_names]
-            if not missing and len(made) == rows:
-                columns = [_cast(made.column(name), kind) for name, (_, kind) in zip(names, self.features, strict=True)]
-                return pa.table(columns, names=names)
+            made = self._made(table)
+            missing = [name for name in names if name not in made]
+            if not missing and all(len(made[name]) == rows for name in names):
+                kinds = [kind for _, kind in self.features]
+                return pa.table([_cast(made[name], kind) for name, kind in zip(names, kinds, strict=True)], names=names)
         except Exception as error:
             raise ConfigError(
                 f"the on-demand view {self.name} failed ({type(error).__name__}: {error}). Its function gets the columns "
@@ -99,14 +93,40 @@ class OnDemandView:
                 "`sidkit apply`"
             ) from error
         expected = ", ".join(feature for feature, _ in self.features)
-        got = f"no {', '.join(missing)}" if missing else f"{len(made)} rows"
+        got = f"no {', '.join(missing)}" if missing else f"{len(made[names[0]])} values"
         raise ConfigError(
             f"the on-demand view {self.name}: expected one value of {expected} for each of {rows} rows, got {got}; correct "
             "its function, and run `sidkit apply`"
         )
 
+    def _made(self, table: pa.Table) -> dict[str, pa.ChunkedArray | pa.Array]:
+        """The columns that the function returns, by their full names."""
+        if self.view.mode == "pandas":  # as Feast does, in half the time
+            frame = table.to_pandas()
+            for source, names in self.sources.items():
+                for name in names:
+                    frame[name.removeprefix(f"{source}__")] = frame[name]
+            made = self.view.feature_transformation.udf(frame)
+            columns = {name: pa.array(made[name].to_numpy(), from_pandas=True) for name in made.columns}
+            return columns | {f"{self.name}__{name}": column for name, column in columns.items()}
+        if self.view.mode == "substrait":
+            import ibis
 
-def _cast(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+            result = self.view.transform_ibis(ibis.memtable(table), True).to_pyarrow()
+        else:
+            result = self.view.transform_arrow(table, True)
+        return dict(zip(result.column_names, result.columns, strict=True))
+
+
+def _plain(view: ViewRows, names: Sequence[str], start: int, size: int) -> pa.Table:
+    """Features of some rows of a view, one row each."""
+    table, index = view.table.select(list(names)), view.index[start : start + size]
+    if len(table) == size and bool((index == np.arange(size)).all()):
+        return table
+    return ViewRows(view.name, index, table).plain()
+
+
+def _cast(column: pa.ChunkedArray | pa.Array, kind: pa.DataType) -> pa.ChunkedArray | pa.Array:
     return column if column.type == kind else column.cast(kind, safe=False)
 
 
@@ -277,6 +297,19 @@ def reads_row_time(store: FeatureStore, features: FeatureService | Sequence[str]
     return any(name in on_demand and ROW_TIME in on_demand[name].get_request_data_schema() for name in names)
 
 
+def own_stored_views(store: FeatureStore, extra: Sequence[str]) -> list[Any]:
+    """The registered stored views with the features ``view:feature``, those of on-demand views' sources included."""
+    views = {view.name: view for view in store.list_all_feature_views()}
+    named = [views[name] for name in dict.fromkeys(each.split(":")[0] for each in extra) if name in views]
+    found: dict[str, Any] = {}
+    for view in named:
+        sources = getattr(view, "source_feature_view_projections", None)
+        for name in [view.name] if sources is None else [source.name for source in sources.values()]:
+            if name in views and getattr(views[name], "online", False):
+                found[name] = views[name]
+    return list(found.values())
+
+
 def _converted(values: Values, kind: pa.DataType, what: str) -> pa.Array:
     try:
         return array_of(values, kind)
@@ -308,6 +341,9 @@ def _on_demand(view: Any) -> OnDemandView:
         view.projection.name_to_use(),
         view,
         tuple((feature.name, arrow(feature.dtype)) for feature in view.projection.features),
-        tuple(dict.fromkeys(source.name for source in view.source_feature_view_projections.values())),
+        {
+            source.name: tuple(f"{source.name}__{feature.name}" for feature in source.features)
+            for source in view.source_feature_view_projections.values()
+        },
         {name: arrow(from_value_type(kind)) for name, kind in view.get_request_data_schema().items()},
     )

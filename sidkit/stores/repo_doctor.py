@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sidkit.core.errors import RegistryDamagedError
+from sidkit.core.files import read_json
 from sidkit.core.repo import Repo
-from sidkit.stores.doctor import Problem, examine
+from sidkit.stores.doctor import Problem, examine, unread_features
 from sidkit.stores.feast_repo import find_online_damage, read_definitions
 from sidkit.stores.registered import UNREADABLE, differences
 
@@ -23,7 +24,18 @@ def examine_repo(repo: Repo) -> list[Problem]:
         When the definitions cannot be imported.
     """
     views, entities, offline = read_definitions(repo)
-    return [*examine(views, entities, offline, repo.path), *_of_stores(repo)]
+    return [*examine(views, entities, offline, repo.path), *_of_stores(repo), *_of_rankers(repo)]
+
+
+def _of_rankers(repo: Repo) -> Iterator[Problem]:
+    """Own features (``features.extra``) that no ranker of their service reads; nothing for a service without rankers."""
+    own = {reference.replace(":", "__") for reference in repo.settings.features.extra}
+    read: dict[str, set[str]] = {}
+    for path in sorted(repo.rankers.glob("*/config.json")) if own else []:
+        config = read_json(path)
+        read.setdefault(config["service"], set()).update(config["features"])
+    for service, names in read.items():
+        yield from unread_features(service, own, names)
 
 
 def _of_stores(repo: Repo) -> Iterator[Problem]:

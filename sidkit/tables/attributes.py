@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -70,12 +71,18 @@ def changes_of(was: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]
     return changed
 
 
+def kept_columns(was: Mapping[str, Any], now: Mapping[str, Any], name: str) -> list[str]:
+    """The columns of a table whose kind is the same under two ``FeatureSettings.table_settings``."""
+    before, after = (defined_tables(settings).get(name, {}) for settings in (was, now))
+    return [column for column, kind in after.items() if before.get(column) == kind]
+
+
 def read_versions(
     opened: duckdb.DuckDBPyConnection,
     name: str,
     columns: Mapping[str, AttributeKind],
     log: Log,
-    shapes: Mapping[str, Shape] | None,
+    shapes: Mapping[str, Shape],
 ) -> AttributeTable:
     """Create the view ``item_attribute_versions`` or ``user_attribute_versions``, which the table's SQL file reads.
 
@@ -89,8 +96,8 @@ def read_versions(
         Column -> kind.
     log : Log
         The log.
-    shapes : mapping or None
-        Shapes of the previous build, so that an incremental one converts alike; None determines them.
+    shapes : mapping
+        Shapes of the previous build, so that an incremental one converts alike; others are determined.
 
     Raises
     ------
@@ -109,7 +116,7 @@ def read_versions(
             )
     known = {
         column: shape_of(opened, relation, column, *kind) for column, kind in kinds.items() if column not in empty
-    } | dict(shapes or {})
+    } | dict(shapes)
     filled = {
         column: (kind, stored, known.get(column, {})) for column, (kind, stored) in kinds.items() if column not in empty
     }
@@ -126,6 +133,13 @@ def read_versions(
         WHERE coalesce(_version_us + getvariable('delay_us') <= getvariable('as_of_us'), true)
     """)
     return AttributeTable(name, columns, known, unreadable(opened, relation, filled))
+
+
+def remove_undefined(tables: Path, defined: Mapping[str, Any]) -> None:
+    """Remove attribute tables that the settings no longer define; call it after the manifest was written."""
+    for path in (*(tables / f"{name}.parquet" for name in ATTRIBUTE_TABLES), *tables.glob("user_*_stats.parquet")):
+        if path.stem not in defined:
+            path.unlink(missing_ok=True)
 
 
 def _snapshot(

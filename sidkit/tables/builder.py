@@ -21,15 +21,22 @@ from sidkit.core.config import content_hash
 from sidkit.core.engine import connection, literal, quoted, set_variables, working_on
 from sidkit.core.errors import ArtifactCorruptError, ArtifactMissingError, SettingsChangedError, TimeError
 from sidkit.core.feature_settings import ITEM_ATTRIBUTES, FeatureSettings
-from sidkit.core.files import remove
 from sidkit.core.integrity import checked, hashes_of, read_sealed, read_verified, replaced, write_sealed
 from sidkit.core.repo import Repo
 from sidkit.tables.affinity import EVENTS, NEW_EVENTS, affinity_tables, has_late_rows, read_valued_events, rows_query
-from sidkit.tables.attributes import ATTRIBUTE_TABLES, changes_of, defined_tables, read_versions
+from sidkit.tables.attributes import (
+    ATTRIBUTE_TABLES,
+    changes_of,
+    defined_tables,
+    kept_columns,
+    read_versions,
+    remove_undefined,
+)
+from sidkit.tables.content import read_content
 from sidkit.tables.counts import count_events
 from sidkit.tables.ingest import Log, read_log
 from sidkit.tables.keys import entity_sql, key_columns
-from sidkit.tables.versions import merge_versions
+from sidkit.tables.versions import merge_versions, read_table, with_columns_of
 from sidkit.tables.withdrawn import withdraw
 
 TABLES = ("item_content", "item_stats", "user_history", "user_stats")
@@ -113,6 +120,7 @@ def build_tables(
             )
         same = as_of_us == before["as_of_us"] and log.is_that_of(before["log"])
         if same and before.get("features", _NO_FEATURES) == repo.settings.features.table_settings:
+            remove_undefined(repo.tables, before["rows"])  # a killed build may have left some
             return BuildReport(as_of_us, before["rows"], dict.fromkeys(before["rows"], 0), unchanged=True)
     noted = {"settings": stated, "features": repo.settings.features.table_settings, "generation": generation}
     report = _build(repo, log, as_of_us, before, noted, now)
@@ -206,13 +214,13 @@ def _build(
             },
         )
         _read_events(opened, log, before)
-        _read_content(opened, log, noted["settings"]["source.modalities"])
+        read_content(opened, log, noted["settings"]["source.modalities"])
         defined, affinity = defined_tables(noted["features"]), affinity_tables(noted["features"])
-        changed = changes_of(before.get("features", _NO_FEATURES), noted["features"]) if before else {}
+        was = before.get("features", _NO_FEATURES) if before else _NO_FEATURES
+        changed = changes_of(was, noted["features"]) if before else {}
+        kept = {name: kept_columns(was, noted["features"], name) for name in defined}
         attributes = {
-            name: read_versions(
-                opened, name, columns, log, before["shapes"][name] if before and name not in changed else None
-            )
+            name: read_versions(opened, name, columns, log, _shapes_of(before, name, kept[name]))
             for name, columns in defined.items()
         }
         rows, new = {}, {}
@@ -233,8 +241,12 @@ def _build(
                 payload = list(defined.get(name, ()))
                 if name == "item_content":
                     payload = [*noted["settings"]["source.modalities"], "category", "price", "created_at_us"]
+                earlier = read_table(old) if old else None
+                if name in changed and kept.get(name):  # corrections in place left rows that the log does not have
+                    path = repo.tables / f"{name}.parquet"
+                    earlier = with_columns_of(path, query, key_columns(name)[0], payload, kept[name])
                 merged = (
-                    merge_versions(query, old, key_columns(name)[0], payload)
+                    merge_versions(query, earlier, key_columns(name)[0], payload)
                     if payload
                     else _merge_by_restart(query, key_columns(name), old, time.delay_us)
                 )
@@ -245,13 +257,11 @@ def _build(
                 rows[name], new[name] = _write(opened, name, repo.tables / f"{name}.parquet", known)
     noted["shapes"] = {name: table.shapes for name, table in attributes.items()}
     files = hashes_of(repo.tables, [f"{name}.parquet" for name in rows])
-    undefined = _listed(repo) - set(rows)
     write_sealed(
         repo.tables / _MANIFEST,
         {"as_of_us": as_of_us, "log": log.consumed, "rows": rows, "files": files, **noted},
     )
-    for name in undefined:
-        remove(repo.tables / f"{name}.parquet")
+    remove_undefined(repo.tables, rows)
     notes = [f"{change}; {name} was {_done(name, rows, before)}" for name, change in changed.items()]
     notes += [note for table in attributes.values() for note in table.notes]
     return BuildReport(as_of_us, rows, new, unchanged=False, notes=tuple(notes))
@@ -263,17 +273,14 @@ def _done(name: str, rows: Mapping[str, int], before: dict[str, Any] | None) -> 
     return "rebuilt" if before and name in before["rows"] else "built"
 
 
-def _listed(repo: Repo) -> set[str]:
-    """Tables of the previous build; those of a damaged manifest are unknown."""
-    try:
-        return set(read_sealed(repo.tables / _MANIFEST)["rows"])
-    except (ArtifactCorruptError, FileNotFoundError, KeyError):
-        return set()
-
-
 def _next_window_us(before: dict[str, Any] | None, delay_us: int, cadence_us: int) -> int:
     """First window end after those of the previous build, microseconds UTC."""
     return ((before["as_of_us"] - delay_us) // cadence_us + 1) * cadence_us if before else 0
+
+
+def _shapes_of(before: dict[str, Any] | None, name: str, columns: list[str]) -> dict[str, Any]:
+    shapes = before.get("shapes", {}).get(name, {}) if before else {}
+    return {column: shape for column, shape in shapes.items() if column in columns}
 
 
 def _read_events(opened: duckdb.DuckDBPyConnection, log: Log, before: dict[str, Any] | None) -> None:
@@ -287,35 +294,6 @@ def _read_events(opened: duckdb.DuckDBPyConnection, log: Log, before: dict[str, 
         opened.execute(
             f"CREATE OR REPLACE TEMP VIEW {view} AS SELECT {columns} FROM read_parquet([{listed}]) WHERE {where}"
         )
-
-
-def _read_content(opened: duckdb.DuckDBPyConnection, log: Log, modalities: list[str]) -> None:
-    items, embeddings = f"read_parquet({literal(log.items)})", f"read_parquet({literal(log.embeddings)})"
-    has = {
-        table: {row[0] for row in opened.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()}
-        for table, source in (("items", items), ("embeddings", embeddings))
-    }
-    version = "coalesce(updated_at, created_at)" if "updated_at" in has["items"] else "created_at"
-    category = "category" if "category" in has["items"] else "NULL::VARCHAR AS category"
-    price = "price" if "price" in has["items"] else "NULL::FLOAT AS price"
-    opened.execute(f"""
-        CREATE OR REPLACE TEMP VIEW item_versions AS
-        SELECT item_id, epoch_us({version}) AS version_us, {category}, {price}, epoch_us(created_at) AS created_at_us
-        FROM {items} WHERE epoch_us({version}) + getvariable('delay_us') <= getvariable('as_of_us')
-    """)
-    lists = ", ".join(quoted(name) for name in modalities)
-    dated = "updated_at" in has["embeddings"]
-    updated = "greatest(coalesce(updated_at, born), born)" if dated else "born"
-    newest = "updated_at DESC NULLS LAST" if dated else "item_id"
-    opened.execute(f"""
-        CREATE OR REPLACE TEMP VIEW embedding_versions AS
-        SELECT item_id, epoch_us({updated}) AS version_us, {lists}
-        FROM {embeddings} INNER JOIN (SELECT item_id, min(created_at) AS born FROM {items} GROUP BY item_id) USING (item_id)
-        WHERE epoch_us({updated}) + getvariable('delay_us') <= getvariable('as_of_us')
-        QUALIFY row_number() OVER (
-            PARTITION BY item_id, epoch_us({updated}) ORDER BY {newest}
-        ) = 1
-    """)
 
 
 def _prepare_history(opened: duckdb.DuckDBPyConnection, before: dict[str, Any] | None, delay_us: int) -> None:

@@ -8,7 +8,36 @@ from pathlib import Path
 from sidkit.core.engine import literal, quoted
 
 
-def merge_versions(new: str, old: Path | None, key: str, payload: Sequence[str]) -> str:
+def read_table(path: Path) -> str:
+    """SQL for the rows of a table."""
+    return f"SELECT * FROM read_parquet({literal(path)})"
+
+
+def with_columns_of(path: Path, new: str, key: str, columns: Sequence[str], kept: Sequence[str]) -> str:
+    """SQL for the rows of a table whose columns were changed: rows that corrections in place left behind are preserved.
+
+    Parameters
+    ----------
+    path : Path
+        The previous table.
+    new : str
+        SQL query of the table's rows as computed from the log.
+    key : str
+        ``item_id`` or ``user_id``.
+    columns : sequence of str
+        All columns besides the key and the times.
+    kept : sequence of str
+        Columns whose old values are valid; the others are those of ``new`` at the row's time.
+    """
+    values = ", ".join(f"{'_old' if name in kept else '_new'}.{quoted(name)} AS {quoted(name)}" for name in columns)
+    return f"""
+        SELECT _old.{key}, _old.event_timestamp, _old.created_timestamp, {values}
+        FROM ({read_table(path)}) AS _old ASOF LEFT JOIN ({new}) AS _new
+            ON _old.{key} = _new.{key} AND _old.event_timestamp >= _new.event_timestamp
+    """
+
+
+def merge_versions(new: str, old: str | None, key: str, payload: Sequence[str]) -> str:
     """SQL for the old rows unchanged, and the new ones; ``_fresh`` marks the latter.
 
     A version that was modified without a new version time became available only with this build: it gets a row at ``as_of``,
@@ -19,8 +48,8 @@ def merge_versions(new: str, old: Path | None, key: str, payload: Sequence[str])
     ----------
     new : str
         SQL query of the table's rows as computed from the log.
-    old : Path or None
-        The previous table.
+    old : str or None
+        SQL query of the rows of the previous table.
     key : str
         ``item_id`` or ``user_id``.
     payload : sequence of str
@@ -30,7 +59,7 @@ def merge_versions(new: str, old: Path | None, key: str, payload: Sequence[str])
         return f"SELECT *, true AS _fresh FROM ({new})"
     compared = ", ".join(map(quoted, payload))
     return f"""
-        WITH _old AS (SELECT *, false AS _fresh FROM read_parquet({literal(old)})),
+        WITH _old AS (SELECT *, false AS _fresh FROM ({old})),
         _computed AS (SELECT *, true AS _fresh FROM ({new})),
         _merged AS (
             SELECT * FROM _old

@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
 
 import sidkit
 from helpers.attribute_world import attribute_source, attribute_tables
@@ -14,6 +15,7 @@ from helpers.builders import moments, write_tables
 from helpers.contract_builders import good
 from sidkit.core.config import Settings
 from sidkit.core.errors import ConfigError
+from sidkit.core.feature_settings import FeatureSettings
 from sidkit.core.repo import Repo, init_repo
 
 ITEMS = {
@@ -80,3 +82,8 @@ def test_settings_without_features_work_as_before(tmp_path: Path) -> None:
     path = repo.path / "sidkit.toml"
     path.write_text(path.read_text().replace("[features]\n", ""))
     assert Repo.open(repo.path).settings.features_hash() == ""
+
+
+def test_the_removal_of_an_item_is_no_attribute() -> None:
+    with pytest.raises(ValidationError, match="known only once the item is gone"):
+        FeatureSettings(items={"removed_at": "date"})

@@ -59,6 +59,9 @@ def test_tables_in_memory_take_the_same_path_as_files(tmp_path: Path) -> None:
     assert got["timestamp"].tolist() == good()["interactions"]["timestamp"].to_pandas().tolist()
     assert got["label"].tolist() == [1, 0] * (N_EVENTS // 2)
     assert pq.read_table(log.embeddings)["emb"].to_pylist() == good()["item_embeddings"]["text"].to_pylist()
+    converted = project.convert(tmp_path / "out")
+    assert [report.rejected for report in converted.tables] == [0, 0, 0]
+    assert pq.read_table(tmp_path / "out" / "item_embeddings.parquet").column_names == ["item_id", "emb"]
     more = frames()["items"].head(1).with_columns(created_at=pl.lit(datetime.date(2019, 11, 1)))
     project.ingest(items=more)
     created = pq.read_table(read_log(project.repo).items)["created_at"].to_pylist()
@@ -139,3 +142,14 @@ def test_the_commands_list_columns_and_read_the_settings_next_to_the_data(tmp_pa
     done = ask("data", "convert", folder, tmp_path / "out").out
     assert "12 rows of interactions; 0 rejected rows" in done
     assert pd.read_parquet(tmp_path / "out" / "interactions.parquet")["user_id"].tolist()[0] == "u0"
+
+
+def test_texts_to_embed_are_read_from_files_of_another_form(tmp_path: Path) -> None:
+    from semantic_ids.pretrained.items import Items
+
+    (tmp_path / "items.csv").write_text("sku;title\n001;a\n002;\n;c\n")
+    (tmp_path / "sidkit.toml").write_text('[source.columns.items]\nitem_id = "sku"\n')
+    items = Items(str(tmp_path))
+    (chunk,) = items.chunks(("title",), 10)
+    assert chunk.to_pylist() == [{"item_id": "001", "title": "a"}, {"item_id": "002", "title": None}]
+    assert items.refused == {"item_id is missing": 1}

@@ -15,6 +15,7 @@ from helpers.builders import write_tables
 from helpers.contract_builders import Tables, good, read
 from helpers.input_shapes import SHAPES, array_and_ids, as_csv, as_json, numbered, put
 from sidkit.contract import inspect_source, open_source
+from sidkit.core.config import SourceSettings
 from sidkit.core.errors import ContractError, TableSchemaError
 
 
@@ -29,6 +30,21 @@ def test_every_shape_is_read_as_the_same_tables(make: Callable[[Path], Path], ex
     folder = make(tmp_path / "source")
     assert inspect_source(open_source(str(folder))).modalities == ("text",)
     assert read(folder, tmp_path / "work", chunk_rows=5) == expected
+
+
+@pytest.mark.parametrize("ending", ["csv.gz", "csv.bz2", "csv.zst", "jsonl.gz", "ndjson.zst", "tsv"])
+def test_text_files_may_be_compressed(ending: str, expected: Tables, tmp_path: Path) -> None:
+    tables = numbered()
+    log = tables.pop("interactions")
+    folder = write_tables(tmp_path / "source", tables)
+    plain = tmp_path / "plain"
+    if ending == "tsv":
+        as_csv(plain, log, "\t")
+    else:
+        (as_csv if ending.startswith("csv") else as_json)(plain, log)
+    with pa.output_stream(folder / f"interactions.{ending}") as sink:  # compresses by the suffix
+        sink.write(plain.read_bytes())
+    assert read(folder, tmp_path / "work") == expected
 
 
 @pytest.mark.parametrize("write", [as_csv, as_json])
@@ -100,6 +116,9 @@ def test_a_damaged_text_file_is_refused_by_name(name: str, text: str, message: s
     with pytest.raises(ContractError, match=message) as refused:
         read(folder, tmp_path / "work")
     assert name in str(refused.value) or "more than once" in message
+    (folder / name).unlink()
+    (as_json if name.endswith("jsonl") else as_csv)(folder / name.removesuffix(".gz"), tables["interactions"])
+    assert len(read(folder, tmp_path / "work2")["interactions"]) == len(tables["interactions"])
 
 
 def test_files_of_several_formats_are_refused_and_accepted_apart(tmp_path: Path) -> None:
@@ -164,6 +183,11 @@ def test_bytes_of_another_type_need_the_setting(dtype: Any, tmp_path: Path) -> N
     folder = write_tables(
         tmp_path / "source", {**tables, "item_embeddings": put(tables["item_embeddings"], "text", blobs)}
     )
+    if dtype == "float64":
+        with pytest.raises(TableSchemaError, match=r'below \[source\.vectors\] in sidkit\.toml \(dtype = "float64"\)'):
+            inspect_source(open_source(str(folder)))
+    stated = SourceSettings(vectors={"dtype": dtype})
+    assert inspect_source(open_source(str(folder), stated)).modalities == ("text",)
     got = read(folder, tmp_path / "work", vectors={"dtype": dtype})["item_embeddings"]
     assert got["text"].to_pylist() == tables["item_embeddings"]["text"].to_pylist()
 

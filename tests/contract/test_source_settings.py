@@ -299,6 +299,12 @@ def test_times_without_a_zone_are_read_in_the_stated_one(form: str, tmp_path: Pa
     assert sorted(got["timestamp"].to_pylist()) == UTC_TIMES
 
 
+def test_a_database_without_zones_is_read_in_the_stated_one(tmp_path: Path) -> None:
+    url = sqlite(tmp_path / "log.db", changed("interactions", timestamp=FORMS["texts"]))
+    got = read(url, tmp_path / "work", chunk_rows=5, times={"assume_timezone": ZONE})["interactions"]
+    assert sorted(got["timestamp"].to_pylist()) == UTC_TIMES
+
+
 def test_days_begin_in_the_stated_zone(tmp_path: Path) -> None:
     days = pa.array([datetime.date(2024, 1, 1), datetime.date(2024, 7, 1)] * (N_ITEMS // 2))
     for kind in (pa.date32(), pa.date64()):
@@ -422,11 +428,19 @@ def test_second_rows_of_a_joined_table_are_refused_by_name_and_the_line_removes_
 
 def test_a_column_of_two_joined_tables_and_a_missing_key_are_refused_by_name(tmp_path: Path) -> None:
     folder = in_two(tmp_path / "source", pa.table({"item_id": ["i0"], "created_at": [None]}))
-    with pytest.raises(TableSchemaError, match=r"got 'created_at' in products\.csv and categories\.csv"):
+    with pytest.raises(
+        TableSchemaError, match=r"got 'created_at' in products\.csv and categories\.csv.*remove it in one"
+    ):
         read(folder, tmp_path / "work", tables=TABLES)
+    as_csv(folder / "categories.csv", pa.table({"item_id": ["i0"]}))
+    assert len(read(folder, tmp_path / "work0", tables=TABLES)["items"]) == N_ITEMS
     as_csv(folder / "categories.csv", pa.table({"id": ["i0"], "category": ["a"]}))
-    with pytest.raises(TableSchemaError, match=r"categories\.csv: expected column 'item_id' to join"):
+    with pytest.raises(
+        TableSchemaError, match=r"categories\.csv: expected column 'item_id' to join.*name it in \[source\.columns"
+    ):
         read(folder, tmp_path / "work", tables=TABLES)
+    got = read(folder, tmp_path / "work1", tables=TABLES, columns={"item_id": "id"})
+    assert got["items"]["category"].to_pylist() == ["a", None, None, None]
     with pytest.raises(ContractError, match=r"only tables of items are joined"):
         read(
             folder, tmp_path / "work", tables={"interactions": ["interactions", "categories.csv"], "items": "products"}

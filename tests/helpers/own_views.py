@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from helpers.builders import DAY
 from sidkit.core.repo import Repo
 
 MARKED = "from on_demand_views import user_recency"
@@ -28,6 +29,7 @@ from feast import Entity, FeatureView, Field, FileSource, RequestSource, ValueTy
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Bool, Float64, Int64, String
 from item_views import item_stats
+from on_demand_views import row_time
 from user_views import user_history, user_stats
 
 OWN = Path(__file__).resolve().parent / "own"
@@ -46,7 +48,6 @@ cells_view = FeatureView(
     name="cells", entities=[cell], schema=[Field(name="load", dtype=Float64), Field(name="zone", dtype=String)],
     source=source("cells"),
 )
-row_time = RequestSource(name="row_time", schema=[Field(name="at_us", dtype=Int64)])
 request = RequestSource(name="request", schema=[Field(name="budget", dtype=Float64), Field(name="device", dtype=String)])
 
 
@@ -93,11 +94,12 @@ def add_own_views(
         }
     )  # fmt: skip
     pq.write_table(trips, own / "trips.parquet")
-    first = pa.array([0, 0, 0], pa.int64()).cast(pa.timestamp("us", "UTC"))
+    first = pa.array([DAY, DAY, DAY], pa.int64()).cast(pa.timestamp("us", "UTC"))
     cells = {"cell_id": pa.array([1, 2, 2**60]), "load": [0.5, 0.25, 4.0], "zone": ["a", "b", None]}
     pq.write_table(pa.table({**cells, "event_timestamp": first, "created_timestamp": first}), own / "cells.parquet")
     (repo.path / "my_views.py").write_text(VIEWS)
     name_extra(repo.path, extra, f"from my_views import {imports}")
+    repo.__dict__.pop("settings", None)
 
 
 def name_extra(repo: Path, extra: tuple[str, ...], imports: str = "") -> None:

@@ -21,7 +21,7 @@ PROOF = bool(os.environ.get("SIDKIT_PROOF"))
 """`make proof` draws more worlds."""
 
 thorough = hypothesis_settings(
-    max_examples=400 if PROOF else 40, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=400 if PROOF else 25, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
 )
 
 

@@ -8,9 +8,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
+import sidkit
 from helpers.attribute_world import FEATURES, attribute_repo, attribute_source, attribute_tables, set_features
 from helpers.builders import DAY, START
 from sidkit.core.clock import from_us
+from sidkit.core.errors import SidkitWarning
 from sidkit.core.repo import Repo
 from sidkit.stores.feast_repo import apply_repo, materialize, open_store
 from sidkit.stores.repo_doctor import examine_repo
@@ -88,6 +90,18 @@ def test_an_attribute_removed_and_added_again_replaces_the_online_rows(repo: Rep
     }  # fmt: skip
     update(repo)
     assert online(repo, ITEM, "i1") == expected
+
+
+def test_materialize_applies_a_changed_section(repo: Repo) -> None:
+    set_features(repo, FEATURES.replace('weight = "number"\n', ""))
+    build_tables(repo, END)
+    project = sidkit.open(repo.path)
+    with pytest.warns(SidkitWarning, match=r"\[features\] changed since the last `sidkit apply`"):
+        keys = project.materialize()
+    assert keys["item_attributes"] == 60
+    assert online(repo, ("genres",), "i1")["genres"] == of_source("i1")["genres"]
+    project.materialize()  # without a warning
+    update(repo)
 
 
 def test_without_features_there_are_no_views(repo: Repo) -> None:

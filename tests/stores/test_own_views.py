@@ -16,11 +16,12 @@ from ranking.data.feature_views import built_in_views, historical_reader
 from ranking.serving.context import per_item
 from ranking.serving.features import ServiceReader
 from semantic_ids import lifecycle
-from sidkit.core.clock import from_us
-from sidkit.core.errors import ConfigError, ServingError
+from sidkit.core.errors import ConfigError, ServingError, SidkitWarning
 from sidkit.core.repo import Repo
 from sidkit.datasets.synthetic import Sizes, write_world
+from sidkit.stores.doctor import unread_features
 from sidkit.stores.feast_repo import apply_repo, feature_service, materialize, open_store
+from sidkit.stores.repo_doctor import examine_repo
 from sidkit.tables import build_tables, ingest, read_build
 
 
@@ -39,12 +40,9 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Repo:
     build_tables(repo, end_us + 120_000_000)
     lifecycle.fit(repo, "one", lifecycle.CodebookSpec(force=True, sizes=(4, 4)), read_build(repo)["as_of_us"])
     add_own_views(repo)
-    repo.__dict__.pop("settings", None)
     lifecycle.publish(repo, "one")
     as_of_us = read_build(repo)["as_of_us"]
     materialize(repo, as_of_us)
-    with_feast = open_store(repo)
-    with_feast.materialize(from_us(0), from_us(as_of_us), ["trips", "cells"])
     return repo
 
 
@@ -198,3 +196,29 @@ def test_a_function_that_fails_is_named_with_the_columns_that_it_gets(own_copy: 
     shutil.rmtree(own_copy.path / "__pycache__", ignore_errors=True)
     with pytest.raises(Exception, match="budgets"):
         apply_repo(own_copy)
+
+
+def test_findings_in_own_views_are_warnings_that_a_tag_silences(own_copy: Repo) -> None:
+    views = own_copy.path / "my_views.py"
+    whole = views.read_text()
+    assert whole.count('created_timestamp_column="created_timestamp",') == 1
+    views.write_text(whole.replace('created_timestamp_column="created_timestamp",', ""))
+    with pytest.warns(SidkitWarning, match="no-created-column") as warned:
+        apply_repo(own_copy)
+    assert {str(each.message).split(",")[0] for each in warned} == {
+        "warning: feature view trips",
+        "warning: feature view cells",
+    }
+    [remedy] = {str(each.message).rsplit("Or set ", 1)[1].split(" on the view")[0] for each in warned}
+    found = examine_repo(own_copy)
+    assert {problem.code for problem in found} == {"no-created-column"} and all(problem.warning for problem in found)
+    tagged = views.read_text().replace("entities=[user],", f"entities=[user], {remedy},")
+    views.write_text(tagged.replace("entities=[cell],", f"entities=[cell], {remedy},"))
+    apply_repo(own_copy)
+    assert examine_repo(own_copy) == []
+
+
+def test_features_that_no_ranker_reads_are_a_warning() -> None:
+    assert unread_features("ctr_one", ["a__x", "b__y"], ["b__y", "a__x", "c__z"]) == []
+    [problem] = unread_features("ctr_one", ["a__x", "b__y"], ["b__y"])
+    assert problem.warning and "no ranker reads a__x" in str(problem)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -13,6 +15,7 @@ from helpers.attribute_world import FEATURES, attribute_repo, attribute_source, 
 from helpers.builders import DAY, START, copy_of, write_tables
 from sidkit.core.errors import ConfigError
 from sidkit.core.repo import Repo
+from sidkit.datasets.data_repo import create_repo
 from sidkit.tables import build_tables, ingest, read_build, read_log
 
 END = START + 41 * DAY
@@ -109,6 +112,13 @@ def test_a_value_corrected_in_place_gets_a_row_at_as_of_and_the_old_one_stays(ow
     old, new = rows_of(own, "item_attributes", "i1")
     assert (new["weight"], new["event_timestamp"]) == (9.0, END + DAY)
     assert old["weight"] != 9.0
+    # Another attribute comes and goes: what serving knew before the correction is preserved.
+    set_features(own, FEATURES.replace('genres = "categories"\n', ""))
+    build_tables(own, END + DAY)
+    assert [row["weight"] for row in rows_of(own, "item_attributes", "i1")] == [old["weight"], 9.0]
+    set_features(own, FEATURES)
+    build_tables(own, END + DAY)
+    assert rows_of(own, "item_attributes", "i1") == [old, new]
 
 
 def test_values_of_another_kind_are_null_and_counted(own: Repo) -> None:
@@ -139,6 +149,34 @@ def test_a_column_that_cannot_be_read_is_refused_with_its_remedy(own: Repo, feat
     build_tables(own, END)
 
 
+ODD: dict[str, Any] = {
+    "half": np.arange(60) % 7,
+    "huge": pa.array([2**61, 0, 5] * 20, pa.int64()).cast(pa.timestamp("us", tz="UTC")),
+    "coarse": pa.array([2**61, 0, 5] * 20, pa.int64()).cast(pa.timestamp("ms")),
+    "decimal": pa.array([Decimal(n % 9) for n in range(60)], pa.decimal256(40, 5)),
+    "view": pa.array(["a", "b"] * 30, pa.string_view()),
+    "large": pa.array([["a"], ["b", "c"]] * 30, pa.large_list(pa.string())),
+    "coded": pa.array(["a", "b"] * 30).dictionary_encode(),
+    "bytes": pa.array([b"a", b"b"] * 30),
+    "lasting": pa.array([1, 2] * 30, pa.duration("s")),
+    "nested": pa.array([[[1]], [[2]]] * 30),
+    "record": pa.array([{"a": 1}, {"a": 2}] * 30),
+    "mapped": pa.array([[("a", 1)], [("b", 2)]] * 30, pa.map_(pa.string(), pa.int64())),
+    "texts": pa.array(["it's", '"x"', "[1, 2]", "[a", "", "\t"] * 10),
+}
+
+
+def test_whatever_init_makes_of_a_column_can_be_built(tmp_path: Path) -> None:
+    tables = attribute_tables(events=200)
+    items = tables["items"].slice(0, 60).select(["item_id", "created_at"])
+    for name, values in {**ODD, "half": pa.array(ODD["half"].astype("f2"))}.items():
+        items = items.append_column(name, values)
+    repo = create_repo(tmp_path / "repo", str(write_tables(tmp_path / "source", {**tables, "items": items})))
+    assert {"half", "huge", "coarse", "decimal", "view", "large", "coded", "texts"} == set(repo.settings.features.items)
+    ingest(repo)
+    assert build_tables(repo, END).rows["item_attributes"] == 60
+
+
 def test_users_without_the_table_are_refused(tmp_path: Path) -> None:
     tables = attribute_tables(events=200)
     del tables["users"]
@@ -160,3 +198,25 @@ def test_a_table_that_left_the_source_keeps_its_last_snapshot(tmp_path: Path) ->
     (source / "users.parquet").unlink()
     ingest(repo)
     assert pq.read_table(read_log(repo).users).equals(users)
+
+
+@pytest.mark.parametrize("features", [FEATURES.replace('weight = "number"\n', ""), "[features]"], ids=["fewer", "none"])
+@pytest.mark.parametrize("step", ["write_sealed", "remove_undefined"])
+def test_a_rebuild_of_attributes_that_was_killed_is_finished_by_the_next_build(
+    own: Repo, monkeypatch: pytest.MonkeyPatch, step: str, features: str
+) -> None:
+    set_features(own, features)
+
+    def kill(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("sidkit.tables.builder." + step, kill)
+        with pytest.raises(KeyboardInterrupt):
+            build_tables(own, END)
+    build_tables(own, END)
+    listed = {f"{name}.parquet" for name in read_build(own)["rows"]}
+    assert {path.name for path in own.tables.glob("*.parquet")} == listed
+    set_features(own, FEATURES)
+    build_tables(own, END)
+    assert len(rows_of(own, "item_attributes", "i10")) == 2

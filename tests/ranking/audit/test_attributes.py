@@ -126,6 +126,7 @@ ODD: dict[str, tuple[str, Any]] = {
     "one": ("flag", pa.array([1, 0, 2, None])),
     "since": ("date", pa.array(["2020-01-01", "2020-01-01T00:00:00.000001+02:00", "soon", None])),
     "at": ("date", moments([START + 1, None, START, START])),
+    "wild": ("date", pa.array([2**61, -(2**61), 7, None], pa.int64()).cast(pa.timestamp("us", tz="UTC"))),
     "naive": ("date", pa.array([START + 5] * 4).cast(pa.timestamp("us"))),
     "place": ("vector", pa.array(["[0.1, 2]", "[1]", "x", "[3, 4.5]"])),
     "point": ("vector", pa.array([[0.1, None], [0.3, 2.0], [1.0, 7.0], [float("nan"), 1.0]])),

@@ -17,6 +17,7 @@ from helpers import own_rankers
 from helpers.builders import FinishedJob, copy_of, forked_sidkit
 from helpers.commands import ask_well
 from ranking import TorchInputs
+from ranking.audit.artifacts import audit_artifacts
 from ranking.data.project_dataset import ProjectDataset
 from ranking.training.registered_ranker import RegisteredRanker
 from semantic_ids.catalog import Catalog
@@ -99,7 +100,7 @@ def test_inputs_are_read_as_they_were_written(train: ProjectDataset, tmp_path: P
 def test_the_record_states_codebook_window_and_class(project: Project, registered: str, train: ProjectDataset) -> None:
     record = Catalog.open(project.repo).ranker(registered)
     assert (record.state, record.arm, record.codebook) == ("fitted", "Linear", train.codebook.name)
-    assert record.fit_end_us == int(train.data.rows.at_us.max()) + 1
+    assert record.fit_end_us == max(int(train.data.rows.at_us.max()) + 1, train.codebook.fit_end_us)
     manifest = read_manifest(project.repo.rankers / registered)
     assert manifest["plugins"][0]["reference"].startswith("own_rankers.py:Linear@")
     assert manifest["feature_settings"] == project.settings.feature_settings()
@@ -117,6 +118,10 @@ def test_commands_score_evaluate_and_promote_it(
     ask_well("ranker", "promote", registered, "--repo", project.path)
     assert project.scorer().record.name == registered
     project.promote_ranker(before)
+
+
+def test_the_audit_finds_nothing_wrong_with_it(project: Project, registered: str) -> None:
+    assert not [problem for problem in audit_artifacts(project.repo).problems if problem.artifact == registered]
 
 
 def test_it_is_not_evaluated_on_rows_that_it_has_seen(project: Project, registered: str, train: ProjectDataset) -> None:

@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ranking.audit.single_features import auc_within
+from ranking.evaluation.metrics import auc
 from sidkit.core.arrays import Doubles, Ints
 from sidkit.core.errors import ContractError
 from sidkit.core.feature_settings import AttributeKind
@@ -30,7 +30,7 @@ _FEWEST = 30
 _FOLDS, _BINS = 5, 20
 
 
-def refuse_revealing_context(auc: Mapping[str, float], waived: Iterable[str]) -> None:
+def refuse_revealing_context(measured: Mapping[str, float], waived: Iterable[str]) -> None:
     """Raise if a column that is not ``waived`` has an AUC above :data:`LIMIT`.
 
     Raises
@@ -38,7 +38,7 @@ def refuse_revealing_context(auc: Mapping[str, float], waived: Iterable[str]) ->
     ContractError
         Names the column, its AUC and the lines of ``sidkit.toml`` to change.
     """
-    for name, value in auc.items():
+    for name, value in measured.items():
         if value > LIMIT and name not in set(waived):
             raise ContractError(
                 "interactions",
@@ -91,7 +91,7 @@ def _auc_of(column: pa.Array, kind: AttributeKind, label: npt.NDArray[np.int8]) 
         texts: Any = column.to_pandas()
         if kind == "categories":
             texts = texts.map(lambda parts: "\n".join(sorted(parts)), na_action="ignore")
-        return _auc(_mean_label(pd.factorize(texts, use_na_sentinel=False)[0].astype(np.int64), label), label)
+        return auc(label, _mean_label(pd.factorize(texts, use_na_sentinel=False)[0].astype(np.int64), label))
     if pa.types.is_timestamp(column.type):
         column = column.cast(pa.int64())
     return _numeric(column.cast(pa.float64()).to_numpy(zero_copy_only=False).astype(np.float64), label)
@@ -102,8 +102,8 @@ def _numeric(values: Doubles, label: npt.NDArray[np.int8]) -> float:
     known = values[~missing]
     filled = np.where(missing, (known.min() if len(known) else 0.0) - 1.0, values)
     bins = np.searchsorted(np.unique(np.quantile(filled, np.linspace(0, 1, _BINS + 1)[1:-1])), filled)
-    scores = [_auc(filled, label), _auc(missing.astype(np.float64), label)]
-    return max(*scores, *(1 - score for score in scores), _auc(_mean_label(bins.astype(np.int64), label), label))
+    scores = [auc(label, filled), auc(label, missing.astype(np.float64))]
+    return max(*scores, *(1 - score for score in scores), auc(label, _mean_label(bins.astype(np.int64), label)))
 
 
 def _mean_label(code: Ints, label: npt.NDArray[np.int8]) -> Doubles:
@@ -117,7 +117,3 @@ def _mean_label(code: Ints, label: npt.NDArray[np.int8]) -> Doubles:
     mean = float(label.mean())
     estimates: Doubles = ((others + mean) / (count + 1))[code, fold]
     return estimates
-
-
-def _auc(score: Doubles, label: npt.NDArray[np.int8]) -> float:
-    return auc_within(label, score, np.zeros(len(label), np.int64))[0]

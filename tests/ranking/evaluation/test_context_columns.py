@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ranking.audit import context_columns
-from ranking.audit.context_columns import context_auc, refuse_revealing_context
+from ranking.evaluation import context_columns
+from ranking.evaluation.context_columns import context_auc, refuse_revealing_context
 from sidkit.core.errors import ContractError
 from sidkit.core.feature_settings import FeatureSettings
 
