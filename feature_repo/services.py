@@ -13,7 +13,7 @@ from feast import FeatureService
 from item_views import item_content, item_stats
 from on_demand_views import user_recency  # noqa: F401  (own views that features.extra of sidkit.toml names: import them here)
 from semantic_id_views import semantic_id_views
-from user_views import affinity_views, user_history, user_stats
+from user_views import user_history, user_stats
 
 from semantic_ids.catalog import read_definitions
 
@@ -22,6 +22,7 @@ definitions = read_definitions(Path(__file__).resolve().parent)
 own = definitions.own_views(globals())
 item_attributes = vars(item_views).get("item_attributes")  # only with attributes in sidkit.toml
 user_attributes = vars(user_views).get("user_attributes")
+affinity_views = vars(user_views).get("affinity_views", {})
 
 
 def services_of(codebook):

@@ -84,7 +84,9 @@ def test_definitions_of_an_older_release_are_refused_with_the_files_to_copy(repo
     stages(repo)
     path.write_text(text[: text.index("if definitions.features.users:")])
     set_features(repo, FEATURES)
-    with pytest.raises(RepoError, match=r"the feature views user_attributes of \[features\].*copy sources.py"):
+    with pytest.raises(
+        RepoError, match=r"the feature views user_attributes, user_category_stats of \[features\].*copy sources.py"
+    ):
         stages(repo)
     path.write_text(text)  # the remedy
     stages(repo)
