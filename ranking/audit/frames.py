@@ -159,7 +159,7 @@ def rows_of_run(repo: Repo, folder: Path, n_rows: int, seed: int) -> AuditedRows
             "item_sid__codes": _codes(part.items.codes[part.candidate[row]]),
             "item_content": part.items.content[part.candidate[row]],
             HISTORY_CODES: [_codes(codes) for codes in part.items.codes[filled]],
-            **{name: float(part.numeric[row, at]) for name, at in names.items()},
+            **{name: float(value) for name, value in zip(names, part.numeric[row], strict=True)},
             **{name: values[codes[row]] for name, (values, codes) in coded.items()},
         }
         if part.rows.had_before is not None:
