@@ -132,7 +132,8 @@ def prepared(work: Path) -> tuple[TrainingContext, Any]:
     (repo.path / "my_views.py").write_text(VIEW)
     services = repo.path / "services.py"
     services.write_text(
-        services.read_text().replace("import item_views\n", "import item_views\nfrom my_views import mood\n", 1)
+    text = services.read_text()
+    services.write_text(text.replace("import item_views\n", "import item_views\nfrom my_views import mood\n", 1))
     )
     settings = repo.path / "sidkit.toml"
     text = settings.read_text().replace("[features]\n", '[features]\naffinity = ["category"]\n', 1)

@@ -131,7 +131,7 @@ def _registry(repo: Repo) -> dict[str, Any]:
     store = open_store(repo)
     return {
         "entities": sorted((entity.name, entity.join_key) for entity in store.list_entities()),
-        "sources": sorted((source.name, str(source.path)) for source in store.list_data_sources()),
+        "sources": sorted((source.name, str(getattr(source, "path", ""))) for source in store.list_data_sources()),
         "views": sorted(
             (
                 view.name, sorted(view.tags.items()), [(field.name, str(field.dtype)) for field in view.features],
