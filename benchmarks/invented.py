@@ -131,10 +131,8 @@ def prepared(work: Path) -> tuple[TrainingContext, Any]:
     pq.write_table(mood, repo.path / "own" / "mood.parquet")
     (repo.path / "my_views.py").write_text(VIEW)
     services = repo.path / "services.py"
-    services.write_text(
     text = services.read_text()
     services.write_text(text.replace("import item_views\n", "import item_views\nfrom my_views import mood\n", 1))
-    )
     settings = repo.path / "sidkit.toml"
     text = settings.read_text().replace("[features]\n", '[features]\naffinity = ["category"]\n', 1)
     settings.write_text(text.replace("extra = [", 'extra = ["mood:level", ', 1))
