@@ -14,6 +14,7 @@ from helpers.attribute_world import attribute_repo, set_features
 from helpers.builders import DAY, START, moments, write_tables
 from sidkit.core.feature_settings import COUNTS
 from sidkit.core.repo import Repo
+from sidkit.stores.feast_repo import apply_repo, materialize, open_store
 from sidkit.tables import build_tables, ingest
 
 HOUR, DELAY = 3_600_000_000, 60_000_000
@@ -160,14 +161,25 @@ def test_a_value_corrected_in_place_counts_from_the_build_that_saw_it(tmp_path: 
     assert same(rows_of(repo, "category"), by_hand(later, served, "category"))
 
 
-def test_removed_events_leave_the_counts(tmp_path: Path) -> None:
-    events = [("u1", "i1", START + day * DAY, day % 2) for day in range(5)]
-    versions: list[Version] = [("i1", START - DAY, "a", ["x"])]
+def test_removed_events_leave_the_counts_and_the_online_store(tmp_path: Path) -> None:
+    events = [("u1", f"i{1 + day // 3}", START + day * DAY, day % 2) for day in range(5)]
+    versions: list[Version] = [("i1", START - DAY, "a", ["x"]), ("i2", START - DAY, "a", ["x", "z|1"])]
     repo = built(tmp_path, events, versions, START + 6 * DAY)
+    apply_repo(repo)
+    assert materialize(repo, START + 6 * DAY)["user_genres_stats"] == 2
+    assert online(repo, "x", "z|1") == [5, 2]
     write_world(tmp_path / "source", events[:3], versions)
     ingest(repo, remove_vanished=True)
     build_tables(repo, END)
     assert same(rows_of(repo, "genres"), by_hand(events[:3], versions, "genres"))
+    materialize(repo, END)
+    assert online(repo, "x", "z|1") == [3, None]
+
+
+def online(repo: Repo, *genres: str) -> list[int | None]:
+    rows = [{"user_id": "u1", "genres": genre} for genre in genres]
+    read = open_store(repo).get_online_features(["user_genres_stats:exposures_all"], rows).to_dict()
+    return list(read["exposures_all"])
 
 
 def test_exposures_of_a_log_of_positives_are_null(tmp_path: Path) -> None:
