@@ -134,13 +134,17 @@ def test_increments_with_late_events_are_the_counts_by_hand(tmp_path: Path, seed
     assert {name: (repo.tables / f"user_{name}_stats.parquet").read_bytes() for name in before} == before
 
 
-def test_a_version_of_an_earlier_time_recounts_all_and_says_so(tmp_path: Path) -> None:
+def test_a_version_of_an_earlier_time_recounts_all_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events = [("u1", "i1", START + day * DAY, day % 2) for day in range(5)]
     versions: list[Version] = [("i1", START - DAY, "a", ["x"])]
     repo = built(tmp_path, events, versions, START + 6 * DAY)
     versions.append(("i1", START + 2 * DAY - HOUR, "b", ["x", "y"]))
     write_world(tmp_path / "source", events, versions)
     ingest(repo)
+    with monkeypatch.context() as killed:  # after item_attributes was written
+        killed.delattr("sidkit.tables.builder.read_valued_events")
+        with pytest.raises(NameError):
+            build_tables(repo, END)
     why = "item_attributes got versions of earlier times"
     assert build_tables(repo, END).notes == tuple(
         f"{why}; user_{name}_stats was rebuilt" for name in ("category", "genres")
