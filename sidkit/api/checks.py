@@ -77,8 +77,9 @@ def convert_source(
 ) -> CheckedSource:
     """Write a source as Parquet files of the input contract, for data that are not to be read in place.
 
-    The files have the contract's names and types: ``interactions.parquet`` with one row per event, ``items.parquet``, and
-    ``item_embeddings.parquet`` if there are vectors. Rejected rows, with their reasons, are in the folder ``rejects``.
+    The files have the contract's names and types: ``interactions.parquet`` with one row per event and its context columns,
+    ``items.parquet``, and ``item_embeddings.parquet`` and ``users.parquet`` if there are any. Rejected rows, with their
+    reasons, are in the folder ``rejects``.
 
     Parameters
     ----------
@@ -104,13 +105,26 @@ def convert_source(
             f"{'has ' + ', '.join(names[:3]) if names else 'is a file'}; choose another one"
         )
     settings, further = _settings_of(str(data), repo, source, settings_file)
+    settings = _with_all_context(str(data), settings)
     folder.mkdir(parents=True, exist_ok=True)
     with _validated(str(data), settings, folder / _REJECTS, None) as valid:
         written = [valid.items, *([valid.embeddings] if settings.source.modalities else []), valid.interactions]
+        written += [valid.users] if valid.users is not None else []
         for path in written:
             with written_beside(folder / path.name) as temporary:
                 shutil.copyfile(path, temporary)
     return _checked(settings, further, valid)
+
+
+def _with_all_context(data: str, settings: Settings) -> Settings:
+    """The settings with every column of interactions that may become context, so that a copy has them."""
+    from sidkit.contract import open_source
+    from sidkit.contract.attributes import attribute_kinds
+    from sidkit.contract.schemas import INTERACTIONS
+
+    kinds = attribute_kinds(open_source(data, settings.source), INTERACTIONS)
+    context = {name: kind for name, (kind, _) in kinds.items() if kind is not None}
+    return settings.model_copy(update={"features": settings.features.model_copy(update={"context": context})})
 
 
 @contextmanager

@@ -62,7 +62,12 @@ def check(
 
 @data_app.command("convert")
 def convert(
-    source: Annotated[str, typer.Argument(help="A folder of Parquet, CSV or JSON-lines files, or a SQLAlchemy URL.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A folder of Parquet, CSV or JSON-lines files, a SQLAlchemy URL, or a published data set as NAME:PATH."
+        ),
+    ],
     out: Annotated[Path, typer.Argument(help="A new or empty folder.")],
     repo: Annotated[
         Path | None,
@@ -78,7 +83,16 @@ def convert(
     from dataclasses import asdict
 
     from sidkit.api.checks import convert_source
+    from sidkit.datasets import PUBLISHED, named_dataset
+    from sidkit.datasets import convert as convert_published
 
+    if (dataset := named_dataset(source)) is not None and dataset.name in PUBLISHED:
+        written = convert_published(dataset.name, dataset.variant, out)
+        if json_:
+            show_json({"tables": written})
+        else:
+            say(f"{out}: {', '.join(f'{count:,} rows of {name}' for name, count in written.items())}")
+        return
     converted = convert_source(source, out, repo=repo, settings_file=settings)
     if json_:
         show_json({"source": converted.settings, "tables": [asdict(report) for report in converted.tables]})

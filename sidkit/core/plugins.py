@@ -5,7 +5,7 @@ A plug-in is named in one of two ways:
 - ``path/to/file.py:Class``: a class in one Python file. The path is relative to the preset that names it, else to the working
   directory. The file may import installed packages only: other files in its folder are not part of the plug-in.
 - the name of a Python entry point of an installed distribution, in the group of its kind (``sidkit.quantizers``,
-  ``sidkit.encoders``, ``sidkit.representations``, ``sidkit.histories``, ``sidkit.datasets``).
+  ``sidkit.encoders``, ``sidkit.representations``, ``sidkit.histories``, ``sidkit.datasets``, ``sidkit.rankers``).
 
 A name is resolved once, when the preset is read: the file is executed, the class is checked against the contract (the base
 class of its kind), and the name becomes a **reference** with a hash, ``file.py:Class@<hash>`` or ``name@<version>+<hash>``.

@@ -129,7 +129,7 @@ def apply_repo(repo: Repo) -> str:
             ) from error
         except Exception as error:
             raise RepoError(f"feast could not apply {repo.path} ({type(error).__name__}: {scrubbed(error)})") from error
-    for problem in problems:
+    for problem in (problem for problem in problems if problem.warning):
         warnings.warn(str(problem), SidkitWarning, stacklevel=2)
     return printed.getvalue()
 

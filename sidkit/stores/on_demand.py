@@ -204,12 +204,7 @@ class ServiceViews:
         columns = {}
         for name, kind in self.request.items():
             given = at_us if name == ROW_TIME else required(values, name, self.names)
-            try:
-                columns[name] = array_of(given, kind)
-            except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
-                raise ServingError(
-                    f"expected the request input {name} as {kind}, got another type ({error})"
-                ) from error
+            columns[name] = _converted(given, kind, f"the request input {name}")
         return columns
 
     def whole_keys(self, values: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:

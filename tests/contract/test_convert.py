@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import sidkit
+from helpers.attribute_world import DEVICES, attribute_source
 from helpers.builders import write_tables
 from helpers.commands import ask
 from helpers.contract_builders import N_EVENTS, good, read
@@ -153,3 +154,11 @@ def test_texts_to_embed_are_read_from_files_of_another_form(tmp_path: Path) -> N
     (chunk,) = items.chunks(("title",), 10)
     assert chunk.to_pylist() == [{"item_id": "001", "title": "a"}, {"item_id": "002", "title": None}]
     assert items.refused == {"item_id is missing": 1}
+
+
+def test_users_and_context_columns_are_converted(tmp_path: Path) -> None:
+    convert_source(attribute_source(tmp_path / "source"), tmp_path / "out")
+    assert pq.read_table(tmp_path / "out" / "users.parquet").column_names == ["user_id", "updated_at", "country"]
+    events = pq.read_table(tmp_path / "out" / "interactions.parquet")
+    assert set(events.column("device").to_pylist()) == set(DEVICES)
+    assert "dwell_time" not in events.column_names  # an outcome

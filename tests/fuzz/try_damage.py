@@ -148,8 +148,13 @@ def _frame(verdict: Verdict, place: Place, name: Path) -> None:
 
 def _compare(verdict: Verdict, place: Place, name: Path, out: Path, what: str, ran: Ran) -> None:
     got = feature_rows(out)
+    # Codes that are made again are assigned at another moment of the clock.
+    own = {"item_sid__assigned_at_us"} if name.name.startswith("item_sid_") else set()
     wrong = [
-        (n, column) for n, row in enumerate(place.answers.frame) for column in row if got[n].get(column) != row[column]
+        (n, column)
+        for n, row in enumerate(place.answers.frame)
+        for column in row.keys() - own
+        if got[n].get(column) != row[column]
     ]
     if wrong:
         n, column = wrong[0]

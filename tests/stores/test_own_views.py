@@ -12,11 +12,12 @@ import pytest
 
 from helpers.builders import copy_of
 from helpers.own_views import EXTRA, MARKED, add_own_views, name_extra
+from ranking.data.export import write_frame
 from ranking.data.feature_views import built_in_views, historical_reader
 from ranking.serving.context import per_item
 from ranking.serving.features import ServiceReader
 from semantic_ids import lifecycle
-from sidkit.core.errors import ConfigError, ServingError, SidkitWarning
+from sidkit.core.errors import ConfigError, ContractError, ServingError, SidkitWarning
 from sidkit.core.repo import Repo
 from sidkit.datasets.synthetic import Sizes, write_world
 from sidkit.stores.doctor import unread_features
@@ -222,3 +223,21 @@ def test_features_that_no_ranker_reads_are_a_warning() -> None:
     assert unread_features("ctr_one", ["a__x", "b__y"], ["b__y", "a__x", "c__z"]) == []
     [problem] = unread_features("ctr_one", ["a__x", "b__y"], ["b__y"])
     assert problem.warning and "no ranker reads a__x" in str(problem)
+
+
+@pytest.mark.own_store("offline", "retrieve is its own")
+def test_a_frame_gets_the_row_time_by_itself_and_names_columns_that_own_views_need(repo: Repo, tmp_path: Path) -> None:
+    keys, at_us = rows_of(repo)
+    moments = pa.array(at_us).cast(pa.timestamp("us")).cast(pa.timestamp("us", "UTC"))
+    rows = pa.table({**{name: pa.array(values) for name, values in keys.items()}, "event_timestamp": moments})
+    pa.parquet.write_table(rows, tmp_path / "rows.parquet")
+    write_frame(repo, tmp_path / "rows.parquet", tmp_path / "frame.parquet", "ctr_one")
+    frame = pa.parquet.read_table(tmp_path / "frame.parquet")
+    assert frame.select(rows.column_names).equals(rows) and "at_us" not in frame.column_names
+    store = open_store(repo)
+    views = historical_reader(store, feature_service(store, "ctr_one"))(keys, at_us)
+    for name in ("click_gap__hours", "odds__budget_per_click", "cells__load", "trips__trips_today"):
+        assert frame[name].to_pylist() == views[name.split("__")[0]].plain()[name].to_pylist(), name
+    pa.parquet.write_table(rows.drop_columns(["device", "cell_id"]), tmp_path / "rows.parquet")
+    with pytest.raises(ContractError, match="cell_id, device"):
+        write_frame(repo, tmp_path / "rows.parquet", tmp_path / "frame.parquet", "ctr_one")

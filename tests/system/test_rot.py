@@ -131,7 +131,10 @@ def test_a_damaged_manifest_of_the_tables_is_named_and_built_again(repo: Path, t
     flip(path, 0)
     repaired(ask("materialize", "--repo", repo), path)
     ask_well("codebooks", "refresh", "--repo", repo)
-    assert frame(repo, tmp_path) == right
+    again = frame(repo, tmp_path)
+    for row in (*right, *again):
+        row.pop("item_sid__assigned_at_us")  # a wall clock, which services of the frozen repo's definitions have
+    assert again == right
 
 
 def test_damaged_codes_are_named_and_assigned_again(repo: Path) -> None:

@@ -26,7 +26,7 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("page")
     gated = arm_file(folder, "gated", 'representations = ["rq_opq_gate"]\n[model]\ngate_parts = "rq"\n')
     maps = arm_file(folder, "two_maps", 'representations = ["id", "content"]\n[model]\nhistory = "bidirectional"\n')
-    return compare(folder / "repo", ["id", "id_codes", "id_codes_shuffled", gated, "gbdt", maps], impressions=8_000)[1]
+    return compare(folder / "repo", ["id", "id_codes", "id_codes_shuffled", gated, "gbdt", maps], impressions=24_000)[1]
 
 
 @pytest.fixture(scope="module")

@@ -202,19 +202,21 @@ def test_a_row_without_an_event_time_is_refused_and_nothing_of_its_batch_is_writ
     assert stores.read(["a"]) == [(None, None)]
 
 
-def test_more_keys_than_sqlite_takes_variables_are_read_at_once(
-    stores: Stores, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from sidkit.stores.online.sqlite_file import Reading
-
+@pytest.fixture
+def few_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite takes 5,000 variables per statement: of some builds it is 32,766, of others 250,000."""
     connect = sqlite3.connect
 
     def limited(*where: Any, **named: Any) -> sqlite3.Connection:
         opened = connect(*where, **named)
-        opened.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 5_000)  # of some builds; of others 32,766 or 250,000
+        opened.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 5_000)
         return opened
 
     monkeypatch.setattr(sqlite3, "connect", limited)
+
+
+def test_more_keys_than_sqlite_takes_variables_are_read_at_once(few_variables: None, stores: Stores) -> None:
+    from sidkit.stores.online.sqlite_file import Reading
 
     view = feature_view("thing", {"whole": "Int64"})
     stores.write([(f"i{n}", {"whole": n}, BASE_US, None) for n in range(0, 3000, 3)], view)
