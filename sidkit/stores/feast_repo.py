@@ -317,10 +317,9 @@ def _keys(store: FeatureStore, repo: Repo, view: str, as_of_us: int) -> int:
 
     keys = ", ".join(quoted(column.name) for column in store.get_feature_view(view).entity_columns)
     with duckdb.connect() as opened:
-        row = opened.execute(
-            f"SELECT count(*) FROM (SELECT DISTINCT {keys} FROM read_parquet($path) WHERE epoch_us(event_timestamp) <= $end)",
-            {"path": str(repo.tables / f"{view}.parquet"), "end": as_of_us},
-        ).fetchone()
+        rows = f"SELECT DISTINCT {keys} FROM read_parquet($path) WHERE epoch_us(event_timestamp) <= $end"
+        given = {"path": str(repo.tables / f"{view}.parquet"), "end": as_of_us}
+        row = opened.execute(f"SELECT count(*) FROM ({rows})", given).fetchone()
     return int(row[0]) if row else 0
 
 

@@ -75,6 +75,16 @@ def test_offline_values_are_those_of_the_row_s_time(repo: Repo) -> None:
     assert frame["best_before"].tolist() == [20_010 * DAY] * 3
 
 
+def test_counts_by_value_have_two_keys_offline_and_online(repo: Repo) -> None:
+    store, features = open_store(repo), ["user_category_stats:exposures_all", "user_category_stats:clicks_7d"]
+    rows = {"user_id": ["u0", "u0", "nobody"], "category": ["wine", "none", "wine"]}
+    frame = store.get_historical_features(pd.DataFrame({**rows, "event_timestamp": from_us(END)}), features).to_df()
+    read = store.get_online_features(features, rows).to_dict()
+    for name in ("exposures_all", "clicks_7d"):
+        assert [None if pd.isna(value) else value for value in frame[name]] == read[name]
+    assert read["exposures_all"][0] > 0 and read["exposures_all"][1:] == [None, None]
+
+
 def test_the_doctor_finds_nothing(repo: Repo) -> None:
     assert examine_repo(repo) == []
 

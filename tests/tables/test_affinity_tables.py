@@ -14,6 +14,7 @@ from helpers.attribute_world import attribute_repo, set_features
 from helpers.builders import DAY, START, moments, write_tables
 from sidkit.core.feature_settings import COUNTS
 from sidkit.core.repo import Repo
+from sidkit.stores.feast_repo import apply_repo, materialize, open_store
 from sidkit.tables import build_tables, ingest
 
 HOUR, DELAY = 3_600_000_000, 60_000_000
@@ -133,13 +134,17 @@ def test_increments_with_late_events_are_the_counts_by_hand(tmp_path: Path, seed
     assert {name: (repo.tables / f"user_{name}_stats.parquet").read_bytes() for name in before} == before
 
 
-def test_a_version_of_an_earlier_time_recounts_all_and_says_so(tmp_path: Path) -> None:
+def test_a_version_of_an_earlier_time_recounts_all_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events = [("u1", "i1", START + day * DAY, day % 2) for day in range(5)]
     versions: list[Version] = [("i1", START - DAY, "a", ["x"])]
     repo = built(tmp_path, events, versions, START + 6 * DAY)
     versions.append(("i1", START + 2 * DAY - HOUR, "b", ["x", "y"]))
     write_world(tmp_path / "source", events, versions)
     ingest(repo)
+    with monkeypatch.context() as killed:  # after item_attributes was written
+        killed.delattr("sidkit.tables.builder.read_valued_events")
+        with pytest.raises(NameError):
+            build_tables(repo, END)
     why = "item_attributes got versions of earlier times"
     assert build_tables(repo, END).notes == tuple(
         f"{why}; user_{name}_stats was rebuilt" for name in ("category", "genres")
@@ -160,14 +165,25 @@ def test_a_value_corrected_in_place_counts_from_the_build_that_saw_it(tmp_path: 
     assert same(rows_of(repo, "category"), by_hand(later, served, "category"))
 
 
-def test_removed_events_leave_the_counts(tmp_path: Path) -> None:
-    events = [("u1", "i1", START + day * DAY, day % 2) for day in range(5)]
-    versions: list[Version] = [("i1", START - DAY, "a", ["x"])]
+def test_removed_events_leave_the_counts_and_the_online_store(tmp_path: Path) -> None:
+    events = [("u1", f"i{1 + day // 3}", START + day * DAY, day % 2) for day in range(5)]
+    versions: list[Version] = [("i1", START - DAY, "a", ["x"]), ("i2", START - DAY, "a", ["x", "z|1"])]
     repo = built(tmp_path, events, versions, START + 6 * DAY)
+    apply_repo(repo)
+    assert materialize(repo, START + 6 * DAY)["user_genres_stats"] == 2
+    assert online(repo, "x", "z|1") == [5, 2]
     write_world(tmp_path / "source", events[:3], versions)
     ingest(repo, remove_vanished=True)
     build_tables(repo, END)
     assert same(rows_of(repo, "genres"), by_hand(events[:3], versions, "genres"))
+    materialize(repo, END)
+    assert online(repo, "x", "z|1") == [3, None]
+
+
+def online(repo: Repo, *genres: str) -> list[int | None]:
+    rows = [{"user_id": "u1", "genres": genre} for genre in genres]
+    read = open_store(repo).get_online_features(["user_genres_stats:exposures_all"], rows).to_dict()
+    return list(read["exposures_all"])
 
 
 def test_exposures_of_a_log_of_positives_are_null(tmp_path: Path) -> None:
