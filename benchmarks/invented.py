@@ -5,7 +5,7 @@
 Clicks depend on one attribute of users, one of items, one feature of the user's own view, and one habit (user x category). For
 each cause, boosting and the arm `content` train with the built-in features and the features of this cause only. Their gain in
 test AUC over the built-in features alone is compared with that of the true form: a logistic regression on the built-in
-features and the cause's own terms, fitted on the same observed point-in-time features. A control has the cause's values shuffled
+features and the cause's own terms, fitted on the same observed point-in-time features. A control has the values shuffled
 among the rows. Results go to ``benchmarks/results/invented.json``.
 """
 
