@@ -43,7 +43,7 @@ def affinities(
         Features; those with ``of`` and without a view are computed.
     identity : int64 [items]
         A number per item, the same for all its versions.
-    codes : int32 [items, item_coded]
+    codes : int32 [items, item_read]
         Coded attributes of the item versions.
     values : sequence of pyarrow.Array
         Their values.
@@ -56,7 +56,7 @@ def affinities(
     at_us : int64 [rows]
         Times of the rows.
     """
-    place = {each.name: at for at, each in enumerate(schema.item_coded)}
+    place = {each.name: at for at, each in enumerate(schema.item_read)}
     wanted = {each.of for each in schema.numbers if each.of and not each.view}
     computed: dict[str, tuple[Doubles, Doubles]] = {}
     lengths = np.maximum((history != 0).sum(axis=1), 1)
@@ -65,7 +65,7 @@ def affinities(
         weigh: _Same | _Overlap
         if name == IDENTITY:
             weigh = _Same(identity)
-        elif schema.item_coded[place[name]].kind == "category":
+        elif schema.item_read[place[name]].kind == "category":
             weigh = _Same(codes[:, place[name]].astype(np.int64))
         else:
             weigh = _Overlap(codes[:, place[name]], values[place[name]])

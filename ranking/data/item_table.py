@@ -63,8 +63,8 @@ class ItemTableBuilder:
     def __post_init__(self) -> None:
         self._codes.append(np.full((1, len(self.codebook.sizes)), NO_CODE, dtype=np.int32))
         self._content.append(np.zeros((1, self.codebook.encoder.output_dim), dtype=np.float32))
-        self._index = ValueIndex(self.schema.item_coded)
-        self._attributes = Grown(np.zeros((1, len(self.schema.item_coded)), dtype=np.int32))
+        self._index = ValueIndex(self.schema.item_read)
+        self._attributes = Grown(np.zeros((1, len(self.schema.item_read)), dtype=np.int32))
         self._identities = Grown(np.zeros(1, dtype=np.int64))
 
     def add(self, item_ids: npt.NDArray[np.object_], views: Mapping[str, ViewRows]) -> Ints:
@@ -122,7 +122,7 @@ class ItemTableBuilder:
 
     @property
     def attributes(self) -> Coded:
-        """The coded features of all entries so far."""
+        """The coded features (:attr:`ranking.data.schema.FeatureSchema.item_read`) of all entries so far."""
         return Coded(self._attributes.array, self._index.values())
 
     def _append(self, fresh: Ints, content: ViewRows, sid: ViewRows) -> None:
@@ -146,7 +146,8 @@ class ItemTableBuilder:
     def table(self) -> ItemTable:
         """All items so far."""
         ids = np.array(self._ids, dtype=object)
-        attributes = self.attributes if self.schema.item_coded else None
+        model = range(len(self.schema.item_coded))
+        attributes = self.attributes.select(model) if model else None
         return ItemTable(ids, np.concatenate(self._codes), np.concatenate(self._content), attributes)
 
 

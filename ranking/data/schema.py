@@ -64,6 +64,8 @@ class ExtraFeature:
         Whether it is read by the item alone, so that the items of a history have it too.
     of : str
         The feature from which an affinity derives, or with whose values of the candidate the view is read; empty otherwise.
+    of_kind : str
+        Its kind, if it is an attribute of items.
     """
 
     name: str
@@ -71,6 +73,7 @@ class ExtraFeature:
     view: str = ""
     of_item: bool = False
     of: str = ""
+    of_kind: Kind | Literal[""] = ""
 
     @property
     def is_coded(self) -> bool:
@@ -106,6 +109,14 @@ class FeatureSchema:
     def item_coded(self) -> tuple[ExtraFeature, ...]:
         """Coded features of item versions."""
         return tuple(each for each in self.features if each.is_coded and each.of_item)
+
+    @cached_property
+    def item_read(self) -> tuple[ExtraFeature, ...]:
+        """Coded features that are read of items: :attr:`item_coded`, then those from which only affinities derive."""
+        known = {each.name for each in self.item_coded}
+        of = {each.of: each.of_kind for each in self.numbers if each.of_kind and each.of not in known}
+        views = ((name, kind, name.partition("__")[0]) for name, kind in of.items())
+        return (*self.item_coded, *(ExtraFeature(name, kind, view, of_item=True) for name, kind, view in views if kind))
 
     @cached_property
     def row_coded(self) -> tuple[ExtraFeature, ...]:
@@ -213,12 +224,13 @@ def _kind(kind: AttributeKind) -> Kind:
 
 def _derived(features: Sequence[ExtraFeature]) -> list[ExtraFeature]:
     """Affinities to the item and its categories, and ages of the last events."""
-    of = [IDENTITY, *(each.name for each in features if each.of_item and each.kind in {"category", "categories"})]
+    kind_of: dict[str, Kind | Literal[""]] = {IDENTITY: ""}
+    kind_of |= {each.name: each.kind for each in features if each.of_item and each.kind in {"category", "categories"}}
     derived = []
-    for name in of:
+    for name, of_kind in kind_of.items():
         stem = f"affinity__{name.removeprefix(f'{ITEM_ATTRIBUTES}__')}"
         kinds: tuple[tuple[str, Kind], ...] = (("count", "count"), ("share", "share"), ("gap_days", "gap"))
-        derived += [ExtraFeature(f"{stem}_{suffix}", kind, of=name) for suffix, kind in kinds]
+        derived += [ExtraFeature(f"{stem}_{suffix}", kind, of=name, of_kind=of_kind) for suffix, kind in kinds]
     return [*derived, *(ExtraFeature(name, "gap") for name in AGES)]
 
 

@@ -20,13 +20,15 @@ LONGEST_CODEBOOK = 63
 RULE = "letters, digits, '_', '-' and '.', not starting with '-' or '.', not ending with '.', and not a device name such as CON"
 CODEBOOK_RULE = (
     f"expected lower-case letters, digits and underscores, starting with a letter, at most {LONGEST_CODEBOOK} characters (it "
-    "becomes part of a feature view's and a table's name), not ending in _user, _item or _content (the suffixes of services)"
+    "becomes part of a feature view's and a table's name), not ending in _user, _item, _content or _context "
+    "and without _by_ (the names of parts of services)"
 )
 
 _NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_-])?")
 _CODEBOOK = re.compile(rf"[a-z][a-z0-9_]{{0,{LONGEST_CODEBOOK - 1}}}")
 _DEVICE = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGNORECASE)
-_SERVICE_PARTS = ("_user", "_item", "_content")
+_SERVICE_PARTS = ("_user", "_item", "_content", "_context")
+_BY = "_by_"
 
 
 def is_name(name: str, longest: int = LONGEST) -> bool:
@@ -60,7 +62,8 @@ def check_name(kind: str, name: str, longest: int = LONGEST) -> str:
 
 def is_codebook_name(name: str) -> bool:
     """Whether a text is a valid codebook name."""
-    return is_name(name, LONGEST_CODEBOOK) and bool(_CODEBOOK.fullmatch(name)) and not name.endswith(_SERVICE_PARTS)
+    fits = is_name(name, LONGEST_CODEBOOK) and bool(_CODEBOOK.fullmatch(name))
+    return fits and not name.endswith(_SERVICE_PARTS) and _BY not in name
 
 
 def check_codebook_name(name: str) -> str:

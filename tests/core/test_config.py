@@ -26,7 +26,9 @@ def load(folder: Path, text: str) -> Settings:
 
 def test_an_empty_file_gives_the_defaults_and_the_template_states_them(tmp_path: Path) -> None:
     assert load(tmp_path, "") == Settings()
-    assert Settings.load(template_folder() / "sidkit.toml") == Settings()
+    template = Settings.load(template_folder() / "sidkit.toml")
+    assert template.features.extra == ("user_recency:hours_since_last_click",)  # an example, defined in the template
+    assert template.model_copy(update={"features": Settings().features}) == Settings()
 
 
 @pytest.mark.parametrize(

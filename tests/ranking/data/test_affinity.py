@@ -92,3 +92,5 @@ def test_a_schema_reads_kinds_from_settings_and_from_feast_types() -> None:
     assert FeatureSchema.of_json(SCHEMA.as_json()) == SCHEMA
     chosen = SCHEMA.select(["affinity__brand_*"])
     assert chosen.names == ("affinity__brand_count", "affinity__brand_share", "affinity__brand_gap_days")
+    assert chosen.item_coded == () and [each.name for each in chosen.item_read] == ["item_attributes__brand"]
+    assert chosen.item_read[0].kind == "category" and SCHEMA.item_read == SCHEMA.item_coded
