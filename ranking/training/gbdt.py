@@ -133,6 +133,14 @@ def boost(
 
     inputs = CodedInputs.fit(training)
     rows = boosted_features(training, columns, spec, inputs)
+    unknown = np.isnan(rows).all(axis=0)
+    rows[:, unknown] = 0
+
+    def features_of(data: Dataset) -> Floats:
+        features = boosted_features(data, columns, spec, inputs)
+        features[:, unknown] = 0  # scikit-learn refuses a feature without any value in training
+        return features
+
     model = HistGradientBoostingClassifier(
         categorical_features=categorical_places(rows.shape[1], inputs) or None,
         max_iter=spec.trees,
@@ -147,17 +155,13 @@ def boost(
     model.fit(rows, training.rows.label)
     label = validation.rows.label
     best, best_trees = -1.0, _STEP
-    for number, probability in enumerate(
-        model.staged_predict_proba(boosted_features(validation, columns, spec, inputs)), start=1
-    ):
+    for number, probability in enumerate(model.staged_predict_proba(features_of(validation)), start=1):
         if number % _STEP == 0 and (reached := auc(label, probability[:, 1])) > best:
             best, best_trees = reached, number
-    predictions = tuple(_staged(model, boosted_features(data, columns, spec, inputs), best_trees) for data in others)
+    predictions = tuple(_staged(model, features_of(data), best_trees) for data in others)
     measured: tuple[Importance, ...] = ()
     if importance:
-        measured = permutation_importance(
-            lambda data: _staged(model, boosted_features(data, columns, spec, inputs), best_trees), validation, seed
-        )
+        measured = permutation_importance(lambda data: _staged(model, features_of(data), best_trees), validation, seed)
     return Boosted(best, best_trees, int(model.n_iter_), predictions, measured)
 
 

@@ -22,7 +22,9 @@ def list_(
     preset: Annotated[str | None, typer.Option(help="The run of this preset; default: the newest run.")] = None,
     json_: JsonOption = False,
 ) -> None:
-    """List the features: source, kind, share of rows with a value, distinct values, arms that read it, importance.
+    """List the features that rankers read.
+
+    Per feature: kind, share of rows with a value, distinct values, arms that read it, importance.
 
     Importance is the drop of the validation AUC when a feature is shuffled among the rows, for boosting and the serving
     ranker. Built-in counts are one line per family. Shares and distinct values are those of the run's validation and test

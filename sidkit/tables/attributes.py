@@ -138,8 +138,8 @@ def read_versions(
 def remove_undefined(tables: Path, defined: Mapping[str, Any]) -> None:
     """Remove attribute tables that the settings no longer define; call it after the manifest was written."""
     for path in (*(tables / f"{name}.parquet" for name in ATTRIBUTE_TABLES), *tables.glob("user_*_stats.parquet")):
-        if path.stem not in defined:
-            path.unlink(missing_ok=True)
+        if path.stem not in defined and path.exists():
+            path.unlink()
 
 
 def _snapshot(

@@ -61,7 +61,7 @@ def test_converted_tables_keep_the_contract(case: str, tmp_path: Path) -> None:
     if "item_embeddings" not in tables:
         add_vectors(tmp_path / "out")
     checked = check_source(tmp_path / "out")
-    assert [report.rejected for report in checked.tables] == [0, 0, 0]
+    assert {report.rejected for report in checked.tables} == {0} and len(checked.tables) >= 3
     adapter = DATASET_NAMES.find(name)(variant=str(tmp_path / "raw"))
     stated = {"feedback": adapter.feedback, "conversions": adapter.conversions}
     assert {key: checked.settings[key] for key in stated} == stated

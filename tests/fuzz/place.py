@@ -197,7 +197,7 @@ class Place:
         ranker = Ranker.load(repo.rankers / record.name)
         data = build_dataset(
             open_store(repo), record.service, Codebook.load(repo.codebooks / record.codebook), rows,
-            rate=ranker.scaling.rate, history_length=ranker.config.history_length,
+            rate=ranker.scaling.rate, history_length=ranker.config.history_length, schema=ranker.config.schema,
         )  # fmt: skip
         users, items = [user_name(n) for n in (0, 1, 2, 9)], [item_name(n) for n in range(ITEMS)]
         plain = [item for item in items if "," not in item]

@@ -51,7 +51,8 @@ ELSEWHERE = {
     "frame": "one rename, outside the repo", "score": "reads", "ranker promote": "test_job.py", "ranker evaluate": "reads",
     "ranker show": "reads",
     "ranker compare": "test_comparison.py: killed twice", "leakage": "reads", "codebooks repair": "test_catalog_rot.py",
-    "upgrade": "test_upgrade.py: killed after every step",
+    "upgrade": "test_upgrade.py: killed after every step", "data convert": "renames, outside the repo",
+    "relocate": "test_moved_repo.py", "codebooks export": "one rename, outside the repo", "features list": "reads",
 }  # fmt: skip
 """Commands that are no part of the life here, and why."""
 CATALOGUE, REGISTRY = "commit catalog.sqlite", "commit registry.sqlite"

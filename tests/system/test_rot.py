@@ -175,8 +175,9 @@ def test_a_damaged_list_of_defined_codebooks_is_written_anew_from_the_registry(r
 @pytest.mark.parametrize("name", ["tensors.safetensors", "manifest.json"])
 def test_the_run_that_made_a_damaged_ranker_makes_it_again(repo: Path, name: str) -> None:
     path = repo / "artifacts" / "rankers" / Catalog.open(Repo.open(repo)).serving_ranker().name / name
+    before = score(repo)
     made_again(repo, path, PRESET)
-    assert score(repo) == pytest.approx(expected()["scores"]["scores"], abs=1e-6)
+    assert score(repo) == before
 
 
 @pytest.mark.parametrize("name", ["tensors.safetensors", "manifest.json"])

@@ -26,7 +26,7 @@ from ranking.audit.reference import log_reference
 from ranking.audit.run import run_audit
 from ranking.data.export import write_frame
 from ranking.data.numeric_features import numeric_columns
-from ranking.data.storage import NUMERIC
+from ranking.data.storage import NUMERIC, load_dataset
 from semantic_ids.catalog import Catalog, table_path
 from semantic_ids.lifecycle import refresh
 from sidkit.cli.audit import LEAK
@@ -120,7 +120,9 @@ def test_a_sound_repo_passes_whatever_frame_is_asked(finished: FinishedJob, tmp_
 def test_every_column_of_a_kept_frame_is_told_again(finished: FinishedJob) -> None:
     told = audited(finished.repo, rows=20, seed=0, preset="fast")
     # All numeric columns; and candidate, two of the history, codes, vector, codes of the history, had_before.
-    assert told["rows"]["cells"] == 20 * (len(numeric_columns()) + 7)
+    schema = load_dataset(finished.repo.runs / "fast" / "frame").schema
+    assert len(schema.numbers) == 6  # hours since the last click, three affinities to the item, two ages
+    assert told["rows"]["cells"] == 20 * (len(numeric_columns(schema)) + 7)
 
 
 def test_one_future_click_in_a_count_is_named(repo: Repo) -> None:

@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 
 from helpers.training_builders import CONTENT_DIM, SIZES, random_set, seen_as
 from ranking.data.batches import Batches, Vocabulary
+from ranking.data.coded_inputs import CodedInputs
 from ranking.data.dataset import Dataset
 from ranking.data.numeric_features import Scaling, feature_names
+from ranking.data.schema import BUILT_IN
 from ranking.experiments.comparison.attention_examples import (
     LEAST_HISTORY,
     attention_examples,
@@ -98,7 +100,7 @@ def ranker(representations: tuple[str, ...], **spec: Any) -> Ranker:
     shape = ItemShape(vocabulary.size, SIZES, CONTENT_DIM, residual_levels=2)
     model = CtrModel(representations, shape, len(feature_names()), ModelSpec(dim=4, hidden=(8,), **spec)).eval()
     scaling = Scaling.fit(DATA.features, 0.5)
-    config = SimpleNamespace(scaling=scaling, residual_levels=2, sizes=SIZES)
+    config = SimpleNamespace(scaling=scaling, residual_levels=2, sizes=SIZES, schema=BUILT_IN, inputs=CodedInputs())
     return Ranker(model, vocabulary, cast("Any", config))
 
 

@@ -27,6 +27,7 @@ PROOF = bool(os.environ.get("SIDKIT_PROOF"))
 STAGES = [
     "synthetic", "ingest", "rows", "tables", "codebook", "publish", "hit_rate", "frame", "train:id:s0", "train:content:s0",
     "train:id_codes:s0", "train:shuffled_codes:s0", "train:gbdt:s0", "train:blend:s0", "evaluate", "materialize",
+    "importance",
 ]  # fmt: skip
 
 

@@ -165,3 +165,12 @@ def test_a_batch_has_one_tensor_per_coded_feature_items_first() -> None:
     assert [each.name for each in inputs.features] == [each.name for each in SCHEMA.coded]
     assert [tuple(each.shape) for each in batch.coded] == [(50,), (50, 2), (50,), (50, 2)]
     assert torch.isfinite(batch.numeric).all()
+
+
+def test_a_feature_that_training_rows_lack_is_no_feature_of_boosting() -> None:
+    data = attributed(400, "brand")
+    numeric = data.numeric.copy()
+    numeric[:300, -2] = np.nan
+    whole = dataclasses.replace(data, numeric=numeric)
+    parts = [whole.take(np.arange(start, end)) for start, end in ((0, 300), (300, 350), (350, 400))]
+    assert np.isfinite(boost(parts[0], parts[1], (parts[2],), seed=0).predictions[0]).all()

@@ -1,0 +1,151 @@
+"""What ten attributes of items cost: time and memory of the tables, and of an online read of 500 candidates.
+
+    python benchmarks/attribute_costs.py [--impressions 10000000] [--items 100000] [--work .work/attribute_costs]
+
+Writes one invented log twice, as a source with ten attributes of items and as one without, and builds the tables of each in a
+process of its own. Then reads the item side of a request for 500 candidates from the online store, with and without the view of
+attributes, in turns. Results go to ``benchmarks/results/attribute_costs.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch is loaded
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sidkit.core.files import write_json
+from sidkit.core.repo import Repo
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "attribute_costs.json"
+START_US, DAY_US = 1_704_067_200_000_000, 86_400_000_000
+CHUNK = 1_000_000
+CANDIDATES, ROUNDS = 500, 200
+
+
+def write_source(folder: Path, impressions: int, items: int, attributes: bool) -> None:
+    """The same log twice, with and without ten attributes."""
+    rng = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    utc = pa.timestamp("us", "UTC")
+    columns: dict[str, Any] = {
+        "item_id": [f"i{n}" for n in range(items)],
+        "created_at": pa.array([START_US - DAY_US] * items, pa.int64()).cast(utc),
+    }
+    if attributes:
+        columns |= {f"kind_{n}": [f"v{value}" for value in rng.integers(20 * (n + 1), size=items)] for n in range(5)}
+        columns |= {f"size_{n}": rng.gamma(2, size=items) for n in range(3)}
+        columns["fresh"] = rng.random(items) < 0.5
+        columns["topics"] = [[f"t{a}", f"t{b}"] for a, b in rng.integers(30, size=(items, 2))]
+    pq.write_table(pa.table(columns), folder / "items.parquet")
+    vectors = rng.normal(size=(items, 16)).astype(np.float32)
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), 16).cast(pa.list_(pa.float32()))
+    pq.write_table(pa.table({"item_id": columns["item_id"], "text": lists}), folder / "item_embeddings.parquet")
+    (folder / "interactions").mkdir()
+    for part, first in enumerate(range(0, impressions, CHUNK)):
+        count = min(CHUNK, impressions - first)
+        at_us = START_US + (first + np.sort(rng.integers(0, count, count))) * (30 * DAY_US // impressions)
+        table = {
+            "user_id": np.char.add("u", rng.integers(impressions // 50 + 1, size=count).astype(str)),
+            "item_id": np.char.add("i", np.minimum(rng.zipf(1.2, count), items - 1).astype(str)),
+            "timestamp": pa.array(at_us, pa.int64()).cast(utc),
+            "label": (rng.random(count) < 0.1).astype(np.int8),
+        }
+        pq.write_table(pa.table(table), folder / "interactions" / f"{part:04d}.parquet")
+
+
+def build(repo_path: str) -> None:
+    """Ingest and build in this process; print seconds and the peak of memory in MB."""
+    from ranking.pipeline.prepare import end_of_log
+    from sidkit.tables import build_tables, ingest
+
+    repo = Repo.open(repo_path)
+    seconds = {}
+    with repo.locked():
+        began = time.monotonic()
+        ingest(repo)
+        seconds["ingest"] = time.monotonic() - began
+        began = time.monotonic()
+        build_tables(repo, end_of_log(repo))
+        seconds["tables"] = time.monotonic() - began
+    print(json.dumps({**seconds, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+
+
+def read_times(repo: Repo) -> dict[str, float]:
+    """Median milliseconds of an online read of 500 candidates, with and without the attributes."""
+    from ranking.serving.features import ServiceReader
+    from sidkit.stores.feast_repo import apply_repo, materialize, open_store
+
+    apply_repo(repo)
+    with repo.locked():
+        materialize(repo, START_US + 40 * DAY_US, ["item_content", "item_stats", "item_attributes"])
+    store = open_store(repo)
+    from feast import FeatureService
+
+    views = {name: store.get_feature_view(name) for name in ("item_content", "item_stats", "item_attributes")}
+    readers = {
+        "without": ServiceReader(
+            store, FeatureService(name="plain", features=[views["item_content"], views["item_stats"]])
+        ),
+        "with": ServiceReader(store, FeatureService(name="whole", features=list(views.values()))),
+    }
+    ids = [f"i{n}" for n in range(CANDIDATES)]
+    took: dict[str, list[float]] = {name: [] for name in readers}
+    for round_ in range(ROUNDS + 20):
+        for name, reader in readers.items():
+            began = time.perf_counter()
+            reader.read({"item_id": ids})
+            if round_ >= 20:
+                took[name].append((time.perf_counter() - began) * 1000)
+    return {name: statistics.median(each) for name, each in took.items()}
+
+
+def main() -> None:
+    """Measure and write the results."""
+    if len(sys.argv) == 3 and sys.argv[1] == "build":
+        build(sys.argv[2])
+        return
+    from sidkit.datasets.data_repo import create_repo
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--impressions", type=int, default=10_000_000)
+    parser.add_argument("--items", type=int, default=100_000)
+    parser.add_argument("--work", type=Path, default=ROOT / ".work" / "attribute_costs")
+    options = parser.parse_args()
+    shutil.rmtree(options.work, ignore_errors=True)
+    results: dict[str, Any] = {"impressions": options.impressions, "items": options.items}
+    for name, attributes in (("without", False), ("with", True)):
+        write_source(options.work / name / "source", options.impressions, options.items, attributes)
+        repo = create_repo(options.work / name / "repo", str(options.work / name / "source"))
+        done = subprocess.run(
+            [sys.executable, __file__, "build", str(repo.path)], capture_output=True, text=True, check=True
+        )
+        results[name] = json.loads(done.stdout.splitlines()[-1])
+        print(name, results[name], flush=True)
+    results["read_ms"] = read_times(Repo.open(options.work / "with" / "repo"))
+    results["ratio"] = {
+        "tables": results["with"]["tables"] / results["without"]["tables"],
+        "memory": results["with"]["peak_mb"] / results["without"]["peak_mb"],
+        "read": results["read_ms"]["with"] / results["read_ms"]["without"],
+    }
+    write_json(RESULTS, results)
+    print(json.dumps(results, indent=1))
+    shutil.rmtree(options.work)
+
+
+if __name__ == "__main__":
+    main()
