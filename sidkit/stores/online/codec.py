@@ -15,7 +15,8 @@ from sidkit.stores.online.checksums import TAIL
 from sidkit.stores.online.layout import LISTS, SCALARS, TEXT_LISTS, Cells, Layout
 
 _NUMBER = struct.Struct("<H")
-_COUNT = struct.Struct("<I")
+_SHORT = 64
+"""Mean bytes of a value up to which gathering all bytes at once is faster than slicing each row."""
 
 
 def layout_number(row: bytes) -> int:
@@ -121,7 +122,8 @@ def unpack(
     """
     places = [layout.places[name] for name in wanted if name in layout.places] if wanted is not None else None
     whole, size = b"".join(rows), layout.dtype.itemsize
-    even = len(set(map(len, rows))) == 1
+    sizes = list(map(len, rows))
+    even, origins = len(set(sizes)) == 1, _starts(sizes)[:-1]
     if even:
         # Rows of equal length need no slices: they are one array with a gap after each head.
         rest = len(rows[0]) - size
@@ -141,7 +143,7 @@ def unpack(
         if kind in SCALARS:
             features[name] = Cells(kind, np.ascontiguousarray(head[str(place)]), null=null)
         else:
-            features[name] = _variable(layout, place, head, rows, whole if even else None, null)
+            features[name] = _variable(layout, place, head, rows, whole, origins, whole if even else None, null)
     return features
 
 
@@ -150,10 +152,14 @@ def _variable(
     place: int,
     head: npt.NDArray[Any],
     rows: Sequence[bytes],
+    joined: bytes,
+    origins: npt.NDArray[np.int64],
     whole: bytes | None,
     null: npt.NDArray[np.bool_] | None,
 ) -> Cells:
-    """Unpack a variable-length feature; ``whole`` is the concatenation of all rows if they have equal length."""
+    """Unpack a variable-length feature; ``joined`` is the concatenation of all rows, which start at ``origins``, and ``whole``
+    the same if they have equal length.
+    """
     kind, size, count = layout.columns[place][1], layout.dtype.itemsize, len(rows)
     number = layout.variable.index(place)
     ends = head[str(place)].astype(np.int64)
@@ -163,6 +169,8 @@ def _variable(
         payload = table[:, size + starts[0] : size + ends[0]].tobytes()
     elif len(layout.variable) == 1:
         payload = b"".join([row[size:-TAIL] for row in rows])
+    elif (lengths := ends - starts).sum() <= _SHORT * count:
+        payload = _pieces(np.frombuffer(joined, np.uint8), origins + size + starts, lengths).tobytes()
     else:
         bounds = zip(rows, (starts + size).tolist(), (ends + size).tolist(), strict=True)
         payload = b"".join([row[start:end] for row, start, end in bounds])
@@ -177,23 +185,29 @@ def _variable(
 
 
 def _text_lists(kind: str, payload: bytes, offsets: npt.NDArray[np.int64], null: npt.NDArray[np.bool_] | None) -> Cells:
-    places = offsets.tolist()
-    counts = [_COUNT.unpack_from(payload, start)[0] if end > start else 0 for start, end in itertools.pairwise(places)]
-    listed, texts = [], []
-    for start, end, count in zip(places, places[1:], counts, strict=False):
-        if end > start:
-            middle = start + 4 + 4 * count
-            listed.append(payload[start + 4 : middle])
-            texts.append(payload[middle:end])
-        else:
-            texts.append(b"")
-    rows = _starts(counts)
+    whole, filled = np.frombuffer(payload, np.uint8), np.flatnonzero(np.diff(offsets))
+    starts, ends = offsets[:-1][filled], offsets[1:][filled]
+    counted = np.zeros(len(offsets) - 1, dtype=np.int64)
+    counts = _pieces(whole, starts, np.full(len(filled), 4)).view("<u4").astype(np.int64)
+    counted[filled] = counts
+    middles = starts + 4 + 4 * counts
+    listed = _pieces(whole, starts + 4, 4 * counts).view("<u4").astype(np.int64)
+    texts = _pieces(whole, middles, ends - middles)
+    rows = _starts(counted)
     inner = np.zeros(rows[-1] + 1, dtype=np.int64)
-    inner[1:] = np.frombuffer(b"".join(listed), "<u4") + np.repeat(_starts([len(text) for text in texts])[:-1], counts)
-    return Cells(kind, b"".join(texts), rows, inner, null=null)
+    inner[1:] = listed + np.repeat(_starts(ends - middles)[:-1], counts)
+    return Cells(kind, texts.tobytes(), rows, inner, null=null)
 
 
-def _starts(lengths: Sequence[int]) -> npt.NDArray[np.int64]:
+def _pieces(
+    whole: npt.NDArray[np.uint8], starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
+) -> npt.NDArray[np.uint8]:
+    """The bytes of consecutive pieces of an array, one after the other."""
+    pieces: npt.NDArray[np.uint8] = whole[np.arange(lengths.sum()) + np.repeat(starts - _starts(lengths)[:-1], lengths)]
+    return pieces
+
+
+def _starts(lengths: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Offsets of consecutive pieces, ``int64 [rows + 1]``."""
     starts = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=starts[1:])
