@@ -9,7 +9,7 @@ REAL := ml_latest_small uci_online_retail xwines_slim
 # Data sets whose validation rows are used for tuning.
 SEARCHED = synthetic:strong $(REAL:%=$(SIDKIT_DATA)/%)
 
-.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz coverage arms tune-arms tune-presets tune-boosting bench-fuxictr online-load proof bench bench-check clean
+.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz coverage attributes arms tune-arms tune-presets tune-boosting bench-fuxictr online-load proof bench bench-check clean
 
 $(VENV): $(VENV)/.made
 
@@ -113,6 +113,12 @@ tune-presets: $(VENV)/.made
 # Tunes gradient boosting, on the validation rows of each data set; `make arms` reads the result.
 tune-boosting: $(VENV)/.made
 	SIDKIT_DATA="$(SIDKIT_DATA)" $(BIN)/python benchmarks/tune_boosting.py --work $(WORK)/arms --data $(SEARCHED)
+
+# What attributes add on real data, whether rankers find what clicks depend on, and what attributes cost.
+attributes: $(VENV)/.made
+	$(BIN)/python benchmarks/attributes.py --work $(WORK)/attributes --data $(REAL:%=$(SIDKIT_DATA)/%)
+	$(BIN)/python benchmarks/invented.py --work $(WORK)/invented
+	$(BIN)/python benchmarks/attribute_costs.py --work $(WORK)/attribute_costs
 
 # One writer and eight readers on a packed online store for a minute; stops at a torn row or an error.
 online-load: $(VENV)/.made
