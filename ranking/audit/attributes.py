@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -23,6 +24,8 @@ from sidkit.core.repo import Repo
 from sidkit.tables import read_build, read_log
 
 _BEGINNING_US = 86_400_000_000
+_SPACES = "".join(char for char in map(chr, range(0x3001)) if unicodedata.category(char) == "Zs")
+"""Spaces of every width, which the tables' SQL trims."""
 _DATES_US = (-62_135_510_400_000_000, 253_402_214_400_000_000)
 """From 0001-01-02 to 9999-12-31; other dates are null."""
 _YES, _NO = frozenset({"true", "t", "yes", "y", "1"}), frozenset({"false", "f", "no", "n", "0"})
@@ -130,7 +133,8 @@ def _categories(value: Any, shape: Mapping[str, Any]) -> list[str] | None:
     texts = [
         ("true" if part else "false") if isinstance(part, bool) else str(part) for part in value if part is not None
     ]
-    return [text.strip(" ") for text in texts if text.strip(" ")] or None
+    trimmed = (text.strip(_SPACES) for text in texts)
+    return [text for text in trimmed if text] or None
 
 
 def _number(value: Any, shape: Mapping[str, Any]) -> float | None:

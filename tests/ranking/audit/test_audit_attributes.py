@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -162,3 +163,10 @@ def test_tables_of_another_section_are_a_problem(repo: Repo, tmp_path: Path) -> 
     assert "built with another [features]; run `sidkit tables build`" in problems
     build_tables(own, END)  # the remedy
     assert not [problem for problem in audit_artifacts(own).problems if problem.artifact == "data/tables"]
+
+
+def test_values_of_lists_are_trimmed_of_spaces_of_every_width() -> None:
+    from ranking.audit.attributes import _categories
+
+    read = duckdb.sql("SELECT trim(chr(160) || 'a b' || chr(8195) || chr(12288))").fetchone()
+    assert _categories(["\xa0a b\u2003\u3000", " ", None], {}) == [read[0]] == ["a b"]
