@@ -29,6 +29,8 @@ from sidkit.tables import read_build, read_log
 Cells = dict[str, Any]
 """Feast's full feature name -> value, None if it is missing at serving time."""
 
+_ROWS = 1_000
+"""Rows of one query: its memory grows with the events of their users and items."""
 WINDOWS_US: dict[str, int | None] = {"1d": DAY_US, "7d": 7 * DAY_US, "30d": 30 * DAY_US, "all": None}
 
 
@@ -100,6 +102,15 @@ class LogReference:
         self, user_ids: Sequence[str] | npt.NDArray[np.object_], item_ids: npt.NDArray[np.object_], at_us: Ints
     ) -> list[Cells]:
         """Compute all features of rows, one mapping per row; all features of a view without a row are None."""
+        cells: list[Cells] = []
+        for start in range(0, len(at_us), _ROWS):
+            rows = slice(start, start + _ROWS)
+            cells += self._cells(user_ids[rows], item_ids[rows], at_us[rows])
+        return cells
+
+    def _cells(
+        self, user_ids: Sequence[str] | npt.NDArray[np.object_], item_ids: npt.NDArray[np.object_], at_us: Ints
+    ) -> list[Cells]:
         count = len(at_us)
         at = np.minimum(at_us, self.as_of_us)
         end = (at - self.delay_us) // self.cadence_us * self.cadence_us
@@ -158,6 +169,15 @@ class LogReference:
         self, user_ids: npt.NDArray[np.object_], item_ids: npt.NDArray[np.object_], at_us: Ints
     ) -> list[bool]:
         """Whether the user of each row had an earlier positive with its item that serving could read."""
+        flags: list[bool] = []
+        for start in range(0, len(at_us), _ROWS):
+            rows = slice(start, start + _ROWS)
+            flags += self._had_before(user_ids[rows], item_ids[rows], at_us[rows])
+        return flags
+
+    def _had_before(
+        self, user_ids: npt.NDArray[np.object_], item_ids: npt.NDArray[np.object_], at_us: Ints
+    ) -> list[bool]:
         keys = {"place": np.arange(len(at_us)), "user_id": user_ids, "item_id": item_ids}
         self._opened.register("query_pairs", pa.table({**keys, "until_us": at_us - self.delay_us}))
         try:
