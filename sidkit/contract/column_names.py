@@ -13,8 +13,10 @@ RESERVED_COLUMNS = frozenset({"reason", "nth", "first_seen", "file_row_number", 
 """Column names reserved for the validation itself."""
 
 _HINTS = {
-    "label": '. For a log of positives only: df["label"] = 1, or positive = "true" below [source.label] in sidkit.toml',
-    "created_at": '. If it is unknown: missing_created_at = "first_interaction" below [source] in sidkit.toml',
+    "label": '. For a log of positives only: df["label"] = 1, or positive = "true" below [source.label] in sidkit.toml '
+    "(next to the data, or in the repository)",
+    "created_at": '. If it is unknown: missing_created_at = "first_interaction" below [source] in sidkit.toml '
+    "(next to the data, or in the repository)",
 }
 """Column -> what else may help if it is missing."""
 

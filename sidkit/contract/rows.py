@@ -35,7 +35,10 @@ _EARLIEST = pa.scalar(0, MOMENT)
 _LATEST = pa.scalar(7_258_118_400_000_000, MOMENT)  # 2200-01-01
 _LARGEST = 1e15
 """Upper bound on vector elements: squares and sums of larger ones overflow float32."""
-_ZONE_HINT = 'write assume_timezone = "UTC", or your zone, below [source.times] in sidkit.toml, or convert them'
+_ZONE_HINT = (
+    'write assume_timezone = "UTC", or your zone, below [source.times] in sidkit.toml (next to the data, or in the '
+    "repository), or convert them"
+)
 _ZONED = r"(?:[zZ]|[+-]\d{2}:?\d{2})$"
 
 
