@@ -34,6 +34,8 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "attribute_costs.json"
 START_US, DAY_US = 1_704_067_200_000_000, 86_400_000_000
 CHUNK = 1_000_000
+WIDTH = 384
+"""Of the vectors, as those of MiniLM."""
 CANDIDATES, ROUNDS = 500, 200
 
 
@@ -52,8 +54,8 @@ def write_source(folder: Path, impressions: int, items: int, attributes: bool) -
         columns["fresh"] = rng.random(items) < 0.5
         columns["topics"] = [[f"t{a}", f"t{b}"] for a, b in rng.integers(30, size=(items, 2))]
     pq.write_table(pa.table(columns), folder / "items.parquet")
-    vectors = rng.normal(size=(items, 16)).astype(np.float32)
-    lists = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), 16).cast(pa.list_(pa.float32()))
+    vectors = rng.normal(size=(items, WIDTH)).astype(np.float32)
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), WIDTH).cast(pa.list_(pa.float32()))
     pq.write_table(pa.table({"item_id": columns["item_id"], "text": lists}), folder / "item_embeddings.parquet")
     (folder / "interactions").mkdir()
     for part, first in enumerate(range(0, impressions, CHUNK)):
