@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from ranking.audit.expected import HISTORY_CODES
 from ranking.audit.reference import Cells
+from ranking.data.coded import Codes32
 from ranking.data.dataset import Dataset
 from ranking.data.feature_views import historical_reader, string_array
 from ranking.data.schema import BUILT_IN, FeatureSchema
@@ -171,17 +172,9 @@ def rows_of_run(repo: Repo, folder: Path, n_rows: int, seed: int) -> AuditedRows
     return AuditedRows(str(folder / "frame"), len(data), numbers, *keys, cells, rate, part.schema)
 
 
-def _coded(part: Dataset) -> dict[str, tuple[list[Any], Ints]]:
+def _coded(part: Dataset) -> dict[str, tuple[list[Any], Codes32]]:
     """Coded feature -> its distinct values, and the index of each row's value."""
-    columns: dict[str, tuple[list[Any], Ints]] = {}
-    for features, held, rows in (
-        (part.schema.item_coded, part.items.attributes, part.candidate),
-        (part.schema.row_coded, part.coded, np.arange(len(part))),
-    ):
-        for at, feature in enumerate(features if held is not None else ()):
-            assert held is not None
-            columns[feature.name] = (held.values[at].to_pylist(), held.codes[rows, at].astype(np.int64))
-    return columns
+    return {feature.name: (values.to_pylist(), codes) for feature, values, codes in part.coded_columns()}
 
 
 def _codes(codes: npt.NDArray[np.int32]) -> list[int] | None:

@@ -211,7 +211,7 @@ class Batches:
             vocabulary,
             inputs,
             data.schema,
-            data.coded.values if data.coded is not None else (),
+            data.row_values,
         )
         self._matches: Tensor | None = None
 

@@ -57,6 +57,7 @@ class ValueIndex:
     def __init__(self, features: Sequence[ExtraFeature]) -> None:
         self.features = tuple(features)
         self._index: list[dict[object, int]] = [{None: MISSING} for _ in self.features]
+        self._arrays: list[pa.Array] = [pa.array([], _TYPES[each.kind]) for each in self.features]
 
     def codes(self, views: Mapping[str, ViewRows], context: Mapping[str, pa.Array] | None, rows: int) -> Codes32:
         """Codes ``int32 [rows, features]`` of the rows of some views, and of context columns."""
@@ -72,10 +73,10 @@ class ValueIndex:
 
     def values(self) -> tuple[pa.Array, ...]:
         """The values so far, one array per feature."""
-        return tuple(
-            pa.array([_plain(value) for value in index], _TYPES[feature.kind])
-            for feature, index in zip(self.features, self._index, strict=True)
-        )
+        for at, (feature, index) in enumerate(zip(self.features, self._index, strict=True)):
+            if len(self._arrays[at]) != len(index):
+                self._arrays[at] = pa.array([_plain(value) for value in index], _TYPES[feature.kind])
+        return tuple(self._arrays)
 
     def _encode(self, at: int, column: pa.Array) -> Codes32:
         index = self._index[at]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ranking.data.coded import Coded
-from ranking.data.dataset import Dataset, code_counts
+from ranking.data.dataset import Dataset
 from ranking.data.disk_dataset import DiskDataset
 from ranking.data.schema import ExtraFeature, FeatureSchema, Kind
 from sidkit.core.arrays import Ints
@@ -108,8 +108,9 @@ class CodedInputs:
                 for codes, values in zip(attributes.codes.T, attributes.values, strict=True)
             ]
             fitted += [_fitted(*each) for each in zip(schema.item_coded, attributes.values, counts, strict=True)]
-        values = _row_values(data)
-        fitted += [_fitted(*each) for each in zip(schema.row_coded, values, data.row_code_counts(), strict=True)]
+        fitted += [
+            _fitted(*each) for each in zip(schema.row_coded, data.row_values, data.row_code_counts(), strict=True)
+        ]
         return cls(tuple(fitted))
 
     def as_json(self) -> list[dict[str, Any]]:
@@ -128,12 +129,6 @@ class CodedInputs:
         """What the model reads of each value of each feature; see :meth:`CodedInput.of_values`."""
         values = [*(items.values if items is not None else ()), *rows]
         return tuple(each.of_values(array) for each, array in zip(self.features, values, strict=True))
-
-
-def _row_values(data: Dataset | DiskDataset) -> tuple[pa.Array, ...]:
-    if isinstance(data, DiskDataset):
-        return data.values
-    return data.coded.values if data.coded is not None else ()
 
 
 def _fitted(feature: ExtraFeature, values: pa.Array, counts: Ints) -> CodedInput:
@@ -165,6 +160,3 @@ def _frequent(values: pa.Array, counts: Ints) -> tuple[str, ...]:
     names = np.array(encoded.dictionary.to_pylist(), dtype=object)
     order = np.lexsort((names.astype(str), -totals))
     return tuple(names[order[totals[order] >= LEAST_ROWS]][:MOST_VALUES].tolist())
-
-
-__all__ = ["CodedInput", "CodedInputs", "code_counts"]

@@ -21,7 +21,7 @@ from ranking.data.coded import Coded, Codes32
 from ranking.data.feature_views import string_array
 from ranking.data.item_table import ItemTable, shown_items
 from ranking.data.numeric_features import model_features, numeric_columns
-from ranking.data.schema import BUILT_IN, FeatureSchema
+from ranking.data.schema import BUILT_IN, ExtraFeature, FeatureSchema
 from ranking.data.targets import CLICKED, CONVERTED, Target
 from sidkit.contract.row_files import checked_rows
 from sidkit.contract.schemas import LABELLED_ROWS
@@ -163,6 +163,20 @@ class Dataset:
     def feature_chunks(self) -> Iterator[Floats]:
         """The features of all rows in one chunk; see :class:`ranking.data.disk_dataset.DiskDataset`."""
         yield self.features
+
+    @property
+    def row_values(self) -> tuple[pa.Array, ...]:
+        """The values of the coded features of rows; empty without any."""
+        return self.coded.values if self.coded is not None else ()
+
+    def coded_columns(self) -> Iterator[tuple[ExtraFeature, pa.Array, Codes32]]:
+        """Every coded feature of a model with its values and the code of each row, ``int32 [rows]``: items' first."""
+        attributes = self.items.attributes
+        if attributes is not None:
+            codes = attributes.codes[self.candidate].T
+            yield from zip(self.schema.item_coded, attributes.values, codes, strict=True)
+        if self.coded is not None:
+            yield from zip(self.schema.row_coded, self.coded.values, self.coded.codes.T, strict=True)
 
     def row_code_counts(self) -> list[Ints]:
         """How many rows have each value of the coded features of rows, ``int64 [values]`` per feature."""

@@ -55,7 +55,7 @@ class DiskBatches:
         self._data = data
         self._scaling = scaling
         self._tables = TableTensors(
-            data.items, data.history_items, data.history_us, vocabulary, inputs, data.schema, data.values
+            data.items, data.history_items, data.history_us, vocabulary, inputs, data.schema, data.row_values
         )
         self._buffer_rows = buffer_rows
         self._device = torch.device("cpu")

@@ -86,7 +86,7 @@ class DiskDataset:
         A file written by :class:`DiskDatasetWriter`.
     history_items, history_us, items, schema
         See :class:`ranking.data.dataset.Dataset`.
-    values : tuple of pyarrow.Array
+    row_values : tuple of pyarrow.Array
         The values of the coded features of rows.
     """
 
@@ -95,7 +95,7 @@ class DiskDataset:
     history_us: Ints
     items: ItemTable
     schema: FeatureSchema = BUILT_IN
-    values: tuple[pa.Array, ...] = ()
+    row_values: tuple[pa.Array, ...] = ()
 
     def __len__(self) -> int:
         return int(self._metadata.num_rows)
@@ -140,17 +140,19 @@ class DiskDataset:
 
     def narrowed(self, schema: FeatureSchema) -> DiskDataset:
         """See :meth:`ranking.data.dataset.Dataset.narrowed`."""
-        coded = narrowed_rows(Coded(np.zeros((0, len(self.values)), np.int32), self.values), self.schema, schema)
+        coded = narrowed_rows(
+            Coded(np.zeros((0, len(self.row_values)), np.int32), self.row_values), self.schema, schema
+        )
         return replace(
             self,
             schema=schema,
             items=narrowed_items(self.items, self.schema, schema),
-            values=coded.values if coded is not None else (),
+            row_values=coded.values if coded is not None else (),
         )
 
     def row_code_counts(self) -> list[Ints]:
         """See :meth:`ranking.data.dataset.Dataset.row_code_counts`."""
-        counts = [np.zeros(len(values), dtype=np.int64) for values in self.values]
+        counts = [np.zeros(len(values), dtype=np.int64) for values in self.row_values]
         for table in self._tables([each.name for each in self.schema.row_coded]):
             for at, each in enumerate(self.schema.row_coded):
                 counts[at] += np.bincount(table.column(each.name).to_numpy(), minlength=len(counts[at]))
@@ -237,7 +239,7 @@ class DiskDataset:
             self.history_us,
             self.items,
             self.schema,
-            Coded(row_codes(part), self.values) if self.values else None,
+            Coded(row_codes(part), self.row_values) if self.row_values else None,
         )
 
 

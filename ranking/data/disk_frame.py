@@ -105,8 +105,8 @@ class DiskFrame:
         data = load_dataset(folder)
         if not (folder / TRAIN).exists():
             return cls(None, data)
-        values = data.coded.values if data.coded is not None else ()
-        train = DiskDataset(folder / TRAIN, data.history_items, data.history_us, data.items, data.schema, values)
+        tables = (data.history_items, data.history_us, data.items, data.schema, data.row_values)
+        train = DiskDataset(folder / TRAIN, *tables)
         return cls(train, data)
 
     def train(self, split: TimeSplit) -> Dataset | DiskDataset:

@@ -58,18 +58,11 @@ class ProjectDataset:
     @property
     def attributes(self) -> pd.DataFrame:
         """The coded features: categories as ``category``, lists and vectors as objects; None where missing."""
-        data = self.data
         columns = {}
-        for features, coded, rows in (
-            (data.schema.item_coded, data.items.attributes, data.candidate),
-            (data.schema.row_coded, data.coded, np.arange(len(data))),
-        ):
-            if coded is None:
-                continue
-            for at, feature in enumerate(features):
-                values = coded.values[at].take(pa.array(coded.codes[rows, at])).to_pandas()
-                columns[feature.name] = values.astype("category") if feature.kind == "category" else values
-        return pd.DataFrame(columns, index=range(len(data)))
+        for feature, values, codes in self.data.coded_columns():
+            column = values.take(pa.array(codes)).to_pandas()
+            columns[feature.name] = column.astype("category") if feature.kind == "category" else column
+        return pd.DataFrame(columns, index=range(len(self.data)))
 
     @property
     def label(self) -> npt.NDArray[np.int8] | None:

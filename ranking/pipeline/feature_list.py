@@ -160,13 +160,8 @@ def _measured(data: Dataset, name: str) -> tuple[float | None, int | None]:
         values = data.numeric[:, columns.index(name)]
         known = values[np.isfinite(values)]
         return len(known) / max(len(values), 1), len(np.unique(known))
-    for features, coded, rows in (
-        (data.schema.item_coded, data.items.attributes, data.candidate),
-        (data.schema.row_coded, data.coded, np.arange(len(data))),
-    ):
-        at = next((at for at, each in enumerate(features) if each.name == name), None)
-        if at is not None and coded is not None:
-            codes = coded.codes[rows, at]
-            is_null = pc.is_null(coded.values[at]).to_numpy(zero_copy_only=False)
-            return float(1 - is_null[codes].mean()), len(np.unique(codes[~is_null[codes]]))
+    for feature, distinct, codes in data.coded_columns():
+        if feature.name == name:
+            missing = pc.is_null(distinct).to_numpy(zero_copy_only=False)[codes]
+            return float(1 - missing.mean()), len(np.unique(codes[~missing]))
     return None, None

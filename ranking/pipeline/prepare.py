@@ -18,6 +18,7 @@ from ranking.data.rows_used import part_rows
 from ranking.data.split import TimeSplit, check_both_classes
 from ranking.data.targets import CLICKED, Target, target_inputs
 from ranking.evaluation.context_columns import context_auc, refuse_revealing_context
+from ranking.pipeline.fingerprints import behaviour_mark, content_mark, source_mark
 from ranking.training.arm_spec import RankerSpec
 from ranking.training.arms import TrainedOn, TrainingContext
 from ranking.training.serving_spec import ServingSpec
@@ -27,18 +28,16 @@ from semantic_ids.lifecycle import CodebookSpec
 from sidkit.core.artifact import read_manifest
 from sidkit.core.clock import present_us
 from sidkit.core.config import content_hash
-from sidkit.core.engine import connection, literal, quoted
 from sidkit.core.errors import RepoError
 from sidkit.core.feature_settings import FeatureSettings
 from sidkit.core.files import typed_path
-from sidkit.core.integrity import checked
 from sidkit.core.progress import SILENT, Progress
 from sidkit.core.repo import SETTINGS_FILE, Repo
 from sidkit.core.stages import StageResult, Stages
 from sidkit.datasets import SYNTHETIC, NamedDataset, named_dataset
 from sidkit.datasets.data_repo import create_repo, refuse_other_data
 from sidkit.datasets.user_sample import thin_by_user
-from sidkit.tables import build_tables, ingest, must_read_again, read_log
+from sidkit.tables import build_tables, ingest, read_log
 from sidkit.tables.builder import TABLES
 from sidkit.tables.labelled_rows import RowSample, build_labelled_rows
 
@@ -108,7 +107,7 @@ class Prepared:
             stage = SYNTHETIC if built_in else "dataset"
             self.stages.run(stage, [*made_of, self.impressions], lambda: self._write_dataset(dataset))
         # Always check for new events; an unchanged source is skipped by its fingerprint.
-        self.stages.run("ingest", _source_mark(self.repo), self._read_source)
+        self.stages.run("ingest", source_mark(self.repo), self._read_source)
         return read_log(self.repo).mark
 
     def rows(
@@ -154,9 +153,9 @@ class Prepared:
         The name is ``stem`` and a hash of the spec, the fit end, and the content and clicks used, so that runs on the same
         repo share codebooks. ``mark`` is a suffix of the names of the two stages.
         """
-        made_of = [spec.model_dump(mode="json"), fit_end_us, _content_mark(self.repo, fit_end_us)]
+        made_of = [spec.model_dump(mode="json"), fit_end_us, content_mark(self.repo, fit_end_us)]
         if spec.needs_pairs:
-            made_of.append(_behaviour_mark(self.repo, fit_end_us))
+            made_of.append(behaviour_mark(self.repo, fit_end_us))
         name = f"{stem}_{content_hash(made_of)[:6]}"
         marked = [*inputs, *made_of]
 
@@ -366,41 +365,3 @@ def end_of_log(repo: Repo, now_us: int | None = None) -> int:
     time = repo.settings.time
     end_us = -(-read_log(repo).last_us // time.cadence_us) * time.cadence_us + time.delay_us
     return min(end_us, present_us() if now_us is None else now_us)
-
-
-def _source_mark(repo: Repo) -> Any:
-    from sidkit.contract import open_source
-
-    source = open_source(repo.settings.source.url, repo.settings.source)
-    mark = source.fingerprint()
-    # A database has no fingerprint, so it is always read.
-    read_again = mark is None or must_read_again(repo, present_us())
-    context = dict(repo.settings.features.context)
-    return [
-        repo.settings.source.model_dump(mode="json", exclude={"url"}),
-        np.random.default_rng().random() if read_again else mark,
-        *([context] if context else []),
-    ]
-
-
-def _content_mark(repo: Repo, until_us: int) -> str:
-    """Fingerprint of the content known at a time."""
-    columns = ", ".join(quoted(name) for name in repo.settings.source.content_vectors)
-    with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
-        row = opened.execute(
-            f"SELECT count(*), bit_xor(hash(item_id, event_timestamp, {columns})) "
-            f"FROM read_parquet({literal(checked(repo.tables / 'item_content.parquet'))}) "
-            f"WHERE epoch_us(event_timestamp) <= {until_us}"
-        ).fetchone()
-    return str(row)
-
-
-def _behaviour_mark(repo: Repo, until_us: int) -> str:
-    """Fingerprint of the clicks known at a time."""
-    parts = ", ".join(literal(part) for part in read_log(repo).parts)
-    with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
-        row = opened.execute(
-            f"SELECT count(*), sum(hash(user_id, item_id, timestamp)::HUGEINT) FROM read_parquet([{parts}]) "
-            f"WHERE label = 1 AND epoch_us(timestamp) + {repo.settings.time.delay_us} <= {until_us}"
-        ).fetchone()
-    return str(row)

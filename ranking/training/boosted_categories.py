@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ranking.data.coded import Coded, Codes32
 from ranking.data.coded_inputs import CodedInput, CodedInputs
 from ranking.data.dataset import Dataset
 from sidkit.core.arrays import Floats
@@ -35,7 +32,8 @@ def coded_columns(data: Dataset, inputs: CodedInputs) -> Floats:
     has its leading numbers, scaled.
     """
     blocks = [np.zeros((len(data), 0), dtype=np.float32)]
-    for feature, values, codes in _features(data, inputs):
+    columns = data.coded_columns() if inputs.features else iter(())
+    for feature, (_, values, codes) in zip(inputs.features, columns, strict=True):
         blocks.append(_of_values(feature, values)[codes])
     return np.concatenate(blocks, axis=1)
 
@@ -49,20 +47,6 @@ def categorical_places(columns: int, inputs: CodedInputs) -> list[int]:
             places.append(at)
         at += width(feature)
     return places
-
-
-def _features(data: Dataset, inputs: CodedInputs) -> Iterator[tuple[CodedInput, pa.Array, Codes32]]:
-    held: list[tuple[pa.Array, Codes32]] = []
-    if data.items.attributes is not None:
-        held += [(values, codes[data.candidate]) for values, codes in _pairs(data.items.attributes)]
-    if data.coded is not None:
-        held += _pairs(data.coded)
-    for feature, (values, codes) in zip(inputs.features, held if inputs.features else [], strict=True):
-        yield feature, values, codes
-
-
-def _pairs(coded: Coded) -> list[tuple[pa.Array, Codes32]]:
-    return list(zip(coded.values, coded.codes.T, strict=True))
 
 
 def _of_values(feature: CodedInput, values: pa.Array) -> Floats:

@@ -12,6 +12,7 @@ import pytest
 
 from helpers.attribute_world import attribute_repo, set_features
 from helpers.builders import DAY, START, moments, write_tables
+from helpers.habit_world import FEATURES
 from sidkit.core.feature_settings import COUNTS
 from sidkit.core.repo import Repo
 from sidkit.stores.feast_repo import apply_repo, materialize, open_store
@@ -19,14 +20,6 @@ from sidkit.tables import build_tables, ingest
 
 HOUR, DELAY = 3_600_000_000, 60_000_000
 WINDOWS = {"1d": DAY, "7d": 7 * DAY, "30d": 30 * DAY, "all": 10_000 * DAY}
-FEATURES = """
-[features]
-affinity = ["category", "genres"]
-
-[features.items]
-category = "category"
-genres = "categories"
-"""
 END = START + 60 * DAY
 
 Event = tuple[str, str, int, int]  # user, item, time, label
