@@ -69,4 +69,5 @@ def prefix_keys(codebook: str, codes: npt.NDArray[np.integer], depth: int) -> np
     distinct, group = np.unique(codes[:, :depth], axis=0, return_inverse=True)
     keys: npt.NDArray[np.object_] = np.empty(len(distinct), dtype=object)
     keys[:] = [f"{codebook}/{'-'.join(map(str, row))}" if min(row) >= 0 else None for row in distinct.tolist()]
-    return keys[group.ravel()]
+    of_items: npt.NDArray[np.object_] = keys[group.ravel()]
+    return of_items
