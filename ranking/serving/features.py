@@ -189,6 +189,10 @@ class OnlineFeatures:
         )
         return Request(data, known, bool(known_in(self._user.stored(user), 1)[0]))
 
+    def known(self, item_ids: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """Whether any view of items has a row, per item."""
+        return known_in(self._item.stored(self._item.read({"item_id": item_ids})), len(item_ids))
+
 
 def _at(reader: ServiceReader, at_us: int) -> Reader:
     def read(keys: Mapping[str, Values], _: Ints) -> dict[str, ViewRows]:

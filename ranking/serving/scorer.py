@@ -165,9 +165,7 @@ class Scorer:
             raise ServingError(f"{unknown}; correct the ids, or omit --strict to score without their features")
         return self.score_request(request)
 
-    def read(
-        self, user_id: str, item_ids: Sequence[str], at_us: int, *, context: Context | None = None
-    ) -> Request:
+    def read(self, user_id: str, item_ids: Sequence[str], at_us: int, *, context: Context | None = None) -> Request:
         """Read the features of a request, as arrays; the first half of :meth:`answer`, with its parameters and errors."""
         if not item_ids:
             raise ServingError("expected at least one item id, got none; pass the candidates")
@@ -185,6 +183,10 @@ class Scorer:
             history_length=self._ranker.config.history_length,
             context=context,
         )
+
+    def known(self, item_ids: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """Whether the online store has a row for each item, ``bool [items]``."""
+        return self._features.known(item_ids)
 
     def score_request(self, request: Request) -> Scores:
         """Score the features of a request; the second half of :meth:`answer`."""

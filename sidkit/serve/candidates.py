@@ -90,9 +90,7 @@ class Candidates:
         matching = (self.index.codes[:, : len(codes)] == np.asarray(codes, dtype=np.int64)).all(axis=1)
         return self._best("all", matching & self._allowed(at_us, where), most)
 
-    def popular(
-        self, window: str, at_us: int, most: int, where: Mapping[str, Condition] | None = None
-    ) -> list[str]:
+    def popular(self, window: str, at_us: int, most: int, where: Mapping[str, Condition] | None = None) -> list[str]:
         """Items with the most clicks in a window (``1d``, ``7d``, ``30d`` or ``all``); ties in the order of ids.
 
         Raises
@@ -156,14 +154,18 @@ class Candidates:
 
 def _check(name: str, values: Sequence[Any], *, is_number: bool) -> None:
     for value in values:
-        fits = isinstance(value, int | float) and not isinstance(value, bool) if is_number else not isinstance(value, float)
+        fits = (
+            isinstance(value, int | float) and not isinstance(value, bool)
+            if is_number
+            else not isinstance(value, float)
+        )
         if value is None or not fits or isinstance(value, Mapping | list):
             raise ServingError(
                 f"expected {'numbers' if is_number else 'texts'} for the attribute {name}, got {value!r}; correct the filter"
             )
 
 
-def _text(value: str | float | bool) -> str:
+def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -78,8 +78,8 @@ class ItemIndex:
     @property
     def megabytes(self) -> float:
         """Size of the arrays, without the ids."""
-        arrays = [self.codes, self.unit, self.removed_us, self.stale, *self.clicks.values()]
-        return (sum(each.nbytes for each in arrays) + sum(each.nbytes for each in self.attributes.values())) / 1e6
+        arrays: list[Any] = [self.codes, self.unit, self.removed_us, self.stale]
+        return float(sum(each.nbytes for each in [*arrays, *self.clicks.values(), *self.attributes.values()])) / 1e6
 
 
 def load_index(repo: Repo, codebook: Codebook, name: str, until_us: int) -> ItemIndex:
@@ -113,9 +113,9 @@ def load_index(repo: Repo, codebook: Codebook, name: str, until_us: int) -> Item
         ids = pd.Index(np.unique(np.concatenate([content.ids, stats.ids])).astype(object))
         at_content, at_sid = content.at(ids), sid.at(ids)
         unit = _unit_vectors(repo, codebook, opened, until_us, ids)
-    columns = {each: content.column(each, ids) for each in _BUILT_IN} | {
-        each: attributes.column(each, ids) for each in (attributes.names if attributes is not None else ())
-    }
+    columns = {each: content.column(each, ids) for each in _BUILT_IN}
+    if attributes is not None:
+        columns |= {each: attributes.column(each, ids) for each in attributes.names}
     removed = life.column("removed_us", ids)
     return ItemIndex(
         ids=ids,
@@ -225,4 +225,5 @@ def _codes(column: pa.Array, levels: int) -> Codes:
 
 
 def _numbers(column: pa.Array) -> npt.NDArray[np.float64]:
-    return np.nan_to_num(column.cast(pa.float64()).to_numpy(zero_copy_only=False))
+    numbers: npt.NDArray[np.float64] = np.nan_to_num(column.cast(pa.float64()).to_numpy(zero_copy_only=False))
+    return numbers
