@@ -21,6 +21,7 @@ from sidkit.serve import inference_v2
 from sidkit.serve.bodies import CodesRequest, InferRequest, RankRequest
 from sidkit.serve.gate import Gate
 from sidkit.serve.holder import ModelHolder
+from sidkit.serve.logs import log_to_stderr
 from sidkit.serve.metrics import Metrics
 from sidkit.serve.model import ModelLoader, ServingModel, WarmUp
 from sidkit.serve.openapi import openapi
@@ -210,6 +211,7 @@ class Application:
 
 def create() -> Gate:
     """The application of a worker process, with the options of its parent."""
+    log_to_stderr()
     return Application(ServeOptions.from_environment()).asgi
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 import numpy.typing as npt
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-_MULTIPROCESS = "PROMETHEUS_MULTIPROCESS_DIR"
+_MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"
+MULTIPROCESS_NAMES = (_MULTIPROCESS, "PROMETHEUS_MULTIPROCESS_DIR")
+"""Variables with the folder in which workers collect metrics: that of prometheus_client, and the one that Feast reads."""
 _SECONDS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 1, 5)
 _SHARES = (0.0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 _COUNTS = (1, 10, 50, 100, 200, 500, 1_000, 2_000, 5_000)
@@ -50,7 +53,7 @@ class Metrics:
         )
         self.model_info = Gauge(
             "sidkit_model_info",
-            "1 for the loaded ranker and codebook.",
+            "Workers that serve this ranker and codebook.",
             ["ranker", "codebook"],
             multiprocess_mode="livesum",
             registry=registry,
@@ -88,18 +91,24 @@ class Metrics:
 
     def text(self) -> bytes:
         """The metrics of this worker, or of all workers of the service."""
-        if not os.environ.get(_MULTIPROCESS):
+        folder = os.environ.get(_MULTIPROCESS)
+        if not folder:
             return generate_latest(self._registry)
         from prometheus_client.multiprocess import MultiProcessCollector
 
+        _forget_ended_workers(Path(folder))
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return generate_latest(registry)
 
 
-def forget_worker(pid: int) -> None:
-    """Remove the gauges of a worker that ended."""
-    if os.environ.get(_MULTIPROCESS):
-        from prometheus_client.multiprocess import mark_process_dead
+def _forget_ended_workers(folder: Path) -> None:
+    """Remove the gauges of workers that ended; their counters stay."""
+    from prometheus_client.multiprocess import mark_process_dead
 
-        mark_process_dead(pid)  # type: ignore[no-untyped-call]
+    for path in folder.glob("gauge_live*_*.db"):
+        pid = int(path.stem.rpartition("_")[2])
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            mark_process_dead(pid)  # type: ignore[no-untyped-call]

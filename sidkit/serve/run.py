@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import socket
@@ -12,6 +11,7 @@ from tempfile import TemporaryDirectory
 
 from sidkit.core.errors import ConfigError
 from sidkit.core.extras import require
+from sidkit.serve.logs import log_to_stderr
 from sidkit.serve.options import ServeOptions
 
 _GRACE_SECONDS = 20
@@ -39,6 +39,7 @@ def serve(options: ServeOptions, started: Callable[[str], None] = lambda url: No
         When the ranker cannot serve.
     """
     require("starlette", "uvicorn", "msgspec", "prometheus_client", purpose="sidkit serve", extra="serve")
+    from sidkit.serve.metrics import MULTIPROCESS_NAMES
     from sidkit.serve.model import ModelLoader
 
     options.token()
@@ -50,7 +51,7 @@ def serve(options: ServeOptions, started: Callable[[str], None] = lambda url: No
         host, port = opened.getsockname()[:2]
         started(f"http://{f'[{host}]' if ':' in host else host}:{port}")
         if options.workers > 1:
-            os.environ["PROMETHEUS_MULTIPROCESS_DIR"] = folder
+            os.environ.update(dict.fromkeys(MULTIPROCESS_NAMES, folder))
         options.to_environment()
         with _own_signals():
             _run(options, opened)
@@ -73,7 +74,7 @@ def _run(options: ServeOptions, opened: socket.socket) -> None:
         backlog=2048,
         ws="none",
     )
-    _log_to_stderr()
+    log_to_stderr()
     if options.workers == 1:
         Server(config).run([opened])
         return
@@ -112,18 +113,3 @@ def _own_signals() -> Iterator[None]:
 
 def _ignored(*_: object) -> None:
     """The server raises its signal again when it has ended; this one is already obeyed."""
-
-
-def _log_to_stderr() -> None:
-    """Access lines are JSON; other lines start with time and level."""
-    plain = logging.StreamHandler()
-    plain.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    lines = logging.StreamHandler()
-    lines.setFormatter(logging.Formatter("%(message)s"))
-    for name, handler in (("sidkit.serve", plain), ("uvicorn", plain)):
-        logger = logging.getLogger(name)
-        logger.handlers, logger.propagate = [handler], False
-        logger.setLevel(logging.INFO)
-    for name in ("sidkit.serve.access", "sidkit.serve.shadow"):
-        logger = logging.getLogger(name)
-        logger.handlers, logger.propagate = [lines], False
