@@ -57,7 +57,7 @@ class Service:
     def rank(self, **body: Any) -> Answer:
         return self.call("POST", "/v1/rank", body)
 
-    def wait_until(self, ready: Any, seconds: float = 60) -> None:
+    def wait_until(self, ready: Any, seconds: float = 240) -> None:
         """Wait until a function of the service is true."""
         end = time.monotonic() + seconds
         while not ready(self):
