@@ -84,7 +84,12 @@ def list_features(repo: Repo, preset: str | None = None) -> list[FeatureFacts]:
     folder = _run(repo, preset)
     if folder is None:
         record = Catalog.open(repo).serving_codebook()
-        schema = service_schema(open_store(repo), record.service_name, repo.settings.features)
+        schema = service_schema(
+            open_store(repo),
+            record.service_name,
+            repo.settings.features,
+            conversions=repo.settings.source.conversions,
+        )
         return [_facts(name, source, kind, None, {}, {}) for name, source, kind in _named(schema)]
     data = DiskFrame.load(folder / "frame").data
     arms = {

@@ -14,6 +14,7 @@ from pydantic import (
     model_validator,
 )
 
+from ranking.data.schema import FeatureSchema, only_removes
 from ranking.models.representations import (
     REPRESENTATION_NAMES,
     check_representations,
@@ -51,7 +52,8 @@ class ArmSpec(Section):
     """Settings of a gbdt arm (``[arms.<name>.boosting]``)."""
     features: tuple[str, ...] | None = None
     """Patterns of the features besides the built-in ones that this arm reads, such as ``["item_attributes__*"]``; unset:
-    those of ``ranker.features``. An empty list reads none."""
+    those of ``ranker.features``. A pattern that starts with ``!`` removes features (``["!*code_*"]``: no statistics of
+    codes), without others from those of ``ranker.features``. An empty list reads none."""
     shuffle_codes: bool = False
     """Permute the codes among items: same marginals and number of parameters, but no semantics."""
     random_codes: bool = False
@@ -118,6 +120,19 @@ class ArmSpec(Section):
         if self.kind == "neural":
             check_representations(self.representations, spec.history)
         return spec
+
+    def schema_of(self, schema: FeatureSchema, shared: tuple[str, ...] | None) -> FeatureSchema:
+        """The features that the arm reads, of all features; ``shared`` are the patterns of ``ranker.features``.
+
+        Raises
+        ------
+        ConfigError
+            When a pattern that adds features matches none.
+        """
+        own = self.features
+        if shared is not None and (own is None or only_removes(own)):
+            schema = schema.select(shared)
+        return schema if own is None else schema.select(own)
 
     @property
     def is_control(self) -> bool:
