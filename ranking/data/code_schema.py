@@ -17,6 +17,7 @@ from sidkit.core.code_stats import (
 _STATS = "code_stats"
 ITEM_RATE = f"{_STATS}__item_rate"
 """The item's click rate, smoothed towards that of its deepest prefix; a window follows."""
+_PREFIXES = ("code_stats_", "user_code_stats_", "code_affinity_")
 _COUNTED: tuple[tuple[str, Kind], ...] = (("exposures", "count"), ("clicks", "count"), ("rate", "share"))
 _WITH_CONVERSIONS: tuple[tuple[str, Kind], ...] = (*_COUNTED, ("conversions", "count"))
 _AFFINITIES: tuple[tuple[str, Kind], ...] = (("count", "count"), ("share", "share"), ("gap_days", "gap"))
@@ -38,6 +39,16 @@ def affinity_depths(schema: FeatureSchema) -> tuple[int, ...]:
     return tuple(
         sorted({int(each.of.rpartition("_")[2]) for each in schema.numbers if is_prefix(each.of) and not each.view})
     )
+
+
+def names_code_stats(names: Iterable[str]) -> bool:
+    """Whether any feature is of the prefixes of codes."""
+    return any(name.startswith(_PREFIXES) for name in names)
+
+
+def is_code_pattern(pattern: str) -> bool:
+    """Whether a pattern of features adds only features of the prefixes of codes."""
+    return pattern.lstrip("*").startswith(("code_", "user_code_"))
 
 
 def code_features(depths: Iterable[int], *, conversions: bool) -> FeatureSchema:

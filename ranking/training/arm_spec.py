@@ -14,6 +14,7 @@ from pydantic import (
     model_validator,
 )
 
+from ranking.data.code_schema import is_code_pattern
 from ranking.data.schema import FeatureSchema, only_removes
 from ranking.models.representations import (
     REPRESENTATION_NAMES,
@@ -140,7 +141,11 @@ class ArmSpec(Section):
         return self.shuffle_codes or self.random_codes
 
     def uses_codes(self, shared: ModelSpec) -> bool:
-        """Whether the arm reads codes, through a representation or by matching them against the history."""
+        """Whether the arm reads codes: by a representation, by matching them against the history, or by naming statistics of
+        code prefixes in ``features``. An arm that reads those by default does without them where there are none.
+        """
+        if any(map(is_code_pattern, self.features or ())):
+            return True
         return self.kind == "neural" and (
             any(map(reads_codes, self.representations)) or self.model_spec(shared).sid_match != "none"
         )
