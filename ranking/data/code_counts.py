@@ -56,6 +56,12 @@ class CodeReader:
     read: Reader
 
 
+def has_code_counts(store: FeatureStore, service_name: str) -> bool:
+    """Whether there are counts per prefix for a rankers' service: not for codebooks of earlier releases, or without codes."""
+    wanted = codes_service(codebook_of(service_name))
+    return any(service.name == wanted for service in store.list_feature_services())
+
+
 def code_reader(store: FeatureStore, service_name: str, reader_of: Callable[[FeatureService], Reader]) -> CodeReader:
     """The reader of the counts per prefix that belong to a feature service ``ctr_<codebook>``.
 

@@ -46,6 +46,11 @@ def names_code_stats(names: Iterable[str]) -> bool:
     return any(name.startswith(_PREFIXES) for name in names)
 
 
+def family_of(name: str) -> str:
+    """The pattern of all features of the same prefixes (``code_stats_d1__*``); the name itself of any other feature."""
+    return f"{name.partition('__')[0]}__*" if names_code_stats([name]) else name
+
+
 def is_code_pattern(pattern: str) -> bool:
     """Whether a pattern of features adds only features of the prefixes of codes."""
     return pattern.lstrip("*").startswith(("code_", "user_code_"))

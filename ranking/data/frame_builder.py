@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -99,11 +100,7 @@ def value_readers(store: FeatureStore, service_name: str, schema: FeatureSchema)
 
 def historical_codes(store: FeatureStore, service_name: str, schema: FeatureSchema) -> CodeReader | None:
     """Reader of the counts per prefix as of the rows' times; None if the schema has no feature of them."""
-    return (
-        code_reader(store, service_name, lambda service: historical_reader(store, service))
-        if schema.reads_code_stats
-        else None
-    )
+    return code_reader(store, service_name, partial(historical_reader, store)) if schema.reads_code_stats else None
 
 
 def value_service(service_name: str, attribute: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from ranking.data.code_counts import has_code_counts
 from ranking.data.code_schema import code_features, codebook_of, stats_depths
 from ranking.data.schema import BUILT_IN_VIEWS, FeatureSchema, ServiceFeatures, schema_of
 from sidkit.core.code_stats import codes_service
@@ -95,6 +96,6 @@ def _code_features(store: FeatureStore, service_name: str) -> dict[str, str]:
     """Full name -> Feast type of the counts per prefix; none for a codebook without."""
     from sidkit.stores.feast_repo import service_features
 
-    service = codes_service(codebook_of(service_name))
-    known = {each.name for each in store.list_feature_services()}
-    return service_features(store, service) if service in known else {}
+    if not has_code_counts(store, service_name):
+        return {}
+    return service_features(store, codes_service(codebook_of(service_name)))
