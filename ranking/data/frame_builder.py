@@ -11,6 +11,7 @@ import numpy.typing as npt
 from ranking.data.affinity import affinities
 from ranking.data.coded import Coded, ValueIndex
 from ranking.data.dataset import Dataset, LabelledRows
+from ranking.data.decoded import CONTENT_VECTORS, VectorsOf
 from ranking.data.extra_numbers import history_ages, stacked, stored_numbers
 from ranking.data.feature_views import USER_HISTORY, Reader, historical_reader
 from ranking.data.frame_rows import FrameRows, row_codes
@@ -39,6 +40,7 @@ def build_dataset(
     rate: float,
     history_length: int,
     schema: FeatureSchema = BUILT_IN,
+    vectors: VectorsOf = CONTENT_VECTORS,
 ) -> Dataset:
     """Retrieve the point-in-time features of rows through a feature service and build a dataset.
 
@@ -58,11 +60,18 @@ def build_dataset(
         Maximum items per history.
     schema : FeatureSchema
         The features besides the built-in ones; default: none.
+    vectors : str
+        Whether item vectors are those of the items' ``"content"``, or ``"decoded"`` from their codes.
     """
     of_rows, look_up = feature_readers(store, service_name)
-    by_value = value_readers(store, service_name, schema)
     builder = FrameBuilder(
-        codebook, look_up, rate=rate, history_length=history_length, schema=schema, by_value=by_value
+        codebook,
+        look_up,
+        rate=rate,
+        history_length=history_length,
+        schema=schema,
+        by_value=value_readers(store, service_name, schema),
+        vectors=vectors,
     )
     return builder.dataset(builder.retrieve(of_rows, rows))
 
@@ -106,10 +115,17 @@ def assemble(
     history_length: int,
     schema: FeatureSchema = BUILT_IN,
     by_value: Mapping[str, Reader] | None = None,
+    vectors: VectorsOf = CONTENT_VECTORS,
 ) -> Dataset:
     """Build a dataset from feature views; shared by training and serving."""
     builder = FrameBuilder(
-        codebook, look_up, rate=rate, history_length=history_length, schema=schema, by_value=by_value
+        codebook,
+        look_up,
+        rate=rate,
+        history_length=history_length,
+        schema=schema,
+        by_value=by_value,
+        vectors=vectors,
     )
     return builder.dataset(builder.add(views, rows))
 
@@ -120,7 +136,7 @@ class FrameBuilder:
     Parameters
     ----------
     codebook : Codebook
-        Its encoder computes the content vectors.
+        Its encoder computes the item vectors, or its quantizer decodes them.
     look_up : callable
         Looks up the content and codes of history items.
     rate : float
@@ -131,6 +147,8 @@ class FrameBuilder:
         The features besides the built-in ones; default: none.
     by_value : mapping, optional
         View -> reader of that view, of the features by user and value; see :func:`value_readers`.
+    vectors : str
+        Whether item vectors are those of the items' ``"content"``, or ``"decoded"`` from their codes.
     """
 
     def __init__(
@@ -142,12 +160,13 @@ class FrameBuilder:
         history_length: int,
         schema: FeatureSchema = BUILT_IN,
         by_value: Mapping[str, Reader] | None = None,
+        vectors: VectorsOf = CONTENT_VECTORS,
     ) -> None:
         self._rate = rate
         self._by_value = by_value or {}
         self.schema = schema
         self._values = ValueIndex(schema.row_coded)
-        self._items = ItemTableBuilder(codebook, schema)
+        self._items = ItemTableBuilder(codebook, schema, vectors)
         self._histories = HistoryTableBuilder(self._items, look_up, history_length)
 
     def add(self, views: Mapping[str, ViewRows], rows: LabelledRows) -> FrameRows:

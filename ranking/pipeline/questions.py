@@ -61,8 +61,6 @@ def questions(preset: Preset, validation_auc: Mapping[str, Sequence[float]]) -> 
 
 def _role(preset: Preset, arm: str) -> str:
     spec = preset.arms[arm]
-    if spec.kind == "gbdt":
-        return "boosting"
     if spec.kind == "blend":
         roles = {_role(preset, member) for member in spec.of}
         return "the blend" if roles <= {"ids", "content", "ids and content", "boosting"} else "a blend with codes"
@@ -70,6 +68,8 @@ def _role(preset: Preset, arm: str) -> str:
         return "shuffled codes" if spec.shuffle_codes else "random codes"
     if spec.uses_codes(preset.ranker.model):
         return "codes"
+    if spec.kind == "gbdt":
+        return "boosting"
     if "content" not in spec.representations:
         return "ids"
     return "content" if spec.representations == ("content",) else "ids and content"
@@ -77,4 +77,4 @@ def _role(preset: Preset, arm: str) -> str:
 
 def _inputs(preset: Preset, arm: str) -> tuple[object, ...]:
     spec = preset.arms[arm]
-    return (*spec.representations, spec.model_spec(preset.ranker.model))
+    return (spec.kind, spec.vectors, *spec.representations, spec.model_spec(preset.ranker.model))
