@@ -139,10 +139,9 @@ class ArmSpec(Section):
 
     def uses_codes(self, shared: ModelSpec) -> bool:
         """Whether the arm reads codes: through a representation, decoded, or by matching them against the history."""
-        return (
-            self.is_decoded
-            or (self.kind == "neural"
-            and (any(map(reads_codes, self.representations)) or self.model_spec(shared).sid_match != "none"))
+        return self.is_decoded or (
+            self.kind == "neural"
+            and (any(map(reads_codes, self.representations)) or self.model_spec(shared).sid_match != "none")
         )
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from helpers.builders import FAST_PRESET, FinishedJob, copy_of
+from helpers.builders import FAST_PRESET, FinishedJob, copy_of, reseal
 from ranking.data.dataset import Dataset, LabelledRows
 from ranking.data.frame_builder import build_dataset
 from ranking.experiments.evaluate import evaluate_ranker
@@ -33,8 +34,6 @@ ARM = ArmSpec(representations=("id", "mba"), vectors="decoded")
 @pytest.fixture(scope="module")
 def repo(finished: FinishedJob, tmp_path_factory: pytest.TempPathFactory) -> Repo:
     """A copy of the finished job with a ranker on decoded codes."""
-    import dataclasses
-
     made = copy_of(finished.repo, tmp_path_factory.mktemp("decoded") / "repo")
     with made.locked():
         context = dataclasses.replace(read_run(made, str(FAST_PRESET)), rankers=made.rankers)
@@ -59,6 +58,7 @@ def without_vectors(repo: Repo) -> Repo:
         if pa.types.is_list(field.type):
             table = table.set_column(at, field, pa.nulls(len(table), field.type))
     pq.write_table(table, path)
+    reseal(path)
     return repo
 
 
@@ -108,9 +108,7 @@ def test_the_vectors_of_candidates_and_histories_are_those_of_their_codes(repo: 
     assert not items.content[~coded].any()
 
 
-def test_scores_do_not_change_without_any_content_vector(
-    repo: Repo, finished: FinishedJob, tmp_path: Path
-) -> None:
+def test_scores_do_not_change_without_any_content_vector(repo: Repo, finished: FinishedJob, tmp_path: Path) -> None:
     as_of = finished.result.as_of_us
     user, items, rows = rows_of(repo, as_of)
     before = Scorer(repo, NAME).score(user, items, as_of)
@@ -127,9 +125,7 @@ def test_scores_do_not_change_without_any_content_vector(
     np.testing.assert_allclose(Ranker.load(blank.rankers / NAME).score(offline(blank, rows)), before, atol=1e-6)
 
 
-def test_a_request_reads_no_content_vectors(
-    repo: Repo, finished: FinishedJob, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_request_reads_no_content_vectors(repo: Repo, finished: FinishedJob, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("content was encoded")
 
@@ -146,8 +142,7 @@ def test_a_request_reads_no_content_vectors(
 
 
 def test_it_is_evaluated_on_decoded_vectors(repo: Repo, finished: FinishedJob) -> None:
-    rows = next((repo.runs.rglob("rows*.parquet")), None) or repo.data / "rows.parquet"
-    metrics = evaluate_ranker(repo, NAME, rows).slices["all"]
+    metrics = evaluate_ranker(repo, NAME, repo.labelled_rows).slices["all"]
     assert metrics.auc is not None and 0.4 < metrics.auc < 1
 
 
