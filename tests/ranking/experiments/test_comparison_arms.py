@@ -90,7 +90,7 @@ def test_a_user_brings_arms_by_path(tmp_path: Path) -> None:
         ('representations = ["id"]\n', "title"),
         ('title = "t"\nrepresentations = ["idd"]\n', "idd"),
         ('title = "t"\nrepresentation = ["id"]\n', "representation"),
-        ('title = "t"\nkind = "gbdt"\nshuffle_codes = true\n', "gbdt"),
+        ('title = "t"\nkind = "gbdt"\nshuffle_codes = true\nfeatures = []\n', "gbdt arm with these settings"),
     ],
 )
 def test_an_arm_that_could_never_train_is_refused_when_it_is_read(tmp_path: Path, text: str, said: str) -> None:
