@@ -26,10 +26,12 @@ class ServingSpec:
     residual_levels: int | None = None
     """Number of leading residual levels (None: all)."""
     content_columns: tuple[int, int] | None = None
-    """Half-open column range of the content vectors that was not trained on clicks (None: all columns)."""
+    """Half-open column range of the content vectors to match with a history (None: all columns). Set in rankers of earlier
+    versions whose vectors were trained on the clicks of their training rows."""
     target: Target = CLICKED
     """What scores predict."""
     match_codes: bool = True
-    """Whether codes may be matched against the history's; False if the codes were trained on clicks."""
+    """Whether codes may be matched against the history's; False in rankers of earlier versions whose codes were trained on the
+    clicks of their training rows."""
     schema: FeatureSchema = BUILT_IN
     """The features besides the built-in ones."""
