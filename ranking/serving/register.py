@@ -64,7 +64,7 @@ def register_ranker(repo: Repo, name: str, model: ExternalRanker, trained_on: Se
         features=features_read(first.data.schema, pinned_features(open_store(repo), record.service_name)),
         history_length=repo.settings.time.history_length,
         schema=first.data.schema,
-    )
+    ).of_vectors(first.data.items.vectors)
     arm = type(model).__name__
     facts = {"name": name, "codebook": record.name, "service": record.service_name, "arm": arm}
     trained = TrainedOn(
@@ -92,6 +92,12 @@ def _check_rows(parts: Sequence[ProjectDataset]) -> None:
         raise ConfigError(
             "expected trained_on= with the labelled rows that the model has seen, got none, or rows without labels; pass "
             "project.dataset(project.rows('train'))"
+        )
+    kinds = sorted({part.data.items.vectors for part in parts})
+    if len(kinds) > 1:
+        raise ConfigError(
+            f"expected all rows of trained_on= with the same item vectors, got {' and '.join(kinds)}; pass the same vectors= "
+            "to dataset()"
         )
     stated = {(part.codebook.name, part.codebook.content_hash, part.rate) for part in parts}
     if len(stated) > 1:

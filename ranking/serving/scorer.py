@@ -93,8 +93,8 @@ class Scorer:
         codebook = _codebook(repo, catalog, self.record, self._ranker)
         self._store = open_store(repo)
         _refuse_other_features(self._store, self._ranker)
-        schema = self._ranker.config.schema
-        self._features = OnlineFeatures(self._store, self.record.service, codebook, schema)
+        config = self._ranker.config
+        self._features = OnlineFeatures(self._store, self.record.service, codebook, config.schema, config.vectors)
         self._tables = repo.tables
         self._services = [self.record.service]
         if schema.reads_code_stats:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -135,7 +135,14 @@ class RankerSteps(ProjectBase):
                 "in the log (`sidkit codebooks codes --item ID` checks an id)"
             )
 
-    def dataset(self, rows: TableLike, codebook: str | None = None, *, rate: float | None = None) -> ProjectDataset:
+    def dataset(
+        self,
+        rows: TableLike,
+        codebook: str | None = None,
+        *,
+        rate: float | None = None,
+        vectors: Literal["content", "decoded"] = "content",
+    ) -> ProjectDataset:
         """The features of rows as arrays, for models of one's own.
 
         Parameters
@@ -147,11 +154,16 @@ class RankerSteps(ProjectBase):
         rate : float, optional
             The share of positives towards which click rates are smoothed; default: that of the labelled rows before the
             end of the codebook's fit. Use one value for training, evaluation and serving.
+        vectors : str
+            Whether item vectors are those of the items' ``"content"``, or ``"decoded"`` from their codes. A model that is
+            registered on rows with decoded vectors is served without content vectors.
 
         Raises
         ------
         ContractError
             When a column is missing, or a row is invalid.
+        FitError
+            When vectors are to be decoded, and the codebook's quantizer cannot decode.
         """
         from ranking.data.dataset import read_rows
         from ranking.data.frame_builder import build_dataset
@@ -176,6 +188,7 @@ class RankerSteps(ProjectBase):
             schema=service_schema(
                 store, record.service_name, self.settings.features, conversions=self.settings.source.conversions
             ),
+            vectors=vectors,
         )
         return ProjectDataset(data, record, labelled=labelled, rate=smoothed)
 
