@@ -371,6 +371,8 @@ def test_what_cannot_be_audited_is_refused_with_the_remedy(repo: Repo, tmp_path:
 class NoCodes:
     """A codebook that says nothing of codes, so that worlds without one can be asked."""
 
+    name = "none"
+
     def __init__(self, modalities: tuple[str, ...]) -> None:
         self.encoder = SimpleNamespace(modalities_=modalities)
 
