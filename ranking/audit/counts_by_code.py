@@ -146,7 +146,7 @@ class CountsByCode:
             return []
         prefix = codes[: int(view.rpartition("_d")[2])]
         of_prefix, of_user = self._events(
-            *(np.array([key], dtype=object) for key in (user_id, item_id)), np.array([at_us])
+            np.array([user_id], dtype=object), np.array([item_id], dtype=object), np.array([at_us], dtype=np.int64)
         )
         of_both = view.startswith("user_")
         events = of_user.get((user_id, prefix)) if of_both else of_prefix.get(prefix)
