@@ -22,7 +22,8 @@ def measure(folder: Path, rankers: Path, name: str, arm: str, validation: Datase
     """Measure a saved ranker on validation rows and write the result to the folder of a run."""
     from ranking.training.ranker import Ranker
 
-    measured = permutation_importance(Ranker.load(rankers / name).score, validation)
+    ranker = Ranker.load(rankers / name)
+    measured = permutation_importance(ranker.score, validation.narrowed(ranker.config.schema))
     path = folder / IMPORTANCE
     write_json(path, {"arm": arm, "importance": [record_json(each) for each in measured]})
     return StageResult(len(validation), {}, (path,))
