@@ -26,6 +26,7 @@ from ranking.data.dataset import read_rows
 from ranking.data.split import TimeSplit
 from ranking.pipeline.prepare import Prepared, end_of_log, feature_inputs, prepare_repo
 from ranking.pipeline.presets import load_preset
+from semantic_ids.code_stats import CodeStatsSpec
 from sidkit.core.files import read_json, write_json
 from sidkit.core.repo import Repo
 from sidkit.core.stages import Stages
@@ -34,6 +35,8 @@ from sidkit.tables.labelled_rows import log_moments
 RESULTS = ROOT / "benchmarks" / "results" / "audits.json"
 CATEGORIES = {"ml_latest_small": ("category", "genres", "language"), "xwines_slim": ("category", "country", "grapes")}
 """Data set -> attributes with counts per user and value."""
+DEPTHS = (1, 2, 3)
+"""Depths of code statistics: more than a fit would choose, so that every formula is audited."""
 CONTEXT = {"uci_online_retail": "basket_id"}
 
 
@@ -63,7 +66,8 @@ def saved_frame(data: str, work: Path, options: argparse.Namespace) -> tuple[Rep
         rows = prepared.rows(log)
         tables = prepared.tables(log, as_of_us)
         inputs = [log, tables.facts, split.train_end_us]
-        codebook = prepared.codebook(options.preset, preset.codebook, split.train_end_us, inputs)
+        spec = preset.codebook.model_copy(update={"stats": CodeStatsSpec(depths=DEPTHS)})
+        codebook = prepared.codebook(options.preset, spec, split.train_end_us, inputs)
         labelled = read_rows(rows.files[0], context=tuple(repo.settings.features.context))
         frame_inputs = [*inputs, codebook, rows.facts, *feature_inputs(repo.settings.features)]
         caps = preset.ranker.training.caps
