@@ -41,7 +41,7 @@ def project_until(folder: Path, until_us: int) -> Project:
     pq.write_table(
         events.filter(events.column("timestamp").cast("int64").to_numpy() < until_us), source / "interactions.parquet"
     )
-    repo = attribute_repo(folder / "repo", source, "")
+    repo = attribute_repo(folder / "repo", source, '[features]\naffinity = ["item_id"]\n')
     prepared = Prepared(repo, Stages(repo.runs / "some" / "stages.json"), repo.settings.source.url, 0)
     with repo.locked():
         log = prepared.ingest()
@@ -93,6 +93,23 @@ def test_a_rows_statistics_are_those_of_the_log_before_it(data: ProjectDataset) 
             assert found[f"code_stats__item_rate_{window}"] == pytest.approx(rate, rel=1e-5)
         past = log[(log["user"] == row["user"]) & (log["label"] == 1) & (log["at"] <= row["at"] - MINUTE)]
         assert found["code_affinity_d2__count"] == (past["prefix2"] == row["prefix2"]).sum()
+
+
+def test_counts_of_a_user_and_an_item_are_those_of_the_log_before_the_row(data: ProjectDataset) -> None:
+    rows, numeric = data.data.rows, data.numeric
+    log = pd.DataFrame({"user": rows.user_ids, "item": rows.item_ids, "at": rows.at_us, "label": rows.label})
+    seen = 0
+    for place in range(0, len(log), 29):
+        row, found = log.iloc[place], numeric.iloc[place]
+        same = log[(log["user"] == row["user"]) & (log["item"] == row["item"])]
+        for window in WINDOWS:
+            past = counted(same, row["at"], MINUTE, window)
+            seen += len(past)
+            assert found[f"user_item_id_stats__exposures_{window}"] == len(past)
+            assert found[f"user_item_id_stats__clicks_{window}"] == past["label"].sum()
+            rate = (past["label"].sum() + 10 * RATE) / (len(past) + 10)
+            assert found[f"user_item_id_stats__rate_{window}"] == pytest.approx(rate, rel=1e-5)
+    assert seen > 0
 
 
 def counted(log: pd.DataFrame, at_us: int, cadence_us: int, window: str) -> pd.DataFrame:
