@@ -97,7 +97,7 @@ class Scorer:
         self._features = OnlineFeatures(self._store, self.record.service, codebook, config.schema, config.vectors)
         self._tables = repo.tables
         self._services = [self.record.service]
-        if schema.reads_code_stats:
+        if config.schema.reads_code_stats:
             self._services.append(codes_service(codebook_of(self.record.service)))
         self._materialized_until_us = materialized_until(self._store, self._services)
 
