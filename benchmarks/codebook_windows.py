@@ -22,7 +22,8 @@ import argparse
 import dataclasses
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -179,8 +180,8 @@ def variants(sources: Sources, preset_name: str) -> dict[str, TrainingContext]:
     return found
 
 
-def measured(data: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Train the arms with every variant of every preset, and compare them on validation rows."""
+def measured(data: str, options: argparse.Namespace, save: Callable[[dict[str, Any]], None]) -> None:
+    """Train the arms with every variant of every preset, and compare them on validation rows; results are saved per arm."""
     began, sources = time.monotonic(), Sources.of(data, options)
     results: dict[str, Any] = {}
     for preset_name in options.presets:
@@ -209,15 +210,17 @@ def measured(data: str, options: argparse.Namespace) -> dict[str, Any]:
                 }
                 for variant, by in evaluation.arms.items()
             }
+            save(
+                {
+                    "seeds": options.seeds,
+                    "impressions": options.impressions if data.startswith("synthetic") else None,
+                    "max_train_rows": options.max_train_rows,
+                    "validation_rows": len(validation),
+                    "seconds": round(time.monotonic() - began),
+                    "presets": results,
+                }
+            )
             print(f"{data}, {preset_name}, {arm}: {time.monotonic() - began:.0f} s", flush=True)
-    return {
-        "seeds": options.seeds,
-        "impressions": options.impressions if data.startswith("synthetic") else None,
-        "max_train_rows": options.max_train_rows,
-        "validation_rows": len(validation),
-        "seconds": round(time.monotonic() - began),
-        "presets": results,
-    }
 
 
 def table(results: Mapping[str, Any]) -> list[str]:
@@ -236,6 +239,11 @@ def table(results: Mapping[str, Any]) -> list[str]:
                         f"| {data} | `{preset}` | {arm} | {variant} | {one['train_rows']:,} | {auc} | {' | '.join(cells)} |"
                     )
     return lines
+
+
+def _saved(results: dict[str, Any], name: str, facts: dict[str, Any]) -> None:
+    write_json(RESULTS, {**results, name: facts})
+    results[name] = facts
 
 
 def _cell(difference: Mapping[str, Any] | None) -> str:
@@ -259,8 +267,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     results = read_json(RESULTS) if RESULTS.exists() else {}
     for data in options.data:
-        results[data_name(data)] = measured(data, options)
-        write_json(RESULTS, results)
+        measured(data, options, partial(_saved, results, data_name(data)))
     print("\n".join(table(results)))
 
 
