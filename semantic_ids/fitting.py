@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from semantic_ids.catalog import Catalog
+from semantic_ids.code_stats import STATS, CodeStatsSpec, chosen_stats
 from semantic_ids.codebook import Codebook
 from semantic_ids.codebook_parts import CodebookParts, make_encoder, make_quantizer
 from semantic_ids.encoders import ContentEncoder, Encoder
@@ -48,6 +49,16 @@ class CodebookSpec(CodebookParts):
     """Minimum code quality; a fit below it fails."""
     force: bool = False
     """Fit even with fewer than 20 items per code."""
+    stats: CodeStatsSpec = Field(default_factory=CodeStatsSpec)
+    """Counts of events per prefix of codes."""
+
+    @model_serializer(mode="wrap")
+    def _without_default_stats(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out default statistics: the codebooks of older releases have none in their manifests."""
+        dumped: dict[str, Any] = dump(self)
+        if self.stats == CodeStatsSpec():
+            dumped.pop("stats", None)
+        return dumped
 
 
 def fit(repo: Repo, name: str, spec: CodebookSpec, fit_end_us: int | None = None) -> CodebookRecord:
@@ -126,13 +137,16 @@ def fit(repo: Repo, name: str, spec: CodebookSpec, fit_end_us: int | None = None
         spec = without_pairs(spec)
         encoder, quantizer = build_models(spec, len(known), distinct=known.content.distinct())
         codebook, vectors = _learn(name, encoder, quantizer, spec, known, None)
-    metrics = code_quality(quantizer, vectors, codebook.codes_of(vectors), pairs)
+    codes = codebook.codes_of(vectors)
+    stats = chosen_stats(spec.stats, codes, repo.settings.time)
+    metrics = code_quality(quantizer, vectors, codes, pairs)
     check_floors(metrics, spec.floors)
+    describe |= {"fallback": fallback, **({STATS: stats.stated()} if stats else {})}
     if committed is not None:
-        return _restore(repo, codebook, committed, {**describe, "fallback": fallback}, metrics)
+        return _restore(repo, codebook, committed, describe, metrics)
     catalog.begin_fit(name, spec.quantizer, spec.encoder, codebook.sizes)
     try:
-        manifest = codebook.save(repo.codebooks / name, {**describe, "fallback": fallback}, metrics)
+        manifest = codebook.save(repo.codebooks / name, describe, metrics)
     except BaseException:
         if not (repo.codebooks / name).exists():
             catalog.abandon_fit(name)
@@ -183,6 +197,7 @@ def without_codes(spec: CodebookSpec) -> CodebookSpec:
             "beam": 1,
             "force": True,
             "floors": Floors(utilisation=0.0, perplexity=0.0),
+            "stats": CodeStatsSpec(depths=()),
         }
     )
 

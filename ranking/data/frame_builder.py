@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from ranking.data.affinity import affinities
+from ranking.data.code_counts import CodeReader, code_counts, code_reader, prefix_numbers
 from ranking.data.coded import Coded, ValueIndex
 from ranking.data.dataset import Dataset, LabelledRows
 from ranking.data.decoded import CONTENT_VECTORS, VectorsOf
@@ -71,6 +73,7 @@ def build_dataset(
         history_length=history_length,
         schema=schema,
         by_value=value_readers(store, service_name, schema),
+        by_code=historical_codes(store, service_name, schema),
         vectors=vectors,
     )
     return builder.dataset(builder.retrieve(of_rows, rows))
@@ -100,6 +103,11 @@ def value_readers(store: FeatureStore, service_name: str, schema: FeatureSchema)
     }
 
 
+def historical_codes(store: FeatureStore, service_name: str, schema: FeatureSchema) -> CodeReader | None:
+    """Reader of the counts per prefix as of the rows' times; None if the schema has no feature of them."""
+    return code_reader(store, service_name, partial(historical_reader, store)) if schema.reads_code_stats else None
+
+
 def value_service(service_name: str, attribute: str) -> str:
     """Name of the feature service of counts per user and value of an attribute."""
     return f"{service_name}_by_{attribute}"
@@ -115,6 +123,7 @@ def assemble(
     history_length: int,
     schema: FeatureSchema = BUILT_IN,
     by_value: Mapping[str, Reader] | None = None,
+    by_code: CodeReader | None = None,
     vectors: VectorsOf = CONTENT_VECTORS,
 ) -> Dataset:
     """Build a dataset from feature views; shared by training and serving."""
@@ -125,6 +134,7 @@ def assemble(
         history_length=history_length,
         schema=schema,
         by_value=by_value,
+        by_code=by_code,
         vectors=vectors,
     )
     return builder.dataset(builder.add(views, rows))
@@ -147,6 +157,8 @@ class FrameBuilder:
         The features besides the built-in ones; default: none.
     by_value : mapping, optional
         View -> reader of that view, of the features by user and value; see :func:`value_readers`.
+    by_code : CodeReader, optional
+        Reader of the counts per prefix, of the features by the candidate's codes; see :func:`historical_codes`.
     vectors : str
         Whether item vectors are those of the items' ``"content"``, or ``"decoded"`` from their codes.
     """
@@ -160,9 +172,11 @@ class FrameBuilder:
         history_length: int,
         schema: FeatureSchema = BUILT_IN,
         by_value: Mapping[str, Reader] | None = None,
+        by_code: CodeReader | None = None,
         vectors: VectorsOf = CONTENT_VECTORS,
     ) -> None:
         self._rate = rate
+        self._by_code = by_code
         self._by_value = by_value or {}
         self.schema = schema
         self._values = ValueIndex(schema.row_coded)
@@ -190,7 +204,7 @@ class FrameBuilder:
     ) -> Floats:
         history_items, history_us = self._histories.arrays()
         items, times_us = history_items[history], history_us[history]
-        attributes = self._items.attributes
+        attributes, codes = self._items.attributes, self._items.codes
         columns = {
             **stored_numbers(self.schema, views, rows.context, rows.at_us),
             **affinities(
@@ -202,10 +216,13 @@ class FrameBuilder:
                 items,
                 times_us,
                 rows.at_us,
+                prefix_numbers(self.schema, codes),
             ),
             **history_ages(times_us, rows.at_us),
-            **value_counts(self.schema, self._by_value, views, rows.user_ids, rows.at_us, self._rate),
+            **value_counts(self.schema, self._by_value, views, rows.user_ids, rows.item_ids, rows.at_us, self._rate),
         }
+        if self.schema.reads_code_stats and self._by_code is not None:
+            columns |= code_counts(self._by_code, codes[candidate], views, rows.user_ids, rows.at_us, self._rate)
         return stacked(self.schema, columns, len(rows))
 
     def retrieve(self, of_rows: Reader, rows: LabelledRows, chunk_rows: int = CHUNK_ROWS) -> FrameRows:

@@ -65,11 +65,10 @@ class ItemTableBuilder:
     _number: dict[tuple[str, int, int, bytes], int] = field(default_factory=dict)
     _identity: dict[str, int] = field(default_factory=lambda: {"": 0})
     _ids: list[str] = field(default_factory=lambda: [""])
-    _codes: list[npt.NDArray[np.int32]] = field(default_factory=list)
     _content: list[npt.NDArray[np.float32]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._codes.append(np.full((1, len(self.codebook.sizes)), NO_CODE, dtype=np.int32))
+        self._codes = Grown(np.full((1, len(self.codebook.sizes)), NO_CODE, dtype=np.int32))
         self._content.append(np.zeros((1, self.codebook.encoder.output_dim), dtype=np.float32))
         self._index = ValueIndex(self.schema.item_read)
         self._attributes = Grown(np.zeros((1, len(self.schema.item_read)), dtype=np.int32))
@@ -134,6 +133,11 @@ class ItemTableBuilder:
         return self._identities.array
 
     @property
+    def codes(self) -> npt.NDArray[np.int32]:
+        """The codes of all entries so far, ``int32 [items, levels]``; -1 in an item without."""
+        return self._codes.array
+
+    @property
     def attributes(self) -> Coded:
         """The coded features (:attr:`ranking.data.schema.FeatureSchema.item_read`) of all entries so far."""
         return Coded(self._attributes.array, self._index.values())
@@ -148,7 +152,7 @@ class ItemTableBuilder:
             rows = np.flatnonzero(has_codes)[present]
             flat = column.combine_chunks().flatten() if present.any() else pa.array([], pa.int64())
             codes[rows] = np.asarray(flat).reshape(len(rows), len(self.codebook.sizes))
-        self._codes.append(codes)
+        self._codes.extend(codes)
         decoded = self.vectors == DECODED_VECTORS
         self._content.append(self.codebook.decode(codes) if decoded else self._encoded(content, content.index[fresh]))
 
@@ -167,7 +171,7 @@ class ItemTableBuilder:
         ids = np.array(self._ids, dtype=object)
         model = range(len(self.schema.item_coded))
         attributes = self.attributes.select(model) if model else None
-        return ItemTable(ids, np.concatenate(self._codes), np.concatenate(self._content), attributes, self.vectors)
+        return ItemTable(ids, self.codes.copy(), np.concatenate(self._content), attributes, self.vectors)
 
 
 def _groups(*columns: npt.NDArray[Any]) -> Ints:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from ranking.data.code_schema import names_code_stats
 from ranking.data.split import TimeSplit
 from ranking.data.targets import CLICKED
 from ranking.evaluation.evaluator import refuse_leakage
@@ -18,7 +20,14 @@ from ranking.pipeline.presets import Preset
 from ranking.pipeline.questions import baselines
 from ranking.pipeline.world import world_probabilities
 from ranking.training.arm_spec import ArmSpec, members_first
-from ranking.training.arms import ArmResult, TrainingContext, read_predictions, train_arm, write_predictions
+from ranking.training.arms import (
+    ArmResult,
+    TrainingContext,
+    read_details,
+    read_predictions,
+    train_arm,
+    write_predictions,
+)
 from ranking.training.blend import blend_arm
 from semantic_ids.catalog import Catalog
 from sidkit.core.artifact import discard_damaged, read_manifest
@@ -39,6 +48,8 @@ class TrainedArms:
     validation_auc: dict[str, tuple[float, ...]]
     """Arm -> validation AUC of each seed."""
     evaluation: RunEvaluation
+    by_prefix: frozenset[str] = frozenset()
+    """Arms that read statistics of code prefixes."""
 
 
 class ArmStages:
@@ -98,17 +109,19 @@ class ArmStages:
                 validation[arm] = (*validation.get(arm, ()), result.facts["validation_auc"])
                 files[f"{arm}-s{seed}"] = content_hash(marked)
         verdict_path = self.folder / "verdict.json"
+        by_prefix = frozenset(arm for arm in self.preset.arms if self._reads_code_stats(arm))
+        against = baselines(self.preset, by_prefix)
 
         def evaluate() -> StageResult:
-            evaluated = self._evaluate(self._context)
+            evaluated = self._evaluate(self._context, against)
             write_json(verdict_path, evaluated.as_json())
             return StageResult(evaluated.rows["all"].rows, files=(verdict_path,))
 
-        self.stages.run("evaluate", [inputs, files, baselines(self.preset)], evaluate)
+        self.stages.run("evaluate", [inputs, files, against], evaluate)
         evaluation = read_record(RunEvaluation, verdict_path)
         in_order = {arm: evaluation.arms[arm] for arm in self.preset.arms}  # keys are sorted in the file
         rankers = {arm: ranker_of[arm] for arm in self.preset.arms}
-        return TrainedArms(rankers, validation, replace(evaluation, arms=in_order))
+        return TrainedArms(rankers, validation, replace(evaluation, arms=in_order), by_prefix)
 
     def _predictions(self, arm: str, seed: int) -> Path:
         return self.folder / "predictions" / f"{arm}-s{seed}.parquet"
@@ -155,7 +168,10 @@ class ArmStages:
         facts = {"ranker": result.ranker, "validation_auc": result.validation_auc}
         return StageResult(result.details.train_rows or len(context.train), facts, files)
 
-    def _evaluate(self, context: TrainingContext) -> RunEvaluation:
+    def _reads_code_stats(self, arm: str) -> bool:
+        return names_code_stats(read_details(self._predictions(arm, 0)).get("features") or ())
+
+    def _evaluate(self, context: TrainingContext, against: Sequence[str]) -> RunEvaluation:
         record = Catalog.open(self.repo).codebook(context.serving.codebook)
         refuse_leakage(self.split.validation_end_us, {record.name: record.fit_end_us})
         target = self.preset.ranker.training.target
@@ -167,7 +183,7 @@ class ArmStages:
         return evaluate_arms(
             context.test,
             arms,
-            baselines(self.preset),
+            against,
             known.oracle if known else None,
             ceiling=known.ceiling if known else None,
             target=target,

@@ -276,7 +276,12 @@ class Prepared:
             chosen,
             rate=rate,
             history_length=self.repo.settings.time.history_length,
-            schema=service_schema(store, record.service_name, self.repo.settings.features),
+            schema=service_schema(
+                store,
+                record.service_name,
+                self.repo.settings.features,
+                conversions=self.repo.settings.source.conversions,
+            ),
         )
         save_dataset(data, folder)
         used = part_rows(*({name: len(part) for name, part in each.items()} for each in (thinned, parts)))

@@ -197,7 +197,7 @@ class Job:
             split=split,
             as_of_us=as_of_us,
             serving=serving,
-            questions=questions(self.preset, arms.validation_auc),
+            questions=questions(self.preset, arms.validation_auc, arms.by_prefix),
             seeds=options.seeds,
             impressions=options.impressions if dataset is not None and dataset.is_sized else None,
             hit_rate=HitRates.read(self.folder / "hit_rate.json", codebook),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ranking.data.code_counts import code_reader
 from ranking.data.dataset import Dataset, LabelledRows
 from ranking.data.decoded import CONTENT_VECTORS, DECODED_VECTORS, VectorsOf
 from ranking.data.feature_views import CONTENT, Reader, plain_views
@@ -144,9 +145,12 @@ class OnlineFeatures:
         decoded = vectors == DECODED_VECTORS
         unread = {f"{CONTENT}__{name}" for name in codebook.encoder.modalities_} if decoded else set()
         self._by_value = {
-            view: ServiceReader(store, feature_service(store, value_service(service_name, attribute)))
+            view: _reader(store, feature_service(store, value_service(service_name, attribute)))
             for view, attribute in schema.by_value.items()
         }
+        self._by_code = None
+        if schema.reads_code_stats:
+            self._by_code = code_reader(store, service_name, lambda service: _reader(store, service))
         self._user, self._item, self._content = (
             ServiceReader(store, feature_service(store, f"{service_name}_{part}"), unread)
             for part in ("user", "item", "content")
@@ -167,8 +171,8 @@ class OnlineFeatures:
     ) -> Request:
         """Read the rows (user, item) of one request at one time, as arrays.
 
-        Reads the candidates, the user once, the items of the user's history, views that need the ``context``, and the user's
-        counts per value of the candidates.
+        Reads the candidates, the user once, the items of the user's history, views that need the ``context``, the user's
+        counts per value of the candidates, and the counts per prefix of the candidates' codes.
         """
         items = np.array(item_ids, dtype=object)
         times_us = np.full(len(items), at_us, dtype=np.int64)
@@ -200,15 +204,19 @@ class OnlineFeatures:
             rate=rate,
             history_length=history_length,
             schema=self._schema,
-            by_value={view: _at(reader, at_us) for view, reader in self._by_value.items()},
+            by_value=self._by_value,
+            by_code=self._by_code,
             vectors=self._vectors,
         )
         return Request(data, known, bool(known_in(self._user.stored(user), 1)[0]))
 
 
-def _at(reader: ServiceReader, at_us: int) -> Reader:
-    def read(keys: Mapping[str, Values], _: Ints) -> dict[str, ViewRows]:
-        return reader.read({name: list(values) for name, values in keys.items()}, at_us)
+def _reader(store: FeatureStore, service: FeatureService) -> Reader:
+    """A reader of the second reads of a request, whose rows all have the time of the request."""
+    reader = ServiceReader(store, service)
+
+    def read(keys: Mapping[str, Values], at_us: Ints) -> dict[str, ViewRows]:
+        return reader.read({name: list(values) for name, values in keys.items()}, int(at_us[0]) if len(at_us) else None)
 
     return read
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ranking.data.project_dataset import ProjectDataset
-from ranking.data.service_schema import pinned_features
+from ranking.data.service_schema import features_read, pinned_features
 from ranking.training.arms import TrainedOn
 from ranking.training.external_ranker import EXTERNAL_RANKERS, ExternalRanker
 from ranking.training.registered_ranker import RegisteredConfig, RegisteredRanker, checked_scores, loaded
@@ -60,7 +60,7 @@ def register_ranker(repo: Repo, name: str, model: ExternalRanker, trained_on: Se
         codebook=record.name,
         codebook_hash=record.content_hash,
         service=record.service_name,
-        features=pinned_features(open_store(repo), record.service_name),
+        features=features_read(first.data.schema, pinned_features(open_store(repo), record.service_name)),
         history_length=repo.settings.time.history_length,
         schema=first.data.schema,
     ).of_vectors(first.data.items.vectors)

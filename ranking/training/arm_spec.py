@@ -14,7 +14,9 @@ from pydantic import (
     model_validator,
 )
 
+from ranking.data.code_schema import is_code_pattern
 from ranking.data.decoded import CONTENT_VECTORS, DECODED_VECTORS, VectorsOf
+from ranking.data.schema import FeatureSchema, only_removes
 from ranking.models.representations import (
     REPRESENTATION_NAMES,
     check_representations,
@@ -52,7 +54,8 @@ class ArmSpec(Section):
     """Settings of a gbdt arm (``[arms.<name>.boosting]``)."""
     features: tuple[str, ...] | None = None
     """Patterns of the features besides the built-in ones that this arm reads, such as ``["item_attributes__*"]``; unset:
-    those of ``ranker.features``. An empty list reads none."""
+    those of ``ranker.features``. A pattern that starts with ``!`` removes features (``["!*code_*"]``: no statistics of
+    codes), without others from those of ``ranker.features``. An empty list reads none."""
     vectors: VectorsOf = CONTENT_VECTORS
     """Where the arm's item vectors come from: ``content``, the encoder's vectors, or ``decoded``, what the codes stand for in
     the encoder's space. An arm with decoded vectors is served from codes and the codebook, without content vectors."""
@@ -127,6 +130,19 @@ class ArmSpec(Section):
             check_representations(self.representations, spec.history)
         return spec
 
+    def schema_of(self, schema: FeatureSchema, shared: tuple[str, ...] | None) -> FeatureSchema:
+        """The features that the arm reads, of all features; ``shared`` are the patterns of ``ranker.features``.
+
+        Raises
+        ------
+        ConfigError
+            When a pattern that adds features matches none.
+        """
+        own = self.features
+        if shared is not None and (own is None or only_removes(own)):
+            schema = schema.select(shared)
+        return schema if own is None else schema.select(own)
+
     @property
     def is_control(self) -> bool:
         """True for shuffled or random codes."""
@@ -138,10 +154,13 @@ class ArmSpec(Section):
         return self.vectors == DECODED_VECTORS
 
     def uses_codes(self, shared: ModelSpec) -> bool:
-        """Whether the arm reads codes: through a representation, decoded, or by matching them against the history."""
-        return self.is_decoded or (
-            self.kind == "neural"
-            and (any(map(reads_codes, self.representations)) or self.model_spec(shared).sid_match != "none")
+        """Whether the arm reads codes: by a representation, decoded, by matching them against the history, or by naming
+        statistics of code prefixes in ``features``. An arm that reads those by default does without them where there are none.
+        """
+        if self.is_decoded or any(map(is_code_pattern, self.features or ())):
+            return True
+        return self.kind == "neural" and (
+            any(map(reads_codes, self.representations)) or self.model_spec(shared).sid_match != "none"
         )
 
     @property

@@ -138,10 +138,7 @@ class TrainingContext:
             When the arm, or the preset, names a feature that the data lack.
         """
         context = dataclasses.replace(self, serving=self.serving.of_vectors(arm.vectors))
-        patterns = arm.features if arm.features is not None else self.spec.features
-        if patterns is None:
-            return context
-        schema = self.train.schema.select(patterns)
+        schema = arm.schema_of(self.train.schema, self.spec.features)
         return dataclasses.replace(
             context,
             train=self.train.narrowed(schema),
@@ -321,6 +318,7 @@ def parameters_before_training(context: TrainingContext, arm: str, spec: ArmSpec
 def _config(context: TrainingContext, arm: str, spec: ArmSpec) -> RankerConfig:
     """Build the configuration of an arm's ranker."""
     from ranking.data.coded_inputs import CodedInputs
+    from ranking.data.service_schema import features_read
     from ranking.models.numeric_bins import binned, bins_of
     from ranking.training.ranker import RankerConfig
 
@@ -337,7 +335,11 @@ def _config(context: TrainingContext, arm: str, spec: ArmSpec) -> RankerConfig:
         scaling=scaling,
         inputs=CodedInputs.fit(rows),
         content_dim=context.train.items.content.shape[1],
-        **{**vars(context.serving), "schema": rows.schema},
+        **{
+            **vars(context.serving),
+            "schema": rows.schema,
+            "features": features_read(rows.schema, context.serving.features),
+        },
     )
 
 

@@ -177,7 +177,9 @@ class RankerSteps(ProjectBase):
             read_rows(table, context=tuple(self.settings.features.context)),
             rate=smoothed,
             history_length=self.settings.time.history_length,
-            schema=service_schema(store, record.service_name, self.settings.features),
+            schema=service_schema(
+                store, record.service_name, self.settings.features, conversions=self.settings.source.conversions
+            ),
             vectors=vectors,
         )
         return ProjectDataset(data, record, labelled=labelled, rate=smoothed)
