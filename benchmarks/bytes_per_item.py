@@ -43,6 +43,7 @@ from sidkit.core.arrays import Floats
 from sidkit.core.files import read_json, write_json
 from sidkit.core.records import record_json
 from sidkit.core.stages import Stages
+from sidkit.datasets.user_sample import thin_by_user
 from sidkit.tables.labelled_rows import log_moments
 
 RESULTS = ROOT / "benchmarks" / "results" / "bytes_per_item.json"
@@ -97,7 +98,9 @@ class World:
                 folder / "frame",
             ).facts["parts"]
             known = known_items(repo, split.train_end_us)
-        self.context = training_context(repo, name, split, folder / "frame", ranker, None, threads=1)
+        context = training_context(repo, name, split, folder / "frame", ranker, None, threads=1)
+        kept = thin_by_user(context.validation.rows.user_ids, options.validation_rows)
+        self.context = dataclasses.replace(context, validation=context.validation.take(kept))
         self.codebook = Codebook.load(repo.codebooks / name)
         self.fitted_on = self.codebook.vectors(known.content)
         self._quantizers: dict[tuple[str, int], Quantizer] = {}
@@ -218,6 +221,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--max-train-rows", type=int, default=20_000)
     parser.add_argument("--max-evaluation-rows", type=int, default=20_000)
+    parser.add_argument("--validation-rows", type=int, default=8_000, help="of a sample of users")
     options = parser.parse_args()
     results: dict[str, Any] = read_json(RESULTS) if RESULTS.exists() else {"validation": {}, "test": {}}
     began = time.monotonic()
