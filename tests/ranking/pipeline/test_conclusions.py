@@ -211,3 +211,13 @@ def test_a_blend_with_codes_is_no_baseline_for_codes() -> None:
     coded = preset.arms["blend"].model_copy(update={"of": ("gbdt", "id_codes")})
     preset = preset.model_copy(update={"arms": {**preset.arms, "blend": coded}})
     assert baselines(preset) == ["id", "content", "id_content", "shuffled_codes", "gbdt"]
+
+
+def test_an_arm_that_reads_statistics_of_codes_is_no_baseline_for_codes() -> None:
+    preset = load_preset("rqkmeans")
+    reading = {"content", "gbdt", "id_codes"}
+    assert baselines(preset, reading) == ["id", "id_content", "shuffled_codes"]
+    asked = questions(preset, {arm: (0.7 if arm == "content" else 0.6,) for arm in preset.arms}, reading)
+    assert [(each.arm, each.over) for each in asked] == [
+        ("content", "ids"), ("content", "ids and content"), ("id_codes", "shuffled codes"),
+    ]  # fmt: skip
