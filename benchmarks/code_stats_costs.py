@@ -72,7 +72,7 @@ def count(repo: Repo, stats: dict[str, Any]) -> dict[str, Any]:
 
 
 def step(name: str, repo: Path, **given: Any) -> dict[str, Any]:
-    """Run a step in a process of its own; adds its peak of memory in MB."""
+    """Run a step in a process of its own; adds its processor time in seconds and its peak of memory in MB."""
     command = [sys.executable, __file__, name, str(repo), json.dumps(given)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -86,7 +86,8 @@ def main() -> None:
         repo, given = Repo.open(sys.argv[2]), json.loads(sys.argv[3])
         with repo.locked():
             result = STEPS[sys.argv[1]](repo, **{key: tuple(v) if key == "sizes" else v for key, v in given.items()})
-        print(json.dumps({**result, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        print(json.dumps({**result, "cpu": used.ru_utime + used.ru_stime, "peak_mb": used.ru_maxrss / 1024}))
         return
     from sidkit.datasets.data_repo import create_repo
 
@@ -101,8 +102,8 @@ def main() -> None:
     repo = create_repo(options.work / "repo", str(options.work / "source"))
     results: dict[str, Any] = {"impressions": options.impressions, "items": options.items, "levels": options.levels}
     results["build"] = step("build", repo.path)
-    stats = step("assign", repo.path, sizes=[int(size) for size in options.levels.split(",")])
-    del stats["peak_mb"]
+    assigned = step("assign", repo.path, sizes=[int(size) for size in options.levels.split(",")])
+    stats = {name: assigned[name] for name in ("depths", "cadence_seconds", "user_cadence_seconds")}
     results["stats"] = stats
     plain = sum(path.stat().st_size for path in repo.tables.glob("*.parquet"))
     results["count"] = step("count", repo.path, stats=stats)
@@ -112,6 +113,7 @@ def main() -> None:
     seconds = results["build"]["ingest"] + results["build"]["tables"]
     results["ratio"] = {
         "seconds": 1 + results["count"]["seconds"] / seconds,
+        "cpu": 1 + results["count"]["cpu"] / results["build"]["cpu"],
         "bytes": 1 + sum(sizes.values()) / plain,
     }
     write_json(RESULTS, results)
