@@ -125,6 +125,10 @@ attributes: $(VENV)/.made
 	$(BIN)/python benchmarks/invented.py --work $(WORK)/invented
 	$(BIN)/python benchmarks/attribute_costs.py --work $(WORK)/attribute_costs
 
+# What statistics of codes cost in time, memory and bytes, on 10 million invented impressions.
+code-stats-costs: $(VENV)/.made
+	$(BIN)/python benchmarks/code_stats_costs.py --work $(WORK)/code_stats_costs
+
 # One writer and eight readers on a packed online store for a minute; stops at a torn row or an error.
 online-load: $(VENV)/.made
 	PYTHONPATH=tests $(BIN)/python -m helpers.online_load 60

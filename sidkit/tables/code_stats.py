@@ -102,14 +102,14 @@ def count_codes(repo: Repo, counts: CodeCounts, build: Mapping[str, Any]) -> dic
     with duckdb.connect() as opened:
         assigned = _assignments(opened, codes)
     wanted = {"counts": counts.stated(), "generation": build["generation"]}
-    befores = {name: _before(repo, name, wanted, log, int(build["as_of_us"]), assigned) for name in counts.tables}
+    records = {name: _before(repo, name, wanted, log, int(build["as_of_us"]), assigned) for name in counts.tables}
     now = {"as_of_us": build["as_of_us"], "log": log.consumed, "assignments": assigned}
-    if all(before and all(before[key] == value for key, value in now.items()) for before in befores.values()):
+    if all(before and all(before[key] == value for key, value in now.items()) for before in records.values()):
         return {}
     with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
         _read_codes(opened, repo, counts, codes, int(build["as_of_us"]))
         new = {}
-        for name, before in befores.items():
+        for name, before in records.items():
             with working_on(f"building the table {name}"):
                 table = _Table(repo, name, counts, before, log)
                 new[name] = table.update(opened)
