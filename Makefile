@@ -9,7 +9,7 @@ REAL := ml_latest_small uci_online_retail xwines_slim
 # Data sets whose validation rows are used for tuning.
 SEARCHED = synthetic:strong $(REAL:%=$(SIDKIT_DATA)/%)
 
-.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz coverage attributes arms tune-arms tune-presets tune-boosting bench-fuxictr online-load proof bench bench-check clean
+.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz coverage attributes bytes-per-item arms tune-arms tune-presets tune-boosting bench-fuxictr online-load proof bench bench-check clean
 
 $(VENV): $(VENV)/.made
 
@@ -119,6 +119,10 @@ attributes: $(VENV)/.made
 	$(BIN)/python benchmarks/attributes.py --work $(WORK)/attributes --data $(REAL:%=$(SIDKIT_DATA)/%)
 	$(BIN)/python benchmarks/invented.py --work $(WORK)/invented
 	$(BIN)/python benchmarks/attribute_costs.py --work $(WORK)/attribute_costs
+
+# Bytes per item against AUC: ids, decoded codes, and content vectors of three precisions.
+bytes-per-item: $(VENV)/.made
+	$(BIN)/python benchmarks/bytes_per_item.py --work $(WORK)/bytes --data $(REAL:%=$(SIDKIT_DATA)/%) synthetic:strong
 
 # One writer and eight readers on a packed online store for a minute; stops at a torn row or an error.
 online-load: $(VENV)/.made

@@ -16,7 +16,6 @@ import argparse
 import dataclasses
 import json
 import os
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -222,24 +221,32 @@ def main() -> None:
     parser.add_argument("--max-train-rows", type=int, default=20_000)
     parser.add_argument("--max-evaluation-rows", type=int, default=20_000)
     parser.add_argument("--validation-rows", type=int, default=8_000, help="of a sample of users")
+    parser.add_argument("--validate-only", action="store_true", help="leave the choice and the test to a later call")
     options = parser.parse_args()
-    results: dict[str, Any] = read_json(RESULTS) if RESULTS.exists() else {"validation": {}, "test": {}}
-    began = time.monotonic()
     for data in options.data:
-        if data_name(data) not in results["validation"]:
-            print(f"{data_name(data)}, {time.monotonic() - began:.0f} s", flush=True)
-            results["validation"][data_name(data)] = validated(World(data, options))
-            write_json(RESULTS, results)
-    if "chosen" not in results:
-        results |= {"chosen": choice(results["validation"]), "seeds": options.seeds, "bar": BAR}
-        write_json(RESULTS, results)
+        if data_name(data) not in results()["validation"]:
+            measured = validated(World(data, options))
+            write_results({"validation": {**results()["validation"], data_name(data): measured}})
+    if options.validate_only:
+        return
+    if "chosen" not in results():
+        write_results({"chosen": choice(results()["validation"]), "seeds": options.seeds, "bar": BAR})
     for data in options.data:
-        if data_name(data) in results["test"]:
-            continue
-        print(f"{data_name(data)}, {time.monotonic() - began:.0f} s", flush=True)
-        results["test"][data_name(data)] = tested(World(data, options), results["chosen"], options.seeds)
-        write_json(RESULTS, results)
-        print(json.dumps(results["test"][data_name(data)]["auc"], indent=1), flush=True)
+        if data_name(data) not in results()["test"]:
+            measured = tested(World(data, options), results()["chosen"], options.seeds)
+            write_results({"test": {**results()["test"], data_name(data): measured}})
+            print(json.dumps(measured["auc"], indent=1), flush=True)
+
+
+def results() -> dict[str, Any]:
+    """The results so far; read again each time, because data sets may be measured by processes of their own."""
+    held: dict[str, Any] = read_json(RESULTS) if RESULTS.exists() else {"validation": {}, "test": {}}
+    return held
+
+
+def write_results(changes: dict[str, Any]) -> None:
+    """Update the results."""
+    write_json(RESULTS, results() | changes)
 
 
 if __name__ == "__main__":
