@@ -15,7 +15,6 @@ import pyarrow.compute as pc
 
 from ranking.data.control_codes import random_codes, shuffled_codes
 from ranking.data.dataset import Dataset
-from ranking.data.decoded import decoded_items
 from ranking.data.disk_dataset import DiskDataset
 from ranking.data.numeric_features import Scaling, feature_names
 from ranking.evaluation.importance import Importance
@@ -163,7 +162,7 @@ class TrainingContext:
         if arm.is_control:
             items = shuffled_codes(items, seed) if arm.shuffle_codes else random_codes(items, self.serving.sizes, seed)
         if arm.is_decoded:
-            items = decoded_items(items, self.decode)
+            items = items.decoded(self.decode)
         return dataclasses.replace(
             context,
             train=dataclasses.replace(context.train, items=items),
