@@ -9,7 +9,7 @@ REAL := ml_latest_small uci_online_retail xwines_slim
 # Data sets whose validation rows are used for tuning.
 SEARCHED = synthetic:strong $(REAL:%=$(SIDKIT_DATA)/%)
 
-.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz coverage attributes codebook-windows arms tune-arms tune-presets tune-boosting bench-fuxictr online-load proof bench bench-check clean
+.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz coverage attributes codebook-windows bytes-per-item arms tune-arms tune-presets tune-boosting bench-fuxictr online-load proof bench bench-check clean
 
 $(VENV): $(VENV)/.made
 
@@ -128,6 +128,10 @@ attributes: $(VENV)/.made
 # What statistics of codes cost in time, memory and bytes, on 10 million invented impressions.
 code-stats-costs: $(VENV)/.made
 	$(BIN)/python benchmarks/code_stats_costs.py --work $(WORK)/code_stats_costs
+
+# Bytes per item against AUC: ids, decoded codes, and content vectors of three precisions.
+bytes-per-item: $(VENV)/.made
+	$(BIN)/python benchmarks/bytes_per_item.py --work $(WORK)/bytes --data $(REAL:%=$(SIDKIT_DATA)/%) synthetic:strong
 
 # One writer and eight readers on a packed online store for a minute; stops at a torn row or an error.
 online-load: $(VENV)/.made

@@ -224,7 +224,7 @@ def _refuse_other_features(store: FeatureStore, ranker: LoadedRanker) -> None:
     if hidden:
         raise ServingError(
             f"expected {', '.join(hidden)} in the online store, which the ranker reads, but online_store.offline_only of "
-            "feature_store.yaml keeps them out of it. Remove them there and materialize again, or serve a ranker with "
+            "feature_store.yaml keeps them out of it. Remove them there and run `sidkit materialize`, or serve a ranker with "
             'vectors = "decoded"'
         )
     changed = {
