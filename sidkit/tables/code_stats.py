@@ -110,6 +110,8 @@ def count_codes(repo: Repo, counts: CodeCounts, build: Mapping[str, Any]) -> dic
         _set_variables(opened, repo, int(build["as_of_us"]))
         start, depths = literal(f"{counts.codebook}/"), list(counts.depths)
         opened.execute(_CODES_SQL.format(table=literal(codes), start=start, depths=depths))
+        # As a variable: DuckDB plans a join on a subquery's value as a product of both sides.
+        set_variables(opened, {"prefixes": max(1, _count(opened, "SELECT count(*) FROM prefixes"))})
         new = {}
         for name, before in records.items():
             with working_on(f"building the table {name}"):
