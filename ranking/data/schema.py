@@ -17,6 +17,7 @@ from sidkit.core.errors import ConfigError
 from sidkit.core.feature_settings import (
     CONTEXT,
     ITEM_ATTRIBUTES,
+    ITEM_ID,
     USER_ATTRIBUTES,
     WINDOWS,
     AttributeKind,
@@ -29,8 +30,6 @@ Kind = Literal["category", "categories", "vector", "number", "date", "count", "s
 CODED: frozenset[Kind] = frozenset({"category", "categories", "vector"})
 IDENTITY = "item"
 """The item itself as an attribute of which affinities are computed."""
-ITEM_KEY = "item_id"
-"""The join key of items, and in ``features.affinity`` the counts per user and item."""
 AGES = ("history__age_2_days", "history__age_3_days")
 """Days since the second and third newest positive; the newest is the built-in ``history_gap_days``."""
 BUILT_IN_VIEWS = frozenset({"item_content", "item_sid", "item_stats", "user_history", "user_stats"})
@@ -137,7 +136,7 @@ class FeatureSchema:
     def by_value(self) -> dict[str, str]:
         """Views that are read with the values of the candidate, each with its second key: an item attribute or ``item_id``."""
         named = {each.view: each.of for each in self.numbers if each.view and each.of and not is_prefix(each.of)}
-        named = {view: ITEM_KEY if of == IDENTITY else of for view, of in named.items()}
+        named = {view: ITEM_ID if of == IDENTITY else of for view, of in named.items()}
         return {view: of.removeprefix(f"{ITEM_ATTRIBUTES}__") for view, of in named.items()}
 
     @cached_property
@@ -267,7 +266,7 @@ def _derived(features: Sequence[ExtraFeature]) -> list[ExtraFeature]:
 def _counts(attribute: str, service: ServiceFeatures) -> list[ExtraFeature]:
     """Trailing counts and rates per user and value of an attribute."""
     view = affinity_view(attribute)
-    of = IDENTITY if attribute == ITEM_KEY else f"{ITEM_ATTRIBUTES}__{attribute}"
+    of = IDENTITY if attribute == ITEM_ID else f"{ITEM_ATTRIBUTES}__{attribute}"
     if of != IDENTITY and of not in service.all:
         raise ConfigError(
             f"features.affinity: expected {of} in the feature service, got none; run `sidkit tables build`, `sidkit apply` and "

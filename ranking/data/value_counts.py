@@ -17,9 +17,9 @@ import pyarrow as pa
 from ranking.data.coded import as_text
 from ranking.data.feature_views import Reader, numbers
 from ranking.data.numeric_features import SMOOTHING
-from ranking.data.schema import ITEM_KEY, FeatureSchema
+from ranking.data.schema import FeatureSchema
 from sidkit.core.arrays import Doubles, Ints, one_chunk
-from sidkit.core.feature_settings import ITEM_ATTRIBUTES, WINDOWS
+from sidkit.core.feature_settings import ITEM_ATTRIBUTES, ITEM_ID, WINDOWS
 from sidkit.stores.offline.plan import ViewRows
 
 
@@ -51,7 +51,7 @@ def value_counts(
     """
     columns: dict[str, Doubles] = {}
     for view, attribute in schema.by_value.items():
-        pairs = _own(item_ids) if attribute == ITEM_KEY else _pairs(views[ITEM_ATTRIBUTES], attribute)
+        pairs = _own(item_ids) if attribute == ITEM_ID else _pairs(views[ITEM_ATTRIBUTES], attribute)
         read, back = _read(readers[view], attribute, user_ids, at_us, pairs)
         row, found = pairs.row, read[view]
         for window in WINDOWS:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ranking.data.codebook_window import refuse_learned_rows
 from ranking.data.project_dataset import ProjectDataset
 from ranking.data.service_schema import features_read, pinned_features
 from ranking.training.arms import TrainedOn
@@ -49,14 +50,14 @@ def register_ranker(repo: Repo, name: str, model: ExternalRanker, trained_on: Se
     _check_model(model, EXTERNAL_RANKERS.find(reference), first)
     label = np.concatenate([part.data.rows.label for part in trained_on])
     at_us = np.concatenate([part.data.rows.at_us for part in trained_on])
+    remedy = f'Train on project.rows("train", codebook="{record.name}"), which leaves these rows out'
+    refuse_learned_rows(int(at_us.min()), record, codebook, remedy)
     config = RegisteredConfig(
         ranker_class=reference,
         rate=first.rate,
         positives=float(label.mean()),
         sizes=record.sizes,
         residual_levels=codebook.quantizer.residual_levels,
-        content_columns=codebook.encoder.content_columns,
-        match_codes=not codebook.learned_from_clicks,
         codebook=record.name,
         codebook_hash=record.content_hash,
         service=record.service_name,

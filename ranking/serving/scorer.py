@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from ranking.data.code_schema import codebook_of
 from ranking.data.targets import Target
 from ranking.serving.context import Context
 from ranking.serving.features import OnlineFeatures
@@ -21,6 +22,7 @@ from semantic_ids.codebook import Codebook
 from semantic_ids.records import RankerRecord
 from sidkit.core.artifact import read_manifest
 from sidkit.core.clock import iso
+from sidkit.core.code_stats import codes_service
 from sidkit.core.config import content_hash
 from sidkit.core.errors import ServingError, SettingsChangedError, TimeError
 from sidkit.core.id_lists import unknown_items
@@ -94,7 +96,10 @@ class Scorer:
         config = self._ranker.config
         self._features = OnlineFeatures(self._store, self.record.service, codebook, config.schema, config.vectors)
         self._tables = repo.tables
-        self._materialized_until_us = materialized_until(self._store, self.record.service)
+        self._services = [self.record.service]
+        if config.schema.reads_code_stats:
+            self._services.append(codes_service(codebook_of(self.record.service)))
+        self._materialized_until_us = materialized_until(self._store, self._services)
 
     @property
     def target(self) -> Target:
@@ -103,7 +108,7 @@ class Scorer:
 
     @cached_property
     def _newest_us(self) -> int:
-        return newest_row_us(self._store, self.record.service, self._tables)
+        return newest_row_us(self._store, self._services, self._tables)
 
     def score(
         self, user_id: str, item_ids: Sequence[str], at_us: int, *, context: Context | None = None

@@ -16,7 +16,7 @@ from sidkit.contract.attribute_values import SQL_TYPES, Shape, accepts, shape_of
 from sidkit.core.code_stats import user_code_stats_view
 from sidkit.core.engine import literal, quoted
 from sidkit.core.errors import ConfigError
-from sidkit.core.feature_settings import ITEM_ATTRIBUTES, USER_ATTRIBUTES, AttributeKind
+from sidkit.core.feature_settings import ITEM_ATTRIBUTES, ITEM_ID, USER_ATTRIBUTES, AttributeKind
 from sidkit.tables.affinity import affinity_tables
 from sidkit.tables.ingest import Log
 
@@ -67,7 +67,7 @@ def changes_of(was: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]
         lists = [attribute in settings.get("affinity", ()) for settings in (was, now)]
         if lists[0] != lists[1]:
             changed[name] = f"features.affinity: {'added' if lists[1] else 'removed'} {attribute}"
-        elif of_items:  # its values come from that table
+        elif of_items and attribute != ITEM_ID:  # its values come from that table
             changed[name] = of_items
     return changed
 

@@ -20,7 +20,7 @@ from sidkit.core.clock import check_as_of, iso, present_us
 from sidkit.core.config import content_hash
 from sidkit.core.engine import connection, literal, quoted, set_variables, working_on
 from sidkit.core.errors import ArtifactCorruptError, ArtifactMissingError, SettingsChangedError, TimeError
-from sidkit.core.feature_settings import ITEM_ATTRIBUTES, FeatureSettings
+from sidkit.core.feature_settings import ITEM_ATTRIBUTES, ITEM_ID, FeatureSettings
 from sidkit.core.integrity import checked, hashes_of, read_sealed, read_verified, replaced, write_sealed
 from sidkit.core.repo import Repo
 from sidkit.tables.affinity import EVENTS, NEW_EVENTS, affinity_tables, has_late_rows, read_valued_events, rows_query
@@ -235,7 +235,7 @@ def _build(
             old = f"read_parquet({literal(repo.tables / f'{name}.parquet')})" if known else None
             with working_on(f"building the table {name}"):
                 if name in affinity:
-                    kind = defined[ITEM_ATTRIBUTES][affinity[name]]
+                    kind = defined.get(ITEM_ATTRIBUTES, {}).get(affinity[name], "category")
                     read_valued_events(opened, affinity[name], kind, repo.tables / f"{ITEM_ATTRIBUTES}.parquet")
                 if name.endswith("_stats"):
                     events = (EVENTS, NEW_EVENTS) if name in affinity else ("events", "new_events")
@@ -258,7 +258,8 @@ def _build(
                 )
                 opened.execute(f"CREATE OR REPLACE TEMP TABLE written AS {merged}")
                 if name == ITEM_ATTRIBUTES and affinity and known and has_late_rows(opened, known):
-                    changed |= dict.fromkeys(affinity, "item_attributes got versions of earlier times")
+                    of_values = [view for view, attribute in affinity.items() if attribute != ITEM_ID]
+                    changed |= dict.fromkeys(of_values, "item_attributes got versions of earlier times")
                 _withdraw(opened, repo.tables, name, log, known, now_us)
                 rows[name], new[name] = _write(opened, name, repo.tables / f"{name}.parquet", known)
     noted["shapes"] = {name: table.shapes for name, table in attributes.items()}
