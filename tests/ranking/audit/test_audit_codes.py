@@ -6,7 +6,6 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import duckdb
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from helpers.builders import DAY, START, complete, fresh_repo, moments, set_world, write_tables
+from helpers.hand_codes import HandMade
 from oracle.logs import LAST, random_world
 from ranking.audit.compare_cells import audit_rows
 from ranking.audit.frames import AuditedRows
@@ -30,22 +30,6 @@ HOUR, SECOND = 3_600_000_000, 1_000_000
 DELAY = 60 * SECOND
 Version = tuple[str, int, tuple[int, ...] | None]
 """Item, time from which serving reads its codes, codes."""
-
-
-class HandMade:
-    """A codebook whose table of codes is written by a test."""
-
-    name = "hand"
-
-    def __init__(self, modalities: tuple[str, ...]) -> None:
-        self.encoder = SimpleNamespace(modalities_=modalities)
-
-    def assign(self, items: Any) -> Any:
-        none = np.zeros((len(items), 1), np.int32)
-        return SimpleNamespace(codes=none, residual_norm=none[:, 0], encodable=np.zeros(len(items), bool))
-
-    def vectors(self, items: Any) -> Any:
-        return np.zeros((len(items), 1), np.float32)
 
 
 def write_codes(repo: Repo, versions: list[Version], **stats: Any) -> None:
