@@ -73,6 +73,14 @@ def test_a_frame_with_counts_of_prefixes_agrees_in_every_column(repo: Repo, tmp_
     assert len(counts) == 16 and result.cells >= ROWS * (28 + len(counts))
 
 
+def test_the_audit_of_the_feature_service_covers_counts_of_prefixes(repo: Repo) -> None:
+    sound = run_audit(repo, rows=ROWS, seed=0).rows
+    assert sound.difference is None and sound.cells == ROWS * (28 + 2 + 16) and not sound.not_audited
+    path = table_of(repo, of_users=True)
+    change(path, "exposures_30d", pc.add(pq.read_table(path)["exposures_30d"], 1))
+    assert run_audit(repo, rows=ROWS, seed=0).rows.difference.feature == "user_code_stats_d1__exposures_30d"
+
+
 def test_one_click_more_in_a_table_is_named(repo: Repo, tmp_path: Path) -> None:
     path = table_of(repo)
     clicks = pq.read_table(path)["clicks_all"]
