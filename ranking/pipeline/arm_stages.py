@@ -193,7 +193,6 @@ class ArmStages:
         """Measure the permutation importance of the serving ranker's features on validation rows."""
 
         def work() -> StageResult:
-            validation = self._context.validation
-            return measure(self.folder, self.repo.rankers, serving.ranker or "", serving.arm or "", validation)
+            return measure(self.folder, self.repo.rankers, serving.ranker or "", serving.arm or "", self._context)
 
         self.stages.run("importance", [serving.ranker], work)

@@ -84,4 +84,4 @@ def _role(preset: Preset, arm: str, by_prefix: Collection[str]) -> str:
 
 def _inputs(preset: Preset, arm: str) -> tuple[object, ...]:
     spec = preset.arms[arm]
-    return (*spec.representations, spec.model_spec(preset.ranker.model))
+    return (spec.kind, spec.vectors, *spec.representations, spec.model_spec(preset.ranker.model))

@@ -93,11 +93,11 @@ class Scorer:
         codebook = _codebook(repo, catalog, self.record, self._ranker)
         self._store = open_store(repo)
         _refuse_other_features(self._store, self._ranker)
-        schema = self._ranker.config.schema
-        self._features = OnlineFeatures(self._store, self.record.service, codebook, schema)
+        config = self._ranker.config
+        self._features = OnlineFeatures(self._store, self.record.service, codebook, config.schema, config.vectors)
         self._tables = repo.tables
         self._services = [self.record.service]
-        if schema.reads_code_stats:
+        if config.schema.reads_code_stats:
             self._services.append(codes_service(codebook_of(self.record.service)))
         self._materialized_until_us = materialized_until(self._store, self._services)
 

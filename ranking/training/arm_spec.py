@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from ranking.data.code_schema import is_code_pattern
+from ranking.data.decoded import CONTENT_VECTORS, DECODED_VECTORS, VectorsOf
 from ranking.data.schema import FeatureSchema, only_removes
 from ranking.models.representations import (
     REPRESENTATION_NAMES,
@@ -55,6 +56,9 @@ class ArmSpec(Section):
     """Patterns of the features besides the built-in ones that this arm reads, such as ``["item_attributes__*"]``; unset:
     those of ``ranker.features``. A pattern that starts with ``!`` removes features (``["!*code_*"]``: no statistics of
     codes), without others from those of ``ranker.features``. An empty list reads none."""
+    vectors: VectorsOf = CONTENT_VECTORS
+    """Where the arm's item vectors come from: ``content``, the encoder's vectors, or ``decoded``, what the codes stand for in
+    the encoder's space. An arm with decoded vectors is served from codes and the codebook, without content vectors."""
     shuffle_codes: bool = False
     """Permute the codes among items: same marginals and number of parameters, but no semantics."""
     random_codes: bool = False
@@ -87,10 +91,13 @@ class ArmSpec(Section):
                 check_representations(self.representations, "target_attention")
             except ConfigError as error:
                 raise ValueError(str(error)) from error
-        elif self.model.model_fields_set or self.is_control:
+        elif self.model.model_fields_set or (self.is_control and not self.is_decoded):
             raise ValueError(
                 f"a {self.kind} arm has neither a model nor codes; remove model, shuffle_codes and random_codes"
+                + (', or read codes by vectors = "decoded"' if self.kind == "gbdt" else "")
             )
+        if self.kind == "blend" and self.is_decoded:
+            raise ValueError("a blend reads no item vectors; remove vectors, or set it for the arms that it blends")
         if self.shuffle_codes and self.random_codes:
             raise ValueError(
                 "expected at most one of shuffle_codes and random_codes, got both; define one arm for each"
@@ -106,7 +113,8 @@ class ArmSpec(Section):
     def _dump_fields_of_kind(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Fields of other kinds stay out of dumps, so that results of earlier versions remain valid.
         written = {name: value for name, value in dump(self).items() if _FIELDS_OF.get(name, self.kind) == self.kind}
-        return {name: value for name, value in written.items() if name != "features" or value is not None}
+        default = {"features": None, "vectors": CONTENT_VECTORS}
+        return {name: value for name, value in written.items() if name not in default or value != default[name]}
 
     def model_spec(self, shared: ModelSpec) -> ModelSpec:
         """Merge ``shared`` (``ranker.model``) with the arm's overrides.
@@ -140,11 +148,16 @@ class ArmSpec(Section):
         """True for shuffled or random codes."""
         return self.shuffle_codes or self.random_codes
 
+    @property
+    def is_decoded(self) -> bool:
+        """Whether the arm's item vectors are decoded from codes."""
+        return self.vectors == DECODED_VECTORS
+
     def uses_codes(self, shared: ModelSpec) -> bool:
-        """Whether the arm reads codes: by a representation, by matching them against the history, or by naming statistics of
-        code prefixes in ``features``. An arm that reads those by default does without them where there are none.
+        """Whether the arm reads codes: by a representation, decoded, by matching them against the history, or by naming
+        statistics of code prefixes in ``features``. An arm that reads those by default does without them where there are none.
         """
-        if any(map(is_code_pattern, self.features or ())):
+        if self.is_decoded or any(map(is_code_pattern, self.features or ())):
             return True
         return self.kind == "neural" and (
             any(map(reads_codes, self.representations)) or self.model_spec(shared).sid_match != "none"
