@@ -39,7 +39,7 @@ def questions(
     """Return what to say about codes: one question per baseline.
 
     The arm is the one with codes that has the best mean validation AUC; against a control it is the arm with the control's
-    representations, so that both differ in the codes alone.
+    inputs, so that both differ in the codes alone.
 
     Parameters
     ----------
@@ -84,4 +84,8 @@ def _role(preset: Preset, arm: str, by_prefix: Collection[str]) -> str:
 
 def _inputs(preset: Preset, arm: str) -> tuple[object, ...]:
     spec = preset.arms[arm]
-    return (spec.kind, spec.vectors, *spec.representations, spec.model_spec(preset.ranker.model))
+    return (
+        *(spec.kind, spec.vectors, spec.features, spec.boosting),
+        *spec.representations,
+        spec.model_spec(preset.ranker.model),
+    )

@@ -18,6 +18,7 @@ from ranking.data.targets import check_target, target_inputs
 from ranking.pipeline.arm_stages import ArmStages, TrainedArms
 from ranking.pipeline.codebook_window import given_codebook, window_of
 from ranking.pipeline.conclusions import ServingChoice
+from ranking.pipeline.controls import ControlStages
 from ranking.pipeline.prepare import (
     Prepared,
     end_of_log,
@@ -193,7 +194,12 @@ class Job:
         if window.sentence is not None:
             self.progress.remark(window.sentence)
         self.progress.remark(rows_summary(parts))
-        trained = ArmStages(repo, self.stages, self.folder, self.preset, options.seeds, codebook, split, self.progress)
+        controls = ControlStages(repo, self.stages, codebook, split, self.folder / "frame", frame).run(
+            self.preset.arms.values(), self.preset.ranker, context_inputs
+        )
+        trained = ArmStages(
+            repo, self.stages, self.folder, self.preset, options.seeds, codebook, split, self.progress, controls
+        )
         arms = trained.run([context_inputs, frame.facts])
         dataset = named_dataset(options.data)
         self.stages.run("materialize", [codebook, tables.facts], lambda: self._materialize(as_of_us))

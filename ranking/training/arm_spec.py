@@ -14,7 +14,8 @@ from pydantic import (
     model_validator,
 )
 
-from ranking.data.code_schema import is_code_pattern
+from ranking.data.code_schema import is_code_pattern, may_read_code_stats
+from ranking.data.control_codes import ControlKind
 from ranking.data.decoded import CONTENT_VECTORS, DECODED_VECTORS, VectorsOf
 from ranking.data.schema import FeatureSchema, only_removes
 from ranking.models.representations import (
@@ -60,9 +61,11 @@ class ArmSpec(Section):
     """Where the arm's item vectors come from: ``content``, the encoder's vectors, or ``decoded``, what the codes stand for in
     the encoder's space. An arm with decoded vectors is served from codes and the codebook, without content vectors."""
     shuffle_codes: bool = False
-    """Permute the codes among items: same marginals and number of parameters, but no semantics."""
+    """Permute the codes among items: same marginals and number of parameters, but no semantics. Decoded vectors and statistics
+    of codes are those of the permuted codes."""
     random_codes: bool = False
-    """Replace the codes by a hash of the item id: same table sizes, uniform codes, no semantics."""
+    """Replace the codes by a hash of the item id: same table sizes, uniform codes, no semantics; else like
+    ``shuffle_codes``."""
 
     @field_validator("representations")
     @classmethod
@@ -91,10 +94,12 @@ class ArmSpec(Section):
                 check_representations(self.representations, "target_attention")
             except ConfigError as error:
                 raise ValueError(str(error)) from error
-        elif self.model.model_fields_set or (self.is_control and not self.is_decoded):
+        elif self.model.model_fields_set:
+            raise ValueError(f"a {self.kind} arm has no model; remove model")
+        elif self.is_control and not (self.kind == "gbdt" and (self.is_decoded or may_read_code_stats(self.features))):
             raise ValueError(
-                f"a {self.kind} arm has neither a model nor codes; remove model, shuffle_codes and random_codes"
-                + (', or read codes by vectors = "decoded"' if self.kind == "gbdt" else "")
+                f"this {self.kind} arm reads no codes; remove shuffle_codes and random_codes"
+                + (', or let features select statistics of codes ("code_*")' if self.kind == "gbdt" else "")
             )
         if self.kind == "blend" and self.is_decoded:
             raise ValueError("a blend reads no item vectors; remove vectors, or set it for the arms that it blends")
@@ -153,11 +158,27 @@ class ArmSpec(Section):
         """Whether the arm's item vectors are decoded from codes."""
         return self.vectors == DECODED_VECTORS
 
-    def uses_codes(self, shared: ModelSpec) -> bool:
-        """Whether the arm reads codes: by a representation, decoded, by matching them against the history, or by naming
-        statistics of code prefixes in ``features``. An arm that reads those by default does without them where there are none.
+    @property
+    def control(self) -> ControlKind | None:
+        """How the codes of a control are made; None for other arms."""
+        if not self.is_control:
+            return None
+        return "shuffled" if self.shuffle_codes else "random"
+
+    def counted_control(self, shared: tuple[str, ...] | None) -> ControlKind | None:
+        """How the codes are made by which the features of a control are counted; None for other arms, and for a control that
+        reads no statistics of codes. ``shared`` are the patterns of ``ranker.features``.
         """
-        if self.is_decoded or any(map(is_code_pattern, self.features or ())):
+        inherits = self.features is None or only_removes(self.features)
+        reads = may_read_code_stats(self.features) and (not inherits or may_read_code_stats(shared))
+        return self.control if reads else None
+
+    def uses_codes(self, shared: ModelSpec) -> bool:
+        """Whether the arm reads codes: by a representation, decoded, by matching them against the history, as a control, or by
+        naming statistics of code prefixes in ``features``. An arm that reads those by default does without them where there
+        are none.
+        """
+        if self.is_control or self.is_decoded or any(map(is_code_pattern, self.features or ())):
             return True
         return self.kind == "neural" and (
             any(map(reads_codes, self.representations)) or self.model_spec(shared).sid_match != "none"

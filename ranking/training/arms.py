@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +13,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ranking.data.control_codes import random_codes, shuffled_codes
+from ranking.data.control_codes import ControlKind
 from ranking.data.dataset import Dataset
 from ranking.data.decoded import decoded_items
 from ranking.data.disk_dataset import DiskDataset
 from ranking.data.numeric_features import Scaling, feature_names
 from ranking.evaluation.importance import Importance
 from ranking.training.arm_spec import ArmSpec, RankerSpec
+from ranking.training.control_data import control_data, with_items
 from ranking.training.liveness import PartLiveness, TableChange
 from ranking.training.serving_spec import ServingSpec
 from semantic_ids.decoding import decoded_vectors
@@ -128,6 +129,8 @@ class TrainingContext:
     """Also measure what the parts of the model contribute, on validation rows."""
     importance: bool = False
     """Also measure the permutation importance of the features for gbdt arms, on validation rows."""
+    controls: Mapping[ControlKind, Path] = field(default_factory=dict)
+    """Control parts of the frame (:mod:`ranking.data.control_part`), for controls that read statistics of codes."""
 
     def narrowed(self, arm: ArmSpec) -> TrainingContext:
         """The same data with the features that an arm reads, and what serving needs for it.
@@ -152,24 +155,12 @@ class TrainingContext:
         Raises
         ------
         ConfigError
-            When the arm, or the preset, names a feature that the data lack.
+            When the arm, or the preset, names a feature that the data lack, or a control lacks what it reads.
         FitError
             When item vectors are to be decoded, and the codebook's quantizer cannot decode.
         """
-        context = self.narrowed(arm)
-        if not (arm.is_control or arm.is_decoded):
-            return context
-        items = context.train.items
-        if arm.is_control:
-            items = shuffled_codes(items, seed) if arm.shuffle_codes else random_codes(items, self.serving.sizes, seed)
-        if arm.is_decoded:
-            items = decoded_items(items, self.decode)
-        return dataclasses.replace(
-            context,
-            train=dataclasses.replace(context.train, items=items),
-            validation=dataclasses.replace(context.validation, items=items),
-            test=dataclasses.replace(context.test, items=items),
-        )
+        context = (control_data(self, arm, seed) if arm.is_control else self).narrowed(arm)
+        return with_items(context, decoded_items(context.train.items, self.decode)) if arm.is_decoded else context
 
     def decode(self, codes: Codes) -> Floats:
         """Decode codes ``int32 [items, levels]`` into the encoder's space, ``float32 [items, dim]``; see

@@ -107,9 +107,7 @@ def count_codes(repo: Repo, counts: CodeCounts, build: Mapping[str, Any]) -> dic
     if all(before and all(before[key] == value for key, value in now.items()) for before in befores.values()):
         return {}
     with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
-        _set_variables(opened, repo, int(build["as_of_us"]))
-        start, depths = literal(f"{counts.codebook}/"), list(counts.depths)
-        opened.execute(_CODES_SQL.format(table=literal(codes), start=start, depths=depths))
+        _read_codes(opened, repo, counts, codes, int(build["as_of_us"]))
         new = {}
         for name, before in befores.items():
             with working_on(f"building the table {name}"):
@@ -118,6 +116,39 @@ def count_codes(repo: Repo, counts: CodeCounts, build: Mapping[str, Any]) -> dic
             path = repo.tables / f"{name}.parquet"
             update_sealed(path.with_suffix(".json"), {**wanted, **now, "files": hashes_of(repo.tables, [path.name])})
     return new
+
+
+def count_other_codes(repo: Repo, counts: CodeCounts, codes: Path, folder: Path, as_of_us: int) -> tuple[Path, Path]:
+    """Count both tables of a codebook from other codes than its own, such as shuffled ones.
+
+    Nothing of the repository changes.
+
+    Parameters
+    ----------
+    repo : Repo
+        Its log is counted.
+    counts : CodeCounts
+        The codebook, depths and cadences.
+    codes : Path
+        A table like ``item_sid_<codebook>``.
+    folder : Path
+        Where the tables are written; it has none yet.
+    as_of_us : int
+        No row of the tables lies beyond it, microseconds UTC.
+
+    Returns
+    -------
+    tuple
+        Paths of the counts per prefix, and of those per user and prefix.
+    """
+    log = read_log(repo)
+    with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
+        _read_codes(opened, repo, counts, codes, as_of_us)
+        for name in counts.tables:
+            with working_on(f"building the table {name} of other codes"):
+                _Table(repo, name, counts, None, log, folder).update(opened)
+    of_prefixes, of_users = (folder / f"{name}.parquet" for name in counts.tables)
+    return of_prefixes, of_users
 
 
 def follow_tables(repo: Repo, build: Mapping[str, Any]) -> tuple[dict[str, int], tuple[str, ...]]:
@@ -150,6 +181,13 @@ def counted_codebooks(repo: Repo) -> Iterator[tuple[str, CodeCounts]]:
             continue
         if (repo.tables / f"item_sid_{counts.codebook}.parquet").is_file():
             yield counts.codebook, counts
+
+
+def _read_codes(opened: duckdb.DuckDBPyConnection, repo: Repo, counts: CodeCounts, codes: Path, as_of_us: int) -> None:
+    """Set the variables of the counts, and create the tables of codes and prefixes."""
+    _set_variables(opened, repo, as_of_us)
+    start, depths = literal(f"{counts.codebook}/"), list(counts.depths)
+    opened.execute(_CODES_SQL.format(table=literal(codes), start=start, depths=depths))
 
 
 def _set_variables(opened: duckdb.DuckDBPyConnection, repo: Repo, as_of_us: int) -> None:
@@ -193,13 +231,21 @@ def _before(
 class _Table:
     """One of both tables during an update."""
 
-    def __init__(self, repo: Repo, name: str, counts: CodeCounts, before: dict[str, Any] | None, log: Log) -> None:
+    def __init__(
+        self,
+        repo: Repo,
+        name: str,
+        counts: CodeCounts,
+        before: dict[str, Any] | None,
+        log: Log,
+        folder: Path | None = None,
+    ) -> None:
         self._repo, self._name, self._before, self._log = repo, name, before, log
         self._keys = key_columns(name)
         self._of_users = len(self._keys) > 1
         seconds = counts.user_cadence_seconds if self._of_users else counts.cadence_seconds
         self._cadence_us = seconds * _MICROS
-        self._path = repo.tables / f"{name}.parquet"
+        self._path = (folder or repo.tables) / f"{name}.parquet"
 
     def update(self, opened: duckdb.DuckDBPyConnection) -> int:
         """Write the table if it changes; returns the number of new rows."""

@@ -29,6 +29,7 @@ from ranking.experiments.comparison.results import (
 from ranking.experiments.comparison.time_origins import TimeOrigin, time_origins
 from ranking.experiments.comparison.trials import Frame, Plan, Trial, TrialDetails, context_of, work_through
 from ranking.pipeline.codebook_window import window_of
+from ranking.pipeline.controls import ControlStages, control_inputs
 from ranking.pipeline.prepare import Prepared, end_of_log
 from ranking.pipeline.results import StageTime
 from ranking.training.arm_spec import RankerSpec, losses_of, members_first, without_loss
@@ -163,7 +164,7 @@ class Comparison:
             keys = {}
             for arm, spec in options.arms.items():
                 stem, codebook = codebook_stem(preset_name(spec.codebook)), spec.codebook_spec()
-                keys[arm] = key = f"{stem}_{content_hash(codebook.model_dump(mode='json'))[:6]}-o{origin.number}"
+                keys[arm] = key = f"{_codebook_key(spec)}-o{origin.number}"
                 if key not in frames:
                     split, name = origin.split, self._codebook(stem, codebook, origin, before, inputs, key)
                     split, window = window_of(self.repo, name, split, before)
@@ -171,7 +172,7 @@ class Comparison:
                     frame_inputs = [inputs, name, asdict(caps), *_start_of(split)]
                     frame = prepared.frame(f"frame:{key}", frame_inputs, name, visible, split, frame_caps, folder)
                     self._note_rows(origin, window, frame.facts["parts"], labelled if sample is not None else None)
-                    frames[key] = Frame(folder, name, split)
+                    frames[key] = self._with_controls(Frame(folder, name, split), frame, frame_inputs, key)
             budget = None
             if options.equal_budgets and CODES_AS_FEATURES in keys:
                 base = frames[keys[CODES_AS_FEATURES]]
@@ -182,6 +183,7 @@ class Comparison:
                 trial = Trial(arm, 0, origin.number, keys[arm], "", budget if spec.kind == "neural" else None)
                 frame_of = frames[keys[arm]]
                 trial_inputs = [inputs, asdict(caps), frame_of.codebook, *_start_of(frame_of.split)]
+                trial_inputs += control_inputs(frame_of.controls, spec, options.spec)
                 trials += self._seeds_of(trial, spec, trial_inputs, trials)
                 for loss in losses_of(spec, options.spec.model) if origin.number == 0 else ():
                     without = replace(trial, without=loss)
@@ -199,6 +201,12 @@ class Comparison:
             after = origin.split.training_from(fit_end_us)
             check_training_rows(len(after.parts(at_us)["train"]), after)
         return self.prepared.codebook(stem, spec, fit_end_us, inputs, f":{key}")
+
+    def _with_controls(self, frame: Frame, made: StageResult, inputs: Any, key: str) -> Frame:
+        """Make the control parts of a frame that any arm with its codebook reads."""
+        arms = [spec for spec in self.options.arms.values() if key.startswith(f"{_codebook_key(spec)}-o")]
+        stages = ControlStages(self.repo, self.stages, frame.codebook, frame.split, frame.folder, made)
+        return replace(frame, controls=stages.run(arms, self.options.spec, inputs, f":{key}"))
 
     def _note_rows(
         self, origin: TimeOrigin, window: CodebookWindow, parts: PartRows, sampled: Mapping[str, Any] | None
@@ -319,6 +327,12 @@ def _time_of(trial: Trial, plan: Plan) -> TrialTime:
 def _start_of(split: TimeSplit) -> list[int]:
     """The start of the training rows, as an input of stages; none if they start with the log, as for earlier versions."""
     return [] if split.train_start_us is None else [split.train_start_us]
+
+
+def _codebook_key(spec: ComparedArm) -> str:
+    """A name that arms with the same codebook share."""
+    settings = spec.codebook_spec().model_dump(mode="json")
+    return f"{codebook_stem(preset_name(spec.codebook))}_{content_hash(settings)[:6]}"
 
 
 def _trained_by(spec: RankerSpec) -> Any:
