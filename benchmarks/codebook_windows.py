@@ -151,7 +151,8 @@ def with_rows(base: TrainingContext, data: Dataset, split: TimeSplit, **serving:
     """The context of other rows; ``serving`` changes the serving spec."""
     parts = {name: data.take(rows) for name, rows in split.parts(data.rows.at_us).items()}
     spec = dataclasses.replace(base.serving, **serving)
-    return dataclasses.replace(base, **parts, rate=parts["train"].click_rate, serving=spec)
+    train, validation, test = (parts[name] for name in ("train", "validation", "test"))
+    return dataclasses.replace(base, train=train, validation=validation, test=test, rate=train.click_rate, serving=spec)
 
 
 def variants(sources: Sources, preset_name: str) -> dict[str, TrainingContext]:

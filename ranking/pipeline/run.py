@@ -155,6 +155,10 @@ class Job:
         as_of_us = options.as_of_us or end_of_log(repo)
         moments = log_moments(repo, options.as_of_us)
         split = TimeSplit.of(moments, repo.settings.split)
+        planned = self._planned(split, moments)
+        caps = options.preset.ranker.training.caps
+        sample = caps.sample_of(repo, planned)
+        rows = prepared.rows(log, sample, until_us=options.as_of_us, target=self.target)
         tables = prepared.tables(log, as_of_us)
         # Codebooks do not depend on attributes.
         codebook_inputs = [log, {name: tables.facts[name] for name in ("as_of_us", "rows")}, split.inputs()]
@@ -162,10 +166,9 @@ class Job:
         self._note(fallback_of(self.repo, codebook))
         self._hit_rate(codebook, codebook_inputs)
         split, window = window_of(repo, codebook, split, moments)
-        # Which rows are needed depends on whether the codebook learned from clicks.
-        caps = options.preset.ranker.training.caps
-        sample = caps.sample_of(repo, split)
-        rows = prepared.rows(log, sample, until_us=options.as_of_us, target=self.target)
+        if sample is not None and split != planned:  # the codebook fell back to content, which leaves all rows
+            sample = caps.sample_of(repo, split)
+            rows = prepared.rows(log, sample, "_all", options.as_of_us, self.target)
         labelled, rows_file = rows.facts, rows.files[0]
         context_inputs = [
             log,
@@ -233,12 +236,21 @@ class Job:
         write_report(result)
         return result
 
+    def _planned(self, split: TimeSplit, moments: Ints) -> TimeSplit:
+        """The split for rankers, unless the codebook falls back to content."""
+        given = self.options.codebook
+        if given is not None:
+            record = given_codebook(self.repo, self.options.preset_name, self.preset, given, split, moments)
+            return window_of(self.repo, record.name, split, moments)[0]
+        if not self.preset.codebook.needs_pairs:
+            return split
+        return split.training_from(split.fit_end_us(learns_from_clicks=True))
+
     def _codebook(self, split: TimeSplit, inputs: Any, moments: Ints) -> str:
         """Fit and publish the codebook of the preset, or publish the given one; returns its name."""
         given = self.options.codebook
         if given is not None:
-            record = given_codebook(self.repo, self.options.preset_name, self.preset, given, split, moments)
-            return self.prepared.given_codebook(record, inputs)
+            return self.prepared.given_codebook(Catalog.open(self.repo).codebook(given), inputs)
         learns = self.preset.codebook.needs_pairs
         fit_end_us = split.fit_end_us(learns_from_clicks=learns)
         self.preset = self._usable_preset(fit_end_us)

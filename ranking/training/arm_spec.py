@@ -98,7 +98,7 @@ class ArmSpec(Section):
             raise ValueError(f"a {self.kind} arm has no model; remove model")
         elif self.is_control and not (self.kind == "gbdt" and (self.is_decoded or may_read_code_stats(self.features))):
             raise ValueError(
-                f"this {self.kind} arm reads no codes; remove shuffle_codes and random_codes"
+                f"a {self.kind} arm with these settings reads no codes; remove shuffle_codes and random_codes"
                 + (', or let features select statistics of codes ("code_*")' if self.kind == "gbdt" else "")
             )
         if self.kind == "blend" and self.is_decoded:

@@ -20,7 +20,7 @@ from ranking.data.disk_dataset import DiskDataset
 from ranking.data.numeric_features import Scaling, feature_names
 from ranking.evaluation.importance import Importance
 from ranking.training.arm_spec import ArmSpec, RankerSpec
-from ranking.training.control_data import control_data, with_items
+from ranking.training.control_data import SplitData, control_data
 from ranking.training.liveness import PartLiveness, TableChange
 from ranking.training.serving_spec import ServingSpec
 from semantic_ids.decoding import decoded_vectors
@@ -159,8 +159,12 @@ class TrainingContext:
         FitError
             When item vectors are to be decoded, and the codebook's quantizer cannot decode.
         """
-        context = (control_data(self, arm, seed) if arm.is_control else self).narrowed(arm)
-        return with_items(context, decoded_items(context.train.items, self.decode)) if arm.is_decoded else context
+        data = SplitData(self.train, self.validation, self.test)
+        if arm.is_control:
+            data = control_data(data, arm, self.spec.features, seed, self.serving, self.controls)
+        if arm.is_decoded:
+            data = data.with_items(decoded_items(data.train.items, self.decode))
+        return dataclasses.replace(self, **data._asdict()).narrowed(arm)
 
     def decode(self, codes: Codes) -> Floats:
         """Decode codes ``int32 [items, levels]`` into the encoder's space, ``float32 [items, dim]``; see

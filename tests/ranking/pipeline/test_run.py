@@ -25,9 +25,9 @@ from sidkit.core.stages import Stages
 PROOF = bool(os.environ.get("SIDKIT_PROOF"))
 """Kill at every stage; without it at every second one."""
 STAGES = [
-    "synthetic", "ingest", "tables", "codebook", "publish", "hit_rate", "rows", "frame", "train:id:s0", "train:content:s0",
-    "train:id_codes:s0", "train:shuffled_codes:s0", "train:gbdt:s0", "train:blend:s0", "evaluate", "materialize",
-    "importance",
+    "synthetic", "ingest", "rows", "tables", "codebook", "publish", "hit_rate", "frame", "control:shuffled",
+    "train:id:s0", "train:content:s0", "train:id_codes:s0", "train:shuffled_codes:s0", "train:gbdt:s0", "train:blend:s0",
+    "evaluate", "materialize", "importance",
 ]  # fmt: skip
 
 

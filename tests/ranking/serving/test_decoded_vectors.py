@@ -23,7 +23,7 @@ from ranking.training.ranker import Ranker
 from semantic_ids.catalog import Catalog
 from semantic_ids.codebook import Codebook
 from sidkit.core.artifact import read_manifest
-from sidkit.core.errors import EvaluationError
+from sidkit.core.errors import EvaluationError, OnlineStoreError, ServingError
 from sidkit.core.repo import Repo
 from sidkit.stores.feast_repo import materialize, open_store
 
@@ -158,3 +158,28 @@ def test_a_ranker_refuses_rows_with_other_vectors(repo: Repo, finished: Finished
     content = offline(repo, rows, "content")
     with pytest.raises(EvaluationError, match='expected a dataset with vectors="decoded".*got "content"'):
         Ranker.load(repo.rankers / NAME).score(content)
+
+
+def test_content_vectors_can_stay_out_of_the_online_store(repo: Repo, finished: FinishedJob, tmp_path: Path) -> None:
+    as_of = finished.result.as_of_us
+    user, items, _ = rows_of(repo, as_of)
+    before = Scorer(repo, NAME).score(user, items, as_of)
+    small = copy_of(repo, tmp_path / "small")
+    online = small.path / "data" / "online.sqlite"
+    size = online.stat().st_size
+    yaml = small.path / "feature_store.yaml"
+    listed = "online_store:\n  offline_only: [item_content:text, item_content:image]\n"
+    yaml.write_text(yaml.read_text().replace("online_store:\n", listed))
+    for path in online.parent.glob("online*"):
+        path.unlink()
+    materialize(small, as_of)
+    assert online.stat().st_size < size
+    np.testing.assert_array_equal(Scorer(small, NAME).score(user, items, as_of), before)
+    other = next(each.name for each in Catalog.open(small).rankers() if each.name != NAME)
+    with pytest.raises(ServingError, match="expected item_content__text, item_content__image in the online store"):
+        Scorer(small, other)
+    yaml.write_text(yaml.read_text().replace("item_content:image", "item_content:imgae"))
+    with pytest.raises(
+        OnlineStoreError, match=r"expected online_store.offline_only with features of item_content .*imgae"
+    ):
+        materialize(small, as_of)

@@ -174,8 +174,9 @@ def test_default_vectors_stay_out_of_dumps_and_decoded_ones_read_codes() -> None
     assert DECODED.can_serve
     with pytest.raises(ValidationError, match="a blend reads no item vectors"):
         ArmSpec(kind="blend", of=("one", "two"), vectors="decoded")
-    with pytest.raises(ValidationError, match='or read codes by vectors = "decoded"'):
-        ArmSpec(kind="gbdt", shuffle_codes=True)
+    with pytest.raises(ValidationError, match="reads no codes"):
+        ArmSpec(kind="gbdt", shuffle_codes=True, features=("!*code_*",))
+    assert ArmSpec(kind="gbdt", shuffle_codes=True, features=("!*code_*",), vectors="decoded").is_control
 
 
 def test_batches_have_the_decoded_vectors() -> None:
