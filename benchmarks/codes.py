@@ -54,12 +54,13 @@ TRAIN, VALIDATION = 0.7667, 0.1
 """Shares of a time origin; three test windows of the rest are the last 40 % of the log."""
 SLICES = ("all", "cold", "prior 0", "warm")
 ARMS = (
-    "content", "content_codes", "content_codes_shuffled", "gbdt", "gbdt_codes", "gbdt_codes_shuffled",
+    "id", "content", "content_codes", "content_codes_shuffled", "gbdt", "gbdt_codes", "gbdt_codes_shuffled",
     "blend_content", "blend_codes", "blend_codes_shuffled",
 )  # fmt: skip
 PAIRS = (
     *((arm, base) for arm in ("content_codes", "gbdt_codes", "blend_codes") for base in ("content", "gbdt", f"{arm}_shuffled")),
     ("blend_codes", "blend_content"),
+    *((arm, "id") for arm in ("content", "content_codes", "gbdt_codes", "blend_codes")),
 )  # fmt: skip
 """Arm and the arm that it is compared with."""
 BOOSTING: tuple[dict[str, Any], ...] = (
@@ -253,6 +254,8 @@ def main() -> None:
         if options.tune:
             write_json(TUNED, {**(read_json(TUNED) if TUNED.exists() else {}), name: tuned(data, options)})
         repo, plan, origins = planned(data, options)
+        if not options.open:
+            plan = replace(plan, trials=tuple(trial for trial in plan.trials if trial.origin == ORIGINS - 1))
         work_through(plan, LineProgress(Console()))
         result = compared(repo, plan, origins, opened=options.open)
         result |= {"seeds": options.seeds, "cpu_seconds": round(time.process_time() - began)}
