@@ -9,7 +9,7 @@ REAL := ml_latest_small uci_online_retail xwines_slim
 # Data sets whose validation rows are used for tuning.
 SEARCHED = synthetic:strong $(REAL:%=$(SIDKIT_DATA)/%)
 
-.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz coverage attributes codebook-windows bytes-per-item arms tune-arms tune-presets tune-boosting bench-fuxictr online-load proof bench bench-check audits clean
+.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz coverage attributes codebook-windows bytes-per-item arms tune-arms tune-presets tune-boosting bench-fuxictr online-load proof bench bench-check audits codes clean
 
 $(VENV): $(VENV)/.made
 
@@ -118,6 +118,11 @@ tune-boosting: $(VENV)/.made
 codebook-windows: $(VENV)/.made
 	$(BIN)/python benchmarks/codebook_windows.py --work $(WORK)/codebook-windows --data synthetic:strong synthetic:clustered \
 	  $(SIDKIT_DATA)/ml_latest_small $(SIDKIT_DATA)/uci_online_retail
+
+# What statistics of codes add: settings are chosen on validation rows, then `make codes OPEN=--open` compares on test rows.
+codes: $(VENV)/.made
+	$(BIN)/python benchmarks/codes.py --work $(WORK)/codes --tune $(OPEN) --data synthetic:clustered synthetic:strong \
+	  $(REAL:%=$(SIDKIT_DATA)/%)
 
 # What attributes add on real data, whether rankers find what clicks depend on, and what attributes cost.
 attributes: $(VENV)/.made
