@@ -1,4 +1,4 @@
-"""Entities: items and users."""
+"""Entities: items, users and prefixes of codes."""
 
 from feast import Entity, ValueType
 
@@ -10,4 +10,10 @@ item = Entity(
 )
 user = Entity(
     name="user", join_keys=["user_id"], value_type=ValueType.STRING, description="A user who sees and clicks items."
+)
+sid_prefix = Entity(
+    name="sid_prefix",
+    join_keys=["sid_prefix"],
+    value_type=ValueType.STRING,
+    description="All items that share the first codes under a codebook: <codebook>/<code>-<code>-...",
 )

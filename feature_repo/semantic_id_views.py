@@ -1,11 +1,11 @@
-"""One feature view per published codebook, since codes of different codebooks are not comparable.
+"""Feature views per published codebook, since codes of different codebooks are not comparable: codes, and counts per prefix.
 
 Retired codebooks stay defined until `sidkit codebooks purge`: Feast drops the online table of a view missing here.
 """
 
 from pathlib import Path
 
-from entities import item
+from entities import item, sid_prefix, user
 from feast import FeatureView, Field
 from feast.types import Array, Float32, Int64
 from sources import table_source
@@ -30,5 +30,45 @@ semantic_id_views = {
     )
     for codebook in definitions.codebooks
 }
+
+
+def count_view(codebook, name, entities, events, windows, description):
+    return FeatureView(
+        name=f"{name}_{codebook.name}",
+        entities=entities,
+        schema=[Field(name=f"{event}_{window}", dtype=Int64) for window in windows for event in events],
+        source=table_source(f"{name}_{codebook.name}", description),
+        owner=definitions.owner,
+        description=f"{description} In (window end - window, window end], available from window end + the availability delay.",
+        tags={**definitions.tags, **codebook.tags},
+    )
+
+
+# Statistics of codes: counts of the events of all items with a prefix. Their keys come from the codes of an item.
+code_stats_views = {
+    codebook.name: count_view(
+        codebook,
+        "code_stats",
+        [sid_prefix],
+        ("exposures", "clicks", "conversions"),
+        ("1d", "7d", "30d", "all"),
+        "Events of all items with a prefix of codes.",
+    )
+    for codebook in definitions.codebooks
+    if codebook.name in definitions.code_stats
+}
+user_code_stats_views = {
+    codebook.name: count_view(
+        codebook,
+        "user_code_stats",
+        [user, sid_prefix],
+        ("exposures", "clicks"),
+        ("30d", "all"),
+        "Events of a user with all items with a prefix of codes.",
+    )
+    for codebook in definitions.codebooks
+    if codebook.name in definitions.code_stats
+}
 # Feast collects module attributes, not the values of a dict.
-globals().update({view.name: view for view in semantic_id_views.values()})
+views = (semantic_id_views, code_stats_views, user_code_stats_views)
+globals().update({view.name: view for each in views for view in each.values()})

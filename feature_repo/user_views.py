@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from entities import user
+from entities import item, user
 from feast import Entity, FeatureView, Field, ValueType
 from feast.types import Array, Int64, String
 from sources import attribute_fields, table_source, user_history_push, user_stats_source
@@ -51,7 +51,9 @@ if definitions.features.users:
     )
 
 values = {
-    attribute: Entity(
+    attribute: item
+    if attribute == "item_id"
+    else Entity(
         name=f"item_{attribute}",
         join_keys=[attribute],
         value_type=ValueType.STRING,

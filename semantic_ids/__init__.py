@@ -19,6 +19,7 @@ from sidkit.core.lazy import lazy_names
 
 if TYPE_CHECKING:
     from semantic_ids.catalog import Catalog
+    from semantic_ids.code_stats import prefix_keys
     from semantic_ids.codebook import Codebook, load_codebook
     from semantic_ids.encoders import BehaviourEncoder, CollaborativeEncoder, ContentEncoder
     from semantic_ids.item_vectors import ItemVectors
@@ -45,6 +46,7 @@ __all__ = [
     "ResidualKMeans",
     "ResidualOPQ",
     "load_codebook",
+    "prefix_keys",
 ]
 
 if not TYPE_CHECKING:  # a typo stays an error for type checkers
@@ -54,6 +56,7 @@ if not TYPE_CHECKING:  # a typo stays an error for type checkers
             "Catalog": "semantic_ids.catalog",
             "Codebook": "semantic_ids.codebook",
             "load_codebook": "semantic_ids.codebook",
+            "prefix_keys": "semantic_ids.code_stats",
             "BehaviourEncoder": "semantic_ids.encoders",
             "CollaborativeEncoder": "semantic_ids.encoders",
             "ContentEncoder": "semantic_ids.encoders",

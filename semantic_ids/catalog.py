@@ -17,6 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from semantic_ids.catalog_tables import CODEBOOKS, RANKERS, CatalogTables, now_us, with_hash
+from semantic_ids.code_stats import code_stats_of, stats_views
 from semantic_ids.defined_codebooks import names_in, write_names
 from semantic_ids.records import CodebookRecord, Definitions, RankerRecord
 from sidkit.core.config import content_hash, resolved_url
@@ -326,9 +327,12 @@ def read_definitions(repo_path: Path) -> Definitions:
     records = Catalog.open(repo, create=False).codebooks()
     check_before_apply(repo.path, lambda: _views_now(repo))
     settings = repo.settings
+    defined = tuple(record for record in records if record.defined)
+    stats = {record.name: code_stats_of(repo, record.name) for record in defined}
     return Definitions(
         modalities=settings.source.content_vectors,
-        codebooks=tuple(record for record in records if record.defined),
+        codebooks=defined,
+        code_stats={name: chosen for name, chosen in stats.items() if chosen is not None},
         features=settings.features,
         owner=OWNER,
         tags={
@@ -341,9 +345,11 @@ def read_definitions(repo_path: Path) -> Definitions:
 
 def _views_now(repo: Repo) -> ViewsNow:
     records = Catalog.open(repo, create=False).codebooks()
+    defined = [record for record in records if record.defined]
     return ViewsNow(
-        frozenset(record.view_name for record in records if record.defined),
+        frozenset(record.view_name for record in defined),
         frozenset(record.view_name for record in records if not record.defined),
+        frozenset(view for record in defined for view in stats_views(record.name)),
     )
 
 

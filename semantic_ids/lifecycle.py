@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from semantic_ids.catalog import Catalog, table_path
+from semantic_ids.code_stats import counts_of, stats_views
 from semantic_ids.codebook import Codebook, load_committed
 from semantic_ids.collisions import suffix_path
 from semantic_ids.fitting import CodebookSpec, build_models, fit
@@ -28,6 +29,8 @@ from sidkit.core.files import remove
 from sidkit.core.integrity import checked, hashes_of, read_verified, replaced, say_discarded, update_sealed
 from sidkit.core.repo import Repo
 from sidkit.tables import read_build
+from sidkit.tables.code_stats import count_codes
+from sidkit.tables.withdrawn import forget_withdrawn
 
 _SQL = Path(__file__).parent / "item_sid.sql"
 _CHUNK_ROWS = 50_000
@@ -37,12 +40,16 @@ __all__ = ["CodebookSpec", "RefreshReport", "build_models", "fit", "promote", "p
 
 @dataclass(frozen=True)
 class RefreshReport:
-    """Result of assigning codes to one codebook's table: total rows, new rows, and new rows without content."""
+    """Result of assigning codes to one codebook's table: total rows, new rows, and new rows without content.
+
+    ``counted`` has the number of new rows per table of statistics of its codes.
+    """
 
     name: str
     rows: int
     new_rows: int
     without_content: int
+    counted: Mapping[str, int] = field(default_factory=dict)
 
 
 Step = TypeVar("Step", bound=Callable[..., object])
@@ -71,6 +78,7 @@ def publish(repo: Repo, name: str) -> RefreshReport:
         When its files are missing or were changed.
     """
     from sidkit.stores.feast_repo import apply_repo, materialize
+    from sidkit.stores.registered import registered_views
 
     catalog = Catalog.open(repo)
     record = catalog.codebook(name)
@@ -79,7 +87,8 @@ def publish(repo: Repo, name: str) -> RefreshReport:
     report = _assign(repo, record)
     catalog.define(name)
     apply_repo(repo)
-    materialize(repo, read_build(repo)["as_of_us"], [record.view_name])
+    views = registered_views(repo, [record.view_name, *stats_views(name)])
+    materialize(repo, read_build(repo)["as_of_us"], views)
     if record.state == "fitted":
         catalog.set_state(name, "published")
     return report
@@ -100,7 +109,7 @@ def promote(repo: Repo, name: str) -> None:
     record = catalog.codebook(name)
     if record.state not in {"published", "serving"}:
         raise LifeCycleError(name, record.state, "publish it before it is promoted")
-    missing = of_codebook(repo, record.view_name, record.service_name, record.content_hash)
+    missing = of_codebook(repo, record.view_name, record.service_name, record.content_hash, stats_views(name))
     if missing:
         raise LifeCycleError(name, record.state, f"its features cannot be read ({'; '.join(map(str, missing))})")
     catalog.set_state(name, "serving")
@@ -144,8 +153,11 @@ def purge(repo: Repo, name: str) -> None:
         raise LifeCycleError(name, record.state, "only a retired codebook can be purged")
     catalog.set_state(name, "purged")
     apply_repo(repo)
-    drop_online_table(repo, record.view_name)
-    for path in (table_path(repo, name), suffix_path(repo, name)):
+    tables = [repo.tables / f"{view}.parquet" for view in stats_views(name)]
+    for view in (record.view_name, *stats_views(name)):
+        drop_online_table(repo, view)
+    forget_withdrawn(repo.tables, list(stats_views(name)))
+    for path in (table_path(repo, name), suffix_path(repo, name), *tables):
         remove(path.with_suffix(".json"))  # first: hashes of a missing file would look like damage
         remove(path)
     remove(repo.codebooks / name)
@@ -176,6 +188,13 @@ def refresh(repo: Repo, name: str | None = None) -> list[RefreshReport]:
 
 
 def _assign(repo: Repo, record: CodebookRecord) -> RefreshReport:
+    """Bring a codebook's table up to date with ``item_content``, and the statistics of its codes with both."""
+    report = _assign_codes(repo, record)
+    counts = counts_of(repo, record.name, record.content_hash)
+    return replace(report, counted=count_codes(repo, counts, read_build(repo))) if counts else report
+
+
+def _assign_codes(repo: Repo, record: CodebookRecord) -> RefreshReport:
     """Bring a codebook's table up to date with ``item_content``; only rows without codes are encoded."""
     codebook, _ = load_committed(repo.codebooks / record.name, record)
     build = read_build(repo)

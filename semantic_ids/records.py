@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from semantic_ids.code_stats import CodeStats, stats_views
 from semantic_ids.own_views import own_views
 from sidkit.core.clock import iso
 from sidkit.core.feature_settings import ITEM_ATTRIBUTES, USER_ATTRIBUTES, FeatureSettings, affinity_view
@@ -84,13 +85,17 @@ class RankerRecord:
 
 @dataclass(frozen=True)
 class Definitions:
-    """Input of ``feature_repo/*.py``: content modalities, codebooks with a view, attributes, owner and tags."""
+    """Input of ``feature_repo/*.py``: content modalities, codebooks with a view, attributes, owner and tags.
+
+    ``code_stats`` has the statistics of codes by the names of the codebooks that have any.
+    """
 
     modalities: tuple[str, ...]
     codebooks: tuple[CodebookRecord, ...]
     features: FeatureSettings
     owner: str
     tags: dict[str, str]
+    code_stats: dict[str, CodeStats] = field(default_factory=dict)
 
     def own_views(self, imported: Mapping[str, Any]) -> dict[str, list[Any]]:
         """Own feature views that ``features.extra`` names, by the keys that they need; see :mod:`semantic_ids.own_views`.
@@ -106,5 +111,6 @@ class Definitions:
             When a view is not imported, lacks a feature, or is in every service anyway.
         """
         counts = map(affinity_view, self.features.affinity)
-        built_in = {*BUILT_IN_VIEWS, *counts, *(codebook.view_name for codebook in self.codebooks)}
+        of_codebooks = {view for each in self.codebooks for view in (each.view_name, *stats_views(each.name))}
+        built_in = {*BUILT_IN_VIEWS, *counts, *of_codebooks}
         return own_views(self.features.extra, imported, built_in)

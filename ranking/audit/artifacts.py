@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from semantic_ids.catalog import Catalog, table_path
+from semantic_ids.code_stats import counts_of, stats_views
 from semantic_ids.records import CodebookRecord, RankerRecord
 from sidkit.core.artifact import read_manifest
 from sidkit.core.clock import iso
@@ -18,6 +19,7 @@ from sidkit.core.repo import Repo
 from sidkit.stores.registered import of_codebook
 from sidkit.tables import read_build
 from sidkit.tables.builder import changed_settings
+from sidkit.tables.code_stats import CodeCounts
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,9 @@ def _tables(repo: Repo) -> list[Problem]:
 
 def _codebook(repo: Repo, record: CodebookRecord, windows: dict[str, _Window]) -> list[Problem]:
     folder, table = repo.codebooks / record.name, table_path(repo, record.name)
+    counted = [repo.tables / f"{view}.parquet" for view in stats_views(record.name)]
     if record.state == "purged":
-        left = [str(path.relative_to(repo.path)) for path in (folder, table) if path.exists()]
+        left = [str(path.relative_to(repo.path)) for path in (folder, table, *counted) if path.exists()]
         return [Problem(record.name, f"is purged, but still has files: {', '.join(left)}")] if left else []
     if record.state == "fitting":
         return []
@@ -109,7 +112,8 @@ def _codebook(repo: Repo, record: CodebookRecord, windows: dict[str, _Window]) -
             problems.append(Problem(record.name, f"is {record.state}, but {table.relative_to(repo.path)} is missing"))
         else:
             problems += _codes(repo, record, table, metadata_path)
-        stored = of_codebook(repo, record.view_name, record.service_name, record.content_hash)
+        problems += _code_stats(repo, record, counted)
+        stored = of_codebook(repo, record.view_name, record.service_name, record.content_hash, stats_views(record.name))
         problems += [Problem(record.name, str(difference)) for difference in stored]
     return problems
 
@@ -122,6 +126,36 @@ def _codes(repo: Repo, record: CodebookRecord, table: Path, metadata_path: Path)
     if metadata.get("codebook_hash") == record.content_hash:
         return []
     return [Problem(record.name, f"{table.relative_to(repo.path)} contains codes of another codebook")]
+
+
+def _code_stats(repo: Repo, record: CodebookRecord, tables: Sequence[Path]) -> list[Problem]:
+    """Check that the statistics of a codebook were counted from its codes, with its settings, up to the last build."""
+    try:
+        counts = counts_of(repo, record.name, record.content_hash)
+    except ArtifactError:
+        return []  # its manifest is a problem already
+    problems = []
+    for table in tables if counts is not None else ():
+        name = table.relative_to(repo.path)
+        if not table.is_file() or not table.with_suffix(".json").is_file():
+            problem = f"is {record.state}, but {name} is missing; run `sidkit codebooks refresh`"
+        else:
+            problem = _counted_otherwise(repo, table, counts)
+        problems += [Problem(record.name, problem)] if problem else []
+    return problems
+
+
+def _counted_otherwise(repo: Repo, table: Path, counts: CodeCounts | None) -> str:
+    try:
+        made = read_verified(table.with_suffix(".json"))
+    except ArtifactCorruptError as error:
+        return str(error)
+    name = table.relative_to(repo.path)
+    if counts is None or made.get("counts") != counts.stated():
+        return f"{name} has counts of another codebook, or of other depths or cadences; run `sidkit codebooks refresh`"
+    if made.get("as_of_us") != read_build(repo)["as_of_us"]:
+        return f"{name} was counted up to another time than the feature tables; run `sidkit codebooks refresh`"
+    return ""
 
 
 def _ranker(

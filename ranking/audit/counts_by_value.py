@@ -1,7 +1,7 @@
-"""Reference of the counts per user and value of an item attribute: plain Python over the events of the log.
+"""Reference of the counts per user and value of an item attribute, or per user and item: plain Python over the log.
 
 The values of an event's item are those of its newest version that was available at the event's time; the candidate's are those
-at the row's time.
+at the row's time. An item is its own value under ``item_id``.
 """
 
 from __future__ import annotations
@@ -15,18 +15,17 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ranking.audit.attributes import AttributeReference
+from ranking.audit.event_times import EventTimes, smoothed, window_end
 from sidkit.core.arrays import Ints
-from sidkit.core.clock import DAY_US
-from sidkit.core.feature_settings import ITEM_ATTRIBUTES, affinity_view
+from sidkit.core.feature_settings import ITEM_ATTRIBUTES, WINDOWS, affinity_view
 from sidkit.core.repo import Repo
 from sidkit.tables import read_build
 
-_WINDOWS_US: dict[str, int | None] = {"1d": DAY_US, "7d": 7 * DAY_US, "30d": 30 * DAY_US, "all": None}
-_WEIGHT = 10.0
-"""Weight of the training rate in a rate, in exposures."""
+_ITEM = "item_id"
+"""The name of the item itself in ``features.affinity``."""
 
-_Event = tuple[int, int, frozenset[str]]
-"""Time in microseconds UTC, label, values of the item."""
+_Versions = Mapping[str, Sequence[tuple[int, frozenset[str]]]]
+"""Item -> (first time served in microseconds UTC, values), oldest first."""
 
 
 class CountsByValue:
@@ -60,26 +59,25 @@ class CountsByValue:
     ) -> list[dict[str, float]]:
         """Counts of rows, and rates smoothed towards ``rate``, by the names of the frame's columns.
 
-        A row is empty if attributes of its item, or of an item of its user's events, were corrected in place: the log only has
-        the corrected ones.
+        A row lacks counts per value if attributes of its item, or of an item of its user's events, were corrected in place: the
+        log only has the corrected ones.
         """
         cells: list[dict[str, float]] = [{} for _ in at_us]
         if not self._of_view:
             return cells
-        late = self._attributes.corrected().get(ITEM_ATTRIBUTES, {})
-        items_of = self._events(set(user_ids))
-        candidates = self._values({*item_ids, *(item for each in items_of.values() for item, _, _ in each)})
-        for view in self._of_view:
-            happened = {
-                user: [(us, label, _as_of(candidates[view].get(item, ()), us)) for item, us, label in events]
-                for user, events in items_of.items()
-            }
+        late = self._attributes.corrected().get(ITEM_ATTRIBUTES, {}).keys()
+        events_of = self._events(set(user_ids))
+        values = self._values({*item_ids, *(item for each in events_of.values() for item, _, _ in each)})
+        stale = {user for user, events in events_of.items() if any(item in late for item, _, _ in events)}
+        for view, attribute in self._of_view.items():
+            happened = {user: _by_value(events, values[view]) for user, events in events_of.items()}
             for row, (user, item, at) in enumerate(zip(user_ids, item_ids, at_us.tolist(), strict=True)):
-                if late.keys() & {item, *(other for other, _, _ in items_of.get(user, ()))}:
+                if attribute != _ITEM and (item in late or user in stale):
                     continue
-                wanted = _as_of(candidates[view].get(item, ()), min(at, self._as_of_us))
-                end_us = (min(at, self._as_of_us) - self._delay_us) // self._cadence_us * self._cadence_us
-                cells[row].update(self._counts(view, happened.get(user, []), wanted, end_us, rate))
+                wanted = _as_of(values[view].get(item, ()), min(at, self._as_of_us))
+                end_us = window_end(min(at, self._as_of_us), self._delay_us, self._cadence_us)
+                known = [happened[user][value] for value in wanted if value in happened.get(user, {})]
+                cells[row].update(self._counts(view, known, end_us, rate))
         return cells
 
     def timeline(self, feature: str, user_id: str, item_id: str, at_us: int) -> list[tuple[int, Any]]:
@@ -90,33 +88,27 @@ class CountsByValue:
             return []
         events = self._events({user_id}).get(user_id, [])
         values = self._values({item_id, *(item for item, _, _ in events)})[view]
-        wanted = _as_of(values.get(item_id, ()), at_us)
-        happened = [(us, label, _as_of(values.get(item, ()), us)) for item, us, label in events]
-        moves = {us + gone for us, _, _ in happened for gone in (0, _WINDOWS_US[window] or 0)}
-        ends = sorted({-(-us // self._cadence_us) * self._cadence_us for us in moves})
-        return [(end + self._delay_us, self._counts(view, happened, wanted, end, 0.0)[feature]) for end in ends]
+        happened = _by_value(events, values)
+        known = [happened[value] for value in _as_of(values.get(item_id, ()), at_us) if value in happened]
+        ends = sorted({end_us for each in known for end_us in each.window_ends(window, self._cadence_us)})
+        return [(end_us + self._delay_us, self._counts(view, known, end_us, 0.0)[feature]) for end_us in ends]
 
-    def _counts(
-        self, view: str, events: Sequence[_Event], wanted: frozenset[str], end_us: int, rate: float
-    ) -> dict[str, float]:
+    def _counts(self, view: str, known: Sequence[EventTimes], end_us: int, rate: float) -> dict[str, float]:
         counts = {}
-        for window, length in _WINDOWS_US.items():
-            start_us = end_us - length if length else -1
-            weights = [(len(wanted & has), label) for us, label, has in events if start_us < us <= end_us]
-            exposures = 0 if self._unknown else sum(weight for weight, _ in weights)
-            clicks = sum(weight * label for weight, label in weights)
-            smoothed = (clicks + _WEIGHT * rate) / (max(exposures, clicks) + _WEIGHT)
-            counts[f"{view}__exposures_{window}"] = float(exposures)
+        for window in WINDOWS:
+            exposures = None if self._unknown else sum(each.count("exposures", window, end_us) for each in known)
+            clicks = sum(each.count("clicks", window, end_us) for each in known)
+            counts[f"{view}__exposures_{window}"] = float(exposures or 0)
             counts[f"{view}__clicks_{window}"] = float(clicks)
-            counts[f"{view}__rate_{window}"] = rate if self._unknown else smoothed
+            counts[f"{view}__rate_{window}"] = smoothed(clicks, exposures, rate)
         return counts
 
     def _events(self, users: set[str]) -> dict[str, list[tuple[str, int, int]]]:
-        """Item, time and label of all events of some users."""
+        """Item, time and label of all events of some users, oldest first."""
         self._opened.register("asked_users", pa.table({"user_id": pa.array(sorted(users), pa.string())}))
         try:
             rows = self._opened.execute(
-                "SELECT user_id, item_id, ts_us, clicks FROM events SEMI JOIN asked_users USING (user_id)"
+                "SELECT user_id, item_id, ts_us, clicks FROM events SEMI JOIN asked_users USING (user_id) ORDER BY ts_us"
             ).fetchall()
         finally:
             self._opened.unregister("asked_users")
@@ -125,16 +117,27 @@ class CountsByValue:
             events.setdefault(user, []).append((item, us, label))
         return events
 
-    def _values(self, items: Iterable[str]) -> dict[str, dict[str, list[tuple[int, frozenset[str]]]]]:
-        """View -> item -> (first time served in microseconds UTC, values), oldest first."""
-        versions = self._attributes.versions(ITEM_ATTRIBUTES, sorted(items))
+    def _values(self, items: Iterable[str]) -> dict[str, _Versions]:
+        """View -> values of its attribute that each item had."""
+        listed = sorted(items)
+        known = dict[str, list[tuple[int, dict[str, Any]]]]()
+        if any(attribute != _ITEM for attribute in self._of_view.values()):
+            known = self._attributes.versions(ITEM_ATTRIBUTES, listed)
         return {
-            view: {
-                item: [(since_us, _as_set(values, attribute)) for since_us, values in each]
-                for item, each in versions.items()
-            }
+            view: {item: [(0, frozenset([item]))] for item in listed}
+            if attribute == _ITEM
+            else {item: [(us, _as_set(values, attribute)) for us, values in each] for item, each in known.items()}
             for view, attribute in self._of_view.items()
         }
+
+
+def _by_value(events: Sequence[tuple[str, int, int]], values: _Versions) -> dict[str, EventTimes]:
+    """The events of one user by the values that their items had at the time."""
+    happened: dict[str, EventTimes] = {}
+    for item, us, label in events:
+        for value in _as_of(values.get(item, ()), us):
+            happened.setdefault(value, EventTimes()).add(us, label, 0)
+    return happened
 
 
 def _as_set(values: Mapping[str, Any], attribute: str) -> frozenset[str]:

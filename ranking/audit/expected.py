@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 
-from ranking.audit.reference import WINDOWS_US, Cells
+from ranking.audit.event_times import WINDOWS_US, smoothed
+from ranking.audit.reference import Cells
 
 HISTORY_CODES = "codes of the history"
 """Key of the codes of the history's items in a saved frame, as of the row's time."""
 
 _DAY_US = 86_400_000_000
-_WEIGHT = 10.0
 
 
 def saved_cells(plain: Cells, item_id: str, at_us: int, rate: float) -> Cells:
@@ -37,9 +37,7 @@ def saved_cells(plain: Cells, item_id: str, at_us: int, rate: float) -> Cells:
             exposures, clicks = plain[f"{side}_stats__exposures_{window}"], plain[f"{side}_stats__clicks_{window}"]
             cells[f"{side}_exposures_{window}"] = float(exposures or 0)
             cells[f"{side}_clicks_{window}"] = float(clicks or 0)
-            shown = max(exposures or 0, clicks or 0)
-            smoothed = ((clicks or 0) + _WEIGHT * rate) / (shown + _WEIGHT)
-            cells[f"{side}_rate_{window}"] = rate if exposures is None else smoothed
+            cells[f"{side}_rate_{window}"] = smoothed(clicks or 0, exposures, rate)
     for window in WINDOWS_US:
         cells[f"item_conversions_{window}"] = float(plain[f"item_stats__conversions_{window}"] or 0)
     created = plain["item_content__created_at_us"]

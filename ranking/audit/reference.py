@@ -16,11 +16,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ranking.audit.attributes import AttributeReference
+from ranking.audit.context import ContextReference
+from ranking.audit.counts_by_code import CODE_FEATURES, CountsByCode
 from ranking.audit.counts_by_value import CountsByValue
+from ranking.audit.event_times import WINDOWS_US
 from semantic_ids.codebook import Codebook
 from semantic_ids.item_vectors import ItemVectors
 from sidkit.core.arrays import Ints
-from sidkit.core.clock import DAY_US
 from sidkit.core.engine import connection, literal, quoted
 from sidkit.core.feature_settings import ITEM_ATTRIBUTES, USER_ATTRIBUTES
 from sidkit.core.repo import Repo
@@ -31,7 +33,6 @@ Cells = dict[str, Any]
 
 _ROWS = 1_000
 """Rows of one query: its memory grows with the events of their users and items."""
-WINDOWS_US: dict[str, int | None] = {"1d": DAY_US, "7d": 7 * DAY_US, "30d": 30 * DAY_US, "all": None}
 
 
 @contextmanager
@@ -74,6 +75,8 @@ class LogReference:
         self._read_versions()
         self.attributes = AttributeReference(repo)
         self.by_value = CountsByValue(repo, opened, self.attributes)
+        self.by_code = CountsByCode(repo, codebook.name, opened)
+        self.context = ContextReference(repo, opened)
         self._contents: list[Cells] = [{}]
         self._number: dict[tuple[int, int], int] = {}
 
@@ -263,11 +266,13 @@ class LogReference:
     def timeline(self, feature: str, user_id: str, item_id: str, at_us: int) -> list[tuple[int, Any]]:
         """Return pairs (first time served in microseconds UTC, value) of a feature of a key, oldest first.
 
-        ``at_us`` is the time of the row, at which counts per value take the values of the item.
+        ``at_us`` is the time of the row, at which counts per value or code prefix take those of the item.
         """
         view, _, name = feature.partition("__")
         if view in self.by_value.views:
             return self.by_value.timeline(feature, user_id, item_id, at_us)
+        if feature.startswith(CODE_FEATURES):
+            return self.by_code.timeline(feature, user_id, item_id, at_us)
         if view.endswith("_stats"):
             return self._count_timeline(view, name, user_id if view.startswith("user") else item_id)
         if view in {ITEM_ATTRIBUTES, USER_ATTRIBUTES}:

@@ -6,7 +6,7 @@ list of values, a history item counts with the share of the candidate's values t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,7 @@ def affinities(
     history: npt.NDArray[np.integer],
     history_us: Ints,
     at_us: Ints,
+    prefixes: Mapping[str, Ints] | None = None,
 ) -> dict[str, Doubles]:
     """Affinity features of rows, ``float64 [rows]`` each; a gap without such a positive is NaN.
 
@@ -55,6 +56,9 @@ def affinities(
         Times of the history, microseconds UTC.
     at_us : int64 [rows]
         Times of the rows.
+    prefixes : mapping, optional
+        Column of a prefix (:func:`sidkit.core.code_stats.prefix_column`) -> a number per item version, ``int64 [items]``, the
+        same for items that share the prefix, 0 for items without codes.
     """
     place = {each.name: at for at, each in enumerate(schema.item_read)}
     wanted = {each.of for each in schema.numbers if each.of and not each.view}
@@ -65,6 +69,8 @@ def affinities(
         weigh: _Same | _Overlap
         if name == IDENTITY:
             weigh = _Same(identity)
+        elif prefixes is not None and name in prefixes:
+            weigh = _Same(prefixes[name])
         elif schema.item_read[place[name]].kind == "category":
             weigh = _Same(codes[:, place[name]].astype(np.int64))
         else:

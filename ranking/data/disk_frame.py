@@ -15,9 +15,9 @@ from ranking.data.caps import Caps
 from ranking.data.dataset import Dataset, LabelledRows
 from ranking.data.disk_dataset import GROUP_ROWS, DiskDataset, DiskDatasetWriter
 from ranking.data.feature_views import Reader
-from ranking.data.frame_builder import FrameBuilder, feature_readers, value_readers
+from ranking.data.frame_builder import FrameBuilder, feature_readers, historical_codes, value_readers
 from ranking.data.frame_rows import FrameRows, row_codes
-from ranking.data.labelled_rows import RowsFile, Window, click_share, row_chunks
+from ranking.data.labelled_rows import FAR, RowsFile, Window, click_share, row_chunks
 from ranking.data.rows_used import part_rows
 from ranking.data.service_schema import service_schema
 from ranking.data.split import TimeSplit, check_classes
@@ -142,7 +142,7 @@ def write_disk_frame(
     context = tuple(repo.settings.features.context)
     rows = RowsFile(rows_path, repo.settings.engine, repo.data / "tmp" / "duckdb", target, context)
     windows = {
-        "train": Window(until_us=split.train_end_us),
+        "train": Window(-FAR if split.train_start_us is None else split.train_start_us, split.train_end_us),
         "validation": Window(split.train_end_us, split.validation_end_us),
         "test": Window(split.validation_end_us),
     }
@@ -158,7 +158,9 @@ def write_disk_frame(
         rate = click_share(shuffled)
         store = open_store(repo)
         of_rows, look_up = feature_readers(store, record.service_name)
-        schema = service_schema(store, record.service_name, repo.settings.features)
+        schema = service_schema(
+            store, record.service_name, repo.settings.features, conversions=repo.settings.source.conversions
+        )
         builder = FrameBuilder(
             Codebook.load(repo.codebooks / codebook),
             look_up,
@@ -166,6 +168,7 @@ def write_disk_frame(
             history_length=repo.settings.time.history_length,
             schema=schema,
             by_value=value_readers(store, record.service_name, schema),
+            by_code=historical_codes(store, record.service_name, schema),
         )
         frame = FrameWriter(of_rows, builder)
         trained = frame.write(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ranking.data.code_counts import code_reader, has_code_counts
+from ranking.data.code_frame import append_code_counts
 from ranking.data.feature_views import historical_reader
 from semantic_ids.catalog import Catalog
 from semantic_ids.lookup import count_unknown
@@ -45,6 +48,8 @@ class WrittenFrame:
 def write_frame(repo: Repo, rows: Path, out: Path, service: str | None = None) -> WrittenFrame:
     """Retrieve features through a feature service and write them next to the columns of the rows, in the same order.
 
+    The counts per prefix of the rows' codes follow, for the service ``ctr_<codebook>`` of a codebook that has them.
+
     Parameters
     ----------
     repo : Repo
@@ -67,8 +72,6 @@ def write_frame(repo: Repo, rows: Path, out: Path, service: str | None = None) -
     from sidkit.stores.feast_repo import feature_service, open_store, quiet_feast
 
     quiet_feast()
-    from sidkit.stores.offline.retrieve import retrieve, streams_from
-
     check_output(out)
     store = open_store(repo)
     name = service or Catalog.open(repo).serving_codebook().service_name
@@ -76,10 +79,13 @@ def write_frame(repo: Repo, rows: Path, out: Path, service: str | None = None) -
     try:
         with _in_contract_types(rows, out) as typed:
             _refuse_missing_inputs(store, features, typed)
-            if streams_from(store):
-                count = retrieve(store, typed, features, full_feature_names=True).to_parquet(out, _CHUNK_ROWS)
+            if has_code_counts(store, name):
+                reader = code_reader(store, name, partial(historical_reader, store))
+                with temporary_beside(out, "first-") as first:
+                    count = _retrieve(store, features, typed, first)
+                    append_code_counts(reader, first, out, _CHUNK_ROWS)
             else:
-                count = _retrieve_with_feast(store, pq.ParquetFile(typed), features, typed, out)
+                count = _retrieve(store, features, typed, out)
     except pa.ArrowException as error:  # the required columns were read before
         raise ContractError(
             "rows",
@@ -107,11 +113,18 @@ def _in_contract_types(rows: Path, out: Path) -> Iterator[Path]:
         yield typed
 
 
-def _retrieve_with_feast(
-    store: FeatureStore, source: pq.ParquetFile, features: FeatureService, rows: Path, out: Path
-) -> int:
+def _retrieve(store: FeatureStore, features: FeatureService, rows: Path, out: Path) -> int:
+    """Write the rows with their features; returns their number."""
+    from sidkit.stores.offline.retrieve import retrieve, streams_from
+
+    if streams_from(store):
+        return retrieve(store, rows, features, full_feature_names=True).to_parquet(out, _CHUNK_ROWS)
+    return _retrieve_with_feast(store, features, rows, out)
+
+
+def _retrieve_with_feast(store: FeatureStore, features: FeatureService, rows: Path, out: Path) -> int:
     """Retrieve through ``get_historical_features``, for offline stores other than the kit's own."""
-    count = 0
+    count, source = 0, pq.ParquetFile(rows)
     read = historical_reader(store, features)
     with written_beside(out) as temporary:
         writer: pq.ParquetWriter | None = None

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from ranking.data.affinity import affinities
+from ranking.data.code_counts import CodeReader, code_counts, code_reader, prefix_numbers
 from ranking.data.coded import Coded, ValueIndex
 from ranking.data.dataset import Dataset, LabelledRows
+from ranking.data.decoded import CONTENT_VECTORS, VectorsOf
 from ranking.data.extra_numbers import history_ages, stacked, stored_numbers
 from ranking.data.feature_views import USER_HISTORY, Reader, historical_reader
 from ranking.data.frame_rows import FrameRows, row_codes
@@ -39,6 +42,7 @@ def build_dataset(
     rate: float,
     history_length: int,
     schema: FeatureSchema = BUILT_IN,
+    vectors: VectorsOf = CONTENT_VECTORS,
 ) -> Dataset:
     """Retrieve the point-in-time features of rows through a feature service and build a dataset.
 
@@ -58,11 +62,19 @@ def build_dataset(
         Maximum items per history.
     schema : FeatureSchema
         The features besides the built-in ones; default: none.
+    vectors : str
+        Whether item vectors are those of the items' ``"content"``, or ``"decoded"`` from their codes.
     """
     of_rows, look_up = feature_readers(store, service_name)
-    by_value = value_readers(store, service_name, schema)
     builder = FrameBuilder(
-        codebook, look_up, rate=rate, history_length=history_length, schema=schema, by_value=by_value
+        codebook,
+        look_up,
+        rate=rate,
+        history_length=history_length,
+        schema=schema,
+        by_value=value_readers(store, service_name, schema),
+        by_code=historical_codes(store, service_name, schema),
+        vectors=vectors,
     )
     return builder.dataset(builder.retrieve(of_rows, rows))
 
@@ -91,6 +103,11 @@ def value_readers(store: FeatureStore, service_name: str, schema: FeatureSchema)
     }
 
 
+def historical_codes(store: FeatureStore, service_name: str, schema: FeatureSchema) -> CodeReader | None:
+    """Reader of the counts per prefix as of the rows' times; None if the schema has no feature of them."""
+    return code_reader(store, service_name, partial(historical_reader, store)) if schema.reads_code_stats else None
+
+
 def value_service(service_name: str, attribute: str) -> str:
     """Name of the feature service of counts per user and value of an attribute."""
     return f"{service_name}_by_{attribute}"
@@ -106,10 +123,19 @@ def assemble(
     history_length: int,
     schema: FeatureSchema = BUILT_IN,
     by_value: Mapping[str, Reader] | None = None,
+    by_code: CodeReader | None = None,
+    vectors: VectorsOf = CONTENT_VECTORS,
 ) -> Dataset:
     """Build a dataset from feature views; shared by training and serving."""
     builder = FrameBuilder(
-        codebook, look_up, rate=rate, history_length=history_length, schema=schema, by_value=by_value
+        codebook,
+        look_up,
+        rate=rate,
+        history_length=history_length,
+        schema=schema,
+        by_value=by_value,
+        by_code=by_code,
+        vectors=vectors,
     )
     return builder.dataset(builder.add(views, rows))
 
@@ -120,7 +146,7 @@ class FrameBuilder:
     Parameters
     ----------
     codebook : Codebook
-        Its encoder computes the content vectors.
+        Its encoder computes the item vectors, or its quantizer decodes them.
     look_up : callable
         Looks up the content and codes of history items.
     rate : float
@@ -131,6 +157,10 @@ class FrameBuilder:
         The features besides the built-in ones; default: none.
     by_value : mapping, optional
         View -> reader of that view, of the features by user and value; see :func:`value_readers`.
+    by_code : CodeReader, optional
+        Reader of the counts per prefix, of the features by the candidate's codes; see :func:`historical_codes`.
+    vectors : str
+        Whether item vectors are those of the items' ``"content"``, or ``"decoded"`` from their codes.
     """
 
     def __init__(
@@ -142,12 +172,15 @@ class FrameBuilder:
         history_length: int,
         schema: FeatureSchema = BUILT_IN,
         by_value: Mapping[str, Reader] | None = None,
+        by_code: CodeReader | None = None,
+        vectors: VectorsOf = CONTENT_VECTORS,
     ) -> None:
         self._rate = rate
+        self._by_code = by_code
         self._by_value = by_value or {}
         self.schema = schema
         self._values = ValueIndex(schema.row_coded)
-        self._items = ItemTableBuilder(codebook, schema)
+        self._items = ItemTableBuilder(codebook, schema, vectors)
         self._histories = HistoryTableBuilder(self._items, look_up, history_length)
 
     def add(self, views: Mapping[str, ViewRows], rows: LabelledRows) -> FrameRows:
@@ -171,7 +204,7 @@ class FrameBuilder:
     ) -> Floats:
         history_items, history_us = self._histories.arrays()
         items, times_us = history_items[history], history_us[history]
-        attributes = self._items.attributes
+        attributes, codes = self._items.attributes, self._items.codes
         columns = {
             **stored_numbers(self.schema, views, rows.context, rows.at_us),
             **affinities(
@@ -183,10 +216,13 @@ class FrameBuilder:
                 items,
                 times_us,
                 rows.at_us,
+                prefix_numbers(self.schema, codes),
             ),
             **history_ages(times_us, rows.at_us),
-            **value_counts(self.schema, self._by_value, views, rows.user_ids, rows.at_us, self._rate),
+            **value_counts(self.schema, self._by_value, views, rows.user_ids, rows.item_ids, rows.at_us, self._rate),
         }
+        if self.schema.reads_code_stats and self._by_code is not None:
+            columns |= code_counts(self._by_code, codes[candidate], views, rows.user_ids, rows.at_us, self._rate)
         return stacked(self.schema, columns, len(rows))
 
     def retrieve(self, of_rows: Reader, rows: LabelledRows, chunk_rows: int = CHUNK_ROWS) -> FrameRows:

@@ -20,7 +20,7 @@ import pyarrow as pa
 from ranking.data.extra_numbers import number_feature_names, number_features
 from ranking.data.feature_views import CONTENT, ITEM_STATS, USER_HISTORY, USER_STATS, gathered, numbers
 from ranking.data.schema import BUILT_IN, FeatureSchema
-from sidkit.core.arrays import Floats, Ints, one_chunk
+from sidkit.core.arrays import Doubles, Floats, Ints, one_chunk
 from sidkit.core.clock import DAY_US
 from sidkit.core.feature_settings import WINDOWS
 from sidkit.stores.offline.plan import ViewRows
@@ -187,9 +187,7 @@ def numeric_features(
     for side in (ITEM_STATS, USER_STATS):
         for window in WINDOWS:
             exposures, clicks = _count(views[side], f"exposures_{window}"), _count(views[side], f"clicks_{window}")
-            is_logged = np.isfinite(numbers(views[side], f"exposures_{window}"))
-            smoothed = (clicks + SMOOTHING * rate) / (np.maximum(exposures, clicks) + SMOOTHING)
-            columns += [exposures, clicks, np.where(is_logged, smoothed, rate)]
+            columns += [exposures, clicks, trailing_rate(views[side], window, rate)]
     columns += [_count(views[ITEM_STATS], f"conversions_{window}") for window in WINDOWS]
     age = age_days(at_us, numbers(views[CONTENT], "created_at_us"))
     price = numbers(views[CONTENT], "price")
@@ -200,6 +198,18 @@ def numeric_features(
     ]
     columns += _history_features(views[USER_HISTORY], item_ids, at_us)
     return np.stack(columns, axis=1).astype(np.float32)
+
+
+def trailing_rate(view: ViewRows, window: str, towards: float | Doubles) -> Doubles:
+    """The click rate of a window of a view of counts (:func:`smoothed_rate`), ``float64 [rows]``."""
+    return smoothed_rate(numbers(view, f"exposures_{window}"), numbers(view, f"clicks_{window}"), towards)
+
+
+def smoothed_rate(exposures: Doubles, clicks: Doubles, towards: float | Doubles) -> Doubles:
+    """``(clicks + 10 towards) / (max(exposures, clicks) + 10)``; ``towards`` where the exposures are unknown (NaN)."""
+    clicked = np.nan_to_num(clicks)
+    shown = np.maximum(np.nan_to_num(exposures), clicked)
+    return np.where(np.isfinite(exposures), (clicked + SMOOTHING * towards) / (shown + SMOOTHING), towards)
 
 
 def _count(view: ViewRows, column: str) -> npt.NDArray[np.float64]:

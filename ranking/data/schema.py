@@ -12,10 +12,12 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any, Literal
 
+from sidkit.core.code_stats import SID_PREFIX
 from sidkit.core.errors import ConfigError
 from sidkit.core.feature_settings import (
     CONTEXT,
     ITEM_ATTRIBUTES,
+    ITEM_ID,
     USER_ATTRIBUTES,
     WINDOWS,
     AttributeKind,
@@ -30,7 +32,8 @@ IDENTITY = "item"
 """The item itself as an attribute of which affinities are computed."""
 AGES = ("history__age_2_days", "history__age_3_days")
 """Days since the second and third newest positive; the newest is the built-in ``history_gap_days``."""
-_BUILT_IN = frozenset({"item_content", "item_sid", "item_stats", "user_history", "user_stats"})
+BUILT_IN_VIEWS = frozenset({"item_content", "item_sid", "item_stats", "user_history", "user_stats"})
+"""Views whose features every ranker reads."""
 _TYPES: dict[str, Kind] = {
     "String": "category",
     "Bool": "category",
@@ -64,6 +67,7 @@ class ExtraFeature:
         Whether it is read by the item alone, so that the items of a history have it too.
     of : str
         The feature from which an affinity derives, or with whose values of the candidate the view is read; empty otherwise.
+        :data:`IDENTITY` is the item itself, :func:`sidkit.core.code_stats.prefix_column` the prefix of its codes.
     of_kind : str
         Its kind, if it is an attribute of items.
     """
@@ -130,9 +134,15 @@ class FeatureSchema:
 
     @cached_property
     def by_value(self) -> dict[str, str]:
-        """Views that are read with the values of the candidate, each with the item attribute, their second key."""
-        named = {each.view: each.of for each in self.numbers if each.view and each.of}
+        """Views that are read with the values of the candidate, each with its second key: an item attribute or ``item_id``."""
+        named = {each.view: each.of for each in self.numbers if each.view and each.of and not is_prefix(each.of)}
+        named = {view: ITEM_ID if of == IDENTITY else of for view, of in named.items()}
         return {view: of.removeprefix(f"{ITEM_ATTRIBUTES}__") for view, of in named.items()}
+
+    @cached_property
+    def reads_code_stats(self) -> bool:
+        """Whether any feature is read with the prefixes of the candidate's codes."""
+        return any(each.view and is_prefix(each.of) for each in self.numbers)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -145,21 +155,30 @@ class FeatureSchema:
         return tuple(each.column for each in self.features if each.view == CONTEXT)
 
     def select(self, patterns: Iterable[str]) -> FeatureSchema:
-        """The features whose name matches any pattern (``item_attributes__*``).
+        """The features whose name matches any pattern (``item_attributes__*``), and none that starts with ``!``.
+
+        Patterns that start with ``!`` remove (``!*code_*``); without any other pattern they remove from all features.
 
         Raises
         ------
         ConfigError
-            When a pattern matches none, although there are features.
+            When a pattern that adds matches none, although there are features.
         """
-        patterns = tuple(patterns)
-        unused = [each for each in patterns if each != "*" and not any(fnmatchcase(name, each) for name in self.names)]
+        given = tuple(patterns)
+        removed = [each[1:] for each in given if each.startswith("!")]
+        added = ("*",) if only_removes(given) else tuple(each for each in given if not each.startswith("!"))
+        unused = [each for each in added if each != "*" and not any(fnmatchcase(name, each) for name in self.names)]
         if unused and self.features:
             raise ConfigError(
                 f"features: expected patterns that match any of {', '.join(self.names)}, got {', '.join(unused)}; correct them"
             )
         return FeatureSchema(
-            tuple(each for each in self.features if any(fnmatchcase(each.name, pattern) for pattern in patterns))
+            tuple(
+                each
+                for each in self.features
+                if any(fnmatchcase(each.name, pattern) for pattern in added)
+                and not any(fnmatchcase(each.name, pattern) for pattern in removed)
+            )
         )
 
     def as_json(self) -> list[dict[str, Any]]:
@@ -170,6 +189,16 @@ class FeatureSchema:
     def of_json(cls, values: Sequence[Mapping[str, Any]]) -> FeatureSchema:
         """Read the values of :meth:`as_json`."""
         return cls(tuple(ExtraFeature(**each) for each in values))
+
+
+def only_removes(patterns: Sequence[str]) -> bool:
+    """Whether there are patterns and all of them remove features."""
+    return bool(patterns) and all(each.startswith("!") for each in patterns)
+
+
+def is_prefix(of: str) -> bool:
+    """Whether the ``of`` of a feature is a prefix of the candidate's codes."""
+    return of.startswith(f"{SID_PREFIX}_")
 
 
 BUILT_IN = FeatureSchema()
@@ -201,7 +230,7 @@ def schema_of(settings: FeatureSettings, service: ServiceFeatures) -> FeatureSch
     features = []
     for name, feast_type in service.all.items():
         view = service.view_of.get(name, name.partition("__")[0])
-        if view in _BUILT_IN:
+        if view in BUILT_IN_VIEWS:
             continue
         if name in stated:
             kind = _kind(stated[name])
@@ -236,8 +265,9 @@ def _derived(features: Sequence[ExtraFeature]) -> list[ExtraFeature]:
 
 def _counts(attribute: str, service: ServiceFeatures) -> list[ExtraFeature]:
     """Trailing counts and rates per user and value of an attribute."""
-    view, of = affinity_view(attribute), f"{ITEM_ATTRIBUTES}__{attribute}"
-    if of not in service.all:
+    view = affinity_view(attribute)
+    of = IDENTITY if attribute == ITEM_ID else f"{ITEM_ATTRIBUTES}__{attribute}"
+    if of != IDENTITY and of not in service.all:
         raise ConfigError(
             f"features.affinity: expected {of} in the feature service, got none; run `sidkit tables build`, `sidkit apply` and "
             "`sidkit materialize`"

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from ranking.data.schema import FeatureSchema, ServiceFeatures, schema_of
+from ranking.data.code_counts import has_code_counts
+from ranking.data.code_schema import code_features, codebook_of, stats_depths
+from ranking.data.schema import BUILT_IN_VIEWS, FeatureSchema, ServiceFeatures, schema_of
+from sidkit.core.code_stats import codes_service
 from sidkit.core.feature_settings import FeatureSettings, affinity_view
 
 if TYPE_CHECKING:
     from feast import FeatureStore
 
 
-def service_schema(store: FeatureStore, service_name: str, settings: FeatureSettings) -> FeatureSchema:
+def service_schema(
+    store: FeatureStore, service_name: str, settings: FeatureSettings, *, conversions: bool = False
+) -> FeatureSchema:
     """The features of a service besides the built-in ones, and those that derive from them.
 
     Parameters
@@ -22,6 +28,8 @@ def service_schema(store: FeatureStore, service_name: str, settings: FeatureSett
         ``ctr_<codebook>``; features of ``<service_name>_content`` belong to items, so that the items of a history have them.
     settings : FeatureSettings
         ``[features]``.
+    conversions : bool
+        Whether the log has conversions, so that those per prefix are features.
 
     Raises
     ------
@@ -38,11 +46,13 @@ def service_schema(store: FeatureStore, service_name: str, settings: FeatureSett
         for feature in projection.features
     }
     of_item = service_features(store, f"{service_name}_content")
-    return schema_of(settings, ServiceFeatures(service_features(store, service_name), of_item, view_of))
+    schema = schema_of(settings, ServiceFeatures(service_features(store, service_name), of_item, view_of))
+    depths = stats_depths(name.partition("__")[0] for name in _code_features(store, service_name))
+    return FeatureSchema((*schema.features, *code_features(depths, conversions=conversions).features))
 
 
 def pinned_features(store: FeatureStore, service_name: str) -> dict[str, str]:
-    """Full name -> Feast type of the features that rankers on a service may read, those by user and value included.
+    """Full name -> Feast type of the features that rankers on a service may read, with those by value and by prefix.
 
     Raises
     ------
@@ -57,4 +67,35 @@ def pinned_features(store: FeatureStore, service_name: str) -> dict[str, str]:
         view = affinity_view(service.name.removeprefix(prefix))
         if service.name.startswith(prefix) and [each.name for each in service.feature_view_projections] == [view]:
             features |= service_features(store, service.name)
-    return features
+    return features | _code_features(store, service_name)
+
+
+def features_read(schema: FeatureSchema, features: Mapping[str, str]) -> dict[str, str]:
+    """Those of the features of a service that a ranker with a schema reads: the built-in ones, and what the schema needs.
+
+    Parameters
+    ----------
+    schema : FeatureSchema
+        The ranker's features besides the built-in ones.
+    features : mapping
+        Full name -> Feast type; see :func:`pinned_features`.
+    """
+    names = {name for each in schema.features for name in (each.name, each.of)}
+
+    def is_read(name: str) -> bool:
+        view = name.partition("__")[0]
+        by_code = view.startswith(("code_stats_d", "user_code_stats_d"))
+        return (
+            view in BUILT_IN_VIEWS or name in names or view in schema.by_value or (by_code and schema.reads_code_stats)
+        )
+
+    return {name: kind for name, kind in features.items() if is_read(name)}
+
+
+def _code_features(store: FeatureStore, service_name: str) -> dict[str, str]:
+    """Full name -> Feast type of the counts per prefix; none for a codebook without."""
+    from sidkit.stores.feast_repo import service_features
+
+    if not has_code_counts(store, service_name):
+        return {}
+    return service_features(store, codes_service(codebook_of(service_name)))

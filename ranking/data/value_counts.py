@@ -1,4 +1,4 @@
-"""Trailing counts of a row's user with the values that its candidate has (``features.affinity``).
+"""Trailing counts of a row's user with the candidate itself, or the values that it has (``features.affinity``).
 
 They are the second read of a row: their key is the user and a value of the candidate's attribute as of the row's time. The
 counts of a list of values are summed; the rate is smoothed as the built-in ones.
@@ -19,7 +19,7 @@ from ranking.data.feature_views import Reader, numbers
 from ranking.data.numeric_features import SMOOTHING
 from ranking.data.schema import FeatureSchema
 from sidkit.core.arrays import Doubles, Ints, one_chunk
-from sidkit.core.feature_settings import ITEM_ATTRIBUTES, WINDOWS
+from sidkit.core.feature_settings import ITEM_ATTRIBUTES, ITEM_ID, WINDOWS
 from sidkit.stores.offline.plan import ViewRows
 
 
@@ -28,6 +28,7 @@ def value_counts(
     readers: Mapping[str, Reader],
     views: Mapping[str, ViewRows],
     user_ids: npt.NDArray[np.object_],
+    item_ids: npt.NDArray[np.object_],
     at_us: Ints,
     rate: float,
 ) -> dict[str, Doubles]:
@@ -41,8 +42,8 @@ def value_counts(
         View -> reader of that view by ``user_id`` and the attribute.
     views : mapping
         The rows' other views, ``item_attributes`` among them.
-    user_ids : object [rows]
-        The users.
+    user_ids, item_ids : object [rows]
+        The users and the candidates.
     at_us : int64 [rows]
         The rows' times, microseconds UTC.
     rate : float
@@ -50,7 +51,7 @@ def value_counts(
     """
     columns: dict[str, Doubles] = {}
     for view, attribute in schema.by_value.items():
-        pairs = _pairs(views[ITEM_ATTRIBUTES], f"{ITEM_ATTRIBUTES}__{attribute}")
+        pairs = _own(item_ids) if attribute == ITEM_ID else _pairs(views[ITEM_ATTRIBUTES], attribute)
         read, back = _read(readers[view], attribute, user_ids, at_us, pairs)
         row, found = pairs.row, read[view]
         for window in WINDOWS:
@@ -79,8 +80,13 @@ class _Pairs:
     names: npt.NDArray[np.object_]
 
 
-def _pairs(view: ViewRows, column: str) -> _Pairs:
-    stored = one_chunk(view.table.column(column))
+def _own(item_ids: npt.NDArray[np.object_]) -> _Pairs:
+    item, items = pd.factorize(item_ids)
+    return _Pairs(np.arange(len(item_ids)), item.astype(np.int64), items)
+
+
+def _pairs(view: ViewRows, attribute: str) -> _Pairs:
+    stored = one_chunk(view.table.column(f"{ITEM_ATTRIBUTES}__{attribute}"))
     if pa.types.is_list(stored.type):
         lists = stored.cast(pa.list_(pa.string()))
         lengths = np.nan_to_num(lists.value_lengths().to_numpy(zero_copy_only=False)).astype(np.int64)

@@ -1,7 +1,7 @@
 """Permutation importance: how much a ranker's AUC drops when a feature is shuffled among the rows.
 
 Breiman, "Random Forests" (2001), on held-out rows. Features that tell the same hide each other: shuffling one of them costs
-little. The built-in counts are therefore shuffled together, as one family.
+little. The built-in counts are therefore shuffled together, as one family, and so are the statistics of codes of one depth.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from ranking.data.code_schema import family_of
 from ranking.data.dataset import Dataset
 from ranking.data.numeric_features import numeric_columns
 from ranking.data.schema import FeatureSchema
@@ -73,8 +74,8 @@ def permutation_importance(score: Score, data: Dataset, seed: int = 0) -> tuple[
 
 
 def features_of(schema: FeatureSchema) -> tuple[str, ...]:
-    """The families of built-in features, then the features of a schema."""
-    return (*FAMILIES, *schema.names)
+    """The families of built-in features, then the features of a schema, with those of one kind and depth of codes as one."""
+    return (*FAMILIES, *dict.fromkeys(map(family_of, schema.names)))
 
 
 def _aucs(scores: Doubles, label: npt.NDArray[np.int8], masks: Mapping[str, npt.NDArray[np.bool_]]) -> dict[str, float]:
@@ -98,7 +99,9 @@ def _permuted(data: Dataset, feature: str, rng: np.random.Generator) -> Dataset:
         return replace(data, coded=replace(data.coded, codes=codes))
     begins = FAMILIES.get(feature)
     names = numeric_columns(data.schema)
-    places = [at for at, name in enumerate(names) if (name.startswith(begins) if begins else name == feature)]
+    places = [
+        at for at, name in enumerate(names) if (name.startswith(begins) if begins else family_of(name) == feature)
+    ]
     numeric = data.numeric.copy()
     numeric[:, places] = numeric[order][:, places]
     return replace(data, numeric=numeric)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from ranking.data.code_schema import names_code_stats
+from ranking.data.control_codes import ControlKind
 from ranking.data.split import TimeSplit
 from ranking.data.targets import CLICKED
 from ranking.evaluation.evaluator import refuse_leakage
 from ranking.pipeline.conclusions import ServingChoice
+from ranking.pipeline.controls import control_folders, control_inputs
 from ranking.pipeline.evaluation import RunEvaluation, evaluate_arms
 from ranking.pipeline.feature_importance import measure
 from ranking.pipeline.prepare import training_context
@@ -18,7 +22,14 @@ from ranking.pipeline.presets import Preset
 from ranking.pipeline.questions import baselines
 from ranking.pipeline.world import world_probabilities
 from ranking.training.arm_spec import ArmSpec, members_first
-from ranking.training.arms import ArmResult, TrainingContext, read_predictions, train_arm, write_predictions
+from ranking.training.arms import (
+    ArmResult,
+    TrainingContext,
+    read_details,
+    read_predictions,
+    train_arm,
+    write_predictions,
+)
 from ranking.training.blend import blend_arm
 from semantic_ids.catalog import Catalog
 from sidkit.core.artifact import discard_damaged, read_manifest
@@ -39,6 +50,8 @@ class TrainedArms:
     validation_auc: dict[str, tuple[float, ...]]
     """Arm -> validation AUC of each seed."""
     evaluation: RunEvaluation
+    by_prefix: frozenset[str] = frozenset()
+    """Arms that read statistics of code prefixes."""
 
 
 class ArmStages:
@@ -58,6 +71,8 @@ class ArmStages:
         The parts of the frame.
     progress : Progress
         Receives events.
+    controls : mapping
+        Control parts of the frame (:mod:`ranking.pipeline.controls`).
     """
 
     def __init__(
@@ -70,6 +85,7 @@ class ArmStages:
         codebook: str,
         split: TimeSplit,
         progress: Progress,
+        controls: Mapping[ControlKind, StageResult] | None = None,
     ) -> None:
         self.repo = repo
         self.stages = stages
@@ -79,6 +95,7 @@ class ArmStages:
         self.codebook = codebook
         self.split = split
         self.progress = progress
+        self.controls = controls or {}
 
     def run(self, inputs: Any) -> TrainedArms:
         """Train and evaluate all arms; ``inputs`` are those of the frame."""
@@ -90,6 +107,7 @@ class ArmStages:
             for seed in range(self.seeds):
                 marked = [inputs, spec.model_dump(), self.preset.ranker.model_dump(mode="json"), seed]
                 marked += [files[f"{member}-s{seed}"] for member in sorted(spec.of)]
+                marked += control_inputs(self.controls, spec, self.preset.ranker)
                 name = f"{self.codebook}_{arm}_s{seed}_{content_hash(marked)[:6]}"
                 path = self._predictions(arm, seed)
                 work = partial(self._train, arm, spec, seed, name, path)
@@ -98,17 +116,19 @@ class ArmStages:
                 validation[arm] = (*validation.get(arm, ()), result.facts["validation_auc"])
                 files[f"{arm}-s{seed}"] = content_hash(marked)
         verdict_path = self.folder / "verdict.json"
+        by_prefix = frozenset(arm for arm in self.preset.arms if self._reads_code_stats(arm))
+        against = baselines(self.preset, by_prefix)
 
         def evaluate() -> StageResult:
-            evaluated = self._evaluate(self._context)
+            evaluated = self._evaluate(self._context, against)
             write_json(verdict_path, evaluated.as_json())
             return StageResult(evaluated.rows["all"].rows, files=(verdict_path,))
 
-        self.stages.run("evaluate", [inputs, files, baselines(self.preset)], evaluate)
+        self.stages.run("evaluate", [inputs, files, against], evaluate)
         evaluation = read_record(RunEvaluation, verdict_path)
         in_order = {arm: evaluation.arms[arm] for arm in self.preset.arms}  # keys are sorted in the file
         rankers = {arm: ranker_of[arm] for arm in self.preset.arms}
-        return TrainedArms(rankers, validation, replace(evaluation, arms=in_order))
+        return TrainedArms(rankers, validation, replace(evaluation, arms=in_order), by_prefix)
 
     def _predictions(self, arm: str, seed: int) -> Path:
         return self.folder / "predictions" / f"{arm}-s{seed}.parquet"
@@ -116,7 +136,7 @@ class ArmStages:
     @cached_property
     def _context(self) -> TrainingContext:
         """The frame and what arms share; loaded only if a stage needs it."""
-        return training_context(
+        context = training_context(
             self.repo,
             self.codebook,
             self.split,
@@ -126,6 +146,7 @@ class ArmStages:
             threads=self.repo.settings.engine.threads,
             importance=True,
         )
+        return replace(context, controls=control_folders(self.controls))
 
     def _train(self, arm: str, spec: ArmSpec, seed: int, name: str, path: Path) -> StageResult:
         context = self._context
@@ -155,7 +176,10 @@ class ArmStages:
         facts = {"ranker": result.ranker, "validation_auc": result.validation_auc}
         return StageResult(result.details.train_rows or len(context.train), facts, files)
 
-    def _evaluate(self, context: TrainingContext) -> RunEvaluation:
+    def _reads_code_stats(self, arm: str) -> bool:
+        return names_code_stats(read_details(self._predictions(arm, 0)).get("features") or ())
+
+    def _evaluate(self, context: TrainingContext, against: Sequence[str]) -> RunEvaluation:
         record = Catalog.open(self.repo).codebook(context.serving.codebook)
         refuse_leakage(self.split.validation_end_us, {record.name: record.fit_end_us})
         target = self.preset.ranker.training.target
@@ -167,7 +191,7 @@ class ArmStages:
         return evaluate_arms(
             context.test,
             arms,
-            baselines(self.preset),
+            against,
             known.oracle if known else None,
             ceiling=known.ceiling if known else None,
             target=target,
@@ -177,7 +201,6 @@ class ArmStages:
         """Measure the permutation importance of the serving ranker's features on validation rows."""
 
         def work() -> StageResult:
-            validation = self._context.validation
-            return measure(self.folder, self.repo.rankers, serving.ranker or "", serving.arm or "", validation)
+            return measure(self.folder, self.repo.rankers, serving.ranker or "", serving.arm or "", self._context)
 
         self.stages.run("importance", [serving.ranker], work)

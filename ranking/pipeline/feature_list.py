@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 import pyarrow.compute as pc
 
+from ranking.data.code_schema import family_of
 from ranking.data.dataset import Dataset
 from ranking.data.numeric_features import numeric_columns
-from ranking.data.schema import FeatureSchema
+from ranking.data.schema import ExtraFeature, FeatureSchema
 from ranking.evaluation.importance import FAMILIES
 from ranking.pipeline.feature_importance import read_importance
 from ranking.training.arms import read_details
@@ -31,6 +32,10 @@ _VIEW_OF = {
 }
 
 
+FAMILY = "statistics"
+"""Kind of a family of statistics of codes."""
+
+
 @dataclass(frozen=True)
 class FeatureFacts:
     """A feature.
@@ -38,11 +43,11 @@ class FeatureFacts:
     Attributes
     ----------
     name : str
-        Full name; a family of built-in counts has one entry.
+        Full name; a family of built-in counts has one entry, and one of statistics of codes too: the pattern of its features.
     source : str
         The feature view, ``context`` for a column of the rows, or ``history`` for what derives from it.
     kind : str
-        How rankers read it; see :data:`ranking.data.schema.Kind`.
+        How rankers read it; see :data:`ranking.data.schema.Kind`, and :data:`FAMILY`.
     filled : float or None
         Share of the run's validation and test rows with a value; None without a run.
     distinct : int or None
@@ -84,7 +89,12 @@ def list_features(repo: Repo, preset: str | None = None) -> list[FeatureFacts]:
     folder = _run(repo, preset)
     if folder is None:
         record = Catalog.open(repo).serving_codebook()
-        schema = service_schema(open_store(repo), record.service_name, repo.settings.features)
+        schema = service_schema(
+            open_store(repo),
+            record.service_name,
+            repo.settings.features,
+            conversions=repo.settings.source.conversions,
+        )
         return [_facts(name, source, kind, None, {}, {}) for name, source, kind in _named(schema)]
     data = DiskFrame.load(folder / "frame").data
     arms = {
@@ -142,14 +152,19 @@ def _run(repo: Repo, preset: str | None) -> Path | None:
 
 def _named(schema: FeatureSchema) -> list[tuple[str, str, str]]:
     built_in = [(name, _VIEW_OF[name], "built-in") for name in FAMILIES]
-    return [*built_in, *((each.name, each.view or "history", each.kind) for each in schema.features)]
+    return [*built_in, *dict.fromkeys(_line(each) for each in schema.features)]
+
+
+def _line(feature: ExtraFeature) -> tuple[str, str, str]:
+    family = family_of(feature.name)
+    return family, feature.view or "history", feature.kind if family == feature.name else FAMILY
 
 
 def _facts(
     name: str, source: str, kind: str, data: Dataset | None, reads: dict[str, set[str]], drops: dict[str, float]
 ) -> FeatureFacts:
-    filled, distinct = (None, None) if data is None or kind == "built-in" else _measured(data, name)
-    arms = tuple(arm for arm, names in reads.items() if kind == "built-in" or name in names)
+    filled, distinct = (None, None) if data is None or kind in {"built-in", FAMILY} else _measured(data, name)
+    arms = tuple(arm for arm, names in reads.items() if kind == "built-in" or name in map(family_of, names))
     return FeatureFacts(name, source, kind, filled, distinct, arms, drops)
 
 

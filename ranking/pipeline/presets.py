@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from pydantic import Field, model_validator
 
+from ranking.data.code_schema import is_code_pattern
 from ranking.training.arm_spec import ArmSpec, RankerSpec, check_blends
 from semantic_ids.encoders import ENCODER_NAMES
 from semantic_ids.fitting import CodebookSpec, codebook_modules, without_codes
@@ -91,7 +92,10 @@ def arms_without_codes(preset: Preset, *, content: bool = True) -> Preset:
         )
     serve = tuple(name for name in preset.ranker.serve if name in arms)
     serve = serve or tuple(name for name, arm in arms.items() if arm.can_serve)
-    ranker = preset.ranker.model_copy(update={"serve": serve})
+    features = preset.ranker.features
+    if features is not None:
+        features = tuple(pattern for pattern in features if not is_code_pattern(pattern))
+    ranker = preset.ranker.model_copy(update={"serve": serve, "features": features})
     return preset.model_copy(update={"arms": arms, "ranker": ranker, "codebook": without_codes(preset.codebook)})
 
 

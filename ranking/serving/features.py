@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ranking.data.code_counts import code_reader
 from ranking.data.dataset import Dataset, LabelledRows
-from ranking.data.feature_views import Reader, plain_views
+from ranking.data.decoded import CONTENT_VECTORS, DECODED_VECTORS, VectorsOf
+from ranking.data.feature_views import CONTENT, Reader, plain_views
 from ranking.data.frame_builder import assemble, value_service
 from ranking.data.schema import BUILT_IN, FeatureSchema
 from ranking.serving.context import Context, context_columns, read_context_views
@@ -38,12 +40,15 @@ class ServiceReader:
         Feature store of the repository.
     service : FeatureService
         Feature service to read; its views are looked up in the registry once (``views``).
+    unread : collection of str
+        Full names of features of stored views that are not read, except as inputs of on-demand views.
     """
 
-    def __init__(self, store: FeatureStore, service: FeatureService) -> None:
+    def __init__(self, store: FeatureStore, service: FeatureService, unread: Collection[str] = ()) -> None:
         self._store = store
         self._service = service
-        self.views = ServiceViews.of(store, service)
+        self.views = ServiceViews.of(store, service).without(unread)
+        self._whole = not unread and not self.views.on_demand
         self._packed = packed_reader(store, self.views.stored)
 
     def stored(self, views: Mapping[str, ViewRows]) -> list[ViewRows]:
@@ -89,10 +94,10 @@ class ServiceReader:
         }  # how many rows, for views without entities
         projections = [view.projection for view in self.views.stored]
         features: Any = self._service
-        if self.views.on_demand:
+        if not self._whole:
             features = list(dict.fromkeys(f"{each.name}:{of.name}" for each in projections for of in each.features))
         response = self._store.get_online_features(features=features, entity_rows=rows, full_feature_names=True)
-        return plain_views(response.to_arrow(), projections, aliased=not self.views.on_demand)
+        return plain_views(response.to_arrow(), projections, aliased=self._whole)
 
 
 @dataclass(frozen=True)
@@ -121,19 +126,33 @@ class OnlineFeatures:
         Codebook of the service.
     schema : FeatureSchema
         The features to read besides the built-in ones; default: none.
+    vectors : str
+        Whether item vectors are those of the items' ``"content"``, or ``"decoded"`` from their codes; then no content vector
+        is read.
     """
 
     def __init__(
-        self, store: FeatureStore, service_name: str, codebook: Codebook, schema: FeatureSchema = BUILT_IN
+        self,
+        store: FeatureStore,
+        service_name: str,
+        codebook: Codebook,
+        schema: FeatureSchema = BUILT_IN,
+        vectors: VectorsOf = CONTENT_VECTORS,
     ) -> None:
         self._codebook = codebook
         self._schema = schema
+        self._vectors = vectors
+        decoded = vectors == DECODED_VECTORS
+        unread = {f"{CONTENT}__{name}" for name in codebook.encoder.modalities_} if decoded else set()
         self._by_value = {
-            view: ServiceReader(store, feature_service(store, value_service(service_name, attribute)))
+            view: _reader(store, feature_service(store, value_service(service_name, attribute)))
             for view, attribute in schema.by_value.items()
         }
+        self._by_code = None
+        if schema.reads_code_stats:
+            self._by_code = code_reader(store, service_name, lambda service: _reader(store, service))
         self._user, self._item, self._content = (
-            ServiceReader(store, feature_service(store, f"{service_name}_{part}"))
+            ServiceReader(store, feature_service(store, f"{service_name}_{part}"), unread)
             for part in ("user", "item", "content")
         )
         context = f"{service_name}_context"
@@ -152,8 +171,8 @@ class OnlineFeatures:
     ) -> Request:
         """Read the rows (user, item) of one request at one time, as arrays.
 
-        Reads the candidates, the user once, the items of the user's history, views that need the ``context``, and the user's
-        counts per value of the candidates.
+        Reads the candidates, the user once, the items of the user's history, views that need the ``context``, the user's
+        counts per value of the candidates, and the counts per prefix of the candidates' codes.
         """
         items = np.array(item_ids, dtype=object)
         times_us = np.full(len(items), at_us, dtype=np.int64)
@@ -185,7 +204,9 @@ class OnlineFeatures:
             rate=rate,
             history_length=history_length,
             schema=self._schema,
-            by_value={view: _at(reader, at_us) for view, reader in self._by_value.items()},
+            by_value=self._by_value,
+            by_code=self._by_code,
+            vectors=self._vectors,
         )
         return Request(data, known, bool(known_in(self._user.stored(user), 1)[0]))
 
@@ -194,9 +215,12 @@ class OnlineFeatures:
         return known_in(self._item.stored(self._item.read({"item_id": item_ids})), len(item_ids))
 
 
-def _at(reader: ServiceReader, at_us: int) -> Reader:
-    def read(keys: Mapping[str, Values], _: Ints) -> dict[str, ViewRows]:
-        return reader.read({name: list(values) for name, values in keys.items()}, at_us)
+def _reader(store: FeatureStore, service: FeatureService) -> Reader:
+    """A reader of the second reads of a request, whose rows all have the time of the request."""
+    reader = ServiceReader(store, service)
+
+    def read(keys: Mapping[str, Values], at_us: Ints) -> dict[str, ViewRows]:
+        return reader.read({name: list(values) for name, values in keys.items()}, int(at_us[0]) if len(at_us) else None)
 
     return read
 

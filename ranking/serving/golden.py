@@ -62,6 +62,7 @@ def golden_rows(repo: Repo, scorer: Scorer) -> Dataset:
         rate=scorer.ranker.smoothing_rate,
         history_length=config.history_length,
         schema=config.schema,
+        vectors=config.vectors,
     )
 
 
@@ -108,7 +109,11 @@ def read_golden(path: Path, scorer: Scorer) -> tuple[Dataset, npt.NDArray[np.flo
             np.zeros(len(held["at_us"]), np.int8),
         )
         items = ItemTable(
-            held["items_ids"].astype(object), held["items_codes"], held["items_content"], _coded(held, "attributes")
+            held["items_ids"].astype(object),
+            held["items_codes"],
+            held["items_content"],
+            _coded(held, "attributes"),
+            scorer.ranker.config.vectors,
         )
         data = Dataset(
             rows,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,30 +14,31 @@ if TYPE_CHECKING:
     from feast import FeatureStore
 
 
-def newest_row_us(store: FeatureStore, service_name: str, tables: Path) -> int:
-    """Return the newest event time of a feature service's views in the online store, microseconds UTC; 0 if it is empty.
+def newest_row_us(store: FeatureStore, service_names: Sequence[str], tables: Path) -> int:
+    """Return the newest event time of feature services' views in the online store, microseconds UTC; 0 if it is empty.
 
     Feast records the end of each materialized interval, which may be years after the newest row. The packed store is read
     directly. For other stores, the newest row of ``tables`` up to that end is used, which is never earlier than the newest
     materialized row.
     """
     newest = 0
-    for view in _stored(store, service_name):
+    for view in _stored(store, service_names):
         if view.most_recent_end_time is not None:
             newest = max(newest, _newest_of(store, view, to_us(view.most_recent_end_time), tables))
     return newest
 
 
-def materialized_until(store: FeatureStore, service_name: str) -> int:
-    """Return the latest end of the materialized intervals of a feature service's views, microseconds UTC; 0 if none."""
-    ends = [view.most_recent_end_time for view in _stored(store, service_name)]
+def materialized_until(store: FeatureStore, service_names: Sequence[str]) -> int:
+    """Return the latest end of the materialized intervals of feature services' views, microseconds UTC; 0 if none."""
+    ends = [view.most_recent_end_time for view in _stored(store, service_names)]
     return max((to_us(end) for end in ends if end is not None), default=0)
 
 
-def _stored(store: FeatureStore, service_name: str) -> list[Any]:
-    """The stored views that a service reads, those of on-demand views included."""
-    views = ServiceViews.of(store, feature_service(store, service_name)).stored
-    return [store.registry.get_any_feature_view(view.name, store.project, allow_cache=True) for view in views]
+def _stored(store: FeatureStore, service_names: Sequence[str]) -> list[Any]:
+    """The stored views that services read, those of on-demand views included."""
+    services = [feature_service(store, name) for name in service_names]
+    names = dict.fromkeys(view.name for service in services for view in ServiceViews.of(store, service).stored)
+    return [store.registry.get_any_feature_view(name, store.project, allow_cache=True) for name in names]
 
 
 def _newest_of(store: FeatureStore, view: Any, end_us: int, tables: Path) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from ranking.data.code_schema import codebook_of
 from ranking.data.dataset import Dataset
 from ranking.data.targets import Target
 from ranking.serving.context import Context
@@ -22,6 +23,7 @@ from semantic_ids.codebook import Codebook
 from semantic_ids.records import RankerRecord
 from sidkit.core.artifact import read_manifest
 from sidkit.core.clock import iso
+from sidkit.core.code_stats import codes_service
 from sidkit.core.config import content_hash
 from sidkit.core.errors import ServingError, SettingsChangedError, TimeError
 from sidkit.core.id_lists import unknown_items
@@ -92,10 +94,13 @@ class Scorer:
         self.codebook = _codebook(repo, catalog, self.record, self._ranker)
         self._store = open_store(repo)
         _refuse_other_features(self._store, self._ranker)
-        schema = self._ranker.config.schema
-        self._features = OnlineFeatures(self._store, self.record.service, self.codebook, schema)
+        config = self._ranker.config
+        self._features = OnlineFeatures(self._store, self.record.service, self.codebook, config.schema, config.vectors)
         self._tables = repo.tables
-        self._materialized_until_us = materialized_until(self._store, self.record.service)
+        self._services = [self.record.service]
+        if config.schema.reads_code_stats:
+            self._services.append(codes_service(codebook_of(self.record.service)))
+        self._materialized_until_us = materialized_until(self._store, self._services)
 
     @property
     def target(self) -> Target:
@@ -119,7 +124,7 @@ class Scorer:
 
     @cached_property
     def _newest_us(self) -> int:
-        return newest_row_us(self._store, self.record.service, self._tables)
+        return newest_row_us(self._store, self._services, self._tables)
 
     def score(
         self, user_id: str, item_ids: Sequence[str], at_us: int, *, context: Context | None = None
@@ -234,6 +239,8 @@ def _refuse_other_features(store: FeatureStore, ranker: LoadedRanker) -> None:
     from feast.errors import FeatureServiceNotFoundException
 
     from ranking.data.service_schema import pinned_features
+    from sidkit.stores.feast_repo import feature_service
+    from sidkit.stores.online.offline_only import unreadable
 
     try:
         features = pinned_features(store, ranker.config.service)
@@ -242,6 +249,14 @@ def _refuse_other_features(store: FeatureStore, ranker: LoadedRanker) -> None:
             f"expected feature service {ranker.config.service!r}, which the ranker reads, in the registry; it is missing. Run "
             "`sidkit apply`"
         ) from error
+    service = feature_service(store, ranker.config.service)
+    hidden = [name for name in unreadable(store.config.online_store, service) if name in ranker.config.features]
+    if hidden:
+        raise ServingError(
+            f"expected {', '.join(hidden)} in the online store, which the ranker reads, but online_store.offline_only of "
+            "feature_store.yaml keeps them out of it. Remove them there and run `sidkit materialize`, or serve a ranker with "
+            'vectors = "decoded"'
+        )
     changed = {
         name for name, kind in ranker.config.features.items() if name not in _NOT_READ and features.get(name) != kind
     }

@@ -27,8 +27,8 @@ def list_(
     Per feature: kind, share of rows with a value, distinct values, arms that read it, importance.
 
     Importance is the drop of the validation AUC when a feature is shuffled among the rows, for boosting and the serving
-    ranker. Built-in counts are one line per family. Shares and distinct values are those of the run's validation and test
-    rows; without a run they are empty.
+    ranker. Built-in counts are one line per family, and statistics of codes one per kind and depth. Shares and distinct values
+    are those of the run's validation and test rows; without a run they are empty.
     """
     import sidkit
 

@@ -16,6 +16,8 @@ AttributeKind = Literal["category", "categories", "number", "flag", "date", "vec
 """
 ITEM_ATTRIBUTES, USER_ATTRIBUTES = "item_attributes", "user_attributes"
 """Names of the feature views of attributes."""
+ITEM_ID = "item_id"
+"""The item itself in ``features.affinity``."""
 CONTEXT = "context"
 """Prefix of context columns in feature names: ``context__device``."""
 
@@ -43,7 +45,7 @@ class FeatureSettings(Section):
     """Context columns that may predict the label nearly alone; others stop the run above an AUC of 0.9."""
     affinity: tuple[str, ...] = ()
     """Item attributes of kind ``category`` or ``categories`` with trailing counts per user and value, such as the clicks of a
-    user on each category (view ``user_<attribute>_stats``)."""
+    user on each category (view ``user_<attribute>_stats``). ``item_id`` counts per user and item."""
     extra: tuple[str, ...] = ()
     """Features of your own feature views and on-demand views in this repository, as ``view:feature``."""
 
@@ -101,15 +103,22 @@ class FeatureSettings(Section):
 
     @model_validator(mode="after")
     def _affinity_is_categorical(self) -> FeatureSettings:
-        known = {name for name, kind in self.items.items() if kind in {"category", "categories"}}
+        known = {ITEM_ID} | {name for name, kind in self.items.items() if kind in {"category", "categories"}}
         unknown = [name for name in self.affinity if name not in known]
         if unknown:
-            listed = ", ".join(sorted(known)) or "none"
+            listed = ", ".join(sorted(known - {ITEM_ID})) or "none"
             raise ValueError(
-                f"affinity: expected item attributes of kind category or categories ({listed}), got {', '.join(unknown)}"
+                f"affinity: expected {ITEM_ID} or item attributes of kind category or categories ({listed}), got "
+                f"{', '.join(unknown)}"
             )
         if len(set(self.affinity)) != len(self.affinity):
             raise ValueError("affinity: expected each attribute once")
+        of_codes = [name for name in self.affinity if name.lower().startswith("code_stats_")]
+        if of_codes:
+            raise ValueError(
+                f"affinity: expected attributes not named like statistics of codes, got {', '.join(of_codes)}; rename the "
+                "column with [source.columns]"
+            )
         counts = [name for name in self.affinity if name.lower() in COUNTS]
         if counts:
             raise ValueError(

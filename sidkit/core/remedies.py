@@ -10,7 +10,10 @@ SETTINGS_FILE = "sidkit.toml"
 
 _COMMANDS = (
     (r"data/log/.*", "read the source again with `sidkit data ingest --rebuild --repo {repo}`"),
-    (r"data/tables/item_sid_(\w+)\.\w+", "rebuild it with `sidkit codebooks refresh {name} --repo {repo}`"),
+    (
+        r"data/tables/(?:item_sid|code_stats|user_code_stats)_(\w+)\.\w+",
+        "rebuild it with `sidkit codebooks refresh {name} --repo {repo}`",
+    ),
     (
         r"data/tables/sid_suffix_(\w+)\.\w+",
         "restore it from a backup, or renumber the items with `sidkit codebooks suffixes {name} --rebuild --repo {repo}`",

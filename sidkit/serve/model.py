@@ -14,6 +14,7 @@ from ranking.serving.newest import materialized_until
 from ranking.serving.scorer import Scorer
 from semantic_ids.catalog import Catalog
 from sidkit.core.clock import present_us
+from sidkit.core.code_stats import codes_service
 from sidkit.core.repo import Repo
 from sidkit.serve.bodies import Version
 from sidkit.serve.candidates import Candidates
@@ -21,6 +22,8 @@ from sidkit.serve.item_index import ItemIndex, load_index
 
 if TYPE_CHECKING:
     from feast import FeatureStore
+
+    from semantic_ids.records import RankerRecord
 
 _WARM_UP_ITEMS = 100
 
@@ -118,7 +121,7 @@ class ModelLoader:
             self._store = open_store(repo)
         else:
             self._store.refresh_registry()
-        until_us = materialized_until(self._store, record.service)
+        until_us = materialized_until(self._store, _services(self._store, record))
         return ModelKey(record.name, record.content_hash, codebook.name, codebook.content_hash, until_us)
 
     def load(self, key: ModelKey, like: ServingModel | None = None, warm_up: WarmUp | None = None) -> ServingModel:
@@ -157,6 +160,13 @@ class ModelLoader:
             for _ in range(3):
                 scorer.answer(warm_up.user_id, warm_up.item_ids, now_us, context=warm_up.context)
         return ServingModel(key, scorer, candidates, difference, time.monotonic() - began)
+
+
+def _services(store: FeatureStore, record: RankerRecord) -> list[str]:
+    """The feature services of a ranker that the registry has: its own, and that of code statistics."""
+    of_codes = codes_service(record.codebook)
+    names = {service.name for service in store.list_feature_services()}
+    return [record.service, *([of_codes] if of_codes in names else [])]
 
 
 def _same_items(one: ModelKey, other: ModelKey) -> bool:

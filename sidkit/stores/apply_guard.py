@@ -21,10 +21,15 @@ from sidkit.core.repo import Repo
 
 @dataclass(frozen=True)
 class ViewsNow:
-    """Names of feature views that the definitions must contain now, and of those that they must not contain."""
+    """Names of feature views that the definitions must contain now, and of those that they must not contain.
+
+    ``stats`` are names of views of statistics of codes, which definitions of older releases lack; they come and go with
+    views in ``defined``, so that these show whether definitions are out of date.
+    """
 
     defined: frozenset[str]
     gone: frozenset[str]
+    stats: frozenset[str] = frozenset()
 
     def problems(self, views: Iterable[str]) -> list[str]:
         """Describe how definitions with these views are out of date."""
@@ -67,7 +72,8 @@ def refuse_drop(folder: Path | str | None, views: Iterable[str]) -> None:
     """
     views_now = _views_now.get(Path(folder).resolve()) if folder else None
     names = set(views)
-    protected = sorted(views_now().defined & names) if views_now and names else []
+    now = views_now() if views_now and names else None
+    protected = sorted((now.defined | now.stats) & names) if now else []
     if protected:
         raise DefinitionsError(
             str(folder),

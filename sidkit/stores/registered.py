@@ -61,11 +61,19 @@ def differences(repo: Repo) -> list[Difference]:
         if not store.list_feature_views() and not any("codebook" in view.tags for view in contents.feature_views):
             return []
         result = list(_of_registry(store, contents))
-    codebooks = {view.name for view in contents.feature_views if "codebook" in view.tags}
+    codebooks = {view.name for view in contents.feature_views if view.name.startswith("item_sid_")}
     return result + _of_online_store(store, contents.feature_views, codebooks)
 
 
-def of_codebook(repo: Repo, view: str, service: str, content_hash: str) -> list[Difference]:
+def registered_views(repo: Repo, names: Sequence[str]) -> list[str]:
+    """Those of some feature views that are in the registry."""
+    from sidkit.stores.feast_repo import open_store
+
+    registered = {view.name for view in open_store(repo).list_feature_views()}
+    return [name for name in names if name in registered]
+
+
+def of_codebook(repo: Repo, view: str, service: str, content_hash: str, stats: Sequence[str] = ()) -> list[Difference]:
     """What is missing from the registry and packed online store for a readable codebook.
 
     Parameters
@@ -77,6 +85,8 @@ def of_codebook(repo: Repo, view: str, service: str, content_hash: str) -> list[
         Name of the feature service for rankers on it.
     content_hash : str
         Content hash of its artefact, stored in the view's tags.
+    stats : sequence of str
+        Names of the views of statistics of its codes. Definitions of older releases have none of them.
     """
     from feast.errors import FeatureViewNotFoundException
 
@@ -97,7 +107,12 @@ def of_codebook(repo: Repo, view: str, service: str, content_hash: str) -> list[
                 f"feature service {service}", "the catalogue defines it, but it is missing from the registry", APPLY
             )
         )
-    return result + _of_online_store(store, [registered], {view})
+    known = {other.name: other for other in store.list_feature_views() if other.name in stats}
+    for name in stats if known else ():
+        if name not in known:
+            missing = "its codebook has statistics, but it is missing from the registry"
+            result.append(Difference(f"feature view {name}", missing, MATERIALIZE))
+    return result + _of_online_store(store, [registered, *known.values()], {view})
 
 
 def _of_registry(store: FeatureStore, contents: Any) -> Iterator[Difference]:

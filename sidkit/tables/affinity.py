@@ -2,7 +2,7 @@
 
 An event counts for the value that serving could have read at the event's time: that of the row of ``item_attributes`` with the
 newest event timestamp at or before it. An event of an item with several values counts once for each; one without a value
-counts nowhere.
+counts nowhere. For the attribute ``item_id``, an event counts for its item.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import duckdb
 
 from sidkit.core.engine import literal, quoted
-from sidkit.core.feature_settings import affinity_view
+from sidkit.core.feature_settings import ITEM_ID, affinity_view
 
 EVENTS, NEW_EVENTS = "valued_events", "new_valued_events"
 
@@ -34,11 +34,15 @@ def read_valued_events(opened: duckdb.DuckDBPyConnection, attribute: str, kind: 
     attribute : str
         Column of the attribute; its name in the views too.
     kind : str
-        ``category`` or ``categories``.
+        ``category`` or ``categories``; of no effect for ``item_id``.
     attributes : Path
         The table ``item_attributes``.
     """
     name = quoted(attribute)
+    if attribute == ITEM_ID:
+        for view, events in ((EVENTS, "events"), (NEW_EVENTS, "new_events")):
+            opened.execute(f"CREATE OR REPLACE TEMP VIEW {view} AS SELECT * FROM {events}")
+        return
     opened.execute(f"""
         CREATE OR REPLACE TEMP TABLE known_values AS
         SELECT item_id, epoch_us(event_timestamp) AS known_us, {name}

@@ -13,9 +13,10 @@ from typing import Any
 import duckdb
 
 from sidkit.contract.attribute_values import SQL_TYPES, Shape, accepts, shape_of, types_of, unreadable, value_sql
+from sidkit.core.code_stats import user_code_stats_view
 from sidkit.core.engine import literal, quoted
 from sidkit.core.errors import ConfigError
-from sidkit.core.feature_settings import ITEM_ATTRIBUTES, USER_ATTRIBUTES, AttributeKind
+from sidkit.core.feature_settings import ITEM_ATTRIBUTES, ITEM_ID, USER_ATTRIBUTES, AttributeKind
 from sidkit.tables.affinity import affinity_tables
 from sidkit.tables.ingest import Log
 
@@ -66,7 +67,7 @@ def changes_of(was: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]
         lists = [attribute in settings.get("affinity", ()) for settings in (was, now)]
         if lists[0] != lists[1]:
             changed[name] = f"features.affinity: {'added' if lists[1] else 'removed'} {attribute}"
-        elif of_items:  # its values come from that table
+        elif of_items and attribute != ITEM_ID:  # its values come from that table
             changed[name] = of_items
     return changed
 
@@ -138,7 +139,8 @@ def read_versions(
 def remove_undefined(tables: Path, defined: Mapping[str, Any]) -> None:
     """Remove attribute tables that the settings no longer define; call it after the manifest was written."""
     for path in (*(tables / f"{name}.parquet" for name in ATTRIBUTE_TABLES), *tables.glob("user_*_stats.parquet")):
-        if path.stem not in defined and path.exists():
+        of_codes = path.stem.startswith(user_code_stats_view(""))
+        if path.stem not in defined and not of_codes and path.exists():
             path.unlink()
 
 

@@ -8,8 +8,8 @@ is written beside its target and renamed. Rerunning a killed build starts from t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from sidkit.core.clock import check_as_of, iso, present_us
 from sidkit.core.config import content_hash
 from sidkit.core.engine import connection, literal, quoted, set_variables, working_on
 from sidkit.core.errors import ArtifactCorruptError, ArtifactMissingError, SettingsChangedError, TimeError
-from sidkit.core.feature_settings import ITEM_ATTRIBUTES, FeatureSettings
+from sidkit.core.feature_settings import ITEM_ATTRIBUTES, ITEM_ID, FeatureSettings
 from sidkit.core.integrity import checked, hashes_of, read_sealed, read_verified, replaced, write_sealed
 from sidkit.core.repo import Repo
 from sidkit.tables.affinity import EVENTS, NEW_EVENTS, affinity_tables, has_late_rows, read_valued_events, rows_query
@@ -32,11 +32,12 @@ from sidkit.tables.attributes import (
     read_versions,
     remove_undefined,
 )
+from sidkit.tables.code_stats import follow_tables
 from sidkit.tables.content import read_content
-from sidkit.tables.counts import count_events
+from sidkit.tables.counts import count_events, merge_by_restart, next_window_us, read_events
 from sidkit.tables.ingest import Log, read_log
 from sidkit.tables.keys import entity_sql, key_columns
-from sidkit.tables.versions import merge_versions, read_table, with_columns_of
+from sidkit.tables.versions import merge_versions, with_columns_of
 from sidkit.tables.withdrawn import withdraw
 
 TABLES = ("item_content", "item_stats", "user_history", "user_stats")
@@ -53,7 +54,8 @@ class BuildReport:
     """Result of a build: rows per table, new rows per table, and whether nothing changed.
 
     ``restarted`` is the reason for an automatic build from scratch, else empty. ``notes`` are sentences on attribute tables
-    that were rebuilt because ``[features]`` changed, and on values that could not be read.
+    that were rebuilt because ``[features]`` changed, on values that could not be read, and on statistics of codes that could
+    not be updated.
     """
 
     as_of_us: int
@@ -62,6 +64,8 @@ class BuildReport:
     unchanged: bool
     restarted: str = ""
     notes: tuple[str, ...] = ()
+    code_rows: Mapping[str, int] = field(default_factory=dict)
+    """New rows per table of statistics of codes."""
 
 
 def build_tables(
@@ -121,7 +125,9 @@ def build_tables(
         same = as_of_us == before["as_of_us"] and log.is_that_of(before["log"])
         if same and before.get("features", _NO_FEATURES) == repo.settings.features.table_settings:
             remove_undefined(repo.tables, before["rows"])  # a killed build may have left some
-            return BuildReport(as_of_us, before["rows"], dict.fromkeys(before["rows"], 0), unchanged=True)
+            code_rows, code_notes = follow_tables(repo, before)
+            none_new = dict.fromkeys(before["rows"], 0)
+            return BuildReport(as_of_us, before["rows"], none_new, True, notes=code_notes, code_rows=code_rows)
     noted = {"settings": stated, "features": repo.settings.features.table_settings, "generation": generation}
     report = _build(repo, log, as_of_us, before, noted, now)
     return replace(report, restarted=restarted)
@@ -213,7 +219,7 @@ def _build(
                 "conversions": repo.settings.source.conversions,
             },
         )
-        _read_events(opened, log, before)
+        read_events(opened, log, before)
         read_content(opened, log, noted["settings"]["source.modalities"])
         defined, affinity = defined_tables(noted["features"]), affinity_tables(noted["features"])
         was = before.get("features", _NO_FEATURES) if before else _NO_FEATURES
@@ -226,14 +232,14 @@ def _build(
         rows, new = {}, {}
         for name in (*TABLES, *attributes, *affinity):
             known = None if name in changed else before
-            old = repo.tables / f"{name}.parquet" if known else None
+            old = f"read_parquet({literal(repo.tables / f'{name}.parquet')})" if known else None
             with working_on(f"building the table {name}"):
                 if name in affinity:
-                    kind = defined[ITEM_ATTRIBUTES][affinity[name]]
+                    kind = defined.get(ITEM_ATTRIBUTES, {}).get(affinity[name], "category")
                     read_valued_events(opened, affinity[name], kind, repo.tables / f"{ITEM_ATTRIBUTES}.parquet")
                 if name.endswith("_stats"):
                     events = (EVENTS, NEW_EVENTS) if name in affinity else ("events", "new_events")
-                    restart_us = _next_window_us(known, time.delay_us, time.cadence_us)
+                    restart_us = next_window_us(known, time.delay_us, time.cadence_us)
                     count_events(opened, key_columns(name), old, restart_us, events, conversions=name == "item_stats")
                 elif name == "user_history":
                     _prepare_history(opened, before, time.delay_us)
@@ -241,30 +247,30 @@ def _build(
                 payload = list(defined.get(name, ()))
                 if name == "item_content":
                     payload = [*noted["settings"]["source.modalities"], "category", "price", "created_at_us"]
-                earlier = read_table(old) if old else None
+                earlier = f"SELECT * FROM {old}" if old else None
                 if name in changed and kept.get(name):  # corrections in place left rows that the log does not have
                     path = repo.tables / f"{name}.parquet"
                     earlier = with_columns_of(path, query, key_columns(name)[0], payload, kept[name])
                 merged = (
                     merge_versions(query, earlier, key_columns(name)[0], payload)
                     if payload
-                    else _merge_by_restart(query, key_columns(name), old, time.delay_us)
+                    else merge_by_restart(query, key_columns(name), old, time.delay_us)
                 )
                 opened.execute(f"CREATE OR REPLACE TEMP TABLE written AS {merged}")
                 if name == ITEM_ATTRIBUTES and affinity and known and has_late_rows(opened, known):
-                    changed |= dict.fromkeys(affinity, "item_attributes got versions of earlier times")
+                    of_values = [view for view, attribute in affinity.items() if attribute != ITEM_ID]
+                    changed |= dict.fromkeys(of_values, "item_attributes got versions of earlier times")
                 _withdraw(opened, repo.tables, name, log, known, now_us)
                 rows[name], new[name] = _write(opened, name, repo.tables / f"{name}.parquet", known)
     noted["shapes"] = {name: table.shapes for name, table in attributes.items()}
     files = hashes_of(repo.tables, [f"{name}.parquet" for name in rows])
-    write_sealed(
-        repo.tables / _MANIFEST,
-        {"as_of_us": as_of_us, "log": log.consumed, "rows": rows, "files": files, **noted},
-    )
+    manifest = {"as_of_us": as_of_us, "log": log.consumed, "rows": rows, "files": files, **noted}
+    write_sealed(repo.tables / _MANIFEST, manifest)
     remove_undefined(repo.tables, rows)
+    code_rows, code_notes = follow_tables(repo, manifest)
     notes = [f"{change}; {name} was {_done(name, rows, before)}" for name, change in changed.items()]
     notes += [note for table in attributes.values() for note in table.notes]
-    return BuildReport(as_of_us, rows, new, unchanged=False, notes=tuple(notes))
+    return BuildReport(as_of_us, rows, new, unchanged=False, notes=(*notes, *code_notes), code_rows=code_rows)
 
 
 def _done(name: str, rows: Mapping[str, int], before: dict[str, Any] | None) -> str:
@@ -273,27 +279,9 @@ def _done(name: str, rows: Mapping[str, int], before: dict[str, Any] | None) -> 
     return "rebuilt" if before and name in before["rows"] else "built"
 
 
-def _next_window_us(before: dict[str, Any] | None, delay_us: int, cadence_us: int) -> int:
-    """First window end after those of the previous build, microseconds UTC."""
-    return ((before["as_of_us"] - delay_us) // cadence_us + 1) * cadence_us if before else 0
-
-
 def _shapes_of(before: dict[str, Any] | None, name: str, columns: list[str]) -> dict[str, Any]:
     shapes = before.get("shapes", {}).get(name, {}) if before else {}
     return {column: shape for column, shape in shapes.items() if column in columns}
-
-
-def _read_events(opened: duckdb.DuckDBPyConnection, log: Log, before: dict[str, Any] | None) -> None:
-    """Create the views ``events`` (up to ``as_of``) and ``new_events`` (added or removed since the last build)."""
-    columns = "user_id, item_id, epoch_us(timestamp) AS ts_us, label, converted"
-    bounded = "epoch_us(timestamp) + getvariable('delay_us') <= getvariable('as_of_us')"
-    changed = log.since(before["log"]) if before else log.parts
-    for view, files in (("events", log.parts), ("new_events", changed)):
-        listed = ", ".join(map(literal, files or log.parts))
-        where = bounded if files else "false"
-        opened.execute(
-            f"CREATE OR REPLACE TEMP VIEW {view} AS SELECT {columns} FROM read_parquet([{listed}]) WHERE {where}"
-        )
 
 
 def _prepare_history(opened: duckdb.DuckDBPyConnection, before: dict[str, Any] | None, delay_us: int) -> None:
@@ -304,19 +292,6 @@ def _prepare_history(opened: duckdb.DuckDBPyConnection, before: dict[str, Any] |
         SELECT user_id AS entity_id, min(ts_us) AS restart_us FROM new_events WHERE label = 1 GROUP BY 1
         HAVING restart_us < getvariable('default_restart_us')
     """)
-
-
-def _merge_by_restart(new: str, key: Sequence[str], old: Path | None, delay_us: int) -> str:
-    """SQL for old rows before each key's restart time, and new rows after it."""
-    preserved = (
-        f"SELECT old.*, false AS _fresh FROM read_parquet({literal(old)}) AS old "
-        f"LEFT JOIN restart ON restart.entity_id = {entity_sql(key, 'old')} "
-        f"WHERE epoch_us(event_timestamp) - {delay_us} < coalesce(restart_us, getvariable('default_restart_us')) "
-        "UNION ALL BY NAME "
-        if old
-        else ""
-    )
-    return f"{preserved} SELECT *, true AS _fresh FROM ({new})"
 
 
 def _query(name: str) -> str:

@@ -1,13 +1,14 @@
--- Trailing counts per entity: shared by item_stats.sql and user_stats.sql.
+-- Trailing counts per entity: shared by item_stats.sql, user_stats.sql and the statistics of codes.
 --
 -- Reads   entity_events(entity_id, ts_us, exposures, clicks, conversions)   events up to as_of
 --         restart(entity_id, restart_us)          entities whose past changed: first window end to recompute
 --         previous(entity_id, window_end_us, exposures_all, clicks_all, conversions_all)   rows of the previous build
+--         variable short_windows    whether changes of the counts of 1d and 7d have rows
 -- Returns one row per entity and window end >= its restart at which any count changes.
 --
 -- A window that ends at W counts events in (W - window, W]. An event enters at the first multiple of the cadence at or
 -- after it, and leaves a window at the first multiple at or after event + window: each is one step of a running sum.
-CREATE OR REPLACE TEMP TABLE trailing_counts AS
+CREATE OR REPLACE TEMP VIEW trailing_counts AS
 WITH dated AS (
     SELECT
         entity_id, ts_us, exposures, clicks, conversions,
@@ -39,8 +40,10 @@ moves AS (
     FROM entered
     UNION ALL
     SELECT entity_id, restart_us, leave_1d_us, -e, -c, -v, 0, 0, 0, 0, 0, 0, 0, 0, 0 FROM entered
+    WHERE getvariable('short_windows')
     UNION ALL
     SELECT entity_id, restart_us, leave_7d_us, 0, 0, 0, -e, -c, -v, 0, 0, 0, 0, 0, 0 FROM entered
+    WHERE getvariable('short_windows')
     UNION ALL
     SELECT entity_id, restart_us, leave_30d_us, 0, 0, 0, 0, 0, 0, -e, -c, -v, 0, 0, 0 FROM entered
 ),

@@ -107,7 +107,7 @@ def test_two_codebooks_live_side_by_side_under_the_same_feature_names(repo: Repo
     views, services = registered(repo)
     assert {"item_sid_a", "item_sid_b"} <= views
     parts = ("", "_user", "_item", "_content")
-    assert services == {f"ctr_{name}{part}" for name in "ab" for part in parts}
+    assert services == {f"ctr_{name}{part}" for name in "ab" for part in parts} | {"codes_a", "codes_b"}
     for name in "ab":
         newest = {item: codes for (item, _), codes in sorted(with_codes(repo, name).items())}
         read = online(repo, name, ASKED)
@@ -134,7 +134,9 @@ def test_serving_moves_with_promotion_and_retiring_keeps_view_and_data_until_the
         views, services = registered(repo)
         assert "item_sid_a" not in views
         assert not [name for name in services if name.startswith("ctr_a")]
-        assert not [path for path in repo.path.rglob("*item_sid_a*") if path.is_file()]
+        assert not {"code_stats_a", "user_code_stats_a"} & views and "codes_a" not in services
+        for table in ("item_sid_a", "code_stats_a"):
+            assert not [path for path in repo.path.rglob(f"*{table}*") if path.is_file()]
         assert not (repo.codebooks / "a").exists()
         assert online(repo, "b", ASKED) == kept
     assert Catalog.open(repo).codebook("a").state == "purged"

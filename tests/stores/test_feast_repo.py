@@ -163,6 +163,7 @@ def test_every_view_and_service_has_an_owner_a_description_and_tags(published: R
     things = [*store.list_feature_views(), *store.list_feature_services()]
     assert {thing.name for thing in things} == {
         *TABLES, "item_sid_one", "ctr_one", "ctr_one_user", "ctr_one_item", "ctr_one_content",
+        "code_stats_one", "user_code_stats_one", "codes_one",
     }  # fmt: skip
     record = Catalog.open(published).codebook("one")
     for thing in things:
@@ -210,7 +211,9 @@ def test_two_repos_in_one_process_do_not_mix(source: Path, tmp_path: Path) -> No
         assert materialize(repo, read_build(repo)["as_of_us"])["item_content"] == 40
     assert told["two"] - told["one"] == {"image"}
     assert {view.name for view in open_store(one).list_feature_views()} == set(TABLES)
-    assert {view.name for view in open_store(two).list_feature_views()} == {*TABLES, "item_sid_only_two"}
+    assert {view.name for view in open_store(two).list_feature_views()} == {
+        *TABLES, "item_sid_only_two", "code_stats_only_two", "user_code_stats_only_two",
+    }  # fmt: skip
     assert not any("item_sid" in name for name in online_tables(one))
 
 

@@ -234,6 +234,7 @@ def test_the_public_surface_is_pinned() -> None:
         "ResidualKMeans",
         "ResidualOPQ",
         "load_codebook",
+        "prefix_keys",
     ]
     assert sorted(ranking.__all__) == ["Dataset", "ExternalRanker", "Ranker", "Scorer", "TorchInputs", "build_dataset"]
     for package in (sidkit, semantic_ids, ranking):

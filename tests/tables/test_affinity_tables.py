@@ -53,12 +53,12 @@ def write_world(folder: Path, events: Sequence[Event], versions: Sequence[Versio
 
 def by_hand(events: Sequence[Event], versions: Sequence[Version], attribute: str) -> list[dict[str, object]]:
     """All rows of the table, counted event by event."""
-    place = {"category": 2, "genres": 3}[attribute]
+    place = {"item_id": 0, "category": 2, "genres": 3}[attribute]
     happened: dict[tuple[str, str], list[tuple[int, int]]] = {}
     for user, item, at, label in events:
         readable = [each for each in versions if each[0] == item and each[1] + DELAY <= at]
         known = max(readable, key=lambda each: each[1])[place] if readable else None
-        values = {known} if place == 2 else set(known or ())
+        values = {item} if attribute == "item_id" else {known} if place == 2 else set(known or ())
         for value in values - {None}:
             happened.setdefault((user, value), []).append((at, label))
     rows = []
@@ -205,3 +205,37 @@ def test_the_columns_are_those_of_user_stats_and_the_value(tmp_path: Path) -> No
     repo = built(tmp_path, [("u1", "i1", START + n, n) for n in range(2)], [("i1", START - DAY, "a", None)])
     names = pq.read_schema(repo.tables / "user_category_stats.parquet").names
     assert names == ["user_id", "category", "event_timestamp", "created_timestamp", *COUNTS]
+
+
+BOTH = FEATURES.replace('"category", "genres"', '"item_id", "category"')
+
+
+def test_counts_per_user_and_item_follow_late_events_and_are_served(tmp_path: Path) -> None:
+    events, versions = random_world(4)
+    assert BOTH != FEATURES
+    repo = attribute_repo(tmp_path / "repo", write_world(tmp_path / "source", events[::2], versions), BOTH)
+    ingest(repo)
+    build_tables(repo, START + 20 * DAY)
+    write_world(tmp_path / "source", events, versions)
+    ingest(repo)
+    build_tables(repo, END)
+    rows = by_hand(events, versions, "item_id")
+    assert rows and same(rows_of(repo, "item_id"), rows)
+    apply_repo(repo)
+    materialize(repo, END)
+    newest = max((row for row in rows if row["item_id"] == "i1"), key=lambda row: str(row["event_timestamp"]))
+    asked = {name: newest[name] for name in ("user_id", "item_id")}
+    read = open_store(repo).get_online_features(["user_item_id_stats:clicks_all"], [asked]).to_dict()
+    assert read["clicks_all"] == [newest["clicks_all"]]
+
+
+def test_counts_per_user_and_item_need_no_attributes_and_no_recount_when_these_change(tmp_path: Path) -> None:
+    events, versions = random_world(5)
+    source = write_world(tmp_path / "source", events, versions)
+    repo = attribute_repo(tmp_path / "repo", source, '[features]\naffinity = ["item_id"]')
+    ingest(repo)
+    build_tables(repo, END)
+    assert same(rows_of(repo, "item_id"), by_hand(events, versions, "item_id"))
+    set_features(repo, BOTH)
+    report = build_tables(repo, END)
+    assert report.new_rows["user_item_id_stats"] == 0 < report.new_rows["user_category_stats"]

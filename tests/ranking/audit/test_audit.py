@@ -121,7 +121,9 @@ def test_every_column_of_a_kept_frame_is_told_again(finished: FinishedJob) -> No
     told = audited(finished.repo, rows=20, seed=0, preset="fast")
     # All numeric columns; and candidate, two of the history, codes, vector, codes of the history, had_before.
     schema = load_dataset(finished.repo.runs / "fast" / "frame").schema
-    assert len(schema.numbers) == 6  # hours since the last click, three affinities to the item, two ages
+    # Hours since the last click, three affinities to the item, two ages; and of one depth 22 counts and rates of prefixes, 3
+    # affinities to them, and of items 4 rates.
+    assert len(schema.numbers) == 6 + 22 + 3 + 4
     assert told["rows"]["cells"] == 20 * (len(numeric_columns(schema)) + 7)
 
 
@@ -301,7 +303,7 @@ def test_content_that_was_corrected_in_place_is_audited_from_the_correction_on(r
     told = audited(repo, rows=9, seed=0, frame=frame_of(repo, asked, tmp_path / "frame.parquet"))
     # Five of content, two of codes, on the one row before the correction: the log no longer tells them.
     assert told["ok"] and told["rows"]["not_recomputable"] == 7
-    assert told["rows"]["cells"] == 4 * 30 - 7
+    assert told["rows"]["cells"] == 4 * (30 + 16) - 7  # 16 counts of prefixes
 
 
 # Artefacts.
@@ -370,6 +372,8 @@ def test_what_cannot_be_audited_is_refused_with_the_remedy(repo: Repo, tmp_path:
 
 class NoCodes:
     """A codebook that says nothing of codes, so that worlds without one can be asked."""
+
+    name = "none"
 
     def __init__(self, modalities: tuple[str, ...]) -> None:
         self.encoder = SimpleNamespace(modalities_=modalities)

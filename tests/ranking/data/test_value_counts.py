@@ -78,7 +78,8 @@ def test_counts_are_those_of_a_plain_loop(drawn: list[tuple[str, int, int]]) -> 
     columns = [pa.array(brands, pa.string()), pa.array(genres, pa.list_(pa.string()))]
     view = ViewRows("item_attributes", index, pa.table(columns, names=list(TYPES)))
     stores = {f"user_{name}_stats": Store(name) for name in ("brand", "genres")}
-    found = value_counts(SCHEMA, stores, {"item_attributes": view}, users, at_us, RATE)
+    item_ids = np.array([str(item) for _, item, _ in drawn], dtype=object)
+    found = value_counts(SCHEMA, stores, {"item_attributes": view}, users, item_ids, at_us, RATE)
     for at, attribute in enumerate(("brand", "genres")):
         read = stores[f"user_{attribute}_stats"].read
         assert len(read) == len(set(read))

@@ -52,7 +52,7 @@ def test_a_damaged_file_is_refused(repo: Repo) -> None:
 
 
 def test_an_explanation_is_zero_where_a_group_does_not_matter(repo: Repo, finished: FinishedJob) -> None:
-    scorer = Scorer(repo)
+    scorer = Scorer(repo, Path(finished.output["artifacts"]["rankers"]["content"][0]).name)
     data = scorer.read("u1", [f"i{number}" for number in range(20)], finished.result.as_of_us).data
     changes = explain(data, scorer.ranker.score)
     assert {"content", "codes", "history", "counts of the item"} <= set(changes)

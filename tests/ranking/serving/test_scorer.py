@@ -131,8 +131,8 @@ def finished_rows(repo: Repo) -> dict[str, int]:
     """Keys per table."""
     told = {}
     for view in open_store(repo).list_feature_views():
-        table = pq.read_table(repo.tables / f"{view.name}.parquet", columns=[view.join_keys[0]])
-        told[view.name] = len(table[view.join_keys[0]].unique())
+        table = pq.read_table(repo.tables / f"{view.name}.parquet", columns=view.join_keys)
+        told[view.name] = len(table.group_by(view.join_keys).aggregate([]))
     return told
 
 
