@@ -1,21 +1,26 @@
 """Latency of ranking requests: the service, and the floor of the same reads and one forward pass.
 
-    python benchmarks/serving.py --repo FOLDER [--candidates 500] [--seconds 20] [--rate 50] [--out FILE]
+    python benchmarks/serving.py --repo FOLDER [--candidates 500] [--seconds 20] [--rate 50] [--swaps N] [--out FILE]
 
 The service runs in a process of its own on a free port of the loopback address. ``closed`` sends one request after another;
 ``fixed`` sends at a fixed rate over keep-alive connections, and counts a request from the moment it was due, so that a slow
 answer delays nobody's clock (no coordinated omission). The floor is measured in this process: the packed rows of the candidates
 and of the user as bytes, and one forward pass of the same batch. Processor seconds per request are those of the service, so
-that other load on the machine matters less.
+that other load on the machine matters less. ``--swaps`` promotes the repository's rankers in turn while two clients send
+requests, and counts requests without an answer (lost) and answers whose scores are not those of the ranker that they name
+(mixed). It works on a copy of the repository.
 """
 
 from __future__ import annotations
 
 import argparse
 import http.client
+import itertools
 import json
 import os
 import platform
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -34,10 +39,10 @@ import pyarrow.parquet as pq
 CONNECTIONS = 4
 
 
-def start(repo: Path, folder: Path) -> tuple[subprocess.Popen[str], str]:
+def start(repo: Path, folder: Path, *options: str) -> tuple[subprocess.Popen[str], str]:
     """The service, once it is ready, and its URL."""
     log = (folder / "stderr").open("w")
-    command = [sys.executable, "-u", "-m", "sidkit", "serve", "--repo", str(repo), "--port", "0"]
+    command = [sys.executable, "-u", "-m", "sidkit", "serve", "--repo", str(repo), "--port", "0", *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
     assert process.stdout is not None
     url = process.stdout.readline().split()[2].rstrip(";")
@@ -158,6 +163,84 @@ def floor(repo: Path, bodies: list[dict[str, Any]], rounds: int = 100) -> dict[s
     return measured
 
 
+def swap(repo: Path, folder: Path, bodies: list[dict[str, Any]], swaps: int) -> dict[str, Any]:
+    """Promotions under load."""
+    from semantic_ids.catalog import Catalog
+    from sidkit.core.repo import Repo
+
+    copied = Repo.open(shutil.copytree(repo, folder / "repo"))
+    catalog = Catalog.open(copied)
+    names = [record.name for record in catalog.rankers()]
+    process, url = start(copied.path, folder, "--poll", "0.1")
+    answers: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    lost: list[object] = []
+    sent = [0]
+    ended = threading.Event()
+    watched = psutil.Process(process.pid)
+
+    def load(first: int) -> None:
+        connection, rng = connected(url), np.random.default_rng(first)
+        for number in itertools.count(first):
+            if ended.is_set():
+                return
+            body = {**bodies[number % len(bodies)], "item_ids": bodies[number % len(bodies)]["item_ids"][:50]}
+            sent[0] += 1
+            try:
+                status, text = call(connection, "POST", "/v1/rank", json.dumps(body).encode())
+            except (OSError, http.client.HTTPException) as error:
+                lost.append(error)
+                connection = connected(url)
+                continue
+            if status != 200:
+                lost.append(text)
+            elif rng.random() < 0.2:
+                answers.append((body, json.loads(text)))
+
+    clients = [threading.Thread(target=load, args=(first,)) for first in range(2)]
+    try:
+        for client in clients:
+            client.start()
+        memory, asked, done = [], connected(url), 0
+        for name in itertools.islice(itertools.cycle(names), swaps):
+            catalog.set_ranker_state(name, "serving")
+            process.send_signal(signal.SIGHUP)
+            while json.loads(call(asked, "GET", "/v2/health/ready")[1])["ranker"] != name:
+                time.sleep(0.005)
+            done += 1
+            if done in {max(swaps // 10, 1), swaps}:
+                memory.append(watched.memory_info().rss)
+        ended.set()
+        for client in clients:
+            client.join()
+    finally:
+        ended.set()
+        process.terminate()
+        process.wait()
+    compared = answers[:: max(len(answers) // 500, 1)]
+    return {
+        "swaps": done,
+        "requests": sent[0],
+        "lost": len(lost),
+        "mixed": mixed_in(copied, names, compared),
+        "compared": len(compared),
+        "rankers_seen": len({answer["ranker"]["name"] for _, answer in answers}),
+        "memory_growth": round(memory[-1] / memory[0] - 1, 4),
+    }
+
+
+def mixed_in(repo: Any, names: list[str], answers: list[tuple[dict[str, Any], dict[str, Any]]]) -> int:
+    """Answers whose scores are not those of the ranker that they name."""
+    from ranking.serving.scorer import Scorer
+    from sidkit.core.clock import parse_time
+
+    scorers, mixed = {name: Scorer(repo, name) for name in names}, 0
+    for body, answer in answers:
+        ids = [each["item_id"] for each in answer["items"]]
+        expected = scorers[answer["ranker"]["name"]].score(body["user_id"], ids, parse_time(answer["at"]))
+        mixed += not np.allclose([each["score"] for each in answer["items"]], expected, atol=1e-6)
+    return mixed
+
+
 def shown(seconds: list[float]) -> dict[str, float]:
     p50, p90, p99 = (float(np.percentile(seconds, share)) * 1e3 for share in (50, 90, 99))
     return {"p50_ms": round(p50, 3), "p90_ms": round(p90, 3), "p99_ms": round(p99, 3), "requests": len(seconds)}
@@ -170,8 +253,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--rate", type=float, default=50.0, help="requests per second of the fixed rate")
     parser.add_argument("--out", type=Path, help="file for the results (JSON)")
+    parser.add_argument("--swaps", type=int, default=0, help="measure so many promotions under load instead")
     options = parser.parse_args()
     bodies = bodies_of(options.repo, options.candidates)
+    if options.swaps:
+        with tempfile.TemporaryDirectory() as folder:
+            finish({"swap": swap(options.repo, Path(folder), bodies, options.swaps)}, options.out)
+        return
     sent = [json.dumps(body).encode() for body in bodies]
     result: dict[str, Any] = {
         "candidates": len(bodies[0]["item_ids"]),
@@ -197,10 +285,15 @@ def main() -> None:
             process.wait()
     floor_ms = result["floor_cpu"]["read"]["p50_ms"] + result["floor_cpu"]["forward"]["p50_ms"]
     result["cpu_vs_floor"] = round(result["closed"]["cpu_ms"] / floor_ms, 2)
+    finish(result, options.out)
+
+
+def finish(result: dict[str, Any], out: Path | None) -> None:
+    """Print and write the results."""
     text = json.dumps(result, indent=2)
     print(text)
-    if options.out:
-        options.out.write_text(text + "\n")
+    if out:
+        out.write_text(text + "\n")
 
 
 if __name__ == "__main__":
