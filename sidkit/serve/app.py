@@ -39,7 +39,8 @@ _MOST_SIMILAR = 1_000
 
 
 class Application:
-    """One worker: an ASGI application and the threads behind it. A single thread scores; another one loads models.
+    """One worker: an ASGI application and the threads behind it. One thread scores, one loads models, one
+    answers probes.
 
     Parameters
     ----------
@@ -54,6 +55,7 @@ class Application:
         self._shadow: Shadow | None = None
         self._scoring = ThreadPoolExecutor(1, thread_name_prefix="sidkit-score", initializer=_one_thread)
         self._loading = ThreadPoolExecutor(1, thread_name_prefix="sidkit-load", initializer=_one_thread)
+        self._probing = ThreadPoolExecutor(1, thread_name_prefix="sidkit-probe")  # probes do not wait for a model
         self._waiting = 0
         self._look_now = asyncio.Event()
         inner = Router(self._routes(), redirect_slashes=False, default=_not_found, lifespan=self._lifespan)
@@ -98,6 +100,7 @@ class Application:
             with contextlib.suppress(asyncio.CancelledError):
                 await following
             self._loading.shutdown(wait=False, cancel_futures=True)
+            self._probing.shutdown(wait=False, cancel_futures=True)
             self._scoring.shutdown(wait=True)
             if self._shadow is not None:
                 self._shadow.close()
@@ -173,7 +176,7 @@ class Application:
 
     async def _ready(self, _: Request) -> Response:
         loop = asyncio.get_running_loop()
-        ready = await loop.run_in_executor(self._loading, self.holder.readiness, _online_problem)
+        ready = await loop.run_in_executor(self._probing, self.holder.readiness, _online_problem)
         return _json(ready, 200 if ready.ready else 503)
 
     async def _model(self, request: Request) -> Response:
@@ -183,7 +186,7 @@ class Application:
     async def _model_ready(self, request: Request) -> Response:
         _, name = self._named_model(request)
         loop = asyncio.get_running_loop()
-        ready = await loop.run_in_executor(self._loading, self.holder.readiness, _online_problem)
+        ready = await loop.run_in_executor(self._probing, self.holder.readiness, _online_problem)
         return _json({"name": name, "ready": ready.ready}, 200 if ready.ready else 503)
 
     async def _infer(self, request: Request) -> Response:
@@ -202,7 +205,7 @@ class Application:
         return model, name
 
     async def _metrics(self, _: Request) -> Response:
-        text = await asyncio.get_running_loop().run_in_executor(self._loading, self.metrics.text)
+        text = await asyncio.get_running_loop().run_in_executor(self._probing, self.metrics.text)
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def _openapi(self, _: Request) -> Response:

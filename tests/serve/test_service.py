@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from helpers.builders import FinishedJob
 from helpers.http_service import Service, running
@@ -136,6 +139,67 @@ def test_a_refusal_says_what_was_expected(service: Service, body: Any, status: i
     assert problem["status"] == status and problem["request_id"] == answer.headers["x-request-id"]
     assert re.match(r"expected .+, got .+", problem["detail"], re.DOTALL)
     assert not re.search(r"Traceback|SELECT|/tmp/|\.py\b|\.sqlite", answer.text)
+
+
+TEXTS = st.text(max_size=8) | st.sampled_from(["u1", "i1", "nothing", "\x00", "../../etc/passwd", "' OR 1=1 --"])
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=6,
+)
+WHERE = st.dictionaries(st.sampled_from(["price", "category", "colour"]), VALUES, max_size=2)
+RETRIEVE = st.fixed_dictionaries(
+    {"by": st.sampled_from(["similar", "prefix", "popular"])},
+    optional={
+        "item_id": TEXTS, "codes": st.lists(st.integers(-1, 20), max_size=4), "window": st.sampled_from(["7d", "all", "2d"]),
+        "limit": st.integers(-1, 1_001), "where": WHERE,
+    },
+)  # fmt: skip
+BODIES = VALUES | st.fixed_dictionaries(
+    {"user_id": TEXTS},
+    optional={
+        "item_ids": st.lists(TEXTS, max_size=5), "retrieve": RETRIEVE, "k": st.integers(-1, 10), "explain": st.booleans(),
+        "at": st.sampled_from(["2030-01-01T00:00:00Z", "9999-12-31T23:59:59+00:00", "0001-01-01T00:00:00+14:00", ""]),
+        "context": st.dictionaries(TEXTS, VALUES, max_size=2) | st.none(),
+    },
+)  # fmt: skip
+
+
+@settings(max_examples=150)
+@given(BODIES)
+def test_any_body_gets_an_answer_or_a_problem(service: Service, body: Any) -> None:
+    answer = service.call("POST", "/v1/rank", body)
+    assert answer.status in {200, 400, 422}, (body, answer.text)
+    if answer.status == 200:
+        assert answer.json["items"] and all(0 <= each["score"] <= 1 for each in answer.json["items"])
+    else:
+        assert answer.json["detail"].startswith("expected ")
+
+
+@settings(max_examples=60)
+@given(st.sampled_from(["/v1/codes", "/v2/models/ranker/infer"]), VALUES | st.fixed_dictionaries(
+    {"inputs": st.lists(st.fixed_dictionaries({
+        "name": st.sampled_from(["user_id", "item_id", "at_us", "device"]),
+        "shape": st.lists(st.integers(-1, 3), max_size=3),
+        "datatype": st.sampled_from(["BYTES", "INT64", "FP32", "TEXT"]),
+        "data": st.lists(VALUES, max_size=3),
+    }), max_size=4)}
+))  # fmt: skip
+def test_any_body_of_the_other_paths_gets_an_answer_or_a_problem(service: Service, path: str, body: Any) -> None:
+    answer = service.call("POST", path, body)
+    assert answer.status in {200, 400, 422}, (body, answer.text)
+
+
+def test_limits_of_time_and_concurrency(finished: FinishedJob) -> None:
+    with running(finished.repo.path, "--timeout", 0.001, "--max-waiting", 1) as service:
+        slow = service.rank(user_id="u1", item_ids=[f"i{number}" for number in range(300)])
+        assert slow.status == 503 and "within 0.001 seconds" in slow.json["detail"]
+        assert slow.headers["retry-after"] == "1"
+        with ThreadPoolExecutor(8) as clients:
+            body = {"user_id": "u1", "item_ids": [f"i{number}" for number in range(300)]}
+            statuses = set(clients.map(lambda _: service.rank(**body).status, range(40)))
+        assert 429 in statuses and statuses <= {200, 429, 503}
+        service.wait_until(lambda one: one.call("POST", "/v1/codes", {"item_ids": ["i1"]}).status == 200)
 
 
 def test_other_paths_and_methods_are_refused_with_a_problem(service: Service) -> None:
