@@ -241,6 +241,10 @@ def _history_features(view: ViewRows, item_ids: npt.NDArray[np.object_], at_us: 
 
 def _in_history(items: pa.ListArray, index: Ints, item_ids: npt.NDArray[np.object_]) -> npt.NDArray[np.float64]:
     """1 if the candidate is among the history's items, else 0."""
+    if len(items) == 1:  # a request: one history for all candidates
+        only = set(items.flatten().to_pylist())
+        among: npt.NDArray[np.bool_] = np.fromiter(map(only.__contains__, item_ids), np.bool_, len(item_ids))
+        return (among & (index >= 0)).astype(np.float64)
     flat = items.flatten().dictionary_encode()
     names = pd.Index(flat.dictionary.to_pylist(), dtype=object)
     count = max(len(names), 1)
