@@ -9,7 +9,7 @@ REAL := ml_latest_small uci_online_retail xwines_slim
 # Data sets whose validation rows are used for tuning.
 SEARCHED = synthetic:strong $(REAL:%=$(SIDKIT_DATA)/%)
 
-.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz coverage attributes audits arms tune-arms tune-presets tune-boosting bench-fuxictr online-load proof bench bench-check clean
+.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz coverage attributes audits codebook-windows bytes-per-item arms tune-arms tune-presets tune-boosting bench-fuxictr online-load proof bench bench-check clean
 
 $(VENV): $(VENV)/.made
 
@@ -114,6 +114,11 @@ tune-presets: $(VENV)/.made
 tune-boosting: $(VENV)/.made
 	SIDKIT_DATA="$(SIDKIT_DATA)" $(BIN)/python benchmarks/tune_boosting.py --work $(WORK)/arms --data $(SEARCHED)
 
+# Shares of the log for codebooks that learn from clicks, on validation rows; about 5 minutes per data set and core.
+codebook-windows: $(VENV)/.made
+	$(BIN)/python benchmarks/codebook_windows.py --work $(WORK)/codebook-windows --data synthetic:strong synthetic:clustered \
+	  $(SIDKIT_DATA)/ml_latest_small $(SIDKIT_DATA)/uci_online_retail
+
 # What attributes add on real data, whether rankers find what clicks depend on, and what attributes cost.
 attributes: $(VENV)/.made
 	$(BIN)/python benchmarks/attributes.py --work $(WORK)/attributes --data $(REAL:%=$(SIDKIT_DATA)/%)
@@ -123,6 +128,14 @@ attributes: $(VENV)/.made
 # Frames of real data sets, code statistics included, recomputed from the log by independent code: 10,000 rows each.
 audits: $(VENV)/.made
 	$(BIN)/python benchmarks/audits.py --work $(WORK)/audits --data synthetic:clustered $(REAL:%=$(SIDKIT_DATA)/%)
+
+# What statistics of codes cost in time, memory and bytes, on 10 million invented impressions.
+code-stats-costs: $(VENV)/.made
+	$(BIN)/python benchmarks/code_stats_costs.py --work $(WORK)/code_stats_costs
+
+# Bytes per item against AUC: ids, decoded codes, and content vectors of three precisions.
+bytes-per-item: $(VENV)/.made
+	$(BIN)/python benchmarks/bytes_per_item.py --work $(WORK)/bytes --data $(REAL:%=$(SIDKIT_DATA)/%) synthetic:strong
 
 # One writer and eight readers on a packed online store for a minute; stops at a torn row or an error.
 online-load: $(VENV)/.made

@@ -20,6 +20,7 @@ import importlib.metadata
 import json
 import platform
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def prepared(work: Path, impressions: int) -> dict[str, Any]:
         split = TimeSplit.of(read_moments(repo.labelled_rows), repo.settings.split)
         name = stages.codebook("bench", options.preset.codebook, split.train_end_us, [log])
     own.write_bytes(repo.labelled_rows.read_bytes())
-    return {"codebook": name, "train_end_us": split.train_end_us, "validation_end_us": split.validation_end_us}
+    return {"codebook": name, "split": asdict(split)}
 
 
 def draw_rows(work: Path, rows: int, split: Any) -> None:
@@ -83,7 +84,7 @@ def frame_cell(work: Path, rows: int, kind: str, facts: dict[str, Any]) -> dict[
     from sidkit.core.stages import Stages
 
     repo = Repo.open(work / "repo")
-    split = TimeSplit(facts["train_end_us"], facts["validation_end_us"])
+    split = TimeSplit(**facts["split"])
     draw_rows(work, rows, split)
     caps, folder = Caps(NO_CAP, EVALUATION_ROWS), work / f"frame-{kind}"
     before, began = peak_mb(), time.process_time()
@@ -116,7 +117,7 @@ def train_cell(work: Path, rows: int, kind: str, facts: dict[str, Any]) -> dict[
     from sidkit.core.repo import Repo
 
     preset = load_preset("rqkmeans")
-    split = TimeSplit(facts["train_end_us"], facts["validation_end_us"])
+    split = TimeSplit(**facts["split"])
     before, began = peak_mb(), time.process_time()
     context = training_context(
         Repo.open(work / "repo"), facts["codebook"], split, work / f"frame-{kind}", preset.ranker, None, threads=1

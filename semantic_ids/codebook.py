@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from semantic_ids.codebook_parts import make_encoder, make_quantizer, plugins_of
+from semantic_ids.decoding import decoded_vectors
 from semantic_ids.encoders import ENCODER_NAMES, Encoder
 from semantic_ids.encoders.base import Items
 from semantic_ids.estimator_files import CONFIG, TENSORS, check_kind, existing_folder, write_tensors
@@ -103,6 +104,21 @@ class Codebook:
     def codes_of(self, vectors: Floats) -> Codes:
         """Codes ``int32 [items, levels]`` of the encoder's vectors."""
         return self.quantizer.encode(vectors, beam=self.beam)
+
+    def decode(self, codes: Codes) -> Floats:
+        """What codes stand for in the encoder's space, ``float32 [items, dim]``.
+
+        Parameters
+        ----------
+        codes : int32 [items, levels]
+            -1 for items without codes, whose vectors are zeros.
+
+        Raises
+        ------
+        FitError
+            When the quantizer cannot decode.
+        """
+        return decoded_vectors(self.quantizer, codes, self.encoder.output_dim)
 
     def assign(self, items: Items) -> Assignment:
         """Codes of any items, including items that appeared after the fit."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from semantic_ids.catalog import Catalog
 from semantic_ids.code_stats import STATS, CodeStatsSpec, chosen_stats
@@ -20,7 +20,7 @@ from semantic_ids.pairs.mining import ItemPairs, PairSpec
 from semantic_ids.quality.code_metrics import code_quality
 from semantic_ids.quality.floors import Floors, check_floors
 from semantic_ids.quantizers import QUANTIZER_NAMES, Quantizer
-from semantic_ids.quantizers.sizes import default_sizes
+from semantic_ids.quantizers.sizes import byte_size, default_sizes
 from semantic_ids.records import CodebookRecord
 from sidkit.core.arrays import Floats
 from sidkit.core.artifact import read_manifest
@@ -43,6 +43,10 @@ class CodebookSpec(CodebookParts):
     """Codes per level; by default the power of two nearest to items / 40 on every level."""
     falling: bool = False
     """If no sizes are given: levels in the ratio 8 : 2 : 1 instead of equal ones; their product is about 6.5 x items."""
+    item_bytes: int | None = Field(default=None, ge=1, le=64)
+    """Overrides ``levels``: as many levels as bytes per item, each of 256 codes (fewer with fewer than 3 items per
+    code). For codes that rankers decode: the default sizes are limited to codes that occur often enough to learn a row for
+    each, and decoding learns none."""
     pairs: PairSpec = Field(default_factory=PairSpec)
     """Mining of item pairs, for encoders and quantizers that learn from behaviour."""
     floors: Floors = Field(default_factory=Floors)
@@ -52,10 +56,19 @@ class CodebookSpec(CodebookParts):
     stats: CodeStatsSpec = Field(default_factory=CodeStatsSpec)
     """Counts of events per prefix of codes."""
 
+    @model_validator(mode="after")
+    def _sizes_are_given_once(self) -> CodebookSpec:
+        given = [name for name in ("sizes", "falling") if getattr(self, name)]
+        if self.item_bytes is not None and given:
+            raise ValueError(f"expected item_bytes or {' and '.join(given)}, got both; remove one of them")
+        return self
+
     @model_serializer(mode="wrap")
-    def _without_default_stats(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out default statistics: the codebooks of older releases have none in their manifests."""
+    def _without_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out default statistics and unset bytes: the codebooks of older releases have none in their manifests."""
         dumped: dict[str, Any] = dump(self)
+        if self.item_bytes is None:
+            dumped.pop("item_bytes", None)
         if self.stats == CodeStatsSpec():
             dumped.pop("stats", None)
         return dumped
@@ -192,6 +205,7 @@ def without_codes(spec: CodebookSpec) -> CodebookSpec:
             "quantizer": "residual_kmeans",
             "quantizer_arguments": {},
             "levels": 1,
+            "item_bytes": None,
             "sizes": (2,),
             "falling": False,
             "beam": 1,
@@ -214,7 +228,9 @@ def build_models(spec: CodebookSpec, items: int, distinct: int | None = None) ->
     """
     encoder = make_encoder(spec.encoder, spec.encoder_arguments)
     sizes = spec.sizes or default_sizes(items, spec.levels, falling=spec.falling, distinct=distinct)
-    arguments = {"sizes": sizes, "force": spec.force, **spec.quantizer_arguments}
+    if spec.item_bytes is not None:
+        sizes = (byte_size(items if distinct is None else distinct),) * spec.item_bytes
+    arguments = {"sizes": sizes, "force": spec.force or spec.item_bytes is not None, **spec.quantizer_arguments}
     return encoder, make_quantizer(spec.quantizer, arguments)
 
 

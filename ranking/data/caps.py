@@ -30,8 +30,15 @@ class Caps:
         """
         if repo.settings.source.feedback != "positives_only" or self == Caps():
             return None
-        cuts = (-FAR, split.train_end_us, split.validation_end_us, FAR if end_us is None else end_us)
+        start_us = split.train_start_us
+        cuts = (
+            -FAR if start_us is None else start_us,
+            split.train_end_us,
+            split.validation_end_us,
+            FAR if end_us is None else end_us,
+        )
         windows = tuple(
             SampledWindow(cuts[place], cuts[place + 1], self.of_part(name)) for place, name in enumerate(PARTS)
         )
-        return RowSample(repo.data / f"rows-{content_hash(asdict(self))[:8]}{mark}.parquet", windows)
+        named_by = asdict(self) if start_us is None else [asdict(self), start_us]
+        return RowSample(repo.data / f"rows-{content_hash(named_by)[:8]}{mark}.parquet", windows)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from fnmatch import fnmatchcase
 
-from ranking.data.schema import ExtraFeature, FeatureSchema, Kind, is_prefix
+from ranking.data.schema import ExtraFeature, FeatureSchema, Kind, is_prefix, only_removes
 from sidkit.core.code_stats import (
     CODE_WINDOWS,
     USER_CODE_WINDOWS,
@@ -15,6 +16,7 @@ from sidkit.core.code_stats import (
 )
 
 _STATS = "code_stats"
+_DEEPEST = 16
 ITEM_RATE = f"{_STATS}__item_rate"
 """The item's click rate, smoothed towards that of its deepest prefix; a window follows."""
 _PREFIXES = ("code_stats_", "user_code_stats_", "code_affinity_")
@@ -54,6 +56,19 @@ def family_of(name: str) -> str:
 def is_code_pattern(pattern: str) -> bool:
     """Whether a pattern of features adds only features of the prefixes of codes."""
     return pattern.lstrip("*").startswith(("code_", "user_code_"))
+
+
+def may_read_code_stats(patterns: Iterable[str] | None) -> bool:
+    """Whether patterns of features (None: all features) can select any feature of the prefixes of codes."""
+    given = tuple(patterns) if patterns is not None else ("*",)
+    removed = [each[1:] for each in given if each.startswith("!")]
+    added = ("*",) if only_removes(given) else tuple(each for each in given if not each.startswith("!"))
+    names = code_features(range(1, _DEEPEST + 1), conversions=True).names
+    return any(
+        any(fnmatchcase(name, pattern) for pattern in added)
+        and not any(fnmatchcase(name, pattern) for pattern in removed)
+        for name in names
+    )
 
 
 def code_features(depths: Iterable[int], *, conversions: bool) -> FeatureSchema:

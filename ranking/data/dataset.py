@@ -6,7 +6,7 @@ history table, and batches look them up. Memory grows with distinct items and hi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ranking.data.coded import Coded, Codes32
+from ranking.data.decoded import DECODED_VECTORS, VectorsOf
 from ranking.data.feature_views import string_array
 from ranking.data.item_table import ItemTable, shown_items
 from ranking.data.numeric_features import model_features, numeric_columns
@@ -25,7 +26,7 @@ from ranking.data.schema import BUILT_IN, ExtraFeature, FeatureSchema
 from ranking.data.targets import CLICKED, CONVERTED, Target
 from sidkit.contract.row_files import checked_rows
 from sidkit.contract.schemas import LABELLED_ROWS
-from sidkit.core.arrays import Floats, Ints, one_chunk
+from sidkit.core.arrays import Codes, Floats, Ints, one_chunk
 from sidkit.core.errors import ContractError, EvaluationError
 from sidkit.core.integrity import checked
 
@@ -140,6 +141,34 @@ class Dataset:
             items=narrowed_items(self.items, self.schema, schema),
             coded=narrowed_rows(self.coded, self.schema, schema),
         )
+
+    def with_vectors(self, vectors: VectorsOf, decode: Callable[[Codes], Floats]) -> Dataset:
+        """The same rows with the item vectors that a ranker reads.
+
+        Parameters
+        ----------
+        vectors : str
+            ``"content"`` or ``"decoded"``.
+        decode : callable
+            See :meth:`ranking.data.item_table.ItemTable.decoded`.
+        """
+        if vectors != DECODED_VECTORS or self.items.vectors == vectors:
+            return self
+        return replace(self, items=self.items.decoded(decode))
+
+    def refuse_other_vectors(self, vectors: VectorsOf) -> None:
+        """Check that the item vectors are those that a ranker reads.
+
+        Raises
+        ------
+        EvaluationError
+            When they are others.
+        """
+        if self.items.vectors != vectors:
+            raise EvaluationError(
+                f'expected a dataset with vectors="{vectors}", as the ranker was trained on, got "{self.items.vectors}"; build '
+                "it with the ranker's vectors: build_dataset(..., vectors=ranker.config.vectors)"
+            )
 
     @property
     def click_rate(self) -> float:

@@ -88,6 +88,8 @@ class DiskDataset:
         See :class:`ranking.data.dataset.Dataset`.
     row_values : tuple of pyarrow.Array
         The values of the coded features of rows.
+    replaced : Path, optional
+        A file with the same row groups, whose columns take the place of those of the same name.
     """
 
     path: Path
@@ -96,6 +98,7 @@ class DiskDataset:
     items: ItemTable
     schema: FeatureSchema = BUILT_IN
     row_values: tuple[pa.Array, ...] = ()
+    replaced: Path | None = None
 
     def __len__(self) -> int:
         return int(self._metadata.num_rows)
@@ -204,14 +207,23 @@ class DiskDataset:
     def _tables(self, columns: list[str]) -> Iterator[pa.Table]:
         with self._opened() as opened:
             for group in range(opened.num_row_groups):
-                yield opened.read_row_group(group, columns)
+                yield self._group(opened, group, columns)
+
+    def _group(self, opened: pq.ParquetFile, group: int, columns: list[str]) -> pa.Table:
+        if self.replaced is None:
+            return opened.read_row_group(group, columns)
+        with pq.ParquetFile(self.replaced) as other:
+            names = [name for name in columns if name in other.schema_arrow.names]
+            table = opened.read_row_group(group, [name for name in columns if name not in names])
+            replaced = other.read_row_group(group, names)
+        return pa.table({**_columns(table), **_columns(replaced)})
 
     def _read(self, group: int, *, ids: bool) -> FrameRows:
         with self._opened() as opened:
             known = set(opened.schema_arrow.names)
             extra = [name for name in ("user_id", "had_before") if ids and name in known]
             coded = [each.name for each in self.schema.row_coded]
-            table = opened.read_row_group(group, [*_NARROW, *self._numeric_names, *coded, *extra])
+            table = self._group(opened, group, [*_NARROW, *self._numeric_names, *coded, *extra])
         narrow = {name: table.column(name).to_numpy().copy() for name in _NARROW}
         no_ids = np.full(len(table) if not ids else 0, "", dtype=object)
         return FrameRows(
@@ -241,6 +253,10 @@ class DiskDataset:
             self.schema,
             Coded(row_codes(part), self.row_values) if self.row_values else None,
         )
+
+
+def _columns(table: pa.Table) -> dict[str, pa.ChunkedArray]:
+    return dict(zip(table.column_names, table.columns, strict=True))
 
 
 def _matrix(table: pa.Table, columns: list[str]) -> Codes32:

@@ -17,7 +17,7 @@ from ranking.data.disk_dataset import GROUP_ROWS, DiskDataset, DiskDatasetWriter
 from ranking.data.feature_views import Reader
 from ranking.data.frame_builder import FrameBuilder, feature_readers, historical_codes, value_readers
 from ranking.data.frame_rows import FrameRows, row_codes
-from ranking.data.labelled_rows import RowsFile, Window, click_share, row_chunks
+from ranking.data.labelled_rows import FAR, RowsFile, Window, click_share, row_chunks
 from ranking.data.rows_used import part_rows
 from ranking.data.service_schema import service_schema
 from ranking.data.split import TimeSplit, check_classes
@@ -142,7 +142,7 @@ def write_disk_frame(
     context = tuple(repo.settings.features.context)
     rows = RowsFile(rows_path, repo.settings.engine, repo.data / "tmp" / "duckdb", target, context)
     windows = {
-        "train": Window(until_us=split.train_end_us),
+        "train": Window(-FAR if split.train_start_us is None else split.train_start_us, split.train_end_us),
         "validation": Window(split.train_end_us, split.validation_end_us),
         "test": Window(split.validation_end_us),
     }

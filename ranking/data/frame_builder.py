@@ -13,6 +13,7 @@ from ranking.data.affinity import affinities
 from ranking.data.code_counts import CodeReader, code_counts, code_reader, prefix_numbers
 from ranking.data.coded import Coded, ValueIndex
 from ranking.data.dataset import Dataset, LabelledRows
+from ranking.data.decoded import CONTENT_VECTORS, VectorsOf
 from ranking.data.extra_numbers import history_ages, stacked, stored_numbers
 from ranking.data.feature_views import USER_HISTORY, Reader, historical_reader
 from ranking.data.frame_rows import FrameRows, row_codes
@@ -41,6 +42,7 @@ def build_dataset(
     rate: float,
     history_length: int,
     schema: FeatureSchema = BUILT_IN,
+    vectors: VectorsOf = CONTENT_VECTORS,
 ) -> Dataset:
     """Retrieve the point-in-time features of rows through a feature service and build a dataset.
 
@@ -60,6 +62,8 @@ def build_dataset(
         Maximum items per history.
     schema : FeatureSchema
         The features besides the built-in ones; default: none.
+    vectors : str
+        Whether item vectors are those of the items' ``"content"``, or ``"decoded"`` from their codes.
     """
     of_rows, look_up = feature_readers(store, service_name)
     builder = FrameBuilder(
@@ -70,6 +74,7 @@ def build_dataset(
         schema=schema,
         by_value=value_readers(store, service_name, schema),
         by_code=historical_codes(store, service_name, schema),
+        vectors=vectors,
     )
     return builder.dataset(builder.retrieve(of_rows, rows))
 
@@ -119,10 +124,18 @@ def assemble(
     schema: FeatureSchema = BUILT_IN,
     by_value: Mapping[str, Reader] | None = None,
     by_code: CodeReader | None = None,
+    vectors: VectorsOf = CONTENT_VECTORS,
 ) -> Dataset:
     """Build a dataset from feature views; shared by training and serving."""
     builder = FrameBuilder(
-        codebook, look_up, rate=rate, history_length=history_length, schema=schema, by_value=by_value, by_code=by_code
+        codebook,
+        look_up,
+        rate=rate,
+        history_length=history_length,
+        schema=schema,
+        by_value=by_value,
+        by_code=by_code,
+        vectors=vectors,
     )
     return builder.dataset(builder.add(views, rows))
 
@@ -133,7 +146,7 @@ class FrameBuilder:
     Parameters
     ----------
     codebook : Codebook
-        Its encoder computes the content vectors.
+        Its encoder computes the item vectors, or its quantizer decodes them.
     look_up : callable
         Looks up the content and codes of history items.
     rate : float
@@ -146,6 +159,8 @@ class FrameBuilder:
         View -> reader of that view, of the features by user and value; see :func:`value_readers`.
     by_code : CodeReader, optional
         Reader of the counts per prefix, of the features by the candidate's codes; see :func:`historical_codes`.
+    vectors : str
+        Whether item vectors are those of the items' ``"content"``, or ``"decoded"`` from their codes.
     """
 
     def __init__(
@@ -158,13 +173,14 @@ class FrameBuilder:
         schema: FeatureSchema = BUILT_IN,
         by_value: Mapping[str, Reader] | None = None,
         by_code: CodeReader | None = None,
+        vectors: VectorsOf = CONTENT_VECTORS,
     ) -> None:
         self._rate = rate
         self._by_code = by_code
         self._by_value = by_value or {}
         self.schema = schema
         self._values = ValueIndex(schema.row_coded)
-        self._items = ItemTableBuilder(codebook, schema)
+        self._items = ItemTableBuilder(codebook, schema, vectors)
         self._histories = HistoryTableBuilder(self._items, look_up, history_length)
 
     def add(self, views: Mapping[str, ViewRows], rows: LabelledRows) -> FrameRows:

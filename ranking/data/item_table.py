@@ -5,8 +5,8 @@ Index 0 is padding. An item whose content and codes were not yet available at a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,13 @@ import pandas as pd
 import pyarrow as pa
 
 from ranking.data.coded import Coded, ValueIndex
+from ranking.data.decoded import CONTENT_VECTORS, DECODED_VECTORS, VectorsOf
 from ranking.data.feature_views import CONTENT, SID
 from ranking.data.grown import Grown
 from ranking.data.schema import FeatureSchema
 from semantic_ids.codebook import Codebook
 from semantic_ids.item_vectors import ItemVectors
-from sidkit.core.arrays import Ints, one_chunk
+from sidkit.core.arrays import Codes, Floats, Ints, one_chunk
 from sidkit.core.hashing import GOLDEN_GAMMA
 from sidkit.stores.offline.plan import ViewRows
 
@@ -35,25 +36,43 @@ class ItemTable:
     """Distinct item versions.
 
     ``ids`` ``object [items]``; ``codes`` ``int32 [items, levels]``, -1 for items without codes; ``content`` ``float32
-    [items, dim]``, the encoder's vectors of the content as of the row, zero without content; ``attributes``, the coded
-    features of items (:attr:`ranking.data.schema.FeatureSchema.item_coded`), None without any. Entry 0 is padding.
+    [items, dim]``, the item vectors as of the row: with ``vectors`` ``"content"`` the encoder's vectors of the content, zero
+    without content; with ``"decoded"`` what the codes stand for in the encoder's space, zero without codes; ``attributes``,
+    the coded features of items (:attr:`ranking.data.schema.FeatureSchema.item_coded`), None without any. Entry 0 is padding.
     """
 
     ids: npt.NDArray[np.object_]
     codes: npt.NDArray[np.int32]
     content: npt.NDArray[np.float32]
     attributes: Coded | None = None
+    vectors: VectorsOf = CONTENT_VECTORS
 
     def __len__(self) -> int:
         return len(self.ids)
 
+    def decoded(self, decode: Callable[[Codes], Floats]) -> ItemTable:
+        """The same item versions with vectors decoded from their codes instead of the encoder's.
+
+        Parameters
+        ----------
+        decode : callable
+            Codes ``int32 [items, levels]``, -1 for items without codes -> vectors ``float32 [items, dim]``, zero for those:
+            :meth:`semantic_ids.codebook.Codebook.decode`. Shuffled or random codes give the vectors of those codes.
+        """
+        return replace(self, content=decode(self.codes), vectors=DECODED_VECTORS)
+
 
 @dataclass
 class ItemTableBuilder:
-    """Collects item versions over several retrievals and assigns their indices."""
+    """Collects item versions over several retrievals and assigns their indices.
+
+    With ``vectors`` ``"decoded"``, the vectors of items come from their codes: the content vectors of the views are not read,
+    and may be missing.
+    """
 
     codebook: Codebook
     schema: FeatureSchema = field(default_factory=FeatureSchema)
+    vectors: VectorsOf = CONTENT_VECTORS
     _number: dict[tuple[str, int, int, bytes], int] = field(default_factory=dict)
     _identity: dict[str, int] = field(default_factory=lambda: {"": 0})
     _ids: list[str] = field(default_factory=lambda: [""])
@@ -85,8 +104,7 @@ class ItemTableBuilder:
             return np.zeros(0, dtype=np.int64)
         content, sid = views[CONTENT], views[SID]
         attributes = self._index.codes(views, None, len(item_ids))
-        modalities = self.codebook.encoder.modalities_
-        content_hashes = _row_hashes(content.table.select([f"{CONTENT}__{name}" for name in modalities]))
+        content_hashes = self._content_hashes(content)
         code_hashes = _row_hashes(sid.table.select([f"{SID}__codes"]))
         place, names = pd.factorize(item_ids)
         group_of = _groups(place, content.index + 1, sid.index + 1, *attributes.T)
@@ -114,6 +132,12 @@ class ItemTableBuilder:
         indices: Ints = numbers[group_of]
         return indices
 
+    def _content_hashes(self, content: ViewRows) -> npt.NDArray[np.uint64]:
+        if self.vectors == DECODED_VECTORS:
+            return np.full(len(content.table), _MISSING)
+        columns = [f"{CONTENT}__{name}" for name in self.codebook.encoder.modalities_]
+        return _row_hashes(content.table.select(columns))
+
     @property
     def identities(self) -> Ints:
         """A number per entry so far, ``int64 [items]``: the same for all versions of an item, 0 for padding."""
@@ -130,13 +154,8 @@ class ItemTableBuilder:
         return Coded(self._attributes.array, self._index.values())
 
     def _append(self, fresh: Ints, content: ViewRows, sid: ViewRows) -> None:
-        at_content, at_sid = content.index[fresh], sid.index[fresh]
-        has_content, has_codes = at_content >= 0, at_sid >= 0
-        vectors = np.zeros((len(fresh), self._content[0].shape[1]), dtype=np.float32)
-        if has_content.any():
-            taken = content.table.take(pa.array(at_content[has_content]))
-            items = ItemVectors.from_arrow(taken, self.codebook.encoder.modalities_, prefix=f"{CONTENT}__")
-            vectors[has_content] = self.codebook.vectors(items)
+        at_sid = sid.index[fresh]
+        has_codes = at_sid >= 0
         codes = np.full((len(fresh), len(self.codebook.sizes)), NO_CODE, dtype=np.int32)
         if has_codes.any():
             column = sid.table.column(f"{SID}__codes").take(pa.array(at_sid[has_codes]))
@@ -145,14 +164,25 @@ class ItemTableBuilder:
             flat = column.combine_chunks().flatten() if present.any() else pa.array([], pa.int64())
             codes[rows] = np.asarray(flat).reshape(len(rows), len(self.codebook.sizes))
         self._codes.extend(codes)
-        self._content.append(vectors)
+        decoded = self.vectors == DECODED_VECTORS
+        self._content.append(self.codebook.decode(codes) if decoded else self._encoded(content, content.index[fresh]))
+
+    def _encoded(self, content: ViewRows, rows: Ints) -> npt.NDArray[np.float32]:
+        """The encoder's vectors of rows of the content view, zero for -1, ``float32 [rows, dim]``."""
+        vectors = np.zeros((len(rows), self._content[0].shape[1]), dtype=np.float32)
+        present = rows >= 0
+        if present.any():
+            taken = content.table.take(pa.array(rows[present]))
+            items = ItemVectors.from_arrow(taken, self.codebook.encoder.modalities_, prefix=f"{CONTENT}__")
+            vectors[present] = self.codebook.vectors(items)
+        return vectors
 
     def table(self) -> ItemTable:
         """All items so far."""
         ids = np.array(self._ids, dtype=object)
         model = range(len(self.schema.item_coded))
         attributes = self.attributes.select(model) if model else None
-        return ItemTable(ids, self.codes.copy(), np.concatenate(self._content), attributes)
+        return ItemTable(ids, self.codes.copy(), np.concatenate(self._content), attributes, self.vectors)
 
 
 def _groups(*columns: npt.NDArray[Any]) -> Ints:

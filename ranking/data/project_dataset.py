@@ -76,7 +76,9 @@ class ProjectDataset:
 
     @property
     def content(self) -> npt.NDArray[np.float32]:
-        """Content vectors of the candidates ``float32 [rows, dim]``, by the codebook's encoder; zero without content."""
+        """Item vectors of the candidates ``float32 [rows, dim]``: by the codebook's encoder, zero without content; with
+        ``vectors="decoded"``, decoded from their codes, zero without codes.
+        """
         return self.data.items.content[self.data.candidate]
 
     def take(self, index: Ints) -> ProjectDataset:

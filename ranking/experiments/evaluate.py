@@ -121,6 +121,7 @@ def evaluate_ranker(repo: Repo, name: str, rows_path: Path, since_us: int | None
         rate=ranker.smoothing_rate,
         history_length=ranker.config.history_length,
         schema=ranker.config.schema,
+        vectors=ranker.config.vectors,
     )
     calibration = Calibration.of(repo.settings, ranker.config.target, ranker.positive_rate)
     if rows.sampled is not None and rows.sampled.any():

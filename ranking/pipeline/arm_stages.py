@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from ranking.data.code_schema import names_code_stats
+from ranking.data.control_codes import ControlKind
 from ranking.data.split import TimeSplit
 from ranking.data.targets import CLICKED
 from ranking.evaluation.evaluator import refuse_leakage
 from ranking.pipeline.conclusions import ServingChoice
+from ranking.pipeline.controls import control_folders, control_inputs
 from ranking.pipeline.evaluation import RunEvaluation, evaluate_arms
 from ranking.pipeline.feature_importance import measure
 from ranking.pipeline.prepare import training_context
@@ -69,6 +71,8 @@ class ArmStages:
         The parts of the frame.
     progress : Progress
         Receives events.
+    controls : mapping
+        Control parts of the frame (:mod:`ranking.pipeline.controls`).
     """
 
     def __init__(
@@ -81,6 +85,7 @@ class ArmStages:
         codebook: str,
         split: TimeSplit,
         progress: Progress,
+        controls: Mapping[ControlKind, StageResult] | None = None,
     ) -> None:
         self.repo = repo
         self.stages = stages
@@ -90,6 +95,7 @@ class ArmStages:
         self.codebook = codebook
         self.split = split
         self.progress = progress
+        self.controls = controls or {}
 
     def run(self, inputs: Any) -> TrainedArms:
         """Train and evaluate all arms; ``inputs`` are those of the frame."""
@@ -101,6 +107,7 @@ class ArmStages:
             for seed in range(self.seeds):
                 marked = [inputs, spec.model_dump(), self.preset.ranker.model_dump(mode="json"), seed]
                 marked += [files[f"{member}-s{seed}"] for member in sorted(spec.of)]
+                marked += control_inputs(self.controls, spec, self.preset.ranker)
                 name = f"{self.codebook}_{arm}_s{seed}_{content_hash(marked)[:6]}"
                 path = self._predictions(arm, seed)
                 work = partial(self._train, arm, spec, seed, name, path)
@@ -129,7 +136,7 @@ class ArmStages:
     @cached_property
     def _context(self) -> TrainingContext:
         """The frame and what arms share; loaded only if a stage needs it."""
-        return training_context(
+        context = training_context(
             self.repo,
             self.codebook,
             self.split,
@@ -139,6 +146,7 @@ class ArmStages:
             threads=self.repo.settings.engine.threads,
             importance=True,
         )
+        return replace(context, controls=control_folders(self.controls))
 
     def _train(self, arm: str, spec: ArmSpec, seed: int, name: str, path: Path) -> StageResult:
         context = self._context
@@ -193,7 +201,6 @@ class ArmStages:
         """Measure the permutation importance of the serving ranker's features on validation rows."""
 
         def work() -> StageResult:
-            validation = self._context.validation
-            return measure(self.folder, self.repo.rankers, serving.ranker or "", serving.arm or "", validation)
+            return measure(self.folder, self.repo.rankers, serving.ranker or "", serving.arm or "", self._context)
 
         self.stages.run("importance", [serving.ranker], work)

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from ranking.data.dataset import Dataset
 from ranking.evaluation.importance import Importance, permutation_importance
-from ranking.training.arms import read_details
+from ranking.training.arms import TrainingContext, read_details
 from sidkit.core.files import read_json, write_json
 from sidkit.core.records import record_json, record_of
 from sidkit.core.stages import StageResult
@@ -18,12 +17,13 @@ IMPORTANCE = "importance.json"
 _COLUMNS = ("arm", "feature", "slice", "drop", "spread")
 
 
-def measure(folder: Path, rankers: Path, name: str, arm: str, validation: Dataset) -> StageResult:
+def measure(folder: Path, rankers: Path, name: str, arm: str, context: TrainingContext) -> StageResult:
     """Measure a saved ranker on validation rows and write the result to the folder of a run."""
     from ranking.training.ranker import Ranker
 
     ranker = Ranker.load(rankers / name)
-    measured = permutation_importance(ranker.score, validation.narrowed(ranker.config.schema))
+    validation = context.validation.with_vectors(ranker.config.vectors, context.decode)
+    measured = permutation_importance(ranker.score, validation)
     path = folder / IMPORTANCE
     write_json(path, {"arm": arm, "importance": [record_json(each) for each in measured]})
     return StageResult(len(validation), {}, (path,))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ranking.data.caps import Caps
+from ranking.data.codebook_window import refuse_learned_rows
 from ranking.data.dataset import LabelledRows
 from ranking.data.frame_builder import build_dataset
 from ranking.data.rows_used import part_rows
@@ -44,6 +45,11 @@ from sidkit.tables.labelled_rows import RowSample, build_labelled_rows
 if TYPE_CHECKING:
     from semantic_ids.codebook import Codebook
     from semantic_ids.records import CodebookRecord
+
+_TRAIN_AGAIN = (
+    "Run the preset again with `sidkit run`: it fits the codebook on clicks before the training rows (split.codebook in "
+    "sidkit.toml)"
+)
 
 
 def prepare_repo(data: str, path: Path) -> Repo:
@@ -164,15 +170,30 @@ class Prepared:
             items = read_manifest(self.repo.codebooks / name)["rows"]
             return StageResult(items, {"name": name}, (self.repo.codebooks / name / "manifest.json",))
 
+        self.stages.run(f"codebook{mark}", marked, fit)
+        self._publish(f"publish{mark}", name, marked)
+        return name
+
+    def _publish(self, stage: str, name: str, inputs: Any) -> None:
         from sidkit.stores.feast_repo import apply_changed_features
 
         def publish() -> StageResult:
             report = lifecycle.publish(self.repo, name)
             return StageResult(report.rows, {}, (self.repo.tables / f"item_sid_{name}.parquet",))
 
-        self.stages.run(f"codebook{mark}", marked, fit)
-        self.stages.run(f"publish{mark}", marked, publish)
+        self.stages.run(stage, inputs, publish)
         apply_changed_features(self.repo)
+
+    def given_codebook(self, record: CodebookRecord, inputs: Any) -> str:
+        """Publish a fitted codebook with the codes of all items; returns its name."""
+        name, marked = record.name, [*inputs, record.name, record.content_hash]
+
+        def found() -> StageResult:
+            manifest = self.repo.codebooks / name / "manifest.json"
+            return StageResult(read_manifest(manifest.parent)["rows"], {"name": name}, (manifest,))
+
+        self.stages.run("codebook", marked, found)
+        self._publish("publish", name, marked)
         return name
 
     def frame(
@@ -300,7 +321,13 @@ def training_context(
     first_epoch: bool = False,
     importance: bool = False,
 ) -> TrainingContext:
-    """Load a saved frame for training; rankers are saved to the folder ``rankers`` (None: not saved)."""
+    """Load a saved frame for training; rankers are saved to the folder ``rankers`` (None: not saved).
+
+    Raises
+    ------
+    LeakageError
+        When the codebook learned from clicks that are training rows.
+    """
     from ranking.data.disk_frame import DiskFrame
     from semantic_ids.codebook import Codebook
 
@@ -309,6 +336,7 @@ def training_context(
     train = saved.train(split)
     evaluation = split.parts(saved.data.rows.at_us)
     record = Catalog.open(repo).codebook(codebook)
+    refuse_learned_rows(train.first_us, record, book, _TRAIN_AGAIN)
     return TrainingContext(
         train=train,
         validation=saved.data.take(evaluation["validation"]),
@@ -339,9 +367,7 @@ def _serving(repo: Repo, record: CodebookRecord, codebook: Codebook, target: Tar
     return ServingSpec(
         sizes=record.sizes,
         residual_levels=codebook.quantizer.residual_levels,
-        content_columns=codebook.encoder.content_columns,
         target=target,
-        match_codes=not codebook.learned_from_clicks,
         codebook=record.name,
         codebook_hash=record.content_hash,
         service=record.service_name,

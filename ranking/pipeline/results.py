@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from ranking.data.codebook_window import CodebookWindow
 from ranking.data.rows_used import PartRows
 from ranking.data.split import TimeSplit
 from ranking.pipeline.conclusions import RunFacts, ServingChoice, conclusions
@@ -131,6 +132,8 @@ class RunResult:
     folder: Path
     """Folder of the run: ``verdict.json``, ``hit_rate.json``, the frame and the predictions."""
     codebook: CodebookFacts
+    window: CodebookWindow
+    """The training rows that follow the clicks which the codebook learned from."""
     split: TimeSplit
     as_of_us: int
     """Time as of which features were built, microseconds UTC."""

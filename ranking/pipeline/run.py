@@ -9,13 +9,16 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from ranking.data.caps import Caps
+from ranking.data.codebook_window import check_training_rows
 from ranking.data.dataset import read_rows
-from ranking.data.labelled_rows import FAR, count_before
+from ranking.data.labelled_rows import FAR, read_moments
 from ranking.data.rows_used import of_sample, rows_summary
 from ranking.data.split import TimeSplit
 from ranking.data.targets import check_target, target_inputs
 from ranking.pipeline.arm_stages import ArmStages, TrainedArms
+from ranking.pipeline.codebook_window import given_codebook, window_of
 from ranking.pipeline.conclusions import ServingChoice
+from ranking.pipeline.controls import ControlStages
 from ranking.pipeline.prepare import (
     Prepared,
     end_of_log,
@@ -24,7 +27,7 @@ from ranking.pipeline.prepare import (
     prepare_repo,
 )
 from ranking.pipeline.presets import Preset, arms_without_codes, check_extras, load_preset
-from ranking.pipeline.questions import questions
+from ranking.pipeline.questions import questions, without_baselines
 from ranking.pipeline.report import write_report
 from ranking.pipeline.results import CodebookFacts, HitRates, LogChanges, RunResult, StageTime
 from ranking.training.calibration import Calibration
@@ -34,6 +37,7 @@ from semantic_ids.pairs.known_items import known_items
 from semantic_ids.quality.future_hit_rate import future_hits
 from semantic_ids.quality.hit_rate import HitReport
 from semantic_ids.quantizers.sizes import LEAST_ITEMS
+from sidkit.core.arrays import Ints
 from sidkit.core.clock import check_as_of
 from sidkit.core.files import write_json
 from sidkit.core.memory import peak_rss_mb
@@ -61,6 +65,8 @@ class JobOptions:
     as_of_us: int | None = None
     impressions: int = 200_000
     allow_future: bool = False
+    codebook: str | None = None
+    """A fitted codebook to train rankers on; None: fit one."""
 
 
 def run_preset(
@@ -72,6 +78,7 @@ def run_preset(
     as_of_us: int | None = None,
     impressions: int = 200_000,
     allow_future: bool = False,
+    codebook: str | None = None,
     progress: Progress | None = None,
 ) -> RunResult:
     """Run all stages of a preset, from the log to a serving ranker, and write the HTML report.
@@ -94,6 +101,8 @@ def run_preset(
         Number of impressions of a generated data set.
     allow_future : bool
         Accept a future ``as_of_us``.
+    codebook : str, optional
+        Train rankers on this fitted codebook instead of fitting one; it is published and promoted.
     progress : Progress, optional
         Receives events while the job runs; default: none.
 
@@ -105,6 +114,8 @@ def run_preset(
         When an optional package of the preset is not installed; nothing has been written then.
     RepoLockedError
         When another command is writing to the repo.
+    LeakageError
+        When ``codebook`` was fitted too late to leave rows to train and evaluate rankers on.
     SidkitError
         When a stage fails; see its message.
     """
@@ -114,7 +125,7 @@ def run_preset(
         check_as_of(as_of_us, allow_future=allow_future)
     opened = prepare_repo(data, repo.path if isinstance(repo, Repo) else repo)
     check_target(opened.settings, loaded.ranker.training.target)
-    options = JobOptions(data, preset, loaded, seeds, as_of_us, impressions, allow_future)
+    options = JobOptions(data, preset, loaded, seeds, as_of_us, impressions, allow_future, codebook)
     with opened.locked():
         return Job(opened, options, progress or SILENT).run()
 
@@ -144,31 +155,33 @@ class Job:
         as_of_us = options.as_of_us or end_of_log(repo)
         moments = log_moments(repo, options.as_of_us)
         split = TimeSplit.of(moments, repo.settings.split)
+        planned = self._planned(split, moments)
         caps = options.preset.ranker.training.caps
-        sample = caps.sample_of(repo, split)
+        sample = caps.sample_of(repo, planned)
         rows = prepared.rows(log, sample, until_us=options.as_of_us, target=self.target)
-        labelled, rows_file = rows.facts, rows.files[0]
         tables = prepared.tables(log, as_of_us)
         # Codebooks do not depend on attributes.
-        codebook_inputs = [log, {name: tables.facts[name] for name in ("as_of_us", "rows")}, asdict(split)]
-        self.preset = self._usable_preset(split.train_end_us)
-        codebook = prepared.codebook(
-            codebook_stem(preset_name(options.preset_name)), self.preset.codebook, split.train_end_us, codebook_inputs
-        )
+        codebook_inputs = [log, {name: tables.facts[name] for name in ("as_of_us", "rows")}, split.inputs()]
+        codebook = self._codebook(split, codebook_inputs, moments)
         self._note(fallback_of(self.repo, codebook))
         self._hit_rate(codebook, codebook_inputs)
+        split, window = window_of(repo, codebook, split, moments)
+        if sample is not None and split != planned:  # the codebook fell back to content, which leaves all rows
+            sample = caps.sample_of(repo, split)
+            rows = prepared.rows(log, sample, "_all", options.as_of_us, self.target)
+        labelled, rows_file = rows.facts, rows.files[0]
         context_inputs = [
             log,
             codebook,
             labelled,
             tables.facts,
-            asdict(split),
+            split.inputs(),
             asdict(caps),
             *target_inputs(self.target),
             *feature_inputs(repo.settings.features),
         ]
         remaining = Caps() if sample is not None else caps  # sampled rows are already thinned
-        training_rows = min(count_before(rows_file, split.train_end_us), remaining.train or FAR)
+        training_rows = min(len(split.parts(read_moments(rows_file))["train"]), remaining.train or FAR)
         if training_rows > (limit := self.preset.ranker.training.stream_rows):
             context_inputs = [*context_inputs, "streamed", limit]
             frame = prepared.streamed_frame(
@@ -180,9 +193,18 @@ class Job:
                 "frame", context_inputs, codebook, in_memory, split, remaining, self.folder / "frame"
             )
         parts = of_sample(frame.facts["parts"], labelled["available"]) if sample else frame.facts["parts"]
+        window = window.with_rows(parts["train"]["available"])
+        if window.sentence is not None:
+            self.progress.remark(window.sentence)
         self.progress.remark(rows_summary(parts))
-        trained = ArmStages(repo, self.stages, self.folder, self.preset, options.seeds, codebook, split, self.progress)
+        controls = ControlStages(repo, self.stages, codebook, split, self.folder / "frame", frame).run(
+            self.preset.arms.values(), self.preset.ranker, context_inputs
+        )
+        trained = ArmStages(
+            repo, self.stages, self.folder, self.preset, options.seeds, codebook, split, self.progress, controls
+        )
         arms = trained.run([context_inputs, frame.facts])
+        self._note(without_baselines(self.preset, arms.by_prefix))
         dataset = named_dataset(options.data)
         self.stages.run("materialize", [codebook, tables.facts], lambda: self._materialize(as_of_us))
         serving = self._promote(codebook, arms)
@@ -194,6 +216,7 @@ class Job:
             repo=repo,
             folder=self.folder,
             codebook=CodebookFacts.read(repo, codebook),
+            window=window,
             split=split,
             as_of_us=as_of_us,
             serving=serving,
@@ -213,6 +236,30 @@ class Job:
         )
         write_report(result)
         return result
+
+    def _planned(self, split: TimeSplit, moments: Ints) -> TimeSplit:
+        """The split for rankers, unless the codebook falls back to content."""
+        given = self.options.codebook
+        if given is not None:
+            record = given_codebook(self.repo, self.options.preset_name, self.preset, given, split, moments)
+            return window_of(self.repo, record.name, split, moments)[0]
+        if not self.preset.codebook.needs_pairs:
+            return split
+        return split.training_from(split.fit_end_us(learns_from_clicks=True))
+
+    def _codebook(self, split: TimeSplit, inputs: Any, moments: Ints) -> str:
+        """Fit and publish the codebook of the preset, or publish the given one; returns its name."""
+        given = self.options.codebook
+        if given is not None:
+            return self.prepared.given_codebook(Catalog.open(self.repo).codebook(given), inputs)
+        learns = self.preset.codebook.needs_pairs
+        fit_end_us = split.fit_end_us(learns_from_clicks=learns)
+        self.preset = self._usable_preset(fit_end_us)
+        if learns and self.preset.codebook.needs_pairs:
+            check_training_rows(len(split.training_from(fit_end_us).parts(moments)["train"]), split)
+        return self.prepared.codebook(
+            codebook_stem(preset_name(self.options.preset_name)), self.preset.codebook, fit_end_us, inputs
+        )
 
     def _usable_preset(self, fit_end_us: int) -> Preset:
         """Return the preset, without the arms that read codes if the catalogue is too small to fit codes."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ranking.data.split import TimeSplit
+from ranking.pipeline.codebook_window import window_of
 from ranking.pipeline.prepare import training_context
 from ranking.pipeline.presets import load_preset
 from ranking.training.arms import TrainingContext
@@ -36,14 +37,17 @@ def read_run(repo: Repo, preset: str) -> TrainingContext:
     ------
     ArtifactMissingError
         When the saved frame is missing.
+    LeakageError
+        When the codebook learned from clicks that are training rows of the frame.
     """
     folder = repo.runs / preset_name(preset)
     if not (folder / "frame").is_dir():
         raise ArtifactMissingError(
             f"{folder / 'frame'} is missing; run `sidkit run --preset {preset} --repo {repo.path}` first"
         )
-    split = TimeSplit.of(log_moments(repo), repo.settings.split)
+    moments = log_moments(repo)
     codebook = check_codebook_name(read_facts(folder / "stages.json", "codebook")["name"])
+    split, _ = window_of(repo, codebook, TimeSplit.of(moments, repo.settings.split), moments)
     context = training_context(
         repo,
         codebook,

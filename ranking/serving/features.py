@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from ranking.data.code_counts import code_reader
 from ranking.data.dataset import Dataset, LabelledRows
-from ranking.data.feature_views import Reader, plain_views
+from ranking.data.decoded import CONTENT_VECTORS, DECODED_VECTORS, VectorsOf
+from ranking.data.feature_views import CONTENT, Reader, plain_views
 from ranking.data.frame_builder import assemble, value_service
 from ranking.data.schema import BUILT_IN, FeatureSchema
 from ranking.serving.context import Context, context_columns, read_context_views
@@ -39,12 +40,15 @@ class ServiceReader:
         Feature store of the repository.
     service : FeatureService
         Feature service to read; its views are looked up in the registry once (``views``).
+    unread : collection of str
+        Full names of features of stored views that are not read, except as inputs of on-demand views.
     """
 
-    def __init__(self, store: FeatureStore, service: FeatureService) -> None:
+    def __init__(self, store: FeatureStore, service: FeatureService, unread: Collection[str] = ()) -> None:
         self._store = store
         self._service = service
-        self.views = ServiceViews.of(store, service)
+        self.views = ServiceViews.of(store, service).without(unread)
+        self._whole = not unread and not self.views.on_demand
         self._packed = packed_reader(store, self.views.stored)
 
     def stored(self, views: Mapping[str, ViewRows]) -> list[ViewRows]:
@@ -90,10 +94,10 @@ class ServiceReader:
         }  # how many rows, for views without entities
         projections = [view.projection for view in self.views.stored]
         features: Any = self._service
-        if self.views.on_demand:
+        if not self._whole:
             features = list(dict.fromkeys(f"{each.name}:{of.name}" for each in projections for of in each.features))
         response = self._store.get_online_features(features=features, entity_rows=rows, full_feature_names=True)
-        return plain_views(response.to_arrow(), projections, aliased=not self.views.on_demand)
+        return plain_views(response.to_arrow(), projections, aliased=self._whole)
 
 
 @dataclass(frozen=True)
@@ -122,13 +126,24 @@ class OnlineFeatures:
         Codebook of the service.
     schema : FeatureSchema
         The features to read besides the built-in ones; default: none.
+    vectors : str
+        Whether item vectors are those of the items' ``"content"``, or ``"decoded"`` from their codes; then no content vector
+        is read.
     """
 
     def __init__(
-        self, store: FeatureStore, service_name: str, codebook: Codebook, schema: FeatureSchema = BUILT_IN
+        self,
+        store: FeatureStore,
+        service_name: str,
+        codebook: Codebook,
+        schema: FeatureSchema = BUILT_IN,
+        vectors: VectorsOf = CONTENT_VECTORS,
     ) -> None:
         self._codebook = codebook
         self._schema = schema
+        self._vectors = vectors
+        decoded = vectors == DECODED_VECTORS
+        unread = {f"{CONTENT}__{name}" for name in codebook.encoder.modalities_} if decoded else set()
         self._by_value = {
             view: _reader(store, feature_service(store, value_service(service_name, attribute)))
             for view, attribute in schema.by_value.items()
@@ -137,7 +152,7 @@ class OnlineFeatures:
         if schema.reads_code_stats:
             self._by_code = code_reader(store, service_name, lambda service: _reader(store, service))
         self._user, self._item, self._content = (
-            ServiceReader(store, feature_service(store, f"{service_name}_{part}"))
+            ServiceReader(store, feature_service(store, f"{service_name}_{part}"), unread)
             for part in ("user", "item", "content")
         )
         context = f"{service_name}_context"
@@ -191,6 +206,7 @@ class OnlineFeatures:
             schema=self._schema,
             by_value=self._by_value,
             by_code=self._by_code,
+            vectors=self._vectors,
         )
         return Request(data, known, bool(known_in(self._user.stored(user), 1)[0]))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ranking.data.codebook_window import refuse_learned_rows
 from ranking.data.project_dataset import ProjectDataset
 from ranking.data.service_schema import features_read, pinned_features
 from ranking.training.arms import TrainedOn
@@ -49,21 +50,21 @@ def register_ranker(repo: Repo, name: str, model: ExternalRanker, trained_on: Se
     _check_model(model, EXTERNAL_RANKERS.find(reference), first)
     label = np.concatenate([part.data.rows.label for part in trained_on])
     at_us = np.concatenate([part.data.rows.at_us for part in trained_on])
+    remedy = f'Train on project.rows("train", codebook="{record.name}"), which leaves these rows out'
+    refuse_learned_rows(int(at_us.min()), record, codebook, remedy)
     config = RegisteredConfig(
         ranker_class=reference,
         rate=first.rate,
         positives=float(label.mean()),
         sizes=record.sizes,
         residual_levels=codebook.quantizer.residual_levels,
-        content_columns=codebook.encoder.content_columns,
-        match_codes=not codebook.learned_from_clicks,
         codebook=record.name,
         codebook_hash=record.content_hash,
         service=record.service_name,
         features=features_read(first.data.schema, pinned_features(open_store(repo), record.service_name)),
         history_length=repo.settings.time.history_length,
         schema=first.data.schema,
-    )
+    ).of_vectors(first.data.items.vectors)
     arm = type(model).__name__
     facts = {"name": name, "codebook": record.name, "service": record.service_name, "arm": arm}
     trained = TrainedOn(
@@ -91,6 +92,12 @@ def _check_rows(parts: Sequence[ProjectDataset]) -> None:
         raise ConfigError(
             "expected trained_on= with the labelled rows that the model has seen, got none, or rows without labels; pass "
             "project.dataset(project.rows('train'))"
+        )
+    kinds = sorted({part.data.items.vectors for part in parts})
+    if len(kinds) > 1:
+        raise ConfigError(
+            f"expected all rows of trained_on= with the same item vectors, got {' and '.join(kinds)}; pass the same vectors= "
+            "to dataset()"
         )
     stated = {(part.codebook.name, part.codebook.content_hash, part.rate) for part in parts}
     if len(stated) > 1:

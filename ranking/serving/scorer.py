@@ -93,11 +93,11 @@ class Scorer:
         codebook = _codebook(repo, catalog, self.record, self._ranker)
         self._store = open_store(repo)
         _refuse_other_features(self._store, self._ranker)
-        schema = self._ranker.config.schema
-        self._features = OnlineFeatures(self._store, self.record.service, codebook, schema)
+        config = self._ranker.config
+        self._features = OnlineFeatures(self._store, self.record.service, codebook, config.schema, config.vectors)
         self._tables = repo.tables
         self._services = [self.record.service]
-        if schema.reads_code_stats:
+        if config.schema.reads_code_stats:
             self._services.append(codes_service(codebook_of(self.record.service)))
         self._materialized_until_us = materialized_until(self._store, self._services)
 
@@ -209,6 +209,8 @@ def _refuse_other_features(store: FeatureStore, ranker: LoadedRanker) -> None:
     from feast.errors import FeatureServiceNotFoundException
 
     from ranking.data.service_schema import pinned_features
+    from sidkit.stores.feast_repo import feature_service
+    from sidkit.stores.online.offline_only import unreadable
 
     try:
         features = pinned_features(store, ranker.config.service)
@@ -217,6 +219,14 @@ def _refuse_other_features(store: FeatureStore, ranker: LoadedRanker) -> None:
             f"expected feature service {ranker.config.service!r}, which the ranker reads, in the registry; it is missing. Run "
             "`sidkit apply`"
         ) from error
+    service = feature_service(store, ranker.config.service)
+    hidden = [name for name in unreadable(store.config.online_store, service) if name in ranker.config.features]
+    if hidden:
+        raise ServingError(
+            f"expected {', '.join(hidden)} in the online store, which the ranker reads, but online_store.offline_only of "
+            "feature_store.yaml keeps them out of it. Remove them there and run `sidkit materialize`, or serve a ranker with "
+            'vectors = "decoded"'
+        )
     changed = {
         name for name, kind in ranker.config.features.items() if name not in _NOT_READ and features.get(name) != kind
     }

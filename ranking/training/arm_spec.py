@@ -14,7 +14,9 @@ from pydantic import (
     model_validator,
 )
 
-from ranking.data.code_schema import is_code_pattern
+from ranking.data.code_schema import is_code_pattern, may_read_code_stats
+from ranking.data.control_codes import ControlKind
+from ranking.data.decoded import CONTENT_VECTORS, DECODED_VECTORS, VectorsOf
 from ranking.data.schema import FeatureSchema, only_removes
 from ranking.models.representations import (
     REPRESENTATION_NAMES,
@@ -55,10 +57,15 @@ class ArmSpec(Section):
     """Patterns of the features besides the built-in ones that this arm reads, such as ``["item_attributes__*"]``; unset:
     those of ``ranker.features``. A pattern that starts with ``!`` removes features (``["!*code_*"]``: no statistics of
     codes), without others from those of ``ranker.features``. An empty list reads none."""
+    vectors: VectorsOf = CONTENT_VECTORS
+    """Where the arm's item vectors come from: ``content``, the encoder's vectors, or ``decoded``, what the codes stand for in
+    the encoder's space. An arm with decoded vectors is served from codes and the codebook, without content vectors."""
     shuffle_codes: bool = False
-    """Permute the codes among items: same marginals and number of parameters, but no semantics."""
+    """Permute the codes among items: same marginals and embedding tables, but no semantics. Decoded vectors and statistics of
+    codes are those of the permuted codes."""
     random_codes: bool = False
-    """Replace the codes by a hash of the item id: same table sizes, uniform codes, no semantics."""
+    """Replace the codes by a hash of the item id: same table sizes, uniform codes, no semantics; else like
+    ``shuffle_codes``."""
 
     @field_validator("representations")
     @classmethod
@@ -87,10 +94,15 @@ class ArmSpec(Section):
                 check_representations(self.representations, "target_attention")
             except ConfigError as error:
                 raise ValueError(str(error)) from error
-        elif self.model.model_fields_set or self.is_control:
+        elif self.model.model_fields_set:
+            raise ValueError(f"a {self.kind} arm has no model; remove model")
+        elif self.is_control and not (self.kind == "gbdt" and (self.is_decoded or may_read_code_stats(self.features))):
             raise ValueError(
-                f"a {self.kind} arm has neither a model nor codes; remove model, shuffle_codes and random_codes"
+                f"a {self.kind} arm with these settings reads no codes; remove shuffle_codes and random_codes"
+                + (', or let features select statistics of codes ("code_*")' if self.kind == "gbdt" else "")
             )
+        if self.kind == "blend" and self.is_decoded:
+            raise ValueError("a blend reads no item vectors; remove vectors, or set it for the arms that it blends")
         if self.shuffle_codes and self.random_codes:
             raise ValueError(
                 "expected at most one of shuffle_codes and random_codes, got both; define one arm for each"
@@ -106,7 +118,8 @@ class ArmSpec(Section):
     def _dump_fields_of_kind(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Fields of other kinds stay out of dumps, so that results of earlier versions remain valid.
         written = {name: value for name, value in dump(self).items() if _FIELDS_OF.get(name, self.kind) == self.kind}
-        return {name: value for name, value in written.items() if name != "features" or value is not None}
+        default = {"features": None, "vectors": CONTENT_VECTORS}
+        return {name: value for name, value in written.items() if name not in default or value != default[name]}
 
     def model_spec(self, shared: ModelSpec) -> ModelSpec:
         """Merge ``shared`` (``ranker.model``) with the arm's overrides.
@@ -140,11 +153,32 @@ class ArmSpec(Section):
         """True for shuffled or random codes."""
         return self.shuffle_codes or self.random_codes
 
-    def uses_codes(self, shared: ModelSpec) -> bool:
-        """Whether the arm reads codes: by a representation, by matching them against the history, or by naming statistics of
-        code prefixes in ``features``. An arm that reads those by default does without them where there are none.
+    @property
+    def is_decoded(self) -> bool:
+        """Whether the arm's item vectors are decoded from codes."""
+        return self.vectors == DECODED_VECTORS
+
+    @property
+    def control(self) -> ControlKind | None:
+        """How the codes of a control are made; None for other arms."""
+        if not self.is_control:
+            return None
+        return "shuffled" if self.shuffle_codes else "random"
+
+    def counted_control(self, shared: tuple[str, ...] | None) -> ControlKind | None:
+        """How the codes are made by which the features of a control are counted; None for other arms, and for a control that
+        reads no statistics of codes. ``shared`` are the patterns of ``ranker.features``.
         """
-        if any(map(is_code_pattern, self.features or ())):
+        inherits = self.features is None or only_removes(self.features)
+        reads = may_read_code_stats(self.features) and (not inherits or may_read_code_stats(shared))
+        return self.control if reads else None
+
+    def uses_codes(self, shared: ModelSpec) -> bool:
+        """Whether the arm reads codes: by a representation, decoded, by matching them against the history, as a control, or by
+        naming statistics of code prefixes in ``features``. An arm that reads those by default does without them where there
+        are none.
+        """
+        if self.is_control or self.is_decoded or any(map(is_code_pattern, self.features or ())):
             return True
         return self.kind == "neural" and (
             any(map(reads_codes, self.representations)) or self.model_spec(shared).sid_match != "none"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +13,17 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ranking.data.control_codes import random_codes, shuffled_codes
+from ranking.data.control_codes import ControlKind
 from ranking.data.dataset import Dataset
 from ranking.data.disk_dataset import DiskDataset
 from ranking.data.numeric_features import Scaling, feature_names
 from ranking.evaluation.importance import Importance
 from ranking.training.arm_spec import ArmSpec, RankerSpec
+from ranking.training.control_data import SplitData, control_data
 from ranking.training.liveness import PartLiveness, TableChange
 from ranking.training.serving_spec import ServingSpec
+from semantic_ids.decoding import decoded_vectors
+from sidkit.core.arrays import Codes, Floats
 from sidkit.core.artifact import discard_damaged, written_before
 from sidkit.core.progress import SILENT, EpochDone, Progress, TreesGrown
 from sidkit.core.records import read_record, record_json
@@ -125,22 +128,49 @@ class TrainingContext:
     """Also measure what the parts of the model contribute, on validation rows."""
     importance: bool = False
     """Also measure the permutation importance of the features for gbdt arms, on validation rows."""
+    controls: Mapping[ControlKind, Path] = field(default_factory=dict)
+    """Control parts of the frame (:mod:`ranking.data.control_part`), for controls that read statistics of codes."""
 
     def narrowed(self, arm: ArmSpec) -> TrainingContext:
-        """The same data with the features that an arm reads.
+        """The same data with the features that an arm reads, and what serving needs for it.
 
         Raises
         ------
         ConfigError
             When the arm, or the preset, names a feature that the data lack.
         """
+        context = dataclasses.replace(self, serving=self.serving.of_vectors(arm.vectors))
         schema = arm.schema_of(self.train.schema, self.spec.features)
         return dataclasses.replace(
-            self,
+            context,
             train=self.train.narrowed(schema),
             validation=self.validation.narrowed(schema),
             test=self.test.narrowed(schema),
         )
+
+    def of_arm(self, arm: ArmSpec, seed: int) -> TrainingContext:
+        """The data of an arm: the features that it reads, the codes of a control, and decoded item vectors.
+
+        Raises
+        ------
+        ConfigError
+            When the arm, or the preset, names a feature that the data lack, or a control lacks what it reads.
+        FitError
+            When item vectors are to be decoded, and the codebook's quantizer cannot decode.
+        """
+        data = SplitData(self.train, self.validation, self.test)
+        if arm.is_control:
+            data = control_data(data, arm, self.spec.features, seed, self.serving, self.controls)
+        if arm.is_decoded:
+            data = data.with_items(data.train.items.decoded(self.decode))
+        return dataclasses.replace(self, **data._asdict()).narrowed(arm)
+
+    def decode(self, codes: Codes) -> Floats:
+        """Decode codes ``int32 [items, levels]`` into the encoder's space, ``float32 [items, dim]``; see
+        :func:`semantic_ids.decoding.decoded_vectors`.
+        """
+        assert self.quantizer is not None, "decoding needs the codebook's quantizer"
+        return decoded_vectors(self.quantizer, codes, self.train.items.content.shape[1])
 
     def train_in_memory(self) -> Dataset:
         """Return the training rows; streamed rows are thinned by user to ``training.stream_rows`` rows."""
@@ -163,7 +193,7 @@ def train_arm(
     With a budget, the model is first resized to that number of parameters. The test rows are scored by the model with the
     best validation AUC and, if ``context.first_epoch`` is set, also by the model after the first epoch.
     """
-    context = context.narrowed(spec)
+    context = context.of_arm(spec, seed)
     if spec.kind == "gbdt":
         from ranking.training.gbdt import boost
 
@@ -209,19 +239,13 @@ def _train_neural(
         ranker, details = Ranker.load(folder), read_record(ArmDetails, folder / METRICS)
         return _scored(context.validation, context.test, ranker, details, name)
 
-    seen_rows, validation_rows, test_rows = context.train, context.validation, context.test
-    if spec.is_control:
-        items = context.train.items
-        items = shuffled_codes(items, seed) if spec.shuffle_codes else random_codes(items, context.serving.sizes, seed)
-        seen_rows = dataclasses.replace(seen_rows, items=items)
-        validation_rows, test_rows = (dataclasses.replace(part, items=items) for part in (validation_rows, test_rows))
     config = _config(context, arm, spec)
     scaling = config.scaling
-    vocabulary = vocabulary_of(seen_rows)
-    training = training_tensors(seen_rows, scaling, vocabulary, config.inputs)
-    validation = Batches(validation_rows, scaling, vocabulary, config.inputs)
+    vocabulary = vocabulary_of(context.train)
+    training = training_tensors(context.train, scaling, vocabulary, config.inputs)
+    validation = Batches(context.validation, scaling, vocabulary, config.inputs)
     quantizer = context.quantizer
-    seen = seen_in(seen_rows, vocabulary, quantizer.decode_flat if quantizer is not None else None)
+    seen = seen_in(context.train, vocabulary, quantizer.decode_flat if quantizer is not None else None)
     fitted = fit_representations(config, vocabulary, seen)
     if budget is not None:
         config = sized(config, vocabulary, fitted, budget)
@@ -232,7 +256,7 @@ def _train_neural(
 
     def after_epoch(epoch: int, model: CtrModel) -> None:
         if context.first_epoch and epoch == 0:
-            first.append(Ranker(model, vocabulary, config).score(test_rows))
+            first.append(Ranker(model, vocabulary, config).score(context.test))
 
     def report(epoch: Epoch) -> None:
         epochs = context.spec.training.epochs
@@ -261,8 +285,8 @@ def _train_neural(
     )
     if folder is not None:
         ranker.save(folder, describe, details.as_json())
-    result = _scored(validation_rows, test_rows, ranker, details, name if folder is not None else None)
-    liveness = _liveness(ranker, validation_rows, trained.tables) if context.liveness else None
+    result = _scored(context.validation, context.test, ranker, details, name if folder is not None else None)
+    liveness = _liveness(ranker, context.validation, trained.tables) if context.liveness else None
     return dataclasses.replace(result, test_first_epoch=first[0] if first else None, liveness=liveness)
 
 

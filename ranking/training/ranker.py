@@ -114,8 +114,15 @@ class Ranker:
         return predict(self.model, self.batches(data))
 
     def batches(self, data: Dataset) -> Batches:
-        """The model's input of a dataset, which has at least the ranker's features."""
+        """The model's input of a dataset, which has at least the ranker's features.
+
+        Raises
+        ------
+        EvaluationError
+            When the dataset lacks a feature, or has other item vectors than the ranker was trained on.
+        """
         rows = data.narrowed(self.config.schema)
+        rows.refuse_other_vectors(self.config.vectors)
         return Batches(rows, self.scaling, self.vocabulary, self.config.inputs)
 
     def save(self, folder: Path, describe: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -75,8 +75,11 @@ class RegisteredRanker:
         ------
         PluginError
             When the model returns anything else.
+        EvaluationError
+            When the dataset lacks a feature, or has other item vectors than the ranker was trained on.
         """
         narrow = data.narrowed(self.config.schema)
+        narrow.refuse_other_vectors(self.config.vectors)
         rows = ProjectDataset(narrow, self._codebook, labelled=False, rate=self.config.rate)
         return checked_scores(self.model, rows)
 

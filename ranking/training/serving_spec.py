@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
+from ranking.data.decoded import CONTENT_VECTORS, VectorsOf
+from ranking.data.feature_views import CONTENT
 from ranking.data.schema import BUILT_IN, FeatureSchema
 from ranking.data.targets import CLICKED, Target
 
@@ -31,5 +34,23 @@ class ServingSpec:
     """What scores predict."""
     match_codes: bool = True
     """Whether codes may be matched against the history's; False if the codes were trained on clicks."""
+    vectors: VectorsOf = CONTENT_VECTORS
+    """Whether item vectors are those of the items' content, or decoded from their codes."""
     schema: FeatureSchema = BUILT_IN
     """The features besides the built-in ones."""
+
+    def of_vectors(self, vectors: VectorsOf) -> Self:
+        """The same requirements with other item vectors.
+
+        Decoded ones need no content vectors from the feature service. Where codes were trained on clicks, so were the vectors
+        decoded from them, which then may not be matched.
+        """
+        if vectors == self.vectors:
+            return self
+        needed = {name: kind for name, kind in self.features.items() if not _is_vector(name, kind)}
+        columns = self.content_columns if self.match_codes else (0, 0)
+        return replace(self, vectors=vectors, features=needed, content_columns=columns)
+
+
+def _is_vector(name: str, kind: str) -> bool:
+    return name.startswith(f"{CONTENT}__") and kind.startswith("Array(")

@@ -11,6 +11,7 @@ import numpy as np
 from sidkit.core.errors import FitError
 
 ROWS_PER_CODE = 20
+_ROWS_PER_BYTE_CODE = 3
 LEAST_ITEMS = 2 * ROWS_PER_CODE
 """With fewer items, not even levels of 2 codes have 20 items per code."""
 
@@ -18,6 +19,11 @@ LEAST_ITEMS = 2 * ROWS_PER_CODE
 def most_codes(items: int) -> int:
     """The largest power of two of codes with 20 items per code, at least 2."""
     return int(2 ** max(1, (items // ROWS_PER_CODE).bit_length() - 1))
+
+
+def byte_size(items: int) -> int:
+    """The largest power of two of codes of one byte, at most 256, with 3 items per code; at least 2."""
+    return min(256, int(2 ** max(1, (items // _ROWS_PER_BYTE_CODE).bit_length() - 1)))
 
 
 def default_size(items: int) -> int:

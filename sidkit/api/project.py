@@ -45,6 +45,7 @@ class Project(DataSteps, CodebookSteps, RankerSteps):
         seeds: int = 1,
         as_of: Moment | None = None,
         allow_future: bool = False,
+        codebook: str | None = None,
         progress: bool | Progress = False,
     ) -> RunResult:
         """Run all stages: read the log, build features, fit a codebook, train and evaluate rankers, fill the online store.
@@ -61,6 +62,8 @@ class Project(DataSteps, CodebookSteps, RankerSteps):
             Build features up to this time; default: the end of the log.
         allow_future : bool
             Accept a time in the future, for simulated logs.
+        codebook : str, optional
+            Train rankers on this fitted codebook instead of fitting one; it is published and promoted.
         progress : bool or Progress
             Print progress, or a receiver of the events (:class:`sidkit.core.progress.Progress`).
 
@@ -76,6 +79,8 @@ class Project(DataSteps, CodebookSteps, RankerSteps):
             When the preset is invalid.
         MissingExtraError
             When an optional package of the preset is not installed; nothing has been written then.
+        LeakageError
+            When ``codebook`` was fitted too late to leave rows to train and evaluate rankers on.
         """
         from ranking.pipeline.run import run_preset
 
@@ -88,6 +93,7 @@ class Project(DataSteps, CodebookSteps, RankerSteps):
                 seeds=seeds,
                 as_of_us=as_of_us,
                 allow_future=allow_future,
+                codebook=codebook,
                 progress=receiver,
             )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -33,24 +33,29 @@ PARTS = ("train", "validation", "test")
 class RankerSteps(ProjectBase):
     """Methods of a project on rows, frames and rankers."""
 
-    def rows(self, part: str | None = None) -> pd.DataFrame:
+    def rows(self, part: str | None = None, *, codebook: str | None = None) -> pd.DataFrame:
         """The labelled rows that rankers train on: user_id, item_id, event_timestamp, label, and request_id if logged.
 
         Parameters
         ----------
         part : str, optional
             ``train``, ``validation`` or ``test``, by the time split of the settings; default: all rows.
+        codebook : str, optional
+            Leave out training rows whose clicks this codebook learned from; a ranker of the codebook must not train on them.
 
         Raises
         ------
         ConfigError
             When there is no such part.
+        UnknownVersionError
+            When there is no such codebook.
         ArtifactMissingError
             When the rows were not written yet.
         """
         import pyarrow.compute as pc
 
         from ranking.data.split import TimeSplit
+        from ranking.pipeline.codebook_window import window_of
         from sidkit.tables.labelled_rows import log_moments
 
         if part is not None and part not in PARTS:
@@ -58,7 +63,10 @@ class RankerSteps(ProjectBase):
         table = self._labelled_rows()
         if part is not None:
             at_us = table.column("event_timestamp").cast(pa.int64()).to_numpy()
-            split = TimeSplit.of(log_moments(self.repo), self.settings.split)
+            moments = log_moments(self.repo)
+            split = TimeSplit.of(moments, self.settings.split)
+            if codebook is not None:
+                split, _ = window_of(self.repo, codebook, split, moments)
             table = table.take(pa.array(split.parts(at_us)[part]))
         if "request_id" in table.column_names and pc.all(pc.is_null(table.column("request_id"))).as_py():
             table = table.drop_columns(["request_id"])
@@ -127,7 +135,14 @@ class RankerSteps(ProjectBase):
                 "in the log (`sidkit codebooks codes --item ID` checks an id)"
             )
 
-    def dataset(self, rows: TableLike, codebook: str | None = None, *, rate: float | None = None) -> ProjectDataset:
+    def dataset(
+        self,
+        rows: TableLike,
+        codebook: str | None = None,
+        *,
+        rate: float | None = None,
+        vectors: Literal["content", "decoded"] = "content",
+    ) -> ProjectDataset:
         """The features of rows as arrays, for models of one's own.
 
         Parameters
@@ -139,11 +154,16 @@ class RankerSteps(ProjectBase):
         rate : float, optional
             The share of positives towards which click rates are smoothed; default: that of the labelled rows before the
             end of the codebook's fit. Use one value for training, evaluation and serving.
+        vectors : str
+            Whether item vectors are those of the items' ``"content"``, or ``"decoded"`` from their codes. A model that is
+            registered on rows with decoded vectors is served without content vectors.
 
         Raises
         ------
         ContractError
             When a column is missing, or a row is invalid.
+        FitError
+            When vectors are to be decoded, and the codebook's quantizer cannot decode.
         """
         from ranking.data.dataset import read_rows
         from ranking.data.frame_builder import build_dataset
@@ -168,6 +188,7 @@ class RankerSteps(ProjectBase):
             schema=service_schema(
                 store, record.service_name, self.settings.features, conversions=self.settings.source.conversions
             ),
+            vectors=vectors,
         )
         return ProjectDataset(data, record, labelled=labelled, rate=smoothed)
 
@@ -219,7 +240,8 @@ class RankerSteps(ProjectBase):
             The trained model: an instance of a class in a Python file that imports installed packages only.
         trained_on : ProjectDataset or sequence of ProjectDataset
             All labelled rows that the model has seen: training rows, and validation rows if they selected anything. They
-            state the codebook. The ranker is evaluated on rows after the last of them and after the fit of the codebook.
+            state the codebook. The ranker is evaluated on rows after the last of them and after the fit of the codebook. A
+            codebook that learned from clicks must not have learned from them: ``rows("train", codebook=...)`` leaves those out.
 
         Raises
         ------
@@ -230,6 +252,8 @@ class RankerSteps(ProjectBase):
             is no probability or depends on other rows.
         LifeCycleError
             When there is a ranker of this name, or the codebook is not published.
+        LeakageError
+            When the codebook learned from clicks that are among the rows.
         """
         from ranking.serving.register import register_ranker
 

@@ -25,6 +25,9 @@ def print_comparison(console: Console, result: ComparisonResult) -> None:
     for number, origin in enumerate(result.origins):
         if origin.rows is not None:
             console.print(f"time origin {number}: {rows_summary(origin.rows)}", highlight=False)
+        for window in origin.codebooks or ():
+            if window.sentence is not None:
+                console.print(Text(f"time origin {number}: {window.sentence}"), soft_wrap=True)
     seconds, count = result.seconds, len(result.trials)
     console.print(
         f"{count} trials, {seconds.trials / count:.1f} s each ({seconds.trials_cpu / count:.1f} s of CPU); "

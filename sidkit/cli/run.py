@@ -25,6 +25,9 @@ def run(
         ),
     ] = None,
     allow_future: AllowFutureOption = False,
+    codebook: Annotated[
+        str | None, typer.Option(help="Train rankers on this fitted codebook instead of fitting one, and promote it.")
+    ] = None,
     impressions: Annotated[int, typer.Option(help="Number of impressions of a generated data set.")] = 200_000,
     json_: JsonOption = False,
 ) -> None:
@@ -51,6 +54,7 @@ def run(
             as_of_us=as_of_us,
             impressions=impressions,
             allow_future=allow_future,
+            codebook=codebook,
             progress=progress,
         )
     if json_:

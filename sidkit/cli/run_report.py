@@ -38,6 +38,11 @@ def as_json(result: RunResult) -> dict[str, Any]:
             "hit_rate_30": result.hit_rate.as_json(),
             "hit_rate_30_reason": result.hit_rate.reason,
         },
+        "codebook_window": {
+            "learned_before": result.window.learned_before,
+            "training_rows": result.window.rows,
+            "of": result.window.of,
+        },
         "target": evaluation.target,
         "calibrated": result.calibration.calibrated,
         "calibration": result.calibration.reason,
@@ -97,6 +102,7 @@ def print_report(console: Console, result: RunResult) -> None:
         "item",
         _log_line(result.log),
         rows_summary(result.parts),
+        *([result.window.sentence] if result.window.sentence else []),
         result.scores,
         f"peak memory {result.peak_rss_mb:,.0f} MB; test window from {result.split.describe()['validation_end']}",
     ]

@@ -127,9 +127,16 @@ class NegativeSettings(Section):
     # Excluded from dumps: it applies to scores, so rows and rankers stay valid when it changes.
 
 
+_CODEBOOK_SHARE = 0.3
+"""Default of ``split.codebook``."""
+
+
 class SplitSettings(Section):
     """The global temporal split, as shares of the labelled rows (``[split]``)."""
 
+    codebook: float | None = Field(default=None, gt=0, lt=1)
+    """Share of the labelled rows, the earliest ones, to fit a codebook on that learns from clicks; its rankers train on the
+    training rows that follow. Below ``train``. Unset: 0.3, or half of ``train`` if that is less."""
     train: float = Field(default=0.8, gt=0, lt=1)
     """Share of the labelled rows, the earliest ones, to train on."""
     validation: float = Field(default=0.1, gt=0, lt=1)
@@ -142,7 +149,17 @@ class SplitSettings(Section):
             raise ValueError(
                 f"expected split.train + split.validation below 1, got {total:g}: the rest is the test window"
             )
+        if self.codebook is not None and self.codebook >= self.train:
+            raise ValueError(
+                f"expected split.codebook below split.train, got {self.codebook:g} and {self.train:g}: rankers train on "
+                "the rows between them"
+            )
         return self
+
+    @property
+    def codebook_share(self) -> float:
+        """``codebook``, or its default."""
+        return min(_CODEBOOK_SHARE, self.train / 2) if self.codebook is None else self.codebook
 
 
 class CatalogSettings(Section):

@@ -25,7 +25,7 @@
     │   ├── UnknownVersionError     no codebook or ranker of that name
     │   └── LifeCycleError          a life-cycle step that the current state does not allow
     ├── TimeError                   an invalid time
-    │   └── LeakageError            an evaluation that starts before its artefacts' fit_end
+    │   └── LeakageError            an evaluation, or training, that starts before its artefacts' fit_end
     ├── FitError                    data that cannot be fitted on
     │   └── TooFewPairsError        too few pairs to learn from
     ├── EvaluationError             data that cannot be evaluated on
@@ -287,17 +287,39 @@ class TimeError(SidkitError):
 
 
 class LeakageError(TimeError):
-    """An evaluation that starts before the fit_end of one of its artefacts."""
+    """An evaluation that starts before the fit_end of one of its artefacts, or training rows that one learned from.
 
-    def __init__(self, evaluation_start: str, parents: Mapping[str, str]) -> None:
+    Parameters
+    ----------
+    evaluation_start : str
+        Start of the evaluation or of the training rows, ISO-8601.
+    parents : mapping of str to str
+        Artefact -> its fit_end, ISO-8601.
+    training : bool
+        Whether training rows were seen, by artefacts that learned from clicks.
+    remedy : str, optional
+        What to do instead of the general advice.
+    """
+
+    def __init__(
+        self, evaluation_start: str, parents: Mapping[str, str], *, training: bool = False, remedy: str | None = None
+    ) -> None:
         self.evaluation_start = evaluation_start
         self.parents = dict(parents)
         listed = ", ".join(f"{name} (fit_end {end})" for name, end in self.parents.items())
-        super().__init__(
-            f"the evaluation starts at {evaluation_start}, before these artefacts were fitted: {listed}. They have "
-            "seen the evaluation rows. Start the evaluation at the latest fit_end, or fit again with an earlier "
-            "cut-off."
-        )
+        if training:
+            problem = (
+                f"the training rows start at {evaluation_start}, before the end of the clicks that these artefacts learned "
+                f"from: {listed}. They have seen labels of the training rows"
+            )
+            advice = "Train on rows from the latest fit_end on, or fit again with an earlier cut-off"
+        else:
+            problem = (
+                f"the evaluation starts at {evaluation_start}, before these artefacts were fitted: {listed}. They have "
+                "seen the evaluation rows"
+            )
+            advice = "Start the evaluation at the latest fit_end, or fit again with an earlier cut-off"
+        super().__init__(f"{problem}. {remedy or advice}.")
 
 
 class FitError(SidkitError):

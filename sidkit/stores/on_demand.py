@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -176,6 +176,11 @@ class ServiceViews:
         names = tuple(projection.name_to_use() for projection in service.feature_view_projections)
         return cls(names, tuple(stored.values()), tuple(on_demand), keys)
 
+    def without(self, names: Collection[str]) -> ServiceViews:
+        """The same views without some stored features, by full name; inputs of on-demand views remain."""
+        unread = set(names) - {name for view in self.on_demand for read in view.sources.values() for name in read}
+        return replace(self, stored=tuple(_with_fewer(view, unread) for view in self.stored))
+
     @property
     def local(self) -> bool:
         """Whether all stored views have local Parquet files, which the kit's offline store joins itself."""
@@ -321,6 +326,14 @@ def _copied(projection: Any, *, alias: str | None) -> Any:
     copied = copy.copy(projection)
     copied.name_alias, copied.features = alias, list(projection.features)
     return copied
+
+
+def _with_fewer(view: Any, unread: Collection[str]) -> Any:
+    """A stored view whose projection lacks some features, by full name."""
+    projection = _copied(view.projection, alias=view.projection.name_alias)
+    name = projection.name_to_use()
+    projection.features = [each for each in projection.features if f"{name}__{each.name}" not in unread]
+    return view.with_projection(projection)
 
 
 def _on_demand(view: Any) -> OnDemandView:

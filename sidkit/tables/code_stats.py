@@ -102,22 +102,53 @@ def count_codes(repo: Repo, counts: CodeCounts, build: Mapping[str, Any]) -> dic
     with duckdb.connect() as opened:
         assigned = _assignments(opened, codes)
     wanted = {"counts": counts.stated(), "generation": build["generation"]}
-    befores = {name: _before(repo, name, wanted, log, int(build["as_of_us"]), assigned) for name in counts.tables}
+    records = {name: _before(repo, name, wanted, log, int(build["as_of_us"]), assigned) for name in counts.tables}
     now = {"as_of_us": build["as_of_us"], "log": log.consumed, "assignments": assigned}
-    if all(before and all(before[key] == value for key, value in now.items()) for before in befores.values()):
+    if all(before and all(before[key] == value for key, value in now.items()) for before in records.values()):
         return {}
     with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
-        _set_variables(opened, repo, int(build["as_of_us"]))
-        start, depths = literal(f"{counts.codebook}/"), list(counts.depths)
-        opened.execute(_CODES_SQL.format(table=literal(codes), start=start, depths=depths))
+        _read_codes(opened, repo, counts, codes, int(build["as_of_us"]))
         new = {}
-        for name, before in befores.items():
+        for name, before in records.items():
             with working_on(f"building the table {name}"):
                 table = _Table(repo, name, counts, before, log)
                 new[name] = table.update(opened)
             path = repo.tables / f"{name}.parquet"
             update_sealed(path.with_suffix(".json"), {**wanted, **now, "files": hashes_of(repo.tables, [path.name])})
     return new
+
+
+def count_other_codes(repo: Repo, counts: CodeCounts, codes: Path, folder: Path, as_of_us: int) -> tuple[Path, Path]:
+    """Count both tables of a codebook from other codes than its own, such as shuffled ones.
+
+    Nothing of the repository changes.
+
+    Parameters
+    ----------
+    repo : Repo
+        Its log is counted.
+    counts : CodeCounts
+        The codebook, depths and cadences.
+    codes : Path
+        A table like ``item_sid_<codebook>``.
+    folder : Path
+        Where the tables are written; it has none yet.
+    as_of_us : int
+        No row of the tables lies beyond it, microseconds UTC.
+
+    Returns
+    -------
+    tuple
+        Paths of the counts per prefix, and of those per user and prefix.
+    """
+    log = read_log(repo)
+    with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
+        _read_codes(opened, repo, counts, codes, as_of_us)
+        for name in counts.tables:
+            with working_on(f"building the table {name} of other codes"):
+                _Table(repo, name, counts, None, log, folder).update(opened)
+    of_prefixes, of_users = (folder / f"{name}.parquet" for name in counts.tables)
+    return of_prefixes, of_users
 
 
 def follow_tables(repo: Repo, build: Mapping[str, Any]) -> tuple[dict[str, int], tuple[str, ...]]:
@@ -150,6 +181,15 @@ def counted_codebooks(repo: Repo) -> Iterator[tuple[str, CodeCounts]]:
             continue
         if (repo.tables / f"item_sid_{counts.codebook}.parquet").is_file():
             yield counts.codebook, counts
+
+
+def _read_codes(opened: duckdb.DuckDBPyConnection, repo: Repo, counts: CodeCounts, codes: Path, as_of_us: int) -> None:
+    """Set the variables of the counts, and create the tables of codes and prefixes."""
+    _set_variables(opened, repo, as_of_us)
+    start, depths = literal(f"{counts.codebook}/"), list(counts.depths)
+    opened.execute(_CODES_SQL.format(table=literal(codes), start=start, depths=depths))
+    # As a variable: DuckDB plans a join on a subquery's value as a product of both sides.
+    set_variables(opened, {"prefixes": max(1, _count(opened, "SELECT count(*) FROM prefixes"))})
 
 
 def _set_variables(opened: duckdb.DuckDBPyConnection, repo: Repo, as_of_us: int) -> None:
@@ -190,16 +230,29 @@ def _before(
     return before if before["assignments"].items() <= assigned.items() else None
 
 
+def _count(opened: duckdb.DuckDBPyConnection, query: str) -> int:
+    row = opened.execute(query).fetchone()
+    return int(row[0]) if row else 0
+
+
 class _Table:
     """One of both tables during an update."""
 
-    def __init__(self, repo: Repo, name: str, counts: CodeCounts, before: dict[str, Any] | None, log: Log) -> None:
+    def __init__(
+        self,
+        repo: Repo,
+        name: str,
+        counts: CodeCounts,
+        before: dict[str, Any] | None,
+        log: Log,
+        folder: Path | None = None,
+    ) -> None:
         self._repo, self._name, self._before, self._log = repo, name, before, log
         self._keys = key_columns(name)
         self._of_users = len(self._keys) > 1
         seconds = counts.user_cadence_seconds if self._of_users else counts.cadence_seconds
         self._cadence_us = seconds * _MICROS
-        self._path = repo.tables / f"{name}.parquet"
+        self._path = (folder or repo.tables) / f"{name}.parquet"
 
     def update(self, opened: duckdb.DuckDBPyConnection) -> int:
         """Write the table if it changes; returns the number of new rows."""
@@ -229,11 +282,11 @@ class _Table:
             conversions=not self._of_users,
             short_windows=not self._of_users,
         )
-        users = "JOIN users ON who = entity_id // (SELECT count(*) FROM prefixes)" if self._of_users else ""
+        users = "JOIN users ON who = entity_id // getvariable('prefixes')" if self._of_users else ""
         opened.execute(f"""
             CREATE OR REPLACE TEMP TABLE restarted AS
             SELECT {self._listed_keys}, restart_us
-            FROM restart JOIN prefixes ON number = entity_id % (SELECT count(*) FROM prefixes) {users}
+            FROM restart JOIN prefixes ON number = entity_id % getvariable('prefixes') {users}
         """)
         opened.execute(f"CREATE OR REPLACE TEMP TABLE written AS {self._merged()}")
         self._withdraw(opened, recoded=recoded)
@@ -259,8 +312,7 @@ class _Table:
             SELECT item_id, min(known_us) AS first_us FROM coded
             WHERE NOT coalesce(assigned_at_us IN ({known}), false) GROUP BY item_id
         """)
-        row = opened.execute("SELECT count(*) FROM recoded").fetchone()
-        if not row or not row[0]:
+        if not _count(opened, "SELECT count(*) FROM recoded"):
             return False
         opened.execute(
             f"CREATE OR REPLACE TEMP TABLE coded_before AS SELECT * FROM coded WHERE assigned_at_us IN ({known})"
@@ -286,7 +338,7 @@ class _Table:
         """SQL for events by their prefixes, as numbers: structs of texts are several times slower."""
         entity, users = "number", ""
         if self._of_users:
-            entity = "who * (SELECT count(*) FROM prefixes) + number"
+            entity = "who * getvariable('prefixes') + number"
             users = "JOIN users USING (user_id)"
         return (
             f"SELECT {entity} AS entity, ts_us, label, converted FROM ("
@@ -297,7 +349,7 @@ class _Table:
     def _with_entities(self, opened: duckdb.DuckDBPyConnection) -> str:
         entity, users = "number", ""
         if self._of_users:
-            entity = "who * (SELECT count(*) FROM prefixes) + number"
+            entity = "who * getvariable('prefixes') + number"
             users = "JOIN users USING (user_id)"
         opened.execute(
             f"CREATE OR REPLACE TEMP VIEW counted_before AS SELECT {entity} AS entity, old.* FROM {self._stored} AS old "
@@ -325,8 +377,8 @@ class _Table:
                 SELECT users.user_id, sid_prefix, event_timestamp, created_timestamp,
                        exposures_30d, clicks_30d, exposures_all, clicks_all
                 FROM ({counted}) AS counted
-                JOIN prefixes ON number = counted.user_id % (SELECT count(*) FROM prefixes)
-                JOIN users ON who = counted.user_id // (SELECT count(*) FROM prefixes)
+                JOIN prefixes ON number = counted.user_id % getvariable('prefixes')
+                JOIN users ON who = counted.user_id // getvariable('prefixes')
             """
         return f"{kept}SELECT *, true AS _fresh FROM ({new})"
 

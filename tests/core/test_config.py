@@ -61,6 +61,7 @@ def test_an_unknown_key_is_refused_with_its_path(tmp_path: Path, text: str, key:
         ("[negatives]\nper_positive = 0", "negatives.per_positive", "0"),
         ('[negatives]\nstrategy = "popular"', "negatives.strategy", "'popular'"),
         ("[split]\ntrain = 1.0", "split.train", "1.0"),
+        ("[split]\ncodebook = 0", "split.codebook", "0"),
         ("[engine]\nthreads = 0", "engine.threads", "0"),
         ("[engine]\nchunk_rows = 0", "engine.chunk_rows", "0"),
         (
@@ -87,6 +88,14 @@ def test_a_split_leaves_something_to_test_on(tmp_path: Path, share: float) -> No
     assert load(tmp_path, f"[split]\ntrain = 0.8\nvalidation = {share / 2}").split.validation == share / 2
     with pytest.raises(ConfigError, match=r"expected split\.train \+ split\.validation below 1"):
         load(tmp_path, f"[split]\ntrain = 0.9\nvalidation = {share}")
+
+
+def test_a_split_leaves_rows_to_train_rankers_on(tmp_path: Path) -> None:
+    assert load(tmp_path, "[split]\ntrain = 0.5\ncodebook = 0.4").split.codebook_share == 0.4
+    assert load(tmp_path, "[split]\ntrain = 0.9\nvalidation = 0.05").split.codebook_share == 0.3
+    assert load(tmp_path, "[split]\ntrain = 0.2").split.codebook_share == 0.1, "the default leaves half of the rows"
+    with pytest.raises(ConfigError, match=r"expected split\.codebook below split\.train, got 0\.5 and 0\.5"):
+        load(tmp_path, "[split]\ntrain = 0.5\ncodebook = 0.5")
 
 
 @pytest.mark.parametrize(

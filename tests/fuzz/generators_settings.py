@@ -48,6 +48,7 @@ KEYS: dict[str, Check] = {
     "negatives.per_positive": _whole(1),
     "negatives.strategy": _one_of("stratified", "uniform"),
     "negatives.seed": _whole(-(2**63)),
+    "split.codebook": _number(0, 1, ends=False),
     "split.train": _number(0, 1, ends=False),
     "split.validation": _number(0, 1, ends=False),
     "catalog.url": lambda value: type(value) is str,
@@ -66,7 +67,8 @@ GOOD: dict[str, tuple[str, ...]] = {
     "time.stats_cadence_seconds": ("60", "1", "3600"), "time.history_length": ("50", "1", "200"),
     "negatives.per_positive": ("4", "1", "10"), "negatives.strategy": ('"stratified"', '"uniform"'),
     "negatives.seed": ("0", "7"),
-    "split.train": ("0.8", "0.5"), "split.validation": ("0.1", "0.05"), "catalog.url": ('"sqlite:///data/other.sqlite"',),
+    "split.codebook": ("0.3", "0.1"), "split.train": ("0.8", "0.5"), "split.validation": ("0.1", "0.05"),
+    "catalog.url": ('"sqlite:///data/other.sqlite"',),
     "engine.threads": ("1", "2", "4"), "engine.memory_limit": ('"1500MB"', '"2GB"', '"1.5GiB"'),
     "engine.chunk_rows": ("1000", "200000"),
 }  # fmt: skip

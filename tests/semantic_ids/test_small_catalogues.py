@@ -7,20 +7,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from helpers.codebook_builders import CUT, built_repo
 from helpers.small_logs import run_small_job, write_log
 from semantic_ids import lifecycle
 from semantic_ids.catalog import Catalog
+from semantic_ids.fitting import CodebookSpec, build_models, without_codes
 from semantic_ids.item_vectors import ItemVectors
-from semantic_ids.lifecycle import CodebookSpec
 from semantic_ids.quantizers import ResidualKMeans, ResidualOPQ
-from semantic_ids.quantizers.sizes import check_sizes, default_size, falling_sizes
+from semantic_ids.quantizers.sizes import byte_size, check_sizes, default_size, falling_sizes
 from sidkit.core.artifact import read_manifest
 from sidkit.core.errors import FitError
 from sidkit.core.repo import Repo
+
+law = settings(max_examples=60, deadline=None, database=None)
 
 
 def test_a_log_of_sessions_runs_to_its_end_and_says_why_figures_are_missing(tmp_path: Path) -> None:
@@ -116,3 +119,32 @@ def test_a_fit_without_enough_pairs_says_so_in_its_manifest(tmp_path: Path) -> N
     assert manifest["spec"]["encoder"] == "behaviour"
     assert "learns from pairs of items, got none" in manifest["fallback"]
     assert lifecycle.fit(repo, "a", asked, CUT) == record, "the same fit again is the same codebook"
+
+
+@law
+@given(st.integers(2, 100_000))
+def test_one_byte_codes_are_a_power_of_two_with_three_items_each(items: int) -> None:
+    size = byte_size(items)
+    assert 2 <= size <= 256 and size & (size - 1) == 0
+    assert size == 2 or items >= 3 * size
+    assert size == 256 or items < 6 * size
+
+
+@pytest.mark.parametrize("quantizer", ["residual_kmeans", "pq", "opq", "rq_opq"])
+def test_item_bytes_sets_the_number_of_codes_and_their_sizes(quantizer: str) -> None:
+    rows = np.random.default_rng(0).normal(size=(1000, 16)).astype(np.float32)
+    spec = CodebookSpec(quantizer=quantizer, item_bytes=8)
+    made = build_models(spec, len(rows))[1].fit(rows)
+    assert made.sizes_[:8] == (256,) * 8
+    codes = made.encode(rows, beam=2)
+    error = ((made.decode(codes) - rows) ** 2).sum() / (rows**2).sum()
+    assert error < 0.4
+
+
+def test_item_bytes_replaces_levels_and_refuses_sizes() -> None:
+    assert "item_bytes" not in CodebookSpec().model_dump()
+    assert CodebookSpec(levels=3, item_bytes=2).model_dump()["item_bytes"] == 2
+    with pytest.raises(ValidationError, match="expected item_bytes or sizes, got both; remove one of them"):
+        CodebookSpec(sizes=(8, 8), item_bytes=2)
+    bare = without_codes(CodebookSpec(item_bytes=8))
+    assert build_models(bare, 10)[1].sizes == (2,)

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ranking.data.caps import Caps
+from ranking.data.codebook_window import CodebookWindow, check_training_rows
 from ranking.data.dataset import LabelledRows, read_rows
 from ranking.data.rows_used import PartRows, of_sample, rows_summary
+from ranking.data.split import TimeSplit
 from ranking.data.targets import check_target, target_inputs
 from ranking.experiments.comparison.arms import CODES_AS_FEATURES, ComparedArm
 from ranking.experiments.comparison.results import (
@@ -26,9 +28,13 @@ from ranking.experiments.comparison.results import (
 )
 from ranking.experiments.comparison.time_origins import TimeOrigin, time_origins
 from ranking.experiments.comparison.trials import Frame, Plan, Trial, TrialDetails, context_of, work_through
+from ranking.pipeline.codebook_window import window_of
+from ranking.pipeline.controls import ControlStages, control_inputs
 from ranking.pipeline.prepare import Prepared, end_of_log
 from ranking.pipeline.results import StageTime
 from ranking.training.arm_spec import RankerSpec, losses_of, members_first, without_loss
+from semantic_ids.fitting import CodebookSpec
+from sidkit.core.arrays import Ints
 from sidkit.core.config import content_hash, resolved_url
 from sidkit.core.errors import EvaluationError
 from sidkit.core.files import written_beside
@@ -82,6 +88,7 @@ class Comparison:
         self.options = options
         self.progress = progress
         self.parts: dict[int, PartRows] = {}
+        self.windows: dict[int, list[CodebookWindow]] = {}
         self.folder = repo.runs / COMPARISON
         self.stages = Stages(self.folder / "stages.json", progress)
         self.prepared = Prepared(repo, self.stages, options.data, options.impressions, progress=progress)
@@ -124,7 +131,7 @@ class Comparison:
     def _facts_of(self, origin: TimeOrigin) -> OriginFacts:
         rows = self.parts.get(origin.number)
         used = {part: dict(counts) for part, counts in rows.items()} if rows is not None else None
-        return OriginFacts(**origin.describe(), rows=used)
+        return OriginFacts(**origin.describe(), rows=used, codebooks=tuple(self.windows.get(origin.number, ())))
 
     @property
     def name(self) -> str:
@@ -152,32 +159,31 @@ class Comparison:
                 labelled, rows = whole = whole or self._rows(prepared.rows(log, target=target))
             frame_caps = Caps() if sample is not None else caps  # the sample already respects the caps
             visible = rows.take(origin.rows(rows.at_us))
-            inputs = [log, labelled, tables, asdict(origin.split), origin.end_us, *target_inputs(target)]
+            inputs = [log, labelled, tables, origin.split.inputs(), origin.end_us, *target_inputs(target)]
+            before = moments[origin.rows(moments)]
             keys = {}
             for arm, spec in options.arms.items():
                 stem, codebook = codebook_stem(preset_name(spec.codebook)), spec.codebook_spec()
-                keys[arm] = key = f"{stem}_{content_hash(codebook.model_dump(mode='json'))[:6]}-o{origin.number}"
+                keys[arm] = key = f"{_codebook_key(spec)}-o{origin.number}"
                 if key not in frames:
-                    name = prepared.codebook(stem, codebook, origin.split.train_end_us, inputs, f":{key}")
+                    split, name = origin.split, self._codebook(stem, codebook, origin, before, inputs, key)
+                    split, window = window_of(self.repo, name, split, before)
                     folder = self.folder / "frames" / key
-                    frame_inputs = [inputs, name, asdict(caps)]
-                    frame = prepared.frame(
-                        f"frame:{key}", frame_inputs, name, visible, origin.split, frame_caps, folder
-                    )
-                    parts = frame.facts["parts"]
-                    parts = of_sample(parts, labelled["available"]) if sample is not None else parts
-                    if origin.number not in self.parts:
-                        self.progress.remark(f"origin {origin.number}: {rows_summary(parts)}")
-                    self.parts[origin.number] = parts
-                    frames[key] = Frame(folder, name, origin.split)
+                    frame_inputs = [inputs, name, asdict(caps), *_start_of(split)]
+                    frame = prepared.frame(f"frame:{key}", frame_inputs, name, visible, split, frame_caps, folder)
+                    self._note_rows(origin, window, frame.facts["parts"], labelled if sample is not None else None)
+                    frames[key] = self._with_controls(Frame(folder, name, split), frame, frame_inputs, key)
             budget = None
             if options.equal_budgets and CODES_AS_FEATURES in keys:
                 base = frames[keys[CODES_AS_FEATURES]]
-                budget = self._budget(f"budget:o{origin.number}", [inputs, asdict(caps), base.codebook], base)
+                budget_inputs = [inputs, asdict(caps), base.codebook, *_start_of(base.split)]
+                budget = self._budget(f"budget:o{origin.number}", budget_inputs, base)
             for arm in members_first(options.arms):
                 spec = options.arms[arm]
                 trial = Trial(arm, 0, origin.number, keys[arm], "", budget if spec.kind == "neural" else None)
-                trial_inputs = [inputs, asdict(caps), frames[keys[arm]].codebook]
+                frame_of = frames[keys[arm]]
+                trial_inputs = [inputs, asdict(caps), frame_of.codebook, *_start_of(frame_of.split)]
+                trial_inputs += control_inputs(frame_of.controls, spec, options.spec)
                 trials += self._seeds_of(trial, spec, trial_inputs, trials)
                 for loss in losses_of(spec, options.spec.model) if origin.number == 0 else ():
                     without = replace(trial, without=loss)
@@ -187,6 +193,38 @@ class Comparison:
         trials.sort(key=lambda trial: (trial.origin, order.index(trial.arm), trial.seed))
         every = (tuple(trials), tuple(loss_trials))
         return Plan(self.repo.path, self.folder, options.spec, options.arms, frames, *every), origins
+
+    def _codebook(self, stem: str, spec: CodebookSpec, origin: TimeOrigin, at_us: Ints, inputs: Any, key: str) -> str:
+        """Fit and publish a codebook before the rows that its rankers train on; returns its name."""
+        fit_end_us = origin.split.fit_end_us(learns_from_clicks=spec.needs_pairs)
+        if spec.needs_pairs:
+            after = origin.split.training_from(fit_end_us)
+            check_training_rows(len(after.parts(at_us)["train"]), after)
+        return self.prepared.codebook(stem, spec, fit_end_us, inputs, f":{key}")
+
+    def _with_controls(self, frame: Frame, made: StageResult, inputs: Any, key: str) -> Frame:
+        """Make the control parts of a frame that any arm with its codebook reads."""
+        arms = [spec for spec in self.options.arms.values() if key.startswith(f"{_codebook_key(spec)}-o")]
+        stages = ControlStages(self.repo, self.stages, frame.codebook, frame.split, frame.folder, made)
+        return replace(frame, controls=stages.run(arms, self.options.spec, inputs, f":{key}"))
+
+    def _note_rows(
+        self, origin: TimeOrigin, window: CodebookWindow, parts: PartRows, sampled: Mapping[str, Any] | None
+    ) -> None:
+        """Record and print the rows of a frame; ``sampled`` are the facts of rows that were thinned beforehand."""
+        known = self.windows.setdefault(origin.number, [])
+        if sampled is not None:
+            parts = of_sample(parts, sampled["available"])
+        else:
+            window = window.with_rows(parts["train"]["available"])
+        # The rows of the frame with the most training rows; those of each codebook are stated beside.
+        if origin.number not in self.parts or window.rows > max(other.rows for other in known):
+            self.parts[origin.number] = parts
+        if not known:
+            self.progress.remark(f"origin {origin.number}: {rows_summary(parts)}")
+        known.append(window)
+        if window.sentence is not None:
+            self.progress.remark(f"origin {origin.number}: {window.sentence}")
 
     def _seeds_of(
         self, trial: Trial, spec: ComparedArm, inputs: Sequence[Any], planned: Sequence[Trial] = ()
@@ -284,6 +322,17 @@ def data_name(data: str) -> str:
 def _time_of(trial: Trial, plan: Plan) -> TrialTime:
     details = plan.details(trial) or TrialDetails()
     return TrialTime(**asdict(trial), seconds=details.seconds, cpu_seconds=details.cpu_seconds)
+
+
+def _start_of(split: TimeSplit) -> list[int]:
+    """The start of the training rows, as an input of stages; none if they start with the log, as for earlier versions."""
+    return [] if split.train_start_us is None else [split.train_start_us]
+
+
+def _codebook_key(spec: ComparedArm) -> str:
+    """A name that arms with the same codebook share."""
+    settings = spec.codebook_spec().model_dump(mode="json")
+    return f"{codebook_stem(preset_name(spec.codebook))}_{content_hash(settings)[:6]}"
 
 
 def _trained_by(spec: RankerSpec) -> Any:

@@ -19,6 +19,7 @@ from ranking.experiments.comparison.attention_examples import (
     item_titles,
 )
 from ranking.experiments.comparison.trials import Plan
+from semantic_ids.codebook import Codebook
 from sidkit.core.arrays import Ints
 from sidkit.core.names import LONGEST_MADE, check_name
 from sidkit.core.repo import Repo
@@ -88,8 +89,9 @@ def probe(repo: Repo, plan: Plan) -> Probes:
             frame = plan.frames[trial.frame]
             whole = load_dataset(frame.folder)
             data[trial.frame] = whole.take(frame.split.parts(whole.rows.at_us)["test"])
-        test = data[trial.frame]
         ranker = Ranker.load(plan.rankers / check_name("ranker", details.ranker, LONGEST_MADE))
+        codebook = Codebook.load(repo.codebooks / plan.frames[trial.frame].codebook)
+        test = data[trial.frame].with_vectors(ranker.config.vectors, codebook.decode)
         probes.mutation[trial.arm] = mutation(ranker, test)
         gates = gate_curves(ranker, test)
         if gates is not None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from ranking.data.codebook_window import CodebookWindow
 from ranking.data.targets import CLICKED, Target
 from ranking.evaluation.evaluator import Difference, MetricValue
 from ranking.experiments.comparison.liveness import ArmPart
@@ -184,6 +185,10 @@ class OriginFacts:
     validation_end: str
     end: str
     rows: dict[str, dict[str, int]] | None
+    codebook_end: str | None = None
+    """Where the data of codebooks that learn from clicks ends; None in results of earlier versions."""
+    codebooks: tuple[CodebookWindow, ...] | None = None
+    """The training rows of each codebook; None in results of earlier versions."""
 
 
 @dataclass(frozen=True)

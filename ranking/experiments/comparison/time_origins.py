@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ranking.data.split import TimeSplit
+from ranking.data.split import TimeSplit, codebook_end
 from sidkit.core.arrays import Ints
 from sidkit.core.clock import iso
 from sidkit.core.config import SplitSettings
@@ -62,5 +62,8 @@ def time_origins(at_us: Ints, settings: SplitSettings, count: int) -> list[TimeO
                 "would be empty. Use fewer time origins, or shorten the test window (split.train and split.validation in "
                 "sidkit.toml)"
             )
-        origins.append(TimeOrigin(number, TimeSplit(int(at_us[first]), int(at_us[second])), int(at_us[end])))
+        # The same share of the rows before the validation rows as at origin 0.
+        codebook_us = codebook_end(at_us[:first], settings.codebook_share / settings.train)
+        split = TimeSplit(int(at_us[first]), int(at_us[second]), codebook_us)
+        origins.append(TimeOrigin(number, split, int(at_us[end])))
     return origins

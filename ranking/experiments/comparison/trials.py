@@ -11,12 +11,14 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ranking.data.control_codes import ControlKind
 from ranking.data.split import TimeSplit
 from ranking.experiments.comparison.arms import ComparedArm
+from ranking.pipeline.controls import control_folders
 from ranking.pipeline.prepare import training_context
 from ranking.training.arm_spec import RankerSpec, without_loss
 from ranking.training.arms import ArmDetails, ArmResult, read_details, train_arm, write_predictions
@@ -28,6 +30,7 @@ from sidkit.core.locks import locked_file
 from sidkit.core.progress import SILENT, Progress, StageDone
 from sidkit.core.records import record_of
 from sidkit.core.repo import Repo
+from sidkit.core.stages import StageResult
 
 if TYPE_CHECKING:
     from ranking.training.arms import TrainingContext
@@ -44,6 +47,8 @@ class Frame:
     folder: Path
     codebook: str
     split: TimeSplit
+    controls: Mapping[ControlKind, StageResult] = field(default_factory=dict)
+    """The stages that made the control parts of the frame."""
 
 
 @dataclass(frozen=True)
@@ -233,4 +238,7 @@ def _context(plan: Plan, trial: Trial) -> TrainingContext:
 
 def context_of(repo: Repo, frame: Frame, spec: RankerSpec, rankers: Path | None = None) -> TrainingContext:
     """Return the training context of a saved frame, with one thread per arm."""
-    return training_context(repo, frame.codebook, frame.split, frame.folder, spec, rankers, threads=1, first_epoch=True)
+    context = training_context(
+        repo, frame.codebook, frame.split, frame.folder, spec, rankers, threads=1, first_epoch=True
+    )
+    return dataclasses.replace(context, controls=control_folders(frame.controls))

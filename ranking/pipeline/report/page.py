@@ -52,7 +52,11 @@ def render(result: RunResult, facts: Facts) -> str:
     content = {
         "preset": result.folder.name,
         "source": redacted(result.data),
-        "summary": f"features as of {iso(result.as_of_us)}, {rows_summary(result.parts)}",
+        "summary": "; ".join(
+            filter(
+                None, (f"features as of {iso(result.as_of_us)}, {rows_summary(result.parts)}", result.window.sentence)
+            )
+        ),
         "conclusions": result.conclusions,
         "warnings": result.warnings,
         "scores": result.scores,

@@ -52,6 +52,7 @@ from sidkit.stores.online.columns import cells_of_feature, event_times_of, keys_
 from sidkit.stores.online.connection import REBUILD
 from sidkit.stores.online.infra import PackedTable
 from sidkit.stores.online.layout import PROTO, Layout
+from sidkit.stores.online.offline_only import blanked, offline_only
 from sidkit.stores.online.protobuf import (
     cells_of_values,
     event_times,
@@ -76,6 +77,9 @@ def now_us() -> int:
     return to_us(datetime.now(UTC))
 
 
+ViewFeature = Annotated[StrictStr, Field(pattern="^[^:]+:[^:]+$")]
+
+
 class PackedSqliteOnlineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]
     """Settings under ``online_store`` in ``feature_store.yaml``."""
 
@@ -83,6 +87,7 @@ class PackedSqliteOnlineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]
     path: StrictStr = "data/online.sqlite"  # relative to the repository
     patience_seconds: StrictFloat = 60.0  # how long a writer waits for another one
     row_cache_mb: Annotated[StrictInt, Field(ge=0)] = 128  # size of the row cache per reading thread
+    offline_only: tuple[ViewFeature, ...] = ()  # view:feature, written as nulls
 
 
 class PackedSqliteOnlineStore(OnlineStore):  # type: ignore[misc]
@@ -125,10 +130,13 @@ class PackedSqliteOnlineStore(OnlineStore):  # type: ignore[misc]
         Features missing from a row keep their existing values.
         """
         view, declared = view_id(config, table), view_layout(table)
+        hidden = dict.fromkeys(offline_only(config.online_store, table.name, declared.names), Value())
         version = config.entity_key_serialization_version
         for at in range(0, len(data), _TRANSACTION_ROWS):
             part = data[at : at + _TRANSACTION_ROWS]
             keyed, values, events, created = zip(*part, strict=True)
+            if hidden:
+                values = tuple({**row, **hidden} for row in values)
             keys, events_us, created_us = serialized_keys(keyed, version), event_times(events), micros(created)
             with self.file(config).writing() as writing:
                 writing.make(view, declared)
@@ -162,10 +170,11 @@ class PackedSqliteOnlineStore(OnlineStore):  # type: ignore[misc]
             Number of rows.
         """
         view, layout, source = view_id(config, table), view_layout(table), table.batch_source
+        hidden = offline_only(config.online_store, table.name, layout.names)
         event, created_column, count = str(time_of(source)), time_of(source, created=True), 0
         for batch in batches:
             for at in range(0, batch.num_rows, _TRANSACTION_ROWS):
-                part = batch.slice(at, _TRANSACTION_ROWS)
+                part = blanked(batch.slice(at, _TRANSACTION_ROWS), hidden)
                 _validate_vector_field_lengths(part, table)
                 keys = keys_of(part, table, config.entity_key_serialization_version)
                 events = event_times_of(part, event)

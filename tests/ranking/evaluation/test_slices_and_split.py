@@ -149,8 +149,32 @@ def test_a_log_of_too_few_moments_is_refused_with_its_size(at_us: list[int]) -> 
 
 
 def test_a_split_describes_its_cuts_in_utc() -> None:
-    told = TimeSplit(START, START + DAY).describe()
-    assert told == {"train_end": "2020-01-01T00:00:00+00:00", "validation_end": "2020-01-02T00:00:00+00:00"}
+    assert TimeSplit(START, START + DAY, START - DAY).describe() == {
+        "codebook_end": "2019-12-31T00:00:00+00:00",
+        "train_end": "2020-01-01T00:00:00+00:00",
+        "validation_end": "2020-01-02T00:00:00+00:00",
+    }
+
+
+@law
+@given(sorted_times(), shares, st.sampled_from([None, 0.01, 0.04]))
+def test_rankers_train_between_the_end_of_the_codebooks_clicks_and_the_validation_rows(
+    at_us: np.ndarray, cut: tuple[float, float], codebook: float | None
+) -> None:
+    settings_ = SplitSettings(train=cut[0], validation=cut[1], codebook=codebook)
+    try:
+        split = TimeSplit.of(at_us, settings_)
+    except EvaluationError:
+        return
+    share = codebook or min(0.3, cut[0] / 2)
+    assert settings_.codebook_share == share
+    fit_end = split.fit_end_us(learns_from_clicks=True)
+    assert int((at_us < fit_end).sum()) <= len(at_us) * share, "at most this share of the rows is before the cut"
+    assert split.fit_end_us(learns_from_clicks=False) == split.train_end_us
+    whole, parts = split.parts(at_us), split.training_from(fit_end).parts(at_us)
+    assert parts["train"].tolist() == [row for row in whole["train"] if at_us[row] >= fit_end]
+    for name in ("validation", "test"):
+        assert parts[name].tolist() == whole[name].tolist()
 
 
 def users(*rows_each: int) -> np.ndarray:

@@ -32,6 +32,7 @@ from ranking.experiments.comparison.trials import Plan, Trial
 from ranking.training.arms import FIRST_EPOCH, read_details, read_predictions
 from ranking.training.blend import logits, probabilities
 from sidkit.cli.compare_report import print_comparison
+from sidkit.core.clock import iso
 from sidkit.core.errors import EvaluationError
 from sidkit.core.repo import Repo
 from sidkit.core.stages import read_facts
@@ -78,11 +79,20 @@ def test_every_arm_trains_and_is_in_the_table(every: Compared) -> None:
         assert (told["parameters"] is None) == (arm in WITHOUT_PARAMETERS)
         if arm not in WITHOUT_PARAMETERS:
             assert 0 < told["table_parameters"] < told["parameters"]
-    assert (
-        facts["arms"]["id_codes"]["parameters"]
-        == facts["arms"]["id_codes_shuffled"]["parameters"]
-        == facts["arms"]["id_codes_random"]["parameters"]
+    # The quantile bins of the statistics of codes are as many as these have distinct quantiles.
+    assert [facts["arms"][f"id_codes_{kind}"]["parameters"] for kind in ("shuffled", "random")] == pytest.approx(
+        [facts["arms"]["id_codes"]["parameters"]] * 2, rel=0.03
     )
+
+
+def test_controls_share_the_frame_of_their_codes(every: Compared) -> None:
+    folder = every[0].runs / "comparison"
+    frames = {path.name for path in (folder / "frames").iterdir()}
+    own = {name for name in frames if not name.endswith(("-shuffled", "-random"))}
+    arms = load_arms(["all"])
+    controls = {f"{arm.codebook}-{arm.control}" for arm in arms.values() if arm.control}
+    assert {f"{name.partition('_')[0]}-{name.rpartition('-')[2]}" for name in frames - own} == controls
+    assert {name.rpartition("-")[0] for name in frames - own} <= own
 
 
 def test_every_arm_is_brought_to_the_parameters_of_a3(every: Compared) -> None:
@@ -92,6 +102,36 @@ def test_every_arm_is_brought_to_the_parameters_of_a3(every: Compared) -> None:
     )
     widths = {arm: every[1]["arms"][arm]["dim"] for arm in arms}
     assert widths["id_codes"] == widths["id_codes_shuffled"] == small_spec().model.dim < widths["id"]
+
+
+def test_each_codebook_has_the_training_rows_after_its_clicks(every: Compared) -> None:
+    repo, facts = every
+    windows = {window["codebook"]: window for window in facts["origins"][0]["codebooks"]}
+    assert {name.rsplit("_", 1)[0] for name in windows} >= {"rqkmeans", "saviorrec", "smile"}
+    for name, window in windows.items():
+        stage = read_facts(repo.runs / "comparison" / "stages.json", f"frame:{frame_of(repo, name)}")
+        rows = load_dataset(repo.runs / "comparison" / "frames" / frame_of(repo, name)).rows
+        train = rows.at_us[: stage["ends"][0]]
+        assert window["rows"] == stage["parts"]["train"]["available"] <= window["of"]
+        if window["learned_before"] is None:
+            assert window["rows"] == window["of"]
+        else:
+            assert iso(int(train.min())) >= window["learned_before"] == facts["origins"][0]["codebook_end"]
+    assert any(window["learned_before"] for window in windows.values())
+    console = Console(file=io.StringIO(), width=200)
+    print_comparison(console, ComparisonResult.of_json(facts, Path("arms.json")))
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert printed.count("learned from clicks before") == sum(bool(each["learned_before"]) for each in windows.values())
+
+
+def frame_of(repo: Repo, codebook: str) -> str:
+    """The key of the frame with a codebook."""
+    stages_ = json.loads((repo.runs / "comparison" / "stages.json").read_text())["stages"]
+    return next(
+        name.partition(":")[2]
+        for name, stage in stages_.items()
+        if name.startswith("codebook:") and stage["facts"]["name"] == codebook
+    )
 
 
 def test_arms_may_keep_their_own_sizes(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_numbers_of_the_papers_table_name_arms_too(tmp_path: Path) -> None:
     found = list(load_arms(["A3", "id", "A12_content", "T_pq", "A0"]))
     assert found == ["id_codes", "id", "smile_content", "id_codes_pq"]
     assert [paper_number(arm) for arm in PAPERS] == [*(f"A{number}" for number in range(14)), ""]
-    unnumbered = ["gbdt", "blend"]
+    unnumbered = ["gbdt", "blend", "codes_only"]
     assert len({arm_name(paper_number(arm)) for arm in arm_names()} - {""}) == len(arm_names()) - len(unnumbered)
     text = 'title = "t"\nrepresentations = ["id"]\nbaseline = "A3_smile"\n'
     assert load_arms([own(tmp_path, text)])["mine"].baseline == "id_codes_smile"
@@ -90,7 +90,7 @@ def test_a_user_brings_arms_by_path(tmp_path: Path) -> None:
         ('representations = ["id"]\n', "title"),
         ('title = "t"\nrepresentations = ["idd"]\n', "idd"),
         ('title = "t"\nrepresentation = ["id"]\n', "representation"),
-        ('title = "t"\nkind = "gbdt"\nshuffle_codes = true\n', "gbdt"),
+        ('title = "t"\nkind = "gbdt"\nshuffle_codes = true\nfeatures = []\n', "gbdt arm with these settings"),
     ],
 )
 def test_an_arm_that_could_never_train_is_refused_when_it_is_read(tmp_path: Path, text: str, said: str) -> None:

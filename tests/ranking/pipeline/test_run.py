@@ -25,9 +25,9 @@ from sidkit.core.stages import Stages
 PROOF = bool(os.environ.get("SIDKIT_PROOF"))
 """Kill at every stage; without it at every second one."""
 STAGES = [
-    "synthetic", "ingest", "rows", "tables", "codebook", "publish", "hit_rate", "frame", "train:id:s0", "train:content:s0",
-    "train:id_codes:s0", "train:shuffled_codes:s0", "train:gbdt:s0", "train:blend:s0", "evaluate", "materialize",
-    "importance",
+    "synthetic", "ingest", "rows", "tables", "codebook", "publish", "hit_rate", "frame", "control:shuffled",
+    "train:id:s0", "train:content:s0", "train:id_codes:s0", "train:shuffled_codes:s0", "train:gbdt:s0", "train:blend:s0",
+    "evaluate", "materialize", "importance",
 ]  # fmt: skip
 
 
@@ -51,7 +51,7 @@ def test_the_json_object_has_the_stated_shape(finished: FinishedJob) -> None:
     told = finished.output
     assert set(told) == {
         "data", "preset", "codebook", "arms", "log", "rows", "stages", "warnings", "without_auc", "peak_rss_mb", "artifacts",
-        "conclusions", "report", "target", "calibrated", "calibration",
+        "conclusions", "report", "target", "calibrated", "calibration", "codebook_window",
     }  # fmt: skip
     assert told["warnings"] == []
     assert told["log"]["new"] == told["stages"][1]["rows"]

@@ -100,16 +100,19 @@ def test_a_registered_ranker_scores_online_as_offline(project: Project, data: Pr
         assert (counts.max() > 0) == (user != "nobody") and counts[7] == 0  # i7 has no genres
 
 
-def test_without_the_counts_a_ranker_that_reads_them_is_refused(
+def test_without_the_counts_only_a_ranker_that_reads_them_is_refused(
     project: Project, data: ProjectDataset, tmp_path: Path
 ) -> None:
     own = sidkit.open(copy_of(project.repo, tmp_path / "repo").path)
     own.register_ranker("other", own_rankers.Linear.fit(data), trained_on=data)
+    without = ProjectDataset(data.data.narrowed(FeatureSchema()), data.codebook, labelled=True, rate=0.25)
+    own.register_ranker("plain", own_rankers.Linear.fit(without), trained_on=without)
     set_features(own.repo, FEATURES.replace('["category", "genres"]', '["category"]'))
     own.build(as_of=from_us(END))
     own.apply()
     with pytest.raises(ServingError, match=r"user_genres_stats__clicks_1d \(expected Int64, got nothing\)"):
         own.scorer("other")
+    assert len(own.scorer("plain").score("u1", ["i1", "i2"], from_us(END).isoformat())) == 2  # it reads none of them
 
 
 def test_the_audit_recomputes_them_from_the_log(

@@ -79,8 +79,11 @@ def test_an_arm_is_frozen() -> None:
         (('["id", "mba"]', '["mba", "content"]'), r"arms\.saviorrec.*in the behaviour space"),
         (('history = "bidirectional"', 'history = "both"'), r"arms\.saviorrec\.model\.history"),
         (("dim = 16", "dims = 16"), r"arms\.saviorrec\.model\.dims"),
-        (('representations = ["id"]', 'kind = "gbdt"\nmodel = {dim = 3}'), r"gbdt arm has neither a model nor codes"),
-        (('representations = ["id"]', 'kind = "gbdt"\nrandom_codes = true'), r"gbdt arm has neither a model nor codes"),
+        (('representations = ["id"]', 'kind = "gbdt"\nmodel = {dim = 3}'), r"gbdt arm has no model"),
+        (
+            ('representations = ["id"]', 'kind = "gbdt"\nrandom_codes = true\nfeatures = ["!*code_*"]'),
+            r"gbdt arm with these settings reads no codes; .*let features select statistics of codes",
+        ),
         (
             ('representations = ["id"]', 'representations = ["id"]\nrandom_codes = true\nshuffle_codes = true'),
             "at most one of shuffle_codes and random_codes",

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.training_builders import SERVING, TRAINED_ON, random_set, seen_as
+from ranking.data.control_codes import shuffled_codes
 from ranking.data.dataset import Dataset
 from ranking.data.item_table import ItemTable
 from ranking.data.numeric_features import Scaling
@@ -24,7 +25,6 @@ from ranking.training.arms import (
     ArmResult,
     TrainingContext,
     read_predictions,
-    shuffled_codes,
     train_arm,
     write_predictions,
 )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ranking.data.codebook_window import CodebookWindow
 from ranking.data.targets import CLICKED
 from ranking.experiments.comparison.arms import CODES_AS_FEATURES
 from ranking.experiments.comparison.liveness import ArmPart
@@ -74,6 +75,7 @@ def render(comparisons: Sequence[Mapping[str, Any]]) -> str:
                 "auc": _auc_table(facts),
                 "arms": _arm_table(facts),
                 "slices": _slice_table(facts),
+                "windows": _windows(facts),
                 "liveness": _liveness_table(facts),
             }
             for facts in comparisons
@@ -152,6 +154,16 @@ def _slice_table(facts: Mapping[str, Any]) -> _Table:
     return _Table(
         note, ["slice", "rows", "positives", "users", "ranked by GAUC"], [[_Cell(text) for text in row] for row in body]
     )
+
+
+def _windows(facts: Mapping[str, Any]) -> list[str]:
+    """Return how many training rows follow the clicks that each codebook learned from."""
+    return [
+        f"Time origin {number}: {sentence}."
+        for number, origin in enumerate(facts["origins"])
+        for window in origin.get("codebooks") or ()
+        if (sentence := CodebookWindow(**window).sentence) is not None
+    ]
 
 
 def _liveness_table(facts: Mapping[str, Any]) -> _Table:
