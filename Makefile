@@ -9,7 +9,7 @@ REAL := ml_latest_small uci_online_retail xwines_slim
 # Data sets whose validation rows are used for tuning.
 SEARCHED = synthetic:strong $(REAL:%=$(SIDKIT_DATA)/%)
 
-.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz coverage attributes audits codebook-windows bytes-per-item arms tune-arms tune-presets tune-boosting bench-fuxictr online-load proof bench bench-check clean
+.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz coverage attributes codebook-windows bytes-per-item arms tune-arms tune-presets tune-boosting bench-fuxictr online-load proof bench bench-check audits codes clean
 
 $(VENV): $(VENV)/.made
 
@@ -119,15 +119,16 @@ codebook-windows: $(VENV)/.made
 	$(BIN)/python benchmarks/codebook_windows.py --work $(WORK)/codebook-windows --data synthetic:strong synthetic:clustered \
 	  $(SIDKIT_DATA)/ml_latest_small $(SIDKIT_DATA)/uci_online_retail
 
+# What statistics of codes add: settings are chosen on validation rows, then `make codes OPEN=--open` compares on test rows.
+codes: $(VENV)/.made
+	$(BIN)/python benchmarks/codes.py --work $(WORK)/codes --tune $(OPEN) --data synthetic:clustered synthetic:strong \
+	  $(REAL:%=$(SIDKIT_DATA)/%)
+
 # What attributes add on real data, whether rankers find what clicks depend on, and what attributes cost.
 attributes: $(VENV)/.made
 	$(BIN)/python benchmarks/attributes.py --work $(WORK)/attributes --data $(REAL:%=$(SIDKIT_DATA)/%)
 	$(BIN)/python benchmarks/invented.py --work $(WORK)/invented
 	$(BIN)/python benchmarks/attribute_costs.py --work $(WORK)/attribute_costs
-
-# Frames of real data sets, code statistics included, recomputed from the log by independent code: 10,000 rows each.
-audits: $(VENV)/.made
-	$(BIN)/python benchmarks/audits.py --work $(WORK)/audits --data synthetic:clustered $(REAL:%=$(SIDKIT_DATA)/%)
 
 # What statistics of codes cost in time, memory and bytes, on 10 million invented impressions.
 code-stats-costs: $(VENV)/.made
@@ -136,6 +137,10 @@ code-stats-costs: $(VENV)/.made
 # Bytes per item against AUC: ids, decoded codes, and content vectors of three precisions.
 bytes-per-item: $(VENV)/.made
 	$(BIN)/python benchmarks/bytes_per_item.py --work $(WORK)/bytes --data $(REAL:%=$(SIDKIT_DATA)/%) synthetic:strong
+
+# Frames of real data sets, code statistics included, recomputed from the log by independent code: 10,000 rows each.
+audits: $(VENV)/.made
+	$(BIN)/python benchmarks/audits.py --work $(WORK)/audits --data synthetic:clustered $(REAL:%=$(SIDKIT_DATA)/%)
 
 # One writer and eight readers on a packed online store for a minute; stops at a torn row or an error.
 online-load: $(VENV)/.made

@@ -63,7 +63,10 @@ def test_numbers_of_the_papers_table_name_arms_too(tmp_path: Path) -> None:
     found = list(load_arms(["A3", "id", "A12_content", "T_pq", "A0"]))
     assert found == ["id_codes", "id", "smile_content", "id_codes_pq"]
     assert [paper_number(arm) for arm in PAPERS] == [*(f"A{number}" for number in range(14)), ""]
-    unnumbered = ["gbdt", "blend", "codes_only"]
+    unnumbered = [
+        "gbdt", "gbdt_codes", "gbdt_codes_shuffled", "blend", "blend_codes", "blend_codes_shuffled", "blend_content",
+        "content", "content_codes", "content_codes_shuffled", "codes_only",
+    ]  # fmt: skip
     assert len({arm_name(paper_number(arm)) for arm in arm_names()} - {""}) == len(arm_names()) - len(unnumbered)
     text = 'title = "t"\nrepresentations = ["id"]\nbaseline = "A3_smile"\n'
     assert load_arms([own(tmp_path, text)])["mine"].baseline == "id_codes_smile"

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ranking.data.code_schema import may_read_code_stats
 from ranking.evaluation.evaluator import SliceSize
 from ranking.pipeline.conclusions import (
     RunFacts,
@@ -191,9 +192,10 @@ def test_one_seed_asks_for_more_and_a_clear_gain_for_the_comparison() -> None:
 
 @pytest.mark.parametrize("name", preset_names())
 def test_every_preset_asks_about_ids_content_shuffled_codes_boosting_and_the_blend(name: str) -> None:
-    preset = load_preset(name)
-    best = {arm: (0.7 if arm == name else 0.6,) for arm in preset.arms}
-    asked = questions(preset, best)
+    preset, by_prefix = load_preset(name), reading_statistics(name)
+    favourite = name if name in preset.arms else "id_codes"
+    best = {arm: (0.7 if arm == favourite else 0.6,) for arm in preset.arms}
+    asked = [each for each in questions(preset, best, by_prefix) if each.baseline != "content_codes_shuffled"]
     assert [question.over for question in asked] == [
         "ids", "content", "ids and content", "shuffled codes", "boosting", "the blend",
     ]  # fmt: skip
@@ -203,24 +205,41 @@ def test_every_preset_asks_about_ids_content_shuffled_codes_boosting_and_the_ble
         "ids": expected, "content": expected, "ids and content": expected, "shuffled codes": "id_codes", "boosting": expected,
         "the blend": expected,
     }  # fmt: skip
-    assert baselines(preset) == ["id", "content", "id_content", "shuffled_codes", "gbdt", "blend"]
+    without_codes = ["id", "content", "id_content", "shuffled_codes", "gbdt", "blend"]
+    assert [arm for arm in baselines(preset, by_prefix) if arm != "content_codes_shuffled"] == without_codes
+
+
+def test_statistics_of_codes_are_compared_with_those_of_shuffled_codes() -> None:
+    preset = load_preset("rqkmeans")
+    asked = questions(preset, dict.fromkeys(preset.arms, (0.6,)), reading_statistics("rqkmeans"))
+    assert Question("content_codes", "content_codes_shuffled", "shuffled codes") in asked
+    assert Question("id_codes", "shuffled_codes", "shuffled codes") in asked
+
+
+def reading_statistics(name: str) -> set[str]:
+    """The arms of a preset that read statistics of codes where there are any."""
+    arms = load_preset(name).arms.items()
+    return {arm for arm, spec in arms if spec.kind != "blend" and may_read_code_stats(spec.features)}
 
 
 def test_a_blend_with_codes_is_no_baseline_for_codes() -> None:
     preset = load_preset("rqkmeans")
     coded = preset.arms["blend"].model_copy(update={"of": ("gbdt", "id_codes")})
     preset = preset.model_copy(update={"arms": {**preset.arms, "blend": coded}})
-    assert baselines(preset) == ["id", "content", "id_content", "shuffled_codes", "gbdt"]
+    against = baselines(preset, reading_statistics("rqkmeans"))
+    assert "blend" not in against
+    assert {"id", "content", "id_content", "shuffled_codes", "gbdt"} <= set(against)
 
 
 def test_an_arm_that_reads_statistics_of_codes_is_no_baseline_for_codes() -> None:
     preset = load_preset("rqkmeans")
-    reading = {"content", "gbdt", "id_codes"}
-    assert baselines(preset, reading) == ["id", "id_content", "shuffled_codes"]
+    reading = {"content", "gbdt", "id_codes", "content_codes", "gbdt_codes"}
+    assert baselines(preset, reading) == ["id", "id_content", "shuffled_codes", "content_codes_shuffled"]
     assert without_baselines(preset, reading) is None
     asked = questions(preset, {arm: (0.7 if arm == "content" else 0.6,) for arm in preset.arms}, reading)
     assert [(each.arm, each.over) for each in asked] == [
         ("content", "ids"), ("content", "ids and content"), ("id_codes", "shuffled codes"),
+        ("content_codes", "shuffled codes"),
     ]  # fmt: skip
 
 
@@ -228,6 +247,6 @@ def test_a_preset_whose_baselines_all_read_statistics_of_codes_is_named() -> Non
     preset = load_preset("rqkmeans")
     text = without_baselines(preset, set(preset.arms) - {"blend"})
     assert text is not None
-    assert "id, content, id_content, gbdt read statistics of codes" in text
+    assert "id, content, content_codes, id_content, gbdt, gbdt_codes read statistics of codes" in text
     assert 'add features = ["!*code_*"]' in text
     assert without_baselines(preset, ()) is None
