@@ -125,8 +125,9 @@ def assemble(
     by_value: Mapping[str, Reader] | None = None,
     by_code: CodeReader | None = None,
     vectors: VectorsOf = CONTENT_VECTORS,
+    one_moment: bool = False,
 ) -> Dataset:
-    """Build a dataset from feature views; shared by training and serving."""
+    """Build a dataset from feature views, in one call; see :class:`FrameBuilder`."""
     builder = FrameBuilder(
         codebook,
         look_up,
@@ -136,6 +137,7 @@ def assemble(
         by_value=by_value,
         by_code=by_code,
         vectors=vectors,
+        one_moment=one_moment,
     )
     return builder.dataset(builder.add(views, rows))
 
@@ -161,6 +163,8 @@ class FrameBuilder:
         Reader of the counts per prefix, of the features by the candidate's codes; see :func:`historical_codes`.
     vectors : str
         Whether item vectors are those of the items' ``"content"``, or ``"decoded"`` from their codes.
+    one_moment : bool
+        Whether all rows have the same time, so that an item has one version, and versions need no comparison.
     """
 
     def __init__(
@@ -174,13 +178,14 @@ class FrameBuilder:
         by_value: Mapping[str, Reader] | None = None,
         by_code: CodeReader | None = None,
         vectors: VectorsOf = CONTENT_VECTORS,
+        one_moment: bool = False,
     ) -> None:
         self._rate = rate
         self._by_code = by_code
         self._by_value = by_value or {}
         self.schema = schema
         self._values = ValueIndex(schema.row_coded)
-        self._items = ItemTableBuilder(codebook, schema, vectors)
+        self._items = ItemTableBuilder(codebook, schema, vectors, one_moment)
         self._histories = HistoryTableBuilder(self._items, look_up, history_length)
 
     def add(self, views: Mapping[str, ViewRows], rows: LabelledRows) -> FrameRows:

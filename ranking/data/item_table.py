@@ -67,12 +67,13 @@ class ItemTableBuilder:
     """Collects item versions over several retrievals and assigns their indices.
 
     With ``vectors`` ``"decoded"``, the vectors of items come from their codes: the content vectors of the views are not read,
-    and may be missing.
+    and may be missing. With ``one_moment``, all rows have the same time, and an item has the version that is added first.
     """
 
     codebook: Codebook
     schema: FeatureSchema = field(default_factory=FeatureSchema)
     vectors: VectorsOf = CONTENT_VECTORS
+    one_moment: bool = False
     _number: dict[tuple[str, int, int, bytes], int] = field(default_factory=dict)
     _identity: dict[str, int] = field(default_factory=lambda: {"": 0})
     _ids: list[str] = field(default_factory=lambda: [""])
@@ -104,6 +105,8 @@ class ItemTableBuilder:
             return np.zeros(0, dtype=np.int64)
         content, sid = views[CONTENT], views[SID]
         attributes = self._index.codes(views, None, len(item_ids))
+        if self.one_moment:
+            return self._added_once(item_ids, content, sid, attributes)
         content_hashes = self._content_hashes(content)
         code_hashes = _row_hashes(sid.table.select([f"{SID}__codes"]))
         place, names = pd.factorize(item_ids)
@@ -130,6 +133,22 @@ class ItemTableBuilder:
             known = self._identity
             self._identities.extend(np.array([known.setdefault(names[place[row]], len(known)) for row in fresh]))
         indices: Ints = numbers[group_of]
+        return indices
+
+    def _added_once(
+        self, item_ids: npt.NDArray[np.object_], content: ViewRows, sid: ViewRows, attributes: npt.NDArray[np.int32]
+    ) -> Ints:
+        """Add the rows of items that were not added yet; ``_identity`` numbers the items, and so their only versions."""
+        number = self._identity
+        before = len(number)
+        indices: Ints = np.array([number.setdefault(item, len(number)) for item in item_ids.tolist()], dtype=np.int64)
+        if len(number) > before:
+            new, first = np.unique(indices, return_index=True)
+            fresh = first[new >= before]
+            self._ids += item_ids[fresh].tolist()
+            self._append(fresh, content, sid)
+            self._attributes.extend(attributes[fresh])
+            self._identities.extend(np.arange(before, len(number)))
         return indices
 
     def _content_hashes(self, content: ViewRows) -> npt.NDArray[np.uint64]:
@@ -172,7 +191,9 @@ class ItemTableBuilder:
         vectors = np.zeros((len(rows), self._content[0].shape[1]), dtype=np.float32)
         present = rows >= 0
         if present.any():
-            taken = content.table.take(pa.array(rows[present]))
+            wanted = rows[present]
+            is_whole = len(wanted) == len(content.table) and bool((wanted == np.arange(len(wanted))).all())
+            taken = content.table if is_whole else content.table.take(pa.array(wanted))
             items = ItemVectors.from_arrow(taken, self.codebook.encoder.modalities_, prefix=f"{CONTENT}__")
             vectors[present] = self.codebook.vectors(items)
         return vectors

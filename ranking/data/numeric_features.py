@@ -207,14 +207,18 @@ def trailing_rate(view: ViewRows, window: str, towards: float | Doubles) -> Doub
 
 def smoothed_rate(exposures: Doubles, clicks: Doubles, towards: float | Doubles) -> Doubles:
     """``(clicks + 10 towards) / (max(exposures, clicks) + 10)``; ``towards`` where the exposures are unknown (NaN)."""
-    clicked = np.nan_to_num(clicks)
-    shown = np.maximum(np.nan_to_num(exposures), clicked)
+    clicked = _filled(clicks)
+    shown = np.maximum(_filled(exposures), clicked)
     return np.where(np.isfinite(exposures), (clicked + SMOOTHING * towards) / (shown + SMOOTHING), towards)
 
 
 def _count(view: ViewRows, column: str) -> npt.NDArray[np.float64]:
-    counts: npt.NDArray[np.float64] = np.nan_to_num(numbers(view, column))
-    return counts
+    return _filled(numbers(view, column))
+
+
+def _filled(counts: Doubles) -> Doubles:
+    """Counts with 0 where they are unknown; they are finite otherwise, which is what ``nan_to_num`` spends its time on."""
+    return np.where(np.isnan(counts), 0.0, counts)
 
 
 def _history_features(view: ViewRows, item_ids: npt.NDArray[np.object_], at_us: Ints) -> list[npt.NDArray[np.float64]]:

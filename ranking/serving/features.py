@@ -207,6 +207,7 @@ class OnlineFeatures:
             by_value=self._by_value,
             by_code=self._by_code,
             vectors=self._vectors,
+            one_moment=True,
         )
         return Request(data, known, bool(known_in(self._user.stored(user), 1)[0]))
 

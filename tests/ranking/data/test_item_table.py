@@ -267,12 +267,37 @@ def look_up(item_ids: np.ndarray, at_us: np.ndarray) -> Mapping[str, ViewRows]:
     }
 
 
-def assembled(histories: list[list[str] | None], index: list[int], at_us: list[int], length: int) -> Dataset:
+def assembled(
+    histories: list[list[str] | None], index: list[int], at_us: list[int], length: int, *, one_moment: bool = False
+) -> Dataset:
     rows = LabelledRows(
         objects(*("u" for _ in index)), objects(*("candidate" for _ in index)), np.array(at_us),
         np.zeros(len(index), dtype=np.int8),
     )  # fmt: skip
-    return assemble(views_of(histories, index), rows, CODEBOOK, look_up, rate=0.1, history_length=length)
+    return assemble(
+        views_of(histories, index), rows, CODEBOOK, look_up, rate=0.1, history_length=length, one_moment=one_moment
+    )
+
+
+@law
+@given(st.data(), st.integers(1, 4), st.sampled_from(MOMENTS))
+def test_rows_of_one_moment_need_no_comparison_of_versions(data: st.DataObject, length: int, at_us: int) -> None:
+    items = st.lists(st.sampled_from(["still", "x", "yy", "candidate"]), min_size=1, max_size=6)
+    histories = data.draw(st.lists(items, min_size=1, max_size=3))
+    index = data.draw(st.lists(st.integers(-1, len(histories) - 1), min_size=1, max_size=8))
+    one, any_times = (
+        assembled(histories, index, [at_us] * len(index), length, one_moment=flag) for flag in (True, False)
+    )
+    np.testing.assert_array_equal(one.numeric, any_times.numeric)
+    np.testing.assert_array_equal(one.history_us[one.history], any_times.history_us[any_times.history])
+    for name in ("ids", "content"):
+        np.testing.assert_array_equal(
+            getattr(one.items, name)[one.history_items[one.history]],
+            getattr(any_times.items, name)[any_times.history_items[any_times.history]],
+        )
+    of_history = one.history_items[one.history], any_times.history_items[any_times.history]
+    other = one.items.ids[of_history[0]] != "candidate"  # the candidate itself has the version of the candidate's row
+    np.testing.assert_array_equal(one.items.codes[of_history[0]][other], any_times.items.codes[of_history[1]][other])
 
 
 @law
