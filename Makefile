@@ -9,7 +9,7 @@ REAL := ml_latest_small uci_online_retail xwines_slim
 # Data sets whose validation rows are used for tuning.
 SEARCHED = synthetic:strong $(REAL:%=$(SIDKIT_DATA)/%)
 
-.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz coverage attributes codes codebook-windows arms tune-arms tune-presets tune-boosting bench-fuxictr online-load proof bench bench-check clean
+.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz coverage attributes codebook-windows bytes-per-item arms tune-arms tune-presets tune-boosting bench-fuxictr online-load proof bench bench-check audits codes clean
 
 $(VENV): $(VENV)/.made
 
@@ -129,6 +129,18 @@ attributes: $(VENV)/.made
 	$(BIN)/python benchmarks/attributes.py --work $(WORK)/attributes --data $(REAL:%=$(SIDKIT_DATA)/%)
 	$(BIN)/python benchmarks/invented.py --work $(WORK)/invented
 	$(BIN)/python benchmarks/attribute_costs.py --work $(WORK)/attribute_costs
+
+# What statistics of codes cost in time, memory and bytes, on 10 million invented impressions.
+code-stats-costs: $(VENV)/.made
+	$(BIN)/python benchmarks/code_stats_costs.py --work $(WORK)/code_stats_costs
+
+# Bytes per item against AUC: ids, decoded codes, and content vectors of three precisions.
+bytes-per-item: $(VENV)/.made
+	$(BIN)/python benchmarks/bytes_per_item.py --work $(WORK)/bytes --data $(REAL:%=$(SIDKIT_DATA)/%) synthetic:strong
+
+# Frames of real data sets, code statistics included, recomputed from the log by independent code: 10,000 rows each.
+audits: $(VENV)/.made
+	$(BIN)/python benchmarks/audits.py --work $(WORK)/audits --data synthetic:clustered $(REAL:%=$(SIDKIT_DATA)/%)
 
 # One writer and eight readers on a packed online store for a minute; stops at a torn row or an error.
 online-load: $(VENV)/.made

@@ -16,8 +16,7 @@ import argparse
 import dataclasses
 import json
 import os
-import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -190,26 +189,28 @@ def choice(validation: Mapping[str, Mapping[str, float]]) -> str:
     return max(CANDIDATES, key=lambda name: np.mean([by[name] - by[CONTENT] for by in validation.values()]))
 
 
-def tested(world: World, chosen: str, seeds: int) -> dict[str, Any]:
-    """Metrics of all variants on the test rows, and their differences from content and from ids."""
-    predictions, sizes = {}, {}
-    for name, (size, context, arm) in world.variants(chosen).items():
-        predictions[name] = [train_arm(context, "arm", arm, seed, "arm").test for seed in range(seeds)]
-        sizes[name] = size
-        print(f"  test {name}: trained", flush=True)
-    evaluation = evaluate_arms(world.context.test, predictions, [CONTENT, IDS], None)
+def tested(world: World, chosen: str, seeds: int) -> Iterator[dict[str, Any]]:
+    """Metrics of all variants on the test rows, and their differences from content and from ids, after each seed."""
+    variants = world.variants(chosen)
+    predictions: dict[str, list[Any]] = {name: [] for name in variants}
     kept = {f"codes {count}": round(world.explained(CANDIDATES[chosen][0], count), 4) for count in (2, 4, 8)}
     kept["pq 8"] = round(world.explained("pq", 8), 4)
-    return {
-        "rows": world.parts,
-        "items": len(world.fitted_on),
-        "preset_sizes": list(world.codebook.sizes),
-        "bytes": sizes,
-        "kept": kept,
-        "auc": {arm: {part: by[part].auc for part in SHOWN if part in by} for arm, by in evaluation.arms.items()},
-        "positives": {part: evaluation.rows[part].positives for part in SHOWN if part in evaluation.rows},
-        "differences": [record_json(each) for each in evaluation.differences if each.slice in SHOWN],
-    }
+    for seed in range(seeds):
+        for name, (_, context, arm) in variants.items():
+            predictions[name].append(train_arm(context, "arm", arm, seed, "arm").test)
+            print(f"  test {name}, seed {seed}: trained", flush=True)
+        evaluation = evaluate_arms(world.context.test, predictions, [CONTENT, IDS], None)
+        yield {
+            "seeds": seed + 1,
+            "rows": world.parts,
+            "items": len(world.fitted_on),
+            "preset_sizes": list(world.codebook.sizes),
+            "bytes": {name: size for name, (size, _, _) in variants.items()},
+            "kept": kept,
+            "auc": {arm: {part: by[part].auc for part in SHOWN if part in by} for arm, by in evaluation.arms.items()},
+            "positives": {part: evaluation.rows[part].positives for part in SHOWN if part in evaluation.rows},
+            "differences": [record_json(each) for each in evaluation.differences if each.slice in SHOWN],
+        }
 
 
 def main() -> None:
@@ -222,24 +223,33 @@ def main() -> None:
     parser.add_argument("--max-train-rows", type=int, default=20_000)
     parser.add_argument("--max-evaluation-rows", type=int, default=20_000)
     parser.add_argument("--validation-rows", type=int, default=8_000, help="of a sample of users")
+    parser.add_argument("--validate-only", action="store_true", help="leave the choice and the test to a later call")
     options = parser.parse_args()
-    results: dict[str, Any] = read_json(RESULTS) if RESULTS.exists() else {"validation": {}, "test": {}}
-    began = time.monotonic()
     for data in options.data:
-        if data_name(data) not in results["validation"]:
-            print(f"{data_name(data)}, {time.monotonic() - began:.0f} s", flush=True)
-            results["validation"][data_name(data)] = validated(World(data, options))
-            write_json(RESULTS, results)
-    if "chosen" not in results:
-        results |= {"chosen": choice(results["validation"]), "seeds": options.seeds, "bar": BAR}
-        write_json(RESULTS, results)
+        if data_name(data) not in results()["validation"]:
+            measured = validated(World(data, options))
+            write_results({"validation": {**results()["validation"], data_name(data): measured}})
+    if options.validate_only:
+        return
+    if "chosen" not in results():
+        write_results({"chosen": choice(results()["validation"]), "seeds": options.seeds, "bar": BAR})
     for data in options.data:
-        if data_name(data) in results["test"]:
+        if results()["test"].get(data_name(data), {}).get("seeds") == options.seeds:
             continue
-        print(f"{data_name(data)}, {time.monotonic() - began:.0f} s", flush=True)
-        results["test"][data_name(data)] = tested(World(data, options), results["chosen"], options.seeds)
-        write_json(RESULTS, results)
-        print(json.dumps(results["test"][data_name(data)]["auc"], indent=1), flush=True)
+        for measured in tested(World(data, options), results()["chosen"], options.seeds):
+            write_results({"test": {**results()["test"], data_name(data): measured}})
+            print(json.dumps(measured["auc"], indent=1), flush=True)
+
+
+def results() -> dict[str, Any]:
+    """The results so far; read again each time, because data sets may be measured by processes of their own."""
+    held: dict[str, Any] = read_json(RESULTS) if RESULTS.exists() else {"validation": {}, "test": {}}
+    return held
+
+
+def write_results(changes: dict[str, Any]) -> None:
+    """Update the results."""
+    write_json(RESULTS, results() | changes)
 
 
 if __name__ == "__main__":

@@ -109,13 +109,15 @@ def code_stats_of(repo: Repo, codebook: str) -> CodeStats | None:
     Raises
     ------
     ArtifactError
-        When neither the codebook's manifest nor the record beside its tables can be read: without it, the feature definitions
-        would lose views.
+        When it has tables, and neither its manifest nor the record beside them can be read: the feature definitions would lose
+        their views.
     """
     try:
         stated = read_manifest(repo.codebooks / codebook, verify=False).get(STATS)
     except ArtifactError:
         counted = dict(counted_codebooks(repo)).get(codebook)
+        if counted is None and not (repo.tables / f"{code_stats_view(codebook)}.parquet").exists():
+            return None
         if counted is None:
             raise
         return CodeStats(counted.depths, counted.cadence_seconds, counted.user_cadence_seconds)

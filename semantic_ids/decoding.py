@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sidkit.core.arrays import Codes, Floats
-from sidkit.core.errors import FitError
+from sidkit.core.errors import FitError, SidkitError
 
 if TYPE_CHECKING:
     from semantic_ids.quantizers.base import Quantizer
@@ -50,8 +50,12 @@ def _decoded(quantizer: Quantizer, codes: Codes, dim: int) -> Floats:
     name, remedy = type(quantizer).__name__, 'use another quantizer, or content vectors (vectors = "content")'
     try:
         vectors = np.asarray(quantizer.decode(codes), dtype=np.float32)
-    except NotImplementedError as error:
-        raise FitError(f"the quantizer {name} cannot decode codes into vectors; {remedy}") from error
+    except SidkitError:
+        raise
+    except Exception as error:  # a plug-in may raise anything
+        raise FitError(
+            f"the quantizer {name} cannot decode codes into vectors ({type(error).__name__}: {error}); {remedy}"
+        ) from error
     if vectors.shape != (len(codes), dim):
         raise FitError(
             f"expected {name}.decode to return vectors of shape ({len(codes)}, {dim}), the encoder's width, got "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import pyarrow.parquet as pq
 
 from ranking.audit.expected import HISTORY_CODES
 from ranking.audit.reference import Cells
+from ranking.data.code_counts import code_reader, has_code_counts
+from ranking.data.code_frame import with_code_counts
 from ranking.data.coded import Codes32
 from ranking.data.dataset import Dataset
 from ranking.data.feature_views import historical_reader, string_array
@@ -57,7 +60,7 @@ def sample_rows(total: int, n_rows: int, seed: int) -> Ints:
 
 
 def rows_of_service(repo: Repo, service: str, n_rows: int, seed: int) -> AuditedRows:
-    """Sample the labelled rows and retrieve their features from a feature service."""
+    """Sample the labelled rows and retrieve their features from a feature service, and the counts per prefix of their codes."""
     from sidkit.stores.feast_repo import feature_service, open_store
 
     if not repo.labelled_rows.exists():
@@ -77,6 +80,11 @@ def rows_of_service(repo: Repo, service: str, n_rows: int, seed: int) -> Audited
     table = table.take(pa.array(numbers))
     views = read(dict(zip(table.column_names, table.columns, strict=True)), _moments(table))
     features = {name: column for view in views.values() for name, column in _columns(view.plain())}
+    if has_code_counts(store, service):
+        reader = code_reader(store, service, partial(historical_reader, store))
+        keyed = {name: table.column(name) for name in _KEYS}
+        counted = with_code_counts(pa.table({**features, **keyed}), reader)
+        features = dict(_columns(counted.drop_columns(list(_KEYS))))
     return _plain(f"feature service {service}", total, numbers, table, pa.table(features))
 
 

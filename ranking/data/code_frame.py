@@ -37,7 +37,7 @@ def append_code_counts(reader: CodeReader, frame: Path, out: Path, chunk_rows: i
         writer: pq.ParquetWriter | None = None
         try:
             for batch in source.iter_batches(batch_size=chunk_rows):
-                table = _with_counts(pa.Table.from_batches([batch]), reader)
+                table = with_code_counts(pa.Table.from_batches([batch]), reader)
                 writer = writer or pq.ParquetWriter(temporary, table.schema, compression="zstd")
                 writer.write_table(table.cast(writer.schema))
         finally:
@@ -45,7 +45,8 @@ def append_code_counts(reader: CodeReader, frame: Path, out: Path, chunk_rows: i
                 writer.close()
 
 
-def _with_counts(table: pa.Table, reader: CodeReader) -> pa.Table:
+def with_code_counts(table: pa.Table, reader: CodeReader) -> pa.Table:
+    """Append the counts per prefix of each row's codes to features in memory; see :func:`append_code_counts`."""
     lists = one_chunk(table.column(_CODES))
     has_codes = lists.is_valid().to_numpy(zero_copy_only=False)
     rows = np.flatnonzero(has_codes)

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ranking.data.coded import Coded, Codes32
-from ranking.data.decoded import DECODED_VECTORS, VectorsOf, decoded_items
+from ranking.data.decoded import DECODED_VECTORS, VectorsOf
 from ranking.data.feature_views import string_array
 from ranking.data.item_table import ItemTable, shown_items
 from ranking.data.numeric_features import model_features, numeric_columns
@@ -150,11 +150,11 @@ class Dataset:
         vectors : str
             ``"content"`` or ``"decoded"``.
         decode : callable
-            See :func:`ranking.data.decoded.decoded_items`.
+            See :meth:`ranking.data.item_table.ItemTable.decoded`.
         """
         if vectors != DECODED_VECTORS or self.items.vectors == vectors:
             return self
-        return replace(self, items=decoded_items(self.items, decode))
+        return replace(self, items=self.items.decoded(decode))
 
     def refuse_other_vectors(self, vectors: VectorsOf) -> None:
         """Check that the item vectors are those that a ranker reads.

@@ -5,8 +5,8 @@ Index 0 is padding. An item whose content and codes were not yet available at a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from ranking.data.grown import Grown
 from ranking.data.schema import FeatureSchema
 from semantic_ids.codebook import Codebook
 from semantic_ids.item_vectors import ItemVectors
-from sidkit.core.arrays import Ints, one_chunk
+from sidkit.core.arrays import Codes, Floats, Ints, one_chunk
 from sidkit.core.hashing import GOLDEN_GAMMA
 from sidkit.stores.offline.plan import ViewRows
 
@@ -49,6 +49,17 @@ class ItemTable:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def decoded(self, decode: Callable[[Codes], Floats]) -> ItemTable:
+        """The same item versions with vectors decoded from their codes instead of the encoder's.
+
+        Parameters
+        ----------
+        decode : callable
+            Codes ``int32 [items, levels]``, -1 for items without codes -> vectors ``float32 [items, dim]``, zero for those:
+            :meth:`semantic_ids.codebook.Codebook.decode`. Shuffled or random codes give the vectors of those codes.
+        """
+        return replace(self, content=decode(self.codes), vectors=DECODED_VECTORS)
 
 
 @dataclass

@@ -66,6 +66,20 @@ def questions(
     return tuple(pairs)
 
 
+def without_baselines(preset: Preset, by_prefix: Collection[str]) -> str | None:
+    """A warning if all arms but the controls read codes, and some but not all of them only statistics of codes; else None."""
+    if not by_prefix or any(not preset.arms[arm].is_control for arm in baselines(preset, by_prefix)):
+        return None
+    plain = [arm for arm in baselines(preset) if arm in by_prefix and not preset.arms[arm].is_control]
+    coded = {arm for arm, spec in preset.arms.items() if spec.kind != "blend"} - set(plain)
+    if not plain or not coded:
+        return None
+    return (
+        f"no arm is a baseline for codes: {', '.join(plain)} read statistics of codes. To compare with arms without codes, add "
+        'features = ["!*code_*"] to them in the preset'
+    )
+
+
 def _role(preset: Preset, arm: str, by_prefix: Collection[str]) -> str:
     spec = preset.arms[arm]
     if spec.kind == "blend":

@@ -27,7 +27,7 @@ from ranking.pipeline.prepare import (
     prepare_repo,
 )
 from ranking.pipeline.presets import Preset, arms_without_codes, check_extras, load_preset
-from ranking.pipeline.questions import questions
+from ranking.pipeline.questions import questions, without_baselines
 from ranking.pipeline.report import write_report
 from ranking.pipeline.results import CodebookFacts, HitRates, LogChanges, RunResult, StageTime
 from ranking.training.calibration import Calibration
@@ -204,6 +204,7 @@ class Job:
             repo, self.stages, self.folder, self.preset, options.seeds, codebook, split, self.progress, controls
         )
         arms = trained.run([context_inputs, frame.facts])
+        self._note(without_baselines(self.preset, arms.by_prefix))
         dataset = named_dataset(options.data)
         self.stages.run("materialize", [codebook, tables.facts], lambda: self._materialize(as_of_us))
         serving = self._promote(codebook, arms)

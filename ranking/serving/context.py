@@ -43,10 +43,19 @@ def read_context_views(
     ServingError
         When a value is missing, is no list of the items' length, or has the wrong type.
     """
+    if "item_id" not in views.inputs and not any(is_list(context.get(name)) for name in views.inputs):
+        # The same for all items: read once.
+        one: dict[str, Sequence[Any]] = {name: [context[name]] for name in views.inputs if name in context}
+        rows = read(_complete(views, {**one, "user_id": [user_id]}), at_us)
+        return {name: ViewRows(name, np.repeat(view.index, len(item_ids)), view.table) for name, view in rows.items()}
     keys = {**per_item(context, len(item_ids)), "user_id": [user_id] * len(item_ids), "item_id": list(item_ids)}
+    return read(_complete(views, keys), at_us)
+
+
+def _complete(views: ServiceViews, keys: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[Any]]:
     for name in views.inputs:
         required(keys, name, views.names)
-    return read(keys, at_us)
+    return keys
 
 
 def context_columns(schema: FeatureSchema, context: Context, items: int) -> dict[str, pa.Array] | None:
@@ -93,11 +102,15 @@ def per_item(context: Context, items: int) -> dict[str, list[Any]]:
     """
     columns = {}
     for name, value in context.items():
-        is_list = isinstance(value, list | tuple | np.ndarray) or hasattr(value, "to_pylist")
-        columns[name] = list(value) if is_list else [value] * items
+        columns[name] = list(value) if is_list(value) else [value] * items
         if len(columns[name]) != items:
             raise ServingError(
                 f"expected one value of the context {name}, or a list of {items}, one per item, got "
                 f"{len(columns[name])} values; correct its length"
             )
     return columns
+
+
+def is_list(value: Any) -> bool:
+    """Whether a value of a context has one entry per item."""
+    return isinstance(value, list | tuple | np.ndarray) or hasattr(value, "to_pylist")

@@ -210,6 +210,10 @@ class OnlineFeatures:
         )
         return Request(data, known, bool(known_in(self._user.stored(user), 1)[0]))
 
+    def known(self, item_ids: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """Whether any view of items has a row, per item."""
+        return known_in(self._item.stored(self._item.read({"item_id": item_ids})), len(item_ids))
+
 
 def _reader(store: FeatureStore, service: FeatureService) -> Reader:
     """A reader of the second reads of a request, whose rows all have the time of the request."""

@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ranking.data.code_schema import codebook_of
+from ranking.data.dataset import Dataset
 from ranking.data.targets import Target
 from ranking.serving.context import Context
-from ranking.serving.features import OnlineFeatures
+from ranking.serving.features import OnlineFeatures, Request
 from ranking.serving.newest import materialized_until, newest_row_us
 from ranking.training.calibration import Calibration
 from ranking.training.load_ranker import LoadedRanker, load_ranker
@@ -90,11 +91,11 @@ class Scorer:
         record = catalog.codebook(self.record.codebook)
         self._ranker = load_ranker(repo.rankers / self.record.name, record, "scoring")
         self.calibration = Calibration.of(repo.settings, self.target, self._ranker.positive_rate)
-        codebook = _codebook(repo, catalog, self.record, self._ranker)
+        self.codebook = _codebook(repo, catalog, self.record, self._ranker)
         self._store = open_store(repo)
         _refuse_other_features(self._store, self._ranker)
         config = self._ranker.config
-        self._features = OnlineFeatures(self._store, self.record.service, codebook, config.schema, config.vectors)
+        self._features = OnlineFeatures(self._store, self.record.service, self.codebook, config.schema, config.vectors)
         self._tables = repo.tables
         self._services = [self.record.service]
         if config.schema.reads_code_stats:
@@ -105,6 +106,21 @@ class Scorer:
     def target(self) -> Target:
         """What scores predict."""
         return self._ranker.config.target
+
+    @property
+    def ranker(self) -> LoadedRanker:
+        """The model with its configuration."""
+        return self._ranker
+
+    @property
+    def store(self) -> FeatureStore:
+        """The feature store that requests read."""
+        return self._store
+
+    @property
+    def materialized_until_us(self) -> int:
+        """The latest end of the materialized intervals when the scorer was loaded, microseconds UTC; 0 if none."""
+        return self._materialized_until_us
 
     @cached_property
     def _newest_us(self) -> int:
@@ -148,6 +164,14 @@ class Scorer:
         TimeError
             When the time is earlier than the newest row of the online store, which has no past values.
         """
+        request = self.read(user_id, item_ids, at_us, context=context)
+        unknown = unknown_ids(user_id, item_ids, request.known, request.user_known)
+        if strict and unknown:
+            raise ServingError(f"{unknown}; correct the ids, or omit --strict to score without their features")
+        return self.score_request(request)
+
+    def read(self, user_id: str, item_ids: Sequence[str], at_us: int, *, context: Context | None = None) -> Request:
+        """Read the features of a request, as arrays; the first half of :meth:`answer`, with its parameters and errors."""
         if not item_ids:
             raise ServingError("expected at least one item id, got none; pass the candidates")
         if at_us < self._materialized_until_us and at_us < self._newest_us:
@@ -156,20 +180,26 @@ class Scorer:
                 f"{iso(at_us)}; use that time or a later one (--at), or materialize as of an earlier time into an empty "
                 "online store"
             )
-        config = self._ranker.config
-        request = self._features.request(
+        return self._features.request(
             user_id,
             item_ids,
             at_us,
             rate=self._ranker.smoothing_rate,
-            history_length=config.history_length,
+            history_length=self._ranker.config.history_length,
             context=context,
         )
-        unknown = unknown_ids(user_id, item_ids, request.known, request.user_known)
-        if strict and unknown:
-            raise ServingError(f"{unknown}; correct the ids, or omit --strict to score without their features")
-        values = self.calibration.apply(self._ranker.score(request.data))
-        return Scores(values, request.known, request.user_known)
+
+    def known(self, item_ids: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """Whether the online store has a row for each item, ``bool [items]``."""
+        return self._features.known(item_ids)
+
+    def score_request(self, request: Request) -> Scores:
+        """Score the features of a request; the second half of :meth:`answer`."""
+        return Scores(self.probabilities(request.data), request.known, request.user_known)
+
+    def probabilities(self, data: Dataset) -> npt.NDArray[np.float64]:
+        """Scores ``float64 [rows]`` of a dataset with the ranker's features."""
+        return self.calibration.apply(self._ranker.score(data))
 
 
 def unknown_ids(user_id: str, item_ids: Sequence[str], known: npt.NDArray[np.bool_], user_known: bool) -> str:
@@ -224,7 +254,7 @@ def _refuse_other_features(store: FeatureStore, ranker: LoadedRanker) -> None:
     if hidden:
         raise ServingError(
             f"expected {', '.join(hidden)} in the online store, which the ranker reads, but online_store.offline_only of "
-            "feature_store.yaml keeps them out of it. Remove them there and materialize again, or serve a ranker with "
+            "feature_store.yaml keeps them out of it. Remove them there and run `sidkit materialize`, or serve a ranker with "
             'vectors = "decoded"'
         )
     changed = {

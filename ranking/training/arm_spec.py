@@ -61,8 +61,8 @@ class ArmSpec(Section):
     """Where the arm's item vectors come from: ``content``, the encoder's vectors, or ``decoded``, what the codes stand for in
     the encoder's space. An arm with decoded vectors is served from codes and the codebook, without content vectors."""
     shuffle_codes: bool = False
-    """Permute the codes among items: same marginals and number of parameters, but no semantics. Decoded vectors and statistics
-    of codes are those of the permuted codes."""
+    """Permute the codes among items: same marginals and embedding tables, but no semantics. Decoded vectors and statistics of
+    codes are those of the permuted codes."""
     random_codes: bool = False
     """Replace the codes by a hash of the item id: same table sizes, uniform codes, no semantics; else like
     ``shuffle_codes``."""

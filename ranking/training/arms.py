@@ -15,7 +15,6 @@ import pyarrow.compute as pc
 
 from ranking.data.control_codes import ControlKind
 from ranking.data.dataset import Dataset
-from ranking.data.decoded import decoded_items
 from ranking.data.disk_dataset import DiskDataset
 from ranking.data.numeric_features import Scaling, feature_names
 from ranking.evaluation.importance import Importance
@@ -163,7 +162,7 @@ class TrainingContext:
         if arm.is_control:
             data = control_data(data, arm, self.spec.features, seed, self.serving, self.controls)
         if arm.is_decoded:
-            data = data.with_items(decoded_items(data.train.items, self.decode))
+            data = data.with_items(data.train.items.decoded(self.decode))
         return dataclasses.replace(self, **data._asdict()).narrowed(arm)
 
     def decode(self, codes: Codes) -> Floats:

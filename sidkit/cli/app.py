@@ -35,6 +35,7 @@ def build_app() -> typer.Typer:
     from sidkit.cli.rankers import frame, score
     from sidkit.cli.repos import apply, doctor, init, materialize_, relocate, upgrade_
     from sidkit.cli.run import run
+    from sidkit.cli.serve import serve
     from sidkit.cli.shared_options import with_warnings
 
     app = typer.Typer(
@@ -58,6 +59,7 @@ def build_app() -> typer.Typer:
     app.command()(run)
     app.command()(frame)
     app.command()(score)
+    app.command()(serve)
     ranker_app.command("compare")(compare)
     app.command()(audit)
     app.command()(leakage)

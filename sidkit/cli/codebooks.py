@@ -142,7 +142,7 @@ def show_(name: Name, repo: RepoOption = Path(), json_: JsonOption = False) -> N
     if json_:
         codebooks = project.codebooks()
         stated = json_records(codebooks[codebooks["name"] == name])[0]
-        show_json({**stated, "metrics": _metrics(folder), "folder": str(folder)})
+        show_json({**stated, "stats": _stats(folder), "metrics": _metrics(folder), "folder": str(folder)})
     else:
         _show(record, folder)
 
@@ -246,6 +246,13 @@ def _metrics(folder: Path) -> Any:
     return read_checked_json(path) if path.is_file() else None
 
 
+def _stats(folder: Path) -> Any:
+    """Depths and cadences of the statistics of codes, as the manifest states them; None without any."""
+    from sidkit.core.artifact import read_manifest
+
+    return read_manifest(folder, verify=False).get("stats") if folder.is_dir() else None
+
+
 def _show(record: CodebookRecord, folder: Path) -> None:
     import json
 
@@ -256,6 +263,8 @@ def _show(record: CodebookRecord, folder: Path) -> None:
         show(
             f"fitted on content from {iso(record.fit_start_us)} to {iso(record.fit_end_us)}, hash {record.content_hash}"
         )
+    if stats := _stats(folder):
+        show(f"statistics of prefixes of {', '.join(map(str, stats['depths']))} codes")
     if (metrics := _metrics(folder)) is not None:
         show(json.dumps(metrics, indent=2))
         show(str(folder))

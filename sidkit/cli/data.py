@@ -213,6 +213,8 @@ def build(
         say(note)
     for name, rows in report.rows.items():
         say(f"{name}: {rows:,} rows, {report.new_rows[name]:,} new")
+    for name, new_rows in report.code_rows.items():
+        say(f"{name}: {new_rows:,} new rows")
     say(f"as of {iso(report.as_of_us)}")
 
 

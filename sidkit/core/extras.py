@@ -18,6 +18,10 @@ EXTRAS_OF: dict[str, tuple[str, tuple[str, ...]]] = {
     "sentence_transformers": ("sentence-transformers", ("text",)),
     "transformers": ("transformers", ("image",)),
     "PIL": ("pillow", ("image",)),
+    "msgspec": ("msgspec", ("serve",)),
+    "prometheus_client": ("prometheus-client", ("serve",)),
+    "starlette": ("starlette", ("serve",)),
+    "uvicorn": ("uvicorn", ("serve",)),
 }
 """Module -> its package, and the extras of ``pyproject.toml`` that name the package."""
 

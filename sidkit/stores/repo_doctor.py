@@ -13,6 +13,7 @@ from sidkit.core.repo import Repo
 from sidkit.stores.doctor import Problem, examine, unread_features
 from sidkit.stores.feast_repo import find_online_damage, read_definitions
 from sidkit.stores.registered import UNREADABLE, differences
+from sidkit.tables.code_stats import counted_codebooks
 
 
 def examine_repo(repo: Repo) -> list[Problem]:
@@ -24,7 +25,23 @@ def examine_repo(repo: Repo) -> list[Problem]:
         When the definitions cannot be imported.
     """
     views, entities, offline = read_definitions(repo)
-    return [*examine(views, entities, offline, repo.path), *_of_stores(repo), *_of_rankers(repo)]
+    stats = _of_code_stats(repo, {view.name for view in views})
+    return [*examine(views, entities, offline, repo.path), *_of_stores(repo), *_of_rankers(repo), *stats]
+
+
+def _of_code_stats(repo: Repo, defined: set[str]) -> Iterator[Problem]:
+    """Statistics of codes whose views are missing from the definitions, because an older release wrote these."""
+    for codebook, counts in counted_codebooks(repo):
+        missing = [name for name in counts.tables if name not in defined]
+        if missing and f"item_sid_{codebook}" in defined:
+            yield Problem(
+                "no-code-stats",
+                f"codebook {codebook}",
+                f"the definitions lack the feature views {', '.join(missing)} of its statistics",
+                "Copy entities.py, sources.py, semantic_id_views.py and services.py from a new repository (`sidkit init`), "
+                "then run `sidkit apply` and `sidkit materialize`.",
+                warning=True,
+            )
 
 
 def _of_rankers(repo: Repo) -> Iterator[Problem]:

@@ -102,14 +102,14 @@ def count_codes(repo: Repo, counts: CodeCounts, build: Mapping[str, Any]) -> dic
     with duckdb.connect() as opened:
         assigned = _assignments(opened, codes)
     wanted = {"counts": counts.stated(), "generation": build["generation"]}
-    befores = {name: _before(repo, name, wanted, log, int(build["as_of_us"]), assigned) for name in counts.tables}
+    records = {name: _before(repo, name, wanted, log, int(build["as_of_us"]), assigned) for name in counts.tables}
     now = {"as_of_us": build["as_of_us"], "log": log.consumed, "assignments": assigned}
-    if all(before and all(before[key] == value for key, value in now.items()) for before in befores.values()):
+    if all(before and all(before[key] == value for key, value in now.items()) for before in records.values()):
         return {}
     with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
         _read_codes(opened, repo, counts, codes, int(build["as_of_us"]))
         new = {}
-        for name, before in befores.items():
+        for name, before in records.items():
             with working_on(f"building the table {name}"):
                 table = _Table(repo, name, counts, before, log)
                 new[name] = table.update(opened)
@@ -188,6 +188,8 @@ def _read_codes(opened: duckdb.DuckDBPyConnection, repo: Repo, counts: CodeCount
     _set_variables(opened, repo, as_of_us)
     start, depths = literal(f"{counts.codebook}/"), list(counts.depths)
     opened.execute(_CODES_SQL.format(table=literal(codes), start=start, depths=depths))
+    # As a variable: DuckDB plans a join on a subquery's value as a product of both sides.
+    set_variables(opened, {"prefixes": max(1, _count(opened, "SELECT count(*) FROM prefixes"))})
 
 
 def _set_variables(opened: duckdb.DuckDBPyConnection, repo: Repo, as_of_us: int) -> None:
@@ -226,6 +228,11 @@ def _before(
     if not same or before["as_of_us"] > as_of_us or not log.continues(before["log"]):
         return None
     return before if before["assignments"].items() <= assigned.items() else None
+
+
+def _count(opened: duckdb.DuckDBPyConnection, query: str) -> int:
+    row = opened.execute(query).fetchone()
+    return int(row[0]) if row else 0
 
 
 class _Table:
@@ -275,11 +282,11 @@ class _Table:
             conversions=not self._of_users,
             short_windows=not self._of_users,
         )
-        users = "JOIN users ON who = entity_id // (SELECT count(*) FROM prefixes)" if self._of_users else ""
+        users = "JOIN users ON who = entity_id // getvariable('prefixes')" if self._of_users else ""
         opened.execute(f"""
             CREATE OR REPLACE TEMP TABLE restarted AS
             SELECT {self._listed_keys}, restart_us
-            FROM restart JOIN prefixes ON number = entity_id % (SELECT count(*) FROM prefixes) {users}
+            FROM restart JOIN prefixes ON number = entity_id % getvariable('prefixes') {users}
         """)
         opened.execute(f"CREATE OR REPLACE TEMP TABLE written AS {self._merged()}")
         self._withdraw(opened, recoded=recoded)
@@ -305,8 +312,7 @@ class _Table:
             SELECT item_id, min(known_us) AS first_us FROM coded
             WHERE NOT coalesce(assigned_at_us IN ({known}), false) GROUP BY item_id
         """)
-        row = opened.execute("SELECT count(*) FROM recoded").fetchone()
-        if not row or not row[0]:
+        if not _count(opened, "SELECT count(*) FROM recoded"):
             return False
         opened.execute(
             f"CREATE OR REPLACE TEMP TABLE coded_before AS SELECT * FROM coded WHERE assigned_at_us IN ({known})"
@@ -332,7 +338,7 @@ class _Table:
         """SQL for events by their prefixes, as numbers: structs of texts are several times slower."""
         entity, users = "number", ""
         if self._of_users:
-            entity = "who * (SELECT count(*) FROM prefixes) + number"
+            entity = "who * getvariable('prefixes') + number"
             users = "JOIN users USING (user_id)"
         return (
             f"SELECT {entity} AS entity, ts_us, label, converted FROM ("
@@ -343,7 +349,7 @@ class _Table:
     def _with_entities(self, opened: duckdb.DuckDBPyConnection) -> str:
         entity, users = "number", ""
         if self._of_users:
-            entity = "who * (SELECT count(*) FROM prefixes) + number"
+            entity = "who * getvariable('prefixes') + number"
             users = "JOIN users USING (user_id)"
         opened.execute(
             f"CREATE OR REPLACE TEMP VIEW counted_before AS SELECT {entity} AS entity, old.* FROM {self._stored} AS old "
@@ -371,8 +377,8 @@ class _Table:
                 SELECT users.user_id, sid_prefix, event_timestamp, created_timestamp,
                        exposures_30d, clicks_30d, exposures_all, clicks_all
                 FROM ({counted}) AS counted
-                JOIN prefixes ON number = counted.user_id % (SELECT count(*) FROM prefixes)
-                JOIN users ON who = counted.user_id // (SELECT count(*) FROM prefixes)
+                JOIN prefixes ON number = counted.user_id % getvariable('prefixes')
+                JOIN users ON who = counted.user_id // getvariable('prefixes')
             """
         return f"{kept}SELECT *, true AS _fresh FROM ({new})"
 

@@ -43,7 +43,7 @@ def count_events(
     conversions: bool,
     short_windows: bool = True,
 ) -> None:
-    """Create the table ``trailing_counts`` of all rows that are new since the previous build.
+    """Create the view ``trailing_counts`` of all rows that are new since the previous build.
 
     Parameters
     ----------

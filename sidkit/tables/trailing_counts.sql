@@ -8,7 +8,7 @@
 --
 -- A window that ends at W counts events in (W - window, W]. An event enters at the first multiple of the cadence at or
 -- after it, and leaves a window at the first multiple at or after event + window: each is one step of a running sum.
-CREATE OR REPLACE TEMP TABLE trailing_counts AS
+CREATE OR REPLACE TEMP VIEW trailing_counts AS
 WITH dated AS (
     SELECT
         entity_id, ts_us, exposures, clicks, conversions,

@@ -35,6 +35,7 @@ hidden = [4]
 epochs = 1
 [arms.id]
 representations = ["id"]
+features = ["!*code_*"]
 [arms.id_codes]
 representations = ["id", "prefix_ngram"]
 """

@@ -45,6 +45,7 @@ MAY_IMPORT = {
     "ranking.evaluation": GROUND | {"ranking.data"},
     "ranking.training": GROUND | CODES | {"ranking.data", "ranking.models", "ranking.evaluation"},
     "ranking.serving": BELOW_RANKING | {"ranking.data", "ranking.training"},
+    "sidkit.serve": BELOW_RANKING | {"ranking.data", "ranking.evaluation", "ranking.training", "ranking.serving"},
     "ranking.pipeline": BELOW_RANKING
     | {"sidkit.reports", "semantic_ids.report", "ranking.data", "ranking.training", "ranking.evaluation"},
     "ranking.audit": BELOW_RANKING | {"ranking.data"},

@@ -6,7 +6,6 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import duckdb
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from helpers.builders import DAY, START, complete, fresh_repo, moments, set_world, write_tables
+from helpers.hand_codes import HandMade
 from oracle.logs import LAST, random_world
 from ranking.audit.compare_cells import audit_rows
 from ranking.audit.frames import AuditedRows
@@ -30,22 +30,6 @@ HOUR, SECOND = 3_600_000_000, 1_000_000
 DELAY = 60 * SECOND
 Version = tuple[str, int, tuple[int, ...] | None]
 """Item, time from which serving reads its codes, codes."""
-
-
-class HandMade:
-    """A codebook whose table of codes is written by a test."""
-
-    name = "hand"
-
-    def __init__(self, modalities: tuple[str, ...]) -> None:
-        self.encoder = SimpleNamespace(modalities_=modalities)
-
-    def assign(self, items: Any) -> Any:
-        none = np.zeros((len(items), 1), np.int32)
-        return SimpleNamespace(codes=none, residual_norm=none[:, 0], encodable=np.zeros(len(items), bool))
-
-    def vectors(self, items: Any) -> Any:
-        return np.zeros((len(items), 1), np.float32)
 
 
 def write_codes(repo: Repo, versions: list[Version], **stats: Any) -> None:
@@ -105,7 +89,7 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Repo:
     text = (made.path / "sidkit.toml").read_text()
     head, _, rest = text.partition(SECTION)
     tail = rest[rest.index("[catalog]") :]
-    context = '[features.context]\ndevice = "category"\nseen_at = "date"\n\n'
+    context = '[features]\naffinity = ["item_id"]\n\n[features.context]\ndevice = "category"\nseen_at = "date"\n\n'
     (made.path / "sidkit.toml").write_text(f"{head}{context}{tail}")
     made = Repo.open(made.path)
     ingest(made)
@@ -281,6 +265,33 @@ def test_codebooks_without_statistics_have_no_cells(repo: Repo) -> None:
     with log_reference(repo, codebook) as reference:
         assert reference.by_code.saved_cells(*keys, [], [], 0.25) == [{}] * len(ROWS)
         assert reference.by_code.plain_cells(*keys) == [{}] * len(ROWS)
+
+
+# Counts per user and item.
+
+
+def test_counts_per_user_and_item_have_the_cadence_of_user_stats(repo: Repo) -> None:
+    rows = [
+        ("u1", "a", START + 2 * 60 * SECOND - 1),
+        ("u1", "a", START + 2 * 60 * SECOND),
+        ("u2", "a", START + 9 * DAY),
+    ]
+    codebook: Any = HandMade(("text",))
+    with log_reference(repo, codebook) as reference:
+        early, late, other = reference.by_value.cells(*asked(*rows), 0.25)
+        timeline = reference.timeline("user_item_id_stats__clicks_all", "u1", "a", START + 11 * DAY)
+    assert early["user_item_id_stats__clicks_all"] == 0 and early["user_item_id_stats__rate_1d"] == 0.25
+    assert late["user_item_id_stats__clicks_all"] == late["user_item_id_stats__exposures_1d"] == 1
+    assert late["user_item_id_stats__rate_1d"] == pytest.approx((1 + 2.5) / (1 + 10))
+    assert other["user_item_id_stats__exposures_all"] == 0
+    assert timeline == [(START + 2 * 60 * SECOND, 1.0), (START + 10 * DAY + DELAY, 2.0)]
+
+
+def test_a_count_of_another_users_item_is_named(repo: Repo) -> None:
+    rows = [("u2", "a", START + 11 * DAY)]
+    found = {"user_item_id_stats__exposures_all": 3.0}  # those of u1
+    difference = audited(repo, rows, [found]).difference
+    assert (difference.feature, difference.expected) == ("user_item_id_stats__exposures_all", 0)
 
 
 # Context columns.

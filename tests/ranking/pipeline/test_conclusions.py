@@ -22,7 +22,7 @@ from ranking.pipeline.conclusions import (
 )
 from ranking.pipeline.evaluation import ArmDifference, RunEvaluation
 from ranking.pipeline.presets import load_preset
-from ranking.pipeline.questions import Question, baselines, questions
+from ranking.pipeline.questions import Question, baselines, questions, without_baselines
 from sidkit.core.intervals import Interval, verdict_on
 from sidkit.presets import preset_names
 
@@ -229,3 +229,24 @@ def test_a_blend_with_codes_is_no_baseline_for_codes() -> None:
     against = baselines(preset, reading_statistics("rqkmeans"))
     assert "blend" not in against
     assert {"id", "content", "id_content", "shuffled_codes", "gbdt"} <= set(against)
+
+
+def test_an_arm_that_reads_statistics_of_codes_is_no_baseline_for_codes() -> None:
+    preset = load_preset("rqkmeans")
+    reading = {"content", "gbdt", "id_codes", "content_codes", "gbdt_codes"}
+    assert baselines(preset, reading) == ["id", "id_content", "shuffled_codes", "content_codes_shuffled"]
+    assert without_baselines(preset, reading) is None
+    asked = questions(preset, {arm: (0.7 if arm == "content" else 0.6,) for arm in preset.arms}, reading)
+    assert [(each.arm, each.over) for each in asked] == [
+        ("content", "ids"), ("content", "ids and content"), ("id_codes", "shuffled codes"),
+        ("content_codes", "shuffled codes"),
+    ]  # fmt: skip
+
+
+def test_a_preset_whose_baselines_all_read_statistics_of_codes_is_named() -> None:
+    preset = load_preset("rqkmeans")
+    text = without_baselines(preset, set(preset.arms) - {"blend"})
+    assert text is not None
+    assert "id, content, content_codes, id_content, gbdt, gbdt_codes read statistics of codes" in text
+    assert 'add features = ["!*code_*"]' in text
+    assert without_baselines(preset, ()) is None

@@ -143,10 +143,10 @@ def test_codes_learned_from_clicks_are_not_matched_when_decoded() -> None:
 
 def test_a_quantizer_that_cannot_decode_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: ResidualKMeans, codes: Codes) -> Floats:
-        raise NotImplementedError
+        raise RuntimeError("one way only")
 
     monkeypatch.setattr(ResidualKMeans, "decode", refuse)
-    with pytest.raises(FitError, match="ResidualKMeans cannot decode codes into vectors; use another quantizer"):
+    with pytest.raises(FitError, match=r"ResidualKMeans cannot decode .*one way only\); use another quantizer"):
         context_of().of_arm(DECODED, 0)
 
 

@@ -11,9 +11,12 @@ import pytest
 from pydantic import ValidationError
 
 from helpers.builders import FAST_PRESET
+from ranking.data.code_schema import code_features
+from ranking.data.schema import ExtraFeature, FeatureSchema
 from ranking.models.representations import REPRESENTATIONS
 from ranking.models.spec import ModelSpec
 from ranking.pipeline.presets import arms_without_codes, load_preset
+from ranking.training.arm_spec import ArmSpec
 from ranking.training.spec import TrainingSpec
 from semantic_ids.encoders import ENCODERS
 from semantic_ids.quantizers import QUANTIZERS
@@ -175,3 +178,44 @@ def test_reading_a_preset_needs_no_torch() -> None:
     code = "import sys, ranking.pipeline.presets as presets; presets.load_preset('rqkmeans'); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_an_arm_that_names_statistics_of_codes_needs_codes_and_one_that_could_read_them_does_not(
+    tmp_path: Path,
+) -> None:
+    text = BLENDED + '[arms.counts]\nkind = "gbdt"\nfeatures = ["code_stats_*", "history_*"]\n'
+    shared = text.replace("[ranker]\n", '[ranker]\nfeatures = ["user_code_stats_*", "history_*"]\n')
+    usable = arms_without_codes(load_preset(written(tmp_path, shared)))
+    assert list(usable.arms) == ["id", "trees", "mix"]
+    assert usable.ranker.features == ("history_*",)
+
+
+def test_an_arm_that_only_removes_features_starts_from_those_of_the_ranker() -> None:
+    schema = FeatureSchema(
+        (*code_features((1,), conversions=False).features, ExtraFeature("history__age_2_days", "gap"))
+    )
+    codes = tuple(name for name in schema.names if name.startswith("code_stats_"))
+    arm = ArmSpec(representations=("id",), features=("!*code_*",))
+    assert arm.schema_of(schema, None).names == ("history__age_2_days",)
+    assert arm.schema_of(schema, ()).names == ()
+    assert ArmSpec(representations=("id",)).schema_of(schema, ("code_stats_*",)).names == codes
+    without_rates = ArmSpec(representations=("id",), features=("!*_rate_*",))
+    assert without_rates.schema_of(schema, ("code_stats_*",)).names == tuple(
+        name for name in codes if "_rate_" not in name
+    )
+    own = ArmSpec(representations=("id",), features=("history_*",))
+    assert own.schema_of(schema, ("code_stats_*",)).names == ("history__age_2_days",)
+
+
+def test_an_arm_dumped_by_an_earlier_release_is_still_valid() -> None:
+    dumped = ArmSpec(representations=("id",)).model_dump(mode="json")
+    assert "features" not in dumped
+    assert ArmSpec.model_validate(dumped).model_dump(mode="json") == dumped
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_baselines_of_shipped_presets_read_no_statistics_of_codes(name: str) -> None:
+    schema, preset = code_features((1, 2), conversions=True), load_preset(name)
+    reading = {arm for arm, spec in preset.arms.items() if spec.schema_of(schema, preset.ranker.features)}
+    assert not reading & {"id", "content", "id_content", "gbdt"}
+    assert {"id_codes", "shuffled_codes"} <= reading

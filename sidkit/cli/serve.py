@@ -1,0 +1,63 @@
+"""The command that serves over HTTP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sidkit.cli.options import RepoOption
+from sidkit.cli.output import say
+
+
+def serve(
+    repo: RepoOption = Path(),
+    ranker: Annotated[
+        str | None, typer.Option(help="Serve this ranker; default: the serving one, also after a promotion.")
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address. One that other machines reach needs a bearer token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port; 0: any free one.")] = 8000,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Number of processes.")] = 1,
+    shadow: Annotated[
+        str | None, typer.Option(help="A ranker that scores the same requests; differences are logged.")
+    ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(help="File with the bearer token that requests need; default: SIDKIT_SERVE_TOKEN."),
+    ] = None,
+    max_feature_age: Annotated[
+        float | None,
+        typer.Option(min=0, help="Refuse requests while the features are older than so many seconds."),
+    ] = None,
+    poll: Annotated[float, typer.Option(min=0.1, help="Seconds between looks for a promotion or new features.")] = 5.0,
+    timeout: Annotated[float, typer.Option(min=0.001, help="Time limit of a request, in seconds.")] = 10.0,
+    max_waiting: Annotated[int, typer.Option(min=1, help="Requests at a time per worker.")] = 64,
+    max_body: Annotated[int, typer.Option(min=1, help="Longest body, in bytes.")] = 1_000_000,
+) -> None:
+    """Serve scores, codes and similar items over HTTP.
+
+    Answers POST /v1/rank, POST /v1/codes, GET /v1/items/ID/similar and the Open Inference Protocol under /v2; /openapi.json
+    describes them, /metrics is for Prometheus. A promotion is picked up without a restart.
+    """
+    from sidkit.core.repo import Repo
+    from sidkit.serve.options import ServeOptions
+    from sidkit.serve.run import serve as serve_until_stopped
+
+    options = ServeOptions(
+        repo=str(Repo.open(repo).path),
+        ranker=ranker,
+        shadow=shadow,
+        host=host,
+        port=port,
+        workers=workers,
+        token_file=None if token_file is None else str(token_file.absolute()),
+        poll_seconds=poll,
+        max_feature_age_seconds=max_feature_age,
+        max_body_bytes=max_body,
+        max_waiting=max_waiting,
+        timeout_seconds=timeout,
+    )
+    serve_until_stopped(options, lambda url: say(f"serving on {url}; Ctrl-C stops"))

@@ -1,0 +1,97 @@
+"""Options of the service."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import stat
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
+
+from sidkit.core.errors import ConfigError
+
+TOKEN_VARIABLE = "SIDKIT_SERVE_TOKEN"
+"""Environment variable with the bearer token."""
+_OPTIONS = "SIDKIT_SERVE_OPTIONS"
+_LEAST_TOKEN = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeOptions:
+    """How the service runs; :meth:`to_environment` passes them to worker processes."""
+
+    repo: str
+    ranker: str | None = None
+    """Serve this ranker whatever the catalogue says; default: the one in state ``serving``, also after a promotion."""
+    shadow: str | None = None
+    """A ranker that scores the same requests, for comparison."""
+    host: str = "127.0.0.1"
+    port: int = 8000
+    workers: int = 1
+    token_file: str | None = None
+    poll_seconds: float = 5.0
+    """How often the catalogue and the materialization are compared with what is loaded."""
+    max_feature_age_seconds: float | None = None
+    """The service is not ready, and refuses requests, while the features are older."""
+    max_body_bytes: int = 1_000_000
+    max_waiting: int = 64
+    """Requests per worker that wait or run at a time; others get status 429."""
+    timeout_seconds: float = 10.0
+    """Time limit of a request; the answer is then status 503."""
+
+    def to_environment(self) -> None:
+        """Store the options for processes that this one starts."""
+        os.environ[_OPTIONS] = json.dumps(asdict(self))
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """The options that the parent process stored."""
+        return cls(**json.loads(os.environ[_OPTIONS]))
+
+    def token(self) -> str | None:
+        """The bearer token: of the file, else of the environment variable; None if requests need none.
+
+        Raises
+        ------
+        ConfigError
+            When the file cannot be read, the token is short, or the address is not a loopback address and there is no token.
+        """
+        token = os.environ.get(TOKEN_VARIABLE)
+        if self.token_file is not None:
+            token = _token_in(Path(self.token_file))
+        if token is None and not is_loopback(self.host):
+            raise ConfigError(
+                f"--host {self.host}: expected a bearer token for an address that other machines reach, got none; write one "
+                f"of {_LEAST_TOKEN} characters or more into a file and pass --token-file, or set {TOKEN_VARIABLE}"
+            )
+        if token is not None and (len(token) < _LEAST_TOKEN or not token.isascii() or " " in token):
+            raise ConfigError(
+                f"expected a bearer token of at least {_LEAST_TOKEN} ASCII characters without spaces, got another one; make "
+                "one with `openssl rand -hex 32`"
+            )
+        return token
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches the address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _token_in(path: Path) -> str:
+    try:
+        if os.name == "posix" and path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH | stat.S_IWGRP | stat.S_IWOTH):
+            raise ConfigError(
+                f"--token-file: expected a file that only its owner can read, got {path}; run chmod 600 on it"
+            )
+        return path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"--token-file: expected a file with a token, got {path}, which cannot be read ({error}); correct the path"
+        ) from error
