@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--preset", default="rqkmeans")
-    parser.add_argument("--impressions", type=int, default=5_000)
+    parser.add_argument("--impressions", type=int, default=20_000)
     options = parser.parse_args()
     for data in options.data:
         result = audited(data, options)

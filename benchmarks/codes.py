@@ -49,6 +49,10 @@ from sidkit.core.repo import SETTINGS_FILE, Repo
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "codes.json"
 TUNED = RESULTS.with_name("codes_tuned.json")
+NAMED = "blend_codes"
+"""The arm with codes whose differences count, named before any test row was opened: on validation rows boosting is the better
+member on one data set and content on another.
+"""
 ORIGINS = 3
 TRAIN, VALIDATION = 0.7667, 0.1
 """Shares of a time origin; three test windows of the rest are the last 40 % of the log."""

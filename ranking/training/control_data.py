@@ -72,8 +72,9 @@ def control_data(
     if not names_code_stats(arm.schema_of(data.train.schema, shared).names):
         if arm.kind == "gbdt" and not arm.is_decoded:
             raise ConfigError(
-                f"a gbdt arm with {kind} codes reads codes through statistics of codes only, but the codebook "
-                f"{serving.codebook} has none; set codebook.stats, or remove the arm"
+                f"a gbdt arm with {kind} codes reads codes through statistics of codes, but has none: the codebook "
+                f"{serving.codebook} was fitted without (codebook.stats), or ranker.features leaves them out; change either, "
+                "or remove the arm"
             )
         items = data.train.items
         changed = shuffled_codes(items, seed) if kind == "shuffled" else random_codes(items, serving.sizes, seed)

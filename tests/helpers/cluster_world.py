@@ -92,14 +92,10 @@ def cluster_tables(*, positives_only: bool = False, seed: int = 0) -> dict[str, 
     }
 
 
-def cluster_preset(folder: Path) -> Path:
-    """Write the preset, with arms on true, shuffled and random codes."""
-    path = folder / "clusters.toml"
-    path.write_text(PRESET)
-    return path
-
-
-def cluster_job(folder: Path, *, positives_only: bool = False) -> FinishedJob:
-    """The main job on this log."""
+def cluster_job(folder: Path, *, positives_only: bool = False, stream_rows: int | None = None) -> FinishedJob:
+    """The main job on this log, with arms on true, shuffled and random codes."""
     source = write_tables(folder / "source", cluster_tables(positives_only=positives_only))
-    return run_fast_job(folder / "repo", cluster_preset(folder), str(source))
+    preset = folder / "clusters.toml"
+    limit = f"epochs = 1\nstream_rows = {stream_rows}" if stream_rows is not None else "epochs = 1"
+    preset.write_text(PRESET.replace("epochs = 1", limit))
+    return run_fast_job(folder / "repo", preset, str(source))

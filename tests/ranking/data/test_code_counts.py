@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from helpers.builders import DAY, START
 from ranking.data.affinity import affinities
 from ranking.data.code_counts import CodeReader, code_counts, prefix_numbers
-from ranking.data.code_schema import code_features, is_code_pattern, stats_depths
+from ranking.data.code_schema import code_features, is_code_pattern, may_read_code_stats, stats_depths
 from ranking.data.schema import FeatureSchema
 from ranking.data.service_schema import features_read
 from sidkit.core.errors import ConfigError
@@ -178,3 +178,15 @@ def test_a_ranker_pins_only_what_it_reads() -> None:
 
 def test_depths_are_those_of_the_views_of_the_service() -> None:
     assert stats_depths(["code_stats_d3", "user_code_stats_d3", "code_stats_d1"]) == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("patterns", "expected"),
+    [
+        (None, True), (("*",), True), (("!*code_*",), False), (("!*code_stats*",), True), (("!no_such_*",), True), ((), False),
+        (("item_attributes__*",), False), (("item_attributes__*", "user_code_stats_d3__rate_all"), True),
+        (("code_*", "!*_d*", "!code_stats__*"), False), (("context__device", "!item_*"), False),
+    ],
+)  # fmt: skip
+def test_patterns_that_can_select_statistics_of_codes(patterns: tuple[str, ...] | None, expected: bool) -> None:
+    assert may_read_code_stats(patterns) is expected

@@ -257,6 +257,17 @@ def test_a_control_part_of_training_rows_on_disk_says_the_same(
         whole.applied_to_training(streamed.streamed)
 
 
+def test_controls_train_on_rows_on_disk(tmp_path: Path) -> None:
+    streamed = cluster_job(tmp_path, stream_rows=1000)
+    names = {path.name for path in (run_of(streamed) / "frame-shuffled").iterdir()}
+    assert names == {"arrays.safetensors", "control.json", CONTROL_CODES, "manifest.json", "train.parquet"}
+    rows = {stage.name: stage.rows for stage in streamed.result.stages}
+    assert rows["train:content_codes_shuffled:s0"] == rows["train:content_codes:s0"] > 3000
+    assert 500 < rows["train:gbdt_codes_shuffled:s0"] == rows["train:gbdt_codes:s0"] < 2000, (
+        "boosting has a sample of users"
+    )
+
+
 def test_controls_read_nothing_of_the_own_codes(job: FinishedJob, frame: TrainingContext) -> None:
     arms = load_preset(str(preset_of(job))).arms
     folders = {kind: run_of(job) / f"frame-{kind}" for kind in KINDS}

@@ -233,7 +233,7 @@ def test_a_blend_with_codes_is_no_baseline_for_codes() -> None:
 
 def test_an_arm_that_reads_statistics_of_codes_is_no_baseline_for_codes() -> None:
     preset = load_preset("rqkmeans")
-    reading = {"content", "gbdt", "id_codes", "content_codes", "gbdt_codes"}
+    reading = {"content", "gbdt", "id_codes", "content_codes"}
     assert baselines(preset, reading) == ["id", "id_content", "shuffled_codes", "content_codes_shuffled"]
     assert without_baselines(preset, reading) is None
     asked = questions(preset, {arm: (0.7 if arm == "content" else 0.6,) for arm in preset.arms}, reading)
@@ -247,6 +247,6 @@ def test_a_preset_whose_baselines_all_read_statistics_of_codes_is_named() -> Non
     preset = load_preset("rqkmeans")
     text = without_baselines(preset, set(preset.arms) - {"blend"})
     assert text is not None
-    assert "id, content, content_codes, id_content, gbdt, gbdt_codes read statistics of codes" in text
+    assert "id, content, content_codes, id_content, gbdt read statistics of codes" in text
     assert 'add features = ["!*code_*"]' in text
     assert without_baselines(preset, ()) is None

@@ -198,3 +198,21 @@ def test_a_control_with_random_codes_is_scored_and_not_kept(tmp_path: Path) -> N
     assert not (tmp_path / "control").exists()
     real = train_arm(context_of(tmp_path), "codes", ArmSpec(representations=("id", "sid")), 0, "real")
     assert not np.array_equal(real.test, result.test)
+
+
+def test_a_control_needs_counts_of_its_codes_if_it_reads_statistics_of_codes() -> None:
+    shuffled = ArmSpec(representations=("id", "sid"), shuffle_codes=True)
+    assert shuffled.counted_control(None) == "shuffled"
+    assert ArmSpec(kind="gbdt", random_codes=True).counted_control(("*",)) == "random"
+    assert shuffled.counted_control(("item_attributes__*",)) is None
+    assert ArmSpec(representations=("id", "sid")).counted_control(None) is None
+    without = ArmSpec(representations=("sid",), shuffle_codes=True, features=("!*code_*",))
+    assert without.counted_control(None) is None and without.control == "shuffled"
+    own = ArmSpec(representations=("sid",), shuffle_codes=True, features=("code_stats_d1__*",))
+    assert own.counted_control(("item_attributes__*",)) == "shuffled"
+    assert ArmSpec(kind="gbdt", shuffle_codes=True).uses_codes(ModelSpec())
+
+
+def test_boosting_on_control_codes_is_refused_where_there_are_no_statistics_of_codes(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"a gbdt arm with shuffled codes .*has none.*or remove the arm"):
+        train_arm(context_of(tmp_path), "trees", ArmSpec(kind="gbdt", shuffle_codes=True), 0, "trees")
