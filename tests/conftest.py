@@ -50,7 +50,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 SLOW_FIRST = (
-    "test_hot_swap.py", "test_service.py", "test_kills.py", "test_comparison.py", "test_documents.py", "test_run.py", "test_blocks.py", "test_lifecycle.py",
+    "test_hot_swap.py", "test_service.py",
+    "test_kills.py", "test_comparison.py", "test_documents.py", "test_run.py", "test_blocks.py", "test_lifecycle.py",
     "test_targets.py", "test_dataset_from_log.py", "test_feast_cli.py", "test_audit.py", "test_site.py", "test_feast_repo.py",
     "test_asof_versus_feast.py", "test_stores_agree.py", "test_oracle_worlds.py", "test_cli.py", "test_single_features.py",
     "test_disk_training.py", "test_quantizers.py", "test_apply_race.py", "test_remedies.py", "test_synthetic.py",
