@@ -98,7 +98,8 @@ def test_controls_share_the_frame_of_their_codes(every: Compared) -> None:
 def test_every_arm_is_brought_to_the_parameters_of_a3(every: Compared) -> None:
     arms = {arm: told["parameters"] for arm, told in every[1]["arms"].items() if told["parameters"]}
     assert {arm: count / arms["id_codes"] for arm, count in arms.items()} == pytest.approx(
-        dict.fromkeys(arms, 1), abs=0.15  # one step of the width of a small model
+        dict.fromkeys(arms, 1),
+        abs=0.15,  # one step of the width of a small model
     )
     widths = {arm: every[1]["arms"][arm]["dim"] for arm in arms}
     assert widths["id_codes"] == widths["id_codes_shuffled"] == small_spec().model.dim < widths["id"]
