@@ -104,7 +104,7 @@ def test_a_repo_lives_through_all_commands(tmp_path: Path, abroad: Path) -> None
     frame = pq.read_table(tmp_path / "frame.parquet")
     assert frame.column_names[: len(rows.column_names)] == rows.column_names
     assert frame.select(rows.column_names).equals(rows)
-    assert "available: ctr_" in run(
+    assert "available: codes_a, codes_b, ctr_a" in run(
         "frame",
         "--repo",
         path,

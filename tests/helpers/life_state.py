@@ -24,9 +24,11 @@ from sidkit.core.engine import literal
 from sidkit.core.repo import Repo
 
 WALL_CLOCK = "assigned_at_us"
-_VARIES = re.compile(r'"generation": \d+|"[^"]+": "[0-9a-f]{64}"|"manifest_hash": "[0-9a-f]{16}"')
-"""How often the tables were built anew (a rebuild that is asked for twice counts twice), and hashes of files, which hold
-the wall clock."""
+_VARIES = re.compile(
+    r'"generation": \d+|"[^"]+": "[0-9a-f]{64}"|"manifest_hash": "[0-9a-f]{16}"|"assignments": \[[^]]*\]'
+)
+"""How often the tables were built anew (a rebuild that is asked for twice counts twice), hashes of files, which hold the wall
+clock, and when codes were assigned."""
 IMPORTED_ONCE = (
     "torch._dynamo", "faiss", "safetensors.numpy", "safetensors.torch", "feast.repo_operations",
     "sidkit.stores.online.store", "sidkit.stores.online.compute_engine", "feast.infra.compute_engines.local.compute",

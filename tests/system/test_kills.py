@@ -53,16 +53,22 @@ ELSEWHERE = {
     "ranker compare": "test_comparison.py: killed twice", "leakage": "reads", "codebooks repair": "test_catalog_rot.py",
     "upgrade": "test_upgrade.py: killed after every step", "data convert": "renames, outside the repo",
     "relocate": "test_moved_repo.py", "codebooks export": "one rename, outside the repo", "features list": "reads",
+    "serve": "reads",
 }  # fmt: skip
 """Commands that are no part of the life here, and why."""
 CATALOGUE, REGISTRY = "commit catalog.sqlite", "commit registry.sqlite"
 ONLINE = {"commit online.sqlite", "closing of online.sqlite"}
 """A connection that closes moves the write-ahead log into the file."""
 CLOSINGS = {f"{when} closing of online.sqlite" for when in ("before", "after")}
+COUNTS = ("code_stats_*", "user_code_stats_*")
+COUNTED = {f"replace {each}.json" for each in COUNTS}
+RECOUNTED = {*COUNTED, *(f"replace {each}.parquet" for each in COUNTS)}
 GROUND = {f"replace {name}.parquet" for name in ("item_content", "item_stats", "user_history", "user_stats")}
 PUBLISHED = {
     "replace item_sid_*.parquet", "replace item_sid_*.json", "replace defined.json", CATALOGUE, REGISTRY,
     "making of sidkit_item_sid_*", "rows of sidkit_item_sid_*", *ONLINE,
+    *(f"{step} of sidkit_{each}" for each in COUNTS for step in ("making", "rows")),
+    *(f"replace {each}.{ending}" for each in COUNTS for ending in ("parquet", "json")),
 }  # fmt: skip
 LOGGED = {
     "replace interactions.parquet", "replace items.parquet", "replace item_embeddings.parquet", "replace part-0.parquet",
@@ -71,7 +77,7 @@ LOGGED = {
 TAKEN_OUT = {"replace removed-0.parquet", "unlink removed-0.parquet"}
 """The list of rows that left the log is written, and removed where it is empty."""
 WITHDRAWN = {"replace withdrawn.parquet", "replace withdrawn.json"}
-REFRESHED = {"replace item_sid_*.parquet", "replace item_sid_*.json"}
+REFRESHED = {"replace item_sid_*.parquet", "replace item_sid_*.json", *COUNTED}
 KINDS: dict[str, set[str]] = {
     "ingest": LOGGED | TAKEN_OUT,
     "build": {*GROUND, "replace manifest.json"},
@@ -90,16 +96,17 @@ KINDS: dict[str, set[str]] = {
     "suffixes": {"replace sid_suffix_*.parquet", "replace sid_suffix_*.json"},
     "report": {"replace report.html"},
     "ingest more": LOGGED | TAKEN_OUT | {f"unlink {name}-0.parquet" for name in ("items", "item_embeddings", "part")},
-    "build more": {"replace item_content.parquet", "replace manifest.json"},
+    "build more": {"replace item_content.parquet", "replace manifest.json", *COUNTED},
     "refresh": REFRESHED,
     "suffixes of more": {"replace sid_suffix_*.parquet", "replace sid_suffix_*.json"},
-    "rebuild": {*GROUND, "replace manifest.json", *WITHDRAWN},
-    "refresh after a rebuild": REFRESHED,
+    "rebuild": {*GROUND, "replace manifest.json", *WITHDRAWN, *RECOUNTED},
+    "refresh after a rebuild": REFRESHED | RECOUNTED,
     "purge": {
         CATALOGUE, REGISTRY, *ONLINE, "replace defined.json", "dropping of sidkit_item_sid_*", "rmdir *",
         "unlink manifest.json", "unlink config.json", "unlink metrics.json", "unlink tensors.safetensors",
         "unlink item_sid_*.parquet", "unlink item_sid_*.json", "unlink sid_suffix_*.parquet",
-        "unlink sid_suffix_*.json",
+        "unlink sid_suffix_*.json", *WITHDRAWN, *(f"dropping of sidkit_{each}" for each in COUNTS),
+        *(f"unlink {each}.{ending}" for each in COUNTS for ending in ("parquet", "json")),
     },
     **{f"{step} {kind}": kinds for kind in ("saviorrec", "smile") for step, kinds in (
         ("fit", {CATALOGUE, "rename *"}), ("publish", PUBLISHED | WITHDRAWN), ("refresh", REFRESHED),

@@ -40,7 +40,7 @@ DATA = dataclasses.replace(DRAWN, numeric=seen_as(np.abs(DRAWN.features)))  # co
 
 def scoring(score: Callable[[Dataset], np.ndarray]) -> Ranker:
     """A ranker that scores as told."""
-    config = SimpleNamespace(residual_levels=None, sizes=SIZES)
+    config = SimpleNamespace(residual_levels=None, sizes=SIZES, vectors="content")
     return cast("Ranker", SimpleNamespace(config=config, score=score))
 
 
@@ -100,7 +100,9 @@ def ranker(representations: tuple[str, ...], **spec: Any) -> Ranker:
     shape = ItemShape(vocabulary.size, SIZES, CONTENT_DIM, residual_levels=2)
     model = CtrModel(representations, shape, len(feature_names()), ModelSpec(dim=4, hidden=(8,), **spec)).eval()
     scaling = Scaling.fit(DATA.features, 0.5)
-    config = SimpleNamespace(scaling=scaling, residual_levels=2, sizes=SIZES, schema=BUILT_IN, inputs=CodedInputs())
+    config = SimpleNamespace(
+        scaling=scaling, residual_levels=2, sizes=SIZES, schema=BUILT_IN, inputs=CodedInputs(), vectors="content"
+    )
     return Ranker(model, vocabulary, cast("Any", config))
 
 
