@@ -25,7 +25,7 @@ from sidkit.core.repo import Repo
 
 WALL_CLOCK = "assigned_at_us"
 _VARIES = re.compile(
-    r'"generation": \d+|"[^"]+": "[0-9a-f]{64}"|"manifest_hash": "[0-9a-f]{16}"|"assignments": \[[^]]*\]'
+    r'"generation": \d+|"[^"]+": "[0-9a-f]{64}"|"manifest_hash": "[0-9a-f]{16}"|"assignments": \{[^}]*\}'
 )
 """How often the tables were built anew (a rebuild that is asked for twice counts twice), hashes of files, which hold the wall
 clock, and when codes were assigned."""
@@ -179,10 +179,19 @@ def differences(expected: dict[str, Any], got: dict[str, Any]) -> list[str]:
     if "error" in got:
         return [got["error"]]
     return [
-        f"{part}: {str(expected[part])[:2000]} became {str(got[part])[:2000]}"
+        f"{part}: {str(was)[:2000]} became {str(now)[:2000]}"
         for part in expected
         if expected[part] != got[part]
+        for was, now in [_apart(expected[part], got[part])]
     ]
+
+
+def _apart(was: Any, now: Any) -> tuple[Any, Any]:
+    """Of two mappings, the entries in which they differ."""
+    if not (isinstance(was, dict) and isinstance(now, dict)):
+        return was, now
+    names = [name for name in was.keys() | now.keys() if was.get(name) != now.get(name)]
+    return {name: was.get(name) for name in names}, {name: now.get(name) for name in names}
 
 
 def forked(folder: Path, work: Callable[[], Any]) -> Any:
