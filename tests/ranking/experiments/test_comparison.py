@@ -102,7 +102,9 @@ def test_every_arm_is_brought_to_the_parameters_of_a3(every: Compared) -> None:
         abs=0.15,  # one step of the width of a small model
     )
     widths = {arm: every[1]["arms"][arm]["dim"] for arm in arms}
-    assert widths["id_codes"] == widths["id_codes_shuffled"] == small_spec().model.dim < widths["id"]
+    assert widths["id_codes"] == small_spec().model.dim < widths["id"]
+    # Bins of shuffled statistics differ, and with them the parameters of the first layer.
+    assert abs(widths["id_codes_shuffled"] - widths["id_codes"]) <= 1
 
 
 def test_each_codebook_has_the_training_rows_after_its_clicks(every: Compared) -> None:
