@@ -9,7 +9,7 @@ REAL := ml_latest_small uci_online_retail xwines_slim
 # Data sets whose validation rows are used for tuning.
 SEARCHED = synthetic:strong $(REAL:%=$(SIDKIT_DATA)/%)
 
-.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz coverage attributes codebook-windows bytes-per-item arms tune-arms tune-presets tune-boosting bench-fuxictr online-load proof bench bench-check audits codes clean
+.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz coverage attributes codebook-windows behaviour-codes bytes-per-item arms tune-arms tune-presets tune-boosting bench-fuxictr online-load proof bench bench-check audits codes clean
 
 $(VENV): $(VENV)/.made
 
@@ -133,6 +133,10 @@ attributes: $(VENV)/.made
 	$(BIN)/python benchmarks/attributes.py --work $(WORK)/attributes --data $(REAL:%=$(SIDKIT_DATA)/%)
 	$(BIN)/python benchmarks/invented.py --work $(WORK)/invented
 	$(BIN)/python benchmarks/attribute_costs.py --work $(WORK)/attribute_costs
+
+# Codes that learned from clicks against shuffled codes, on windows that follow the codebook's.
+behaviour-codes: $(VENV)/.made
+	$(BIN)/python benchmarks/behaviour_codes.py --work $(WORK)/behaviour_codes --data synthetic:clustered synthetic:strong $(REAL:%=$(SIDKIT_DATA)/%)
 
 # What statistics of codes cost in time, memory and bytes, on 10 million invented impressions.
 code-stats-costs: $(VENV)/.made
