@@ -17,9 +17,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from semantic_ids.catalog_tables import CODEBOOKS, RANKERS, CatalogTables, now_us, with_hash
-from semantic_ids.code_stats import code_stats_of, stats_views
+from semantic_ids.code_stats import code_stats_of
 from semantic_ids.defined_codebooks import names_in, write_names
 from semantic_ids.records import CodebookRecord, Definitions, RankerRecord
+from sidkit.core.code_stats import stats_views
 from sidkit.core.config import content_hash, resolved_url
 from sidkit.core.errors import (
     CatalogError,

@@ -16,7 +16,7 @@ from pydantic import Field, field_validator
 from sidkit.core import code_stats
 from sidkit.core.arrays import Codes
 from sidkit.core.artifact import read_manifest
-from sidkit.core.code_stats import code_stats_view, user_code_stats_view
+from sidkit.core.code_stats import code_stats_view
 from sidkit.core.config import TimeSettings
 from sidkit.core.errors import ArtifactError, ConfigError
 from sidkit.core.repo import Repo
@@ -60,11 +60,6 @@ class CodeStats:
     def stated(self) -> dict[str, Any]:
         """The values as JSON."""
         return {**vars(self), "depths": list(self.depths)}
-
-
-def stats_views(codebook: str) -> tuple[str, str]:
-    """Names of the feature views, and tables, of the statistics of a codebook."""
-    return code_stats_view(codebook), user_code_stats_view(codebook)
 
 
 def chosen_stats(spec: CodeStatsSpec, codes: Codes, time: TimeSettings) -> CodeStats | None:

@@ -17,12 +17,13 @@ import numpy as np
 import pyarrow as pa
 
 from semantic_ids.catalog import Catalog, table_path
-from semantic_ids.code_stats import counts_of, stats_views
+from semantic_ids.code_stats import counts_of
 from semantic_ids.codebook import Codebook, load_committed
 from semantic_ids.collisions import suffix_path
 from semantic_ids.fitting import CodebookSpec, build_models, fit
 from semantic_ids.item_vectors import ItemVectors
 from semantic_ids.records import CodebookRecord
+from sidkit.core.code_stats import stats_views
 from sidkit.core.engine import connection, literal, quoted, set_variables
 from sidkit.core.errors import ArtifactCorruptError, LifeCycleError
 from sidkit.core.files import remove

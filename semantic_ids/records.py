@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from semantic_ids.code_stats import CodeStats, stats_views
+from semantic_ids.code_stats import CodeStats
 from semantic_ids.own_views import own_views
 from sidkit.core.clock import iso
+from sidkit.core.code_stats import stats_views
 from sidkit.core.feature_settings import ITEM_ATTRIBUTES, USER_ATTRIBUTES, FeatureSettings, affinity_view
 
 BUILT_IN_VIEWS = ("item_content", "item_stats", "user_history", "user_stats", ITEM_ATTRIBUTES, USER_ATTRIBUTES)

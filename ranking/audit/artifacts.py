@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from semantic_ids.catalog import Catalog, table_path
-from semantic_ids.code_stats import counts_of, stats_views
+from semantic_ids.code_stats import counts_of
 from semantic_ids.records import CodebookRecord, RankerRecord
 from sidkit.core.artifact import read_manifest
 from sidkit.core.clock import iso
+from sidkit.core.code_stats import stats_views
 from sidkit.core.config import content_hash
 from sidkit.core.errors import ArtifactCorruptError, ArtifactError, CatalogLostError
 from sidkit.core.integrity import MANIFEST, read_verified

@@ -165,22 +165,30 @@ class CountsByCode:
         rate: float,
     ) -> dict[str, float]:
         end_us = self._end(at_us, self._cadence_us)
-        cells, rates = {}, dict.fromkeys(CODE_WINDOWS, rate)
+        cells: dict[str, float] = {}
+        rates = dict.fromkeys(CODE_WINDOWS, rate)
         for depth in self.depths:
             events = of_prefix.get(codes[:depth], NO_EVENTS) if codes else NO_EVENTS
             for window in CODE_WINDOWS:
                 stem = code_stats_alias(depth)
-                clicks, exposures = (self._known(events, kind, window, end_us) for kind in ("clicks", "exposures"))
-                rates[window] = smoothed(clicks or 0, exposures, rates[window])
-                cells[f"{stem}__clicks_{window}"] = float(clicks or 0)
-                cells[f"{stem}__exposures_{window}"] = float(exposures or 0)
-                cells[f"{stem}__rate_{window}"] = rates[window]
+                rates[window] = self._add(cells, stem, window, events, end_us, rates[window])
                 if self._conversions:
                     cells[f"{stem}__conversions_{window}"] = float(events.count("conversions", window, end_us))
         for window in CODE_WINDOWS:
             clicks, exposures = (plain[f"item_stats__{kind}_{window}"] for kind in ("clicks", "exposures"))
             cells[f"code_stats__item_rate_{window}"] = smoothed(clicks or 0, exposures, rates[window])
         return cells
+
+    def _add(
+        self, cells: dict[str, float], stem: str, window: str, events: EventTimes, end_us: int, prior: float
+    ) -> float:
+        """Add the counts and the rate of a window that ends at a time; returns the rate."""
+        clicks, exposures = (self._known(events, kind, window, end_us) for kind in ("clicks", "exposures"))
+        rate = smoothed(clicks or 0, exposures, prior)
+        cells[f"{stem}__clicks_{window}"] = float(clicks or 0)
+        cells[f"{stem}__exposures_{window}"] = float(exposures or 0)
+        cells[f"{stem}__rate_{window}"] = rate
+        return rate
 
     def _user_rates(
         self,
@@ -191,16 +199,13 @@ class CountsByCode:
         user_rates: Mapping[str, Any],
     ) -> dict[str, float]:
         end_us = self._end(at_us, self._user_cadence_us)
-        cells, rates = {}, {window: float(user_rates[f"user_rate_{window}"]) for window in USER_CODE_WINDOWS}
+        cells: dict[str, float] = {}
+        rates = {window: float(user_rates[f"user_rate_{window}"]) for window in USER_CODE_WINDOWS}
         for depth in self.depths:
             events = of_user.get((user_id, codes[:depth]), NO_EVENTS) if codes else NO_EVENTS
             for window in USER_CODE_WINDOWS:
                 stem = user_code_stats_alias(depth)
-                clicks, exposures = (self._known(events, kind, window, end_us) for kind in ("clicks", "exposures"))
-                rates[window] = smoothed(clicks or 0, exposures, rates[window])
-                cells[f"{stem}__clicks_{window}"] = float(clicks or 0)
-                cells[f"{stem}__exposures_{window}"] = float(exposures or 0)
-                cells[f"{stem}__rate_{window}"] = rates[window]
+                rates[window] = self._add(cells, stem, window, events, end_us, rates[window])
         return cells
 
     def _affinities(self, codes: Prefix | None, at_us: int, plain: Mapping[str, Any]) -> dict[str, float]:

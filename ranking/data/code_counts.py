@@ -181,10 +181,9 @@ class _Read:
         user, users = pd.factorize(user_ids[row])
         moment, moments = pd.factorize(at_us[row])
         deepest = codes[row, : max(reader.depths)]
-        prefix, places = np.unique(_group(deepest, deepest.shape[1]), return_index=True)
-        of_row = np.searchsorted(prefix, _group(deepest, deepest.shape[1]))
+        prefix, places, of_row = np.unique(_group(deepest, deepest.shape[1]), return_index=True, return_inverse=True)
         shape = (max(len(users), 1), max(len(prefix), 1), max(len(moments), 1))
-        distinct, place = np.unique(np.ravel_multi_index((user, of_row, moment), shape), return_inverse=True)
+        distinct, place = np.unique(np.ravel_multi_index((user, of_row.ravel(), moment), shape), return_inverse=True)
         of_user, of_prefix, of_moment = np.unravel_index(distinct, shape)
         keys = {"user_id": users[of_user]}
         for depth in reader.depths:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from fnmatch import fnmatchcase
 
-from ranking.data.schema import ExtraFeature, FeatureSchema, Kind, is_prefix, only_removes
+from ranking.data.schema import ExtraFeature, FeatureSchema, Kind, Patterns, is_prefix
 from sidkit.core.code_stats import (
     CODE_WINDOWS,
     USER_CODE_WINDOWS,
@@ -60,15 +59,8 @@ def is_code_pattern(pattern: str) -> bool:
 
 def may_read_code_stats(patterns: Iterable[str] | None) -> bool:
     """Whether patterns of features (None: all features) can select any feature of the prefixes of codes."""
-    given = tuple(patterns) if patterns is not None else ("*",)
-    removed = [each[1:] for each in given if each.startswith("!")]
-    added = ("*",) if only_removes(given) else tuple(each for each in given if not each.startswith("!"))
-    names = code_features(range(1, _DEEPEST + 1), conversions=True).names
-    return any(
-        any(fnmatchcase(name, pattern) for pattern in added)
-        and not any(fnmatchcase(name, pattern) for pattern in removed)
-        for name in names
-    )
+    chosen = Patterns.of(("*",) if patterns is None else patterns)
+    return any(map(chosen.match, code_features(range(1, _DEEPEST + 1), conversions=True).names))
 
 
 def code_features(depths: Iterable[int], *, conversions: bool) -> FeatureSchema:

@@ -113,35 +113,6 @@ def value_service(service_name: str, attribute: str) -> str:
     return f"{service_name}_by_{attribute}"
 
 
-def assemble(
-    views: Mapping[str, ViewRows],
-    rows: LabelledRows,
-    codebook: Codebook,
-    look_up: ContentLookup,
-    *,
-    rate: float,
-    history_length: int,
-    schema: FeatureSchema = BUILT_IN,
-    by_value: Mapping[str, Reader] | None = None,
-    by_code: CodeReader | None = None,
-    vectors: VectorsOf = CONTENT_VECTORS,
-    one_moment: bool = False,
-) -> Dataset:
-    """Build a dataset from feature views, in one call; see :class:`FrameBuilder`."""
-    builder = FrameBuilder(
-        codebook,
-        look_up,
-        rate=rate,
-        history_length=history_length,
-        schema=schema,
-        by_value=by_value,
-        by_code=by_code,
-        vectors=vectors,
-        one_moment=one_moment,
-    )
-    return builder.dataset(builder.add(views, rows))
-
-
 class FrameBuilder:
     """Builds datasets from feature views, in any number of calls; items and histories are deduplicated over all calls.
 
@@ -239,6 +210,10 @@ class FrameBuilder:
             views = of_rows(keys, chunk.at_us)
             parts.append(self.add(views, chunk))
         return FrameRows.joined(parts)
+
+    def assemble(self, views: Mapping[str, ViewRows], rows: LabelledRows) -> Dataset:
+        """Add rows and return a dataset of them."""
+        return self.dataset(self.add(views, rows))
 
     def dataset(self, part: FrameRows) -> Dataset:
         """A dataset of some rows, with the tables of all rows so far."""

@@ -164,22 +164,15 @@ class FeatureSchema:
         ConfigError
             When a pattern that adds matches none, although there are features.
         """
-        given = tuple(patterns)
-        removed = [each[1:] for each in given if each.startswith("!")]
-        added = ("*",) if only_removes(given) else tuple(each for each in given if not each.startswith("!"))
-        unused = [each for each in added if each != "*" and not any(fnmatchcase(name, each) for name in self.names)]
+        chosen = Patterns.of(patterns)
+        unused = [
+            each for each in chosen.added if each != "*" and not any(fnmatchcase(name, each) for name in self.names)
+        ]
         if unused and self.features:
             raise ConfigError(
                 f"features: expected patterns that match any of {', '.join(self.names)}, got {', '.join(unused)}; correct them"
             )
-        return FeatureSchema(
-            tuple(
-                each
-                for each in self.features
-                if any(fnmatchcase(each.name, pattern) for pattern in added)
-                and not any(fnmatchcase(each.name, pattern) for pattern in removed)
-            )
-        )
+        return FeatureSchema(tuple(each for each in self.features if chosen.match(each.name)))
 
     def as_json(self) -> list[dict[str, Any]]:
         """JSON values for :meth:`of_json`."""
@@ -189,6 +182,27 @@ class FeatureSchema:
     def of_json(cls, values: Sequence[Mapping[str, Any]]) -> FeatureSchema:
         """Read the values of :meth:`as_json`."""
         return cls(tuple(ExtraFeature(**each) for each in values))
+
+
+@dataclass(frozen=True)
+class Patterns:
+    """Patterns of features: a name that any of ``added`` matches and none of ``removed`` is chosen."""
+
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+
+    @classmethod
+    def of(cls, patterns: Iterable[str]) -> Patterns:
+        """Of the patterns of ``features``: those that start with ``!`` remove; alone, they remove from all features."""
+        given = tuple(patterns)
+        added = ("*",) if only_removes(given) else tuple(each for each in given if not each.startswith("!"))
+        return cls(added, tuple(each[1:] for each in given if each.startswith("!")))
+
+    def match(self, name: str) -> bool:
+        """Whether a feature is chosen."""
+        return any(fnmatchcase(name, each) for each in self.added) and not any(
+            fnmatchcase(name, each) for each in self.removed
+        )
 
 
 def only_removes(patterns: Sequence[str]) -> bool:

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from ranking.data.coded import as_text
 from ranking.data.feature_views import Reader, numbers
-from ranking.data.numeric_features import SMOOTHING
+from ranking.data.numeric_features import smoothed_rate
 from ranking.data.schema import FeatureSchema
 from sidkit.core.arrays import Doubles, Ints, one_chunk
 from sidkit.core.feature_settings import ITEM_ATTRIBUTES, ITEM_ID, WINDOWS
@@ -58,10 +58,9 @@ def value_counts(
             exposures, clicks = (numbers(found, f"{event}_{window}")[back] for event in ("exposures", "clicks"))
             logged = _sums(row, np.isfinite(exposures).astype(np.float64), len(at_us)) > 0
             shown, clicked = (_sums(row, np.nan_to_num(each), len(at_us)) for each in (exposures, clicks))
-            smoothed = (clicked + SMOOTHING * rate) / (np.maximum(shown, clicked) + SMOOTHING)
             columns[f"{view}__exposures_{window}"] = shown
             columns[f"{view}__clicks_{window}"] = clicked
-            columns[f"{view}__rate_{window}"] = np.where(logged, smoothed, rate)
+            columns[f"{view}__rate_{window}"] = smoothed_rate(np.where(logged, shown, np.nan), clicked, rate)
     return columns
 
 

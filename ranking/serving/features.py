@@ -13,7 +13,7 @@ from ranking.data.code_counts import code_reader
 from ranking.data.dataset import Dataset, LabelledRows
 from ranking.data.decoded import CONTENT_VECTORS, DECODED_VECTORS, VectorsOf
 from ranking.data.feature_views import CONTENT, Reader, plain_views
-from ranking.data.frame_builder import assemble, value_service
+from ranking.data.frame_builder import FrameBuilder, value_service
 from ranking.data.schema import BUILT_IN, FeatureSchema
 from ranking.serving.context import Context, context_columns, read_context_views
 from semantic_ids.codebook import Codebook
@@ -196,9 +196,7 @@ class OnlineFeatures:
         def look_up(history: npt.NDArray[np.object_], _: Ints) -> Mapping[str, ViewRows]:
             return self._content.read({"item_id": history.tolist()}, at_us)
 
-        data = assemble(
-            views,
-            rows,
+        builder = FrameBuilder(
             self._codebook,
             look_up,
             rate=rate,
@@ -209,6 +207,7 @@ class OnlineFeatures:
             vectors=self._vectors,
             one_moment=True,
         )
+        data = builder.assemble(views, rows)
         return Request(data, known, bool(known_in(self._user.stored(user), 1)[0]))
 
     def known(self, item_ids: Sequence[str]) -> npt.NDArray[np.bool_]:

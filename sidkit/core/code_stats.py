@@ -29,6 +29,11 @@ def user_code_stats_view(codebook: str) -> str:
     return f"user_code_stats_{codebook}"
 
 
+def stats_views(codebook: str) -> tuple[str, str]:
+    """Names of both feature views, and tables, of the statistics of a codebook."""
+    return code_stats_view(codebook), user_code_stats_view(codebook)
+
+
 def codes_service(codebook: str) -> str:
     """Name of the feature service of both views, one alias per depth."""
     return f"codes_{codebook}"

@@ -17,39 +17,13 @@ from typing import Any
 
 import duckdb
 
-from sidkit.core.code_stats import SID_PREFIX, code_stats_view, user_code_stats_view
-from sidkit.core.engine import connection, literal, quoted, set_variables, working_on
+from sidkit.core.code_stats import code_stats_view, stats_views
+from sidkit.core.engine import connection, literal, working_on
 from sidkit.core.errors import ArtifactCorruptError
-from sidkit.core.integrity import checked, hashes_of, read_sealed, read_verified, replaced, say_discarded, update_sealed
+from sidkit.core.integrity import checked, hashes_of, read_sealed, read_verified, say_discarded, update_sealed
 from sidkit.core.repo import Repo
-from sidkit.tables.counts import count_events, next_window_us, read_events
+from sidkit.tables.code_table import CodeTable, read_codes
 from sidkit.tables.ingest import Log, read_log
-from sidkit.tables.keys import key_columns
-from sidkit.tables.withdrawn import withdraw
-
-_SQL = Path(__file__).parent
-_LOOK_BACK_US = 30 * 86_400_000_000
-_MICROS = 1_000_000
-_CODES_SQL = """
-    CREATE OR REPLACE TEMP TABLE code_rows AS
-    SELECT item_id, epoch_us(event_timestamp) AS known_us, codes, assigned_at_us
-    FROM read_parquet({table}, file_row_number = true)
-    QUALIFY row_number() OVER (PARTITION BY item_id, event_timestamp ORDER BY file_row_number DESC) = 1;
-
-    CREATE OR REPLACE TEMP TABLE deep AS
-    SELECT item_id, known_us, assigned_at_us,
-           {start} || array_to_string(list_slice(codes, 1, depth), '-') AS sid_prefix
-    FROM (SELECT *, unnest({depths}) AS depth FROM code_rows);
-
-    CREATE OR REPLACE TEMP TABLE prefixes AS
-    SELECT sid_prefix, row_number() OVER (ORDER BY sid_prefix) - 1 AS number
-    FROM (SELECT DISTINCT sid_prefix FROM deep WHERE sid_prefix IS NOT NULL);
-
-    CREATE OR REPLACE TEMP TABLE coded AS
-    SELECT item_id, known_us, any_value(assigned_at_us) AS assigned_at_us,
-           list(number) FILTER (number IS NOT NULL) AS numbers
-    FROM deep LEFT JOIN prefixes USING (sid_prefix) GROUP BY item_id, known_us;
-"""
 
 
 @dataclass(frozen=True)
@@ -69,7 +43,11 @@ class CodeCounts:
     @property
     def tables(self) -> tuple[str, str]:
         """Names of both tables."""
-        return code_stats_view(self.codebook), user_code_stats_view(self.codebook)
+        return stats_views(self.codebook)
+
+    def cadence_of(self, table: str) -> int:
+        """Seconds between the window ends of one of them."""
+        return self.user_cadence_seconds if table == self.tables[1] else self.cadence_seconds
 
     def stated(self) -> dict[str, Any]:
         """The values as JSON."""
@@ -107,12 +85,11 @@ def count_codes(repo: Repo, counts: CodeCounts, build: Mapping[str, Any]) -> dic
     if all(before and all(before[key] == value for key, value in now.items()) for before in records.values()):
         return {}
     with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
-        _read_codes(opened, repo, counts, codes, int(build["as_of_us"]))
+        read_codes(opened, repo, counts.codebook, counts.depths, codes, int(build["as_of_us"]))
         new = {}
         for name, before in records.items():
             with working_on(f"building the table {name}"):
-                table = _Table(repo, name, counts, before, log)
-                new[name] = table.update(opened)
+                new[name] = CodeTable(repo, name, counts.cadence_of(name), before, log).update(opened)
             path = repo.tables / f"{name}.parquet"
             update_sealed(path.with_suffix(".json"), {**wanted, **now, "files": hashes_of(repo.tables, [path.name])})
     return new
@@ -143,10 +120,10 @@ def count_other_codes(repo: Repo, counts: CodeCounts, codes: Path, folder: Path,
     """
     log = read_log(repo)
     with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
-        _read_codes(opened, repo, counts, codes, as_of_us)
+        read_codes(opened, repo, counts.codebook, counts.depths, codes, as_of_us)
         for name in counts.tables:
             with working_on(f"building the table {name} of other codes"):
-                _Table(repo, name, counts, None, log, folder).update(opened)
+                CodeTable(repo, name, counts.cadence_of(name), None, log, folder).update(opened)
     of_prefixes, of_users = (folder / f"{name}.parquet" for name in counts.tables)
     return of_prefixes, of_users
 
@@ -183,27 +160,6 @@ def counted_codebooks(repo: Repo) -> Iterator[tuple[str, CodeCounts]]:
             yield counts.codebook, counts
 
 
-def _read_codes(opened: duckdb.DuckDBPyConnection, repo: Repo, counts: CodeCounts, codes: Path, as_of_us: int) -> None:
-    """Set the variables of the counts, and create the tables of codes and prefixes."""
-    _set_variables(opened, repo, as_of_us)
-    start, depths = literal(f"{counts.codebook}/"), list(counts.depths)
-    opened.execute(_CODES_SQL.format(table=literal(codes), start=start, depths=depths))
-    # As a variable: DuckDB plans a join on a subquery's value as a product of both sides.
-    set_variables(opened, {"prefixes": max(1, _count(opened, "SELECT count(*) FROM prefixes"))})
-
-
-def _set_variables(opened: duckdb.DuckDBPyConnection, repo: Repo, as_of_us: int) -> None:
-    set_variables(
-        opened,
-        {
-            "as_of_us": as_of_us,
-            "delay_us": repo.settings.time.delay_us,
-            "positives_only": repo.settings.source.feedback == "positives_only",
-            "conversions": repo.settings.source.conversions,
-        },
-    )
-
-
 def _assignments(opened: duckdb.DuckDBPyConnection, codes: Path) -> dict[str, int]:
     """Rows of codes per assignment, by its time: rows are only added, and all of one assignment at once."""
     rows = opened.execute(
@@ -228,185 +184,3 @@ def _before(
     if not same or before["as_of_us"] > as_of_us or not log.continues(before["log"]):
         return None
     return before if before["assignments"].items() <= assigned.items() else None
-
-
-def _count(opened: duckdb.DuckDBPyConnection, query: str) -> int:
-    row = opened.execute(query).fetchone()
-    return int(row[0]) if row else 0
-
-
-class _Table:
-    """One of both tables during an update."""
-
-    def __init__(
-        self,
-        repo: Repo,
-        name: str,
-        counts: CodeCounts,
-        before: dict[str, Any] | None,
-        log: Log,
-        folder: Path | None = None,
-    ) -> None:
-        self._repo, self._name, self._before, self._log = repo, name, before, log
-        self._keys = key_columns(name)
-        self._of_users = len(self._keys) > 1
-        seconds = counts.user_cadence_seconds if self._of_users else counts.cadence_seconds
-        self._cadence_us = seconds * _MICROS
-        self._path = (folder or repo.tables) / f"{name}.parquet"
-
-    def update(self, opened: duckdb.DuckDBPyConnection) -> int:
-        """Write the table if it changes; returns the number of new rows."""
-        set_variables(opened, {"cadence_us": self._cadence_us})
-        read_events(opened, self._log, self._before)
-        restart_us = next_window_us(self._before, self._repo.settings.time.delay_us, self._cadence_us)
-        recoded = self._read_recoded(opened)
-        self._bound_events(opened, restart_us)
-        if self._of_users:
-            opened.execute("""
-                CREATE OR REPLACE TEMP TABLE users AS
-                SELECT user_id, row_number() OVER () - 1 AS who
-                FROM (SELECT user_id FROM needed_events UNION SELECT user_id FROM changed_events)
-            """)
-        changed = self._by_prefix("changed_events", "coded")
-        if recoded:
-            changed += f" UNION ALL {self._by_prefix('changed_events', 'coded_before')}"
-        opened.execute(f"CREATE OR REPLACE TEMP VIEW coded_events AS {self._by_prefix('needed_events', 'coded')}")
-        opened.execute(f"CREATE OR REPLACE TEMP VIEW new_coded_events AS {changed}")
-        old = self._with_entities(opened) if self._before else None
-        count_events(
-            opened,
-            ("entity",),
-            old,
-            restart_us,
-            ("coded_events", "new_coded_events"),
-            conversions=not self._of_users,
-            short_windows=not self._of_users,
-        )
-        users = "JOIN users ON who = entity_id // getvariable('prefixes')" if self._of_users else ""
-        opened.execute(f"""
-            CREATE OR REPLACE TEMP TABLE restarted AS
-            SELECT {self._listed_keys}, restart_us
-            FROM restart JOIN prefixes ON number = entity_id % getvariable('prefixes') {users}
-        """)
-        opened.execute(f"CREATE OR REPLACE TEMP TABLE written AS {self._merged()}")
-        self._withdraw(opened, recoded=recoded)
-        return self._write(opened)
-
-    @property
-    def _listed_keys(self) -> str:
-        return ", ".join(map(quoted, self._keys))
-
-    @property
-    def _stored(self) -> str:
-        return f"read_parquet({literal(self._path)})"
-
-    def _read_recoded(self, opened: duckdb.DuckDBPyConnection) -> bool:
-        """Create ``changed_events``: those added or removed, and those of items with new codes, if any has; returns whether."""
-        where = "true" if self._before else "false"  # all rows are computed anyway
-        opened.execute(f"CREATE OR REPLACE TEMP VIEW changed_events AS SELECT * FROM new_events WHERE {where}")
-        if self._before is None:
-            return False
-        known = ", ".join(self._before["assignments"]) or "NULL"
-        opened.execute(f"""
-            CREATE OR REPLACE TEMP TABLE recoded AS
-            SELECT item_id, min(known_us) AS first_us FROM coded
-            WHERE NOT coalesce(assigned_at_us IN ({known}), false) GROUP BY item_id
-        """)
-        if not _count(opened, "SELECT count(*) FROM recoded"):
-            return False
-        opened.execute(
-            f"CREATE OR REPLACE TEMP TABLE coded_before AS SELECT * FROM coded WHERE assigned_at_us IN ({known})"
-        )
-        opened.execute("""
-            CREATE OR REPLACE TEMP VIEW changed_events AS
-            SELECT * FROM new_events
-            UNION ALL
-            SELECT events.* FROM events JOIN recoded ON events.item_id = recoded.item_id AND ts_us >= first_us
-        """)
-        return True
-
-    def _bound_events(self, opened: duckdb.DuckDBPyConnection, restart_us: int) -> None:
-        """Create ``needed_events``: those that can be in a window that is computed."""
-        where = "true"
-        if self._before is not None:
-            row = opened.execute("SELECT min(ts_us) FROM changed_events").fetchone()
-            first_us = restart_us if not row or row[0] is None else min(restart_us, int(row[0]))
-            where = f"ts_us >= {first_us - _LOOK_BACK_US - 2 * self._cadence_us}"
-        opened.execute(f"CREATE OR REPLACE TEMP VIEW needed_events AS SELECT * FROM events WHERE {where}")
-
-    def _by_prefix(self, events: str, coded: str) -> str:
-        """SQL for events by their prefixes, as numbers: structs of texts are several times slower."""
-        entity, users = "number", ""
-        if self._of_users:
-            entity = "who * getvariable('prefixes') + number"
-            users = "JOIN users USING (user_id)"
-        return (
-            f"SELECT {entity} AS entity, ts_us, label, converted FROM ("
-            f"SELECT user_id, ts_us, label, converted, unnest(numbers) AS number FROM {events} AS event "
-            f"ASOF JOIN {coded} AS code ON event.item_id = code.item_id AND ts_us >= known_us) {users}"
-        )
-
-    def _with_entities(self, opened: duckdb.DuckDBPyConnection) -> str:
-        entity, users = "number", ""
-        if self._of_users:
-            entity = "who * getvariable('prefixes') + number"
-            users = "JOIN users USING (user_id)"
-        opened.execute(
-            f"CREATE OR REPLACE TEMP VIEW counted_before AS SELECT {entity} AS entity, old.* FROM {self._stored} AS old "
-            f"JOIN prefixes USING ({SID_PREFIX}) {users}"
-        )
-        return "counted_before"
-
-    def _merged(self) -> str:
-        kept = ""
-        if self._before is not None:
-            kept = (
-                f"SELECT old.*, false AS _fresh FROM {self._stored} AS old LEFT JOIN restarted USING ({self._listed_keys}) "
-                "WHERE epoch_us(event_timestamp) - getvariable('delay_us') "
-                "< coalesce(restart_us, getvariable('default_restart_us')) UNION ALL BY NAME "
-            )
-        if not self._of_users:
-            counted = (_SQL / "item_stats.sql").read_text(encoding="utf-8")
-            new = (
-                f"SELECT sid_prefix, counted.* EXCLUDE (item_id) FROM ({counted}) AS counted "
-                "JOIN prefixes ON number = item_id"
-            )
-        else:
-            counted = (_SQL / "user_stats.sql").read_text(encoding="utf-8")
-            new = f"""
-                SELECT users.user_id, sid_prefix, event_timestamp, created_timestamp,
-                       exposures_30d, clicks_30d, exposures_all, clicks_all
-                FROM ({counted}) AS counted
-                JOIN prefixes ON number = counted.user_id % getvariable('prefixes')
-                JOIN users ON who = counted.user_id // getvariable('prefixes')
-            """
-        return f"{kept}SELECT *, true AS _fresh FROM ({new})"
-
-    def _withdraw(self, opened: duckdb.DuckDBPyConnection, *, recoded: bool) -> None:
-        """Record rows that leave the table and would stay in the online store."""
-        if not self._path.exists():
-            return
-        old = f"SELECT * FROM {self._stored} AS old"
-        if self._before is not None:
-            if recoded or self._log.lost_since(self._before["log"]):
-                restarted = f"{old} SEMI JOIN restarted USING ({self._listed_keys})"
-                withdraw(opened, self._repo.tables, self._name, restarted)
-            return
-        try:
-            checked(self._path)
-        except ArtifactCorruptError:
-            return  # the rows of a damaged table are unknown
-        early = "epoch_us(event_timestamp) <= getvariable('as_of_us')"
-        withdraw(opened, self._repo.tables, self._name, f"{old} WHERE {early}")
-
-    def _write(self, opened: duckdb.DuckDBPyConnection) -> int:
-        counted = opened.execute("SELECT count(*), count(*) FILTER (_fresh) FROM written").fetchone() or (0, 0)
-        stored = opened.execute(f"SELECT count(*) FROM {self._stored}").fetchone() if self._before else None
-        if stored is None or counted[1] or counted[0] != stored[0]:
-            with replaced(self._path, self._path.with_suffix(".json")) as temporary:
-                opened.execute(
-                    f"COPY (SELECT * EXCLUDE _fresh FROM written ORDER BY event_timestamp, {self._listed_keys}) "
-                    f"TO {literal(temporary)} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 122880)"
-                )
-        opened.execute("DROP TABLE written")
-        return int(counted[1])

@@ -22,7 +22,7 @@ from ranking.data.export import write_frame
 from ranking.data.numeric_features import numeric_columns
 from ranking.data.storage import NUMERIC, load_dataset
 from semantic_ids.catalog import Catalog
-from semantic_ids.code_stats import stats_views
+from sidkit.core.code_stats import stats_views
 from sidkit.core.repo import Repo
 
 HOUR = 3_600_000_000

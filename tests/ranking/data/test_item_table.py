@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from helpers.builders import DAY, START
 from ranking.data.dataset import Dataset, LabelledRows
-from ranking.data.frame_builder import assemble
+from ranking.data.frame_builder import FrameBuilder
 from ranking.data.item_table import ItemTable, ItemTableBuilder
 from ranking.data.numeric_features import WINDOWS
 from semantic_ids.codebook import Codebook
@@ -274,9 +274,8 @@ def assembled(
         objects(*("u" for _ in index)), objects(*("candidate" for _ in index)), np.array(at_us),
         np.zeros(len(index), dtype=np.int8),
     )  # fmt: skip
-    return assemble(
-        views_of(histories, index), rows, CODEBOOK, look_up, rate=0.1, history_length=length, one_moment=one_moment
-    )
+    builder = FrameBuilder(CODEBOOK, look_up, rate=0.1, history_length=length, one_moment=one_moment)
+    return builder.assemble(views_of(histories, index), rows)
 
 
 @law
