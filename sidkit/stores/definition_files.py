@@ -27,7 +27,8 @@ class DefinitionFiles:
 
 def compare_definitions(repo: Repo) -> DefinitionFiles:
     """Compare the files with definitions of a repository with this release's."""
-    older, changed = [], []
+    older: list[str] = []
+    changed: list[str] = []
     for name, texts in TEXTS.items():
         path = repo.path / name
         found = text_hash(path) if path.is_file() else None
