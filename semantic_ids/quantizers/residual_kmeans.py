@@ -184,15 +184,19 @@ class ResidualKMeans(Quantizer):
 
     def decode(self, codes: Codes) -> Floats:
         """Sum of the codewords, ``float32 [items, dim]``."""
-        return self.decode_prefix(codes, len(self.sizes_))
+        self._refuse_unfitted()
+        return self._sum(int_codes(codes, self.sizes_))
 
     def decode_prefix(self, codes: Codes, depth: int) -> Floats:
         """Reconstruction from the first ``depth`` levels of the codes, ``float32 [items, dim]``."""
         self._refuse_unfitted()
-        checked = int_codes(codes, self.sizes_)
-        if self.local_ is None or depth <= len(self.codebooks_):
-            return residual_sum(checked[:, :depth], self.codebooks_)
-        return residual_sum(checked[:, :-1], self.codebooks_) + self.local_.decode(checked[:, -1].astype(np.int64))
+        return self._sum(int_codes(codes, self.sizes_)[:, :depth])
+
+    def _sum(self, codes: Codes) -> Floats:
+        """Sum of the codewords of the levels present in ``codes``."""
+        if self.local_ is None or codes.shape[1] <= len(self.codebooks_):
+            return residual_sum(codes, self.codebooks_)
+        return residual_sum(codes[:, :-1], self.codebooks_) + self.local_.decode(codes[:, -1].astype(np.int64))
 
     def tensors(self) -> dict[str, npt.NDArray[np.generic]]:
         """The fitted state, as named arrays."""
