@@ -43,7 +43,7 @@ RECIPE = {
 }
 RUNS: list[tuple[str, str, dict[str, Any]]] = [
     ("residual_kmeans", "residual_kmeans", {"sizes": SIZES}),
-    ("residual_kmeans, last level balanced", "residual_kmeans", {"sizes": SIZES, "balance_last": True}),
+    ("residual_kmeans, last level balanced", "residual_kmeans", {"sizes": SIZES, "last_level": "balanced"}),
     ("rq_vae", "rq_vae", {"sizes": SIZES}),
     ("residual_kmeans, 5 levels", "residual_kmeans", {"sizes": (256,) * 5}),
     ("rq_opq, 3 levels + 2 parts", "rq_opq", {"sizes": SIZES, "opq_sizes": (256, 256)}),

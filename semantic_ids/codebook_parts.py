@@ -9,12 +9,13 @@ from typing import Any, TypeVar
 from pydantic import Field, ValidationInfo, field_validator
 
 from semantic_ids.encoders import ENCODER_NAMES, Encoder
+from semantic_ids.estimator import Estimator
 from semantic_ids.quantizers import QUANTIZER_NAMES, Quantizer
 from sidkit.core.errors import ConfigError
 from sidkit.core.plugins import Plugin, Registry
 from sidkit.core.section import Section
 
-T = TypeVar("T")
+E = TypeVar("E", bound=Estimator)
 
 
 class CodebookParts(Section):
@@ -94,10 +95,10 @@ def plugins_of(encoder: Encoder, quantizer: Quantizer) -> list[Plugin | None]:
     ]
 
 
-def _instantiate(registry: Registry[T], name: str, arguments: Mapping[str, Any]) -> T:
+def _instantiate(registry: Registry[E], name: str, arguments: Mapping[str, Any]) -> E:
     kind = registry.find(name)
     try:
-        return kind(**arguments)
+        return kind(**kind.arguments_of_release(arguments))
     except TypeError as error:
         raise ConfigError(f"{name}: {error}") from error
 

@@ -62,6 +62,11 @@ class Estimator(ABC):
         """Whether an object with these arguments learns from pairs of items, without instantiating it."""
         return cls.needs_pairs
 
+    @classmethod
+    def arguments_of_release(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """The constructor's arguments in this release, for those that an earlier one saved or a preset states."""
+        return dict(arguments)
+
     @abstractmethod
     def tensors(self) -> dict[str, npt.NDArray[np.generic]]:
         """The fitted state, as named arrays."""
@@ -202,7 +207,7 @@ class Estimator(ABC):
             config = read_json(folder / CONFIG)
             kind = cls._class_of(folder, config["class"], config["name"])
             arguments = {key: _from_json(value) for key, value in config["arguments"].items()}
-            estimator = kind(**arguments).load_tensors(load_file(folder / TENSORS))
+            estimator = kind(**kind.arguments_of_release(arguments)).load_tensors(load_file(folder / TENSORS))
         except (OSError, KeyError, ValueError, TypeError) as error:
             raise ArtifactCorruptError(folder, f"cannot be read ({type(error).__name__}: {error})") from error
         if config["n_features_in"] is not None:

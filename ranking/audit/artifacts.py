@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ranking.data.codebook_window import refuse_learned_rows
 from semantic_ids.catalog import Catalog, table_path
 from semantic_ids.code_stats import counts_of
+from semantic_ids.codebook import load_committed
 from semantic_ids.records import CodebookRecord, RankerRecord
 from sidkit.core.artifact import read_manifest
 from sidkit.core.clock import iso
 from sidkit.core.code_stats import stats_views
 from sidkit.core.config import content_hash
-from sidkit.core.errors import ArtifactCorruptError, ArtifactError, CatalogLostError
+from sidkit.core.errors import ArtifactCorruptError, ArtifactError, CatalogLostError, LeakageError
 from sidkit.core.integrity import MANIFEST, read_verified
 from sidkit.core.repo import Repo
 from sidkit.stores.registered import of_codebook
@@ -170,7 +172,20 @@ def _ranker(
                 record.name, f"its codebook {record.codebook} is {book.state if book else 'missing from the catalogue'}"
             )
         )
+    elif record.name in windows:
+        problems += _learned_rows(repo, record.name, windows[record.name].fit_start_us, book)
     return problems
+
+
+def _learned_rows(repo: Repo, ranker: str, first_us: int, book: CodebookRecord) -> list[Problem]:
+    """Check that the codebook of a ranker did not learn from clicks on the rows that the ranker was trained on."""
+    try:
+        refuse_learned_rows(first_us, book, load_committed(repo.codebooks / book.name, book)[0])
+    except LeakageError as error:
+        return [Problem(ranker, str(error))]
+    except ArtifactError:
+        pass  # a problem of the codebook
+    return []
 
 
 def _manifest(folder: Path, record: CodebookRecord | RankerRecord, windows: dict[str, _Window]) -> list[Problem]:

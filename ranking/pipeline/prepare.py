@@ -52,13 +52,13 @@ _TRAIN_AGAIN = (
 )
 
 
-def prepare_repo(data: str, path: Path) -> Repo:
+def prepare_repo(data: str, path: Path, settings_file: Path | None = None) -> Repo:
     """Open a repo, or create one whose ``[source]`` matches the data (:func:`sidkit.datasets.data_repo.create_repo`).
 
     Raises
     ------
     ConfigError
-        When the repo was created for other data.
+        When the repo was created for other data, or exists and settings are stated again.
     PluginChangedError
         When another version of the data set's code wrote the repo's source.
     ContractError
@@ -67,12 +67,12 @@ def prepare_repo(data: str, path: Path) -> Repo:
     folder = typed_path(path)
     if not (folder / SETTINGS_FILE).exists():
         try:
-            return create_repo(folder, data)
+            return create_repo(folder, data, settings_file=settings_file)
         except RepoError:
             if not (folder / SETTINGS_FILE).exists():
                 raise  # otherwise another process has created it
     repo = Repo.open(folder)
-    refuse_other_data(repo, data)
+    refuse_other_data(repo, data, settings_file)
     return repo
 
 

@@ -79,6 +79,7 @@ def run_preset(
     impressions: int = 200_000,
     allow_future: bool = False,
     codebook: str | None = None,
+    settings_file: Path | None = None,
     progress: Progress | None = None,
 ) -> RunResult:
     """Run all stages of a preset, from the log to a serving ranker, and write the HTML report.
@@ -103,13 +104,15 @@ def run_preset(
         Accept a future ``as_of_us``.
     codebook : str, optional
         Train rankers on this fitted codebook instead of fitting one; it is published and promoted.
+    settings_file : Path, optional
+        A file with ``[source]`` for a repo that this run creates: how columns and values of the data are read.
     progress : Progress, optional
         Receives events while the job runs; default: none.
 
     Raises
     ------
     ConfigError
-        When the preset is invalid, or the repo was created for other data.
+        When the preset is invalid, or the repo was created for other data or exists and ``settings_file`` is given.
     MissingExtraError
         When an optional package of the preset is not installed; nothing has been written then.
     RepoLockedError
@@ -123,7 +126,7 @@ def run_preset(
     check_extras(loaded)
     if as_of_us is not None:
         check_as_of(as_of_us, allow_future=allow_future)
-    opened = prepare_repo(data, repo.path if isinstance(repo, Repo) else repo)
+    opened = prepare_repo(data, repo.path if isinstance(repo, Repo) else repo, settings_file)
     check_target(opened.settings, loaded.ranker.training.target)
     options = JobOptions(data, preset, loaded, seeds, as_of_us, impressions, allow_future, codebook)
     with opened.locked():

@@ -224,15 +224,16 @@ def expected_hits(scores: Scores, pairs: HitPairs, k: int = K) -> Doubles:
         scored = scores(block)
         if np.isnan(scored).any():
             raise EvaluationError("a score is NaN; remove NaN and infinite values from the vectors")
-        scored[np.arange(len(block)), block] = -np.inf
-        last = pairs.items - k
-        kth_best = np.partition(scored, last, axis=1)[:, last, None]  # [triggers, 1]
-        above, tied = (scored > kth_best).sum(axis=1), (scored == kth_best).sum(axis=1)
+        # As costs, since a partition around a low place is several times faster, most of all with ties.
+        costs = np.negative(scored, out=scored)
+        costs[np.arange(len(block)), block] = np.inf
+        kth_lowest = np.partition(costs, k - 1, axis=1)[:, k - 1, None]  # [triggers, 1]
+        above, tied = (costs < kth_lowest).sum(axis=1), (costs == kth_lowest).sum(axis=1)
         index = order[starts[first] : ends[first + len(block) - 1]]
         row = np.searchsorted(block, pairs.trigger[index])
-        target_score, kth_of_row = scored[row, pairs.target[index]], kth_best[row, 0]
+        target_cost, kth_of_row = costs[row, pairs.target[index]], kth_lowest[row, 0]
         share = ((k - above) / tied)[row]
-        hits[index] = np.where(target_score > kth_of_row, 1.0, np.where(target_score == kth_of_row, share, 0.0))
+        hits[index] = np.where(target_cost < kth_of_row, 1.0, np.where(target_cost == kth_of_row, share, 0.0))
     return hits
 
 

@@ -91,13 +91,13 @@ class Quantizer(Estimator):
         """Return the constructor's arguments as JSON values; sizes that were chosen at ``fit`` are those that were chosen."""
         arguments = super().config()
         if arguments.get("sizes", ()) is None and self._sizes is not None:
-            arguments["sizes"] = list(self._sizes[: self._argument_levels])
+            arguments["sizes"] = list(self._argument_sizes)
         return arguments
 
     @property
-    def _argument_levels(self) -> int | None:
-        """Number of leading levels that the argument ``sizes`` describes; None for all."""
-        return None
+    def _argument_sizes(self) -> tuple[int, ...]:
+        """The sizes chosen at ``fit``, as the argument ``sizes`` would state them."""
+        return self.sizes_
 
     @classmethod
     def arguments_without_pairs(cls, arguments: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Self
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ from semantic_ids.pairs.given import Pairs
 from semantic_ids.quantizers.base import Quantizer, checked_vectors, int_codes
 from semantic_ids.quantizers.opq import OptimizedProductQuantizer
 from semantic_ids.quantizers.pq import check_parts
-from semantic_ids.quantizers.residual_kmeans import ResidualKMeans
+from semantic_ids.quantizers.residual_kmeans import LastLevel, ResidualKMeans, with_last_level
 from semantic_ids.quantizers.sizes import as_sizes, check_sizes, default_sizes
 from sidkit.core.arrays import Codes, Floats
 from sidkit.core.artifact import tensors_under
@@ -36,8 +36,9 @@ class ResidualOPQ(Quantizer):
     opq_sizes : sequence of int or None
         Codes of each part of the residual. None: two parts of the size of the last level; vectors of odd width are
         zero-padded.
-    balance_last : bool
-        Train the last residual level with balanced k-means, as the paper does.
+    last_level, local_parent : str
+        How the last residual level is clustered; see :class:`~semantic_ids.quantizers.residual_kmeans.ResidualKMeans`. The
+        paper names balanced k-means; the authors' published code has a local level.
     iterations, seed, threads, force
         As for :class:`~semantic_ids.quantizers.residual_kmeans.ResidualKMeans`.
 
@@ -74,19 +75,26 @@ class ResidualOPQ(Quantizer):
         self,
         sizes: Sequence[int] | None = None,
         opq_sizes: Sequence[int] | None = None,
-        balance_last: bool = False,
+        last_level: LastLevel = "global",
         iterations: int = 25,
         seed: int = 0,
         threads: int = 1,
         force: bool = False,
+        local_parent: Literal["prefix", "level"] = "prefix",
     ) -> None:
         self.sizes = sizes
         self.opq_sizes = opq_sizes
-        self.balance_last = balance_last
+        self.last_level = last_level
         self.iterations = iterations
         self.seed = seed
         self.threads = threads
         self.force = force
+        self.local_parent = local_parent
+
+    @classmethod
+    def arguments_of_release(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments of this release: ``balance_last`` was a flag."""
+        return with_last_level(arguments)
 
     @property
     def residual_levels(self) -> int:
@@ -95,8 +103,8 @@ class ResidualOPQ(Quantizer):
         return len(self.residual_.sizes_)
 
     @property
-    def _argument_levels(self) -> int:
-        return self.residual_levels
+    def _argument_sizes(self) -> tuple[int, ...]:
+        return self.residual_._argument_sizes
 
     def sizes_for(self, rows: Floats) -> tuple[int, ...]:
         """The sizes to fit on ``rows``: those of the residual levels, then those of the OPQ parts."""
@@ -130,11 +138,11 @@ class ResidualOPQ(Quantizer):
         if self.opq_sizes is not None:
             check_parts(rows.shape[1], sizes[levels:])
         shared = (self.iterations, self.seed, self.threads, self.force)
-        residual = ResidualKMeans(sizes[:levels], *shared, self.balance_last).fit(rows)
+        residual = ResidualKMeans(sizes[:levels], *shared, self.last_level, self.local_parent).fit(rows)
         left = rows - residual.decode(residual.encode(rows))
         self.opq_ = OptimizedProductQuantizer(sizes[levels:], *shared).fit(_divisible(left, len(sizes) - levels))
         self.residual_ = residual
-        self.sizes_ = sizes
+        self.sizes_ = (*residual.sizes_, *self.opq_.sizes_)
         return self
 
     def encode(self, vectors: npt.ArrayLike, beam: int = 1) -> Codes:
@@ -176,7 +184,8 @@ class ResidualOPQ(Quantizer):
 
     def load_tensors(self, tensors: dict[str, npt.NDArray[np.generic]]) -> Self:
         """Restore a fitted state."""
-        self.residual_ = ResidualKMeans().load_tensors(tensors_under(tensors, "residual."))
+        self.residual_ = ResidualKMeans(last_level=self.last_level, local_parent=self.local_parent)
+        self.residual_.load_tensors(tensors_under(tensors, "residual."))
         self.opq_ = OptimizedProductQuantizer().load_tensors(tensors_under(tensors, "opq."))
         self.sizes_ = (*self.residual_.sizes_, *self.opq_.sizes_)
         return self

@@ -205,9 +205,12 @@ class DataSteps(ProjectBase):
 
         return examine_repo(self.repo)
 
-    def upgrade(self) -> list[str]:
-        """Migrate files written by an older release; returns a line per change. Repeating it changes nothing."""
+    def upgrade(self, *, definitions: bool = False) -> list[str]:
+        """Migrate files written by an older release; returns a line per change. Repeating it changes nothing.
+
+        ``definitions`` also replaces the definitions of feature views and services, if nobody changed these files.
+        """
         from sidkit.upgrade import upgrade
 
         with self.repo.locked():
-            return upgrade(self.repo)
+            return upgrade(self.repo, definitions=definitions)

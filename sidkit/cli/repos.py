@@ -80,7 +80,12 @@ def relocate(repo: RepoOption = Path()) -> None:
     say(f"{project.path}: {'relocated' if changes else 'nothing to relocate'}")
 
 
-def upgrade_(repo: RepoOption = Path()) -> None:
+def upgrade_(
+    repo: RepoOption = Path(),
+    definitions: Annotated[
+        bool, typer.Option("--definitions", help="Replace definitions that an older release wrote, too, if unchanged.")
+    ] = False,
+) -> None:
     """Migrate the files of an older release.
 
     Running it again changes nothing.
@@ -90,7 +95,7 @@ def upgrade_(repo: RepoOption = Path()) -> None:
     from sidkit.core.repo_format import FORMAT
 
     project = Project(Repo.open(repo, any_format=True))
-    done = project.upgrade()
+    done = project.upgrade(definitions=definitions)
     for line in done:
         say(line)
     say(f"{project.path}: format {FORMAT}{'' if done else ', already up to date'}")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sidkit.cli.options import AllowFutureOption, DataOrOwnOption, JsonOption
+from sidkit.cli.options import AllowFutureOption, DataOrOwnOption, JsonOption, SettingsOption
 from sidkit.cli.output import VERBOSITY, show_json
 
 
@@ -16,6 +16,7 @@ def run(
     repo: Annotated[
         Path, typer.Option("--repo", "-r", envvar="SIDKIT_REPO", help="The repo's folder; it is created if missing.")
     ] = Path(),
+    settings: SettingsOption = None,
     preset: Annotated[str, typer.Option(help="Name of a preset, or path of a .toml file.")] = "rqkmeans",
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds per arm.")] = 1,
     as_of: Annotated[
@@ -55,6 +56,7 @@ def run(
             impressions=impressions,
             allow_future=allow_future,
             codebook=codebook,
+            settings_file=settings,
             progress=progress,
         )
     if json_:

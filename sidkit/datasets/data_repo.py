@@ -64,16 +64,21 @@ def create_repo(
     return repo
 
 
-def refuse_other_data(repo: Repo, data: str) -> None:
+def refuse_other_data(repo: Repo, data: str, settings_file: Path | None = None) -> None:
     """Raise unless the repository was created for the data.
 
     Raises
     ------
     ConfigError
-        When it was created for other data.
+        When it was created for other data, or a settings file is given: the repository has settings already.
     PluginChangedError
         When another version of the data set's code wrote the repository's source.
     """
+    if settings_file is not None:
+        raise ConfigError(
+            f"expected no --settings, because {repo.path} exists and its sidkit.toml has the settings; edit that file, or use "
+            "another --repo"
+        )
     dataset = named_dataset(data)
     expected, url = repo.settings.source.url, _source_url(repo.path, data, dataset)
     if not same_source(expected, url):

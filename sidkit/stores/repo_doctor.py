@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from sidkit.core.errors import RegistryDamagedError
 from sidkit.core.files import read_json
 from sidkit.core.repo import Repo
+from sidkit.stores.definition_files import DefinitionFiles, compare_definitions
 from sidkit.stores.doctor import Problem, examine, unread_features
 from sidkit.stores.feast_repo import find_online_damage, read_definitions
 from sidkit.stores.registered import UNREADABLE, differences
@@ -24,22 +25,37 @@ def examine_repo(repo: Repo) -> list[Problem]:
     RepoError
         When the definitions cannot be imported.
     """
+    files = compare_definitions(repo)
+    old = list(_of_files(files))
     views, entities, offline = read_definitions(repo)
-    stats = _of_code_stats(repo, {view.name for view in views})
-    return [*examine(views, entities, offline, repo.path), *_of_stores(repo), *_of_rankers(repo), *stats]
+    stats = [] if old else _of_code_stats(repo, {view.name for view in views}, files)
+    return [*old, *examine(views, entities, offline, repo.path), *_of_stores(repo), *_of_rankers(repo), *stats]
 
 
-def _of_code_stats(repo: Repo, defined: set[str]) -> Iterator[Problem]:
-    """Statistics of codes whose views are missing from the definitions, because an older release wrote these."""
+def _of_files(files: DefinitionFiles) -> Iterator[Problem]:
+    """Definitions of an earlier release, which an upgrade replaces."""
+    if files.older and not files.changed:
+        yield Problem(
+            "old-definitions",
+            ", ".join(files.older),
+            "these definitions are of an earlier release",
+            "Run `sidkit upgrade --definitions`, then `sidkit apply` and `sidkit materialize`.",
+            warning=True,
+        )
+
+
+def _of_code_stats(repo: Repo, defined: set[str], files: DefinitionFiles) -> Iterator[Problem]:
+    """Statistics of codes whose views are missing from definitions that an upgrade does not replace."""
     for codebook, counts in counted_codebooks(repo):
         missing = [name for name in counts.tables if name not in defined]
         if missing and f"item_sid_{codebook}" in defined:
             yield Problem(
                 "no-code-stats",
                 f"codebook {codebook}",
-                f"the definitions lack the feature views {', '.join(missing)} of its statistics",
-                "Copy entities.py, sources.py, semantic_id_views.py and services.py from a new repository (`sidkit init`), "
-                "then run `sidkit apply` and `sidkit materialize`.",
+                f"the definitions lack the feature views {', '.join(missing)} of its statistics, and have changes of your own "
+                f"in {', '.join(files.changed)}",
+                "Merge them with the files of a new repository (`sidkit init`), then run `sidkit apply` and "
+                "`sidkit materialize`.",
                 warning=True,
             )
 

@@ -16,6 +16,7 @@ from sidkit.core.repo_format import FORMAT, format_to_upgrade, write_format
 from sidkit.upgrade.class_paths import rename_class_paths
 from sidkit.upgrade.codes import seal_codes
 from sidkit.upgrade.defined import seal_defined
+from sidkit.upgrade.definitions import renew_definitions
 from sidkit.upgrade.log import seal_log
 from sidkit.upgrade.online import check_online_rows
 from sidkit.upgrade.rows import seal_rows
@@ -51,8 +52,15 @@ STEPS = (
 """Migration steps in order of execution."""
 
 
-def upgrade(repo: Repo) -> list[str]:
+def upgrade(repo: Repo, *, definitions: bool = False) -> list[str]:
     """Migrate a repository to this release's format; call it while holding the repository lock.
+
+    Parameters
+    ----------
+    repo : Repo
+        Repository of this or an earlier format.
+    definitions : bool
+        Replace definitions of an earlier release, too (:func:`renew_definitions`).
 
     Returns
     -------
@@ -62,7 +70,7 @@ def upgrade(repo: Repo) -> list[str]:
     Raises
     ------
     RepoError
-        When a later release wrote the repository.
+        When a later release wrote the repository, or definitions to replace have changes of their owner.
     """
     current = format_to_upgrade(repo.path)
     if current > FORMAT:
@@ -76,4 +84,6 @@ def upgrade(repo: Repo) -> list[str]:
                 done += step.run(repo)
         write_format(repo.path, number)
         done.append(f"data/format.json: format {number}")
+    if definitions:
+        done += renew_definitions(repo)
     return done

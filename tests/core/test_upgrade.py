@@ -13,8 +13,9 @@ from helpers.commands import ask, ask_well
 from helpers.frozen_repo import PRESET, expected, frame, move_in, score, unpack
 from sidkit import upgrade as upgrading
 from sidkit.core.errors import RepoError
-from sidkit.core.repo import FEAST_FILE, Repo, init_repo
+from sidkit.core.repo import FEAST_FILE, Repo, init_repo, template_folder
 from sidkit.core.repo_format import FORMAT, format_of, write_format
+from sidkit.stores.definition_files import TEXTS, text_hash
 from sidkit.stores.old_paths import LINES, NEW_PATHS
 from sidkit.upgrade import Step, upgrade
 
@@ -105,6 +106,38 @@ def test_a_step_may_edit_feature_store_yaml(tmp_path: Path, monkeypatch: pytest.
     assert any("cache_ttl_seconds" in line for line in upgrade(repo))
     assert "cache_ttl_seconds: 90" in (repo.path / FEAST_FILE).read_text()
     assert Repo.open(repo.path).path == repo.path
+
+
+def test_definitions_of_an_earlier_release_are_replaced_on_demand(moved: Path, tmp_path: Path) -> None:
+    assert set(TEXTS) == {path.name for path in template_folder().glob("*.py")}
+    repo = shutil.copytree(moved, tmp_path / "repo")
+    for path in sorted(repo.glob("*.py")):  # as Git writes them on Windows
+        path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    advice = next(line for line in ask("doctor", "--repo", repo).out.splitlines() if "old-definitions" in line)
+    assert "Run `sidkit upgrade --definitions`" in advice and "services.py" in advice
+    ask_well("upgrade", "--definitions", "--repo", repo)
+    for path in sorted(template_folder().glob("*.py")):
+        assert (repo / path.name).read_bytes() == path.read_bytes()
+        assert TEXTS[path.name][-1] == text_hash(path), f"add the hash of {path.name} to definition_files.json"
+    ask_well("apply", "--repo", repo)
+    ask_well("materialize", "--repo", repo)
+    assert "old-definitions" not in ask_well("doctor", "--repo", repo).out
+    assert score(repo) == pytest.approx(expected()["scores"]["scores"], abs=1e-7)
+
+
+def test_definitions_with_changes_of_their_owner_are_not_replaced(tmp_path: Path) -> None:
+    repo = unpack(tmp_path)
+    move_in(repo)
+    with (repo / "services.py").open("a") as file:
+        file.write("mine = 1\n")
+    before = {path.name: path.read_bytes() for path in repo.glob("*.py")}
+    refused = ask("upgrade", "--definitions", "--repo", repo)
+    assert refused.code == 1 and "changes of your own in services.py; merge the files" in refused.err
+    assert {path.name: path.read_bytes() for path in repo.glob("*.py")} == before
+    assert "already up to date" in ask_well("upgrade", "--repo", repo).out
+    for path in template_folder().glob("*.py"):  # the advice
+        (repo / path.name).write_bytes(path.read_bytes() + b"mine = 1\n")
+    assert "already up to date" in ask_well("upgrade", "--definitions", "--repo", repo).out
 
 
 OLD_PATHS = {new: old for old, new in NEW_PATHS.items()}

@@ -28,6 +28,7 @@ from ranking.data.export import write_frame
 from ranking.data.numeric_features import numeric_columns
 from ranking.data.storage import NUMERIC, load_dataset
 from semantic_ids.catalog import Catalog, table_path
+from semantic_ids.codebook import Codebook
 from semantic_ids.lifecycle import refresh
 from sidkit.cli.audit import LEAK
 from sidkit.core.artifact import write_artifact
@@ -329,6 +330,18 @@ def test_a_parent_that_was_fitted_after_the_evaluation_begins_is_named(repo: Rep
             fit_end_us=end,
         )  # fmt: skip
         assert f"its parent {late} was fitted up to" in problems(repo)[ranker]
+
+
+def test_a_ranker_trained_on_rows_that_its_codebook_learned_from_is_named(
+    repo: Repo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert problems(repo) == {}
+    monkeypatch.setattr(Codebook, "learned_from_clicks", True)
+    catalog = Catalog.open(repo)
+    assert set(problems(repo)) == {ranker.name for ranker in catalog.rankers()}
+    for record in catalog.rankers():
+        found = problems(repo)[record.name]
+        assert "They have seen labels of the training rows" in found and f"{record.codebook} (fit_end" in found
 
 
 def test_changed_missing_and_left_over_artefacts_are_named(repo: Repo) -> None:

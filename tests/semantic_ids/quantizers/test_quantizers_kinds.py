@@ -120,7 +120,7 @@ def test_balanced_centroids_are_means_and_use_their_codes_more_alike() -> None:
 
 def test_balancing_touches_the_last_level_alone_and_encode_stays_nearest() -> None:
     rows = clustered(800)
-    plain, balanced = (ResidualKMeans((8, 16), balance_last=last).fit(rows) for last in (False, True))
+    plain, balanced = (ResidualKMeans((8, 16), last_level=last).fit(rows) for last in ("global", "balanced"))
     np.testing.assert_array_equal(plain.codebooks_[0], balanced.codebooks_[0])
     assert (plain.codebooks_[1] != balanced.codebooks_[1]).any()
     codes = balanced.encode(rows)
@@ -174,8 +174,8 @@ def test_the_rotation_is_orthogonal_saved_and_earns_its_place() -> None:
 
 def test_rq_opq_is_residual_kmeans_with_codes_for_what_it_leaves() -> None:
     rows = clustered(500)
-    coarse = ResidualKMeans((16, 8), balance_last=True).fit(rows)
-    fine = ResidualOPQ((16, 8), (6, 5), balance_last=True).fit(rows)
+    coarse = ResidualKMeans((16, 8), last_level="balanced").fit(rows)
+    fine = ResidualOPQ((16, 8), (6, 5), last_level="balanced").fit(rows)
     codes = fine.encode(rows)
     assert fine.sizes_ == (16, 8, 6, 5)
     assert fine.residual_levels == 2
