@@ -3,8 +3,9 @@
     python benchmarks/codebook_windows.py --data DATA... [--work .work/codebook_windows] [--presets saviorrec smile]
 
 Codebooks of a preset are fitted at several cut-offs; boosting and the neural arm ``content`` are trained with each, and
-compared on validation rows: those between 60 and 90 % of the log, so that enough users have some. Test rows are not read. A share S is
-relative to the default split, whose training rows are the first 80 %: the codebook sees the first S / .8 of the training rows.
+compared on validation rows: those between 60 and 90 % of the log, so that enough users have some. Test rows are not read. A
+share S is relative to the default split, whose training rows are the first 80 %: the codebook sees the first S / .8 of the
+training rows.
 
 - ``share S``: rankers train on the rows after the codebook's window, limited after the cut: every share has the same number;
 - ``share S, fewer rows``: the rows are limited before the cut, so that a later cut leaves fewer, as on a log without a limit;
@@ -241,11 +242,11 @@ def measured(data: str, options: argparse.Namespace, save: Callable[[dict[str, A
         print(f"{data}, {preset_name}: prepared after {time.process_time() - began:.0f} s", flush=True)
         kept = sources.repo.runs / "windows" / f"predictions-{marked}" / preset_name
         for arm in options.arms:
-            seeds = range(options.seeds if arm == "gbdt" else 1)
+            seeds = range(options.seeds)
             predictions = {
                 variant: [predicted(kept / variant.replace(" ", "_"), context, preset, arm, seed) for seed in seeds]
                 for variant, context in contexts.items()
-                if arm in {"gbdt"} or options.neural_fewer or not variant.endswith(FEWER)
+                if arm == "gbdt" or options.neural_fewer or not variant.endswith(FEWER)
             }
             validation = contexts[CONTENT].validation
             same = {name: each for name, each in predictions.items() if name.endswith(SAME)}
@@ -287,7 +288,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, default=ROOT / ".work" / "codebook_windows")
     parser.add_argument("--presets", nargs="+", default=["saviorrec", "smile"])
     parser.add_argument("--arms", nargs="+", default=list(ARMS))
-    parser.add_argument("--seeds", type=int, default=2, help="of boosting; the neural arm has one")
+    parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--neural-fewer", action="store_true", help="train the neural arm on fewer rows too")
     parser.add_argument("--impressions", type=int, default=100_000, help="of a synthetic world")
     parser.add_argument("--max-train-rows", type=int, default=20_000)
