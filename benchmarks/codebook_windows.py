@@ -8,10 +8,12 @@ share S is relative to the default split, whose training rows are the first 80 %
 training rows.
 
 - ``share S``: rankers train on the rows after the codebook's window, limited after the cut: every share has the same number;
-- ``share S, fewer rows``: the rows are limited before the cut, so that a later cut leaves fewer, as on a log without a limit;
-- ``share S, same rows``: rankers of all shares train on the same rows, after the latest cut, so that only codebooks differ;
-- ``rolling``: a codebook of content, and of each row the cosines and code matches with the history that the newest codebook
-  before the row gives, as numbers; rankers train on all rows;
+- ``share S, fewer rows`` (boosting): the rows are limited before the cut, so that a later cut leaves fewer, as on a log without
+  a limit;
+- ``share S, same rows`` (boosting): rankers of all shares train on the same rows, after the latest cut, so that only codebooks
+  differ;
+- ``rolling`` (boosting): a codebook of content, and of each row the cosines and code matches with the history that the newest
+  codebook before the row gives, as numbers; rankers train on all rows;
 - ``own rows``: as before this setting existed: the codebook saw the clicks of the training rows, and what learned from clicks
   is not matched with the history;
 - ``content``: the codebook of the preset ``rqkmeans``, which learns from no click; rankers train on all rows.
@@ -52,6 +54,7 @@ from ranking.experiments.comparison.comparison import data_name
 from ranking.pipeline.evaluation import evaluate_arms
 from ranking.pipeline.prepare import Prepared, end_of_log, prepare_repo, training_context
 from ranking.pipeline.presets import Preset, load_preset
+from ranking.training.arm_spec import ArmSpec
 from ranking.training.arms import TrainingContext, train_arm
 from ranking.training.boosting_spec import BoostingSpec
 from ranking.training.gbdt import boosted_features
@@ -73,10 +76,13 @@ SHARES = (0.2, 0.3, 0.4, 0.5)
 ARMS = ("gbdt", "content")
 BEFORE, CONTENT = "own rows", "content"
 SAME, FEWER = ", same rows", ", fewer rows"
+NEURAL = (CONTENT, BEFORE, *(f"share {share:g}" for share in SHARES))
+"""Variants of the neural arm."""
 SLICES = ("all", "cold")
 SIMILARITIES = BoostingSpec(
     content_axes=0, history_axes=0, similarities=("mean", "nearest", "nearest_5", "newest", "newest_5")
 )
+TREES = {"trees": 200, "learning_rate": 0.1}
 _CHUNK = 20_000
 
 
@@ -219,12 +225,24 @@ def variants(sources: Sources, preset_name: str) -> dict[str, TrainingContext]:
     return found
 
 
+def trained_as(variant: str) -> str:
+    """The folder of a variant's predictions; rows after the latest cut are the same rows for the latest share."""
+    latest = f"share {SHARES[-1]:g}"
+    return (latest if variant == latest + SAME else variant).replace(" ", "_")
+
+
+def arm_spec(preset: Preset, arm: str) -> ArmSpec:
+    """The preset's arm; boosting grows fewer and faster trees than by default."""
+    spec = preset.arms[arm]
+    return spec.model_copy(update={"boosting": spec.boosting.model_copy(update=TREES)}) if spec.kind == "gbdt" else spec
+
+
 def predicted(folder: Path, context: TrainingContext, preset: Preset, arm: str, seed: int) -> Doubles:
     """Click probabilities of the validation rows, trained unless an earlier run did."""
     path = folder / f"{arm}-{seed}.npy"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        trained = train_arm(context, arm, preset.arms[arm], seed, f"{arm}-{seed}").validation
+        trained = train_arm(context, arm, arm_spec(preset, arm), seed, f"{arm}-{seed}").validation
         np.save(path.with_suffix(".part.npy"), trained)
         path.with_suffix(".part.npy").rename(path)
     found: Doubles = np.load(path)
@@ -244,15 +262,15 @@ def measured(data: str, options: argparse.Namespace, save: Callable[[dict[str, A
         for arm in options.arms:
             seeds = range(options.seeds)
             predictions = {
-                variant: [predicted(kept / variant.replace(" ", "_"), context, preset, arm, seed) for seed in seeds]
+                variant: [predicted(kept / trained_as(variant), context, preset, arm, seed) for seed in seeds]
                 for variant, context in contexts.items()
-                if arm == "gbdt" or options.neural_fewer or not variant.endswith(FEWER)
+                if arm == "gbdt" or variant in NEURAL
             }
             validation = contexts[CONTENT].validation
             same = {name: each for name, each in predictions.items() if name.endswith(SAME)}
             other = {name: each for name, each in predictions.items() if name not in same}
             arms: dict[str, Any] = {}
-            for compared, baseline in ((other, BEFORE), (same, CONTENT + SAME)):
+            for compared, baseline in ((other, BEFORE), (same, CONTENT + SAME)) if same else ((other, BEFORE),):
                 evaluation = evaluate_arms(validation, compared, [baseline], None)
                 for variant, by in evaluation.arms.items():
                     arms[variant] = {
@@ -289,10 +307,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--presets", nargs="+", default=["saviorrec", "smile"])
     parser.add_argument("--arms", nargs="+", default=list(ARMS))
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--neural-fewer", action="store_true", help="train the neural arm on fewer rows too")
     parser.add_argument("--impressions", type=int, default=100_000, help="of a synthetic world")
-    parser.add_argument("--max-train-rows", type=int, default=20_000)
-    parser.add_argument("--max-evaluation-rows", type=int, default=30_000)
+    parser.add_argument("--max-train-rows", type=int, default=12_000)
+    parser.add_argument("--max-evaluation-rows", type=int, default=20_000)
     parser.add_argument("--rows-per-user", type=int, default=60, help="validation rows of one user")
     options = parser.parse_args(arguments)
     for data in options.data:
