@@ -35,6 +35,7 @@ from ranking.evaluation.slices import slices
 from ranking.experiments.comparison.arms import ComparedArm, load_arms
 from ranking.experiments.comparison.comparison import CompareOptions, Comparison, data_name
 from ranking.experiments.comparison.trials import Plan, context_of
+from ranking.models.attention import TargetAttention
 from ranking.pipeline.prepare import prepare_repo
 from ranking.pipeline.presets import load_preset
 from ranking.training.arm_spec import RankerSpec, losses_of, without_loss
@@ -51,9 +52,10 @@ ARMS = ("id_content_codes_saviorrec", "mba", "saviorrec", "id_codes_smile", "smi
 LOSSES = ("smile",)
 BUDGET: dict[str, Any] = {"training.epochs": 12, "training.patience": 2}
 _COSINE = {"model.attention": "cosine", "model.attention_scale": 10.0, "training.learning_rate": 1e-3}
+_GENTLE = {"model.attention": "cosine", "model.attention_scale": 2.0}
 SETTINGS: dict[str, dict[str, Any]] = {
     "before": {},
-    "faster layers": {"training.learning_rate": 1e-3},
+    "gentle": {**_GENTLE, "training.code_table_learning_rate": 5e-4},
     "code rates": {**_COSINE, "training.code_table_learning_rate": 2e-3, "model.code_table_start": 0.1},
     "row-wise": {
         **_COSINE,
@@ -142,7 +144,9 @@ def trained(context: TrainingContext, name: str, arm: ComparedArm, seed: int, fo
         },
         "sizes": {key: [begun[key], size] for key, size in sizes_of(ranker.model).items()},
         "scales": [
-            parameter.exp().tolist() for key, parameter in ranker.model.named_parameters() if "log_scale" in key
+            module.scale().tolist()
+            for module in ranker.model.modules()
+            if isinstance(module, TargetAttention) and module.log_scale is not None
         ],
     }
     shutil.rmtree(folder, ignore_errors=True)

@@ -17,6 +17,9 @@ _BLOCK = 256
 """Rows per block on a CPU, so that the gathered histories fit in cache."""
 _LARGEST_SCALE = 100.0
 """Upper limit of a learned scale of cosines."""
+_SCALE_RATE = 10.0
+"""The logarithm of the scale changes this many times as fast as other weights of layers: hundreds of steps at rates of about
+1e-3 would change it by less than a third."""
 _SMALLEST_SQUARE = 1e-12
 """Lower limit of squared norms: vectors of zeros have cosine 0 with all others."""
 
@@ -57,8 +60,9 @@ class TargetAttention(Attention):
         self.key = nn.Linear(dim, self.head_dim * heads, bias=False)
         self.recency = RecencyBiases(time_buckets, heads)
         nn.init.zeros_(self.recency.weight)
-        self.log_scale = nn.Parameter(torch.full((heads,), math.log(scale))) if scale is not None else None
+        self.log_scale: nn.Parameter | None = None
         if scale is not None:
+            self.log_scale = nn.Parameter(torch.full((heads,), math.log(scale) / _SCALE_RATE))
             with torch.no_grad():
                 self.key.weight.copy_(self.query.weight)
 
@@ -79,11 +83,17 @@ class TargetAttention(Attention):
         shape = (self.heads, self.head_dim, candidate.shape[1])
         if self.log_scale is not None:
             own = self.query(candidate).view(-1, self.heads, self.head_dim)
-            unit = own * _reciprocal_norm(own)[:, :, None] * self.log_scale.exp().clamp(max=_LARGEST_SCALE)[:, None]
-            return torch.einsum("bhd,hdi->bhi", unit, self.key.weight.view(shape))
+            unit = own * _reciprocal_norm(own)[:, :, None]
+            return torch.einsum("bhd,hdi->bhi", unit * self.scale()[:, None], self.key.weight.view(shape))
         both = torch.einsum("hdi,hde->ihe", self.query.weight.view(shape), self.key.weight.view(shape))
         projected = candidate @ (both.flatten(1) / math.sqrt(self.head_dim))
         return projected.view(len(candidate), self.heads, candidate.shape[1])
+
+    def scale(self) -> Tensor:
+        """Factor of the cosines by head, ``float32 [heads]``; 1 for dot products."""
+        if self.log_scale is None:
+            return torch.ones(self.heads)
+        return (_SCALE_RATE * self.log_scale).exp().clamp(max=_LARGEST_SCALE)
 
     def key_scale(self, items: Tensor) -> Tensor | None:
         """Reciprocals of the norms of the items' keys, ``float32 [items, heads]``; None for dot products."""

@@ -50,11 +50,10 @@ def attention_of(dim: int, heads: int, seed: int = 0, scale: float | None = SCAL
 def plain(attention: TargetAttention, case: Case) -> tuple[Tensor, Tensor]:
     """The formula as it is written; pooled vectors ``[rows, heads, dim]`` and weights."""
     candidate, items, history, mask, gaps = case
-    assert attention.log_scale is not None
     keys = attention.key(items)[history].unflatten(2, (attention.heads, -1))
     query = attention.query(candidate).unflatten(1, (attention.heads, -1))[:, None]
     cosine = torch.nn.functional.cosine_similarity(query, keys, dim=3, eps=1e-6)
-    score = cosine * attention.log_scale.exp() + attention.recency.weight[gaps]
+    score = cosine * attention.scale() + attention.recency.weight[gaps]
     score = score.masked_fill(~mask[:, :, None], torch.finfo(score.dtype).min)
     weights = torch.softmax(score, dim=1).transpose(1, 2) * mask[:, None, :]
     return weights @ items[history], weights
