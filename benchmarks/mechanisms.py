@@ -56,6 +56,7 @@ _GENTLE = {"model.attention": "cosine", "model.attention_scale": 2.0}
 SETTINGS: dict[str, dict[str, Any]] = {
     "before": {},
     "gentle": {**_GENTLE, "training.code_table_learning_rate": 5e-4},
+    "standardised": {**_GENTLE, "training.code_table_learning_rate": 5e-4, "model.standardise_history": True},
     "code rates": {**_COSINE, "training.code_table_learning_rate": 2e-3, "model.code_table_start": 0.1},
     "row-wise": {
         **_COSINE,
