@@ -51,12 +51,14 @@ ARMS = ("id_content_codes_saviorrec", "mba", "saviorrec", "id_codes_smile", "smi
         "id_content_codes_smile", "saviorrec_smile")  # fmt: skip
 LOSSES = ("smile",)
 BUDGET: dict[str, Any] = {"training.epochs": 12, "training.patience": 2}
+FEATURES = "arm.features"
 _COSINE = {"model.attention": "cosine", "model.attention_scale": 10.0, "training.learning_rate": 1e-3}
 _GENTLE = {"model.attention": "cosine", "model.attention_scale": 2.0}
 SETTINGS: dict[str, dict[str, Any]] = {
     "before": {},
     "gentle": {**_GENTLE, "training.code_table_learning_rate": 5e-4},
-    "standardised": {**_GENTLE, "training.code_table_learning_rate": 5e-4, "model.standardise_history": True},
+    "read": {**_GENTLE, "training.code_table_learning_rate": 5e-4, "model.history_scale": 0.2},
+    "read fully": {**_GENTLE, "training.code_table_learning_rate": 5e-4, "model.history_scale": 1.0},
     "code rates": {**_COSINE, "training.code_table_learning_rate": 2e-3, "model.code_table_start": 0.1},
     "row-wise": {
         **_COSINE,
@@ -74,6 +76,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "model.transfer_weight": 0.1,
         "model.transfer_temperature": 0.1,
         "model.contrast_weight": 0.2,
+    },
+    "no statistics": {FEATURES: ("!*code_*",)},
+    "no statistics, code rates": {
+        **_GENTLE,
+        FEATURES: ("!*code_*",),
+        "training.code_table_learning_rate": 2e-3,
+        "model.code_table_start": 0.1,
     },
 }
 """Settings that are compared; ``before`` are those of the presets."""
@@ -113,6 +122,11 @@ def spec_of(options: argparse.Namespace) -> RankerSpec:
         "training.max_evaluation_rows": options.max_evaluation_rows,
     }
     return with_settings(load_preset("rqkmeans").ranker, {**BUDGET, **rows})
+
+
+def ranker_of(spec: RankerSpec, setting: str) -> RankerSpec:
+    """The settings of rankers with those of :data:`SETTINGS`."""
+    return with_settings(spec, {key: value for key, value in SETTINGS[setting].items() if key != FEATURES})
 
 
 def planned(data: str, options: argparse.Namespace) -> tuple[Plan, dict[str, TrainingContext]]:
@@ -183,7 +197,8 @@ class Trials:
     def get(self, arm: str, setting: str, seed: int, without: str | None = None) -> Found:
         """One trial; ``without`` names an auxiliary loss that it is trained without."""
         context, spec = self.contexts[arm], self.plan.arms[arm]
-        ranker = with_settings(context.spec, SETTINGS[setting])
+        ranker = ranker_of(context.spec, setting)
+        spec = spec.model_copy(update={"features": SETTINGS[setting].get(FEATURES, spec.features)})
         arm_spec = spec if without is None else without_loss(spec, ranker.model, without)
         marks = [context.trained_on.as_json(), arm_spec.trained_by(), ranker.model_dump(mode="json", exclude={"serve"})]
         path = (
@@ -238,7 +253,7 @@ def measured(trials: Trials, arm: str, setting: str) -> dict[str, Any]:
             "size": size.tolist() if facts["kind"] == "table" else None,
             "change": changed(evaluator, [each.off[name] for each in found], base),
         }
-    spec = with_settings(trials.plan.spec, SETTINGS[setting])
+    spec = ranker_of(trials.plan.spec, setting)
     losses = losses_of(trials.plan.arms[arm], spec.model) if arm in trials.options.losses else {}
     for loss in losses:
         without = [each.validation for each in trials.seeds(arm, setting, loss)]

@@ -90,7 +90,8 @@ class CtrModel(nn.Module):
         self.register_buffer("match_mean", torch.zeros(matches))
         self.register_buffer("match_scale", torch.ones(matches))
         pooled = sum(pool.dim for pool in self.pools)
-        self.standardise = Standardise(pooled) if spec.standardise_history and pooled else None
+        self.standardise = Standardise(pooled) if spec.history_scale is not None and pooled else None
+        self.history_scale = spec.history_scale or 1.0
         self.bins = NumericBins(edges)
         self.coded = CodedLayers(inputs or CodedInputs())
         width = items + pooled + matches + numeric_dim + self.bins.dim + self.coded.dim
@@ -110,7 +111,7 @@ class CtrModel(nn.Module):
         modality, behaviour = self.spaces(batch)
         pooled = torch.cat([pool(modality, behaviour, batch) for pool in self.pools], dim=1)
         if self.standardise is not None:
-            pooled = self.standardise(pooled).clamp(-_CUT, _CUT)
+            pooled = self.standardise(pooled).clamp(-_CUT, _CUT) * self.history_scale
         matches = self.matches(batch) if batch.matches is None else batch.matches
         matches = ((matches - self.match_mean) * self.match_scale).clamp(-_CUT, _CUT)
         numbers = [batch.numeric, self.bins(batch.numeric), self.coded(batch.coded, batch.numeric)]

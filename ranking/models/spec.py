@@ -15,7 +15,7 @@ SizedBy = Literal["dim", "table_rows"]
 
 START = 0.01
 """Default standard deviation of the initial embeddings, near zero, so that untrained rows have almost no effect."""
-_LATER = ("attention", "attention_scale", "standardise_history", "id_table_start", "code_table_start")
+_LATER = ("attention", "attention_scale", "history_scale", "id_table_start", "code_table_start")
 """Fields that earlier versions did not have."""
 
 
@@ -38,9 +38,9 @@ class ModelSpec(Section):
     """Scores of the attentions over the history: scaled dot products, or cosines with a learned scale per head."""
     attention_scale: float = Field(default=10.0, gt=0, le=100)
     """``cosine``: initial scale of the cosines; the larger, the more the weights differ at the start."""
-    standardise_history: bool = False
-    """Standardise the pooled histories by moments of the training batches. At the start, products of short vectors have a
-    hundredth of the size of numeric features, so that the head hardly reads them."""
+    history_scale: float | None = Field(default=None, gt=0)
+    """Standardise the pooled histories, by moments of the training batches, to this deviation; unset: as they are. Products of
+    short vectors start with a hundredth of the deviation of numeric features, which is 1: the head hardly reads them."""
     id_table_start: float = Field(default=START, gt=0)
     """Standard deviation of the initial id embeddings."""
     code_table_start: float = Field(default=START, gt=0)

@@ -18,7 +18,7 @@ from ranking.training.spec import TrainingSpec
 
 DATA = random_set(129, seed=1, items=40, users=30)  # the last batch of 32 rows has one row
 SCALING = Scaling.fit(DATA.features, 0.5)
-SPEC = ModelSpec(dim=CONTENT_DIM, heads=1, hidden=(8,), standardise_history=True, attention="cosine")
+SPEC = ModelSpec(dim=CONTENT_DIM, heads=1, hidden=(8,), history_scale=0.5, attention="cosine")
 
 
 def test_columns_have_mean_0_and_variance_1_in_training_and_the_averages_in_evaluation() -> None:
@@ -54,3 +54,20 @@ def test_a_model_is_trained_saved_and_loaded_with_its_moments(tmp_path: Path) ->
     assert np.array_equal(again.score(DATA), ranker.score(DATA))
     some = DATA.take(np.arange(5))
     np.testing.assert_allclose(again.score(some), predict(model, data)[:5], atol=1e-6)
+
+
+def test_the_head_reads_histories_with_the_deviation_of_the_settings() -> None:
+    vocabulary = vocabulary_of(DATA)
+    data, seen = Batches(DATA, SCALING, vocabulary), []
+    for scale in (None, 0.2):
+        torch.manual_seed(0)
+        spec = SPEC.model_copy(update={"history_scale": scale})
+        model = make_model(ranker_config(("id",), spec, SCALING, residual_levels=2), vocabulary)
+        model.deep.register_forward_pre_hook(
+            lambda _, given: seen.append(given[0][:, SPEC.dim : 3 * SPEC.dim].detach())
+        )
+        model(next(iter(data.batches(129))))
+    before, after = (each.std(dim=0, correction=0) for each in seen)
+    assert (before[SPEC.dim :] < 1e-3).all(), "products of vectors of size .01"
+    torch.testing.assert_close(after[: SPEC.dim], torch.full((SPEC.dim,), 0.2), atol=0.01, rtol=0)
+    assert (after[SPEC.dim :] > 0.1).all()

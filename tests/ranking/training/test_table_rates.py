@@ -81,7 +81,7 @@ def test_the_corrections_of_mba_start_at_zero_whatever_the_settings_say() -> Non
 
 
 def test_settings_that_are_not_given_are_not_written_and_given_ones_are() -> None:
-    later = {"attention", "attention_scale", "standardise_history", "id_table_start", "code_table_start"}
+    later = {"attention", "attention_scale", "history_scale", "id_table_start", "code_table_start"}
     assert not later & set(ModelSpec().model_dump())
     assert "code_table_learning_rate" not in TrainingSpec().model_dump()
     assert TrainingSpec(code_table_learning_rate=0.1).model_dump()["code_table_learning_rate"] == 0.1
