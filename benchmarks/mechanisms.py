@@ -77,6 +77,18 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "model.transfer_temperature": 0.1,
         "model.contrast_weight": 0.2,
     },
+    "all at once": {
+        "model.attention": "cosine",
+        "model.attention_scale": 10.0,
+        "model.history_scale": 1.0,
+        "training.table_learning_rate": 5e-4,
+        "training.code_table_learning_rate": 2e-3,
+        "model.id_table_start": 0.1,
+        "model.code_table_start": 0.1,
+        "model.transfer_weight": 0.1,
+        "model.transfer_temperature": 0.1,
+        "model.contrast_weight": 0.2,
+    },
     "no statistics": {FEATURES: ("!*code_*",)},
     "no statistics, code rates": {
         **_GENTLE,
@@ -364,6 +376,8 @@ def tables(results: Mapping[str, Any]) -> list[str]:
         for arm, settings in facts["arms"].items():
             for setting, each in settings.items():
                 for name, part in each["parts"].items():
+                    if name.startswith("features."):
+                        continue  # of attributes, which all arms read
                     size = part.get("size")
                     cells = [_short(part.get("entropy")), f"{size[1]:.3f}, {size[0]:.3f}" if size else "-"]
                     cells += [_between(part["change"].get(slice_name)) for slice_name in SLICES]
