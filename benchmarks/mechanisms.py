@@ -219,7 +219,7 @@ class Trials:
         )
         if not path.exists():
             asked = dataclasses.replace(context, spec=ranker)
-            trained(asked, arm, arm_spec, seed, self.folder / "ranker").save(path)
+            trained(asked, arm, arm_spec, seed, self.folder / f"ranker-{os.getpid()}").save(path)
             print(f"  {path.name} {Found.load(path).facts['seconds']} s", flush=True)
         return Found.load(path)
 
