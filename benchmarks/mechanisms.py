@@ -56,6 +56,7 @@ _COSINE = {"model.attention": "cosine", "model.attention_scale": 10.0, "training
 _GENTLE = {"model.attention": "cosine", "model.attention_scale": 2.0}
 SETTINGS: dict[str, dict[str, Any]] = {
     "before": {},
+    "codes": {"training.code_table_learning_rate": 5e-4},
     "gentle": {**_GENTLE, "training.code_table_learning_rate": 5e-4},
     "read": {**_GENTLE, "training.code_table_learning_rate": 5e-4, "model.history_scale": 0.2},
     "read fully": {**_GENTLE, "training.code_table_learning_rate": 5e-4, "model.history_scale": 1.0},

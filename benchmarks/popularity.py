@@ -36,6 +36,7 @@ from semantic_ids.pairs.mining import EVALUATION_PAIRS
 from semantic_ids.quality.hit_rate import by_vectors, held_out_pairs, hit_rates
 from sidkit.core.arrays import Doubles, Floats
 from sidkit.core.files import read_json, write_json
+from sidkit.core.intervals import finite
 from sidkit.core.repo import Repo
 from sidkit.tables import read_log
 from sidkit.tables.labelled_rows import log_moments
@@ -87,7 +88,7 @@ def measured(data: str, options: argparse.Namespace) -> dict[str, Any]:
         facts = {
             "within": r_squared(vectors, within),
             "after": r_squared(vectors, after),
-            "hits": hits.value if hits else None,
+            "hits": hits.value if hits else float("nan"),
         }
         found.setdefault(name, []).append(facts)
         print(data_name(data), name, facts, flush=True)
@@ -112,7 +113,7 @@ def measured(data: str, options: argparse.Namespace) -> dict[str, Any]:
         "future_pairs": len(asked.trigger),
         "r_within_after": float(np.corrcoef(within, after)[0, 1]),
         "vectors": {
-            name: {key: float(np.mean([each[key] for each in by_seed])) for key in by_seed[0]}
+            name: {key: finite(float(np.mean([each[key] for each in by_seed]))) for key in by_seed[0]}
             for name, by_seed in found.items()
         },
     }

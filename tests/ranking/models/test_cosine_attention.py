@@ -137,7 +137,7 @@ def test_a_models_spec_decides_for_every_history(name: str) -> None:
         spec = ModelSpec.model_validate({"sid_match": "attention", **changes})
         made = SidMatchHistory(4, 4, spec, 3) if name == "sid_match" else HISTORY_NAMES.find(name)(4, 4, spec)
         space = Space(candidate * length, items)
-        found = made(space, space, batch)
+        found: Tensor = made(space, space, batch)
         return found[:, : made.dim // 2]  # without the products with the candidate
 
     assert not torch.allclose(pooled(1.0), pooled(9.0), atol=1e-3)
