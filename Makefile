@@ -9,7 +9,7 @@ REAL := ml_latest_small uci_online_retail xwines_slim
 # Data sets whose validation rows are used for tuning.
 SEARCHED = synthetic:strong $(REAL:%=$(SIDKIT_DATA)/%)
 
-.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz coverage attributes codebook-windows behaviour-codes bytes-per-item arms tune-arms tune-presets tune-boosting bench-fuxictr online-load proof bench bench-check audits codes clean
+.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz coverage attributes codebook-windows behaviour-codes mechanisms bytes-per-item arms tune-arms tune-presets tune-boosting bench-fuxictr online-load proof bench bench-check audits codes clean
 
 $(VENV): $(VENV)/.made
 
@@ -122,6 +122,12 @@ tune-boosting: $(VENV)/.made
 codebook-windows: $(VENV)/.made
 	$(BIN)/python benchmarks/codebook_windows.py --work $(WORK)/codebook-windows --data synthetic:strong synthetic:clustered \
 	  $(SIDKIT_DATA)/ml_latest_small $(SIDKIT_DATA)/uci_online_retail
+
+# Whether the papers' mechanisms act, by settings, on validation rows; then what behaviour vectors hold of popularity.
+mechanisms: $(VENV)/.made
+	$(BIN)/python benchmarks/mechanisms.py --work $(WORK)/mechanisms $(OPEN) --table --data synthetic:clustered synthetic:strong \
+	  $(REAL:%=$(SIDKIT_DATA)/%)
+	$(BIN)/python benchmarks/popularity.py --work $(WORK)/mechanisms --data synthetic:clustered $(REAL:%=$(SIDKIT_DATA)/%)
 
 # What statistics of codes add: settings are chosen on validation rows, then `make codes OPEN=--open` compares on test rows.
 codes: $(VENV)/.made

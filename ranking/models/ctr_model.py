@@ -22,11 +22,12 @@ from ranking.models.parts import Part, parts_in
 from ranking.models.representations import check_representations, knows_ids, representation, short_names
 from ranking.models.representations.base import ItemShape
 from ranking.models.spec import ModelSpec
+from ranking.models.standardise import Standardise
 
 Fitted = Mapping[str, Mapping[str, Tensor]]
 """Representation name -> its fitted state."""
 _CUT = 5.0
-"""Scaled matches are clipped at this many standard deviations, like numeric features."""
+"""Scaled matches and standardised histories are clipped at this many standard deviations, like numeric features."""
 
 
 class CtrModel(nn.Module):
@@ -88,9 +89,12 @@ class CtrModel(nn.Module):
         matches = sum(part.match_dim for part in self.parts)
         self.register_buffer("match_mean", torch.zeros(matches))
         self.register_buffer("match_scale", torch.ones(matches))
+        pooled = sum(pool.dim for pool in self.pools)
+        self.standardise = Standardise(pooled) if spec.history_scale is not None and pooled else None
+        self.history_scale = spec.history_scale or 1.0
         self.bins = NumericBins(edges)
         self.coded = CodedLayers(inputs or CodedInputs())
-        width = items + sum(pool.dim for pool in self.pools) + matches + numeric_dim + self.bins.dim + self.coded.dim
+        width = items + pooled + matches + numeric_dim + self.bins.dim + self.coded.dim
         layers: list[nn.Module] = []
         for wide, narrow in itertools.pairwise([width, *spec.hidden]):
             layers += [nn.Linear(wide, narrow), nn.ReLU(), Dropout(spec.dropout)]
@@ -105,11 +109,13 @@ class CtrModel(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Logits ``float32 [rows]``."""
         modality, behaviour = self.spaces(batch)
-        pooled = [pool(modality, behaviour, batch) for pool in self.pools]
+        pooled = torch.cat([pool(modality, behaviour, batch) for pool in self.pools], dim=1)
+        if self.standardise is not None:
+            pooled = self.standardise(pooled).clamp(-_CUT, _CUT) * self.history_scale
         matches = self.matches(batch) if batch.matches is None else batch.matches
         matches = ((matches - self.match_mean) * self.match_scale).clamp(-_CUT, _CUT)
         numbers = [batch.numeric, self.bins(batch.numeric), self.coded(batch.coded, batch.numeric)]
-        features = torch.cat([modality.candidate, behaviour.candidate, *pooled, matches, *numbers], dim=1)
+        features = torch.cat([modality.candidate, behaviour.candidate, pooled, matches, *numbers], dim=1)
         hidden = self.deep(features)
         if self.cross is not None:
             hidden = torch.cat([hidden, self.cross(features)], dim=1)

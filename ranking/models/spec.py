@@ -13,6 +13,11 @@ from sidkit.core.section import Section
 SizedBy = Literal["dim", "table_rows"]
 """What is adjusted to match a parameter budget: the width of all representations, or the rows of a hashed table."""
 
+START = 0.01
+"""Default standard deviation of the initial embeddings, near zero, so that untrained rows have almost no effect."""
+_LATER = ("attention", "attention_scale", "history_scale", "id_table_start", "code_table_start")
+"""Fields that earlier versions did not have."""
+
 
 class ModelSpec(Section):
     """Widths, dropout and options of the parts (``[ranker.model]`` of a preset; an arm may override any of them)."""
@@ -29,6 +34,17 @@ class ModelSpec(Section):
     """Dropout in the head."""
     history: str = "target_attention"
     """Pooling of the history: a name in :data:`ranking.models.histories.HISTORIES`, or a plug-in."""
+    attention: Literal["dot", "cosine"] = "dot"
+    """Scores of the attentions over the history: scaled dot products, or cosines with a learned scale per head."""
+    attention_scale: float = Field(default=10.0, gt=0, le=100)
+    """``cosine``: initial scale of the cosines; the larger, the more the weights differ at the start."""
+    history_scale: float | None = Field(default=None, gt=0)
+    """Standardise the pooled histories, by moments of the training batches, to this deviation; unset: as they are. Products of
+    short vectors start with a hundredth of the deviation of numeric features, which is 1: the head hardly reads them."""
+    id_table_start: float = Field(default=START, gt=0)
+    """Standard deviation of the initial id embeddings."""
+    code_table_start: float = Field(default=START, gt=0)
+    """Standard deviation of the initial code embeddings; those of ``mba`` start at 0."""
     numeric_bins: int = Field(default=0, ge=0)
     """Quantile bins per numeric feature for a piecewise linear encoding; 0 for none."""
     sid_match: Literal["none", "mean", "attention"] = "none"
@@ -84,12 +100,15 @@ class ModelSpec(Section):
         return name
 
     @model_serializer(mode="wrap")
-    def _options_where_there_are_any(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without an empty ``options``: what was written before there were any stays what it was, and so do its hashes."""
+    def _later_fields_if_set(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without an empty ``options`` and unset fields of :data:`_LATER`: what earlier versions wrote stays the same, and so
+        do its hashes. A field that is set to its default still overrides ``ranker.model``.
+        """
         written: dict[str, Any] = handler(self)
+        left_out = {name for name in _LATER if name not in self.model_fields_set}
         if not self.options:
-            written.pop("options", None)
-        return written
+            left_out.add("options")
+        return {name: value for name, value in written.items() if name not in left_out}
 
 
 def with_weight(spec: ModelSpec, key: str, weight: float) -> ModelSpec:

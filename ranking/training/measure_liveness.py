@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -18,13 +17,17 @@ from ranking.evaluation.metrics import auc
 from ranking.models.ctr_model import CtrModel
 from ranking.models.parts import Part, forced_off, listening
 from ranking.training.liveness import PartLiveness, TableChange
+from sidkit.core.arrays import Doubles
 
 LIVENESS_ROWS = 20_000
 """Maximum number of validation rows, a sample of users, that parts are forced off on."""
 
 
 def measure_liveness(
-    model: CtrModel, data: Batches, tables: Mapping[str, TableChange] | None = None
+    model: CtrModel,
+    data: Batches,
+    tables: Mapping[str, TableChange] | None = None,
+    scores: dict[tuple[str, float], Doubles] | None = None,
 ) -> tuple[PartLiveness, ...]:
     """Measure every attention, embedding table and gate of a model; the model is not changed.
 
@@ -36,6 +39,8 @@ def measure_liveness(
         Validation rows of both classes, see :func:`liveness_rows`; they are moved to the model's device.
     tables : mapping, optional
         Changes of the tables in training by name of the part; without them, sizes are None.
+    scores : dict, optional
+        Receives the click probabilities ``float64 [rows]`` by name of the part that is off and the value that it is forced to.
     """
     model.eval()
     data.to(next(model.parameters()).device).learn_matches(model.matches)
@@ -49,10 +54,13 @@ def measure_liveness(
         for part, entropy in zip(parts, entropies, strict=True):
             if part.kind == "attention":
                 listeners.enter_context(listening(part, entropy.add))
-        trained = _auc(model, batches, label)
+        trained = auc(label, _scores(model, batches))
     measured = []
     for part, entropy in zip(parts, entropies, strict=True):
-        off = tuple(_auc_without(model, part, value, batches, label) for value in part.off_values)
+        without = {(part.name, value): _scores_without(model, part, value, batches) for value in part.off_values}
+        off = tuple(auc(label, each) for each in without.values())
+        if scores is not None:
+            scores.update(without)
         size = _sizes((tables or {}).get(part.name))
         delta = tuple(each - trained for each in off)
         measured.append(
@@ -75,17 +83,15 @@ def liveness_rows(validation: Dataset, most: int = LIVENESS_ROWS) -> Dataset:
     return sample if 0 < sample.rows.label.mean() < 1 else validation
 
 
-def _auc_without(
-    model: CtrModel, part: Part, value: float, batches: Sequence[Batch], label: npt.NDArray[np.float32]
-) -> float:
+def _scores_without(model: CtrModel, part: Part, value: float, batches: Sequence[Batch]) -> Doubles:
     with forced_off(part, value):
-        return _auc(model, batches, label)
+        return _scores(model, batches)
 
 
-def _auc(model: CtrModel, batches: Sequence[Batch], label: npt.NDArray[np.float32]) -> float:
+def _scores(model: CtrModel, batches: Sequence[Batch]) -> Doubles:
     with torch.inference_mode():
         scores = torch.cat([torch.sigmoid(model(batch).double()) for batch in batches])
-    return auc(label, scores.numpy(force=True))
+    return np.asarray(scores.numpy(force=True), np.float64)
 
 
 def _sizes(change: TableChange | None) -> tuple[float | None, float | None, float | None, float | None]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ranking.data.batch import ItemBatch
 from ranking.data.vocabulary import PADDING, UNKNOWN
 from ranking.models.representations.base import ItemShape, Representation, Table
-from ranking.models.spec import ModelSpec
+from ranking.models.spec import START, ModelSpec
 
 
 class IdRepresentation(Representation):
@@ -25,20 +25,22 @@ class IdRepresentation(Representation):
         Width.
     dropout : float
         Share of ids replaced by the unknown id in training, so that its row is trained on ordinary items.
+    start : float
+        Standard deviation of the initial embeddings.
     """
 
     knows_ids = True
     reads_codes = False
 
-    def __init__(self, shape: ItemShape, dim: int = 32, dropout: float = 0.1) -> None:
+    def __init__(self, shape: ItemShape, dim: int = 32, dropout: float = 0.1, start: float = START) -> None:
         super().__init__(dim)
         self.dropout = dropout
-        self.table = Table(shape.vocabulary, dim)
+        self.table = Table(shape.vocabulary, dim, start)
 
     @classmethod
     def from_spec(cls, shape: ItemShape, spec: ModelSpec, fitted: Mapping[str, Tensor] | None = None) -> Self:
         """See :class:`Representation`."""
-        return cls(shape, spec.dim, spec.id_dropout)
+        return cls(shape, spec.dim, spec.id_dropout, spec.id_table_start)
 
     def forward(self, items: ItemBatch) -> Tensor:
         """See :class:`Representation`."""
