@@ -145,12 +145,9 @@ class CtrModel(nn.Module):
         self.match_scale.copy_(scale)
 
     def auxiliary(self, batch: Batch) -> dict[str, Tensor]:
-        """The weighted auxiliary losses of a training batch, by ``<representation>.<loss>``."""
-        return {
-            f"{name}.{loss}": value
-            for name, part in zip(self.names, self.parts, strict=True)
-            for loss, value in part.auxiliary(batch).items()
-        }
+        """The weighted auxiliary losses of a training batch, after its ``forward``, by ``<representation or history>.<loss>``."""
+        modules = [*zip(self.names, self.parts, strict=True), (self.history_name, self.history)]
+        return {f"{name}.{loss}": value for name, module in modules for loss, value in module.auxiliary(batch).items()}
 
     def evaluated_parts(self) -> tuple[Part, ...]:
         """The attentions, embedding tables and gates, by ``<representation or history>.<path>``."""

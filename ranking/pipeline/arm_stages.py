@@ -152,7 +152,7 @@ class ArmStages:
         context = self._context
         if spec.kind == "blend":
             members = {member: self._predictions(member, seed) for member in spec.of}
-            blended = blend_arm(arm, seed, context.validation.rows.label, members, self.progress)
+            blended = blend_arm(arm, seed, spec, context.validation, context.test, members, self.progress)
             write_predictions(path, blended)
             blend_facts = {"ranker": None, "validation_auc": blended.validation_auc}
             return StageResult(len(context.validation), blend_facts, (path,))

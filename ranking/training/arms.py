@@ -18,6 +18,7 @@ from ranking.data.dataset import Dataset
 from ranking.data.disk_dataset import DiskDataset
 from ranking.data.numeric_features import Scaling, feature_names
 from ranking.evaluation.importance import Importance
+from ranking.evaluation.slices import prior_interactions
 from ranking.training.arm_spec import ArmSpec, RankerSpec
 from ranking.training.control_data import SplitData, control_data
 from ranking.training.liveness import PartLiveness, TableChange
@@ -55,7 +56,9 @@ class ArmDetails:
     train_rows: int | None = None
     """Training rows of a gbdt arm."""
     weights: dict[str, float] | None = None
-    """Member -> weight of its logit, of a blend."""
+    """Member -> weight of its logit, of a blend; its mean over validation rows, if the weight depends on counts."""
+    gate: dict[str, float] | None = None
+    """The numbers of a count gate by name (:class:`ranking.training.count_gate.CountGate`), of a blend by counts."""
     features: tuple[str, ...] | None = None
     """Features besides the built-in ones that the arm reads."""
     importance: tuple[Importance, ...] | None = None
@@ -293,7 +296,8 @@ def _train_neural(
 def _liveness(ranker: Ranker, validation: Dataset, tables: Mapping[str, TableChange]) -> tuple[PartLiveness, ...]:
     from ranking.training.measure_liveness import liveness_rows, measure_liveness
 
-    return measure_liveness(ranker.model, ranker.batches(liveness_rows(validation)), tables)
+    rows = liveness_rows(validation)
+    return measure_liveness(ranker.model, ranker.batches(rows), tables, prior_interactions(rows))
 
 
 def parameters_before_training(context: TrainingContext, arm: str, spec: ArmSpec) -> int:

@@ -1,4 +1,7 @@
-"""Blends: the weighted mean of the logits of other arms, with weights chosen on validation rows."""
+"""Blends: the weighted mean of the logits of other arms, with weights chosen on validation rows.
+
+The weights are the same for all rows, or, of two arms, depend on the candidate's counts (:mod:`ranking.training.count_gate`).
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ranking.data.dataset import Dataset
 from ranking.evaluation.metrics import auc, log_loss
+from ranking.evaluation.slices import prior_interactions
+from ranking.training.arm_spec import ArmSpec
 from ranking.training.arms import ArmDetails, ArmResult, read_predictions
-from sidkit.core.arrays import Doubles
+from ranking.training.count_gate import CountGate, gate_features, shuffled
+from ranking.training.liveness import PartLiveness, gate_by_count
+from sidkit.core.arrays import Doubles, Ints
 from sidkit.core.progress import SILENT, Progress
 
 STEPS = 10
@@ -20,7 +28,13 @@ _LEAST = 1e-7
 
 
 def blend_arm(
-    arm: str, seed: int, label: npt.NDArray[np.int8], members: Mapping[str, Path], progress: Progress = SILENT
+    arm: str,
+    seed: int,
+    spec: ArmSpec,
+    validation: Dataset,
+    test: Dataset,
+    members: Mapping[str, Path],
+    progress: Progress = SILENT,
 ) -> ArmResult:
     """Blend the saved predictions of trained arms, as :func:`ranking.training.arms.train_arm` trains an arm.
 
@@ -28,24 +42,52 @@ def blend_arm(
     ----------
     arm, seed : str, int
         Name and seed of the blend.
-    label : int8 [rows]
-        Labels of the validation rows.
+    spec : ArmSpec
+        The blend.
+    validation, test : Dataset
+        The rows of the predictions; the labels of the first choose the weights.
     members : mapping
         Arm -> predictions of the same seed, written by :func:`ranking.training.arms.write_predictions`.
     progress : Progress
         Receives the weights as a remark.
     """
     names = sorted(members)  # the order in a preset must not matter
-    validation, test = (
+    label = validation.rows.label
+    of_validation, of_test = (
         np.stack([logits(read_predictions(members[name], part)) for name in names]) for part in ("validation", "test")
     )
-    weights = best_weights(label, validation)
-    blended, of_test = probabilities(weights @ validation), probabilities(weights @ test)
+    weights = best_weights(label, of_validation)
+    gate, liveness = None, None
+    if spec.by_counts:
+        features = [gate_features(each) for each in (validation, test)]
+        if spec.shuffled_counts:
+            features = [shuffled(each, seed) for each in features]
+        users = validation.rows.user_ids
+        gate = CountGate.fit(label, features[0], of_validation, users, float(weights[0]))
+        share = gate.shares(features[0])
+        weights = np.array([share.mean(), 1 - share.mean()])
+        blended = probabilities(gate.blended(features[0], of_validation))
+        test_blended = probabilities(gate.blended(features[1], of_test))
+        liveness = (_liveness(label, share, blended, of_validation, prior_interactions(validation)),)
+    else:
+        blended, test_blended = probabilities(weights @ of_validation), probabilities(weights @ of_test)
     reached = auc(label, blended)
     shares = dict(zip(names, weights.tolist(), strict=True))
     listed = " + ".join(f"{weight:.1f} {name}" for name, weight in shares.items())
-    progress.remark(f"{arm} seed {seed}: {listed}, validation AUC {reached:.4f}")
-    return ArmResult(reached, blended, of_test, None, ArmDetails(weights=shares))
+    progress.remark(f"{arm} seed {seed}: {listed}{' by counts' if gate else ''}, validation AUC {reached:.4f}")
+    details = ArmDetails(weights=shares, gate=gate.as_json() if gate is not None else None)
+    return ArmResult(reached, blended, test_blended, None, details, liveness=liveness)
+
+
+def _liveness(
+    label: npt.NDArray[np.int8], share: Doubles, blended: Doubles, member_logits: Doubles, counts: Ints
+) -> PartLiveness:
+    """Validation AUC of a count gate, forced to 0 (second member alone) and to 1 (first member alone)."""
+    reached = auc(label, blended)
+    off = tuple(auc(label, each) for each in member_logits[::-1])
+    delta = tuple(each - reached for each in off)
+    by_count = gate_by_count(share, counts)
+    return PartLiveness("gate", "gate", "count gate", auc=reached, auc_off=off, delta_auc=delta, by_count=by_count)
 
 
 def best_weights(label: npt.NDArray[np.int8], member_logits: Doubles) -> Doubles:

@@ -16,15 +16,19 @@ from ranking.data.batches import SCAN_ROWS, Batches
 from ranking.data.dataset import Dataset
 from ranking.evaluation.metrics import auc
 from ranking.models.ctr_model import CtrModel
-from ranking.models.parts import Part, forced_off, listening
-from ranking.training.liveness import PartLiveness, TableChange
+from ranking.models.parts import Gate, Part, forced_off, listening, observing
+from ranking.training.liveness import GateByCount, PartLiveness, TableChange, gate_by_count
+from sidkit.core.arrays import Ints
 
 LIVENESS_ROWS = 20_000
 """Maximum number of validation rows, a sample of users, that parts are forced off on."""
 
 
 def measure_liveness(
-    model: CtrModel, data: Batches, tables: Mapping[str, TableChange] | None = None
+    model: CtrModel,
+    data: Batches,
+    tables: Mapping[str, TableChange] | None = None,
+    counts: Ints | None = None,
 ) -> tuple[PartLiveness, ...]:
     """Measure every attention, embedding table and gate of a model; the model is not changed.
 
@@ -36,6 +40,8 @@ def measure_liveness(
         Validation rows of both classes, see :func:`liveness_rows`; they are moved to the model's device.
     tables : mapping, optional
         Changes of the tables in training by name of the part; without them, sizes are None.
+    counts : int64 [rows], optional
+        Interactions of the candidates as of their rows; without them, gates are not averaged by count.
     """
     model.eval()
     data.to(next(model.parameters()).device).learn_matches(model.matches)
@@ -45,19 +51,30 @@ def measure_liveness(
     data.forget_matches()
     parts = model.evaluated_parts()
     entropies = [_Entropy() for _ in parts]
+    gates: list[list[Tensor]] = [[] for _ in parts]
     with contextlib.ExitStack() as listeners:
-        for part, entropy in zip(parts, entropies, strict=True):
+        for part, entropy, values in zip(parts, entropies, gates, strict=True):
             if part.kind == "attention":
                 listeners.enter_context(listening(part, entropy.add))
+            elif isinstance(part.module, Gate) and part.module.per_row:
+                listeners.enter_context(observing(part.module, values.append))
         trained = _auc(model, batches, label)
     measured = []
-    for part, entropy in zip(parts, entropies, strict=True):
+    for part, entropy, values in zip(parts, entropies, gates, strict=True):
         off = tuple(_auc_without(model, part, value, batches, label) for value in part.off_values)
         size = _sizes((tables or {}).get(part.name))
         delta = tuple(each - trained for each in off)
         measured.append(
             PartLiveness(
-                part.name, part.kind, part.role, entropy.mean(), *size, auc=trained, auc_off=off, delta_auc=delta
+                part.name,
+                part.kind,
+                part.role,
+                entropy.mean(),
+                *size,
+                auc=trained,
+                auc_off=off,
+                delta_auc=delta,
+                by_count=_by_count(values, counts),
             )
         )
     return tuple(measured)
@@ -73,6 +90,12 @@ def liveness_rows(validation: Dataset, most: int = LIVENESS_ROWS) -> Dataset:
     chosen = order[: max(1, int(np.searchsorted(total, most, side="right")))]
     sample = validation.take(np.flatnonzero(np.isin(number.ravel(), chosen)))
     return sample if 0 < sample.rows.label.mean() < 1 else validation
+
+
+def _by_count(values: Sequence[Tensor], counts: Ints | None) -> tuple[GateByCount, ...]:
+    if not values or counts is None:
+        return ()
+    return gate_by_count(torch.cat(list(values)).double().numpy(force=True), counts)
 
 
 def _auc_without(

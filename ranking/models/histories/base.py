@@ -11,6 +11,7 @@ from torch import Tensor
 from ranking.data.batch import Batch
 from ranking.data.gather_rows import gather_rows
 from ranking.models.parts import DeclaresRoles
+from ranking.models.spec import ModelSpec
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,17 @@ class History(DeclaresRoles):
 
         Each space is the concatenation of its representations; its width is 0 without any.
         """
+
+    def auxiliary(self, batch: Batch) -> dict[str, Tensor]:
+        """Weighted auxiliary losses of a training batch, scalars by name, after ``forward`` of that batch; none by default."""
+        return {}
+
+    @classmethod
+    def losses(cls, spec: ModelSpec) -> dict[str, str]:
+        """The auxiliary losses by name, each with the key of the spec that holds its weight; see
+        :meth:`ranking.models.representations.base.Representation.losses`.
+        """
+        return {}
 
     def weights(self, modality: Space, behaviour: Space, batch: Batch) -> dict[str, Tensor]:
         """Attention weights by name, ``float32 [rows, heads, length]`` each, for inspection; empty without attention."""
