@@ -11,16 +11,34 @@ from torch.autograd.function import once_differentiable
 
 from ranking.data.gather_rows import gather_rows
 from ranking.models.parts import Attention
+from ranking.models.spec import ModelSpec
 
 _BLOCK = 256
 """Rows per block on a CPU, so that the gathered histories fit in cache."""
+_LARGEST_SCALE = 100.0
+"""Upper limit of a learned scale of cosines."""
+_SCALE_RATE = 10.0
+"""The logarithm of the scale changes this many times as fast as other weights of layers: hundreds of steps at rates of about
+1e-3 would change it by less than a third."""
+_SMALLEST_SQUARE = 1e-12
+"""Lower limit of squared norms: vectors of zeros have cosine 0 with all others."""
+
+
+class RecencyBiases(nn.Embedding):
+    """Biases of attention scores by time bucket and head. They train like a layer: there are few, each with many training
+    rows.
+    """
 
 
 class TargetAttention(Attention):
-    """Multi-head scaled dot-product attention of a candidate over a history.
+    """Multi-head attention of a candidate over a history, by scaled dot products or by cosines.
 
-    ``softmax_j((Q c) . (K h_j) / sqrt(head_dim) + recency[gap_j])`` weighs the history vectors ``h_j``. Padding is
-    masked; an empty history gives zeros.
+    ``softmax_j((Q c) . (K h_j) / sqrt(head_dim) + recency[gap_j])`` weighs the history vectors ``h_j``, or, with a ``scale``,
+    ``softmax_j(scale * cos(Q c, K h_j) + recency[gap_j])``. Padding is masked; an empty history gives zeros.
+
+    Dot products of short vectors, such as embeddings at the start of training, are all close to 0, and so are their gradients:
+    the weights stay uniform. Cosines do not depend on the lengths of vectors (query-key normalization, arXiv 2010.04245,
+    here with one learned scale per head). ``K`` starts as ``Q``, so that similar items have a high weight from the start.
 
     Parameters
     ----------
@@ -30,19 +48,32 @@ class TargetAttention(Attention):
         Attention heads of width ``dim / heads``.
     time_buckets : int
         Buckets of the time gap between history item and row; each adds a learned bias to the score.
+    scale : float, optional
+        Initial scale of the cosines, the reciprocal of a softmax temperature; it is learned, up to 100. None: dot products.
     """
 
-    def __init__(self, dim: int, heads: int = 2, time_buckets: int = 16) -> None:
+    def __init__(self, dim: int, heads: int = 2, time_buckets: int = 16, scale: float | None = None) -> None:
         super().__init__()
         self.heads = heads
         self.head_dim = max(1, dim // heads)
         self.query = nn.Linear(dim, self.head_dim * heads, bias=False)
         self.key = nn.Linear(dim, self.head_dim * heads, bias=False)
-        self.recency = nn.Embedding(time_buckets, heads)
+        self.recency = RecencyBiases(time_buckets, heads)
         nn.init.zeros_(self.recency.weight)
+        self.log_scale: nn.Parameter | None = None
+        if scale is not None:
+            self.log_scale = nn.Parameter(torch.full((heads,), math.log(scale) / _SCALE_RATE))
+            with torch.no_grad():
+                self.key.weight.copy_(self.query.weight)
+
+    @classmethod
+    def from_spec(cls, dim: int, spec: ModelSpec, time_buckets: int) -> TargetAttention:
+        """Make the attention that a model's spec describes, over vectors of width ``dim``."""
+        return cls(dim, spec.heads, time_buckets, spec.attention_scale if spec.attention == "cosine" else None)
 
     def queries(self, candidate: Tensor) -> Tensor:
-        """Queries ``float32 [batch, heads, dim]`` whose dot products with the unprojected items are the scores.
+        """Queries ``float32 [batch, heads, dim]`` whose dot products with the unprojected items, times their
+        :meth:`key_scale` if there is one, are the scores.
 
         ``(Q c) . (K h) = (c Q' K) . h``: multiplying the two matrices first avoids projecting the history. Zeros for an
         attention that is forced off, as in :meth:`biases`: all scores are equal then.
@@ -50,9 +81,25 @@ class TargetAttention(Attention):
         if self.is_off:
             return candidate.new_zeros((len(candidate), self.heads, candidate.shape[1]))
         shape = (self.heads, self.head_dim, candidate.shape[1])
+        if self.log_scale is not None:
+            own = self.query(candidate).view(-1, self.heads, self.head_dim)
+            unit = own * _reciprocal_norm(own)[:, :, None]
+            return torch.einsum("bhd,hdi->bhi", unit * self.scale()[:, None], self.key.weight.view(shape))
         both = torch.einsum("hdi,hde->ihe", self.query.weight.view(shape), self.key.weight.view(shape))
         projected = candidate @ (both.flatten(1) / math.sqrt(self.head_dim))
         return projected.view(len(candidate), self.heads, candidate.shape[1])
+
+    def scale(self) -> Tensor:
+        """Factor of the cosines by head, ``float32 [heads]``; 1 for dot products."""
+        if self.log_scale is None:
+            return torch.ones(self.heads)
+        return (_SCALE_RATE * self.log_scale).exp().clamp(max=_LARGEST_SCALE)
+
+    def key_scale(self, items: Tensor) -> Tensor | None:
+        """Reciprocals of the norms of the items' keys, ``float32 [items, heads]``; None for dot products."""
+        if self.log_scale is None:
+            return None
+        return _reciprocal_norm(self.key(items).view(-1, self.heads, self.head_dim))
 
     def biases(self) -> Tensor:
         """Recency biases ``float32 [buckets, heads]``."""
@@ -60,7 +107,7 @@ class TargetAttention(Attention):
 
     def weights(self, candidate: Tensor, items: Tensor, history: Tensor, mask: Tensor, gap_bucket: Tensor) -> Tensor:
         """Attention weights ``float32 [batch, heads, length]``, summing to 1 over the unmasked items; see ``forward``."""
-        return attend(self.queries(candidate), items, history, mask, gap_bucket, self.biases())[1]
+        return self._attend(candidate, items, history, mask, gap_bucket)[1]
 
     def forward(self, candidate: Tensor, items: Tensor, history: Tensor, mask: Tensor, gap_bucket: Tensor) -> Tensor:
         """Pool the history.
@@ -83,13 +130,30 @@ class TargetAttention(Attention):
         Tensor
             ``float32 [batch, heads * dim]``.
         """
-        pooled, weights = attend(self.queries(candidate), items, history, mask, gap_bucket, self.biases())
+        pooled, weights = self._attend(candidate, items, history, mask, gap_bucket)
         self.observe(weights, mask)
         return pooled.flatten(1)
 
+    def _attend(
+        self, candidate: Tensor, items: Tensor, history: Tensor, mask: Tensor, gap_bucket: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        queries, scale = self.queries(candidate), self.key_scale(items)
+        return attend(queries, items, history, mask, gap_bucket, self.biases(), scale)
+
+
+def _reciprocal_norm(vectors: Tensor) -> Tensor:
+    """One over the length of each vector of the last dimension."""
+    return vectors.float().square().sum(dim=-1).clamp(min=_SMALLEST_SQUARE).rsqrt()
+
 
 def attend(
-    queries: Tensor, items: Tensor, history: Tensor, mask: Tensor, gap_bucket: Tensor, recency: Tensor
+    queries: Tensor,
+    items: Tensor,
+    history: Tensor,
+    mask: Tensor,
+    gap_bucket: Tensor,
+    recency: Tensor,
+    key_scale: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Pool histories by a masked softmax of dot products plus recency biases.
 
@@ -105,6 +169,8 @@ def attend(
         See :class:`TargetAttention`.
     recency : Tensor
         Bias per time bucket and head, ``float32 [buckets, heads]``.
+    key_scale : Tensor, optional
+        Factor of an item's dot products by head, ``float32 [items, heads]``; by default 1.
 
     Returns
     -------
@@ -113,7 +179,12 @@ def attend(
     """
     with torch.autocast(items.device.type, enabled=False):
         pooled_and_weights: tuple[Tensor, Tensor] = _Attend.apply(  # type: ignore[no-untyped-call]
-            queries.float(), items.float(), recency, history, torch.where(mask, gap_bucket, len(recency))
+            queries.float(),
+            items.float(),
+            recency,
+            history,
+            torch.where(mask, gap_bucket, len(recency)),
+            None if key_scale is None else key_scale.float(),
         )
     return pooled_and_weights
 
@@ -123,7 +194,13 @@ class _Attend(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, queries: Tensor, items: Tensor, recency: Tensor, history: Tensor, bucket: Tensor
+        ctx: Any,
+        queries: Tensor,
+        items: Tensor,
+        recency: Tensor,
+        history: Tensor,
+        bucket: Tensor,
+        key_scale: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         # Finite even after adding a score, so that a row of padding only does not become NaN.
         masked = recency.new_full((recency.shape[1], 1), torch.finfo(recency.dtype).min / 2)
@@ -133,10 +210,14 @@ class _Attend(torch.autograd.Function):
         for rows in _blocks(queries):
             past = gather_rows(items, history[rows])
             score = bias.index_select(1, bucket[rows].flatten()).view(len(bias), *past.shape[:2]).transpose(0, 1)
-            score = torch.baddbmm(score, queries[rows], past.transpose(1, 2))
+            if key_scale is None:
+                score = torch.baddbmm(score, queries[rows], past.transpose(1, 2))
+            else:
+                dots = torch.bmm(queries[rows], past.transpose(1, 2))
+                score = score.addcmul(dots, gather_rows(key_scale, history[rows]).transpose(1, 2))
             weights[rows] = torch.softmax(score, dim=2) * nonempty[rows]
             pooled[rows] = torch.bmm(weights[rows], past)
-        ctx.save_for_backward(queries, items, history, bucket, weights)
+        ctx.save_for_backward(queries, items, history, bucket, weights, key_scale)
         ctx.mark_non_differentiable(weights)
         ctx.set_materialize_grads(False)  # do not allocate zeros for the weights' gradient
         ctx.buckets = len(recency)
@@ -145,9 +226,10 @@ class _Attend(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, _: None) -> tuple[Tensor | None, ...]:
-        queries, items, history, bucket, weights = ctx.saved_tensors
+        queries, items, history, bucket, weights, key_scale = ctx.saved_tensors
+        of_scale = None if key_scale is None else torch.zeros_like(key_scale)
         of_queries, of_items, of_score = torch.empty_like(queries), torch.zeros_like(items), torch.empty_like(weights)
-        # d(item) = weight * d(pooled) + d(score) * query
+        # d(item) = weight * d(pooled) + scale * d(score) * query
         back = torch.cat([gradient, queries], dim=1)
         for rows in _blocks(queries):
             places = history[rows].flatten()
@@ -155,13 +237,17 @@ class _Attend(torch.autograd.Function):
             of_weight = weight * torch.bmm(gradient[rows], past.transpose(1, 2))
             score = of_weight - weight * of_weight.sum(dim=2, keepdim=True)
             of_score[rows] = score
+            if of_scale is not None:
+                dots = torch.bmm(queries[rows], past.transpose(1, 2))
+                of_scale.index_add_(0, places, (score * dots).transpose(1, 2).flatten(0, 1))
+                score = score * gather_rows(key_scale, history[rows]).transpose(1, 2)
             of_queries[rows] = torch.bmm(score, past)
             both = torch.cat([weight, score], dim=1).transpose(1, 2)
             of_items.index_add_(0, places, torch.bmm(both, back[rows]).flatten(0, 1))
         flat = bucket.flatten()
         per_head = [torch.bincount(flat, each.flatten(), ctx.buckets + 1) for each in of_score.unbind(dim=1)]
         of_recency = torch.stack(per_head, dim=1)[: ctx.buckets].to(items.dtype)
-        return of_queries, of_items, of_recency, None, None
+        return of_queries, of_items, of_recency, None, None, of_scale
 
 
 def _blocks(rows: Tensor) -> list[slice]:

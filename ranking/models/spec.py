@@ -13,17 +13,19 @@ from sidkit.core.section import Section
 SizedBy = Literal["dim", "table_rows"]
 """What is adjusted to match a parameter budget: the width of all representations, or the rows of a hashed table."""
 
-
-_ADDED = frozenset(
-    {
-        "options",
-        "prior_strength",
-        "prior_neighbours",
-        "prior_random",
-        "alignment_weight",
-        "alignment_temperature",
-        "shuffled_counts",
-    }
+START = 0.01
+"""Default standard deviation of the initial embeddings, near zero, so that untrained rows have almost no effect."""
+_LATER = (
+    "attention",
+    "attention_scale",
+    "id_table_start",
+    "code_table_start",
+    "prior_strength",
+    "prior_neighbours",
+    "prior_random",
+    "alignment_weight",
+    "alignment_temperature",
+    "shuffled_counts",
 )
 """Fields that earlier versions did not have."""
 
@@ -43,6 +45,14 @@ class ModelSpec(Section):
     """Dropout in the head."""
     history: str = "target_attention"
     """Pooling of the history: a name in :data:`ranking.models.histories.HISTORIES`, or a plug-in."""
+    attention: Literal["dot", "cosine"] = "dot"
+    """Scores of the attentions over the history: scaled dot products, or cosines with a learned scale per head."""
+    attention_scale: float = Field(default=10.0, gt=0, le=100)
+    """``cosine``: initial scale of the cosines; the larger, the more the weights differ at the start."""
+    id_table_start: float = Field(default=START, gt=0)
+    """Standard deviation of the initial id embeddings."""
+    code_table_start: float = Field(default=START, gt=0)
+    """Standard deviation of the initial code embeddings; those of ``mba`` start at 0."""
     numeric_bins: int = Field(default=0, ge=0)
     """Quantile bins per numeric feature for a piecewise linear encoding; 0 for none."""
     sid_match: Literal["none", "mean", "attention"] = "none"
@@ -110,15 +120,15 @@ class ModelSpec(Section):
         return name
 
     @model_serializer(mode="wrap")
-    def _added_where_they_are_set(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without fields of later versions at their defaults: what was written before stays what it was, and so do hashes."""
+    def _later_fields_if_set(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without an empty ``options`` and unset fields of :data:`_LATER`: what earlier versions wrote stays the same, and so
+        do its hashes. A field that is set to its default still overrides ``ranker.model``.
+        """
         written: dict[str, Any] = handler(self)
-        return {
-            name: value
-            for name, value in written.items()
-            if name not in _ADDED
-            or getattr(self, name) != type(self).model_fields[name].get_default(call_default_factory=True)
-        }
+        left_out = {name for name in _LATER if name not in self.model_fields_set}
+        if not self.options:
+            left_out.add("options")
+        return {name: value for name, value in written.items() if name not in left_out}
 
     @property
     def is_control(self) -> bool:

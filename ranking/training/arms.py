@@ -297,7 +297,7 @@ def _liveness(ranker: Ranker, validation: Dataset, tables: Mapping[str, TableCha
     from ranking.training.measure_liveness import liveness_rows, measure_liveness
 
     rows = liveness_rows(validation)
-    return measure_liveness(ranker.model, ranker.batches(rows), tables, prior_interactions(rows))
+    return measure_liveness(ranker.model, ranker.batches(rows), tables, counts=prior_interactions(rows))
 
 
 def parameters_before_training(context: TrainingContext, arm: str, spec: ArmSpec) -> int:

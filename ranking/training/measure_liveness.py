@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -18,7 +17,7 @@ from ranking.evaluation.metrics import auc
 from ranking.models.ctr_model import CtrModel
 from ranking.models.parts import Gate, Part, forced_off, listening, observing
 from ranking.training.liveness import GateByCount, PartLiveness, TableChange, gate_by_count
-from sidkit.core.arrays import Ints
+from sidkit.core.arrays import Doubles, Ints
 
 LIVENESS_ROWS = 20_000
 """Maximum number of validation rows, a sample of users, that parts are forced off on."""
@@ -28,6 +27,7 @@ def measure_liveness(
     model: CtrModel,
     data: Batches,
     tables: Mapping[str, TableChange] | None = None,
+    scores: dict[tuple[str, float], Doubles] | None = None,
     counts: Ints | None = None,
 ) -> tuple[PartLiveness, ...]:
     """Measure every attention, embedding table and gate of a model; the model is not changed.
@@ -40,6 +40,8 @@ def measure_liveness(
         Validation rows of both classes, see :func:`liveness_rows`; they are moved to the model's device.
     tables : mapping, optional
         Changes of the tables in training by name of the part; without them, sizes are None.
+    scores : dict, optional
+        Receives the click probabilities ``float64 [rows]`` by name of the part that is off and the value that it is forced to.
     counts : int64 [rows], optional
         Interactions of the candidates as of their rows; without them, gates are not averaged by count.
     """
@@ -58,10 +60,13 @@ def measure_liveness(
                 listeners.enter_context(listening(part, entropy.add))
             elif isinstance(part.module, Gate) and part.module.per_row:
                 listeners.enter_context(observing(part.module, values.append))
-        trained = _auc(model, batches, label)
+        trained = auc(label, _scores(model, batches))
     measured = []
     for part, entropy, values in zip(parts, entropies, gates, strict=True):
-        off = tuple(_auc_without(model, part, value, batches, label) for value in part.off_values)
+        without = {(part.name, value): _scores_without(model, part, value, batches) for value in part.off_values}
+        off = tuple(auc(label, each) for each in without.values())
+        if scores is not None:
+            scores.update(without)
         size = _sizes((tables or {}).get(part.name))
         delta = tuple(each - trained for each in off)
         measured.append(
@@ -98,17 +103,15 @@ def _by_count(values: Sequence[Tensor], counts: Ints | None) -> tuple[GateByCoun
     return gate_by_count(torch.cat(list(values)).double().numpy(force=True), counts)
 
 
-def _auc_without(
-    model: CtrModel, part: Part, value: float, batches: Sequence[Batch], label: npt.NDArray[np.float32]
-) -> float:
+def _scores_without(model: CtrModel, part: Part, value: float, batches: Sequence[Batch]) -> Doubles:
     with forced_off(part, value):
-        return _auc(model, batches, label)
+        return _scores(model, batches)
 
 
-def _auc(model: CtrModel, batches: Sequence[Batch], label: npt.NDArray[np.float32]) -> float:
+def _scores(model: CtrModel, batches: Sequence[Batch]) -> Doubles:
     with torch.inference_mode():
         scores = torch.cat([torch.sigmoid(model(batch).double()) for batch in batches])
-    return auc(label, scores.numpy(force=True))
+    return np.asarray(scores.numpy(force=True), np.float64)
 
 
 def _sizes(change: TableChange | None) -> tuple[float | None, float | None, float | None, float | None]:

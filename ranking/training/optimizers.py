@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ranking.models.attention import RecencyBiases
 from ranking.models.coded_layers import CategoryTable
-from ranking.models.representations.base import Table
+from ranking.models.representations.base import CodeTable, Table
 from ranking.training.spec import TrainingSpec
 
 
@@ -21,8 +23,8 @@ class RowwiseAdagrad(torch.optim.Optimizer):
 
     Parameters
     ----------
-    tables : iterable of nn.Parameter
-        ``float32 [rows, dim]`` with sparse gradients.
+    tables : iterable of nn.Parameter, or of dict
+        ``float32 [rows, dim]`` with sparse gradients; or groups of them, with their own settings.
     lr : float
         Learning rate.
     weight_decay : float
@@ -31,7 +33,13 @@ class RowwiseAdagrad(torch.optim.Optimizer):
         Added to the square root of the accumulator.
     """
 
-    def __init__(self, tables: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0, eps: float = 1e-8) -> None:
+    def __init__(
+        self,
+        tables: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
+        lr: float,
+        weight_decay: float = 0.0,
+        eps: float = 1e-8,
+    ) -> None:
         super().__init__(tables, {"lr": lr, "weight_decay": weight_decay, "eps": eps})
 
     @torch.no_grad()
@@ -55,23 +63,33 @@ class RowwiseAdagrad(torch.optim.Optimizer):
 
 
 def make_optimizers(model: nn.Module, spec: TrainingSpec) -> list[torch.optim.Optimizer]:
-    """Make the optimizers of a model's layers and tables; row-wise Adagrad enables sparse gradients on the tables."""
+    """Make the optimizers of a model's layers, id tables and code tables; row-wise Adagrad enables sparse gradients on the
+    tables. Tables of categories and recency biases, which have few rows, train like layers.
+    """
     sparse = spec.table_optimiser == "rowwise_adagrad"
-    rowwise: list[nn.Parameter] = []
-    tables: list[nn.Parameter] = []
+    rate_of_codes = spec.code_table_learning_rate or spec.table_learning_rate
+    tables: dict[tuple[bool, float], list[nn.Parameter]] = {}
     known: set[int] = set()
     for module in model.modules():
-        if isinstance(module, nn.Embedding) and not isinstance(module, CategoryTable):
+        if isinstance(module, nn.Embedding) and not isinstance(module, CategoryTable | RecencyBiases):
             (parameter,) = module.parameters()
+            if id(parameter) in known:
+                continue
             known.add(id(parameter))
             if isinstance(module, Table):
                 module.sparse = sparse
-            (rowwise if sparse and isinstance(module, Table) else tables).append(parameter)
+            rate = rate_of_codes if isinstance(module, CodeTable) else spec.table_learning_rate
+            tables.setdefault((sparse and isinstance(module, Table), rate), []).append(parameter)
     layers = [parameter for parameter in model.parameters() if id(parameter) not in known]
-    groups = [
-        {"params": tables, "lr": spec.table_learning_rate, "weight_decay": spec.table_weight_decay},
-        {"params": layers, "lr": spec.learning_rate, "weight_decay": spec.weight_decay},
-    ]
+    rowwise, dense = (
+        [
+            {"params": parameters, "lr": rate, "weight_decay": spec.table_weight_decay}
+            for (by_row, rate), parameters in tables.items()
+            if by_row == wanted
+        ]
+        for wanted in (True, False)
+    )
+    groups = [*dense, {"params": layers, "lr": spec.learning_rate, "weight_decay": spec.weight_decay}]
     adam = torch.optim.AdamW([group for group in groups if group["params"]], fused=True)
     if not rowwise:
         return [adam]

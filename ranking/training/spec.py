@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from ranking.data.caps import Caps
 from ranking.data.targets import CLICKED, Target
@@ -24,6 +24,8 @@ class TrainingSpec(Section):
     """Learning rate of all weights outside embedding tables."""
     table_learning_rate: float = Field(default=5e-4, gt=0)
     """Learning rate of embedding tables, which overfit first."""
+    code_table_learning_rate: float | None = Field(default=None, gt=0)
+    """Learning rate of embedding tables of codes, whose rows have many training rows; unset: ``table_learning_rate``."""
     weight_decay: float = Field(default=0.01, ge=0)
     """Weight decay of all weights outside embedding tables."""
     table_weight_decay: float = Field(default=1.0, ge=0)
@@ -52,6 +54,13 @@ class TrainingSpec(Section):
     """Validate and test on samples of users with about this many rows each; None uses all rows. These rows are held in
     memory, at most about 1 kB each.
     """
+
+    @model_serializer(mode="wrap")
+    def _dump_later_fields_if_set(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Left out if unset, so that results of earlier versions remain valid.
+        written: dict[str, Any] = handler(self)
+        later = "code_table_learning_rate"
+        return {name: value for name, value in written.items() if name != later or value is not None}
 
     @property
     def caps(self) -> Caps:

@@ -24,8 +24,8 @@ class BidirectionalHistory(History):
     def __init__(self, modality_dim: int, behaviour_dim: int, spec: ModelSpec) -> None:
         super().__init__()
         self.dim = 4 * spec.heads * (modality_dim + behaviour_dim)
-        self.modality = TargetAttention(modality_dim, spec.heads, TIME_BUCKETS)
-        self.behaviour = TargetAttention(behaviour_dim, spec.heads, TIME_BUCKETS)
+        self.modality = TargetAttention.from_spec(modality_dim, spec, TIME_BUCKETS)
+        self.behaviour = TargetAttention.from_spec(behaviour_dim, spec, TIME_BUCKETS)
 
     def forward(self, modality: Space, behaviour: Space, batch: Batch) -> Tensor:
         """See :class:`History`."""
@@ -57,4 +57,6 @@ class BidirectionalHistory(History):
         )
         recency = torch.cat([self.modality.biases(), self.behaviour.biases()], dim=1)
         items = joined(modality, behaviour).items
-        return attend(queries, items, batch.history, batch.mask, batch.gap_bucket, recency)
+        of_modality, of_behaviour = self.modality.key_scale(modality.items), self.behaviour.key_scale(behaviour.items)
+        scale = None if of_modality is None or of_behaviour is None else torch.cat([of_modality, of_behaviour], dim=1)
+        return attend(queries, items, batch.history, batch.mask, batch.gap_bucket, recency, scale)

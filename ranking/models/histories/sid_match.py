@@ -37,7 +37,7 @@ class SidMatchHistory(History):
         dim = modality_dim + behaviour_dim
         attend = spec.sid_match == "attention"
         self.attentions = nn.ModuleList(
-            TargetAttention(dim, spec.heads, TIME_BUCKETS) for _ in range(self.depths if attend else 0)
+            TargetAttention.from_spec(dim, spec, TIME_BUCKETS) for _ in range(self.depths if attend else 0)
         )
         self.dim = 2 * self.depths * dim * (spec.heads if attend else 1)
 

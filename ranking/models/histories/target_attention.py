@@ -18,7 +18,7 @@ class TargetAttentionHistory(History):
         super().__init__()
         dim = modality_dim + behaviour_dim
         self.dim = 2 * spec.heads * dim
-        self.attention = TargetAttention(dim, spec.heads, TIME_BUCKETS)
+        self.attention = TargetAttention.from_spec(dim, spec, TIME_BUCKETS)
 
     def forward(self, modality: Space, behaviour: Space, batch: Batch) -> Tensor:
         """See :class:`History`."""

@@ -14,7 +14,7 @@ from ranking.data.batch import Batch, ItemBatch, Seen
 from ranking.data.gather_rows import gather_rows
 from ranking.models.item_statistics import CountScaling
 from ranking.models.parts import DeclaresRoles
-from ranking.models.spec import ModelSpec
+from ranking.models.spec import START, ModelSpec
 
 FITTED = "fitted_"
 """Name prefix of buffers with fitted state; their shapes are known from the artefact only."""
@@ -129,15 +129,20 @@ class Representation(DeclaresRoles):
 
 
 class Table(nn.Embedding):
-    """An embedding table of ids or codes with a fast dense gradient on a CPU, or a sparse one for sparse optimizers.
+    """An embedding table of ids with a fast dense gradient on a CPU, or a sparse one for sparse optimizers.
 
-    Initialised near zero, so that untrained rows have almost no effect.
+    Parameters
+    ----------
+    rows, dim : int
+        Rows and width.
+    start : float
+        Standard deviation of the initial values; by default near zero, so that untrained rows have almost no effect.
     """
 
-    def __init__(self, rows: int, dim: int) -> None:
+    def __init__(self, rows: int, dim: int, start: float = START) -> None:
         super().__init__(rows, dim)
         with torch.no_grad():
-            self.weight.normal_(0, 0.01)
+            self.weight.normal_(0, start)
 
     def rows(self, index: Tensor) -> Tensor:
         """Look up ``index`` int64: ``float32 [*index.shape, dim]``."""
@@ -145,3 +150,9 @@ class Table(nn.Embedding):
             vectors: Tensor = self(index)
             return vectors
         return gather_rows(self.weight, index)
+
+
+class CodeTable(Table):
+    """An embedding table of codes. Items share its rows, so that it can be trained at a higher rate than a table of ids
+    (``code_table_learning_rate``).
+    """

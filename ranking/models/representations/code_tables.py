@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ranking.models.representations.base import Table
+from ranking.models.representations.base import CodeTable
+from ranking.models.spec import START
 
 
 class CodeTables(nn.Module):
@@ -23,11 +24,11 @@ class CodeTables(nn.Module):
         Initialise with zeros instead of small random numbers.
     """
 
-    def __init__(self, sizes: Sequence[int], dim: int, *, zero: bool = False) -> None:
+    def __init__(self, sizes: Sequence[int], dim: int, *, zero: bool = False, start: float = START) -> None:
         super().__init__()
         starts = torch.tensor([1, *sizes[:-1]]).cumsum(0)
         self.register_buffer("starts", starts, persistent=False)
-        self.table = Table(1 + sum(sizes), dim)
+        self.table = CodeTable(1 + sum(sizes), dim, start)
         if zero:
             nn.init.zeros_(self.table.weight)
 

@@ -14,7 +14,7 @@ from ranking.data.vocabulary import PADDING, UNKNOWN
 from ranking.models.parts import Gate
 from ranking.models.representations.base import ItemShape, Representation, Table
 from ranking.models.representations.neighbour_prior import fit_neighbours, nothing_fitted, search, unit_columns
-from ranking.models.spec import ModelSpec
+from ranking.models.spec import START, ModelSpec
 from sidkit.core.errors import ConfigError
 
 
@@ -55,7 +55,7 @@ class IdRepresentation(Representation):
     ) -> None:
         super().__init__(dim)
         self.dropout = dropout
-        self.table = Table(shape.vocabulary, dim)
+        self.table = Table(shape.vocabulary, dim, spec.id_table_start if spec is not None else START)
         self.strength = spec.prior_strength if spec is not None else 0.0
         if spec is not None and self.strength > 0:
             _refuse_without_content(shape)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ranking.data.batch import ItemBatch
-from ranking.models.representations.base import ItemShape, Table
+from ranking.models.representations.base import CodeTable, ItemShape
 from ranking.models.representations.coded import CodedRepresentation
-from ranking.models.spec import ModelSpec
+from ranking.models.spec import START, ModelSpec
 from sidkit.core.hashing import GOLDEN_GAMMA
 
 _ODD = GOLDEN_GAMMA - 2**64  # as a signed integer
@@ -36,9 +36,13 @@ class NgramRepresentation(CodedRepresentation):
         Codes per group.
     rows : int
         Maximum rows of a table.
+    start : float
+        Standard deviation of the initial embeddings.
     """
 
-    def __init__(self, shape: ItemShape, dim: int = 32, ngram: int = 2, rows: int = 50_000) -> None:
+    def __init__(
+        self, shape: ItemShape, dim: int = 32, ngram: int = 2, rows: int = 50_000, start: float = START
+    ) -> None:
         super().__init__(shape, dim)
         ends = [*range(0, len(shape.sizes), ngram), len(shape.sizes)]
         self.groups = list(pairwise(ends))
@@ -46,12 +50,12 @@ class NgramRepresentation(CodedRepresentation):
         self.hashed = [each > rows for each in combinations]
         self.rows = [min(each, rows) for each in combinations]
         # Row 0 is for items without codes.
-        self.table = Table(1 + sum(self.rows), dim)
+        self.table = CodeTable(1 + sum(self.rows), dim, start)
 
     @classmethod
     def from_spec(cls, shape: ItemShape, spec: ModelSpec, fitted: Mapping[str, Tensor] | None = None) -> Self:
         """See :class:`Representation`."""
-        return cls(shape, spec.dim, spec.ngram, spec.table_rows)
+        return cls(shape, spec.dim, spec.ngram, spec.table_rows, spec.code_table_start)
 
     def forward(self, items: ItemBatch) -> Tensor:
         """See :class:`Representation`."""

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ranking.data.batch import ItemBatch
-from ranking.models.representations.base import ItemShape, Table
+from ranking.models.representations.base import CodeTable, ItemShape
 from ranking.models.representations.coded import CodedRepresentation
-from ranking.models.spec import ModelSpec
+from ranking.models.spec import START, ModelSpec
 
 
 class PrefixNgramRepresentation(CodedRepresentation):
@@ -31,19 +31,21 @@ class PrefixNgramRepresentation(CodedRepresentation):
         Width.
     rows : int
         Maximum rows of the table; fewer if there are fewer prefixes.
+    start : float
+        Standard deviation of the initial embeddings.
     """
 
-    def __init__(self, shape: ItemShape, dim: int = 32, rows: int = 50_000) -> None:
+    def __init__(self, shape: ItemShape, dim: int = 32, rows: int = 50_000, start: float = START) -> None:
         super().__init__(shape, dim)
         prefixes = sum(self._numbers(level) for level in range(len(shape.sizes)))
         self.rows = min(rows, prefixes)
         # Row 0 is for items without codes.
-        self.table = Table(self.rows + 1, dim)
+        self.table = CodeTable(self.rows + 1, dim, start)
 
     @classmethod
     def from_spec(cls, shape: ItemShape, spec: ModelSpec, fitted: Mapping[str, Tensor] | None = None) -> Self:
         """See :class:`Representation`."""
-        return cls(shape, spec.dim, spec.table_rows)
+        return cls(shape, spec.dim, spec.table_rows, spec.code_table_start)
 
     def _numbers(self, level: int) -> int:
         """Number of possible prefixes (or single codes) that end at a level."""

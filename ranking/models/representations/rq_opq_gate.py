@@ -85,9 +85,9 @@ class RqOpqGateRepresentation(CodedRepresentation):
                 "rq_opq_gate needs codes that refine each other, but the codebook has none; use the quantizer rq_opq, or "
                 'disable the gate (gate_parts = "opq")'
             )
-        self.table = Table(shape.vocabulary, spec.dim)
+        self.table = Table(shape.vocabulary, spec.dim, spec.id_table_start)
         if self.gated:
-            self.rq = CodeTables(shape.sizes[: self.residual_levels], spec.dim)
+            self.rq = CodeTables(shape.sizes[: self.residual_levels], spec.dim, start=spec.code_table_start)
             fused = self.residual_levels * spec.dim
             self.fuse = nn.Linear(fused, spec.dim) if spec.gate_fuse == "concat" else None
             last = nn.Linear(spec.gate_hidden, 1)
@@ -97,7 +97,7 @@ class RqOpqGateRepresentation(CodedRepresentation):
             self.log_evidence = nn.Parameter(torch.tensor(float(np.log(spec.gate_evidence))))
         if self.has_opq:
             flat = shape.sizes[self.residual_levels :]
-            self.opq = CodeTables(flat, spec.dim)
+            self.opq = CodeTables(flat, spec.dim, start=spec.code_table_start)
             self.opq_join = nn.Linear(len(flat) * spec.dim, spec.dim, bias=False)
         self._keep(_nothing_fitted(shape, spec) | dict(fitted))
 

@@ -11,7 +11,7 @@ from ranking.data.batch import ItemBatch
 from ranking.models.representations.base import ItemShape
 from ranking.models.representations.code_tables import CodeTables
 from ranking.models.representations.coded import CodedRepresentation
-from ranking.models.spec import ModelSpec
+from ranking.models.spec import START, ModelSpec
 
 
 class SidRepresentation(CodedRepresentation):
@@ -25,17 +25,21 @@ class SidRepresentation(CodedRepresentation):
         Width.
     pool : "sum" or "concat"
         Combination of the embeddings.
+    start : float
+        Standard deviation of the initial embeddings.
     """
 
-    def __init__(self, shape: ItemShape, dim: int = 32, pool: Literal["sum", "concat"] = "sum") -> None:
+    def __init__(
+        self, shape: ItemShape, dim: int = 32, pool: Literal["sum", "concat"] = "sum", start: float = START
+    ) -> None:
         super().__init__(shape, dim)
-        self.codes = CodeTables(shape.sizes, dim)
+        self.codes = CodeTables(shape.sizes, dim, start=start)
         self.join = nn.Linear(len(shape.sizes) * dim, dim) if pool == "concat" else None
 
     @classmethod
     def from_spec(cls, shape: ItemShape, spec: ModelSpec, fitted: Mapping[str, Tensor] | None = None) -> Self:
         """See :class:`Representation`."""
-        return cls(shape, spec.dim, spec.sid_pool)
+        return cls(shape, spec.dim, spec.sid_pool, spec.code_table_start)
 
     def forward(self, items: ItemBatch) -> Tensor:
         """See :class:`Representation`."""

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from ranking.data.batch import ItemBatch, Seen
-from ranking.models.representations.base import ItemShape, Table
+from ranking.models.representations.base import CodeTable, ItemShape
 from ranking.models.representations.coded import CodedRepresentation
 from ranking.models.representations.spm_vocabulary import Pieces, learn_pieces
-from ranking.models.spec import ModelSpec
+from ranking.models.spec import START, ModelSpec
 
 
 class SpmRepresentation(CodedRepresentation):
@@ -31,14 +31,16 @@ class SpmRepresentation(CodedRepresentation):
         Width.
     model : Tensor
         The SentencePiece model, ``uint8 [bytes]``; empty for single codes only.
+    start : float
+        Standard deviation of the initial embeddings.
     """
 
-    def __init__(self, shape: ItemShape, dim: int, model: Tensor) -> None:
+    def __init__(self, shape: ItemShape, dim: int, model: Tensor, start: float = START) -> None:
         super().__init__(shape, dim)
         self.pieces = Pieces(shape.sizes, model.numpy().tobytes())
         for name, tensor in self.pieces.tensors.items():
             self.register_buffer(f"tree_{name}", tensor, persistent=False)
-        self.table = Table(self.pieces.count, dim)
+        self.table = CodeTable(self.pieces.count, dim, start)
         self._keep({"model": model})
 
     @classmethod
@@ -54,7 +56,9 @@ class SpmRepresentation(CodedRepresentation):
     @classmethod
     def from_spec(cls, shape: ItemShape, spec: ModelSpec, fitted: Mapping[str, Tensor] | None = None) -> Self:
         """See :class:`Representation`."""
-        return cls(shape, spec.dim, (fitted or {}).get("model", torch.zeros(0, dtype=torch.uint8)))
+        return cls(
+            shape, spec.dim, (fitted or {}).get("model", torch.zeros(0, dtype=torch.uint8)), spec.code_table_start
+        )
 
     def forward(self, items: ItemBatch) -> Tensor:
         """See :class:`Representation`."""
