@@ -2,12 +2,11 @@
 
     python benchmarks/gates.py --data DATA... [--work .work/gates] [--open]
 
-One time origin: rankers train on the first 70 % of the log (at most 30,000 rows, by user), choose their epoch on the next
-15 %, and the last 15 % are test rows (at most 20,000 each). Each idea has a control: random neighbours, statistics of random
+One time origin: rankers train on the first 70 % of the log (at most 15,000 rows, by user), choose their epoch on the next
+15 %, and the last 15 % are test rows (at most 12,000 each). Each idea has a control: random neighbours, statistics of random
 rows, shuffled counts. Blends choose their weights on validation rows, so on validation rows they are cross-fitted in two
-halves by user. Without ``--open``, arms are compared on validation rows. With it, the strength of the prior that was best on
-validation rows (all plus cold rows) is compared on test rows. Results go to ``benchmarks/results/gates.json``, one entry per data
-set and kind of rows. Saved trials are not repeated.
+halves by user. Without ``--open``, arms are compared on validation rows; with it, on test rows. Results go to
+``benchmarks/results/gates.json``, one entry per data set and kind of rows. Saved trials are not repeated.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import argparse
 import os
 import re
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,8 +35,9 @@ from ranking.experiments.comparison.trials import Plan, Trial, work_through
 from ranking.pipeline.prepare import prepare_repo
 from ranking.pipeline.presets import load_preset
 from ranking.training.arms import read_predictions
-from ranking.training.blend import best_weights, logits, probabilities
+from ranking.training.blend import best_weights
 from ranking.training.count_gate import CountGate, gate_features, shuffled
+from ranking.training.mixing import logits, probabilities
 from sidkit.api.progress import LineProgress
 from sidkit.core.arrays import Doubles
 from sidkit.core.files import read_json, write_json
@@ -48,11 +47,16 @@ from sidkit.core.repo import SETTINGS_FILE, Repo
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "gates.json"
 TRAIN, VALIDATION = 0.7, 0.15
-STRENGTHS = (10.0, 100.0)
-"""Impressions at which an id's own row and its neighbours' have equal weight."""
+TRAINING = {"table_learning_rate": 1.5e-4, "epochs": 10}
+"""Settings of all arms besides those of the default preset, at whose rate for tables ids learn next to nothing."""
+COSINE = {"attention": "cosine", "attention_scale": 2.0}
+"""Attention of the arms with GateSID and of their baseline: with dot products, weights stay uniform, and a gate between two
+equal maps does nothing.
+"""
 SLICES = ("all", "cold", "prior 0", "prior 1-9", "warm")
 NAMED = (
-    "id_content", "gatesid", "gatesid_shuffled", "gbdt", "blend", "blend_counts", "blend_counts_shuffled",
+    "id_content", "id_content_prior", "id_content_prior_random", "gatesid", "gatesid_shuffled", "gbdt", "blend",
+    "blend_counts", "blend_counts_shuffled",
 )  # fmt: skip
 BLENDS = ("blend", "blend_counts", "blend_counts_shuffled")
 
@@ -72,13 +76,11 @@ class Measured:
 
 
 def arms() -> dict[str, ComparedArm]:
-    """The shipped arms, a prior of each strength with its control, and attention of ids and content without a gate."""
-    found = load_arms([*NAMED, "id_content_prior", "id_content_prior_random"])
-    prior, control = found.pop("id_content_prior"), found.pop("id_content_prior_random")
-    for strength in STRENGTHS:
-        for name, spec in (("prior", prior), ("prior_random", control)):
-            found[f"{name}_{strength:g}"] = changed(spec, prior_strength=strength)
-    found["bidirectional"] = changed(found["id_content"], history="bidirectional")
+    """The shipped arms, with cosine attention where there is a gate between attentions, and their baseline."""
+    found = load_arms(NAMED)
+    for name in ("gatesid", "gatesid_shuffled"):
+        found[name] = changed(found[name], **COSINE)
+    found["id_content_cosine"] = changed(found["id_content"], **COSINE)
     return found
 
 
@@ -97,7 +99,7 @@ def planned(data: str, options: argparse.Namespace) -> Plan:
     repo = Repo.open(repo.path)
     spec = load_preset("rqkmeans").ranker
     rows = {"max_train_rows": options.max_train_rows, "max_evaluation_rows": options.max_evaluation_rows}
-    spec = spec.model_copy(update={"training": spec.training.model_copy(update=rows)})
+    spec = spec.model_copy(update={"training": spec.training.model_copy(update={**TRAINING, **rows})})
     asked = CompareOptions(
         data, arms(), spec, options.seeds, origins=1, impressions=options.impressions, equal_budgets=False
     )
@@ -105,7 +107,7 @@ def planned(data: str, options: argparse.Namespace) -> Plan:
         return Comparison(repo, asked, LineProgress(Console())).plan()[0]
 
 
-def compared(plan: Plan, pairs: list[tuple[str, str]], *, opened: bool) -> dict[str, Any]:
+def compared(plan: Plan, *, opened: bool) -> dict[str, Any]:
     """AUC of all arms, and differences of pairs, on validation or test rows."""
     part = "test" if opened else "validation"
     rows = getattr(Parts.load(plan, plan.trials[0].frame), part)
@@ -127,7 +129,7 @@ def compared(plan: Plan, pairs: list[tuple[str, str]], *, opened: bool) -> dict[
                 values.setdefault(name, {})[arm] = metrics.metrics["auc"]
     found = []
     for name, known in values.items():
-        for arm, baseline in pairs:
+        for arm, baseline in PAIRS:
             if arm in known and baseline in known:
                 each = difference(known[arm], known[baseline])
                 interval, support = each.interval, each.support
@@ -167,33 +169,14 @@ def cross_fitted(plan: Plan, trial: Trial, rows: Dataset) -> Doubles:
     return scores
 
 
-def pairs_of(chosen: float | None) -> list[tuple[str, str]]:
-    """Arms to compare; with all strengths, or with the chosen one."""
-    pairs = []
-    for strength in STRENGTHS if chosen is None else (chosen,):
-        pairs += [(f"prior_{strength:g}", "id_content"), (f"prior_{strength:g}", f"prior_random_{strength:g}")]
-    return [
-        *pairs,
-        *(("gatesid", "id_content"), ("gatesid", "gatesid_shuffled"), ("gatesid", "bidirectional")),
-        ("gatesid", "gatesid without shared_gated.alignment"),
-        *(("blend_counts", other) for other in ("blend", "gbdt", "id_content", "blend_counts_shuffled")),
-        *(("blend", other) for other in ("gbdt", "id_content")),
-    ]
-
-
-def chosen_strength(results: Mapping[str, Any]) -> float:
-    """The strength with the highest mean AUC over all and cold rows, over the data sets' validation rows."""
-
-    def worth(strength: float) -> float:
-        values = [
-            each["validation"]["auc"][name][f"prior_{strength:g}"]
-            for each in results.values()
-            for name in ("all", "cold")
-            if name in each["validation"]["auc"]
-        ]
-        return float(np.mean(values))
-
-    return max(STRENGTHS, key=worth)
+PAIRS = (
+    *(("id_content_prior", other) for other in ("id_content", "id_content_prior_random")),
+    *(("gatesid", other) for other in ("id_content_cosine", "id_content", "gatesid_shuffled")),
+    ("gatesid", "gatesid without shared_gated.alignment"),
+    *(("blend_counts", other) for other in ("blend", "gbdt", "id_content", "blend_counts_shuffled")),
+    *(("blend", other) for other in ("gbdt", "id_content")),
+)
+"""Arm and the arm that it is compared with."""
 
 
 def living(plan: Plan) -> dict[str, Any]:
@@ -201,7 +184,7 @@ def living(plan: Plan) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for trial in plan.trials:
         details = plan.details(trial)
-        if details is None or not details.liveness or not re.match("prior|gatesid|blend_counts", trial.arm):
+        if details is None or not details.liveness or not re.match("id_content|gatesid|blend_counts", trial.arm):
             continue
         parts = [record_json(part) for part in details.liveness if part.kind in ("gate", "attention")]
         found.setdefault(trial.arm, []).append({"parts": parts, "gate": details.gate, "weights": details.weights})
@@ -225,8 +208,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=ROOT / ".work" / "gates")
     parser.add_argument("--open", action="store_true", help="compare on test rows")
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--max-train-rows", type=int, default=30_000)
-    parser.add_argument("--max-evaluation-rows", type=int, default=20_000)
+    parser.add_argument("--max-train-rows", type=int, default=15_000)
+    parser.add_argument("--max-evaluation-rows", type=int, default=12_000)
     parser.add_argument("--impressions", type=int, default=100_000, help="of a synthetic world")
     options = parser.parse_args()
     for data in options.data:
@@ -235,9 +218,8 @@ def main() -> None:
         work_through(plan, LineProgress(Console()))
         held = read_json(RESULTS) if RESULTS.exists() else {}
         kind = "test" if options.open else "validation"
-        chosen = chosen_strength(held) if options.open else None
-        result = compared(plan, pairs_of(chosen), opened=options.open)
-        result |= {"seeds": options.seeds, "cpu_seconds": round(time.process_time() - began), "prior_strength": chosen}
+        result = compared(plan, opened=options.open)
+        result |= {"seeds": options.seeds, "cpu_seconds": round(time.process_time() - began)}
         if not options.open:
             result |= {"liveness": living(plan), "cpu_seconds_per_epoch": seconds(plan)}
         write_json(RESULTS, {**held, name: {**held.get(name, {}), kind: result}})

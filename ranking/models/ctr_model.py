@@ -145,7 +145,7 @@ class CtrModel(nn.Module):
         self.match_scale.copy_(scale)
 
     def auxiliary(self, batch: Batch) -> dict[str, Tensor]:
-        """The weighted auxiliary losses of a training batch, after its ``forward``, by ``<representation or history>.<loss>``."""
+        """The weighted auxiliary losses of a training batch after its ``forward``: ``<representation or history>.<loss>``."""
         modules = [*zip(self.names, self.parts, strict=True), (self.history_name, self.history)]
         return {f"{name}.{loss}": value for name, module in modules for loss, value in module.auxiliary(batch).items()}
 

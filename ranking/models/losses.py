@@ -74,8 +74,8 @@ def gated_alignment(
 ) -> Tensor:
     """Alignment of id and content vectors, strong where the gate is low (GateSID, arXiv 2603.22916; weights are ours).
 
-    ``L = mean_i (1 - g_i) InfoNCE(id_i, content_i)`` over distinct candidates, with the id as anchor, cosine similarity, and the
-    contents of the batch's other candidates as negatives. The gate is detached, so that it is trained by the click loss only
+    ``L = mean_i (1 - g_i) InfoNCE(id_i, content_i)`` over distinct candidates, with the id as anchor, cosine similarity, and
+    the contents of the batch's other candidates as negatives. The gate is detached: it is trained by the click loss only
     and not to escape the alignment.
 
     Parameters

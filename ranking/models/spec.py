@@ -94,7 +94,7 @@ class ModelSpec(Section):
     neighbours: int = Field(default=10, ge=1)
     """``rq_opq_gate``: nearest OPQ codes from which a positive is drawn."""
     prior_strength: float = Field(default=0.0, ge=0)
-    """``id``: impressions at which the row of an id and the mean row of its content neighbours have equal weight; 0: no prior."""
+    """``id``: impressions at which an id's row and the mean row of its content neighbours have equal weight; 0: no prior."""
     prior_neighbours: int = Field(default=32, ge=1)
     """``id``: maximum number of content neighbours of an item, among the training window's items."""
     prior_random: bool = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import (
@@ -48,7 +48,7 @@ class ArmSpec(Section):
 
     kind: Literal["neural", "gbdt", "blend"] = "neural"
     """A neural ranker, gradient boosting on the same features, or a blend: the weighted mean of other arms' logits, with
-    weights chosen on validation rows. A blend is a baseline and cannot serve."""
+    weights chosen on validation rows."""
     of: tuple[str, ...] = ()
     """The arms of a blend: two to five other arms of the same run, in any order."""
     by_counts: bool = False
@@ -202,8 +202,8 @@ class ArmSpec(Section):
 
     @property
     def can_serve(self) -> bool:
-        """Whether the arm may serve: controls, boosting and blends are only compared."""
-        return self.kind == "neural" and not self.is_control and not self.model.is_control
+        """Whether the arm may serve: controls are only compared. The members of a blend must be able to serve too."""
+        return not self.is_control and not self.model.is_control and not self.shuffled_counts
 
 
 def losses_of(arm: ArmSpec, shared: ModelSpec) -> dict[str, str]:
@@ -263,6 +263,41 @@ def check_blends(arms: Mapping[str, ArmSpec]) -> None:
                 raise ConfigError(f"arms.{name}.of: {member!r} is a blend; name the arms that it blends instead")
 
 
+def check_served(arms: Mapping[str, ArmSpec], serve: Iterable[str]) -> None:
+    """Check that arms may serve.
+
+    Raises
+    ------
+    ConfigError
+        When one is missing, is a control, or is a blend of a control or of members with different item vectors.
+    """
+    invalid = [name for name in serve if name not in arms or not arms[name].can_serve]
+    if invalid:
+        valid = [name for name, arm in arms.items() if arm.can_serve]
+        raise ConfigError(
+            f"ranker.serve: expected arms that can serve ({', '.join(valid)}), got {', '.join(invalid)}; remove them"
+        )
+    for name in serve:
+        members = {member: arms[member] for member in arms[name].of}
+        controls = [member for member, arm in members.items() if not arm.can_serve]
+        if controls:
+            raise ConfigError(
+                f"ranker.serve: the blend {name} has members that cannot serve ({', '.join(controls)}); remove it"
+            )
+        if len({arm.vectors for arm in members.values()}) > 1:
+            listed = ", ".join(f"{member} reads {arm.vectors}" for member, arm in members.items())
+            raise ConfigError(
+                f"ranker.serve: expected members of the blend {name} with the same item vectors, got {listed}; blend arms with "
+                "the same vectors, or remove it"
+            )
+
+
+def saved_boosting(arms: Mapping[str, ArmSpec], serve: Iterable[str]) -> frozenset[str]:
+    """The arms of boosting that may serve, or that are members of blends that may."""
+    needed = {each for name in serve for each in (name, *arms[name].of)}
+    return frozenset(name for name in needed if arms[name].kind == "gbdt")
+
+
 def members_first(arms: Mapping[str, ArmSpec]) -> list[str]:
     """Return the names of the arms in their order, with blends last."""
     return sorted(arms, key=lambda name: arms[name].kind == "blend")
@@ -272,12 +307,21 @@ class RankerSpec(Section):
     """How rankers are built and trained (``[ranker]``)."""
 
     serve: tuple[str, ...] = ()
-    """Arms that may serve; the one with the best validation AUC is promoted."""
+    """Arms that may serve; the one with the best validation AUC is promoted. Blends choose their weights on validation rows."""
     features: tuple[str, ...] | None = None
     """Patterns of the features besides the built-in ones that arms read, such as ``["*"]`` or ``["user_attributes__country"]``;
     unset: all. ``sidkit features list`` shows their names."""
     model: ModelSpec = ModelSpec()
     training: TrainingSpec = TrainingSpec()
+
+    @field_validator("model")
+    @classmethod
+    def _model_is_no_control(cls, model: ModelSpec) -> ModelSpec:
+        if model.is_control:
+            raise ValueError(
+                "prior_random and shuffled_counts make controls, which cannot serve; set them in the model of an arm"
+            )
+        return model
 
     @model_serializer(mode="wrap")
     def _dump_features_if_set(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -6,25 +6,28 @@ The weights are the same for all rows, or, of two arms, depend on the candidate'
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from ranking.data.dataset import Dataset
+from ranking.data.schema import FeatureSchema
 from ranking.evaluation.metrics import auc, log_loss
 from ranking.evaluation.slices import prior_interactions
 from ranking.training.arm_spec import ArmSpec
-from ranking.training.arms import ArmDetails, ArmResult, read_predictions
+from ranking.training.arms import ArmDetails, ArmResult, TrainingContext, read_predictions
+from ranking.training.blend_ranker import KIND, BlendConfig, save_blend
 from ranking.training.count_gate import CountGate, gate_features, shuffled
 from ranking.training.liveness import PartLiveness, gate_by_count
+from ranking.training.load_ranker import load_trained
+from ranking.training.mixing import logits, probabilities
 from sidkit.core.arrays import Doubles, Ints
 from sidkit.core.progress import SILENT, Progress
 
 STEPS = 10
 """Weights are multiples of 1 / STEPS."""
-_LEAST = 1e-7
-"""Probabilities are clipped to ``[_LEAST, 1 - _LEAST]``, so that every logit is finite."""
 
 
 def blend_arm(
@@ -90,6 +93,46 @@ def _liveness(
     return PartLiveness("gate", "gate", "count gate", auc=reached, auc_off=off, delta_auc=delta, by_count=by_count)
 
 
+def save_blend_arm(
+    context: TrainingContext, arm: str, seed: int, name: str, result: ArmResult, members: Mapping[str, str]
+) -> ArmResult:
+    """Save a blend as a ranker artefact that can serve.
+
+    Parameters
+    ----------
+    context : TrainingContext
+        The data of the run, with the folder of its artefacts.
+    arm, seed, name : str, int, str
+        Name and seed of the blend, and name of its artefact.
+    result : ArmResult
+        The blend, from :func:`blend_arm`.
+    members : mapping
+        Arm -> name of its artefact.
+
+    Returns
+    -------
+    ArmResult
+        The same with the name of the artefact.
+    """
+    assert context.rankers is not None
+    assert result.details.weights is not None
+    folders = {member: context.rankers / ranker for member, ranker in members.items()}
+    configs = [load_trained(folder).config for folder in folders.values()]
+    read = {feature for config in configs for feature in config.schema.names}
+    schema = FeatureSchema(tuple(each for each in context.train.schema.features if each.name in read))
+    serving = context.serving.of_vectors(configs[0].vectors)
+    stated = {
+        **vars(serving),
+        "schema": schema,
+        "features": {feature: kind for config in configs for feature, kind in config.features.items()},
+    }
+    config = BlendConfig(arm=arm, rate=context.rate, weights=result.details.weights, gate=result.details.gate, **stated)
+    folder = context.rankers / name
+    describe = {"kind": KIND, "name": name, "seed": seed, "members": members, **context.trained_on.as_json()}
+    save_blend(folder, describe, config, folders, result.details.as_json())
+    return replace(result, ranker=name)
+
+
 def best_weights(label: npt.NDArray[np.int8], member_logits: Doubles) -> Doubles:
     """Choose the weights with the best validation AUC; ties are decided by log-loss.
 
@@ -111,19 +154,6 @@ def best_weights(label: npt.NDArray[np.int8], member_logits: Doubles) -> Doubles
         return auc(label, blended), -log_loss(label, probabilities(blended))
 
     return max(_grid(len(member_logits)), key=quality)
-
-
-def logits(probability: Doubles) -> Doubles:
-    """Return the log-odds of probabilities."""
-    clipped = np.clip(probability, _LEAST, 1 - _LEAST)
-    odds: Doubles = np.log(clipped / (1 - clipped))
-    return odds
-
-
-def probabilities(logit: Doubles) -> Doubles:
-    """Return the probabilities of log-odds."""
-    probability: Doubles = 1 / (1 + np.exp(-logit))
-    return probability
 
 
 def _grid(members: int) -> Iterator[Doubles]:

@@ -62,7 +62,7 @@ class PartLiveness:
     delta_auc: tuple[float, ...] = ()
     """``auc_off`` minus ``auc``: negative if the part helps."""
     by_count: tuple[GateByCount, ...] = ()
-    """Of a gate with a value per row: its mean by the candidate's interactions as of the row; bins without rows are left out."""
+    """Of a gate with a value per row: its mean by the candidate's interactions as of the row, without empty bins."""
 
 
 def gate_by_count(values: Doubles, counts: Ints) -> tuple[GateByCount, ...]:
