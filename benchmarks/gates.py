@@ -15,7 +15,7 @@ import argparse
 import os
 import re
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,12 @@ from ranking.evaluation.slices import slices
 from ranking.experiments.comparison.arms import ComparedArm, load_arms
 from ranking.experiments.comparison.comparison import CompareOptions, Comparison, data_name
 from ranking.experiments.comparison.evaluation import Parts
-from ranking.experiments.comparison.trials import Plan, Trial, work_through
+from ranking.experiments.comparison.trials import Plan, Trial, TrialDetails, context_of
 from ranking.pipeline.prepare import prepare_repo
 from ranking.pipeline.presets import load_preset
-from ranking.training.arms import read_predictions
-from ranking.training.blend import best_weights
+from ranking.training.arm_spec import without_loss
+from ranking.training.arms import read_predictions, train_arm, write_predictions
+from ranking.training.blend import best_weights, blend_arm
 from ranking.training.count_gate import CountGate, gate_features, shuffled
 from ranking.training.mixing import logits, probabilities
 from sidkit.api.progress import LineProgress
@@ -105,6 +106,35 @@ def planned(data: str, options: argparse.Namespace) -> Plan:
     )
     with repo.locked():
         return Comparison(repo, asked, LineProgress(Console())).plan()[0]
+
+
+def work(plan: Plan) -> None:
+    """Run the unfinished trials; parts are forced off in the first seed only."""
+    context = replace(context_of(Repo.open(plan.repo), plan.frames[plan.trials[0].frame], plan.spec), first_epoch=False)
+    for trial in sorted(plan.all_trials, key=lambda trial: plan.arms[trial.arm].kind == "blend"):
+        if plan.details(trial) is not None:
+            continue
+        spec, started = plan.arms[trial.arm], time.process_time()
+        if spec.kind == "blend":
+            members = {name: plan.path(each) for name, each in plan.members(trial).items()}
+            result = blend_arm(trial.arm, trial.seed, spec, context.validation, context.test, members)
+        else:
+            if trial.without is not None:
+                spec = without_loss(spec, plan.spec.model, trial.without)
+            measured = trial.seed == 0 and trial.without is None
+            result = train_arm(replace(context, liveness=measured), trial.arm, spec, trial.seed, trial.name)
+        details = TrialDetails(
+            **{
+                **vars(result.details),
+                "mark": trial.mark,
+                "cpu_seconds": round(time.process_time() - started, 2),
+                "validation": result.validation_auc,
+                "liveness": result.liveness,
+            }
+        )
+        plan.path(trial).parent.mkdir(parents=True, exist_ok=True)
+        write_predictions(plan.path(trial), result, details.as_json())
+        print(f"{trial.name}: {details.validation:.4f}, {details.cpu_seconds} s of processor time", flush=True)
 
 
 def compared(plan: Plan, *, opened: bool) -> dict[str, Any]:
@@ -191,16 +221,6 @@ def living(plan: Plan) -> dict[str, Any]:
     return found
 
 
-def seconds(plan: Plan) -> dict[str, float]:
-    """Mean processor seconds per arm, and epochs."""
-    found: dict[str, list[float]] = {}
-    for trial in plan.trials:
-        if (details := plan.details(trial)) is not None:
-            epochs = len(details.validation_auc or ()) or 1
-            found.setdefault(trial.arm, []).append(details.cpu_seconds / epochs)
-    return {arm: round(float(np.mean(values)), 3) for arm, values in found.items()}
-
-
 def main() -> None:
     """Compare the arms on the data sets."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -215,13 +235,13 @@ def main() -> None:
     for data in options.data:
         began, name = time.process_time(), data_name(data)
         plan = planned(data, options)
-        work_through(plan, LineProgress(Console()))
+        work(plan)
         held = read_json(RESULTS) if RESULTS.exists() else {}
         kind = "test" if options.open else "validation"
         result = compared(plan, opened=options.open)
         result |= {"seeds": options.seeds, "cpu_seconds": round(time.process_time() - began)}
         if not options.open:
-            result |= {"liveness": living(plan), "cpu_seconds_per_epoch": seconds(plan)}
+            result |= {"liveness": living(plan)}
         write_json(RESULTS, {**held, name: {**held.get(name, {}), kind: result}})
         for each in result["differences"]:
             print(

@@ -68,10 +68,11 @@ def blend_arm(
         users = validation.rows.user_ids
         gate = CountGate.fit(label, features[0], of_validation, users, float(weights[0]))
         share = gate.shares(features[0])
+        constant = weights @ of_validation
         weights = np.array([share.mean(), 1 - share.mean()])
         blended = probabilities(gate.blended(features[0], of_validation))
         test_blended = probabilities(gate.blended(features[1], of_test))
-        liveness = (_liveness(label, share, blended, of_validation, prior_interactions(validation)),)
+        liveness = (_liveness(label, share, blended, constant, prior_interactions(validation)),)
     else:
         blended, test_blended = probabilities(weights @ of_validation), probabilities(weights @ of_test)
     reached = auc(label, blended)
@@ -83,14 +84,14 @@ def blend_arm(
 
 
 def _liveness(
-    label: npt.NDArray[np.int8], share: Doubles, blended: Doubles, member_logits: Doubles, counts: Ints
+    label: npt.NDArray[np.int8], share: Doubles, blended: Doubles, constant: Doubles, counts: Ints
 ) -> PartLiveness:
-    """Validation AUC of a count gate, forced to 0 (second member alone) and to 1 (first member alone)."""
-    reached = auc(label, blended)
-    off = tuple(auc(label, each) for each in member_logits[::-1])
-    delta = tuple(each - reached for each in off)
+    """Validation AUC of weights by counts, and of the constant blend in their place."""
+    reached, off = auc(label, blended), auc(label, constant)
     by_count = gate_by_count(share, counts)
-    return PartLiveness("gate", "gate", "count gate", auc=reached, auc_off=off, delta_auc=delta, by_count=by_count)
+    return PartLiveness(
+        "weights", "weights", "weights", auc=reached, auc_off=(off,), delta_auc=(off - reached,), by_count=by_count
+    )
 
 
 def save_blend_arm(

@@ -10,7 +10,7 @@ import numpy as np
 
 from sidkit.core.arrays import Doubles, Ints
 
-PartKind = Literal["attention", "table", "gate", "loss"]
+PartKind = Literal["attention", "table", "gate", "weights", "loss"]
 COUNT_BINS = (0, 1, 10, 100)
 """Lower ends of the bins of interactions; items with fewer than 10 are cold."""
 
@@ -58,7 +58,8 @@ class PartLiveness:
     auc: float | None = None
     """Validation AUC as trained, on the rows that ``auc_off`` is measured on."""
     auc_off: tuple[float, ...] = ()
-    """The same with the part forced off; of a gate, forced to 0 and to 1."""
+    """The same with the part forced off; of a gate, forced to 0 and to 1; of the weights of a blend by counts, with the best
+    weights that are equal for all rows."""
     delta_auc: tuple[float, ...] = ()
     """``auc_off`` minus ``auc``: negative if the part helps."""
     by_count: tuple[GateByCount, ...] = ()
