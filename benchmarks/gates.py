@@ -226,6 +226,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", nargs="+", required=True)
     parser.add_argument("--work", type=Path, default=ROOT / ".work" / "gates")
+    parser.add_argument("--losses", action="store_true", help="also train GateSID without its alignment")
     parser.add_argument("--open", action="store_true", help="compare on test rows")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--max-train-rows", type=int, default=15_000)
@@ -235,6 +236,8 @@ def main() -> None:
     for data in options.data:
         began, name = time.process_time(), data_name(data)
         plan = planned(data, options)
+        if not options.losses:
+            plan = replace(plan, loss_trials=())
         work(plan)
         held = read_json(RESULTS) if RESULTS.exists() else {}
         kind = "test" if options.open else "validation"

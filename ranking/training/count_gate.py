@@ -98,7 +98,7 @@ class CountGate:
             Share of the first member in the constant blend.
         """
         fold = _folds(users)
-        held = {None: cls.constant(share).blended(features, member_logits)}
+        held: dict[float | None, Doubles] = {None: cls.constant(share).blended(features, member_logits)}
         held |= {precision: np.zeros(len(label)) for precision in reversed(PRIORS)}
         for precision in PRIORS:
             for part in range(_FOLDS):

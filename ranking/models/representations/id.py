@@ -117,7 +117,8 @@ class IdRepresentation(Representation):
 
     def _share(self, count: Tensor) -> Tensor:
         """Weight of the prior of items with so many interactions."""
-        return self.strength / (count + self.strength)
+        share: Tensor = self.strength / (count + self.strength)
+        return share
 
     def _in_history(self, own: Tensor, prior: Tensor, has_prior: Tensor, trained: Tensor) -> Tensor:
         share = self.history_prior_share(torch.where(has_prior, self._share(trained), 0.0))[:, None]
