@@ -1,6 +1,6 @@
 """Three ideas for cold items: a neighbour prior for id rows, GateSID, and a count gate between two scorers.
 
-    python benchmarks/gates.py --data DATA... [--work .work/gates] [--open]
+    python benchmarks/gates.py --data DATA... [--work .work/gates] [--losses] [--open] [--table]
 
 One time origin: rankers train on the first 70 % of the log (at most 15,000 rows, by user), choose their epoch on the next
 15 %, and the last 15 % are test rows (at most 12,000 each). Each idea has a control: random neighbours, statistics of random
@@ -12,9 +12,11 @@ halves by user. Without ``--open``, arms are compared on validation rows; with i
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -221,10 +223,36 @@ def living(plan: Plan) -> dict[str, Any]:
     return found
 
 
+def print_tables(results: dict[str, Any]) -> None:
+    """Print the differences as Markdown: one table per kind of rows and slice, one column per data set."""
+    for kind, name in itertools.product(("validation", "test"), SLICES):
+        known = {data: each[kind] for data, each in results.items() if name in each.get(kind, {}).get("auc", {})}
+        if not known:
+            continue
+        print(f"\n### {kind}, {name}\n\n| arm | against | {' | '.join(known)} |\n|{' --- |' * (len(known) + 2)}")
+        for arm, baseline in PAIRS:
+            cells = [_cell(each["differences"], arm, baseline, name) for each in known.values()]
+            print(f"| `{arm}` | `{baseline}` | {' | '.join(cells)} |")
+        positives = [
+            next((each["positives"] for each in found["differences"] if each["slice"] == name), 0)
+            for found in known.values()
+        ]
+        print(f"| positives | | {' | '.join(f'{count:,}' for count in positives)} |")
+
+
+def _cell(differences: Sequence[dict[str, Any]], arm: str, baseline: str, name: str) -> str:
+    for each in differences:
+        if (each["arm"], each["baseline"], each["slice"]) == (arm, baseline, name):
+            text = f"{each['value']:+.4f} [{each['low']:+.4f}, {each['high']:+.4f}]".replace("0.", ".")
+            return f"**{text}**" if each["low"] > 0 or each["high"] < 0 else text
+    return "-"
+
+
 def main() -> None:
     """Compare the arms on the data sets."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", nargs="+", required=True)
+    parser.add_argument("--data", nargs="+", default=[])
+    parser.add_argument("--table", action="store_true", help="print the results as Markdown")
     parser.add_argument("--work", type=Path, default=ROOT / ".work" / "gates")
     parser.add_argument("--losses", action="store_true", help="also train GateSID without its alignment")
     parser.add_argument("--open", action="store_true", help="compare on test rows")
@@ -233,6 +261,8 @@ def main() -> None:
     parser.add_argument("--max-evaluation-rows", type=int, default=12_000)
     parser.add_argument("--impressions", type=int, default=100_000, help="of a synthetic world")
     options = parser.parse_args()
+    if options.table:
+        print_tables(read_json(RESULTS))
     for data in options.data:
         began, name = time.process_time(), data_name(data)
         plan = planned(data, options)

@@ -20,7 +20,7 @@ from ranking.models.histories.sid_match import SidMatchHistory
 from ranking.models.numeric_bins import NumericBins
 from ranking.models.parts import Part, parts_in
 from ranking.models.representations import check_representations, knows_ids, representation, short_names
-from ranking.models.representations.base import ItemShape
+from ranking.models.representations.base import ItemShape, Representation
 from ranking.models.spec import ModelSpec
 
 Fitted = Mapping[str, Mapping[str, Tensor]]
@@ -146,7 +146,8 @@ class CtrModel(nn.Module):
 
     def auxiliary(self, batch: Batch) -> dict[str, Tensor]:
         """The weighted auxiliary losses of a training batch after its ``forward``: ``<representation or history>.<loss>``."""
-        modules = [*zip(self.names, self.parts, strict=True), (self.history_name, self.history)]
+        modules: list[tuple[str, Representation | History]] = [*zip(self.names, self.parts, strict=True)]
+        modules.append((self.history_name, self.history))
         return {f"{name}.{loss}": value for name, module in modules for loss, value in module.auxiliary(batch).items()}
 
     def evaluated_parts(self) -> tuple[Part, ...]:

@@ -236,7 +236,8 @@ def _boost(context: TrainingContext, arm: str, spec: ArmSpec, seed: int, name: s
         describe = {"name": name, "seed": seed, **context.trained_on.as_json()}
         stated = {"arm": arm, "rate": context.rate, "boosting": spec.boosting, **_served_by(context, rows.schema)}
         save_trees(boosted.saved, folder, describe, details.as_json(), **stated)
-    return ArmResult(boosted.validation_auc, *boosted.predictions, name if folder is not None else None, details)
+    validation, test = boosted.predictions
+    return ArmResult(boosted.validation_auc, validation, test, name if folder is not None else None, details)
 
 
 def _served_by(context: TrainingContext, schema: FeatureSchema) -> dict[str, Any]:

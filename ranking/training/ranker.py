@@ -205,7 +205,7 @@ def _shape(config: RankerConfig, vocabulary: Vocabulary) -> ItemShape:
         len(config.numeric),
         config.content_columns,
         config.match_codes,
-        CountScaling.of(config.scaling),
+        CountScaling.of(config.scaling) if config.model.prior_strength > 0 else None,
     )
 
 

@@ -33,9 +33,9 @@ class SharedGatedHistory(BidirectionalHistory):
         self.spec = spec
         self.statistics = ItemStatistics(spec.shuffled_counts)
         width = modality_dim + behaviour_dim + self.statistics.dim
-        last = nn.Linear(spec.gate_hidden, 1)
+        first, last = nn.Linear(width, spec.gate_hidden), nn.Linear(spec.gate_hidden, 1)
         nn.init.zeros_(last.bias)
-        self.gate_net = nn.Sequential(nn.Linear(width, spec.gate_hidden), nn.ReLU(), last)
+        self.gate_net = nn.Sequential(first, nn.ReLU(), last)
         self.gate = Gate(per_row=True)
         # Only the loss needs one width for both spaces.
         self.align = nn.Linear(modality_dim, behaviour_dim, bias=False) if spec.alignment_weight > 0 else None
