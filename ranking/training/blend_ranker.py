@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,16 +80,21 @@ class BlendRanker:
         return probabilities(np.array([self.config.weights[name] for name in names]) @ scores)
 
     @classmethod
-    def load(cls, folder: Path) -> BlendRanker:
+    def load(cls, folder: Path, load_member: Callable[[Path], Any]) -> BlendRanker:
         """Read an artefact and its members, and verify their hashes.
+
+        Parameters
+        ----------
+        folder : Path
+            The artefact.
+        load_member : callable
+            Reads the artefact of a member.
 
         Raises
         ------
         ArtifactError
             When the folder is missing or modified.
         """
-        from ranking.training.load_ranker import load_trained
-
         read_manifest(folder)
         try:
             values = read_json(folder / CONFIG)
@@ -98,7 +103,7 @@ class BlendRanker:
                 **{**values, "sizes": tuple(values["sizes"]), "schema": FeatureSchema.of_json(values["schema"])},
                 content_columns=None if columns is None else tuple(columns),
             )
-            members = {name: load_trained(folder / MEMBERS / name) for name in sorted(config.weights)}
+            members = {name: load_member(folder / MEMBERS / name) for name in sorted(config.weights)}
             return cls(members, config)
         except (OSError, KeyError, ValueError, TypeError) as error:
             raise ArtifactCorruptError(folder, f"cannot be read ({type(error).__name__}: {error})") from error

@@ -75,7 +75,7 @@ def load_trained(folder: Path) -> LoadedRanker:
     if kind == "blend_ranker":
         from ranking.training.blend_ranker import BlendRanker
 
-        return BlendRanker.load(folder)
+        return BlendRanker.load(folder, load_trained)
     from ranking.training.ranker import Ranker
 
     return Ranker.load(folder)

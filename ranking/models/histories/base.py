@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,6 @@ from torch import Tensor
 from ranking.data.batch import Batch
 from ranking.data.gather_rows import gather_rows
 from ranking.models.parts import DeclaresRoles
-from ranking.models.spec import ModelSpec
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ class History(DeclaresRoles):
         return {}
 
     @classmethod
-    def losses(cls, spec: ModelSpec) -> dict[str, str]:
-        """The auxiliary losses by name, each with the key of the spec that holds its weight; see
-        :meth:`ranking.models.representations.base.Representation.losses`.
+    def losses(cls, spec: Any) -> dict[str, str]:
+        """The auxiliary losses of a model with this :class:`~ranking.models.spec.ModelSpec` by name, each with the key of the
+        spec that holds its weight; see :meth:`ranking.models.representations.base.Representation.losses`.
         """
         return {}
 
