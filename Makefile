@@ -9,7 +9,7 @@ REAL := ml_latest_small uci_online_retail xwines_slim
 # Data sets whose validation rows are used for tuning.
 SEARCHED = synthetic:strong $(REAL:%=$(SIDKIT_DATA)/%)
 
-.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz coverage attributes codebook-windows behaviour-codes mechanisms bytes-per-item arms tune-arms tune-presets tune-boosting bench-fuxictr online-load proof bench bench-check audits codes clean
+.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz coverage attributes codebook-windows behaviour-codes mechanisms bytes-per-item arms tune-arms tune-presets tune-boosting bench-fuxictr online-load proof bench bench-check audits codes gates clean
 
 $(VENV): $(VENV)/.made
 
@@ -132,6 +132,11 @@ mechanisms: $(VENV)/.made
 # What statistics of codes add: settings are chosen on validation rows, then `make codes OPEN=--open` compares on test rows.
 codes: $(VENV)/.made
 	$(BIN)/python benchmarks/codes.py --work $(WORK)/codes --tune $(OPEN) --data synthetic:clustered synthetic:strong \
+	  $(REAL:%=$(SIDKIT_DATA)/%)
+
+# A neighbour prior, GateSID and a blend by counts against their controls, on validation rows; `make gates OPEN=--open`: on test rows.
+gates: $(VENV)/.made
+	$(BIN)/python benchmarks/gates.py --work $(WORK)/gates $(OPEN) --data synthetic:clustered synthetic:strong \
 	  $(REAL:%=$(SIDKIT_DATA)/%)
 
 # What attributes add on real data, whether rankers find what clicks depend on, and what attributes cost.

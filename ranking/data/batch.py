@@ -118,7 +118,8 @@ class Seen:
 
     Per distinct item version: ``shown`` int64 [items], the number of training rows with it as candidate; ``first_us``
     int64 [items], the time of the first of them (microseconds UTC; the maximum int64 without any); ``index`` int64 [items],
-    its index into the id vocabulary; ``codes`` int64 [items, levels]. ``flat_vectors`` maps codes ``int32 [n, levels]`` to
+    its index into the id vocabulary; ``codes`` int64 [items, levels]; ``content`` float32 [items, content_dim], the content
+    vectors as of their rows, or None. ``flat_vectors`` maps codes ``int32 [n, levels]`` to
     reconstructions ``float32 [n, dim]`` from the codes after ``residual_levels``; None without a codebook.
     """
 
@@ -127,3 +128,4 @@ class Seen:
     index: npt.NDArray[np.int64]
     codes: npt.NDArray[np.int64]
     flat_vectors: Callable[[npt.NDArray[np.int32]], npt.NDArray[np.float32]] | None = None
+    content: npt.NDArray[np.float32] | None = None

@@ -43,6 +43,7 @@ def seen_in(
         index=vocabulary.numbers(data.items.ids),
         codes=data.items.codes.astype(np.int64),
         flat_vectors=flat_vectors,
+        content=data.items.content,
     )
 
 

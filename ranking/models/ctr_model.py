@@ -20,7 +20,7 @@ from ranking.models.histories.sid_match import SidMatchHistory
 from ranking.models.numeric_bins import NumericBins
 from ranking.models.parts import Part, parts_in
 from ranking.models.representations import check_representations, knows_ids, representation, short_names
-from ranking.models.representations.base import ItemShape
+from ranking.models.representations.base import ItemShape, Representation
 from ranking.models.spec import ModelSpec
 from ranking.models.standardise import Standardise
 
@@ -151,12 +151,10 @@ class CtrModel(nn.Module):
         self.match_scale.copy_(scale)
 
     def auxiliary(self, batch: Batch) -> dict[str, Tensor]:
-        """The weighted auxiliary losses of a training batch, by ``<representation>.<loss>``."""
-        return {
-            f"{name}.{loss}": value
-            for name, part in zip(self.names, self.parts, strict=True)
-            for loss, value in part.auxiliary(batch).items()
-        }
+        """The weighted auxiliary losses of a training batch after its ``forward``: ``<representation or history>.<loss>``."""
+        modules: list[tuple[str, Representation | History]] = [*zip(self.names, self.parts, strict=True)]
+        modules.append((self.history_name, self.history))
+        return {f"{name}.{loss}": value for name, module in modules for loss, value in module.auxiliary(batch).items()}
 
     def evaluated_parts(self) -> tuple[Part, ...]:
         """The attentions, embedding tables and gates, by ``<representation or history>.<path>``."""

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from ranking.data.batch import Batch, ItemBatch, Seen
+from ranking.data.numeric_features import feature_names
 from ranking.models.histories.base import History, Space
 from ranking.models.parts import Part, forced_off, listening, parts_in
 from ranking.models.representations.base import ItemShape, Representation
 from ranking.models.spec import ModelSpec, with_weight
 from sidkit.core.laws import require
 
-_SHAPE = ItemShape(vocabulary=12, sizes=(4, 3, 2), content_dim=6, residual_levels=2, numeric_dim=5)
+_SHAPE = ItemShape(vocabulary=12, sizes=(4, 3, 2), content_dim=6, residual_levels=2, numeric_dim=len(feature_names()))
 _ITEMS, _ROWS, _LENGTH = 10, 8, 4
 
 
@@ -207,4 +208,5 @@ def _seen(items: ItemBatch) -> Seen:
         items.index.numpy(),
         items.codes.numpy(),
         lambda codes: np.sin(1.0 + codes[:, 2:]).astype(np.float32),
+        items.content.numpy(),
     )

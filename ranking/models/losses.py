@@ -67,3 +67,42 @@ def masked_info_nce(
     # In place and without autograd: the softmax weight of a masked entry is 0, and so is its gradient.
     to_others.detach()[masked] = torch.finfo(to_others.dtype).min
     return functional.softplus(torch.logsumexp(to_others, dim=1) - (anchor * positive).sum(dim=1))
+
+
+def gated_alignment(
+    own: Tensor, content: Tensor, gate: Tensor, candidate: Tensor, temperature: float, most: int
+) -> Tensor:
+    """Alignment of id and content vectors, strong where the gate is low (GateSID, arXiv 2603.22916; weights are ours).
+
+    ``L = mean_i (1 - g_i) InfoNCE(id_i, content_i)`` over distinct candidates, with the id as anchor, cosine similarity, and
+    the contents of the batch's other candidates as negatives. The gate is detached: it is trained by the click loss only
+    and not to escape the alignment.
+
+    Parameters
+    ----------
+    own, content : Tensor
+        Id and content vectors of the rows' candidates, ``float32 [rows, dim]``.
+    gate : Tensor
+        ``g``, ``float32 [rows]`` in 0..1.
+    candidate : Tensor
+        Item of each row, ``int64 [rows]``; of the rows of one item, the last one counts.
+    temperature : float
+        Temperature of the similarity.
+    most : int
+        Maximum number of anchors and negatives, sampled.
+
+    Returns
+    -------
+    Tensor
+        ``float32``, a scalar; 0 for fewer than two distinct candidates.
+    """
+    items, back = torch.unique(candidate, return_inverse=True)
+    last = torch.arange(len(back), device=back.device)
+    rows = torch.zeros_like(items).scatter_reduce(0, back, last, "amax")
+    if len(rows) < 2:
+        return (own.sum() + content.sum()) * 0.0
+    if len(rows) > most:
+        rows = rows[torch.randperm(len(rows), device=rows.device)[:most]]
+    diagonal = torch.arange(len(rows), device=rows.device)
+    loss = masked_info_nce(own[rows], content[rows], content[rows], (diagonal, diagonal), temperature)
+    return ((1 - gate.detach()[rows]) * loss).mean()

@@ -21,6 +21,8 @@ Kind = Literal["attention", "table", "gate"]
 """Kinds of parts that a module contains; auxiliary losses act in training only, see ``Representation.losses``."""
 Listener = Callable[[Tensor, Tensor], None]
 """Receives attention weights ``float32 [rows, heads, length]`` and the mask ``bool [rows, length]`` of the valid items."""
+GateListener = Callable[[Tensor], None]
+"""Receives the values of a gate, of any shape."""
 RECENCY = "recency"
 
 
@@ -45,12 +47,25 @@ class Attention(nn.Module):
 
 
 class Gate(nn.Module):
-    """Passes the values of a gate through, or replaces them by a constant in evaluation. It has no parameters."""
+    """Passes the values of a gate through, or replaces them by a constant in evaluation. It has no parameters.
+
+    Parameters
+    ----------
+    per_row : bool
+        Whether it has one value per row of a batch; measurements then list its mean by the candidate's interactions.
+    """
 
     forced: float | None = None
+    listener: GateListener | None = None
+
+    def __init__(self, per_row: bool = False) -> None:
+        super().__init__()
+        self.per_row = per_row
 
     def forward(self, values: Tensor) -> Tensor:
         """Map ``float32`` gate values of any shape to the same shape."""
+        if self.listener is not None:
+            self.listener(values)
         if self.forced is None or self.training:
             return values
         return torch.full_like(values, self.forced)
@@ -158,6 +173,17 @@ def listening(part: Part, listener: Listener) -> Iterator[None]:
         yield
     finally:
         part.module.listener = before
+
+
+@contextmanager
+def observing(gate: Gate, listener: GateListener) -> Iterator[None]:
+    """Pass the values of a gate to a listener within a block."""
+    before = gate.listener
+    gate.listener = listener
+    try:
+        yield
+    finally:
+        gate.listener = before
 
 
 def _kind_of(module: nn.Module) -> Kind | None:

@@ -15,7 +15,19 @@ SizedBy = Literal["dim", "table_rows"]
 
 START = 0.01
 """Default standard deviation of the initial embeddings, near zero, so that untrained rows have almost no effect."""
-_LATER = ("attention", "attention_scale", "history_scale", "id_table_start", "code_table_start")
+_LATER = (
+    "attention",
+    "attention_scale",
+    "history_scale",
+    "id_table_start",
+    "code_table_start",
+    "prior_strength",
+    "prior_neighbours",
+    "prior_random",
+    "alignment_weight",
+    "alignment_temperature",
+    "shuffled_counts",
+)
 """Fields that earlier versions did not have."""
 
 
@@ -64,7 +76,7 @@ class ModelSpec(Section):
     gate_fuse: Literal["concat", "mean"] = "concat"
     """``rq_opq_gate``: concatenate the RQ rows and apply a linear layer, or take their mean."""
     gate_hidden: int = Field(default=16, ge=1)
-    """``rq_opq_gate``: width of the gate's hidden layer."""
+    """``rq_opq_gate`` and ``shared_gated``: width of the gate's hidden layer."""
     gate_bias: float = -1.0
     """``rq_opq_gate``: initial bias of the gate's logit; values below 0 favour the codes."""
     gate_unknown: float = Field(default=0.01, ge=0, le=1)
@@ -82,9 +94,21 @@ class ModelSpec(Section):
     contrast_temperature: float = Field(default=0.1, gt=0)
     """``rq_opq_gate``: temperature of the contrastive loss."""
     contrast_negatives: int = Field(default=512, ge=1)
-    """``rq_opq_gate``: maximum number of in-batch negatives, sampled for each batch."""
+    """``rq_opq_gate`` and ``shared_gated``: maximum number of in-batch negatives, sampled for each batch."""
     neighbours: int = Field(default=10, ge=1)
     """``rq_opq_gate``: nearest OPQ codes from which a positive is drawn."""
+    prior_strength: float = Field(default=0.0, ge=0)
+    """``id``: impressions at which an id's row and the mean row of its content neighbours have equal weight; 0: no prior."""
+    prior_neighbours: int = Field(default=32, ge=1)
+    """``id``: maximum number of content neighbours of an item, among the training window's items."""
+    prior_random: bool = False
+    """``id``: control, take the rows of random items instead of the neighbours'; such an arm cannot serve."""
+    alignment_weight: float = Field(default=0.02, ge=0)
+    """``shared_gated``: weight of the gated alignment of id and content vectors."""
+    alignment_temperature: float = Field(default=0.1, gt=0)
+    """``shared_gated``: temperature of the alignment."""
+    shuffled_counts: bool = False
+    """``shared_gated``: control, the gate reads the item statistics of a random training row; such an arm cannot serve."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Of representations and histories of a user's own, which read them from here (``[ranker.model.options]``)."""
 
@@ -109,6 +133,11 @@ class ModelSpec(Section):
         if not self.options:
             left_out.add("options")
         return {name: value for name, value in written.items() if name not in left_out}
+
+    @property
+    def is_control(self) -> bool:
+        """Whether a part reads random items or rows, to measure what the right ones contribute."""
+        return self.prior_random or self.shuffled_counts
 
 
 def with_weight(spec: ModelSpec, key: str, weight: float) -> ModelSpec:

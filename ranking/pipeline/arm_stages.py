@@ -21,16 +21,15 @@ from ranking.pipeline.prepare import training_context
 from ranking.pipeline.presets import Preset
 from ranking.pipeline.questions import baselines
 from ranking.pipeline.world import world_probabilities
-from ranking.training.arm_spec import ArmSpec, members_first
+from ranking.training.arm_spec import ArmSpec, members_first, saved_boosting
 from ranking.training.arms import (
-    ArmResult,
     TrainingContext,
     read_details,
     read_predictions,
     train_arm,
     write_predictions,
 )
-from ranking.training.blend import blend_arm
+from ranking.training.blend import blend_arm, save_blend_arm
 from semantic_ids.catalog import Catalog
 from sidkit.core.artifact import discard_damaged, read_manifest
 from sidkit.core.config import content_hash
@@ -96,6 +95,9 @@ class ArmStages:
         self.split = split
         self.progress = progress
         self.controls = controls or {}
+        blends = (arm for arm in preset.ranker.serve if preset.arms[arm].kind == "blend")
+        self.saved = saved_boosting(preset.arms, preset.ranker.serve) | frozenset(blends)
+        """Arms besides the neural ones whose artefacts are saved."""
 
     def run(self, inputs: Any) -> TrainedArms:
         """Train and evaluate all arms; ``inputs`` are those of the frame."""
@@ -108,9 +110,12 @@ class ArmStages:
                 marked = [inputs, spec.model_dump(), self.preset.ranker.model_dump(mode="json"), seed]
                 marked += [files[f"{member}-s{seed}"] for member in sorted(spec.of)]
                 marked += control_inputs(self.controls, spec, self.preset.ranker)
+                if arm in self.saved:
+                    marked += ["saved"]
                 name = f"{self.codebook}_{arm}_s{seed}_{content_hash(marked)[:6]}"
                 path = self._predictions(arm, seed)
-                work = partial(self._train, arm, spec, seed, name, path)
+                members = {member: str(ranker_of[member][seed]) for member in spec.of}
+                work = partial(self._train, arm, spec, seed, name, path, members)
                 result = self.stages.run(f"train:{arm}:s{seed}", marked, work)
                 ranker_of[arm] = (*ranker_of.get(arm, ()), result.facts["ranker"])
                 validation[arm] = (*validation.get(arm, ()), result.facts["validation_auc"])
@@ -146,18 +151,20 @@ class ArmStages:
             threads=self.repo.settings.engine.threads,
             importance=True,
         )
-        return replace(context, controls=control_folders(self.controls))
+        return replace(context, controls=control_folders(self.controls), served=self.saved)
 
-    def _train(self, arm: str, spec: ArmSpec, seed: int, name: str, path: Path) -> StageResult:
+    def _train(
+        self, arm: str, spec: ArmSpec, seed: int, name: str, path: Path, members: Mapping[str, str]
+    ) -> StageResult:
         context = self._context
-        if spec.kind == "blend":
-            members = {member: self._predictions(member, seed) for member in spec.of}
-            blended = blend_arm(arm, seed, context.validation.rows.label, members, self.progress)
-            write_predictions(path, blended)
-            blend_facts = {"ranker": None, "validation_auc": blended.validation_auc}
-            return StageResult(len(context.validation), blend_facts, (path,))
         anew = discard_damaged(self.repo.rankers / name) or not (self.repo.rankers / name).exists()
-        result: ArmResult = train_arm(context, arm, spec, seed, name, progress=self.progress)
+        if spec.kind == "blend":
+            predictions = {member: self._predictions(member, seed) for member in spec.of}
+            result = blend_arm(arm, seed, spec, context.validation, context.test, predictions, self.progress)
+            if arm in self.saved:
+                result = save_blend_arm(context, arm, seed, name, result, members)
+        else:
+            result = train_arm(context, arm, spec, seed, name, progress=self.progress)
         write_predictions(path, result)
         files: tuple[Path, ...] = (path,)
         if result.ranker is not None:
@@ -174,7 +181,8 @@ class ArmStages:
             )
             files = (path, folder / "manifest.json")
         facts = {"ranker": result.ranker, "validation_auc": result.validation_auc}
-        return StageResult(result.details.train_rows or len(context.train), facts, files)
+        rows = len(context.validation) if spec.kind == "blend" else len(context.train)
+        return StageResult(result.details.train_rows or rows, facts, files)
 
     def _reads_code_stats(self, arm: str) -> bool:
         return names_code_stats(read_details(self._predictions(arm, 0)).get("features") or ())

@@ -8,6 +8,7 @@ import pandas as pd
 
 from ranking.evaluation.importance import Importance, permutation_importance
 from ranking.training.arms import TrainingContext, read_details
+from ranking.training.load_ranker import load_trained
 from sidkit.core.files import read_json, write_json
 from sidkit.core.records import record_json, record_of
 from sidkit.core.stages import StageResult
@@ -19,9 +20,7 @@ _COLUMNS = ("arm", "feature", "slice", "drop", "spread")
 
 def measure(folder: Path, rankers: Path, name: str, arm: str, context: TrainingContext) -> StageResult:
     """Measure a saved ranker on validation rows and write the result to the folder of a run."""
-    from ranking.training.ranker import Ranker
-
-    ranker = Ranker.load(rankers / name)
+    ranker = load_trained(rankers / name)
     validation = context.validation.with_vectors(ranker.config.vectors, context.decode)
     measured = permutation_importance(ranker.score, validation)
     path = folder / IMPORTANCE

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pydantic import Field, model_validator
 
 from ranking.data.code_schema import is_code_pattern
-from ranking.training.arm_spec import ArmSpec, RankerSpec, check_blends
+from ranking.training.arm_spec import ArmSpec, RankerSpec, check_blends, check_served
 from semantic_ids.encoders import ENCODER_NAMES
 from semantic_ids.fitting import CodebookSpec, codebook_modules, without_codes
 from semantic_ids.quality.drift import DriftThresholds
@@ -56,19 +56,17 @@ class Preset(Section):
 
     @model_validator(mode="after")
     def _can_serve(self) -> Preset:
-        invalid = [name for name in self.ranker.serve if name not in self.arms or not self.arms[name].can_serve]
-        if invalid:
-            valid = [name for name, arm in self.arms.items() if arm.can_serve]
-            raise ValueError(
-                f"ranker.serve: expected arms that can serve ({', '.join(valid)}), got {', '.join(invalid)}; remove them"
-            )
+        try:
+            check_served(self.arms, self.ranker.serve)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
         return self
 
 
 def arms_without_codes(preset: Preset, *, content: bool = True) -> Preset:
     """Return the preset without the arms that read codes, and without blends of them; ``content=False``: nor content.
 
-    If none of the arms that may serve is left, all others that can serve may.
+    If none of the arms that may serve is left, all other neural arms that can serve may.
 
     Raises
     ------
@@ -91,7 +89,7 @@ def arms_without_codes(preset: Preset, *, content: bool = True) -> Preset:
             'add an arm without codes, such as representations = ["id", "content"], or provide at least 40 items with vectors'
         )
     serve = tuple(name for name in preset.ranker.serve if name in arms)
-    serve = serve or tuple(name for name, arm in arms.items() if arm.can_serve)
+    serve = serve or tuple(name for name, arm in arms.items() if arm.can_serve and arm.kind == "neural")
     features = preset.ranker.features
     if features is not None:
         features = tuple(pattern for pattern in features if not is_code_pattern(pattern))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import (
     SerializerFunctionWrapHandler,
@@ -18,6 +18,7 @@ from ranking.data.code_schema import is_code_pattern, may_read_code_stats
 from ranking.data.control_codes import ControlKind
 from ranking.data.decoded import CONTENT_VECTORS, DECODED_VECTORS, VectorsOf
 from ranking.data.schema import FeatureSchema, only_removes
+from ranking.models.histories import HISTORY_NAMES
 from ranking.models.representations import (
     REPRESENTATION_NAMES,
     check_representations,
@@ -31,10 +32,14 @@ from ranking.training.spec import TrainingSpec
 from sidkit.core.errors import ConfigError
 from sidkit.core.section import Section
 
+if TYPE_CHECKING:
+    from ranking.models.histories.base import History
+    from ranking.models.representations.base import Representation
+
 AnyArm = TypeVar("AnyArm", bound="ArmSpec")
 MOST_MEMBERS = 5
 """Maximum number of members of a blend: the grid of weights grows fast with their number."""
-_FIELDS_OF = {"of": "blend", "boosting": "gbdt"}
+_FIELDS_OF = {"of": "blend", "by_counts": "blend", "shuffled_counts": "blend", "boosting": "gbdt"}
 """Field -> the kind of arm that has it."""
 
 
@@ -43,9 +48,14 @@ class ArmSpec(Section):
 
     kind: Literal["neural", "gbdt", "blend"] = "neural"
     """A neural ranker, gradient boosting on the same features, or a blend: the weighted mean of other arms' logits, with
-    weights chosen on validation rows. A blend is a baseline and cannot serve."""
+    weights chosen on validation rows."""
     of: tuple[str, ...] = ()
     """The arms of a blend: two to five other arms of the same run, in any order."""
+    by_counts: bool = False
+    """Of a blend of two arms: their weights depend on the candidate's exposures, clicks and age as of the row, by four numbers
+    that are fitted on validation rows (:mod:`ranking.training.count_gate`)."""
+    shuffled_counts: bool = False
+    """Control of ``by_counts``: the gate reads the counts and age of random rows. Such a blend cannot serve."""
     representations: tuple[str, ...] = ()
     """Item representations of a neural arm, concatenated: names from :data:`ranking.models.representations.REPRESENTATIONS`, or
     plug-ins (:mod:`sidkit.core.plugins`)."""
@@ -89,6 +99,12 @@ class ArmSpec(Section):
                 f"expected two to {MOST_MEMBERS} distinct arms to blend, got {', '.join(self.of) or 'none'}; set of, such as "
                 'of = ["gbdt", "content"]'
             )
+        if self.by_counts and len(self.of) != 2:
+            raise ValueError(
+                f"expected two arms to blend by counts, got {len(self.of)}: {', '.join(self.of)}; name two, or remove by_counts"
+            )
+        if self.shuffled_counts and not self.by_counts:
+            raise ValueError("shuffled_counts is the control of by_counts; set by_counts = true, or remove it")
         if self.kind == "neural":
             try:
                 check_representations(self.representations, "target_attention")
@@ -118,7 +134,7 @@ class ArmSpec(Section):
     def _dump_fields_of_kind(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Fields of other kinds stay out of dumps, so that results of earlier versions remain valid.
         written = {name: value for name, value in dump(self).items() if _FIELDS_OF.get(name, self.kind) == self.kind}
-        default = {"features": None, "vectors": CONTENT_VECTORS}
+        default = {"features": None, "vectors": CONTENT_VECTORS, "by_counts": False, "shuffled_counts": False}
         return {name: value for name, value in written.items() if name not in default or value != default[name]}
 
     def model_spec(self, shared: ModelSpec) -> ModelSpec:
@@ -186,20 +202,23 @@ class ArmSpec(Section):
 
     @property
     def can_serve(self) -> bool:
-        """Whether the arm may serve: controls, boosting and blends are only compared."""
-        return self.kind == "neural" and not self.is_control
+        """Whether the arm may serve: controls are only compared. The members of a blend must be able to serve too."""
+        return not self.is_control and not self.model.is_control and not self.shuffled_counts
 
 
 def losses_of(arm: ArmSpec, shared: ModelSpec) -> dict[str, str]:
-    """Return the auxiliary losses of an arm, ``<representation>.<loss>``, each with the key of its weight; imports torch."""
+    """Return the auxiliary losses of an arm, ``<representation or history>.<loss>``, each with the key of its weight; imports
+    torch.
+    """
     if arm.kind != "neural":
         return {}
     spec = arm.model_spec(shared)
-    return {
-        f"{label}.{loss}": key
+    parts: list[tuple[str, type[Representation | History]]] = [
+        (label, representation(name))
         for label, name in zip(short_names(arm.representations), arm.representations, strict=True)
-        for loss, key in representation(name).losses(spec).items()
-    }
+    ]
+    parts.append((short_names((spec.history,))[0], HISTORY_NAMES.find(spec.history)))
+    return {f"{label}.{loss}": key for label, part in parts for loss, key in part.losses(spec).items()}
 
 
 def without_loss(arm: AnyArm, shared: ModelSpec, loss: str) -> AnyArm:
@@ -244,6 +263,41 @@ def check_blends(arms: Mapping[str, ArmSpec]) -> None:
                 raise ConfigError(f"arms.{name}.of: {member!r} is a blend; name the arms that it blends instead")
 
 
+def check_served(arms: Mapping[str, ArmSpec], serve: Iterable[str]) -> None:
+    """Check that arms may serve.
+
+    Raises
+    ------
+    ConfigError
+        When one is missing, is a control, or is a blend of a control or of members with different item vectors.
+    """
+    invalid = [name for name in serve if name not in arms or not arms[name].can_serve]
+    if invalid:
+        valid = [name for name, arm in arms.items() if arm.can_serve]
+        raise ConfigError(
+            f"ranker.serve: expected arms that can serve ({', '.join(valid)}), got {', '.join(invalid)}; remove them"
+        )
+    for name in serve:
+        members = {member: arms[member] for member in arms[name].of}
+        controls = [member for member, arm in members.items() if not arm.can_serve]
+        if controls:
+            raise ConfigError(
+                f"ranker.serve: the blend {name} has members that cannot serve ({', '.join(controls)}); remove it"
+            )
+        if len({arm.vectors for arm in members.values()}) > 1:
+            listed = ", ".join(f"{member} reads {arm.vectors}" for member, arm in members.items())
+            raise ConfigError(
+                f"ranker.serve: expected members of the blend {name} with the same item vectors, got {listed}; blend arms with "
+                "the same vectors, or remove it"
+            )
+
+
+def saved_boosting(arms: Mapping[str, ArmSpec], serve: Iterable[str]) -> frozenset[str]:
+    """The arms of boosting that may serve, or that are members of blends that may."""
+    needed = {each for name in serve for each in (name, *arms[name].of)}
+    return frozenset(name for name in needed if arms[name].kind == "gbdt")
+
+
 def members_first(arms: Mapping[str, ArmSpec]) -> list[str]:
     """Return the names of the arms in their order, with blends last."""
     return sorted(arms, key=lambda name: arms[name].kind == "blend")
@@ -253,12 +307,21 @@ class RankerSpec(Section):
     """How rankers are built and trained (``[ranker]``)."""
 
     serve: tuple[str, ...] = ()
-    """Arms that may serve; the one with the best validation AUC is promoted."""
+    """Arms that may serve; the one with the best validation AUC is promoted. Blends choose their weights on validation rows."""
     features: tuple[str, ...] | None = None
     """Patterns of the features besides the built-in ones that arms read, such as ``["*"]`` or ``["user_attributes__country"]``;
     unset: all. ``sidkit features list`` shows their names."""
     model: ModelSpec = ModelSpec()
     training: TrainingSpec = TrainingSpec()
+
+    @field_validator("model")
+    @classmethod
+    def _model_is_no_control(cls, model: ModelSpec) -> ModelSpec:
+        if model.is_control:
+            raise ValueError(
+                "prior_random and shuffled_counts make controls, which cannot serve; set them in the model of an arm"
+            )
+        return model
 
     @model_serializer(mode="wrap")
     def _dump_features_if_set(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -17,7 +17,9 @@ from ranking.data.control_codes import ControlKind
 from ranking.data.dataset import Dataset
 from ranking.data.disk_dataset import DiskDataset
 from ranking.data.numeric_features import Scaling, feature_names
+from ranking.data.schema import FeatureSchema
 from ranking.evaluation.importance import Importance
+from ranking.evaluation.slices import prior_interactions
 from ranking.training.arm_spec import ArmSpec, RankerSpec
 from ranking.training.control_data import SplitData, control_data
 from ranking.training.liveness import PartLiveness, TableChange
@@ -55,7 +57,9 @@ class ArmDetails:
     train_rows: int | None = None
     """Training rows of a gbdt arm."""
     weights: dict[str, float] | None = None
-    """Member -> weight of its logit, of a blend."""
+    """Member -> weight of its logit, of a blend; its mean over validation rows, if the weight depends on counts."""
+    gate: dict[str, float] | None = None
+    """The numbers of a count gate by name (:class:`ranking.training.count_gate.CountGate`), of a blend by counts."""
     features: tuple[str, ...] | None = None
     """Features besides the built-in ones that the arm reads."""
     importance: tuple[Importance, ...] | None = None
@@ -130,6 +134,8 @@ class TrainingContext:
     """Also measure the permutation importance of the features for gbdt arms, on validation rows."""
     controls: Mapping[ControlKind, Path] = field(default_factory=dict)
     """Control parts of the frame (:mod:`ranking.data.control_part`), for controls that read statistics of codes."""
+    served: frozenset[str] = frozenset()
+    """Arms of boosting whose artefacts are saved, because they, or blends of them, may serve; neural arms always are."""
 
     def narrowed(self, arm: ArmSpec) -> TrainingContext:
         """The same data with the features that an arm reads, and what serving needs for it.
@@ -188,37 +194,58 @@ def train_arm(
     budget: Budget | None = None,
     progress: Progress = SILENT,
 ) -> ArmResult:
-    """Train one neural or gbdt arm with one seed; neural arms other than controls are saved as ranker artefacts.
+    """Train one neural or gbdt arm with one seed; neural arms other than controls are saved as ranker artefacts, and so are the
+    gbdt arms of ``context.served``.
 
     With a budget, the model is first resized to that number of parameters. The test rows are scored by the model with the
     best validation AUC and, if ``context.first_epoch`` is set, also by the model after the first epoch.
     """
     context = context.of_arm(spec, seed)
     if spec.kind == "gbdt":
-        from ranking.training.gbdt import boost
-
-        columns = context.serving.content_columns
-        others = (context.validation, context.test)
-        rows = context.train_in_memory()
-        boosted = boost(
-            rows,
-            context.validation,
-            others,
-            seed=seed,
-            spec=spec.boosting,
-            columns=columns,
-            importance=context.importance,
-        )
-        progress.trees_grown(TreesGrown(arm, seed, boosted.trees, boosted.grown, boosted.validation_auc))
-        details = ArmDetails(
-            trees=boosted.trees,
-            train_rows=len(rows),
-            features=rows.schema.names,
-            importance=boosted.importance or None,
-        )
-        return ArmResult(boosted.validation_auc, boosted.predictions[0], boosted.predictions[1], None, details)
+        return _boost(context, arm, spec, seed, name, progress)
     assert spec.kind == "neural", "a blend is not trained: see ranking.training.blend"
     return _train_neural(context, arm, spec, seed, name, budget, progress)
+
+
+def _boost(context: TrainingContext, arm: str, spec: ArmSpec, seed: int, name: str, progress: Progress) -> ArmResult:
+    from ranking.training.gbdt import boost
+
+    rows = context.train_in_memory()
+    folder = context.rankers / name if context.rankers is not None and arm in context.served else None
+    boosted = boost(
+        rows,
+        context.validation,
+        (context.validation, context.test),
+        seed=seed,
+        spec=spec.boosting,
+        columns=context.serving.content_columns,
+        importance=context.importance,
+        save=folder is not None,
+    )
+    progress.trees_grown(TreesGrown(arm, seed, boosted.trees, boosted.grown, boosted.validation_auc))
+    details = ArmDetails(
+        trees=boosted.trees,
+        train_rows=len(rows),
+        features=rows.schema.names,
+        importance=boosted.importance or None,
+    )
+    if folder is not None and boosted.saved is not None:
+        from ranking.training.boosted_ranker import save_trees
+
+        discard_damaged(folder)
+        describe = {"name": name, "seed": seed, **context.trained_on.as_json()}
+        stated = {"arm": arm, "rate": context.rate, "boosting": spec.boosting, **_served_by(context, rows.schema)}
+        save_trees(boosted.saved, folder, describe, details.as_json(), **stated)
+    validation, test = boosted.predictions
+    return ArmResult(boosted.validation_auc, validation, test, name if folder is not None else None, details)
+
+
+def _served_by(context: TrainingContext, schema: FeatureSchema) -> dict[str, Any]:
+    """What serving needs, with the features that an arm reads."""
+    from ranking.data.service_schema import features_read
+
+    features = features_read(schema, context.serving.features)
+    return {**vars(context.serving), "schema": schema, "features": features}
 
 
 def _train_neural(
@@ -228,7 +255,7 @@ def _train_neural(
     from ranking.data.disk_batches import training_tensors
     from ranking.training.loop import Epoch, train
     from ranking.training.ranker import METRICS, Ranker, fit_representations, make_model
-    from ranking.training.sizing import sized
+    from ranking.training.sizing import sized, table_parameters
 
     folder = context.rankers / name if context.rankers is not None and spec.can_serve else None
     describe = {"kind": "ranker", "name": name, "seed": seed, **context.trained_on.as_json()}
@@ -280,7 +307,7 @@ def _train_neural(
         best_epoch=trained.best_epoch,
         parameters=sum(parameter.numel() for parameter in trained.model.parameters()),
         dim=config.model.dim,
-        table_parameters=_table_parameters(trained.model),
+        table_parameters=table_parameters(trained.model),
         features=config.schema.names,
     )
     if folder is not None:
@@ -293,7 +320,8 @@ def _train_neural(
 def _liveness(ranker: Ranker, validation: Dataset, tables: Mapping[str, TableChange]) -> tuple[PartLiveness, ...]:
     from ranking.training.measure_liveness import liveness_rows, measure_liveness
 
-    return measure_liveness(ranker.model, ranker.batches(liveness_rows(validation)), tables)
+    rows = liveness_rows(validation)
+    return measure_liveness(ranker.model, ranker.batches(rows), tables, counts=prior_interactions(rows))
 
 
 def parameters_before_training(context: TrainingContext, arm: str, spec: ArmSpec) -> int:
@@ -312,7 +340,6 @@ def parameters_before_training(context: TrainingContext, arm: str, spec: ArmSpec
 def _config(context: TrainingContext, arm: str, spec: ArmSpec) -> RankerConfig:
     """Build the configuration of an arm's ranker."""
     from ranking.data.coded_inputs import CodedInputs
-    from ranking.data.service_schema import features_read
     from ranking.models.numeric_bins import binned, bins_of
     from ranking.training.ranker import RankerConfig
 
@@ -329,25 +356,8 @@ def _config(context: TrainingContext, arm: str, spec: ArmSpec) -> RankerConfig:
         scaling=scaling,
         inputs=CodedInputs.fit(rows),
         content_dim=context.train.items.content.shape[1],
-        **{
-            **vars(context.serving),
-            "schema": rows.schema,
-            "features": features_read(rows.schema, context.serving.features),
-        },
+        **_served_by(context, rows.schema),
     )
-
-
-def _table_parameters(model: CtrModel) -> int:
-    """Count the parameters in embedding tables, without counting shared ones twice."""
-    from torch import nn
-
-    tables = {
-        id(parameter): parameter.numel()
-        for module in model.modules()
-        if isinstance(module, nn.Embedding)
-        for parameter in module.parameters()
-    }
-    return sum(tables.values())
 
 
 def _scored(validation: Dataset, test: Dataset, ranker: Ranker, details: ArmDetails, name: str | None) -> ArmResult:

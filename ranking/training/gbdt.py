@@ -14,6 +14,7 @@ from ranking.data.dataset import Dataset
 from ranking.evaluation.importance import Importance, permutation_importance
 from ranking.evaluation.metrics import auc
 from ranking.training.boosted_categories import categorical_places, coded_columns
+from ranking.training.boosted_trees import BoostedTrees
 from ranking.training.boosting_spec import BoostingSpec
 from sidkit.core.arrays import Floats
 
@@ -34,6 +35,18 @@ class Boosted:
     predictions: tuple[npt.NDArray[np.float64], ...]
     importance: tuple[Importance, ...] = ()
     """Permutation importance on the validation rows, if it was measured."""
+    saved: SavedTrees | None = None
+    """What scores other rows, if it was asked for."""
+
+
+@dataclass(frozen=True)
+class SavedTrees:
+    """The trees that validation selected, and their features."""
+
+    trees: BoostedTrees
+    inputs: CodedInputs
+    unknown: tuple[int, ...]
+    """Indices of the features that no training row had; they are 0."""
 
 
 def boosted_features(
@@ -111,6 +124,7 @@ def boost(
     spec: BoostingSpec = _DEFAULT,
     columns: tuple[int, int] | None = None,
     importance: bool = False,
+    save: bool = False,
 ) -> Boosted:
     """Fit scikit-learn's histogram gradient boosting; the validation AUC selects the number of trees.
 
@@ -128,6 +142,8 @@ def boost(
         Half-open range of content columns that was not trained on clicks; default: all.
     importance : bool
         Also measure the permutation importance of the features.
+    save : bool
+        Also return the trees.
     """
     from sklearn.ensemble import HistGradientBoostingClassifier
 
@@ -162,7 +178,12 @@ def boost(
     measured: tuple[Importance, ...] = ()
     if importance:
         measured = permutation_importance(lambda data: _staged(model, features_of(data), best_trees), validation, seed)
-    return Boosted(best, best_trees, int(model.n_iter_), predictions, measured)
+    saved = (
+        SavedTrees(BoostedTrees.of(model, best_trees), inputs, tuple(np.flatnonzero(unknown).tolist()))
+        if save
+        else None
+    )
+    return Boosted(best, best_trees, int(model.n_iter_), predictions, measured, saved)
 
 
 def _staged(model: object, features: Floats, trees: int) -> npt.NDArray[np.float64]:

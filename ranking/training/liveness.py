@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Literal
 
-PartKind = Literal["attention", "table", "gate", "loss"]
+import numpy as np
+
+from sidkit.core.arrays import Doubles, Ints
+
+PartKind = Literal["attention", "table", "gate", "weights", "loss"]
+COUNT_BINS = (0, 1, 10, 100)
+"""Lower ends of the bins of interactions; items with fewer than 10 are cold."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +25,16 @@ class TableChange:
     """Of the initial weights of the same rows; 0 for a zero-initialised table."""
     change: float
     """Of the differences between the two."""
+
+
+@dataclass(frozen=True)
+class GateByCount:
+    """Mean of a gate over the rows whose candidate has from ``least`` to below ``below`` interactions (None: no limit)."""
+
+    least: int
+    below: int | None
+    rows: int
+    mean: float
 
 
 @dataclass(frozen=True)
@@ -41,6 +58,19 @@ class PartLiveness:
     auc: float | None = None
     """Validation AUC as trained, on the rows that ``auc_off`` is measured on."""
     auc_off: tuple[float, ...] = ()
-    """The same with the part forced off; of a gate, forced to 0 and to 1."""
+    """The same with the part forced off; of a gate, forced to 0 and to 1; of the weights of a blend by counts, with the best
+    weights that are equal for all rows."""
     delta_auc: tuple[float, ...] = ()
     """``auc_off`` minus ``auc``: negative if the part helps."""
+    by_count: tuple[GateByCount, ...] = ()
+    """Of a gate with a value per row: its mean by the candidate's interactions as of the row, without empty bins."""
+
+
+def gate_by_count(values: Doubles, counts: Ints) -> tuple[GateByCount, ...]:
+    """Mean gate ``values`` float64 [rows] by bins of ``counts`` int64 [rows], interactions as of the rows."""
+    means = []
+    for least, below in itertools.zip_longest(COUNT_BINS, COUNT_BINS[1:]):
+        rows = (counts >= least) & (counts < (below if below is not None else np.inf))
+        if rows.any():
+            means.append(GateByCount(least, below, int(rows.sum()), float(values[rows].mean())))
+    return tuple(means)

@@ -56,6 +56,26 @@ def load_ranker(folder: Path, codebook: CodebookRecord, purpose: str) -> LoadedR
     if read_manifest(folder, verify=False).get("kind") == KIND:
         return RegisteredRanker.load(folder, codebook)
     require("torch", "safetensors", purpose=purpose, extra="rank")
+    return load_trained(folder)
+
+
+def load_trained(folder: Path) -> LoadedRanker:
+    """Read the artefact of an arm: a neural ranker, gradient boosting or a blend.
+
+    Raises
+    ------
+    ArtifactError, PluginError
+        See :func:`load_ranker`.
+    """
+    kind = read_manifest(folder, verify=False).get("kind")
+    if kind == "boosted_ranker":
+        from ranking.training.boosted_ranker import BoostedRanker
+
+        return BoostedRanker.load(folder)
+    if kind == "blend_ranker":
+        from ranking.training.blend_ranker import BlendRanker
+
+        return BlendRanker.load(folder, load_trained)
     from ranking.training.ranker import Ranker
 
     return Ranker.load(folder)

@@ -15,9 +15,9 @@ from ranking.data.batches import SCAN_ROWS, Batches
 from ranking.data.dataset import Dataset
 from ranking.evaluation.metrics import auc
 from ranking.models.ctr_model import CtrModel
-from ranking.models.parts import Part, forced_off, listening
-from ranking.training.liveness import PartLiveness, TableChange
-from sidkit.core.arrays import Doubles
+from ranking.models.parts import Gate, Part, forced_off, listening, observing
+from ranking.training.liveness import GateByCount, PartLiveness, TableChange, gate_by_count
+from sidkit.core.arrays import Doubles, Ints
 
 LIVENESS_ROWS = 20_000
 """Maximum number of validation rows, a sample of users, that parts are forced off on."""
@@ -28,6 +28,7 @@ def measure_liveness(
     data: Batches,
     tables: Mapping[str, TableChange] | None = None,
     scores: dict[tuple[str, float], Doubles] | None = None,
+    counts: Ints | None = None,
 ) -> tuple[PartLiveness, ...]:
     """Measure every attention, embedding table and gate of a model; the model is not changed.
 
@@ -41,6 +42,8 @@ def measure_liveness(
         Changes of the tables in training by name of the part; without them, sizes are None.
     scores : dict, optional
         Receives the click probabilities ``float64 [rows]`` by name of the part that is off and the value that it is forced to.
+    counts : int64 [rows], optional
+        Interactions of the candidates as of their rows; without them, gates are not averaged by count.
     """
     model.eval()
     data.to(next(model.parameters()).device).learn_matches(model.matches)
@@ -50,13 +53,16 @@ def measure_liveness(
     data.forget_matches()
     parts = model.evaluated_parts()
     entropies = [_Entropy() for _ in parts]
+    gates: list[list[Tensor]] = [[] for _ in parts]
     with contextlib.ExitStack() as listeners:
-        for part, entropy in zip(parts, entropies, strict=True):
+        for part, entropy, values in zip(parts, entropies, gates, strict=True):
             if part.kind == "attention":
                 listeners.enter_context(listening(part, entropy.add))
+            elif isinstance(part.module, Gate) and part.module.per_row:
+                listeners.enter_context(observing(part.module, values.append))
         trained = auc(label, _scores(model, batches))
     measured = []
-    for part, entropy in zip(parts, entropies, strict=True):
+    for part, entropy, values in zip(parts, entropies, gates, strict=True):
         without = {(part.name, value): _scores_without(model, part, value, batches) for value in part.off_values}
         off = tuple(auc(label, each) for each in without.values())
         if scores is not None:
@@ -65,7 +71,15 @@ def measure_liveness(
         delta = tuple(each - trained for each in off)
         measured.append(
             PartLiveness(
-                part.name, part.kind, part.role, entropy.mean(), *size, auc=trained, auc_off=off, delta_auc=delta
+                part.name,
+                part.kind,
+                part.role,
+                entropy.mean(),
+                *size,
+                auc=trained,
+                auc_off=off,
+                delta_auc=delta,
+                by_count=_by_count(values, counts),
             )
         )
     return tuple(measured)
@@ -81,6 +95,12 @@ def liveness_rows(validation: Dataset, most: int = LIVENESS_ROWS) -> Dataset:
     chosen = order[: max(1, int(np.searchsorted(total, most, side="right")))]
     sample = validation.take(np.flatnonzero(np.isin(number.ravel(), chosen)))
     return sample if 0 < sample.rows.label.mean() < 1 else validation
+
+
+def _by_count(values: Sequence[Tensor], counts: Ints | None) -> tuple[GateByCount, ...]:
+    if not values or counts is None:
+        return ()
+    return gate_by_count(torch.cat(list(values)).double().numpy(force=True), counts)
 
 
 def _scores_without(model: CtrModel, part: Part, value: float, batches: Sequence[Batch]) -> Doubles:

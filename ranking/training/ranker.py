@@ -22,6 +22,7 @@ from ranking.data.numeric_features import Scaling, feature_names
 from ranking.data.schema import FeatureSchema
 from ranking.models.ctr_model import CtrModel, Fitted
 from ranking.models.histories import HISTORY_NAMES
+from ranking.models.item_statistics import CountScaling
 from ranking.models.representations import REPRESENTATION_NAMES, representation
 from ranking.models.representations.base import FITTED, ItemShape
 from ranking.models.spec import ModelSpec
@@ -204,6 +205,7 @@ def _shape(config: RankerConfig, vocabulary: Vocabulary) -> ItemShape:
         len(config.numeric),
         config.content_columns,
         config.match_codes,
+        CountScaling.of(config.scaling) if config.model.prior_strength > 0 else None,
     )
 
 

@@ -7,6 +7,7 @@ import functools
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from ranking.data.batches import Vocabulary
 from ranking.models.ctr_model import Fitted
@@ -29,6 +30,17 @@ def parameters_of(config: RankerConfig, vocabulary: Vocabulary, fitted: Fitted |
     with torch.device("meta"):
         model = make_model(config, vocabulary, fitted)
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def table_parameters(model: nn.Module) -> int:
+    """Count the parameters in embedding tables, without counting shared ones twice."""
+    tables = {
+        id(parameter): parameter.numel()
+        for module in model.modules()
+        if isinstance(module, nn.Embedding)
+        for parameter in module.parameters()
+    }
+    return sum(tables.values())
 
 
 def sized(config: RankerConfig, vocabulary: Vocabulary, fitted: Fitted, budget: Budget) -> RankerConfig:

@@ -31,7 +31,8 @@ def gate_values(model: CtrModel, data: Batches) -> npt.NDArray[np.float64] | Non
 def attention_maps(model: CtrModel, data: Batches) -> dict[str, npt.NDArray[np.float32]]:
     """Return attention weights ``float32 [rows, heads, length]`` per attention map, newest item first; padding has weight 0.
 
-    Keys: ``attention`` for ``target_attention``; ``modality`` and ``behaviour`` for ``bidirectional``; none for ``mean``.
+    Keys: ``attention`` for ``target_attention``; ``modality`` and ``behaviour`` for ``bidirectional``; these and ``shared`` for
+    ``shared_gated``; none for ``mean``.
     """
     model.eval()
     data = data.to(next(model.parameters()).device)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ranking.experiments.comparison.arms import CODES_AS_FEATURES, ID_ALONE
 from ranking.experiments.comparison.trials import Plan, TrialDetails
-from ranking.training.liveness import PartKind, PartLiveness
+from ranking.training.liveness import GateByCount, PartKind, PartLiveness
 
 _OFF: dict[PartKind, tuple[str, ...]] = {
     "attention": ("mean pooling",),
     "table": ("zeros",),
     "gate": ("0", "1"),
+    "weights": ("constant weights",),
     "loss": ("removed",),
 }
 
@@ -47,6 +48,8 @@ class ArmPart:
     """Standard deviation of the arm's validation AUC over seeds; None with one seed."""
     alive: bool | None
     """None if unknown: it takes two seeds."""
+    by_count: tuple[GateByCount, ...] = ()
+    """Of a gate with a value per row, and of weights by counts: the mean by the candidate's interactions as of the row."""
 
     @property
     def off(self) -> tuple[str, ...]:
@@ -63,7 +66,7 @@ def arm_liveness(plan: Plan) -> dict[str, tuple[ArmPart, ...]]:
     seeds: dict[str, list[TrialDetails]] = {}
     for trial in plan.trials:
         details = plan.details(trial) if trial.origin == 0 else None
-        if details is not None and (details.liveness is not None or plan.arms[trial.arm].kind == "gbdt"):
+        if details is not None and (details.liveness is not None or plan.arms[trial.arm].kind != "neural"):
             seeds.setdefault(trial.arm, []).append(details)
     losses = _losses(plan)
     measured = {arm: [*_by_part(each), *losses.get(arm, ())] for arm, each in seeds.items()}
@@ -160,6 +163,15 @@ def _averaged(parts: Sequence[PartLiveness], baseline: set[str] | None, deviatio
         delta_auc=deltas,
         deviation=deviation,
         alive=min(map(abs, deltas)) > deviation if known and deviation is not None else None,
+        by_count=_by_count(parts),
+    )
+
+
+def _by_count(parts: Sequence[PartLiveness]) -> tuple[GateByCount, ...]:
+    """Mean gates over seeds; all seeds have the same rows, and so the same bins."""
+    return tuple(
+        replace(bins[0], mean=float(np.mean([each.mean for each in bins])))
+        for bins in zip(*(part.by_count for part in parts), strict=False)
     )
 
 

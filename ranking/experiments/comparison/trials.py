@@ -218,7 +218,7 @@ def _trained(plan: Plan, trial: Trial, context: TrainingContext, progress: Progr
     spec = plan.arms[trial.arm]
     if spec.kind == "blend":
         paths = {arm: plan.path(member) for arm, member in plan.members(trial).items()}
-        return blend_arm(trial.arm, trial.seed, context.validation.rows.label, paths, progress)
+        return blend_arm(trial.arm, trial.seed, spec, context.validation, context.test, paths, progress)
     if trial.without is not None:
         context = dataclasses.replace(context, rankers=None, liveness=False, first_epoch=False)
         spec = without_loss(spec, plan.spec.model, trial.without)

@@ -18,6 +18,7 @@ HISTORIES = {
     "mean": "ranking.models.histories.mean:MeanHistory",
     "target_attention": "ranking.models.histories.target_attention:TargetAttentionHistory",
     "bidirectional": "ranking.models.histories.bidirectional:BidirectionalHistory",
+    "shared_gated": "ranking.models.histories.shared_gated:SharedGatedHistory",
 }
 
 HISTORY_NAMES: Registry[History] = Registry(
@@ -29,4 +30,7 @@ HISTORY_NAMES: Registry[History] = Registry(
 )
 """What ``[ranker.model] history`` may name: the above, and plug-ins."""
 
-__all__ = ["HISTORIES", "HISTORY_NAMES"]
+BOTH_SPACES = frozenset({"bidirectional", "shared_gated"})
+"""Built-in histories that need a representation in the behaviour and one in the modality space."""
+
+__all__ = ["BOTH_SPACES", "HISTORIES", "HISTORY_NAMES"]

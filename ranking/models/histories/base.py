@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,6 +46,17 @@ class History(DeclaresRoles):
 
         Each space is the concatenation of its representations; its width is 0 without any.
         """
+
+    def auxiliary(self, batch: Batch) -> dict[str, Tensor]:
+        """Weighted auxiliary losses of a training batch, scalars by name, after ``forward`` of that batch; none by default."""
+        return {}
+
+    @classmethod
+    def losses(cls, spec: Any) -> dict[str, str]:
+        """The auxiliary losses of a model with this :class:`~ranking.models.spec.ModelSpec` by name, each with the key of the
+        spec that holds its weight; see :meth:`ranking.models.representations.base.Representation.losses`.
+        """
+        return {}
 
     def weights(self, modality: Space, behaviour: Space, batch: Batch) -> dict[str, Tensor]:
         """Attention weights by name, ``float32 [rows, heads, length]`` each, for inspection; empty without attention."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ranking.models.histories import BOTH_SPACES
 from sidkit.core.errors import ConfigError
 from sidkit.core.plugins import Registry
 
@@ -100,11 +101,11 @@ def check_representations(names: Sequence[str], history: str) -> None:
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise ConfigError(f"item representation {', '.join(repeated)} is listed more than once; list each once")
-    if history == "bidirectional" and len({knows_ids(name) for name in names}) < 2:
+    if history in BOTH_SPACES and len({knows_ids(name) for name in names}) < 2:
         missing = "behaviour" if not any(map(knows_ids, names)) else "modality"
         fit = [name for name in REPRESENTATIONS if (name in BEHAVIOUR) == (missing == "behaviour")]
         raise ConfigError(
-            f'history = "bidirectional" needs a representation in the {missing} space, got {", ".join(names)}; add one of '
+            f'history = "{history}" needs a representation in the {missing} space, got {", ".join(names)}; add one of '
             f"{', '.join(fit)}, or use another history"
         )
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ranking.data.batch import Batch, ItemBatch, Seen
 from ranking.data.gather_rows import gather_rows
+from ranking.models.item_statistics import CountScaling
 from ranking.models.parts import DeclaresRoles
 from ranking.models.spec import START, ModelSpec
 
@@ -28,6 +29,7 @@ class ItemShape:
     (None: all; later codes, such as OPQ's, do not); ``numeric_dim`` the number of numeric features. ``content_columns`` is
     the half-open range of content columns that may be matched with a history (None: all), and ``match_codes`` whether
     codes may. Columns and codes trained on clicks must not be matched: within their fit window they have seen the labels.
+    ``counts`` restores the candidates' interactions from the numeric features (None: they are unknown).
     """
 
     vocabulary: int
@@ -37,6 +39,7 @@ class ItemShape:
     numeric_dim: int = 0
     content_columns: tuple[int, int] | None = None
     match_codes: bool = True
+    counts: CountScaling | None = None
 
     @property
     def matched(self) -> slice:

@@ -93,7 +93,7 @@ class RqOpqGateRepresentation(CodedRepresentation):
             last = nn.Linear(spec.gate_hidden, 1)
             nn.init.constant_(last.bias, spec.gate_bias)
             self.gate_net = nn.Sequential(nn.Linear(shape.numeric_dim, spec.gate_hidden), nn.ReLU(), last)
-            self.candidate_gate, self.history_gate = Gate(), Gate()
+            self.candidate_gate, self.history_gate = Gate(per_row=True), Gate()
             self.log_evidence = nn.Parameter(torch.tensor(float(np.log(spec.gate_evidence))))
         if self.has_opq:
             flat = shape.sizes[self.residual_levels :]

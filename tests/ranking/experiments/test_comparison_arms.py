@@ -65,7 +65,8 @@ def test_numbers_of_the_papers_table_name_arms_too(tmp_path: Path) -> None:
     assert [paper_number(arm) for arm in PAPERS] == [*(f"A{number}" for number in range(14)), ""]
     unnumbered = [
         "gbdt", "gbdt_codes", "gbdt_codes_shuffled", "blend", "blend_codes", "blend_codes_shuffled", "blend_content",
-        "content", "content_codes", "content_codes_shuffled", "codes_only",
+        "content", "content_codes", "content_codes_shuffled", "codes_only", "id_content_prior", "id_content_prior_random",
+        "gatesid", "gatesid_shuffled", "blend_counts", "blend_counts_shuffled",
     ]  # fmt: skip
     assert len({arm_name(paper_number(arm)) for arm in arm_names()} - {""}) == len(arm_names()) - len(unnumbered)
     text = 'title = "t"\nrepresentations = ["id"]\nbaseline = "A3_smile"\n'

@@ -76,6 +76,13 @@ HISTORY_PARTS = {
         "bidirectional.behaviour": "attention",
         "bidirectional.behaviour.recency": "table",
     },
+    "shared_gated": {
+        "shared_gated.modality": "attention",
+        "shared_gated.modality.recency": "table",
+        "shared_gated.behaviour": "attention",
+        "shared_gated.behaviour.recency": "table",
+        "shared_gated.gate": "gate",
+    },
 }
 
 

@@ -16,7 +16,7 @@ from helpers.training_builders import CONTENT_DIM, random_set, ranker_config
 from ranking.data.batches import Batches, Vocabulary, seen_in
 from ranking.data.dataset import Dataset
 from ranking.data.numeric_features import Scaling
-from ranking.models.histories import HISTORIES
+from ranking.models.histories import BOTH_SPACES, HISTORIES
 from ranking.models.representations import BEHAVIOUR, REPRESENTATIONS
 from ranking.models.spec import ModelSpec
 from ranking.training.loop import predict
@@ -33,7 +33,7 @@ def combinations() -> list[tuple[tuple[str, ...], ModelSpec]]:
     """Every representation under every history that it can have, each with an option or two of its own."""
     found = []
     for name, history in itertools.product(REPRESENTATIONS, HISTORIES):
-        partner = () if history != "bidirectional" else (("content",) if name in BEHAVIOUR else ("id",))
+        partner = () if history not in BOTH_SPACES else (("content",) if name in BEHAVIOUR else ("id",))
         found.append(((name, *partner), BASE.model_copy(update={"history": history})))
     for match in ("mean", "attention"):
         found.append((("id", "sid"), BASE.model_copy(update={"sid_match": match, "cross_layers": 2})))
@@ -42,6 +42,8 @@ def combinations() -> list[tuple[tuple[str, ...], ModelSpec]]:
             (("mba", "rq_opq_gate"), BASE.model_copy(update={"gate_parts": parts, "history": "bidirectional"}))
         )
     found.append((("sid",), BASE.model_copy(update={"sid_pool": "concat"})))
+    found.append((("id", "content"), BASE.model_copy(update={"prior_strength": 5.0, "prior_neighbours": 4})))
+    found.append((("id", "content"), BASE.model_copy(update={"history": "shared_gated", "shuffled_counts": True})))
     found.append((("rq_opq_gate",), BASE.model_copy(update={"gate_fuse": "mean"})))
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from pathlib import Path
 
@@ -11,9 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
+from helpers.training_builders import random_set
+from ranking.data.dataset import Dataset
 from ranking.evaluation.metrics import log_loss
+from ranking.training.arm_spec import ArmSpec
 from ranking.training.arms import ArmDetails, ArmResult, read_details, write_predictions
-from ranking.training.blend import best_weights, blend_arm, logits, probabilities
+from ranking.training.blend import best_weights, blend_arm
+from ranking.training.mixing import logits, probabilities
 
 law = settings(max_examples=40, deadline=None, database=None)
 
@@ -35,6 +40,15 @@ def saved(folder: Path, validation: np.ndarray, test: np.ndarray) -> dict[str, P
 @pytest.fixture
 def label() -> np.ndarray:
     return (np.random.default_rng(5).random(400) < 0.3).astype(np.int8)
+
+
+BLEND = ArmSpec(kind="blend", of=("arm0", "arm1"))
+
+
+def rows_of(label: np.ndarray) -> Dataset:
+    """Rows with these labels."""
+    data = random_set(len(label))
+    return dataclasses.replace(data, rows=dataclasses.replace(data.rows, label=label))
 
 
 def test_two_members_with_errors_of_their_own_are_both_used_and_the_blend_beats_them(label: np.ndarray) -> None:
@@ -79,7 +93,11 @@ def test_a_blend_is_the_same_for_any_order_of_its_members_and_states_its_weights
 ) -> None:
     validation = np.stack([member(label, 1.0, seed) for seed in (1, 2)])
     paths = saved(tmp_path, validation, validation[:, :50])
-    one, other = (blend_arm("mix", 0, label, dict(order)) for order in (paths.items(), [*paths.items()][::-1]))
+    rows = rows_of(label)
+    one, other = (
+        blend_arm("mix", 0, BLEND, rows, rows.take(np.arange(50)), dict(order))
+        for order in (paths.items(), [*paths.items()][::-1])
+    )
     assert np.array_equal(one.test, other.test)
     assert one.details == other.details
     weights = one.details.weights
@@ -97,6 +115,8 @@ def test_test_rows_do_not_change_the_weights(tmp_path: Path, label: np.ndarray) 
     found = []
     for name, test in (("a", validation), ("b", 1 - validation)):
         (tmp_path / name).mkdir()
-        found.append(blend_arm("mix", 0, label, saved(tmp_path / name, validation, test)))
+        found.append(
+            blend_arm("mix", 0, BLEND, rows_of(label), rows_of(label), saved(tmp_path / name, validation, test))
+        )
     assert found[0].details == found[1].details
     assert not np.array_equal(found[0].test, found[1].test)

@@ -120,8 +120,15 @@ def test_text_that_is_no_toml_is_refused(tmp_path: Path) -> None:
         (GOOD.replace('representations = ["id"]', 'representations = ["idd"]'), "idd"),
         (GOOD.replace('representations = ["id"]', "representations = []"), r"arms\.id"),
         (GOOD.replace('serve = ["id"]', 'serve = ["content"]'), "content"),
-        (GOOD.replace('serve = ["id"]', 'serve = ["trees"]') + '[arms.trees]\nkind = "gbdt"\n', "trees"),
-        (BLENDED.replace('serve = ["id"]', 'serve = ["mix"]'), "arms that can serve .id., got mix"),
+        (
+            GOOD.replace('serve = ["id"]', 'serve = ["any"]')
+            + '[arms.any]\nrepresentations = ["id"]\nmodel = {prior_random = true}\n',
+            "arms that can serve .id., got any",
+        ),
+        (
+            BLENDED.replace('serve = ["id"]', 'serve = ["mix"]') + "by_counts = true\nshuffled_counts = true\n",
+            "arms that can serve .id, trees., got mix",
+        ),
         (
             BLENDED.replace('"trees", "id"', '"trees", "idd"'),
             r"arms\.mix\.of: expected arms of the same run .id, trees.*'idd'",
@@ -144,7 +151,7 @@ def test_text_that_is_no_toml_is_refused(tmp_path: Path) -> None:
         "no representation",
         "serves an unknown arm",
         "serves what cannot serve",
-        "serves a blend",
+        "serves a control of a blend",
         "unknown member",
         "itself",
         "blend of a blend",
