@@ -51,7 +51,7 @@ def affinities(
     candidate : int [rows]
         Item version of the candidate.
     history : int [rows, length]
-        Item versions of the history, newest first; 0 is padding.
+        Item versions of the history, newest first; 0 is padding. One row if all rows have the same history, also of the times.
     history_us : int64 [rows, length]
         Times of the history, microseconds UTC.
     at_us : int64 [rows]
@@ -77,10 +77,12 @@ def affinities(
             weigh = _Overlap(codes[:, place[name]], values[place[name]])
         for start in range(0, len(at_us), _ROWS):
             rows = slice(start, start + _ROWS)
-            weight = weigh(candidate[rows], history[rows]) * (history[rows] != 0)
+            past, past_us = (each if len(each) == 1 else each[rows] for each in (history, history_us))
+            weight = weigh(candidate[rows], past) * (past != 0)
             counts[rows] = weight.sum(axis=1)
             had = weight > 0
-            newest = history_us[rows][np.arange(len(had)), had.argmax(axis=1)]
+            of_row = 0 if len(past_us) == 1 else np.arange(len(had))
+            newest = past_us[of_row, had.argmax(axis=1)]
             gaps[rows] = np.where(had.any(axis=1), np.maximum(at_us[rows] - newest, 0) / DAY_US, np.nan)
         computed[name] = counts, gaps
     return {each.name: _one(each, computed, lengths) for each in schema.numbers if each.of and not each.view}

@@ -2,8 +2,9 @@
 
 A view's table has ``key`` (Feast's serialized entity key) and ``row`` (:mod:`sidkit.stores.online.layout`, followed by times
 and checksum: :mod:`sidkit.stores.online.checksums`). ``packed:layouts`` has the layouts of the rows of each table,
-``packed:format`` the version of the format. The file is in WAL mode: readers see the last commit and neither wait for the
-writer nor block it.
+``packed:format`` the version of the format, and ``packed:marks`` a random number per view that every write to the view
+replaces, so that readers which hold rows in arrays notice it. The file is in WAL mode: readers see the last commit and neither
+wait for the writer nor block it.
 
 Every row is verified when it is read from the file. A key that is not found is verified too: its neighbours in the table
 must be intact, because a key damaged in the file is near the position where it is searched.
@@ -38,6 +39,7 @@ from sidkit.stores.online.checksums import (
 from sidkit.stores.online.codec import layout_number
 from sidkit.stores.online.connection import LAYOUTS, REBUILD, open_to_read, open_to_write, state_of
 from sidkit.stores.online.layout import Layout, layout_from_json
+from sidkit.stores.online.marks import read_marks, read_tails, write_marks
 from sidkit.stores.online.sql import beside, parts, select, table_of, table_statement, upsert
 
 _OUTDATED_US = -1  # the event time of rows that any other row may replace
@@ -90,7 +92,7 @@ class PackedFile:
 
     @contextmanager
     def reading(self) -> Iterator[Reading]:
-        """Open a snapshot of all tables.
+        """Open a snapshot of all tables; inside another one of this thread, the same snapshot.
 
         Raises
         ------
@@ -99,6 +101,9 @@ class PackedFile:
         """
         with self._translated_errors():
             opened = self._connection(create=False)
+            if opened.in_transaction:
+                yield Reading(opened, self, self._mine.cache)
+                return
             opened.execute("BEGIN")
             try:
                 yield Reading(opened, self, self._mine.cache)
@@ -119,7 +124,9 @@ class PackedFile:
             opened = self._connection(create=True)
             opened.execute("BEGIN IMMEDIATE")
             try:
-                yield Writing(opened, self)
+                writing = Writing(opened, self)
+                yield writing
+                writing.mark_changes()
                 opened.execute("COMMIT")
             finally:
                 if opened.in_transaction:
@@ -245,6 +252,18 @@ class Reading:
             result += [_since(list(rows), since) for rows, (_, since) in zip(columns, part, strict=True)]
         return result
 
+    def marks(self, views: Sequence[str]) -> tuple[object, ...]:
+        """See :func:`sidkit.stores.online.marks.read_marks`."""
+        return read_marks(self._opened, views)
+
+    def tails(self, views: Sequence[str], keys: Sequence[bytes]) -> list[tuple[bytes | None, ...]]:
+        """See :func:`sidkit.stores.online.marks.read_tails`."""
+        return read_tails(self._opened, views, keys)
+
+    def fetch(self, views: Sequence[str], keys: Sequence[bytes]) -> list[Entry]:
+        """The verified rows of each key in each of at most 32 views, read without the row cache."""
+        return self._fetch(tuple(views), keys)
+
     def _entries(self, group: Group, keys: Sequence[bytes]) -> list[Entry]:
         if self._cache is None:
             return self._fetch(group, keys)
@@ -297,6 +316,14 @@ class Reading:
 class Writing(Reading):
     """A transaction for reading and writing."""
 
+    def __init__(self, opened: sqlite3.Connection, file: PackedFile) -> None:
+        super().__init__(opened, file)
+        self._changed: set[str] = set()
+
+    def mark_changes(self) -> None:
+        """Replace the marks of the views that were written."""
+        write_marks(self._opened, self._changed)
+
     def make(self, view: str, layout: Layout) -> int:
         """Create a view's table if missing, and return the number of the layout."""
         text = layout.to_json()
@@ -327,6 +354,7 @@ class Writing(Reading):
 
         Among rows with the same key and times the last one wins.
         """
+        self._changed.add(view)
         rows = sealed(view, keys, events_us, created_us, rows)
         # In key order each page of the table is visited only once.
         order = sorted(range(len(keys)), key=keys.__getitem__)
@@ -346,6 +374,7 @@ class Writing(Reading):
         rows = sealed(
             view, [key for key, _ in present], [_OUTDATED_US] * count, [None] * count, [row for _, row in present]
         )
+        self._changed.add(view)
         self._opened.executemany(
             f"UPDATE {table_of(view)} SET row = ? WHERE key = ?",
             [(row, key) for row, (key, _) in zip(rows, present, strict=True)],
@@ -353,12 +382,14 @@ class Writing(Reading):
 
     def drop_outdated(self, view: str) -> None:
         """Delete the outdated rows that were not replaced."""
+        self._changed.add(view)
         self._opened.execute(
             f"DELETE FROM {table_of(view)} WHERE substr(row, -{TAIL}, 8) = ?", (time_key(_OUTDATED_US),)
         )
 
     def drop(self, view: str) -> None:
         """Drop a view's table."""
+        self._changed.add(view)
         self._opened.execute(f"DROP TABLE IF EXISTS {table_of(view)}")
         self._opened.execute(f"DELETE FROM {LAYOUTS} WHERE view = ?", (view,))
 
