@@ -75,6 +75,11 @@ def affinities(
             weigh = _Same(codes[:, place[name]].astype(np.int64))
         else:
             weigh = _Overlap(codes[:, place[name]], values[place[name]])
+        if len(history) == 1 and isinstance(weigh, _Same):
+            counts, then_us = weigh.in_one(candidate, history[0], history_us[0])
+            gaps = np.where(counts > 0, np.maximum(at_us - then_us, 0) / DAY_US, np.nan)
+            computed[name] = counts, gaps
+            continue
         for start in range(0, len(at_us), _ROWS):
             rows = slice(start, start + _ROWS)
             past, past_us = (each if len(each) == 1 else each[rows] for each in (history, history_us))
@@ -105,6 +110,19 @@ class _Same:
         own = self._value[candidate][:, None]
         same: Floats = ((self._value[history] == own) & (own != 0)).astype(np.float32)
         return same
+
+    def in_one(
+        self, candidate: npt.NDArray[np.integer], history: npt.NDArray[np.integer], us: Ints
+    ) -> tuple[Doubles, Ints]:
+        """How often one history has each candidate's value, ``float64 [rows]``, and the newest time, ``int64 [rows]``."""
+        filled = history != 0
+        values, first, times = np.unique(self._value[history[filled]], return_index=True, return_counts=True)
+        own = self._value[candidate]
+        if not len(values):
+            return np.zeros(len(own)), np.zeros(len(own), dtype=np.int64)
+        place = np.minimum(np.searchsorted(values, own), len(values) - 1)
+        counts: Doubles = np.where((values[place] == own) & (own != 0), times[place], 0).astype(np.float64)
+        return counts, us[filled][first][place]
 
 
 class _Overlap:

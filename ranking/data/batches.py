@@ -132,7 +132,8 @@ class TableTensors:
         # Stored as int32; a batch casts only the rows it gathers to int64.
         self._history_items = torch.from_numpy(history_items)
         self._history_us = torch.from_numpy(history_us)
-        self._index = torch.from_numpy(vocabulary.numbers(items.ids))
+        known = items.numbered if items.numbered is not None and items.numbered.vocabulary is vocabulary else None
+        self._index = torch.from_numpy(vocabulary.numbers(items.ids) if known is None else known.rows)
         self._codes = torch.from_numpy(items.codes)
         self._content = torch.from_numpy(items.content)
         self._place = torch.empty(len(items), dtype=torch.int64)

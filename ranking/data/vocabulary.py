@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from itertools import repeat
 from typing import Self
 
 import numpy as np
@@ -22,7 +21,6 @@ PADDING, UNKNOWN = 0, 1
 """Reserved rows: padding, and all items outside the training window."""
 _KNOWN = 2
 _CHUNK = 100_000
-_FEW, _MOST_REMEMBERED = 10_000, 200_000
 
 
 class Vocabulary:
@@ -82,28 +80,10 @@ class Vocabulary:
 
     def numbers(self, item_ids: npt.NDArray[np.object_]) -> Ints:
         """Rows ``int64 [items]`` of ids: 0 for the empty string (padding), 1 for an id that is not in the vocabulary."""
-        if len(item_ids) <= _FEW:
-            return self._remembered(item_ids)
         rows = np.full(len(item_ids), UNKNOWN, dtype=np.int64)
         for start in range(0, len(item_ids), _CHUNK):
             rows[start : start + _CHUNK] = self._rows_of(item_ids[start : start + _CHUNK])
         return rows
-
-    def _remembered(self, item_ids: npt.NDArray[np.object_]) -> Ints:
-        """Rows of the few ids of a request, of which most were asked for before."""
-        held = self._rows_by_id
-        rows = np.fromiter(map(held.get, item_ids, repeat(-1)), np.int64, len(item_ids))
-        missing = np.flatnonzero(rows < 0)
-        if len(missing):
-            rows[missing] = self._rows_of(item_ids[missing])
-            if len(held) + len(missing) > _MOST_REMEMBERED:
-                held.clear()
-            held.update(zip(item_ids[missing].tolist(), rows[missing].tolist(), strict=True))
-        return rows
-
-    @cached_property
-    def _rows_by_id(self) -> dict[str, int]:
-        return {}
 
     def _rows_of(self, item_ids: npt.NDArray[np.object_]) -> Ints:
         sorted_hashes, order = self._by_hash

@@ -123,7 +123,7 @@ def attend(
 def _attend_shared(
     queries: Tensor, items: Tensor, history: Tensor, mask: Tensor, gap_bucket: Tensor, recency: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """:func:`attend` of rows that share one history, ``history``, ``mask`` and ``gap_bucket`` ``[length]``: two matrix products."""
+    """:func:`attend` of rows that share one history: ``history``, ``mask`` and ``gap_bucket`` are of shape ``[length]``."""
     past = gather_rows(items, history)
     bias = recency.index_select(0, gap_bucket).t().masked_fill(~mask, torch.finfo(recency.dtype).min / 2)
     score = (queries.flatten(0, 1) @ past.t()).view(*queries.shape[:2], len(history)) + bias

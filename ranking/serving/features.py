@@ -37,9 +37,12 @@ from sidkit.stores.feast_repo import feature_service
 from sidkit.stores.offline.plan import ViewRows
 from sidkit.stores.on_demand import ServiceViews, Values, required
 from sidkit.stores.online.reader import packed_reader
+from sidkit.stores.template_views import is_user_recency
 
 if TYPE_CHECKING:
     from feast import FeatureService, FeatureStore
+
+    from ranking.data.vocabulary import Vocabulary
 
 _PRELOADED = 2_000
 """Items per read of :meth:`OnlineFeatures.preload`."""
@@ -160,6 +163,8 @@ class OnlineFeatures:
         is read.
     static_bytes : int
         Bound of the memory for static features of items; see :class:`ranking.serving.static_items.StaticItems`.
+    vocabulary : Vocabulary, optional
+        The ranker's item ids, if it has any.
     """
 
     def __init__(
@@ -170,6 +175,7 @@ class OnlineFeatures:
         schema: FeatureSchema = BUILT_IN,
         vectors: VectorsOf = CONTENT_VECTORS,
         static_bytes: int = STATIC_BYTES,
+        vocabulary: Vocabulary | None = None,
     ) -> None:
         self._codebook = codebook
         self._schema = schema
@@ -192,9 +198,9 @@ class OnlineFeatures:
         context = f"{service_name}_context"
         has_context = any(service.name == context for service in store.list_feature_services())
         self._context = ServiceReader(store, feature_service(store, context)) if has_context else None
-        self._fast = self._fast_reader(static_bytes)
+        self._fast = self._fast_reader(static_bytes, vocabulary)
 
-    def _fast_reader(self, static_bytes: int) -> OneRequest | None:
+    def _fast_reader(self, static_bytes: int, vocabulary: Vocabulary | None) -> OneRequest | None:
         """The reader of requests from the packed store; None for other stores and own definitions of the built-in views."""
         readers = self._user, self._item, self._content
         user, item, content = (each.packed.views if each.packed is not None else {} for each in readers)
@@ -217,12 +223,26 @@ class OnlineFeatures:
             codes = CodeCountsReader(self._by_code.codebook, self._by_code.depths, views, self._schema)
         names = self._schema.names
         own = self._item.views.computing(names).excluding({*STATIC_VIEWS, ITEM_STATS})
+        of_template = [view for view in self._user.views.on_demand if is_user_recency(view.view)]
+        recency = [f"{view.name}__{feature}" for view in of_template for feature, _ in view.features]
+        computed = [name for name in names if name not in recency]
+        of_user = self._user.views.computing(computed).excluding({USER_HISTORY, USER_STATS})
         sides = Sides(
             file=self._item.packed.file,
-            user=self._user.narrowed(self._user.views.computing(names).excluding({USER_STATS})),
+            history=user[USER_HISTORY],
+            recency=tuple(each for each in recency if each in names),
+            user=self._user.narrowed(of_user) if of_user.names else None,
             items=self._item.narrowed(own) if own.names else None,
-            static=StaticItems(static, self._codebook, self._schema, self._vectors, static_bytes),
-            item_stats=CountedView(item[ITEM_STATS], WINDOWS, conversions=True),
+            static=StaticItems(
+                static,
+                CountedView(item[ITEM_STATS], WINDOWS, conversions=True),
+                self._codebook,
+                self._schema,
+                self._vectors,
+                None if codes is None else codes.places,
+                vocabulary,
+                static_bytes,
+            ),
             user_stats=CountedView(user[USER_STATS], WINDOWS, conversions=False),
             codes=codes,
             by_value=self._by_value,

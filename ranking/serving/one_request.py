@@ -8,7 +8,8 @@ columns of a view at once, and everything comes from one snapshot of the store.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,8 +21,8 @@ from ranking.data.coded import Coded, ValueIndex
 from ranking.data.dataset import Dataset, LabelledRows
 from ranking.data.decoded import VectorsOf
 from ranking.data.extra_numbers import as_read, history_ages, stored_numbers
-from ranking.data.feature_views import USER_HISTORY, Reader
-from ranking.data.item_table import NO_CODE, PADDING, ItemTable
+from ranking.data.feature_views import Reader
+from ranking.data.item_table import NO_CODE, PADDING, ItemTable, Numbered
 from ranking.data.numeric_features import age_days, numeric_columns
 from ranking.data.schema import FeatureSchema
 from ranking.data.value_counts import value_counts
@@ -31,10 +32,12 @@ from sidkit.core.arrays import Bools, Doubles, Floats, Ints, one_chunk
 from sidkit.core.feature_settings import ITEM_ATTRIBUTES, WINDOWS
 from sidkit.stores.offline.plan import ViewRows
 from sidkit.stores.online.arrow import text_keys
+from sidkit.stores.online.reader import PackedView, view_rows_of
+from sidkit.stores.template_views import hours_since
 
 if TYPE_CHECKING:
     from ranking.serving.features import ServiceReader
-    from sidkit.stores.online.sqlite_file import PackedFile
+    from sidkit.stores.online.sqlite_file import PackedFile, Reading
 
 Context = Mapping[str, Any]
 
@@ -46,22 +49,27 @@ class Sides:
     Attributes
     ----------
     file : PackedFile
-    user : ServiceReader
-        The user's views, besides ``user_stats``.
+    history : PackedView
+        ``user_history``.
+    recency : tuple of str
+        Full names of the features of the template's ``user_recency``, which is computed from the history.
+    user : ServiceReader or None
+        The user's own views: none of the above and ``user_stats``.
     items : ServiceReader or None
         The candidates' own views: neither static nor ``item_stats``.
     static : StaticItems
-    item_stats, user_stats : CountedView
+    user_stats : CountedView
     codes : CodeCountsReader or None
     by_value : mapping
         See :class:`ranking.data.frame_builder.FrameBuilder`.
     """
 
     file: PackedFile
-    user: ServiceReader
+    history: PackedView
+    recency: tuple[str, ...]
+    user: ServiceReader | None
     items: ServiceReader | None
     static: StaticItems
-    item_stats: CountedView
     user_stats: CountedView
     codes: CodeCountsReader | None
     by_value: Mapping[str, Reader]
@@ -81,14 +89,27 @@ class History:
     oldest_us: float
 
     @classmethod
-    def of(cls, view: ViewRows, longest: int) -> History:
-        """From the view of one row, with at most ``longest`` positives."""
-        if view.index[0] < 0:
-            return cls([], np.zeros(0, np.int64), frozenset(), 0, np.nan, np.nan)
-        items = one_chunk(view.table.column(f"{view.name}__item_ids")).flatten().to_pylist()
-        times = one_chunk(view.table.column(f"{view.name}__timestamps_us")).flatten().to_numpy(zero_copy_only=False)
-        ends = (float(times[0]), float(times[-1])) if len(times) else (np.nan, np.nan)
-        return cls(items[:longest], times[:longest], frozenset(items), len(times), *ends)
+    def read(
+        cls, reading: Reading, view: PackedView, keys: Sequence[bytes], at_us: int, longest: int
+    ) -> tuple[History, bool]:
+        """The history of one user, with at most ``longest`` positives to rank with, and whether there is a row."""
+        since_us = None if view.ttl_us is None else at_us - view.ttl_us
+        [rows] = reading.rows_of([(view.stored, since_us)], keys)
+        if rows[0] is None:
+            return cls([], np.zeros(0, np.int64), frozenset(), 0, np.nan, np.nan), False
+        cells = reading.cells(view.stored, rows[0], ("item_ids", "timestamps_us"))
+        listed, moments = cells.get("item_ids"), cells.get("timestamps_us")
+        if listed is None or moments is None or (listed.kind, moments.kind) != ("STRING_LIST", "INT64_LIST"):
+            table = view_rows_of(reading, view, rows).table
+            items = one_chunk(table.column(f"{view.name}__item_ids")).flatten().to_pylist()
+            times = one_chunk(table.column(f"{view.name}__timestamps_us")).flatten().to_numpy(zero_copy_only=False)
+        else:
+            assert listed.inner is not None and isinstance(moments.flat, np.ndarray)
+            texts, ends = bytes(listed.flat), listed.inner.tolist()
+            items = [texts[start:end].decode() for start, end in pairwise(ends)]
+            times = moments.flat
+        last = (float(times[0]), float(times[-1])) if len(times) else (np.nan, np.nan)
+        return cls(items[:longest], times[:longest], frozenset(items), len(times), *last), True
 
 
 class OneRequest:
@@ -111,8 +132,12 @@ class OneRequest:
         self._built_in = len(numeric_columns())
         self._place = {each.name: at for at, each in enumerate(schema.numbers)}
         self._static = [each for each in schema.numbers if each.view == ITEM_ATTRIBUTES and not each.of]
-        stored = [each for each in schema.numbers if each.view and not each.of and each.view != ITEM_ATTRIBUTES]
-        of_user = set(sides.user.views.names)
+        stored = [
+            each
+            for each in schema.numbers
+            if each.view and not each.of and each.view != ITEM_ATTRIBUTES and each.name not in sides.recency
+        ]
+        of_user = set() if sides.user is None else set(sides.user.views.names)
         self._of_user = FeatureSchema(tuple(each for each in stored if each.view in of_user))
         self._of_rows = FeatureSchema(tuple(each for each in stored if each.view not in of_user))
         self._own_coded = tuple(each for each in schema.item_read if each.view != ITEM_ATTRIBUTES)
@@ -143,19 +168,21 @@ class OneRequest:
             The context columns that the ranker reads.
         """
         user_keys = text_keys("user_id", [user_id])
-        if user_keys is None or text_keys("item_id", item_ids) is None:
+        if user_keys is None:
             return None
         sides, count = self.sides, len(item_ids)
         with sides.file.reading() as reading:
-            user = sides.user.read({"user_id": [user_id]}, at_us)
             of_user, has_stats = sides.user_stats.read(reading, user_keys, at_us)
-            user_known = bool(has_stats[0]) or any(view.index[0] >= 0 for view in sides.user.stored(user))
-            history = History.of(user[USER_HISTORY], history_length)
-            items = sides.static.look_up(reading, [*item_ids, *history.ids], at_us)
+            history, has_history = History.read(reading, sides.history, user_keys, at_us, history_length)
+            user = {} if sides.user is None else sides.user.read({"user_id": [user_id]}, at_us)
+            stored = [] if sides.user is None else sides.user.stored(user)
+            user_known = bool(has_stats[0]) or has_history or any(view.index[0] >= 0 for view in stored)
+            try:
+                items = sides.static.look_up(reading, [*item_ids, *history.ids], at_us)
+            except TypeError:  # the reader that any store has says which ids are no texts
+                return None
             candidate, past = items.place[:count], items.place[count:]
-            keys = [items.keys[at] for at in candidate.tolist()]
-            of_items, has_item_stats = sides.item_stats.read(reading, keys, at_us)
-            known = items.known[candidate] | has_item_stats
+            of_items, known = items.counts.take(candidate), items.known[candidate]
             own = {} if sides.items is None else sides.items.read({"item_id": item_ids}, at_us)
             for view in () if sides.items is None else sides.items.stored(own):
                 known |= np.asarray(view.index) >= 0
@@ -185,6 +212,7 @@ class OneRequest:
                         self._schema, np.arange(len(table)), read.codes, read.values, candidates, histories, times_us,
                         rows.at_us, prefix_numbers(self._schema, table.codes),
                     ),
+                    **dict.fromkeys(sides.recency, np.array([hours_since(history.newest_us, at_us)])),
                     **history_ages(times_us, rows.at_us[:1]),
                     **self._by_value(items, candidate, rows, rate),
                 }  # fmt: skip
@@ -192,8 +220,7 @@ class OneRequest:
                     if name in self._place:
                         extra[:, self._place[name]] = column
                 if sides.codes is not None:
-                    codes = items.codes[candidate]
-                    sides.codes.fill(extra, reading, codes, user_id, at_us, of_items, of_user, rate)
+                    sides.codes.fill(extra, reading, items.prefixes[candidate], user_id, at_us, of_items, of_user, rate)
         coded = None
         if self._schema.row_coded:
             values = ValueIndex(self._schema.row_coded)
@@ -238,7 +265,11 @@ class OneRequest:
         every = Coded(coded, tuple(values))
         of_model = every.select(range(len(self._schema.item_coded))) if self._schema.item_coded else None
         ids = np.concatenate([np.array([""], dtype=object), items.ids])
-        return ItemTable(ids, codes, vectors, of_model, self._vectors), every
+        table = ItemTable(ids, codes, vectors, of_model, self._vectors)
+        if self.sides.static.vocabulary is not None:
+            rows = np.concatenate([[PADDING], items.vocabulary_rows])
+            table = replace(table, numbered=Numbered(self.sides.static.vocabulary, rows))
+        return table, every
 
     def _stored(
         self,

@@ -4,13 +4,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ranking.data.code_schema import ITEM_RATE
+from ranking.data.grown import Grown
 from ranking.data.numeric_features import smoothed_rate
 from ranking.data.schema import FeatureSchema
 from sidkit.core.arrays import Bools, Codes, Doubles, Floats, Ints
@@ -24,6 +27,7 @@ from sidkit.core.code_stats import (
 )
 from sidkit.core.feature_settings import WINDOWS
 from sidkit.stores.online.arrow import key_prefix, text_value
+from sidkit.stores.online.checksums import event_us
 from sidkit.stores.online.reader import PackedView, number_matrix
 
 if TYPE_CHECKING:
@@ -34,8 +38,6 @@ _CONVERSIONS = "conversions"
 _CODE_BITS = 20
 """Bits of a code within the number of a prefix; codebooks have at most 2^16 codes per level."""
 _MOST_DEPTH = 3
-_MOST_PREFIXES = 500_000
-"""Prefixes whose keys are held; all are dropped when there are more."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +95,17 @@ class CountedView:
     windows: tuple[str, ...]
     conversions: bool
 
+    @cached_property
+    def features(self) -> list[str]:
+        """The columns that are read."""
+        return Counts.features(self.windows, conversions=self.conversions)
+
     def read(self, reading: Reading, keys: Sequence[bytes], at_us: int) -> tuple[Counts, Bools]:
         """The counts of keys as of a time, and whether each has a row, ``bool [keys]``."""
         since_us = None if self.view.ttl_us is None else at_us - self.view.ttl_us
         [rows] = reading.rows_of([(self.view.stored, since_us)], keys)
-        features = Counts.features(self.windows, conversions=self.conversions)
         present = np.fromiter((row is not None for row in rows), np.bool_, len(rows))
-        return Counts.of(number_matrix(reading, self.view, features, rows), len(self.windows)), present
+        return Counts.of(number_matrix(reading, self.view, self.features, rows), len(self.windows)), present
 
 
 class CodeCountsReader:
@@ -132,7 +138,34 @@ class CodeCountsReader:
         self._from = np.array([at for at, name in enumerate(names) if name in wanted], dtype=np.int64)
         self._to = np.array([wanted[name] for name in names if name in wanted], dtype=np.int64)
         self._all_head, self._user_head = key_prefix(["sid_prefix"]), key_prefix(["sid_prefix", "user_id"])
-        self._keys: list[dict[int, bytes]] = [{} for _ in depths]
+        self._lock = threading.Lock()
+        self._place: list[dict[int, int]] = [{} for _ in depths]
+        self._values = [b""]  # place 0: no codes
+        self._counts = Grown(np.full((1, len(self._of_all.features)), np.nan))
+        self._event_us = Grown(np.zeros(1, dtype=np.int64))
+        self._verified = Grown(np.full(1, np.iinfo(np.int64).max))
+        self._marks: tuple[object, ...] = ()
+        self._generation = 0
+
+    def places(self, codes: Codes) -> Codes:
+        """Places of the prefixes of items, ``int32 [items, depths]``, of ``codes`` ``int32 [items, levels]``; 0 without codes.
+
+        A prefix keeps its place; there are as many as the codebook has prefixes in use.
+        """
+        places = np.zeros((len(codes), len(self._depths)), dtype=np.int32)
+        rows = np.flatnonzero((codes >= 0).all(axis=1))
+        with self._lock:
+            for at, depth in enumerate(self._depths):
+                numbers, back = np.unique(_number(codes[rows], depth), return_inverse=True)
+                held = self._place[at]
+                fresh = [number for number in numbers.tolist() if number not in held]
+                held.update(zip(fresh, range(len(self._values), len(self._values) + len(fresh)), strict=True))
+                self._values += map(text_value, prefix_keys(self._codebook, _codes(fresh, depth), depth))
+                self._counts.extend(np.full((len(fresh), self._counts.array.shape[1]), np.nan))
+                self._event_us.extend(np.zeros(len(fresh), dtype=np.int64))
+                self._verified.extend(np.full(len(fresh), -1))
+                places[rows, at] = np.array([held[number] for number in numbers.tolist()], dtype=np.int32)[back.ravel()]
+        return places
 
     @staticmethod
     def fits(depths: Sequence[int], views: dict[str, PackedView]) -> bool:
@@ -155,7 +188,7 @@ class CodeCountsReader:
         self,
         numbers: Floats,
         reading: Reading,
-        codes: Codes,
+        prefixes: Codes,
         user_id: str,
         at_us: int,
         of_items: Counts,
@@ -170,8 +203,8 @@ class CodeCountsReader:
             Columns of the features of codes are written.
         reading : Reading
             The snapshot.
-        codes : int32 [rows, levels]
-            The codes of the candidates; -1 in a candidate without.
+        prefixes : int32 [rows, depths]
+            The places of the prefixes of the candidates.
         user_id : str
             The user.
         at_us : int
@@ -181,20 +214,19 @@ class CodeCountsReader:
         rate : float
             The share of positives among the training rows.
         """
-        rows = np.flatnonzero((codes >= 0).all(axis=1))
-        deepest, place = np.unique(self._number(codes[rows], self._depths[-1]), return_inverse=True)
-        of_row = np.full(len(codes), len(deepest), dtype=np.int64)  # the last place: without codes
-        of_row[rows] = place.ravel()
-        all_depths, user_depths = self._read(reading, deepest, user_id, at_us)
+        _, first, of_row = np.unique(prefixes[:, -1], return_index=True, return_inverse=True)
+        of_row = of_row.ravel()
+        chains = prefixes[first]
+        all_depths, user_depths = self._read(reading, chains, user_id, at_us)
         blocks: list[Doubles] = []
-        parents: Doubles = np.full((len(deepest) + 1, len(CODE_WINDOWS)), rate)
+        parents: Doubles = np.full((len(chains), len(CODE_WINDOWS)), rate)
         for counts in all_depths:
             parents = counts.rate(parents)
             assert counts.conversions is not None
             blocks += [*map(Counts.filled, (counts.exposures, counts.clicks)), parents]
             blocks.append(Counts.filled(counts.conversions))
         own = of_user.select([WINDOWS.index(window) for window in USER_CODE_WINDOWS]).rate(rate)
-        own = np.broadcast_to(own, (len(deepest) + 1, len(USER_CODE_WINDOWS)))
+        own = np.broadcast_to(own, (len(chains), len(USER_CODE_WINDOWS)))
         for counts in user_depths:
             own = counts.rate(own)
             blocks += [*map(Counts.filled, (counts.exposures, counts.clicks)), own]
@@ -217,52 +249,49 @@ class CodeCountsReader:
                 names += [f"{user_code_stats_alias(depth)}__{event}_{window}" for window in USER_CODE_WINDOWS]
         return names
 
-    def _number(self, codes: Codes, depth: int) -> Ints:
-        """A number per prefix, ``int64 [rows]``."""
-        number = np.zeros(len(codes), dtype=np.int64)
-        for level in range(depth):
-            number = (number << _CODE_BITS) | codes[:, level]
-        return number
+    def _read(self, reading: Reading, chains: Codes, user_id: str, at_us: int) -> tuple[list[Counts], list[Counts]]:
+        """Counts per depth of all users and of one, of places ``int32 [prefixes, depths]``; NaN without codes."""
+        distinct, back = np.unique(chains, return_inverse=True)
+        back = back.reshape(chains.shape)
+        with self._lock:
+            self._refresh(reading, distinct)
+            numbers, times_us = self._counts.array[distinct], self._event_us.array[distinct]
+            values = [self._values[place] for place in distinct.tolist()]
+        if self._of_all.view.ttl_us is not None:
+            numbers[times_us < at_us - self._of_all.view.ttl_us] = np.nan
+        tail = text_value(user_id)
+        of_user, _ = self._of_user.read(reading, [self._user_head + value + tail for value in values], at_us)
+        if distinct[0] == 0:
+            of_user.exposures[0] = of_user.clicks[0] = np.nan
+        of_all = Counts.of(numbers, len(CODE_WINDOWS))
+        return [of_all.take(places) for places in back.T], [of_user.take(places) for places in back.T]
 
-    def _read(self, reading: Reading, deepest: Ints, user_id: str, at_us: int) -> tuple[list[Counts], list[Counts]]:
-        """Counts per depth of the deepest prefixes, and NaN as the last row."""
-        values: list[bytes] = []
-        places: list[Ints] = []
-        for at, depth in enumerate(self._depths):
-            numbers, back = np.unique(deepest >> _CODE_BITS * (self._depths[-1] - depth), return_inverse=True)
-            places.append(np.append(back.ravel() + len(values), -1))
-            values += self._values(at, numbers)
-        user = text_value(user_id)
-        of_all, _ = self._of_all.read(reading, [self._all_head + value for value in values], at_us)
-        of_user, _ = self._of_user.read(reading, [self._user_head + value + user for value in values], at_us)
-        nothing = [
-            Counts.of(np.full((1, width * len(windows)), np.nan), len(windows))
-            for width, windows in ((3, CODE_WINDOWS), (2, USER_CODE_WINDOWS))
-        ]
-        all_rows, user_rows = _joined(of_all, nothing[0]), _joined(of_user, nothing[1])
-        return [all_rows.take(place) for place in places], [user_rows.take(place) for place in places]
-
-    def _values(self, at: int, numbers: Ints) -> list[bytes]:
-        """Serialized values of the prefixes of a depth."""
-        held = self._keys[at]
-        listed = numbers.tolist()
-        fresh = [number for number in listed if number not in held]
-        if fresh:
-            if len(held) + len(fresh) > _MOST_PREFIXES:
-                held.clear()
-                fresh = listed
-            depth, rest = self._depths[at], np.array(fresh, dtype=np.int64)
-            codes = np.empty((len(rest), depth), dtype=np.int64)
-            for level in reversed(range(depth)):
-                rest, codes[:, level] = rest >> _CODE_BITS, rest & ((1 << _CODE_BITS) - 1)
-            held.update(zip(fresh, map(text_value, prefix_keys(self._codebook, codes, depth)), strict=True))
-        return [held[number] for number in listed]
+    def _refresh(self, reading: Reading, places: Codes) -> None:
+        """Read the counts of all users again after a write to them."""
+        stored = self._of_all.view.stored
+        marks = reading.marks([stored])
+        if marks != self._marks:
+            self._marks, self._generation = marks, self._generation + 1
+        outdated = places[(self._verified.array[places] < self._generation)]
+        if len(outdated):
+            keys = [self._all_head + self._values[place] for place in outdated.tolist()]
+            rows = [row for (row,) in reading.fetch([stored], keys)]
+            self._counts.array[outdated] = number_matrix(reading, self._of_all.view, self._of_all.features, rows)
+            self._event_us.array[outdated] = [0 if row is None else event_us(row) for row in rows]
+            self._verified.array[outdated] = self._generation
 
 
-def _joined(one: Counts, other: Counts) -> Counts:
-    conversions = None
-    if one.conversions is not None and other.conversions is not None:
-        conversions = np.concatenate([one.conversions, other.conversions])
-    return Counts(
-        np.concatenate([one.exposures, other.exposures]), np.concatenate([one.clicks, other.clicks]), conversions
-    )
+def _number(codes: Codes, depth: int) -> Ints:
+    """A number per prefix, ``int64 [rows]``."""
+    number = np.zeros(len(codes), dtype=np.int64)
+    for level in range(depth):
+        number = (number << _CODE_BITS) | codes[:, level]
+    return number
+
+
+def _codes(numbers: Sequence[int], depth: int) -> Ints:
+    """The codes of prefixes by their numbers, ``int64 [prefixes, depth]``."""
+    rest, codes = np.array(numbers, dtype=np.int64), np.empty((len(numbers), depth), dtype=np.int64)
+    for level in reversed(range(depth)):
+        rest, codes[:, level] = rest >> _CODE_BITS, rest & ((1 << _CODE_BITS) - 1)
+    return codes

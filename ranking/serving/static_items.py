@@ -1,18 +1,18 @@
-"""What rarely changes of an item - vectors, codes, attributes - held in arrays, so that a request does not decode it again.
+"""The features of items - vectors, codes, attributes, counts - held in arrays, so that a request does not decode them again.
 
 Rows are read from the packed online store when an item is asked for first, and are used as long as the store still has them:
-before each use the marks of the views are compared (:mod:`sidkit.stores.online.marks`), and after a write to one of them an
-item's rows are compared with the stored ones by time and checksum. A row that was written later is so seen by the next request.
-The least recently used items make room for others.
+before each use the marks of the views are compared (:mod:`sidkit.stores.online.marks`). After a write to a static view, an
+item's rows are compared with the stored ones by time and checksum; after a write to the counts, they are read again. A row that
+was written later is so seen by the next request. The least recently used items make room for others.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import repeat
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -23,25 +23,28 @@ from ranking.data.extra_numbers import raw_numbers
 from ranking.data.feature_views import CONTENT, SID, numbers
 from ranking.data.item_table import NO_CODE, ItemTableBuilder
 from ranking.data.schema import ExtraFeature, FeatureSchema, Kind
+from ranking.serving.request_counts import CountedView, Counts
 from semantic_ids.codebook import Codebook
 from sidkit.core.arrays import Bools, Codes, Doubles, Floats, Ints
-from sidkit.core.feature_settings import ITEM_ATTRIBUTES
+from sidkit.core.feature_settings import ITEM_ATTRIBUTES, WINDOWS
 from sidkit.stores.online.arrow import text_keys
-from sidkit.stores.online.checksums import TAIL, us_of
-from sidkit.stores.online.reader import PackedView, view_rows_of
+from sidkit.stores.online.checksums import TAIL, event_us
+from sidkit.stores.online.reader import PackedView, number_matrix, view_rows_of
 
 if TYPE_CHECKING:
+    from ranking.data.vocabulary import Vocabulary
     from sidkit.stores.offline.plan import ViewRows
     from sidkit.stores.online.sqlite_file import Reading
 
 STATIC_BYTES = 256 << 20
 """Default bound of the memory for static item features."""
 STATIC_VIEWS = (CONTENT, SID, ITEM_ATTRIBUTES)
-_ENTRY_BYTES = 420
+_ENTRY_BYTES = 400
 """Python's memory per item, approximately: the id, its key, and their places in a hash table."""
+PrefixesOf = Callable[[Codes], Codes]
 _FIRST_ROWS = 1_024
 _EVICTED_SHARE = 16
-_NEVER_US = np.iinfo(np.int64).min
+_NEVER_US = int(np.iinfo(np.int64).min)
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,6 @@ class ItemRows:
     place : int64 [ids]
         Index of each id that was asked for into the arrays below.
     ids : object [items]
-    keys : list of bytes
-        Keys of the items in the store.
     codes : int32 [items, levels]
         -1 without codes.
     vectors : float32 [items, dim]
@@ -65,35 +66,49 @@ class ItemRows:
         Number of ``item_attributes`` by its full name -> ``float64 [items]``, dates in microseconds UTC; NaN where missing.
     attributes : Coded
         The coded attributes :attr:`StaticItems.features`, with the values of these items only.
+    counts : Counts
+        ``item_stats`` of the items in all windows.
+    prefixes : int32 [items, depths]
+        Places of the prefixes of the codes; see :class:`ranking.serving.request_counts.CodeCountsReader`.
+    vocabulary_rows : int64 [items]
+        Rows of the ranker's id table; all 0 without a vocabulary.
     known : bool [items]
         Whether any of the views has a row.
     """
 
     place: Ints
     ids: npt.NDArray[np.object_]
-    keys: list[bytes]
     codes: Codes
     vectors: Floats
     created_us: Doubles
     price: Doubles
     numbers: dict[str, Doubles]
     attributes: Coded
+    counts: Counts
+    prefixes: Codes
+    vocabulary_rows: Ints
     known: Bools
 
 
 class StaticItems:
-    """The static features of items, at most ``most_bytes`` of them; safe to use from several threads.
+    """The features of items in arrays, at most ``most_bytes`` of them; safe to use from several threads.
 
     Parameters
     ----------
     views : sequence of PackedView
         The static views, with the item as their only key: content, codes and, if there are any, attributes.
+    stats : CountedView
+        ``item_stats``. Counts change often: after any write to the view they are all read again.
     codebook : Codebook
         Its encoder computes the item vectors, or its quantizer decodes them.
     schema : FeatureSchema
         The features that a ranker reads.
     vectors : str
         See :class:`ranking.serving.features.OnlineFeatures`.
+    prefixes : callable, optional
+        Codes ``int32 [items, levels]`` -> places of their prefixes ``int32 [items, depths]``.
+    vocabulary : Vocabulary, optional
+        The ranker's item ids.
     most_bytes : int
         Bound of the memory. Items beyond it are read from the store whenever they are asked for.
     """
@@ -101,26 +116,41 @@ class StaticItems:
     def __init__(
         self,
         views: Sequence[PackedView],
+        stats: CountedView,
         codebook: Codebook,
         schema: FeatureSchema,
         vectors: VectorsOf,
+        prefixes: PrefixesOf | None = None,
+        vocabulary: Vocabulary | None = None,
         most_bytes: int = STATIC_BYTES,
     ) -> None:
-        self._views = list(views)
+        self._views, self._stats = list(views), stats
         self._stored = [view.stored for view in views]
-        self._codebook = codebook
-        self._schema = schema
-        self._vectors = vectors
+        self._codebook, self._schema, self._vectors = codebook, schema, vectors
+        self._prefixes, self.vocabulary = prefixes, vocabulary
         self.features = _coded_attributes(schema, views)
         self._numbers = FeatureSchema(
             tuple(each for each in schema.numbers if each.view == ITEM_ATTRIBUTES and not each.of)
         )
-        self._levels, self._dim = len(codebook.sizes), codebook.encoder.output_dim
-        self._columns = 2 + len(self._numbers.numbers)
+        no_codes = np.zeros((1, len(codebook.sizes)), dtype=np.int32)
+        self._record = np.dtype(
+            [
+                ("vectors", "f4", (codebook.encoder.output_dim,)),
+                ("codes", "i4", (len(codebook.sizes),)),
+                ("plain", "f8", (2 + len(self._numbers.numbers),)),
+                ("counts", "f8", (3 * len(WINDOWS),)),
+                ("attributes", "i4", (len(self.features),)),
+                ("prefixes", "i4", (0 if prefixes is None else prefixes(no_codes - 1).shape[1],)),
+                ("event_us", "i8", (len(views) + 1,)),
+                ("vocabulary_row", "i8"),
+                ("verified", "i8", (2,)),
+            ]
+        )
         self._lock = threading.Lock()
-        self._marks: tuple[object, ...] | None = None
-        self._generation = self._tick = 0
-        self._item_bytes = _ENTRY_BYTES + sum(each.nbytes for each in self._arrays(1))
+        self._marks: tuple[object, ...] = ()
+        self._generations = np.zeros(2, dtype=np.int64)
+        self._tick = 0
+        self._item_bytes = _ENTRY_BYTES + self._record.itemsize + TAIL * len(views)
         self._most = most_bytes // self._item_bytes
         self._clear()
 
@@ -133,7 +163,13 @@ class StaticItems:
         return self._most
 
     def look_up(self, reading: Reading, item_ids: Sequence[str], at_us: int) -> ItemRows:
-        """The features of items in a snapshot of the store; rows older than a view's TTL at a time are missing."""
+        """The features of items in a snapshot of the store; rows older than a view's TTL at a time are missing.
+
+        Raises
+        ------
+        TypeError
+            When an id is no text.
+        """
         with self._lock:
             if len(item_ids) > self._most and (distinct := len(set(item_ids))) > self._most:
                 return self._larger(distinct).look_up(reading, item_ids, at_us)
@@ -142,86 +178,90 @@ class StaticItems:
             self._compare(reading)
             self._tick += 1
             slots = self._slots(item_ids)
-            missing = slots < 0
-            held = slots[~missing]
-            self._used[held] = self._tick
-            outdated = np.unique(held[self._verified[held] != self._generation])
-            if len(outdated):
-                self._verify(reading, outdated)
-            if missing.any():
-                self._add(reading, list(dict.fromkeys(item_ids[at] for at in np.flatnonzero(missing).tolist())))
+            missing = np.flatnonzero(slots < 0)
+            if len(missing):
+                self._used[slots[slots >= 0]] = self._tick
+                self._add(reading, list(dict.fromkeys(item_ids[at] for at in missing.tolist())))
                 slots = self._slots(item_ids)
-            return self._taken(slots, at_us)
+            distinct_slots, first, place = np.unique(slots, return_index=True, return_inverse=True)
+            self._used[distinct_slots] = self._tick
+            records = self._records[distinct_slots]
+            outdated = records["verified"] != self._generations
+            if outdated.any():
+                self._verify(reading, distinct_slots[outdated[:, 0]], distinct_slots[outdated[:, 1]])
+                records = self._records[distinct_slots]
+            ids = np.array(item_ids, dtype=object)[first]
+            return self._taken(ids, place.astype(np.int64).ravel(), records, at_us)
 
     def _larger(self, items: int) -> StaticItems:
         """An empty one for a single request with more items than are held."""
-        return StaticItems(self._views, self._codebook, self._schema, self._vectors, (items + 1) * self._item_bytes)
-
-    def _arrays(self, rows: int) -> list[npt.NDArray[Any]]:
-        return [
-            np.zeros((rows, self._levels), dtype=np.int32),
-            np.zeros((rows, self._dim), dtype=np.float32),
-            np.zeros((rows, self._columns), dtype=np.float64),
-            np.zeros((rows, len(self.features)), dtype=np.int32),
-            np.zeros((rows, len(self._views), TAIL), dtype=np.uint8),
-            np.zeros((rows, len(self._views)), dtype=np.int64),
-            np.zeros(rows, dtype=np.int64),
-            np.zeros(rows, dtype=np.int64),
-            np.empty(rows, dtype=object),
-            np.empty(rows, dtype=object),
-        ]
+        return StaticItems(
+            self._views, self._stats, self._codebook, self._schema, self._vectors, self._prefixes, self.vocabulary,
+            (items + 1) * self._item_bytes,
+        )  # fmt: skip
 
     def _clear(self) -> None:
         self._slot: dict[str, int] = {}
         self._free: list[int] = []
         self._index = ValueIndex(self.features)
-        self._set(self._arrays(0))
-
-    def _set(self, arrays: list[npt.NDArray[Any]]) -> None:
-        self._codes, self._content, self._plain, self._attributes = arrays[:4]
-        self._tails, self._event_us, self._verified, self._used, self._keys, self._ids = arrays[4:]
+        self._records = np.zeros(0, dtype=self._record)
+        self._tails = np.zeros((0, len(self._views), TAIL), dtype=np.uint8)
+        self._used = np.zeros(0, dtype=np.int64)
+        self._keys = np.empty(0, dtype=object)
+        self._ids = np.empty(0, dtype=object)
 
     def _grow(self, rows: int) -> None:
-        before = [
-            self._codes, self._content, self._plain, self._attributes, self._tails, self._event_us, self._verified,
-            self._used, self._keys, self._ids,
-        ]  # fmt: skip
         held = len(self._ids)
-        after = self._arrays(min(self._most, max(2 * held, rows, _FIRST_ROWS)))
-        for old, new in zip(before, after, strict=True):
+        size = min(self._most, max(2 * held, rows, _FIRST_ROWS))
+        for name in ("_records", "_tails", "_used", "_keys", "_ids"):
+            old = getattr(self, name)
+            new = np.zeros((size, *old.shape[1:]), dtype=old.dtype)
             new[:held] = old
-        self._free += range(len(after[0]) - 1, held - 1, -1)
-        self._set(after)
+            setattr(self, name, new)
+        self._free += range(size - 1, held - 1, -1)
 
     def _slots(self, item_ids: Sequence[str]) -> Ints:
         return np.fromiter(map(self._slot.get, item_ids, repeat(-1)), np.int64, len(item_ids))
 
     def _compare(self, reading: Reading) -> None:
-        marks = reading.marks(self._stored)
+        marks = reading.marks([*self._stored, self._stats.view.stored])
         if marks != self._marks:
-            self._marks, self._generation = marks, self._generation + 1
+            same_views = self._marks[:-1] == marks[:-1] and len(marks) == len(self._stored) + 1
+            self._marks = marks
+            self._generations += [0 if same_views else 1, 1]
 
-    def _verify(self, reading: Reading, slots: Ints) -> None:
+    def _verify(self, reading: Reading, static: Ints, counted: Ints) -> None:
         """Read those rows again that are not the stored ones any more."""
-        keys = self._keys[slots].tolist()
-        changed = np.flatnonzero((_tails_of(reading.tails(self._stored, keys)) != self._tails[slots]).any(axis=(1, 2)))
-        if len(changed):
-            self._read(reading, slots[changed])
-        self._verified[slots] = self._generation
+        if len(static):
+            tails = _tails_of(reading.tails(self._stored, self._keys[static].tolist()))
+            changed = static[(tails != self._tails[static]).any(axis=(1, 2))]
+            if len(changed):
+                self._read(reading, changed)
+            self._records["verified"][static, 0] = self._generations[0]
+        if len(counted):
+            self._count(reading, counted)
 
     def _add(self, reading: Reading, item_ids: list[str]) -> None:
+        keys = text_keys("item_id", item_ids)
+        if keys is None:
+            raise TypeError("expected texts as item ids")
         lacking = len(item_ids) - len(self._free)
         if lacking > 0 and len(self._ids) < self._most:
             self._grow(len(self._slot) + len(item_ids))
             lacking = len(item_ids) - len(self._free)
         if lacking > 0:
             self._evict(lacking)
-        keys = text_keys("item_id", item_ids)
-        assert keys is not None
         slots = np.array([self._free.pop() for _ in item_ids], dtype=np.int64)
         self._keys[slots], self._ids[slots] = keys, item_ids
-        self._read(reading, slots)
-        self._verified[slots], self._used[slots] = self._generation, self._tick
+        try:
+            self._read(reading, slots)
+            self._count(reading, slots)
+        except BaseException:
+            self._free += slots.tolist()
+            raise
+        if self.vocabulary is not None:
+            self._records["vocabulary_row"][slots] = self.vocabulary.numbers(self._ids[slots])
+        self._used[slots] = self._tick
         self._slot.update(zip(item_ids, slots.tolist(), strict=True))
 
     def _evict(self, least: int) -> None:
@@ -235,60 +275,76 @@ class StaticItems:
         self._free += oldest.tolist()
 
     def _read(self, reading: Reading, slots: Ints) -> None:
-        """Read the rows of slots, whose ids and keys are set."""
+        """Read the static rows of slots, whose ids and keys are set."""
         found = reading.fetch(self._stored, self._keys[slots].tolist())
         tails = _tails_of([tuple(None if row is None else row[-TAIL:] for row in rows) for rows in found])
         rows = zip(*found, strict=True)
         views = {view.name: view_rows_of(reading, view, each) for view, each in zip(self._views, rows, strict=True)}
-        item_ids = self._ids[slots]
         builder = ItemTableBuilder(self._codebook, FeatureSchema(), self._vectors, one_moment=True)
-        places = builder.add(item_ids, views)
+        places = builder.add(self._ids[slots], views)
         table = builder.table()
-        self._codes[slots], self._content[slots] = table.codes[places], table.content[places]
-        self._plain[slots] = self._numbers_of(views, len(slots))
-        self._attributes[slots] = self._index.codes(views, None, len(slots))
+        records = self._records
+        records["codes"][slots], records["vectors"][slots] = table.codes[places], table.content[places]
+        records["plain"][slots] = self._numbers_of(views, len(slots))
+        records["attributes"][slots] = self._index.codes(views, None, len(slots))
+        if self._prefixes is not None:
+            records["prefixes"][slots] = self._prefixes(table.codes[places])
+        records["event_us"][slots, : len(self._views)] = [list(map(_event_us, rows)) for rows in found]
+        records["verified"][slots, 0] = self._generations[0]
         self._tails[slots] = tails
-        times = [[_NEVER_US if row is None else us_of(row[-TAIL : 8 - TAIL]) for row in rows] for rows in found]
-        self._event_us[slots] = times
+
+    def _count(self, reading: Reading, slots: Ints) -> None:
+        """Read the counts of slots."""
+        view = self._stats.view
+        rows = [row for (row,) in reading.fetch([view.stored], self._keys[slots].tolist())]
+        self._records["counts"][slots] = number_matrix(reading, view, self._stats.features, rows)
+        self._records["event_us"][slots, -1] = list(map(_event_us, rows))
+        self._records["verified"][slots, 1] = self._generations[1]
 
     def _numbers_of(self, views: dict[str, ViewRows], rows: int) -> Doubles:
-        plain = np.empty((rows, self._columns))
+        plain = np.empty((rows, 2 + len(self._numbers.numbers)))
         plain[:, 0], plain[:, 1] = numbers(views[CONTENT], "created_at_us"), numbers(views[CONTENT], "price")
         for at, column in enumerate(raw_numbers(self._numbers, views, None, rows).values(), start=2):
             plain[:, at] = column
         return plain
 
-    def _taken(self, slots: Ints, at_us: int) -> ItemRows:
-        distinct, place = np.unique(slots, return_inverse=True)
-        codes, vectors, plain = self._codes[distinct], self._content[distinct], self._plain[distinct]
-        attributes = self._attributes[distinct]
-        present = self._event_us[distinct] != _NEVER_US
-        for at, view in enumerate(self._views):
+    def _taken(self, ids: npt.NDArray[np.object_], place: Ints, records: npt.NDArray[np.void], at_us: int) -> ItemRows:
+        present = records["event_us"] != _NEVER_US
+        for at, view in enumerate([*self._views, self._stats.view]):
             if view.ttl_us is not None:
-                old = present[:, at] & (self._event_us[distinct, at] < at_us - view.ttl_us)
+                old = present[:, at] & (records["event_us"][:, at] < at_us - view.ttl_us)
                 present[old, at] = False
-                decoded = self._vectors == DECODED_VECTORS
-                if view.name == CONTENT:
-                    plain[old, :2] = np.nan
-                if view.name == SID:
-                    codes[old] = NO_CODE
-                if view.name == ITEM_ATTRIBUTES:
-                    plain[old, 2:], attributes[old] = np.nan, 0
-                if view.name == (SID if decoded else CONTENT):
-                    vectors[old] = 0
-        named = {each.name: plain[:, at] for at, each in enumerate(self._numbers.numbers, start=2)}
+                self._blank(records, view.name, old)
+        plain, counts = records["plain"], Counts.of(records["counts"], len(WINDOWS))
         return ItemRows(
-            place.astype(np.int64).ravel(),
-            self._ids[distinct],
-            self._keys[distinct].tolist(),
-            codes,
-            vectors,
+            place,
+            ids,
+            records["codes"],
+            records["vectors"],
             plain[:, 0],
             plain[:, 1],
-            named,
-            self._compact(attributes),
+            {each.name: plain[:, at] for at, each in enumerate(self._numbers.numbers, start=2)},
+            self._compact(records["attributes"]),
+            counts,
+            records["prefixes"],
+            records["vocabulary_row"],
             present.any(axis=1),
         )
+
+    def _blank(self, records: npt.NDArray[np.void], view: str, old: Bools) -> None:
+        """Make the features of a view missing."""
+        if view == CONTENT:
+            records["plain"][old, :2] = np.nan
+        elif view == SID:
+            records["codes"][old] = NO_CODE
+            records["prefixes"][old] = 0
+        elif view == ITEM_ATTRIBUTES:
+            records["plain"][old, 2:] = np.nan
+            records["attributes"][old] = MISSING
+        else:
+            records["counts"][old] = np.nan
+        if view == (SID if self._vectors == DECODED_VECTORS else CONTENT):
+            records["vectors"][old] = 0
 
     def _compact(self, attributes: Codes) -> Coded:
         codes, values = np.zeros_like(attributes), []
@@ -309,6 +365,10 @@ def _coded_attributes(schema: FeatureSchema, views: Sequence[PackedView]) -> tup
             kind: Kind = "categories" if kinds[name].endswith("_LIST") else "category"
             features[name] = ExtraFeature(name, kind, ITEM_ATTRIBUTES, of_item=True)
     return tuple(features.values())
+
+
+def _event_us(row: bytes | None) -> int:
+    return _NEVER_US if row is None else event_us(row)
 
 
 def _tails_of(tails: Sequence[tuple[bytes | None, ...]]) -> npt.NDArray[np.uint8]:

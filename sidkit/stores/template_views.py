@@ -38,6 +38,16 @@ def template_function(view: Any) -> Computed | None:
     return _known().get(_body(getattr(view.feature_transformation, "udf_string", "")) or "")
 
 
+def is_user_recency(view: Any) -> bool:
+    """Whether a view's function is that of the template's ``user_recency``."""
+    return template_function(view) is _user_recency
+
+
+def hours_since(newest_us: float, at_us: int) -> float:
+    """The value of ``user_recency`` for one user; NaN without a history."""
+    return float((at_us - newest_us) / 3.6e9)
+
+
 def _user_recency(table: pa.Table) -> dict[str, npt.NDArray[Any]]:
     lists = one_chunk(table.column("user_history__timestamps_us"))
     lengths = np.nan_to_num(lists.value_lengths().to_numpy(zero_copy_only=False)).astype(np.int64)

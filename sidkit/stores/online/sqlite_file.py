@@ -36,9 +36,9 @@ from sidkit.stores.online.checksums import (
     time_key,
     us_of,
 )
-from sidkit.stores.online.codec import layout_number
+from sidkit.stores.online.codec import layout_number, unpack
 from sidkit.stores.online.connection import LAYOUTS, REBUILD, open_to_read, open_to_write, state_of
-from sidkit.stores.online.layout import Layout, layout_from_json
+from sidkit.stores.online.layout import Cells, Layout, layout_from_json
 from sidkit.stores.online.marks import read_marks, read_tails, write_marks
 from sidkit.stores.online.sql import beside, parts, select, table_of, table_statement, upsert
 
@@ -199,6 +199,11 @@ class Reading:
     def damaged(self, view: str, problem: str) -> OnlineStoreError:
         """Build the error for a damaged table."""
         return self._file.damaged(view, problem)
+
+    def cells(self, view: str, row: bytes, features: Sequence[str]) -> dict[str, Cells]:
+        """Some features of one row as stored; those that its layout lacks are missing."""
+        number = layout_number(row)
+        return unpack(self.layouts_of(view, [row])[number], [row], features, number)
 
     def layouts_of(self, view: str, rows: Sequence[bytes | None]) -> dict[int, Layout]:
         """Like :meth:`layouts`, but require the layouts of all given rows."""
