@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ranking.data.code_counts import code_reader
-from ranking.data.code_schema import codebook_of
+from ranking.data.code_counts import code_reader, has_code_counts
+from ranking.data.code_schema import codebook_of, stats_depths
 from ranking.data.dataset import Dataset, LabelledRows
 from ranking.data.decoded import CONTENT_VECTORS, DECODED_VECTORS, VectorsOf
 from ranking.data.feature_views import (
@@ -26,6 +27,7 @@ from ranking.data.frame_builder import FrameBuilder, value_service
 from ranking.data.schema import BUILT_IN, FeatureSchema
 from ranking.serving.context import Context, context_columns, read_context_views
 from ranking.serving.one_request import OneRequest, Sides
+from ranking.serving.prefix_counts import PrefixCounts
 from ranking.serving.request_counts import CodeCountsReader, CountedView
 from ranking.serving.static_items import STATIC_BYTES, STATIC_VIEWS, StaticItems
 from semantic_ids.codebook import Codebook
@@ -137,12 +139,14 @@ class Request:
     """One request as arrays, with flags for keys that are missing from the online store.
 
     ``known`` is ``bool [items]``: whether any view has a row for the item. An item without vectors is known; an item in no
-    view was never in the item table or the log. ``user_known`` is the same for the user.
+    view was never in the item table or the log. ``user_known`` is the same for the user. ``read_seconds`` is the time that the
+    online store took.
     """
 
     data: Dataset
     known: npt.NDArray[np.bool_]
     user_known: bool
+    read_seconds: float = 0.0
 
 
 class OnlineFeatures:
@@ -165,6 +169,8 @@ class OnlineFeatures:
         Bound of the memory for static features of items; see :class:`ranking.serving.static_items.StaticItems`.
     vocabulary : Vocabulary, optional
         The ranker's item ids, if it has any.
+    shared : OnlineFeatures, optional
+        Features of another ranker, whose items are used too if they are the same.
     """
 
     def __init__(
@@ -176,6 +182,7 @@ class OnlineFeatures:
         vectors: VectorsOf = CONTENT_VECTORS,
         static_bytes: int = STATIC_BYTES,
         vocabulary: Vocabulary | None = None,
+        shared: OnlineFeatures | None = None,
     ) -> None:
         self._codebook = codebook
         self._schema = schema
@@ -189,8 +196,6 @@ class OnlineFeatures:
         self._by_code = None
         if schema.reads_code_stats:
             self._by_code = code_reader(store, service_name, lambda service: _reader(store, service))
-            of_codes = ServiceReader(store, feature_service(store, codes_service(codebook_of(service_name)))).packed
-            self._code_views = of_codes.views if of_codes is not None else {}
         self._user, self._item, self._content = (
             ServiceReader(store, feature_service(store, f"{service_name}_{part}"), unread)
             for part in ("user", "item", "content")
@@ -198,10 +203,32 @@ class OnlineFeatures:
         context = f"{service_name}_context"
         has_context = any(service.name == context for service in store.list_feature_services())
         self._context = ServiceReader(store, feature_service(store, context)) if has_context else None
-        self._fast = self._fast_reader(static_bytes, vocabulary)
+        self._fast = self._fast_reader(store, service_name, static_bytes, vocabulary, shared)
 
-    def _fast_reader(self, static_bytes: int, vocabulary: Vocabulary | None) -> OneRequest | None:
+    def _prefixes(self, store: FeatureStore, service_name: str, like: Sides | None) -> PrefixCounts | None:
+        """The counts per prefix, if the codebook has any: also for a ranker that does not read them, to share its items."""
+        if not has_code_counts(store, service_name):
+            return None
+        codebook = codebook_of(service_name)
+        reader = ServiceReader(store, feature_service(store, codes_service(codebook)))
+        views = reader.packed.views if reader.packed is not None else {}
+        depths = stats_depths(views)
+        if not PrefixCounts.fits(depths, views):
+            return None
+        held = like.static.prefixes if like is not None else None
+        same = held is not None and (held.codebook, held.depths, held.views) == (codebook, depths, views)
+        return held if same else PrefixCounts(codebook, depths, views)
+
+    def _fast_reader(
+        self,
+        store: FeatureStore,
+        service_name: str,
+        static_bytes: int,
+        vocabulary: Vocabulary | None,
+        shared: OnlineFeatures | None,
+    ) -> OneRequest | None:
         """The reader of requests from the packed store; None for other stores and own definitions of the built-in views."""
+        like = shared._fast.sides if shared is not None and shared._fast is not None else None
         readers = self._user, self._item, self._content
         user, item, content = (each.packed.views if each.packed is not None else {} for each in readers)
         static = [item[name] for name in STATIC_VIEWS if name in item]
@@ -215,36 +242,36 @@ class OnlineFeatures:
             return None
         if item[ITEM_STATS].keys != static[0].keys or user[USER_STATS].keys != (("user_id", "user_id", "STRING"),):
             return None
-        codes = None
-        if self._by_code is not None:
-            views = self._code_views
-            if not CodeCountsReader.fits(self._by_code.depths, views):
-                return None
-            codes = CodeCountsReader(self._by_code.codebook, self._by_code.depths, views, self._schema)
+        prefixes = self._prefixes(store, service_name, like)
+        if prefixes is None and self._by_code is not None:
+            return None
         names = self._schema.names
         own = self._item.views.computing(names).excluding({*STATIC_VIEWS, ITEM_STATS})
         of_template = [view for view in self._user.views.on_demand if is_user_recency(view.view)]
         recency = [f"{view.name}__{feature}" for view in of_template for feature, _ in view.features]
         computed = [name for name in names if name not in recency]
         of_user = self._user.views.computing(computed).excluding({USER_HISTORY, USER_STATS})
+        made = StaticItems(
+            static,
+            CountedView(item[ITEM_STATS], WINDOWS, conversions=True),
+            self._codebook,
+            self._schema,
+            self._vectors,
+            prefixes,
+            vocabulary,
+            static_bytes,
+        )
         sides = Sides(
             file=self._item.packed.file,
             history=user[USER_HISTORY],
             recency=tuple(each for each in recency if each in names),
             user=self._user.narrowed(of_user) if of_user.names else None,
             items=self._item.narrowed(own) if own.names else None,
-            static=StaticItems(
-                static,
-                CountedView(item[ITEM_STATS], WINDOWS, conversions=True),
-                self._codebook,
-                self._schema,
-                self._vectors,
-                None if codes is None else codes.places,
-                vocabulary,
-                static_bytes,
-            ),
+            static=made.like(like.static if like is not None else None),
             user_stats=CountedView(user[USER_STATS], WINDOWS, conversions=False),
-            codes=codes,
+            codes=CodeCountsReader(prefixes, self._schema)
+            if prefixes is not None and self._by_code is not None
+            else None,
             by_value=self._by_value,
         )
         return OneRequest(sides, self._schema, self._vectors)
@@ -266,11 +293,15 @@ class OnlineFeatures:
         """
         columns = context_columns(self._schema, context or {}, len(item_ids))
         if self._fast is not None:
-            with self._fast.sides.file.reading():  # one snapshot, of the views that need the context too
+            began = perf_counter()
+            with self._fast.sides.file.reading() as reading:  # one snapshot, of the views that need the context too
                 further = self._context_views(user_id, item_ids, at_us, context)
-                read = self._fast.read(user_id, item_ids, at_us, rate, history_length, further, columns)
-            if read is not None:
-                return Request(*read)
+                rows = self._fast.read(reading, user_id, item_ids, at_us, history_length)
+                read_seconds = perf_counter() - began
+                if rows is not None:
+                    data = self._fast.gather(rows, rate, history_length, further, columns)
+                    return Request(data, rows.known, rows.user_known, read_seconds)
+        began = perf_counter()
         items = np.array(item_ids, dtype=object)
         times_us = np.full(len(items), at_us, dtype=np.int64)
         views = self._item.read({"item_id": item_ids}, at_us)
@@ -279,6 +310,7 @@ class OnlineFeatures:
         for name, view in user.items():
             views[name] = ViewRows(name, np.repeat(view.index, len(items)), view.table)
         views |= self._context_views(user_id, item_ids, at_us, context)
+        read_seconds = perf_counter() - began
         rows = LabelledRows(
             np.full(len(items), user_id, dtype=object),
             items,
@@ -302,7 +334,7 @@ class OnlineFeatures:
             one_moment=True,
         )
         data = builder.assemble(views, rows)
-        return Request(data, known, bool(known_in(self._user.stored(user), 1)[0]))
+        return Request(data, known, bool(known_in(self._user.stored(user), 1)[0]), read_seconds)
 
     def _context_views(
         self, user_id: str, item_ids: Sequence[str], at_us: int, context: Context | None
@@ -311,9 +343,17 @@ class OnlineFeatures:
             return {}
         return read_context_views(self._context.read, self._context.views, user_id, item_ids, at_us, context or {})
 
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        """The vocabulary in which items are numbered; equal to that of the ranker."""
+        return None if self._fast is None else self._fast.sides.static.vocabulary
+
     def preload(self, item_ids: Sequence[str], at_us: int) -> int:
-        """Read the static features of items, the last ones first, until their memory is full; returns how many are held."""
-        if self._fast is None:
+        """Read the features of items, the last ones first, until their memory is full; returns how many are held.
+
+        Nothing is read if the items are shared with another ranker.
+        """
+        if self._fast is None or len(self._fast.sides.static):
             return 0
         static, held = self._fast.sides.static, min(self._fast.sides.static.room, len(item_ids))
         chosen = item_ids[len(item_ids) - held :]

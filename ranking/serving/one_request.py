@@ -26,6 +26,7 @@ from ranking.data.item_table import NO_CODE, PADDING, ItemTable, Numbered
 from ranking.data.numeric_features import age_days, numeric_columns
 from ranking.data.schema import FeatureSchema
 from ranking.data.value_counts import value_counts
+from ranking.serving.prefix_counts import PrefixRows
 from ranking.serving.request_counts import CodeCountsReader, CountedView, Counts
 from ranking.serving.static_items import ItemRows, StaticItems
 from sidkit.core.arrays import Bools, Doubles, Floats, Ints, one_chunk
@@ -104,12 +105,32 @@ class History:
             items = one_chunk(table.column(f"{view.name}__item_ids")).flatten().to_pylist()
             times = one_chunk(table.column(f"{view.name}__timestamps_us")).flatten().to_numpy(zero_copy_only=False)
         else:
-            assert listed.inner is not None and isinstance(moments.flat, np.ndarray)
+            assert listed.inner is not None
+            assert isinstance(moments.flat, np.ndarray)
             texts, ends = bytes(listed.flat), listed.inner.tolist()
             items = [texts[start:end].decode() for start, end in pairwise(ends)]
             times = moments.flat
         last = (float(times[0]), float(times[-1])) if len(times) else (np.nan, np.nan)
         return cls(items[:longest], times[:longest], frozenset(items), len(times), *last), True
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestRows:
+    """What was read for a request: views and counts of the user, the history, the arrays of candidates and history, own views
+    of the candidates, counts per prefix; and which items are known, and whether the user is.
+    """
+
+    user_id: str
+    item_ids: Sequence[str]
+    at_us: int
+    user: Mapping[str, ViewRows]
+    of_user: Counts
+    history: History
+    items: ItemRows
+    own: Mapping[str, ViewRows]
+    prefixes: PrefixRows | None
+    known: Bools
+    user_known: bool
 
 
 class OneRequest:
@@ -143,21 +164,67 @@ class OneRequest:
         self._own_coded = tuple(each for each in schema.item_read if each.view != ITEM_ATTRIBUTES)
 
     def read(
+        self, reading: Reading, user_id: str, item_ids: Sequence[str], at_us: int, history_length: int
+    ) -> RequestRows | None:
+        """Read the rows of a request from a snapshot; None for ids that are no texts.
+
+        Parameters
+        ----------
+        reading : Reading
+            The snapshot.
+        user_id, item_ids, at_us
+            The request.
+        history_length : int
+            Maximum items per history.
+        """
+        user_keys = text_keys("user_id", [user_id])
+        if user_keys is None:
+            return None
+        sides, count = self.sides, len(item_ids)
+        of_user, has_stats = sides.user_stats.read(reading, user_keys, at_us)
+        history, has_history = History.read(reading, sides.history, user_keys, at_us, history_length)
+        user = {} if sides.user is None else sides.user.read({"user_id": [user_id]}, at_us)
+        stored = [] if sides.user is None else sides.user.stored(user)
+        try:
+            items = sides.static.look_up(reading, [*item_ids, *history.ids], at_us)
+        except TypeError:  # the reader that any store has says which ids are no texts
+            return None
+        candidate = items.place[:count]
+        known = items.known[candidate]
+        own = {} if sides.items is None else sides.items.read({"item_id": item_ids}, at_us)
+        for view in () if sides.items is None else sides.items.stored(own):
+            known |= np.asarray(view.index) >= 0
+        prefixes = None
+        if sides.codes is not None:
+            prefixes = sides.codes.counts.read(reading, items.prefixes[candidate], user_id, at_us)
+        return RequestRows(
+            user_id=user_id,
+            item_ids=item_ids,
+            at_us=at_us,
+            user=user,
+            of_user=of_user,
+            history=history,
+            items=items,
+            own=own,
+            prefixes=prefixes,
+            known=known,
+            user_known=bool(has_stats[0]) or has_history or any(view.index[0] >= 0 for view in stored),
+        )
+
+    def gather(
         self,
-        user_id: str,
-        item_ids: Sequence[str],
-        at_us: int,
+        read: RequestRows,
         rate: float,
         history_length: int,
         further: Mapping[str, ViewRows],
         context: Mapping[str, Any] | None,
-    ) -> tuple[Dataset, Bools, bool] | None:
-        """The dataset of a request, which items are known, and whether the user is; None for ids that are no texts.
+    ) -> Dataset:
+        """The dataset of a request.
 
         Parameters
         ----------
-        user_id, item_ids, at_us
-            The request.
+        read : RequestRows
+            Its rows.
         rate : float
             The share of positives among the training rows.
         history_length : int
@@ -167,66 +234,50 @@ class OneRequest:
         context : mapping, optional
             The context columns that the ranker reads.
         """
-        user_keys = text_keys("user_id", [user_id])
-        if user_keys is None:
-            return None
-        sides, count = self.sides, len(item_ids)
-        with sides.file.reading() as reading:
-            of_user, has_stats = sides.user_stats.read(reading, user_keys, at_us)
-            history, has_history = History.read(reading, sides.history, user_keys, at_us, history_length)
-            user = {} if sides.user is None else sides.user.read({"user_id": [user_id]}, at_us)
-            stored = [] if sides.user is None else sides.user.stored(user)
-            user_known = bool(has_stats[0]) or has_history or any(view.index[0] >= 0 for view in stored)
-            try:
-                items = sides.static.look_up(reading, [*item_ids, *history.ids], at_us)
-            except TypeError:  # the reader that any store has says which ids are no texts
-                return None
-            candidate, past = items.place[:count], items.place[count:]
-            of_items, known = items.counts.take(candidate), items.known[candidate]
-            own = {} if sides.items is None else sides.items.read({"item_id": item_ids}, at_us)
-            for view in () if sides.items is None else sides.items.stored(own):
-                known |= np.asarray(view.index) >= 0
-            rows = LabelledRows(
-                np.full(count, user_id, dtype=object),
-                np.array(item_ids, dtype=object),
-                np.full(count, at_us, dtype=np.int64),
-                np.zeros(count, np.int8),
-                context=context,
-            )
-            of_rows = {**further, **own}
-            for name, view in user.items():
-                of_rows[name] = ViewRows(name, np.broadcast_to(view.index, count), view.table)
-            table, read = self._item_table(items, candidate, own)
-            number_of = np.where(items.ids == "", PADDING, np.arange(1, len(items.ids) + 1))
-            candidates = number_of[candidate].astype(np.int32)
-            histories = np.zeros((1, history_length), dtype=np.int32)
-            times_us = np.zeros((1, history_length), dtype=np.int64)
-            histories[0, : len(past)], times_us[0, : len(past)] = number_of[past], history.times_us
-            numeric = np.empty((count, self._built_in + len(self._schema.numbers)), dtype=np.float32)
-            fill_built_in(numeric, of_items, of_user, items, candidate, history, rows, rate)
-            if self._schema.numbers:
-                extra = numeric[:, self._built_in :]
-                columns = {
-                    **self._stored(items, candidate, user, of_rows, rows),
-                    **affinities(
-                        self._schema, np.arange(len(table)), read.codes, read.values, candidates, histories, times_us,
-                        rows.at_us, prefix_numbers(self._schema, table.codes),
-                    ),
-                    **dict.fromkeys(sides.recency, np.array([hours_since(history.newest_us, at_us)])),
-                    **history_ages(times_us, rows.at_us[:1]),
-                    **self._by_value(items, candidate, rows, rate),
-                }  # fmt: skip
-                for name, column in columns.items():
-                    if name in self._place:
-                        extra[:, self._place[name]] = column
-                if sides.codes is not None:
-                    sides.codes.fill(extra, reading, items.prefixes[candidate], user_id, at_us, of_items, of_user, rate)
+        items, history, count = read.items, read.history, len(read.item_ids)
+        candidate, past = items.place[:count], items.place[count:]
+        of_items = items.counts.take(candidate)
+        rows = LabelledRows(
+            np.full(count, read.user_id, dtype=object),
+            np.array(read.item_ids, dtype=object),
+            np.full(count, read.at_us, dtype=np.int64),
+            np.zeros(count, np.int8),
+            context=context,
+        )
+        of_rows = {**further, **read.own}
+        for name, view in read.user.items():
+            of_rows[name] = ViewRows(name, np.broadcast_to(view.index, count), view.table)
+        table, coded_items = self._item_table(items, candidate, read.own)
+        number_of = np.where(items.ids == "", PADDING, np.arange(1, len(items.ids) + 1))
+        candidates = number_of[candidate].astype(np.int32)
+        histories = np.zeros((1, history_length), dtype=np.int32)
+        times_us = np.zeros((1, history_length), dtype=np.int64)
+        histories[0, : len(past)], times_us[0, : len(past)] = number_of[past], history.times_us
+        numeric = np.empty((count, self._built_in + len(self._schema.numbers)), dtype=np.float32)
+        fill_built_in(numeric, of_items, read.of_user, items, candidate, history, rows, rate)
+        if self._schema.numbers:
+            extra = numeric[:, self._built_in :]
+            columns = {
+                **self._stored(items, candidate, read.user, of_rows, rows),
+                **affinities(
+                    self._schema, np.arange(len(table)), coded_items.codes, coded_items.values, candidates, histories, times_us,
+                    rows.at_us, prefix_numbers(self._schema, table.codes),
+                ),
+                **dict.fromkeys(self.sides.recency, np.array([hours_since(history.newest_us, read.at_us)])),
+                **history_ages(times_us, rows.at_us[:1]),
+                **self._by_value(items, candidate, rows, rate),
+            }  # fmt: skip
+            for name, column in columns.items():
+                if name in self._place:
+                    extra[:, self._place[name]] = column
+            if self.sides.codes is not None and read.prefixes is not None:
+                self.sides.codes.fill(extra, read.prefixes, of_items, read.of_user, rate)
         coded = None
         if self._schema.row_coded:
             values = ValueIndex(self._schema.row_coded)
             coded = Coded(values.codes(of_rows, context, count), values.values())
         empty = not (histories.any() or times_us.any())
-        data = Dataset(
+        return Dataset(
             rows,
             numeric,
             candidates,
@@ -237,7 +288,6 @@ class OneRequest:
             self._schema,
             coded,
         )
-        return data, known, user_known
 
     def _item_table(self, items: ItemRows, candidate: Ints, own: Mapping[str, ViewRows]) -> tuple[ItemTable, Coded]:
         """The items after padding, and the coded features that are read of them."""

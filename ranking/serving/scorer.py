@@ -70,6 +70,8 @@ class Scorer:
         Name of the ranker; default: the one in state ``serving``.
     static_bytes : int
         Bound of the memory for features of items; see :class:`ranking.serving.static_items.StaticItems`.
+    like : Scorer, optional
+        Another scorer of the repository, whose items in memory are used too if they have the same features.
 
     Raises
     ------
@@ -84,7 +86,13 @@ class Scorer:
         When the repository's feature settings changed after training.
     """
 
-    def __init__(self, repo: Repo, ranker: str | None = None, static_bytes: int = STATIC_BYTES) -> None:
+    def __init__(
+        self,
+        repo: Repo,
+        ranker: str | None = None,
+        static_bytes: int = STATIC_BYTES,
+        like: Scorer | None = None,
+    ) -> None:
         from sidkit.stores.feast_repo import open_store
 
         catalog = Catalog.open(repo)
@@ -106,12 +114,19 @@ class Scorer:
             config.vectors,
             static_bytes,
             getattr(self._ranker, "vocabulary", None),
+            like._features if like is not None and like._codebook_id == self._codebook_id else None,
         )
+        if self._features.vocabulary is not None:  # an equal one, in which the items are numbered
+            self._ranker.vocabulary = self._features.vocabulary  # type: ignore[attr-defined]
         self._tables = repo.tables
         self._services = [self.record.service]
         if config.schema.reads_code_stats:
             self._services.append(codes_service(codebook_of(self.record.service)))
         self._materialized_until_us = materialized_until(self._store, self._services)
+
+    @property
+    def _codebook_id(self) -> tuple[str, str]:
+        return self.record.codebook, self._ranker.config.codebook_hash
 
     @property
     def target(self) -> Target:

@@ -9,7 +9,7 @@ was written later is so seen by the next request. The least recently used items 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import TYPE_CHECKING
@@ -33,6 +33,7 @@ from sidkit.stores.online.reader import PackedView, number_matrix, view_rows_of
 
 if TYPE_CHECKING:
     from ranking.data.vocabulary import Vocabulary
+    from ranking.serving.prefix_counts import PrefixCounts
     from sidkit.stores.offline.plan import ViewRows
     from sidkit.stores.online.sqlite_file import Reading
 
@@ -41,7 +42,6 @@ STATIC_BYTES = 256 << 20
 STATIC_VIEWS = (CONTENT, SID, ITEM_ATTRIBUTES)
 _ENTRY_BYTES = 400
 """Python's memory per item, approximately: the id, its key, and their places in a hash table."""
-PrefixesOf = Callable[[Codes], Codes]
 _FIRST_ROWS = 1_024
 _EVICTED_SHARE = 16
 _NEVER_US = int(np.iinfo(np.int64).min)
@@ -105,8 +105,8 @@ class StaticItems:
         The features that a ranker reads.
     vectors : str
         See :class:`ranking.serving.features.OnlineFeatures`.
-    prefixes : callable, optional
-        Codes ``int32 [items, levels]`` -> places of their prefixes ``int32 [items, depths]``.
+    prefixes : PrefixCounts, optional
+        Numbers the prefixes of the items' codes.
     vocabulary : Vocabulary, optional
         The ranker's item ids.
     most_bytes : int
@@ -120,19 +120,18 @@ class StaticItems:
         codebook: Codebook,
         schema: FeatureSchema,
         vectors: VectorsOf,
-        prefixes: PrefixesOf | None = None,
+        prefixes: PrefixCounts | None = None,
         vocabulary: Vocabulary | None = None,
         most_bytes: int = STATIC_BYTES,
     ) -> None:
         self._views, self._stats = list(views), stats
         self._stored = [view.stored for view in views]
         self._codebook, self._schema, self._vectors = codebook, schema, vectors
-        self._prefixes, self.vocabulary = prefixes, vocabulary
+        self.prefixes, self.vocabulary = prefixes, vocabulary
         self.features = _coded_attributes(schema, views)
         self._numbers = FeatureSchema(
             tuple(each for each in schema.numbers if each.view == ITEM_ATTRIBUTES and not each.of)
         )
-        no_codes = np.zeros((1, len(codebook.sizes)), dtype=np.int32)
         self._record = np.dtype(
             [
                 ("vectors", "f4", (codebook.encoder.output_dim,)),
@@ -140,7 +139,7 @@ class StaticItems:
                 ("plain", "f8", (2 + len(self._numbers.numbers),)),
                 ("counts", "f8", (3 * len(WINDOWS),)),
                 ("attributes", "i4", (len(self.features),)),
-                ("prefixes", "i4", (0 if prefixes is None else prefixes(no_codes - 1).shape[1],)),
+                ("prefixes", "i4", (0 if prefixes is None else len(prefixes.depths),)),
                 ("event_us", "i8", (len(views) + 1,)),
                 ("vocabulary_row", "i8"),
                 ("verified", "i8", (2,)),
@@ -156,6 +155,16 @@ class StaticItems:
 
     def __len__(self) -> int:
         return len(self._slot)
+
+    def like(self, other: StaticItems | None) -> StaticItems:
+        """The items of another ranker on the same codebook if they have the same features, else these."""
+        if other is None or not self._same_as(other):
+            return self
+        return other
+
+    def _same_as(self, other: StaticItems) -> bool:
+        what = ("_views", "_stats", "_vectors", "prefixes", "vocabulary", "features", "_numbers", "_record", "_most")
+        return all(getattr(self, name) == getattr(other, name) for name in what)
 
     @property
     def room(self) -> int:
@@ -196,7 +205,7 @@ class StaticItems:
     def _larger(self, items: int) -> StaticItems:
         """An empty one for a single request with more items than are held."""
         return StaticItems(
-            self._views, self._stats, self._codebook, self._schema, self._vectors, self._prefixes, self.vocabulary,
+            self._views, self._stats, self._codebook, self._schema, self._vectors, self.prefixes, self.vocabulary,
             (items + 1) * self._item_bytes,
         )  # fmt: skip
 
@@ -287,8 +296,8 @@ class StaticItems:
         records["codes"][slots], records["vectors"][slots] = table.codes[places], table.content[places]
         records["plain"][slots] = self._numbers_of(views, len(slots))
         records["attributes"][slots] = self._index.codes(views, None, len(slots))
-        if self._prefixes is not None:
-            records["prefixes"][slots] = self._prefixes(table.codes[places])
+        if self.prefixes is not None:
+            records["prefixes"][slots] = self.prefixes.places(table.codes[places])
         records["event_us"][slots, : len(self._views)] = [list(map(_event_us, rows)) for rows in found]
         records["verified"][slots, 0] = self._generations[0]
         self._tails[slots] = tails
