@@ -141,6 +141,8 @@ def _serialized(view: PackedView, request: Mapping[str, Sequence[Any]]) -> list[
         raise ServingError(
             f"expected the keys {', '.join(missing)} for {view.name}, got {', '.join(given) or 'no keys'}; add them"
         )
+    if not any(len(request[name]) for _, name, _ in view.keys):
+        return []  # no value of an empty list has a type
     keys = None
     if len(view.keys) == 1 and view.keys[0][2] == "STRING":
         key, name, _ = view.keys[0]
