@@ -7,8 +7,9 @@ The service runs in a process of its own on a free port of the loopback address.
 answer delays nobody's clock (no coordinated omission). The floor is measured in this process: the packed rows of the candidates
 and of the user as bytes, and one forward pass of the same batch; see ``floor``. Processor seconds per request are those of the
 service, so that other load on the machine matters less. ``--swaps N`` promotes the repository's rankers in turn while two
-clients send requests, and counts requests without an answer (lost) and answers whose scores are not those of the ranker that they name
-(mixed). It works on a copy of the repository. ``--flat N`` sends so many requests and compares the memory of the service.
+clients send requests, and counts requests without an answer (lost) and answers whose scores are not those of the ranker that
+they name (mixed). It works on a copy of the repository. ``--flat N`` sends so many requests and compares the memory of the
+service.
 """
 
 from __future__ import annotations
@@ -123,8 +124,8 @@ def floor(repo: Path, bodies: list[dict[str, Any]], rounds: int) -> dict[str, li
     """Processor seconds in this process, of the same requests in turn.
 
     ``read``: the bare packed reads of all views of candidates and user; ``read_all``: with the counts per prefix of codes;
-    ``forward``: one forward pass of a batch in which every row has a copy of the history, as in training; ``forward_shared``: of
-    the scorer's batch, whose rows share it; ``scorer``, and ``scorer_before``: without arrays of items.
+    ``forward``: one forward pass of a batch in which every row has a copy of the history, as in training; ``forward_shared``:
+    of the scorer's batch, whose rows share it; ``scorer``, and ``scorer_before``: without arrays of items.
     """
     import torch
 

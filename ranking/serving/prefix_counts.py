@@ -137,7 +137,7 @@ class PrefixCounts:
         outdated = places[(self._verified.array[places] < self._generation)]
         if len(outdated):
             keys = [self._all_head + self._values[place] for place in outdated.tolist()]
-            rows = [row for (row,) in reading.fetch([stored], keys)]
+            rows = [row for (row,) in reading.fetch((stored,), keys)]
             self._counts.array[outdated] = number_matrix(reading, self._of_all.view, self._of_all.features, rows)
             self._event_us.array[outdated] = [0 if row is None else event_us(row) for row in rows]
             self._verified.array[outdated] = self._generation

@@ -285,7 +285,7 @@ class StaticItems:
 
     def _read(self, reading: Reading, slots: Ints) -> None:
         """Read the static rows of slots, whose ids and keys are set."""
-        found = reading.fetch(self._stored, self._keys[slots].tolist())
+        found = reading.fetch(tuple(self._stored), self._keys[slots].tolist())
         tails = _tails_of([tuple(None if row is None else row[-TAIL:] for row in rows) for rows in found])
         rows = zip(*found, strict=True)
         views = {view.name: view_rows_of(reading, view, each) for view, each in zip(self._views, rows, strict=True)}
@@ -305,7 +305,7 @@ class StaticItems:
     def _count(self, reading: Reading, slots: Ints) -> None:
         """Read the counts of slots."""
         view = self._stats.view
-        rows = [row for (row,) in reading.fetch([view.stored], self._keys[slots].tolist())]
+        rows = [row for (row,) in reading.fetch((view.stored,), self._keys[slots].tolist())]
         self._records["counts"][slots] = number_matrix(reading, view, self._stats.features, rows)
         self._records["event_us"][slots, -1] = list(map(_event_us, rows))
         self._records["verified"][slots, 1] = self._generations[1]
