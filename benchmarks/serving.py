@@ -1,14 +1,15 @@
 """Latency of ranking requests: the service, and the floor of the same reads and one forward pass.
 
-    python benchmarks/serving.py --repo FOLDER [--candidates 500] [--seconds 20] [--rate 50] [--swaps N] [--out FILE]
+    python benchmarks/serving.py --repo FOLDER [--candidates 500] [--requests 1000] [--seconds 20] [--rate 50] [--out FILE]
 
 The service runs in a process of its own on a free port of the loopback address. ``closed`` sends one request after another;
 ``fixed`` sends at a fixed rate over keep-alive connections, and counts a request from the moment it was due, so that a slow
 answer delays nobody's clock (no coordinated omission). The floor is measured in this process: the packed rows of the candidates
-and of the user as bytes, and one forward pass of the same batch. Processor seconds per request are those of the service, so
-that other load on the machine matters less. ``--swaps`` promotes the repository's rankers in turn while two clients send
-requests, and counts requests without an answer (lost) and answers whose scores are not those of the ranker that they name
-(mixed). It works on a copy of the repository.
+and of the user as bytes, and one forward pass of the same batch; see ``floor``. Processor seconds per request are those of the
+service, so that other load on the machine matters less. ``--swaps N`` promotes the repository's rankers in turn while two
+clients send requests, and counts requests without an answer (lost) and answers whose scores are not those of the ranker that
+they name (mixed). It works on a copy of the repository. ``--flat N`` sends so many requests and compares the memory of the
+service.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import itertools
 import json
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -26,6 +28,7 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -34,6 +37,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import psutil
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 CONNECTIONS = 4
@@ -84,9 +88,9 @@ def bodies_of(repo: Path, candidates: int, count: int = 400) -> list[dict[str, A
     ]
 
 
-def closed(url: str, bodies: list[bytes], seconds: float) -> tuple[list[float], int]:
-    connection, times, errors, end = connected(url), [], 0, time.perf_counter() + seconds
-    while time.perf_counter() < end:
+def closed(url: str, bodies: list[bytes], requests: int) -> tuple[list[float], int]:
+    connection, times, errors = connected(url), [], 0
+    for _ in range(requests):
         began = time.perf_counter()
         status, _ = call(connection, "POST", "/v1/rank", bodies[len(times) % len(bodies)])
         times.append(time.perf_counter() - began)
@@ -116,51 +120,117 @@ def fixed(url: str, bodies: list[bytes], seconds: float, rate: float) -> tuple[l
     return times, sum(errors)
 
 
-def floor(repo: Path, bodies: list[dict[str, Any]], rounds: int = 100) -> dict[str, list[float]]:
-    """Processor seconds of the bare reads and the bare forward pass, and of the whole scorer, in this process."""
+def floor(repo: Path, bodies: list[dict[str, Any]], rounds: int) -> dict[str, list[float]]:
+    """Processor seconds in this process, of the same requests in turn.
+
+    ``read``: the bare packed reads of all views of candidates and user; ``read_all``: with the counts per prefix of codes;
+    ``forward``: one forward pass of a batch in which every row has a copy of the history, as in training; ``forward_shared``:
+    of the scorer's batch, whose rows share it; ``scorer``, and ``scorer_before``: without arrays of items.
+    """
     import torch
 
     from ranking.serving.scorer import Scorer
     from sidkit.core.clock import present_us
     from sidkit.core.repo import Repo
-    from sidkit.stores.online.arrow import text_keys
-    from sidkit.stores.online.store import PackedSqliteOnlineStore, view_id
 
     torch.set_num_threads(1)
-    scorer = Scorer(Repo.open(repo))
-    store = scorer.store
-    online = store._get_provider().online_store
-    assert isinstance(online, PackedSqliteOnlineStore)
-    file = online.file(store.config)
-    sides: dict[str, list[tuple[str, int | None]]] = {}
-    for side in ("item", "user"):
-        service = store.get_feature_service(f"{scorer.record.service}_{side}")
-        names = [projection.name for projection in service.feature_view_projections]
-        stored = [view for view in store.list_feature_views() if view.name in names]
-        sides[side] = [(view_id(store.config, view), None) for view in stored]
-    measured: dict[str, list[float]] = {"read": [], "forward": [], "scorer": []}
-    for number in range(rounds + 20):
-        body = bodies[number % len(bodies)]
-        began = time.thread_time()
-        with file.reading() as reading:
+    scorer, before = Scorer(Repo.open(repo)), Scorer(Repo.open(repo))
+    before._features._fast = None  # what any other online store has
+    scorer.preload(sorted({item for body in bodies for item in body["item_ids"]}), present_us())
+    reads = BareReads(scorer)
+    names = ("read", "read_all", "forward", "forward_shared", "scorer", "scorer_before")
+    measured: dict[str, list[float]] = {name: [] for name in names}
+    warm = min(len(bodies), 100)
+    for number in range(warm + rounds):
+        body = bodies[number % warm]
+
+        def timed(name: str, work: Any, *, counts: bool = number >= warm) -> Any:
+            began = time.thread_time()
+            result = work()
+            if counts:
+                measured[name].append(time.thread_time() - began)
+            return result
+
+        def scored(by: Any, asked: dict[str, Any] = body) -> Any:
+            request = by.read(asked["user_id"], asked["item_ids"], present_us())
+            by.score_request(request)
+            return request
+
+        def forward(batch: Any) -> None:
+            with torch.inference_mode():
+                scorer.ranker.model(batch)
+
+        timed("read", lambda asked=body: reads.read(asked, codes=False))
+        timed("read_all", lambda asked=body: reads.read(asked, codes=True))
+        request = timed("scorer", lambda: scored(scorer))
+        timed("scorer_before", lambda: scored(before))
+        batch = next(iter(scorer.ranker.batches(request.data).batches(len(body["item_ids"]))))
+        copied = {each: getattr(batch, each).contiguous() for each in ("history", "mask", "gap_bucket")}
+        timed("forward_shared", lambda shared=batch: forward(shared))
+        plain = replace(batch, **copied)
+        timed("forward", lambda copy=plain: forward(copy))
+    return measured
+
+
+class BareReads:
+    """The rows of a request as bytes, from the packed store."""
+
+    def __init__(self, scorer: Any) -> None:
+        from sidkit.stores.online.store import PackedSqliteOnlineStore, view_id
+
+        store = scorer.store
+        online = store._get_provider().online_store
+        assert isinstance(online, PackedSqliteOnlineStore)
+        self._file = online.file(store.config)
+        self._sides: dict[str, list[tuple[str, int | None]]] = {}
+        stored = {view.name: (view_id(store.config, view), None) for view in store.list_feature_views()}
+        for side in ("item", "user"):
+            service = store.get_feature_service(f"{scorer.record.service}_{side}")
+            names = [projection.name for projection in service.feature_view_projections]
+            self._sides[side] = [stored[name] for name in names if name in stored]
+        codebook = scorer.record.codebook
+        self._codes = [
+            stored[name] for name in (f"code_stats_{codebook}", f"user_code_stats_{codebook}") if name in stored
+        ]
+        self._scorer, self._codebook = scorer, codebook
+
+    def read(self, body: dict[str, Any], *, codes: bool) -> None:
+        from sidkit.core.code_stats import prefix_keys
+        from sidkit.stores.online.arrow import entity_keys, text_keys
+
+        with self._file.reading() as reading:
             for side, ids in (("item", body["item_ids"]), ("user", [body["user_id"]])):
                 keys = text_keys(f"{side}_id", ids)
                 assert keys is not None
-                reading.rows_of(sides[side], keys)
-        read = time.thread_time() - began
-        began = time.thread_time()
-        request = scorer.read(body["user_id"], body["item_ids"], present_us())
-        scorer.score_request(request)
-        whole = time.thread_time() - began
-        batch = next(iter(scorer.ranker.batches(request.data).batches(len(body["item_ids"]))))
-        began = time.thread_time()
-        with torch.inference_mode():
-            scorer.ranker.model(batch)
-        forward = time.thread_time() - began
-        if number >= 20:
-            for name, value in (("read", read), ("forward", forward), ("scorer", whole)):
-                measured[name].append(value)
-    return measured
+                reading.rows_of(self._sides[side], keys)
+            if codes and self._codes:
+                of_all, of_user = self._keys(body, prefix_keys, entity_keys)
+                reading.rows_of(self._codes[:1], of_all)
+                reading.rows_of(self._codes[1:], of_user)
+
+    def _keys(self, body: dict[str, Any], prefix_keys: Any, entity_keys: Any) -> tuple[Any, Any]:
+        """Keys of the prefixes of a body's candidates; made once per body, since they are not part of the reads."""
+        if "keys" not in body:
+            request = self._scorer.read(body["user_id"], body["item_ids"], time.time_ns() // 1000)
+            held = request.data.items.codes[1:]
+            held = held[(held >= 0).all(axis=1)]
+            depths = self._scorer._features._fast.sides.codes.counts.depths
+            texts = sorted({key for depth in depths for key in prefix_keys(self._codebook, held, depth)})
+            prefixes, users = pa.array(texts), pa.array([body["user_id"]] * len(texts))
+            kinds = {"sid_prefix": "STRING", "user_id": "STRING"}
+            body["keys"] = (
+                entity_keys({"sid_prefix": prefixes}, kinds),
+                entity_keys({"sid_prefix": prefixes, "user_id": users}, kinds),
+            )
+        return body["keys"]
+
+
+def stages(url: str) -> dict[str, tuple[float, float]]:
+    """Seconds and number of requests per stage so far, from the service's metrics."""
+    text = call(connected(url), "GET", "/metrics")[1].decode()
+    found = re.findall(r'sidkit_request_duration_seconds_(sum|count)\{stage="(\w+)"\} (\S+)', text)
+    values = {(name, stage): float(value) for name, stage, value in found}
+    return {stage: (values["sum", stage], values["count", stage]) for _, stage in values}
 
 
 def swap(repo: Path, folder: Path, bodies: list[dict[str, Any]], swaps: int) -> dict[str, Any]:
@@ -241,6 +311,22 @@ def mixed_in(repo: Any, names: list[str], answers: list[tuple[dict[str, Any], di
     return mixed
 
 
+def flat(repo: Path, folder: Path, bodies: list[dict[str, Any]], requests: int) -> dict[str, Any]:
+    """Resident memory of the service over many requests, with all candidates of its items in turn."""
+    process, url = start(repo, folder)
+    sent = [json.dumps(body).encode() for body in bodies]
+    watched, memory, errors = psutil.Process(process.pid), [], 0
+    try:
+        closed(url, sent, len(sent))
+        for _ in range(10):
+            errors += closed(url, sent, requests // 10)[1]
+            memory.append(round(watched.memory_info().rss / 1e6, 1))
+    finally:
+        process.terminate()
+        process.wait()
+    return {"requests": requests, "errors": errors, "memory_mb": memory, "growth": round(memory[-1] / memory[0] - 1, 4)}
+
+
 def shown(seconds: list[float]) -> dict[str, float]:
     p50, p90, p99 = (float(np.percentile(seconds, share)) * 1e3 for share in (50, 90, 99))
     return {"p50_ms": round(p50, 3), "p90_ms": round(p90, 3), "p99_ms": round(p99, 3), "requests": len(seconds)}
@@ -250,12 +336,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repo", type=Path, required=True, help="a repository with a serving ranker")
     parser.add_argument("--candidates", type=int, default=500)
-    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--rounds", type=int, default=200, help="requests measured in one process")
+    parser.add_argument("--requests", type=int, default=1_000, help="requests of the closed loop")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of the fixed rate")
     parser.add_argument("--rate", type=float, default=50.0, help="requests per second of the fixed rate")
     parser.add_argument("--out", type=Path, help="file for the results (JSON)")
     parser.add_argument("--swaps", type=int, default=0, help="measure so many promotions under load instead")
+    parser.add_argument("--flat", type=int, default=0, help="measure memory over so many requests instead")
     options = parser.parse_args()
     bodies = bodies_of(options.repo, options.candidates)
+    if options.flat:
+        with tempfile.TemporaryDirectory() as folder:
+            finish({"flat": flat(options.repo, Path(folder), bodies, options.flat)}, options.out)
+        return
     if options.swaps:
         with tempfile.TemporaryDirectory() as folder:
             finish({"swap": swap(options.repo, Path(folder), bodies, options.swaps)}, options.out)
@@ -264,27 +357,48 @@ def main() -> None:
     result: dict[str, Any] = {
         "candidates": len(bodies[0]["item_ids"]),
         "cores": os.cpu_count(),
+        "load_before": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),
-        "floor_cpu": {name: shown(values) for name, values in floor(options.repo, bodies).items()},
+        "cpu_in_one_process": {
+            name: shown(values) for name, values in floor(options.repo, bodies, options.rounds).items()
+        },
     }
     with tempfile.TemporaryDirectory() as folder:
         process, url = start(options.repo, Path(folder))
         try:
             watched = psutil.Process(process.pid)
-            closed(url, sent, min(options.seconds, 3))  # fills the caches
-            before, memory = watched.cpu_times(), watched.memory_info().rss
-            times, errors = closed(url, sent, options.seconds)
+            closed(url, sent, len(sent))  # fills the caches
+            before, memory, staged = watched.cpu_times(), watched.memory_info().rss, stages(url)
+            times, errors = closed(url, sent, options.requests)
             after = watched.cpu_times()
             used = (after.user + after.system - before.user - before.system) / len(times)
             result["closed"] = {**shown(times), "errors": errors, "cpu_ms": round(used * 1e3, 3)}
+            result["stages_ms"] = {
+                stage: round((seconds - staged[stage][0]) / (count - staged[stage][1]) * 1e3, 3)
+                for stage, (seconds, count) in stages(url).items()
+            }
             times, errors = fixed(url, sent, options.seconds, options.rate)
             result["fixed"] = {**shown(times), "errors": errors, "rate": options.rate}
             result["memory"] = {"mb": round(memory / 1e6), "growth": round(watched.memory_info().rss / memory - 1, 4)}
         finally:
             process.terminate()
             process.wait()
-    floor_ms = result["floor_cpu"]["read"]["p50_ms"] + result["floor_cpu"]["forward"]["p50_ms"]
-    result["cpu_vs_floor"] = round(result["closed"]["cpu_ms"] / floor_ms, 2)
+    result["load_after"] = round(os.getloadavg()[0], 1)
+    measured = {name: values["p50_ms"] for name, values in result["cpu_in_one_process"].items()}
+    floors = {
+        "reads_and_forward": measured["read"] + measured["forward"],
+        "all_reads_and_forward": measured["read_all"] + measured["forward"],
+        "reads_and_shared_forward": measured["read"] + measured["forward_shared"],
+        "all_reads_and_shared_forward": measured["read_all"] + measured["forward_shared"],
+    }
+    of = {
+        "scorer": measured["scorer"],
+        "service": result["closed"]["cpu_ms"],
+        "scorer_before": measured["scorer_before"],
+    }
+    result["cpu_vs_floor"] = {
+        name: {what: round(value / floor_ms, 2) for what, value in of.items()} for name, floor_ms in floors.items()
+    }
     finish(result, options.out)
 
 

@@ -51,7 +51,7 @@ def affinities(
     candidate : int [rows]
         Item version of the candidate.
     history : int [rows, length]
-        Item versions of the history, newest first; 0 is padding.
+        Item versions of the history, newest first; 0 is padding. One row if all rows have the same history, also of the times.
     history_us : int64 [rows, length]
         Times of the history, microseconds UTC.
     at_us : int64 [rows]
@@ -75,12 +75,19 @@ def affinities(
             weigh = _Same(codes[:, place[name]].astype(np.int64))
         else:
             weigh = _Overlap(codes[:, place[name]], values[place[name]])
+        if len(history) == 1 and isinstance(weigh, _Same):
+            counts, then_us = weigh.in_one(candidate, history[0], history_us[0])
+            gaps = np.where(counts > 0, np.maximum(at_us - then_us, 0) / DAY_US, np.nan)
+            computed[name] = counts, gaps
+            continue
         for start in range(0, len(at_us), _ROWS):
             rows = slice(start, start + _ROWS)
-            weight = weigh(candidate[rows], history[rows]) * (history[rows] != 0)
+            past, past_us = (each if len(each) == 1 else each[rows] for each in (history, history_us))
+            weight = weigh(candidate[rows], past) * (past != 0)
             counts[rows] = weight.sum(axis=1)
             had = weight > 0
-            newest = history_us[rows][np.arange(len(had)), had.argmax(axis=1)]
+            of_row = 0 if len(past_us) == 1 else np.arange(len(had))
+            newest = past_us[of_row, had.argmax(axis=1)]
             gaps[rows] = np.where(had.any(axis=1), np.maximum(at_us[rows] - newest, 0) / DAY_US, np.nan)
         computed[name] = counts, gaps
     return {each.name: _one(each, computed, lengths) for each in schema.numbers if each.of and not each.view}
@@ -103,6 +110,19 @@ class _Same:
         own = self._value[candidate][:, None]
         same: Floats = ((self._value[history] == own) & (own != 0)).astype(np.float32)
         return same
+
+    def in_one(
+        self, candidate: npt.NDArray[np.integer], history: npt.NDArray[np.integer], us: Ints
+    ) -> tuple[Doubles, Ints]:
+        """How often one history has each candidate's value, ``float64 [rows]``, and the newest time, ``int64 [rows]``."""
+        filled = history != 0
+        values, first, times = np.unique(self._value[history[filled]], return_index=True, return_counts=True)
+        own = self._value[candidate]
+        if not len(values):
+            return np.zeros(len(own)), np.zeros(len(own), dtype=np.int64)
+        place = np.minimum(np.searchsorted(values, own), len(values) - 1)
+        counts: Doubles = np.where((values[place] == own) & (own != 0), times[place], 0).astype(np.float64)
+        return counts, us[filled][first][place]
 
 
 class _Overlap:

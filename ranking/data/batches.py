@@ -28,6 +28,8 @@ from sidkit.core.arrays import Codes, Floats, Ints
 __all__ = ["TIME_BUCKETS", "Batch", "Batches", "RowTensors", "TableTensors", "Vocabulary", "gap_bucket", "seen_in"]
 
 NO_INPUTS = CodedInputs()
+_ONE = 2
+"""Histories in the table of one request: the empty one, and the user's."""
 SCAN_ROWS = 4096
 """Batch size of passes without training."""
 
@@ -131,7 +133,8 @@ class TableTensors:
         # Stored as int32; a batch casts only the rows it gathers to int64.
         self._history_items = torch.from_numpy(history_items)
         self._history_us = torch.from_numpy(history_us)
-        self._index = torch.from_numpy(vocabulary.numbers(items.ids))
+        known = items.numbered if items.numbered is not None and items.numbered.vocabulary is vocabulary else None
+        self._index = torch.from_numpy(vocabulary.numbers(items.ids) if known is None else known.rows)
         self._codes = torch.from_numpy(items.codes)
         self._content = torch.from_numpy(items.content)
         self._place = torch.empty(len(items), dtype=torch.int64)
@@ -141,6 +144,8 @@ class TableTensors:
 
     def batch(self, rows: RowTensors, matches: Tensor | None = None) -> Batch:
         """Build a batch by looking up the items and histories of some rows."""
+        if len(self._history_items) <= _ONE and self._is_one_request(rows):
+            return self._request(rows, matches)
         items = self._history_items.index_select(0, rows.history).long()
         # Representations are computed once per distinct item of the batch.
         distinct, back = self._distinct(torch.cat([rows.candidate.long(), items.flatten()]))
@@ -155,6 +160,31 @@ class TableTensors:
             history=back[len(rows) :].view(items.shape),
             mask=items != 0,
             gap_bucket=gap_bucket(rows.at_us[:, None], self._history_us.index_select(0, rows.history)),
+            label=rows.label,
+            at_us=rows.at_us,
+            matches=matches,
+            coded=self._coded(rows),
+        )
+
+    def _is_one_request(self, rows: RowTensors) -> bool:
+        """Whether all rows have the same history and time, and the table has no other items to speak of."""
+        few = len(self._index) <= len(rows) + self._history_items.shape[1] + 1
+        same = (bool((each == each[0]).all()) for each in (rows.history, rows.at_us))
+        return len(rows) > 1 and few and all(same)
+
+    def _request(self, rows: RowTensors, matches: Tensor | None) -> Batch:
+        """Rows that share a history: it is expanded, not copied, which the model's parts make use of."""
+        first = rows.history[:1]
+        items = self._history_items.index_select(0, first).long()
+        gaps = gap_bucket(rows.at_us[:1, None], self._history_us.index_select(0, first))
+        shape = (len(rows), items.shape[1])
+        return Batch(
+            numeric=rows.numeric,
+            items=ItemBatch(self._index, self._codes.long(), self._content),
+            candidate=rows.candidate.long(),
+            history=items.expand(shape),
+            mask=(items != 0).expand(shape),
+            gap_bucket=gaps.expand(shape),
             label=rows.label,
             at_us=rows.at_us,
             matches=matches,
@@ -255,6 +285,9 @@ class Batches:
 
     def batches(self, size: int, generator: torch.Generator | None = None) -> Iterator[Batch]:
         """Iterate over all rows once, shuffled if a generator is given."""
+        if generator is None and 0 < len(self) <= size:
+            yield self._tables.batch(self._rows, self._matches)
+            return
         order = torch.arange(len(self)) if generator is None else torch.randperm(len(self), generator=generator)
         order = order.to(self.label.device)
         for start in range(0, len(order), size):

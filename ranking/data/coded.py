@@ -5,6 +5,7 @@ Values are categories (string), lists of categories (list<string>) or vectors (l
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -57,7 +58,19 @@ class ValueIndex:
     def __init__(self, features: Sequence[ExtraFeature]) -> None:
         self.features = tuple(features)
         self._index: list[dict[object, int]] = [{None: MISSING} for _ in self.features]
+        self._listed: list[list[object]] = [[] for _ in self.features]
         self._arrays: list[pa.Array] = [pa.array([], _TYPES[each.kind]) for each in self.features]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Number of values so far, per feature; the missing value counts."""
+        return [len(index) for index in self._index]
+
+    def some(self, at: int, codes: npt.NDArray[np.integer]) -> pa.Array:
+        """The values of some codes of one feature."""
+        index, listed = self._index[at], self._listed[at]
+        listed += list(itertools.islice(reversed(index), len(index) - len(listed)))[::-1]
+        return pa.array([_plain(listed[code]) for code in codes.tolist()], _TYPES[self.features[at].kind])
 
     def codes(self, views: Mapping[str, ViewRows], context: Mapping[str, pa.Array] | None, rows: int) -> Codes32:
         """Codes ``int32 [rows, features]`` of the rows of some views, and of context columns."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -58,6 +59,10 @@ class CodedInput:
         """Rows of its embedding table: missing, unknown, and the categories."""
         return len(self.categories) + _FIRST
 
+    @cached_property
+    def _known(self) -> pa.Array:
+        return pa.array(self.categories, pa.string())
+
     def of_values(self, values: pa.Array) -> Tensor:
         """What the model reads of each value: table rows ``int64 [values]`` of categories, ``int64 [values, width]`` of lists
         (0 is padding), or scaled vectors ``float32 [values, width]`` (0 if missing).
@@ -73,7 +78,7 @@ class CodedInput:
         return torch.from_numpy(matrix)
 
     def _rows(self, values: pa.Array) -> Ints:
-        places = pc.index_in(values, pa.array(self.categories, pa.string()))
+        places = pc.index_in(values, self._known)
         rows: Ints = pc.fill_null(places, UNKNOWN_ROW - _FIRST).to_numpy(zero_copy_only=False).astype(np.int64) + _FIRST
         rows[pc.is_null(values).to_numpy(zero_copy_only=False)] = MISSING_ROW
         return rows

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ranking.data.feature_views import gathered
-from ranking.data.schema import AGES, FeatureSchema
+from ranking.data.schema import AGES, ExtraFeature, FeatureSchema
 from sidkit.core.arrays import Doubles, Floats, Ints, one_chunk
 from sidkit.core.clock import DAY_US
 from sidkit.stores.offline.plan import ViewRows
@@ -26,6 +26,19 @@ def stored_numbers(
     at_us: Ints,
 ) -> dict[str, Doubles]:
     """The numbers and dates of views and context columns, ``float64 [rows]`` per feature; NaN is missing."""
+    raw = raw_numbers(schema, views, context, len(at_us))
+    return {each.name: as_read(each, raw[each.name], at_us) for each in schema.numbers if each.name in raw}
+
+
+def as_read(feature: ExtraFeature, values: Doubles, at_us: Ints) -> Doubles:
+    """A number as a dataset has it: a date is its age in days at the row's time."""
+    return (at_us - values) / DAY_US if feature.kind == "date" else values
+
+
+def raw_numbers(
+    schema: FeatureSchema, views: Mapping[str, ViewRows], context: Mapping[str, pa.Array] | None, rows: int
+) -> dict[str, Doubles]:
+    """Like :func:`stored_numbers`, with dates in microseconds UTC."""
     columns = {}
     for feature in schema.numbers:
         if not feature.view or feature.of:
@@ -36,8 +49,8 @@ def stored_numbers(
         elif context is not None and feature.column in context:
             values = _doubles(context[feature.column])
         else:
-            values = np.full(len(at_us), np.nan)
-        columns[feature.name] = (at_us - values) / DAY_US if feature.kind == "date" else values
+            values = np.full(rows, np.nan)
+        columns[feature.name] = values
     return columns
 
 

@@ -12,3 +12,8 @@ def gather_rows(matrix: Tensor, index: Tensor) -> Tensor:
     as long for a batch of some ten thousand rows.
     """
     return matrix.index_select(0, index.flatten()).view(*index.shape, matrix.shape[1])
+
+
+def is_shared(history: Tensor) -> bool:
+    """Whether all rows of an index ``[rows, length]`` are one row in memory: the history of a request's user."""
+    return len(history) > 1 and history.stride(0) == 0

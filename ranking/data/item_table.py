@@ -32,6 +32,14 @@ _MISSING = np.uint64(0)
 
 
 @dataclass(frozen=True)
+class Numbered:
+    """Rows of item versions in the id table of one vocabulary, ``int64 [items]``, where they were looked up before."""
+
+    vocabulary: object
+    rows: Ints
+
+
+@dataclass(frozen=True)
 class ItemTable:
     """Distinct item versions.
 
@@ -39,6 +47,7 @@ class ItemTable:
     [items, dim]``, the item vectors as of the row: with ``vectors`` ``"content"`` the encoder's vectors of the content, zero
     without content; with ``"decoded"`` what the codes stand for in the encoder's space, zero without codes; ``attributes``,
     the coded features of items (:attr:`ranking.data.schema.FeatureSchema.item_coded`), None without any. Entry 0 is padding.
+    ``numbered`` saves another look-up of the ids.
     """
 
     ids: npt.NDArray[np.object_]
@@ -46,6 +55,7 @@ class ItemTable:
     content: npt.NDArray[np.float32]
     attributes: Coded | None = None
     vectors: VectorsOf = CONTENT_VECTORS
+    numbered: Numbered | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

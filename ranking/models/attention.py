@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ranking.data.gather_rows import gather_rows
+from ranking.data.gather_rows import gather_rows, is_shared
 from ranking.models.parts import Attention
 from ranking.models.spec import ModelSpec
 
@@ -178,6 +178,8 @@ def attend(
         Pooled vectors ``float32 [batch, heads, dim]`` and attention weights ``float32 [batch, heads, length]``.
     """
     with torch.autocast(items.device.type, enabled=False):
+        if not torch.is_grad_enabled() and all(map(is_shared, (history, mask, gap_bucket))):
+            return _attend_shared(queries.float(), items.float(), history[0], mask[0], gap_bucket[0], recency)
         pooled_and_weights: tuple[Tensor, Tensor] = _Attend.apply(  # type: ignore[no-untyped-call]
             queries.float(),
             items.float(),
@@ -187,6 +189,17 @@ def attend(
             None if key_scale is None else key_scale.float(),
         )
     return pooled_and_weights
+
+
+def _attend_shared(
+    queries: Tensor, items: Tensor, history: Tensor, mask: Tensor, gap_bucket: Tensor, recency: Tensor
+) -> tuple[Tensor, Tensor]:
+    """:func:`attend` of rows that share one history: ``history``, ``mask`` and ``gap_bucket`` are of shape ``[length]``."""
+    past = gather_rows(items, history)
+    bias = recency.index_select(0, gap_bucket).t().masked_fill(~mask, torch.finfo(recency.dtype).min / 2)
+    score = (queries.flatten(0, 1) @ past.t()).view(*queries.shape[:2], len(history)) + bias
+    weights = torch.softmax(score, dim=2) * mask.any()
+    return (weights.flatten(0, 1) @ past).view(queries.shape), weights
 
 
 class _Attend(torch.autograd.Function):

@@ -30,8 +30,15 @@ def newest_row_us(store: FeatureStore, service_names: Sequence[str], tables: Pat
 
 def materialized_until(store: FeatureStore, service_names: Sequence[str]) -> int:
     """Return the latest end of the materialized intervals of feature services' views, microseconds UTC; 0 if none."""
-    ends = [view.most_recent_end_time for view in _stored(store, service_names)]
-    return max((to_us(end) for end in ends if end is not None), default=0)
+    return max(materialized_ends(store, service_names).values(), default=0)
+
+
+def materialized_ends(store: FeatureStore, service_names: Sequence[str]) -> dict[str, int]:
+    """Return the end of the materialized intervals of each of feature services' views, microseconds UTC; without those that
+    were never materialized.
+    """
+    ends = {view.name: view.most_recent_end_time for view in _stored(store, service_names)}
+    return {name: to_us(end) for name, end in ends.items() if end is not None}
 
 
 def _stored(store: FeatureStore, service_names: Sequence[str]) -> list[Any]:

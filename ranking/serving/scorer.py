@@ -16,6 +16,7 @@ from ranking.data.targets import Target
 from ranking.serving.context import Context
 from ranking.serving.features import OnlineFeatures, Request
 from ranking.serving.newest import materialized_until, newest_row_us
+from ranking.serving.static_items import STATIC_BYTES
 from ranking.training.calibration import Calibration
 from ranking.training.load_ranker import LoadedRanker, load_ranker
 from semantic_ids.catalog import Catalog
@@ -67,6 +68,10 @@ class Scorer:
         A repository with a trained ranker and materialized features.
     ranker : str, optional
         Name of the ranker; default: the one in state ``serving``.
+    static_bytes : int
+        Bound of the memory for features of items; see :class:`ranking.serving.static_items.StaticItems`.
+    like : Scorer, optional
+        Another scorer of the repository, whose items in memory are used too if they have the same features.
 
     Raises
     ------
@@ -81,7 +86,13 @@ class Scorer:
         When the repository's feature settings changed after training.
     """
 
-    def __init__(self, repo: Repo, ranker: str | None = None) -> None:
+    def __init__(
+        self,
+        repo: Repo,
+        ranker: str | None = None,
+        static_bytes: int = STATIC_BYTES,
+        like: Scorer | None = None,
+    ) -> None:
         from sidkit.stores.feast_repo import open_store
 
         catalog = Catalog.open(repo)
@@ -95,12 +106,27 @@ class Scorer:
         self._store = open_store(repo)
         _refuse_other_features(self._store, self._ranker)
         config = self._ranker.config
-        self._features = OnlineFeatures(self._store, self.record.service, self.codebook, config.schema, config.vectors)
+        self._features = OnlineFeatures(
+            self._store,
+            self.record.service,
+            self.codebook,
+            config.schema,
+            config.vectors,
+            static_bytes,
+            getattr(self._ranker, "vocabulary", None),
+            like._features if like is not None and like._codebook_id == self._codebook_id else None,
+        )
+        if self._features.vocabulary is not None:  # an equal one, in which the items are numbered
+            self._ranker.vocabulary = self._features.vocabulary  # type: ignore[attr-defined]
         self._tables = repo.tables
         self._services = [self.record.service]
         if config.schema.reads_code_stats:
             self._services.append(codes_service(codebook_of(self.record.service)))
         self._materialized_until_us = materialized_until(self._store, self._services)
+
+    @property
+    def _codebook_id(self) -> tuple[str, str]:
+        return self.record.codebook, self._ranker.config.codebook_hash
 
     @property
     def target(self) -> Target:
@@ -188,6 +214,10 @@ class Scorer:
             history_length=self._ranker.config.history_length,
             context=context,
         )
+
+    def preload(self, item_ids: Sequence[str], at_us: int) -> int:
+        """See :meth:`ranking.serving.features.OnlineFeatures.preload`."""
+        return self._features.preload(item_ids, at_us)
 
     def known(self, item_ids: Sequence[str]) -> npt.NDArray[np.bool_]:
         """Whether the online store has a row for each item, ``bool [items]``."""

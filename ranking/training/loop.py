@@ -118,8 +118,10 @@ def train(
 
 def predict(model: CtrModel, data: Batches) -> npt.NDArray[np.float64]:
     """Predict click probabilities ``float64 [rows]``; rows are moved to the model's device."""
-    model.eval()
-    data = data.to(next(model.parameters()).device)
+    if model.training:
+        model.eval()
+    device = next(model.parameters()).device
+    data = data if data.label.device == device else data.to(device)
     with torch.inference_mode():
         parts = [torch.sigmoid(model(batch).double()).numpy(force=True) for batch in data.batches(SCAN_ROWS)]
     return np.concatenate(parts) if parts else np.zeros(0)

@@ -36,6 +36,9 @@ def serve(
     timeout: Annotated[float, typer.Option(min=0.001, help="Time limit of a request, in seconds.")] = 10.0,
     max_waiting: Annotated[int, typer.Option(min=1, help="Requests at a time per worker.")] = 64,
     max_body: Annotated[int, typer.Option(min=1, help="Longest body, in bytes.")] = 1_000_000,
+    static_bytes: Annotated[
+        int, typer.Option(min=0, help="Memory per worker for features of items, in bytes; others are read per request.")
+    ] = 256 << 20,
 ) -> None:
     """Serve scores, codes and similar items over HTTP.
 
@@ -57,6 +60,7 @@ def serve(
         poll_seconds=poll,
         max_feature_age_seconds=max_feature_age,
         max_body_bytes=max_body,
+        static_bytes=static_bytes,
         max_waiting=max_waiting,
         timeout_seconds=timeout,
     )

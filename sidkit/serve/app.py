@@ -89,7 +89,9 @@ class Application:
     async def _lifespan(self, _: Any) -> AsyncIterator[None]:
         loop = asyncio.get_running_loop()
         if self.options.shadow is not None:
-            self._shadow = Shadow(ModelLoader(self.options.repo, self.options.shadow), self.metrics)
+            self._shadow = Shadow(
+                ModelLoader(self.options.repo, self.options.shadow, self.options.static_bytes), self.metrics
+            )
         if sys.platform != "win32" and threading.current_thread() is threading.main_thread():
             loop.add_signal_handler(signal.SIGHUP, self._look_now.set)
         following = asyncio.create_task(self._follow())
@@ -142,7 +144,7 @@ class Application:
         await asyncio.get_running_loop().run_in_executor(self._loading, self.holder.refresh)
 
     async def _rank(self, request: Request) -> Response:
-        with self.metrics.timed("total"):
+        with self.metrics.timed_whole():
             body = decoded(await request.body(), RankRequest)
             assert isinstance(body, RankRequest)
             if body.at is not None:

@@ -35,7 +35,7 @@ class ModelHolder:
     def __init__(self, options: ServeOptions, metrics: Metrics) -> None:
         self._options = options
         self._metrics = metrics
-        self._loader = ModelLoader(options.repo, options.ranker)
+        self._loader = ModelLoader(options.repo, options.ranker, options.static_bytes)
         self._loading = threading.Lock()
         self._model: ServingModel | None = None
         self._problem = "the model is being loaded"
@@ -82,7 +82,7 @@ class ModelHolder:
                 key = self._loader.wanted()
                 if before is not None and before.key == key:
                     self._problem = ""
-                    self._show_age(before)
+                    self._metrics.show_ages(self._loader.ends_us, present_us())
                     return False
                 model = self._loader.load(key, before, self._warm_up)
             except Exception as error:  # noqa: BLE001  the model that serves goes on
@@ -91,7 +91,7 @@ class ModelHolder:
             self._model, self._problem = model, ""
             self._metrics.swaps.labels("loaded").inc()
             self._metrics.show_model(key.ranker, key.codebook, _names(before))
-            self._show_age(model)
+            self._metrics.show_ages(self._loader.ends_us, present_us())
             _LOG.info(
                 "serving ranker %s on codebook %s, loaded in %.2f s, %d items in %.0f MB, largest difference from the offline "
                 "model %.1g",
@@ -116,9 +116,6 @@ class ModelHolder:
                 _LOG.error("traceback", exc_info=error)
         self._problem = message
         self._metrics.swaps.labels("failed").inc()
-
-    def _show_age(self, model: ServingModel) -> None:
-        self._metrics.feature_age.set(feature_age(model))
 
     def readiness(self, online: Callable[[ServingModel], str]) -> Ready:
         """All conditions of readiness; ``online`` reads the online store and returns what is wrong, or an empty text."""

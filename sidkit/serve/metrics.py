@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 _MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"
 MULTIPROCESS_NAMES = (_MULTIPROCESS, "PROMETHEUS_MULTIPROCESS_DIR")
 """Variables with the folder in which workers collect metrics: that of prometheus_client, and the one that Feast reads."""
+STAGES = ("read", "gather", "score", "encode")
 _SECONDS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 1, 5)
 _SHARES = (0.0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 _COUNTS = (1, 10, 50, 100, 200, 500, 1_000, 2_000, 5_000)
@@ -29,8 +30,15 @@ class Metrics:
         registry = self._registry = CollectorRegistry()
         self.duration = Histogram(
             "sidkit_request_duration_seconds",
-            "Time per stage of a ranking request.",
+            "Time per stage of a ranking request: read (candidates and the online store), gather (arrays), score, encode.",
             ["stage"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._stages = {stage: self.duration.labels(stage) for stage in STAGES}
+        self.whole = Histogram(
+            "sidkit_rank_duration_seconds",
+            "Time of a whole ranking request, from its body to its answer, with the time that it waits.",
             buckets=_SECONDS,
             registry=registry,
         )
@@ -47,7 +55,8 @@ class Metrics:
         )
         self.feature_age = Gauge(
             "sidkit_feature_age_seconds",
-            "Time since the end of the materialized features.",
+            "Time since the end of the materialized features of a view.",
+            ["view"],
             multiprocess_mode="livemax",
             registry=registry,
         )
@@ -76,7 +85,25 @@ class Metrics:
         try:
             yield
         finally:
-            self.duration.labels(stage).observe(perf_counter() - began)
+            self.observe_stage(stage, perf_counter() - began)
+
+    @contextmanager
+    def timed_whole(self) -> Iterator[None]:
+        """Observe the time of a whole ranking request."""
+        began = perf_counter()
+        try:
+            yield
+        finally:
+            self.whole.observe(perf_counter() - began)
+
+    def observe_stage(self, stage: str, seconds: float) -> None:
+        """Observe the seconds of a stage of :data:`STAGES`."""
+        self._stages[stage].observe(seconds)
+
+    def show_ages(self, ends_us: Mapping[str, int], now_us: int) -> None:
+        """Set the age of the features of each view from the ends of the materialized intervals, microseconds UTC."""
+        for view, end_us in ends_us.items():
+            self.feature_age.labels(view).set(max(now_us - end_us, 0) / 1e6)
 
     def observe_scores(self, values: npt.NDArray[np.float64]) -> None:
         """Observe some of the scores of a request, evenly spaced over its candidates."""

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ranking.serving.golden import check_golden
-from ranking.serving.newest import materialized_until
+from ranking.serving.newest import materialized_ends
 from ranking.serving.scorer import Scorer
+from ranking.serving.static_items import STATIC_BYTES
 from semantic_ids.catalog import Catalog
 from sidkit.core.clock import present_us
 from sidkit.core.code_stats import codes_service
@@ -92,12 +93,17 @@ class ModelLoader:
         The repository.
     ranker : str, optional
         The ranker to load; default: the one in state ``serving``.
+    static_bytes : int
+        See :class:`ranking.serving.scorer.Scorer`.
     """
 
-    def __init__(self, repo: Path | str, ranker: str | None = None) -> None:
+    def __init__(self, repo: Path | str, ranker: str | None = None, static_bytes: int = STATIC_BYTES) -> None:
         self._path = Path(repo)
         self._ranker = ranker
+        self._static_bytes = static_bytes
         self._store: FeatureStore | None = None
+        self.ends_us: dict[str, int] = {}
+        """End of the materialized features of each view, microseconds UTC, as of the last look."""
 
     def repo(self) -> Repo:
         """The repository with its present settings."""
@@ -121,7 +127,8 @@ class ModelLoader:
             self._store = open_store(repo)
         else:
             self._store.refresh_registry()
-        until_us = materialized_until(self._store, _services(self._store, record))
+        self.ends_us = materialized_ends(self._store, _services(self._store, record))
+        until_us = max(self.ends_us.values(), default=0)
         return ModelKey(record.name, record.content_hash, codebook.name, codebook.content_hash, until_us)
 
     def load(self, key: ModelKey, like: ServingModel | None = None, warm_up: WarmUp | None = None) -> ServingModel:
@@ -144,7 +151,7 @@ class ModelLoader:
         """
         began = time.monotonic()
         repo = self.repo()
-        scorer = Scorer(repo, key.ranker)
+        scorer = Scorer(repo, key.ranker, self._static_bytes, None if like is None else like.scorer)
         difference = check_golden(repo, scorer)
         if like is not None and _same_items(like.key, key):
             candidates = like.candidates
@@ -155,8 +162,9 @@ class ModelLoader:
                 np.int64
             )
             warm_up = WarmUp("", tuple(candidates.index.ids[np.unique(some)].tolist()))
+        now_us = max(present_us(), key.until_us)
+        scorer.preload(candidates.by_clicks(), now_us)
         if warm_up is not None and warm_up.item_ids:
-            now_us = max(present_us(), key.until_us)
             for _ in range(3):
                 scorer.answer(warm_up.user_id, warm_up.item_ids, now_us, context=warm_up.context)
         return ServingModel(key, scorer, candidates, difference, time.monotonic() - began)

@@ -40,6 +40,8 @@ class ServeOptions:
     """Requests per worker that wait or run at a time; others get status 429."""
     timeout_seconds: float = 10.0
     """Time limit of a request; the answer is then status 503."""
+    static_bytes: int = 256 << 20
+    """Memory per worker for the features of items that are held in arrays; items beyond it are read for each request."""
 
     def to_environment(self) -> None:
         """Store the options for processes that this one starts."""

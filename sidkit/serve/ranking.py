@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,13 +63,26 @@ class Answers:
         self._metrics = metrics
 
     def scored(
-        self, model: ServingModel, user_id: str, item_ids: list[str], at_us: int, context: dict[str, Any] | None
+        self,
+        model: ServingModel,
+        user_id: str,
+        item_ids: list[str],
+        at_us: int,
+        context: dict[str, Any] | None,
+        found_seconds: float = 0.0,
     ) -> Scored:
-        """Read the features of candidates and score them, all in one batch."""
-        with self._metrics.timed("read"):
-            request = model.scorer.read(user_id, item_ids, at_us, context=context)
-        with self._metrics.timed("score"):
-            scores = model.scorer.score_request(request)
+        """Read the features of candidates and score them, all in one batch; finding the candidates took ``found_seconds``."""
+        began = perf_counter()
+        request = model.scorer.read(user_id, item_ids, at_us, context=context)
+        gathered = perf_counter()
+        scores = model.scorer.score_request(request)
+        scored_at = perf_counter()
+        for stage, seconds in (
+            ("read", found_seconds + request.read_seconds),
+            ("gather", gathered - began - request.read_seconds),
+            ("score", scored_at - gathered),
+        ):
+            self._metrics.observe_stage(stage, seconds)
         scored = Scored(user_id, item_ids, at_us, request, scores)
         self._observe(scored)
         return scored
@@ -84,9 +98,9 @@ class Answers:
             When a value of the request cannot be used.
         """
         at_us = moment(body.at)
-        with self._metrics.timed("retrieve"):
-            item_ids = _candidates(model, body, at_us)
-        scored = self.scored(model, body.user_id, item_ids, at_us, body.context)
+        began = perf_counter()
+        item_ids = _candidates(model, body, at_us)
+        scored = self.scored(model, body.user_id, item_ids, at_us, body.context, perf_counter() - began)
         values = scored.scores.values
         order = np.argsort(-values, kind="stable")[: body.k]
         changes = explain(scored.request.data, model.scorer.ranker.score) if body.explain else None

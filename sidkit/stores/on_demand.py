@@ -14,6 +14,7 @@ import pyarrow as pa
 from sidkit.core.arrays import Ints, one_chunk
 from sidkit.core.errors import ConfigError, ServingError
 from sidkit.stores.offline.plan import ViewRows
+from sidkit.stores.template_views import template_function
 
 if TYPE_CHECKING:
     from feast import FeatureService, FeatureStore
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 ROW_TIME = "at_us"
 """Request input that sidkit provides: the row's time, microseconds UTC."""
 CHUNK_ROWS = 50_000
+_TEMPLATE_INPUTS = {"user_history__timestamps_us", ROW_TIME}
 
 Values: TypeAlias = "Sequence[Any] | npt.NDArray[Any] | pa.Array | pa.ChunkedArray"
 
@@ -101,6 +103,12 @@ class OnDemandView:
 
     def _made(self, table: pa.Table) -> dict[str, pa.ChunkedArray | pa.Array]:
         """The columns that the function returns, by their full names."""
+        of_template = template_function(self.view)
+        if of_template is not None and set(table.column_names) >= _TEMPLATE_INPUTS:
+            return {
+                f"{self.name}__{name}": pa.array(values, from_pandas=True)
+                for name, values in of_template(table).items()
+            }
         if self.view.mode == "pandas":  # as Feast does, in half the time
             frame = table.to_pandas(use_threads=len(table) >= CHUNK_ROWS)  # threads cost more than a request saves
             for source, names in self.sources.items():
@@ -180,6 +188,26 @@ class ServiceViews:
         """The same views without some stored features, by full name; inputs of on-demand views remain."""
         unread = set(names) - {name for view in self.on_demand for read in view.sources.values() for name in read}
         return replace(self, stored=tuple(_with_fewer(view, unread) for view in self.stored))
+
+    def excluding(self, names: Collection[str]) -> ServiceViews:
+        """The same views without some of the stored ones; sources of on-demand views are still read, but not returned."""
+        sources = {source for view in self.on_demand for source in view.sources}
+        stored = {view.projection.name_to_use(): view for view in self.stored}
+        read = tuple(view for name, view in stored.items() if name not in names or name in sources)
+        return replace(self, names=tuple(name for name in self.names if name not in names), stored=read)
+
+    def computing(self, features: Collection[str]) -> ServiceViews:
+        """The same views without the on-demand views of which no feature is wanted, by full name."""
+        idle = {
+            view.name
+            for view in self.on_demand
+            if not any(f"{view.name}__{name}" in features for name, _ in view.features)
+        }
+        return replace(
+            self,
+            names=tuple(name for name in self.names if name not in idle),
+            on_demand=tuple(view for view in self.on_demand if view.name not in idle),
+        )
 
     @property
     def local(self) -> bool:

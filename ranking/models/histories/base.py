@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ranking.data.batch import Batch
-from ranking.data.gather_rows import gather_rows
+from ranking.data.gather_rows import gather_rows, is_shared
 from ranking.models.parts import DeclaresRoles
 
 
@@ -23,6 +23,8 @@ class Space:
 
     def history(self, batch: Batch) -> Tensor:
         """The histories of the rows, ``float32 [rows, length, dim]``."""
+        if is_shared(batch.history):
+            return gather_rows(self.items, batch.history[:1]).expand(*batch.history.shape, -1)
         return gather_rows(self.items, batch.history)
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ranking.data.batch import ItemBatch
-from ranking.data.gather_rows import gather_rows
+from ranking.data.gather_rows import gather_rows, is_shared
 
 CONTENT_MATCHES = 3
 
@@ -31,10 +31,13 @@ def content_matches(items: ItemBatch, candidate: Tensor, history: Tensor, mask: 
     content = items.content[:, columns]
     if not content.shape[1]:
         return content.new_zeros((len(candidate), 0))
+    if is_shared(history) and is_shared(mask):
+        history, mask = history[:1], mask[:1]  # one row for all
     count, weight = mask.sum(dim=1), mask.to(content.dtype)
     unit = functional.normalize(content, dim=1)
     candidates, past = gather_rows(unit, candidate), gather_rows(unit, history)
-    cosine = torch.bmm(past, candidates[:, :, None]).squeeze(2)
+    one = len(past) == 1
+    cosine = candidates @ past[0].t() if one else torch.bmm(past, candidates[:, :, None]).squeeze(2)
     largest = torch.where(count > 0, cosine.masked_fill(~mask, -1).amax(dim=1), 0.0)
     total = torch.bmm(weight[:, None, :], past).squeeze(1)
     with_total = (candidates * functional.normalize(total, dim=1)).sum(dim=1)
@@ -59,8 +62,9 @@ def same_codes(
     ``residual_levels``: with its code). Items without codes never match.
     """
     masks: list[Tensor] = []
+    past = history[:1] if is_shared(history) else history
     for level, codes in enumerate(items.codes.unbind(dim=1)):
         # A missing code is -1 for the candidate and -2 in the history, so that two missing codes do not match.
-        equal = codes[candidate][:, None] == torch.where(codes < 0, -2, codes)[history]
+        equal = codes[candidate][:, None] == torch.where(codes < 0, -2, codes)[past]
         masks.append(equal & (masks[-1] if 0 < level < residual_levels else mask))
     return masks

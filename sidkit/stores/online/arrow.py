@@ -178,6 +178,12 @@ def text_keys(name: str, values: Sequence[Any]) -> list[bytes] | None:
     return [prefix + len(text).to_bytes(4, "little") + text for text in texts]
 
 
+def text_value(text: str) -> bytes:
+    """One text within a serialized key, after :func:`key_prefix` of all names; values are in the order of the sorted names."""
+    encoded = text.encode()
+    return KEY_TYPES["STRING"].to_bytes(4, "little") + len(encoded).to_bytes(4, "little") + encoded
+
+
 KEY_TYPES: dict[str, int] = {"BYTES": 1, "STRING": 2, "INT32": 3, "INT64": 4}
 """Supported value types of keys -> their numbers in Feast's protobuf."""
 

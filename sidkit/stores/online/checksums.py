@@ -15,6 +15,8 @@ from zlib import crc32
 
 import numpy as np
 
+from sidkit.stores.online.layout import Layout, layout_from_json
+
 TAIL = 20
 """Number of bytes after the features: two times and the check."""
 _BIAS = 2**63
@@ -79,6 +81,20 @@ def event_us(row: bytes) -> int:
 def us_of(key: bytes) -> int:
     """Decode a time from :func:`time_key` to microseconds UTC."""
     return int.from_bytes(key, "big") - _BIAS
+
+
+def since(rows: list[bytes | None], since_us: int | None) -> list[bytes | None]:
+    """Replace rows older than a time by None; None: no row is too old."""
+    if since_us is None:
+        return rows
+    earliest = time_key(since_us)
+    return [row if row is not None and event_key(row) >= earliest else None for row in rows]
+
+
+@lru_cache(maxsize=1024)
+def checked_layout(view: str, number: int, columns: str, checked: int) -> Layout | None:
+    """Parse a layout; None if it does not match its checksum."""
+    return layout_from_json(columns) if record_check(view, number, columns) == checked else None
 
 
 def record_check(*parts: object) -> int:

@@ -147,6 +147,43 @@ def unpack(
     return features
 
 
+def unpack_numbers(
+    layout: Layout, rows: Sequence[bytes], wanted: Sequence[str], number: int
+) -> npt.NDArray[np.float64] | None:
+    """Unpack numeric features of rows at once, ``float64 [rows, wanted]``, NaN where null.
+
+    None if a feature is no number or missing from the layout, or the rows have other layouts or variable parts: then
+    :func:`unpack` reads them.
+
+    Parameters
+    ----------
+    layout : Layout
+        Layout of the rows, with this number.
+    rows : sequence of bytes
+        At least one row as stored.
+    wanted : sequence of str
+        Features.
+    number : int
+        Number of the layout.
+    """
+    size = layout.dtype.itemsize + TAIL
+    if layout.variable or set(map(len, rows)) != {size} or not layout.places.keys() >= set(wanted):
+        return None
+    head = np.frombuffer(b"".join(rows), np.dtype([*layout.fields, ("rest", f"V{TAIL}")]))
+    if (head["layout"] != number).any():
+        return None
+    places = [layout.places[name] for name in wanted]
+    if any(layout.columns[place][1] == "UNIX_TIMESTAMP" for place in places):
+        return None
+    numbers = np.empty((len(rows), len(places)), dtype=np.float64)
+    for at, place in enumerate(places):
+        numbers[:, at] = head[str(place)]
+    if head["nulls"].any():
+        null = np.unpackbits(head["nulls"], axis=1, bitorder="little", count=len(layout.columns))
+        numbers[null[:, places].astype(np.bool_)] = np.nan
+    return numbers
+
+
 def _variable(
     layout: Layout,
     place: int,

@@ -12,7 +12,7 @@ from sidkit.core.files import make_private
 
 VERSION = 2
 """Version of the file; version 1 had no checksums (:mod:`sidkit.stores.online.repair` converts it)."""
-FORMAT, LAYOUTS = '"packed:format"', '"packed:layouts"'
+FORMAT, LAYOUTS, MARKS = '"packed:format"', '"packed:layouts"', '"packed:marks"'
 REBUILD = "delete the file, then run `feast apply` and `feast materialize`"
 """How to rebuild a file in a repository without sidkit.toml."""
 _UNWRITABLE = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL}
@@ -98,7 +98,7 @@ def _open(path: Path, mode: str, patience_seconds: float, remedy: str) -> sqlite
 
 
 def _make_format(opened: sqlite3.Connection) -> None:
-    query = "SELECT 1 FROM sqlite_master WHERE name = 'packed:layouts'"
+    query = "SELECT 1 FROM sqlite_master WHERE name = 'packed:marks'"
     if opened.execute(query).fetchone():
         return
     opened.execute("BEGIN IMMEDIATE")
@@ -109,6 +109,8 @@ def _make_format(opened: sqlite3.Connection) -> None:
             f"CREATE TABLE IF NOT EXISTS {LAYOUTS} (view TEXT NOT NULL, number INTEGER NOT NULL, columns TEXT NOT NULL, "
             "checked INTEGER NOT NULL, PRIMARY KEY (view, number))"
         )
+        # Files of earlier releases get it from their first writer; see sqlite_file.Reading.marks.
+        opened.execute(f"CREATE TABLE IF NOT EXISTS {MARKS} (view TEXT PRIMARY KEY, mark INTEGER NOT NULL)")
         opened.execute("COMMIT")
     finally:
         if opened.in_transaction:

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
+from sidkit.core.arrays import one_chunk
 from sidkit.core.errors import OnlineStoreError, ServingError
 from sidkit.stores.offline.plan import ViewRows
 from sidkit.stores.online.arrow import KEY_TYPES, arrow_type, entity_keys, text_keys, to_arrow
-from sidkit.stores.online.codec import layout_number, unpack
+from sidkit.stores.online.codec import layout_number, unpack, unpack_numbers
 from sidkit.stores.online.layout import PROTO, Layout, kind_of
-from sidkit.stores.online.sqlite_file import Reading
+from sidkit.stores.online.sqlite_file import PackedFile, Reading
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -24,8 +26,9 @@ _NO_ENTITY, _NO_VALUE = "__dummy_id", ""  # Feast's DUMMY_ENTITY_ID and DUMMY_EN
 
 
 @dataclass(frozen=True)
-class _View:
-    """One view to read: ``columns`` are (feature, column, kind), ``keys`` (key, column of the request, type).
+class PackedView:
+    """One view to read: ``stored`` is its name in the file, ``columns`` are (feature, column, kind), ``keys`` (key, column of
+    the request, type).
 
     A view without entities has one row, with Feast's dummy key, which is not in the request.
     """
@@ -41,14 +44,19 @@ class _View:
 class PackedReader:
     """Reads the views of one feature service; created by :func:`packed_reader`."""
 
-    def __init__(self, file: Any, clock: Callable[[], int], views: Sequence[_View]) -> None:
-        self._file = file
+    def __init__(self, file: PackedFile, clock: Callable[[], int], views: Sequence[PackedView]) -> None:
+        self.file = file
         self._clock = clock
         self._views = list(views)
-        by_keys: dict[tuple[tuple[str, str, str], ...], list[_View]] = {}
+        by_keys: dict[tuple[tuple[str, str, str], ...], list[PackedView]] = {}
         for view in views:
             by_keys.setdefault(view.keys, []).append(view)
         self._groups = list(by_keys.values())
+
+    @property
+    def views(self) -> dict[str, PackedView]:
+        """The views by their names (or aliases) in the service."""
+        return {view.name: view for view in self._views}
 
     def read(self, keys: Mapping[str, Sequence[Any]], at_us: int | None = None) -> dict[str, ViewRows]:
         """Read the features of rows, all from one snapshot.
@@ -78,12 +86,12 @@ class PackedReader:
         rows = len(next(iter(keys.values()), ()))
         whole = {_NO_ENTITY: [_NO_VALUE] * rows, **keys}
         serialized = [_serialized(views[0], whole) for views in self._groups]
-        with self._file.reading() as reading:
+        with self.file.reading() as reading:
             for views, group_keys in zip(self._groups, serialized, strict=True):
                 now = self._clock() if at_us is None else at_us
                 stored = [(view.stored, None if view.ttl_us is None else now - view.ttl_us) for view in views]
                 for view, view_rows in zip(views, reading.rows_of(stored, group_keys), strict=True):
-                    result[view.name] = _rows(reading, view, view_rows)
+                    result[view.name] = view_rows_of(reading, view, view_rows)
         return {view.name: result[view.name] for view in self._views}
 
 
@@ -122,17 +130,19 @@ def packed_reader(store: FeatureStore, stored: Iterable[Any]) -> PackedReader | 
         )
         past = since_us(view, 0)
         ttl_us = None if past is None else -past
-        views.append(_View(name, view_id(store.config, view), columns, types, keys, ttl_us))
+        views.append(PackedView(name, view_id(store.config, view), columns, types, keys, ttl_us))
     return PackedReader(online.file(store.config), online.clock, views)
 
 
-def _serialized(view: _View, request: Mapping[str, Sequence[Any]]) -> list[bytes]:
+def _serialized(view: PackedView, request: Mapping[str, Sequence[Any]]) -> list[bytes]:
     missing = [name for _, name, _ in view.keys if name not in request]
     if missing:
         given = [name for name in request if name != _NO_ENTITY]
         raise ServingError(
             f"expected the keys {', '.join(missing)} for {view.name}, got {', '.join(given) or 'no keys'}; add them"
         )
+    if not any(len(request[name]) for _, name, _ in view.keys):
+        return []  # no value of an empty list has a type
     keys = None
     if len(view.keys) == 1 and view.keys[0][2] == "STRING":
         key, name, _ = view.keys[0]
@@ -147,7 +157,8 @@ def _serialized(view: _View, request: Mapping[str, Sequence[Any]]) -> list[bytes
     return keys
 
 
-def _rows(reading: Reading, view: _View, found_rows: Sequence[bytes | None]) -> ViewRows:
+def view_rows_of(reading: Reading, view: PackedView, found_rows: Sequence[bytes | None]) -> ViewRows:
+    """Convert rows as stored, one per key (None without a row), to a view's columns."""
     rows = [row for row in found_rows if row is not None]
     layouts = reading.layouts(view.stored)
     if rows and not layouts:
@@ -163,10 +174,37 @@ def _rows(reading: Reading, view: _View, found_rows: Sequence[bytes | None]) -> 
     return ViewRows(view.name, index, _table(reading, view, number, layout, rows))
 
 
+def number_matrix(
+    reading: Reading, view: PackedView, features: Sequence[str], found_rows: Sequence[bytes | None]
+) -> npt.NDArray[np.float64]:
+    """Numeric features of rows as stored, one per key, ``float64 [rows, features]``; NaN where null or without a row."""
+    matrix = np.full((len(found_rows), len(features)), np.nan)
+    rows = [row for row in found_rows if row is not None]
+    if not rows:
+        return matrix
+    layouts = reading.layouts(view.stored)
+    number = layout_number(rows[0])
+    if number not in layouts:
+        raise reading.damaged(view.stored, f"layout {number} is missing")
+    block = unpack_numbers(layouts[number], rows, features, number)
+    if block is None:
+        converted = view_rows_of(reading, view, rows)
+        for place, feature in enumerate(features):
+            column = one_chunk(converted.table.column(f"{view.name}__{feature}"))
+            doubles = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+            matrix[: len(rows), place] = doubles[converted.index]
+        block = matrix[: len(rows)].copy()
+    if len(rows) == len(found_rows):
+        return block
+    matrix[:] = np.nan
+    matrix[[row is not None for row in found_rows]] = block
+    return matrix
+
+
 def _of_layouts(
-    reading: Reading, view: _View, index: Any, rows: Sequence[bytes], layouts: Mapping[int, Layout]
+    reading: Reading, view: PackedView, index: Any, rows: Sequence[bytes], layouts: Mapping[int, Layout]
 ) -> ViewRows:
-    """Like :func:`_rows` for rows with several layouts: rows are read by layout and the index is permuted."""
+    """Like :func:`view_rows_of` for rows with several layouts: rows are read by layout and the index is permuted."""
     numbers = np.array([layout_number(row) for row in rows], dtype=np.int64)
     tables, order = [], []
     for number in np.unique(numbers).tolist():
@@ -182,7 +220,7 @@ def _of_layouts(
     return ViewRows(view.name, np.where(index < 0, -1, moved[index]), pa.concat_tables(tables).combine_chunks())
 
 
-def _table(reading: Reading, view: _View, number: int, layout: Layout, rows: Sequence[bytes]) -> pa.Table:
+def _table(reading: Reading, view: PackedView, number: int, layout: Layout, rows: Sequence[bytes]) -> pa.Table:
     """The view's columns, null if a row's layout lacks a feature or has it with another type."""
     try:
         cells = unpack(layout, rows, [feature for feature, _, _ in view.columns], number)

@@ -19,6 +19,7 @@ from sidkit.stores.online.checksums import all_intact, record_check, sealed
 from sidkit.stores.online.codec import layout_number
 from sidkit.stores.online.connection import FORMAT, LAYOUTS, VERSION, open_to_read, version_of
 from sidkit.stores.online.layout import layout_from_json
+from sidkit.stores.online.marks import write_marks
 from sidkit.stores.online.sql import table_of, table_statement
 
 _ROWS = 20_000
@@ -161,6 +162,8 @@ def repair(path: Path) -> Damage:
                     opened.execute(f"DELETE FROM {LAYOUTS} WHERE view = ?", (view,))
                 else:
                     _rewrite(opened, view, _sound(opened, view))
+            with suppress(sqlite3.OperationalError):  # a file of an earlier release has no marks
+                write_marks(opened, damage.rows)
             opened.execute("COMMIT")
     return damage
 

@@ -38,9 +38,19 @@ def table_statement(name: str) -> str:
 @lru_cache(maxsize=1024)
 def select(group: Group, size: int) -> str:
     """SQL that reads the rows of several views for the same keys."""
+    return _joined(group, size, "t{}.row")
+
+
+@lru_cache(maxsize=1024)
+def select_tails(group: Group, size: int) -> str:
+    """SQL that reads times and checksums of the rows of several views for the same keys."""
+    return _joined(group, size, f"substr(t{{}}.row, -{TAIL})")
+
+
+def _joined(group: Group, size: int, column: str) -> str:
     # The left side of a left join is the outer loop, so results are in the order of the values.
     joined = [f"LEFT JOIN {table_of(view)} AS t{place} ON t{place}.key = v.column1" for place, view in enumerate(group)]
-    columns = ", ".join(f"t{place}.row" for place in range(len(group)))
+    columns = ", ".join(column.format(place) for place in range(len(group)))
     return f"SELECT {columns} FROM (VALUES {','.join(['(?)'] * size)}) AS v {' '.join(joined)}"
 
 

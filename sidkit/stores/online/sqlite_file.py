@@ -2,8 +2,9 @@
 
 A view's table has ``key`` (Feast's serialized entity key) and ``row`` (:mod:`sidkit.stores.online.layout`, followed by times
 and checksum: :mod:`sidkit.stores.online.checksums`). ``packed:layouts`` has the layouts of the rows of each table,
-``packed:format`` the version of the format. The file is in WAL mode: readers see the last commit and neither wait for the
-writer nor block it.
+``packed:format`` the version of the format, and ``packed:marks`` a random number per view that every write to the view
+replaces, so that readers which hold rows in arrays notice it. The file is in WAL mode: readers see the last commit and neither
+wait for the writer nor block it.
 
 Every row is verified when it is read from the file. A key that is not found is verified too: its neighbours in the table
 must be intact, because a key damaged in the file is near the position where it is searched.
@@ -17,7 +18,6 @@ import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
 from itertools import chain, repeat
 from operator import itemgetter
 from pathlib import Path
@@ -28,16 +28,18 @@ from sidkit.stores.online.cache import Entry, Group, RowCache
 from sidkit.stores.online.checksums import (
     TAIL,
     all_intact,
-    event_key,
+    checked_layout,
     event_us,
     record_check,
     sealed,
+    since,
     time_key,
     us_of,
 )
-from sidkit.stores.online.codec import layout_number
+from sidkit.stores.online.codec import layout_number, unpack
 from sidkit.stores.online.connection import LAYOUTS, REBUILD, open_to_read, open_to_write, state_of
-from sidkit.stores.online.layout import Layout, layout_from_json
+from sidkit.stores.online.layout import Cells, Layout
+from sidkit.stores.online.marks import read_marks, read_tails, write_marks
 from sidkit.stores.online.sql import beside, parts, select, table_of, table_statement, upsert
 
 _OUTDATED_US = -1  # the event time of rows that any other row may replace
@@ -90,7 +92,7 @@ class PackedFile:
 
     @contextmanager
     def reading(self) -> Iterator[Reading]:
-        """Open a snapshot of all tables.
+        """Open a snapshot of all tables; inside another one of this thread, the same snapshot.
 
         Raises
         ------
@@ -99,6 +101,9 @@ class PackedFile:
         """
         with self._translated_errors():
             opened = self._connection(create=False)
+            if opened.in_transaction:
+                yield Reading(opened, self, self._mine.cache)
+                return
             opened.execute("BEGIN")
             try:
                 yield Reading(opened, self, self._mine.cache)
@@ -119,7 +124,8 @@ class PackedFile:
             opened = self._connection(create=True)
             opened.execute("BEGIN IMMEDIATE")
             try:
-                yield Writing(opened, self)
+                yield (writing := Writing(opened, self))
+                write_marks(opened, writing.changed)
                 opened.execute("COMMIT")
             finally:
                 if opened.in_transaction:
@@ -193,6 +199,11 @@ class Reading:
         """Build the error for a damaged table."""
         return self._file.damaged(view, problem)
 
+    def cells(self, view: str, row: bytes, features: Sequence[str]) -> dict[str, Cells]:
+        """Some features of one row as stored; those that its layout lacks are missing."""
+        number = layout_number(row)
+        return unpack(self.layouts_of(view, [row])[number], [row], features, number)
+
     def layouts_of(self, view: str, rows: Sequence[bytes | None]) -> dict[int, Layout]:
         """Like :meth:`layouts`, but require the layouts of all given rows."""
         layouts = self.layouts(view)
@@ -211,7 +222,7 @@ class Reading:
         """
         layouts = {}
         for number, text, checked in self._opened.execute(_LAYOUTS_OF, (view,)):
-            layout = _layout(view, number, text, checked)
+            layout = checked_layout(view, number, text, checked)
             if layout is None:
                 raise self.damaged(view, f"layout {number!r} does not match its checksum")
             layouts[number] = layout
@@ -230,7 +241,7 @@ class Reading:
         OnlineStoreError
             When a row is damaged.
         """
-        return _since([row for (row,) in self._fetch((view,), keys)], since_us)
+        return since([row for (row,) in self.fetch((view,), keys)], since_us)
 
     def rows_of(self, views: Sequence[tuple[str, int | None]], keys: Sequence[bytes]) -> list[list[bytes | None]]:
         """Like :meth:`rows` for several views (each with its ``since_us``) and the same keys, cached if possible.
@@ -242,19 +253,27 @@ class Reading:
             part = views[at : at + _READ_VIEWS]
             entries = self._entries(tuple(view for view, _ in part), keys)
             columns = list(zip(*entries, strict=True)) or [()] * len(part)
-            result += [_since(list(rows), since) for rows, (_, since) in zip(columns, part, strict=True)]
+            result += [since(list(rows), past_us) for rows, (_, past_us) in zip(columns, part, strict=True)]
         return result
+
+    def marks(self, views: Sequence[str]) -> tuple[object, ...]:
+        """See :func:`sidkit.stores.online.marks.read_marks`."""
+        return read_marks(self._opened, views)
+
+    def tails(self, views: Sequence[str], keys: Sequence[bytes]) -> list[tuple[bytes | None, ...]]:
+        """See :func:`sidkit.stores.online.marks.read_tails`."""
+        return read_tails(self._opened, views, keys)
 
     def _entries(self, group: Group, keys: Sequence[bytes]) -> list[Entry]:
         if self._cache is None:
-            return self._fetch(group, keys)
+            return self.fetch(group, keys)
         # The first statement of a transaction fixes its snapshot, so version and rows belong together.
         [version] = self._opened.execute("PRAGMA data_version").fetchone()
         self._cache.at(version)
-        return self._cache.look_up(group, keys, lambda missing: self._fetch(group, missing))
+        return self._cache.look_up(group, keys, lambda missing: self.fetch(group, missing))
 
-    def _fetch(self, group: Group, keys: Sequence[bytes]) -> list[Entry]:
-        """Read and verify rows from the file."""
+    def fetch(self, group: Group, keys: Sequence[bytes]) -> list[Entry]:
+        """Read and verify the rows of each key in each of at most 32 views, without the row cache."""
         taken: list[Entry] = []
         for size, part, count in parts(keys):
             taken += self._opened.execute(select(group, size), part).fetchall()[:count]
@@ -297,6 +316,10 @@ class Reading:
 class Writing(Reading):
     """A transaction for reading and writing."""
 
+    def __init__(self, opened: sqlite3.Connection, file: PackedFile) -> None:
+        super().__init__(opened, file)
+        self.changed: set[str] = set()
+
     def make(self, view: str, layout: Layout) -> int:
         """Create a view's table if missing, and return the number of the layout."""
         text = layout.to_json()
@@ -327,6 +350,7 @@ class Writing(Reading):
 
         Among rows with the same key and times the last one wins.
         """
+        self.changed.add(view)
         rows = sealed(view, keys, events_us, created_us, rows)
         # In key order each page of the table is visited only once.
         order = sorted(range(len(keys)), key=keys.__getitem__)
@@ -346,6 +370,7 @@ class Writing(Reading):
         rows = sealed(
             view, [key for key, _ in present], [_OUTDATED_US] * count, [None] * count, [row for _, row in present]
         )
+        self.changed.add(view)
         self._opened.executemany(
             f"UPDATE {table_of(view)} SET row = ? WHERE key = ?",
             [(row, key) for row, (key, _) in zip(rows, present, strict=True)],
@@ -353,28 +378,16 @@ class Writing(Reading):
 
     def drop_outdated(self, view: str) -> None:
         """Delete the outdated rows that were not replaced."""
+        self.changed.add(view)
         self._opened.execute(
             f"DELETE FROM {table_of(view)} WHERE substr(row, -{TAIL}, 8) = ?", (time_key(_OUTDATED_US),)
         )
 
     def drop(self, view: str) -> None:
         """Drop a view's table."""
+        self.changed.add(view)
         self._opened.execute(f"DROP TABLE IF EXISTS {table_of(view)}")
         self._opened.execute(f"DELETE FROM {LAYOUTS} WHERE view = ?", (view,))
-
-
-def _since(rows: list[bytes | None], since_us: int | None) -> list[bytes | None]:
-    """Replace rows older than ``since_us`` by None."""
-    if since_us is None:
-        return rows
-    earliest = time_key(since_us)
-    return [row if row is not None and event_key(row) >= earliest else None for row in rows]
-
-
-@lru_cache(maxsize=1024)
-def _layout(view: str, number: int, columns: str, checked: int) -> Layout | None:
-    """Parse a layout; None if it does not match its checksum."""
-    return layout_from_json(columns) if record_check(view, number, columns) == checked else None
 
 
 _abandoned: list[sqlite3.Connection] = []

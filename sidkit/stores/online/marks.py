@@ -1,0 +1,50 @@
+"""Marks of the views in a file of packed rows: a random number per view that every write to the view replaces.
+
+A reader that holds rows in arrays compares the marks of its views before each use. Random numbers, unlike counters, are not
+repeated by a file that was deleted and written again.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+from collections.abc import Iterable, Sequence
+
+from sidkit.stores.online.connection import MARKS
+from sidkit.stores.online.sql import parts, select_tails
+
+
+def read_marks(opened: sqlite3.Connection, views: Sequence[str]) -> tuple[object, ...]:
+    """A value per view that is another one after every write to the view; compared within a process.
+
+    A file that no writer of this release has opened yet has no marks: any commit, to any view, changes all values then.
+    """
+    places = ",".join("?" * len(views))
+    try:
+        rows = opened.execute(f"SELECT view, mark FROM {MARKS} WHERE view IN ({places})", list(views))
+        held = dict(rows.fetchall())
+    except sqlite3.OperationalError as error:
+        if "no such table" not in str(error):
+            raise
+        [version] = opened.execute("PRAGMA data_version").fetchone()
+        return (id(opened), version)
+    return tuple(map(held.get, views))
+
+
+def write_marks(opened: sqlite3.Connection, views: Iterable[str]) -> None:
+    """Replace the marks of views that were written."""
+    rows = [(view, secrets.randbits(62)) for view in sorted(views)]
+    opened.executemany(f"INSERT OR REPLACE INTO {MARKS} (view, mark) VALUES (?, ?)", rows)
+
+
+def read_tails(
+    opened: sqlite3.Connection, views: Sequence[str], keys: Sequence[bytes]
+) -> list[tuple[bytes | None, ...]]:
+    """Times and checksum of each key's row in each of at most 32 views, None without a row.
+
+    Equal bytes are the same row, which needs not be read again.
+    """
+    taken: list[tuple[bytes | None, ...]] = []
+    for size, part, count in parts(keys):
+        taken += opened.execute(select_tails(tuple(views), size), part).fetchall()[:count]
+    return taken
