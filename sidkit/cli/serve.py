@@ -36,6 +36,19 @@ def serve(
     timeout: Annotated[float, typer.Option(min=0.001, help="Time limit of a request, in seconds.")] = 10.0,
     max_waiting: Annotated[int, typer.Option(min=1, help="Requests at a time per worker.")] = 64,
     max_body: Annotated[int, typer.Option(min=1, help="Longest body, in bytes.")] = 1_000_000,
+    log_sample: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, help="Share of the requests to log, with their features, into data/serving/log; 0: none."
+        ),
+    ] = 0.0,
+    log_rows: Annotated[int, typer.Option(min=1, help="Items of a request to log, the best-ranked ones.")] = 100,
+    log_seconds: Annotated[
+        float, typer.Option(min=0.1, help="Seconds of requests in a file of that log, per worker.")
+    ] = 60.0,
+    log_megabytes: Annotated[
+        float, typer.Option(min=0.001, help="Largest size of that log; the oldest files are removed.")
+    ] = 1_000.0,
 ) -> None:
     """Serve scores, codes and similar items over HTTP.
 
@@ -59,5 +72,9 @@ def serve(
         max_body_bytes=max_body,
         max_waiting=max_waiting,
         timeout_seconds=timeout,
+        log_sample=log_sample,
+        log_rows=log_rows,
+        log_seconds=log_seconds,
+        log_megabytes=log_megabytes,
     )
     serve_until_stopped(options, lambda url: say(f"serving on {url}; Ctrl-C stops"))
