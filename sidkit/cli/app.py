@@ -27,7 +27,7 @@ def build_app() -> typer.Typer:
 
     # The groups' commands register themselves when their modules are imported.
     from sidkit.cli import codebook_quality, codebooks, data, embed, rankers  # noqa: F401
-    from sidkit.cli.audit import audit
+    from sidkit.cli.audit import audit_app
     from sidkit.cli.compare import compare
     from sidkit.cli.features import features_app
     from sidkit.cli.leakage import leakage
@@ -61,7 +61,7 @@ def build_app() -> typer.Typer:
     app.command()(score)
     app.command()(serve)
     ranker_app.command("compare")(compare)
-    app.command()(audit)
+    app.add_typer(audit_app, name="audit")
     app.command()(leakage)
     app.add_typer(ranker_app, name="ranker")
     return app
