@@ -21,7 +21,8 @@ from ranking.data.dataset import LabelledRows
 from ranking.data.decoded import CONTENT_VECTORS, VectorsOf
 from ranking.data.feature_views import string_array
 from ranking.data.frame_table import frame_table
-from ranking.data.schema import FeatureSchema
+from ranking.data.schema import BUILT_IN, FeatureSchema
+from ranking.data.targets import CLICKED, Target
 from sidkit.core.arrays import Bools, Doubles, Ints, one_chunk
 from sidkit.core.errors import ArtifactCorruptError
 from sidkit.core.files import written_beside
@@ -67,6 +68,8 @@ class LogHeader:
         Whether item vectors are those of the ``"content"``, or ``"decoded"``.
     schema : FeatureSchema
         The features besides the built-in ones.
+    target : str
+        What scores predict.
     """
 
     ranker: str
@@ -78,7 +81,8 @@ class LogHeader:
     rate: float
     history_length: int
     vectors: VectorsOf = CONTENT_VECTORS
-    schema: FeatureSchema = FeatureSchema()
+    schema: FeatureSchema = BUILT_IN
+    target: Target = CLICKED
 
     def as_text(self) -> str:
         """As JSON, for the metadata of a file."""

@@ -203,4 +203,5 @@ def header_of(model: ServingModel) -> LogHeader:
         config.history_length,
         config.vectors,
         config.schema,
+        config.target,
     )
