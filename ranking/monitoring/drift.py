@@ -23,6 +23,7 @@ from ranking.data.frame_table import CODES, HISTORY_CODES, HISTORY_ITEMS, HISTOR
 from semantic_ids.quality.drift import stability
 from sidkit.core.arrays import Bools, Doubles, Ints, one_chunk
 from sidkit.core.clock import DAY_US
+from sidkit.core.errors import ConfigError
 
 STABLE, WATCH, DRIFT, UNKNOWN = "stable", "watch", "drift", "unknown"
 _VERDICTS = (UNKNOWN, STABLE, WATCH, DRIFT)
@@ -49,6 +50,12 @@ class DriftBounds:
     watch: float = 0.1
     drift: float = 0.25
     min_rows: int = 200
+
+    def __post_init__(self) -> None:
+        if self.watch > self.drift:
+            raise ConfigError(
+                f"expected a bound for watch of at most that for drift, got {self.watch:g} and {self.drift:g}; exchange them"
+            )
 
 
 @dataclass(frozen=True)

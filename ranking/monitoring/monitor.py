@@ -12,9 +12,10 @@ import pyarrow as pa
 from ranking.data.frame_table import CODES
 from ranking.evaluation.slices import COLD_BELOW
 from ranking.monitoring.drift import DRIFT, DriftBounds, FeatureDrift, MonitoredRows, drift_of, worst_first
+from ranking.monitoring.outcomes import RankerOutcome, outcomes
 from ranking.monitoring.rows import SCORE, Monitored, TrainingRows, Window, served
 from semantic_ids.catalog import Catalog
-from sidkit.core.arrays import Doubles, one_chunk
+from sidkit.core.arrays import Doubles, Ints, one_chunk
 from sidkit.core.clock import DAY_US
 from sidkit.core.errors import ConfigError
 
@@ -57,6 +58,8 @@ class MonitorResult:
     features: tuple[FeatureDrift, ...]
     """Worst first; the score is one of them."""
     bounds: DriftBounds
+    outcomes: tuple[RankerOutcome, ...]
+    """Metrics of the served scores whose labels have arrived; empty without any."""
 
     @property
     def drifting(self) -> tuple[FeatureDrift, ...]:
@@ -92,6 +95,7 @@ class MonitorResult:
             "reference": vars(self.reference),
             "days": [vars(day) for day in self.days],
             "features": features,
+            "outcomes": [each.as_json() for each in self.outcomes],
         }
 
 
@@ -162,7 +166,13 @@ def monitor(
         tuple(_by_day(recent, record.fit_end_us)),
         worst_first(features),
         limits,
+        _outcomes(repo, record.name, recent.rows.at_us) if source == "log" else (),
     )
+
+
+def _outcomes(repo: Repo, ranker: str, at_us: Ints) -> tuple[RankerOutcome, ...]:
+    found = outcomes(repo, ranker=ranker, since_us=int(at_us.min()), until_us=int(at_us.max()) + 1)
+    return tuple(each for each in found if each.rows)
 
 
 def _without_score(rows: MonitoredRows) -> MonitoredRows:

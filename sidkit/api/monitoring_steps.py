@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from sidkit.api.base import ProjectBase
 from sidkit.core.clock import Moment, moment_us
 
 if TYPE_CHECKING:
+    from ranking.monitoring.monitor import MonitorResult
     from ranking.monitoring.skew import SkewAudit
 
 
@@ -65,3 +68,76 @@ class MonitoringSteps(ProjectBase):
             seed=seed,
             bounds=SkewBounds(tolerance, most_unexplained, most_stale),
         )
+
+    def monitor(
+        self,
+        *,
+        ranker: str | None = None,
+        source: Literal["log", "rows"] = "log",
+        since: Moment | None = None,
+        until: Moment | None = None,
+        days: int = 7,
+        rows: int = 100_000,
+        seed: int = 0,
+        watch: float = 0.1,
+        drift: float = 0.25,
+        min_rows: int = 200,
+        ignore: Sequence[str] = (),
+        html: str | Path | None = None,
+    ) -> MonitorResult:
+        """Measure the drift of features, codes and scores by day, against the rows that the ranker was trained on.
+
+        Parameters
+        ----------
+        ranker : str, optional
+            Default: the serving one.
+        source : str
+            ``log``: what a service logged. ``rows``: the labelled rows after the ranker's training, with point-in-time
+            features.
+        since, until : str or datetime, optional
+            Rows at or after the first, and before the second; default: the last ``days`` days with rows.
+        days : int
+            See ``since``.
+        rows, seed : int
+            Number of sampled rows, and random seed of the samples.
+        watch, drift : float
+            Population stability index from which a day is to be watched, and drifts.
+        min_rows : int
+            A day with fewer rows has no verdict.
+        ignore : sequence of str
+            Patterns (``item_*_all``) of features to leave out.
+        html : str or Path, optional
+            Write a page with all distributions to this file.
+
+        Returns
+        -------
+        MonitorResult
+            ``features`` (drift by day, worst first), ``days`` (rows, shares of cold and new items, mean score), ``outcomes``
+            (AUC and log loss of served scores whose labels have arrived) and ``ok``.
+
+        Raises
+        ------
+        ArtifactMissingError
+            When there are no rows to compare.
+        ConfigError
+            When there is no such source, or ``watch`` exceeds ``drift``.
+        """
+        from ranking.monitoring.drift import DriftBounds
+        from ranking.monitoring.monitor import monitor
+        from ranking.monitoring.report.page import write_monitor_page
+
+        result = monitor(
+            self.repo,
+            ranker=ranker,
+            source=source,
+            since_us=None if since is None else moment_us(since),
+            until_us=None if until is None else moment_us(until),
+            days=days,
+            rows=rows,
+            seed=seed,
+            bounds=DriftBounds(watch, drift, min_rows),
+            ignore=tuple(ignore),
+        )
+        if html is not None:
+            write_monitor_page(Path(html), result)
+        return result

@@ -31,6 +31,7 @@ def build_app() -> typer.Typer:
     from sidkit.cli.compare import compare
     from sidkit.cli.features import features_app
     from sidkit.cli.leakage import leakage
+    from sidkit.cli.monitor import monitor
     from sidkit.cli.options import codebooks_app, data_app, ranker_app, tables_app
     from sidkit.cli.rankers import frame, score
     from sidkit.cli.repos import apply, doctor, init, materialize_, relocate, upgrade_
@@ -62,6 +63,7 @@ def build_app() -> typer.Typer:
     app.command()(serve)
     ranker_app.command("compare")(compare)
     app.add_typer(audit_app, name="audit")
+    app.command()(monitor)
     app.command()(leakage)
     app.add_typer(ranker_app, name="ranker")
     return app
