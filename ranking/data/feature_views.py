@@ -74,7 +74,9 @@ def historical_reader(store: FeatureStore, service: FeatureService, read_at_us: 
         given = {key: _key(required(keys, key, views.names)).to_pandas() for key in views.keys}
         given |= {name: column.to_pandas() for name, column in views.columns(keys, at_us).items()}
         read_us = _read_times(at_us, read_at_us)
-        entities = pd.DataFrame({**given, "event_timestamp": pd.to_datetime(read_us, unit="us", utc=True).as_unit("us")})
+        entities = pd.DataFrame(
+            {**given, "event_timestamp": pd.to_datetime(read_us, unit="us", utc=True).as_unit("us")}
+        )
         entities["__row"] = np.arange(len(entities))
         job = store.get_historical_features(entities, features=service, full_feature_names=True)
         return plain_views(job.to_arrow().sort_by("__row"), service.feature_view_projections)

@@ -5,8 +5,9 @@ bins with equally many reference rows, categories and codes by value; missing va
 the same for all rows of a request, such as one of the user, is counted once per request: its rows are no independent
 observations.
 
-Counts of a log that grows, and statistics of few codes, differ from day to day without anything being wrong. So the reference is
-its own control: it is cut into consecutive blocks, and a day drifts only if its PSI is also larger than that of every block.
+Counts of a log that grows, and statistics of few codes, differ from day to day without anything being wrong. So the reference
+is its own control: it is cut into consecutive blocks of about a day, and a day drifts only if its PSI is also larger than that
+of every block.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from sidkit.core.errors import ConfigError
 STABLE, WATCH, DRIFT, UNKNOWN = "stable", "watch", "drift", "unknown"
 _VERDICTS = (UNKNOWN, STABLE, WATCH, DRIFT)
 _BINS = 10
-_MOST_BLOCKS = 20
+_MOST_BLOCKS = 100
 _CATEGORIES = 100
 """Categories with a bin of their own, the most frequent ones of the reference."""
 UNMONITORED = frozenset({VECTOR, HISTORY_ITEMS, HISTORY_TIMES, HISTORY_CODES})
@@ -202,9 +203,11 @@ def _feature(
 
 
 def _usual(column: _Column, reference: MonitoredRows, expected: Ints, min_rows: int) -> float:
-    """The largest PSI of consecutive blocks of the reference, each with at least ``min_rows`` observations; 0 if it has one."""
+    """The largest PSI of consecutive blocks of the reference of about a day, each with at least ``min_rows`` observations; 0 if
+    there are not two of them.
+    """
     order = np.argsort(reference.at_us[column.rows], kind="stable")
-    blocks = min(_MOST_BLOCKS, len(order) // max(min_rows, 1))
+    blocks = min(len(np.unique(reference.day)), _MOST_BLOCKS, len(order) // max(min_rows, 1))
     if blocks < 2:
         return 0.0
     counts = (np.bincount(column.bins[part], minlength=len(expected)) for part in np.array_split(order, blocks))

@@ -18,8 +18,8 @@ from ranking.evaluation.metrics import auc, calibration, log_loss
 from ranking.serving.served_log import ServedRows, log_folder, read_log
 from sidkit.core.clock import MICROS
 from sidkit.core.extras import require
-from sidkit.core.intervals import Clusters, Influence, Interval, Support
 from sidkit.core.integrity import checked
+from sidkit.core.intervals import Clusters, Influence, Interval, Support
 
 if TYPE_CHECKING:
     from sidkit.core.repo import Repo
@@ -64,7 +64,8 @@ def outcomes(
 ) -> list[RankerOutcome]:
     """AUC and log loss of served scores, per ranker.
 
-    A labelled impression belongs to the last served row of the same user and item that is at most ``within_seconds`` older.
+    A labelled impression belongs to the last served row of the same user and item that is at most ``within_seconds`` older; a
+    served row has one impression, the first.
     Where rows have request ids that both logs know (the answer's header ``X-Request-ID``), they are joined by request and item
     instead. Sampled negatives are left out, so a log of positives has no metrics.
 
@@ -160,12 +161,13 @@ def _joined(served: pd.DataFrame, impressions: pd.DataFrame, within_us: int) -> 
     first = impressions[by_request].merge(unique, on=["request_id", "item_id"])
     second = pd.merge_asof(
         impressions[~by_request].drop(columns="request_id").sort_values("at_us", kind="stable"),
-        served.sort_values("served_us", kind="stable"),
+        served.sort_values("served_us", kind="stable").assign(row=np.arange(len(served))),
         left_on="at_us",
         right_on="served_us",
         by=["user_id", "item_id"],
         tolerance=within_us,
         direction="backward",
     ).dropna(subset=["score"])
+    second = second.drop_duplicates("row")  # in the order of time
     columns = ["user_id", "item_id", "label", "score"]
     return pd.concat([first[columns], second[columns]], ignore_index=True)

@@ -187,8 +187,8 @@ class TrainingRows:
         if not len(within):
             raise ArtifactMissingError(
                 f"expected labelled rows after {iso(self._record.fit_end_us)}, the end of the training of ranker "
-                f"{self._record.name},{_stated(window)} got none; ingest later events, and run `sidkit tables build` and `sidkit "
-                "tables rows`"
+                f"{self._record.name},{_stated(window)} got none; ingest later events, and run `sidkit tables build` and "
+                "`sidkit tables rows`"
             )
         return Monitored(self._sampled(within, most, seed), None, len(within))
 

@@ -271,9 +271,7 @@ def read_log(
     ArtifactCorruptError
         When a file cannot be read, or is no file of the log.
     """
-    wanted = [
-        (path, index) for path in log_files(folder) if len(index := _matching(path, since_us, until_us, ranker))
-    ]
+    wanted = [(path, index) for path in log_files(folder) if len(index := _matching(path, since_us, until_us, ranker))]
     total = sum(len(index) for _, index in wanted)
     if most is not None and most < total:
         drawn = np.sort(np.random.default_rng(seed).choice(total, most, replace=False))

@@ -50,9 +50,9 @@ def monitor(
 ) -> None:
     """Measure drift of features, codes and scores by day.
 
-    Compares what a service logged (`sidkit serve --log-sample`), or the labelled rows after the ranker's training, with the rows
-    that it was trained on: the population stability index (PSI), shares of cold and new items, and AUC and log loss of served
-    scores whose labels have arrived. Exits with code 3 if a day drifts.
+    Compares what a service logged (`sidkit serve --log-sample`), or the labelled rows after the ranker's training, with the
+    rows that it was trained on: the population stability index (PSI), shares of cold and new items, and AUC and log loss of
+    served scores whose labels have arrived. Exits with code 3 if a day drifts.
     """
     import sidkit
 
@@ -105,7 +105,8 @@ def _print(result: MonitorResult) -> None:
     if unknown:
         verdict += f", {unknown} have too few rows for a verdict"
     rows = sum(day.rows for day in result.days)
-    show(f"{result.ranker}: {rows:,} of {result.total:,} rows of {result.source}: {verdict}")
+    where = "the served log" if result.source == "log" else "the labelled rows"
+    show(f"{result.ranker}: {rows:,} of {result.total:,} rows of {where}: {verdict}")
 
 
 def _day(day: DaySummary) -> tuple[str, ...]:

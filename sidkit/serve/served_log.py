@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import queue
 import random
+import secrets
 import threading
 import time
 from dataclasses import dataclass, field
@@ -82,6 +82,7 @@ class ServedLog:
         self._options = options
         self._metrics = metrics
         self._random = random.Random()
+        self._writer = secrets.token_hex(4)  # process ids repeat in containers that share the folder
         self._written = 0
         self._problem = ""
         self._parts: dict[LogHeader, _Part] = {}
@@ -158,7 +159,7 @@ class ServedLog:
 
     def _write_part(self, header: LogHeader, part: _Part) -> None:
         self._written += 1
-        name = f"served-{time.strftime(_TIMES, time.gmtime())}-{os.getpid()}-{self._written:06}.parquet"
+        name = f"served-{time.strftime(_TIMES, time.gmtime())}-{self._writer}-{self._written:06}.parquet"
         try:
             write_file(self._folder / name, header, part.tables)
             self._metrics.served_log_rows.inc(sum(len(table) for table in part.tables))

@@ -23,7 +23,8 @@ def monitor_page(result: MonitorResult) -> str:
         data={},
         content={
             "result": result,
-            "summary": f"{drifting} of {len(result.features)} distributions drift; {rows:,} of {result.total:,} rows of {where}.",
+            "summary": f"{drifting} of {len(result.features)} distributions drift; {rows:,} of {result.total:,} rows of "
+            f"{where}.",
             "dates": [day.day for day in result.days],
         },
     )
