@@ -44,7 +44,7 @@ def audit(
     ] = None,
     json_: JsonOption = False,
 ) -> None:
-    """Check a training frame against the raw log; `audit skew` checks served features.
+    """Check a training frame against the raw log.
 
     Recomputes a random sample of rows by independent code, and checks the fit window of every artefact. Stops at the first
     cell that differs, prints the row, the feature, both values and the times from which they were known, and exits with

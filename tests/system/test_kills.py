@@ -53,7 +53,8 @@ ELSEWHERE = {
     "ranker compare": "test_comparison.py: killed twice", "leakage": "reads", "codebooks repair": "test_catalog_rot.py",
     "upgrade": "test_upgrade.py: killed after every step", "data convert": "renames, outside the repo",
     "relocate": "test_moved_repo.py", "codebooks export": "one rename, outside the repo", "features list": "reads",
-    "serve": "reads; its log: test_served_log.py, killed", "audit skew": "reads", "monitor": "reads; a page is one rename",
+    "ranker log": "writes to MLflow only: test_mlflow_log.py", "serve": "reads; its log: test_served_log.py, killed",
+    "audit skew": "reads", "monitor": "reads; its page is one rename",
 }  # fmt: skip
 """Commands that are no part of the life here, and why."""
 CATALOGUE, REGISTRY = "commit catalog.sqlite", "commit registry.sqlite"
