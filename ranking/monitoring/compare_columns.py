@@ -82,8 +82,8 @@ def _vectors(left: pa.ListArray, right: pa.ListArray, tolerance: float) -> Compa
     places = np.flatnonzero(same_length & (lengths[0] > 0))
     if len(places):
         index = pa.array(places)
-        flat = [_doubles(each.take(index).flatten()) for each in (left, right)]
-        cells = _numbers(*flat, tolerance)
+        one, other = (_doubles(each.take(index).flatten()) for each in (left, right))
+        cells = _numbers(one, other, tolerance)
         starts = np.concatenate([[0], np.cumsum(lengths[0][places])[:-1]]).astype(np.int64)
         differ[places] = np.logical_or.reduceat(cells.differ, starts)
         size[places] = np.maximum.reduceat(np.nan_to_num(cells.size), starts)

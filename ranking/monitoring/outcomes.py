@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from ranking.data.dataset import LabelledRows, read_rows
 from ranking.data.targets import Target
@@ -94,19 +96,28 @@ def outcomes(
     parts, _ = read_log(log_folder(repo), since_us=since_us, until_us=until_us, ranker=ranker, columns=_COLUMNS)
     if not parts or not repo.labelled_rows.is_file():
         return []
-    path = checked(repo.labelled_rows)
-    labelled = {target: _impressions(path, target) for target in {part.header.target for part in parts}}
+    within_us = int(within_seconds * MICROS)
+    first, last = min(int(part.at_us.min()) for part in parts), max(int(part.at_us.max()) for part in parts)
+    table = _between(checked(repo.labelled_rows), first, last + within_us)
+    labelled = {target: _impressions(table, target) for target in {part.header.target for part in parts}}
     by_ranker: dict[tuple[str, Target], list[ServedRows]] = {}
     for part in parts:
         by_ranker.setdefault((part.header.ranker, part.header.target), []).append(part)
     return [
-        _outcome(name, target, _served(group), labelled[target], int(within_seconds * MICROS))
+        _outcome(name, target, _served(group), labelled[target], within_us)
         for (name, target), group in by_ranker.items()
     ]
 
 
-def _impressions(path: Path, target: Target) -> pd.DataFrame:
-    rows: LabelledRows = read_rows(path, target=target)
+def _between(path: Path, first_us: int, last_us: int) -> pa.Table:
+    """The labelled rows of a time, both ends included."""
+    moments = [pa.scalar(each, pa.timestamp("us", "UTC")) for each in (first_us, last_us)]
+    time = pc.field("event_timestamp")
+    return pq.read_table(path, filters=(time >= moments[0]) & (time <= moments[1]))
+
+
+def _impressions(table: pa.Table, target: Target) -> pd.DataFrame:
+    rows: LabelledRows = read_rows(table, target=target, may_be_empty=True)
     frame = pd.DataFrame(
         {
             "user_id": rows.user_ids,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ranking.data.dataset import LabelledRows, read_rows
 from ranking.data.frame_builder import build_dataset
@@ -118,6 +120,19 @@ def _numbered(*columns: pa.ChunkedArray) -> Ints:
     return numbers
 
 
+def _rows_at(path: Path, index: Ints) -> pa.Table:
+    """Rows of a Parquet file by their ascending numbers; one row group is in memory at a time."""
+    parts, first = [], 0
+    with pq.ParquetFile(path) as file:
+        for number in range(file.num_row_groups):
+            end = first + file.metadata.row_group(number).num_rows
+            wanted = index[np.searchsorted(index, first) : np.searchsorted(index, end)]
+            if len(wanted):
+                parts.append(file.read_row_group(number).take(pa.array(wanted - first)))
+            first = end
+    return pa.concat_tables(parts)
+
+
 class TrainingRows:
     """The labelled rows of a repository as a ranker sees them, with features as of their times and the ranker's scores.
 
@@ -142,7 +157,8 @@ class TrainingRows:
         self._repo = repo
         self._record = record
         self._score = RankerScores(repo, record.name, record.content_hash)
-        self._rows = read_rows(checked(repo.labelled_rows), context=self._score.ranker.config.schema.context)
+        self._path = checked(repo.labelled_rows)
+        self._at_us = pq.read_table(self._path, columns=["event_timestamp"]).column(0).cast(pa.int64()).to_numpy()
 
     @cached_property
     def _codebook(self) -> Codebook:
@@ -157,7 +173,7 @@ class TrainingRows:
             When either has no rows.
         """
         manifest = read_manifest(self._repo.rankers / self._record.name)
-        at_us, shares = self._rows.at_us, self._repo.settings.split
+        at_us, shares = self._at_us, self._repo.settings.split
         before = np.sort(at_us[at_us < self._record.fit_end_us])
         share = shares.train / (shares.train + shares.validation)
         cut_us = int(before[int(len(before) * share)]) if len(before) else 0
@@ -182,8 +198,8 @@ class TrainingRows:
         ArtifactMissingError
             When there are none.
         """
-        later = np.flatnonzero(self._rows.at_us >= self._record.fit_end_us)
-        within = later[window.of(self._rows.at_us[later])]
+        later = np.flatnonzero(self._at_us >= self._record.fit_end_us)
+        within = later[window.of(self._at_us[later])]
         if not len(within):
             raise ArtifactMissingError(
                 f"expected labelled rows after {iso(self._record.fit_end_us)}, the end of the training of ranker "
@@ -195,7 +211,8 @@ class TrainingRows:
     def _sampled(self, index: Ints, most: int, seed: int) -> MonitoredRows:
         if len(index) > most:
             index = np.sort(np.random.default_rng(seed).choice(index, most, replace=False))
-        return self._frame(self._rows.take(index))
+        context = self._score.ranker.config.schema.context
+        return self._frame(read_rows(_rows_at(self._path, index), context=context))
 
     def _frame(self, rows: LabelledRows) -> MonitoredRows:
         from sidkit.stores.feast_repo import open_store
