@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from ranking.data.dataset import Dataset
 from ranking.data.numeric_features import numeric_columns
-from sidkit.core.arrays import Ints
+from sidkit.core.arrays import Bools, Ints
 
 CODES, VECTOR = "item_sid__codes", "item_vector"
 HISTORY_ITEMS, HISTORY_TIMES, HISTORY_CODES = (
@@ -58,11 +58,11 @@ def _histories(data: Dataset) -> dict[str, pa.Array]:
 
 def _codes(codes: npt.NDArray[np.int32]) -> pa.Array:
     """Codes ``int32 [rows, levels]`` as lists; null where all are -1."""
-    missing = (codes < 0).all(axis=1)
+    missing: Bools = np.all(codes < 0, axis=1)
     return _lists(codes, missing)
 
 
-def _lists(rows: npt.NDArray[np.number], missing: npt.NDArray[np.bool_] | None = None) -> pa.Array:
+def _lists(rows: npt.NDArray[np.number], missing: Bools | None = None) -> pa.Array:
     """The rows of a matrix as lists; null where ``missing``."""
     offsets: Ints = np.arange(len(rows) + 1, dtype=np.int64) * rows.shape[1]
     mask = None if missing is None or not len(rows) else pa.array(missing)

@@ -294,10 +294,17 @@ def _with_score(data: Dataset, score: RankerScores | str) -> pa.Table:
 
 def _joined(name: str, parts: Sequence[_Cells]) -> FeatureSkew:
     differ = np.concatenate([part.compared.differ for part in parts])
-    kinds = np.bincount(np.concatenate([part.kind for part in parts])[differ], minlength=len(KINDS)).tolist()
+    kinds = np.concatenate([part.kind for part in parts])[differ]
+    stale, early, ahead, unexplained = (int((kinds == kind).sum()) for kind in range(len(KINDS)))
     sizes = Compared(differ, np.concatenate([part.compared.size for part in parts]))
-    shares = [
-        float(np.concatenate(absent).mean())
-        for absent in ([part.missing_served for part in parts], [part.missing_retrieved for part in parts])
-    ]
-    return FeatureSkew(name, len(differ), *kinds, sizes.largest, *shares)
+    return FeatureSkew(
+        name,
+        len(differ),
+        stale,
+        early,
+        ahead,
+        unexplained,
+        sizes.largest,
+        float(np.concatenate([part.missing_served for part in parts]).mean()),
+        float(np.concatenate([part.missing_retrieved for part in parts]).mean()),
+    )

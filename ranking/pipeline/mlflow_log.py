@@ -136,7 +136,7 @@ def _logged(repo: Repo, store: FeatureStore, client: Any, record: RankerRecord) 
     }
     with client.start_run(run_name=record.name, tags=tags) as run:
         run_id = str(run.info.run_id)
-        params = {
+        params: dict[str, Any] = {
             "arm": record.arm,
             "codebook": record.codebook,
             "fit_start": iso(manifest["fit_start_us"]),

@@ -86,13 +86,13 @@ def _print(result: MonitorResult) -> None:
     notable = [each for each in result.features if each.verdict in {"watch", "drift"}]
     if notable:
         show("")
-        head = ("DISTRIBUTION", "VERDICT", "PSI", "USUAL", "WORST DAY", "MEAN", "REFERENCE")
+        columns = ("DISTRIBUTION", "VERDICT", "PSI", "USUAL", "WORST DAY", "MEAN", "REFERENCE")
         lines = []
         for each in notable[:_SHOWN]:
             day = max((day for day in each.days if day.verdict == each.verdict), key=lambda day: day.psi)
             means = ("" if mean is None else f"{mean:.4g}" for mean in (day.mean, each.mean))
             lines.append((each.name, each.verdict, f"{day.psi:.3f}", f"{each.usual:.3f}", day.day, *means))
-        show(table(head, lines, left=("VERDICT", "WORST DAY")))
+        show(table(columns, lines, left=("VERDICT", "WORST DAY")))
         if len(notable) > _SHOWN:
             show(f"and {len(notable) - _SHOWN} more; --html or --json has all")
     for outcome in result.outcomes:
