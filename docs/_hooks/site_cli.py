@@ -21,7 +21,7 @@ environment variable `SIDKIT_REPO`, else to the working directory. Every command
 | 0 | success |
 | 1 | an error in the input, with one message on stderr; `doctor` found a problem |
 | 2 | a wrong argument |
-| 3 | `codebooks health`: the codebook is stale |
+| 3 | `codebooks health`: the codebook is stale; `audit skew`, `monitor`: a bound is exceeded |
 | 4 | `audit`: a mismatch |
 | 130, 143 | stopped by Ctrl-C or SIGTERM; run the command again to resume |
 
@@ -53,7 +53,7 @@ def _below(path: tuple[str, ...], command: Any) -> Iterator[tuple[tuple[str, ...
 def _section(path: tuple[str, ...], command: Any) -> str:
     name, level = " ".join(path), "#" * len(path)
     lines = [f"{level} `{name}` {{#{'-'.join(path)}}}", "", _text(command.help), ""]
-    if not hasattr(command, "commands"):
+    if not hasattr(command, "commands") or command.invoke_without_command:
         lines += [f"```text\n{_usage(name, command)}\n```", "", _parameters(command), ""]
     return "\n".join(lines) + "\n"
 

@@ -33,7 +33,7 @@ CONTENT, SID, ITEM_STATS, USER_HISTORY, USER_STATS = (
 )
 
 
-def historical_reader(store: FeatureStore, service: FeatureService) -> Reader:
+def historical_reader(store: FeatureStore, service: FeatureService, read_at_us: int | None = None) -> Reader:
     """Build a function that maps keys and times to point-in-time features.
 
     Parameters
@@ -41,6 +41,9 @@ def historical_reader(store: FeatureStore, service: FeatureService) -> Reader:
     store, service
         The feature store, and the feature service to retrieve; on-demand views are computed by the functions in their
         definitions.
+    read_at_us : int, optional
+        Read the stored features of all rows as of this time, microseconds UTC, such as the end of a materialization; default:
+        as of each row's own time. Request input ``at_us`` is the row's time in either case.
 
     Returns
     -------
@@ -61,7 +64,8 @@ def historical_reader(store: FeatureStore, service: FeatureService) -> Reader:
 
         def look_up(keys: Mapping[str, Values], at_us: Ints) -> dict[str, ViewRows]:
             columns = {key: _key(required(keys, key, views.names)) for key in join.keys}
-            return views.completed({view.name: view for view in join.views(columns, pa.array(at_us))}, keys, at_us)
+            read_us = pa.array(_read_times(at_us, read_at_us))
+            return views.completed({view.name: view for view in join.views(columns, read_us)}, keys, at_us)
 
         return look_up
 
@@ -69,12 +73,19 @@ def historical_reader(store: FeatureStore, service: FeatureService) -> Reader:
         # Other stores return plain columns in any order; a row number restores it.
         given = {key: _key(required(keys, key, views.names)).to_pandas() for key in views.keys}
         given |= {name: column.to_pandas() for name, column in views.columns(keys, at_us).items()}
-        entities = pd.DataFrame({**given, "event_timestamp": pd.to_datetime(at_us, unit="us", utc=True).as_unit("us")})
+        read_us = _read_times(at_us, read_at_us)
+        entities = pd.DataFrame(
+            {**given, "event_timestamp": pd.to_datetime(read_us, unit="us", utc=True).as_unit("us")}
+        )
         entities["__row"] = np.arange(len(entities))
         job = store.get_historical_features(entities, features=service, full_feature_names=True)
         return plain_views(job.to_arrow().sort_by("__row"), service.feature_view_projections)
 
     return look_up_with_feast
+
+
+def _read_times(at_us: Ints, read_at_us: int | None) -> Ints:
+    return at_us if read_at_us is None else np.full_like(at_us, read_at_us)
 
 
 def built_in_views(

@@ -43,6 +43,7 @@ def build_dataset(
     history_length: int,
     schema: FeatureSchema = BUILT_IN,
     vectors: VectorsOf = CONTENT_VECTORS,
+    read_at_us: int | None = None,
 ) -> Dataset:
     """Retrieve the point-in-time features of rows through a feature service and build a dataset.
 
@@ -64,48 +65,59 @@ def build_dataset(
         The features besides the built-in ones; default: none.
     vectors : str
         Whether item vectors are those of the items' ``"content"``, or ``"decoded"`` from their codes.
+    read_at_us : int, optional
+        Read the stored features as of this time instead of each row's own (see
+        :func:`ranking.data.feature_views.historical_reader`): what a store materialized until then serves at the rows' times.
     """
-    of_rows, look_up = feature_readers(store, service_name)
+    of_rows, look_up = feature_readers(store, service_name, read_at_us)
     builder = FrameBuilder(
         codebook,
         look_up,
         rate=rate,
         history_length=history_length,
         schema=schema,
-        by_value=value_readers(store, service_name, schema),
-        by_code=historical_codes(store, service_name, schema),
+        by_value=value_readers(store, service_name, schema, read_at_us),
+        by_code=historical_codes(store, service_name, schema, read_at_us),
         vectors=vectors,
     )
     return builder.dataset(builder.retrieve(of_rows, rows))
 
 
-def feature_readers(store: FeatureStore, service_name: str) -> tuple[Reader, ContentLookup]:
+def feature_readers(
+    store: FeatureStore, service_name: str, read_at_us: int | None = None
+) -> tuple[Reader, ContentLookup]:
     """The readers of a feature service: row features (by ``user_id`` and ``item_id``), and content of history items."""
     from sidkit.stores.feast_repo import feature_service
 
     service = feature_service(store, service_name)
     content = feature_service(store, f"{service_name}_content")
-    of_items = historical_reader(store, content)
+    of_items = historical_reader(store, content, read_at_us)
 
     def look_up(item_ids: npt.NDArray[np.object_], at_us: Ints) -> Mapping[str, ViewRows]:
         return of_items({"item_id": item_ids}, at_us)
 
-    return historical_reader(store, service), look_up
+    return historical_reader(store, service, read_at_us), look_up
 
 
-def value_readers(store: FeatureStore, service_name: str, schema: FeatureSchema) -> dict[str, Reader]:
+def value_readers(
+    store: FeatureStore, service_name: str, schema: FeatureSchema, read_at_us: int | None = None
+) -> dict[str, Reader]:
     """Readers of the views by user and value (:attr:`FeatureSchema.by_value`), from the services of their attributes."""
     from sidkit.stores.feast_repo import feature_service
 
     return {
-        view: historical_reader(store, feature_service(store, value_service(service_name, attribute)))
+        view: historical_reader(store, feature_service(store, value_service(service_name, attribute)), read_at_us)
         for view, attribute in schema.by_value.items()
     }
 
 
-def historical_codes(store: FeatureStore, service_name: str, schema: FeatureSchema) -> CodeReader | None:
+def historical_codes(
+    store: FeatureStore, service_name: str, schema: FeatureSchema, read_at_us: int | None = None
+) -> CodeReader | None:
     """Reader of the counts per prefix as of the rows' times; None if the schema has no feature of them."""
-    return code_reader(store, service_name, partial(historical_reader, store)) if schema.reads_code_stats else None
+    if not schema.reads_code_stats:
+        return None
+    return code_reader(store, service_name, partial(historical_reader, store, read_at_us=read_at_us))
 
 
 def value_service(service_name: str, attribute: str) -> str:

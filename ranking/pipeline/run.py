@@ -19,6 +19,7 @@ from ranking.pipeline.arm_stages import ArmStages, TrainedArms
 from ranking.pipeline.codebook_window import given_codebook, window_of
 from ranking.pipeline.conclusions import ServingChoice
 from ranking.pipeline.controls import ControlStages
+from ranking.pipeline.mlflow_log import log_rankers_if_enabled
 from ranking.pipeline.prepare import (
     Prepared,
     end_of_log,
@@ -130,7 +131,9 @@ def run_preset(
     check_target(opened.settings, loaded.ranker.training.target)
     options = JobOptions(data, preset, loaded, seeds, as_of_us, impressions, allow_future, codebook)
     with opened.locked():
-        return Job(opened, options, progress or SILENT).run()
+        result = Job(opened, options, progress or SILENT).run()
+    log_rankers_if_enabled(opened, [name for names in result.rankers.values() for name in names])
+    return result
 
 
 class Job:

@@ -255,11 +255,40 @@ class RankerSteps(ProjectBase):
         LeakageError
             When the codebook learned from clicks that are among the rows.
         """
+        from ranking.pipeline.mlflow_log import log_rankers_if_enabled
         from ranking.serving.register import register_ranker
 
         parts = [trained_on] if isinstance(trained_on, ProjectDataset) else list(trained_on)
         with self.repo.locked():
-            return register_ranker(self.repo, name, model, parts)
+            record = register_ranker(self.repo, name, model, parts)
+        log_rankers_if_enabled(self.repo, [name])
+        return record
+
+    def log_ranker(self, name: str) -> str:
+        """Log a ranker to MLflow, through the client that ``mlflow:`` in ``feature_store.yaml`` configures; once.
+
+        Parameters
+        ----------
+        name : str
+            The ranker.
+
+        Returns
+        -------
+        str
+            The id of the MLflow run, which has the artefact, the features, the configuration and the validation metrics.
+
+        Raises
+        ------
+        ConfigError
+            When ``mlflow`` is not enabled, or the tracking server cannot be used.
+        MissingExtraError
+            When MLflow is not installed.
+        UnknownVersionError
+            When there is no such ranker.
+        """
+        from ranking.pipeline.mlflow_log import log_ranker
+
+        return log_ranker(self.repo, name)
 
     def scorer(self, ranker: str | None = None) -> ProjectScorer:
         """A scorer of candidates with features from the online store; default: the serving ranker."""

@@ -27,10 +27,11 @@ def build_app() -> typer.Typer:
 
     # The groups' commands register themselves when their modules are imported.
     from sidkit.cli import codebook_quality, codebooks, data, embed, rankers  # noqa: F401
-    from sidkit.cli.audit import audit
+    from sidkit.cli.audit import audit_app
     from sidkit.cli.compare import compare
     from sidkit.cli.features import features_app
     from sidkit.cli.leakage import leakage
+    from sidkit.cli.monitor import monitor
     from sidkit.cli.options import codebooks_app, data_app, ranker_app, tables_app
     from sidkit.cli.rankers import frame, score
     from sidkit.cli.repos import apply, doctor, init, materialize_, relocate, upgrade_
@@ -61,7 +62,8 @@ def build_app() -> typer.Typer:
     app.command()(score)
     app.command()(serve)
     ranker_app.command("compare")(compare)
-    app.command()(audit)
+    app.add_typer(audit_app, name="audit")
+    app.command()(monitor)
     app.command()(leakage)
     app.add_typer(ranker_app, name="ranker")
     return app

@@ -7,18 +7,26 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sidkit.cli.options import JsonOption, RepoOption
+from sidkit.cli.options import JsonOption, RepoOption, SinceOption, UntilOption
 from sidkit.cli.output import show, show_json
+from sidkit.cli.tables import table
 
 if TYPE_CHECKING:
     from ranking.audit.run import AuditResult
     from ranking.audit.single_features import SingleFeatures
+    from ranking.monitoring.skew import FeatureSkew, SkewAudit
 
 LEAK = 4
 """Exit code of ``sidkit audit`` if a row or an artefact fails the audit."""
+EXCEEDED = 3
+"""Exit code of ``sidkit audit skew`` and ``sidkit monitor`` if a bound is exceeded."""
+
+audit_app = typer.Typer()
 
 
+@audit_app.callback(invoke_without_command=True)
 def audit(
+    context: typer.Context,
     repo: RepoOption = Path(),
     rows: Annotated[int, typer.Option(min=1, help="Number of rows to sample.")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Random seed of the sample.")] = 0,
@@ -42,6 +50,9 @@ def audit(
     cell that differs, prints the row, the feature, both values and the times from which they were known, and exits with
     code 4. If negatives are sampled, also prints the AUC of each count and age alone within requests, with a warning above .6.
     """
+    if context.invoked_subcommand is not None:
+        _refuse_options_before(context)
+        return
     import sidkit
 
     result = sidkit.open(repo).audit(rows=rows, seed=seed, preset=preset, frame=frame, service=service)
@@ -51,6 +62,86 @@ def audit(
         _print(result)
     if not result.ok:
         raise typer.Exit(LEAK)
+
+
+def _refuse_options_before(context: typer.Context) -> None:
+    """Raise if an option of the audit stands before the name of a further command, which would not read it."""
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            command = context.invoked_subcommand
+            option = f"--{name.strip('_').replace('_', '-')}"
+            raise typer.BadParameter(
+                f"expected no {option} before {command}; put the options of `sidkit audit {command}` after it"
+            )
+
+
+@audit_app.command()
+def skew(
+    repo: RepoOption = Path(),
+    since: SinceOption = None,
+    until: UntilOption = None,
+    ranker: Annotated[str | None, typer.Option(help="Rows that this ranker served; default: all.")] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Number of rows to sample.")] = 10_000,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of the sample.")] = 0,
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="Numbers agree within this share of them, or this difference below 1.")
+    ] = 1e-5,
+    most_unexplained: Annotated[
+        float, typer.Option(min=0, max=1, help="Largest share of a feature's cells that may differ unexplained.")
+    ] = 0.01,
+    most_stale: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Largest share of stale cells of a feature; default: any.")
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Compare served features with training features of the same rows.
+
+    Reads the log of `sidkit serve --log-sample`, retrieves the same users, items and times point-in-time, and counts the cells
+    that differ: stale (materialized before the request), early, ahead of the tables, or unexplained. Exits with code 3 if a
+    bound is exceeded.
+    """
+    import sidkit
+
+    result = sidkit.open(repo).audit_skew(
+        since=since,
+        until=until,
+        ranker=ranker,
+        rows=rows,
+        seed=seed,
+        tolerance=tolerance,
+        most_unexplained=most_unexplained,
+        most_stale=most_stale,
+    )
+    if json_:
+        show_json(result.as_json())
+    else:
+        _print_skew(result)
+    if not result.ok:
+        raise typer.Exit(EXCEEDED)
+
+
+def _print_skew(result: SkewAudit) -> None:
+    differing = [each for each in result.features if each.differ]
+    if differing:
+        head = ("FEATURE", "DIFFER", "STALE", "EARLY", "AHEAD", "UNEXPL.", "LARGEST", "MISSING")
+        show(table(head, [_skew_row(each) for each in differing]))
+    for reason in result.skipped:
+        show(reason)
+    for problem in result.problems:
+        show(problem)
+    agree = len(result.features) - len(differing)
+    show(
+        f"{result.rows:,} of {result.total:,} served rows, tables until {result.tables_until}: {agree} of "
+        f"{len(result.features)} features agree in every row, {len(result.problems)} bounds exceeded"
+    )
+
+
+def _skew_row(each: FeatureSkew) -> tuple[str, ...]:
+    counts = (each.differ, each.stale, each.early, each.ahead, each.unexplained)
+    largest = "" if each.largest is None else f"{each.largest:.3g}"
+    missing = f"{each.missing_served:.0%}/{each.missing_retrieved:.0%}"
+    return (each.name, *(f"{count:,}" for count in counts), largest, missing)
 
 
 def _print(result: AuditResult) -> None:

@@ -24,6 +24,10 @@ AtOption = Annotated[
     str | None,
     typer.Option("--at", help="Time of the request, ISO 8601 with a time zone. Default: now."),
 ]
+SinceOption = Annotated[
+    str | None, typer.Option(help="Rows served from this time on, ISO 8601 with a time zone. Default: all.")
+]
+UntilOption = Annotated[str | None, typer.Option(help="Rows served before this time. Default: all.")]
 AllowFutureOption = Annotated[
     bool, typer.Option("--allow-future", help="Accept an --as-of in the future, for simulated logs.")
 ]

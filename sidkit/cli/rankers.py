@@ -128,6 +128,18 @@ def promote(name: RankerName, repo: RepoOption = Path()) -> None:
     say(f"{name} is serving")
 
 
+@ranker_app.command("log")
+def log(name: RankerName, repo: RepoOption = Path()) -> None:
+    """Log a ranker to MLflow.
+
+    Uses the tracking server of `mlflow` in feature_store.yaml, through Feast's integration. `sidkit run` logs its rankers
+    itself where that is enabled. A ranker that was logged before is not logged again.
+    """
+    import sidkit
+
+    say(f"{name}: MLflow run {sidkit.open(repo).log_ranker(name)}")
+
+
 @ranker_app.command("evaluate")
 def evaluate(
     name: RankerName,

@@ -39,6 +39,19 @@ def serve(
     static_bytes: Annotated[
         int, typer.Option(min=0, help="Memory per worker for features of items, in bytes; others are read per request.")
     ] = 256 << 20,
+    log_sample: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, help="Share of the requests to log, with their features, into data/serving/log; 0: none."
+        ),
+    ] = 0.0,
+    log_rows: Annotated[int, typer.Option(min=1, help="Items of a request to log, the best-ranked ones.")] = 100,
+    log_seconds: Annotated[
+        float, typer.Option(min=0.1, help="Seconds of requests in a file of that log, per worker.")
+    ] = 60.0,
+    log_megabytes: Annotated[
+        float, typer.Option(min=0.001, help="Largest size of that log; the oldest files are removed.")
+    ] = 1_000.0,
 ) -> None:
     """Serve scores, codes and similar items over HTTP.
 
@@ -63,5 +76,9 @@ def serve(
         static_bytes=static_bytes,
         max_waiting=max_waiting,
         timeout_seconds=timeout,
+        log_sample=log_sample,
+        log_rows=log_rows,
+        log_seconds=log_seconds,
+        log_megabytes=log_megabytes,
     )
     serve_until_stopped(options, lambda url: say(f"serving on {url}; Ctrl-C stops"))

@@ -18,6 +18,7 @@ EXTRAS_OF: dict[str, tuple[str, tuple[str, ...]]] = {
     "sentence_transformers": ("sentence-transformers", ("text",)),
     "transformers": ("transformers", ("image",)),
     "PIL": ("pillow", ("image",)),
+    "mlflow": ("mlflow-skinny", ("mlflow",)),
     "msgspec": ("msgspec", ("serve",)),
     "prometheus_client": ("prometheus-client", ("serve",)),
     "starlette": ("starlette", ("serve",)),

@@ -27,7 +27,8 @@ from sidkit.serve.model import ModelLoader, ServingModel, WarmUp
 from sidkit.serve.openapi import openapi
 from sidkit.serve.options import ServeOptions
 from sidkit.serve.problems import RequestError, decoded
-from sidkit.serve.ranking import Answers, codes_of, moment, similar_to
+from sidkit.serve.ranking import Answers, Scored, codes_of, moment, similar_to
+from sidkit.serve.served_log import ServedLog, open_log
 from sidkit.serve.shadow import Shadow, ShadowRequest
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class Application:
         self.holder = ModelHolder(options, self.metrics)
         self._answers = Answers(self.metrics)
         self._shadow: Shadow | None = None
+        self._served_log: ServedLog | None = None
         self._scoring = ThreadPoolExecutor(1, thread_name_prefix="sidkit-score", initializer=_one_thread)
         self._loading = ThreadPoolExecutor(1, thread_name_prefix="sidkit-load", initializer=_one_thread)
         self._probing = ThreadPoolExecutor(1, thread_name_prefix="sidkit-probe")  # probes do not wait for a model
@@ -92,6 +94,7 @@ class Application:
             self._shadow = Shadow(
                 ModelLoader(self.options.repo, self.options.shadow, self.options.static_bytes), self.metrics
             )
+        self._served_log = open_log(self.options, self.metrics)
         if sys.platform != "win32" and threading.current_thread() is threading.main_thread():
             loop.add_signal_handler(signal.SIGHUP, self._look_now.set)
         following = asyncio.create_task(self._follow())
@@ -106,6 +109,8 @@ class Application:
             self._scoring.shutdown(wait=True)
             if self._shadow is not None:
                 self._shadow.close()
+            if self._served_log is not None:
+                self._served_log.close()
 
     async def _follow(self) -> None:
         loop = asyncio.get_running_loop()
@@ -157,6 +162,8 @@ class Application:
             self.holder.remember(WarmUp(body.user_id, tuple(scored.item_ids), body.context))
             if self._shadow is not None:
                 self._shadow.offer(ShadowRequest(request_id, model.key.ranker, scored, body.context))
+            if self._served_log is not None:
+                self._served_log.offer(model, request_id, scored, body.k)
             return response
 
     async def _codes(self, request: Request) -> Response:
@@ -197,7 +204,11 @@ class Application:
         if any(tensor.name == "at_us" for tensor in body.inputs):
             await self._before_replay()
         model, name = self._named_model(request)
-        answer = await self._scored(partial(inference_v2.infer, self._answers, model, name, body))
+        batches: list[Scored] = []
+        answer = await self._scored(partial(inference_v2.infer, self._answers, model, name, body, batches))
+        if self._served_log is not None:
+            for scored in batches:
+                self._served_log.offer(model, request.state.request_id, scored)
         request.state.log |= {"ranker": model.key.ranker}
         return _json(answer)
 

@@ -21,7 +21,7 @@ from sidkit.serve.bodies import (
 )
 from sidkit.serve.model import ServingModel
 from sidkit.serve.problems import RequestError
-from sidkit.serve.ranking import Answers
+from sidkit.serve.ranking import Answers, Scored
 
 ALIAS = "ranker"
 """A name of the model that stays the same when another ranker is promoted."""
@@ -73,11 +73,14 @@ def check_model(model: ServingModel, name: str, version: str | None) -> None:
         )
 
 
-def infer(answers: Answers, model: ServingModel, name: str, body: InferRequest) -> InferAnswer:
+def infer(
+    answers: Answers, model: ServingModel, name: str, body: InferRequest, batches: list[Scored] | None = None
+) -> InferAnswer:
     """Score pairs of users and items.
 
     ``user_id`` has one value for all items, or one per item. ``at_us`` is the time of the request, microseconds UTC (default:
-    now). Inputs of other names are the context, with one value, or one per item.
+    now). Inputs of other names are the context, with one value, or one per item. What each user was scored with is appended to
+    ``batches``.
 
     Raises
     ------
@@ -107,14 +110,20 @@ def infer(answers: Answers, model: ServingModel, name: str, body: InferRequest) 
     wanted = [each.name for each in body.outputs] if body.outputs else list(_OUTPUTS)
     if unknown := [each for each in wanted if each not in _OUTPUTS]:
         raise RequestError(422, f"outputs among {', '.join(_OUTPUTS)}", repr(unknown[0][:100]), "ask for those")
-    scores, known = _scored(answers, model, users, items, at_us, context)
+    scores, known = _scored(answers, model, users, items, at_us, context, [] if batches is None else batches)
     data = {"score": scores.tolist(), "known": known.tolist()}
     outputs = [OutputTensor(each, [len(items)], _OUTPUTS[each], data[each]) for each in wanted]
     return InferAnswer(name, model.key.ranker_hash, outputs, body.id, {"codebook": model.key.codebook})
 
 
 def _scored(
-    answers: Answers, model: ServingModel, users: list[str], items: list[str], at_us: int, context: dict[str, list[Any]]
+    answers: Answers,
+    model: ServingModel,
+    users: list[str],
+    items: list[str],
+    at_us: int,
+    context: dict[str, list[Any]],
+    batches: list[Scored],
 ) -> tuple[Any, Any]:
     """Scores and whether items are known, in the order of the request; one batch per user."""
     places: dict[str, list[int]] = {}
@@ -127,6 +136,7 @@ def _scored(
         own = {key: values[0] if len(values) == 1 else [values[row] for row in rows] for key, values in context.items()}
         scored = answers.scored(model, user, [items[row] for row in rows], at_us, own or None)
         scores[rows], known[rows] = scored.scores.values, scored.scores.known
+        batches.append(scored)
     return scores, known
 
 

@@ -77,6 +77,15 @@ class Metrics:
         self.shadow_dropped = Counter(
             "sidkit_shadow_dropped_total", "Requests that the shadow ranker was too slow for.", registry=registry
         )
+        self.served_log_rows = Counter(
+            "sidkit_served_log_rows_total", "Rows written to the served log.", registry=registry
+        )
+        self.served_log_dropped = Counter(
+            "sidkit_served_log_dropped_total",
+            "Sampled requests that are missing from the served log: the queue was full, the disk refused, or an error.",
+            ["reason"],
+            registry=registry,
+        )
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:

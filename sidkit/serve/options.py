@@ -42,6 +42,14 @@ class ServeOptions:
     """Time limit of a request; the answer is then status 503."""
     static_bytes: int = 256 << 20
     """Memory per worker for the features of items that are held in arrays; items beyond it are read for each request."""
+    log_sample: float = 0.0
+    """Share of the requests that the served log has; 0: there is none."""
+    log_rows: int = 100
+    """At most so many items of a request are logged, the best-ranked ones."""
+    log_seconds: float = 60.0
+    """Each worker writes a file of the served log after so many seconds with requests."""
+    log_megabytes: float = 1_000.0
+    """At most so many megabytes of the served log; the oldest files are removed."""
 
     def to_environment(self) -> None:
         """Store the options for processes that this one starts."""

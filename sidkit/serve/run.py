@@ -11,6 +11,8 @@ from tempfile import TemporaryDirectory
 
 from sidkit.core.errors import ConfigError
 from sidkit.core.extras import require
+from sidkit.core.files import check_output
+from sidkit.core.repo import Repo
 from sidkit.serve.logs import log_to_stderr
 from sidkit.serve.options import ServeOptions
 
@@ -37,12 +39,17 @@ def serve(options: ServeOptions, started: Callable[[str], None] = lambda url: No
         When the address cannot be used, or a token is needed and missing.
     UnknownVersionError, ServingError, ArtifactError, SettingsChangedError
         When the ranker cannot serve.
+    StorageError
+        When the served log cannot be written.
     """
     require("starlette", "uvicorn", "msgspec", "prometheus_client", purpose="sidkit serve", extra="serve")
+    from ranking.serving.served_log import log_folder
     from sidkit.serve.metrics import MULTIPROCESS_NAMES
     from sidkit.serve.model import ModelLoader
 
     options.token()
+    if options.log_sample:
+        check_output(log_folder(Repo.open(options.repo)) / "served.parquet")
     for ranker in filter(None, (options.ranker or "", options.shadow)):
         ModelLoader(options.repo, ranker).wanted()  # raises for an unknown name
     loader = ModelLoader(options.repo, options.ranker, static_bytes=0)

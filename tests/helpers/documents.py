@@ -17,7 +17,7 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
-from helpers.commands import ask_well
+from helpers.commands import ask
 from helpers.places import ROOT
 
 _BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', flags=re.DOTALL | re.MULTILINE)
@@ -75,10 +75,12 @@ def words(line: str) -> list[str]:
     return done.stdout.split("\0")[:-1]
 
 
-def in_process(program: str, *arguments: str) -> str:
-    """What a command of the clone's environment prints, run in this process."""
+def in_process(program: str, *arguments: str, codes: tuple[int, ...] = (0,)) -> str:
+    """What a command of the clone's environment prints, run in this process; it must end with one of the codes."""
     if program == "sidkit":
-        return ask_well(*arguments).out
+        answer = ask(*arguments)
+        assert answer.code in codes, (arguments, answer)
+        return answer.out
     from click.testing import CliRunner
     from feast.cli.cli import cli
 

@@ -49,6 +49,15 @@ MAY_IMPORT = {
     "ranking.pipeline": BELOW_RANKING
     | {"sidkit.reports", "semantic_ids.report", "ranking.data", "ranking.training", "ranking.evaluation"},
     "ranking.audit": BELOW_RANKING | {"ranking.data"},
+    "ranking.monitoring": BELOW_RANKING
+    | {
+        "sidkit.reports",
+        "ranking.data",
+        "ranking.training",
+        "ranking.evaluation",
+        "ranking.serving",
+        "ranking.pipeline",
+    },
     "ranking.experiments": BELOW_RANKING
     | {
         "sidkit.reports",
