@@ -32,14 +32,20 @@ def serve(
         float | None,
         typer.Option(min=0, help="Refuse requests while the features are older than so many seconds."),
     ] = None,
+    pictures: Annotated[
+        str | None,
+        typer.Option(
+            help="Column of the items with addresses of pictures, for the page; off: none; default: one named like image_url."
+        ),
+    ] = None,
     poll: Annotated[float, typer.Option(min=0.1, help="Seconds between looks for a promotion or new features.")] = 5.0,
     timeout: Annotated[float, typer.Option(min=0.001, help="Time limit of a request, in seconds.")] = 10.0,
     max_waiting: Annotated[int, typer.Option(min=1, help="Requests at a time per worker.")] = 64,
     max_body: Annotated[int, typer.Option(min=1, help="Longest body, in bytes.")] = 1_000_000,
 ) -> None:
-    """Serve scores, codes and similar items over HTTP.
+    """Serve scores, codes and similar items over HTTP, and a page for people.
 
-    Answers POST /v1/rank, POST /v1/codes, GET /v1/items/ID/similar and the Open Inference Protocol under /v2; /openapi.json
+    The page at / shows what a user gets and why. Answers POST /v1/rank, POST /v1/codes, GET /v1/items/ID/similar and the Open Inference Protocol under /v2; /openapi.json
     describes them, /metrics is for Prometheus. A promotion is picked up without a restart.
     """
     from sidkit.core.repo import Repo
@@ -56,6 +62,7 @@ def serve(
         token_file=None if token_file is None else str(token_file.absolute()),
         poll_seconds=poll,
         max_feature_age_seconds=max_feature_age,
+        pictures=pictures,
         max_body_bytes=max_body,
         max_waiting=max_waiting,
         timeout_seconds=timeout,

@@ -35,6 +35,8 @@ class ServeOptions:
     """How often the catalogue and the materialization are compared with what is loaded."""
     max_feature_age_seconds: float | None = None
     """The service is not ready, and refuses requests, while the features are older."""
+    pictures: str | None = None
+    """Column of the items with addresses of pictures, for the page; "off" for none; default: one with a usual name."""
     max_body_bytes: int = 1_000_000
     max_waiting: int = 64
     """Requests per worker that wait or run at a time; others get status 429."""

@@ -40,9 +40,13 @@ def serve(options: ServeOptions, started: Callable[[str], None] = lambda url: No
     """
     require("starlette", "uvicorn", "msgspec", "prometheus_client", purpose="sidkit serve", extra="serve")
     from sidkit.serve.metrics import MULTIPROCESS_NAMES
+    from sidkit.core.repo import Repo
     from sidkit.serve.model import ModelLoader
+    from sidkit.serve.people import picture_column
 
     options.token()
+    if options.pictures is not None:
+        picture_column(Repo.open(options.repo), options.pictures)  # raises for an unknown column
     for ranker in filter(None, (options.ranker or "", options.shadow)):
         ModelLoader(options.repo, ranker).wanted()  # raises for an unknown name
     loader = ModelLoader(options.repo, options.ranker)
