@@ -45,8 +45,9 @@ def serve(
 ) -> None:
     """Serve scores, codes and similar items over HTTP, and a page for people.
 
-    The page at / shows what a user gets and why. Answers POST /v1/rank, POST /v1/codes, GET /v1/items/ID/similar and the Open Inference Protocol under /v2; /openapi.json
-    describes them, /metrics is for Prometheus. A promotion is picked up without a restart.
+    The page at / shows what a user gets and why. Answers POST /v1/rank, POST /v1/codes, GET /v1/items/ID/similar and the Open
+    Inference Protocol under /v2; /openapi.json describes them, /metrics is for Prometheus. A promotion is picked up without a
+    restart.
     """
     from sidkit.core.repo import Repo
     from sidkit.serve.options import ServeOptions

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from functools import cache, partial
 from importlib.resources import files
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -36,6 +36,13 @@ _LONGEST_HISTORY = 1_000
 _LONGEST_ID = 1_024
 
 
+class Apart(Protocol):
+    """Runs work in a thread of its own."""
+
+    def __call__(self, work: Callable[[], Result]) -> Awaitable[Result]:
+        """Return the result of the work."""
+
+
 class PageRoutes:
     """Handlers of the page.
 
@@ -52,7 +59,7 @@ class PageRoutes:
         self,
         options: ServeOptions,
         model: Callable[[], ServingModel],
-        apart: Callable[[Callable[[], Result]], Awaitable[Result]],
+        apart: Apart,
     ) -> None:
         self._options = options
         self._model = model

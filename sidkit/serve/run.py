@@ -39,8 +39,8 @@ def serve(options: ServeOptions, started: Callable[[str], None] = lambda url: No
         When the ranker cannot serve.
     """
     require("starlette", "uvicorn", "msgspec", "prometheus_client", purpose="sidkit serve", extra="serve")
-    from sidkit.serve.metrics import MULTIPROCESS_NAMES
     from sidkit.core.repo import Repo
+    from sidkit.serve.metrics import MULTIPROCESS_NAMES
     from sidkit.serve.model import ModelLoader
     from sidkit.serve.people import picture_column
 

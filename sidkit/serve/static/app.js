@@ -3,7 +3,7 @@ import { historyItem, largestChange, make, rankedItem } from "/page/render.js";
 
 const element = (id) => document.getElementById(id);
 const TOKEN = "sidkit-token";
-const SHORT_HISTORY = 8;
+const SHORT_HISTORY = matchMedia("(max-width: 760px)").matches ? 3 : 8;
 const STEP = 20;
 const BEST = 100;
 const DAY = 86400000;
@@ -110,6 +110,8 @@ let waiting = 0;
 let asking = 0;
 
 function close() {
+  clearTimeout(waiting);
+  asking += 1; // an answer that is on its way opens nothing
   list.hidden = true;
   box.setAttribute("aria-expanded", "false");
   box.removeAttribute("aria-activedescendant");
@@ -117,7 +119,6 @@ function close() {
 
 function choose(id) {
   box.value = id;
-  close();
   rank();
 }
 
@@ -163,10 +164,7 @@ box.addEventListener("focus", () => {
   if (!page.shown) suggest();
 });
 box.addEventListener("click", suggest);
-box.addEventListener("blur", () => {
-  asking += 1;
-  close();
-});
+box.addEventListener("blur", close);
 box.addEventListener("keydown", (event) => {
   const options = [...list.children];
   const active = options.findIndex((each) => each.getAttribute("aria-selected") === "true");
@@ -230,6 +228,7 @@ async function rank() {
     box.focus();
     return;
   }
+  close();
   document.body.classList.add("busy");
   try {
     const at = element("moment").value === "features" ? page.about.features_until : null;
@@ -302,7 +301,6 @@ element("more").addEventListener("click", () => {
 element("by").addEventListener("change", showFields);
 element("ask").addEventListener("submit", (event) => {
   event.preventDefault();
-  close();
   rank();
 });
 element("pictures").addEventListener("change", (event) => {

@@ -81,6 +81,17 @@ export function historyItem(entry, at, look) {
   );
 }
 
+/** The name of a group of features in plain words; names of own views stay as they are. */
+function plain(group) {
+  const [of, whose, depth] = group.match(/^(user_)?code_stats(?:_d(\d+))?$/) || [];
+  if (of) {
+    const place = depth === undefined ? "codes" : depth === "1" ? "first code" : `first ${depth} codes`;
+    return whose ? `user's clicks, ${place}` : `clicks on its ${place}`;
+  }
+  const words = { item_attributes: "attributes as numbers", user_attributes: "attributes of the user" };
+  return words[group] || group.replaceAll("_", " ");
+}
+
 /** What moved the score: the largest groups as bars around a common zero. */
 function drivers(item, most) {
   const groups = Object.entries(item.explanation || {}).sort((one, other) => Math.abs(other[1]) - Math.abs(one[1]));
@@ -89,7 +100,7 @@ function drivers(item, most) {
     bar.style.width = `${(50 * Math.abs(change)) / most}%`;
     const value = `${change < 0 ? "−" : "+"}${Math.abs(change).toFixed(2)}`;
     return make("div", { class: "driver" },
-      make("dt", {}, group),
+      make("dt", { title: group }, plain(group)),
       make("dd", {}, make("span", { class: "track", "aria-hidden": "true" }, bar), make("span", { class: "value" }, value)));
   });
   return make("dl", { class: "drivers", "aria-label": "What moved the score" }, ...rows);
