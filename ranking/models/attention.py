@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from ranking.data.gather_rows import gather_rows
 from ranking.models.parts import Attention
+from ranking.models.plain import is_plain
 
 _BLOCK = 256
 """Rows per block on a CPU, so that the gathered histories fit in cache."""
@@ -48,11 +49,11 @@ class TargetAttention(Attention):
         attention that is forced off, as in :meth:`biases`: all scores are equal then.
         """
         if self.is_off:
-            return candidate.new_zeros((len(candidate), self.heads, candidate.shape[1]))
+            return candidate.new_zeros((candidate.shape[0], self.heads, candidate.shape[1]))
         shape = (self.heads, self.head_dim, candidate.shape[1])
         both = torch.einsum("hdi,hde->ihe", self.query.weight.view(shape), self.key.weight.view(shape))
         projected = candidate @ (both.flatten(1) / math.sqrt(self.head_dim))
-        return projected.view(len(candidate), self.heads, candidate.shape[1])
+        return projected.view(candidate.shape[0], self.heads, candidate.shape[1])
 
     def biases(self) -> Tensor:
         """Recency biases ``float32 [buckets, heads]``."""
@@ -111,9 +112,12 @@ def attend(
     tuple of Tensor
         Pooled vectors ``float32 [batch, heads, dim]`` and attention weights ``float32 [batch, heads, length]``.
     """
+    bucket = torch.where(mask, gap_bucket, len(recency))
+    if is_plain():
+        return _pool(queries.float(), items.float(), recency, history, bucket)
     with torch.autocast(items.device.type, enabled=False):
         pooled_and_weights: tuple[Tensor, Tensor] = _Attend.apply(  # type: ignore[no-untyped-call]
-            queries.float(), items.float(), recency, history, torch.where(mask, gap_bucket, len(recency))
+            queries.float(), items.float(), recency, history, bucket
         )
     return pooled_and_weights
 
@@ -125,17 +129,9 @@ class _Attend(torch.autograd.Function):
     def forward(
         ctx: Any, queries: Tensor, items: Tensor, recency: Tensor, history: Tensor, bucket: Tensor
     ) -> tuple[Tensor, Tensor]:
-        # Finite even after adding a score, so that a row of padding only does not become NaN.
-        masked = recency.new_full((recency.shape[1], 1), torch.finfo(recency.dtype).min / 2)
-        bias = torch.cat([recency.t(), masked], dim=1)
-        nonempty = (bucket < len(recency)).any(dim=1)[:, None, None]
         weights, pooled = queries.new_empty((*queries.shape[:2], history.shape[1])), torch.empty_like(queries)
         for rows in _blocks(queries):
-            past = gather_rows(items, history[rows])
-            score = bias.index_select(1, bucket[rows].flatten()).view(len(bias), *past.shape[:2]).transpose(0, 1)
-            score = torch.baddbmm(score, queries[rows], past.transpose(1, 2))
-            weights[rows] = torch.softmax(score, dim=2) * nonempty[rows]
-            pooled[rows] = torch.bmm(weights[rows], past)
+            pooled[rows], weights[rows] = _pool(queries[rows], items, recency, history[rows], bucket[rows])
         ctx.save_for_backward(queries, items, history, bucket, weights)
         ctx.mark_non_differentiable(weights)
         ctx.set_materialize_grads(False)  # do not allocate zeros for the weights' gradient
@@ -162,6 +158,21 @@ class _Attend(torch.autograd.Function):
         per_head = [torch.bincount(flat, each.flatten(), ctx.buckets + 1) for each in of_score.unbind(dim=1)]
         of_recency = torch.stack(per_head, dim=1)[: ctx.buckets].to(items.dtype)
         return of_queries, of_items, of_recency, None, None
+
+
+def _pool(
+    queries: Tensor, items: Tensor, recency: Tensor, history: Tensor, bucket: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Pooled vectors and attention weights of some rows."""
+    # Finite even after adding a score, so that a row of padding only does not become NaN.
+    masked = recency.new_full((recency.shape[1], 1), torch.finfo(recency.dtype).min / 2)
+    bias = torch.cat([recency.t(), masked], dim=1)
+    nonempty = (bucket < recency.shape[0]).any(dim=1)[:, None, None]
+    past = gather_rows(items, history)
+    score = bias.index_select(1, bucket.flatten()).view(bias.shape[0], *history.shape).transpose(0, 1)
+    score = torch.baddbmm(score, queries, past.transpose(1, 2))
+    weights = torch.softmax(score, dim=2) * nonempty
+    return torch.bmm(weights, past), weights
 
 
 def _blocks(rows: Tensor) -> list[slice]:

@@ -30,7 +30,7 @@ def content_matches(items: ItemBatch, candidate: Tensor, history: Tensor, mask: 
     """
     content = items.content[:, columns]
     if not content.shape[1]:
-        return content.new_zeros((len(candidate), 0))
+        return content.new_zeros((candidate.shape[0], 0))
     count, weight = mask.sum(dim=1), mask.to(content.dtype)
     unit = functional.normalize(content, dim=1)
     candidates, past = gather_rows(unit, candidate), gather_rows(unit, history)
