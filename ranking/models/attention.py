@@ -160,9 +160,7 @@ class _Attend(torch.autograd.Function):
         return of_queries, of_items, of_recency, None, None
 
 
-def _pool(
-    queries: Tensor, items: Tensor, recency: Tensor, history: Tensor, bucket: Tensor
-) -> tuple[Tensor, Tensor]:
+def _pool(queries: Tensor, items: Tensor, recency: Tensor, history: Tensor, bucket: Tensor) -> tuple[Tensor, Tensor]:
     """Pooled vectors and attention weights of some rows."""
     # Finite even after adding a score, so that a row of padding only does not become NaN.
     masked = recency.new_full((recency.shape[1], 1), torch.finfo(recency.dtype).min / 2)

@@ -64,9 +64,7 @@ def input_names(batch: Batch) -> list[str]:
 
 def inputs_of(batch: Batch) -> dict[str, npt.NDArray[Any]]:
     """A batch as the graph's inputs, by name."""
-    return {
-        name: value.numpy(force=True) for name, value in zip(input_names(batch), _tensors(batch), strict=True)
-    }
+    return {name: value.numpy(force=True) for name, value in zip(input_names(batch), _tensors(batch), strict=True)}
 
 
 def graph_of(model: CtrModel, batch: Batch) -> bytes:
@@ -129,7 +127,11 @@ def _first_line(error: BaseException) -> str:
 @contextlib.contextmanager
 def _silent() -> Any:
     """The exporter reports its steps on stdout and in logs."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
         warnings.simplefilter("ignore")
         before = logging.root.manager.disable
         logging.disable(logging.WARNING)
