@@ -58,7 +58,7 @@ def measured(repo: Repo, name: str | None, user: str | None, candidates: int, re
     items = pq.read_table(repo.tables / "item_content.parquet", columns=["item_id"]).column(0).unique().to_pylist()
     if user is None:
         users = pq.read_table(repo.tables / "user_history.parquet", columns=["user_id"]).column(0)
-        user = users.value_counts().sort([("counts", "descending")]).field("values")[0].as_py()
+        user = max(users.value_counts().to_pylist(), key=lambda each: (each["counts"], each["values"]))["values"]
     given = (items * (candidates // len(items) + 1))[:candidates]
     data = scorer.read(user, given, read_build(repo)["as_of_us"]).data
     [batch] = ranker.batches(data).batches(len(data))

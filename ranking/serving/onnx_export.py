@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from ranking.serving.golden import TOLERANCE, check_golden, golden_path, golden_rows, read_golden
 from sidkit import __version__
-from sidkit.core.errors import ArtifactCorruptError, ServingError
+from sidkit.core.errors import ArtifactCorruptError, ServingError, StorageError
 from sidkit.core.extras import require
 from sidkit.core.files import written_beside
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from ranking.data.batch import Batch
     from ranking.data.dataset import Dataset
     from ranking.serving.scorer import Scorer
-    from ranking.training.ranker import Ranker
+    from ranking.training.ranker import Ranker, RankerConfig
     from sidkit.core.repo import Repo
 
 _PREFIX = "sidkit."
@@ -123,6 +124,21 @@ class OnnxRanker:
         self._names = [each.name for each in self._session.get_inputs()]
 
     @property
+    def config(self) -> RankerConfig:
+        """Configuration of the ranker."""
+        return self._ranker.config
+
+    @property
+    def smoothing_rate(self) -> float:
+        """See :class:`ranking.training.ranker.Ranker`."""
+        return self._ranker.smoothing_rate
+
+    @property
+    def positive_rate(self) -> float:
+        """See :class:`ranking.training.ranker.Ranker`."""
+        return self._ranker.positive_rate
+
+    @property
     def metadata(self) -> dict[str, str]:
         """The metadata in the file."""
         found: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
@@ -167,9 +183,36 @@ def export_ranker(repo: Repo, scorer: Scorer, out: Path) -> ExportedRanker:
     ServingError
         When the ranker has no torch model, an operation cannot be exported, or the exported scores differ.
     """
+    content, made = _checked_graph(repo, scorer)
+    with written_beside(out) as temporary:
+        temporary.write_bytes(content)
+    return ExportedRanker(out, scorer.record.name, bytes=len(content), **made)
+
+
+def served_graph(repo: Repo, scorer: Scorer) -> OnnxRanker:
+    """The scorer's ranker as an exported graph, which is stored beside its golden rows and read again at the next load.
+
+    Raises
+    ------
+    MissingExtraError, ServingError
+        See :func:`export_ranker`.
+    """
+    ranker = _torch_ranker(scorer)
+    path = golden_path(repo, scorer.record.name, scorer.record.content_hash).with_suffix(f".{__version__}.onnx")
+    if path.exists():
+        with suppress(ArtifactCorruptError):  # it is written again
+            return OnnxRanker(path, ranker)
+    content, _ = _checked_graph(repo, scorer)
+    with (
+        suppress(OSError, StorageError),
+        written_beside(path) as temporary,
+    ):  # in a read-only repository it stays in memory
+        temporary.write_bytes(content)
+    return OnnxRanker(content, ranker)
+
+
+def _torch_ranker(scorer: Scorer) -> Ranker:
     require("torch", "safetensors", purpose="ranker export", extra="rank")
-    require("onnx", "onnxruntime", "onnxscript", purpose="ranker export", extra="onnx")
-    from ranking.serving.onnx_graph import graph_of
     from ranking.training.ranker import Ranker
 
     ranker = scorer.ranker
@@ -178,11 +221,20 @@ def export_ranker(repo: Repo, scorer: Scorer, out: Path) -> ExportedRanker:
             f"expected a ranker with a torch model, got {scorer.record.name}, whose scores come from elsewhere (boosted "
             "trees, a blend, or a registered model); export another one (`sidkit ranker list`)"
         )
+    return ranker
+
+
+def _checked_graph(repo: Repo, scorer: Scorer) -> tuple[bytes, dict[str, Any]]:
+    """The graph with its metadata, and what was compared."""
+    require("onnx", "onnxruntime", "onnxscript", purpose="ranker export", extra="onnx")
+    from ranking.serving.onnx_graph import graph_of
+
+    ranker = _torch_ranker(scorer)
     weights = sum(each.numel() * each.element_size() for each in ranker.model.state_dict().values())
     if weights > _LARGEST:
         raise ServingError(
-            f"expected at most {_LARGEST:,} bytes of weights, as an ONNX file is one message of at most 2 GiB, got {weights:,}; "
-            "train a ranker with smaller tables ([ranker.model] dim)"
+            f"expected at most {_LARGEST:,} bytes of weights, as an ONNX file is one message of at most 2 GiB, got "
+            f"{weights:,}; train a ranker with smaller tables ([ranker.model] dim)"
         )
     check_golden(repo, scorer)  # stores the rows at the first time
     path = golden_path(repo, scorer.record.name, scorer.record.content_hash)
@@ -202,9 +254,7 @@ def export_ranker(repo: Repo, scorer: Scorer, out: Path) -> ExportedRanker:
             f"size, got a difference of {difference:.3g}; a representation or history of your own may use len() of a tensor "
             "in its forward pass: use .shape[0]"
         )
-    with written_beside(out) as temporary:
-        temporary.write_bytes(content)
-    return ExportedRanker(out, scorer.record.name, inputs, len(content), len(data), difference)
+    return content, {"inputs": inputs, "rows": len(data), "difference": difference}
 
 
 def _scores(exported: OnnxRanker, data: Dataset, scorer: Scorer) -> npt.NDArray[np.float64]:

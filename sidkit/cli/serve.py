@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -21,6 +21,10 @@ def serve(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65_535, help="Port; 0: any free one.")] = 8000,
     workers: Annotated[int, typer.Option(min=1, max=256, help="Number of processes.")] = 1,
+    engine: Annotated[
+        Literal["torch", "onnx"],
+        typer.Option(help="What computes scores; onnx needs the extra onnx, and may be faster."),
+    ] = "torch",
     shadow: Annotated[
         str | None, typer.Option(help="A ranker that scores the same requests; differences are logged.")
     ] = None,
@@ -56,6 +60,7 @@ def serve(
     options = ServeOptions(
         repo=str(Repo.open(repo).path),
         ranker=ranker,
+        engine=engine,
         shadow=shadow,
         host=host,
         port=port,

@@ -19,6 +19,7 @@ from sidkit.core.repo import Repo
 from sidkit.serve.bodies import Version
 from sidkit.serve.candidates import Candidates
 from sidkit.serve.item_index import ItemIndex, load_index
+from sidkit.serve.options import Engine
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -92,9 +93,12 @@ class ModelLoader:
         The repository.
     ranker : str, optional
         The ranker to load; default: the one in state ``serving``.
+    engine : str
+        What computes scores: ``torch``, or ``onnx``.
     """
 
-    def __init__(self, repo: Path | str, ranker: str | None = None) -> None:
+    def __init__(self, repo: Path | str, ranker: str | None = None, engine: Engine = "torch") -> None:
+        self._engine = engine
         self._path = Path(repo)
         self._ranker = ranker
         self._store: FeatureStore | None = None
@@ -146,6 +150,11 @@ class ModelLoader:
         repo = self.repo()
         scorer = Scorer(repo, key.ranker)
         difference = check_golden(repo, scorer)
+        if self._engine == "onnx":
+            from ranking.serving.onnx_export import served_graph
+
+            scorer.use(served_graph(repo, scorer))
+            difference = check_golden(repo, scorer)
         if like is not None and _same_items(like.key, key):
             candidates = like.candidates
         else:

@@ -8,10 +8,11 @@ import os
 import stat
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from sidkit.core.errors import ConfigError
 
+Engine = Literal["torch", "onnx"]
 TOKEN_VARIABLE = "SIDKIT_SERVE_TOKEN"
 """Environment variable with the bearer token."""
 _OPTIONS = "SIDKIT_SERVE_OPTIONS"
@@ -25,6 +26,8 @@ class ServeOptions:
     repo: str
     ranker: str | None = None
     """Serve this ranker whatever the catalogue says; default: the one in state ``serving``, also after a promotion."""
+    engine: Engine = "torch"
+    """What computes scores: torch, or onnxruntime from the exported graph."""
     shadow: str | None = None
     """A ranker that scores the same requests, for comparison."""
     host: str = "127.0.0.1"

@@ -49,7 +49,7 @@ def serve(options: ServeOptions, started: Callable[[str], None] = lambda url: No
         picture_column(Repo.open(options.repo), options.pictures)  # raises for an unknown column
     for ranker in filter(None, (options.ranker or "", options.shadow)):
         ModelLoader(options.repo, ranker).wanted()  # raises for an unknown name
-    loader = ModelLoader(options.repo, options.ranker)
+    loader = ModelLoader(options.repo, options.ranker, options.engine)
     loader.load(loader.wanted())  # raises if the ranker cannot serve; workers try again and again
     with TemporaryDirectory(prefix="sidkit-metrics-") as folder, _bound(options) as opened:
         host, port = opened.getsockname()[:2]

@@ -102,7 +102,7 @@ def main(path: Path, repo: Path) -> None:
         built = Built(Path(folder), path.parent.parent.parent)
         steps = instructions(path)
         for step in steps:
-            print(step.name, step.text, flush=True)
+            sys.stdout.write(f"{step.name} {step.text}\n")
             built.run(step)
         (Path(folder) / "repo").symlink_to(repo.resolve())
         built.environment["SIDKIT_SERVE_TOKEN"] = secrets.token_hex(16)
@@ -116,7 +116,7 @@ def main(path: Path, repo: Path) -> None:
             while subprocess.run(health, env=built.environment, check=False, capture_output=True).returncode:
                 assert process.poll() is None and time.monotonic() < end, "the health check did not succeed"
                 time.sleep(1)
-            print("healthy", flush=True)
+            sys.stdout.write("healthy\n")
         finally:
             process.terminate()
             process.wait(60)

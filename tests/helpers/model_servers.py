@@ -98,7 +98,7 @@ def main(kind: str, python: str, repo: Path) -> None:
             except subprocess.TimeoutExpired:
                 process.kill()
     worst = max(abs(got[item] - score) for item, score in expected.items())
-    print(f"{kind}: {len(got)} scores, largest difference {worst:.1g}")
+    sys.stdout.write(f"{kind}: {len(got)} scores, largest difference {worst:.1g}\n")
     assert worst < 1e-6
 
 

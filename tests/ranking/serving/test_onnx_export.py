@@ -26,6 +26,7 @@ from ranking.serving.scorer import Scorer
 from ranking.training.ranker import Ranker, make_model
 from sidkit.core.errors import ArtifactCorruptError, ServingError
 from sidkit.core.repo import Repo
+from sidkit.serve.model import ModelLoader
 
 
 @pytest.fixture(scope="module")
@@ -138,3 +139,21 @@ def _shape(config: Any, vocabulary: Any) -> Any:
     from ranking.training import ranker
 
     return ranker._shape(config, vocabulary)
+
+
+def test_the_service_scores_with_the_graph_if_asked(
+    repo: Repo, exported: ExportedRanker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stored graph is read again: it is exported once, though each materialization loads the model."""
+    content, made = exported.path.read_bytes(), []
+    monkeypatch.setattr(onnx_graph, "graph_of", lambda *_: made.append(1) or content)
+    loader = ModelLoader(repo.path, engine="onnx")
+    for _ in range(2):
+        model = loader.load(loader.wanted())
+        assert isinstance(model.scorer.ranker, OnnxRanker) and model.difference <= 1e-5
+    assert len(made) == 1
+    data = model.scorer.read("u1", ["i1", "i2", "i3"], model.scorer._newest_us).data
+    np.testing.assert_allclose(model.scorer.probabilities(data), Scorer(repo).probabilities(data), atol=1e-5)
+    [stored] = (repo.data / "serving").glob("*.onnx")
+    stored.write_bytes(b"damaged")
+    assert isinstance(loader.load(loader.wanted()).scorer.ranker, OnnxRanker) and len(made) == 2
