@@ -9,7 +9,7 @@ REAL := ml_latest_small uci_online_retail xwines_slim
 # Data sets whose validation rows are used for tuning.
 SEARCHED = synthetic:strong $(REAL:%=$(SIDKIT_DATA)/%)
 
-.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz coverage attributes codebook-windows behaviour-codes mechanisms bytes-per-item arms tune-arms tune-presets tune-boosting bench-fuxictr online-load proof bench bench-check audits codes gates clean
+.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz coverage attributes codebook-windows behaviour-codes mechanisms bytes-per-item arms tune-arms tune-presets tune-boosting bench-fuxictr online-load proof bench bench-check audits codes gates deploy bench-onnx clean
 
 $(VENV): $(VENV)/.made
 
@@ -149,6 +149,17 @@ attributes: $(VENV)/.made
 behaviour-codes: $(VENV)/.made
 	$(BIN)/python benchmarks/behaviour_codes.py --work $(WORK)/behaviour_codes --data synthetic:clustered synthetic:strong $(REAL:%=$(SIDKIT_DATA)/%)
 
+# The steps of examples/deploy/Dockerfile without Docker (they install into a temporary folder), its command on a repository
+# until it is healthy, and the examples inside BentoML and KServe themselves. Needs a repository: `make demo` makes one.
+DEPLOY_REPO ?= demo
+
+deploy: $(VENV)/.made
+	PYTHONPATH=tests $(BIN)/python -m helpers.dockerfile examples/deploy/Dockerfile $(DEPLOY_REPO)
+	@for server in bentoml kserve; do \
+	  $(PYTHON) -m venv $(WORK)/$$server && $(WORK)/$$server/bin/pip install --quiet $$server '.[rank]' && \
+	  PYTHONPATH=tests $(BIN)/python -m helpers.model_servers $$server $(abspath $(WORK))/$$server/bin/python $(DEPLOY_REPO) || exit 1; \
+	done
+
 # What statistics of codes cost in time, memory and bytes, on 10 million invented impressions.
 code-stats-costs: $(VENV)/.made
 	$(BIN)/python benchmarks/code_stats_costs.py --work $(WORK)/code_stats_costs
@@ -177,6 +188,10 @@ bench: $(VENV)/.made
 	$(BIN)/python benchmarks/retrieval.py
 	@if [ -f benchmarks/online.py ]; then $(BIN)/python benchmarks/online.py; fi
 	$(MAKE) bench-check
+
+# Scores by onnxruntime against torch, for 500 candidates: processor time of one thread.
+bench-onnx: $(VENV)/.made
+	$(BIN)/python benchmarks/onnx_runtime.py --repo $(DEPLOY_REPO)
 
 bench-check: $(VENV)/.made
 	$(BIN)/python benchmarks/check.py

@@ -11,7 +11,11 @@ from torch.autograd.function import once_differentiable
 
 from ranking.data.gather_rows import gather_rows, is_shared
 from ranking.models.parts import Attention
+<<<<<<< HEAD
 from ranking.models.spec import ModelSpec
+=======
+from ranking.models.plain import is_plain
+>>>>>>> page
 
 _BLOCK = 256
 """Rows per block on a CPU, so that the gathered histories fit in cache."""
@@ -79,7 +83,7 @@ class TargetAttention(Attention):
         attention that is forced off, as in :meth:`biases`: all scores are equal then.
         """
         if self.is_off:
-            return candidate.new_zeros((len(candidate), self.heads, candidate.shape[1]))
+            return candidate.new_zeros((candidate.shape[0], self.heads, candidate.shape[1]))
         shape = (self.heads, self.head_dim, candidate.shape[1])
         if self.log_scale is not None:
             own = self.query(candidate).view(-1, self.heads, self.head_dim)
@@ -87,7 +91,7 @@ class TargetAttention(Attention):
             return torch.einsum("bhd,hdi->bhi", unit * self.scale()[:, None], self.key.weight.view(shape))
         both = torch.einsum("hdi,hde->ihe", self.query.weight.view(shape), self.key.weight.view(shape))
         projected = candidate @ (both.flatten(1) / math.sqrt(self.head_dim))
-        return projected.view(len(candidate), self.heads, candidate.shape[1])
+        return projected.view(candidate.shape[0], self.heads, candidate.shape[1])
 
     def scale(self) -> Tensor:
         """Factor of the cosines by head, ``float32 [heads]``; 1 for dot products."""
@@ -177,27 +181,35 @@ def attend(
     tuple of Tensor
         Pooled vectors ``float32 [batch, heads, dim]`` and attention weights ``float32 [batch, heads, length]``.
     """
+    bucket = torch.where(mask, gap_bucket, len(recency))
+    factor = None if key_scale is None else key_scale.float()
+    if is_plain():
+        return _pool(queries.float(), items.float(), recency, history, bucket, factor)
     with torch.autocast(items.device.type, enabled=False):
         if not torch.is_grad_enabled() and all(map(is_shared, (history, mask, gap_bucket))):
-            return _attend_shared(queries.float(), items.float(), history[0], mask[0], gap_bucket[0], recency)
+            return _attend_shared(queries.float(), items.float(), history[0], mask[0], gap_bucket[0], recency, factor)
         pooled_and_weights: tuple[Tensor, Tensor] = _Attend.apply(  # type: ignore[no-untyped-call]
-            queries.float(),
-            items.float(),
-            recency,
-            history,
-            torch.where(mask, gap_bucket, len(recency)),
-            None if key_scale is None else key_scale.float(),
+            queries.float(), items.float(), recency, history, bucket, factor
         )
     return pooled_and_weights
 
 
 def _attend_shared(
-    queries: Tensor, items: Tensor, history: Tensor, mask: Tensor, gap_bucket: Tensor, recency: Tensor
+    queries: Tensor,
+    items: Tensor,
+    history: Tensor,
+    mask: Tensor,
+    gap_bucket: Tensor,
+    recency: Tensor,
+    key_scale: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """:func:`attend` of rows that share one history: ``history``, ``mask`` and ``gap_bucket`` are of shape ``[length]``."""
     past = gather_rows(items, history)
     bias = recency.index_select(0, gap_bucket).t().masked_fill(~mask, torch.finfo(recency.dtype).min / 2)
-    score = (queries.flatten(0, 1) @ past.t()).view(*queries.shape[:2], len(history)) + bias
+    score = (queries.flatten(0, 1) @ past.t()).view(*queries.shape[:2], len(history))
+    if key_scale is not None:
+        score = score * gather_rows(key_scale, history).t()
+    score = score + bias
     weights = torch.softmax(score, dim=2) * mask.any()
     return (weights.flatten(0, 1) @ past).view(queries.shape), weights
 
@@ -215,21 +227,9 @@ class _Attend(torch.autograd.Function):
         bucket: Tensor,
         key_scale: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        # Finite even after adding a score, so that a row of padding only does not become NaN.
-        masked = recency.new_full((recency.shape[1], 1), torch.finfo(recency.dtype).min / 2)
-        bias = torch.cat([recency.t(), masked], dim=1)
-        nonempty = (bucket < len(recency)).any(dim=1)[:, None, None]
         weights, pooled = queries.new_empty((*queries.shape[:2], history.shape[1])), torch.empty_like(queries)
         for rows in _blocks(queries):
-            past = gather_rows(items, history[rows])
-            score = bias.index_select(1, bucket[rows].flatten()).view(len(bias), *past.shape[:2]).transpose(0, 1)
-            if key_scale is None:
-                score = torch.baddbmm(score, queries[rows], past.transpose(1, 2))
-            else:
-                dots = torch.bmm(queries[rows], past.transpose(1, 2))
-                score = score.addcmul(dots, gather_rows(key_scale, history[rows]).transpose(1, 2))
-            weights[rows] = torch.softmax(score, dim=2) * nonempty[rows]
-            pooled[rows] = torch.bmm(weights[rows], past)
+            pooled[rows], weights[rows] = _pool(queries[rows], items, recency, history[rows], bucket[rows], key_scale)
         ctx.save_for_backward(queries, items, history, bucket, weights, key_scale)
         ctx.mark_non_differentiable(weights)
         ctx.set_materialize_grads(False)  # do not allocate zeros for the weights' gradient
@@ -261,6 +261,25 @@ class _Attend(torch.autograd.Function):
         per_head = [torch.bincount(flat, each.flatten(), ctx.buckets + 1) for each in of_score.unbind(dim=1)]
         of_recency = torch.stack(per_head, dim=1)[: ctx.buckets].to(items.dtype)
         return of_queries, of_items, of_recency, None, None, of_scale
+
+
+def _pool(
+    queries: Tensor, items: Tensor, recency: Tensor, history: Tensor, bucket: Tensor, key_scale: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Pooled vectors and attention weights of some rows."""
+    # Finite even after adding a score, so that a row of padding only does not become NaN.
+    masked = recency.new_full((recency.shape[1], 1), torch.finfo(recency.dtype).min / 2)
+    bias = torch.cat([recency.t(), masked], dim=1)
+    nonempty = (bucket < recency.shape[0]).any(dim=1)[:, None, None]
+    past = gather_rows(items, history)
+    score = bias.index_select(1, bucket.flatten()).view(bias.shape[0], *history.shape).transpose(0, 1)
+    if key_scale is None:
+        score = torch.baddbmm(score, queries, past.transpose(1, 2))
+    else:
+        dots = torch.bmm(queries, past.transpose(1, 2))
+        score = score.addcmul(dots, gather_rows(key_scale, history).transpose(1, 2))
+    weights = torch.softmax(score, dim=2) * nonempty
+    return torch.bmm(weights, past), weights
 
 
 def _blocks(rows: Tensor) -> list[slice]:

@@ -63,7 +63,7 @@ class CodedLayers(nn.Module):
                 valid = (values != MISSING_ROW).unsqueeze(2)
                 vectors = (vectors * valid).sum(dim=1) / valid.sum(dim=1).clamp(min=1)
             parts.append(vectors)
-        return torch.cat(parts, dim=1) if parts else rows.new_zeros((len(rows), 0))
+        return torch.cat(parts, dim=1) if parts else rows.new_zeros((rows.shape[0], 0))
 
 
 def _layer(feature: CodedInput) -> nn.Module:

@@ -125,7 +125,7 @@ class CtrModel(nn.Module):
     def spaces(self, batch: Batch) -> tuple[Space, Space]:
         """Candidates and items in the modality and the behaviour space; a space without representations has width 0."""
         encoded = [part.encode(batch) for part in self.parts]
-        rows, items = len(batch.candidate), len(batch.items.index)
+        rows, items = batch.candidate.shape[0], batch.items.index.shape[0]
         spaces = []
         for behaviour in (False, True):
             chosen = [each for name, each in zip(self.names, encoded, strict=True) if knows_ids(name) == behaviour]

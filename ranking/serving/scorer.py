@@ -138,6 +138,10 @@ class Scorer:
         """The model with its configuration."""
         return self._ranker
 
+    def use(self, ranker: LoadedRanker) -> None:
+        """Score with another implementation of the same ranker, such as its exported graph."""
+        self._ranker = ranker
+
     @property
     def store(self) -> FeatureStore:
         """The feature store that requests read."""

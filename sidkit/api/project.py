@@ -21,6 +21,7 @@ from sidkit.core.repo import Repo, source_of
 if TYPE_CHECKING:
     from ranking.experiments.comparison.results import ComparisonResult
     from ranking.pipeline.results import RunResult
+    from ranking.serving.onnx_export import ExportedRanker
     from sidkit.core.progress import Progress
 
 
@@ -177,6 +178,28 @@ class Project(DataSteps, CodebookSteps, RankerSteps, MonitoringSteps):
         with self.repo.locked():
             Scorer(self.repo, name)  # raises if the ranker cannot serve
             Catalog.open(self.repo).set_ranker_state(name, "serving")
+
+    def export_ranker(self, out: str | Path, name: str | None = None) -> ExportedRanker:
+        """Write a ranker's forward pass as an ONNX file, checked against the ranker.
+
+        Parameters
+        ----------
+        out : str or Path
+            The file.
+        name : str, optional
+            The ranker; default: the serving one.
+
+        Raises
+        ------
+        MissingExtraError
+            When an optional package is not installed.
+        ServingError
+            When the ranker has no torch model, an operation cannot be exported, or the exported scores differ.
+        """
+        from ranking.serving.onnx_export import export_ranker
+        from ranking.serving.scorer import Scorer
+
+        return export_ranker(self.repo, Scorer(self.repo, name), Path(out))
 
 
 @contextmanager

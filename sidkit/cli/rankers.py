@@ -138,6 +138,30 @@ def log(name: RankerName, repo: RepoOption = Path()) -> None:
     import sidkit
 
     say(f"{name}: MLflow run {sidkit.open(repo).log_ranker(name)}")
+@ranker_app.command("export")
+def export(
+    out: Annotated[Path, typer.Option(help="The file to write (.onnx).")],
+    repo: RepoOption = Path(),
+    ranker: Annotated[str | None, typer.Option(help="Name of the ranker; default: the serving ranker.")] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Write a ranker's forward pass as an ONNX file.
+
+    It takes the tensors of a batch and gives logits, for any number of rows, items and history items. The file is left only if
+    its scores are the ranker's within 1e-5.
+    """
+    import sidkit
+
+    exported = sidkit.open(repo).export_ranker(out, ranker)
+    if json_:
+        show_json(exported.as_json())
+        return
+    rows = [[each.name, each.dtype, str(list(each.shape)).replace("'", ""), each.meaning] for each in exported.inputs]
+    show(table(("INPUT", "TYPE", "SHAPE", "MEANING"), rows, left=("TYPE", "SHAPE", "MEANING")))
+    say(
+        f"{exported.path}: ranker {exported.ranker}, {exported.bytes:,} bytes, largest difference of {exported.rows} scores "
+        f"{exported.difference:.1g}"
+    )
 
 
 @ranker_app.command("evaluate")

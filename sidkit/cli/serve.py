@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -21,6 +21,10 @@ def serve(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65_535, help="Port; 0: any free one.")] = 8000,
     workers: Annotated[int, typer.Option(min=1, max=256, help="Number of processes.")] = 1,
+    engine: Annotated[
+        Literal["torch", "onnx"],
+        typer.Option(help="What computes scores; onnx needs the extra onnx, and may be faster."),
+    ] = "torch",
     shadow: Annotated[
         str | None, typer.Option(help="A ranker that scores the same requests; differences are logged.")
     ] = None,
@@ -31,6 +35,12 @@ def serve(
     max_feature_age: Annotated[
         float | None,
         typer.Option(min=0, help="Refuse requests while the features are older than so many seconds."),
+    ] = None,
+    pictures: Annotated[
+        str | None,
+        typer.Option(
+            help="Column of the items with addresses of pictures, for the page; off: none; default: one named like image_url."
+        ),
     ] = None,
     poll: Annotated[float, typer.Option(min=0.1, help="Seconds between looks for a promotion or new features.")] = 5.0,
     timeout: Annotated[float, typer.Option(min=0.001, help="Time limit of a request, in seconds.")] = 10.0,
@@ -53,10 +63,11 @@ def serve(
         float, typer.Option(min=0.001, help="Largest size of that log; the oldest files are removed.")
     ] = 1_000.0,
 ) -> None:
-    """Serve scores, codes and similar items over HTTP.
+    """Serve scores, codes and similar items over HTTP, and a page for people.
 
-    Answers POST /v1/rank, POST /v1/codes, GET /v1/items/ID/similar and the Open Inference Protocol under /v2; /openapi.json
-    describes them, /metrics is for Prometheus. A promotion is picked up without a restart.
+    The page at / shows what a user gets and why. Answers POST /v1/rank, POST /v1/codes, GET /v1/items/ID/similar and the Open
+    Inference Protocol under /v2; /openapi.json describes them, /metrics is for Prometheus. A promotion is picked up without a
+    restart.
     """
     from sidkit.core.repo import Repo
     from sidkit.serve.options import ServeOptions
@@ -65,6 +76,7 @@ def serve(
     options = ServeOptions(
         repo=str(Repo.open(repo).path),
         ranker=ranker,
+        engine=engine,
         shadow=shadow,
         host=host,
         port=port,
@@ -72,6 +84,7 @@ def serve(
         token_file=None if token_file is None else str(token_file.absolute()),
         poll_seconds=poll,
         max_feature_age_seconds=max_feature_age,
+        pictures=pictures,
         max_body_bytes=max_body,
         static_bytes=static_bytes,
         max_waiting=max_waiting,

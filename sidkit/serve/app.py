@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
@@ -26,9 +25,12 @@ from sidkit.serve.metrics import Metrics
 from sidkit.serve.model import ModelLoader, ServingModel, WarmUp
 from sidkit.serve.openapi import openapi
 from sidkit.serve.options import ServeOptions
+from sidkit.serve.page import PageRoutes
 from sidkit.serve.problems import RequestError, decoded
 from sidkit.serve.ranking import Answers, Scored, codes_of, moment, similar_to
 from sidkit.serve.served_log import ServedLog, open_log
+from sidkit.serve.responses import integer as _integer
+from sidkit.serve.responses import json_response as _json
 from sidkit.serve.shadow import Shadow, ShadowRequest
 
 if TYPE_CHECKING:
@@ -58,6 +60,8 @@ class Application:
         self._scoring = ThreadPoolExecutor(1, thread_name_prefix="sidkit-score", initializer=_one_thread)
         self._loading = ThreadPoolExecutor(1, thread_name_prefix="sidkit-load", initializer=_one_thread)
         self._probing = ThreadPoolExecutor(1, thread_name_prefix="sidkit-probe")  # probes do not wait for a model
+        self._paging = ThreadPoolExecutor(1, thread_name_prefix="sidkit-page")  # scores do not wait for people
+        self._page = PageRoutes(options, lambda: self.holder.model, partial(self._scored, thread=self._paging))
         self._waiting = 0
         self._look_now = asyncio.Event()
         inner = Router(self._routes(), redirect_slashes=False, default=_not_found, lifespan=self._lifespan)
@@ -82,6 +86,7 @@ class Application:
                 )
             ),
             ("GET", "/metrics", self._metrics),
+            *self._page.handlers(),
             ("GET", "/openapi.json", self._openapi),
         ]
         routes = [Route(path, _named(path, handler), methods=[method]) for method, path, handler in handlers]
@@ -106,6 +111,7 @@ class Application:
                 await following
             self._loading.shutdown(wait=False, cancel_futures=True)
             self._probing.shutdown(wait=False, cancel_futures=True)
+            self._paging.shutdown(wait=False, cancel_futures=True)
             self._scoring.shutdown(wait=True)
             if self._shadow is not None:
                 self._shadow.close()
@@ -120,14 +126,14 @@ class Application:
                 await asyncio.wait_for(self._look_now.wait(), self.options.poll_seconds)
             self._look_now.clear()
 
-    async def _scored(self, work: Callable[[], Result]) -> Result:
-        """Run work in the scoring thread, within the limits of concurrency and time."""
+    async def _scored(self, work: Callable[[], Result], thread: ThreadPoolExecutor | None = None) -> Result:
+        """Run work in the scoring thread or another one, within the limits of concurrency and time."""
         if self._waiting >= self.options.max_waiting:
             raise RequestError(
                 429, f"at most {self.options.max_waiting} requests at a time", "more", "try again later, or add workers"
             )
         self._waiting += 1
-        future = asyncio.get_running_loop().run_in_executor(self._scoring, work)
+        future = asyncio.get_running_loop().run_in_executor(thread or self._scoring, work)
         future.add_done_callback(self._done)
         try:
             return await asyncio.wait_for(asyncio.shield(future), self.options.timeout_seconds)
@@ -274,16 +280,3 @@ def _online_problem(model: ServingModel) -> str:
     except Exception as error:  # noqa: BLE001  whatever a store raises
         return f"cannot be read ({type(error).__name__}); the log shows more"
     return ""
-
-
-def _json(value: Any, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(value), status, media_type="application/json")
-
-
-def _integer(request: Request, name: str, default: int, most: int) -> int:
-    text = request.query_params.get(name)
-    if text is None:
-        return default
-    if not (text.isascii() and text.isdigit() and len(text) <= 9 and 1 <= int(text) <= most):
-        raise RequestError(422, f"{name} from 1 to {most:,}", repr(text[:50]), "correct the query")
-    return int(text)

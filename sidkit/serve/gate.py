@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from sidkit.serve.page import FILES
 from sidkit.serve.problems import RequestError, internal, problem_of
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 _ACCESS = logging.getLogger("sidkit.serve.access")
 _LOG = logging.getLogger("sidkit.serve")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._\-]{1,64}")
-OPEN_PATHS = ("/v2/health/live", "/v2/health/ready")
-"""Paths that need no token: probes."""
+OPEN_PATHS = frozenset({"/v2/health/live", "/v2/health/ready", *FILES})
+"""Paths that need no token: probes, and the files of the page, which asks for the token itself."""
 
 
 class Gate:

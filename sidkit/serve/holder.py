@@ -35,7 +35,7 @@ class ModelHolder:
     def __init__(self, options: ServeOptions, metrics: Metrics) -> None:
         self._options = options
         self._metrics = metrics
-        self._loader = ModelLoader(options.repo, options.ranker, options.static_bytes)
+        self._loader = ModelLoader(options.repo, options.ranker, options.static_bytes, options.engine)
         self._loading = threading.Lock()
         self._model: ServingModel | None = None
         self._problem = "the model is being loaded"

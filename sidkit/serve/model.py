@@ -20,6 +20,7 @@ from sidkit.core.repo import Repo
 from sidkit.serve.bodies import Version
 from sidkit.serve.candidates import Candidates
 from sidkit.serve.item_index import ItemIndex, load_index
+from sidkit.serve.options import Engine
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -95,9 +96,18 @@ class ModelLoader:
         The ranker to load; default: the one in state ``serving``.
     static_bytes : int
         See :class:`ranking.serving.scorer.Scorer`.
+    engine : str
+        What computes scores: ``torch``, or ``onnx``.
     """
 
-    def __init__(self, repo: Path | str, ranker: str | None = None, static_bytes: int = STATIC_BYTES) -> None:
+    def __init__(
+        self,
+        repo: Path | str,
+        ranker: str | None = None,
+        static_bytes: int = STATIC_BYTES,
+        engine: Engine = "torch",
+    ) -> None:
+        self._engine = engine
         self._path = Path(repo)
         self._ranker = ranker
         self._static_bytes = static_bytes
@@ -153,6 +163,11 @@ class ModelLoader:
         repo = self.repo()
         scorer = Scorer(repo, key.ranker, self._static_bytes, None if like is None else like.scorer)
         difference = check_golden(repo, scorer)
+        if self._engine == "onnx":
+            from ranking.serving.onnx_export import served_graph
+
+            scorer.use(served_graph(repo, scorer))
+            difference = check_golden(repo, scorer)
         if like is not None and _same_items(like.key, key):
             candidates = like.candidates
         else:

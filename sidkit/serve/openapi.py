@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from sidkit import __version__
-from sidkit.serve import bodies
+from sidkit.serve import bodies, page_openapi
 
 _HASH = "3f1c9a5b7d20e846"
 _VERSIONS = {
@@ -76,6 +76,7 @@ def openapi() -> dict[str, Any]:
     kinds = [
         bodies.RankRequest, bodies.RankAnswer, bodies.CodesRequest, bodies.CodesAnswer, bodies.SimilarAnswer, bodies.Problem,
         bodies.Ready, bodies.ServerMetadata, bodies.ModelMetadata, bodies.InferRequest, bodies.InferAnswer,
+        *page_openapi.KINDS,
     ]  # fmt: skip
     _, components = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
     paths: dict[str, Any] = {
@@ -117,6 +118,7 @@ def openapi() -> dict[str, Any]:
         },
         "/metrics": {"get": _plain("Metrics in the text format of Prometheus.", "text/plain", private=True)},
         "/openapi.json": {"get": _plain("This document.", private=True)},
+        **page_openapi.page_paths(_operation, _parameter, _plain),
     }
     for stem, version in (("/v2/models/{name}", False), ("/v2/models/{name}/versions/{version}", True)):
         names = ["name", "version"] if version else ["name"]

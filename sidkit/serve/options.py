@@ -8,10 +8,11 @@ import os
 import stat
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from sidkit.core.errors import ConfigError
 
+Engine = Literal["torch", "onnx"]
 TOKEN_VARIABLE = "SIDKIT_SERVE_TOKEN"
 """Environment variable with the bearer token."""
 _OPTIONS = "SIDKIT_SERVE_OPTIONS"
@@ -25,6 +26,8 @@ class ServeOptions:
     repo: str
     ranker: str | None = None
     """Serve this ranker whatever the catalogue says; default: the one in state ``serving``, also after a promotion."""
+    engine: Engine = "torch"
+    """What computes scores: torch, or onnxruntime from the exported graph."""
     shadow: str | None = None
     """A ranker that scores the same requests, for comparison."""
     host: str = "127.0.0.1"
@@ -35,6 +38,8 @@ class ServeOptions:
     """How often the catalogue and the materialization are compared with what is loaded."""
     max_feature_age_seconds: float | None = None
     """The service is not ready, and refuses requests, while the features are older."""
+    pictures: str | None = None
+    """Column of the items with addresses of pictures, for the page; "off" for none; default: one with a usual name."""
     max_body_bytes: int = 1_000_000
     max_waiting: int = 64
     """Requests per worker that wait or run at a time; others get status 429."""

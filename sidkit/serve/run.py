@@ -44,15 +44,19 @@ def serve(options: ServeOptions, started: Callable[[str], None] = lambda url: No
     """
     require("starlette", "uvicorn", "msgspec", "prometheus_client", purpose="sidkit serve", extra="serve")
     from ranking.serving.served_log import log_folder
+    from sidkit.core.repo import Repo
     from sidkit.serve.metrics import MULTIPROCESS_NAMES
     from sidkit.serve.model import ModelLoader
+    from sidkit.serve.people import picture_column
 
     options.token()
     if options.log_sample:
         check_output(log_folder(Repo.open(options.repo)) / "served.parquet")
+    if options.pictures is not None:
+        picture_column(Repo.open(options.repo), options.pictures)  # raises for an unknown column
     for ranker in filter(None, (options.ranker or "", options.shadow)):
         ModelLoader(options.repo, ranker).wanted()  # raises for an unknown name
-    loader = ModelLoader(options.repo, options.ranker, static_bytes=0)
+    loader = ModelLoader(options.repo, options.ranker, 0, options.engine)
     loader.load(loader.wanted())  # raises if the ranker cannot serve; workers try again and again
     with TemporaryDirectory(prefix="sidkit-metrics-") as folder, _bound(options) as opened:
         host, port = opened.getsockname()[:2]

@@ -65,6 +65,10 @@ class Page:
         """Open a file, or an address on this machine."""
         self.events.clear()
         self.call("Page.navigate", url=file if isinstance(file, str) else file.resolve().as_uri())
+        self.loaded()
+
+    def loaded(self) -> None:
+        """Wait until a page has loaded since the events were last cleared."""
         while "Page.loadEventFired" not in {event["method"] for event in self.events}:
             self._next()
 

@@ -120,7 +120,7 @@ class Representation(DeclaresRoles):
 
     def match(self, items: ItemBatch, candidate: Tensor, history: Tensor, mask: Tensor) -> Tensor:
         """Match features ``float32 [rows, match_dim]`` of ``candidate`` int64 [rows] and ``history`` int64 [rows, length]."""
-        return items.content.new_zeros((len(candidate), 0))
+        return items.content.new_zeros((candidate.shape[0], 0))
 
     def _keep(self, fitted: Mapping[str, Tensor]) -> None:
         """Register fitted state as buffers."""

@@ -29,5 +29,5 @@ class CodedRepresentation(Representation):
     def match(self, items: ItemBatch, candidate: Tensor, history: Tensor, mask: Tensor) -> Tensor:
         """See :func:`code_matches`; width 0 if codes must not be matched."""
         if not self._match_codes:
-            return items.content.new_zeros((len(candidate), 0))
+            return items.content.new_zeros((candidate.shape[0], 0))
         return code_matches(items, candidate, history, mask, self.residual_levels)

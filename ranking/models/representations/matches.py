@@ -30,7 +30,7 @@ def content_matches(items: ItemBatch, candidate: Tensor, history: Tensor, mask: 
     """
     content = items.content[:, columns]
     if not content.shape[1]:
-        return content.new_zeros((len(candidate), 0))
+        return content.new_zeros((candidate.shape[0], 0))
     if is_shared(history) and is_shared(mask):
         history, mask = history[:1], mask[:1]  # one row for all
     count, weight = mask.sum(dim=1), mask.to(content.dtype)

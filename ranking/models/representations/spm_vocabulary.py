@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ranking.models.plain import is_plain
 from sidkit.core.arrays import Ints
 from sidkit.core.errors import ConfigError
 
@@ -138,7 +139,7 @@ class Pieces:
         spans = [(start, end) for start in range(levels) for end in range(start + 1, levels + 1)]
         scores, rows = self._spans(codes.clamp(min=0) + tensors["starts"], tensors)
         first, last = (torch.tensor(each, device=codes.device) for each in zip(*spans, strict=True))
-        cut = torch.ones((len(codes), levels + 1), dtype=torch.bool, device=codes.device)
+        cut = torch.ones((codes.shape[0], levels + 1), dtype=torch.bool, device=codes.device)
         for _ in range(levels - 1):
             # A span is a merge of two neighbours if exactly one cut lies strictly inside it.
             joined = scores.masked_fill(_cuts_between(cut, first, last) != 1, -torch.inf)
@@ -160,12 +161,17 @@ class Pieces:
             node = torch.zeros_like(symbols[:, 0])
             for symbol in symbols[:, start:].unbind(dim=1):
                 key = node * self._width + symbol
-                place = torch.searchsorted(keys, key).clamp(max=len(keys) - 1)
+                place = _place(keys, key).clamp(max=len(keys) - 1)
                 # After leaving the trie, the node stays -1: its keys are negative and match no edge.
                 node = torch.where(keys[place] == key, tensors["children"][place], -1)
                 scores.append(torch.where(node >= 0, tensors["scores"][node], -torch.inf))
                 rows.append(torch.where(node >= 0, tensors["rows"][node], 0))
         return torch.stack(scores, dim=1), torch.stack(rows, dim=1)
+
+
+def _place(keys: Tensor, key: Tensor) -> Tensor:
+    """Where keys ``int64 [items]`` would be inserted into the sorted ones."""
+    return (keys[None, :] < key[:, None]).sum(dim=1) if is_plain() else torch.searchsorted(keys, key)
 
 
 def _cuts_between(cut: Tensor, first: Tensor, last: Tensor) -> Tensor:
