@@ -101,6 +101,7 @@ def forget(repo: Repo, user_ids: Sequence[Any] | str | int = (), *, allow_unknow
 def _plan(repo: Repo, given: list[str], pending: dict[str, Any] | None, *, allow_unknown: bool) -> dict[str, Any]:
     """What is to be done, with what an interrupted call had planned; raises before anything is changed."""
     from sidkit.tables import build_tables, read_build
+    from sidkit.tables.erase import refuse_empty_log
 
     before = pending or {"users": [], "rows": {}, "retrain": [], "caches": []}
     new = [each for each in given if each not in set(before["users"])]
@@ -113,6 +114,8 @@ def _plan(repo: Repo, given: list[str], pending: dict[str, Any] | None, *, allow
             f"expected users who are in {repo.path}, got {_shown(unknown)}, of whom no file has a row; nothing was removed. Check "
             "the ids, which are compared letter by letter, or pass --allow-unknown to keep later rows of them out"
         )
+    if (repo.log / "manifest.json").exists():
+        refuse_empty_log(repo, [*before["users"], *new])
     retrain = {(each.kind, each.name): each.as_json() for each in trained_on(repo, new)}
     retrain |= {(each["kind"], each["name"]): each for each in before["retrain"]}
     if pending is None and _has_tables(repo):
@@ -133,8 +136,8 @@ def _plan(repo: Repo, given: list[str], pending: dict[str, Any] | None, *, allow
 
 def _erase(repo: Repo, users: list[str]) -> None:
     """Remove users from all places. Each step may be repeated."""
-    from sidkit.stores.feast_repo import materialize
-    from sidkit.stores.online.erase import erase_users
+    from sidkit.stores.feast_repo import materialize, open_store
+    from sidkit.stores.online.erase import erase_users, patience_of
     from sidkit.tables import build_tables, read_build
     from sidkit.tables.erase import USER, erase_rows, erase_withdrawn, purge_log, take_from_log
 
@@ -155,7 +158,7 @@ def _erase(repo: Repo, users: list[str]) -> None:
             erase_rows(path, USER, users)
         purge_log(repo, users)
     if (online := online_file_of(repo)) is not None:
-        erase_users(online, users, USER)
+        erase_users(online, users, USER, patience_of(open_store(repo)))
     erase_elsewhere(repo, users)
     remove(repo.data / "tmp")
 
@@ -170,9 +173,7 @@ def materialized(repo: Repo) -> tuple[list[str], int]:
     if registry is not None and not registry.exists():  # opening the store would create it
         return [], 0
     ends = {view.name: view.most_recent_end_time for view in open_store(repo).list_feature_views()}
-    done = {
-        name: to_us(end) for name, end in ends.items() if end and (repo.tables / f"{name}.parquet").exists()
-    }
+    done = {name: to_us(end) for name, end in ends.items() if end and (repo.tables / f"{name}.parquet").exists()}
     return list(done), max(done.values(), default=0)
 
 
@@ -184,5 +185,3 @@ def _shown(users: Iterable[str]) -> str:
     listed = list(users)
     more = f" and {len(listed) - _SHOWN:,} more" if len(listed) > _SHOWN else ""
     return ", ".join(map(repr, listed[:_SHOWN])) + more
-
-

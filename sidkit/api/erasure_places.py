@@ -210,7 +210,9 @@ def _source_folder(repo: Repo) -> Path | None:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix not in {".toml", ".json", ".npy"})
+    return sorted(
+        path for path in folder.rglob("*") if path.is_file() and path.suffix not in {".toml", ".json", ".npy"}
+    )
 
 
 def _golden_files(repo: Repo) -> list[Path]:

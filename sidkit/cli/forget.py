@@ -20,7 +20,8 @@ def forget(
         Path | None, typer.Option("--users-file", help="A UTF-8 file with one value of user_id per line.")
     ] = None,
     allow_unknown: Annotated[
-        bool, typer.Option("--allow-unknown", help="Accept users without any row, so that later ingests leave them out.")
+        bool,
+        typer.Option("--allow-unknown", help="Accept users without any row, so that later ingests leave them out."),
     ] = False,
     json_: JsonOption = False,
 ) -> None:

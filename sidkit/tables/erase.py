@@ -29,11 +29,6 @@ def take_from_log(repo: Repo, users: Sequence[str]) -> None:
 
     Their rows go to a file of removed rows, as after `sidkit data ingest --remove-vanished`, so that the next build counts
     again what they were counted in; :func:`purge_log` then removes that file.
-
-    Raises
-    ------
-    RepoError
-        When nobody else is in the log.
     """
     log = read_log(repo)
     before, number = log.manifest, int(log.consumed["ingests"])
@@ -43,11 +38,6 @@ def take_from_log(repo: Repo, users: Sequence[str]) -> None:
         opened.execute(
             f"CREATE TEMP TABLE removed AS SELECT *, 'forgotten' AS cause FROM {rows} SEMI JOIN {_USERS} USING ({USER})"
         )
-        kept = opened.execute(f"SELECT 1 FROM {rows} ANTI JOIN {_USERS} USING ({USER}) LIMIT 1").fetchone()
-        if kept is None:
-            raise RepoError(
-                f"expected other users in the log of {repo.path}, got none besides those to forget; delete the repository instead"
-            )
         taken = write_removed(opened, log.folder / f"removed-{number:05d}.parquet")
         types = log_types(repo.settings.features.context)
         parts = write_without_removed(opened, log.folder, before["parts"], number, types) if taken else before["parts"]
@@ -62,6 +52,24 @@ def take_from_log(repo: Repo, users: Sequence[str]) -> None:
         "snapshots": snapshots,
     }
     write_log(repo, manifest)
+
+
+def refuse_empty_log(repo: Repo, users: Sequence[str]) -> None:
+    """Raise if the log has no other users.
+
+    Raises
+    ------
+    RepoError
+        When it would be empty without them.
+    """
+    with connection(repo.settings.engine, None) as opened:
+        _register(opened, users)
+        rows = _rows_of(read_log(repo).parts)
+        if opened.execute(f"SELECT 1 FROM {rows} ANTI JOIN {_USERS} USING ({USER}) LIMIT 1").fetchone() is None:
+            raise RepoError(
+                f"expected other users in the log of {repo.path}, got none besides those to forget, and a log cannot be empty; "
+                "delete the repository instead"
+            )
 
 
 def purge_log(repo: Repo, users: Sequence[str]) -> None:
@@ -81,7 +89,9 @@ def purge_log(repo: Repo, users: Sequence[str]) -> None:
             # The number stays in the name: builds compare it with their own.
             path = path.with_name(f"removed-{number_of(entry):05d}-{log.consumed['ingests']:05d}.parquet")
             with written_beside(path) as temporary:
-                opened.execute(f"COPY (SELECT * FROM {left}) TO {literal(temporary)} (FORMAT parquet, COMPRESSION zstd)")
+                opened.execute(
+                    f"COPY (SELECT * FROM {left}) TO {literal(temporary)} (FORMAT parquet, COMPRESSION zstd)"
+                )
             entries.append({**entry, "file": path.name, "rows": rows, "mark": mark_of(opened, _rows_of([path]))})
     write_log(repo, {**log.manifest, "removed": entries})
 

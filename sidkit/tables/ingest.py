@@ -22,7 +22,7 @@ from sidkit.core.config import content_hash
 from sidkit.core.engine import connection
 from sidkit.core.errors import ArtifactMissingError, SettingsChangedError
 from sidkit.core.files import remove
-from sidkit.core.forgotten import read_forgotten
+from sidkit.core.forgotten import Forgotten, read_forgotten
 from sidkit.core.integrity import hashes_of, read_sealed, read_verified, seal, write_sealed
 from sidkit.core.repo import Repo
 from sidkit.tables.log_changes import (
@@ -149,6 +149,7 @@ def ingest(
         When the log was ingested with other settings.
     """
     now = present_us() if now_us is None else now_us
+    forgotten = read_forgotten(repo.path)
     source = open_source(repo.settings.source.url, repo.settings.source)
     fingerprint = source.fingerprint()
     before = read_log(repo).manifest if (repo.log / _MANIFEST).exists() and not rebuild else None
@@ -163,7 +164,9 @@ def ingest(
             reports = tuple(TableReport(**table) for table in before["tables"])
             return IngestReport(0, rows, True, reports, vanished=before["vanished"], forgotten=_forgotten(reports))
     first_number = _next_number(repo.log) if rebuild else 0
-    return _ingest(repo, source, fingerprint, before, now, remove_vanished=remove_vanished, first_number=first_number)
+    return _ingest(
+        repo, source, fingerprint, before, now, forgotten, remove_vanished=remove_vanished, first_number=first_number
+    )
 
 
 def must_read_again(repo: Repo, now_us: int) -> bool:
@@ -187,6 +190,7 @@ def _ingest(
     fingerprint: str | None,
     before: dict[str, Any] | None,
     now_us: int,
+    forgotten: Forgotten | None,
     *,
     remove_vanished: bool,
     first_number: int,
@@ -200,7 +204,7 @@ def _ingest(
         with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
             shapes = _shapes(before, repo)
             valid = validate(
-                source, repo.settings, opened, work, repo.rejects, now_us=now_us, shapes=shapes, forgotten=read_forgotten(repo.path)
+                source, repo.settings, opened, work, repo.rejects, now_us=now_us, shapes=shapes, forgotten=forgotten
             )
             types = log_types(repo.settings.features.context)
             if again := _context_changes(before, repo) if before else "":

@@ -33,6 +33,11 @@ def online_file(store: FeatureStore) -> Path | None:
     return path if path.is_absolute() else Path(store.config.repo_path or "") / path
 
 
+def patience_of(store: FeatureStore) -> float:
+    """How many seconds a writer of the store waits for another one."""
+    return float(getattr(store.config.online_store, "patience_seconds", 60.0))
+
+
 def keys_of_users(path: Path, users: Sequence[str], join_key: str) -> dict[str, int]:
     """Rows per user in all tables of the file; users without any are left out."""
     if not path.exists():
@@ -145,5 +150,7 @@ def _needles(user: str) -> list[bytes]:
     needles = [user.encode()]
     if user.lstrip("-").isdigit() and user.isascii() and str(int(user)) == user and abs(int(user)) < 2**63:
         number = int(user)
-        needles += [number.to_bytes(size, "little", signed=True) for size in (4, 8) if abs(number) < 2 ** (8 * size - 1)]
+        needles += [
+            number.to_bytes(size, "little", signed=True) for size in (4, 8) if abs(number) < 2 ** (8 * size - 1)
+        ]
     return needles
