@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from sidkit.api.erasure_places import (
@@ -46,7 +45,7 @@ class ForgetReport:
     rows: dict[str, int]
     """Place -> rows of them that it had: a file or folder of the repository, relative to it."""
     removed: tuple[str, ...] = ()
-    """Caches that were removed as a whole, since their rows cannot be told apart; the commands that made them make them again."""
+    """Caches that were removed as a whole; the commands that made them make them again."""
     retrain: tuple[Retrain, ...] = ()
     """Codebooks and rankers that learned from their rows."""
     left: tuple[str, ...] = ()
@@ -111,8 +110,8 @@ def _plan(repo: Repo, given: list[str], pending: dict[str, Any] | None, *, allow
     unknown = [each for each in new if each not in known and (forgotten is None or each not in forgotten)]
     if unknown and not allow_unknown:
         raise RepoError(
-            f"expected users who are in {repo.path}, got {_shown(unknown)}, of whom no file has a row; nothing was removed. Check "
-            "the ids, which are compared letter by letter, or pass --allow-unknown to keep later rows of them out"
+            f"expected users who are in {repo.path}, got {_shown(unknown)}, of whom no file has a row; nothing was removed. "
+            "Check the ids, which are compared letter by letter, or pass --allow-unknown to keep later rows of them out"
         )
     if (repo.log / "manifest.json").exists():
         refuse_empty_log(repo, [*before["users"], *new])

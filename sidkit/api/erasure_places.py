@@ -113,7 +113,7 @@ def unreachable(repo: Repo) -> tuple[str, ...]:
     source = _source_folder(repo)
     if source is None:
         left.append(
-            "the source (source.url in sidkit.toml): delete them there too; ingests leave them out, but sidkit does not change it"
+            "the source (source.url in sidkit.toml): delete them there too; ingests leave them out, but do not change it"
         )
     elif others := [path for path in _files(source) if path.suffix != ".parquet"]:
         left.append(f"{place_of(repo, others[0])} and the like, which are no Parquet files: delete them there")

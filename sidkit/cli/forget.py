@@ -54,8 +54,8 @@ def forget(
     for place in report.removed:
         say(f"removed as a whole: {place}; `sidkit run`, or the command that made it, makes it again")
     if report.retrain:
-        rows = [[each.kind, each.name, f"{each.rows:,}", each.remedy] for each in report.retrain]
+        listed = [[each.kind, each.name, f"{each.rows:,}", each.remedy] for each in report.retrain]
         show("learned from their rows:")
-        show(table(("artefact", "name", "rows", "what to do"), rows, left=("artefact", "name", "what to do")))
+        show(table(("artefact", "name", "rows", "what to do"), listed, left=("artefact", "name", "what to do")))
     for place in report.left:
         show(f"not changed: {place}")

@@ -309,8 +309,8 @@ def _check_shares(reports: list[TableReport], settings: Settings) -> None:
             if report.table == INTERACTIONS.name:
                 raise ContractError(
                     report.table,
-                    f"expected rows of users who are not forgotten, got only {report.forgotten:,} of forgotten ones; delete the "
-                    "repository, or add rows of others to the source",
+                    f"expected rows of users who are not forgotten, got only {report.forgotten:,} of forgotten ones; delete "
+                    "the repository, or add rows of others to the source",
                 )
             continue
         if report.valid == 0 or report.rejected / report.rows > limit:

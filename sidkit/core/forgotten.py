@@ -137,7 +137,8 @@ def refuse_half_forgotten(repo: Path) -> None:
     if (repo / FOLDER / _PENDING).exists():
         raise RepoError(
             f"expected a repository without unfinished work, got {repo}, where `sidkit forget` was interrupted, so that some "
-            f"files still name users that others have forgotten; run `sidkit forget --repo {shlex.quote(str(repo))}` to finish it"
+            f"files still name users that others have forgotten; run `sidkit forget --repo {shlex.quote(str(repo))}` to "
+            "finish it"
         )
 
 
@@ -176,5 +177,6 @@ def _write_private(path: Path, stated: dict[str, Any]) -> None:
 def _write_bytes(path: Path, content: bytes) -> None:
     path.parent.mkdir(mode=0o700, exist_ok=True)
     with written_beside(path) as temporary:
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
             file.write(content)

@@ -108,7 +108,7 @@ class IngestReport:
 
     ``new_rows`` events are new in the log, ``changed`` were corrected, ``removed`` were removed. ``vanished`` events are in
     the log but missing or no longer valid in the source. ``rows`` is the size of the log. ``read_again`` says why the log was
-    read again from an unchanged source, if it was. ``forgotten`` rows of the source belong to forgotten users and were left out.
+    read again from an unchanged source, if it was. ``forgotten`` rows of the source, of forgotten users, were left out.
     """
 
     new_rows: int

@@ -6,7 +6,6 @@ import io
 import shutil
 import sqlite3
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,11 +83,11 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> Repo:
 
 
 @pytest.fixture(scope="module")
-def after(before: Repo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Repo, Any]]:
+def after(before: Repo, tmp_path_factory: pytest.TempPathFactory) -> tuple[Repo, Any]:
     repo = copy_of(before, tmp_path_factory.mktemp("after") / "repo")
     shutil.copy(before.data / "registry.sqlite", repo.data / "registry.sqlite")
     sidkit.open(repo.path).relocate()
-    yield repo, sidkit.open(repo.path).forget(PERSON)
+    return repo, sidkit.open(repo.path).forget(PERSON)
 
 
 def test_no_byte_of_a_forgotten_user_is_left(after: tuple[Repo, Any]) -> None:

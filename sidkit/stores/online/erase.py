@@ -89,8 +89,8 @@ def erase_users(path: Path, users: Sequence[str], join_key: str, patience_second
                 opened.execute("ROLLBACK")
             raise OnlineStoreError(
                 f"the online store {path} cannot be changed ({error}): another process holds it, the disk is full, or the "
-                "file is damaged; stop the other process, free some space or delete the file, and run `sidkit forget` again, which "
-                "finishes the work"
+                "file is damaged; stop the other process, free some space or delete the file, and run `sidkit forget` "
+                "again, which finishes the work"
             ) from error
     return len(rows)
 
