@@ -36,7 +36,7 @@ from sidkit.stores.online.checksums import (
     us_of,
 )
 from sidkit.stores.online.codec import layout_number
-from sidkit.stores.online.connection import LAYOUTS, REBUILD, open_to_read, open_to_write, state_of
+from sidkit.stores.online.connection import LAYOUTS, REBUILD, identity_of, open_to_read, open_to_write, state_of
 from sidkit.stores.online.layout import Layout, layout_from_json
 from sidkit.stores.online.sql import beside, parts, select, table_of, table_statement, upsert
 
@@ -134,8 +134,7 @@ class PackedFile:
             self._mine, self._process = threading.local(), os.getpid()
             weakref.finalize(self, _close, self._opened, os.getpid())
         connection: sqlite3.Connection | None = getattr(self._mine, "opened", None)
-        frozen = getattr(self._mine, "frozen", None)
-        if connection is not None and frozen is not None and (create or frozen != state_of(self.path)):
+        if connection is not None and self._outdated(create=create):
             self._opened.remove(connection)
             connection.close()
             connection = None
@@ -146,11 +145,20 @@ class PackedFile:
             self._mine.cache = RowCache(self._cache_bytes) if self._cache_bytes else None
         return connection
 
+    def _outdated(self, *, create: bool) -> bool:
+        """Whether the connection is to a file that was deleted, or cannot see what changed since it was opened."""
+        if self._mine.identity != identity_of(self.path):
+            return True
+        frozen = self._mine.frozen
+        return frozen is not None and (create or frozen != state_of(self.path))
+
     def _open(self, *, create: bool) -> sqlite3.Connection:
         self._mine.frozen = None
         if create:
-            return open_to_write(self.path, self._patience, self.remedy)
-        opened, self._mine.frozen = open_to_read(self.path, self._patience, self.remedy)
+            opened = open_to_write(self.path, self._patience, self.remedy)
+        else:
+            opened, self._mine.frozen = open_to_read(self.path, self._patience, self.remedy)
+        self._mine.identity = identity_of(self.path)
         return opened
 
     @contextmanager
