@@ -137,7 +137,7 @@ class PackedFile:
         if connection is not None and self._outdated(create=create):
             self._opened.remove(connection)
             connection.close()
-            connection = None
+            connection = self._mine.opened = None
         if connection is None:
             connection = self._open(create=create)
             self._opened.append(connection)
