@@ -307,6 +307,7 @@ class Writing(Reading):
 
     def make(self, view: str, layout: Layout) -> int:
         """Create a view's table if missing, and return the number of the layout."""
+        self._opened.execute(table_statement(table_of(view)))
         text = layout.to_json()
         known = {columns: number for number, columns, _ in self._opened.execute(_LAYOUTS_OF, (view,))}
         if text in known:
@@ -316,7 +317,6 @@ class Writing(Reading):
             raise OnlineStoreError(
                 f"expected at most 65,535 layouts of {view} in {self._file.path}, got more; {self._file.remedy}"
             )
-        self._opened.execute(table_statement(table_of(view)))
         self._opened.execute(
             f"INSERT INTO {LAYOUTS} (view, number, columns, checked) VALUES (?, ?, ?, ?)",
             (view, number, text, record_check(view, number, text)),
