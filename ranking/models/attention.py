@@ -11,11 +11,8 @@ from torch.autograd.function import once_differentiable
 
 from ranking.data.gather_rows import gather_rows, is_shared
 from ranking.models.parts import Attention
-<<<<<<< HEAD
 from ranking.models.spec import ModelSpec
-=======
 from ranking.models.plain import is_plain
->>>>>>> page
 
 _BLOCK = 256
 """Rows per block on a CPU, so that the gathered histories fit in cache."""

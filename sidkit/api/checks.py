@@ -62,7 +62,7 @@ def check_source(
         When the source is rejected.
     """
     settings, further = _settings_of(str(data), repo, source, settings_file)
-    with _validated(str(data), settings, rejects, report) as valid:
+    with _validated(str(data), settings, rejects, report, repo) as valid:
         pass
     return _checked(settings, further, valid)
 
@@ -107,7 +107,7 @@ def convert_source(
     settings, further = _settings_of(str(data), repo, source, settings_file)
     settings = _with_all_context(str(data), settings)
     folder.mkdir(parents=True, exist_ok=True)
-    with _validated(str(data), settings, folder / _REJECTS, None) as valid:
+    with _validated(str(data), settings, folder / _REJECTS, None, repo) as valid:
         written = [valid.items, *([valid.embeddings] if settings.source.modalities else []), valid.interactions]
         written += [valid.users] if valid.users is not None else []
         for path in written:
@@ -133,15 +133,26 @@ def _validated(
     settings: Settings,
     rejects: Path | None,
     report: Callable[[Sequence[TableReport]], None] | None,
+    repo: Path | None,
 ) -> Iterator[ValidatedTables]:
-    """The valid tables of a source, in a temporary folder."""
+    """The valid tables of a source, in a temporary folder, without the users whom the repository has forgotten."""
     from sidkit.contract import open_source, validate
     from sidkit.core.engine import connection
+    from sidkit.core.forgotten import read_forgotten
     from sidkit.core.temporary import temporary_folder
 
+    forgotten = None if repo is None else read_forgotten(typed_path(repo))
     opened = open_source(data, settings.source)
     with temporary_folder() as work, connection(settings.engine, work / "spill") as duck:
-        yield validate(opened, settings, duck, work / "valid", rejects, report=report or (lambda _: None))
+        yield validate(
+            opened,
+            settings,
+            duck,
+            work / "valid",
+            rejects,
+            report=report or (lambda _: None),
+            forgotten=forgotten,
+        )
 
 
 def _checked(settings: Settings, further: dict[str, Any], valid: ValidatedTables) -> CheckedSource:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from sidkit.core.errors import ConfigError, TimeError
 
 if TYPE_CHECKING:
     from sidkit.api.checks import CheckedSource
+    from sidkit.api.erasure import ForgetReport
     from sidkit.stores.doctor import Problem
     from sidkit.tables import BuildReport, IngestReport
     from sidkit.tables.labelled_rows import RowsReport
@@ -55,6 +57,31 @@ class DataSteps(ProjectBase):
         with self.repo.locked():
             add_to_source(self.repo, tables_of(interactions, items, item_embeddings, users))
             return ingest(self.repo, remove_vanished=remove_vanished, rebuild=rebuild)
+
+    def forget(self, users: Sequence[str | int] | str | int = (), *, allow_unknown: bool = False) -> ForgetReport:
+        """Remove users from all files of the repository; later ingests leave them out.
+
+        The log, the feature tables, the online store, rejected rows, logged requests, and Parquet sources within the
+        repository lose their rows. Counts of items are made again without them. Cached rows and frames that hold them are
+        removed. What others keep (a source elsewhere, backups) is listed in the report.
+
+        Parameters
+        ----------
+        users : sequence of str or int
+            Values of ``user_id``, compared as a whole; none to finish a call that was interrupted.
+        allow_unknown : bool
+            Accept users without any row.
+
+        Raises
+        ------
+        RepoError
+            When a user is unknown, or nobody else is in the log; nothing was changed then.
+        OnlineStoreError
+            When another process holds the online store; the next call finishes the work.
+        """
+        from sidkit.api.erasure import forget
+
+        return forget(self.repo, users, allow_unknown=allow_unknown)
 
     def convert(self, out: str | Path) -> CheckedSource:
         """Write the source as Parquet files of the input contract; the log and the tables are not touched.

@@ -30,6 +30,7 @@ def build_app() -> typer.Typer:
     from sidkit.cli.audit import audit_app
     from sidkit.cli.compare import compare
     from sidkit.cli.features import features_app
+    from sidkit.cli.forget import forget
     from sidkit.cli.leakage import leakage
     from sidkit.cli.monitor import monitor
     from sidkit.cli.options import codebooks_app, data_app, ranker_app, tables_app
@@ -50,6 +51,7 @@ def build_app() -> typer.Typer:
     app.command()(init)
     app.add_typer(data_app, name="data")
     app.add_typer(tables_app, name="tables")
+    app.command()(forget)
     app.command()(doctor)
     app.command()(apply)
     app.command()(relocate)

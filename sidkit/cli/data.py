@@ -53,10 +53,12 @@ def check(
         show_json({"source": checked.settings, "tables": [asdict(report) for report in checked.tables]})
         return
     modalities = ", ".join(checked.settings["modalities"]) or "none"
+    forgotten = sum(report.forgotten for report in checked.tables)
     say(
         f"the source is valid: feedback {checked.settings['feedback']}, modalities {modalities}, "
         f"{sum(report.rejected for report in checked.tables):,} rows rejected, "
         f"{sum(report.merged for report in checked.tables):,} merged as duplicates of an event"
+        + (f", {forgotten:,} of forgotten users left out" if forgotten else "")
     )
 
 
@@ -182,6 +184,7 @@ def ingest_(
     summary = ["the source is unchanged" if report.unchanged else f"{report.new_rows:,} new rows"]
     counts = (("changed", report.changed), ("removed", report.removed))
     summary += [f"{count:,} {name}" for name, count in counts if count]
+    summary += [f"{report.forgotten:,} of forgotten users left out"] if report.forgotten else []
     say(f"{', '.join(summary)}; the log has {report.rows:,} rows; rejected rows are in {project.repo.rejects}")
     if report.read_again:
         say(report.read_again)

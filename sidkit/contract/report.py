@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypedDict
 
 
@@ -24,7 +24,7 @@ class TableReport:
 
     ``merged`` rows are duplicates of an event that already has a row; they do not count as rejected. ``future_us`` is the
     earliest time (microseconds UTC) among rows rejected for lying in the future. ``warnings`` concern valid rows that may
-    not have the effect the user expects.
+    not have the effect the user expects. ``forgotten`` rows of forgotten users were left out and count nowhere else.
     """
 
     table: str
@@ -36,8 +36,15 @@ class TableReport:
     future_us: int | None = None
     warnings: Sequence[str] = ()
     columns: Sequence[ColumnUse] = ()
+    forgotten: int = 0
 
     @property
     def valid(self) -> int:
         """Number of valid rows."""
         return self.rows - self.rejected
+
+
+def with_forgotten(report: TableReport, rows: int) -> TableReport:
+    """The report of a table from which rows of forgotten users were left out."""
+    facts = {**report.facts, "rows of forgotten users, left out": f"{rows:,}"}
+    return replace(report, facts=facts, forgotten=rows)

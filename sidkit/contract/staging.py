@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sidkit.contract.column_names import check_columns
@@ -14,13 +16,44 @@ from sidkit.contract.schemas import WITH_ATTRIBUTES, Table
 from sidkit.contract.source import Source
 from sidkit.core.errors import ContractError, TableSchemaError
 from sidkit.core.files import written_beside
+from sidkit.core.forgotten import Forgotten
 
 
-def stage(source: Source, table: Table, chunk_rows: int, path: Path, further: Collection[str] = ()) -> Path:
+@dataclass
+class LeftOut:
+    """Leaves the rows of forgotten users out of a table, and counts them.
+
+    Parameters
+    ----------
+    forgotten : Forgotten or None
+        Whose rows; None leaves nothing out.
+    """
+
+    forgotten: Forgotten | None
+    rows: int = 0
+
+    def of(self, chunk: pa.Table) -> pa.Table:
+        """The rows of other users."""
+        if self.forgotten is None or "user_id" not in chunk.column_names:
+            return chunk
+        kept = chunk.filter(pc.invert(self.forgotten.among(chunk.column("user_id"))))
+        self.rows += len(chunk) - len(kept)
+        return kept
+
+
+def stage(
+    source: Source,
+    table: Table,
+    chunk_rows: int,
+    path: Path,
+    further: Collection[str] = (),
+    left_out: LeftOut | None = None,
+) -> Path:
     """Read a table in chunks, apply :func:`sidkit.contract.rows.normalise` and write the result to ``path``.
 
     Additional attributes of items and users are included, except those of a type that DuckDB may not read. An additional
     attribute whose type differs between parts gets a common type. Of other tables, the columns in ``further`` are included.
+    Rows that ``left_out`` is for are not written, whether they are valid or not.
 
     Raises
     ------
@@ -36,7 +69,7 @@ def stage(source: Source, table: Table, chunk_rows: int, path: Path, further: Co
         for name, kind in columns.items()
         if table.column(name) is not None or ((table in WITH_ATTRIBUTES or name in further) and can_be_carried(kind))
     ]
-    chunks = _chunks(source, table, wanted, chunk_rows)
+    chunks = _chunks(source, table, wanted, chunk_rows, left_out or LeftOut(None))
     first = next(chunks, None)
     if first is None:
         raise ContractError(table.name, "expected at least one row, got an empty table")
@@ -78,7 +111,9 @@ def _rewritten(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     return writer
 
 
-def _chunks(source: Source, table: Table, columns: list[str], chunk_rows: int) -> Iterator[tuple[pa.Table, str]]:
+def _chunks(
+    source: Source, table: Table, columns: list[str], chunk_rows: int, left_out: LeftOut
+) -> Iterator[tuple[pa.Table, str]]:
     for batch in source.batches(table.name, columns, chunk_rows):
         if batch.num_rows:
-            yield normalise(batch, table), (batch.schema.metadata or {}).get(PART, b"").decode()
+            yield left_out.of(normalise(batch, table)), (batch.schema.metadata or {}).get(PART, b"").decode()

@@ -14,13 +14,13 @@ from sidkit.contract.attribute_values import Shape
 from sidkit.contract.context import context_facts, log_types, read_context
 from sidkit.contract.events import after_now, classify_interactions, first_events, one_row_per_event, undated
 from sidkit.contract.placeholders import write_placeholders
-from sidkit.contract.report import TableReport
+from sidkit.contract.report import TableReport, with_forgotten
 from sidkit.contract.row_remedies import row_remedy
 from sidkit.contract.rows import REASON
 from sidkit.contract.schemas import INTERACTIONS, ITEMS, USERS, WITH_ATTRIBUTES, Table, with_modalities
 from sidkit.contract.shares import with_shares
 from sidkit.contract.source import Source
-from sidkit.contract.staging import stage
+from sidkit.contract.staging import LeftOut, stage
 from sidkit.contract.units import refuse_wrong_units
 from sidkit.contract.users import classify_users
 from sidkit.core.clock import present_us
@@ -28,6 +28,7 @@ from sidkit.core.config import Settings
 from sidkit.core.engine import literal, quoted, working_on
 from sidkit.core.errors import ContractError, RejectedRowsError, TableSchemaError
 from sidkit.core.files import written_beside
+from sidkit.core.forgotten import Forgotten
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ def validate(
     report: Callable[[Sequence[TableReport]], None] = lambda _: None,
     now_us: int | None = None,
     shapes: Mapping[str, Shape] | None = None,
+    forgotten: Forgotten | None = None,
 ) -> ValidatedTables:
     """Read and validate a source, and split it into valid and rejected rows.
 
@@ -74,6 +76,8 @@ def validate(
         ``removed_at`` may be in the future.
     shapes : mapping, optional
         Shapes of context columns from an earlier ingest.
+    forgotten : Forgotten, optional
+        Users whose rows are left out, and counted in ``forgotten`` of the reports; they are not rejected either.
 
     Raises
     ------
@@ -86,6 +90,7 @@ def validate(
     embeddings = with_modalities(settings.source.modalities)
     has_users = source.has(USERS.name)
     vectors = [embeddings] if settings.source.modalities else []
+    left_out = {table.name: LeftOut(forgotten) for table in (INTERACTIONS, USERS)}
     staged = {
         table.name: stage(
             source,
@@ -93,6 +98,7 @@ def validate(
             settings.engine.chunk_rows,
             work / f"staged-{table.name}.parquet",
             settings.features.context if table is INTERACTIONS else (),
+            left_out.get(table.name),
         )
         for table in (ITEMS, *vectors, INTERACTIONS, *([USERS] if has_users else []))
     }
@@ -120,9 +126,11 @@ def validate(
                 checked = _split(opened, table, query, work / f"{table.name}.parquet", rejects, types)
             if table is INTERACTIONS:
                 checked = replace(checked, facts={**checked.facts, **context_facts(opened, staged_events, context)})
-            left_out = sorted(set(source.columns(table.name)) - set(columns)) if table in WITH_ATTRIBUTES else []
-            if left_out:
-                checked = replace(checked, facts={**checked.facts, "ignored columns": ", ".join(left_out)})
+            ignored = sorted(set(source.columns(table.name)) - set(columns)) if table in WITH_ATTRIBUTES else []
+            if ignored:
+                checked = replace(checked, facts={**checked.facts, "ignored columns": ", ".join(ignored)})
+            if table.name in left_out and left_out[table.name].rows:
+                checked = with_forgotten(checked, left_out[table.name].rows)
             checked = replace(checked, facts={**checked.facts, **source.facts(table.name)})
             checked = replace(checked, columns=source.uses(table.name, columns))
             reports.append(checked)
@@ -297,6 +305,14 @@ def _shown(name: str, value: object) -> str:
 def _check_shares(reports: list[TableReport], settings: Settings) -> None:
     limit = settings.source.max_reject_share
     for report in reports:
+        if not report.rows:  # all of them are rows of forgotten users
+            if report.table == INTERACTIONS.name:
+                raise ContractError(
+                    report.table,
+                    f"expected rows of users who are not forgotten, got only {report.forgotten:,} of forgotten ones; delete "
+                    "the repository, or add rows of others to the source",
+                )
+            continue
         if report.valid == 0 or report.rejected / report.rows > limit:
             reason, count = next(iter(report.reasons.items()))
             line = row_remedy(reason, count / report.rows)

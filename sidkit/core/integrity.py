@@ -152,7 +152,7 @@ def checked(path: Path) -> Path:
     ArtifactCorruptError
         When the file, or the manifest that lists it, is damaged.
     """
-    manifest = _manifest_of(path)
+    manifest = manifest_of(path)
     if manifest is not None:
         read_verified(manifest, [path.relative_to(manifest.parent).as_posix()])
     return path
@@ -215,7 +215,7 @@ def say_discarded(path: Path, problem: str) -> None:
     sys.stderr.write(f"sidkit: {path}: {problem}; discarding and rebuilding it\n")
 
 
-def _manifest_of(path: Path) -> Path | None:
+def manifest_of(path: Path) -> Path | None:
     """The manifest that lists a file, or None."""
     for at in (path.with_suffix(".json"), path.parent / MANIFEST, path.parent.parent / MANIFEST):
         stated = _stated_at(at) if at != path else None

@@ -19,6 +19,7 @@ from filelock import lock_descriptor
 from sidkit.core.config import Settings
 from sidkit.core.errors import ConfigError, RepoError, RepoLockedError, StorageError
 from sidkit.core.files import make_private, remove, remove_leftovers, typed_path, written_beside
+from sidkit.core.forgotten import refuse_half_forgotten
 from sidkit.core.locks import locked_folder
 from sidkit.core.repo_format import keep_format, refuse_other_format, write_format
 from sidkit.core.toml_text import toml_key, toml_tables, toml_value
@@ -139,11 +140,18 @@ class Repo:
         return self.path / "artifacts" / "runs"
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, *, half_forgotten: bool = False) -> Iterator[None]:
         """Hold the repository's write lock; it is released when the process ends, even if killed.
+
+        Parameters
+        ----------
+        half_forgotten : bool
+            Accept a repository in which ``sidkit forget`` was interrupted.
 
         Raises
         ------
+        RepoError
+            When ``sidkit forget`` was interrupted and must be finished first.
         RepoLockedError
             When another command holds it; there is no waiting.
         StorageError
@@ -165,6 +173,8 @@ class Repo:
                 os.write(file.fileno(), f"{' ' * _LOCKED_BYTES}pid {os.getpid()}: {_command()}".encode())
             except OSError as error:
                 raise StorageError(path, error) from error
+            if not half_forgotten:
+                refuse_half_forgotten(self.path)
             remove_leftovers(self.data)
             remove_leftovers(self.path / "artifacts")
             keep_format(self.path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 import sys
 import threading
@@ -16,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
 
+from sidkit.core.redact import scrubbed
 from sidkit.serve import inference_v2
 from sidkit.serve.bodies import CodesRequest, InferRequest, RankRequest
 from sidkit.serve.gate import Gate
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 Handler = Callable[[Request], Awaitable[Response]]
+_LOG = logging.getLogger("sidkit.serve")
 _MOST_SIMILAR = 1_000
 
 
@@ -64,6 +67,7 @@ class Application:
         self._page = PageRoutes(options, lambda: self.holder.model, partial(self._scored, thread=self._paging))
         self._waiting = 0
         self._look_now = asyncio.Event()
+        self._next_look: asyncio.Future[bool] | None = None
         inner = Router(self._routes(), redirect_slashes=False, default=_not_found, lifespan=self._lifespan)
         self.asgi = Gate(inner, self.metrics, options.token(), options.max_body_bytes)
 
@@ -102,6 +106,9 @@ class Application:
         self._served_log = open_log(self.options, self.metrics)
         if sys.platform != "win32" and threading.current_thread() is threading.main_thread():
             loop.add_signal_handler(signal.SIGHUP, self._look_now.set)
+        if self.options.workers > 1:
+            # Others answer meanwhile. A worker that took requests before it has a model would refuse them.
+            await loop.run_in_executor(self._loading, self.holder.refresh)
         following = asyncio.create_task(self._follow())
         try:
             yield
@@ -151,8 +158,26 @@ class Application:
             future.exception()  # of a request that timed out, nobody else asks for it
 
     async def _before_replay(self) -> None:
-        """Notice a materialization since the last look: what it wrote may be later than the time of the replay."""
-        await asyncio.get_running_loop().run_in_executor(self._loading, self.holder.refresh)
+        """Notice a materialization since the last look: what it wrote may be later than the time of the replay.
+
+        Replays that wait for the loading thread share one look, which begins after all of them.
+        """
+        if self._next_look is None:
+            self._next_look = asyncio.get_running_loop().run_in_executor(self._loading, self._look)
+        look = self._next_look
+        try:
+            await asyncio.wait_for(asyncio.shield(look), self.options.timeout_seconds)
+        except TimeoutError as error:
+            raise RequestError(
+                503,
+                f"the state of the catalogue within {self.options.timeout_seconds:g} seconds, for a replay",
+                "none yet",
+                "try again later, or send the request without its time",
+            ) from error
+
+    def _look(self) -> bool:
+        self._next_look = None
+        return self.holder.refresh()
 
     async def _rank(self, request: Request) -> Response:
         with self.metrics.timed_whole():
@@ -179,8 +204,9 @@ class Application:
 
     async def _similar(self, request: Request) -> Response:
         most = _integer(request, "k", 10, _MOST_SIMILAR)
-        at_us = moment(request.query_params.get("at"))
-        work = partial(similar_to, self.holder.model, request.path_params["item_id"], most, at_us)
+        model = self.holder.model
+        at_us = moment(request.query_params.get("at"), model)
+        work = partial(similar_to, model, request.path_params["item_id"], most, at_us)
         return _json(await self._scored(work))
 
     async def _server(self, _: Request) -> Response:
@@ -278,5 +304,6 @@ def _online_problem(model: ServingModel) -> str:
         if some and not model.scorer.known(some).any():
             return "has no row of an item of the tables; run `sidkit materialize`"
     except Exception as error:  # noqa: BLE001  whatever a store raises
-        return f"cannot be read ({type(error).__name__}); the log shows more"
+        _LOG.warning("the online store cannot be read: %s", scrubbed(error))
+        return f"cannot be read ({type(error).__name__}), and the log shows why; run `sidkit apply` and `sidkit materialize`"
     return ""

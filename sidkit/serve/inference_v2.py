@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from sidkit import __version__
-from sidkit.core.clock import present_us
 from sidkit.serve.bodies import (
     MOST_ITEMS,
     InferAnswer,
@@ -21,7 +20,7 @@ from sidkit.serve.bodies import (
 )
 from sidkit.serve.model import ServingModel
 from sidkit.serve.problems import RequestError
-from sidkit.serve.ranking import Answers, Scored
+from sidkit.serve.ranking import Answers, Scored, moment
 
 ALIAS = "ranker"
 """A name of the model that stays the same when another ranker is promoted."""
@@ -100,7 +99,7 @@ def infer(
             422, f"one value of user_id, or {len(items)}, one per item", str(len(users)), "correct its shape"
         )
     users = users * len(items) if len(users) == 1 else users
-    at_us = _moment(inputs, kinds)
+    at_us = _moment(inputs, kinds, model)
     context = {key: values for key, values in inputs.items() if key not in {"user_id", "item_id", "at_us"}}
     for key, values in context.items():
         if len(values) not in {1, len(items)}:
@@ -178,9 +177,9 @@ def _texts(inputs: dict[str, list[Any]], kinds: dict[str, str], name: str) -> li
     return inputs[name]
 
 
-def _moment(inputs: dict[str, list[Any]], kinds: dict[str, str]) -> int:
+def _moment(inputs: dict[str, list[Any]], kinds: dict[str, str], model: ServingModel) -> int:
     if "at_us" not in inputs:
-        return present_us()
+        return moment(None, model)
     if kinds["at_us"] != "INT64" or len(inputs["at_us"]) != 1 or abs(inputs["at_us"][0]) >= 2**62:
         raise RequestError(
             422,

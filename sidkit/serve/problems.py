@@ -6,7 +6,7 @@ from http import HTTPStatus
 
 import msgspec
 
-from sidkit.core.errors import ConfigError, OnlineStoreError, ServingError, TimeError
+from sidkit.core.errors import ArtifactError, ConfigError, OnlineStoreError, RepoError, ServingError, TimeError
 from sidkit.serve.bodies import Problem
 
 
@@ -22,7 +22,7 @@ class RequestError(Exception):
     """
 
     def __init__(self, status: int, expected: str, got: str, remedy: str) -> None:
-        self.status = status
+        self.status = int(status)
         self.expected, self.got, self.remedy = expected, got, remedy
         super().__init__(f"expected {expected}, got {got}; {remedy}")
 
@@ -41,27 +41,37 @@ def problem_of(error: Exception, request_id: str) -> Problem | None:
     if isinstance(error, ServingError | TimeError):
         return _problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), request_id)
     if isinstance(error, OnlineStoreError):
-        return _problem(
+        return RequestError(
             HTTPStatus.SERVICE_UNAVAILABLE,
-            "expected an online store that can be read, got an error, which the log of the service shows; try again later",
-            request_id,
-        )
+            "an online store that can be read",
+            "an error, which the log of the service shows",
+            "try again later; if it stays, run `sidkit apply` and `sidkit materialize`",
+        ).problem(request_id)
+    if isinstance(error, ArtifactError | RepoError):
+        return RequestError(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "tables and artefacts that can be read",
+            "an error, which the log of the service shows with the file and the command that rebuilds it",
+            "rebuild it, and try again",
+        ).problem(request_id)
     if isinstance(error, ConfigError):
-        return _problem(
+        return RequestError(
             HTTPStatus.INTERNAL_SERVER_ERROR,
-            "expected feature definitions that work, got an error, which the log of the service shows; correct them",
-            request_id,
-        )
+            "feature definitions that work",
+            "an error, which the log of the service shows",
+            "correct them",
+        ).problem(request_id)
     return None
 
 
 def internal(request_id: str) -> Problem:
     """The body for an error of the service itself."""
-    return _problem(
+    return RequestError(
         HTTPStatus.INTERNAL_SERVER_ERROR,
-        "expected an answer, got an error of the service, which its log shows with this request id; report it",
-        request_id,
-    )
+        "an answer",
+        "an error of the service, which its log shows with this request id",
+        "report it",
+    ).problem(request_id)
 
 
 def decoded(body: bytes, kind: type[msgspec.Struct]) -> msgspec.Struct:

@@ -97,7 +97,7 @@ class Answers:
         ServingError, TimeError
             When a value of the request cannot be used.
         """
-        at_us = moment(body.at)
+        at_us = moment(body.at, model)
         began = perf_counter()
         item_ids = _candidates(model, body, at_us)
         scored = self.scored(model, body.user_id, item_ids, at_us, body.context, perf_counter() - began)
@@ -161,15 +161,15 @@ def similar_to(model: ServingModel, item_id: str, most: int, at_us: int) -> Simi
     )
 
 
-def moment(text: str | None) -> int:
-    """The time of a request, microseconds UTC; default: now.
+def moment(text: str | None, model: ServingModel) -> int:
+    """The time of a request, microseconds UTC; default: now, or the end of the materialized features if the clock is behind it.
 
     Raises
     ------
     TimeError
         When the text is no time with a zone.
     """
-    return present_us() if text is None else parse_time(text)
+    return max(present_us(), model.key.until_us) if text is None else parse_time(text)
 
 
 def _candidates(model: ServingModel, body: RankRequest, at_us: int) -> list[str]:

@@ -8,6 +8,7 @@ is written last; files that it does not list are ignored.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from sidkit.core.config import content_hash
 from sidkit.core.engine import connection
 from sidkit.core.errors import ArtifactMissingError, SettingsChangedError
 from sidkit.core.files import remove
-from sidkit.core.integrity import hashes_of, read_sealed, read_verified, write_sealed
+from sidkit.core.forgotten import Forgotten, read_forgotten
+from sidkit.core.integrity import hashes_of, read_sealed, read_verified, seal, write_sealed
 from sidkit.core.repo import Repo
 from sidkit.tables.log_changes import (
     compare,
@@ -106,7 +108,7 @@ class IngestReport:
 
     ``new_rows`` events are new in the log, ``changed`` were corrected, ``removed`` were removed. ``vanished`` events are in
     the log but missing or no longer valid in the source. ``rows`` is the size of the log. ``read_again`` says why the log was
-    read again from an unchanged source, if it was.
+    read again from an unchanged source, if it was. ``forgotten`` rows of the source, of forgotten users, were left out.
     """
 
     new_rows: int
@@ -117,6 +119,7 @@ class IngestReport:
     vanished: int = 0
     removed: int = 0
     read_again: str = ""
+    forgotten: int = 0
 
 
 def ingest(
@@ -146,6 +149,7 @@ def ingest(
         When the log was ingested with other settings.
     """
     now = present_us() if now_us is None else now_us
+    forgotten = read_forgotten(repo.path)
     source = open_source(repo.settings.source.url, repo.settings.source)
     fingerprint = source.fingerprint()
     before = read_log(repo).manifest if (repo.log / _MANIFEST).exists() and not rebuild else None
@@ -158,9 +162,11 @@ def ingest(
             rows = sum(part["rows"] for part in before["parts"])
             _remove_unlisted(repo.log, before)  # a killed ingest may have left some
             reports = tuple(TableReport(**table) for table in before["tables"])
-            return IngestReport(0, rows, True, reports, vanished=before["vanished"])
+            return IngestReport(0, rows, True, reports, vanished=before["vanished"], forgotten=_forgotten(reports))
     first_number = _next_number(repo.log) if rebuild else 0
-    return _ingest(repo, source, fingerprint, before, now, remove_vanished=remove_vanished, first_number=first_number)
+    return _ingest(
+        repo, source, fingerprint, before, now, forgotten, remove_vanished=remove_vanished, first_number=first_number
+    )
 
 
 def must_read_again(repo: Repo, now_us: int) -> bool:
@@ -184,6 +190,7 @@ def _ingest(
     fingerprint: str | None,
     before: dict[str, Any] | None,
     now_us: int,
+    forgotten: Forgotten | None,
     *,
     remove_vanished: bool,
     first_number: int,
@@ -196,7 +203,9 @@ def _ingest(
     try:
         with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
             shapes = _shapes(before, repo)
-            valid = validate(source, repo.settings, opened, work, repo.rejects, now_us=now_us, shapes=shapes)
+            valid = validate(
+                source, repo.settings, opened, work, repo.rejects, now_us=now_us, shapes=shapes, forgotten=forgotten
+            )
             types = log_types(repo.settings.features.context)
             if again := _context_changes(before, repo) if before else "":
                 parts = _with_context(opened, repo, parts, valid.interactions, before or {})
@@ -231,7 +240,11 @@ def _ingest(
     _remove_unlisted(repo.log, manifest)
     rows = sum(entry["rows"] for entry in parts)
     counts = (changes.changed, changes.vanished, changes.removed)
-    return IngestReport(changes.new, rows, False, valid.reports, *counts, read_again=again)
+    return IngestReport(changes.new, rows, False, valid.reports, *counts, again, _forgotten(valid.reports))
+
+
+def _forgotten(reports: Sequence[TableReport]) -> int:
+    return sum(report.forgotten for report in reports)
 
 
 def read_log(repo: Repo) -> Log:
@@ -253,6 +266,14 @@ def read_log(repo: Repo) -> Log:
     parts = tuple(repo.log / _PARTS / part["file"] for part in manifest["parts"])
     snapshots = {name: repo.log / snapshot["file"] for name, snapshot in manifest["snapshots"].items()}
     return Log(parts, snapshots["items"], snapshots["item_embeddings"], snapshots.get("users"), manifest)
+
+
+def write_log(repo: Repo, manifest: dict[str, Any]) -> None:
+    """Write a manifest of the log whose files are in place, and remove the files that it does not list."""
+    stated = seal({**manifest, "files": hashes_of(repo.log, listed_files(manifest))})
+    if stated != read_sealed(repo.log / _MANIFEST):
+        write_sealed(repo.log / _MANIFEST, stated)
+    _remove_unlisted(repo.log, manifest)
 
 
 def _append(opened: duckdb.DuckDBPyConnection, repo: Repo, number: int) -> dict[str, Any] | None:

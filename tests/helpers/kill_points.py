@@ -97,6 +97,7 @@ class Points:
         from sqlalchemy.engine.default import DefaultDialect
 
         from semantic_ids.pretrained.cache import VectorCache
+        from sidkit.stores.online import erase
         from sidkit.stores.online.sqlite_file import Writing
 
         self.around(Path, "rename", lambda path, target: self._file("rename", target))
@@ -114,6 +115,7 @@ class Points:
         self.around(Writing, "make", lambda writing, view, _: None if view in writing.views() else f"making of {view}")
         self.around(Writing, "drop", lambda writing, view: f"dropping of {view}" if view in writing.views() else None)
         self.around(Writing, "put", lambda _, view, *__: f"rows of {view}")
+        self.around(erase, "compact", lambda opened: _if_online(opened, "compacting of"))
         self.around(VectorCache, "__init__", lambda *_: "making of vectors")
         self.around(VectorCache, "put", lambda *_, **__: "commit of vectors")
 

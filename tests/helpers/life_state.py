@@ -25,10 +25,10 @@ from sidkit.core.repo import Repo
 
 WALL_CLOCK = "assigned_at_us"
 _VARIES = re.compile(
-    r'"generation": \d+|"[^"]+": "[0-9a-f]{64}"|"manifest_hash": "[0-9a-f]{16}"|"assignments": \{[^}]*\}'
+    r'"generation": \d+|("[^"]+": )?"[0-9a-f]{64}"|"manifest_hash": "[0-9a-f]{16}"|"assignments": \{[^}]*\}'
 )
 """How often the tables were built anew (a rebuild that is asked for twice counts twice), hashes of files, which hold the wall
-clock, and when codes were assigned."""
+clock, when codes were assigned, and keyed hashes of users, whose key is drawn."""
 IMPORTED_ONCE = (
     "torch._dynamo", "faiss", "safetensors.numpy", "safetensors.torch", "feast.repo_operations",
     "sidkit.stores.online.store", "sidkit.stores.online.compute_engine", "feast.infra.compute_engines.local.compute",

@@ -124,6 +124,7 @@ STEPS = [
     ),
     Step("refresh after a rebuild", ("codebooks", "refresh", "new")),
     Step("purge", ("codebooks", "purge", "old"), lines(("codebooks", "suffixes", "old")), most=MANY),
+    Step("forget", ("forget", "--user", "u03"), lines(("tables", "rows"), ("materialize",)), most=SOME),
     *life_of("saviorrec"),
     *life_of("smile"),
 ]  # fmt: skip

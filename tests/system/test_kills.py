@@ -109,6 +109,16 @@ KINDS: dict[str, set[str]] = {
         "unlink sid_suffix_*.json", *WITHDRAWN, *(f"dropping of sidkit_{each}" for each in COUNTS),
         *(f"unlink {each}.{ending}" for each in COUNTS for ending in ("parquet", "json")),
     },
+    "forget": {
+        REGISTRY, *ONLINE, *WITHDRAWN, *RECOUNTED, "compacting of online.sqlite",
+        "replace pending.json", "replace key", "replace users.json", "unlink pending.json", "unlink rows.json",
+        "unlink rows.parquet", "replace manifest.json", "replace removed-0.parquet", "unlink removed-0.parquet",
+        "replace part-00000-0.parquet",
+        "unlink part-0.parquet", "unlink withdrawn.json", "unlink withdrawn.parquet",
+        *(f"rows of sidkit_{name}" for name in ("item_content", "item_stats", "user_history", "user_stats")),
+        *(f"rows of sidkit_{name}" for name in ("item_sid_*", *COUNTS)),
+        *(f"replace {name}.parquet" for name in ("item_stats", "user_history", "user_stats")),
+    },
     **{f"{step} {kind}": kinds for kind in ("saviorrec", "smile") for step, kinds in (
         ("fit", {CATALOGUE, "rename *"}), ("publish", PUBLISHED | WITHDRAWN), ("refresh", REFRESHED),
     )},

@@ -141,6 +141,15 @@ def _refuse_other_version(opened: sqlite3.Connection, path: Path, remedy: str) -
     )
 
 
+def identity_of(path: Path) -> FileState | None:
+    """Device and inode of the file, which differ once it was deleted and made again; None if there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def state_of(path: Path) -> FileState:
     """State that changes whenever a file or its write-ahead log changes."""
     status = path.stat()

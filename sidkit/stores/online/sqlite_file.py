@@ -37,7 +37,7 @@ from sidkit.stores.online.checksums import (
     us_of,
 )
 from sidkit.stores.online.codec import layout_number, unpack
-from sidkit.stores.online.connection import LAYOUTS, REBUILD, open_to_read, open_to_write, state_of
+from sidkit.stores.online.connection import LAYOUTS, REBUILD, identity_of, open_to_read, open_to_write, state_of
 from sidkit.stores.online.layout import Cells, Layout
 from sidkit.stores.online.marks import read_marks, read_tails, write_marks
 from sidkit.stores.online.sql import beside, parts, select, table_of, table_statement, upsert
@@ -140,11 +140,10 @@ class PackedFile:
             self._mine, self._process = threading.local(), os.getpid()
             weakref.finalize(self, _close, self._opened, os.getpid())
         connection: sqlite3.Connection | None = getattr(self._mine, "opened", None)
-        frozen = getattr(self._mine, "frozen", None)
-        if connection is not None and frozen is not None and (create or frozen != state_of(self.path)):
+        if connection is not None and self._outdated(create=create):
             self._opened.remove(connection)
             connection.close()
-            connection = None
+            connection = self._mine.opened = None
         if connection is None:
             connection = self._open(create=create)
             self._opened.append(connection)
@@ -152,11 +151,20 @@ class PackedFile:
             self._mine.cache = RowCache(self._cache_bytes) if self._cache_bytes else None
         return connection
 
+    def _outdated(self, *, create: bool) -> bool:
+        """Whether the connection is to a file that was deleted, or cannot see what changed since it was opened."""
+        if self._mine.identity != identity_of(self.path):
+            return True
+        frozen = self._mine.frozen
+        return frozen is not None and (create or frozen != state_of(self.path))
+
     def _open(self, *, create: bool) -> sqlite3.Connection:
         self._mine.frozen = None
         if create:
-            return open_to_write(self.path, self._patience, self.remedy)
-        opened, self._mine.frozen = open_to_read(self.path, self._patience, self.remedy)
+            opened = open_to_write(self.path, self._patience, self.remedy)
+        else:
+            opened, self._mine.frozen = open_to_read(self.path, self._patience, self.remedy)
+        self._mine.identity = identity_of(self.path)
         return opened
 
     @contextmanager
@@ -322,6 +330,7 @@ class Writing(Reading):
 
     def make(self, view: str, layout: Layout) -> int:
         """Create a view's table if missing, and return the number of the layout."""
+        self._opened.execute(table_statement(table_of(view)))
         text = layout.to_json()
         known = {columns: number for number, columns, _ in self._opened.execute(_LAYOUTS_OF, (view,))}
         if text in known:
@@ -331,7 +340,6 @@ class Writing(Reading):
             raise OnlineStoreError(
                 f"expected at most 65,535 layouts of {view} in {self._file.path}, got more; {self._file.remedy}"
             )
-        self._opened.execute(table_statement(table_of(view)))
         self._opened.execute(
             f"INSERT INTO {LAYOUTS} (view, number, columns, checked) VALUES (?, ?, ?, ?)",
             (view, number, text, record_check(view, number, text)),
