@@ -11,8 +11,8 @@ from torch.autograd.function import once_differentiable
 
 from ranking.data.gather_rows import gather_rows, is_shared
 from ranking.models.parts import Attention
-from ranking.models.spec import ModelSpec
 from ranking.models.plain import is_plain
+from ranking.models.spec import ModelSpec
 
 _BLOCK = 256
 """Rows per block on a CPU, so that the gathered histories fit in cache."""

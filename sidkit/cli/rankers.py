@@ -138,6 +138,8 @@ def log(name: RankerName, repo: RepoOption = Path()) -> None:
     import sidkit
 
     say(f"{name}: MLflow run {sidkit.open(repo).log_ranker(name)}")
+
+
 @ranker_app.command("export")
 def export(
     out: Annotated[Path, typer.Option(help="The file to write (.onnx).")],

@@ -30,9 +30,9 @@ from sidkit.serve.options import ServeOptions
 from sidkit.serve.page import PageRoutes
 from sidkit.serve.problems import RequestError, decoded
 from sidkit.serve.ranking import Answers, Scored, codes_of, moment, similar_to
-from sidkit.serve.served_log import ServedLog, open_log
 from sidkit.serve.responses import integer as _integer
 from sidkit.serve.responses import json_response as _json
+from sidkit.serve.served_log import ServedLog, open_log
 from sidkit.serve.shadow import Shadow, ShadowRequest
 
 if TYPE_CHECKING:

@@ -44,7 +44,6 @@ def serve(options: ServeOptions, started: Callable[[str], None] = lambda url: No
     """
     require("starlette", "uvicorn", "msgspec", "prometheus_client", purpose="sidkit serve", extra="serve")
     from ranking.serving.served_log import log_folder
-    from sidkit.core.repo import Repo
     from sidkit.serve.metrics import MULTIPROCESS_NAMES
     from sidkit.serve.model import ModelLoader
     from sidkit.serve.people import picture_column
