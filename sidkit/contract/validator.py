@@ -52,6 +52,7 @@ def validate(
     report: Callable[[Sequence[TableReport]], None] = lambda _: None,
     now_us: int | None = None,
     shapes: Mapping[str, Shape] | None = None,
+    catalogue: Sequence[Path] = (),
 ) -> ValidatedTables:
     """Read and validate a source, and split it into valid and rejected rows.
 
@@ -74,6 +75,8 @@ def validate(
         ``removed_at`` may be in the future.
     shapes : mapping, optional
         Shapes of context columns from an earlier ingest.
+    catalogue : sequence of Path
+        Files with ids of items that the source may lack, since they were pushed.
 
     Raises
     ------
@@ -105,7 +108,7 @@ def validate(
         steps: list[tuple[Table, Callable[[Sequence[str], Settings, Path, int], str]]] = [
             (ITEMS, _classify_items),
             *((table, _classify_embeddings) for table in vectors),
-            (INTERACTIONS, partial(classify_interactions, context=values)),
+            (INTERACTIONS, partial(classify_interactions, context=values, catalogue=catalogue)),
             *([(USERS, classify_users)] if has_users else []),
         ]
         for table, classify in steps:
