@@ -67,7 +67,8 @@ class Log:
     def consumed(self) -> dict[str, Any]:
         """State of the log that a build records, for the methods below."""
         parts = [part["file"] for part in self.manifest["parts"]]
-        return {"id": self.manifest.get("id"), "parts": parts, "mark": self.mark, "ingests": ingests_of(self.manifest)}
+        known = {name: self.manifest.get(name) for name in ("id", "source_items")}
+        return {**known, "parts": parts, "mark": self.mark, "ingests": ingests_of(self.manifest)}
 
     def continues(self, consumed: dict[str, Any]) -> bool:
         """Whether this log is a continuation of the recorded one, rather than one that was deleted and recreated."""

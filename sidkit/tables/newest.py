@@ -231,7 +231,7 @@ class ChangedRows:
         """Create ``needed``: all available events of the keys of a relation."""
         self._opened.execute(
             f"CREATE OR REPLACE TEMP TABLE needed AS {self._rows} FROM {_files(self._log.parts)} AS held "
-            f"SEMI JOIN (SELECT DISTINCT {key} FROM {relation}) AS some ON held.{key} = some.{key} WHERE {self._due}"
+            f"SEMI JOIN (SELECT DISTINCT {key} FROM {relation}) AS wanted ON held.{key} = wanted.{key} WHERE {self._due}"
         )
 
     def _counted(

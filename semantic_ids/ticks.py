@@ -1,0 +1,241 @@
+"""A tick: pushed rows join the log, and the features that they or the passage of time change are written online.
+
+After a tick at T the online store has the values of a build as of T of the tables that follow events: ``user_history``,
+``item_stats``, ``user_stats``, counts per value of an attribute, and statistics of codes; and of pushed items, content,
+attributes and codes. The tables on disk stay as they were built, apart from the codes of new items.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+
+from semantic_ids.catalog import Catalog, table_path
+from semantic_ids.code_stats import counts_of
+from semantic_ids.codebook import load_committed
+from semantic_ids.lifecycle import assign_further
+from semantic_ids.records import CodebookRecord
+from sidkit.core.clock import iso, present_us
+from sidkit.core.config import content_hash
+from sidkit.core.engine import connection, literal
+from sidkit.core.errors import RepoLockedError, SettingsChangedError, TimeError
+from sidkit.core.feature_settings import ITEM_ATTRIBUTES, ITEM_ID
+from sidkit.core.files import remove
+from sidkit.core.integrity import checked
+from sidkit.core.repo import Repo
+from sidkit.tables import read_build, read_log
+from sidkit.tables.absorb import Absorbed, absorb
+from sidkit.tables.affinity import affinity_tables
+from sidkit.tables.attributes import defined_tables
+from sidkit.tables.builder import changed_settings
+from sidkit.tables.code_stats import assignments_of
+from sidkit.tables.ingest import Log
+from sidkit.tables.newest import ChangedRows, NewestRows, Since, newest_of
+from sidkit.tables.newest_items import ChangedItems
+from sidkit.tables.online_state import read_state, record, since_of
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+
+    from semantic_ids.codebook import Codebook
+
+
+@dataclass(frozen=True)
+class TickReport:
+    """Result of a tick: its time (microseconds UTC), what the queue changed in the log, and rows written per view."""
+
+    as_of_us: int
+    absorbed: Absorbed
+    written: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    whole: bool = False
+    """Whether all keys were written, since it was unknown which rows the online store has."""
+
+
+class Ticker:
+    """Ticks of one repository; it keeps what is slow to load.
+
+    Parameters
+    ----------
+    repo : Repo
+        An applied repository with feature tables.
+    """
+
+    def __init__(self, repo: Repo) -> None:
+        self._repo = repo
+        self._store: FeatureStore | None = None
+        self._codebooks: dict[str, tuple[str, Codebook]] = {}
+
+    def tick(self, at_us: int | None = None) -> TickReport:
+        """Absorb the queue and write what is due.
+
+        Parameters
+        ----------
+        at_us : int, optional
+            Time of the tick, microseconds UTC, for replays; default: now.
+
+        Raises
+        ------
+        RepoLockedError
+            When another command holds the repository's lock; the queue stays as it is.
+        TimeError
+            When the time is before the rows that the online store has.
+        SettingsChangedError
+            When the tables were built with other settings.
+        ArtifactError
+            When there are no log and tables, or one is damaged.
+        """
+        began = time.monotonic()
+        with self._repo.locked_or_held():
+            absorbed = absorb(self._repo)
+            as_of_us = present_us() if at_us is None else at_us
+            written, whole = self._write(as_of_us)
+        return TickReport(as_of_us, absorbed, written, time.monotonic() - began, whole)
+
+    def _write(self, as_of_us: int) -> tuple[dict[str, int], bool]:
+        repo = self._repo
+        build, log, state = read_build(repo), read_log(repo), read_state(repo)
+        stated = repo.settings.feature_settings()
+        if content_hash(build["settings"]) != content_hash(stated):
+            raise SettingsChangedError(
+                "data/tables",
+                changed_settings(build["settings"], stated),
+                "Restore the old values, or rebuild the tables with `sidkit tables build --rebuild` and materialize them.",
+            )
+        since = since_of(state, log)
+        if since is not None and as_of_us < since.as_of_us:
+            raise TimeError(
+                f"expected a tick no earlier than the online store ({iso(since.as_of_us)}), got {iso(as_of_us)}; leave out "
+                "--at, or correct the clock"
+            )
+        store = self._opened_store()
+        views = {view.name for view in store.list_feature_views(allow_cache=True)}
+        removed = since is None or log.lost_since(dict(since.log))
+        written: dict[str, int] = {}
+        codes: dict[str, Any] = {}
+        with self._work() as work, connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
+            for changed in self._changed(opened, log, since, build, state or {}, as_of_us, work, codes):
+                if changed.view in views and (len(changed.rows) or removed):
+                    written[changed.view] = self._push(store, changed, withdraw=removed)
+        record(repo, as_of_us, log.consumed, codes, source_items=log.manifest.get("source_items"))
+        return {name: rows for name, rows in written.items() if rows}, since is None
+
+    def _changed(
+        self,
+        opened: duckdb.DuckDBPyConnection,
+        log: Log,
+        since: Since | None,
+        build: dict[str, Any],
+        state: Mapping[str, Any],
+        as_of_us: int,
+        work: Path,
+        codes: dict[str, Any],
+    ) -> Iterator[NewestRows]:
+        """The changed rows of all views; the assignments of codes that they were counted with go into ``codes``."""
+        rows = ChangedRows(opened, self._repo, log, since, as_of_us)
+        known = since or Since(int(build["as_of_us"]), {**build["log"], "ingests": 0})
+        items = ChangedItems(opened, self._repo, log, known, build)
+        content, attributes = work / "content.parquet", self._repo.tables / f"{ITEM_ATTRIBUTES}.parquet"
+        of_attributes = None
+        changed_source = log.manifest.get("source_items") != state.get("source_items")
+        if items.count or changed_source:
+            of_attributes = items.attributes(work / "attributes.parquet")
+            attributes = work / "attributes.parquet" if of_attributes else attributes
+        if items.count:
+            yield items.content(content)
+            if of_attributes:
+                yield of_attributes
+        yield from filter(None, (rows.user_history(), rows.item_stats(), rows.user_stats()))
+        settings = self._repo.settings.features.table_settings
+        kinds = defined_tables(settings).get(ITEM_ATTRIBUTES, {})
+        for view, attribute in affinity_tables(settings).items():
+            every = since is None or (changed_source and attribute != ITEM_ID)
+            new = None if every else items.ids if items.count and attribute != ITEM_ID else ""
+            if attribute == ITEM_ID or attributes.exists():
+                found = rows.affinity(view, attribute, kinds.get(attribute, "category"), attributes, new)
+                yield from filter(None, [found])
+        for each in self._published():
+            table = table_path(self._repo, each.name)
+            if items.count and assign_further(self._repo, each, content, self._codebook(each)) is not None:
+                yield _codes(opened, each, table)
+            counts = counts_of(self._repo, each.name, each.content_hash)
+            if counts is not None and table.exists():
+                yield from rows.code_stats(
+                    counts, checked(table), state.get("codes", {}).get(each.name) if since else None
+                )
+                codes[each.name] = assignments_of(opened, table)
+
+    def _push(self, store: FeatureStore, changed: NewestRows, *, withdraw: bool) -> int:
+        from sidkit.stores.online.pushing import push_rows
+
+        return push_rows(store, changed, withdraw=withdraw)
+
+    def _published(self) -> list[CodebookRecord]:
+        catalog = Catalog.open(self._repo)
+        return [each for each in catalog.codebooks() if each.state in {"published", "serving"}]
+
+    def _codebook(self, record: CodebookRecord) -> Codebook:
+        held = self._codebooks.get(record.name)
+        if held is None or held[0] != record.content_hash:
+            held = record.content_hash, load_committed(self._repo.codebooks / record.name, record)[0]
+            self._codebooks[record.name] = held
+        return held[1]
+
+    def _opened_store(self) -> FeatureStore:
+        from sidkit.stores.feast_repo import open_store
+
+        if self._store is None:
+            self._store = open_store(self._repo)
+        else:
+            self._store.refresh_registry()
+        return self._store
+
+    @contextmanager
+    def _work(self) -> Iterator[Path]:
+        work = self._repo.data / "tmp" / "tick"
+        remove(work)
+        work.mkdir(parents=True)
+        try:
+            yield work
+        finally:
+            remove(work)
+
+
+def _codes(opened: duckdb.DuckDBPyConnection, record: CodebookRecord, table: Path) -> NewestRows:
+    """Newest codes of the changed items."""
+    import pyarrow as pa
+
+    some = f"SELECT * FROM read_parquet({literal(checked(table))}) SEMI JOIN changed_items USING (item_id)"
+    rows = opened.execute(newest_of(some, "item_id")).to_arrow_table()
+    return NewestRows(record.view_name, rows, pa.table({"item_id": pa.array([], pa.string())}))
+
+
+def tick_forever(repo: Repo, seconds: float, report: Any, stopped: Any) -> None:
+    """Tick at a fixed rate until ``stopped`` (a :class:`threading.Event`) is set.
+
+    Parameters
+    ----------
+    repo : Repo
+    seconds : float
+        Time from one tick to the next; a tick that takes longer is followed by the next one at once.
+    report : callable
+        Called with every :class:`TickReport`, or with the error of a tick that failed.
+    stopped : threading.Event
+    """
+    ticker, due = Ticker(repo), time.monotonic()
+    while not stopped.is_set():
+        try:
+            report(ticker.tick())
+        except RepoLockedError as error:
+            report(error)  # the queue waits
+        except Exception as error:  # noqa: BLE001  one failed tick must not end the others: the next one starts from the same state
+            report(error)
+            ticker = Ticker(repo)
+        due = max(due + seconds, time.monotonic())
+        stopped.wait(due - time.monotonic())
