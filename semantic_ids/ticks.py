@@ -7,8 +7,9 @@ attributes and codes. The tables on disk stay as they were built, apart from the
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,7 @@ from semantic_ids.code_stats import counts_of
 from semantic_ids.codebook import load_committed
 from semantic_ids.lifecycle import assign_further
 from semantic_ids.records import CodebookRecord
-from sidkit.core.clock import iso, present_us
+from sidkit.core.clock import MICROS, iso, present_us
 from sidkit.core.config import content_hash
 from sidkit.core.engine import connection, literal
 from sidkit.core.errors import RepoLockedError, SettingsChangedError, TimeError
@@ -38,7 +39,7 @@ from sidkit.tables.code_stats import assignments_of
 from sidkit.tables.ingest import Log
 from sidkit.tables.newest import ChangedRows, NewestRows, Since, newest_of
 from sidkit.tables.newest_items import ChangedItems
-from sidkit.tables.online_state import read_state, record, since_of
+from sidkit.tables.online_state import read_state, record, since_of, state_path
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -71,6 +72,9 @@ class Ticker:
         self._repo = repo
         self._store: FeatureStore | None = None
         self._codebooks: dict[str, tuple[str, Codebook]] = {}
+        self._quiet: tuple[Any, int] = (None, 0)
+        self._newest_item: tuple[Path | None, int] = (None, 0)
+        self._cadences: set[int] = set()
 
     def tick(self, at_us: int | None = None) -> TickReport:
         """Absorb the queue and write what is due.
@@ -92,14 +96,47 @@ class Ticker:
             When there are no log and tables, or one is damaged.
         """
         began = time.monotonic()
-        with self._repo.locked_or_held():
+        with self._repo.locked(ticking=True):
             absorbed = absorb(self._repo)
             as_of_us = present_us() if at_us is None else at_us
+            if self._is_quiet(as_of_us):
+                return TickReport(as_of_us, absorbed, {}, time.monotonic() - began)
             written, whole = self._write(as_of_us)
         return TickReport(as_of_us, absorbed, written, time.monotonic() - began, whole)
 
-    def _write(self, as_of_us: int) -> tuple[dict[str, int], bool]:
+    def _is_quiet(self, as_of_us: int) -> bool:
+        """Whether nothing can have changed since the last tick of this process: no row is due and the log is the same."""
+        return self._quiet[0] == self._files() and as_of_us < self._quiet[1]
+
+    def _files(self) -> list[tuple[int, int, int]]:
+        """What changes when the log, the tables, the settings or the online store's record do."""
         repo = self._repo
+        paths = (repo.log / "manifest.json", repo.tables / "manifest.json", state_path(repo), repo.path / "sidkit.toml")
+        states = [path.stat() for path in paths if path.exists()]
+        return [(state.st_ino, state.st_mtime_ns, state.st_size) for state in states]
+
+    def _next_us(self, log: Log, as_of_us: int) -> int:
+        """The earliest time at which a row may be due."""
+        settings = self._repo.settings.time
+        if log.last_us + settings.delay_us > as_of_us or self._items_until(log) + settings.delay_us > as_of_us:
+            return as_of_us
+        seen_us = as_of_us - settings.delay_us
+        return min((seen_us // each + 1) * each for each in self._cadences) + settings.delay_us
+
+    def _items_until(self, log: Log) -> int:
+        """The newest version of an item, microseconds UTC."""
+        import pyarrow.compute as pc
+        import pyarrow.parquet as pq
+
+        if self._newest_item[0] != log.items:
+            names = [name for name in ("created_at", "updated_at") if name in pq.read_schema(log.items).names]
+            table = pq.read_table(log.items, columns=names)
+            newest = [pc.max(column.cast("int64")).as_py() or 0 for column in table.columns]
+            self._newest_item = (log.items, max(newest))
+        return self._newest_item[1]
+
+    def _write(self, as_of_us: int) -> tuple[dict[str, int], bool]:
+        repo = self._repo = Repo.open(self._repo.path)  # the settings may have changed
         build, log, state = read_build(repo), read_log(repo), read_state(repo)
         stated = repo.settings.feature_settings()
         if content_hash(build["settings"]) != content_hash(stated):
@@ -124,6 +161,7 @@ class Ticker:
                 if changed.view in views and (len(changed.rows) or removed):
                     written[changed.view] = self._push(store, changed, withdraw=removed)
         record(repo, as_of_us, log.consumed, codes, source_items=log.manifest.get("source_items"))
+        self._quiet = (self._files(), self._next_us(log, as_of_us))
         return {name: rows for name, rows in written.items() if rows}, since is None
 
     def _changed(
@@ -138,6 +176,7 @@ class Ticker:
         codes: dict[str, Any],
     ) -> Iterator[NewestRows]:
         """The changed rows of all views; the assignments of codes that they were counted with go into ``codes``."""
+        self._cadences = {self._repo.settings.time.cadence_us}
         rows = ChangedRows(opened, self._repo, log, since, as_of_us)
         known = since or Since(int(build["as_of_us"]), {**build["log"], "ingests": 0})
         items = ChangedItems(opened, self._repo, log, known, build)
@@ -166,6 +205,7 @@ class Ticker:
                 yield _codes(opened, each, table)
             counts = counts_of(self._repo, each.name, each.content_hash)
             if counts is not None and table.exists():
+                self._cadences |= {counts.cadence_of(name) * MICROS for name in counts.tables}
                 yield from rows.code_stats(
                     counts, checked(table), state.get("codes", {}).get(each.name) if since else None
                 )
@@ -216,8 +256,13 @@ def _codes(opened: duckdb.DuckDBPyConnection, record: CodebookRecord, table: Pat
     return NewestRows(record.view_name, rows, pa.table({"item_id": pa.array([], pa.string())}))
 
 
-def tick_forever(repo: Repo, seconds: float, report: Any, stopped: Any) -> None:
-    """Tick at a fixed rate until ``stopped`` (a :class:`threading.Event`) is set.
+def tick_forever(
+    repo: Repo, seconds: float, report: Callable[[TickReport | Exception], None], stopped: threading.Event
+) -> None:
+    """Tick at a fixed rate until ``stopped`` is set.
+
+    A tick that fails does not end the others: the next one starts from the same state. While another command holds the
+    repository's lock, the queue waits.
 
     Parameters
     ----------
@@ -225,17 +270,17 @@ def tick_forever(repo: Repo, seconds: float, report: Any, stopped: Any) -> None:
     seconds : float
         Time from one tick to the next; a tick that takes longer is followed by the next one at once.
     report : callable
-        Called with every :class:`TickReport`, or with the error of a tick that failed.
+        Called with every report, or with the error of a tick that failed.
     stopped : threading.Event
+        Set by another thread or a signal handler.
     """
     ticker, due = Ticker(repo), time.monotonic()
     while not stopped.is_set():
         try:
             report(ticker.tick())
-        except RepoLockedError as error:
-            report(error)  # the queue waits
-        except Exception as error:  # noqa: BLE001  one failed tick must not end the others: the next one starts from the same state
+        except Exception as error:  # noqa: BLE001
             report(error)
-            ticker = Ticker(repo)
+            if not isinstance(error, RepoLockedError):
+                ticker = Ticker(repo)
         due = max(due + seconds, time.monotonic())
         stopped.wait(due - time.monotonic())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sidkit.api.codebook_steps import CodebookSteps
 from sidkit.api.data_steps import DataSteps
+from sidkit.api.event_steps import EventSteps
 from sidkit.api.ranker_steps import RankerSteps
 from sidkit.api.source import source_folder, tables_of, write_source
 from sidkit.api.tables import TableLike
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from sidkit.core.progress import Progress
 
 
-class Project(DataSteps, CodebookSteps, RankerSteps):
+class Project(DataSteps, EventSteps, CodebookSteps, RankerSteps):
     """A repository with a method for every step: from a click log to feature tables, codebooks, rankers and scores.
 
     Create one with :func:`sidkit.init`, or open one with :func:`sidkit.open`. Methods that write take the repository's

@@ -36,11 +36,18 @@ def serve(
     timeout: Annotated[float, typer.Option(min=0.001, help="Time limit of a request, in seconds.")] = 10.0,
     max_waiting: Annotated[int, typer.Option(min=1, help="Requests at a time per worker.")] = 64,
     max_body: Annotated[int, typer.Option(min=1, help="Longest body, in bytes.")] = 1_000_000,
+    tick: Annotated[
+        float | None,
+        typer.Option(
+            min=0.05, help="Accept events and items, and update the online store every so many seconds, such as 0.25."
+        ),
+    ] = None,
 ) -> None:
     """Serve scores, codes and similar items over HTTP.
 
     Answers POST /v1/rank, POST /v1/codes, GET /v1/items/ID/similar and the Open Inference Protocol under /v2; /openapi.json
-    describes them, /metrics is for Prometheus. A promotion is picked up without a restart.
+    describes them, /metrics is for Prometheus. A promotion is picked up without a restart. With --tick it also takes
+    POST /v1/events and POST /v1/items.
     """
     from sidkit.core.repo import Repo
     from sidkit.serve.options import ServeOptions
@@ -59,5 +66,6 @@ def serve(
         max_body_bytes=max_body,
         max_waiting=max_waiting,
         timeout_seconds=timeout,
+        tick_seconds=tick,
     )
     serve_until_stopped(options, lambda url: say(f"serving on {url}; Ctrl-C stops"))

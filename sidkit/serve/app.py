@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 
 from sidkit.serve import inference_v2
-from sidkit.serve.bodies import CodesRequest, InferRequest, RankRequest
+from sidkit.serve.bodies import CodesRequest, EventsRequest, InferRequest, ItemsRequest, RankRequest
 from sidkit.serve.gate import Gate
 from sidkit.serve.holder import ModelHolder
 from sidkit.serve.logs import log_to_stderr
@@ -27,6 +27,7 @@ from sidkit.serve.model import ModelLoader, ServingModel, WarmUp
 from sidkit.serve.openapi import openapi
 from sidkit.serve.options import ServeOptions
 from sidkit.serve.problems import RequestError, decoded
+from sidkit.serve.pushes import pushed_events, pushed_items
 from sidkit.serve.ranking import Answers, codes_of, moment, similar_to
 from sidkit.serve.shadow import Shadow, ShadowRequest
 
@@ -56,6 +57,7 @@ class Application:
         self._scoring = ThreadPoolExecutor(1, thread_name_prefix="sidkit-score", initializer=_one_thread)
         self._loading = ThreadPoolExecutor(1, thread_name_prefix="sidkit-load", initializer=_one_thread)
         self._probing = ThreadPoolExecutor(1, thread_name_prefix="sidkit-probe")  # probes do not wait for a model
+        self._pushing = ThreadPoolExecutor(1, thread_name_prefix="sidkit-push")
         self._waiting = 0
         self._look_now = asyncio.Event()
         inner = Router(self._routes(), redirect_slashes=False, default=_not_found, lifespan=self._lifespan)
@@ -66,6 +68,8 @@ class Application:
         handlers: list[tuple[str, str, Handler]] = [
             ("POST", "/v1/rank", self._rank),
             ("POST", "/v1/codes", self._codes),
+            ("POST", "/v1/events", self._events),
+            ("POST", "/v1/items", self._items),
             ("GET", "/v1/items/{item_id:path}/similar", self._similar),
             ("GET", "/v2", self._server),
             ("GET", "/v2/health/live", self._live),
@@ -101,6 +105,7 @@ class Application:
                 await following
             self._loading.shutdown(wait=False, cancel_futures=True)
             self._probing.shutdown(wait=False, cancel_futures=True)
+            self._pushing.shutdown(wait=True)
             self._scoring.shutdown(wait=True)
             if self._shadow is not None:
                 self._shadow.close()
@@ -113,14 +118,14 @@ class Application:
                 await asyncio.wait_for(self._look_now.wait(), self.options.poll_seconds)
             self._look_now.clear()
 
-    async def _scored(self, work: Callable[[], Result]) -> Result:
-        """Run work in the scoring thread, within the limits of concurrency and time."""
+    async def _scored(self, work: Callable[[], Result], pool: ThreadPoolExecutor | None = None) -> Result:
+        """Run work in the scoring thread, or another one, within the limits of concurrency and time."""
         if self._waiting >= self.options.max_waiting:
             raise RequestError(
                 429, f"at most {self.options.max_waiting} requests at a time", "more", "try again later, or add workers"
             )
         self._waiting += 1
-        future = asyncio.get_running_loop().run_in_executor(self._scoring, work)
+        future = asyncio.get_running_loop().run_in_executor(pool or self._scoring, work)
         future.add_done_callback(self._done)
         try:
             return await asyncio.wait_for(asyncio.shield(future), self.options.timeout_seconds)
@@ -161,6 +166,15 @@ class Application:
         body = decoded(await request.body(), CodesRequest)
         assert isinstance(body, CodesRequest)
         return _json(codes_of(self.holder.model, body.item_ids))
+
+    async def _events(self, request: Request) -> Response:
+        return _json(await self._pushed(pushed_events, decoded(await request.body(), EventsRequest)))
+
+    async def _items(self, request: Request) -> Response:
+        return _json(await self._pushed(pushed_items, decoded(await request.body(), ItemsRequest)))
+
+    async def _pushed(self, push: Callable[[ServeOptions, Any], Result], body: Any) -> Result:
+        return await self._scored(partial(push, self.options, body), self._pushing)
 
     async def _similar(self, request: Request) -> Response:
         most = _integer(request, "k", 10, _MOST_SIMILAR)

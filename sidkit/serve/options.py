@@ -40,6 +40,8 @@ class ServeOptions:
     """Requests per worker that wait or run at a time; others get status 429."""
     timeout_seconds: float = 10.0
     """Time limit of a request; the answer is then status 503."""
+    tick_seconds: float | None = None
+    """Accept events and items, and write what they change to the online store this often; None: they are refused."""
 
     def to_environment(self) -> None:
         """Store the options for processes that this one starts."""

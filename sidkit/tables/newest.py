@@ -210,12 +210,12 @@ class ChangedRows:
         if self._since is not None and items is not None:
             before = (self._since.as_of_us - self._time.delay_us) // cadence_us * cadence_us
             ranges = [(before - window, until - window) for window in _WINDOWS_US if before < until]
-        self._collect(ranges, items if items not in {None, _NONE} else None)
+        self._collect(ranges, items if items not in {None, _NONE} else None, f"WHERE ts_us <= {until}")
 
-    def _collect(self, ranges: Sequence[tuple[int, int]], items: str | None) -> None:
+    def _collect(self, ranges: Sequence[tuple[int, int]], items: str | None, late: str = "") -> None:
         source = _files(self._log.parts)
         # One query per range: the row groups of each are found by their times.
-        parts = ["SELECT * FROM late_events"]
+        parts = [f"SELECT * FROM late_events {late}"]
         parts += [
             f"{self._rows} FROM {source} WHERE {self._due} AND timestamp > make_timestamptz({first}) "
             f"AND timestamp <= make_timestamptz({last})"

@@ -19,7 +19,9 @@ from sidkit.core.repo import Repo
 from sidkit.tables import build_tables, ingest, read_log
 
 AS_OF = START + 40 * DAY
-SPEC = CodebookSpec(force=True, sizes=(3, 2), encoder_arguments={"dim": 4}, beam=1, stats={"user_cadence_seconds": 3600})
+SPEC = CodebookSpec(
+    force=True, sizes=(3, 2), encoder_arguments={"dim": 4}, beam=1, stats={"user_cadence_seconds": 3600}
+)
 ITEMS = [f"i{number:02d}" for number in range(24)]
 FOLLOWING = ("user_history", "item_stats", "user_stats", "user_category_stats", "user_item_id_stats",
              "code_stats_a", "user_code_stats_a")  # fmt: skip
