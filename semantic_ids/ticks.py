@@ -75,6 +75,7 @@ class Ticker:
         self._quiet: tuple[Any, int] = (None, 0)
         self._newest_item: tuple[Path | None, int] = (None, 0)
         self._cadences: set[int] = set()
+        self._attributes_of: tuple[Any, ...] = ()
 
     def tick(self, at_us: int | None = None) -> TickReport:
         """Absorb the queue and write what is due.
@@ -180,15 +181,14 @@ class Ticker:
         rows = ChangedRows(opened, self._repo, log, since, as_of_us)
         known = since or Since(int(build["as_of_us"]), {**build["log"], "ingests": 0})
         items = ChangedItems(opened, self._repo, log, known, build)
-        content, attributes = work / "content.parquet", self._repo.tables / f"{ITEM_ATTRIBUTES}.parquet"
-        of_attributes = None
-        changed_source = log.manifest.get("source_items") != state.get("source_items")
-        if items.count or changed_source:
-            of_attributes = items.attributes(work / "attributes.parquet")
-            attributes = work / "attributes.parquet" if of_attributes else attributes
+        content, changed_source = (
+            work / "content.parquet",
+            log.manifest.get("source_items") != state.get("source_items"),
+        )
+        of_attributes, attributes = self._attributes(items, log, build)
         if items.count:
             yield items.content(content)
-            if of_attributes:
+            if of_attributes is not None:
                 yield of_attributes
         yield from filter(None, (rows.user_history(), rows.item_stats(), rows.user_stats()))
         settings = self._repo.settings.features.table_settings
@@ -210,6 +210,20 @@ class Ticker:
                     counts, checked(table), state.get("codes", {}).get(each.name) if since else None
                 )
                 codes[each.name] = assignments_of(opened, table)
+
+    def _attributes(self, items: ChangedItems, log: Log, build: dict[str, Any]) -> tuple[NewestRows | None, Path]:
+        """Rows of attributes that changed, and a file like the whole table ``item_attributes`` as of now."""
+        table = self._repo.tables / f"{ITEM_ATTRIBUTES}.parquet"
+        later = self._items_until(log) + self._repo.settings.time.delay_us > build["as_of_us"]
+        if not items.count and not later and log.mark["items"] == build["log"]["mark"]["items"]:
+            return None, table
+        path = self._repo.data / "tmp" / "tick_attributes.parquet"
+        key = (log.items, build["as_of_us"], build["generation"])
+        if items.count or key != self._attributes_of or not path.exists():
+            self._attributes_of = key
+            changed = items.attributes(path)
+            return changed, path if changed is not None else table
+        return None, path
 
     def _push(self, store: FeatureStore, changed: NewestRows, *, withdraw: bool) -> int:
         from sidkit.stores.online.pushing import push_rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pyarrow as pa
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from semantic_ids.ticks import TickReport
     from sidkit.contract.pushed_rows import RejectedRow
 
-Rows = TableLike | Sequence[Mapping[str, Any]]
+Rows: TypeAlias = "TableLike | Sequence[Mapping[str, Any]]"
 """A table in memory, or a list of mappings, such as JSON objects."""
 
 

@@ -24,6 +24,7 @@ from sidkit.serve.holder import ModelHolder
 from sidkit.serve.logs import log_to_stderr
 from sidkit.serve.metrics import Metrics
 from sidkit.serve.model import ModelLoader, ServingModel, WarmUp
+from sidkit.serve.new_items import online_codes, unknown_of, with_codes
 from sidkit.serve.openapi import openapi
 from sidkit.serve.options import ServeOptions
 from sidkit.serve.problems import RequestError, decoded
@@ -165,7 +166,12 @@ class Application:
     async def _codes(self, request: Request) -> Response:
         body = decoded(await request.body(), CodesRequest)
         assert isinstance(body, CodesRequest)
-        return _json(codes_of(self.holder.model, body.item_ids))
+        model = self.holder.model
+        answer = codes_of(model, body.item_ids)
+        unknown = unknown_of(answer) if self.options.tick_seconds is not None else []
+        if unknown:
+            answer = with_codes(answer, await self._scored(partial(online_codes, model, unknown)))
+        return _json(answer)
 
     async def _events(self, request: Request) -> Response:
         return _json(await self._pushed(pushed_events, decoded(await request.body(), EventsRequest)))

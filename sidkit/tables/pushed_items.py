@@ -70,7 +70,7 @@ def add_items(
         key = ["item_id", *(["updated_at"] if "updated_at" in has & have else [])]
         opened.execute(
             f"CREATE OR REPLACE TEMP TABLE fresh_rows AS SELECT fresh.* FROM (SELECT * FROM {rows} QUALIFY "
-            f"row_number() OVER (PARTITION BY {', '.join(key)} ORDER BY ALL) = 1) AS fresh "
+            f"row_number() OVER (PARTITION BY {', '.join(key)}) = 1) AS fresh "
             f"ANTI JOIN {stored} AS stored ON {agree('fresh', 'stored', key)}"
         )
         count = opened.execute("SELECT count(*) FROM fresh_rows").fetchone()
