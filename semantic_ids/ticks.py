@@ -209,7 +209,7 @@ class Ticker:
                 yield from rows.code_stats(
                     counts, checked(table), state.get("codes", {}).get(each.name) if since else None
                 )
-                codes[each.name] = assignments_of(opened, table)
+                codes[each.name] = {"assignments": assignments_of(opened, table)}
 
     def _attributes(self, items: ChangedItems, log: Log, build: dict[str, Any]) -> tuple[NewestRows | None, Path]:
         """Rows of attributes that changed, and a file like the whole table ``item_attributes`` as of now."""
@@ -259,6 +259,11 @@ class Ticker:
             yield work
         finally:
             remove(work)
+
+
+def _known_codes(state: Mapping[str, Any], codebook: str) -> dict[str, int] | None:
+    held = state.get("codes", {}).get(codebook)
+    return dict(held["assignments"]) if held else None
 
 
 def _codes(opened: duckdb.DuckDBPyConnection, record: CodebookRecord, table: Path) -> NewestRows:

@@ -161,8 +161,8 @@ def counted_codebooks(repo: Repo) -> Iterator[tuple[str, CodeCounts]]:
             yield counts.codebook, counts
 
 
-def counted_assignments(repo: Repo, as_of_us: int) -> dict[str, dict[str, int]]:
-    """Codebook -> the assignments of codes that its statistics as of a time (microseconds UTC) were counted with."""
+def counted_assignments(repo: Repo, as_of_us: int) -> dict[str, dict[str, dict[str, int]]]:
+    """Codebook -> ``assignments`` of codes that its statistics as of a time (microseconds UTC) were counted with."""
     counted = {}
     for name, counts in counted_codebooks(repo):
         with contextlib.suppress(ArtifactCorruptError, KeyError):
@@ -171,7 +171,7 @@ def counted_assignments(repo: Repo, as_of_us: int) -> dict[str, dict[str, int]]:
                 all(each["as_of_us"] == as_of_us for each in stated)
                 and stated[0]["assignments"] == stated[1]["assignments"]
             ):
-                counted[name] = stated[0]["assignments"]
+                counted[name] = {"assignments": stated[0]["assignments"]}
     return counted
 
 
