@@ -39,7 +39,7 @@ from sidkit.tables.code_stats import assignments_of
 from sidkit.tables.ingest import Log
 from sidkit.tables.newest import ChangedRows, NewestRows, Since, newest_of
 from sidkit.tables.newest_items import ChangedItems
-from sidkit.tables.online_state import read_state, record, since_of, state_path
+from sidkit.tables.online_state import beat, read_state, record, since_of, state_path
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -100,9 +100,9 @@ class Ticker:
         with self._repo.locked(ticking=True):
             absorbed = absorb(self._repo)
             as_of_us = present_us() if at_us is None else at_us
-            if self._is_quiet(as_of_us):
-                return TickReport(as_of_us, absorbed, {}, time.monotonic() - began)
-            written, whole = self._write(as_of_us)
+            written, whole = ({}, False) if self._is_quiet(as_of_us) else self._write(as_of_us)
+            if at_us is None:
+                beat(self._repo)
         return TickReport(as_of_us, absorbed, written, time.monotonic() - began, whole)
 
     def _is_quiet(self, as_of_us: int) -> bool:

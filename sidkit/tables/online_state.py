@@ -30,6 +30,25 @@ def state_path(repo: Repo) -> Path:
     return events_folder(repo) / _FILE
 
 
+def beat(repo: Repo) -> None:
+    """Note that a tick ran now: the online store is up to date, even if nothing was due."""
+    path = _beat_path(repo)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+
+
+def ticked_us(repo: Repo) -> int:
+    """When the last tick ended, microseconds UTC; 0 if there was none."""
+    try:
+        return _beat_path(repo).stat().st_mtime_ns // 1000
+    except OSError:
+        return 0
+
+
+def _beat_path(repo: Repo) -> Path:
+    return events_folder(repo) / "ticked"
+
+
 def read_state(repo: Repo) -> dict[str, Any] | None:
     """The record: ``as_of_us``, ``log``, and what ticks add; None if there is none, or it is damaged."""
     path = state_path(repo)

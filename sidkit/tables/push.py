@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
+import duckdb
 import pyarrow as pa
 
-from sidkit.contract.pushed_rows import RejectedRow, check_events, check_items
+from sidkit.contract.pushed_rows import CheckedItems, CheckedRows, RejectedRow, check_events, check_items
 from sidkit.core.clock import present_us
 from sidkit.core.engine import connection
 from sidkit.core.integrity import read_sealed
 from sidkit.core.repo import Repo
 from sidkit.tables.ingest import MANIFEST, read_log
 from sidkit.tables.queue import EVENTS, ITEMS, VECTORS, enqueue
+
+Checked = TypeVar("Checked", CheckedRows, CheckedItems)
+_ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -45,9 +50,12 @@ def push_events(repo: Repo, rows: pa.Table, now_us: int | None = None) -> PushRe
     ArtifactMissingError
         When no log was ingested yet.
     """
-    items, _, manifest = _log_of(repo)
-    with connection(repo.settings.engine, None) as opened:
-        checked = check_events(opened, rows, repo.settings, items, manifest.get("shapes", {}), _now(now_us))
+
+    def check(items: Path, _: Path, manifest: dict[str, Any]) -> CheckedRows:
+        with connection(repo.settings.engine, None) as opened:
+            return check_events(opened, rows, repo.settings, items, manifest.get("shapes", {}), _now(now_us))
+
+    checked = _with_log(repo, check)
     enqueue(repo, {EVENTS: checked.valid})
     return PushReport(len(checked.valid), checked.rejected, checked.duplicates)
 
@@ -71,9 +79,12 @@ def push_items(repo: Repo, rows: pa.Table, now_us: int | None = None) -> PushRep
     ArtifactMissingError
         When no log was ingested yet.
     """
-    items, vectors, _ = _log_of(repo)
-    with connection(repo.settings.engine, None) as opened:
-        checked = check_items(opened, rows, repo.settings, items, vectors, _now(now_us))
+
+    def check(items: Path, vectors: Path, _: dict[str, Any]) -> CheckedItems:
+        with connection(repo.settings.engine, None) as opened:
+            return check_items(opened, rows, repo.settings, items, vectors, _now(now_us))
+
+    checked = _with_log(repo, check)
     given: Mapping[str, pa.Table] = {VECTORS: checked.vectors} if checked.vectors is not None else {}
     enqueue(repo, {**given, ITEMS: checked.items})  # vectors first: items without them would get no codes
     return PushReport(len(checked.items), checked.rejected, checked.duplicates)
@@ -83,11 +94,17 @@ def _now(now_us: int | None) -> int:
     return present_us() if now_us is None else now_us
 
 
-def _log_of(repo: Repo) -> tuple[Any, Any, dict[str, Any]]:
-    """The files of items and vectors and the manifest; the parts are not read, so they are not verified."""
-    path = repo.log / MANIFEST
-    if not path.exists():
-        read_log(repo)  # raises
-    manifest = read_sealed(path)
-    items, vectors = (repo.log / manifest["snapshots"][name]["file"] for name in ("items", "item_embeddings"))
-    return items, vectors, manifest
+def _with_log(repo: Repo, check: Callable[[Path, Path, dict[str, Any]], Checked]) -> Checked:
+    """Check rows against the log's items and vectors; again if an ingest replaced these files meanwhile."""
+    for left in reversed(range(_ATTEMPTS)):
+        path = repo.log / MANIFEST
+        if not path.exists():
+            read_log(repo)  # raises
+        manifest = read_sealed(path)
+        items, vectors = (repo.log / manifest["snapshots"][name]["file"] for name in ("items", "item_embeddings"))
+        try:
+            return check(items, vectors, manifest)
+        except duckdb.IOException:
+            if not left or (items.exists() and vectors.exists()):
+                raise
+    raise AssertionError
