@@ -26,7 +26,7 @@ from sidkit.core.clock import MICROS, iso, present_us
 from sidkit.core.config import content_hash
 from sidkit.core.engine import connection, literal
 from sidkit.core.errors import RepoLockedError, SettingsChangedError, TimeError
-from sidkit.core.feature_settings import ITEM_ATTRIBUTES, ITEM_ID
+from sidkit.core.feature_settings import ITEM_ATTRIBUTES, ITEM_ID, FeatureSettings
 from sidkit.core.files import remove
 from sidkit.core.integrity import checked
 from sidkit.core.repo import Repo
@@ -139,13 +139,7 @@ class Ticker:
     def _write(self, as_of_us: int) -> tuple[dict[str, int], bool]:
         repo = self._repo = Repo.open(self._repo.path)  # the settings may have changed
         build, log, state = read_build(repo), read_log(repo), read_state(repo)
-        stated = repo.settings.feature_settings()
-        if content_hash(build["settings"]) != content_hash(stated):
-            raise SettingsChangedError(
-                "data/tables",
-                changed_settings(build["settings"], stated),
-                "Restore the old values, or rebuild the tables with `sidkit tables build --rebuild` and materialize them.",
-            )
+        _refuse_other_settings(repo, build)
         since = since_of(state, log)
         if since is not None and as_of_us < since.as_of_us:
             raise TimeError(
@@ -206,9 +200,7 @@ class Ticker:
             counts = counts_of(self._repo, each.name, each.content_hash)
             if counts is not None and table.exists():
                 self._cadences |= {counts.cadence_of(name) * MICROS for name in counts.tables}
-                yield from rows.code_stats(
-                    counts, checked(table), state.get("codes", {}).get(each.name) if since else None
-                )
+                yield from rows.code_stats(counts, checked(table), _known_codes(state, each.name) if since else None)
                 codes[each.name] = {"assignments": assignments_of(opened, table)}
 
     def _attributes(self, items: ChangedItems, log: Log, build: dict[str, Any]) -> tuple[NewestRows | None, Path]:
@@ -259,6 +251,20 @@ class Ticker:
             yield work
         finally:
             remove(work)
+
+
+def _refuse_other_settings(repo: Repo, build: dict[str, Any]) -> None:
+    pairs = [
+        (build["settings"], repo.settings.feature_settings(), " --rebuild"),
+        (build.get("features", FeatureSettings().table_settings), repo.settings.features.table_settings, ""),
+    ]
+    for was, now, option in pairs:
+        if content_hash(was) != content_hash(now):
+            raise SettingsChangedError(
+                "data/tables",
+                changed_settings(was, now),
+                f"Restore the old values, or run `sidkit tables build{option}` and `sidkit materialize`.",
+            )
 
 
 def _known_codes(state: Mapping[str, Any], codebook: str) -> dict[str, int] | None:

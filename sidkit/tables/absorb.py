@@ -66,6 +66,8 @@ def absorb(repo: Repo) -> Absorbed:
         When a file of the log is missing or damaged.
     """
     files = {kind: queued(repo, kind) for kind in (QUEUED_EVENTS, ITEMS, VECTORS)}
+    if not files[ITEMS]:
+        files[VECTORS] = []  # those of items that are being pushed
     if not any(files.values()):
         return Absorbed()
     before = read_log(repo).manifest
