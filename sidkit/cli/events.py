@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sidkit.api.event_steps import Pushed
 
 events_app = typer.Typer(
-    help="Bring in events and items one by one, and update the online store.", no_args_is_help=True
+    help="Add events and items one by one.", no_args_is_help=True
 )
 
 FileArgument = Annotated[

@@ -82,7 +82,7 @@ class ChangedRows:
         )
         opened.execute("CREATE OR REPLACE TEMP TABLE restart (entity_id VARCHAR, restart_us BIGINT)")
         self._rows = "SELECT user_id, item_id, epoch_us(timestamp) AS ts_us, label, converted"
-        changed = log.since(since.log) if since else ()
+        changed = log.since(dict(since.log)) if since else ()
         self._due = "timestamp <= make_timestamptz(getvariable('as_of_us') - getvariable('delay_us'))"
         late = f"{self._rows} FROM {_files(changed or log.parts)} WHERE {self._due if changed else 'false'}"
         opened.execute(f"CREATE OR REPLACE TEMP TABLE late_events AS {late}")
@@ -163,6 +163,7 @@ class ChangedRows:
                 SELECT * FROM coded WHERE assigned_at_us IN ({", ".join(known or ()) or "NULL"});
                 CREATE OR REPLACE TEMP VIEW moved_prefixes AS {_by_prefix("moved_events", "coded")} {old}
             """)
+            key: tuple[str, ...]
             if of_users:
                 self._need("user_id", "moved_events")
                 query, key, columns = _USER_CODES, ("user_id", "number"), "struct_extract(entity_id, '_0') AS user_id, "
