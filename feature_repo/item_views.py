@@ -5,7 +5,7 @@ from pathlib import Path
 from entities import item
 from feast import FeatureView, Field
 from feast.types import Array, Float32, Int64, String
-from sources import attribute_fields, item_content_source, item_stats_source, table_source
+from sources import attribute_fields, item_content_source, item_stats_push, table_source
 
 from semantic_ids.catalog import read_definitions
 
@@ -34,7 +34,7 @@ item_stats = FeatureView(
         for window in ("1d", "7d", "30d", "all")
         for event in ("exposures", "clicks", "conversions")
     ],
-    source=item_stats_source,
+    source=item_stats_push,
     owner=definitions.owner,
     description="Events in (window end - window, window end], available from window end + the availability delay.",
     tags=definitions.tags,

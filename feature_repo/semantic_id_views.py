@@ -8,7 +8,7 @@ from pathlib import Path
 from entities import item, sid_prefix, user
 from feast import FeatureView, Field
 from feast.types import Array, Float32, Int64
-from sources import table_source
+from sources import pushed, table_source
 
 from semantic_ids.catalog import read_definitions
 
@@ -37,7 +37,7 @@ def count_view(codebook, name, entities, events, windows, description):
         name=f"{name}_{codebook.name}",
         entities=entities,
         schema=[Field(name=f"{event}_{window}", dtype=Int64) for window in windows for event in events],
-        source=table_source(f"{name}_{codebook.name}", description),
+        source=pushed(table_source(f"{name}_{codebook.name}", description)),
         owner=definitions.owner,
         description=f"{description} In (window end - window, window end], available from window end + the availability delay.",
         tags={**definitions.tags, **codebook.tags},

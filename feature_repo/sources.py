@@ -38,9 +38,14 @@ item_stats_source = table_source("item_stats", "Trailing counts per item, one ro
 user_history_source = table_source("user_history", "The last positives per user, one row per positive.")
 user_stats_source = table_source("user_stats", "Trailing counts per user, one row per change of any count.")
 
-# store.push("user_history_push", rows) writes a user's history to the online store, without waiting for the next build.
-user_history_push = PushSource(
-    name="user_history_push",
-    batch_source=user_history_source,
-    description="The last positives of users, pushed when they happen.",
-)
+
+# store.push("user_history_push", rows) writes rows to the online store, without waiting for the next build: `sidkit events`.
+def pushed(source: FileSource) -> PushSource:
+    return PushSource(
+        name=f"{source.name.removesuffix('_source')}_push", batch_source=source, description=source.description
+    )
+
+
+item_stats_push = pushed(item_stats_source)
+user_history_push = pushed(user_history_source)
+user_stats_push = pushed(user_stats_source)

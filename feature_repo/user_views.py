@@ -5,7 +5,7 @@ from pathlib import Path
 from entities import item, user
 from feast import Entity, FeatureView, Field, ValueType
 from feast.types import Array, Int64, String
-from sources import attribute_fields, table_source, user_history_push, user_stats_source
+from sources import attribute_fields, pushed, table_source, user_history_push, user_stats_push
 
 from semantic_ids.catalog import read_definitions
 
@@ -33,7 +33,7 @@ user_stats = FeatureView(
     name="user_stats",
     entities=[user],
     schema=counts,
-    source=user_stats_source,
+    source=user_stats_push,
     owner=definitions.owner,
     description="Events in (window end - window, window end], available from window end + the availability delay.",
     tags=definitions.tags,
@@ -66,7 +66,7 @@ affinity_views = {
         name=f"user_{attribute}_stats",
         entities=[user, value],
         schema=counts,
-        source=table_source(f"user_{attribute}_stats", f"Trailing counts per user and {attribute}."),
+        source=pushed(table_source(f"user_{attribute}_stats", f"Trailing counts per user and {attribute}.")),
         owner=definitions.owner,
         description=f"Counts of user_stats per {attribute} of the items, available like those.",
         tags=definitions.tags,

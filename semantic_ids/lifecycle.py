@@ -195,11 +195,37 @@ def _assign(repo: Repo, record: CodebookRecord) -> RefreshReport:
     return replace(report, counted=count_codes(repo, counts, read_build(repo))) if counts else report
 
 
-def _assign_codes(repo: Repo, record: CodebookRecord) -> RefreshReport:
+def assign_further(repo: Repo, record: CodebookRecord, content: Path, codebook: Codebook) -> int | None:
+    """Add codes of rows like those of ``item_content`` that the table does not have yet, such as those of pushed items.
+
+    Parameters
+    ----------
+    repo : Repo
+    record : CodebookRecord
+        A published codebook.
+    content : Path
+        A Parquet file of the rows.
+    codebook : Codebook
+        The loaded codebook.
+
+    Returns
+    -------
+    int or None
+        Number of new rows; None if the codebook has no table that fits the feature tables, which needs a refresh.
+    """
+    stamp = {"codebook_hash": record.content_hash, "generation": read_build(repo)["generation"]}
+    if not _made_with(table_path(repo, record.name), _sidecar(repo, record.name), stamp):
+        return None
+    return _assign_codes(repo, record, content, codebook).new_rows
+
+
+def _assign_codes(
+    repo: Repo, record: CodebookRecord, content: Path | None = None, codebook: Codebook | None = None
+) -> RefreshReport:
     """Bring a codebook's table up to date with ``item_content``; only rows without codes are encoded."""
-    codebook, _ = load_committed(repo.codebooks / record.name, record)
+    codebook = codebook or load_committed(repo.codebooks / record.name, record)[0]
     build = read_build(repo)
-    content = checked(repo.tables / "item_content.parquet")
+    content = content or checked(repo.tables / "item_content.parquet")
     table = table_path(repo, record.name)
     stamp = {"codebook_hash": record.content_hash, "generation": build["generation"]}
     sidecar = _sidecar(repo, record.name)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sidkit.api.codebook_steps import CodebookSteps
 from sidkit.api.data_steps import DataSteps
+from sidkit.api.event_steps import EventSteps
 from sidkit.api.monitoring_steps import MonitoringSteps
 from sidkit.api.ranker_steps import RankerSteps
 from sidkit.api.source import source_folder, tables_of, write_source
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from sidkit.core.progress import Progress
 
 
-class Project(DataSteps, CodebookSteps, RankerSteps, MonitoringSteps):
+class Project(DataSteps, EventSteps, CodebookSteps, RankerSteps, MonitoringSteps):
     """A repository with a method for every step: from a click log to feature tables, codebooks, rankers and scores.
 
     Create one with :func:`sidkit.init`, or open one with :func:`sidkit.open`. Methods that write take the repository's

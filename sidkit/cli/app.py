@@ -29,6 +29,7 @@ def build_app() -> typer.Typer:
     from sidkit.cli import codebook_quality, codebooks, data, embed, rankers  # noqa: F401
     from sidkit.cli.audit import audit_app
     from sidkit.cli.compare import compare
+    from sidkit.cli.events import events_app
     from sidkit.cli.features import features_app
     from sidkit.cli.forget import forget
     from sidkit.cli.leakage import leakage
@@ -59,6 +60,7 @@ def build_app() -> typer.Typer:
     app.command("materialize")(materialize_)
     app.add_typer(codebooks_app, name="codebooks")
     app.add_typer(features_app, name="features")
+    app.add_typer(events_app, name="events")
     app.command()(run)
     app.command()(frame)
     app.command()(score)

@@ -62,12 +62,18 @@ def serve(
     log_megabytes: Annotated[
         float, typer.Option(min=0.001, help="Largest size of that log; the oldest files are removed.")
     ] = 1_000.0,
+    tick: Annotated[
+        float | None,
+        typer.Option(
+            min=0.05, help="Accept events and items, and update the online store every so many seconds, such as 0.25."
+        ),
+    ] = None,
 ) -> None:
     """Serve scores, codes and similar items over HTTP, and a page for people.
 
     The page at / shows what a user gets and why. Answers POST /v1/rank, POST /v1/codes, GET /v1/items/ID/similar and the Open
     Inference Protocol under /v2; /openapi.json describes them, /metrics is for Prometheus. A promotion is picked up without a
-    restart.
+    restart. With --tick it also takes POST /v1/events and POST /v1/items.
     """
     from sidkit.core.repo import Repo
     from sidkit.serve.options import ServeOptions
@@ -93,5 +99,6 @@ def serve(
         log_rows=log_rows,
         log_seconds=log_seconds,
         log_megabytes=log_megabytes,
+        tick_seconds=tick,
     )
     serve_until_stopped(options, lambda url: say(f"serving on {url}; Ctrl-C stops"))

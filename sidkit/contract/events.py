@@ -27,6 +27,7 @@ EVENT_KEY = ("user_id", "item_id", "timestamp", "request_id", "position")
 """The columns that identify an event (nulls are equal). All other columns may be corrected later."""
 
 COPY = "an exact copy of another row"
+UNKNOWN_ITEM = "the item is not in the catalogue"
 IN_1970 = "timestamp is in 1970 (an unset clock or a wrong unit)"
 
 
@@ -59,16 +60,26 @@ def undated(column: str, columns: Sequence[str]) -> str:
 
 
 def classify_interactions(
-    columns: Sequence[str], settings: Settings, work: Path, now_us: int, context: Mapping[str, str]
+    columns: Sequence[str],
+    settings: Settings,
+    work: Path,
+    now_us: int,
+    context: Mapping[str, str],
+    catalogue: Sequence[Path] = (),
 ) -> str:
     """SQL for the staged interactions with a rejection reason per row, or null.
 
-    ``context`` maps the columns of ``[features.context]`` to SQL for their values.
+    ``context`` maps the columns of ``[features.context]`` to SQL for their values. ``catalogue`` are further files with the
+    ids of known items, besides the valid items in ``work``.
     """
+    known_items = " UNION ALL ".join(
+        f"SELECT item_id FROM read_parquet({literal(path)})"
+        for path in (work / "items.parquet", *catalogue)
+        if path.exists()
+    )
     listed = ", ".join([*(name for name in LOG_TYPES if name in columns), *map(quoted, context)])
     known = (
-        f"WHEN item_id NOT IN (SELECT item_id FROM read_parquet({literal(work / 'items.parquet')})) "
-        "THEN 'the item is not in the catalogue'"
+        f"WHEN item_id NOT IN ({known_items}) THEN {literal(UNKNOWN_ITEM)}"
         if settings.source.unknown_items == "reject"
         else ""
     )

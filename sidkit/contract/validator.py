@@ -54,6 +54,7 @@ def validate(
     now_us: int | None = None,
     shapes: Mapping[str, Shape] | None = None,
     forgotten: Forgotten | None = None,
+    catalogue: Sequence[Path] = (),
 ) -> ValidatedTables:
     """Read and validate a source, and split it into valid and rejected rows.
 
@@ -78,6 +79,8 @@ def validate(
         Shapes of context columns from an earlier ingest.
     forgotten : Forgotten, optional
         Users whose rows are left out, and counted in ``forgotten`` of the reports; they are not rejected either.
+    catalogue : sequence of Path
+        Files with ids of items that the source may lack, since they were pushed.
 
     Raises
     ------
@@ -111,7 +114,7 @@ def validate(
         steps: list[tuple[Table, Callable[[Sequence[str], Settings, Path, int], str]]] = [
             (ITEMS, _classify_items),
             *((table, _classify_embeddings) for table in vectors),
-            (INTERACTIONS, partial(classify_interactions, context=values)),
+            (INTERACTIONS, partial(classify_interactions, context=values, catalogue=catalogue)),
             *([(USERS, classify_users)] if has_users else []),
         ]
         for table, classify in steps:

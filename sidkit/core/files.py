@@ -35,9 +35,9 @@ def written_beside(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers_of(path)
         yield temporary
-        _sync(temporary)
+        sync(temporary)
         temporary.replace(path)
-        _sync(path.parent)
+        sync(path.parent)
 
 
 def check_output(path: Path) -> None:
@@ -88,10 +88,10 @@ def folder_written_beside(path: Path) -> Iterator[Path]:
         if not temporary.exists():
             return
         for file in sorted(temporary.rglob("*")):
-            _sync(file)
-        _sync(temporary)
+            sync(file)
+        sync(temporary)
         temporary.rename(path)
-        _sync(path.parent)
+        sync(path.parent)
 
 
 @contextmanager
@@ -227,7 +227,8 @@ def _temporary_of(path: Path) -> Path:
     return path.with_name(f"{_LEFTOVER}{os.getpid()}-{path.name}")
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Flush a file or a folder to the disk."""
     if sys.platform == "win32":
         return  # neither folders nor files opened for reading can be flushed
     descriptor = os.open(path, os.O_RDONLY)

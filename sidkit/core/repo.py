@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,6 +43,10 @@ _TEMPLATE_FILES = (
 
 _INSIDE = "./"
 """Start of a source's path that is relative to the repository."""
+_TICKING = " events tick"
+"""End of the holder's name during a tick."""
+_TICK_SECONDS, _WAIT_SECONDS = 60.0, 0.02
+"""How long a command waits for the end of ticks, and from one look to the next."""
 _LOCKED_BYTES = 1
 """Bytes of the lock file before the holder's name: Windows locks the first byte, which no other process can then read."""
 
@@ -140,20 +145,22 @@ class Repo:
         return self.path / "artifacts" / "runs"
 
     @contextmanager
-    def locked(self, *, half_forgotten: bool = False) -> Iterator[None]:
+    def locked(self, *, half_forgotten: bool = False, ticking: bool = False) -> Iterator[None]:
         """Hold the repository's write lock; it is released when the process ends, even if killed.
 
         Parameters
         ----------
         half_forgotten : bool
             Accept a repository in which ``sidkit forget`` was interrupted.
+        ticking : bool
+            For a tick: other commands wait for its end.
 
         Raises
         ------
         RepoError
             When ``sidkit forget`` was interrupted and must be finished first.
         RepoLockedError
-            When another command holds it; there is no waiting.
+            When another command holds it; only the end of a tick (``sidkit events tick``), which is short, is waited for.
         StorageError
             When the repository cannot be written.
         """
@@ -165,12 +172,20 @@ class Repo:
             raise StorageError(path, error) from error
         with opened as file:
             try:
-                if not lock_descriptor(file.fileno(), blocking=False):
+                end, looks = time.monotonic() + _TICK_SECONDS, 0
+                while not lock_descriptor(file.fileno(), blocking=False):
                     file.seek(_LOCKED_BYTES if sys.platform == "win32" else 0)
-                    raise RepoLockedError(self.path, file.read().strip() or "holder unknown")
+                    holder = file.read().strip()
+                    looks = (
+                        0 if holder.endswith(_TICKING) else looks + 1
+                    )  # one look may see the name of the last holder
+                    if ticking or looks > 1 or time.monotonic() > end:
+                        raise RepoLockedError(self.path, holder or "holder unknown")
+                    time.sleep(_WAIT_SECONDS)
                 path.chmod(0o600)
                 file.truncate(0)
-                os.write(file.fileno(), f"{' ' * _LOCKED_BYTES}pid {os.getpid()}: {_command()}".encode())
+                command = f"sidkit{_TICKING}" if ticking else _command()
+                os.write(file.fileno(), f"{' ' * _LOCKED_BYTES}pid {os.getpid()}: {command}".encode())
             except OSError as error:
                 raise StorageError(path, error) from error
             if not half_forgotten:

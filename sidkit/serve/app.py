@@ -19,16 +19,18 @@ from starlette.routing import Route, Router
 
 from sidkit.core.redact import scrubbed
 from sidkit.serve import inference_v2
-from sidkit.serve.bodies import CodesRequest, InferRequest, RankRequest
+from sidkit.serve.bodies import CodesRequest, EventsRequest, InferRequest, ItemsRequest, RankRequest
 from sidkit.serve.gate import Gate
 from sidkit.serve.holder import ModelHolder
 from sidkit.serve.logs import log_to_stderr
 from sidkit.serve.metrics import Metrics
 from sidkit.serve.model import ModelLoader, ServingModel, WarmUp
+from sidkit.serve.new_items import online_codes, unknown_of, with_codes
 from sidkit.serve.openapi import openapi
 from sidkit.serve.options import ServeOptions
 from sidkit.serve.page import PageRoutes
 from sidkit.serve.problems import RequestError, decoded
+from sidkit.serve.pushes import pushed_events, pushed_items
 from sidkit.serve.ranking import Answers, Scored, codes_of, moment, similar_to
 from sidkit.serve.responses import integer as _integer
 from sidkit.serve.responses import json_response as _json
@@ -65,6 +67,7 @@ class Application:
         self._probing = ThreadPoolExecutor(1, thread_name_prefix="sidkit-probe")  # probes do not wait for a model
         self._paging = ThreadPoolExecutor(1, thread_name_prefix="sidkit-page")  # scores do not wait for people
         self._page = PageRoutes(options, lambda: self.holder.model, partial(self._scored, thread=self._paging))
+        self._pushing = ThreadPoolExecutor(1, thread_name_prefix="sidkit-push")
         self._waiting = 0
         self._look_now = asyncio.Event()
         self._next_look: asyncio.Future[bool] | None = None
@@ -76,6 +79,8 @@ class Application:
         handlers: list[tuple[str, str, Handler]] = [
             ("POST", "/v1/rank", self._rank),
             ("POST", "/v1/codes", self._codes),
+            ("POST", "/v1/events", self._events),
+            ("POST", "/v1/items", self._items),
             ("GET", "/v1/items/{item_id:path}/similar", self._similar),
             ("GET", "/v2", self._server),
             ("GET", "/v2/health/live", self._live),
@@ -119,6 +124,7 @@ class Application:
             self._loading.shutdown(wait=False, cancel_futures=True)
             self._probing.shutdown(wait=False, cancel_futures=True)
             self._paging.shutdown(wait=False, cancel_futures=True)
+            self._pushing.shutdown(wait=True)
             self._scoring.shutdown(wait=True)
             if self._shadow is not None:
                 self._shadow.close()
@@ -200,7 +206,21 @@ class Application:
     async def _codes(self, request: Request) -> Response:
         body = decoded(await request.body(), CodesRequest)
         assert isinstance(body, CodesRequest)
-        return _json(codes_of(self.holder.model, body.item_ids))
+        model = self.holder.model
+        answer = codes_of(model, body.item_ids)
+        unknown = unknown_of(answer) if self.options.tick_seconds is not None else []
+        if unknown:
+            answer = with_codes(answer, await self._scored(partial(online_codes, model, unknown)))
+        return _json(answer)
+
+    async def _events(self, request: Request) -> Response:
+        return _json(await self._pushed(pushed_events, decoded(await request.body(), EventsRequest)))
+
+    async def _items(self, request: Request) -> Response:
+        return _json(await self._pushed(pushed_items, decoded(await request.body(), ItemsRequest)))
+
+    async def _pushed(self, push: Callable[[ServeOptions, Any], Result], body: Any) -> Result:
+        return await self._scored(partial(push, self.options, body), self._pushing)
 
     async def _similar(self, request: Request) -> Response:
         most = _integer(request, "k", 10, _MOST_SIMILAR)

@@ -11,6 +11,8 @@ from sidkit.serve.candidates import MOST_RETRIEVED
 
 MOST_ITEMS = 5_000
 """The most candidates of one request."""
+MOST_ROWS = 10_000
+"""The most events or items of one request."""
 Id = Annotated[str, Meta(min_length=1, max_length=1_024)]
 Where = dict[str, str | float | bool | list[str | float | bool] | dict[str, float]]
 """Attribute -> a value, a list of allowed values, or ``{"min": .., "max": ..}`` of a number."""
@@ -138,6 +140,63 @@ class SimilarAnswer(msgspec.Struct, frozen=True):
     codebook: Version
     item_id: str
     items: list[SimilarItem]
+
+
+class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One interaction."""
+
+    user_id: Id
+    item_id: Id
+    timestamp: Annotated[str, Meta(max_length=64)]
+    """When it happened, ISO 8601 with a time zone; not in the future."""
+    label: Annotated[int, Meta(ge=0, le=1)]
+    """1 for a click or another positive, 0 for an impression without one."""
+    request_id: Annotated[str, Meta(max_length=1_024)] | None = None
+    position: Annotated[int, Meta(ge=-(2**31) + 1, le=2**31 - 1)] | None = None
+    converted: Annotated[int, Meta(ge=0, le=1)] | None = None
+    query: Annotated[str, Meta(max_length=10_000)] | None = None
+    rating: float | None = None
+    context: dict[str, Any] | None = None
+    """Values of the columns of ``[features.context]``."""
+
+
+class EventsRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Add events to the log."""
+
+    events: Annotated[list[Event], Meta(min_length=1, max_length=MOST_ROWS)]
+
+
+class Item(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A new item."""
+
+    item_id: Id
+    created_at: Annotated[str, Meta(max_length=64)]
+    """When it came into being, ISO 8601 with a time zone; not in the future."""
+    attributes: dict[str, Any] | None = None
+    """Further columns of the source's items, such as ``title`` and ``category``."""
+    vectors: dict[str, list[float]] | None = None
+    """Modality -> vector."""
+
+
+class ItemsRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Add items to the log."""
+
+    items: Annotated[list[Item], Meta(min_length=1, max_length=MOST_ROWS)]
+
+
+class RejectedRow(msgspec.Struct, frozen=True):
+    """A row that was not added: its position in the request, from 0, and the reason."""
+
+    row: int
+    reason: str
+
+
+class PushAnswer(msgspec.Struct, frozen=True):
+    """What became of pushed rows: the accepted ones are durable, and online after the next tick."""
+
+    accepted: int
+    duplicates: int
+    rejected: list[RejectedRow]
 
 
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -10,15 +10,18 @@ import gc
 import logging
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 from sidkit.core.clock import present_us
 from sidkit.core.errors import SidkitError
 from sidkit.core.redact import scrubbed
+from sidkit.core.repo import Repo
 from sidkit.serve.bodies import Check, Ready
 from sidkit.serve.metrics import Metrics
 from sidkit.serve.model import ModelLoader, ServingModel, WarmUp
 from sidkit.serve.options import ServeOptions
 from sidkit.serve.problems import RequestError
+from sidkit.tables.online_state import ticked_us
 
 _LOG = logging.getLogger("sidkit.serve")
 
@@ -54,7 +57,7 @@ class ModelHolder:
         if model is None:
             raise RequestError(503, "a loaded ranker", "none yet", "try again later; /v2/health/ready says why")
         bound = self._options.max_feature_age_seconds
-        if bound is not None and (age := feature_age(model)) > bound:
+        if bound is not None and (age := self._age(model)) > bound:
             raise RequestError(
                 503,
                 f"features younger than {bound:g} seconds",
@@ -82,7 +85,7 @@ class ModelHolder:
                 key = self._loader.wanted()
                 if before is not None and before.key == key:
                     self._problem = ""
-                    self._metrics.show_ages(self._loader.ends_us, present_us())
+                    self._show_ages()
                     return False
                 model = self._loader.load(key, before, self._warm_up)
             except Exception as error:  # noqa: BLE001  the model that serves goes on
@@ -91,7 +94,7 @@ class ModelHolder:
             self._model, self._problem = model, ""
             self._metrics.swaps.labels("loaded").inc()
             self._metrics.show_model(key.ranker, key.codebook, _names(before))
-            self._metrics.show_ages(self._loader.ends_us, present_us())
+            self._show_ages()
             _LOG.info(
                 "serving ranker %s on codebook %s, loaded in %.2f s, %d items in %.0f MB, largest difference from the offline "
                 "model %.1g",
@@ -117,12 +120,23 @@ class ModelHolder:
         self._problem = message
         self._metrics.swaps.labels("failed").inc()
 
+    def _age(self, model: ServingModel) -> float:
+        """Seconds since the features in the online store were up to date: the last materialization or tick."""
+        return max(present_us() - max(model.key.until_us, self._ticked_us()), 0) / 1e6
+
+    def _ticked_us(self) -> int:
+        return ticked_us(Repo(Path(self._options.repo))) if self._options.tick_seconds is not None else 0
+
+    def _show_ages(self) -> None:
+        ticked = self._ticked_us()
+        self._metrics.show_ages({view: max(end, ticked) for view, end in self._loader.ends_us.items()}, present_us())
+
     def readiness(self, online: Callable[[ServingModel], str]) -> Ready:
         """All conditions of readiness; ``online`` reads the online store and returns what is wrong, or an empty text."""
         model = self._model
         if model is None:
             return Ready(False, [Check("model", False, "no model is loaded yet; the log of the service says why")])
-        age, bound = feature_age(model), self._options.max_feature_age_seconds
+        age, bound = self._age(model), self._options.max_feature_age_seconds
         problem = online(model)
         checks = [
             Check("artefacts", True, "hashes of ranker and codebook were verified"),
@@ -140,11 +154,6 @@ class ModelHolder:
                 Check("catalogue", True, "the model that the catalogue asks for cannot be loaded; see the log")
             )
         return Ready(all(check.ok for check in checks), checks, model.key.ranker, model.key.codebook)
-
-
-def feature_age(model: ServingModel) -> float:
-    """Seconds since the end of the materialized features."""
-    return max(present_us() - model.key.until_us, 0) / 1e6
 
 
 def _names(model: ServingModel | None) -> tuple[str, str] | None:

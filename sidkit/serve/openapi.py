@@ -68,6 +68,32 @@ _STATUSES = {
     503: "No ranker is loaded, features are too old, or the answer took too long.",
 }
 _TEXT = {"type": "string"}
+_EVENT = {
+    "user_id": "u1",
+    "item_id": "i2",
+    "timestamp": "2026-11-28T12:00:00Z",
+    "label": 1,
+    "request_id": "r7",
+    "position": 3,
+}
+_EVENTS = {"click": {"summary": "A click", "value": {"events": [_EVENT]}}}
+_ITEMS = {
+    "one": {
+        "summary": "A new item",
+        "value": {
+            "items": [
+                {
+                    "item_id": "i900",
+                    "created_at": "2026-11-28T12:00:00Z",
+                    "attributes": {"title": "A title", "category": "news"},
+                    "vectors": {"text": [0.1, 0.2, 0.3]},
+                }
+            ]
+        },
+    }
+}
+_PUSHED = {"accepted": 1, "duplicates": 0, "rejected": []}
+_FUTURE = {"row": 1, "reason": "timestamp is in the future"}
 
 
 @cache
@@ -77,6 +103,7 @@ def openapi() -> dict[str, Any]:
         bodies.RankRequest, bodies.RankAnswer, bodies.CodesRequest, bodies.CodesAnswer, bodies.SimilarAnswer, bodies.Problem,
         bodies.Ready, bodies.ServerMetadata, bodies.ModelMetadata, bodies.InferRequest, bodies.InferAnswer,
         *page_openapi.KINDS,
+        bodies.EventsRequest, bodies.ItemsRequest, bodies.PushAnswer,
     ]  # fmt: skip
     _, components = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
     paths: dict[str, Any] = {
@@ -90,6 +117,12 @@ def openapi() -> dict[str, Any]:
                 {"codebook": _VERSIONS["codebook"], "items": [{"item_id": "i1", "codes": [17, 3, 8]}]},
             )
         },
+        "/v1/events": {
+            "post": _operation(
+                "Add events to the log.", "EventsRequest", "PushAnswer", _EVENTS, {**_PUSHED, "rejected": [_FUTURE]}
+            )
+        },
+        "/v1/items": {"post": _operation("Add new items to the log.", "ItemsRequest", "PushAnswer", _ITEMS, _PUSHED)},
         "/v1/items/{item_id}/similar": {
             "get": _operation(
                 "Items similar to one.",

@@ -55,6 +55,8 @@ class ServeOptions:
     """Each worker writes a file of the served log after so many seconds with requests."""
     log_megabytes: float = 1_000.0
     """At most so many megabytes of the served log; the oldest files are removed."""
+    tick_seconds: float | None = None
+    """Accept events and items, and write what they change to the online store this often; None: they are refused."""
 
     def to_environment(self) -> None:
         """Store the options for processes that this one starts."""

@@ -15,6 +15,7 @@ from sidkit.core.files import check_output
 from sidkit.core.repo import Repo
 from sidkit.serve.logs import log_to_stderr
 from sidkit.serve.options import ServeOptions
+from sidkit.serve.ticking import ticking
 
 _GRACE_SECONDS = 20
 
@@ -63,7 +64,7 @@ def serve(options: ServeOptions, started: Callable[[str], None] = lambda url: No
         if options.workers > 1:
             os.environ.update(dict.fromkeys(MULTIPROCESS_NAMES, folder))
         options.to_environment()
-        with _own_signals():
+        with ticking(options.repo, options.tick_seconds), _own_signals():
             _run(options, opened)
 
 

@@ -214,6 +214,7 @@ def materialize(repo: Repo, as_of_us: int, views: list[str] | None = None) -> di
     from sidkit.stores.on_demand import own_stored_views
     from sidkit.stores.online.bulk import in_bulk
     from sidkit.stores.online.withdrawn import drop_withdrawn, outdate_withdrawn
+    from sidkit.tables.online_state import rows_of_build
     from sidkit.tables.withdrawn import forget_withdrawn
 
     store = open_store(repo)
@@ -225,13 +226,14 @@ def materialize(repo: Repo, as_of_us: int, views: list[str] | None = None) -> di
             f"nothing to materialize: expected feature views of the tables in {repo.tables} in the registry, got none; run "
             f"`sidkit apply --repo {shlex.quote(str(repo.path))}` first"
         )
-    outdated = outdate_withdrawn(store, repo.tables, names)
     quiet = io.StringIO()
-    with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet), in_bulk(store) as written:
-        all_names = [*names, *(view.name for view in own if view.name not in names)]
-        store.materialize(start_date=_BEGINNING, end_date=from_us(as_of_us), feature_views=all_names)
-    drop_withdrawn(store, outdated)
-    forget_withdrawn(repo.tables, names)
+    with rows_of_build(repo, as_of_us, views):
+        outdated = outdate_withdrawn(store, repo.tables, names)
+        with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet), in_bulk(store) as written:
+            all_names = [*names, *(view.name for view in own if view.name not in names)]
+            store.materialize(start_date=_BEGINNING, end_date=from_us(as_of_us), feature_views=all_names)
+        drop_withdrawn(store, outdated)
+        forget_withdrawn(repo.tables, names)
     counts = {name: written[name] if name in written else _keys(store, repo, name, as_of_us) for name in names}
     return counts | {view.name: written[view.name] for view in own if view.name in written}
 

@@ -10,6 +10,7 @@ time on. Any other difference rebuilds the table.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +79,7 @@ def count_codes(repo: Repo, counts: CodeCounts, build: Mapping[str, Any]) -> dic
     """
     codes, log = checked(repo.tables / f"item_sid_{counts.codebook}.parquet"), read_log(repo)
     with duckdb.connect() as opened:
-        assigned = _assignments(opened, codes)
+        assigned = assignments_of(opened, codes)
     wanted = {"counts": counts.stated(), "generation": build["generation"]}
     records = {name: _before(repo, name, wanted, log, int(build["as_of_us"]), assigned) for name in counts.tables}
     now = {"as_of_us": build["as_of_us"], "log": log.consumed, "assignments": assigned}
@@ -160,7 +161,21 @@ def counted_codebooks(repo: Repo) -> Iterator[tuple[str, CodeCounts]]:
             yield counts.codebook, counts
 
 
-def _assignments(opened: duckdb.DuckDBPyConnection, codes: Path) -> dict[str, int]:
+def counted_assignments(repo: Repo, as_of_us: int) -> dict[str, dict[str, dict[str, int]]]:
+    """Codebook -> ``assignments`` of codes that its statistics as of a time (microseconds UTC) were counted with."""
+    counted = {}
+    for name, counts in counted_codebooks(repo):
+        with contextlib.suppress(ArtifactCorruptError, KeyError):
+            stated = [read_sealed(repo.tables / f"{table}.json") for table in counts.tables]
+            if (
+                all(each["as_of_us"] == as_of_us for each in stated)
+                and stated[0]["assignments"] == stated[1]["assignments"]
+            ):
+                counted[name] = {"assignments": stated[0]["assignments"]}
+    return counted
+
+
+def assignments_of(opened: duckdb.DuckDBPyConnection, codes: Path) -> dict[str, int]:
     """Rows of codes per assignment, by its time: rows are only added, and all of one assignment at once."""
     rows = opened.execute(
         f"SELECT assigned_at_us::VARCHAR, count(*) FROM read_parquet({literal(codes)}) GROUP BY ALL ORDER BY ALL"

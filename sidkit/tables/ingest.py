@@ -20,7 +20,7 @@ from sidkit.contract.context import further_columns, log_types
 from sidkit.core.clock import present_us
 from sidkit.core.config import content_hash
 from sidkit.core.engine import connection
-from sidkit.core.errors import ArtifactMissingError, SettingsChangedError
+from sidkit.core.errors import ArtifactCorruptError, ArtifactMissingError, SettingsChangedError
 from sidkit.core.files import remove
 from sidkit.core.forgotten import Forgotten, read_forgotten
 from sidkit.core.integrity import hashes_of, read_sealed, read_verified, seal, write_sealed
@@ -28,16 +28,19 @@ from sidkit.core.repo import Repo
 from sidkit.tables.log_changes import (
     compare,
     number_of,
+    of_events,
     with_columns,
     write_added,
     write_removed,
     write_without_removed,
 )
-from sidkit.tables.snapshots import merge_snapshots
+from sidkit.tables.origins import OVERRIDDEN, kept_events, overridden_snapshot, reconcile
+from sidkit.tables.pushed_items import keep_pushed_items, pushed_path
+from sidkit.tables.snapshots import merge_snapshots, snapshot_path
 
-_MANIFEST = "manifest.json"
+MANIFEST = "manifest.json"
 _PARTS = "interactions"
-_FORMAT = 2
+FORMAT = 2
 """Format 2: one row per event, none later than the ingest. A log without a number is from an older release."""
 
 
@@ -66,12 +69,13 @@ class Log:
     def consumed(self) -> dict[str, Any]:
         """State of the log that a build records, for the methods below."""
         parts = [part["file"] for part in self.manifest["parts"]]
-        return {"id": self.manifest.get("id"), "parts": parts, "mark": self.mark, "ingests": _ingests(self.manifest)}
+        known = {name: self.manifest.get(name) for name in ("id", "source_items")}
+        return {**known, "parts": parts, "mark": self.mark, "ingests": ingests_of(self.manifest)}
 
     def continues(self, consumed: dict[str, Any]) -> bool:
         """Whether this log is a continuation of the recorded one, rather than one that was deleted and recreated."""
         known = consumed.get("id")
-        return known in {None, self.manifest.get("id")} and _ingests(self.manifest) >= _ingests(consumed)
+        return known in {None, self.manifest.get("id")} and ingests_of(self.manifest) >= ingests_of(consumed)
 
     def is_that_of(self, consumed: dict[str, Any]) -> bool:
         """Whether the log is unchanged since a build recorded its state."""
@@ -80,11 +84,11 @@ class Log:
     def since(self, consumed: dict[str, Any]) -> tuple[Path, ...]:
         """Files with rows added or removed since a build recorded the log's state."""
         entries = [*self.manifest["parts"], *self.manifest.get("removed", [])]
-        return tuple(self.folder / entry["file"] for entry in entries if number_of(entry) >= _ingests(consumed))
+        return tuple(self.folder / entry["file"] for entry in entries if number_of(entry) >= ingests_of(consumed))
 
     def lost_since(self, consumed: dict[str, Any]) -> bool:
         """Whether rows were removed since a build recorded the log's state."""
-        return any(number_of(entry) >= _ingests(consumed) for entry in self.manifest.get("removed", []))
+        return any(number_of(entry) >= ingests_of(consumed) for entry in self.manifest.get("removed", []))
 
     @property
     def rows(self) -> int:
@@ -152,7 +156,7 @@ def ingest(
     forgotten = read_forgotten(repo.path)
     source = open_source(repo.settings.source.url, repo.settings.source)
     fingerprint = source.fingerprint()
-    before = read_log(repo).manifest if (repo.log / _MANIFEST).exists() and not rebuild else None
+    before = read_log(repo).manifest if (repo.log / MANIFEST).exists() and not rebuild else None
     if before is not None:
         _refuse_other_settings(before, _log_settings(repo))
         same = [before["fingerprint"], before["strictness"]] == [fingerprint, _strictness(repo)]
@@ -175,13 +179,13 @@ def must_read_again(repo: Repo, now_us: int) -> bool:
     This is the case if the log is from an older release, or if a row was rejected for lying in the future and its time has
     come (``now_us``, microseconds UTC).
     """
-    path = repo.log / _MANIFEST
+    path = repo.log / MANIFEST
     return path.exists() and _outdated(read_sealed(path), now_us)
 
 
 def _outdated(manifest: dict[str, Any], now_us: int) -> bool:
     future = [table["future_us"] for table in manifest["tables"] if table.get("future_us") is not None]
-    return manifest.get("format") != _FORMAT or (bool(future) and min(future) <= now_us)
+    return manifest.get("format") != FORMAT or (bool(future) and min(future) <= now_us)
 
 
 def _ingest(
@@ -197,33 +201,51 @@ def _ingest(
 ) -> IngestReport:
     work = repo.data / "tmp" / "ingest"
     remove(work)
-    parts: list[dict[str, Any]] = list(before["parts"]) if before else []
+    pushes = before or _pushes_to_keep(repo)
+    parts: list[dict[str, Any]] = list(before["parts"]) if before else kept_events(repo.log / _PARTS, pushes)
     removed: list[dict[str, Any]] = list(before.get("removed", [])) if before else []
-    number = _ingests(before) if before else first_number
+    number = ingests_of(before) if before else first_number
     try:
         with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
             shapes = _shapes(before, repo)
+            catalogue = [path for path in [pushed_path(repo.log, pushes)] if path]
             valid = validate(
-                source, repo.settings, opened, work, repo.rejects, now_us=now_us, shapes=shapes, forgotten=forgotten
+                source,
+                repo.settings,
+                opened,
+                work,
+                repo.rejects,
+                now_us=now_us,
+                shapes=shapes,
+                forgotten=forgotten,
+                catalogue=catalogue,
             )
             types = log_types(repo.settings.features.context)
             if again := _context_changes(before, repo) if before else "":
                 parts = _with_context(opened, repo, parts, valid.interactions, before or {})
-            known = [repo.log / _PARTS / part["file"] for part in parts]
-            keyed = before is not None and before.get("format") == _FORMAT
+            overridden = snapshot_path(repo.log, before, OVERRIDDEN)
+            reconciled = reconcile(opened, repo.log / _PARTS, parts, overridden, valid.interactions, types, number)
+            parts = reconciled.parts
+            known = [repo.log / _PARTS / part["file"] for part in parts if not of_events(part)]
+            keyed = before is not None and before.get("format") == FORMAT
             changes = compare(
-                opened, valid.interactions, known, now_us, remove_vanished=remove_vanished, keyed=keyed, types=types
+                opened, reconciled.valid, known, now_us, remove_vanished=remove_vanished, keyed=keyed, types=types
             )
             parts, taken_out = _take_out(opened, repo, parts, number)
             part = _append(opened, repo, number)
             snapshots = merge_snapshots(opened, repo.log, valid, before, first_number)
+            last = before["snapshots"].get(OVERRIDDEN) if before else None
+            snapshots |= overridden_snapshot(opened, repo.log, last, first_number)
+            source_items = _source_items(before, snapshots)
+            if before is None and pushes:
+                snapshots = keep_pushed_items(opened, repo.log, pushes, snapshots, first_number, work)
     finally:
         remove(work)
     parts += [part] if part else []
     removed += [taken_out] if taken_out else []
     manifest = {
-        "format": _FORMAT,
-        "id": (before or {}).get("id") or parts[0]["mark"],
+        "format": FORMAT,
+        "id": (before or {}).get("id") or (part or parts[0])["mark"],
         "ingests": number + bool(part or taken_out),
         "parts": parts,
         "removed": removed,
@@ -235,8 +257,9 @@ def _ingest(
         "vanished": changes.vanished,
         "context": _context(repo),
         "shapes": valid.shapes,
+        "source_items": source_items,
     }
-    write_sealed(repo.log / _MANIFEST, {**manifest, "files": hashes_of(repo.log, listed_files(manifest))})
+    write_log(repo, manifest)
     _remove_unlisted(repo.log, manifest)
     rows = sum(entry["rows"] for entry in parts)
     counts = (changes.changed, changes.vanished, changes.removed)
@@ -257,7 +280,7 @@ def read_log(repo: Repo) -> Log:
     ArtifactCorruptError
         When a file of the log is missing or damaged.
     """
-    path = repo.log / _MANIFEST
+    path = repo.log / MANIFEST
     if not path.exists():
         raise ArtifactMissingError(
             f"expected a log in {repo.log}, got none; run `sidkit data ingest --repo {repo.path}` first"
@@ -269,11 +292,27 @@ def read_log(repo: Repo) -> Log:
 
 
 def write_log(repo: Repo, manifest: dict[str, Any]) -> None:
-    """Write a manifest of the log whose files are in place, and remove the files that it does not list."""
-    stated = seal({**manifest, "files": hashes_of(repo.log, listed_files(manifest))})
-    if stated != read_sealed(repo.log / _MANIFEST):
-        write_sealed(repo.log / _MANIFEST, stated)
-    _remove_unlisted(repo.log, manifest)
+    """Write the manifest of the log, which makes its files the log; a manifest that does not change is not written."""
+    stated = {key: value for key, value in manifest.items() if key not in {"files", "manifest_hash"}}
+    stated = seal({**stated, "files": hashes_of(repo.log, listed_files(stated))})
+    if not (repo.log / MANIFEST).exists() or stated != read_sealed(repo.log / MANIFEST):
+        write_sealed(repo.log / MANIFEST, stated)
+
+
+def _source_items(before: dict[str, Any] | None, snapshots: dict[str, dict[str, str]]) -> str:
+    """Fingerprint of the items as the last ingest that changed them left them: pushed items do not change it."""
+    mark = snapshots["items"]["mark"]
+    if before is not None and before["snapshots"]["items"]["mark"] == mark:
+        return str(before.get("source_items", mark))
+    return mark
+
+
+def _pushes_to_keep(repo: Repo) -> dict[str, Any]:
+    """Manifest of a log that is discarded: events and items that were pushed to it are kept; empty if it cannot be read."""
+    try:
+        return read_sealed(repo.log / MANIFEST)
+    except ArtifactCorruptError:
+        return {}
 
 
 def _append(opened: duckdb.DuckDBPyConnection, repo: Repo, number: int) -> dict[str, Any] | None:
@@ -311,7 +350,7 @@ def listed_files(manifest: dict[str, Any]) -> list[str]:
     return parts + [snapshot["file"] for snapshot in manifest["snapshots"].values()]
 
 
-def _ingests(noted: dict[str, Any]) -> int:
+def ingests_of(noted: dict[str, Any]) -> int:
     """Number of ingests that changed a log's events, from its manifest or a build's record of it."""
     return int(noted.get("ingests", len(noted["parts"])))
 

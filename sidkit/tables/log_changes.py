@@ -19,6 +19,8 @@ from sidkit.core.engine import literal, quoted, working_on
 from sidkit.core.files import remove, written_beside
 
 _KEY = ", ".join(EVENT_KEY)
+SOURCE, EVENTS = "source", "events"
+"""Origins of parts: rows that the source has or had, and rows that were pushed and that it does not have yet."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def compare(
     types : mapping
         Columns of the log and of ``valid``, with their types.
     """
-    columns = _listed(types)
+    columns = names_of(types)
     opened.execute(f"CREATE OR REPLACE TEMP VIEW valid AS SELECT {columns} FROM read_parquet({literal(valid)})")
     if not parts:
         opened.execute("CREATE OR REPLACE TEMP VIEW added AS SELECT * FROM valid")
@@ -76,7 +78,7 @@ def compare(
         SELECT {columns}, any_value(_fresh) AS _fresh FROM (
             SELECT *, true AS _fresh FROM valid
             UNION ALL
-            SELECT {columns}, false AS _fresh FROM {_relation(parts)}
+            SELECT {columns}, false AS _fresh FROM {rows_of(parts)}
         ) GROUP BY {columns} HAVING count(*) = 1
     """)
     opened.execute(f"""
@@ -87,7 +89,7 @@ def compare(
             ELSE 'vanished'
         END AS cause
         FROM difference LEFT JOIN (SELECT {_KEY}, true AS _in_source FROM valid) AS known
-            ON {_same("difference", "known", EVENT_KEY)}
+            ON {agree("difference", "known", EVENT_KEY)}
         WHERE NOT _fresh
     """)
     merged = 0 if keyed or remove_vanished else _merge_vanished(opened, types)
@@ -98,7 +100,7 @@ def compare(
         f"CREATE OR REPLACE TEMP TABLE replaced AS SELECT DISTINCT {_KEY} FROM removed WHERE cause = 'replaced'"
     )
     return Changes(
-        new=_count(opened, f"added ANTI JOIN replaced ON {_same('added', 'replaced', EVENT_KEY)}"),
+        new=_count(opened, f"added ANTI JOIN replaced ON {agree('added', 'replaced', EVENT_KEY)}"),
         changed=_count(opened, "replaced"),
         vanished=0 if remove_vanished else merged + _count(opened, "outdated WHERE cause = 'vanished'"),
         removed=_count(opened, f"(SELECT DISTINCT {_KEY} FROM removed WHERE cause <> 'replaced')"),
@@ -111,21 +113,21 @@ def _merge_vanished(opened: duckdb.DuckDBPyConnection, types: Mapping[str, str])
         CREATE OR REPLACE TEMP TABLE repeated AS
         SELECT {_KEY} FROM outdated WHERE cause = 'vanished' GROUP BY {_KEY} HAVING count(*) > 1
     """)
-    same = _same("outdated", "repeated", EVENT_KEY)
-    several = f"(SELECT {_listed(types)} FROM outdated SEMI JOIN repeated ON {same})"
+    same = agree("outdated", "repeated", EVENT_KEY)
+    several = f"(SELECT {names_of(types)} FROM outdated SEMI JOIN repeated ON {same})"
     opened.execute(f"INSERT INTO difference SELECT *, true FROM ({one_row_per_event(several, types)})")
     opened.execute(f"UPDATE outdated SET cause = 'replaced' FROM repeated WHERE {same}")
     return _count(opened, "repeated")
 
 
-def write_added(opened: duckdb.DuckDBPyConnection, path: Path) -> dict[str, Any] | None:
+def write_added(opened: duckdb.DuckDBPyConnection, path: Path, origin: str = SOURCE) -> dict[str, Any] | None:
     """Write the relation ``added`` as a part; return its manifest entry, or None if it is empty."""
-    return _write_part(opened, "SELECT * FROM added", path)
+    return write_part(opened, "SELECT * FROM added", path, origin)
 
 
 def write_removed(opened: duckdb.DuckDBPyConnection, path: Path) -> dict[str, Any] | None:
     """Write the relation ``removed``, with its ``cause``; return its manifest entry, or None if it is empty."""
-    return _write_part(opened, "SELECT * FROM removed", path)
+    return write_part(opened, "SELECT * FROM removed", path)
 
 
 def write_without_removed(
@@ -137,7 +139,7 @@ def write_without_removed(
 ) -> list[dict[str, Any]]:
     """Remove the rows of ``removed`` from the parts; return their entries. A part that loses rows gets a new file."""
     files = [folder / part["file"] for part in parts]
-    same = _same("part", "removed", types)
+    same = agree("part", "removed", types)
     touched = {
         Path(row[0]).name
         for row in opened.execute(
@@ -150,8 +152,9 @@ def write_without_removed(
         if part["file"] not in touched:
             entries.append(part)
             continue
-        left = f"SELECT {_listed(types)} FROM read_parquet({literal(file)}) AS part ANTI JOIN removed ON {same}"
-        entries.append(_write_part(opened, left, folder / f"part-{number_of(part):05d}-{number:05d}.parquet"))
+        left = f"SELECT {names_of(types)} FROM read_parquet({literal(file)}) AS part ANTI JOIN removed ON {same}"
+        path = folder / f"part-{number_of(part):05d}-{number:05d}{'e' if of_events(part) else ''}.parquet"
+        entries.append(write_part(opened, left, path, origin_of(part)))
     return [entry for entry in entries if entry is not None]
 
 
@@ -183,7 +186,7 @@ def with_columns(
     mark : str
         Suffix of the new files; differs from that of the old ones.
     """
-    opened.execute(f"CREATE OR REPLACE TEMP VIEW valid AS SELECT {_listed(types)} FROM read_parquet({literal(valid)})")
+    opened.execute(f"CREATE OR REPLACE TEMP VIEW valid AS SELECT {names_of(types)} FROM read_parquet({literal(valid)})")
     values = ", ".join(
         f"{'valid' if name in from_source else 'part'}.{quoted(name)}::{kind} AS {quoted(name)}"
         for name, kind in types.items()
@@ -191,8 +194,9 @@ def with_columns(
     entries = []
     for part in parts:
         number, source = number_of(part), f"read_parquet({literal(folder / part['file'])})"
-        query = f"SELECT {values} FROM {source} AS part LEFT JOIN valid ON {_same('part', 'valid', EVENT_KEY)}"
-        entries.append(_write_part(opened, query, folder / f"part-{number:05d}-{mark}.parquet"))
+        query = f"SELECT {values} FROM {source} AS part LEFT JOIN valid ON {agree('part', 'valid', EVENT_KEY)}"
+        path = folder / f"part-{number:05d}-{mark}{'e' if of_events(part) else ''}.parquet"
+        entries.append(write_part(opened, query, path, origin_of(part)))
     return [entry for entry in entries if entry is not None]
 
 
@@ -207,14 +211,27 @@ def mark_of(opened: duckdb.DuckDBPyConnection, relation: str) -> str:
     return "-".join(map(str, row or ()))
 
 
-def _write_part(opened: duckdb.DuckDBPyConnection, query: str, path: Path) -> dict[str, Any] | None:
+def origin_of(part: Mapping[str, Any]) -> str:
+    """Where the rows of a part came from: :data:`SOURCE` or :data:`EVENTS`. Parts of older releases have no origin."""
+    return str(part.get("origin", SOURCE))
+
+
+def of_events(part: Mapping[str, Any]) -> bool:
+    """Whether the rows of a part were pushed and are not in the source yet."""
+    return origin_of(part) == EVENTS
+
+
+def write_part(
+    opened: duckdb.DuckDBPyConnection, query: str, path: Path, origin: str = SOURCE
+) -> dict[str, Any] | None:
+    """Write the rows of a query as a part; return its manifest entry, or None if there are none."""
     with written_beside(path) as temporary:
         opened.execute(
             f"COPY (SELECT * FROM ({query}) ORDER BY timestamp, user_id, item_id, label, request_id NULLS FIRST, "
             f"position NULLS FIRST) TO {literal(temporary)} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 122880)"
         )
     facts = opened.execute(
-        f"SELECT count(*), min(epoch_us(timestamp)), max(epoch_us(timestamp)) FROM {_relation([path])}"
+        f"SELECT count(*), min(epoch_us(timestamp)), max(epoch_us(timestamp)) FROM {rows_of([path])}"
     ).fetchone()
     if not facts or not facts[0]:
         remove(path)
@@ -224,19 +241,23 @@ def _write_part(opened: duckdb.DuckDBPyConnection, query: str, path: Path) -> di
         "rows": facts[0],
         "first_us": facts[1],
         "last_us": facts[2],
-        "mark": mark_of(opened, _relation([path])),
+        "mark": mark_of(opened, rows_of([path])),
+        **({"origin": origin} if origin != SOURCE else {}),
     }
 
 
-def _relation(files: Sequence[Path]) -> str:
+def rows_of(files: Sequence[Path]) -> str:
+    """SQL for the rows of some files."""
     return f"read_parquet([{', '.join(map(literal, files))}])"
 
 
-def _same(left: str, right: str, columns: Iterable[str]) -> str:
+def agree(left: str, right: str, columns: Iterable[str]) -> str:
+    """SQL condition that two relations agree in some columns; nulls are equal."""
     return " AND ".join(f"{left}.{quoted(name)} IS NOT DISTINCT FROM {right}.{quoted(name)}" for name in columns)
 
 
-def _listed(columns: Iterable[str]) -> str:
+def names_of(columns: Iterable[str]) -> str:
+    """Quoted column names, separated by commas."""
     return ", ".join(map(quoted, columns))
 
 

@@ -26,12 +26,12 @@ def merge_snapshots(
         fresh["users"] = valid.users
     last = before["snapshots"] if before else {}
     merged = {
-        name: _merge_snapshot(opened, folder, name, path, last.get(name), first_number) for name, path in fresh.items()
+        name: merge_snapshot(opened, folder, name, path, last.get(name), first_number) for name, path in fresh.items()
     }
     return {**last, **merged}
 
 
-def _merge_snapshot(
+def merge_snapshot(
     opened: duckdb.DuckDBPyConnection,
     folder: Path,
     name: str,
@@ -64,3 +64,9 @@ def _merge_snapshot(
             )
     opened.execute("DROP TABLE snapshot; DROP TABLE merged")
     return last
+
+
+def snapshot_path(folder: Path, manifest: dict[str, Any] | None, name: str) -> Path | None:
+    """File of a snapshot of a log; None if the log has none of that name."""
+    snapshot = (manifest or {}).get("snapshots", {}).get(name)
+    return folder / snapshot["file"] if snapshot else None

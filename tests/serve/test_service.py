@@ -206,6 +206,9 @@ def test_other_paths_and_methods_are_refused_with_a_problem(service: Service) ->
     assert service.call("GET", "/nothing").json["status"] == 404
     other = service.call("DELETE", "/v1/rank")
     assert other.status == 405 and "use POST" in other.json["detail"]
+    event = {"user_id": "u1", "item_id": "i1", "timestamp": "2024-01-01T00:00:00Z", "label": 1}
+    events = service.call("POST", "/v1/events", {"events": [event]})
+    assert events.status == 404 and "--tick" in events.json["detail"]
 
 
 def test_a_request_id_is_returned_and_logged_without_the_user(service: Service) -> None:

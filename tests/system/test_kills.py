@@ -55,6 +55,8 @@ ELSEWHERE = {
     "relocate": "test_moved_repo.py", "codebooks export": "one rename, outside the repo", "features list": "reads",
     "ranker log": "writes to MLflow only: test_mlflow_log.py", "serve": "reads; its log: test_served_log.py, killed",
     "audit skew": "reads", "monitor": "reads; its page is one rename",
+    "events push": "one rename: test_ticks.py", "events items": "one rename: test_ticks.py",
+    "events tick": "test_ticks.py: killed after the log, and after the online store",
 }  # fmt: skip
 """Commands that are no part of the life here, and why."""
 CATALOGUE, REGISTRY = "commit catalog.sqlite", "commit registry.sqlite"
@@ -87,7 +89,7 @@ KINDS: dict[str, set[str]] = {
         "making of registry.sqlite", REGISTRY, "beginning of online.sqlite", *ONLINE,
         *(f"making of sidkit_{kind[8:-8]}" for kind in GROUND),
     },
-    "materialize": {REGISTRY, *ONLINE, *(f"rows of sidkit_{kind[8:-8]}" for kind in GROUND)},
+    "materialize": {"replace online.json", REGISTRY, *ONLINE, *(f"rows of sidkit_{kind[8:-8]}" for kind in GROUND)},
     "embed": {"making of vectors", "commit of vectors", "replace item_embeddings.parquet"},
     "embed more": {"making of vectors", "commit of vectors", "replace item_embeddings.parquet"},
     "fit": {CATALOGUE, "rename *"},
