@@ -75,9 +75,13 @@ def forget(repo: Repo, user_ids: Sequence[Any] | str | int = (), *, allow_unknow
     OnlineStoreError
         When another process holds the online store; the next call finishes the work.
     """
+    from sidkit.tables.absorb import absorb
+
     given = user_texts(user_ids)
     with repo.locked(half_forgotten=True):
         pending = unfinished(repo.path)
+        if (repo.log / "manifest.json").exists():
+            absorb(repo)  # what was pushed and waits is in the log then
         if not given and pending is None:
             raise RepoError(
                 f"expected users to forget, got none, and nothing is unfinished in {repo.path}; name them with --user ID or "
@@ -138,9 +142,12 @@ def _erase(repo: Repo, users: list[str]) -> None:
     from sidkit.stores.feast_repo import materialize, open_store
     from sidkit.stores.online.erase import erase_users, patience_of
     from sidkit.tables import build_tables, read_build
+    from sidkit.tables.absorb import absorb
     from sidkit.tables.erase import USER, erase_rows, erase_withdrawn, purge_log, take_from_log
 
     add_forgotten(repo.path, users)
+    if (repo.log / "manifest.json").exists():
+        absorb(repo)  # leaves out their events that were pushed meanwhile
     remove_caches(caches_of(repo, users), users)
     for path in sorted(repo.tables.glob("*.parquet")):
         erase_rows(path, USER, users)

@@ -178,9 +178,10 @@ def _times(repo: Repo, users: Sequence[str]) -> tuple[Any, Any]:
 def _parquet_files(repo: Repo) -> Iterator[tuple[Path, str]]:
     """Parquet files that may have rows of users, each with the column of their ids; not the caches of runs."""
     from sidkit.tables.erase import USER, parquet_files
+    from sidkit.tables.queue import queue_folder
 
     source = _source_folder(repo)
-    skip = [repo.path / each for each in _KEPT] + [repo.runs, repo.data / "tmp"]
+    skip = [repo.path / each for each in _KEPT] + [repo.runs, repo.data / "tmp", queue_folder(repo)]
     for path in parquet_files(repo.path, skip):
         yield path, _own_column(repo, path) if source is not None and source in path.parents else USER
 

@@ -22,6 +22,7 @@ from sidkit.contract.events import EVENT_KEY, one_row_per_event
 from sidkit.core.engine import connection, literal, quoted, working_on
 from sidkit.core.errors import ArtifactMissingError
 from sidkit.core.files import remove
+from sidkit.core.forgotten import Forgotten, read_forgotten
 from sidkit.core.repo import Repo
 from sidkit.tables.ingest import FORMAT, ingests_of, listed_files, read_log, write_log
 from sidkit.tables.log_changes import (
@@ -102,7 +103,7 @@ def _absorb_events(
     """Change the manifest; return the numbers of new, of changed and of known events."""
     types = log_types(manifest.get("context", {}))
     folder, number = repo.log / _PARTS, ingests_of(manifest)
-    _read_pushed(opened, files, types)
+    _read_pushed(opened, files, types, read_forgotten(repo.path))
     _read_known(opened, folder, manifest["parts"], types)
     opened.execute(f"""
         CREATE OR REPLACE TEMP TABLE merged AS
@@ -141,8 +142,13 @@ def _absorb_events(
     return new, changed, pushed - new - changed
 
 
-def _read_pushed(opened: duckdb.DuckDBPyConnection, files: Sequence[Path], types: Mapping[str, str]) -> None:
-    """Create the table ``pushed``: one row per event, the last known values of those that were pushed several times."""
+def _read_pushed(
+    opened: duckdb.DuckDBPyConnection, files: Sequence[Path], types: Mapping[str, str], forgotten: Forgotten | None
+) -> None:
+    """Create the table ``pushed``: one row per event, the last known values of those that were pushed several times.
+
+    Users who were forgotten after their events were queued are left out.
+    """
     source = f"read_parquet([{', '.join(map(literal, files))}], union_by_name = true, filename = true, file_row_number = true)"
     present = {row[0] for row in opened.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()}
     columns = ", ".join(
@@ -150,6 +156,10 @@ def _read_pushed(opened: duckdb.DuckDBPyConnection, files: Sequence[Path], types
     )
     rows = f"(SELECT {columns}, row_number() OVER (ORDER BY filename, file_row_number) AS _order FROM {source})"
     opened.execute(f"CREATE OR REPLACE TEMP TABLE pushed AS {one_row_per_event(rows, types, '_order')}")
+    if forgotten is not None:
+        users = opened.execute("SELECT DISTINCT user_id FROM pushed").to_arrow_table().column(0).combine_chunks()
+        for user in users.filter(forgotten.among(users)).to_pylist():
+            opened.execute("DELETE FROM pushed WHERE user_id = ?", [user])
 
 
 def _read_known(

@@ -16,7 +16,7 @@ from sidkit.core.errors import RepoError
 from sidkit.core.files import remove, sha256, written_beside
 from sidkit.core.integrity import FILES, PENDING, hashes_of, manifest_of, read_sealed, replaced, write_sealed
 from sidkit.core.repo import Repo
-from sidkit.tables.ingest import read_log, write_log
+from sidkit.tables.ingest import read_log, remove_unlisted, write_log
 from sidkit.tables.keys import key_columns
 from sidkit.tables.log_changes import mark_of, number_of, write_removed, write_without_removed
 
@@ -25,7 +25,7 @@ _USERS = "forgotten_users"
 
 
 def take_from_log(repo: Repo, users: Sequence[str]) -> None:
-    """Remove users from the parts of the log and from its snapshot of users.
+    """Remove users from the parts of the log and from its snapshots.
 
     Their rows go to a file of removed rows, as after `sidkit data ingest --remove-vanished`, so that the next build counts
     again what they were counted in; :func:`purge_log` then removes that file.
@@ -42,8 +42,10 @@ def take_from_log(repo: Repo, users: Sequence[str]) -> None:
         types = log_types(repo.settings.features.context)
         parts = write_without_removed(opened, log.folder, before["parts"], number, types) if taken else before["parts"]
         snapshots = dict(before["snapshots"])
-        if log.users is not None:
-            snapshots["users"] = _snapshot_without(opened, log.users, snapshots["users"])
+        for name, entry in snapshots.items():
+            path = repo.log / entry["file"]
+            if USER in pq.read_schema(path).names:
+                snapshots[name] = _snapshot_without(opened, path, name, entry)
     manifest = {
         **before,
         "ingests": number + bool(taken),
@@ -52,6 +54,7 @@ def take_from_log(repo: Repo, users: Sequence[str]) -> None:
         "snapshots": snapshots,
     }
     write_log(repo, manifest)
+    remove_unlisted(repo.log, manifest)
 
 
 def refuse_empty_log(repo: Repo, users: Sequence[str]) -> None:
@@ -93,15 +96,19 @@ def purge_log(repo: Repo, users: Sequence[str]) -> None:
                     f"COPY (SELECT * FROM {left}) TO {literal(temporary)} (FORMAT parquet, COMPRESSION zstd)"
                 )
             entries.append({**entry, "file": path.name, "rows": rows, "mark": mark_of(opened, _rows_of([path]))})
-    write_log(repo, {**log.manifest, "removed": entries})
+    manifest = {**log.manifest, "removed": entries}
+    write_log(repo, manifest)
+    remove_unlisted(repo.log, manifest)
 
 
-def _snapshot_without(opened: duckdb.DuckDBPyConnection, path: Path, entry: dict[str, str]) -> dict[str, str]:
-    """The snapshot of users without some of them; it gets another number if it had any."""
+def _snapshot_without(
+    opened: duckdb.DuckDBPyConnection, path: Path, name: str, entry: dict[str, str]
+) -> dict[str, str]:
+    """A snapshot without some users; it gets another number if it had any."""
     if not _count(opened, f"{_rows_of([path])} SEMI JOIN {_USERS} USING ({USER})"):
         return entry
     table = _without(path, USER, _registered(opened))
-    written = path.with_name(f"users-{number_of(entry) + 1:05d}.parquet")
+    written = path.with_name(f"{name}-{number_of(entry) + 1:05d}.parquet")
     with written_beside(written) as temporary:
         pq.write_table(table, temporary, compression="zstd")
     return {"file": written.name, "mark": mark_of(opened, _rows_of([written]))}

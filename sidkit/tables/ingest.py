@@ -164,7 +164,7 @@ def ingest(
         again = _context_changes(before, repo)
         if fingerprint is not None and same and not to_remove and not again and not _outdated(before, now):
             rows = sum(part["rows"] for part in before["parts"])
-            _remove_unlisted(repo.log, before)  # a killed ingest may have left some
+            remove_unlisted(repo.log, before)  # a killed ingest may have left some
             reports = tuple(TableReport(**table) for table in before["tables"])
             return IngestReport(0, rows, True, reports, vanished=before["vanished"], forgotten=_forgotten(reports))
     first_number = _next_number(repo.log) if rebuild else 0
@@ -260,7 +260,7 @@ def _ingest(
         "source_items": source_items,
     }
     write_log(repo, manifest)
-    _remove_unlisted(repo.log, manifest)
+    remove_unlisted(repo.log, manifest)
     rows = sum(entry["rows"] for entry in parts)
     counts = (changes.changed, changes.vanished, changes.removed)
     return IngestReport(changes.new, rows, False, valid.reports, *counts, again, _forgotten(valid.reports))
@@ -330,7 +330,7 @@ def _take_out(
     return write_without_removed(opened, repo.log / _PARTS, parts, number, types), removed
 
 
-def _remove_unlisted(folder: Path, manifest: dict[str, Any]) -> None:
+def remove_unlisted(folder: Path, manifest: dict[str, Any]) -> None:
     """Remove parts and snapshots that the manifest does not list."""
     listed = set(listed_files(manifest))
     for file in (*folder.glob("*.parquet"), *(folder / _PARTS).glob("*.parquet")):

@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import duckdb
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sidkit.contract.pushed_rows import CheckedItems, CheckedRows, RejectedRow, check_events, check_items
+from sidkit.contract.times import is_text
 from sidkit.core.clock import present_us
 from sidkit.core.engine import connection
+from sidkit.core.forgotten import Forgotten, read_forgotten
 from sidkit.core.integrity import read_sealed
 from sidkit.core.repo import Repo
 from sidkit.tables.ingest import MANIFEST, read_log
@@ -20,6 +24,7 @@ from sidkit.tables.queue import EVENTS, ITEMS, VECTORS, enqueue
 
 Checked = TypeVar("Checked", CheckedRows, CheckedItems)
 _ATTEMPTS = 3
+FORGOTTEN = "the user was forgotten (sidkit forget)"
 
 
 @dataclass(frozen=True)
@@ -51,13 +56,18 @@ def push_events(repo: Repo, rows: pa.Table, now_us: int | None = None) -> PushRe
         When no log was ingested yet.
     """
 
+    own, left_out = without_forgotten(rows, read_forgotten(repo.path))
+
     def check(items: Path, _: Path, manifest: dict[str, Any]) -> CheckedRows:
         with connection(repo.settings.engine, None) as opened:
-            return check_events(opened, rows, repo.settings, items, manifest.get("shapes", {}), _now(now_us))
+            return check_events(opened, own, repo.settings, items, manifest.get("shapes", {}), _now(now_us))
 
     checked = _with_log(repo, check)
     enqueue(repo, {EVENTS: checked.valid})
-    return PushReport(len(checked.valid), checked.rejected, checked.duplicates)
+    rejected = [RejectedRow(place, FORGOTTEN) for place in left_out]
+    others = np.setdiff1d(np.arange(len(rows)), left_out)
+    rejected += [RejectedRow(int(others[each.row]), each.reason) for each in checked.rejected]
+    return PushReport(len(checked.valid), tuple(sorted(rejected, key=lambda each: each.row)), checked.duplicates)
 
 
 def push_items(repo: Repo, rows: pa.Table, now_us: int | None = None) -> PushReport:
@@ -88,6 +98,17 @@ def push_items(repo: Repo, rows: pa.Table, now_us: int | None = None) -> PushRep
     given: Mapping[str, pa.Table] = {VECTORS: checked.vectors} if checked.vectors is not None else {}
     enqueue(repo, {**given, ITEMS: checked.items})  # vectors first: items without them would get no codes
     return PushReport(len(checked.items), checked.rejected, checked.duplicates)
+
+
+def without_forgotten(rows: pa.Table, forgotten: Forgotten | None) -> tuple[pa.Table, list[int]]:
+    """The rows of users who are not forgotten, and the positions of the others."""
+    if forgotten is None or "user_id" not in rows.column_names:
+        return rows, []
+    users = rows.column("user_id")
+    if not (pa.types.is_integer(users.type) or is_text(users.type)):
+        return rows, []  # the contract refuses them
+    found = forgotten.among(pc.cast(users, pa.string()))
+    return rows.filter(pc.invert(found)), np.flatnonzero(found.to_numpy(zero_copy_only=False)).tolist()
 
 
 def _now(now_us: int | None) -> int:

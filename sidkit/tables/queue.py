@@ -34,6 +34,11 @@ def events_folder(repo: Repo) -> Path:
     return repo.data / "events"
 
 
+def queue_folder(repo: Repo) -> Path:
+    """Folder of the queue, whose files only :func:`dequeue` removes: each has the hash of its content in its name."""
+    return events_folder(repo) / "queue"
+
+
 def enqueue(repo: Repo, tables: Mapping[str, pa.Table]) -> list[Path]:
     """Write checked rows to the queue; they survive a crash once this returns.
 
@@ -48,7 +53,7 @@ def enqueue(repo: Repo, tables: Mapping[str, pa.Table]) -> list[Path]:
     StorageError
         When the disk refuses the write.
     """
-    folder = events_folder(repo) / "queue"
+    folder = queue_folder(repo)
     # Not the temporary names of sidkit.core.files: those are removed by whoever takes the repository's lock.
     stamp = f"{time.time_ns():020d}-{os.getpid()}-{next(_numbers)}"
     written = []
@@ -71,7 +76,7 @@ def enqueue(repo: Repo, tables: Mapping[str, pa.Table]) -> list[Path]:
 
 def queued(repo: Repo, kind: str) -> list[Path]:
     """The queue's files of a kind, the oldest first; a damaged one is set aside with a warning."""
-    folder = events_folder(repo) / "queue"
+    folder = queue_folder(repo)
     intact = []
     for path in sorted(folder.glob(f"{kind}-*.parquet")):
         if sha256(path)[:_HASH_LETTERS] == path.stem.rpartition("-")[2]:
@@ -86,7 +91,7 @@ def queued(repo: Repo, kind: str) -> list[Path]:
 
 def queued_rows(repo: Repo) -> dict[str, int]:
     """Number of rows per kind that wait in the queue."""
-    folder = events_folder(repo) / "queue"
+    folder = queue_folder(repo)
     counts = {}
     for kind in (EVENTS, ITEMS):
         counts[kind] = 0
@@ -100,7 +105,7 @@ def dequeue(repo: Repo, paths: list[Path]) -> None:
     """Remove absorbed files, and what killed writers left behind."""
     for path in paths:
         path.unlink(missing_ok=True)
-    for path in (events_folder(repo) / "queue").glob("*.tmp"):
+    for path in (queue_folder(repo)).glob("*.tmp"):
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
                 path.unlink()
