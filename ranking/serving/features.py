@@ -230,6 +230,8 @@ class OnlineFeatures:
         """The reader of requests from the packed store; None for other stores and own definitions of the built-in views."""
         like = shared._fast.sides if shared is not None and shared._fast is not None else None
         readers, packed = (self._user, self._item, self._content), self._item.packed
+        if packed is None:
+            return None
         user, item, content = (each.packed.views if each.packed is not None else {} for each in readers)
         static = [item[name] for name in STATIC_VIEWS if name in item]
         plain = all(view.keys == (("item_id", "item_id", "STRING"),) for view in (*static, *content.values()))
@@ -240,7 +242,10 @@ class OnlineFeatures:
             plain and same and {CONTENT, SID, ITEM_STATS} <= item.keys() and {USER_HISTORY, USER_STATS} <= user.keys()
         ):
             return None
-        if item[ITEM_STATS].keys != static[0].keys or user[USER_STATS].keys != (("user_id", "user_id", "STRING"),):
+        by_user = (("user_id", "user_id", "STRING"),)
+        if item[ITEM_STATS].keys != static[0].keys or any(
+            user[name].keys != by_user for name in (USER_HISTORY, USER_STATS)
+        ):
             return None
         prefixes = self._prefixes(store, service_name, like)
         if prefixes is None and self._by_code is not None:
