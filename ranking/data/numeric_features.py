@@ -25,6 +25,7 @@ from sidkit.core.clock import DAY_US
 from sidkit.core.feature_settings import WINDOWS
 from sidkit.stores.offline.plan import ViewRows
 
+_FEW_ROWS = 10_000
 SMOOTHING = 10.0
 """Weight of the training rate in a smoothed rate, in exposures."""
 
@@ -147,8 +148,12 @@ def model_features(numeric: Floats, schema: FeatureSchema = BUILT_IN) -> Floats:
     """A model's features, unscaled, of the numeric columns ``float32 [rows, columns]`` of a dataset; NaN where missing."""
     built_in = len(_built_in_columns())
     features = numeric[:, :built_in].copy()
-    for at in logged_columns():
-        features[:, at] = np.log1p(numeric[:, at], dtype=np.float64)
+    if len(numeric) <= _FEW_ROWS:  # of a request: one call costs less than one per column
+        logged = list(logged_columns())
+        features[:, logged] = np.log1p(numeric[:, logged], dtype=np.float64)
+    else:
+        for at in logged_columns():
+            features[:, at] = np.log1p(numeric[:, at], dtype=np.float64)
     if not schema.numbers:
         return features
     return np.concatenate([features, number_features(schema, numeric[:, built_in:])], axis=1)

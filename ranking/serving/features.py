@@ -229,7 +229,9 @@ class OnlineFeatures:
     ) -> OneRequest | None:
         """The reader of requests from the packed store; None for other stores and own definitions of the built-in views."""
         like = shared._fast.sides if shared is not None and shared._fast is not None else None
-        readers = self._user, self._item, self._content
+        readers, packed = (self._user, self._item, self._content), self._item.packed
+        if packed is None:
+            return None
         user, item, content = (each.packed.views if each.packed is not None else {} for each in readers)
         static = [item[name] for name in STATIC_VIEWS if name in item]
         plain = all(view.keys == (("item_id", "item_id", "STRING"),) for view in (*static, *content.values()))
@@ -240,7 +242,10 @@ class OnlineFeatures:
             plain and same and {CONTENT, SID, ITEM_STATS} <= item.keys() and {USER_HISTORY, USER_STATS} <= user.keys()
         ):
             return None
-        if item[ITEM_STATS].keys != static[0].keys or user[USER_STATS].keys != (("user_id", "user_id", "STRING"),):
+        by_user = (("user_id", "user_id", "STRING"),)
+        if item[ITEM_STATS].keys != static[0].keys or any(
+            user[name].keys != by_user for name in (USER_HISTORY, USER_STATS)
+        ):
             return None
         prefixes = self._prefixes(store, service_name, like)
         if prefixes is None and self._by_code is not None:
@@ -262,7 +267,7 @@ class OnlineFeatures:
             static_bytes,
         )
         sides = Sides(
-            file=self._item.packed.file,
+            file=packed.file,
             history=user[USER_HISTORY],
             recency=tuple(each for each in recency if each in names),
             user=self._user.narrowed(of_user) if of_user.names else None,
@@ -296,11 +301,11 @@ class OnlineFeatures:
             began = perf_counter()
             with self._fast.sides.file.reading() as reading:  # one snapshot, of the views that need the context too
                 further = self._context_views(user_id, item_ids, at_us, context)
-                rows = self._fast.read(reading, user_id, item_ids, at_us, history_length)
+                read = self._fast.read(reading, user_id, item_ids, at_us, history_length)
                 read_seconds = perf_counter() - began
-                if rows is not None:
-                    data = self._fast.gather(rows, rate, history_length, further, columns)
-                    return Request(data, rows.known, rows.user_known, read_seconds)
+                if read is not None:
+                    data = self._fast.gather(read, rate, history_length, further, columns)
+                    return Request(data, read.known, read.user_known, read_seconds)
         began = perf_counter()
         items = np.array(item_ids, dtype=object)
         times_us = np.full(len(items), at_us, dtype=np.int64)

@@ -369,10 +369,10 @@ def fill_built_in(
     numeric[:, at : at + len(WINDOWS)] = Counts.filled(of_items.conversions)
     at += len(WINDOWS)
     age = age_days(rows.at_us, items.created_us[candidate])
-    numeric[:, at] = np.nan_to_num(age)
+    numeric[:, at] = Counts.filled(age)
     numeric[:, at + 1] = np.isnan(age)
-    numeric[:, at + 2] = np.maximum(np.nan_to_num(items.price[candidate]), 0)
+    numeric[:, at + 2] = np.maximum(Counts.filled(items.price[candidate]), 0)
     numeric[:, at + 3] = history.length
     ends = np.array([history.newest_us, history.oldest_us])
-    numeric[:, at + 4 : at + 6] = np.nan_to_num(age_days(rows.at_us[:1], ends))
+    numeric[:, at + 4 : at + 6] = Counts.filled(age_days(rows.at_us[:1], ends))
     numeric[:, at + 6] = np.fromiter(map(history.had.__contains__, rows.item_ids), np.bool_, len(rows))

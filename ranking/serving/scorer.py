@@ -106,7 +106,10 @@ class Scorer:
         self._store = open_store(repo)
         _refuse_other_features(self._store, self._ranker)
         config = self._ranker.config
-        self._features = OnlineFeatures(
+        shared: OnlineFeatures | None = None
+        if like is not None and like._codebook_id == self._codebook_id:
+            shared = like._features
+        self._features: OnlineFeatures = OnlineFeatures(
             self._store,
             self.record.service,
             self.codebook,
@@ -114,7 +117,7 @@ class Scorer:
             config.vectors,
             static_bytes,
             getattr(self._ranker, "vocabulary", None),
-            like._features if like is not None and like._codebook_id == self._codebook_id else None,
+            shared,
         )
         if self._features.vocabulary is not None:  # an equal one, in which the items are numbered
             self._ranker.vocabulary = self._features.vocabulary  # type: ignore[attr-defined]

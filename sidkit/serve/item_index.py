@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,8 +74,11 @@ class ItemIndex:
 
     def places(self, item_ids: Sequence[str]) -> Ints:
         """Positions of some items, ``int64 [ids]``; -1 for an unknown id."""
-        found: Ints = self.ids.get_indexer(pd.Index(list(item_ids), dtype=object)).astype(np.int64)
-        return found
+        return np.fromiter(map(self._place.get, item_ids, repeat(-1)), np.int64, len(item_ids))
+
+    @cached_property
+    def _place(self) -> dict[str, int]:
+        return dict(zip(self.ids, range(len(self.ids)), strict=True))
 
     @property
     def megabytes(self) -> float:

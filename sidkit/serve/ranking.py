@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +45,7 @@ class Scored:
     request: Request
     scores: Scores
 
-    @property
+    @cached_property
     def cold(self) -> Bools:
         """Whether an item had few interactions before, ``bool [items]``."""
         cold: Bools = prior_interactions(self.request.data) < COLD_BELOW

@@ -227,12 +227,14 @@ def test_a_request_id_is_returned_and_logged_without_the_user(service: Service) 
 def test_metrics_have_stages_and_the_model(service: Service, finished: FinishedJob) -> None:
     service.rank(user_id="u1", item_ids=["i1", "nothing"])
     text = service.call("GET", "/metrics").text
-    for stage in ("retrieve", "read", "score", "encode", "total"):
-        assert re.search(rf'sidkit_request_duration_seconds_count{{stage="{stage}"}} [1-9]', text)
+    stages = re.findall(r'sidkit_request_duration_seconds_count{stage="(\w+)"} [1-9]', text)
+    assert stages == ["read", "gather", "score", "encode"]
+    assert re.search(r"sidkit_rank_duration_seconds_count [1-9]", text)
     name, codebook = finished.output["artifacts"]["serving_ranker"], Path(finished.output["artifacts"]["codebook"]).name
     assert f'sidkit_model_info{{codebook="{codebook}",ranker="{name}"}} 1.0' in text
     assert re.search(r'sidkit_missing_features_total{view="item"} [1-9]', text)
-    assert re.search(r"sidkit_feature_age_seconds \d", text)
+    views = re.findall(r'sidkit_feature_age_seconds{view="(\w+)"} \d', text)
+    assert {"item_content", "item_stats", "user_history", "user_stats", f"item_sid_{codebook}"} <= set(views)
 
 
 def test_the_examples_of_the_description_work(service: Service) -> None:

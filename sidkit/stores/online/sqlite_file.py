@@ -101,7 +101,7 @@ class PackedFile:
         """
         with self._translated_errors():
             opened = self._connection(create=False)
-            if opened.in_transaction:
+            if bool(opened.in_transaction):
                 yield Reading(opened, self, self._mine.cache)
                 return
             opened.execute("BEGIN")
