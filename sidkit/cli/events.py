@@ -60,9 +60,10 @@ def tick(
     ] = None,
     json_: JsonOption = False,
 ) -> None:
-    """Write what pushed rows and the passage of time change to the online store.
+    """Update the online store.
 
-    Afterwards it has the values of tables that were built as of the same time.
+    Writes what pushed rows and the passage of time change. Afterwards the store has the values of tables that were built as of
+    the same time.
     """
     import sidkit
 
