@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -77,8 +78,8 @@ def test_scores_need_the_context_that_own_views_need(own: Repo, finished: Finish
 
 def test_served_rows_are_retrieved_with_the_context_of_their_request(own: Repo, finished: FinishedJob) -> None:
     user, items = candidates(own)
-    loader = ModelLoader(own.path)
-    model, at_us = loader.load(loader.wanted()), finished.result.as_of_us
+    model: Any = SimpleNamespace(key=ModelLoader(own.path).wanted(), scorer=Scorer(own))
+    at_us = finished.result.as_of_us
     log = ServedLog(log_folder(own), LogOptions(share=1), Metrics())
     for context in (CONTEXT, {**CONTEXT, "budget": [float(n) for n in range(len(items))]}):
         log.offer(model, "r1", Answers(Metrics()).scored(model, user, items, at_us, context), None, context)
