@@ -23,8 +23,9 @@ from ranking.data.feature_views import string_array
 from ranking.data.frame_table import frame_table
 from ranking.data.schema import BUILT_IN, FeatureSchema
 from ranking.data.targets import CLICKED, Target
+from ranking.serving.context import Context, is_list, per_item
 from sidkit.core.arrays import Bools, Doubles, Ints, one_chunk
-from sidkit.core.errors import ArtifactCorruptError
+from sidkit.core.errors import ArtifactCorruptError, ServingError
 from sidkit.core.files import written_beside
 
 if TYPE_CHECKING:
@@ -42,10 +43,11 @@ KEYS = (
     "score",
     "item_known",
     "user_known",
+    "context",
 )
-"""Columns before the features."""
+"""Columns before the features; ``context`` is what the request brought, as JSON, null without."""
 INPUT = "input__"
-"""Prefix of the columns with the context of requests, as it was given."""
+"""Prefix of columns with the context that the ranker reads, before it is encoded."""
 _MOMENT = pa.timestamp("us", "UTC")
 _METADATA = b"sidkit"
 
@@ -124,7 +126,7 @@ class ServedRows:
     def labelled(self) -> LabelledRows:
         """The rows without labels (0), to be retrieved again."""
         columns = self.table.column_names
-        context = {
+        context = _given(self.table.column("context")) | {
             name.removeprefix(INPUT): one_chunk(self.table.column(name)) for name in columns if name.startswith(INPUT)
         }
         return LabelledRows(
@@ -140,13 +142,32 @@ class ServedRows:
         return ServedRows(self.header, self.table.take(pa.array(index)))
 
 
+def _given(column: pa.ChunkedArray) -> dict[str, pa.Array]:
+    """The context of rows by name, from JSON; null where a row has none."""
+    rows = [{} if text is None else json.loads(text) for text in column.to_pylist()]
+    names = dict.fromkeys(name for row in rows for name in row)
+    try:
+        return {name: pa.array([row.get(name) for row in rows]) for name in names}
+    except pa.ArrowException as error:
+        raise ServingError(
+            f"expected context of one type in all served rows, got others ({error}); audit later rows with --since"
+        ) from error
+
+
 def log_folder(repo: Repo) -> Path:
     """The folder of the served log (``data/serving/log``)."""
     return repo.data / "serving" / "log"
 
 
 def served_table(
-    data: Dataset, scores: Doubles, known: Bools, user_known: bool, request_id: str, logged_us: int, most: int
+    data: Dataset,
+    scores: Doubles,
+    known: Bools,
+    user_known: bool,
+    request_id: str,
+    logged_us: int,
+    most: int,
+    context: Context | None = None,
 ) -> pa.Table:
     """The best rows of one request as a table.
 
@@ -162,6 +183,8 @@ def served_table(
         Time of the answer, microseconds UTC.
     most : int
         Number of rows, the best-ranked first.
+    context : mapping, optional
+        What the request brought: one value for all candidates, or a list of one per candidate.
     """
     order = np.argsort(-scores, kind="stable")[:most]
     best = data.take(order)
@@ -177,10 +200,21 @@ def served_table(
         "score": pa.array(scores[order], pa.float64()),
         "item_known": pa.array(known[order]),
         "user_known": pa.array(np.full(rows, user_known)),
+        "context": pa.array(_context_texts(context, len(data), order), pa.string()),
     }
     columns |= {f"{INPUT}{name}": values for name, values in (best.rows.context or {}).items()}
     features = frame_table(best)
     return pa.table({**columns, **dict(zip(features.column_names, features.columns, strict=True))})
+
+
+def _context_texts(context: Context | None, candidates: int, order: Ints) -> list[str | None]:
+    """The context of each row as JSON."""
+    if not context:
+        return [None] * len(order)
+    values = per_item(context, candidates)
+    if not any(is_list(value) for value in context.values()):
+        return [json.dumps({name: each[0] for name, each in values.items()})] * len(order)
+    return [json.dumps({name: each[at] for name, each in values.items()}) for at in order.tolist()]
 
 
 def write_file(path: Path, header: LogHeader, parts: list[pa.Table]) -> int:

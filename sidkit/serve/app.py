@@ -31,7 +31,7 @@ from sidkit.serve.options import ServeOptions
 from sidkit.serve.page import PageRoutes
 from sidkit.serve.problems import RequestError, decoded
 from sidkit.serve.pushes import pushed_events, pushed_items
-from sidkit.serve.ranking import Answers, Scored, codes_of, moment, similar_to
+from sidkit.serve.ranking import Answers, codes_of, moment, similar_to
 from sidkit.serve.responses import integer as _integer
 from sidkit.serve.responses import json_response as _json
 from sidkit.serve.served_log import ServedLog, open_log
@@ -200,7 +200,7 @@ class Application:
             if self._shadow is not None:
                 self._shadow.offer(ShadowRequest(request_id, model.key.ranker, scored, body.context))
             if self._served_log is not None:
-                self._served_log.offer(model, request_id, scored, body.k)
+                self._served_log.offer(model, request_id, scored, body.k, body.context)
             return response
 
     async def _codes(self, request: Request) -> Response:
@@ -256,11 +256,11 @@ class Application:
         if any(tensor.name == "at_us" for tensor in body.inputs):
             await self._before_replay()
         model, name = self._named_model(request)
-        batches: list[Scored] = []
+        batches: list[inference_v2.Batch] = []
         answer = await self._scored(partial(inference_v2.infer, self._answers, model, name, body, batches))
         if self._served_log is not None:
-            for scored in batches:
-                self._served_log.offer(model, request.state.request_id, scored)
+            for scored, context in batches:
+                self._served_log.offer(model, request.state.request_id, scored, context=context)
         request.state.log |= {"ranker": model.key.ranker}
         return _json(answer)
 

@@ -27,6 +27,8 @@ ALIAS = "ranker"
 MOST_USERS = 64
 """The most distinct users of one request."""
 _INTEGERS = frozenset({"INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64"})
+Batch = tuple[Scored, dict[str, Any] | None]
+"""The items of one user, scored, and their context."""
 _TYPES: dict[str, tuple[type, ...]] = {
     "BOOL": (bool,),
     "BYTES": (str,),
@@ -73,13 +75,13 @@ def check_model(model: ServingModel, name: str, version: str | None) -> None:
 
 
 def infer(
-    answers: Answers, model: ServingModel, name: str, body: InferRequest, batches: list[Scored] | None = None
+    answers: Answers, model: ServingModel, name: str, body: InferRequest, batches: list[Batch] | None = None
 ) -> InferAnswer:
     """Score pairs of users and items.
 
     ``user_id`` has one value for all items, or one per item. ``at_us`` is the time of the request, microseconds UTC (default:
-    now). Inputs of other names are the context, with one value, or one per item. What each user was scored with is appended to
-    ``batches``.
+    now). Inputs of other names are the context, with one value, or one per item. What each user was scored with, with its
+    context, is appended to ``batches``.
 
     Raises
     ------
@@ -122,7 +124,7 @@ def _scored(
     items: list[str],
     at_us: int,
     context: dict[str, list[Any]],
-    batches: list[Scored],
+    batches: list[Batch],
 ) -> tuple[Any, Any]:
     """Scores and whether items are known, in the order of the request; one batch per user."""
     places: dict[str, list[int]] = {}
@@ -135,7 +137,7 @@ def _scored(
         own = {key: values[0] if len(values) == 1 else [values[row] for row in rows] for key, values in context.items()}
         scored = answers.scored(model, user, [items[row] for row in rows], at_us, own or None)
         scores[rows], known[rows] = scored.scores.values, scored.scores.known
-        batches.append(scored)
+        batches.append((scored, own or None))
     return scores, known
 
 

@@ -22,6 +22,7 @@ from sidkit.core.repo import Repo
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from ranking.serving.context import Context
     from sidkit.serve.metrics import Metrics
     from sidkit.serve.model import ServingModel
     from sidkit.serve.options import ServeOptions
@@ -55,6 +56,7 @@ class _Request:
     scored: Scored
     most: int
     logged_us: int
+    context: Context | None
 
 
 @dataclass
@@ -90,7 +92,14 @@ class ServedLog:
         self._thread = threading.Thread(target=self._run, name="sidkit-served-log", daemon=True)
         self._thread.start()
 
-    def offer(self, model: ServingModel, request_id: str, scored: Scored, most: int | None = None) -> None:
+    def offer(
+        self,
+        model: ServingModel,
+        request_id: str,
+        scored: Scored,
+        most: int | None = None,
+        context: Context | None = None,
+    ) -> None:
         """Log a request later if it is in the sample; it is dropped, and counted, if too many wait.
 
         Parameters
@@ -102,12 +111,14 @@ class ServedLog:
             Its candidates.
         most : int, optional
             Number of items of the answer; default: all candidates.
+        context : mapping, optional
+            What the request brought.
         """
         if self._random.random() >= self._options.share:
             return
         rows = min(self._options.rows, most or len(scored.item_ids))
         try:
-            self._waiting.put_nowait(_Request(model, request_id, scored, rows, present_us()))
+            self._waiting.put_nowait(_Request(model, request_id, scored, rows, present_us(), context))
         except queue.Full:
             self._metrics.served_log_dropped.labels("queue").inc()
 
@@ -144,6 +155,7 @@ class ServedLog:
             request.request_id,
             request.logged_us,
             request.most,
+            request.context,
         )
         part = self._parts.setdefault(header_of(request.model), _Part(time.monotonic()))
         part.tables.append(table)

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+import sidkit
 from helpers.builders import FinishedJob, copy_of
 from helpers.commands import ask, ask_well
 from helpers.own_views import EXTRA, add_own_views
 from ranking.serving.scorer import Scorer
+from ranking.serving.served_log import log_folder
 from sidkit.core.clock import from_us, iso
 from sidkit.core.errors import ServingError
 from sidkit.core.repo import Repo
+from sidkit.serve.metrics import Metrics
+from sidkit.serve.model import ModelLoader
+from sidkit.serve.ranking import Answers
+from sidkit.serve.served_log import LogOptions, ServedLog
 from sidkit.stores.feast_repo import apply_repo, materialize, open_store
 
 CONTEXT = {"cell_id": 2, "budget": 3.5, "device": "phone"}
@@ -66,6 +74,20 @@ def test_scores_need_the_context_that_own_views_need(own: Repo, finished: Finish
     ):
         refused = ask(*request, "--context", "budget=1", "--context", "device=tv", "--context", wrong)
         assert refused.code == 1 and said in refused.err, refused
+
+
+def test_served_rows_are_retrieved_with_the_context_of_their_request(own: Repo, finished: FinishedJob) -> None:
+    user, items = candidates(own)
+    model: Any = SimpleNamespace(key=ModelLoader(own.path).wanted(), scorer=Scorer(own))
+    at_us = finished.result.as_of_us
+    log = ServedLog(log_folder(own), LogOptions(share=1), Metrics())
+    for context in (CONTEXT, {**CONTEXT, "budget": [float(n) for n in range(len(items))]}):
+        log.offer(model, "r1", Answers(Metrics()).scored(model, user, items, at_us, context), None, context)
+    log.close()
+    result = sidkit.open(own.path).audit_skew()
+    shutil.rmtree(log_folder(own))
+    assert result.rows == 2 * len(items) and not result.skipped
+    assert not [each for each in result.features if each.differ]
 
 
 def pushed(repo: Repo, user: str, item: str, at_us: int) -> None:
