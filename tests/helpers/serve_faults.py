@@ -158,6 +158,25 @@ def malformed(service: InProcess, requests: int, seed: int = 0, each: int = 25) 
     }  # fmt: skip
 
 
+def in_rounds(service: InProcess, requests: int, size: int = 10_000) -> dict[str, Any]:
+    """Malformed requests in rounds of other seeds, with a line of progress after each."""
+    total: dict[str, Any] = {
+        "requests": 0,
+        "of schemathesis": 0,
+        "answers": {},
+        "wrong": [],
+        "seconds": 0,
+        "right": True,
+    }
+    while total["requests"] < requests and total["right"]:
+        found = malformed(service, min(size, requests - total["requests"]), seed=1_000_000 + total["requests"])
+        answers = Counter(total["answers"]) + Counter(found["answers"])
+        total |= {name: total[name] + found[name] for name in ("requests", "of schemathesis", "wrong", "seconds")}
+        total |= {"answers": dict(sorted(answers.items())), "right": found["right"]}
+        print(json.dumps(total), flush=True)  # noqa: T201
+    return total
+
+
 def _asker(service: InProcess, statuses: Counter[str], wrong: list[Any]) -> Callable[..., None]:
     def ask(method: str, path: str, query: str, body: bytes, headers: dict[str, str]) -> None:
         answer = service.call(method, path, body, headers, query.encode("utf-8", "replace"))
@@ -299,7 +318,7 @@ def main() -> int:
         repo = options.repo or _made(Path(folder) / "repo")
         found = {"killed workers": killed_workers(repo, options.kills), "full disk": full_disk(repo, 1_000)}
         with in_process(repo) as service:
-            found["malformed requests"] = malformed(service, options.requests)
+            found["malformed requests"] = in_rounds(service, options.requests)
     options.out.write_text(json.dumps(found, indent=1) + "\n")
     print(json.dumps(found, indent=1))  # noqa: T201
     return 0 if all(each["right"] for each in found.values()) else 1
