@@ -9,7 +9,7 @@ REAL := ml_latest_small uci_online_retail xwines_slim
 # Data sets whose validation rows are used for tuning.
 SEARCHED = synthetic:strong $(REAL:%=$(SIDKIT_DATA)/%)
 
-.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz coverage attributes codebook-windows behaviour-codes mechanisms bytes-per-item arms tune-arms tune-presets tune-boosting bench-fuxictr online-load proof bench bench-check audits codes gates deploy bench-onnx clean
+.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz coverage attributes codebook-windows behaviour-codes mechanisms bytes-per-item arms tune-arms tune-presets tune-boosting bench-fuxictr online-load proof bench bench-check audits codes gates deploy bench-onnx serve-faults clean
 
 $(VENV): $(VENV)/.made
 
@@ -92,6 +92,10 @@ kill-storm: $(VENV)/.made
 # single case with `PYTHONPATH=tests .venv/bin/python -m fuzz --only KIND --case N`.
 fuzz: $(VENV)/.made
 	PYTHONPATH=tests $(BIN)/python -m fuzz --out benchmarks/results/faults.json
+
+# The service while workers are killed, with a full disk, and under 100,000 malformed requests; about 20 minutes.
+serve-faults: $(VENV)/.made
+	PYTHONPATH=tests $(BIN)/python -m helpers.serve_faults --out benchmarks/results/serve_faults.json
 
 # Coverage of the intervals, simulated on the predictions of real arms; about an hour on 2 cores.
 coverage: $(VENV)/.made

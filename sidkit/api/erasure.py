@@ -143,7 +143,8 @@ def _erase(repo: Repo, users: list[str]) -> None:
     from sidkit.stores.online.erase import erase_users, patience_of
     from sidkit.tables import build_tables, read_build
     from sidkit.tables.absorb import absorb
-    from sidkit.tables.erase import USER, erase_rows, erase_withdrawn, purge_log, take_from_log
+    from sidkit.tables.erase import USER, erase_rows, erase_withdrawn, purge_log, rows_of_users, take_from_log
+    from sidkit.tables.labelled_rows import build_labelled_rows
 
     add_forgotten(repo.path, users)
     if (repo.log / "manifest.json").exists():
@@ -163,6 +164,8 @@ def _erase(repo: Repo, users: list[str]) -> None:
         for path in sorted(repo.tables.glob("*.parquet")):  # statistics that the build could not update
             erase_rows(path, USER, users)
         purge_log(repo, users)
+        if repo.labelled_rows.exists() and rows_of_users(repo.labelled_rows, USER, users):
+            build_labelled_rows(repo)  # a ranker is compared with some of them when it is loaded
     if (online := online_file_of(repo)) is not None:
         erase_users(online, users, USER, patience_of(open_store(repo)))
     erase_elsewhere(repo, users)

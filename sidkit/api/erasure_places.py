@@ -54,12 +54,12 @@ def rows_by_place(repo: Repo, users: Sequence[str]) -> dict[str, dict[str, int]]
 
 
 def caches_of(repo: Repo, users: Sequence[str]) -> list[Path]:
-    """Caches with rows of users, which are removed as a whole: labelled rows, frames of runs with what is in the order of
-    their rows, and golden rows. What holds ids comes last, so that a killed removal is noticed by the next.
+    """Caches with rows of users, which are removed as a whole: samples of labelled rows, frames of runs with what is in
+    the order of their rows, and golden rows. What holds ids comes last, so that a killed removal is noticed by the next.
     """
     from sidkit.tables.erase import USER, rows_of_users
 
-    found = [path for path in sorted(repo.data.glob("rows*.parquet")) if rows_of_users(path, USER, users)]
+    found = [path for path in sorted(repo.data.glob("rows-*.parquet")) if rows_of_users(path, USER, users)]
     for run in sorted(path for path in repo.runs.glob("*") if path.is_dir()):
         held = [path for path in sorted(run.rglob("*.parquet")) if rows_of_users(path, USER, users)]
         folders = {run / path.relative_to(run).parts[0] for path in held}

@@ -70,7 +70,9 @@ def serve(options: ServeOptions, started: Callable[[str], None] = lambda url: No
 
 def _run(options: ServeOptions, opened: socket.socket) -> None:
     from uvicorn import Config, Server
-    from uvicorn.supervisors import Multiprocess
+    from uvicorn.supervisors import Multiprocess, multiprocess
+
+    from sidkit.serve.worker import Worker
 
     config = Config(
         "sidkit.serve.app:create",
@@ -89,6 +91,7 @@ def _run(options: ServeOptions, opened: socket.socket) -> None:
     if options.workers == 1:
         Server(config).run([opened])
         return
+    multiprocess.Process = Worker  # type: ignore[misc]
     Multiprocess(config, [opened]).run()
 
 

@@ -149,7 +149,7 @@ def test_the_report_says_what_was_removed_and_what_learned_from_it(after: tuple[
     assert report.rows["data/log/interactions"] == count and report.rows["data/rejects/interactions.parquet"] == 1
     assert report.rows["data/serving/log"] == 1 and report.rows["data/online.sqlite"] > 3
     assert report.removed == (
-        "artifacts/runs/fast/frame", "artifacts/runs/fast/predictions", "data/rows.parquet", "data/serving/golden_r_1.npz"
+        "artifacts/runs/fast/frame", "artifacts/runs/fast/predictions", "data/serving/golden_r_1.npz"
     )  # fmt: skip
     assert report.retrain == ()  # a codebook of content alone did not learn from clicks
     assert any("source.url" in line for line in report.left)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from uvicorn import Config
 
 from helpers.builders import FinishedJob, copy_of
 from helpers.http_service import Answer, Service, running
@@ -22,6 +23,7 @@ from semantic_ids.catalog import Catalog
 from sidkit.core.clock import parse_time
 from sidkit.core.repo import Repo
 from sidkit.serve.shadow import compared
+from sidkit.serve.worker import Worker
 from sidkit.stores.feast_repo import materialize
 
 ITEMS = [f"i{number}" for number in range(40)]
@@ -181,6 +183,14 @@ def children(pid: int) -> list[int]:
 def two_workers(finished: FinishedJob) -> Iterator[Service]:
     with running(finished.repo.path, "--workers", 2) as service:
         yield service
+
+
+def test_the_supervisor_does_not_wait_for_an_answer_of_a_dead_worker() -> None:
+    worker = Worker(Config("sidkit.serve.app:create"), [])
+    worker.start()
+    worker.process.kill()
+    worker.process.join()
+    assert worker.parent_conn.poll(0) and not worker.is_alive(0)
 
 
 def test_a_killed_worker_is_replaced_while_the_other_answers(two_workers: Service) -> None:

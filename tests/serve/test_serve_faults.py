@@ -19,6 +19,7 @@ import pytest
 from helpers.asgi_service import InProcess, in_process
 from helpers.builders import FinishedJob, copy_of
 from helpers.http_service import Answer
+from helpers.serve_faults import malformed
 from sidkit.core.clock import DAY_US, iso, present_us
 from sidkit.core.errors import SidkitWarning
 from sidkit.core.repo import Repo
@@ -193,6 +194,12 @@ def test_a_full_disk_fails_no_request(service: InProcess, whole: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert found == [expected] * 5 and ready and not looked
+
+
+def test_malformed_requests_get_answers_or_problems(service: InProcess) -> None:
+    found = malformed(service, 400, each=2)
+    assert found["right"], found["wrong"]
+    assert {"200", "400", "404", "405", "413", "422"} >= set(found["answers"])
 
 
 SERVED_WITHOUT_RIGHTS = """
