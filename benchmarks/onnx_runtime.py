@@ -2,8 +2,9 @@
 
     python benchmarks/onnx_runtime.py --repo FOLDER [--ranker NAME] [--user ID] [--candidates 500] [--repeats 300] [--out FILE]
 
-Both start from the tensors of a request and end with logits. The two take turns, so that other load meets both; processor time
-does not count what other processes take, and the smallest and the median time are reported.
+``forward`` starts from the tensors of a request and ends with logits; ``score`` also makes the tensors from arrays of features.
+The two take turns, so that other load meets both. Processor time does not count what other processes take; the smallest and the
+median time are reported.
 """
 
 from __future__ import annotations
@@ -71,7 +72,8 @@ def measured(repo: Repo, name: str | None, user: str | None, candidates: int, re
                 return ranker.model(batch)
 
         difference = float(np.abs(by_onnx.logits(batch) - by_torch().numpy()).max())
-        taken = times({"torch": by_torch, "onnxruntime": lambda: by_onnx.logits(batch)}, repeats)
+        forward = times({"torch": by_torch, "onnxruntime": lambda: by_onnx.logits(batch)}, repeats)
+        score = times({"torch": lambda: ranker.score(data), "onnxruntime": lambda: by_onnx.score(data)}, repeats)
     return {
         "ranker": scorer.record.name,
         "representations": list(ranker.config.representations),
@@ -81,7 +83,8 @@ def measured(repo: Repo, name: str | None, user: str | None, candidates: int, re
         "history_length": batch.history.shape[1],
         "numeric": batch.numeric.shape[1],
         "largest_difference_of_logits": difference,
-        **taken,
+        "forward": forward,
+        "score": score,
     }
 
 
@@ -104,10 +107,12 @@ def main() -> None:
     versions = {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__, "numpy": np.__version__}
     options.out.write_text(json.dumps({"machine": machine, "versions": versions, "rankers": rows}, indent=2) + "\n")
     for row in rows:
-        print(
-            f"{row['ranker']}: torch {row['torch']['min_ms']:.2f} ms, onnxruntime {row['onnxruntime']['min_ms']:.2f} ms "
-            f"(median {row['torch']['median_ms']:.2f} and {row['onnxruntime']['median_ms']:.2f})"
-        )
+        for stage in ("forward", "score"):
+            one, other = (row[stage][engine] for engine in ("torch", "onnxruntime"))
+            print(
+                f"{row['ranker']} {stage}: torch {one['min_ms']:.2f} ms, onnxruntime {other['min_ms']:.2f} ms "
+                f"(median {one['median_ms']:.2f} and {other['median_ms']:.2f})"
+            )
 
 
 if __name__ == "__main__":

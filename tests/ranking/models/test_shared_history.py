@@ -1,4 +1,4 @@
-"""Rows of a request share one history: attention over it once has the values of attention row by row, however scores are made."""
+"""Rows of a request share one history: attention over it once has the values of attention row by row."""
 
 from __future__ import annotations
 
