@@ -113,7 +113,8 @@ class IdRepresentation(Representation):
 
     def _trained(self, index: Tensor) -> Tensor:
         """Training rows of ids ``int64 [items]``; 0 for the unknown id."""
-        return self.fitted_trained[index]
+        trained: Tensor = self.fitted_trained[index]
+        return trained
 
     def _share(self, count: Tensor) -> Tensor:
         """Weight of the prior of items with so many interactions."""
