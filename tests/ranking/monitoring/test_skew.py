@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 import sidkit
@@ -120,8 +121,6 @@ def test_rows_of_a_codebook_that_changed_are_left_out_with_the_reason(repo: Repo
     header = log_rows(repo, rows, until_us=int(rows.at_us.max()))
     [path] = log_folder(repo).iterdir()
     other = header.as_text().replace(header.codebook_hash, "0" * 16)
-    import pyarrow.parquet as pq
-
     table = pq.read_table(path)
     pq.write_table(table.replace_schema_metadata({b"sidkit": other.encode()}), path.with_name("served-2.parquet"))
     result = audited(repo)
@@ -143,12 +142,23 @@ def test_without_served_rows_the_message_says_how_to_log_them(repo: Repo, rows: 
     assert 0 < half["rows"] < ROWS
 
 
-def test_a_damaged_file_is_named(repo: Repo) -> None:
-    path = log_folder(repo) / "served-1.parquet"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"PAR1 no file PAR1")
+@pytest.mark.parametrize("damage", ["bytes", "a column", "a format of another release"])
+def test_a_file_that_cannot_be_read_is_named(repo: Repo, rows: LabelledRows, damage: str) -> None:
+    header = log_rows(repo, rows.take(np.arange(2)), until_us=int(rows.at_us.max()))
+    [path] = log_folder(repo).iterdir()
+    table = pq.read_table(path)
+    if damage == "bytes":
+        path.write_bytes(b"PAR1 no file PAR1")
+    elif damage == "a column":
+        pq.write_table(table.drop_columns(["position"]), path)
+    else:
+        text = header.as_text().replace('"format": 1', '"format": 2')
+        pq.write_table(table.replace_schema_metadata({b"sidkit": text.encode()}), path)
     answer = ask("audit", "skew", "--repo", repo.path)
     assert answer.code == 1 and str(path) in answer.err and "remove the file" in answer.err
+    path.unlink()  # the advice
+    log_rows(repo, rows.take(np.arange(2)), until_us=int(rows.at_us.max()))
+    assert ask_well("audit", "skew", "--repo", repo.path).code == 0
 
 
 def test_options_of_the_audit_do_not_stand_before_skew(repo: Repo, tmp_path: Path) -> None:
