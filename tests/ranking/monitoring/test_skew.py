@@ -58,7 +58,7 @@ def counts(result: SkewAudit) -> dict[str, int]:
 def test_features_of_the_rows_own_times_agree(repo: Repo, rows: LabelledRows, finished: FinishedJob) -> None:
     log_rows(repo, rows, until_us=finished.result.as_of_us)
     result = audited(repo)
-    assert result.ok and result.rows == result.total == ROWS and not result.skipped
+    assert result.ok and result.rows == result.total == ROWS and not result.skipped and result.later == 0
     assert counts(result) == {"stale": 0, "early": 0, "ahead": 0, "unexplained": 0}
     assert {"score", "item_sid__codes", "user_history__item_ids", "item_vector"} <= {
         each.name for each in result.features
@@ -113,8 +113,9 @@ def test_requests_later_than_the_tables_are_ahead_until_the_tables_are_built(
     as_of_us = finished.result.as_of_us
     later = LabelledRows(rows.user_ids, rows.item_ids, np.full(ROWS, as_of_us + DAY), rows.label)
     log_rows(repo, later, until_us=as_of_us, changed=halved)
-    found = counts(audited(repo))
-    assert found["ahead"] > 0 and found["unexplained"] == 0
+    result = audited(repo)
+    assert counts(result)["ahead"] > 0 and counts(result)["unexplained"] == 0 and result.later == ROWS
+    assert "`sidkit tables build`" in ask("audit", "skew", "--repo", repo.path).out
 
 
 def test_rows_of_a_codebook_that_changed_are_left_out_with_the_reason(repo: Repo, rows: LabelledRows) -> None:
