@@ -104,6 +104,8 @@ class SkewAudit:
     """Rows of the log in the audited time."""
     tables_until: str
     """Up to when the tables know events; ISO 8601."""
+    later: int
+    """Compared rows whose request was later than that: their staleness cannot be seen until the tables are built again."""
     features: tuple[FeatureSkew, ...]
     skipped: tuple[str, ...]
     """Rows that could not be retrieved or scored again, with the reason."""
@@ -138,6 +140,7 @@ class SkewAudit:
             "rows": self.rows,
             "total": self.total,
             "tables_until": self.tables_until,
+            "later": self.later,
             "problems": list(self.problems),
             "skipped": list(self.skipped),
             "bounds": vars(self.bounds),
@@ -185,6 +188,7 @@ def audit_skew(
     store = open_store(repo)
     found: list[dict[str, _Cells]] = []
     skipped: dict[str, int] = {}
+    later = 0
     unscored: dict[str, int] = {}
     failure: SidkitError | None = None
     for part in parts:
@@ -193,6 +197,7 @@ def audit_skew(
             if isinstance(score, str):
                 unscored[f"no scores: {score}"] = unscored.get(f"no scores: {score}", 0) + len(part)
             found.append(_compared(repo, store, part, tables_us, limits.tolerance, score))
+            later += int((part.at_us > tables_us).sum())
         except SidkitError as error:
             failure = error
             reason = f"codebook {part.header.codebook}: {scrubbed(error)}"
@@ -203,7 +208,7 @@ def audit_skew(
     features = tuple(_joined(name, [cells[name] for cells in found if name in cells]) for name in names)
     compared = sum(len(part) for part in parts) - sum(skipped.values())
     listed = tuple(f"{count:,} rows: {reason}" for reason, count in (skipped | unscored).items())
-    return SkewAudit(compared, total, iso(tables_us), features, listed, limits)
+    return SkewAudit(compared, total, iso(tables_us), later, features, listed, limits)
 
 
 def served_rows(

@@ -50,6 +50,7 @@ INPUT = "input__"
 """Prefix of columns with the context that the ranker reads, before it is encoded."""
 _MOMENT = pa.timestamp("us", "UTC")
 _METADATA = b"sidkit"
+_FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class LogHeader:
     def as_text(self) -> str:
         """As JSON, for the metadata of a file."""
         fields = {name: value for name, value in asdict(self).items() if name != "schema"}
-        return json.dumps({**fields, "schema": self.schema.as_json(), "format": 1}, sort_keys=True)
+        return json.dumps({**fields, "schema": self.schema.as_json(), "format": _FORMAT}, sort_keys=True)
 
     @classmethod
     def of_text(cls, text: str) -> LogHeader:
@@ -345,9 +346,12 @@ def _opened(path: Path, columns: Collection[str] | None) -> Iterator[tuple[str, 
     try:
         with pq.ParquetFile(path) as file:
             text = (file.schema_arrow.metadata or {})[_METADATA].decode()
+            if (stated := json.loads(text)["format"]) != _FORMAT:
+                raise ValueError(f"expected format {_FORMAT}, got {stated}; another release wrote it")
+            if missing := [name for name in KEYS if name not in file.schema_arrow.names]:
+                raise ValueError(f"expected the column {missing[0]}, got none")
             names = None if columns is None else [name for name in file.schema_arrow.names if name in columns]
             table = file.read(columns=names)
-            table.column("event_timestamp")
     except FileNotFoundError:
         return
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:

@@ -128,6 +128,11 @@ def _print_skew(result: SkewAudit) -> None:
         show(table(head, [_skew_row(each) for each in differing]))
     for reason in result.skipped:
         show(reason)
+    if result.later:
+        show(
+            f"{result.later:,} rows were served after the end of the tables, so whether they were stale cannot be seen; run "
+            "`sidkit tables build`, and audit again"
+        )
     for problem in result.problems:
         show(problem)
     agree = len(result.features) - len(differing)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 import sidkit
@@ -57,7 +58,7 @@ def counts(result: SkewAudit) -> dict[str, int]:
 def test_features_of_the_rows_own_times_agree(repo: Repo, rows: LabelledRows, finished: FinishedJob) -> None:
     log_rows(repo, rows, until_us=finished.result.as_of_us)
     result = audited(repo)
-    assert result.ok and result.rows == result.total == ROWS and not result.skipped
+    assert result.ok and result.rows == result.total == ROWS and not result.skipped and result.later == 0
     assert counts(result) == {"stale": 0, "early": 0, "ahead": 0, "unexplained": 0}
     assert {"score", "item_sid__codes", "user_history__item_ids", "item_vector"} <= {
         each.name for each in result.features
@@ -112,16 +113,15 @@ def test_requests_later_than_the_tables_are_ahead_until_the_tables_are_built(
     as_of_us = finished.result.as_of_us
     later = LabelledRows(rows.user_ids, rows.item_ids, np.full(ROWS, as_of_us + DAY), rows.label)
     log_rows(repo, later, until_us=as_of_us, changed=halved)
-    found = counts(audited(repo))
-    assert found["ahead"] > 0 and found["unexplained"] == 0
+    result = audited(repo)
+    assert counts(result)["ahead"] > 0 and counts(result)["unexplained"] == 0 and result.later == ROWS
+    assert "`sidkit tables build`" in ask("audit", "skew", "--repo", repo.path).out
 
 
 def test_rows_of_a_codebook_that_changed_are_left_out_with_the_reason(repo: Repo, rows: LabelledRows) -> None:
     header = log_rows(repo, rows, until_us=int(rows.at_us.max()))
     [path] = log_folder(repo).iterdir()
     other = header.as_text().replace(header.codebook_hash, "0" * 16)
-    import pyarrow.parquet as pq
-
     table = pq.read_table(path)
     pq.write_table(table.replace_schema_metadata({b"sidkit": other.encode()}), path.with_name("served-2.parquet"))
     result = audited(repo)
@@ -143,12 +143,23 @@ def test_without_served_rows_the_message_says_how_to_log_them(repo: Repo, rows: 
     assert 0 < half["rows"] < ROWS
 
 
-def test_a_damaged_file_is_named(repo: Repo) -> None:
-    path = log_folder(repo) / "served-1.parquet"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"PAR1 no file PAR1")
+@pytest.mark.parametrize("damage", ["bytes", "a column", "a format of another release"])
+def test_a_file_that_cannot_be_read_is_named(repo: Repo, rows: LabelledRows, damage: str) -> None:
+    header = log_rows(repo, rows.take(np.arange(2)), until_us=int(rows.at_us.max()))
+    [path] = log_folder(repo).iterdir()
+    table = pq.read_table(path)
+    if damage == "bytes":
+        path.write_bytes(b"PAR1 no file PAR1")
+    elif damage == "a column":
+        pq.write_table(table.drop_columns(["position"]), path)
+    else:
+        text = header.as_text().replace('"format": 1', '"format": 2')
+        pq.write_table(table.replace_schema_metadata({b"sidkit": text.encode()}), path)
     answer = ask("audit", "skew", "--repo", repo.path)
     assert answer.code == 1 and str(path) in answer.err and "remove the file" in answer.err
+    path.unlink()  # the advice
+    log_rows(repo, rows.take(np.arange(2)), until_us=int(rows.at_us.max()))
+    assert ask_well("audit", "skew", "--repo", repo.path).code == 0
 
 
 def test_options_of_the_audit_do_not_stand_before_skew(repo: Repo, tmp_path: Path) -> None:
