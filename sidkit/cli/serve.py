@@ -47,7 +47,7 @@ def serve(
     max_waiting: Annotated[int, typer.Option(min=1, help="Requests at a time per worker.")] = 64,
     max_body: Annotated[int, typer.Option(min=1, help="Longest body, in bytes.")] = 1_000_000,
 ) -> None:
-    """Serve scores, codes and similar items over HTTP, and a page for people.
+    """Serve scores, codes and a page for people over HTTP.
 
     The page at / shows what a user gets and why. Answers POST /v1/rank, POST /v1/codes, GET /v1/items/ID/similar and the Open
     Inference Protocol under /v2; /openapi.json describes them, /metrics is for Prometheus. A promotion is picked up without a
