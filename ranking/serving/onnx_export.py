@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ranking.serving.golden import TOLERANCE, check_golden, golden_path, golden_rows, read_golden
-from sidkit import __version__
 from sidkit.core.errors import ArtifactCorruptError, ServingError, StorageError
 from sidkit.core.extras import require
 from sidkit.core.files import written_beside
@@ -198,7 +198,7 @@ def served_graph(repo: Repo, scorer: Scorer) -> OnnxRanker:
         See :func:`export_ranker`.
     """
     ranker = _torch_ranker(scorer)
-    path = golden_path(repo, scorer.record.name, scorer.record.content_hash).with_suffix(f".{__version__}.onnx")
+    path = golden_path(repo, scorer.record.name, scorer.record.content_hash).with_suffix(f".{version('sidkit')}.onnx")
     if path.exists():
         with suppress(ArtifactCorruptError):  # it is written again
             return OnnxRanker(path, ranker)
@@ -287,7 +287,7 @@ def _described(graph: bytes, scorer: Scorer, ranker: Ranker, inputs: tuple[Graph
 
     config = ranker.config
     model = onnx.load_model_from_string(graph)
-    model.producer_name, model.producer_version = "sidkit", __version__
+    model.producer_name, model.producer_version = "sidkit", version("sidkit")
     model.doc_string = "Click ranker: the tensors of a batch to logits; their sigmoid is the probability of the target."
     facts: dict[str, Any] = {
         "ranker": scorer.record.name,

@@ -69,7 +69,7 @@ def serve(
         ),
     ] = None,
 ) -> None:
-    """Serve scores, codes and similar items over HTTP, and a page for people.
+    """Serve scores, codes and a page for people over HTTP.
 
     The page at / shows what a user gets and why. Answers POST /v1/rank, POST /v1/codes, GET /v1/items/ID/similar and the Open
     Inference Protocol under /v2; /openapi.json describes them, /metrics is for Prometheus. A promotion is picked up without a

@@ -54,6 +54,9 @@ def test_the_dockerfile_copies_what_exists_and_starts_a_command_that_exists() ->
     for step in STEPS:
         if step.name == "COPY" and not step.text.startswith("--from"):
             assert all((ROOT / source).exists() for source in step.text.split()[:-1]), step.text
+    ignored = (DEPLOY / "Dockerfile.dockerignore").read_text().split()
+    copied = {source for step in STEPS if step.name == "COPY" for source in step.text.split()[:-1] if "/" not in source}
+    assert "*" in ignored and {f"!{source}" for source in copied - {"--from=build"}} <= set(ignored)
     [install] = [step.text for step in STEPS if "pip install" in step.text]
     check_command("pip install 'sidkit[" + re.search(r"\.\[([\w,]+)\]", install)[1] + "]'")  # type: ignore[index]
     check_command(" ".join(COMMAND))

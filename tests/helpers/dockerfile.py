@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,7 +90,7 @@ class Built:
     def _copy(source: Path, target: Path, *, into: bool) -> None:
         assert source.exists(), f"{source}: copied by the Dockerfile, but absent"
         if source.is_dir():
-            left_out = shutil.ignore_patterns("__pycache__", "data", "artifacts")
+            left_out = shutil.ignore_patterns("__pycache__")
             shutil.copytree(source, target, dirs_exist_ok=True, ignore=left_out)
         else:
             target.mkdir(parents=True, exist_ok=True)
@@ -116,6 +117,8 @@ def main(path: Path, repo: Path) -> None:
             while subprocess.run(health, env=built.environment, check=False, capture_output=True).returncode:
                 assert process.poll() is None and time.monotonic() < end, "the health check did not succeed"
                 time.sleep(1)
+            with urllib.request.urlopen("http://127.0.0.1:8000/") as page:  # its files are in the wheel
+                assert b"<title>sidkit</title>" in page.read()
             sys.stdout.write("healthy\n")
         finally:
             process.terminate()

@@ -44,7 +44,7 @@ MAY_IMPORT = {
     "ranking.models": GROUND | {"ranking.data"},
     "ranking.evaluation": GROUND | {"ranking.data"},
     "ranking.training": GROUND | CODES | {"ranking.data", "ranking.models", "ranking.evaluation"},
-    "ranking.serving": BELOW_RANKING | {"ranking.data", "ranking.training"},
+    "ranking.serving": BELOW_RANKING | {"ranking.data", "ranking.models", "ranking.training"},
     "sidkit.serve": BELOW_RANKING | {"ranking.data", "ranking.evaluation", "ranking.training", "ranking.serving"},
     "ranking.pipeline": BELOW_RANKING
     | {"sidkit.reports", "semantic_ids.report", "ranking.data", "ranking.training", "ranking.evaluation"},

@@ -1,5 +1,5 @@
 // The page: asks for users, a history and a ranking, and shows them. The token lives in this tab and travels in a header only.
-import { historyItem, largestChange, make, rankedItem } from "/page/render.js";
+import { historyItem, largestChange, make, rankedItem } from "./render.js";
 
 const element = (id) => document.getElementById(id);
 const TOKEN = "sidkit-token";
@@ -73,7 +73,7 @@ element("signin").addEventListener("submit", (event) => {
 
 async function start() {
   try {
-    page.about = await call("/v1/about");
+    page.about = await call("v1/about");
   } catch (error) {
     if (error.status === 401) askForToken(page.token ? "The service refused this token." : "");
     else {
@@ -136,7 +136,7 @@ async function suggest() {
   const mine = (asking += 1);
   let users;
   try {
-    ({ users } = await call(`/v1/users?limit=12&prefix=${encodeURIComponent(box.value)}`));
+    ({ users } = await call(`v1/users?limit=12&prefix=${encodeURIComponent(box.value)}`));
   } catch (error) {
     problem(error);
     return;
@@ -234,10 +234,10 @@ async function rank() {
     const at = element("moment").value === "features" ? page.about.features_until : null;
     const body = { user_id: user, ...candidates(), k: BEST, explain: true, at, context: context() };
     const [history, answer] = await Promise.all([
-      call(`/v1/users/${encodeURIComponent(user)}/history?limit=200`),
-      call("/v1/rank", body),
+      call(`v1/users/${encodeURIComponent(user)}/history?limit=200`),
+      call("v1/rank", body),
     ]);
-    const { items } = await call("/v1/describe", { item_ids: answer.items.map((item) => item.item_id) });
+    const { items } = await call("v1/describe", { item_ids: answer.items.map((item) => item.item_id) });
     if (mine !== page.asked) return;
     answer.items = answer.items.map((item, number) => ({ ...items[number], ...item, codes: item.codes || items[number].codes }));
     page.shown = { history, answer, allHistory: false, count: STEP };
