@@ -314,7 +314,7 @@ def main() -> int:
     parser.add_argument("--repo", type=Path, help="A repository with a serving ranker; default: a small one is made.")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--requests", type=int, default=100_000)
-    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--kills", type=int, default=8)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         repo = options.repo or _made(Path(folder) / "repo")
