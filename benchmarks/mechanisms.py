@@ -30,7 +30,7 @@ import torch
 from arms import ROOT, with_settings
 
 from ranking.data.dataset import Dataset
-from ranking.evaluation.evaluator import EvaluationRows, Evaluator, MetricValue, difference
+from ranking.evaluation.evaluator import EvaluationRows, Evaluator, difference
 from ranking.evaluation.slices import slices
 from ranking.experiments.comparison.arms import ComparedArm, load_arms
 from ranking.experiments.comparison.comparison import CompareOptions, Comparison, data_name
@@ -251,9 +251,7 @@ def measured(trials: Trials, arm: str, setting: str) -> dict[str, Any]:
     found = trials.seeds(arm, setting)
     evaluator = evaluator_of(trials.contexts[arm].validation)
     base = [each.validation for each in found]
-    aucs: dict[str, MetricValue] = {
-        name: each.metrics["auc"] for name, each in evaluator.evaluate(base).items() if "auc" in each.metrics
-    }
+    aucs = {name: each.metrics["auc"] for name, each in evaluator.evaluate(base).items() if "auc" in each.metrics}
     parts: dict[str, Any] = {}
     for name in found[0].off:
         part = name.rpartition("=")[0]
@@ -267,8 +265,7 @@ def measured(trials: Trials, arm: str, setting: str) -> dict[str, Any]:
             "change": changed(evaluator, [each.off[name] for each in found], base),
         }
     spec = ranker_of(trials.plan.spec, setting)
-    losses = losses_of(trials.plan.arms[arm], spec.model) if arm in trials.options.losses else {}
-    for loss in losses:
+    for loss in losses_of(trials.plan.arms[arm], spec.model) if arm in trials.options.losses else ():
         without = [each.validation for each in trials.seeds(arm, setting, loss)]
         parts[LOSS + loss] = {"kind": "loss", "role": loss, "change": changed(evaluator, without, base)}
     return {
