@@ -15,7 +15,7 @@ from helpers.own_views import EXTRA, MARKED, add_own_views, name_extra
 from ranking.data.export import write_frame
 from ranking.data.feature_views import built_in_views, historical_reader
 from ranking.serving.context import per_item
-from ranking.serving.features import ServiceReader
+from ranking.serving.service_reader import ServiceReader
 from semantic_ids import lifecycle
 from sidkit.core.errors import ConfigError, ContractError, ServingError, SidkitWarning
 from sidkit.core.repo import Repo

@@ -80,7 +80,7 @@ def other(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def reader(store: Any, service: str) -> Any:
-    from ranking.serving.features import ServiceReader
+    from ranking.serving.service_reader import ServiceReader
 
     return ServiceReader(store, store.get_feature_service(service))
 
