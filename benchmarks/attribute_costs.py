@@ -89,7 +89,7 @@ def build(repo_path: str) -> None:
 
 def read_times(repo: Repo) -> dict[str, float]:
     """Median milliseconds of an online read of 500 candidates, with and without the attributes."""
-    from ranking.serving.features import ServiceReader
+    from ranking.serving.service_reader import ServiceReader
     from sidkit.stores.feast_repo import apply_repo, materialize, open_store
 
     apply_repo(repo)

@@ -199,7 +199,7 @@ def fill(folder: Path, redis: str) -> None:
 
 def read(folder: Path, items: int, redis: str) -> dict[str, dict[str, dict[str, list[float]]]]:
     """Milliseconds of each read, wall-clock and processor time, by candidate and number of entities, in alternation."""
-    from ranking.serving.features import ServiceReader
+    from ranking.serving.service_reader import ServiceReader
 
     opened = read_stores(folder, redis, fresh=False)
     packed, emptied = (

@@ -9,7 +9,7 @@ and of the user as bytes, and one forward pass of the same batch; see ``floor``.
 service, so that other load on the machine matters less. ``--swaps N`` promotes the repository's rankers in turn while two
 clients send requests, and counts requests without an answer (lost) and answers whose scores are not those of the ranker that
 they name (mixed). It works on a copy of the repository. ``--flat N`` sends so many requests and compares the memory of the
-service.
+service. ``--before FOLDER`` sends blocks of the same requests in turn to this service and to that of another version's code.
 """
 
 from __future__ import annotations
@@ -43,11 +43,12 @@ import pyarrow.parquet as pq
 CONNECTIONS = 4
 
 
-def start(repo: Path, folder: Path, *options: str) -> tuple[subprocess.Popen[str], str]:
-    """The service, once it is ready, and its URL."""
+def start(repo: Path, folder: Path, *options: str, code: Path | None = None) -> tuple[subprocess.Popen[str], str]:
+    """The service, of another version of the code if given, once it is ready, and its URL."""
     log = (folder / "stderr").open("w")
     command = [sys.executable, "-u", "-m", "sidkit", "serve", "--repo", str(repo), "--port", "0", *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+    environment = dict(os.environ) if code is None else {**os.environ, "PYTHONPATH": str(code.absolute())}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
     assert process.stdout is not None
     url = process.stdout.readline().split()[2].rstrip(";")
     while True:
@@ -311,6 +312,31 @@ def mixed_in(repo: Any, names: list[str], answers: list[tuple[dict[str, Any], di
     return mixed
 
 
+def in_turn(repo: Path, folder: Path, code: Path, bodies: list[bytes], requests: int) -> dict[str, Any]:
+    """Processor and wall time of the services of two versions, which answer blocks of the same requests in turn."""
+    services = {}
+    for name, path in (("before", code), ("after", None)):
+        (folder / name).mkdir()
+        services[name] = start(repo, folder / name, "--poll", "600", code=path)
+    cpu, times = dict.fromkeys(services, 0.0), {name: list[float]() for name in services}
+    try:
+        for _, url in services.values():
+            closed(url, bodies, len(bodies))
+        for block in range(0, requests, 50):
+            for name, (process, url) in services.items():
+                watched = psutil.Process(process.pid)
+                before = watched.cpu_times()
+                times[name] += closed(url, bodies[block % len(bodies) :] + bodies, 50)[0]
+                after = watched.cpu_times()
+                cpu[name] += after.user + after.system - before.user - before.system
+    finally:
+        for process, _ in services.values():
+            process.terminate()
+            process.wait()
+    result = {name: {"cpu_ms": round(cpu[name] / len(times[name]) * 1e3, 3), **shown(times[name])} for name in services}
+    return {**result, "cpu_ratio": round(cpu["before"] / cpu["after"], 2)}
+
+
 def flat(repo: Path, folder: Path, bodies: list[dict[str, Any]], requests: int) -> dict[str, Any]:
     """Resident memory of the service over many requests, with all candidates of its items in turn."""
     process, url = start(repo, folder)
@@ -342,9 +368,16 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=50.0, help="requests per second of the fixed rate")
     parser.add_argument("--out", type=Path, help="file for the results (JSON)")
     parser.add_argument("--swaps", type=int, default=0, help="measure so many promotions under load instead")
+    parser.add_argument("--before", type=Path, help="compare with the service of this folder's code instead")
     parser.add_argument("--flat", type=int, default=0, help="measure memory over so many requests instead")
     options = parser.parse_args()
     bodies = bodies_of(options.repo, options.candidates)
+    if options.before:
+        sent = [json.dumps(body).encode() for body in bodies]
+        with tempfile.TemporaryDirectory() as folder:
+            compared = in_turn(options.repo, Path(folder), options.before, sent, options.requests)
+            finish({"candidates": options.candidates, **compared}, options.out)
+        return
     if options.flat:
         with tempfile.TemporaryDirectory() as folder:
             finish({"flat": flat(options.repo, Path(folder), bodies, options.flat)}, options.out)

@@ -26,8 +26,9 @@ from ranking.data.item_table import NO_CODE, PADDING, ItemTable, Numbered
 from ranking.data.numeric_features import age_days, numeric_columns
 from ranking.data.schema import FeatureSchema
 from ranking.data.value_counts import value_counts
+from ranking.serving.counts import CountedView, Counts
 from ranking.serving.prefix_counts import PrefixRows
-from ranking.serving.request_counts import CodeCountsReader, CountedView, Counts
+from ranking.serving.request_counts import CodeCountsReader
 from ranking.serving.static_items import ItemRows, StaticItems
 from sidkit.core.arrays import Bools, Doubles, Floats, Ints, one_chunk
 from sidkit.core.feature_settings import ITEM_ATTRIBUTES, WINDOWS
@@ -37,7 +38,7 @@ from sidkit.stores.online.reader import PackedView, view_rows_of
 from sidkit.stores.template_views import hours_since
 
 if TYPE_CHECKING:
-    from ranking.serving.features import ServiceReader
+    from ranking.serving.service_reader import ServiceReader
     from sidkit.stores.online.sqlite_file import PackedFile, Reading
 
 Context = Mapping[str, Any]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ranking.data.grown import Grown
-from ranking.serving.request_counts import CountedView, Counts
+from ranking.serving.counts import CountedView, Counts
 from sidkit.core.arrays import Codes, Ints
 from sidkit.core.code_stats import (
     CODE_WINDOWS,

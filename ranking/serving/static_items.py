@@ -23,7 +23,7 @@ from ranking.data.extra_numbers import raw_numbers
 from ranking.data.feature_views import CONTENT, SID, numbers
 from ranking.data.item_table import NO_CODE, ItemTableBuilder
 from ranking.data.schema import ExtraFeature, FeatureSchema, Kind
-from ranking.serving.request_counts import CountedView, Counts
+from ranking.serving.counts import CountedView, Counts
 from semantic_ids.codebook import Codebook
 from sidkit.core.arrays import Bools, Codes, Doubles, Floats, Ints
 from sidkit.core.feature_settings import ITEM_ATTRIBUTES, WINDOWS

@@ -15,7 +15,7 @@ from helpers.own_views import EXTRA, MARKED, add_own_views, name_extra
 from ranking.data.export import write_frame
 from ranking.data.feature_views import built_in_views, historical_reader
 from ranking.serving.context import per_item
-from ranking.serving.features import ServiceReader
+from ranking.serving.service_reader import ServiceReader
 from semantic_ids import lifecycle
 from sidkit.core.errors import ConfigError, ContractError, ServingError, SidkitWarning
 from sidkit.core.repo import Repo
@@ -126,7 +126,7 @@ def test_online_own_views_equal_the_offline_ones_at_materialization(repo: Repo) 
     keys, at_us = rows_of(repo, as_of_us)
     offline = plain(historical_reader(store, feature_service(store, "ctr_one"))(keys, at_us))
     reader = ServiceReader(store, feature_service(store, "ctr_one"))
-    assert reader._packed is not None
+    assert reader.packed is not None
     given = {name: values.tolist() for name, values in keys.items()}
     online = reader.read(given, as_of_us)
     assert plain(online) == offline
@@ -136,7 +136,7 @@ def test_online_own_views_equal_the_offline_ones_at_materialization(repo: Repo) 
         "odds",
         "python_mode",
     }
-    reader._packed = None  # as with any other online store
+    reader.packed = None  # as with any other online store
     by_feast = plain(reader.read(given, as_of_us))
     del by_feast["item_stats"], offline["item_stats"]  # Feast reads integers beside nulls otherwise
     assert by_feast == offline

@@ -80,7 +80,7 @@ def other(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def reader(store: Any, service: str) -> Any:
-    from ranking.serving.features import ServiceReader
+    from ranking.serving.service_reader import ServiceReader
 
     return ServiceReader(store, store.get_feature_service(service))
 
@@ -99,8 +99,8 @@ def test_all_stores_give_the_same_arrays(packed: Any, other: Any, service: str, 
     ours, theirs = (reader(store, service).read({"item_id": items}) for store in (packed, other))
     again = reader(packed, service).read({"item_id": items})  # from what the first read kept
     assert {name: view.plain() for name, view in again.items()} == {name: view.plain() for name, view in ours.items()}
-    assert reader(packed, service)._packed is not None
-    assert reader(other, service)._packed is None
+    assert reader(packed, service).packed is not None
+    assert reader(other, service).packed is None
     assert list(ours) == list(theirs)
     for name, view in ours.items():
         found, expected = view.plain(), theirs[name].plain()
@@ -183,7 +183,7 @@ def test_what_has_no_plain_type_is_read_through_feast(tmp_path: Path) -> None:
 
     view = feature_view("thing", {"map": "Map"})
     store = feast_repo(tmp_path, PACKED, [view, FeatureService(name="s", features=[view])])
-    assert reader(store, "s")._packed is None
+    assert reader(store, "s").packed is None
 
 
 @pytest.mark.parametrize(
