@@ -123,7 +123,8 @@ class IdRepresentation(Representation):
 
     def _in_history(self, own: Tensor, prior: Tensor, has_prior: Tensor, trained: Tensor) -> Tensor:
         share = self.history_prior_share(torch.where(has_prior, self._share(trained), 0.0))[:, None]
-        return (1 - share) * own + share * prior
+        mixed: Tensor = (1 - share) * own + share * prior
+        return mixed
 
     def _prior(self, items: ItemBatch, own: Tensor) -> tuple[Tensor, Tensor]:
         """The mean rows of the neighbours ``float32 [items, dim]``, and whether an item has any, ``bool [items]``."""

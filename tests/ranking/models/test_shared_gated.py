@@ -19,7 +19,7 @@ from ranking.models.item_statistics import ItemStatistics, statistic_places
 from ranking.models.losses import gated_alignment
 from ranking.models.parts import forced_off, parts_in
 from ranking.models.spec import ModelSpec
-from ranking.training.arm_spec import ArmSpec, losses_of, without_loss
+from ranking.training.arm_spec import ArmSpec, RankerSpec, losses_of, without_loss
 from ranking.training.measure_liveness import measure_liveness
 from ranking.training.ranker import fit_representations, make_model
 
@@ -198,4 +198,6 @@ def test_the_mean_gate_is_reported_by_the_interactions_of_the_candidate() -> Non
 def test_controls_cannot_serve() -> None:
     for model in ({"shuffled_counts": True, "history": "shared_gated"}, {"prior_random": True, "prior_strength": 3.0}):
         assert not ArmSpec(representations=("id", "content"), model=model).can_serve
+        with pytest.raises(ValueError, match="cannot serve; set them in the model of an arm"):
+            RankerSpec(model=model)
     assert ArmSpec(representations=("id", "content"), model={"history": "shared_gated"}).can_serve

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from helpers.builders import FinishedJob, run_fast_job
 from helpers.places import ROOT
 from ranking.data.dataset import Dataset, LabelledRows
+from ranking.data.disk_frame import DiskFrame
 from ranking.data.frame_builder import build_dataset
 from ranking.pipeline.presets import load_preset
 from ranking.serving.scorer import Scorer
@@ -69,8 +71,6 @@ def test_the_served_blend_scores_online_as_its_members_do_offline(job: FinishedJ
 
 def test_its_scores_of_validation_rows_are_those_of_the_run(job: FinishedJob) -> None:
     """The saved gate and copies of the members give what the run measured."""
-    from ranking.data.disk_frame import DiskFrame
-
     ranker = Scorer(job.repo).ranker
     folder = job.repo.runs / PRESET.stem
     data = DiskFrame.load(folder / "frame").data
@@ -81,8 +81,6 @@ def test_its_scores_of_validation_rows_are_those_of_the_run(job: FinishedJob) ->
 
 
 def test_the_artefact_is_whole_without_its_members_and_verified(job: FinishedJob, tmp_path: Path) -> None:
-    import shutil
-
     name = Catalog.open(job.repo).serving_ranker().name
     copy = tmp_path / name
     shutil.copytree(job.repo.rankers / name, copy)
