@@ -297,7 +297,11 @@ def measured(data: str, options: argparse.Namespace, save: Callable[[dict[str, A
 
 
 def _saved(name: str, facts: dict[str, Any]) -> None:
+    """Save the results of a data set, beside those of other presets on the same rows."""
     results = read_json(RESULTS) if RESULTS.exists() else {}
+    before = results.get(name, {})
+    if before.get("limits") == facts["limits"]:
+        facts = {**facts, "presets": {**before["presets"], **facts["presets"]}}
     write_json(RESULTS, {**results, name: facts})
 
 

@@ -84,16 +84,24 @@ def print_ranks(results: Results) -> None:
         print(f"\n{title}: mean difference of cold-row AUC to share 0.3, per data\n{against.round(4).to_string()}")
 
 
-def print_differences(results: Results) -> None:
-    """Markdown rows: the difference of each variant to its baseline."""
-    print(
-        "| data | preset | arm | variant | training rows | AUC | difference, all rows | cold rows |\n|" + " --- |" * 8
-    )
-    for (data, preset, arm), by in cells(results):
-        for variant, one in by.items():
-            found = " | ".join(difference(one["difference"].get(name)) for name in ("all", "cold"))
-            auc = f"{one['auc']['all']:.4f}".lstrip("0")
-            print(f"| {data} | `{preset}` | {arm} | {variant} | {one['train_rows']:,} | {auc} | {found} |")
+def print_differences(results: Results, preset: str = "smile") -> None:
+    """Markdown tables per arm and slice: the difference of each variant to its baseline, a column per data set."""
+    found = {(data, arm): by for (data, of, arm), by in cells(results) if of == preset}
+    for arm in dict.fromkeys(arm for _, arm in found):
+        of_arm = {data: by for (data, each), by in found.items() if each == arm}
+        variants = dict.fromkeys(variant for by in of_arm.values() for variant in by)
+        for name in ("all", "cold"):
+            print(f"\n{arm}, {name}\n\n| variant | {' | '.join(of_arm)} |\n|" + " --- |" * (1 + len(of_arm)))
+            for variant in variants:
+                shown = [_cell(by.get(variant), name) for by in of_arm.values()]
+                print(f"| {variant} | {' | '.join(shown)} |")
+
+
+def _cell(one: Mapping[str, Any] | None, name: str) -> str:
+    if one is None or one["auc"].get(name) is None:
+        return "-"
+    auc = f"{one['auc'][name]:.4f}".lstrip("0")
+    return f"{auc} {difference(one['difference'].get(name))}".strip()
 
 
 def difference(one: Mapping[str, Any] | None) -> str:
