@@ -18,9 +18,10 @@ training rows.
   is not matched with the history;
 - ``content``: the codebook of the preset ``rqkmeans``, which learns from no click; rankers train on all rows.
 
-Rule of the default, written before any result of these variants was seen: the shares are ranked by AUC on cold validation rows
-in every cell of data, preset, arm and family of training rows (``share S`` and ``share S, fewer rows``); the share with the
-best mean rank is the default, the smaller one if two are equal. ``same rows`` explains and does not count.
+Rule of the default, written before any result with these limits was seen: the shares are ranked by AUC on cold validation
+rows in every cell of data, preset, arm and family of training rows (``share S`` and ``share S, fewer rows``); the share with
+the best mean rank is the default, the smaller one if two are equal. ``same rows`` explains and does not count. Added later:
+presets with the same figures count once, as `saviorrec` and `smile` have the same encoder, and these arms read no codes.
 
 Differences are to ``own rows`` (those on the same rows: to ``content, same rows``), with 95 % intervals over users, items and,
 with several seeds, trainings. Results go to ``benchmarks/results/codebook_windows.json``; predictions are kept in the work
@@ -296,7 +297,11 @@ def measured(data: str, options: argparse.Namespace, save: Callable[[dict[str, A
 
 
 def _saved(name: str, facts: dict[str, Any]) -> None:
+    """Save the results of a data set, beside those of other presets on the same rows."""
     results = read_json(RESULTS) if RESULTS.exists() else {}
+    before = results.get(name, {})
+    if before.get("limits") == facts["limits"]:
+        facts = {**facts, "presets": {**before["presets"], **facts["presets"]}}
     write_json(RESULTS, {**results, name: facts})
 
 

@@ -23,7 +23,10 @@ def cells(results: Results) -> Iterator[tuple[tuple[str, str, str], Mapping[str,
 
 
 def share_table(results: Results, family: str, name: str = "cold") -> pd.DataFrame:
-    """AUC on a slice, a row per cell and a column per share; ``family`` is the suffix of the variants."""
+    """AUC on a slice, a row per cell and a column per share; ``family`` is the suffix of the variants.
+
+    Presets with the same figures count once: those of the papers share their encoder, and these arms read no codes.
+    """
     rows = {}
     for cell, by in cells(results):
         of_family = {
@@ -33,7 +36,11 @@ def share_table(results: Results, family: str, name: str = "cold") -> pd.DataFra
         }
         if of_family and None not in of_family.values():
             rows[cell] = of_family
-    return pd.DataFrame.from_dict(rows, orient="index").astype(float)
+    table = pd.DataFrame.from_dict(rows, orient="index").astype(float)
+    if table.empty:
+        return table
+    of_cell = table.assign(data=[data for data, _, _ in rows], arm=[arm for _, _, arm in rows])
+    return table[~of_cell.duplicated().to_numpy()]
 
 
 def mean_ranks(table: pd.DataFrame) -> pd.Series:
@@ -44,14 +51,13 @@ def mean_ranks(table: pd.DataFrame) -> pd.Series:
 def friedman(table: pd.DataFrame) -> float:
     """Friedman's test: the probability of ranks that differ as much if all shares were alike.
 
-    Its exact distribution by 20,000 random permutations within cells; cells of the same data depend on each other, so that it
-    is rather too small.
+    By 20,000 random permutations of the ranks within cells; cells of the same data depend on each other, so that the
+    probability is rather too small.
     """
     ranks = table.rank(axis=1).to_numpy()
     spread = float(np.var(ranks.mean(axis=0)))
-    drawn: Doubles = np.array(
-        [np.var(np.random.default_rng(seed).permuted(ranks, axis=1).mean(axis=0)) for seed in range(20_000)]
-    )
+    shuffled = np.random.default_rng(0).permuted(np.repeat(ranks[None], 20_000, axis=0), axis=2)
+    drawn: Doubles = np.var(shuffled.mean(axis=1), axis=1)
     return float((drawn >= spread - 1e-12).mean())
 
 
@@ -78,16 +84,24 @@ def print_ranks(results: Results) -> None:
         print(f"\n{title}: mean difference of cold-row AUC to share 0.3, per data\n{against.round(4).to_string()}")
 
 
-def print_differences(results: Results) -> None:
-    """Markdown rows: the difference of each variant to its baseline."""
-    print(
-        "| data | preset | arm | variant | training rows | AUC | difference, all rows | cold rows |\n|" + " --- |" * 8
-    )
-    for (data, preset, arm), by in cells(results):
-        for variant, one in by.items():
-            found = " | ".join(difference(one["difference"].get(name)) for name in ("all", "cold"))
-            auc = f"{one['auc']['all']:.4f}".lstrip("0")
-            print(f"| {data} | `{preset}` | {arm} | {variant} | {one['train_rows']:,} | {auc} | {found} |")
+def print_differences(results: Results, preset: str = "smile") -> None:
+    """Markdown tables per arm and slice: the difference of each variant to its baseline, a column per data set."""
+    found = {(data, arm): by for (data, of, arm), by in cells(results) if of == preset}
+    for arm in dict.fromkeys(arm for _, arm in found):
+        of_arm = {data: by for (data, each), by in found.items() if each == arm}
+        variants = dict.fromkeys(variant for by in of_arm.values() for variant in by)
+        for name in ("all", "cold"):
+            print(f"\n{arm}, {name}\n\n| variant | {' | '.join(of_arm)} |\n|" + " --- |" * (1 + len(of_arm)))
+            for variant in variants:
+                shown = [_cell(by.get(variant), name) for by in of_arm.values()]
+                print(f"| {variant} | {' | '.join(shown)} |")
+
+
+def _cell(one: Mapping[str, Any] | None, name: str) -> str:
+    if one is None or one["auc"].get(name) is None:
+        return "-"
+    auc = f"{one['auc'][name]:.4f}".lstrip("0")
+    return f"{auc} {difference(one['difference'].get(name))}".strip()
 
 
 def difference(one: Mapping[str, Any] | None) -> str:
