@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     from semantic_ids.ticks import TickReport
     from sidkit.api.event_steps import Pushed
 
-events_app = typer.Typer(
-    help="Add events and items one by one.", no_args_is_help=True
-)
+events_app = typer.Typer(help="Add events and items one by one.", no_args_is_help=True)
 
 FileArgument = Annotated[
     str, typer.Argument(help="A Parquet or JSON-lines file with the contract's columns, or - for JSON lines on stdin.")
