@@ -200,8 +200,9 @@ class Ticker:
             counts = counts_of(self._repo, each.name, each.content_hash)
             if counts is not None and table.exists():
                 self._cadences |= {counts.cadence_of(name) * MICROS for name in counts.tables}
-                assigned, known = assignments_of(opened, table), _known_codes(state, each.name) if since else None
-                yield from rows.code_stats(counts, checked(table), known, assigned)
+                assigned = assignments_of(opened, table)
+                counted = _known_codes(state, each.name) if since else None
+                yield from rows.code_stats(counts, checked(table), counted, assigned)
                 codes[each.name] = {"assignments": assigned}
 
     def _attributes(self, items: ChangedItems, log: Log, build: dict[str, Any]) -> tuple[NewestRows | None, Path]:
