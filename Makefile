@@ -9,7 +9,7 @@ REAL := ml_latest_small uci_online_retail xwines_slim
 # Data sets whose validation rows are used for tuning.
 SEARCHED = synthetic:strong $(REAL:%=$(SIDKIT_DATA)/%)
 
-.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz coverage attributes codebook-windows behaviour-codes mechanisms bytes-per-item arms tune-arms tune-presets tune-boosting bench-fuxictr online-load proof bench bench-check audits codes gates deploy bench-onnx serve-faults clean
+.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz coverage attributes codebook-windows behaviour-codes mechanisms bytes-per-item arms tune-arms tune-presets tune-boosting bench-fuxictr online-load proof bench bench-check audits codes gates deploy bench-onnx serve-faults events-latency clean
 
 $(VENV): $(VENV)/.made
 
@@ -175,6 +175,10 @@ bytes-per-item: $(VENV)/.made
 # Frames of real data sets, code statistics included, recomputed from the log by independent code: 10,000 rows each.
 audits: $(VENV)/.made
 	$(BIN)/python benchmarks/audits.py --work $(WORK)/audits --data synthetic:clustered $(REAL:%=$(SIDKIT_DATA)/%)
+
+# From a click, and from a new item, to the online store of REPO, and a comparison with a rebuild.
+events-latency: $(VENV)/.made
+	$(BIN)/python benchmarks/events.py --repo $(REPO) --out benchmarks/results/events.json
 
 # One writer and eight readers on a packed online store for a minute; stops at a torn row or an error.
 online-load: $(VENV)/.made

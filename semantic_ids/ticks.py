@@ -200,8 +200,10 @@ class Ticker:
             counts = counts_of(self._repo, each.name, each.content_hash)
             if counts is not None and table.exists():
                 self._cadences |= {counts.cadence_of(name) * MICROS for name in counts.tables}
-                yield from rows.code_stats(counts, checked(table), _known_codes(state, each.name) if since else None)
-                codes[each.name] = {"assignments": assignments_of(opened, table)}
+                assigned = assignments_of(opened, table)
+                counted = _known_codes(state, each.name) if since else None
+                yield from rows.code_stats(counts, checked(table), counted, assigned)
+                codes[each.name] = {"assignments": assigned}
 
     def _attributes(self, items: ChangedItems, log: Log, build: dict[str, Any]) -> tuple[NewestRows | None, Path]:
         """Rows of attributes that changed, and a file like the whole table ``item_attributes`` as of now."""

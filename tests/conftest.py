@@ -51,7 +51,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 SLOW_FIRST = (
-    "test_hot_swap.py", "test_service.py",
+    "test_hot_swap.py", "test_service.py", "test_events.py", "test_ticks.py",
     "test_kills.py", "test_comparison.py", "test_documents.py", "test_run.py", "test_blocks.py", "test_lifecycle.py",
     "test_targets.py", "test_dataset_from_log.py", "test_feast_cli.py", "test_audit.py", "test_site.py", "test_feast_repo.py",
     "test_asof_versus_feast.py", "test_stores_agree.py", "test_oracle_worlds.py", "test_cli.py", "test_single_features.py",

@@ -187,10 +187,9 @@ def read_definitions(repo: Repo) -> tuple[list[FeatureView], list[Entity], str]:
 def materialize(repo: Repo, as_of_us: int, views: list[str] | None = None) -> dict[str, int]:
     """Write the newest row of every key, as of a point in time, to the online store.
 
-    Feast's incremental materialization starts at the previous end, so it misses rows that a late event rebuilt before it;
-    its first run starts 52 weeks ago, so it misses older logs. This function always reads the whole table, and deletes
-    withdrawn rows from the packed online store (:mod:`sidkit.tables.withdrawn`). For that store it writes columns directly
-    as rows (:mod:`sidkit.stores.online.bulk`).
+    Feast's incremental materialization starts at the previous end, so it misses rows that a late event rebuilt before it, and
+    its first run misses logs older than 52 weeks. This function always reads the whole table, and deletes withdrawn rows from
+    the packed online store (:mod:`sidkit.tables.withdrawn`), which gets columns as rows (:mod:`sidkit.stores.online.bulk`).
 
     Parameters
     ----------
@@ -226,12 +225,11 @@ def materialize(repo: Repo, as_of_us: int, views: list[str] | None = None) -> di
             f"nothing to materialize: expected feature views of the tables in {repo.tables} in the registry, got none; run "
             f"`sidkit apply --repo {shlex.quote(str(repo.path))}` first"
         )
-    quiet = io.StringIO()
     with rows_of_build(repo, as_of_us, views):
         outdated = outdate_withdrawn(store, repo.tables, names)
+        all_names, quiet = [*names, *(view.name for view in own if view.name not in names)], io.StringIO()
         with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet), in_bulk(store) as written:
-            all_names = [*names, *(view.name for view in own if view.name not in names)]
-            store.materialize(start_date=_BEGINNING, end_date=from_us(as_of_us), feature_views=all_names)
+            store.materialize(_BEGINNING, from_us(as_of_us), all_names)
         drop_withdrawn(store, outdated)
         forget_withdrawn(repo.tables, names)
     counts = {name: written[name] if name in written else _keys(store, repo, name, as_of_us) for name in names}

@@ -131,8 +131,9 @@ def _absorb_events(
         removed += [taken_out] if taken_out else []
         manifest["snapshots"] = {**manifest["snapshots"], **_overridden(opened, repo, manifest, types)}
     corrected = f"SELECT {columns} FROM changed WHERE _origin"
-    opened.execute(f"CREATE OR REPLACE TEMP VIEW added AS {corrected} = {literal(SOURCE)}")
-    parts += filter(None, [write_added(opened, folder / f"part-{number:05d}.parquet")])
+    if changed:
+        opened.execute(f"CREATE OR REPLACE TEMP VIEW added AS {corrected} = {literal(SOURCE)}")
+        parts += filter(None, [write_added(opened, folder / f"part-{number:05d}.parquet")])
     opened.execute(
         f"CREATE OR REPLACE TEMP VIEW added AS {corrected} = {literal(EVENTS)} UNION ALL "
         f"SELECT {columns} FROM pushed ANTI JOIN known ON {agree('pushed', 'known', EVENT_KEY)}"

@@ -86,6 +86,8 @@ class ChangedRows:
         self._due = "timestamp <= make_timestamptz(getvariable('as_of_us') - getvariable('delay_us'))"
         late = f"{self._rows} FROM {_files(changed or log.parts)} WHERE {self._due if changed else 'false'}"
         opened.execute(f"CREATE OR REPLACE TEMP TABLE late_events AS {late}")
+        row = opened.execute("SELECT min(ts_us) FROM late_events").fetchone()
+        self._first_late_us: int | None = row[0] if row else None
 
     def item_stats(self) -> NewestRows | None:
         """Rows of ``item_stats``."""
@@ -136,7 +138,9 @@ class ChangedRows:
         keys = f"SELECT {entity} FROM touched"
         return self._counted(view, ("user_id", attribute), (EVENTS, NEW_EVENTS), rows_query(attribute), keys)
 
-    def code_stats(self, counts: CodeCounts, codes: Path, known: Mapping[str, int] | None) -> Iterator[NewestRows]:
+    def code_stats(
+        self, counts: CodeCounts, codes: Path, known: Mapping[str, int] | None, assigned: Mapping[str, int]
+    ) -> Iterator[NewestRows]:
         """Rows of both tables of statistics of codes.
 
         Parameters
@@ -147,11 +151,13 @@ class ChangedRows:
             A table like ``item_sid_<codebook>``.
         known : mapping or None
             Assignments of codes that the known rows were counted with (their times as text); None for unknown ones.
+        assigned : mapping
+            Those of the table now.
         """
         self._known_codes = False
         for name in counts.tables:
             cadence_us, of_users = counts.cadence_of(name) * MICROS, name == counts.tables[1]
-            of_items = None if known is None else self._recoded(counts, codes, known)
+            of_items = None if known is None else _NONE if known == assigned else self._recoded(codes, known)
             set_variables(self._opened, {"cadence_us": cadence_us})
             self._move(cadence_us, of_items)
             if not self._moved:
@@ -183,7 +189,7 @@ class ChangedRows:
                 yield rows
         set_variables(self._opened, {"cadence_us": self._time.cadence_us})
 
-    def _recoded(self, counts: CodeCounts, codes: Path, known: Mapping[str, int]) -> str:
+    def _recoded(self, codes: Path, known: Mapping[str, int]) -> str:
         """SQL for the ids of items with codes that are newer than the known rows."""
         listed = ", ".join(known) or "NULL"
         return f"SELECT item_id FROM {_files([codes])} WHERE NOT coalesce(assigned_at_us IN ({listed}), false)"
@@ -211,6 +217,9 @@ class ChangedRows:
         if self._since is not None and items is not None:
             before = (self._since.as_of_us - self._time.delay_us) // cadence_us * cadence_us
             ranges = [(before - window, until - window) for window in _WINDOWS_US if before < until]
+        if not ranges and items == _NONE and (self._first_late_us is None or self._first_late_us > until):
+            self._moved = False
+            return
         self._collect(ranges, items if items not in {None, _NONE} else None, f"WHERE ts_us <= {until}")
 
     def _collect(self, ranges: Sequence[tuple[int, int]], items: str | None, late: str = "") -> None:

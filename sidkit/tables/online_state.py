@@ -14,7 +14,7 @@ from typing import Any
 
 from sidkit.core.code_stats import stats_views
 from sidkit.core.errors import ArtifactCorruptError
-from sidkit.core.integrity import read_sealed, say_discarded, update_sealed
+from sidkit.core.integrity import MANIFEST, read_sealed, say_discarded, update_sealed
 from sidkit.core.repo import Repo
 from sidkit.tables.builder import read_build
 from sidkit.tables.code_stats import counted_assignments
@@ -80,6 +80,9 @@ def rows_of_build(repo: Repo, as_of_us: int, views: Collection[str] | None) -> I
     views : collection of str or None
         The views that are written; None for all.
     """
+    if not (repo.tables / MANIFEST).exists():
+        yield
+        return
     log = read_build(repo)["log"]
     _set_back(repo, as_of_us, log, views)
     yield
