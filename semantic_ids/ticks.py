@@ -36,7 +36,7 @@ from sidkit.tables.affinity import affinity_tables
 from sidkit.tables.attributes import defined_tables
 from sidkit.tables.builder import changed_settings
 from sidkit.tables.code_stats import assignments_of
-from sidkit.tables.ingest import Log
+from sidkit.tables.log import Log
 from sidkit.tables.newest import ChangedRows, NewestRows, Since, newest_of
 from sidkit.tables.newest_items import ChangedItems
 from sidkit.tables.online_state import beat, read_state, record, since_of, state_path

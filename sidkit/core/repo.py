@@ -190,7 +190,9 @@ class Repo:
                 raise StorageError(path, error) from error
             if not half_forgotten:
                 refuse_half_forgotten(self.path)
-            if not ticking:  # a tick is short; it must not search the folders, nor take files from a service that writes them
+            if (
+                not ticking
+            ):  # a tick is short; it must not search the folders, nor take files from a service that writes them
                 remove_leftovers(self.data)
                 remove_leftovers(self.path / "artifacts")
             keep_format(self.path)

@@ -24,7 +24,7 @@ from sidkit.core.errors import ArtifactMissingError
 from sidkit.core.files import remove
 from sidkit.core.forgotten import Forgotten, read_forgotten
 from sidkit.core.repo import Repo
-from sidkit.tables.ingest import FORMAT, ingests_of, listed_files, read_log, write_log
+from sidkit.tables.log import FORMAT, ingests_of, listed_files, read_log, write_log
 from sidkit.tables.log_changes import (
     EVENTS,
     SOURCE,

@@ -18,7 +18,7 @@ from sidkit.core.engine import literal, quoted
 from sidkit.core.errors import ConfigError
 from sidkit.core.feature_settings import ITEM_ATTRIBUTES, ITEM_ID, USER_ATTRIBUTES, AttributeKind
 from sidkit.tables.affinity import affinity_tables
-from sidkit.tables.ingest import Log
+from sidkit.tables.log import Log
 
 ATTRIBUTE_TABLES = (ITEM_ATTRIBUTES, USER_ATTRIBUTES)
 

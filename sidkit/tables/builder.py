@@ -35,8 +35,8 @@ from sidkit.tables.attributes import (
 from sidkit.tables.code_stats import follow_tables
 from sidkit.tables.content import read_content
 from sidkit.tables.counts import count_events, merge_by_restart, next_window_us, read_events
-from sidkit.tables.ingest import Log, read_log
 from sidkit.tables.keys import entity_sql, key_columns
+from sidkit.tables.log import Log, read_log
 from sidkit.tables.versions import merge_versions, with_columns_of
 from sidkit.tables.withdrawn import withdraw
 

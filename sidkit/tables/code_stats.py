@@ -24,7 +24,7 @@ from sidkit.core.errors import ArtifactCorruptError
 from sidkit.core.integrity import checked, hashes_of, read_sealed, read_verified, say_discarded, update_sealed
 from sidkit.core.repo import Repo
 from sidkit.tables.code_table import CodeTable, read_codes
-from sidkit.tables.ingest import Log, read_log
+from sidkit.tables.log import Log, read_log
 
 
 @dataclass(frozen=True)

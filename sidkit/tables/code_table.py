@@ -14,8 +14,8 @@ from sidkit.core.errors import ArtifactCorruptError
 from sidkit.core.integrity import checked, replaced
 from sidkit.core.repo import Repo
 from sidkit.tables.counts import count_events, next_window_us, read_events
-from sidkit.tables.ingest import Log
 from sidkit.tables.keys import key_columns
+from sidkit.tables.log import Log
 from sidkit.tables.withdrawn import withdraw
 
 _SQL = Path(__file__).parent

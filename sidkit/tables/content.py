@@ -5,7 +5,7 @@ from __future__ import annotations
 import duckdb
 
 from sidkit.core.engine import literal, quoted
-from sidkit.tables.ingest import Log
+from sidkit.tables.log import Log
 
 
 def read_content(opened: duckdb.DuckDBPyConnection, log: Log, modalities: list[str]) -> None:

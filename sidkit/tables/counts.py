@@ -9,8 +9,8 @@ from typing import Any
 import duckdb
 
 from sidkit.core.engine import literal, set_variables
-from sidkit.tables.ingest import Log
 from sidkit.tables.keys import entity_sql
+from sidkit.tables.log import Log
 
 _SQL = Path(__file__).parent / "trailing_counts.sql"
 

@@ -16,8 +16,8 @@ from sidkit.core.errors import RepoError
 from sidkit.core.files import remove, sha256, written_beside
 from sidkit.core.integrity import FILES, PENDING, hashes_of, manifest_of, read_sealed, replaced, write_sealed
 from sidkit.core.repo import Repo
-from sidkit.tables.ingest import read_log, remove_unlisted, write_log
 from sidkit.tables.keys import key_columns
+from sidkit.tables.log import read_log, remove_unlisted, write_log
 from sidkit.tables.log_changes import mark_of, number_of, write_removed, write_without_removed
 
 USER = "user_id"

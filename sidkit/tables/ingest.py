@@ -20,11 +20,12 @@ from sidkit.contract.context import further_columns, log_types
 from sidkit.core.clock import present_us
 from sidkit.core.config import content_hash
 from sidkit.core.engine import connection
-from sidkit.core.errors import ArtifactCorruptError, ArtifactMissingError, SettingsChangedError
+from sidkit.core.errors import ArtifactCorruptError, SettingsChangedError
 from sidkit.core.files import remove
 from sidkit.core.forgotten import Forgotten, read_forgotten
-from sidkit.core.integrity import hashes_of, read_sealed, read_verified, seal, write_sealed
+from sidkit.core.integrity import read_sealed
 from sidkit.core.repo import Repo
+from sidkit.tables.log import FORMAT, MANIFEST, PARTS, ingests_of, read_log, remove_unlisted, write_log
 from sidkit.tables.log_changes import (
     compare,
     number_of,
@@ -37,73 +38,6 @@ from sidkit.tables.log_changes import (
 from sidkit.tables.origins import OVERRIDDEN, kept_events, overridden_snapshot, reconcile
 from sidkit.tables.pushed_items import keep_pushed_items, pushed_path
 from sidkit.tables.snapshots import merge_snapshots, snapshot_path
-
-MANIFEST = "manifest.json"
-_PARTS = "interactions"
-FORMAT = 2
-"""Format 2: one row per event, none later than the ingest. A log without a number is from an older release."""
-
-
-@dataclass(frozen=True)
-class Log:
-    """The validated log of a repository; ``users`` is None if the source has no such table."""
-
-    parts: tuple[Path, ...]
-    items: Path
-    embeddings: Path
-    users: Path | None
-    manifest: dict[str, Any]
-
-    @property
-    def mark(self) -> dict[str, Any]:
-        """Fingerprint of the log's rows as JSON values."""
-        snapshots = {name: snapshot["mark"] for name, snapshot in self.manifest["snapshots"].items()}
-        return {"parts": [part["mark"] for part in self.manifest["parts"]], **snapshots}
-
-    @property
-    def folder(self) -> Path:
-        """Folder of the parts."""
-        return self.items.parent / _PARTS
-
-    @property
-    def consumed(self) -> dict[str, Any]:
-        """State of the log that a build records, for the methods below."""
-        parts = [part["file"] for part in self.manifest["parts"]]
-        known = {name: self.manifest.get(name) for name in ("id", "source_items")}
-        return {**known, "parts": parts, "mark": self.mark, "ingests": ingests_of(self.manifest)}
-
-    def continues(self, consumed: dict[str, Any]) -> bool:
-        """Whether this log is a continuation of the recorded one, rather than one that was deleted and recreated."""
-        known = consumed.get("id")
-        return known in {None, self.manifest.get("id")} and ingests_of(self.manifest) >= ingests_of(consumed)
-
-    def is_that_of(self, consumed: dict[str, Any]) -> bool:
-        """Whether the log is unchanged since a build recorded its state."""
-        return all(consumed[name] == self.consumed[name] for name in ("parts", "mark"))
-
-    def since(self, consumed: dict[str, Any]) -> tuple[Path, ...]:
-        """Files with rows added or removed since a build recorded the log's state."""
-        entries = [*self.manifest["parts"], *self.manifest.get("removed", [])]
-        return tuple(self.folder / entry["file"] for entry in entries if number_of(entry) >= ingests_of(consumed))
-
-    def lost_since(self, consumed: dict[str, Any]) -> bool:
-        """Whether rows were removed since a build recorded the log's state."""
-        return any(number_of(entry) >= ingests_of(consumed) for entry in self.manifest.get("removed", []))
-
-    @property
-    def rows(self) -> int:
-        """Number of interactions in all parts."""
-        return sum(part["rows"] for part in self.manifest["parts"])
-
-    @property
-    def first_us(self) -> int:
-        """Time of the first event, microseconds UTC."""
-        return min(int(part["first_us"]) for part in self.manifest["parts"])
-
-    @property
-    def last_us(self) -> int:
-        """Time of the last event, microseconds UTC."""
-        return max(int(part["last_us"]) for part in self.manifest["parts"])
 
 
 @dataclass(frozen=True)
@@ -202,7 +136,7 @@ def _ingest(
     work = repo.data / "tmp" / "ingest"
     remove(work)
     pushes = before or _pushes_to_keep(repo)
-    parts: list[dict[str, Any]] = list(before["parts"]) if before else kept_events(repo.log / _PARTS, pushes)
+    parts: list[dict[str, Any]] = list(before["parts"]) if before else kept_events(repo.log / PARTS, pushes)
     removed: list[dict[str, Any]] = list(before.get("removed", [])) if before else []
     number = ingests_of(before) if before else first_number
     try:
@@ -224,9 +158,9 @@ def _ingest(
             if again := _context_changes(before, repo) if before else "":
                 parts = _with_context(opened, repo, parts, valid.interactions, before or {})
             overridden = snapshot_path(repo.log, before, OVERRIDDEN)
-            reconciled = reconcile(opened, repo.log / _PARTS, parts, overridden, valid.interactions, types, number)
+            reconciled = reconcile(opened, repo.log / PARTS, parts, overridden, valid.interactions, types, number)
             parts = reconciled.parts
-            known = [repo.log / _PARTS / part["file"] for part in parts if not of_events(part)]
+            known = [repo.log / PARTS / part["file"] for part in parts if not of_events(part)]
             keyed = before is not None and before.get("format") == FORMAT
             changes = compare(
                 opened, reconciled.valid, known, now_us, remove_vanished=remove_vanished, keyed=keyed, types=types
@@ -270,35 +204,6 @@ def _forgotten(reports: Sequence[TableReport]) -> int:
     return sum(report.forgotten for report in reports)
 
 
-def read_log(repo: Repo) -> Log:
-    """Read the validated log of a repository.
-
-    Raises
-    ------
-    ArtifactMissingError
-        When no log was ingested yet.
-    ArtifactCorruptError
-        When a file of the log is missing or damaged.
-    """
-    path = repo.log / MANIFEST
-    if not path.exists():
-        raise ArtifactMissingError(
-            f"expected a log in {repo.log}, got none; run `sidkit data ingest --repo {repo.path}` first"
-        )
-    manifest = read_verified(path)
-    parts = tuple(repo.log / _PARTS / part["file"] for part in manifest["parts"])
-    snapshots = {name: repo.log / snapshot["file"] for name, snapshot in manifest["snapshots"].items()}
-    return Log(parts, snapshots["items"], snapshots["item_embeddings"], snapshots.get("users"), manifest)
-
-
-def write_log(repo: Repo, manifest: dict[str, Any]) -> None:
-    """Write the manifest of the log, which makes its files the log; a manifest that does not change is not written."""
-    stated = {key: value for key, value in manifest.items() if key not in {"files", "manifest_hash"}}
-    stated = seal({**stated, "files": hashes_of(repo.log, listed_files(stated))})
-    if not (repo.log / MANIFEST).exists() or stated != read_sealed(repo.log / MANIFEST):
-        write_sealed(repo.log / MANIFEST, stated)
-
-
 def _source_items(before: dict[str, Any] | None, snapshots: dict[str, dict[str, str]]) -> str:
     """Fingerprint of the items as the last ingest that changed them left them: pushed items do not change it."""
     mark = snapshots["items"]["mark"]
@@ -316,43 +221,24 @@ def _pushes_to_keep(repo: Repo) -> dict[str, Any]:
 
 
 def _append(opened: duckdb.DuckDBPyConnection, repo: Repo, number: int) -> dict[str, Any] | None:
-    return write_added(opened, repo.log / _PARTS / f"part-{number:05d}.parquet")
+    return write_added(opened, repo.log / PARTS / f"part-{number:05d}.parquet")
 
 
 def _take_out(
     opened: duckdb.DuckDBPyConnection, repo: Repo, parts: list[dict[str, Any]], number: int
 ) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
     """Remove outdated rows from the parts; return the entries of the parts and of the file of removed rows."""
-    removed = write_removed(opened, repo.log / _PARTS / f"removed-{number:05d}.parquet")
+    removed = write_removed(opened, repo.log / PARTS / f"removed-{number:05d}.parquet")
     if removed is None:
         return parts, None
     types = log_types(repo.settings.features.context)
-    return write_without_removed(opened, repo.log / _PARTS, parts, number, types), removed
-
-
-def remove_unlisted(folder: Path, manifest: dict[str, Any]) -> None:
-    """Remove parts and snapshots that the manifest does not list."""
-    listed = set(listed_files(manifest))
-    for file in (*folder.glob("*.parquet"), *(folder / _PARTS).glob("*.parquet")):
-        if file.relative_to(folder).as_posix() not in listed:
-            remove(file)
+    return write_without_removed(opened, repo.log / PARTS, parts, number, types), removed
 
 
 def _next_number(folder: Path) -> int:
     """A number unused by any file of the log, so that a rebuild leaves the old files intact until it is done."""
     numbers = [number_of({"file": file.name}) for file in folder.rglob("*-[0-9]*.parquet")]
     return max(numbers, default=-1) + 1
-
-
-def listed_files(manifest: dict[str, Any]) -> list[str]:
-    """The files of a log, relative to its folder."""
-    parts = [f"{_PARTS}/{entry['file']}" for entry in (*manifest["parts"], *manifest.get("removed", []))]
-    return parts + [snapshot["file"] for snapshot in manifest["snapshots"].values()]
-
-
-def ingests_of(noted: dict[str, Any]) -> int:
-    """Number of ingests that changed a log's events, from its manifest or a build's record of it."""
-    return int(noted.get("ingests", len(noted["parts"])))
 
 
 def _strictness(repo: Repo) -> list[Any]:
@@ -403,7 +289,7 @@ def _with_context(
     was, now = before.get("context", {}), _context(repo)
     types, mark = log_types(repo.settings.features.context), f"c{content_hash(now)[:8]}"
     fresh = [name for name, kind in now.items() if was.get(name) != kind]
-    return with_columns(opened, repo.log / _PARTS, parts, valid, types, fresh, mark)
+    return with_columns(opened, repo.log / PARTS, parts, valid, types, fresh, mark)
 
 
 def _refuse_other_settings(before: dict[str, Any], now: dict[str, Any]) -> None:

@@ -34,7 +34,7 @@ from sidkit.core.integrity import hashes_of, read_verified, replaced, say_discar
 from sidkit.core.repo import Repo
 from sidkit.datasets.negatives import Catalogue, Drawn, Positives, Serving, draw_negatives, row_keys
 from sidkit.datasets.user_sample import thin_by_user
-from sidkit.tables.ingest import Log, read_log
+from sidkit.tables.log import Log, read_log
 
 _FAR = np.iinfo(np.int64).max
 

@@ -23,8 +23,8 @@ from sidkit.core.repo import Repo
 from sidkit.tables.affinity import EVENTS, NEW_EVENTS, read_valued_events, rows_query
 from sidkit.tables.code_stats import CodeCounts
 from sidkit.tables.code_table import read_codes
-from sidkit.tables.ingest import Log
 from sidkit.tables.keys import entity_sql
+from sidkit.tables.log import Log
 
 _SQL = Path(__file__).parent
 _WINDOWS_US = (0, 1 * DAY_US, 7 * DAY_US, 30 * DAY_US)

@@ -13,7 +13,7 @@ from sidkit.core.feature_settings import ITEM_ATTRIBUTES
 from sidkit.core.repo import Repo
 from sidkit.tables.attributes import defined_tables, read_versions
 from sidkit.tables.content import read_content
-from sidkit.tables.ingest import Log, ingests_of
+from sidkit.tables.log import Log, ingests_of
 from sidkit.tables.newest import NewestRows, Since, newest_of
 from sidkit.tables.pushed_items import pushed_path
 from sidkit.tables.versions import merge_versions

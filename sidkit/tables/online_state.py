@@ -18,7 +18,7 @@ from sidkit.core.integrity import MANIFEST, read_sealed, say_discarded, update_s
 from sidkit.core.repo import Repo
 from sidkit.tables.builder import read_build
 from sidkit.tables.code_stats import counted_assignments
-from sidkit.tables.ingest import Log, ingests_of
+from sidkit.tables.log import Log, ingests_of
 from sidkit.tables.newest import Since
 from sidkit.tables.queue import events_folder
 

@@ -19,7 +19,7 @@ from sidkit.core.engine import connection
 from sidkit.core.forgotten import Forgotten, read_forgotten
 from sidkit.core.integrity import read_sealed
 from sidkit.core.repo import Repo
-from sidkit.tables.ingest import MANIFEST, read_log
+from sidkit.tables.log import MANIFEST, read_log
 from sidkit.tables.queue import EVENTS, ITEMS, VECTORS, enqueue
 
 Checked = TypeVar("Checked", CheckedRows, CheckedItems)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from sidkit.core.integrity import MANIFEST
 from sidkit.core.repo import Repo
-from sidkit.tables.ingest import listed_files
+from sidkit.tables.log import listed_files
 from sidkit.upgrade.sealing import seal_manifest
 
 

@@ -207,7 +207,7 @@ def test_the_world_s_context_reaches_the_rows(tmp_path: Path) -> None:
     assert "dwell_time" not in rows.column_names
 
 
-@pytest.mark.parametrize("step", ["compare", "merge_snapshots", "write_sealed", "_remove_unlisted"])
+@pytest.mark.parametrize("step", ["compare", "merge_snapshots", "write_log", "remove_unlisted"])
 def test_an_ingest_killed_while_it_adds_a_column_is_finished_by_the_next(
     without: Repo, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -222,7 +222,7 @@ def test_an_ingest_killed_while_it_adds_a_column_is_finished_by_the_next(
         patched.setattr(importlib.import_module("sidkit.tables.ingest"), step, kill)
         with pytest.raises(KeyboardInterrupt):
             ingest(repo)
-    assert ([path.name for path in read_log(repo).parts] == before) == (step != "_remove_unlisted")
+    assert ([path.name for path in read_log(repo).parts] == before) == (step != "remove_unlisted")
     ingest(repo)
     log = read_log(repo)
     assert {path.name for path in (repo.log / "interactions").iterdir()} == {path.name for path in log.parts}

@@ -208,7 +208,7 @@ def test_what_a_correction_takes_away_leaves_the_online_store_too(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "step", ["write_without_removed", "_append", "merge_snapshots", "write_sealed", "_remove_unlisted"]
+    "step", ["write_without_removed", "_append", "merge_snapshots", "write_log", "remove_unlisted"]
 )
 def test_an_ingest_killed_amid_a_correction_is_finished_by_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
@@ -229,7 +229,7 @@ def test_an_ingest_killed_amid_a_correction_is_finished_by_the_next(
         with pytest.raises(KeyboardInterrupt):
             ingest(repo, remove_vanished=True)
     held = pa.concat_tables([pq.read_table(part) for part in read_log(repo).parts])
-    assert held.num_rows == (9 if step == "_remove_unlisted" else 10)
+    assert held.num_rows == (9 if step == "remove_unlisted" else 10)
     ingest(repo, remove_vanished=True)
     held = pa.concat_tables([pq.read_table(part) for part in read_log(repo).parts])
     assert sorted(held["label"].to_pylist()) == sorted(row.label for row in corrected)

@@ -27,7 +27,7 @@ from sidkit.core.errors import (
 )
 from sidkit.core.repo import Repo
 from sidkit.tables import ingest, read_log
-from sidkit.tables.ingest import Log
+from sidkit.tables.log import Log
 
 Row = tuple[str, str, int, float]
 FIRST: list[Row] = [(f"u{n % 3}", f"i{n % 4}", START + 1000 * n, float(n % 2)) for n in range(1, 13)]
@@ -215,7 +215,7 @@ def test_a_stricter_limit_judges_an_unchanged_source_again(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("earlier", [False, True], ids=["first ingest", "second ingest"])
-@pytest.mark.parametrize("step", ["_take_out", "_append", "merge_snapshots", "write_sealed"])
+@pytest.mark.parametrize("step", ["_take_out", "_append", "merge_snapshots", "write_log"])
 def test_a_killed_ingest_run_again_gives_the_log_of_an_undisturbed_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, earlier: bool
 ) -> None:
@@ -249,7 +249,7 @@ def test_what_a_killed_ingest_had_still_to_remove_goes_with_the_next_one(
     ingest(repo)
     write(tmp_path / "source", FIRST, {f"i{n}": "new" for n in range(5)})
     with monkeypatch.context() as patched:
-        patched.setattr(MODULE, "_remove_unlisted", kill)
+        patched.setattr(MODULE, "remove_unlisted", kill)
         with pytest.raises(KeyboardInterrupt):
             ingest(repo)
     assert len(list(repo.log.glob("items-*.parquet"))) == 2
@@ -260,7 +260,7 @@ def test_what_a_killed_ingest_had_still_to_remove_goes_with_the_next_one(
 def test_what_an_unfinished_first_ingest_read_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     repo = fresh_repo(tmp_path / "repo", write(tmp_path / "source", FIRST, {f"i{n}": "wrong" for n in range(9)}))
     with monkeypatch.context() as patched:
-        patched.setattr(MODULE, "write_sealed", kill)
+        patched.setattr(MODULE, "write_log", kill)
         with pytest.raises(KeyboardInterrupt):
             ingest(repo)
     write(tmp_path / "source", FIRST)
@@ -302,7 +302,7 @@ def test_a_full_disk_is_named_and_leaves_the_old_log_readable(tmp_path: Path) ->
         "validate": "staged-items",
         "_append": "part-00001",
         "merge_snapshots": "items-00001",
-        "write_sealed": "manifest",
+        "write_log": "manifest",
     }
     done = subprocess.run(
         [sys.executable, "-c", FULL_DISK, str(repo.path), json.dumps(list(steps))],
