@@ -120,8 +120,8 @@ tune-boosting: $(VENV)/.made
 
 # Shares of the log for codebooks that learn from clicks, on validation rows; about 5 minutes per data set and core.
 codebook-windows: $(VENV)/.made
-	$(BIN)/python benchmarks/codebook_windows.py --work $(WORK)/codebook-windows --data synthetic:strong synthetic:clustered \
-	  $(SIDKIT_DATA)/ml_latest_small $(SIDKIT_DATA)/uci_online_retail
+	$(BIN)/python benchmarks/codebook_windows.py --work $(WORK)/codebook-windows --presets smile \
+	  --data synthetic:strong synthetic:clustered $(REAL:%=$(SIDKIT_DATA)/%)
 
 # What statistics of codes add: settings are chosen on validation rows, then `make codes OPEN=--open` compares on test rows.
 codes: $(VENV)/.made
