@@ -124,8 +124,8 @@ tune-boosting: $(VENV)/.made
 
 # Shares of the log for codebooks that learn from clicks, on validation rows; about 5 minutes per data set and core.
 codebook-windows: $(VENV)/.made
-	$(BIN)/python benchmarks/codebook_windows.py --work $(WORK)/codebook-windows --data synthetic:strong synthetic:clustered \
-	  $(SIDKIT_DATA)/ml_latest_small $(SIDKIT_DATA)/uci_online_retail
+	$(BIN)/python benchmarks/codebook_windows.py --work $(WORK)/codebook-windows --presets smile \
+	  --data synthetic:strong synthetic:clustered $(REAL:%=$(SIDKIT_DATA)/%)
 
 # Whether the papers' mechanisms act, by settings, on validation rows; then what behaviour vectors hold of popularity.
 mechanisms: $(VENV)/.made

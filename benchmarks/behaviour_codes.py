@@ -57,7 +57,9 @@ def measure(data: str, name: str, work: Path) -> list[dict[str, float | str]]:
     """The differences of codes and shuffled codes, per slice."""
     repo = prepare_repo(data, work / f"{name}_{data_name(data)}")
     settings = repo.path / SETTINGS_FILE
-    settings.write_text(settings.read_text(encoding="utf-8").replace("\ntrain = 0.8 ", "\ntrain = 0.6 "), "utf-8")
+    settings.write_text(
+        settings.read_text(encoding="utf-8").replace("\ntrain = 0.8 ", "\ncodebook = 0.3\ntrain = 0.6 "), "utf-8"
+    )
     preset = preset_file(name, work)
     run_preset(repo.path, data, str(preset), seeds=SEEDS, impressions=IMPRESSIONS)
     verdict = read_json(repo.runs / preset.stem / "verdict.json")
