@@ -169,7 +169,7 @@ class People:
 
     @cached_property
     def _history(self) -> Any:
-        from ranking.serving.features import ServiceReader
+        from ranking.serving.service_reader import ServiceReader
         from sidkit.stores.feast_repo import feature_service
 
         scorer = self._model.scorer
