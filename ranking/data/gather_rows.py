@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -15,5 +16,8 @@ def gather_rows(matrix: Tensor, index: Tensor) -> Tensor:
 
 
 def is_shared(history: Tensor) -> bool:
-    """Whether all rows of an index ``[rows, length]`` are one row in memory: the history of a request's user."""
-    return len(history) > 1 and history.stride(0) == 0
+    """Whether all rows of an index ``[rows, length]`` are one row in memory: the history of a request's user.
+
+    Never in a graph that is exported, which is for histories of any number of rows.
+    """
+    return not torch.compiler.is_compiling() and len(history) > 1 and history.stride(0) == 0

@@ -31,13 +31,13 @@ def content_matches(items: ItemBatch, candidate: Tensor, history: Tensor, mask: 
     content = items.content[:, columns]
     if not content.shape[1]:
         return content.new_zeros((candidate.shape[0], 0))
-    if is_shared(history) and is_shared(mask):
+    shared = is_shared(history) and is_shared(mask)
+    if shared:
         history, mask = history[:1], mask[:1]  # one row for all
     count, weight = mask.sum(dim=1), mask.to(content.dtype)
     unit = functional.normalize(content, dim=1)
     candidates, past = gather_rows(unit, candidate), gather_rows(unit, history)
-    one = len(past) == 1
-    cosine = candidates @ past[0].t() if one else torch.bmm(past, candidates[:, :, None]).squeeze(2)
+    cosine = candidates @ past[0].t() if shared else torch.bmm(past, candidates[:, :, None]).squeeze(2)
     largest = torch.where(count > 0, cosine.masked_fill(~mask, -1).amax(dim=1), 0.0)
     total = torch.bmm(weight[:, None, :], past).squeeze(1)
     with_total = (candidates * functional.normalize(total, dim=1)).sum(dim=1)
