@@ -131,7 +131,7 @@ def test_the_scorer_says_what_it_does_not_know(finished: FinishedJob) -> None:
     scorer, at_us = Scorer(finished.repo), finished.result.as_of_us
     answer = scorer.answer("nobody", ["zzz", "i1", "zzz"], at_us)
     assert answer.known.tolist() == [False, True, False] and answer.user_known is False
-    assert answer.values[0] == answer.values[2]
+    assert answer.values[0] == pytest.approx(answer.values[2], abs=1e-6)  # rows of a product round differently
     with pytest.raises(ServingError, match=r"1 unknown item \('zzz'\) and unknown user 'nobody'; correct the ids"):
         scorer.answer("nobody", ["zzz", "i1", "zzz"], at_us, strict=True)
 

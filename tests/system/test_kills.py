@@ -114,6 +114,7 @@ KINDS: dict[str, set[str]] = {
     "forget": {
         REGISTRY, *ONLINE, *WITHDRAWN, *RECOUNTED, "compacting of online.sqlite",
         "replace pending.json", "replace key", "replace users.json", "unlink pending.json", "replace rows.json",
+        "replace online.json",
         "replace rows.parquet", "replace manifest.json", "replace removed-0.parquet", "unlink removed-0.parquet",
         "replace part-00000-0.parquet",
         "unlink part-0.parquet", "unlink withdrawn.json", "unlink withdrawn.parquet",

@@ -17,7 +17,8 @@ from sidkit.stores.online.sql import parts, select_tails
 def read_marks(opened: sqlite3.Connection, views: Sequence[str]) -> tuple[object, ...]:
     """A value per view that is another one after every write to the view; compared within a process.
 
-    A file that no writer of this release has opened yet has no marks: any commit, to any view, changes all values then.
+    All values change with the tables of the file, too: a view may have been dropped by other means than a writer. A file that
+    no writer of this release has opened yet has no marks: any commit, to any view, changes all values then.
     """
     places = ",".join("?" * len(views))
     try:
@@ -28,7 +29,8 @@ def read_marks(opened: sqlite3.Connection, views: Sequence[str]) -> tuple[object
             raise
         [version] = opened.execute("PRAGMA data_version").fetchone()
         return (id(opened), version)
-    return tuple(map(held.get, views))
+    [schema] = opened.execute("PRAGMA schema_version").fetchone()
+    return tuple((schema, held.get(view)) for view in views)
 
 
 def write_marks(opened: sqlite3.Connection, views: Iterable[str]) -> None:

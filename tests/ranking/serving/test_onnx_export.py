@@ -104,8 +104,9 @@ def test_a_ranker_without_a_torch_model_is_refused(repo: Repo, tmp_path: Path) -
 def test_plain_operations_give_the_same_logits(name: str, history: str) -> None:
     """Those that a graph is made of; 300 rows are more than a block of the attention."""
     data = random_set(300)
-    parts = ("id", name) if history == "bidirectional" and name not in {"id", "rq_opq_gate"} else (name,)
-    if history == "bidirectional" and parts == (name,):
+    both = history in {"bidirectional", "shared_gated"}  # need both spaces
+    parts = ("id", name) if both and name not in {"id", "rq_opq_gate"} else (name,)
+    if both and parts == (name,):
         parts = (name, "content")
     count = data.features.shape[1]
     scaling = Scaling(0.5, (0.0,) * count, (1.0,) * count)
