@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sidkit.core.errors import ArtifactMissingError
+from sidkit.core.errors import ArtifactCorruptError, ArtifactMissingError
 from sidkit.core.files import remove
 from sidkit.core.integrity import hashes_of, read_sealed, read_verified, seal, write_sealed
 from sidkit.core.repo import Repo
@@ -106,8 +106,16 @@ def write_log(repo: Repo, manifest: dict[str, Any]) -> None:
     """Write the manifest of the log, which makes its files the log; a manifest that does not change is not written."""
     stated = {key: value for key, value in manifest.items() if key not in {"files", "manifest_hash"}}
     stated = seal({**stated, "files": hashes_of(repo.log, listed_files(stated))})
-    if not (repo.log / MANIFEST).exists() or stated != read_sealed(repo.log / MANIFEST):
+    if stated != _known_manifest(repo.log / MANIFEST):
         write_sealed(repo.log / MANIFEST, stated)
+
+
+def _known_manifest(path: Path) -> dict[str, Any] | None:
+    """A manifest on disk; None if there is none, or it is damaged."""
+    try:
+        return read_sealed(path) if path.exists() else None
+    except ArtifactCorruptError:
+        return None
 
 
 def remove_unlisted(folder: Path, manifest: dict[str, Any]) -> None:

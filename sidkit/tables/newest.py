@@ -273,7 +273,7 @@ class ChangedRows:
         return self._opened.execute(query).to_arrow_table()
 
     def _variable(self, name: str) -> int:
-        row = self._opened.execute(f"SELECT getvariable('{name}')").fetchone()
+        row = self._opened.execute(f"SELECT getvariable({literal(name)})").fetchone()
         return int(row[0]) if row else 0
 
 
