@@ -45,6 +45,7 @@ from ranking.training.ranker import Ranker, make_model
 from sidkit.core.arrays import Doubles
 from sidkit.core.config import content_hash
 from sidkit.core.files import read_json, write_json, written_beside
+from sidkit.core.repo import SETTINGS_FILE, Repo
 
 RESULTS = ROOT / "benchmarks" / "results" / "mechanisms.json"
 ARMS = ("id_content_codes_saviorrec", "mba", "saviorrec", "id_codes_smile", "smile_rq", "smile_opq", "smile",
@@ -145,6 +146,11 @@ def ranker_of(spec: RankerSpec, setting: str) -> RankerSpec:
 def planned(data: str, options: argparse.Namespace) -> tuple[Plan, dict[str, TrainingContext]]:
     """Codebooks and frames of a data set, and the training context of each arm."""
     repo = prepare_repo(data, options.work / data_name(data))
+    settings = repo.path / SETTINGS_FILE
+    text = settings.read_text(encoding="utf-8")
+    if "\ncodebook = " not in text:
+        settings.write_text(text.replace("\ntrain = ", "\ncodebook = 0.3\ntrain = "), "utf-8")
+        repo = Repo.open(repo.path)
     asked = CompareOptions(
         data, load_arms(options.arms), spec_of(options), 1, 1, 1, options.impressions, equal_budgets=False
     )

@@ -127,8 +127,9 @@ class NegativeSettings(Section):
     # Excluded from dumps: it applies to scores, so rows and rankers stay valid when it changes.
 
 
-_CODEBOOK_SHARE = 0.3
-"""Default of ``split.codebook``."""
+_CODEBOOK_OF_TRAIN = 0.625
+"""Default of ``split.codebook``, as a share of ``split.train``: chosen on the validation rows of five data sets, see
+``docs/results/codebook-windows.md``."""
 
 
 class SplitSettings(Section):
@@ -136,7 +137,7 @@ class SplitSettings(Section):
 
     codebook: float | None = Field(default=None, gt=0, lt=1)
     """Share of the labelled rows, the earliest ones, to fit a codebook on that learns from clicks; its rankers train on the
-    training rows that follow. Below ``train``. Unset: 0.3, or half of ``train`` if that is less."""
+    training rows that follow. Below ``train``. Unset: five eighths of ``train``, which is 0.5 of the rows if that is 0.8."""
     train: float = Field(default=0.8, gt=0, lt=1)
     """Share of the labelled rows, the earliest ones, to train on."""
     validation: float = Field(default=0.1, gt=0, lt=1)
@@ -159,7 +160,7 @@ class SplitSettings(Section):
     @property
     def codebook_share(self) -> float:
         """``codebook``, or its default."""
-        return min(_CODEBOOK_SHARE, self.train / 2) if self.codebook is None else self.codebook
+        return _CODEBOOK_OF_TRAIN * self.train if self.codebook is None else self.codebook
 
 
 class CatalogSettings(Section):

@@ -92,8 +92,8 @@ def test_a_split_leaves_something_to_test_on(tmp_path: Path, share: float) -> No
 
 def test_a_split_leaves_rows_to_train_rankers_on(tmp_path: Path) -> None:
     assert load(tmp_path, "[split]\ntrain = 0.5\ncodebook = 0.4").split.codebook_share == 0.4
-    assert load(tmp_path, "[split]\ntrain = 0.9\nvalidation = 0.05").split.codebook_share == 0.3
-    assert load(tmp_path, "[split]\ntrain = 0.2").split.codebook_share == 0.1, "the default leaves half of the rows"
+    assert load(tmp_path, "[split]\ntrain = 0.9\nvalidation = 0.05").split.codebook_share == 0.5625
+    assert load(tmp_path, "[split]\ntrain = 0.2").split.codebook_share == 0.125, "the default leaves 3/8 of the rows"
     with pytest.raises(ConfigError, match=r"expected split\.codebook below split\.train, got 0\.5 and 0\.5"):
         load(tmp_path, "[split]\ntrain = 0.5\ncodebook = 0.5")
 

@@ -166,7 +166,7 @@ def test_rankers_train_between_the_end_of_the_codebooks_clicks_and_the_validatio
         split = TimeSplit.of(at_us, settings_)
     except EvaluationError:
         return
-    share = codebook or min(0.3, cut[0] / 2)
+    share = codebook or 0.625 * cut[0]
     assert settings_.codebook_share == share
     fit_end = split.fit_end_us(learns_from_clicks=True)
     assert int((at_us < fit_end).sum()) <= len(at_us) * share, "at most this share of the rows is before the cut"

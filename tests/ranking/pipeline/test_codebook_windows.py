@@ -73,7 +73,7 @@ def test_rankers_train_on_the_rows_after_the_clicks_of_their_codebook(learned: F
     config = load_ranker(learned.repo.rankers / ranker, record, "a test").config
     assert config.match_codes, "codes that have not seen the training rows are matched with the history"
     assert config.content_columns is None
-    assert int((at_us < split.codebook_end_us).sum()) == pytest.approx(0.3 * len(at_us), abs=30)
+    assert int((at_us < split.codebook_end_us).sum()) == pytest.approx(0.5 * len(at_us), abs=30)
 
 
 def test_the_remaining_training_rows_are_stated(learned: FinishedJob) -> None:
