@@ -14,7 +14,7 @@ from sidkit.core.arrays import Bools, Doubles, Ints
 from sidkit.stores.online.reader import PackedView, number_matrix
 
 if TYPE_CHECKING:
-    from sidkit.stores.online.sqlite_file import Reading
+    from sidkit.stores.online.transactions import Reading
 
 COUNTED = ("exposures", "clicks")
 CONVERSIONS = "conversions"

@@ -39,7 +39,8 @@ from sidkit.stores.template_views import hours_since
 
 if TYPE_CHECKING:
     from ranking.serving.service_reader import ServiceReader
-    from sidkit.stores.online.sqlite_file import PackedFile, Reading
+    from sidkit.stores.online.sqlite_file import PackedFile
+    from sidkit.stores.online.transactions import Reading
 
 Context = Mapping[str, Any]
 

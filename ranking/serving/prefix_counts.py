@@ -25,7 +25,7 @@ from sidkit.stores.online.checksums import event_us
 from sidkit.stores.online.reader import PackedView, number_matrix
 
 if TYPE_CHECKING:
-    from sidkit.stores.online.sqlite_file import Reading
+    from sidkit.stores.online.transactions import Reading
 
 _CODE_BITS = 20
 """Bits of a code within the number of a prefix; codebooks have at most 2^16 codes per level."""

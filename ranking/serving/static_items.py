@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ranking.data.vocabulary import Vocabulary
     from ranking.serving.prefix_counts import PrefixCounts
     from sidkit.stores.offline.plan import ViewRows
-    from sidkit.stores.online.sqlite_file import Reading
+    from sidkit.stores.online.transactions import Reading
 
 STATIC_BYTES = 256 << 20
 """Default bound of the memory for static item features."""

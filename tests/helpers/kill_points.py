@@ -98,7 +98,7 @@ class Points:
 
         from semantic_ids.pretrained.cache import VectorCache
         from sidkit.stores.online import erase
-        from sidkit.stores.online.sqlite_file import Writing
+        from sidkit.stores.online.transactions import Writing
 
         self.around(Path, "rename", lambda path, target: self._file("rename", target))
         self.around(Path, "replace", lambda path, target: self._file("replace", target))

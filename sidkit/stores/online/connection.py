@@ -109,7 +109,7 @@ def _make_format(opened: sqlite3.Connection) -> None:
             f"CREATE TABLE IF NOT EXISTS {LAYOUTS} (view TEXT NOT NULL, number INTEGER NOT NULL, columns TEXT NOT NULL, "
             "checked INTEGER NOT NULL, PRIMARY KEY (view, number))"
         )
-        # Files of earlier releases get it from their first writer; see sqlite_file.Reading.marks.
+        # Files of earlier releases get it from their first writer; see transactions.Reading.marks.
         opened.execute(f"CREATE TABLE IF NOT EXISTS {MARKS} (view TEXT PRIMARY KEY, mark INTEGER NOT NULL)")
         opened.execute("COMMIT")
     finally:

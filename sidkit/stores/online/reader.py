@@ -16,7 +16,8 @@ from sidkit.stores.offline.plan import ViewRows
 from sidkit.stores.online.arrow import KEY_TYPES, arrow_type, entity_keys, text_keys, to_arrow
 from sidkit.stores.online.codec import layout_number, unpack, unpack_numbers
 from sidkit.stores.online.layout import PROTO, Layout, kind_of
-from sidkit.stores.online.sqlite_file import PackedFile, Reading
+from sidkit.stores.online.sqlite_file import PackedFile
+from sidkit.stores.online.transactions import Reading
 
 if TYPE_CHECKING:
     from feast import FeatureStore

@@ -61,7 +61,8 @@ from sidkit.stores.online.protobuf import (
     values_of_cells,
     view_layout,
 )
-from sidkit.stores.online.sqlite_file import PackedFile, Writing
+from sidkit.stores.online.sqlite_file import PackedFile
+from sidkit.stores.online.transactions import Writing
 from sidkit.stores.registry_cache import hold_cached_registries
 from sidkit.stores.registry_path import resolve_registry_against_repo
 

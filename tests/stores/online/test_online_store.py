@@ -216,7 +216,7 @@ def few_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_more_keys_than_sqlite_takes_variables_are_read_at_once(few_variables: None, stores: Stores) -> None:
-    from sidkit.stores.online.sqlite_file import Reading
+    from sidkit.stores.online.transactions import Reading
 
     view = feature_view("thing", {"whole": "Int64"})
     stores.write([(f"i{n}", {"whole": n}, BASE_US, None) for n in range(0, 3000, 3)], view)
