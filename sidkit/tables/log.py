@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sidkit.core.errors import ArtifactCorruptError, ArtifactMissingError
+from sidkit.core.errors import ArtifactMissingError
 from sidkit.core.files import remove
-from sidkit.core.integrity import hashes_of, read_sealed, read_verified, seal, write_sealed
+from sidkit.core.integrity import hashes_of, read_verified, update_sealed
 from sidkit.core.repo import Repo
 from sidkit.tables.log_changes import number_of
 
@@ -105,17 +105,7 @@ def read_log(repo: Repo) -> Log:
 def write_log(repo: Repo, manifest: dict[str, Any]) -> None:
     """Write the manifest of the log, which makes its files the log; a manifest that does not change is not written."""
     stated = {key: value for key, value in manifest.items() if key not in {"files", "manifest_hash"}}
-    stated = seal({**stated, "files": hashes_of(repo.log, listed_files(stated))})
-    if stated != _known_manifest(repo.log / MANIFEST):
-        write_sealed(repo.log / MANIFEST, stated)
-
-
-def _known_manifest(path: Path) -> dict[str, Any] | None:
-    """A manifest on disk; None if there is none, or it is damaged."""
-    try:
-        return read_sealed(path) if path.exists() else None
-    except ArtifactCorruptError:
-        return None
+    update_sealed(repo.log / MANIFEST, {**stated, "files": hashes_of(repo.log, listed_files(stated))})
 
 
 def remove_unlisted(folder: Path, manifest: dict[str, Any]) -> None:
