@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
+
+from ranking.data.plain import is_plain
 
 
 def gather_rows(matrix: Tensor, index: Tensor) -> Tensor:
@@ -18,6 +19,6 @@ def gather_rows(matrix: Tensor, index: Tensor) -> Tensor:
 def is_shared(history: Tensor) -> bool:
     """Whether all rows of an index ``[rows, length]`` are one row in memory: the history of a request's user.
 
-    Never in a graph that is exported, which is for histories of any number of rows.
+    Never among plain operations: an exported graph is for histories of any number of rows.
     """
-    return not torch.compiler.is_compiling() and len(history) > 1 and history.stride(0) == 0
+    return not is_plain() and len(history) > 1 and history.stride(0) == 0

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ranking.data.gather_rows import gather_rows, is_shared
+from ranking.data.plain import is_plain
 from ranking.models.parts import Attention
-from ranking.models.plain import is_plain
 from ranking.models.spec import ModelSpec
 
 _BLOCK = 256

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ranking.data.batch import Batch, ItemBatch
-from ranking.models.plain import plain_operations
+from ranking.data.plain import plain_operations
 from sidkit.core.errors import ServingError
 
 if TYPE_CHECKING:

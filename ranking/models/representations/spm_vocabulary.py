@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ranking.models.plain import is_plain
+from ranking.data.plain import is_plain
 from sidkit.core.arrays import Ints
 from sidkit.core.errors import ConfigError
 

@@ -15,8 +15,8 @@ from helpers.builders import FinishedJob, copy_of
 from helpers.training_builders import SIZES, fitted_to, random_set, ranker_config
 from ranking.data.batches import Batches, vocabulary_of
 from ranking.data.numeric_features import Scaling
+from ranking.data.plain import is_plain, plain_operations
 from ranking.models.histories import HISTORIES
-from ranking.models.plain import is_plain, plain_operations
 from ranking.models.representations import REPRESENTATIONS
 from ranking.models.representations.spm_vocabulary import Pieces, learn_pieces
 from ranking.models.spec import ModelSpec
