@@ -209,7 +209,7 @@ def compared(repo: Repo, plan: Plan, origins: Sequence[TimeOrigin], *, opened: b
             world.append({name: evaluator.reference_auc(each) for name, each in known.by_name().items()})
     pooled = {name: {arm: _pooled(each) for arm, each in arms.items()} for name, arms in values.items()}
     found = [
-        _measured(arm, baseline, name, arms[arm], arms[baseline])
+        measured_difference(arm, baseline, name, arms[arm], arms[baseline])
         for name, arms in pooled.items()
         for arm, baseline in PAIRS
     ]
@@ -232,7 +232,8 @@ def _pooled(values: Sequence[MetricValue]) -> MetricValue:
     )
 
 
-def _measured(arm: str, baseline: str, name: str, own: MetricValue, other: MetricValue) -> Measured:
+def measured_difference(arm: str, baseline: str, name: str, own: MetricValue, other: MetricValue) -> Measured:
+    """The difference of an arm to a baseline on the slice ``name``."""
     found = difference(own, other)
     interval, support = found.interval, found.support
     return Measured(

@@ -17,7 +17,7 @@ import os
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does,
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
+from codes import measured_difference
 from rich.console import Console
 
 from ranking.data.dataset import Dataset
-from ranking.evaluation.evaluator import EvaluationRows, Evaluator, MetricValue, difference
+from ranking.evaluation.evaluator import EvaluationRows, Evaluator, MetricValue
 from ranking.evaluation.slices import slices
 from ranking.experiments.comparison.arms import ComparedArm, load_arms
 from ranking.experiments.comparison.comparison import CompareOptions, Comparison, data_name
@@ -62,20 +63,6 @@ NAMED = (
     "blend_counts", "blend_counts_shuffled",
 )  # fmt: skip
 BLENDS = ("blend", "blend_counts", "blend_counts_shuffled")
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Difference in AUC of an arm to another, with its 95 % interval over users, items and trainings."""
-
-    arm: str
-    baseline: str
-    slice: str
-    value: float
-    low: float
-    high: float
-    positives: int
-    effective_users: float
 
 
 def arms() -> dict[str, ComparedArm]:
@@ -163,14 +150,7 @@ def compared(plan: Plan, *, opened: bool) -> dict[str, Any]:
     for name, known in values.items():
         for arm, baseline in PAIRS:
             if arm in known and baseline in known:
-                each = difference(known[arm], known[baseline])
-                interval, support = each.interval, each.support
-                found.append(
-                    Measured(
-                        arm, baseline, name, interval.value, interval.low, interval.high, support.positives,
-                        support.effective_users,
-                    )
-                )  # fmt: skip
+                found.append(measured_difference(arm, baseline, name, known[arm], known[baseline]))
     return {
         "rows": len(rows),
         "auc": {name: {arm: value.value for arm, value in known.items()} for name, known in values.items()},
