@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +18,7 @@ from sidkit.core.artifact import tensors_under
 from sidkit.core.errors import FitError
 
 LastLevel = Literal["global", "balanced", "local"]
-LAST_LEVELS = ("global", "balanced", "local")
-LOCAL_PARENTS = ("prefix", "level")
+LocalParent = Literal["prefix", "level"]
 _CHUNK = 65_536
 
 
@@ -99,7 +98,7 @@ class ResidualKMeans(Quantizer):
         threads: int = 1,
         force: bool = False,
         last_level: LastLevel = "global",
-        local_parent: Literal["prefix", "level"] = "prefix",
+        local_parent: LocalParent = "prefix",
     ) -> None:
         self.sizes = sizes
         self.iterations = iterations
@@ -224,8 +223,8 @@ def check_last_level(last_level: str, local_parent: str) -> None:
         When a value is unknown.
     """
     for name, value, known in (
-        ("last_level", last_level, LAST_LEVELS),
-        ("local_parent", local_parent, LOCAL_PARENTS),
+        ("last_level", last_level, get_args(LastLevel)),
+        ("local_parent", local_parent, get_args(LocalParent)),
     ):
         if value not in known:
             raise FitError(f"expected {name} as one of {', '.join(known)}, got {value!r}")

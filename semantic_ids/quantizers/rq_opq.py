@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ from semantic_ids.pairs.given import Pairs
 from semantic_ids.quantizers.base import Quantizer, checked_vectors, int_codes
 from semantic_ids.quantizers.opq import OptimizedProductQuantizer
 from semantic_ids.quantizers.pq import check_parts
-from semantic_ids.quantizers.residual_kmeans import LastLevel, ResidualKMeans, with_last_level
+from semantic_ids.quantizers.residual_kmeans import LastLevel, LocalParent, ResidualKMeans, with_last_level
 from semantic_ids.quantizers.sizes import as_sizes, check_sizes, default_sizes
 from sidkit.core.arrays import Codes, Floats
 from sidkit.core.artifact import tensors_under
@@ -80,7 +80,7 @@ class ResidualOPQ(Quantizer):
         seed: int = 0,
         threads: int = 1,
         force: bool = False,
-        local_parent: Literal["prefix", "level"] = "prefix",
+        local_parent: LocalParent = "prefix",
     ) -> None:
         self.sizes = sizes
         self.opq_sizes = opq_sizes

@@ -229,13 +229,13 @@ def _classify_items(
     updated = "coalesce(updated_at, created_at)" if "updated_at" in columns else "created_at"
     version = updated if "updated_at" in of_items else "TIMESTAMPTZ 'epoch'"
     return f"""
-        WITH judged AS (
+        WITH checked AS (
             SELECT * EXCLUDE (reason), CASE WHEN reason IS NOT NULL THEN reason {" ".join(checks)} END AS reason
             FROM pushed_rows
         ), numbered AS (
             SELECT *, {version} AS _version,
                    row_number() OVER (PARTITION BY reason IS NULL, item_id, {version} ORDER BY file_row_number) AS nth
-            FROM judged
+            FROM checked
         )
         SELECT {typed}, _version, file_row_number, CASE
             WHEN reason IS NOT NULL THEN reason WHEN nth > 1 THEN 'a second row of this item'

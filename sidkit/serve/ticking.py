@@ -47,7 +47,7 @@ def tick_until_stopped(repo: Repo, seconds: float, report: Callable[[TickReport]
     def stop(number: int, frame: FrameType | None) -> None:
         stopped.set()
 
-    def told(result: TickReport | Exception) -> None:
+    def reported(result: TickReport | Exception) -> None:
         nonlocal last
         if parent is not None and str(os.getppid()) != parent:
             stopped.set()
@@ -67,7 +67,7 @@ def tick_until_stopped(repo: Repo, seconds: float, report: Callable[[TickReport]
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     wakeup = signal.set_wakeup_fd(-1)  # the command line would end at once
     try:
-        tick_forever(repo, seconds, told, stopped)
+        tick_forever(repo, seconds, reported, stopped)
     finally:
         signal.set_wakeup_fd(wakeup)
         for number, handler in before.items():
