@@ -28,7 +28,7 @@ from sidkit.core.engine import connection, literal
 from sidkit.core.errors import RepoLockedError, SettingsChangedError, TimeError
 from sidkit.core.feature_settings import ITEM_ATTRIBUTES, ITEM_ID, FeatureSettings
 from sidkit.core.files import remove
-from sidkit.core.integrity import checked
+from sidkit.core.integrity import MANIFEST, checked
 from sidkit.core.repo import Repo
 from sidkit.tables import read_build, read_log
 from sidkit.tables.absorb import Absorbed, absorb
@@ -112,7 +112,7 @@ class Ticker:
     def _files(self) -> list[tuple[int, int, int]]:
         """What changes when the log, the tables, the settings or the online store's record do."""
         repo = self._repo
-        paths = (repo.log / "manifest.json", repo.tables / "manifest.json", state_path(repo), repo.path / "sidkit.toml")
+        paths = (repo.log / MANIFEST, repo.tables / MANIFEST, state_path(repo), repo.path / "sidkit.toml")
         states = [path.stat() for path in paths if path.exists()]
         return [(state.st_ino, state.st_mtime_ns, state.st_size) for state in states]
 

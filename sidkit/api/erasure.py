@@ -31,6 +31,7 @@ from sidkit.core.forgotten import (
     unfinished,
     user_texts,
 )
+from sidkit.core.integrity import MANIFEST
 from sidkit.core.repo import Repo
 
 _SHOWN = 3
@@ -76,11 +77,12 @@ def forget(repo: Repo, user_ids: Sequence[Any] | str | int = (), *, allow_unknow
         When another process holds the online store; the next call finishes the work.
     """
     from sidkit.tables.absorb import absorb
+    from sidkit.tables.log import has_log
 
     given = user_texts(user_ids)
     with repo.locked(half_forgotten=True):
         pending = unfinished(repo.path)
-        if (repo.log / "manifest.json").exists():
+        if has_log(repo):
             absorb(repo)  # what was pushed and waits is in the log then
         if not given and pending is None:
             raise RepoError(
@@ -105,6 +107,7 @@ def _plan(repo: Repo, given: list[str], pending: dict[str, Any] | None, *, allow
     """What is to be done, with what an interrupted call had planned; raises before anything is changed."""
     from sidkit.tables import build_tables, read_build
     from sidkit.tables.erase import refuse_empty_log
+    from sidkit.tables.log import has_log
 
     before = pending or {"users": [], "rows": {}, "retrain": [], "caches": []}
     new = [each for each in given if each not in set(before["users"])]
@@ -117,7 +120,7 @@ def _plan(repo: Repo, given: list[str], pending: dict[str, Any] | None, *, allow
             f"expected users who are in {repo.path}, got {_shown(unknown)}, of whom no file has a row; nothing was removed. "
             "Check the ids, which are compared letter by letter, or pass --allow-unknown to keep later rows of them out"
         )
-    if (repo.log / "manifest.json").exists():
+    if has_log(repo):
         refuse_empty_log(repo, [*before["users"], *new])
     retrain = {(each.kind, each.name): each.as_json() for each in trained_on(repo, new)}
     retrain |= {(each["kind"], each["name"]): each for each in before["retrain"]}
@@ -145,14 +148,15 @@ def _erase(repo: Repo, users: list[str]) -> None:
     from sidkit.tables.absorb import absorb
     from sidkit.tables.erase import USER, erase_rows, erase_withdrawn, purge_log, rows_of_users, take_from_log
     from sidkit.tables.labelled_rows import build_labelled_rows
+    from sidkit.tables.log import has_log
 
     add_forgotten(repo.path, users)
-    if (repo.log / "manifest.json").exists():
+    if has_log(repo):
         absorb(repo)  # leaves out their events that were pushed meanwhile
     remove_caches(caches_of(repo, users), users)
     for path in sorted(repo.tables.glob("*.parquet")):
         erase_rows(path, USER, users)
-    if (repo.log / "manifest.json").exists():
+    if has_log(repo):
         take_from_log(repo, users)
         if _has_tables(repo):
             build = read_build(repo)
@@ -187,7 +191,7 @@ def materialized(repo: Repo) -> tuple[list[str], int]:
 
 
 def _has_tables(repo: Repo) -> bool:
-    return (repo.tables / "manifest.json").exists()
+    return (repo.tables / MANIFEST).exists()
 
 
 def _shown(users: Iterable[str]) -> str:

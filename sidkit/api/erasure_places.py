@@ -165,8 +165,9 @@ def _times(repo: Repo, users: Sequence[str]) -> tuple[Any, Any]:
     import pyarrow.dataset as ds
 
     from sidkit.tables import read_log
+    from sidkit.tables.log import has_log
 
-    if not users or not (repo.log / "manifest.json").exists():
+    if not users or not has_log(repo):
         return np.zeros(0, np.int64), np.zeros(0, bool)
     rows = ds.dataset([str(path) for path in read_log(repo).parts]).to_table(
         columns=["timestamp", "label"], filter=ds.field("user_id").isin(pa.array(list(users), pa.string()))

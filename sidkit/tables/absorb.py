@@ -24,7 +24,7 @@ from sidkit.core.errors import ArtifactMissingError
 from sidkit.core.files import remove
 from sidkit.core.forgotten import Forgotten, read_forgotten
 from sidkit.core.repo import Repo
-from sidkit.tables.log import FORMAT, ingests_of, listed_files, read_log, write_log
+from sidkit.tables.log import FORMAT, PARTS, ingests_of, listed_files, read_log, unlisted_files, write_log
 from sidkit.tables.log_changes import (
     EVENTS,
     SOURCE,
@@ -41,7 +41,6 @@ from sidkit.tables.queue import EVENTS as QUEUED_EVENTS
 from sidkit.tables.queue import ITEMS, VECTORS, dequeue, queued
 from sidkit.tables.snapshots import snapshot_path
 
-_PARTS = "interactions"
 _UNLISTED_SECONDS = 3600
 """How long files that left the log stay for readers that opened its manifest before."""
 
@@ -102,7 +101,7 @@ def _absorb_events(
 ) -> tuple[int, int, int]:
     """Change the manifest; return the numbers of new, of changed and of known events."""
     types = log_types(manifest.get("context", {}))
-    folder, number = repo.log / _PARTS, ingests_of(manifest)
+    folder, number = repo.log / PARTS, ingests_of(manifest)
     _read_pushed(opened, files, types, read_forgotten(repo.path))
     _read_known(opened, folder, manifest["parts"], types)
     opened.execute(f"""
@@ -204,12 +203,12 @@ def _overridden(
 
 def _remove_unlisted_later(folder: Path, before: dict[str, Any], manifest: dict[str, Any]) -> None:
     """Remove files that left the log an hour ago: a push every second must not take a file from a job that reads it."""
-    listed, now = set(listed_files(manifest)), time.time()
-    for name in set(listed_files(before)) - listed:
+    for name in set(listed_files(before)) - set(listed_files(manifest)):
         with contextlib.suppress(OSError):
             os.utime(folder / name)  # when it left the log
-    for file in (*folder.glob("*.parquet"), *(folder / _PARTS).glob("*.parquet")):
-        if file.relative_to(folder).as_posix() not in listed and now - file.stat().st_mtime > _UNLISTED_SECONDS:
+    now = time.time()
+    for file in unlisted_files(folder, manifest):
+        if now - file.stat().st_mtime > _UNLISTED_SECONDS:
             remove(file)
 
 

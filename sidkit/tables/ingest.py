@@ -23,9 +23,9 @@ from sidkit.core.engine import connection
 from sidkit.core.errors import ArtifactCorruptError, SettingsChangedError
 from sidkit.core.files import remove
 from sidkit.core.forgotten import Forgotten, read_forgotten
-from sidkit.core.integrity import read_sealed
+from sidkit.core.integrity import MANIFEST, read_sealed
 from sidkit.core.repo import Repo
-from sidkit.tables.log import FORMAT, MANIFEST, PARTS, ingests_of, read_log, remove_unlisted, write_log
+from sidkit.tables.log import FORMAT, PARTS, has_log, ingests_of, read_log, remove_unlisted, write_log
 from sidkit.tables.log_changes import (
     compare,
     number_of,
@@ -90,7 +90,7 @@ def ingest(
     forgotten = read_forgotten(repo.path)
     source = open_source(repo.settings.source.url, repo.settings.source)
     fingerprint = source.fingerprint()
-    before = read_log(repo).manifest if (repo.log / MANIFEST).exists() and not rebuild else None
+    before = read_log(repo).manifest if has_log(repo) and not rebuild else None
     if before is not None:
         _refuse_other_settings(before, _log_settings(repo))
         same = [before["fingerprint"], before["strictness"]] == [fingerprint, _strictness(repo)]

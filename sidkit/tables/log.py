@@ -8,11 +8,10 @@ from typing import Any
 
 from sidkit.core.errors import ArtifactMissingError
 from sidkit.core.files import remove
-from sidkit.core.integrity import hashes_of, read_verified, update_sealed
+from sidkit.core.integrity import MANIFEST, hashes_of, read_verified, update_sealed
 from sidkit.core.repo import Repo
 from sidkit.tables.log_changes import number_of
 
-MANIFEST = "manifest.json"
 PARTS = "interactions"
 """Folder of the parts, and of the files of removed rows."""
 FORMAT = 2
@@ -81,6 +80,11 @@ class Log:
         return max(int(part["last_us"]) for part in self.manifest["parts"])
 
 
+def has_log(repo: Repo) -> bool:
+    """Whether a log was ingested."""
+    return (repo.log / MANIFEST).exists()
+
+
 def read_log(repo: Repo) -> Log:
     """Read the validated log of a repository.
 
@@ -110,10 +114,15 @@ def write_log(repo: Repo, manifest: dict[str, Any]) -> None:
 
 def remove_unlisted(folder: Path, manifest: dict[str, Any]) -> None:
     """Remove parts and snapshots that the manifest does not list."""
+    for file in unlisted_files(folder, manifest):
+        remove(file)
+
+
+def unlisted_files(folder: Path, manifest: dict[str, Any]) -> list[Path]:
+    """Parts and snapshots in a log's folder that its manifest does not list."""
     listed = set(listed_files(manifest))
-    for file in (*folder.glob("*.parquet"), *(folder / PARTS).glob("*.parquet")):
-        if file.relative_to(folder).as_posix() not in listed:
-            remove(file)
+    held = (*folder.glob("*.parquet"), *(folder / PARTS).glob("*.parquet"))
+    return [file for file in held if file.relative_to(folder).as_posix() not in listed]
 
 
 def listed_files(manifest: dict[str, Any]) -> list[str]:

@@ -17,9 +17,9 @@ from sidkit.contract.times import is_text
 from sidkit.core.clock import present_us
 from sidkit.core.engine import connection
 from sidkit.core.forgotten import Forgotten, read_forgotten
-from sidkit.core.integrity import read_sealed
+from sidkit.core.integrity import MANIFEST, read_sealed
 from sidkit.core.repo import Repo
-from sidkit.tables.log import MANIFEST, read_log
+from sidkit.tables.log import read_log
 from sidkit.tables.queue import EVENTS, ITEMS, VECTORS, enqueue
 
 Checked = TypeVar("Checked", CheckedRows, CheckedItems)
