@@ -2,7 +2,7 @@
 
 from sidkit.contract.feature_section import features_section
 from sidkit.contract.inspect import SourceFacts, inspect_source
-from sidkit.contract.reader import open_source, same_source
+from sidkit.contract.reader import located, open_source, same_source
 from sidkit.contract.report import TableReport
 from sidkit.contract.source import Source
 from sidkit.contract.stated import stated_settings
@@ -15,6 +15,7 @@ __all__ = [
     "ValidatedTables",
     "features_section",
     "inspect_source",
+    "located",
     "open_source",
     "same_source",
     "stated_settings",

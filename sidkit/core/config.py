@@ -18,7 +18,7 @@ from sidkit.core.redact import remember, scrubbed, scrubbed_value
 from sidkit.core.section import Section
 from sidkit.core.source_inputs import LabelSettings, TimesSettings, VectorSettings
 
-_FROM_ENVIRONMENT = "env:"
+FROM_ENVIRONMENT = "env:"
 _DEEPEST = 50
 """Maximum nesting depth of a settings file; presets use four levels."""
 _SHOWN = 200
@@ -295,12 +295,12 @@ def resolved_url(text: str) -> str:
     ConfigError
         When the variable is unset or empty.
     """
-    if text.startswith(_FROM_ENVIRONMENT):
-        name = text.removeprefix(_FROM_ENVIRONMENT).strip()
+    if text.startswith(FROM_ENVIRONMENT):
+        name = text.removeprefix(FROM_ENVIRONMENT).strip()
         text = os.environ.get(name, "") if name and "\0" not in name else ""
         if not text:
             raise ConfigError(
-                f"the environment variable {name!r} is not set, but the settings use {_FROM_ENVIRONMENT}{name}; set it to a "
+                f"the environment variable {name!r} is not set, but the settings use {FROM_ENVIRONMENT}{name}; set it to a "
                 "folder or a SQLAlchemy URL"
             )
     remember(text)

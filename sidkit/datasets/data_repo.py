@@ -10,6 +10,7 @@ from sidkit.contract import (
     SourceFacts,
     features_section,
     inspect_source,
+    located,
     open_source,
     same_source,
     stated_settings,
@@ -92,7 +93,8 @@ def refuse_other_data(repo: Repo, data: str, settings_file: Path | None = None) 
 
 
 def _source_url(folder: Path, data: str, dataset: NamedDataset | None) -> str:
-    return str(folder / "data" / "source") if dataset else open_source(data, required=()).url
+    """What settings store; relative paths are those of the current directory, not of the repository."""
+    return str(folder / "data" / "source") if dataset else located(open_source(data, required=()).url)
 
 
 def _record_dataset(repo: Repo, dataset: NamedDataset | None) -> None:
