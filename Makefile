@@ -88,10 +88,10 @@ kill-storm: $(VENV)/.made
 	PYTHONPATH=tests $(BIN)/python tests/system/test_rotation.py $(WORK)/rotation 10
 	PYTHONPATH=tests $(BIN)/python tests/system/kill_storm.py --out benchmarks/results/kill_storm.json
 
-# Malformed arguments, tables, settings and rows, damaged files and kills: 5,060 cases, about 35 minutes on 2 cores. Repeat a
-# single case with `PYTHONPATH=tests .venv/bin/python -m fuzz --only KIND --case N`.
+# Malformed arguments, tables, settings and rows, damaged files and kills: 5,060 cases. An interrupted run resumes at the same
+# commit. Repeat a single case with `PYTHONPATH=tests .venv/bin/python -m fuzz --only KIND --case N`.
 fuzz: $(VENV)/.made
-	PYTHONPATH=tests $(BIN)/python -m fuzz --out benchmarks/results/faults.json
+	PYTHONPATH=tests $(BIN)/python -m fuzz --parts $(WORK)/fuzz --out benchmarks/results/faults.json
 
 # The service while workers are killed, with a full disk, and under 100,000 malformed requests; about 20 minutes.
 serve-faults: $(VENV)/.made

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
+from .parts import Parts
 from .runner import KINDS, run, tasks
 from .table import Table
 
@@ -37,6 +37,8 @@ def main() -> int:
     parser.add_argument("--case", type=int, help="This case alone.")
     parser.add_argument("--jobs", type=int, default=2, help="Workers.")
     parser.add_argument("--folder", type=Path, help="Where cases happen; by default a temporary folder.")
+    parser.add_argument("--parts", type=Path, help="Folder of what was found so far: an interrupted run resumes there.")
+    parser.add_argument("--any-commit", action="store_true", help="Take cases that other commits left there, too.")
     parser.add_argument(
         "--out", type=Path, help="A JSON file for the table and its faults; kinds that are not tried are kept."
     )
@@ -47,16 +49,25 @@ def main() -> int:
     if unknown:
         parser.error(f"no kind {', '.join(sorted(unknown))}; there are {', '.join(KINDS)}")
     todo = tasks(only, asked.count, asked.case)
-    table, began = Table(asked.seed), time.monotonic()
-    for found in run(todo, asked.seed, 1 if asked.case is not None else asked.jobs, asked.folder):
-        table.add(found)
-        kind, index, verdict, seconds = found
+    parts = Parts(asked.parts, asked.seed, any_commit=asked.any_commit)
+    table = Table(asked.seed)
+    known = {kind: parts.found(kind) for kind in dict(todo)} if asked.case is None else {}
+    for kind, index in todo:
+        if index in known.get(kind, {}):
+            table.add(*known[kind][index])
+    todo = [(kind, index) for kind, index in todo if index not in known.get(kind, {})]
+    jobs = 1 if asked.case is not None else asked.jobs
+    for found in run(todo, asked.seed, jobs, asked.folder) if todo else ():
+        table.add(found, parts.commit)
+        parts.add(found)
+        verdict = found.verdict
         if verdict.bad or asked.verbose or asked.case is not None:
             why = "\n    ".join(verdict.why)
-            print(f"{kind} {index}: {verdict.verdict} ({seconds:.1f} s)\n  {verdict.did}\n    {why}", flush=True)  # noqa: T201
+            shown = f"{found.kind} {found.index}: {verdict.verdict} ({found.seconds:.1f} s)\n  {verdict.did}\n    {why}"
+            print(shown.encode("utf-8", "backslashreplace").decode(), flush=True)  # noqa: T201
     if asked.out:
-        found = merged(table.as_json(time.monotonic() - began), asked.out)
-        asked.out.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+        whole = merged(table.as_json(), asked.out)
+        asked.out.write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
     print("\n".join(table.lines()))  # noqa: T201
     return int(table.bad > 0)
 

@@ -1,11 +1,16 @@
-"""Argument lists of every command: right ones, hostile ones, and what must not follow from them."""
+"""Values of arguments: right ones and hostile ones."""
 
 from __future__ import annotations
 
+import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from .place import ITEMS, Place, item_name, user_name
 
@@ -19,21 +24,6 @@ class Value:
 
     text: str
     tag: str = OK
-
-
-@dataclass(frozen=True)
-class Arguments:
-    """One command line."""
-
-    words: tuple[str, ...]
-    tag: str
-    """``BAD`` when any value is, ``OK`` when all are; ``ANY`` otherwise."""
-    reads: bool
-    """Whether the command only reads the repo."""
-    outputs: tuple[Path, ...]
-    """What it may write besides the repo."""
-    asked_items: str | None = None
-    """What ``--items`` said."""
 
 
 Make = Callable[[random.Random, Place], Value]
@@ -262,130 +252,103 @@ def few(draw: random.Random, place: Place) -> Value:
     return Value(*draw.choice([pair for pair in WHOLE if len(pair[0]) < 9 or pair[1] == BAD]))
 
 
-@dataclass(frozen=True)
-class Command:
-    """One command: its words, its arguments and options, how often it is tried."""
+def pushed_file(table: str) -> Make:
+    """A file for ``sidkit events``: rows of that table, or no table at all."""
 
-    words: tuple[str, ...]
-    positional: tuple[Make, ...] = ()
-    required: tuple[tuple[str, Make], ...] = ()
-    optional: tuple[tuple[str, Make], ...] = ()
-    weight: int = 4
-    reads: bool = False
-    heavy: bool = False
-    """Takes long where it is right: at least one argument must be refused."""
-    outputs: tuple[str, ...] = ()
-    """Options that name what it writes."""
+    def make(draw: random.Random, place: Place) -> Value:
+        if draw.random() < 0.4:
+            return Value(str(place.root / "in" / f"{table}.{draw.choice(('parquet', 'jsonl'))}"), OK)
+        if draw.random() < 0.3:
+            return Value(str(place.root / "in" / f"{table}_odd.jsonl"), ANY)
+        if draw.random() < 0.1:
+            return Value("-", ANY)  # standard input, which is empty
+        return Value(str(draw.choice(bad_files(place))), BAD)
 
-
-REPO: tuple[str, Make] = ("--repo", a_repo)
-JSON: tuple[str, Make] = ("--json", flag)
-COMMANDS = (
-    Command(("score",), (), (REPO, ("--user", a_user), ("--items", some_items)), (("--at", a_time), ("--ranker",
-    a_ranker), JSON), 10, True),
-    Command(("frame",), (), (REPO, ("--rows", a_rows_file), ("--out", an_output)), (("--service", a_service),), 6,
-    True, outputs=("--out",)),
-    Command(("codebooks", "codes"), (), (REPO, ("--items", some_items)), (("--name", a_codebook),), 6, True),
-    Command(("codebooks", "items"), (), (REPO, ("--codes", some_codes)), (("--name", a_codebook), ("--most",
-    a_whole)), 6, True),
-    Command(("codebooks", "show"), (a_codebook,), (REPO,), (), 3, True),
-    Command(("codebooks", "list"), (), (REPO,), (), 1, True),
-    Command(("codebooks", "health"), (a_codebook,), (REPO,), (("--preset", a_preset), JSON), 3),
-    Command(("codebooks", "report"), (a_codebook,), (REPO,), (("--out", an_output),), 2, outputs=("--out",)),
-    Command(("codebooks", "suffixes"), (a_codebook,), (REPO,), (), 3),
-    Command(("codebooks", "fit"), (a_new_name,), (REPO, ("--preset", a_preset)), (("--fit-end", a_time), ("--force", flag)), 6),
-    Command(("codebooks", "publish"), (a_codebook,), (REPO,), (), 2),
-    Command(("codebooks", "promote"), (a_codebook,), (REPO,), (), 2),
-    Command(("codebooks", "retire"), (a_codebook,), (REPO,), (), 2),
-    Command(("codebooks", "purge"), (a_codebook,), (REPO,), (), 2),
-    Command(("codebooks", "refresh"), (a_codebook,), (REPO,), (), 2),
-    Command(("codebooks", "sweep"), (), (REPO,), (("--preset", a_preset), ("--fit-end", a_time), ("--sample", few),
-    ("--seed", a_whole), JSON), 2, heavy=True),
-    Command(("ranker", "list"), (), (REPO,), (), 1, True),
-    Command(("ranker", "promote"), (a_ranker,), (REPO,), (), 2),
-    Command(("ranker", "evaluate"), (a_ranker,), (REPO,), (("--rows", a_rows_file), ("--since", a_time), JSON), 5, True),
-    Command(("ranker", "compare"), (), (REPO, ("--data", a_source)), (("--arms", bad_text), ("--seeds", few),
-    ("--origins", few), ("--preset", a_preset), ("--max-train-rows", few), ("--jobs", few), ("--results", an_output),
-    ("--html", an_output), JSON), 2, heavy=True, outputs=("--results", "--html")),
-    Command(("data", "check"), (a_source,), (), (("--rejects", a_folder_output), REPO), 5, outputs=("--rejects",)),
-    Command(("data", "synthetic"), (an_output,), (), (("--world", bad_text), ("--impressions", few), ("--users", few),
-    ("--items", few), ("--seed", a_whole)), 4, outputs=("0",)),
-    Command(("data", "ingest"), (), (REPO,), (), 2),
-    Command(("data", "embed"), (a_source,), (), (("--out", an_output), ("--text", bad_text), ("--image", bad_text),
-    ("--pictures", a_rows_file), ("--batch-size", few), ("--device", bad_text), ("--text-columns", any_text),
-    ("--max-tokens", few), ("--cache", an_output)), 3, outputs=("--out", "--cache")),
-    Command(("tables", "build"), (), (REPO,), (("--as-of", a_time), ("--rebuild", flag)), 6),
-    Command(("tables", "rows"), (), (REPO,), (), 2),
-    Command(("apply",), (), (REPO,), (), 1),
-    Command(("materialize",), (), (REPO,), (("--as-of", a_time),), 5),
-    Command(("doctor",), (), (REPO,), (JSON,), 2, True),
-    Command(("audit",), (), (REPO,), (("--rows", few), ("--seed", a_whole), ("--preset", a_preset), ("--frame",
-    a_rows_file), ("--service", a_service), JSON), 4, True),
-    Command(("leakage",), (), (REPO,), (("--preset", a_preset), ("--arms", bad_text), ("--seeds", few), JSON), 2, heavy=True),
-    Command(("init",), (a_folder_output,), (), (("--data", a_source),), 4, outputs=("0",)),
-    Command(("run",), (), (REPO, ("--data", a_source)), (("--preset", a_preset), ("--seeds", few), ("--as-of",
-    a_time), JSON), 3, heavy=True),
-)  # fmt: skip
+    return make
 
 
-def draw_arguments(draw: random.Random, place: Place) -> Arguments:
-    """One command line; on a repo that is only read, of a command that only reads."""
-    offered = [command for command in COMMANDS if command.reads or REPO not in command.required or not place.ready]
-    command = draw.choices(offered, [command.weight for command in offered])[0]
-    while True:
-        found = _drawn(draw, place, command)
-        if not command.heavy or found.tag == BAD:
-            return found
+def write_pushed_files(place: Place) -> None:
+    """Write events and new items as Parquet and JSON lines, and lines that are no rows of them."""
+    inside = place.root / "in"
+    (inside / "users.txt").write_text("".join(f"{user_name(n)}\n" for n in (3, 4)))
+    (inside / "source.toml").write_text('[source]\nunknown_items = "keep"\n')
+    base = {"timestamp": "2024-03-01T12:00:00Z", "label": 1, "request_id": "pushed", "position": 0, "converted": 0}
+    events = [{"user_id": user_name(n), "item_id": item_name(n), **base} for n in range(5)]
+    new = {"created_at": "2024-03-01T00:00:00Z", "title": "new", "category": "hazel", "price": 1.5}
+    items = [{"item_id": f"pushed {n}", **new, "text": [0.5] * 6, "image": [0.25] * 6} for n in range(3)]
+    for name, rows in (("interactions", events), ("items", items)):
+        lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+        (inside / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+        odd = ["{}", "[]", "null", "{", '{"user_id": 1}', '{"item_id": null}', json.dumps({**rows[0], "\udcff": 1})]
+        (inside / f"{name}_odd.jsonl").write_text("\n".join([*lines, *odd]) + "\n")
+        table = pa.Table.from_pylist(rows)
+        for column in ("timestamp", "created_at"):
+            if column in table.column_names:
+                moments = pc.strptime(table.column(column), "%Y-%m-%dT%H:%M:%SZ", "us").cast(pa.timestamp("us", "UTC"))
+                table = table.set_column(table.column_names.index(column), column, moments)
+        pq.write_table(table, inside / f"{name}.parquet")
 
 
-def _drawn(draw: random.Random, place: Place, command: Command) -> Arguments:
-    values: list[tuple[str, Value]] = [(str(n), make(draw, place)) for n, make in enumerate(command.positional)]
-    values += [(name, make(draw, place)) for name, make in command.required]
-    values += [(name, make(draw, place)) for name, make in command.optional if draw.random() < 0.45]
-    tags = [value.tag for _, value in values]
-    words = list(command.words)
-    positional = [value.text for name, value in values if name.isdigit()]
-    options = [
-        [name] if make is flag else [name, value.text]
-        for name, value, make in (
-            (name, value, _make_of(command, name)) for name, value in values if not name.isdigit()
-        )
-    ]
-    draw.shuffle(options)
-    words += [word for option in options for word in option]
-    words += positional if not any(text.startswith("-") for text in positional) else ["--", *positional]
-    tag = BAD if BAD in tags else ANY if ANY in tags else OK
-    misuse = draw.random()
-    if misuse < 0.06:
-        words, tag = _misused(draw, words), ANY
-    outputs = tuple(
-        Path(place.root / "cwd", value.text)
-        for name, value in values
-        if name in command.outputs and "\0" not in value.text
+def a_settings_file(draw: random.Random, place: Place) -> Value:
+    """A file with ``[source]`` for ``init`` and ``run``."""
+    inside = place.root / "in"
+    names = (
+        ("source.toml", ANY),
+        ("empty.toml", ANY),
+        ("nothing.toml", BAD),
+        ("binary.toml", BAD),
+        ("folder.toml", BAD),
     )
-    asked = next((value.text for name, value in values if name == "--items"), None) if misuse >= 0.06 else None
-    return Arguments(tuple(words), tag, command.reads, outputs, asked)
+    text, tag = draw.choice((*names, (hostile(draw), BAD)))
+    return Value(str(inside / text) if text.endswith(".toml") and "/" not in text else text, tag)
 
 
-def _make_of(command: Command, name: str) -> Make:
-    return dict((*command.required, *command.optional))[name]
+def a_users_file(draw: random.Random, place: Place) -> Value:
+    """A file of users for ``forget``."""
+    inside = place.root / "in"
+    if draw.random() < 0.4:
+        return Value(str(inside / "users.txt"), ANY)
+    return Value(
+        str(draw.choice((inside / "nothing", inside / "folder", inside / "binary.parquet", inside / "nul\0"))), BAD
+    )
 
 
-def _misused(draw: random.Random, words: Sequence[str]) -> list[str]:
-    """A word less, a word twice, an unknown option, another order."""
-    changed = list(words)
-    kind = draw.choice(("less", "twice", "unknown", "order", "extra", "help"))
-    place = draw.randrange(len(changed))
-    if kind == "less":
-        del changed[place]
-    elif kind == "twice":
-        changed.insert(place, changed[place])
-    elif kind == "unknown":
-        changed.insert(place, draw.choice(("--nothing", "--rep", "-z", "--json=1", "--repo=", "---")))
-    elif kind == "order":
-        changed[place], changed[-1] = changed[-1], changed[place]
-    elif kind == "extra":
-        changed.append(hostile(draw))
-    else:
-        changed.append("--help")
-    return changed
+def share(draw: random.Random, place: Place) -> Value:
+    """A number from 0 to 1."""
+    return Value(
+        *draw.choice((("0", ANY), ("1", ANY), ("0.5", ANY), ("-0.1", BAD), ("1.1", BAD), ("nan", BAD), ("x", BAD)))
+    )
+
+
+def bad_number(draw: random.Random, place: Place) -> Value:
+    """No number that a service can use."""
+    return Value(draw.choice(("-1", "", "abc", "nan", "-inf", "1e", "0x1")), BAD)
+
+
+def no_token_file(draw: random.Random, place: Place) -> Value:
+    """A path without a token."""
+    inside = place.root / "in"
+    return Value(str(draw.choice((inside / "nothing", inside / "folder", inside / "empty", inside / "nul\0"))), BAD)
+
+
+def a_log_or_rows(draw: random.Random, place: Place) -> Value:
+    """What ``monitor`` compares; nothing was served, so that there is no log."""
+    return Value(*draw.choice((("rows", ANY), ("rows", ANY), ("log", BAD), ("logs", BAD), ("", BAD))))
+
+
+def named_output(*suffixes: str) -> Make:
+    """A file whose suffix says what is written; others may be refused."""
+
+    def make(draw: random.Random, place: Place) -> Value:
+        value = an_output(draw, place)
+        if value.tag == OK:
+            return Value(str(place.root / "out" / f"new{draw.choice(suffixes)}"), OK)
+        return value
+
+    return make
+
+
+def some_item(draw: random.Random, place: Place) -> Value:
+    """One item."""
+    known = Value(item_name(draw.randrange(ITEMS)), OK)
+    return known if draw.random() < 0.6 else Value(hostile(draw), BAD)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,6 +73,17 @@ class Answers:
     """The last event."""
 
 
+Marks = tuple[int, ...]
+_FOLDERS = ("cwd", "out", "in", "tmp", "here", "here/deep")
+_SENTINEL = "nobody writes here\n"
+_TICK_SECONDS = 0.01
+"""Longer than the step of the times that a file system notes: a later write has another time."""
+
+
+def _marks(stat: os.stat_result) -> Marks:
+    return stat.st_mode, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
+
+
 @dataclass
 class Place:
     """The folders of one worker: ``root`` holds all that cases may write."""
@@ -82,6 +92,8 @@ class Place:
     ready: Path | None = None
     """A finished repo that cases only read, in place of one of its own."""
     answers: Answers = field(init=False)
+    _whole: dict[Path, Marks] = field(default_factory=dict)
+    """File -> what told it apart when it was last made as it was."""
 
     @property
     def root(self) -> Path:
@@ -111,7 +123,8 @@ class Place:
         """Make the repo and learn its answers; ``finished=False`` makes the folders only."""
         for folder in (self.root, self.kept):
             shutil.rmtree(folder, ignore_errors=True)
-        (self.root / "here" / "deep").mkdir(parents=True)
+        self._whole.clear()
+        self.restore(repo=False)
         self.preset.write_text(PRESET)
         if finished:
             forked(self._write_source, 120)
@@ -123,34 +136,61 @@ class Place:
             self.restore()
 
     def restore(self, *, repo: bool = True) -> None:
-        """Make all folders as they were."""
-        shutil.rmtree(self.root, ignore_errors=True)
-        for name in ("cwd", "out", "in", "tmp", "here/deep"):
-            (self.root / name).mkdir(parents=True)
-        (self.root / "here" / "sentinel.txt").write_text("nobody writes here\n")
+        """Make all folders as they were; files that nothing wrote since the last call stay."""
+        wanted: dict[Path, Path | None] = {self.root / name: None for name in _FOLDERS}
+        files = {self.root / "here" / "sentinel.txt"}
         if repo:
-            shutil.copytree(self.kept, self.repo, copy_function=shutil.copy2)
+            for origin in (self.kept, *self.kept.rglob("*")):
+                path = self.repo / origin.relative_to(self.kept)
+                wanted[path] = None if origin.is_dir() else origin
+                files |= set() if origin.is_dir() else {path}
+        found = sorted(self.root.rglob("*")) if self.root.is_dir() else []
+        for path in reversed(found):
+            is_folder = path.is_dir() and not path.is_symlink()
+            known = path in files or path in wanted
+            if known and is_folder == (path not in files):
+                continue
+            if is_folder:
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        copied = False
+        for path in sorted({*wanted, *files}):
+            if path not in files:
+                path.mkdir(parents=True, exist_ok=True)
+                if path.stat().st_mode & 0o700 != 0o700:
+                    path.chmod(0o755)
+                continue
+            if path.exists() and self._whole.get(path) == _marks(path.lstat()):
+                continue
+            path.unlink(missing_ok=True)
+            if (origin := wanted.get(path)) is not None:
+                shutil.copy2(origin, path)
+            else:
+                path.write_text(_SENTINEL)
+            self._whole[path] = _marks(path.lstat())
+            copied = True
+        if copied:
+            time.sleep(_TICK_SECONDS)
+
+    def changed(self) -> bool:
+        """Whether the repo has other files than after the last :meth:`restore`."""
+        found = {path: _marks(path.lstat()) for path in self.repo.rglob("*") if not path.is_dir()}
+        return found != {path: marks for path, marks in self._whole.items() if path.is_relative_to(self.repo)}
 
     def command(self, *arguments: object, cpu: int = 30) -> Any:
         """``sidkit ARGUMENTS`` in a process of its own, in an empty working directory."""
         return command(*arguments, cwd=self.root / "cwd", tmp=self.tmp, cpu=cpu)
 
     def _run(self) -> None:
-        done = subprocess.run(
-            [sys.executable, "-m", "sidkit", "init", str(self.repo), "--data", str(self.source)],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
+        done = self.command("init", self.repo, "--data", self.source)
+        assert done.ok, done
         settings = self.repo / "sidkit.toml"
         settings.write_text(settings.read_text().replace("threads = 2", "threads = 1"))
-        done = subprocess.run(
-            [
-                sys.executable, "-m", "sidkit", "run", "--json", "--data", str(self.source), "--repo", str(self.repo),
-                "--preset", str(self.preset),
-            ],
-            env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
+        done = self.command(
+            "run", "--json", "--data", self.source, "--repo", self.repo, "--preset", self.preset, cpu=200
+        )
+        assert done.ok, done
 
     def _write_source(self) -> None:
         from sidkit.datasets.synthetic import Sizes, write_world

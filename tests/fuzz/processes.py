@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gc
 import importlib
 import io
@@ -163,7 +164,10 @@ _below: list[int] = []
 
 @contextlib.contextmanager
 def without_forks() -> Iterator[None]:
-    """Let commands run in this process: for a test runner, whose process has used the thread pools of libraries."""
+    """Let commands run in this process.
+
+    For a test runner, whose process has used the thread pools of libraries, and for cases that share a process.
+    """
     global _isolated  # noqa: PLW0603
     _isolated = False
     try:
@@ -176,6 +180,8 @@ def command(*arguments: object, cwd: Path | None = None, tmp: Path | None = None
     """``sidkit ARGUMENTS`` in a process of its own."""
     told = tuple(map(str, arguments))
     if not _isolated:
+        if _below:
+            os.ftruncate(_below[-1], 0)
         with contextlib.chdir(cwd or Path.cwd()):
             return in_process(told)
 
@@ -190,9 +196,14 @@ def command(*arguments: object, cwd: Path | None = None, tmp: Path | None = None
 
 
 def enter(cwd: Path | None, tmp: Path | None) -> None:
-    """Set the working directory and the folder of temporary files; what is printed below Python goes into memory."""
+    """Set the working directory and the folder of temporary files; what is printed below Python goes into memory.
+
+    Standard input is empty.
+    """
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    _below.append(os.memfd_create("stderr"))
+    _below.append(os.memfd_create("stderr"))  # written at its end, so that it may be emptied in between
+    fcntl.fcntl(_below[-1], fcntl.F_SETFL, os.O_APPEND)
     os.dup2(_below[-1], 2)
     if cwd is not None:
         os.chdir(cwd)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,14 +16,19 @@ class Table:
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self._counts: dict[str, Counter[str]] = {}
-        self._seconds: Counter[str] = Counter()
+        self._seconds: defaultdict[str, float] = defaultdict(float)
         self._faults: list[dict[str, Any]] = []
+        self._commits: dict[str, Counter[str]] = {}
+        self._only_shared: dict[str, list[int]] = {}
 
-    def add(self, found: Found) -> None:
-        """Count one case."""
-        kind, index, verdict, seconds = found
+    def add(self, found: Found, commit: str) -> None:
+        """Count one case, tried at a commit."""
+        kind, index, verdict = found.kind, found.index, found.verdict
         self._counts.setdefault(kind, Counter())[verdict.verdict] += 1
-        self._seconds[kind] += seconds
+        self._commits.setdefault(kind, Counter())[commit] += 1
+        self._seconds[kind] += found.seconds
+        if found.again and not verdict.bad:
+            self._only_shared.setdefault(kind, []).append(index)
         if verdict.bad:
             self._faults.append(
                 {
@@ -47,14 +52,15 @@ class Table:
         total = sum(self._counts.values(), Counter[str]())
         yield f"{'all':<12}{total.total():>8}" + "".join(f"{total[name]:>13}" for name in VERDICTS)
 
-    def as_json(self, seconds: float) -> dict[str, Any]:
-        """The table with its faults."""
+    def as_json(self) -> dict[str, Any]:
+        """The table with its faults; ``seconds`` are those of all workers together."""
         return {
             "seed": self.seed,
-            "seconds": round(seconds, 1),
+            "seconds": round(sum(self._seconds.values()), 1),
             "kinds": {
                 kind: {"tried": counts.total(), **{name: counts[name] for name in VERDICTS},
-                "seconds": round(self._seconds[kind], 1)}
+                "seconds": round(self._seconds[kind], 1), "commits": dict(self._commits[kind]),
+                "wrong only after others in one process": sorted(self._only_shared.get(kind, []))}
                 for kind, counts in self._counts.items()
             },
             "faults": sorted(self._faults, key=lambda fault: (fault["kind"], fault["case"])),

@@ -9,7 +9,8 @@ import random
 import shlex
 from pathlib import Path
 
-from .generators_arguments import BAD, OK, Arguments, draw_arguments, write_bad_files
+from .command_lines import Arguments, draw_arguments
+from .generators_arguments import BAD, OK, write_bad_files, write_pushed_files
 from .outcome import CLEAR, RIGHT, TRACEBACK, Ran, Verdict, error_of
 from .place import AT, ITEMS, Place, item_name, told_score
 
@@ -31,6 +32,7 @@ def listing(root: Path) -> Listing:
 def case(draw: random.Random, place: Place) -> Verdict:
     """Try one command line."""
     write_bad_files(place)
+    write_pushed_files(place)
     asked = draw_arguments(draw, place)
     verdict = Verdict(did=" ".join(map(shlex.quote, ("sidkit", *asked.words))).replace(str(place.folder), "FOLDER"))
     before = listing(place.root)
