@@ -3,9 +3,9 @@
     python benchmarks/negatives.py --work FOLDER [--uci ../shared/data/uci_online_retail] [--before FOLDER_OF_OLD_PACKAGE]
 
 Each log is ingested into a new repo under FOLDER and its negatives are sampled; counts and age are then computed from the log
-by plain SQL, as of each row's time. The metric is the share of pairs (a positive and a sampled negative of the same request)
-in which the positive has the larger value, ties counting half; .5 means no information. ``--before`` is a checkout whose
-sampler is measured too, in its own process. Results go to ``benchmarks/results/negatives.json``.
+by a search in the sorted clicks, for all rows, as of each row's time. The metric is the share of pairs (a positive and a
+sampled negative of the same request) in which the positive has the larger value, ties counting half; .5 means no information.
+``--before`` is a checkout whose sampler is measured too, in its own process. Results: ``benchmarks/results/negatives.json``.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 
 HERE = Path(__file__).parent
 FEATURES = ("clicks_1d", "clicks_7d", "clicks_30d", "clicks_all", "age")
-REQUESTS = 4_000
+DAY = 86_400_000_000
 
 
 def drawn(source: Path, work: Path) -> dict[str, Any]:
@@ -55,51 +56,49 @@ def drawn(source: Path, work: Path) -> dict[str, Any]:
 
 
 def alone(work: Path) -> dict[str, Any]:
-    """Within-request AUC of each count and of the age, on some requests."""
+    """Within-request AUC of each count and of the age, on all labelled rows."""
     from ranking.audit.single_features import auc_within
 
     parts = [str(path) for path in (work / "data" / "log" / "interactions").glob("*.parquet")]
     items = [str(path) for path in (work / "data" / "log").glob("items-*.parquet")]
-    counts = ", ".join(
-        f"count(ts) FILTER (ts > ending - {days} * 86400000000) AS clicks_{name}"
-        for name, days in (("1d", 1), ("7d", 7), ("30d", 30), ("all", 100_000))
-    )
-    rows = str(work / "data" / "rows.parquet")
     with duckdb.connect() as opened:
-        opened.execute("SET preserve_insertion_order = false")
-        total = opened.execute("SELECT count(DISTINCT request_id) FROM read_parquet($1)", [rows]).fetchone() or (0,)
-        every = max(total[0] // REQUESTS, 1)
-        told = opened.execute(
-            f"""
-            WITH asked AS (
-                SELECT row_number() OVER () AS place, request_id, item_id, label, epoch_us(event_timestamp) AS at_us,
-                       (at_us - 60000000) // 60000000 * 60000000 AS ending
-                FROM read_parquet($rows) WHERE hash(request_id) % $every = 0
-            ),
-            distinct_asked AS (SELECT DISTINCT item_id, ending FROM asked),
-            counted AS (
-                SELECT distinct_asked.item_id, ending, {counts}
-                FROM distinct_asked LEFT JOIN (
-                    SELECT item_id, epoch_us(timestamp) AS ts FROM read_parquet($parts)
-                ) AS events ON events.item_id = distinct_asked.item_id AND ts <= ending
-                GROUP BY ALL
-            )
-            SELECT asked.*, counted.* EXCLUDE (item_id, ending), at_us - epoch_us(created_at) AS age
-            FROM asked INNER JOIN counted USING (item_id, ending) INNER JOIN read_parquet($items) AS items USING (item_id)
-            """,
-            {"rows": rows, "every": every, "parts": parts, "items": items},
-        ).df()
-    group = told["request_id"].astype("category").cat.codes.to_numpy("int64")
-    label = told["label"].to_numpy("int8")
-    found = {name: round(auc_within(label, told[name].to_numpy(), group)[0], 4) for name in FEATURES}
-    cold = told["clicks_all"] < 10
+        opened.execute(
+            "CREATE TABLE known AS SELECT item_id, epoch_us(created_at) AS created, row_number() OVER () - 1 AS item "
+            "FROM read_parquet($1)",
+            [items],
+        )
+        rows = opened.execute(
+            "SELECT dense_rank() OVER (ORDER BY request_id) - 1 AS request, item, label, epoch_us(event_timestamp) AS at_us, "
+            "created FROM read_parquet($1) INNER JOIN known USING (item_id)",
+            [str(work / "data" / "rows.parquet")],
+        ).fetchnumpy()
+        events = opened.execute(
+            "SELECT item, epoch_us(timestamp) AS ts FROM read_parquet($1) INNER JOIN known USING (item_id) ORDER BY ALL",
+            [parts],
+        ).fetchnumpy()
+    # One sorted array answers all windows: the item in the high digits, the time in the low ones.
+    first = int(events["ts"].min()) - 31 * DAY
+    span = int(rows["at_us"].max()) - first + DAY
+    assert span * (int(rows["item"].max()) + 1) < 2**63, "too many items for this log's length"
+    clicks = events["item"] * span + (events["ts"] - first)
+    ending = (rows["at_us"] - 60_000_000) // 60_000_000 * 60_000_000
+    until = rows["item"] * span + (ending - first)
+    seen = np.searchsorted(clicks, until, side="right")
+    starts = {f"clicks_{days}d": until - days * DAY for days in (1, 7, 30)} | {"clicks_all": rows["item"] * span}
+    values = {name: seen - np.searchsorted(clicks, start, side="right") for name, start in starts.items()}
+    values["age"] = rows["at_us"] - rows["created"]
+    label, group = rows["label"].astype(np.int8), rows["request"].astype(np.int64)
+    measured = {name: auc_within(label, values[name].astype(np.float64), group) for name in FEATURES}
+    cold = values["clicks_all"] < 10
     return {
-        "auc": found,
+        "auc": {name: round(value, 4) for name, (value, _) in measured.items()},
         "under_10_clicks": {
             "positives": round(float(cold[label == 1].mean()), 3),
             "negatives": round(float(cold[label == 0].mean()), 3),
         },
         "requests": int(group.max()) + 1,
+        "measured_rows": len(label),
+        "pairs": measured["age"][1],
     }
 
 

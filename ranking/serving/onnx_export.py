@@ -16,7 +16,7 @@ import numpy.typing as npt
 from ranking.serving.golden import TOLERANCE, check_golden, golden_path, golden_rows, read_golden
 from sidkit.core.errors import ArtifactCorruptError, ServingError, StorageError
 from sidkit.core.extras import require
-from sidkit.core.files import written_beside
+from sidkit.core.files import check_output, written_beside
 
 if TYPE_CHECKING:
     from ranking.data.batch import Batch
@@ -182,7 +182,10 @@ def export_ranker(repo: Repo, scorer: Scorer, out: Path) -> ExportedRanker:
         When an optional package is not installed.
     ServingError
         When the ranker has no torch model, an operation cannot be exported, or the exported scores differ.
+    StorageError
+        When the file cannot be written; where that is known before the export, there is none.
     """
+    check_output(out)
     content, made = _checked_graph(repo, scorer)
     with written_beside(out) as temporary:
         temporary.write_bytes(content)

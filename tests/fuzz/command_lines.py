@@ -135,7 +135,7 @@ COMMANDS = (
     Command(("audit", "skew"), (), (REPO,), (("--since", a_time), ("--until", a_time), ("--ranker", a_ranker),
     ("--rows", few), ("--seed", a_whole), ("--tolerance", share), ("--most-unexplained", share), ("--most-stale", share),
     JSON), 3, True),
-    Command(("ranker", "export"), (), (REPO, ("--out", named_output(".onnx"))), (("--ranker", a_ranker), JSON), 2, True,
+    Command(("ranker", "export"), (), (REPO, ("--out", named_output(".onnx"))), (("--ranker", a_ranker), JSON), 2, heavy=True,
     outputs=("--out",)),
     Command(("ranker", "log"), (a_ranker,), (REPO,), (), 1),
     Command(("ranker", "show"), (a_ranker,), (REPO,), (), 2, True),

@@ -24,7 +24,7 @@ from ranking.serving import onnx_graph
 from ranking.serving.onnx_export import ExportedRanker, OnnxRanker, export_ranker
 from ranking.serving.scorer import Scorer
 from ranking.training.ranker import Ranker, make_model
-from sidkit.core.errors import ArtifactCorruptError, ServingError
+from sidkit.core.errors import ArtifactCorruptError, ServingError, StorageError
 from sidkit.core.repo import Repo
 from sidkit.serve.model import ModelLoader
 
@@ -80,6 +80,14 @@ def test_scores_that_differ_leave_no_file(
     with pytest.raises(ServingError, match="expected scores of ranker .* within 1e-05"):
         export_ranker(repo, scorer, tmp_path / "differs.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_that_is_a_folder_is_refused_before_the_export(
+    repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_graph, "graph_of", lambda *_: pytest.fail("exported although it cannot be written"))
+    with pytest.raises(StorageError, match="directory"):
+        sidkit.open(repo.path).export_ranker(tmp_path)
 
 
 def test_a_damaged_file_is_refused(repo: Repo, exported: ExportedRanker, tmp_path: Path) -> None:
