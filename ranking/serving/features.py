@@ -280,6 +280,9 @@ class OnlineFeatures:
         for start in range(0, held, _PRELOADED):
             with self._fast.sides.file.reading() as reading:
                 static.look_up(reading, chosen[start : start + _PRELOADED], at_us)
+        if self._fast.sides.codes is not None:
+            with self._fast.sides.file.reading() as reading:
+                self._fast.sides.codes.counts.preload(reading)
         return len(static)
 
     def known(self, item_ids: Sequence[str]) -> npt.NDArray[np.bool_]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ import numpy as np
 
 from ranking.data.grown import Grown
 from ranking.serving.counts import CountedView, Counts
-from sidkit.core.arrays import Codes, Ints
+from sidkit.core.arrays import Codes, Doubles, Ints
 from sidkit.core.code_stats import (
     CODE_WINDOWS,
     USER_CODE_WINDOWS,
@@ -30,6 +31,11 @@ if TYPE_CHECKING:
 _CODE_BITS = 20
 """Bits of a code within the number of a prefix; codebooks have at most 2^16 codes per level."""
 _MOST_DEPTH = 3
+_PRELOADED = 4_096
+_MOST_USERS = 2_048
+"""Users whose counts are held."""
+_FEWEST_MOST = 1_024
+"""Users with more rows than this, and than twice the prefixes of a request, are read prefix by prefix."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,24 @@ class PrefixRows:
     of_row: Ints
     of_all: list[Counts]
     of_user: list[Counts]
+
+
+class _UserRows:
+    """Rows of one user as of a mark of their view: values of the prefixes, ``float64 [rows, features]``, and event times."""
+
+    def __init__(self, mark: tuple[object, ...], values: list[bytes], numbers: Doubles, times_us: Ints) -> None:
+        self.mark, self.numbers, self.event_us = mark, numbers, times_us
+        self._values, self._known = values, 0
+        self.order = self._places = np.zeros(0, dtype=np.int64)
+
+    def rows_of(self, numbers: dict[bytes, int]) -> Ints:
+        """Places of the prefixes that have one, ascending; :attr:`order` has the row of each."""
+        if self._known != len(numbers):  # prefixes of further items have got places
+            places = np.array([numbers.get(value, -1) for value in self._values], dtype=np.int64)
+            order = np.argsort(places, kind="stable")
+            self.order = order[np.count_nonzero(places < 0) :]
+            self._places, self._known = places[self.order], len(numbers)
+        return self._places
 
 
 class PrefixCounts:
@@ -69,6 +93,8 @@ class PrefixCounts:
         self._verified = Grown(np.full(1, np.iinfo(np.int64).max))
         self._marks: tuple[object, ...] = ()
         self._generation = 0
+        self._numbers = {b"": 0}  # place of each of the values
+        self._users: OrderedDict[str, _UserRows] = OrderedDict()
 
     @staticmethod
     def fits(depths: Sequence[int], views: dict[str, PackedView]) -> bool:
@@ -100,7 +126,9 @@ class PrefixCounts:
                 held = self._place[at]
                 fresh = [number for number in numbers.tolist() if number not in held]
                 held.update(zip(fresh, range(len(self._values), len(self._values) + len(fresh)), strict=True))
-                self._values += map(text_value, prefix_keys(self.codebook, _codes(fresh, depth), depth))
+                values = list(map(text_value, prefix_keys(self.codebook, _codes(fresh, depth), depth)))
+                self._numbers.update(zip(values, range(len(self._values), len(self._values) + len(fresh)), strict=True))
+                self._values += values
                 self._counts.extend(np.full((len(fresh), self._counts.array.shape[1]), np.nan))
                 self._event_us.extend(np.zeros(len(fresh), dtype=np.int64))
                 self._verified.extend(np.full(len(fresh), -1))
@@ -116,17 +144,58 @@ class PrefixCounts:
         with self._lock:
             self._refresh(reading, distinct)
             numbers, times_us = self._counts.array[distinct], self._event_us.array[distinct]
-            values = [self._values[place] for place in distinct.tolist()]
+            of_user = self._counts_of_user(reading, distinct, user_id, at_us)
         if self._of_all.view.ttl_us is not None:
             numbers[times_us < at_us - self._of_all.view.ttl_us] = np.nan
-        tail = text_value(user_id)
-        of_user, _ = self._of_user.read(reading, [self._user_head + value + tail for value in values], at_us)
         if distinct[0] == 0:
             of_user.exposures[0] = of_user.clicks[0] = np.nan
         of_all = Counts.of(numbers, len(CODE_WINDOWS))
         return PrefixRows(
             of_row.ravel(), [of_all.take(places) for places in back.T], [of_user.take(places) for places in back.T]
         )
+
+    def preload(self, reading: Reading) -> None:
+        """Read the counts of all prefixes of all users."""
+        with self._lock:
+            for start in range(1, len(self._values), _PRELOADED):
+                self._refresh(reading, np.arange(start, min(start + _PRELOADED, len(self._values)), dtype=np.int32))
+
+    def _counts_of_user(self, reading: Reading, places: Codes, user_id: str, at_us: int) -> Counts:
+        """The counts of one user and some places, ascending; NaN without a row."""
+        held = self._rows_of_user(reading, user_id, max(_FEWEST_MOST, 2 * len(places)))
+        if held is None:
+            tail = text_value(user_id)
+            keys = [self._user_head + self._values[place] + tail for place in places.tolist()]
+            return self._of_user.read(reading, keys, at_us)[0]
+        matrix = np.full((len(places), len(self._of_user.features)), np.nan)
+        since_us = None if self._of_user.view.ttl_us is None else at_us - self._of_user.view.ttl_us
+        rows = held.rows_of(self._numbers)
+        at = np.searchsorted(rows, places)
+        found = (rows[np.minimum(at, len(rows) - 1)] == places) if len(rows) else np.zeros(len(places), np.bool_)
+        if since_us is not None:
+            found[found] = held.event_us[held.order[at[found]]] >= since_us
+        matrix[found] = held.numbers[held.order[at[found]]]
+        return Counts.of(matrix, len(USER_CODE_WINDOWS))
+
+    def _rows_of_user(self, reading: Reading, user_id: str, most: int) -> _UserRows | None:
+        """All rows of a user, as of the last write to them; None if there is no index of users, or if there are too many."""
+        view = self._of_user.view
+        mark = reading.marks([view.stored])
+        held = self._users.get(user_id)
+        if held is None or held.mark != mark:
+            tail, names = text_value(user_id), len(self._user_head)
+            found = reading.rows_of_second(view.stored, names, tail, most)
+            if found is None:
+                return None
+            values = [key[names : len(key) - len(tail)] for key in found]
+            rows = list(found.values())
+            numbers = number_matrix(reading, view, self._of_user.features, rows)
+            held = _UserRows(mark, values, numbers, np.array(list(map(event_us, rows)), dtype=np.int64))
+            self._users[user_id] = held
+            while len(self._users) > _MOST_USERS:
+                self._users.popitem(last=False)
+        self._users.move_to_end(user_id)
+        return held
 
     def _refresh(self, reading: Reading, places: Codes) -> None:
         """Read the counts of all users again after a write to them."""

@@ -177,9 +177,18 @@ def _damage(opened: sqlite3.Connection) -> Damage:
     for view in _views(opened):
         rows = opened.execute(f"SELECT count(*) FROM {table_of(view)}").fetchone()[0]
         damaged = rows - sum(1 for _ in _sound(opened, view))
-        if damaged or _known_layouts(opened, view) is None:
+        if damaged or _known_layouts(opened, view) is None or not _indexed(opened, view):
             damage[view] = max(damaged, 1)
     return Damage(unreadable=False, rows=damage)
+
+
+def _indexed(opened: sqlite3.Connection, view: str) -> bool:
+    """Whether the indices of a view's table, if it has any, are those of its rows."""
+    found = opened.execute(
+        "SELECT count(*) FROM sqlite_master WHERE type = 'index' AND tbl_name = ?", (f"packed:{view}",)
+    )
+    [count] = found.fetchone()
+    return not count or opened.execute(f"PRAGMA integrity_check({table_of(view)})").fetchone() == ("ok",)
 
 
 def _sound(opened: sqlite3.Connection, view: str) -> Iterator[tuple[bytes, bytes]]:

@@ -152,6 +152,8 @@ class PackedSqliteOnlineStore(OnlineStore):  # type: ignore[misc]
                     start += count
             if progress:
                 progress(len(part))
+        if data:
+            self._index(config, view, serialized_keys([data[0][0]], version)[0])
 
     def write_arrow(self, config: RepoConfig, table: FeatureView, batches: Iterable[pa.RecordBatch]) -> int:
         """Write columns without a Python object per value; rows equal those of Feast's conversion.
@@ -173,6 +175,7 @@ class PackedSqliteOnlineStore(OnlineStore):  # type: ignore[misc]
         view, layout, source = view_id(config, table), view_layout(table), table.batch_source
         hidden = offline_only(config.online_store, table.name, layout.names)
         event, created_column, count = str(time_of(source)), time_of(source, created=True), 0
+        keys: list[bytes] = []
         for batch in batches:
             for at in range(0, batch.num_rows, _TRANSACTION_ROWS):
                 part = blanked(batch.slice(at, _TRANSACTION_ROWS), hidden)
@@ -189,7 +192,18 @@ class PackedSqliteOnlineStore(OnlineStore):  # type: ignore[misc]
                     rows = pack(stored, writing.make(view, stored), cells)
                     writing.put(view, keys, events, created, rows)
                 count += part.num_rows
+        if keys:
+            self._index(config, view, keys[0])
         return count
+
+    def _index(self, config: RepoConfig, view: str, key: bytes) -> None:
+        """Index a view's rows, if they are not yet: after all of them, since an index is built faster than maintained."""
+        file = self.file(config)
+        with file.reading() as reading:
+            if reading.has_index(view, key):
+                return
+        with file.writing() as writing:
+            writing.index(view, key)
 
     def online_read(
         self,

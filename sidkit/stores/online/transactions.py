@@ -26,6 +26,7 @@ from sidkit.stores.online.codec import layout_number, unpack
 from sidkit.stores.online.connection import LAYOUTS
 from sidkit.stores.online.layout import Cells, Layout
 from sidkit.stores.online.marks import read_marks, read_tails
+from sidkit.stores.online.second_keys import has_index, make_index, rows_of_second
 from sidkit.stores.online.sql import beside, parts, select, table_of, table_statement, upsert
 
 _OUTDATED_US = -1  # the event time of rows that any other row may replace
@@ -112,6 +113,14 @@ class Reading:
     def tails(self, views: Sequence[str], keys: Sequence[bytes]) -> list[tuple[bytes | None, ...]]:
         """See :func:`sidkit.stores.online.marks.read_tails`."""
         return read_tails(self._opened, views, keys)
+
+    def has_index(self, view: str, key: bytes) -> bool:
+        """Whether the rows of keys like this one are indexed by their second join key, or have no such key."""
+        return has_index(self._opened, view, key)
+
+    def rows_of_second(self, view: str, names: int, value: bytes, most: int) -> dict[bytes, bytes] | None:
+        """See :func:`sidkit.stores.online.second_keys.rows_of_second`."""
+        return rows_of_second(self, self._opened, view, names, value, most)
 
     def _entries(self, group: Group, keys: Sequence[bytes]) -> list[Entry]:
         if self._cache is None:
@@ -210,6 +219,10 @@ class Writing(Reading):
             self._opened.execute(upsert(view, _INSERT_ROWS), list(chain.from_iterable(values)))
         rest = [(keys[row], rows[row]) for row in order[whole:]]
         self._opened.executemany(upsert(view, 1), rest)
+
+    def index(self, view: str, key: bytes) -> None:
+        """Index the rows by their second join key, if keys like this one have two."""
+        make_index(self._opened, view, key)
 
     def outdate(self, view: str, keys: Sequence[bytes], events_us: Sequence[int]) -> None:
         """Allow any row to replace the rows with these keys and event times; see also :meth:`drop_outdated`."""
