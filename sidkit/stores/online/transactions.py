@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Sequence
-from itertools import chain, repeat
+from itertools import chain
 from operator import itemgetter
 from pathlib import Path
-from zlib import crc32
 
 from sidkit.core.errors import OnlineStoreError
 from sidkit.stores.online.cache import Entry, Group, RowCache
@@ -126,15 +125,15 @@ class Reading:
         taken: list[Entry] = []
         for size, part, count in parts(keys):
             taken += self._opened.execute(select(group, size), part).fetchall()[:count]
-        checks = list(map(crc32, keys))
         for view, rows in zip(group, zip(*taken, strict=True), strict=False):
             if all(rows):
-                intact = all_intact(view, checks, rows)
+                intact = all_intact(view, keys, rows)
             else:
-                present = [(check, row) for check, row in zip(checks, rows, strict=True) if row is not None]
+                present = [(key, row) for key, row in zip(keys, rows, strict=True) if row is not None]
                 missing = [key for key, row in zip(keys, rows, strict=True) if row is None]
                 intact = not present or all_intact(view, *zip(*present, strict=True))
-                intact = intact and all_intact(view, repeat(0), self._neighbours(view, missing))
+                nearby = list(self._neighbours(view, missing))
+                intact = intact and all_intact(view, [b""] * len(nearby), nearby)
             if not intact:
                 raise self.damaged(view, "a row does not match its checksum")
         return taken
