@@ -16,7 +16,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from functools import lru_cache
-from operator import add
 from zlib import crc32
 
 import numpy as np
@@ -77,13 +76,15 @@ def separator(view: str) -> bytes:
 def all_intact(view: str, keys: Sequence[bytes], rows: Sequence[bytes]) -> bool:
     """Whether all rows match their checksums; ``keys`` are their keys."""
     between, expected = separator(view), intact(view)
-    try:
-        for at in range(0, len(rows), _ROWS_AT_ONCE):
-            part = map(add, keys[at : at + _ROWS_AT_ONCE], rows[at : at + _ROWS_AT_ONCE])
-            if crc32(between.join(part)) != expected:
+    for at in range(0, len(rows), _ROWS_AT_ONCE):
+        part = rows[at : at + _ROWS_AT_ONCE]
+        pieces = [between] * (3 * len(part) - 1)
+        pieces[0::3], pieces[1::3] = keys[at : at + _ROWS_AT_ONCE], part
+        try:
+            if crc32(b"".join(pieces)) != expected:
                 return False
-    except TypeError:  # damage turned a row into a text or a number
-        return False
+        except TypeError:  # damage turned a row into a text or a number
+            return False
     return True
 
 

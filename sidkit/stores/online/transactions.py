@@ -25,11 +25,10 @@ from sidkit.stores.online.codec import layout_number, unpack
 from sidkit.stores.online.connection import LAYOUTS
 from sidkit.stores.online.layout import Cells, Layout
 from sidkit.stores.online.marks import read_marks, read_tails
-from sidkit.stores.online.sql import beside, parts, select, table_of, table_statement, upsert
+from sidkit.stores.online.sql import MOST_VIEWS, beside, parts, select, table_of, table_statement, upsert
 
 _OUTDATED_US = -1  # the event time of rows that any other row may replace
 _INSERT_ROWS = 256
-_READ_VIEWS = 32  # SQLite joins at most 64 tables
 _LAYOUTS_OF = f"SELECT number, columns, checked FROM {LAYOUTS} WHERE view = ? ORDER BY number"
 
 
@@ -40,6 +39,7 @@ class Reading:
         self._opened = opened
         self._path, self._remedy = path, remedy
         self._cache = cache
+        self._version_read = False
 
     def damaged(self, view: str, problem: str) -> OnlineStoreError:
         """Build the error for a damaged table."""
@@ -68,12 +68,17 @@ class Reading:
         OnlineStoreError
             When a layout is damaged.
         """
+        cached = None if self._cache is None else self._cached(self._cache).layouts
+        if cached is not None and view in cached:
+            return cached[view]
         layouts = {}
         for number, text, checked in self._opened.execute(_LAYOUTS_OF, (view,)):
             layout = checked_layout(view, number, text, checked)
             if layout is None:
                 raise self.damaged(view, f"layout {number!r} does not match its checksum")
             layouts[number] = layout
+        if cached is not None:
+            cached[view] = layouts
         return layouts
 
     def views(self) -> list[str]:
@@ -97,8 +102,8 @@ class Reading:
         Times are compared after the look-up, so the cache includes rows that are too old.
         """
         result: list[list[bytes | None]] = []
-        for at in range(0, len(views), _READ_VIEWS):
-            part = views[at : at + _READ_VIEWS]
+        for at in range(0, len(views), MOST_VIEWS):
+            part = views[at : at + MOST_VIEWS]
             entries = self._entries(tuple(view for view, _ in part), keys)
             columns = list(zip(*entries, strict=True)) or [()] * len(part)
             result += [since(list(rows), past_us) for rows, (_, past_us) in zip(columns, part, strict=True)]
@@ -115,10 +120,16 @@ class Reading:
     def _entries(self, group: Group, keys: Sequence[bytes]) -> list[Entry]:
         if self._cache is None:
             return self.fetch(group, keys)
-        # The first statement of a transaction fixes its snapshot, so version and rows belong together.
-        [version] = self._opened.execute("PRAGMA data_version").fetchone()
-        self._cache.at(version)
-        return self._cache.look_up(group, keys, lambda missing: self.fetch(group, missing))
+        return self._cached(self._cache).look_up(group, keys, lambda missing: self.fetch(group, missing))
+
+    def _cached(self, cache: RowCache) -> RowCache:
+        """The cache, without what it has of another version of the file."""
+        if not self._version_read:
+            # The first statement of a transaction fixes its snapshot, so version and rows belong together.
+            [version] = self._opened.execute("PRAGMA data_version").fetchone()
+            cache.at(version)
+            self._version_read = True
+        return cache
 
     def fetch(self, group: Group, keys: Sequence[bytes]) -> list[Entry]:
         """Read and verify the rows of each key in each of at most 32 views, without the row cache."""
