@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -170,12 +171,29 @@ def entity_keys(columns: Mapping[str, pa.Array], value_types: Mapping[str, str])
 
 def text_keys(name: str, values: Sequence[Any]) -> list[bytes] | None:
     """Like :func:`entity_keys` for one text join key and plain strings; None if a value is not a string."""
+    before = _text_prefixes(name)
     try:
-        texts = [value.encode() for value in values]
-    except AttributeError:
+        return [before[len(text)] + text for text in map(str.encode, values)]
+    except TypeError:
         return None
-    prefix = key_prefix([name]) + KEY_TYPES["STRING"].to_bytes(4, "little")
-    return [prefix + len(text).to_bytes(4, "little") + text for text in texts]
+
+
+class _Prefixes(dict[int, bytes]):
+    """What precedes a text within a key, by the text's length in bytes."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self._start = key_prefix([name]) + KEY_TYPES["STRING"].to_bytes(4, "little")
+
+    def __missing__(self, length: int) -> bytes:
+        prefix = self._start + length.to_bytes(4, "little")
+        if length < _SHORT_TEXT:
+            self[length] = prefix
+        return prefix
+
+
+_SHORT_TEXT = 256
+_text_prefixes = lru_cache(maxsize=256)(_Prefixes)
 
 
 def text_value(text: str) -> bytes:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from sidkit.stores.online.layout import Layout
+
 Group = tuple[str, ...]
 """Views that are read together."""
 Entry = tuple[Any, ...]
@@ -22,7 +24,7 @@ _ROW_BYTES = 57
 
 
 class RowCache:
-    """Cached rows of one connection; not thread-safe.
+    """Cached rows of one connection, and the layouts of their views; not thread-safe.
 
     It has two generations, each limited to half the bytes: new and reused rows are in the young one; when that is full it
     becomes the old one, and the previous old one is dropped.
@@ -31,14 +33,22 @@ class RowCache:
     ----------
     most_bytes : int
         Maximum bytes of keys and rows, including Python's overhead per object.
+
+    Attributes
+    ----------
+    version : int or None
+        Version of the file that the cache belongs to, see :meth:`at`.
+    layouts : dict
+        View -> number -> layout, for :class:`sidkit.stores.online.transactions.Reading`.
     """
 
     def __init__(self, most_bytes: int) -> None:
         self._half = most_bytes // 2
-        self._version: int | None = None
+        self.version: int | None = None
         self._young: dict[Group, dict[bytes, Entry]] = {}
         self._old: dict[Group, dict[bytes, Entry]] = {}
         self._young_bytes = self._old_bytes = 0
+        self.layouts: dict[str, dict[int, Layout]] = {}
 
     @property
     def size(self) -> int:
@@ -47,21 +57,30 @@ class RowCache:
 
     def forget(self) -> None:
         """Clear the cache."""
+        self.layouts = {}
         self._young, self._old = {}, {}
         self._young_bytes = self._old_bytes = 0
 
     def at(self, version: int) -> None:
         """Set the version of the file that the connection reads now; entries of another version are cleared."""
-        if version != self._version:
+        if version != self.version:
             self.forget()
-            self._version = version
+            self.version = version
+
+    def entry(self, group: Group, key: bytes) -> Entry | None:
+        """The entry of one key if it is cached, after a call of :meth:`at`; its generation does not change."""
+        return self._young.get(group, {}).get(key) or self._old.get(group, {}).get(key)
 
     def look_up(self, group: Group, keys: Sequence[bytes], fetch: Callable[[list[bytes]], list[Entry]]) -> list[Entry]:
         """Return the entry of each key, after a call of :meth:`at`; ``fetch`` reads the missing ones."""
-        entries = list(map(self._young.get(group, {}).get, keys))
+        young, older = self._young.get(group), self._old.get(group, {})
+        if not young and not older:
+            everything = fetch(list(keys))
+            self._keep(group, dict(zip(keys, everything, strict=True)))
+            return everything
+        entries = list(map((young or {}).get, keys))
         if all(entries):
             return entries  # type: ignore[return-value]
-        older = self._old.get(group, {})
         missing, again = [], {}
         for place, entry in enumerate(entries):
             if entry is None:

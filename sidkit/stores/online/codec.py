@@ -121,15 +121,10 @@ def unpack(
         When a row has another layout.
     """
     places = [layout.places[name] for name in wanted if name in layout.places] if wanted is not None else None
-    whole, size = b"".join(rows), layout.dtype.itemsize
-    sizes = list(map(len, rows))
-    even, origins = len(set(sizes)) == 1, _starts(sizes)[:-1]
-    if even:
-        # Rows of equal length need no slices: they are one array with a gap after each head.
-        rest = len(rows[0]) - size
-        head = np.frombuffer(whole, np.dtype([*layout.fields, ("rest", f"V{rest}")]) if rest else layout.dtype)
-    else:
-        head = np.frombuffer(b"".join([row[:size] for row in rows]), layout.dtype)
+    head, joined = _heads(layout, rows)
+    origins = None  # of rows of equal length, they are not needed
+    if joined is None:
+        joined, origins = b"".join(rows), _starts(list(map(len, rows)))[:-1]
     if number is not None and (head["layout"] != number).any():
         raise OnlineStoreError(f"expected layout {number} in all rows, got another one")
     nulls = head["nulls"] if layout.columns and head["nulls"].any() else None
@@ -143,8 +138,18 @@ def unpack(
         if kind in SCALARS:
             features[name] = Cells(kind, np.ascontiguousarray(head[str(place)]), null=null)
         else:
-            features[name] = _variable(layout, place, head, rows, whole, origins, whole if even else None, null)
+            features[name] = _variable(layout, place, head, rows, joined, origins, null)
     return features
+
+
+def _heads(layout: Layout, rows: Sequence[bytes]) -> tuple[npt.NDArray[Any], bytes | None]:
+    """The heads and fixed parts of rows, and all rows joined if they have equal length."""
+    size, count = layout.dtype.itemsize, len(rows)
+    if len(set(map(len, rows))) != 1:
+        return np.frombuffer(b"".join([row[:size] for row in rows]), layout.dtype), None
+    # Rows of equal length need no slices: they are one array with a gap after each head.
+    joined = b"".join(rows)
+    return np.ndarray((count,), layout.dtype, joined, 0, (len(rows[0]),)), joined
 
 
 def unpack_numbers(
@@ -169,7 +174,7 @@ def unpack_numbers(
     size = layout.dtype.itemsize + TAIL
     if layout.variable or set(map(len, rows)) != {size} or not layout.places.keys() >= set(wanted):
         return None
-    head = np.frombuffer(b"".join(rows), np.dtype([*layout.fields, ("rest", f"V{TAIL}")]))
+    head, _ = _heads(layout, rows)
     if (head["layout"] != number).any():
         return None
     places = [layout.places[name] for name in wanted]
@@ -190,29 +195,31 @@ def _variable(
     head: npt.NDArray[Any],
     rows: Sequence[bytes],
     joined: bytes,
-    origins: npt.NDArray[np.int64],
-    whole: bytes | None,
+    origins: npt.NDArray[np.int64] | None,
     null: npt.NDArray[np.bool_] | None,
 ) -> Cells:
-    """Unpack a variable-length feature; ``joined`` is the concatenation of all rows, which start at ``origins``, and ``whole``
-    the same if they have equal length.
+    """Unpack a variable-length feature; ``joined`` is the concatenation of all rows, which start at ``origins``, or have equal
+    length if that is None.
     """
     kind, size, count = layout.columns[place][1], layout.dtype.itemsize, len(rows)
     number = layout.variable.index(place)
     ends = head[str(place)].astype(np.int64)
     starts = head[str(layout.variable[number - 1])].astype(np.int64) if number else np.zeros(count, np.int64)
-    if whole is not None and (starts == starts[0]).all() and (ends == ends[0]).all():
-        table = np.frombuffer(whole, np.uint8).reshape(count, -1)
+    lengths = ends - starts
+    if origins is None and (starts == starts[0]).all() and (ends == ends[0]).all():
+        table = np.frombuffer(joined, np.uint8).reshape(count, -1)
         payload = table[:, size + starts[0] : size + ends[0]].tobytes()
     elif len(layout.variable) == 1:
         payload = b"".join([row[size:-TAIL] for row in rows])
-    elif (lengths := ends - starts).sum() <= _SHORT * count:
+    elif lengths.sum() <= _SHORT * count:
+        if origins is None:
+            origins = np.arange(count, dtype=np.int64) * len(rows[0])
         payload = _pieces(np.frombuffer(joined, np.uint8), origins + size + starts, lengths).tobytes()
     else:
         bounds = zip(rows, (starts + size).tolist(), (ends + size).tolist(), strict=True)
         payload = b"".join([row[start:end] for row, start, end in bounds])
     offsets = np.zeros(count + 1, dtype=np.int64)
-    np.cumsum(ends - starts, out=offsets[1:])
+    lengths.cumsum(out=offsets[1:])
     if kind in LISTS:
         elements = np.frombuffer(payload, LISTS[kind])
         return Cells(kind, elements, offsets // elements.itemsize, null=null)
@@ -247,5 +254,5 @@ def _pieces(
 def _starts(lengths: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Offsets of consecutive pieces, ``int64 [rows + 1]``."""
     starts = np.zeros(len(lengths) + 1, dtype=np.int64)
-    np.cumsum(lengths, out=starts[1:])
+    np.asarray(lengths, dtype=np.int64).cumsum(out=starts[1:])
     return starts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,16 +12,20 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from sidkit.core.arrays import one_chunk
-from sidkit.core.errors import OnlineStoreError, ServingError
+from sidkit.core.errors import ConfigError, OnlineStoreError, ServingError
 from sidkit.stores.offline.plan import ViewRows
 from sidkit.stores.online.arrow import KEY_TYPES, arrow_type, entity_keys, text_keys, to_arrow
+from sidkit.stores.online.cache import Entry
+from sidkit.stores.online.checksums import event_us
 from sidkit.stores.online.codec import layout_number, unpack, unpack_numbers
 from sidkit.stores.online.layout import PROTO, Layout, kind_of
+from sidkit.stores.online.one_row import RowDecoder, row_decoder
+from sidkit.stores.online.sql import MOST_VIEWS
 from sidkit.stores.online.sqlite_file import PackedFile
 from sidkit.stores.online.transactions import Reading
 
 if TYPE_CHECKING:
-    from feast import FeatureStore
+    from feast import FeatureService, FeatureStore
 
 
 _NO_ENTITY, _NO_VALUE = "__dummy_id", ""  # Feast's DUMMY_ENTITY_ID and DUMMY_ENTITY_VAL
@@ -41,9 +46,14 @@ class PackedView:
     keys: tuple[tuple[str, str, str], ...]
     ttl_us: int | None
 
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Full names of the features."""
+        return tuple(column for _, column, _ in self.columns)
+
 
 class PackedReader:
-    """Reads the views of one feature service; created by :func:`packed_reader`."""
+    """Reads the views of one feature service; created by :func:`open_reader`."""
 
     def __init__(self, file: PackedFile, clock: Callable[[], int], views: Sequence[PackedView]) -> None:
         self.file = file
@@ -53,6 +63,8 @@ class PackedReader:
         for view in views:
             by_keys.setdefault(view.keys, []).append(view)
         self._groups = list(by_keys.values())
+        self._stored = [tuple(view.stored for view in views) for views in self._groups]
+        self._decoders: dict[tuple[str, int], tuple[Layout, RowDecoder | None]] = {}
 
     @property
     def views(self) -> dict[str, PackedView]:
@@ -94,6 +106,106 @@ class PackedReader:
                 for view, view_rows in zip(views, reading.rows_of(stored, group_keys), strict=True):
                     result[view.name] = view_rows_of(reading, view, view_rows)
         return {view.name: result[view.name] for view in self._views}
+
+    def read_one(self, keys: Mapping[str, Any], at_us: int | None = None) -> dict[str, Any]:
+        """Read the features of one entity as Python values, faster than :meth:`read`.
+
+        Parameters
+        ----------
+        keys : mapping
+            Join key (by the service's name for it) -> value.
+        at_us : int, optional
+            As for :meth:`read`.
+
+        Returns
+        -------
+        dict
+            Full feature name (``view__feature``) -> value, None if it is missing: those of ``get_online_features(...,
+            full_feature_names=True).to_dict()``.
+
+        Raises
+        ------
+        ServingError, OnlineStoreError
+            As for :meth:`read`.
+        """
+        whole = {_NO_ENTITY: [_NO_VALUE], **{name: [value] for name, value in keys.items()}}
+        wanted = [
+            (group, _serialized(views[0], whole)[0]) for group, views in zip(self._stored, self._groups, strict=True)
+        ]
+        newest = self.file.newest(wanted) if all(len(group) <= MOST_VIEWS for group in self._stored) else None
+        values = None if newest is None else self._decoded(*newest, at_us)
+        if values is None:
+            views = self.read({name: [value] for name, value in keys.items()} or {_NO_ENTITY: [_NO_VALUE]}, at_us)
+            return {name: column[0].as_py() for view in views.values() for name, column in _columns(view)}
+        return values
+
+    def _decoded(
+        self, entries: Sequence[Entry], layouts: Mapping[str, Mapping[int, Layout]], at_us: int | None
+    ) -> dict[str, Any] | None:
+        """The values of verified rows; None if only arrays convert one."""
+        values: dict[str, Any] = {}
+        for views, entry in zip(self._groups, entries, strict=True):
+            for view, row in zip(views, entry, strict=True):
+                if row is None:
+                    return None
+                if view.ttl_us is not None:
+                    now = self._clock() if at_us is None else at_us
+                    if event_us(row) < now - view.ttl_us:
+                        values.update(dict.fromkeys(view.names))
+                        continue
+                number = row[0] | row[1] << 8
+                layout = layouts.get(view.stored, {}).get(number)
+                if layout is None:
+                    return None
+                known, decoder = self._decoders.get((view.name, number), (None, None))
+                if known is not layout:
+                    decoder = row_decoder(layout, [(feature, kind) for feature, _, kind in view.columns])
+                    self._decoders[view.name, number] = layout, decoder
+                if decoder is None:
+                    return None
+                values.update(zip(view.names, decoder(row), strict=True))
+        return values if len(self._groups) == 1 else {name: values[name] for view in self._views for name in view.names}
+
+
+def _columns(view: ViewRows) -> list[tuple[str, Any]]:
+    plain = view.plain()
+    return list(zip(plain.column_names, plain.columns, strict=True))
+
+
+def open_reader(store: FeatureStore, service: FeatureService | str) -> PackedReader:
+    """A reader of the online features of a feature service, many times faster than ``get_online_features``.
+
+    The service's views are looked up in the registry once: open another reader after ``feast apply``. The rows come from the
+    newest commit at each read. A reader may be used from several threads.
+
+    Parameters
+    ----------
+    store : FeatureStore
+        A store whose ``online_store.type`` is ``sidkit.stores.online.PackedSqliteOnlineStore``.
+    service : FeatureService or str
+        The service or its name.
+
+    Raises
+    ------
+    ConfigError
+        When the store is another one, or the service has on-demand views or features without a plain Arrow type.
+    """
+    from sidkit.stores.on_demand import ServiceViews
+
+    named = store.get_feature_service(service) if isinstance(service, str) else service
+    views = ServiceViews.of(store, named)
+    computed = ", ".join(view.name for view in views.on_demand)
+    reader = None if computed else packed_reader(store, views.stored)
+    if reader is None:
+        online = store.config.online_store.type
+        cause = (
+            f"the on-demand views {computed}" if computed else f"the online store {online} or a type that is not plain"
+        )
+        raise ConfigError(
+            f"expected the packed online store and stored features of plain types in the service {named.name}, got {cause}; "
+            "read it with store.get_online_features"
+        )
+    return reader
 
 
 def packed_reader(store: FeatureStore, stored: Iterable[Any]) -> PackedReader | None:

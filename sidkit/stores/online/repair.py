@@ -11,7 +11,6 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
-from zlib import crc32
 
 from sidkit.core.engine import quoted
 from sidkit.core.errors import OnlineStoreError
@@ -198,12 +197,12 @@ def _sound(opened: sqlite3.Connection, view: str) -> Iterator[tuple[bytes, bytes
     while part := read.fetchmany(_ROWS):
         keys, rows = zip(*part, strict=True)
         with suppress(TypeError):
-            if all_intact(view, map(crc32, keys), rows) and {*map(layout_number, rows)} <= layouts:
+            if all_intact(view, keys, rows) and {*map(layout_number, rows)} <= layouts:
                 yield from part
                 continue
         for key, row in part:
             with suppress(TypeError):
-                if all_intact(view, [crc32(key)], [row]) and layout_number(row) in layouts:
+                if all_intact(view, [key], [row]) and layout_number(row) in layouts:
                     yield key, row
 
 

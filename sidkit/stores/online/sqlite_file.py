@@ -16,15 +16,22 @@ import os
 import sqlite3
 import threading
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from itertools import repeat
 from pathlib import Path
 
 from sidkit.core.errors import OnlineStoreError
-from sidkit.stores.online.cache import RowCache
+from sidkit.stores.online.cache import Entry, Group, RowCache
+from sidkit.stores.online.checksums import all_intact
 from sidkit.stores.online.connection import REBUILD, identity_of, open_to_read, open_to_write, state_of
+from sidkit.stores.online.layout import Layout
 from sidkit.stores.online.marks import write_marks
+from sidkit.stores.online.sql import select
 from sidkit.stores.online.transactions import Reading, Writing
+
+_VERSION = "PRAGMA data_version"
+Layouts = Mapping[str, Mapping[int, Layout]]
 
 
 class PackedFile:
@@ -89,6 +96,32 @@ class PackedFile:
             finally:
                 if opened.in_transaction:
                     opened.execute("ROLLBACK")
+
+    def newest(self, wanted: Sequence[tuple[Group, bytes]]) -> tuple[list[Entry], Layouts] | None:
+        """The newest rows of one key in each group of at most 32 views, verified, and the layouts of views that were read.
+
+        None if a transaction is needed: a row or a layout is missing or damaged, or the file was written since this thread
+        read it last.
+        """
+        with suppress(sqlite3.DatabaseError, UnicodeDecodeError):  # the transaction says what is wrong
+            opened = self._connection(create=False)
+            cache: RowCache | None = self._mine.cache
+            if cache is None or opened.execute(_VERSION).fetchone() != (cache.version,):
+                return None
+            entries, read = [], False
+            for group, key in wanted:
+                entry = cache.entry(group, key)
+                if entry is None:
+                    [entry] = opened.execute(select(group, 1), (key,)).fetchall()
+                    if not all(map(all_intact, group, repeat((key,)), zip(entry, strict=True))):
+                        return None
+                    read = True
+                entries.append(entry)
+            # The rows are of the version that the layouts belong to if nothing was committed in between.
+            if read and opened.execute(_VERSION).fetchone() != (cache.version,):
+                return None
+            return entries, cache.layouts
+        return None
 
     @contextmanager
     def writing(self) -> Iterator[Writing]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Sequence
-from itertools import chain, repeat
+from itertools import chain
 from operator import itemgetter
 from pathlib import Path
-from zlib import crc32
 
 from sidkit.core.errors import OnlineStoreError
 from sidkit.stores.online.cache import Entry, Group, RowCache
@@ -27,11 +26,10 @@ from sidkit.stores.online.connection import LAYOUTS
 from sidkit.stores.online.layout import Cells, Layout
 from sidkit.stores.online.marks import read_marks, read_tails
 from sidkit.stores.online.second_keys import has_index, make_index, rows_of_second
-from sidkit.stores.online.sql import beside, parts, select, table_of, table_statement, upsert
+from sidkit.stores.online.sql import MOST_VIEWS, beside, parts, select, table_of, table_statement, upsert
 
 _OUTDATED_US = -1  # the event time of rows that any other row may replace
 _INSERT_ROWS = 256
-_READ_VIEWS = 32  # SQLite joins at most 64 tables
 _LAYOUTS_OF = f"SELECT number, columns, checked FROM {LAYOUTS} WHERE view = ? ORDER BY number"
 
 
@@ -42,6 +40,7 @@ class Reading:
         self._opened = opened
         self._path, self._remedy = path, remedy
         self._cache = cache
+        self._version_read = False
 
     def damaged(self, view: str, problem: str) -> OnlineStoreError:
         """Build the error for a damaged table."""
@@ -70,12 +69,17 @@ class Reading:
         OnlineStoreError
             When a layout is damaged.
         """
+        cached = None if self._cache is None else self._cached(self._cache).layouts
+        if cached is not None and view in cached:
+            return cached[view]
         layouts = {}
         for number, text, checked in self._opened.execute(_LAYOUTS_OF, (view,)):
             layout = checked_layout(view, number, text, checked)
             if layout is None:
                 raise self.damaged(view, f"layout {number!r} does not match its checksum")
             layouts[number] = layout
+        if cached is not None:
+            cached[view] = layouts
         return layouts
 
     def views(self) -> list[str]:
@@ -99,8 +103,8 @@ class Reading:
         Times are compared after the look-up, so the cache includes rows that are too old.
         """
         result: list[list[bytes | None]] = []
-        for at in range(0, len(views), _READ_VIEWS):
-            part = views[at : at + _READ_VIEWS]
+        for at in range(0, len(views), MOST_VIEWS):
+            part = views[at : at + MOST_VIEWS]
             entries = self._entries(tuple(view for view, _ in part), keys)
             columns = list(zip(*entries, strict=True)) or [()] * len(part)
             result += [since(list(rows), past_us) for rows, (_, past_us) in zip(columns, part, strict=True)]
@@ -125,25 +129,31 @@ class Reading:
     def _entries(self, group: Group, keys: Sequence[bytes]) -> list[Entry]:
         if self._cache is None:
             return self.fetch(group, keys)
-        # The first statement of a transaction fixes its snapshot, so version and rows belong together.
-        [version] = self._opened.execute("PRAGMA data_version").fetchone()
-        self._cache.at(version)
-        return self._cache.look_up(group, keys, lambda missing: self.fetch(group, missing))
+        return self._cached(self._cache).look_up(group, keys, lambda missing: self.fetch(group, missing))
+
+    def _cached(self, cache: RowCache) -> RowCache:
+        """The cache, without what it has of another version of the file."""
+        if not self._version_read:
+            # The first statement of a transaction fixes its snapshot, so version and rows belong together.
+            [version] = self._opened.execute("PRAGMA data_version").fetchone()
+            cache.at(version)
+            self._version_read = True
+        return cache
 
     def fetch(self, group: Group, keys: Sequence[bytes]) -> list[Entry]:
         """Read and verify the rows of each key in each of at most 32 views, without the row cache."""
         taken: list[Entry] = []
         for size, part, count in parts(keys):
             taken += self._opened.execute(select(group, size), part).fetchall()[:count]
-        checks = list(map(crc32, keys))
         for view, rows in zip(group, zip(*taken, strict=True), strict=False):
             if all(rows):
-                intact = all_intact(view, checks, rows)
+                intact = all_intact(view, keys, rows)
             else:
-                present = [(check, row) for check, row in zip(checks, rows, strict=True) if row is not None]
+                present = [(key, row) for key, row in zip(keys, rows, strict=True) if row is not None]
                 missing = [key for key, row in zip(keys, rows, strict=True) if row is None]
                 intact = not present or all_intact(view, *zip(*present, strict=True))
-                intact = intact and all_intact(view, repeat(0), self._neighbours(view, missing))
+                nearby = list(self._neighbours(view, missing))
+                intact = intact and all_intact(view, [b""] * len(nearby), nearby)
             if not intact:
                 raise self.damaged(view, "a row does not match its checksum")
         return taken

@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 from helpers.online_builders import entity_keys
 from sidkit.core.errors import OnlineStoreError
 from sidkit.stores.online import repair as repair_module
-from sidkit.stores.online.checksums import TAIL, all_intact, crc32, event_us, sealed
+from sidkit.stores.online.checksums import TAIL, all_intact, event_us, sealed
 from sidkit.stores.online.codec import pack, unpack
 from sidkit.stores.online.layout import Cells, Layout
 from sidkit.stores.online.repair import find_damage, repair, upgrade_online_file
@@ -209,12 +210,72 @@ def test_times_come_back_and_any_changed_bit_of_a_row_or_key_is_found(rows: list
     stored = sealed(view, keys, events, [None] * len(rows), packed)
     assert [row[:-TAIL] for row in stored] == packed
     assert [event_us(row) for row in stored] == events
-    assert all_intact(view, map(crc32, keys), stored)
-    assert not all_intact(view + "x", map(crc32, keys), stored)
+    assert all_intact(view, keys, stored)
+    assert not all_intact(view + "x", keys, stored)
     changed = bytearray(keys[0] + stored[0])
     changed[bit // 8 % len(changed)] ^= 1 << bit % 8
     key, row = bytes(changed[: len(keys[0])]), bytes(changed[len(keys[0]) :])
-    assert not all_intact(view, [crc32(key)], [row])
+    assert not all_intact(view, [key, *keys[1:]], [row, *stored[1:]])
+
+
+def mixed_rows() -> tuple[list[bytes], list[bytes]]:
+    """Keys and rows of several lengths, among them empty features."""
+    packed = [bytes(range(place, place + 5 * (place % 5))) for place in range(12)]
+    return KEYS[: len(packed)], sealed(
+        "shop_one", KEYS[: len(packed)], range(len(packed)), [None] * len(packed), packed
+    )
+
+
+def row_by_row(view: str, keys: Sequence[bytes], rows: Sequence[bytes]) -> bool:
+    """The definition of the checksum, a row at a time."""
+    return all(
+        crc32(row[:-4], crc32(key)) ^ crc32(view.encode()) == int.from_bytes(row[-4:], "little")
+        for key, row in zip(keys, rows, strict=True)
+    )
+
+
+def test_every_changed_byte_of_many_rows_and_keys_is_found() -> None:
+    keys, rows = mixed_rows()
+    assert all_intact("shop_one", keys, rows)
+    assert row_by_row("shop_one", keys, rows)
+    changed = 0
+    for texts in (keys, rows):
+        for place, text in enumerate(texts):
+            for at in range(len(text)):
+                for change in (1, 2, 4, 8, 16, 32, 64, 128, 0x81, 0xFF):
+                    texts[place] = text[:at] + bytes([text[at] ^ change]) + text[at + 1 :]
+                    assert not all_intact("shop_one", keys, rows)
+                    changed += 1
+            texts[place] = text
+    assert changed == 10 * sum(map(len, [*keys, *rows]))
+    assert all_intact("shop_one", keys, rows)
+
+
+def test_exchanged_rows_and_pairs_of_changed_bits_are_found() -> None:
+    keys, rows = mixed_rows()
+    draw = random.Random(0)
+    for one, other in itertools.combinations(range(len(rows)), 2):
+        exchanged = list(rows)
+        exchanged[one], exchanged[other] = rows[other], rows[one]
+        assert not all_intact("shop_one", keys, exchanged)
+        for _ in range(20):
+            twice = list(map(bytearray, rows))
+            for place in (one, other):
+                twice[place][draw.randrange(len(rows[place]))] ^= 1 << draw.randrange(8)
+            assert not all_intact("shop_one", keys, list(map(bytes, twice)))
+
+
+@settings(deadline=None, max_examples=100)
+@given(place=st.integers(0, 11), row=st.binary(max_size=50), more=st.integers(0, 600), view=st.text(max_size=5))
+def test_one_replaced_row_is_found_exactly_when_its_own_checksum_finds_it(
+    place: int, row: bytes, more: int, view: str
+) -> None:
+    count = 12 + more
+    keys = [f"key {number}".encode() for number in range(count)]
+    rows = sealed(view, keys, range(count), [None] * count, [bytes(number % 7) for number in range(count)])
+    assert all_intact(view, keys, rows)
+    rows[place] = row
+    assert all_intact(view, keys, rows) == row_by_row(view, keys, rows)
 
 
 def write_old(path: Path) -> None:
