@@ -179,6 +179,9 @@ class EngineSettings(Section):
     """DuckDB's memory limit; larger intermediates spill to ``data/tmp``."""
     chunk_rows: int = Field(default=200_000, ge=1, le=100_000_000)
     """Rows that are read or joined at a time."""
+    tables: Literal["duckdb", "spark"] = "duckdb"
+    """Engine that builds the feature tables from the log; ``spark`` has the settings ``offline_store.spark_conf`` of
+    ``feature_store.yaml``. `sidkit profile switch` changes it."""
 
 
 class Settings(Section):

@@ -11,6 +11,7 @@ import duckdb
 
 from sidkit.core.config import EngineSettings
 from sidkit.core.errors import MemoryLimitError
+from sidkit.core.sql_connection import SqlConnection
 
 
 @contextmanager
@@ -69,7 +70,7 @@ def working_on(step: str) -> Iterator[None]:
         raise
 
 
-def set_variables(opened: duckdb.DuckDBPyConnection, values: Mapping[str, int | float | bool | str]) -> None:
+def set_variables(opened: SqlConnection, values: Mapping[str, int | float | bool | str]) -> None:
     """Set variables for an SQL file, which reads them with ``getvariable('name')``."""
     for name, value in values.items():
         opened.execute(f"SET VARIABLE {name} = $value", {"value": value})

@@ -33,6 +33,7 @@
     ├── OnlineStoreError            an online store that cannot be read or written
     ├── MissingExtraError           an optional package that is not installed
     ├── MemoryLimitError            DuckDB reached its memory limit
+    ├── EngineError                 Spark did not start or stopped a step
     └── StorageError                the disk refused a write
 
 Each message states what was expected, what was given and how to fix it; the exception has the same facts as attributes.
@@ -65,6 +66,10 @@ class SettingsChangedError(ConfigError):
         self.changed = dict(changed)
         lines = [f"{key}: made with {was!r}, now {now!r}" for key, (was, now) in self.changed.items()]
         super().__init__(f"{artifact} was made with other settings ({'; '.join(lines)}). {remedy}")
+
+
+class EngineError(SidkitError):
+    """Spark did not start, or stopped a step."""
 
 
 class PluginError(ConfigError):

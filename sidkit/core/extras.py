@@ -26,6 +26,7 @@ EXTRAS_OF: dict[str, tuple[str, tuple[str, ...]]] = {
     "prometheus_client": ("prometheus-client", ("serve",)),
     "starlette": ("starlette", ("serve",)),
     "uvicorn": ("uvicorn", ("serve",)),
+    "pyspark": ("pyspark", ("spark",)),
 }
 """Module -> its package, and the extras of ``pyproject.toml`` that name the package."""
 

@@ -11,10 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import duckdb
-
 from sidkit.core.engine import literal, quoted
-from sidkit.core.feature_settings import ITEM_ID, affinity_view
+from sidkit.core.feature_settings import COUNTS, ITEM_ID, affinity_view
+from sidkit.core.sql_connection import SqlConnection
 
 EVENTS, NEW_EVENTS = "valued_events", "new_valued_events"
 
@@ -24,12 +23,12 @@ def affinity_tables(settings: Mapping[str, Any]) -> dict[str, str]:
     return {affinity_view(attribute): attribute for attribute in settings.get("affinity", ())}
 
 
-def read_valued_events(opened: duckdb.DuckDBPyConnection, attribute: str, kind: str, attributes: Path) -> None:
+def read_valued_events(opened: SqlConnection, attribute: str, kind: str, attributes: Path) -> None:
     """Create the views ``valued_events`` and ``new_valued_events``: ``events`` and ``new_events`` with their items' values.
 
     Parameters
     ----------
-    opened : duckdb.DuckDBPyConnection
+    opened : SqlConnection
         Connection with both views of events.
     attribute : str
         Column of the attribute; its name in the views too.
@@ -64,10 +63,11 @@ def rows_query(attribute: str) -> str:
     """SQL for the rows of the table: those of ``user_stats.sql``, whose key is a user and a value here."""
     counts = (Path(__file__).parent / "user_stats.sql").read_text(encoding="utf-8")
     keys = f"struct_extract(user_id, '_0') AS user_id, struct_extract(user_id, '_1') AS {quoted(attribute)}"
-    return f"SELECT {keys}, * EXCLUDE (user_id) FROM ({counts})"
+    columns = ", ".join(("event_timestamp", "created_timestamp", *COUNTS))
+    return f"SELECT {keys}, {columns} FROM ({counts})"
 
 
-def has_late_rows(opened: duckdb.DuckDBPyConnection, before: Mapping[str, Any]) -> bool:
+def has_late_rows(opened: SqlConnection, before: Mapping[str, Any]) -> bool:
     """Whether the relation ``written``, the new ``item_attributes``, has rows that the previous build would have had.
 
     They change the values of events that were counted already. The previous table may be lost to a killed build, so rows are

@@ -14,9 +14,11 @@ import duckdb
 
 from sidkit.contract.attribute_values import SQL_TYPES, Shape, accepts, shape_of, types_of, unreadable, value_sql
 from sidkit.core.code_stats import user_code_stats_view
-from sidkit.core.engine import literal, quoted
+from sidkit.core.engine import connection, literal, quoted, set_variables
 from sidkit.core.errors import ConfigError
 from sidkit.core.feature_settings import ITEM_ATTRIBUTES, ITEM_ID, USER_ATTRIBUTES, AttributeKind
+from sidkit.core.repo import Repo
+from sidkit.core.sql_connection import SqlConnection
 from sidkit.tables.affinity import affinity_tables
 from sidkit.tables.log import Log
 
@@ -134,6 +136,29 @@ def read_versions(
         WHERE coalesce(_version_us + getvariable('delay_us') <= getvariable('as_of_us'), true)
     """)
     return AttributeTable(name, columns, known, unreadable(opened, relation, filled))
+
+
+def read_versions_of(
+    repo: Repo,
+    opened: SqlConnection,
+    name: str,
+    columns: Mapping[str, AttributeKind],
+    log: Log,
+    shapes: Mapping[str, Shape],
+) -> AttributeTable:
+    """Like :func:`read_versions` for a connection of any engine: DuckDB converts the values, which are one row per version."""
+    if isinstance(opened, duckdb.DuckDBPyConnection):
+        return read_versions(opened, name, columns, log, shapes)
+    view = f"{'item' if name == ITEM_ATTRIBUTES else 'user'}_attribute_versions"
+    path = repo.data / "tmp" / "spark" / f"{view}.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as local:
+        row = opened.execute("SELECT getvariable('delay_us'), getvariable('as_of_us')").fetchone()
+        set_variables(local, dict(zip(("delay_us", "as_of_us"), row, strict=True)))
+        table = read_versions(local, name, columns, log, shapes)
+        local.execute(f"COPY {view} TO {literal(path)} (FORMAT parquet)")
+    opened.execute(f"CREATE OR REPLACE TEMP VIEW {view} AS SELECT * FROM read_parquet({literal(path)})")
+    return table
 
 
 def remove_undefined(tables: Path, defined: Mapping[str, Any]) -> None:

@@ -13,28 +13,28 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import duckdb
-
 from sidkit.core.artifact import read_manifest
 from sidkit.core.clock import check_as_of, iso, present_us
 from sidkit.core.config import content_hash
-from sidkit.core.engine import connection, literal, quoted, set_variables, working_on
+from sidkit.core.engine import literal, quoted, set_variables, working_on
 from sidkit.core.errors import ArtifactCorruptError, ArtifactMissingError, SettingsChangedError, TimeError
 from sidkit.core.feature_settings import ITEM_ATTRIBUTES, ITEM_ID, FeatureSettings
 from sidkit.core.integrity import checked, hashes_of, read_sealed, read_verified, replaced, write_sealed
 from sidkit.core.repo import Repo
+from sidkit.core.sql_connection import SqlConnection, columns_of
 from sidkit.tables.affinity import EVENTS, NEW_EVENTS, affinity_tables, has_late_rows, read_valued_events, rows_query
 from sidkit.tables.attributes import (
     ATTRIBUTE_TABLES,
     changes_of,
     defined_tables,
     kept_columns,
-    read_versions,
+    read_versions_of,
     remove_undefined,
 )
 from sidkit.tables.code_stats import follow_tables
 from sidkit.tables.content import read_content
 from sidkit.tables.counts import count_events, merge_by_restart, next_window_us, read_events
+from sidkit.tables.engines import table_connection
 from sidkit.tables.keys import entity_sql, key_columns
 from sidkit.tables.log import Log, read_log
 from sidkit.tables.versions import merge_versions, with_columns_of
@@ -207,7 +207,7 @@ def _build(
     repo: Repo, log: Log, as_of_us: int, before: dict[str, Any] | None, noted: dict[str, Any], now_us: int
 ) -> BuildReport:
     time = repo.settings.time
-    with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
+    with table_connection(repo) as opened:
         set_variables(
             opened,
             {
@@ -226,7 +226,7 @@ def _build(
         changed = changes_of(was, noted["features"]) if before else {}
         kept = {name: kept_columns(was, noted["features"], name) for name in defined}
         attributes = {
-            name: read_versions(opened, name, columns, log, _shapes_of(before, name, kept[name]))
+            name: read_versions_of(repo, opened, name, columns, log, _shapes_of(before, name, kept[name]))
             for name, columns in defined.items()
         }
         rows, new = {}, {}
@@ -254,7 +254,7 @@ def _build(
                 merged = (
                     merge_versions(query, earlier, key_columns(name)[0], payload)
                     if payload
-                    else merge_by_restart(query, key_columns(name), old, time.delay_us)
+                    else merge_by_restart(query, key_columns(name), old, columns_of(opened, query))
                 )
                 opened.execute(f"CREATE OR REPLACE TEMP TABLE written AS {merged}")
                 if name == ITEM_ATTRIBUTES and affinity and known and has_late_rows(opened, known):
@@ -284,7 +284,7 @@ def _shapes_of(before: dict[str, Any] | None, name: str, columns: list[str]) -> 
     return {column: shape for column, shape in shapes.items() if column in columns}
 
 
-def _prepare_history(opened: duckdb.DuckDBPyConnection, before: dict[str, Any] | None, delay_us: int) -> None:
+def _prepare_history(opened: SqlConnection, before: dict[str, Any] | None, delay_us: int) -> None:
     default = before["as_of_us"] - delay_us + 1 if before else 0
     set_variables(opened, {"default_restart_us": default})
     opened.execute("""
@@ -299,7 +299,7 @@ def _query(name: str) -> str:
 
 
 def _withdraw(
-    opened: duckdb.DuckDBPyConnection, tables: Path, name: str, log: Log, before: dict[str, Any] | None, now_us: int
+    opened: SqlConnection, tables: Path, name: str, log: Log, before: dict[str, Any] | None, now_us: int
 ) -> None:
     """Record rows missing from the new table but present in the old one; rows merely later than ``as_of`` stay online."""
     path = tables / f"{name}.parquet"
@@ -322,14 +322,14 @@ def _is_whole(path: Path) -> bool:
     return True
 
 
-def _write(opened: duckdb.DuckDBPyConnection, name: str, path: Path, before: dict[str, Any] | None) -> tuple[int, int]:
+def _write(opened: SqlConnection, name: str, path: Path, before: dict[str, Any] | None) -> tuple[int, int]:
     """Write the relation ``written`` if it differs from the table; return its number of rows and of new rows."""
     counts = opened.execute("SELECT count(*), count(*) FILTER (_fresh) FROM written").fetchone() or (0, 0)
     if before is None or counts[1] or counts[0] != before["rows"].get(name):
         order = ", ".join(map(quoted, key_columns(name)))
         with replaced(path, path.parent / _MANIFEST) as temporary:
             opened.execute(
-                f"COPY (SELECT * EXCLUDE _fresh FROM written ORDER BY event_timestamp, {order}) "
+                f"COPY (SELECT * EXCLUDE (_fresh) FROM written ORDER BY event_timestamp, {order}) "
                 f"TO {literal(temporary)} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 122880)"
             )
     opened.execute("DROP TABLE written")

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import duckdb
-
 from sidkit.core.engine import literal, quoted
+from sidkit.core.sql_connection import SqlConnection, columns_of
 from sidkit.tables.log import Log
 
 
-def read_content(opened: duckdb.DuckDBPyConnection, log: Log, modalities: list[str]) -> None:
+def read_content(opened: SqlConnection, log: Log, modalities: list[str]) -> None:
     """Create the views ``item_versions`` and ``embedding_versions``, each with the versions available by ``as_of``."""
     items, embeddings = f"read_parquet({literal(log.items)})", f"read_parquet({literal(log.embeddings)})"
     has = {
-        table: {row[0] for row in opened.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()}
+        table: columns_of(opened, f"SELECT * FROM {source}")
         for table, source in (("items", items), ("embeddings", embeddings))
     }
     version = "coalesce(updated_at, created_at)" if "updated_at" in has["items"] else "created_at"

@@ -6,16 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import duckdb
-
-from sidkit.core.engine import literal, set_variables
+from sidkit.core.engine import literal, quoted, set_variables
+from sidkit.core.sql_connection import SqlConnection
 from sidkit.tables.keys import entity_sql
 from sidkit.tables.log import Log
 
 _SQL = Path(__file__).parent / "trailing_counts.sql"
 
 
-def read_events(opened: duckdb.DuckDBPyConnection, log: Log, before: Mapping[str, Any] | None) -> None:
+def read_events(opened: SqlConnection, log: Log, before: Mapping[str, Any] | None) -> None:
     """Create the views ``events`` (up to ``as_of``) and ``new_events`` (added or removed since the last build)."""
     columns = "user_id, item_id, epoch_us(timestamp) AS ts_us, label, converted"
     bounded = "epoch_us(timestamp) + getvariable('delay_us') <= getvariable('as_of_us')"
@@ -34,7 +33,7 @@ def next_window_us(before: Mapping[str, Any] | None, delay_us: int, cadence_us: 
 
 
 def count_events(
-    opened: duckdb.DuckDBPyConnection,
+    opened: SqlConnection,
     keys: Sequence[str],
     old: str | None,
     restart_us: int,
@@ -47,7 +46,7 @@ def count_events(
 
     Parameters
     ----------
-    opened : duckdb.DuckDBPyConnection
+    opened : SqlConnection
         Connection with the variables ``delay_us``, ``cadence_us`` and ``as_of_us`` (microseconds).
     keys : sequence of str
         Key columns of the events and of the table.
@@ -89,14 +88,27 @@ def count_events(
     opened.execute(_SQL.read_text(encoding="utf-8"))
 
 
-def merge_by_restart(new: str, key: Sequence[str], old: str | None, delay_us: int) -> str:
-    """SQL for the rows of the relation ``old`` before each key's restart time, and new rows after it."""
+def merge_by_restart(new: str, key: Sequence[str], old: str | None, columns: Sequence[str]) -> str:
+    """SQL for the rows of the relation ``old`` before each key's restart time, and new rows after it; ``_fresh`` marks these.
+
+    Parameters
+    ----------
+    new : str
+        SQL query of the new rows.
+    key : sequence of str
+        Key columns.
+    old : str or None
+        Relation of the previous table's rows.
+    columns : sequence of str
+        The columns of both.
+    """
+    listed = ", ".join(map(quoted, columns))
     preserved = (
-        f"SELECT old.*, false AS _fresh FROM {old} AS old "
+        f"SELECT {listed}, false AS _fresh FROM {old} AS old "
         f"LEFT JOIN restart ON restart.entity_id = {entity_sql(key, 'old')} "
-        f"WHERE epoch_us(event_timestamp) - {delay_us} < coalesce(restart_us, getvariable('default_restart_us')) "
-        "UNION ALL BY NAME "
+        "WHERE epoch_us(event_timestamp) - getvariable('delay_us') < coalesce(restart_us, getvariable('default_restart_us')) "
+        "UNION ALL "
         if old
         else ""
     )
-    return f"{preserved} SELECT *, true AS _fresh FROM ({new})"
+    return f"{preserved}SELECT {listed}, true AS _fresh FROM ({new})"

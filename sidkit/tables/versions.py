@@ -55,31 +55,34 @@ def merge_versions(new: str, old: str | None, key: str, payload: Sequence[str]) 
     payload : sequence of str
         Columns that are compared.
     """
+    listed = ", ".join((key, "event_timestamp", "created_timestamp", *map(quoted, payload)))
     if old is None:
-        return f"SELECT *, true AS _fresh FROM ({new})"
+        return f"SELECT {listed}, true AS _fresh FROM ({new})"
     compared = ", ".join(map(quoted, payload))
     return f"""
-        WITH _old AS (SELECT *, false AS _fresh FROM ({old})),
-        _computed AS (SELECT *, true AS _fresh FROM ({new})),
+        WITH _old AS (SELECT {listed} FROM ({old})),
+        _computed AS (SELECT {listed} FROM ({new})),
         _merged AS (
-            SELECT * FROM _old
-            UNION ALL BY NAME
-            SELECT * FROM _computed ANTI JOIN _old USING ({key}, event_timestamp)
+            SELECT {listed}, false AS _fresh FROM _old
+            UNION ALL
+            SELECT {listed}, true AS _fresh FROM _computed ANTI JOIN _old USING ({key}, event_timestamp)
         ),
         _latest_merged AS (
             SELECT {key}, hash({compared}) AS _payload FROM _merged
             QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY event_timestamp DESC) = 1
         ),
         _latest_computed AS (
-            SELECT *, hash({compared}) AS _payload FROM _computed
+            SELECT {listed}, hash({compared}) AS _payload FROM _computed
             QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY event_timestamp DESC) = 1
         )
-        SELECT * FROM _merged
-        UNION ALL BY NAME
-        SELECT _latest_computed.* EXCLUDE (_payload) REPLACE (
+        SELECT {listed}, _fresh FROM _merged
+        UNION ALL
+        SELECT
+            {key},
             make_timestamptz(getvariable('as_of_us')) AS event_timestamp,
-            make_timestamptz(getvariable('as_of_us')) AS created_timestamp
-        )
+            make_timestamptz(getvariable('as_of_us')) AS created_timestamp,
+            {compared},
+            true AS _fresh
         FROM _latest_computed INNER JOIN _latest_merged USING ({key})
         WHERE _latest_computed._payload <> _latest_merged._payload
             AND _latest_computed.event_timestamp < make_timestamptz(getvariable('as_of_us'))

@@ -16,6 +16,7 @@ from sidkit.core.engine import literal, quoted
 from sidkit.core.errors import ArtifactCorruptError
 from sidkit.core.files import remove
 from sidkit.core.integrity import checked, hashes_of, replaced, say_discarded, write_sealed
+from sidkit.core.sql_connection import SqlConnection
 from sidkit.tables.keys import key_columns
 
 _FILE = "withdrawn.parquet"
@@ -29,7 +30,7 @@ class Withdrawn:
     events_us: list[int]
 
 
-def withdraw(opened: duckdb.DuckDBPyConnection, tables: Path, view: str, old_rows: str) -> None:
+def withdraw(opened: SqlConnection, tables: Path, view: str, old_rows: str) -> None:
     """Record the rows of ``old_rows`` (SQL) that are missing from ``written``, the view's new table."""
     columns = ", ".join(map(quoted, key_columns(view)))
     key = f"to_json([{columns}])::VARCHAR" if len(key_columns(view)) > 1 else columns
@@ -42,9 +43,8 @@ def withdraw(opened: duckdb.DuckDBPyConnection, tables: Path, view: str, old_row
     if not counted or not counted[0]:
         return
     path = tables / _FILE
-    if _is_intact(path):
-        opened.execute(f"INSERT INTO withdrawn SELECT view, key, event_us FROM read_parquet({literal(path)})")
-    _write(opened, "(SELECT DISTINCT * FROM withdrawn ORDER BY ALL)", path)
+    known = f"UNION SELECT view, key, event_us FROM read_parquet({literal(path)}) " if _is_intact(path) else ""
+    _write(opened, f"(SELECT DISTINCT view, key, event_us FROM withdrawn {known}ORDER BY ALL)", path)
 
 
 def read_withdrawn(tables: Path, view: str) -> Withdrawn:
@@ -93,7 +93,7 @@ def _is_intact(path: Path) -> bool:
     return True
 
 
-def _write(opened: duckdb.DuckDBPyConnection, relation: str, path: Path) -> None:
+def _write(opened: SqlConnection, relation: str, path: Path) -> None:
     with replaced(path, path.with_suffix(".json")) as temporary:
         opened.execute(f"COPY {relation} TO {literal(temporary)} (FORMAT parquet)")
     write_sealed(path.with_suffix(".json"), {"files": hashes_of(path.parent, [path.name])})
