@@ -16,8 +16,7 @@ from sidkit.stores.offline.plan import ViewRows
 from sidkit.stores.online.arrow import KEY_TYPES, arrow_type, entity_keys, text_keys, to_arrow
 from sidkit.stores.online.codec import layout_number, unpack, unpack_numbers
 from sidkit.stores.online.layout import PROTO, Layout, kind_of
-from sidkit.stores.online.sqlite_file import PackedFile
-from sidkit.stores.online.transactions import Reading
+from sidkit.stores.online.transactions import PackedDatabase, Reading
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -45,8 +44,8 @@ class PackedView:
 class PackedReader:
     """Reads the views of one feature service; created by :func:`packed_reader`."""
 
-    def __init__(self, file: PackedFile, clock: Callable[[], int], views: Sequence[PackedView]) -> None:
-        self.file = file
+    def __init__(self, database: PackedDatabase, clock: Callable[[], int], views: Sequence[PackedView]) -> None:
+        self.database = database
         self._clock = clock
         self._views = list(views)
         by_keys: dict[tuple[tuple[str, str, str], ...], list[PackedView]] = {}
@@ -87,7 +86,7 @@ class PackedReader:
         rows = len(next(iter(keys.values()), ()))
         whole = {_NO_ENTITY: [_NO_VALUE] * rows, **keys}
         serialized = [_serialized(views[0], whole) for views in self._groups]
-        with self.file.reading() as reading:
+        with self.database.reading() as reading:
             for views, group_keys in zip(self._groups, serialized, strict=True):
                 now = self._clock() if at_us is None else at_us
                 stored = [(view.stored, None if view.ttl_us is None else now - view.ttl_us) for view in views]
@@ -103,10 +102,10 @@ def packed_reader(store: FeatureStore, stored: Iterable[Any]) -> PackedReader | 
     """
     from feast.types import from_feast_to_pyarrow_type
 
-    from sidkit.stores.online.store import PackedSqliteOnlineStore, since_us, view_id
+    from sidkit.stores.online.store import PackedOnlineStore, since_us, view_id
 
     online = store._get_provider().online_store
-    if not isinstance(online, PackedSqliteOnlineStore):
+    if not isinstance(online, PackedOnlineStore):
         return None
     views = []
     for view in stored:
@@ -132,7 +131,7 @@ def packed_reader(store: FeatureStore, stored: Iterable[Any]) -> PackedReader | 
         past = since_us(view, 0)
         ttl_us = None if past is None else -past
         views.append(PackedView(name, view_id(store.config, view), columns, types, keys, ttl_us))
-    return PackedReader(online.file(store.config), online.clock, views)
+    return PackedReader(online.database(store.config), online.clock, views)
 
 
 def _serialized(view: PackedView, request: Mapping[str, Sequence[Any]]) -> list[bytes]:

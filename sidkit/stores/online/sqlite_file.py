@@ -24,10 +24,11 @@ from sidkit.core.errors import OnlineStoreError
 from sidkit.stores.online.cache import RowCache
 from sidkit.stores.online.connection import REBUILD, identity_of, open_to_read, open_to_write, state_of
 from sidkit.stores.online.marks import write_marks
-from sidkit.stores.online.transactions import Reading, Writing
+from sidkit.stores.online.sqlite_transactions import FileReading, FileWriting
+from sidkit.stores.online.transactions import PackedDatabase
 
 
-class PackedFile:
+class PackedFile(PackedDatabase):
     """One file; thread-safe and usable after a fork.
 
     Parameters
@@ -43,14 +44,18 @@ class PackedFile:
     """
 
     def __init__(self, path: Path, patience_seconds: float, cache_bytes: int = 0, remedy: str = REBUILD) -> None:
+        super().__init__(str(path), remedy)
         self.path = path
-        self.remedy = remedy
         self._patience = patience_seconds
         self._cache_bytes = cache_bytes
         self._mine = threading.local()
         self._opened: list[sqlite3.Connection] = []
         self._process = os.getpid()
         weakref.finalize(self, _close, self._opened, os.getpid())
+
+    def exists(self) -> bool:
+        """Whether there is a file."""
+        return self.path.exists()
 
     def close(self) -> None:
         """Close the connections of all threads; the next use opens new ones."""
@@ -70,7 +75,7 @@ class PackedFile:
             Path(f"{self.path}{suffix}").unlink(missing_ok=True)
 
     @contextmanager
-    def reading(self) -> Iterator[Reading]:
+    def reading(self) -> Iterator[FileReading]:
         """Open a snapshot of all tables; inside another one of this thread, the same snapshot.
 
         Raises
@@ -81,17 +86,17 @@ class PackedFile:
         with self._translated_errors():
             opened = self._connection(create=False)
             if bool(opened.in_transaction):
-                yield Reading(opened, self.path, self.remedy, self._mine.cache)
+                yield FileReading(opened, self.path, self.remedy, self._mine.cache)
                 return
             opened.execute("BEGIN")
             try:
-                yield Reading(opened, self.path, self.remedy, self._mine.cache)
+                yield FileReading(opened, self.path, self.remedy, self._mine.cache)
             finally:
                 if opened.in_transaction:
                     opened.execute("ROLLBACK")
 
     @contextmanager
-    def writing(self) -> Iterator[Writing]:
+    def writing(self) -> Iterator[FileWriting]:
         """Open a transaction; it is committed as a whole or not at all.
 
         Raises
@@ -103,7 +108,7 @@ class PackedFile:
             opened = self._connection(create=True)
             opened.execute("BEGIN IMMEDIATE")
             try:
-                yield (writing := Writing(opened, self.path, self.remedy))
+                yield (writing := FileWriting(opened, self.path, self.remedy))
                 write_marks(opened, writing.changed)
                 opened.execute("COMMIT")
             finally:

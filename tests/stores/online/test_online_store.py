@@ -43,7 +43,7 @@ class Stores:
     def __init__(self, folder: Path, *views: Any) -> None:
         from feast.infra.online_stores.sqlite import SqliteOnlineStore
 
-        from sidkit.stores.online.store import PackedSqliteOnlineStore
+        from sidkit.stores.online.sqlite_store import PackedSqliteOnlineStore
 
         self.views = views or (feature_view(),)
         self.view = self.views[0]
@@ -302,7 +302,7 @@ def test_tearing_down_deletes_the_file_and_a_new_start_works(stores: Stores) -> 
 
 
 def test_a_file_of_another_version_is_refused(stores: Stores) -> None:
-    from sidkit.stores.online.store import PackedSqliteOnlineStore
+    from sidkit.stores.online.sqlite_store import PackedSqliteOnlineStore
 
     with contextlib.closing(sqlite3.connect(stores.config.online_store.path)) as opened, opened:
         opened.execute('UPDATE "packed:format" SET version = 3')
@@ -315,7 +315,7 @@ def test_a_file_of_another_version_is_refused(stores: Stores) -> None:
 
 
 def test_a_damaged_file_is_refused_with_its_name(tmp_path: Path) -> None:
-    from sidkit.stores.online.store import PackedSqliteOnlineStore
+    from sidkit.stores.online.sqlite_store import PackedSqliteOnlineStore
 
     view, told = feature_view(), config(tmp_path)
     Path(told.online_store.path).write_bytes(b"no database at all " * 999)
