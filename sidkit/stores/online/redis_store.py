@@ -25,7 +25,7 @@ from feast.feature_view import FeatureView
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
 from pydantic import Field, StrictFloat, StrictInt, StrictStr
 
-from sidkit.stores.online.redis_database import PackedRedis
+from sidkit.stores.online.redis_database import REBUILD, PackedRedis
 from sidkit.stores.online.store import PackedOnlineStore, ViewFeature, now_us, rebuild_remedy, since_us, view_id
 
 _SECOND_US = 1_000_000
@@ -63,7 +63,7 @@ class PackedRedisOnlineStore(PackedOnlineStore):
         options = config.online_store
         asked = (options.url, options.key_prefix, options.timeout_seconds)
         if asked not in self._servers:
-            self._servers[asked] = PackedRedis(*asked, rebuild_remedy(config))
+            self._servers[asked] = PackedRedis(*asked, rebuild_remedy(config, REBUILD))
         return self._servers[asked]
 
     def write_arrow(self, config: RepoConfig, table: FeatureView, batches: Iterable[pa.RecordBatch]) -> int:

@@ -28,6 +28,7 @@ from feast.repo_config import FeastConfigBaseModel, RepoConfig
 from feast.stream_feature_view import StreamFeatureView
 from pydantic import Field, StrictFloat, StrictInt, StrictStr
 
+from sidkit.stores.online.connection import REBUILD
 from sidkit.stores.online.infra import PackedTable
 from sidkit.stores.online.protobuf import view_layout
 from sidkit.stores.online.sqlite_file import PackedFile
@@ -66,7 +67,7 @@ class PackedSqliteOnlineStore(PackedOnlineStore):
         if path not in self._files:
             options = config.online_store
             cache_bytes = options.row_cache_mb << 20
-            self._files[path] = PackedFile(path, options.patience_seconds, cache_bytes, rebuild_remedy(config))
+            self._files[path] = PackedFile(path, options.patience_seconds, cache_bytes, rebuild_remedy(config, REBUILD))
         return self._files[path]
 
     def database(self, config: RepoConfig) -> PackedFile:

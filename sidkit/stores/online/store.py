@@ -38,7 +38,6 @@ from sidkit.stores.apply_guard import refuse_drop
 from sidkit.stores.offline.view_plans import time_of
 from sidkit.stores.online.codec import layout_number, pack, unpack
 from sidkit.stores.online.columns import cells_of_feature, event_times_of, keys_of, moments_of
-from sidkit.stores.online.connection import REBUILD
 from sidkit.stores.online.layout import PROTO, Layout
 from sidkit.stores.online.offline_only import blanked, offline_only
 from sidkit.stores.online.protobuf import (
@@ -218,11 +217,11 @@ class PackedOnlineStore(OnlineStore):  # type: ignore[misc]
                     writing.drop(stored)
 
 
-def rebuild_remedy(config: RepoConfig) -> str:
-    """How to rebuild a repository's file, for error messages."""
+def rebuild_remedy(config: RepoConfig, with_feast: str) -> str:
+    """How to rebuild a repository's rows, for error messages; ``with_feast`` without sidkit.toml."""
     if config.repo_path and (Path(config.repo_path) / SETTINGS_FILE).is_file():
         return f"run `sidkit materialize --repo {Path(config.repo_path).resolve()}`"
-    return REBUILD
+    return with_feast
 
 
 @cache
