@@ -12,6 +12,7 @@ from sidkit.api.codebook_steps import CodebookSteps
 from sidkit.api.data_steps import DataSteps
 from sidkit.api.event_steps import EventSteps
 from sidkit.api.monitoring_steps import MonitoringSteps
+from sidkit.api.profile_steps import ProfileSteps, refuse_unusable_profile
 from sidkit.api.ranker_steps import RankerSteps
 from sidkit.api.source import source_folder, tables_of, write_source
 from sidkit.api.tables import TableLike
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from sidkit.core.progress import Progress
 
 
-class Project(DataSteps, EventSteps, CodebookSteps, RankerSteps, MonitoringSteps):
+class Project(ProfileSteps, DataSteps, EventSteps, CodebookSteps, RankerSteps, MonitoringSteps):
     """A repository with a method for every step: from a click log to feature tables, codebooks, rankers and scores.
 
     Create one with :func:`sidkit.init`, or open one with :func:`sidkit.open`. Methods that write take the repository's
@@ -242,6 +243,7 @@ def init(
     source: Mapping[str, Any] | None = None,
     settings_file: str | Path | None = None,
     impressions: int = 200_000,
+    profile: str = "local",
 ) -> Project:
     """Create a project. The settings of its source and its attributes are inferred from the data; ``sidkit.toml`` holds them.
 
@@ -262,6 +264,8 @@ def init(
         A file with ``[source]`` instead; default: ``sidkit.toml`` in the folder of the data, if there is one.
     impressions : int
         Number of impressions of a generated data set.
+    profile : str
+        Stores and engine of the repository: a key of :data:`sidkit.profiles.PROFILES`.
 
     Raises
     ------
@@ -270,7 +274,9 @@ def init(
     ContractError
         When the data break the input contract.
     ConfigError
-        When both ``data`` and tables are given, or interactions or items are missing.
+        When both ``data`` and tables are given, interactions or items are missing, or there is no such profile.
+    MissingExtraError
+        When the profile needs a package that is not installed.
     """
     tables = tables_of(interactions, items, item_embeddings, users)
     file = None if settings_file is None else Path(settings_file)
@@ -279,13 +285,19 @@ def init(
         raise ConfigError(
             f"expected either data or tables in memory, got data and {', '.join(given)}; drop one of them"
         )
+    refuse_unusable_profile(profile)
     if given:
-        return Project(_init_in_memory(Path(path), tables, source, file))
-    if data is None:
+        repo = _init_in_memory(Path(path), tables, source, file)
+    elif data is None:
         from sidkit.core.repo import init_repo
 
-        return Project(init_repo(path))
-    return Project(_init_from(Path(path), str(data), impressions, source, file))
+        repo = init_repo(path)
+    else:
+        repo = _init_from(Path(path), str(data), impressions, source, file)
+    project = Project(repo)
+    if project.profile().name != profile:  # the template is a profile already
+        project.switch_profile(profile)
+    return project
 
 
 def _init_in_memory(

@@ -35,6 +35,7 @@ def build_app() -> typer.Typer:
     from sidkit.cli.leakage import leakage
     from sidkit.cli.monitor import monitor
     from sidkit.cli.options import codebooks_app, data_app, ranker_app, tables_app
+    from sidkit.cli.profiles import profile_app
     from sidkit.cli.rankers import frame, score
     from sidkit.cli.repos import apply, doctor, init, materialize_, relocate, upgrade_
     from sidkit.cli.run import run
@@ -55,6 +56,7 @@ def build_app() -> typer.Typer:
     app.command()(forget)
     app.command()(doctor)
     app.command()(apply)
+    app.add_typer(profile_app, name="profile")
     app.command()(relocate)
     app.command("upgrade")(upgrade_)
     app.command("materialize")(materialize_)

@@ -22,6 +22,7 @@ def init(
     ] = None,
     settings: SettingsOption = None,
     impressions: Annotated[int, typer.Option(help="Number of impressions of a generated data set.")] = 200_000,
+    profile: Annotated[str, typer.Option(help="Stores and engine: see `sidkit profile show`.")] = "local",
 ) -> None:
     """Create a repository.
 
@@ -29,7 +30,7 @@ def init(
     """
     import sidkit
 
-    project = sidkit.init(folder, data, settings_file=settings, impressions=impressions)
+    project = sidkit.init(folder, data, settings_file=settings, impressions=impressions, profile=profile)
     say(f"created a sidkit repository in {project.path}; its settings are in {project.path / 'sidkit.toml'}")
 
 

@@ -34,3 +34,20 @@ def toml_tables(path: str, values: Mapping[str, Any]) -> str:
         if isinstance(value, Mapping):
             text += toml_tables(f"{path}.{toml_key(key)}", value)
     return text
+
+
+def with_value(text: str, table: str, key: str, value: Any) -> str:
+    """The text of a TOML file with one value of a top-level table replaced, or added; comments stay."""
+    line = f"{toml_key(key)} = {toml_value(value)}"
+    start = re.search(rf"(?m)^\[{re.escape(toml_key(table))}\][^\n]*\n?", text)
+    if start is None:
+        return f"{text.rstrip()}\n\n[{toml_key(table)}]\n{line}\n"
+    following = re.compile(r"(?m)^\[").search(text, start.end())
+    end = following.start() if following else len(text)
+    body = text[start.end() : end]
+    known = re.compile(
+        rf"(?m)^{re.escape(toml_key(key))}\s*=\s*(\"(?:[^\"\\\n]|\\.)*\"|'[^'\n]*'|[^#\n]*?)(?=\s*(?:#|$))"
+    )
+    body = known.sub(lambda _: line, body, count=1) if known.search(body) else f"{line}\n{body}"
+    head = text[: start.end()] if text[: start.end()].endswith("\n") else f"{text[: start.end()]}\n"
+    return head + body + text[end:]

@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "sidkit.core": set(),
     "sidkit.presets": {"sidkit.core"},
     "sidkit.reports": {"sidkit.core"},
+    "sidkit.profiles": {"sidkit.core"},
     "sidkit.contract": GROUND,
     "sidkit.datasets": GROUND | {"sidkit.contract"},
     "sidkit.tables": GROUND | {"sidkit.contract", "sidkit.datasets"},
