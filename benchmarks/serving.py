@@ -177,7 +177,8 @@ class BareReads:
     """The rows of a request as bytes, from the packed store."""
 
     def __init__(self, scorer: Any) -> None:
-        from sidkit.stores.online.store import PackedSqliteOnlineStore, view_id
+        from sidkit.stores.online.sqlite_store import PackedSqliteOnlineStore
+        from sidkit.stores.online.store import view_id
 
         store = scorer.store
         online = store._get_provider().online_store

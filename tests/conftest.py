@@ -128,6 +128,15 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> FinishedJob:
     return found
 
 
+@pytest.fixture(scope="session")
+def redis_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Host and port of a Redis server of this worker."""
+    from helpers.online_builders import redis_server
+
+    with redis_server(tmp_path_factory.mktemp("redis")) as address:
+        yield address
+
+
 @pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory that is neither the clone nor a repo, and that holds another ``feature_repo``."""

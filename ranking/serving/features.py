@@ -182,7 +182,7 @@ class OnlineFeatures:
             static_bytes,
         )
         sides = Sides(
-            file=packed.file,
+            database=packed.database,
             history=user[USER_HISTORY],
             recency=tuple(each for each in recency if each in names),
             user=self._user.narrowed(of_user) if of_user.names else None,
@@ -214,7 +214,7 @@ class OnlineFeatures:
         columns = context_columns(self._schema, context or {}, len(item_ids))
         if self._fast is not None:
             began = perf_counter()
-            with self._fast.sides.file.reading() as reading:  # one snapshot, of the views that need the context too
+            with self._fast.sides.database.reading() as reading:  # one snapshot, of the views that need the context too
                 further = self._context_views(user_id, item_ids, at_us, context)
                 read = self._fast.read(reading, user_id, item_ids, at_us, history_length)
                 read_seconds = perf_counter() - began
@@ -278,10 +278,10 @@ class OnlineFeatures:
         static, held = self._fast.sides.static, min(self._fast.sides.static.room, len(item_ids))
         chosen = item_ids[len(item_ids) - held :]
         for start in range(0, held, _PRELOADED):
-            with self._fast.sides.file.reading() as reading:
+            with self._fast.sides.database.reading() as reading:
                 static.look_up(reading, chosen[start : start + _PRELOADED], at_us)
         if self._fast.sides.codes is not None:
-            with self._fast.sides.file.reading() as reading:
+            with self._fast.sides.database.reading() as reading:
                 self._fast.sides.codes.counts.preload(reading)
         return len(static)
 

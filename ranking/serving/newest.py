@@ -49,11 +49,11 @@ def _stored(store: FeatureStore, service_names: Sequence[str]) -> list[Any]:
 
 
 def _newest_of(store: FeatureStore, view: Any, end_us: int, tables: Path) -> int:
-    from sidkit.stores.online.store import PackedSqliteOnlineStore, view_id
+    from sidkit.stores.online.store import PackedOnlineStore, view_id
 
     online = store._get_provider().online_store
-    if isinstance(online, PackedSqliteOnlineStore):
-        with online.file(store.config).reading() as reading:
+    if isinstance(online, PackedOnlineStore):
+        with online.database(store.config).reading() as reading:
             stored = view_id(store.config, view)
             newest_us = reading.newest_us(stored) if stored in reading.views() else None
             return min(end_us, newest_us or 0)

@@ -39,8 +39,7 @@ from sidkit.stores.template_views import hours_since
 
 if TYPE_CHECKING:
     from ranking.serving.service_reader import ServiceReader
-    from sidkit.stores.online.sqlite_file import PackedFile
-    from sidkit.stores.online.transactions import Reading
+    from sidkit.stores.online.transactions import PackedDatabase, Reading
 
 Context = Mapping[str, Any]
 
@@ -51,7 +50,7 @@ class Sides:
 
     Attributes
     ----------
-    file : PackedFile
+    database : PackedDatabase
     history : PackedView
         ``user_history``.
     recency : tuple of str
@@ -67,7 +66,7 @@ class Sides:
         See :class:`ranking.data.frame_builder.FrameBuilder`.
     """
 
-    file: PackedFile
+    database: PackedDatabase
     history: PackedView
     recency: tuple[str, ...]
     user: ServiceReader | None

@@ -22,6 +22,8 @@ EXTRAS_OF: dict[str, tuple[str, tuple[str, ...]]] = {
     "onnx": ("onnx", ("onnx",)),
     "onnxruntime": ("onnxruntime", ("onnx",)),
     "onnxscript": ("onnxscript", ("onnx",)),
+    "psycopg": ("psycopg", ("postgres",)),
+    "redis": ("redis", ("redis",)),
     "msgspec": ("msgspec", ("serve",)),
     "prometheus_client": ("prometheus-client", ("serve",)),
     "starlette": ("starlette", ("serve",)),

@@ -250,7 +250,7 @@ def repair_online_store(repo: Repo) -> list[str]:
         When the file is from another release or locked by another process.
     """
     from sidkit.stores.online.repair import repair
-    from sidkit.stores.online.store import PackedSqliteOnlineStore
+    from sidkit.stores.online.sqlite_store import PackedSqliteOnlineStore
 
     store = open_store(repo)
     online = store._get_provider().online_store
@@ -279,7 +279,7 @@ def find_online_damage(repo: Repo) -> list[tuple[str, str]]:
         When the file is from another release or locked by another process.
     """
     from sidkit.stores.online.repair import find_damage
-    from sidkit.stores.online.store import PackedSqliteOnlineStore
+    from sidkit.stores.online.sqlite_store import PackedSqliteOnlineStore
     from sidkit.stores.registry_check import registry_file
 
     registry = registry_file(repo)
@@ -304,11 +304,11 @@ def drop_online_table(repo: Repo, view: str) -> None:
     ``feast apply`` does so too, but not after it was killed between registry and online store. Feast's own SQLite store is
     left to Feast, which keeps a list of its tables.
     """
-    from sidkit.stores.online.store import PackedSqliteOnlineStore
+    from sidkit.stores.online.store import PackedOnlineStore
 
     store = open_store(repo)
     online = store._get_provider().online_store
-    if isinstance(online, PackedSqliteOnlineStore):
+    if isinstance(online, PackedOnlineStore):
         online.drop_undefined(store.config, view, store.list_all_feature_views())
 
 

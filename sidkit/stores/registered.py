@@ -6,7 +6,6 @@ import contextlib
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sidkit.core.errors import OnlineStoreError
@@ -166,22 +165,22 @@ def _clear(message: Any) -> None:
 
 def _of_online_store(store: FeatureStore, views: Sequence[Any], codebooks: set[str]) -> list[Difference]:
     """Missing online tables, and empty ones of codebooks."""
-    from sidkit.stores.online.store import PackedSqliteOnlineStore, view_id
+    from sidkit.stores.online.store import PackedOnlineStore, view_id
 
     online = store._get_provider().online_store
-    if not isinstance(online, PackedSqliteOnlineStore):
+    if not isinstance(online, PackedOnlineStore):
         return []
-    file, result = online.file(store.config), []
+    database, result = online.database(store.config), []
     names = {view_id(store.config, view): view.name for view in views if view.online}
     try:
-        if not Path(file.path).exists():
-            return [Difference(str(file.path), "the online store is missing", MATERIALIZE)]
-        with file.reading() as reading:
+        if not database.exists():
+            return [Difference(database.place, "the online store is missing", MATERIALIZE)]
+        with database.reading() as reading:
             existing = set(reading.views())
             for stored, name in names.items():
                 if stored not in existing:
                     result.append(Difference(f"feature view {name}", "it has no online table", MATERIALIZE))
-                elif name in codebooks and next(reading.keys(stored), None) is None:
+                elif name in codebooks and reading.is_empty(stored):
                     result.append(Difference(f"feature view {name}", "its online table is empty", MATERIALIZE))
     except OnlineStoreError as error:
         return [Difference(UNREADABLE, str(error), "")]

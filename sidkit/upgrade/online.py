@@ -15,7 +15,7 @@ def check_online_rows(repo: Repo) -> list[str]:
     quiet_feast()
     from feast.repo_config import load_repo_config
 
-    from sidkit.stores.online.store import PackedSqliteOnlineStoreConfig
+    from sidkit.stores.online.sqlite_store import PackedSqliteOnlineStoreConfig
 
     online = load_repo_config(repo.path, repo.path / FEAST_FILE).online_store
     if not isinstance(online, PackedSqliteOnlineStoreConfig):

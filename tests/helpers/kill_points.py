@@ -98,7 +98,7 @@ class Points:
 
         from semantic_ids.pretrained.cache import VectorCache
         from sidkit.stores.online import erase
-        from sidkit.stores.online.transactions import Writing
+        from sidkit.stores.online.sqlite_transactions import FileWriting
 
         self.around(Path, "rename", lambda path, target: self._file("rename", target))
         self.around(Path, "replace", lambda path, target: self._file("replace", target))
@@ -112,9 +112,13 @@ class Points:
         sqlite3.connect = lambda *where, **named: connect(*where, factory=_Connection, **named)  # type: ignore[assignment]
         self.around(_Connection, "execute", _stored)
         self.around(_Connection, "close", lambda opened: _if_online(opened, "closing of"))
-        self.around(Writing, "make", lambda writing, view, _: None if view in writing.views() else f"making of {view}")
-        self.around(Writing, "drop", lambda writing, view: f"dropping of {view}" if view in writing.views() else None)
-        self.around(Writing, "put", lambda _, view, *__: f"rows of {view}")
+        self.around(
+            FileWriting, "make", lambda writing, view, _: None if view in writing.views() else f"making of {view}"
+        )
+        self.around(
+            FileWriting, "drop", lambda writing, view: f"dropping of {view}" if view in writing.views() else None
+        )
+        self.around(FileWriting, "put", lambda _, view, *__: f"rows of {view}")
         self.around(erase, "compact", lambda opened: _if_online(opened, "compacting of"))
         self.around(VectorCache, "__init__", lambda *_: "making of vectors")
         self.around(VectorCache, "put", lambda *_, **__: "commit of vectors")

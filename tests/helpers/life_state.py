@@ -31,7 +31,7 @@ _VARIES = re.compile(
 clock, when codes were assigned, and keyed hashes of users, whose key is drawn."""
 IMPORTED_ONCE = (
     "torch._dynamo", "faiss", "safetensors.numpy", "safetensors.torch", "feast.repo_operations",
-    "sidkit.stores.online.store", "sidkit.stores.online.compute_engine", "feast.infra.compute_engines.local.compute",
+    "sidkit.stores.online.sqlite_store", "sidkit.stores.online.compute_engine", "feast.infra.compute_engines.local.compute",
     "feast.infra.registry.sql", "ibis.backends.duckdb", "polars", "pandas", "rich.console", "rich.progress", "rich.table",
     "sklearn.cluster",
     "feast.infra.passthrough_provider", "feast.infra.compute_engines.backends.polars_backend",
@@ -47,7 +47,7 @@ def import_rooms() -> None:
 
     from sidkit.cli.app import _command
     from sidkit.stores.feast_repo import quiet_feast
-    from sidkit.stores.online.store import PackedSqliteOnlineStore
+    from sidkit.stores.online.sqlite_store import PackedSqliteOnlineStore
 
     quiet_feast()
     for name in IMPORTED_ONCE:

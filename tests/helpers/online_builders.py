@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import shutil
 import socket
 import subprocess
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from feast.repo_config import RepoConfig
 
 PACKED = "sidkit.stores.online.PackedSqliteOnlineStore"
+PACKED_REDIS = "sidkit.stores.online.PackedRedisOnlineStore"
 BASE_US = 1_700_000_000_000_000
 # Feature -> (Feast's type, a strategy's samples); every kind of cell.
 TYPES: dict[str, tuple[str, list[Any]]] = {
@@ -92,7 +94,7 @@ def config(folder: Path, kind: str = PACKED, *, engine: str = "local", offline: 
     from feast.repo_config import RepoConfig
 
     folder.mkdir(parents=True, exist_ok=True)
-    where = {} if kind == "redis" else {"path": str(folder / "online.sqlite")}
+    where = {} if kind in {"redis", PACKED_REDIS} else {"path": str(folder / "online.sqlite")}
     return RepoConfig(
         project="shop",
         provider="local",
@@ -183,17 +185,28 @@ SOURCE_TYPES = {
 }  # fmt: skip
 
 
+def redis_options(address: str) -> dict[str, Any]:
+    """Settings of a packed store on a server, with keys that no other test has."""
+    return {"url": f"redis://{address}/0", "key_prefix": f"test-{secrets.token_hex(6)}"}
+
+
+def free_port() -> int:
+    """A port on which nothing listens."""
+    with contextlib.closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 @contextlib.contextmanager
-def redis_server(folder: Path) -> Iterator[str]:
+def redis_server(folder: Path, *options: str) -> Iterator[str]:
     """A Redis of this test on the loopback device; yields its connection string and is stopped by its own process id."""
     binary = shutil.which("redis-server")
     if binary is None:
         pytest.skip("redis absent: nothing is compared with a Redis online store")
-    with contextlib.closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     folder.mkdir(parents=True, exist_ok=True)
     arguments = ["--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no", "--dir", str(folder)]
+    arguments += options
     process = subprocess.Popen([binary, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         give_up = time.monotonic() + 30

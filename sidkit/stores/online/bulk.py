@@ -31,11 +31,11 @@ def in_bulk(store: FeatureStore) -> Iterator[dict[str, int]]:
     """
     from feast.infra.compute_engines.local.compute import LocalComputeEngine
 
-    from sidkit.stores.online.store import PackedSqliteOnlineStore
+    from sidkit.stores.online.store import PackedOnlineStore
 
     provider = store._get_provider()
     written: dict[str, int] = {}
-    if not isinstance(provider.online_store, PackedSqliteOnlineStore) or not isinstance(
+    if not isinstance(provider.online_store, PackedOnlineStore) or not isinstance(
         provider.batch_engine, LocalComputeEngine
     ):
         yield written

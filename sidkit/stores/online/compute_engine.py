@@ -7,7 +7,7 @@ Select it in ``feature_store.yaml``::
       backend: polars
 
 It subclasses Feast's local engine and leaves to it every view whose rows are not simply the newest of its source, and
-everything if the online store is not :class:`~sidkit.stores.online.PackedSqliteOnlineStore`. For a plain view no
+everything if the online store is not :class:`~sidkit.stores.online.store.PackedOnlineStore`. For a plain view no
 value becomes a Python object; the table and the registry's intervals are the same, but 64-bit integers in columns with nulls
 are exact, unlike in Feast's own conversion.
 """
@@ -22,7 +22,7 @@ from feast.infra.compute_engines.local.job import LocalMaterializationJob
 from feast.infra.registry.base_registry import BaseRegistry
 
 from sidkit.stores.online.bulk import is_plain, newest_rows
-from sidkit.stores.online.store import PackedSqliteOnlineStore
+from sidkit.stores.online.store import PackedOnlineStore
 
 
 class PackedComputeEngineConfig(LocalComputeEngineConfig):  # type: ignore[misc]
@@ -41,7 +41,7 @@ class PackedComputeEngine(LocalComputeEngine):  # type: ignore[misc]
     ) -> LocalMaterializationJob:
         view, online = task.feature_view, self.online_store
         plain = is_plain(view) and task.only_latest and not task.disable_event_timestamp
-        if not (plain and isinstance(online, PackedSqliteOnlineStore)):
+        if not (plain and isinstance(online, PackedOnlineStore)):
             return super()._materialize_one(registry, task, **rest)
         status, error = MaterializationJobStatus.SUCCEEDED, None
         try:

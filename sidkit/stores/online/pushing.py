@@ -31,18 +31,18 @@ def push_rows(store: FeatureStore, changed: NewestRows, *, withdraw: bool) -> in
         Events were removed, so that a key's newest row may be older than the one in the store, or missing. The packed store
         then takes the older row, or deletes the key. Other stores take any row and delete none.
     """
-    from sidkit.stores.online.store import PackedSqliteOnlineStore, view_id
+    from sidkit.stores.online.store import PackedOnlineStore, view_id
 
     view = store.get_feature_view(changed.view)
     online = store._get_provider().online_store
-    if not isinstance(online, PackedSqliteOnlineStore):
+    if not isinstance(online, PackedOnlineStore):
         return _push_by_feast(store, view, changed.rows)
     if withdraw:
         _outdate(store, online, view, changed)
     batches = changed.rows.combine_chunks().to_batches(_BATCH_ROWS)
     written: int = online.write_arrow(store.config, view, batches)
     if withdraw:
-        with online.file(store.config).writing() as writing:
+        with online.database(store.config).writing() as writing:
             writing.drop_outdated(view_id(store.config, view))
     return written
 
@@ -66,7 +66,7 @@ def _outdate(store: FeatureStore, online: Any, view: Any, changed: NewestRows) -
     from sidkit.stores.online.store import view_id
 
     stored, version = view_id(store.config, view), store.config.entity_key_serialization_version
-    with online.file(store.config).writing() as writing:
+    with online.database(store.config).writing() as writing:
         if stored not in writing.views():
             return
         for batch in changed.keys.combine_chunks().to_batches(_BATCH_ROWS):

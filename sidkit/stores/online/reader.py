@@ -20,9 +20,7 @@ from sidkit.stores.online.checksums import event_us
 from sidkit.stores.online.codec import layout_number, unpack, unpack_numbers
 from sidkit.stores.online.layout import PROTO, Layout, kind_of
 from sidkit.stores.online.one_row import RowDecoder, row_decoder
-from sidkit.stores.online.sql import MOST_VIEWS
-from sidkit.stores.online.sqlite_file import PackedFile
-from sidkit.stores.online.transactions import Reading
+from sidkit.stores.online.transactions import READ_VIEWS, Layouts, PackedDatabase, Reading
 
 if TYPE_CHECKING:
     from feast import FeatureService, FeatureStore
@@ -55,8 +53,8 @@ class PackedView:
 class PackedReader:
     """Reads the views of one feature service; created by :func:`open_reader`."""
 
-    def __init__(self, file: PackedFile, clock: Callable[[], int], views: Sequence[PackedView]) -> None:
-        self.file = file
+    def __init__(self, database: PackedDatabase, clock: Callable[[], int], views: Sequence[PackedView]) -> None:
+        self.database = database
         self._clock = clock
         self._views = list(views)
         by_keys: dict[tuple[tuple[str, str, str], ...], list[PackedView]] = {}
@@ -99,7 +97,7 @@ class PackedReader:
         rows = len(next(iter(keys.values()), ()))
         whole = {_NO_ENTITY: [_NO_VALUE] * rows, **keys}
         serialized = [_serialized(views[0], whole) for views in self._groups]
-        with self.file.reading() as reading:
+        with self.database.reading() as reading:
             for views, group_keys in zip(self._groups, serialized, strict=True):
                 now = self._clock() if at_us is None else at_us
                 stored = [(view.stored, None if view.ttl_us is None else now - view.ttl_us) for view in views]
@@ -132,16 +130,14 @@ class PackedReader:
         wanted = [
             (group, _serialized(views[0], whole)[0]) for group, views in zip(self._stored, self._groups, strict=True)
         ]
-        newest = self.file.newest(wanted) if all(len(group) <= MOST_VIEWS for group in self._stored) else None
+        newest = self.database.newest(wanted) if all(len(group) <= READ_VIEWS for group in self._stored) else None
         values = None if newest is None else self._decoded(*newest, at_us)
         if values is None:
             views = self.read({name: [value] for name, value in keys.items()} or {_NO_ENTITY: [_NO_VALUE]}, at_us)
             return {name: column[0].as_py() for view in views.values() for name, column in _columns(view)}
         return values
 
-    def _decoded(
-        self, entries: Sequence[Entry], layouts: Mapping[str, Mapping[int, Layout]], at_us: int | None
-    ) -> dict[str, Any] | None:
+    def _decoded(self, entries: Sequence[Entry], layouts: Layouts, at_us: int | None) -> dict[str, Any] | None:
         """The values of verified rows; None if only arrays convert one."""
         values: dict[str, Any] = {}
         for views, entry in zip(self._groups, entries, strict=True):
@@ -215,10 +211,10 @@ def packed_reader(store: FeatureStore, stored: Iterable[Any]) -> PackedReader | 
     """
     from feast.types import from_feast_to_pyarrow_type
 
-    from sidkit.stores.online.store import PackedSqliteOnlineStore, since_us, view_id
+    from sidkit.stores.online.store import PackedOnlineStore, since_us, view_id
 
     online = store._get_provider().online_store
-    if not isinstance(online, PackedSqliteOnlineStore):
+    if not isinstance(online, PackedOnlineStore):
         return None
     views = []
     for view in stored:
@@ -244,7 +240,7 @@ def packed_reader(store: FeatureStore, stored: Iterable[Any]) -> PackedReader | 
         past = since_us(view, 0)
         ttl_us = None if past is None else -past
         views.append(PackedView(name, view_id(store.config, view), columns, types, keys, ttl_us))
-    return PackedReader(online.file(store.config), online.clock, views)
+    return PackedReader(online.database(store.config), online.clock, views)
 
 
 def _serialized(view: PackedView, request: Mapping[str, Sequence[Any]]) -> list[bytes]:

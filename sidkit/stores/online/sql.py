@@ -10,8 +10,6 @@ from sidkit.core.engine import quoted
 from sidkit.stores.online.cache import Group
 from sidkit.stores.online.checksums import TAIL
 
-MOST_VIEWS = 32
-"""Views of one statement: SQLite joins at most 64 tables."""
 _READ_KEYS = (1, 8, 64, 512, 4096)  # one prepared statement per size; unused places are null and match nothing
 
 

@@ -16,7 +16,7 @@ import os
 import sqlite3
 import threading
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import repeat
 from pathlib import Path
@@ -25,16 +25,15 @@ from sidkit.core.errors import OnlineStoreError
 from sidkit.stores.online.cache import Entry, Group, RowCache
 from sidkit.stores.online.checksums import all_intact
 from sidkit.stores.online.connection import REBUILD, identity_of, open_to_read, open_to_write, state_of
-from sidkit.stores.online.layout import Layout
 from sidkit.stores.online.marks import write_marks
 from sidkit.stores.online.sql import select
-from sidkit.stores.online.transactions import Reading, Writing
+from sidkit.stores.online.sqlite_transactions import FileReading, FileWriting
+from sidkit.stores.online.transactions import Layouts, PackedDatabase
 
 _VERSION = "PRAGMA data_version"
-Layouts = Mapping[str, Mapping[int, Layout]]
 
 
-class PackedFile:
+class PackedFile(PackedDatabase):
     """One file; thread-safe and usable after a fork.
 
     Parameters
@@ -50,14 +49,18 @@ class PackedFile:
     """
 
     def __init__(self, path: Path, patience_seconds: float, cache_bytes: int = 0, remedy: str = REBUILD) -> None:
+        super().__init__(str(path), remedy)
         self.path = path
-        self.remedy = remedy
         self._patience = patience_seconds
         self._cache_bytes = cache_bytes
         self._mine = threading.local()
         self._opened: list[sqlite3.Connection] = []
         self._process = os.getpid()
         weakref.finalize(self, _close, self._opened, os.getpid())
+
+    def exists(self) -> bool:
+        """Whether there is a file."""
+        return self.path.exists()
 
     def close(self) -> None:
         """Close the connections of all threads; the next use opens new ones."""
@@ -77,7 +80,7 @@ class PackedFile:
             Path(f"{self.path}{suffix}").unlink(missing_ok=True)
 
     @contextmanager
-    def reading(self) -> Iterator[Reading]:
+    def reading(self) -> Iterator[FileReading]:
         """Open a snapshot of all tables; inside another one of this thread, the same snapshot.
 
         Raises
@@ -88,11 +91,11 @@ class PackedFile:
         with self._translated_errors():
             opened = self._connection(create=False)
             if bool(opened.in_transaction):
-                yield Reading(opened, self.path, self.remedy, self._mine.cache)
+                yield FileReading(opened, self.path, self.remedy, self._mine.cache)
                 return
             opened.execute("BEGIN")
             try:
-                yield Reading(opened, self.path, self.remedy, self._mine.cache)
+                yield FileReading(opened, self.path, self.remedy, self._mine.cache)
             finally:
                 if opened.in_transaction:
                     opened.execute("ROLLBACK")
@@ -124,7 +127,7 @@ class PackedFile:
         return None
 
     @contextmanager
-    def writing(self) -> Iterator[Writing]:
+    def writing(self) -> Iterator[FileWriting]:
         """Open a transaction; it is committed as a whole or not at all.
 
         Raises
@@ -136,7 +139,7 @@ class PackedFile:
             opened = self._connection(create=True)
             opened.execute("BEGIN IMMEDIATE")
             try:
-                yield (writing := Writing(opened, self.path, self.remedy))
+                yield (writing := FileWriting(opened, self.path, self.remedy))
                 write_marks(opened, writing.changed)
                 opened.execute("COMMIT")
             finally:

@@ -1,24 +1,17 @@
-"""A Feast online store on SQLite with one packed row per entity and feature view.
-
-Select it in ``feature_store.yaml``::
-
-    online_store:
-      type: sidkit.stores.online.PackedSqliteOnlineStore
-      path: data/online.sqlite
+"""A Feast online store with one packed row per entity and feature view, whichever database holds the rows.
 
 It behaves like Feast's own SQLite store, with these differences: an older write never overwrites a newer one (event
 time, then created time; among equal ones the later write wins); event times keep microseconds; a row older than the view's
-TTL is not returned; a read takes any number of keys; readers and one writer do not block each other. Both stores can use one
-file, since their tables have different names.
+TTL is not returned; a read takes any number of keys; readers and writers do not block each other.
 
-sidkit's own reader (:mod:`sidkit.stores.online.reader`) caches rows until the next commit to the file, at most
-``row_cache_mb`` per reading thread.
+:mod:`sidkit.stores.online.sqlite_store` holds the rows in a file, :mod:`sidkit.stores.online.redis_store` in a Redis server.
 """
 
 from __future__ import annotations
 
 import gc
 import re
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -31,17 +24,13 @@ from typing import Annotated, Any
 import pyarrow as pa
 from feast import Entity
 from feast.feature_view import FeatureView
-from feast.infra.infra_object import InfraObject
 from feast.infra.online_stores.helpers import compute_table_id
 from feast.infra.online_stores.online_store import OnlineStore
-from feast.labeling.label_view import LabelView
-from feast.protos.feast.core.Registry_pb2 import Registry as RegistryProto
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
-from feast.repo_config import FeastConfigBaseModel, RepoConfig
-from feast.stream_feature_view import StreamFeatureView
+from feast.repo_config import RepoConfig
 from feast.utils import _validate_vector_field_lengths
-from pydantic import Field, StrictFloat, StrictInt, StrictStr
+from pydantic import Field, StrictStr
 
 from sidkit.core.clock import from_us, to_us
 from sidkit.core.repo import SETTINGS_FILE
@@ -49,8 +38,6 @@ from sidkit.stores.apply_guard import refuse_drop
 from sidkit.stores.offline.view_plans import time_of
 from sidkit.stores.online.codec import layout_number, pack, unpack
 from sidkit.stores.online.columns import cells_of_feature, event_times_of, keys_of, moments_of
-from sidkit.stores.online.connection import REBUILD
-from sidkit.stores.online.infra import PackedTable
 from sidkit.stores.online.layout import PROTO, Layout
 from sidkit.stores.online.offline_only import blanked, offline_only
 from sidkit.stores.online.protobuf import (
@@ -61,8 +48,7 @@ from sidkit.stores.online.protobuf import (
     values_of_cells,
     view_layout,
 )
-from sidkit.stores.online.sqlite_file import PackedFile
-from sidkit.stores.online.transactions import Writing
+from sidkit.stores.online.transactions import PackedDatabase, Writing
 from sidkit.stores.registry_cache import hold_cached_registries
 from sidkit.stores.registry_path import resolve_registry_against_repo
 
@@ -71,6 +57,8 @@ hold_cached_registries()
 
 FeatureRow = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
 _TRANSACTION_ROWS = 20_000
+ViewFeature = Annotated[StrictStr, Field(pattern="^[^:]+:[^:]+$")]
+"""``view:feature``, as in the setting ``offline_only``."""
 
 
 def now_us() -> int:
@@ -78,20 +66,7 @@ def now_us() -> int:
     return to_us(datetime.now(UTC))
 
 
-ViewFeature = Annotated[StrictStr, Field(pattern="^[^:]+:[^:]+$")]
-
-
-class PackedSqliteOnlineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]
-    """Settings under ``online_store`` in ``feature_store.yaml``."""
-
-    type: StrictStr = "sidkit.stores.online.PackedSqliteOnlineStore"
-    path: StrictStr = "data/online.sqlite"  # relative to the repository
-    patience_seconds: StrictFloat = 60.0  # how long a writer waits for another one
-    row_cache_mb: Annotated[StrictInt, Field(ge=0)] = 128  # size of the row cache per reading thread
-    offline_only: tuple[ViewFeature, ...] = ()  # view:feature, written as nulls
-
-
-class PackedSqliteOnlineStore(OnlineStore):  # type: ignore[misc]
+class PackedOnlineStore(OnlineStore):  # type: ignore[misc]
     """See the module's docstring.
 
     Parameters
@@ -105,19 +80,10 @@ class PackedSqliteOnlineStore(OnlineStore):  # type: ignore[misc]
     def __init__(self, clock: Callable[[], int] = now_us) -> None:
         freeze_imports()
         self.clock = clock
-        self._files: dict[Path, PackedFile] = {}
 
-    def file(self, config: RepoConfig) -> PackedFile:
-        """The store's file."""
-        path = Path(config.online_store.path)
-        if not path.is_absolute() and config.repo_path:
-            path = Path(config.repo_path) / path
-        path = path.absolute()
-        if path not in self._files:
-            options = config.online_store
-            cache_bytes = options.row_cache_mb << 20
-            self._files[path] = PackedFile(path, options.patience_seconds, cache_bytes, rebuild_remedy(config))
-        return self._files[path]
+    @abstractmethod
+    def database(self, config: RepoConfig) -> PackedDatabase:
+        """The database of a configuration; the same object in every call."""
 
     def online_write_batch(
         self,
@@ -139,7 +105,7 @@ class PackedSqliteOnlineStore(OnlineStore):  # type: ignore[misc]
             if hidden:
                 values = tuple({**row, **hidden} for row in values)
             keys, events_us, created_us = serialized_keys(keyed, version), event_times(events), micros(created)
-            with self.file(config).writing() as writing:
+            with self.database(config).writing() as writing:
                 writing.make(view, declared)
                 start = 0
                 for names, columns, count in _runs(declared, values):
@@ -188,7 +154,7 @@ class PackedSqliteOnlineStore(OnlineStore):  # type: ignore[misc]
                     for feature in table.features
                 ]
                 stored = Layout(tuple((name, cell.kind) for name, cell in zip(layout.names, cells, strict=True)))
-                with self.file(config).writing() as writing:
+                with self.database(config).writing() as writing:
                     rows = pack(stored, writing.make(view, stored), cells)
                     writing.put(view, keys, events, created, rows)
                 count += part.num_rows
@@ -198,11 +164,11 @@ class PackedSqliteOnlineStore(OnlineStore):  # type: ignore[misc]
 
     def _index(self, config: RepoConfig, view: str, key: bytes) -> None:
         """Index a view's rows, if they are not yet: after all of them, since an index is built faster than maintained."""
-        file = self.file(config)
-        with file.reading() as reading:
+        database = self.database(config)
+        with database.reading() as reading:
             if reading.has_index(view, key):
                 return
-        with file.writing() as writing:
+        with database.writing() as writing:
             writing.index(view, key)
 
     def online_read(
@@ -215,7 +181,7 @@ class PackedSqliteOnlineStore(OnlineStore):  # type: ignore[misc]
         """Read event time and features of each key's newest row; ``(None, None)`` if there is none within the TTL."""
         keys = serialized_keys(entity_keys, config.entity_key_serialization_version)
         view = view_id(config, table)
-        with self.file(config).reading() as reading:
+        with self.database(config).reading() as reading:
             rows = reading.timed_rows(view, keys, since_us(table, self.clock()))
             layouts = reading.layouts_of(view, [row for row, _ in rows])
         packed = [row for row, _ in rows if row is not None]
@@ -246,7 +212,7 @@ class PackedSqliteOnlineStore(OnlineStore):  # type: ignore[misc]
             When the table of a codebook in the catalogue would be dropped; nothing is dropped then.
         """
         refuse_drop(config.repo_path, [table.name for table in tables_to_delete])
-        with self.file(config).writing() as writing:
+        with self.database(config).writing() as writing:
             for table in tables_to_keep:
                 writing.make(view_id(config, table), view_layout(table))
             for table in tables_to_delete:
@@ -259,34 +225,17 @@ class PackedSqliteOnlineStore(OnlineStore):  # type: ignore[misc]
         """
         base = table_ids(config, name)
         protected = [table_ids(config, view.name) for view in defined]
-        with self.file(config).writing() as writing:
+        with self.database(config).writing() as writing:
             for stored in writing.views():
                 if base.fullmatch(stored) and not any(other.fullmatch(stored) for other in protected):
                     writing.drop(stored)
 
-    def plan(self, config: RepoConfig, desired_registry_proto: RegistryProto) -> list[InfraObject]:
-        """List the tables that a registry needs."""
-        views = [FeatureView.from_proto(view) for view in desired_registry_proto.feature_views]
-        views += [StreamFeatureView.from_proto(view) for view in desired_registry_proto.stream_feature_views]
-        views += [LabelView.from_proto(view) for view in desired_registry_proto.label_views if view.spec.online]
-        file = self.file(config)
-        return [PackedTable(str(file.path), view_id(config, view), view_layout(view)) for view in views]
 
-    def teardown(self, config: RepoConfig, tables: Sequence[FeatureView], entities: Sequence[Entity]) -> None:
-        """Delete the file."""
-        self.file(config).delete()
-
-    async def close(self) -> None:
-        """Close the connections of all threads."""
-        for file in self._files.values():
-            file.close()
-
-
-def rebuild_remedy(config: RepoConfig) -> str:
-    """How to rebuild a repository's file, for error messages."""
+def rebuild_remedy(config: RepoConfig, with_feast: str) -> str:
+    """How to rebuild a repository's rows, for error messages; ``with_feast`` without sidkit.toml."""
     if config.repo_path and (Path(config.repo_path) / SETTINGS_FILE).is_file():
         return f"run `sidkit materialize --repo {Path(config.repo_path).resolve()}`"
-    return REBUILD
+    return with_feast
 
 
 @cache
@@ -366,13 +315,15 @@ def _merge(
 ) -> None:
     """Write rows that lack features one by one, merged with the existing rows."""
     for key, event, created, row in zip(keys, events_us, created_us, rows, strict=True):
-        [existing] = writing.rows(view, [key])
-        old: dict[str, Value] = {}
-        if existing is not None:
-            [old] = _values([existing], writing.layouts_of(view, [existing]), declared.names, declared)
-        merged = old | row
-        names, columns, _ = next(_runs(declared, [merged]))
-        writing.put(view, [key], [event], [created], _packed(writing, view, declared, names, columns, 1))
+        written = False
+        while not written:
+            [existing] = writing.rows(view, [key])
+            old: dict[str, Value] = {}
+            if existing is not None:
+                [old] = _values([existing], writing.layouts_of(view, [existing]), declared.names, declared)
+            names, columns, _ = next(_runs(declared, [old | row]))
+            [packed] = _packed(writing, view, declared, names, columns, 1)
+            written = writing.put_over(view, key, event, created, packed, existing)
 
 
 def _values(

@@ -1,51 +1,102 @@
-"""What a transaction on a file of packed rows reads and writes; :mod:`sidkit.stores.online.sqlite_file` opens them."""
+"""What a packed online store reads and writes, whichever database holds the rows.
+
+:mod:`sidkit.stores.online.sqlite_transactions` implements it for a file, :mod:`sidkit.stores.online.redis_transactions` for a
+Redis server. Rows are the same bytes in both (:mod:`sidkit.stores.online.layout`, :mod:`sidkit.stores.online.checksums`).
+"""
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Iterator, Sequence
-from itertools import chain
-from operator import itemgetter
-from pathlib import Path
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 
 from sidkit.core.errors import OnlineStoreError
-from sidkit.stores.online.cache import Entry, Group, RowCache
-from sidkit.stores.online.checksums import (
-    TAIL,
-    all_intact,
-    checked_layout,
-    event_us,
-    record_check,
-    sealed,
-    since,
-    time_key,
-    us_of,
-)
+from sidkit.stores.online.cache import Entry, Group
+from sidkit.stores.online.checksums import event_us, since
 from sidkit.stores.online.codec import layout_number, unpack
-from sidkit.stores.online.connection import LAYOUTS
 from sidkit.stores.online.layout import Cells, Layout
-from sidkit.stores.online.marks import read_marks, read_tails
-from sidkit.stores.online.second_keys import has_index, make_index, rows_of_second
-from sidkit.stores.online.sql import MOST_VIEWS, beside, parts, select, table_of, table_statement, upsert
 
-_OUTDATED_US = -1  # the event time of rows that any other row may replace
-_INSERT_ROWS = 256
-_LAYOUTS_OF = f"SELECT number, columns, checked FROM {LAYOUTS} WHERE view = ? ORDER BY number"
+Layouts = Mapping[str, Mapping[int, Layout]]
+"""Layouts by view and number."""
+OUTDATED_US = -1
+"""The event time of rows that any other row may replace."""
+READ_VIEWS = 32
+"""Views that are read at once; SQLite joins at most 64 tables."""
 
 
-class Reading:
-    """A snapshot for reading."""
+class Reading(ABC):
+    """Reads rows and layouts.
 
-    def __init__(self, opened: sqlite3.Connection, path: Path, remedy: str, cache: RowCache | None = None) -> None:
-        self._opened = opened
-        self._path, self._remedy = path, remedy
-        self._cache = cache
-        self._version_read = False
+    Parameters
+    ----------
+    place : str
+        The database, for error messages, without secrets.
+    remedy : str
+        How to rebuild it, for error messages.
+    """
+
+    def __init__(self, place: str, remedy: str) -> None:
+        self.place, self.remedy = place, remedy
+
+    @abstractmethod
+    def layouts(self, view: str) -> dict[int, Layout]:
+        """Layouts of a view's rows by number, the newest last.
+
+        Raises
+        ------
+        OnlineStoreError
+            When a layout is damaged.
+        """
+
+    @abstractmethod
+    def views(self) -> list[str]:
+        """Names of the views that have a table, sorted."""
+
+    @abstractmethod
+    def fetch(self, group: Group, keys: Sequence[bytes]) -> list[Entry]:
+        """Read and verify the rows of each key in each of at most 32 views.
+
+        Raises
+        ------
+        OnlineStoreError
+            When a row is damaged.
+        """
+
+    @abstractmethod
+    def marks(self, views: Sequence[str]) -> tuple[object, ...]:
+        """A value per view that is another one after every write to the view; compared within a process."""
+
+    @abstractmethod
+    def tails(self, views: Sequence[str], keys: Sequence[bytes]) -> list[tuple[bytes | None, ...]]:
+        """Times and checksum of each key's row in each of at most 32 views, None without a row.
+
+        Equal bytes are the same row, which needs not be read again.
+        """
+
+    def has_index(self, view: str, key: bytes) -> bool:
+        """Whether the rows of keys like this one have all indices that the database offers."""
+        return True
+
+    def rows_of_second(self, view: str, names: int, value: bytes, most: int) -> dict[bytes, bytes] | None:
+        """Rows by key of all keys with a second value; None without an index, or if there are more than ``most``."""
+        return None
+
+    @abstractmethod
+    def newest_us(self, view: str) -> int | None:
+        """The newest event time of a view, microseconds UTC; None without rows. Examines every row."""
+
+    @abstractmethod
+    def keys(self, view: str) -> Iterator[bytes]:
+        """Yield the keys of all rows, sorted."""
+
+    @abstractmethod
+    def is_empty(self, view: str) -> bool:
+        """Whether a view has no rows."""
 
     def damaged(self, view: str, problem: str) -> OnlineStoreError:
         """Build the error for a damaged table."""
         return OnlineStoreError(
-            f"the online store {self._path} is damaged: {problem} in table packed:{view}; {self._remedy}"
+            f"the online store {self.place} is damaged: {problem} in table packed:{view}; {self.remedy}"
         )
 
     def cells(self, view: str, row: bytes, features: Sequence[str]) -> dict[str, Cells]:
@@ -61,32 +112,6 @@ class Reading:
             raise self.damaged(view, f"layout {min(missing)} is missing")
         return layouts
 
-    def layouts(self, view: str) -> dict[int, Layout]:
-        """Layouts of a view's rows by number, the newest last.
-
-        Raises
-        ------
-        OnlineStoreError
-            When a layout is damaged.
-        """
-        cached = None if self._cache is None else self._cached(self._cache).layouts
-        if cached is not None and view in cached:
-            return cached[view]
-        layouts = {}
-        for number, text, checked in self._opened.execute(_LAYOUTS_OF, (view,)):
-            layout = checked_layout(view, number, text, checked)
-            if layout is None:
-                raise self.damaged(view, f"layout {number!r} does not match its checksum")
-            layouts[number] = layout
-        if cached is not None:
-            cached[view] = layouts
-        return layouts
-
-    def views(self) -> list[str]:
-        """Names of the views that have a table."""
-        names = self._opened.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name GLOB 'packed:*_*'")
-        return sorted(name.removeprefix("packed:") for (name,) in names)
-
     def rows(self, view: str, keys: Sequence[bytes], since_us: int | None = None) -> list[bytes | None]:
         """The packed row of each key, in order; None if there is none, or it is older than ``since_us``.
 
@@ -100,69 +125,19 @@ class Reading:
     def rows_of(self, views: Sequence[tuple[str, int | None]], keys: Sequence[bytes]) -> list[list[bytes | None]]:
         """Like :meth:`rows` for several views (each with its ``since_us``) and the same keys, cached if possible.
 
-        Times are compared after the look-up, so the cache includes rows that are too old.
+        Times are compared after the look-up, so a cache includes rows that are too old.
         """
         result: list[list[bytes | None]] = []
-        for at in range(0, len(views), MOST_VIEWS):
-            part = views[at : at + MOST_VIEWS]
-            entries = self._entries(tuple(view for view, _ in part), keys)
+        for at in range(0, len(views), READ_VIEWS):
+            part = views[at : at + READ_VIEWS]
+            entries = self.entries(tuple(view for view, _ in part), keys)
             columns = list(zip(*entries, strict=True)) or [()] * len(part)
             result += [since(list(rows), past_us) for rows, (_, past_us) in zip(columns, part, strict=True)]
         return result
 
-    def marks(self, views: Sequence[str]) -> tuple[object, ...]:
-        """See :func:`sidkit.stores.online.marks.read_marks`."""
-        return read_marks(self._opened, views)
-
-    def tails(self, views: Sequence[str], keys: Sequence[bytes]) -> list[tuple[bytes | None, ...]]:
-        """See :func:`sidkit.stores.online.marks.read_tails`."""
-        return read_tails(self._opened, views, keys)
-
-    def has_index(self, view: str, key: bytes) -> bool:
-        """Whether the rows of keys like this one are indexed by their second join key, or have no such key."""
-        return has_index(self._opened, view, key)
-
-    def rows_of_second(self, view: str, names: int, value: bytes, most: int) -> dict[bytes, bytes] | None:
-        """See :func:`sidkit.stores.online.second_keys.rows_of_second`."""
-        return rows_of_second(self, self._opened, view, names, value, most)
-
-    def _entries(self, group: Group, keys: Sequence[bytes]) -> list[Entry]:
-        if self._cache is None:
-            return self.fetch(group, keys)
-        return self._cached(self._cache).look_up(group, keys, lambda missing: self.fetch(group, missing))
-
-    def _cached(self, cache: RowCache) -> RowCache:
-        """The cache, without what it has of another version of the file."""
-        if not self._version_read:
-            # The first statement of a transaction fixes its snapshot, so version and rows belong together.
-            [version] = self._opened.execute("PRAGMA data_version").fetchone()
-            cache.at(version)
-            self._version_read = True
-        return cache
-
-    def fetch(self, group: Group, keys: Sequence[bytes]) -> list[Entry]:
-        """Read and verify the rows of each key in each of at most 32 views, without the row cache."""
-        taken: list[Entry] = []
-        for size, part, count in parts(keys):
-            taken += self._opened.execute(select(group, size), part).fetchall()[:count]
-        for view, rows in zip(group, zip(*taken, strict=True), strict=False):
-            if all(rows):
-                intact = all_intact(view, keys, rows)
-            else:
-                present = [(key, row) for key, row in zip(keys, rows, strict=True) if row is not None]
-                missing = [key for key, row in zip(keys, rows, strict=True) if row is None]
-                intact = not present or all_intact(view, *zip(*present, strict=True))
-                nearby = list(self._neighbours(view, missing))
-                intact = intact and all_intact(view, [b""] * len(nearby), nearby)
-            if not intact:
-                raise self.damaged(view, "a row does not match its checksum")
-        return taken
-
-    def _neighbours(self, view: str, keys: Sequence[bytes]) -> Iterator[bytes]:
-        """Key and row of the neighbours of missing keys."""
-        for size, part, _ in parts(keys):
-            for pair in self._opened.execute(beside(view, size), part):
-                yield from (neighbour for neighbour in pair if neighbour is not None)
+    def entries(self, group: Group, keys: Sequence[bytes]) -> list[Entry]:
+        """Like :meth:`fetch`, from a cache if there is one."""
+        return self.fetch(group, keys)
 
     def timed_rows(
         self, view: str, keys: Sequence[bytes], since_us: int | None = None
@@ -170,42 +145,15 @@ class Reading:
         """Like :meth:`rows`, with the event time in microseconds UTC."""
         return [(row, None if row is None else event_us(row)) for row in self.rows(view, keys, since_us)]
 
-    def newest_us(self, view: str) -> int | None:
-        """The newest event time of a view, microseconds UTC; None without rows. Reads every row."""
-        [newest] = self._opened.execute(f"SELECT max(substr(row, -{TAIL}, 8)) FROM {table_of(view)}").fetchone()
-        return None if newest is None else us_of(newest)
-
-    def keys(self, view: str) -> Iterator[bytes]:
-        """Yield the keys of all rows, sorted."""
-        for (key,) in self._opened.execute(f"SELECT key FROM {table_of(view)} ORDER BY key"):
-            yield key
-
 
 class Writing(Reading):
-    """A transaction for reading and writing."""
+    """Reads and writes."""
 
-    def __init__(self, opened: sqlite3.Connection, path: Path, remedy: str) -> None:
-        super().__init__(opened, path, remedy)
-        self.changed: set[str] = set()
-
+    @abstractmethod
     def make(self, view: str, layout: Layout) -> int:
         """Create a view's table if missing, and return the number of the layout."""
-        self._opened.execute(table_statement(table_of(view)))
-        text = layout.to_json()
-        known = {columns: number for number, columns, _ in self._opened.execute(_LAYOUTS_OF, (view,))}
-        if text in known:
-            return int(known[text])
-        number = max(known.values(), default=0) + 1
-        if number > 65_535:
-            raise OnlineStoreError(
-                f"expected at most 65,535 layouts of {view} in {self._path}, got more; {self._remedy}"
-            )
-        self._opened.execute(
-            f"INSERT INTO {LAYOUTS} (view, number, columns, checked) VALUES (?, ?, ?, ?)",
-            (view, number, text, record_check(view, number, text)),
-        )
-        return number
 
+    @abstractmethod
     def put(
         self,
         view: str,
@@ -218,45 +166,74 @@ class Writing(Reading):
 
         Among rows with the same key and times the last one wins.
         """
-        self.changed.add(view)
-        rows = sealed(view, keys, events_us, created_us, rows)
-        # In key order each page of the table is visited only once.
-        order = sorted(range(len(keys)), key=keys.__getitem__)
-        whole = len(order) // _INSERT_ROWS * _INSERT_ROWS
-        for at in range(0, whole, _INSERT_ROWS):
-            pick = itemgetter(*order[at : at + _INSERT_ROWS])
-            values = zip(pick(keys), pick(rows), strict=True)
-            self._opened.execute(upsert(view, _INSERT_ROWS), list(chain.from_iterable(values)))
-        rest = [(keys[row], rows[row]) for row in order[whole:]]
-        self._opened.executemany(upsert(view, 1), rest)
 
     def index(self, view: str, key: bytes) -> None:
-        """Index the rows by their second join key, if keys like this one have two."""
-        make_index(self._opened, view, key)
+        """Index the rows by their second join key, if the database offers it and keys like this one have two."""
 
+    @abstractmethod
+    def put_over(
+        self, view: str, key: bytes, event_us: int, created_us: int | None, row: bytes, existing: bytes | None
+    ) -> bool:
+        """Write one row like :meth:`put`; False, and nothing is written, if ``existing`` is not the stored row any more."""
+
+    @abstractmethod
     def outdate(self, view: str, keys: Sequence[bytes], events_us: Sequence[int]) -> None:
         """Allow any row to replace the rows with these keys and event times; see also :meth:`drop_outdated`."""
-        rows_of_keys = zip(keys, events_us, self.rows(view, keys), strict=True)
-        present = [(key, row[:-TAIL]) for key, at, row in rows_of_keys if row is not None and event_us(row) == at]
-        count = len(present)
-        rows = sealed(
-            view, [key for key, _ in present], [_OUTDATED_US] * count, [None] * count, [row for _, row in present]
-        )
-        self.changed.add(view)
-        self._opened.executemany(
-            f"UPDATE {table_of(view)} SET row = ? WHERE key = ?",
-            [(row, key) for row, (key, _) in zip(rows, present, strict=True)],
-        )
 
+    @abstractmethod
     def drop_outdated(self, view: str) -> None:
         """Delete the outdated rows that were not replaced."""
-        self.changed.add(view)
-        self._opened.execute(
-            f"DELETE FROM {table_of(view)} WHERE substr(row, -{TAIL}, 8) = ?", (time_key(_OUTDATED_US),)
-        )
 
+    @abstractmethod
     def drop(self, view: str) -> None:
         """Drop a view's table."""
-        self.changed.add(view)
-        self._opened.execute(f"DROP TABLE IF EXISTS {table_of(view)}")
-        self._opened.execute(f"DELETE FROM {LAYOUTS} WHERE view = ?", (view,))
+
+
+class PackedDatabase(ABC):
+    """Holds the packed rows of a store's views; thread-safe and usable after a fork.
+
+    Parameters
+    ----------
+    place : str
+        The database, for error messages, without secrets.
+    remedy : str
+        How to rebuild it, for error messages.
+    """
+
+    def __init__(self, place: str, remedy: str) -> None:
+        self.place, self.remedy = place, remedy
+
+    @abstractmethod
+    def exists(self) -> bool:
+        """Whether the database exists; one that cannot be reached raises when it is read."""
+
+    @abstractmethod
+    def reading(self) -> AbstractContextManager[Reading]:
+        """Open the database for reading.
+
+        Raises
+        ------
+        OnlineStoreError
+            When it cannot be read.
+        """
+
+    def newest(self, wanted: Sequence[tuple[Group, bytes]]) -> tuple[list[Entry], Layouts] | None:
+        """The newest rows of one key in each group of at most 32 views, verified, and the layouts of views that were read.
+
+        None if :meth:`reading` is needed, as in a database without this shortcut.
+        """
+        return None
+
+    @abstractmethod
+    def writing(self) -> AbstractContextManager[Writing]:
+        """Open the database for writing.
+
+        Raises
+        ------
+        OnlineStoreError
+            When it cannot be written.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close all connections; the next use opens new ones."""

@@ -21,10 +21,10 @@ def outdate_withdrawn(store: FeatureStore, tables: Path, names: Sequence[str]) -
 
     Other online stores let any write replace a row, so nothing is needed there.
     """
-    from sidkit.stores.online.store import PackedSqliteOnlineStore, view_id
+    from sidkit.stores.online.store import PackedOnlineStore, view_id
 
     online = store._get_provider().online_store
-    if not isinstance(online, PackedSqliteOnlineStore):
+    if not isinstance(online, PackedOnlineStore):
         return []
     outdated = []
     for name in names:
@@ -41,7 +41,7 @@ def outdate_withdrawn(store: FeatureStore, tables: Path, names: Sequence[str]) -
         keys = entity_keys(columns, types)
         if keys is None:
             continue
-        with online.file(store.config).writing() as writing:
+        with online.database(store.config).writing() as writing:
             if view_id(store.config, view) in writing.views():
                 writing.outdate(view_id(store.config, view), keys, rows.events_us)
                 outdated.append(name)
@@ -54,5 +54,5 @@ def drop_withdrawn(store: FeatureStore, names: Sequence[str]) -> None:
 
     online = store._get_provider().online_store
     for name in names:
-        with online.file(store.config).writing() as writing:
+        with online.database(store.config).writing() as writing:
             writing.drop_outdated(view_id(store.config, store.get_feature_view(name)))

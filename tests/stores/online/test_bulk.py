@@ -74,7 +74,7 @@ def test_rows_pass_a_part_at_a_time_and_never_as_a_whole_table(tmp_path: Path, m
     views = [feature_view("thing", {"count": "Int64", "texts": "Array(String)"}, path=str(path))]
     feast_repo(tmp_path / "repo", PACKED, views)
     from sidkit.stores.offline.jobs import PulledJob
-    from sidkit.stores.online.store import PackedSqliteOnlineStore
+    from sidkit.stores.online.sqlite_store import PackedSqliteOnlineStore
 
     parts: list[int] = []
     put = PackedSqliteOnlineStore.write_arrow

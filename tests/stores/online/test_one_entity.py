@@ -74,7 +74,7 @@ def test_one_entity_is_that_of_the_arrays_and_of_feast(store: Any, service: str,
     for _ in range(2):  # from the file, and from the cache
         found = reader.read_one({"item_id": item})
         assert repr(found) == repr(expected)
-    reader.file.forget()
+    reader.database.forget()
     reader.read({"item_id": ["i0"]})  # the layouts are known again, the row is not
     assert repr(reader.read_one({"item_id": item})) == repr(expected)
     named = store.get_feature_service(service)
@@ -95,7 +95,7 @@ def test_a_later_write_is_read_by_the_next_call(tmp_path: Path) -> None:
         assert reader.read_one({"item_id": "a"}) == {"thing__whole": number}
         write(store, other, [("a", {"whole": -number}, BASE_US + number, None)])
         assert reader.read_one({"item_id": "a"}) == {"thing__whole": number}
-    with closing(sqlite3.connect(reader.file.path)) as opened, opened:  # another connection, as another process has
+    with closing(sqlite3.connect(reader.database.path)) as opened, opened:  # another connection, as another process has
         opened.execute('DELETE FROM "packed:shop_thing"')
     assert reader.read_one({"item_id": "a"}) == {"thing__whole": None}
 
@@ -137,7 +137,7 @@ def test_a_damaged_row_is_an_error(tmp_path: Path) -> None:
     write(store, view, [("a", {"whole": 1}, BASE_US, None), ("b", {"whole": 2}, BASE_US, None)])
     reader = open_reader(store, "s")
     assert reader.read_one({"item_id": "b"}) == {"thing__whole": 2}
-    with closing(sqlite3.connect(reader.file.path)) as opened, opened:
+    with closing(sqlite3.connect(reader.database.path)) as opened, opened:
         opened.execute('UPDATE "packed:shop_thing" SET row = zeroblob(length(row)) WHERE key = ?', entity_key("a"))
     for _ in range(2):
         with pytest.raises(OnlineStoreError, match="a row does not match its checksum in table packed:shop_thing"):

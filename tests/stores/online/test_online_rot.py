@@ -339,7 +339,7 @@ def test_an_upgrade_that_is_interrupted_leaves_the_old_file(tmp_path: Path, monk
 
 def test_feasts_own_reads_give_the_same_error(tmp_path: Path) -> None:
     from helpers.online_builders import BASE_US, batch, config, feature_view
-    from sidkit.stores.online.store import PackedSqliteOnlineStore
+    from sidkit.stores.online.sqlite_store import PackedSqliteOnlineStore
 
     view, told, store = feature_view(), config(tmp_path), PackedSqliteOnlineStore()
     rows = [(name, {"whole": 1}, BASE_US, None) for name in ("a", "b")]

@@ -6,6 +6,7 @@ import contextlib
 import os
 import sqlite3
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,14 @@ from hypothesis import strategies as st
 from helpers.online_builders import (
     BASE_US,
     PACKED,
+    PACKED_REDIS,
     TYPES,
     batch,
     config,
     entity_keys,
     entity_view,
     feature_view,
+    redis_options,
     values,
 )
 from helpers.pit_oracle import moment
@@ -40,15 +43,13 @@ WRITE = st.tuples(st.sampled_from(ITEMS), ROW, TIME, st.none() | TIME)
 class Stores:
     """Both stores on fresh files, with one view."""
 
-    def __init__(self, folder: Path, *views: Any) -> None:
+    def __init__(self, folder: Path, *views: Any, kind: str = PACKED, **online: Any) -> None:
         from feast.infra.online_stores.sqlite import SqliteOnlineStore
-
-        from sidkit.stores.online.store import PackedSqliteOnlineStore
 
         self.views = views or (feature_view(),)
         self.view = self.views[0]
-        self.ours, self.stock = PackedSqliteOnlineStore(), SqliteOnlineStore()
-        self.config, self.stock_config = config(folder), config(folder, "sqlite")
+        self.ours, self.stock = new_store(kind), SqliteOnlineStore()
+        self.config, self.stock_config = config(folder, kind, **online), config(folder, "sqlite")
         for store, told in ((self.ours, self.config), (self.stock, self.stock_config)):
             store.update(told, [], list(self.views), [], [], partial=False)
 
@@ -60,19 +61,47 @@ class Stores:
         return self.ours.online_read(self.config, view or self.view, entity_keys(names), wanted)
 
     def empty(self) -> None:
-        for table in ('"packed:shop_thing"', "shop_thing"):
-            with contextlib.closing(sqlite3.connect(self.config.online_store.path)) as opened, opened:
-                opened.execute(f"DELETE FROM {table}")
+        with self.ours.database(self.config).writing() as writing:
+            writing.drop("shop_thing")
+        self.ours.update(self.config, [], [self.view], [], [], partial=False)
+        with contextlib.closing(sqlite3.connect(self.stock_config.online_store.path)) as opened, opened:
+            opened.execute("DELETE FROM shop_thing")
+
+
+def new_store(kind: str) -> Any:
+    from sidkit.stores import online
+
+    return getattr(online, kind.rpartition(".")[2])()
+
+
+@pytest.fixture(scope="module", params=[PACKED, PACKED_REDIS], ids=["file", "redis"])
+def database(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Where the packed rows are: the kind of the store and its settings."""
+    feature_view()  # imports Feast
+    if request.param == PACKED:
+        return {"kind": PACKED}
+    return {"kind": PACKED_REDIS, **redis_options(request.getfixturevalue("redis_address"))}
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Stores:
-    feature_view()  # imports Feast
-    return Stores(tmp_path_factory.mktemp("stores"))
+def shared(tmp_path_factory: pytest.TempPathFactory, database: dict[str, Any]) -> Stores:
+    return Stores(tmp_path_factory.mktemp("stores"), **database)
 
 
 @pytest.fixture
-def stores(tmp_path: Path) -> Stores:
+def made(tmp_path: Path, database: dict[str, Any]) -> Callable[..., Stores]:
+    """Makes both stores with some views."""
+    again = redis_options(database["url"].split("/")[2]) if "url" in database else {}
+    return lambda *views: Stores(tmp_path, *views, **{**database, **again})
+
+
+@pytest.fixture
+def stores(made: Callable[..., Stores]) -> Stores:
+    return made()
+
+
+@pytest.fixture
+def file_stores(tmp_path: Path) -> Stores:
     feature_view()
     return Stores(tmp_path)
 
@@ -165,9 +194,9 @@ def test_values_of_another_type_than_declared_come_back_as_they_were_written(sto
 
 
 @pytest.mark.parametrize("ttl", [timedelta(microseconds=7), timedelta(hours=27)])
-def test_a_row_is_found_up_to_its_ttl_inclusive(tmp_path: Path, ttl: timedelta) -> None:
+def test_a_row_is_found_up_to_its_ttl_inclusive(made: Callable[..., Stores], ttl: timedelta) -> None:
     view = feature_view("thing", {"whole": "Int64"}, ttl=ttl)
-    stores = Stores(tmp_path, view)
+    stores = made(view)
     stores.write([("a", {"whole": 1}, BASE_US, None)])
     last = BASE_US + ttl // timedelta(microseconds=1)
     for now, there in ((BASE_US, True), (last, True), (last + 1, False)):
@@ -226,7 +255,7 @@ def test_more_keys_than_sqlite_takes_variables_are_read_at_once(few_variables: N
     for at in (0, 1, 2, 2997, 3000, 4095, 4096, 32_997, 32_999):
         expected = at % 3000 if at % 3 == 0 else None
         assert (found[at][1]["whole"].int64_val if found[at][1] else None) == expected
-    with stores.ours.file(stores.config).reading() as reading:
+    with stores.ours.database(stores.config).reading() as reading:
         assert isinstance(reading, Reading)
         assert reading.rows("shop_thing", []) == []
 
@@ -239,9 +268,9 @@ def test_progress_is_told_and_an_empty_batch_is_nothing(stores: Stores) -> None:
     assert sum(told) == len(ITEMS)
 
 
-def test_a_view_whose_schema_changed_shows_what_still_fits(tmp_path: Path) -> None:
+def test_a_view_whose_schema_changed_shows_what_still_fits(made: Callable[..., Stores]) -> None:
     old = feature_view("thing", {"kept": "Int64", "dropped": "String", "retyped": "Int64"})
-    stores = Stores(tmp_path, old)
+    stores = made(old)
     stores.write([(name, {"kept": 1, "dropped": "x", "retyped": 5}, BASE_US, None) for name in "ab"])
     new = feature_view("thing", {"added": "Array(Float32)", "retyped": "String", "kept": "Int64"})
     stores.ours.update(stores.config, [], [new], [], [], partial=False)
@@ -253,9 +282,9 @@ def test_a_view_whose_schema_changed_shows_what_still_fits(tmp_path: Path) -> No
     assert b == values(new, {"added": [0.5], "retyped": "y", "kept": 2})
 
 
-def test_updating_makes_and_drops_tables_and_keeps_rows(tmp_path: Path) -> None:
+def test_updating_makes_and_drops_tables_and_keeps_rows(made: Callable[..., Stores]) -> None:
     one, two = feature_view("one"), feature_view("two")
-    stores = Stores(tmp_path, one, two)
+    stores = made(one, two)
     stores.write([("a", {"whole": 1}, BASE_US, None)], one)
     before = stores.read(["a"], view=one)
     stores.ours.update(stores.config, [two], [one], [], [], partial=True)
@@ -267,16 +296,18 @@ def test_updating_makes_and_drops_tables_and_keeps_rows(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("versioned", [False, True])
-def test_dropping_an_undefined_view_drops_its_versions_and_nobody_elses(tmp_path: Path, versioned: bool) -> None:
+def test_dropping_an_undefined_view_drops_its_versions_and_nobody_elses(
+    made: Callable[..., Stores], versioned: bool
+) -> None:
     from sidkit.stores.online.store import view_id
 
     long = "item_sid_" + "x" * 300
     gone, alike, other = feature_view(long), feature_view(f"{long}_v2"), feature_view(f"{long}_value")
-    stores = Stores(tmp_path, gone, alike, other)
+    stores = made(gone, alike, other)
     stores.config.registry.enable_online_feature_view_versioning = versioned
     gone.current_version_number, alike.current_version_number = 3, 1
     stores.ours.update(stores.config, [], [gone, alike], [], [], partial=False)
-    file = stores.ours.file(stores.config)
+    file = stores.ours.database(stores.config)
     tables = {f"shop_{long}", f"shop_{long}_v2", f"shop_{long}_value"}
     latest = {f"shop_{long}_v3", f"shop_{long}_v2_v1"} if versioned else set()
     with file.reading() as reading:
@@ -288,34 +319,34 @@ def test_dropping_an_undefined_view_drops_its_versions_and_nobody_elses(tmp_path
     assert left == {f"shop_{long}_v2", f"shop_{long}_value", *([f"shop_{long}_v2_v1"] if versioned else [])}
 
 
-def test_tearing_down_deletes_the_file_and_a_new_start_works(stores: Stores) -> None:
-    stores.write([("a", {"whole": 1}, BASE_US, None)])
-    stores.ours.teardown(stores.config, [stores.view], [])
-    path = Path(stores.config.online_store.path)
+def test_tearing_down_deletes_the_file_and_a_new_start_works(file_stores: Stores) -> None:
+    file_stores.write([("a", {"whole": 1}, BASE_US, None)])
+    file_stores.ours.teardown(file_stores.config, [file_stores.view], [])
+    path = Path(file_stores.config.online_store.path)
     assert not list(path.parent.glob("online.sqlite*"))
     with pytest.raises(OnlineStoreError, match=r"expected an online store at .*; run `feast apply`"):
-        stores.read(["a"])
+        file_stores.read(["a"])
     assert not path.exists(), "reading makes no file"
-    stores.ours.teardown(stores.config, [stores.view], [])
-    stores.ours.update(stores.config, [], [stores.view], [], [], partial=False)
-    assert stores.read(["a"]) == [(None, None)]
+    file_stores.ours.teardown(file_stores.config, [file_stores.view], [])
+    file_stores.ours.update(file_stores.config, [], [file_stores.view], [], [], partial=False)
+    assert file_stores.read(["a"]) == [(None, None)]
 
 
-def test_a_file_of_another_version_is_refused(stores: Stores) -> None:
-    from sidkit.stores.online.store import PackedSqliteOnlineStore
+def test_a_file_of_another_version_is_refused(file_stores: Stores) -> None:
+    from sidkit.stores.online.sqlite_store import PackedSqliteOnlineStore
 
-    with contextlib.closing(sqlite3.connect(stores.config.online_store.path)) as opened, opened:
+    with contextlib.closing(sqlite3.connect(file_stores.config.online_store.path)) as opened, opened:
         opened.execute('UPDATE "packed:format" SET version = 3')
     for use in (
-        lambda store: store.online_read(stores.config, stores.view, entity_keys(["a"])),
-        lambda store: store.update(stores.config, [], [stores.view], [], [], partial=False),
+        lambda store: store.online_read(file_stores.config, file_stores.view, entity_keys(["a"])),
+        lambda store: store.update(file_stores.config, [], [file_stores.view], [], [], partial=False),
     ):
         with pytest.raises(OnlineStoreError, match="expected version 2 of the online store .*got version 3"):
             use(PackedSqliteOnlineStore())
 
 
 def test_a_damaged_file_is_refused_with_its_name(tmp_path: Path) -> None:
-    from sidkit.stores.online.store import PackedSqliteOnlineStore
+    from sidkit.stores.online.sqlite_store import PackedSqliteOnlineStore
 
     view, told = feature_view(), config(tmp_path)
     Path(told.online_store.path).write_bytes(b"no database at all " * 999)
@@ -323,14 +354,17 @@ def test_a_damaged_file_is_refused_with_its_name(tmp_path: Path) -> None:
         PackedSqliteOnlineStore().online_read(told, view, entity_keys(["a"]))
 
 
-def test_both_stores_share_a_file_without_touching_each_other(stores: Stores) -> None:
+def test_both_stores_share_a_file_without_touching_each_other(file_stores: Stores) -> None:
     rows = [("a", {"whole": 1}, BASE_US // 10**6 * 10**6, None)]
-    stores.write(rows)
-    stores.stock.online_write_batch(
-        stores.stock_config, stores.view, batch(stores.view, [("a", {"whole": 2}, rows[0][2], None)]), None
+    file_stores.write(rows)
+    file_stores.stock.online_write_batch(
+        file_stores.stock_config,
+        file_stores.view,
+        batch(file_stores.view, [("a", {"whole": 2}, rows[0][2], None)]),
+        None,
     )
-    stores.stock.update(stores.stock_config, [stores.view], [], [], [], partial=False)
-    assert stores.read(["a"]) == [(moment(rows[0][2]), values(stores.view, {"whole": 1}))]
+    file_stores.stock.update(file_stores.stock_config, [file_stores.view], [], [], [], partial=False)
+    assert file_stores.read(["a"]) == [(moment(rows[0][2]), values(file_stores.view, {"whole": 1}))]
 
 
 def test_threads_and_forked_processes_use_connections_of_their_own(stores: Stores) -> None:
@@ -354,19 +388,21 @@ def test_threads_and_forked_processes_use_connections_of_their_own(stores: Store
     assert stores.read(["z"])[0][1] is not None
 
 
-def test_a_plan_names_the_tables(stores: Stores) -> None:
+def test_a_plan_names_the_tables(file_stores: Stores) -> None:
     from feast.infra.infra_object import InfraObject
     from feast.protos.feast.core.Registry_pb2 import Registry
 
-    planned = stores.ours.plan(stores.config, Registry(feature_views=[entity_view(feature_view("planned")).to_proto()]))
+    planned = file_stores.ours.plan(
+        file_stores.config, Registry(feature_views=[entity_view(feature_view("planned")).to_proto()])
+    )
     [table] = [InfraObject.from_infra_object_proto(thing.to_infra_object_proto()) for thing in planned]
-    assert (table.name, table.path) == ("shop_planned", stores.config.online_store.path)
+    assert (table.name, table.path) == ("shop_planned", file_stores.config.online_store.path)
     table.update()
     view = feature_view("planned")
-    assert stores.read(["a"], view=view) == [(None, None)]
+    assert file_stores.read(["a"], view=view) == [(None, None)]
     table.teardown()
     with pytest.raises(OnlineStoreError, match="no such table"):
-        stores.read(["a"], view=view)
+        file_stores.read(["a"], view=view)
 
 
 def test_versions_of_a_view_have_tables_of_their_own(stores: Stores) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,14 @@ from test_bulk import BEGINNING, END
 from helpers.online_builders import (
     BASE_US,
     PACKED,
+    PACKED_REDIS,
     SOURCE_TYPES,
     TYPES,
     batch,
     entity_keys,
     feast_repo,
     feature_view,
-    redis_server,
+    redis_options,
     write_source,
 )
 from sidkit.core.errors import ServingError
@@ -64,19 +64,17 @@ def filled(folder: Path, path: Path, kind: str, **online: Any) -> Any:
     return store
 
 
-@pytest.fixture(scope="module")
-def packed(tmp_path_factory: pytest.TempPathFactory, path: Path) -> Any:
-    return filled(tmp_path_factory.mktemp("packed"), path, PACKED)
+@pytest.fixture(scope="module", params=[PACKED, PACKED_REDIS], ids=["file", "redis"])
+def packed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, path: Path) -> Any:
+    online = {} if request.param == PACKED else redis_options(request.getfixturevalue("redis_address"))
+    return filled(tmp_path_factory.mktemp("packed"), path, request.param, **online)
 
 
 @pytest.fixture(scope="module", params=STORES)
-def other(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, path: Path) -> Iterator[Any]:
+def other(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, path: Path) -> Any:
     folder = tmp_path_factory.mktemp(str(request.param))
-    if request.param == "redis":
-        with redis_server(folder / "redis") as address:
-            yield filled(folder, path, "redis", connection_string=address)
-    else:
-        yield filled(folder, path, "sqlite")
+    address = {"connection_string": request.getfixturevalue("redis_address")} if request.param == "redis" else {}
+    return filled(folder, path, request.param, **address)
 
 
 def reader(store: Any, service: str) -> Any:
