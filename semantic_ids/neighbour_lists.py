@@ -23,7 +23,7 @@ from semantic_ids.item_vectors import ItemVectors
 from semantic_ids.pairs.mining import ItemPairs
 from sidkit.core.arrays import Bools, Doubles, Floats, Ints, one_chunk
 from sidkit.core.artifact import read_manifest
-from sidkit.core.errors import ArtifactError, FitError
+from sidkit.core.errors import ArtifactError, ConfigError, FitError
 from sidkit.core.names import neighbours_view
 from sidkit.core.repo import Repo
 from sidkit.core.section import Section
@@ -107,11 +107,7 @@ class NeighbourLists:
         FitError
             When there is no such list.
         """
-        if name not in self.names:
-            raise FitError(
-                f"the codebook has no neighbour list {name!r}, expected one of {', '.join(self.names) or 'none'}; add it to "
-                "[codebook.neighbours] lists of the preset and fit the codebook again"
-            )
+        self._refuse_missing(name)
         ids = one_chunk(self.table.column(f"{name}_ids"))
         count = pc.list_value_length(ids).to_numpy(zero_copy_only=False).astype(np.int64)
         near = np.full((len(ids), int(count.max(initial=0))), -1, dtype=np.int64)
@@ -120,6 +116,33 @@ class NeighbourLists:
         near[filled] = pc.index_in(ids.flatten(), value_set=self.ids).to_numpy(zero_copy_only=False)
         weight[filled] = one_chunk(self.table.column(f"{name}_weights")).flatten().to_numpy(zero_copy_only=False)
         return NeighbourList(near, weight)
+
+    def row_of(self, item: str, name: str) -> tuple[list[str], list[float]]:
+        """Ids and weights of the neighbours of one item, nearest first.
+
+        Raises
+        ------
+        FitError
+            When there is no such list.
+        ConfigError
+            When the item has no row.
+        """
+        self._refuse_missing(name)
+        at = pc.index(self.ids, item).as_py()
+        if at < 0:
+            raise ConfigError(
+                f"expected an item that was known when the codebook was fitted, got {item!r}; check the id, or fit another "
+                "codebook"
+            )
+        ids, weights = (self.table.column(f"{name}_{part}")[at].as_py() for part in ("ids", "weights"))
+        return ids, weights
+
+    def _refuse_missing(self, name: str) -> None:
+        if name not in self.names:
+            raise FitError(
+                f"the codebook has no neighbour list {name!r}, expected one of {', '.join(self.names) or 'none'}; add it to "
+                "[codebook.neighbours] lists of the preset and fit the codebook again"
+            )
 
     @classmethod
     def made(cls, item_ids: Sequence[str], lists: Mapping[str, NeighbourList]) -> NeighbourLists:

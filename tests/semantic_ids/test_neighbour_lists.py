@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from helpers.builders import DAY, START
 from helpers.codebook_builders import AS_OF, CUT, ITEMS, SPEC, built_repo, registered
+from helpers.commands import ask_well
 from oracle.features import Event
 from semantic_ids import lifecycle
 from semantic_ids.catalog import Catalog
@@ -29,7 +31,7 @@ from semantic_ids.neighbour_lists import (
     pair_list,
 )
 from semantic_ids.pairs.mining import ItemPairs
-from sidkit.core.errors import FitError
+from sidkit.core.errors import ConfigError, FitError
 from sidkit.core.repo import Repo
 
 LISTS = ("content", "text", "co_clicks", "mixed")
@@ -203,6 +205,22 @@ def test_the_view_has_the_lists_from_the_fit_end_on(repo: Repo) -> None:
     online = store.get_online_features(names, [{"item_id": "i000"}]).to_dict()
     assert online["co_clicks_ids"] == [["i001", "i002"]]
     assert sum(online["content_weights"][0]) == pytest.approx(1, abs=1e-5)
+
+
+def test_the_neighbours_of_an_item_are_printed_and_returned(repo: Repo) -> None:
+    import sidkit
+
+    codebook = sidkit.open(repo.path).codebook("listed")
+    near = codebook.neighbours("i000", "co_clicks")
+    assert near["item_id"].tolist() == ["i001", "i002"] and near["weight"].sum() == pytest.approx(1)
+    asked = ("codebooks", "similar", "i000", "--name", "listed", "--list", "co_clicks", "--repo", repo.path)
+    assert [line.split("\t")[0] for line in ask_well(*asked).out.split("\n") if line] == ["i001", "i002"]
+    assert [row["item_id"] for row in json.loads(ask_well(*asked, "--json").out)] == ["i001", "i002"]
+    assert not len(codebook.neighbours("i003", "co_clicks"))
+    with pytest.raises(ConfigError, match="known when the codebook was fitted, got 'i059'"):
+        codebook.neighbours("i059")
+    with pytest.raises(FitError, match="no neighbour list 'content', expected one of none"):
+        sidkit.open(repo.path).codebook("plain").neighbours("i000")
 
 
 def test_a_refresh_restores_the_table_and_a_purge_removes_it(tmp_path: Path) -> None:

@@ -250,7 +250,17 @@ def test_the_public_surface_is_pinned() -> None:
         assert all(getattr(package, name) is not None for name in package.__all__)
     assert sorted(ENCODERS) == ["behaviour", "collaborative", "content"]
     assert sorted(QUANTIZERS) == ["opq", "pq", "residual_kmeans", "rq_opq", "rq_vae"]
-    assert sorted(REPRESENTATIONS) == ["content", "id", "mba", "ngram", "prefix_ngram", "rq_opq_gate", "sid", "spm"]
+    assert sorted(REPRESENTATIONS) == [
+        "content",
+        "graph_smoothed",
+        "id",
+        "mba",
+        "ngram",
+        "prefix_ngram",
+        "rq_opq_gate",
+        "sid",
+        "spm",
+    ]
 
 
 def test_nothing_unpickles_and_nothing_is_a_stub() -> None:
