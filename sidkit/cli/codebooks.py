@@ -160,8 +160,8 @@ def similar(
 ) -> None:
     """List the items with the most similar vectors.
 
-    Prints item id, cosine similarity and codes, by the vectors of the codebook's encoder. With --list, prints item id and weight
-    of the neighbours in a list of the codebook, as of its fit.
+    Prints item id, cosine similarity and codes, by the vectors of the codebook's encoder. With --list, prints item id and
+    weight of the neighbours in a list of the codebook, as of its fit.
     """
     import sidkit
 

@@ -97,7 +97,7 @@ def test_a_quantizer_made_from_anothers_config_fits_the_same_codes(kind: str) ->
     np.testing.assert_array_equal(again.fit(rows).encode(rows), first.fit(rows).encode(rows))
 
 
-@only(set(QUANTIZERS) - PRODUCTS - {"rq_opq"})
+@only(set(QUANTIZERS) - PRODUCTS - {"rq_opq", "rk_fsq"})
 def test_each_level_lowers_the_reconstruction_error(kind: str) -> None:
     rows = clustered()
     errors = [squared_error(make(kind, (8,) * levels).fit(rows), rows).mean() for levels in (1, 2, 3)]
