@@ -193,7 +193,8 @@ def codebook_modules(spec: CodebookSpec) -> list[str]:
     """Return the optional modules that fitting a codebook needs; plug-ins check their own."""
     modules = ["safetensors"]
     modules += ["faiss"] if spec.quantizer in QUANTIZER_NAMES.built_in else []
-    modules += ["torch"] if spec.quantizer == "rq_vae" or spec.neighbours.lists else []
+    modules += QUANTIZER_NAMES.find(spec.quantizer).modules
+    modules += ["torch"] if spec.neighbours.lists else []
     modules += {"behaviour": ["torch", "scipy"], "collaborative": ["scipy"]}.get(spec.encoder, [])
     return modules
 

@@ -2,6 +2,7 @@
 
 from semantic_ids.quantizers.base import Quantizer, roundtrip_share
 from semantic_ids.quantizers.opq import OptimizedProductQuantizer
+from semantic_ids.quantizers.parallel_aspects import ParallelAspects
 from semantic_ids.quantizers.pq import ProductQuantizer
 from semantic_ids.quantizers.psrq import PrefixSemanticQuantizer
 from semantic_ids.quantizers.residual_kmeans import ResidualKMeans
@@ -16,6 +17,7 @@ QUANTIZERS: dict[str, type[Quantizer]] = {
     "opq": OptimizedProductQuantizer,
     "rq_opq": ResidualOPQ,
     "rq_vae": RQVAE,
+    "parallel_aspects": ParallelAspects,
     "psrq": PrefixSemanticQuantizer,
     "rk_fsq": ResidualKMeansFSQ,
 }
@@ -30,6 +32,7 @@ __all__ = [
     "QUANTIZER_NAMES",
     "RQVAE",
     "OptimizedProductQuantizer",
+    "ParallelAspects",
     "PrefixSemanticQuantizer",
     "ProductQuantizer",
     "Quantizer",

@@ -249,7 +249,16 @@ def test_the_public_surface_is_pinned() -> None:
     for package in (sidkit, semantic_ids, ranking):
         assert all(getattr(package, name) is not None for name in package.__all__)
     assert sorted(ENCODERS) == ["behaviour", "collaborative", "content"]
-    assert sorted(QUANTIZERS) == ["opq", "pq", "psrq", "residual_kmeans", "rk_fsq", "rq_opq", "rq_vae"]
+    assert sorted(QUANTIZERS) == [
+        "opq",
+        "parallel_aspects",
+        "pq",
+        "psrq",
+        "residual_kmeans",
+        "rk_fsq",
+        "rq_opq",
+        "rq_vae",
+    ]
     assert sorted(REPRESENTATIONS) == [
         "content",
         "graph_smoothed",

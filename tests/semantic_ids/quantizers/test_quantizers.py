@@ -23,7 +23,10 @@ from sidkit.core.arrays import Floats
 from sidkit.core.errors import FitError, SidkitError
 
 SIZES = (12, 7, 5)
-SMALL: dict[str, dict[str, Any]] = {"rq_vae": {"epochs": 2, "hidden": (8,), "latent_dim": 8, "batch": 64}}
+SMALL: dict[str, dict[str, Any]] = {
+    "rq_vae": {"epochs": 2, "hidden": (8,), "latent_dim": 8, "batch": 64},
+    "parallel_aspects": {"epochs": 2},
+}
 PRODUCTS = {"pq", "opq"}
 """Kinds whose codes stand side by side; the width must divide into them."""
 FULL_SEARCH_BY_BEAM = {"residual_kmeans"}
