@@ -1,4 +1,5 @@
-"""Feature views per published codebook, since codes of different codebooks are not comparable: codes, and counts per prefix.
+"""Feature views per published codebook, since codes of different codebooks are not comparable: codes, counts per prefix, and
+neighbours of items.
 
 Retired codebooks stay defined until `sidkit codebooks purge`: Feast drops the online table of a view missing here.
 """
@@ -7,7 +8,7 @@ from pathlib import Path
 
 from entities import item, sid_prefix, user
 from feast import FeatureView, Field
-from feast.types import Array, Float32, Int64
+from feast.types import Array, Float32, Int64, String
 from sources import pushed, table_source
 
 from semantic_ids.catalog import read_definitions
@@ -69,6 +70,27 @@ user_code_stats_views = {
     for codebook in definitions.codebooks
     if codebook.name in definitions.code_stats
 }
+# Nearest items of the items known at the codebook's fit end, for codebooks with [codebook.neighbours].
+item_neighbours_views = {
+    codebook.name: FeatureView(
+        name=f"item_neighbours_{codebook.name}",
+        entities=[item],
+        schema=[
+            field
+            for name in definitions.neighbours[codebook.name]
+            for field in (
+                Field(name=f"{name}_ids", dtype=Array(String), description="Nearest first."),
+                Field(name=f"{name}_weights", dtype=Array(Float32), description="Their weights; the sum is 1."),
+            )
+        ],
+        source=table_source(f"item_neighbours_{codebook.name}", "Neighbours of the items known at the fit end."),
+        owner=definitions.owner,
+        description="Nearest items of items known at the codebook's fit end, available from then on.",
+        tags={**definitions.tags, **codebook.tags},
+    )
+    for codebook in definitions.codebooks
+    if codebook.name in definitions.neighbours
+}
 # Feast collects module attributes, not the values of a dict.
-views = (semantic_id_views, code_stats_views, user_code_stats_views)
+views = (semantic_id_views, code_stats_views, user_code_stats_views, item_neighbours_views)
 globals().update({view.name: view for each in views for view in each.values()})

@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from semantic_ids.catalog_tables import CODEBOOKS, RANKERS, CatalogTables, now_us, with_hash
 from semantic_ids.code_stats import code_stats_of
 from semantic_ids.defined_codebooks import names_in, write_names
+from semantic_ids.neighbour_lists import neighbours_of
 from semantic_ids.records import CodebookRecord, Definitions, RankerRecord
 from sidkit.core.code_stats import stats_views
 from sidkit.core.config import content_hash, resolved_url
@@ -31,7 +32,15 @@ from sidkit.core.errors import (
     UnknownVersionError,
 )
 from sidkit.core.files import make_private
-from sidkit.core.names import LONGEST_MADE, RULE, check_codebook_name, check_name, is_codebook_name, is_name
+from sidkit.core.names import (
+    LONGEST_MADE,
+    RULE,
+    check_codebook_name,
+    check_name,
+    is_codebook_name,
+    is_name,
+    neighbours_view,
+)
 from sidkit.core.redact import redacted, scrubbed
 from sidkit.core.repo import Repo
 from sidkit.core.sqlite_url import absolute_url, sqlite_file
@@ -334,6 +343,7 @@ def read_definitions(repo_path: Path) -> Definitions:
         modalities=settings.source.content_vectors,
         codebooks=defined,
         code_stats={name: chosen for name, chosen in stats.items() if chosen is not None},
+        neighbours={record.name: lists for record in defined if (lists := neighbours_of(repo, record.name))},
         features=settings.features,
         owner=OWNER,
         tags={
@@ -350,7 +360,7 @@ def _views_now(repo: Repo) -> ViewsNow:
     return ViewsNow(
         frozenset(record.view_name for record in defined),
         frozenset(record.view_name for record in records if not record.defined),
-        frozenset(view for record in defined for view in stats_views(record.name)),
+        frozenset(view for record in defined for view in (*stats_views(record.name), neighbours_view(record.name))),
     )
 
 

@@ -16,6 +16,7 @@ from semantic_ids.decoding import decoded_vectors
 from semantic_ids.encoders import ENCODER_NAMES, Encoder
 from semantic_ids.encoders.base import Items
 from semantic_ids.estimator_files import CONFIG, TENSORS, check_kind, existing_folder, write_tensors
+from semantic_ids.neighbour_lists import NeighbourLists
 from semantic_ids.quantizers import QUANTIZER_NAMES, Quantizer
 from semantic_ids.records import CodebookRecord
 from sidkit.core.arrays import Codes, Floats
@@ -26,6 +27,7 @@ from sidkit.core.integrity import verify_all
 from sidkit.core.plugins import described, load_plugins, write_sources
 
 METRICS = "metrics.json"
+LISTS = "neighbours.parquet"
 
 
 @dataclass(frozen=True)
@@ -50,13 +52,15 @@ class Codebook:
         Both fitted.
     beam : int
         Beam width of the code search; part of the version, because it changes the codes.
+    neighbours : NeighbourLists, optional
+        Nearest items of the items of the fit, for rankers.
 
     Attributes
     ----------
     sizes : tuple of int
         Codes per level.
     learned_from_clicks : bool
-        Whether the codes depend on clicks.
+        Whether the codes, or the neighbours, depend on clicks.
 
     Examples
     --------
@@ -74,11 +78,19 @@ class Codebook:
     ((500, 2), (16, 8))
     """
 
-    def __init__(self, name: str, encoder: Encoder, quantizer: Quantizer, beam: int = 1) -> None:
+    def __init__(
+        self,
+        name: str,
+        encoder: Encoder,
+        quantizer: Quantizer,
+        beam: int = 1,
+        neighbours: NeighbourLists | None = None,
+    ) -> None:
         self.name = name
         self.encoder = encoder
         self.quantizer = quantizer
         self.beam = beam
+        self.neighbours = neighbours
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -87,8 +99,11 @@ class Codebook:
 
     @property
     def learned_from_clicks(self) -> bool:
-        """Whether the codes depend on clicks. If so, they look better inside their own fit window than after it."""
-        return self.encoder.needs_pairs or self.quantizer.needs_pairs
+        """Whether the codes or the neighbours depend on clicks. If so, they look better inside their own fit window than
+        after it.
+        """
+        of_clicks = self.neighbours is not None and self.neighbours.learned_from_clicks
+        return self.encoder.needs_pairs or self.quantizer.needs_pairs or of_clicks
 
     def vectors(self, items: Items) -> Floats:
         """The encoder's vectors, ``float32 [items, dim]``."""
@@ -156,6 +171,8 @@ class Codebook:
             write_tensors(temporary, tensors)
             (temporary / CONFIG).write_text(json.dumps(self.config(), indent=2, sort_keys=True) + "\n")
             (temporary / METRICS).write_text(json.dumps(metrics or {}, indent=2, sort_keys=True) + "\n")
+            if self.neighbours is not None:
+                self.neighbours.write(temporary / LISTS)
             write_sources(temporary, plugins)
 
         stated = {"kind": "codebook", "name": self.name, **(describe or {}), **described(plugins)}
@@ -183,11 +200,12 @@ class Codebook:
             tensors = load_file(folder / TENSORS)
             encoder = make_encoder(**config["encoder"])
             quantizer = make_quantizer(**config["quantizer"])
+            neighbours = NeighbourLists.read(folder / LISTS)
         except (OSError, KeyError, ValueError, TypeError) as error:
             raise ArtifactCorruptError(folder, f"cannot be read ({type(error).__name__}: {error})") from error
         encoder.load_tensors(tensors_under(tensors, "encoder."))
         quantizer.load_tensors(tensors_under(tensors, "quantizer."))
-        return cls(manifest["name"], encoder, quantizer, config["beam"])
+        return cls(manifest["name"], encoder, quantizer, config["beam"], neighbours)
 
 
 def load_codebook(path: str | Path) -> Codebook:

@@ -15,6 +15,8 @@ from semantic_ids.code_stats import STATS, CodeStatsSpec, chosen_stats
 from semantic_ids.codebook import Codebook
 from semantic_ids.codebook_parts import CodebookParts, make_encoder, make_quantizer
 from semantic_ids.encoders import ContentEncoder, Encoder
+from semantic_ids.neighbour_lists import NEIGHBOURS, NeighbourSpec
+from semantic_ids.neighbour_table import co_clicks, lists_of
 from semantic_ids.pairs.known_items import KnownItems, known_items, pairs_among
 from semantic_ids.pairs.mining import ItemPairs, PairSpec
 from semantic_ids.quality.code_metrics import code_quality
@@ -55,6 +57,8 @@ class CodebookSpec(CodebookParts):
     """Fit even with fewer than 20 items per code."""
     stats: CodeStatsSpec = Field(default_factory=CodeStatsSpec)
     """Counts of events per prefix of codes."""
+    neighbours: NeighbourSpec = Field(default_factory=NeighbourSpec)
+    """Lists of the nearest items of every item."""
 
     @model_validator(mode="after")
     def _sizes_are_given_once(self) -> CodebookSpec:
@@ -63,14 +67,21 @@ class CodebookSpec(CodebookParts):
             raise ValueError(f"expected item_bytes or {' and '.join(given)}, got both; remove one of them")
         return self
 
+    @property
+    def needs_pairs(self) -> bool:
+        """Whether the encoder, the quantizer or a neighbour list learns from pairs of items."""
+        return super().needs_pairs or self.neighbours.needs_pairs
+
     @model_serializer(mode="wrap")
     def _without_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out default statistics and unset bytes: the codebooks of older releases have none in their manifests."""
+        """Leave out default statistics and neighbours, and unset bytes: manifests of older releases have none."""
         dumped: dict[str, Any] = dump(self)
         if self.item_bytes is None:
             dumped.pop("item_bytes", None)
         if self.stats == CodeStatsSpec():
             dumped.pop("stats", None)
+        if self.neighbours == NeighbourSpec():
+            dumped.pop("neighbours", None)
         return dumped
 
 
@@ -126,6 +137,7 @@ def fit(repo: Repo, name: str, spec: CodebookSpec, fit_end_us: int | None = None
         raise FitError(f"no item with content was known at {iso(fit_end_us)}; choose a later cut-off")
     encoder, quantizer = build_models(spec, len(known), distinct=known.content.distinct())
     pairs = _pairs(repo, known, fit_end_us, spec, encoder, quantizer)
+    clicked = co_clicks(repo, known, fit_end_us, spec.neighbours, spec.pairs)
     describe = {
         "fit_start_us": known.first_us,
         "fit_end_us": fit_end_us,
@@ -135,6 +147,8 @@ def fit(repo: Repo, name: str, spec: CodebookSpec, fit_end_us: int | None = None
         "pairs": pairs.mark() if pairs else None,
         "feature_settings": build["settings"],
         "rows": len(known),
+        **({NEIGHBOURS: list(spec.neighbours.lists)} if spec.neighbours.lists else {}),
+        **({"co_clicks": clicked.mark()} if clicked is not None else {}),
     }
     done = _already_fitted(repo, catalog, name, describe)
     if done is not None:
@@ -150,6 +164,7 @@ def fit(repo: Repo, name: str, spec: CodebookSpec, fit_end_us: int | None = None
         spec = without_pairs(spec)
         encoder, quantizer = build_models(spec, len(known), distinct=known.content.distinct())
         codebook, vectors = _learn(name, encoder, quantizer, spec, known, None)
+    codebook.neighbours = lists_of(spec.neighbours, known, codebook.encoder, vectors, clicked)
     codes = codebook.codes_of(vectors)
     stats = chosen_stats(spec.stats, codes, repo.settings.time)
     metrics = code_quality(quantizer, vectors, codes, pairs)
@@ -178,7 +193,8 @@ def codebook_modules(spec: CodebookSpec) -> list[str]:
     """Return the optional modules that fitting a codebook needs; plug-ins check their own."""
     modules = ["safetensors"]
     modules += ["faiss"] if spec.quantizer in QUANTIZER_NAMES.built_in else []
-    modules += ["torch"] if spec.quantizer == "rq_vae" else []
+    modules += QUANTIZER_NAMES.find(spec.quantizer).modules
+    modules += ["torch"] if spec.neighbours.lists else []
     modules += {"behaviour": ["torch", "scipy"], "collaborative": ["scipy"]}.get(spec.encoder, [])
     return modules
 
@@ -212,6 +228,7 @@ def without_codes(spec: CodebookSpec) -> CodebookSpec:
             "force": True,
             "floors": Floors(utilisation=0.0, perplexity=0.0),
             "stats": CodeStatsSpec(depths=()),
+            "neighbours": NeighbourSpec(),
         }
     )
 

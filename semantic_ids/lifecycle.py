@@ -22,12 +22,15 @@ from semantic_ids.codebook import Codebook, load_committed
 from semantic_ids.collisions import suffix_path
 from semantic_ids.fitting import CodebookSpec, build_models, fit
 from semantic_ids.item_vectors import ItemVectors
+from semantic_ids.neighbour_lists import neighbours_path
+from semantic_ids.neighbour_table import write_neighbours
 from semantic_ids.records import CodebookRecord
 from sidkit.core.code_stats import stats_views
 from sidkit.core.engine import connection, literal, quoted, set_variables
 from sidkit.core.errors import ArtifactCorruptError, LifeCycleError
 from sidkit.core.files import remove
 from sidkit.core.integrity import checked, hashes_of, read_verified, replaced, say_discarded, update_sealed
+from sidkit.core.names import neighbours_view
 from sidkit.core.repo import Repo
 from sidkit.tables import read_build
 from sidkit.tables.code_stats import count_codes
@@ -88,7 +91,7 @@ def publish(repo: Repo, name: str) -> RefreshReport:
     report = _assign(repo, record)
     catalog.define(name)
     apply_repo(repo)
-    views = registered_views(repo, [record.view_name, *stats_views(name)])
+    views = registered_views(repo, [record.view_name, *stats_views(name), neighbours_view(name)])
     materialize(repo, read_build(repo)["as_of_us"], views)
     if record.state == "fitted":
         catalog.set_state(name, "published")
@@ -155,10 +158,10 @@ def purge(repo: Repo, name: str) -> None:
     catalog.set_state(name, "purged")
     apply_repo(repo)
     tables = [repo.tables / f"{view}.parquet" for view in stats_views(name)]
-    for view in (record.view_name, *stats_views(name)):
+    for view in (record.view_name, *stats_views(name), neighbours_view(name)):
         drop_online_table(repo, view)
     forget_withdrawn(repo.tables, list(stats_views(name)))
-    for path in (table_path(repo, name), suffix_path(repo, name), *tables):
+    for path in (table_path(repo, name), suffix_path(repo, name), neighbours_path(repo, name), *tables):
         remove(path.with_suffix(".json"))  # first: hashes of a missing file would look like damage
         remove(path)
     remove(repo.codebooks / name)
@@ -224,6 +227,7 @@ def _assign_codes(
 ) -> RefreshReport:
     """Bring a codebook's table up to date with ``item_content``; only rows without codes are encoded."""
     codebook = codebook or load_committed(repo.codebooks / record.name, record)[0]
+    write_neighbours(repo, record, codebook)
     build = read_build(repo)
     content = content or checked(repo.tables / "item_content.parquet")
     table = table_path(repo, record.name)

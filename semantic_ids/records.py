@@ -11,6 +11,7 @@ from semantic_ids.own_views import own_views
 from sidkit.core.clock import iso
 from sidkit.core.code_stats import stats_views
 from sidkit.core.feature_settings import ITEM_ATTRIBUTES, USER_ATTRIBUTES, FeatureSettings, affinity_view
+from sidkit.core.names import neighbours_view
 
 BUILT_IN_VIEWS = ("item_content", "item_stats", "user_history", "user_stats", ITEM_ATTRIBUTES, USER_ATTRIBUTES)
 """Names of the feature views of every repository, besides those of codebooks and of ``features.affinity``."""
@@ -88,7 +89,8 @@ class RankerRecord:
 class Definitions:
     """Input of ``feature_repo/*.py``: content modalities, codebooks with a view, attributes, owner and tags.
 
-    ``code_stats`` has the statistics of codes by the names of the codebooks that have any.
+    ``code_stats`` has the statistics of codes, and ``neighbours`` the names of the neighbour lists, by the names of the
+    codebooks that have any.
     """
 
     modalities: tuple[str, ...]
@@ -97,6 +99,7 @@ class Definitions:
     owner: str
     tags: dict[str, str]
     code_stats: dict[str, CodeStats] = field(default_factory=dict)
+    neighbours: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def own_views(self, imported: Mapping[str, Any]) -> dict[str, list[Any]]:
         """Own feature views that ``features.extra`` names, by the keys that they need; see :mod:`semantic_ids.own_views`.
@@ -112,6 +115,10 @@ class Definitions:
             When a view is not imported, lacks a feature, or is in every service anyway.
         """
         counts = map(affinity_view, self.features.affinity)
-        of_codebooks = {view for each in self.codebooks for view in (each.view_name, *stats_views(each.name))}
+        of_codebooks = {
+            view
+            for each in self.codebooks
+            for view in (each.view_name, *stats_views(each.name), neighbours_view(each.name))
+        }
         built_in = {*BUILT_IN_VIEWS, *counts, *of_codebooks}
         return own_views(self.features.extra, imported, built_in)

@@ -11,6 +11,7 @@ from ranking.data.codebook_window import refuse_learned_rows
 from semantic_ids.catalog import Catalog, table_path
 from semantic_ids.code_stats import counts_of
 from semantic_ids.codebook import load_committed
+from semantic_ids.neighbour_lists import neighbours_of, neighbours_path
 from semantic_ids.records import CodebookRecord, RankerRecord
 from sidkit.core.artifact import read_manifest
 from sidkit.core.clock import iso
@@ -103,8 +104,9 @@ def _tables(repo: Repo) -> list[Problem]:
 def _codebook(repo: Repo, record: CodebookRecord, windows: dict[str, _Window]) -> list[Problem]:
     folder, table = repo.codebooks / record.name, table_path(repo, record.name)
     counted = [repo.tables / f"{view}.parquet" for view in stats_views(record.name)]
+    listed = neighbours_path(repo, record.name)
     if record.state == "purged":
-        left = [str(path.relative_to(repo.path)) for path in (folder, table, *counted) if path.exists()]
+        left = [str(path.relative_to(repo.path)) for path in (folder, table, listed, *counted) if path.exists()]
         return [Problem(record.name, f"is purged, but still has files: {', '.join(left)}")] if left else []
     if record.state == "fitting":
         return []
@@ -116,19 +118,36 @@ def _codebook(repo: Repo, record: CodebookRecord, windows: dict[str, _Window]) -
         else:
             problems += _codes(repo, record, table, metadata_path)
         problems += _code_stats(repo, record, counted)
+        problems += _neighbours(repo, record, listed)
         stored = of_codebook(repo, record.view_name, record.service_name, record.content_hash, stats_views(record.name))
         problems += [Problem(record.name, str(difference)) for difference in stored]
     return problems
 
 
-def _codes(repo: Repo, record: CodebookRecord, table: Path, metadata_path: Path) -> list[Problem]:
+def _codes(
+    repo: Repo, record: CodebookRecord, table: Path, metadata_path: Path, content: str = "codes"
+) -> list[Problem]:
     try:
         metadata = read_verified(metadata_path)
     except ArtifactCorruptError as error:
         return [Problem(record.name, str(error))]
     if metadata.get("codebook_hash") == record.content_hash:
         return []
-    return [Problem(record.name, f"{table.relative_to(repo.path)} contains codes of another codebook")]
+    return [Problem(record.name, f"{table.relative_to(repo.path)} contains {content} of another codebook")]
+
+
+def _neighbours(repo: Repo, record: CodebookRecord, table: Path) -> list[Problem]:
+    """Check that a codebook with neighbour lists has the table of its own."""
+    try:
+        listed = neighbours_of(repo, record.name)
+    except ArtifactError:
+        return []  # its manifest is a problem already
+    if not listed:
+        return []
+    if not table.is_file() or not table.with_suffix(".json").is_file():
+        missing = f"is {record.state}, but {table.relative_to(repo.path)} is missing; run `sidkit codebooks refresh`"
+        return [Problem(record.name, missing)]
+    return _codes(repo, record, table, table.with_suffix(".json"), "neighbours")
 
 
 def _code_stats(repo: Repo, record: CodebookRecord, tables: Sequence[Path]) -> list[Problem]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Self
 
@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from semantic_ids.neighbour_lists import NeighbourList
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,16 @@ class MatchMoments:
 
 
 @dataclass(frozen=True)
+class KnownNeighbours:
+    """Neighbour lists of a codebook: ``index`` int64 [listed], the items' indices into the id vocabulary (1 for those outside
+    the training window), and ``lists`` by name, with indices into the listed items.
+    """
+
+    index: npt.NDArray[np.int64]
+    lists: Mapping[str, NeighbourList]
+
+
+@dataclass(frozen=True)
 class Seen:
     """Statistics of the training rows, the only input of fitted state.
 
@@ -120,7 +132,8 @@ class Seen:
     int64 [items], the time of the first of them (microseconds UTC; the maximum int64 without any); ``index`` int64 [items],
     its index into the id vocabulary; ``codes`` int64 [items, levels]; ``content`` float32 [items, content_dim], the content
     vectors as of their rows, or None. ``flat_vectors`` maps codes ``int32 [n, levels]`` to
-    reconstructions ``float32 [n, dim]`` from the codes after ``residual_levels``; None without a codebook.
+    reconstructions ``float32 [n, dim]`` from the codes after ``residual_levels``; None without a codebook. ``neighbours`` are
+    the lists of the codebook that the model reads; None without any.
     """
 
     shown: npt.NDArray[np.int64]
@@ -129,3 +142,4 @@ class Seen:
     codes: npt.NDArray[np.int64]
     flat_vectors: Callable[[npt.NDArray[np.int32]], npt.NDArray[np.float32]] | None = None
     content: npt.NDArray[np.float32] | None = None
+    neighbours: KnownNeighbours | None = None

@@ -12,7 +12,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from ranking.data.batch import Batch, ItemBatch, MatchMoments, Seen
+from ranking.data.batch import Batch, ItemBatch, KnownNeighbours, MatchMoments, Seen
 from ranking.data.coded import Coded
 from ranking.data.coded_inputs import CodedInputs
 from ranking.data.dataset import Dataset
@@ -23,6 +23,7 @@ from ranking.data.numeric_features import Scaling
 from ranking.data.schema import BUILT_IN, FeatureSchema
 from ranking.data.time_gaps import TIME_BUCKETS, gap_bucket
 from ranking.data.vocabulary import Vocabulary
+from semantic_ids.neighbour_lists import NeighbourLists
 from sidkit.core.arrays import Codes, Floats, Ints
 
 __all__ = ["TIME_BUCKETS", "Batch", "Batches", "RowTensors", "TableTensors", "Vocabulary", "gap_bucket", "seen_in"]
@@ -35,7 +36,10 @@ SCAN_ROWS = 4096
 
 
 def seen_in(
-    data: Dataset | DiskDataset, vocabulary: Vocabulary, flat_vectors: Callable[[Codes], Floats] | None = None
+    data: Dataset | DiskDataset,
+    vocabulary: Vocabulary,
+    flat_vectors: Callable[[Codes], Floats] | None = None,
+    neighbours: KnownNeighbours | None = None,
 ) -> Seen:
     """Statistics of the training rows for the ``fit`` of representations; see :class:`Seen`."""
     shown, first_us = data.shown()
@@ -46,7 +50,24 @@ def seen_in(
         codes=data.items.codes.astype(np.int64),
         flat_vectors=flat_vectors,
         content=data.items.content,
+        neighbours=neighbours,
     )
+
+
+def known_neighbours(
+    lists: NeighbourLists | None, names: Sequence[str], vocabulary: Vocabulary
+) -> KnownNeighbours | None:
+    """The lists of a codebook that a model reads; None if it reads none, or the codebook has none.
+
+    Raises
+    ------
+    FitError
+        When the codebook lacks one.
+    """
+    if lists is None or not names:
+        return None
+    index = vocabulary.numbers(lists.ids.to_numpy(zero_copy_only=False).astype(object))
+    return KnownNeighbours(index, {name: lists.of(name) for name in names})
 
 
 def vocabulary_of(data: Dataset | DiskDataset) -> Vocabulary:

@@ -1,4 +1,4 @@
-"""Auxiliary losses of SMILE (arXiv 2510.12604)."""
+"""Auxiliary losses of representations and histories."""
 
 from __future__ import annotations
 
@@ -106,3 +106,53 @@ def gated_alignment(
     diagonal = torch.arange(len(rows), device=rows.device)
     loss = masked_info_nce(own[rows], content[rows], content[rows], (diagonal, diagonal), temperature)
     return ((1 - gate.detach()[rows]) * loss).mean()
+
+
+def view_contrast(view: Tensor, fused: Tensor, temperature: float) -> Tensor:
+    """Contrast between the vector of one view of items and the vector of all views (MICRO, arXiv 2111.00678).
+
+    ``L_i = -log(exp(cos(v_i, h_i) / t) / (sum_j exp(cos(v_i, h_j) / t) + sum_{j != i} exp(cos(v_i, v_j) / t)))``: negatives are
+    the fused vectors and the views of other items.
+
+    Parameters
+    ----------
+    view, fused : Tensor
+        ``v`` and ``h``, ``float32 [items, dim]``.
+    temperature : float
+        ``t``.
+
+    Returns
+    -------
+    Tensor
+        ``float32 [items]``.
+    """
+    view, fused = functional.normalize(view, dim=1), functional.normalize(fused, dim=1)
+    across, within = view @ fused.T / temperature, view @ view.T / temperature
+    own = torch.eye(len(view), dtype=torch.bool, device=view.device)
+    within = within.masked_fill(own, torch.finfo(within.dtype).min)
+    return torch.logsumexp(torch.cat([across, within], dim=1), dim=1) - across.diagonal()
+
+
+def neighbour_pull(own: Tensor, others: Tensor, weight: Tensor, fixed: Tensor) -> Tensor:
+    """Weighted squared distance of items to their neighbours (arXiv 2411.09065, there summed over a batch).
+
+    ``L_i = sum_j w_ij ||z_i - z_j||^2``.
+
+    Parameters
+    ----------
+    own : Tensor
+        ``z_i``, ``float32 [items, dim]``.
+    others : Tensor
+        ``z_j``, ``float32 [items, neighbours, dim]``.
+    weight : Tensor
+        ``w``, ``float32 [items, neighbours]``.
+    fixed : Tensor
+        ``bool [items, neighbours]``: neighbours whose vectors get no gradient.
+
+    Returns
+    -------
+    Tensor
+        ``float32 [items]``.
+    """
+    others = torch.where(fixed[:, :, None], others.detach(), others)
+    return (weight * (own[:, None] - others).square().sum(dim=2)).sum(dim=1)

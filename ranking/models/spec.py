@@ -27,6 +27,11 @@ _LATER = (
     "alignment_weight",
     "alignment_temperature",
     "shuffled_counts",
+    "neighbour_lists",
+    "graph_contrast_weight",
+    "graph_contrast_temperature",
+    "lm_prior_weight",
+    "lm_prior_warm",
 )
 """Fields that earlier versions did not have."""
 
@@ -100,9 +105,21 @@ class ModelSpec(Section):
     prior_strength: float = Field(default=0.0, ge=0)
     """``id``: impressions at which an id's row and the mean row of its content neighbours have equal weight; 0: no prior."""
     prior_neighbours: int = Field(default=32, ge=1)
-    """``id``: maximum number of content neighbours of an item, among the training window's items."""
+    """``id`` and ``graph_smoothed``: maximum number of neighbours of an item in a list, among the training window's items."""
     prior_random: bool = False
-    """``id``: control, take the rows of random items instead of the neighbours'; such an arm cannot serve."""
+    """``id`` and ``graph_smoothed``: control, take the rows of random items instead of the neighbours'; such an arm cannot
+    serve."""
+    neighbour_lists: tuple[str, ...] = ()
+    """``id`` and ``graph_smoothed``: lists of the codebook that have the neighbours (``[codebook.neighbours]``); empty: the
+    items of the training window with the nearest content."""
+    graph_contrast_weight: float = Field(default=0.0, ge=0)
+    """``graph_smoothed``: weight of the contrast between the vector of each list and that of all; LATTICE's is 0.03."""
+    graph_contrast_temperature: float = Field(default=0.5, gt=0)
+    """``graph_smoothed``: temperature of the contrast."""
+    lm_prior_weight: float = Field(default=0.0, ge=0)
+    """``id``: weight of the loss that pulls an item's row to the rows of its neighbours; 0: no loss."""
+    lm_prior_warm: int = Field(default=10, ge=0)
+    """``id``: training rows from which on a neighbour's row is not pulled to the item's."""
     alignment_weight: float = Field(default=0.02, ge=0)
     """``shared_gated``: weight of the gated alignment of id and content vectors."""
     alignment_temperature: float = Field(default=0.1, gt=0)

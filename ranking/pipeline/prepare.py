@@ -355,6 +355,7 @@ def training_context(
         serving=_serving(repo, record, book, spec.training.target),
         rankers=rankers,
         quantizer=book.quantizer,
+        neighbours=book.neighbours,
         first_epoch=first_epoch,
         importance=importance,
     )

@@ -4,12 +4,14 @@ from semantic_ids.encoders.base import Encoder
 from semantic_ids.encoders.behaviour import BehaviourEncoder
 from semantic_ids.encoders.collaborative import CollaborativeEncoder
 from semantic_ids.encoders.content import ContentEncoder
+from semantic_ids.encoders.whitened_views import WhitenedViewsEncoder
 from sidkit.core.plugins import Registry
 
 ENCODERS: dict[str, type[Encoder]] = {
     "content": ContentEncoder,
     "behaviour": BehaviourEncoder,
     "collaborative": CollaborativeEncoder,
+    "whitened_views": WhitenedViewsEncoder,
 }
 
 ENCODER_NAMES: Registry[Encoder] = Registry(
@@ -17,4 +19,12 @@ ENCODER_NAMES: Registry[Encoder] = Registry(
 )
 """What ``[codebook] encoder`` of a preset may name: the above, and plug-ins (:mod:`sidkit.core.plugins`)."""
 
-__all__ = ["ENCODERS", "ENCODER_NAMES", "BehaviourEncoder", "CollaborativeEncoder", "ContentEncoder", "Encoder"]
+__all__ = [
+    "ENCODERS",
+    "ENCODER_NAMES",
+    "BehaviourEncoder",
+    "CollaborativeEncoder",
+    "ContentEncoder",
+    "Encoder",
+    "WhitenedViewsEncoder",
+]

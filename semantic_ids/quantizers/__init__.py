@@ -2,8 +2,11 @@
 
 from semantic_ids.quantizers.base import Quantizer, roundtrip_share
 from semantic_ids.quantizers.opq import OptimizedProductQuantizer
+from semantic_ids.quantizers.parallel_aspects import ParallelAspects
 from semantic_ids.quantizers.pq import ProductQuantizer
+from semantic_ids.quantizers.psrq import PrefixSemanticQuantizer
 from semantic_ids.quantizers.residual_kmeans import ResidualKMeans
+from semantic_ids.quantizers.rk_fsq import ResidualKMeansFSQ
 from semantic_ids.quantizers.rq_opq import ResidualOPQ
 from semantic_ids.quantizers.rq_vae import RQVAE
 from sidkit.core.plugins import Registry
@@ -14,6 +17,9 @@ QUANTIZERS: dict[str, type[Quantizer]] = {
     "opq": OptimizedProductQuantizer,
     "rq_opq": ResidualOPQ,
     "rq_vae": RQVAE,
+    "parallel_aspects": ParallelAspects,
+    "psrq": PrefixSemanticQuantizer,
+    "rk_fsq": ResidualKMeansFSQ,
 }
 
 QUANTIZER_NAMES: Registry[Quantizer] = Registry(
@@ -26,9 +32,12 @@ __all__ = [
     "QUANTIZER_NAMES",
     "RQVAE",
     "OptimizedProductQuantizer",
+    "ParallelAspects",
+    "PrefixSemanticQuantizer",
     "ProductQuantizer",
     "Quantizer",
     "ResidualKMeans",
+    "ResidualKMeansFSQ",
     "ResidualOPQ",
     "roundtrip_share",
 ]

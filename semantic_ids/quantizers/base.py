@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +46,9 @@ class Quantizer(Estimator):
     """
 
     group = "sidkit.quantizers"
+    modules: ClassVar[tuple[str, ...]] = ()
+    """Optional modules that ``fit`` imports, besides faiss for built-in quantizers; without them, a codebook is refused before
+    its fit."""
     sizes: Sequence[int] | None
     """The constructor's argument."""
     _sizes: tuple[int, ...] | None = None

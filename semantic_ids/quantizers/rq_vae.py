@@ -105,6 +105,7 @@ class RQVAE(Quantizer):
     """
 
     name = "rq_vae"
+    modules = ("torch",)
 
     def __init__(
         self,
@@ -162,7 +163,7 @@ class RQVAE(Quantizer):
         sizes = self.sizes_for(rows)
         self._check_arguments()
         order = canonical_order(rows)
-        known = _ordered_pairs(item_pairs(pairs, len(rows)), order) if self.contrast > 0 else None
+        known = ordered_pairs(item_pairs(pairs, len(rows)), order) if self.contrast > 0 else None
         ordered = rows[order]
         self.mean_: Floats = ordered.mean(axis=0, dtype=np.float64).astype(np.float32)
         scale = float(np.sqrt(np.mean((ordered - self.mean_).astype(np.float64) ** 2)))
@@ -248,7 +249,7 @@ def _forward(network: Sequence[Floats], rows: Floats, prepare: Callable[[Floats]
     return out
 
 
-def _ordered_pairs(pairs: ItemPairs | None, order: Ints) -> ItemPairs:
+def ordered_pairs(pairs: ItemPairs | None, order: Ints) -> ItemPairs:
     """The pairs, re-indexed to the canonical row order and sorted."""
     if pairs is None or not len(pairs):
         raise TooFewPairsError(

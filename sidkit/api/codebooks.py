@@ -137,6 +137,33 @@ class ProjectCodebook:
             {"item_id": near.ids, "similarity": near.similarity, "codes": [codes[name] for name in near.ids]}
         )
 
+    def neighbours(self, item: str, name: str = "content") -> pd.DataFrame:
+        """The neighbours of an item in a list of the codebook (``[codebook.neighbours]``), as of its fit.
+
+        Parameters
+        ----------
+        item : str
+            Item id.
+        name : str
+            The list.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns ``item_id`` and ``weight`` (falling); empty for an item without neighbours.
+
+        Raises
+        ------
+        FitError
+            When the codebook has no such list.
+        ConfigError
+            When the item was unknown at the fit.
+        """
+        from semantic_ids.neighbour_lists import NeighbourLists
+
+        ids, weights = (self.model.neighbours or NeighbourLists.made([], {})).row_of(item, name)
+        return pd.DataFrame({"item_id": ids, "weight": weights})
+
     def table(self) -> pd.DataFrame:
         """The newest codes of all items: columns ``item_id`` and ``codes`` (None without content), sorted by id."""
         from semantic_ids.lookup import all_codes

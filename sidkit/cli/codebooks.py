@@ -153,15 +153,27 @@ def similar(
     name: Annotated[str | None, typer.Option(help="Codebook name; default: the serving codebook.")] = None,
     repo: RepoOption = Path(),
     most: Annotated[int, typer.Option(min=1, help="Number of items.")] = 10,
+    list_: Annotated[
+        str | None, typer.Option("--list", help="A neighbour list of the codebook, such as content or co_clicks.")
+    ] = None,
     json_: JsonOption = False,
 ) -> None:
     """List the items with the most similar vectors.
 
-    Prints item id, cosine similarity and codes, by the vectors of the codebook's encoder.
+    Prints item id, cosine similarity and codes, by the vectors of the codebook's encoder. With --list, prints item id and
+    weight of the neighbours in a list of the codebook, as of its fit.
     """
     import sidkit
 
-    near = sidkit.open(repo).codebook(name).similar(item, most)
+    codebook = sidkit.open(repo).codebook(name)
+    if list_ is not None:
+        listed = codebook.neighbours(item, list_).head(most)
+        if json_:
+            show_json(json_records(listed))
+        else:
+            show("\n".join(f"{each.item_id}\t{each.weight:.4f}" for each in listed.itertuples()))
+        return
+    near = codebook.similar(item, most)
     if json_:
         show_json(json_records(near))
         return

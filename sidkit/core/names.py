@@ -85,6 +85,11 @@ def codebook_stem(preset: str) -> str:
     return text if text[0].isalpha() else f"c{text}"
 
 
+def neighbours_view(codebook: str) -> str:
+    """Name of the feature view of a codebook's neighbour lists, and of its table."""
+    return f"item_neighbours_{codebook}"
+
+
 def _shown(name: str) -> str:
     return repr(name if len(name) <= 80 else name[:77] + "...")
 

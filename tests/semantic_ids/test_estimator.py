@@ -80,7 +80,8 @@ def fitted(name: str) -> Any:
 
 def test_the_constructor_stores_its_arguments_as_they_came(name: str) -> None:
     sizes = [4, 4]
-    arguments = {"sizes": sizes} if name in QUANTIZERS else {"ridge": 0.25}
+    number = "floor" if name == "whitened_views" else "ridge"
+    arguments = {"sizes": sizes} if name in QUANTIZERS else {number: 0.25}
     estimator = make(name, **arguments)
     for key, value in arguments.items():
         assert estimator.get_params()[key] is value

@@ -249,9 +249,28 @@ def test_the_public_surface_is_pinned() -> None:
     assert sorted(ranking.__all__) == ["Dataset", "ExternalRanker", "Ranker", "Scorer", "TorchInputs", "build_dataset"]
     for package in (sidkit, semantic_ids, ranking):
         assert all(getattr(package, name) is not None for name in package.__all__)
-    assert sorted(ENCODERS) == ["behaviour", "collaborative", "content"]
-    assert sorted(QUANTIZERS) == ["opq", "pq", "residual_kmeans", "rq_opq", "rq_vae"]
-    assert sorted(REPRESENTATIONS) == ["content", "id", "mba", "ngram", "prefix_ngram", "rq_opq_gate", "sid", "spm"]
+    assert sorted(ENCODERS) == ["behaviour", "collaborative", "content", "whitened_views"]
+    assert sorted(QUANTIZERS) == [
+        "opq",
+        "parallel_aspects",
+        "pq",
+        "psrq",
+        "residual_kmeans",
+        "rk_fsq",
+        "rq_opq",
+        "rq_vae",
+    ]
+    assert sorted(REPRESENTATIONS) == [
+        "content",
+        "graph_smoothed",
+        "id",
+        "mba",
+        "ngram",
+        "prefix_ngram",
+        "rq_opq_gate",
+        "sid",
+        "spm",
+    ]
 
 
 def test_nothing_unpickles_and_nothing_is_a_stub() -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 REPRESENTATIONS = {
     "id": "ranking.models.representations.id:IdRepresentation",
+    "graph_smoothed": "ranking.models.representations.graph_smoothed:GraphSmoothedRepresentation",
     "content": "ranking.models.representations.content:ContentRepresentation",
     "prefix_ngram": "ranking.models.representations.prefix_ngram:PrefixNgramRepresentation",
     "sid": "ranking.models.representations.sid:SidRepresentation",
@@ -43,11 +44,11 @@ REPRESENTATION_NAMES: Registry[Representation] = Registry(
 )
 """What ``representations`` of an arm may name: the above, and plug-ins."""
 
-BEHAVIOUR = frozenset({"id", "rq_opq_gate"})
+BEHAVIOUR = frozenset({"id", "graph_smoothed", "rq_opq_gate"})
 """Built-in representations that use the item id (behaviour space). All others use content or codes (modality space). A plug-in
 states its space in the class attribute ``knows_ids``."""
 
-WITHOUT_CODES = frozenset({"id", "content"})
+WITHOUT_CODES = frozenset({"id", "graph_smoothed", "content"})
 """Built-in representations that do not use codes. A plug-in states this in the class attribute ``reads_codes``."""
 
 __all__ = [

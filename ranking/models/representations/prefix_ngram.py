@@ -13,6 +13,7 @@ from ranking.data.batch import ItemBatch
 from ranking.models.representations.base import CodeTable, ItemShape
 from ranking.models.representations.coded import CodedRepresentation
 from ranking.models.spec import START, ModelSpec
+from sidkit.core.errors import ConfigError
 
 
 class PrefixNgramRepresentation(CodedRepresentation):
@@ -33,10 +34,20 @@ class PrefixNgramRepresentation(CodedRepresentation):
         Maximum rows of the table; fewer if there are fewer prefixes.
     start : float
         Standard deviation of the initial embeddings.
+
+    Raises
+    ------
+    ConfigError
+        When no code refines another, so that there are no prefixes.
     """
 
     def __init__(self, shape: ItemShape, dim: int = 32, rows: int = 50_000, start: float = START) -> None:
         super().__init__(shape, dim)
+        if self.residual_levels == 0 and len(self.sizes) > 1:
+            raise ConfigError(
+                f"prefix_ngram needs codes that refine each other, got {len(self.sizes)} codes of equal rank (as those of pq, "
+                "opq and parallel_aspects); use the representation sid"
+            )
         prefixes = sum(self._numbers(level) for level in range(len(shape.sizes)))
         self.rows = min(rows, prefixes)
         # Row 0 is for items without codes.

@@ -192,7 +192,7 @@ def test_every_unit_sends_gradients_to_the_items_it_pools_and_to_the_candidate_t
     [
         (("id",), r"in the modality space.*add one of content"),
         (("id", "rq_opq_gate"), r"in the modality space"),
-        (("content", "mba"), r"in the behaviour space.*add one of id, rq_opq_gate"),
+        (("content", "mba"), r"in the behaviour space.*add one of id, graph_smoothed, rq_opq_gate"),
     ],
 )
 def test_bidirectional_needs_both_spaces(names: tuple[str, ...], said: str) -> None:

@@ -21,14 +21,15 @@ from ranking.data.vocabulary import UNKNOWN
 from ranking.models.ctr_model import CtrModel
 from ranking.models.item_statistics import CountScaling
 from ranking.models.parts import forced_off
-from ranking.models.representations import neighbour_prior
+from ranking.models.representations import neighbours
 from ranking.models.representations.base import ItemShape
 from ranking.models.representations.id import IdRepresentation
-from ranking.models.representations.neighbour_prior import fit_neighbours, search
+from ranking.models.representations.neighbours import fit_neighbours
 from ranking.models.spec import ModelSpec
 from ranking.training.loop import predict
 from ranking.training.ranker import Ranker, fit_representations, make_model
 from sidkit.core.errors import ConfigError
+from sidkit.core.neighbour_search import search
 
 SPEC = ModelSpec(dim=4, hidden=(8,), id_dropout=0.2, prior_strength=5.0, prior_neighbours=3)
 WHOLE = slice(None)
@@ -158,7 +159,7 @@ def test_two_items_of_equal_content_are_each_others_nearest_neighbour() -> None:
 
 
 def test_the_index_is_bounded_and_holds_the_most_trained_items(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighbour_prior, "INDEXED", 5)
+    monkeypatch.setattr(neighbours, "INDEXED", 5)
     seen = seen_in(TRAINING, VOCABULARY)
     fitted = fit_neighbours(seen, VOCABULARY.size, WHOLE, 3)
     rows = fitted["key_rows"]
@@ -190,8 +191,8 @@ def test_both_the_own_row_and_the_neighbours_learn() -> None:
     batch = batch_of(DATA.take(np.arange(1)))
     gradient = torch.autograd.grad(part.encode(batch)[1].sum(), part.table.weight)[0]
     own = int(batch.candidate_index[0])
-    neighbours = part.fitted_near[own][part.fitted_near_weight[own] > 0].tolist()
-    assert (gradient[[own, *neighbours]].abs().sum(dim=1) > 0).all()
+    others = part.fitted_near[own][part.fitted_near_weight[own] > 0].tolist()
+    assert (gradient[[own, *others]].abs().sum(dim=1) > 0).all()
 
 
 def test_the_counts_of_scaled_features_are_those_of_the_rows() -> None:

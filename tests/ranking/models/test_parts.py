@@ -51,6 +51,7 @@ def part_of(model: CtrModel, name: str) -> Part:
 PARTS = {
     ("id",): {"id.table": "table"},
     ("content",): {},
+    ("graph_smoothed",): {"graph_smoothed.table": "table", "graph_smoothed.smoothing": "gate"},
     ("sid",): {"sid.codes.table": "table"},
     ("ngram",): {"ngram.table": "table"},
     ("prefix_ngram",): {"prefix_ngram.table": "table"},

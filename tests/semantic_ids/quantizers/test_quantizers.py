@@ -23,7 +23,10 @@ from sidkit.core.arrays import Floats
 from sidkit.core.errors import FitError, SidkitError
 
 SIZES = (12, 7, 5)
-SMALL: dict[str, dict[str, Any]] = {"rq_vae": {"epochs": 2, "hidden": (8,), "latent_dim": 8, "batch": 64}}
+SMALL: dict[str, dict[str, Any]] = {
+    "rq_vae": {"epochs": 2, "hidden": (8,), "latent_dim": 8, "batch": 64},
+    "parallel_aspects": {"epochs": 2},
+}
 PRODUCTS = {"pq", "opq"}
 """Kinds whose codes stand side by side; the width must divide into them."""
 FULL_SEARCH_BY_BEAM = {"residual_kmeans"}
@@ -97,7 +100,7 @@ def test_a_quantizer_made_from_anothers_config_fits_the_same_codes(kind: str) ->
     np.testing.assert_array_equal(again.fit(rows).encode(rows), first.fit(rows).encode(rows))
 
 
-@only(set(QUANTIZERS) - PRODUCTS - {"rq_opq"})
+@only(set(QUANTIZERS) - PRODUCTS - {"rq_opq", "rk_fsq"})
 def test_each_level_lowers_the_reconstruction_error(kind: str) -> None:
     rows = clustered()
     errors = [squared_error(make(kind, (8,) * levels).fit(rows), rows).mean() for levels in (1, 2, 3)]

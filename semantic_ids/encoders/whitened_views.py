@@ -1,0 +1,156 @@
+"""Whitened views: every modality is whitened alone, and all stand side by side, for product quantization."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from semantic_ids.encoders.base import Encoder, Items
+from semantic_ids.item_vectors import ItemVectors
+from semantic_ids.pairs.given import Pairs
+from sidkit.core.arrays import Doubles, Floats
+from sidkit.core.errors import FitError
+
+_STEP = 2**14  # rows projected at once
+
+
+class WhitenedViewsEncoder(Encoder):
+    """PCA whitening of each modality, concatenated (CCFRec, arXiv 2503.12183, its codes).
+
+    A view is a modality, such as the title, the brand and the description of an item, each embedded alone. Its vector is
+    centred, projected on its first ``view_dim`` principal axes and divided by the standard deviation along each; an axis with
+    less than ``floor`` of the first one's variance is divided by that of the floor, so that noise is not blown up. A view of
+    fewer axes is filled up with zeros, and a view that an item lacks is zeros, its mean. With the quantizer ``pq`` and a
+    number of codes that is a multiple of the views, every code belongs to one view; such codes are equal in rank.
+
+    Parameters
+    ----------
+    view_dim : int
+        Columns per view.
+    floor : float
+        Least variance of an axis, relative to the first one's.
+
+    Attributes
+    ----------
+    modalities_ : tuple of str
+        The modalities of the fit, in alphabetical order; ``("content",)`` for a plain array.
+    mean_ : dict
+        Mean of each view, ``float64 [columns]``.
+    axes_ : dict
+        Scaled axes of each view, ``float64 [columns, view_dim]``.
+    output_dim : int
+        Width of the vectors: views times ``view_dim``.
+    n_features_in_ : int
+        Number of columns of all modalities.
+
+    References
+    ----------
+    CCFRec (arXiv 2503.12183), whose views have 128 columns and whose codes are 20 x 256.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from semantic_ids import ItemVectors, ProductQuantizer
+    >>> from semantic_ids.encoders.whitened_views import WhitenedViewsEncoder
+    >>> rng = np.random.default_rng(0)
+    >>> views = {name: rng.normal(size=(400, 8)).astype("float32") for name in ("brand", "title")}
+    >>> items = ItemVectors(views, {name: np.ones(400, bool) for name in views})
+    >>> vectors = WhitenedViewsEncoder(view_dim=4).fit_transform(items)
+    >>> vectors.shape, ProductQuantizer(sizes=(8, 8, 8, 8)).fit_transform(vectors).shape
+    ((400, 8), (400, 4))
+    """
+
+    name = "whitened_views"
+
+    def __init__(self, view_dim: int = 32, floor: float = 1e-3) -> None:
+        self.view_dim = view_dim
+        self.floor = floor
+
+    def fit(self, items: Items, pairs: Pairs = None) -> Self:
+        """Learn the mean and the scaled axes of every view.
+
+        Raises
+        ------
+        FitError
+            When no item has a view, a vector is not finite, or an argument is out of range.
+        """
+        if self.view_dim < 1 or not 0 < self.floor <= 1:
+            raise FitError(
+                f"expected view_dim of at least 1 and floor above 0 and at most 1, got {self.view_dim} and {self.floor}"
+            )
+        items = ItemVectors.of(items)
+        self.modalities_ = tuple(sorted(items.matrices))
+        self.mean_: dict[str, Doubles] = {}
+        self.axes_: dict[str, Doubles] = {}
+        for name in self.modalities_:
+            rows = items.matrices[name][items.present[name]].astype(np.float64)
+            if not len(rows):
+                raise FitError(f"no item known at the cut-off has a vector of modality {name!r}; remove the modality")
+            _refuse_not_finite(rows, name)
+            self.mean_[name] = rows.mean(axis=0)
+            self.axes_[name] = self._scaled_axes(rows - self.mean_[name])
+        return self
+
+    def _scaled_axes(self, centred: Doubles) -> Doubles:
+        variance, axes = np.linalg.eigh(centred.T @ centred / len(centred))
+        order = np.argsort(-variance, kind="stable")[: self.view_dim]
+        variance, axes = np.maximum(variance[order], 0.0), axes[:, order]
+        axes = axes * np.where(np.take_along_axis(axes, np.abs(axes).argmax(axis=0)[None], axis=0) < 0, -1.0, 1.0)
+        scaled = np.zeros((len(axes), self.view_dim))
+        if variance[0] > 1e-12 * max(float((centred**2).max()), 1e-300):
+            scaled[:, : len(order)] = axes / np.sqrt(np.maximum(variance, self.floor * variance[0]))
+        return scaled
+
+    def encode(self, items: Items) -> Floats:
+        """Vectors ``float32 [items, views * view_dim]``; zeros for a view that an item lacks.
+
+        Raises
+        ------
+        FitError
+            When it is not fitted, modalities or widths differ from those of ``fit``, or a vector is not finite.
+        """
+        self._refuse_unfitted()
+        items = self.as_items(items)
+        if tuple(sorted(items.matrices)) != self.modalities_:
+            raise FitError(f"expected modalities {self.modalities_}, as at fit, got {tuple(items.matrices)}")
+        vectors = np.zeros((len(items), self.output_dim), dtype=np.float32)
+        for at, name in enumerate(self.modalities_):
+            matrix, there = items.matrices[name], np.flatnonzero(items.present[name])
+            if len(there) and matrix.shape[1] != len(self.mean_[name]):
+                raise FitError(
+                    f"expected vectors of {name!r} with {len(self.mean_[name])} elements, as at fit, got {matrix.shape[1]}"
+                )
+            _refuse_not_finite(matrix[there], name)
+            columns = slice(at * self.view_dim, (at + 1) * self.view_dim)
+            for start in range(0, len(there), _STEP):
+                rows = there[start : start + _STEP]
+                whitened = (matrix[rows].astype(np.float64) - self.mean_[name]) @ self.axes_[name]
+                vectors[rows, columns] = np.clip(whitened, -1e6, 1e6)  # products of extreme later vectors stay finite
+        return vectors
+
+    @property
+    def output_dim(self) -> int:
+        """Width of the vectors."""
+        return len(self.modalities_) * self.view_dim
+
+    def tensors(self) -> dict[str, npt.NDArray[np.generic]]:
+        """The fitted state, as named arrays."""
+        parts = {"mean": self.mean_, "axes": self.axes_}
+        return {f"{part}.{name}": arrays[name] for part, arrays in parts.items() for name in self.modalities_}
+
+    def load_tensors(self, tensors: dict[str, npt.NDArray[np.generic]]) -> Self:
+        """Restore a fitted state."""
+        self.mean_ = {key[5:]: value.astype(np.float64) for key, value in tensors.items() if key.startswith("mean.")}
+        self.axes_ = {key[5:]: value.astype(np.float64) for key, value in tensors.items() if key.startswith("axes.")}
+        self.modalities_ = tuple(sorted(self.mean_))
+        return self
+
+
+def _refuse_not_finite(rows: npt.NDArray[np.floating], name: str) -> None:
+    bad = int((~np.isfinite(rows).all(axis=1)).sum())
+    if bad:
+        raise FitError(
+            f"{bad} of {len(rows)} vectors of {name!r} contain NaN or infinite values; remove them from the source data"
+        )
