@@ -31,9 +31,13 @@ DAY = 86_400_000_000
 def drawn(source: Path, work: Path) -> dict[str, Any]:
     """Ingest a log and sample its negatives with the package imported by this process."""
     from sidkit.contract import inspect_source, open_source
-    from sidkit.core.repo import init_repo
     from sidkit.tables import ingest
     from sidkit.tables.labelled_rows import build_labelled_rows
+
+    try:
+        from sidkit.core.repo import init_repo
+    except ModuleNotFoundError:  # a checkout from before this package
+        from sidkit.repo import init_repo
 
     facts = inspect_source(open_source(str(source)))
     repo = init_repo(

@@ -81,7 +81,9 @@ def tick(
 
 def _rows(file: str, table: str) -> pa.Table | list[dict[str, Any]]:
     """Read the rows of a file; those of JSON lines as objects."""
-    path = Path(file)
+    from sidkit.core.files import typed_path
+
+    path = typed_path(file)
     if file != "-" and path.suffix.lower() == ".parquet":
         import pyarrow as pa
         import pyarrow.parquet as pq
