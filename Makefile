@@ -9,7 +9,7 @@ REAL := ml_latest_small uci_online_retail xwines_slim
 # Data sets whose validation rows are used for tuning.
 SEARCHED = synthetic:strong $(REAL:%=$(SIDKIT_DATA)/%)
 
-.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz coverage attributes codebook-windows behaviour-codes mechanisms bytes-per-item arms tune-arms tune-presets tune-boosting bench-fuxictr online-load proof bench bench-check audits codes gates deploy bench-onnx serve-faults events-latency clean
+.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz coverage attributes codebook-windows behaviour-codes mechanisms bytes-per-item arms arms-today tune-arms tune-peers tune-presets tune-boosting bench-fuxictr online-load proof bench bench-check audits codes gates deploy bench-onnx serve-faults events-latency clean
 
 $(VENV): $(VENV)/.made
 
@@ -109,6 +109,16 @@ arms: $(VENV)/.made
 bench-fuxictr: $(VENV)/.made
 	SIDKIT_DATA="$(SIDKIT_DATA)" $(BIN)/python benchmarks/fuxictr_din.py --work $(WORK)/arms
 	SIDKIT_DATA="$(SIDKIT_DATA)" $(BIN)/python benchmarks/fuxictr_auc.py --work $(WORK)/arms
+
+# The arms of both papers with the default settings on samples, and which of their parts act; resumable, about 10 minutes per data set.
+arms-today: $(VENV)/.made
+	$(BIN)/python benchmarks/arms_today.py --work $(WORK)/arms_today --data $(REAL:%=$(SIDKIT_DATA)/%) synthetic:strong synthetic:clustered
+
+# Tunes FuxiCTR's models on samples of the validation rows, and both libraries of boosting on the same rows; resumable.
+SAMPLED := --impressions 100000
+tune-peers: $(VENV)/.made
+	SIDKIT_DATA="$(SIDKIT_DATA)" $(BIN)/python benchmarks/fuxictr_auc.py --work $(WORK)/peers $(SAMPLED) --data $(SEARCHED) --tune-only --rows 5000
+	SIDKIT_DATA="$(SIDKIT_DATA)" $(BIN)/python benchmarks/tune_boosting.py --work $(WORK)/peers $(SAMPLED) --data $(SEARCHED) --beside --rows 20000
 
 # Tunes the arms on validation rows, one data set after the other; `make arms` reads the result.
 tune-arms: $(VENV)/.made

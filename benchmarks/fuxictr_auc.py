@@ -7,9 +7,11 @@ paired by row and averaged over seeds, with 95 % intervals. FuxiCTR's DIN gets t
 features, like ``id`` (``fuxictr_din``), or item id, history and user id only (``fuxictr_din_ids``). Its DIN, DCNv2 and FinalMLP
 (``fuxictr_din_content``, ``fuxictr_dcnv2``, ``fuxictr_finalmlp``) also get the content vectors of the candidate and of the
 history. Settings are chosen on validation rows with seed 0 (for the worlds, on those of ``strong``, which runs first): of four
-for the former two, of twelve for the latter three. Every trial is saved and not repeated. Test rows are scored once per seed,
-and not at all with ``--tune-only``, which needs no comparison. Rows in the format of ``arms.json`` are written to ``auc`` in
-``benchmarks/results/fuxictr.json``, the trials to ``tried``.
+for the former two, of twelve for the latter three. Every trial is saved with its numbers of rows (null: all rows, of an earlier
+release) and not repeated; only trials on the same rows are compared. Test rows are scored once per seed, and not at all
+with ``--tune-only``, which needs no comparison and may be limited to ``--rows`` evenly spaced rows of each part: those of
+``benchmarks/tune_boosting.py --beside --rows``. Rows in the format of ``arms.json`` are written to ``auc`` in
+``benchmarks/results/fuxictr.json``, the trials to ``tried``. ``--table`` prints the best trials as Markdown.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does,
 import numpy as np
 from arms import parser_of, tuned_as
 from fuxictr_peer import DIM, HIDDEN, OUT, WORK, Worker, export, kept, measure_all, prepared
+from tune_boosting import fewer
 
+from ranking.data.rows_used import PARTS
 from ranking.experiments.comparison.arms import CODES_AS_FEATURES, ID_ALONE
 from ranking.experiments.comparison.comparison import data_name
 from ranking.experiments.comparison.evaluation import baseline_trials, evaluate_external
@@ -97,12 +101,15 @@ PEERS = {
 
 def measure_auc(worker: Worker, data: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Rows of all peers; with ``--tune-only``, the saved rows."""
-    _, plan, contexts = prepared(data, [CODES_AS_FEATURES, ID_ALONE], options)
+    compared = [ID_ALONE] if options.tune_only else [CODES_AS_FEATURES, ID_ALONE]
+    _, plan, contexts = prepared(data, compared, options)
     for arm in options.peers if not options.tune_only else ():
         baseline_trials(plan, arm)  # before hours are spent
-    name, context = data_name(data), contexts[CODES_AS_FEATURES]
+    name, context = data_name(data), contexts[compared[0]].narrowed(plan.arms[ID_ALONE])
+    if options.rows is not None:
+        context = fewer(context, options.rows)
     folder = WORK / name
-    export(context, folder)
+    export(context, folder, PARTS[:2] if options.tune_only else PARTS)
     (folder / "frame").mkdir()  # FuxiCTR keeps its checkpoints under the name of its data set
     rows = [
         row for row in kept()["auc"] if row["data"] == name and (options.tune_only or row["arm"] not in options.peers)
@@ -112,7 +119,8 @@ def measure_auc(worker: Worker, data: str, options: argparse.Namespace) -> list[
             "folder": str(folder), "root": str(folder), "out": str(folder / "scores"), "dim": DIM, "batch": options.batch,
             "epochs": 8, "threads": options.threads,
         }  # fmt: skip
-        chosen = _chosen(worker, name, arm, shared, options.trials)
+        used = {"train": len(context.train), "validation": len(context.validation)}
+        chosen = _chosen(worker, name, arm, shared, used, options.trials)
         if options.tune_only:
             continue
         scores = []
@@ -127,25 +135,52 @@ def measure_auc(worker: Worker, data: str, options: argparse.Namespace) -> list[
     return rows
 
 
-def _chosen(worker: Worker, name: str, arm: str, shared: dict[str, Any], trials: int) -> dict[str, Any]:
+def _chosen(
+    worker: Worker, name: str, arm: str, shared: dict[str, Any], rows: dict[str, int], trials: int
+) -> dict[str, Any]:
     """The settings of an arm. Trials are saved in the results with their validation AUC and not repeated."""
     peer = PEERS[arm]
     told = kept()
-    known = told["tried"].get(tuned_as(name), {}).get(arm, [])
+    saved = told["tried"].setdefault(tuned_as(name), {}).setdefault(arm, [])
     for settings in peer.trials()[:trials]:
-        if any(trial["settings"] == settings for trial in known):
+        if any(trial["settings"] == settings and trial["rows"] == rows for trial in saved):
             continue
-        found = worker.ask(do="fit", seed=0, scored=["validation"], **peer.asked(settings), **shared)
-        known.append({"settings": settings, "validation_auc": found["best_validation_auc"]})
-        told["tried"].setdefault(tuned_as(name), {})[arm] = known
+        found = worker.ask(do="fit", seed=0, scored=[], **peer.asked(settings), **shared)
+        figures = {"validation_auc": found["best_validation_auc"], "cpu_seconds": round(found["cpu_seconds"], 1)}
+        saved.append({"settings": settings, "rows": rows, **figures})
         write_json(OUT, told)
-        print(name, arm, known[-1], f"{found['seconds']:.0f} s", flush=True)
-    best: dict[str, Any] = max(known, key=lambda trial: trial["validation_auc"])["settings"]
+        print(name, arm, saved[-1], f"{found['epochs']} epochs, {found['seconds']:.0f} s", flush=True)
+    rivals = [trial for trial in saved if trial["rows"] == rows]
+    best: dict[str, Any] = max(rivals, key=lambda trial: trial["validation_auc"])["settings"]
     return peer.asked(best)
+
+
+def table(tried: dict[str, dict[str, list[dict[str, Any]]]]) -> str:
+    """Markdown: per data set and number of rows, the trials of every model and the best of them."""
+    lines = [
+        "| data | training rows | model | trials | best | settings of the best |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, arms in tried.items():
+        counts = [trial["rows"] for trials in arms.values() for trial in trials]
+        for rows in [rows for place, rows in enumerate(counts) if rows not in counts[:place]]:
+            for arm, peer in PEERS.items():
+                trials = [trial for trial in arms.get(arm, []) if trial["rows"] == rows]
+                if trials:
+                    best = max(trials, key=lambda trial: trial["validation_auc"])
+                    settings = ", ".join(
+                        f"{key} {value}" for key, value in best["settings"].items() if value is not None
+                    )
+                    auc = f"{best['validation_auc']:.4f}".lstrip("0")
+                    done = f"{len(trials)} of {len(peer.trials())}"
+                    used = f"{rows['train']:,}" if rows is not None else "all, of an earlier release"
+                    lines.append(f"| {name} | {used} | `{arm}` | {done} | {auc} | {settings} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
     parser = parser_of(__doc__)
+    parser.add_argument("--table", action="store_true", help="print the best trials as Markdown and run nothing")
     parser.add_argument("--peers", nargs="+", choices=[*PEERS], default=[*PEERS])
     parser.add_argument(
         "--tune-only", action="store_true", help="choose settings on validation rows, score no test row"
@@ -153,9 +188,16 @@ def main() -> None:
     parser.add_argument(
         "--trials", type=int, default=TRIALS, help="run the first trials only; a later run adds the others"
     )
+    parser.add_argument("--rows", type=int, help="rows of each part at most, evenly spaced; needs --tune-only")
     parser.add_argument("--batch", type=int, default=512)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.set_defaults(origins=1)
+    options, _ = parser.parse_known_args()
+    if options.rows is not None and not options.tune_only:
+        parser.error("--rows needs --tune-only: test rows are scored after training on all rows")
+    if options.table:
+        print(table(kept()["tried"]))
+        return
     measure_all(parser, "auc", measure_auc)
 
 

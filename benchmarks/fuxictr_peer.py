@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ import pandas as pd
 from arms import options_of
 
 from ranking.data.batches import Vocabulary
+from ranking.data.dataset import Dataset
 from ranking.data.numeric_features import Scaling
+from ranking.data.rows_used import PARTS
 from ranking.experiments.comparison.comparison import Comparison, data_name
 from ranking.experiments.comparison.trials import Plan, context_of
 from ranking.pipeline.prepare import prepare_repo
@@ -71,7 +73,7 @@ class Worker:
         self._process.wait()
 
 
-def export(context: TrainingContext, folder: Path) -> None:
+def export(context: TrainingContext, folder: Path, parts: Sequence[str] = PARTS) -> None:
     """Write a frame as plain arrays: per part ``item``, ``user``, ``history`` (numbers of lists), ``numeric``, ``label``,
     ``candidate`` (the item's version) and ``cosines`` (of its content with the history, those of boosting); once
     ``lists`` int64 [histories, length], oldest first, padding in front, ``versions`` of the same items, and ``content``
@@ -89,7 +91,8 @@ def export(context: TrainingContext, folder: Path) -> None:
     np.save(folder / "versions.npy", oldest_first.astype(np.int64))
     np.save(folder / "content.npy", content / max(float(content.std()), 1e-9))
     columns, cosines = context.serving.content_columns, BoostingSpec(content_axes=0)
-    for name, part in (("train", context.train), ("validation", context.validation), ("test", context.test)):
+    for name in parts:
+        part: Dataset = getattr(context, name)
         (folder / name).mkdir()
         arrays = {
             "item": number[part.candidate],
@@ -105,7 +108,7 @@ def export(context: TrainingContext, folder: Path) -> None:
     facts = {
         "items": vocabulary.size,
         "users": len(users) + 1,
-        "numeric": context.train.numeric.shape[1],
+        "numeric": context.train.features.shape[1],
         "content": content.shape[1],
         "cosines": len(cosines.similarities),
     }

@@ -33,6 +33,23 @@ FROM = {"user_id": "user", "context": "numeric", "cosines": "cosines"}
 """Feature of FuxiCTR's -> exported array."""
 
 
+class OncePerBatch(torch.nn.Module):
+    """FuxiCTR's projection of content, computed once per distinct item version of a batch: histories repeat most of them.
+
+    Takes the numbers of the versions instead of their vectors (as float32, to which FuxiCTR converts its inputs: exact below
+    2**24). The results are those of the projection.
+    """
+
+    def __init__(self, projection: torch.nn.Module, content: torch.Tensor) -> None:
+        super().__init__()
+        self.projection, self.content = projection, content
+
+    def forward(self, versions: torch.Tensor) -> torch.Tensor:
+        distinct, place = versions.long().unique(return_inverse=True)
+        projected: torch.Tensor = self.projection(self.content[distinct])
+        return projected.index_select(0, place)
+
+
 class Ready:
     """Batches cut from tensors in memory: the cost of FuxiCTR's model with a negligible loader."""
 
@@ -71,14 +88,20 @@ class Ready:
             if self.content:
                 past = self.arrays["versions"][self.arrays["history"][rows]][:, from_column:]
                 versions = torch.cat([past, self.arrays["candidate"][rows][:, None]], dim=1)
-                of_items["content"] = self.arrays["content"][versions.flatten()]
+                of_items["content"] = versions.flatten()
             yield batch, of_items, (lists > 0).float()
 
 
 def load(folder: Path, part: str) -> dict[str, Any]:
     arrays = {path.stem: torch.from_numpy(np.load(path)) for path in (folder / part).glob("*.npy")}
-    shared = ("lists", "versions", "content")
+    shared = ("lists", "versions")
     return arrays | {name: torch.from_numpy(np.load(folder / f"{name}.npy")) for name in shared}
+
+
+def by_length(arrays: dict[str, Any]) -> Any:
+    """Row indices by length of the history: a batch is as long as its longest, and an AUC does not depend on the order."""
+    lengths = (arrays["lists"] > 0).sum(1)
+    return torch.argsort(lengths[arrays["history"]], stable=True)
 
 
 def spread(total: int, count: int) -> Any:
@@ -112,12 +135,16 @@ def make(told: dict[str, Any]) -> Any:
     features.features = OrderedDict(described)
     features.num_fields = features.get_num_fields()
     kind, own = _model(told)
-    return kind(
+    model = kind(
         features, model_id=f"peer{os.getpid()}", gpu=told.get("gpu", -1), embedding_dim=told["dim"],
         learning_rate=told.get("learning_rate", 1e-3), embedding_regularizer=told.get("embedding_regularizer"),
         optimizer="adam", loss="binary_cross_entropy", metrics=["AUC"], monitor="AUC", verbose=0, model_root=told["root"],
         early_stop_patience=2, **own,
     )  # fmt: skip
+    if told.get("content"):
+        encoders = model.embedding_layer.embedding_layer.feature_encoders
+        encoders["content"] = OncePerBatch(encoders["content"], torch.from_numpy(np.load(folder / "content.npy")))
+    return model
 
 
 def _model(told: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -186,23 +213,26 @@ def own_files(told: dict[str, Any]) -> dict[str, Any]:
 
 
 def fit(told: dict[str, Any]) -> dict[str, Any]:
-    """Train with early stopping on validation and score validation and test."""
+    """Train with early stopping on validation, and score the parts of ``scored``: by default validation and test."""
     torch.set_num_threads(told["threads"])
-    folder = Path(told["folder"])
-    parts = {name: load(folder, name) for name in ("train", "validation", "test")}
+    folder, scored = Path(told["folder"]), told.get("scored", ("validation", "test"))
+    parts = {name: load(folder, name) for name in {"train", "validation", *scored}}
     model, context, content = make(told), told.get("context", []), told.get("content", False)
-    began = time.perf_counter()
+    began, worked = time.perf_counter(), time.process_time()
     model.fit(
         Ready(parts["train"], told["batch"], context, told["seed"], content=content), epochs=told["epochs"],
-        validation_data=Ready(parts["validation"], 4096, context, None, content=content), max_gradient_norm=10.0,
+        validation_data=Ready(parts["validation"], 4096, context, None, by_length(parts["validation"]), content),
+        max_gradient_norm=10.0,
     )  # fmt: skip
     out = Path(told["out"])
-    for name in told.get("scored", ("validation", "test")):
+    for name in scored:
         scores = model.predict(Ready(parts[name], 4096, context, None, content=content))
         np.save(out.with_suffix(f".{name}.npy"), scores)
     weights = sum(parameter.numel() for parameter in model.parameters())
     return {
         "seconds": time.perf_counter() - began,
+        "cpu_seconds": time.process_time() - worked,
+        "epochs": model._epoch_index + 1,
         "best_validation_auc": float(model._best_metric),
         "parameters": weights,
     }

@@ -9,7 +9,8 @@ AUC with one seed. ``chosen`` is the best trial of scikit-learn per data set who
 the one choice for all data sets, which is the default of ``[arms.NAME.boosting]``: the best mean gain over trial 0 among trials
 that lose nothing on any data set, with ``DEFAULT_TREES`` trees, since more trees cannot lower the best validation AUC. LightGBM
 runs in an environment of its own (``.work/lightgbm``, installed from PyPI if missing) on the same features, also with a share
-of the rows per tree. ``--confirm`` measures trial 0 and the default on all rows of the data sets whose trials had fewer
+of the rows per tree. ``--beside`` runs all trials with both libraries on the same rows and writes them to ``beside``; they do
+not change what is chosen. ``--confirm`` measures trial 0 and the default on all rows of the data sets whose trials had fewer
 (``--rows``), and writes them to ``confirmed``. Saved trials are not repeated. Results go to
 ``benchmarks/results/tune_boosting.json``.
 """
@@ -83,6 +84,19 @@ def drawn(count: int, seed: int) -> list[dict[str, Any]]:
 def thinned(data: Dataset, rows: int) -> Dataset:
     """Evenly spaced rows; all if there are no more."""
     return data if len(data) <= rows else data.take(np.linspace(0, len(data) - 1, rows).astype(np.int64))
+
+
+def context_of(data: str, options: argparse.Namespace) -> TrainingContext:
+    """The rows of a data set with the features that the arm ``gbdt`` reads."""
+    plan, contexts = prepared(data, options, ["gbdt"])
+    (context,) = contexts.values()
+    return context.narrowed(plan.arms["gbdt"])
+
+
+def fewer(context: TrainingContext, rows: int) -> TrainingContext:
+    """Evenly spaced training and validation rows."""
+    train, validation = thinned(context.train_in_memory(), rows), thinned(context.validation, rows)
+    return replace(context, train=train, validation=validation)
 
 
 def spec_of(settings: Mapping[str, Any]) -> BoostingSpec:
@@ -162,6 +176,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0, help="of the search")
     parser.add_argument("--confirm", action="store_true", help="measure the default on all rows instead")
+    parser.add_argument("--beside", action="store_true", help="run both libraries on the same rows, and choose nothing")
     parser.add_argument("--rows", type=int, default=150_000, help="rows of each part at most, evenly spaced")
     parser.add_argument("--libraries", nargs="+", choices=LIBRARIES, default=LIBRARIES)
     parser.set_defaults(seeds=1, origins=1)
@@ -176,6 +191,8 @@ def main() -> None:
     for data in options.data:
         if options.confirm:
             confirmed(data, options)
+        elif options.beside:
+            beside(data, options)
         else:
             measured(data, options, trials)
 
@@ -185,8 +202,7 @@ def confirmed(data: str, options: argparse.Namespace) -> None:
     told, name = read_json(BOOSTED), data_name(data)
     told |= summary(told["trials"])
     known = told.setdefault("confirmed", {}).setdefault(name, {})
-    _, contexts = prepared(data, options, ["gbdt"])
-    (context,) = contexts.values()
+    context = context_of(data, options)
     rows = {"train": len(context.train), "validation": len(context.validation)}
     for key, settings in (("former", BEFORE), ("default", told["default"])):
         if known.get(key, {}).get("settings") != settings:
@@ -195,20 +211,32 @@ def confirmed(data: str, options: argparse.Namespace) -> None:
             write_json(BOOSTED, told)
 
 
+def beside(data: str, options: argparse.Namespace) -> None:
+    """Run all trials of one data set with both libraries, on the same rows, and save them after each."""
+    name, context = data_name(data), fewer(context_of(data, options), options.rows)
+    rows = {"train": len(context.train), "validation": len(context.validation)}
+    held = read_json(BOOSTED)
+    known = held.setdefault("beside", {}).get(name, {})
+    found = known if known.get("rows") == rows else {"rows": rows, "trials": []}
+    for settings in drawn(options.trials, options.seed):
+        if any(trial["settings"] == settings for trial in found["trials"]):
+            continue
+        figures = {"sklearn": by_sklearn(context, settings), "lightgbm": by_lightgbm(context, settings)}
+        found["trials"].append({"settings": settings, **figures})
+        print(name, len(found["trials"]) - 1, figures, flush=True)
+        held["beside"][name] = found
+        write_json(BOOSTED, held)
+
+
 def measured(data: str, options: argparse.Namespace, trials: list[dict[str, Any]]) -> None:
     """Run the missing trials of one data set, saving after each."""
     name = data_name(data)
     missing = [(trial, library) for library in options.libraries for trial in trials if name not in trial[library]]
     if not missing:
         return
-    _, contexts = prepared(data, options, ["gbdt"])
-    (context,) = contexts.values()
+    context = context_of(data, options)
     whole = len(context.train)
-    context = replace(
-        context,
-        train=thinned(context.train_in_memory(), options.rows),
-        validation=thinned(context.validation, options.rows),
-    )
+    context = fewer(context, options.rows)
     rows = {"train": len(context.train), "validation": len(context.validation)}
     for trial, library in missing:
         measure = by_sklearn if library == "sklearn" else by_lightgbm

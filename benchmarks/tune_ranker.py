@@ -8,6 +8,9 @@ they have the 500 positives that every verdict requires, over cold rows (items w
 arms of a data set then use the settings of the best trial. Trial 0 is ``arms.BASE``; the last trial is the best one with
 binned numeric features. Saved trials are not repeated. Results go to ``benchmarks/results/tune_ranker.json``, which
 ``benchmarks/arms.py`` reads; all worlds use the settings chosen on ``strong``.
+
+``--sampled`` is for fewer rows than ``benchmarks/arms.py`` has: it writes to ``sampled`` of the data set, with the numbers of
+rows, and leaves the choice as it is. With the work folder and the caps of ``benchmarks/arms_today.py`` it reuses its frames.
 """
 
 from __future__ import annotations
@@ -94,24 +97,46 @@ def workers(plan: Plan, contexts: dict[str, TrainingContext], jobs: int) -> Proc
 
 
 def tuned(data: str, options: argparse.Namespace) -> dict[str, Any]:
-    """All trials on one data set, and the best one."""
+    """All trials on one data set, and the best one; with ``--sampled``, saved after each trial."""
     plan, contexts = prepared(data, options, ARMS)
     rng = np.random.default_rng(options.seed)
     first = {key: BASE[key] for key in CHOICES}
-    held = read_json(RESULTS) if RESULTS.exists() else {}
+    rows = {frame: {"train": len(one.train), "validation": len(one.validation)} for frame, one in contexts.items()}
+    held = _held(data_name(data), options)
+    saved = held.get("trials", []) if not options.sampled or held.get("rows") == rows else []
     told: list[dict[str, Any]] = []
     with workers(plan, contexts, options.jobs) as pool:
 
         def trial(settings: dict[str, Any]) -> None:
-            known = [one for one in held.get(data_name(data), {}).get("trials", []) if one["settings"] == settings]
+            known = [one for one in saved if one["settings"] == settings]
             told.append(known[0] if known else measured(pool, plan.trials, settings))
             print(f"  {len(told) - 1}: {told[-1]['worth']:.5f} {told[-1]}", flush=True)
+            if options.sampled:
+                _keep(data_name(data), {"rows": rows, **_summary(told)}, options)
 
         for settings in (first, *(_drawn(rng) for _ in range(options.trials - 1))):
             trial(settings)
         trial(_best(told)["settings"] | LAST)
-    chosen = _best(told)
-    return {"chosen": chosen["settings"], "gain": chosen["worth"] - told[0]["worth"], "trials": told}
+    return {"rows": rows, **_summary(told)} if options.sampled else _summary(told)
+
+
+def _summary(trials: list[dict[str, Any]]) -> dict[str, Any]:
+    chosen = _best(trials)
+    return {"chosen": chosen["settings"], "gain": chosen["worth"] - trials[0]["worth"], "trials": trials}
+
+
+def _held(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """The saved results of a data set: those of all rows, or of a sample."""
+    held = read_json(RESULTS).get(name, {}) if RESULTS.exists() else {}
+    return dict(held.get("sampled", {}) if options.sampled else held)
+
+
+def _keep(name: str, found: dict[str, Any], options: argparse.Namespace) -> None:
+    """Save the results of a data set; those of a sample beside those of all rows."""
+    held = read_json(RESULTS) if RESULTS.exists() else {}
+    entry = held.get(name, {})
+    other = {key: value for key, value in entry.items() if key == "sampled"}
+    write_json(RESULTS, {**held, name: {**entry, "sampled": found} if options.sampled else {**found, **other}})
 
 
 def measured(pool: ProcessPoolExecutor, trials: Sequence[Trial], settings: dict[str, Any]) -> dict[str, Any]:
@@ -137,13 +162,15 @@ def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--trials", type=int, default=6)
     parser.add_argument("--seed", type=int, default=0, help="of the search")
+    parser.add_argument(
+        "--sampled", action="store_true", help="save beside the results of all rows, and choose nothing"
+    )
     parser.set_defaults(seeds=1, origins=1)
     options = parser.parse_args()
     for data in options.data:
         print(data_name(data), flush=True)
         found = tuned(data, options)
-        held = read_json(RESULTS) if RESULTS.exists() else {}
-        write_json(RESULTS, {**held, data_name(data): found})
+        _keep(data_name(data), found, options)
         print(f"  chosen: {json.dumps(found['chosen'])}, {found['gain']:+.5f} over where it began", flush=True)
 
 
