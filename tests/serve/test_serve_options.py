@@ -96,7 +96,11 @@ def test_another_name_is_refused_on_every_path(finished: FinishedJob) -> None:
     with running(finished.repo.path, "--allowed-host", "rank.example") as service:
         port = service.url.rpartition(":")[2]
         for host in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", "", "10.0.0.1"):
-            for method, path, sent in (("POST", "/v1/rank", body), ("GET", "/", None), ("GET", "/v2/health/live", None)):
+            for method, path, sent in (
+                ("POST", "/v1/rank", body),
+                ("GET", "/", None),
+                ("GET", "/v2/health/live", None),
+            ):
                 answer = service.call(method, path, sent, Host=host)
                 assert answer.status == 421 and "--allowed-host" in answer.json["remedy"]
         for host in ("localhost", f"LOCALHOST:{port}", f"127.0.0.1:{port}", f"[::1]:{port}", "rank.example"):
