@@ -17,8 +17,6 @@ import json
 import os
 import platform
 import shutil
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -32,6 +30,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pyarrow.parquet as pq
+from own_service import start
 
 import sidkit
 from semantic_ids import lifecycle
@@ -51,31 +50,8 @@ class Service:
 
     def __init__(self, repo: Path, folder: Path, tick: float) -> None:
         self.log = folder / "stderr"
-        command = [
-            sys.executable,
-            "-u",
-            "-m",
-            "sidkit",
-            "serve",
-            "--repo",
-            str(repo),
-            "--port",
-            "0",
-            "--tick",
-            str(tick),
-        ]
-        with self.log.open("w") as errors:
-            self.process = subprocess.Popen(
-                [*command, "--max-body", "20000000", "--timeout", "60"],
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-            )
-        assert self.process.stdout is not None
-        self.url = self.process.stdout.readline().split()[2].rstrip(";")
-        while self.call("/v2/health/ready", None)[0] != 200:
-            assert self.process.poll() is None, self.log.read_text()
-            time.sleep(0.1)
+        options = ("--tick", str(tick), "--max-body", "20000000", "--timeout", "60")
+        self.process, self.url = start(repo, folder, *options)
 
     def call(self, path: str, body: Any) -> tuple[int, Any]:
         data = None if body is None else json.dumps(body).encode()

@@ -28,10 +28,10 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -39,39 +39,9 @@ import numpy as np
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
+from own_service import call, connected, start
 
 CONNECTIONS = 4
-
-
-def start(repo: Path, folder: Path, *options: str, code: Path | None = None) -> tuple[subprocess.Popen[str], str]:
-    """The service, of another version of the code if given, once it is ready, and its URL."""
-    log = (folder / "stderr").open("w")
-    command = [sys.executable, "-u", "-m", "sidkit", "serve", "--repo", str(repo), "--port", "0", *options]
-    environment = dict(os.environ) if code is None else {**os.environ, "PYTHONPATH": str(code.absolute())}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
-    assert process.stdout is not None
-    url = process.stdout.readline().split()[2].rstrip(";")
-    while True:
-        try:
-            if call(connected(url), "GET", "/v2/health/ready")[0] == 200:
-                return process, url
-        except OSError:
-            pass
-        assert process.poll() is None, (folder / "stderr").read_text()
-        time.sleep(0.1)
-
-
-def connected(url: str) -> http.client.HTTPConnection:
-    place = urlsplit(url)
-    return http.client.HTTPConnection(place.hostname or "", place.port, timeout=60)
-
-
-def call(
-    connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None = None
-) -> tuple[int, bytes]:
-    connection.request(method, path, body)
-    answer = connection.getresponse()
-    return answer.status, answer.read()
 
 
 def bodies_of(repo: Path, candidates: int, count: int = 400) -> list[dict[str, Any]]:
@@ -242,7 +212,9 @@ def swap(repo: Path, folder: Path, bodies: list[dict[str, Any]], swaps: int) -> 
 
     copied = Repo.open(shutil.copytree(repo, folder / "repo"))
     catalog = Catalog.open(copied)
-    names = [record.name for record in catalog.rankers()]
+    hashes = {record.name: record.content_hash for record in catalog.rankers()}
+    names = list(hashes)
+    assert len(names) > 1, "expected a repository with two rankers or more, for promotions in turn"
     process, url = start(copied.path, folder, "--poll", "0.1")
     answers: list[tuple[dict[str, Any], dict[str, Any]]] = []
     lost: list[object] = []
@@ -272,15 +244,15 @@ def swap(repo: Path, folder: Path, bodies: list[dict[str, Any]], swaps: int) -> 
     try:
         for client in clients:
             client.start()
-        memory, asked, done = [], connected(url), 0
-        for name in itertools.islice(itertools.cycle(names), swaps):
-            catalog.set_ranker_state(name, "serving")
-            process.send_signal(signal.SIGHUP)
-            while json.loads(call(asked, "GET", "/v2/health/ready")[1])["ranker"] != name:
-                time.sleep(0.005)
-            done += 1
+        memory: list[int] = []
+        began, used = time.perf_counter(), watched.cpu_times()
+        for done in promoted(catalog, hashes, process, url, swaps):
+            if done % max(swaps // 20, 1) == 0:
+                seconds = time.perf_counter() - began
+                print(f"{done:,} swaps, {sent[0]:,} requests, {len(lost)} lost, {seconds:.0f} s", file=sys.stderr)
             if done in {max(swaps // 10, 1), swaps}:
                 memory.append(watched.memory_info().rss)
+        seconds, after = time.perf_counter() - began, watched.cpu_times()
         ended.set()
         for client in clients:
             client.join()
@@ -291,6 +263,8 @@ def swap(repo: Path, folder: Path, bodies: list[dict[str, Any]], swaps: int) -> 
     compared = answers[:: max(len(answers) // 500, 1)]
     return {
         "swaps": done,
+        "seconds": round(seconds, 1),
+        "service_cpu_s": round(after.user + after.system - used.user - used.system, 1),
         "requests": sent[0],
         "lost": len(lost),
         "mixed": mixed_in(copied, names, compared),
@@ -298,6 +272,19 @@ def swap(repo: Path, folder: Path, bodies: list[dict[str, Any]], swaps: int) -> 
         "rankers_seen": len({answer["ranker"]["name"] for _, answer in answers}),
         "memory_growth": round(memory[-1] / memory[0] - 1, 4),
     }
+
+
+def promoted(
+    catalog: Any, hashes: dict[str, str], process: subprocess.Popen[str], url: str, swaps: int
+) -> Iterator[int]:
+    """Promote the rankers in turn, each once the one before serves; the number of promotions so far."""
+    asked = connected(url)
+    for done, name in enumerate(itertools.islice(itertools.cycle(hashes), swaps), start=1):
+        catalog.set_ranker_state(name, "serving")
+        process.send_signal(signal.SIGHUP)
+        while json.loads(call(asked, "GET", "/v2/models/ranker")[1])["versions"] != [hashes[name]]:
+            time.sleep(0.01)
+        yield done
 
 
 def mixed_in(repo: Any, names: list[str], answers: list[tuple[dict[str, Any], dict[str, Any]]]) -> int:

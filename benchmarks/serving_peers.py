@@ -32,7 +32,8 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import psutil
-from serving import bodies_of, call, connected, shown, start
+from own_service import call, connected, start
+from serving import bodies_of, shown
 
 from sidkit.core.clock import present_us
 

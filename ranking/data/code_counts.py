@@ -56,10 +56,11 @@ class CodeReader:
     read: Reader
 
 
-def has_code_counts(store: FeatureStore, service_name: str) -> bool:
+def has_code_counts(store: FeatureStore, service_name: str, *, allow_cache: bool = False) -> bool:
     """Whether there are counts per prefix for a rankers' service: not for codebooks of earlier releases, or without codes."""
     wanted = codes_service(codebook_of(service_name))
-    return any(service.name == wanted for service in store.list_feature_services())
+    services = store.registry.list_feature_services(store.project, allow_cache=allow_cache)
+    return any(service.name == wanted for service in services)
 
 
 def code_reader(store: FeatureStore, service_name: str, reader_of: Callable[[FeatureService], Reader]) -> CodeReader:

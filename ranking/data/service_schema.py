@@ -51,8 +51,10 @@ def service_schema(
     return FeatureSchema((*schema.features, *code_features(depths, conversions=conversions).features))
 
 
-def pinned_features(store: FeatureStore, service_name: str) -> dict[str, str]:
+def pinned_features(store: FeatureStore, service_name: str, *, allow_cache: bool = False) -> dict[str, str]:
     """Full name -> Feast type of the features that rankers on a service may read, with those by value and by prefix.
+
+    ``allow_cache``: see :func:`sidkit.stores.feast_repo.feature_service`.
 
     Raises
     ------
@@ -61,13 +63,14 @@ def pinned_features(store: FeatureStore, service_name: str) -> dict[str, str]:
     """
     from sidkit.stores.feast_repo import service_features
 
-    features = service_features(store, service_name)
+    features = service_features(store, service_name, allow_cache=allow_cache)
     prefix = f"{service_name}_by_"
-    for service in store.list_feature_services():
+    services = store.registry.list_feature_services(store.project, allow_cache=allow_cache)
+    for service in services:
         view = affinity_view(service.name.removeprefix(prefix))
         if service.name.startswith(prefix) and [each.name for each in service.feature_view_projections] == [view]:
-            features |= service_features(store, service.name)
-    return features | _code_features(store, service_name)
+            features |= service_features(store, service.name, allow_cache=allow_cache)
+    return features | _code_features(store, service_name, allow_cache=allow_cache)
 
 
 def features_read(schema: FeatureSchema, features: Mapping[str, str]) -> dict[str, str]:
@@ -92,10 +95,10 @@ def features_read(schema: FeatureSchema, features: Mapping[str, str]) -> dict[st
     return {name: kind for name, kind in features.items() if is_read(name)}
 
 
-def _code_features(store: FeatureStore, service_name: str) -> dict[str, str]:
+def _code_features(store: FeatureStore, service_name: str, *, allow_cache: bool = False) -> dict[str, str]:
     """Full name -> Feast type of the counts per prefix; none for a codebook without."""
     from sidkit.stores.feast_repo import service_features
 
-    if not has_code_counts(store, service_name):
+    if not has_code_counts(store, service_name, allow_cache=allow_cache):
         return {}
-    return service_features(store, codes_service(codebook_of(service_name)))
+    return service_features(store, codes_service(codebook_of(service_name)), allow_cache=allow_cache)

@@ -105,27 +105,28 @@ class OnlineFeatures:
         decoded = vectors == DECODED_VECTORS
         unread = {f"{CONTENT}__{name}" for name in codebook.encoder.modalities_} if decoded else set()
         self._by_value = {
-            view: _reader(store, feature_service(store, value_service(service_name, attribute)))
+            view: _reader(store, feature_service(store, value_service(service_name, attribute), allow_cache=True))
             for view, attribute in schema.by_value.items()
         }
         self._by_code = None
         if schema.reads_code_stats:
             self._by_code = code_reader(store, service_name, lambda service: _reader(store, service))
         self._user, self._item, self._content = (
-            ServiceReader(store, feature_service(store, f"{service_name}_{part}"), unread)
+            ServiceReader(store, feature_service(store, f"{service_name}_{part}", allow_cache=True), unread)
             for part in ("user", "item", "content")
         )
         context = f"{service_name}_context"
-        has_context = any(service.name == context for service in store.list_feature_services())
-        self._context = ServiceReader(store, feature_service(store, context)) if has_context else None
+        services = store.registry.list_feature_services(store.project, allow_cache=True)
+        has_context = any(service.name == context for service in services)
+        self._context = ServiceReader(store, feature_service(store, context, allow_cache=True)) if has_context else None
         self._fast = self._fast_reader(store, service_name, static_bytes, vocabulary, shared)
 
     def _prefixes(self, store: FeatureStore, service_name: str, like: Sides | None) -> PrefixCounts | None:
         """The counts per prefix, if the codebook has any: also for a ranker that does not read them, to share its items."""
-        if not has_code_counts(store, service_name):
+        if not has_code_counts(store, service_name, allow_cache=True):
             return None
         codebook = codebook_of(service_name)
-        reader = ServiceReader(store, feature_service(store, codes_service(codebook)))
+        reader = ServiceReader(store, feature_service(store, codes_service(codebook), allow_cache=True))
         views = reader.packed.views if reader.packed is not None else {}
         depths = stats_depths(views)
         if not PrefixCounts.fits(depths, views):

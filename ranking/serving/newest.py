@@ -43,7 +43,7 @@ def materialized_ends(store: FeatureStore, service_names: Sequence[str]) -> dict
 
 def _stored(store: FeatureStore, service_names: Sequence[str]) -> list[Any]:
     """The stored views that services read, those of on-demand views included."""
-    services = [feature_service(store, name) for name in service_names]
+    services = [feature_service(store, name, allow_cache=True) for name in service_names]
     names = dict.fromkeys(view.name for service in services for view in ServiceViews.of(store, service).stored)
     return [store.registry.get_any_feature_view(name, store.project, allow_cache=True) for name in names]
 

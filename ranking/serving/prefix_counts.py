@@ -12,7 +12,7 @@ import numpy as np
 
 from ranking.data.grown import Grown
 from ranking.serving.counts import CountedView, Counts
-from sidkit.core.arrays import Codes, Doubles, Ints
+from sidkit.core.arrays import Codes, Doubles, Ints, distinct_below
 from sidkit.core.code_stats import (
     CODE_WINDOWS,
     USER_CODE_WINDOWS,
@@ -22,7 +22,7 @@ from sidkit.core.code_stats import (
     user_code_stats_alias,
 )
 from sidkit.stores.online.arrow import key_prefix, text_value
-from sidkit.stores.online.checksums import event_us
+from sidkit.stores.online.checksums import event_us, events_us
 from sidkit.stores.online.reader import PackedView, number_matrix
 
 if TYPE_CHECKING:
@@ -137,10 +137,10 @@ class PrefixCounts:
 
     def read(self, reading: Reading, prefixes: Codes, user_id: str, at_us: int) -> PrefixRows:
         """The counts of the places ``int32 [rows, depths]`` of rows as of a time; NaN without codes."""
-        _, first, of_row = np.unique(prefixes[:, -1], return_index=True, return_inverse=True)
-        chains = prefixes[first]
-        distinct, back = np.unique(chains, return_inverse=True)
-        back = back.reshape(chains.shape)
+        last, of_row = distinct_below(prefixes[:, -1], len(self._values))
+        chains = np.empty((len(last), prefixes.shape[1]), dtype=np.int32)
+        chains[of_row] = prefixes  # rows with one last prefix have the same others
+        distinct, back = distinct_below(chains, len(self._values))
         with self._lock:
             self._refresh(reading, distinct)
             numbers, times_us = self._counts.array[distinct], self._event_us.array[distinct]
@@ -151,7 +151,7 @@ class PrefixCounts:
             of_user.exposures[0] = of_user.clicks[0] = np.nan
         of_all = Counts.of(numbers, len(CODE_WINDOWS))
         return PrefixRows(
-            of_row.ravel(), [of_all.take(places) for places in back.T], [of_user.take(places) for places in back.T]
+            of_row, [of_all.take(places) for places in back.T], [of_user.take(places) for places in back.T]
         )
 
     def preload(self, reading: Reading) -> None:
@@ -190,7 +190,7 @@ class PrefixCounts:
             values = [key[names : len(key) - len(tail)] for key in found]
             rows = list(found.values())
             numbers = number_matrix(reading, view, self._of_user.features, rows)
-            held = _UserRows(mark, values, numbers, np.array(list(map(event_us, rows)), dtype=np.int64))
+            held = _UserRows(mark, values, numbers, events_us(rows))
             self._users[user_id] = held
             while len(self._users) > _MOST_USERS:
                 self._users.popitem(last=False)

@@ -72,6 +72,8 @@ class Scorer:
         Bound of the memory for features of items; see :class:`ranking.serving.static_items.StaticItems`.
     like : Scorer, optional
         Another scorer of the repository, whose items in memory are used too if they have the same features.
+    store : FeatureStore, optional
+        The repository's store if it is open, with the registry and the configuration as they are now; default: it is opened.
 
     Raises
     ------
@@ -92,6 +94,7 @@ class Scorer:
         ranker: str | None = None,
         static_bytes: int = STATIC_BYTES,
         like: Scorer | None = None,
+        store: FeatureStore | None = None,
     ) -> None:
         from sidkit.stores.feast_repo import open_store
 
@@ -103,7 +106,7 @@ class Scorer:
         self._ranker = load_ranker(repo.rankers / self.record.name, record, "scoring")
         self.calibration = Calibration.of(repo.settings, self.target, self._ranker.positive_rate)
         self.codebook = _codebook(repo, catalog, self.record, self._ranker)
-        self._store = open_store(repo)
+        self._store = open_store(repo) if store is None else store
         _refuse_other_features(self._store, self._ranker)
         config = self._ranker.config
         shared: OnlineFeatures | None = None
@@ -280,13 +283,13 @@ def _refuse_other_features(store: FeatureStore, ranker: LoadedRanker) -> None:
     from sidkit.stores.online.offline_only import unreadable
 
     try:
-        features = pinned_features(store, ranker.config.service)
+        features = pinned_features(store, ranker.config.service, allow_cache=True)
     except FeatureServiceNotFoundException as error:
         raise ServingError(
             f"expected feature service {ranker.config.service!r}, which the ranker reads, in the registry; it is missing. Run "
             "`sidkit apply`"
         ) from error
-    service = feature_service(store, ranker.config.service)
+    service = feature_service(store, ranker.config.service, allow_cache=True)
     hidden = [name for name in unreadable(store.config.online_store, service) if name in ranker.config.features]
     if hidden:
         raise ServingError(

@@ -25,7 +25,7 @@ from ranking.data.item_table import NO_CODE, ItemTableBuilder
 from ranking.data.schema import ExtraFeature, FeatureSchema, Kind
 from ranking.serving.counts import CountedView, Counts
 from semantic_ids.codebook import Codebook
-from sidkit.core.arrays import Bools, Codes, Doubles, Floats, Ints
+from sidkit.core.arrays import Bools, Codes, Doubles, Floats, Ints, distinct_below
 from sidkit.core.feature_settings import ITEM_ATTRIBUTES, WINDOWS
 from sidkit.stores.online.arrow import text_keys
 from sidkit.stores.online.checksums import TAIL, event_us
@@ -192,15 +192,14 @@ class StaticItems:
                 self._used[slots[slots >= 0]] = self._tick
                 self._add(reading, list(dict.fromkeys(item_ids[at] for at in missing.tolist())))
                 slots = self._slots(item_ids)
-            distinct_slots, first, place = np.unique(slots, return_index=True, return_inverse=True)
+            distinct_slots, place = distinct_below(slots, len(self._ids))
             self._used[distinct_slots] = self._tick
             records = self._records[distinct_slots]
             outdated = records["verified"] != self._generations
             if outdated.any():
                 self._verify(reading, distinct_slots[outdated[:, 0]], distinct_slots[outdated[:, 1]])
                 records = self._records[distinct_slots]
-            ids = np.array(item_ids, dtype=object)[first]
-            return self._taken(ids, place.astype(np.int64).ravel(), records, at_us)
+            return self._taken(self._ids[distinct_slots], place, records, at_us)
 
     def _larger(self, items: int) -> StaticItems:
         """An empty one for a single request with more items than are held."""
@@ -358,8 +357,8 @@ class StaticItems:
     def _compact(self, attributes: Codes) -> Coded:
         codes, values = np.zeros_like(attributes), []
         for at, column in enumerate(attributes.T):
-            used, back = np.unique(np.concatenate([[MISSING], column]), return_inverse=True)
-            codes[:, at] = back.ravel()[1:]
+            used, back = distinct_below(np.append(column, MISSING), self._index.sizes[at])
+            codes[:, at] = back[:-1]
             values.append(self._index.some(at, used))
         return Coded(codes, tuple(values))
 

@@ -32,6 +32,12 @@ def serve(
         Path | None,
         typer.Option(help="File with the bearer token that requests need; default: SIDKIT_SERVE_TOKEN."),
     ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A name in the header Host that is answered; repeatable. Without a token, default: this machine only."
+        ),
+    ] = None,
     max_feature_age: Annotated[
         float | None,
         typer.Option(min=0, help="Refuse requests while the features are older than so many seconds."),
@@ -88,6 +94,7 @@ def serve(
         port=port,
         workers=workers,
         token_file=None if token_file is None else str(token_file.absolute()),
+        allowed_hosts=tuple(allowed_host or ()),
         poll_seconds=poll,
         max_feature_age_seconds=max_feature_age,
         pictures=pictures,

@@ -72,7 +72,7 @@ class Application:
         self._look_now = asyncio.Event()
         self._next_look: asyncio.Future[bool] | None = None
         inner = Router(self._routes(), redirect_slashes=False, default=_not_found, lifespan=self._lifespan)
-        self.asgi = Gate(inner, self.metrics, options.token(), options.max_body_bytes)
+        self.asgi = Gate(inner, self.metrics, options.token(), options.max_body_bytes, options.hosts())
 
     def _routes(self) -> list[Route]:
         model = "/v2/models/{name}"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from sidkit.serve.options import is_loopback, name_in
 from sidkit.serve.page import FILES
 from sidkit.serve.problems import RequestError, internal, problem_of
 
@@ -40,13 +41,23 @@ class Gate:
         Bearer token of all requests besides :data:`OPEN_PATHS`.
     max_body_bytes : int
         Larger bodies get status 413.
+    hosts : set of str, optional
+        Names that ``Host`` may have besides loopback addresses, others get status 421; None: any.
     """
 
-    def __init__(self, inner: ASGIApp, metrics: Metrics, token: str | None, max_body_bytes: int) -> None:
+    def __init__(
+        self,
+        inner: ASGIApp,
+        metrics: Metrics,
+        token: str | None,
+        max_body_bytes: int,
+        hosts: frozenset[str] | None = None,
+    ) -> None:
         self._inner = inner
         self._metrics = metrics
         self._expected = None if token is None else f"Bearer {token}".encode()
         self._most = max_body_bytes
+        self._hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -69,6 +80,7 @@ class Gate:
             await send(message)
 
         try:
+            self._check_host(headers)
             self._check_token(scope["path"], headers)
             await self._inner(scope, self._limited(headers, receive), answered)
         except Exception as error:  # noqa: BLE001  every error becomes a problem body
@@ -83,6 +95,19 @@ class Gate:
         finally:
             seconds = time.perf_counter() - began
             self._log(scope, status, seconds, request_id)
+
+    def _check_host(self, headers: dict[bytes, bytes]) -> None:
+        given = headers.get(b"host")
+        if self._hosts is None or given is None:  # browsers always send it
+            return
+        name = name_in(given.decode("latin-1"))
+        if name not in self._hosts and not is_loopback(name):
+            raise RequestError(
+                421,
+                "a name of this service in the header Host, such as localhost",
+                repr(name[:100]),
+                "use the address that the service printed, or start it with --allowed-host NAME",
+            )
 
     def _check_token(self, path: str, headers: dict[bytes, bytes]) -> None:
         if self._expected is None or path in OPEN_PATHS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,12 +62,15 @@ class ServingModel:
     candidates : Candidates
     difference : float
         Largest difference from the offline model on the golden rows.
+    registry : str
+        Hash of the registry and of ``feature_store.yaml`` that the scorer's store was opened with.
     """
 
     key: ModelKey
     scorer: Scorer
     candidates: Candidates
     difference: float
+    registry: str = field(compare=False, default="")
     loaded_seconds: float = field(compare=False, default=0.0)
 
     @property
@@ -161,7 +165,16 @@ class ModelLoader:
         """
         began = time.monotonic()
         repo = self.repo()
-        scorer = Scorer(repo, key.ranker, self._static_bytes, None if like is None else like.scorer)
+        registry = self._registry_hash(repo)
+        # Opening a store reads and checks the registry, which takes most of the time of a promotion.
+        same = like.scorer if like is not None and registry and like.registry == registry else None
+        scorer = Scorer(
+            repo,
+            key.ranker,
+            self._static_bytes,
+            None if like is None else like.scorer,
+            None if same is None else same.store,
+        )
         difference = check_golden(repo, scorer)
         if self._engine == "onnx":
             from ranking.serving.onnx_export import served_graph
@@ -182,7 +195,15 @@ class ModelLoader:
         if warm_up is not None and warm_up.item_ids:
             for _ in range(3):
                 scorer.answer(warm_up.user_id, warm_up.item_ids, now_us, context=warm_up.context)
-        return ServingModel(key, scorer, candidates, difference, time.monotonic() - began)
+        return ServingModel(key, scorer, candidates, difference, registry, time.monotonic() - began)
+
+    def _registry_hash(self, repo: Repo) -> str:
+        """Hash of the registry as of the last look, and of ``feature_store.yaml`` now."""
+        if self._store is None:
+            return ""
+        registered = getattr(self._store.registry, "cached_registry_proto", None) or self._store.registry.proto()
+        registry = registered.SerializeToString(deterministic=True)
+        return hashlib.sha256(registry + (repo.path / "feature_store.yaml").read_bytes()).hexdigest()
 
 
 def _services(store: FeatureStore, record: RankerRecord) -> list[str]:

@@ -62,6 +62,7 @@ _STATUSES = {
     404: "There is no such path, model or version.",
     405: "The path has another method.",
     413: "The body is too long.",
+    421: "The header Host has a name that is not the service's.",
     422: "A member is missing or has a wrong value.",
     429: "Too many requests wait.",
     500: "An error of the service.",

@@ -34,6 +34,8 @@ class ServeOptions:
     port: int = 8000
     workers: int = 1
     token_file: str | None = None
+    allowed_hosts: tuple[str, ...] = ()
+    """Names in the header ``Host`` that are answered, besides those of the loopback address; see :meth:`hosts`."""
     poll_seconds: float = 5.0
     """How often the catalogue and the materialization are compared with what is loaded."""
     max_feature_age_seconds: float | None = None
@@ -65,7 +67,18 @@ class ServeOptions:
     @classmethod
     def from_environment(cls) -> Self:
         """The options that the parent process stored."""
-        return cls(**json.loads(os.environ[_OPTIONS]))
+        values = json.loads(os.environ[_OPTIONS])
+        return cls(**{**values, "allowed_hosts": tuple(values["allowed_hosts"])})
+
+    def hosts(self) -> frozenset[str] | None:
+        """Names that requests may have in ``Host``, besides loopback addresses; None: any.
+
+        Without a token, or with names given, other names are refused: a page on the web whose name resolves to the loopback
+        address (DNS rebinding) would read the answers otherwise.
+        """
+        if self.token() is not None and not self.allowed_hosts:
+            return None
+        return frozenset({"localhost", *(name_in(host) for host in self.allowed_hosts)})
 
     def token(self) -> str | None:
         """The bearer token: of the file, else of the environment variable; None if requests need none.
@@ -99,6 +112,14 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def name_in(host: str) -> str:
+    """The name or address in a header ``Host``, without port, brackets and final dot, in lower case."""
+    name, end, port = host.strip().lower().rpartition(":")
+    if not end or not port.isdigit() or (":" in name and not name.endswith("]")):
+        name = host.strip().lower()
+    return name.removeprefix("[").removesuffix("]").removesuffix(".")
 
 
 def _token_in(path: Path) -> str:

@@ -57,8 +57,8 @@ def open_store(repo: Repo) -> FeatureStore:
     return store
 
 
-def feature_service(store: FeatureStore, name: str) -> FeatureService:
-    """Get a feature service from the registry.
+def feature_service(store: FeatureStore, name: str, *, allow_cache: bool = False) -> FeatureService:
+    """Get a feature service from the registry; with ``allow_cache``, as it was when the store was opened or refreshed.
 
     Raises
     ------
@@ -68,7 +68,7 @@ def feature_service(store: FeatureStore, name: str) -> FeatureService:
     from feast.errors import FeatureServiceNotFoundException
 
     try:
-        return store.get_feature_service(name)
+        return store.get_feature_service(name, allow_cache)
     except FeatureServiceNotFoundException as error:
         known = sorted(service.name for service in store.list_feature_services())
         remedy = "If the repository was moved or its registry was emptied, run `sidkit apply` and `sidkit materialize`"
@@ -390,9 +390,9 @@ def _unchanged(target: object = None, **_: object) -> object:
     return target if target is not None else _unchanged
 
 
-def service_features(store: FeatureStore, service_name: str) -> dict[str, str]:
-    """Map full feature names of a feature service to their Feast types."""
-    service = feature_service(store, service_name)
+def service_features(store: FeatureStore, service_name: str, *, allow_cache: bool = False) -> dict[str, str]:
+    """Map full feature names of a feature service to their Feast types; see :func:`feature_service`."""
+    service = feature_service(store, service_name, allow_cache=allow_cache)
     return {
         f"{projection.name_to_use()}__{feature.name}": str(feature.dtype)
         for projection in service.feature_view_projections

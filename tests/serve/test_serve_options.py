@@ -10,7 +10,7 @@ from helpers.builders import FinishedJob
 from helpers.commands import ask
 from helpers.http_service import running
 from sidkit.core.errors import ConfigError
-from sidkit.serve.options import TOKEN_VARIABLE, ServeOptions, is_loopback
+from sidkit.serve.options import TOKEN_VARIABLE, ServeOptions, is_loopback, name_in
 
 TOKEN = "0123456789abcdef0123"
 
@@ -62,6 +62,49 @@ def test_requests_without_the_token_are_refused(finished: FinishedJob, tmp_path:
             assert service.call("GET", "/metrics", **given).status == 401
         assert service.call("POST", "/v1/rank", body, Authorization=f"Bearer {TOKEN}").status == 200
         assert TOKEN not in service.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("header", "name"),
+    [
+        ("LocalHost:8000", "localhost"),
+        ("[::1]:8000", "::1"),
+        ("[::1]", "::1"),
+        ("::1", "::1"),
+        ("127.0.0.1", "127.0.0.1"),
+        ("evil.example.:80", "evil.example"),
+        ("a:b", "a:b"),
+    ],
+)
+def test_the_name_of_a_host_header(header: str, name: str) -> None:
+    assert name_in(header) == name
+
+
+def test_names_are_checked_without_a_token_or_when_they_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
+    assert options().hosts() == {"localhost"}
+    assert options(allowed_hosts=("Rank.Example:80",)).hosts() == {"localhost", "rank.example"}
+    monkeypatch.setenv(TOKEN_VARIABLE, TOKEN)
+    assert options().hosts() is None
+    assert options(allowed_hosts=("rank.example",)).hosts() == {"localhost", "rank.example"}
+    options(allowed_hosts=("rank.example",)).to_environment()
+    assert ServeOptions.from_environment() == options(allowed_hosts=("rank.example",))
+
+
+def test_another_name_is_refused_on_every_path(finished: FinishedJob) -> None:
+    body = {"user_id": "u1", "item_ids": ["i1"]}
+    with running(finished.repo.path, "--allowed-host", "rank.example") as service:
+        port = service.url.rpartition(":")[2]
+        for host in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", "", "10.0.0.1"):
+            for method, path, sent in (
+                ("POST", "/v1/rank", body),
+                ("GET", "/", None),
+                ("GET", "/v2/health/live", None),
+            ):
+                answer = service.call(method, path, sent, Host=host)
+                assert answer.status == 421 and "--allowed-host" in answer.json["remedy"]
+        for host in ("localhost", f"LOCALHOST:{port}", f"127.0.0.1:{port}", f"[::1]:{port}", "rank.example"):
+            assert service.call("POST", "/v1/rank", body, Host=host).status == 200
 
 
 def test_the_command_refuses_a_ranker_that_cannot_serve(finished: FinishedJob) -> None:

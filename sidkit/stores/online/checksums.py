@@ -19,6 +19,7 @@ from functools import lru_cache
 from zlib import crc32
 
 import numpy as np
+import numpy.typing as npt
 
 from sidkit.stores.online.layout import Layout, layout_from_json
 
@@ -101,6 +102,12 @@ def event_key(row: bytes) -> bytes:
 def event_us(row: bytes) -> int:
     """The event time of a row, microseconds UTC."""
     return us_of(event_key(row))
+
+
+def events_us(rows: Sequence[bytes]) -> npt.NDArray[np.int64]:
+    """The event times of rows, microseconds UTC, ``int64 [rows]``."""
+    times = np.frombuffer(b"".join(map(event_key, rows)), ">u8").astype(np.uint64)
+    return (times ^ np.uint64(_BIAS)).view(np.int64)
 
 
 def us_of(key: bytes) -> int:

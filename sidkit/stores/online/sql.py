@@ -10,7 +10,16 @@ from sidkit.core.engine import quoted
 from sidkit.stores.online.cache import Group
 from sidkit.stores.online.checksums import TAIL
 
-_READ_KEYS = (1, 8, 64, 512, 4096)  # one prepared statement per size; unused places are null and match nothing
+_READ_KEYS = (
+    1,
+    8,
+    32,
+    64,
+    128,
+    256,
+    512,
+    4096,
+)  # one prepared statement per size; unused places are null and match nothing
 
 
 def table_of(view: str) -> str:
