@@ -4,7 +4,7 @@
 
 Writes one invented log twice, as a source with ten attributes of items and as one without, and builds the tables of each in a
 process of its own. Then reads 500 candidates from the online store, with and without the attributes, in turns: as the service
-does for a ranker, with the reader of feature services, and with Feast. Reads are compared by processor time. Results go to
+does for a ranker, with the reader of feature services, and with Feast. Times are processor time. Results go to
 ``benchmarks/results/attribute_costs.json``.
 """
 
@@ -75,19 +75,19 @@ def write_source(folder: Path, impressions: int, items: int, attributes: bool) -
 
 
 def build(repo_path: str) -> None:
-    """Ingest and build in this process; print seconds and the peak of memory in MB."""
+    """Ingest and build in this process; print seconds of processor time and the peak of memory in MB."""
     from ranking.pipeline.prepare import end_of_log
     from sidkit.tables import build_tables, ingest
 
     repo = Repo.open(repo_path)
     seconds = {}
     with repo.locked():
-        began = time.monotonic()
+        began = time.process_time()
         ingest(repo)
-        seconds["ingest"] = time.monotonic() - began
-        began = time.monotonic()
+        seconds["ingest"] = time.process_time() - began
+        began = time.process_time()
         build_tables(repo, end_of_log(repo))
-        seconds["tables"] = time.monotonic() - began
+        seconds["tables"] = time.process_time() - began
     print(json.dumps({**seconds, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
 
 
