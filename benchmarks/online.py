@@ -1,6 +1,6 @@
 """Materialization and online reads: the packed store, Feast's SQLite store, a no-op store, Redis and plain sqlite3.
 
-    python benchmarks/online.py [--items 100000] [--million] [--runs 7] [--work FOLDER]
+    python benchmarks/online.py [--items 100000] [--million] [--runs 7] [--only reads] [--work FOLDER]
 
 Every measurement runs in its own process on one thread. The candidates alternate, so that other load affects all of them, and
 medians are compared within one run. Materialization writes one list and three integers per item with the settings of
@@ -9,17 +9,24 @@ materialize`` with the kit's configuration, ``bulk`` is ``sidkit materialize``; 
 nothing and freezes the objects created by importing Feast, as ours does, ``unfrozen`` one that does not.
 
 A read takes 10 features of two views (three integers, three floats, a list of codes; two integers, a vector of 32 floats) of
-random items, after ``gc.freeze``. ``packed`` is the kit's reader after the whole catalogue was read since the last commit, so
-all rows are cached; ``cold`` is the same reader with its cache cleared before each read, as for the first read of a process
-or after a commit. The lower bound is a plain ``sqlite3`` read of the same packed bytes: the keys of the ids, one statement
-per view, a list of bytes.
+random items, after ``gc.freeze``:
+
+- ``packed``: the kit's reader into arrays after the whole catalogue was read since the last commit, so all rows are cached;
+- ``cold``: the same with its cache cleared before each read, as for the first read of a process or after a commit;
+- ``unchecked``: ``cold`` without the comparison of checksums;
+- ``values``, ``values_uncached``, ``values_cold``: the kit's ``read_one`` of one entity, when its row is cached, when only
+  another row was read since the last commit, and as the first read after a commit;
+- ``stock``, ``redis``, ``feast``: ``get_online_features(...).to_dict()`` on Feast's stores, and on the packed store;
+- ``raw``: a lower bound: a plain ``sqlite3`` read of the same packed bytes: the keys of the ids, one statement per view, a list
+  of bytes; ``raw_values``, for one entity: a statement per view by its key, and the 10 values by ``struct``.
 
 Results go to ``benchmarks/results/bench_online.json`` after every run: raw times, shapes, versions, and ratios of medians.
-Ratios use processor time, because waiting on a shared machine penalises the slowest most; ``_wall`` are the same ratios in
-wall-clock time, and those with Redis, a separate process, exist in wall-clock time only. ``_vs_feast`` is the speed-up over
-Feast, ``_vs_raw`` our time divided by that of the lower bound. ``materialize_vs_feast`` is the share of ``nothing``'s speed-up
-over ``stock`` that ``engine`` reaches, ``materialize_store_vs_feast`` the share that ``packed`` reaches, and
-``materialize_store_vs_unfrozen`` the share of ``unfrozen``'s speed-up.
+With ``--only``, one part is measured and printed, and nothing is saved. Ratios use processor time, because waiting on a shared
+machine penalises the slowest most; ``_wall`` are the same ratios in wall-clock time, and those with Redis, a separate process,
+exist in wall-clock time only. ``_vs_feast`` is the speed-up over Feast's SQLite store, ``_vs_raw`` our time divided by that of
+the lower bound (``raw_values`` for ``values``), ``_checked`` the time of ``cold`` over ``unchecked``. ``materialize_vs_feast``
+is the share of ``nothing``'s speed-up over ``stock`` that ``engine`` reaches, ``materialize_store_vs_feast`` the share that
+``packed`` reaches, and ``materialize_store_vs_unfrozen`` the share of ``unfrozen``'s speed-up.
 """
 
 from __future__ import annotations
@@ -38,6 +45,7 @@ import shutil
 import socket
 import sqlite3
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
@@ -60,7 +68,9 @@ NOTHING, UNFROZEN = "idle_stores.NothingOnlineStore", "idle_stores.UnfrozenOnlin
 KINDS = ("stock", "nothing", "unfrozen", "packed", "engine", "bulk")
 BEGINNING, END = datetime(1970, 1, 2, tzinfo=UTC), datetime(2030, 1, 1, tzinfo=UTC)
 SIZES = (1, 100, 500)
-READS = {"stock": 40, "redis": 40, "packed": 200, "cold": 200, "raw": 200}
+VALUES = ("values", "values_uncached", "values_cold")
+MANY = ("packed", "cold", "unchecked", "raw")
+READS = {"stock": 40, "redis": 40, "feast": 40} | dict.fromkeys((*MANY, *VALUES, "raw_values"), 200)
 
 
 def write_tables(folder: Path, items: int) -> None:
@@ -157,14 +167,19 @@ def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def raw_reader(path: Path) -> Any:
-    """The lower bound: a plain program that reads the packed bytes."""
+def plain_connection(path: Path) -> tuple[sqlite3.Connection, bytes]:
+    """A connection to the packed rows, and what precedes the length of an id in its key."""
     from sidkit.stores.online.arrow import key_prefix
 
     opened = sqlite3.connect(path, isolation_level=None, cached_statements=512)
     opened.execute("PRAGMA cache_size = -32768")
     opened.execute("PRAGMA mmap_size = 4294967296")
-    prefix = key_prefix(["item_id"]) + (2).to_bytes(4, "little")
+    return opened, key_prefix(["item_id"]) + (2).to_bytes(4, "little")
+
+
+def raw_reader(path: Path) -> Any:
+    """The lower bound: a plain program that reads the packed bytes."""
+    opened, prefix = plain_connection(path)
 
     def read(items: list[str]) -> list[list[bytes]]:
         keys = [prefix + len(item).to_bytes(4, "little") + item.encode() for item in items]
@@ -174,6 +189,24 @@ def raw_reader(path: Path) -> Any:
             sql = f'SELECT t.row FROM (VALUES {places}) v LEFT JOIN "packed:bench_{view}" t ON t.key = v.column1'
             told.append([row for (row,) in opened.execute(sql, keys)])
         return told
+
+    return read
+
+
+def raw_values_reader(path: Path) -> Any:
+    """The lower bound for one entity: a plain program that knows the layouts of the two views."""
+    opened, prefix = plain_connection(path)
+    stats, content = struct.Struct("<HBI3q3f4q"), struct.Struct("<HB2qI32f")
+    statements = [f'SELECT row FROM "packed:bench_{view}" WHERE key = ?' for view in ("stats", "content")]
+
+    def read(items: list[str]) -> dict[str, Any]:
+        text = items[0].encode()
+        key = (prefix + len(text).to_bytes(4, "little") + text,)
+        [[one], [other]] = (opened.execute(statement, key).fetchone() for statement in statements)
+        _, _, _, a, b, c, x, y, z, *codes = stats.unpack_from(one)
+        _, _, d, e, _, *vector = content.unpack_from(other)
+        first = {"stats__codes": codes, "stats__a": a, "stats__b": b, "stats__c": c, "stats__x": x, "stats__y": y}
+        return {**first, "stats__z": z, "content__d": d, "content__e": e, "content__vector": vector}
 
     return read
 
@@ -199,50 +232,73 @@ def fill(folder: Path, redis: str) -> None:
 
 def read(folder: Path, items: int, redis: str) -> dict[str, dict[str, dict[str, list[float]]]]:
     """Milliseconds of each read, wall-clock and processor time, by candidate and number of entities, in alternation."""
-    from ranking.serving.service_reader import ServiceReader
+    from sidkit.stores.online import open_reader, transactions
 
     opened = read_stores(folder, redis, fresh=False)
-    packed, emptied = (
+    packed, emptied, one_row = (
         opened["packed"],
-        open_store(folder, "read_packed", {"type": PACKED}, ["stats", "content"], fresh=False),
+        *(open_store(folder, "read_packed", {"type": PACKED}, ["stats", "content"], fresh=False) for _ in range(2)),
     )
-    fast, cold = (ServiceReader(store, store.get_feature_service("ten")) for store in (packed, emptied))
-    raw = raw_reader(Path(packed.config.online_store.path))
+    fast, cold, single = (open_reader(store, "ten") for store in (packed, emptied, one_row))
+    path = Path(packed.config.online_store.path)
+    raw, raw_values = raw_reader(path), raw_values_reader(path)
     # Every item is asked for once: the pages come from the disk, and the packed reader keeps the rows.
     for at in range(0, items, 500):
         asked = [f"i{number}" for number in range(at, min(at + 500, items))]
-        for way in (lambda asked: fast.read({"item_id": asked}), lambda asked: cold.read({"item_id": asked}), raw):
-            way(asked)
-    file = emptied._get_provider().online_store.file(emptied.config)
+        for reader in (fast, cold, single):
+            reader.read({"item_id": asked})
+        raw(asked)
+    check = transactions.all_intact
+
+    def unchecked(asked: list[str]) -> None:
+        transactions.all_intact = lambda *_: True
+        try:
+            cold.read({"item_id": asked})
+        finally:
+            transactions.all_intact = check
+
+    def by_feast(name: str) -> Any:
+        store, service = opened[name], opened[name].get_feature_service("ten")
+        return lambda asked: store.get_online_features(service, {"item_id": asked}, full_feature_names=True).to_dict()
+
     ways: dict[str, Any] = {
         "packed": lambda asked: fast.read({"item_id": asked}),
         "cold": lambda asked: cold.read({"item_id": asked}),
+        "unchecked": unchecked,
         "raw": raw,
+        "values": lambda asked: fast.read_one({"item_id": asked[0]}),
+        "values_uncached": lambda asked: single.read_one({"item_id": asked[0]}),
+        "values_cold": lambda asked: single.read_one({"item_id": asked[0]}),
+        "raw_values": raw_values,
+        "feast": by_feast("packed"),
+        **{name: by_feast(name) for name in opened.keys() - {"packed"}},
     }
-    for name in opened.keys() - {"packed"}:
-        service = opened[name].get_feature_service("ten")
-        ways[name] = lambda asked, store=opened[name], service=service: store.get_online_features(
-            service, {"item_id": asked}, full_feature_names=True
-        ).to_dict()
+    before: dict[str, Any] = {
+        "cold": cold.file.forget,
+        "unchecked": cold.file.forget,
+        "values_cold": single.file.forget,
+        "values_uncached": lambda: (single.file.forget(), single.read({"item_id": ["i0"]})),
+    }
+    assert raw_values(["i7"]) == fast.read_one({"item_id": "i7"}) == single.read_one({"item_id": "i7"})
     for size in SIZES:
         for way in ways.values():
             way([f"i{number}" for number in range(size)])
     gc.collect()
     gc.freeze()
-    told = {kind: {name: {str(size): list[float]() for size in SIZES} for name in ways} for kind in ("wall", "cpu")}
+    told: dict[str, dict[str, dict[str, list[float]]]] = {kind: {name: {} for name in ways} for kind in ("wall", "cpu")}
     for size in SIZES:
         for turn in range(max(READS.values())):
-            for name, way in ways.items():
-                if turn % (max(READS.values()) // READS[name]):
+            # In random order: the caches of the processor favour a read that follows one of the same file.
+            for name, way in random.sample(sorted(ways.items()), len(ways)):
+                if turn % (max(READS.values()) // READS[name]) or (size > 1 and name in (*VALUES, "raw_values")):
                     continue
                 asked = [f"i{number}" for number in random.sample(range(items), size)]
-                if name == "cold":
-                    file.forget()
+                before.get(name, int)()
                 began, used = time.perf_counter(), time.process_time()
                 way(asked)
                 spent = {"cpu": time.process_time() - used, "wall": time.perf_counter() - began}
                 for kind, seconds in spent.items():
-                    told[kind][name][str(size)].append(round(seconds * 1e3, 6))
+                    told[kind][name].setdefault(str(size), []).append(round(seconds * 1e3, 6))
     return told
 
 
@@ -278,7 +334,10 @@ def apart(*arguments: object) -> Any:
 
 def ratios(record: dict[str, Any]) -> dict[str, float]:
     """All ratios, computed from the raw times of a record."""
-    if set(record["materialize"]) != set(KINDS):
+    lacking = set(KINDS) - set(record["materialize"]) or [
+        run for run in record["read_ms"] if "unchecked" not in run["cpu"]
+    ]
+    if lacking:
         raise SystemExit(f"{RESULTS.name} is of another release of this benchmark: run `python benchmarks/online.py`")
     told = _ratios(record, "cpu_seconds", "cpu")
     told |= {f"{name}_wall": value for name, value in _ratios(record, "seconds", "wall").items()}
@@ -288,40 +347,53 @@ def ratios(record: dict[str, Any]) -> dict[str, float]:
 
 
 def _ratios(record: dict[str, Any], of_materialization: str, of_reads: str) -> dict[str, float]:
+    told: dict[str, float] = {}
     seconds = {
-        kind: statistics.median(run[of_materialization] for run in runs) for kind, runs in record["materialize"].items()
+        kind: statistics.median(run[of_materialization] for run in runs)
+        for kind, runs in record["materialize"].items()
+        if runs
     }
-    told = {
-        "materialize_vs_feast": seconds["nothing"] / seconds["engine"],
-        "materialize_store_vs_feast": seconds["nothing"] / seconds["packed"],
-        "materialize_store_vs_unfrozen": seconds["unfrozen"] / seconds["packed"],
-        "materialize_times_faster": seconds["stock"] / seconds["engine"],
-        "materialize_store_times_faster": seconds["stock"] / seconds["packed"],
-        "bulk_vs_feast": seconds["stock"] / seconds["bulk"],
-    }
+    if seconds:
+        told |= {
+            "materialize_vs_feast": seconds["nothing"] / seconds["engine"],
+            "materialize_store_vs_feast": seconds["nothing"] / seconds["packed"],
+            "materialize_store_vs_unfrozen": seconds["unfrozen"] / seconds["packed"],
+            "materialize_times_faster": seconds["stock"] / seconds["engine"],
+            "materialize_store_times_faster": seconds["stock"] / seconds["packed"],
+            "bulk_vs_feast": seconds["stock"] / seconds["bulk"],
+        }
     times = [run[of_reads] for run in record["read_ms"]]
-    for size in SIZES:
+    for size in map(str, SIZES) if times else ():
         # Each run gives a p50 and a p99; the medians of those over runs are compared.
         p50, p99 = (
             {
-                name: statistics.median(float(np.percentile(run[name][str(size)], share)) for run in times)
-                for name in times[0]
+                name: statistics.median(float(np.percentile(run[name][size], share)) for run in times)
+                for name, read in times[0].items()
+                if size in read
             }
             for share in (50, 99)
         )
-        for ours, start in (("packed", f"online_{size}"), ("cold", f"online_{size}_cold")):
-            for other in p50.keys() - {"packed", "cold", "raw"}:
-                name = "feast" if other == "stock" else other
-                told[f"{start}_vs_{name}"] = p50[other] / p50[ours]
-                told[f"{start}_p99_vs_{name}"] = p99[other] / p99[ours]
-            told[f"{start}_vs_raw"] = p50[ours] / p50["raw"]
-            told[f"{start}_p99_vs_raw"] = p99[ours] / p99["raw"]
+        start = f"online_{size}"
+        for ours, name in (("packed", start), ("cold", f"{start}_cold")):
+            for other, theirs in (("stock", "feast"), ("redis", "redis")):
+                if other in p50:
+                    told[f"{name}_vs_{theirs}"] = p50[other] / p50[ours]
+                    told[f"{name}_p99_vs_{theirs}"] = p99[other] / p99[ours]
+            told[f"{name}_vs_raw"] = p50[ours] / p50["raw"]
+            told[f"{name}_p99_vs_raw"] = p99[ours] / p99["raw"]
+        told[f"{start}_checked"] = p50["cold"] / p50["unchecked"]
+        told[f"{start}_by_feast_vs_feast"] = p50["stock"] / p50["feast"]
+        for name in VALUES if size == "1" else ():
+            told[f"{start}_{name}_vs_feast"] = p50["stock"] / p50[name]
+            told[f"{start}_{name}_vs_raw"] = p50[name] / p50["raw_values"]
     return told
 
 
-def keep(record: dict[str, Any]) -> None:
-    """Save a record."""
+def keep(record: dict[str, Any], *, save: bool) -> None:
+    """Compute the ratios of a record, and save it."""
     record["ratios"] = ratios(record)
+    if not save:
+        return
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(record, indent=1) + "\n")
 
@@ -332,6 +404,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=100_000)
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--million", action="store_true", help="also materialize 1,000,000 items and tell the memory")
+    parser.add_argument("--only", choices=("reads", "materialize"), help="measure and print one part, and save nothing")
     parser.add_argument("--work", type=Path)
     parser.add_argument("--one", nargs="+", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -363,17 +436,19 @@ def main() -> None:
             "read_ms": [],
         }
         address = on.enter_context(redis_server(folder))
-        apart("fill", folder, address)
+        if given.only != "materialize":
+            apart("fill", folder, address)
         for turn in range(given.runs):
-            for kind in KINDS:
+            for kind in KINDS if given.only != "reads" else ():
                 record["materialize"][kind].append(apart("materialize", folder, kind))
-            record["read_ms"].append(apart("read", folder, given.items, address))
-            keep(record)
+            if given.only != "materialize":
+                record["read_ms"].append(apart("read", folder, given.items, address))
+            keep(record, save=not given.only)
             print(f"run {turn + 1} of {given.runs}", record["ratios"], flush=True)
         if given.million:
             write_tables(folder, 1_000_000)
             record["million"] = {kind: apart("materialize", folder, kind) for kind in ("bulk", "engine", "packed")}
-        keep(record)
+        keep(record, save=not given.only)
     print(json.dumps(record["ratios"], indent=1))
     print(json.dumps(record.get("million", {}), indent=1))
 

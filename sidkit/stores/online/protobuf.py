@@ -128,24 +128,25 @@ def _as_proto(values: Sequence[Value]) -> Cells:
 def values_of_cells(cells: Cells) -> list[Value]:
     """Convert cells to Feast's values; nulls become empty values."""
     kind = cells.kind
+    field = _field(kind)
     if cells.offsets is None:
         assert isinstance(cells.flat, np.ndarray)
         plain: list[Any] = (cells.flat.astype(np.bool_) if kind == "BOOL" else cells.flat).tolist()
-        values = [_made(**{_field(kind): value}) for value in plain]
+        values = [_made(**{field: value}) for value in plain]
     else:
         places = cells.offsets.tolist()
         bounds = list(pairwise(places))
         if kind in TEXTS:
             texts = bytes(cells.flat)
             encoded = [texts[start:end] for start, end in bounds]
-            values = [_made(**{_field(kind): text.decode() if kind == "STRING" else text}) for text in encoded]
+            values = [_made(**{field: text.decode() if kind == "STRING" else text}) for text in encoded]
         elif kind == PROTO:
             texts = bytes(cells.flat)
             values = [Value.FromString(texts[start:end]) for start, end in bounds]
         else:
             elements = _elements(cells)
             message = _LIST_MESSAGES[kind]
-            values = [_made(**{_field(kind): message(val=elements[start:end])}) for start, end in bounds]
+            values = [_made(**{field: message(val=elements[start:end])}) for start, end in bounds]
     if cells.null is not None:
         for row in np.flatnonzero(cells.null).tolist():
             values[row] = Value()

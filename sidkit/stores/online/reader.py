@@ -15,7 +15,7 @@ from sidkit.core.arrays import one_chunk
 from sidkit.core.errors import ConfigError, OnlineStoreError, ServingError
 from sidkit.stores.offline.plan import ViewRows
 from sidkit.stores.online.arrow import KEY_TYPES, arrow_type, entity_keys, text_keys, to_arrow
-from sidkit.stores.online.cache import Entry
+from sidkit.stores.online.cache import Entry, Group
 from sidkit.stores.online.checksums import event_us
 from sidkit.stores.online.codec import layout_number, unpack, unpack_numbers
 from sidkit.stores.online.layout import PROTO, Layout, kind_of
@@ -99,8 +99,9 @@ class PackedReader:
         serialized = [_serialized(views[0], whole) for views in self._groups]
         with self.database.reading() as reading:
             for views, group_keys in zip(self._groups, serialized, strict=True):
-                now = self._clock() if at_us is None else at_us
-                stored = [(view.stored, None if view.ttl_us is None else now - view.ttl_us) for view in views]
+                stored = [
+                    (view.stored, None if view.ttl_us is None else self._now(at_us) - view.ttl_us) for view in views
+                ]
                 for view, view_rows in zip(views, reading.rows_of(stored, group_keys), strict=True):
                     result[view.name] = view_rows_of(reading, view, view_rows)
         return {view.name: result[view.name] for view in self._views}
@@ -131,24 +132,33 @@ class PackedReader:
             (group, _serialized(views[0], whole)[0]) for group, views in zip(self._stored, self._groups, strict=True)
         ]
         newest = self.database.newest(wanted) if all(len(group) <= READ_VIEWS for group in self._stored) else None
-        values = None if newest is None else self._decoded(*newest, at_us)
+        values = self._from_snapshot(wanted, at_us) if newest is None else self._decoded(*newest, at_us)
         if values is None:
             views = self.read({name: [value] for name, value in keys.items()} or {_NO_ENTITY: [_NO_VALUE]}, at_us)
             return {name: column[0].as_py() for view in views.values() for name, column in _columns(view)}
         return values
+
+    def _from_snapshot(self, wanted: Sequence[tuple[Group, bytes]], at_us: int | None) -> dict[str, Any] | None:
+        """Like :meth:`_decoded`, from a transaction."""
+        with self.database.reading() as reading:
+            entries = []
+            for group, key in wanted:
+                rows = reading.rows_of([(stored, None) for stored in group], [key])
+                entries.append(tuple(row for [row] in rows))
+            layouts = {stored: reading.layouts(stored) for group, _ in wanted for stored in group}
+        return self._decoded(entries, layouts, at_us)
+
+    def _now(self, at_us: int | None) -> int:
+        return self._clock() if at_us is None else at_us
 
     def _decoded(self, entries: Sequence[Entry], layouts: Layouts, at_us: int | None) -> dict[str, Any] | None:
         """The values of verified rows; None if only arrays convert one."""
         values: dict[str, Any] = {}
         for views, entry in zip(self._groups, entries, strict=True):
             for view, row in zip(views, entry, strict=True):
-                if row is None:
-                    return None
-                if view.ttl_us is not None:
-                    now = self._clock() if at_us is None else at_us
-                    if event_us(row) < now - view.ttl_us:
-                        values.update(dict.fromkeys(view.names))
-                        continue
+                if row is None or (view.ttl_us is not None and event_us(row) < self._now(at_us) - view.ttl_us):
+                    values.update(dict.fromkeys(view.names))
+                    continue
                 number = row[0] | row[1] << 8
                 layout = layouts.get(view.stored, {}).get(number)
                 if layout is None:

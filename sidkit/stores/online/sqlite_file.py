@@ -113,6 +113,8 @@ class PackedFile(PackedDatabase):
                 return None
             entries, read = [], False
             for group, key in wanted:
+                if not cache.layouts.keys() >= set(group):
+                    return None
                 entry = cache.entry(group, key)
                 if entry is None:
                     [entry] = opened.execute(select(group, 1), (key,)).fetchall()
