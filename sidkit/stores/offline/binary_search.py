@@ -2,14 +2,17 @@
 
 Feature rows are sorted once by (key, time from which they can win). Keys are numbered, so the rows of a key are one range of
 the sorted table, and the winner is the last row of that range whose time is not after the entity row's time. Entity rows
-need no order and are looked up in blocks that fit the processor's cache: cost is linear in the rows and logarithmic in the
-versions per key.
+need no order and are looked up in blocks that fit the processor's cache, each thread a part of the blocks: cost is linear in
+the rows and logarithmic in the versions per key.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +21,11 @@ import pyarrow.compute as pc
 
 from sidkit.core.arrays import Ints
 from sidkit.stores.offline.key_numbers import KeyNumbers
+from sidkit.stores.offline.row_order import by_key_and_time
 
 _BLOCK = 65_536
 _LONG_AGO = np.int64(-(2**62))
+_Micros: TypeAlias = pa.Array | pa.ChunkedArray
 
 
 @dataclass(frozen=True)
@@ -41,10 +46,11 @@ class SearchIndex:
     def build(
         cls,
         keys: Sequence[pa.Array | pa.ChunkedArray],
-        event_us: pa.Array | pa.ChunkedArray,
-        created_us: pa.Array | pa.ChunkedArray | None = None,
+        event_us: _Micros,
+        created_us: _Micros | Callable[[], _Micros] | None = None,
         *,
         filter_by_created: bool = False,
+        threads: int = 1,
     ) -> SearchIndex:
         """Sort a feature table into an index.
 
@@ -52,27 +58,39 @@ class SearchIndex:
         ----------
         keys : sequence of arrays
             Key columns; empty for a view without entities.
-        event_us, created_us : int64 arrays
+        event_us : int64 array
             Microseconds UTC, null if missing.
+        created_us : int64 array or callable, optional
+            Microseconds UTC, null if missing; a callable returns them, and is called only if they decide between rows.
         filter_by_created : bool
             Let a row win only from its created time on.
+        threads : int
+            Number of threads that sort.
         """
         cut = filter_by_created and created_us is not None
-        present = pc.is_valid(event_us)
-        for column in [*keys, *([created_us] if cut else [])]:
-            present = pc.and_(present, pc.is_valid(column))
-        rows = np.flatnonzero(_numpy(present))
-        whole = len(rows) == len(event_us)
-        valid_keys = list(keys) if whole else [column.filter(present) for column in keys]
+        if cut and callable(created_us):
+            created_us = created_us()
+        needed = [event_us, *keys, *([created_us] if cut else [])]
+        whole = not any(column.null_count for column in needed)
+        rows, present, valid_keys = np.arange(len(event_us)), None, list(keys)
+        if not whole:
+            present = functools.reduce(pc.and_, map(pc.is_valid, needed))
+            rows = np.flatnonzero(_numpy(present))
+            valid_keys = [column.filter(present) for column in keys]
         numbers, code = KeyNumbers.learn(valid_keys, len(rows))
         event = _numpy(event_us if whole else event_us.filter(present))
-        created = None
-        if created_us is not None:
-            created = _numpy((created_us if whole else created_us.filter(present)).fill_null(int(_LONG_AGO)))
-        if cut and created is not None:
-            return cls._cut(numbers, code, event, created, rows)
-        order = _order(code, event, created)
-        return cls(numbers, _starts(code, numbers.count), _led(event[order]), None, _led(rows[order]))
+
+        def created() -> Ints:
+            values = created_us() if callable(created_us) else created_us
+            assert values is not None
+            return _numpy((values if whole else values.filter(present)).fill_null(int(_LONG_AGO)))
+
+        if cut:
+            return cls._cut(numbers, code, event, created(), rows)
+        order = by_key_and_time(code, event, None if created_us is None else created, threads)
+        return cls(
+            numbers, _starts(code, numbers.count), _led(event, order), None, _led(None if whole else rows, order)
+        )
 
     @classmethod
     def _cut(cls, numbers: KeyNumbers, code: Ints, event: Ints, created: Ints, rows: Ints) -> SearchIndex:
@@ -82,12 +100,14 @@ class SearchIndex:
         rank = np.empty(len(rows), dtype=np.int64)
         rank[by_merit] = np.arange(len(rows))
         moment = np.maximum(event, created)
-        order = _order(code, moment, None)
+        order = by_key_and_time(code, moment, None)
         best = by_merit[np.maximum.accumulate(rank[order])]
         starts = _starts(code, numbers.count)
-        return cls(numbers, starts, _led(moment[order]), _led(event[best]), _led(rows[best]))
+        return cls(numbers, starts, _led(moment, order), _led(event, best), _led(rows, best))
 
-    def find(self, keys: Sequence[pa.Array | pa.ChunkedArray], at_us: pa.Array, ttl_us: int | None = None) -> Ints:
+    def find(
+        self, keys: Sequence[pa.Array | pa.ChunkedArray], at_us: pa.Array, ttl_us: int | None = None, threads: int = 1
+    ) -> Ints:
         """Look up the feature row of each entity row.
 
         Parameters
@@ -98,6 +118,8 @@ class SearchIndex:
             Microseconds UTC, null if missing.
         ttl_us : int, optional
             Time to live of a feature row, microseconds, inclusive.
+        threads : int
+            Number of threads that search.
 
         Returns
         -------
@@ -113,9 +135,18 @@ class SearchIndex:
         at = _numpy(at_us.fill_null(int(_LONG_AGO)))
         numbers = np.empty(len(at), dtype=np.int64)
         most = int(np.diff(self.start).max(initial=0))
-        for first in range(0, len(at), _BLOCK):
+
+        def search(first: int) -> None:
             block = slice(first, first + _BLOCK)
             numbers[block] = self._search(code[block], at[block], most, ttl_us)
+
+        firsts = range(0, len(at), _BLOCK)
+        if threads == 1 or len(firsts) < 2:
+            for first in firsts:
+                search(first)
+        else:
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(search, firsts))
         return numbers
 
     def _search(self, code: Ints, at: Ints, most: int, ttl_us: int | None) -> Ints:
@@ -159,8 +190,8 @@ def newest_rows(
     rows = np.flatnonzero(inside)
     chosen_keys = [column.take(pa.array(rows)) for column in keys]
     _, code = KeyNumbers.learn(chosen_keys, len(rows))
-    created = _numpy(created_us.fill_null(int(_LONG_AGO)))[rows] if created_us is not None else None
-    order = _order(code, event[rows], created)
+    created = None if created_us is None else lambda: _numpy(created_us.fill_null(int(_LONG_AGO)))[rows]
+    order = by_key_and_time(code, event[rows], created)
     ordered = code[order]
     last_of_key = np.append(ordered[1:] != ordered[:-1], len(rows) > 0)[: len(rows)]
     newest: Ints = np.sort(rows[order[last_of_key]])
@@ -177,26 +208,16 @@ def micros(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     return column.cast(pa.timestamp("us", kind.tz if pa.types.is_timestamp(kind) else None)).cast(pa.int64())
 
 
-def _order(code: Ints, moment: Ints, created: Ints | None) -> Ints:
-    """Row numbers sorted by key, time, created time and file order."""
-    if len(code) == 0:
-        return np.zeros(0, dtype=np.int64)
-    first, span = moment.min(), int(moment.max()) - int(moment.min()) + 1
-    if (int(code.max()) + 1) * span < 2**63:
-        joined = code * span + (moment - first)
-        order: Ints = np.argsort(joined)
-        sorted_ = joined[order]
-        if not (sorted_[1:] == sorted_[:-1]).any():
-            return order
-    return np.lexsort((moment, code) if created is None else (created, moment, code))
-
-
 def _starts(code: Ints, count: int) -> Ints:
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(np.bincount(code, minlength=count), dtype=np.int64)])
 
 
-def _led(values: Ints) -> Ints:
-    return np.concatenate([np.full(1, _LONG_AGO), values])
+def _led(values: Ints | None, order: Ints) -> Ints:
+    """Values in an order, after the sentinel; without values, the order."""
+    led = np.empty(len(order) + 1, dtype=np.int64)
+    led[0] = _LONG_AGO
+    led[1:] = order if values is None else values[order]
+    return led
 
 
 def _numpy(column: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.int64]:

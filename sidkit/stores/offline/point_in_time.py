@@ -121,19 +121,22 @@ class PointInTime:
 
     def _view(self, number: int, keys: Keys, at_us: pa.Array, *, every_seen_row_once: bool) -> ViewRows | None:
         """Look up one view; None if DuckDB must read it. Without the option the table may have unused rows."""
-        search = self._search(number)
+        search = self._search(number, 0 if every_seen_row_once else len(at_us))
         if search is None:
             return None
         index = search.find(keys, at_us)
         return ViewRows(self.plans[number].name, *search.features(index, every_seen_row_once=every_seen_row_once))
 
-    def _search(self, number: int) -> _Search | None:
+    def _search(self, number: int, rows: int) -> _Search | None:
+        """The search of one view, to be used first for a number of rows that need all feature columns copied."""
         plan = self.plans[number]
         if plan.files is None or plan.files.rows * BYTES_PER_ROW > self._sorted_bytes:
             return None
         if number not in self._searches:
             fits = self._bytes[number] <= self._feature_bytes
-            self._searches[number] = _Search(plan, plan.files, self._filter_by_created, fits)
+            self._searches[number] = _Search(
+                plan, plan.files, self._filter_by_created, fits, rows, self._engine.threads
+            )
         return self._searches[number]
 
     def _through_duckdb(self, plan: ViewPlan, keys: Keys, at_us: pa.Array) -> ViewRows:
@@ -155,35 +158,56 @@ def _declared(plan: ViewPlan, keys: Keys) -> list[pa.Array | pa.ChunkedArray]:
 class _Search:
     """One view's sorted table, and its features if they fit in memory."""
 
-    def __init__(self, plan: ViewPlan, files: FeatureFiles, filter_by_created: bool, fits: bool) -> None:
+    def __init__(
+        self, plan: ViewPlan, files: FeatureFiles, filter_by_created: bool, fits: bool, rows: int, threads: int
+    ) -> None:
         self._plan = plan
         self._files = files
         self._columns = list(dict.fromkeys(column for column, _ in plan.features))
         self._fits = fits
+        self._threads = threads
         self._features: pa.Table | None = None
         self._used_before = False
-        times = [plan.timestamp, *([plan.created] if plan.created else [])]
-        narrow = files.read([*(column for column, _ in plan.keys), *times])
+        # Many entity rows need rows of all row groups, so all features are read while the table is sorted.
+        if fits and threads > 1 and 4 * rows >= files.rows:
+            with ThreadPoolExecutor(1) as pool:
+                features = pool.submit(files.read, self._columns)
+                self._index = self._sorted(filter_by_created)
+                self._features = features.result().combine_chunks()
+        else:
+            self._index = self._sorted(filter_by_created)
+
+    def _sorted(self, filter_by_created: bool) -> SearchIndex:
+        plan, files = self._plan, self._files
+        narrow = files.read([*(column for column, _ in plan.keys), plan.timestamp])
         source = files.parts.source
-        self._index = SearchIndex.build(
+
+        def created() -> pa.ChunkedArray:
+            assert plan.created is not None
+            return files.moments_of(files.read([plan.created]).column(plan.created), plan.created)
+
+        return SearchIndex.build(
             [
                 as_declared(narrow.column(column), kind, source, column)
                 for (column, _), kind in zip(plan.keys, plan.key_types, strict=True)
             ],
             files.moments_of(narrow.column(plan.timestamp), plan.timestamp),
-            files.moments_of(narrow.column(plan.created), plan.created) if plan.created else None,
+            created if plan.created else None,
             filter_by_created=filter_by_created,
+            threads=self._threads,
         )
 
     def find(self, keys: Keys, at_us: pa.Array) -> Ints:
         """The number of the feature row of each row, or -1."""
-        return self._index.find(_declared(self._plan, keys), at_us, self._plan.ttl_us)
+        return self._index.find(_declared(self._plan, keys), at_us, self._plan.ttl_us, self._threads)
 
     def features(self, index: Ints, *, every_seen_row_once: bool) -> tuple[Ints, pa.Table]:
         """Return an index per row into a table of features, and the table.
 
         Without ``every_seen_row_once`` the table may have unused rows.
         """
+        if self._features is not None and not every_seen_row_once:
+            return index, self._named(self._features)
         seen = np.zeros(self._files.rows, dtype=bool)
         seen[index[index >= 0]] = True
         few = 4 * np.count_nonzero(seen) < 3 * len(seen)

@@ -28,7 +28,7 @@ PROOF = bool(os.environ.get("SIDKIT_PROOF"))
 many = settings(max_examples=4000 if PROOF else 150, deadline=None)
 
 
-def searched(question: Question) -> list[int | None]:
+def searched(question: Question, threads: int = 1) -> list[int | None]:
     def columns(rows: list[tuple[Any, ...]]) -> list[pa.Array]:
         return [pa.array([row[at] for row in rows], KEY_KINDS[name][0]) for at, name in enumerate(question.keys)]
 
@@ -37,9 +37,10 @@ def searched(question: Question) -> list[int | None]:
         pa.array([row.event_us for row in question.rows], pa.int64()),
         pa.array([row.created_us for row in question.rows], pa.int64()) if question.created else None,
         filter_by_created=question.by_created,
+        threads=threads,
     )
     at = pa.array([at for _, at in question.asked], pa.int64())
-    found = index.find(columns([keys for keys, _ in question.asked]), at, question.ttl_us)
+    found = index.find(columns([keys for keys, _ in question.asked]), at, question.ttl_us, threads)
     return [None if number < 0 else int(number) for number in found]
 
 
