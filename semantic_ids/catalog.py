@@ -336,6 +336,7 @@ def read_definitions(repo_path: Path) -> Definitions:
         code_stats={name: chosen for name, chosen in stats.items() if chosen is not None},
         features=settings.features,
         owner=OWNER,
+        tables=settings.engine.tables,
         tags={
             "availability_delay_seconds": f"{settings.time.availability_delay_seconds:g}",
             "settings_hash": content_hash(settings.feature_settings()),

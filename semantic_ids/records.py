@@ -88,7 +88,8 @@ class RankerRecord:
 class Definitions:
     """Input of ``feature_repo/*.py``: content modalities, codebooks with a view, attributes, owner and tags.
 
-    ``code_stats`` has the statistics of codes by the names of the codebooks that have any.
+    ``code_stats`` has the statistics of codes by the names of the codebooks that have any. ``tables`` is the engine that builds
+    the feature tables.
     """
 
     modalities: tuple[str, ...]
@@ -97,6 +98,7 @@ class Definitions:
     owner: str
     tags: dict[str, str]
     code_stats: dict[str, CodeStats] = field(default_factory=dict)
+    tables: str = "duckdb"
 
     def own_views(self, imported: Mapping[str, Any]) -> dict[str, list[Any]]:
         """Own feature views that ``features.extra`` names, by the keys that they need; see :mod:`semantic_ids.own_views`.
