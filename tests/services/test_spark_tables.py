@@ -107,28 +107,51 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SqlConne
         spark.close()
 
 
-ROWS = "(SELECT * FROM (VALUES {}) AS given({}))"
+def of(query: str, rows: str, columns: str = "a") -> str:
+    """A query with ``FROM rows``, which are given as values."""
+    return query.replace("FROM rows", f"FROM (SELECT * FROM (VALUES {rows}) AS given({columns}))")
+
+
 SAME = {
-    "integer division": "SELECT a // getvariable('n') FROM " + ROWS.format("(7), (-7), (0), (NULL)", "a") + " ORDER BY a",
-    "nulls are last in both directions": "SELECT a FROM " + ROWS.format("(2), (NULL), (1)", "a") + " ORDER BY a DESC",
-    "nulls are last": "SELECT a FROM " + ROWS.format("(2), (NULL), (1)", "a") + " ORDER BY a",
-    "counts with a filter": "SELECT count(*), count(*) FILTER (a > 1), sum(a) FILTER (a > 9) FROM " + ROWS.format("(1), (2), (NULL)", "a"),
-    "epoch to time and back": "SELECT epoch_us(make_timestamptz(a)) FROM " + ROWS.format("(1700000000123456), (-1), (0)", "a") + " ORDER BY a",
-    "greatest ignores nulls": "SELECT greatest(a, b) FROM " + ROWS.format("(1, NULL), (1, 2)", "a, b") + " ORDER BY 1",
-    "lists of a window have its order": "SELECT list(a) OVER (PARTITION BY k ORDER BY b ROWS BETWEEN CURRENT ROW AND (getvariable('n') - 1) "
-    "FOLLOWING) FROM " + ROWS.format("('x', 1, 9), ('x', 2, 7), ('x', 3, 8), ('x', 4, 6)", "k, a, b") + " ORDER BY b",
-    "text is sorted by its bytes": "SELECT a FROM " + ROWS.format("('b'), ('B'), ('ä'), ('a'), ('é'), ('10'), ('9')", "a") + " ORDER BY a",
-    "newest value of each key": "SELECT k, arg_max(a, b) FROM " + ROWS.format("('x', 1, 5), ('x', 2, 7), ('y', 3, 1)", "k, a, b")
-    + " GROUP BY k ORDER BY k",
-    "two keys are one": "SELECT e, count(*) FROM (SELECT struct_pack(_0 := a, _1 := b) AS e FROM "
-    + ROWS.format("('1', '11'), ('11', '1'), ('1', '11')", "a, b") + ") GROUP BY e ORDER BY struct_extract(e, '_0')",
+    "integer division": of("SELECT a // getvariable('n') FROM rows ORDER BY a", "(7), (-7), (0), (NULL)"),
+    "nulls are last in both directions": of("SELECT a FROM rows ORDER BY a DESC", "(2), (NULL), (1)"),
+    "nulls are last": of("SELECT a FROM rows ORDER BY a", "(2), (NULL), (1)"),
+    "counts with a filter": of(
+        "SELECT count(*), count(*) FILTER (a > 1), sum(a) FILTER (a > 9) FROM rows", "(1), (2), (NULL)"
+    ),
+    "epoch to time and back": of(
+        "SELECT epoch_us(make_timestamptz(a)) FROM rows ORDER BY a", "(1700000000123456), (-1), (0)"
+    ),
+    "greatest ignores nulls": of("SELECT greatest(a, b) FROM rows ORDER BY 1", "(1, NULL), (1, 2)", "a, b"),
+    "lists of a window have its order": of(
+        "SELECT list(a) OVER (PARTITION BY k ORDER BY b ROWS BETWEEN CURRENT ROW AND (getvariable('n') - 1) FOLLOWING) "
+        "FROM rows ORDER BY b",
+        "('x', 1, 9), ('x', 2, 7), ('x', 3, 8), ('x', 4, 6)",
+        "k, a, b",
+    ),
+    "text is sorted by its bytes": of(
+        "SELECT a FROM rows ORDER BY a", "('b'), ('B'), ('ä'), ('a'), ('é'), ('10'), ('9')"
+    ),
+    "newest value of each key": of(
+        "SELECT k, arg_max(a, b) FROM rows GROUP BY k ORDER BY k", "('x', 1, 5), ('x', 2, 7), ('y', 3, 1)", "k, a, b"
+    ),
+    "two keys are one": of(
+        "SELECT e, count(*) FROM (SELECT struct_pack(_0 := a, _1 := b) AS e FROM rows) GROUP BY e "
+        "ORDER BY struct_extract(e, '_0')",
+        "('1', '11'), ('11', '1'), ('1', '11')",
+        "a, b",
+    ),
     "distinct values of a list": "SELECT unnest(list_distinct(a)) AS a FROM (SELECT ['x', 'y', 'x'] AS a) ORDER BY a",
-    "a key as JSON": "SELECT to_json([a, b])::VARCHAR FROM " + ROWS.format("('a\"', 'ü/')", "a, b"),
-    "the first of each key": "SELECT k, a FROM " + ROWS.format("('x', 1), ('x', 2), ('y', 3)", "k, a")
-    + " QUALIFY row_number() OVER (PARTITION BY k ORDER BY a DESC) = 1 ORDER BY k",
-    "values are compared with nulls": "SELECT a IS NOT DISTINCT FROM b FROM " + ROWS.format("(NULL, NULL), (1, NULL), (1, 1)", "a, b")
-    + " ORDER BY a, b",
-}  # fmt: skip
+    "a key as JSON": of("SELECT to_json([a, b])::VARCHAR FROM rows", "('a\"', 'ü/')", "a, b"),
+    "the first of each key": of(
+        "SELECT k, a FROM rows QUALIFY row_number() OVER (PARTITION BY k ORDER BY a DESC) = 1 ORDER BY k",
+        "('x', 1), ('x', 2), ('y', 3)",
+        "k, a",
+    ),
+    "values are compared with nulls": of(
+        "SELECT a IS NOT DISTINCT FROM b FROM rows ORDER BY a, b", "(NULL, NULL), (1, NULL), (1, 1)", "a, b"
+    ),
+}
 
 
 @pytest.mark.parametrize("query", SAME.values(), ids=SAME)
@@ -146,19 +169,19 @@ def plain(row: Any) -> list[Any]:
 
 def test_the_newest_value_may_be_null_in_spark_only(engines: tuple[SqlConnection, SqlConnection]) -> None:
     # trailing_counts.sql takes counts, which are all known or all null.
-    query = "SELECT arg_max(a, b) FROM " + ROWS.format("(1, 1), (NULL, 2)", "a, b")
+    query = of("SELECT arg_max(a, b) FROM rows", "(1, 1), (NULL, 2)", "a, b")
     assert [engine.execute(query).fetchone()[0] for engine in engines] == [1, None]
 
 
 def test_lists_have_no_nulls_in_spark(engines: tuple[SqlConnection, SqlConnection]) -> None:
     # user_history.sql lists keys and times, which are never null.
-    query = "SELECT list(a) FROM (SELECT a FROM " + ROWS.format("(1), (NULL)", "a") + ")"
+    query = of("SELECT list(a) FROM rows", "(1), (NULL)")
     assert [engine.execute(query).fetchone()[0] for engine in engines] == [[1, None], [1]]
 
 
 def test_hashes_tell_lists_and_nulls_apart(engines: tuple[SqlConnection, SqlConnection]) -> None:
-    query = "SELECT count(DISTINCT hash(a, b)) FROM " + ROWS.format(
-        "([1.5], 'x'), ([1.5], 'y'), ([2.5], 'x'), (NULL, 'x')", "a, b"
+    query = of(
+        "SELECT count(DISTINCT hash(a, b)) FROM rows", "([1.5], 'x'), ([1.5], 'y'), ([2.5], 'x'), (NULL, 'x')", "a, b"
     )
     assert [engine.execute(query).fetchone()[0] for engine in engines] == [4, 4]
 
@@ -185,8 +208,10 @@ def test_a_statement_that_spark_refuses_is_one_message(tmp_path: Path, built: tu
     from sidkit.core.engine import working_on
     from sidkit.tables.engines import table_connection
 
-    with pytest.raises(EngineError, match=r"Spark stopped building the table x: .*nowhere") as caught:  # noqa: SIM117
-        with table_connection(built[1]) as opened:
-            with working_on("building the table x"):
-                opened.execute("SELECT a FROM nowhere")
+    def build() -> None:
+        with table_connection(built[1]) as opened, working_on("building the table x"):
+            opened.execute("SELECT a FROM nowhere")
+
+    with pytest.raises(EngineError, match=r"Spark stopped building the table x: .*nowhere") as caught:
+        build()
     assert "\n" not in str(caught.value)

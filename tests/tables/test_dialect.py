@@ -107,7 +107,10 @@ def test_files_become_relations() -> None:
         return "rows"
 
     (statement,) = translated(
-        "SELECT old.a FROM read_parquet(['/x 1', '/y'], file_row_number = true) AS old, read_parquet('/z')", {}, None, read
+        "SELECT old.a FROM read_parquet(['/x 1', '/y'], file_row_number = true) AS old, read_parquet('/z')",
+        {},
+        None,
+        read,
     )
     assert statement.text == "SELECT old.a FROM rows AS old, rows"
     assert asked == [(["/x 1", "/y"], frozenset({"file_row_number"})), (["/z"], frozenset())]
