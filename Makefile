@@ -9,7 +9,7 @@ REAL := ml_latest_small uci_online_retail xwines_slim
 # Data sets whose validation rows are used for tuning.
 SEARCHED = synthetic:strong $(REAL:%=$(SIDKIT_DATA)/%)
 
-.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz coverage attributes codebook-windows behaviour-codes mechanisms bytes-per-item arms arms-today tune-arms tune-peers tune-presets tune-boosting bench-fuxictr online-load proof bench bench-check audits codes gates deploy bench-onnx serve-faults events-latency clean
+.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz coverage attributes codebook-windows behaviour-codes mechanisms bytes-per-item arms arms-today tune-arms tune-peers tune-presets tune-boosting bench-fuxictr online-load proof bench bench-check audits codes gates deploy bench-onnx serve-faults events-latency test-services clean
 
 $(VENV): $(VENV)/.made
 
@@ -71,6 +71,14 @@ lowest: $(LOWEST)/.made
 switched: $(VENV)/.made
 	PYTHONPATH=tests $(BIN)/python -m helpers.switched offline -n 2 --dist loadfile $(TESTS)
 	PYTHONPATH=tests $(BIN)/python -m helpers.switched online -n 2 --dist loadfile $(TESTS)
+
+# Tests of what needs a service or a runtime of its own: the extras SERVICES, and Java 17 for Spark. What is missing is skipped
+# with the reason.
+SERVICES := spark
+
+test-services: $(VENV)/.made
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,$(SERVICES)]'
+	$(BIN)/python -m pytest tests/services
 
 # `sidkit run` on the three real data sets; SIDKIT_DATA is their folder.
 real: $(VENV)/.made

@@ -274,10 +274,10 @@ def read(folder: Path, items: int, redis: str) -> dict[str, dict[str, dict[str, 
         **{name: by_feast(name) for name in opened.keys() - {"packed"}},
     }
     before: dict[str, Any] = {
-        "cold": cold.file.forget,
-        "unchecked": cold.file.forget,
-        "values_cold": single.file.forget,
-        "values_uncached": lambda: (single.file.forget(), single.read({"item_id": ["i0"]})),
+        "cold": cold.database.forget,
+        "unchecked": cold.database.forget,
+        "values_cold": single.database.forget,
+        "values_uncached": lambda: (single.database.forget(), single.read({"item_id": ["i0"]})),
     }
     assert raw_values(["i7"]) == fast.read_one({"item_id": "i7"}) == single.read_one({"item_id": "i7"})
     for size in SIZES:

@@ -3,8 +3,12 @@
 from pathlib import Path
 
 from feast import Field, FileSource, PushSource
+from feast.data_source import DataSource
 from feast.types import Array, Bool, Float32, Float64, Int64, String
 
+from semantic_ids.catalog import read_definitions
+
+definitions = read_definitions(Path(__file__).resolve().parent)
 TABLES = Path(__file__).resolve().parent / "data" / "tables"
 
 
@@ -23,14 +27,20 @@ def attribute_fields(columns: dict[str, str]) -> list[Field]:
     return [Field(name=name, dtype=ATTRIBUTE_TYPES[kind], tags={"kind": kind}) for name, kind in columns.items()]
 
 
-def table_source(name: str, description: str) -> FileSource:
-    return FileSource(
-        name=f"{name}_source",
-        path=str(TABLES / f"{name}.parquet"),
-        timestamp_field="event_timestamp",
-        created_timestamp_column="created_timestamp",
-        description=description,
-    )
+# Feast's Spark store reads Spark's sources only. Both kinds have the same name and read the same file.
+def table_source(name: str, description: str) -> DataSource:
+    stated = {
+        "name": f"{name}_source",
+        "path": str(TABLES / f"{name}.parquet"),
+        "timestamp_field": "event_timestamp",
+        "created_timestamp_column": "created_timestamp",
+        "description": description,
+    }
+    if definitions.tables != "spark":
+        return FileSource(**stated)
+    from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import SparkSource
+
+    return SparkSource(**stated, file_format="parquet")
 
 
 item_content_source = table_source("item_content", "Attributes and content vectors, one row per change.")
@@ -40,7 +50,7 @@ user_stats_source = table_source("user_stats", "Trailing counts per user, one ro
 
 
 # store.push("user_history_push", rows) writes rows to the online store, without waiting for the next build: `sidkit events`.
-def pushed(source: FileSource) -> PushSource:
+def pushed(source: DataSource) -> PushSource:
     return PushSource(
         name=f"{source.name.removesuffix('_source')}_push", batch_source=source, description=source.description
     )

@@ -346,6 +346,7 @@ def read_definitions(repo_path: Path) -> Definitions:
         neighbours={record.name: lists for record in defined if (lists := neighbours_of(repo, record.name))},
         features=settings.features,
         owner=OWNER,
+        tables=settings.engine.tables,
         tags={
             "availability_delay_seconds": f"{settings.time.availability_delay_seconds:g}",
             "settings_hash": content_hash(settings.feature_settings()),

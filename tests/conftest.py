@@ -35,11 +35,21 @@ SIDKIT_DATA = Path(os.environ.get("SIDKIT_DATA", ROOT.parent / "shared" / "data"
 ABSENT = "real data absent"
 MODEL_ABSENT = "pretrained model absent"
 MLFLOW_ABSENT = "mlflow absent"
+SPARK_ABSENT = "spark absent"
 SWITCHED = "feature_store.yaml names Feast's own"
-EXPECTED = (ABSENT, "chromium absent", "redis absent", "docs extra absent", MODEL_ABSENT, MLFLOW_ABSENT, SWITCHED)
+EXPECTED = (
+    ABSENT,
+    "chromium absent",
+    "redis absent",
+    "docs extra absent",
+    MODEL_ABSENT,
+    MLFLOW_ABSENT,
+    SPARK_ABSENT,
+    SWITCHED,
+)
 """The only reasons for which a test may be skipped: SIDKIT_DATA holds no such set, this machine lacks a browser, a
-Redis, the extra docs or the package with a model (CI has them all), the extra mlflow (CI has none: its pins exclude it), or
-the kit's own store is switched off (tests/helpers/switched.py)."""
+Redis, the extra docs or the package with a model (CI has them all), the extra mlflow (CI has none: its pins exclude it), Spark
+with Java (`make test-services`), or the kit's own store is switched off (tests/helpers/switched.py)."""
 
 _skips: list[str] = []
 

@@ -61,11 +61,11 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 @contextmanager
 def working_on(step: str) -> Iterator[None]:
-    """Name the step that runs inside the block, for :class:`sidkit.core.errors.MemoryLimitError`."""
+    """Name the step that runs inside the block, for :class:`sidkit.core.errors.MemoryLimitError` and ``EngineError``."""
     try:
         yield
     except Exception as error:
-        if _is_out_of_memory(error):
+        if _is_out_of_memory(error) or type(error).__module__.split(".")[0] in {"pyspark", "py4j"}:
             error.add_note(step)
         raise
 

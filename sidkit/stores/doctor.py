@@ -166,6 +166,13 @@ def _of_source(view: FeatureView, entities: Sequence[Entity], folder: Path, offl
     if not isinstance(source, FileSource):
         return
     where = f"feature view {view.name}, source {source.name}"
+    if "spark" in offline.lower():
+        yield Problem(
+            "not-a-spark-source",
+            where,
+            "Feast's Spark store reads no FileSource",
+            "Run `sidkit upgrade --definitions`, or write it as a SparkSource with the same name.",
+        )
     if not source.created_timestamp_column:
         yield Problem(
             "no-created-column",

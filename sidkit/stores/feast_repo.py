@@ -110,8 +110,8 @@ def apply_repo(repo: Repo) -> str:
         contextlib.redirect_stdout(printed),
         warnings.catch_warnings(),
     ):
-        # They do scale: sidkit computes them in chunks (sidkit.stores.on_demand).
-        warnings.filterwarnings("ignore", "On demand feature view is an experimental feature", RuntimeWarning)
+        alpha = "(On demand feature view|The spark data source API) is an experimental feature"
+        warnings.filterwarnings("ignore", alpha, RuntimeWarning)
         try:
             config = load_repo_config(repo.path, repo.path / "feature_store.yaml")
             offline = str(getattr(config.offline_store, "type", ""))

@@ -184,7 +184,8 @@ def _recorded_folder(registry: Path, changed_ns: int, size: int) -> Path | None:
 
     for name, proto in _rows(registry, "SELECT data_source_name, data_source_proto FROM data_sources"):
         table = Path("data") / "tables" / f"{name.removesuffix('_source')}.parquet"
-        path = Path(DataSource.FromString(proto).file_options.uri)
+        source = DataSource.FromString(proto)
+        path = Path(source.file_options.uri or source.spark_options.path)
         if path.is_absolute() and path.parts[-3:] == table.parts:
             return path.parent.parent.parent
     return None

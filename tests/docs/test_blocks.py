@@ -24,8 +24,11 @@ DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 GUIDES = ("start", "how-to")
 """Folders whose commands are run; those of other pages are parsed."""
-TOO_LONG = ("sidkit ranker compare", "sidkit run --data movielens:", "sidkit serve")
-"""Commands of guides that take minutes or do not end: parsed only."""
+TOO_LONG = (
+    "sidkit ranker compare", "sidkit run --data movielens:", "sidkit serve", "sidkit init my_spark_repo",
+    "sidkit profile switch spark",
+)  # fmt: skip
+"""Commands of guides that take minutes, do not end, or need Spark: parsed only."""
 MAY_FIND = "sidkit monitor"
 """A command that may end with code 3, because it found something."""
 

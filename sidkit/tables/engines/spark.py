@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,25 +32,29 @@ if TYPE_CHECKING:
 ALWAYS = {
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",  # the default has no annotation of UTC
-    "spark.sql.caseSensitive": "false",
+    "spark.sql.parser.quotedRegexColumnNames": "false",  # Feast's store sets it: names in backticks are patterns then
 }
-"""Settings of every session, whatever ``spark_conf`` says."""
+"""SQL settings of every session, whatever ``spark_conf`` says."""
 _SET = re.compile(r"SET VARIABLE (\w+) = \$value")
 _ROW_GROUP = 122_880
 
 
 def spark_conf(repo: Repo) -> dict[str, str]:
-    """The settings of Spark sessions: ``offline_store.spark_conf`` of ``feature_store.yaml``, and :data:`ALWAYS`.
-
-    Environment variables are expanded, as Feast does.
-    """
+    """Read ``offline_store.spark_conf`` of ``feature_store.yaml``; environment variables are expanded, as Feast does."""
     text = os.path.expandvars((repo.path / FEAST_FILE).read_text(encoding="utf-8"))
     stated = (yaml.safe_load(text).get("offline_store") or {}).get("spark_conf") or {}
-    return {**{str(key): str(value) for key, value in stated.items()}, **ALWAYS}
+    return {str(key): str(value) for key, value in stated.items()}
 
 
-def spark_session(repo: Repo) -> SparkSession:
-    """The session of this process, which is started if there is none.
+def session_of(conf: Mapping[str, str], place: str) -> SparkSession:
+    """The session of this process, which is started with these settings if there is none; it is in UTC.
+
+    Parameters
+    ----------
+    conf : mapping
+        Spark's settings.
+    place : str
+        Where they are stated, for messages.
 
     Raises
     ------
@@ -59,20 +63,19 @@ def spark_session(repo: Repo) -> SparkSession:
     EngineError
         When Spark does not start, mostly for want of Java.
     """
-    require("pyspark", purpose="building tables with Spark", extra="spark")
+    require("pyspark", purpose="an engine on Spark", extra="spark")
     from pyspark.errors import PySparkException
     from pyspark.sql import SparkSession
 
-    conf = spark_conf(repo)
     builder = SparkSession.builder.appName("sidkit")
-    for key, value in conf.items():
+    for key, value in {**conf, **ALWAYS}.items():
         builder = builder.config(key, value)
     try:
         session = builder.getOrCreate()
     except (PySparkException, OSError) as error:
         raise EngineError(
             f"expected Spark to start, got: {str(error).splitlines()[0]} Install Java 17 or later, set JAVA_HOME, and check "
-            f"offline_store.spark_conf in {repo.path / FEAST_FILE}"
+            f"offline_store.spark_conf in {place}"
         ) from error
     session.sparkContext.setLogLevel("ERROR")
     return session
@@ -85,9 +88,9 @@ def spark_connection(repo: Repo) -> Iterator[SparkConnection]:
     Raises
     ------
     MissingExtraError, EngineError
-        See :func:`spark_session`; an EngineError also when Spark refuses a statement.
+        See :func:`session_of`; an EngineError also when Spark refuses a statement.
     """
-    session = spark_session(repo).newSession()
+    session = session_of(spark_conf(repo), str(repo.path / FEAST_FILE)).newSession()
     for key, value in ALWAYS.items():
         session.conf.set(key, value)
     opened = SparkConnection(session, repo.data / "tmp" / "spark", repo.settings.engine)

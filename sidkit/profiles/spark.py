@@ -1,0 +1,28 @@
+"""``spark``: tables, training frames and the selection of the rows to materialize on Spark; the rest as in ``local``."""
+
+from __future__ import annotations
+
+from sidkit.profiles.base import Profile
+from sidkit.profiles.local import LOCAL
+
+_OFFLINE_STORE = """\
+offline_store:
+  type: sidkit.stores.spark_offline.ArrowSparkOfflineStore
+  spark_conf:  # also of `sidkit tables build`; a cluster needs this folder on a file system that all executors share
+    spark.master: "local[2]"
+    spark.driver.memory: 2g
+    spark.driver.host: localhost
+    spark.sql.session.timeZone: UTC
+    spark.sql.shuffle.partitions: "8"
+    spark.sql.execution.arrow.pyspark.enabled: "true"
+    spark.ui.enabled: "false"
+    spark.ui.showConsoleProgress: "false"
+"""
+
+SPARK = Profile(
+    name="spark",
+    summary="tables, training frames and the newest rows of materialization on Spark; stores and catalogue as in local",
+    sections={**LOCAL.sections, "offline_store": _OFFLINE_STORE},
+    settings={"engine": {"tables": "spark"}},
+    modules=("pyspark",),
+)
