@@ -8,8 +8,9 @@ from __future__ import annotations
 from sidkit.core.errors import ConfigError
 from sidkit.profiles.base import SECTIONS, Profile
 from sidkit.profiles.local import LOCAL
+from sidkit.profiles.production import PRODUCTION
 
-PROFILES: dict[str, Profile] = {profile.name: profile for profile in (LOCAL,)}
+PROFILES: dict[str, Profile] = {profile.name: profile for profile in (LOCAL, PRODUCTION)}
 """Name -> profile; the first is the default of ``sidkit init``."""
 
 

@@ -119,6 +119,12 @@ class RedisWriting(RedisReading, Writing):
             sent.srem(f"{self._prefix}:views", view)
             sent.execute()
 
+    def delete_exact(self, view: str, rows: Sequence[tuple[bytes, bytes]]) -> None:
+        """Delete rows (key, row), except those that were replaced meanwhile."""
+        for at in range(0, len(rows), _PUT_ROWS):
+            pairs = chain.from_iterable(rows[at : at + _PUT_ROWS])
+            self._run(redis_scripts.DELETE_EXACT, [(self._keys(view), [_mark(), *pairs])])
+
     def delete_rows(self, view: str, keys: Sequence[bytes]) -> int:
         """Delete the rows of keys, whatever they are; returns their number."""
         deleted = 0
