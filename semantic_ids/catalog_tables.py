@@ -91,12 +91,15 @@ class CatalogTables:
 
     def make_tables(self) -> None:
         """Create the tables, in Postgres also the schema; add and fill the hash column in tables of an earlier release."""
-        with self._engine.begin() as connection:
-            if self._is_postgres:  # two processes that create the same table at once would fail
+        if self._is_postgres:
+            with self._engine.begin() as connection:
+                # Two processes that create the same table at once would fail.
                 connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({_CREATION})"))
-            if self._db_schema and not sa.inspect(connection).has_schema(self._db_schema):
-                connection.execute(sa.schema.CreateSchema(self._db_schema))
-            _metadata.create_all(connection)
+                if self._db_schema and not sa.inspect(connection).has_schema(self._db_schema):
+                    connection.execute(sa.schema.CreateSchema(self._db_schema))
+                _metadata.create_all(connection)
+        else:
+            _metadata.create_all(self._engine)
         for table in (CODEBOOKS, RANKERS):
             if CHECK in {column["name"] for column in sa.inspect(self._engine).get_columns(table.name)}:
                 continue
