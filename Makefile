@@ -9,7 +9,7 @@ REAL := ml_latest_small uci_online_retail xwines_slim
 # Data sets whose validation rows are used for tuning.
 SEARCHED = synthetic:strong $(REAL:%=$(SIDKIT_DATA)/%)
 
-.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz coverage attributes codebook-windows behaviour-codes mechanisms bytes-per-item arms arms-today tune-arms tune-peers tune-presets tune-boosting bench-fuxictr online-load proof bench bench-check audits codes gates deploy bench-onnx serve-faults events-latency test-services clean
+.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz coverage attributes codebook-windows behaviour-codes mechanisms bytes-per-item arms arms-today tune-arms tune-peers tune-presets tune-boosting bench-fuxictr online-load proof bench bench-check audits codes gates deploy bench-onnx serve-faults events-latency test-services bench-redis clean
 
 $(VENV): $(VENV)/.made
 
@@ -218,6 +218,10 @@ bench: $(VENV)/.made
 # Scores by onnxruntime against torch, for 500 candidates: processor time of one thread.
 bench-onnx: $(VENV)/.made
 	$(BIN)/python benchmarks/onnx_runtime.py --repo $(DEPLOY_REPO)
+
+# Reads from the packed store on Redis, the packed file and Feast's Redis store, in one run; about a minute.
+bench-redis: $(VENV)/.made
+	$(BIN)/python benchmarks/redis_store.py
 
 bench-check: $(VENV)/.made
 	$(BIN)/python benchmarks/check.py

@@ -135,7 +135,9 @@ def open_store(
             provider="local",
             registry=SqlRegistryConfig(path=f"sqlite:///{repo}/registry.sqlite"),
             offline_store={"type": "sidkit.stores.offline.AsofDuckDBOfflineStore"},
-            online_store=online if online["type"] == "redis" else {"path": str(repo / "online.sqlite"), **online},
+            online_store=online
+            if "redis" in online["type"].lower()
+            else {"path": str(repo / "online.sqlite"), **online},
             batch_engine={"type": engine, "backend": "polars"},
             materialization={"pull_latest_features": True, "online_write_batch_size": 20_000},
             entity_key_serialization_version=3,

@@ -16,6 +16,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from semantic_ids.catalog_engine import catalog_engine, catalog_url
 from semantic_ids.catalog_tables import CODEBOOKS, RANKERS, CatalogTables, now_us, with_hash
 from semantic_ids.code_stats import code_stats_of
 from semantic_ids.defined_codebooks import names_in, write_names
@@ -43,7 +44,7 @@ from sidkit.core.names import (
 )
 from sidkit.core.redact import redacted, scrubbed
 from sidkit.core.repo import Repo
-from sidkit.core.sqlite_url import absolute_url, sqlite_file
+from sidkit.core.sqlite_url import sqlite_file
 from sidkit.stores.apply_guard import ViewsNow, check_before_apply
 from sidkit.stores.registry_path import refuse_copied_registry
 
@@ -54,8 +55,8 @@ OWNER = "sidkit"
 class Catalog(CatalogTables):
     """The catalogue of one repo: every codebook and ranker version and its state. Open it with :meth:`open`."""
 
-    def __init__(self, url: str, engine: sa.Engine, witness: Path) -> None:
-        super().__init__(url, engine)
+    def __init__(self, url: str, engine: sa.Engine, witness: Path, db_schema: str = "") -> None:
+        super().__init__(url, engine, db_schema)
         self._witness = witness
 
     @classmethod
@@ -83,13 +84,14 @@ class Catalog(CatalogTables):
         # Read files before rows: writers commit to the catalogue first, so every file seen here has a record.
         on_disk, witnessed = _on_disk(repo), names_in(repo.defined)
         try:
-            url = absolute_url(stated, repo.path)
+            url = catalog_url(repo.settings.catalog, repo.path)
             shown = redacted(url.render_as_string(hide_password=False))
             file = sqlite_file(url)
             if file is not None and file.parent.is_dir():
                 with suppress(StorageError) if not create else nullcontext():
                     make_private(file)  # SQLite would create it world-readable
-            catalog = cls(shown, sa.create_engine(url), repo.defined)
+            engine = catalog_engine(repo.settings.catalog, url)
+            catalog = cls(shown, engine, repo.defined, repo.settings.catalog.db_schema)
             if create:
                 catalog.make_tables()
             known = {record.name: record for record in catalog.codebooks()}
@@ -152,7 +154,7 @@ class Catalog(CatalogTables):
         ConfigError, LifeCycleError
             As :meth:`check_free`.
         """
-        existing = self.check_free(name)
+        self.check_free(name)
         values = {
             "state": "fitting",
             "defined": False,
@@ -164,15 +166,18 @@ class Catalog(CatalogTables):
             "fit_end_us": 0,
             "changed_at_us": now_us(),
         }
-        with self._transaction() as connection:
-            if existing is None:
+        with self._changing(CODEBOOKS) as connection:
+            state = connection.execute(sa.select(CODEBOOKS.c.state).where(CODEBOOKS.c.name == name)).scalar()
+            if state is None:
                 connection.execute(sa.insert(CODEBOOKS).values(**with_hash(CODEBOOKS, {"name": name, **values})))
-            else:
+            elif state == "fitting":
                 self._change(connection, CODEBOOKS, name, values)
+            else:  # another writer ended a fit of this name meanwhile
+                raise LifeCycleError(name, state, "a codebook is never overwritten; fit under a new name")
 
     def abandon_fit(self, name: str) -> None:
         """Remove the record of a fit that failed before it was committed."""
-        with self._transaction() as connection:
+        with self._changing(CODEBOOKS) as connection:
             connection.execute(
                 sa.delete(CODEBOOKS).where(CODEBOOKS.c.name == name).where(CODEBOOKS.c.state == "fitting")
             )
@@ -314,7 +319,9 @@ class Catalog(CatalogTables):
             "fit_end_us": fit_end_us,
             "changed_at_us": now_us(),
         }
-        with self._transaction() as connection:
+        with self._changing(RANKERS) as connection:
+            if connection.execute(sa.select(RANKERS.c.name).where(RANKERS.c.name == name)).first():
+                raise LifeCycleError(name, "fitted", "another writer added it meanwhile; train under a new name")
             connection.execute(sa.insert(RANKERS).values(**with_hash(RANKERS, values)))
 
     def set_ranker_state(self, name: str, state: str) -> None:

@@ -16,13 +16,14 @@ from typing import Any
 import sqlalchemy as sa
 
 from semantic_ids.catalog import STATES, Catalog, table_path
+from semantic_ids.catalog_engine import catalog_engine, catalog_url
 from semantic_ids.catalog_tables import CHECK, CODEBOOKS, RANKERS, row_hash
 from semantic_ids.codebook import Codebook
 from semantic_ids.defined_codebooks import names_in
 from sidkit.core.artifact import read_manifest
 from sidkit.core.errors import ArtifactError, CatalogUnreachableError, PluginError
+from sidkit.core.redact import scrubbed
 from sidkit.core.repo import Repo
-from sidkit.core.sqlite_url import absolute_url
 
 Record = dict[str, Any]
 
@@ -79,9 +80,11 @@ def _now() -> int:
 
 
 def _open(repo: Repo) -> Catalog:
-    url = absolute_url(repo.settings.catalog.url, repo.path)
+    settings = repo.settings.catalog
+    url = catalog_url(settings, repo.path)
+    shown = url.render_as_string(hide_password=True)
     for is_retry in (False, True):
-        catalog = Catalog(url.render_as_string(hide_password=True), sa.create_engine(url), repo.defined)
+        catalog = Catalog(shown, catalog_engine(settings, url), repo.defined, settings.db_schema)
         try:
             catalog.make_tables()
             for table in (CODEBOOKS, RANKERS):
@@ -89,7 +92,7 @@ def _open(repo: Repo) -> Catalog:
         except (sa.exc.SQLAlchemyError, CatalogUnreachableError, ValueError) as error:
             file = Path(url.database or "")
             if is_retry or url.get_backend_name() != "sqlite" or not file.is_file():
-                raise CatalogUnreachableError(catalog.url, error) from error
+                raise CatalogUnreachableError(catalog.url, scrubbed(error)) from None
             file.replace(f"{file}.damaged")
         else:
             break

@@ -14,6 +14,8 @@ import sqlalchemy as sa
 from sidkit.core.errors import CatalogCorruptError, CatalogUnreachableError, UnknownVersionError
 from sidkit.core.redact import scrubbed
 
+_CREATION = 7_153_001
+"""Number of the Postgres lock under which the tables are created."""
 CHECK = "row_hash"
 """Column with a record's SHA-256; null in records of releases that did not write it, until they are written again."""
 
@@ -25,9 +27,9 @@ CODEBOOKS = sa.Table(
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("defined", sa.Boolean, nullable=False, default=False),
     sa.Column("content_hash", sa.String(64), nullable=False, default=""),
-    sa.Column("quantizer", sa.String(64), nullable=False),
-    sa.Column("encoder", sa.String(64), nullable=False),
-    sa.Column("sizes", sa.String(255), nullable=False),
+    sa.Column("quantizer", sa.Text, nullable=False),  # may name the file of a plug-in
+    sa.Column("encoder", sa.Text, nullable=False),
+    sa.Column("sizes", sa.Text, nullable=False),
     sa.Column("fit_start_us", sa.BigInteger, nullable=False, default=0),
     sa.Column("fit_end_us", sa.BigInteger, nullable=False, default=0),
     sa.Column("changed_at_us", sa.BigInteger, nullable=False),
@@ -57,11 +59,14 @@ class CatalogTables:
         For error messages, without secrets.
     engine : sqlalchemy.Engine
         The database.
+    db_schema : str
+        Schema of a Postgres database that the engine uses; empty: the default.
     """
 
-    def __init__(self, url: str, engine: sa.Engine) -> None:
+    def __init__(self, url: str, engine: sa.Engine, db_schema: str = "") -> None:
         self.url = url
         self._engine = engine
+        self._db_schema = db_schema
 
     @contextmanager
     def _transaction(self) -> Iterator[sa.Connection]:
@@ -71,9 +76,30 @@ class CatalogTables:
         except sa.exc.SQLAlchemyError as error:
             raise CatalogUnreachableError(self.url, scrubbed(error)) from None
 
+    @contextmanager
+    def _changing(self, table: sa.Table) -> Iterator[sa.Connection]:
+        """A transaction in which nobody else changes a table; SQLite has one writer anyway."""
+        with self._transaction() as connection:
+            if self._is_postgres:
+                name = connection.dialect.identifier_preparer.format_table(table)
+                connection.execute(sa.text(f"LOCK TABLE {name} IN SHARE ROW EXCLUSIVE MODE"))
+            yield connection
+
+    @property
+    def _is_postgres(self) -> bool:
+        return self._engine.dialect.name == "postgresql"
+
     def make_tables(self) -> None:
-        """Create the tables; add and fill the hash column in tables of an earlier release."""
-        _metadata.create_all(self._engine)
+        """Create the tables, in Postgres also the schema; add and fill the hash column in tables of an earlier release."""
+        if self._is_postgres:
+            with self._engine.begin() as connection:
+                # Two processes that create the same table at once would fail.
+                connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({_CREATION})"))
+                if self._db_schema and not sa.inspect(connection).has_schema(self._db_schema):
+                    connection.execute(sa.schema.CreateSchema(self._db_schema))
+                _metadata.create_all(connection)
+        else:
+            _metadata.create_all(self._engine)
         for table in (CODEBOOKS, RANKERS):
             if CHECK in {column["name"] for column in sa.inspect(self._engine).get_columns(table.name)}:
                 continue
@@ -102,7 +128,7 @@ class CatalogTables:
 
     def rewrite(self, table: sa.Table, records: Sequence[dict[str, Any]]) -> None:
         """Replace all records of a table, in one transaction."""
-        with self._transaction() as connection:
+        with self._changing(table) as connection:
             connection.execute(sa.delete(table))
             for values in records:
                 connection.execute(sa.insert(table).values(**with_hash(table, values)))
@@ -115,7 +141,7 @@ class CatalogTables:
 
     def _set(self, table: sa.Table, name: str, values: dict[str, Any], instead: str | None) -> None:
         """Change one version; when it becomes ``serving``, the previous serving one gets state ``instead``."""
-        with self._transaction() as connection:
+        with self._changing(table) as connection:
             if not connection.execute(sa.select(table.c.name).where(table.c.name == name)).first():
                 known = list(connection.execute(sa.select(table.c.name)).scalars())
                 raise UnknownVersionError("codebook" if table is CODEBOOKS else "ranker", name, known)

@@ -149,7 +149,8 @@ def purge(repo: Repo, name: str) -> None:
     LifeCycleError
         When it is not retired.
     """
-    from sidkit.stores.feast_repo import apply_repo, drop_online_table
+    from sidkit.stores.feast_repo import apply_repo
+    from sidkit.stores.online_damage import drop_online_table
 
     catalog = Catalog.open(repo)
     record = catalog.codebook(name)

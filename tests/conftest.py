@@ -41,6 +41,7 @@ EXPECTED = (
     ABSENT,
     "chromium absent",
     "redis absent",
+    "postgres absent",
     "docs extra absent",
     MODEL_ABSENT,
     MLFLOW_ABSENT,
@@ -48,8 +49,8 @@ EXPECTED = (
     SWITCHED,
 )
 """The only reasons for which a test may be skipped: SIDKIT_DATA holds no such set, this machine lacks a browser, a
-Redis, the extra docs or the package with a model (CI has them all), the extra mlflow (CI has none: its pins exclude it), Spark
-with Java (`make test-services`), or the kit's own store is switched off (tests/helpers/switched.py)."""
+Redis, a Postgres, the extra docs or the package with a model (CI has them all), the extra mlflow (CI has none: its pins
+exclude it), Spark with Java (`make test-services`), or the kit's own store is switched off (tests/helpers/switched.py)."""
 
 _skips: list[str] = []
 
@@ -145,6 +146,15 @@ def redis_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     with redis_server(tmp_path_factory.mktemp("redis")) as address:
         yield address
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """URL of a database on a Postgres server of this worker."""
+    from helpers.postgres import postgres_server
+
+    with postgres_server() as url:
+        yield url
 
 
 @pytest.fixture

@@ -191,7 +191,8 @@ class DataSteps(ProjectBase):
         RepoError
             When the registry has no feature view, because :meth:`apply` never ran.
         """
-        from sidkit.stores.feast_repo import apply_changed_features, materialize, repair_online_store
+        from sidkit.stores.feast_repo import apply_changed_features, materialize
+        from sidkit.stores.online_damage import repair_online_store
         from sidkit.tables import read_build
 
         with self.repo.locked():

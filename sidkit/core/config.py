@@ -168,6 +168,8 @@ class CatalogSettings(Section):
 
     url: str = "sqlite:///data/catalog.sqlite"
     """A SQLAlchemy URL, or ``env:NAME``; a relative SQLite path is relative to the repo, not to the working directory."""
+    db_schema: str = Field(default="", pattern=r"^([a-z_][a-z0-9_]{0,62})?$")
+    """Schema of a Postgres database; empty: the database's default. Several repositories need one each."""
 
 
 class EngineSettings(Section):

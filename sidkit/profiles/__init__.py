@@ -8,9 +8,10 @@ from __future__ import annotations
 from sidkit.core.errors import ConfigError
 from sidkit.profiles.base import SECTIONS, Profile
 from sidkit.profiles.local import LOCAL
+from sidkit.profiles.production import PRODUCTION
 from sidkit.profiles.spark import SPARK
 
-PROFILES: dict[str, Profile] = {profile.name: profile for profile in (LOCAL, SPARK)}
+PROFILES: dict[str, Profile] = {profile.name: profile for profile in (LOCAL, SPARK, PRODUCTION)}
 """Name -> profile; the first is the default of ``sidkit init``."""
 
 

@@ -33,7 +33,10 @@ def open_store(repo: Repo) -> FeatureStore:
     Raises
     ------
     RepoError
-        When the repository is a copy that would read the original's registry or feature tables, or the registry is damaged.
+        When the repository is a copy that would read the original's registry or feature tables, or the registry is damaged or
+        cannot be reached.
+    ConfigError
+        When ``feature_store.yaml`` uses an environment variable that is not set.
     """
     quiet_feast()
     from feast import FeatureStore
@@ -46,13 +49,16 @@ def open_store(repo: Repo) -> FeatureStore:
         refuse_registry_elsewhere,
         resolve_registry_against_repo,
     )
+    from sidkit.stores.services import refuse_unset_variables, registry_errors
 
     refuse_registry_elsewhere(repo, reads_recorded_paths=False)
+    refuse_unset_variables(repo)
     make_registry_private(repo)
     resolve_registry_against_repo()
     hold_cached_registries()
     refuse_damaged_registry(repo)
-    store = FeatureStore(repo_path=str(repo.path))
+    with registry_errors(repo):
+        store = FeatureStore(repo_path=str(repo.path))
     refuse_registry_elsewhere(repo, reads_recorded_paths=not streams_from(store))
     return store
 
@@ -98,7 +104,9 @@ def apply_repo(repo: Repo) -> str:
     from sidkit.stores.registry_cache import hold_cached_registries
     from sidkit.stores.registry_check import set_damaged_registry_aside
     from sidkit.stores.registry_path import make_registry_private, own_registry, resolve_registry_against_repo
+    from sidkit.stores.services import refuse_unset_variables, registry_errors
 
+    refuse_unset_variables(repo)
     with repo.locked_or_held():
         own_registry(repo)
     resolve_registry_against_repo()
@@ -120,7 +128,8 @@ def apply_repo(repo: Repo) -> str:
             refuse(problems, repo.path)
             make_registry_private(repo)
             set_damaged_registry_aside(repo)
-            apply_total(config, repo.path, skip_source_validation=True)
+            with registry_errors(repo):
+                apply_total(config, repo.path, skip_source_validation=True)
         except SidkitError:
             raise
         except SystemExit as error:
@@ -234,82 +243,6 @@ def materialize(repo: Repo, as_of_us: int, views: list[str] | None = None) -> di
         forget_withdrawn(repo.tables, names)
     counts = {name: written[name] if name in written else _keys(store, repo, name, as_of_us) for name in names}
     return counts | {view.name: written[view.name] for view in own if view.name in written}
-
-
-def repair_online_store(repo: Repo) -> list[str]:
-    """Remove damaged rows from the packed online store, so that :func:`materialize` rebuilds them.
-
-    Returns
-    -------
-    list of str
-        One sentence per finding; empty if nothing is damaged or another online store is used.
-
-    Raises
-    ------
-    OnlineStoreError
-        When the file is from another release or locked by another process.
-    """
-    from sidkit.stores.online.repair import repair
-    from sidkit.stores.online.sqlite_store import PackedSqliteOnlineStore
-
-    store = open_store(repo)
-    online = store._get_provider().online_store
-    if not isinstance(online, PackedSqliteOnlineStore):
-        return []
-    file = online.file(store.config)
-    damage = repair(file.path)
-    if not damage:
-        return []
-    views = [*store.list_feature_views(), *store.list_stream_feature_views()]
-    online.update(store.config, [], views, [], [], partial=False)
-    if damage.unreadable:
-        return [f"{file.path} could not be read and is rebuilt; rows that were only pushed are lost"]
-    return [
-        f"{file.path}: {count:,} damaged rows of packed:{view} were removed and are rebuilt"
-        for view, count in damage.rows.items()
-    ]
-
-
-def find_online_damage(repo: Repo) -> list[tuple[str, str]]:
-    """Damaged tables of the packed online store, each with a description of the damage.
-
-    Raises
-    ------
-    OnlineStoreError
-        When the file is from another release or locked by another process.
-    """
-    from sidkit.stores.online.repair import find_damage
-    from sidkit.stores.online.sqlite_store import PackedSqliteOnlineStore
-    from sidkit.stores.registry_check import registry_file
-
-    registry = registry_file(repo)
-    if registry is not None and not registry.exists():  # opening the store would create it
-        return []
-    store = open_store(repo)
-    online = store._get_provider().online_store
-    if not isinstance(online, PackedSqliteOnlineStore):
-        return []
-    path = online.file(store.config).path
-    damage = find_damage(path)
-    if damage.unreadable:
-        return [(str(path), "SQLite cannot read it")]
-    return [
-        (f"{path}, packed:{view}", f"{count:,} rows do not match their checksum") for view, count in damage.rows.items()
-    ]
-
-
-def drop_online_table(repo: Repo, view: str) -> None:
-    """Drop the packed online tables of a view that is no longer defined, for all its versions.
-
-    ``feast apply`` does so too, but not after it was killed between registry and online store. Feast's own SQLite store is
-    left to Feast, which keeps a list of its tables.
-    """
-    from sidkit.stores.online.store import PackedOnlineStore
-
-    store = open_store(repo)
-    online = store._get_provider().online_store
-    if isinstance(online, PackedOnlineStore):
-        online.drop_undefined(store.config, view, store.list_all_feature_views())
 
 
 def _keys(store: FeatureStore, repo: Repo, view: str, as_of_us: int) -> int:

@@ -12,8 +12,10 @@ from sidkit.core.files import read_json
 from sidkit.core.repo import Repo
 from sidkit.stores.definition_files import DefinitionFiles, compare_definitions
 from sidkit.stores.doctor import Problem, examine, unread_features
-from sidkit.stores.feast_repo import find_online_damage, read_definitions
+from sidkit.stores.feast_repo import read_definitions
+from sidkit.stores.online_damage import find_online_damage
 from sidkit.stores.registered import UNREADABLE, differences
+from sidkit.stores.services import examine_services
 from sidkit.tables.code_stats import counted_codebooks
 
 
@@ -25,11 +27,21 @@ def examine_repo(repo: Repo) -> list[Problem]:
     RepoError
         When the definitions cannot be imported.
     """
+    services = examine_services(repo)
+    if any(not problem.warning for problem in services):
+        return services  # nothing else can be read
     files = compare_definitions(repo)
     old = list(_of_files(files))
     views, entities, offline = read_definitions(repo)
     stats = [] if old else _of_code_stats(repo, {view.name for view in views}, files)
-    return [*old, *examine(views, entities, offline, repo.path), *_of_stores(repo), *_of_rankers(repo), *stats]
+    return [
+        *services,
+        *old,
+        *examine(views, entities, offline, repo.path),
+        *_of_stores(repo),
+        *_of_rankers(repo),
+        *stats,
+    ]
 
 
 def _of_files(files: DefinitionFiles) -> Iterator[Problem]:

@@ -126,10 +126,13 @@ def _rows(opened: duckdb.DuckDBPyConnection, path: Path) -> str:
 
 
 def _registry(repo: Repo) -> dict[str, Any]:
+    return registered(repo) if (repo.data / "registry.sqlite").exists() else {}
+
+
+def registered(repo: Repo) -> dict[str, Any]:
+    """What the registry of a repo holds, wherever it is."""
     from sidkit.stores.feast_repo import open_store
 
-    if not (repo.data / "registry.sqlite").exists():
-        return {}
     store = open_store(repo)
     return {
         "entities": sorted((entity.name, entity.join_key) for entity in store.list_entities()),
@@ -149,8 +152,6 @@ def _registry(repo: Repo) -> dict[str, Any]:
 
 
 def _online_tables(repo: Repo) -> Iterator[tuple[str, list[str]]]:
-    from sidkit.stores.online.arrow import to_arrow
-    from sidkit.stores.online.codec import layout_number, unpack
     from sidkit.stores.online.sqlite_file import PackedFile
 
     if not (repo.data / "online.sqlite").exists():
@@ -158,15 +159,24 @@ def _online_tables(repo: Repo) -> Iterator[tuple[str, list[str]]]:
     file = PackedFile(repo.data / "online.sqlite", 1.0)
     with file.reading() as reading:
         for view in reading.views():
-            keys, layouts = list(reading.keys(view)), reading.layouts(view)
-            held = []
-            for key, (row, event_us) in zip(keys, reading.timed_rows(view, keys), strict=True):
-                assert row is not None
-                layout = layouts[layout_number(row)]
-                cells = unpack(layout, [row], [name for name in layout.names if name != WALL_CLOCK])
-                held.append(str((key, event_us, {name: to_arrow(cell).to_pylist() for name, cell in cells.items()})))
-            yield view, [*(f"{number}: {layout}" for number, layout in layouts.items()), *held]
+            layouts = [f"{number}: {layout}" for number, layout in reading.layouts(view).items()]
+            yield view, [*layouts, *online_rows(reading, view)]
     file.close()
+
+
+def online_rows(reading: Any, view: str) -> list[str]:
+    """Key, time and features of every row of a view in a packed store, without the features that hold the wall clock."""
+    from sidkit.stores.online.arrow import to_arrow
+    from sidkit.stores.online.codec import layout_number, unpack
+
+    keys, layouts = list(reading.keys(view)), reading.layouts(view)
+    held = []
+    for key, (row, event_us) in zip(keys, reading.timed_rows(view, keys), strict=True):
+        assert row is not None
+        layout = layouts[layout_number(row)]
+        cells = unpack(layout, [row], [name for name in layout.names if name != WALL_CLOCK])
+        held.append(str((key, event_us, {name: to_arrow(cell).to_pylist() for name, cell in cells.items()})))
+    return held
 
 
 def _vectors(path: Path) -> list[str]:

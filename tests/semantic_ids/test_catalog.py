@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from helpers.builders import fresh_repo
@@ -29,6 +30,21 @@ DEFAULT_URL = "sqlite:///data/catalog.sqlite"
 @pytest.fixture
 def repo(tmp_path: Path) -> Repo:
     return fresh_repo(tmp_path / "repo", "", modalities=("text", "image"))
+
+
+@pytest.fixture(params=["file", "postgres"])
+def either(request: pytest.FixtureRequest, tmp_path: Path) -> Repo:
+    """A repository whose catalogue is a file, or a schema of its own in Postgres."""
+    return made_on(request.param, request, tmp_path / "repo")
+
+
+def made_on(kind: str, request: pytest.FixtureRequest, path: Path) -> Repo:
+    if kind == "file":
+        return fresh_repo(path, "", modalities=("text", "image"))
+    url, name = request.getfixturevalue("postgres_url"), f"test_{secrets.token_hex(6)}"
+    return fresh_repo(
+        path, "", modalities=("text", "image"), toml={f'"{DEFAULT_URL}"': f'"{url}"\ndb_schema = "{name}"'}
+    )
 
 
 def with_url(path: Path, url: str) -> Repo:
@@ -89,9 +105,9 @@ def test_no_two_names_share_a_service(repo: Repo) -> None:
         taken |= services
 
 
-def test_a_record_says_what_was_committed(repo: Repo) -> None:
-    add(Catalog.open(repo), "a")
-    record = Catalog.open(repo).codebook("a")
+def test_a_record_says_what_was_committed(either: Repo) -> None:
+    add(Catalog.open(either), "a")
+    record = Catalog.open(either).codebook("a")
     assert (record.state, record.defined, record.content_hash) == ("fitted", False, "hash of a")
     assert (record.sizes, record.levels, record.fit_start_us, record.fit_end_us) == ((8, 4), 2, 10, 20)
     assert record.tags["sizes"] == "8x4"
@@ -100,8 +116,8 @@ def test_a_record_says_what_was_committed(repo: Repo) -> None:
 
 
 @pytest.mark.parametrize("state", ["fitted", "published", "serving", "retired", "purged"])
-def test_a_name_that_was_fitted_once_is_never_used_again(repo: Repo, state: str) -> None:
-    catalog = Catalog.open(repo)
+def test_a_name_that_was_fitted_once_is_never_used_again(either: Repo, state: str) -> None:
+    catalog = Catalog.open(either)
     add(catalog, "a", state)
     before = catalog.codebook("a")
     with pytest.raises(LifeCycleError, match=f"a is '{state}'.*never overwritten; fit under a new name"):
@@ -109,20 +125,21 @@ def test_a_name_that_was_fitted_once_is_never_used_again(repo: Repo, state: str)
     assert catalog.codebook("a") == before
 
 
-def test_a_fit_that_never_ended_can_begin_again_with_other_arguments(repo: Repo) -> None:
-    catalog = Catalog.open(repo)
+def test_a_fit_that_never_ended_can_begin_again_with_other_arguments(either: Repo) -> None:
+    catalog = Catalog.open(either)
     add(catalog, "a", "fitting")
     catalog.begin_fit("a", "other", "content", (4, 4, 4))
     assert catalog.codebook("a").quantizer == "other"
     assert catalog.codebook("a").sizes == (4, 4, 4)
 
 
-@settings(deadline=None, max_examples=20)
+@pytest.mark.parametrize("kind", ["file", "postgres"])
+@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(order=st.lists(st.sampled_from("abc"), max_size=6))
 def test_the_codebook_that_was_promoted_last_is_the_only_one_that_serves(
-    tmp_path_factory: pytest.TempPathFactory, order: list[str]
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, kind: str, order: list[str]
 ) -> None:
-    catalog = Catalog.open(fresh_repo(tmp_path_factory.mktemp("catalog") / "repo", ""))
+    catalog = Catalog.open(made_on(kind, request, tmp_path_factory.mktemp("catalog") / "repo"))
     for name in "abc":
         add(catalog, name, "published")
         add_ranker(catalog, name)
@@ -137,8 +154,8 @@ def test_the_codebook_that_was_promoted_last_is_the_only_one_that_serves(
         assert catalog.serving_codebook().name == catalog.serving_ranker().name == order[-1]
 
 
-def test_the_only_published_codebook_is_the_default_and_of_two_none_is(repo: Repo) -> None:
-    catalog = Catalog.open(repo)
+def test_the_only_published_codebook_is_the_default_and_of_two_none_is(either: Repo) -> None:
+    catalog = Catalog.open(either)
     with pytest.raises(UnknownVersionError, match="none yet"):
         catalog.serving_codebook()
     add(catalog, "a", "published")
@@ -151,8 +168,8 @@ def test_the_only_published_codebook_is_the_default_and_of_two_none_is(repo: Rep
     assert catalog.serving_codebook().name == "b"
 
 
-def test_what_is_not_known_is_named_with_what_is(repo: Repo) -> None:
-    catalog = Catalog.open(repo)
+def test_what_is_not_known_is_named_with_what_is(either: Repo) -> None:
+    catalog = Catalog.open(either)
     add(catalog, "a")
     add_ranker(catalog, "r")
     for asked, known in ((catalog.codebook, "a"), (catalog.ranker, "r")):
@@ -164,8 +181,8 @@ def test_what_is_not_known_is_named_with_what_is(repo: Repo) -> None:
 
 
 @pytest.mark.parametrize("step", ["set_state", "set_ranker_state", "define", "end_fit"])
-def test_a_step_of_a_version_that_there_is_not_is_refused_and_changes_nothing(repo: Repo, step: str) -> None:
-    catalog = Catalog.open(repo)
+def test_a_step_of_a_version_that_there_is_not_is_refused_and_changes_nothing(either: Repo, step: str) -> None:
+    catalog = Catalog.open(either)
     add(catalog, "a", "serving")
     add_ranker(catalog, "r")
     catalog.set_ranker_state("r", "serving")
@@ -180,8 +197,8 @@ def test_a_step_of_a_version_that_there_is_not_is_refused_and_changes_nothing(re
     assert (catalog.codebook("a").state, catalog.ranker("r").state) == ("serving", "serving")
 
 
-def test_a_ranker_is_never_overwritten_and_the_same_again_changes_nothing(repo: Repo) -> None:
-    catalog = Catalog.open(repo)
+def test_a_ranker_is_never_overwritten_and_the_same_again_changes_nothing(either: Repo) -> None:
+    catalog = Catalog.open(either)
     add_ranker(catalog, "r")
     catalog.set_ranker_state("r", "serving")
     before = catalog.ranker("r")
@@ -192,8 +209,8 @@ def test_a_ranker_is_never_overwritten_and_the_same_again_changes_nothing(repo: 
     assert catalog.rankers() == [before]
 
 
-def test_codebooks_are_listed_oldest_fit_first_purged_ones_too(repo: Repo) -> None:
-    catalog = Catalog.open(repo)
+def test_codebooks_are_listed_oldest_fit_first_purged_ones_too(either: Repo) -> None:
+    catalog = Catalog.open(either)
     for name, end in (("c", 5), ("a", 9), ("b", 5)):
         catalog.begin_fit(name, "q", "e", (2,))
         catalog.end_fit(name, content_hash=name, sizes=(2,), fit_start_us=0, fit_end_us=end)
@@ -201,11 +218,11 @@ def test_codebooks_are_listed_oldest_fit_first_purged_ones_too(repo: Repo) -> No
     assert [record.name for record in catalog.codebooks()] == ["b", "c", "a"]
 
 
-def test_definitions_hold_a_codebook_from_its_definition_until_it_is_purged(repo: Repo) -> None:
-    catalog = Catalog.open(repo)
+def test_definitions_hold_a_codebook_from_its_definition_until_it_is_purged(either: Repo) -> None:
+    catalog = Catalog.open(either)
 
     def defined() -> list[str]:
-        return [record.name for record in read_definitions(repo.path).codebooks]
+        return [record.name for record in read_definitions(either.path).codebooks]
 
     add(catalog, "a", "fitted")
     assert defined() == []
@@ -218,14 +235,14 @@ def test_definitions_hold_a_codebook_from_its_definition_until_it_is_purged(repo
     assert defined() == []
 
 
-def test_definitions_tell_modalities_owner_and_the_settings_that_decide_features(repo: Repo) -> None:
-    definitions = read_definitions(repo.path)
+def test_definitions_tell_modalities_owner_and_the_settings_that_decide_features(either: Repo) -> None:
+    definitions = read_definitions(either.path)
     assert definitions.modalities == ("text", "image")
     assert definitions.owner == "sidkit"
     assert definitions.tags["availability_delay_seconds"] == "60"
-    toml = repo.path / "sidkit.toml"
+    toml = either.path / "sidkit.toml"
     toml.write_text(toml.read_text().replace("history_length = 50", "history_length = 51"))
-    assert read_definitions(repo.path).tags["settings_hash"] != definitions.tags["settings_hash"]
+    assert read_definitions(either.path).tags["settings_hash"] != definitions.tags["settings_hash"]
 
 
 @pytest.mark.parametrize(
@@ -371,9 +388,9 @@ def test_a_catalogue_that_forgot_what_the_disk_holds_is_lost(
     assert [record.name for record in read_definitions(repo.path).codebooks] == ["a"]
 
 
-def test_a_fresh_repo_has_an_empty_catalogue_and_reading_it_makes_no_tables(repo: Repo) -> None:
-    assert read_definitions(repo.path).codebooks == ()
-    catalog = Catalog.open(repo, create=False)
+def test_a_fresh_repo_has_an_empty_catalogue_and_reading_it_makes_no_tables(either: Repo) -> None:
+    assert read_definitions(either.path).codebooks == ()
+    catalog = Catalog.open(either, create=False)
     assert catalog.codebooks() == catalog.rankers() == []
 
 

@@ -179,6 +179,7 @@ def test_any_walk_through_the_steps_ends_where_the_model_ends_or_is_refused(
     tmp_path_factory: pytest.TempPathFactory, untouched: Repo, walk: list[tuple[str, str]]
 ) -> None:
     import sidkit.stores.feast_repo as feast_repo
+    import sidkit.stores.online_damage as online_damage
     import sidkit.stores.registered as registered_objects
 
     repo = Repo.open(shutil.copytree(untouched.path, tmp_path_factory.mktemp("walk") / "repo"))
@@ -187,7 +188,7 @@ def test_any_walk_through_the_steps_ends_where_the_model_ends_or_is_refused(
         # Feast has its own tests here; what is walked is the order of the steps.
         patch.setattr(feast_repo, "apply_repo", lambda _: "")
         patch.setattr(feast_repo, "materialize", lambda *_: {})
-        patch.setattr(feast_repo, "drop_online_table", lambda *_: None)
+        patch.setattr(online_damage, "drop_online_table", lambda *_: None)
         patch.setattr(registered_objects, "of_codebook", lambda *_: [])
         for step, name in walk:
             if step == "fit":

@@ -1,8 +1,9 @@
-"""Cache of rows that a connection has read, valid until the next commit to the file.
+"""Cache of rows that a connection has read, valid until the next write.
 
 SQLite's search for a key takes about a microsecond, for 500 keys of two views more than the rest of a read. Between two
 commits the same key gives the same row, so a reader caches rows. ``PRAGMA data_version`` tells a connection whether another
-one has committed; after any commit, to any table, the cache is cleared.
+one has committed; after any commit, to any table, the cache is cleared. On Redis the marks of the views tell it, and rows in
+the cache need not cross the network (:class:`sidkit.stores.online.redis_reading.HeldRows`).
 """
 
 from __future__ import annotations
@@ -91,16 +92,20 @@ class RowCache:
                 else:
                     entries[place] = again[key] = old
         fetched = fetch(missing)
-        self._keep(group, {**again, **dict(zip(missing, fetched, strict=True))})
+        self.keep(group, {**again, **dict(zip(missing, fetched, strict=True))})
         if len(missing) == len(keys):
             return fetched
         rest = iter(fetched)
         return [next(rest) if entry is None else entry for entry in entries]
 
-    def _keep(self, group: Group, entries: dict[bytes, Entry]) -> None:
-        size = (_ENTRY_BYTES + _ROW_BYTES * len(group)) * len(entries) + _length(entries)
-        for rows in zip(*entries.values(), strict=True):
-            size += _length(filter(None, rows))
+    def forget_group(self, group: Group) -> None:
+        """Clear the entries of some views that are read together."""
+        self._young_bytes -= _size(group, self._young.pop(group, {}))
+        self._old_bytes -= _size(group, self._old.pop(group, {}))
+
+    def keep(self, group: Group, entries: dict[bytes, Entry]) -> None:
+        """Add the entries of keys that are not in the young generation."""
+        size = _size(group, entries)
         if size > self._half:
             return
         if self._young_bytes + size > self._half:
@@ -108,6 +113,11 @@ class RowCache:
             self._young, self._young_bytes = {}, 0
         self._young.setdefault(group, {}).update(entries)
         self._young_bytes += size
+
+
+def _size(group: Group, entries: dict[bytes, Entry]) -> int:
+    size = (_ENTRY_BYTES + _ROW_BYTES * len(group)) * len(entries) + _length(entries)
+    return size + sum(_length(filter(None, rows)) for rows in zip(*entries.values(), strict=True))
 
 
 def _length(texts: Iterable[bytes]) -> int:

@@ -98,6 +98,18 @@ return #outdated
 """Delete outdated rows that were not replaced. KEYS: rows, meta, outdated. ARGV: mark, encoded event time of outdated rows,
 maximum number of rows. Returns how many were examined."""
 
+DELETE_EXACT = """
+local deleted = 0
+for at = 2, #ARGV, 2 do
+  if redis.call('HGET', KEYS[1], ARGV[at]) == ARGV[at + 1] then
+    deleted = deleted + redis.call('HDEL', KEYS[1], ARGV[at])
+  end
+end
+if deleted > 0 then redis.call('HSET', KEYS[2], 'mark', ARGV[1]) end
+return deleted
+"""
+"""Delete rows that are still the given ones. KEYS: rows, meta. ARGV: mark, then key and row of each."""
+
 TAILS = """
 local rows = redis.call('HMGET', KEYS[1], unpack(ARGV))
 for at = 1, #ARGV do

@@ -7,9 +7,10 @@ Select it in ``feature_store.yaml``::
       url: ${SIDKIT_REDIS_URL}
 
 Feast replaces environment variables, so that no file has the password. See :mod:`sidkit.stores.online.store` for the
-store's behaviour, and :mod:`sidkit.stores.online.redis_transactions` for the keys. The server compares the times of a
+store's behaviour, and :mod:`sidkit.stores.online.redis_reading` for the keys. The server compares the times of a
 write with those of the stored row; any number of processes may write at once. A read is one round trip per group of views
-with the same entities. Feast's own Redis store can use the same server, since its keys have other names.
+with the same entities; sidkit's own reader holds rows, at most ``row_cache_mb`` per reading thread, and asks the server
+first whether the views were written since. Feast's own Redis store can use the same server, since its keys have other names.
 
 Rows older than their view's TTL are not returned. They stay in memory unless ``delete_expired_seconds`` is set.
 """
@@ -37,6 +38,7 @@ class PackedRedisOnlineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]
     type: StrictStr = "sidkit.stores.online.PackedRedisOnlineStore"
     url: StrictStr = "redis://127.0.0.1:6379/0"  # redis, rediss (TLS) or unix; as ${VARIABLE}, from the environment
     key_prefix: Annotated[StrictStr, Field(min_length=1, pattern=r"^[^{}\s]+$")] = "packed"  # first part of all keys
+    row_cache_mb: Annotated[StrictInt, Field(ge=0)] = 128  # size of the row cache per reading thread
     timeout_seconds: Annotated[StrictFloat, Field(gt=0)] = 5.0  # for a connection, and for each answer
     delete_expired_seconds: Annotated[StrictInt | StrictFloat, Field(ge=0)] | None = (
         None  # how often writers delete rows
@@ -56,12 +58,12 @@ class PackedRedisOnlineStore(PackedOnlineStore):
 
     def __init__(self, clock: Callable[[], int] = now_us) -> None:
         super().__init__(clock)
-        self._servers: dict[tuple[str, str, float], PackedRedis] = {}
+        self._servers: dict[tuple[str, str, float, int], PackedRedis] = {}
 
     def database(self, config: RepoConfig) -> PackedRedis:
         """The server, with its connections."""
         options = config.online_store
-        asked = (options.url, options.key_prefix, options.timeout_seconds)
+        asked = (options.url, options.key_prefix, options.timeout_seconds, options.row_cache_mb << 20)
         if asked not in self._servers:
             self._servers[asked] = PackedRedis(*asked, rebuild_remedy(config, REBUILD))
         return self._servers[asked]

@@ -1,7 +1,8 @@
 """What a packed online store reads and writes, whichever database holds the rows.
 
-:mod:`sidkit.stores.online.sqlite_transactions` implements it for a file, :mod:`sidkit.stores.online.redis_transactions` for a
-Redis server. Rows are the same bytes in both (:mod:`sidkit.stores.online.layout`, :mod:`sidkit.stores.online.checksums`).
+:mod:`sidkit.stores.online.sqlite_transactions` implements it for a file, :mod:`sidkit.stores.online.redis_reading` and
+:mod:`sidkit.stores.online.redis_writing` for a Redis server. Rows are the same bytes in both
+(:mod:`sidkit.stores.online.layout`, :mod:`sidkit.stores.online.checksums`).
 """
 
 from __future__ import annotations

@@ -257,6 +257,90 @@ def test_marks_change_with_every_write_to_their_view_only(made: OnRedis) -> None
     assert marks()[0] not in {None, first[0]}
 
 
+def rows_by_cache(made: OnRedis, names: list[str], *views: str) -> tuple[list[list[bytes | None]], dict[str, int]]:
+    """Rows by the reader that holds them, and the commands that the server got."""
+    keys, before = made.serialized(names), calls_of(made.client)
+    with made.reading() as reading:
+        rows = reading.rows_of([(view, None) for view in views or (VIEW,)], keys)
+        present = [row for row in rows[0] if row is not None]
+        reading.layouts_of(VIEW, present)
+    after = calls_of(made.client)
+    done = {name: count - before.get(name, 0) for name, count in after.items()}
+    return rows, {name: count for name, count in done.items() if count and name != "info"}
+
+
+def test_a_second_read_asks_only_whether_the_views_were_written(made: OnRedis) -> None:
+    made.write([(name, {"whole": 1}, BASE_US, None) for name in "abc"])
+    whole = {"multi": 1, "exec": 1, "hgetall": 1, "hmget": 1}
+    first, done = rows_by_cache(made, ["a", "b", "none"])
+    assert done == whole
+    assert rows_by_cache(made, ["a", "b", "none"]) == (first, {"hget": 1})
+    assert rows_by_cache(made, ["c"])[1] == {"hget": 1} | whole
+    made.write([("a", {"whole": 2}, BASE_US + 1, None)])
+    second, done = rows_by_cache(made, ["a", "b", "none"])
+    assert done == {"hget": 1} | whole
+    assert (second[0][0] != first[0][0], second[0][1:]) == (True, first[0][1:])
+    made.write([("a", {"whole": 3}, BASE_US + 2, None)])
+    assert rows_by_cache(made, ["a", "b", "none"])[1] == whole  # the views are written all the time
+    assert rows_by_cache(made, ["a", "b", "none"])[1] == whole
+    assert rows_by_cache(made, ["a", "b", "none"])[1] == {"hget": 1}
+
+
+def test_a_write_between_marks_and_rows_gives_rows_of_one_moment(
+    made: OnRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sidkit.stores.online.redis_reading import RedisReading
+
+    made.write([(name, {"whole": 1}, BASE_US, None) for name in "ab"])
+    rows_by_cache(made, ["a"])
+    marks = RedisReading.marks
+
+    def and_a_write(reading: Any, views: Any) -> Any:
+        found = marks(reading, views)
+        made.write([(name, {"whole": 2}, BASE_US + 1, None) for name in "ab"])
+        return found
+
+    monkeypatch.setattr(RedisReading, "marks", and_a_write)
+    [rows], _ = rows_by_cache(made, ["a", "b"])
+    with made.reading() as reading:
+        assert rows == reading.rows(VIEW, made.serialized(["a", "b"]))
+
+
+STEP = st.one_of(
+    st.tuples(st.just("write"), st.sampled_from(["thing", "other"]), st.sets(st.sampled_from("abc"), min_size=1)),
+    st.tuples(st.just("read"), st.sampled_from(["thing", "other"]), st.sets(st.sampled_from("abcd"), min_size=1)),
+    st.tuples(st.just("drop"), st.just("other"), st.just({"a"})),
+)
+
+
+@settings(max_examples=40)
+@given(steps=st.lists(STEP, max_size=15), cache_bytes=st.sampled_from([1, 2_000, 1 << 20]))
+def test_a_reader_that_holds_rows_reads_what_another_one_reads(
+    redis_address: str, steps: list[Any], cache_bytes: int
+) -> None:
+    from sidkit.stores.online.layout import Layout
+    from sidkit.stores.online.redis_database import PackedRedis
+
+    where = server_of(redis_address)
+    holding, plain = (PackedRedis(**where, timeout_seconds=5.0, cache_bytes=held) for held in (cache_bytes, 0))
+    with plain.writing() as writing, holding.reading() as reading:
+        for view in ("thing", "other"):
+            number = writing.make(view, Layout(()))
+        for at, (what, view, names) in enumerate(steps):
+            keys = [name.encode() for name in sorted(names)]
+            if what == "write":
+                row = number.to_bytes(2, "little") + at.to_bytes(2, "little")
+                writing.put(view, keys, [at] * len(keys), [None] * len(keys), [row] * len(keys))
+            elif what == "drop":
+                writing.drop(view)
+                writing.make(view, Layout(()))
+            else:
+                views = [(view, None), ("thing", None)]
+                assert reading.rows_of(views, keys) == writing.rows_of(views, keys)
+        for view in ("thing", "other"):
+            writing.drop(view)
+
+
 def test_tails_are_those_of_the_rows(made: OnRedis) -> None:
     made.write([(f"i{n}", {"whole": n}, BASE_US + n, None) for n in range(0, 5_000, 2)])
     keys = made.serialized([f"i{n}" for n in range(5_000)])
