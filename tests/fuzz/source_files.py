@@ -159,6 +159,8 @@ class Stored:
     odd: str = ""
     """Why it may or must be refused; empty when it has to be accepted."""
     must_refuse: bool = False
+    without_vectors: bool = False
+    """Whether ``item_embeddings`` is not there."""
     names: list[str] = field(default_factory=list)
     """What a refusal has to name, any of them."""
     did: list[str] = field(default_factory=list)
