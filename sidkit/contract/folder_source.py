@@ -35,7 +35,7 @@ class FolderRelations(Relations):
         Raises
         ------
         ContractError
-            When several files or folders have this name.
+            When several files or folders have this name, or a folder of this name has no files.
         """
         return bool(self._parts(name))
 
@@ -135,6 +135,13 @@ class FolderRelations(Relations):
                 name,
                 f"expected one file or one folder of files, got {' and '.join(names)} in {above}; move the others away",
             )
+        for entry in [] if filled else places:
+            # A folder that an export left empty is no table that is missing on purpose.
+            if entry.is_dir() and (format_of(entry) is not None or not any(entry.iterdir())):
+                raise ContractError(
+                    name,
+                    f"expected a file or a folder of files, got {entry} without any; write the table again, or remove it",
+                )
         return files[filled[0]] if filled else []
 
     def _partition(self, name: str, part: Part) -> dict[str, str | None]:

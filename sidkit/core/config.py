@@ -52,7 +52,8 @@ class SourceSettings(Section):
 
     url: str = ""
     """A folder of Parquet, CSV or JSON-lines files, or a SQLAlchemy URL, with the tables of the input contract; ``env:NAME``
-    reads either one from an environment variable each time it is used."""
+    reads either one from an environment variable each time it is used. A path that begins with ``./`` is relative to the
+    repository; ``sidkit init`` stores other relative paths as absolute ones."""
     modalities: tuple[str, ...] = ("text",)
     """The vector columns of ``item_embeddings`` that become features; ``[]`` for a source without vectors."""
     feedback: Feedback = "impressions"

@@ -132,13 +132,16 @@ def typed_path(path: Path | str) -> Path:
     Raises
     ------
     ConfigError
-        When it cannot be a path: too long, a NUL character, an unknown home directory.
+        When it cannot be a path: too long, a NUL character, bytes that are no UTF-8, an unknown home directory.
     """
     try:
+        str(path).encode()
         resolved = Path(path).expanduser().resolve()
         resolved.is_dir()
     except (OSError, RuntimeError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
+        if isinstance(error, UnicodeEncodeError):
+            reason = "it is no UTF-8"
         raise ConfigError(f"expected a path, got {str(path)[:120]!r} ({reason}); use another one") from error
     return resolved
 

@@ -184,3 +184,23 @@ def test_the_fingerprint_tells_whether_a_folder_changed(tmp_path: Path) -> None:
     assert open_source(str(folder)).fingerprint() == before
     write_tables(folder, changed("items", colour=["red"] * N_ITEMS))
     assert open_source(str(folder)).fingerprint() != before
+
+
+@pytest.mark.parametrize("name", ["item_embeddings.parquet", "item_embeddings", "users", "items.csv"])
+def test_a_table_that_is_an_empty_folder_is_refused(tmp_path: Path, name: str) -> None:
+    for table, rows in good().items():
+        if table != name.partition(".")[0]:
+            pq.write_table(rows, tmp_path / f"{table}.parquet")
+    (tmp_path / name).mkdir()
+    with pytest.raises(ContractError, match=rf"{name} without any; write the table again"):
+        [open_source(str(tmp_path)).has(table) for table in ("item_embeddings", "users")]
+
+
+def test_a_folder_of_other_files_is_no_table(tmp_path: Path) -> None:
+    for table, rows in good().items():
+        pq.write_table(rows, tmp_path / f"{table}.parquet")
+    for name in ("users", "items"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "photo.jpeg").write_bytes(b"")
+    source = open_source(str(tmp_path))
+    assert source.has("items") and not source.has("users")

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidkit.core.artifact import read_manifest, write_artifact
-from sidkit.core.errors import ArtifactCorruptError, ArtifactMissingError, StorageError
+from sidkit.core.errors import ArtifactCorruptError, ArtifactMissingError, ConfigError, StorageError
 from sidkit.core.files import (
     disk_refused,
     folder_written_beside,
@@ -29,6 +29,7 @@ from sidkit.core.files import (
     write_json,
     written_beside,
 )
+from sidkit.core.repo import init_repo
 
 
 def full_disk() -> OSError:
@@ -283,3 +284,9 @@ def test_an_artifact_that_fails_half_way_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(StorageError):
         write_artifact(tmp_path / "v1", DESCRIBED, fail)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_path_of_other_bytes_than_utf_8_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no UTF-8"):
+        init_repo(tmp_path / "\udcff")
+    assert not list(tmp_path.iterdir())

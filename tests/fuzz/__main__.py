@@ -35,6 +35,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help=f"Kinds, separated by commas: {', '.join(KINDS)}.")
     parser.add_argument("--count", type=int, help="Cases of each kind; by default all.")
     parser.add_argument("--case", type=int, help="This case alone.")
+    parser.add_argument("--alone", action="store_true", help="No two cases share a process; slower.")
     parser.add_argument("--jobs", type=int, default=2, help="Workers.")
     parser.add_argument("--folder", type=Path, help="Where cases happen; by default a temporary folder.")
     parser.add_argument("--parts", type=Path, help="Folder of what was found so far: an interrupted run resumes there.")
@@ -57,7 +58,7 @@ def main() -> int:
             table.add(*known[kind][index])
     todo = [(kind, index) for kind, index in todo if index not in known.get(kind, {})]
     jobs = 1 if asked.case is not None else asked.jobs
-    for found in run(todo, asked.seed, jobs, asked.folder) if todo else ():
+    for found in run(todo, asked.seed, jobs, asked.folder, alone=asked.alone) if todo else ():
         table.add(found, parts.commit)
         parts.add(found)
         verdict = found.verdict

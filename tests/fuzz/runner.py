@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import tempfile
 import time
@@ -55,6 +56,8 @@ class Found:
     seconds: float
     again: bool = False
     """Whether it went wrong in a process that earlier cases had used, and this is what it does alone."""
+    cpu: float = 0.0
+    """Processor seconds; those of cases that shared a process count at the first of them."""
 
 
 def tasks(only: Sequence[str], count: int | None, case: int | None) -> list[Task]:
@@ -123,20 +126,22 @@ def _shared(place: Place, seed: int, kind: str, indices: Sequence[int]) -> tuple
         return [], True
 
 
-def run(todo: Sequence[Task], seed: int, jobs: int, folder: Path | None = None) -> Iterator[Found]:
-    """Try all cases, on so many workers that each have a repo of their own."""
+def run(
+    todo: Sequence[Task], seed: int, jobs: int, folder: Path | None = None, *, alone: bool = False
+) -> Iterator[Found]:
+    """Try all cases, on so many workers that each have a repo of their own; ``alone``: none shares a process."""
     with tempfile.TemporaryDirectory(prefix="fuzz-") as held:
         root = Path(folder or held).resolve()
         import_everything()
         if jobs == 1:
-            yield from _work(todo, seed, root / "w0")
+            yield from _work(todo, seed, root / "w0", alone)
             return
         context = get_context("fork")  # imports are shared; this process has started no thread
         readers: list[Connection] = []
         workers = []
         for number in range(jobs):
             reader, writer = context.Pipe(duplex=False)
-            worker = context.Process(target=_send, args=(writer, todo[number::jobs], seed, root / f"w{number}"))
+            worker = context.Process(target=_send, args=(writer, todo[number::jobs], seed, root / f"w{number}", alone))
             worker.start()
             writer.close()
             readers.append(reader)
@@ -154,22 +159,30 @@ def run(todo: Sequence[Task], seed: int, jobs: int, folder: Path | None = None) 
                 raise RuntimeError(f"a worker ended with {worker.exitcode}; its cases are incomplete")
 
 
-def _send(writer: Connection, todo: Sequence[Task], seed: int, folder: Path) -> None:
+def _send(writer: Connection, todo: Sequence[Task], seed: int, folder: Path, alone: bool) -> None:
     try:
-        for found in _work(todo, seed, folder):
+        for found in _work(todo, seed, folder, alone):
             writer.send(found)
     except BaseException:
         traceback.print_exc()
         raise
 
 
-def _work(todo: Sequence[Task], seed: int, folder: Path) -> Iterator[Found]:
+def _work(todo: Sequence[Task], seed: int, folder: Path, alone: bool) -> Iterator[Found]:
     folder.mkdir(parents=True, exist_ok=True)
     place = Place(folder)
     place.make(finished=any(KINDS[kind].finished for kind, _ in todo))
+    spent = sum(os.times()[:4])
+    for found in _tried(place, todo, seed, alone):
+        now = sum(os.times()[:4])
+        yield replace(found, cpu=now - spent)
+        spent = now
+
+
+def _tried(place: Place, todo: Sequence[Task], seed: int, alone: bool) -> Iterator[Found]:
     for kind, cases in groupby(todo, lambda task: task[0]):
         indices = [index for _, index in cases]
-        together = KINDS[kind].together
+        together = 1 if alone else KINDS[kind].together
         for begin in range(0, len(indices), together):
             some = indices[begin : begin + together]
             if len(some) == 1:

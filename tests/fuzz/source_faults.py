@@ -57,6 +57,7 @@ def missing_table(draw: random.Random, folder: Path, stored: Stored) -> None:
     (folder / f"{table}.parquet").unlink(missing_ok=True)
     if table == "item_embeddings":  # a source may have no vectors: a warning says so
         _may(stored, "no item_embeddings", table, "vector")
+        stored.without_vectors = True
     else:
         _must(stored, f"no {table}", table)
 

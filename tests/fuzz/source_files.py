@@ -129,6 +129,10 @@ ENCODINGS: dict[str, dict[str, tuple[Encode, str]]] = {
     },
 }  # fmt: skip
 """Kind of column -> name -> how values are stored, and whether the contract takes it."""
+NUMBERS = {"seconds": SECOND, "microseconds": 1, "float": 1}
+"""Moments as numbers since 1970, and the step of each: a source may have them, a file of rows may not."""
+_OLDEST, _NEWEST = 315_532_800 * SECOND, 7_258_118_400 * SECOND
+"""1980 and 2200: between them a number is a moment in one unit only."""
 PLAIN = {
     "id": "string",
     "whole_id": "string",
@@ -155,6 +159,8 @@ class Stored:
     odd: str = ""
     """Why it may or must be refused; empty when it has to be accepted."""
     must_refuse: bool = False
+    without_vectors: bool = False
+    """Whether ``item_embeddings`` is not there."""
     names: list[str] = field(default_factory=list)
     """What a refusal has to name, any of them."""
     did: list[str] = field(default_factory=list)
@@ -237,6 +243,16 @@ def _table(rows: Rows, table: str, held: list[Row], layout: Layout, part: int, s
             continue
         if pa.types.is_null(arrays[-1].type):
             continue
+        if kind == "moment" and name in NUMBERS:
+            # The unit follows from the size; it cannot where a time is close to 1970.
+            says = EITHER
+            if any(
+                (value is not None and not _OLDEST <= value < _NEWEST) or (value or 0) % NUMBERS[name]
+                for value in values
+            ):
+                arrays[-1] = ENCODINGS[kind][PLAIN[kind]][0](values)
+                stored.did.append(f"(not so: {table}.{column} part {part})")
+                continue
         lossy = (
             kind in {"id", "whole_id", "flag"}
             and name in {"boolean", "int8", "int64", "uint8"}
@@ -245,7 +261,7 @@ def _table(rows: Rows, table: str, held: list[Row], layout: Layout, part: int, s
         if (
             lossy
             or (name == "fixed" and _loses(values, arrays[-1]))
-            or (kind == "moment" and _loses_time(values, arrays[-1]))
+            or (kind == "moment" and name not in NUMBERS and _loses_time(values, arrays[-1]))
         ):
             arrays[-1] = ENCODINGS[kind][PLAIN[kind]][0](values)
             stored.did.append(f"(not so: {table}.{column} part {part})")

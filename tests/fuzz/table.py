@@ -17,6 +17,7 @@ class Table:
         self.seed = seed
         self._counts: dict[str, Counter[str]] = {}
         self._seconds: defaultdict[str, float] = defaultdict(float)
+        self._cpu: defaultdict[str, float] = defaultdict(float)
         self._faults: list[dict[str, Any]] = []
         self._commits: dict[str, Counter[str]] = {}
         self._only_shared: dict[str, list[int]] = {}
@@ -27,6 +28,7 @@ class Table:
         self._counts.setdefault(kind, Counter())[verdict.verdict] += 1
         self._commits.setdefault(kind, Counter())[commit] += 1
         self._seconds[kind] += found.seconds
+        self._cpu[kind] += found.cpu
         if found.again and not verdict.bad:
             self._only_shared.setdefault(kind, []).append(index)
         if verdict.bad:
@@ -44,11 +46,16 @@ class Table:
 
     def lines(self) -> Iterable[str]:
         """The table as text."""
-        yield f"{'kind':<12}{'tried':>8}" + "".join(f"{name:>13}" for name in VERDICTS)
+        yield f"{'kind':<12}{'tried':>8}" + "".join(f"{name:>13}" for name in VERDICTS) + "  CPU s per case"
         for kind in KINDS:
             if kind in self._counts:
                 counts = self._counts[kind]
-                yield f"{kind:<12}{counts.total():>8}" + "".join(f"{counts[name]:>13}" for name in VERDICTS)
+                each = self._cpu[kind] / counts.total()
+                yield (
+                    f"{kind:<12}{counts.total():>8}"
+                    + "".join(f"{counts[name]:>13}" for name in VERDICTS)
+                    + f"{each:>16.3f}"
+                )
         total = sum(self._counts.values(), Counter[str]())
         yield f"{'all':<12}{total.total():>8}" + "".join(f"{total[name]:>13}" for name in VERDICTS)
 

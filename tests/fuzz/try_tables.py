@@ -56,6 +56,9 @@ def case(draw: random.Random, place: Place) -> Verdict:
     tried = Tried(verdict, place.root / "made", stored, draw.random() < 0.3)
     # The positives of a log with one label only say what the feedback is.
     wanted = expected(rows, keep_unknown=tried.keep_unknown)
+    if stored.without_vectors:
+        wanted.embeddings = []
+        wanted.invalid["item_embeddings"] = wanted.repeated["item_embeddings"] = 0
     once = _ingest(tried, wanted, len(rows.interactions), draw)
     verdict.did = "; ".join([*rows.notes, *stored.did, "unknown items kept" if tried.keep_unknown else ""])
     if not once or stored.odd or draw.random() < 0.6:
