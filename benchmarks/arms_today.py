@@ -93,7 +93,7 @@ def _differences(saved: Mapping[str, Mapping[str, Any]]) -> str:
             of = next((row for row in rows if row["baseline"] == "id_codes"), rows[0])
             cell = f"{of['mean']:.4f}".lstrip("0")
             if of["baseline"] == "id_codes":
-                cell += f" {of['delta']:+.4f} [{of['delta_low']:+.4f}, {of['delta_high']:+.4f}]"
+                cell += f" {_signed(of['delta'])} [{_signed(of['delta_low'])}, {_signed(of['delta_high'])}]"
             cells.append(cell)
         lines.append(f"| `{arm}` | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -129,10 +129,15 @@ def _of(facts: Mapping[str, Any], arm: str) -> list[dict[str, Any]]:
 
 
 def _cell(part: Mapping[str, Any]) -> str:
-    changes = ", ".join(f"{delta:+.4f}" for delta in part["delta_auc"])
-    deviation = "" if part["deviation"] is None else f" ({part['deviation']:.4f})"
+    changes = ", ".join(_signed(delta) for delta in part["delta_auc"])
+    deviation = "" if part["deviation"] is None else f" ({part['deviation']:.4f})".replace("0.", ".", 1)
     state = STATES[part["alive"]]
     return f"{'**alive**' if state == 'alive' else state}: {changes or '-'}{deviation}"
+
+
+def _signed(value: float) -> str:
+    """Four decimals with a sign and without the leading zero."""
+    return f"{value:+.4f}".replace("0.", ".", 1)
 
 
 def main() -> None:

@@ -151,7 +151,8 @@ def kept() -> dict[str, Any]:
 
 
 def _keep(what: str, data: str, fresh: list[dict[str, Any]], versions: dict[str, Any]) -> None:
-    """Replace the saved rows of one data set."""
+    """Replace the saved rows of one data set; equal ones stay where they are."""
     told = kept()
-    told[what] = [row for row in told[what] if row["data"] != data] + fresh
+    if [row for row in told[what] if row["data"] == data] != fresh:
+        told[what] = [row for row in told[what] if row["data"] != data] + fresh
     write_json(OUT, told | {"versions": versions})
