@@ -30,6 +30,7 @@ from sidkit.core.feature_settings import ITEM_ATTRIBUTES, ITEM_ID, FeatureSettin
 from sidkit.core.files import remove
 from sidkit.core.integrity import MANIFEST, checked
 from sidkit.core.repo import Repo
+from sidkit.stores.registry_files import FileStates, RegistryFiles, file_states
 from sidkit.tables import read_build, read_log
 from sidkit.tables.absorb import Absorbed, absorb
 from sidkit.tables.affinity import affinity_tables
@@ -76,6 +77,8 @@ class Ticker:
         self._newest_item: tuple[Path | None, int] = (None, 0)
         self._cadences: set[int] = set()
         self._attributes_of: tuple[Any, ...] = ()
+        self._registry = RegistryFiles()
+        self._assignments: dict[Path, tuple[FileStates, dict[str, int]]] = {}
 
     def tick(self, at_us: int | None = None) -> TickReport:
         """Absorb the queue and write what is due.
@@ -109,12 +112,11 @@ class Ticker:
         """Whether nothing can have changed since the last tick of this process: no row is due and the log is the same."""
         return self._quiet[0] == self._files() and as_of_us < self._quiet[1]
 
-    def _files(self) -> list[tuple[int, int, int]]:
+    def _files(self) -> FileStates:
         """What changes when the log, the tables, the settings or the online store's record do."""
         repo = self._repo
         paths = (repo.log / MANIFEST, repo.tables / MANIFEST, state_path(repo), repo.path / "sidkit.toml")
-        states = [path.stat() for path in paths if path.exists()]
-        return [(state.st_ino, state.st_mtime_ns, state.st_size) for state in states]
+        return file_states(paths)
 
     def _next_us(self, log: Log, as_of_us: int) -> int:
         """The earliest time at which a row may be due."""
@@ -151,7 +153,8 @@ class Ticker:
         removed = since is None or log.lost_since(dict(since.log))
         written: dict[str, int] = {}
         codes: dict[str, Any] = {}
-        with self._work() as work, connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
+        spill = repo.data / "tmp" / "duckdb"
+        with self._work() as work, connection(repo.settings.engine, spill, shared=True) as opened:
             for changed in self._changed(opened, log, since, build, state or {}, as_of_us, work, codes):
                 if changed.view in views and (len(changed.rows) or removed):
                     written[changed.view] = self._push(store, changed, withdraw=removed)
@@ -200,10 +203,17 @@ class Ticker:
             counts = counts_of(self._repo, each.name, each.content_hash)
             if counts is not None and table.exists():
                 self._cadences |= {counts.cadence_of(name) * MICROS for name in counts.tables}
-                assigned = assignments_of(opened, table)
+                assigned = self._assigned(opened, table)
                 counted = _known_codes(state, each.name) if since else None
                 yield from rows.code_stats(counts, checked(table), counted, assigned)
                 codes[each.name] = {"assignments": assigned}
+
+    def _assigned(self, opened: duckdb.DuckDBPyConnection, table: Path) -> dict[str, int]:
+        """The assignments of a table of codes, read again once its file is another one."""
+        state = file_states([table])
+        if table not in self._assignments or self._assignments[table][0] != state:
+            self._assignments[table] = state, assignments_of(opened, table)
+        return self._assignments[table][1]
 
     def _attributes(self, items: ChangedItems, log: Log, build: dict[str, Any]) -> tuple[NewestRows | None, Path]:
         """Rows of attributes that changed, and a file like the whole table ``item_attributes`` as of now."""
@@ -238,9 +248,10 @@ class Ticker:
     def _opened_store(self) -> FeatureStore:
         from sidkit.stores.feast_repo import open_store
 
+        changed = self._registry.changed(self._repo)  # before the registry is read: a later change is seen next time
         if self._store is None:
             self._store = open_store(self._repo)
-        else:
+        elif changed:
             self._store.refresh_registry()
         return self._store
 

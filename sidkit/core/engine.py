@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 
 import duckdb
@@ -15,10 +16,14 @@ from sidkit.core.sql_connection import SqlConnection
 
 
 @contextmanager
-def connection(engine: EngineSettings, spill: Path | None) -> Iterator[duckdb.DuckDBPyConnection]:
+def connection(
+    engine: EngineSettings, spill: Path | None, *, shared: bool = False
+) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open an in-memory DuckDB connection that uses UTC and spills to ``spill``.
 
-    Nothing is spilled if ``spill`` is None or cannot be written, as in a read-only repository.
+    Nothing is spilled if ``spill`` is None or cannot be written, as in a read-only repository. ``shared``: connections of the
+    process with the same arguments are to one instance, which stays open, since opening one takes longer than a small query;
+    temporary tables are the connection's own.
 
     Raises
     ------
@@ -32,16 +37,8 @@ def connection(engine: EngineSettings, spill: Path | None) -> Iterator[duckdb.Du
             spills = str(spill) if os.access(spill, os.W_OK) else ""
     opened: duckdb.DuckDBPyConnection | None = None
     try:
-        opened = duckdb.connect(
-            config={
-                "threads": engine.threads,
-                "memory_limit": engine.memory_limit,
-                "temp_directory": spills,
-                # Otherwise DuckDB plans an as-of join over a small or unestimated input as a nested loop.
-                "asof_loop_join_threshold": 0,
-                "preserve_insertion_order": False,
-            }
-        )
+        whole = _shared(engine.threads, engine.memory_limit, spills, os.getpid()) if shared else None
+        opened = _instance(engine.threads, engine.memory_limit, spills) if whole is None else whole.cursor()
         opened.execute("SET TimeZone = 'UTC'")
         yield opened
     except Exception as error:
@@ -52,6 +49,25 @@ def connection(engine: EngineSettings, spill: Path | None) -> Iterator[duckdb.Du
     finally:
         if opened is not None:
             opened.close()
+
+
+def _instance(threads: int, memory_limit: str, spills: str) -> duckdb.DuckDBPyConnection:
+    return duckdb.connect(
+        config={
+            "threads": threads,
+            "memory_limit": memory_limit,
+            "temp_directory": spills,
+            # Otherwise DuckDB plans an as-of join over a small or unestimated input as a nested loop.
+            "asof_loop_join_threshold": 0,
+            "preserve_insertion_order": False,
+        }
+    )
+
+
+@lru_cache(maxsize=4)
+def _shared(threads: int, memory_limit: str, spills: str, process: int) -> duckdb.DuckDBPyConnection:
+    """The instance of a process; one that was opened before a fork is of no use in the child."""
+    return _instance(threads, memory_limit, spills)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -22,6 +22,7 @@ from sidkit.serve.bodies import Version
 from sidkit.serve.candidates import Candidates
 from sidkit.serve.item_index import ItemIndex, load_index
 from sidkit.serve.options import Engine
+from sidkit.stores.registry_files import RegistryFiles
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -116,6 +117,7 @@ class ModelLoader:
         self._ranker = ranker
         self._static_bytes = static_bytes
         self._store: FeatureStore | None = None
+        self._registry = RegistryFiles()
         self.ends_us: dict[str, int] = {}
         """End of the materialized features of each view, microseconds UTC, as of the last look."""
 
@@ -137,9 +139,10 @@ class ModelLoader:
         catalog = Catalog.open(repo, create=False)
         record = catalog.ranker(self._ranker) if self._ranker else catalog.serving_ranker()
         codebook = catalog.codebook(record.codebook)
+        changed = self._registry.changed(repo)  # before the registry is read: a later change is seen next time
         if self._store is None:
             self._store = open_store(repo)
-        else:
+        elif changed:
             self._store.refresh_registry()
         self.ends_us = materialized_ends(self._store, _services(self._store, record))
         until_us = max(self.ends_us.values(), default=0)

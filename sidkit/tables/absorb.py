@@ -79,7 +79,7 @@ def absorb(repo: Repo) -> Absorbed:
     remove(work)
     work.mkdir(parents=True)
     try:
-        with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
+        with connection(repo.settings.engine, repo.data / "tmp" / "duckdb", shared=True) as opened:
             number, items = ingests_of(before), 0
             if files[ITEMS]:
                 given = {"items": files[ITEMS], "item_embeddings": files[VECTORS]}

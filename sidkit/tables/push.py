@@ -59,7 +59,7 @@ def push_events(repo: Repo, rows: pa.Table, now_us: int | None = None) -> PushRe
     own, left_out = without_forgotten(rows, read_forgotten(repo.path))
 
     def check(items: Path, _: Path, manifest: dict[str, Any]) -> CheckedRows:
-        with connection(repo.settings.engine, None) as opened:
+        with connection(repo.settings.engine, None, shared=True) as opened:
             return check_events(opened, own, repo.settings, items, manifest.get("shapes", {}), _now(now_us))
 
     checked = _with_log(repo, check)
@@ -91,7 +91,7 @@ def push_items(repo: Repo, rows: pa.Table, now_us: int | None = None) -> PushRep
     """
 
     def check(items: Path, vectors: Path, _: dict[str, Any]) -> CheckedItems:
-        with connection(repo.settings.engine, None) as opened:
+        with connection(repo.settings.engine, None, shared=True) as opened:
             return check_items(opened, rows, repo.settings, items, vectors, _now(now_us))
 
     checked = _with_log(repo, check)

@@ -33,7 +33,7 @@ def push_rows(store: FeatureStore, changed: NewestRows, *, withdraw: bool) -> in
     """
     from sidkit.stores.online.store import PackedOnlineStore, view_id
 
-    view = store.get_feature_view(changed.view)
+    view = store.get_feature_view(changed.view, allow_registry_cache=True)  # a tick refreshes the store first
     online = store._get_provider().online_store
     if not isinstance(online, PackedOnlineStore):
         return _push_by_feast(store, view, changed.rows)
