@@ -22,7 +22,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, lru_cache
 from itertools import groupby
 from pathlib import Path
 from types import SimpleNamespace
@@ -53,11 +53,13 @@ from sidkit.stores.online.connection import REBUILD
 from sidkit.stores.online.infra import PackedTable
 from sidkit.stores.online.layout import PROTO, Layout
 from sidkit.stores.online.offline_only import blanked, offline_only
+from sidkit.stores.online.one_row import row_decoder
 from sidkit.stores.online.protobuf import (
     cells_of_values,
     event_times,
     micros,
     serialized_keys,
+    value_of,
     values_of_cells,
     view_layout,
 )
@@ -71,6 +73,9 @@ hold_cached_registries()
 
 FeatureRow = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
 _TRANSACTION_ROWS = 20_000
+_FEW = 8
+"""Rows up to which values are faster than arrays."""
+_decoder = lru_cache(maxsize=1024)(row_decoder)
 
 
 def now_us() -> int:
@@ -106,18 +111,22 @@ class PackedSqliteOnlineStore(OnlineStore):  # type: ignore[misc]
         freeze_imports()
         self.clock = clock
         self._files: dict[Path, PackedFile] = {}
+        self._named: dict[tuple[Path | None, str], PackedFile] = {}
 
     def file(self, config: RepoConfig) -> PackedFile:
         """The store's file."""
-        path = Path(config.online_store.path)
-        if not path.is_absolute() and config.repo_path:
-            path = Path(config.repo_path) / path
-        path = path.absolute()
-        if path not in self._files:
+        named = config.repo_path, config.online_store.path
+        if named in self._named:  # paths would take a tenth of the read of one entity
+            return self._named[named]
+        path = Path(config.repo_path or "") / config.online_store.path
+        if path.absolute() not in self._files:
             options = config.online_store
             cache_bytes = options.row_cache_mb << 20
-            self._files[path] = PackedFile(path, options.patience_seconds, cache_bytes, rebuild_remedy(config))
-        return self._files[path]
+            file = PackedFile(path.absolute(), options.patience_seconds, cache_bytes, rebuild_remedy(config))
+            self._files[path.absolute()] = file
+        if path.is_absolute():
+            self._named[named] = self._files[path]
+        return self._files[path.absolute()]
 
     def online_write_batch(
         self,
@@ -373,8 +382,14 @@ def _values(
         layout = layouts[number]
         if not layout.columns:
             continue
-        fitting = [name for name, kind in layout.columns if kind in (kinds.get(name, kind), PROTO)]
-        chosen = fitting if wanted is None else [name for name in wanted if name in fitting]
+        fitting = {name: kind for name, kind in layout.columns if kind in (kinds.get(name, kind), PROTO)}
+        chosen = list(fitting) if wanted is None else [name for name in wanted if name in fitting]
+        decode = _decoder(layout, tuple((name, fitting[name]) for name in chosen)) if len(places) <= _FEW else None
+        if decode is not None:
+            for place in places:
+                values = map(value_of, map(fitting.__getitem__, chosen), decode(rows[place]))
+                result[place] = dict(zip(chosen, values, strict=True))
+            continue
         unpacked = unpack(layout, [rows[place] for place in places], chosen)
         columns = [values_of_cells(cells) for cells in unpacked.values()]
         for place, row in zip(places, zip(*columns, strict=True), strict=False):
