@@ -178,6 +178,18 @@ def text_keys(name: str, values: Sequence[Any]) -> list[bytes] | None:
         return None
 
 
+def integer_keys(name: str, kind: str, values: Sequence[Any]) -> list[bytes] | None:
+    """Like :func:`entity_keys` for one integer join key and plain integers; None for other types and values."""
+    width = {"INT32": 4, "INT64": 8}.get(kind)
+    if width is None or set(map(type, values)) != {int}:
+        return None
+    prefix = key_prefix([name]) + KEY_TYPES[kind].to_bytes(4, "little") + width.to_bytes(4, "little")
+    try:
+        return [prefix + value.to_bytes(width, "little", signed=True) for value in values]
+    except OverflowError:
+        return None
+
+
 class _Prefixes(dict[int, bytes]):
     """What precedes a text within a key, by the text's length in bytes."""
 

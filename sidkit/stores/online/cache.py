@@ -72,6 +72,14 @@ class RowCache:
         """The entry of one key if it is cached, after a call of :meth:`at`; its generation does not change."""
         return self._young.get(group, {}).get(key) or self._old.get(group, {}).get(key)
 
+    def entries(self, group: Group, keys: Sequence[bytes]) -> list[Entry] | None:
+        """The entries of keys if all of them were read or used lately, after a call of :meth:`at`."""
+        young = self._young.get(group)
+        if young is None or not keys or keys[0] not in young:
+            return None
+        entries = list(map(young.get, keys))
+        return entries if all(entries) else None  # type: ignore[return-value]
+
     def look_up(self, group: Group, keys: Sequence[bytes], fetch: Callable[[list[bytes]], list[Entry]]) -> list[Entry]:
         """Return the entry of each key, after a call of :meth:`at`; ``fetch`` reads the missing ones."""
         young, older = self._young.get(group), self._old.get(group, {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import lru_cache
 from itertools import chain, pairwise
 from operator import attrgetter
 from typing import Any
@@ -153,6 +154,15 @@ def values_of_cells(cells: Cells) -> list[Value]:
     return values
 
 
+def value_of(kind: str, value: Any) -> Value:
+    """One value of a kind other than ``PROTO`` as Feast's; None becomes an empty value."""
+    if value is None:
+        return Value()
+    if kind in _LIST_MESSAGES:
+        value = _LIST_MESSAGES[kind](val=value)
+    return _made(**{_field(kind): value})
+
+
 def _elements(cells: Cells) -> list[Any]:
     if cells.inner is None:
         assert isinstance(cells.flat, np.ndarray)
@@ -170,13 +180,8 @@ def serialized_keys(entity_keys: Sequence[EntityKey], version: int = _SERIALIZAT
     first = entity_keys[0]
     if version != _SERIALIZATION or len(first.join_keys) != 1:
         return [serialize_entity_key(key, entity_key_serialization_version=version) for key in entity_keys]
-    # The protobuf bytes of such a key are its name, then [length] [0x12] [length of the text] [the text].
-    began = EntityKey(join_keys=first.join_keys).SerializeToString() + bytes([_STRING_FIELD])
-    prefix = key_prefix([first.join_keys[0]]) + (2).to_bytes(4, "little")
-    at = len(began) + 3
+    at, heads, prefixes = _text_heads(first.join_keys[0])
     raws = list(map(EntityKey.SerializeToString, entity_keys))
-    heads = {at + size: began + bytes((size + 2, _STRING_FIELD, size)) for size in range(_SHORT)}
-    prefixes = {at + size: prefix + size.to_bytes(4, "little") for size in range(_SHORT)}
     sizes = list(map(len, raws))
     if heads.keys() >= set(sizes) and all(map(bytes.startswith, raws, map(heads.__getitem__, sizes))):
         return [prefixes[size] + raw[at:] for size, raw in zip(sizes, raws, strict=True)]
@@ -186,6 +191,20 @@ def serialized_keys(entity_keys: Sequence[EntityKey], version: int = _SERIALIZAT
         else serialize_entity_key(key, entity_key_serialization_version=version)
         for key, size, raw in zip(entity_keys, sizes, raws, strict=True)
     ]
+
+
+@lru_cache(maxsize=256)
+def _text_heads(join_key: str) -> tuple[int, dict[int, bytes], dict[int, bytes]]:
+    """Where a text begins in the protobuf bytes of its key, and for each size of these what precedes the text, there and in
+    Feast's serialization.
+    """
+    # The protobuf bytes of such a key are its name, then [length] [0x12] [length of the text] [the text].
+    began = EntityKey(join_keys=[join_key]).SerializeToString() + bytes([_STRING_FIELD])
+    prefix = key_prefix([join_key]) + (2).to_bytes(4, "little")
+    at = len(began) + 3
+    heads = {at + size: began + bytes((size + 2, _STRING_FIELD, size)) for size in range(_SHORT)}
+    prefixes = {at + size: prefix + size.to_bytes(4, "little") for size in range(_SHORT)}
+    return at, heads, prefixes
 
 
 def micros(moments: Sequence[datetime | None]) -> list[int | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +14,9 @@ import pyarrow as pa
 from sidkit.core.arrays import one_chunk
 from sidkit.core.errors import ConfigError, OnlineStoreError, ServingError
 from sidkit.stores.offline.plan import ViewRows
-from sidkit.stores.online.arrow import KEY_TYPES, arrow_type, entity_keys, text_keys, to_arrow
+from sidkit.stores.online.arrow import KEY_TYPES, arrow_type, entity_keys, integer_keys, text_keys, to_arrow
 from sidkit.stores.online.cache import Entry, Group
-from sidkit.stores.online.checksums import event_us
+from sidkit.stores.online.checksums import event_us, since
 from sidkit.stores.online.codec import layout_number, unpack, unpack_numbers
 from sidkit.stores.online.layout import PROTO, Layout, kind_of
 from sidkit.stores.online.one_row import RowDecoder, row_decoder
@@ -93,18 +93,29 @@ class PackedReader:
         OnlineStoreError
             When the store cannot be read.
         """
-        result = {}
         rows = len(next(iter(keys.values()), ()))
         whole = {_NO_ENTITY: [_NO_VALUE] * rows, **keys}
         serialized = [_serialized(views[0], whole) for views in self._groups]
+        cached = self.database.cached(list(zip(self._stored, serialized, strict=True)))
+        result: dict[str, ViewRows] = {}
+        if cached is not None:
+            reading, groups = cached
+            for views, entries in zip(self._groups, groups, strict=True):
+                for view, column in zip(views, zip(*entries, strict=True), strict=True):
+                    result[view.name] = view_rows_of(reading, view, since(list(column), self._since(view, at_us)))
+            return {view.name: result[view.name] for view in self._views}
         with self.database.reading() as reading:
             for views, group_keys in zip(self._groups, serialized, strict=True):
-                stored = [
-                    (view.stored, None if view.ttl_us is None else self._now(at_us) - view.ttl_us) for view in views
-                ]
+                stored = [(view.stored, self._since(view, at_us)) for view in views]
                 for view, view_rows in zip(views, reading.rows_of(stored, group_keys), strict=True):
                     result[view.name] = view_rows_of(reading, view, view_rows)
         return {view.name: result[view.name] for view in self._views}
+
+    def _since(self, view: PackedView, at_us: int | None) -> int | None:
+        """The oldest event time that a view's TTL allows; None without a TTL."""
+        if view.ttl_us is None:
+            return None
+        return (self._clock() if at_us is None else at_us) - view.ttl_us
 
     def read_one(self, keys: Mapping[str, Any], at_us: int | None = None) -> dict[str, Any]:
         """Read the features of one entity as Python values, faster than :meth:`read`.
@@ -148,15 +159,13 @@ class PackedReader:
             layouts = {stored: reading.layouts(stored) for group, _ in wanted for stored in group}
         return self._decoded(entries, layouts, at_us)
 
-    def _now(self, at_us: int | None) -> int:
-        return self._clock() if at_us is None else at_us
-
     def _decoded(self, entries: Sequence[Entry], layouts: Layouts, at_us: int | None) -> dict[str, Any] | None:
         """The values of verified rows; None if only arrays convert one."""
         values: dict[str, Any] = {}
         for views, entry in zip(self._groups, entries, strict=True):
             for view, row in zip(views, entry, strict=True):
-                if row is None or (view.ttl_us is not None and event_us(row) < self._now(at_us) - view.ttl_us):
+                past_us = self._since(view, at_us)
+                if row is None or (past_us is not None and event_us(row) < past_us):
                     values.update(dict.fromkeys(view.names))
                     continue
                 number = row[0] | row[1] << 8
@@ -262,13 +271,14 @@ def _serialized(view: PackedView, request: Mapping[str, Sequence[Any]]) -> list[
         )
     if not any(len(request[name]) for _, name, _ in view.keys):
         return []  # no value of an empty list has a type
-    keys = None
-    if len(view.keys) == 1 and view.keys[0][2] == "STRING":
-        key, name, _ = view.keys[0]
+    key, name, value_type = view.keys[0]
+    if len(view.keys) == 1 and value_type == "STRING":
         keys = text_keys(key, request[name])
     else:
-        columns = {key: pa.array(request[name]) for key, name, _ in view.keys}
-        keys = entity_keys(columns, {key: value_type for key, _, value_type in view.keys})
+        keys = integer_keys(key, value_type, request[name]) if len(view.keys) == 1 else None
+        if keys is None:
+            columns = {key: pa.array(request[name]) for key, name, _ in view.keys}
+            keys = entity_keys(columns, {key: value_type for key, _, value_type in view.keys})
     if keys is None:
         needed = ", ".join(f"{name} ({value_type.lower()})" for _, name, value_type in view.keys)
         typed = ", ".join(f"{name} as {pa.array(request[name]).type}" for _, name, _ in view.keys)
@@ -278,7 +288,7 @@ def _serialized(view: PackedView, request: Mapping[str, Sequence[Any]]) -> list[
 
 def view_rows_of(reading: Reading, view: PackedView, found_rows: Sequence[bytes | None]) -> ViewRows:
     """Convert rows as stored, one per key (None without a row), to a view's columns."""
-    rows = [row for row in found_rows if row is not None]
+    rows = cast(Sequence[bytes], found_rows) if all(found_rows) else [row for row in found_rows if row is not None]
     layouts = reading.layouts(view.stored)
     if rows and not layouts:
         raise reading.damaged(view.stored, "the layouts of its rows are missing")

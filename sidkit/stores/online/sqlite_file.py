@@ -16,7 +16,7 @@ import os
 import sqlite3
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import repeat
 from pathlib import Path
@@ -100,21 +100,33 @@ class PackedFile(PackedDatabase):
                 if opened.in_transaction:
                     opened.execute("ROLLBACK")
 
+    def cached(self, wanted: Sequence[tuple[Group, Sequence[bytes]]]) -> tuple[FileReading, list[list[Entry]]] | None:
+        """The rows of keys in each group of views if all of them and their layouts are cached and no commit came in between.
+
+        No transaction is opened: the snapshot reads nothing but layouts. None if a transaction is needed, also for what cannot
+        be read, so that it says what is wrong.
+        """
+        with suppress(sqlite3.DatabaseError, UnicodeDecodeError):
+            opened, cache = self._newest(group for group, _ in wanted)
+            if cache is None:
+                return None
+            found = [cache.entries(group, keys) for group, keys in wanted]
+            entries = [each for each in found if each is not None]
+            return (FileReading(opened, self.path, self.remedy, cache), entries) if len(entries) == len(found) else None
+        return None
+
     def newest(self, wanted: Sequence[tuple[Group, bytes]]) -> tuple[list[Entry], Layouts] | None:
         """The newest rows of one key in each group of at most 32 views, verified, and the layouts of views that were read.
 
         None if a transaction is needed: a row or a layout is missing or damaged, or the file was written since this thread
         read it last.
         """
-        with suppress(sqlite3.DatabaseError, UnicodeDecodeError):  # the transaction says what is wrong
-            opened = self._connection(create=False)
-            cache: RowCache | None = self._mine.cache
-            if cache is None or opened.execute(_VERSION).fetchone() != (cache.version,):
+        with suppress(sqlite3.DatabaseError, UnicodeDecodeError):
+            opened, cache = self._newest(group for group, _ in wanted)
+            if cache is None:
                 return None
             entries, read = [], False
             for group, key in wanted:
-                if not cache.layouts.keys() >= set(group):
-                    return None
                 entry = cache.entry(group, key)
                 if entry is None:
                     [entry] = opened.execute(select(group, 1), (key,)).fetchall()
@@ -127,6 +139,14 @@ class PackedFile(PackedDatabase):
                 return None
             return entries, cache.layouts
         return None
+
+    def _newest(self, groups: Iterable[Group]) -> tuple[sqlite3.Connection, RowCache | None]:
+        """This thread's connection, and its cache if that has the layouts of the groups in the newest version."""
+        opened = self._connection(create=False)
+        cache: RowCache | None = self._mine.cache
+        if cache is None or not all(cache.layouts.keys() >= set(group) for group in groups):
+            return opened, None
+        return opened, cache if opened.execute(_VERSION).fetchone() == (cache.version,) else None
 
     @contextmanager
     def writing(self) -> Iterator[FileWriting]:

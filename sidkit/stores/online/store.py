@@ -15,7 +15,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, lru_cache
 from itertools import groupby
 from pathlib import Path
 from types import SimpleNamespace
@@ -40,11 +40,13 @@ from sidkit.stores.online.codec import layout_number, pack, unpack
 from sidkit.stores.online.columns import cells_of_feature, event_times_of, keys_of, moments_of
 from sidkit.stores.online.layout import PROTO, Layout
 from sidkit.stores.online.offline_only import blanked, offline_only
+from sidkit.stores.online.one_row import row_decoder
 from sidkit.stores.online.protobuf import (
     cells_of_values,
     event_times,
     micros,
     serialized_keys,
+    value_of,
     values_of_cells,
     view_layout,
 )
@@ -59,6 +61,9 @@ FeatureRow = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
 _TRANSACTION_ROWS = 20_000
 ViewFeature = Annotated[StrictStr, Field(pattern="^[^:]+:[^:]+$")]
 """``view:feature``, as in the setting ``offline_only``."""
+_FEW = 8
+"""Rows up to which values are faster than arrays."""
+_decoder = lru_cache(maxsize=1024)(row_decoder)
 
 
 def now_us() -> int:
@@ -338,8 +343,14 @@ def _values(
         layout = layouts[number]
         if not layout.columns:
             continue
-        fitting = [name for name, kind in layout.columns if kind in (kinds.get(name, kind), PROTO)]
-        chosen = fitting if wanted is None else [name for name in wanted if name in fitting]
+        fitting = {name: kind for name, kind in layout.columns if kind in (kinds.get(name, kind), PROTO)}
+        chosen = list(fitting) if wanted is None else [name for name in wanted if name in fitting]
+        decode = _decoder(layout, tuple((name, fitting[name]) for name in chosen)) if len(places) <= _FEW else None
+        if decode is not None:
+            for place in places:
+                values = map(value_of, map(fitting.__getitem__, chosen), decode(rows[place]))
+                result[place] = dict(zip(chosen, values, strict=True))
+            continue
         unpacked = unpack(layout, [rows[place] for place in places], chosen)
         columns = [values_of_cells(cells) for cells in unpacked.values()]
         for place, row in zip(places, zip(*columns, strict=True), strict=False):

@@ -218,6 +218,13 @@ class PackedDatabase(ABC):
             When it cannot be read.
         """
 
+    def cached(self, wanted: Sequence[tuple[Group, Sequence[bytes]]]) -> tuple[Reading, list[list[Entry]]] | None:
+        """The rows of keys in each group of views if all of them and their layouts are cached and no commit came in between.
+
+        None if :meth:`reading` is needed, as in a database without such a cache.
+        """
+        return None
+
     def newest(self, wanted: Sequence[tuple[Group, bytes]]) -> tuple[list[Entry], Layouts] | None:
         """The newest rows of one key in each group of at most 32 views, verified, and the layouts of views that were read.
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from helpers.online_builders import TYPES, entity_keys, feature_view, values
 from sidkit.core.errors import OnlineStoreError
-from sidkit.stores.online.arrow import arrow_type, cells_of, to_arrow
+from sidkit.stores.online.arrow import arrow_type, cells_of, integer_keys, text_keys, to_arrow
 from sidkit.stores.online.arrow import entity_keys as arrow_keys
 from sidkit.stores.online.checksums import sealed
 from sidkit.stores.online.codec import layout_number, pack, unpack
@@ -133,6 +133,8 @@ def test_keys_are_serialized_as_feast_does(names: list[str], numbers: list[int])
         assert serialized_keys(keyed) == expected
         column = pa.array(asked, pa.string() if kind == "STRING" else pa.int64())
         assert arrow_keys({"item_id": column}, {"item_id": kind}) == expected
+        plain = text_keys("item_id", asked) if kind == "STRING" else integer_keys("item_id", kind, asked)
+        assert plain == expected
     text = names[0] if names else ""
     pair = EntityKey(join_keys=["b", "a"], entity_values=[Value(string_val=text), Value(int64_val=numbers[0])])
     columns = {"b": pa.array([text]), "a": pa.array([numbers[0]])}
@@ -144,6 +146,14 @@ def test_keys_are_serialized_as_feast_does(names: list[str], numbers: list[int])
 
 def test_keys_that_are_missing_are_left_to_feast() -> None:
     assert arrow_keys({"item_id": pa.array(["a", None])}, {"item_id": "STRING"}) is None
+
+
+def test_plain_integers_of_32_bits_are_serialized_like_columns_and_others_are_left_to_them() -> None:
+    small = [0, -1, 2**31 - 1, -(2**31)]
+    expected = arrow_keys({"k": pa.array(small, pa.int32())}, {"k": "INT32"})
+    assert integer_keys("k", "INT32", small) == expected
+    for kind, other in (("INT32", [2**31]), ("INT64", [2**63]), ("INT64", [True]), ("INT64", [1.0]), ("STRING", [1])):
+        assert integer_keys("k", kind, other) is None
 
 
 def test_a_layout_of_another_release_is_refused() -> None:
