@@ -43,7 +43,7 @@ WIDTH = 384
 CANDIDATES, ROUNDS, WARM = 500, 100, 10
 
 
-def write_source(folder: Path, impressions: int, items: int, attributes: bool) -> None:
+def write_source(folder: Path, impressions: int, items: int, attributes: bool, width: int = WIDTH) -> None:
     """The same log twice, with and without ten attributes."""
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True)
@@ -58,8 +58,8 @@ def write_source(folder: Path, impressions: int, items: int, attributes: bool) -
         columns["fresh"] = rng.random(items) < 0.5
         columns["topics"] = [[f"t{a}", f"t{b}"] for a, b in rng.integers(30, size=(items, 2))]
     pq.write_table(pa.table(columns), folder / "items.parquet")
-    vectors = rng.normal(size=(items, WIDTH)).astype(np.float32)
-    lists = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), WIDTH).cast(pa.list_(pa.float32()))
+    vectors = rng.normal(size=(items, width)).astype(np.float32)
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), width).cast(pa.list_(pa.float32()))
     pq.write_table(pa.table({"item_id": columns["item_id"], "text": lists}), folder / "item_embeddings.parquet")
     (folder / "interactions").mkdir()
     for part, first in enumerate(range(0, impressions, CHUNK)):

@@ -30,7 +30,7 @@ class ItemVectors:
     Parameters
     ----------
     matrices : mapping of str to ndarray
-        ``float32 [items, width of m]`` for each modality ``m``, zero where an item lacks it.
+        ``float32 [items, width of m]`` for each modality ``m``, zero where an item lacks it; may be read-only.
     present : mapping of str to ndarray
         ``bool [items]`` for each modality: whether an item has it.
 
@@ -91,8 +91,8 @@ class ItemVectors:
                 return most
         return len(seen)
 
-    def rows(self, index: npt.NDArray[np.int64] | Bools) -> ItemVectors:
-        """Select items by index or mask."""
+    def rows(self, index: npt.NDArray[np.int64] | Bools | slice) -> ItemVectors:
+        """Select items by index, mask or slice; a slice gives views."""
         return ItemVectors(
             {name: matrix[index] for name, matrix in self.matrices.items()},
             {name: mask[index] for name, mask in self.present.items()},
@@ -167,6 +167,8 @@ def matrix_of(column: pa.ChunkedArray, name: str) -> tuple[Floats, Bools]:
             f"vectors of {name!r} must all have the same width, got {widths.min()} to {widths.max()} elements; "
             "embed all items with the same model"
         )
+    if count == len(array):
+        return flat.reshape(count, -1), mask  # a view of Arrow's memory
     matrix = np.zeros((len(array), int(widths[0])), dtype=np.float32)
     matrix[mask] = flat.reshape(count, -1)
     return matrix, mask

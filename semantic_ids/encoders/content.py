@@ -10,11 +10,14 @@ import numpy.typing as npt
 from semantic_ids.encoders.base import Encoder, Items
 from semantic_ids.item_vectors import ItemVectors
 from semantic_ids.pairs.given import Pairs
-from sidkit.core.arrays import Floats
+from sidkit.core.arrays import Bools, Floats
 from sidkit.core.errors import FitError
 
 _NO_SPREAD = 1e-5  # relative spread below which a modality is constant up to float32 rounding
 _LEAST_SPREAD = 1e-30  # below it 1 / spread overflows float32
+_FIT_ITEMS = 2**17
+_LEAST_PRESENT = 1_000  # items of a modality that a sample must have
+_CHUNK = 65_536
 _FURTHEST = 1e6
 """Standardised elements are clipped to +- this, so that products of extreme later vectors stay finite."""
 
@@ -25,7 +28,8 @@ class ContentEncoder(Encoder):
     Each modality is centred and divided by its total standard deviation, so that modalities of different width have
     equal weight, then weighted by the square root of its coverage. A missing modality is imputed by ridge regression on
     the item's other modalities (fitted on items that have both), so that missingness does not become a direction of the
-    space. The concatenated vector is reduced by PCA.
+    space. The concatenated vector is reduced by PCA. ``fit`` learns from a random sample of 2**17 items if there are more,
+    unless a modality is too rare for the sample.
 
     Parameters
     ----------
@@ -84,7 +88,7 @@ class ContentEncoder(Encoder):
         """
         if self.dim < 1:
             raise FitError(f"dim must be at least 1, got {self.dim}")
-        items = ItemVectors.of(items)
+        items = _sample(ItemVectors.of(items))
         self.modalities_ = tuple(sorted(items.matrices))
         self.mean_: dict[str, Floats] = {}
         self.scale_: dict[str, float] = {}
@@ -93,7 +97,7 @@ class ContentEncoder(Encoder):
             rows = matrix[items.present[name]]
             if not len(rows):
                 raise FitError(f"no item known at the cut-off has a vector of modality {name!r}; remove the modality")
-            _refuse_not_finite(rows, name)
+            _refuse_not_finite(matrix, name, items.present[name])
             self.mean_[name] = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
             spread = float(np.sqrt(((rows - self.mean_[name]).astype(np.float64) ** 2).sum(axis=1).mean()))
             length = float(np.sqrt((rows.astype(np.float64) ** 2).sum(axis=1).mean()))
@@ -131,10 +135,15 @@ class ContentEncoder(Encoder):
                 raise FitError(
                     f"expected vectors of {name!r} with {len(self.mean_[name])} elements, as at fit, got {matrix.shape[1]}"
                 )
-            _refuse_not_finite(matrix[items.present[name]], name)
-        vectors = _product(self._joined(self._centred(items), items) - self.centre_, self.axes_)
+            _refuse_not_finite(matrix, name, items.present[name])
+        vectors = np.empty((len(items), self.output_dim), dtype=np.float32)
+        for start in range(0, len(items), _CHUNK):
+            part = items.rows(slice(start, start + _CHUNK))
+            vectors[start : start + _CHUNK] = _product(
+                self._joined(self._centred(part), part) - self.centre_, self.axes_
+            )
         vectors[~items.any_present] = 0
-        return np.ascontiguousarray(vectors, dtype=np.float32)
+        return vectors
 
     def _centred(self, items: ItemVectors) -> dict[str, Floats]:
         centred = {}
@@ -218,9 +227,24 @@ def _product(rows: Floats, matrix: Floats) -> Floats:
     return (rows.astype(np.float64) @ matrix.astype(np.float64)).astype(np.float32)
 
 
-def _refuse_not_finite(rows: Floats, name: str) -> None:
-    bad = int((~np.isfinite(rows).all(axis=1)).sum())
+def _refuse_not_finite(matrix: Floats, name: str, present: Bools) -> None:
+    bad = 0
+    for start in range(0, len(matrix), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        bad += int((~np.isfinite(matrix[part]).all(axis=1) & present[part]).sum())
     if bad:
         raise FitError(
-            f"{bad} of {len(rows)} vectors of {name!r} contain NaN or infinite values; remove them from the source data"
+            f"{bad} of {int(present.sum())} vectors of {name!r} contain NaN or infinite values; remove them from the source "
+            "data"
         )
+
+
+def _sample(items: ItemVectors) -> ItemVectors:
+    """A random sample in the order of the items; all items if they are few, or one with too few items of a modality."""
+    if len(items) <= _FIT_ITEMS:
+        return items
+    rows = np.sort(np.random.default_rng(0).choice(len(items), _FIT_ITEMS, replace=False))
+    for present in items.present.values():
+        if present[rows].sum() < min(_LEAST_PRESENT, present.sum()):
+            return items
+    return items.rows(rows)

@@ -48,7 +48,9 @@ def known_items(repo: Repo, at_us: int) -> KnownItems:
     items = ItemVectors.from_arrow(table, modalities)
     has_content = items.any_present
     ids = table.column("item_id").to_numpy(zero_copy_only=False).astype(object)
-    return KnownItems(ids[has_content], items.rows(has_content), int(first[0]) if first else 0)
+    if not has_content.all():
+        ids, items = ids[has_content], items.rows(has_content)
+    return KnownItems(ids, items, int(first[0]) if first else 0)
 
 
 def pairs_among(

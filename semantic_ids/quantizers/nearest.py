@@ -10,7 +10,8 @@ import numpy.typing as npt
 from sidkit.core.arrays import Codes, Doubles, Floats
 
 _CELLS = 2**19  # scores held at once: 2 MB, which fit in cache
-_BEAM_CELLS = 2**23  # distances held at once by a beam: 64 MB
+_BEAM_CELLS = 2**18  # distances held at once by a beam: 2 MB, which fit in cache
+_FEW = 16  # cells found by as many passes; more are found by a partition
 _UNIT = 2.0**-24  # unit roundoff of float32
 _TINY = 2.0**-126  # smallest normal float32; products below it lose precision
 
@@ -143,15 +144,30 @@ def _beam(rows: Floats, codebooks: Sequence[Floats], beam: int) -> Codes:
     count, dim = rows.shape
     paths = np.empty((count, 1, 0), dtype=np.int32)
     residuals = rows[:, None, :]  # [n, paths, dim]
-    for codebook in codebooks:
+    for level, codebook in enumerate(codebooks, start=1):
         distance = squared_distances(residuals.reshape(-1, dim), codebook).reshape(count, -1)
-        width = min(beam, distance.shape[1])
-        best = np.argpartition(distance, width - 1, axis=1)[:, :width]
-        order = np.argsort(np.take_along_axis(distance, best, axis=1), axis=1, kind="stable")
-        best = np.take_along_axis(best, order, axis=1)
+        width = min(beam, distance.shape[1]) if level < len(codebooks) else 1
+        best = _lowest(distance, width)
         path, code = np.divmod(best, len(codebook))
         paths = np.concatenate(
             [np.take_along_axis(paths, path[:, :, None], axis=1), code[:, :, None].astype(np.int32)], axis=2
         )
         residuals = np.take_along_axis(residuals, path[:, :, None], axis=1) - codebook[code]
     return paths[:, 0]
+
+
+def _lowest(distance: Floats, width: int) -> npt.NDArray[np.int64]:
+    """The ``width`` lowest cells of each row, ``int64 [rows, width]``, ascending; ties go to the first. Overwrites them.
+
+    A few passes for the minimum, which NumPy vectorises, are several times faster than a partition.
+    """
+    if width > _FEW:
+        best = np.argpartition(distance, width - 1, axis=1)[:, :width]
+        order = np.argsort(np.take_along_axis(distance, best, axis=1), axis=1, kind="stable")
+        return np.take_along_axis(best, order, axis=1)
+    best = np.empty((len(distance), width), dtype=np.int64)
+    each = np.arange(len(distance))
+    for place in range(width):
+        best[:, place] = distance.argmin(axis=1)
+        distance[each, best[:, place]] = np.inf
+    return best

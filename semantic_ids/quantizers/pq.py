@@ -10,10 +10,11 @@ import numpy.typing as npt
 
 from semantic_ids.item_vectors import ItemVectors
 from semantic_ids.pairs.given import Pairs
-from semantic_ids.quantizers.base import Quantizer, canonical_order, check_beam, checked_vectors, int_codes, numbered
+from semantic_ids.quantizers.base import Quantizer, check_beam, checked_vectors, int_codes, numbered
 from semantic_ids.quantizers.kmeans import cluster
 from semantic_ids.quantizers.nearest import nearest
 from semantic_ids.quantizers.sizes import default_sizes
+from semantic_ids.quantizers.training_sample import training_sample
 from sidkit.core.arrays import Codes, Floats
 from sidkit.core.errors import FitError
 
@@ -106,7 +107,7 @@ class ProductQuantizer(Quantizer):
         rows = checked_vectors(vectors)
         sizes = self.sizes_for(rows)
         check_parts(rows.shape[1], sizes)
-        self._fit_parts(self._prepared(rows[canonical_order(rows)], sizes), sizes)
+        self._fit_parts(self._prepared(rows[training_sample(rows, sizes, self.seed)], sizes), sizes)
         self.sizes_ = sizes
         return self
 

@@ -13,6 +13,7 @@ from semantic_ids.quantizers.base import Quantizer, canonical_order, check_beam,
 from semantic_ids.quantizers.kmeans import balance, cluster
 from semantic_ids.quantizers.local_codes import LocalCodes
 from semantic_ids.quantizers.nearest import nearest, residual_codes, residual_sum
+from semantic_ids.quantizers.training_sample import training_sample
 from sidkit.core.arrays import Codes, Floats
 from sidkit.core.artifact import tensors_under
 from sidkit.core.errors import FitError
@@ -28,7 +29,8 @@ class ResidualKMeans(Quantizer):
     ``c^l = argmin_k ||r^{l-1} - e^l_k||^2`` and ``r^l = r^{l-1} - e^l_{c^l}``, with ``r^0`` the vector; the reconstruction
     is ``sum_l e^l_{c^l}``. ``fit`` is greedy, because beam search in training degraded the second level in our
     measurements; a beam at ``encode`` finds closer combinations of the same codewords. See :func:`cluster` for the
-    initialisation.
+    initialisation. Without a local level, ``fit`` learns from a sample of 2**18 rows if there are more
+    (:func:`~semantic_ids.quantizers.training_sample.training_sample`).
 
     Parameters
     ----------
@@ -129,8 +131,9 @@ class ResidualKMeans(Quantizer):
             raise FitError(
                 f"expected a level before a local one, got sizes {sizes}; add one, or set last_level = 'global'"
             )
-        residual = rows[canonical_order(rows)].copy()
-        codes = np.empty((len(rows), len(sizes)), dtype=np.int32)
+        # A local level has codewords of every parent, so it needs all rows.
+        residual = rows[canonical_order(rows) if local else training_sample(rows, sizes, self.seed)]
+        codes = np.empty((len(residual), len(sizes)), dtype=np.int32)
         codebooks: list[Floats] = []
         for level, size in enumerate(sizes[: len(sizes) - local]):
             codebook = cluster(residual, size, self.iterations, self.seed + level, self.threads)

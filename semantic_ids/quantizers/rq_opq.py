@@ -15,6 +15,7 @@ from semantic_ids.quantizers.opq import OptimizedProductQuantizer
 from semantic_ids.quantizers.pq import check_parts
 from semantic_ids.quantizers.residual_kmeans import LastLevel, LocalParent, ResidualKMeans, with_last_level
 from semantic_ids.quantizers.sizes import as_sizes, check_sizes, default_sizes
+from semantic_ids.quantizers.training_sample import training_sample
 from sidkit.core.arrays import Codes, Floats
 from sidkit.core.artifact import tensors_under
 from sidkit.core.errors import FitError
@@ -137,6 +138,8 @@ class ResidualOPQ(Quantizer):
         levels = len(sizes) - (2 if self.opq_sizes is None else len(self.opq_sizes))
         if self.opq_sizes is not None:
             check_parts(rows.shape[1], sizes[levels:])
+        if self.last_level != "local":
+            rows = rows[training_sample(rows, sizes, self.seed)]
         shared = (self.iterations, self.seed, self.threads, self.force)
         residual = ResidualKMeans(sizes[:levels], *shared, self.last_level, self.local_parent).fit(rows)
         left = rows - residual.decode(residual.encode(rows))

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from semantic_ids.encoders import ContentEncoder
+from semantic_ids.encoders import content as content_module
 from semantic_ids.item_vectors import ItemVectors
 from sidkit.core.arrays import Doubles
 from sidkit.core.errors import FitError, SidkitError
@@ -311,3 +312,38 @@ def test_other_modalities_than_at_fit_are_refused() -> None:
 def test_a_dim_below_one_is_refused(dim: int) -> None:
     with pytest.raises(SidkitError):
         ContentEncoder(dim=dim).fit(content())
+
+
+def test_a_large_catalogue_is_encoded_in_parts_with_equal_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    items = content(rows=60)
+    encoder = ContentEncoder(dim=3).fit(items)
+    whole = encoder.encode(items)
+    monkeypatch.setattr(content_module, "_CHUNK", 7)
+    np.testing.assert_array_equal(encoder.encode(items), whole)
+
+
+def test_a_fit_on_a_sample_is_near_that_on_all_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    items = content(rows=9_000, missing=0.1)
+    whole = ContentEncoder(dim=3).fit(items).encode(items)
+    monkeypatch.setattr(content_module, "_FIT_ITEMS", 6_000)
+    sampled = ContentEncoder(dim=3).fit(items).encode(items)
+    assert np.square(sampled - whole).sum() < 0.01 * np.square(whole).sum()
+    np.testing.assert_array_equal(ContentEncoder(dim=3).fit(items).encode(items), sampled)
+
+
+def test_a_rare_modality_is_learned_from_all_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    items = content(rows=3_000, missing=0.1)
+    items.present["image"][5:] = False
+    items.matrices["image"][5:] = 0
+    whole = ContentEncoder(dim=3).fit(items).encode(items)
+    monkeypatch.setattr(content_module, "_FIT_ITEMS", 2_000)
+    np.testing.assert_array_equal(ContentEncoder(dim=3).fit(items).encode(items), whole)
+
+
+def test_vectors_that_are_not_finite_are_counted_over_all_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    items = content(rows=60, missing=0.0)
+    encoder = ContentEncoder(dim=3).fit(items)
+    monkeypatch.setattr(content_module, "_CHUNK", 7)
+    items.matrices["text"][[1, 30, 59], 2] = np.nan
+    with pytest.raises(FitError, match="3 of 60 vectors of 'text' contain NaN"):
+        encoder.encode(items)
