@@ -13,15 +13,14 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 import duckdb
-import numpy as np
 import pyarrow as pa
 
 from semantic_ids.catalog import Catalog, table_path
 from semantic_ids.code_stats import counts_of
 from semantic_ids.codebook import Codebook, load_committed
+from semantic_ids.coded_rows import coded_rows
 from semantic_ids.collisions import suffix_path
 from semantic_ids.fitting import CodebookSpec, build_models, fit
-from semantic_ids.item_vectors import ItemVectors
 from semantic_ids.neighbour_lists import neighbours_path
 from semantic_ids.neighbour_table import write_neighbours
 from semantic_ids.records import CodebookRecord
@@ -230,6 +229,7 @@ def _assign_codes(
     codebook = codebook or load_committed(repo.codebooks / record.name, record)[0]
     write_neighbours(repo, record, codebook)
     build = read_build(repo)
+    whole = content is None  # not the few rows of a tick
     content = content or checked(repo.tables / "item_content.parquet")
     table = table_path(repo, record.name)
     stamp = {"codebook_hash": record.content_hash, "generation": build["generation"]}
@@ -242,19 +242,32 @@ def _assign_codes(
             "(item_id, event_timestamp) NOT IN "
             f"(SELECT (item_id, event_timestamp) FROM read_parquet({literal(reusable)}))"
         )
-    without_content = 0
+    folder = repo.codebooks / record.name
+    parts = repo.data / "tmp" / "spark" / f"codes-{record.name}"
+    on_spark = repo.settings.engine.tables == "spark" and whole
     with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened, opened.cursor() as reading:
         set_variables(opened, {"assigned_at_us": time.time_ns() // 1000})
         opened.execute(
             "CREATE TEMP TABLE assigned "
             "(item_id VARCHAR, event_timestamp TIMESTAMPTZ, codes BIGINT[], residual_norm FLOAT)"
         )
-        new = reading.execute(
-            f"SELECT item_id, event_timestamp, {columns} FROM read_parquet({literal(content)}) "
-            f"WHERE {unknown} ORDER BY event_timestamp, item_id"
-        ).to_arrow_reader(_CHUNK_ROWS)
-        for batch in new:
-            without_content += _insert(opened, pa.Table.from_batches([batch]), codebook)
+        if on_spark:
+            from semantic_ids.spark_codes import assign_on_spark
+
+            files = assign_on_spark(repo, folder, codebook.encoder.modalities_, content, reusable, parts)
+            for file in files:
+                opened.execute(f"INSERT INTO assigned SELECT * FROM read_parquet({literal(file)})")
+            remove(parts)
+        else:
+            new = reading.execute(
+                f"SELECT item_id, event_timestamp, {columns} FROM read_parquet({literal(content)}) "
+                f"WHERE {unknown} ORDER BY event_timestamp, item_id"
+            ).to_arrow_reader(_CHUNK_ROWS)
+            for batch in new:
+                opened.register("chunk", coded_rows(pa.Table.from_batches([batch]), codebook))
+                opened.execute("INSERT INTO assigned SELECT * FROM chunk")
+                opened.unregister("chunk")
+        without_content = _count(opened, "SELECT count(*) FROM assigned WHERE codes IS NULL")
         fresh = _count(opened, "SELECT count(*) FROM assigned")
         if reusable is None or fresh:
             opened.execute(f"CREATE TEMP VIEW content AS SELECT * FROM read_parquet({literal(content)})")
@@ -281,28 +294,6 @@ def _made_with(table: Path, sidecar: Path, stamp: Mapping[str, object]) -> bool:
         say_discarded(error.path, error.problem)
         return False
     return all(stated.get(key) == value for key, value in stamp.items())
-
-
-def _insert(opened: duckdb.DuckDBPyConnection, chunk: pa.Table, codebook: Codebook) -> int:
-    """Assign codes to one chunk; returns the number of rows without content.
-
-    Those rows get null codes: an item that lost its content must not keep its earlier codes.
-    """
-    items = ItemVectors.from_arrow(chunk, codebook.encoder.modalities_)
-    assignment = codebook.assign(items)
-    without_content = ~assignment.encodable
-    levels = assignment.codes.shape[1]
-    offsets = np.arange(len(items) + 1, dtype=np.int32) * levels
-    rows = chunk.select(["item_id", "event_timestamp"])
-    rows = rows.append_column(
-        "codes",
-        pa.ListArray.from_arrays(offsets, assignment.codes.astype(np.int64).ravel(), mask=pa.array(without_content)),
-    )
-    rows = rows.append_column("residual_norm", pa.array(assignment.residual_norm, mask=without_content))
-    opened.register("chunk", rows)
-    opened.execute("INSERT INTO assigned SELECT * FROM chunk")
-    opened.unregister("chunk")
-    return int(without_content.sum())
 
 
 def _sidecar(repo: Repo, name: str) -> Path:

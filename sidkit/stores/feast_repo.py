@@ -105,21 +105,20 @@ def apply_repo(repo: Repo) -> str:
     from sidkit.stores.registry_check import set_damaged_registry_aside
     from sidkit.stores.registry_path import make_registry_private, own_registry, resolve_registry_against_repo
     from sidkit.stores.services import refuse_unset_variables, registry_errors
+    from sidkit.stores.source_kinds import forget_other_kinds
 
     refuse_unset_variables(repo)
     with repo.locked_or_held():
         own_registry(repo)
     resolve_registry_against_repo()
     hold_cached_registries()
-    printed = io.StringIO()
     with (
         repo.locked_or_held(),
         imported_as_feast_does(repo.path),
-        contextlib.redirect_stdout(printed),
+        contextlib.redirect_stdout(printed := io.StringIO()),
         warnings.catch_warnings(),
     ):
-        alpha = "(On demand feature view|The spark data source API) is an experimental feature"
-        warnings.filterwarnings("ignore", alpha, RuntimeWarning)
+        warnings.filterwarnings("ignore", ".* is an experimental feature", RuntimeWarning)
         try:
             config = load_repo_config(repo.path, repo.path / "feature_store.yaml")
             offline = str(getattr(config.offline_store, "type", ""))
@@ -128,6 +127,7 @@ def apply_repo(repo: Repo) -> str:
             refuse(problems, repo.path)
             make_registry_private(repo)
             set_damaged_registry_aside(repo)
+            forget_other_kinds(config, contents.data_sources)
             with registry_errors(repo):
                 apply_total(config, repo.path, skip_source_validation=True)
         except SidkitError:

@@ -1,4 +1,4 @@
-"""Feast's Spark offline store with exact keys and exact Arrow results.
+"""Feast's Spark offline store with exact keys, ties and Arrow results.
 
 Select it in ``feature_store.yaml``, as the profile ``spark`` does::
 
@@ -10,6 +10,8 @@ It subclasses Feast's store, which has these faults (Feast 0.67):
 
 - rows are told apart by their keys and time as one text without separators, so that user 1 with item 11 gets the features of
   user 11 with item 1: here they are a JSON array;
+- a row that ties with others in its times is returned with each of them, and rows without a created time are ignored: here one
+  row per entity row is returned, the newest by both times;
 - results pass through pandas, where times lose their zone and integers beside nulls become floats: here Spark's own Arrow;
 - a TTL with a fraction of a second is cut to whole seconds, and one below a second is ignored: here it is refused;
 - entity dataframes without rows fail: here they give a result without rows;
@@ -46,6 +48,19 @@ _KEYS_AS_TEXT = (
     (") AS {{featureview.name}}__entity_row_unique_id", ")) AS {{featureview.name}}__entity_row_unique_id"),
 )
 """Parts of Feast's join, each with its replacement."""
+_TIES = ("    ),\n\n    /*\n     2. If the `created_timestamp_column`", "\n)\n\n---EOS---\n\n{% endfor %}")
+"""Begin and end of the choice among the rows up to a time, without the latter."""
+_NEWEST = """    )
+
+    SELECT * FROM (
+        SELECT *, ROW_NUMBER() OVER (
+            PARTITION BY {{featureview.name}}__entity_row_unique_id
+            ORDER BY event_timestamp DESC{% if featureview.created_timestamp_column %}, created_timestamp DESC{% endif %}
+        ) AS {{featureview.name}}__nth
+        FROM {{ featureview.name }}__base
+    )
+    WHERE {{featureview.name}}__nth = 1"""
+"""The newest row; a missing created time is the oldest."""
 
 
 class ArrowSparkOfflineStoreConfig(spark.SparkOfflineStoreConfig):  # type: ignore[misc]
@@ -156,21 +171,20 @@ def _one_row(entity_df: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame([row])
 
 
-def _with_exact_keys(query: str) -> str:
-    """Feast's join with keys that cannot be confused.
+def _corrected(query: str) -> str:
+    """Feast's join with keys that cannot be confused, and one row per entity row.
 
     Raises
     ------
     ConfigError
         When it is not the text of the supported release.
     """
+    if any(query.count(part) != 1 for part in (*(part for part, _ in _KEYS_AS_TEXT), *_TIES)):
+        raise ConfigError("expected the join of Feast 0.67 in its Spark store, got another; install feast>=0.67,<0.68")
     for part, replacement in _KEYS_AS_TEXT:
-        if query.count(part) != 1:
-            raise ConfigError(
-                "expected the join of Feast 0.67 in its Spark store, got another; install feast>=0.67,<0.68"
-            )
         query = query.replace(part, replacement)
-    return query
+    begin, end = map(query.index, _TIES)
+    return query[:begin] + _NEWEST + query[end:]
 
 
-spark.MULTIPLE_FEATURE_VIEW_POINT_IN_TIME_JOIN = _with_exact_keys(spark.MULTIPLE_FEATURE_VIEW_POINT_IN_TIME_JOIN)
+spark.MULTIPLE_FEATURE_VIEW_POINT_IN_TIME_JOIN = _corrected(spark.MULTIPLE_FEATURE_VIEW_POINT_IN_TIME_JOIN)

@@ -80,7 +80,7 @@ def test_no_cell_differs_from_the_oracle(ground: Ground, by_created: bool) -> No
 
 def test_a_frame_without_rows_gives_a_result_without_rows(ground: Ground) -> None:
     answer = ground.stock.get_historical_features(
-        asked_rows(np.random.default_rng(1), 3).iloc[:0].copy(), features=["user_ever:user_ever_number"]
+        asked_rows(np.random.default_rng(1), 30).iloc[:0].copy(), features=["user_ever:user_ever_number"]
     ).to_arrow()
     assert len(answer) == 0 and answer.schema.field("user_ever_number").type == pa.int64()
 

@@ -85,7 +85,7 @@ class RowCache:
         young, older = self._young.get(group), self._old.get(group, {})
         if not young and not older:
             everything = fetch(list(keys))
-            self._keep(group, dict(zip(keys, everything, strict=True)))
+            self.keep(group, dict(zip(keys, everything, strict=True)))
             return everything
         entries = list(map((young or {}).get, keys))
         if all(entries):

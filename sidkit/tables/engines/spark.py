@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +38,8 @@ ALWAYS = {
 """SQL settings of every session, whatever ``spark_conf`` says."""
 _SET = re.compile(r"SET VARIABLE (\w+) = \$value")
 _ROW_GROUP = 122_880
+_RAISED = re.compile(r"[A-Za-z_][\w.]*(Error|Exception): ")
+"""Last line of a Python traceback."""
 
 
 def spark_conf(repo: Repo) -> dict[str, str]:
@@ -67,6 +70,8 @@ def session_of(conf: Mapping[str, str], place: str) -> SparkSession:
     from pyspark.errors import PySparkException
     from pyspark.sql import SparkSession
 
+    if conf.get("spark.master", "local").startswith("local"):
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # workers need sidkit
     builder = SparkSession.builder.appName("sidkit")
     for key, value in {**conf, **ALWAYS}.items():
         builder = builder.config(key, value)
@@ -81,6 +86,23 @@ def session_of(conf: Mapping[str, str], place: str) -> SparkSession:
     return session
 
 
+def spark_session(repo: Repo) -> SparkSession:
+    """The session of this process with a repository's settings; see :func:`session_of`."""
+    return session_of(spark_conf(repo), str(repo.path / FEAST_FILE))
+
+
+@contextmanager
+def spark_errors() -> Iterator[None]:
+    """Raise Spark's errors inside the block as an EngineError; :func:`sidkit.core.engine.working_on` names the step."""
+    try:
+        yield
+    except Exception as error:
+        if (message := _refused(error)) is None:
+            raise
+        step = next(iter(getattr(error, "__notes__", ())), "building the tables")
+        raise EngineError(f"Spark stopped {step}: {message}") from error
+
+
 @contextmanager
 def spark_connection(repo: Repo) -> Iterator[SparkConnection]:
     """Open a connection whose relations disappear at its end; the session stays for the next one.
@@ -90,17 +112,13 @@ def spark_connection(repo: Repo) -> Iterator[SparkConnection]:
     MissingExtraError, EngineError
         See :func:`session_of`; an EngineError also when Spark refuses a statement.
     """
-    session = session_of(spark_conf(repo), str(repo.path / FEAST_FILE)).newSession()
+    session = spark_session(repo).newSession()
     for key, value in ALWAYS.items():
         session.conf.set(key, value)
     opened = SparkConnection(session, repo.data / "tmp" / "spark", repo.settings.engine)
     try:
-        yield opened
-    except Exception as error:
-        if (message := _refused(error)) is None:
-            raise
-        step = next(iter(getattr(error, "__notes__", ())), "building the tables")
-        raise EngineError(f"Spark stopped {step}: {message}") from error
+        with spark_errors():
+            yield opened
     finally:
         opened.close()
 
@@ -233,10 +251,12 @@ class SparkResult:
 
 
 def _refused(error: Exception) -> str | None:
-    """The first line of an error of Spark or of its Java process; None for others."""
+    """The first line of an error of Spark or of its Java process, or that of a Python worker; None for others."""
     from py4j.protocol import Py4JError
     from pyspark.errors import PySparkException
 
-    if isinstance(error, PySparkException | Py4JError):
-        return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return None
+    if not isinstance(error, PySparkException | Py4JError):
+        return None
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    of_worker = [line for line in lines[1:] if _RAISED.match(line)]
+    return next(iter([*of_worker, *lines]), type(error).__name__)
