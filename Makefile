@@ -202,6 +202,10 @@ events-latency: $(VENV)/.made
 online-load: $(VENV)/.made
 	PYTHONPATH=tests $(BIN)/python -m helpers.online_load 60
 
+# Tests on servers that they start: Redis and Postgres, where installed.
+test-services: $(VENV)/.made
+	$(BIN)/python -m pytest tests/services tests/stores/online tests/semantic_ids/test_catalog.py tests/semantic_ids/test_catalog_postgres.py
+
 # Property tests of the stores, their oracles and mined pairs on thousands of random cases, and bit flips at more positions; CI
 # runs a subset.
 proof: $(VENV)/.made

@@ -15,6 +15,7 @@ from sidkit.api.erasure_places import (
     caches_of,
     erase_elsewhere,
     online_file_of,
+    online_server_of,
     place_of,
     remove_caches,
     rows_by_place,
@@ -144,6 +145,7 @@ def _erase(repo: Repo, users: list[str]) -> None:
     """Remove users from all places. Each step may be repeated."""
     from sidkit.stores.feast_repo import materialize, open_store
     from sidkit.stores.online.erase import erase_users, patience_of
+    from sidkit.stores.online.redis_erase import erase_users_on
     from sidkit.tables import build_tables, read_build
     from sidkit.tables.absorb import absorb
     from sidkit.tables.erase import USER, erase_rows, erase_withdrawn, purge_log, rows_of_users, take_from_log
@@ -172,6 +174,8 @@ def _erase(repo: Repo, users: list[str]) -> None:
             build_labelled_rows(repo)  # a ranker is compared with some of them when it is loaded
     if (online := online_file_of(repo)) is not None:
         erase_users(online, users, USER, patience_of(open_store(repo)))
+    if (server := online_server_of(repo)) is not None:
+        erase_users_on(server, users, USER)
     erase_elsewhere(repo, users)
     remove(repo.data / "tmp")
 

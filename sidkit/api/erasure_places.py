@@ -6,9 +6,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sidkit.core.repo import Repo
+
+if TYPE_CHECKING:
+    from sidkit.stores.online.redis_erase import OnServer
 
 _KEPT = ("artifacts/codebooks", "artifacts/rankers")
 """Artefacts without ids of users."""
@@ -34,6 +37,7 @@ class Retrain:
 def rows_by_place(repo: Repo, users: Sequence[str]) -> dict[str, dict[str, int]]:
     """Rows per user by place: a file of the repository, relative to it; places without any are left out."""
     from sidkit.stores.online.erase import keys_of_users
+    from sidkit.stores.online.redis_erase import keys_of_users_on
     from sidkit.tables.erase import USER, rows_of_users
 
     found: dict[str, dict[str, int]] = {}
@@ -47,6 +51,9 @@ def rows_by_place(repo: Repo, users: Sequence[str]) -> dict[str, dict[str, int]]
     online = online_file_of(repo)
     if online is not None and (counted := keys_of_users(online, users, USER)):
         found[place_of(repo, online)] = counted
+    server = online_server_of(repo)
+    if server is not None and (counted := keys_of_users_on(server, users, USER)):
+        found[server.database.place] = counted
     for path in _golden_files(repo):
         if counted := _golden_rows(path, users):
             found[place_of(repo, path)] = counted
@@ -105,6 +112,18 @@ def online_file_of(repo: Repo) -> Path | None:
     return online_file(open_store(repo))
 
 
+def online_server_of(repo: Repo) -> OnServer | None:
+    """The Redis server of the packed online store; None if it is another one, or nothing was applied."""
+    from sidkit.stores.feast_repo import open_store
+    from sidkit.stores.online.redis_erase import online_server
+    from sidkit.stores.registry_check import registry_file
+
+    registry = registry_file(repo)
+    if registry is not None and not registry.exists():  # opening the store would create it
+        return None
+    return online_server(open_store(repo))
+
+
 def unreachable(repo: Repo) -> tuple[str, ...]:
     """Places with rows of users that are not ours to change, each with what to do there."""
     from sidkit.stores.registry_check import registry_file
@@ -118,8 +137,11 @@ def unreachable(repo: Repo) -> tuple[str, ...]:
     elif others := [path for path in _files(source) if path.suffix != ".parquet"]:
         left.append(f"{place_of(repo, others[0])} and the like, which are no Parquet files: delete them there")
     registry = registry_file(repo)
-    if (registry is None or registry.exists()) and online_file_of(repo) is None:
-        left.append("the online store, which is no SQLite file: delete the keys with their user_id there")
+    server = online_server_of(repo)
+    if server is not None:
+        left.append(f"snapshots and append-only files of {server.database.place}: let the server write them again")
+    elif (registry is None or registry.exists()) and online_file_of(repo) is None:
+        left.append("the online store, which is no packed one: delete the keys with their user_id there")
     left.append("backups, copies and exports of this repository")
     return tuple(left)
 

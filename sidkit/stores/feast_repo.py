@@ -59,6 +59,7 @@ def open_store(repo: Repo) -> FeatureStore:
     refuse_damaged_registry(repo)
     with registry_errors(repo):
         store = FeatureStore(repo_path=str(repo.path))
+        _ = store.registry  # opens its database
     refuse_registry_elsewhere(repo, reads_recorded_paths=not streams_from(store))
     return store
 

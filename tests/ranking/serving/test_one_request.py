@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from helpers.attribute_world import FEATURES, ITEMS, USERS, attribute_repo, attribute_source
 from helpers.builders import DAY, START, FinishedJob, copy_of
+from helpers.online_builders import PACKED_REDIS, redis_options
 from helpers.own_views import EXTRA, add_own_views
 from ranking.data.dataset import Dataset
 from ranking.data.service_schema import service_schema
@@ -27,16 +29,17 @@ from sidkit.core.clock import from_us
 from sidkit.core.errors import ServingError
 from sidkit.core.repo import Repo
 from sidkit.core.stages import Stages
-from sidkit.stores.feast_repo import materialize, open_store
+from sidkit.stores.feast_repo import apply_repo, materialize, open_store
 
 END = START + 41 * DAY
 RATE, LENGTH = 0.2, 20
 CANDIDATES = [*(f"i{n}" for n in range(ITEMS)), "nothing", "i3", "null"]
+ONLINE = re.compile(r"^online_store:\n(?:  .*\n)+", re.M)
 CONTEXT = {"cell_id": 2, "budget": 3.5, "device": "phone"}
 
 
 @pytest.fixture(scope="module")
-def repo(tmp_path_factory: pytest.TempPathFactory) -> Repo:
+def on_file(tmp_path_factory: pytest.TempPathFactory) -> Repo:
     """Attributes of every kind, context, affinities, statistics of codes, and own views of users, cells and requests."""
     folder = tmp_path_factory.mktemp("requests")
     affinity = 'affinity = ["category", "genres", "item_id"]'
@@ -51,6 +54,37 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Repo:
         prepared.codebook("c", spec, START + 30 * DAY, [log, facts["rows"]])
     materialize(made, END)
     return made
+
+
+@pytest.fixture(scope="module", params=["file", "redis"])
+def repo(request: pytest.FixtureRequest, on_file: Repo, tmp_path_factory: pytest.TempPathFactory) -> Repo:
+    """The same with the packed store on either database."""
+    if request.param == "file":
+        return on_file
+    own = copy_of(on_file, tmp_path_factory.mktemp("redis") / "repo")
+    path, options = own.path / "feature_store.yaml", redis_options(request.getfixturevalue("redis_address"))
+    section = "\n".join(f"  {key}: {value}" for key, value in {"type": PACKED_REDIS, **options}.items())
+    text = path.read_text()
+    assert ONLINE.search(text)
+    path.write_text(ONLINE.sub(f"online_store:\n{section}\n", text))
+    return filled(own)
+
+
+def filled(repo: Repo) -> Repo:
+    apply_repo(repo)
+    materialize(repo, END)
+    return repo
+
+
+def own_copy(repo: Repo, path: Path) -> Repo:
+    """A copy to change, with an online store of its own."""
+    own = copy_of(repo, path)
+    yaml = own.path / "feature_store.yaml"
+    text = yaml.read_text()
+    if PACKED_REDIS not in text:
+        return own
+    yaml.write_text(re.sub(r"key_prefix: \S+", f"key_prefix: {redis_options('')['key_prefix']}", text))
+    return filled(own)
 
 
 def name_of(repo: Repo) -> str:
@@ -174,7 +208,7 @@ def _columns(view: Any) -> list[str]:
 
 
 def test_rows_that_are_written_later_are_seen_by_the_next_request(repo: Repo, tmp_path: Path) -> None:
-    own = copy_of(repo, tmp_path / "repo")
+    own = own_copy(repo, tmp_path / "repo")
     fast, general = readers(own)
     before = same_request(fast, general, "u1", CANDIDATES, END)
     pushed_content(own, "i5", END, 7.5)
@@ -195,7 +229,7 @@ def test_rows_that_are_written_later_are_seen_by_the_next_request(repo: Repo, tm
 def test_counts_that_are_pushed_are_seen_and_other_writes_read_nothing_again(
     repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = copy_of(repo, tmp_path / "repo")
+    own = own_copy(repo, tmp_path / "repo")
     fast, general = readers(own)
     same_request(fast, general, "u1", CANDIDATES, END)
     store = open_store(own)
@@ -217,10 +251,10 @@ def test_counts_that_are_pushed_are_seen_and_other_writes_read_nothing_again(
     fast.request("u1", CANDIDATES, END + 1, rate=RATE, history_length=LENGTH, context=CONTEXT)
 
 
-def test_an_online_file_without_marks_is_read_again_after_any_commit(repo: Repo, tmp_path: Path) -> None:
+def test_an_online_file_without_marks_is_read_again_after_any_commit(on_file: Repo, tmp_path: Path) -> None:
     import sqlite3
 
-    own = copy_of(repo, tmp_path / "repo")
+    own = copy_of(on_file, tmp_path / "repo")
     [path] = (own.path / "data").glob("online*.sqlite")
     with sqlite3.connect(path) as opened:
         opened.execute('DROP TABLE "packed:marks"')  # as an earlier release wrote it
@@ -232,13 +266,11 @@ def test_an_online_file_without_marks_is_read_again_after_any_commit(repo: Repo,
 
 
 def test_rows_older_than_a_ttl_are_missing(repo: Repo, tmp_path: Path) -> None:
-    own = copy_of(repo, tmp_path / "repo")
+    own = own_copy(repo, tmp_path / "repo")
     for name, view in (("item_views.py", "item_content"), ("item_views.py", "item_stats")):
         path = own.path / name
         path.write_text(path.read_text().replace(f'name="{view}",\n', f'name="{view}",\n    ttl=timedelta(days=33),\n'))
     path.write_text(path.read_text().replace("from pathlib", "from datetime import timedelta\nfrom pathlib"))
-    from sidkit.stores.feast_repo import apply_repo
-
     apply_repo(own)
     fast, general = readers(own)
     at = [END, END + int(timedelta(days=10) / timedelta(microseconds=1)), END + 60 * DAY]
