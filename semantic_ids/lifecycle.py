@@ -21,7 +21,7 @@ from semantic_ids.codebook import Codebook, load_committed
 from semantic_ids.coded_rows import coded_rows
 from semantic_ids.collisions import suffix_path
 from semantic_ids.fitting import CodebookSpec, build_models, fit
-from semantic_ids.neighbour_lists import neighbours_path
+from semantic_ids.neighbour_lists import neighbours_of, neighbours_path
 from semantic_ids.neighbour_table import write_neighbours
 from semantic_ids.records import CodebookRecord
 from sidkit.core.code_stats import stats_views
@@ -112,7 +112,9 @@ def promote(repo: Repo, name: str) -> None:
     record = catalog.codebook(name)
     if record.state not in {"published", "serving"}:
         raise LifeCycleError(name, record.state, "publish it before it is promoted")
-    missing = of_codebook(repo, record.view_name, record.service_name, record.content_hash, stats_views(name))
+    further = (neighbours_view(name),) if neighbours_of(repo, name) else ()
+    views = (record.view_name, record.service_name)
+    missing = of_codebook(repo, *views, record.content_hash, stats_views(name), further)
     if missing:
         raise LifeCycleError(name, record.state, f"its features cannot be read ({'; '.join(map(str, missing))})")
     catalog.set_state(name, "serving")

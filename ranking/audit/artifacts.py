@@ -119,7 +119,9 @@ def _codebook(repo: Repo, record: CodebookRecord, windows: dict[str, _Window]) -
             problems += _codes(repo, record, table, metadata_path)
         problems += _code_stats(repo, record, counted)
         problems += _neighbours(repo, record, listed)
-        stored = of_codebook(repo, record.view_name, record.service_name, record.content_hash, stats_views(record.name))
+        further = (listed.stem,) if listed.is_file() else ()
+        views = (record.view_name, record.service_name)
+        stored = of_codebook(repo, *views, record.content_hash, stats_views(record.name), further)
         problems += [Problem(record.name, str(difference)) for difference in stored]
     return problems
 

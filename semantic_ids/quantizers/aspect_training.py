@@ -46,7 +46,7 @@ def correlation(aspects: Tensor) -> Tensor:
     flat = aspects.flatten(1) - aspects.flatten(1).mean(dim=0)
     unit = flat / flat.square().sum(dim=0).add(1e-12).sqrt()
     squared = (unit.T @ unit).square()
-    own = torch.block_diag(*[torch.ones(width, width) for _ in range(count)]).bool()
+    own = torch.kron(torch.eye(count), torch.ones(width, width)).bool()
     return squared.masked_fill(own, 0.0).sum() / max(1, count * (count - 1) * width * width)
 
 

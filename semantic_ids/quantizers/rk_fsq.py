@@ -122,7 +122,9 @@ class ResidualKMeansFSQ(Quantizer):
         low, high = borders[:-1] + 2 * _EDGE / count, borders[1:] - 2 * _EDGE / count
         mean = np.bincount(cell, weights=scaled, minlength=count) / np.maximum(rows, 1)
         middle = np.arctanh((low + high) / 2)
-        return np.clip(np.where(rows > 0, mean, middle), np.arctanh(low), np.arctanh(high)) * self.spread_[axis]
+        inside = np.clip(np.where(rows > 0, mean, middle), np.arctanh(low), np.arctanh(high))
+        values: Doubles = inside * self.spread_[axis]
+        return values
 
     def encode(self, vectors: npt.ArrayLike, beam: int = 1) -> Codes:
         """Codes ``int32 [items, levels]``; ``beam`` is the beam width over the levels of k-means."""
@@ -161,7 +163,8 @@ class ResidualKMeansFSQ(Quantizer):
         for axis in range(len(self.values_) - 1, -1, -1):
             code, cell = np.divmod(code, len(self.values_[axis]))
             along[:, axis] = self.values_[axis][cell]
-        return np.einsum("na,da->nd", along, self.axes_).astype(np.float32)
+        decoded: Floats = np.einsum("na,da->nd", along, self.axes_).astype(np.float32)
+        return decoded
 
     def tensors(self) -> dict[str, npt.NDArray[np.generic]]:
         """The fitted state, as named arrays."""

@@ -72,7 +72,9 @@ def registered_views(repo: Repo, names: Sequence[str]) -> list[str]:
     return [name for name in names if name in registered]
 
 
-def of_codebook(repo: Repo, view: str, service: str, content_hash: str, stats: Sequence[str] = ()) -> list[Difference]:
+def of_codebook(
+    repo: Repo, view: str, service: str, content_hash: str, stats: Sequence[str] = (), further: Sequence[str] = ()
+) -> list[Difference]:
     """What is missing from the registry and packed online store for a readable codebook.
 
     Parameters
@@ -86,6 +88,8 @@ def of_codebook(repo: Repo, view: str, service: str, content_hash: str, stats: S
         Content hash of its artefact, stored in the view's tags.
     stats : sequence of str
         Names of the views of statistics of its codes. Definitions of older releases have none of them.
+    further : sequence of str
+        Names of other views of its tables, all of which must be defined.
     """
     from feast.errors import FeatureViewNotFoundException
 
@@ -107,11 +111,17 @@ def of_codebook(repo: Repo, view: str, service: str, content_hash: str, stats: S
             )
         )
     known = {other.name: other for other in store.list_feature_views() if other.name in stats}
+    others = {other.name: other for other in store.list_feature_views() if other.name in further}
+    for name in further:
+        if name not in others:
+            missing = "its codebook has a table of it, but it is missing from the registry"
+            remedy = "Run `sidkit upgrade --definitions`, `sidkit apply` and `sidkit materialize`."
+            result.append(Difference(f"feature view {name}", missing, remedy))
     for name in stats if known else ():
         if name not in known:
             missing = "its codebook has statistics, but it is missing from the registry"
             result.append(Difference(f"feature view {name}", missing, MATERIALIZE))
-    return result + _of_online_store(store, [registered, *known.values()], {view})
+    return result + _of_online_store(store, [registered, *known.values(), *others.values()], {view})
 
 
 def _of_registry(store: FeatureStore, contents: Any) -> Iterator[Difference]:

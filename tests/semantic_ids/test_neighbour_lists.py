@@ -15,6 +15,7 @@ from helpers.builders import DAY, START
 from helpers.codebook_builders import AS_OF, CUT, ITEMS, SPEC, built_repo, registered
 from helpers.commands import ask_well
 from oracle.features import Event
+from ranking.audit.artifacts import audit_artifacts
 from semantic_ids import lifecycle
 from semantic_ids.catalog import Catalog
 from semantic_ids.codebook import Codebook
@@ -31,7 +32,7 @@ from semantic_ids.neighbour_lists import (
     pair_list,
 )
 from semantic_ids.pairs.mining import ItemPairs
-from sidkit.core.errors import ConfigError, FitError
+from sidkit.core.errors import ConfigError, FitError, LifeCycleError
 from sidkit.core.repo import Repo
 
 LISTS = ("content", "text", "co_clicks", "mixed")
@@ -221,6 +222,31 @@ def test_the_neighbours_of_an_item_are_printed_and_returned(repo: Repo) -> None:
         codebook.neighbours("i059")
     with pytest.raises(FitError, match="no neighbour list 'content', expected one of none"):
         sidkit.open(repo.path).codebook("plain").neighbours("i000")
+
+
+def test_a_codebook_whose_view_is_missing_is_not_promoted_and_the_audit_names_it(tmp_path: Path) -> None:
+    repo = built_repo(tmp_path)
+    definitions = repo.path / "semantic_id_views.py"
+    now = definitions.read_text()
+    older = now.replace(", item_neighbours_views)", ")")
+    assert older != now
+    definitions.write_text(older)
+    lifecycle.fit(repo, "listed", WITH_LISTS, CUT)
+    lifecycle.publish(repo, "listed")
+    assert "item_neighbours_listed" not in registered(repo)[0]
+    with pytest.raises(
+        LifeCycleError, match=r"item_neighbours_listed.*missing from the registry.*sidkit upgrade --definit"
+    ):
+        lifecycle.promote(repo, "listed")
+    assert any("item_neighbours_listed" in problem.problem for problem in audit_artifacts(repo).problems)
+    definitions.write_text(now)
+    lifecycle.publish(repo, "listed")
+    lifecycle.promote(repo, "listed")
+    assert audit_artifacts(repo).problems == ()
+    neighbours_path(repo, "listed").unlink()
+    assert any(
+        "item_neighbours_listed.parquet is missing" in problem.problem for problem in audit_artifacts(repo).problems
+    )
 
 
 def test_a_refresh_restores_the_table_and_a_purge_removes_it(tmp_path: Path) -> None:

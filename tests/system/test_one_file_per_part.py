@@ -30,8 +30,8 @@ NAMED_ELSEWHERE = {
     "opq": "part of rq_opq",
     "id": "its dropout is that of other tables of ids",
     "target_attention": "the default history",
+    "bidirectional": "the base of shared_gated",
     "rq_opq_gate": "comparisons explain its gate",
-    "shared_gated": "comparisons explain its gate",
 }
 """Parts that other files name too, and why; a part that is new here belongs to no other file."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from helpers.training_builders import random_set, ranker_config
+from helpers.training_builders import TRAINED_ON, random_set, ranker_config
 from ranking.data.batch import Batch, KnownNeighbours
 from ranking.data.batches import Batches, Vocabulary, known_neighbours, seen_in
 from ranking.data.numeric_features import Scaling
@@ -22,7 +23,8 @@ from ranking.models.losses import view_contrast
 from ranking.models.parts import forced_off
 from ranking.models.representations.graph_smoothed import GraphSmoothedRepresentation
 from ranking.models.spec import ModelSpec
-from ranking.training.ranker import fit_representations, make_model
+from ranking.training.loop import predict
+from ranking.training.ranker import Ranker, fit_representations, make_model
 from semantic_ids.neighbour_lists import NeighbourList, NeighbourLists
 from sidkit.core.errors import ConfigError, FitError
 
@@ -221,6 +223,17 @@ def test_the_loss_is_the_mean_contrast_of_the_views_that_exist_and_0_weight_is_n
 def test_it_meets_the_contract_of_representations() -> None:
     check_representation(GraphSmoothedRepresentation)
     check_representation(GraphSmoothedRepresentation, ModelSpec(graph_contrast_weight=0.1))
+
+
+def test_lists_are_saved_with_the_ranker_and_served_without_the_codebook(tmp_path: Path) -> None:
+    config = ranker_config(("graph_smoothed", "content"), LISTED, SCALING)
+    ranker = Ranker(model_of(LISTED).eval(), VOCABULARY, config)
+    expected = predict(ranker.model, ranker.batches(DATA))
+    ranker.save(tmp_path / "ranker", {"name": "ranker", **TRAINED_ON.as_json()}, {})
+    loaded = Ranker.load(tmp_path / "ranker")
+    np.testing.assert_array_equal(loaded.score(DATA), expected)
+    assert loaded.config.model.neighbour_lists == LISTED.neighbour_lists
+    assert torch.equal(loaded.model.parts[0].fitted_near, ranker.model.parts[0].fitted_near)
 
 
 def test_lists_that_the_codebook_lacks_are_refused() -> None:
