@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from zlib import crc32
 
 from sidkit.core.errors import OnlineStoreError
 from sidkit.stores.online.checksums import all_intact
@@ -63,6 +62,6 @@ def _damage(reading: RedisReading, view: str) -> RedisDamage:
     rows = [
         (key, row)
         for key, row in reading.scan(view)
-        if not all_intact(view, [crc32(key)], [row]) or layout_number(row) not in layouts
+        if not all_intact(view, [key], [row]) or layout_number(row) not in layouts
     ]
     return RedisDamage(list(dict(rows).items()))
