@@ -158,9 +158,9 @@ class PrefixCounts:
         """Read the counts of all prefixes of all users."""
         with self._lock:
             for start in range(1, len(self._values), _PRELOADED):
-                self._refresh(reading, np.arange(start, min(start + _PRELOADED, len(self._values)), dtype=np.int32))
+                self._refresh(reading, np.arange(start, min(start + _PRELOADED, len(self._values))))
 
-    def _counts_of_user(self, reading: Reading, places: Codes, user_id: str, at_us: int) -> Counts:
+    def _counts_of_user(self, reading: Reading, places: Ints, user_id: str, at_us: int) -> Counts:
         """The counts of one user and some places, ascending; NaN without a row."""
         held = self._rows_of_user(reading, user_id, max(_FEWEST_MOST, 2 * len(places)))
         if held is None:
@@ -197,7 +197,7 @@ class PrefixCounts:
         self._users.move_to_end(user_id)
         return held
 
-    def _refresh(self, reading: Reading, places: Codes) -> None:
+    def _refresh(self, reading: Reading, places: Ints) -> None:
         """Read the counts of all users again after a write to them."""
         stored = self._of_all.view.stored
         marks = reading.marks([stored])

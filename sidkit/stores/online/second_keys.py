@@ -11,14 +11,11 @@ their checksums, because damage of the index is near the position where it is se
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 from sidkit.core.engine import quoted
 from sidkit.stores.online.sql import table_of
-
-if TYPE_CHECKING:
-    from sidkit.stores.online.transactions import Reading
 
 _LONGEST = 65_536
 """Longer keys are not in the index: the length of the first value is read from two bytes."""
@@ -59,16 +56,24 @@ def has_index(opened: sqlite3.Connection, view: str, key: bytes) -> bool:
 
 
 def rows_of_second(
-    reading: Reading, opened: sqlite3.Connection, view: str, names: int, value: bytes, most: int
+    opened: sqlite3.Connection,
+    fetch: Callable[[Sequence[bytes]], list[bytes | None]],
+    damaged: Callable[[str], Exception],
+    view: str,
+    names: int,
+    value: bytes,
+    most: int,
 ) -> dict[bytes, bytes] | None:
     """Rows by key of all keys with a second value; None without an index, or if there are more than ``most``.
 
     Parameters
     ----------
-    reading : Reading
-        The snapshot that verifies the rows.
     opened : sqlite3.Connection
-        Its connection.
+        A connection in a transaction.
+    fetch : callable
+        Reads and verifies the rows of keys; None for a key without one.
+    damaged : callable
+        Makes the error for a problem of the view.
     view : str
         Name of the view in the file.
     names : int
@@ -104,10 +109,10 @@ def rows_of_second(
     ordered = ordered and all(second_value(key, names) < value for key in last)
     ordered = ordered and all(second_value(key, names) > value for key in following)
     if not ordered or len(set(keys)) < len(keys):
-        raise reading.damaged(view, "the index by the second key is out of order")
-    rows = [row for (row,) in reading.fetch((view,), [*keys, *beside])]
-    if None in rows:
-        raise reading.damaged(view, "the index by the second key has a key without a row")
+        raise damaged("the index by the second key is out of order")
+    rows = [row for row in fetch([*keys, *beside]) if row is not None]
+    if len(rows) < len(keys) + len(beside):
+        raise damaged("the index by the second key has a key without a row")
     return dict(zip(keys, rows, strict=False))
 
 

@@ -80,7 +80,14 @@ class FileReading(Reading):
 
     def rows_of_second(self, view: str, names: int, value: bytes, most: int) -> dict[bytes, bytes] | None:
         """See :func:`sidkit.stores.online.second_keys.rows_of_second`."""
-        return rows_of_second(self, self._opened, view, names, value, most)
+
+        def fetch(keys: Sequence[bytes]) -> list[bytes | None]:
+            return [row for (row,) in self.fetch((view,), keys)]
+
+        def damaged(problem: str) -> OnlineStoreError:
+            return self.damaged(view, problem)
+
+        return rows_of_second(self._opened, fetch, damaged, view, names, value, most)
 
     def entries(self, group: Group, keys: Sequence[bytes]) -> list[Entry]:
         """See :meth:`Reading.entries`."""
