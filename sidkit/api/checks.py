@@ -170,6 +170,12 @@ def _settings_of(
     from sidkit.core.repo import Repo
 
     if repo is not None:
+        if source is not None or file is not None:
+            given = "source=" if file is None else f"the settings file {str(file)!r}"
+            raise ConfigError(
+                f"expected either a repository, whose sidkit.toml has the settings, or settings of the source, got {repo} and "
+                f"{given}; leave one of them out"
+            )
         return Repo.open(repo).settings, {}
     facts = inspect_source(open_source(data, stated_settings(data, source, file)))
     facts.warn()

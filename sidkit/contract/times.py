@@ -34,7 +34,9 @@ class NumberFacts:
     """Texts that are no numbers."""
 
     def add(self, values: pa.Array) -> None:
-        """Count a chunk of numbers, or of texts."""
+        """Count a chunk of numbers, or of texts; another part of the file may have values of another type."""
+        if not _may_be_numbers(values.type):
+            return
         if is_text(values.type):
             numbers, wrong = numbers_of(values)
             self.texts += pc.sum(wrong).as_py() or 0
@@ -83,6 +85,10 @@ def is_number(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
 
 
+def _may_be_numbers(kind: pa.DataType) -> bool:
+    return is_number(kind) or is_text(kind) or bool(pa.types.is_null(kind))
+
+
 def all_numbers(texts: pa.Array) -> bool:
     """Whether all given texts are numbers, and some are."""
     given = without_missing(valid_utf8(texts)).drop_null()
@@ -93,7 +99,12 @@ def number_output(name: str, column: str, unit: str) -> Output:
     """Times that are numbers since 1970."""
 
     def read(arrays: Mapping[str, pa.Array]) -> Converted:
-        values = arrays[name]
+        values = plain(arrays[name])
+        if not _may_be_numbers(values.type):
+            given = pc.is_valid(values)
+            return Converted(pa.nulls(len(values), _MOMENT)).reject(
+                given, f"{column} has another type than in the other rows"
+            )
         if is_text(values.type):
             whole = pc.fill_null(pc.match_substring_regex(valid_utf8(values), r"^[-+]?\d{1,18}$"), False)
             numbers, wrong = numbers_of(values)

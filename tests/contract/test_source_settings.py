@@ -20,9 +20,10 @@ import pytest
 from helpers.builders import START, moments, write_tables
 from helpers.contract_builders import N_EVENTS, N_ITEMS, VECTORS, Tables, changed, good, read, sqlite
 from helpers.input_shapes import ZONE, as_csv, put
-from sidkit.api.checks import CheckedSource, check_source
-from sidkit.contract import inspect_source, open_source, stated_settings
-from sidkit.core.config import SourceSettings
+from sidkit.api.checks import CheckedSource, check_source, convert_source
+from sidkit.contract import inspect_source, open_source, stated_settings, validate
+from sidkit.core.config import Settings, SourceSettings
+from sidkit.core.engine import connection
 from sidkit.core.errors import ConfigError, ContractError, RejectedRowsError, TableSchemaError
 
 TIMES_S = [START // 10**6 + 3600 * n for n in range(N_EVENTS)]
@@ -533,3 +534,34 @@ def test_a_missing_table_may_have_another_name(expected: Tables, tmp_path: Path)
         read(folder, tmp_path / "work", tables={"items": "nowhere"})
     with pytest.raises(ConfigError, match=r"\[source\.tables\] orders: expected a table of the contract"):
         read(folder, tmp_path / "work", tables={"orders": "products"})
+
+
+@pytest.mark.parametrize("unit", [None, "us"])
+def test_moments_in_a_part_beside_numbers_are_rejected_by_row(tmp_path: Path, unit: str | None) -> None:
+    tables = good()
+    whole = tables["items"]
+    numbers = whole.column("created_at").cast(pa.timestamp("us", "UTC")).cast(pa.int64())
+    place = whole.column_names.index("created_at")
+    for name, table in tables.items():
+        if name != "items":
+            pq.write_table(table, tmp_path / f"{name}.parquet")
+    (tmp_path / "items").mkdir()
+    half = len(whole) // 2
+    pq.write_table(whole.set_column(place, "created_at", numbers).slice(0, half), tmp_path / "items" / "0.parquet")
+    pq.write_table(whole.slice(half), tmp_path / "items" / "1.parquet")
+    source: dict[str, Any] = {"max_reject_share": 1.0, "unknown_items": "keep"}
+    if unit:
+        source["times"] = {"unit": unit}
+    settings = Settings.model_validate({"source": source})
+    with connection(settings.engine, tmp_path / "spill") as opened:
+        valid = validate(open_source(str(tmp_path), settings.source), settings, opened, tmp_path / "valid", None)
+    [report] = [report for report in valid.reports if report.table == "items"]
+    assert report.rejected == len(whole) - half
+    assert list(report.reasons) == ["created_at has another type than in the other rows"]
+
+
+def test_settings_of_a_source_beside_those_of_a_repository_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="either a repository"):
+        check_source(tmp_path, repo=tmp_path, settings_file=tmp_path / "missing.toml")
+    with pytest.raises(ConfigError, match="either a repository"):
+        convert_source(tmp_path, tmp_path / "out", repo=tmp_path, source={"unknown_items": "keep"})
