@@ -9,7 +9,7 @@ REAL := ml_latest_small uci_online_retail xwines_slim
 # Data sets whose validation rows are used for tuning.
 SEARCHED = synthetic:strong $(REAL:%=$(SIDKIT_DATA)/%)
 
-.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz coverage attributes codebook-windows behaviour-codes mechanisms bytes-per-item arms arms-today tune-arms tune-peers tune-presets tune-boosting bench-fuxictr online-load proof bench bench-check audits codes gates deploy bench-onnx serve-faults events-latency test-services bench-redis clean
+.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz coverage attributes codebook-windows behaviour-codes mechanisms bytes-per-item arms arms-today tune-arms tune-peers tune-presets tune-boosting bench-fuxictr online-load proof bench bench-check audits codes gates deploy bench-onnx serve-faults events-latency test-services bench-redis codebook-costs stage-costs clean
 
 $(VENV): $(VENV)/.made
 
@@ -185,6 +185,17 @@ deploy: $(VENV)/.made
 # What statistics of codes cost in time, memory and bytes, on 10 million invented impressions.
 code-stats-costs: $(VENV)/.made
 	$(BIN)/python benchmarks/code_stats_costs.py --work $(WORK)/code_stats_costs
+
+# k-means of 1 million vectors beside faiss (same sample, same iterations), and every codebook command on 100,000 items.
+codebook-costs: $(VENV)/.made
+	$(BIN)/python benchmarks/codebook_costs.py kmeans
+	$(BIN)/python benchmarks/codebook_costs.py commands --work $(WORK)/codebook_costs
+
+# Every stage of `sidkit run` by the size of the log; SIZES has the numbers of impressions.
+SIZES ?= 100000 1000000
+
+stage-costs: $(VENV)/.made
+	$(BIN)/python benchmarks/stage_costs.py --impressions $(SIZES) --work $(WORK)/stage_costs
 
 # Bytes per item against AUC: ids, decoded codes, and content vectors of three precisions.
 bytes-per-item: $(VENV)/.made
