@@ -185,7 +185,7 @@ def test_definitions_of_an_earlier_release_are_refused_by_apply(tmp_path: Path) 
     write_tables(tmp_path / "source", attribute_tables(30))
     repo = on_spark(attribute_repo(tmp_path / "repo", tmp_path / "source"))
     path = repo.path / "sources.py"
-    path.write_text(path.read_text().replace('definitions.tables != "spark"', "True"))
+    path.write_text(path.read_text().replace('definitions.tables == "spark"', "False"))
     with pytest.raises(
         DefinitionsError, match=r"Feast's Spark store reads no FileSource.*sidkit upgrade --definitions"
     ):
