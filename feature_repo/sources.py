@@ -1,5 +1,6 @@
 """Data sources: one Parquet file per feature table, with the availability time as event and created time."""
 
+from functools import partial
 from pathlib import Path
 
 from feast import Field, FileSource, PushSource
@@ -27,20 +28,20 @@ def attribute_fields(columns: dict[str, str]) -> list[Field]:
     return [Field(name=name, dtype=ATTRIBUTE_TYPES[kind], tags={"kind": kind}) for name, kind in columns.items()]
 
 
-# Feast's Spark store reads Spark's sources only. Both kinds have the same name and read the same file.
+# Feast's Spark store reads Spark's sources only; both kinds read the same file.
 def table_source(name: str, description: str) -> DataSource:
-    stated = {
-        "name": f"{name}_source",
-        "path": str(TABLES / f"{name}.parquet"),
-        "timestamp_field": "event_timestamp",
-        "created_timestamp_column": "created_timestamp",
-        "description": description,
-    }
-    if definitions.tables != "spark":
-        return FileSource(**stated)
-    from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import SparkSource
+    source = FileSource
+    if definitions.tables == "spark":
+        from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import SparkSource
 
-    return SparkSource(**stated, file_format="parquet")
+        source = partial(SparkSource, file_format="parquet")
+    return source(
+        name=f"{name}_source",
+        path=str(TABLES / f"{name}.parquet"),
+        timestamp_field="event_timestamp",
+        created_timestamp_column="created_timestamp",
+        description=description,
+    )
 
 
 item_content_source = table_source("item_content", "Attributes and content vectors, one row per change.")

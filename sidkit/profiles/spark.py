@@ -21,7 +21,7 @@ offline_store:
 
 SPARK = Profile(
     name="spark",
-    summary="tables, training frames, codes and the newest rows to materialize on Spark; online store and catalogue as in local",
+    summary="tables, training frames, codes and the newest rows to materialize on Spark; the rest as in local",
     sections={**LOCAL.sections, "offline_store": _OFFLINE_STORE},
     settings={"engine": {"tables": "spark"}},
     modules=("pyspark",),

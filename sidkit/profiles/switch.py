@@ -20,7 +20,7 @@ from sidkit.core.toml_text import with_value
 from sidkit.profiles import PROFILES, SECTIONS, Profile, profile_of
 from sidkit.profiles.feast_file import read_values, with_sections
 
-NEXT = ("sidkit apply", "sidkit tables build --rebuild", "sidkit materialize")
+NEXT = ("sidkit apply", "sidkit tables build", "sidkit materialize")
 """Commands that fill the stores of a profile after a change to it."""
 
 

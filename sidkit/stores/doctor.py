@@ -28,6 +28,7 @@ _WRONG_STORES = {
     "dask": "drops entity rows that have no feature or are duplicated",
     "file": "is the dask store, which drops entity rows that have no feature or are duplicated",
     "ray": "ignores the TTL, so rows get expired features",
+    "spark": "joins two keys as one text, so user 1 with item 11 gets the features of user 11 with item 1",
 }
 _RESERVED = frozenset({"event_timestamp", "created_timestamp", "entity_row_id", "event_expire_timestamp"})
 _EXACT = 2**53
@@ -125,7 +126,9 @@ def _of_store(offline: str) -> Iterator[Problem]:
                 "offline-store",
                 f"offline_store.type {offline}",
                 f"this store {wrong}",
-                "Use sidkit.stores.offline.AsofDuckDBOfflineStore, or duckdb.",
+                "Use sidkit.stores.spark_offline.ArrowSparkOfflineStore."
+                if name == "spark"
+                else "Use sidkit.stores.offline.AsofDuckDBOfflineStore, or duckdb.",
             )
             return
 

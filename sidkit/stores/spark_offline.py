@@ -43,6 +43,7 @@ resolve_registry_against_repo()
 hold_cached_registries()
 
 _ALPHA = r"The spark (data source API|offline store) is an experimental feature"
+warnings.filterwarnings("ignore", _ALPHA, RuntimeWarning)  # importing Feast's store shows it again for each source
 _KEYS_AS_TEXT = (
     (",CONCAT(\n", ",TO_JSON(ARRAY(\n"),
     (") AS {{featureview.name}}__entity_row_unique_id", ")) AS {{featureview.name}}__entity_row_unique_id"),

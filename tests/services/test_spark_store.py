@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 
 from helpers.attribute_world import attribute_repo, attribute_tables
 from helpers.builders import copy_of, write_tables
+from helpers.commands import time_zone
 from helpers.pit_oracle import (
     FEATURES,
     VIEWS,
@@ -121,8 +122,17 @@ def pairs(tmp_path: Path) -> Any:
 
 def test_keys_are_not_confused_and_integers_beside_nulls_are_exact(pairs: Any) -> None:
     frame = entity_frame({"user_id": ["11", "1", "1"], "item_id": ["1", "11", "1"]}, [1_577_836_800_000_000] * 3)
-    answer = pairs().get_historical_features(frame.assign(row=[0, 1, 2]), features=["pairs:value"]).to_arrow()
+    with time_zone("Asia/Tokyo"):
+        answer = pairs().get_historical_features(frame.assign(row=[0, 1, 2]), features=["pairs:value"]).to_arrow()
+    assert cells(in_order(answer), ["event_timestamp"]) == cells(frame, ["event_timestamp"])
     assert in_order(answer).column("value").to_pylist() == [None, 2**60 + 1, None]
+
+
+def test_an_interval_without_rows_materializes_nothing(pairs: Any) -> None:
+    store, key = pairs(), [{"user_id": "1", "item_id": "11"}]
+    for last, expected in ((2019, None), (2021, 2**60 + 1)):
+        store.materialize(datetime(2018, 1, 1, tzinfo=UTC), datetime(last, 1, 1, tzinfo=UTC))
+        assert store.get_online_features(["pairs:value"], key).to_dict()["value"] == [expected]
 
 
 def test_what_spark_would_read_otherwise_is_refused(pairs: Any, tmp_path: Path) -> None:
@@ -175,7 +185,7 @@ def test_definitions_of_an_earlier_release_are_refused_by_apply(tmp_path: Path) 
     write_tables(tmp_path / "source", attribute_tables(30))
     repo = on_spark(attribute_repo(tmp_path / "repo", tmp_path / "source"))
     path = repo.path / "sources.py"
-    path.write_text(path.read_text().replace('definitions.tables != "spark"', "True"))
+    path.write_text(path.read_text().replace('definitions.tables == "spark"', "False"))
     with pytest.raises(
         DefinitionsError, match=r"Feast's Spark store reads no FileSource.*sidkit upgrade --definitions"
     ):

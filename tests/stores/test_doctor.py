@@ -76,12 +76,20 @@ def test_a_sound_view_has_no_problem(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("offline", "wrong"),
     [("dask", True), ("file", True), ("ray", True), ("feast.infra.offline_stores.dask.DaskOfflineStore", True),
-     (STOCK, False), (ASOF, False), ("spark", False)],
+     (STOCK, False), (ASOF, False)],
 )  # fmt: skip
 def test_offline_stores_that_answer_wrongly_are_refused(tmp_path: Path, offline: str, wrong: bool) -> None:
     found = found_in(*view_on(tmp_path), offline, tmp_path)
     assert codes(found) == (["offline-store"] if wrong else [])
     assert not wrong or "AsofDuckDBOfflineStore" in found[0].remedy
+
+
+def test_a_file_source_and_the_faults_of_feasts_spark_store_are_refused(tmp_path: Path) -> None:
+    plain = found_in(*view_on(tmp_path), "spark", tmp_path)
+    assert codes(plain) == ["offline-store", "not-a-spark-source"]
+    assert plain[0].remedy == "Use sidkit.stores.spark_offline.ArrowSparkOfflineStore."
+    ours = found_in(*view_on(tmp_path), "sidkit.stores.spark_offline.ArrowSparkOfflineStore", tmp_path)
+    assert codes(ours) == ["not-a-spark-source"] and "sidkit upgrade --definitions" in ours[0].remedy
 
 
 NANO = pa.array([BASE_US * 1000, BASE_US * 1000 + 1]).cast(pa.timestamp("ns", "UTC"))
