@@ -32,8 +32,7 @@ from sidkit.core.records import read_record, record_json
 from sidkit.core.sealed_table import read_sealed_table, write_sealed_table
 
 if TYPE_CHECKING:
-    from ranking.data.vocabulary import Vocabulary
-    from ranking.models.ctr_model import CtrModel, Fitted
+    from ranking.models.ctr_model import CtrModel
     from ranking.training.ranker import Ranker, RankerConfig
     from ranking.training.sizing import Budget
     from semantic_ids.neighbour_lists import NeighbourLists
@@ -258,7 +257,7 @@ def _train_neural(
     from ranking.data.batches import Batches, vocabulary_of
     from ranking.data.disk_batches import training_tensors
     from ranking.training.loop import Epoch, train
-    from ranking.training.ranker import METRICS, Ranker, make_model
+    from ranking.training.ranker import METRICS, Ranker, fit_on, make_model
     from ranking.training.sizing import sized, table_parameters
 
     folder = context.rankers / name if context.rankers is not None and spec.can_serve else None
@@ -275,7 +274,7 @@ def _train_neural(
     vocabulary = vocabulary_of(context.train)
     training = training_tensors(context.train, scaling, vocabulary, config.inputs)
     validation = Batches(context.validation, scaling, vocabulary, config.inputs)
-    fitted = _fitted(context, config, vocabulary)
+    fitted = fit_on(context.train, config, vocabulary, context.quantizer, context.neighbours)
     if budget is not None:
         config = sized(config, vocabulary, fitted, budget)
     # A resumed run cannot recover the first-epoch model.
@@ -329,22 +328,14 @@ def _liveness(ranker: Ranker, validation: Dataset, tables: Mapping[str, TableCha
 def parameters_before_training(context: TrainingContext, arm: str, spec: ArmSpec) -> int:
     """Count the parameters of a neural arm's model without training it."""
     from ranking.data.batches import vocabulary_of
+    from ranking.training.ranker import fit_on
     from ranking.training.sizing import parameters_of
 
     context = context.narrowed(spec)
     config = _config(context, arm, spec)
     vocabulary = vocabulary_of(context.train)
-    return parameters_of(config, vocabulary, _fitted(context, config, vocabulary))
-
-
-def _fitted(context: TrainingContext, config: RankerConfig, vocabulary: Vocabulary) -> Fitted:
-    """Fit the representations of an arm on the training rows."""
-    from ranking.data.batches import known_neighbours, seen_in
-    from ranking.training.ranker import fit_representations
-
-    flat = context.quantizer.decode_flat if context.quantizer is not None else None
-    known = known_neighbours(context.neighbours, config.model.neighbour_lists, vocabulary)
-    return fit_representations(config, vocabulary, seen_in(context.train, vocabulary, flat, known))
+    fitted = fit_on(context.train, config, vocabulary, context.quantizer, context.neighbours)
+    return parameters_of(config, vocabulary, fitted)
 
 
 def _config(context: TrainingContext, arm: str, spec: ArmSpec) -> RankerConfig:

@@ -15,9 +15,10 @@ import pyarrow.parquet as pq
 from torch import Tensor
 
 from ranking.data.batch import Seen
-from ranking.data.batches import NO_INPUTS, Batches, Vocabulary
+from ranking.data.batches import NO_INPUTS, Batches, Vocabulary, known_neighbours, seen_in
 from ranking.data.coded_inputs import CodedInputs
 from ranking.data.dataset import Dataset
+from ranking.data.disk_dataset import DiskDataset
 from ranking.data.numeric_features import Scaling, feature_names
 from ranking.data.schema import FeatureSchema
 from ranking.models.ctr_model import CtrModel, Fitted
@@ -28,6 +29,8 @@ from ranking.models.representations.base import FITTED, ItemShape
 from ranking.models.spec import ModelSpec
 from ranking.training.loop import predict
 from ranking.training.serving_spec import ServingSpec
+from semantic_ids.neighbour_lists import NeighbourLists
+from semantic_ids.quantizers import Quantizer
 from sidkit.core.artifact import read_manifest, tensors_under, write_artifact
 from sidkit.core.errors import ArtifactCorruptError
 from sidkit.core.files import read_json
@@ -194,6 +197,19 @@ def fit_representations(config: RankerConfig, vocabulary: Vocabulary, seen: Seen
     """Fit a configuration's representations on the training rows."""
     shape = _shape(config, vocabulary)
     return {name: representation(name).fit(shape, config.model, seen) for name in config.representations}
+
+
+def fit_on(
+    train: Dataset | DiskDataset,
+    config: RankerConfig,
+    vocabulary: Vocabulary,
+    quantizer: Quantizer | None,
+    neighbours: NeighbourLists | None,
+) -> Fitted:
+    """Fit a configuration's representations on training rows, with the codewords and neighbour lists of the codebook."""
+    known = known_neighbours(neighbours, config.model.neighbour_lists, vocabulary)
+    flat = quantizer.decode_flat if quantizer is not None else None
+    return fit_representations(config, vocabulary, seen_in(train, vocabulary, flat, known))
 
 
 def _shape(config: RankerConfig, vocabulary: Vocabulary) -> ItemShape:
