@@ -16,6 +16,9 @@ from sidkit.core.integrity import checked
 from sidkit.core.repo import Repo
 from sidkit.tables import read_log
 
+_MOST = 2**62
+"""Larger limits are no number of DuckDB."""
+
 
 def codes_of(repo: Repo, item_ids: Sequence[str], name: str | None = None) -> dict[str, list[int] | None]:
     """The newest codes of some items; None for an item without codes.
@@ -126,7 +129,7 @@ def items_of(
                 FROM read_parquet({literal(checked(table_path(repo, record.name)))}) GROUP BY item_id
             ), titled AS (SELECT item_id, {title} AS title FROM read_parquet({literal(items)}) GROUP BY item_id)
             SELECT item_id, codes, title FROM newest LEFT JOIN titled USING (item_id)
-            WHERE list_slice(codes, 1, {len(prefix)}) = $prefix::BIGINT[] ORDER BY item_id LIMIT {int(most)}
+            WHERE list_slice(codes, 1, {len(prefix)}) = $prefix::BIGINT[] ORDER BY item_id LIMIT {min(int(most), _MOST)}
             """,
             {"prefix": prefix},
         ).fetchall()

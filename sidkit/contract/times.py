@@ -100,6 +100,8 @@ def number_output(name: str, column: str, unit: str) -> Output:
 
     def read(arrays: Mapping[str, pa.Array]) -> Converted:
         values = plain(arrays[name])
+        if pa.types.is_timestamp(values.type) and values.type.tz is not None:  # another file has moments
+            return Converted(_micros(values.cast(pa.int64()), values.type.unit).cast(_MOMENT))
         if not _may_be_numbers(values.type):
             given = pc.is_valid(values)
             return Converted(pa.nulls(len(values), _MOMENT)).reject(

@@ -34,6 +34,8 @@ class _Watch:
 
     def __init__(self, grace_seconds: float) -> None:
         self.number: int | None = None
+        self.closing = False
+        """Whether the block has ended: a signal is only recorded from then on."""
         self._grace = grace_seconds
         self._reported = threading.Lock()
         self._ended = threading.Event()
@@ -51,7 +53,8 @@ class _Watch:
     def received(self, number: int, _: FrameType | None) -> None:
         if self.number is None:  # do not interrupt the cleanup
             self.number = number
-            raise Interrupted(number)
+            if not self.closing:
+                raise Interrupted(number)
 
     def swallowed(self, unraisable: sys.UnraisableHookArgs) -> bool:
         """Whether a signal's exception was swallowed by an object's finalizer; if so, raise it again."""
@@ -132,11 +135,14 @@ def interruptible(grace_seconds: float = _GRACE_SECONDS) -> Iterator[Callable[[]
             # Some libraries, such as DuckDB, turn the interruption into their own error.
             raise SystemExit(watch.tell(watch.number)) from None
     finally:
+        received, watch.closing = watch.number, True
         signal.set_wakeup_fd(wakeup)
         sys.unraisablehook = unraisable
+        watch.close()
         for number, handler in before.items():
             signal.signal(number, handler)
-        watch.close()
+        if watch.number is not None and received is None:  # it arrived behind the block
+            raise SystemExit(watch.tell(watch.number))
 
 
 @contextmanager

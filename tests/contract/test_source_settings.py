@@ -536,23 +536,41 @@ def test_a_missing_table_may_have_another_name(expected: Tables, tmp_path: Path)
         read(folder, tmp_path / "work", tables={"orders": "products"})
 
 
-@pytest.mark.parametrize("unit", [None, "us"])
-def test_moments_in_a_part_beside_numbers_are_rejected_by_row(tmp_path: Path, unit: str | None) -> None:
+@pytest.mark.parametrize(("unit", "stored"), [(None, "us"), ("us", "ms"), (None, "ns")])
+def test_a_file_of_moments_beside_one_of_numbers_keeps_its_times(tmp_path: Path, unit: str | None, stored: str) -> None:
     tables = good()
     whole = tables["items"]
-    numbers = whole.column("created_at").cast(pa.timestamp("us", "UTC")).cast(pa.int64())
     place = whole.column_names.index("created_at")
+    moments_of = whole.column("created_at").cast(pa.timestamp("us", "UTC"))
+    numbers = whole.set_column(place, "created_at", moments_of.cast(pa.int64()))
+    others = whole.set_column(place, "created_at", moments_of.cast(pa.timestamp(stored, "UTC")))
     for name, table in tables.items():
         if name != "items":
             pq.write_table(table, tmp_path / f"{name}.parquet")
     (tmp_path / "items").mkdir()
     half = len(whole) // 2
+    pq.write_table(numbers.slice(0, half), tmp_path / "items" / "0.parquet")
+    pq.write_table(others.slice(half), tmp_path / "items" / "1.parquet")
+    got = read(tmp_path, tmp_path / "work", **({"times": {"unit": unit}} if unit else {}))["items"]
+    kept = dict(zip(got["item_id"].to_pylist(), got["created_at"].cast(pa.int64()).to_pylist(), strict=True))
+    right = dict(zip(whole["item_id"].to_pylist(), moments_of.cast(pa.int64()).to_pylist(), strict=True))
+    assert kept == right
+
+
+def test_a_file_of_moments_without_a_zone_beside_numbers_is_rejected_by_row(tmp_path: Path) -> None:
+    tables = good()
+    whole = tables["items"]
+    place = whole.column_names.index("created_at")
+    moments_of = whole.column("created_at").cast(pa.timestamp("us", "UTC"))
+    for name, table in tables.items():
+        if name != "items":
+            pq.write_table(table, tmp_path / f"{name}.parquet")
+    (tmp_path / "items").mkdir()
+    half = len(whole) // 2
+    numbers, plain = moments_of.cast(pa.int64()), moments_of.cast(pa.timestamp("us"))
     pq.write_table(whole.set_column(place, "created_at", numbers).slice(0, half), tmp_path / "items" / "0.parquet")
-    pq.write_table(whole.slice(half), tmp_path / "items" / "1.parquet")
-    source: dict[str, Any] = {"max_reject_share": 1.0, "unknown_items": "keep"}
-    if unit:
-        source["times"] = {"unit": unit}
-    settings = Settings.model_validate({"source": source})
+    pq.write_table(whole.set_column(place, "created_at", plain).slice(half), tmp_path / "items" / "1.parquet")
+    settings = Settings.model_validate({"source": {"max_reject_share": 1.0, "unknown_items": "keep"}})
     with connection(settings.engine, tmp_path / "spill") as opened:
         valid = validate(open_source(str(tmp_path), settings.source), settings, opened, tmp_path / "valid", None)
     [report] = [report for report in valid.reports if report.table == "items"]

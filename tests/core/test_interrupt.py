@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+import sidkit.core.interrupt
 import sidkit.core.temporary
 from ranking.experiments.comparison.comparison import _ended
 from sidkit.cli import main
@@ -230,6 +231,21 @@ def test_of_several_inits_at_once_one_succeeds_and_the_repo_is_whole(tmp_path: P
     assert {file.name for file in path.iterdir()} == {file.name for file in whole.iterdir()}
     assert (path / "sidkit.toml").read_bytes() == (whole / "sidkit.toml").read_bytes()
     assert Repo.open(path).settings.source.url == "/data"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_behind_the_block_ends_with_one_line_too(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], number: signal.Signals, code: int
+) -> None:
+    close = sidkit.core.interrupt._Watch.close
+
+    def close_late(watch: Any) -> None:
+        signal.raise_signal(number)
+        close(watch)
+
+    monkeypatch.setattr(sidkit.core.interrupt._Watch, "close", close_late)
+    ended, said = ends(lambda: None, capfd)
+    assert ended == code and said.endswith(LINE)
 
 
 def test_an_init_waits_for_another_one(tmp_path: Path) -> None:

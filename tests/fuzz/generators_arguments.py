@@ -351,4 +351,6 @@ def named_output(*suffixes: str) -> Make:
 def some_item(draw: random.Random, place: Place) -> Value:
     """One item."""
     known = Value(item_name(draw.randrange(ITEMS)), OK)
-    return known if draw.random() < 0.6 else Value(hostile(draw), BAD)
+    other = hostile(draw) if draw.random() >= 0.6 else None
+    names = {item_name(number) for number in range(ITEMS)}
+    return known if other is None else Value(other, ANY if other in names else BAD)

@@ -60,6 +60,8 @@ def missing_table(draw: random.Random, folder: Path, stored: Stored) -> None:
     if table == "item_embeddings":  # a source may have no vectors: a warning says so
         _may(stored, "no item_embeddings", table, "vector")
         stored.without_vectors = True
+        stored.refused_tables.discard(table)
+        stored.must_refuse = bool(stored.refused_tables)
     else:
         _must(stored, f"no {table}", table)
 

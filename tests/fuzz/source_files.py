@@ -159,6 +159,8 @@ class Stored:
     odd: str = ""
     """Why it may or must be refused; empty when it has to be accepted."""
     must_refuse: bool = False
+    refused_tables: set[str] = field(default_factory=set)
+    """Tables with a column whose type must be refused."""
     without_vectors: bool = False
     """Whether ``item_embeddings`` is not there."""
     names: list[str] = field(default_factory=list)
@@ -268,7 +270,9 @@ def _table(rows: Rows, table: str, held: list[Row], layout: Layout, part: int, s
             continue
         differs = len({layout.chosen.get((table, column, p), "") for p in range(max(layout.parts[table], 1))}) > 1
         if says == REFUSED and held and (kind != "vector" or differs or len(rows.modalities) == 1):
-            stored.must_refuse = stored.must_refuse or any(value is not None for value in values)
+            if any(value is not None for value in values):
+                stored.must_refuse = True
+                stored.refused_tables.add(table)
         if says != ACCEPTED:
             stored.odd = stored.odd or f"{table}.{column} as {name}"
             stored.names.append(column)
