@@ -9,7 +9,7 @@ REAL := ml_latest_small uci_online_retail xwines_slim
 # Data sets whose validation rows are used for tuning.
 SEARCHED = synthetic:strong $(REAL:%=$(SIDKIT_DATA)/%)
 
-.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz coverage attributes codebook-windows behaviour-codes mechanisms bytes-per-item arms arms-today tune-arms tune-peers tune-presets tune-boosting bench-fuxictr online-load proof bench bench-check audits codes gates deploy bench-onnx serve-faults events-latency clean
+.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz coverage attributes codebook-windows behaviour-codes mechanisms bytes-per-item arms arms-today tune-arms tune-arms-today tune-peers tune-presets tune-boosting bench-fuxictr online-load proof bench bench-check audits codes gates deploy bench-onnx serve-faults events-latency clean
 
 $(VENV): $(VENV)/.made
 
@@ -113,6 +113,11 @@ bench-fuxictr: $(VENV)/.made
 # The arms of both papers with the default settings on samples, and which of their parts act; resumable.
 arms-today: $(VENV)/.made
 	$(BIN)/python benchmarks/arms_today.py --work $(WORK)/arms_today --data $(REAL:%=$(SIDKIT_DATA)/%) synthetic:strong synthetic:clustered
+
+# Tunes the arms with as many trials as boosting, on the frames of `make arms-today`; runs the missing trials.
+tune-arms-today: $(VENV)/.made
+	$(BIN)/python benchmarks/tune_ranker.py --work $(WORK)/arms_today --impressions 100000 --max-train-rows 10000 --max-evaluation-rows 10000 \
+	  --sampled --trials 11 --jobs 1 --data $(SEARCHED)
 
 # Tunes FuxiCTR's models, and both libraries of boosting, on the same samples of the validation rows; runs the missing trials.
 # A data set takes about 12 minutes on a quiet core, 8 of them for DIN: PEERS and SEARCHED select fewer.
