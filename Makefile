@@ -9,7 +9,7 @@ REAL := ml_latest_small uci_online_retail xwines_slim
 # Data sets whose validation rows are used for tuning.
 SEARCHED = synthetic:strong $(REAL:%=$(SIDKIT_DATA)/%)
 
-.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz coverage attributes codebook-windows behaviour-codes mechanisms bytes-per-item arms arms-today tune-arms tune-peers tune-presets tune-boosting bench-fuxictr online-load proof bench bench-check audits codes gates deploy bench-onnx serve-faults events-latency test-services bench-redis codebook-costs stage-costs clean
+.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz coverage attributes codebook-windows behaviour-codes mechanisms bytes-per-item arms arms-today tune-arms tune-peers tune-presets tune-boosting bench-fuxictr online-load proof bench bench-check audits codes gates deploy bench-onnx serve-faults events-latency test-services bench-redis codebook-costs stage-costs tune-arms-today clean
 
 $(VENV): $(VENV)/.made
 
@@ -118,15 +118,22 @@ bench-fuxictr: $(VENV)/.made
 	SIDKIT_DATA="$(SIDKIT_DATA)" $(BIN)/python benchmarks/fuxictr_din.py --work $(WORK)/arms
 	SIDKIT_DATA="$(SIDKIT_DATA)" $(BIN)/python benchmarks/fuxictr_auc.py --work $(WORK)/arms
 
-# The arms of both papers with the default settings on samples, and which of their parts act; resumable, about 10 minutes per data set.
+# The arms of both papers with the default settings on samples, and which of their parts act; resumable.
 arms-today: $(VENV)/.made
 	$(BIN)/python benchmarks/arms_today.py --work $(WORK)/arms_today --data $(REAL:%=$(SIDKIT_DATA)/%) synthetic:strong synthetic:clustered
 
-# Tunes FuxiCTR's models on samples of the validation rows, and both libraries of boosting on the same rows; resumable.
-SAMPLED := --impressions 100000
+# Tunes the arms with as many trials as boosting, on the frames of `make arms-today`; runs the missing trials.
+tune-arms-today: $(VENV)/.made
+	$(BIN)/python benchmarks/tune_ranker.py --work $(WORK)/arms_today --impressions 100000 --max-train-rows 10000 --max-evaluation-rows 10000 \
+	  --sampled --trials 11 --jobs 1 --data $(SEARCHED)
+
+# Tunes FuxiCTR's models, and both libraries of boosting, on the same samples of the validation rows; runs the missing trials.
+# A data set takes about 12 minutes on a quiet core, 8 of them for DIN: PEERS and SEARCHED select fewer.
+SAMPLED := --work $(WORK)/peers --impressions 100000 --rows 20000
+PEERS := fuxictr_dcnv2 fuxictr_finalmlp fuxictr_din fuxictr_din_content
 tune-peers: $(VENV)/.made
-	SIDKIT_DATA="$(SIDKIT_DATA)" $(BIN)/python benchmarks/fuxictr_auc.py --work $(WORK)/peers $(SAMPLED) --data $(SEARCHED) --tune-only --rows 5000
-	SIDKIT_DATA="$(SIDKIT_DATA)" $(BIN)/python benchmarks/tune_boosting.py --work $(WORK)/peers $(SAMPLED) --data $(SEARCHED) --beside --rows 20000
+	SIDKIT_DATA="$(SIDKIT_DATA)" $(BIN)/python benchmarks/fuxictr_auc.py --data $(SEARCHED) $(SAMPLED) --tune-only --peers $(PEERS)
+	SIDKIT_DATA="$(SIDKIT_DATA)" $(BIN)/python benchmarks/tune_boosting.py --data $(SEARCHED) $(SAMPLED) --beside
 
 # Tunes the arms on validation rows, one data set after the other; `make arms` reads the result.
 tune-arms: $(VENV)/.made
