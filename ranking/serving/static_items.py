@@ -358,9 +358,10 @@ class StaticItems:
     def _compact(self, attributes: Codes) -> Coded:
         codes, values = np.zeros_like(attributes), []
         for at, column in enumerate(attributes.T):
-            used, back = np.unique(np.concatenate([[MISSING], column]), return_inverse=True)
-            codes[:, at] = back.ravel()[1:]
-            values.append(self._index.some(at, used))
+            is_used = np.zeros(self._index.sizes[at], dtype=np.bool_)
+            is_used[MISSING] = is_used[column] = True
+            codes[:, at] = (np.cumsum(is_used, dtype=np.int32) - 1)[column]
+            values.append(self._index.some(at, np.flatnonzero(is_used)))
         return Coded(codes, tuple(values))
 
 
