@@ -110,7 +110,7 @@ def read_times(repo: Repo) -> dict[str, dict[str, float]]:
     is its read. ``arrays`` is the reader of feature services, ``arrays_cold`` without cached rows, and ``feast``
     ``get_online_features``.
     """
-    from ranking.data.schema import BUILT_IN
+    from ranking.data.schema import FeatureSchema
     from ranking.data.service_schema import service_schema
     from ranking.serving.features import OnlineFeatures
     from semantic_ids import lifecycle
@@ -152,8 +152,12 @@ def read_times(repo: Repo) -> dict[str, dict[str, float]]:
     codebook = Codebook.load(repo.codebooks / "c")
     whole = service_schema(store, "ctr_c", repo.settings.features)
     assert any(name.startswith("item_attributes__") for name in whole.names)
+    attributes = [feature.name for feature in views["item_attributes"].features]
+    plain = FeatureSchema(
+        tuple(each for each in whole.features if not any(name in f"{each.name} {each.of}" for name in attributes))
+    )
     rankers = {
-        "without": OnlineFeatures(store, "ctr_c", codebook, BUILT_IN),
+        "without": OnlineFeatures(store, "ctr_c", codebook, plain),
         "with": OnlineFeatures(store, "ctr_c", codebook, whole),
     }
 

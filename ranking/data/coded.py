@@ -60,6 +60,7 @@ class ValueIndex:
         self._index: list[dict[object, int]] = [{None: MISSING} for _ in self.features]
         self._listed: list[list[object]] = [[] for _ in self.features]
         self._arrays: list[pa.Array] = [pa.array([], _TYPES[each.kind]) for each in self.features]
+        self._converted = [0] * len(self.features)
 
     @property
     def sizes(self) -> list[int]:
@@ -68,9 +69,16 @@ class ValueIndex:
 
     def some(self, at: int, codes: npt.NDArray[np.integer]) -> pa.Array:
         """The values of some codes of one feature."""
+        array, kind = self._arrays[at], self.features[at].kind
+        if len(codes) and int(codes.max()) < len(array):
+            return array.take(pa.array(codes))
         index, listed = self._index[at], self._listed[at]
         listed += list(itertools.islice(reversed(index), len(index) - len(listed)))[::-1]
-        return pa.array([_plain(listed[code]) for code in codes.tolist()], _TYPES[self.features[at].kind])
+        self._converted[at] += len(codes)
+        if kind != "vector" and self._converted[at] >= len(index):  # all at once cost no more than those so far
+            self._converted[at] = 0
+            self._arrays[at] = pa.array(listed, _TYPES[kind])
+        return pa.array([_plain(listed[code]) for code in codes.tolist()], _TYPES[kind])
 
     def codes(self, views: Mapping[str, ViewRows], context: Mapping[str, pa.Array] | None, rows: int) -> Codes32:
         """Codes ``int32 [rows, features]`` of the rows of some views, and of context columns."""
