@@ -119,16 +119,16 @@ def apply_repo(repo: Repo) -> str:
         contextlib.redirect_stdout(printed := io.StringIO()),
         warnings.catch_warnings(),
     ):
-        warnings.filterwarnings("ignore", ".* is an experimental feature", RuntimeWarning)
         try:
             config = load_repo_config(repo.path, repo.path / "feature_store.yaml")
+            # After loading the config: importing Feast's Spark store sets filters.
+            warnings.filterwarnings("ignore", ".* is an experimental feature", RuntimeWarning)
             offline = str(getattr(config.offline_store, "type", ""))
             contents = parse_repo(repo.path)
-            problems = examine(contents.feature_views, contents.entities, offline, repo.path)
-            refuse(problems, repo.path)
+            refuse(problems := examine(contents.feature_views, contents.entities, offline, repo.path), repo.path)
             make_registry_private(repo)
             set_damaged_registry_aside(repo)
-            forget_other_kinds(config, contents.data_sources)
+            forget_other_kinds(repo, config, contents.data_sources)
             with registry_errors(repo):
                 apply_total(config, repo.path, skip_source_validation=True)
         except SidkitError:

@@ -8,12 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from sidkit.core.repo import Repo
+from sidkit.stores.registry_check import registry_file
 
-def forget_other_kinds(config: Any, sources: Iterable[Any]) -> list[str]:
+
+def forget_other_kinds(repo: Repo, config: Any, sources: Iterable[Any]) -> list[str]:
     """Delete the registered data sources that have the name of one of these and another kind; returns their names.
 
     Parameters
     ----------
+    repo : Repo
+        The repository.
     config : RepoConfig
         Its registry is read and changed.
     sources : iterable of DataSource
@@ -21,6 +26,9 @@ def forget_other_kinds(config: Any, sources: Iterable[Any]) -> list[str]:
     """
     from feast import FeatureStore
 
+    file = registry_file(repo)
+    if file is not None and not (file.is_file() and file.stat().st_size):
+        return []  # the apply creates it
     kinds = {source.name: type(source) for source in sources}
     registry = FeatureStore(config=config).registry
     known = registry.list_data_sources(project=config.project, allow_cache=False)
