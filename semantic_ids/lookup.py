@@ -61,7 +61,13 @@ def all_codes(repo: Repo, name: str | None = None) -> pa.Table:
 
 
 def known_ids(repo: Repo, item_ids: Sequence[str]) -> set[str]:
-    """The subset of ids found in the tables: items with metadata, and items that only occur in the log."""
+    """The subset of ids found in the tables: items with metadata, and items that only occur in the log.
+
+    Raises
+    ------
+    ArtifactCorruptError
+        When a table is damaged.
+    """
     known: set[str] = set()
     with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
         opened.register("requested", pa.table({"item_id": pa.array(item_ids, pa.string())}))
@@ -69,7 +75,7 @@ def known_ids(repo: Repo, item_ids: Sequence[str]) -> set[str]:
             path = repo.tables / f"{table}.parquet"
             if path.exists():
                 rows = opened.execute(
-                    f"SELECT DISTINCT item_id FROM read_parquet({literal(path)}) SEMI JOIN requested USING (item_id)"
+                    f"SELECT DISTINCT item_id FROM read_parquet({literal(checked(path))}) SEMI JOIN requested USING (item_id)"
                 ).fetchall()
                 known.update(item for (item,) in rows)
     return known

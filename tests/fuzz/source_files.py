@@ -269,10 +269,10 @@ def _table(rows: Rows, table: str, held: list[Row], layout: Layout, part: int, s
             stored.did.append(f"(not so: {table}.{column} part {part})")
             continue
         differs = len({layout.chosen.get((table, column, p), "") for p in range(max(layout.parts[table], 1))}) > 1
-        if says == REFUSED and held and (kind != "vector" or differs or len(rows.modalities) == 1):
-            if any(value is not None for value in values):
-                stored.must_refuse = True
-                stored.refused_tables.add(table)
+        is_only = kind != "vector" or differs or len(rows.modalities) == 1
+        if says == REFUSED and is_only and any(value is not None for value in values):
+            stored.must_refuse = True
+            stored.refused_tables.add(table)
         if says != ACCEPTED:
             stored.odd = stored.odd or f"{table}.{column} as {name}"
             stored.names.append(column)

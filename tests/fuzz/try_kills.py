@@ -20,6 +20,8 @@ from .outcome import RIGHT, TRACEBACK, Ran, Verdict, error_of
 from .place import AT, Place, told_score
 from .processes import KilledError, enter, forked, in_process
 
+_BEGINNING = 0.1
+"""Seconds in which a process may not have begun the command yet."""
 LATER = "2024-03-04T00:00:00Z"
 
 
@@ -240,8 +242,10 @@ def _check_end(verdict: Verdict, place: Place, number: int, moment: float, ran: 
     """SIGTERM and Ctrl-C end with one line that says how to go on, and leave no temporary folder."""
     right = {signal.SIGTERM: 143, signal.SIGINT: 130}[signal.Signals(number)]
     if ran is None:
-        if moment > 0.1:
+        if moment > _BEGINNING:
             verdict.add(TRACEBACK, f"it dies of the signal without a word; exit {right} and one line are right")
+    elif ran.exit is None and moment <= _BEGINNING and "/sidkit/cli/" not in ran.raised:
+        pass  # the command had not begun
     elif ran.exit != 0:
         lines = [line for line in ran.err.splitlines() if line.strip()]
         if ran.exit != right or ran.raised:

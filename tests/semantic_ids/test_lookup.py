@@ -17,8 +17,8 @@ from helpers.codebook_builders import AS_OF, BARE, CUT, ITEMS, SPEC, bring, buil
 from oracle.features import EmbeddingVersion
 from semantic_ids import lifecycle, lookup
 from semantic_ids.catalog import table_path
-from semantic_ids.lookup import codes_of, items_of
-from sidkit.core.errors import ConfigError, LifeCycleError, UnknownVersionError
+from semantic_ids.lookup import codes_of, items_of, known_ids
+from sidkit.core.errors import ArtifactCorruptError, ConfigError, LifeCycleError, UnknownVersionError
 from sidkit.core.repo import Repo
 from sidkit.stores import registered
 from sidkit.tables import read_log
@@ -65,6 +65,18 @@ def test_items_have_their_newest_codes_or_none_in_the_order_asked(repo: Repo, as
     found = codes_of(repo, asked, "a")
     assert found == {item: known.get(item) for item in asked}
     assert list(found) == list(dict.fromkeys(asked))
+
+
+def test_ids_are_not_looked_up_in_a_damaged_table(repo: Repo) -> None:
+    assert known_ids(repo, ["i003", "unknown"]) == {"i003"}
+    path = repo.tables / "item_stats.parquet"
+    whole = path.read_bytes()
+    path.write_bytes(b"")
+    try:
+        with pytest.raises(ArtifactCorruptError, match=r"item_stats\.parquet"):
+            known_ids(repo, ["i003"])
+    finally:
+        path.write_bytes(whole)
 
 
 def test_an_item_without_any_vector_has_no_codes(repo: Repo) -> None:
