@@ -101,7 +101,7 @@ def open_store(
     folder: Path, name: str, online: dict[str, Any], views: list[str], *, engine: str = "local", fresh: bool = True
 ) -> Any:
     """A repo with some of the views, new or existing; settings as in ``feature_repo/feature_store.yaml``."""
-    from sidkit.stores.feast_repo import quiet_feast
+    from sidkit.stores.quiet_import import quiet_feast
 
     quiet_feast()
     from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType

@@ -110,7 +110,7 @@ def moments(micros: Any) -> pa.Array:
 
 def apply(folder: Path, names: list[str]) -> None:
     """Define the views under both offline stores."""
-    from sidkit.stores.feast_repo import quiet_feast
+    from sidkit.stores.quiet_import import quiet_feast
 
     with warnings.catch_warnings():
         quiet_feast()
@@ -142,7 +142,7 @@ def apply(folder: Path, names: list[str]) -> None:
 
 
 def store_on(folder: Path, offline: str) -> Any:
-    from sidkit.stores.feast_repo import quiet_feast
+    from sidkit.stores.quiet_import import quiet_feast
 
     with warnings.catch_warnings():
         quiet_feast()

@@ -69,7 +69,8 @@ def write_frame(repo: Repo, rows: Path, out: Path, service: str | None = None) -
     UnknownVersionError
         When there is no such service.
     """
-    from sidkit.stores.feast_repo import feature_service, open_store, quiet_feast
+    from sidkit.stores.feast_repo import feature_service, open_store
+    from sidkit.stores.quiet_import import quiet_feast
 
     quiet_feast()
     check_output(out)

@@ -20,6 +20,7 @@ import sqlalchemy as sa
 
 from sidkit.core.errors import RegistryDamagedError
 from sidkit.core.repo import FEAST_FILE, Repo
+from sidkit.stores.quiet_import import quiet_feast
 
 _OBJECTS = {
     "projects": "project",
@@ -80,6 +81,7 @@ def set_damaged_registry_aside(repo: Repo) -> None:
 
 def registry_file(repo: Repo) -> Path | None:
     """The file of a SQLite registry, or None for other registries."""
+    quiet_feast()
     from feast.repo_config import load_repo_config
 
     registry = load_repo_config(repo.path, repo.path / FEAST_FILE).registry

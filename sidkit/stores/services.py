@@ -15,6 +15,7 @@ from sidkit.core.errors import ConfigError, OnlineStoreError, RepoError
 from sidkit.core.redact import redacted, scrubbed
 from sidkit.core.repo import FEAST_FILE, Repo
 from sidkit.stores.doctor import Problem
+from sidkit.stores.quiet_import import quiet_feast
 
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 
@@ -74,6 +75,7 @@ def examine_services(repo: Repo) -> list[Problem]:
             Problem("unset-variable", FEAST_FILE, f"the environment variable {name} is not set", "Set it.")
             for name in missing
         ]
+    quiet_feast()
     from feast.repo_config import load_repo_config
 
     config = load_repo_config(repo.path, repo.path / FEAST_FILE)

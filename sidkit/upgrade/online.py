@@ -10,7 +10,7 @@ from sidkit.stores.online.repair import upgrade_online_file
 
 def check_online_rows(repo: Repo) -> list[str]:
     """Convert the packed online store in place; other online stores are left unchanged."""
-    from sidkit.stores.feast_repo import quiet_feast
+    from sidkit.stores.quiet_import import quiet_feast
 
     quiet_feast()
     from feast.repo_config import load_repo_config

@@ -9,7 +9,7 @@ import importlib
 
 from helpers.life_state import IMPORTED_ONCE
 from helpers.no_sync import wait_for_no_disk
-from sidkit.stores.feast_repo import quiet_feast
+from sidkit.stores.quiet_import import quiet_feast
 
 wait_for_no_disk()
 quiet_feast()

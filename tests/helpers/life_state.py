@@ -46,8 +46,8 @@ def import_rooms() -> None:
     import importlib
 
     from sidkit.cli.app import _command
-    from sidkit.stores.feast_repo import quiet_feast
     from sidkit.stores.online.sqlite_store import PackedSqliteOnlineStore
+    from sidkit.stores.quiet_import import quiet_feast
 
     quiet_feast()
     for name in IMPORTED_ONCE:

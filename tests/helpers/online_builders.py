@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from helpers.pit_oracle import moment
-from sidkit.stores.feast_repo import quiet_feast
+from sidkit.stores.quiet_import import quiet_feast
 
 if TYPE_CHECKING:
     from feast import FeatureStore, FeatureView

@@ -208,7 +208,7 @@ def write(path: Path, table: pa.Table) -> str:
 
 def feast_store(folder: Path, offline: str, **offline_settings: Any) -> FeatureStore:
     """A store on ``folder`` with SQLite registry and online store and the named offline store."""
-    from sidkit.stores.feast_repo import quiet_feast
+    from sidkit.stores.quiet_import import quiet_feast
 
     # Importing Feast puts its own filters before pytest's "error".
     with warnings.catch_warnings():

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from helpers.online_builders import PACKED, config
-from sidkit.stores.feast_repo import quiet_feast
+from sidkit.stores.quiet_import import quiet_feast
 
 ENGINE = "sidkit.stores.online.PackedComputeEngine"
 AT = datetime(2024, 1, 1, tzinfo=UTC)

@@ -19,9 +19,10 @@ from semantic_ids import lifecycle
 from semantic_ids.catalog import Catalog
 from sidkit.core.errors import DefinitionsError, RepoLockedError
 from sidkit.core.repo import Repo
-from sidkit.stores.feast_repo import apply_repo, imported_as_feast_does, quiet_feast
+from sidkit.stores.feast_repo import apply_repo, imported_as_feast_does
+from sidkit.stores.quiet_import import quiet_feast
 
-SCRIPT = "from sidkit.stores.feast_repo import quiet_feast; quiet_feast(); from feast.cli.cli import cli; cli()"
+SCRIPT = "from sidkit.stores.quiet_import import quiet_feast; quiet_feast(); from feast.cli.cli import cli; cli()"
 FEAST = [sys.executable, "-c", SCRIPT]
 """The command `feast`, imported in half the time; test_feast_cli.py runs the installed one."""
 

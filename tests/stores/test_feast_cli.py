@@ -45,7 +45,7 @@ TOKYO, LOS_ANGELES = "Asia/Tokyo", "America/Los_Angeles"
 # told off like anybody else.
 FORKING = """
 import ctypes, json, os, sys, time, traceback
-from sidkit.stores.feast_repo import quiet_feast
+from sidkit.stores.quiet_import import quiet_feast
 quiet_feast()  # imports Feast in half the time
 import feast.infra.registry.sql, ibis
 from feast.cli.cli import cli

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from pathlib import Path
 
-from sidkit.stores.feast_repo import quiet_feast
+from sidkit.stores.quiet_import import quiet_feast
 from sidkit.stores.registry_cache import hold_cached_registries
 
 

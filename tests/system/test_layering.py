@@ -213,7 +213,7 @@ def test_heavy_libraries_are_imported_where_they_are_needed_only(heavy: dict[str
 
 def test_feast_is_imported_without_torch_and_still_finds_it() -> None:
     script = (
-        "import sys; from sidkit.stores.feast_repo import quiet_feast; quiet_feast(); before = 'torch' in sys.modules; "
+        "import sys; from sidkit.stores.quiet_import import quiet_feast; quiet_feast(); before = 'torch' in sys.modules; "
         "from feast.online_response import get_torch; print(before, get_torch().Tensor.__name__)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
