@@ -17,6 +17,9 @@ ARGUMENTS = {
     "opq": {"sizes": (8, 4)},
     "rq_opq": {"sizes": (8, 4), "opq_sizes": (4, 4)},
     "rq_vae": {"sizes": (8, 4), "epochs": 2},
+    "psrq": {"sizes": (8, 4)},
+    "rk_fsq": {"sizes": (8, 4)},
+    "parallel_aspects": {"sizes": (8, 4), "epochs": 2},
 }
 law = settings(max_examples=20, deadline=None, database=None)
 

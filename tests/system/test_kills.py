@@ -108,7 +108,8 @@ KINDS: dict[str, set[str]] = {
     "purge": {
         CATALOGUE, REGISTRY, *ONLINE, "replace defined.json", "dropping of sidkit_item_sid_*", "rmdir *",
         "unlink manifest.json", "unlink config.json", "unlink metrics.json", "unlink tensors.safetensors",
-        "unlink item_sid_*.parquet", "unlink item_sid_*.json", "unlink sid_suffix_*.parquet",
+        "unlink item_sid_*.parquet", "unlink item_sid_*.json", "unlink item_neighbours_*.parquet",
+        "unlink item_neighbours_*.json", "unlink sid_suffix_*.parquet",
         "unlink sid_suffix_*.json", *WITHDRAWN, *(f"dropping of sidkit_{each}" for each in COUNTS),
         *(f"unlink {each}.{ending}" for each in COUNTS for ending in ("parquet", "json")),
     },

@@ -217,7 +217,7 @@ def test_a_feature_that_no_ranker_reads_may_leave_the_service(
         patch.setattr(
             feast_repo,
             "service_features",
-            lambda *given: {**SERVICE_FEATURES(*given), "item_sid__assigned_at_us": "Int64"},
+            lambda *given, **how: {**SERVICE_FEATURES(*given, **how), "item_sid__assigned_at_us": "Int64"},
         )
         project.register_ranker("earlier", linear, trained_on=train)
     rows = request_rows(project, as_of)

@@ -145,9 +145,11 @@ def test_rows_without_any_history_train_without_nan() -> None:
 
 
 def test_an_unknown_representation_is_refused_and_the_known_ones_are_listed() -> None:
-    with pytest.raises(ConfigError, match="out of id, content, prefix_ngram, .*got unknown 'telepathy'"):
+    with pytest.raises(
+        ConfigError, match="out of id, graph_smoothed, content, prefix_ngram, .*got unknown 'telepathy'"
+    ):
         model_of(("id", "telepathy"))
-    with pytest.raises(ConfigError, match="id, content, prefix_ngram"):
+    with pytest.raises(ConfigError, match="id, graph_smoothed, content, prefix_ngram"):
         model_of(())
 
 

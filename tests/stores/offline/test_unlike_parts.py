@@ -20,7 +20,7 @@ from sidkit.contract import inspect_source, open_source, validate
 from sidkit.contract.report import TableReport
 from sidkit.core.config import EngineSettings, NegativeSettings, Settings, SourceSettings, TimeSettings
 from sidkit.core.engine import connection
-from sidkit.core.errors import ContractError, MissingTableError, RejectedRowsError, TableSchemaError
+from sidkit.core.errors import ContractError, RejectedRowsError, TableSchemaError
 
 
 def put(table: pa.Table, name: str, values: Any) -> pa.Table:
@@ -202,7 +202,9 @@ def test_a_table_may_be_a_folder_that_is_called_like_a_file(tmp_path: Path) -> N
     (folder / "items.parquet" / "_SUCCESS").touch()
     assert len(read(folder, tmp_path / "work")["items"]) == N_ITEMS
     (folder / "items.parquet" / "part-0.parquet").unlink()
-    with pytest.raises(MissingTableError, match=r"items\.parquet or Parquet files under"):
+    with pytest.raises(
+        ContractError, match=r"items: expected a file or a folder of files, got .*items\.parquet without any"
+    ):
         open_source(str(folder))
 
 
