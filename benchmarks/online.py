@@ -234,7 +234,7 @@ def fill(folder: Path, redis: str) -> None:
 
 def read(folder: Path, items: int, redis: str) -> dict[str, dict[str, dict[str, list[float]]]]:
     """Milliseconds of each read, wall-clock and processor time, by candidate and number of entities, in alternation."""
-    from sidkit.stores.online import open_reader, transactions
+    from sidkit.stores.online import open_reader, sqlite_transactions
 
     opened = read_stores(folder, redis, fresh=False)
     packed, emptied, one_row = (
@@ -250,14 +250,14 @@ def read(folder: Path, items: int, redis: str) -> dict[str, dict[str, dict[str, 
         for reader in (fast, cold, single):
             reader.read({"item_id": asked})
         raw(asked)
-    check = transactions.all_intact
+    check = sqlite_transactions.all_intact
 
     def unchecked(asked: list[str]) -> None:
-        transactions.all_intact = lambda *_: True
+        sqlite_transactions.all_intact = lambda *_: True
         try:
             cold.read({"item_id": asked})
         finally:
-            transactions.all_intact = check
+            sqlite_transactions.all_intact = check
 
     def by_feast(name: str) -> Any:
         store, service = opened[name], opened[name].get_feature_service("ten")
