@@ -72,13 +72,13 @@ switched: $(VENV)/.made
 	PYTHONPATH=tests $(BIN)/python -m helpers.switched offline -n 2 --dist loadfile $(TESTS)
 	PYTHONPATH=tests $(BIN)/python -m helpers.switched online -n 2 --dist loadfile $(TESTS)
 
-# Tests of what needs a service or a runtime of its own: the extras SERVICES, and Java 17 for Spark. What is missing is skipped
-# with the reason.
+# Tests on servers that they start, Redis and Postgres, and of Spark: the extras SERVICES, Debian's redis-server and postgresql, and
+# Java 17. What is missing is skipped with the reason.
 SERVICES := spark
 
 test-services: $(VENV)/.made
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,$(SERVICES)]'
-	$(BIN)/python -m pytest tests/services
+	$(BIN)/python -m pytest tests/services tests/stores/online tests/semantic_ids/test_catalog.py tests/semantic_ids/test_catalog_postgres.py
 
 # `sidkit run` on the three real data sets; SIDKIT_DATA is their folder.
 real: $(VENV)/.made
@@ -219,10 +219,6 @@ events-latency: $(VENV)/.made
 # One writer and eight readers on a packed online store for a minute; stops at a torn row or an error.
 online-load: $(VENV)/.made
 	PYTHONPATH=tests $(BIN)/python -m helpers.online_load 60
-
-# Tests on servers that they start: Redis and Postgres, where installed.
-test-services: $(VENV)/.made
-	$(BIN)/python -m pytest tests/services tests/stores/online tests/semantic_ids/test_catalog.py tests/semantic_ids/test_catalog_postgres.py
 
 # Property tests of the stores, their oracles and mined pairs on thousands of random cases, and bit flips at more positions; CI
 # runs a subset.
