@@ -14,6 +14,7 @@ from torch.nn import functional
 from semantic_ids.losses import info_nce
 from semantic_ids.pairs.batches import KnownPairs, PairBatches
 from semantic_ids.pairs.mining import ItemPairs
+from semantic_ids.torch_threads import torch_threads
 from sidkit.core.arrays import Bools, Floats, Ints
 from sidkit.core.errors import TooFewPairsError
 
@@ -111,12 +112,8 @@ def train(spec: BehaviourTraining, content: Floats, pairs: ItemPairs) -> Learned
     FitError
         When there are too few pairs for training and evaluation.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(spec.threads)
-    try:
+    with torch_threads(spec.threads):
         return _trained(spec, content, pairs)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _trained(spec: BehaviourTraining, content: Floats, pairs: ItemPairs) -> Learned:

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from semantic_ids.pairs.mining import ItemPairs
 from semantic_ids.quantizers.rq_vae_training import Contrast, contrastive_loss
+from semantic_ids.torch_threads import torch_threads
 from sidkit.core.arrays import Doubles, Floats
 
 
@@ -32,12 +33,8 @@ class AspectTraining:
 
 def train_heads(spec: AspectTraining, rows: Floats, pairs: ItemPairs | None) -> Doubles:
     """Train on standardised ``rows`` ``float32 [items, dim]`` in canonical order; returns ``float64 [dim, aspects, width]``."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(spec.threads)
-    try:
+    with torch_threads(spec.threads):
         return _trained(spec, rows, pairs)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def correlation(aspects: Tensor) -> Tensor:

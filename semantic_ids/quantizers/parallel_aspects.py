@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Sequence
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
-from semantic_ids.pairs.given import Pairs, item_pairs
-from semantic_ids.quantizers.base import Quantizer, canonical_order, check_beam, checked_vectors, int_codes, numbered
+from semantic_ids.pairs.given import Pairs
+from semantic_ids.quantizers.base import check_beam, checked_vectors, int_codes, numbered
+from semantic_ids.quantizers.contrastive import ContrastiveQuantizer
 from semantic_ids.quantizers.kmeans import cluster
 from semantic_ids.quantizers.nearest import NearestCode
-from semantic_ids.quantizers.rq_vae import ordered_pairs
 from sidkit.core.arrays import Codes, Doubles, Floats
 from sidkit.core.errors import FitError
 
@@ -20,7 +20,7 @@ _STEP = 2**14  # rows projected at once
 _RIDGE = 1e-3
 
 
-class ParallelAspects(Quantizer):
+class ParallelAspects(ContrastiveQuantizer):
     """Parallel codes of aspects (after LAMIA, arXiv 2409.07276): projections are learned, then each is clustered alone.
 
     The paper tunes a language model that gives one vector per aspect; here an aspect is a linear projection of the encoder's
@@ -115,21 +115,6 @@ class ParallelAspects(Quantizer):
         self.force = force
 
     @property
-    def needs_pairs(self) -> bool:  # type: ignore[override]
-        """Whether ``contrast`` is above 0."""
-        return self.needs_pairs_with({"contrast": self.contrast})
-
-    @classmethod
-    def needs_pairs_with(cls, arguments: Mapping[str, Any]) -> bool:
-        """Whether ``contrast`` is above 0."""
-        return bool(arguments.get("contrast", 0.0) > 0)
-
-    @classmethod
-    def arguments_without_pairs(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """``contrast`` set to 0 where it is above."""
-        return {**arguments, "contrast": 0.0} if cls.needs_pairs_with(arguments) else dict(arguments)
-
-    @property
     def residual_levels(self) -> int:
         """0: no aspect refines another."""
         return 0
@@ -146,9 +131,7 @@ class ParallelAspects(Quantizer):
         rows = checked_vectors(vectors)
         sizes = self.sizes_for(rows)
         self._check_arguments()
-        order = canonical_order(rows)
-        known = ordered_pairs(item_pairs(pairs, len(rows)), order) if self.contrast > 0 else None
-        ordered = rows[order]
+        ordered, known = self._in_order(rows, pairs)
         self.mean_: Floats = ordered.mean(axis=0, dtype=np.float64).astype(np.float32)
         centred = ordered - self.mean_
         scale = float(np.sqrt(np.mean(centred.astype(np.float64) ** 2))) or 1.0

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
-from semantic_ids.pairs.given import Pairs, item_pairs
-from semantic_ids.pairs.mining import ItemPairs
-from semantic_ids.quantizers.base import Quantizer, canonical_order, check_beam, checked_vectors, int_codes, numbered
+from semantic_ids.pairs.given import Pairs
+from semantic_ids.quantizers.base import check_beam, checked_vectors, int_codes, numbered
+from semantic_ids.quantizers.contrastive import ContrastiveQuantizer
 from semantic_ids.quantizers.nearest import residual_codes, residual_sum
-from sidkit.core.arrays import Codes, Doubles, Floats, Ints
-from sidkit.core.errors import FitError, TooFewPairsError
+from sidkit.core.arrays import Codes, Doubles, Floats
+from sidkit.core.errors import FitError
 
 _STEP = 2**13  # rows passed through a network at once
 
 
-class RQVAE(Quantizer):
+class RQVAE(ContrastiveQuantizer):
     r"""Residual-quantized autoencoder; it learns from vectors alone, or from pairs of items too if ``contrast`` is above 0.
 
     With the encoder :math:`E`, the decoder :math:`D` and the codewords :math:`e^l_k`,
@@ -135,21 +135,6 @@ class RQVAE(Quantizer):
         self.threads = threads
         self.force = force
 
-    @property
-    def needs_pairs(self) -> bool:  # type: ignore[override]
-        """Whether ``contrast`` is above 0."""
-        return self.needs_pairs_with({"contrast": self.contrast})
-
-    @classmethod
-    def needs_pairs_with(cls, arguments: Mapping[str, Any]) -> bool:
-        """Whether ``contrast`` is above 0."""
-        return bool(arguments.get("contrast", 0.0) > 0)
-
-    @classmethod
-    def arguments_without_pairs(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """``contrast`` set to 0 where it is above."""
-        return {**arguments, "contrast": 0.0} if cls.needs_pairs_with(arguments) else dict(arguments)
-
     def fit(self, vectors: npt.ArrayLike, pairs: Pairs = None) -> Self:
         """Train encoder, codebooks and decoder; ``pairs`` are used only if ``contrast`` is above 0.
 
@@ -162,9 +147,7 @@ class RQVAE(Quantizer):
         rows = checked_vectors(vectors)
         sizes = self.sizes_for(rows)
         self._check_arguments()
-        order = canonical_order(rows)
-        known = ordered_pairs(item_pairs(pairs, len(rows)), order) if self.contrast > 0 else None
-        ordered = rows[order]
+        ordered, known = self._in_order(rows, pairs)
         self.mean_: Floats = ordered.mean(axis=0, dtype=np.float64).astype(np.float32)
         scale = float(np.sqrt(np.mean((ordered - self.mean_).astype(np.float64) ** 2)))
         self.scale_ = np.array([scale or 1.0], dtype=np.float32)
@@ -247,22 +230,3 @@ def _forward(network: Sequence[Floats], rows: Floats, prepare: Callable[[Floats]
                 np.maximum(hidden, 0, out=hidden)
         out[start : start + _STEP] = part @ straight + hidden
     return out
-
-
-def ordered_pairs(pairs: ItemPairs | None, order: Ints) -> ItemPairs:
-    """The pairs, re-indexed to the canonical row order and sorted."""
-    if pairs is None or not len(pairs):
-        raise TooFewPairsError(
-            "contrast is above 0, which requires pairs of items, but "
-            f"{'no pairs were given' if pairs is None else 'the pairs are empty'}; mine pairs, or set contrast = 0"
-        )
-    if len(pairs.clicks) != len(order):
-        raise FitError(
-            f"expected pairs mined for {len(order)} items, one per vector, got pairs for {len(pairs.clicks)} items; "
-            "mine them for these items, in the same order"
-        )
-    place = np.empty(len(order), dtype=np.int64)
-    place[order] = np.arange(len(order))
-    trigger, target = place[pairs.trigger], place[pairs.target]
-    sort = np.lexsort((target, trigger))
-    return ItemPairs(trigger[sort], target[sort], pairs.weight[sort], pairs.clicks[order], pairs.end_us)

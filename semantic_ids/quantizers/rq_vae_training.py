@@ -17,6 +17,7 @@ from semantic_ids.pairs.batches import KnownPairs, PairBatches
 from semantic_ids.pairs.mining import ItemPairs
 from semantic_ids.quantizers.kmeans import cluster, refine
 from semantic_ids.quantizers.nearest import nearest
+from semantic_ids.torch_threads import torch_threads
 from sidkit.core.arrays import Floats
 from sidkit.core.errors import TooFewPairsError
 
@@ -181,12 +182,8 @@ class Contrast:
 
 def train(spec: RQVAETraining, rows: Floats, pairs: ItemPairs | None) -> Learned:
     """Train on standardised ``rows`` ``float32 [items, dim]`` in canonical order; see :class:`RQVAE` for the method."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(spec.threads)
-    try:
+    with torch_threads(spec.threads):
         return _trained(spec, rows, pairs)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _trained(spec: RQVAETraining, rows: Floats, pairs: ItemPairs | None) -> Learned:
