@@ -138,7 +138,7 @@ def read_times(repo: Repo) -> dict[str, dict[str, float]]:
     readers = {name: open_reader(store, service) for name, service in services.items()}
 
     def cold(reader: Any) -> None:
-        reader.file.forget()
+        reader.database.forget()
         reader.read({"item_id": ids})
 
     listed = {
@@ -162,7 +162,7 @@ def read_times(repo: Repo) -> dict[str, dict[str, float]]:
     }
 
     def read_request(ranker: Any) -> None:
-        with ranker._fast.sides.file.reading() as reading:
+        with ranker._fast.sides.database.reading() as reading:
             ranker._fast.read(reading, "u1", ids, now_us, 50)
 
     def request(ranker: Any) -> None:
