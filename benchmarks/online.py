@@ -161,8 +161,8 @@ def materialize(folder: Path, kind: str) -> dict[str, float]:
         if kind == "bulk":
             on.enter_context(in_bulk(store))
         store.materialize(BEGINNING, END)
-    told = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - used}
-    return {**told, "extra_mb": peak_mb() - before}
+    costs = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - used}
+    return {**costs, "extra_mb": peak_mb() - before}
 
 
 def peak_mb() -> float:
@@ -185,12 +185,12 @@ def raw_reader(path: Path) -> Any:
 
     def read(items: list[str]) -> list[list[bytes]]:
         keys = [prefix + len(item).to_bytes(4, "little") + item.encode() for item in items]
-        told = []
+        fetched = []
         for view in ("stats", "content"):
             places = ",".join(["(?)"] * len(keys))
             sql = f'SELECT t.row FROM (VALUES {places}) v LEFT JOIN "packed:bench_{view}" t ON t.key = v.column1'
-            told.append([row for (row,) in opened.execute(sql, keys)])
-        return told
+            fetched.append([row for (row,) in opened.execute(sql, keys)])
+        return fetched
 
     return read
 
@@ -287,7 +287,9 @@ def read(folder: Path, items: int, redis: str) -> dict[str, dict[str, dict[str, 
             way([f"i{number}" for number in range(size)])
     gc.collect()
     gc.freeze()
-    told: dict[str, dict[str, dict[str, list[float]]]] = {kind: {name: {} for name in ways} for kind in ("wall", "cpu")}
+    measured: dict[str, dict[str, dict[str, list[float]]]] = {
+        kind: {name: {} for name in ways} for kind in ("wall", "cpu")
+    }
     for size in SIZES:
         for turn in range(max(READS.values())):
             # In random order: the caches of the processor favour a read that follows one of the same file.
@@ -300,8 +302,8 @@ def read(folder: Path, items: int, redis: str) -> dict[str, dict[str, dict[str, 
                 way(asked)
                 spent = {"cpu": time.process_time() - used, "wall": time.perf_counter() - began}
                 for kind, seconds in spent.items():
-                    told[kind][name].setdefault(str(size), []).append(round(seconds * 1e3, 6))
-    return told
+                    measured[kind][name].setdefault(str(size), []).append(round(seconds * 1e3, 6))
+    return measured
 
 
 @contextlib.contextmanager
@@ -338,22 +340,22 @@ def ratios(record: dict[str, Any]) -> dict[str, float]:
     """All ratios, computed from the raw times of a record."""
     if set(record["materialize"]) != set(KINDS):
         raise SystemExit(f"{RESULTS.name} is of another release of this benchmark: run `python benchmarks/online.py`")
-    told = _ratios(record, "cpu_seconds", "cpu")
-    told |= {f"{name}_wall": value for name, value in _ratios(record, "seconds", "wall").items()}
-    apart = {name for name in told if "_vs_redis" in name}
-    told = {name: value for name, value in told.items() if name not in apart or name.endswith("_wall")}
-    return {name: round(value, 3) for name, value in told.items()}
+    result = _ratios(record, "cpu_seconds", "cpu")
+    result |= {f"{name}_wall": value for name, value in _ratios(record, "seconds", "wall").items()}
+    apart = {name for name in result if "_vs_redis" in name}
+    result = {name: value for name, value in result.items() if name not in apart or name.endswith("_wall")}
+    return {name: round(value, 3) for name, value in result.items()}
 
 
 def _ratios(record: dict[str, Any], of_materialization: str, of_reads: str) -> dict[str, float]:
-    told: dict[str, float] = {}
+    result: dict[str, float] = {}
     seconds = {
         kind: statistics.median(run[of_materialization] for run in runs)
         for kind, runs in record["materialize"].items()
         if runs
     }
     if seconds:
-        told |= {
+        result |= {
             "materialize_vs_feast": seconds["nothing"] / seconds["engine"],
             "materialize_store_vs_feast": seconds["nothing"] / seconds["packed"],
             "materialize_store_vs_unfrozen": seconds["unfrozen"] / seconds["packed"],
@@ -376,18 +378,18 @@ def _ratios(record: dict[str, Any], of_materialization: str, of_reads: str) -> d
         for ours, name in (("packed", start), ("cold", f"{start}_cold")):
             for other, theirs in (("stock", "feast"), ("redis", "redis")):
                 if other in p50:
-                    told[f"{name}_vs_{theirs}"] = p50[other] / p50[ours]
-                    told[f"{name}_p99_vs_{theirs}"] = p99[other] / p99[ours]
-            told[f"{name}_vs_raw"] = p50[ours] / p50["raw"]
-            told[f"{name}_p99_vs_raw"] = p99[ours] / p99["raw"]
+                    result[f"{name}_vs_{theirs}"] = p50[other] / p50[ours]
+                    result[f"{name}_p99_vs_{theirs}"] = p99[other] / p99[ours]
+            result[f"{name}_vs_raw"] = p50[ours] / p50["raw"]
+            result[f"{name}_p99_vs_raw"] = p99[ours] / p99["raw"]
         if "unchecked" not in p50:  # a record of an earlier release
             continue
-        told[f"{start}_checked"] = p50["cold"] / p50["unchecked"]
-        told[f"{start}_by_feast_vs_feast"] = p50["stock"] / p50["feast"]
+        result[f"{start}_checked"] = p50["cold"] / p50["unchecked"]
+        result[f"{start}_by_feast_vs_feast"] = p50["stock"] / p50["feast"]
         for name in VALUES if size == "1" else ():
-            told[f"{start}_{name}_vs_feast"] = p50["stock"] / p50[name]
-            told[f"{start}_{name}_vs_raw"] = p50[name] / p50["raw_values"]
-    return told
+            result[f"{start}_{name}_vs_feast"] = p50["stock"] / p50[name]
+            result[f"{start}_{name}_vs_raw"] = p50[name] / p50["raw_values"]
+    return result
 
 
 def keep(record: dict[str, Any], *, save: bool) -> None:
@@ -412,14 +414,14 @@ def main() -> None:
     if given.one:
         what, folder, *rest = given.one
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            told: Any = None
+            measured: Any = None
             if what == "materialize":
-                told = materialize(Path(folder), rest[0])
+                measured = materialize(Path(folder), rest[0])
             elif what == "fill":
                 fill(Path(folder), rest[0])
             else:
-                told = read(Path(folder), int(rest[0]), rest[1])
-        print(json.dumps(told))
+                measured = read(Path(folder), int(rest[0]), rest[1])
+        print(json.dumps(measured))
         return
     with contextlib.ExitStack() as on:
         folder = given.work or Path(on.enter_context(tempfile.TemporaryDirectory(prefix="sidkit-bench-")))

@@ -56,15 +56,15 @@ def one_run(package: Path, data: Path, preset: Path, repo: Path) -> dict[str, An
     if done.returncode:
         raise SystemExit(f"{package}: {done.stderr[-2000:]}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    told = json.loads(done.stdout)
+    result = json.loads(done.stdout)
     stages: dict[str, float] = {}
-    for stage in told["stages"]:
+    for stage in result["stages"]:
         name = stage["name"].split(":")[0]
         stages[name] = round(stages.get(name, 0) + stage["seconds"], 2)
     return {
         "cpu_seconds": round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 1),
         "wall_seconds": round(time.monotonic() - began, 1),
-        "peak_rss_mb": told["peak_rss_mb"],
+        "peak_rss_mb": result["peak_rss_mb"],
         "stages": stages,
     }
 
@@ -94,13 +94,13 @@ def main() -> None:
         }
         for when, found in runs.items()
     }
-    told = {
+    record = {
         "command": "benchmarks/run_cost.py",
         "data": options.data.name,
         "load": os.getloadavg()[0],
         "median": middle,
     }
-    (HERE / "results" / "run_cost.json").write_text(json.dumps({**told, "runs": runs}, indent=1) + "\n")
+    (HERE / "results" / "run_cost.json").write_text(json.dumps({**record, "runs": runs}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

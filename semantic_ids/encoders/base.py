@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Self
 
+import numpy as np
 import numpy.typing as npt
 
 from semantic_ids.estimator import Estimator
 from semantic_ids.item_vectors import CONTENT, ItemVectors
 from semantic_ids.pairs.given import Pairs, item_pairs
 from semantic_ids.pairs.mining import BacktestSplit, ItemPairs
-from sidkit.core.arrays import Floats
+from sidkit.core.arrays import Bools, Floats
 from sidkit.core.errors import FitError, TooFewPairsError
 
 Items = ItemVectors | npt.ArrayLike
 """What encoders accept as items: item vectors, or a matrix ``[items, dim]``, which counts as one modality."""
+_CHECKED_ROWS = 65_536
 
 
 class Encoder(Estimator):
@@ -67,6 +70,25 @@ class Encoder(Estimator):
         fitted: tuple[str, ...] = getattr(self, "modalities_", ())
         return ItemVectors.of(items, fitted[0] if len(fitted) == 1 else CONTENT)
 
+    def _items_like_fit(self, items: Items, widths: Mapping[str, int]) -> ItemVectors:
+        """Item vectors for ``encode`` of a fitted encoder, checked against the widths of the modalities at ``fit``.
+
+        Raises
+        ------
+        FitError
+            When modalities or widths differ from those of ``fit``, or a vector is not finite.
+        """
+        given = self.as_items(items)
+        if tuple(sorted(given.matrices)) != self.modalities_:
+            raise FitError(f"expected modalities {self.modalities_}, as at fit, got {tuple(given.matrices)}")
+        for name, matrix in given.matrices.items():
+            if given.present[name].any() and matrix.shape[1] != widths[name]:
+                raise FitError(
+                    f"expected vectors of {name!r} with {widths[name]} elements, as at fit, got {matrix.shape[1]}"
+                )
+            refuse_not_finite(matrix, name, given.present[name])
+        return given
+
     @staticmethod
     def _rows(data: Any) -> tuple[ItemVectors, int, int]:
         items = ItemVectors.of(data)
@@ -85,6 +107,25 @@ class Encoder(Estimator):
         it, so a ranker trained on rows of the window would rely on them too much.
         """
         return (0, 0 if self.needs_pairs else self.output_dim)
+
+
+def refuse_not_finite(matrix: npt.NDArray[np.floating], name: str, present: Bools) -> None:
+    """Refuse NaN and infinite values in the vectors ``[items, width]`` of a modality that items have.
+
+    Raises
+    ------
+    FitError
+        When there are any.
+    """
+    bad = 0
+    for start in range(0, len(matrix), _CHECKED_ROWS):
+        part = slice(start, start + _CHECKED_ROWS)
+        bad += int((~np.isfinite(matrix[part]).all(axis=1) & present[part]).sum())
+    if bad:
+        raise FitError(
+            f"{bad} of {int(present.sum())} vectors of {name!r} contain NaN or infinite values; remove them from the source "
+            "data"
+        )
 
 
 def usable_pairs(encoder: str, items: ItemVectors, pairs: Pairs) -> ItemPairs:

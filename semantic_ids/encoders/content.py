@@ -7,10 +7,10 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from semantic_ids.encoders.base import Encoder, Items
+from semantic_ids.encoders.base import Encoder, Items, refuse_not_finite
 from semantic_ids.item_vectors import ItemVectors
 from semantic_ids.pairs.given import Pairs
-from sidkit.core.arrays import Bools, Floats
+from sidkit.core.arrays import Floats
 from sidkit.core.errors import FitError
 
 _NO_SPREAD = 1e-5  # relative spread below which a modality is constant up to float32 rounding
@@ -97,7 +97,7 @@ class ContentEncoder(Encoder):
             rows = matrix[items.present[name]]
             if not len(rows):
                 raise FitError(f"no item known at the cut-off has a vector of modality {name!r}; remove the modality")
-            _refuse_not_finite(matrix, name, items.present[name])
+            refuse_not_finite(matrix, name, items.present[name])
             self.mean_[name] = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
             spread = float(np.sqrt(((rows - self.mean_[name]).astype(np.float64) ** 2).sum(axis=1).mean()))
             length = float(np.sqrt((rows.astype(np.float64) ** 2).sum(axis=1).mean()))
@@ -127,15 +127,7 @@ class ContentEncoder(Encoder):
             When it is not fitted, modalities or widths differ from those of ``fit``, or a vector is not finite.
         """
         self._refuse_unfitted()
-        items = self.as_items(items)
-        if tuple(sorted(items.matrices)) != self.modalities_:
-            raise FitError(f"expected modalities {self.modalities_}, as at fit, got {tuple(items.matrices)}")
-        for name, matrix in items.matrices.items():
-            if items.present[name].any() and matrix.shape[1] != len(self.mean_[name]):
-                raise FitError(
-                    f"expected vectors of {name!r} with {len(self.mean_[name])} elements, as at fit, got {matrix.shape[1]}"
-                )
-            _refuse_not_finite(matrix, name, items.present[name])
+        items = self._items_like_fit(items, {name: len(mean) for name, mean in self.mean_.items()})
         vectors = np.empty((len(items), self.output_dim), dtype=np.float32)
         for start in range(0, len(items), _CHUNK):
             part = items.rows(slice(start, start + _CHUNK))
@@ -225,18 +217,6 @@ class ContentEncoder(Encoder):
 def _product(rows: Floats, matrix: Floats) -> Floats:
     """``float32 [rows, columns]``, computed in double precision so that the rounding does not depend on the batch."""
     return (rows.astype(np.float64) @ matrix.astype(np.float64)).astype(np.float32)
-
-
-def _refuse_not_finite(matrix: Floats, name: str, present: Bools) -> None:
-    bad = 0
-    for start in range(0, len(matrix), _CHUNK):
-        part = slice(start, start + _CHUNK)
-        bad += int((~np.isfinite(matrix[part]).all(axis=1) & present[part]).sum())
-    if bad:
-        raise FitError(
-            f"{bad} of {int(present.sum())} vectors of {name!r} contain NaN or infinite values; remove them from the source "
-            "data"
-        )
 
 
 def _sample(items: ItemVectors) -> ItemVectors:

@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from semantic_ids.encoders.base import Encoder, Items
+from semantic_ids.encoders.base import Encoder, Items, refuse_not_finite
 from semantic_ids.item_vectors import ItemVectors
 from semantic_ids.pairs.given import Pairs
 from sidkit.core.arrays import Doubles, Floats
@@ -88,7 +88,7 @@ class WhitenedViewsEncoder(Encoder):
             rows = items.matrices[name][items.present[name]].astype(np.float64)
             if not len(rows):
                 raise FitError(f"no item known at the cut-off has a vector of modality {name!r}; remove the modality")
-            _refuse_not_finite(rows, name)
+            refuse_not_finite(rows, name, np.ones(len(rows), dtype=np.bool_))
             self.mean_[name] = rows.mean(axis=0)
             self.axes_[name] = self._scaled_axes(rows - self.mean_[name])
         return self
@@ -112,17 +112,10 @@ class WhitenedViewsEncoder(Encoder):
             When it is not fitted, modalities or widths differ from those of ``fit``, or a vector is not finite.
         """
         self._refuse_unfitted()
-        items = self.as_items(items)
-        if tuple(sorted(items.matrices)) != self.modalities_:
-            raise FitError(f"expected modalities {self.modalities_}, as at fit, got {tuple(items.matrices)}")
+        items = self._items_like_fit(items, {name: len(mean) for name, mean in self.mean_.items()})
         vectors = np.zeros((len(items), self.output_dim), dtype=np.float32)
         for at, name in enumerate(self.modalities_):
             matrix, there = items.matrices[name], np.flatnonzero(items.present[name])
-            if len(there) and matrix.shape[1] != len(self.mean_[name]):
-                raise FitError(
-                    f"expected vectors of {name!r} with {len(self.mean_[name])} elements, as at fit, got {matrix.shape[1]}"
-                )
-            _refuse_not_finite(matrix[there], name)
             columns = slice(at * self.view_dim, (at + 1) * self.view_dim)
             for start in range(0, len(there), _STEP):
                 rows = there[start : start + _STEP]
@@ -146,11 +139,3 @@ class WhitenedViewsEncoder(Encoder):
         self.axes_ = {key[5:]: value.astype(np.float64) for key, value in tensors.items() if key.startswith("axes.")}
         self.modalities_ = tuple(sorted(self.mean_))
         return self
-
-
-def _refuse_not_finite(rows: npt.NDArray[np.floating], name: str) -> None:
-    bad = int((~np.isfinite(rows).all(axis=1)).sum())
-    if bad:
-        raise FitError(
-            f"{bad} of {len(rows)} vectors of {name!r} contain NaN or infinite values; remove them from the source data"
-        )

@@ -8,7 +8,7 @@ Select it in ``feature_store.yaml``, as the profile ``spark`` does::
 
 It subclasses Feast's store, which has these faults (Feast 0.67):
 
-- rows are told apart by their keys and time as one text without separators, so that user 1 with item 11 gets the features of
+- rows are distinguished by their keys and time as one text without separators, so that user 1 with item 11 gets the features of
   user 11 with item 1: here they are a JSON array;
 - a row that ties with others in its times is returned with each of them, and rows without a created time are ignored: here one
   row per entity row is returned, the newest by both times;

@@ -8,7 +8,7 @@ from itertools import chain
 
 from sidkit.core.errors import OnlineStoreError
 from sidkit.stores.online import redis_scripts
-from sidkit.stores.online.checksums import TAIL, event_us, record_check, sealed, time_key
+from sidkit.stores.online.checksums import TAIL, record_check, sealed, time_key
 from sidkit.stores.online.layout import Layout
 from sidkit.stores.online.redis_reading import RedisReading
 from sidkit.stores.online.transactions import OUTDATED_US, Writing
@@ -73,17 +73,7 @@ class RedisWriting(RedisReading, Writing):
 
     def outdate(self, view: str, keys: Sequence[bytes], events_us: Sequence[int]) -> None:
         """See :meth:`Writing.outdate`; a row that another writer replaces meanwhile is left as it is."""
-        stored = zip(keys, events_us, self.rows(view, keys), strict=True)
-        present = [(key, row) for key, at, row in stored if row is not None and event_us(row) == at]
-        count = len(present)
-        outdated = sealed(
-            view,
-            [key for key, _ in present],
-            [OUTDATED_US] * count,
-            [None] * count,
-            [row[:-TAIL] for _, row in present],
-        )
-        self._replace(view, [(*pair, row) for pair, row in zip(present, outdated, strict=True)], is_outdated=True)
+        self._replace(view, self.outdated(view, keys, events_us), is_outdated=True)
 
     def drop_outdated(self, view: str) -> None:
         """See :meth:`Writing.drop_outdated`."""

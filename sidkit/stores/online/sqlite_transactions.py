@@ -14,7 +14,6 @@ from sidkit.stores.online.checksums import (
     TAIL,
     all_intact,
     checked_layout,
-    event_us,
     record_check,
     sealed,
     time_key,
@@ -205,16 +204,10 @@ class FileWriting(FileReading, Writing):
 
     def outdate(self, view: str, keys: Sequence[bytes], events_us: Sequence[int]) -> None:
         """Allow any row to replace the rows with these keys and event times; see also :meth:`drop_outdated`."""
-        rows_of_keys = zip(keys, events_us, self.rows(view, keys), strict=True)
-        present = [(key, row[:-TAIL]) for key, at, row in rows_of_keys if row is not None and event_us(row) == at]
-        count = len(present)
-        rows = sealed(
-            view, [key for key, _ in present], [OUTDATED_US] * count, [None] * count, [row for _, row in present]
-        )
+        outdated = self.outdated(view, keys, events_us)
         self.changed.add(view)
         self._opened.executemany(
-            f"UPDATE {table_of(view)} SET row = ? WHERE key = ?",
-            [(row, key) for row, (key, _) in zip(rows, present, strict=True)],
+            f"UPDATE {table_of(view)} SET row = ? WHERE key = ?", [(row, key) for key, _, row in outdated]
         )
 
     def drop_outdated(self, view: str) -> None:

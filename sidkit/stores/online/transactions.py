@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 
 from sidkit.core.errors import OnlineStoreError
 from sidkit.stores.online.cache import Entry, Group
-from sidkit.stores.online.checksums import event_us, since
+from sidkit.stores.online.checksums import TAIL, event_us, sealed, since
 from sidkit.stores.online.codec import layout_number, unpack
 from sidkit.stores.online.layout import Cells, Layout
 
@@ -180,6 +180,14 @@ class Writing(Reading):
     @abstractmethod
     def outdate(self, view: str, keys: Sequence[bytes], events_us: Sequence[int]) -> None:
         """Allow any row to replace the rows with these keys and event times; see also :meth:`drop_outdated`."""
+
+    def outdated(self, view: str, keys: Sequence[bytes], events_us: Sequence[int]) -> list[tuple[bytes, bytes, bytes]]:
+        """Of those of the keys whose stored row has the event time: key, stored row, and the row that any other may replace."""
+        stored = zip(keys, events_us, self.rows(view, keys), strict=True)
+        present = [(key, row) for key, at, row in stored if row is not None and event_us(row) == at]
+        count, own = len(present), [key for key, _ in present]
+        rows = sealed(view, own, [OUTDATED_US] * count, [None] * count, [row[:-TAIL] for _, row in present])
+        return [(*pair, row) for pair, row in zip(present, rows, strict=True)]
 
     @abstractmethod
     def drop_outdated(self, view: str) -> None:
