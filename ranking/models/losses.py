@@ -156,3 +156,28 @@ def neighbour_pull(own: Tensor, others: Tensor, weight: Tensor, fixed: Tensor) -
     """
     others = torch.where(fixed[:, :, None], others.detach(), others)
     return (weight * (own[:, None] - others).square().sum(dim=2)).sum(dim=1)
+
+
+def keep_view(view: Tensor, fused: Tensor, weight: Tensor) -> Tensor:
+    """Jensen-Shannon estimate of the mutual information that a view shares with the fused vector, negated (arXiv 2403.10068).
+
+    ``L_i = sp(-T(v_i, f_i)) + mean_{j != i} sp(T(v_i, f_j))`` with ``sp`` the softplus and ``T(v, f) = v W f``, of vectors of
+    length 1: what the vectors of two items are close by, not how long they are. (The paper's T is a convolution over images.)
+
+    Parameters
+    ----------
+    view, fused : Tensor
+        ``v`` and ``f``, ``float32 [items, dim]``, at least two items.
+    weight : Tensor
+        ``W``, ``float32 [dim, dim]``.
+
+    Returns
+    -------
+    Tensor
+        ``float32 [items]``; 2 log 2 where ``W`` is 0.
+    """
+    view, fused = functional.normalize(view, dim=1), functional.normalize(fused, dim=1)
+    scores = view @ weight @ fused.T
+    own = scores.diagonal()
+    apart = functional.softplus(scores).sum(dim=1) - functional.softplus(own)
+    return functional.softplus(-own) + apart / (len(view) - 1)

@@ -32,6 +32,7 @@ _LATER = (
     "graph_contrast_temperature",
     "lm_prior_weight",
     "lm_prior_warm",
+    "keep_view_weight",
 )
 """Fields that earlier versions did not have."""
 
@@ -100,6 +101,8 @@ class ModelSpec(Section):
     """``rq_opq_gate``: temperature of the contrastive loss."""
     contrast_negatives: int = Field(default=512, ge=1)
     """``rq_opq_gate`` and ``shared_gated``: maximum number of in-batch negatives, sampled for each batch."""
+    keep_view_weight: float = Field(default=0.01, ge=0)
+    """``kept_views``: weight of the loss that keeps id and codes in the gated vector."""
     neighbours: int = Field(default=10, ge=1)
     """``rq_opq_gate``: nearest OPQ codes from which a positive is drawn."""
     prior_strength: float = Field(default=0.0, ge=0)

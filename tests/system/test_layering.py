@@ -264,6 +264,7 @@ def test_the_public_surface_is_pinned() -> None:
         "content",
         "graph_smoothed",
         "id",
+        "kept_views",
         "mba",
         "ngram",
         "prefix_ngram",

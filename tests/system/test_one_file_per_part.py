@@ -31,7 +31,7 @@ NAMED_ELSEWHERE = {
     "id": "its dropout is that of other tables of ids",
     "target_attention": "the default history",
     "bidirectional": "the base of shared_gated",
-    "rq_opq_gate": "comparisons explain its gate",
+    "rq_opq_gate": "comparisons explain its gate, and it is the base of kept_views",
 }
 """Parts that other files name too, and why; a part that is new here belongs to no other file."""
 
@@ -55,7 +55,7 @@ SOURCES = {
 }
 SURFACE = {"semantic_ids/__init__.py", "ranking/__init__.py"}
 """What the packages export."""
-NEW = ("psrq", "rk_fsq", "parallel_aspects", "whitened_views", "graph_smoothed")
+NEW = ("psrq", "rk_fsq", "parallel_aspects", "whitened_views", "graph_smoothed", "kept_views")
 
 
 @pytest.mark.parametrize(

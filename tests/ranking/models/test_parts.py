@@ -64,6 +64,13 @@ PARTS = {
         "rq_opq_gate.candidate_gate": "gate",
         "rq_opq_gate.history_gate": "gate",
     },
+    ("kept_views",): {
+        "kept_views.table": "table",
+        "kept_views.rq.table": "table",
+        "kept_views.opq.table": "table",
+        "kept_views.candidate_gate": "gate",
+        "kept_views.history_gate": "gate",
+    },
 }
 HISTORY_PARTS = {
     "mean": {},

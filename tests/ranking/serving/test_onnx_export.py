@@ -17,7 +17,7 @@ from ranking.data.batches import Batches, vocabulary_of
 from ranking.data.numeric_features import Scaling
 from ranking.data.plain import is_plain, plain_operations
 from ranking.models.histories import HISTORIES
-from ranking.models.representations import REPRESENTATIONS
+from ranking.models.representations import BEHAVIOUR, REPRESENTATIONS
 from ranking.models.representations.spm_vocabulary import Pieces, learn_pieces
 from ranking.models.spec import ModelSpec
 from ranking.serving import onnx_graph
@@ -113,7 +113,7 @@ def test_plain_operations_give_the_same_logits(name: str, history: str) -> None:
     """Those that a graph is made of; 300 rows are more than a block of the attention."""
     data = random_set(300)
     both = history in {"bidirectional", "shared_gated"}  # need both spaces
-    parts = ("id", name) if both and name not in {"id", "graph_smoothed", "rq_opq_gate"} else (name,)
+    parts = ("id", name) if both and name not in BEHAVIOUR else (name,)
     if both and parts == (name,):
         parts = (name, "content")
     count = data.features.shape[1]

@@ -127,7 +127,8 @@ def test_no_rows_give_no_scores() -> None:
 def test_gradients_reach_every_parameter_and_are_finite(representations: tuple[str, ...]) -> None:
     model = model_of(representations).train()
     batch = tensors_of(DATA).batch(torch.arange(len(DATA)))
-    torch.nn.functional.binary_cross_entropy_with_logits(model(batch), batch.label).backward()
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(model(batch), batch.label)
+    (loss + sum(model.auxiliary(batch).values())).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
