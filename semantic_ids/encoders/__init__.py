@@ -1,5 +1,6 @@
 """Encoders map raw content vectors to the item vectors used by quantizers and rankers. Register a new one here."""
 
+from semantic_ids.encoders.attribute_graph import AttributeGraphEncoder
 from semantic_ids.encoders.base import Encoder
 from semantic_ids.encoders.behaviour import BehaviourEncoder
 from semantic_ids.encoders.collaborative import CollaborativeEncoder
@@ -12,6 +13,7 @@ ENCODERS: dict[str, type[Encoder]] = {
     "behaviour": BehaviourEncoder,
     "collaborative": CollaborativeEncoder,
     "whitened_views": WhitenedViewsEncoder,
+    "attribute_graph": AttributeGraphEncoder,
 }
 
 ENCODER_NAMES: Registry[Encoder] = Registry(
@@ -22,6 +24,7 @@ ENCODER_NAMES: Registry[Encoder] = Registry(
 __all__ = [
     "ENCODERS",
     "ENCODER_NAMES",
+    "AttributeGraphEncoder",
     "BehaviourEncoder",
     "CollaborativeEncoder",
     "ContentEncoder",

@@ -54,6 +54,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "behaviour": {"dim": 4, "hidden": 8, "steps": 25},
     "collaborative": {"dim": 4},
     "content": {"dim": 4},
+    "attribute_graph": {"attributes": "content", "dim": 4, "steps": 10},
 }
 ROWS = np.random.default_rng(0).normal(size=(320, 8)).astype(np.float32)
 
@@ -395,7 +396,7 @@ def test_classes_of_ones_own_take_arrays_and_work_in_pipelines(tmp_path: Path) -
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_the_contract_checks_pass_with_the_default_sizes(kind: str) -> None:
     check: Any = check_quantizer if kind in QUANTIZERS else check_encoder
-    check(KINDS[kind], **SMALL.get(kind, {}))
+    check(KINDS[kind], **{**SMALL.get(kind, {}), **({"attributes": "text"} if kind == "attribute_graph" else {})})
 
 
 def test_the_contract_checks_name_what_a_class_breaks() -> None:
