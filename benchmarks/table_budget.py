@@ -206,7 +206,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="print the results as Markdown")
     parser.add_argument("--work", type=Path, default=ROOT / ".work" / "table_budget")
     parser.add_argument("--open", action="store_true", help="compare on test rows")
-    parser.add_argument("--rates", type=float, nargs="+", default=[5e-4, 2e-3])
+    parser.add_argument("--rates", type=float, nargs="+", default=[1.5e-4, 5e-4, 2e-3])
     parser.add_argument("--shares", type=float, nargs="+", default=[1 / 32, 1 / 8, 1 / 2])
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--max-train-rows", type=int, default=20_000)

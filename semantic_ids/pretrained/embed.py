@@ -15,10 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
+from semantic_ids.pretrained.attributes import AttributeEmbedder, AttributeSpec
 from semantic_ids.pretrained.cache import CachedVector, Missing, VectorCache
 from semantic_ids.pretrained.embeddings_file import older_columns, scratch_beside, write_embeddings
 from semantic_ids.pretrained.image import ImageEmbedder, ImageSpec
 from semantic_ids.pretrained.items import Items
+from semantic_ids.pretrained.kg_text import KgTextEmbedder, KgTextSpec
 from semantic_ids.pretrained.text import TextEmbedder, TextSpec
 from sidkit.core.config import EngineSettings, SourceSettings
 from sidkit.core.engine import connection
@@ -32,6 +34,8 @@ Progress: TypeAlias = Callable[[str, int, int | None], None]
 CHUNK_ROWS = 4096
 _TEXT = ("sentence_transformers", "torch", "safetensors")
 _IMAGE = ("transformers", "PIL", "torch", "safetensors")
+Spec: TypeAlias = TextSpec | ImageSpec | AttributeSpec
+"""What vectors of a modality are made of; a :class:`~semantic_ids.pretrained.kg_text.KgTextSpec` is a text."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class ModalityReport:
 
     modality: str
     model: str
-    """The folder of the model."""
+    """The folder of the model; ``attributes`` without one."""
     width: int | None
     """Elements of a vector; None if there are no vectors."""
     rows: int
@@ -76,7 +80,7 @@ class EmbedReport:
 def embed_items(
     source: str | Path,
     out: Path,
-    specs: Mapping[str, TextSpec | ImageSpec],
+    specs: Mapping[str, Spec],
     cache: Path,
     *,
     progress: Progress | None = None,
@@ -127,14 +131,15 @@ def embed_items(
     started = time.monotonic()
     _check_names(specs)
     for spec in specs.values():
-        extra, modules = ("text", _TEXT) if isinstance(spec, TextSpec) else ("image", _IMAGE)
-        require(*modules, purpose=f"this {extra} model", extra=extra)
+        if not isinstance(spec, AttributeSpec):
+            extra, modules = ("text", _TEXT) if isinstance(spec, TextSpec) else ("image", _IMAGE)
+            require(*modules, purpose=f"this {extra} model", extra=extra)
     out = out if out.suffix == ".parquet" else out / "item_embeddings.parquet"
     items = Items(str(source))
     with contextlib.ExitStack() as stack:
         works = []
         for name, spec in specs.items():
-            embedder = TextEmbedder(spec) if isinstance(spec, TextSpec) else ImageEmbedder(spec, items.folder)
+            embedder = _embedder(spec, items)
             embedder.columns(items.columns)
             works.append(_Work(name, embedder, stack.enter_context(VectorCache(cache, embedder.identity))))
         scratch = stack.enter_context(scratch_beside(out))
@@ -147,12 +152,20 @@ def embed_items(
     return EmbedReport(out, rows, dict(items.refused), older, reports, time.monotonic() - started)
 
 
+def _embedder(spec: Spec, items: Items) -> TextEmbedder | ImageEmbedder | AttributeEmbedder:
+    if isinstance(spec, AttributeSpec):
+        return AttributeEmbedder(spec)
+    if isinstance(spec, ImageSpec):
+        return ImageEmbedder(spec, items.folder)
+    return KgTextEmbedder(spec) if isinstance(spec, KgTextSpec) else TextEmbedder(spec)
+
+
 @dataclass
 class _Work:
     """One modality in progress, and its counts."""
 
     name: str
-    embedder: Any  # TextEmbedder or ImageEmbedder: the same methods over texts and over paths
+    embedder: Any  # embedders have the same methods over texts, paths and attributes
     cache: VectorCache
     rows: int = 0
     embedded: int = 0
@@ -230,11 +243,12 @@ class _Work:
 def _stage(items: Items, works: list[_Work], staged: Path, chunk_rows: int, progress: Progress) -> None:
     """Write the vectors of all rows, in source order."""
     texts = tuple(dict.fromkeys(name for work in works for name in work.embedder.columns(items.columns)))
+    loose = {name for work in works if work.embedder.loose for name in work.embedder.columns(items.columns)}
     keys = ["item_id", *(["updated_at"] if items.versioned else [])]
     done = 0
     with written_beside(staged) as temporary, contextlib.ExitStack() as stack:
         writer = None
-        for rows in items.chunks(texts, chunk_rows):
+        for rows in items.chunks(texts, chunk_rows, loose):
             chunk = rows.select(keys)
             for work in works:
                 # Progress counts embedded contents within the chunk, then jumps to its end: not all rows are new.
@@ -264,9 +278,11 @@ def _list_array(vectors: list[CachedVector | None]) -> pa.Array:
     )
 
 
-def _check_names(specs: Mapping[str, TextSpec | ImageSpec]) -> None:
+def _check_names(specs: Mapping[str, Spec]) -> None:
     if not specs:
-        raise ConfigError("expected at least one modality to embed, got none; pass a text or an image model")
+        raise ConfigError(
+            "expected at least one modality to embed, got none; pass a text or an image model, or attributes"
+        )
     try:
         SourceSettings(modalities=tuple(specs))
     except ValidationError as error:

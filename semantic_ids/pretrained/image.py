@@ -73,6 +73,9 @@ class ImageEmbedder:
         When the model or the image folder is missing, or an item has two images.
     """
 
+    loose = False
+    """Whether columns that are no texts are read too, as texts."""
+
     def __init__(self, spec: ImageSpec, source_folder: Path | None) -> None:
         self.spec = spec
         required("PIL", _EXTRA)

@@ -50,6 +50,9 @@ class TextEmbedder:
     vector by rounding noise only (below 1e-5 per element).
     """
 
+    loose = False
+    """Whether columns that are no texts are read too, as texts."""
+
     def __init__(self, spec: TextSpec) -> None:
         self.spec = spec
         name = spec.model
@@ -63,7 +66,7 @@ class TextEmbedder:
         """Number of texts that are sorted by length, embedded and cached together."""
         return 16 * self.spec.batch_size
 
-    @cached_property
+    @property
     def identity(self) -> Mapping[str, Any]:
         """What determines the vectors besides the text: the model's files and the settings. Does not load the model."""
         return {

@@ -14,7 +14,7 @@ from sidkit.cli.output import VERBOSITY, say
 from sidkit.core.id_lists import comma_separated
 
 if TYPE_CHECKING:
-    from semantic_ids.pretrained import EmbedReport, ImageSpec, Progress, TextSpec
+    from semantic_ids.pretrained import AttributeSpec, EmbedReport, ImageSpec, Progress, TextSpec
 
 
 @data_app.command("embed")
@@ -41,17 +41,25 @@ def embed(
         typer.Option(help="Folder with <item_id>.jpg or .png, or base folder of the paths in --picture-column."),
     ] = None,
     picture_column: Annotated[str | None, typer.Option(help="Column of items with image paths.")] = None,
+    attributes: Annotated[
+        str, typer.Option(help="Columns of attributes, separated by commas: vectors with a column per attribute.")
+    ] = "",
+    attribute_width: Annotated[int, typer.Option(min=8, max=8192, help="Columns of the vectors of attributes.")] = 256,
+    kg_text: Annotated[str, typer.Option(help="Text model for --kg-columns as one text: folder or model name.")] = "",
+    kg_columns: Annotated[
+        str, typer.Option(help="Columns of the text of attributes, separated by commas.")
+    ] = "title,category",
     batch_size: Annotated[int, typer.Option(min=1, help="Texts or images per batch.")] = 32,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0 or mps.")] = "auto",
     cache: Annotated[
         Path | None, typer.Option(help="Cache folder. Default: embedding_cache next to the output file.")
     ] = None,
 ) -> None:
-    """Embed item texts and images with pretrained models.
+    """Embed item texts and images with pretrained models, and attributes as columns.
 
     Unchanged items come from the cache.
     """
-    from semantic_ids.pretrained import ImageSpec, TextSpec, embed_items
+    from semantic_ids.pretrained import AttributeSpec, ImageSpec, KgTextSpec, TextSpec, embed_items
     from sidkit.core.config import resolved_url, validated
     from sidkit.core.errors import ConfigError
 
@@ -59,7 +67,7 @@ def embed(
     if out is None and "://" in location:
         raise ConfigError("the source is a database, which is read-only; set --out to write item_embeddings.parquet")
     target = Path(location) if out is None else out
-    specs: dict[str, TextSpec | ImageSpec] = {}
+    specs: dict[str, TextSpec | ImageSpec | AttributeSpec] = {}
     if text:
         columns = tuple(comma_separated(text_columns))
         stated: dict[str, object] = {"model": text, "columns": columns, "prompt": prompt, "max_tokens": max_tokens}
@@ -67,8 +75,15 @@ def embed(
     if image:
         stated = {"model": image, "column": picture_column, "folder": pictures}
         specs["image"] = validated(ImageSpec, {**stated, "batch_size": batch_size, "device": device}, "--image")
+    if kg_text:
+        columns = tuple(comma_separated(kg_columns))
+        stated = {"model": kg_text, "columns": columns, "prompt": prompt, "max_tokens": max_tokens}
+        specs["kg_text"] = validated(KgTextSpec, {**stated, "batch_size": batch_size, "device": device}, "--kg-text")
+    if attributes:
+        stated = {"columns": tuple(comma_separated(attributes)), "width": attribute_width}
+        specs["attributes"] = validated(AttributeSpec, stated, "--attributes")
     if not specs:
-        raise ConfigError("no model given; set --text, --image or both")
+        raise ConfigError("nothing to embed given; set --text, --image, --kg-text or --attributes")
     folder = target.parent if target.suffix == ".parquet" else target
     with progress_bar() as on_progress:
         report = embed_items(source, target, specs, cache or folder / "embedding_cache", progress=on_progress)

@@ -224,4 +224,4 @@ def test_the_command_embeds_only_what_is_new(minilm: Path, tmp_path: Path, elsew
     again = ask_well("data", "embed", source, "--text", minilm).out
     assert "text: 1 embedded, 1 from the cache, 1 without a vector" in again
     refused = ask_well("data", "embed", source, expect=1)
-    assert "set --text, --image or both" in refused.err
+    assert "set --text, --image, --kg-text or --attributes" in refused.err
