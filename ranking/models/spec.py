@@ -106,12 +106,14 @@ class ModelSpec(Section):
     neighbours: int = Field(default=10, ge=1)
     """``rq_opq_gate``: nearest OPQ codes from which a positive is drawn."""
     prior_strength: float = Field(default=0.0, ge=0)
-    """``id``: impressions at which an id's row and the mean row of its content neighbours have equal weight; 0: no prior."""
+    """``id`` and ``group_mean``: impressions at which an id's row and the mean row of its neighbours, or groups, have equal
+    weight; 0: no prior."""
     prior_neighbours: int = Field(default=32, ge=1)
-    """``id`` and ``graph_smoothed``: maximum number of neighbours of an item in a list, among the training window's items."""
+    """``id``, ``graph_smoothed`` and ``group_mean``: maximum number of neighbours of an item in a list, or of members of a
+    group, among the training window's items."""
     prior_random: bool = False
-    """``id`` and ``graph_smoothed``: control, take the rows of random items instead of the neighbours'; such an arm cannot
-    serve."""
+    """``id``, ``graph_smoothed`` and ``group_mean``: control, take the rows of random items instead of the neighbours' or the
+    groups'; such an arm cannot serve."""
     neighbour_lists: tuple[str, ...] = ()
     """``id`` and ``graph_smoothed``: lists of the codebook that have the neighbours (``[codebook.neighbours]``); empty: the
     items of the training window with the nearest content."""

@@ -118,7 +118,7 @@ def as_text(array: pa.Array) -> pa.Array:
             joined = [each if each is None else LISTED.join(one for one in each if one is not None) for each in lists]
             return pa.array(joined, pa.string())
         return array.cast(pa.string())
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
+    except pa.ArrowException as error:
         raise TableSchemaError(
             ITEMS.name,
             f"expected attributes of texts, numbers, flags, or lists of them, got {array.type}; name other columns",

@@ -263,6 +263,7 @@ def test_the_public_surface_is_pinned() -> None:
     assert sorted(REPRESENTATIONS) == [
         "content",
         "graph_smoothed",
+        "group_mean",
         "id",
         "kept_views",
         "mba",

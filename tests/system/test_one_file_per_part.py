@@ -55,7 +55,16 @@ SOURCES = {
 }
 SURFACE = {"semantic_ids/__init__.py", "ranking/__init__.py"}
 """What the packages export."""
-NEW = ("psrq", "rk_fsq", "parallel_aspects", "whitened_views", "graph_smoothed", "kept_views", "attribute_graph")
+NEW = (
+    "psrq",
+    "rk_fsq",
+    "parallel_aspects",
+    "whitened_views",
+    "graph_smoothed",
+    "kept_views",
+    "attribute_graph",
+    "group_mean",
+)
 
 
 @pytest.mark.parametrize(

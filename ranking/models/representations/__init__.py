@@ -34,6 +34,7 @@ REPRESENTATIONS = {
     "spm": "ranking.models.representations.spm:SpmRepresentation",
     "mba": "ranking.models.representations.mba:MbaRepresentation",
     "rq_opq_gate": "ranking.models.representations.rq_opq_gate:RqOpqGateRepresentation",
+    "group_mean": "ranking.models.representations.group_mean:GroupMeanRepresentation",
     "kept_views": "ranking.models.representations.kept_views:KeptViewsRepresentation",
 }
 
@@ -45,7 +46,7 @@ REPRESENTATION_NAMES: Registry[Representation] = Registry(
 )
 """What ``representations`` of an arm may name: the above, and plug-ins."""
 
-BEHAVIOUR = frozenset({"id", "graph_smoothed", "rq_opq_gate", "kept_views"})
+BEHAVIOUR = frozenset({"id", "graph_smoothed", "rq_opq_gate", "kept_views", "group_mean"})
 """Built-in representations that use the item id (behaviour space). All others use content or codes (modality space). A plug-in
 states its space in the class attribute ``knows_ids``."""
 

@@ -71,7 +71,7 @@ def test_numbers_of_the_papers_table_name_arms_too(tmp_path: Path) -> None:
         "id_codes_psrq", "id_codes_psrq_shuffled", "id_codes_rk_fsq", "id_codes_rk_fsq_shuffled", "id_codes_aspects",
         "id_codes_aspects_shuffled", "id_codes_views", "id_codes_views_shuffled",
         "smile_kept", "smile_kept_shuffled", "spm", "prefix_ngram", "hashed_ids", "content_attributes",
-        "id_codes_attributes", "id_codes_attributes_shuffled",
+        "id_codes_attributes", "id_codes_attributes_shuffled", "id_content_groups", "id_content_groups_random",
     ]  # fmt: skip
     assert len({arm_name(paper_number(arm)) for arm in arm_names()} - {""}) == len(arm_names()) - len(unnumbered)
     text = 'title = "t"\nrepresentations = ["id"]\nbaseline = "A3_smile"\n'

@@ -64,6 +64,11 @@ PARTS = {
         "rq_opq_gate.candidate_gate": "gate",
         "rq_opq_gate.history_gate": "gate",
     },
+    ("group_mean",): {
+        "group_mean.table": "table",
+        "group_mean.group_share": "gate",
+        "group_mean.history_group_share": "gate",
+    },
     ("kept_views",): {
         "kept_views.table": "table",
         "kept_views.rq.table": "table",
