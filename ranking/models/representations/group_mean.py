@@ -54,10 +54,15 @@ class GroupMeanRepresentation(Representation):
         self.spec, self.sizes, self.refining = spec, shape.sizes, shape.refining
         self.scaling = shape.counts
         self.table = Table(shape.vocabulary, spec.dim, spec.id_table_start)
-        self.aspects = nn.Parameter(torch.zeros(len(shape.sizes)))
+        even = torch.zeros(len(shape.sizes))
+        if spec.prior_strength > 0:
+            self.aspects = nn.Parameter(even)
+        else:  # groups have no weight, so there is nothing to learn
+            self.register_buffer("aspects", even)
         self.group_share, self.history_group_share = Gate(per_row=True), Gate()
         self._keep(_no_groups(shape, spec) | dict(fitted or {}))
 
+    aspects: Tensor
     fitted_keys: Tensor
     fitted_members: Tensor
     fitted_trained: Tensor

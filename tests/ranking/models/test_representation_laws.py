@@ -44,6 +44,7 @@ def combinations() -> list[tuple[tuple[str, ...], ModelSpec]]:
     found.append((("sid",), BASE.model_copy(update={"sid_pool": "concat"})))
     found.append((("id", "content"), BASE.model_copy(update={"prior_strength": 5.0, "prior_neighbours": 4})))
     found.append((("id", "content"), BASE.model_copy(update={"lm_prior_weight": 0.5, "lm_prior_warm": 2})))
+    found.append((("group_mean",), BASE.model_copy(update={"prior_strength": 5.0, "prior_neighbours": 4})))
     found.append((("graph_smoothed",), BASE.model_copy(update={"graph_contrast_weight": 0.1, "prior_neighbours": 4})))
     found.append((("id", "content"), BASE.model_copy(update={"history": "shared_gated", "shuffled_counts": True})))
     found.append((("rq_opq_gate",), BASE.model_copy(update={"gate_fuse": "mean"})))
