@@ -32,6 +32,13 @@ _LATER = (
     "graph_contrast_temperature",
     "lm_prior_weight",
     "lm_prior_warm",
+    "query_layers",
+    "query_view_columns",
+    "query_dropout",
+    "mask_ratio",
+    "masked_codes_weight",
+    "masked_users_weight",
+    "masked_temperature",
 )
 """Fields that earlier versions did not have."""
 
@@ -120,6 +127,21 @@ class ModelSpec(Section):
     """``id``: weight of the loss that pulls an item's row to the rows of its neighbours; 0: no loss."""
     lm_prior_warm: int = Field(default=10, ge=0)
     """``id``: training rows from which on a neighbour's row is not pulled to the item's."""
+    query_layers: int = Field(default=2, ge=1)
+    """``code_queries``: layers of attention."""
+    query_view_columns: int = Field(default=32, ge=1)
+    """``code_queries``: content columns per view; ``view_dim`` of the encoder ``whitened_views``."""
+    query_dropout: float = Field(default=0.3, ge=0, lt=1)
+    """``code_queries``: dropout in its layers."""
+    mask_ratio: float = Field(default=0.5, ge=0, le=1)
+    """``code_queries``: share of codes that are masked for its losses."""
+    masked_codes_weight: float = Field(default=0.06, ge=0)
+    """``code_queries``: weight of the prediction of masked codes. A tenth of the paper's, whose main loss, a softmax over
+    items, is about ten times a click loss."""
+    masked_users_weight: float = Field(default=0.04, ge=0)
+    """``code_queries``: weight of the contrast of histories with and without masked codes; a tenth of the paper's."""
+    masked_temperature: float = Field(default=0.07, gt=0)
+    """``code_queries``: temperature of both losses."""
     alignment_weight: float = Field(default=0.02, ge=0)
     """``shared_gated``: weight of the gated alignment of id and content vectors."""
     alignment_temperature: float = Field(default=0.1, gt=0)

@@ -261,6 +261,7 @@ def test_the_public_surface_is_pinned() -> None:
         "rq_vae",
     ]
     assert sorted(REPRESENTATIONS) == [
+        "code_queries",
         "content",
         "graph_smoothed",
         "id",

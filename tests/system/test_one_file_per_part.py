@@ -55,7 +55,7 @@ SOURCES = {
 }
 SURFACE = {"semantic_ids/__init__.py", "ranking/__init__.py"}
 """What the packages export."""
-NEW = ("psrq", "rk_fsq", "parallel_aspects", "whitened_views", "graph_smoothed")
+NEW = ("psrq", "rk_fsq", "parallel_aspects", "whitened_views", "graph_smoothed", "code_queries")
 
 
 @pytest.mark.parametrize(
