@@ -13,6 +13,9 @@ from sidkit.core.section import Section
 SizedBy = Literal["dim", "table_rows"]
 """What is adjusted to match a parameter budget: the width of all representations, or the rows of a hashed table."""
 
+SidPool = Literal["sum", "concat", "tokens"]
+"""How ``sid`` combines the rows of an item's codes."""
+
 START = 0.01
 """Default standard deviation of the initial embeddings, near zero, so that untrained rows have almost no effect."""
 _LATER = (
@@ -77,8 +80,9 @@ class ModelSpec(Section):
     """Share of ids replaced by the unknown id in training."""
     table_rows: int = Field(default=50_000, ge=1)
     """Maximum rows of a hashed code table."""
-    sid_pool: Literal["sum", "concat"] = "sum"
-    """``sid``: sum the codes' rows, or concatenate them and apply a linear layer."""
+    sid_pool: SidPool = "sum"
+    """``sid``: sum the codes' rows, concatenate them and apply a linear layer, or keep one ``dim`` wide token per code
+    (``tokens``), which the history ``anchors`` tells apart."""
     ngram: int = Field(default=2, ge=1)
     """``ngram``: codes per n-gram."""
     spm_pieces: int = Field(default=8_000, ge=1)

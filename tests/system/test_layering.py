@@ -259,6 +259,7 @@ def test_the_public_surface_is_pinned() -> None:
         "rk_fsq",
         "rq_opq",
         "rq_vae",
+        "shared_private",
     ]
     assert sorted(REPRESENTATIONS) == [
         "code_queries",

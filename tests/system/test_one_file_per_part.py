@@ -55,7 +55,15 @@ SOURCES = {
 }
 SURFACE = {"semantic_ids/__init__.py", "ranking/__init__.py"}
 """What the packages export."""
-NEW = ("psrq", "rk_fsq", "parallel_aspects", "whitened_views", "graph_smoothed", "code_queries")
+NEW = (
+    "psrq",
+    "rk_fsq",
+    "parallel_aspects",
+    "whitened_views",
+    "graph_smoothed",
+    "code_queries",
+    "shared_private",
+)
 
 
 @pytest.mark.parametrize(

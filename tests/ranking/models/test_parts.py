@@ -84,6 +84,11 @@ HISTORY_PARTS = {
         "bidirectional.behaviour": "attention",
         "bidirectional.behaviour.recency": "table",
     },
+    "anchors": {
+        "anchors.pool": "attention",
+        "anchors.attention": "attention",
+        "anchors.attention.recency": "table",
+    },
     "shared_gated": {
         "shared_gated.modality": "attention",
         "shared_gated.modality.recency": "table",
