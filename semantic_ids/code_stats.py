@@ -62,7 +62,9 @@ class CodeStats:
         return {**vars(self), "depths": list(self.depths)}
 
 
-def chosen_stats(spec: CodeStatsSpec, codes: Codes, time: TimeSettings) -> CodeStats | None:
+def chosen_stats(
+    spec: CodeStatsSpec, codes: Codes, time: TimeSettings, residual_levels: int | None = None
+) -> CodeStats | None:
     """The statistics of a fitted codebook, None if they are turned off.
 
     Parameters
@@ -73,13 +75,16 @@ def chosen_stats(spec: CodeStatsSpec, codes: Codes, time: TimeSettings) -> CodeS
         Codes of the items of the fit.
     time : TimeSettings
         ``[time]`` of the repository.
+    residual_levels : int, optional
+        Number of leading levels that refine each other (default: all). Codes after them are no part of a prefix; if there are
+        none that do, a prefix is the first code.
 
     Raises
     ------
     ConfigError
-        When a depth exceeds the levels.
+        When a depth exceeds the levels that refine each other.
     """
-    levels = codes.shape[1]
+    levels = codes.shape[1] if residual_levels is None else max(1, residual_levels)
     depths = spec.depths
     if depths is None:
         depths = (1,)
@@ -90,7 +95,8 @@ def chosen_stats(spec: CodeStatsSpec, codes: Codes, time: TimeSettings) -> CodeS
             depths = (*depths, len(depths) + 1)
     if depths and depths[-1] > levels:
         raise ConfigError(
-            f"codebook.stats.depths: expected at most {levels}, the levels of the codebook, got {depths[-1]}; remove it"
+            f"codebook.stats.depths: expected at most {levels}, the levels of the codebook that refine each other, got "
+            f"{depths[-1]}; remove it"
         )
     if not depths:
         return None

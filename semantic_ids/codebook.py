@@ -18,6 +18,7 @@ from semantic_ids.encoders.base import Items
 from semantic_ids.estimator_files import CONFIG, TENSORS, check_kind, existing_folder, write_tensors
 from semantic_ids.neighbour_lists import NeighbourLists
 from semantic_ids.quantizers import QUANTIZER_NAMES, Quantizer
+from semantic_ids.quantizers.base import CodeGroup
 from semantic_ids.records import CodebookRecord
 from sidkit.core.arrays import Codes, Floats
 from sidkit.core.artifact import read_manifest, tensors_under, write_artifact
@@ -96,6 +97,11 @@ class Codebook:
     def sizes(self) -> tuple[int, ...]:
         """Codes per level."""
         return self.quantizer.sizes_
+
+    @property
+    def code_groups(self) -> tuple[CodeGroup, ...]:
+        """The levels by group; only those of an ordered group have prefixes."""
+        return self.quantizer.code_groups
 
     @property
     def learned_from_clicks(self) -> bool:

@@ -166,7 +166,7 @@ def fit(repo: Repo, name: str, spec: CodebookSpec, fit_end_us: int | None = None
         codebook, vectors = _learn(name, encoder, quantizer, spec, known, None)
     codebook.neighbours = lists_of(spec.neighbours, known, codebook.encoder, vectors, clicked)
     codes = codebook.codes_of(vectors)
-    stats = chosen_stats(spec.stats, codes, repo.settings.time)
+    stats = chosen_stats(spec.stats, codes, repo.settings.time, quantizer.residual_levels)
     metrics = code_quality(quantizer, vectors, codes, pairs)
     check_floors(metrics, spec.floors)
     describe |= {"fallback": fallback, **({STATS: stats.stated()} if stats else {})}
@@ -186,6 +186,7 @@ def _learn(
     name: str, encoder: Encoder, quantizer: Quantizer, spec: CodebookSpec, known: KnownItems, pairs: ItemPairs | None
 ) -> tuple[Codebook, Floats]:
     vectors = encoder.fit(known.content, pairs).encode(known.content)
+    quantizer.name_views(encoder.views)
     return Codebook(name, encoder, quantizer.fit(vectors, pairs), spec.beam), vectors
 
 

@@ -181,3 +181,50 @@ def keep_view(view: Tensor, fused: Tensor, weight: Tensor) -> Tensor:
     own = scores.diagonal()
     apart = functional.softplus(scores).sum(dim=1) - functional.softplus(own)
     return functional.softplus(-own) + apart / (len(view) - 1)
+
+
+def symmetric_info_nce(left: Tensor, right: Tensor, temperature: float) -> Tensor:
+    """InfoNCE in both directions between two vectors of each row, with those of other rows as negatives.
+
+    Parameters
+    ----------
+    left, right : Tensor
+        ``float32 [rows, dim]``.
+    temperature : float
+        Temperature of the cosines.
+
+    Returns
+    -------
+    Tensor
+        ``float32``, a scalar; 0 for fewer than two rows.
+    """
+    if len(left) < 2:
+        return (left.sum() + right.sum()) * 0.0
+    cosine = functional.normalize(left, dim=1) @ functional.normalize(right, dim=1).T / temperature
+    own = torch.arange(len(left), device=left.device)
+    return (functional.cross_entropy(cosine, own) + functional.cross_entropy(cosine.T, own)) / 2
+
+
+def masked_code_prediction(predicted: Tensor, table: Tensor, code: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy of masked codes by a softmax of cosines with the rows of all codes (CCFRec, arXiv 2503.12183).
+
+    Parameters
+    ----------
+    predicted : Tensor
+        Vectors of the masked codes, ``float32 [masked, dim]``.
+    table : Tensor
+        Rows of all codes, ``float32 [codes, dim]``.
+    code : Tensor
+        Index of each masked code in the table, ``int64 [masked]``.
+    temperature : float
+        Temperature of the cosines.
+
+    Returns
+    -------
+    Tensor
+        ``float32``, a scalar; 0 for none.
+    """
+    if not len(predicted):
+        return predicted.sum() + table.sum() * 0.0
+    cosine = functional.normalize(predicted, dim=1) @ functional.normalize(table, dim=1).T
+    return functional.cross_entropy(cosine / temperature, code)

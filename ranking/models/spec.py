@@ -13,6 +13,9 @@ from sidkit.core.section import Section
 SizedBy = Literal["dim", "table_rows"]
 """What is adjusted to match a parameter budget: the width of all representations, or the rows of a hashed table."""
 
+SidPool = Literal["sum", "concat", "tokens"]
+"""How ``sid`` combines the rows of an item's codes."""
+
 START = 0.01
 """Default standard deviation of the initial embeddings, near zero, so that untrained rows have almost no effect."""
 _LATER = (
@@ -33,6 +36,13 @@ _LATER = (
     "lm_prior_weight",
     "lm_prior_warm",
     "keep_view_weight",
+    "query_layers",
+    "query_view_columns",
+    "query_dropout",
+    "mask_ratio",
+    "masked_codes_weight",
+    "masked_users_weight",
+    "masked_temperature",
 )
 """Fields that earlier versions did not have."""
 
@@ -71,8 +81,9 @@ class ModelSpec(Section):
     """Share of ids replaced by the unknown id in training."""
     table_rows: int = Field(default=50_000, ge=1)
     """Maximum rows of a hashed code table."""
-    sid_pool: Literal["sum", "concat"] = "sum"
-    """``sid``: sum the codes' rows, or concatenate them and apply a linear layer."""
+    sid_pool: SidPool = "sum"
+    """``sid``: sum the codes' rows, concatenate them and apply a linear layer, or keep one ``dim`` wide token per code
+    (``tokens``), which the history ``anchors`` tells apart."""
     ngram: int = Field(default=2, ge=1)
     """``ngram``: codes per n-gram."""
     spm_pieces: int = Field(default=8_000, ge=1)
@@ -125,6 +136,21 @@ class ModelSpec(Section):
     """``id``: weight of the loss that pulls an item's row to the rows of its neighbours; 0: no loss."""
     lm_prior_warm: int = Field(default=10, ge=0)
     """``id``: training rows from which on a neighbour's row is not pulled to the item's."""
+    query_layers: int = Field(default=2, ge=1)
+    """``code_queries``: layers of attention."""
+    query_view_columns: int = Field(default=32, ge=1)
+    """``code_queries``: content columns per view; ``view_dim`` of the encoder ``whitened_views``."""
+    query_dropout: float = Field(default=0.3, ge=0, lt=1)
+    """``code_queries``: dropout in its layers."""
+    mask_ratio: float = Field(default=0.5, ge=0, le=1)
+    """``code_queries``: share of codes that are masked for its losses."""
+    masked_codes_weight: float = Field(default=0.06, ge=0)
+    """``code_queries``: weight of the prediction of masked codes. A tenth of the paper's, whose main loss, a softmax over
+    items, is about ten times a click loss."""
+    masked_users_weight: float = Field(default=0.04, ge=0)
+    """``code_queries``: weight of the contrast of histories with and without masked codes; a tenth of the paper's."""
+    masked_temperature: float = Field(default=0.07, gt=0)
+    """``code_queries``: temperature of both losses."""
     alignment_weight: float = Field(default=0.02, ge=0)
     """``shared_gated``: weight of the gated alignment of id and content vectors."""
     alignment_temperature: float = Field(default=0.1, gt=0)

@@ -100,6 +100,11 @@ class Encoder(Estimator):
         """Width of the vectors of a fitted encoder."""
 
     @property
+    def views(self) -> dict[str, tuple[int, int]]:
+        """Half-open range of the vectors' columns by view; one of all columns, unless an encoder keeps modalities apart."""
+        return {CONTENT: (0, self.output_dim)}
+
+    @property
     def content_columns(self) -> tuple[int, int]:
         """Half-open range of the vectors' columns that were not trained on clicks.
 

@@ -128,6 +128,12 @@ class WhitenedViewsEncoder(Encoder):
         """Width of the vectors."""
         return len(self.modalities_) * self.view_dim
 
+    @property
+    def views(self) -> dict[str, tuple[int, int]]:
+        """Half-open range of the vectors' columns by modality."""
+        width = self.view_dim
+        return {name: (at * width, (at + 1) * width) for at, name in enumerate(self.modalities_)}
+
     def tensors(self) -> dict[str, npt.NDArray[np.generic]]:
         """The fitted state, as named arrays."""
         parts = {"mean": self.mean_, "axes": self.axes_}

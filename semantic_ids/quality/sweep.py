@@ -275,17 +275,18 @@ class _Bench:
         self.pairs = pairs_within(pairs, sampled, len(items)) if pairs is not None else None
         self.evaluation, self.k, self.floors, self.force = evaluation, k, floors, force
         self.present: Bools = items.any_present
-        self._encoded: tuple[tuple[str, dict[str, Any]], Floats, float] | None = None
+        self._encoded: tuple[tuple[str, dict[str, Any]], Floats, float, Encoder] | None = None
 
     def run(self, candidate: Candidate) -> tuple[Trial, Doubles]:
         """The trial of a candidate and its hits ``float64 [pairs]`` (empty without evaluation pairs)."""
         bits = sum(math.log2(size) for size in candidate.sizes)
         try:
-            vectors, seconds = self._vectors(candidate)
+            vectors, seconds, encoder = self._vectors(candidate)
             began = time.perf_counter()
             arguments = {"sizes": candidate.sizes, "force": self.force, **candidate.quantizer_arguments}
             quantizer = make_quantizer(candidate.quantizer, arguments)
             self._need_pairs(quantizer)
+            quantizer.name_views(encoder.views)
             quantizer.fit(vectors[self.sampled], self.pairs)
             seconds += time.perf_counter() - began
         except FitError as error:
@@ -311,7 +312,7 @@ class _Bench:
         hits = expected_hits(by_codes(codes, self.present, quantizer.residual_levels), self.evaluation, self.k)
         return replace(trial, hit_rate=float(hits.mean())), hits
 
-    def _vectors(self, candidate: Candidate) -> tuple[Floats, float]:
+    def _vectors(self, candidate: Candidate) -> tuple[Floats, float, Encoder]:
         key = (candidate.encoder, candidate.encoder_arguments)
         if self._encoded is None or self._encoded[0] != key:
             began = time.perf_counter()
@@ -319,7 +320,7 @@ class _Bench:
             self._need_pairs(encoder)
             encoder.fit(self.items.rows(self.sampled), self.pairs)
             seconds = time.perf_counter() - began
-            self._encoded = (key, encoder.encode(self.items), seconds)
+            self._encoded = (key, encoder.encode(self.items), seconds, encoder)
         return self._encoded[1:]
 
     def _need_pairs(self, learner: Encoder | Quantizer) -> None:

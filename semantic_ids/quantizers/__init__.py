@@ -9,6 +9,7 @@ from semantic_ids.quantizers.residual_kmeans import ResidualKMeans
 from semantic_ids.quantizers.rk_fsq import ResidualKMeansFSQ
 from semantic_ids.quantizers.rq_opq import ResidualOPQ
 from semantic_ids.quantizers.rq_vae import RQVAE
+from semantic_ids.quantizers.shared_private import SharedPrivate
 from sidkit.core.plugins import Registry
 
 QUANTIZERS: dict[str, type[Quantizer]] = {
@@ -20,6 +21,7 @@ QUANTIZERS: dict[str, type[Quantizer]] = {
     "parallel_aspects": ParallelAspects,
     "psrq": PrefixSemanticQuantizer,
     "rk_fsq": ResidualKMeansFSQ,
+    "shared_private": SharedPrivate,
 }
 
 QUANTIZER_NAMES: Registry[Quantizer] = Registry(
@@ -39,5 +41,6 @@ __all__ = [
     "ResidualKMeans",
     "ResidualKMeansFSQ",
     "ResidualOPQ",
+    "SharedPrivate",
     "roundtrip_share",
 ]

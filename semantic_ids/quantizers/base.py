@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -17,6 +18,7 @@ from sidkit.core.arrays import Codes, Floats
 from sidkit.core.errors import FitError
 
 __all__ = [
+    "CodeGroup",
     "Quantizer",
     "canonical_order",
     "check_beam",
@@ -26,6 +28,16 @@ __all__ = [
     "numbered",
     "roundtrip_share",
 ]
+
+
+@dataclass(frozen=True)
+class CodeGroup:
+    """Levels ``start`` to below ``stop`` that belong together; ``ordered`` if each refines the one before it."""
+
+    name: str
+    start: int
+    stop: int
+    ordered: bool
 
 
 class Quantizer(Estimator):
@@ -111,6 +123,18 @@ class Quantizer(Estimator):
     def residual_levels(self) -> int:
         """Number of leading levels that refine each other, so that a prefix of them is a coarser code."""
         return len(self.sizes_)
+
+    @property
+    def code_groups(self) -> tuple[CodeGroup, ...]:
+        """The levels by group: ``residual``, those that refine each other, and ``flat``, those of equal rank."""
+        refining, levels = self.residual_levels, len(self.sizes_)
+        groups = (CodeGroup("residual", 0, refining, True), CodeGroup("flat", refining, levels, False))
+        return tuple(group for group in groups if group.stop > group.start)
+
+    def name_views(self, views: Mapping[str, tuple[int, int]]) -> None:
+        """Say before ``fit`` which columns of the vectors are which view (:attr:`Encoder.views
+        <semantic_ids.encoders.base.Encoder.views>`); most quantizers do not distinguish them.
+        """
 
     @abstractmethod
     def fit(self, vectors: npt.ArrayLike, pairs: Pairs = None) -> Self:

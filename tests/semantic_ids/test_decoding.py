@@ -20,6 +20,7 @@ ARGUMENTS = {
     "psrq": {"sizes": (8, 4)},
     "rk_fsq": {"sizes": (8, 4)},
     "parallel_aspects": {"sizes": (8, 4), "epochs": 2},
+    "shared_private": {"sizes": (8, 4), "private_sizes": (4, 4), "views": ("image", "text"), "epochs": 2},
 }
 law = settings(max_examples=20, deadline=None, database=None)
 

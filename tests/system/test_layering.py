@@ -259,8 +259,10 @@ def test_the_public_surface_is_pinned() -> None:
         "rk_fsq",
         "rq_opq",
         "rq_vae",
+        "shared_private",
     ]
     assert sorted(REPRESENTATIONS) == [
+        "code_queries",
         "content",
         "graph_smoothed",
         "group_mean",

@@ -64,6 +64,8 @@ NEW = (
     "kept_views",
     "attribute_graph",
     "group_mean",
+    "code_queries",
+    "shared_private",
 )
 
 

@@ -18,6 +18,7 @@ HISTORIES = {
     "mean": "ranking.models.histories.mean:MeanHistory",
     "target_attention": "ranking.models.histories.target_attention:TargetAttentionHistory",
     "bidirectional": "ranking.models.histories.bidirectional:BidirectionalHistory",
+    "anchors": "ranking.models.histories.anchors:AnchorsHistory",
     "shared_gated": "ranking.models.histories.shared_gated:SharedGatedHistory",
 }
 

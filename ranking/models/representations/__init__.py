@@ -33,6 +33,7 @@ REPRESENTATIONS = {
     "ngram": "ranking.models.representations.ngram:NgramRepresentation",
     "spm": "ranking.models.representations.spm:SpmRepresentation",
     "mba": "ranking.models.representations.mba:MbaRepresentation",
+    "code_queries": "ranking.models.representations.code_queries:CodeQueriesRepresentation",
     "rq_opq_gate": "ranking.models.representations.rq_opq_gate:RqOpqGateRepresentation",
     "group_mean": "ranking.models.representations.group_mean:GroupMeanRepresentation",
     "kept_views": "ranking.models.representations.kept_views:KeptViewsRepresentation",

@@ -25,7 +25,7 @@ from sidkit.core.errors import EvaluationError, PluginError
 DATA = random_set(60)
 VOCABULARY = Vocabulary.fit(DATA.rows.item_ids[:40])
 SCALING = Scaling.fit(DATA.features, 0.5)
-BASE = ModelSpec(dim=4, heads=2, hidden=(8,), table_rows=30, spm_pieces=12, neighbours=3)
+BASE = ModelSpec(dim=4, heads=2, hidden=(8,), table_rows=30, spm_pieces=12, neighbours=3, query_view_columns=2)
 
 
 def model_of(representations: tuple[str, ...], **changes: object) -> CtrModel:
@@ -57,6 +57,13 @@ PARTS = {
     ("prefix_ngram",): {"prefix_ngram.table": "table"},
     ("spm",): {"spm.table": "table"},
     ("mba",): {"mba.codes.table": "table"},
+    ("code_queries",): {
+        "code_queries.codes.table": "table",
+        "code_queries.layers.0.among": "attention",
+        "code_queries.layers.0.across": "attention",
+        "code_queries.layers.1.among": "attention",
+        "code_queries.layers.1.across": "attention",
+    },
     ("rq_opq_gate",): {
         "rq_opq_gate.table": "table",
         "rq_opq_gate.rq.table": "table",
@@ -88,6 +95,11 @@ HISTORY_PARTS = {
         "bidirectional.modality.recency": "table",
         "bidirectional.behaviour": "attention",
         "bidirectional.behaviour.recency": "table",
+    },
+    "anchors": {
+        "anchors.pool": "attention",
+        "anchors.attention": "attention",
+        "anchors.attention.recency": "table",
     },
     "shared_gated": {
         "shared_gated.modality": "attention",

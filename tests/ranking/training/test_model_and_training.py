@@ -190,7 +190,7 @@ def test_training_learns_what_the_features_tell() -> None:
 
 def test_the_kept_model_is_that_of_the_epoch_with_the_best_validation_auc() -> None:
     training, validation = random_set(150, seed=3), random_set(150, seed=4)
-    spec = FAST.model_copy(update={"epochs": 20, "patience": 3, "learning_rate": 0.03})
+    spec = FAST.model_copy(update={"epochs": 20, "patience": 3, "learning_rate": 0.05})
     result = trained(training, validation, spec)
     curve = result.validation_auc
     assert curve[result.best_epoch] == max(curve)

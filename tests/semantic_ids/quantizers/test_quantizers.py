@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from helpers.quantizer_builders import DIM, clustered, squared_error
-from semantic_ids.quantizers import QUANTIZERS, Quantizer, ResidualOPQ, roundtrip_share
+from semantic_ids.quantizers import QUANTIZERS, Quantizer, ResidualOPQ, SharedPrivate, roundtrip_share
 from semantic_ids.quantizers.base import canonical_order
 from semantic_ids.quantizers.sizes import ROWS_PER_CODE, default_size
 from sidkit.core.arrays import Floats
@@ -26,9 +26,12 @@ SIZES = (12, 7, 5)
 SMALL: dict[str, dict[str, Any]] = {
     "rq_vae": {"epochs": 2, "hidden": (8,), "latent_dim": 8, "batch": 64},
     "parallel_aspects": {"epochs": 2},
+    "shared_private": {"epochs": 2},
 }
 PRODUCTS = {"pq", "opq"}
 """Kinds whose codes stand side by side; the width must divide into them."""
+HALVES = {*PRODUCTS, "rq_opq", "shared_private"}
+"""Kinds that divide the width; the first of their levels need not."""
 FULL_SEARCH_BY_BEAM = {"residual_kmeans"}
 """Kinds whose beam, when as wide as there are combinations, finds the nearest of all combinations."""
 
@@ -44,6 +47,12 @@ def make(kind: str, sizes: tuple[int, ...] = SIZES, seed: int = 0, force: bool =
     """A quantizer whose codes have these ``sizes`` in all."""
     if kind == "rq_opq":
         return ResidualOPQ(sizes[:1], sizes[1:], seed=seed, force=force)
+    if kind == "shared_private" and sizes:  # a private level has a further code, of an absent view
+        private = sizes[-2:] if len(sizes) > 2 else sizes[-1:]
+        names = ("image", "text")[: len(private)]
+        return SharedPrivate(
+            sizes[: -len(private)], [size - 1 for size in private], names, epochs=2, seed=seed, force=force
+        )
     return QUANTIZERS[kind](sizes=sizes, seed=seed, force=force, **SMALL.get(kind, {}))  # type: ignore[call-arg]
 
 
@@ -100,7 +109,7 @@ def test_a_quantizer_made_from_anothers_config_fits_the_same_codes(kind: str) ->
     np.testing.assert_array_equal(again.fit(rows).encode(rows), first.fit(rows).encode(rows))
 
 
-@only(set(QUANTIZERS) - PRODUCTS - {"rq_opq", "rk_fsq"})
+@only(set(QUANTIZERS) - PRODUCTS - {"rq_opq", "rk_fsq", "shared_private"})
 def test_each_level_lowers_the_reconstruction_error(kind: str) -> None:
     rows = clustered()
     errors = [squared_error(make(kind, (8,) * levels).fit(rows), rows).mean() for levels in (1, 2, 3)]
@@ -221,7 +230,7 @@ def test_equal_rows_get_equal_codes(kind: str, distinct: int, beam: int) -> None
 @given(data=st.data())
 def test_any_finite_matrix_of_enough_rows_can_be_fitted(kind: str, data: st.DataObject) -> None:
     dim = data.draw(st.integers(1, 9), "dim")
-    levels = [count for count in (2, 3) if dim % (count - (kind == "rq_opq")) == 0 or kind not in {*PRODUCTS, "rq_opq"}]
+    levels = [count for count in (2, 3) if dim % (count - (kind not in PRODUCTS)) == 0 or kind not in HALVES]
     assume(levels)
     rows = data.draw(st.integers(max(dim, 4), 40), "rows")
     # Small whole numbers: many equal rows and empty residuals.
