@@ -61,6 +61,8 @@ class ArmDetails:
     """Member -> weight of its logit, of a blend; its mean over validation rows, if the weight depends on counts."""
     gate: dict[str, float] | None = None
     """The numbers of a count gate by name (:class:`ranking.training.count_gate.CountGate`), of a blend by counts."""
+    adapter: dict[str, float] | None = None
+    """How many days an adapter was fitted for (``fits``), and the numbers of the last fit."""
     features: tuple[str, ...] | None = None
     """Features besides the built-in ones that the arm reads."""
     importance: tuple[Importance, ...] | None = None

@@ -16,6 +16,7 @@ _OFF: dict[PartKind, tuple[str, ...]] = {
     "table": ("zeros",),
     "gate": ("0", "1"),
     "weights": ("constant weights",),
+    "adapter": ("the frozen score",),
     "loss": ("removed",),
 }
 
