@@ -26,6 +26,8 @@ from ranking.models.representations import (
     representation,
     short_names,
 )
+from ranking.models.rerank_spec import RerankSpec
+from ranking.models.rerankers import RERANKER_NAMES
 from ranking.models.spec import ModelSpec, with_weight
 from ranking.training.adapters import ADAPTER_NAMES
 from ranking.training.boosting_spec import BoostingSpec
@@ -45,6 +47,8 @@ _FIELDS_OF = {
     "by_counts": ("blend",),
     "shuffled_counts": ("blend",),
     "boosting": ("gbdt",),
+    "reranker": ("neural",),
+    "rerank": ("neural",),
     "adapter": ("adapter",),
     "days": ("adapter",),
     "shuffled_items": ("adapter",),
@@ -81,6 +85,11 @@ class ArmSpec(Section):
     plug-ins (:mod:`sidkit.core.plugins`)."""
     model: ModelSpec = ModelSpec()
     """Model settings of this arm (``[arms.<name>.model]``); unset keys are inherited from ``ranker.model``."""
+    reranker: str | None = None
+    """Of a neural arm: scores the candidates of a request together, after the ranker. A name in
+    :data:`ranking.models.rerankers.RERANKERS`, or a plug-in."""
+    rerank: RerankSpec = RerankSpec()
+    """Settings of the re-ranker (``[arms.<name>.rerank]``)."""
     boosting: BoostingSpec = BoostingSpec()
     """Settings of a gbdt arm (``[arms.<name>.boosting]``)."""
     features: tuple[str, ...] | None = None
@@ -105,13 +114,12 @@ class ArmSpec(Section):
     @field_validator("adapter")
     @classmethod
     def _adapter_is_resolved(cls, name: str, info: ValidationInfo) -> str:
-        name = ADAPTER_NAMES.resolved_field(name, info)
-        if name not in ADAPTER_NAMES.built_in:
-            try:
-                ADAPTER_NAMES.find(name)
-            except ConfigError as error:
-                raise ValueError(str(error)) from error
-        return name
+        return ADAPTER_NAMES.known_field(name, info)
+
+    @field_validator("reranker")
+    @classmethod
+    def _reranker_is_resolved(cls, name: str | None, info: ValidationInfo) -> str | None:
+        return None if name is None else RERANKER_NAMES.known_field(name, info)
 
     @model_validator(mode="after")
     def _can_be_built(self) -> ArmSpec:
@@ -126,6 +134,8 @@ class ArmSpec(Section):
                     f"only {_a(' or '.join(kinds))} arm has {field!r}, got it for kind {self.kind!r}; remove it or set "
                     "kind"
                 )
+        if self.reranker is None and "rerank" in self.model_fields_set:
+            raise ValueError('rerank has settings of a re-ranker, got none; set reranker = "joint", or remove rerank')
         if self.kind == "neural":
             try:
                 check_representations(self.representations, "target_attention")
@@ -179,6 +189,8 @@ class ArmSpec(Section):
     def _dump_fields_of_kind(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Fields of other kinds stay out of dumps, so that results of earlier versions remain valid.
         written = {name: value for name, value in dump(self).items() if self.kind in _FIELDS_OF.get(name, (self.kind,))}
+        if self.reranker is None:
+            written = {name: value for name, value in written.items() if name not in {"reranker", "rerank"}}
         default = {"features": None, "vectors": CONTENT_VECTORS, "by_counts": False, "shuffled_counts": False}
         return {name: value for name, value in written.items() if name not in default or value != default[name]}
 
@@ -242,7 +254,9 @@ class ArmSpec(Section):
         if self.is_control or self.is_decoded or any(map(is_code_pattern, self.features or ())):
             return True
         return self.kind == "neural" and (
-            any(map(reads_codes, self.representations)) or self.model_spec(shared).sid_match != "none"
+            self.reranker is not None
+            or any(map(reads_codes, self.representations))
+            or self.model_spec(shared).sid_match != "none"
         )
 
     @property

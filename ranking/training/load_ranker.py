@@ -65,7 +65,7 @@ def load_ranker(folder: Path, codebook: CodebookRecord, purpose: str) -> LoadedR
 
 
 def load_trained(folder: Path) -> LoadedRanker:
-    """Read the artefact of an arm: a neural ranker, gradient boosting, a blend, or one with an adapter.
+    """Read the artefact of an arm: a neural ranker, one with a re-ranker or an adapter, gradient boosting or a blend.
 
     Raises
     ------
@@ -83,6 +83,10 @@ def load_trained(folder: Path) -> LoadedRanker:
         from ranking.training.blend_ranker import BlendRanker
 
         return BlendRanker.load(folder, load_trained)
+    if kind == "reranked_ranker":
+        from ranking.training.reranked_ranker import RerankedRanker
+
+        return RerankedRanker.load(folder)
     from ranking.training.ranker import Ranker
 
     return Ranker.load(folder)

@@ -260,7 +260,7 @@ class Comparison:
         spec = self.options.arms[CODES_AS_FEATURES]
 
         def count() -> StageResult:
-            from ranking.training.arms import parameters_before_training
+            from ranking.training.arm_size import parameters_before_training
 
             context = context_of(self.repo, frame, self.options.spec)
             parameters = parameters_before_training(context, CODES_AS_FEATURES, spec)

@@ -17,6 +17,7 @@ _OFF: dict[PartKind, tuple[str, ...]] = {
     "gate": ("0", "1"),
     "weights": ("constant weights",),
     "adapter": ("the frozen score",),
+    "context": ("zeros", "the mean"),
     "loss": ("removed",),
 }
 
